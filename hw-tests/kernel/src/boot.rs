@@ -1,0 +1,208 @@
+//! From the boot loader to Rust: the multiboot header, the way into long mode, the way from there
+//! to five-level paging.
+//!
+//! What a multiboot (version 1) loader leaves: 32-bit protected mode, paging off, interrupts off,
+//! EAX = [`LOADER_MAGIC`], EBX = the physical address of the information structure, every other
+//! register undefined, the stack pointer too. The BSS is zero.
+//!
+//! The header carries addresses (the "a.out kludge", flag 16), because QEMU's `-kernel` refuses a
+//! 64-bit ELF file that leaves them to the ELF headers. GRUB takes them as well.
+//!
+//! Rust code runs only once SSE is on: the precompiled `core` uses it.
+
+use core::arch::{asm, global_asm};
+
+/// What a multiboot loader leaves in EAX.
+pub const LOADER_MAGIC: u32 = 0x2BAD_B002;
+
+/// The code segment that [`switch_to_la57`] passes through: 32 bits, CPL0. It is the first entry of
+/// the boot GDT and of the one in [`crate::segments`].
+pub(crate) const BOOT_CS32: u16 = 0x08;
+
+global_asm!(
+    r#"
+    .set MAGIC, 0x1BADB002
+    .set FLAGS, 0x00010003              // page-aligned modules, memory map, addresses follow
+
+    .section .multiboot, "ax", @progbits
+    .balign 8
+hw_kernel_multiboot:
+    .long MAGIC, FLAGS, -(MAGIC + FLAGS)
+    .long hw_kernel_multiboot           // header_addr
+    .long __image_start                 // load_addr
+    .long __load_end                    // load_end_addr
+    .long __image_end                   // bss_end_addr
+    .long hw_kernel_start               // entry_addr
+
+    .section .text.boot, "ax", @progbits
+    .code32
+    .global hw_kernel_start
+hw_kernel_start:
+    cli
+    cld
+    mov     esp, offset hw_kernel_boot_stack_top
+    mov     ebp, eax                    // the loader's magic
+    mov     edi, ebx                    // its information structure
+
+    // Long mode? CPUID exists on everything a 2024 loader boots.
+    mov     eax, 0x80000000
+    cpuid
+    cmp     eax, 0x80000001
+    jb      2f
+    mov     eax, 0x80000001
+    cpuid
+    bt      edx, 29
+    jnc     2f
+
+    // The first GiB, identity-mapped in pages of 2 MiB. memory/ replaces this.
+    mov     dword ptr [hw_kernel_boot_pml4], offset hw_kernel_boot_pdpt + 3
+    mov     dword ptr [hw_kernel_boot_pdpt], offset hw_kernel_boot_pd + 3
+    xor     ecx, ecx
+    mov     eax, 0x83                   // present, writable, 2 MiB
+1:  mov     dword ptr [hw_kernel_boot_pd + ecx*8], eax
+    add     eax, 0x200000
+    inc     ecx
+    cmp     ecx, 512
+    jne     1b
+
+    mov     eax, 0x620                  // CR4: PAE, OSFXSR, OSXMMEXCPT
+    mov     cr4, eax
+    mov     eax, offset hw_kernel_boot_pml4
+    mov     cr3, eax
+    mov     ecx, 0xC0000080             // EFER
+    rdmsr
+    or      eax, 0x100                  // LME
+    wrmsr
+    mov     eax, 0x80010033             // CR0: PG, WP, NE, ET, MP, PE
+    mov     cr0, eax
+    lgdt    [hw_kernel_boot_gdtr]
+    push    0x10
+    mov     eax, offset hw_kernel_start64
+    push    eax
+    retf
+
+2:  // No long mode: say so on COM1 as far as it is set up, and stop.
+    mov     esi, offset hw_kernel_no_long_mode
+    mov     edx, 0x3F8
+3:  outsb
+    cmp     byte ptr [esi], 0
+    jne     3b
+4:  hlt
+    jmp     4b
+hw_kernel_no_long_mode:
+    .asciz  "\nfatal: this CPU has no long mode\n"
+
+    .code64
+hw_kernel_start64:
+    mov     eax, 0x18
+    mov     ss, eax
+    mov     ds, eax
+    mov     es, eax
+    xor     eax, eax
+    mov     fs, eax
+    mov     gs, eax
+    mov     esp, offset hw_kernel_boot_stack_top
+    mov     esi, edi                    // 2nd argument: information structure
+    mov     edi, ebp                    // 1st argument: magic
+    xor     ebp, ebp
+    call    hw_kernel_main
+    ud2
+
+    // extern "C" fn(cr3: u32): see switch_to_la57.
+    .global hw_kernel_switch_to_la57
+hw_kernel_switch_to_la57:
+    push    rbx                         // The upper halves of registers are undefined after a
+    push    rbp                         // visit to 32-bit mode (SDM vol. 1, 3.4.1.1).
+    push    r12
+    push    r13
+    push    r14
+    push    r15
+    push    {cs32}
+    lea     rax, [rip + hw_kernel_la57_32]
+    push    rax
+    retfq
+    .code32
+hw_kernel_la57_32:
+    mov     eax, cr0
+    and     eax, 0x7FFFFFFF             // PG off: EFER.LMA clears
+    mov     cr0, eax
+    mov     ecx, cr4
+    or      ecx, 0x1000                 // LA57
+    mov     cr4, ecx
+    mov     cr3, edi
+    or      eax, 0x80000000             // PG on: LMA sets again
+    mov     cr0, eax
+    push    0x10
+    mov     eax, offset hw_kernel_la57_64
+    push    eax
+    retf
+    .code64
+hw_kernel_la57_64:
+    mov     esp, esp
+    pop     r15
+    pop     r14
+    pop     r13
+    pop     r12
+    pop     rbp
+    pop     rbx
+    ret
+
+    .section .rodata.boot, "a", @progbits
+    .balign 8
+hw_kernel_boot_gdt:
+    .quad 0
+    .quad 0x00CF9B000000FFFF            // 0x08: 32-bit code
+    .quad 0x00AF9B000000FFFF            // 0x10: 64-bit code
+    .quad 0x00CF93000000FFFF            // 0x18: data
+hw_kernel_boot_gdtr:
+    .word . - hw_kernel_boot_gdt - 1
+    .long hw_kernel_boot_gdt
+
+    .section .bss.boot, "aw", @nobits
+    .balign 4096
+hw_kernel_boot_pml4:    .skip 4096
+hw_kernel_boot_pdpt:    .skip 4096
+hw_kernel_boot_pd:      .skip 4096
+    // The lowest page of the stack becomes a guard page: memory/ unmaps it.
+    .global hw_kernel_boot_stack
+hw_kernel_boot_stack:   .skip {stack}
+hw_kernel_boot_stack_top:
+    .text
+"#,
+    cs32 = const BOOT_CS32,
+    stack = const BOOT_STACK_SIZE,
+);
+
+/// Bytes of the stack that the host's own code runs on, its guard page included.
+pub const BOOT_STACK_SIZE: usize = 256 * 1024;
+
+unsafe extern "C" {
+    fn hw_kernel_switch_to_la57(cr3: u32);
+    static hw_kernel_boot_stack: u8;
+}
+
+/// The address of the boot stack's lowest page, which is its guard page.
+pub(crate) fn stack_guard() -> u64 {
+    (&raw const hw_kernel_boot_stack).addr() as u64
+}
+
+/// Turns five-level paging on, which takes turning paging off in between, and loads `cr3`.
+///
+/// # Safety
+/// `cr3` is the root of five-level tables that identity-map the whole image, like the tables in
+/// force do. CR4.PCIDE is clear, interrupts are off, and the segment at 0x08 of the loaded GDT is
+/// [`BOOT_CS32`]. The CPU has LA57.
+pub(crate) unsafe fn switch_to_la57(cr3: u32) {
+    // SAFETY: the caller's promises are what the routine needs: the code, the stack (both below
+    // 4 GiB and identity-mapped) and the descriptors stay where they are under either tables and
+    // with paging off; the routine preserves the registers the C ABI wants preserved.
+    unsafe { hw_kernel_switch_to_la57(cr3) }
+}
+
+/// Stops this CPU for good.
+pub fn halt() -> ! {
+    loop {
+        // SAFETY: with interrupts off, HLT stops the CPU; a stray NMI's handler does not return.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) }
+    }
+}

@@ -1,0 +1,321 @@
+//! The IDT and the stubs behind it.
+//!
+//! # What the CPU has done before a stub's first instruction
+//! Taken RSP from the TSS (sp0 from CPL3; the IST stack if the gate names one; otherwise, at CPL0,
+//! the interrupted RSP rounded down to 16), pushed SS, RSP, RFLAGS, CS, RIP, and an error code if
+//! the vector has one. IF, TF, NT and RF are clear; AC and DF are whatever they were. CR3 and GS
+//! are whatever was interrupted: from CPL3, the guest's.
+//!
+//! # What becomes of an event
+//! * From CPL3: a [`PtRegs`] is built where the CPU pushed, with `orig_ax` = vector in the high
+//!   half, error code (or -1) in the low half; SWAPGS; jump to [`RETURN_FROM_GUEST`] with RSP at
+//!   the frame.
+//! * #NP, #SS or #GP at CPL0 on the IRETQ at [`SWITCHER_IRETQ`]: that IRETQ was about to start the
+//!   guest, so the event is the guest's. Every register is the guest's by then, GS and CR3 too, and
+//!   RSP points to the IRET frame. The `PtRegs` takes that frame as its end, so it says what the
+//!   guest was to be, and goes the same way.
+//! * Anything else at CPL0 is fatal. The handler runs on a stack of its own, and uses neither GS
+//!   nor CR3: they may be the guest's, in whose tables this kernel is mapped.
+
+use core::arch::global_asm;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use x86_64::VirtAddr;
+use x86_64::instructions::port::Port;
+use x86_64::instructions::tables::lidt;
+use x86_64::registers::control::{Cr2, Cr3};
+use x86_64::structures::DescriptorTablePointer;
+
+use hw_protocol::FATAL;
+
+use crate::exit::{self, Outcome};
+use crate::percpu::Stack;
+use crate::segments::KERNEL_CS;
+use crate::serial_println;
+
+/// Where a stub goes with a guest's event: the switcher's common exit. RSP is the address of the
+/// [`PtRegs`], GS base is the host's, CR3 the guest's, AC and DF the guest's.
+///
+/// Until it is set, an event from CPL3 is fatal.
+pub static RETURN_FROM_GUEST: AtomicU64 = AtomicU64::new(0);
+
+/// The address of the IRETQ that returns to the guest. Zero if there is none.
+pub static SWITCHER_IRETQ: AtomicU64 = AtomicU64::new(0);
+
+/// The registers of whatever an event interrupted: spec/abi.md, "The exit frame".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the fields are the registers they are named after")]
+pub struct PtRegs {
+    pub r15: u64,
+    pub r14: u64,
+    pub r13: u64,
+    pub r12: u64,
+    pub rbp: u64,
+    pub rbx: u64,
+    pub r11: u64,
+    pub r10: u64,
+    pub r9: u64,
+    pub r8: u64,
+    pub rax: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub orig_ax: u64,
+    pub rip: u64,
+    pub cs: u64,
+    pub eflags: u64,
+    pub rsp: u64,
+    pub ss: u64,
+}
+
+const _: () = assert!(size_of::<PtRegs>() == 168);
+const _: () = assert!(core::mem::offset_of!(PtRegs, orig_ax) == 0x78);
+
+/// Bytes from one stub to the next.
+const STRIDE: u64 = 16;
+const VECTORS: usize = 256;
+/// The IRETQ's own faults that a guest can cause: #NP, #SS, #GP.
+const FIRST_IRETQ_FAULT: u32 = 11;
+const LAST_IRETQ_FAULT: u32 = 13;
+
+global_asm!(
+    r#"
+    .section .text.events, "ax", @progbits
+
+    // One stub per vector, {stride} bytes each: .org refuses a longer one, and traps in the rest.
+    .balign {stride}
+    .global hw_kernel_event_stubs
+hw_kernel_event_stubs:
+    .set    vector, 0
+    .rept   {vectors}
+    .if !(vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 || vector == 30)
+    push    -1                          // in place of the error code
+    .endif
+    .byte   0xC7, 0x44, 0x24, 0x04      // mov dword ptr [rsp + 4], vector
+    .long   vector
+    jmp     hw_kernel_event
+    .set    vector, vector + 1
+    .org    hw_kernel_event_stubs + vector * {stride}, 0xCC
+    .endr
+
+    // RSP -> orig_ax, then the CPU's frame: RIP, CS, RFLAGS, RSP, SS.
+hw_kernel_event:
+    test    byte ptr [rsp + 16], 3      // CS
+    jz      1f
+    push    rdi
+0:  push    rsi
+    push    rdx
+    push    rcx
+    push    rax
+    push    r8
+    push    r9
+    push    r10
+    push    r11
+    push    rbx
+    push    rbp
+    push    r12
+    push    r13
+    push    r14
+    push    r15
+    swapgs
+    jmp     qword ptr [rip + {return_from_guest}]
+
+1:  // CPL0. Is it a fault of the IRETQ that starts the guest?
+    push    rax
+    push    rcx                         // RSP -> rcx, rax, orig_ax, RIP, CS, RFLAGS, RSP, SS
+    mov     rax, [rsp + 24]
+    cmp     rax, [rip + {switcher_iretq}]
+    jne     2f
+    mov     eax, [rsp + 20]             // the vector
+    sub     eax, {first_fault}
+    cmp     eax, {last_fault} - {first_fault}
+    ja      2f
+    // The interrupted RSP is the address of the guest's IRET frame; build the PtRegs around it.
+    // Its lower part overlaps the CPU's frame and what was pushed above: each store below only
+    // hits what has been read.
+    mov     rax, [rsp + 48]
+    mov     rcx, [rsp + 16]
+    mov     [rax - 8], rcx              // orig_ax
+    mov     [rax - 16], rdi
+    mov     rdi, rax
+    pop     rcx
+    pop     rax
+    lea     rsp, [rdi - 16]
+    jmp     0b
+
+2:  pop     rcx
+    pop     rax
+    push    rdi
+    push    rsi
+    push    rdx
+    push    rcx
+    push    rax
+    push    r8
+    push    r9
+    push    r10
+    push    r11
+    push    rbx
+    push    rbp
+    push    r12
+    push    r13
+    push    r14
+    push    r15
+    // Also where RETURN_FROM_GUEST points while no guest is expected.
+hw_kernel_fatal_event:
+    mov     rdi, rsp
+    mov     rsp, [rip + {fatal_stack}]
+    push    2
+    popfq                               // DF, AC, TF and NT clear
+    call    {fatal}
+    ud2
+    .text
+"#,
+    stride = const STRIDE,
+    vectors = const VECTORS,
+    first_fault = const FIRST_IRETQ_FAULT,
+    last_fault = const LAST_IRETQ_FAULT,
+    return_from_guest = sym RETURN_FROM_GUEST,
+    switcher_iretq = sym SWITCHER_IRETQ,
+    fatal_stack = sym FATAL_STACK,
+    fatal = sym fatal_event,
+);
+
+unsafe extern "C" {
+    static hw_kernel_event_stubs: u8;
+    static hw_kernel_fatal_event: u8;
+}
+
+/// The top of [`Stack::Fatal`], for the stubs.
+static FATAL_STACK: AtomicU64 = AtomicU64::new(0);
+
+/// An event that the kernel cannot go on after.
+///
+/// # Safety
+/// `frame` is a `PtRegs` that the stubs built. This runs on the fatal stack, at CPL0, with GS and
+/// CR3 unknown.
+unsafe extern "C" fn fatal_event(frame: *const PtRegs) -> ! {
+    // An event in this very function would come back here: print once, then only end.
+    static ENTERED: AtomicU64 = AtomicU64::new(0);
+    if ENTERED.swap(1, Ordering::Relaxed) != 0 {
+        exit::exit(Outcome::Failure)
+    }
+    // SAFETY: the stubs pass a frame they have just written, which nothing else refers to.
+    let regs = unsafe { frame.read() };
+    let cr2 = Cr2::read_raw();
+    let cr3 = Cr3::read_raw().0.start_address().as_u64();
+    serial_println!(
+        "\n{FATAL}vector {} error {:#x} rip {:#x} cs {:#x} rflags {:#x} rsp {:#x} ss {:#x} cr2 {:#x} cr3 {:#x}",
+        regs.orig_ax >> 32,
+        regs.orig_ax as u32,
+        regs.rip,
+        regs.cs,
+        regs.eflags,
+        regs.rsp,
+        regs.ss,
+        cr2,
+        cr3,
+    );
+    serial_println!("{regs:x?}");
+    exit::exit(Outcome::Failure)
+}
+
+/// An interrupt gate: SDM vol. 3, 6.14.1, figure 6-8.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Gate {
+    offset_low: u16,
+    selector: u16,
+    ist: u8,
+    kind: u8,
+    offset_middle: u16,
+    offset_high: u32,
+    reserved: u32,
+}
+
+const _: () = assert!(size_of::<Gate>() == 16);
+
+/// Present, 64-bit interrupt gate.
+const INTERRUPT_GATE: u8 = 0x8E;
+const DPL3: u8 = 3 << 5;
+
+impl Gate {
+    const MISSING: Self = Self {
+        offset_low: 0,
+        selector: 0,
+        ist: 0,
+        kind: 0,
+        offset_middle: 0,
+        offset_high: 0,
+        reserved: 0,
+    };
+
+    fn new(vector: usize, handler: u64) -> Self {
+        let stack = match vector {
+            1 => Some(Stack::Debug),
+            2 => Some(Stack::Nmi),
+            8 => Some(Stack::DoubleFault),
+            18 => Some(Stack::MachineCheck),
+            _ => None,
+        };
+        // hazards.md, row 32: INT n reaches INT3, INTO and the guest's INT 0x80, nothing else.
+        let privilege = if matches!(vector, 3 | 4 | 0x80) { DPL3 } else { 0 };
+        Self {
+            offset_low: handler as u16,
+            selector: KERNEL_CS,
+            ist: stack.and_then(Stack::ist).map_or(0, |index| index as u8 + 1),
+            kind: INTERRUPT_GATE | privilege,
+            offset_middle: (handler >> 16) as u16,
+            offset_high: (handler >> 32) as u32,
+            reserved: 0,
+        }
+    }
+}
+
+static IDT: spin::Once<[Gate; VECTORS]> = spin::Once::new();
+
+/// Masks the interrupt controllers and loads the IDT.
+pub(crate) fn init() {
+    mask_interrupts();
+    FATAL_STACK.store(Stack::Fatal.top(), Ordering::Relaxed);
+    no_guest();
+    let stubs = (&raw const hw_kernel_event_stubs).addr() as u64;
+    let idt = IDT.call_once(|| {
+        let mut idt = [Gate::MISSING; VECTORS];
+        for (vector, gate) in idt.iter_mut().enumerate() {
+            *gate = Gate::new(vector, stubs + vector as u64 * STRIDE);
+        }
+        idt
+    });
+    let pointer = DescriptorTablePointer {
+        limit: (size_of_val(idt) - 1) as u16,
+        base: VirtAddr::from_ptr(idt),
+    };
+    // SAFETY: the table lives for ever, and every gate leads to a stub that can take its vector:
+    // the stacks of the TSS are in place since segments::init.
+    unsafe { lidt(&pointer) }
+}
+
+/// Makes every event from CPL3 fatal again: no guest is expected.
+pub fn no_guest() {
+    let fatal = (&raw const hw_kernel_fatal_event).addr() as u64;
+    RETURN_FROM_GUEST.store(fatal, Ordering::Relaxed);
+    SWITCHER_IRETQ.store(0, Ordering::Relaxed);
+}
+
+/// Masks the two 8259s, and moves their vectors away from the exceptions' in case of a spurious
+/// one. Guests run with IF set, and no device has anything to say to them.
+fn mask_interrupts() {
+    let write = |port: u16, value: u8| {
+        // SAFETY: the 8259s' ports; with all lines masked they only fall silent.
+        unsafe { Port::new(port).write(value) }
+    };
+    for (command, data, vector, cascade) in [(0x20, 0x21, 0x20, 4), (0xA0, 0xA1, 0x28, 2)] {
+        write(command, 0x11);
+        write(data, vector);
+        write(data, cascade);
+        write(data, 0x01);
+        write(data, 0xFF);
+    }
+}

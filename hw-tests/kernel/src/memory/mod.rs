@@ -1,0 +1,277 @@
+//! Physical frames, the heap, and page tables.
+//!
+//! # The virtual address space, in every root
+//! | range | what | who maps it |
+//! |---|---|---|
+//! | 0 .. 512 GiB | the **identity map**: all memory in use, supervisor; kernel image by section | here, once |
+//! | [`HIGH_BASE`] .. + 512 GiB | the **high host range**: the switcher and what else must have an address of its own, supervisor | [`map_host`] |
+//! | the rest of both halves | the guest's | [`AddressSpace`] |
+//!
+//! Each of the two host ranges is one entry of a level-4 table, and every root, the host's as well
+//! as a guest's, has the *same* table behind that entry. So the per-CPU block, stacks, IDT and
+//! switcher are at one address everywhere, and mapping a host page once maps it in all roots.
+//! Both ranges have the same addresses under four and five levels.
+
+mod frames;
+mod heap;
+mod space;
+mod tables;
+
+use core::fmt;
+
+use hw_protocol::Paging;
+use spin::Once;
+use x86_64::registers::control::{Cr3, Cr3Flags, Cr4, Cr4Flags};
+use x86_64::structures::paging::{PageTableFlags, PhysFrame};
+use x86_64::{PhysAddr, instructions::tlb};
+
+pub use frames::{Frame, OutOfFrames, PAGE};
+pub use space::AddressSpace;
+pub use tables::{Flags, MapError};
+
+use crate::percpu::Stack;
+use crate::regions::{Region, Regions, TooManyRegions};
+use crate::{boot, exit};
+use tables::Tree;
+
+/// Where the high host range starts: one level-4 entry, 512 GiB, in the canonical upper half of
+/// both paging modes.
+pub const HIGH_BASE: u64 = 0xFFFF_FE80_0000_0000;
+/// The size of each host range: what one level-4 entry maps.
+pub const HOST_RANGE: u64 = 1 << 39;
+/// The identity map reaches at least this far, however little memory there is.
+const LEAST_IDENTITY: u64 = 512 << 20;
+/// Bytes for the global allocator.
+const HEAP: u64 = 32 << 20;
+const LARGE_PAGE: u64 = 2 << 20;
+
+/// The tables that all roots share.
+struct Host {
+    paging: Paging,
+    /// The level-3 table of the identity map.
+    low: Tree,
+    /// The level-3 table of the high host range.
+    high: Tree,
+    /// The host's own root.
+    root: AddressSpace,
+}
+
+static HOST: Once<Host> = Once::new();
+
+/// Why memory could not be set up.
+#[derive(Debug)]
+pub(crate) enum InitError {
+    Regions(TooManyRegions),
+    NoRoomForHeap,
+    Map(MapError),
+    /// Five-level paging is entered through 32-bit mode.
+    RootAbove4Gib,
+}
+
+impl fmt::Display for InitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Regions(error) => write!(f, "{error}"),
+            Self::NoRoomForHeap => write!(f, "no {} MiB in one piece for the heap", HEAP >> 20),
+            Self::Map(error) => write!(f, "{error}"),
+            Self::RootAbove4Gib => f.write_str("the page table root is above 4 GiB"),
+        }
+    }
+}
+
+impl From<TooManyRegions> for InitError {
+    fn from(error: TooManyRegions) -> Self {
+        Self::Regions(error)
+    }
+}
+
+impl From<MapError> for InitError {
+    fn from(error: MapError) -> Self {
+        Self::Map(error)
+    }
+}
+
+impl From<OutOfFrames> for InitError {
+    fn from(error: OutOfFrames) -> Self {
+        Self::Map(error.into())
+    }
+}
+
+unsafe extern "C" {
+    static __image_start: u8;
+    static __text_end: u8;
+    static __rodata_end: u8;
+    static __image_end: u8;
+}
+
+/// The sections of the image, by address, with their permissions. See kernel.ld.
+fn image() -> [(Region, Flags); 3] {
+    let start = (&raw const __image_start).addr() as u64;
+    let text = (&raw const __text_end).addr() as u64;
+    let rodata = (&raw const __rodata_end).addr() as u64;
+    let end = (&raw const __image_end).addr() as u64;
+    [
+        (Region::new(start, text), Flags::EXECUTE),
+        (Region::new(text, rodata), Flags::empty()),
+        (Region::new(rodata, end), Flags::WRITE),
+    ]
+}
+
+/// Sets up frames, the heap and the final page tables, in the paging mode asked for, and loads
+/// them. Returns how many bytes of frames are left.
+///
+/// # Safety
+/// Called once, on the boot stack, with the boot page tables and the GDT in force, PCIDs off, and
+/// `usable` memory that is really there and nobody's. The CPU has the paging mode.
+pub(crate) unsafe fn init(usable: &Regions, paging: Paging) -> Result<u64, InitError> {
+    let sections = image();
+    let mut usable = *usable;
+    usable.remove(Region::new(sections[0].0.start, sections[2].0.end))?;
+    let heap = usable.take(HEAP).ok_or(InitError::NoRoomForHeap)?;
+    let identity = usable.end().max(heap.end).max(LEAST_IDENTITY).next_multiple_of(LARGE_PAGE);
+
+    // SAFETY: the regions are usable memory less the image and the heap; they are below 4 GiB, and
+    // those handed out before the identity map is loaded are the lowest, which the boot tables map.
+    unsafe { frames::init(&usable) }
+    // SAFETY: the heap's region is usable memory, given to nobody else.
+    unsafe { heap::init(heap) }
+
+    let low = identity_map(identity, &sections)?;
+    let high = Tree::new(3)?;
+    let root = AddressSpace::with_host(paging, &low, &high)?;
+    let cr3 = root.cr3();
+    match paging {
+        // SAFETY: the new tables identity-map the image, where code, stack, GDT, TSS and IDT are.
+        Paging::FourLevel => unsafe { load_cr3(cr3) },
+        Paging::La57 => {
+            let cr3 = u32::try_from(cr3).map_err(|_| InitError::RootAbove4Gib)?;
+            // SAFETY: the same, and the caller vouches for the CPU, the GDT and CR4.PCIDE.
+            unsafe { boot::switch_to_la57(cr3) }
+        }
+    }
+    HOST.call_once(|| Host { paging, low, high, root });
+    Ok(usable.total())
+}
+
+/// Builds the tables of the identity map, up to `end`.
+///
+/// Large pages, except around the image, where the sections have their own permissions. Page 0
+/// stays unmapped (null pointers), and so do the lowest pages of the stacks (overflow).
+fn identity_map(end: u64, sections: &[(Region, Flags)]) -> Result<Tree, InitError> {
+    let tree = Tree::new(3)?;
+    let image = Region::new(sections[0].0.start, sections[sections.len() - 1].0.end);
+    let guards = Stack::ALL.map(Stack::guard);
+    let mut at = 0;
+    while at < end {
+        if at >= image.end && at.is_multiple_of(LARGE_PAGE) {
+            tree.map_large(at, at, Flags::WRITE)?;
+            at += LARGE_PAGE;
+            continue;
+        }
+        let section = sections.iter().find(|(region, _)| (region.start..region.end).contains(&at));
+        let flags = section.map_or(Flags::WRITE, |&(_, flags)| flags);
+        if at != 0 && at != boot::stack_guard() && !guards.contains(&at) {
+            tree.map(at, at, flags)?;
+        }
+        at += PAGE;
+    }
+    Ok(tree)
+}
+
+fn host() -> &'static Host {
+    match HOST.get() {
+        Some(host) => host,
+        None => exit::fatal(format_args!("memory was used before it was set up")),
+    }
+}
+
+/// The paging mode in force.
+#[must_use]
+pub fn paging() -> Paging {
+    host().paging
+}
+
+/// The host's own root, PCID 0.
+#[must_use]
+pub fn host_cr3() -> u64 {
+    host().root.cr3()
+}
+
+/// Maps a page in the high host range, for the supervisor, in every root at once.
+///
+/// # Errors
+/// The address is not in the range or not a page's, is mapped already, the flags are writable and
+/// executable or for users, or there is no frame left for a table.
+pub fn map_host(virt: u64, phys: u64, flags: Flags) -> Result<(), MapError> {
+    host_page(virt, flags)?;
+    host().high.map(virt, phys, flags)
+}
+
+/// Changes the permissions of a page in the high host range, in every root at once.
+///
+/// # Safety
+/// Nothing relies on what the page could do before: no code in it runs again after it stops being
+/// executable, no reference into it is written through after it stops being writable.
+///
+/// # Errors
+/// As for [`map_host`], and the address is not mapped.
+pub unsafe fn protect_host(virt: u64, flags: Flags) -> Result<(), MapError> {
+    host_page(virt, flags)?;
+    host().high.protect(virt, flags)?;
+    flush_all();
+    Ok(())
+}
+
+/// Unmaps a page of the high host range, in every root at once, and returns what it mapped.
+///
+/// # Safety
+/// Nothing uses the page any more.
+///
+/// # Errors
+/// The address is not in the range, or not mapped.
+pub unsafe fn unmap_host(virt: u64) -> Result<u64, MapError> {
+    host_page(virt, Flags::empty())?;
+    let phys = host().high.unmap(virt)?;
+    flush_all();
+    Ok(phys)
+}
+
+fn host_page(virt: u64, flags: Flags) -> Result<(), MapError> {
+    if virt.wrapping_sub(HIGH_BASE) >= HOST_RANGE {
+        return Err(MapError::GuestRange);
+    }
+    if flags.contains(Flags::USER) {
+        return Err(MapError::UserInHostRange);
+    }
+    Ok(())
+}
+
+/// Whether an address is in one of the two host ranges.
+#[must_use]
+pub const fn is_host_address(virt: u64) -> bool {
+    virt < HOST_RANGE || virt.wrapping_sub(HIGH_BASE) < HOST_RANGE
+}
+
+/// Loads a root.
+///
+/// # Safety
+/// `cr3` is the CR3 of a live [`AddressSpace`], with a PCID only if CR4.PCIDE is set.
+pub unsafe fn load_cr3(cr3: u64) {
+    let frame = PhysFrame::containing_address(PhysAddr::new(cr3 & 0x000F_FFFF_FFFF_F000));
+    // SAFETY: every address space maps the host's ranges as the current one does.
+    unsafe { Cr3::write(frame, Cr3Flags::from_bits_truncate(cr3 & 0xFFF)) }
+}
+
+/// Flushes every translation of every PCID: SDM vol. 3, 4.10.4.1, a change of CR4.PGE.
+pub fn flush_all() {
+    for _ in 0..2 {
+        // SAFETY: no entry has its global bit set, so PGE decides about no translation.
+        unsafe { Cr4::update(|cr4| cr4.toggle(Cr4Flags::PAGE_GLOBAL)) }
+    }
+    tlb::flush_all();
+}
+
+/// The flags of an entry that points to a table: each leaf decides for itself.
+const TABLE: PageTableFlags = PageTableFlags::PRESENT
+    .union(PageTableFlags::WRITABLE)
+    .union(PageTableFlags::USER_ACCESSIBLE);

@@ -1,0 +1,111 @@
+//! A guest's address space: a root, with the host's ranges in it.
+
+use hw_protocol::Paging;
+use x86_64::registers::control::Cr3;
+use x86_64::structures::paging::PageTableFlags;
+
+use super::tables::{Flags, MapError, Tree};
+use super::{HIGH_BASE, exit, flush_all, host, is_host_address};
+
+/// A root page table that has the host's ranges, and whatever is mapped for a guest.
+///
+/// It owns its tables but not the pages they map: a [`Frame`](super::Frame) must outlive its
+/// mapping. Changes are seen by every CPU state: each one that takes something away flushes all
+/// translations.
+#[derive(Debug)]
+pub struct AddressSpace {
+    tree: Tree,
+    paging: Paging,
+}
+
+impl AddressSpace {
+    /// A space with the host's ranges alone.
+    ///
+    /// # Errors
+    /// No frame is left for its tables.
+    pub fn new() -> Result<Self, MapError> {
+        let host = host();
+        Self::with_host(host.paging, &host.low, &host.high)
+    }
+
+    /// A space with these host ranges, which outlive it.
+    pub(super) fn with_host(paging: Paging, low: &Tree, high: &Tree) -> Result<Self, MapError> {
+        // A space from the start, so that its drop unlinks what the tree does not own.
+        let space = Self { tree: Tree::new(paging.levels())?, paging };
+        space.tree.link(0, low)?;
+        space.tree.link(HIGH_BASE, high)?;
+        Ok(space)
+    }
+
+    /// The value for CR3, PCID 0. Add a PCID, and NOFLUSH, as CR4.PCIDE allows.
+    #[must_use]
+    pub fn cr3(&self) -> u64 {
+        self.tree.address()
+    }
+
+    /// Maps a page of 4 KiB.
+    ///
+    /// # Errors
+    /// The address is not canonical, not a page's, in a host range or mapped already, the page
+    /// would be writable and executable, or no frame is left for a table.
+    pub fn map(&mut self, virt: u64, phys: u64, flags: Flags) -> Result<(), MapError> {
+        self.check(virt)?;
+        self.tree.map(virt, phys, flags)
+    }
+
+    /// Changes the permissions of a page.
+    ///
+    /// # Errors
+    /// As for [`map`](Self::map), and the page is not mapped.
+    pub fn protect(&mut self, virt: u64, flags: Flags) -> Result<(), MapError> {
+        self.check(virt)?;
+        self.tree.protect(virt, flags)?;
+        flush_all();
+        Ok(())
+    }
+
+    /// Unmaps a page and returns the physical address it had.
+    ///
+    /// # Errors
+    /// The address is not a guest's, or the page is not mapped.
+    pub fn unmap(&mut self, virt: u64) -> Result<u64, MapError> {
+        self.check(virt)?;
+        let phys = self.tree.unmap(virt)?;
+        flush_all();
+        Ok(phys)
+    }
+
+    /// The physical address of a guest's page, and whether CPL3 can write it.
+    ///
+    /// # Errors
+    /// The address is not a guest's, or the page is not mapped.
+    pub fn translate(&self, virt: u64) -> Result<(u64, bool), MapError> {
+        self.check(virt)?;
+        let (phys, flags) = self.tree.page(virt)?;
+        let writable = PageTableFlags::USER_ACCESSIBLE | PageTableFlags::WRITABLE;
+        Ok((phys, flags.contains(writable)))
+    }
+
+    fn check(&self, virt: u64) -> Result<(), MapError> {
+        let unused = 64 - (12 + 9 * self.paging.levels());
+        if (((virt << unused) as i64) >> unused) as u64 != virt {
+            return Err(MapError::NonCanonical);
+        }
+        if is_host_address(virt) {
+            return Err(MapError::HostRange);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for AddressSpace {
+    fn drop(&mut self) {
+        if Cr3::read_raw().0.start_address().as_u64() == self.cr3() {
+            exit::fatal(format_args!("the address space in use was dropped"));
+        }
+        let host = host();
+        self.tree.unlink(0, &host.low);
+        self.tree.unlink(HIGH_BASE, &host.high);
+        flush_all();
+    }
+}

@@ -1,0 +1,69 @@
+//! The order in which the platform comes up.
+
+use hw_protocol::{Options, Paging};
+
+use crate::cpu::Features;
+use crate::{cpu, events, exit, memory, multiboot, segments, serial};
+
+/// What the host finds when it starts.
+#[derive(Debug, Clone, Copy)]
+pub struct Platform {
+    /// What the command line asked for.
+    pub options: Options,
+    /// The features of this CPU.
+    pub features: Features,
+    /// Bytes of memory left for frames after the heap.
+    pub memory: u64,
+}
+
+/// Brings the platform up. [`kernel_main!`](crate::kernel_main) calls it.
+///
+/// A machine that cannot do what the command line asks for ends the run with a `fatal:` line.
+///
+/// # Safety
+/// Called once, by the boot code, with the two values a multiboot loader left in EAX and EBX, on
+/// the boot stack and under the boot page tables.
+pub unsafe fn init(magic: u32, information: u32) -> Platform {
+    serial::init();
+    let features = cpu::detect();
+    cpu::enable(&features);
+    // SAFETY: called once, before anything else touches the per-CPU block.
+    unsafe { segments::init() }
+    events::init();
+    // SAFETY: the boot code passes on what the loader left, and memory/ has not run yet.
+    let boot = match unsafe { multiboot::read(magic, information) } {
+        Ok(boot) => boot,
+        Err(why) => exit::fatal(format_args!("{why}")),
+    };
+    if boot.options.paging == Paging::La57 && !features.la57 {
+        exit::fatal(format_args!("paging=la57 was asked for, and this CPU has no LA57"));
+    }
+    // SAFETY: called once, on the boot stack, with the boot page tables, GDT and IDT in place.
+    let memory = match unsafe { memory::init(&boot.usable, boot.options.paging) } {
+        Ok(memory) => memory,
+        Err(why) => exit::fatal(format_args!("setting up memory: {why}")),
+    };
+    Platform { options: boot.options, features, memory }
+}
+
+/// Makes a function the main function of a bare-metal binary:
+/// `fn main(platform: hw_kernel::Platform) -> !`.
+///
+/// Use it once, in a `#![no_std] #![no_main]` binary that links with this package's arguments.
+#[macro_export]
+macro_rules! kernel_main {
+    ($main:path) => {
+        #[panic_handler]
+        fn kernel_panic(info: &::core::panic::PanicInfo<'_>) -> ! {
+            $crate::exit::panic(info)
+        }
+
+        // SAFETY: only boot.rs knows this name, and expects exactly this signature.
+        #[unsafe(no_mangle)]
+        extern "C" fn hw_kernel_main(magic: u32, information: u32) -> ! {
+            let main: fn($crate::Platform) -> ! = $main;
+            // SAFETY: this is the boot code's only call into Rust, and it does not return.
+            main(unsafe { $crate::init(magic, information) })
+        }
+    };
+}

@@ -1,0 +1,67 @@
+//! Report lines on the serial port: the kernel's side of `hw-protocol`.
+
+use alloc::borrow::Cow;
+use alloc::vec::Vec;
+
+use hw_protocol::{Event, Verdict};
+
+use crate::exit::{self, Outcome};
+use crate::{Platform, cpu, serial_println};
+
+/// Prints one event.
+pub fn event(event: &Event<'_>) {
+    match event.to_line() {
+        Ok(line) => serial_println!("{line}"),
+        Err(why) => exit::fatal(format_args!("{why}")),
+    }
+}
+
+/// Counts the cases as they are reported, so that the closing line cannot disagree with them.
+#[derive(Debug)]
+pub struct Report {
+    passed: u64,
+    failed: u64,
+}
+
+impl Report {
+    /// Reports the machine and the beginning of a run of `cases` cases.
+    #[must_use]
+    pub fn begin(platform: &Platform, cases: usize) -> Self {
+        let features: Vec<_> = platform.features.names().map(Cow::Borrowed).collect();
+        // BIOS and GRUB leave a line without an end.
+        serial_println!();
+        event(&Event::Machine {
+            brand: platform.features.brand.as_str().into(),
+            features: features.into(),
+            memory: platform.memory,
+        });
+        event(&Event::Begin {
+            vendor: platform.features.vendor.as_str().into(),
+            paging: platform.options.paging.name().into(),
+            pcid: cpu::pcid_enabled(),
+            cases: cases as u64,
+        });
+        Self { passed: 0, failed: 0 }
+    }
+
+    /// Reports one case that was run `runs` times. `failure` says what went wrong, if it did.
+    pub fn case(&mut self, name: &str, runs: u64, failure: Option<&str>) {
+        let (verdict, count) = match failure {
+            None => (Verdict::Pass, &mut self.passed),
+            Some(_) => (Verdict::Fail, &mut self.failed),
+        };
+        *count += 1;
+        event(&Event::Case {
+            name: name.into(),
+            verdict,
+            runs,
+            detail: failure.unwrap_or("").into(),
+        });
+    }
+
+    /// Reports the end, and ends the run.
+    pub fn end(self) -> ! {
+        event(&Event::End { passed: self.passed, failed: self.failed });
+        exit::exit(if self.failed == 0 { Outcome::Success } else { Outcome::Failure })
+    }
+}

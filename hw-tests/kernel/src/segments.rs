@@ -1,0 +1,81 @@
+//! GDT and task register, and the GS bases.
+//!
+//! The selectors are those of spec/abi.md, so that STAR can have 0x10 and 0x23: SYSCALL loads CS
+//! and SS from 0x10 and 0x18, SYSRETQ from 0x33 and 0x2B, and a 32-bit SYSRET CS from 0x23.
+
+use spin::Once;
+use x86_64::PrivilegeLevel::Ring0;
+use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
+use x86_64::instructions::tables::load_tss;
+use x86_64::registers::model_specific::{GsBase, KernelGsBase};
+use x86_64::registers::segmentation::SegmentSelector;
+use x86_64::structures::gdt::{Descriptor, DescriptorFlags, GlobalDescriptorTable};
+use x86_64::{PrivilegeLevel, VirtAddr};
+
+use crate::boot::BOOT_CS32;
+use crate::percpu;
+
+/// The host's 64-bit code segment.
+pub const KERNEL_CS: u16 = 0x10;
+/// The host's data segment.
+pub const KERNEL_DS: u16 = 0x18;
+/// A 32-bit code segment of CPL3.
+pub const USER32_CS: u16 = 0x23;
+/// The data segment of CPL3.
+pub const USER_DS: u16 = 0x2B;
+/// The 64-bit code segment of CPL3.
+pub const USER_CS: u16 = 0x33;
+/// The task state segment, 16 bytes of the GDT.
+pub const TSS: u16 = 0x38;
+
+static GDT: Once<GlobalDescriptorTable<16>> = Once::new();
+
+/// Builds the GDT in the order that the selectors above say.
+fn table() -> GlobalDescriptorTable<16> {
+    let mut gdt = GlobalDescriptorTable::empty();
+    let mut add = |descriptor, selector: u16| {
+        let got = gdt.append(descriptor);
+        assert!(got.0 == selector, "GDT entry {:#x} came out as {:#x}", selector, got.0);
+    };
+    let kernel32 = DescriptorFlags::KERNEL_CODE32 | DescriptorFlags::ACCESSED;
+    add(Descriptor::UserSegment(kernel32.bits()), BOOT_CS32);
+    add(Descriptor::kernel_code_segment(), KERNEL_CS);
+    add(Descriptor::kernel_data_segment(), KERNEL_DS);
+    add(Descriptor::UserSegment(DescriptorFlags::USER_CODE32.bits()), USER32_CS);
+    add(Descriptor::user_data_segment(), USER_DS);
+    add(Descriptor::user_code_segment(), USER_CS);
+    // SAFETY: the TSS is a static in the per-CPU block, valid for ever.
+    add(unsafe { Descriptor::tss_segment_unchecked(percpu::tss()) }, TSS);
+    gdt
+}
+
+fn selector(value: u16) -> SegmentSelector {
+    SegmentSelector::new(value >> 3, PrivilegeLevel::from_u16(value & 3))
+}
+
+/// Loads GDT, segment registers and task register, and points GS at the per-CPU block.
+///
+/// # Safety
+/// Called once, at boot, with the flat segments of boot.rs in force.
+pub(crate) unsafe fn init() {
+    // SAFETY: no TSS is loaded yet, and this is the only call.
+    unsafe { percpu::init() }
+    GDT.call_once(table).load();
+    // SAFETY: the GDT has a 64-bit code segment of CPL0 there, the kind that is running.
+    unsafe { CS::set_reg(selector(KERNEL_CS)) }
+    // SAFETY: a flat writable data segment of CPL0, the kind the stack is in.
+    unsafe { SS::set_reg(selector(KERNEL_DS)) }
+    let null = SegmentSelector::new(0, Ring0);
+    // SAFETY: 64-bit code does not use DS; a null selector cannot leak to CPL3.
+    unsafe { DS::set_reg(null) }
+    // SAFETY: nor ES.
+    unsafe { ES::set_reg(null) }
+    // SAFETY: nor does anything here use FS.
+    unsafe { FS::set_reg(null) }
+    // SAFETY: GS base is written right below; until then nothing uses it.
+    unsafe { GS::set_reg(null) }
+    // SAFETY: an available TSS descriptor for a valid TSS; loaded once.
+    unsafe { load_tss(selector(TSS)) }
+    GsBase::write(VirtAddr::from_ptr(percpu::block()));
+    KernelGsBase::write(VirtAddr::zero());
+}

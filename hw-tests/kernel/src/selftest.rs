@@ -1,0 +1,321 @@
+//! The platform's own test: is this kernel fit to judge a switcher?
+//!
+//! A few instructions of guest code are entered by an IRETQ from here, without any switcher, and
+//! each must come back as an exact `PtRegs`, on the right stack, with GS and KERNEL_GS_BASE
+//! exchanged. It runs before the cases, so that a failure there is the switcher's.
+
+use alloc::format;
+use alloc::string::String;
+use core::arch::global_asm;
+use core::sync::atomic::Ordering;
+
+use hw_protocol::{Paging, SELFTESTS};
+use x86_64::VirtAddr;
+use x86_64::registers::control::Cr2;
+use x86_64::registers::model_specific::{GsBase, KernelGsBase};
+
+use crate::events::{self, PtRegs, RETURN_FROM_GUEST, SWITCHER_IRETQ};
+use crate::memory::{self, AddressSpace, Flags, Frame, MapError};
+use crate::percpu::{self, Stack};
+use crate::report::Report;
+use crate::segments::{TSS, USER_CS, USER_DS};
+
+global_asm!(
+    r#"
+    .section .text.selftest, "ax", @progbits
+
+    // extern "C" fn(state: *const PtRegs, cr3: u64) -> *const PtRegs
+    // Enters CPL3 with that state, under that root; returns what an event left.
+    .global hw_kernel_selftest_enter
+hw_kernel_selftest_enter:
+    push    rbx
+    push    rbp
+    push    r12
+    push    r13
+    push    r14
+    push    r15
+    mov     [rip + hw_kernel_selftest_rsp], rsp
+    mov     rax, cr3
+    mov     [rip + hw_kernel_selftest_cr3], rax
+    mov     cr3, rsi
+    mov     rsp, rdi
+    pop     r15
+    pop     r14
+    pop     r13
+    pop     r12
+    pop     rbp
+    pop     rbx
+    pop     r11
+    pop     r10
+    pop     r9
+    pop     r8
+    pop     rax
+    pop     rcx
+    pop     rdx
+    pop     rsi
+    pop     rdi
+    add     rsp, 8                      // orig_ax
+    swapgs
+    .global hw_kernel_selftest_iretq
+hw_kernel_selftest_iretq:
+    iretq
+
+    // RETURN_FROM_GUEST: RSP = the PtRegs, GS is the host's again.
+    .global hw_kernel_selftest_landing
+hw_kernel_selftest_landing:
+    mov     rax, rsp
+    mov     rcx, [rip + hw_kernel_selftest_cr3]
+    mov     cr3, rcx
+    mov     rsp, [rip + hw_kernel_selftest_rsp]
+    push    2
+    popfq                               // DF and AC clear
+    pop     r15
+    pop     r14
+    pop     r13
+    pop     r12
+    pop     rbp
+    pop     rbx
+    ret
+
+    // What the guest runs, {slot} bytes for each test.
+    .section .rodata.selftest, "a", @progbits
+    .global hw_kernel_selftest_guest
+hw_kernel_selftest_guest:
+    int3
+    .org    hw_kernel_selftest_guest + {slot} * 1, 0xCC
+    ud2
+    .org    hw_kernel_selftest_guest + {slot} * 2, 0xCC
+    int     0
+    .org    hw_kernel_selftest_guest + {slot} * 3, 0xCC
+    mov     byte ptr [rdi], 1
+    .org    hw_kernel_selftest_guest + {slot} * 4, 0xCC
+    nop
+    nop
+    .org    hw_kernel_selftest_guest + {slot} * 5, 0xCC
+    .global hw_kernel_selftest_guest_end
+hw_kernel_selftest_guest_end:
+
+    .section .bss.selftest, "aw", @nobits
+    .balign 8
+hw_kernel_selftest_rsp: .skip 8
+hw_kernel_selftest_cr3: .skip 8
+    .text
+"#,
+    slot = const SLOT,
+);
+
+unsafe extern "C" {
+    fn hw_kernel_selftest_enter(state: *const PtRegs, cr3: u64) -> *const PtRegs;
+    static hw_kernel_selftest_iretq: u8;
+    static hw_kernel_selftest_landing: u8;
+    static hw_kernel_selftest_guest: u8;
+    static hw_kernel_selftest_guest_end: u8;
+}
+
+/// Bytes of guest code for each test.
+const SLOT: u64 = 16;
+/// Where the guest's code is: right above the identity map's range.
+const CODE: u64 = 0x0000_0100_0000_0000;
+/// The guest's stack: the highest page below the hole of four-level paging.
+const STACK: u64 = 0x0000_7FFF_FFFF_F000;
+/// Nothing is mapped here.
+const NOTHING: u64 = 0x0000_0200_0000_0008;
+/// The guest's GS base.
+const GUEST_GS: u64 = 0x0000_0123_4567_8000;
+
+/// CF, PF and AF on top of IF and the fixed bit.
+const FLAGS: u64 = 0x217;
+const TF: u64 = 1 << 8;
+/// Faults may be reported with RF set; the emulators do not agree.
+const RF: u64 = 1 << 16;
+/// `orig_ax`'s low half for a vector that has no error code.
+const NO_ERROR: u64 = 0xFFFF_FFFF;
+
+/// One test: how the guest starts, and what must come of it.
+struct Test {
+    /// Changes the state from the common one.
+    start: fn(&mut PtRegs, Paging),
+    /// Changes the expected frame from the state the guest started in.
+    expect: fn(&mut PtRegs),
+    /// The expected CR2, if the event has one.
+    cr2: Option<u64>,
+    /// The stack the frame must be on.
+    stack: Stack,
+}
+
+fn event(vector: u64, error: u64) -> u64 {
+    vector << 32 | error
+}
+
+fn test(name: &str) -> Option<Test> {
+    let plain = Test { start: |_, _| (), expect: |_| (), cr2: None, stack: Stack::Sp0 };
+    Some(match name {
+        "selftest/int3" => Test {
+            expect: |regs| {
+                regs.orig_ax = event(3, NO_ERROR);
+                regs.rip += 1;
+            },
+            ..plain
+        },
+        "selftest/ud2" => Test {
+            start: |regs, _| regs.rip = CODE + SLOT,
+            expect: |regs| regs.orig_ax = event(6, NO_ERROR),
+            ..plain
+        },
+        "selftest/int_n" => Test {
+            start: |regs, _| regs.rip = CODE + 2 * SLOT,
+            // The error code names the gate: vector * 8, and bit 1 for the IDT. Vector 0, because
+            // QEMU 7.2 says vector * 16.
+            expect: |regs| regs.orig_ax = event(13, 2),
+            ..plain
+        },
+        "selftest/page_fault" => Test {
+            start: |regs, _| {
+                regs.rip = CODE + 3 * SLOT;
+                regs.rdi = NOTHING;
+            },
+            // A write, from CPL3, to a page that is not present.
+            expect: |regs| regs.orig_ax = event(14, 6),
+            cr2: Some(NOTHING),
+            ..plain
+        },
+        "selftest/single_step" => Test {
+            start: |regs, _| {
+                regs.rip = CODE + 4 * SLOT;
+                regs.eflags |= TF;
+            },
+            expect: |regs| {
+                regs.orig_ax = event(1, NO_ERROR);
+                regs.rip += 1;
+            },
+            stack: Stack::Debug,
+            ..plain
+        },
+        "selftest/iret_bad_cs" => Test {
+            start: |regs, _| regs.cs = u64::from(TSS | 3),
+            expect: |regs| regs.orig_ax = event(13, u64::from(TSS)),
+            ..plain
+        },
+        "selftest/iret_non_canonical" => Test {
+            start: |regs, paging| {
+                regs.rip = match paging {
+                    Paging::FourLevel => 1 << 47,
+                    Paging::La57 => 1 << 56,
+                };
+            },
+            expect: |regs| regs.orig_ax = event(13, 0),
+            ..plain
+        },
+        _ => return None,
+    })
+}
+
+/// A guest with the code above and a stack, in a space of its own.
+struct Guest {
+    space: AddressSpace,
+    // Mapped in the space, so to be freed after it: fields drop in this order.
+    _code: Frame,
+    _stack: Frame,
+}
+
+impl Guest {
+    fn new() -> Result<Self, MapError> {
+        let mut space = AddressSpace::new()?;
+        let start = &raw const hw_kernel_selftest_guest;
+        let end = &raw const hw_kernel_selftest_guest_end;
+        // SAFETY: the two symbols delimit constant bytes of this image.
+        let bytes = unsafe { core::slice::from_raw_parts(start, end.addr() - start.addr()) };
+        let mut code = Frame::new()?;
+        code.write(0, bytes);
+        let stack = Frame::new()?;
+        space.map(CODE, code.address(), Flags::USER | Flags::EXECUTE)?;
+        space.map(STACK, stack.address(), Flags::USER | Flags::WRITE)?;
+        Ok(Self { space, _code: code, _stack: stack })
+    }
+}
+
+/// A value in every register that says which register it is.
+fn common_state() -> PtRegs {
+    let pattern = |register: u64| 0x8000_0000_0000_0000 | register << 32 | 0x5A5A_0000 | register;
+    PtRegs {
+        r15: pattern(15),
+        r14: pattern(14),
+        r13: pattern(13),
+        r12: pattern(12),
+        rbp: pattern(5),
+        rbx: pattern(3),
+        r11: pattern(11),
+        r10: pattern(10),
+        r9: pattern(9),
+        r8: pattern(8),
+        rax: pattern(0),
+        rcx: pattern(1),
+        rdx: pattern(2),
+        rsi: pattern(6),
+        rdi: pattern(7),
+        orig_ax: 0,
+        rip: CODE,
+        cs: u64::from(USER_CS),
+        eflags: FLAGS,
+        rsp: STACK + 0xFF8,
+        ss: u64::from(USER_DS),
+    }
+}
+
+/// Runs one test.
+fn run(guest: &Guest, test: &Test) -> Result<(), String> {
+    let mut start = common_state();
+    (test.start)(&mut start, memory::paging());
+    let mut expected = start;
+    (test.expect)(&mut expected);
+
+    // Where the switcher will have it too: ending at sp0.
+    let place = core::ptr::with_exposed_provenance_mut::<PtRegs>(
+        Stack::Sp0.top() as usize - size_of::<PtRegs>(),
+    );
+    // SAFETY: the sp0 stack is a static larger than this, and no event is being handled.
+    unsafe { place.write(start) }
+    KernelGsBase::write(VirtAddr::new(GUEST_GS));
+    // SAFETY: the space maps the host as the current one does; the state is CPL3's, or one that
+    // faults on the IRETQ, which `all` has named; either way it comes back through the landing,
+    // which restores CR3, the stack and the registers the C ABI preserves.
+    let frame = unsafe { hw_kernel_selftest_enter(place, guest.space.cr3()) };
+    let cr2 = Cr2::read_raw();
+    let (gs, kernel_gs) = (GsBase::read().as_u64(), KernelGsBase::read().as_u64());
+    // SAFETY: the landing returns the frame the stub built, which stays until the next event.
+    let mut got = unsafe { frame.read() };
+
+    got.eflags &= !RF;
+    if got != expected {
+        return Err(format!("frame: got {got:x?}, expected {expected:x?}"));
+    }
+    let at = frame.addr() as u64 + size_of::<PtRegs>() as u64;
+    if at != test.stack.top() {
+        return Err(format!("the frame ends at {at:#x}, not at {:#x}", test.stack.top()));
+    }
+    if test.cr2.is_some_and(|expected| cr2 != expected) {
+        return Err(format!("CR2 is {cr2:#x}"));
+    }
+    let block = percpu::block().addr() as u64;
+    if (gs, kernel_gs) != (block, GUEST_GS) {
+        return Err(format!("GS base is {gs:#x}, KERNEL_GS_BASE {kernel_gs:#x}"));
+    }
+    Ok(())
+}
+
+/// Runs every test of [`SELFTESTS`] and reports each as a case.
+pub fn all(report: &mut Report) {
+    let guest = Guest::new();
+    RETURN_FROM_GUEST
+        .store((&raw const hw_kernel_selftest_landing).addr() as u64, Ordering::Relaxed);
+    SWITCHER_IRETQ.store((&raw const hw_kernel_selftest_iretq).addr() as u64, Ordering::Relaxed);
+    for &name in SELFTESTS {
+        let result = match (&guest, test(name)) {
+            (Ok(guest), Some(test)) => run(guest, &test),
+            (Err(why), _) => Err(format!("no guest: {why}")),
+            (_, None) => Err("no such test".into()),
+        };
+        report.case(name, 1, result.as_ref().err().map(String::as_str));
+    }
+    events::no_guest();
+}

@@ -1,0 +1,95 @@
+//! Output: COM1, and port 0xE9 where it exists (Bochs).
+//!
+//! Nothing here takes a lock: one CPU runs, with interrupts off, and the handler of a fatal event
+//! has to be able to print whatever it interrupted.
+
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use x86_64::instructions::port::{Port, PortReadOnly, PortWriteOnly};
+
+const COM1: u16 = 0x3F8;
+/// Line status register: the transmit holding register is empty.
+const LSR_THRE: u8 = 1 << 5;
+/// Where Bochs (`port_e9_hack`) prints what is written; it reads as its own number there.
+const DEBUG_PORT: u16 = 0xE9;
+
+static HAS_COM1: AtomicBool = AtomicBool::new(false);
+static HAS_DEBUG_PORT: AtomicBool = AtomicBool::new(false);
+
+/// One register of COM1.
+fn com1(register: u16) -> Port<u8> {
+    Port::new(COM1 + register)
+}
+
+fn write_com1(register: u16, value: u8) {
+    // SAFETY: COM1's registers are in the I/O space and reach no memory; nothing else drives it.
+    unsafe { com1(register).write(value) }
+}
+
+fn read_com1(register: u16) -> u8 {
+    // SAFETY: as for writing; reading has no effect that this module does not expect.
+    unsafe { com1(register).read() }
+}
+
+/// Sets COM1 to 115200 baud, 8N1, polled, and finds out which outputs exist.
+pub(crate) fn init() {
+    write_com1(1, 0x00); // no interrupts
+    write_com1(3, 0x80); // DLAB
+    write_com1(0, 0x01); // divisor 1
+    write_com1(1, 0x00);
+    write_com1(3, 0x03); // 8N1
+    write_com1(2, 0xC7); // FIFO on and cleared
+    write_com1(4, 0x03); // DTR, RTS
+    // The scratch register tells a UART from an empty port, which reads as 0xFF.
+    write_com1(7, 0x5A);
+    HAS_COM1.store(read_com1(7) == 0x5A, Ordering::Relaxed);
+    // SAFETY: reading port 0xE9 has no effect on a PC, where no device has it.
+    let debug = unsafe { PortReadOnly::<u8>::new(DEBUG_PORT).read() };
+    HAS_DEBUG_PORT.store(debug == DEBUG_PORT as u8, Ordering::Relaxed);
+}
+
+fn put(byte: u8) {
+    if HAS_DEBUG_PORT.load(Ordering::Relaxed) {
+        // SAFETY: init found the debug port, which only prints.
+        unsafe { PortWriteOnly::<u8>::new(DEBUG_PORT).write(byte) }
+    }
+    if HAS_COM1.load(Ordering::Relaxed) {
+        while read_com1(5) & LSR_THRE == 0 {
+            core::hint::spin_loop();
+        }
+        write_com1(0, byte);
+    }
+}
+
+struct Serial;
+
+impl Write for Serial {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            put(byte);
+        }
+        Ok(())
+    }
+}
+
+/// Prints to every output there is. What [`serial_print!`](crate::serial_print) expands to.
+pub fn print(arguments: fmt::Arguments<'_>) {
+    // `put` cannot fail; a Display implementation that does loses its own output only.
+    let _ = Serial.write_fmt(arguments);
+}
+
+/// Prints to the serial port.
+#[macro_export]
+macro_rules! serial_print {
+    ($($argument:tt)*) => { $crate::serial::print(::core::format_args!($($argument)*)) };
+}
+
+/// Prints a line to the serial port.
+#[macro_export]
+macro_rules! serial_println {
+    () => { $crate::serial_print!("\n") };
+    ($($argument:tt)*) => {
+        $crate::serial::print(::core::format_args!("{}\n", ::core::format_args!($($argument)*)))
+    };
+}

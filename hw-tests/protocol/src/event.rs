@@ -1,0 +1,166 @@
+//! The lines the kernel reports with.
+
+use alloc::borrow::Cow;
+use alloc::string::String;
+use core::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Opens every report line.
+pub const PREFIX: &str = "@@ ";
+/// Opens the line of a Rust panic in the kernel.
+pub const PANIC: &str = "panic: ";
+/// Opens the line of a CPU event the kernel cannot go on after, or of a machine it cannot use.
+pub const FATAL: &str = "fatal: ";
+
+/// How a case ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Every outcome was the expected one.
+    Pass,
+    /// At least one was not; the case's `detail` says which.
+    Fail,
+}
+
+/// One report line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Event<'a> {
+    /// What the CPU says of itself.
+    Machine {
+        /// CPUID's brand string, or empty.
+        brand: Cow<'a, str>,
+        /// The features this project cares about that the CPU has, in lower case.
+        features: Cow<'a, [Cow<'a, str>]>,
+        /// Bytes of memory the kernel may use.
+        memory: u64,
+    },
+    /// The tests are about to start.
+    Begin {
+        /// CPUID's vendor string.
+        vendor: Cow<'a, str>,
+        /// The paging mode in force: [`Paging::name`](crate::Paging::name).
+        paging: Cow<'a, str>,
+        /// Whether CR4.PCIDE is set.
+        pcid: bool,
+        /// How many case lines will follow.
+        cases: u64,
+    },
+    /// A case has run.
+    Case {
+        /// Its name in the case list.
+        name: Cow<'a, str>,
+        /// How it ended.
+        verdict: Verdict,
+        /// How many times it was run.
+        runs: u64,
+        /// Why it failed, or what else is worth knowing; may be empty.
+        detail: Cow<'a, str>,
+    },
+    /// All is done.
+    End {
+        /// Case lines that passed.
+        passed: u64,
+        /// Case lines that failed.
+        failed: u64,
+    },
+}
+
+/// A line that opens with [`PREFIX`] and is no event.
+#[derive(Debug)]
+pub struct EventError(serde_json::Error);
+
+impl fmt::Display for EventError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "malformed report line: {}", self.0)
+    }
+}
+
+impl core::error::Error for EventError {}
+
+impl<'a> Event<'a> {
+    /// The event in this line, if it has one. The prefix may stand after other text: an emulator's
+    /// prompt, an escape sequence of GRUB's.
+    ///
+    /// # Errors
+    /// The prefix is there, and what follows is not an event.
+    pub fn parse(line: &'a str) -> Result<Option<Self>, EventError> {
+        let Some((_, json)) = line.split_once(PREFIX) else { return Ok(None) };
+        serde_json::from_str(json.trim_end()).map(Some).map_err(EventError)
+    }
+
+    /// The event as a line, without the line's end.
+    ///
+    /// # Errors
+    /// None today: no event has a map with keys that are not strings.
+    pub fn to_line(&self) -> Result<String, EventError> {
+        let json = serde_json::to_string(self).map_err(EventError)?;
+        let mut line = String::with_capacity(PREFIX.len() + json.len());
+        line.push_str(PREFIX);
+        line.push_str(&json);
+        Ok(line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    #[test]
+    fn events_survive_the_wire() {
+        let events = [
+            Event::Machine {
+                brand: "a \"quoted\" CPU".into(),
+                features: vec!["la57".into(), "smap".into()].into(),
+                memory: 1 << 29,
+            },
+            Event::Begin {
+                vendor: "AuthenticAMD".into(),
+                paging: "4level".into(),
+                pcid: false,
+                cases: 3,
+            },
+            Event::Case {
+                name: "sysret/rf".into(),
+                verdict: Verdict::Fail,
+                runs: 1000,
+                detail: "got \\ and \n and \u{1}".into(),
+            },
+            Event::End { passed: 2, failed: 1 },
+        ];
+        for event in events {
+            let line = event.to_line().expect("no event fails to serialise");
+            assert!(!line.contains('\n'), "one event, one line: {line}");
+            assert_eq!(Event::parse(&line).expect("parses"), Some(event));
+        }
+    }
+
+    #[test]
+    fn the_case_line_is_as_documented() {
+        let event = Event::Case {
+            name: "a".into(),
+            verdict: Verdict::Pass,
+            runs: 1000,
+            detail: "".into(),
+        };
+        assert_eq!(
+            event.to_line().expect("serialises"),
+            r#"@@ {"event":"case","name":"a","verdict":"pass","runs":1000,"detail":""}"#
+        );
+    }
+
+    #[test]
+    fn a_prompt_before_the_prefix_is_skipped() {
+        let line = "<bochs:1> @@ {\"event\":\"end\",\"passed\":1,\"failed\":0}\r";
+        assert_eq!(Event::parse(line).expect("parses"), Some(Event::End { passed: 1, failed: 0 }));
+    }
+
+    #[test]
+    fn other_text_is_no_event_and_a_torn_event_is_an_error() {
+        assert!(matches!(Event::parse("SeaBIOS (version 1.16)"), Ok(None)));
+        assert!(Event::parse("@@ {\"event\":\"end\",\"passed\":1").is_err());
+        assert!(Event::parse("@@ {\"event\":\"end\",\"passed\":1,\"failed\":0,\"x\":1}").is_err());
+    }
+}

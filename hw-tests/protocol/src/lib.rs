@@ -1,0 +1,35 @@
+//! What the bare-metal kernel (`hw-tests/kernel`) and the engine runner (`hw-tests`) say to each
+//! other.
+//!
+//! * Runner to kernel: words on the multiboot command line, [`Options`].
+//! * Kernel to runner: one line per event on the serial port, [`Event`], each [`PREFIX`]ed so that
+//!   what the BIOS, GRUB or an emulator's debugger prints is told apart from a report.
+//!
+//! Both directions are defined here once, and used by both sides. The lines of a run are, in this
+//! order: one [`Event::Machine`], one [`Event::Begin`], a [`Event::Case`] per case, one
+//! [`Event::End`]. A kernel that dies prints a [`PANIC`] or a [`FATAL`] line instead, which are
+//! plain text because nothing (the heap least of all) can be trusted by then.
+
+#![no_std]
+
+extern crate alloc;
+
+mod event;
+mod options;
+
+pub use event::{Event, EventError, FATAL, PANIC, PREFIX, Verdict};
+pub use options::{Options, OptionsError, Paging, Suite};
+
+/// The platform self tests that the kernel runs before any case, by the names they report.
+///
+/// They show that the kernel itself is fit to judge a switcher: that an event from CPL3 leaves an
+/// exact `PtRegs`, whatever the vector.
+pub const SELFTESTS: &[&str] = &[
+    "selftest/int3",
+    "selftest/ud2",
+    "selftest/int_n",
+    "selftest/page_fault",
+    "selftest/single_step",
+    "selftest/iret_bad_cs",
+    "selftest/iret_non_canonical",
+];

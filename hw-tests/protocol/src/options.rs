@@ -1,0 +1,152 @@
+//! The words of the kernel's command line.
+//!
+//! A misspelt option must not silently run something else than was asked for, so every word of the
+//! form `key=value` has to be one the kernel knows. Other words are skipped: QEMU puts the path of
+//! the kernel first, GRUB does not.
+
+use core::fmt;
+use core::str::FromStr;
+
+/// The depth of the page tables, hence the width of a canonical address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paging {
+    /// 48-bit virtual addresses.
+    FourLevel,
+    /// 57-bit virtual addresses, CR4.LA57.
+    La57,
+}
+
+impl Paging {
+    /// The word that selects this mode, and that reports call it by.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FourLevel => "4level",
+            Self::La57 => "la57",
+        }
+    }
+
+    /// How many levels of tables a walk goes through.
+    #[must_use]
+    pub const fn levels(self) -> u32 {
+        match self {
+            Self::FourLevel => 4,
+            Self::La57 => 5,
+        }
+    }
+}
+
+/// Which of its tests the kernel runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suite {
+    /// The platform self tests, then the case list.
+    All,
+    /// The platform self tests alone: enough to tell whether an engine can run the kernel.
+    SelfTest,
+}
+
+impl Suite {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::SelfTest => "selftest",
+        }
+    }
+}
+
+/// What the kernel is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// `paging=4level` (the default) or `paging=la57`.
+    pub paging: Paging,
+    /// `suite=all` (the default) or `suite=selftest`.
+    pub suite: Suite,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { paging: Paging::FourLevel, suite: Suite::All }
+    }
+}
+
+/// A command line that asks for something the kernel does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OptionsError {
+    /// A `key=value` word whose key is not an option.
+    UnknownKey,
+    /// `paging=` with a value other than `4level` and `la57`.
+    Paging,
+    /// `suite=` with a value other than `all` and `selftest`.
+    Suite,
+}
+
+impl fmt::Display for OptionsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UnknownKey => "unknown option; the options are paging= and suite=",
+            Self::Paging => "unknown paging mode; the modes are 4level and la57",
+            Self::Suite => "unknown suite; the suites are all and selftest",
+        })
+    }
+}
+
+impl core::error::Error for OptionsError {}
+
+impl fmt::Display for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "paging={} suite={}", self.paging.name(), self.suite.name())
+    }
+}
+
+impl FromStr for Options {
+    type Err = OptionsError;
+
+    /// # Errors
+    /// A `key=value` word that is not one of the options. A word with a slash is a path.
+    fn from_str(line: &str) -> Result<Self, OptionsError> {
+        let mut options = Self::default();
+        for word in line.split_ascii_whitespace() {
+            match word.split_once('=') {
+                Some(("paging", "4level")) => options.paging = Paging::FourLevel,
+                Some(("paging", "la57")) => options.paging = Paging::La57,
+                Some(("paging", _)) => return Err(OptionsError::Paging),
+                Some(("suite", "all")) => options.suite = Suite::All,
+                Some(("suite", "selftest")) => options.suite = Suite::SelfTest,
+                Some(("suite", _)) => return Err(OptionsError::Suite),
+                Some(_) if !word.contains('/') => return Err(OptionsError::UnknownKey),
+                _ => {}
+            }
+        }
+        Ok(options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn what_the_runner_writes_the_kernel_reads() {
+        for paging in [Paging::FourLevel, Paging::La57] {
+            for suite in [Suite::All, Suite::SelfTest] {
+                let options = Options { paging, suite };
+                assert_eq!(options.to_string().parse(), Ok(options));
+            }
+        }
+    }
+
+    #[test]
+    fn the_path_qemu_puts_first_is_no_option() {
+        let line = "/tmp/a=b/kernel paging=la57";
+        assert_eq!(line.parse(), Ok(Options { paging: Paging::La57, suite: Suite::All }));
+        assert_eq!("".parse(), Ok(Options::default()));
+    }
+
+    #[test]
+    fn a_misspelt_option_is_refused() {
+        assert_eq!("pagign=la57".parse::<Options>(), Err(OptionsError::UnknownKey));
+        assert_eq!("paging=5level".parse::<Options>(), Err(OptionsError::Paging));
+        assert_eq!("suite=".parse::<Options>(), Err(OptionsError::Suite));
+    }
+}

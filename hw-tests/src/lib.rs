@@ -1,0 +1,1 @@
+//! Runs the bare-metal kernel on every engine.

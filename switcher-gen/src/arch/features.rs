@@ -1,0 +1,261 @@
+//! What a host's CPU has, and how the host has set it up.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+
+use raw_cpuid::{CpuId, CpuIdReader};
+
+use super::{PagingMode, PcidEnabled};
+
+/// Whose SYSRET it is: the vendors differ in when it faults and in what it does to SS
+/// (spec/switcher.md, "Return to the guest").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Vendor {
+    /// SYSRETQ to a non-canonical RCX raises #GP in ring 0.
+    Intel,
+    /// SYSRETQ to a non-canonical RCX raises #GP in ring 3; SS keeps its attributes. Hygon too.
+    Amd,
+}
+
+impl Vendor {
+    /// As in variant names and on command lines.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Intel => "intel",
+            Self::Amd => "amd",
+        }
+    }
+}
+
+impl fmt::Display for Vendor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A feature no switcher can do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Feature {
+    /// 64-bit mode.
+    LongMode,
+    /// SYSCALL and SYSRET.
+    Syscall,
+    /// RDGSBASE and WRGSBASE, with which a direct switch exchanges the guest's GS base.
+    FsGsBase,
+    /// RDTSCP, which guests may rely on (spec/hypervisor.md, section 9).
+    Rdtscp,
+    /// CMPXCHG16B, which guests may rely on (spec/hypervisor.md, section 9).
+    Cmpxchg16b,
+}
+
+impl Feature {
+    /// All of them, in the order in which they are reported.
+    pub const REQUIRED: [Self; 5] =
+        [Self::LongMode, Self::Syscall, Self::FsGsBase, Self::Rdtscp, Self::Cmpxchg16b];
+
+    /// The manuals' name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LongMode => "LM",
+            Self::Syscall => "SYSCALL",
+            Self::FsGsBase => "FSGSBASE",
+            Self::Rdtscp => "RDTSCP",
+            Self::Cmpxchg16b => "CMPXCHG16B",
+        }
+    }
+}
+
+impl fmt::Display for Feature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How the host has set up what its CPU offers: control register bits, which CPUID does not show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostState {
+    /// From CR4.LA57.
+    pub paging: PagingMode,
+    /// CR4.PCIDE.
+    pub pcid: bool,
+    /// CR4.CET and S_CET.ENDBR_EN: ring 0 indirect branches must land on ENDBR64.
+    pub ibt: bool,
+}
+
+impl HostState {
+    /// Leave to make [`Cr3`](super::Cr3) values with PCIDs, where CR4.PCIDE is set.
+    #[must_use]
+    pub const fn pcid_enabled(self) -> Option<PcidEnabled> {
+        if self.pcid { Some(PcidEnabled::new()) } else { None }
+    }
+}
+
+/// What decides which switcher a host gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostFeatures {
+    vendor: Result<Vendor, String>,
+    brand: String,
+    present: Vec<Feature>,
+    state: HostState,
+}
+
+/// A host that no switcher can be emitted for. Names everything that is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfit {
+    /// The required features the CPU lacks.
+    pub missing: Vec<Feature>,
+    /// CPUID's vendor string, if SYSRET's behaviour on such CPUs is not known.
+    pub unknown_vendor: Option<String>,
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("this host cannot run a switcher:")?;
+        let mut separator = " its CPU lacks ";
+        for feature in &self.missing {
+            write!(f, "{separator}{feature}")?;
+            separator = ", ";
+        }
+        if let Some(vendor) = &self.unknown_vendor {
+            if !self.missing.is_empty() {
+                f.write_str(";")?;
+            }
+            write!(f, " how SYSRET behaves on CPUs of vendor `{vendor}` is not known")?;
+        }
+        Ok(())
+    }
+}
+
+impl core::error::Error for Unfit {}
+
+impl HostFeatures {
+    /// Reads a CPU's features through CPUID; `state` comes from whoever can read control registers.
+    #[must_use]
+    pub fn from_cpuid<R: CpuIdReader>(cpuid: &CpuId<R>, state: HostState) -> Self {
+        let basic = cpuid.get_feature_info();
+        let structured = cpuid.get_extended_feature_info();
+        let extended = cpuid.get_extended_processor_and_feature_identifiers();
+        let has = |feature: &Feature| match feature {
+            Feature::LongMode => extended.as_ref().is_some_and(|e| e.has_64bit_mode()),
+            Feature::Syscall => extended.as_ref().is_some_and(|e| e.has_syscall_sysret()),
+            Feature::Rdtscp => extended.as_ref().is_some_and(|e| e.has_rdtscp()),
+            Feature::FsGsBase => structured.as_ref().is_some_and(|s| s.has_fsgsbase()),
+            Feature::Cmpxchg16b => basic.as_ref().is_some_and(|b| b.has_cmpxchg16b()),
+        };
+        let vendor = cpuid.get_vendor_info();
+        let vendor = vendor.as_ref().map_or("", |v| v.as_str());
+        Self {
+            vendor: match vendor {
+                "GenuineIntel" => Ok(Vendor::Intel),
+                "AuthenticAMD" | "HygonGenuine" => Ok(Vendor::Amd),
+                other => Err(other.to_string()),
+            },
+            brand: cpuid
+                .get_processor_brand_string()
+                .map_or_else(|| vendor.to_string(), |b| b.as_str().trim().to_string()),
+            present: Feature::REQUIRED.into_iter().filter(has).collect(),
+            state,
+        }
+    }
+
+    /// The CPU's marketing name, for reports.
+    #[must_use]
+    pub fn brand(&self) -> &str {
+        &self.brand
+    }
+
+    /// Whether the CPU has `feature`.
+    #[must_use]
+    pub fn has(&self, feature: Feature) -> bool {
+        self.present.contains(&feature)
+    }
+
+    /// The host's control register settings.
+    #[must_use]
+    pub const fn state(&self) -> HostState {
+        self.state
+    }
+
+    /// The vendor, once everything a switcher needs is known to be there.
+    ///
+    /// # Errors
+    /// Names every missing feature, and the vendor if it is unknown.
+    pub fn fit(&self) -> Result<Vendor, Unfit> {
+        let missing: Vec<_> = Feature::REQUIRED.into_iter().filter(|f| !self.has(*f)).collect();
+        match &self.vendor {
+            Ok(vendor) if missing.is_empty() => Ok(*vendor),
+            vendor => Err(Unfit { missing, unknown_vendor: vendor.as_ref().err().cloned() }),
+        }
+    }
+}
+
+/// CPUs made up for tests.
+#[cfg(test)]
+pub(crate) mod fake {
+    use super::*;
+    use raw_cpuid::CpuIdResult;
+
+    #[derive(Clone)]
+    pub(crate) struct FakeCpu {
+        pub(crate) vendor: &'static [u8; 12],
+        pub(crate) fsgsbase: bool,
+        pub(crate) cx16: bool,
+    }
+
+    impl FakeCpu {
+        pub(crate) fn complete(vendor: &'static [u8; 12]) -> Self {
+            Self { vendor, fsgsbase: true, cx16: true }
+        }
+    }
+
+    impl CpuIdReader for FakeCpu {
+        fn cpuid2(&self, leaf: u32, _: u32) -> CpuIdResult {
+            let text = |i: usize| {
+                let mut word = [0; 4];
+                word.copy_from_slice(&self.vendor[i..i + 4]);
+                u32::from_le_bytes(word)
+            };
+            let (eax, ebx, ecx, edx) = match leaf {
+                0 => (7, text(0), text(8), text(4)),
+                1 => (0, 0, u32::from(self.cx16) << 13, 0),
+                7 => (0, u32::from(self.fsgsbase), 0, 0),
+                0x8000_0000 => (0x8000_0001, text(0), text(8), text(4)),
+                0x8000_0001 => (0, 0, 0, 1 << 11 | 1 << 27 | 1 << 29),
+                _ => (0, 0, 0, 0),
+            };
+            CpuIdResult { eax, ebx, ecx, edx }
+        }
+    }
+
+    pub(crate) const STATE: HostState =
+        HostState { paging: PagingMode::FourLevel, pcid: false, ibt: false };
+
+    pub(crate) fn features(cpu: FakeCpu, state: HostState) -> HostFeatures {
+        HostFeatures::from_cpuid(&CpuId::with_cpuid_reader(cpu), state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fake::{FakeCpu, STATE, features};
+    use super::*;
+
+    #[test]
+    fn a_complete_cpu_fits() {
+        assert_eq!(features(FakeCpu::complete(b"AuthenticAMD"), STATE).fit(), Ok(Vendor::Amd));
+        assert_eq!(features(FakeCpu::complete(b"GenuineIntel"), STATE).fit(), Ok(Vendor::Intel));
+    }
+
+    #[test]
+    fn an_unfit_cpu_is_refused_by_every_name() {
+        let cpu = FakeCpu { vendor: b"CyrixInstead", fsgsbase: false, cx16: false };
+        assert_eq!(
+            features(cpu, STATE).fit().unwrap_err().to_string(),
+            "this host cannot run a switcher: its CPU lacks FSGSBASE, CMPXCHG16B; \
+             how SYSRET behaves on CPUs of vendor `CyrixInstead` is not known"
+        );
+    }
+}

@@ -1,0 +1,18 @@
+//! Facts of the x86-64 architecture, as types: flags, control registers, MSRs, selectors, paging
+//! modes and what a host has of them. Knows nothing of switchers.
+
+mod cr3;
+mod features;
+mod msr;
+mod paging;
+mod rflags;
+mod selectors;
+
+#[cfg(test)]
+pub(crate) use features::fake;
+pub use cr3::{Cr3, Cr3Error, Pcid, PcidEnabled};
+pub use features::{Feature, HostFeatures, HostState, Unfit, Vendor};
+pub use msr::{Msr, Star};
+pub use paging::{CanonicalAddr, NonCanonical, PagingMode};
+pub use rflags::RFlags;
+pub use selectors::{SelectorError, Selectors};

@@ -1,0 +1,49 @@
+//! The model-specific registers a switcher's host programs (AMD APM vol. 2, 6.1; Intel SDM vol. 4).
+
+/// An MSR by its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Msr {
+    /// Code segment SYSENTER loads; 0 makes SYSENTER fault.
+    SysenterCs = 0x174,
+    /// Supervisor CET: bit 2 is ENDBR_EN, indirect branch tracking.
+    SCet = 0x6A2,
+    /// Extended features: SCE, LME, LMA, NXE.
+    Efer = 0xC000_0080,
+    /// Selectors of SYSCALL and SYSRET.
+    Star = 0xC000_0081,
+    /// Where SYSCALL from 64-bit mode lands.
+    Lstar = 0xC000_0082,
+    /// Where SYSCALL from compatibility mode lands (AMD).
+    Cstar = 0xC000_0083,
+    /// RFLAGS bits that SYSCALL clears.
+    Sfmask = 0xC000_0084,
+    /// The active GS base.
+    GsBase = 0xC000_0101,
+    /// The inactive GS base, which SWAPGS exchanges with the active one.
+    KernelGsBase = 0xC000_0102,
+}
+
+impl Msr {
+    /// What RDMSR and WRMSR take in ECX.
+    #[must_use]
+    pub const fn address(self) -> u32 {
+        self as u32
+    }
+}
+
+/// The value of MSR STAR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Star(u64);
+
+impl Star {
+    pub(super) const fn new(kernel_cs: u16, user32_cs: u16) -> Self {
+        Self((user32_cs as u64) << 48 | (kernel_cs as u64) << 32)
+    }
+
+    /// The register's value; the low half, SYSCALL's 32-bit target, is zero.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+}

@@ -1,0 +1,481 @@
+//! What emitted code is written into: the calls that `dynasm!` makes, without std.
+//!
+//! [`Sink`] is those calls plus the notes a listing wants; the emitters are generic over it, so the
+//! notes cost nothing where nobody takes them. [`CodeBuffer`] is the sink of production: bytes,
+//! labels, windows and relocations. It allocates three times and never panics; what goes wrong on the way
+//! is kept and reported by [`CodeBuffer::finish`].
+
+use alloc::vec::Vec;
+
+use crate::layout::Operand;
+
+/// A 64-bit mask as the sign-extended 32-bit immediate of an instruction.
+///
+/// # Panics
+/// At compile time, for a constant mask that no such immediate can express.
+#[must_use]
+pub const fn imm32(mask: u64) -> i32 {
+    let imm = mask as u32 as i32;
+    assert!(imm as i64 as u64 == mask, "this mask is not a sign-extended 32-bit immediate");
+    imm
+}
+
+/// Every place in a switcher that has a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Label {
+    /// The host's call into the guest.
+    EnterGuest,
+    /// The choice between SYSRETQ and IRETQ.
+    ReturnToGuest,
+    /// The choice goes on: the flags suit SYSRETQ.
+    ReturnFlagsFit,
+    /// The choice goes on: the flags are not simply those of R11.
+    ReturnFlagsDiffer,
+    /// Only IRETQ can load these selectors.
+    ReturnOtherSelectors,
+    /// The one IRETQ to a guest; a fault there is the guest's.
+    Iretq,
+    /// LSTAR.
+    Syscall64,
+    /// RSP is the host's from here on.
+    Syscall64SafeStack,
+    /// Loads the guest's RSP and returns by SYSRETQ.
+    Sysretq,
+    /// The one SYSRETQ to a guest.
+    SysretqUnsafeStack,
+    /// Not a direct switch to smod; perhaps ERETU.
+    NotToSmod,
+    /// ERETU that the host must do: RCX is to be restored.
+    ExitEretu,
+    /// SYSCALL exit.
+    ExitSyscall,
+    /// The common exit; host event handlers jump here too.
+    ReturnFromGuest,
+    /// CSTAR.
+    SyscallCompat,
+}
+
+impl Label {
+    /// All labels, in the order of their declaration.
+    pub const ALL: [Self; 15] = [
+        Self::EnterGuest,
+        Self::ReturnToGuest,
+        Self::ReturnFlagsFit,
+        Self::ReturnFlagsDiffer,
+        Self::ReturnOtherSelectors,
+        Self::Iretq,
+        Self::Syscall64,
+        Self::Syscall64SafeStack,
+        Self::Sysretq,
+        Self::SysretqUnsafeStack,
+        Self::NotToSmod,
+        Self::ExitEretu,
+        Self::ExitSyscall,
+        Self::ReturnFromGuest,
+        Self::SyscallCompat,
+    ];
+
+    /// The symbol as hosts and listings know it; local labels start with `.L`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::EnterGuest => "switcher_enter_guest",
+            Self::ReturnToGuest => ".Lreturn_to_guest",
+            Self::ReturnFlagsFit => ".Lreturn_flags_fit",
+            Self::ReturnFlagsDiffer => ".Lreturn_flags_differ",
+            Self::ReturnOtherSelectors => ".Lreturn_other_selectors",
+            Self::Iretq => "entry_IRETQ_switcher",
+            Self::Syscall64 => "entry_SYSCALL_64_switcher",
+            Self::Syscall64SafeStack => "entry_SYSCALL_64_switcher_safe_stack",
+            Self::Sysretq => ".Lsysretq",
+            Self::SysretqUnsafeStack => "entry_SYSRETQ_switcher_unsafe_stack",
+            Self::NotToSmod => ".Lnot_to_smod",
+            Self::ExitEretu => ".Lexit_eretu",
+            Self::ExitSyscall => ".Lexit_syscall",
+            Self::ReturnFromGuest => "switcher_return_from_guest",
+            Self::SyscallCompat => "entry_SYSCALL_compat_switcher",
+        }
+    }
+
+    /// Whether the host may refer to it.
+    #[must_use]
+    pub fn is_exported(self) -> bool {
+        !self.name().starts_with(".L")
+    }
+}
+
+/// A symbol of the host that emitted code jumps to or calls, always by rel32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostSymbol(pub &'static str);
+
+/// What the host's own NMI and #MC code must know of an address in the switcher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Window {
+    /// RSP is not yet or no longer the host's.
+    UnsafeStack,
+    /// A guest's root is loaded although CPL is 0.
+    GuestRoot,
+}
+
+impl Window {
+    /// Both kinds.
+    pub const ALL: [Self; 2] = [Self::UnsafeStack, Self::GuestRoot];
+
+    /// As spec/switcher.md calls it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::UnsafeStack => "unsafe_stack",
+            Self::GuestRoot => "guest_root",
+        }
+    }
+}
+
+/// A half-open range of offsets in which a [`Window`] applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowRange {
+    /// What applies.
+    pub window: Window,
+    /// The first byte.
+    pub start: u32,
+    /// The byte after the last.
+    pub end: u32,
+}
+
+/// A 32-bit field that must be filled with `symbol + addend - address of the field`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relocation {
+    /// Offset of the field.
+    pub at: u32,
+    /// What it refers to.
+    pub symbol: HostSymbol,
+    /// As in `R_X86_64_PLT32`: minus the distance from the field to the end of its instruction.
+    pub addend: i32,
+}
+
+/// What emitters write to. The first group is `dynasm!`'s vocabulary, the second is ours; the notes
+/// of the third are for listings, and `asm!` makes them.
+pub trait Sink {
+    /// One byte.
+    fn push(&mut self, byte: u8);
+    /// Many bytes.
+    fn extend(&mut self, bytes: &[u8]);
+    /// `label` is here.
+    fn dynamic_label(&mut self, label: Label);
+    /// The field that starts `field_offset` bytes before this point refers to `label`, relative to
+    /// `ref_offset` bytes before this point. `kind` is dynasm's encoding of width and relativity.
+    fn dynamic_reloc(
+        &mut self,
+        label: Label,
+        target_offset: isize,
+        field_offset: u8,
+        ref_offset: u8,
+        kind: u8,
+    );
+    /// As [`dynamic_reloc`](Self::dynamic_reloc), to something outside the image.
+    fn value_reloc(&mut self, symbol: HostSymbol, field_offset: u8, ref_offset: u8, kind: u8);
+    /// Fills up to a multiple of `alignment` with `byte`.
+    fn align(&mut self, alignment: usize, byte: u8);
+
+    /// A signed byte.
+    fn push_i8(&mut self, value: i8) {
+        self.push(value.cast_unsigned());
+    }
+    /// A signed word.
+    fn push_i16(&mut self, value: i16) {
+        self.extend(&value.to_le_bytes());
+    }
+    /// A signed dword.
+    fn push_i32(&mut self, value: i32) {
+        self.extend(&value.to_le_bytes());
+    }
+
+    /// `window` applies from here on.
+    fn open(&mut self, window: Window);
+    /// `window` no longer applies.
+    fn close(&mut self, window: Window);
+
+    /// A line that explains what follows.
+    fn comment(&mut self, _text: &'static str) {}
+    /// The next instruction was written there.
+    fn source(&mut self, _file: &'static str, _line: u32) {}
+    /// The next instruction's memory operand is about this.
+    fn operand(&mut self, _operand: Operand) {}
+    /// The next instruction's immediate was written so.
+    fn immediate(&mut self, _text: &'static str) {}
+}
+
+/// Why code could not be assembled. Each is a bug of an emitter, found by the tests of all variants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AsmError {
+    /// A jump to nowhere.
+    #[error("label `{}` is used but not defined", .0.name())]
+    Undefined(Label),
+    /// Two places of one name.
+    #[error("label `{}` is defined twice", .0.name())]
+    Redefined(Label),
+    /// A short jump over too long a distance.
+    #[error("the jump at {at:#x} to `{}` does not reach", label.name())]
+    OutOfReach {
+        /// Offset of the jump's field.
+        at: u32,
+        /// Where it should go.
+        label: Label,
+    },
+    /// Not a pc-relative byte or dword.
+    #[error("a reference of kind {0:#x} is not supported")]
+    ReferenceKind(u8),
+    /// Opened twice or closed without having been opened.
+    #[error("window `{}` is opened or closed out of turn at {at:#x}", window.name())]
+    Window {
+        /// Which.
+        window: Window,
+        /// Where.
+        at: u32,
+    },
+}
+
+#[derive(Clone, Copy)]
+struct Fixup {
+    label: Label,
+    /// Offset of the field.
+    field: u32,
+    /// What is added to `label - field`.
+    addend: i32,
+    short: bool,
+}
+
+/// The parts of finished code: what an [`Image`](crate::Image) is made of.
+#[derive(Clone, Debug)]
+pub struct Code {
+    /// The instructions.
+    pub bytes: Vec<u8>,
+    /// Where the labels are, by [`Label`] as index.
+    pub labels: [Option<u32>; Label::ALL.len()],
+    /// Where which window applies, by start.
+    pub windows: Vec<WindowRange>,
+    /// What refers to the host.
+    pub relocations: Vec<Relocation>,
+}
+
+/// A [`Sink`] that keeps the code.
+pub struct CodeBuffer {
+    code: Code,
+    fixups: Vec<Fixup>,
+    open: [Option<u32>; Window::ALL.len()],
+    error: Option<AsmError>,
+}
+
+impl CodeBuffer {
+    /// Room for any switcher there is, so that one allocation serves.
+    const CAPACITY: usize = 1024;
+
+    /// An empty buffer.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            code: Code {
+                bytes: Vec::with_capacity(Self::CAPACITY),
+                labels: [None; Label::ALL.len()],
+                windows: Vec::with_capacity(8),
+                relocations: Vec::new(),
+            },
+            fixups: Vec::with_capacity(32),
+            open: [None; Window::ALL.len()],
+            error: None,
+        }
+    }
+
+    /// Where the next byte goes.
+    #[must_use]
+    pub fn offset(&self) -> u32 {
+        self.code.bytes.len() as u32
+    }
+
+    /// Resolves all references and hands the code over.
+    ///
+    /// # Errors
+    /// The first thing that went wrong.
+    pub fn finish(mut self) -> Result<Code, AsmError> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        for window in Window::ALL {
+            if let Some(at) = self.open[window as usize] {
+                return Err(AsmError::Window { window, at });
+            }
+        }
+        for fixup in &self.fixups {
+            let Fixup { label, field, addend, short } = *fixup;
+            let target = self.code.labels[label as usize].ok_or(AsmError::Undefined(label))?;
+            let value = target.cast_signed() - field.cast_signed() + addend;
+            let field = field as usize;
+            if short {
+                let value = i8::try_from(value)
+                    .map_err(|_| AsmError::OutOfReach { at: field as u32, label })?;
+                self.code.bytes[field] = value.cast_unsigned();
+            } else {
+                self.code.bytes[field..field + 4].copy_from_slice(&value.to_le_bytes());
+            }
+        }
+        self.code.windows.sort_by_key(|w| (w.start, w.window));
+        Ok(self.code)
+    }
+
+    fn fail(&mut self, error: AsmError) {
+        self.error.get_or_insert(error);
+    }
+
+    /// The field a relocation of `kind` is about: its offset, the addend that makes
+    /// `target + addend - field` relative to the end of the instruction, and whether it is a byte.
+    ///
+    /// dynasm encodes the width in the low six bits (0: byte, 2: dword) and relativity in the high
+    /// two (0: both ends move together, 2: relative to a fixed target).
+    fn field(&mut self, field_offset: u8, ref_offset: u8, kind: u8) -> Option<(u32, i32, bool)> {
+        let short = match kind & 0x3F {
+            0 => true,
+            2 => false,
+            _ => {
+                self.fail(AsmError::ReferenceKind(kind));
+                return None;
+            }
+        };
+        if kind >> 6 & 1 != 0 {
+            self.fail(AsmError::ReferenceKind(kind));
+            return None;
+        }
+        let here = self.offset();
+        let field = here - u32::from(field_offset);
+        let reference = here - u32::from(ref_offset);
+        Some((field, field.cast_signed() - reference.cast_signed(), short))
+    }
+}
+
+impl Default for CodeBuffer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Sink for CodeBuffer {
+    #[inline]
+    fn push(&mut self, byte: u8) {
+        self.code.bytes.push(byte);
+    }
+
+    #[inline]
+    fn extend(&mut self, bytes: &[u8]) {
+        self.code.bytes.extend_from_slice(bytes);
+    }
+
+    fn dynamic_label(&mut self, label: Label) {
+        let here = self.offset();
+        if self.code.labels[label as usize].replace(here).is_some() {
+            self.fail(AsmError::Redefined(label));
+        }
+    }
+
+    fn dynamic_reloc(
+        &mut self,
+        label: Label,
+        target_offset: isize,
+        field_offset: u8,
+        ref_offset: u8,
+        kind: u8,
+    ) {
+        if let Some((field, addend, short)) = self.field(field_offset, ref_offset, kind) {
+            self.fixups.push(Fixup { label, field, addend: addend + target_offset as i32, short });
+        }
+    }
+
+    fn value_reloc(&mut self, symbol: HostSymbol, field_offset: u8, ref_offset: u8, kind: u8) {
+        match self.field(field_offset, ref_offset, kind) {
+            Some((at, addend, false)) => {
+                self.code.relocations.push(Relocation { at, symbol, addend });
+            }
+            Some(_) => self.fail(AsmError::ReferenceKind(kind)),
+            None => {}
+        }
+    }
+
+    fn align(&mut self, alignment: usize, byte: u8) {
+        let aligned = self.code.bytes.len().next_multiple_of(alignment);
+        self.code.bytes.resize(aligned, byte);
+    }
+
+    fn open(&mut self, window: Window) {
+        let at = self.offset();
+        if self.open[window as usize].replace(at).is_some() {
+            self.fail(AsmError::Window { window, at });
+        }
+    }
+
+    fn close(&mut self, window: Window) {
+        let end = self.offset();
+        match self.open[window as usize].take() {
+            Some(start) => self.code.windows.push(WindowRange { window, start, end }),
+            None => self.fail(AsmError::Window { window, at: end }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::__private::dynasm;
+
+    #[test]
+    fn jumps_of_both_widths_and_directions_reach_their_labels() {
+        let mut a = CodeBuffer::new();
+        dynasm!(a ; .arch x64
+            ; jmp BYTE =>Label::Iretq
+            ; =>Label::Syscall64
+            ; nop
+            ; jnz =>Label::Syscall64
+            ; =>Label::Iretq
+            ; jmp BYTE =>Label::Syscall64
+        );
+        let code = a.finish().unwrap();
+        assert_eq!(
+            code.bytes,
+            [0xEB, 7, 0x90, 0x0F, 0x85, 0xF9, 0xFF, 0xFF, 0xFF, 0xEB, 0xF7],
+        );
+        assert_eq!(code.labels[Label::Iretq as usize], Some(9));
+    }
+
+    #[test]
+    fn what_goes_wrong_is_reported_not_panicked() {
+        let mut a = CodeBuffer::new();
+        dynasm!(a ; .arch x64 ; jmp =>Label::Iretq);
+        assert_eq!(a.finish().unwrap_err(), AsmError::Undefined(Label::Iretq));
+
+        let mut a = CodeBuffer::new();
+        dynasm!(a ; .arch x64 ; =>Label::Iretq ; =>Label::Iretq);
+        assert_eq!(a.finish().unwrap_err(), AsmError::Redefined(Label::Iretq));
+
+        let mut a = CodeBuffer::new();
+        dynasm!(a ; .arch x64 ; jmp BYTE =>Label::Iretq ; .bytes &[0x90; 128] ; =>Label::Iretq);
+        let error = AsmError::OutOfReach { at: 1, label: Label::Iretq };
+        assert_eq!(a.finish().unwrap_err(), error);
+
+        let mut a = CodeBuffer::new();
+        a.close(Window::GuestRoot);
+        let window = AsmError::Window { window: Window::GuestRoot, at: 0 };
+        assert_eq!(a.finish().unwrap_err(), window);
+
+        let mut a = CodeBuffer::new();
+        a.open(Window::GuestRoot);
+        assert_eq!(a.finish().unwrap_err(), window);
+    }
+
+    #[test]
+    fn references_to_the_host_become_relocations() {
+        let mut a = CodeBuffer::new();
+        dynasm!(a ; .arch x64 ; nop ; call extern HostSymbol("host_nmi"));
+        let code = a.finish().unwrap();
+        let symbol = HostSymbol("host_nmi");
+        assert_eq!(code.relocations, [Relocation { at: 2, symbol, addend: -4 }]);
+        assert_eq!(code.bytes, [0x90, 0xE8, 0, 0, 0, 0]);
+    }
+}

@@ -1,0 +1,51 @@
+//! The emitters: one file per routine, in the order in which the routines lie in memory. Each file
+//! opens with what the CPU has just done, what is live and what may be clobbered.
+//!
+//! | file | routine |
+//! |---|---|
+//! | `enter_guest` | `switcher_enter_guest`: the host's call into the guest |
+//! | `return_to_guest` | the choice between SYSRETQ and IRETQ, and the one IRETQ |
+//! | `syscall_64` | `entry_SYSCALL_64_switcher`: the decision, the one SYSRETQ, the exit frame |
+//! | `to_smod`, `to_umod` | the two direct switches |
+//! | `return_from_guest` | `switcher_return_from_guest`: the common exit |
+//! | `syscall_compat` | `entry_SYSCALL_compat_switcher`: what answers a 32-bit SYSCALL |
+//!
+//! Inside `asm!`, a `///` line becomes a comment of the listing, so it is written for its reader.
+
+mod enter_guest;
+mod return_from_guest;
+mod return_to_guest;
+mod syscall_64;
+mod syscall_compat;
+mod to_smod;
+mod to_umod;
+
+use switcher_macros::asm;
+
+use crate::asm::{Label, Sink};
+use crate::variant::Variant;
+
+/// INT3: what fills gaps, so that a jump into one stops at once.
+const FILLER: u8 = 0xCC;
+/// Entry points start on a boundary of the size CPUs fetch at.
+const ENTRY_ALIGNMENT: usize = 16;
+
+/// Emits a whole switcher. Deterministic: equal variants give equal bytes.
+pub fn switcher<S: Sink>(a: &mut S, variant: &Variant) {
+    enter_guest::emit(a, variant);
+    return_to_guest::emit(a, variant);
+    a.align(ENTRY_ALIGNMENT, FILLER);
+    syscall_64::emit(a, variant);
+    return_from_guest::emit(a, variant);
+    a.align(ENTRY_ALIGNMENT, FILLER);
+    syscall_compat::emit(a, variant);
+}
+
+/// Opens a routine that is reached by SYSCALL or through a pointer of the host's: with indirect
+/// branch tracking, such a target must be an ENDBR64.
+fn entry_point<S: Sink>(a: &mut S, variant: &Variant, label: Label) {
+    a.dynamic_label(label);
+    if variant.axes().ibt {
+        asm!(a ; endbr64);
+    }
+}

@@ -1,0 +1,53 @@
+//! `switcher_return_from_guest`: the common exit, the second half of `switcher_enter_guest`.
+//!
+//! **Reached** from `syscall_64` (falling through) and by a jump from the host's own handlers of
+//! events that interrupted a guest. CPL 0, interrupts off, the host's GS, a guest's root. RSP
+//! points to a whole [`PtRegs`](crate::layout::PtRegs) on the sp0 stack or on one of the IST.
+//! **Live**: RSP and the per-CPU block. The general registers are the guest's, already saved.
+//! **May be clobbered**: all of them.
+//!
+//! Returns the frame's address to the caller of `switcher_enter_guest`.
+
+use switcher_macros::asm;
+
+use super::entry_point;
+use crate::arch::RFlags;
+use crate::asm::{Label, Sink, Window};
+use crate::layout::{PerCpu, TssExtra};
+use crate::variant::Variant;
+
+#[rustfmt::skip]
+pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
+    entry_point(a, variant, Label::ReturnFromGuest);
+    asm!(a
+        /// The host's root.
+        ; gs mov rax, QWORD [PerCpu::tss_extra + TssExtra::host_cr3]
+        ; mov   cr3, rax
+    );
+    a.close(Window::GuestRoot);
+    asm!(a
+        /// The host's stack; the frame's address is the result. No guest is running any more.
+        ; mov   rax, rsp
+        ; gs mov rsp, QWORD [PerCpu::tss_extra + TssExtra::host_rsp]
+        ; gs mov QWORD [PerCpu::tss_extra + TssExtra::host_rsp], 0
+        /// No flag of the guest reaches host code: DF, AC and NT above all.
+        ; push  BYTE RFlags::HOST_EXIT.imm8()
+        ; popfq
+        /// Nor a register it could steer speculation with.
+        ; xor   ecx, ecx
+        ; xor   edx, edx
+        ; xor   esi, esi
+        ; xor   edi, edi
+        ; xor   r8d, r8d
+        ; xor   r9d, r9d
+        ; xor   r10d, r10d
+        ; xor   r11d, r11d
+        ; pop   r15
+        ; pop   r14
+        ; pop   r13
+        ; pop   r12
+        ; pop   rbx
+        ; pop   rbp
+        ; ret
+    );
+}

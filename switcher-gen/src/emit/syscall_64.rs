@@ -1,0 +1,96 @@
+//! `entry_SYSCALL_64_switcher`: where every 64-bit SYSCALL of a guest lands (MSR LSTAR).
+//!
+//! **The CPU** was at CPL 3 in 64-bit mode: SYSCALL from compatibility mode goes to CSTAR. It has
+//! put RIP into RCX and RFLAGS into R11, has cleared the flags in SFMASK and has loaded CS and SS
+//! from STAR. RSP, the active GS base and CR3 are still the guest's.
+//! **Live**: all general registers, RSP too. RCX need not be canonical: the SYSCALL may have been
+//! the last instruction of the canonical half (spec/hazards.md, row 2).
+//! **May be clobbered**: nothing before the decision; afterwards what each path says.
+//!
+//! Until RSP is the host's, only NMI, #MC and #DB can get in, and they have stacks of their own.
+
+use switcher_macros::asm;
+
+use super::{entry_point, to_smod, to_umod};
+use crate::asm::{Label, Sink, Window};
+use crate::layout::{ExitReason, IretFrame, OrigAx, PerCpu, SwitchFlags, Tss, TssExtra};
+use crate::variant::Variant;
+
+#[rustfmt::skip]
+pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
+    let selectors = variant.selectors();
+
+    a.open(Window::GuestRoot);
+    a.open(Window::UnsafeStack);
+    entry_point(a, variant, Label::Syscall64);
+    asm!(a
+        /// No register is free: the guest's RSP goes to the TSS's unused sp2.
+        ; swapgs
+        ; gs mov QWORD [PerCpu::tss + Tss::sp2], rsp
+        ; gs mov rsp, QWORD [PerCpu::tss + Tss::sp0]
+    );
+    a.close(Window::UnsafeStack);
+    asm!(a
+        ; =>Label::Syscall64SafeStack
+        /// In umod, and nothing inhibits?
+        ; gs test QWORD [PerCpu::tss_extra + TssExtra::switch_flags], SwitchFlags::NO_DS_TO_SMOD.imm32()
+        ; jnz   =>Label::NotToSmod
+    );
+
+    to_smod::emit(a, variant);
+
+    asm!(a
+        /// Everything is the guest's but RSP. Nothing may come between its load and SYSRETQ.
+        ; =>Label::Sysretq
+        ; mov   rsp, QWORD [BYTE rsp + IretFrame::rsp]
+    );
+    a.open(Window::UnsafeStack);
+    asm!(a
+        ; =>Label::SysretqUnsafeStack
+        ; sysretq
+    );
+    a.close(Window::UnsafeStack);
+
+    asm!(a
+        ; =>Label::NotToSmod
+        /// In smod, nothing inhibits, and the SYSCALL is ERETU?
+        ; gs test QWORD [PerCpu::tss_extra + TssExtra::switch_flags], SwitchFlags::NO_DS_TO_UMOD.imm32()
+        ; jnz   =>Label::ExitSyscall
+        ; gs cmp rcx, QWORD [PerCpu::tss_extra + TssExtra::retu_rip]
+        ; jne   =>Label::ExitSyscall
+    );
+
+    to_umod::emit(a, variant);
+
+    asm!(a
+        /// ERETU after all, but to other selectors: RCX was found equal to retu_rip.
+        ; =>Label::ExitEretu
+        ; gs mov rcx, QWORD [PerCpu::tss_extra + TssExtra::retu_rip]
+
+        /// Exit: a whole PtRegs below sp0. CS and SS are known, as only 64-bit code gets here.
+        ; =>Label::ExitSyscall
+        ; push  selectors.user_ds().into()
+        ; gs push QWORD [PerCpu::tss + Tss::sp2]
+        ; push  r11
+        ; push  selectors.user_cs().into()
+        ; push  rcx
+        ; push  BYTE 0
+        ; mov   DWORD [BYTE rsp + OrigAx::reason], ExitReason::Syscall as i32
+        ; push  rdi
+        ; push  rsi
+        ; push  rdx
+        ; push  rcx
+        ; push  rax
+        ; push  r8
+        ; push  r9
+        ; push  r10
+        ; push  r11
+        ; push  rbx
+        ; push  rbp
+        ; push  r12
+        ; push  r13
+        ; push  r14
+        ; push  r15
+    );
+    // Falls through to `return_from_guest`, inside the window of the guest's root.
+}

@@ -1,0 +1,332 @@
+//! A finished switcher: position-independent bytes, what is where in them, and, once it is linked,
+//! the address they run at.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use sha2::{Digest, Sha256};
+
+use crate::arch::{CanonicalAddr, NonCanonical};
+use crate::asm::{AsmError, Code, CodeBuffer, HostSymbol, Label, Relocation, Window, WindowRange};
+use crate::emit;
+use crate::variant::Variant;
+
+/// A switcher as emitted: bytes that run at any address once their relocations are filled.
+#[derive(Clone, Debug)]
+pub struct Image {
+    variant: Variant,
+    code: Code,
+}
+
+/// SHA-256 of an image's variant, bytes, entry points and windows.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 32]);
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fingerprint({self})")
+    }
+}
+
+impl Image {
+    /// Emits and assembles `variant`. Equal variants give equal images.
+    ///
+    /// # Errors
+    /// Only if an emitter is wrong; the tests assemble every variant there is.
+    pub fn new(variant: &Variant) -> Result<Self, AsmError> {
+        let mut buffer = CodeBuffer::new();
+        emit::switcher(&mut buffer, variant);
+        Self::from_code(*variant, buffer)
+    }
+
+    pub(crate) fn from_code(variant: Variant, buffer: CodeBuffer) -> Result<Self, AsmError> {
+        let code = buffer.finish()?;
+        // Everything the accessors below rely on.
+        for label in Label::ALL {
+            if code.labels[label as usize].is_none() {
+                return Err(AsmError::Undefined(label));
+            }
+        }
+        Ok(Self { variant, code })
+    }
+
+    /// What it was emitted for.
+    #[must_use]
+    pub const fn variant(&self) -> &Variant {
+        &self.variant
+    }
+
+    /// The instructions, relocations unfilled.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.code.bytes
+    }
+
+    /// Where `label` is, in bytes from the start.
+    #[must_use]
+    pub fn offset(&self, label: Label) -> u32 {
+        // `from_code` refuses an image without all labels.
+        self.code.labels[label as usize].unwrap_or_default()
+    }
+
+    /// The exported entry points and labels, by offset.
+    #[must_use]
+    pub fn symbols(&self) -> Vec<(Label, u32)> {
+        let exported = Label::ALL.into_iter().filter(|label| label.is_exported());
+        let mut symbols: Vec<_> = exported.map(|label| (label, self.offset(label))).collect();
+        symbols.sort_by_key(|(_, offset)| *offset);
+        symbols
+    }
+
+    /// Where the host's own NMI and #MC code must be careful.
+    #[must_use]
+    pub fn windows(&self) -> &[WindowRange] {
+        &self.code.windows
+    }
+
+    /// Whether `window` applies at `offset`.
+    #[must_use]
+    pub fn is_in(&self, window: Window, offset: u32) -> bool {
+        self.windows()
+            .iter()
+            .any(|range| range.window == window && (range.start..range.end).contains(&offset))
+    }
+
+    /// What refers to the host. Nothing does as long as no routine calls it.
+    #[must_use]
+    pub fn relocations(&self) -> &[Relocation] {
+        &self.code.relocations
+    }
+
+    /// Identifies the image: differs whenever anything does that a host could notice.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        let mut hash = Sha256::new();
+        hash.update(alloc::format!("{}\0", self.variant).as_bytes());
+        hash.update((self.bytes().len() as u64).to_le_bytes());
+        hash.update(self.bytes());
+        for (label, offset) in self.symbols() {
+            hash.update(label.name().as_bytes());
+            hash.update([0]);
+            hash.update(offset.to_le_bytes());
+        }
+        for range in self.windows() {
+            hash.update([range.window as u8]);
+            hash.update(range.start.to_le_bytes());
+            hash.update(range.end.to_le_bytes());
+        }
+        for relocation in self.relocations() {
+            hash.update(relocation.symbol.0.as_bytes());
+            hash.update([0]);
+            hash.update(relocation.at.to_le_bytes());
+            hash.update(relocation.addend.to_le_bytes());
+        }
+        Fingerprint(hash.finalize().into())
+    }
+
+    /// The bytes as they must lie at `base`, every relocation filled through `resolve`.
+    ///
+    /// # Errors
+    /// If `base` is not an address of the variant's paging mode or not 16-byte aligned, or if a
+    /// symbol is unknown or beyond the reach of rel32.
+    pub fn link(
+        &self,
+        base: u64,
+        resolve: impl Fn(HostSymbol) -> Option<u64>,
+    ) -> Result<LinkedImage<'_>, LinkError> {
+        let mode = self.variant.axes().paging;
+        let base = mode.address(base)?;
+        // The last byte too: an image may not straddle the end of the canonical half.
+        mode.address(base.get().wrapping_add(self.bytes().len() as u64 - 1))?;
+        if !base.get().is_multiple_of(Self::ALIGNMENT) {
+            return Err(LinkError::Misaligned { base: base.get() });
+        }
+        let mut bytes = self.bytes().to_vec();
+        for &Relocation { at, symbol, addend } in self.relocations() {
+            let target = resolve(symbol).ok_or(LinkError::Unresolved { symbol })?;
+            let field = base.get().wrapping_add(u64::from(at));
+            let value = rel32(field, target.wrapping_add_signed(i64::from(addend)), target)?;
+            let at = at as usize;
+            bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        Ok(LinkedImage { image: self, base, bytes })
+    }
+
+    /// What an image's address must be a multiple of.
+    pub const ALIGNMENT: u64 = 16;
+}
+
+/// An image at the address it runs at.
+#[derive(Clone, Debug)]
+pub struct LinkedImage<'a> {
+    image: &'a Image,
+    base: CanonicalAddr,
+    bytes: Vec<u8>,
+}
+
+impl LinkedImage<'_> {
+    /// The image it was made from.
+    #[must_use]
+    pub const fn image(&self) -> &Image {
+        self.image
+    }
+
+    /// The bytes, to be placed at [`base`](Self::base).
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Where the first byte lies.
+    #[must_use]
+    pub const fn base(&self) -> CanonicalAddr {
+        self.base
+    }
+
+    /// The address of `label`.
+    #[must_use]
+    pub fn address(&self, label: Label) -> u64 {
+        self.base.get() + u64::from(self.image.offset(label))
+    }
+
+    /// Whether `window` applies at address `rip`: for the host's NMI and #MC handlers.
+    #[must_use]
+    pub fn is_in(&self, window: Window, rip: u64) -> bool {
+        u32::try_from(rip.wrapping_sub(self.base.get()))
+            .is_ok_and(|offset| self.image.is_in(window, offset))
+    }
+
+    /// The displacement with which a host's own `call rel32` or `jmp rel32` reaches `label`, for
+    /// hosts that patch their stubs. `next` is the address after the patched instruction.
+    ///
+    /// # Errors
+    /// If the distance does not fit into 32 bits: map the image closer, or go through a pointer.
+    pub fn rel32_to(&self, label: Label, next: u64) -> Result<i32, LinkError> {
+        let target = self.address(label);
+        rel32(next, target, target)
+    }
+}
+
+/// `to - from` as a displacement; `target` is what an error names.
+fn rel32(from: u64, to: u64, target: u64) -> Result<i32, LinkError> {
+    i32::try_from(to.wrapping_sub(from).cast_signed())
+        .map_err(|_| LinkError::Unreachable { from, target })
+}
+
+/// Why an image cannot run at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// SYSCALL would load a RIP that is none.
+    #[error("the switcher cannot be mapped there: {0}")]
+    NonCanonical(#[from] NonCanonical),
+    /// Entry points would lose their alignment.
+    #[error("the switcher cannot be mapped at {base:#x}: not a multiple of {}", Image::ALIGNMENT)]
+    Misaligned {
+        /// The address asked for.
+        base: u64,
+    },
+    /// The host does not know a symbol the image refers to.
+    #[error("the switcher refers to `{}`, which the host does not define", symbol.0)]
+    Unresolved {
+        /// The symbol.
+        symbol: HostSymbol,
+    },
+    /// More than 2 GiB away.
+    #[error("{target:#x} is out of reach of a rel32 at {from:#x}: map the switcher within 2 GiB of it")]
+    Unreachable {
+        /// What the displacement counts from.
+        from: u64,
+        /// What it should reach.
+        target: u64,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::asm::Sink;
+    use std::collections::BTreeSet;
+    use std::string::ToString;
+
+    const NOTHING: fn(HostSymbol) -> Option<u64> = |_| None;
+
+    #[test]
+    fn every_variant_assembles_and_equal_variants_give_equal_images() {
+        let mut fingerprints = BTreeSet::new();
+        for variant in Variant::all() {
+            let image = Image::new(&variant).unwrap();
+            let again = Image::new(&variant).unwrap();
+            assert_eq!(image.bytes(), again.bytes());
+            assert_eq!(image.fingerprint(), again.fingerprint());
+            assert_eq!(image.relocations(), []);
+            assert!(fingerprints.insert(image.fingerprint().to_string()), "{variant}");
+        }
+    }
+
+    #[test]
+    fn a_non_canonical_or_misaligned_address_is_refused() {
+        let image = Image::new(&Variant::REFERENCE).unwrap();
+        let refused = image.link(1 << 47, NOTHING).unwrap_err();
+        assert!(matches!(refused, LinkError::NonCanonical(_)), "{refused}");
+        let refused = image.link((1 << 47) - 16, NOTHING).unwrap_err();
+        assert!(matches!(refused, LinkError::NonCanonical(_)), "{refused}");
+        assert_eq!(image.link(0x1008, NOTHING).unwrap_err(), LinkError::Misaligned { base: 0x1008 });
+        let la57: Variant = "intel-la57".parse().unwrap();
+        assert!(Image::new(&la57).unwrap().link(1 << 47, NOTHING).is_ok());
+    }
+
+    #[test]
+    fn windows_are_found_by_address() {
+        let image = Image::new(&Variant::REFERENCE).unwrap();
+        let linked = image.link(0xffff_fe80_0000_0000, NOTHING).unwrap();
+        let at = |label| linked.address(label);
+        let unsafe_stack = |rip| linked.is_in(Window::UnsafeStack, rip);
+        assert!(unsafe_stack(at(Label::Syscall64)));
+        assert!(unsafe_stack(at(Label::Syscall64SafeStack) - 1));
+        assert!(!unsafe_stack(at(Label::Syscall64SafeStack)));
+        assert!(unsafe_stack(at(Label::SysretqUnsafeStack)));
+        assert!(!unsafe_stack(at(Label::SysretqUnsafeStack) - 1));
+        assert!(linked.is_in(Window::GuestRoot, at(Label::Iretq)));
+        assert!(linked.is_in(Window::GuestRoot, at(Label::ReturnFromGuest)));
+        assert!(!linked.is_in(Window::GuestRoot, at(Label::EnterGuest)));
+        assert!(!linked.is_in(Window::GuestRoot, linked.base().get() - 1));
+        assert!(!linked.is_in(Window::GuestRoot, u64::MAX));
+    }
+
+    #[test]
+    fn relocations_are_filled_or_refused_by_name() {
+        let mut buffer = CodeBuffer::new();
+        emit::switcher(&mut buffer, &Variant::REFERENCE);
+        let call = buffer.offset();
+        crate::__private::dynasm!(buffer ; .arch x64 ; call extern HostSymbol("host_nmi"));
+        buffer.align(16, 0xCC);
+        let image = Image::from_code(Variant::REFERENCE, buffer).unwrap();
+        let symbol = HostSymbol("host_nmi");
+        let base = 0x10_0000;
+
+        assert_eq!(image.link(base, NOTHING).unwrap_err(), LinkError::Unresolved { symbol });
+        let linked = image.link(base, |_| Some(base + u64::from(call) + 5 + 0x1234)).unwrap();
+        let field = call as usize + 1;
+        assert_eq!(linked.bytes()[field..field + 4], 0x1234_i32.to_le_bytes());
+        let far = base + (1 << 40);
+        let refused = image.link(base, |_| Some(far)).unwrap_err();
+        assert!(matches!(refused, LinkError::Unreachable { target, .. } if target == far));
+    }
+
+    #[test]
+    fn a_hosts_own_jump_reaches_the_exit_or_is_told_that_it_does_not() {
+        let image = Image::new(&Variant::REFERENCE).unwrap();
+        let linked = image.link(0x40_0000, NOTHING).unwrap();
+        let target = linked.address(Label::ReturnFromGuest);
+        assert_eq!(linked.rel32_to(Label::ReturnFromGuest, target - 0x100), Ok(0x100));
+        let from = target + (1 << 31) + 1;
+        let unreachable = LinkError::Unreachable { from, target };
+        assert_eq!(linked.rel32_to(Label::ReturnFromGuest, from), Err(unreachable));
+    }
+}

@@ -1,0 +1,18 @@
+//! The structs that emitted code reads and writes, and the typed offsets it reads and writes them
+//! with. Everything follows spec/abi.md; each layout is asserted where it is defined, because
+//! emitted code is only as sound as these offsets.
+
+mod frames;
+mod offset;
+mod percpu;
+mod pvcs;
+
+pub use frames::{ExitReason, IretFrame, OrigAx, PtRegs};
+pub use offset::{AsmLayout, Field, Layout, Offset, Operand, Scalar, disp8, disp32, layout_of};
+pub use percpu::{PerCpu, Split64, SwitchFlags, Tss, TssExtra};
+pub use pvcs::{EventFlags, Pvcs};
+pub use switcher_macros::AsmLayout;
+
+/// Every layout emitted code may name, in the order of a reader's journey.
+pub const LAYOUTS: &[&Layout] =
+    &[PerCpu::LAYOUT, Tss::LAYOUT, TssExtra::LAYOUT, Pvcs::LAYOUT, PtRegs::LAYOUT, IretFrame::LAYOUT];

@@ -1,0 +1,194 @@
+//! The per-CPU block: the hardware's TSS and, behind it, what the switcher keeps of the running
+//! guest. The host's GS base is its address, so GS-relative displacements are offsets into
+//! [`PerCpu`]. (spec/abi.md, "The per-CPU block" and "switch_flags".)
+
+use bitflags::bitflags;
+
+use super::{AsmLayout, Scalar};
+use crate::arch::Cr3;
+use crate::asm::imm32;
+
+/// A 64-bit value that the hardware places at a multiple of 4 only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Split64 {
+    lo: u32,
+    hi: u32,
+}
+
+impl Scalar<8> for Split64 {}
+
+impl From<u64> for Split64 {
+    fn from(value: u64) -> Self {
+        Self { lo: value as u32, hi: (value >> 32) as u32 }
+    }
+}
+
+impl From<Split64> for u64 {
+    fn from(value: Split64) -> Self {
+        Self::from(value.hi) << 32 | Self::from(value.lo)
+    }
+}
+
+/// The task state segment (Intel SDM vol. 3, 8.7; AMD APM vol. 2, 12.2.5).
+#[derive(Clone, Copy, Debug, Default, AsmLayout)]
+#[repr(C)]
+#[asm(size = 104, align = 4)]
+pub struct Tss {
+    _reserved0: u32,
+    /// The stack events of CPL 3 and SYSCALL exits land on; guest frames end here.
+    #[asm(at = 0x04)]
+    pub sp0: Split64,
+    /// Unused by hardware in 64-bit mode.
+    #[asm(at = 0x0C)]
+    pub sp1: Split64,
+    /// Unused by hardware in 64-bit mode: scratch for the guest's RSP at SYSCALL.
+    #[asm(at = 0x14)]
+    pub sp2: Split64,
+    _reserved1: Split64,
+    /// Stack of IST 1.
+    #[asm(at = 0x24)]
+    pub ist1: Split64,
+    /// Stack of IST 2.
+    pub ist2: Split64,
+    /// Stack of IST 3.
+    pub ist3: Split64,
+    /// Stack of IST 4.
+    pub ist4: Split64,
+    /// Stack of IST 5.
+    pub ist5: Split64,
+    /// Stack of IST 6.
+    pub ist6: Split64,
+    /// Stack of IST 7.
+    pub ist7: Split64,
+    _reserved2: Split64,
+    _reserved3: u16,
+    /// Offset of the I/O permission bitmap; at or beyond the segment's limit there is none.
+    #[asm(at = 0x66)]
+    pub iomap_base: u16,
+}
+
+bitflags! {
+    /// Which mode a guest is in and what keeps it from direct switching. All 64 bits count: every
+    /// bit but [`SMOD`](Self::SMOD) and [`UMOD`](Self::UMOD) inhibits, the host's own from bit 12
+    /// on too.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    #[repr(transparent)]
+    pub struct SwitchFlags: u64 {
+        /// The guest is in its supervisor mode.
+        const SMOD = 1 << 0;
+        /// The guest is in its user mode.
+        const UMOD = 1 << 1;
+        /// The other mode's CR3 is not prepared.
+        const NO_DS_CR3 = 1 << 2;
+        /// The host wants the next chance to inject an interrupt.
+        const IRQ_WIN = 1 << 8;
+        /// The host wants the next chance to inject an NMI.
+        const NMI_WIN = 1 << 9;
+        /// The host single-steps the guest.
+        const SINGLE_STEP = 1 << 10;
+        /// No PVCS is registered: there is nowhere to save umod's registers.
+        const PVCS_INVALID = 1 << 11;
+        /// The bits a host may define for itself.
+        const HOST_OWN = !0 << 12;
+
+        /// What a direct switch toggles.
+        const MODE_TOGGLE = Self::SMOD.bits() | Self::UMOD.bits();
+        /// One test answers "in umod" and "no inhibitor" at once.
+        const NO_DS_TO_SMOD = !Self::UMOD.bits();
+        /// One test answers "in smod" and "no inhibitor" at once.
+        const NO_DS_TO_UMOD = !Self::SMOD.bits();
+    }
+}
+
+impl Scalar<8> for SwitchFlags {}
+
+impl SwitchFlags {
+    /// These bits as an instruction's immediate.
+    #[must_use]
+    pub const fn imm32(self) -> i32 {
+        imm32(self.bits())
+    }
+
+    /// These bits as the immediate of an access to the flags' low byte.
+    #[must_use]
+    pub const fn imm8(self) -> i8 {
+        assert!(self.bits() <= i8::MAX as u64, "these flags are not in the low byte");
+        self.bits() as i8
+    }
+}
+
+/// What the switcher knows of the guest it runs. The second cache line is all that a direct switch
+/// touches. The host owns every field the switcher is not said to write.
+#[derive(Clone, Copy, Debug, Default, AsmLayout)]
+#[repr(C, align(64))]
+#[asm(size = 0x80, align = 64)]
+pub struct TssExtra {
+    /// CR3 to load on exit.
+    #[asm(at = 0x00)]
+    pub host_cr3: Cr3,
+    /// Host stack to return to; non-zero exactly while a guest is being run. The switcher's.
+    #[asm(at = 0x08)]
+    pub host_rsp: u64,
+    /// CR3 for the next entry.
+    #[asm(at = 0x10)]
+    pub enter_cr3: Cr3,
+    _line0: [u64; 5],
+    /// The guest's mode and what inhibits direct switching. The switcher toggles the mode.
+    #[asm(at = 0x40)]
+    pub switch_flags: SwitchFlags,
+    /// Root of smod.
+    #[asm(at = 0x48)]
+    pub smod_cr3: Cr3,
+    /// Root of umod.
+    #[asm(at = 0x50)]
+    pub umod_cr3: Cr3,
+    /// The PVCS as the host addresses it, mapped supervisor in every guest root.
+    #[asm(at = 0x58)]
+    pub pvcs: u64,
+    /// RIP after the ERETU SYSCALL.
+    #[asm(at = 0x60)]
+    pub retu_rip: u64,
+    /// Where a SYSCALL of umod lands (the guest's LSTAR). Canonical.
+    #[asm(at = 0x68)]
+    pub smod_entry: u64,
+    /// GS base smod starts with. Canonical.
+    #[asm(at = 0x70)]
+    pub smod_gsbase: u64,
+    /// Stack of smod: saved by ERETU, loaded by umod's SYSCALL. The switcher's and the host's.
+    #[asm(at = 0x78)]
+    pub smod_rsp: u64,
+}
+
+/// One CPU's block. The alignment keeps the TSS within a page, as hardware wants it.
+#[derive(Clone, Copy, Debug, Default, AsmLayout)]
+#[repr(C, align(256))]
+#[asm(size = 0x100, align = 256)]
+pub struct PerCpu {
+    /// The hardware's part.
+    #[asm(at = 0x00, nested)]
+    pub tss: Tss,
+    /// The switcher's part.
+    #[asm(at = 0x80, nested)]
+    pub tss_extra: TssExtra,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn split64_keeps_all_bits() {
+        let value = 0x0123_4567_89AB_CDEF;
+        assert_eq!(u64::from(Split64::from(value)), value);
+    }
+
+    #[test]
+    fn one_test_answers_mode_and_inhibitors() {
+        for bit in 0..64 {
+            let flag = SwitchFlags::from_bits_retain(1 << bit);
+            assert_eq!(flag.intersects(SwitchFlags::NO_DS_TO_SMOD), bit != 1, "bit {bit}");
+            assert_eq!(flag.intersects(SwitchFlags::NO_DS_TO_UMOD), bit != 0, "bit {bit}");
+        }
+    }
+}

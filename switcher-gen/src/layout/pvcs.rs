@@ -1,0 +1,67 @@
+//! The page shared with the guest (spec/abi.md, "PVCS"), RFC revision of 2024.
+//!
+//! The guest may write it at any moment and from any of its CPUs, **between any two instructions**:
+//! each field is read at most once, and nothing read from it is trusted (spec/hazards.md, row 24).
+
+use bitflags::bitflags;
+
+use super::AsmLayout;
+
+bitflags! {
+    /// Bits of [`Pvcs::event_flags`] that mean something.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub struct EventFlags: u64 {
+        /// An event is pending that the guest's interrupt flag holds back.
+        const IP = 1 << 8;
+        /// The guest's virtual interrupt flag.
+        const IF = 1 << 9;
+    }
+}
+
+/// Where umod's registers go on the way to smod and come from on the way back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
+#[repr(C)]
+#[asm(size = 128, align = 8)]
+pub struct Pvcs {
+    /// Virtual interrupt flag and pending flag: see [`EventFlags`].
+    #[asm(at = 0x00)]
+    pub event_flags: u64,
+    /// Error code of the event being delivered.
+    #[asm(at = 0x08)]
+    pub event_errcode: u32,
+    /// Vector of the event being delivered.
+    #[asm(at = 0x0C)]
+    pub event_vector: u32,
+    /// Faulting address of a #PF.
+    #[asm(at = 0x10)]
+    pub cr2: u64,
+    _reserved0: [u64; 5],
+    /// CS of umod.
+    #[asm(at = 0x40)]
+    pub user_cs: u16,
+    /// SS of umod.
+    #[asm(at = 0x42)]
+    pub user_ss: u16,
+    _reserved1: [u32; 3],
+    /// GS base of umod.
+    #[asm(at = 0x50)]
+    pub user_gsbase: u64,
+    /// RFLAGS of umod, low half.
+    #[asm(at = 0x58)]
+    pub eflags: u32,
+    /// Protection keys of umod.
+    #[asm(at = 0x5C)]
+    pub pkru: u32,
+    /// RIP of umod.
+    #[asm(at = 0x60)]
+    pub rip: u64,
+    /// RSP of umod.
+    #[asm(at = 0x68)]
+    pub rsp: u64,
+    /// RCX of umod.
+    #[asm(at = 0x70)]
+    pub rcx: u64,
+    /// R11 of umod.
+    #[asm(at = 0x78)]
+    pub r11: u64,
+}

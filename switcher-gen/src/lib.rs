@@ -1,0 +1,25 @@
+//! Emits switchers.
+#![cfg_attr(not(feature = "std"), no_std)]
+#![deny(unsafe_code)]
+
+extern crate alloc;
+extern crate self as switcher_gen;
+#[cfg(all(test, not(feature = "std")))]
+extern crate std;
+
+pub mod arch;
+pub mod asm;
+pub mod emit;
+mod image;
+pub mod layout;
+mod variant;
+
+pub use image::{Fingerprint, Image, LinkError, LinkedImage};
+pub use variant::{Axes, IllegalVariant, UnknownVariant, Variant};
+
+/// What expansions of the macros refer to.
+#[doc(hidden)]
+pub mod __private {
+    pub use dynasm::dynasm;
+    pub use memoffset;
+}

@@ -1,0 +1,600 @@
+//! `asm!`: dynasm's syntax with struct fields as memory operands.
+//!
+//! The macro understands just enough of each statement to rewrite it: where operands begin and
+//! end, and which of them are memory. Everything else, above all which instructions exist and how
+//! they are encoded, is left to `dynasm!`, to which the rewritten statements go. Between them it
+//! puts calls that tell the sink what a listing wants to know of the instruction that follows.
+//!
+//! Two properties are worth keeping in mind when changing this file:
+//! - A displacement reaches `dynasm!` only as the result of `disp8` or `disp32`, evaluated in a
+//!   `const` block. There must be no second way: no raw numbers, no index registers, no dynasm
+//!   type maps, no register aliases that would hide a register from [`Operand::parse`].
+//! - Each offset expression is expanded once, so that a mistake in it is reported once.
+
+use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::ext::IdentExt;
+use syn::parse::{ParseStream, Parser};
+use syn::{
+    Attribute, BinOp, Error, Expr, ExprBinary, ExprLit, ExprUnary, Lit, Meta, Result, Token, UnOp,
+};
+
+use crate::text;
+
+pub(crate) fn expand(input: TokenStream) -> TokenStream {
+    try_expand(input).unwrap_or_else(Error::into_compile_error)
+}
+
+fn try_expand(input: TokenStream) -> Result<TokenStream> {
+    let (sink, statements) = Parser::parse2(parse, input)?;
+    let statements = statements.iter().map(|statement| statement.expand(&sink));
+    Ok(quote! {{
+        // The sink's methods are called as methods, so that any kind of reference will do.
+        #[allow(unused_imports)]
+        use ::switcher_gen::asm::Sink as _;
+        ::switcher_gen::__private::dynasm! { #sink ; .arch x64 #(#statements)* }
+    }})
+}
+
+/// The sink's name and the statements.
+fn parse(input: ParseStream<'_>) -> Result<(Ident, Vec<Statement>)> {
+    let sink = input.parse()?;
+    let mut statements = Vec::new();
+    let mut errors: Option<Error> = None;
+    // Doc comments may stand on either side of the `;` that introduces their statement.
+    let mut comments = Comments::parse(input)?;
+    while !input.is_empty() {
+        input.parse::<Token![;]>()?;
+        let is_rust = input.peek(Token![;]) && input.parse::<Token![;]>().is_ok();
+        match parse_within(take_until_semicolon(input)?, |chunk| {
+            comments.extend(Comments::parse(chunk)?);
+            let body = if is_rust {
+                Some(Body::Rust(take_until_comment(chunk)?))
+            } else {
+                Body::parse(chunk)?
+            };
+            let behind = Comments::parse(chunk)?;
+            if !chunk.is_empty() {
+                return Err(chunk.error("expected `,` and another operand, or `;`"));
+            }
+            Ok((body, behind))
+        }) {
+            Ok((Some(body), behind)) => {
+                let comments = std::mem::replace(&mut comments, behind);
+                statements.push(Statement { comments, body });
+            }
+            // A comment between two semicolons, or a semicolon at the end.
+            Ok((None, _)) => {}
+            // Go on, to report the mistakes of all statements at once.
+            Err(error) => match &mut errors {
+                Some(errors) => errors.combine(error),
+                None => errors = Some(error),
+            },
+        }
+    }
+    match errors {
+        Some(errors) => Err(errors),
+        None => comments.none_left().map(|()| (sink, statements)),
+    }
+}
+
+/// Runs `parser` on `tokens` such that an unexpected end is reported at their last token, where
+/// `syn` itself would blame the whole macro invocation.
+fn parse_within<T>(
+    tokens: TokenStream,
+    parser: impl FnOnce(ParseStream<'_>) -> Result<T>,
+) -> Result<T> {
+    let end = tokens.clone().into_iter().last().map_or_else(Span::call_site, |last| last.span());
+    let mut group = Group::new(Delimiter::Brace, tokens);
+    group.set_span(end);
+    let braced = |input: ParseStream<'_>| {
+        let content;
+        syn::braced!(content in input);
+        parser(&content)
+    };
+    braced.parse2(TokenTree::from(group).into())
+}
+
+fn take_until_semicolon(input: ParseStream<'_>) -> Result<TokenStream> {
+    take_until(input, |input| input.peek(Token![;]))
+}
+
+fn take_until_comment(input: ParseStream<'_>) -> Result<TokenStream> {
+    take_until(input, |input| {
+        let ahead = input.fork();
+        matches!(Attribute::parse_outer(&ahead), Ok(attrs) if attrs.iter().any(is_doc))
+    })
+}
+
+fn take_until(input: ParseStream<'_>, end: impl Fn(ParseStream<'_>) -> bool) -> Result<TokenStream> {
+    let mut tokens = TokenStream::new();
+    while !input.is_empty() && !end(input) {
+        tokens.extend([input.parse::<TokenTree>()?]);
+    }
+    Ok(tokens)
+}
+
+fn is_doc(attr: &Attribute) -> bool {
+    attr.path().is_ident("doc")
+}
+
+/// The doc comments in front of a statement.
+#[derive(Default)]
+struct Comments {
+    lines: Vec<String>,
+    last: Option<Span>,
+}
+
+impl Comments {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let mut comments = Self::default();
+        for attr in Attribute::parse_outer(input)? {
+            let text = match &attr.meta {
+                Meta::NameValue(meta) if is_doc(&attr) => match &meta.value {
+                    Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Some(text.value()),
+                    _ => None,
+                },
+                _ => None,
+            };
+            let Some(text) = text else {
+                let message = "of attributes, asm! takes only doc comments";
+                return Err(Error::new_spanned(attr, message));
+            };
+            let line = text.strip_prefix(' ').unwrap_or(&text);
+            comments.lines.push(line.trim_end().to_owned());
+            comments.last = Some(attr.bracket_token.span.join());
+        }
+        Ok(comments)
+    }
+
+    fn extend(&mut self, later: Self) {
+        self.lines.extend(later.lines);
+        self.last = later.last.or(self.last);
+    }
+
+    fn none_left(&self) -> Result<()> {
+        match self.last {
+            None => Ok(()),
+            Some(span) => Err(Error::new(span, "no statement follows this comment")),
+        }
+    }
+}
+
+struct Statement {
+    comments: Comments,
+    body: Body,
+}
+
+impl Statement {
+    fn expand(&self, sink: &Ident) -> TokenStream {
+        let comments = self.comments.lines.iter().map(|line| quote!(;; #sink.comment(#line)));
+        let body = match &self.body {
+            Body::Rust(tokens) => quote!(;; #tokens),
+            Body::Verbatim(tokens) => quote!(; #tokens),
+            Body::Instruction(instruction) => instruction.expand(sink),
+        };
+        quote!(#(#comments)* #body)
+    }
+}
+
+enum Body {
+    /// A Rust statement, which dynasm marks with a doubled semicolon.
+    Rust(TokenStream),
+    /// A label or a directive.
+    Verbatim(TokenStream),
+    Instruction(Instruction),
+}
+
+impl Body {
+    /// `None` if there is nothing but comments.
+    fn parse(input: ParseStream<'_>) -> Result<Option<Self>> {
+        if input.is_empty() {
+            return Ok(None);
+        }
+        let is_label = input.peek(Token![->])
+            || input.peek(Token![=>])
+            || (input.peek(syn::Ident::peek_any) && input.peek2(Token![:]));
+        if is_label {
+            return take_until_comment(input).map(Self::Verbatim).map(Some);
+        }
+        if input.peek(Token![.]) {
+            let ahead = input.fork();
+            ahead.parse::<Token![.]>()?;
+            let name = ahead.call(Ident::parse_any)?;
+            if name == "alias" {
+                let message = "asm! knows registers by their own names only";
+                return Err(Error::new(name.span(), message));
+            }
+            if name == "arch" {
+                return Err(Error::new(name.span(), "asm! assembles for x64 only"));
+            }
+            return take_until_comment(input).map(Self::Verbatim).map(Some);
+        }
+        Instruction::parse(input).map(Self::Instruction).map(Some)
+    }
+}
+
+struct Instruction {
+    /// Prefixes, then the mnemonic.
+    words: Vec<Ident>,
+    operands: Vec<Operand>,
+}
+
+impl Instruction {
+    /// What dynasm takes for a prefix instead of a mnemonic.
+    const PREFIXES: [&str; 12] = [
+        "lock", "rep", "repe", "repz", "repne", "repnz", "cs", "ds", "es", "fs", "gs", "ss",
+    ];
+
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let mut words = Vec::new();
+        loop {
+            let Ok(word) = input.call(Ident::parse_any) else {
+                return Err(input.error("expected an instruction"));
+            };
+            let is_prefix = Self::PREFIXES.iter().any(|prefix| word == prefix);
+            words.push(word);
+            if !is_prefix {
+                break;
+            }
+        }
+        let mut operands = Vec::new();
+        if !input.is_empty() && !input.peek(Token![#]) {
+            operands.push(Operand::parse(input)?);
+            while input.peek(Token![,]) {
+                input.parse::<Token![,]>()?;
+                operands.push(Operand::parse(input)?);
+            }
+        }
+        Ok(Self { words, operands })
+    }
+
+    fn expand(&self, sink: &Ident) -> TokenStream {
+        let Self { words, operands } = self;
+        let line = u32::try_from(words[0].span().start().line).unwrap_or(u32::MAX);
+        let notes = operands.iter().map(|operand| operand.note(sink));
+        let code = match words.as_slice() {
+            [mnemonic] if operands.is_empty() => missing_from_dynasm(mnemonic),
+            _ => None,
+        };
+        let code = code.unwrap_or_else(|| {
+            let sized = !words.last().is_some_and(is_sizeless);
+            let operands = operands.iter().map(|operand| operand.expand(sized));
+            quote!(#(#words)* #(#operands),*)
+        });
+        quote! {
+            ;; #sink.source(::core::file!(), #line)
+            #(#notes)*
+            ; #code
+        }
+    }
+}
+
+/// The bytes of instructions that dynasm 5.1 has no name for.
+fn missing_from_dynasm(mnemonic: &Ident) -> Option<TokenStream> {
+    let bytes = match mnemonic.to_string().as_str() {
+        "endbr64" => quote!(&[0xf3, 0x0f, 0x1e, 0xfa]),
+        // To 64-bit mode: REX.W, then the opcode of dynasm's `sysret`.
+        "sysretq" => quote!(&[0x48, 0x0f, 0x07]),
+        // To compatibility mode: dynasm's `sysret`, by a name that says so.
+        "sysretl" => quote!(&[0x0f, 0x07]),
+        _ => return None,
+    };
+    Some(quote!(.bytes #bytes))
+}
+
+/// Whether dynasm refuses a size hint on this instruction's memory operand, for there is only one
+/// size (or none at all). `asm!` wants the hint all the same: the field's width is checked by it.
+fn is_sizeless(mnemonic: &Ident) -> bool {
+    const SIZELESS: [&str; 10] = [
+        "invlpg", "lea", "lldt", "lmsw", "ltr", "sldt", "smsw", "str", "verr", "verw",
+    ];
+    SIZELESS.iter().any(|known| mnemonic == known)
+}
+
+enum Operand {
+    Memory(Memory),
+    /// An expression whose value rustc finds out, with dynasm's size hint if it has one.
+    Immediate { hint: Option<Ident>, value: Expr },
+    /// A register, a literal or a label.
+    Verbatim(TokenStream),
+}
+
+impl Operand {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let hint = parse_hint(input)?;
+        if input.peek(syn::token::Bracket) {
+            return Memory::parse(hint, input).map(Self::Memory);
+        }
+        let is_label = input.peek(Token![->])
+            || input.peek(Token![=>])
+            || input.peek(Token![>])
+            || input.peek(Token![<])
+            || input.peek(Token![extern]);
+        if is_label {
+            let marker = if input.peek(Token![->]) {
+                input.parse::<Token![->]>()?.into_token_stream()
+            } else if input.peek(Token![=>]) {
+                input.parse::<Token![=>]>()?.into_token_stream()
+            } else {
+                input.parse::<TokenTree>()?.into_token_stream()
+            };
+            let target: Expr = input.parse()?;
+            return Ok(Self::Verbatim(quote!(#hint #marker #target)));
+        }
+        let value: Expr = input.parse()?;
+        if input.peek(Token![=>]) {
+            return Err(input.error(
+                "asm! does not take dynasm's type maps: write `SIZE [register + Struct::field]`",
+            ));
+        }
+        if is_register(&value) || is_literal(&value) {
+            Ok(Self::Verbatim(quote!(#hint #value)))
+        } else {
+            Ok(Self::Immediate { hint, value })
+        }
+    }
+
+    /// What to tell the sink before the instruction.
+    fn note(&self, sink: &Ident) -> TokenStream {
+        match self {
+            Self::Memory(memory) => memory.note(sink),
+            Self::Immediate { value, .. } => {
+                let text = text::of(value);
+                quote!(;; #sink.immediate(#text))
+            }
+            Self::Verbatim(_) => TokenStream::new(),
+        }
+    }
+
+    /// The operand as dynasm gets it; `sized` if it takes size hints on memory.
+    fn expand(&self, sized: bool) -> TokenStream {
+        match self {
+            Self::Memory(memory) => memory.expand(sized),
+            Self::Immediate { hint, value } => quote!(#hint #value),
+            Self::Verbatim(tokens) => tokens.clone(),
+        }
+    }
+}
+
+/// `SIZE [BYTE base + offset + offset]`
+struct Memory {
+    hint: Ident,
+    width: usize,
+    /// Of the brackets and what they enclose.
+    span: Span,
+    address: Address,
+}
+
+enum Address {
+    /// `[base]`
+    Base(Ident),
+    /// `[base + offset]`, `[offset]`, where the offset is one Rust expression by now.
+    Field { base: Option<Ident>, displacement: Displacement, offset: TokenStream },
+}
+
+enum Displacement {
+    /// `[BYTE ..]`
+    Disp8(Ident),
+    Disp32,
+}
+
+impl Memory {
+    fn parse(hint: Option<Ident>, input: ParseStream<'_>) -> Result<Self> {
+        let content;
+        let span = syn::bracketed!(content in input).span.join();
+        let Some(hint) = hint else {
+            return Err(Error::new(
+                span,
+                "a memory operand needs its size in front: `BYTE`, `WORD`, `DWORD` or `QWORD`",
+            ));
+        };
+        let width = match hint.to_string().as_str() {
+            "BYTE" => 1,
+            "WORD" => 2,
+            "DWORD" => 4,
+            "QWORD" => 8,
+            other => {
+                let message = format!(
+                    "no field is a `{other}` operand: use `BYTE`, `WORD`, `DWORD` or `QWORD`"
+                );
+                return Err(Error::new(hint.span(), message));
+            }
+        };
+        let address = Address::parse(span, &content)?;
+        Ok(Self { hint, width, span, address })
+    }
+
+    fn note(&self, sink: &Ident) -> TokenStream {
+        let Address::Field { displacement, offset, .. } = &self.address else {
+            return TokenStream::new();
+        };
+        // rustc is to blame the operand, not all of asm!, for a field of the wrong width.
+        let span = Span::mixed_site().located_at(self.span);
+        let function = match displacement {
+            Displacement::Disp8(_) => quote_spanned!(span=> disp8),
+            Displacement::Disp32 => quote_spanned!(span=> disp32),
+        };
+        let width = self.width;
+        quote_spanned! {span=>
+            ;; let (operand, displacement) = const {
+                let offset = #offset;
+                (
+                    ::switcher_gen::layout::layout_of(offset),
+                    ::switcher_gen::layout::#function::<#width, _, _>(offset)
+                )
+            }
+            ;; #sink.operand(operand)
+        }
+    }
+
+    fn expand(&self, sized: bool) -> TokenStream {
+        let hint = sized.then_some(&self.hint);
+        match &self.address {
+            Address::Base(base) => quote!(#hint [#base]),
+            Address::Field { base, displacement, .. } => {
+                let byte = match displacement {
+                    Displacement::Disp8(byte) => Some(byte),
+                    Displacement::Disp32 => None,
+                };
+                let base = base.as_ref().map(|base| quote!(#base +));
+                // As in `note`, where it is bound.
+                let span = Span::mixed_site().located_at(self.span);
+                let displacement = Ident::new("displacement", span);
+                quote!(#hint [#byte #base #displacement])
+            }
+        }
+    }
+}
+
+impl Address {
+    /// Parses what the brackets (at `span`) enclose.
+    fn parse(span: Span, input: ParseStream<'_>) -> Result<Self> {
+        let displacement = match parse_hint(input)? {
+            None => Displacement::Disp32,
+            Some(hint) if hint == "BYTE" => Displacement::Disp8(hint),
+            Some(hint) => {
+                let message = "only `BYTE` can ask for another size of displacement";
+                return Err(Error::new(hint.span(), message));
+            }
+        };
+        let mut terms = Vec::new();
+        if !input.is_empty() {
+            flatten(input.parse()?, &mut terms);
+        }
+        if !input.is_empty() {
+            return Err(input.error("expected `+` or `]`"));
+        }
+        let (base, offsets) = match terms.as_slice() {
+            [first, offsets @ ..] if is_register(first) => (Some(base_register(first)?), offsets),
+            offsets => (None, offsets),
+        };
+        offsets.iter().try_for_each(check_offset)?;
+        match (base, offsets, displacement) {
+            (Some(base), [], Displacement::Disp32) => Ok(Self::Base(base)),
+            (_, [], Displacement::Disp8(byte)) => {
+                Err(Error::new(byte.span(), "there is no displacement that could be a `BYTE`"))
+            }
+            (None, [_, ..], Displacement::Disp8(byte)) => Err(Error::new(
+                byte.span(),
+                "an address without a register takes 32 bits: drop the inner `BYTE`",
+            )),
+            (base, [first, rest @ ..], displacement) => {
+                let span = Span::mixed_site().located_at(span);
+                let offset = quote_spanned!(span=> #first #(.then(#rest))*);
+                Ok(Self::Field { base, displacement, offset })
+            }
+            (None, [], Displacement::Disp32) => {
+                Err(Error::new(span, "expected a register, an offset or their sum"))
+            }
+        }
+    }
+}
+
+/// The terms of a sum, whatever parentheses it has: addition of offsets is associative.
+fn flatten(sum: Expr, terms: &mut Vec<Expr>) {
+    match sum {
+        Expr::Binary(ExprBinary { op: BinOp::Add(_), left, right, .. }) => {
+            flatten(*left, terms);
+            flatten(*right, terms);
+        }
+        Expr::Paren(paren) => flatten(*paren.expr, terms),
+        Expr::Group(group) => flatten(*group.expr, terms),
+        term => terms.push(term),
+    }
+}
+
+fn base_register(register: &Expr) -> Result<Ident> {
+    match as_ident(register) {
+        Some(name) if GPRS_64.iter().any(|known| name == known) => Ok(name.clone()),
+        _ => {
+            let message = "only a 64-bit general-purpose register can be the base of an address";
+            Err(Error::new_spanned(register, message))
+        }
+    }
+}
+
+/// Rejects what cannot be an `Offset`. What could be one is for rustc to check.
+fn check_offset(term: &Expr) -> Result<()> {
+    let message = if is_literal(term) {
+        "displacements come from structs: describe this memory as a `#[repr(C)]` struct that \
+         derives `AsmLayout`, and name the field"
+    } else if is_register(term) {
+        "an address is at most one register, in front, and offsets: asm! takes no index registers"
+    } else if matches!(term, Expr::Path(_) | Expr::MethodCall(_) | Expr::Call(_)) {
+        return Ok(());
+    } else {
+        "expected the offset of a field, such as `Struct::field`, or a sum of such"
+    };
+    Err(Error::new_spanned(term, message))
+}
+
+/// dynasm's size hints, all of which it takes anywhere.
+const HINTS: [&str; 10] = [
+    "BYTE", "WORD", "DWORD", "FWORD", "AWORD", "QWORD", "TWORD", "OWORD", "YWORD", "ZWORD",
+];
+
+fn parse_hint(input: ParseStream<'_>) -> Result<Option<Ident>> {
+    match input.fork().parse::<Ident>() {
+        Ok(ident) if HINTS.iter().any(|hint| ident == hint) => input.parse().map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn is_literal(operand: &Expr) -> bool {
+    match operand {
+        Expr::Lit(_) => true,
+        Expr::Unary(ExprUnary { op: UnOp::Neg(_), expr, .. }) => is_literal(expr),
+        Expr::Group(group) => is_literal(&group.expr),
+        _ => false,
+    }
+}
+
+fn as_ident(operand: &Expr) -> Option<&Ident> {
+    match operand {
+        Expr::Path(path) if path.qself.is_none() => path.path.get_ident(),
+        _ => None,
+    }
+}
+
+const GPRS_64: [&str; 16] = [
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
+    "r14", "r15",
+];
+
+/// Whether dynasm takes this for a register: by a name it knows or by number (`Rq(n)`).
+fn is_register(operand: &Expr) -> bool {
+    if let Expr::Call(call) = operand {
+        const FAMILIES: [&str; 14] = [
+            "Rb", "Rh", "Rw", "Rd", "Ra", "Rq", "Rf", "Rm", "Rx", "Ry", "Rs", "RC", "RD", "RB",
+        ];
+        return as_ident(&call.func).is_some_and(|name| FAMILIES.iter().any(|known| name == known));
+    }
+    as_ident(operand).is_some_and(|name| is_register_name(&name.to_string()))
+}
+
+fn is_register_name(name: &str) -> bool {
+    const NAMED: [&str; 28] = [
+        "eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi", "ax", "cx", "dx", "bx", "sp", "bp",
+        "si", "di", "al", "cl", "dl", "bl", "spl", "bpl", "sil", "dil", "ah", "ch", "dh", "bh",
+    ];
+    const SPECIAL: [&str; 8] = ["rip", "eip", "es", "cs", "ss", "ds", "fs", "gs"];
+    GPRS_64.contains(&name)
+        || NAMED.contains(&name)
+        || SPECIAL.contains(&name)
+        || is_numbered_register(name)
+}
+
+/// `r0` to `r15` in every width, `cr0`, `xmm0` and the like.
+fn is_numbered_register(name: &str) -> bool {
+    let Some(digit) = name.find(|c: char| c.is_ascii_digit()) else { return false };
+    let (family, number) = name.split_at(digit);
+    let (number, count) = match family {
+        "r" => (number.strip_suffix(['b', 'w', 'd']).unwrap_or(number), 16),
+        "cr" | "dr" | "xmm" | "ymm" => (number, 16),
+        "st" | "mm" => (number, 8),
+        "bnd" => (number, 4),
+        _ => return false,
+    };
+    (0..count).any(|known: u8| number == known.to_string())
+}

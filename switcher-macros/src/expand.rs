@@ -1,0 +1,170 @@
+//! The derive's output: a constant per field, the `AsmLayout` impl and the assertions.
+//!
+//! Numbers come from rustc alone (`offset_of!`, `size_of`, `align_of`); what the attributes say
+//! is only ever compared with them.
+
+use proc_macro2::TokenStream;
+use quote::{ToTokens, quote, quote_spanned};
+use syn::ext::IdentExt;
+use syn::{Attribute, DeriveInput, Expr, ExprLit, Lit, Meta, Result};
+
+use crate::ast::{Assertion, Field, Struct};
+use crate::{fallback, text};
+
+pub(crate) fn derive(input: &DeriveInput) -> TokenStream {
+    try_derive(input).unwrap_or_else(|error| fallback::derive(input, &error))
+}
+
+fn try_derive(input: &DeriveInput) -> Result<TokenStream> {
+    let parsed = Struct::parse(input)?;
+    parsed.validate()?;
+    Ok(expand(input, &parsed))
+}
+
+fn expand(input: &DeriveInput, parsed: &Struct<'_>) -> TokenStream {
+    let constants = constants(input, &parsed.fields);
+    let layout = layout(input, parsed.fields.iter().map(|field| entry(parsed, field)));
+    let assertions = assertions(parsed);
+    quote! {
+        #constants
+        #layout
+        #assertions
+    }
+}
+
+/// The inherent impl with an offset per field.
+pub(crate) fn constants(input: &DeriveInput, fields: &[Field<'_>]) -> TokenStream {
+    let (impl_generics, ty_generics, where_clause) = input.generics.split_for_impl();
+    let ident = &input.ident;
+    let constants = fields.iter().filter(|field| !field.is_padding()).map(|field| {
+        let Field { ident: name, vis, ty, docs, .. } = field;
+        let generated = docs.is_empty().then(|| {
+            let line = format!(" Where `{}` lies in a [`{ident}`].", name.unraw());
+            quote!(#[doc = #line])
+        });
+        quote! {
+            #(#docs)*
+            #generated
+            #vis const #name: ::switcher_gen::layout::Offset<#ident #ty_generics, #ty> =
+                ::switcher_gen::layout::Offset::__derived(
+                    ::switcher_gen::__private::memoffset::offset_of!(#ident #ty_generics, #name)
+                );
+        }
+    });
+    quote! {
+        // Not every field is named by some code, and constants are named exactly like the fields.
+        #[automatically_derived]
+        #[allow(dead_code, non_upper_case_globals)]
+        impl #impl_generics #ident #ty_generics #where_clause {
+            #(#constants)*
+        }
+    }
+}
+
+/// The `AsmLayout` impl with the given field entries.
+pub(crate) fn layout(
+    input: &DeriveInput,
+    entries: impl Iterator<Item = TokenStream>,
+) -> TokenStream {
+    let (impl_generics, ty_generics, where_clause) = input.generics.split_for_impl();
+    let ident = &input.ident;
+    let name = ident.unraw().to_string();
+    quote! {
+        #[automatically_derived]
+        impl #impl_generics ::switcher_gen::layout::AsmLayout
+            for #ident #ty_generics #where_clause
+        {
+            const LAYOUT: &'static ::switcher_gen::layout::Layout =
+                &::switcher_gen::layout::Layout {
+                    name: #name,
+                    size: ::core::mem::size_of::<Self>(),
+                    align: ::core::mem::align_of::<Self>(),
+                    fields: &[#(#entries),*],
+                };
+        }
+    }
+}
+
+/// One field's entry in `LAYOUT`.
+fn entry(parsed: &Struct<'_>, field: &Field<'_>) -> TokenStream {
+    let (ident, ty) = (parsed.ident, field.ty);
+    let field_ident = field.ident;
+    let name = field_ident.unraw().to_string();
+    let ty_text = text::of_type(ty);
+    let doc = first_line(&field.docs);
+    let nested = if field.nested {
+        quote!(::core::option::Option::Some(<#ty as ::switcher_gen::layout::AsmLayout>::LAYOUT))
+    } else {
+        quote!(::core::option::Option::None)
+    };
+    quote! {
+        ::switcher_gen::layout::Field {
+            name: #name,
+            offset: ::switcher_gen::__private::memoffset::offset_of!(#ident, #field_ident),
+            size: ::core::mem::size_of::<#ty>(),
+            ty: #ty_text,
+            doc: #doc,
+            nested: #nested,
+        }
+    }
+}
+
+/// The first line of a doc comment that is not blank; empty if there is none.
+fn first_line(docs: &[&Attribute]) -> String {
+    let literals = docs.iter().filter_map(|attr| match &attr.meta {
+        Meta::NameValue(meta) => match &meta.value {
+            Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Some(text.value()),
+            // `#[doc = include_str!(..)]`: its text is not known yet.
+            _ => None,
+        },
+        // `#[doc(hidden)]` and its like.
+        _ => None,
+    });
+    literals
+        .flat_map(|text| text.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>())
+        .find(|line| !line.is_empty())
+        .unwrap_or_default()
+}
+
+/// What the attributes claim, compared with what rustc did.
+fn assertions(parsed: &Struct<'_>) -> TokenStream {
+    let ident = parsed.ident;
+    let mut assertions = TokenStream::new();
+    for field in &parsed.fields {
+        let Some(at) = &field.at else { continue };
+        let name = field.ident;
+        assertions.extend(assert(
+            at,
+            &quote!(::switcher_gen::__private::memoffset::offset_of!(#ident, #name)),
+            &format!("`{ident}.{name}` is not at {}", at.literal),
+        ));
+    }
+    if let Some(size) = &parsed.size {
+        assertions.extend(assert(
+            size,
+            &quote!(::core::mem::size_of::<#ident>()),
+            &format!("`{ident}` is not {} bytes in size", size.literal),
+        ));
+    }
+    if let Some(align) = &parsed.align {
+        assertions.extend(assert(
+            align,
+            &quote!(::core::mem::align_of::<#ident>()),
+            &format!("`{ident}` is not aligned to {}", align.literal),
+        ));
+    }
+    assertions
+}
+
+fn assert(Assertion { key, literal, .. }: &Assertion, actual: &TokenStream, claim: &str) -> TokenStream {
+    let message = format!("{claim}, as #[asm({key} = {literal})] asserts");
+    let panic = {
+        // rustc points from the macro's path to its closing parenthesis: from `at` to `0x40`.
+        let path = quote_spanned!(key.span()=> ::core::panic!);
+        let args = quote_spanned!(literal.span()=> (#message)).into_token_stream();
+        quote!(#path #args)
+    };
+    quote! {
+        const _: () = if #actual != #literal { #panic };
+    }
+}

@@ -1,0 +1,5 @@
+#[repr(C)]
+#[derive(AsmLayout)]
+enum Enum {
+    Variant,
+}

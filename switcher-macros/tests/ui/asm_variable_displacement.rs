@@ -1,0 +1,25 @@
+use switcher_gen::asm::Sink;
+use switcher_macros::{AsmLayout, asm};
+
+#[repr(C)]
+#[derive(AsmLayout)]
+struct Frame {
+    #[asm(nested)]
+    head: Head,
+    wide: u64,
+    narrow: u32,
+    far: [u64; 16],
+    last: u64,
+}
+
+#[repr(C)]
+#[derive(AsmLayout)]
+struct Head {
+    id: u64,
+}
+
+fn emit(a: &mut impl Sink, offset: switcher_gen::layout::Offset<Frame, u64>) {
+    asm!(a ; mov rax, QWORD [rsp + offset]);
+}
+
+fn main() {}
