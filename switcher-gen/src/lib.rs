@@ -12,6 +12,11 @@ pub mod asm;
 pub mod emit;
 mod image;
 pub mod layout;
+#[cfg(feature = "std")]
+pub mod listing;
+#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+#[expect(unsafe_code, reason = "runs emitted bytes; each block carries its proof")]
+pub mod native;
 mod variant;
 
 pub use image::{Fingerprint, Image, LinkError, LinkedImage};

@@ -84,7 +84,11 @@ fn parse_within<T>(
     tokens: TokenStream,
     parser: impl FnOnce(ParseStream<'_>) -> Result<T>,
 ) -> Result<T> {
-    let end = tokens.clone().into_iter().last().map_or_else(Span::call_site, |last| last.span());
+    let end = tokens
+        .clone()
+        .into_iter()
+        .last()
+        .map_or_else(Span::call_site, |last| last.span());
     let mut group = Group::new(Delimiter::Brace, tokens);
     group.set_span(end);
     let braced = |input: ParseStream<'_>| {
@@ -106,7 +110,10 @@ fn take_until_comment(input: ParseStream<'_>) -> Result<TokenStream> {
     })
 }
 
-fn take_until(input: ParseStream<'_>, end: impl Fn(ParseStream<'_>) -> bool) -> Result<TokenStream> {
+fn take_until(
+    input: ParseStream<'_>,
+    end: impl Fn(ParseStream<'_>) -> bool,
+) -> Result<TokenStream> {
     let mut tokens = TokenStream::new();
     while !input.is_empty() && !end(input) {
         tokens.extend([input.parse::<TokenTree>()?]);
@@ -131,7 +138,10 @@ impl Comments {
         for attr in Attribute::parse_outer(input)? {
             let text = match &attr.meta {
                 Meta::NameValue(meta) if is_doc(&attr) => match &meta.value {
-                    Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Some(text.value()),
+                    Expr::Lit(ExprLit {
+                        lit: Lit::Str(text),
+                        ..
+                    }) => Some(text.value()),
                     _ => None,
                 },
                 _ => None,
@@ -140,8 +150,13 @@ impl Comments {
                 let message = "of attributes, asm! takes only doc comments";
                 return Err(Error::new_spanned(attr, message));
             };
-            let line = text.strip_prefix(' ').unwrap_or(&text);
-            comments.lines.push(line.trim_end().to_owned());
+            // `///` makes one attribute per line, `/** */` one of many.
+            let lines = text
+                .split('\n')
+                .map(|line| line.strip_prefix(' ').unwrap_or(line));
+            comments
+                .lines
+                .extend(lines.map(|line| line.trim_end().to_owned()));
             comments.last = Some(attr.bracket_token.span.join());
         }
         Ok(comments)
@@ -167,7 +182,11 @@ struct Statement {
 
 impl Statement {
     fn expand(&self, sink: &Ident) -> TokenStream {
-        let comments = self.comments.lines.iter().map(|line| quote!(;; #sink.comment(#line)));
+        let comments = self
+            .comments
+            .lines
+            .iter()
+            .map(|line| quote!(;; #sink.comment(#line)));
         let body = match &self.body {
             Body::Rust(tokens) => quote!(;; #tokens),
             Body::Verbatim(tokens) => quote!(; #tokens),
@@ -295,7 +314,10 @@ fn is_sizeless(mnemonic: &Ident) -> bool {
 enum Operand {
     Memory(Memory),
     /// An expression whose value rustc finds out, with dynasm's size hint if it has one.
-    Immediate { hint: Option<Ident>, value: Expr },
+    Immediate {
+        hint: Option<Ident>,
+        value: Expr,
+    },
     /// A register, a literal or a label.
     Verbatim(TokenStream),
 }
@@ -306,19 +328,7 @@ impl Operand {
         if input.peek(syn::token::Bracket) {
             return Memory::parse(hint, input).map(Self::Memory);
         }
-        let is_label = input.peek(Token![->])
-            || input.peek(Token![=>])
-            || input.peek(Token![>])
-            || input.peek(Token![<])
-            || input.peek(Token![extern]);
-        if is_label {
-            let marker = if input.peek(Token![->]) {
-                input.parse::<Token![->]>()?.into_token_stream()
-            } else if input.peek(Token![=>]) {
-                input.parse::<Token![=>]>()?.into_token_stream()
-            } else {
-                input.parse::<TokenTree>()?.into_token_stream()
-            };
+        if let Some(marker) = parse_label_marker(input)? {
             let target: Expr = input.parse()?;
             return Ok(Self::Verbatim(quote!(#hint #marker #target)));
         }
@@ -357,6 +367,20 @@ impl Operand {
     }
 }
 
+/// What dynasm wants in front of a label that is an operand: `->`, `=>`, `>`, `<` or `extern`.
+fn parse_label_marker(input: ParseStream<'_>) -> Result<Option<TokenStream>> {
+    let marker = if input.peek(Token![->]) {
+        input.parse::<Token![->]>()?.into_token_stream()
+    } else if input.peek(Token![=>]) {
+        input.parse::<Token![=>]>()?.into_token_stream()
+    } else if input.peek(Token![>]) || input.peek(Token![<]) || input.peek(Token![extern]) {
+        input.parse::<TokenTree>()?.into()
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(marker))
+}
+
 /// `SIZE [BYTE base + offset + offset]`
 struct Memory {
     hint: Ident,
@@ -370,7 +394,11 @@ enum Address {
     /// `[base]`
     Base(Ident),
     /// `[base + offset]`, `[offset]`, where the offset is one Rust expression by now.
-    Field { base: Option<Ident>, displacement: Displacement, offset: TokenStream },
+    Field {
+        base: Option<Ident>,
+        displacement: Displacement,
+        offset: TokenStream,
+    },
 }
 
 enum Displacement {
@@ -402,11 +430,21 @@ impl Memory {
             }
         };
         let address = Address::parse(span, &content)?;
-        Ok(Self { hint, width, span, address })
+        Ok(Self {
+            hint,
+            width,
+            span,
+            address,
+        })
     }
 
     fn note(&self, sink: &Ident) -> TokenStream {
-        let Address::Field { displacement, offset, .. } = &self.address else {
+        let Address::Field {
+            displacement,
+            offset,
+            ..
+        } = &self.address
+        else {
             return TokenStream::new();
         };
         // rustc is to blame the operand, not all of asm!, for a field of the wrong width.
@@ -418,7 +456,7 @@ impl Memory {
         let width = self.width;
         quote_spanned! {span=>
             ;; let (operand, displacement) = const {
-                let offset = #offset;
+                let offset: ::switcher_gen::layout::Offset<_, _> = #offset;
                 (
                     ::switcher_gen::layout::layout_of(offset),
                     ::switcher_gen::layout::#function::<#width, _, _>(offset)
@@ -432,7 +470,9 @@ impl Memory {
         let hint = sized.then_some(&self.hint);
         match &self.address {
             Address::Base(base) => quote!(#hint [#base]),
-            Address::Field { base, displacement, .. } => {
+            Address::Field {
+                base, displacement, ..
+            } => {
                 let byte = match displacement {
                     Displacement::Disp8(byte) => Some(byte),
                     Displacement::Disp32 => None,
@@ -472,9 +512,10 @@ impl Address {
         offsets.iter().try_for_each(check_offset)?;
         match (base, offsets, displacement) {
             (Some(base), [], Displacement::Disp32) => Ok(Self::Base(base)),
-            (_, [], Displacement::Disp8(byte)) => {
-                Err(Error::new(byte.span(), "there is no displacement that could be a `BYTE`"))
-            }
+            (_, [], Displacement::Disp8(byte)) => Err(Error::new(
+                byte.span(),
+                "there is no displacement that could be a `BYTE`",
+            )),
             (None, [_, ..], Displacement::Disp8(byte)) => Err(Error::new(
                 byte.span(),
                 "an address without a register takes 32 bits: drop the inner `BYTE`",
@@ -482,11 +523,16 @@ impl Address {
             (base, [first, rest @ ..], displacement) => {
                 let span = Span::mixed_site().located_at(span);
                 let offset = quote_spanned!(span=> #first #(.then(#rest))*);
-                Ok(Self::Field { base, displacement, offset })
+                Ok(Self::Field {
+                    base,
+                    displacement,
+                    offset,
+                })
             }
-            (None, [], Displacement::Disp32) => {
-                Err(Error::new(span, "expected a register, an offset or their sum"))
-            }
+            (None, [], Displacement::Disp32) => Err(Error::new(
+                span,
+                "expected a register, an offset or their sum",
+            )),
         }
     }
 }
@@ -494,7 +540,12 @@ impl Address {
 /// The terms of a sum, whatever parentheses it has: addition of offsets is associative.
 fn flatten(sum: Expr, terms: &mut Vec<Expr>) {
     match sum {
-        Expr::Binary(ExprBinary { op: BinOp::Add(_), left, right, .. }) => {
+        Expr::Binary(ExprBinary {
+            op: BinOp::Add(_),
+            left,
+            right,
+            ..
+        }) => {
             flatten(*left, terms);
             flatten(*right, terms);
         }
@@ -544,7 +595,11 @@ fn parse_hint(input: ParseStream<'_>) -> Result<Option<Ident>> {
 fn is_literal(operand: &Expr) -> bool {
     match operand {
         Expr::Lit(_) => true,
-        Expr::Unary(ExprUnary { op: UnOp::Neg(_), expr, .. }) => is_literal(expr),
+        Expr::Unary(ExprUnary {
+            op: UnOp::Neg(_),
+            expr,
+            ..
+        }) => is_literal(expr),
         Expr::Group(group) => is_literal(&group.expr),
         _ => false,
     }
@@ -587,7 +642,9 @@ fn is_register_name(name: &str) -> bool {
 
 /// `r0` to `r15` in every width, `cr0`, `xmm0` and the like.
 fn is_numbered_register(name: &str) -> bool {
-    let Some(digit) = name.find(|c: char| c.is_ascii_digit()) else { return false };
+    let Some(digit) = name.find(|c: char| c.is_ascii_digit()) else {
+        return false;
+    };
     let (family, number) = name.split_at(digit);
     let (number, count) = match family {
         "r" => (number.strip_suffix(['b', 'w', 'd']).unwrap_or(number), 16),

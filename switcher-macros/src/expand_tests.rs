@@ -4,7 +4,7 @@
 //! test, because a proc-macro crate exports nothing but its macros. `BLESS=1` accepts what differs.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::{env, fs};
 
 use proc_macro2::{TokenStream, TokenTree};
@@ -20,11 +20,15 @@ const GOLDEN: &str = ".expanded.rs";
 fn expansions_are_as_reviewed() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/expand");
     let bless = env::var_os("BLESS").is_some();
-    let (goldens, inputs): (BTreeSet<_>, BTreeSet<_>) =
-        fs::read_dir(&directory).unwrap().map(|entry| file_name(&entry.unwrap().path())).partition(
-            |name| name.ends_with(GOLDEN),
-        );
-    assert!(!inputs.is_empty(), "there is nothing to expand in {}", directory.display());
+    let (goldens, inputs): (BTreeSet<_>, BTreeSet<_>) = fs::read_dir(&directory)
+        .unwrap()
+        .map(|entry| file_name(&entry.unwrap().path()))
+        .partition(|name| name.ends_with(GOLDEN));
+    assert!(
+        !inputs.is_empty(),
+        "there is nothing to expand in {}",
+        directory.display()
+    );
 
     let mut complaints = Vec::new();
     let mut expected = BTreeSet::new();
@@ -37,7 +41,9 @@ fn expansions_are_as_reviewed() {
         } else {
             match fs::read_to_string(&path) {
                 Ok(reviewed) if reviewed == actual => {}
-                Ok(_) => complaints.push(format!("{golden} is stale; the expansion now is\n{actual}")),
+                Ok(_) => {
+                    complaints.push(format!("{golden} is stale; the expansion now is\n{actual}"))
+                }
                 Err(error) => complaints.push(format!("{golden} cannot be read: {error}")),
             }
         }
@@ -57,7 +63,7 @@ fn expansions_are_as_reviewed() {
     );
 }
 
-fn file_name(path: &PathBuf) -> String {
+fn file_name(path: &Path) -> String {
     path.file_name().unwrap().to_str().unwrap().to_owned()
 }
 
@@ -80,18 +86,25 @@ fn expand_file(path: &Path) -> String {
         other => panic!("{} is of no use in {}", quote!(#other), path.display()),
     });
     let expansion = prettyplease::unparse(&syn::parse2(quote!(#(#items)*)).unwrap());
-    bodies.iter().fold(expansion, |text, (placeholder, body)| text.replace(placeholder, body))
+    bodies.iter().fold(expansion, |text, (placeholder, body)| {
+        text.replace(placeholder, body)
+    })
 }
 
 fn derive(attrs: &[Attribute], item: TokenStream) -> TokenStream {
-    assert!(attrs.iter().any(|attr| attr.path().is_ident("derive")), "{item} derives nothing");
+    assert!(
+        attrs.iter().any(|attr| attr.path().is_ident("derive")),
+        "{item} derives nothing"
+    );
     expand::derive(&syn::parse2(item).unwrap())
 }
 
 /// Expands an `asm!` statement. What is in the `dynasm!` is no Rust and would come out of
 /// prettyplease as a heap; it goes to `bodies`, a statement per line, and leaves a placeholder.
 fn expand_asm(stmt: &Stmt, bodies: &mut Vec<(String, String)>) -> Stmt {
-    let Stmt::Macro(asm) = stmt else { panic!("{} is not an asm! statement", quote!(#stmt)) };
+    let Stmt::Macro(asm) = stmt else {
+        panic!("{} is not an asm! statement", quote!(#stmt))
+    };
     assert!(asm.mac.path.is_ident("asm"), "only asm! can be expanded");
     let mut block: Block = syn::parse2(asm::expand(asm.mac.tokens.clone())).unwrap();
     let Some(Stmt::Macro(dynasm)) = block.stmts.last_mut() else {
@@ -105,7 +118,16 @@ fn expand_asm(stmt: &Stmt, bodies: &mut Vec<(String, String)>) -> Stmt {
     let placeholder = format!("STATEMENTS_{}", bodies.len());
     let ident = format_ident!("{placeholder}");
     dynasm.mac.tokens = quote!(#ident);
-    let body = statements.join("\n            ; ").replace("; \n            ; ", ";; ");
+    let body = statements
+        .join("\n            ; ")
+        .replace("; \n            ; ", ";; ");
     bodies.push((placeholder, body));
-    Stmt::Expr(Expr::Block(ExprBlock { attrs: Vec::new(), label: None, block }), None)
+    Stmt::Expr(
+        Expr::Block(ExprBlock {
+            attrs: Vec::new(),
+            label: None,
+            block,
+        }),
+        None,
+    )
 }

@@ -13,8 +13,11 @@ use crate::expand;
 
 pub(crate) fn derive(input: &DeriveInput, error: &Error) -> TokenStream {
     let error = error.to_compile_error();
-    let fields: Vec<_> =
-        named_fields(input).into_iter().flat_map(|all| &all.named).filter_map(Field::bare).collect();
+    let fields: Vec<_> = named_fields(input)
+        .into_iter()
+        .flat_map(|all| &all.named)
+        .filter_map(Field::bare)
+        .collect();
     let constants = expand::constants(input, &fields);
     let layout = expand::layout(input, std::iter::empty());
     quote! {

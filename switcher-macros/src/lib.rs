@@ -10,7 +10,7 @@
 //!   such: a 64-bit access to a 32-bit field does not compile, neither does `[rsp + 8]`.
 //!
 //! ```
-//! use switcher_gen::asm::{CodeBuffer, Sink};
+//! use switcher_gen::asm::Sink;
 //! use switcher_macros::{AsmLayout, asm};
 //!
 //! /// What the hardware reads on a change of privilege.
@@ -52,9 +52,9 @@
 //!
 //! # Reading the source
 //!
-//! The derive parses ([`ast`], [`repr`]), validates ([`validate`]), then expands ([`expand`]).
-//! A rejected struct goes to [`fallback`], which keeps one mistake from causing a second message.
-//! `asm!` is all in [`asm`](mod@asm); [`text`] turns tokens back into readable text for both.
+//! The derive parses (`ast.rs`, `repr.rs`), validates (`validate.rs`), then expands (`expand.rs`).
+//! A rejected struct goes to `fallback.rs`, which keeps one mistake from causing a second message.
+//! `asm!` is all in `asm.rs`; `text.rs` turns tokens back into readable text for both.
 //!
 //! `tests/expand` shows what comes out (`BLESS=1 cargo test -p switcher-macros` rewrites it),
 //! `tests/ui` what is rejected and with which words (`TRYBUILD=overwrite` rewrites those).
@@ -74,16 +74,16 @@ mod expand_tests;
 
 use proc_macro::TokenStream;
 
-/// Gives a struct an offset per field and a [`Layout`] for listings.
+/// Gives a struct an offset per field and a `Layout` for listings.
 ///
 /// For `#[repr(C)]` structs with named fields and without generics, aligned if need be.
 ///
 /// # What it generates
 ///
 /// - For each field a constant of the field's name, visibility and documentation: its
-///   [`Offset<Self, FieldType>`][`Offset`]. Fields whose names start with `_` are padding and get
-///   none.
-/// - An impl of [`trait@AsmLayout`], whose `LAYOUT` lists all fields, padding included.
+///   `Offset<Self, FieldType>`. Fields whose names start with `_` are padding and get none.
+/// - An impl of `switcher_gen::layout::AsmLayout`, whose `LAYOUT` lists all fields, padding
+///   included.
 ///
 /// # Attributes
 ///
@@ -134,10 +134,6 @@ use proc_macro::TokenStream;
 ///     selector: u16,
 /// }
 /// ```
-///
-/// [`Layout`]: https://docs.rs/switcher-gen
-/// [`Offset`]: https://docs.rs/switcher-gen
-/// [`trait@AsmLayout`]: https://docs.rs/switcher-gen
 #[proc_macro_derive(AsmLayout, attributes(asm))]
 pub fn derive_asm_layout(input: TokenStream) -> TokenStream {
     let input = syn::parse_macro_input!(input as syn::DeriveInput);
@@ -164,7 +160,8 @@ pub fn derive_asm_layout(input: TokenStream) -> TokenStream {
 /// general-purpose one. An offset is a constant expression of type `Offset`, usually a field
 /// (`Tss::sp0`), perhaps with one of `Offset`'s methods (`Pvcs::user_cs.pair(Pvcs::user_ss)`).
 /// Each offset starts in the struct in which the previous one ends, and the last one's field must
-/// be as wide as `SIZE` says.
+/// be as wide as `SIZE` says. Whether an 8-bit displacement reaches is found out when the code
+/// around it is built, `cargo check` being blind to constants in generic functions.
 ///
 /// # More mnemonics
 ///
@@ -177,11 +174,11 @@ pub fn derive_asm_layout(input: TokenStream) -> TokenStream {
 /// - `comment`, for each line of a doc comment on the statement (labels and directives may have
 ///   one too);
 /// - `source`, with the file and line the instruction was written in;
-/// - `operand`, with the layout of the struct from which a memory operand counts;
+/// - `operand`, with what `switcher_gen::layout::layout_of` says of a memory operand's offset;
 /// - `immediate`, with the text of an operand that is neither a register, a literal nor a label.
 ///
 /// ```
-/// use switcher_gen::asm::{CodeBuffer, Sink};
+/// use switcher_gen::asm::Sink;
 /// use switcher_macros::{AsmLayout, asm};
 ///
 /// /// What IRETQ pops.

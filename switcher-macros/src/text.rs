@@ -50,7 +50,12 @@ struct Printer {
 
 impl Printer {
     fn print(tokens: TokenStream, is_type: bool) -> String {
-        let mut printer = Self { text: String::new(), last: Last::Glue, is_type, generics: 0 };
+        let mut printer = Self {
+            text: String::new(),
+            last: Last::Glue,
+            is_type,
+            generics: 0,
+        };
         printer.tokens(tokens);
         printer.text
     }
@@ -62,7 +67,14 @@ impl Printer {
                 TokenTree::Ident(ident) => {
                     let word = ident.to_string();
                     let is_keyword = KEYWORDS.contains(&word.as_str());
-                    self.word(&word, if is_keyword { Last::Keyword } else { Last::Operand });
+                    self.word(
+                        &word,
+                        if is_keyword {
+                            Last::Keyword
+                        } else {
+                            Last::Operand
+                        },
+                    );
                 }
                 TokenTree::Literal(literal) => self.word(&literal.to_string(), Last::Operand),
                 TokenTree::Group(group) => self.group(group.delimiter(), group.stream()),
@@ -91,9 +103,12 @@ impl Printer {
     fn continues(&self, operator: &str, next: char) -> bool {
         // `>>` closes two lists of generic arguments where such are open.
         let closes = operator == ">" && self.generics > 0;
-        !closes && OPERATORS.iter().any(|known| {
-            known.strip_prefix(operator).is_some_and(|rest| rest.starts_with(next))
-        })
+        !closes
+            && OPERATORS.iter().any(|known| {
+                known
+                    .strip_prefix(operator)
+                    .is_some_and(|rest| rest.starts_with(next))
+            })
     }
 
     fn word(&mut self, word: &str, becomes: Last) {
@@ -129,7 +144,11 @@ impl Printer {
             "," | ";" | ":" => self.push(operator, Last::Operator),
             "::" if after_operand || self.last == Last::Glue => self.push(operator, Last::Glue),
             "." | ".." | "..=" | "?" if after_operand => {
-                let last = if operator == "?" { Last::Operand } else { Last::Glue };
+                let last = if operator == "?" {
+                    Last::Operand
+                } else {
+                    Last::Glue
+                };
                 self.push(operator, last);
             }
             "!" if after_operand => self.push(operator, Last::Operand),

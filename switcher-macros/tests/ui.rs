@@ -2,25 +2,33 @@
 //!
 //! `TRYBUILD=overwrite cargo test -p switcher-macros --test ui` accepts changed messages.
 
-use std::ffi::OsStr;
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 #[test]
 fn rejected_input_is_told_why() {
     let cases = trybuild::TestCases::new();
     cases.pass("tests/ui/accepted/*.rs");
     cases.compile_fail("tests/ui/*.rs");
+    // This is when they run.
+    drop(cases);
+
+    // trybuild starts from the inputs, so a message whose input is gone would stay for good.
+    assert_eq!(
+        stems("rs"),
+        stems("stderr"),
+        "inputs on the left, messages on the right"
+    );
 }
 
-/// trybuild looks at the inputs only: the message of an input that is gone would stay for good.
-#[test]
-fn no_message_is_without_its_input() {
+/// The files of an extension in `tests/ui`, by name without extension.
+fn stems(extension: &str) -> BTreeSet<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ui");
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension() == Some(OsStr::new("stderr")) {
-            assert!(path.with_extension("rs").exists(), "{} has no input", path.display());
-        }
-    }
+    fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
+        .map(|path| path.with_extension(""))
+        .collect()
 }

@@ -17,7 +17,9 @@
 //! * Anything else at CPL0 is fatal. The handler runs on a stack of its own, and uses neither GS
 //!   nor CR3: they may be the guest's, in whose tables this kernel is mapped.
 
+use alloc::string::String;
 use core::arch::global_asm;
+use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use x86_64::VirtAddr;
@@ -45,7 +47,10 @@ pub static SWITCHER_IRETQ: AtomicU64 = AtomicU64::new(0);
 /// The registers of whatever an event interrupted: spec/abi.md, "The exit frame".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
-#[expect(missing_docs, reason = "the fields are the registers they are named after")]
+#[expect(
+    missing_docs,
+    reason = "the fields are the registers they are named after"
+)]
 pub struct PtRegs {
     pub r15: u64,
     pub r14: u64,
@@ -68,6 +73,50 @@ pub struct PtRegs {
     pub eflags: u64,
     pub rsp: u64,
     pub ss: u64,
+}
+
+impl PtRegs {
+    /// The registers by name, in the order of the struct.
+    pub fn registers(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [
+            ("r15", self.r15),
+            ("r14", self.r14),
+            ("r13", self.r13),
+            ("r12", self.r12),
+            ("rbp", self.rbp),
+            ("rbx", self.rbx),
+            ("r11", self.r11),
+            ("r10", self.r10),
+            ("r9", self.r9),
+            ("r8", self.r8),
+            ("rax", self.rax),
+            ("rcx", self.rcx),
+            ("rdx", self.rdx),
+            ("rsi", self.rsi),
+            ("rdi", self.rdi),
+            ("orig_ax", self.orig_ax),
+            ("rip", self.rip),
+            ("cs", self.cs),
+            ("eflags", self.eflags),
+            ("rsp", self.rsp),
+            ("ss", self.ss),
+        ]
+        .into_iter()
+    }
+
+    /// What differs from the expected frame, as `register got, expected value`; empty if nothing.
+    #[must_use]
+    pub fn differences(&self, expected: &Self) -> String {
+        let mut text = String::new();
+        for ((name, got), (_, expected)) in self.registers().zip(expected.registers()) {
+            if got != expected {
+                let separator = if text.is_empty() { "" } else { "; " };
+                // Writing to a String does not fail.
+                let _ = write!(text, "{separator}{name} {got:#x}, expected {expected:#x}");
+            }
+        }
+        text
+    }
 }
 
 const _: () = assert!(size_of::<PtRegs>() == 168);
@@ -260,11 +309,17 @@ impl Gate {
             _ => None,
         };
         // hazards.md, row 32: INT n reaches INT3, INTO and the guest's INT 0x80, nothing else.
-        let privilege = if matches!(vector, 3 | 4 | 0x80) { DPL3 } else { 0 };
+        let privilege = if matches!(vector, 3 | 4 | 0x80) {
+            DPL3
+        } else {
+            0
+        };
         Self {
             offset_low: handler as u16,
             selector: KERNEL_CS,
-            ist: stack.and_then(Stack::ist).map_or(0, |index| index as u8 + 1),
+            ist: stack
+                .and_then(Stack::ist)
+                .map_or(0, |index| index as u8 + 1),
             kind: INTERRUPT_GATE | privilege,
             offset_middle: (handler >> 16) as u16,
             offset_high: (handler >> 32) as u32,

@@ -3,7 +3,7 @@
 use hw_protocol::{FATAL, PANIC};
 use x86_64::instructions::port::PortWriteOnly;
 
-use crate::{boot, serial_println};
+use crate::{boot, serial, serial_println};
 
 /// How the run as a whole went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +21,7 @@ const BOCHS_EXIT: u16 = 0x8900;
 
 /// Ends the run. On a real machine, where neither port exists, the CPU stops.
 pub fn exit(outcome: Outcome) -> ! {
+    serial::flush();
     let code: u32 = match outcome {
         Outcome::Success => 0x10,
         Outcome::Failure => 0x11,

@@ -42,7 +42,10 @@ impl fmt::Display for BootError {
             Self::Magic(magic) => write!(f, "not started by a multiboot loader (EAX = {magic:#x})"),
             Self::NoMemoryMap => f.write_str("the boot loader passed no memory map"),
             Self::OutOfReach(at) => {
-                write!(f, "the boot loader's information at {at:#x} is out of reach")
+                write!(
+                    f,
+                    "the boot loader's information at {at:#x} is out of reach"
+                )
             }
             Self::CommandLine => f.write_str("the command line is unreadable"),
             Self::Options(error) => write!(f, "the command line: {error}"),
@@ -137,7 +140,9 @@ pub(crate) unsafe fn read(magic: u32, information: u32) -> Result<BootInfo, Boot
         if entry.kind == KIND_USABLE {
             let start = entry.base.max(LOW_MEMORY);
             let end = entry.base.saturating_add(entry.length).min(HIGHEST);
-            usable.add(Region::new(start, end).shrink_to_pages(4096)).map_err(BootError::Regions)?;
+            usable
+                .add(Region::new(start, end).shrink_to_pages(4096))
+                .map_err(BootError::Regions)?;
         }
         at += u64::from(entry.size) + size_of::<u32>() as u64;
     }

@@ -34,8 +34,11 @@ unsafe impl<T> Sync for Shared<T> {}
 /// The stack an event switches to, above a page that is unmapped once memory/ has run.
 const STACK_SIZE: usize = 32 * 1024;
 
-static BLOCK: Shared<PerCpu> =
-    Shared(UnsafeCell::new(PerCpu { tss: [0; 104], _pad: [0; 24], tss_extra: [0; 0x80] }));
+static BLOCK: Shared<PerCpu> = Shared(UnsafeCell::new(PerCpu {
+    tss: [0; 104],
+    _pad: [0; 24],
+    tss_extra: [0; 0x80],
+}));
 static STACKS: [Shared<[u8; STACK_SIZE]>; Stack::COUNT] =
     [const { Shared(UnsafeCell::new([0; STACK_SIZE])) }; Stack::COUNT];
 
@@ -59,8 +62,14 @@ pub enum Stack {
 impl Stack {
     const COUNT: usize = 6;
     /// All of them.
-    pub const ALL: [Self; Self::COUNT] =
-        [Self::Sp0, Self::Nmi, Self::Debug, Self::DoubleFault, Self::MachineCheck, Self::Fatal];
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Sp0,
+        Self::Nmi,
+        Self::Debug,
+        Self::DoubleFault,
+        Self::MachineCheck,
+        Self::Fatal,
+    ];
 
     /// The page below it, to be left unmapped.
     #[must_use]

@@ -1,7 +1,6 @@
 //! Report lines on the serial port: the kernel's side of `hw-protocol`.
 
 use alloc::borrow::Cow;
-use alloc::vec::Vec;
 
 use hw_protocol::{Event, Verdict};
 
@@ -27,12 +26,11 @@ impl Report {
     /// Reports the machine and the beginning of a run of `cases` cases.
     #[must_use]
     pub fn begin(platform: &Platform, cases: usize) -> Self {
-        let features: Vec<_> = platform.features.names().map(Cow::Borrowed).collect();
         // BIOS and GRUB leave a line without an end.
         serial_println!();
         event(&Event::Machine {
             brand: platform.features.brand.as_str().into(),
-            features: features.into(),
+            features: platform.features.names().map(Cow::Borrowed).collect(),
             memory: platform.memory,
         });
         event(&Event::Begin {
@@ -41,7 +39,10 @@ impl Report {
             pcid: cpu::pcid_enabled(),
             cases: cases as u64,
         });
-        Self { passed: 0, failed: 0 }
+        Self {
+            passed: 0,
+            failed: 0,
+        }
     }
 
     /// Reports one case that was run `runs` times. `failure` says what went wrong, if it did.
@@ -61,7 +62,14 @@ impl Report {
 
     /// Reports the end, and ends the run.
     pub fn end(self) -> ! {
-        event(&Event::End { passed: self.passed, failed: self.failed });
-        exit::exit(if self.failed == 0 { Outcome::Success } else { Outcome::Failure })
+        event(&Event::End {
+            passed: self.passed,
+            failed: self.failed,
+        });
+        exit::exit(if self.failed == 0 {
+            Outcome::Success
+        } else {
+            Outcome::Failure
+        })
     }
 }

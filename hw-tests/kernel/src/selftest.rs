@@ -148,7 +148,12 @@ fn event(vector: u64, error: u64) -> u64 {
 }
 
 fn test(name: &str) -> Option<Test> {
-    let plain = Test { start: |_, _| (), expect: |_| (), cr2: None, stack: Stack::Sp0 };
+    let plain = Test {
+        start: |_, _| (),
+        expect: |_| (),
+        cr2: None,
+        stack: Stack::Sp0,
+    };
     Some(match name {
         "selftest/int3" => Test {
             expect: |regs| {
@@ -230,7 +235,11 @@ impl Guest {
         let stack = Frame::new()?;
         space.map(CODE, code.address(), Flags::USER | Flags::EXECUTE)?;
         space.map(STACK, stack.address(), Flags::USER | Flags::WRITE)?;
-        Ok(Self { space, _code: code, _stack: stack })
+        Ok(Self {
+            space,
+            _code: code,
+            _stack: stack,
+        })
     }
 }
 
@@ -287,11 +296,14 @@ fn run(guest: &Guest, test: &Test) -> Result<(), String> {
 
     got.eflags &= !RF;
     if got != expected {
-        return Err(format!("frame: got {got:x?}, expected {expected:x?}"));
+        return Err(got.differences(&expected));
     }
     let at = frame.addr() as u64 + size_of::<PtRegs>() as u64;
     if at != test.stack.top() {
-        return Err(format!("the frame ends at {at:#x}, not at {:#x}", test.stack.top()));
+        return Err(format!(
+            "the frame ends at {at:#x}, not at {:#x}",
+            test.stack.top()
+        ));
     }
     if test.cr2.is_some_and(|expected| cr2 != expected) {
         return Err(format!("CR2 is {cr2:#x}"));
@@ -306,9 +318,14 @@ fn run(guest: &Guest, test: &Test) -> Result<(), String> {
 /// Runs every test of [`SELFTESTS`] and reports each as a case.
 pub fn all(report: &mut Report) {
     let guest = Guest::new();
-    RETURN_FROM_GUEST
-        .store((&raw const hw_kernel_selftest_landing).addr() as u64, Ordering::Relaxed);
-    SWITCHER_IRETQ.store((&raw const hw_kernel_selftest_iretq).addr() as u64, Ordering::Relaxed);
+    RETURN_FROM_GUEST.store(
+        (&raw const hw_kernel_selftest_landing).addr() as u64,
+        Ordering::Relaxed,
+    );
+    SWITCHER_IRETQ.store(
+        (&raw const hw_kernel_selftest_iretq).addr() as u64,
+        Ordering::Relaxed,
+    );
     for &name in SELFTESTS {
         let result = match (&guest, test(name)) {
             (Ok(guest), Some(test)) => run(guest, &test),

@@ -11,6 +11,8 @@ use x86_64::instructions::port::{Port, PortReadOnly, PortWriteOnly};
 const COM1: u16 = 0x3F8;
 /// Line status register: the transmit holding register is empty.
 const LSR_THRE: u8 = 1 << 5;
+/// Line status register: everything has been sent.
+const LSR_TEMT: u8 = 1 << 6;
 /// Where Bochs (`port_e9_hack`) prints what is written; it reads as its own number there.
 const DEBUG_PORT: u16 = 0xE9;
 
@@ -59,6 +61,15 @@ fn put(byte: u8) {
             core::hint::spin_loop();
         }
         write_com1(0, byte);
+    }
+}
+
+/// Waits until everything has been sent. An emulator that ends before loses the last line.
+pub(crate) fn flush() {
+    if HAS_COM1.load(Ordering::Relaxed) {
+        while read_com1(5) & LSR_TEMT == 0 {
+            core::hint::spin_loop();
+        }
     }
 }
 

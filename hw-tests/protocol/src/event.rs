@@ -2,6 +2,7 @@
 
 use alloc::borrow::Cow;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -32,7 +33,7 @@ pub enum Event<'a> {
         /// CPUID's brand string, or empty.
         brand: Cow<'a, str>,
         /// The features this project cares about that the CPU has, in lower case.
-        features: Cow<'a, [Cow<'a, str>]>,
+        features: Vec<Cow<'a, str>>,
         /// Bytes of memory the kernel may use.
         memory: u64,
     },
@@ -86,8 +87,12 @@ impl<'a> Event<'a> {
     /// # Errors
     /// The prefix is there, and what follows is not an event.
     pub fn parse(line: &'a str) -> Result<Option<Self>, EventError> {
-        let Some((_, json)) = line.split_once(PREFIX) else { return Ok(None) };
-        serde_json::from_str(json.trim_end()).map(Some).map_err(EventError)
+        let Some((_, json)) = line.split_once(PREFIX) else {
+            return Ok(None);
+        };
+        serde_json::from_str(json.trim_end())
+            .map(Some)
+            .map_err(EventError)
     }
 
     /// The event as a line, without the line's end.
@@ -113,7 +118,7 @@ mod tests {
         let events = [
             Event::Machine {
                 brand: "a \"quoted\" CPU".into(),
-                features: vec!["la57".into(), "smap".into()].into(),
+                features: vec!["la57".into(), "smap".into()],
                 memory: 1 << 29,
             },
             Event::Begin {
@@ -128,7 +133,10 @@ mod tests {
                 runs: 1000,
                 detail: "got \\ and \n and \u{1}".into(),
             },
-            Event::End { passed: 2, failed: 1 },
+            Event::End {
+                passed: 2,
+                failed: 1,
+            },
         ];
         for event in events {
             let line = event.to_line().expect("no event fails to serialise");
@@ -154,7 +162,13 @@ mod tests {
     #[test]
     fn a_prompt_before_the_prefix_is_skipped() {
         let line = "<bochs:1> @@ {\"event\":\"end\",\"passed\":1,\"failed\":0}\r";
-        assert_eq!(Event::parse(line).expect("parses"), Some(Event::End { passed: 1, failed: 0 }));
+        assert_eq!(
+            Event::parse(line).expect("parses"),
+            Some(Event::End {
+                passed: 1,
+                failed: 0
+            })
+        );
     }
 
     #[test]

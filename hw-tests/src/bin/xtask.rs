@@ -1,2 +1,313 @@
-//! The project's tasks.
-fn main() {}
+//! The project's tasks: `cargo xtask test`, `iso`, `install`.
+//!
+//! Exit codes: 0, all is well; 1, something failed; 2, wrong usage, or a tool is missing that could
+//! not be installed.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::builder::PossibleValuesParser;
+use clap::{Parser, Subcommand};
+use hw_protocol::{Options, Paging, Suite};
+use hw_tests::engine::{self, Engine, Outcome};
+use hw_tests::iso::{self, Entry};
+use hw_tests::summary::{Row, Summary, count_tests};
+use hw_tests::tools::{self, Missing, Tool};
+use hw_tests::{cases, kernel, workspace};
+
+/// How many lines of the log a failed run is shown with.
+const TAIL: usize = 25;
+/// How many failures of one run are shown.
+const SHOWN: usize = 25;
+
+/// The tasks of the switcher toolkit.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run every check, every test, and the bare-metal kernel on every engine
+    ///
+    /// Installs what is missing where it may (apt as root), and says what to install otherwise.
+    Test {
+        /// Only boot the kernel, and only on these engines
+        #[arg(long, value_name = "NAME", num_args = 1.., value_parser = engine_names())]
+        engine: Vec<String>,
+        /// Seconds after which a run of the kernel counts as hanging
+        #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+        timeout: u64,
+    },
+    /// Write a bootable image of the kernel for a real machine
+    Iso {
+        /// Where to write it
+        #[arg(short, long, value_name = "FILE", default_value = "switcher-tests.iso")]
+        output: PathBuf,
+    },
+    /// Install the emulators and tools that the other tasks need
+    Install,
+}
+
+fn engine_names() -> PossibleValuesParser {
+    engine::all()
+        .iter()
+        .map(|engine| engine.name())
+        .collect::<Vec<_>>()
+        .into()
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
+        Task::Test { engine, timeout } => test(&engine, Duration::from_secs(timeout)),
+        Task::Iso { output } => write_iso(&output),
+        Task::Install => install(tools::ALL).map(|()| true),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(why) => {
+            eprintln!("error: {why:#}");
+            ExitCode::from(if why.is::<Missing>() { 2 } else { 1 })
+        }
+    }
+}
+
+/// The second command of the README. With engines named, only those are run.
+fn test(names: &[String], limit: Duration) -> Result<bool> {
+    let mut engines = engine::all();
+    if !names.is_empty() {
+        engines.retain(|engine| names.iter().any(|name| name == engine.name()));
+    }
+    let needed: Vec<Tool> = engines
+        .iter()
+        .flat_map(|engine| engine.tools())
+        .copied()
+        .collect();
+    install(&needed)?;
+
+    let mut summary = Summary::default();
+    if names.is_empty() {
+        checks(&mut summary)?;
+    }
+    heading("kernel");
+    let started = Instant::now();
+    match kernel::build() {
+        Ok(image) => {
+            summary.0.push(row("kernel", (1, 0), started.elapsed(), ""));
+            for engine in &engines {
+                heading(engine.name());
+                summary.0.push(run(engine.as_ref(), &image, limit)?);
+            }
+        }
+        Err(why) => {
+            eprintln!("error: {why:#}");
+            summary.0.push(row(
+                "kernel",
+                (0, 1),
+                started.elapsed(),
+                "not built; no engine run",
+            ));
+        }
+    }
+    println!("\n{summary}");
+    Ok(summary.success())
+}
+
+fn heading(name: &str) {
+    println!("\n== {name}");
+}
+
+fn row(name: &str, (passed, failed): (u64, u64), took: Duration, note: &str) -> Row {
+    Row {
+        name: name.into(),
+        passed,
+        failed,
+        took,
+        note: note.into(),
+    }
+}
+
+/// Format, lints, documentation, tests.
+fn checks(summary: &mut Summary) -> Result<()> {
+    components()?;
+    let deny: [&str; 3] = ["--", "-D", "warnings"];
+    let mut fmt = workspace::cargo();
+    fmt.args(["fmt", "--all", "--check"]);
+    let mut clippy = workspace::cargo();
+    clippy
+        .args(["clippy", "--workspace", "--all-targets"])
+        .args(deny);
+    let mut clippy_kernel = workspace::cargo();
+    clippy_kernel
+        .args(["clippy", "--all-targets"])
+        .args(kernel::ARGUMENTS)
+        .args(deny);
+    let mut doc = workspace::cargo();
+    doc.args(["doc", "--workspace", "--no-deps"])
+        .env("RUSTDOCFLAGS", "-D warnings");
+    for (name, command) in [
+        ("format", &mut fmt),
+        ("clippy", &mut clippy),
+        ("clippy kernel", &mut clippy_kernel),
+        ("docs", &mut doc),
+    ] {
+        heading(name);
+        let started = Instant::now();
+        let status = command
+            .status()
+            .with_context(|| format!("running {command:?}"))?;
+        let counts = if status.success() { (1, 0) } else { (0, 1) };
+        summary.0.push(row(name, counts, started.elapsed(), ""));
+    }
+
+    heading("tests");
+    let started = Instant::now();
+    let mut tests = workspace::cargo();
+    tests.args(["test", "--workspace"]);
+    let (success, output) = tee(&mut tests)?;
+    let (passed, failed) = count_tests(&output);
+    // A test that does not compile, or kills its process, is not in the counts.
+    let failed = if success { failed } else { failed.max(1) };
+    summary
+        .0
+        .push(row("tests", (passed, failed), started.elapsed(), ""));
+    Ok(())
+}
+
+/// Runs a command, shows its output, and returns it.
+fn tee(command: &mut Command) -> Result<(bool, String)> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("running {command:?}"))?;
+    let mut output = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).split(b'\n') {
+            let line = line.context("reading a command's output")?;
+            let line = String::from_utf8_lossy(&line);
+            println!("{line}");
+            output.push_str(&line);
+            output.push('\n');
+        }
+    }
+    Ok((
+        child.wait().context("waiting for a command")?.success(),
+        output,
+    ))
+}
+
+/// Runs the kernel on one engine and shows what went wrong.
+fn run(engine: &dyn Engine, image: &Path, limit: Duration) -> Result<Row> {
+    let started = Instant::now();
+    let names = cases::names();
+    let (judgement, run) = match engine::run(engine, image, &names, limit)? {
+        Outcome::Judged(judgement, run) => (judgement, run),
+        Outcome::Unavailable(why) => {
+            println!("unavailable: {why}");
+            let note = format!("unavailable: {why}");
+            return Ok(row(engine.name(), (0, 0), started.elapsed(), &note));
+        }
+    };
+    for failure in judgement.failures.iter().take(SHOWN) {
+        println!("FAILED {failure}");
+    }
+    match judgement.failures.len() {
+        0 => println!("{} cases, {} runs", judgement.passed, judgement.runs),
+        count => {
+            if count > SHOWN {
+                println!("... and {} more", count - SHOWN);
+            }
+            println!("--- the end of the log ---\n{}", run.tail(TAIL));
+        }
+    }
+    let counts = (judgement.passed, judgement.failures.len() as u64);
+    Ok(row(engine.name(), counts, run.took, &judgement.machine))
+}
+
+fn write_iso(output: &Path) -> Result<bool> {
+    install(tools::ISO)?;
+    let image = kernel::build()?;
+    let entry = |title, paging| Entry {
+        title,
+        options: Options {
+            paging,
+            suite: Suite::All,
+        },
+    };
+    let entries = [
+        entry("switcher tests, four-level paging", Paging::FourLevel),
+        entry("switcher tests, five-level paging (LA57)", Paging::La57),
+    ];
+    iso::write(&image, &entries, 5, output)?;
+    println!("{}", output.display());
+    Ok(true)
+}
+
+/// Installs what is missing: with apt, as root. Otherwise a missing tool is an error.
+fn install(needed: &[Tool]) -> Result<()> {
+    let Err(missing) = tools::require(needed) else {
+        return Ok(());
+    };
+    let root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
+    let apt = Tool {
+        what: "apt-get",
+        packages: &[],
+    };
+    if !root || !tools::is_installed(&apt) {
+        return Err(missing.into());
+    }
+    println!("{missing}");
+    // The package lists of a fresh container are empty: the first attempt then fails at once.
+    if !apt_get(&missing.0)? {
+        let status = Command::new("apt-get")
+            .arg("update")
+            .status()
+            .context("running apt-get")?;
+        if !status.success() || !apt_get(&missing.0)? {
+            return Err(missing.into());
+        }
+    }
+    tools::require(needed).map_err(Into::into)
+}
+
+fn apt_get(tools: &[Tool]) -> Result<bool> {
+    Command::new("apt-get")
+        .args(["install", "--yes", "--no-install-recommends"])
+        .args(tools::packages(tools))
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .status()
+        .map(|status| status.success())
+        .context("running apt-get")
+}
+
+/// Adds rustfmt and clippy to a minimal toolchain.
+fn components() -> Result<()> {
+    for (component, subcommand) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
+        let present = workspace::cargo()
+            .args([subcommand, "--version"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .context("running cargo")?
+            .success();
+        if !present {
+            let added = Command::new("rustup")
+                .args(["component", "add", component])
+                .status();
+            if !added.is_ok_and(|status| status.success()) {
+                bail!(
+                    "cargo has no {subcommand}; install it with: rustup component add {component}"
+                );
+            }
+        }
+    }
+    Ok(())
+}

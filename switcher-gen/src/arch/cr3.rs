@@ -61,6 +61,12 @@ impl Cr3 {
         if root & !Self::ROOT == 0 { Ok(Self(root)) } else { Err(Cr3Error::Root(root)) }
     }
 
+    /// What was read from the register, to be loaded again on the same CPU.
+    #[must_use]
+    pub const fn from_register(bits: u64) -> Self {
+        Self(bits & !Self::NOFLUSH)
+    }
+
     /// This root under a PCID.
     #[must_use]
     pub const fn with_pcid(self, pcid: Pcid, _: PcidEnabled) -> Self {

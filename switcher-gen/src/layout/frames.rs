@@ -53,6 +53,33 @@ pub struct PtRegs {
     pub ss: u64,
 }
 
+impl PtRegs {
+    /// All registers zero; `Default`, for constants.
+    pub const ZERO: Self = Self {
+        r15: 0,
+        r14: 0,
+        r13: 0,
+        r12: 0,
+        rbp: 0,
+        rbx: 0,
+        r11: 0,
+        r10: 0,
+        r9: 0,
+        r8: 0,
+        rax: 0,
+        rcx: 0,
+        rdx: 0,
+        rsi: 0,
+        rdi: 0,
+        orig_ax: OrigAx { error_code: 0, reason: 0 },
+        rip: 0,
+        cs: 0,
+        eflags: 0,
+        rsp: 0,
+        ss: 0,
+    };
+}
+
 /// What an exit frame says of the exit's cause: error code (0 for SYSCALL) and reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
 #[repr(C, align(8))]

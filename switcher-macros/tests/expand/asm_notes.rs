@@ -15,6 +15,7 @@ fn notes(a: &mut impl Sink) {
         ; .bytes &[0x90]
         ;; let shift = count
         ; shl rax, shift
+        ; shl Rq(register), 4
         ; rep movsq
         ; sysretl
         ; sysretq

@@ -128,7 +128,11 @@ pub(crate) unsafe fn init(usable: &Regions, paging: Paging) -> Result<u64, InitE
     let mut usable = *usable;
     usable.remove(Region::new(sections[0].0.start, sections[2].0.end))?;
     let heap = usable.take(HEAP).ok_or(InitError::NoRoomForHeap)?;
-    let identity = usable.end().max(heap.end).max(LEAST_IDENTITY).next_multiple_of(LARGE_PAGE);
+    let identity = usable
+        .end()
+        .max(heap.end)
+        .max(LEAST_IDENTITY)
+        .next_multiple_of(LARGE_PAGE);
 
     // SAFETY: the regions are usable memory less the image and the heap; they are below 4 GiB, and
     // those handed out before the identity map is loaded are the lowest, which the boot tables map.
@@ -149,7 +153,12 @@ pub(crate) unsafe fn init(usable: &Regions, paging: Paging) -> Result<u64, InitE
             unsafe { boot::switch_to_la57(cr3) }
         }
     }
-    HOST.call_once(|| Host { paging, low, high, root });
+    HOST.call_once(|| Host {
+        paging,
+        low,
+        high,
+        root,
+    });
     Ok(usable.total())
 }
 
@@ -168,7 +177,9 @@ fn identity_map(end: u64, sections: &[(Region, Flags)]) -> Result<Tree, InitErro
             at += LARGE_PAGE;
             continue;
         }
-        let section = sections.iter().find(|(region, _)| (region.start..region.end).contains(&at));
+        let section = sections
+            .iter()
+            .find(|(region, _)| (region.start..region.end).contains(&at));
         let flags = section.map_or(Flags::WRITE, |&(_, flags)| flags);
         if at != 0 && at != boot::stack_guard() && !guards.contains(&at) {
             tree.map(at, at, flags)?;

@@ -31,7 +31,10 @@ impl AddressSpace {
     /// A space with these host ranges, which outlive it.
     pub(super) fn with_host(paging: Paging, low: &Tree, high: &Tree) -> Result<Self, MapError> {
         // A space from the start, so that its drop unlinks what the tree does not own.
-        let space = Self { tree: Tree::new(paging.levels())?, paging };
+        let space = Self {
+            tree: Tree::new(paging.levels())?,
+            paging,
+        };
         space.tree.link(0, low)?;
         space.tree.link(HIGH_BASE, high)?;
         Ok(space)

@@ -1,0 +1,131 @@
+//! Bochs, as an Intel CPU with PCIDs and as an AMD CPU.
+//!
+//! Unlike QEMU's interpreter, Bochs follows the vendor it plays: SYSRETQ to a non-canonical address
+//! faults at CPL0 on the Intel model. Its release 2.7 has no model with five-level paging.
+//!
+//! Bochs has no loader for kernels: it boots an ISO with GRUB. Debian's build starts in its
+//! debugger, hence the `c` on its input; at the end of input the debugger quits, so that a CPU that
+//! shut down (a triple fault) ends the run instead of hanging it.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hw_protocol::{Options, Paging};
+
+use super::qemu::read;
+use super::{End, Engine, Run};
+use crate::iso::{self, Entry};
+use crate::tools::{
+    self, BOCHS, BOCHS_BIOS, Ending, GRUB_MKRESCUE, GRUB_PC, MTOOLS, Tool, VGA_BIOS, XORRISO,
+};
+
+/// What Bochs prints when the kernel has written "Shutdown" to port 0x8900.
+const SHUTDOWN: &str = "shutdown requested";
+
+/// One of Bochs's CPU models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bochs {
+    name: &'static str,
+    model: &'static str,
+}
+
+impl Bochs {
+    /// An Ice Lake: PCID, FSGSBASE, SMAP.
+    pub const INTEL: Self = Self {
+        name: "bochs-intel",
+        model: "corei7_icelake_u",
+    };
+    /// A Ryzen: FSGSBASE, SMAP, no PCID.
+    pub const AMD: Self = Self {
+        name: "bochs-amd",
+        model: "ryzen",
+    };
+
+    /// The configuration file. Paths in it are relative to Bochs's working directory.
+    fn configuration(self) -> String {
+        let Self { model, .. } = self;
+        let (bios, vga) = (BOCHS_BIOS.what, VGA_BIOS.what);
+        format!(
+            "config_interface: textconfig\n\
+             display_library: rfb, options=\"timeout=0\"\n\
+             cpu: model={model}, count=1, ips=50000000, reset_on_triple_fault=0\n\
+             megs: 512\n\
+             romimage: file={bios}\n\
+             vgaromimage: file={vga}\n\
+             ata0-master: type=cdrom, path=boot.iso, status=inserted\n\
+             boot: cdrom\n\
+             com1: enabled=1, mode=file, dev=serial\n\
+             speaker: enabled=0\n\
+             log: log\n\
+             panic: action=fatal\n\
+             error: action=report\n\
+             info: action=ignore\n"
+        )
+    }
+}
+
+impl Engine for Bochs {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn tools(&self) -> &'static [Tool] {
+        &[
+            BOCHS,
+            BOCHS_BIOS,
+            VGA_BIOS,
+            GRUB_MKRESCUE,
+            GRUB_PC,
+            XORRISO,
+            MTOOLS,
+        ]
+    }
+
+    fn paging(&self) -> Paging {
+        Paging::FourLevel
+    }
+
+    fn boot(&self, kernel: &Path, options: Options, limit: Duration) -> Result<Run> {
+        let directory = tempfile::tempdir().context("a temporary directory")?;
+        let path = |name: &str| directory.path().join(name);
+        iso::write(
+            kernel,
+            &[Entry {
+                title: "cases",
+                options,
+            }],
+            0,
+            &path("boot.iso"),
+        )?;
+        fs::write(path("bochsrc"), self.configuration()).context("writing bochsrc")?;
+        fs::write(path("input"), "c\n").context("writing the debugger's input")?;
+
+        let mut command = tools::command(BOCHS.what);
+        command
+            .args(["-q", "-f", "bochsrc"])
+            .current_dir(directory.path())
+            .stdin(File::open(path("input")).context("the debugger's input")?);
+        let file = File::create(path("output")).context("a temporary file")?;
+        let (ending, took) = tools::run(&mut command, file, limit).context("running Bochs")?;
+        let output = read(&path("output"));
+        let end = match ending {
+            Ending::Exited(_) if output.contains(SHUTDOWN) => End::ByKernel,
+            Ending::Exited(_) => End::Otherwise(format!("Bochs ended with {ending}")),
+            Ending::TimedOut(_) => End::Otherwise(format!("the kernel hangs: {ending}")),
+        };
+        // What matters is in the log (errors and panics only: see `configuration`); the output is
+        // the debugger's chatter, and the state of the CPU if Bochs gave up.
+        let emulator = match end {
+            End::ByKernel => String::new(),
+            End::Otherwise(_) => format!("{}\n{}", output, read(&path("log"))),
+        };
+        Ok(Run {
+            log: read(&path("serial")),
+            emulator,
+            end,
+            took,
+        })
+    }
+}

@@ -1,0 +1,140 @@
+//! QEMU: its interpreter (TCG) with either paging mode, and KVM where that can boot a PC.
+//!
+//! What QEMU 7.2's TCG does differently from a CPU: it has no PCIDs; SYSRETQ to a non-canonical
+//! address does not fault at CPL0, whatever the vendor it claims (that is AMD's way); #GP of an
+//! INT n through a gate with DPL 0 has the error code n * 16 + 2 instead of n * 8 + 2.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hw_protocol::{Options, Paging};
+
+use super::{End, Engine, Run, self_test};
+use crate::tools::{self, Ending, QEMU, Tool};
+
+/// `isa-debug-exit` turns the value written into `value * 2 + 1`: hw-tests/kernel/src/exit.rs
+/// writes 0x10 or 0x11. Anything else is not the kernel's doing.
+const KERNEL_EXITS: [i32; 2] = [0x10 * 2 + 1, 0x11 * 2 + 1];
+/// KVM that can boot the kernel at all does it within a second.
+const PROBE_LIMIT: Duration = Duration::from_secs(10);
+
+/// A way to start QEMU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Qemu {
+    name: &'static str,
+    /// Whether KVM runs the guest.
+    kvm: bool,
+    paging: Paging,
+}
+
+impl Qemu {
+    /// The interpreter, 48-bit addresses.
+    pub const TCG_4LEVEL: Self = Self {
+        name: "qemu-tcg-4level",
+        kvm: false,
+        paging: Paging::FourLevel,
+    };
+    /// The interpreter, 57-bit addresses.
+    pub const TCG_LA57: Self = Self {
+        name: "qemu-tcg-la57",
+        kvm: false,
+        paging: Paging::La57,
+    };
+    /// The real CPU, through KVM.
+    pub const KVM: Self = Self {
+        name: "qemu-kvm",
+        kvm: true,
+        paging: Paging::FourLevel,
+    };
+}
+
+impl Engine for Qemu {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn tools(&self) -> &'static [Tool] {
+        &[QEMU]
+    }
+
+    fn paging(&self) -> Paging {
+        self.paging
+    }
+
+    /// KVM is there if it boots the kernel: a `/dev/kvm` may belong to a hypervisor that runs
+    /// nothing but its own paravirtualised guests.
+    fn unavailable(&self, kernel: &Path) -> Result<Option<String>> {
+        if !self.kvm {
+            return Ok(None);
+        }
+        if let Err(why) = File::options().read(true).write(true).open("/dev/kvm") {
+            return Ok(Some(format!("/dev/kvm: {why}")));
+        }
+        self_test(self, kernel, PROBE_LIMIT)
+    }
+
+    fn boot(&self, kernel: &Path, options: Options, limit: Duration) -> Result<Run> {
+        let directory = tempfile::tempdir().context("a temporary directory")?;
+        let serial = directory.path().join("serial");
+        let output = directory.path().join("output");
+        let mut command = tools::command(QEMU.what);
+        command
+            .arg("-kernel")
+            .arg(kernel)
+            .arg("-append")
+            .arg(options.to_string())
+            .args(if self.kvm {
+                ["-accel", "kvm"]
+            } else {
+                ["-accel", "tcg"]
+            })
+            .args(["-cpu", if self.kvm { "host" } else { "max" }])
+            .args([
+                "-m",
+                "512",
+                "-nodefaults",
+                "-display",
+                "none",
+                "-monitor",
+                "none",
+            ])
+            .args([
+                "-no-reboot",
+                "-device",
+                "isa-debug-exit,iobase=0xf4,iosize=4",
+            ])
+            .arg("-serial")
+            .arg(format!("file:{}", serial.display()));
+        let file = File::create(&output).context("a temporary file")?;
+        let (ending, took) = tools::run(&mut command, file, limit).context("running QEMU")?;
+        let end = match ending {
+            Ending::Exited(status)
+                if status
+                    .code()
+                    .is_some_and(|code| KERNEL_EXITS.contains(&code)) =>
+            {
+                End::ByKernel
+            }
+            Ending::Exited(status) if status.success() => {
+                End::Otherwise("the virtual machine reset itself (a triple fault?)".into())
+            }
+            Ending::Exited(_) => End::Otherwise(format!("QEMU ended with {ending}")),
+            Ending::TimedOut(_) => End::Otherwise(format!("the kernel hangs: {ending}")),
+        };
+        Ok(Run {
+            log: read(&serial),
+            emulator: read(&output),
+            end,
+            took,
+        })
+    }
+}
+
+/// A log, whatever bytes it has; empty if there is none.
+pub(super) fn read(path: &Path) -> String {
+    fs::read(path)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default()
+}

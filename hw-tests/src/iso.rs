@@ -1,0 +1,102 @@
+//! A bootable ISO: GRUB and the kernel, started without a question asked.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use hw_protocol::Options;
+
+use crate::tools::{self, Ending};
+
+/// `grub-mkrescue` takes less than a second.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// An entry of GRUB's menu.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// What the menu calls it. No quotes.
+    pub title: &'static str,
+    /// What the kernel is asked to do.
+    pub options: Options,
+}
+
+/// The configuration of GRUB: the first entry starts after `timeout` seconds.
+///
+/// COM1 is a console besides the screen, because that is where the kernel reports: a machine whose
+/// report is read over a serial line can be steered over it as well.
+#[must_use]
+pub fn grub_config(entries: &[Entry], timeout: u32) -> String {
+    let mut text = format!("set timeout={timeout}\nset default=0\n");
+    if timeout > 0 {
+        text += "serial --unit=0 --speed=115200\n\
+                 terminal_input console serial\n\
+                 terminal_output console serial\n";
+    }
+    for entry in entries {
+        text += &format!(
+            "menuentry '{}' {{\n    multiboot /boot/hw-kernel {}\n    boot\n}}\n",
+            entry.title, entry.options
+        );
+    }
+    text
+}
+
+/// Writes a bootable ISO with these entries.
+///
+/// # Errors
+/// A tool is missing or fails; a file cannot be read or written.
+pub fn write(kernel: &Path, entries: &[Entry], timeout: u32, iso: &Path) -> Result<()> {
+    tools::require(tools::ISO)?;
+    let directory = tempfile::tempdir().context("a temporary directory")?;
+    let grub = directory.path().join("boot/grub");
+    fs::create_dir_all(&grub).with_context(|| format!("creating {}", grub.display()))?;
+    fs::write(grub.join("grub.cfg"), grub_config(entries, timeout)).context("writing grub.cfg")?;
+    fs::copy(kernel, directory.path().join("boot/hw-kernel"))
+        .with_context(|| format!("copying {}", kernel.display()))?;
+
+    let log = tempfile::NamedTempFile::new().context("a temporary file")?;
+    let mut command = tools::command(tools::GRUB_MKRESCUE.what);
+    command.arg("--output").arg(iso).arg(directory.path());
+    let output = File::create(log.path()).context("a temporary file")?;
+    let (ending, _) = tools::run(&mut command, output, LIMIT).context("running grub-mkrescue")?;
+    match ending {
+        Ending::Exited(status) if status.success() => Ok(()),
+        _ => bail!(
+            "grub-mkrescue: {ending}\n{}",
+            fs::read_to_string(log.path())
+                .unwrap_or_default()
+                .trim_end()
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hw_protocol::{Paging, Suite};
+
+    #[test]
+    fn each_entry_passes_its_options_to_the_kernel() {
+        let entry = |title, paging| Entry {
+            title,
+            options: Options {
+                paging,
+                suite: Suite::All,
+            },
+        };
+        let config = grub_config(
+            &[
+                entry("four", Paging::FourLevel),
+                entry("five", Paging::La57),
+            ],
+            0,
+        );
+        assert_eq!(
+            config,
+            "set timeout=0\nset default=0\n\
+             menuentry 'four' {\n    multiboot /boot/hw-kernel paging=4level suite=all\n    boot\n}\n\
+             menuentry 'five' {\n    multiboot /boot/hw-kernel paging=la57 suite=all\n    boot\n}\n"
+        );
+    }
+}

@@ -1,0 +1,442 @@
+//! What a run is worth.
+//!
+//! A run passes if the kernel reported exactly the expected cases, each once and passed, between a
+//! beginning and an end that agree with them, in the paging mode asked for, and then ended by
+//! itself. Everything else is a failure with a name: silence is never a pass.
+
+use std::collections::BTreeMap;
+
+use hw_protocol::{Event, FATAL, PANIC, Paging, Verdict};
+
+use crate::engine::{End, Run};
+
+/// What must be in the report.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected<'a> {
+    /// The paging mode.
+    pub paging: Paging,
+    /// The names of all cases.
+    pub cases: &'a [&'a str],
+}
+
+/// One thing wrong with a run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The kernel's last words.
+    #[error("the kernel died: {0}")]
+    Died(String),
+    /// The emulator did not end because the kernel asked it to.
+    #[error("{0}")]
+    Ended(String),
+    /// A report line that is no event.
+    #[error("malformed line: {0}")]
+    Malformed(String),
+    /// An event where none of its kind belongs.
+    #[error("out of place: {0}")]
+    OutOfPlace(String),
+    /// The run never began.
+    #[error("no begin line")]
+    NoBegin,
+    /// The run never came to its end.
+    #[error("no end line")]
+    NoEnd,
+    /// Another paging mode than was asked for.
+    #[error("the kernel uses {got} paging, not {asked}")]
+    Paging {
+        /// What was asked for.
+        asked: &'static str,
+        /// What the begin line says.
+        got: String,
+    },
+    /// The begin line announced another number of cases than there are expected ones.
+    #[error("{announced} cases announced, {expected} expected")]
+    Announced {
+        /// What the begin line says.
+        announced: u64,
+        /// How many are expected.
+        expected: u64,
+    },
+    /// The end line does not agree with the case lines.
+    #[error("the end line counts {0}, the case lines {1} (passed + failed)")]
+    Totals(String, String),
+    /// An expected case was not reported.
+    #[error("{0}: not reported")]
+    Missing(String),
+    /// A case was reported that nobody expects.
+    #[error("{0}: not in the case list")]
+    Extra(String),
+    /// A case was reported more than once.
+    #[error("{0}: reported more than once")]
+    Duplicate(String),
+    /// A case did not pass.
+    #[error("{name}: {detail}")]
+    Failed {
+        /// The case.
+        name: String,
+        /// What the kernel says about it.
+        detail: String,
+    },
+}
+
+/// What came of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Judgement {
+    /// Expected cases that were reported once, as passed.
+    pub passed: u64,
+    /// How often those cases were run, all together.
+    pub runs: u64,
+    /// Everything that is wrong. Nothing wrong is a pass.
+    pub failures: Vec<Failure>,
+    /// CPU vendor, brand and PCID, for the summary; empty if the kernel did not say.
+    pub machine: String,
+}
+
+/// Where in the report a line is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Before,
+    Between,
+    After,
+}
+
+/// What was reported of one case.
+#[derive(Default)]
+struct Reported {
+    times: u32,
+    runs: u64,
+    failed: bool,
+}
+
+/// Judges a run.
+#[must_use]
+pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
+    let mut judgement = Judgement::default();
+    let failures = &mut judgement.failures;
+    let mut place = Place::Before;
+    let mut brand = String::new();
+    let mut reported: BTreeMap<String, Reported> = BTreeMap::new();
+    let (mut passed, mut failed) = (0, 0);
+
+    for line in run.log.lines() {
+        let event = match Event::parse(line) {
+            Ok(Some(event)) => event,
+            Ok(None) => {
+                if let Some(last_words) = died(line) {
+                    failures.push(Failure::Died(last_words.into()));
+                }
+                continue;
+            }
+            Err(why) => {
+                failures.push(Failure::Malformed(format!("{} ({why})", line.trim())));
+                continue;
+            }
+        };
+        match (event, place) {
+            (Event::Machine { brand: name, .. }, Place::Before) => brand = name.into_owned(),
+            (
+                Event::Begin {
+                    vendor,
+                    paging,
+                    pcid,
+                    cases,
+                },
+                Place::Before,
+            ) => {
+                place = Place::Between;
+                let pcid = if pcid { ", PCID" } else { "" };
+                judgement.machine = format!("{vendor}, {brand}{pcid}");
+                if paging != expected.paging.name() {
+                    let asked = expected.paging.name();
+                    failures.push(Failure::Paging {
+                        asked,
+                        got: paging.into_owned(),
+                    });
+                }
+                let count = expected.cases.len() as u64;
+                if cases != count {
+                    failures.push(Failure::Announced {
+                        announced: cases,
+                        expected: count,
+                    });
+                }
+            }
+            (
+                Event::Case {
+                    name,
+                    verdict,
+                    runs,
+                    detail,
+                },
+                Place::Between,
+            ) => {
+                let name = name.into_owned();
+                let case = reported.entry(name.clone()).or_default();
+                case.times += 1;
+                case.runs += runs;
+                if case.times == 2 {
+                    failures.push(Failure::Duplicate(name.clone()));
+                }
+                if case.times == 1 && !expected.cases.contains(&name.as_str()) {
+                    failures.push(Failure::Extra(name.clone()));
+                }
+                match verdict {
+                    Verdict::Pass => passed += 1,
+                    Verdict::Fail => {
+                        failed += 1;
+                        case.failed = true;
+                        failures.push(Failure::Failed {
+                            name,
+                            detail: detail.into_owned(),
+                        });
+                    }
+                }
+            }
+            (
+                Event::End {
+                    passed: said_passed,
+                    failed: said_failed,
+                },
+                Place::Between,
+            ) => {
+                place = Place::After;
+                if (said_passed, said_failed) != (passed, failed) {
+                    failures.push(Failure::Totals(
+                        format!("{said_passed} + {said_failed}"),
+                        format!("{passed} + {failed}"),
+                    ));
+                }
+            }
+            (_, _) => failures.push(Failure::OutOfPlace(line.trim().into())),
+        }
+    }
+
+    match place {
+        Place::Before => failures.push(Failure::NoBegin),
+        Place::Between => failures.push(Failure::NoEnd),
+        Place::After => {}
+    }
+    if let End::Otherwise(why) = &run.end {
+        failures.push(Failure::Ended(why.clone()));
+    }
+    for name in expected.cases {
+        match reported.get(*name) {
+            None => failures.push(Failure::Missing((*name).into())),
+            Some(Reported {
+                times: 1,
+                runs,
+                failed: false,
+            }) => {
+                judgement.passed += 1;
+                judgement.runs += runs;
+            }
+            Some(_) => {}
+        }
+    }
+    judgement
+}
+
+/// The kernel's last words, if this line has them. GRUB may have left something in front.
+fn died(line: &str) -> Option<&str> {
+    [PANIC, FATAL]
+        .iter()
+        .find_map(|mark| line.find(mark).map(|at| line[at..].trim_end()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const BEGIN: &str =
+        r#"@@ {"event":"begin","vendor":"AuthenticAMD","paging":"4level","pcid":false,"cases":2}"#;
+    const A: &str = r#"@@ {"event":"case","name":"a","verdict":"pass","runs":10,"detail":""}"#;
+    const B: &str = r#"@@ {"event":"case","name":"b","verdict":"pass","runs":5,"detail":""}"#;
+    const END: &str = r#"@@ {"event":"end","passed":2,"failed":0}"#;
+
+    fn judge_run(lines: &[&str], end: End) -> Judgement {
+        let run = Run {
+            log: lines.join("\n"),
+            emulator: String::new(),
+            end,
+            took: Duration::from_secs(1),
+        };
+        judge(
+            &run,
+            &Expected {
+                paging: Paging::FourLevel,
+                cases: &["a", "b"],
+            },
+        )
+    }
+
+    fn failures(lines: &[&str]) -> Vec<Failure> {
+        judge_run(lines, End::ByKernel).failures
+    }
+
+    #[test]
+    fn a_complete_report_passes_whatever_noise_is_around_it() {
+        let machine = r#"@@ {"event":"machine","brand":"X","features":["nx"],"memory":1}"#;
+        let log = ["SeaBIOS", "", machine, BEGIN, "hello", A, B, END, "bye"];
+        let judgement = judge_run(&log, End::ByKernel);
+        assert_eq!(
+            judgement,
+            Judgement {
+                passed: 2,
+                runs: 15,
+                failures: vec![],
+                machine: "AuthenticAMD, X".into(),
+            }
+        );
+    }
+
+    #[test]
+    fn a_hang_is_a_failure_although_every_line_is_there() {
+        let end = End::Otherwise("the kernel hangs".into());
+        let judgement = judge_run(&[BEGIN, A, B, END], end);
+        assert_eq!(
+            judgement.failures,
+            [Failure::Ended("the kernel hangs".into())]
+        );
+    }
+
+    #[test]
+    fn a_triple_fault_leaves_no_end_and_missing_cases() {
+        let judgement = judge_run(&[BEGIN, A], End::Otherwise("reset".into()));
+        assert_eq!(
+            judgement.failures,
+            [
+                Failure::NoEnd,
+                Failure::Ended("reset".into()),
+                Failure::Missing("b".into())
+            ]
+        );
+        assert_eq!(judgement.passed, 1);
+    }
+
+    #[test]
+    fn silence_is_a_failure_for_every_case() {
+        assert_eq!(
+            failures(&[]),
+            [
+                Failure::NoBegin,
+                Failure::Missing("a".into()),
+                Failure::Missing("b".into())
+            ]
+        );
+    }
+
+    #[test]
+    fn a_missing_case_is_named() {
+        let end = r#"@@ {"event":"end","passed":1,"failed":0}"#;
+        assert_eq!(failures(&[BEGIN, A, end]), [Failure::Missing("b".into())]);
+    }
+
+    #[test]
+    fn an_extra_case_is_named() {
+        let c = r#"@@ {"event":"case","name":"c","verdict":"pass","runs":1,"detail":""}"#;
+        let end = r#"@@ {"event":"end","passed":3,"failed":0}"#;
+        assert_eq!(
+            failures(&[BEGIN, A, B, c, end]),
+            [Failure::Extra("c".into())]
+        );
+    }
+
+    #[test]
+    fn a_duplicate_does_not_count_as_passed() {
+        let end = r#"@@ {"event":"end","passed":4,"failed":0}"#;
+        let judgement = judge_run(&[BEGIN, A, B, B, B, end], End::ByKernel);
+        assert_eq!(judgement.failures, [Failure::Duplicate("b".into())]);
+        assert_eq!(judgement.passed, 1);
+    }
+
+    #[test]
+    fn a_failed_case_comes_with_its_detail() {
+        let b = r#"@@ {"event":"case","name":"b","verdict":"fail","runs":5,"detail":"rcx 1"}"#;
+        let end = r#"@@ {"event":"end","passed":1,"failed":1}"#;
+        let failed = Failure::Failed {
+            name: "b".into(),
+            detail: "rcx 1".into(),
+        };
+        assert_eq!(failures(&[BEGIN, A, b, end]), [failed]);
+    }
+
+    #[test]
+    fn a_malformed_line_is_a_failure_even_if_all_else_is_there() {
+        let failures = failures(&[BEGIN, A, B, "@@ {\"event\":\"ca", END]);
+        assert!(
+            matches!(&failures[..], [Failure::Malformed(line)] if line.contains("\"ca")),
+            "{failures:?}"
+        );
+    }
+
+    #[test]
+    fn a_panic_is_a_failure_with_its_message() {
+        let panic = "\u{1b}[Hpanic: src/main.rs:1:2: index out of bounds";
+        assert_eq!(
+            failures(&[BEGIN, A, B, panic, END]),
+            [Failure::Died(
+                "panic: src/main.rs:1:2: index out of bounds".into()
+            )]
+        );
+        assert_eq!(
+            failures(&["fatal: no LA57"])[0],
+            Failure::Died("fatal: no LA57".into())
+        );
+    }
+
+    #[test]
+    fn the_words_panic_and_fatal_in_a_case_are_only_words() {
+        let b = r#"@@ {"event":"case","name":"b","verdict":"pass","runs":5,"detail":"fatal: x"}"#;
+        assert_eq!(failures(&[BEGIN, A, b, END]), []);
+    }
+
+    #[test]
+    fn an_end_that_miscounts_is_a_failure() {
+        let end = r#"@@ {"event":"end","passed":3,"failed":0}"#;
+        assert_eq!(
+            failures(&[BEGIN, A, B, end]),
+            [Failure::Totals("3 + 0".into(), "2 + 0".into())]
+        );
+    }
+
+    #[test]
+    fn another_paging_mode_than_asked_is_a_failure() {
+        let begin = BEGIN.replace("4level", "la57");
+        assert_eq!(
+            failures(&[&begin, A, B, END]),
+            [Failure::Paging {
+                asked: "4level",
+                got: "la57".into()
+            }]
+        );
+    }
+
+    #[test]
+    fn another_number_of_cases_than_expected_is_a_failure() {
+        let begin = BEGIN.replace("\"cases\":2", "\"cases\":3");
+        assert_eq!(
+            failures(&[&begin, A, B, END]),
+            [Failure::Announced {
+                announced: 3,
+                expected: 2
+            }]
+        );
+    }
+
+    #[test]
+    fn lines_outside_the_run_are_out_of_place() {
+        assert_eq!(
+            failures(&[A, BEGIN, A, B, END, END]),
+            [
+                Failure::OutOfPlace(A.into()),
+                Failure::OutOfPlace(END.into())
+            ]
+        );
+        let again = failures(&[BEGIN, A, BEGIN, B, END]);
+        assert_eq!(
+            again,
+            [Failure::OutOfPlace(BEGIN.into())],
+            "a reboot begins anew"
+        );
+    }
+}

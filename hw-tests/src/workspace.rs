@@ -1,0 +1,20 @@
+//! The workspace and the Cargo that builds it.
+
+use std::env;
+use std::path::Path;
+use std::process::Command;
+
+/// The workspace's root directory: where this package was compiled from, one up.
+#[must_use]
+pub fn root() -> &'static Path {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package)
+}
+
+/// The Cargo that runs us, or the one in PATH, in the workspace's root.
+#[must_use]
+pub fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}

@@ -1,0 +1,130 @@
+//! The one call into emitted code.
+
+use core::ptr::NonNull;
+
+use switcher_gen::arch::{Msr as MsrName, RFlags};
+use switcher_gen::asm::Label;
+use switcher_gen::layout::PtRegs;
+use x86_64::registers::control::{Cr2, Cr3};
+use x86_64::registers::model_specific::Msr;
+use x86_64::registers::rflags;
+
+use crate::cpu::Cpu;
+use crate::exit::Exit;
+use crate::guest::{Guest, Mode};
+
+/// Why a guest was not entered. It is as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EnterError {
+    /// An interrupt could come between loading the guest's state and entering it.
+    #[error("interrupts are enabled: disable them around `enter`")]
+    InterruptsEnabled,
+    /// There is nothing to load into CR3.
+    #[error("the guest is in {0:?}, whose root is not prepared")]
+    NoRoot(Mode),
+}
+
+impl Cpu<'_> {
+    /// Runs `guest` until its next exit. Interrupts must be off, and are off on return.
+    ///
+    /// CR2 is part of the exit and must not be read from the register later.
+    ///
+    /// # Errors
+    /// If interrupts are enabled, or if the mode the guest is in has no root.
+    pub fn enter(&mut self, guest: &mut Guest) -> Result<Exit, EnterError> {
+        // SAFETY: `call` calls what it is given, as `enter_with` asks.
+        unsafe { self.enter_with(guest, call) }
+    }
+
+    /// As [`enter`](Self::enter), but leaves the call itself to `call`: for hosts that must do
+    /// something of their own directly around it.
+    ///
+    /// # Errors
+    /// As [`enter`](Self::enter).
+    ///
+    /// # Safety
+    /// `call` must call the function at the address it is given exactly once, as `extern "C" fn()
+    /// -> *mut PtRegs` with interrupts off, and return what that returns. The function may change
+    /// MXCSR and the x87 state, which `call` must restore.
+    pub unsafe fn enter_with(
+        &mut self,
+        guest: &mut Guest,
+        call: unsafe fn(u64) -> *mut PtRegs,
+    ) -> Result<Exit, EnterError> {
+        if rflags::read_raw() & RFlags::IF.bits() != 0 {
+            return Err(EnterError::InterruptsEnabled);
+        }
+        let extra = guest.tss_extra(read_cr3()).ok_or(EnterError::NoRoot(guest.mode()))?;
+        let mut inactive_gs = Msr::new(MsrName::KernelGsBase.address());
+
+        // SAFETY: `install` was given a block that is this CPU's alone, and `self` is borrowed
+        // exclusively; no guest is running, so the switcher does not use it either.
+        unsafe { self.tss_extra().write(extra) };
+        // SAFETY: the caller of `install` vouches for room below sp0, and nothing else is on that
+        // stack while no guest runs.
+        unsafe { self.frame().write(guest.regs) };
+        // SAFETY: the value is canonical: `set_gs_base` checked it, or it was read from this MSR.
+        unsafe { inactive_gs.write(guest.gs_base()) };
+
+        // SAFETY: the state just written is what `switcher_enter_guest` expects, and interrupts are
+        // off. `GuestRoot`, `PvcsPage` and `install` carry the host's promises about the rest.
+        let frame = unsafe { call(self.switcher.address(Label::EnterGuest)) };
+
+        // Before anything can fault or be interrupted and change it.
+        let cr2 = Cr2::read_raw();
+        // SAFETY: the switcher returns the address of the frame that an exit has built on the sp0
+        // stack or on an IST stack; both are the host's.
+        let regs = unsafe { frame.read() };
+        // SAFETY: as for the write: the switcher has let go of the block.
+        let extra = unsafe { self.tss_extra().read() };
+        // SAFETY: reading KERNEL_GS_BASE changes nothing.
+        let gs_base = unsafe { inactive_gs.read() };
+        guest.take_back(regs, &extra, gs_base);
+        Ok(Exit::from_frame(regs.orig_ax, || cr2))
+    }
+
+    /// Where the guest's registers lie: just below sp0.
+    fn frame(&self) -> NonNull<PtRegs> {
+        // SAFETY: `install` was given a valid block. `sp0` is not written while it is installed.
+        let sp0 = u64::from(unsafe { self.per_cpu.read() }.tss.sp0);
+        let frame = (sp0 as usize - size_of::<PtRegs>()) as *mut PtRegs;
+        // SAFETY: `install` refused a null sp0, and a stack is not within 168 bytes of address 0.
+        unsafe { NonNull::new_unchecked(frame) }
+    }
+}
+
+/// CR3 as it is; hosts with PCIDs get their own back, flushing.
+fn read_cr3() -> switcher_gen::arch::Cr3 {
+    let (frame, flags) = Cr3::read_raw();
+    switcher_gen::arch::Cr3::from_register(frame.start_address().as_u64() | u64::from(flags))
+}
+
+/// Calls emitted code. It keeps what the System V ABI asks of a function except MXCSR and the x87
+/// state, which the guest has changed as it liked.
+///
+/// # Safety
+/// `entry` must be the address of a function that is sound to call as `extern "C" fn() -> *mut
+/// PtRegs` here and now.
+unsafe fn call(entry: u64) -> *mut PtRegs {
+    let mut mxcsr = 0_u32;
+    let mut x87_control = 0_u16;
+    let frame: *mut PtRegs;
+    // SAFETY: the caller vouches for `entry`; `clobber_abi` says what the call may change, and
+    // MXCSR and the x87 control word are restored, the x87 stack is left empty.
+    unsafe {
+        core::arch::asm!(
+            "stmxcsr [{mxcsr}]",
+            "fnstcw [{x87}]",
+            "call {entry}",
+            "fninit",
+            "fldcw [{x87}]",
+            "ldmxcsr [{mxcsr}]",
+            entry = in(reg) entry,
+            mxcsr = in(reg) &raw mut mxcsr,
+            x87 = in(reg) &raw mut x87_control,
+            lateout("rax") frame,
+            clobber_abi("sysv64"),
+        );
+    }
+    frame
+}

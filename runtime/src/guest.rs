@@ -1,0 +1,308 @@
+//! A guest's CPU as the switcher sees it: registers, mode, roots and where SYSCALL leads.
+//!
+//! Everything is set through methods, and `switch_flags` is *derived* when the guest is entered, so
+//! that a host cannot forget PVCS_INVALID where there is no PVCS or NO_DS_CR3 where the other mode's
+//! root is not prepared: the two mistakes that would let the switcher write through a null pointer
+//! or load a null root.
+
+use core::ptr::NonNull;
+
+use switcher_gen::arch::{CanonicalAddr, Cr3, NonCanonical, PagingMode};
+use switcher_gen::layout::{PtRegs, Pvcs, SwitchFlags, TssExtra};
+
+/// The guest's two modes, both at CPL 3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Supervisor.
+    Smod,
+    /// User.
+    Umod,
+}
+
+impl Mode {
+    /// The other one.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Smod => Self::Umod,
+            Self::Umod => Self::Smod,
+        }
+    }
+
+    /// Its bit in the switch flags.
+    #[must_use]
+    pub const fn flag(self) -> SwitchFlags {
+        match self {
+            Self::Smod => SwitchFlags::SMOD,
+            Self::Umod => SwitchFlags::UMOD,
+        }
+    }
+}
+
+/// A page table root that guests may run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestRoot(Cr3);
+
+impl GuestRoot {
+    /// # Safety
+    /// For as long as a guest may be entered with it, the root must map, at the same addresses and
+    /// for the supervisor alone, all that the host's root maps and the switcher or the handling of
+    /// an event uses: the switcher, per-CPU block, PVCS, stacks, GDT, IDT and the handlers. Nothing
+    /// it maps for CPL 3 may be memory of the host. If it has a PCID, no other root may have it.
+    #[must_use]
+    pub const unsafe fn new(cr3: Cr3) -> Self {
+        Self(cr3)
+    }
+}
+
+/// A registered PVCS, by the address at which the host reaches it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PvcsPage(NonNull<Pvcs>);
+
+impl PvcsPage {
+    /// # Safety
+    /// The page must stay mapped there, writable and for the supervisor, in the host's root and in
+    /// every root the guest is entered with, for as long as it is registered.
+    #[must_use]
+    pub const unsafe fn new(pvcs: NonNull<Pvcs>) -> Self {
+        Self(pvcs)
+    }
+}
+
+/// Why a guest's state was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GuestError {
+    /// Addresses the switcher loads must be addresses.
+    #[error(transparent)]
+    NonCanonical(#[from] NonCanonical),
+    /// The mode bits belong to the switcher, NO_DS_CR3 and PVCS_INVALID to this type.
+    #[error("{0:?} cannot be set by hand: set the mode, a root or the PVCS instead")]
+    DerivedFlags(SwitchFlags),
+}
+
+/// One virtual CPU.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    paging: PagingMode,
+    /// All registers, CS, SS, RIP and RFLAGS included; forbidden flags are dropped on entry.
+    pub regs: PtRegs,
+    /// Stack of smod, saved by ERETU.
+    pub smod_rsp: u64,
+    /// The address **after** the SYSCALL that means ERETU. Any value: it is only compared with.
+    pub retu_rip: u64,
+    mode: Mode,
+    gs_base: u64,
+    smod_entry: CanonicalAddr,
+    smod_gsbase: CanonicalAddr,
+    pvcs: Option<PvcsPage>,
+    smod_root: Option<GuestRoot>,
+    umod_root: Option<GuestRoot>,
+    inhibitors: SwitchFlags,
+}
+
+impl Guest {
+    /// Flags that follow from the rest of the state.
+    const DERIVED: SwitchFlags =
+        SwitchFlags::MODE_TOGGLE.union(SwitchFlags::NO_DS_CR3).union(SwitchFlags::PVCS_INVALID);
+
+    /// A guest in smod with nothing prepared: no PVCS, no roots, all addresses 0.
+    #[must_use]
+    pub const fn new(paging: PagingMode) -> Self {
+        let Ok(zero) = paging.address(0) else { panic!("0 is canonical in every mode") };
+        Self {
+            paging,
+            regs: PtRegs::ZERO,
+            smod_rsp: 0,
+            retu_rip: 0,
+            mode: Mode::Smod,
+            gs_base: 0,
+            smod_entry: zero,
+            smod_gsbase: zero,
+            pvcs: None,
+            smod_root: None,
+            umod_root: None,
+            inhibitors: SwitchFlags::empty(),
+        }
+    }
+
+    /// The mode it is in.
+    #[must_use]
+    pub const fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Puts it into a mode, as a host does that delivers an event or emulates ERETU. Registers and
+    /// GS base are the caller's to change.
+    pub const fn set_mode(&mut self, mode: Mode) {
+        self.mode = mode;
+    }
+
+    /// Its active GS base.
+    #[must_use]
+    pub const fn gs_base(&self) -> u64 {
+        self.gs_base
+    }
+
+    /// # Errors
+    /// If `base` is not canonical in the host's paging mode: the MSR would not take it.
+    pub fn set_gs_base(&mut self, base: u64) -> Result<(), GuestError> {
+        self.gs_base = self.paging.address(base)?.get();
+        Ok(())
+    }
+
+    /// Where a SYSCALL of umod lands, and the GS base it lands with.
+    ///
+    /// # Errors
+    /// If either is not canonical in the host's paging mode: SYSRETQ or WRGSBASE would fault at
+    /// CPL 0, the former on a stack of the guest's choice.
+    pub fn set_smod_entry(&mut self, entry: u64, gs_base: u64) -> Result<(), GuestError> {
+        let (entry, gs_base) = (self.paging.address(entry)?, self.paging.address(gs_base)?);
+        self.smod_entry = entry;
+        self.smod_gsbase = gs_base;
+        Ok(())
+    }
+
+    /// Registers or removes the PVCS. Without one there is no direct switch.
+    pub const fn set_pvcs(&mut self, pvcs: Option<PvcsPage>) {
+        self.pvcs = pvcs;
+    }
+
+    /// Prepares a mode's root, or withdraws it. A guest can be entered only in a mode that has
+    /// one, and switches directly only if both do.
+    pub const fn set_root(&mut self, mode: Mode, root: Option<GuestRoot>) {
+        match mode {
+            Mode::Smod => self.smod_root = root,
+            Mode::Umod => self.umod_root = root,
+        }
+    }
+
+    /// The root of a mode, if it is prepared.
+    #[must_use]
+    pub const fn root(&self, mode: Mode) -> Option<GuestRoot> {
+        match mode {
+            Mode::Smod => self.smod_root,
+            Mode::Umod => self.umod_root,
+        }
+    }
+
+    /// What inhibits direct switching besides what follows from the state: windows the host waits
+    /// for, single-stepping, bits of the host's own.
+    ///
+    /// # Errors
+    /// If `flags` has a bit that follows from the state.
+    pub fn set_inhibitors(&mut self, flags: SwitchFlags) -> Result<(), GuestError> {
+        let derived = flags.intersection(Self::DERIVED);
+        if !derived.is_empty() {
+            return Err(GuestError::DerivedFlags(derived));
+        }
+        self.inhibitors = flags;
+        Ok(())
+    }
+
+    /// The flags the guest will be entered with.
+    #[must_use]
+    pub fn switch_flags(&self) -> SwitchFlags {
+        let mut flags = self.inhibitors | self.mode.flag();
+        flags.set(SwitchFlags::NO_DS_CR3, self.root(self.mode.other()).is_none());
+        flags.set(SwitchFlags::PVCS_INVALID, self.pvcs.is_none());
+        flags
+    }
+
+    /// What the switcher must find of it. `None` if its mode has no root.
+    pub(crate) fn tss_extra(&self, host_cr3: Cr3) -> Option<TssExtra> {
+        let cr3 = |root: Option<GuestRoot>| root.map_or(Cr3::NONE, |GuestRoot(cr3)| cr3);
+        let mut extra = TssExtra::default();
+        extra.host_cr3 = host_cr3;
+        extra.enter_cr3 = self.root(self.mode)?.0;
+        extra.switch_flags = self.switch_flags();
+        extra.smod_cr3 = cr3(self.smod_root);
+        extra.umod_cr3 = cr3(self.umod_root);
+        extra.pvcs = self.pvcs.map_or(0, |PvcsPage(pvcs)| pvcs.as_ptr() as u64);
+        extra.retu_rip = self.retu_rip;
+        extra.smod_entry = self.smod_entry.get();
+        extra.smod_gsbase = self.smod_gsbase.get();
+        extra.smod_rsp = self.smod_rsp;
+        Some(extra)
+    }
+
+    /// Takes back what the guest and the switcher may have changed. `gs_base` comes from the
+    /// hardware and will be accepted by it again. It need not be an address of the paging mode:
+    /// CPUs with LA57 take 57-bit bases under 4-level paging too.
+    pub(crate) fn take_back(&mut self, regs: PtRegs, extra: &TssExtra, gs_base: u64) {
+        self.regs = regs;
+        self.smod_rsp = extra.smod_rsp;
+        let umod = extra.switch_flags.contains(SwitchFlags::UMOD);
+        self.mode = if umod { Mode::Umod } else { Mode::Smod };
+        self.gs_base = gs_base;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root(page: u64) -> GuestRoot {
+        // SAFETY: never entered.
+        unsafe { GuestRoot::new(Cr3::new(page).unwrap()) }
+    }
+
+    fn guest() -> Guest {
+        let mut guest = Guest::new(PagingMode::FourLevel);
+        guest.set_root(Mode::Smod, Some(root(0x1000)));
+        guest.set_root(Mode::Umod, Some(root(0x2000)));
+        // SAFETY: never dereferenced.
+        guest.set_pvcs(Some(unsafe { PvcsPage::new(NonNull::dangling()) }));
+        guest
+    }
+
+    #[test]
+    fn a_new_guest_cannot_switch_directly() {
+        let flags = Guest::new(PagingMode::FourLevel).switch_flags();
+        assert_eq!(
+            flags,
+            SwitchFlags::SMOD | SwitchFlags::NO_DS_CR3 | SwitchFlags::PVCS_INVALID
+        );
+    }
+
+    #[test]
+    fn a_prepared_guest_has_its_mode_flag_alone() {
+        let mut guest = guest();
+        assert_eq!(guest.switch_flags(), SwitchFlags::SMOD);
+        guest.set_mode(Mode::Umod);
+        assert_eq!(guest.switch_flags(), SwitchFlags::UMOD);
+        assert_eq!(guest.tss_extra(Cr3::NONE).unwrap().enter_cr3.root(), 0x2000);
+    }
+
+    #[test]
+    fn a_missing_pvcs_or_root_cannot_be_forgotten() {
+        let mut guest = guest();
+        guest.set_pvcs(None);
+        assert!(guest.switch_flags().contains(SwitchFlags::PVCS_INVALID));
+        assert_eq!(guest.tss_extra(Cr3::NONE).unwrap().pvcs, 0);
+        guest.set_root(Mode::Umod, None);
+        assert!(guest.switch_flags().contains(SwitchFlags::NO_DS_CR3));
+        guest.set_mode(Mode::Umod);
+        assert!(guest.tss_extra(Cr3::NONE).is_none());
+    }
+
+    #[test]
+    fn derived_flags_cannot_be_set_or_cleared_by_hand() {
+        let mut guest = guest();
+        for flag in [SwitchFlags::UMOD, SwitchFlags::NO_DS_CR3, SwitchFlags::PVCS_INVALID] {
+            assert_eq!(guest.set_inhibitors(flag), Err(GuestError::DerivedFlags(flag)));
+        }
+        guest.set_inhibitors(SwitchFlags::IRQ_WIN).unwrap();
+        assert_eq!(guest.switch_flags(), SwitchFlags::SMOD | SwitchFlags::IRQ_WIN);
+    }
+
+    #[test]
+    fn addresses_are_refused_by_the_width_of_the_paging_mode() {
+        let mut four = Guest::new(PagingMode::FourLevel);
+        assert!(four.set_smod_entry(1 << 47, 0).is_err());
+        assert!(four.set_smod_entry(0, 1 << 60).is_err());
+        assert!(four.set_gs_base(1 << 47).is_err());
+        let mut five = Guest::new(PagingMode::FiveLevel);
+        assert!(five.set_smod_entry(1 << 47, 1 << 55).is_ok());
+        assert!(five.set_smod_entry(1 << 56, 0).is_err());
+    }
+}

@@ -1,0 +1,45 @@
+//! The part of the switcher toolkit that is linked into a host hypervisor.
+//!
+//! `no_std` + `alloc`, and no OS assumed: the host brings memory ([`CodeMapping`]), page tables,
+//! GDT, TSS and IDT. In the order of use:
+//!
+//! 1. [`HostFeatures::detect`](Detect::detect) asks this CPU; [`Variant::for_host`] chooses.
+//! 2. [`Switcher::assemble`] emits the code *here, now, for this host*, and maps it: writable while
+//!    it is written, executable afterwards, never both.
+//! 3. [`Switcher::install`] programs one CPU to use it, after checking all it can check.
+//! 4. [`Cpu::enter`] runs a [`Guest`] until it exits, and says why ([`Exit`]).
+//!
+//! # What the host must see to
+//!
+//! The switcher runs at CPL 0 on a *guest's* page tables. Its soundness therefore rests on things
+//! only the host can arrange; each is the safety contract of the function that takes it:
+//!
+//! * every [`GuestRoot`] maps the switcher, the per-CPU block, the stacks, IDT, GDT and event
+//!   handlers exactly as the host's root does, for the supervisor alone;
+//! * the [`PvcsPage`] is mapped for the supervisor in every guest root;
+//! * NMI, #MC, #DB and #DF use IST stacks; handlers of events that interrupted CPL 3 build a
+//!   [`PtRegs`](switcher_gen::layout::PtRegs), execute SWAPGS and jump to
+//!   [`Switcher::return_from_guest`]; a fault at [`Switcher::iretq`] is the guest's;
+//! * FPU, SSE, debug and segment registers other than CS, SS and the GS base are the host's to
+//!   switch. [`Cpu::enter`] preserves what the System V ABI asks of a function, no more.
+#![no_std]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod cpu;
+mod detect;
+mod enter;
+mod exit;
+mod guest;
+mod load;
+
+pub use cpu::{Cpu, InstallError};
+pub use detect::Detect;
+pub use enter::EnterError;
+pub use exit::{Event, Exit};
+pub use guest::{Guest, GuestError, GuestRoot, Mode, PvcsPage};
+pub use load::{CodeMapping, LoadError, Protection, Switcher};
+pub use switcher_gen::arch::HostFeatures;
+pub use switcher_gen::{self, Variant};

@@ -1,0 +1,287 @@
+//! From a variant to code that can be executed: assemble, write, seal.
+
+use core::fmt;
+use core::ptr::NonNull;
+
+use switcher_gen::asm::{AsmError, Label, Window};
+use switcher_gen::{Image, LinkError, LinkedImage, Variant};
+
+/// How a page is mapped, as the host's page tables have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protection {
+    /// Stores succeed.
+    pub writable: bool,
+    /// Instruction fetches succeed.
+    pub executable: bool,
+    /// CPL 3 may access it.
+    pub user: bool,
+}
+
+/// Memory for code, as the host gives it.
+///
+/// # Safety
+/// [`reserve`](Self::reserve) must return memory that is valid for reads and writes of `len` bytes,
+/// that nothing else uses for as long as the switcher lives, and that is (or, before any guest
+/// root is entered, will be) mapped at the same address in the host's and every guest's root.
+/// [`protection`](Self::protection) must tell what the page tables in use really say, TLBs included.
+pub unsafe trait CodeMapping {
+    /// Why memory cannot be had.
+    type Error: fmt::Display + fmt::Debug;
+
+    /// `len` bytes on pages of their own: writable, not executable, supervisor only.
+    ///
+    /// # Errors
+    /// If the host has none to give.
+    fn reserve(&mut self, len: usize) -> Result<NonNull<u8>, Self::Error>;
+
+    /// Makes the reserved pages executable and no longer writable, in every root and TLB.
+    ///
+    /// # Errors
+    /// If the host cannot.
+    fn seal(&mut self, start: NonNull<u8>, len: usize) -> Result<(), Self::Error>;
+
+    /// How the page with `address` is mapped; `None` if it is not.
+    fn protection(&self, address: NonNull<u8>) -> Option<Protection>;
+}
+
+/// Why a switcher could not be loaded. Nothing is left executable then.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError<M: fmt::Display + fmt::Debug> {
+    /// An emitter is wrong.
+    #[error("the switcher does not assemble: {0}")]
+    Assemble(#[from] AsmError),
+    /// The code cannot run where the host put it.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The host's answer.
+    #[error("the host cannot map the switcher: {0}")]
+    Mapping(M),
+    /// A page is not mapped although the host said so.
+    #[error("the page at {address:#x}, reserved for the switcher, is not mapped")]
+    NotMapped {
+        /// Where.
+        address: usize,
+    },
+    /// Code could be changed while it can run.
+    #[error("the page at {address:#x} is writable and executable at once")]
+    WritableAndExecutable {
+        /// Where.
+        address: usize,
+    },
+    /// A guest could reach it.
+    #[error("the page at {address:#x} is accessible at CPL 3")]
+    UserAccessible {
+        /// Where.
+        address: usize,
+    },
+    /// The wrong one of the two.
+    #[error("the page at {address:#x} is not {expected}")]
+    WrongProtection {
+        /// Where.
+        address: usize,
+        /// `writable` while code is written, `executable` afterwards.
+        expected: &'static str,
+    },
+}
+
+/// A switcher in memory, sealed, ready to be [installed](Self::install) on any CPU of this host.
+#[derive(Debug)]
+pub struct Switcher {
+    image: Image,
+    base: u64,
+}
+
+impl Switcher {
+    /// Assembles `variant` and places it into memory of the host's.
+    ///
+    /// The variant should be [`Variant::for_host`]'s; [`install`](Self::install) refuses CPUs that
+    /// need another one.
+    ///
+    /// # Errors
+    /// If the host's memory cannot be had, is writable and executable at once, is accessible to
+    /// guests, or lies where the switcher cannot run.
+    pub fn assemble<M: CodeMapping>(
+        variant: &Variant,
+        memory: &mut M,
+    ) -> Result<Self, LoadError<M::Error>> {
+        let image = Image::new(variant)?;
+        let len = image.bytes().len();
+        let start = memory.reserve(len).map_err(LoadError::Mapping)?;
+        let base = start.as_ptr() as u64;
+        check(memory, start, len, "writable", |p| p.writable)?;
+        let linked = image.link(base, |_| None)?;
+        // SAFETY: `reserve` gave memory that is valid for writes of `len` bytes and that nothing
+        // else uses; `linked` is a buffer of its own, so the two do not overlap.
+        unsafe { start.copy_from_nonoverlapping(NonNull::from(linked.bytes()).cast(), len) };
+        memory.seal(start, len).map_err(LoadError::Mapping)?;
+        check(memory, start, len, "executable", |p| p.executable)?;
+        Ok(Self { image, base })
+    }
+
+    /// What was assembled.
+    #[must_use]
+    pub const fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// The address of an exported label.
+    #[must_use]
+    pub fn address(&self, label: Label) -> u64 {
+        self.base + u64::from(self.image.offset(label))
+    }
+
+    /// Where the host's event handlers jump with RSP = the guest's `PtRegs`, the host's GS active
+    /// and interrupts off.
+    #[must_use]
+    pub fn return_from_guest(&self) -> u64 {
+        self.address(Label::ReturnFromGuest)
+    }
+
+    /// The IRETQ to a guest. A fault with this RIP and a kernel CS is an event of the guest, whose
+    /// IRET frame RSP points to and whose GS is active.
+    #[must_use]
+    pub fn iretq(&self) -> u64 {
+        self.address(Label::Iretq)
+    }
+
+    /// Whether `window` applies at `rip`: for the host's NMI and #MC handlers.
+    #[must_use]
+    pub fn is_in(&self, window: Window, rip: u64) -> bool {
+        u32::try_from(rip.wrapping_sub(self.base))
+            .is_ok_and(|offset| self.image.is_in(window, offset))
+    }
+}
+
+/// Checks every page of the code: never writable and executable, never a guest's, and `wanted`.
+fn check<M: CodeMapping>(
+    memory: &M,
+    start: NonNull<u8>,
+    len: usize,
+    expected: &'static str,
+    wanted: fn(&Protection) -> bool,
+) -> Result<(), LoadError<M::Error>> {
+    const PAGE: usize = 4096;
+    let first = start.addr().get();
+    let pages = (first & !(PAGE - 1)..first + len).step_by(PAGE);
+    for page in pages {
+        let address = page.max(first);
+        // Within the reserved range, hence not null and of its provenance.
+        let pointer = start.map_addr(|_| core::num::NonZero::new(address).unwrap_or(start.addr()));
+        let protection =
+            memory.protection(pointer).ok_or(LoadError::NotMapped { address })?;
+        if protection.writable && protection.executable {
+            return Err(LoadError::WritableAndExecutable { address });
+        }
+        if protection.user {
+            return Err(LoadError::UserAccessible { address });
+        }
+        if !wanted(&protection) {
+            return Err(LoadError::WrongProtection { address, expected });
+        }
+    }
+    Ok(())
+}
+
+/// A linked image can be looked at where it lies.
+impl Switcher {
+    /// The image as linked at the address it lies at, for listings.
+    ///
+    /// # Errors
+    /// None that [`assemble`](Self::assemble) would not have reported.
+    pub fn linked(&self) -> Result<LinkedImage<'_>, LinkError> {
+        self.image.link(self.base, |_| None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::alloc::{Layout, alloc, dealloc};
+    use std::string::ToString;
+
+    /// Memory that claims whatever protection a test wants; nothing in it is executed.
+    struct Claims {
+        before: Protection,
+        after: Protection,
+        sealed: bool,
+        memory: NonNull<u8>,
+    }
+
+    const LAYOUT: Layout = match Layout::from_size_align(8192, 4096) {
+        Ok(layout) => layout,
+        Err(_) => panic!("two pages are a layout"),
+    };
+
+    impl Claims {
+        fn new(before: Protection, after: Protection) -> Self {
+            // SAFETY: the layout's size is not zero.
+            let memory = NonNull::new(unsafe { alloc(LAYOUT) }).unwrap();
+            Self { before, after, sealed: false, memory }
+        }
+    }
+
+    impl Drop for Claims {
+        fn drop(&mut self) {
+            // SAFETY: allocated in `new` with this layout, and freed only here.
+            unsafe { dealloc(self.memory.as_ptr(), LAYOUT) };
+        }
+    }
+
+    // SAFETY: the memory is two pages of the test's own; nothing here is ever entered or executed.
+    unsafe impl CodeMapping for Claims {
+        type Error = &'static str;
+
+        fn reserve(&mut self, len: usize) -> Result<NonNull<u8>, &'static str> {
+            if len <= LAYOUT.size() { Ok(self.memory) } else { Err("out of memory") }
+        }
+
+        fn seal(&mut self, _: NonNull<u8>, _: usize) -> Result<(), &'static str> {
+            self.sealed = true;
+            Ok(())
+        }
+
+        fn protection(&self, _: NonNull<u8>) -> Option<Protection> {
+            Some(if self.sealed { self.after } else { self.before })
+        }
+    }
+
+    const RW: Protection = Protection { writable: true, executable: false, user: false };
+    const RX: Protection = Protection { writable: false, executable: true, user: false };
+    const RWX: Protection = Protection { writable: true, executable: true, user: false };
+
+    fn load(before: Protection, after: Protection) -> Result<Switcher, LoadError<&'static str>> {
+        Switcher::assemble(&Variant::REFERENCE, &mut Claims::new(before, after))
+    }
+
+    #[test]
+    fn writable_then_executable_is_loaded() {
+        let mut memory = Claims::new(RW, RX);
+        let switcher = Switcher::assemble(&Variant::REFERENCE, &mut memory).unwrap();
+        let bytes = switcher.image().bytes();
+        // SAFETY: `assemble` wrote that many bytes to the memory `reserve` gave.
+        let written = unsafe { core::slice::from_raw_parts(memory.memory.as_ptr(), bytes.len()) };
+        assert_eq!(written, bytes);
+        assert!(switcher.is_in(Window::GuestRoot, switcher.iretq()));
+        assert!(switcher.linked().is_ok());
+    }
+
+    #[test]
+    fn writable_and_executable_is_refused_before_and_after() {
+        let refused = load(RWX, RX).unwrap_err();
+        assert!(matches!(refused, LoadError::WritableAndExecutable { .. }), "{refused}");
+        let refused = load(RW, RWX).unwrap_err();
+        assert!(matches!(refused, LoadError::WritableAndExecutable { .. }), "{refused}");
+    }
+
+    #[test]
+    fn what_a_guest_could_reach_is_refused() {
+        let refused = load(RW, Protection { user: true, ..RX }).unwrap_err();
+        assert!(matches!(refused, LoadError::UserAccessible { .. }), "{refused}");
+    }
+
+    #[test]
+    fn memory_that_did_not_become_executable_is_refused() {
+        let refused = load(RW, Protection { executable: false, ..RX }).unwrap_err().to_string();
+        assert!(refused.ends_with("is not executable"), "{refused}");
+    }
+}

@@ -1,0 +1,248 @@
+//! What `asm!` tells its sink: the bytes that dynasm makes, and the notes in front of them.
+
+#![allow(dead_code, reason = "the structs are there for their layouts")]
+
+use switcher_gen::asm::{HostSymbol, Label, Sink, Window};
+use switcher_gen::layout::Operand;
+use switcher_macros::{AsmLayout, asm};
+
+#[repr(C)]
+#[derive(AsmLayout)]
+struct Selectors {
+    cs: u16,
+    ss: u16,
+}
+
+#[repr(C)]
+#[derive(AsmLayout)]
+struct Frame {
+    rip: u64,
+    flags: u32,
+    #[asm(nested)]
+    selectors: Selectors,
+}
+
+const TF: i32 = 1 << 8;
+
+/// A call of a [`Sink`] method.
+#[derive(Debug, PartialEq, Eq)]
+enum Call {
+    Bytes(Vec<u8>),
+    Label(Label),
+    Jump(Label),
+    Host(&'static str),
+    Comment(&'static str),
+    /// The line, relative to that of [`Recorder::new`].
+    Source(u32),
+    Operand(&'static str),
+    Immediate(&'static str),
+}
+
+use Call::{Bytes, Comment, Host, Immediate, Jump, Operand as Memory, Source};
+
+/// Writes down what it is told.
+struct Recorder {
+    calls: Vec<Call>,
+    line: u32,
+}
+
+impl Recorder {
+    /// `line` is the one from which to count.
+    fn new(line: u32) -> Self {
+        Self {
+            calls: Vec::new(),
+            line,
+        }
+    }
+}
+
+impl Sink for Recorder {
+    fn push(&mut self, byte: u8) {
+        self.extend(&[byte]);
+    }
+
+    /// Bytes of one instruction may come in several portions.
+    fn extend(&mut self, bytes: &[u8]) {
+        match self.calls.last_mut() {
+            Some(Bytes(all)) => all.extend_from_slice(bytes),
+            _ => self.calls.push(Bytes(bytes.to_vec())),
+        }
+    }
+
+    fn dynamic_label(&mut self, label: Label) {
+        self.calls.push(Call::Label(label));
+    }
+
+    fn dynamic_reloc(&mut self, label: Label, _: isize, _: u8, _: u8, _: u8) {
+        self.calls.push(Jump(label));
+    }
+
+    fn value_reloc(&mut self, symbol: HostSymbol, _: u8, _: u8, _: u8) {
+        self.calls.push(Host(symbol.0));
+    }
+
+    fn align(&mut self, _: usize, _: u8) {
+        unreachable!("no test aligns");
+    }
+
+    fn open(&mut self, _: Window) {
+        unreachable!("asm! knows no windows");
+    }
+
+    fn close(&mut self, _: Window) {
+        unreachable!("asm! knows no windows");
+    }
+
+    fn comment(&mut self, text: &'static str) {
+        self.calls.push(Comment(text));
+    }
+
+    fn source(&mut self, file: &'static str, line: u32) {
+        assert_eq!(file, file!());
+        self.calls.push(Source(line - self.line));
+    }
+
+    fn operand(&mut self, operand: Operand) {
+        self.calls.push(Memory(operand.layout.name));
+    }
+
+    fn immediate(&mut self, text: &'static str) {
+        self.calls.push(Immediate(text));
+    }
+}
+
+/// The bytes of code without its notes.
+fn bytes(recorder: Recorder) -> Vec<u8> {
+    let portions = recorder.calls.into_iter().filter_map(|call| match call {
+        Bytes(bytes) => Some(bytes),
+        _ => None,
+    });
+    portions.flatten().collect()
+}
+
+#[test]
+fn notes_precede_their_instruction() {
+    let mut a = Recorder::new(line!());
+    asm!(a
+        /// Is the guest
+        /// single-stepping?
+        ; test DWORD [BYTE rsp + Frame::flags], TF
+        ; jnz =>Label::Iretq
+
+        ; /// A comment may stand here, too.
+          swapgs
+        /// Where SYSCALL arrives.
+        ; =>Label::Syscall64
+        ; jmp extern HostSymbol("host")
+    );
+    assert_eq!(
+        a.calls,
+        [
+            Comment("Is the guest"),
+            Comment("single-stepping?"),
+            Source(4),
+            Memory("Frame"),
+            Immediate("TF"),
+            Bytes(vec![0xf7, 0x44, 0x24, 8, 0, 1, 0, 0]),
+            Source(5),
+            Bytes(vec![0x0f, 0x85, 0, 0, 0, 0]),
+            Jump(Label::Iretq),
+            Comment("A comment may stand here, too."),
+            Source(8),
+            Bytes(vec![0x0f, 0x01, 0xf8]),
+            Comment("Where SYSCALL arrives."),
+            Call::Label(Label::Syscall64),
+            Source(11),
+            Bytes(vec![0xe9, 0, 0, 0, 0]),
+            Host("host"),
+        ]
+    );
+}
+
+#[test]
+fn only_expressions_are_immediates() {
+    let mut a = Recorder::new(line!());
+    let shift = |by: i8| by + 1;
+    asm!(a
+        ; mov cr3, rcx
+        ; mov ss, ax
+        ; xor r10d, r10d
+        ; shl rbx, 4
+        ; and rsp, BYTE -16
+        ; shl rcx, shift( 3 )
+    );
+    let immediates: Vec<_> = a
+        .calls
+        .into_iter()
+        .filter(|call| matches!(call, Immediate(_)))
+        .collect();
+    assert_eq!(immediates, [Immediate("shift(3)")]);
+}
+
+#[test]
+fn displacements_are_offsets() {
+    let mut a = Recorder::new(line!());
+    asm!(a
+        ; mov rax, QWORD [rsp]
+        ; mov WORD [BYTE rdi + Frame::selectors + Selectors::ss], ax
+        ; mov eax, DWORD [rdi + Frame::flags]
+        ; gs mov eax, DWORD [Frame::flags]
+        ; cmp DWORD [BYTE rdi + Frame::selectors + Selectors::cs.pair(Selectors::ss)], TF
+        ; test BYTE [BYTE rdi + Frame::flags.low_byte()], BYTE 1
+    );
+    let expected: [&[u8]; 6] = [
+        &[0x48, 0x8b, 0x04, 0x24],
+        &[0x66, 0x89, 0x47, 14],
+        &[0x8b, 0x87, 8, 0, 0, 0],
+        &[0x65, 0x8b, 0x04, 0x25, 8, 0, 0, 0],
+        &[0x81, 0x7f, 12, 0, 1, 0, 0],
+        &[0xf6, 0x47, 8, 1],
+    ];
+    assert_eq!(bytes(a), expected.concat());
+}
+
+#[test]
+fn sizes_are_checked_even_where_dynasm_wants_none() {
+    let mut a = Recorder::new(line!());
+    asm!(a
+        ; lea rax, QWORD [BYTE rsp + Frame::rip]
+        ; invlpg BYTE [rax]
+        ; verw WORD [BYTE rdi + Frame::selectors + Selectors::ss]
+    );
+    let expected: [&[u8]; 3] = [
+        &[0x48, 0x8d, 0x44, 0x24, 0],
+        &[0x0f, 0x01, 0x38],
+        &[0x0f, 0x00, 0x6f, 14],
+    ];
+    assert_eq!(bytes(a), expected.concat());
+}
+
+#[test]
+fn mnemonics_that_dynasm_lacks() {
+    let mut a = Recorder::new(line!());
+    asm!(a ; endbr64 ; sysretq ; sysretl);
+    assert_eq!(
+        a.calls,
+        [
+            Source(1),
+            Bytes(vec![0xf3, 0x0f, 0x1e, 0xfa]),
+            Source(1),
+            Bytes(vec![0x48, 0x0f, 0x07]),
+            Source(1),
+            Bytes(vec![0x0f, 0x07]),
+        ]
+    );
+}
+
+#[test]
+fn rust_statements_and_directives_pass_through() {
+    let mut a = Recorder::new(line!());
+    asm!(a
+        ;; let nops = [0x90; 3]
+        /// Padding.
+        ; .bytes &nops
+        ;; assert_eq!(nops.len(), 3)
+        ;
+    );
+    assert_eq!(a.calls, [Comment("Padding."), Bytes(vec![0x90; 3])]);
+}
