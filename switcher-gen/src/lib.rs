@@ -9,6 +9,8 @@ extern crate std;
 
 pub mod arch;
 pub mod asm;
+#[cfg(feature = "std")]
+pub mod elf;
 pub mod emit;
 mod image;
 pub mod layout;
@@ -17,6 +19,8 @@ pub mod listing;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
 #[expect(unsafe_code, reason = "runs emitted bytes; each block carries its proof")]
 pub mod native;
+#[cfg(feature = "std")]
+pub mod offsets;
 mod variant;
 
 pub use image::{Fingerprint, Image, LinkError, LinkedImage};

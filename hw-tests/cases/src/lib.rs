@@ -1,1 +1,23 @@
-//! x
+//! What a switcher must do, case by case, with its exact outcome for each vendor and paging mode.
+//!
+//! A case puts a guest into a state ([`Setup`]), an engine ([`World`]) runs it until it exits, and
+//! *everything* the exit shows ([`Outcome`]) is compared with what must come of it ([`Expected`]):
+//! all registers, the PVCS, the mode, and the host itself. The cases know nothing of engines; the
+//! bare-metal kernel is one, and others follow.
+//!
+//! The guest's programs are a few bytes of machine code. UD2 is the probe: its #UD shows every
+//! register as it is, RCX and R11 too.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod expect;
+mod list;
+mod run;
+mod world;
+
+pub use expect::Expected;
+pub use list::all;
+pub use run::{Case, Failure, Run};
+pub use world::{Code, HostAfter, Outcome, Platform, Setup, World, place};

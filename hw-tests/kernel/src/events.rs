@@ -17,11 +17,10 @@
 //! * Anything else at CPL0 is fatal. The handler runs on a stack of its own, and uses neither GS
 //!   nor CR3: they may be the guest's, in whose tables this kernel is mapped.
 
-use alloc::string::String;
 use core::arch::global_asm;
-use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+pub use switcher_gen::layout::PtRegs;
 use x86_64::VirtAddr;
 use x86_64::instructions::port::Port;
 use x86_64::instructions::tables::lidt;
@@ -44,83 +43,11 @@ pub static RETURN_FROM_GUEST: AtomicU64 = AtomicU64::new(0);
 /// The address of the IRETQ that returns to the guest. Zero if there is none.
 pub static SWITCHER_IRETQ: AtomicU64 = AtomicU64::new(0);
 
-/// The registers of whatever an event interrupted: spec/abi.md, "The exit frame".
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C)]
-#[expect(
-    missing_docs,
-    reason = "the fields are the registers they are named after"
-)]
-pub struct PtRegs {
-    pub r15: u64,
-    pub r14: u64,
-    pub r13: u64,
-    pub r12: u64,
-    pub rbp: u64,
-    pub rbx: u64,
-    pub r11: u64,
-    pub r10: u64,
-    pub r9: u64,
-    pub r8: u64,
-    pub rax: u64,
-    pub rcx: u64,
-    pub rdx: u64,
-    pub rsi: u64,
-    pub rdi: u64,
-    pub orig_ax: u64,
-    pub rip: u64,
-    pub cs: u64,
-    pub eflags: u64,
-    pub rsp: u64,
-    pub ss: u64,
-}
-
-impl PtRegs {
-    /// The registers by name, in the order of the struct.
-    pub fn registers(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        [
-            ("r15", self.r15),
-            ("r14", self.r14),
-            ("r13", self.r13),
-            ("r12", self.r12),
-            ("rbp", self.rbp),
-            ("rbx", self.rbx),
-            ("r11", self.r11),
-            ("r10", self.r10),
-            ("r9", self.r9),
-            ("r8", self.r8),
-            ("rax", self.rax),
-            ("rcx", self.rcx),
-            ("rdx", self.rdx),
-            ("rsi", self.rsi),
-            ("rdi", self.rdi),
-            ("orig_ax", self.orig_ax),
-            ("rip", self.rip),
-            ("cs", self.cs),
-            ("eflags", self.eflags),
-            ("rsp", self.rsp),
-            ("ss", self.ss),
-        ]
-        .into_iter()
-    }
-
-    /// What differs from the expected frame, as `register got, expected value`; empty if nothing.
-    #[must_use]
-    pub fn differences(&self, expected: &Self) -> String {
-        let mut text = String::new();
-        for ((name, got), (_, expected)) in self.registers().zip(expected.registers()) {
-            if got != expected {
-                let separator = if text.is_empty() { "" } else { "; " };
-                // Writing to a String does not fail.
-                let _ = write!(text, "{separator}{name} {got:#x}, expected {expected:#x}");
-            }
-        }
-        text
-    }
-}
-
+// The stubs push a PtRegs by hand, in this order.
 const _: () = assert!(size_of::<PtRegs>() == 168);
 const _: () = assert!(core::mem::offset_of!(PtRegs, orig_ax) == 0x78);
+const _: () = assert!(core::mem::offset_of!(PtRegs, rdi) == 0x70);
+const _: () = assert!(core::mem::offset_of!(PtRegs, ss) == 0xA0);
 
 /// Bytes from one stub to the next.
 const STRIDE: u64 = 16;
@@ -256,8 +183,8 @@ unsafe extern "C" fn fatal_event(frame: *const PtRegs) -> ! {
     let cr3 = Cr3::read_raw().0.start_address().as_u64();
     serial_println!(
         "\n{FATAL}vector {} error {:#x} rip {:#x} cs {:#x} rflags {:#x} rsp {:#x} ss {:#x} cr2 {:#x} cr3 {:#x}",
-        regs.orig_ax >> 32,
-        regs.orig_ax as u32,
+        regs.orig_ax.reason,
+        regs.orig_ax.error_code,
         regs.rip,
         regs.cs,
         regs.eflags,
@@ -302,11 +229,11 @@ impl Gate {
 
     fn new(vector: usize, handler: u64) -> Self {
         let stack = match vector {
-            1 => Some(Stack::Debug),
-            2 => Some(Stack::Nmi),
-            8 => Some(Stack::DoubleFault),
-            18 => Some(Stack::MachineCheck),
-            _ => None,
+            1 => Stack::Debug,
+            2 => Stack::Nmi,
+            8 => Stack::DoubleFault,
+            18 => Stack::MachineCheck,
+            _ => Stack::Sp0,
         };
         // hazards.md, row 32: INT n reaches INT3, INTO and the guest's INT 0x80, nothing else.
         let privilege = if matches!(vector, 3 | 4 | 0x80) {
@@ -317,9 +244,7 @@ impl Gate {
         Self {
             offset_low: handler as u16,
             selector: KERNEL_CS,
-            ist: stack
-                .and_then(Stack::ist)
-                .map_or(0, |index| index as u8 + 1),
+            ist: stack.ist(),
             kind: INTERRUPT_GATE | privilege,
             offset_middle: (handler >> 16) as u16,
             offset_high: (handler >> 32) as u32,

@@ -3,14 +3,74 @@
 #![no_std]
 #![no_main]
 
+extern crate alloc;
+
+mod code_memory;
+mod world;
+
+use core::ptr::NonNull;
+use core::sync::atomic::Ordering;
+
+use alloc::boxed::Box;
+use alloc::format;
 use hw_kernel::report::Report;
-use hw_kernel::{Platform, selftest};
-use hw_protocol::SELFTESTS;
+use hw_kernel::{Platform, cpu, events, exit, percpu, selftest};
+use hw_protocol::{SELFTESTS, Suite};
+use switcher_runtime::switcher_gen::arch::Selectors;
+use switcher_runtime::{Detect, HostFeatures, Switcher, Variant};
+
+use code_memory::CodeMemory;
+use world::BareMetal;
 
 hw_kernel::kernel_main!(main);
 
 fn main(platform: Platform) -> ! {
-    let mut report = Report::begin(&platform, SELFTESTS.len());
+    // SAFETY: the platform's CR3 selects PCID 0; the roots made later know whether PCIDs are on.
+    unsafe { cpu::enable_pcid(&platform.features) };
+    let cases = match platform.options.suite {
+        Suite::All => hw_cases::all(),
+        Suite::SelfTest => alloc::vec::Vec::new(),
+    };
+    let mut report = Report::begin(&platform, SELFTESTS.len() + cases.len());
     selftest::all(&mut report);
+    if !cases.is_empty() {
+        run(&cases, &mut report);
+    }
     report.end()
+}
+
+/// The host's part: choose a variant for this CPU, assemble it here, install it, run the cases.
+fn run(cases: &[hw_cases::Case], report: &mut Report) {
+    let features = HostFeatures::detect();
+    let variant = Variant::for_host(&features, Selectors::DEFAULT).unwrap_or_else(|why| fatal(&why));
+    // The SYSCALL MSRs refer to it for ever.
+    let memory = Box::leak(Box::<CodeMemory>::default());
+    let switcher = Switcher::assemble(&variant, memory).unwrap_or_else(|why| fatal(&why));
+
+    events::RETURN_FROM_GUEST.store(switcher.return_from_guest(), Ordering::Relaxed);
+    events::SWITCHER_IRETQ.store(switcher.iretq(), Ordering::Relaxed);
+    let Some(block) = NonNull::new(percpu::block()) else {
+        fatal(&"the per-CPU block is at address 0")
+    };
+    // SAFETY: the block is this CPU's, its TSS is loaded and sp0 is the top of a stack nobody else
+    // uses; events.rs handles events as the runtime asks, on IST stacks where it asks for them; and
+    // nothing else writes the SYSCALL MSRs or GS base.
+    let cpu = unsafe { switcher.install(block) }.unwrap_or_else(|why| fatal(&why));
+    let platform = hw_cases::Platform {
+        vendor: variant.axes().vendor,
+        paging: variant.axes().paging,
+        selectors: variant.selectors(),
+    };
+    let mut world = BareMetal::new(cpu, platform, features.state().pcid_enabled())
+        .unwrap_or_else(|why| fatal(&why));
+    for case in cases {
+        let (runs, result) = case.run(&mut world);
+        let failure = result.err().map(|why| format!("rows {:?}: {why}", case.rows));
+        report.case(case.name, runs, failure.as_deref());
+    }
+}
+
+/// Ends the run: without a switcher there is nothing to report on.
+fn fatal(why: &dyn core::fmt::Display) -> ! {
+    exit::fatal(format_args!("{why}"))
 }

@@ -1,27 +1,17 @@
 //! The per-CPU block and the stacks that its TSS names.
 //!
-//! This is the one place that knows what the block looks like. GS base is its address while the
-//! host runs; the hardware's TSS is its first part.
+//! GS base is the block's address while the host runs; the hardware's TSS is its first part. The
+//! layout is the switcher's: [`switcher_gen::layout::PerCpu`].
 
 use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
 
-use x86_64::VirtAddr;
+pub use switcher_gen::layout::PerCpu;
+use switcher_gen::layout::Tss;
 use x86_64::structures::tss::TaskStateSegment;
 
-/// The layout the switcher's code assumes: spec/abi.md, "The per-CPU block".
-#[derive(Debug)]
-#[repr(C, align(64))]
-pub struct PerCpu {
-    /// The hardware's task state segment.
-    pub tss: [u8; 104],
-    _pad: [u8; 24],
-    /// The switcher's own fields.
-    pub tss_extra: [u8; 0x80],
-}
-
-// The hardware TSS is written as the x86_64 crate's type: same size, no alignment of its own.
-const _: () = assert!(size_of::<TaskStateSegment>() == 104);
-const _: () = assert!(core::mem::offset_of!(PerCpu, tss_extra) == 0x80);
+// segments.rs hands the TSS to the x86_64 crate as that crate's type.
+const _: () = assert!(size_of::<TaskStateSegment>() == size_of::<Tss>());
 
 /// A page-aligned static that the CPU or the switcher writes behind the compiler's back.
 #[repr(C, align(4096))]
@@ -34,11 +24,7 @@ unsafe impl<T> Sync for Shared<T> {}
 /// The stack an event switches to, above a page that is unmapped once memory/ has run.
 const STACK_SIZE: usize = 32 * 1024;
 
-static BLOCK: Shared<PerCpu> = Shared(UnsafeCell::new(PerCpu {
-    tss: [0; 104],
-    _pad: [0; 24],
-    tss_extra: [0; 0x80],
-}));
+static BLOCK: Shared<MaybeUninit<PerCpu>> = Shared(UnsafeCell::new(MaybeUninit::zeroed()));
 static STACKS: [Shared<[u8; STACK_SIZE]>; Stack::COUNT] =
     [const { Shared(UnsafeCell::new([0; STACK_SIZE])) }; Stack::COUNT];
 
@@ -84,42 +70,43 @@ impl Stack {
         self.guard() + STACK_SIZE as u64
     }
 
-    /// Its index in the TSS's table of IST stacks, counting from 0.
-    pub(crate) const fn ist(self) -> Option<u16> {
+    /// The number that a gate has for it: 1 to 7, or 0 for no IST stack.
+    pub(crate) const fn ist(self) -> u8 {
         match self {
-            Self::Nmi => Some(0),
-            Self::Debug => Some(1),
-            Self::DoubleFault => Some(2),
-            Self::MachineCheck => Some(3),
-            Self::Sp0 | Self::Fatal => None,
+            Self::Nmi => 1,
+            Self::Debug => 2,
+            Self::DoubleFault => 3,
+            Self::MachineCheck => 4,
+            Self::Sp0 | Self::Fatal => 0,
         }
     }
 }
 
-/// The per-CPU block.
+/// The per-CPU block. It is written once before `main` runs, with a TSS and zeroes.
 #[must_use]
 pub fn block() -> *mut PerCpu {
-    BLOCK.0.get()
+    BLOCK.0.get().cast()
 }
 
 /// The hardware's TSS, inside the block.
-pub(crate) fn tss() -> *mut TaskStateSegment {
-    block().cast()
+pub(crate) fn tss() -> *const TaskStateSegment {
+    // SAFETY: the block is a static; the place of one of its fields is within it.
+    unsafe { &raw const (*block()).tss }.cast()
 }
 
-/// Fills in the hardware's TSS: sp0 and the IST stacks.
+/// Fills in the block: sp0 and the IST stacks, and zeroes in the switcher's part.
 ///
 /// # Safety
 /// The block is in nobody's use yet: the TSS is not loaded.
 pub(crate) unsafe fn init() {
-    let mut state = TaskStateSegment::new();
-    state.privilege_stack_table[0] = VirtAddr::new(Stack::Sp0.top());
-    for stack in Stack::ALL {
-        if let Some(index) = stack.ist() {
-            state.interrupt_stack_table[usize::from(index)] = VirtAddr::new(stack.top());
-        }
-    }
-    // SAFETY: the block is a static that holds 104 bytes for the TSS, and the caller says that
-    // nobody else uses it.
-    unsafe { tss().write(state) }
+    let mut new = PerCpu::default();
+    new.tss.sp0 = Stack::Sp0.top().into();
+    new.tss.ist1 = Stack::Nmi.top().into();
+    new.tss.ist2 = Stack::Debug.top().into();
+    new.tss.ist3 = Stack::DoubleFault.top().into();
+    new.tss.ist4 = Stack::MachineCheck.top().into();
+    // At the segment's end: no I/O port is CPL3's.
+    new.tss.iomap_base = size_of::<Tss>() as u16;
+    // SAFETY: the block is a static of this type, and the caller says that nobody else uses it.
+    unsafe { block().write(new) }
 }

@@ -1,9 +1,10 @@
 //! GDT and task register, and the GS bases.
 //!
-//! The selectors are those of spec/abi.md, so that STAR can have 0x10 and 0x23: SYSCALL loads CS
-//! and SS from 0x10 and 0x18, SYSRETQ from 0x33 and 0x2B, and a 32-bit SYSRET CS from 0x23.
+//! The GDT is built in the order that [`SELECTORS`] wants: SYSCALL loads CS and SS from the first
+//! two of its entries, SYSRET from the other three.
 
 use spin::Once;
+use switcher_gen::arch::Selectors;
 use x86_64::PrivilegeLevel::Ring0;
 use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
 use x86_64::instructions::tables::load_tss;
@@ -15,22 +16,24 @@ use x86_64::{PrivilegeLevel, VirtAddr};
 use crate::boot::BOOT_CS32;
 use crate::percpu;
 
+/// The selectors that STAR will have.
+pub const SELECTORS: Selectors = Selectors::DEFAULT;
 /// The host's 64-bit code segment.
-pub const KERNEL_CS: u16 = 0x10;
+pub const KERNEL_CS: u16 = SELECTORS.kernel_cs();
 /// The host's data segment.
-pub const KERNEL_DS: u16 = 0x18;
+pub const KERNEL_DS: u16 = SELECTORS.kernel_ds();
 /// A 32-bit code segment of CPL3.
-pub const USER32_CS: u16 = 0x23;
+pub const USER32_CS: u16 = SELECTORS.user32_cs();
 /// The data segment of CPL3.
-pub const USER_DS: u16 = 0x2B;
+pub const USER_DS: u16 = SELECTORS.user_ds();
 /// The 64-bit code segment of CPL3.
-pub const USER_CS: u16 = 0x33;
+pub const USER_CS: u16 = SELECTORS.user_cs();
 /// The task state segment, 16 bytes of the GDT.
 pub const TSS: u16 = 0x38;
 
 static GDT: Once<GlobalDescriptorTable<16>> = Once::new();
 
-/// Builds the GDT in the order that the selectors above say.
+/// Builds the GDT in the order that the selectors say.
 fn table() -> GlobalDescriptorTable<16> {
     let mut gdt = GlobalDescriptorTable::empty();
     let mut add = |descriptor, selector: u16| {

@@ -2,7 +2,8 @@
 //!
 //! A few instructions of guest code are entered by an IRETQ from here, without any switcher, and
 //! each must come back as an exact `PtRegs`, on the right stack, with GS and KERNEL_GS_BASE
-//! exchanged. It runs before the cases, so that a failure there is the switcher's.
+//! exchanged. Before that, a page of host code goes through the life of a switcher's. All of it runs
+//! before the cases, so that a failure there is the switcher's.
 
 use alloc::format;
 use alloc::string::String;
@@ -10,12 +11,15 @@ use core::arch::global_asm;
 use core::sync::atomic::Ordering;
 
 use hw_protocol::{Paging, SELFTESTS};
+use switcher_gen::layout::{OrigAx, PtRegs};
 use x86_64::VirtAddr;
 use x86_64::registers::control::Cr2;
 use x86_64::registers::model_specific::{GsBase, KernelGsBase};
 
-use crate::events::{self, PtRegs, RETURN_FROM_GUEST, SWITCHER_IRETQ};
-use crate::memory::{self, AddressSpace, Flags, Frame, MapError};
+use crate::events::{self, RETURN_FROM_GUEST, SWITCHER_IRETQ};
+use crate::memory::{
+    self, AddressSpace, Flags, Frame, HIGH_BASE, HOST_RANGE, MapError, PAGE,
+};
 use crate::percpu::{self, Stack};
 use crate::report::Report;
 use crate::segments::{TSS, USER_CS, USER_DS};
@@ -129,7 +133,7 @@ const TF: u64 = 1 << 8;
 /// Faults may be reported with RF set; the emulators do not agree.
 const RF: u64 = 1 << 16;
 /// `orig_ax`'s low half for a vector that has no error code.
-const NO_ERROR: u64 = 0xFFFF_FFFF;
+const NO_ERROR: u32 = u32::MAX;
 
 /// One test: how the guest starts, and what must come of it.
 struct Test {
@@ -143,8 +147,8 @@ struct Test {
     stack: Stack,
 }
 
-fn event(vector: u64, error: u64) -> u64 {
-    vector << 32 | error
+fn event(reason: u32, error_code: u32) -> OrigAx {
+    OrigAx { reason, error_code }
 }
 
 fn test(name: &str) -> Option<Test> {
@@ -198,7 +202,7 @@ fn test(name: &str) -> Option<Test> {
         },
         "selftest/iret_bad_cs" => Test {
             start: |regs, _| regs.cs = u64::from(TSS | 3),
-            expect: |regs| regs.orig_ax = event(13, u64::from(TSS)),
+            expect: |regs| regs.orig_ax = event(13, u32::from(TSS)),
             ..plain
         },
         "selftest/iret_non_canonical" => Test {
@@ -262,13 +266,32 @@ fn common_state() -> PtRegs {
         rdx: pattern(2),
         rsi: pattern(6),
         rdi: pattern(7),
-        orig_ax: 0,
+        orig_ax: OrigAx::default(),
         rip: CODE,
         cs: u64::from(USER_CS),
         eflags: FLAGS,
         rsp: STACK + 0xFF8,
         ss: u64::from(USER_DS),
     }
+}
+
+/// The registers that are not as expected.
+fn differences(got: &PtRegs, expected: &PtRegs) -> String {
+    let mut text = String::new();
+    macro_rules! compare {
+        ($($register:ident)*) => {$(
+            if got.$register != expected.$register {
+                text += &format!(
+                    "{} {:x?}, expected {:x?}; ",
+                    stringify!($register), got.$register, expected.$register
+                );
+            }
+        )*};
+    }
+    compare!(
+        r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_ax rip cs eflags rsp ss
+    );
+    text
 }
 
 /// Runs one test.
@@ -296,7 +319,7 @@ fn run(guest: &Guest, test: &Test) -> Result<(), String> {
 
     got.eflags &= !RF;
     if got != expected {
-        return Err(got.differences(&expected));
+        return Err(differences(&got, &expected));
     }
     let at = frame.addr() as u64 + size_of::<PtRegs>() as u64;
     if at != test.stack.top() {
@@ -315,6 +338,54 @@ fn run(guest: &Guest, test: &Test) -> Result<(), String> {
     Ok(())
 }
 
+/// The one test that is not about events.
+const HOST_CODE: &str = "selftest/host_code";
+/// Where it maps its page: the last one of the high host range, which nobody else wants.
+const CODE_PAGE: u64 = HIGH_BASE + HOST_RANGE - PAGE;
+
+/// Writes, seals, calls and unmaps a page of host code, and looks at every mapping of it, from a
+/// guest's root too.
+fn host_code(guest: &AddressSpace) -> Result<(), String> {
+    const ANSWER: u32 = 0x1234_5678;
+    let mapping = |why: MapError| format!("mapping host code: {why}");
+    let mut frame = Frame::new().map_err(|why| mapping(why.into()))?;
+    let phys = frame.address();
+    let expect = |what: &str, page: Option<Flags>, alias: Option<Flags>| {
+        let got = (guest.flags(CODE_PAGE), guest.flags(phys));
+        if got == (page, alias) {
+            return Ok(());
+        }
+        Err(format!("{what}: page and alias are {got:?}, expected {:?}", (page, alias)))
+    };
+
+    memory::map_host(CODE_PAGE, phys, Flags::WRITE).map_err(mapping)?;
+    expect("mapped", Some(Flags::WRITE), Some(Flags::WRITE))?;
+    // mov eax, ANSWER; ret
+    let mut code = [0xB8, 0, 0, 0, 0, 0xC3];
+    code[1..5].copy_from_slice(&ANSWER.to_le_bytes());
+    frame.write(0, &code);
+
+    // SAFETY: nothing refers to the page.
+    unsafe { memory::protect_host(CODE_PAGE, Flags::EXECUTE) }.map_err(mapping)?;
+    expect("sealed", Some(Flags::EXECUTE), Some(Flags::empty()))?;
+    let function = core::ptr::with_exposed_provenance::<()>(CODE_PAGE as usize);
+    // SAFETY: the page is executable and starts with a function of this type.
+    let function: extern "C" fn() -> u32 = unsafe { core::mem::transmute(function) };
+    let answer = function();
+
+    // SAFETY: the code above has returned and is not called again.
+    unsafe { memory::unmap_host(CODE_PAGE) }.map_err(mapping)?;
+    expect("unmapped", None, Some(Flags::WRITE))?;
+    if answer != ANSWER {
+        return Err(format!("the code returned {answer:#x}"));
+    }
+    let both = memory::map_host(CODE_PAGE, phys, Flags::WRITE | Flags::EXECUTE);
+    match both {
+        Err(MapError::WritableAndExecutable) => Ok(()),
+        other => Err(format!("mapping writable and executable: {other:?}")),
+    }
+}
+
 /// Runs every test of [`SELFTESTS`] and reports each as a case.
 pub fn all(report: &mut Report) {
     let guest = Guest::new();
@@ -328,6 +399,7 @@ pub fn all(report: &mut Report) {
     );
     for &name in SELFTESTS {
         let result = match (&guest, test(name)) {
+            (Ok(guest), _) if name == HOST_CODE => host_code(&guest.space),
             (Ok(guest), Some(test)) => run(guest, &test),
             (Err(why), _) => Err(format!("no guest: {why}")),
             (_, None) => Err("no such test".into()),

@@ -23,8 +23,10 @@ pub use options::{Options, OptionsError, Paging, Suite};
 /// The platform self tests that the kernel runs before any case, by the names they report.
 ///
 /// They show that the kernel itself is fit to judge a switcher: that an event from CPL3 leaves an
-/// exact `PtRegs`, whatever the vector.
+/// exact `PtRegs`, whatever the vector, and that code of the host is mapped in every root and never
+/// writable while it is executable.
 pub const SELFTESTS: &[&str] = &[
+    "selftest/host_code",
     "selftest/int3",
     "selftest/ud2",
     "selftest/int_n",

@@ -23,6 +23,10 @@ use crate::tools::{
 
 /// What Bochs prints when the kernel has written "Shutdown" to port 0x8900.
 const SHUTDOWN: &str = "shutdown requested";
+/// What Bochs prints when the CPU shuts down.
+const TRIPLE_FAULT: &str = "3rd (";
+/// What the sound library prints on a machine without sound, whatever Bochs is configured to do.
+const NOISE: &str = "ALSA lib ";
 
 /// One of Bochs's CPU models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,14 +116,22 @@ impl Engine for Bochs {
         let output = read(&path("output"));
         let end = match ending {
             Ending::Exited(_) if output.contains(SHUTDOWN) => End::ByKernel,
+            Ending::Exited(_) if output.contains(TRIPLE_FAULT) => {
+                End::Otherwise("the CPU shut down: a triple fault".into())
+            }
             Ending::Exited(_) => End::Otherwise(format!("Bochs ended with {ending}")),
             Ending::TimedOut(_) => End::Otherwise(format!("the kernel hangs: {ending}")),
         };
-        // What matters is in the log (errors and panics only: see `configuration`); the output is
-        // the debugger's chatter, and the state of the CPU if Bochs gave up.
+        // The output is the debugger's chatter, and the state of the CPU if Bochs gave up; the log
+        // has errors and panics only (see `configuration`).
         let emulator = match end {
             End::ByKernel => String::new(),
-            End::Otherwise(_) => format!("{}\n{}", output, read(&path("log"))),
+            End::Otherwise(_) => [output, read(&path("log"))]
+                .iter()
+                .flat_map(|text| text.lines())
+                .filter(|line| !line.starts_with(NOISE))
+                .flat_map(|line| [line, "\n"])
+                .collect(),
         };
         Ok(Run {
             log: read(&path("serial")),

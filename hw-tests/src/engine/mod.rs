@@ -1,7 +1,7 @@
 //! Engines: what can boot the kernel. One file per emulator.
 //!
 //! An engine only boots, waits and collects. Whether the run is worth anything is
-//! [`judge`](crate::judge)'s business.
+//! [`judge`]'s business.
 
 use std::path::Path;
 use std::time::Duration;

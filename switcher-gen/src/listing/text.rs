@@ -128,7 +128,8 @@ impl Listing {
 fn leads_to_label(lines: &[Line]) -> bool {
     let is_lead = |line: &&Line| matches!(line, Line::Routine { .. } | Line::Comment { .. });
     let leads = lines.iter().take_while(is_lead).count();
-    matches!(lines.get(leads), Some(Line::Label { .. })) || matches!(lines[0], Line::Routine { .. })
+    matches!(lines.first(), Some(Line::Routine { .. }))
+        || matches!(lines.get(leads), Some(Line::Label { .. }))
 }
 
 /// The letters of the windows that apply, each in its own column.

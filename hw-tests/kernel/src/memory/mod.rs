@@ -215,7 +215,8 @@ pub fn host_cr3() -> u64 {
 /// executable or for users, or there is no frame left for a table.
 pub fn map_host(virt: u64, phys: u64, flags: Flags) -> Result<(), MapError> {
     host_page(virt, flags)?;
-    host().high.map(virt, phys, flags)
+    host().high.map(virt, phys, flags)?;
+    protect_alias(phys, flags)
 }
 
 /// Changes the permissions of a page in the high host range, in every root at once.
@@ -229,8 +230,34 @@ pub fn map_host(virt: u64, phys: u64, flags: Flags) -> Result<(), MapError> {
 pub unsafe fn protect_host(virt: u64, flags: Flags) -> Result<(), MapError> {
     host_page(virt, flags)?;
     host().high.protect(virt, flags)?;
+    protect_alias(host().root.translate(virt).ok_or(MapError::NotMapped)?, flags)?;
     flush_all();
     Ok(())
+}
+
+/// Takes the identity map's right to write a page that is executable in the high host range, and
+/// gives it back once that is over: no page is writable at one address and executable at another.
+fn protect_alias(phys: u64, flags: Flags) -> Result<(), MapError> {
+    let host = host();
+    let image = image();
+    let in_image = (image[0].0.start..image[2].0.end).contains(&phys);
+    // The image's sections keep what they have; what the identity map lacks has no alias.
+    if in_image || host.root.flags(phys).is_none() {
+        return Ok(());
+    }
+    let alias = if flags.contains(Flags::EXECUTE) { Flags::empty() } else { Flags::WRITE };
+    if host.root.flags(phys) != Some(alias) {
+        host.low.split(phys)?;
+        host.low.protect(phys, alias)?;
+        flush_all();
+    }
+    Ok(())
+}
+
+/// How the page at an address is mapped in the host's root; `None` if it is not.
+#[must_use]
+pub fn host_flags(virt: u64) -> Option<Flags> {
+    host().root.flags(virt)
 }
 
 /// Unmaps a page of the high host range, in every root at once, and returns what it mapped.
@@ -243,6 +270,7 @@ pub unsafe fn protect_host(virt: u64, flags: Flags) -> Result<(), MapError> {
 pub unsafe fn unmap_host(virt: u64) -> Result<u64, MapError> {
     host_page(virt, Flags::empty())?;
     let phys = host().high.unmap(virt)?;
+    protect_alias(phys, Flags::WRITE)?;
     flush_all();
     Ok(phys)
 }

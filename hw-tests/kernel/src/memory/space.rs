@@ -5,7 +5,7 @@ use x86_64::registers::control::Cr3;
 use x86_64::structures::paging::PageTableFlags;
 
 use super::tables::{Flags, MapError, Tree};
-use super::{HIGH_BASE, exit, flush_all, host, is_host_address};
+use super::{HIGH_BASE, LARGE_PAGE, PAGE, exit, flush_all, host, is_host_address};
 
 /// A root page table that has the host's ranges, and whatever is mapped for a guest.
 ///
@@ -78,20 +78,35 @@ impl AddressSpace {
         Ok(phys)
     }
 
-    /// The physical address of a guest's page, and whether CPL3 can write it.
-    ///
-    /// # Errors
-    /// The address is not a guest's, or the page is not mapped.
-    pub fn translate(&self, virt: u64) -> Result<(u64, bool), MapError> {
-        self.check(virt)?;
-        let (phys, flags) = self.tree.page(virt)?;
-        let writable = PageTableFlags::USER_ACCESSIBLE | PageTableFlags::WRITABLE;
-        Ok((phys, flags.contains(writable)))
+    /// How the page at an address is mapped, the host's pages included; `None` if it is not.
+    #[must_use]
+    pub fn flags(&self, virt: u64) -> Option<Flags> {
+        self.is_canonical(virt).then_some(())?;
+        self.tree
+            .lookup(virt)
+            .map(|(_, flags)| Flags::of(flags))
+    }
+
+    /// The physical address of a byte, the host's ranges included; `None` if it is not mapped.
+    #[must_use]
+    pub fn translate(&self, virt: u64) -> Option<u64> {
+        self.is_canonical(virt).then_some(())?;
+        let (page, flags) = self.tree.lookup(virt)?;
+        let size = if flags.contains(PageTableFlags::HUGE_PAGE) {
+            LARGE_PAGE
+        } else {
+            PAGE
+        };
+        Some(page + virt % size)
+    }
+
+    fn is_canonical(&self, virt: u64) -> bool {
+        let unused = 64 - (12 + 9 * self.paging.levels());
+        ((virt << unused) as i64 >> unused) as u64 == virt
     }
 
     fn check(&self, virt: u64) -> Result<(), MapError> {
-        let unused = 64 - (12 + 9 * self.paging.levels());
-        if (((virt << unused) as i64) >> unused) as u64 != virt {
+        if !self.is_canonical(virt) {
             return Err(MapError::NonCanonical);
         }
         if is_host_address(virt) {

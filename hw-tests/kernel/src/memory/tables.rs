@@ -34,6 +34,15 @@ impl Flags {
         flags.set(PageTableFlags::NO_EXECUTE, !self.contains(Self::EXECUTE));
         flags
     }
+
+    /// What an entry allows.
+    pub(super) fn of(entry: PageTableFlags) -> Self {
+        let mut flags = Self::empty();
+        flags.set(Self::USER, entry.contains(PageTableFlags::USER_ACCESSIBLE));
+        flags.set(Self::WRITE, entry.contains(PageTableFlags::WRITABLE));
+        flags.set(Self::EXECUTE, !entry.contains(PageTableFlags::NO_EXECUTE));
+        flags
+    }
 }
 
 /// Why a page could not be mapped, unmapped or changed.
@@ -199,9 +208,24 @@ impl Tree {
         })
     }
 
-    /// What a page maps, and how.
-    pub(super) fn page(&self, virt: u64) -> Result<(u64, PageTableFlags), MapError> {
-        self.change_page(virt, |entry| (entry.addr().as_u64(), entry.flags()))
+    /// What the page at an address maps, and how: its physical address (the large page's, in a
+    /// large one) and the flags of the entry. Of the levels above, [`TABLE`] takes nothing away.
+    pub(super) fn lookup(&self, virt: u64) -> Option<(u64, PageTableFlags)> {
+        let _guard = CHANGES.lock();
+        let mut table = self.table;
+        for level in (1..=self.level).rev() {
+            // SAFETY: `table` is this tree's, or a table below it; the lock keeps others away.
+            let entry = unsafe { entry(table, virt, level) };
+            let flags = entry.flags();
+            if entry.is_unused() {
+                return None;
+            }
+            if level == 1 || flags.contains(PageTableFlags::HUGE_PAGE) {
+                return Some((entry.addr().as_u64(), flags));
+            }
+            table = entry.addr().as_u64();
+        }
+        None
     }
 
     fn change_page<T>(
@@ -215,6 +239,24 @@ impl Tree {
         self.at(virt, 1, false, |entry| match entry.is_unused() {
             true => Err(MapError::NotMapped),
             false => Ok(change(entry)),
+        })
+    }
+
+    /// Maps the 2 MiB around an address in pages of 4 KiB, if a large page maps them now.
+    pub(super) fn split(&self, virt: u64) -> Result<(), MapError> {
+        self.at(virt, 2, false, |large| {
+            let flags = large.flags();
+            if flags.contains(PageTableFlags::HUGE_PAGE) {
+                let table = Frame::new()?.into_address();
+                for slot in 0..512 {
+                    let phys = large.addr() + slot * PAGE;
+                    // SAFETY: the table is new, and its frame nobody else's.
+                    let page = unsafe { entry(table, slot * PAGE, 1) };
+                    page.set_addr(phys, flags - PageTableFlags::HUGE_PAGE);
+                }
+                large.set_addr(PhysAddr::new(table), TABLE);
+            }
+            Ok(())
         })
     }
 

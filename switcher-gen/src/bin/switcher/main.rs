@@ -1,3 +1,71 @@
-//! x
-use switcher_gen::{Image,Variant,listing::*};
-fn main() { let i=Image::new(&Variant::REFERENCE).unwrap(); let l=Listing::new(&i,&ListingOptions{source:true,base:None}).unwrap(); print!("{l}"); println!("{}", l.outline().len()); }
+//! The command line: a tour of the journey from structs to running code, and its stations one by
+//! one.
+//!
+//! Exit codes: 0 done; 1 it could not be done, as on an unfit host; 2 the command line is wrong.
+
+mod emit;
+mod host;
+mod offsets;
+mod output;
+mod tour;
+mod variants;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use output::Failure;
+
+#[derive(Parser)]
+#[command(
+    name = "switcher",
+    version,
+    about = "Emits switchers: the ring-0 code that switches a PVM guest's modes",
+    long_about = "Emits switchers: the ring-0 code that switches a PVM guest's modes.\n\n\
+        Without a command: a tour. It looks at this CPU, chooses the variant for it, assembles \
+        it, lists it and runs its direct switches right here, in user mode.",
+    after_help = EXAMPLES,
+    after_long_help = EXAMPLES,
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  switcher                                    take the tour
+  switcher variants                           what can be emitted
+  switcher emit --variant amd-la57            list a variant
+  switcher emit --format elf -o switcher.o    an object to link into a host
+  switcher offsets --format c -o switcher.h   the layouts for C
+
+Exit codes: 0 done, 1 failed or refused, 2 wrong command line.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// List the variants there are
+    Variants(variants::Args),
+    /// Emit one variant: as a listing, as bytes, as an object
+    Emit(emit::Args),
+    /// Export the layouts that hosts, guests and emitted code share
+    Offsets(offsets::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        None => tour::run(),
+        Some(Command::Variants(args)) => variants::run(&args),
+        Some(Command::Emit(args)) => emit::run(&args),
+        Some(Command::Offsets(args)) => offsets::run(&args),
+    };
+    match done {
+        // Whoever closed the pipe, such as `head`, has seen enough.
+        Ok(()) | Err(Failure::PipeClosed) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            failure.exit_code()
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Direct switches between the modes, both ways, with random state.
+
+use super::code::{PROBE, SYSCALL, SYSCALL_PROBE};
+use super::{MANY, SOME};
+use crate::expect::Expected;
+use crate::run::{Case, Failure, Run};
+use crate::world::place;
+use switcher_gen::arch::RFlags;
+use switcher_runtime::Mode;
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        name: "umod_syscall_enters_smod_with_every_register_as_specified",
+        rows: &[6, 7, 27],
+        body: umod_syscall,
+    },
+    Case {
+        name: "eretu_enters_umod_with_every_register_from_the_pvcs",
+        rows: &[4, 5, 7, 14, 27],
+        body: eretu,
+    },
+    Case {
+        name: "eretu_by_sysret_enters_umod_exactly_as_by_iret",
+        rows: &[4, 7, 27],
+        body: eretu_by_sysret,
+    },
+    Case {
+        name: "a_system_call_and_its_return_change_only_rcx_and_r11",
+        rows: &[6, 26, 27],
+        body: round_trip,
+    },
+    Case {
+        name: "ten_thousand_round_trips_in_one_entry_keep_every_register",
+        rows: &[26, 27],
+        body: long_round_trips,
+    },
+    Case {
+        name: "umod_syscall_at_the_eretu_address_is_a_plain_syscall",
+        rows: &[26],
+        body: umod_syscall_at_eretu,
+    },
+    Case {
+        name: "smod_rsp_is_saved_by_eretu_and_loaded_by_the_next_syscall",
+        rows: &[27],
+        body: smod_rsp,
+    },
+];
+
+fn umod_syscall(run: &mut Run<'_>) -> Result<(), Failure> {
+    for _ in 0..MANY {
+        let setup = run
+            .setup(Mode::Umod)
+            .with(Mode::Umod, place::UMOD_CODE, SYSCALL)
+            .with(Mode::Smod, place::SMOD_ENTRY, PROBE);
+        let expected = Expected::to_smod(&setup, &run.platform, place::UMOD_CODE);
+        run.check(&setup, &expected)?;
+    }
+    Ok(())
+}
+
+fn eretu(run: &mut Run<'_>) -> Result<(), Failure> {
+    for _ in 0..MANY {
+        let setup = run
+            .setup(Mode::Smod)
+            .with(Mode::Smod, place::ERETU, SYSCALL)
+            .with(Mode::Umod, place::UMOD_CODE, PROBE);
+        let expected = Expected::to_umod(&setup, &run.platform);
+        run.check(&setup, &expected)?;
+    }
+    Ok(())
+}
+
+fn eretu_by_sysret(run: &mut Run<'_>) -> Result<(), Failure> {
+    for _ in 0..MANY {
+        let mut setup = run
+            .setup(Mode::Smod)
+            .with(Mode::Smod, place::ERETU, SYSCALL)
+            .with(Mode::Umod, place::UMOD_CODE, PROBE);
+        let wanted = RFlags::from_bits_retain(setup.pvcs.eflags.into());
+        let flags = wanted.sanitised() - RFlags::NOT_BY_SYSRET;
+        setup.pvcs.eflags = flags.bits() as u32;
+        setup.pvcs.r11 = flags.bits();
+        setup.pvcs.rcx = setup.pvcs.rip;
+        let expected = Expected::to_umod(&setup, &run.platform);
+        run.check(&setup, &expected)?;
+    }
+    Ok(())
+}
+
+fn round_trip(run: &mut Run<'_>) -> Result<(), Failure> {
+    for _ in 0..MANY {
+        // smod's first instruction is ERETU.
+        let mut setup = run
+            .setup(Mode::Umod)
+            .with(Mode::Umod, place::UMOD_CODE, SYSCALL_PROBE)
+            .with(Mode::Smod, place::ERETU, SYSCALL);
+        setup.smod_entry = place::ERETU;
+        let there = Expected::to_smod(&setup, &run.platform, place::UMOD_CODE);
+        let mut back = Expected::unchanged(&setup, Expected::UD);
+        back.regs.rip = place::UMOD_CODE + 2;
+        back.regs.rcx = back.regs.rip;
+        back.regs.r11 = back.regs.eflags;
+        back.pvcs = there.pvcs;
+        run.check(&setup, &back)?;
+    }
+    Ok(())
+}
+
+fn long_round_trips(run: &mut Run<'_>) -> Result<(), Failure> {
+    /// 1: SYSCALL; DEC RBX; JNZ 1b; UD2.
+    const LOOP: &[u8] = &[0x0F, 0x05, 0x48, 0xFF, 0xCB, 0x75, 0xF9, 0x0F, 0x0B];
+    const ROUNDS: u64 = 10_000;
+
+    let mut setup = run
+        .setup(Mode::Umod)
+        .with(Mode::Umod, place::UMOD_CODE, LOOP)
+        .with(Mode::Smod, place::ERETU, SYSCALL);
+    setup.smod_entry = place::ERETU;
+    setup.regs.rbx = ROUNDS;
+    let outcome = run.enter(&setup);
+
+    // The flags are those of the last DEC (ZF, PF; CF untouched), R11 and the PVCS have those of
+    // the SYSCALL before it: of the DEC to 1, unless there was only one round.
+    let arithmetic = RFlags::PF | RFlags::AF | RFlags::ZF | RFlags::SF | RFlags::OF;
+    let before = RFlags::from_bits_retain(setup.regs.eflags) - arithmetic;
+    let after = before | RFlags::ZF | RFlags::PF;
+    let mut expected = Expected::to_smod(&setup, &run.platform, place::UMOD_CODE);
+    expected.pvcs.eflags = before.bits() as u32;
+    expected.pvcs.r11 = before.bits();
+    expected.mode = Mode::Umod;
+    expected.gs_base = setup.gs_base;
+    expected.regs = setup.regs;
+    expected.regs.rbx = 0;
+    expected.regs.rip = place::UMOD_CODE + LOOP.len() as u64 - 2;
+    expected.regs.rcx = place::UMOD_CODE + 2;
+    expected.regs.r11 = before.bits();
+    expected.regs.eflags = after.bits();
+    expected.compare(&setup, &outcome)
+}
+
+fn umod_syscall_at_eretu(run: &mut Run<'_>) -> Result<(), Failure> {
+    for _ in 0..SOME {
+        let mut setup = run
+            .setup(Mode::Umod)
+            .with(Mode::Umod, place::ERETU, SYSCALL)
+            .with(Mode::Smod, place::SMOD_ENTRY, PROBE);
+        setup.regs.rip = place::ERETU;
+        let expected = Expected::to_smod(&setup, &run.platform, place::ERETU);
+        run.check(&setup, &expected)?;
+    }
+    Ok(())
+}
+
+fn smod_rsp(run: &mut Run<'_>) -> Result<(), Failure> {
+    for _ in 0..SOME {
+        // smod: ERETU. umod: SYSCALL. smod again: the probe, on the stack ERETU was executed on.
+        let mut setup = run
+            .setup(Mode::Smod)
+            .with(Mode::Smod, place::ERETU, SYSCALL)
+            .with(Mode::Umod, place::UMOD_CODE, SYSCALL)
+            .with(Mode::Smod, place::SMOD_ENTRY, PROBE);
+        setup.pvcs.eflags &= !(RFlags::NOT_BY_SYSRET.bits() as u32);
+        let umod = Expected::to_umod(&setup, &run.platform);
+        let mut in_umod = setup.clone();
+        in_umod.regs = umod.regs;
+        in_umod.gs_base = umod.gs_base;
+        in_umod.smod_rsp = umod.smod_rsp;
+        let expected = Expected::to_smod(&in_umod, &run.platform, place::UMOD_CODE);
+        run.check(&setup, &expected)?;
+    }
+    Ok(())
+}

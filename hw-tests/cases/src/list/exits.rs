@@ -1,0 +1,131 @@
+//! What must go to the host: hypercalls, inhibitors, roots that are not prepared, ERETU to other
+//! selectors.
+
+use super::code::SYSCALL;
+use super::{MANY, SOME};
+use crate::expect::Expected;
+use crate::run::{Case, Failure, Run};
+use crate::world::{Setup, place};
+use switcher_gen::layout::SwitchFlags;
+use switcher_runtime::Mode;
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        name: "a_syscall_of_smod_elsewhere_is_a_hypercall_with_all_registers",
+        rows: &[26, 27],
+        body: hypercall,
+    },
+    Case {
+        name: "every_inhibitor_bit_sends_both_direct_switches_to_the_host",
+        rows: &[26],
+        body: inhibitors,
+    },
+    Case {
+        name: "without_a_pvcs_no_direct_switch_is_made",
+        rows: &[26],
+        body: no_pvcs,
+    },
+    Case {
+        name: "without_the_other_modes_root_no_direct_switch_is_made",
+        rows: &[19],
+        body: no_root,
+    },
+    Case {
+        name: "eretu_to_other_selectors_is_left_to_the_host",
+        rows: &[25],
+        body: other_selectors,
+    },
+    Case {
+        name: "a_syscall_next_to_the_eretu_address_is_a_hypercall",
+        rows: &[26],
+        body: near_eretu,
+    },
+];
+
+/// A guest about to execute the SYSCALL that would be a direct switch out of `mode`.
+fn about_to_switch(run: &mut Run<'_>, mode: Mode) -> Setup {
+    let setup = run.setup(mode);
+    let at = setup.regs.rip;
+    setup.with(mode, at, SYSCALL)
+}
+
+/// The SYSCALL exits, with nothing changed.
+fn exits(run: &mut Run<'_>, setup: &Setup) -> Result<(), Failure> {
+    let expected = Expected::syscall_exit(setup, setup.regs.rip);
+    run.check(setup, &expected)
+}
+
+fn hypercall(run: &mut Run<'_>) -> Result<(), Failure> {
+    for _ in 0..MANY {
+        let mut setup = run.setup(Mode::Smod).with(Mode::Smod, place::UMOD_CODE, SYSCALL);
+        setup.regs.rip = place::UMOD_CODE;
+        exits(run, &setup)?;
+    }
+    Ok(())
+}
+
+fn inhibitors(run: &mut Run<'_>) -> Result<(), Failure> {
+    for mode in [Mode::Umod, Mode::Smod] {
+        // Bits 0 and 1 are the mode, 2 and 11 follow from roots and PVCS and have their own cases.
+        for bit in (3..64).filter(|bit| *bit != 11) {
+            let mut setup = about_to_switch(run, mode);
+            setup.inhibitors = SwitchFlags::from_bits_retain(1 << bit);
+            exits(run, &setup)?;
+        }
+    }
+    Ok(())
+}
+
+fn no_pvcs(run: &mut Run<'_>) -> Result<(), Failure> {
+    for mode in [Mode::Umod, Mode::Smod] {
+        for _ in 0..SOME {
+            let mut setup = about_to_switch(run, mode);
+            setup.pvcs_registered = false;
+            exits(run, &setup)?;
+        }
+    }
+    Ok(())
+}
+
+fn no_root(run: &mut Run<'_>) -> Result<(), Failure> {
+    for mode in [Mode::Umod, Mode::Smod] {
+        for _ in 0..SOME {
+            let mut setup = about_to_switch(run, mode);
+            setup.other_root = false;
+            exits(run, &setup)?;
+        }
+    }
+    Ok(())
+}
+
+fn other_selectors(run: &mut Run<'_>) -> Result<(), Failure> {
+    let selectors = run.platform.selectors;
+    let (cs, ss) = (selectors.user_cs(), selectors.user_ds());
+    let others = [
+        (selectors.user32_cs(), ss),
+        (cs, 0),
+        (0, ss),
+        (0, 0),
+        (ss, cs),
+        (cs & !3, ss & !3),
+        (selectors.kernel_cs(), selectors.kernel_ds()),
+        (cs | 0x100, ss),
+        (cs, ss | 0x8000),
+    ];
+    for (cs, ss) in others {
+        let mut setup = about_to_switch(run, Mode::Smod);
+        setup.pvcs.user_cs = cs;
+        setup.pvcs.user_ss = ss;
+        exits(run, &setup)?;
+    }
+    Ok(())
+}
+
+fn near_eretu(run: &mut Run<'_>) -> Result<(), Failure> {
+    for bit in 0..64 {
+        let mut setup = about_to_switch(run, Mode::Smod);
+        setup.retu_rip ^= 1 << bit;
+        exits(run, &setup)?;
+    }
+    Ok(())
+}

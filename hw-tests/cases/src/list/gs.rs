@@ -1,0 +1,107 @@
+//! GS bases: hostile ones in the PVCS, and those a guest changes itself.
+
+use super::code::{PROBE, SYSCALL};
+use super::{MANY, SOME};
+use crate::expect::Expected;
+use crate::run::{Case, Failure, Run};
+use crate::world::place;
+use switcher_runtime::Mode;
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        name: "a_user_gsbase_that_is_no_address_is_made_one",
+        rows: &[5],
+        body: hostile_gsbase,
+    },
+    Case {
+        name: "wrgsbase_in_umod_shows_in_the_pvcs_after_syscall",
+        rows: &[6],
+        body: wrgsbase_then_syscall,
+    },
+    Case {
+        name: "wrgsbase_in_either_mode_shows_after_an_event",
+        rows: &[6, 7],
+        body: wrgsbase_then_event,
+    },
+    Case {
+        name: "each_mode_reads_its_own_gs_base",
+        rows: &[6, 7],
+        body: rdgsbase,
+    },
+];
+
+/// WRGSBASE RAX.
+const WRGSBASE: &[u8] = &[0xF3, 0x48, 0x0F, 0xAE, 0xD8];
+/// RDGSBASE RAX.
+const RDGSBASE: &[u8] = &[0xF3, 0x48, 0x0F, 0xAE, 0xC8];
+
+fn hostile_gsbase(run: &mut Run<'_>) -> Result<(), Failure> {
+    for bit in 0..64 {
+        for base in [1 << bit, u64::MAX << bit, u64::MAX >> bit, !(1 << bit)] {
+            let mut setup = run
+                .setup(Mode::Smod)
+                .with(Mode::Smod, place::ERETU, SYSCALL)
+                .with(Mode::Umod, place::UMOD_CODE, PROBE);
+            setup.pvcs.user_gsbase = base;
+            let expected = Expected::to_umod(&setup, &run.platform);
+            run.check(&setup, &expected)?;
+        }
+    }
+    Ok(())
+}
+
+fn wrgsbase_then_syscall(run: &mut Run<'_>) -> Result<(), Failure> {
+    for _ in 0..MANY / 4 {
+        let mut setup = run
+            .setup(Mode::Umod)
+            .with(Mode::Umod, place::UMOD_CODE, &[WRGSBASE, SYSCALL].concat())
+            .with(Mode::Smod, place::SMOD_ENTRY, PROBE);
+        setup.regs.rax = run.platform.paging.canonicalize(setup.regs.rax);
+        let at = place::UMOD_CODE + WRGSBASE.len() as u64;
+        let mut expected = Expected::to_smod(&setup, &run.platform, at);
+        expected.pvcs.user_gsbase = setup.regs.rax;
+        run.check(&setup, &expected)?;
+    }
+    Ok(())
+}
+
+fn wrgsbase_then_event(run: &mut Run<'_>) -> Result<(), Failure> {
+    for mode in [Mode::Smod, Mode::Umod] {
+        for _ in 0..SOME {
+            let code = [WRGSBASE, PROBE].concat();
+            let mut setup = run.setup(mode).with(mode, place::UMOD_CODE, &code);
+            setup.regs.rip = place::UMOD_CODE;
+            setup.regs.rax = run.platform.paging.canonicalize(setup.regs.rax);
+            let mut expected = Expected::unchanged(&setup, Expected::UD);
+            expected.regs.rip += WRGSBASE.len() as u64;
+            expected.gs_base = setup.regs.rax;
+            run.check(&setup, &expected)?;
+        }
+    }
+    Ok(())
+}
+
+fn rdgsbase(run: &mut Run<'_>) -> Result<(), Failure> {
+    let code = [RDGSBASE, PROBE].concat();
+    for _ in 0..SOME {
+        let setup = run
+            .setup(Mode::Umod)
+            .with(Mode::Umod, place::UMOD_CODE, SYSCALL)
+            .with(Mode::Smod, place::SMOD_ENTRY, &code);
+        let mut expected = Expected::to_smod(&setup, &run.platform, place::UMOD_CODE);
+        expected.regs.rip += RDGSBASE.len() as u64;
+        expected.regs.rax = setup.smod_gsbase;
+        run.check(&setup, &expected)?;
+
+        let mut setup = run
+            .setup(Mode::Smod)
+            .with(Mode::Smod, place::ERETU, SYSCALL)
+            .with(Mode::Umod, place::UMOD_CODE, &code);
+        setup.pvcs.eflags &= !0x1_0100;
+        let mut expected = Expected::to_umod(&setup, &run.platform);
+        expected.regs.rip += RDGSBASE.len() as u64;
+        expected.regs.rax = expected.gs_base;
+        run.check(&setup, &expected)?;
+    }
+    Ok(())
+}

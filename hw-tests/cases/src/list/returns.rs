@@ -1,0 +1,322 @@
+//! The return to a guest where SYSRETQ would be wrong: RIPs that are no addresses, RF and TF,
+//! forbidden flags, other selectors.
+
+use super::code::{NOP_PROBE, PROBE, SYSCALL};
+use super::{MANY, SOME};
+use crate::expect::Expected;
+use crate::run::{Case, Failure, Run};
+use crate::world::{Setup, place};
+use alloc::vec::Vec;
+use switcher_gen::arch::RFlags;
+use switcher_runtime::Mode;
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        name: "eretu_to_a_rip_with_any_high_bit_faults_in_the_guest",
+        rows: &[1, 3, 4, 7],
+        body: eretu_to_high_bits,
+    },
+    Case {
+        name: "entering_at_a_rip_with_any_high_bit_faults_in_the_guest",
+        rows: &[1, 3, 4, 7],
+        body: enter_at_high_bits,
+    },
+    Case {
+        name: "syscall_as_the_last_canonical_instruction_returns_behind_it",
+        rows: &[2, 3],
+        body: last_instruction,
+    },
+    Case {
+        name: "a_trap_flag_from_the_pvcs_traps_after_exactly_one_instruction",
+        rows: &[13],
+        body: trap_flag,
+    },
+    Case {
+        name: "a_resume_flag_from_the_pvcs_passes_the_breakpoint",
+        rows: &[13],
+        body: resume_flag,
+    },
+    Case {
+        name: "forbidden_flags_in_the_pvcs_reach_no_guest",
+        rows: &[14],
+        body: forbidden_flags,
+    },
+    Case {
+        name: "nt_and_tf_survive_a_system_call_of_umod",
+        rows: &[13, 15],
+        body: nt_and_tf,
+    },
+    Case {
+        name: "entering_with_32_bit_selectors_does_not_take_sysret",
+        rows: &[25],
+        body: user32_selectors,
+    },
+    Case {
+        name: "entering_with_bad_selectors_is_a_fault_of_the_guest",
+        rows: &[7, 25],
+        body: bad_selectors,
+    },
+    Case {
+        name: "entering_gives_the_guest_every_register_of_the_frame",
+        rows: &[27],
+        body: enter_random,
+    },
+];
+
+/// RIPs with exactly one of the bits 47 to 63 as the lowest that is set, the boundaries of both
+/// widths from both sides, and some addresses of the upper half at which nothing is mapped.
+fn high_rips() -> Vec<u64> {
+    let mut rips: Vec<u64> = (47..64).map(|bit| 1 << bit).collect();
+    rips.extend((47..64).map(|bit| u64::MAX << bit));
+    for half in [1_u64 << 47, 1 << 56] {
+        rips.push(half.wrapping_neg());
+        rips.push(half.wrapping_neg() - 1);
+        rips.push(half | 1);
+    }
+    rips.sort_unstable();
+    rips.dedup();
+    rips
+}
+
+/// Makes the PVCS one that SYSRETQ suits but for RIP.
+fn suit_sysret(setup: &mut Setup) {
+    let flags = RFlags::from_bits_retain(setup.pvcs.eflags.into()).sanitised();
+    let flags = flags - RFlags::NOT_BY_SYSRET;
+    setup.pvcs.eflags = flags.bits() as u32;
+    setup.pvcs.r11 = flags.bits();
+    setup.pvcs.rcx = setup.pvcs.rip;
+}
+
+fn eretu_to_high_bits(run: &mut Run<'_>) -> Result<(), Failure> {
+    for rip in high_rips() {
+        // As SYSRETQ would take it; with another RCX; with TF, so that IRETQ is forced.
+        for attempt in 0..3 {
+            let mut setup = run.setup(Mode::Smod).with(Mode::Smod, place::ERETU, SYSCALL);
+            setup.pvcs.rip = rip;
+            suit_sysret(&mut setup);
+            match attempt {
+                0 => {}
+                1 => setup.pvcs.rcx = run.rng.u64(..),
+                _ => {
+                    setup.pvcs.eflags |= RFlags::TF.bits() as u32;
+                    setup.pvcs.r11 |= RFlags::TF.bits();
+                }
+            }
+            let mut expected = Expected::to_umod(&setup, &run.platform);
+            expected.exit = Expected::fetch_fault(&run.platform, rip);
+            run.check(&setup, &expected)?;
+        }
+    }
+    Ok(())
+}
+
+fn enter_at_high_bits(run: &mut Run<'_>) -> Result<(), Failure> {
+    for rip in high_rips() {
+        for mode in [Mode::Smod, Mode::Umod] {
+            for sysret in [true, false] {
+                let mut setup = run.setup(mode);
+                setup.regs.rip = rip;
+                if sysret {
+                    setup.regs.rcx = rip;
+                    setup.regs.r11 = setup.regs.eflags;
+                }
+                let exit = Expected::fetch_fault(&run.platform, rip);
+                let expected = Expected::unchanged(&setup, exit);
+                run.check(&setup, &expected)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn last_instruction(run: &mut Run<'_>) -> Result<(), Failure> {
+    let behind = place::first_non_canonical(run.platform.paging);
+    let at = behind - 2;
+    for _ in 0..SOME {
+        // umod: there and back again; the return faults behind the SYSCALL.
+        let mut setup = run
+            .setup(Mode::Umod)
+            .with(Mode::Umod, at, SYSCALL)
+            .with(Mode::Smod, place::ERETU, SYSCALL);
+        setup.regs.rip = at;
+        setup.smod_entry = place::ERETU;
+        let there = Expected::to_smod(&setup, &run.platform, at);
+        let fault = Expected::fetch_fault(&run.platform, behind);
+        let mut expected = Expected::unchanged(&setup, fault);
+        expected.regs.rip = behind;
+        expected.regs.rcx = behind;
+        expected.regs.r11 = expected.regs.eflags;
+        expected.pvcs = there.pvcs;
+        run.check(&setup, &expected)?;
+
+        // smod: a hypercall, and the host lets it go on behind the SYSCALL.
+        let mut setup = run.setup(Mode::Smod).with(Mode::Smod, at, SYSCALL);
+        setup.regs.rip = at;
+        let hypercall = Expected::syscall_exit(&setup, at);
+        run.check(&setup, &hypercall)?;
+        setup.regs = hypercall.regs;
+        let expected = Expected::unchanged(&setup, fault);
+        run.check(&setup, &expected)?;
+    }
+    Ok(())
+}
+
+fn trap_flag(run: &mut Run<'_>) -> Result<(), Failure> {
+    for _ in 0..SOME {
+        let mut setup = run
+            .setup(Mode::Smod)
+            .with(Mode::Smod, place::ERETU, SYSCALL)
+            .with(Mode::Umod, place::UMOD_CODE, NOP_PROBE);
+        suit_sysret(&mut setup);
+        setup.pvcs.eflags |= RFlags::TF.bits() as u32;
+        setup.pvcs.r11 |= RFlags::TF.bits();
+        let mut expected = Expected::to_umod(&setup, &run.platform);
+        expected.exit = Expected::event(1);
+        expected.regs.rip += 1;
+        run.check(&setup, &expected)?;
+    }
+    Ok(())
+}
+
+fn resume_flag(run: &mut Run<'_>) -> Result<(), Failure> {
+    for _ in 0..SOME {
+        let mut setup = run
+            .setup(Mode::Smod)
+            .with(Mode::Smod, place::ERETU, SYSCALL)
+            .with(Mode::Umod, place::UMOD_CODE, NOP_PROBE);
+        suit_sysret(&mut setup);
+        setup.breakpoint = Some(place::UMOD_CODE);
+        // Without RF the breakpoint hits: it works on this engine.
+        let mut expected = Expected::to_umod(&setup, &run.platform);
+        expected.exit = Expected::event(1);
+        run.check(&setup, &expected)?;
+        // With RF the instruction is executed.
+        setup.pvcs.eflags |= RFlags::RF.bits() as u32;
+        setup.pvcs.r11 |= RFlags::RF.bits();
+        let mut expected = Expected::to_umod(&setup, &run.platform);
+        expected.regs.rip += 1;
+        run.check(&setup, &expected)?;
+    }
+    Ok(())
+}
+
+fn forbidden_flags(run: &mut Run<'_>) -> Result<(), Failure> {
+    /// PUSHFQ; POP RAX; CLI.
+    const SHOW_AND_CLI: &[u8] = &[0x9C, 0x58, 0xFA];
+    let forbidden = RFlags::IOPL | RFlags::VM | RFlags::VIF | RFlags::VIP;
+    for bits in [forbidden, RFlags::IOPL, RFlags::VM, RFlags::VIF, RFlags::VIP] {
+        for sysret in [true, false] {
+            let mut setup = run
+                .setup(Mode::Smod)
+                .with(Mode::Smod, place::ERETU, SYSCALL)
+                .with(Mode::Umod, place::UMOD_CODE, SHOW_AND_CLI);
+            setup.pvcs.eflags &= !(RFlags::TF | RFlags::RF | RFlags::AC).bits() as u32;
+            suit_sysret(&mut setup);
+            setup.pvcs.rsp = place::STACK_TOP;
+            setup.pvcs.eflags |= bits.bits() as u32;
+            if !sysret {
+                setup.pvcs.r11 = setup.pvcs.eflags.into();
+            }
+            let mut expected = Expected::to_umod(&setup, &run.platform);
+            expected.exit = Expected::general_protection(0);
+            expected.regs.rip += 2;
+            expected.regs.rax = expected.regs.eflags;
+            run.check(&setup, &expected)?;
+        }
+    }
+    Ok(())
+}
+
+fn nt_and_tf(run: &mut Run<'_>) -> Result<(), Failure> {
+    for flags in [RFlags::NT, RFlags::NT | RFlags::TF, RFlags::TF] {
+        for _ in 0..SOME {
+            // umod's SYSCALL has the flags, smod returns at once: NOP traps if TF is set.
+            let mut setup = run
+                .setup(Mode::Umod)
+                .with(Mode::Umod, place::UMOD_CODE, &[SYSCALL, NOP_PROBE].concat())
+                .with(Mode::Smod, place::ERETU, SYSCALL);
+            setup.smod_entry = place::ERETU;
+            setup.regs.eflags &= !RFlags::NT.bits();
+            setup.regs.eflags |= flags.bits();
+            let there = Expected::to_smod(&setup, &run.platform, place::UMOD_CODE);
+            let traps = flags.contains(RFlags::TF);
+            let exit = if traps { Expected::event(1) } else { Expected::UD };
+            let mut expected = Expected::unchanged(&setup, exit);
+            expected.regs.rip += 3;
+            expected.regs.rcx = place::UMOD_CODE + 2;
+            expected.regs.r11 = expected.regs.eflags;
+            expected.pvcs = there.pvcs;
+            run.check(&setup, &expected)?;
+        }
+    }
+    Ok(())
+}
+
+fn user32_selectors(run: &mut Run<'_>) -> Result<(), Failure> {
+    for _ in 0..SOME {
+        // SYSRETQ would suit, and would go on in 64-bit mode at TEXT. In 32-bit mode RIP is cut to
+        // 32 bits, where nothing is mapped for the guest.
+        let mut setup = run.setup(Mode::Umod).with(Mode::Umod, place::UMOD_CODE, PROBE);
+        setup.regs.cs = run.platform.selectors.user32_cs().into();
+        setup.regs.rip = UNMAPPED_32;
+        setup.regs.rcx = setup.regs.rip;
+        setup.regs.r11 = setup.regs.eflags;
+        // In 32-bit mode, RSP is 32 bits wide too, and what an event saves of it is not defined
+        // beyond them.
+        setup.regs.rsp &= u64::from(u32::MAX);
+        let exit = Expected::fetch_fault(&run.platform, UNMAPPED_32);
+        let expected = Expected::unchanged(&setup, exit);
+        run.check(&setup, &expected)?;
+    }
+    Ok(())
+}
+
+/// Beyond what the engines' hosts map for themselves, within 32 bits.
+const UNMAPPED_32: u64 = 0xF000_0000;
+
+fn bad_selectors(run: &mut Run<'_>) -> Result<(), Failure> {
+    let selectors = run.platform.selectors;
+    let (cs, ss) = (selectors.user_cs(), selectors.user_ds());
+    let kernel_cs = selectors.kernel_cs();
+    // The selector named by the error code has RPL masked off.
+    let bad = [
+        (cs, 0, 0),
+        (cs, 3, 0),
+        (cs, selectors.kernel_ds() | 3, selectors.kernel_ds()),
+        (kernel_cs | 3, ss, kernel_cs),
+        (ss, ss, ss & !3),
+        (3, ss, 0),
+        (cs, 0xFFFB, 0xFFF8),
+    ];
+    for (cs, ss, error) in bad {
+        for sysret in [true, false] {
+            let mut setup = run.setup(Mode::Umod).with(Mode::Umod, place::UMOD_CODE, PROBE);
+            setup.regs.cs = cs.into();
+            setup.regs.ss = ss.into();
+            if sysret {
+                setup.regs.rcx = setup.regs.rip;
+                setup.regs.r11 = setup.regs.eflags;
+            }
+            let exit = Expected::general_protection(error.into());
+            let expected = Expected::unchanged(&setup, exit);
+            run.check(&setup, &expected)?;
+        }
+    }
+    Ok(())
+}
+
+fn enter_random(run: &mut Run<'_>) -> Result<(), Failure> {
+    for _ in 0..MANY {
+        for mode in [Mode::Smod, Mode::Umod] {
+            let mut setup = run.setup(mode).with(mode, place::UMOD_CODE, PROBE);
+            setup.regs.rip = place::UMOD_CODE;
+            if run.rng.bool() {
+                setup.regs.rcx = setup.regs.rip;
+                setup.regs.r11 = setup.regs.eflags;
+            }
+            let expected = Expected::unchanged(&setup, Expected::UD);
+            run.check(&setup, &expected)?;
+        }
+    }
+    Ok(())
+}

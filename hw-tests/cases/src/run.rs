@@ -1,0 +1,81 @@
+//! One case, and what runs it.
+
+use alloc::format;
+use alloc::string::String;
+use core::fmt;
+
+use crate::expect::Expected;
+use crate::world::{Outcome, Platform, Setup, World};
+
+/// A case: a name, the rows of spec/hazards.md it covers, and what to do.
+#[derive(Clone, Copy)]
+pub struct Case {
+    /// Unique, stable, and a sentence.
+    pub name: &'static str,
+    /// Rows of spec/hazards.md.
+    pub rows: &'static [u8],
+    /// The case itself.
+    pub body: fn(&mut Run<'_>) -> Result<(), Failure>,
+}
+
+impl Case {
+    /// Runs the case; the number of guests entered, and what went wrong if something did.
+    pub fn run(&self, world: &mut dyn World) -> (u64, Result<(), Failure>) {
+        let platform = world.platform();
+        // Every case has its own sequence, so that adding one changes no other.
+        let seed = self.name.bytes().fold(0, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
+        });
+        let mut run = Run { world, platform, rng: fastrand::Rng::with_seed(seed), entered: 0 };
+        let result = (self.body)(&mut run);
+        let entered = run.entered;
+        let result = match result {
+            Ok(()) if entered == 0 => Err(Failure("the case entered no guest".into())),
+            Err(Failure(why)) => Err(Failure(format!("guest {entered}: {why}"))),
+            ok => ok,
+        };
+        (entered, result)
+    }
+}
+
+/// Why a case failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure(pub String);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A case being run.
+pub struct Run<'w> {
+    world: &'w mut dyn World,
+    /// What it is run on.
+    pub platform: Platform,
+    /// The case's own random numbers.
+    pub rng: fastrand::Rng,
+    entered: u64,
+}
+
+impl Run<'_> {
+    /// Runs a guest until its next exit.
+    pub fn enter(&mut self, setup: &Setup) -> Outcome {
+        self.entered += 1;
+        self.world.run(setup)
+    }
+
+    /// Runs a guest and compares everything.
+    ///
+    /// # Errors
+    /// With all differences.
+    pub fn check(&mut self, setup: &Setup, expected: &Expected) -> Result<(), Failure> {
+        let outcome = self.enter(setup);
+        expected.compare(setup, &outcome)
+    }
+
+    /// A random guest: see [`Setup::random`].
+    pub fn setup(&mut self, mode: switcher_runtime::Mode) -> Setup {
+        Setup::random(&mut self.rng, &self.platform, mode)
+    }
+}

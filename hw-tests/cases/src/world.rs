@@ -1,0 +1,143 @@
+//! The terms cases and engines share: a guest's state before, and everything visible after.
+
+use alloc::vec::Vec;
+
+use switcher_gen::arch::{PagingMode, RFlags, Selectors, Vendor};
+use switcher_gen::layout::{PtRegs, Pvcs, SwitchFlags};
+use switcher_runtime::{Exit, Mode};
+
+/// What expected outcomes depend on.
+#[derive(Clone, Copy, Debug)]
+pub struct Platform {
+    /// Whose SYSRET it is.
+    pub vendor: Vendor,
+    /// How wide a canonical address is.
+    pub paging: PagingMode,
+    /// The host's selectors.
+    pub selectors: Selectors,
+}
+
+/// Where a guest's pages lie. smod and umod have pages of their own behind the same addresses, so
+/// that running on the wrong root shows.
+pub mod place {
+    use switcher_gen::arch::PagingMode;
+
+    /// Size of each page.
+    pub const PAGE: u64 = 4096;
+    /// Code, in both modes.
+    pub const TEXT: u64 = 0x4000_0000_0000;
+    /// Where umod's code starts, by custom of the cases.
+    pub const UMOD_CODE: u64 = TEXT + 0x100;
+    /// Where SYSCALLs of umod land, by custom of the cases.
+    pub const SMOD_ENTRY: u64 = TEXT + 0x400;
+    /// The SYSCALL that means ERETU, by custom of the cases.
+    pub const ERETU: u64 = TEXT + 0x800;
+    /// The address that ERETU's SYSCALL leaves in RCX.
+    pub const RETU_RIP: u64 = ERETU + 2;
+    /// Stack, in both modes.
+    pub const STACK: u64 = TEXT + 0x10_0000;
+    /// The first address above the stack.
+    pub const STACK_TOP: u64 = STACK + PAGE;
+    /// Nothing is mapped here.
+    pub const NOWHERE: u64 = TEXT + 0x20_0000;
+
+    /// The last page of the lower canonical half: code, in both modes.
+    #[must_use]
+    pub const fn last(paging: PagingMode) -> u64 {
+        first_non_canonical(paging) - PAGE
+    }
+
+    /// The address behind the lower canonical half.
+    #[must_use]
+    pub const fn first_non_canonical(paging: PagingMode) -> u64 {
+        1 << (paging.address_bits() - 1)
+    }
+}
+
+/// Bytes of a guest's program.
+#[derive(Clone, Debug)]
+pub struct Code {
+    /// Whose page.
+    pub mode: Mode,
+    /// Where, in [`place::TEXT`] or [`place::last`].
+    pub at: u64,
+    /// What. Everything else in these pages is INT3.
+    pub bytes: Vec<u8>,
+}
+
+/// A guest about to be entered.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The mode it is entered in.
+    pub mode: Mode,
+    /// Its registers.
+    pub regs: PtRegs,
+    /// Its active GS base.
+    pub gs_base: u64,
+    /// Inhibitors that do not follow from the rest.
+    pub inhibitors: SwitchFlags,
+    /// The PVCS's content; registered if [`pvcs_registered`](Self::pvcs_registered).
+    pub pvcs: Pvcs,
+    /// Whether the host knows of the PVCS.
+    pub pvcs_registered: bool,
+    /// Whether the root of the mode it is not in is prepared.
+    pub other_root: bool,
+    /// The address after ERETU's SYSCALL.
+    pub retu_rip: u64,
+    /// Where umod's SYSCALL lands.
+    pub smod_entry: u64,
+    /// With which GS base.
+    pub smod_gsbase: u64,
+    /// And on which stack.
+    pub smod_rsp: u64,
+    /// The programs.
+    pub code: Vec<Code>,
+    /// An instruction breakpoint (DR0) while the guest runs.
+    pub breakpoint: Option<u64>,
+}
+
+/// Everything that shows after an exit.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Why.
+    pub exit: Exit,
+    /// The guest's registers.
+    pub regs: PtRegs,
+    /// The guest's active GS base.
+    pub gs_base: u64,
+    /// The mode it is in now.
+    pub mode: Mode,
+    /// The switch flags as the switcher left them.
+    pub switch_flags: SwitchFlags,
+    /// smod's stack as the switcher left it.
+    pub smod_rsp: u64,
+    /// The PVCS's content.
+    pub pvcs: Pvcs,
+    /// The host.
+    pub host: HostAfter,
+}
+
+/// What a host finds when the call that entered a guest has returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostAfter {
+    /// RFLAGS, directly after the call.
+    pub flags: RFlags,
+    /// RBX, RBP and R12 to R15 are what they were.
+    pub callee_saved_kept: bool,
+    /// RSP is what it was.
+    pub stack_kept: bool,
+    /// CR3 is what it was.
+    pub root_kept: bool,
+    /// GS base is what it was.
+    pub gs_kept: bool,
+    /// host_rsp is zero again.
+    pub host_rsp_cleared: bool,
+}
+
+/// Something that can run guests: an engine.
+pub trait World {
+    /// What it runs them on.
+    fn platform(&self) -> Platform;
+    /// Runs one guest until its next exit.
+    fn run(&mut self, setup: &Setup) -> Outcome;
+}

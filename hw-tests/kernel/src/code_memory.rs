@@ -1,0 +1,51 @@
+//! Pages for the switcher, in the range that every root shares: what `runtime` asks of a host.
+
+use alloc::vec::Vec;
+use core::ptr::NonNull;
+
+use hw_kernel::memory::{self, Flags, Frame, HIGH_BASE, MapError, PAGE};
+use switcher_runtime::{CodeMapping, Protection};
+
+/// Hands out the high host range from its start.
+#[derive(Default)]
+pub(crate) struct CodeMemory {
+    frames: Vec<Frame>,
+}
+
+// SAFETY: `reserve` maps fresh frames at addresses nothing else is mapped at; `frames` keeps them,
+// and main keeps this value until the machine stops. The high host range is one shared table, so it
+// is the same in every root. `protection` reads that table, and `protect_host` flushes all TLBs.
+unsafe impl CodeMapping for CodeMemory {
+    type Error = MapError;
+
+    fn reserve(&mut self, len: usize) -> Result<NonNull<u8>, MapError> {
+        let start = HIGH_BASE + self.frames.len() as u64 * PAGE;
+        for page in (start..start + len as u64).step_by(PAGE as usize) {
+            let frame = Frame::new()?;
+            memory::map_host(page, frame.address(), Flags::WRITE)?;
+            self.frames.push(frame);
+        }
+        NonNull::new(core::ptr::with_exposed_provenance_mut(start as usize))
+            .ok_or(MapError::NotMapped)
+    }
+
+    fn seal(&mut self, start: NonNull<u8>, len: usize) -> Result<(), MapError> {
+        let start = start.addr().get() as u64;
+        for page in (start..start + len as u64).step_by(PAGE as usize) {
+            // SAFETY: the pages were reserved for code that has been written; nothing refers to
+            // them but the switcher, which only executes them from now on.
+            unsafe { memory::protect_host(page, Flags::EXECUTE)? };
+        }
+        Ok(())
+    }
+
+    fn protection(&self, address: NonNull<u8>) -> Option<Protection> {
+        let page = address.addr().get() as u64 & !(PAGE - 1);
+        let flags = memory::host_flags(page)?;
+        Some(Protection {
+            writable: flags.contains(Flags::WRITE),
+            executable: flags.contains(Flags::EXECUTE),
+            user: flags.contains(Flags::USER),
+        })
+    }
+}

@@ -1,0 +1,314 @@
+//! The bare-metal engine: runs the shared cases' guests through `runtime`, on page tables of their
+//! own, at CPL 3.
+
+use alloc::vec::Vec;
+use core::arch::global_asm;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use hw_cases::{HostAfter, Outcome, Platform, Setup, World, place};
+use hw_kernel::memory::{AddressSpace, Flags, Frame, MapError};
+use hw_kernel::{exit, percpu};
+use switcher_runtime::switcher_gen::arch::{Cr3, Cr3Error, Pcid, PcidEnabled, RFlags};
+use switcher_runtime::switcher_gen::layout::{PtRegs, Pvcs};
+use switcher_runtime::{Cpu, Guest, GuestError, GuestRoot, Mode, PvcsPage};
+use x86_64::registers::control::Cr3 as Cr3Register;
+use x86_64::registers::debug::{Dr0, DebugAddressRegister, Dr7, Dr7Flags, Dr7Value};
+use x86_64::registers::model_specific::GsBase;
+
+global_asm!(
+    r#"
+    .text
+    // unsafe extern "C" fn(entry: u64) -> *mut PtRegs
+    // Calls entry with a known value in every callee-saved register, and writes down what the call
+    // has left of them, of RSP and of RFLAGS.
+    .global hw_kernel_checked_call
+hw_kernel_checked_call:
+    push    rbx
+    push    rbp
+    push    r12
+    push    r13
+    push    r14
+    push    r15
+    sub     rsp, 24
+    stmxcsr [rsp]
+    fnstcw  [rsp + 4]
+    mov     [rip + {stack_before}], rsp
+    movabs  rbx, 0xB0B0B0B0B0B0B0B0
+    movabs  rbp, 0xB1B1B1B1B1B1B1B1
+    movabs  r12, 0xBCBCBCBCBCBCBCBC
+    movabs  r13, 0xBDBDBDBDBDBDBDBD
+    movabs  r14, 0xBEBEBEBEBEBEBEBE
+    movabs  r15, 0xBFBFBFBFBFBFBFBF
+    call    rdi
+    pushfq
+    pop     rcx
+    mov     [rip + {flags_after}], rcx
+    mov     [rip + {stack_after}], rsp
+    mov     rsp, [rip + {stack_before}]
+    movabs  rdx, 0xB0B0B0B0B0B0B0B0
+    xor     rbx, rdx
+    movabs  rdx, 0xB1B1B1B1B1B1B1B1
+    xor     rbp, rdx
+    or      rbx, rbp
+    movabs  rdx, 0xBCBCBCBCBCBCBCBC
+    xor     r12, rdx
+    or      rbx, r12
+    movabs  rdx, 0xBDBDBDBDBDBDBDBD
+    xor     r13, rdx
+    or      rbx, r13
+    movabs  rdx, 0xBEBEBEBEBEBEBEBE
+    xor     r14, rdx
+    or      rbx, r14
+    movabs  rdx, 0xBFBFBFBFBFBFBFBF
+    xor     r15, rdx
+    or      rbx, r15
+    mov     [rip + {callee_saved_changed}], rbx
+    fninit
+    fldcw   [rsp + 4]
+    ldmxcsr [rsp]
+    add     rsp, 24
+    pop     r15
+    pop     r14
+    pop     r13
+    pop     r12
+    pop     rbp
+    pop     rbx
+    ret
+"#,
+    stack_before = sym STACK_BEFORE,
+    stack_after = sym STACK_AFTER,
+    flags_after = sym FLAGS_AFTER,
+    callee_saved_changed = sym CALLEE_SAVED_CHANGED,
+);
+
+static STACK_BEFORE: AtomicU64 = AtomicU64::new(0);
+static STACK_AFTER: AtomicU64 = AtomicU64::new(0);
+static FLAGS_AFTER: AtomicU64 = AtomicU64::new(0);
+static CALLEE_SAVED_CHANGED: AtomicU64 = AtomicU64::new(0);
+
+unsafe extern "C" {
+    fn hw_kernel_checked_call(entry: u64) -> *mut PtRegs;
+}
+
+/// The call that [`Cpu::enter_with`] leaves to the host, with the checks around it.
+///
+/// # Safety
+/// As `enter_with` has it: `entry` is the switcher's.
+unsafe fn checked_call(entry: u64) -> *mut PtRegs {
+    // SAFETY: the assembly above calls `entry` once as the caller wants it, keeps all
+    // callee-saved registers, MXCSR and the x87 state for its own caller, and clobbers no more than
+    // an `extern "C"` function may.
+    unsafe { hw_kernel_checked_call(entry) }
+}
+
+/// One mode's address space.
+struct Space {
+    root: AddressSpace,
+    text: Page,
+    last: Page,
+    // Mapped, and owned so that nobody else gets it.
+    _stack: Frame,
+}
+
+/// A page of code, INT3 wherever a setup's code is not.
+struct Page {
+    frame: Frame,
+    start: u64,
+    written: Vec<(usize, usize)>,
+}
+
+const INT3: u8 = 0xCC;
+
+impl Page {
+    fn new(start: u64) -> Result<Self, MapError> {
+        let mut frame = Frame::new()?;
+        frame.write(0, &[INT3; place::PAGE as usize]);
+        Ok(Self { frame, start, written: Vec::new() })
+    }
+
+    fn clear(&mut self) {
+        for (offset, len) in self.written.drain(..) {
+            for byte in offset..offset + len {
+                self.frame.write(byte, &[INT3]);
+            }
+        }
+    }
+
+    /// Writes what of `bytes` at `at` lies in this page.
+    fn place(&mut self, at: u64, bytes: &[u8]) {
+        if let Some(offset) = at.checked_sub(self.start).filter(|offset| *offset < place::PAGE) {
+            let offset = offset as usize;
+            let len = bytes.len().min(place::PAGE as usize - offset);
+            self.frame.write(offset, &bytes[..len]);
+            self.written.push((offset, len));
+        }
+    }
+}
+
+impl Space {
+    fn new(platform: &Platform) -> Result<Self, MapError> {
+        let mut root = AddressSpace::new()?;
+        let text = Page::new(place::TEXT)?;
+        let last = Page::new(place::last(platform.paging))?;
+        let stack = Frame::new()?;
+        for page in [&text, &last] {
+            root.map(page.start, page.frame.address(), Flags::USER | Flags::EXECUTE)?;
+        }
+        root.map(place::STACK, stack.address(), Flags::USER | Flags::WRITE)?;
+        Ok(Self { root, text, last, _stack: stack })
+    }
+}
+
+/// Why the world could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WorldError {
+    #[error("guest memory: {0}")]
+    Map(#[from] MapError),
+    #[error(transparent)]
+    Cr3(#[from] Cr3Error),
+}
+
+/// A CPU with a switcher, and guests' memory.
+pub(crate) struct BareMetal<'s> {
+    cpu: Cpu<'s>,
+    platform: Platform,
+    smod: Space,
+    umod: Space,
+    roots: [GuestRoot; 2],
+    pvcs: Frame,
+}
+
+impl<'s> BareMetal<'s> {
+    pub(crate) fn new(
+        cpu: Cpu<'s>,
+        platform: Platform,
+        pcid: Option<PcidEnabled>,
+    ) -> Result<Self, WorldError> {
+        let smod = Space::new(&platform)?;
+        let umod = Space::new(&platform)?;
+        let roots = [guest_root(&smod.root, 1, pcid)?, guest_root(&umod.root, 2, pcid)?];
+        Ok(Self { cpu, platform, smod, umod, roots, pvcs: Frame::new().map_err(MapError::from)? })
+    }
+
+    fn space(&mut self, mode: Mode) -> &mut Space {
+        match mode {
+            Mode::Smod => &mut self.smod,
+            Mode::Umod => &mut self.umod,
+        }
+    }
+
+    /// The setup as `runtime` has it.
+    fn guest(&self, setup: &Setup) -> Result<Guest, GuestError> {
+        let mut guest = Guest::new(self.platform.paging);
+        guest.regs = setup.regs;
+        guest.smod_rsp = setup.smod_rsp;
+        guest.retu_rip = setup.retu_rip;
+        guest.set_mode(setup.mode);
+        guest.set_gs_base(setup.gs_base)?;
+        guest.set_smod_entry(setup.smod_entry, setup.smod_gsbase)?;
+        guest.set_inhibitors(setup.inhibitors)?;
+        let [smod, umod] = self.roots;
+        for (mode, root) in [(Mode::Smod, smod), (Mode::Umod, umod)] {
+            let prepared = mode == setup.mode || setup.other_root;
+            guest.set_root(mode, prepared.then_some(root));
+        }
+        let pvcs = setup.pvcs_registered.then(|| NonNull::new(self.pvcs.as_ptr().cast::<Pvcs>()));
+        // SAFETY: the frame lives as long as `self` and lies in the identity map, which every root
+        // has, writable and for the supervisor.
+        guest.set_pvcs(pvcs.flatten().map(|pvcs| unsafe { PvcsPage::new(pvcs) }));
+        Ok(guest)
+    }
+}
+
+/// A guest's root; with PCIDs one of its own, and no flush: the mappings never change.
+fn guest_root(
+    space: &AddressSpace,
+    pcid: u16,
+    enabled: Option<PcidEnabled>,
+) -> Result<GuestRoot, Cr3Error> {
+    let mut cr3 = Cr3::new(space.cr3())?;
+    if let Some(enabled) = enabled {
+        cr3 = cr3.with_pcid(Pcid::new(pcid)?, enabled).without_flush(enabled);
+    }
+    // SAFETY: every address space shares the host's two ranges, where all of the host lies, the
+    // switcher, stacks and handlers too; both are for the supervisor alone. What `Space` adds for
+    // users are frames of its own. The PCIDs 1 and 2 are given to these two roots alone.
+    Ok(unsafe { GuestRoot::new(cr3) })
+}
+
+/// Bytes of a PVCS in its frame.
+fn pvcs_bytes(pvcs: &Pvcs) -> &[u8] {
+    // SAFETY: a PVCS is 128 bytes of integers without padding: its reserved fields are fields.
+    unsafe { core::slice::from_raw_parts((&raw const *pvcs).cast(), size_of::<Pvcs>()) }
+}
+
+/// Sets or clears the instruction breakpoint in DR0 (Intel SDM vol. 3, 18.2.4).
+fn set_breakpoint(at: Option<u64>) {
+    let flags = at.map_or(Dr7Flags::empty(), |_| Dr7Flags::LOCAL_BREAKPOINT_0_ENABLE);
+    // The value register's other fields, condition and size, are zero: execution, one byte.
+    let value = Dr7Value::from(flags);
+    if let Some(at) = at {
+        Dr0::write(at);
+    }
+    Dr7::write(value);
+}
+
+impl World for BareMetal<'_> {
+    fn platform(&self) -> Platform {
+        self.platform
+    }
+
+    fn run(&mut self, setup: &Setup) -> Outcome {
+        for space in [&mut self.smod, &mut self.umod] {
+            space.text.clear();
+            space.last.clear();
+        }
+        for code in &setup.code {
+            let space = self.space(code.mode);
+            space.text.place(code.at, &code.bytes);
+            space.last.place(code.at, &code.bytes);
+        }
+        self.pvcs.write(0, pvcs_bytes(&setup.pvcs));
+        let mut guest = match self.guest(setup) {
+            Ok(guest) => guest,
+            Err(why) => exit::fatal(format_args!("a case's setup was refused: {why}")),
+        };
+
+        let root = Cr3Register::read_raw();
+        let gs = GsBase::read();
+        set_breakpoint(setup.breakpoint);
+        // SAFETY: `checked_call` does what `enter_with` asks.
+        let exit = unsafe { self.cpu.enter_with(&mut guest, checked_call) };
+        set_breakpoint(None);
+        let exit = match exit {
+            Ok(exit) => exit,
+            Err(why) => exit::fatal(format_args!("a case's guest was refused: {why}")),
+        };
+
+        let mut pvcs = Pvcs::default();
+        // SAFETY: the frame holds a PVCS, and any bits are one. The guest, whose memory it is, does
+        // not run.
+        unsafe { (&raw mut pvcs).copy_from_nonoverlapping(self.pvcs.as_ptr().cast(), 1) };
+        // SAFETY: the block is a static; the switcher does not use it while no guest runs.
+        let extra = unsafe { percpu::block().read() }.tss_extra;
+        Outcome {
+            exit,
+            regs: guest.regs,
+            gs_base: guest.gs_base(),
+            mode: guest.mode(),
+            switch_flags: extra.switch_flags,
+            smod_rsp: guest.smod_rsp,
+            pvcs,
+            host: HostAfter {
+                flags: RFlags::from_bits_retain(FLAGS_AFTER.load(Ordering::Relaxed)),
+                callee_saved_kept: CALLEE_SAVED_CHANGED.load(Ordering::Relaxed) == 0,
+                stack_kept: STACK_AFTER.load(Ordering::Relaxed)
+                    == STACK_BEFORE.load(Ordering::Relaxed),
+                root_kept: Cr3Register::read_raw() == root,
+                gs_kept: GsBase::read() == gs,
+                host_rsp_cleared: extra.host_rsp == 0,
+            },
+        }
+    }
+}

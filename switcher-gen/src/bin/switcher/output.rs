@@ -1,0 +1,158 @@
+//! Where results go, and what can become of them.
+
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Why a command ended early.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The command line asked for something that makes no sense.
+    Usage(String),
+    /// It could not be done.
+    Failed(String),
+    /// Nobody reads the output any more.
+    PipeClosed,
+}
+
+impl Failure {
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::from(2),
+            Self::Failed(_) => ExitCode::from(1),
+            Self::PipeClosed => ExitCode::SUCCESS,
+        }
+    }
+
+    /// What went wrong, with what was being done.
+    pub(crate) fn failed(context: impl fmt::Display, error: impl fmt::Display) -> Self {
+        Self::Failed(format!("{context}: {error}"))
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(message) | Self::Failed(message) => f.write_str(message),
+            Self::PipeClosed => f.write_str("the output is closed"),
+        }
+    }
+}
+
+/// Writes to standard output and flushes it.
+pub(crate) fn print(bytes: impl AsRef<[u8]>) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes.as_ref()).and_then(|()| stdout.flush()).map_err(|error| {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::PipeClosed,
+            _ => Failure::failed("cannot write to standard output", error),
+        }
+    })
+}
+
+/// What a result is written as.
+pub(crate) enum Content {
+    Text(String),
+    Binary(Vec<u8>),
+}
+
+/// Writes `content` to the file `to`, or to standard output.
+///
+/// A file is either written whole or left as it was.
+pub(crate) fn write(to: Option<&Path>, content: &Content) -> Result<(), Failure> {
+    let bytes = match content {
+        Content::Text(text) => text.as_bytes(),
+        Content::Binary(bytes) => bytes,
+    };
+    match to {
+        Some(path) => write_file(path, bytes)
+            .map_err(|error| Failure::failed(format!("cannot write {}", path.display()), error)),
+        None => {
+            refuse_binary(content, io::stdout().is_terminal())?;
+            print(bytes)
+        }
+    }
+}
+
+fn refuse_binary(content: &Content, is_terminal: bool) -> Result<(), Failure> {
+    match content {
+        Content::Binary(_) if is_terminal => Err(Failure::Usage(
+            "this format is binary and would garble the terminal: \
+             name a file with `-o FILE`, or redirect the output"
+                .into(),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let existing = fs::metadata(path).ok();
+    if existing.as_ref().is_some_and(|file| !file.is_file()) {
+        // A device or a pipe: it is written to and not replaced. A directory is an error.
+        return OpenOptions::new().write(true).open(path)?.write_all(bytes);
+    }
+    // The file that a link leads to is what is to be replaced.
+    let path = if existing.is_some() { fs::canonicalize(path)? } else { path.to_owned() };
+    let mut name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
+    name.push(format!(".{}.part", std::process::id()));
+    let part = path.with_file_name(name);
+    let written = (|| {
+        OpenOptions::new().write(true).create_new(true).open(&part)?.write_all(bytes)?;
+        if let Some(existing) = existing {
+            fs::set_permissions(&part, existing.permissions())?;
+        }
+        fs::rename(&part, &path)
+    })();
+    if written.is_err() {
+        // What is reported is why it could not be written, not what became of the rest.
+        let _ = fs::remove_file(&part);
+    }
+    written
+}
+
+/// Where to, as an argument.
+#[derive(clap::Args)]
+pub(crate) struct Destination {
+    /// Write to FILE, as a whole or not at all, instead of to standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_is_spared_binaries() {
+        let binary = Content::Binary(vec![0x0F, 0x07]);
+        assert!(matches!(refuse_binary(&binary, true), Err(Failure::Usage(_))));
+        assert!(refuse_binary(&binary, false).is_ok());
+        assert!(refuse_binary(&Content::Text("sysret".into()), true).is_ok());
+    }
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_and_nothing_is_left_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        write_file(&path, b"first, and longer").unwrap();
+        write_file(&path, b"second").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"second");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_is_followed_and_a_device_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link) = (dir.path().join("out"), dir.path().join("link"));
+        fs::write(&path, "old").unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        write_file(&link, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        write_file(Path::new("/dev/null"), b"gone").unwrap();
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
+        assert!(write_file(dir.path(), b"").is_err());
+    }
+}

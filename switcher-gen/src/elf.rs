@@ -1,0 +1,148 @@
+//! Images as ELF objects, for hosts that link the switcher instead of assembling it at load time,
+//! and for every tool that reads objects.
+//!
+//! What an object holds:
+//!
+//! | section | |
+//! |---|---|
+//! | `.text` | the image; it may be linked anywhere |
+//! | `switcher_windows` | a table of the image's windows: see below |
+//! | `.note.GNU-stack` | empty: no executable stack is asked for |
+//!
+//! Entry points are global functions whose sizes reach to the next one, filler included. The other
+//! exported labels are global symbols without a type. What the image calls of the host is an
+//! undefined symbol.
+//!
+//! Each entry of `switcher_windows` is three little-endian dwords: start and end of the range (half
+//! open), relative to the dword itself, and the kind of window, [`Window`] as a number. The
+//! section's name is a C identifier, so linkers define `__start_switcher_windows` and
+//! `__stop_switcher_windows` around it:
+//!
+//! ```c
+//! struct window { int32_t start, end; uint32_t kind; };
+//! extern const struct window __start_switcher_windows[], __stop_switcher_windows[];
+//! /* start of w, for instance: */ (uintptr_t)&w->start + w->start
+//! ```
+
+use std::collections::BTreeMap;
+
+use object::elf::{R_X86_64_PC32, R_X86_64_PLT32};
+use object::write::{Object, Relocation, Symbol, SymbolSection};
+use object::{
+    Architecture, BinaryFormat, Endianness, RelocationFlags, SectionKind, SymbolFlags, SymbolKind,
+    SymbolScope,
+};
+
+use crate::Image;
+use crate::asm::Label;
+
+/// Labels that are called or jumped to from outside, and so start a function. The others are
+/// places inside of one.
+const FUNCTIONS: [Label; 4] =
+    [Label::EnterGuest, Label::Syscall64, Label::ReturnFromGuest, Label::SyscallCompat];
+
+/// `image` as an ELF64 relocatable object.
+///
+/// # Errors
+/// Only if the object writer refuses what is described here.
+pub fn object(image: &Image) -> Result<Vec<u8>, object::write::Error> {
+    let mut object = Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
+    let text = object.add_section(Vec::new(), b".text".to_vec(), SectionKind::Text);
+    object.append_section_data(text, image.bytes(), Image::ALIGNMENT);
+
+    for (label, offset) in image.symbols() {
+        let is_function = FUNCTIONS.contains(&label);
+        let size = if is_function { size_of_function(image, offset) } else { 0 };
+        object.add_symbol(Symbol {
+            name: label.name().into(),
+            value: offset.into(),
+            size: size.into(),
+            kind: if is_function { SymbolKind::Text } else { SymbolKind::Label },
+            scope: SymbolScope::Dynamic,
+            weak: false,
+            section: SymbolSection::Section(text),
+            flags: SymbolFlags::None,
+        });
+    }
+
+    let mut undefined = BTreeMap::new();
+    for relocation in image.relocations() {
+        let symbol = *undefined.entry(relocation.symbol).or_insert_with_key(|symbol| {
+            object.add_symbol(Symbol {
+                name: symbol.0.into(),
+                value: 0,
+                size: 0,
+                kind: SymbolKind::Unknown,
+                scope: SymbolScope::Unknown,
+                weak: false,
+                section: SymbolSection::Undefined,
+                flags: SymbolFlags::None,
+            })
+        });
+        let relocation = Relocation {
+            offset: relocation.at.into(),
+            symbol,
+            addend: relocation.addend.into(),
+            flags: RelocationFlags::Elf { r_type: R_X86_64_PLT32 },
+        };
+        object.add_relocation(text, relocation)?;
+    }
+
+    let windows =
+        object.add_section(Vec::new(), b"switcher_windows".to_vec(), SectionKind::ReadOnlyData);
+    let start_of_text = object.section_symbol(text);
+    for range in image.windows() {
+        let kind = (range.window as u32).to_le_bytes();
+        let entry = [[0; 4], [0; 4], kind].concat();
+        let at = object.append_section_data(windows, &entry, 4);
+        for (offset, target) in [(at, range.start), (at + 4, range.end)] {
+            let relocation = Relocation {
+                offset,
+                symbol: start_of_text,
+                addend: target.into(),
+                flags: RelocationFlags::Elf { r_type: R_X86_64_PC32 },
+            };
+            object.add_relocation(windows, relocation)?;
+        }
+    }
+
+    object.add_section(Vec::new(), b".note.GNU-stack".to_vec(), SectionKind::Other);
+    object.write()
+}
+
+/// From `start` to the next function or the end of the image.
+fn size_of_function(image: &Image, start: u32) -> u32 {
+    let end = image.bytes().len() as u32;
+    let starts = FUNCTIONS.into_iter().map(|label| image.offset(label));
+    starts.filter(|other| *other > start).min().unwrap_or(end) - start
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object::read::{Object as _, ObjectSymbol as _};
+
+    use crate::Variant;
+    use crate::asm::{CodeBuffer, HostSymbol, Sink};
+    use crate::emit;
+
+    #[test]
+    fn what_the_host_defines_is_an_undefined_symbol_with_a_relocation() {
+        let mut buffer = CodeBuffer::new();
+        emit::switcher(&mut buffer, &Variant::REFERENCE);
+        let call = u64::from(buffer.offset());
+        crate::__private::dynasm!(buffer ; .arch x64 ; call extern HostSymbol("host_nmi"));
+        buffer.align(16, 0xCC);
+        let image = Image::from_code(Variant::REFERENCE, buffer).unwrap();
+
+        let bytes = super::object(&image).unwrap();
+        let file = object::File::parse(&*bytes).unwrap();
+        let symbol = file.symbols().find(|symbol| symbol.name() == Ok("host_nmi")).unwrap();
+        assert!(symbol.is_undefined());
+        let text = object::read::Object::section_by_name(&file, ".text").unwrap();
+        let relocations: Vec<_> = object::read::ObjectSection::relocations(&text).collect();
+        let [(at, relocation)] = relocations.as_slice() else { panic!("{relocations:?}") };
+        assert_eq!((*at, relocation.addend()), (call + 1, -4));
+        assert_eq!(relocation.flags(), RelocationFlags::Elf { r_type: R_X86_64_PLT32 });
+    }
+}

@@ -1,0 +1,894 @@
+//! What ring 0 has and user mode lacks: this CPU with an inactive GS base, CR3, SS and SYSCALL
+//! target of its own, and the few instructions that fault at CPL 3 because they are about these.
+//!
+//! [`Cpu::trap`] is called for every signal. It is in one of three places: with the *host* before
+//! and after the call of `switcher_enter_guest`, in the *switcher*, or in the *guest*. What the
+//! switcher must never do in ring 0 (spec/switcher.md) is checked at every one of these calls, and
+//! ends the run as a [`Failure`].
+
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use super::memory::{Code, Data};
+use super::signal::{self, SYSCALLS_PASS, SYSCALLS_TRAP};
+use crate::arch::{PagingMode, RFlags, Vendor};
+use crate::asm::{Label, Window};
+use crate::image::Image;
+use crate::layout::{IretFrame, OrigAx, PerCpu, PtRegs, Pvcs, SwitchFlags};
+
+/// What a switcher did that would be fatal to a host, or to a guest that kept to the rules.
+/// Offsets are bytes from the start of the image.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// An exception in ring 0, not at the IRETQ to a guest.
+    #[error("vector {vector} in ring 0 at switcher+{offset:#x}, address {address:#x}")]
+    Fault {
+        /// Which.
+        vector: u32,
+        /// Where.
+        offset: u64,
+        /// CR2, for a page fault.
+        address: u64,
+    },
+    /// On Intel, #GP in ring 0 on the guest's RSP: a takeover of the host.
+    #[error("SYSRETQ with the non-canonical RCX {rcx:#x}")]
+    SysretNonCanonical {
+        /// RCX.
+        rcx: u64,
+    },
+    /// R11 has a flag that no guest may have, or one that SYSRETQ cannot restore, or lacks IF.
+    #[error("SYSRETQ with R11 {r11:#x}")]
+    SysretFlags {
+        /// R11.
+        r11: u64,
+    },
+    /// On AMD, the guest would get SS with a null selector's attributes.
+    #[error("SYSRETQ with a null SS")]
+    NullSs,
+    /// IRETQ would give a guest flags it may not have, or ring 0.
+    #[error("IRETQ from a frame with CS {cs:#x}, RFLAGS {eflags:#x}")]
+    IretFrame {
+        /// CS in the frame.
+        cs: u64,
+        /// RFLAGS in the frame.
+        eflags: u64,
+    },
+    /// A value that is in none of the four slots, or NOFLUSH without PCIDs, loaded into CR3.
+    #[error("{value:#x} loaded into CR3")]
+    Cr3 {
+        /// The value.
+        value: u64,
+    },
+    /// A guest would run in one mode on the other's root.
+    #[error("guest entered with switch_flags {flags:#x} on root {cr3:#x}")]
+    Root {
+        /// What the per-CPU block says.
+        flags: u64,
+        /// What was loaded.
+        cr3: u64,
+    },
+    /// The inactive GS base is not the per-CPU block's at CPL 3.
+    #[error("guest entered while the inactive GS base is {inactive:#x}")]
+    Swapgs {
+        /// What it is.
+        inactive: u64,
+    },
+    /// A window does not say what is the case, so a host's NMI handler would go wrong.
+    #[error("window {} is wrong about switcher+{offset:#x}", window.name())]
+    Window {
+        /// Which.
+        window: Window,
+        /// The address it is wrong about.
+        offset: u64,
+    },
+    /// The call of `switcher_enter_guest` returned with a register that is not as the ABI wants.
+    #[error("back in the host, {register} is {value:#x} and not {expected:#x}")]
+    HostRegister {
+        /// Which.
+        register: &'static str,
+        /// What it is.
+        value: u64,
+        /// What it should be.
+        expected: u64,
+    },
+    /// Control got to where none of the three places is.
+    #[error("control got to {rip:#x}")]
+    Astray {
+        /// Where.
+        rip: u64,
+    },
+    /// More traps than the setup allows.
+    #[error("still running after {traps} traps")]
+    Endless {
+        /// How many there were.
+        traps: u64,
+    },
+    /// Not the switcher's fault: an address on which the two paging modes differ, in a variant for
+    /// the mode that this CPU is not in.
+    #[error("{address:#x} is canonical in only one paging mode, and this CPU is in the other")]
+    NotOnThisCpu {
+        /// The address.
+        address: u64,
+    },
+}
+
+/// How control got into the switcher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum From {
+    /// The host's call.
+    Enter,
+    /// SYSCALL, with the mode and the inhibitors that were set then.
+    Syscall(SwitchFlags),
+    /// An event of the guest, through the host's handler.
+    Event,
+}
+
+/// How control left the switcher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum To {
+    /// SYSRETQ to the guest.
+    Sysretq,
+    /// IRETQ to the guest, even if it faulted.
+    Iretq,
+    /// Return to the host.
+    Host,
+}
+
+/// One way through the switcher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Crossing {
+    /// Where it began.
+    pub from: From,
+    /// Where it ended.
+    pub to: To,
+    /// Executed instructions of the switcher, SYSRETQ and RET included, IRETQ, the host's CALL and
+    /// the guest's SYSCALL not. Zero unless the run counts.
+    pub executed: u64,
+}
+
+/// How often each instruction was emulated, because it faults or means something else at CPL 3.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "instructions are what they are called")]
+pub struct Emulated {
+    pub syscall: u64,
+    pub swapgs: u64,
+    pub mov_cr3: u64,
+    pub sysretq: u64,
+    pub mov_ss: u64,
+    /// Only where SYSCALLs are found by stepping.
+    pub iretq: u64,
+}
+
+/// Crossings and CR3 loads are kept up to this many of each; all are counted.
+const KEPT: usize = 256;
+
+/// What happened in a run.
+#[derive(Clone, Debug)]
+pub(super) struct Record {
+    pub(super) crossings: Vec<Crossing>,
+    pub(super) crossings_total: u64,
+    pub(super) cr3_loads: Vec<u64>,
+    pub(super) emulated: Emulated,
+    pub(super) traps: u64,
+}
+
+impl Record {
+    fn new() -> Self {
+        Self {
+            // The handler must not allocate.
+            crossings: Vec::with_capacity(KEPT),
+            crossings_total: 0,
+            cr3_loads: Vec::with_capacity(KEPT),
+            emulated: Emulated::default(),
+            traps: 0,
+        }
+    }
+}
+
+/// How a guest's SYSCALL is kept from this machine's own kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Interception {
+    /// The kernel turns it into SIGSYS: Syscall User Dispatch.
+    UserDispatch,
+    /// Guests are single-stepped, and their SYSCALLs emulated before they are executed. For
+    /// kernels without Syscall User Dispatch. A guest that pushes its flags sees TF.
+    Stepping,
+}
+
+/// What is counted and allowed in a run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) count: bool,
+    pub(super) traps: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Host,
+    Switcher,
+    Guest,
+}
+
+/// The host as it was when it called `enter`, and where in `enter` it goes on.
+#[derive(Clone, Copy, Default)]
+struct Host {
+    rsp: u64,
+    eflags: u64,
+    gs_base: u64,
+    /// The return address of the call of `switcher_enter_guest`.
+    landing: u64,
+    /// Where `enter` cleans up.
+    end: u64,
+}
+
+/// General registers by their number in an instruction.
+const BY_NUMBER: [c_int; 16] = [
+    libc::REG_RAX,
+    libc::REG_RCX,
+    libc::REG_RDX,
+    libc::REG_RBX,
+    libc::REG_RSP,
+    libc::REG_RBP,
+    libc::REG_RSI,
+    libc::REG_RDI,
+    libc::REG_R8,
+    libc::REG_R9,
+    libc::REG_R10,
+    libc::REG_R11,
+    libc::REG_R12,
+    libc::REG_R13,
+    libc::REG_R14,
+    libc::REG_R15,
+];
+
+/// What the host has in the registers that a callee must preserve.
+const CALLEE_SAVED: [(&str, c_int, u64); 6] = [
+    ("RBX", libc::REG_RBX, 0xB0B0_0000_0000_0003),
+    ("RBP", libc::REG_RBP, 0xB0B0_0000_0000_0005),
+    ("R12", libc::REG_R12, 0xB0B0_0000_0000_000C),
+    ("R13", libc::REG_R13, 0xB0B0_0000_0000_000D),
+    ("R14", libc::REG_R14, 0xB0B0_0000_0000_000E),
+    ("R15", libc::REG_R15, 0xB0B0_0000_0000_000F),
+];
+
+/// What must be gone when a guest has exited: the guest could steer speculation with it.
+const CLEARED: [(&str, c_int); 8] = [
+    ("RCX", libc::REG_RCX),
+    ("RDX", libc::REG_RDX),
+    ("RSI", libc::REG_RSI),
+    ("RDI", libc::REG_RDI),
+    ("R8", libc::REG_R8),
+    ("R9", libc::REG_R9),
+    ("R10", libc::REG_R10),
+    ("R11", libc::REG_R11),
+];
+
+/// Vectors for which hardware pushes an error code (Intel SDM vol. 3, table 6-1).
+const WITH_ERROR_CODE: [u32; 10] = [8, 10, 11, 12, 13, 14, 17, 21, 29, 30];
+
+const DB: u32 = 1;
+const NP: u32 = 11;
+const SS: u32 = 12;
+const GP: u32 = 13;
+const PF: u32 = 14;
+/// The gate for 32-bit system calls.
+const INT80: u32 = 0x80;
+
+/// The registers of whatever a signal interrupted.
+pub(super) struct Regs<'a>(&'a mut [libc::greg_t; 23]);
+
+impl<'a> Regs<'a> {
+    pub(super) const fn new(registers: &'a mut [libc::greg_t; 23]) -> Self {
+        Self(registers)
+    }
+
+    const fn get(&self, register: c_int) -> u64 {
+        self.0[register as usize].cast_unsigned()
+    }
+
+    const fn set(&mut self, register: c_int, value: u64) {
+        self.0[register as usize] = value.cast_signed();
+    }
+
+    pub(super) const fn eflags(&self) -> u64 {
+        self.get(libc::REG_EFL)
+    }
+
+    const fn rip(&self) -> u64 {
+        self.get(libc::REG_RIP)
+    }
+
+    /// Goes on at `rip` with `eflags`; with TF if `step` and only then.
+    const fn go_on(&mut self, rip: u64, eflags: u64, step: bool) {
+        let tf = RFlags::TF.bits();
+        self.set(libc::REG_RIP, rip);
+        self.set(libc::REG_EFL, if step { eflags | tf } else { eflags & !tf });
+    }
+
+    /// The exception's vector, where a signal stands for one.
+    const fn vector(&self) -> u32 {
+        self.get(libc::REG_TRAPNO) as u32
+    }
+
+    /// CS and SS.
+    const fn selectors(&self) -> (u64, u64) {
+        let packed = self.get(libc::REG_CSGSFS);
+        (packed & 0xFFFF, packed >> 48)
+    }
+
+    const fn set_selectors(&mut self, cs: u64, ss: u64) {
+        let middle = self.get(libc::REG_CSGSFS) & 0x0000_FFFF_FFFF_0000;
+        self.set(libc::REG_CSGSFS, (cs & 0xFFFF) | middle | (ss & 0xFFFF) << 48);
+    }
+
+    /// As an exit frame without the tail that the CPU pushes.
+    fn general(&self) -> PtRegs {
+        PtRegs {
+            r15: self.get(libc::REG_R15),
+            r14: self.get(libc::REG_R14),
+            r13: self.get(libc::REG_R13),
+            r12: self.get(libc::REG_R12),
+            rbp: self.get(libc::REG_RBP),
+            rbx: self.get(libc::REG_RBX),
+            r11: self.get(libc::REG_R11),
+            r10: self.get(libc::REG_R10),
+            r9: self.get(libc::REG_R9),
+            r8: self.get(libc::REG_R8),
+            rax: self.get(libc::REG_RAX),
+            rcx: self.get(libc::REG_RCX),
+            rdx: self.get(libc::REG_RDX),
+            rsi: self.get(libc::REG_RSI),
+            rdi: self.get(libc::REG_RDI),
+            ..PtRegs::default()
+        }
+    }
+
+    /// What the CPU would push for an event here.
+    fn iret_frame(&self) -> IretFrame {
+        let (cs, ss) = self.selectors();
+        let (rip, eflags, rsp) = (self.rip(), self.eflags(), self.get(libc::REG_RSP));
+        IretFrame { rip, cs, eflags, rsp, ss }
+    }
+}
+
+/// One CPU with everything a switcher refers to, and the state of a run.
+pub(super) struct Cpu {
+    image: Image,
+    pub(super) code: Code,
+    pub(super) smod: Code,
+    pub(super) umod: Code,
+    pub(super) per_cpu: Data<PerCpu>,
+    /// The frame that ends at sp0.
+    pub(super) frame: Data<PtRegs>,
+    pub(super) pvcs: Data<Pvcs>,
+    pub(super) interception: Interception,
+    /// Read by the kernel at every SYSCALL.
+    selector: AtomicU8,
+
+    limits: Limits,
+    place: Place,
+    host: Host,
+    inactive_gs: u64,
+    cr3: u64,
+    /// SS as ring 0 would have it: user mode's does not change.
+    ss: u16,
+    from: From,
+    executed: u64,
+    /// Stepped up to the IRETQ, which itself is not stepped.
+    leaving: bool,
+    /// The guest's own TF, while it is stepped by us.
+    guest_tf: bool,
+    record: Record,
+    failure: Option<Failure>,
+}
+
+/// The memory of a [`Cpu`].
+pub(super) struct Memory {
+    pub(super) code: Code,
+    pub(super) smod: Code,
+    pub(super) umod: Code,
+    pub(super) per_cpu: Data<PerCpu>,
+    pub(super) frame: Data<PtRegs>,
+    pub(super) pvcs: Data<Pvcs>,
+}
+
+impl Cpu {
+    /// With `image` linked and loaded in `memory.code`.
+    pub(super) fn new(image: Image, memory: Memory, interception: Interception) -> Self {
+        let Memory { code, smod, umod, per_cpu, frame, pvcs } = memory;
+        Self {
+            image,
+            code,
+            smod,
+            umod,
+            per_cpu,
+            frame,
+            pvcs,
+            interception,
+            selector: AtomicU8::new(SYSCALLS_PASS),
+            limits: Limits { count: false, traps: 0 },
+            place: Place::Host,
+            host: Host::default(),
+            inactive_gs: 0,
+            cr3: 0,
+            ss: 0,
+            from: From::Enter,
+            executed: 0,
+            leaving: false,
+            guest_tf: false,
+            record: Record::new(),
+            failure: None,
+        }
+    }
+
+    pub(super) const fn image(&self) -> &Image {
+        &self.image
+    }
+
+    pub(super) const fn selector(&self) -> &AtomicU8 {
+        &self.selector
+    }
+
+    pub(super) fn interception_needs_dispatch(&self) -> bool {
+        self.interception == Interception::UserDispatch
+    }
+
+    /// Where host stacks for guests begin.
+    pub(super) fn sp0(&self) -> u64 {
+        self.frame.address() + size_of::<PtRegs>() as u64
+    }
+
+    /// Ready for a run in which the guest's GS base is `guest_gs`, which must be canonical.
+    pub(super) fn prepare(&mut self, guest_gs: u64, limits: Limits) {
+        self.limits = limits;
+        self.place = Place::Host;
+        self.inactive_gs = guest_gs;
+        self.cr3 = self.per_cpu.read().tss_extra.host_cr3.bits();
+        // An event of an earlier guest has left it null.
+        self.ss = 0;
+        self.record = Record::new();
+        self.failure = None;
+    }
+
+    /// What came of a run: the guest's GS base and the record.
+    pub(super) fn finish(&mut self) -> Result<(u64, Record), Failure> {
+        match self.failure.take() {
+            Some(failure) => Err(failure),
+            None => Ok((self.inactive_gs, std::mem::replace(&mut self.record, Record::new()))),
+        }
+    }
+
+    /// A signal of the thread that this machine runs on.
+    pub(super) fn trap(&mut self, signal: c_int, regs: &mut Regs<'_>) {
+        let outcome = match self.place {
+            Place::Host => self.begin(regs),
+            Place::Switcher | Place::Guest => self.dispatch(signal, regs),
+        };
+        if let Err(failure) = outcome {
+            self.failure = Some(failure);
+            self.end(regs);
+        }
+    }
+
+    /// At the first UD2 of `enter`: calls `switcher_enter_guest`.
+    fn begin(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
+        self.host = Host {
+            rsp: regs.get(libc::REG_RSP),
+            eflags: regs.eflags(),
+            gs_base: signal::gs_base(),
+            landing: regs.get(libc::REG_RAX),
+            end: regs.get(libc::REG_RDX),
+        };
+        // SAFETY: an address of mapped memory is canonical.
+        unsafe { signal::set_gs_base(self.per_cpu.address()) };
+        for (_, register, value) in CALLEE_SAVED {
+            regs.set(register, value);
+        }
+        self.selector.store(SYSCALLS_TRAP, Ordering::Relaxed);
+        self.go_into_switcher(From::Enter, Label::EnterGuest, regs)
+    }
+
+    /// Leaves emitted code for the end of `enter`.
+    fn end(&mut self, regs: &mut Regs<'_>) {
+        self.selector.store(SYSCALLS_PASS, Ordering::Relaxed);
+        self.place = Place::Host;
+        // SAFETY: it was the active GS base, so it is canonical.
+        unsafe { signal::set_gs_base(self.host.gs_base) };
+        regs.set(libc::REG_RSP, self.rsp_after_return());
+        regs.go_on(self.host.end, self.host.eflags, false);
+    }
+
+    /// RSP when the call of `switcher_enter_guest` has returned.
+    const fn rsp_after_return(&self) -> u64 {
+        self.host.rsp + size_of::<u64>() as u64
+    }
+
+    fn dispatch(&mut self, signal: c_int, regs: &mut Regs<'_>) -> Result<(), Failure> {
+        self.record.traps += 1;
+        if self.record.traps > self.limits.traps {
+            return Err(Failure::Endless { traps: self.limits.traps });
+        }
+        let rip = regs.rip();
+        let stepped = signal == libc::SIGTRAP && regs.vector() == DB;
+        if self.place == Place::Switcher {
+            self.executed += u64::from(stepped && self.limits.count);
+            if rip == self.host.landing {
+                return self.returned(regs);
+            }
+            if self.code.contains(rip) {
+                return self.in_switcher(stepped, regs);
+            }
+            // Nothing but IRETQ leaves without a trap. When stepping, it has been seen coming.
+            if self.stepping() && !self.leaving {
+                return Err(Failure::Astray { rip });
+            }
+            self.iretq()?;
+        } else if self.code.contains(rip) {
+            return Err(Failure::Astray { rip });
+        }
+        self.in_guest(signal, stepped, regs)
+    }
+
+    /// Whether the switcher is executed one instruction at a time.
+    fn stepping(&self) -> bool {
+        self.limits.count || self.interception == Interception::Stepping
+    }
+
+    fn address(&self, label: Label) -> u64 {
+        self.code.address() + u64::from(self.image.offset(label))
+    }
+
+    fn offset(&self, rip: u64) -> u64 {
+        rip.wrapping_sub(self.code.address())
+    }
+
+    // In the switcher.
+
+    fn go_into_switcher(
+        &mut self,
+        from: From,
+        at: Label,
+        regs: &mut Regs<'_>,
+    ) -> Result<(), Failure> {
+        self.place = Place::Switcher;
+        self.from = from;
+        self.executed = 0;
+        self.leaving = false;
+        regs.go_on(self.address(at), regs.eflags(), self.stepping());
+        self.check_windows(regs)
+    }
+
+    fn in_switcher(&mut self, stepped: bool, regs: &mut Regs<'_>) -> Result<(), Failure> {
+        let rip = regs.rip();
+        self.check_windows(regs)?;
+        if rip == self.address(Label::Iretq) {
+            if stepped {
+                return self.at_iretq(regs);
+            }
+            if matches!(regs.vector(), NP | SS | GP) {
+                return self.iretq_faulted(regs);
+            }
+        }
+        if stepped {
+            regs.go_on(rip, regs.eflags(), true);
+            return Ok(());
+        }
+        if regs.vector() == GP {
+            return self.emulate(regs);
+        }
+        Err(self.fault(regs))
+    }
+
+    fn fault(&self, regs: &Regs<'_>) -> Failure {
+        let vector = regs.vector();
+        let address = if vector == PF { regs.get(libc::REG_CR2) } else { 0 };
+        Failure::Fault { vector, offset: self.offset(regs.rip()), address }
+    }
+
+    /// The windows must be right about the state in which the instruction at RIP will run.
+    fn check_windows(&self, regs: &Regs<'_>) -> Result<(), Failure> {
+        let offset = self.offset(regs.rip());
+        let rsp = regs.get(libc::REG_RSP);
+        // Before the frame is reached, RSP is on the stack of `enter`, less than a page away.
+        let on_host_stack = self.frame.has_stack_pointer(rsp)
+            || self.rsp_after_return().wrapping_sub(rsp) < super::memory::PAGE as u64;
+        let guest_root = self.cr3 != self.per_cpu.read().tss_extra.host_cr3.bits();
+        for (window, applies) in
+            [(Window::UnsafeStack, !on_host_stack), (Window::GuestRoot, guest_root)]
+        {
+            if u32::try_from(offset).is_ok_and(|o| self.image.is_in(window, o)) != applies {
+                return Err(Failure::Window { window, offset });
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what the instruction at RIP does in ring 0.
+    fn emulate(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
+        let rip = regs.rip();
+        let length = match *self.code.at(rip) {
+            [0x0F, 0x01, 0xF8, ..] => {
+                self.swapgs();
+                self.record.emulated.swapgs += 1;
+                3
+            }
+            [0x0F, 0x22, modrm, ..] if modrm & 0xF8 == 0xD8 => {
+                self.mov_cr3(regs.get(BY_NUMBER[usize::from(modrm & 7)]))?;
+                3
+            }
+            [0x41, 0x0F, 0x22, modrm, ..] if modrm & 0xF8 == 0xD8 => {
+                self.mov_cr3(regs.get(BY_NUMBER[8 + usize::from(modrm & 7)]))?;
+                4
+            }
+            [0x8E, 0xD0, ..] => {
+                self.mov_ss(regs)?;
+                2
+            }
+            [0x48, 0x0F, 0x07, ..] => return self.sysretq(regs),
+            [0xF3, rex @ 0x48..=0x49, 0x0F, 0xAE, modrm, ..] if modrm & 0xF8 == 0xD8 => {
+                let number = usize::from(rex & 1) * 8 + usize::from(modrm & 7);
+                let address = regs.get(BY_NUMBER[number]);
+                let canonical = self.paging().is_canonical(address);
+                let other = Failure::NotOnThisCpu { address };
+                return Err(if canonical { other } else { self.fault(regs) });
+            }
+            _ => return Err(self.fault(regs)),
+        };
+        self.executed += u64::from(self.limits.count);
+        regs.go_on(rip + length, regs.eflags(), self.stepping());
+        self.check_windows(regs)
+    }
+
+    fn paging(&self) -> PagingMode {
+        self.image.variant().axes().paging
+    }
+
+    fn swapgs(&mut self) {
+        let active = signal::gs_base();
+        // SAFETY: `prepare` wants a canonical one, and later ones were active GS bases.
+        unsafe { signal::set_gs_base(self.inactive_gs) };
+        self.inactive_gs = active;
+    }
+
+    fn mov_cr3(&mut self, value: u64) -> Result<(), Failure> {
+        let extra = self.per_cpu.read().tss_extra;
+        let slots = [extra.host_cr3, extra.enter_cr3, extra.smod_cr3, extra.umod_cr3];
+        let noflush = value >> 63 != 0;
+        if !slots.iter().any(|slot| slot.bits() == value)
+            || noflush && !self.image.variant().axes().pcid
+        {
+            return Err(Failure::Cr3 { value });
+        }
+        self.cr3 = value;
+        self.record.emulated.mov_cr3 += 1;
+        if self.record.cr3_loads.len() < KEPT {
+            self.record.cr3_loads.push(value);
+        }
+        Ok(())
+    }
+
+    fn mov_ss(&mut self, regs: &Regs<'_>) -> Result<(), Failure> {
+        let selector = regs.get(libc::REG_RAX) as u16;
+        if selector != self.image.variant().selectors().kernel_ds() {
+            return Err(self.fault(regs));
+        }
+        self.ss = selector;
+        self.record.emulated.mov_ss += 1;
+        Ok(())
+    }
+
+    fn sysretq(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
+        let rcx = regs.get(libc::REG_RCX);
+        let r11 = regs.get(libc::REG_R11);
+        match self.image.variant().axes().vendor {
+            Vendor::Intel if !self.paging().is_canonical(rcx) => {
+                return Err(Failure::SysretNonCanonical { rcx });
+            }
+            Vendor::Amd if self.ss == 0 => return Err(Failure::NullSs),
+            Vendor::Intel | Vendor::Amd => {}
+        }
+        let flags = RFlags::from_bits_retain(r11);
+        if flags.intersects(RFlags::sysret_obstacles()) || !flags.contains(RFlags::GUEST_FIXED) {
+            return Err(Failure::SysretFlags { r11 });
+        }
+        self.record.emulated.sysretq += 1;
+        self.executed += u64::from(self.limits.count);
+        self.cross(To::Sysretq)?;
+        self.arrive(rcx, r11, regs)
+    }
+
+    // At the IRETQ to a guest, which runs natively unless guests are stepped.
+
+    /// Stepped up to it: executed without TF, because the flags it loads are the guest's.
+    fn at_iretq(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
+        if self.interception == Interception::UserDispatch {
+            self.leaving = true;
+            regs.go_on(regs.rip(), regs.eflags(), false);
+            return Ok(());
+        }
+        self.iretq()?;
+        self.record.emulated.iretq += 1;
+        let frame = self.frame.read();
+        regs.set(libc::REG_RSP, frame.rsp);
+        regs.set_selectors(frame.cs, frame.ss);
+        self.arrive(frame.rip, frame.eflags, regs)
+    }
+
+    /// The frame is one that ring 0 may execute IRETQ on. At CPL 3 IRETQ would ignore what is
+    /// wrong with it.
+    fn iretq(&mut self) -> Result<(), Failure> {
+        let PtRegs { cs, eflags, .. } = self.frame.read();
+        if RFlags::from_bits_retain(eflags).sanitised().bits() != eflags || cs & 3 != 3 {
+            return Err(Failure::IretFrame { cs, eflags });
+        }
+        self.cross(To::Iretq)
+    }
+
+    /// A guest's fault although it is the switcher that was interrupted: the frame that IRETQ
+    /// refused says what the guest's state is.
+    fn iretq_faulted(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
+        self.iretq()?;
+        let PtRegs { rip, cs, eflags, rsp, ss, .. } = self.frame.read();
+        let error_code = regs.get(libc::REG_ERR) as u32;
+        self.event(regs.vector(), error_code, IretFrame { rip, cs, eflags, rsp, ss }, regs)
+    }
+
+    // Between the switcher and the guest.
+
+    /// Control leaves the switcher, and everything must be as it has to be outside.
+    fn cross(&mut self, to: To) -> Result<(), Failure> {
+        if to != To::Host {
+            let extra = self.per_cpu.read().tss_extra;
+            let root = match (self.from, extra.switch_flags & SwitchFlags::MODE_TOGGLE) {
+                (From::Enter, _) => Some(extra.enter_cr3),
+                (_, SwitchFlags::SMOD) => Some(extra.smod_cr3),
+                (_, SwitchFlags::UMOD) => Some(extra.umod_cr3),
+                _ => None,
+            };
+            if root.map(|root| root.bits()) != Some(self.cr3) {
+                let flags = extra.switch_flags.bits();
+                return Err(Failure::Root { flags, cr3: self.cr3 });
+            }
+            if self.inactive_gs != self.per_cpu.address() {
+                return Err(Failure::Swapgs { inactive: self.inactive_gs });
+            }
+            self.place = Place::Guest;
+        }
+        self.record.crossings_total += 1;
+        if self.record.crossings.len() < KEPT {
+            let crossing = Crossing { from: self.from, to, executed: self.executed };
+            self.record.crossings.push(crossing);
+        }
+        Ok(())
+    }
+
+    /// In the guest, before its first instruction.
+    fn arrive(&mut self, rip: u64, eflags: u64, regs: &mut Regs<'_>) -> Result<(), Failure> {
+        match self.interception {
+            Interception::UserDispatch => {
+                regs.go_on(rip, eflags, eflags & RFlags::TF.bits() != 0);
+                Ok(())
+            }
+            Interception::Stepping => {
+                self.guest_tf = eflags & RFlags::TF.bits() != 0;
+                regs.go_on(rip, eflags, true);
+                self.look_for_syscall(regs)
+            }
+        }
+    }
+
+    /// The SYSCALL that has taken `regs` past itself.
+    fn syscall(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
+        let eflags = regs.eflags();
+        regs.set(libc::REG_RCX, regs.rip());
+        regs.set(libc::REG_R11, eflags);
+        // User mode cannot turn interrupts off, so IF stays set and means nothing.
+        let cleared = RFlags::SYSCALL_CLEARS.difference(RFlags::IF).bits();
+        regs.go_on(regs.rip(), eflags & !cleared, false);
+        self.ss = self.image.variant().selectors().kernel_ds();
+        self.record.emulated.syscall += 1;
+        let flags = self.per_cpu.read().tss_extra.switch_flags;
+        self.go_into_switcher(From::Syscall(flags), Label::Syscall64, regs)
+    }
+
+    /// What a host's handler does with an event of a guest: frame, GS, exit.
+    fn event(
+        &mut self,
+        vector: u32,
+        error_code: u32,
+        frame: IretFrame,
+        regs: &mut Regs<'_>,
+    ) -> Result<(), Failure> {
+        let IretFrame { rip, cs, eflags, rsp, ss } = frame;
+        if self.paging().is_canonical(rip) != PagingMode::FourLevel.is_canonical(rip) {
+            return Err(Failure::NotOnThisCpu { address: rip });
+        }
+        let orig_ax = OrigAx { error_code, reason: vector };
+        self.frame.write(PtRegs { orig_ax, rip, cs, eflags, rsp, ss, ..regs.general() });
+        self.swapgs();
+        self.ss = 0;
+        regs.set(libc::REG_RSP, self.frame.address());
+        let cleared = RFlags::TF | RFlags::NT | RFlags::RF | RFlags::VM;
+        regs.go_on(regs.rip(), regs.eflags() & !cleared.bits(), false);
+        self.go_into_switcher(From::Event, Label::ReturnFromGuest, regs)
+    }
+
+    // In the guest.
+
+    fn in_guest(
+        &mut self,
+        signal: c_int,
+        stepped: bool,
+        regs: &mut Regs<'_>,
+    ) -> Result<(), Failure> {
+        if self.interception == Interception::Stepping {
+            if stepped && !self.guest_tf {
+                return self.look_for_syscall(regs);
+            }
+            regs.go_on(regs.rip(), regs.eflags(), self.guest_tf);
+        }
+        if signal == libc::SIGSYS {
+            // The kernel has rolled back everything but RIP, which is past the instruction.
+            let after = regs.rip();
+            return match *self.guest_code(after.wrapping_sub(2)) {
+                [0x0F, 0x05, ..] => self.syscall(regs),
+                [0xCD, 0x80, ..] => self.event(INT80, NO_ERROR_CODE, regs.iret_frame(), regs),
+                _ => Err(Failure::Astray { rip: after }),
+            };
+        }
+        let vector = regs.vector();
+        let has_error_code = WITH_ERROR_CODE.contains(&vector);
+        let error_code =
+            if has_error_code { regs.get(libc::REG_ERR) as u32 } else { NO_ERROR_CODE };
+        self.event(vector, error_code, regs.iret_frame(), regs)
+    }
+
+    /// What a guest has loaded from `address` on.
+    fn guest_code(&self, address: u64) -> &[u8] {
+        if self.smod.contains(address) { self.smod.at(address) } else { self.umod.at(address) }
+    }
+
+    /// Before each instruction of a guest that is stepped: a SYSCALL must not be executed.
+    fn look_for_syscall(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
+        let rip = regs.rip();
+        match *self.guest_code(rip) {
+            [0x0F, 0x05, ..] => {
+                regs.go_on(rip + 2, regs.eflags(), self.guest_tf);
+                self.syscall(regs)
+            }
+            _ => {
+                regs.go_on(rip, regs.eflags(), true);
+                Ok(())
+            }
+        }
+    }
+
+    // Back in the host.
+
+    /// The call of `switcher_enter_guest` has returned.
+    fn returned(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
+        let extra = self.per_cpu.read().tss_extra;
+        let unwanted = RFlags::DF | RFlags::AC | RFlags::NT | RFlags::IOPL;
+        let others = [
+            ("RSP", regs.get(libc::REG_RSP), self.rsp_after_return()),
+            ("RAX", regs.get(libc::REG_RAX), self.frame.address()),
+            ("GS base", signal::gs_base(), self.per_cpu.address()),
+            ("DF, AC, NT, IOPL", regs.eflags() & unwanted.bits(), 0),
+            ("CR3", self.cr3, extra.host_cr3.bits()),
+            ("host_rsp", extra.host_rsp, 0),
+        ];
+        let preserved = CALLEE_SAVED.map(|(name, register, value)| (name, regs.get(register), value));
+        let cleared = CLEARED.map(|(name, register)| (name, regs.get(register), 0));
+        for (register, value, expected) in others.into_iter().chain(preserved).chain(cleared) {
+            if value != expected {
+                return Err(Failure::HostRegister { register, value, expected });
+            }
+        }
+        self.cross(To::Host)?;
+        self.end(regs);
+        Ok(())
+    }
+}
+
+/// What stands in an exit frame for a vector that has no error code.
+const NO_ERROR_CODE: u32 = !0;

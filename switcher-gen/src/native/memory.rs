@@ -1,0 +1,190 @@
+//! The memory of a machine: code pages, written first and executed afterwards, never both, and
+//! data pages that hold one value each. Every mapping stands between two inaccessible pages, so
+//! that an access past its end is a fault and not a surprise.
+
+use std::io;
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+
+use crate::layout::{PerCpu, PtRegs, Pvcs};
+
+/// Bytes of a page.
+pub(super) const PAGE: usize = 4096;
+
+/// INT3: what code pages hold where nothing was loaded.
+const FILLER: u8 = 0xCC;
+
+/// Whole pages of our own, with an inaccessible one on either side.
+pub(super) struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+impl Mapping {
+    /// At least `len` bytes, zero, readable and writable.
+    pub(super) fn new(len: usize) -> io::Result<Self> {
+        let len = len.next_multiple_of(PAGE);
+        // SAFETY: a private anonymous mapping at an address of the kernel's choice replaces
+        // nothing that exists.
+        let guarded = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                len + 2 * PAGE,
+                libc::PROT_NONE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if guarded == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = guarded.cast::<u8>().wrapping_add(PAGE);
+        let base = NonNull::new(base).ok_or(io::ErrorKind::OutOfMemory)?;
+        let mapping = Self { base, len };
+        mapping.protect(libc::PROT_READ | libc::PROT_WRITE)?;
+        Ok(mapping)
+    }
+
+    /// Where the first byte lies.
+    pub(super) fn address(&self) -> u64 {
+        self.base.as_ptr() as u64
+    }
+
+    /// How many bytes there are: whole pages.
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    fn protect(&self, protection: libc::c_int) -> io::Result<()> {
+        // SAFETY: the range is exactly this mapping's; Rust holds no reference into it, because
+        // `Code` and `Data` make theirs for the length of a call that does not get here.
+        let failed = unsafe { libc::mprotect(self.base.as_ptr().cast(), self.len, protection) };
+        if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        let guarded = self.base.as_ptr().wrapping_sub(PAGE);
+        // SAFETY: `new` mapped exactly this range and nobody else knows of it; code in it is not
+        // running, because a machine's `run` borrows the machine until its guest has exited.
+        unsafe { libc::munmap(guarded.cast(), self.len + 2 * PAGE) };
+    }
+}
+
+/// Pages of code: executable and readable, except while [`load`](Self::load) writes to them.
+pub(super) struct Code(Mapping);
+
+impl Code {
+    /// Pages that hold `bytes`, and INT3 behind them.
+    pub(super) fn new(bytes: &[u8]) -> io::Result<Self> {
+        let mut code = Self(Mapping::new(bytes.len().max(1))?);
+        code.write(|content| {
+            content.fill(FILLER);
+            content[..bytes.len()].copy_from_slice(bytes);
+        })?;
+        Ok(code)
+    }
+
+    /// Puts `bytes` at `offset`. False if they do not fit there.
+    pub(super) fn load(&mut self, offset: usize, bytes: &[u8]) -> io::Result<bool> {
+        let Some(end) = offset.checked_add(bytes.len()).filter(|end| *end <= self.0.len) else {
+            return Ok(false);
+        };
+        self.write(|content| content[offset..end].copy_from_slice(bytes))?;
+        Ok(true)
+    }
+
+    fn write(&mut self, change: impl FnOnce(&mut [u8])) -> io::Result<()> {
+        self.0.protect(libc::PROT_READ | libc::PROT_WRITE)?;
+        // SAFETY: the pages are ours, readable, writable and initialised (anonymous memory is
+        // zero), and `&mut self` makes this the only reference.
+        change(unsafe { std::slice::from_raw_parts_mut(self.0.base.as_ptr(), self.0.len) });
+        self.0.protect(libc::PROT_READ | libc::PROT_EXEC)
+    }
+
+    /// Where the first byte lies.
+    pub(super) fn address(&self) -> u64 {
+        self.0.address()
+    }
+
+    /// Whether `address` lies in these pages.
+    pub(super) fn contains(&self, address: u64) -> bool {
+        address.wrapping_sub(self.address()) < self.0.len as u64
+    }
+
+    /// What is loaded from `address` to the end of the pages; nothing for an address elsewhere.
+    pub(super) fn at(&self, address: u64) -> &[u8] {
+        // SAFETY: the pages are ours, initialised and readable under either protection; they
+        // change through `&mut self` only, since guests cannot write to executable pages.
+        let content = unsafe { std::slice::from_raw_parts(self.0.base.as_ptr(), self.0.len) };
+        let offset = address.wrapping_sub(self.address());
+        usize::try_from(offset).ok().and_then(|offset| content.get(offset..)).unwrap_or_default()
+    }
+}
+
+/// Types of which every bit pattern is a value, so that emitted code may leave any in memory.
+///
+/// # Safety
+/// The type must be a `repr(C)` struct of integers, or of structs that are.
+pub(super) unsafe trait Plain: Copy {}
+
+// SAFETY: `repr(C)`; integers, `Split64`s of integers, and transparent wrappers of u64.
+unsafe impl Plain for PerCpu {}
+// SAFETY: `repr(C)`, all fields are integers.
+unsafe impl Plain for Pvcs {}
+// SAFETY: `repr(C)`, all fields are integers but one pair of integers.
+unsafe impl Plain for PtRegs {}
+
+/// A value in pages of its own that emitted code reads and writes.
+pub(super) struct Data<T> {
+    mapping: Mapping,
+    offset: usize,
+    value: PhantomData<T>,
+}
+
+impl<T: Plain> Data<T> {
+    /// At the start of its pages.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { mapping: Mapping::new(size_of::<T>())?, offset: 0, value: PhantomData })
+    }
+
+    /// At the end of a stack of at least `len` bytes.
+    pub(super) fn ending_stack(len: usize) -> io::Result<Self> {
+        const { assert!(PAGE.is_multiple_of(align_of::<T>())) };
+        const { assert!(size_of::<T>().is_multiple_of(align_of::<T>())) };
+        let mapping = Mapping::new(len.max(size_of::<T>()))?;
+        let offset = mapping.len() - size_of::<T>();
+        Ok(Self { mapping, offset, value: PhantomData })
+    }
+
+    /// Where the value lies.
+    pub(super) fn address(&self) -> u64 {
+        self.pointer() as u64
+    }
+
+    /// Whether `address` lies in the value's pages, or right behind them as a stack's end does.
+    pub(super) fn has_stack_pointer(&self, address: u64) -> bool {
+        address.wrapping_sub(self.mapping.address()) <= self.mapping.len() as u64
+    }
+
+    /// The value as emitted code left it.
+    pub(super) fn read(&self) -> T {
+        // SAFETY: `pointer` is valid and aligned, see there; every bit pattern is a `T`. Volatile,
+        // because emitted code writes it behind the compiler's back, on this same thread.
+        unsafe { self.pointer().read_volatile() }
+    }
+
+    /// Replaces the value.
+    pub(super) fn write(&self, value: T) {
+        // SAFETY: as for `read`; the pages are writable, and nobody holds a reference into them.
+        unsafe { self.pointer().write_volatile(value) }
+    }
+
+    /// Valid for reads and writes of a `T` and aligned: both constructors put a whole `T` at a
+    /// multiple of its alignment into pages that stay mapped as long as `self` lives.
+    fn pointer(&self) -> *mut T {
+        self.mapping.base.as_ptr().wrapping_add(self.offset).cast()
+    }
+}

@@ -1,0 +1,178 @@
+//! Every emitted byte is decoded by an independent disassembler, and comes out as exactly the
+//! instructions the emitters meant: as many, with the same boundaries, valid in 64-bit mode.
+//!
+//! A mistake in an emitter's or in dynasm's encoding that makes an instruction swallow its
+//! neighbour would otherwise still assemble, and perhaps run for a while.
+
+use std::collections::BTreeMap;
+
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
+use switcher_gen::asm::{CodeBuffer, HostSymbol, Label, Sink, Window};
+use switcher_gen::layout::Operand;
+use switcher_gen::{Image, Variant, emit};
+
+/// Where instructions start and filler lies, as the emitters say. Knows nothing of the listing's
+/// own recorder, on purpose.
+#[derive(Default)]
+struct Boundaries {
+    code: CodeBuffer,
+    /// By start: how many notes of each kind the instruction got.
+    instructions: BTreeMap<u32, Notes>,
+    /// Start and end of each stretch.
+    filler: Vec<(u32, u32)>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Notes {
+    operands: usize,
+    immediates: usize,
+}
+
+impl Boundaries {
+    fn of(variant: &Variant) -> Self {
+        let mut boundaries = Self::default();
+        emit::switcher(&mut boundaries, variant);
+        boundaries
+    }
+
+    fn last(&mut self) -> &mut Notes {
+        let last = self.instructions.last_entry().expect("a source note comes first");
+        assert_eq!(*last.key(), self.code.offset(), "notes come in front of the bytes");
+        last.into_mut()
+    }
+}
+
+impl Sink for Boundaries {
+    fn push(&mut self, byte: u8) {
+        self.code.push(byte);
+    }
+    fn extend(&mut self, bytes: &[u8]) {
+        self.code.extend(bytes);
+    }
+    fn dynamic_label(&mut self, label: Label) {
+        self.code.dynamic_label(label);
+    }
+    fn dynamic_reloc(&mut self, label: Label, target: isize, field: u8, reference: u8, kind: u8) {
+        self.code.dynamic_reloc(label, target, field, reference, kind);
+    }
+    fn value_reloc(&mut self, symbol: HostSymbol, field: u8, reference: u8, kind: u8) {
+        self.code.value_reloc(symbol, field, reference, kind);
+    }
+    fn align(&mut self, alignment: usize, byte: u8) {
+        let start = self.code.offset();
+        self.code.align(alignment, byte);
+        self.filler.push((start, self.code.offset()));
+    }
+    fn open(&mut self, window: Window) {
+        self.code.open(window);
+    }
+    fn close(&mut self, window: Window) {
+        self.code.close(window);
+    }
+    fn source(&mut self, file: &'static str, line: u32) {
+        let start = self.code.offset();
+        let earlier = self.instructions.insert(start, Notes::default());
+        assert!(earlier.is_none(), "two source notes at {start:#x}: {file}:{line}");
+    }
+    fn operand(&mut self, _: Operand) {
+        self.last().operands += 1;
+    }
+    fn immediate(&mut self, _: &'static str) {
+        self.last().immediates += 1;
+    }
+}
+
+/// The image's instructions, decoded from start to end with nothing but the filler skipped.
+fn decode(image: &Image, filler: &[(u32, u32)]) -> Vec<Instruction> {
+    let mut decoder = Decoder::with_ip(64, image.bytes(), 0, DecoderOptions::NONE);
+    let mut instructions = Vec::new();
+    while decoder.can_decode() {
+        let at = decoder.position() as u32;
+        match filler.iter().find(|(start, end)| *start == at && start != end) {
+            Some((_, end)) => {
+                decoder.set_position(*end as usize).unwrap();
+                decoder.set_ip((*end).into());
+            }
+            None => instructions.push(decoder.decode()),
+        }
+    }
+    instructions
+}
+
+#[test]
+fn every_byte_of_every_variant_is_part_of_exactly_one_instruction_that_was_meant() {
+    for variant in Variant::all() {
+        let meant = Boundaries::of(&variant);
+        let image = Image::new(&variant).unwrap();
+        let decoded = decode(&image, &meant.filler);
+
+        assert!(decoded.iter().all(|i| i.code() != Code::INVALID), "{variant}");
+        let starts: Vec<u32> = decoded.iter().map(|i| i.ip() as u32).collect();
+        let meant_starts: Vec<u32> = meant.instructions.keys().copied().collect();
+        assert_eq!(starts, meant_starts, "{variant}");
+
+        let lengths: usize = decoded.iter().map(Instruction::len).sum();
+        let filler: usize = meant.filler.iter().map(|(start, end)| (end - start) as usize).sum();
+        assert_eq!(lengths + filler, image.bytes().len(), "{variant}");
+    }
+}
+
+#[test]
+fn notes_about_operands_fit_the_operands_there_are() {
+    for variant in Variant::all() {
+        let meant = Boundaries::of(&variant);
+        let image = Image::new(&variant).unwrap();
+        for i in decode(&image, &meant.filler) {
+            let notes = meant.instructions[&(i.ip() as u32)];
+            let kinds = || (0..i.op_count()).map(|op| i.op_kind(op));
+            let memory = kinds().filter(|kind| *kind == OpKind::Memory).count();
+            assert_eq!(memory, notes.operands, "{variant}: {i:?}");
+            let numbers = kinds().filter(|kind| *kind >= OpKind::Immediate8).count();
+            assert!(notes.immediates <= numbers, "{variant}: {i:?}");
+        }
+    }
+}
+
+#[test]
+fn filler_traps_and_nothing_runs_into_it() {
+    for variant in Variant::all() {
+        let meant = Boundaries::of(&variant);
+        let image = Image::new(&variant).unwrap();
+        let decoded = decode(&image, &meant.filler);
+        for &(start, end) in &meant.filler {
+            let filler = &image.bytes()[start as usize..end as usize];
+            assert!(filler.iter().all(|byte| *byte == 0xCC), "{variant}");
+            let before = decoded.iter().find(|i| i.next_ip() == u64::from(start)).unwrap();
+            // iced counts SYSRET among the returns, too.
+            assert_eq!(before.flow_control(), FlowControl::Return, "{variant}: {before:?}");
+        }
+        let last = decoded.last().unwrap();
+        assert_eq!(last.flow_control(), FlowControl::Return, "{variant}: {last:?}");
+    }
+}
+
+#[test]
+fn every_jump_lands_on_an_instruction() {
+    for variant in Variant::all() {
+        let meant = Boundaries::of(&variant);
+        let image = Image::new(&variant).unwrap();
+        for i in decode(&image, &meant.filler) {
+            let is_branch = i.op_count() > 0 && i.op0_kind() == OpKind::NearBranch64;
+            if is_branch {
+                let target = u32::try_from(i.near_branch_target()).unwrap();
+                assert!(meant.instructions.contains_key(&target), "{variant}: {i:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_guest_is_entered_by_one_sysretq_and_one_iretq_only() {
+    for variant in Variant::all() {
+        let meant = Boundaries::of(&variant);
+        let decoded = decode(&Image::new(&variant).unwrap(), &meant.filler);
+        let count = |mnemonic| decoded.iter().filter(|i| i.mnemonic() == mnemonic).count();
+        assert_eq!(count(Mnemonic::Sysretq), 1, "{variant}");
+        assert_eq!(count(Mnemonic::Iretq), 1, "{variant}");
+    }
+}
