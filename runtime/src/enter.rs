@@ -2,12 +2,14 @@
 
 use core::ptr::NonNull;
 
-use switcher_gen::arch::{Msr as MsrName, RFlags};
+use switcher_gen::arch::{Msr as MsrName, RFlags, Vendor};
 use switcher_gen::asm::Label;
 use switcher_gen::layout::PtRegs;
+use x86_64::instructions::segmentation::{SS, Segment};
 use x86_64::registers::control::{Cr2, Cr3};
 use x86_64::registers::model_specific::Msr;
 use x86_64::registers::rflags;
+use x86_64::registers::segmentation::SegmentSelector;
 
 use crate::cpu::Cpu;
 use crate::exit::Exit;
@@ -66,6 +68,12 @@ impl Cpu<'_> {
         // SAFETY: the value is canonical: `set_gs_base` checked it, or it was read from this MSR.
         unsafe { inactive_gs.write(guest.gs_base()) };
 
+        if self.switcher.image().variant().axes().vendor == Vendor::Amd {
+            // An interrupt of a CPL 3 of the host's own may have left SS null since the last exit.
+            let kernel_ds = SegmentSelector(self.switcher.image().variant().selectors().kernel_ds());
+            // SAFETY: `install` found a writable data segment of DPL 0 behind this selector.
+            unsafe { SS::set_reg(kernel_ds) };
+        }
         // SAFETY: the state just written is what `switcher_enter_guest` expects, and interrupts are
         // off. `GuestRoot`, `PvcsPage` and `install` carry the host's promises about the rest.
         let frame = unsafe { call(self.switcher.address(Label::EnterGuest)) };

@@ -124,6 +124,12 @@ impl Switcher {
         &self.image
     }
 
+    /// Where the code starts.
+    #[must_use]
+    pub const fn base(&self) -> u64 {
+        self.base
+    }
+
     /// The address of an exported label.
     #[must_use]
     pub fn address(&self, label: Label) -> u64 {

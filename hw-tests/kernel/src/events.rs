@@ -10,6 +10,8 @@
 //! * From CPL3: a [`PtRegs`] is built where the CPU pushed, with `orig_ax` = vector in the high
 //!   half, error code (or -1) in the low half; SWAPGS; jump to [`RETURN_FROM_GUEST`] with RSP at
 //!   the frame.
+//! * #DB at CPL0 inside the switcher ([`SWITCHER_START`]) is ignored: spec/switcher.md, "Events
+//!   from the guest".
 //! * #NP, #SS or #GP at CPL0 on the IRETQ at [`SWITCHER_IRETQ`]: that IRETQ was about to start the
 //!   guest, so the event is the guest's. Every register is the guest's by then, GS and CR3 too, and
 //!   RSP points to the IRET frame. The `PtRegs` takes that frame as its end, so it says what the
@@ -43,6 +45,12 @@ pub static RETURN_FROM_GUEST: AtomicU64 = AtomicU64::new(0);
 /// The address of the IRETQ that returns to the guest. Zero if there is none.
 pub static SWITCHER_IRETQ: AtomicU64 = AtomicU64::new(0);
 
+/// Where the switcher's code starts: a #DB inside it is ignored.
+pub static SWITCHER_START: AtomicU64 = AtomicU64::new(0);
+
+/// How many bytes of code the switcher has. Zero if there is none.
+pub static SWITCHER_LEN: AtomicU64 = AtomicU64::new(0);
+
 // The stubs push a PtRegs by hand, in this order.
 const _: () = assert!(size_of::<PtRegs>() == 168);
 const _: () = assert!(core::mem::offset_of!(PtRegs, orig_ax) == 0x78);
@@ -55,6 +63,7 @@ const VECTORS: usize = 256;
 /// The IRETQ's own faults that a guest can cause: #NP, #SS, #GP.
 const FIRST_IRETQ_FAULT: u32 = 11;
 const LAST_IRETQ_FAULT: u32 = 13;
+const DEBUG: u32 = 1;
 
 global_asm!(
     r#"
@@ -98,9 +107,22 @@ hw_kernel_event:
     swapgs
     jmp     qword ptr [rip + {return_from_guest}]
 
-1:  // CPL0. Is it a fault of the IRETQ that starts the guest?
+1:  // CPL0. Is it a #DB inside the switcher? The guest has set it up (a watchpoint on the operand of
+    // MOV SS, or TF where SYSCALL does not swallow it), and it means nothing here.
     push    rax
     push    rcx                         // RSP -> rcx, rax, orig_ax, RIP, CS, RFLAGS, RSP, SS
+    cmp     dword ptr [rsp + 20], {debug}
+    jne     3f
+    mov     rax, [rsp + 24]
+    sub     rax, [rip + {switcher_start}]
+    cmp     rax, [rip + {switcher_len}]
+    jae     2f
+    pop     rcx
+    pop     rax
+    add     rsp, 8
+    iretq
+
+3:  // Is it a fault of the IRETQ that starts the guest?
     mov     rax, [rsp + 24]
     cmp     rax, [rip + {switcher_iretq}]
     jne     2f
@@ -154,6 +176,9 @@ hw_kernel_fatal_event:
     last_fault = const LAST_IRETQ_FAULT,
     return_from_guest = sym RETURN_FROM_GUEST,
     switcher_iretq = sym SWITCHER_IRETQ,
+    switcher_start = sym SWITCHER_START,
+    switcher_len = sym SWITCHER_LEN,
+    debug = const DEBUG,
     fatal_stack = sym FATAL_STACK,
     fatal = sym fatal_event,
 );
@@ -282,6 +307,7 @@ pub fn no_guest() {
     let fatal = (&raw const hw_kernel_fatal_event).addr() as u64;
     RETURN_FROM_GUEST.store(fatal, Ordering::Relaxed);
     SWITCHER_IRETQ.store(0, Ordering::Relaxed);
+    SWITCHER_LEN.store(0, Ordering::Relaxed);
 }
 
 /// Masks the two 8259s, and moves their vectors away from the exceptions' in case of a spurious

@@ -44,6 +44,8 @@ pub mod percpu;
 #[cfg(not(test))]
 pub mod report;
 #[cfg(not(test))]
+mod screen;
+#[cfg(not(test))]
 pub mod segments;
 #[cfg(not(test))]
 pub mod selftest;

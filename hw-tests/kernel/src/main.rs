@@ -49,6 +49,8 @@ fn run(cases: &[hw_cases::Case], report: &mut Report) {
 
     events::RETURN_FROM_GUEST.store(switcher.return_from_guest(), Ordering::Relaxed);
     events::SWITCHER_IRETQ.store(switcher.iretq(), Ordering::Relaxed);
+    events::SWITCHER_START.store(switcher.base(), Ordering::Relaxed);
+    events::SWITCHER_LEN.store(switcher.image().bytes().len() as u64, Ordering::Relaxed);
     let Some(block) = NonNull::new(percpu::block()) else {
         fatal(&"the per-CPU block is at address 0")
     };

@@ -3,7 +3,7 @@
 use hw_protocol::{Options, Paging};
 
 use crate::cpu::Features;
-use crate::{cpu, events, exit, memory, multiboot, segments, serial};
+use crate::{cpu, events, exit, memory, multiboot, screen, segments, serial};
 
 /// What the host finds when it starts.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +25,8 @@ pub struct Platform {
 /// the boot stack and under the boot page tables.
 pub unsafe fn init(magic: u32, information: u32) -> Platform {
     serial::init();
+    // SAFETY: the caller says that the boot page tables are in force.
+    unsafe { screen::init() }
     let features = cpu::detect();
     cpu::enable(&features);
     // SAFETY: called once, before anything else touches the per-CPU block.

@@ -17,9 +17,7 @@ use x86_64::registers::control::Cr2;
 use x86_64::registers::model_specific::{GsBase, KernelGsBase};
 
 use crate::events::{self, RETURN_FROM_GUEST, SWITCHER_IRETQ};
-use crate::memory::{
-    self, AddressSpace, Flags, Frame, HIGH_BASE, HOST_RANGE, MapError, PAGE,
-};
+use crate::memory::{self, AddressSpace, Flags, Frame, HIGH_BASE, HOST_RANGE, MapError, PAGE};
 use crate::percpu::{self, Stack};
 use crate::report::Report;
 use crate::segments::{TSS, USER_CS, USER_DS};
@@ -355,7 +353,10 @@ fn host_code(guest: &AddressSpace) -> Result<(), String> {
         if got == (page, alias) {
             return Ok(());
         }
-        Err(format!("{what}: page and alias are {got:?}, expected {:?}", (page, alias)))
+        Err(format!(
+            "{what}: page and alias are {got:?}, expected {:?}",
+            (page, alias)
+        ))
     };
 
     memory::map_host(CODE_PAGE, phys, Flags::WRITE).map_err(mapping)?;

@@ -1,4 +1,4 @@
-//! Output: COM1, and port 0xE9 where it exists (Bochs).
+//! Output: COM1, port 0xE9 where it exists (Bochs), and the screen where it is in text mode.
 //!
 //! Nothing here takes a lock: one CPU runs, with interrupts off, and the handler of a fatal event
 //! has to be able to print whatever it interrupted.
@@ -6,6 +6,7 @@
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use crate::screen;
 use x86_64::instructions::port::{Port, PortReadOnly, PortWriteOnly};
 
 const COM1: u16 = 0x3F8;
@@ -52,6 +53,7 @@ pub(crate) fn init() {
 }
 
 fn put(byte: u8) {
+    screen::put(byte);
     if HAS_DEBUG_PORT.load(Ordering::Relaxed) {
         // SAFETY: init found the debug port, which only prints.
         unsafe { PortWriteOnly::<u8>::new(DEBUG_PORT).write(byte) }
@@ -90,13 +92,13 @@ pub fn print(arguments: fmt::Arguments<'_>) {
     let _ = Serial.write_fmt(arguments);
 }
 
-/// Prints to the serial port.
+/// Prints to the serial port and its like.
 #[macro_export]
 macro_rules! serial_print {
     ($($argument:tt)*) => { $crate::serial::print(::core::format_args!($($argument)*)) };
 }
 
-/// Prints a line to the serial port.
+/// Prints a line to the serial port and its like.
 #[macro_export]
 macro_rules! serial_println {
     () => { $crate::serial_print!("\n") };

@@ -14,7 +14,7 @@ use super::{PagingMode, PcidEnabled};
 pub enum Vendor {
     /// SYSRETQ to a non-canonical RCX raises #GP in ring 0.
     Intel,
-    /// SYSRETQ to a non-canonical RCX raises #GP in ring 3; SS keeps its attributes. Hygon too.
+    /// SYSRETQ leaves SS's attributes as they are, those of a null SS too. Hygon as well.
     Amd,
 }
 

@@ -2,6 +2,8 @@
 //!
 //! **The CPU** has executed a CALL at CPL 0 with interrupts off, on the host's root and stack; GS
 //! is the host's, the inactive GS base is the guest's.
+//! SS is not null: SYSRETQ on AMD would hand a null SS's attributes to the guest. The exit reloads
+//! it; a host that can lose it in between, to an interrupt of a CPL 3 of its own, reloads it too.
 //! **Live**: RSP and the callee-saved registers of the System V ABI; the [`PtRegs`] below sp0.
 //! **May be clobbered**: everything else. The call returns through `switcher_return_from_guest`.
 //!
@@ -12,7 +14,7 @@
 use switcher_macros::asm;
 
 use super::entry_point;
-use crate::arch::{RFlags, Vendor};
+use crate::arch::RFlags;
 use crate::asm::{Label, Sink, Window};
 use crate::layout::{IretFrame, PerCpu, PtRegs, Tss, TssExtra};
 use crate::variant::Variant;
@@ -31,15 +33,6 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; push  r14
         ; push  r15
         ; gs mov QWORD [PerCpu::tss_extra + TssExtra::host_rsp], rsp
-    );
-    if variant.axes().vendor == Vendor::Amd {
-        asm!(a
-            /// An event from CPL 3 left SS null; SYSRETQ would hand its attributes to the guest.
-            ; mov   eax, selectors.kernel_ds().into()
-            ; mov   ss, ax
-        );
-    }
-    asm!(a
         /// RSP = the IRET frame that ends at sp0; the other registers lie below it.
         ; gs mov rsp, QWORD [PerCpu::tss + Tss::sp0]
         ; sub   rsp, BYTE size_of::<IretFrame>() as i8

@@ -11,7 +11,7 @@
 use switcher_macros::asm;
 
 use super::entry_point;
-use crate::arch::RFlags;
+use crate::arch::{RFlags, Vendor};
 use crate::asm::{Label, Sink, Window};
 use crate::layout::{PerCpu, TssExtra};
 use crate::variant::Variant;
@@ -25,6 +25,13 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; mov   cr3, rax
     );
     a.close(Window::GuestRoot);
+    if variant.axes().vendor == Vendor::Amd {
+        asm!(a
+            /// An event from CPL 3 left SS null; the next SYSRETQ would pass its attributes on.
+            ; mov   ecx, variant.selectors().kernel_ds().into()
+            ; mov   ss, cx
+        );
+    }
     asm!(a
         /// The host's stack; the frame's address is the result. No guest is running any more.
         ; mov   rax, rsp

@@ -9,17 +9,21 @@
 //! SYSRETQ loads RIP from RCX and RFLAGS from R11, so it is taken exactly when RF and TF are clear,
 //! R11 equals the sanitised RFLAGS, RCX equals RIP, and RIP is canonical (spec/switcher.md, "Return
 //! to the guest"). The frame lies in host memory: no check here can be undone by the guest.
+//!
+//! The check for a canonical RIP is emitted for AMD too, although AMD's own SYSRETQ faults at CPL 3.
+//! CPUID's vendor is not the silicon's under a hypervisor that plays another one, and emulators
+//! (Bochs 2.7) fault at CPL 0 whatever vendor they play: four instructions against the host.
 
 use switcher_macros::asm;
 
-use crate::arch::{RFlags, Vendor};
+use crate::arch::RFlags;
 use crate::asm::{Label, Sink, Window};
 use crate::layout::IretFrame;
 use crate::variant::Variant;
 
 #[rustfmt::skip]
 pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
-    let axes = variant.axes();
+    let paging = variant.axes().paging;
 
     asm!(a
         ; =>Label::ReturnToGuest
@@ -30,24 +34,14 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; jnz   BYTE =>Label::ReturnFlagsDiffer
         ; =>Label::ReturnFlagsFit
         ; cmp   rcx, QWORD [BYTE rsp + IretFrame::rip]
-    );
-    match axes.vendor {
-        Vendor::Intel => asm!(a
-            ; jne   BYTE =>Label::Iretq
-            /// Intel faults in ring 0, on the guest's RSP, if RCX is not canonical.
-            ; shl   rcx, axes.paging.sign_bits().cast_signed()
-            ; sar   rcx, axes.paging.sign_bits().cast_signed()
-            ; cmp   rcx, QWORD [BYTE rsp + IretFrame::rip]
-            ; je    =>Label::Sysretq
-            /// RCX was the frame's RIP.
-            ; mov   rcx, QWORD [BYTE rsp + IretFrame::rip]
-        ),
-        Vendor::Amd => asm!(a
-            /// AMD faults in ring 3 if RCX is not canonical: no check is needed.
-            ; je    =>Label::Sysretq
-        ),
-    }
-    asm!(a
+        ; jne   BYTE =>Label::Iretq
+        /// With an RCX that is no address, SYSRETQ may fault in ring 0, on the guest's RSP.
+        ; shl   rcx, paging.sign_bits().cast_signed()
+        ; sar   rcx, paging.sign_bits().cast_signed()
+        ; cmp   rcx, QWORD [BYTE rsp + IretFrame::rip]
+        ; je    =>Label::Sysretq
+        /// RCX was the frame's RIP.
+        ; mov   rcx, QWORD [BYTE rsp + IretFrame::rip]
         ; jmp   BYTE =>Label::Iretq
 
         /// Either IRETQ is needed, or the frame asks for flags a guest may not have.

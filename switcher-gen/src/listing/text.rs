@@ -5,11 +5,6 @@ use std::fmt;
 use super::{Instruction, Line, Listing, Symbol, WindowSpan};
 use crate::asm::Window;
 
-/// Where the numbers behind an operand's names go, counted from the mnemonic.
-const ENCODED_COLUMN: usize = 58;
-/// Where the emitter's file and line go, counted likewise.
-const SOURCE_COLUMN: usize = 88;
-
 /// Bytes without anything between them.
 pub(super) struct Hex<'a>(pub(super) &'a [u8]);
 
@@ -29,6 +24,15 @@ impl Window {
     }
 }
 
+/// What a line of text shows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Detail {
+    /// All there is.
+    Full,
+    /// No bytes, and names alone where they stand for numbers.
+    Brief,
+}
+
 impl fmt::Display for Listing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { variant, size, fingerprint, .. } = self;
@@ -43,17 +47,18 @@ impl fmt::Display for Listing {
             let (start, end) = (self.address(*start), self.address(*end));
             writeln!(f, ";   {start}..{end}  {}  {}", window.letter(), window.name())?;
         }
-        self.write_lines(f, &self.lines)
+        self.write_lines(f, &self.lines, Detail::Full)
     }
 }
 
 impl Listing {
-    /// Some of the lines as text, as in the whole listing.
-    pub fn display<'a>(&'a self, lines: &'a [Line]) -> impl fmt::Display + 'a {
+    /// Some of the lines as text, without bytes and with names alone where they stand for numbers:
+    /// narrow enough for a terminal.
+    pub fn brief<'a>(&'a self, lines: &'a [Line]) -> impl fmt::Display + 'a {
         struct Part<'a>(&'a Listing, &'a [Line]);
         impl fmt::Display for Part<'_> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.write_lines(f, self.1)
+                self.0.write_lines(f, self.1, Detail::Brief)
             }
         }
         Part(self, lines)
@@ -67,16 +72,14 @@ impl Listing {
         for line in &self.lines {
             match line {
                 Line::Routine { file } => outline += &format!("; ---- {file} ----\n"),
-                Line::Comment { text } => outline += &format!("      ; {text}\n"),
+                Line::Comment { text } => outline += &format!("    ; {text}\n"),
                 Line::Label { name } => outline += &format!("{name}:\n"),
                 Line::Instruction(i) => {
-                    let windows = Margin(&i.windows);
-                    let line = format!("{windows}    {:<7} {}", i.mnemonic, i.operands.join(", "));
-                    outline += line.trim_end();
+                    outline += format!("{}  {}", Margin(&i.windows), Code(i)).trim_end();
                     outline.push('\n');
                 }
                 // How much there is follows from the alignment of what comes next.
-                Line::Filler { .. } => outline += "      ; filler\n",
+                Line::Filler { .. } => outline += "    ; filler\n",
             }
         }
         outline
@@ -87,7 +90,12 @@ impl Listing {
         format!("{address:0width$x}")
     }
 
-    fn write_lines(&self, f: &mut fmt::Formatter<'_>, lines: &[Line]) -> fmt::Result {
+    fn write_lines(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        lines: &[Line],
+        detail: Detail,
+    ) -> fmt::Result {
         let indent = " ".repeat("SR  ".len() + self.address(0).len() + "  ".len());
         let mut leads_in = false;
         for (i, line) in lines.iter().enumerate() {
@@ -100,7 +108,14 @@ impl Listing {
                 Line::Routine { file } => writeln!(f, "; ---- {file} ----")?,
                 Line::Comment { text } => writeln!(f, "{indent}; {text}")?,
                 Line::Label { name } => writeln!(f, "{name}:")?,
-                Line::Instruction(instruction) => self.write_instruction(f, instruction)?,
+                Line::Instruction(line) => {
+                    let (margin, address) = (Margin(&line.windows), self.address(line.address));
+                    let text = match detail {
+                        Detail::Full => full(line),
+                        Detail::Brief => with_source(Code(line).to_string(), line, 60),
+                    };
+                    writeln!(f, "{margin}  {address}  {text}")?;
+                }
                 Line::Filler { address, byte, count } => {
                     let address = self.address(*address);
                     writeln!(f, "    {address}  {count} bytes of {byte:02x}")?;
@@ -109,18 +124,34 @@ impl Listing {
         }
         Ok(())
     }
+}
 
-    fn write_instruction(&self, f: &mut fmt::Formatter<'_>, line: &Instruction) -> fmt::Result {
-        let mut text = format!("{:<7} {}", line.mnemonic, line.operands.join(", "));
-        if !line.encoded.is_empty() {
-            text = format!("{text:<ENCODED_COLUMN$} ; {}", line.encoded.join(", "));
+/// Mnemonic and operands.
+struct Code<'a>(&'a Instruction);
+
+impl fmt::Display for Code<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Instruction { mnemonic, operands, .. } = self.0;
+        match operands.as_slice() {
+            [] => f.write_str(mnemonic),
+            operands => write!(f, "{mnemonic:<7} {}", operands.join(", ")),
         }
-        if let Some(source) = &line.source {
-            text = format!("{text:<SOURCE_COLUMN$} {}:{}", source.file, source.line);
-        }
-        let (margin, address) = (Margin(&line.windows), self.address(line.address));
-        let bytes = Hex(&line.bytes).to_string();
-        writeln!(f, "{margin}  {address}  {bytes:<26}  {}", text.trim_end())
+    }
+}
+
+fn full(line: &Instruction) -> String {
+    let mut text = format!("{:<26}  {}", Hex(&line.bytes).to_string(), Code(line));
+    if !line.encoded.is_empty() {
+        text = format!("{text:<86} ; {}", line.encoded.join(", "));
+    }
+    with_source(text, line, 116)
+}
+
+/// `text` with the emitter's file and line from `column` on, if the listing has them.
+fn with_source(text: String, line: &Instruction, column: usize) -> String {
+    match &line.source {
+        Some(source) => format!("{text:<column$}  {}:{}", source.file, source.line),
+        None => text,
     }
 }
 

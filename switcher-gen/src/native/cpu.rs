@@ -9,7 +9,7 @@
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::memory::{Code, Data};
+use super::memory::{Code, Data, PAGE};
 use super::signal::{self, SYSCALLS_PASS, SYSCALLS_TRAP};
 use crate::arch::{PagingMode, RFlags, Vendor};
 use crate::asm::{Label, Window};
@@ -30,7 +30,8 @@ pub enum Failure {
         /// CR2, for a page fault.
         address: u64,
     },
-    /// On Intel, #GP in ring 0 on the guest's RSP: a takeover of the host.
+    /// On Intel, #GP in ring 0 on the guest's RSP: a takeover of the host. Wrong on AMD too, where
+    /// the guest would fault, because CPUID's vendor is not always the silicon's.
     #[error("SYSRETQ with the non-canonical RCX {rcx:#x}")]
     SysretNonCanonical {
         /// RCX.
@@ -42,8 +43,9 @@ pub enum Failure {
         /// R11.
         r11: u64,
     },
-    /// On AMD, the guest would get SS with a null selector's attributes.
-    #[error("SYSRETQ with a null SS")]
+    /// On AMD, SYSRETQ or return to the host, whose next entry ends with SYSRETQ, with the null SS
+    /// that an event leaves: a guest would get its attributes.
+    #[error("SS is null")]
     NullSs,
     /// IRETQ would give a guest flags it may not have, or ring 0.
     #[error("IRETQ from a frame with CS {cs:#x}, RFLAGS {eflags:#x}")]
@@ -114,7 +116,7 @@ pub enum Failure {
 
 /// How control got into the switcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum From {
+pub enum Origin {
     /// The host's call.
     Enter,
     /// SYSCALL, with the mode and the inhibitors that were set then.
@@ -125,7 +127,7 @@ pub enum From {
 
 /// How control left the switcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum To {
+pub enum Target {
     /// SYSRETQ to the guest.
     Sysretq,
     /// IRETQ to the guest, even if it faulted.
@@ -138,9 +140,9 @@ pub enum To {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Crossing {
     /// Where it began.
-    pub from: From,
+    pub origin: Origin,
     /// Where it ended.
-    pub to: To,
+    pub target: Target,
     /// Executed instructions of the switcher, SYSRETQ and RET included, IRETQ, the host's CALL and
     /// the guest's SYSCALL not. Zero unless the run counts.
     pub executed: u64,
@@ -274,6 +276,9 @@ const PF: u32 = 14;
 /// The gate for 32-bit system calls.
 const INT80: u32 = 0x80;
 
+/// What stands in an exit frame for a vector that has no error code.
+const NO_ERROR_CODE: u32 = !0;
+
 /// The registers of whatever a signal interrupted.
 pub(super) struct Regs<'a>(&'a mut [libc::greg_t; 23]);
 
@@ -372,7 +377,7 @@ pub(super) struct Cpu {
     cr3: u64,
     /// SS as ring 0 would have it: user mode's does not change.
     ss: u16,
-    from: From,
+    origin: Origin,
     executed: u64,
     /// Stepped up to the IRETQ, which itself is not stepped.
     leaving: bool,
@@ -412,7 +417,7 @@ impl Cpu {
             inactive_gs: 0,
             cr3: 0,
             ss: 0,
-            from: From::Enter,
+            origin: Origin::Enter,
             executed: 0,
             leaving: false,
             guest_tf: false,
@@ -444,8 +449,7 @@ impl Cpu {
         self.place = Place::Host;
         self.inactive_gs = guest_gs;
         self.cr3 = self.per_cpu.read().tss_extra.host_cr3.bits();
-        // An event of an earlier guest has left it null.
-        self.ss = 0;
+        self.ss = self.image.variant().selectors().kernel_ds();
         self.record = Record::new();
         self.failure = None;
     }
@@ -485,7 +489,7 @@ impl Cpu {
             regs.set(register, value);
         }
         self.selector.store(SYSCALLS_TRAP, Ordering::Relaxed);
-        self.go_into_switcher(From::Enter, Label::EnterGuest, regs)
+        self.go_into_switcher(Origin::Enter, Label::EnterGuest, regs)
     }
 
     /// Leaves emitted code for the end of `enter`.
@@ -511,7 +515,7 @@ impl Cpu {
         let rip = regs.rip();
         let stepped = signal == libc::SIGTRAP && regs.vector() == DB;
         if self.place == Place::Switcher {
-            self.executed += u64::from(stepped && self.limits.count);
+            self.executed += u64::from(stepped && self.limits.count && !self.leaving);
             if rip == self.host.landing {
                 return self.returned(regs);
             }
@@ -546,12 +550,12 @@ impl Cpu {
 
     fn go_into_switcher(
         &mut self,
-        from: From,
+        origin: Origin,
         at: Label,
         regs: &mut Regs<'_>,
     ) -> Result<(), Failure> {
         self.place = Place::Switcher;
-        self.from = from;
+        self.origin = origin;
         self.executed = 0;
         self.leaving = false;
         regs.go_on(self.address(at), regs.eflags(), self.stepping());
@@ -588,17 +592,18 @@ impl Cpu {
     /// The windows must be right about the state in which the instruction at RIP will run.
     fn check_windows(&self, regs: &Regs<'_>) -> Result<(), Failure> {
         let offset = self.offset(regs.rip());
+        let is_in = |window| u32::try_from(offset).is_ok_and(|at| self.image.is_in(window, at));
         let rsp = regs.get(libc::REG_RSP);
-        // Before the frame is reached, RSP is on the stack of `enter`, less than a page away.
+        // Before the frame is reached, RSP is on the stack of `enter`, less than a page away. A
+        // guest's RSP may point to either stack, so inside the window it says nothing.
         let on_host_stack = self.frame.has_stack_pointer(rsp)
-            || self.rsp_after_return().wrapping_sub(rsp) < super::memory::PAGE as u64;
-        let guest_root = self.cr3 != self.per_cpu.read().tss_extra.host_cr3.bits();
-        for (window, applies) in
-            [(Window::UnsafeStack, !on_host_stack), (Window::GuestRoot, guest_root)]
-        {
-            if u32::try_from(offset).is_ok_and(|o| self.image.is_in(window, o)) != applies {
-                return Err(Failure::Window { window, offset });
-            }
+            || self.rsp_after_return().wrapping_sub(rsp) < PAGE as u64;
+        if !on_host_stack && !is_in(Window::UnsafeStack) {
+            return Err(Failure::Window { window: Window::UnsafeStack, offset });
+        }
+        let on_guest_root = self.cr3 != self.per_cpu.read().tss_extra.host_cr3.bits();
+        if on_guest_root != is_in(Window::GuestRoot) {
+            return Err(Failure::Window { window: Window::GuestRoot, offset });
         }
         Ok(())
     }
@@ -620,8 +625,8 @@ impl Cpu {
                 self.mov_cr3(regs.get(BY_NUMBER[8 + usize::from(modrm & 7)]))?;
                 4
             }
-            [0x8E, 0xD0, ..] => {
-                self.mov_ss(regs)?;
+            [0x8E, modrm, ..] if modrm & 0xF8 == 0xD0 => {
+                self.mov_ss(regs.get(BY_NUMBER[usize::from(modrm & 7)]) as u16, regs)?;
                 2
             }
             [0x48, 0x0F, 0x07, ..] => return self.sysretq(regs),
@@ -641,6 +646,11 @@ impl Cpu {
 
     fn paging(&self) -> PagingMode {
         self.image.variant().axes().paging
+    }
+
+    /// Whether SYSRETQ hands SS's attributes on to the guest.
+    fn sysret_keeps_ss(&self) -> bool {
+        self.image.variant().axes().vendor == Vendor::Amd
     }
 
     fn swapgs(&mut self) {
@@ -667,8 +677,7 @@ impl Cpu {
         Ok(())
     }
 
-    fn mov_ss(&mut self, regs: &Regs<'_>) -> Result<(), Failure> {
-        let selector = regs.get(libc::REG_RAX) as u16;
+    fn mov_ss(&mut self, selector: u16, regs: &Regs<'_>) -> Result<(), Failure> {
         if selector != self.image.variant().selectors().kernel_ds() {
             return Err(self.fault(regs));
         }
@@ -680,12 +689,11 @@ impl Cpu {
     fn sysretq(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
         let rcx = regs.get(libc::REG_RCX);
         let r11 = regs.get(libc::REG_R11);
-        match self.image.variant().axes().vendor {
-            Vendor::Intel if !self.paging().is_canonical(rcx) => {
-                return Err(Failure::SysretNonCanonical { rcx });
-            }
-            Vendor::Amd if self.ss == 0 => return Err(Failure::NullSs),
-            Vendor::Intel | Vendor::Amd => {}
+        if !self.paging().is_canonical(rcx) {
+            return Err(Failure::SysretNonCanonical { rcx });
+        }
+        if self.sysret_keeps_ss() && self.ss == 0 {
+            return Err(Failure::NullSs);
         }
         let flags = RFlags::from_bits_retain(r11);
         if flags.intersects(RFlags::sysret_obstacles()) || !flags.contains(RFlags::GUEST_FIXED) {
@@ -693,7 +701,7 @@ impl Cpu {
         }
         self.record.emulated.sysretq += 1;
         self.executed += u64::from(self.limits.count);
-        self.cross(To::Sysretq)?;
+        self.cross(Target::Sysretq)?;
         self.arrive(rcx, r11, regs)
     }
 
@@ -721,7 +729,7 @@ impl Cpu {
         if RFlags::from_bits_retain(eflags).sanitised().bits() != eflags || cs & 3 != 3 {
             return Err(Failure::IretFrame { cs, eflags });
         }
-        self.cross(To::Iretq)
+        self.cross(Target::Iretq)
     }
 
     /// A guest's fault although it is the switcher that was interrupted: the frame that IRETQ
@@ -736,11 +744,11 @@ impl Cpu {
     // Between the switcher and the guest.
 
     /// Control leaves the switcher, and everything must be as it has to be outside.
-    fn cross(&mut self, to: To) -> Result<(), Failure> {
-        if to != To::Host {
+    fn cross(&mut self, target: Target) -> Result<(), Failure> {
+        if target != Target::Host {
             let extra = self.per_cpu.read().tss_extra;
-            let root = match (self.from, extra.switch_flags & SwitchFlags::MODE_TOGGLE) {
-                (From::Enter, _) => Some(extra.enter_cr3),
+            let root = match (self.origin, extra.switch_flags & SwitchFlags::MODE_TOGGLE) {
+                (Origin::Enter, _) => Some(extra.enter_cr3),
                 (_, SwitchFlags::SMOD) => Some(extra.smod_cr3),
                 (_, SwitchFlags::UMOD) => Some(extra.umod_cr3),
                 _ => None,
@@ -756,7 +764,7 @@ impl Cpu {
         }
         self.record.crossings_total += 1;
         if self.record.crossings.len() < KEPT {
-            let crossing = Crossing { from: self.from, to, executed: self.executed };
+            let crossing = Crossing { origin: self.origin, target, executed: self.executed };
             self.record.crossings.push(crossing);
         }
         Ok(())
@@ -788,7 +796,7 @@ impl Cpu {
         self.ss = self.image.variant().selectors().kernel_ds();
         self.record.emulated.syscall += 1;
         let flags = self.per_cpu.read().tss_extra.switch_flags;
-        self.go_into_switcher(From::Syscall(flags), Label::Syscall64, regs)
+        self.go_into_switcher(Origin::Syscall(flags), Label::Syscall64, regs)
     }
 
     /// What a host's handler does with an event of a guest: frame, GS, exit.
@@ -810,7 +818,7 @@ impl Cpu {
         regs.set(libc::REG_RSP, self.frame.address());
         let cleared = RFlags::TF | RFlags::NT | RFlags::RF | RFlags::VM;
         regs.go_on(regs.rip(), regs.eflags() & !cleared.bits(), false);
-        self.go_into_switcher(From::Event, Label::ReturnFromGuest, regs)
+        self.go_into_switcher(Origin::Event, Label::ReturnFromGuest, regs)
     }
 
     // In the guest.
@@ -884,11 +892,11 @@ impl Cpu {
                 return Err(Failure::HostRegister { register, value, expected });
             }
         }
-        self.cross(To::Host)?;
+        if self.sysret_keeps_ss() && self.ss == 0 {
+            return Err(Failure::NullSs);
+        }
+        self.cross(Target::Host)?;
         self.end(regs);
         Ok(())
     }
 }
-
-/// What stands in an exit frame for a vector that has no error code.
-const NO_ERROR_CODE: u32 = !0;

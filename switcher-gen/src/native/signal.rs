@@ -25,6 +25,7 @@ const SIGNALS: [c_int; 6] =
     [libc::SIGSEGV, libc::SIGILL, libc::SIGSYS, libc::SIGTRAP, libc::SIGBUS, libc::SIGFPE];
 
 // Linux's uapi headers: linux/prctl.h, asm/signal.h, linux/signal.h.
+const PR_SET_SYSCALL_USER_DISPATCH: c_int = 59;
 const PR_SYS_DISPATCH_OFF: c_ulong = 0;
 const PR_SYS_DISPATCH_ON: c_ulong = 1;
 const SA_RESTORER: c_ulong = 0x0400_0000;
@@ -263,7 +264,7 @@ fn dispatch(selector: Option<&AtomicU8>) -> io::Result<()> {
         // dispatch off before the byte goes away.
         Some(selector) => unsafe {
             libc::prctl(
-                libc::PR_SET_SYSCALL_USER_DISPATCH,
+                PR_SET_SYSCALL_USER_DISPATCH,
                 PR_SYS_DISPATCH_ON,
                 restorer as *const (),
                 RESTORER_LEN,
@@ -273,7 +274,7 @@ fn dispatch(selector: Option<&AtomicU8>) -> io::Result<()> {
         // SAFETY: turns it off; no pointer is involved.
         None => unsafe {
             libc::prctl(
-                libc::PR_SET_SYSCALL_USER_DISPATCH,
+                PR_SET_SYSCALL_USER_DISPATCH,
                 PR_SYS_DISPATCH_OFF,
                 0 as c_ulong,
                 0 as c_ulong,

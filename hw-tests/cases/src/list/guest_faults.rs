@@ -45,18 +45,19 @@ fn ac_and_df(run: &mut Run<'_>) -> Result<(), Failure> {
 fn sysenter(run: &mut Run<'_>) -> Result<(), Failure> {
     /// SYSENTER.
     const SYSENTER: &[u8] = &[0x0F, 0x34];
-    let exit = match run.platform.vendor {
-        // SYSENTER_CS is 0.
-        Vendor::Intel => Expected::general_protection(0),
-        // There is no SYSENTER in long mode.
-        Vendor::Amd => Expected::UD,
+    // Intel: SYSENTER_CS is 0. AMD: there is no SYSENTER in long mode; an emulator that has it all
+    // the same (Bochs 2.7) must find SYSENTER_CS 0.
+    let exits: &[_] = match run.platform.vendor {
+        Vendor::Intel => &[Expected::general_protection(0)],
+        Vendor::Amd => &[Expected::UD, Expected::general_protection(0)],
     };
     for mode in [Mode::Smod, Mode::Umod] {
         for _ in 0..SOME {
             let mut setup = run.setup(mode).with(mode, place::UMOD_CODE, SYSENTER);
             setup.regs.rip = place::UMOD_CODE;
-            let expected = Expected::unchanged(&setup, exit);
-            run.check(&setup, &expected)?;
+            let outcome = run.enter(&setup);
+            let exit = exits.iter().find(|exit| **exit == outcome.exit).unwrap_or(&exits[0]);
+            Expected::unchanged(&setup, *exit).compare(&setup, &outcome)?;
         }
     }
     Ok(())

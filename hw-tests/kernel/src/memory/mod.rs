@@ -230,7 +230,10 @@ pub fn map_host(virt: u64, phys: u64, flags: Flags) -> Result<(), MapError> {
 pub unsafe fn protect_host(virt: u64, flags: Flags) -> Result<(), MapError> {
     host_page(virt, flags)?;
     host().high.protect(virt, flags)?;
-    protect_alias(host().root.translate(virt).ok_or(MapError::NotMapped)?, flags)?;
+    protect_alias(
+        host().root.translate(virt).ok_or(MapError::NotMapped)?,
+        flags,
+    )?;
     flush_all();
     Ok(())
 }
@@ -245,7 +248,11 @@ fn protect_alias(phys: u64, flags: Flags) -> Result<(), MapError> {
     if in_image || host.root.flags(phys).is_none() {
         return Ok(());
     }
-    let alias = if flags.contains(Flags::EXECUTE) { Flags::empty() } else { Flags::WRITE };
+    let alias = if flags.contains(Flags::EXECUTE) {
+        Flags::empty()
+    } else {
+        Flags::WRITE
+    };
     if host.root.flags(phys) != Some(alias) {
         host.low.split(phys)?;
         host.low.protect(phys, alias)?;

@@ -12,6 +12,9 @@ use super::{HIGH_BASE, LARGE_PAGE, PAGE, exit, flush_all, host, is_host_address}
 /// It owns its tables but not the pages they map: a [`Frame`](super::Frame) must outlive its
 /// mapping. Changes are seen by every CPU state: each one that takes something away flushes all
 /// translations.
+///
+/// Mapping is safe whatever is mapped, because nothing happens before the root is loaded, which is
+/// not: see [`load_cr3`](super::load_cr3), and the switcher's contract for the roots it is given.
 #[derive(Debug)]
 pub struct AddressSpace {
     tree: Tree,
@@ -82,9 +85,7 @@ impl AddressSpace {
     #[must_use]
     pub fn flags(&self, virt: u64) -> Option<Flags> {
         self.is_canonical(virt).then_some(())?;
-        self.tree
-            .lookup(virt)
-            .map(|(_, flags)| Flags::of(flags))
+        self.tree.lookup(virt).map(|(_, flags)| Flags::of(flags))
     }
 
     /// The physical address of a byte, the host's ranges included; `None` if it is not mapped.

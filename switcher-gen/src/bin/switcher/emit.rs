@@ -119,11 +119,16 @@ fn json(image: &Image, base: Option<u64>) -> Result<String, Failure> {
 /// A 64-bit address: decimal, or hexadecimal behind `0x`, with `_` where it helps.
 fn address(text: &str) -> Result<u64, String> {
     let digits = text.replace('_', "");
-    match digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
-        Some(hex) => u64::from_str_radix(hex, 16),
-        None => digits.parse(),
-    }
-    .map_err(|error| format!("not a 64-bit address such as 0xfffffe8000000000: {error}"))
+    let (digits, radix) = match digits.strip_prefix("0x") {
+        Some(hex) => (hex, 16),
+        None => (&*digits, 10),
+    };
+    // `from_str_radix` would take a sign.
+    let value = digits.starts_with(|first: char| first.is_ascii_hexdigit());
+    value
+        .then(|| u64::from_str_radix(digits, radix).ok())
+        .flatten()
+        .ok_or_else(|| "not a 64-bit address such as 0xfffffe8000000000 or 4096".into())
 }
 
 #[cfg(test)]

@@ -1,0 +1,156 @@
+//! Makes the snapshots beside this file and compares them with what was reviewed: see README.md.
+//!
+//! A test of `switcher-gen`. It lies here and not in `switcher-gen/tests` because `cargo insta`
+//! looks for pending snapshots in packages and in the directories of their targets, and nowhere
+//! else.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use similar::{ChangeTag, TextDiff};
+use switcher_gen::arch::{PagingMode, Selectors, Vendor};
+use switcher_gen::layout::LAYOUTS;
+use switcher_gen::listing::{Listing, ListingOptions};
+use switcher_gen::{Axes, Image, Variant};
+
+/// Every snapshot there is, one test each.
+const SNAPSHOTS: [&str; 7] = [
+    "diff_amd",
+    "diff_ibt",
+    "diff_la57",
+    "diff_pcid",
+    "listing_intel-4level",
+    "offsets",
+    "variants",
+];
+
+fn assert_snapshot(name: &str, text: &str) {
+    assert!(SNAPSHOTS.contains(&name), "add `{name}` to SNAPSHOTS");
+    let mut settings = insta::Settings::new();
+    settings.set_snapshot_path(".");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(name, text));
+}
+
+fn listing(variant: &Variant) -> Listing {
+    let image = Image::new(variant).unwrap();
+    // Sources would change with every line added to an emitter.
+    Listing::new(&image, &ListingOptions { base: None, source: false }).unwrap()
+}
+
+#[test]
+fn offsets() {
+    let mut table = String::new();
+    for layout in LAYOUTS {
+        let (name, size, align) = (layout.name, layout.size, layout.align);
+        table += &format!("{name}: {size:#x} bytes, aligned to {align:#x}\n");
+        for field in layout.fields {
+            let (offset, size, name, ty) = (field.offset, field.size, field.name, field.ty);
+            table += &format!("  {offset:02x}  {size:>4}  {name:<14} {ty}\n");
+        }
+        table.push('\n');
+    }
+    assert_snapshot("offsets", table.trim_end());
+}
+
+#[test]
+fn variants() {
+    let mut table = format!("{:<22} bytes  fingerprint\n", "variant");
+    for variant in Variant::all() {
+        let image = Image::new(&variant).unwrap();
+        let (size, fingerprint) = (image.bytes().len(), image.fingerprint());
+        table += &format!("{:<22} {size:>5}  {fingerprint}\n", variant.to_string());
+    }
+    assert_snapshot("variants", &table);
+}
+
+#[test]
+fn the_reference_in_full() {
+    let listing = listing(&Variant::REFERENCE);
+    assert_snapshot(&format!("listing_{}", listing.variant), &listing.to_string());
+}
+
+#[test]
+fn what_vendor_amd_changes() {
+    diff("diff_amd", |axes| axes.vendor = Vendor::Amd);
+}
+
+#[test]
+fn what_la57_changes() {
+    diff("diff_la57", |axes| axes.paging = PagingMode::FiveLevel);
+}
+
+#[test]
+fn what_ibt_changes() {
+    diff("diff_ibt", |axes| axes.ibt = true);
+}
+
+#[test]
+fn what_pcid_changes() {
+    diff("diff_pcid", |axes| axes.pcid = true);
+}
+
+/// The snapshot of how the code changes if `change` is made to the reference's axes.
+fn diff(name: &str, change: impl FnOnce(&mut Axes)) {
+    let mut axes = Variant::REFERENCE.axes();
+    change(&mut axes);
+    let old = listing(&Variant::REFERENCE);
+    let new = listing(&Variant::new(axes, Selectors::DEFAULT).unwrap());
+    let text = format!(
+        "--- {}  {} bytes\n+++ {}  {} bytes\n{}",
+        old.variant,
+        old.size,
+        new.variant,
+        new.size,
+        changes(&old.outline(), &new.outline())
+    );
+    assert_snapshot(name, &text);
+}
+
+/// A unified diff whose hunks are headed by the label they are under instead of line numbers: a
+/// change elsewhere does not change it.
+fn changes(old: &str, new: &str) -> String {
+    const CONTEXT: usize = 3;
+    let diff = TextDiff::from_lines(old, new);
+    let groups = diff.grouped_ops(CONTEXT);
+    if groups.is_empty() {
+        return "\nno instruction changes\n".into();
+    }
+    let lines: Vec<&str> = old.lines().collect();
+    let mut text = String::new();
+    for ops in groups {
+        let before = &lines[..ops[0].old_range().start];
+        let is_heading = |line: &&&str| line.ends_with(':') || line.starts_with("; ----");
+        let heading = before.iter().rfind(is_heading).unwrap_or(&"start");
+        text += &format!("\n@@ {heading}\n");
+        for change in ops.iter().flat_map(|op| diff.iter_changes(op)) {
+            let sign = match change.tag() {
+                ChangeTag::Delete => '-',
+                ChangeTag::Insert => '+',
+                ChangeTag::Equal => ' ',
+            };
+            text += format!("{sign}{}", change.value()).trim_end();
+            text.push('\n');
+        }
+    }
+    text
+}
+
+#[test]
+fn no_snapshot_is_stale_or_pending() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../snapshots");
+    let names = std::fs::read_dir(dir).unwrap().map(|file| {
+        file.unwrap().file_name().into_string().expect("file names are UTF-8")
+    });
+    let found: BTreeSet<String> =
+        names.filter(|name| name != "README.md" && name != "snapshots.rs").collect();
+    let made: BTreeSet<String> = SNAPSHOTS.iter().map(|name| format!("{name}.snap")).collect();
+
+    let pending: Vec<_> = found.iter().filter(|name| !name.ends_with(".snap")).collect();
+    assert!(pending.is_empty(), "to be reviewed, or not to be here at all: {pending:?}");
+    let stale: Vec<_> = found.difference(&made).collect();
+    assert!(stale.is_empty(), "no test makes them any more, remove them: {stale:?}");
+    let missing: Vec<_> = made.difference(&found).collect();
+    assert!(missing.is_empty(), "never accepted: {missing:?}");
+}
