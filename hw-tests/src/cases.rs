@@ -5,5 +5,22 @@ use hw_protocol::SELFTESTS;
 /// The platform self tests, then the case list, in the order the kernel runs them.
 #[must_use]
 pub fn names() -> Vec<&'static str> {
-    SELFTESTS.to_vec()
+    SELFTESTS
+        .iter()
+        .copied()
+        .chain(hw_cases::all().iter().map(|case| case.name))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn no_two_cases_share_a_name() {
+        let names = names();
+        let different: BTreeSet<_> = names.iter().collect();
+        assert_eq!(different.len(), names.len());
+    }
 }

@@ -3,17 +3,18 @@
 use alloc::vec::Vec;
 use core::ptr::NonNull;
 
-use hw_kernel::memory::{self, Flags, Frame, HIGH_BASE, MapError, PAGE};
 use switcher_runtime::{CodeMapping, Protection};
 
-/// Hands out the high host range from its start.
-#[derive(Default)]
-pub(crate) struct CodeMemory {
+use crate::memory::{self, Flags, Frame, HIGH_BASE, MapError, PAGE};
+
+/// Hands out the high host range from its start. One is enough; it must live as long as the code.
+#[derive(Debug, Default)]
+pub struct CodeMemory {
     frames: Vec<Frame>,
 }
 
 // SAFETY: `reserve` maps fresh frames at addresses nothing else is mapped at; `frames` keeps them,
-// and main keeps this value until the machine stops. The high host range is one shared table, so it
+// and who makes a `CodeMemory` keeps it for as long as its code. The high host range is one shared table, so it
 // is the same in every root. `protection` reads that table, and `protect_host` flushes all TLBs.
 unsafe impl CodeMapping for CodeMemory {
     type Error = MapError;

@@ -23,6 +23,7 @@ use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 pub use switcher_gen::layout::PtRegs;
+use switcher_runtime::Switcher;
 use x86_64::VirtAddr;
 use x86_64::instructions::port::Port;
 use x86_64::instructions::tables::lidt;
@@ -300,6 +301,14 @@ pub(crate) fn init() {
     // SAFETY: the table lives for ever, and every gate leads to a stub that can take its vector:
     // the stacks of the TSS are in place since segments::init.
     unsafe { lidt(&pointer) }
+}
+
+/// Sends the guests' events to a switcher from now on.
+pub fn attach(switcher: &Switcher) {
+    RETURN_FROM_GUEST.store(switcher.return_from_guest(), Ordering::Relaxed);
+    SWITCHER_IRETQ.store(switcher.iretq(), Ordering::Relaxed);
+    SWITCHER_START.store(switcher.base(), Ordering::Relaxed);
+    SWITCHER_LEN.store(switcher.image().bytes().len() as u64, Ordering::Relaxed);
 }
 
 /// Makes every event from CPL3 fatal again: no guest is expected.

@@ -28,6 +28,8 @@ pub mod regions;
 #[cfg(not(test))]
 pub mod boot;
 #[cfg(not(test))]
+pub mod code_memory;
+#[cfg(not(test))]
 pub mod cpu;
 #[cfg(not(test))]
 pub mod events;

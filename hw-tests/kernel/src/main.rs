@@ -5,21 +5,19 @@
 
 extern crate alloc;
 
-mod code_memory;
 mod world;
 
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering;
 
 use alloc::boxed::Box;
 use alloc::format;
+use hw_kernel::code_memory::CodeMemory;
 use hw_kernel::report::Report;
 use hw_kernel::{Platform, cpu, events, exit, percpu, selftest};
 use hw_protocol::{SELFTESTS, Suite};
 use switcher_runtime::switcher_gen::arch::Selectors;
 use switcher_runtime::{Detect, HostFeatures, Switcher, Variant};
 
-use code_memory::CodeMemory;
 use world::BareMetal;
 
 hw_kernel::kernel_main!(main);
@@ -47,10 +45,7 @@ fn run(cases: &[hw_cases::Case], report: &mut Report) {
     let memory = Box::leak(Box::<CodeMemory>::default());
     let switcher = Switcher::assemble(&variant, memory).unwrap_or_else(|why| fatal(&why));
 
-    events::RETURN_FROM_GUEST.store(switcher.return_from_guest(), Ordering::Relaxed);
-    events::SWITCHER_IRETQ.store(switcher.iretq(), Ordering::Relaxed);
-    events::SWITCHER_START.store(switcher.base(), Ordering::Relaxed);
-    events::SWITCHER_LEN.store(switcher.image().bytes().len() as u64, Ordering::Relaxed);
+    events::attach(&switcher);
     let Some(block) = NonNull::new(percpu::block()) else {
         fatal(&"the per-CPU block is at address 0")
     };

@@ -1,0 +1,30 @@
+//! 3. Host -> variant: what a host's CPU and control registers are decides what is emitted.
+
+use std::error::Error;
+
+use raw_cpuid::CpuId;
+use switcher_gen::arch::{HostFeatures, HostState, PagingMode, Selectors, Vendor};
+use switcher_gen::{Axes, Image, Variant};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    // In ring 0, `switcher-runtime` reads the control registers; here we suppose some.
+    let state = HostState { paging: PagingMode::FourLevel, pcid: false, ibt: false };
+    let features = HostFeatures::from_cpuid(&CpuId::new(), state);
+    match Variant::for_host(&features, Selectors::DEFAULT) {
+        Ok(variant) => println!("{} gets {variant}", features.brand()),
+        Err(unfit) => println!("{}: {unfit}", features.brand()),
+    }
+
+    // Every legal combination, and how much code it is.
+    for variant in Variant::all() {
+        let image = Image::new(&variant)?;
+        println!("{variant:24} {:4} bytes  {}", image.bytes().len(), image.fingerprint());
+    }
+
+    // What no CPU has cannot be built.
+    let axes = Axes { vendor: Vendor::Amd, ibt: true, ..Variant::REFERENCE.axes() };
+    if let Err(illegal) = Variant::new(axes, Selectors::DEFAULT) {
+        println!("refused: {illegal}");
+    }
+    Ok(())
+}

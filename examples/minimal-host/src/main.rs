@@ -1,0 +1,111 @@
+//! 7. Execution: a hypervisor in one file. It boots on bare metal, assembles a switcher for the CPU
+//! it finds, and runs a guest whose user program makes a system call to its own kernel, without the
+//! hypervisor seeing it.
+//!
+//! Build and run it:
+//!
+//! ```text
+//! cargo build --release -p minimal-host --features bare-metal
+//! qemu-system-x86_64 -cpu max -m 256 -kernel target/release/minimal-host \
+//!     -display none -serial stdio -device isa-debug-exit,iobase=0xf4,iosize=4
+//! ```
+//!
+//! `hw_kernel` is the machine: boot, page tables, GDT, TSS, IDT, serial port. A hypervisor brings
+//! its own; what it must provide is what is used of `hw_kernel` here.
+
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+use alloc::boxed::Box;
+use core::fmt::Display;
+use core::ptr::NonNull;
+
+use hw_kernel::code_memory::CodeMemory;
+use hw_kernel::exit::{self, Outcome};
+use hw_kernel::memory::{AddressSpace, Flags, Frame};
+use hw_kernel::{Platform, events, percpu, serial_println};
+use switcher_runtime::switcher_gen::arch::{Cr3, Selectors};
+use switcher_runtime::{Detect, Exit, Guest, GuestRoot, HostFeatures, Mode, PvcsPage};
+use switcher_runtime::{Switcher, Variant};
+
+hw_kernel::kernel_main!(main);
+
+/// Where both modes have their code, each its own.
+const TEXT: u64 = 0x4000_0000_0000;
+/// Where umod's SYSCALL lands.
+const SMOD_ENTRY: u64 = TEXT + 0x100;
+
+/// umod: `mov eax, 41; syscall; ud2`.
+const UMOD: &[u8] = &[0xB8, 41, 0, 0, 0, 0x0F, 0x05, 0x0F, 0x0B];
+/// smod, at its entry: `inc eax; syscall`. The SYSCALL is ERETU: RETU_RIP is the address behind it.
+const SMOD: &[u8] = &[0xFF, 0xC0, 0x0F, 0x05];
+/// The address behind smod's SYSCALL.
+const RETU_RIP: u64 = SMOD_ENTRY + SMOD.len() as u64;
+
+fn main(_: Platform) -> ! {
+    // 1. What is this CPU, and which switcher does it need?
+    let features = HostFeatures::detect();
+    let variant = or_stop(Variant::for_host(&features, Selectors::DEFAULT));
+
+    // 2. Assemble it here and now. The memory is writable, then executable, never both.
+    let memory = Box::leak(Box::<CodeMemory>::default());
+    let switcher = or_stop(Switcher::assemble(&variant, memory));
+    serial_println!("{variant} at {:#x} on {}", switcher.base(), features.brand());
+
+    // 3. Events of the guest go to the switcher's exit, and SYSCALL to its entry.
+    events::attach(&switcher);
+    let block = or_stop(NonNull::new(percpu::block()).ok_or("no per-CPU block"));
+    // SAFETY: the block holds the TSS this CPU has loaded, with a stack at sp0, and is nobody
+    // else's; events.rs treats events as the runtime asks; the MSRs are left alone from now on.
+    let mut cpu = or_stop(unsafe { switcher.install(block) });
+
+    // 4. A guest: two address spaces with a page of code each, and a PVCS.
+    let (smod, _smod_frame) = or_stop(address_space(SMOD_ENTRY, SMOD));
+    let (umod, _umod_frame) = or_stop(address_space(TEXT, UMOD));
+    let pvcs = or_stop(Frame::new());
+    let mut guest = Guest::new(features.state().paging);
+    for (mode, space) in [(Mode::Smod, &smod), (Mode::Umod, &umod)] {
+        let cr3 = or_stop(Cr3::new(space.cr3()));
+        // SAFETY: every `AddressSpace` maps the host as the host does, for the supervisor alone,
+        // and the spaces outlive the guest.
+        guest.set_root(mode, Some(unsafe { GuestRoot::new(cr3) }));
+    }
+    let page = NonNull::new(pvcs.as_ptr().cast());
+    // SAFETY: the frame is in the identity map, which every root has, and outlives the guest.
+    guest.set_pvcs(page.map(|page| unsafe { PvcsPage::new(page) }));
+    or_stop(guest.set_smod_entry(SMOD_ENTRY, 0));
+    guest.retu_rip = RETU_RIP;
+    guest.set_mode(Mode::Umod);
+    guest.regs.rip = TEXT;
+    guest.regs.cs = variant.selectors().user_cs().into();
+    guest.regs.ss = variant.selectors().user_ds().into();
+
+    // 5. Run it. The system call and its return are direct switches; only UD2 comes back.
+    match or_stop(cpu.enter(&mut guest)) {
+        Exit::Event(event) => serial_println!(
+            "{:?} came back with vector {} at {:#x}: 41 + 1 = {}",
+            guest.mode(),
+            event.vector,
+            guest.regs.rip,
+            guest.regs.rax,
+        ),
+        other => exit::fatal(format_args!("unexpected exit: {other:?}")),
+    }
+    exit::exit(Outcome::Success)
+}
+
+/// An address space with one page of code.
+fn address_space(at: u64, code: &[u8]) -> Result<(AddressSpace, Frame), impl Display> {
+    let mut frame = Frame::new()?;
+    frame.write((at - TEXT) as usize, code);
+    let mut space = AddressSpace::new()?;
+    space.map(TEXT, frame.address(), Flags::USER | Flags::EXECUTE)?;
+    Ok::<_, hw_kernel::memory::MapError>((space, frame))
+}
+
+/// A host without a switcher has nothing to do.
+fn or_stop<T, E: Display>(result: Result<T, E>) -> T {
+    result.unwrap_or_else(|why| exit::fatal(format_args!("{why}")))
+}
