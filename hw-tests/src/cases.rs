@@ -5,11 +5,7 @@ use hw_protocol::SELFTESTS;
 /// The platform self tests, then the case list, in the order the kernel runs them.
 #[must_use]
 pub fn names() -> Vec<&'static str> {
-    SELFTESTS
-        .iter()
-        .copied()
-        .chain(hw_cases::all().iter().map(|case| case.name))
-        .collect()
+    SELFTESTS.iter().copied().chain(hw_cases::all().iter().map(|case| case.name)).collect()
 }
 
 #[cfg(test)]

@@ -64,9 +64,7 @@ pub fn write(kernel: &Path, entries: &[Entry], timeout: u32, iso: &Path) -> Resu
         Ending::Exited(status) if status.success() => Ok(()),
         _ => bail!(
             "grub-mkrescue: {ending}\n{}",
-            fs::read_to_string(log.path())
-                .unwrap_or_default()
-                .trim_end()
+            fs::read_to_string(log.path()).unwrap_or_default().trim_end()
         ),
     }
 }
@@ -78,20 +76,9 @@ mod tests {
 
     #[test]
     fn each_entry_passes_its_options_to_the_kernel() {
-        let entry = |title, paging| Entry {
-            title,
-            options: Options {
-                paging,
-                suite: Suite::All,
-            },
-        };
-        let config = grub_config(
-            &[
-                entry("four", Paging::FourLevel),
-                entry("five", Paging::La57),
-            ],
-            0,
-        );
+        let entry = |title, paging| Entry { title, options: Options { paging, suite: Suite::All } };
+        let config =
+            grub_config(&[entry("four", Paging::FourLevel), entry("five", Paging::La57)], 0);
         assert_eq!(
             config,
             "set timeout=0\nset default=0\n\

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use hw_protocol::{Event, FATAL, PANIC, Paging, Verdict};
 
+use switcher_gen::{Image, Variant};
+
 use crate::engine::{End, Run};
 
 /// What must be in the report.
@@ -17,6 +19,8 @@ pub struct Expected<'a> {
     pub paging: Paging,
     /// The names of all cases.
     pub cases: &'a [&'a str],
+    /// Whether a switcher is to be assembled at all.
+    pub switcher: bool,
 }
 
 /// One thing wrong with a run.
@@ -56,6 +60,9 @@ pub enum Failure {
         /// How many are expected.
         expected: u64,
     },
+    /// The switcher assembled there is not the one that is assembled, listed and reviewed here.
+    #[error("switcher {0}")]
+    Switcher(String),
     /// The end line does not agree with the case lines.
     #[error("the end line counts {0}, the case lines {1} (passed + failed)")]
     Totals(String, String),
@@ -114,6 +121,7 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
     let failures = &mut judgement.failures;
     let mut place = Place::Before;
     let mut brand = String::new();
+    let mut switchers = 0;
     let mut reported: BTreeMap<String, Reported> = BTreeMap::new();
     let (mut passed, mut failed) = (0, 0);
 
@@ -133,42 +141,27 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
         };
         match (event, place) {
             (Event::Machine { brand: name, .. }, Place::Before) => brand = name.into_owned(),
-            (
-                Event::Begin {
-                    vendor,
-                    paging,
-                    pcid,
-                    cases,
-                },
-                Place::Before,
-            ) => {
+            (Event::Begin { vendor, paging, pcid, cases }, Place::Before) => {
                 place = Place::Between;
                 let pcid = if pcid { ", PCID" } else { "" };
                 judgement.machine = format!("{vendor}, {brand}{pcid}");
                 if paging != expected.paging.name() {
                     let asked = expected.paging.name();
-                    failures.push(Failure::Paging {
-                        asked,
-                        got: paging.into_owned(),
-                    });
+                    failures.push(Failure::Paging { asked, got: paging.into_owned() });
                 }
                 let count = expected.cases.len() as u64;
                 if cases != count {
-                    failures.push(Failure::Announced {
-                        announced: cases,
-                        expected: count,
-                    });
+                    failures.push(Failure::Announced { announced: cases, expected: count });
                 }
             }
-            (
-                Event::Case {
-                    name,
-                    verdict,
-                    runs,
-                    detail,
-                },
-                Place::Between,
-            ) => {
+            (Event::Switcher { variant, fingerprint }, Place::Between) => {
+                switchers += 1;
+                judgement.machine = format!("{variant} on {}", judgement.machine);
+                if let Err(why) = same_switcher(&variant, &fingerprint) {
+                    failures.push(Failure::Switcher(why));
+                }
+            }
+            (Event::Case { name, verdict, runs, detail }, Place::Between) => {
                 let name = name.into_owned();
                 let case = reported.entry(name.clone()).or_default();
                 case.times += 1;
@@ -184,20 +177,11 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
                     Verdict::Fail => {
                         failed += 1;
                         case.failed = true;
-                        failures.push(Failure::Failed {
-                            name,
-                            detail: detail.into_owned(),
-                        });
+                        failures.push(Failure::Failed { name, detail: detail.into_owned() });
                     }
                 }
             }
-            (
-                Event::End {
-                    passed: said_passed,
-                    failed: said_failed,
-                },
-                Place::Between,
-            ) => {
+            (Event::End { passed: said_passed, failed: said_failed }, Place::Between) => {
                 place = Place::After;
                 if (said_passed, said_failed) != (passed, failed) {
                     failures.push(Failure::Totals(
@@ -215,17 +199,16 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
         Place::Between => failures.push(Failure::NoEnd),
         Place::After => {}
     }
+    if switchers != u64::from(expected.switcher) {
+        failures.push(Failure::Switcher(format!("reported {switchers} times")));
+    }
     if let End::Otherwise(why) = &run.end {
         failures.push(Failure::Ended(why.clone()));
     }
     for name in expected.cases {
         match reported.get(*name) {
             None => failures.push(Failure::Missing((*name).into())),
-            Some(Reported {
-                times: 1,
-                runs,
-                failed: false,
-            }) => {
+            Some(Reported { times: 1, runs, failed: false }) => {
                 judgement.passed += 1;
                 judgement.runs += runs;
             }
@@ -235,11 +218,21 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
     judgement
 }
 
+/// Whether the code assembled inside the kernel is, to the byte, what this program assembles for
+/// the same variant: what was run is what the snapshots show.
+fn same_switcher(variant: &str, fingerprint: &str) -> Result<(), String> {
+    let known: Variant = variant.parse().map_err(|why| format!("{why}"))?;
+    let image = Image::new(&known).map_err(|why| format!("{variant}: {why}"))?;
+    let here = image.fingerprint().to_string();
+    if here == fingerprint {
+        return Ok(());
+    }
+    Err(format!("{variant} has fingerprint {fingerprint} there and {here} here"))
+}
+
 /// The kernel's last words, if this line has them. GRUB may have left something in front.
 fn died(line: &str) -> Option<&str> {
-    [PANIC, FATAL]
-        .iter()
-        .find_map(|mark| line.find(mark).map(|at| line[at..].trim_end()))
+    [PANIC, FATAL].iter().find_map(|mark| line.find(mark).map(|at| line[at..].trim_end()))
 }
 
 #[cfg(test)]
@@ -260,13 +253,7 @@ mod tests {
             end,
             took: Duration::from_secs(1),
         };
-        judge(
-            &run,
-            &Expected {
-                paging: Paging::FourLevel,
-                cases: &["a", "b"],
-            },
-        )
+        judge(&run, &Expected { paging: Paging::FourLevel, cases: &["a", "b"], switcher: false })
     }
 
     fn failures(lines: &[&str]) -> Vec<Failure> {
@@ -280,23 +267,46 @@ mod tests {
         let judgement = judge_run(&log, End::ByKernel);
         assert_eq!(
             judgement,
-            Judgement {
-                passed: 2,
-                runs: 15,
-                failures: vec![],
-                machine: "AuthenticAMD, X".into(),
-            }
+            Judgement { passed: 2, runs: 15, failures: vec![], machine: "AuthenticAMD, X".into() }
         );
+    }
+
+    #[test]
+    fn a_switcher_is_compared_with_the_one_assembled_here() {
+        let judged = |fingerprint: &str| {
+            let line = format!(
+                r#"@@ {{"event":"switcher","variant":"amd-la57","fingerprint":"{fingerprint}"}}"#
+            );
+            let log = [BEGIN, &line, A, B, END].join("\n");
+            let run =
+                Run { log, emulator: String::new(), end: End::ByKernel, took: Duration::ZERO };
+            let cases = &["a", "b"];
+            judge(&run, &Expected { paging: Paging::FourLevel, cases, switcher: true }).failures
+        };
+        let variant: Variant = "amd-la57".parse().unwrap();
+        let here = Image::new(&variant).unwrap().fingerprint().to_string();
+        assert_eq!(judged(&here), []);
+        let failures = judged("00ff");
+        assert!(
+            matches!(&failures[..], [Failure::Switcher(why)] if why.contains("00ff there")),
+            "{failures:?}"
+        );
+    }
+
+    #[test]
+    fn a_switcher_that_is_not_reported_is_a_failure() {
+        let log = [BEGIN, A, B, END].join("\n");
+        let run = Run { log, emulator: String::new(), end: End::ByKernel, took: Duration::ZERO };
+        let expected = Expected { paging: Paging::FourLevel, cases: &["a", "b"], switcher: true };
+        let reported = Failure::Switcher("reported 0 times".into());
+        assert_eq!(judge(&run, &expected).failures, [reported]);
     }
 
     #[test]
     fn a_hang_is_a_failure_although_every_line_is_there() {
         let end = End::Otherwise("the kernel hangs".into());
         let judgement = judge_run(&[BEGIN, A, B, END], end);
-        assert_eq!(
-            judgement.failures,
-            [Failure::Ended("the kernel hangs".into())]
-        );
+        assert_eq!(judgement.failures, [Failure::Ended("the kernel hangs".into())]);
     }
 
     #[test]
@@ -304,11 +314,7 @@ mod tests {
         let judgement = judge_run(&[BEGIN, A], End::Otherwise("reset".into()));
         assert_eq!(
             judgement.failures,
-            [
-                Failure::NoEnd,
-                Failure::Ended("reset".into()),
-                Failure::Missing("b".into())
-            ]
+            [Failure::NoEnd, Failure::Ended("reset".into()), Failure::Missing("b".into())]
         );
         assert_eq!(judgement.passed, 1);
     }
@@ -317,11 +323,7 @@ mod tests {
     fn silence_is_a_failure_for_every_case() {
         assert_eq!(
             failures(&[]),
-            [
-                Failure::NoBegin,
-                Failure::Missing("a".into()),
-                Failure::Missing("b".into())
-            ]
+            [Failure::NoBegin, Failure::Missing("a".into()), Failure::Missing("b".into())]
         );
     }
 
@@ -335,10 +337,7 @@ mod tests {
     fn an_extra_case_is_named() {
         let c = r#"@@ {"event":"case","name":"c","verdict":"pass","runs":1,"detail":""}"#;
         let end = r#"@@ {"event":"end","passed":3,"failed":0}"#;
-        assert_eq!(
-            failures(&[BEGIN, A, B, c, end]),
-            [Failure::Extra("c".into())]
-        );
+        assert_eq!(failures(&[BEGIN, A, B, c, end]), [Failure::Extra("c".into())]);
     }
 
     #[test]
@@ -353,10 +352,7 @@ mod tests {
     fn a_failed_case_comes_with_its_detail() {
         let b = r#"@@ {"event":"case","name":"b","verdict":"fail","runs":5,"detail":"rcx 1"}"#;
         let end = r#"@@ {"event":"end","passed":1,"failed":1}"#;
-        let failed = Failure::Failed {
-            name: "b".into(),
-            detail: "rcx 1".into(),
-        };
+        let failed = Failure::Failed { name: "b".into(), detail: "rcx 1".into() };
         assert_eq!(failures(&[BEGIN, A, b, end]), [failed]);
     }
 
@@ -374,14 +370,9 @@ mod tests {
         let panic = "\u{1b}[Hpanic: src/main.rs:1:2: index out of bounds";
         assert_eq!(
             failures(&[BEGIN, A, B, panic, END]),
-            [Failure::Died(
-                "panic: src/main.rs:1:2: index out of bounds".into()
-            )]
+            [Failure::Died("panic: src/main.rs:1:2: index out of bounds".into())]
         );
-        assert_eq!(
-            failures(&["fatal: no LA57"])[0],
-            Failure::Died("fatal: no LA57".into())
-        );
+        assert_eq!(failures(&["fatal: no LA57"])[0], Failure::Died("fatal: no LA57".into()));
     }
 
     #[test]
@@ -404,10 +395,7 @@ mod tests {
         let begin = BEGIN.replace("4level", "la57");
         assert_eq!(
             failures(&[&begin, A, B, END]),
-            [Failure::Paging {
-                asked: "4level",
-                got: "la57".into()
-            }]
+            [Failure::Paging { asked: "4level", got: "la57".into() }]
         );
     }
 
@@ -416,10 +404,7 @@ mod tests {
         let begin = BEGIN.replace("\"cases\":2", "\"cases\":3");
         assert_eq!(
             failures(&[&begin, A, B, END]),
-            [Failure::Announced {
-                announced: 3,
-                expected: 2
-            }]
+            [Failure::Announced { announced: 3, expected: 2 }]
         );
     }
 
@@ -427,16 +412,9 @@ mod tests {
     fn lines_outside_the_run_are_out_of_place() {
         assert_eq!(
             failures(&[A, BEGIN, A, B, END, END]),
-            [
-                Failure::OutOfPlace(A.into()),
-                Failure::OutOfPlace(END.into())
-            ]
+            [Failure::OutOfPlace(A.into()), Failure::OutOfPlace(END.into())]
         );
         let again = failures(&[BEGIN, A, BEGIN, B, END]);
-        assert_eq!(
-            again,
-            [Failure::OutOfPlace(BEGIN.into())],
-            "a reboot begins anew"
-        );
+        assert_eq!(again, [Failure::OutOfPlace(BEGIN.into())], "a reboot begins anew");
     }
 }

@@ -60,13 +60,7 @@ mod tests {
             {\"reason\":\"build-script-executed\"}\n\
             {\"reason\":\"compiler-artifact\",\"executable\":\"/t/release/hw-kernel\"}\n\
             {\"reason\":\"build-finished\",\"success\":true}\n";
-        assert_eq!(
-            executable(messages),
-            Some(PathBuf::from("/t/release/hw-kernel"))
-        );
-        assert_eq!(
-            executable("{\"reason\":\"build-finished\",\"success\":true}"),
-            None
-        );
+        assert_eq!(executable(messages), Some(PathBuf::from("/t/release/hw-kernel")));
+        assert_eq!(executable("{\"reason\":\"build-finished\",\"success\":true}"), None);
     }
 }

@@ -20,60 +20,30 @@ pub struct Tool {
 }
 
 /// QEMU for PCs.
-pub const QEMU: Tool = Tool {
-    what: "qemu-system-x86_64",
-    packages: &["qemu-system-x86"],
-};
+pub const QEMU: Tool = Tool { what: "qemu-system-x86_64", packages: &["qemu-system-x86"] };
 /// Bochs, with the smallest of its displays: it depends on some display, and prefers wxWidgets.
-pub const BOCHS: Tool = Tool {
-    what: "bochs",
-    packages: &["bochs", "bochs-term"],
-};
+pub const BOCHS: Tool = Tool { what: "bochs", packages: &["bochs", "bochs-term"] };
 /// Bochs's BIOS.
-pub const BOCHS_BIOS: Tool = Tool {
-    what: "/usr/share/bochs/BIOS-bochs-latest",
-    packages: &["bochsbios"],
-};
+pub const BOCHS_BIOS: Tool =
+    Tool { what: "/usr/share/bochs/BIOS-bochs-latest", packages: &["bochsbios"] };
 /// The VGA BIOS for Bochs.
-pub const VGA_BIOS: Tool = Tool {
-    what: "/usr/share/vgabios/vgabios.bin",
-    packages: &["vgabios"],
-};
+pub const VGA_BIOS: Tool = Tool { what: "/usr/share/vgabios/vgabios.bin", packages: &["vgabios"] };
 /// Makes a bootable ISO.
-pub const GRUB_MKRESCUE: Tool = Tool {
-    what: "grub-mkrescue",
-    packages: &["grub-common"],
-};
+pub const GRUB_MKRESCUE: Tool = Tool { what: "grub-mkrescue", packages: &["grub-common"] };
 /// GRUB for machines that boot by BIOS.
-pub const GRUB_PC: Tool = Tool {
-    what: "/usr/lib/grub/i386-pc/multiboot.mod",
-    packages: &["grub-pc-bin"],
-};
+pub const GRUB_PC: Tool =
+    Tool { what: "/usr/lib/grub/i386-pc/multiboot.mod", packages: &["grub-pc-bin"] };
 /// What `grub-mkrescue` writes the ISO with.
-pub const XORRISO: Tool = Tool {
-    what: "xorriso",
-    packages: &["xorriso"],
-};
+pub const XORRISO: Tool = Tool { what: "xorriso", packages: &["xorriso"] };
 /// What `grub-mkrescue` makes the EFI image with, where GRUB for EFI is installed.
-pub const MTOOLS: Tool = Tool {
-    what: "mformat",
-    packages: &["mtools"],
-};
+pub const MTOOLS: Tool = Tool { what: "mformat", packages: &["mtools"] };
 
 /// What an ISO is made with.
 pub const ISO: &[Tool] = &[GRUB_MKRESCUE, GRUB_PC, XORRISO, MTOOLS];
 
 /// All of them.
-pub const ALL: &[Tool] = &[
-    QEMU,
-    BOCHS,
-    BOCHS_BIOS,
-    VGA_BIOS,
-    GRUB_MKRESCUE,
-    GRUB_PC,
-    XORRISO,
-    MTOOLS,
-];
+pub const ALL: &[Tool] =
+    &[QEMU, BOCHS, BOCHS_BIOS, VGA_BIOS, GRUB_MKRESCUE, GRUB_PC, XORRISO, MTOOLS];
 
 /// Tools that are not there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -81,21 +51,13 @@ pub const ALL: &[Tool] = &[
 pub struct Missing(pub Vec<Tool>);
 
 fn names(tools: &[Tool]) -> String {
-    tools
-        .iter()
-        .map(|tool| tool.what)
-        .collect::<Vec<_>>()
-        .join(", ")
+    tools.iter().map(|tool| tool.what).collect::<Vec<_>>().join(", ")
 }
 
 /// The Debian packages of these tools, each once.
 #[must_use]
 pub fn packages(tools: &[Tool]) -> Vec<&'static str> {
-    let mut packages: Vec<_> = tools
-        .iter()
-        .flat_map(|tool| tool.packages)
-        .copied()
-        .collect();
+    let mut packages: Vec<_> = tools.iter().flat_map(|tool| tool.packages).copied().collect();
     packages.sort_unstable();
     packages.dedup();
     packages
@@ -104,10 +66,7 @@ pub fn packages(tools: &[Tool]) -> Vec<&'static str> {
 /// The command that installs these tools.
 #[must_use]
 pub fn install_command(tools: &[Tool]) -> String {
-    format!(
-        "apt-get install --no-install-recommends {}",
-        packages(tools).join(" ")
-    )
+    format!("apt-get install --no-install-recommends {}", packages(tools).join(" "))
 }
 
 /// Whether a tool is there.
@@ -123,8 +82,7 @@ pub fn is_installed(tool: &Tool) -> bool {
 
 fn is_executable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    path.metadata()
-        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 /// Checks that tools are there.
@@ -132,16 +90,8 @@ fn is_executable(path: &Path) -> bool {
 /// # Errors
 /// Names those that are not.
 pub fn require(tools: &[Tool]) -> Result<(), Missing> {
-    let missing: Vec<_> = tools
-        .iter()
-        .filter(|tool| !is_installed(tool))
-        .copied()
-        .collect();
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        Err(Missing(missing))
-    }
+    let missing: Vec<_> = tools.iter().filter(|tool| !is_installed(tool)).copied().collect();
+    if missing.is_empty() { Ok(()) } else { Err(Missing(missing)) }
 }
 
 /// How a child process ended.
@@ -194,31 +144,16 @@ mod tests {
 
     #[test]
     fn a_missing_tool_is_named_with_its_package() {
-        let tool = Tool {
-            what: "no-such-emulator",
-            packages: &["emulators"],
-        };
-        let error = require(&[
-            Tool {
-                what: "sh",
-                packages: &["dash"],
-            },
-            tool,
-        ])
-        .expect_err("missing");
+        let tool = Tool { what: "no-such-emulator", packages: &["emulators"] };
+        let error =
+            require(&[Tool { what: "sh", packages: &["dash"] }, tool]).expect_err("missing");
         assert_eq!(error, Missing(vec![tool]));
         assert_eq!(
             error.to_string(),
             "missing: no-such-emulator; install with: \
              apt-get install --no-install-recommends emulators"
         );
-        assert_eq!(
-            require(&[Tool {
-                what: "/bin/sh",
-                packages: &["dash"]
-            }]),
-            Ok(())
-        );
+        assert_eq!(require(&[Tool { what: "/bin/sh", packages: &["dash"] }]), Ok(()));
     }
 
     #[test]

@@ -70,7 +70,8 @@ impl Cpu<'_> {
 
         if self.switcher.image().variant().axes().vendor == Vendor::Amd {
             // An interrupt of a CPL 3 of the host's own may have left SS null since the last exit.
-            let kernel_ds = SegmentSelector(self.switcher.image().variant().selectors().kernel_ds());
+            let kernel_ds =
+                SegmentSelector(self.switcher.image().variant().selectors().kernel_ds());
             // SAFETY: `install` found a writable data segment of DPL 0 behind this selector.
             unsafe { SS::set_reg(kernel_ds) };
         }

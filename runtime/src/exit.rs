@@ -72,7 +72,8 @@ mod tests {
 
     #[test]
     fn only_page_faults_have_an_address_and_only_some_vectors_an_error_code() {
-        let event = |vector, error_code, address| Exit::Event(Event { vector, error_code, address });
+        let event =
+            |vector, error_code, address| Exit::Event(Event { vector, error_code, address });
         assert_eq!(exit(14, 6), event(14, Some(6), Some(0xABC)));
         assert_eq!(exit(13, 0x18), event(13, Some(0x18), None));
         assert_eq!(exit(6, u32::MAX), event(6, None, None));

@@ -258,10 +258,7 @@ mod tests {
     #[test]
     fn a_new_guest_cannot_switch_directly() {
         let flags = Guest::new(PagingMode::FourLevel).switch_flags();
-        assert_eq!(
-            flags,
-            SwitchFlags::SMOD | SwitchFlags::NO_DS_CR3 | SwitchFlags::PVCS_INVALID
-        );
+        assert_eq!(flags, SwitchFlags::SMOD | SwitchFlags::NO_DS_CR3 | SwitchFlags::PVCS_INVALID);
     }
 
     #[test]

@@ -173,8 +173,7 @@ fn check<M: CodeMapping>(
         let address = page.max(first);
         // Within the reserved range, hence not null and of its provenance.
         let pointer = start.map_addr(|_| core::num::NonZero::new(address).unwrap_or(start.addr()));
-        let protection =
-            memory.protection(pointer).ok_or(LoadError::NotMapped { address })?;
+        let protection = memory.protection(pointer).ok_or(LoadError::NotMapped { address })?;
         if protection.writable && protection.executable {
             return Err(LoadError::WritableAndExecutable { address });
         }

@@ -1,5 +1,6 @@
 //! The ELF object is what it says it is to those who will read it: a parser, the linker, the
 //! disassembler. Needs binutils.
+#![cfg(feature = "std")]
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

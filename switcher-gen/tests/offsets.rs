@@ -1,5 +1,6 @@
 //! The exported offsets are accepted by those they are for: the C compiler, which compares them
 //! with its own layout of the structs, the assembler, rustc. Needs a C compiler and binutils.
+#![cfg(feature = "std")]
 
 use std::path::Path;
 use std::process::Command;

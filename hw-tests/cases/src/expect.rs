@@ -149,7 +149,8 @@ impl Expected {
     pub fn compare(&self, setup: &Setup, got: &Outcome) -> Result<(), Failure> {
         let mut differences = Differences(Vec::new());
         differences.note("exit", &self.exit, &got.exit);
-        for ((name, wanted), (_, got)) in registers(&self.regs).into_iter().zip(registers(&got.regs))
+        for ((name, wanted), (_, got)) in
+            registers(&self.regs).into_iter().zip(registers(&got.regs))
         {
             differences.hex(name, wanted, got);
         }
@@ -161,10 +162,7 @@ impl Expected {
         differences.note("switch_flags", &switch_flags(setup, self.mode), &got.switch_flags);
         differences.hex("smod_rsp", self.smod_rsp, got.smod_rsp);
         differences.note("pvcs", &self.pvcs, &got.pvcs);
-        let host = HostAfter {
-            flags: got.host.flags - Self::HOST_ARITHMETIC,
-            ..got.host
-        };
+        let host = HostAfter { flags: got.host.flags - Self::HOST_ARITHMETIC, ..got.host };
         differences.note("host", &HOST, &host);
         if differences.0.is_empty() { Ok(()) } else { Err(Failure(differences.0.join("; "))) }
     }
@@ -207,10 +205,9 @@ fn orig_ax(exit: Exit) -> OrigAx {
         Exit::Syscall => OrigAx { error_code: 0, reason: 1024 },
         Exit::FailedEntry => OrigAx { error_code: 0, reason: 1025 },
         Exit::Unknown(cause) => cause,
-        Exit::Event(event) => OrigAx {
-            error_code: event.error_code.unwrap_or(u32::MAX),
-            reason: event.vector.into(),
-        },
+        Exit::Event(event) => {
+            OrigAx { error_code: event.error_code.unwrap_or(u32::MAX), reason: event.vector.into() }
+        }
     }
 }
 

@@ -97,24 +97,12 @@ pub(crate) fn detect() -> Features {
     let structured =
         |has: fn(&raw_cpuid::ExtendedFeatures) -> bool| structured.as_ref().is_some_and(has);
     Features {
-        vendor: Name::new(
-            cpuid
-                .get_vendor_info()
-                .as_ref()
-                .map_or("", |vendor| vendor.as_str()),
-        ),
+        vendor: Name::new(cpuid.get_vendor_info().as_ref().map_or("", |vendor| vendor.as_str())),
         brand: Name::new(
-            cpuid
-                .get_processor_brand_string()
-                .as_ref()
-                .map_or("", |brand| brand.as_str()),
+            cpuid.get_processor_brand_string().as_ref().map_or("", |brand| brand.as_str()),
         ),
-        nx: extended
-            .as_ref()
-            .is_some_and(|leaf| leaf.has_execute_disable()),
-        syscall: extended
-            .as_ref()
-            .is_some_and(|leaf| leaf.has_syscall_sysret()),
+        nx: extended.as_ref().is_some_and(|leaf| leaf.has_execute_disable()),
+        syscall: extended.as_ref().is_some_and(|leaf| leaf.has_syscall_sysret()),
         fsgsbase: structured(|leaf| leaf.has_fsgsbase()),
         pcid: basic.as_ref().is_some_and(|leaf| leaf.has_pcid()),
         invpcid: structured(|leaf| leaf.has_invpcid()),
@@ -130,19 +118,14 @@ pub(crate) fn detect() -> Features {
 /// Sets the control bits this kernel wants; ends the run on a CPU without NX.
 pub(crate) fn enable(features: &Features) {
     if !features.nx {
-        exit::fatal(format_args!(
-            "this CPU has no NX, or the firmware turned it off"
-        ));
+        exit::fatal(format_args!("this CPU has no NX, or the firmware turned it off"));
     }
     // SAFETY: the CPU has NX, and the boot tables set bit 63 nowhere.
     unsafe { Efer::update(|efer| efer.insert(EferFlags::NO_EXECUTE_ENABLE)) }
     // SAFETY: the boot tables have no read-only page, so WP takes nothing away yet.
     unsafe { Cr0::update(|cr0| cr0.insert(Cr0Flags::WRITE_PROTECT)) }
     let mut wanted = Cr4Flags::empty();
-    wanted.set(
-        Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION,
-        features.smep,
-    );
+    wanted.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, features.smep);
     wanted.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, features.smap);
     // SAFETY: the CPU has what is set, and no page mapped so far is a user page.
     unsafe { Cr4::update(|cr4| cr4.insert(wanted)) }

@@ -22,7 +22,8 @@
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-pub use switcher_gen::layout::PtRegs;
+pub use switcher_gen::arch::RFlags;
+use switcher_gen::layout::PtRegs;
 use switcher_runtime::Switcher;
 use x86_64::VirtAddr;
 use x86_64::instructions::port::Port;
@@ -65,6 +66,8 @@ const VECTORS: usize = 256;
 const FIRST_IRETQ_FAULT: u32 = 11;
 const LAST_IRETQ_FAULT: u32 = 13;
 const DEBUG: u32 = 1;
+/// DR6 with nothing to report: SDM vol. 3, 18.2.3.
+const DR6_CLEAR: u32 = 0xFFFF_0FF0;
 
 global_asm!(
     r#"
@@ -109,7 +112,8 @@ hw_kernel_event:
     jmp     qword ptr [rip + {return_from_guest}]
 
 1:  // CPL0. Is it a #DB inside the switcher? The guest has set it up (a watchpoint on the operand of
-    // MOV SS, or TF where SYSCALL does not swallow it), and it means nothing here.
+    // MOV SS, or TF where SYSCALL does not swallow it), and it means nothing here; unless TF is
+    // set, which SFMASK must not let happen. DR6 is sticky: the guest's next #DB starts afresh.
     push    rax
     push    rcx                         // RSP -> rcx, rax, orig_ax, RIP, CS, RFLAGS, RSP, SS
     cmp     dword ptr [rsp + 20], {debug}
@@ -118,6 +122,10 @@ hw_kernel_event:
     sub     rax, [rip + {switcher_start}]
     cmp     rax, [rip + {switcher_len}]
     jae     2f
+    test    dword ptr [rsp + 40], {trap_flag}
+    jnz     2f
+    mov     eax, {dr6_clear}
+    mov     dr6, rax
     pop     rcx
     pop     rax
     add     rsp, 8
@@ -180,6 +188,8 @@ hw_kernel_fatal_event:
     switcher_start = sym SWITCHER_START,
     switcher_len = sym SWITCHER_LEN,
     debug = const DEBUG,
+    trap_flag = const RFlags::TF.bits(),
+    dr6_clear = const DR6_CLEAR,
     fatal_stack = sym FATAL_STACK,
     fatal = sym fatal_event,
 );
@@ -262,11 +272,7 @@ impl Gate {
             _ => Stack::Sp0,
         };
         // hazards.md, row 32: INT n reaches INT3, INTO and the guest's INT 0x80, nothing else.
-        let privilege = if matches!(vector, 3 | 4 | 0x80) {
-            DPL3
-        } else {
-            0
-        };
+        let privilege = if matches!(vector, 3 | 4 | 0x80) { DPL3 } else { 0 };
         Self {
             offset_low: handler as u16,
             selector: KERNEL_CS,

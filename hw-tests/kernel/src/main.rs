@@ -40,11 +40,13 @@ fn main(platform: Platform) -> ! {
 /// The host's part: choose a variant for this CPU, assemble it here, install it, run the cases.
 fn run(cases: &[hw_cases::Case], report: &mut Report) {
     let features = HostFeatures::detect();
-    let variant = Variant::for_host(&features, Selectors::DEFAULT).unwrap_or_else(|why| fatal(&why));
+    let variant =
+        Variant::for_host(&features, Selectors::DEFAULT).unwrap_or_else(|why| fatal(&why));
     // The SYSCALL MSRs refer to it for ever.
     let memory = Box::leak(Box::<CodeMemory>::default());
     let switcher = Switcher::assemble(&variant, memory).unwrap_or_else(|why| fatal(&why));
 
+    report.switcher(switcher.image());
     events::attach(&switcher);
     let Some(block) = NonNull::new(percpu::block()) else {
         fatal(&"the per-CPU block is at address 0")

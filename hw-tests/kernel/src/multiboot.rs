@@ -42,10 +42,7 @@ impl fmt::Display for BootError {
             Self::Magic(magic) => write!(f, "not started by a multiboot loader (EAX = {magic:#x})"),
             Self::NoMemoryMap => f.write_str("the boot loader passed no memory map"),
             Self::OutOfReach(at) => {
-                write!(
-                    f,
-                    "the boot loader's information at {at:#x} is out of reach"
-                )
+                write!(f, "the boot loader's information at {at:#x} is out of reach")
             }
             Self::CommandLine => f.write_str("the command line is unreadable"),
             Self::Options(error) => write!(f, "the command line: {error}"),
@@ -98,9 +95,8 @@ const COMMAND_LINE: usize = 4096;
 /// # Safety
 /// Nothing writes there meanwhile; any bit pattern is a `T`.
 unsafe fn read_physical<T: Copy>(address: u64) -> Result<T, BootError> {
-    let in_reach = address
-        .checked_add(size_of::<T>() as u64)
-        .is_some_and(|end| address != 0 && end <= REACH);
+    let in_reach =
+        address.checked_add(size_of::<T>() as u64).is_some_and(|end| address != 0 && end <= REACH);
     if !in_reach {
         return Err(BootError::OutOfReach(address));
     }

@@ -48,14 +48,8 @@ pub enum Stack {
 impl Stack {
     const COUNT: usize = 6;
     /// All of them.
-    pub const ALL: [Self; Self::COUNT] = [
-        Self::Sp0,
-        Self::Nmi,
-        Self::Debug,
-        Self::DoubleFault,
-        Self::MachineCheck,
-        Self::Fatal,
-    ];
+    pub const ALL: [Self; Self::COUNT] =
+        [Self::Sp0, Self::Nmi, Self::Debug, Self::DoubleFault, Self::MachineCheck, Self::Fatal];
 
     /// The page below it, to be left unmapped.
     #[must_use]

@@ -38,20 +38,14 @@ pub unsafe fn init(magic: u32, information: u32) -> Platform {
         Err(why) => exit::fatal(format_args!("{why}")),
     };
     if boot.options.paging == Paging::La57 && !features.la57 {
-        exit::fatal(format_args!(
-            "paging=la57 was asked for, and this CPU has no LA57"
-        ));
+        exit::fatal(format_args!("paging=la57 was asked for, and this CPU has no LA57"));
     }
     // SAFETY: called once, on the boot stack, with the boot page tables, GDT and IDT in place.
     let memory = match unsafe { memory::init(&boot.usable, boot.options.paging) } {
         Ok(memory) => memory,
         Err(why) => exit::fatal(format_args!("setting up memory: {why}")),
     };
-    Platform {
-        options: boot.options,
-        features,
-        memory,
-    }
+    Platform { options: boot.options, features, memory }
 }
 
 /// Makes a function the main function of a bare-metal binary:

@@ -34,10 +34,7 @@ impl Region {
     #[must_use]
     pub const fn shrink_to_pages(self, page: u64) -> Self {
         match self.start.checked_next_multiple_of(page) {
-            Some(start) => Self {
-                start,
-                end: self.end / page * page,
-            },
+            Some(start) => Self { start, end: self.end / page * page },
             None => Self { start: 0, end: 0 },
         }
     }
@@ -67,10 +64,7 @@ impl core::error::Error for TooManyRegions {}
 
 impl Regions {
     /// The empty list.
-    pub const EMPTY: Self = Self {
-        list: [Region::new(0, 0); CAPACITY],
-        len: 0,
-    };
+    pub const EMPTY: Self = Self { list: [Region::new(0, 0); CAPACITY], len: 0 };
 
     /// The regions.
     #[must_use]
@@ -129,11 +123,7 @@ impl Regions {
     /// The address after the highest region.
     #[must_use]
     pub fn end(&self) -> u64 {
-        self.as_slice()
-            .iter()
-            .map(|region| region.end)
-            .max()
-            .unwrap_or(0)
+        self.as_slice().iter().map(|region| region.end).max().unwrap_or(0)
     }
 }
 
@@ -150,10 +140,7 @@ mod tests {
     }
 
     fn pairs(list: &Regions) -> Vec<(u64, u64)> {
-        list.as_slice()
-            .iter()
-            .map(|region| (region.start, region.end))
-            .collect()
+        list.as_slice().iter().map(|region| (region.start, region.end)).collect()
     }
 
     #[test]
@@ -174,9 +161,7 @@ mod tests {
         let mut regions = list(&[(5, 5), (7, 6)]);
         assert_eq!(pairs(&regions), []);
         for start in 0..CAPACITY as u64 {
-            regions
-                .add(Region::new(2 * start, 2 * start + 1))
-                .expect("fits");
+            regions.add(Region::new(2 * start, 2 * start + 1)).expect("fits");
         }
         assert_eq!(regions.add(Region::new(1000, 1001)), Err(TooManyRegions));
         assert_eq!(regions.add(Region::new(1000, 1000)), Ok(()));
@@ -193,15 +178,8 @@ mod tests {
 
     #[test]
     fn shrinking_never_grows() {
-        assert_eq!(
-            Region::new(1, 0x2fff).shrink_to_pages(0x1000),
-            Region::new(0x1000, 0x2000)
-        );
+        assert_eq!(Region::new(1, 0x2fff).shrink_to_pages(0x1000), Region::new(0x1000, 0x2000));
         assert!(Region::new(1, 0xfff).shrink_to_pages(0x1000).is_empty());
-        assert!(
-            Region::new(u64::MAX - 1, u64::MAX)
-                .shrink_to_pages(0x1000)
-                .is_empty()
-        );
+        assert!(Region::new(u64::MAX - 1, u64::MAX).shrink_to_pages(0x1000).is_empty());
     }
 }

@@ -2,7 +2,9 @@
 
 use alloc::borrow::Cow;
 
+use alloc::string::ToString;
 use hw_protocol::{Event, Verdict};
+use switcher_gen::Image;
 
 use crate::exit::{self, Outcome};
 use crate::{Platform, cpu, serial_println};
@@ -39,10 +41,15 @@ impl Report {
             pcid: cpu::pcid_enabled(),
             cases: cases as u64,
         });
-        Self {
-            passed: 0,
-            failed: 0,
-        }
+        Self { passed: 0, failed: 0 }
+    }
+
+    /// Reports which switcher the following cases are about.
+    pub fn switcher(&self, image: &Image) {
+        event(&Event::Switcher {
+            variant: image.variant().to_string().into(),
+            fingerprint: image.fingerprint().to_string().into(),
+        });
     }
 
     /// Reports one case that was run `runs` times. `failure` says what went wrong, if it did.
@@ -62,14 +69,7 @@ impl Report {
 
     /// Reports the end, and ends the run.
     pub fn end(self) -> ! {
-        event(&Event::End {
-            passed: self.passed,
-            failed: self.failed,
-        });
-        exit::exit(if self.failed == 0 {
-            Outcome::Success
-        } else {
-            Outcome::Failure
-        })
+        event(&Event::End { passed: self.passed, failed: self.failed });
+        exit::exit(if self.failed == 0 { Outcome::Success } else { Outcome::Failure })
     }
 }

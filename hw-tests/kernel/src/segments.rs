@@ -38,28 +38,17 @@ fn table() -> GlobalDescriptorTable<16> {
     let mut gdt = GlobalDescriptorTable::empty();
     let mut add = |descriptor, selector: u16| {
         let got = gdt.append(descriptor);
-        assert!(
-            got.0 == selector,
-            "GDT entry {:#x} came out as {:#x}",
-            selector,
-            got.0
-        );
+        assert!(got.0 == selector, "GDT entry {:#x} came out as {:#x}", selector, got.0);
     };
     let kernel32 = DescriptorFlags::KERNEL_CODE32 | DescriptorFlags::ACCESSED;
     add(Descriptor::UserSegment(kernel32.bits()), BOOT_CS32);
     add(Descriptor::kernel_code_segment(), KERNEL_CS);
     add(Descriptor::kernel_data_segment(), KERNEL_DS);
-    add(
-        Descriptor::UserSegment(DescriptorFlags::USER_CODE32.bits()),
-        USER32_CS,
-    );
+    add(Descriptor::UserSegment(DescriptorFlags::USER_CODE32.bits()), USER32_CS);
     add(Descriptor::user_data_segment(), USER_DS);
     add(Descriptor::user_code_segment(), USER_CS);
     // SAFETY: the TSS is a static in the per-CPU block, valid for ever.
-    add(
-        unsafe { Descriptor::tss_segment_unchecked(percpu::tss()) },
-        TSS,
-    );
+    add(unsafe { Descriptor::tss_segment_unchecked(percpu::tss()) }, TSS);
     gdt
 }
 

@@ -150,12 +150,7 @@ fn event(reason: u32, error_code: u32) -> OrigAx {
 }
 
 fn test(name: &str) -> Option<Test> {
-    let plain = Test {
-        start: |_, _| (),
-        expect: |_| (),
-        cr2: None,
-        stack: Stack::Sp0,
-    };
+    let plain = Test { start: |_, _| (), expect: |_| (), cr2: None, stack: Stack::Sp0 };
     Some(match name {
         "selftest/int3" => Test {
             expect: |regs| {
@@ -237,11 +232,7 @@ impl Guest {
         let stack = Frame::new()?;
         space.map(CODE, code.address(), Flags::USER | Flags::EXECUTE)?;
         space.map(STACK, stack.address(), Flags::USER | Flags::WRITE)?;
-        Ok(Self {
-            space,
-            _code: code,
-            _stack: stack,
-        })
+        Ok(Self { space, _code: code, _stack: stack })
     }
 }
 
@@ -321,10 +312,7 @@ fn run(guest: &Guest, test: &Test) -> Result<(), String> {
     }
     let at = frame.addr() as u64 + size_of::<PtRegs>() as u64;
     if at != test.stack.top() {
-        return Err(format!(
-            "the frame ends at {at:#x}, not at {:#x}",
-            test.stack.top()
-        ));
+        return Err(format!("the frame ends at {at:#x}, not at {:#x}", test.stack.top()));
     }
     if test.cr2.is_some_and(|expected| cr2 != expected) {
         return Err(format!("CR2 is {cr2:#x}"));
@@ -353,10 +341,7 @@ fn host_code(guest: &AddressSpace) -> Result<(), String> {
         if got == (page, alias) {
             return Ok(());
         }
-        Err(format!(
-            "{what}: page and alias are {got:?}, expected {:?}",
-            (page, alias)
-        ))
+        Err(format!("{what}: page and alias are {got:?}, expected {:?}", (page, alias)))
     };
 
     memory::map_host(CODE_PAGE, phys, Flags::WRITE).map_err(mapping)?;
@@ -390,14 +375,9 @@ fn host_code(guest: &AddressSpace) -> Result<(), String> {
 /// Runs every test of [`SELFTESTS`] and reports each as a case.
 pub fn all(report: &mut Report) {
     let guest = Guest::new();
-    RETURN_FROM_GUEST.store(
-        (&raw const hw_kernel_selftest_landing).addr() as u64,
-        Ordering::Relaxed,
-    );
-    SWITCHER_IRETQ.store(
-        (&raw const hw_kernel_selftest_iretq).addr() as u64,
-        Ordering::Relaxed,
-    );
+    RETURN_FROM_GUEST
+        .store((&raw const hw_kernel_selftest_landing).addr() as u64, Ordering::Relaxed);
+    SWITCHER_IRETQ.store((&raw const hw_kernel_selftest_iretq).addr() as u64, Ordering::Relaxed);
     for &name in SELFTESTS {
         let result = match (&guest, test(name)) {
             (Ok(guest), _) if name == HOST_CODE => host_code(&guest.space),

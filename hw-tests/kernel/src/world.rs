@@ -13,7 +13,7 @@ use switcher_runtime::switcher_gen::arch::{Cr3, Cr3Error, Pcid, PcidEnabled, RFl
 use switcher_runtime::switcher_gen::layout::{PtRegs, Pvcs};
 use switcher_runtime::{Cpu, Guest, GuestError, GuestRoot, Mode, PvcsPage};
 use x86_64::registers::control::Cr3 as Cr3Register;
-use x86_64::registers::debug::{Dr0, DebugAddressRegister, Dr7, Dr7Flags, Dr7Value};
+use x86_64::registers::debug::{DebugAddressRegister, Dr0, Dr7, Dr7Flags, Dr7Value};
 use x86_64::registers::model_specific::GsBase;
 
 global_asm!(

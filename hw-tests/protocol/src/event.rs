@@ -48,6 +48,13 @@ pub enum Event<'a> {
         /// How many case lines will follow.
         cases: u64,
     },
+    /// The switcher that the cases after this line are about.
+    Switcher {
+        /// The variant's name.
+        variant: Cow<'a, str>,
+        /// SHA-256 of what was assembled on this CPU.
+        fingerprint: Cow<'a, str>,
+    },
     /// A case has run.
     Case {
         /// Its name in the case list.
@@ -90,9 +97,7 @@ impl<'a> Event<'a> {
         let Some((_, json)) = line.split_once(PREFIX) else {
             return Ok(None);
         };
-        serde_json::from_str(json.trim_end())
-            .map(Some)
-            .map_err(EventError)
+        serde_json::from_str(json.trim_end()).map(Some).map_err(EventError)
     }
 
     /// The event as a line, without the line's end.
@@ -127,16 +132,14 @@ mod tests {
                 pcid: false,
                 cases: 3,
             },
+            Event::Switcher { variant: "amd-la57".into(), fingerprint: "00ff".into() },
             Event::Case {
                 name: "sysret/rf".into(),
                 verdict: Verdict::Fail,
                 runs: 1000,
                 detail: "got \\ and \n and \u{1}".into(),
             },
-            Event::End {
-                passed: 2,
-                failed: 1,
-            },
+            Event::End { passed: 2, failed: 1 },
         ];
         for event in events {
             let line = event.to_line().expect("no event fails to serialise");
@@ -147,12 +150,8 @@ mod tests {
 
     #[test]
     fn the_case_line_is_as_documented() {
-        let event = Event::Case {
-            name: "a".into(),
-            verdict: Verdict::Pass,
-            runs: 1000,
-            detail: "".into(),
-        };
+        let event =
+            Event::Case { name: "a".into(), verdict: Verdict::Pass, runs: 1000, detail: "".into() };
         assert_eq!(
             event.to_line().expect("serialises"),
             r#"@@ {"event":"case","name":"a","verdict":"pass","runs":1000,"detail":""}"#
@@ -162,13 +161,7 @@ mod tests {
     #[test]
     fn a_prompt_before_the_prefix_is_skipped() {
         let line = "<bochs:1> @@ {\"event\":\"end\",\"passed\":1,\"failed\":0}\r";
-        assert_eq!(
-            Event::parse(line).expect("parses"),
-            Some(Event::End {
-                passed: 1,
-                failed: 0
-            })
-        );
+        assert_eq!(Event::parse(line).expect("parses"), Some(Event::End { passed: 1, failed: 0 }));
     }
 
     #[test]

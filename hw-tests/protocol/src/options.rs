@@ -65,10 +65,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            paging: Paging::FourLevel,
-            suite: Suite::All,
-        }
+        Self { paging: Paging::FourLevel, suite: Suite::All }
     }
 }
 
@@ -97,12 +94,7 @@ impl core::error::Error for OptionsError {}
 
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "paging={} suite={}",
-            self.paging.name(),
-            self.suite.name()
-        )
+        write!(f, "paging={} suite={}", self.paging.name(), self.suite.name())
     }
 }
 
@@ -147,26 +139,14 @@ mod tests {
     #[test]
     fn the_path_qemu_puts_first_is_no_option() {
         let line = "/tmp/a=b/kernel paging=la57";
-        assert_eq!(
-            line.parse(),
-            Ok(Options {
-                paging: Paging::La57,
-                suite: Suite::All
-            })
-        );
+        assert_eq!(line.parse(), Ok(Options { paging: Paging::La57, suite: Suite::All }));
         assert_eq!("".parse(), Ok(Options::default()));
     }
 
     #[test]
     fn a_misspelt_option_is_refused() {
-        assert_eq!(
-            "pagign=la57".parse::<Options>(),
-            Err(OptionsError::UnknownKey)
-        );
-        assert_eq!(
-            "paging=5level".parse::<Options>(),
-            Err(OptionsError::Paging)
-        );
+        assert_eq!("pagign=la57".parse::<Options>(), Err(OptionsError::UnknownKey));
+        assert_eq!("paging=5level".parse::<Options>(), Err(OptionsError::Paging));
         assert_eq!("suite=".parse::<Options>(), Err(OptionsError::Suite));
     }
 }

@@ -57,11 +57,7 @@ enum Task {
 }
 
 fn engine_names() -> PossibleValuesParser {
-    engine::all()
-        .iter()
-        .map(|engine| engine.name())
-        .collect::<Vec<_>>()
-        .into()
+    engine::all().iter().map(|engine| engine.name()).collect::<Vec<_>>().into()
 }
 
 fn main() -> ExitCode {
@@ -86,11 +82,7 @@ fn test(names: &[String], limit: Duration) -> Result<bool> {
     if !names.is_empty() {
         engines.retain(|engine| names.iter().any(|name| name == engine.name()));
     }
-    let needed: Vec<Tool> = engines
-        .iter()
-        .flat_map(|engine| engine.tools())
-        .copied()
-        .collect();
+    let needed: Vec<Tool> = engines.iter().flat_map(|engine| engine.tools()).copied().collect();
     install(&needed)?;
 
     let mut summary = Summary::default();
@@ -109,12 +101,7 @@ fn test(names: &[String], limit: Duration) -> Result<bool> {
         }
         Err(why) => {
             eprintln!("error: {why:#}");
-            summary.0.push(row(
-                "kernel",
-                (0, 1),
-                started.elapsed(),
-                "not built; no engine run",
-            ));
+            summary.0.push(row("kernel", (0, 1), started.elapsed(), "not built; no engine run"));
         }
     }
     println!("\n{summary}");
@@ -126,13 +113,7 @@ fn heading(name: &str) {
 }
 
 fn row(name: &str, (passed, failed): (u64, u64), took: Duration, note: &str) -> Row {
-    Row {
-        name: name.into(),
-        passed,
-        failed,
-        took,
-        note: note.into(),
-    }
+    Row { name: name.into(), passed, failed, took, note: note.into() }
 }
 
 /// Format, lints, documentation, tests.
@@ -142,17 +123,11 @@ fn checks(summary: &mut Summary) -> Result<()> {
     let mut fmt = workspace::cargo();
     fmt.args(["fmt", "--all", "--check"]);
     let mut clippy = workspace::cargo();
-    clippy
-        .args(["clippy", "--workspace", "--all-targets"])
-        .args(deny);
+    clippy.args(["clippy", "--workspace", "--all-targets"]).args(deny);
     let mut clippy_kernel = workspace::cargo();
-    clippy_kernel
-        .args(["clippy", "--all-targets"])
-        .args(kernel::ARGUMENTS)
-        .args(deny);
+    clippy_kernel.args(["clippy", "--all-targets"]).args(kernel::ARGUMENTS).args(deny);
     let mut doc = workspace::cargo();
-    doc.args(["doc", "--workspace", "--no-deps"])
-        .env("RUSTDOCFLAGS", "-D warnings");
+    doc.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
     for (name, command) in [
         ("format", &mut fmt),
         ("clippy", &mut clippy),
@@ -161,9 +136,7 @@ fn checks(summary: &mut Summary) -> Result<()> {
     ] {
         heading(name);
         let started = Instant::now();
-        let status = command
-            .status()
-            .with_context(|| format!("running {command:?}"))?;
+        let status = command.status().with_context(|| format!("running {command:?}"))?;
         let counts = if status.success() { (1, 0) } else { (0, 1) };
         summary.0.push(row(name, counts, started.elapsed(), ""));
     }
@@ -176,18 +149,14 @@ fn checks(summary: &mut Summary) -> Result<()> {
     let (passed, failed) = count_tests(&output);
     // A test that does not compile, or kills its process, is not in the counts.
     let failed = if success { failed } else { failed.max(1) };
-    summary
-        .0
-        .push(row("tests", (passed, failed), started.elapsed(), ""));
+    summary.0.push(row("tests", (passed, failed), started.elapsed(), ""));
     Ok(())
 }
 
 /// Runs a command, shows its output, and returns it.
 fn tee(command: &mut Command) -> Result<(bool, String)> {
-    let mut child = command
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("running {command:?}"))?;
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().with_context(|| format!("running {command:?}"))?;
     let mut output = String::new();
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).split(b'\n') {
@@ -198,10 +167,7 @@ fn tee(command: &mut Command) -> Result<(bool, String)> {
             output.push('\n');
         }
     }
-    Ok((
-        child.wait().context("waiting for a command")?.success(),
-        output,
-    ))
+    Ok((child.wait().context("waiting for a command")?.success(), output))
 }
 
 /// Runs the kernel on one engine and shows what went wrong.
@@ -235,13 +201,7 @@ fn run(engine: &dyn Engine, image: &Path, limit: Duration) -> Result<Row> {
 fn write_iso(output: &Path) -> Result<bool> {
     install(tools::ISO)?;
     let image = kernel::build()?;
-    let entry = |title, paging| Entry {
-        title,
-        options: Options {
-            paging,
-            suite: Suite::All,
-        },
-    };
+    let entry = |title, paging| Entry { title, options: Options { paging, suite: Suite::All } };
     let entries = [
         entry("switcher tests, four-level paging", Paging::FourLevel),
         entry("switcher tests, five-level paging (LA57)", Paging::La57),
@@ -257,20 +217,14 @@ fn install(needed: &[Tool]) -> Result<()> {
         return Ok(());
     };
     let root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
-    let apt = Tool {
-        what: "apt-get",
-        packages: &[],
-    };
+    let apt = Tool { what: "apt-get", packages: &[] };
     if !root || !tools::is_installed(&apt) {
         return Err(missing.into());
     }
     println!("{missing}");
     // The package lists of a fresh container are empty: the first attempt then fails at once.
     if !apt_get(&missing.0)? {
-        let status = Command::new("apt-get")
-            .arg("update")
-            .status()
-            .context("running apt-get")?;
+        let status = Command::new("apt-get").arg("update").status().context("running apt-get")?;
         if !status.success() || !apt_get(&missing.0)? {
             return Err(missing.into());
         }
@@ -299,9 +253,7 @@ fn components() -> Result<()> {
             .context("running cargo")?
             .success();
         if !present {
-            let added = Command::new("rustup")
-                .args(["component", "add", component])
-                .status();
+            let added = Command::new("rustup").args(["component", "add", component]).status();
             if !added.is_ok_and(|status| status.success()) {
                 bail!(
                     "cargo has no {subcommand}; install it with: rustup component add {component}"

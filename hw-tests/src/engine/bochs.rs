@@ -37,15 +37,9 @@ pub struct Bochs {
 
 impl Bochs {
     /// An Ice Lake: PCID, FSGSBASE, SMAP.
-    pub const INTEL: Self = Self {
-        name: "bochs-intel",
-        model: "corei7_icelake_u",
-    };
+    pub const INTEL: Self = Self { name: "bochs-intel", model: "corei7_icelake_u" };
     /// A Ryzen: FSGSBASE, SMAP, no PCID.
-    pub const AMD: Self = Self {
-        name: "bochs-amd",
-        model: "ryzen",
-    };
+    pub const AMD: Self = Self { name: "bochs-amd", model: "ryzen" };
 
     /// The configuration file. Paths in it are relative to Bochs's working directory.
     fn configuration(self) -> String {
@@ -76,15 +70,7 @@ impl Engine for Bochs {
     }
 
     fn tools(&self) -> &'static [Tool] {
-        &[
-            BOCHS,
-            BOCHS_BIOS,
-            VGA_BIOS,
-            GRUB_MKRESCUE,
-            GRUB_PC,
-            XORRISO,
-            MTOOLS,
-        ]
+        &[BOCHS, BOCHS_BIOS, VGA_BIOS, GRUB_MKRESCUE, GRUB_PC, XORRISO, MTOOLS]
     }
 
     fn paging(&self) -> Paging {
@@ -94,15 +80,7 @@ impl Engine for Bochs {
     fn boot(&self, kernel: &Path, options: Options, limit: Duration) -> Result<Run> {
         let directory = tempfile::tempdir().context("a temporary directory")?;
         let path = |name: &str| directory.path().join(name);
-        iso::write(
-            kernel,
-            &[Entry {
-                title: "cases",
-                options,
-            }],
-            0,
-            &path("boot.iso"),
-        )?;
+        iso::write(kernel, &[Entry { title: "cases", options }], 0, &path("boot.iso"))?;
         fs::write(path("bochsrc"), self.configuration()).context("writing bochsrc")?;
         fs::write(path("input"), "c\n").context("writing the debugger's input")?;
 
@@ -133,11 +111,6 @@ impl Engine for Bochs {
                 .flat_map(|line| [line, "\n"])
                 .collect(),
         };
-        Ok(Run {
-            log: read(&path("serial")),
-            emulator,
-            end,
-            took,
-        })
+        Ok(Run { log: read(&path("serial")), emulator, end, took })
     }
 }

@@ -70,10 +70,7 @@ impl Run {
     #[must_use]
     pub fn tail(&self, lines: usize) -> String {
         let last = |text: &str| {
-            let all: Vec<_> = text
-                .lines()
-                .filter(|line| !line.trim().is_empty())
-                .collect();
+            let all: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
             all[all.len().saturating_sub(lines)..].join("\n")
         };
         match last(&self.emulator) {
@@ -89,6 +86,7 @@ pub fn all() -> Vec<Box<dyn Engine>> {
     vec![
         Box::new(qemu::Qemu::TCG_4LEVEL),
         Box::new(qemu::Qemu::TCG_LA57),
+        Box::new(qemu::Qemu::TCG_LA57_INTEL),
         Box::new(bochs::Bochs::INTEL),
         Box::new(bochs::Bochs::AMD),
         Box::new(qemu::Qemu::KVM),
@@ -114,35 +112,18 @@ pub fn run(engine: &dyn Engine, kernel: &Path, cases: &[&str], limit: Duration) 
     if let Some(why) = engine.unavailable(kernel)? {
         return Ok(Outcome::Unavailable(why));
     }
-    let options = Options {
-        paging: engine.paging(),
-        suite: Suite::All,
-    };
+    let options = Options { paging: engine.paging(), suite: Suite::All };
     let run = engine.boot(kernel, options, limit)?;
-    let judgement = judge::judge(
-        &run,
-        &Expected {
-            paging: options.paging,
-            cases,
-        },
-    );
+    let judgement = judge::judge(&run, &Expected { paging: options.paging, cases, switcher: true });
     Ok(Outcome::Judged(judgement, run))
 }
 
 /// Runs the kernel's self tests alone on an engine; says why they did not pass, if they did not.
 fn self_test(engine: &dyn Engine, kernel: &Path, limit: Duration) -> Result<Option<String>> {
-    let options = Options {
-        paging: engine.paging(),
-        suite: Suite::SelfTest,
-    };
+    let options = Options { paging: engine.paging(), suite: Suite::SelfTest };
     let run = engine.boot(kernel, options, limit)?;
-    let judgement = judge::judge(
-        &run,
-        &Expected {
-            paging: options.paging,
-            cases: SELFTESTS,
-        },
-    );
+    let judgement =
+        judge::judge(&run, &Expected { paging: options.paging, cases: SELFTESTS, switcher: false });
     Ok(judgement.failures.first().map(|why| {
         let emulator = run.emulator.lines().find(|line| !line.trim().is_empty());
         match emulator {
@@ -174,13 +155,6 @@ mod tests {
             took: Duration::ZERO,
         };
         assert_eq!(run.tail(2), "b\nc\n--- the emulator says ---\nx\ny");
-        assert_eq!(
-            Run {
-                emulator: String::new(),
-                ..run
-            }
-            .tail(9),
-            "a\nb\nc"
-        );
+        assert_eq!(Run { emulator: String::new(), ..run }.tail(9), "a\nb\nc");
     }
 }

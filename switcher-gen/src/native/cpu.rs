@@ -9,183 +9,15 @@
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use super::failure::Failure;
 use super::memory::{Code, Data, PAGE};
+use super::record::{Crossing, Origin, Record, Target};
+use super::registers::Regs;
 use super::signal::{self, SYSCALLS_PASS, SYSCALLS_TRAP};
 use crate::arch::{PagingMode, RFlags, Vendor};
 use crate::asm::{Label, Window};
 use crate::image::Image;
 use crate::layout::{IretFrame, OrigAx, PerCpu, PtRegs, Pvcs, SwitchFlags};
-
-/// What a switcher did that would be fatal to a host, or to a guest that kept to the rules.
-/// Offsets are bytes from the start of the image.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// An exception in ring 0, not at the IRETQ to a guest.
-    #[error("vector {vector} in ring 0 at switcher+{offset:#x}, address {address:#x}")]
-    Fault {
-        /// Which.
-        vector: u32,
-        /// Where.
-        offset: u64,
-        /// CR2, for a page fault.
-        address: u64,
-    },
-    /// On Intel, #GP in ring 0 on the guest's RSP: a takeover of the host. Wrong on AMD too, where
-    /// the guest would fault, because CPUID's vendor is not always the silicon's.
-    #[error("SYSRETQ with the non-canonical RCX {rcx:#x}")]
-    SysretNonCanonical {
-        /// RCX.
-        rcx: u64,
-    },
-    /// R11 has a flag that no guest may have, or one that SYSRETQ cannot restore, or lacks IF.
-    #[error("SYSRETQ with R11 {r11:#x}")]
-    SysretFlags {
-        /// R11.
-        r11: u64,
-    },
-    /// On AMD, SYSRETQ or return to the host, whose next entry ends with SYSRETQ, with the null SS
-    /// that an event leaves: a guest would get its attributes.
-    #[error("SS is null")]
-    NullSs,
-    /// IRETQ would give a guest flags it may not have, or ring 0.
-    #[error("IRETQ from a frame with CS {cs:#x}, RFLAGS {eflags:#x}")]
-    IretFrame {
-        /// CS in the frame.
-        cs: u64,
-        /// RFLAGS in the frame.
-        eflags: u64,
-    },
-    /// A value that is in none of the four slots, or NOFLUSH without PCIDs, loaded into CR3.
-    #[error("{value:#x} loaded into CR3")]
-    Cr3 {
-        /// The value.
-        value: u64,
-    },
-    /// A guest would run in one mode on the other's root.
-    #[error("guest entered with switch_flags {flags:#x} on root {cr3:#x}")]
-    Root {
-        /// What the per-CPU block says.
-        flags: u64,
-        /// What was loaded.
-        cr3: u64,
-    },
-    /// The inactive GS base is not the per-CPU block's at CPL 3.
-    #[error("guest entered while the inactive GS base is {inactive:#x}")]
-    Swapgs {
-        /// What it is.
-        inactive: u64,
-    },
-    /// A window does not say what is the case, so a host's NMI handler would go wrong.
-    #[error("window {} is wrong about switcher+{offset:#x}", window.name())]
-    Window {
-        /// Which.
-        window: Window,
-        /// The address it is wrong about.
-        offset: u64,
-    },
-    /// The call of `switcher_enter_guest` returned with a register that is not as the ABI wants.
-    #[error("back in the host, {register} is {value:#x} and not {expected:#x}")]
-    HostRegister {
-        /// Which.
-        register: &'static str,
-        /// What it is.
-        value: u64,
-        /// What it should be.
-        expected: u64,
-    },
-    /// Control got to where none of the three places is.
-    #[error("control got to {rip:#x}")]
-    Astray {
-        /// Where.
-        rip: u64,
-    },
-    /// More traps than the setup allows.
-    #[error("still running after {traps} traps")]
-    Endless {
-        /// How many there were.
-        traps: u64,
-    },
-    /// Not the switcher's fault: an address on which the two paging modes differ, in a variant for
-    /// the mode that this CPU is not in.
-    #[error("{address:#x} is canonical in only one paging mode, and this CPU is in the other")]
-    NotOnThisCpu {
-        /// The address.
-        address: u64,
-    },
-}
-
-/// How control got into the switcher.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Origin {
-    /// The host's call.
-    Enter,
-    /// SYSCALL, with the mode and the inhibitors that were set then.
-    Syscall(SwitchFlags),
-    /// An event of the guest, through the host's handler.
-    Event,
-}
-
-/// How control left the switcher.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Target {
-    /// SYSRETQ to the guest.
-    Sysretq,
-    /// IRETQ to the guest, even if it faulted.
-    Iretq,
-    /// Return to the host.
-    Host,
-}
-
-/// One way through the switcher.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Crossing {
-    /// Where it began.
-    pub origin: Origin,
-    /// Where it ended.
-    pub target: Target,
-    /// Executed instructions of the switcher, SYSRETQ and RET included, IRETQ, the host's CALL and
-    /// the guest's SYSCALL not. Zero unless the run counts.
-    pub executed: u64,
-}
-
-/// How often each instruction was emulated, because it faults or means something else at CPL 3.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "instructions are what they are called")]
-pub struct Emulated {
-    pub syscall: u64,
-    pub swapgs: u64,
-    pub mov_cr3: u64,
-    pub sysretq: u64,
-    pub mov_ss: u64,
-    /// Only where SYSCALLs are found by stepping.
-    pub iretq: u64,
-}
-
-/// Crossings and CR3 loads are kept up to this many of each; all are counted.
-const KEPT: usize = 256;
-
-/// What happened in a run.
-#[derive(Clone, Debug)]
-pub(super) struct Record {
-    pub(super) crossings: Vec<Crossing>,
-    pub(super) crossings_total: u64,
-    pub(super) cr3_loads: Vec<u64>,
-    pub(super) emulated: Emulated,
-    pub(super) traps: u64,
-}
-
-impl Record {
-    fn new() -> Self {
-        Self {
-            // The handler must not allocate.
-            crossings: Vec::with_capacity(KEPT),
-            crossings_total: 0,
-            cr3_loads: Vec::with_capacity(KEPT),
-            emulated: Emulated::default(),
-            traps: 0,
-        }
-    }
-}
 
 /// How a guest's SYSCALL is kept from this machine's own kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -203,6 +35,16 @@ pub(super) struct Limits {
     pub(super) count: bool,
     pub(super) traps: u64,
 }
+
+/// Instructions with which a guest would call this machine's own kernel.
+#[derive(Clone, Copy)]
+enum SystemCall {
+    Syscall,
+    Int80,
+}
+
+/// Bytes of either.
+const SYSTEM_CALL_LEN: u64 = 2;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
@@ -222,26 +64,6 @@ struct Host {
     /// Where `enter` cleans up.
     end: u64,
 }
-
-/// General registers by their number in an instruction.
-const BY_NUMBER: [c_int; 16] = [
-    libc::REG_RAX,
-    libc::REG_RCX,
-    libc::REG_RDX,
-    libc::REG_RBX,
-    libc::REG_RSP,
-    libc::REG_RBP,
-    libc::REG_RSI,
-    libc::REG_RDI,
-    libc::REG_R8,
-    libc::REG_R9,
-    libc::REG_R10,
-    libc::REG_R11,
-    libc::REG_R12,
-    libc::REG_R13,
-    libc::REG_R14,
-    libc::REG_R15,
-];
 
 /// What the host has in the registers that a callee must preserve.
 const CALLEE_SAVED: [(&str, c_int, u64); 6] = [
@@ -274,87 +96,10 @@ const SS: u32 = 12;
 const GP: u32 = 13;
 const PF: u32 = 14;
 /// The gate for 32-bit system calls.
-const INT80: u32 = 0x80;
+const IA32: u32 = 0x80;
 
 /// What stands in an exit frame for a vector that has no error code.
 const NO_ERROR_CODE: u32 = !0;
-
-/// The registers of whatever a signal interrupted.
-pub(super) struct Regs<'a>(&'a mut [libc::greg_t; 23]);
-
-impl<'a> Regs<'a> {
-    pub(super) const fn new(registers: &'a mut [libc::greg_t; 23]) -> Self {
-        Self(registers)
-    }
-
-    const fn get(&self, register: c_int) -> u64 {
-        self.0[register as usize].cast_unsigned()
-    }
-
-    const fn set(&mut self, register: c_int, value: u64) {
-        self.0[register as usize] = value.cast_signed();
-    }
-
-    pub(super) const fn eflags(&self) -> u64 {
-        self.get(libc::REG_EFL)
-    }
-
-    const fn rip(&self) -> u64 {
-        self.get(libc::REG_RIP)
-    }
-
-    /// Goes on at `rip` with `eflags`; with TF if `step` and only then.
-    const fn go_on(&mut self, rip: u64, eflags: u64, step: bool) {
-        let tf = RFlags::TF.bits();
-        self.set(libc::REG_RIP, rip);
-        self.set(libc::REG_EFL, if step { eflags | tf } else { eflags & !tf });
-    }
-
-    /// The exception's vector, where a signal stands for one.
-    const fn vector(&self) -> u32 {
-        self.get(libc::REG_TRAPNO) as u32
-    }
-
-    /// CS and SS.
-    const fn selectors(&self) -> (u64, u64) {
-        let packed = self.get(libc::REG_CSGSFS);
-        (packed & 0xFFFF, packed >> 48)
-    }
-
-    const fn set_selectors(&mut self, cs: u64, ss: u64) {
-        let middle = self.get(libc::REG_CSGSFS) & 0x0000_FFFF_FFFF_0000;
-        self.set(libc::REG_CSGSFS, (cs & 0xFFFF) | middle | (ss & 0xFFFF) << 48);
-    }
-
-    /// As an exit frame without the tail that the CPU pushes.
-    fn general(&self) -> PtRegs {
-        PtRegs {
-            r15: self.get(libc::REG_R15),
-            r14: self.get(libc::REG_R14),
-            r13: self.get(libc::REG_R13),
-            r12: self.get(libc::REG_R12),
-            rbp: self.get(libc::REG_RBP),
-            rbx: self.get(libc::REG_RBX),
-            r11: self.get(libc::REG_R11),
-            r10: self.get(libc::REG_R10),
-            r9: self.get(libc::REG_R9),
-            r8: self.get(libc::REG_R8),
-            rax: self.get(libc::REG_RAX),
-            rcx: self.get(libc::REG_RCX),
-            rdx: self.get(libc::REG_RDX),
-            rsi: self.get(libc::REG_RSI),
-            rdi: self.get(libc::REG_RDI),
-            ..PtRegs::default()
-        }
-    }
-
-    /// What the CPU would push for an event here.
-    fn iret_frame(&self) -> IretFrame {
-        let (cs, ss) = self.selectors();
-        let (rip, eflags, rsp) = (self.rip(), self.eflags(), self.get(libc::REG_RSP));
-        IretFrame { rip, cs, eflags, rsp, ss }
-    }
-}
 
 /// One CPU with everything a switcher refers to, and the state of a run.
 pub(super) struct Cpu {
@@ -400,7 +145,14 @@ pub(super) struct Memory {
 impl Cpu {
     /// With `image` linked and loaded in `memory.code`.
     pub(super) fn new(image: Image, memory: Memory, interception: Interception) -> Self {
-        let Memory { code, smod, umod, per_cpu, frame, pvcs } = memory;
+        let Memory {
+            code,
+            smod,
+            umod,
+            per_cpu,
+            frame,
+            pvcs,
+        } = memory;
         Self {
             image,
             code,
@@ -411,7 +163,10 @@ impl Cpu {
             pvcs,
             interception,
             selector: AtomicU8::new(SYSCALLS_PASS),
-            limits: Limits { count: false, traps: 0 },
+            limits: Limits {
+                count: false,
+                traps: 0,
+            },
             place: Place::Host,
             host: Host::default(),
             inactive_gs: 0,
@@ -458,7 +213,10 @@ impl Cpu {
     pub(super) fn finish(&mut self) -> Result<(u64, Record), Failure> {
         match self.failure.take() {
             Some(failure) => Err(failure),
-            None => Ok((self.inactive_gs, std::mem::replace(&mut self.record, Record::new()))),
+            None => Ok((
+                self.inactive_gs,
+                std::mem::replace(&mut self.record, Record::new()),
+            )),
         }
     }
 
@@ -510,7 +268,9 @@ impl Cpu {
     fn dispatch(&mut self, signal: c_int, regs: &mut Regs<'_>) -> Result<(), Failure> {
         self.record.traps += 1;
         if self.record.traps > self.limits.traps {
-            return Err(Failure::Endless { traps: self.limits.traps });
+            return Err(Failure::Endless {
+                traps: self.limits.traps,
+            });
         }
         let rip = regs.rip();
         let stepped = signal == libc::SIGTRAP && regs.vector() == DB;
@@ -585,8 +345,16 @@ impl Cpu {
 
     fn fault(&self, regs: &Regs<'_>) -> Failure {
         let vector = regs.vector();
-        let address = if vector == PF { regs.get(libc::REG_CR2) } else { 0 };
-        Failure::Fault { vector, offset: self.offset(regs.rip()), address }
+        let address = if vector == PF {
+            regs.get(libc::REG_CR2)
+        } else {
+            0
+        };
+        Failure::Fault {
+            vector,
+            offset: self.offset(regs.rip()),
+            address,
+        }
     }
 
     /// The windows must be right about the state in which the instruction at RIP will run.
@@ -599,11 +367,17 @@ impl Cpu {
         let on_host_stack = self.frame.has_stack_pointer(rsp)
             || self.rsp_after_return().wrapping_sub(rsp) < PAGE as u64;
         if !on_host_stack && !is_in(Window::UnsafeStack) {
-            return Err(Failure::Window { window: Window::UnsafeStack, offset });
+            return Err(Failure::Window {
+                window: Window::UnsafeStack,
+                offset,
+            });
         }
         let on_guest_root = self.cr3 != self.per_cpu.read().tss_extra.host_cr3.bits();
         if on_guest_root != is_in(Window::GuestRoot) {
-            return Err(Failure::Window { window: Window::GuestRoot, offset });
+            return Err(Failure::Window {
+                window: Window::GuestRoot,
+                offset,
+            });
         }
         Ok(())
     }
@@ -618,21 +392,20 @@ impl Cpu {
                 3
             }
             [0x0F, 0x22, modrm, ..] if modrm & 0xF8 == 0xD8 => {
-                self.mov_cr3(regs.get(BY_NUMBER[usize::from(modrm & 7)]))?;
+                self.mov_cr3(regs.by_number(modrm & 7))?;
                 3
             }
             [0x41, 0x0F, 0x22, modrm, ..] if modrm & 0xF8 == 0xD8 => {
-                self.mov_cr3(regs.get(BY_NUMBER[8 + usize::from(modrm & 7)]))?;
+                self.mov_cr3(regs.by_number(8 | modrm & 7))?;
                 4
             }
             [0x8E, modrm, ..] if modrm & 0xF8 == 0xD0 => {
-                self.mov_ss(regs.get(BY_NUMBER[usize::from(modrm & 7)]) as u16, regs)?;
+                self.mov_ss(regs.by_number(modrm & 7) as u16, regs)?;
                 2
             }
             [0x48, 0x0F, 0x07, ..] => return self.sysretq(regs),
             [0xF3, rex @ 0x48..=0x49, 0x0F, 0xAE, modrm, ..] if modrm & 0xF8 == 0xD8 => {
-                let number = usize::from(rex & 1) * 8 + usize::from(modrm & 7);
-                let address = regs.get(BY_NUMBER[number]);
+                let address = regs.by_number((rex & 1) << 3 | modrm & 7);
                 let canonical = self.paging().is_canonical(address);
                 let other = Failure::NotOnThisCpu { address };
                 return Err(if canonical { other } else { self.fault(regs) });
@@ -662,7 +435,12 @@ impl Cpu {
 
     fn mov_cr3(&mut self, value: u64) -> Result<(), Failure> {
         let extra = self.per_cpu.read().tss_extra;
-        let slots = [extra.host_cr3, extra.enter_cr3, extra.smod_cr3, extra.umod_cr3];
+        let slots = [
+            extra.host_cr3,
+            extra.enter_cr3,
+            extra.smod_cr3,
+            extra.umod_cr3,
+        ];
         let noflush = value >> 63 != 0;
         if !slots.iter().any(|slot| slot.bits() == value)
             || noflush && !self.image.variant().axes().pcid
@@ -670,10 +448,7 @@ impl Cpu {
             return Err(Failure::Cr3 { value });
         }
         self.cr3 = value;
-        self.record.emulated.mov_cr3 += 1;
-        if self.record.cr3_loads.len() < KEPT {
-            self.record.cr3_loads.push(value);
-        }
+        self.record.loaded_cr3(value);
         Ok(())
     }
 
@@ -736,9 +511,27 @@ impl Cpu {
     /// refused says what the guest's state is.
     fn iretq_faulted(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
         self.iretq()?;
-        let PtRegs { rip, cs, eflags, rsp, ss, .. } = self.frame.read();
+        let PtRegs {
+            rip,
+            cs,
+            eflags,
+            rsp,
+            ss,
+            ..
+        } = self.frame.read();
         let error_code = regs.get(libc::REG_ERR) as u32;
-        self.event(regs.vector(), error_code, IretFrame { rip, cs, eflags, rsp, ss }, regs)
+        self.event(
+            regs.vector(),
+            error_code,
+            IretFrame {
+                rip,
+                cs,
+                eflags,
+                rsp,
+                ss,
+            },
+            regs,
+        )
     }
 
     // Between the switcher and the guest.
@@ -755,18 +548,26 @@ impl Cpu {
             };
             if root.map(|root| root.bits()) != Some(self.cr3) {
                 let flags = extra.switch_flags.bits();
-                return Err(Failure::Root { flags, cr3: self.cr3 });
+                return Err(Failure::Root {
+                    flags,
+                    cr3: self.cr3,
+                });
             }
             if self.inactive_gs != self.per_cpu.address() {
-                return Err(Failure::Swapgs { inactive: self.inactive_gs });
+                return Err(Failure::Swapgs {
+                    inactive: self.inactive_gs,
+                });
             }
             self.place = Place::Guest;
         }
-        self.record.crossings_total += 1;
-        if self.record.crossings.len() < KEPT {
-            let crossing = Crossing { origin: self.origin, target, executed: self.executed };
-            self.record.crossings.push(crossing);
-        }
+        let Self {
+            origin, executed, ..
+        } = *self;
+        self.record.crossed(Crossing {
+            origin,
+            target,
+            executed,
+        });
         Ok(())
     }
 
@@ -780,7 +581,7 @@ impl Cpu {
             Interception::Stepping => {
                 self.guest_tf = eflags & RFlags::TF.bits() != 0;
                 regs.go_on(rip, eflags, true);
-                self.look_for_syscall(regs)
+                self.look_for_system_call(regs)
             }
         }
     }
@@ -807,12 +608,29 @@ impl Cpu {
         frame: IretFrame,
         regs: &mut Regs<'_>,
     ) -> Result<(), Failure> {
-        let IretFrame { rip, cs, eflags, rsp, ss } = frame;
+        let IretFrame {
+            rip,
+            cs,
+            eflags,
+            rsp,
+            ss,
+        } = frame;
         if self.paging().is_canonical(rip) != PagingMode::FourLevel.is_canonical(rip) {
             return Err(Failure::NotOnThisCpu { address: rip });
         }
-        let orig_ax = OrigAx { error_code, reason: vector };
-        self.frame.write(PtRegs { orig_ax, rip, cs, eflags, rsp, ss, ..regs.general() });
+        let orig_ax = OrigAx {
+            error_code,
+            reason: vector,
+        };
+        self.frame.write(PtRegs {
+            orig_ax,
+            rip,
+            cs,
+            eflags,
+            rsp,
+            ss,
+            ..regs.general()
+        });
         self.swapgs();
         self.ss = 0;
         regs.set(libc::REG_RSP, self.frame.address());
@@ -831,43 +649,55 @@ impl Cpu {
     ) -> Result<(), Failure> {
         if self.interception == Interception::Stepping {
             if stepped && !self.guest_tf {
-                return self.look_for_syscall(regs);
+                return self.look_for_system_call(regs);
             }
             regs.go_on(regs.rip(), regs.eflags(), self.guest_tf);
         }
         if signal == libc::SIGSYS {
             // The kernel has rolled back everything but RIP, which is past the instruction.
-            let after = regs.rip();
-            return match *self.guest_code(after.wrapping_sub(2)) {
-                [0x0F, 0x05, ..] => self.syscall(regs),
-                [0xCD, 0x80, ..] => self.event(INT80, NO_ERROR_CODE, regs.iret_frame(), regs),
-                _ => Err(Failure::Astray { rip: after }),
-            };
+            let rip = regs.rip();
+            let call = self.system_call_at(rip.wrapping_sub(SYSTEM_CALL_LEN));
+            return self.system_call(call.ok_or(Failure::Astray { rip })?, regs);
         }
         let vector = regs.vector();
         let has_error_code = WITH_ERROR_CODE.contains(&vector);
-        let error_code =
-            if has_error_code { regs.get(libc::REG_ERR) as u32 } else { NO_ERROR_CODE };
+        let error_code = if has_error_code {
+            regs.get(libc::REG_ERR) as u32
+        } else {
+            NO_ERROR_CODE
+        };
         self.event(vector, error_code, regs.iret_frame(), regs)
     }
 
-    /// What a guest has loaded from `address` on.
-    fn guest_code(&self, address: u64) -> &[u8] {
-        if self.smod.contains(address) { self.smod.at(address) } else { self.umod.at(address) }
+    /// The system call at `address`, if a guest has one there.
+    fn system_call_at(&self, address: u64) -> Option<SystemCall> {
+        let page = if self.smod.contains(address) {
+            &self.smod
+        } else {
+            &self.umod
+        };
+        match page.at(address) {
+            [0x0F, 0x05, ..] => Some(SystemCall::Syscall),
+            [0xCD, 0x80, ..] => Some(SystemCall::Int80),
+            _ => None,
+        }
     }
 
-    /// Before each instruction of a guest that is stepped: a SYSCALL must not be executed.
-    fn look_for_syscall(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
+    /// Before each instruction of a guest that is stepped: a system call must not be executed.
+    fn look_for_system_call(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
         let rip = regs.rip();
-        match *self.guest_code(rip) {
-            [0x0F, 0x05, ..] => {
-                regs.go_on(rip + 2, regs.eflags(), self.guest_tf);
-                self.syscall(regs)
-            }
-            _ => {
-                regs.go_on(rip, regs.eflags(), true);
-                Ok(())
-            }
+        let Some(call) = self.system_call_at(rip) else {
+            regs.go_on(rip, regs.eflags(), true);
+            return Ok(());
+        };
+        regs.go_on(rip + SYSTEM_CALL_LEN, regs.eflags(), self.guest_tf);
+        self.system_call(call, regs)
+    }
+
+    fn system_call(&mut self, call: SystemCall, regs: &mut Regs<'_>) -> Result<(), Failure> {
+        match call {
+            SystemCall::Syscall => self.syscall(regs),
+            SystemCall::Int80 => self.event(IA32, NO_ERROR_CODE, regs.iret_frame(), regs),
         }
     }
 
@@ -885,11 +715,16 @@ impl Cpu {
             ("CR3", self.cr3, extra.host_cr3.bits()),
             ("host_rsp", extra.host_rsp, 0),
         ];
-        let preserved = CALLEE_SAVED.map(|(name, register, value)| (name, regs.get(register), value));
+        let preserved =
+            CALLEE_SAVED.map(|(name, register, value)| (name, regs.get(register), value));
         let cleared = CLEARED.map(|(name, register)| (name, regs.get(register), 0));
         for (register, value, expected) in others.into_iter().chain(preserved).chain(cleared) {
             if value != expected {
-                return Err(Failure::HostRegister { register, value, expected });
+                return Err(Failure::HostRegister {
+                    register,
+                    value,
+                    expected,
+                });
             }
         }
         if self.sysret_keeps_ss() && self.ss == 0 {

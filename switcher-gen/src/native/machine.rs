@@ -2,8 +2,10 @@
 
 use std::ops::Range;
 
-use super::cpu::{self, Cpu, Crossing, Emulated, Interception, Limits, Memory};
+use super::cpu::{Cpu, Interception, Limits, Memory};
+use super::failure::Failure;
 use super::memory::{Code, Data, PAGE};
+use super::record::{Crossing, Emulated};
 use super::signal::{self, SignalStack};
 use super::{Error, supported};
 use crate::arch::{Cr3, HostState, PagingMode, Pcid, RFlags, Selectors};
@@ -96,7 +98,7 @@ impl Machine {
     }
 
     /// A machine for an image, which need not be right: what it does wrong ends a run as a
-    /// [`Failure`](cpu::Failure). Code that overwrites memory of this process is beyond that.
+    /// [`Failure`]. Code that overwrites memory of this process is beyond that.
     ///
     /// # Errors
     /// If this machine cannot do it, or memory cannot be had.
@@ -120,7 +122,10 @@ impl Machine {
             pvcs: Data::new()?,
         };
         let cpu = Box::new(Cpu::new(image, memory, interception));
-        Ok(Self { cpu, signal_stack: SignalStack::new()? })
+        Ok(Self {
+            cpu,
+            signal_stack: SignalStack::new()?,
+        })
     }
 
     /// How a guest's SYSCALL is kept from this machine's own kernel.
@@ -159,7 +164,11 @@ impl Machine {
             Mode::Smod => &mut self.cpu.smod,
             Mode::Umod => &mut self.cpu.umod,
         };
-        if code.load(offset, program)? { Ok(()) } else { Err(Error::ProgramTooLong) }
+        if code.load(offset, program)? {
+            Ok(())
+        } else {
+            Err(Error::ProgramTooLong)
+        }
     }
 
     /// Everything in order: no inhibitor, smod's entry and umod's RIP at the start of their code,
@@ -168,7 +177,11 @@ impl Machine {
     pub fn setup(&self, mode: Mode) -> Setup {
         let axes = self.image().variant().axes();
         // PCIDs as a host would have them: its own flushed when loaded, the guest's never.
-        let state = HostState { paging: axes.paging, pcid: axes.pcid, ibt: axes.ibt };
+        let state = HostState {
+            paging: axes.paging,
+            pcid: axes.pcid,
+            ibt: axes.ibt,
+        };
         let root = |address, pcid| {
             // Page-aligned and low, and a small PCID: neither is ever refused.
             let root = Cr3::new(address).unwrap_or(Cr3::NONE);
@@ -195,8 +208,15 @@ impl Machine {
         let flags = RFlags::GUEST_FIXED.bits();
         let rip = self.code(mode).start;
         let (cs, ss) = (selectors.user_cs().into(), selectors.user_ds().into());
-        let frame =
-            PtRegs { rip, rcx: rip, cs, ss, eflags: flags, r11: flags, ..PtRegs::default() };
+        let frame = PtRegs {
+            rip,
+            rcx: rip,
+            cs,
+            ss,
+            eflags: flags,
+            r11: flags,
+            ..PtRegs::default()
+        };
         let mut pvcs = Pvcs::default();
         pvcs.user_cs = selectors.user_cs();
         pvcs.user_ss = selectors.user_ds();
@@ -204,7 +224,14 @@ impl Machine {
         pvcs.r11 = flags;
         pvcs.rip = umod.start;
         pvcs.rcx = umod.start;
-        Setup { frame, gs_base: 0, extra, pvcs, count: false, traps: Self::TRAPS }
+        Setup {
+            frame,
+            gs_base: 0,
+            extra,
+            pvcs,
+            count: false,
+            traps: Self::TRAPS,
+        }
     }
 
     /// Enters the guest as the host would, and comes back when the guest has exited.
@@ -215,7 +242,7 @@ impl Machine {
         // Of the user half, so that every CPU takes it whatever its paging mode.
         let gs_base = setup.gs_base;
         if !PagingMode::FourLevel.is_canonical(gs_base) {
-            return Err(cpu::Failure::NotOnThisCpu { address: gs_base }.into());
+            return Err(Failure::NotOnThisCpu { address: gs_base }.into());
         }
         let mut per_cpu = self.cpu.per_cpu.read();
         per_cpu.tss_extra = setup.extra;
@@ -223,7 +250,13 @@ impl Machine {
         self.cpu.per_cpu.write(per_cpu);
         self.cpu.pvcs.write(setup.pvcs);
         self.cpu.frame.write(setup.frame);
-        self.cpu.prepare(gs_base, Limits { count: setup.count, traps: setup.traps });
+        self.cpu.prepare(
+            gs_base,
+            Limits {
+                count: setup.count,
+                traps: setup.traps,
+            },
+        );
 
         signal::run(&mut self.cpu, &self.signal_stack)?;
 

@@ -60,7 +60,11 @@ impl Mapping {
         // SAFETY: the range is exactly this mapping's; Rust holds no reference into it, because
         // `Code` and `Data` make theirs for the length of a call that does not get here.
         let failed = unsafe { libc::mprotect(self.base.as_ptr().cast(), self.len, protection) };
-        if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        if failed == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
     }
 }
 
@@ -89,7 +93,10 @@ impl Code {
 
     /// Puts `bytes` at `offset`. False if they do not fit there.
     pub(super) fn load(&mut self, offset: usize, bytes: &[u8]) -> io::Result<bool> {
-        let Some(end) = offset.checked_add(bytes.len()).filter(|end| *end <= self.0.len) else {
+        let Some(end) = offset
+            .checked_add(bytes.len())
+            .filter(|end| *end <= self.0.len)
+        else {
             return Ok(false);
         };
         self.write(|content| content[offset..end].copy_from_slice(bytes))?;
@@ -120,7 +127,10 @@ impl Code {
         // change through `&mut self` only, since guests cannot write to executable pages.
         let content = unsafe { std::slice::from_raw_parts(self.0.base.as_ptr(), self.0.len) };
         let offset = address.wrapping_sub(self.address());
-        usize::try_from(offset).ok().and_then(|offset| content.get(offset..)).unwrap_or_default()
+        usize::try_from(offset)
+            .ok()
+            .and_then(|offset| content.get(offset..))
+            .unwrap_or_default()
     }
 }
 
@@ -147,7 +157,11 @@ pub(super) struct Data<T> {
 impl<T: Plain> Data<T> {
     /// At the start of its pages.
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { mapping: Mapping::new(size_of::<T>())?, offset: 0, value: PhantomData })
+        Ok(Self {
+            mapping: Mapping::new(size_of::<T>())?,
+            offset: 0,
+            value: PhantomData,
+        })
     }
 
     /// At the end of a stack of at least `len` bytes.
@@ -156,7 +170,11 @@ impl<T: Plain> Data<T> {
         const { assert!(size_of::<T>().is_multiple_of(align_of::<T>())) };
         let mapping = Mapping::new(len.max(size_of::<T>()))?;
         let offset = mapping.len() - size_of::<T>();
-        Ok(Self { mapping, offset, value: PhantomData })
+        Ok(Self {
+            mapping,
+            offset,
+            value: PhantomData,
+        })
     }
 
     /// Where the value lies.

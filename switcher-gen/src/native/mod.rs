@@ -10,7 +10,10 @@
 //! |---|---|
 //! | `memory` | code and data pages, never writable and executable at once |
 //! | `signal` | the real CPU: entry, signal handler, GS base |
-//! | `cpu` | what ring 0 adds: the emulated instructions, and what must never happen |
+//! | `registers` | the context of a signal |
+//! | `cpu` | what ring 0 adds: the emulated instructions, SYSCALL, events |
+//! | `failure` | what must never happen, checked all the time |
+//! | `record` | what happened |
 //! | `machine` | what a run starts from and what comes of it |
 //! | `tour` | a demonstration: round trips at full speed, and counted paths |
 //!
@@ -19,15 +22,20 @@
 //! that guests are to be trusted with this process's memory.
 
 mod cpu;
+mod failure;
 mod machine;
 mod memory;
+mod record;
+mod registers;
 mod signal;
 mod tour;
 
 use std::io;
 
-pub use cpu::{Crossing, Emulated, Failure, Interception, Origin, Target};
+pub use cpu::Interception;
+pub use failure::Failure;
 pub use machine::{Machine, Mode, Outcome, Setup};
+pub use record::{Crossing, Emulated, Origin, Target};
 pub use tour::{PathCount, Report, tour};
 
 use crate::arch::Selectors;
@@ -110,5 +118,9 @@ pub fn supported() -> Result<Interception, Unsupported> {
         return Err(Unsupported::Selectors { cs, ss });
     }
     let dispatch = signal::has_dispatch();
-    Ok(if dispatch { Interception::UserDispatch } else { Interception::Stepping })
+    Ok(if dispatch {
+        Interception::UserDispatch
+    } else {
+        Interception::Stepping
+    })
 }

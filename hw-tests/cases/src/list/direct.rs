@@ -48,10 +48,11 @@ pub(super) const CASES: &[Case] = &[
 
 fn umod_syscall(run: &mut Run<'_>) -> Result<(), Failure> {
     for _ in 0..MANY {
-        let setup = run
-            .setup(Mode::Umod)
-            .with(Mode::Umod, place::UMOD_CODE, SYSCALL)
-            .with(Mode::Smod, place::SMOD_ENTRY, PROBE);
+        let setup = run.setup(Mode::Umod).with(Mode::Umod, place::UMOD_CODE, SYSCALL).with(
+            Mode::Smod,
+            place::SMOD_ENTRY,
+            PROBE,
+        );
         let expected = Expected::to_smod(&setup, &run.platform, place::UMOD_CODE);
         run.check(&setup, &expected)?;
     }
@@ -60,10 +61,11 @@ fn umod_syscall(run: &mut Run<'_>) -> Result<(), Failure> {
 
 fn eretu(run: &mut Run<'_>) -> Result<(), Failure> {
     for _ in 0..MANY {
-        let setup = run
-            .setup(Mode::Smod)
-            .with(Mode::Smod, place::ERETU, SYSCALL)
-            .with(Mode::Umod, place::UMOD_CODE, PROBE);
+        let setup = run.setup(Mode::Smod).with(Mode::Smod, place::ERETU, SYSCALL).with(
+            Mode::Umod,
+            place::UMOD_CODE,
+            PROBE,
+        );
         let expected = Expected::to_umod(&setup, &run.platform);
         run.check(&setup, &expected)?;
     }
@@ -72,10 +74,11 @@ fn eretu(run: &mut Run<'_>) -> Result<(), Failure> {
 
 fn eretu_by_sysret(run: &mut Run<'_>) -> Result<(), Failure> {
     for _ in 0..MANY {
-        let mut setup = run
-            .setup(Mode::Smod)
-            .with(Mode::Smod, place::ERETU, SYSCALL)
-            .with(Mode::Umod, place::UMOD_CODE, PROBE);
+        let mut setup = run.setup(Mode::Smod).with(Mode::Smod, place::ERETU, SYSCALL).with(
+            Mode::Umod,
+            place::UMOD_CODE,
+            PROBE,
+        );
         let wanted = RFlags::from_bits_retain(setup.pvcs.eflags.into());
         let flags = wanted.sanitised() - RFlags::NOT_BY_SYSRET;
         setup.pvcs.eflags = flags.bits() as u32;
@@ -111,10 +114,11 @@ fn long_round_trips(run: &mut Run<'_>) -> Result<(), Failure> {
     const LOOP: &[u8] = &[0x0F, 0x05, 0x48, 0xFF, 0xCB, 0x75, 0xF9, 0x0F, 0x0B];
     const ROUNDS: u64 = 10_000;
 
-    let mut setup = run
-        .setup(Mode::Umod)
-        .with(Mode::Umod, place::UMOD_CODE, LOOP)
-        .with(Mode::Smod, place::ERETU, SYSCALL);
+    let mut setup = run.setup(Mode::Umod).with(Mode::Umod, place::UMOD_CODE, LOOP).with(
+        Mode::Smod,
+        place::ERETU,
+        SYSCALL,
+    );
     setup.smod_entry = place::ERETU;
     setup.regs.rbx = ROUNDS;
     let outcome = run.enter(&setup);
@@ -140,10 +144,11 @@ fn long_round_trips(run: &mut Run<'_>) -> Result<(), Failure> {
 
 fn umod_syscall_at_eretu(run: &mut Run<'_>) -> Result<(), Failure> {
     for _ in 0..SOME {
-        let mut setup = run
-            .setup(Mode::Umod)
-            .with(Mode::Umod, place::ERETU, SYSCALL)
-            .with(Mode::Smod, place::SMOD_ENTRY, PROBE);
+        let mut setup = run.setup(Mode::Umod).with(Mode::Umod, place::ERETU, SYSCALL).with(
+            Mode::Smod,
+            place::SMOD_ENTRY,
+            PROBE,
+        );
         setup.regs.rip = place::ERETU;
         let expected = Expected::to_smod(&setup, &run.platform, place::ERETU);
         run.check(&setup, &expected)?;

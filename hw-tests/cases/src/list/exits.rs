@@ -20,11 +20,7 @@ pub(super) const CASES: &[Case] = &[
         rows: &[26],
         body: inhibitors,
     },
-    Case {
-        name: "without_a_pvcs_no_direct_switch_is_made",
-        rows: &[26],
-        body: no_pvcs,
-    },
+    Case { name: "without_a_pvcs_no_direct_switch_is_made", rows: &[26], body: no_pvcs },
     Case {
         name: "without_the_other_modes_root_no_direct_switch_is_made",
         rows: &[19],

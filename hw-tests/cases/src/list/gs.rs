@@ -8,11 +8,7 @@ use crate::world::place;
 use switcher_runtime::Mode;
 
 pub(super) const CASES: &[Case] = &[
-    Case {
-        name: "a_user_gsbase_that_is_no_address_is_made_one",
-        rows: &[5],
-        body: hostile_gsbase,
-    },
+    Case { name: "a_user_gsbase_that_is_no_address_is_made_one", rows: &[5], body: hostile_gsbase },
     Case {
         name: "wrgsbase_in_umod_shows_in_the_pvcs_after_syscall",
         rows: &[6],
@@ -23,11 +19,7 @@ pub(super) const CASES: &[Case] = &[
         rows: &[6, 7],
         body: wrgsbase_then_event,
     },
-    Case {
-        name: "each_mode_reads_its_own_gs_base",
-        rows: &[6, 7],
-        body: rdgsbase,
-    },
+    Case { name: "each_mode_reads_its_own_gs_base", rows: &[6, 7], body: rdgsbase },
 ];
 
 /// WRGSBASE RAX.
@@ -38,10 +30,11 @@ const RDGSBASE: &[u8] = &[0xF3, 0x48, 0x0F, 0xAE, 0xC8];
 fn hostile_gsbase(run: &mut Run<'_>) -> Result<(), Failure> {
     for bit in 0..64 {
         for base in [1 << bit, u64::MAX << bit, u64::MAX >> bit, !(1 << bit)] {
-            let mut setup = run
-                .setup(Mode::Smod)
-                .with(Mode::Smod, place::ERETU, SYSCALL)
-                .with(Mode::Umod, place::UMOD_CODE, PROBE);
+            let mut setup = run.setup(Mode::Smod).with(Mode::Smod, place::ERETU, SYSCALL).with(
+                Mode::Umod,
+                place::UMOD_CODE,
+                PROBE,
+            );
             setup.pvcs.user_gsbase = base;
             let expected = Expected::to_umod(&setup, &run.platform);
             run.check(&setup, &expected)?;
@@ -84,19 +77,21 @@ fn wrgsbase_then_event(run: &mut Run<'_>) -> Result<(), Failure> {
 fn rdgsbase(run: &mut Run<'_>) -> Result<(), Failure> {
     let code = [RDGSBASE, PROBE].concat();
     for _ in 0..SOME {
-        let setup = run
-            .setup(Mode::Umod)
-            .with(Mode::Umod, place::UMOD_CODE, SYSCALL)
-            .with(Mode::Smod, place::SMOD_ENTRY, &code);
+        let setup = run.setup(Mode::Umod).with(Mode::Umod, place::UMOD_CODE, SYSCALL).with(
+            Mode::Smod,
+            place::SMOD_ENTRY,
+            &code,
+        );
         let mut expected = Expected::to_smod(&setup, &run.platform, place::UMOD_CODE);
         expected.regs.rip += RDGSBASE.len() as u64;
         expected.regs.rax = setup.smod_gsbase;
         run.check(&setup, &expected)?;
 
-        let mut setup = run
-            .setup(Mode::Smod)
-            .with(Mode::Smod, place::ERETU, SYSCALL)
-            .with(Mode::Umod, place::UMOD_CODE, &code);
+        let mut setup = run.setup(Mode::Smod).with(Mode::Smod, place::ERETU, SYSCALL).with(
+            Mode::Umod,
+            place::UMOD_CODE,
+            &code,
+        );
         setup.pvcs.eflags &= !0x1_0100;
         let mut expected = Expected::to_umod(&setup, &run.platform);
         expected.regs.rip += RDGSBASE.len() as u64;

@@ -14,16 +14,8 @@ pub(super) const CASES: &[Case] = &[
         rows: &[16],
         body: ac_and_df,
     },
-    Case {
-        name: "sysenter_is_shut",
-        rows: &[17],
-        body: sysenter,
-    },
-    Case {
-        name: "the_host_survives_thousands_of_entries_untouched",
-        rows: &[27],
-        body: thousands,
-    },
+    Case { name: "sysenter_is_shut", rows: &[17], body: sysenter },
+    Case { name: "the_host_survives_thousands_of_entries_untouched", rows: &[27], body: thousands },
 ];
 
 fn ac_and_df(run: &mut Run<'_>) -> Result<(), Failure> {

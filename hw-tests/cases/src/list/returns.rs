@@ -36,16 +36,8 @@ pub(super) const CASES: &[Case] = &[
         rows: &[13],
         body: resume_flag,
     },
-    Case {
-        name: "forbidden_flags_in_the_pvcs_reach_no_guest",
-        rows: &[14],
-        body: forbidden_flags,
-    },
-    Case {
-        name: "nt_and_tf_survive_a_system_call_of_umod",
-        rows: &[13, 15],
-        body: nt_and_tf,
-    },
+    Case { name: "forbidden_flags_in_the_pvcs_reach_no_guest", rows: &[14], body: forbidden_flags },
+    Case { name: "nt_and_tf_survive_a_system_call_of_umod", rows: &[13, 15], body: nt_and_tf },
     Case {
         name: "entering_with_32_bit_selectors_does_not_take_sysret",
         rows: &[25],
@@ -134,10 +126,11 @@ fn last_instruction(run: &mut Run<'_>) -> Result<(), Failure> {
     let at = behind - 2;
     for _ in 0..SOME {
         // umod: there and back again; the return faults behind the SYSCALL.
-        let mut setup = run
-            .setup(Mode::Umod)
-            .with(Mode::Umod, at, SYSCALL)
-            .with(Mode::Smod, place::ERETU, SYSCALL);
+        let mut setup = run.setup(Mode::Umod).with(Mode::Umod, at, SYSCALL).with(
+            Mode::Smod,
+            place::ERETU,
+            SYSCALL,
+        );
         setup.regs.rip = at;
         setup.smod_entry = place::ERETU;
         let there = Expected::to_smod(&setup, &run.platform, at);
@@ -163,10 +156,11 @@ fn last_instruction(run: &mut Run<'_>) -> Result<(), Failure> {
 
 fn trap_flag(run: &mut Run<'_>) -> Result<(), Failure> {
     for _ in 0..SOME {
-        let mut setup = run
-            .setup(Mode::Smod)
-            .with(Mode::Smod, place::ERETU, SYSCALL)
-            .with(Mode::Umod, place::UMOD_CODE, NOP_PROBE);
+        let mut setup = run.setup(Mode::Smod).with(Mode::Smod, place::ERETU, SYSCALL).with(
+            Mode::Umod,
+            place::UMOD_CODE,
+            NOP_PROBE,
+        );
         suit_sysret(&mut setup);
         setup.pvcs.eflags |= RFlags::TF.bits() as u32;
         setup.pvcs.r11 |= RFlags::TF.bits();
@@ -180,10 +174,11 @@ fn trap_flag(run: &mut Run<'_>) -> Result<(), Failure> {
 
 fn resume_flag(run: &mut Run<'_>) -> Result<(), Failure> {
     for _ in 0..SOME {
-        let mut setup = run
-            .setup(Mode::Smod)
-            .with(Mode::Smod, place::ERETU, SYSCALL)
-            .with(Mode::Umod, place::UMOD_CODE, NOP_PROBE);
+        let mut setup = run.setup(Mode::Smod).with(Mode::Smod, place::ERETU, SYSCALL).with(
+            Mode::Umod,
+            place::UMOD_CODE,
+            NOP_PROBE,
+        );
         suit_sysret(&mut setup);
         setup.breakpoint = Some(place::UMOD_CODE);
         // Without RF the breakpoint hits: it works on this engine.
@@ -206,10 +201,11 @@ fn forbidden_flags(run: &mut Run<'_>) -> Result<(), Failure> {
     let forbidden = RFlags::IOPL | RFlags::VM | RFlags::VIF | RFlags::VIP;
     for bits in [forbidden, RFlags::IOPL, RFlags::VM, RFlags::VIF, RFlags::VIP] {
         for sysret in [true, false] {
-            let mut setup = run
-                .setup(Mode::Smod)
-                .with(Mode::Smod, place::ERETU, SYSCALL)
-                .with(Mode::Umod, place::UMOD_CODE, SHOW_AND_CLI);
+            let mut setup = run.setup(Mode::Smod).with(Mode::Smod, place::ERETU, SYSCALL).with(
+                Mode::Umod,
+                place::UMOD_CODE,
+                SHOW_AND_CLI,
+            );
             setup.pvcs.eflags &= !(RFlags::TF | RFlags::RF | RFlags::AC).bits() as u32;
             suit_sysret(&mut setup);
             setup.pvcs.rsp = place::STACK_TOP;

@@ -19,10 +19,7 @@ struct Allocator {
     free: u64,
 }
 
-static ALLOCATOR: Mutex<Allocator> = Mutex::new(Allocator {
-    fresh: Regions::EMPTY,
-    free: 0,
-});
+static ALLOCATOR: Mutex<Allocator> = Mutex::new(Allocator { fresh: Regions::EMPTY, free: 0 });
 
 /// There is no frame left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,9 +105,7 @@ impl Frame {
     }
 
     fn at(&self, offset: usize, len: usize) -> *mut u8 {
-        let fits = offset
-            .checked_add(len)
-            .is_some_and(|end| end <= PAGE as usize);
+        let fits = offset.checked_add(len).is_some_and(|end| end <= PAGE as usize);
         assert!(fits, "{len} bytes at {offset:#x} do not fit in a frame");
         // SAFETY: the offset is within the frame, which is one piece of memory.
         unsafe { self.as_ptr().add(offset) }
@@ -135,9 +130,7 @@ impl Frame {
 impl Drop for Frame {
     fn drop(&mut self) {
         let Some(mut allocator) = ALLOCATOR.try_lock() else {
-            exit::fatal(format_args!(
-                "a frame was dropped inside the frame allocator"
-            ))
+            exit::fatal(format_args!("a frame was dropped inside the frame allocator"))
         };
         // SAFETY: the frame was this one's own, is mapped at its own address, and is page-aligned.
         unsafe { self.as_ptr().cast::<u64>().write(allocator.free) }

@@ -128,11 +128,7 @@ pub(crate) unsafe fn init(usable: &Regions, paging: Paging) -> Result<u64, InitE
     let mut usable = *usable;
     usable.remove(Region::new(sections[0].0.start, sections[2].0.end))?;
     let heap = usable.take(HEAP).ok_or(InitError::NoRoomForHeap)?;
-    let identity = usable
-        .end()
-        .max(heap.end)
-        .max(LEAST_IDENTITY)
-        .next_multiple_of(LARGE_PAGE);
+    let identity = usable.end().max(heap.end).max(LEAST_IDENTITY).next_multiple_of(LARGE_PAGE);
 
     // SAFETY: the regions are usable memory less the image and the heap; they are below 4 GiB, and
     // those handed out before the identity map is loaded are the lowest, which the boot tables map.
@@ -153,12 +149,7 @@ pub(crate) unsafe fn init(usable: &Regions, paging: Paging) -> Result<u64, InitE
             unsafe { boot::switch_to_la57(cr3) }
         }
     }
-    HOST.call_once(|| Host {
-        paging,
-        low,
-        high,
-        root,
-    });
+    HOST.call_once(|| Host { paging, low, high, root });
     Ok(usable.total())
 }
 
@@ -177,9 +168,7 @@ fn identity_map(end: u64, sections: &[(Region, Flags)]) -> Result<Tree, InitErro
             at += LARGE_PAGE;
             continue;
         }
-        let section = sections
-            .iter()
-            .find(|(region, _)| (region.start..region.end).contains(&at));
+        let section = sections.iter().find(|(region, _)| (region.start..region.end).contains(&at));
         let flags = section.map_or(Flags::WRITE, |&(_, flags)| flags);
         if at != 0 && at != boot::stack_guard() && !guards.contains(&at) {
             tree.map(at, at, flags)?;
@@ -230,10 +219,7 @@ pub fn map_host(virt: u64, phys: u64, flags: Flags) -> Result<(), MapError> {
 pub unsafe fn protect_host(virt: u64, flags: Flags) -> Result<(), MapError> {
     host_page(virt, flags)?;
     host().high.protect(virt, flags)?;
-    protect_alias(
-        host().root.translate(virt).ok_or(MapError::NotMapped)?,
-        flags,
-    )?;
+    protect_alias(host().root.translate(virt).ok_or(MapError::NotMapped)?, flags)?;
     flush_all();
     Ok(())
 }
@@ -248,11 +234,7 @@ fn protect_alias(phys: u64, flags: Flags) -> Result<(), MapError> {
     if in_image || host.root.flags(phys).is_none() {
         return Ok(());
     }
-    let alias = if flags.contains(Flags::EXECUTE) {
-        Flags::empty()
-    } else {
-        Flags::WRITE
-    };
+    let alias = if flags.contains(Flags::EXECUTE) { Flags::empty() } else { Flags::WRITE };
     if host.root.flags(phys) != Some(alias) {
         host.low.split(phys)?;
         host.low.protect(phys, alias)?;
@@ -318,6 +300,5 @@ pub fn flush_all() {
 }
 
 /// The flags of an entry that points to a table: each leaf decides for itself.
-const TABLE: PageTableFlags = PageTableFlags::PRESENT
-    .union(PageTableFlags::WRITABLE)
-    .union(PageTableFlags::USER_ACCESSIBLE);
+const TABLE: PageTableFlags =
+    PageTableFlags::PRESENT.union(PageTableFlags::WRITABLE).union(PageTableFlags::USER_ACCESSIBLE);

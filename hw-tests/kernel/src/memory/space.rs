@@ -34,10 +34,7 @@ impl AddressSpace {
     /// A space with these host ranges, which outlive it.
     pub(super) fn with_host(paging: Paging, low: &Tree, high: &Tree) -> Result<Self, MapError> {
         // A space from the start, so that its drop unlinks what the tree does not own.
-        let space = Self {
-            tree: Tree::new(paging.levels())?,
-            paging,
-        };
+        let space = Self { tree: Tree::new(paging.levels())?, paging };
         space.tree.link(0, low)?;
         space.tree.link(HIGH_BASE, high)?;
         Ok(space)
@@ -93,11 +90,7 @@ impl AddressSpace {
     pub fn translate(&self, virt: u64) -> Option<u64> {
         self.is_canonical(virt).then_some(())?;
         let (page, flags) = self.tree.lookup(virt)?;
-        let size = if flags.contains(PageTableFlags::HUGE_PAGE) {
-            LARGE_PAGE
-        } else {
-            PAGE
-        };
+        let size = if flags.contains(PageTableFlags::HUGE_PAGE) { LARGE_PAGE } else { PAGE };
         Some(page + virt % size)
     }
 

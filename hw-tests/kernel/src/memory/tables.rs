@@ -120,10 +120,7 @@ unsafe fn entry<'a>(table: u64, virt: u64, level: u32) -> &'a mut PageTableEntry
 impl Tree {
     /// An empty tree.
     pub(super) fn new(level: u32) -> Result<Self, OutOfFrames> {
-        Ok(Self {
-            table: Frame::new()?.into_address(),
-            level,
-        })
+        Ok(Self { table: Frame::new()?.into_address(), level })
     }
 
     /// The physical address of its table.

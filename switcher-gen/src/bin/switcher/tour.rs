@@ -127,13 +127,26 @@ fn run_natively(variant: &Variant) -> Result<String, Failure> {
         Err(Error::Unsupported(why)) => return Ok(format!("   Not run: {why}.\n")),
         Err(error) => return Err(Failure::failed(format!("running {variant} failed"), error)),
     };
-    let mut text = String::new();
-    for line in report.ran().lines() {
-        text += &format!("   {line}\n");
-    }
+    let mut text = report.ran().lines().map(wrapped).collect::<String>();
     text += "\n   Instructions executed, and as many by the kernel's switcher of 2024:\n\n";
     for PathCount { name, executed, kernel_2024 } in &report.paths {
         text += &format!("   {name:<54} {executed:>3}  {kernel_2024:>3}\n");
     }
     Ok(text)
+}
+
+/// `line` in lines of a terminal's width, indented as the rest of the tour.
+fn wrapped(line: &str) -> String {
+    const WIDTH: usize = 92;
+    let mut text = String::new();
+    let mut column = WIDTH;
+    for word in line.split(' ') {
+        if column + 1 + word.len() > WIDTH {
+            text += if text.is_empty() { "  " } else { "\n  " };
+            column = 2;
+        }
+        text += &format!(" {word}");
+        column += 1 + word.len();
+    }
+    text + "\n"
 }
