@@ -72,13 +72,16 @@ pub fn write(kernel: &Path, entries: &[Entry], timeout: u32, iso: &Path) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hw_protocol::{Paging, Suite};
+    use hw_protocol::Suite;
+    use switcher_gen::arch::PagingMode;
 
     #[test]
     fn each_entry_passes_its_options_to_the_kernel() {
         let entry = |title, paging| Entry { title, options: Options { paging, suite: Suite::All } };
-        let config =
-            grub_config(&[entry("four", Paging::FourLevel), entry("five", Paging::La57)], 0);
+        let config = grub_config(
+            &[entry("four", PagingMode::FourLevel), entry("five", PagingMode::FiveLevel)],
+            0,
+        );
         assert_eq!(
             config,
             "set timeout=0\nset default=0\n\

@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use hw_protocol::{Event, FATAL, PANIC, Paging, Verdict};
+use hw_protocol::{Event, FATAL, PANIC, Verdict};
+use switcher_gen::arch::PagingMode;
 
 use switcher_gen::{Image, Variant};
 
@@ -16,7 +17,7 @@ use crate::engine::{End, Run};
 #[derive(Debug, Clone, Copy)]
 pub struct Expected<'a> {
     /// The paging mode.
-    pub paging: Paging,
+    pub paging: PagingMode,
     /// The names of all cases.
     pub cases: &'a [&'a str],
     /// Whether a switcher is to be assembled at all.
@@ -253,7 +254,10 @@ mod tests {
             end,
             took: Duration::from_secs(1),
         };
-        judge(&run, &Expected { paging: Paging::FourLevel, cases: &["a", "b"], switcher: false })
+        judge(
+            &run,
+            &Expected { paging: PagingMode::FourLevel, cases: &["a", "b"], switcher: false },
+        )
     }
 
     fn failures(lines: &[&str]) -> Vec<Failure> {
@@ -281,7 +285,7 @@ mod tests {
             let run =
                 Run { log, emulator: String::new(), end: End::ByKernel, took: Duration::ZERO };
             let cases = &["a", "b"];
-            judge(&run, &Expected { paging: Paging::FourLevel, cases, switcher: true }).failures
+            judge(&run, &Expected { paging: PagingMode::FourLevel, cases, switcher: true }).failures
         };
         let variant: Variant = "amd-la57".parse().unwrap();
         let here = Image::new(&variant).unwrap().fingerprint().to_string();
@@ -297,7 +301,8 @@ mod tests {
     fn a_switcher_that_is_not_reported_is_a_failure() {
         let log = [BEGIN, A, B, END].join("\n");
         let run = Run { log, emulator: String::new(), end: End::ByKernel, took: Duration::ZERO };
-        let expected = Expected { paging: Paging::FourLevel, cases: &["a", "b"], switcher: true };
+        let expected =
+            Expected { paging: PagingMode::FourLevel, cases: &["a", "b"], switcher: true };
         let reported = Failure::Switcher("reported 0 times".into());
         assert_eq!(judge(&run, &expected).failures, [reported]);
     }

@@ -7,11 +7,11 @@
 //!
 //! `src/bin/xtask.rs` is the command line around it.
 
+pub mod bare_metal;
 pub mod cases;
 pub mod engine;
 pub mod iso;
 pub mod judge;
-pub mod kernel;
 pub mod summary;
 pub mod tools;
 pub mod workspace;

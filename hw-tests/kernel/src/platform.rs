@@ -1,6 +1,7 @@
 //! The order in which the platform comes up.
 
-use hw_protocol::{Options, Paging};
+use hw_protocol::Options;
+use switcher_gen::arch::PagingMode;
 
 use crate::cpu::Features;
 use crate::{cpu, events, exit, memory, multiboot, screen, segments, serial};
@@ -37,7 +38,7 @@ pub unsafe fn init(magic: u32, information: u32) -> Platform {
         Ok(boot) => boot,
         Err(why) => exit::fatal(format_args!("{why}")),
     };
-    if boot.options.paging == Paging::La57 && !features.la57 {
+    if boot.options.paging == PagingMode::FiveLevel && !features.la57 {
         exit::fatal(format_args!("paging=la57 was asked for, and this CPU has no LA57"));
     }
     // SAFETY: called once, on the boot stack, with the boot page tables, GDT and IDT in place.

@@ -10,7 +10,8 @@ use alloc::string::String;
 use core::arch::global_asm;
 use core::sync::atomic::Ordering;
 
-use hw_protocol::{Paging, SELFTESTS};
+use hw_protocol::SELFTESTS;
+use switcher_gen::arch::PagingMode;
 use switcher_gen::layout::{OrigAx, PtRegs};
 use x86_64::VirtAddr;
 use x86_64::registers::control::Cr2;
@@ -136,7 +137,7 @@ const NO_ERROR: u32 = u32::MAX;
 /// One test: how the guest starts, and what must come of it.
 struct Test {
     /// Changes the state from the common one.
-    start: fn(&mut PtRegs, Paging),
+    start: fn(&mut PtRegs, PagingMode),
     /// Changes the expected frame from the state the guest started in.
     expect: fn(&mut PtRegs),
     /// The expected CR2, if the event has one.
@@ -201,8 +202,8 @@ fn test(name: &str) -> Option<Test> {
         "selftest/iret_non_canonical" => Test {
             start: |regs, paging| {
                 regs.rip = match paging {
-                    Paging::FourLevel => 1 << 47,
-                    Paging::La57 => 1 << 56,
+                    PagingMode::FourLevel => 1 << 47,
+                    PagingMode::FiveLevel => 1 << 56,
                 };
             },
             expect: |regs| regs.orig_ax = event(13, 0),

@@ -41,7 +41,7 @@ pub enum Event<'a> {
     Begin {
         /// CPUID's vendor string.
         vendor: Cow<'a, str>,
-        /// The paging mode in force: [`Paging::name`](crate::Paging::name).
+        /// The paging mode in force: [`PagingMode::name`](switcher_gen::arch::PagingMode::name).
         paging: Cow<'a, str>,
         /// Whether CR4.PCIDE is set.
         pcid: bool,

@@ -6,8 +6,8 @@
 //!   what the BIOS, GRUB or an emulator's debugger prints is told apart from a report.
 //!
 //! Both directions are defined here once, and used by both sides. The lines of a run are, in this
-//! order: one [`Event::Machine`], one [`Event::Begin`], a [`Event::Case`] per case, one
-//! [`Event::End`]. A kernel that dies prints a [`PANIC`] or a [`FATAL`] line instead, which are
+//! order: one [`Event::Machine`], one [`Event::Begin`], an [`Event::Case`] per self test, one
+//! [`Event::Switcher`], an [`Event::Case`] per case, one [`Event::End`]. A kernel that dies prints a [`PANIC`] or a [`FATAL`] line instead, which are
 //! plain text because nothing (the heap least of all) can be trusted by then.
 
 #![no_std]
@@ -18,7 +18,7 @@ mod event;
 mod options;
 
 pub use event::{Event, EventError, FATAL, PANIC, PREFIX, Verdict};
-pub use options::{Options, OptionsError, Paging, Suite};
+pub use options::{Options, OptionsError, Suite};
 
 /// The platform self tests that the kernel runs before any case, by the names they report.
 ///

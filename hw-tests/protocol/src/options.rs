@@ -7,34 +7,7 @@
 use core::fmt;
 use core::str::FromStr;
 
-/// The depth of the page tables, hence the width of a canonical address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Paging {
-    /// 48-bit virtual addresses.
-    FourLevel,
-    /// 57-bit virtual addresses, CR4.LA57.
-    La57,
-}
-
-impl Paging {
-    /// The word that selects this mode, and that reports call it by.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::FourLevel => "4level",
-            Self::La57 => "la57",
-        }
-    }
-
-    /// How many levels of tables a walk goes through.
-    #[must_use]
-    pub const fn levels(self) -> u32 {
-        match self {
-            Self::FourLevel => 4,
-            Self::La57 => 5,
-        }
-    }
-}
+use switcher_gen::arch::PagingMode;
 
 /// Which of its tests the kernel runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,14 +31,14 @@ impl Suite {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     /// `paging=4level` (the default) or `paging=la57`.
-    pub paging: Paging,
+    pub paging: PagingMode,
     /// `suite=all` (the default) or `suite=selftest`.
     pub suite: Suite,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { paging: Paging::FourLevel, suite: Suite::All }
+        Self { paging: PagingMode::FourLevel, suite: Suite::All }
     }
 }
 
@@ -75,7 +48,7 @@ pub enum OptionsError {
     /// A `key=value` word whose key is not an option.
     UnknownKey,
     /// `paging=` with a value other than `4level` and `la57`.
-    Paging,
+    PagingMode,
     /// `suite=` with a value other than `all` and `selftest`.
     Suite,
 }
@@ -84,7 +57,7 @@ impl fmt::Display for OptionsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::UnknownKey => "unknown option; the options are paging= and suite=",
-            Self::Paging => "unknown paging mode; the modes are 4level and la57",
+            Self::PagingMode => "unknown paging mode; the modes are 4level and la57",
             Self::Suite => "unknown suite; the suites are all and selftest",
         })
     }
@@ -107,9 +80,9 @@ impl FromStr for Options {
         let mut options = Self::default();
         for word in line.split_ascii_whitespace() {
             match word.split_once('=') {
-                Some(("paging", "4level")) => options.paging = Paging::FourLevel,
-                Some(("paging", "la57")) => options.paging = Paging::La57,
-                Some(("paging", _)) => return Err(OptionsError::Paging),
+                Some(("paging", "4level")) => options.paging = PagingMode::FourLevel,
+                Some(("paging", "la57")) => options.paging = PagingMode::FiveLevel,
+                Some(("paging", _)) => return Err(OptionsError::PagingMode),
                 Some(("suite", "all")) => options.suite = Suite::All,
                 Some(("suite", "selftest")) => options.suite = Suite::SelfTest,
                 Some(("suite", _)) => return Err(OptionsError::Suite),
@@ -128,7 +101,7 @@ mod tests {
 
     #[test]
     fn what_the_runner_writes_the_kernel_reads() {
-        for paging in [Paging::FourLevel, Paging::La57] {
+        for paging in [PagingMode::FourLevel, PagingMode::FiveLevel] {
             for suite in [Suite::All, Suite::SelfTest] {
                 let options = Options { paging, suite };
                 assert_eq!(options.to_string().parse(), Ok(options));
@@ -139,14 +112,14 @@ mod tests {
     #[test]
     fn the_path_qemu_puts_first_is_no_option() {
         let line = "/tmp/a=b/kernel paging=la57";
-        assert_eq!(line.parse(), Ok(Options { paging: Paging::La57, suite: Suite::All }));
+        assert_eq!(line.parse(), Ok(Options { paging: PagingMode::FiveLevel, suite: Suite::All }));
         assert_eq!("".parse(), Ok(Options::default()));
     }
 
     #[test]
     fn a_misspelt_option_is_refused() {
         assert_eq!("pagign=la57".parse::<Options>(), Err(OptionsError::UnknownKey));
-        assert_eq!("paging=5level".parse::<Options>(), Err(OptionsError::Paging));
+        assert_eq!("paging=5level".parse::<Options>(), Err(OptionsError::PagingMode));
         assert_eq!("suite=".parse::<Options>(), Err(OptionsError::Suite));
     }
 }

@@ -13,12 +13,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
-use hw_protocol::{Options, Paging, Suite};
-use hw_tests::engine::{self, Engine, Outcome};
+use hw_protocol::{Options, Suite};
+use hw_tests::bare_metal::{BareMetal, KERNEL, MINIMAL_HOST};
+use hw_tests::engine::qemu::Qemu;
+use hw_tests::engine::{self, End, Engine, Outcome};
 use hw_tests::iso::{self, Entry};
 use hw_tests::summary::{Row, Summary, count_tests};
 use hw_tests::tools::{self, Missing, Tool};
-use hw_tests::{cases, kernel, workspace};
+use hw_tests::{cases, workspace};
+use switcher_gen::arch::PagingMode;
 
 /// How many lines of the log a failed run is shown with.
 const TAIL: usize = 25;
@@ -91,7 +94,7 @@ fn test(names: &[String], limit: Duration) -> Result<bool> {
     }
     heading("kernel");
     let started = Instant::now();
-    match kernel::build() {
+    match KERNEL.build() {
         Ok(image) => {
             summary.0.push(row("kernel", (1, 0), started.elapsed(), ""));
             for engine in &engines {
@@ -104,8 +107,32 @@ fn test(names: &[String], limit: Duration) -> Result<bool> {
             summary.0.push(row("kernel", (0, 1), started.elapsed(), "not built; no engine run"));
         }
     }
+    if names.is_empty() {
+        summary.0.push(minimal_host(limit)?);
+    }
     println!("\n{summary}");
     Ok(summary.success())
+}
+
+/// Boots the last of the examples, in both paging modes, and looks for what its guest computes.
+fn minimal_host(limit: Duration) -> Result<Row> {
+    const RESULT: &str = "41 + 1 = 42";
+    heading(MINIMAL_HOST.name());
+    let started = Instant::now();
+    let image = MINIMAL_HOST.build()?;
+    let mut counts = (0, 0);
+    for engine in [Qemu::TCG_4LEVEL, Qemu::TCG_LA57] {
+        let options = Options { paging: engine.paging(), suite: Suite::All };
+        let run = engine.boot(&image, options, limit)?;
+        print!("{}", run.log);
+        if run.end == End::ByKernel && run.log.contains(RESULT) {
+            counts.0 += 1;
+        } else {
+            println!("FAILED `{RESULT}` is not in the log: {:?}", run.end);
+            counts.1 += 1;
+        }
+    }
+    Ok(row(MINIMAL_HOST.name(), counts, started.elapsed(), ""))
 }
 
 fn heading(name: &str) {
@@ -124,14 +151,18 @@ fn checks(summary: &mut Summary) -> Result<()> {
     fmt.args(["fmt", "--all", "--check"]);
     let mut clippy = workspace::cargo();
     clippy.args(["clippy", "--workspace", "--all-targets"]).args(deny);
-    let mut clippy_kernel = workspace::cargo();
-    clippy_kernel.args(["clippy", "--all-targets"]).args(kernel::ARGUMENTS).args(deny);
+    let bare_metal = |image: BareMetal| {
+        let mut clippy = workspace::cargo();
+        clippy.args(["clippy", "--all-targets"]).args(image.arguments()).args(deny);
+        clippy
+    };
     let mut doc = workspace::cargo();
     doc.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
     for (name, command) in [
         ("format", &mut fmt),
         ("clippy", &mut clippy),
-        ("clippy kernel", &mut clippy_kernel),
+        ("clippy kernel", &mut bare_metal(KERNEL)),
+        ("clippy minimal host", &mut bare_metal(MINIMAL_HOST)),
         ("docs", &mut doc),
     ] {
         heading(name);
@@ -200,11 +231,11 @@ fn run(engine: &dyn Engine, image: &Path, limit: Duration) -> Result<Row> {
 
 fn write_iso(output: &Path) -> Result<bool> {
     install(tools::ISO)?;
-    let image = kernel::build()?;
+    let image = KERNEL.build()?;
     let entry = |title, paging| Entry { title, options: Options { paging, suite: Suite::All } };
     let entries = [
-        entry("switcher tests, four-level paging", Paging::FourLevel),
-        entry("switcher tests, five-level paging (LA57)", Paging::La57),
+        entry("switcher tests, four-level paging", PagingMode::FourLevel),
+        entry("switcher tests, five-level paging (LA57)", PagingMode::FiveLevel),
     ];
     iso::write(&image, &entries, 5, output)?;
     println!("{}", output.display());

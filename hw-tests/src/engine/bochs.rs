@@ -12,7 +12,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use hw_protocol::{Options, Paging};
+use hw_protocol::Options;
+use switcher_gen::arch::PagingMode;
 
 use super::qemu::read;
 use super::{End, Engine, Run};
@@ -73,8 +74,8 @@ impl Engine for Bochs {
         &[BOCHS, BOCHS_BIOS, VGA_BIOS, GRUB_MKRESCUE, GRUB_PC, XORRISO, MTOOLS]
     }
 
-    fn paging(&self) -> Paging {
-        Paging::FourLevel
+    fn paging(&self) -> PagingMode {
+        PagingMode::FourLevel
     }
 
     fn boot(&self, kernel: &Path, options: Options, limit: Duration) -> Result<Run> {

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
-use hw_protocol::{Options, Paging, SELFTESTS, Suite};
+use hw_protocol::{Options, SELFTESTS, Suite};
+use switcher_gen::arch::PagingMode;
 
 use crate::judge::{self, Expected, Judgement};
 use crate::tools::{self, Tool};
@@ -24,7 +25,7 @@ pub trait Engine {
     fn tools(&self) -> &'static [Tool];
 
     /// The paging mode that it makes the kernel use.
-    fn paging(&self) -> Paging;
+    fn paging(&self) -> PagingMode;
 
     /// Whether the engine can be used here at all, beyond its tools being installed. `Some` says
     /// why it cannot. Running the kernel's self tests is a good way to find out.

@@ -9,7 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use hw_protocol::{Options, Paging};
+use hw_protocol::Options;
+use switcher_gen::arch::PagingMode;
 
 use super::{End, Engine, Run, self_test};
 use crate::tools::{self, Ending, QEMU, Tool};
@@ -28,26 +29,26 @@ pub struct Qemu {
     kvm: bool,
     /// The `-cpu` argument.
     cpu: &'static str,
-    paging: Paging,
+    paging: PagingMode,
 }
 
 impl Qemu {
     /// The interpreter, 48-bit addresses.
     pub const TCG_4LEVEL: Self =
-        Self { name: "qemu-tcg-4level", kvm: false, cpu: "max", paging: Paging::FourLevel };
+        Self { name: "qemu-tcg-4level", kvm: false, cpu: "max", paging: PagingMode::FourLevel };
     /// The interpreter, 57-bit addresses.
     pub const TCG_LA57: Self =
-        Self { name: "qemu-tcg-la57", kvm: false, cpu: "max", paging: Paging::La57 };
+        Self { name: "qemu-tcg-la57", kvm: false, cpu: "max", paging: PagingMode::FiveLevel };
     /// The same under Intel's name: the one way to run that variant where no CPU has LA57.
     pub const TCG_LA57_INTEL: Self = Self {
         name: "qemu-tcg-la57-intel",
         kvm: false,
         cpu: "max,vendor=GenuineIntel",
-        paging: Paging::La57,
+        paging: PagingMode::FiveLevel,
     };
     /// The real CPU, through KVM.
     pub const KVM: Self =
-        Self { name: "qemu-kvm", kvm: true, cpu: "host", paging: Paging::FourLevel };
+        Self { name: "qemu-kvm", kvm: true, cpu: "host", paging: PagingMode::FourLevel };
 }
 
 impl Engine for Qemu {
@@ -59,7 +60,7 @@ impl Engine for Qemu {
         &[QEMU]
     }
 
-    fn paging(&self) -> Paging {
+    fn paging(&self) -> PagingMode {
         self.paging
     }
 

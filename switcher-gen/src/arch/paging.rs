@@ -13,14 +13,20 @@ pub enum PagingMode {
 }
 
 impl PagingMode {
-    /// How many low bits of a linear address are translated; the others must equal the highest
-    /// of them.
+    /// How many tables a walk goes through.
+    #[must_use]
+    pub const fn levels(self) -> u8 {
+        match self {
+            Self::FourLevel => 4,
+            Self::FiveLevel => 5,
+        }
+    }
+
+    /// How many low bits of a linear address are translated: 9 by each table, 12 within the page.
+    /// The others must equal the highest of them.
     #[must_use]
     pub const fn address_bits(self) -> u8 {
-        match self {
-            Self::FourLevel => 48,
-            Self::FiveLevel => 57,
-        }
+        12 + 9 * self.levels()
     }
 
     /// How many high bits of an address repeat its sign bit: the distance of the two shifts that

@@ -19,8 +19,8 @@ mod tables;
 
 use core::fmt;
 
-use hw_protocol::Paging;
 use spin::Once;
+use switcher_gen::arch::PagingMode;
 use x86_64::registers::control::{Cr3, Cr3Flags, Cr4, Cr4Flags};
 use x86_64::structures::paging::{PageTableFlags, PhysFrame};
 use x86_64::{PhysAddr, instructions::tlb};
@@ -47,7 +47,7 @@ const LARGE_PAGE: u64 = 2 << 20;
 
 /// The tables that all roots share.
 struct Host {
-    paging: Paging,
+    paging: PagingMode,
     /// The level-3 table of the identity map.
     low: Tree,
     /// The level-3 table of the high host range.
@@ -123,7 +123,7 @@ fn image() -> [(Region, Flags); 3] {
 /// # Safety
 /// Called once, on the boot stack, with the boot page tables and the GDT in force, PCIDs off, and
 /// `usable` memory that is really there and nobody's. The CPU has the paging mode.
-pub(crate) unsafe fn init(usable: &Regions, paging: Paging) -> Result<u64, InitError> {
+pub(crate) unsafe fn init(usable: &Regions, paging: PagingMode) -> Result<u64, InitError> {
     let sections = image();
     let mut usable = *usable;
     usable.remove(Region::new(sections[0].0.start, sections[2].0.end))?;
@@ -142,8 +142,8 @@ pub(crate) unsafe fn init(usable: &Regions, paging: Paging) -> Result<u64, InitE
     let cr3 = root.cr3();
     match paging {
         // SAFETY: the new tables identity-map the image, where code, stack, GDT, TSS and IDT are.
-        Paging::FourLevel => unsafe { load_cr3(cr3) },
-        Paging::La57 => {
+        PagingMode::FourLevel => unsafe { load_cr3(cr3) },
+        PagingMode::FiveLevel => {
             let cr3 = u32::try_from(cr3).map_err(|_| InitError::RootAbove4Gib)?;
             // SAFETY: the same, and the caller vouches for the CPU, the GDT and CR4.PCIDE.
             unsafe { boot::switch_to_la57(cr3) }
@@ -187,7 +187,7 @@ fn host() -> &'static Host {
 
 /// The paging mode in force.
 #[must_use]
-pub fn paging() -> Paging {
+pub fn paging() -> PagingMode {
     host().paging
 }
 

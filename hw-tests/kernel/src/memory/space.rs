@@ -1,6 +1,6 @@
 //! A guest's address space: a root, with the host's ranges in it.
 
-use hw_protocol::Paging;
+use switcher_gen::arch::PagingMode;
 use x86_64::registers::control::Cr3;
 use x86_64::structures::paging::PageTableFlags;
 
@@ -18,7 +18,7 @@ use super::{HIGH_BASE, LARGE_PAGE, PAGE, exit, flush_all, host, is_host_address}
 #[derive(Debug)]
 pub struct AddressSpace {
     tree: Tree,
-    paging: Paging,
+    paging: PagingMode,
 }
 
 impl AddressSpace {
@@ -32,9 +32,9 @@ impl AddressSpace {
     }
 
     /// A space with these host ranges, which outlive it.
-    pub(super) fn with_host(paging: Paging, low: &Tree, high: &Tree) -> Result<Self, MapError> {
+    pub(super) fn with_host(paging: PagingMode, low: &Tree, high: &Tree) -> Result<Self, MapError> {
         // A space from the start, so that its drop unlinks what the tree does not own.
-        let space = Self { tree: Tree::new(paging.levels())?, paging };
+        let space = Self { tree: Tree::new(paging.levels().into())?, paging };
         space.tree.link(0, low)?;
         space.tree.link(HIGH_BASE, high)?;
         Ok(space)
@@ -81,26 +81,21 @@ impl AddressSpace {
     /// How the page at an address is mapped, the host's pages included; `None` if it is not.
     #[must_use]
     pub fn flags(&self, virt: u64) -> Option<Flags> {
-        self.is_canonical(virt).then_some(())?;
+        self.paging.is_canonical(virt).then_some(())?;
         self.tree.lookup(virt).map(|(_, flags)| Flags::of(flags))
     }
 
     /// The physical address of a byte, the host's ranges included; `None` if it is not mapped.
     #[must_use]
     pub fn translate(&self, virt: u64) -> Option<u64> {
-        self.is_canonical(virt).then_some(())?;
+        self.paging.is_canonical(virt).then_some(())?;
         let (page, flags) = self.tree.lookup(virt)?;
         let size = if flags.contains(PageTableFlags::HUGE_PAGE) { LARGE_PAGE } else { PAGE };
         Some(page + virt % size)
     }
 
-    fn is_canonical(&self, virt: u64) -> bool {
-        let unused = 64 - (12 + 9 * self.paging.levels());
-        ((virt << unused) as i64 >> unused) as u64 == virt
-    }
-
     fn check(&self, virt: u64) -> Result<(), MapError> {
-        if !self.is_canonical(virt) {
+        if !self.paging.is_canonical(virt) {
             return Err(MapError::NonCanonical);
         }
         if is_host_address(virt) {
