@@ -6,6 +6,7 @@ use crate::expect::Expected;
 use crate::run::{Case, Failure, Run};
 use crate::world::place;
 use switcher_gen::arch::RFlags;
+use switcher_gen::layout::SwitchFlags;
 use switcher_runtime::Mode;
 
 pub(super) const CASES: &[Case] = &[
@@ -38,6 +39,11 @@ pub(super) const CASES: &[Case] = &[
         name: "umod_syscall_at_the_eretu_address_is_a_plain_syscall",
         rows: &[26],
         body: umod_syscall_at_eretu,
+    },
+    Case {
+        name: "no_path_depends_on_where_the_guests_rsp_points",
+        rows: &[27],
+        body: rsp_anywhere,
     },
     Case {
         name: "smod_rsp_is_saved_by_eretu_and_loaded_by_the_next_syscall",
@@ -171,6 +177,51 @@ fn smod_rsp(run: &mut Run<'_>) -> Result<(), Failure> {
         in_umod.gs_base = umod.gs_base;
         in_umod.smod_rsp = umod.smod_rsp;
         let expected = Expected::to_smod(&in_umod, &run.platform, place::UMOD_CODE);
+        run.check(&setup, &expected)?;
+    }
+    Ok(())
+}
+
+fn rsp_anywhere(run: &mut Run<'_>) -> Result<(), Failure> {
+    // Null, both sides of both canonical holes, unaligned, the host's image and the switcher's own
+    // pages as the bare-metal engines have them, the guest's code.
+    let hostile = [
+        0,
+        1,
+        0x10_0000,
+        (1 << 47) - 8,
+        1 << 47,
+        (1 << 56) - 8,
+        1 << 56,
+        0xFFFF_8000_0000_0000,
+        0xFFFF_FE80_0000_0000,
+        0xFFFF_FE80_0000_0100,
+        u64::MAX,
+        place::TEXT,
+    ];
+    for rsp in hostile {
+        let mut setup = run.setup(Mode::Umod).with(Mode::Umod, place::UMOD_CODE, SYSCALL).with(
+            Mode::Smod,
+            place::SMOD_ENTRY,
+            PROBE,
+        );
+        setup.regs.rsp = rsp;
+        setup.smod_rsp = rsp.wrapping_add(8);
+        let expected = Expected::to_smod(&setup, &run.platform, place::UMOD_CODE);
+        run.check(&setup, &expected)?;
+
+        let mut setup = run.setup(Mode::Smod).with(Mode::Smod, place::ERETU, SYSCALL).with(
+            Mode::Umod,
+            place::UMOD_CODE,
+            PROBE,
+        );
+        setup.regs.rsp = rsp;
+        setup.pvcs.rsp = rsp.wrapping_sub(8);
+        let expected = Expected::to_umod(&setup, &run.platform);
+        run.check(&setup, &expected)?;
+
+        setup.inhibitors = SwitchFlags::IRQ_WIN;
+        let expected = Expected::syscall_exit(&setup, place::ERETU);
         run.check(&setup, &expected)?;
     }
     Ok(())
