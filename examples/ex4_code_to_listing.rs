@@ -17,7 +17,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             if operands.contains("[pvcs.") {
                 let source = instruction.source.as_ref();
                 let place = source.map_or(String::new(), |s| format!("{}:{}", s.file, s.line));
-                println!("{:04x}  {:6} {operands:60} {place}", instruction.address, instruction.mnemonic);
+                println!(
+                    "{:04x}  {:6} {operands:60} {place}",
+                    instruction.address, instruction.mnemonic
+                );
             }
         }
     }

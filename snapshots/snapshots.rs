@@ -140,9 +140,9 @@ fn changes(old: &str, new: &str) -> String {
 #[test]
 fn no_snapshot_is_stale_or_pending() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../snapshots");
-    let names = std::fs::read_dir(dir).unwrap().map(|file| {
-        file.unwrap().file_name().into_string().expect("file names are UTF-8")
-    });
+    let names = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|file| file.unwrap().file_name().into_string().expect("file names are UTF-8"));
     let found: BTreeSet<String> =
         names.filter(|name| name != "README.md" && name != "snapshots.rs").collect();
     let made: BTreeSet<String> = SNAPSHOTS.iter().map(|name| format!("{name}.snap")).collect();

@@ -167,11 +167,14 @@ fn compare() {
         .map(|_| [time(switcher), time(|| iced.assemble()), time(Dynasmrt::assemble)])
         .map(|times| times.map(|time| time.as_secs_f64() * 1e6))
         .collect();
-    let of = |value: fn(&[f64; 3]) -> f64| median(rounds.iter().map(value).collect());
+    let medians = |i: usize| median(rounds.iter().map(|times| times[i]).collect());
+    let ratio = |i: usize| median(rounds.iter().map(|times| times[0] / times[i]).collect());
     println!("\nin turns, medians of {ROUNDS} rounds:");
-    println!("  switcher  {:6.2} us  (goal: at most 10)", of(|t| t[0]));
-    println!("  iced      {:6.2} us  ratio {:.2}  (goal: at most 1.0)", of(|t| t[1]), of(|t| t[0] / t[1]));
-    println!("  dynasmrt  {:6.2} us  ratio {:.2}  (goal: at most 1.2)", of(|t| t[2]), of(|t| t[0] / t[2]));
+    println!("  switcher  {:6.2} us  (goal: at most 10)", medians(0));
+    for (i, name, goal) in [(1, "iced", 1.0), (2, "dynasmrt", 1.2)] {
+        let (time, ratio) = (medians(i), ratio(i));
+        println!("  {name:<8}  {time:6.2} us  ratio {ratio:.2}  (goal: at most {goal:.1})");
+    }
 }
 
 fn main() {

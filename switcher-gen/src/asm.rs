@@ -437,10 +437,7 @@ mod tests {
             ; jmp BYTE =>Label::Syscall64
         );
         let code = a.finish().unwrap();
-        assert_eq!(
-            code.bytes,
-            [0xEB, 7, 0x90, 0x0F, 0x85, 0xF9, 0xFF, 0xFF, 0xFF, 0xEB, 0xF7],
-        );
+        assert_eq!(code.bytes, [0xEB, 7, 0x90, 0x0F, 0x85, 0xF9, 0xFF, 0xFF, 0xFF, 0xEB, 0xF7],);
         assert_eq!(code.labels[Label::Iretq as usize], Some(9));
     }
 

@@ -238,7 +238,9 @@ pub enum LinkError {
         symbol: HostSymbol,
     },
     /// More than 2 GiB away.
-    #[error("{target:#x} is out of reach of a rel32 at {from:#x}: map the switcher within 2 GiB of it")]
+    #[error(
+        "{target:#x} is out of reach of a rel32 at {from:#x}: map the switcher within 2 GiB of it"
+    )]
     Unreachable {
         /// What the displacement counts from.
         from: u64,
@@ -276,7 +278,10 @@ mod tests {
         assert!(matches!(refused, LinkError::NonCanonical(_)), "{refused}");
         let refused = image.link((1 << 47) - 16, NOTHING).unwrap_err();
         assert!(matches!(refused, LinkError::NonCanonical(_)), "{refused}");
-        assert_eq!(image.link(0x1008, NOTHING).unwrap_err(), LinkError::Misaligned { base: 0x1008 });
+        assert_eq!(
+            image.link(0x1008, NOTHING).unwrap_err(),
+            LinkError::Misaligned { base: 0x1008 }
+        );
         let la57: Variant = "intel-la57".parse().unwrap();
         assert!(Image::new(&la57).unwrap().link(1 << 47, NOTHING).is_ok());
     }

@@ -1,4 +1,47 @@
-//! Emits switchers.
+//! Emits switchers: the ring-0 code that takes a PVM guest from its user mode to its kernel mode and
+//! back without its hypervisor.
+//!
+//! # The journey
+//!
+//! 1. **struct -> offset.** [`layout`] holds the structs that emitted code reads and writes, with a
+//!    typed [`Offset`](layout::Offset) per field; [`arch`] holds the facts of x86-64.
+//! 2. **offset -> code.** A [`Variant`] says what to emit for which host. The emitters ([`emit`], one
+//!    file per routine) write to a [`Sink`](asm::Sink), where those offsets are the only
+//!    displacements there are. The result is an [`Image`]: bytes, entry points, windows.
+//! 3. **code -> listing.** [`listing`] decodes the bytes again and gives every number its name back;
+//!    [`elf`] and [`offsets`] are for other toolchains.
+//! 4. **code -> execution.** [`native`] runs the bytes here, in user mode. `switcher-runtime` does
+//!    everything up to `Image` inside a host, in ring 0, without this crate's feature `std`.
+//!
+//! Each module knows only those before it. CAVEATS.md, beside this crate's Cargo.toml, says what the
+//! code assumes and what its tests do not show.
+//!
+//! ```
+//! use switcher_gen::arch::{PagingMode, Selectors, Vendor};
+//! use switcher_gen::asm::{Label, Window};
+//! use switcher_gen::layout::{PerCpu, TssExtra};
+//! use switcher_gen::listing::{Listing, ListingOptions};
+//! use switcher_gen::{Axes, Image, Variant};
+//!
+//! // Struct -> offset.
+//! let flags = PerCpu::tss_extra + TssExtra::switch_flags;
+//! assert_eq!(flags.bytes(), 0xC0);
+//!
+//! // Offset -> code, for one kind of host.
+//! let axes = Axes { vendor: Vendor::Intel, paging: PagingMode::FiveLevel, ibt: false, pcid: true };
+//! let variant = Variant::new(axes, Selectors::DEFAULT)?;
+//! let image = Image::new(&variant)?;
+//! assert!(image.is_in(Window::UnsafeStack, image.offset(Label::SysretqUnsafeStack)));
+//!
+//! // Code -> listing.
+//! let listing = Listing::new(&image, &ListingOptions::default())?;
+//! assert!(listing.to_string().contains("xor     byte ptr gs:[tss_extra.switch_flags]"));
+//!
+//! // Code -> an address to run at.
+//! let linked = image.link(0xFFFF_FE80_0000_0000, |_| None)?;
+//! assert_eq!(linked.address(Label::EnterGuest), 0xFFFF_FE80_0000_0000);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![cfg_attr(not(feature = "std"), no_std)]
 #![deny(unsafe_code)]
 

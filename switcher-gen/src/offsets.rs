@@ -31,11 +31,8 @@ fn constants() -> Vec<Constant> {
 }
 
 fn flags<F: Flags<Bits = u64>>(ty: &'static str) -> Vec<Constant> {
-    let constant = |flag: &bitflags::Flag<F>| Constant {
-        ty,
-        name: flag.name(),
-        value: flag.value().bits(),
-    };
+    let constant =
+        |flag: &bitflags::Flag<F>| Constant { ty, name: flag.name(), value: flag.value().bits() };
     F::FLAGS.iter().map(constant).collect()
 }
 
@@ -135,7 +132,11 @@ fn c_struct(out: &mut String, layout: &Layout) {
     for (i, field) in fields.iter().enumerate() {
         // The first member is at offset 0, so its alignment is the struct's.
         let alignment = if i == 0 { format!("_Alignas({align}) ") } else { String::new() };
-        let doc = if field.doc.is_empty() { String::new() } else { format!(" /* {} */", field.doc) };
+        let doc = if field.doc.is_empty() {
+            String::new()
+        } else {
+            format!(" /* {} */", field.doc.replace("*/", "* /"))
+        };
         *out += &format!("    {alignment}{};{doc}\n", c_member(field, *align));
     }
     *out += "};\n";
@@ -159,12 +160,15 @@ fn c_member(field: &Field, align: usize) -> String {
     if let Some(nested) = nested {
         return format!("struct switcher_{} {name}", snake_case(nested.name));
     }
-    let fits = |unit: &usize| {
-        offset.is_multiple_of(*unit) && size.is_multiple_of(*unit) && *unit <= align
-    };
+    let fits =
+        |unit: &usize| offset.is_multiple_of(*unit) && size.is_multiple_of(*unit) && *unit <= align;
     let unit = [8, 4, 2].into_iter().find(fits).unwrap_or(1);
     let (bits, count) = (unit * 8, size / unit);
-    if count == 1 { format!("uint{bits}_t {name}") } else { format!("uint{bits}_t {name}[{count}]") }
+    if count == 1 {
+        format!("uint{bits}_t {name}")
+    } else {
+        format!("uint{bits}_t {name}[{count}]")
+    }
 }
 
 /// Symbols for the GNU assembler, by the C header's names.
@@ -231,8 +235,7 @@ pub fn json() -> serde_json::Result<String> {
         align: layout.align,
         fields: layout.fields.iter().map(field).collect(),
     };
-    let export =
-        Export { layouts: LAYOUTS.iter().map(layout).collect(), constants: constants() };
+    let export = Export { layouts: LAYOUTS.iter().map(layout).collect(), constants: constants() };
     let mut json = serde_json::to_string_pretty(&export)?;
     json.push('\n');
     Ok(json)

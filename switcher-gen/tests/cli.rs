@@ -228,11 +228,8 @@ fn a_full_disk_is_an_error() {
         return;
     }
     let full = std::fs::File::create("/dev/full").unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_switcher"))
-        .arg("offsets")
-        .stdout(full)
-        .output()
-        .unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_switcher")).arg("offsets").stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("standard output"));
 }
@@ -243,11 +240,8 @@ fn the_tour_makes_the_whole_journey_or_says_what_this_host_lacks() {
     let text = String::from_utf8(output.stdout).unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(text.starts_with("1. This CPU\n"), "{text}");
-    let state = switcher_gen::arch::HostState {
-        paging: PagingMode::FourLevel,
-        pcid: false,
-        ibt: false,
-    };
+    let state =
+        switcher_gen::arch::HostState { paging: PagingMode::FourLevel, pcid: false, ibt: false };
     match HostFeatures::from_cpuid(&raw_cpuid::CpuId::new(), state).fit() {
         Ok(_) => {
             assert_eq!(output.status.code(), Some(0), "{stderr}");

@@ -92,13 +92,16 @@ fn linked_into_a_host_the_window_table_leads_to_the_windows() {
     let image = Image::new(&Variant::REFERENCE).unwrap();
     let switcher = write_object(dir.path(), &image);
     let linked = dir.path().join("linked");
-    run("ld", &[
-        "-Ttext=0x200000".as_ref(),
-        "--entry=switcher_enter_guest".as_ref(),
-        "-o".as_ref(),
-        linked.as_ref(),
-        switcher.as_ref(),
-    ]);
+    run(
+        "ld",
+        &[
+            "-Ttext=0x200000".as_ref(),
+            "--entry=switcher_enter_guest".as_ref(),
+            "-o".as_ref(),
+            linked.as_ref(),
+            switcher.as_ref(),
+        ],
+    );
 
     let bytes = std::fs::read(linked).unwrap();
     let file = object::File::parse(&*bytes).unwrap();

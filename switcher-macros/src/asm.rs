@@ -84,11 +84,7 @@ fn parse_within<T>(
     tokens: TokenStream,
     parser: impl FnOnce(ParseStream<'_>) -> Result<T>,
 ) -> Result<T> {
-    let end = tokens
-        .clone()
-        .into_iter()
-        .last()
-        .map_or_else(Span::call_site, |last| last.span());
+    let end = tokens.clone().into_iter().last().map_or_else(Span::call_site, |last| last.span());
     let mut group = Group::new(Delimiter::Brace, tokens);
     group.set_span(end);
     let braced = |input: ParseStream<'_>| {
@@ -138,10 +134,7 @@ impl Comments {
         for attr in Attribute::parse_outer(input)? {
             let text = match &attr.meta {
                 Meta::NameValue(meta) if is_doc(&attr) => match &meta.value {
-                    Expr::Lit(ExprLit {
-                        lit: Lit::Str(text),
-                        ..
-                    }) => Some(text.value()),
+                    Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Some(text.value()),
                     _ => None,
                 },
                 _ => None,
@@ -151,12 +144,8 @@ impl Comments {
                 return Err(Error::new_spanned(attr, message));
             };
             // `///` makes one attribute per line, `/** */` one of many.
-            let lines = text
-                .split('\n')
-                .map(|line| line.strip_prefix(' ').unwrap_or(line));
-            comments
-                .lines
-                .extend(lines.map(|line| line.trim_end().to_owned()));
+            let lines = text.split('\n').map(|line| line.strip_prefix(' ').unwrap_or(line));
+            comments.lines.extend(lines.map(|line| line.trim_end().to_owned()));
             comments.last = Some(attr.bracket_token.span.join());
         }
         Ok(comments)
@@ -182,11 +171,7 @@ struct Statement {
 
 impl Statement {
     fn expand(&self, sink: &Ident) -> TokenStream {
-        let comments = self
-            .comments
-            .lines
-            .iter()
-            .map(|line| quote!(;; #sink.comment(#line)));
+        let comments = self.comments.lines.iter().map(|line| quote!(;; #sink.comment(#line)));
         let body = match &self.body {
             Body::Rust(tokens) => quote!(;; #tokens),
             Body::Verbatim(tokens) => quote!(; #tokens),
@@ -241,9 +226,8 @@ struct Instruction {
 
 impl Instruction {
     /// What dynasm takes for a prefix instead of a mnemonic.
-    const PREFIXES: [&str; 12] = [
-        "lock", "rep", "repe", "repz", "repne", "repnz", "cs", "ds", "es", "fs", "gs", "ss",
-    ];
+    const PREFIXES: [&str; 12] =
+        ["lock", "rep", "repe", "repz", "repne", "repnz", "cs", "ds", "es", "fs", "gs", "ss"];
 
     fn parse(input: ParseStream<'_>) -> Result<Self> {
         let mut words = Vec::new();
@@ -265,7 +249,35 @@ impl Instruction {
                 operands.push(Operand::parse(input)?);
             }
         }
-        Ok(Self { words, operands })
+        let instruction = Self { words, operands };
+        if let Some(segment) = instruction.loads_segment()
+            && instruction.segment_load().is_none()
+        {
+            let text = "dynasm encodes this as a store of the segment register: load it from a \
+                        16-bit register by name";
+            return Err(Error::new_spanned(segment, text));
+        }
+        Ok(instruction)
+    }
+
+    /// The destination of a MOV, if it is a segment register.
+    fn loads_segment(&self) -> Option<&TokenStream> {
+        let mov = self.words.last().is_some_and(|mnemonic| mnemonic == "mov");
+        match self.operands.first() {
+            Some(Operand::Verbatim(name)) if mov => segment_number(name).map(|_| name),
+            _ => None,
+        }
+    }
+
+    /// The bytes of `mov sreg, r16`, which dynasm 5.1 encodes as `mov r16, sreg`.
+    fn segment_load(&self) -> Option<TokenStream> {
+        const WORDS: [&str; 8] = ["ax", "cx", "dx", "bx", "sp", "bp", "si", "di"];
+        let segment = segment_number(self.loads_segment()?)?;
+        let [_, Operand::Verbatim(source)] = self.operands.as_slice() else { return None };
+        let source = source.to_string();
+        let source = (0_u8..).zip(WORDS).find(|(_, word)| *word == source)?.0;
+        let modrm = 0xC0 | segment << 3 | source;
+        Some(quote!(.bytes &[0x8e, #modrm]))
     }
 
     fn expand(&self, sink: &Ident) -> TokenStream {
@@ -274,7 +286,7 @@ impl Instruction {
         let notes = operands.iter().map(|operand| operand.note(sink));
         let code = match words.as_slice() {
             [mnemonic] if operands.is_empty() => missing_from_dynasm(mnemonic),
-            _ => None,
+            _ => self.segment_load(),
         };
         let code = code.unwrap_or_else(|| {
             let sized = !words.last().is_some_and(is_sizeless);
@@ -302,12 +314,18 @@ fn missing_from_dynasm(mnemonic: &Ident) -> Option<TokenStream> {
     Some(quote!(.bytes #bytes))
 }
 
+/// A segment register's number, as in the reg field of a ModR/M byte.
+fn segment_number(name: &TokenStream) -> Option<u8> {
+    let name = name.to_string();
+    let numbered = (0_u8..).zip(["es", "cs", "ss", "ds", "fs", "gs"]);
+    numbered.into_iter().find(|(_, segment)| *segment == name).map(|(number, _)| number)
+}
+
 /// Whether dynasm refuses a size hint on this instruction's memory operand, for there is only one
 /// size (or none at all). `asm!` wants the hint all the same: the field's width is checked by it.
 fn is_sizeless(mnemonic: &Ident) -> bool {
-    const SIZELESS: [&str; 10] = [
-        "invlpg", "lea", "lldt", "lmsw", "ltr", "sldt", "smsw", "str", "verr", "verw",
-    ];
+    const SIZELESS: [&str; 10] =
+        ["invlpg", "lea", "lldt", "lmsw", "ltr", "sldt", "smsw", "str", "verr", "verw"];
     SIZELESS.iter().any(|known| mnemonic == known)
 }
 
@@ -394,11 +412,7 @@ enum Address {
     /// `[base]`
     Base(Ident),
     /// `[base + offset]`, `[offset]`, where the offset is one Rust expression by now.
-    Field {
-        base: Option<Ident>,
-        displacement: Displacement,
-        offset: TokenStream,
-    },
+    Field { base: Option<Ident>, displacement: Displacement, offset: TokenStream },
 }
 
 enum Displacement {
@@ -430,21 +444,11 @@ impl Memory {
             }
         };
         let address = Address::parse(span, &content)?;
-        Ok(Self {
-            hint,
-            width,
-            span,
-            address,
-        })
+        Ok(Self { hint, width, span, address })
     }
 
     fn note(&self, sink: &Ident) -> TokenStream {
-        let Address::Field {
-            displacement,
-            offset,
-            ..
-        } = &self.address
-        else {
+        let Address::Field { displacement, offset, .. } = &self.address else {
             return TokenStream::new();
         };
         // rustc is to blame the operand, not all of asm!, for a field of the wrong width.
@@ -470,9 +474,7 @@ impl Memory {
         let hint = sized.then_some(&self.hint);
         match &self.address {
             Address::Base(base) => quote!(#hint [#base]),
-            Address::Field {
-                base, displacement, ..
-            } => {
+            Address::Field { base, displacement, .. } => {
                 let byte = match displacement {
                     Displacement::Disp8(byte) => Some(byte),
                     Displacement::Disp32 => None,
@@ -512,10 +514,9 @@ impl Address {
         offsets.iter().try_for_each(check_offset)?;
         match (base, offsets, displacement) {
             (Some(base), [], Displacement::Disp32) => Ok(Self::Base(base)),
-            (_, [], Displacement::Disp8(byte)) => Err(Error::new(
-                byte.span(),
-                "there is no displacement that could be a `BYTE`",
-            )),
+            (_, [], Displacement::Disp8(byte)) => {
+                Err(Error::new(byte.span(), "there is no displacement that could be a `BYTE`"))
+            }
             (None, [_, ..], Displacement::Disp8(byte)) => Err(Error::new(
                 byte.span(),
                 "an address without a register takes 32 bits: drop the inner `BYTE`",
@@ -523,16 +524,11 @@ impl Address {
             (base, [first, rest @ ..], displacement) => {
                 let span = Span::mixed_site().located_at(span);
                 let offset = quote_spanned!(span=> #first #(.then(#rest))*);
-                Ok(Self::Field {
-                    base,
-                    displacement,
-                    offset,
-                })
+                Ok(Self::Field { base, displacement, offset })
             }
-            (None, [], Displacement::Disp32) => Err(Error::new(
-                span,
-                "expected a register, an offset or their sum",
-            )),
+            (None, [], Displacement::Disp32) => {
+                Err(Error::new(span, "expected a register, an offset or their sum"))
+            }
         }
     }
 }
@@ -540,12 +536,7 @@ impl Address {
 /// The terms of a sum, whatever parentheses it has: addition of offsets is associative.
 fn flatten(sum: Expr, terms: &mut Vec<Expr>) {
     match sum {
-        Expr::Binary(ExprBinary {
-            op: BinOp::Add(_),
-            left,
-            right,
-            ..
-        }) => {
+        Expr::Binary(ExprBinary { op: BinOp::Add(_), left, right, .. }) => {
             flatten(*left, terms);
             flatten(*right, terms);
         }
@@ -581,9 +572,8 @@ fn check_offset(term: &Expr) -> Result<()> {
 }
 
 /// dynasm's size hints, all of which it takes anywhere.
-const HINTS: [&str; 10] = [
-    "BYTE", "WORD", "DWORD", "FWORD", "AWORD", "QWORD", "TWORD", "OWORD", "YWORD", "ZWORD",
-];
+const HINTS: [&str; 10] =
+    ["BYTE", "WORD", "DWORD", "FWORD", "AWORD", "QWORD", "TWORD", "OWORD", "YWORD", "ZWORD"];
 
 fn parse_hint(input: ParseStream<'_>) -> Result<Option<Ident>> {
     match input.fork().parse::<Ident>() {
@@ -595,11 +585,7 @@ fn parse_hint(input: ParseStream<'_>) -> Result<Option<Ident>> {
 fn is_literal(operand: &Expr) -> bool {
     match operand {
         Expr::Lit(_) => true,
-        Expr::Unary(ExprUnary {
-            op: UnOp::Neg(_),
-            expr,
-            ..
-        }) => is_literal(expr),
+        Expr::Unary(ExprUnary { op: UnOp::Neg(_), expr, .. }) => is_literal(expr),
         Expr::Group(group) => is_literal(&group.expr),
         _ => false,
     }
@@ -620,9 +606,8 @@ const GPRS_64: [&str; 16] = [
 /// Whether dynasm takes this for a register: by a name it knows or by number (`Rq(n)`).
 fn is_register(operand: &Expr) -> bool {
     if let Expr::Call(call) = operand {
-        const FAMILIES: [&str; 14] = [
-            "Rb", "Rh", "Rw", "Rd", "Ra", "Rq", "Rf", "Rm", "Rx", "Ry", "Rs", "RC", "RD", "RB",
-        ];
+        const FAMILIES: [&str; 14] =
+            ["Rb", "Rh", "Rw", "Rd", "Ra", "Rq", "Rf", "Rm", "Rx", "Ry", "Rs", "RC", "RD", "RB"];
         return as_ident(&call.func).is_some_and(|name| FAMILIES.iter().any(|known| name == known));
     }
     as_ident(operand).is_some_and(|name| is_register_name(&name.to_string()))

@@ -56,19 +56,8 @@ impl<'a> Struct<'a> {
                 Err(unknown(meta, "a struct takes `size` and `align`"))
             }
         })?;
-        let fields = fields
-            .named
-            .iter()
-            .map(Field::parse)
-            .collect::<Result<_>>()?;
-        Ok(Self {
-            ident: &input.ident,
-            generics: &input.generics,
-            repr,
-            size,
-            align,
-            fields,
-        })
+        let fields = fields.named.iter().map(Field::parse).collect::<Result<_>>()?;
+        Ok(Self { ident: &input.ident, generics: &input.generics, repr, size, align, fields })
     }
 }
 
@@ -81,11 +70,7 @@ impl<'a> Field<'a> {
             ident: field.ident.as_ref()?,
             vis: &field.vis,
             ty: &field.ty,
-            docs: field
-                .attrs
-                .iter()
-                .filter(|attr| attr.path().is_ident("doc"))
-                .collect(),
+            docs: field.attrs.iter().filter(|attr| attr.path().is_ident("doc")).collect(),
             at: None,
             nested: false,
         })
@@ -127,20 +112,12 @@ impl Assertion {
             return Err(Error::new_spanned(key, message));
         }
         let value: Expr = meta.value()?.parse()?;
-        let Expr::Lit(ExprLit {
-            lit: Lit::Int(literal),
-            ..
-        }) = value
-        else {
+        let Expr::Lit(ExprLit { lit: Lit::Int(literal), .. }) = value else {
             let message = format!("`{key}` takes an integer literal, a number of bytes");
             return Err(Error::new_spanned(value, message));
         };
         let bytes = literal.base10_parse()?;
-        *slot = Some(Self {
-            key,
-            literal,
-            bytes,
-        });
+        *slot = Some(Self { key, literal, bytes });
         Ok(())
     }
 }

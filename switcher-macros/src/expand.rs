@@ -23,10 +23,7 @@ fn try_derive(input: &DeriveInput) -> Result<TokenStream> {
 
 fn expand(input: &DeriveInput, parsed: &Struct<'_>) -> TokenStream {
     let constants = constants(input, &parsed.fields);
-    let layout = layout(
-        input,
-        parsed.fields.iter().map(|field| entry(parsed, field)),
-    );
+    let layout = layout(input, parsed.fields.iter().map(|field| entry(parsed, field)));
     let assertions = assertions(parsed);
     quote! {
         #constants
@@ -39,30 +36,21 @@ fn expand(input: &DeriveInput, parsed: &Struct<'_>) -> TokenStream {
 pub(crate) fn constants(input: &DeriveInput, fields: &[Field<'_>]) -> TokenStream {
     let (impl_generics, ty_generics, where_clause) = input.generics.split_for_impl();
     let ident = &input.ident;
-    let constants = fields
-        .iter()
-        .filter(|field| !field.is_padding())
-        .map(|field| {
-            let Field {
-                ident: name,
-                vis,
-                ty,
-                docs,
-                ..
-            } = field;
-            let generated = docs.is_empty().then(|| {
-                let line = format!(" Where `{}` lies in a [`{ident}`].", name.unraw());
-                quote!(#[doc = #line])
-            });
-            quote! {
-                #(#docs)*
-                #generated
-                #vis const #name: ::switcher_gen::layout::Offset<#ident #ty_generics, #ty> =
-                    ::switcher_gen::layout::Offset::__derived(
-                        ::switcher_gen::__private::memoffset::offset_of!(#ident #ty_generics, #name)
-                    );
-            }
+    let constants = fields.iter().filter(|field| !field.is_padding()).map(|field| {
+        let Field { ident: name, vis, ty, docs, .. } = field;
+        let generated = docs.is_empty().then(|| {
+            let line = format!(" Where `{}` lies in a [`{ident}`].", name.unraw());
+            quote!(#[doc = #line])
         });
+        quote! {
+            #(#docs)*
+            #generated
+            #vis const #name: ::switcher_gen::layout::Offset<#ident #ty_generics, #ty> =
+                ::switcher_gen::layout::Offset::__derived(
+                    ::switcher_gen::__private::memoffset::offset_of!(#ident #ty_generics, #name)
+                );
+        }
+    });
     quote! {
         // Not every field is named by some code, and constants are named exactly like the fields.
         #[automatically_derived]
@@ -125,10 +113,7 @@ fn entry(parsed: &Struct<'_>, field: &Field<'_>) -> TokenStream {
 fn first_line(docs: &[&Attribute]) -> String {
     let literals = docs.iter().filter_map(|attr| match &attr.meta {
         Meta::NameValue(meta) => match &meta.value {
-            Expr::Lit(ExprLit {
-                lit: Lit::Str(text),
-                ..
-            }) => Some(text.value()),
+            Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Some(text.value()),
             // `#[doc = include_str!(..)]`: its text is not known yet.
             _ => None,
         },
@@ -136,11 +121,7 @@ fn first_line(docs: &[&Attribute]) -> String {
         _ => None,
     });
     literals
-        .flat_map(|text| {
-            text.lines()
-                .map(|line| line.trim().to_owned())
-                .collect::<Vec<_>>()
-        })
+        .flat_map(|text| text.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>())
         .find(|line| !line.is_empty())
         .unwrap_or_default()
 }

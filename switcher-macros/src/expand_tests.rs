@@ -24,11 +24,7 @@ fn expansions_are_as_reviewed() {
         .unwrap()
         .map(|entry| file_name(&entry.unwrap().path()))
         .partition(|name| name.ends_with(GOLDEN));
-    assert!(
-        !inputs.is_empty(),
-        "there is nothing to expand in {}",
-        directory.display()
-    );
+    assert!(!inputs.is_empty(), "there is nothing to expand in {}", directory.display());
 
     let mut complaints = Vec::new();
     let mut expected = BTreeSet::new();
@@ -86,25 +82,18 @@ fn expand_file(path: &Path) -> String {
         other => panic!("{} is of no use in {}", quote!(#other), path.display()),
     });
     let expansion = prettyplease::unparse(&syn::parse2(quote!(#(#items)*)).unwrap());
-    bodies.iter().fold(expansion, |text, (placeholder, body)| {
-        text.replace(placeholder, body)
-    })
+    bodies.iter().fold(expansion, |text, (placeholder, body)| text.replace(placeholder, body))
 }
 
 fn derive(attrs: &[Attribute], item: TokenStream) -> TokenStream {
-    assert!(
-        attrs.iter().any(|attr| attr.path().is_ident("derive")),
-        "{item} derives nothing"
-    );
+    assert!(attrs.iter().any(|attr| attr.path().is_ident("derive")), "{item} derives nothing");
     expand::derive(&syn::parse2(item).unwrap())
 }
 
 /// Expands an `asm!` statement. What is in the `dynasm!` is no Rust and would come out of
 /// prettyplease as a heap; it goes to `bodies`, a statement per line, and leaves a placeholder.
 fn expand_asm(stmt: &Stmt, bodies: &mut Vec<(String, String)>) -> Stmt {
-    let Stmt::Macro(asm) = stmt else {
-        panic!("{} is not an asm! statement", quote!(#stmt))
-    };
+    let Stmt::Macro(asm) = stmt else { panic!("{} is not an asm! statement", quote!(#stmt)) };
     assert!(asm.mac.path.is_ident("asm"), "only asm! can be expanded");
     let mut block: Block = syn::parse2(asm::expand(asm.mac.tokens.clone())).unwrap();
     let Some(Stmt::Macro(dynasm)) = block.stmts.last_mut() else {
@@ -118,16 +107,7 @@ fn expand_asm(stmt: &Stmt, bodies: &mut Vec<(String, String)>) -> Stmt {
     let placeholder = format!("STATEMENTS_{}", bodies.len());
     let ident = format_ident!("{placeholder}");
     dynasm.mac.tokens = quote!(#ident);
-    let body = statements
-        .join("\n            ; ")
-        .replace("; \n            ; ", ";; ");
+    let body = statements.join("\n            ; ").replace("; \n            ; ", ";; ");
     bodies.push((placeholder, body));
-    Stmt::Expr(
-        Expr::Block(ExprBlock {
-            attrs: Vec::new(),
-            label: None,
-            block,
-        }),
-        None,
-    )
+    Stmt::Expr(Expr::Block(ExprBlock { attrs: Vec::new(), label: None, block }), None)
 }

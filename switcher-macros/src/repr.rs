@@ -20,11 +20,7 @@ impl Repr {
     pub(crate) fn parse(input: &DeriveInput) -> Result<Self> {
         let mut is_c = false;
         let mut align: Option<usize> = None;
-        for hint in input
-            .attrs
-            .iter()
-            .filter(|attr| attr.path().is_ident("repr"))
-        {
+        for hint in input.attrs.iter().filter(|attr| attr.path().is_ident("repr")) {
             for meta in hints(hint)? {
                 if meta.path().is_ident("C") {
                     is_c = true;

@@ -50,12 +50,7 @@ struct Printer {
 
 impl Printer {
     fn print(tokens: TokenStream, is_type: bool) -> String {
-        let mut printer = Self {
-            text: String::new(),
-            last: Last::Glue,
-            is_type,
-            generics: 0,
-        };
+        let mut printer = Self { text: String::new(), last: Last::Glue, is_type, generics: 0 };
         printer.tokens(tokens);
         printer.text
     }
@@ -67,14 +62,7 @@ impl Printer {
                 TokenTree::Ident(ident) => {
                     let word = ident.to_string();
                     let is_keyword = KEYWORDS.contains(&word.as_str());
-                    self.word(
-                        &word,
-                        if is_keyword {
-                            Last::Keyword
-                        } else {
-                            Last::Operand
-                        },
-                    );
+                    self.word(&word, if is_keyword { Last::Keyword } else { Last::Operand });
                 }
                 TokenTree::Literal(literal) => self.word(&literal.to_string(), Last::Operand),
                 TokenTree::Group(group) => self.group(group.delimiter(), group.stream()),
@@ -105,9 +93,7 @@ impl Printer {
         let closes = operator == ">" && self.generics > 0;
         !closes
             && OPERATORS.iter().any(|known| {
-                known
-                    .strip_prefix(operator)
-                    .is_some_and(|rest| rest.starts_with(next))
+                known.strip_prefix(operator).is_some_and(|rest| rest.starts_with(next))
             })
     }
 
@@ -144,11 +130,7 @@ impl Printer {
             "," | ";" | ":" => self.push(operator, Last::Operator),
             "::" if after_operand || self.last == Last::Glue => self.push(operator, Last::Glue),
             "." | ".." | "..=" | "?" if after_operand => {
-                let last = if operator == "?" {
-                    Last::Operand
-                } else {
-                    Last::Glue
-                };
+                let last = if operator == "?" { Last::Operand } else { Last::Glue };
                 self.push(operator, last);
             }
             "!" if after_operand => self.push(operator, Last::Operand),

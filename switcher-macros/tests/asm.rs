@@ -49,10 +49,7 @@ struct Recorder {
 impl Recorder {
     /// `line` is the one from which to count.
     fn new(line: u32) -> Self {
-        Self {
-            calls: Vec::new(),
-            line,
-        }
+        Self { calls: Vec::new(), line }
     }
 }
 
@@ -171,11 +168,8 @@ fn only_expressions_are_immediates() {
         ; and rsp, BYTE -16
         ; shl rcx, shift( 3 )
     );
-    let immediates: Vec<_> = a
-        .calls
-        .into_iter()
-        .filter(|call| matches!(call, Immediate(_)))
-        .collect();
+    let immediates: Vec<_> =
+        a.calls.into_iter().filter(|call| matches!(call, Immediate(_))).collect();
     assert_eq!(immediates, [Immediate("shift(3)")]);
 }
 
@@ -209,11 +203,8 @@ fn sizes_are_checked_even_where_dynasm_wants_none() {
         ; invlpg BYTE [rax]
         ; verw WORD [BYTE rdi + Frame::selectors + Selectors::ss]
     );
-    let expected: [&[u8]; 3] = [
-        &[0x48, 0x8d, 0x44, 0x24, 0],
-        &[0x0f, 0x01, 0x38],
-        &[0x0f, 0x00, 0x6f, 14],
-    ];
+    let expected: [&[u8]; 3] =
+        [&[0x48, 0x8d, 0x44, 0x24, 0], &[0x0f, 0x01, 0x38], &[0x0f, 0x00, 0x6f, 14]];
     assert_eq!(bytes(a), expected.concat());
 }
 
@@ -232,6 +223,16 @@ fn mnemonics_that_dynasm_lacks() {
             Bytes(vec![0x0f, 0x07]),
         ]
     );
+}
+
+#[test]
+fn segment_registers_are_loaded_although_dynasm_stores_them() {
+    let mut recorder = Recorder::new(line!());
+    let a = &mut recorder;
+    asm!(a ; mov ss, cx ; mov ds, ax);
+    let bytes: Vec<_> =
+        recorder.calls.into_iter().filter(|call| matches!(call, Bytes(_))).collect();
+    assert_eq!(bytes, [Bytes(vec![0x8E, 0xD1]), Bytes(vec![0x8E, 0xD8])]);
 }
 
 #[test]

@@ -63,11 +63,7 @@ fn offsets_are_those_of_rustc() {
     assert_eq!(Pvcs::event_entry.bytes(), offset_of!(Pvcs, event_entry));
     assert_eq!(Pvcs::user_ss.bytes(), offset_of!(Pvcs, user_ss));
     assert_eq!(Pvcs::r#type.bytes(), offset_of!(Pvcs, r#type));
-    assert_eq!(
-        PerCpu::tss_extra.bytes(),
-        32,
-        "repr(align(32)) pads the field in front"
-    );
+    assert_eq!(PerCpu::tss_extra.bytes(), 32, "repr(align(32)) pads the field in front");
     assert_eq!(visibility::PRIVATE, 0);
     assert_eq!(visibility::Mixed::visible.bytes(), 8);
 }
@@ -89,14 +85,7 @@ fn offsets_compose_through_nested_structs() {
 
 #[test]
 fn layout_lists_every_field_in_order() {
-    let field = |name, offset, size, ty, doc| Field {
-        name,
-        offset,
-        size,
-        ty,
-        doc,
-        nested: None,
-    };
+    let field = |name, offset, size, ty, doc| Field { name, offset, size, ty, doc, nested: None };
     assert_eq!(Pvcs::LAYOUT.name, "Pvcs");
     assert_eq!(
         Pvcs::LAYOUT.fields,
@@ -117,22 +106,13 @@ fn layout_has_size_and_alignment() {
         (TssExtra::LAYOUT, 0x20, 32),
         (PerCpu::LAYOUT, 0x40, 32),
     ] {
-        assert_eq!(
-            (layout.size, layout.align),
-            (size, align),
-            "{}",
-            layout.name
-        );
+        assert_eq!((layout.size, layout.align), (size, align), "{}", layout.name);
     }
 }
 
 #[test]
 fn layout_descends_into_nested_structs_only() {
-    let nested: Vec<_> = PerCpu::LAYOUT
-        .fields
-        .iter()
-        .map(|field| field.nested)
-        .collect();
+    let nested: Vec<_> = PerCpu::LAYOUT.fields.iter().map(|field| field.nested).collect();
     assert_eq!(nested, [None, Some(TssExtra::LAYOUT)]);
     assert_eq!(TssExtra::LAYOUT.fields[2].nested, Some(Pvcs::LAYOUT));
 }

@@ -15,11 +15,7 @@ fn rejected_input_is_told_why() {
     drop(cases);
 
     // trybuild starts from the inputs, so a message whose input is gone would stay for good.
-    assert_eq!(
-        stems("rs"),
-        stems("stderr"),
-        "inputs on the left, messages on the right"
-    );
+    assert_eq!(stems("rs"), stems("stderr"), "inputs on the left, messages on the right");
 }
 
 /// The files of an extension in `tests/ui`, by name without extension.

@@ -181,6 +181,7 @@ const HOST: HostAfter = HostAfter {
     flags: RFlags::FIXED,
     callee_saved_kept: true,
     stack_kept: true,
+    stack_segment_loaded: true,
     root_kept: true,
     gs_kept: true,
     host_rsp_cleared: true,

@@ -126,6 +126,9 @@ pub struct HostAfter {
     pub callee_saved_kept: bool,
     /// RSP is what it was.
     pub stack_kept: bool,
+    /// SS is the host's data segment, where it matters: on AMD a null SS, which an event from CPL 3
+    /// leaves, would reach the next guest through SYSRETQ (spec/hazards.md, row 18).
+    pub stack_segment_loaded: bool,
     /// CR3 is what it was.
     pub root_kept: bool,
     /// GS base is what it was.

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use hw_cases::{HostAfter, Outcome, Platform, Setup, World, place};
 use hw_kernel::memory::{AddressSpace, Flags, Frame, MapError};
 use hw_kernel::{exit, percpu};
-use switcher_runtime::switcher_gen::arch::{Cr3, Cr3Error, Pcid, PcidEnabled, RFlags};
+use switcher_runtime::switcher_gen::arch::{Cr3, Cr3Error, Pcid, PcidEnabled, RFlags, Vendor};
 use switcher_runtime::switcher_gen::layout::{PtRegs, Pvcs};
 use switcher_runtime::{Cpu, Guest, GuestError, GuestRoot, Mode, PvcsPage};
 use x86_64::registers::control::Cr3 as Cr3Register;
@@ -21,7 +21,7 @@ global_asm!(
     .text
     // unsafe extern "C" fn(entry: u64) -> *mut PtRegs
     // Calls entry with a known value in every callee-saved register, and writes down what the call
-    // has left of them, of RSP and of RFLAGS.
+    // has left of them, of RSP, SS and RFLAGS.
     .global hw_kernel_checked_call
 hw_kernel_checked_call:
     push    rbx
@@ -44,6 +44,8 @@ hw_kernel_checked_call:
     pushfq
     pop     rcx
     mov     [rip + {flags_after}], rcx
+    mov     ecx, ss
+    mov     [rip + {stack_segment_after}], rcx
     mov     [rip + {stack_after}], rsp
     mov     rsp, [rip + {stack_before}]
     movabs  rdx, 0xB0B0B0B0B0B0B0B0
@@ -79,12 +81,14 @@ hw_kernel_checked_call:
     stack_before = sym STACK_BEFORE,
     stack_after = sym STACK_AFTER,
     flags_after = sym FLAGS_AFTER,
+    stack_segment_after = sym STACK_SEGMENT_AFTER,
     callee_saved_changed = sym CALLEE_SAVED_CHANGED,
 );
 
 static STACK_BEFORE: AtomicU64 = AtomicU64::new(0);
 static STACK_AFTER: AtomicU64 = AtomicU64::new(0);
 static FLAGS_AFTER: AtomicU64 = AtomicU64::new(0);
+static STACK_SEGMENT_AFTER: AtomicU64 = AtomicU64::new(0);
 static CALLEE_SAVED_CHANGED: AtomicU64 = AtomicU64::new(0);
 
 unsafe extern "C" {
@@ -305,6 +309,9 @@ impl World for BareMetal<'_> {
                 callee_saved_kept: CALLEE_SAVED_CHANGED.load(Ordering::Relaxed) == 0,
                 stack_kept: STACK_AFTER.load(Ordering::Relaxed)
                     == STACK_BEFORE.load(Ordering::Relaxed),
+                stack_segment_loaded: self.platform.vendor == Vendor::Intel
+                    || STACK_SEGMENT_AFTER.load(Ordering::Relaxed)
+                        == u64::from(self.platform.selectors.kernel_ds()),
                 root_kept: Cr3Register::read_raw() == root,
                 gs_kept: GsBase::read() == gs,
                 host_rsp_cleared: extra.host_rsp == 0,

@@ -39,7 +39,9 @@ impl Pcid {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Cr3Error {
     /// A page table root is a page-aligned physical address below 2^52.
-    #[error("{0:#x} is not the address of a page table root: it must be 4 KiB-aligned and below 2^52")]
+    #[error(
+        "{0:#x} is not the address of a page table root: it must be 4 KiB-aligned and below 2^52"
+    )]
     Root(u64),
     /// PCIDs have 12 bits.
     #[error("PCID {0} does not fit into 12 bits")]

@@ -8,9 +8,9 @@ mod paging;
 mod rflags;
 mod selectors;
 
+pub use cr3::{Cr3, Cr3Error, Pcid, PcidEnabled};
 #[cfg(test)]
 pub(crate) use features::fake;
-pub use cr3::{Cr3, Cr3Error, Pcid, PcidEnabled};
 pub use features::{Feature, HostFeatures, HostState, Unfit, Vendor};
 pub use msr::{Msr, Star};
 pub use paging::{CanonicalAddr, NonCanonical, PagingMode};

@@ -66,7 +66,8 @@ bitflags! {
     }
 }
 
-const _: () = assert!(RFlags::GUEST_ALLOWED.bits() == 0x25_4FD7 && RFlags::GUEST_FIXED.bits() == 0x202);
+const _: () =
+    assert!(RFlags::GUEST_ALLOWED.bits() == 0x25_4FD7 && RFlags::GUEST_FIXED.bits() == 0x202);
 
 impl RFlags {
     /// These bits as an instruction's immediate.
@@ -86,9 +87,7 @@ impl RFlags {
     /// (spec/abi.md, "RFLAGS").
     #[must_use]
     pub const fn sanitised(self) -> Self {
-        Self::from_bits_retain(
-            self.bits() & Self::GUEST_ALLOWED.bits() | Self::GUEST_FIXED.bits(),
-        )
+        Self::from_bits_retain(self.bits() & Self::GUEST_ALLOWED.bits() | Self::GUEST_FIXED.bits())
     }
 
     /// Every RFLAGS value but those that SYSRETQ can give a guest: testing R11 against it finds

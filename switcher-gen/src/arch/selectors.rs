@@ -20,7 +20,9 @@ pub enum SelectorError {
     #[error("USER32_CS {0:#x} must be a non-null GDT selector with RPL 3, and leave room for +16")]
     User32Cs(u16),
     /// Two descriptors would have to be one.
-    #[error("KERNEL_CS/DS {kernel_cs:#x}/+8 and the three user selectors from {user32_cs:#x} overlap")]
+    #[error(
+        "KERNEL_CS/DS {kernel_cs:#x}/+8 and the three user selectors from {user32_cs:#x} overlap"
+    )]
     Overlap {
         /// The kernel's code selector.
         kernel_cs: u16,

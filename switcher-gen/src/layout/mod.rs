@@ -14,5 +14,12 @@ pub use pvcs::{EventFlags, Pvcs};
 pub use switcher_macros::AsmLayout;
 
 /// Every layout emitted code may name, in the order of a reader's journey.
-pub const LAYOUTS: &[&Layout] =
-    &[PerCpu::LAYOUT, Tss::LAYOUT, TssExtra::LAYOUT, Pvcs::LAYOUT, PtRegs::LAYOUT, IretFrame::LAYOUT];
+pub const LAYOUTS: &[&Layout] = &[
+    PerCpu::LAYOUT,
+    Tss::LAYOUT,
+    TssExtra::LAYOUT,
+    Pvcs::LAYOUT,
+    PtRegs::LAYOUT,
+    OrigAx::LAYOUT,
+    IretFrame::LAYOUT,
+];

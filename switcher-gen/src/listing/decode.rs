@@ -1,8 +1,6 @@
 //! One instruction: decoded by iced-x86, its operands named by what the emitter said of them.
 
-use iced_x86::{
-    Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter, Mnemonic, OpKind,
-};
+use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter, Mnemonic, OpKind};
 
 use super::ListingError;
 use super::names;
@@ -69,9 +67,9 @@ impl<'a> Decode<'a> {
                     memory.next().map(|note| memory_operand(at, &instruction, *note, &raw))
                 }
                 OpKind::NearBranch64 => self.label(instruction.near_branch64()).map(Ok),
-                _ if is_immediate(kind) => immediates
-                    .next()
-                    .map(|text| Ok(immediate_operand(&instruction, text, &raw))),
+                _ if is_immediate(kind) => {
+                    immediates.next().map(|text| Ok(immediate_operand(&instruction, text, &raw)))
+                }
                 _ => None,
             };
             let Named { name, encoded } = match named {
@@ -115,10 +113,7 @@ fn memory_operand(
         .ok_or(ListingError::NoField { at, layout: layout.name, size })?;
     let (size_and_segment, _) = raw.split_once('[').unwrap_or((raw, ""));
     let encoded = raw.rsplit_once(" ptr ").map_or(raw, |(_, address)| address);
-    Ok(Named {
-        name: format!("{size_and_segment}[{name}]"),
-        encoded: Some(encoded.to_owned()),
-    })
+    Ok(Named { name: format!("{size_and_segment}[{name}]"), encoded: Some(encoded.to_owned()) })
 }
 
 fn immediate_operand(instruction: &Instruction, text: &str, raw: &str) -> Named {

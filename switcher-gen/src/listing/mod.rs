@@ -198,10 +198,8 @@ impl Listing {
         }
         let base = options.base.map(CanonicalAddr::get);
         let address = |offset: u32| base.unwrap_or_default().wrapping_add(offset.into());
-        let symbol = |(label, offset): (Label, u32)| Symbol {
-            name: label.name(),
-            address: address(offset),
-        };
+        let symbol =
+            |(label, offset): (Label, u32)| Symbol { name: label.name(), address: address(offset) };
         Ok(Self {
             variant: image.variant().to_string(),
             size: image.bytes().len(),
@@ -229,7 +227,8 @@ impl Listing {
         let start = |label: Label| {
             let is_it = |line: &Line| matches!(line, Line::Label { name } if *name == label.name());
             let at = self.lines.iter().position(is_it).unwrap_or(self.lines.len());
-            let is_lead = |line: &&Line| matches!(line, Line::Comment { .. } | Line::Routine { .. });
+            let is_lead =
+                |line: &&Line| matches!(line, Line::Comment { .. } | Line::Routine { .. });
             at - self.lines[..at].iter().rev().take_while(is_lead).count()
         };
         self.lines.get(start(from)..start(to)).unwrap_or_default()
@@ -264,7 +263,8 @@ fn lines(
             },
             What::Instruction(notes) => {
                 let decoded = decode.instruction(item.start, bytes, notes)?;
-                let source = Source { file: names::source_file(notes.file).into(), line: notes.line };
+                let source =
+                    Source { file: names::source_file(notes.file).into(), line: notes.line };
                 Line::Instruction(Instruction {
                     address,
                     bytes: bytes.to_vec(),
@@ -313,7 +313,10 @@ fn window_name<S: serde::Serializer>(window: &Window, serializer: S) -> Result<S
     serializer.serialize_str(window.name())
 }
 
-fn window_names<S: serde::Serializer>(windows: &[Window], serializer: S) -> Result<S::Ok, S::Error> {
+fn window_names<S: serde::Serializer>(
+    windows: &[Window],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(windows.iter().map(|window| window.name()))
 }
 

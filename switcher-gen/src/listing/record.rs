@@ -1,6 +1,5 @@
 //! What an emitter says while it emits: the same code once more, with every note kept.
 
-
 use crate::asm::{AsmError, Code, CodeBuffer, HostSymbol, Label, Sink, Window};
 use crate::emit;
 use crate::layout::Operand;

@@ -14,7 +14,7 @@ use super::memory::{Code, Data, PAGE};
 use super::record::{Crossing, Origin, Record, Target};
 use super::registers::Regs;
 use super::signal::{self, SYSCALLS_PASS, SYSCALLS_TRAP};
-use crate::arch::{PagingMode, RFlags, Vendor};
+use crate::arch::{Cr3, PagingMode, RFlags, Vendor};
 use crate::asm::{Label, Window};
 use crate::image::Image;
 use crate::layout::{IretFrame, OrigAx, PerCpu, PtRegs, Pvcs, SwitchFlags};
@@ -95,8 +95,6 @@ const NP: u32 = 11;
 const SS: u32 = 12;
 const GP: u32 = 13;
 const PF: u32 = 14;
-/// The gate for 32-bit system calls.
-const IA32: u32 = 0x80;
 
 /// What stands in an exit frame for a vector that has no error code.
 const NO_ERROR_CODE: u32 = !0;
@@ -112,6 +110,8 @@ pub(super) struct Cpu {
     pub(super) frame: Data<PtRegs>,
     pub(super) pvcs: Data<Pvcs>,
     pub(super) interception: Interception,
+    /// The mode this CPU is in, whatever mode the image is for.
+    pub(super) real_paging: PagingMode,
     /// Read by the kernel at every SYSCALL.
     selector: AtomicU8,
 
@@ -144,15 +144,13 @@ pub(super) struct Memory {
 
 impl Cpu {
     /// With `image` linked and loaded in `memory.code`.
-    pub(super) fn new(image: Image, memory: Memory, interception: Interception) -> Self {
-        let Memory {
-            code,
-            smod,
-            umod,
-            per_cpu,
-            frame,
-            pvcs,
-        } = memory;
+    pub(super) fn new(
+        image: Image,
+        memory: Memory,
+        interception: Interception,
+        real_paging: PagingMode,
+    ) -> Self {
+        let Memory { code, smod, umod, per_cpu, frame, pvcs } = memory;
         Self {
             image,
             code,
@@ -162,11 +160,9 @@ impl Cpu {
             frame,
             pvcs,
             interception,
+            real_paging,
             selector: AtomicU8::new(SYSCALLS_PASS),
-            limits: Limits {
-                count: false,
-                traps: 0,
-            },
+            limits: Limits { count: false, traps: 0 },
             place: Place::Host,
             host: Host::default(),
             inactive_gs: 0,
@@ -213,10 +209,7 @@ impl Cpu {
     pub(super) fn finish(&mut self) -> Result<(u64, Record), Failure> {
         match self.failure.take() {
             Some(failure) => Err(failure),
-            None => Ok((
-                self.inactive_gs,
-                std::mem::replace(&mut self.record, Record::new()),
-            )),
+            None => Ok((self.inactive_gs, std::mem::replace(&mut self.record, Record::new()))),
         }
     }
 
@@ -268,9 +261,7 @@ impl Cpu {
     fn dispatch(&mut self, signal: c_int, regs: &mut Regs<'_>) -> Result<(), Failure> {
         self.record.traps += 1;
         if self.record.traps > self.limits.traps {
-            return Err(Failure::Endless {
-                traps: self.limits.traps,
-            });
+            return Err(Failure::Endless { traps: self.limits.traps });
         }
         let rip = regs.rip();
         let stepped = signal == libc::SIGTRAP && regs.vector() == DB;
@@ -345,16 +336,8 @@ impl Cpu {
 
     fn fault(&self, regs: &Regs<'_>) -> Failure {
         let vector = regs.vector();
-        let address = if vector == PF {
-            regs.get(libc::REG_CR2)
-        } else {
-            0
-        };
-        Failure::Fault {
-            vector,
-            offset: self.offset(regs.rip()),
-            address,
-        }
+        let address = if vector == PF { regs.get(libc::REG_CR2) } else { 0 };
+        Failure::Fault { vector, offset: self.offset(regs.rip()), address }
     }
 
     /// The windows must be right about the state in which the instruction at RIP will run.
@@ -367,17 +350,11 @@ impl Cpu {
         let on_host_stack = self.frame.has_stack_pointer(rsp)
             || self.rsp_after_return().wrapping_sub(rsp) < PAGE as u64;
         if !on_host_stack && !is_in(Window::UnsafeStack) {
-            return Err(Failure::Window {
-                window: Window::UnsafeStack,
-                offset,
-            });
+            return Err(Failure::Window { window: Window::UnsafeStack, offset });
         }
         let on_guest_root = self.cr3 != self.per_cpu.read().tss_extra.host_cr3.bits();
         if on_guest_root != is_in(Window::GuestRoot) {
-            return Err(Failure::Window {
-                window: Window::GuestRoot,
-                offset,
-            });
+            return Err(Failure::Window { window: Window::GuestRoot, offset });
         }
         Ok(())
     }
@@ -435,14 +412,10 @@ impl Cpu {
 
     fn mov_cr3(&mut self, value: u64) -> Result<(), Failure> {
         let extra = self.per_cpu.read().tss_extra;
-        let slots = [
-            extra.host_cr3,
-            extra.enter_cr3,
-            extra.smod_cr3,
-            extra.umod_cr3,
-        ];
+        let slots = [extra.host_cr3, extra.enter_cr3, extra.smod_cr3, extra.umod_cr3];
         let noflush = value >> 63 != 0;
         if !slots.iter().any(|slot| slot.bits() == value)
+            || value == Cr3::NONE.bits()
             || noflush && !self.image.variant().axes().pcid
         {
             return Err(Failure::Cr3 { value });
@@ -511,27 +484,9 @@ impl Cpu {
     /// refused says what the guest's state is.
     fn iretq_faulted(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
         self.iretq()?;
-        let PtRegs {
-            rip,
-            cs,
-            eflags,
-            rsp,
-            ss,
-            ..
-        } = self.frame.read();
+        let PtRegs { rip, cs, eflags, rsp, ss, .. } = self.frame.read();
         let error_code = regs.get(libc::REG_ERR) as u32;
-        self.event(
-            regs.vector(),
-            error_code,
-            IretFrame {
-                rip,
-                cs,
-                eflags,
-                rsp,
-                ss,
-            },
-            regs,
-        )
+        self.event(regs.vector(), error_code, IretFrame { rip, cs, eflags, rsp, ss }, regs)
     }
 
     // Between the switcher and the guest.
@@ -548,26 +503,15 @@ impl Cpu {
             };
             if root.map(|root| root.bits()) != Some(self.cr3) {
                 let flags = extra.switch_flags.bits();
-                return Err(Failure::Root {
-                    flags,
-                    cr3: self.cr3,
-                });
+                return Err(Failure::Root { flags, cr3: self.cr3 });
             }
             if self.inactive_gs != self.per_cpu.address() {
-                return Err(Failure::Swapgs {
-                    inactive: self.inactive_gs,
-                });
+                return Err(Failure::Swapgs { inactive: self.inactive_gs });
             }
             self.place = Place::Guest;
         }
-        let Self {
-            origin, executed, ..
-        } = *self;
-        self.record.crossed(Crossing {
-            origin,
-            target,
-            executed,
-        });
+        let Self { origin, executed, .. } = *self;
+        self.record.crossed(Crossing { origin, target, executed });
         Ok(())
     }
 
@@ -608,29 +552,12 @@ impl Cpu {
         frame: IretFrame,
         regs: &mut Regs<'_>,
     ) -> Result<(), Failure> {
-        let IretFrame {
-            rip,
-            cs,
-            eflags,
-            rsp,
-            ss,
-        } = frame;
-        if self.paging().is_canonical(rip) != PagingMode::FourLevel.is_canonical(rip) {
+        let IretFrame { rip, cs, eflags, rsp, ss } = frame;
+        if self.paging().is_canonical(rip) != self.real_paging.is_canonical(rip) {
             return Err(Failure::NotOnThisCpu { address: rip });
         }
-        let orig_ax = OrigAx {
-            error_code,
-            reason: vector,
-        };
-        self.frame.write(PtRegs {
-            orig_ax,
-            rip,
-            cs,
-            eflags,
-            rsp,
-            ss,
-            ..regs.general()
-        });
+        let orig_ax = OrigAx { error_code, reason: vector };
+        self.frame.write(PtRegs { orig_ax, rip, cs, eflags, rsp, ss, ..regs.general() });
         self.swapgs();
         self.ss = 0;
         regs.set(libc::REG_RSP, self.frame.address());
@@ -657,25 +584,18 @@ impl Cpu {
             // The kernel has rolled back everything but RIP, which is past the instruction.
             let rip = regs.rip();
             let call = self.system_call_at(rip.wrapping_sub(SYSTEM_CALL_LEN));
-            return self.system_call(call.ok_or(Failure::Astray { rip })?, regs);
+            return self.system_call(call.ok_or(Failure::OtherSystemCall { rip })?, regs);
         }
         let vector = regs.vector();
         let has_error_code = WITH_ERROR_CODE.contains(&vector);
-        let error_code = if has_error_code {
-            regs.get(libc::REG_ERR) as u32
-        } else {
-            NO_ERROR_CODE
-        };
+        let error_code =
+            if has_error_code { regs.get(libc::REG_ERR) as u32 } else { NO_ERROR_CODE };
         self.event(vector, error_code, regs.iret_frame(), regs)
     }
 
     /// The system call at `address`, if a guest has one there.
     fn system_call_at(&self, address: u64) -> Option<SystemCall> {
-        let page = if self.smod.contains(address) {
-            &self.smod
-        } else {
-            &self.umod
-        };
+        let page = if self.smod.contains(address) { &self.smod } else { &self.umod };
         match page.at(address) {
             [0x0F, 0x05, ..] => Some(SystemCall::Syscall),
             [0xCD, 0x80, ..] => Some(SystemCall::Int80),
@@ -690,14 +610,16 @@ impl Cpu {
             regs.go_on(rip, regs.eflags(), true);
             return Ok(());
         };
-        regs.go_on(rip + SYSTEM_CALL_LEN, regs.eflags(), self.guest_tf);
+        // RF is for this instruction: SYSCALL does not save it.
+        let eflags = regs.eflags() & !RFlags::RF.bits();
+        regs.go_on(rip + SYSTEM_CALL_LEN, eflags, self.guest_tf);
         self.system_call(call, regs)
     }
 
     fn system_call(&mut self, call: SystemCall, regs: &mut Regs<'_>) -> Result<(), Failure> {
         match call {
             SystemCall::Syscall => self.syscall(regs),
-            SystemCall::Int80 => self.event(IA32, NO_ERROR_CODE, regs.iret_frame(), regs),
+            SystemCall::Int80 => Err(Failure::OtherSystemCall { rip: regs.rip() }),
         }
     }
 
@@ -720,11 +642,7 @@ impl Cpu {
         let cleared = CLEARED.map(|(name, register)| (name, regs.get(register), 0));
         for (register, value, expected) in others.into_iter().chain(preserved).chain(cleared) {
             if value != expected {
-                return Err(Failure::HostRegister {
-                    register,
-                    value,
-                    expected,
-                });
+                return Err(Failure::HostRegister { register, value, expected });
             }
         }
         if self.sysret_keeps_ss() && self.ss == 0 {

@@ -41,7 +41,8 @@ pub enum Failure {
         /// RFLAGS in the frame.
         eflags: u64,
     },
-    /// A value that is in none of the four slots, or NOFLUSH without PCIDs, loaded into CR3.
+    /// A value that is in none of the four slots, or marks a root that is not prepared, or has
+    /// NOFLUSH without PCIDs, loaded into CR3.
     #[error("{value:#x} loaded into CR3")]
     Cr3 {
         /// The value.
@@ -90,6 +91,13 @@ pub enum Failure {
     Endless {
         /// How many there were.
         traps: u64,
+    },
+    /// Not the switcher's fault: the guest called Linux by another instruction than SYSCALL, and
+    /// the kernel's interception of it does not keep all registers.
+    #[error("the guest executed INT 0x80 or another system call before {rip:#x}")]
+    OtherSystemCall {
+        /// The address behind it.
+        rip: u64,
     },
     /// Not the switcher's fault: an address on which the two paging modes differ, in a variant for
     /// the mode that this CPU is not in.

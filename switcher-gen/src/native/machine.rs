@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::cpu::{Cpu, Interception, Limits, Memory};
 use super::failure::Failure;
-use super::memory::{Code, Data, PAGE};
+use super::memory::{self, Code, Data, PAGE};
 use super::record::{Crossing, Emulated};
 use super::signal::{self, SignalStack};
 use super::{Error, supported};
@@ -121,17 +121,21 @@ impl Machine {
             frame: Data::ending_stack(Self::STACK_LEN)?,
             pvcs: Data::new()?,
         };
-        let cpu = Box::new(Cpu::new(image, memory, interception));
-        Ok(Self {
-            cpu,
-            signal_stack: SignalStack::new()?,
-        })
+        let cpu = Box::new(Cpu::new(image, memory, interception, memory::paging_mode()?));
+        Ok(Self { cpu, signal_stack: SignalStack::new()? })
     }
 
     /// How a guest's SYSCALL is kept from this machine's own kernel.
     #[must_use]
     pub fn interception(&self) -> Interception {
         self.cpu.interception
+    }
+
+    /// The paging mode this CPU is in. An image for the other mode runs as well, but ends with
+    /// [`Failure::NotOnThisCpu`] where an address matters on which the two differ.
+    #[must_use]
+    pub fn real_paging(&self) -> PagingMode {
+        self.cpu.real_paging
     }
 
     /// Keeps SYSCALLs from the kernel by stepping even if there is a faster way.
@@ -164,11 +168,13 @@ impl Machine {
             Mode::Smod => &mut self.cpu.smod,
             Mode::Umod => &mut self.cpu.umod,
         };
-        if code.load(offset, program)? {
-            Ok(())
-        } else {
-            Err(Error::ProgramTooLong)
-        }
+        if code.load(offset, program)? { Ok(()) } else { Err(Error::ProgramTooLong) }
+    }
+
+    /// Breaks the code it runs.
+    #[cfg(test)]
+    pub(super) fn overwrite(&mut self, offset: usize, bytes: &[u8]) -> Result<(), Error> {
+        if self.cpu.code.load(offset, bytes)? { Ok(()) } else { Err(Error::ProgramTooLong) }
     }
 
     /// Everything in order: no inhibitor, smod's entry and umod's RIP at the start of their code,
@@ -177,11 +183,7 @@ impl Machine {
     pub fn setup(&self, mode: Mode) -> Setup {
         let axes = self.image().variant().axes();
         // PCIDs as a host would have them: its own flushed when loaded, the guest's never.
-        let state = HostState {
-            paging: axes.paging,
-            pcid: axes.pcid,
-            ibt: axes.ibt,
-        };
+        let state = HostState { paging: axes.paging, pcid: axes.pcid, ibt: axes.ibt };
         let root = |address, pcid| {
             // Page-aligned and low, and a small PCID: neither is ever refused.
             let root = Cr3::new(address).unwrap_or(Cr3::NONE);
@@ -208,15 +210,8 @@ impl Machine {
         let flags = RFlags::GUEST_FIXED.bits();
         let rip = self.code(mode).start;
         let (cs, ss) = (selectors.user_cs().into(), selectors.user_ds().into());
-        let frame = PtRegs {
-            rip,
-            rcx: rip,
-            cs,
-            ss,
-            eflags: flags,
-            r11: flags,
-            ..PtRegs::default()
-        };
+        let frame =
+            PtRegs { rip, rcx: rip, cs, ss, eflags: flags, r11: flags, ..PtRegs::default() };
         let mut pvcs = Pvcs::default();
         pvcs.user_cs = selectors.user_cs();
         pvcs.user_ss = selectors.user_ds();
@@ -224,14 +219,7 @@ impl Machine {
         pvcs.r11 = flags;
         pvcs.rip = umod.start;
         pvcs.rcx = umod.start;
-        Setup {
-            frame,
-            gs_base: 0,
-            extra,
-            pvcs,
-            count: false,
-            traps: Self::TRAPS,
-        }
+        Setup { frame, gs_base: 0, extra, pvcs, count: false, traps: Self::TRAPS }
     }
 
     /// Enters the guest as the host would, and comes back when the guest has exited.
@@ -239,9 +227,8 @@ impl Machine {
     /// # Errors
     /// If the switcher did what no switcher may, or if this machine could not run it.
     pub fn run(&mut self, setup: &Setup) -> Result<Outcome, Error> {
-        // Of the user half, so that every CPU takes it whatever its paging mode.
         let gs_base = setup.gs_base;
-        if !PagingMode::FourLevel.is_canonical(gs_base) {
+        if !self.cpu.real_paging.is_canonical(gs_base) {
             return Err(Failure::NotOnThisCpu { address: gs_base }.into());
         }
         let mut per_cpu = self.cpu.per_cpu.read();
@@ -250,13 +237,7 @@ impl Machine {
         self.cpu.per_cpu.write(per_cpu);
         self.cpu.pvcs.write(setup.pvcs);
         self.cpu.frame.write(setup.frame);
-        self.cpu.prepare(
-            gs_base,
-            Limits {
-                count: setup.count,
-                traps: setup.traps,
-            },
-        );
+        self.cpu.prepare(gs_base, Limits { count: setup.count, traps: setup.traps });
 
         signal::run(&mut self.cpu, &self.signal_stack)?;
 

@@ -6,10 +6,20 @@ use std::io;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 
+use crate::arch::PagingMode;
 use crate::layout::{PerCpu, PtRegs, Pvcs};
 
 /// Bytes of a page.
 pub(super) const PAGE: usize = 4096;
+
+/// The paging mode this CPU is in, as its kernel shows it: only with five levels is there memory to
+/// be had above the lower half of a 48-bit address space, for those who ask.
+pub(super) fn paging_mode() -> io::Result<PagingMode> {
+    const BEYOND_FOUR_LEVELS: usize = 1 << 52;
+    let found = Mapping::near(BEYOND_FOUR_LEVELS, PAGE)?;
+    let within = PagingMode::FourLevel.is_canonical(found.address());
+    Ok(if within { PagingMode::FourLevel } else { PagingMode::FiveLevel })
+}
 
 /// INT3: what code pages hold where nothing was loaded.
 const FILLER: u8 = 0xCC;
@@ -23,12 +33,17 @@ pub(super) struct Mapping {
 impl Mapping {
     /// At least `len` bytes, zero, readable and writable.
     pub(super) fn new(len: usize) -> io::Result<Self> {
+        Self::near(0, len)
+    }
+
+    /// As [`new`](Self::new), at `hint` or wherever else the kernel likes.
+    fn near(hint: usize, len: usize) -> io::Result<Self> {
         let len = len.next_multiple_of(PAGE);
-        // SAFETY: a private anonymous mapping at an address of the kernel's choice replaces
-        // nothing that exists.
+        // SAFETY: a private anonymous mapping at an address of the kernel's choice (the hint is no
+        // more than that without MAP_FIXED) replaces nothing that exists.
         let guarded = unsafe {
             libc::mmap(
-                ptr::null_mut(),
+                ptr::without_provenance_mut(hint),
                 len + 2 * PAGE,
                 libc::PROT_NONE,
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
@@ -60,11 +75,7 @@ impl Mapping {
         // SAFETY: the range is exactly this mapping's; Rust holds no reference into it, because
         // `Code` and `Data` make theirs for the length of a call that does not get here.
         let failed = unsafe { libc::mprotect(self.base.as_ptr().cast(), self.len, protection) };
-        if failed == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
 
@@ -93,10 +104,7 @@ impl Code {
 
     /// Puts `bytes` at `offset`. False if they do not fit there.
     pub(super) fn load(&mut self, offset: usize, bytes: &[u8]) -> io::Result<bool> {
-        let Some(end) = offset
-            .checked_add(bytes.len())
-            .filter(|end| *end <= self.0.len)
-        else {
+        let Some(end) = offset.checked_add(bytes.len()).filter(|end| *end <= self.0.len) else {
             return Ok(false);
         };
         self.write(|content| content[offset..end].copy_from_slice(bytes))?;
@@ -127,10 +135,7 @@ impl Code {
         // change through `&mut self` only, since guests cannot write to executable pages.
         let content = unsafe { std::slice::from_raw_parts(self.0.base.as_ptr(), self.0.len) };
         let offset = address.wrapping_sub(self.address());
-        usize::try_from(offset)
-            .ok()
-            .and_then(|offset| content.get(offset..))
-            .unwrap_or_default()
+        usize::try_from(offset).ok().and_then(|offset| content.get(offset..)).unwrap_or_default()
     }
 }
 
@@ -157,11 +162,7 @@ pub(super) struct Data<T> {
 impl<T: Plain> Data<T> {
     /// At the start of its pages.
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self {
-            mapping: Mapping::new(size_of::<T>())?,
-            offset: 0,
-            value: PhantomData,
-        })
+        Ok(Self { mapping: Mapping::new(size_of::<T>())?, offset: 0, value: PhantomData })
     }
 
     /// At the end of a stack of at least `len` bytes.
@@ -170,11 +171,7 @@ impl<T: Plain> Data<T> {
         const { assert!(size_of::<T>().is_multiple_of(align_of::<T>())) };
         let mapping = Mapping::new(len.max(size_of::<T>()))?;
         let offset = mapping.len() - size_of::<T>();
-        Ok(Self {
-            mapping,
-            offset,
-            value: PhantomData,
-        })
+        Ok(Self { mapping, offset, value: PhantomData })
     }
 
     /// Where the value lies.

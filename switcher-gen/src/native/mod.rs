@@ -28,6 +28,8 @@ mod memory;
 mod record;
 mod registers;
 mod signal;
+#[cfg(test)]
+mod tests;
 mod tour;
 
 use std::io;
@@ -118,9 +120,5 @@ pub fn supported() -> Result<Interception, Unsupported> {
         return Err(Unsupported::Selectors { cs, ss });
     }
     let dispatch = signal::has_dispatch();
-    Ok(if dispatch {
-        Interception::UserDispatch
-    } else {
-        Interception::Stepping
-    })
+    Ok(if dispatch { Interception::UserDispatch } else { Interception::Stepping })
 }

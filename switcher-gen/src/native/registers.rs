@@ -74,10 +74,7 @@ impl<'a> Regs<'a> {
 
     pub(super) const fn set_selectors(&mut self, cs: u64, ss: u64) {
         let middle = self.get(libc::REG_CSGSFS) & 0x0000_FFFF_FFFF_0000;
-        self.set(
-            libc::REG_CSGSFS,
-            (cs & 0xFFFF) | middle | (ss & 0xFFFF) << 48,
-        );
+        self.set(libc::REG_CSGSFS, (cs & 0xFFFF) | middle | (ss & 0xFFFF) << 48);
     }
 
     /// As an exit frame without the tail that the CPU pushes.
@@ -106,12 +103,6 @@ impl<'a> Regs<'a> {
     pub(super) fn iret_frame(&self) -> IretFrame {
         let (cs, ss) = self.selectors();
         let (rip, eflags, rsp) = (self.rip(), self.eflags(), self.get(libc::REG_RSP));
-        IretFrame {
-            rip,
-            cs,
-            eflags,
-            rsp,
-            ss,
-        }
+        IretFrame { rip, cs, eflags, rsp, ss }
     }
 }

@@ -22,14 +22,8 @@ use super::registers::Regs;
 use crate::arch::RFlags;
 
 /// The signals that faults, traps and dispatched SYSCALLs arrive as.
-const SIGNALS: [c_int; 6] = [
-    libc::SIGSEGV,
-    libc::SIGILL,
-    libc::SIGSYS,
-    libc::SIGTRAP,
-    libc::SIGBUS,
-    libc::SIGFPE,
-];
+const SIGNALS: [c_int; 6] =
+    [libc::SIGSEGV, libc::SIGILL, libc::SIGSYS, libc::SIGTRAP, libc::SIGBUS, libc::SIGFPE];
 
 // Linux's uapi headers: linux/prctl.h, asm/signal.h, linux/signal.h.
 const PR_SET_SYSCALL_USER_DISPATCH: c_int = 59;
@@ -202,19 +196,11 @@ unsafe extern "C" fn handle(
 
 /// A signal that no machine caused goes where it would have gone without us.
 fn chain(signal: c_int, info: *mut libc::siginfo_t, context: *mut libc::ucontext_t) {
-    let index = SIGNALS
-        .iter()
-        .position(|s| *s == signal)
-        .unwrap_or_default();
+    let index = SIGNALS.iter().position(|s| *s == signal).unwrap_or_default();
     let previous = match PREVIOUS.get() {
         Some(Ok(previous)) => previous[index],
         // No machine has ever been complete.
-        _ => KernelSigaction {
-            handler: libc::SIG_DFL,
-            flags: 0,
-            restorer: 0,
-            mask: 0,
-        },
+        _ => KernelSigaction { handler: libc::SIG_DFL, flags: 0, restorer: 0, mask: 0 },
     };
     if previous.handler != libc::SIG_DFL
         && previous.handler != libc::SIG_IGN
@@ -297,11 +283,7 @@ fn dispatch(selector: Option<&AtomicU8>) -> io::Result<()> {
             )
         },
     };
-    if failed == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Whether this kernel has Syscall User Dispatch: found out by using it.

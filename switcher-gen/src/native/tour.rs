@@ -55,14 +55,7 @@ impl Report {
     /// What ran natively and what was emulated, in a few lines for a reader.
     #[must_use]
     pub fn ran(&self) -> String {
-        let Emulated {
-            syscall,
-            swapgs,
-            mov_cr3,
-            sysretq,
-            mov_ss,
-            iretq,
-        } = self.emulated;
+        let Emulated { syscall, swapgs, mov_cr3, sysretq, mov_ss, iretq } = self.emulated;
         let how = match self.interception {
             Interception::UserDispatch => "Syscall User Dispatch",
             Interception::Stepping => "single-stepping",
@@ -93,16 +86,8 @@ pub fn tour(variant: &Variant) -> Result<Report, Error> {
     machine.load(Mode::Smod, HYPERCALL, &SYSCALL)?;
     machine.load(Mode::Umod, 0, &SYSCALLS)?;
     let emulated = round_trips(&mut machine)?;
-    let paths = PATHS
-        .iter()
-        .map(|path| path.count(&mut machine))
-        .collect::<Result<_, _>>()?;
-    Ok(Report {
-        round_trips: ROUND_TRIPS,
-        emulated,
-        interception: machine.interception(),
-        paths,
-    })
+    let paths = PATHS.iter().map(|path| path.count(&mut machine)).collect::<Result<_, _>>()?;
+    Ok(Report { round_trips: ROUND_TRIPS, emulated, interception: machine.interception(), paths })
 }
 
 /// [`ROUND_TRIPS`] at full speed, at whose end umod must have its registers.
@@ -129,24 +114,12 @@ fn round_trips(machine: &mut Machine) -> Result<Emulated, Error> {
     };
     setup.traps = u64::MAX;
     let outcome = machine.run(&setup)?;
-    let PtRegs {
-        eflags,
-        r11,
-        orig_ax,
-        ..
-    } = outcome.frame;
+    let PtRegs { eflags, r11, orig_ax, .. } = outcome.frame;
     let ud2 = setup.frame.rip + SYSCALLS.len() as u64 - UD2_LEN;
     let after_syscall = setup.frame.rip + SYSCALL_LEN;
     // The last SUB has set the flags, which R11 has from before it.
-    let expected = PtRegs {
-        rbx: 0,
-        rip: ud2,
-        rcx: after_syscall,
-        eflags,
-        r11,
-        orig_ax,
-        ..setup.frame
-    };
+    let expected =
+        PtRegs { rbx: 0, rip: ud2, rcx: after_syscall, eflags, r11, orig_ax, ..setup.frame };
     if orig_ax.reason != UD || outcome.frame != expected {
         return Err(unexpected("round trips", &outcome));
     }
@@ -155,11 +128,7 @@ fn round_trips(machine: &mut Machine) -> Result<Emulated, Error> {
 
 fn unexpected(run: &'static str, outcome: &Outcome) -> Error {
     let PtRegs { rip, orig_ax, .. } = outcome.frame;
-    Error::Unexpected {
-        run,
-        rip,
-        reason: orig_ax.reason,
-    }
+    Error::Unexpected { run, rip, reason: orig_ax.reason }
 }
 
 /// A path to be counted: how to get onto it, and how it begins and ends.
@@ -232,22 +201,13 @@ const PATHS: [Path; 6] = [
 
 impl Path {
     fn count(&self, machine: &mut Machine) -> Result<PathCount, Error> {
-        let mut setup = Setup {
-            count: true,
-            ..machine.setup(self.enter)
-        };
+        let mut setup = Setup { count: true, ..machine.setup(self.enter) };
         setup.frame.rbx = 1;
         (self.prepare)(&mut setup);
         let outcome = machine.run(&setup)?;
         let is_it = |c: &&Crossing| c.origin == self.begins && c.target == self.ends;
         let crossing = outcome.crossings.iter().find(is_it);
-        let executed = crossing
-            .ok_or_else(|| unexpected(self.name, &outcome))?
-            .executed;
-        Ok(PathCount {
-            name: self.name,
-            executed,
-            kernel_2024: self.kernel_2024,
-        })
+        let executed = crossing.ok_or_else(|| unexpected(self.name, &outcome))?.executed;
+        Ok(PathCount { name: self.name, executed, kernel_2024: self.kernel_2024 })
     }
 }

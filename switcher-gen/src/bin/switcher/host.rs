@@ -3,8 +3,8 @@
 use std::fs;
 
 use raw_cpuid::CpuId;
-use switcher_gen::arch::{HostFeatures, HostState, PagingMode, Selectors, Unfit};
 use switcher_gen::Variant;
+use switcher_gen::arch::{HostFeatures, HostState, PagingMode, Selectors, Unfit};
 
 use crate::output::Failure;
 

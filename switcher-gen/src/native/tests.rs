@@ -1,0 +1,236 @@
+//! Breaks emitted code on purpose, one instruction at a time: the machine must object, and for the
+//! right reason. Rows are those of spec/hazards.md.
+
+use std::ops::Range;
+
+use super::{Error, Failure, Machine, Mode, Setup};
+use crate::arch::{Cr3, RFlags};
+use crate::asm::{Label, Window};
+use crate::layout::SwitchFlags;
+use crate::variant::Variant;
+
+const SYSCALL: [u8; 2] = [0x0F, 0x05];
+const UD2: [u8; 2] = [0x0F, 0x0B];
+const NOP: u8 = 0x90;
+
+// What is searched for, as objdump would show it.
+const AND_FRAME_FLAGS: &[u8] = &[0x48, 0x81, 0x64, 0x24, 0x10, 0xD7, 0x4F, 0x25, 0x00];
+const JNZ_NEAR: &[u8] = &[0x0F, 0x85];
+const JMP_RAX: &[u8] = &[0xFF, 0xE0];
+const MOV_CR3_RAX: &[u8] = &[0x0F, 0x22, 0xD8];
+const MOV_CR3_RCX: &[u8] = &[0x0F, 0x22, 0xD9];
+const MOV_SS_CX: &[u8] = &[0x8E, 0xD1];
+const POP_R15_R14: &[u8] = &[0x41, 0x5F, 0x41, 0x5E];
+const POP_R14_R15: &[u8] = &[0x41, 0x5E, 0x41, 0x5F];
+const POP_RBP_RET: &[u8] = &[0x5D, 0xC3];
+const PUSH_2_POPFQ: &[u8] = &[0x6A, 0x02, 0x9D];
+const RDGSBASE_RCX: &[u8] = &[0xF3, 0x48, 0x0F, 0xAE, 0xC9];
+const SHL_SAR_R11_16: &[u8] = &[0x49, 0xC1, 0xE3, 0x10, 0x49, 0xC1, 0xFB, 0x10];
+const SHL_SAR_RCX_16: &[u8] = &[0x48, 0xC1, 0xE1, 0x10, 0x48, 0xC1, 0xF9, 0x10];
+const SWAPGS: &[u8] = &[0x0F, 0x01, 0xF8];
+const TEST_R11: &[u8] = &[0x49, 0xF7, 0xC3];
+const XOR_MODE: &[u8] = &[0x65, 0x80, 0x34, 0x25, 0xC0, 0x00, 0x00, 0x00, 0x03];
+const XOR_R11D: &[u8] = &[0x45, 0x31, 0xDB];
+
+/// A change to a switcher.
+struct Broken {
+    variant: Variant,
+    /// Search from here on,
+    label: Label,
+    /// for this,
+    good: &'static [u8],
+    /// and replace these bytes, counted from there,
+    range: Range<usize>,
+    /// by these, and by NOPs where they are fewer.
+    bad: &'static [u8],
+}
+
+impl Broken {
+    fn replaced(label: Label, good: &'static [u8], bad: &'static [u8]) -> Self {
+        Self { variant: Variant::REFERENCE, label, good, range: 0..good.len(), bad }
+    }
+
+    fn dropped(label: Label, good: &'static [u8]) -> Self {
+        Self::replaced(label, good, &[])
+    }
+
+    /// How it fails from a setup that enters `mode` and differs from the usual in `change`. smod
+    /// does ERETU; umod does SYSCALL, then UD2.
+    #[track_caller]
+    fn failure(&self, mode: Mode, change: impl FnOnce(&mut Setup)) -> Failure {
+        match self.run(mode, change) {
+            Err(Error::Failure(failure)) => failure,
+            Err(error) => panic!("{error}"),
+            Ok(()) => panic!("not refused"),
+        }
+    }
+
+    fn run(&self, mode: Mode, change: impl FnOnce(&mut Setup)) -> Result<(), Error> {
+        let mut machine = Machine::new(&self.variant)?;
+        let label = machine.image().offset(self.label) as usize;
+        let mut behind = machine.image().bytes()[label..].windows(self.good.len());
+        let found = behind.position(|bytes| bytes == self.good);
+        let found = label + found.expect("the instruction to break is there");
+        let mut bad = self.bad.to_vec();
+        bad.resize(self.range.len(), NOP);
+        machine.overwrite(found + self.range.start, &bad)?;
+
+        machine.load(Mode::Smod, 0, &SYSCALL)?;
+        machine.load(Mode::Umod, 0, &[SYSCALL, UD2].concat())?;
+        let mut setup = machine.setup(mode);
+        change(&mut setup);
+        machine.run(&setup).map(|_| ())
+    }
+}
+
+fn unchanged(_: &mut Setup) {}
+
+/// umod does UD2 at once.
+fn at_ud2(setup: &mut Setup) {
+    setup.frame.rip += SYSCALL.len() as u64;
+}
+
+#[test]
+fn row_1_sysretq_to_what_is_no_address() {
+    let failure =
+        Broken::dropped(Label::ReturnFlagsFit, SHL_SAR_RCX_16).failure(Mode::Smod, |setup| {
+            setup.pvcs.rip = 1 << 47;
+            setup.pvcs.rcx = 1 << 47;
+        });
+    assert_eq!(failure, Failure::SysretNonCanonical { rcx: 1 << 47 });
+}
+
+#[test]
+fn row_5_wrgsbase_of_what_is_no_address() {
+    let failure = Broken::dropped(Label::NotToSmod, SHL_SAR_R11_16)
+        .failure(Mode::Smod, |setup| setup.pvcs.user_gsbase = 1 << 60);
+    assert!(matches!(failure, Failure::Fault { vector: 13, .. }), "{failure}");
+}
+
+#[test]
+fn row_7_a_swapgs_dropped_on_the_way_in_or_out() {
+    // The first access to the per-CPU block goes where the guest's GS base points.
+    let failure = Broken::dropped(Label::Syscall64, SWAPGS).failure(Mode::Umod, unchanged);
+    assert!(matches!(failure, Failure::Fault { vector: 14, .. }), "{failure}");
+    for (label, mode) in [
+        (Label::Syscall64SafeStack, Mode::Umod),
+        (Label::NotToSmod, Mode::Smod),
+        (Label::EnterGuest, Mode::Umod),
+    ] {
+        let failure = Broken::dropped(label, SWAPGS).failure(mode, unchanged);
+        assert!(matches!(failure, Failure::Swapgs { .. }), "{label:?}: {failure}");
+    }
+}
+
+#[test]
+fn row_9_an_exit_that_stays_on_the_guests_root() {
+    let broken = Broken::dropped(Label::ReturnFromGuest, MOV_CR3_RAX);
+    // Seen where it happens if the code is stepped, and at the return otherwise.
+    let stepped = broken.failure(Mode::Umod, |setup| setup.count = true);
+    let guest_root = Window::GuestRoot;
+    assert!(matches!(stepped, Failure::Window { window, .. } if window == guest_root), "{stepped}");
+    let unstepped = broken.failure(Mode::Umod, unchanged);
+    assert!(matches!(unstepped, Failure::HostRegister { register: "CR3", .. }), "{unstepped}");
+}
+
+#[test]
+fn row_13_sysretq_to_a_traced_guest() {
+    let r11 = (RFlags::GUEST_FIXED | RFlags::TF).bits();
+    // Not the test but the short jump behind it.
+    let jump = TEST_R11.len() + size_of::<i32>();
+    let broken =
+        Broken { range: jump..jump + 2, ..Broken::dropped(Label::ReturnToGuest, TEST_R11) };
+    let failure = broken.failure(Mode::Smod, |setup| {
+        setup.pvcs.eflags = r11 as u32;
+        setup.pvcs.r11 = r11;
+    });
+    assert_eq!(failure, Failure::SysretFlags { r11 });
+}
+
+#[test]
+fn row_14_privileged_flags_by_iretq() {
+    let failure = Broken::dropped(Label::ReturnFlagsDiffer, AND_FRAME_FLAGS)
+        .failure(Mode::Smod, |setup| setup.pvcs.eflags |= RFlags::IOPL.bits() as u32);
+    let eflags = (RFlags::GUEST_FIXED | RFlags::IOPL).bits();
+    assert_eq!(failure, Failure::IretFrame { cs: 0x33, eflags });
+}
+
+#[test]
+fn row_16_flags_of_the_guest_in_the_host() {
+    for flag in [RFlags::DF, RFlags::AC] {
+        let failure =
+            Broken::dropped(Label::ReturnFromGuest, PUSH_2_POPFQ).failure(Mode::Umod, |setup| {
+                at_ud2(setup);
+                setup.frame.eflags |= flag.bits();
+            });
+        let (register, value) = ("DF, AC, NT, IOPL", flag.bits());
+        assert_eq!(failure, Failure::HostRegister { register, value, expected: 0 });
+    }
+}
+
+#[test]
+fn row_18_a_null_ss_kept_for_the_next_sysretq() {
+    let variant = "amd-4level".parse().expect("this variant exists");
+    let broken = Broken { variant, ..Broken::dropped(Label::ReturnFromGuest, MOV_SS_CX) };
+    assert_eq!(broken.failure(Mode::Umod, at_ud2), Failure::NullSs);
+}
+
+#[test]
+fn row_19_a_root_that_is_not_prepared() {
+    let broken = Broken {
+        range: 0..JNZ_NEAR.len() + size_of::<i32>(),
+        ..Broken::dropped(Label::Syscall64SafeStack, JNZ_NEAR)
+    };
+    let failure = broken.failure(Mode::Umod, |setup| {
+        setup.extra.switch_flags |= SwitchFlags::NO_DS_CR3;
+        setup.extra.smod_cr3 = Cr3::NONE;
+    });
+    assert_eq!(failure, Failure::Cr3 { value: 0 });
+}
+
+#[test]
+fn row_26_mode_without_root_and_root_without_mode() {
+    for good in [XOR_MODE, MOV_CR3_RCX] {
+        let failure =
+            Broken::dropped(Label::Syscall64SafeStack, good).failure(Mode::Umod, unchanged);
+        assert!(matches!(failure, Failure::Root { .. }), "{failure}");
+    }
+}
+
+#[test]
+fn row_27_a_hosts_registers_swapped_or_a_guests_kept() {
+    let failure = Broken::replaced(Label::ReturnFromGuest, POP_R15_R14, POP_R14_R15)
+        .failure(Mode::Umod, unchanged);
+    assert!(matches!(failure, Failure::HostRegister { register: "R14", .. }), "{failure}");
+
+    let failure = Broken::dropped(Label::ReturnFromGuest, XOR_R11D)
+        .failure(Mode::Umod, |setup| setup.frame.r11 = 0x5EC2E7);
+    assert!(matches!(failure, Failure::HostRegister { register: "R11", .. }), "{failure}");
+}
+
+#[test]
+fn row_30_a_trap_instruction_is_not_passed() {
+    let broken = Broken::replaced(Label::Syscall64SafeStack, RDGSBASE_RCX, &[0xCC]);
+    let failure = broken.failure(Mode::Umod, unchanged);
+    assert!(matches!(failure, Failure::Fault { vector: 3, .. }), "{failure}");
+}
+
+#[test]
+fn control_that_leaves_the_switcher_otherwise_is_caught() {
+    // RAX is the frame's address, and no code.
+    let broken = Broken::replaced(Label::ReturnFromGuest, POP_RBP_RET, JMP_RAX);
+    let stepped = broken.failure(Mode::Umod, |setup| setup.count = true);
+    assert!(matches!(stepped, Failure::Astray { .. }), "{stepped}");
+    // Unstepped it passes for an IRETQ, but for one on the host's root.
+    let unstepped = broken.failure(Mode::Umod, unchanged);
+    assert!(matches!(unstepped, Failure::Root { .. }), "{unstepped}");
+}
+
+/// IRETQ in ring 0 would obey.
+#[test]
+fn a_host_that_asks_for_ring_0_is_told() {
+    let broken = Broken::replaced(Label::Iretq, &[0x48, 0xCF], &[0x48, 0xCF]);
+    let failure = broken.failure(Mode::Smod, |setup| setup.frame.cs = 0x10);
+    let eflags = RFlags::GUEST_FIXED.bits();
+    assert_eq!(failure, Failure::IretFrame { cs: 0x10, eflags });
+}
