@@ -11,7 +11,7 @@ use switcher_gen::arch::PagingMode;
 
 use switcher_gen::{Image, Variant};
 
-use crate::engine::{End, Run};
+use crate::run::{End, Run};
 
 /// What must be in the report.
 #[derive(Debug, Clone, Copy)]

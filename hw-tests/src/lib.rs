@@ -12,6 +12,7 @@ pub mod cases;
 pub mod engine;
 pub mod iso;
 pub mod judge;
+pub mod run;
 pub mod summary;
 pub mod tools;
 pub mod workspace;

@@ -21,6 +21,12 @@ pub enum EnterError {
     /// An interrupt could come between loading the guest's state and entering it.
     #[error("interrupts are enabled: disable them around `enter`")]
     InterruptsEnabled,
+    /// IRETQ would obey it, and the guest would run in ring 0.
+    #[error("the guest's CS is {cs:#x}: its RPL must be 3")]
+    PrivilegedCs {
+        /// The frame's CS.
+        cs: u64,
+    },
     /// There is nothing to load into CR3.
     #[error("the guest is in {0:?}, whose root is not prepared")]
     NoRoot(Mode),
@@ -32,7 +38,8 @@ impl Cpu<'_> {
     /// CR2 is part of the exit and must not be read from the register later.
     ///
     /// # Errors
-    /// If interrupts are enabled, or if the mode the guest is in has no root.
+    /// If interrupts are enabled, if the guest's CS is not one of CPL 3, or if the mode it is in has
+    /// no root.
     pub fn enter(&mut self, guest: &mut Guest) -> Result<Exit, EnterError> {
         // SAFETY: `call` calls what it is given, as `enter_with` asks.
         unsafe { self.enter_with(guest, call) }
@@ -53,9 +60,7 @@ impl Cpu<'_> {
         guest: &mut Guest,
         call: unsafe fn(u64) -> *mut PtRegs,
     ) -> Result<Exit, EnterError> {
-        if rflags::read_raw() & RFlags::IF.bits() != 0 {
-            return Err(EnterError::InterruptsEnabled);
-        }
+        check(guest, RFlags::from_bits_retain(rflags::read_raw()))?;
         let extra = guest.tss_extra(read_cr3()).ok_or(EnterError::NoRoot(guest.mode()))?;
         let mut inactive_gs = Msr::new(MsrName::KernelGsBase.address());
 
@@ -99,6 +104,18 @@ impl Cpu<'_> {
         let frame = (sp0 as usize - size_of::<PtRegs>()) as *mut PtRegs;
         // SAFETY: `install` refused a null sp0, and a stack is not within 168 bytes of address 0.
         unsafe { NonNull::new_unchecked(frame) }
+    }
+}
+
+/// Whether `guest` may be entered by a host with these flags.
+fn check(guest: &Guest, host_flags: RFlags) -> Result<(), EnterError> {
+    const RPL: u64 = 3;
+    if host_flags.contains(RFlags::IF) {
+        Err(EnterError::InterruptsEnabled)
+    } else if guest.regs.cs & RPL != 3 {
+        Err(EnterError::PrivilegedCs { cs: guest.regs.cs })
+    } else {
+        Ok(())
     }
 }
 
@@ -149,6 +166,7 @@ struct FloatingPoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use switcher_gen::arch::PagingMode;
 
     core::arch::global_asm!(
         // A guest run: every caller-saved register, MXCSR and the x87 state are lost.
@@ -190,6 +208,19 @@ mod tests {
             );
         }
         (mxcsr, control, status)
+    }
+
+    #[test]
+    fn a_guest_is_entered_at_cpl_3_with_interrupts_off_or_not_at_all() {
+        let mut guest = Guest::new(PagingMode::FourLevel);
+        guest.regs.cs = 0x33;
+        assert_eq!(check(&guest, RFlags::FIXED), Ok(()));
+        let enabled = RFlags::FIXED | RFlags::IF;
+        assert_eq!(check(&guest, enabled), Err(EnterError::InterruptsEnabled));
+        for cs in [0, 0x10, 0x11, 0x32] {
+            guest.regs.cs = cs;
+            assert_eq!(check(&guest, RFlags::FIXED), Err(EnterError::PrivilegedCs { cs }));
+        }
     }
 
     #[test]

@@ -19,7 +19,8 @@
 //! * the [`PvcsPage`] is mapped for the supervisor in every guest root;
 //! * NMI, #MC, #DB and #DF use IST stacks; handlers of events that interrupted CPL 3 build a
 //!   [`PtRegs`](switcher_gen::layout::PtRegs), execute SWAPGS and jump to
-//!   [`Switcher::return_from_guest`]; a fault at [`Switcher::iretq`] is the guest's;
+//!   [`Switcher::return_from_guest`], all in assembly, as DF and AC are still the guest's; a fault
+//!   at [`Switcher::iretq`] is the guest's;
 //! * FPU, SSE, debug and segment registers other than CS, SS and the GS base are the host's to
 //!   switch. [`Cpu::enter`] preserves what the System V ABI asks of a function, no more.
 #![no_std]

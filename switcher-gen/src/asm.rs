@@ -9,17 +9,6 @@ use alloc::vec::Vec;
 
 use crate::layout::Operand;
 
-/// A 64-bit mask as the sign-extended 32-bit immediate of an instruction.
-///
-/// # Panics
-/// At compile time, for a constant mask that no such immediate can express.
-#[must_use]
-pub const fn imm32(mask: u64) -> i32 {
-    let imm = mask as u32 as i32;
-    assert!(imm as i64 as u64 == mask, "this mask is not a sign-extended 32-bit immediate");
-    imm
-}
-
 /// Every place in a switcher that has a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]

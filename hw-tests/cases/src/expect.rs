@@ -3,14 +3,23 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt::Debug;
+use core::fmt::{self, Debug};
 
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::{OrigAx, PtRegs, Pvcs, SwitchFlags};
 use switcher_runtime::{Event, Exit, Mode};
 
-use crate::run::Failure;
 use crate::world::{Code, HostAfter, Outcome, Platform, Setup, place};
+
+/// Why a case failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure(pub String);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 /// An outcome to the letter, except for RF in the flags of an event: hardware sets it there for
 /// faults, some emulators do not.

@@ -17,7 +17,7 @@ mod list;
 mod run;
 mod world;
 
-pub use expect::Expected;
+pub use expect::{Expected, Failure};
 pub use list::all;
-pub use run::{Case, Failure, Run};
+pub use run::{Case, Run};
 pub use world::{Code, HostAfter, Outcome, Platform, Setup, World, place};

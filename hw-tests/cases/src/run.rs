@@ -1,10 +1,8 @@
 //! One case, and what runs it.
 
 use alloc::format;
-use alloc::string::String;
-use core::fmt;
 
-use crate::expect::Expected;
+use crate::expect::{Expected, Failure};
 use crate::world::{Outcome, Platform, Setup, World};
 
 /// A case: a name, the rows of spec/hazards.md it covers, and what to do.
@@ -35,16 +33,6 @@ impl Case {
             ok => ok,
         };
         (entered, result)
-    }
-}
-
-/// Why a case failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure(pub String);
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 

@@ -15,9 +15,10 @@ use anyhow::{Context, Result};
 use hw_protocol::Options;
 use switcher_gen::arch::PagingMode;
 
+use super::Engine;
 use super::qemu::read;
-use super::{End, Engine, Run};
 use crate::iso::{self, Entry};
+use crate::run::{End, Run};
 use crate::tools::{
     self, BOCHS, BOCHS_BIOS, Ending, GRUB_MKRESCUE, GRUB_PC, MTOOLS, Tool, VGA_BIOS, XORRISO,
 };

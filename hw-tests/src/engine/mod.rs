@@ -11,6 +11,7 @@ use hw_protocol::{Options, SELFTESTS, Suite};
 use switcher_gen::arch::PagingMode;
 
 use crate::judge::{self, Expected, Judgement};
+use crate::run::Run;
 use crate::tools::{self, Tool};
 
 pub mod bochs;
@@ -42,43 +43,6 @@ pub trait Engine {
     /// # Errors
     /// The engine could not be started. A kernel that dies or hangs is a [`Run`] all the same.
     fn boot(&self, kernel: &Path, options: Options, limit: Duration) -> Result<Run>;
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum End {
-    /// The kernel asked the engine to end.
-    ByKernel,
-    /// It ended in another way: killed for a hang, a triple fault, an emulator's own trouble.
-    Otherwise(String),
-}
-
-/// One boot of the kernel.
-#[derive(Debug, Clone)]
-pub struct Run {
-    /// What came over the serial port.
-    pub log: String,
-    /// What the emulator itself said, for a human.
-    pub emulator: String,
-    /// How it ended.
-    pub end: End,
-    /// How long it took.
-    pub took: Duration,
-}
-
-impl Run {
-    /// The last lines of both logs, for a failure report.
-    #[must_use]
-    pub fn tail(&self, lines: usize) -> String {
-        let last = |text: &str| {
-            let all: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-            all[all.len().saturating_sub(lines)..].join("\n")
-        };
-        match last(&self.emulator) {
-            emulator if emulator.is_empty() => last(&self.log),
-            emulator => format!("{}\n--- the emulator says ---\n{emulator}", last(&self.log)),
-        }
-    }
 }
 
 /// Every engine, in the order they are run.
@@ -145,17 +109,5 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), count);
-    }
-
-    #[test]
-    fn the_tail_is_the_last_lines_of_both_logs() {
-        let run = Run {
-            log: "a\n\nb\nc\n".into(),
-            emulator: "x\ny\n".into(),
-            end: End::ByKernel,
-            took: Duration::ZERO,
-        };
-        assert_eq!(run.tail(2), "b\nc\n--- the emulator says ---\nx\ny");
-        assert_eq!(Run { emulator: String::new(), ..run }.tail(9), "a\nb\nc");
     }
 }

@@ -12,7 +12,8 @@ use anyhow::{Context, Result};
 use hw_protocol::Options;
 use switcher_gen::arch::PagingMode;
 
-use super::{End, Engine, Run, self_test};
+use super::{Engine, self_test};
+use crate::run::{End, Run};
 use crate::tools::{self, Ending, QEMU, Tool};
 
 /// `isa-debug-exit` turns the value written into `value * 2 + 1`: hw-tests/kernel/src/exit.rs

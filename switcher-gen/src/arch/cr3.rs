@@ -4,14 +4,10 @@
 //! on a guest's root (spec/hazards.md, rows 19 and 20). So they can be had only with a
 //! [`PcidEnabled`], which follows from the host's state.
 
-use crate::layout::Scalar;
-
 /// What is loaded into CR3: a root's physical address, perhaps with a PCID and NOFLUSH.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct Cr3(u64);
-
-impl Scalar<8> for Cr3 {}
 
 /// CR4.PCIDE is set. Had from a [`HostState`](super::HostState) that says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 
 mod cr3;
 mod features;
+mod immediate;
 mod msr;
 mod paging;
 mod rflags;
@@ -12,6 +13,7 @@ pub use cr3::{Cr3, Cr3Error, Pcid, PcidEnabled};
 #[cfg(test)]
 pub(crate) use features::fake;
 pub use features::{Feature, HostFeatures, HostState, Unfit, Vendor};
+pub use immediate::imm32;
 pub use msr::{Msr, Star};
 pub use paging::{CanonicalAddr, NonCanonical, PagingMode};
 pub use rflags::RFlags;

@@ -2,7 +2,7 @@
 
 use bitflags::bitflags;
 
-use crate::asm::imm32;
+use super::imm32;
 
 bitflags! {
     /// The RFLAGS register.

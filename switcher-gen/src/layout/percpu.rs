@@ -5,8 +5,7 @@
 use bitflags::bitflags;
 
 use super::{AsmLayout, Scalar};
-use crate::arch::Cr3;
-use crate::asm::imm32;
+use crate::arch::{Cr3, imm32};
 
 /// A 64-bit value that the hardware places at a multiple of 4 only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,6 +16,7 @@ pub struct Split64 {
 }
 
 impl Scalar<8> for Split64 {}
+impl Scalar<8> for Cr3 {}
 
 impl From<u64> for Split64 {
     fn from(value: u64) -> Self {
@@ -134,7 +134,8 @@ pub struct TssExtra {
     #[asm(at = 0x10)]
     pub enter_cr3: Cr3,
     _line0: [u64; 5],
-    /// The guest's mode and what inhibits direct switching. The switcher toggles the mode.
+    /// The guest's mode and what inhibits direct switching. The switcher toggles the mode, without
+    /// a LOCK: only this CPU may write the flags, from whatever context.
     #[asm(at = 0x40)]
     pub switch_flags: SwitchFlags,
     /// Root of smod.

@@ -185,7 +185,8 @@ impl Cpu {
         &self.selector
     }
 
-    pub(super) fn interception_needs_dispatch(&self) -> bool {
+    /// Whether a guest's SYSCALL is to become SIGSYS.
+    pub(super) fn uses_dispatch(&self) -> bool {
         self.interception == Interception::UserDispatch
     }
 

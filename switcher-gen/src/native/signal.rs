@@ -178,20 +178,21 @@ unsafe extern "C" fn handle(
     info: *mut libc::siginfo_t,
     context: *mut libc::ucontext_t,
 ) -> u64 {
-    // SAFETY: by contract this is the kernel's context, which lies on our stack and which nobody
-    // else refers to until we return.
-    let registers = unsafe { &mut (*context).uc_mcontext.gregs };
     let cpu = RUNNING.get();
     if cpu.is_null() {
         chain(signal, info, context);
-    } else {
+    }
+    // SAFETY: by contract this is the kernel's context, which lies on our stack and which nobody
+    // else refers to any more.
+    let mut regs = Regs::new(unsafe { &mut (*context).uc_mcontext.gregs });
+    if !cpu.is_null() {
         // SAFETY: `run` set this pointer from a `&mut Cpu` that it does not use until `enter` has
         // returned, and this signal interrupted `enter` or code it called: all other signals are
         // blocked, and this one in itself.
         let cpu = unsafe { &mut *cpu };
-        cpu.trap(signal, &mut Regs::new(registers));
+        cpu.trap(signal, &mut regs);
     }
-    Regs::new(registers).eflags() & NOT_BY_SIGRETURN
+    regs.eflags() & NOT_BY_SIGRETURN
 }
 
 /// A signal that no machine caused goes where it would have gone without us.
@@ -312,7 +313,7 @@ impl SignalStack {
 pub(super) fn run(cpu: &mut Cpu, stack: &SignalStack) -> io::Result<()> {
     let _signals = BlockedSignals::new()?;
     let _stack = AlternateStack::new(stack)?;
-    if cpu.interception_needs_dispatch() {
+    if cpu.uses_dispatch() {
         dispatch(Some(cpu.selector()))?;
     }
     let cpu = ptr::from_mut(cpu);
@@ -323,7 +324,7 @@ pub(super) fn run(cpu: &mut Cpu, stack: &SignalStack) -> io::Result<()> {
     unsafe { enter() };
     RUNNING.set(ptr::null_mut());
     // SAFETY: the pointer is from the `&mut` above, and the handler no longer uses it.
-    if unsafe { &*cpu }.interception_needs_dispatch() {
+    if unsafe { &*cpu }.uses_dispatch() {
         dispatch(None)?;
     }
     Ok(())

@@ -2,8 +2,8 @@
 
 use super::code::{PROBE, SYSCALL};
 use super::{MANY, SOME};
-use crate::expect::Expected;
-use crate::run::{Case, Failure, Run};
+use crate::expect::{Expected, Failure};
+use crate::run::{Case, Run};
 use crate::world::place;
 use switcher_runtime::Mode;
 

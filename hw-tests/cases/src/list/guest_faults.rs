@@ -2,8 +2,8 @@
 
 use super::SOME;
 use super::code::PROBE;
-use crate::expect::Expected;
-use crate::run::{Case, Failure, Run};
+use crate::expect::{Expected, Failure};
+use crate::run::{Case, Run};
 use crate::world::place;
 use switcher_gen::arch::{RFlags, Vendor};
 use switcher_runtime::Mode;

@@ -3,8 +3,8 @@
 
 use super::code::{NOP_PROBE, PROBE, SYSCALL};
 use super::{MANY, SOME};
-use crate::expect::Expected;
-use crate::run::{Case, Failure, Run};
+use crate::expect::{Expected, Failure};
+use crate::run::{Case, Run};
 use crate::world::{Setup, place};
 use alloc::vec::Vec;
 use switcher_gen::arch::RFlags;
