@@ -294,7 +294,12 @@ impl Setup {
             rsp: any(),
             ss: selectors.user_ds().into(),
         };
-        let pvcs = random_pvcs(&mut any, platform);
+        let mut pvcs = random_pvcs(&mut any, platform);
+        if mode == Mode::Umod {
+            // What is there before umod's SYSCALL is nobody's: all of it must be written.
+            pvcs.user_cs = any() as u16;
+            pvcs.user_ss = any() as u16;
+        }
         let paging = platform.paging;
         Self {
             mode,
