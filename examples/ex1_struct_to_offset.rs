@@ -1,4 +1,4 @@
-//! 1. Struct -> offset: a Rust struct is the only place that says where a field lies.
+//! Step 1. Struct -> offset: a Rust struct is the only place that says where a field lies.
 //!
 //! Swap two fields of `Vcpu` and run this again: the offsets follow, and with them every
 //! instruction that names the fields. `#[asm(at = ..)]` pins a field that an ABI fixes.

@@ -1,4 +1,4 @@
-//! 2. Offset -> code: `asm!` assembles at run time, with fields as operands.
+//! Step 2. Offset -> code: `asm!` assembles at run time, with fields as operands.
 //!
 //! The size hint and the field's type must agree. Try `QWORD [BYTE rdi + Vcpu::exit_reason]`: it
 //! does not compile.

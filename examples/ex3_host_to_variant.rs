@@ -1,4 +1,4 @@
-//! 3. Host -> variant: what a host's CPU and control registers are decides what is emitted.
+//! Step 3. Host -> variant: what a host's CPU and control registers are decides what is emitted.
 
 use std::error::Error;
 

@@ -1,4 +1,4 @@
-//! 5. Code -> address: an image runs anywhere it is linked to, and says where a host must be
+//! Step 5. Code -> address: an image runs anywhere it is linked to, and says where a host must be
 //! careful.
 
 use std::error::Error;

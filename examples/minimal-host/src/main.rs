@@ -1,4 +1,4 @@
-//! The seventh example. Execution: a hypervisor in one file. It boots on bare metal, assembles a switcher for the CPU
+//! Step 7. a hypervisor in one file. It boots on bare metal, assembles a switcher for the CPU
 //! it finds, and runs a guest whose user program makes a system call to its own kernel, without the
 //! hypervisor seeing it.
 //!
