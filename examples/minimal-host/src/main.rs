@@ -1,5 +1,5 @@
-//! Step 7. a hypervisor in one file. It boots on bare metal, assembles a switcher for the CPU
-//! it finds, and runs a guest whose user program makes a system call to its own kernel, without the
+//! Step 7. A hypervisor in one file: it boots on bare metal, assembles a switcher for the CPU it
+//! finds, and runs a guest whose user program makes a system call to its own kernel, without the
 //! hypervisor seeing it.
 //!
 //! Build and run it:

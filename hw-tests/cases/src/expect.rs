@@ -189,6 +189,7 @@ impl Expected {
 const HOST: HostAfter = HostAfter {
     flags: RFlags::FIXED,
     callee_saved_kept: true,
+    scratch_cleared: true,
     stack_kept: true,
     stack_segment_loaded: true,
     root_kept: true,

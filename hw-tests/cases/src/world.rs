@@ -124,6 +124,8 @@ pub struct HostAfter {
     pub flags: RFlags,
     /// RBX, RBP and R12 to R15 are what they were.
     pub callee_saved_kept: bool,
+    /// RCX, RDX, RSI, RDI and R8 to R11 are zero: nothing of the guest to speculate with.
+    pub scratch_cleared: bool,
     /// RSP is what it was.
     pub stack_kept: bool,
     /// SS is the host's data segment, where it matters: on AMD a null SS, which an event from CPL 3

@@ -42,6 +42,14 @@ hw_kernel_checked_call:
     movabs  r15, 0xBFBFBFBFBFBFBFBF
     call    rdi
     pushfq
+    or      rcx, rdx
+    or      rcx, rsi
+    or      rcx, rdi
+    or      rcx, r8
+    or      rcx, r9
+    or      rcx, r10
+    or      rcx, r11
+    mov     [rip + {scratch_after}], rcx
     pop     rcx
     mov     [rip + {flags_after}], rcx
     mov     ecx, ss
@@ -80,6 +88,7 @@ hw_kernel_checked_call:
 "#,
     stack_before = sym STACK_BEFORE,
     stack_after = sym STACK_AFTER,
+    scratch_after = sym SCRATCH_AFTER,
     flags_after = sym FLAGS_AFTER,
     stack_segment_after = sym STACK_SEGMENT_AFTER,
     callee_saved_changed = sym CALLEE_SAVED_CHANGED,
@@ -87,6 +96,7 @@ hw_kernel_checked_call:
 
 static STACK_BEFORE: AtomicU64 = AtomicU64::new(0);
 static STACK_AFTER: AtomicU64 = AtomicU64::new(0);
+static SCRATCH_AFTER: AtomicU64 = AtomicU64::new(0);
 static FLAGS_AFTER: AtomicU64 = AtomicU64::new(0);
 static STACK_SEGMENT_AFTER: AtomicU64 = AtomicU64::new(0);
 static CALLEE_SAVED_CHANGED: AtomicU64 = AtomicU64::new(0);
@@ -307,6 +317,7 @@ impl World for BareMetal<'_> {
             host: HostAfter {
                 flags: RFlags::from_bits_retain(FLAGS_AFTER.load(Ordering::Relaxed)),
                 callee_saved_kept: CALLEE_SAVED_CHANGED.load(Ordering::Relaxed) == 0,
+                scratch_cleared: SCRATCH_AFTER.load(Ordering::Relaxed) == 0,
                 stack_kept: STACK_AFTER.load(Ordering::Relaxed)
                     == STACK_BEFORE.load(Ordering::Relaxed),
                 stack_segment_loaded: self.platform.vendor == Vendor::Intel

@@ -37,6 +37,16 @@ pub(super) const CASES: &[Case] = &[
         body: resume_flag,
     },
     Case { name: "forbidden_flags_in_the_pvcs_reach_no_guest", rows: &[14], body: forbidden_flags },
+    Case {
+        name: "a_guest_is_entered_with_its_own_flags_whatever_the_frame_says",
+        rows: &[14],
+        body: flags_of_the_frame,
+    },
+    Case {
+        name: "each_condition_of_sysret_alone_gives_the_same_registers",
+        rows: &[4, 13, 27],
+        body: conditions_of_sysret,
+    },
     Case { name: "nt_and_tf_survive_a_system_call_of_umod", rows: &[13, 15], body: nt_and_tf },
     Case {
         name: "entering_with_32_bit_selectors_does_not_take_sysret",
@@ -223,6 +233,60 @@ fn forbidden_flags(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
+fn flags_of_the_frame(run: &mut Run<'_>) -> Result<(), Failure> {
+    for _ in 0..MANY / 4 {
+        for sysret in [true, false] {
+            // Any flags: forbidden ones, IF and bit 1 clear, what SYSRETQ cannot restore.
+            let mut setup = run.setup(Mode::Umod).with(Mode::Umod, place::UMOD_CODE, PROBE);
+            setup.regs.eflags = run.rng.u32(..).into();
+            if sysret {
+                setup.regs.rcx = setup.regs.rip;
+                setup.regs.r11 = RFlags::from_bits_retain(setup.regs.eflags).sanitised().bits();
+            }
+            let expected = Expected::unchanged(&setup, Expected::UD);
+            run.check(&setup, &expected)?;
+
+            // The same in 32-bit mode, where only IRETQ leads.
+            in_32_bit_mode(run, &mut setup)?;
+        }
+    }
+    Ok(())
+}
+
+fn conditions_of_sysret(run: &mut Run<'_>) -> Result<(), Failure> {
+    for _ in 0..MANY / 4 {
+        let harmless = run.setup(Mode::Umod).regs.eflags;
+        let other = run.setup(Mode::Umod).regs.eflags;
+        // RCX is RIP or not; R11 is the flags, other flags that SYSRETQ could load, or anything.
+        for (same_rcx, r11) in
+            [(true, other), (true, run.rng.u64(..)), (false, harmless), (false, other)]
+        {
+            let mut setup = run.setup(Mode::Smod).with(Mode::Smod, place::ERETU, SYSCALL).with(
+                Mode::Umod,
+                place::UMOD_CODE,
+                PROBE,
+            );
+            setup.pvcs.eflags = harmless as u32;
+            setup.pvcs.r11 = r11;
+            if same_rcx {
+                setup.pvcs.rcx = setup.pvcs.rip;
+            }
+            let expected = Expected::to_umod(&setup, &run.platform);
+            run.check(&setup, &expected)?;
+
+            let mut setup = run.setup(Mode::Umod).with(Mode::Umod, place::UMOD_CODE, PROBE);
+            setup.regs.eflags = harmless;
+            setup.regs.r11 = r11;
+            if same_rcx {
+                setup.regs.rcx = setup.regs.rip;
+            }
+            let expected = Expected::unchanged(&setup, Expected::UD);
+            run.check(&setup, &expected)?;
+        }
+    }
+    Ok(())
+}
+
 fn nt_and_tf(run: &mut Run<'_>) -> Result<(), Failure> {
     for flags in [RFlags::NT, RFlags::NT | RFlags::TF, RFlags::TF] {
         for _ in 0..SOME {
@@ -250,21 +314,25 @@ fn nt_and_tf(run: &mut Run<'_>) -> Result<(), Failure> {
 
 fn user32_selectors(run: &mut Run<'_>) -> Result<(), Failure> {
     for _ in 0..SOME {
-        // SYSRETQ would suit, and would go on in 64-bit mode at TEXT. In 32-bit mode RIP is cut to
-        // 32 bits, where nothing is mapped for the guest.
         let mut setup = run.setup(Mode::Umod).with(Mode::Umod, place::UMOD_CODE, PROBE);
-        setup.regs.cs = run.platform.selectors.user32_cs().into();
-        setup.regs.rip = UNMAPPED_32;
-        setup.regs.rcx = setup.regs.rip;
         setup.regs.r11 = setup.regs.eflags;
-        // In 32-bit mode, RSP is 32 bits wide too, and what an event saves of it is not defined
-        // beyond them.
-        setup.regs.rsp &= u64::from(u32::MAX);
-        let exit = Expected::fetch_fault(&run.platform, UNMAPPED_32);
-        let expected = Expected::unchanged(&setup, exit);
-        run.check(&setup, &expected)?;
+        in_32_bit_mode(run, &mut setup)?;
     }
     Ok(())
+}
+
+/// Enters a guest with the selector of 32-bit code and RCX = RIP. SYSRETQ would go on in 64-bit
+/// mode; IRETQ leads to 32-bit mode, where nothing is mapped for the guest.
+fn in_32_bit_mode(run: &mut Run<'_>, setup: &mut Setup) -> Result<(), Failure> {
+    setup.regs.cs = run.platform.selectors.user32_cs().into();
+    setup.regs.rip = UNMAPPED_32;
+    setup.regs.rcx = UNMAPPED_32;
+    // In 32-bit mode, RSP is 32 bits wide too, and what an event saves of it is not defined beyond
+    // them.
+    setup.regs.rsp &= u64::from(u32::MAX);
+    let exit = Expected::fetch_fault(&run.platform, UNMAPPED_32);
+    let expected = Expected::unchanged(setup, exit);
+    run.check(setup, &expected)
 }
 
 /// Beyond what the engines' hosts map for themselves, within 32 bits.
