@@ -50,6 +50,17 @@ pub enum InstallError {
         /// The TSS in the per-CPU block.
         per_cpu: u64,
     },
+    /// Guests could use I/O ports.
+    #[error("the TSS has an I/O bitmap at {iomap_base:#x}, within its limit {limit:#x}")]
+    IoBitmap {
+        /// Offset of the bitmap.
+        iomap_base: u16,
+        /// Offset of the segment's last byte.
+        limit: u32,
+    },
+    /// The host delivers events and leaves ring 0 in ways the emitted code does not know.
+    #[error("this host uses {0}, which no switcher supports")]
+    Unsupported(&'static str),
     /// A descriptor is not what SYSCALL and SYSRET take for granted.
     #[error("the GDT's descriptor for {name} ({selector:#x}) is {found:#x}, not {expected}")]
     Descriptor {
@@ -76,12 +87,18 @@ impl Switcher {
     /// on. Nothing has been changed then.
     ///
     /// # Safety
-    /// Must be called at CPL 0. For as long as the result or any code that relies on this CPU's
-    /// SYSCALL MSRs lives: `per_cpu` is valid for reads and writes by this CPU alone, the stack
-    /// below its sp0 has room for a [`PtRegs`](switcher_gen::layout::PtRegs) and the host's event
-    /// handlers, IDT and IST are as the [crate documentation](crate) asks, and nothing else changes
-    /// the registers written here. The host itself must not rely on GS base for anything but
-    /// `per_cpu`.
+    /// Must be called at CPL 0. From then on, until LSTAR and CSTAR are given another value:
+    ///
+    /// * the switcher is not dropped, and nothing else changes the registers written here;
+    /// * `per_cpu` is valid for reads and writes, and used by nothing but this CPU's hardware, the
+    ///   switcher and the result; its sp0 does not change;
+    /// * the stack below sp0 has room for a [`PtRegs`](switcher_gen::layout::PtRegs) and is used by
+    ///   nobody while a guest is entered: in particular, [`Cpu::enter`] is not called on it;
+    /// * event handlers, IDT and IST are as the [crate documentation](crate) asks;
+    /// * no CPL 3 of the host's own executes SYSCALL, in 64-bit or 32-bit mode: give LSTAR and CSTAR
+    ///   back to the host before it runs one;
+    /// * the host tells kernel from user by something else than the sign of GS base, which CPL 3 can
+    ///   now set to anything.
     pub unsafe fn install(&self, per_cpu: NonNull<PerCpu>) -> Result<Cpu<'_>, InstallError> {
         let assembled = *self.image().variant();
         let selectors = assembled.selectors();
@@ -98,14 +115,15 @@ impl Switcher {
         if tss_extra.host_rsp != 0 {
             return Err(InstallError::GuestRunning);
         }
+        check_modes()?;
         check_descriptors(selectors)?;
-        check_tss(per_cpu)?;
+        check_tss(per_cpu, tss.iomap_base)?;
 
         // From here on nothing can fail.
         let base = per_cpu.as_ptr() as u64;
         let mask = RFlags::SYSCALL_CLEARS.bits();
-        // SAFETY: the features are there (`for_host`); enabling FSGSBASE and SYSCALL takes nothing
-        // away from the host.
+        // SAFETY: the features are there (`for_host`); the caller vouches for not deciding by the
+        // sign of GS base.
         unsafe { Cr4::update(|cr4| cr4.insert(Cr4Flags::FSGSBASE)) };
         // SAFETY: as above.
         unsafe { Efer::update(|efer| efer.insert(EferFlags::SYSTEM_CALL_EXTENSIONS)) };
@@ -183,15 +201,71 @@ fn check_descriptors(selectors: Selectors) -> Result<(), InstallError> {
     Ok(())
 }
 
-/// The hardware takes sp0 from TR's TSS, the switcher from the per-CPU block.
-fn check_tss(per_cpu: NonNull<PerCpu>) -> Result<(), InstallError> {
+/// Ways of running a kernel under which the emitted code would fault, possibly on a guest's root.
+fn check_modes() -> Result<(), InstallError> {
+    /// Intel FRED specification, 9: SWAPGS is undefined, events do not come through the IDT.
+    const CR4_FRED: u64 = 1 << 32;
+    /// Intel SDM vol. 1, 17.1: a shadow stack would not survive a call that returns elsewhere.
+    const CR4_CET: u64 = 1 << 23;
+    const SH_STK_EN: u64 = 1 << 0;
+    let cr4 = Cr4::read_raw();
+    if cr4 & CR4_FRED != 0 {
+        return Err(InstallError::Unsupported("FRED"));
+    }
+    // SAFETY: the MSR exists where CR4.CET can be set; reading it changes nothing.
+    if cr4 & CR4_CET != 0 && unsafe { Msr::new(MsrName::SCet.address()).read() } & SH_STK_EN != 0 {
+        return Err(InstallError::Unsupported("supervisor shadow stacks"));
+    }
+    Ok(())
+}
+
+/// The hardware takes sp0 from TR's TSS, the switcher from the per-CPU block. And ports it takes
+/// from an I/O bitmap, if there is one within the TSS's limit.
+fn check_tss(per_cpu: NonNull<PerCpu>, iomap_base: u16) -> Result<(), InstallError> {
     let selector: u16;
     // SAFETY: STR only stores TR's selector into a register.
     unsafe {
         core::arch::asm!("str {0:x}", out(reg) selector, options(nomem, nostack, preserves_flags));
     }
-    let (low, high) = (descriptor(selector), descriptor(selector + 8));
-    let tr = low >> 16 & 0xFF_FFFF | low >> 56 << 24 | high << 32;
+    let found = SystemSegment::decode(descriptor(selector), descriptor(selector + 8));
     let tss = per_cpu.as_ptr() as u64 + PerCpu::tss.bytes() as u64;
-    if tr == tss { Ok(()) } else { Err(InstallError::OtherTss { tr, per_cpu: tss }) }
+    if found.base != tss {
+        return Err(InstallError::OtherTss { tr: found.base, per_cpu: tss });
+    }
+    if u32::from(iomap_base) <= found.limit {
+        return Err(InstallError::IoBitmap { iomap_base, limit: found.limit });
+    }
+    Ok(())
+}
+
+/// Where a TSS descriptor says the segment lies (Intel SDM vol. 3, figure 8-4).
+#[derive(Debug, PartialEq, Eq)]
+struct SystemSegment {
+    base: u64,
+    limit: u32,
+}
+
+impl SystemSegment {
+    fn decode(low: u64, high: u64) -> Self {
+        const GRANULARITY: u64 = 1 << 55;
+        let base = low >> 16 & 0xFF_FFFF | low >> 56 << 24 | high << 32;
+        let limit = (low & 0xFFFF | low >> 32 & 0xF_0000) as u32;
+        let limit = if low & GRANULARITY == 0 { limit } else { limit << 12 | 0xFFF };
+        Self { base, limit }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tss_descriptor_is_decoded_field_by_field() {
+        // Base 0x8877_6655_4433_2211, limit 0xA_0067, present, available 64-bit TSS.
+        let low = 0x44 << 56 | 0xA << 48 | 0x89 << 40 | 0x33_2211 << 16 | 0x0067;
+        let found = SystemSegment::decode(low, 0x8877_6655);
+        assert_eq!(found, SystemSegment { base: 0x8877_6655_4433_2211, limit: 0xA_0067 });
+        let pages = SystemSegment::decode(low | 1 << 55, 0x8877_6655);
+        assert_eq!(pages.limit, 0xA006_7FFF);
+    }
 }

@@ -1,12 +1,14 @@
 //! The one call into emitted code.
 
+use core::arch::asm;
 use core::ptr::NonNull;
 
-use switcher_gen::arch::{Msr as MsrName, RFlags, Vendor};
+use switcher_gen::arch::{Cr3, Msr as MsrName, PagingMode, RFlags, Vendor};
 use switcher_gen::asm::Label;
-use switcher_gen::layout::PtRegs;
-use x86_64::instructions::segmentation::{SS, Segment};
-use x86_64::registers::control::{Cr2, Cr3};
+use switcher_gen::layout::{PtRegs, SwitchFlags, TssExtra};
+use switcher_gen::{Axes, Variant};
+use x86_64::instructions::segmentation::{GS, SS, Segment, Segment64};
+use x86_64::registers::control::Cr2;
 use x86_64::registers::model_specific::Msr;
 use x86_64::registers::rflags;
 use x86_64::registers::segmentation::SegmentSelector;
@@ -27,6 +29,25 @@ pub enum EnterError {
         /// The frame's CS.
         cs: u64,
     },
+    /// Addresses that are canonical there are none here.
+    #[error("the guest was made for {guest} paging, but this host has {host}")]
+    OtherPaging {
+        /// What [`Guest::new`] was told.
+        guest: PagingMode,
+        /// The switcher's.
+        host: PagingMode,
+    },
+    /// Loading it would fault in ring 0.
+    #[error("the root of {0:?} has a PCID or NOFLUSH, but CR4.PCIDE is not set")]
+    PcidWithoutPcide(Mode),
+    /// This code has been moved to another CPU since `install`, or GS base has been changed.
+    #[error("GS base is {found:#x}, not this CPU's block at {expected:#x}: disable preemption")]
+    OtherCpu {
+        /// GS base.
+        found: u64,
+        /// The block that `install` was given.
+        expected: u64,
+    },
     /// There is nothing to load into CR3.
     #[error("the guest is in {0:?}, whose root is not prepared")]
     NoRoot(Mode),
@@ -35,11 +56,18 @@ pub enum EnterError {
 impl Cpu<'_> {
     /// Runs `guest` until its next exit. Interrupts must be off, and are off on return.
     ///
-    /// CR2 is part of the exit and must not be read from the register later.
+    /// What it uses up: KERNEL_GS_BASE (the guest's GS base on return; a host with processes of its
+    /// own saves theirs), CR2 (part of the exit: do not read the register later), and the stack
+    /// below sp0, where the guest's registers are put: this must not be called *on* that stack.
+    ///
+    /// What it leaves alone: FPU, SSE and further state. The guest runs with the host's, and leaves
+    /// its own, but for MXCSR and the x87 control word, which the host gets back. A host whose
+    /// guests use them, or may not see its own, switches them in the `call` of
+    /// [`enter_with`](Self::enter_with): between it and the guest there is no code but the switcher.
     ///
     /// # Errors
-    /// If interrupts are enabled, if the guest's CS is not one of CPL 3, or if the mode it is in has
-    /// no root.
+    /// If interrupts are enabled, if this is not the CPU of `install`, or if the guest's state cannot
+    /// be entered: see [`EnterError`].
     pub fn enter(&mut self, guest: &mut Guest) -> Result<Exit, EnterError> {
         // SAFETY: `call` calls what it is given, as `enter_with` asks.
         unsafe { self.enter_with(guest, call) }
@@ -54,13 +82,21 @@ impl Cpu<'_> {
     /// # Safety
     /// `call` must call the function at the address it is given exactly once, as `extern "C" fn()
     /// -> *mut PtRegs` with interrupts off, and return what that returns. The function may change
-    /// MXCSR and the x87 state, which `call` must restore.
+    /// MXCSR and the x87 state, which `call` must restore. `call` must not change CR2 after it.
     pub unsafe fn enter_with(
         &mut self,
         guest: &mut Guest,
         call: unsafe fn(u64) -> *mut PtRegs,
     ) -> Result<Exit, EnterError> {
-        check(guest, RFlags::from_bits_retain(rflags::read_raw()))?;
+        check(
+            guest,
+            RFlags::from_bits_retain(rflags::read_raw()),
+            self.switcher.image().variant(),
+        )?;
+        let (found, expected) = (GS::read_base().as_u64(), self.per_cpu.as_ptr() as u64);
+        if found != expected {
+            return Err(EnterError::OtherCpu { found, expected });
+        }
         let extra = guest.tss_extra(read_cr3()).ok_or(EnterError::NoRoot(guest.mode()))?;
         let mut inactive_gs = Msr::new(MsrName::KernelGsBase.address());
 
@@ -70,7 +106,8 @@ impl Cpu<'_> {
         // SAFETY: the caller of `install` vouches for room below sp0, and nothing else is on that
         // stack while no guest runs.
         unsafe { self.frame().write(guest.regs) };
-        // SAFETY: the value is canonical: `set_gs_base` checked it, or it was read from this MSR.
+        // SAFETY: the value is canonical: `set_gs_base` checked it for the paging mode that `check`
+        // has found to be this host's, or it was read from this MSR.
         unsafe { inactive_gs.write(guest.gs_base()) };
 
         if self.switcher.image().variant().axes().vendor == Vendor::Amd {
@@ -91,6 +128,9 @@ impl Cpu<'_> {
         let regs = unsafe { frame.read() };
         // SAFETY: as for the write: the switcher has let go of the block.
         let extra = unsafe { self.tss_extra().read() };
+        // Until the next entry nothing invites a direct switch, whoever executes a SYSCALL.
+        // SAFETY: as above.
+        unsafe { self.tss_extra().write(idle()) };
         // SAFETY: reading KERNEL_GS_BASE changes nothing.
         let gs_base = unsafe { inactive_gs.read() };
         guest.take_back(regs, &extra, gs_base);
@@ -107,22 +147,40 @@ impl Cpu<'_> {
     }
 }
 
-/// Whether `guest` may be entered by a host with these flags.
-fn check(guest: &Guest, host_flags: RFlags) -> Result<(), EnterError> {
+/// Whether `guest` may be entered by a host with these flags on a switcher of this variant.
+fn check(guest: &Guest, host_flags: RFlags, variant: &Variant) -> Result<(), EnterError> {
     const RPL: u64 = 3;
+    let Axes { paging, pcid, .. } = variant.axes();
     if host_flags.contains(RFlags::IF) {
-        Err(EnterError::InterruptsEnabled)
-    } else if guest.regs.cs & RPL != 3 {
-        Err(EnterError::PrivilegedCs { cs: guest.regs.cs })
-    } else {
-        Ok(())
+        return Err(EnterError::InterruptsEnabled);
     }
+    if guest.paging() != paging {
+        return Err(EnterError::OtherPaging { guest: guest.paging(), host: paging });
+    }
+    if guest.regs.cs & RPL != 3 {
+        return Err(EnterError::PrivilegedCs { cs: guest.regs.cs });
+    }
+    for mode in [Mode::Smod, Mode::Umod] {
+        if !pcid && guest.root(mode).is_some_and(|root| root.cr3().uses_pcid()) {
+            return Err(EnterError::PcidWithoutPcide(mode));
+        }
+    }
+    Ok(())
 }
 
-/// CR3 as it is; hosts with PCIDs get their own back, flushing.
-fn read_cr3() -> switcher_gen::arch::Cr3 {
-    let (frame, flags) = Cr3::read_raw();
-    switcher_gen::arch::Cr3::from_register(frame.start_address().as_u64() | u64::from(flags))
+/// What the switcher finds while no guest is running: no mode to switch to, no root, no PVCS.
+fn idle() -> TssExtra {
+    let mut extra = TssExtra::default();
+    extra.switch_flags = SwitchFlags::SMOD | SwitchFlags::NO_DS_CR3 | SwitchFlags::PVCS_INVALID;
+    extra
+}
+
+/// CR3 as it is, LAM bits included; a host with PCIDs gets its own back, flushing.
+fn read_cr3() -> Cr3 {
+    let cr3: u64;
+    // SAFETY: reading CR3 changes nothing.
+    unsafe { asm!("mov {}, cr3", out(reg) cr3, options(nomem, nostack, preserves_flags)) };
+    Cr3::from_register(cr3)
 }
 
 /// Calls emitted code. It keeps what the System V ABI asks of a function except MXCSR and the x87
@@ -138,7 +196,7 @@ unsafe fn call(entry: u64) -> *mut PtRegs {
     // callee-saved, so it still points to `saved` after the call: MXCSR and the x87 control word
     // are restored from there, and the x87 stack is left empty.
     unsafe {
-        core::arch::asm!(
+        asm!(
             "stmxcsr [r12 + {mxcsr}]",
             "fnstcw [r12 + {x87_control}]",
             "call {entry}",
@@ -166,7 +224,8 @@ struct FloatingPoint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use switcher_gen::arch::PagingMode;
+    use crate::GuestRoot;
+    use switcher_gen::arch::{HostState, Pcid};
 
     core::arch::global_asm!(
         // A guest run: every caller-saved register, MXCSR and the x87 state are lost.
@@ -210,17 +269,66 @@ mod tests {
         (mxcsr, control, status)
     }
 
-    #[test]
-    fn a_guest_is_entered_at_cpl_3_with_interrupts_off_or_not_at_all() {
+    fn guest() -> Guest {
         let mut guest = Guest::new(PagingMode::FourLevel);
         guest.regs.cs = 0x33;
-        assert_eq!(check(&guest, RFlags::FIXED), Ok(()));
-        let enabled = RFlags::FIXED | RFlags::IF;
-        assert_eq!(check(&guest, enabled), Err(EnterError::InterruptsEnabled));
+        guest
+    }
+
+    fn checked(guest: &Guest) -> Result<(), EnterError> {
+        check(guest, RFlags::FIXED, &Variant::REFERENCE)
+    }
+
+    #[test]
+    fn a_guest_is_entered_at_cpl_3_with_interrupts_off_or_not_at_all() {
+        let mut guest = guest();
+        assert_eq!(checked(&guest), Ok(()));
+        let enabled = check(&guest, RFlags::FIXED | RFlags::IF, &Variant::REFERENCE);
+        assert_eq!(enabled, Err(EnterError::InterruptsEnabled));
         for cs in [0, 0x10, 0x11, 0x32] {
             guest.regs.cs = cs;
-            assert_eq!(check(&guest, RFlags::FIXED), Err(EnterError::PrivilegedCs { cs }));
+            assert_eq!(checked(&guest), Err(EnterError::PrivilegedCs { cs }));
         }
+    }
+
+    #[test]
+    fn a_guest_made_for_wider_addresses_is_refused() {
+        let mut guest = Guest::new(PagingMode::FiveLevel);
+        guest.regs.cs = 0x33;
+        let (guest_mode, host) = (PagingMode::FiveLevel, PagingMode::FourLevel);
+        let refused = EnterError::OtherPaging { guest: guest_mode, host };
+        assert_eq!(checked(&guest), Err(refused));
+    }
+
+    #[test]
+    fn a_root_with_a_pcid_is_refused_where_there_are_none() {
+        let state = HostState { paging: PagingMode::FourLevel, pcid: true, ibt: false };
+        let enabled = state.pcid_enabled().unwrap();
+        let plain = Cr3::new(0x1000).unwrap();
+        for (cr3, refused) in [
+            (plain, false),
+            (plain.with_pcid(Pcid::new(1).unwrap(), enabled), true),
+            (plain.without_flush(enabled), true),
+        ] {
+            let mut guest = guest();
+            // SAFETY: never entered.
+            guest.set_root(Mode::Umod, Some(unsafe { GuestRoot::new(cr3) }));
+            let expected =
+                if refused { Err(EnterError::PcidWithoutPcide(Mode::Umod)) } else { Ok(()) };
+            assert_eq!(checked(&guest), expected);
+        }
+        let with_pcid: Variant = "intel-4level-pcid".parse().unwrap();
+        let mut guest = guest();
+        // SAFETY: never entered.
+        guest.set_root(Mode::Umod, Some(unsafe { GuestRoot::new(plain.without_flush(enabled)) }));
+        assert_eq!(check(&guest, RFlags::FIXED, &with_pcid), Ok(()));
+    }
+
+    #[test]
+    fn nothing_invites_a_direct_switch_while_no_guest_runs() {
+        let flags = idle().switch_flags;
+        assert!(flags.intersects(SwitchFlags::NO_DS_TO_SMOD));
+        assert!(flags.intersects(SwitchFlags::NO_DS_TO_UMOD));
     }
 
     #[test]

@@ -44,6 +44,11 @@ impl Mode {
 pub struct GuestRoot(Cr3);
 
 impl GuestRoot {
+    /// What is loaded into CR3.
+    pub(crate) const fn cr3(self) -> Cr3 {
+        self.0
+    }
+
     /// # Safety
     /// For as long as a guest may be entered with it, the root must map, at the same addresses and
     /// for the supervisor alone, all that the host's root maps and the switcher or the handling of
@@ -59,10 +64,16 @@ impl GuestRoot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PvcsPage(NonNull<Pvcs>);
 
+// SAFETY: nothing here reads or writes through the pointer; the switcher does, and `new`'s contract
+// holds for every CPU on which the guest may be entered.
+unsafe impl Send for PvcsPage {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for PvcsPage {}
+
 impl PvcsPage {
     /// # Safety
     /// The page must stay mapped there, writable and for the supervisor, in the host's root and in
-    /// every root the guest is entered with, for as long as it is registered.
+    /// every root the guest is entered with, on every CPU, for as long as it is registered.
     #[must_use]
     pub const unsafe fn new(pvcs: NonNull<Pvcs>) -> Self {
         Self(pvcs)
@@ -105,7 +116,9 @@ impl Guest {
     const DERIVED: SwitchFlags =
         SwitchFlags::MODE_TOGGLE.union(SwitchFlags::NO_DS_CR3).union(SwitchFlags::PVCS_INVALID);
 
-    /// A guest in smod with nothing prepared: no PVCS, no roots, all addresses 0.
+    /// A guest in smod with nothing prepared: no PVCS, no roots, all addresses 0. `paging` is the
+    /// host's mode (CR4.LA57, not what its CPU could do); [`Cpu::enter`](crate::Cpu::enter) refuses
+    /// a guest made for another one.
     #[must_use]
     pub const fn new(paging: PagingMode) -> Self {
         let Ok(zero) = paging.address(0) else { panic!("0 is canonical in every mode") };
@@ -123,6 +136,12 @@ impl Guest {
             umod_root: None,
             inhibitors: SwitchFlags::empty(),
         }
+    }
+
+    /// The paging mode its addresses are checked for.
+    #[must_use]
+    pub const fn paging(&self) -> PagingMode {
+        self.paging
     }
 
     /// The mode it is in.
@@ -253,6 +272,12 @@ mod tests {
         // SAFETY: never dereferenced.
         guest.set_pvcs(Some(unsafe { PvcsPage::new(NonNull::dangling()) }));
         guest
+    }
+
+    #[test]
+    fn a_guest_can_be_kept_in_a_static_and_moved_between_cpus() {
+        fn shared<T: Send + Sync>() {}
+        shared::<Guest>();
     }
 
     #[test]

@@ -17,12 +17,16 @@
 //! * every [`GuestRoot`] maps the switcher, the per-CPU block, the stacks, IDT, GDT and event
 //!   handlers exactly as the host's root does, for the supervisor alone;
 //! * the [`PvcsPage`] is mapped for the supervisor in every guest root;
-//! * NMI, #MC, #DB and #DF use IST stacks; handlers of events that interrupted CPL 3 build a
+//! * NMI, #MC, #DB and #DF use IST stacks. Handlers of events that interrupted CPL 3 build a
 //!   [`PtRegs`](switcher_gen::layout::PtRegs), execute SWAPGS and jump to
 //!   [`Switcher::return_from_guest`], all in assembly, as DF and AC are still the guest's; a fault
-//!   at [`Switcher::iretq`] is the guest's;
+//!   at [`Switcher::iretq`] is the guest's; a #DB inside the switcher is ignored;
+//! * an NMI that ends a guest's run leaves NMIs blocked, because the exit is no IRET: a host that
+//!   gets [`Exit::Event`] with vector 2 executes an IRET to itself before it goes on. An NMI that
+//!   interrupts the *switcher* must restore CR3, GS base and all registers:
+//!   [`Switcher::is_in`] tells where;
 //! * FPU, SSE, debug and segment registers other than CS, SS and the GS base are the host's to
-//!   switch. [`Cpu::enter`] preserves what the System V ABI asks of a function, no more.
+//!   switch: see [`Cpu::enter`].
 #![no_std]
 
 extern crate alloc;

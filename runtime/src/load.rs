@@ -40,11 +40,14 @@ pub unsafe trait CodeMapping {
     /// If the host cannot.
     fn seal(&mut self, start: NonNull<u8>, len: usize) -> Result<(), Self::Error>;
 
+    /// Takes reserved pages back, sealed or not: they are unmapped, or at least not executable.
+    fn release(&mut self, start: NonNull<u8>, len: usize);
+
     /// How the page with `address` is mapped; `None` if it is not.
     fn protection(&self, address: NonNull<u8>) -> Option<Protection>;
 }
 
-/// Why a switcher could not be loaded. Nothing is left executable then.
+/// Why a switcher could not be loaded. Its memory has been released.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError<M: fmt::Display + fmt::Debug> {
     /// An emitter is wrong.
@@ -108,14 +111,13 @@ impl Switcher {
         let len = image.bytes().len();
         let start = memory.reserve(len).map_err(LoadError::Mapping)?;
         let base = start.as_ptr() as u64;
-        check(memory, start, len, "writable", |p| p.writable)?;
-        let linked = image.link(base, |_| None)?;
-        // SAFETY: `reserve` gave memory that is valid for writes of `len` bytes and that nothing
-        // else uses; `linked` is a buffer of its own, so the two do not overlap.
-        unsafe { start.copy_from_nonoverlapping(NonNull::from(linked.bytes()).cast(), len) };
-        memory.seal(start, len).map_err(LoadError::Mapping)?;
-        check(memory, start, len, "executable", |p| p.executable)?;
-        Ok(Self { image, base })
+        match write_and_seal(&image, memory, start) {
+            Ok(()) => Ok(Self { image, base }),
+            Err(why) => {
+                memory.release(start, len);
+                Err(why)
+            }
+        }
     }
 
     /// What was assembled.
@@ -156,6 +158,22 @@ impl Switcher {
         u32::try_from(rip.wrapping_sub(self.base))
             .is_ok_and(|offset| self.image.is_in(window, offset))
     }
+}
+
+/// Writes the image to memory that is writable, and makes it executable.
+fn write_and_seal<M: CodeMapping>(
+    image: &Image,
+    memory: &mut M,
+    start: NonNull<u8>,
+) -> Result<(), LoadError<M::Error>> {
+    let len = image.bytes().len();
+    check(memory, start, len, "writable", |p| p.writable)?;
+    let linked = image.link(start.as_ptr() as u64, |_| None)?;
+    // SAFETY: `reserve` gave memory that is valid for writes of `len` bytes and that nothing else
+    // uses; `linked` is a buffer of its own, so the two do not overlap.
+    unsafe { start.copy_from_nonoverlapping(NonNull::from(linked.bytes()).cast(), len) };
+    memory.seal(start, len).map_err(LoadError::Mapping)?;
+    check(memory, start, len, "executable", |p| p.executable)
 }
 
 /// Checks every page of the code: never writable and executable, never a guest's, and `wanted`.
@@ -209,6 +227,7 @@ mod tests {
         before: Protection,
         after: Protection,
         sealed: bool,
+        released: bool,
         memory: NonNull<u8>,
     }
 
@@ -221,7 +240,7 @@ mod tests {
         fn new(before: Protection, after: Protection) -> Self {
             // SAFETY: the layout's size is not zero.
             let memory = NonNull::new(unsafe { alloc(LAYOUT) }).unwrap();
-            Self { before, after, sealed: false, memory }
+            Self { before, after, sealed: false, released: false, memory }
         }
     }
 
@@ -245,6 +264,10 @@ mod tests {
             Ok(())
         }
 
+        fn release(&mut self, _: NonNull<u8>, _: usize) {
+            self.released = true;
+        }
+
         fn protection(&self, _: NonNull<u8>) -> Option<Protection> {
             Some(if self.sealed { self.after } else { self.before })
         }
@@ -255,7 +278,10 @@ mod tests {
     const RWX: Protection = Protection { writable: true, executable: true, user: false };
 
     fn load(before: Protection, after: Protection) -> Result<Switcher, LoadError<&'static str>> {
-        Switcher::assemble(&Variant::REFERENCE, &mut Claims::new(before, after))
+        let mut memory = Claims::new(before, after);
+        let result = Switcher::assemble(&Variant::REFERENCE, &mut memory);
+        assert_eq!(memory.released, result.is_err());
+        result
     }
 
     #[test]

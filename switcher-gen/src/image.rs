@@ -143,7 +143,8 @@ impl Image {
         let mode = self.variant.axes().paging;
         let base = mode.address(base)?;
         // The last byte too: an image may not straddle the end of the canonical half.
-        mode.address(base.get().wrapping_add(self.bytes().len() as u64 - 1))?;
+        let last = base.get().checked_add(self.bytes().len() as u64 - 1);
+        mode.address(last.ok_or(LinkError::WrapsAround { base: base.get() })?)?;
         if !base.get().is_multiple_of(Self::ALIGNMENT) {
             return Err(LinkError::Misaligned { base: base.get() });
         }
@@ -225,6 +226,12 @@ pub enum LinkError {
     /// SYSCALL would load a RIP that is none.
     #[error("the switcher cannot be mapped there: {0}")]
     NonCanonical(#[from] NonCanonical),
+    /// There is not enough room up to the last address.
+    #[error("the switcher cannot be mapped at {base:#x}: it would reach beyond the last address")]
+    WrapsAround {
+        /// The address asked for.
+        base: u64,
+    },
     /// Entry points would lose their alignment.
     #[error("the switcher cannot be mapped at {base:#x}: not a multiple of {}", Image::ALIGNMENT)]
     Misaligned {
@@ -282,6 +289,8 @@ mod tests {
             image.link(0x1008, NOTHING).unwrap_err(),
             LinkError::Misaligned { base: 0x1008 }
         );
+        let base = u64::MAX - 15;
+        assert_eq!(image.link(base, NOTHING).unwrap_err(), LinkError::WrapsAround { base });
         let la57: Variant = "intel-la57".parse().unwrap();
         assert!(Image::new(&la57).unwrap().link(1 << 47, NOTHING).is_ok());
     }

@@ -20,4 +20,4 @@ mod world;
 pub use expect::{Expected, Failure};
 pub use list::all;
 pub use run::{Case, Run};
-pub use world::{Code, HostAfter, Outcome, Platform, Setup, World, place};
+pub use world::{Code, Entries, HostAfter, Outcome, Platform, Setup, World, place};

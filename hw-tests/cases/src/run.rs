@@ -3,7 +3,7 @@
 use alloc::format;
 
 use crate::expect::{Expected, Failure};
-use crate::world::{Outcome, Platform, Setup, World};
+use crate::world::{Entries, Outcome, Platform, Setup, World};
 
 /// A case: a name, the rows of spec/hazards.md it covers, and what to do.
 #[derive(Clone, Copy)]
@@ -47,6 +47,12 @@ pub struct Run<'w> {
 }
 
 impl Run<'_> {
+    /// What the engine's CPU does with SYSCALL and its like.
+    #[must_use]
+    pub fn entries(&self) -> Entries {
+        self.world.entries()
+    }
+
     /// Runs a guest until its next exit.
     pub fn enter(&mut self, setup: &Setup) -> Outcome {
         self.entered += 1;

@@ -139,8 +139,27 @@ pub struct HostAfter {
     pub host_rsp_cleared: bool,
 }
 
+/// What decides where a guest's SYSCALL and its like lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entries {
+    /// MSR STAR.
+    pub star: u64,
+    /// MSR SFMASK.
+    pub sfmask: u64,
+    /// MSR SYSENTER_CS.
+    pub sysenter_cs: u64,
+    /// MSR LSTAR is the address of `entry_SYSCALL_64_switcher`.
+    pub lstar_is_the_entry: bool,
+    /// MSR CSTAR is the address of `entry_SYSCALL_compat_switcher`.
+    pub cstar_is_the_stub: bool,
+    /// EFER.SCE and CR4.FSGSBASE.
+    pub enabled: bool,
+}
+
 /// Something that can run guests: an engine.
 pub trait World {
+    /// What its CPU does with SYSCALL, SYSENTER and 32-bit SYSCALL.
+    fn entries(&self) -> Entries;
     /// What it runs them on.
     fn platform(&self) -> Platform;
     /// Runs one guest until its next exit.

@@ -40,6 +40,15 @@ unsafe impl CodeMapping for CodeMemory {
         Ok(())
     }
 
+    fn release(&mut self, start: NonNull<u8>, len: usize) {
+        let start = start.addr().get() as u64;
+        for page in (start..start + len as u64).step_by(PAGE as usize) {
+            // SAFETY: the pages were reserved for code that is not to be run; nothing refers to
+            // them. A page that is not mapped needs no unmapping. The frames stay in `frames`.
+            let _ = unsafe { memory::unmap_host(page) };
+        }
+    }
+
     fn protection(&self, address: NonNull<u8>) -> Option<Protection> {
         let page = address.addr().get() as u64 & !(PAGE - 1);
         let flags = memory::host_flags(page)?;

@@ -99,8 +99,6 @@ pub(crate) unsafe fn init() {
     new.tss.ist2 = Stack::Debug.top().into();
     new.tss.ist3 = Stack::DoubleFault.top().into();
     new.tss.ist4 = Stack::MachineCheck.top().into();
-    // At the segment's end: no I/O port is CPL3's.
-    new.tss.iomap_base = size_of::<Tss>() as u16;
     // SAFETY: the block is a static of this type, and the caller says that nobody else uses it.
     unsafe { block().write(new) }
 }

@@ -6,15 +6,18 @@ use core::arch::global_asm;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hw_cases::{HostAfter, Outcome, Platform, Setup, World, place};
+use hw_cases::{Entries, HostAfter, Outcome, Platform, Setup, World, place};
 use hw_kernel::memory::{AddressSpace, Flags, Frame, MapError};
 use hw_kernel::{exit, percpu};
-use switcher_runtime::switcher_gen::arch::{Cr3, Cr3Error, Pcid, PcidEnabled, RFlags, Vendor};
-use switcher_runtime::switcher_gen::layout::{PtRegs, Pvcs};
+use switcher_runtime::switcher_gen::arch::{
+    Cr3, Cr3Error, Msr as MsrName, Pcid, PcidEnabled, RFlags, Vendor,
+};
+use switcher_runtime::switcher_gen::asm::Label;
+use switcher_runtime::switcher_gen::layout::{PtRegs, Pvcs, SwitchFlags};
 use switcher_runtime::{Cpu, Guest, GuestError, GuestRoot, Mode, PvcsPage};
-use x86_64::registers::control::Cr3 as Cr3Register;
+use x86_64::registers::control::{Cr3 as Cr3Register, Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::debug::{DebugAddressRegister, Dr0, Dr7, Dr7Flags, Dr7Value};
-use x86_64::registers::model_specific::GsBase;
+use x86_64::registers::model_specific::{GsBase, Msr};
 
 global_asm!(
     r#"
@@ -100,6 +103,8 @@ static SCRATCH_AFTER: AtomicU64 = AtomicU64::new(0);
 static FLAGS_AFTER: AtomicU64 = AtomicU64::new(0);
 static STACK_SEGMENT_AFTER: AtomicU64 = AtomicU64::new(0);
 static CALLEE_SAVED_CHANGED: AtomicU64 = AtomicU64::new(0);
+static SWITCH_FLAGS_AFTER: AtomicU64 = AtomicU64::new(0);
+static HOST_RSP_AFTER: AtomicU64 = AtomicU64::new(0);
 
 unsafe extern "C" {
     fn hw_kernel_checked_call(entry: u64) -> *mut PtRegs;
@@ -113,7 +118,12 @@ unsafe fn checked_call(entry: u64) -> *mut PtRegs {
     // SAFETY: the assembly above calls `entry` once as the caller wants it, keeps all
     // callee-saved registers, MXCSR and the x87 state for its own caller, and clobbers no more than
     // an `extern "C"` function may.
-    unsafe { hw_kernel_checked_call(entry) }
+    let frame = unsafe { hw_kernel_checked_call(entry) };
+    // SAFETY: the block is a static; the switcher has let go of it, and `runtime` is waiting.
+    let extra = unsafe { percpu::block().read() }.tss_extra;
+    SWITCH_FLAGS_AFTER.store(extra.switch_flags.bits(), Ordering::Relaxed);
+    HOST_RSP_AFTER.store(extra.host_rsp, Ordering::Relaxed);
+    frame
 }
 
 /// One mode's address space.
@@ -273,6 +283,21 @@ impl World for BareMetal<'_> {
         self.platform
     }
 
+    fn entries(&self) -> Entries {
+        // SAFETY: reading MSRs that every CPU with SYSCALL has changes nothing.
+        let read = |msr: MsrName| unsafe { Msr::new(msr.address()).read() };
+        let switcher = self.cpu.switcher();
+        Entries {
+            star: read(MsrName::Star),
+            sfmask: read(MsrName::Sfmask),
+            sysenter_cs: read(MsrName::SysenterCs),
+            lstar_is_the_entry: read(MsrName::Lstar) == switcher.address(Label::Syscall64),
+            cstar_is_the_stub: read(MsrName::Cstar) == switcher.address(Label::SyscallCompat),
+            enabled: Efer::read().contains(EferFlags::SYSTEM_CALL_EXTENSIONS)
+                && Cr4::read().contains(Cr4Flags::FSGSBASE),
+        }
+    }
+
     fn run(&mut self, setup: &Setup) -> Outcome {
         for space in [&mut self.smod, &mut self.umod] {
             space.text.clear();
@@ -304,14 +329,12 @@ impl World for BareMetal<'_> {
         // SAFETY: the frame holds a PVCS, and any bits are one. The guest, whose memory it is, does
         // not run.
         unsafe { (&raw mut pvcs).copy_from_nonoverlapping(self.pvcs.as_ptr().cast(), 1) };
-        // SAFETY: the block is a static; the switcher does not use it while no guest runs.
-        let extra = unsafe { percpu::block().read() }.tss_extra;
         Outcome {
             exit,
             regs: guest.regs,
             gs_base: guest.gs_base(),
             mode: guest.mode(),
-            switch_flags: extra.switch_flags,
+            switch_flags: SwitchFlags::from_bits_retain(SWITCH_FLAGS_AFTER.load(Ordering::Relaxed)),
             smod_rsp: guest.smod_rsp,
             pvcs,
             host: HostAfter {
@@ -325,7 +348,7 @@ impl World for BareMetal<'_> {
                         == u64::from(self.platform.selectors.kernel_ds()),
                 root_kept: Cr3Register::read_raw() == root,
                 gs_kept: GsBase::read() == gs,
-                host_rsp_cleared: extra.host_rsp == 0,
+                host_rsp_cleared: HOST_RSP_AFTER.load(Ordering::Relaxed) == 0,
             },
         }
     }

@@ -83,6 +83,13 @@ impl Cr3 {
         self.0
     }
 
+    /// Whether it can be loaded only with CR4.PCIDE set: bits 0 to 11 and 63 mean something else,
+    /// or nothing, without.
+    #[must_use]
+    pub const fn uses_pcid(self) -> bool {
+        self.0 & (Self::NOFLUSH | 0xFFF) != 0
+    }
+
     /// The root's physical address.
     #[must_use]
     pub const fn root(self) -> u64 {
@@ -108,6 +115,8 @@ mod tests {
         let tagged = cr3.with_pcid(Pcid::new(33).unwrap(), enabled).without_flush(enabled);
         assert_eq!(tagged.bits(), 1 << 63 | 0x5021);
         assert_eq!(tagged.root(), 0x5000);
+        assert!(tagged.uses_pcid() && !cr3.uses_pcid());
+        assert!(cr3.without_flush(enabled).uses_pcid());
         assert_eq!(Pcid::new(4096), Err(Cr3Error::Pcid(4096)));
     }
 }

@@ -31,7 +31,7 @@ impl From<Split64> for u64 {
 }
 
 /// The task state segment (Intel SDM vol. 3, 8.7; AMD APM vol. 2, 12.2.5).
-#[derive(Clone, Copy, Debug, Default, AsmLayout)]
+#[derive(Clone, Copy, Debug, AsmLayout)]
 #[repr(C)]
 #[asm(size = 104, align = 4)]
 pub struct Tss {
@@ -66,6 +66,31 @@ pub struct Tss {
     /// Offset of the I/O permission bitmap; at or beyond the segment's limit there is none.
     #[asm(at = 0x66)]
     pub iomap_base: u16,
+}
+
+impl Default for Tss {
+    /// No stacks, and no I/O permission bitmap: with `iomap_base` 0 the TSS itself would be one,
+    /// and its zeroes would give CPL 3 the ports.
+    fn default() -> Self {
+        let none = Split64::default();
+        Self {
+            _reserved0: 0,
+            sp0: none,
+            sp1: none,
+            sp2: none,
+            _reserved1: none,
+            ist1: none,
+            ist2: none,
+            ist3: none,
+            ist4: none,
+            ist5: none,
+            ist6: none,
+            ist7: none,
+            _reserved2: none,
+            _reserved3: 0,
+            iomap_base: size_of::<Self>() as u16,
+        }
+    }
 }
 
 bitflags! {
@@ -182,6 +207,11 @@ mod tests {
     fn split64_keeps_all_bits() {
         let value = 0x0123_4567_89AB_CDEF;
         assert_eq!(u64::from(Split64::from(value)), value);
+    }
+
+    #[test]
+    fn a_default_tss_has_no_io_bitmap_within_its_limit() {
+        assert!(usize::from(Tss::default().iomap_base) >= size_of::<Tss>());
     }
 
     #[test]

@@ -4,7 +4,8 @@ use super::SOME;
 use super::code::PROBE;
 use crate::expect::{Expected, Failure};
 use crate::run::{Case, Run};
-use crate::world::place;
+use crate::world::{Entries, place};
+use alloc::format;
 use switcher_gen::arch::{RFlags, Vendor};
 use switcher_runtime::Mode;
 
@@ -15,6 +16,12 @@ pub(super) const CASES: &[Case] = &[
         body: ac_and_df,
     },
     Case { name: "sysenter_is_shut", rows: &[17], body: sysenter },
+    Case {
+        name: "syscall_and_its_like_lead_where_the_abi_says",
+        rows: &[15, 16, 17],
+        body: entries,
+    },
+    Case { name: "io_ports_are_not_the_guests", rows: &[14], body: io_ports },
     Case { name: "the_host_survives_thousands_of_entries_untouched", rows: &[27], body: thousands },
 ];
 
@@ -62,6 +69,55 @@ fn thousands(run: &mut Run<'_>) -> Result<(), Failure> {
         setup.regs.rip = place::UMOD_CODE;
         let expected = Expected::unchanged(&setup, Expected::UD);
         run.check(&setup, &expected)?;
+    }
+    Ok(())
+}
+
+fn entries(run: &mut Run<'_>) -> Result<(), Failure> {
+    // spec/abi.md, in numbers: the code must not be compared with its own constants.
+    const CLEARED: [(&str, u64); 7] = [
+        ("TF", 1 << 8),
+        ("IF", 1 << 9),
+        ("DF", 1 << 10),
+        ("IOPL", 3 << 12),
+        ("NT", 1 << 14),
+        ("RF", 1 << 16),
+        ("AC", 1 << 18),
+    ];
+    const STAR: u64 = 0x0023_0010_0000_0000;
+
+    let entries = run.entries();
+    if let Some((flag, _)) = CLEARED.into_iter().find(|(_, bits)| entries.sfmask & bits != *bits) {
+        return Err(Failure(format!("SYSCALL does not clear {flag}")));
+    }
+    let right = Entries {
+        star: STAR,
+        sfmask: entries.sfmask,
+        sysenter_cs: 0,
+        lstar_is_the_entry: true,
+        cstar_is_the_stub: true,
+        enabled: true,
+    };
+    if entries != right {
+        return Err(Failure(format!("{entries:x?}, not {right:x?}")));
+    }
+    let mut setup = run.setup(Mode::Umod).with(Mode::Umod, place::UMOD_CODE, PROBE);
+    setup.regs.rip = place::UMOD_CODE;
+    let expected = Expected::unchanged(&setup, Expected::UD);
+    run.check(&setup, &expected)
+}
+
+fn io_ports(run: &mut Run<'_>) -> Result<(), Failure> {
+    /// IN AL, DX.
+    const IN: &[u8] = &[0xEC];
+    for port in [0x20, 0x60, 0x64, 0x92, 0xCF8, 0x3F8, 0xFFFF] {
+        for mode in [Mode::Smod, Mode::Umod] {
+            let mut setup = run.setup(mode).with(mode, place::UMOD_CODE, IN);
+            setup.regs.rip = place::UMOD_CODE;
+            setup.regs.rdx = port;
+            let expected = Expected::unchanged(&setup, Expected::general_protection(0));
+            run.check(&setup, &expected)?;
+        }
     }
     Ok(())
 }
