@@ -1,7 +1,7 @@
 //! Runs the bare-metal kernel (`hw-tests/kernel`) on every engine, and judges what it reports.
 //!
 //! An [`Engine`](engine::Engine) is something that boots the kernel: an emulator, or one day a
-//! machine. It returns a [`Run`](engine::Run), the raw log and how it ended; [`judge::judge`] says
+//! machine. It returns a [`Run`](run::Run), the raw log and how it ended; [`judge::judge`] says
 //! what that is worth, against the names of the cases that had to be reported. What the kernel
 //! *prints* decides: an emulator that exits happily without a complete report has failed.
 //!

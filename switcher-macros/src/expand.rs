@@ -91,7 +91,7 @@ fn entry(parsed: &Struct<'_>, field: &Field<'_>) -> TokenStream {
     let field_ident = field.ident;
     let name = field_ident.unraw().to_string();
     let ty_text = text::of_type(ty);
-    let doc = first_line(&field.docs);
+    let doc = first_sentence(&field.docs);
     let nested = if field.nested {
         quote!(::core::option::Option::Some(<#ty as ::switcher_gen::layout::AsmLayout>::LAYOUT))
     } else {
@@ -109,8 +109,8 @@ fn entry(parsed: &Struct<'_>, field: &Field<'_>) -> TokenStream {
     }
 }
 
-/// The first line of a doc comment that is not blank; empty if there is none.
-fn first_line(docs: &[&Attribute]) -> String {
+/// The first sentence of a doc comment, on one line; empty if there is none.
+fn first_sentence(docs: &[&Attribute]) -> String {
     let literals = docs.iter().filter_map(|attr| match &attr.meta {
         Meta::NameValue(meta) => match &meta.value {
             Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Some(text.value()),
@@ -120,10 +120,15 @@ fn first_line(docs: &[&Attribute]) -> String {
         // `#[doc(hidden)]` and its like.
         _ => None,
     });
-    literals
+    let lines = literals
         .flat_map(|text| text.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>())
-        .find(|line| !line.is_empty())
-        .unwrap_or_default()
+        .skip_while(String::is_empty)
+        .take_while(|line| !line.is_empty());
+    let paragraph = lines.collect::<Vec<_>>().join(" ");
+    match paragraph.split_once(". ") {
+        Some((first, _)) => format!("{first}."),
+        None => paragraph,
+    }
 }
 
 /// What the attributes claim, compared with what rustc did.

@@ -34,6 +34,8 @@ pub mod place {
     pub const ERETU: u64 = TEXT + 0x800;
     /// The address that ERETU's SYSCALL leaves in RCX.
     pub const RETU_RIP: u64 = ERETU + 2;
+    /// Code below 4 GiB, for 32-bit code. One page for both modes.
+    pub const TEXT32: u64 = 0xC000_0000;
     /// Stack, in both modes.
     pub const STACK: u64 = TEXT + 0x10_0000;
     /// The first address above the stack.
@@ -59,7 +61,7 @@ pub mod place {
 pub struct Code {
     /// Whose page.
     pub mode: Mode,
-    /// Where, in [`place::TEXT`] or [`place::last`].
+    /// Where, in [`place::TEXT`], [`place::last`] or [`place::TEXT32`].
     pub at: u64,
     /// What. Everything else in these pages is INT3.
     pub bytes: Vec<u8>,

@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hw_cases::{Entries, HostAfter, Outcome, Platform, Setup, World, place};
-use hw_kernel::memory::{AddressSpace, Flags, Frame, MapError};
+use hw_kernel::memory::{self, AddressSpace, Flags, Frame, MapError};
 use hw_kernel::{exit, percpu};
 use switcher_runtime::switcher_gen::arch::{
     Cr3, Cr3Error, Msr as MsrName, Pcid, PcidEnabled, RFlags, Vendor,
@@ -199,6 +199,7 @@ pub(crate) struct BareMetal<'s> {
     platform: Platform,
     smod: Space,
     umod: Space,
+    text32: Page,
     roots: [GuestRoot; 2],
     pvcs: Frame,
 }
@@ -212,7 +213,17 @@ impl<'s> BareMetal<'s> {
         let smod = Space::new(&platform)?;
         let umod = Space::new(&platform)?;
         let roots = [guest_root(&smod.root, 1, pcid)?, guest_root(&umod.root, 2, pcid)?];
-        Ok(Self { cpu, platform, smod, umod, roots, pvcs: Frame::new().map_err(MapError::from)? })
+        let text32 = Page::new(place::TEXT32)?;
+        memory::map_guest32(text32.start, text32.frame.address(), Flags::EXECUTE)?;
+        Ok(Self {
+            cpu,
+            platform,
+            smod,
+            umod,
+            text32,
+            roots,
+            pvcs: Frame::new().map_err(MapError::from)?,
+        })
     }
 
     fn space(&mut self, mode: Mode) -> &mut Space {
@@ -303,10 +314,12 @@ impl World for BareMetal<'_> {
             space.text.clear();
             space.last.clear();
         }
+        self.text32.clear();
         for code in &setup.code {
             let space = self.space(code.mode);
             space.text.place(code.at, &code.bytes);
             space.last.place(code.at, &code.bytes);
+            self.text32.place(code.at, &code.bytes);
         }
         self.pvcs.write(0, pvcs_bytes(&setup.pvcs));
         let mut guest = match self.guest(setup) {

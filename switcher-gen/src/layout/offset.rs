@@ -102,7 +102,7 @@ impl<S, F, G> Add<Offset<F, G>> for Offset<S, F> {
 
 /// A field type that an instruction can access as one operand of `BYTES` bytes.
 #[diagnostic::on_unimplemented(
-    message = "a field of type `{Self}` is not a {BYTES}-byte operand",
+    message = "a field of type `{Self}` is not an operand of {BYTES} bytes",
     label = "the operand's size hint and the field's width differ",
     note = "BYTE is 1, WORD is 2, DWORD is 4 and QWORD is 8 bytes"
 )]
@@ -144,7 +144,7 @@ pub struct Field {
     pub size: usize,
     /// The field's type as written.
     pub ty: &'static str,
-    /// The first line of the field's documentation.
+    /// The first sentence of the field's documentation.
     pub doc: &'static str,
     /// The field's own layout if it is marked `#[asm(nested)]`.
     pub nested: Option<&'static Layout>,

@@ -1,7 +1,7 @@
 //! Events of a guest: none of its flags reach the host, and the doors beside SYSCALL are shut.
 
 use super::SOME;
-use super::code::PROBE;
+use super::code::{PROBE, SYSCALL};
 use crate::expect::{Expected, Failure};
 use crate::run::{Case, Run};
 use crate::world::{Entries, place};
@@ -21,6 +21,7 @@ pub(super) const CASES: &[Case] = &[
         rows: &[15, 16, 17],
         body: entries,
     },
+    Case { name: "a_32_bit_syscall_is_answered_or_shut", rows: &[17], body: compat_syscall },
     Case { name: "io_ports_are_not_the_guests", rows: &[14], body: io_ports },
     Case { name: "the_host_survives_thousands_of_entries_untouched", rows: &[27], body: thousands },
 ];
@@ -118,6 +119,45 @@ fn io_ports(run: &mut Run<'_>) -> Result<(), Failure> {
             let expected = Expected::unchanged(&setup, Expected::general_protection(0));
             run.check(&setup, &expected)?;
         }
+    }
+    Ok(())
+}
+
+fn compat_syscall(run: &mut Run<'_>) -> Result<(), Failure> {
+    /// What the stub answers: -ENOSYS as 32 bits.
+    const ENOSYS: u64 = -38_i32 as u32 as u64;
+
+    for _ in 0..SOME {
+        let mut setup =
+            run.setup(Mode::Umod).with(Mode::Umod, place::TEXT32, &[SYSCALL, PROBE].concat());
+        let regs = &mut setup.regs;
+        regs.cs = run.platform.selectors.user32_cs().into();
+        regs.rip = place::TEXT32;
+        // What lies beyond 32 bits of these registers is not defined in 32-bit mode.
+        for register in [
+            &mut regs.rax,
+            &mut regs.rbx,
+            &mut regs.rcx,
+            &mut regs.rdx,
+            &mut regs.rsi,
+            &mut regs.rdi,
+            &mut regs.rbp,
+            &mut regs.rsp,
+        ] {
+            *register &= u64::from(u32::MAX);
+        }
+        // Intel: there is no SYSCALL in 32-bit mode; an emulator that has it all the same (QEMU's
+        // interpreter) must find the stub in CSTAR, as AMD does.
+        let shut = Expected::unchanged(&setup, Expected::UD);
+        let mut answered = shut.clone();
+        answered.regs.rax = ENOSYS;
+        answered.regs.rip += SYSCALL.len() as u64;
+        answered.regs.rcx = answered.regs.rip;
+        answered.regs.r11 = answered.regs.eflags;
+        let outcome = run.enter(&setup);
+        let intel = run.platform.vendor == Vendor::Intel;
+        let expected = if intel && outcome.regs.rip == setup.regs.rip { shut } else { answered };
+        expected.compare(&setup, &outcome)?;
     }
     Ok(())
 }

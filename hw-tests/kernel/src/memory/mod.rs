@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | 0 .. 512 GiB | the **identity map**: all memory in use, supervisor; kernel image by section | here, once |
 //! | [`HIGH_BASE`] .. + 512 GiB | the **high host range**: the switcher and what else must have an address of its own, supervisor | [`map_host`] |
+//! | a page below 4 GiB that the identity map leaves free | 32-bit code of a guest's, the same in every root | [`map_guest32`] |
 //! | the rest of both halves | the guest's | [`AddressSpace`] |
 //!
 //! Each of the two host ranges is one entry of a level-4 table, and every root, the host's as well
@@ -206,6 +207,19 @@ pub fn map_host(virt: u64, phys: u64, flags: Flags) -> Result<(), MapError> {
     host_page(virt, flags)?;
     host().high.map(virt, phys, flags)?;
     protect_alias(phys, flags)
+}
+
+/// Maps a page of a guest below 4 GiB, where 32-bit code can run, in every root at once: the range
+/// is the identity map's, and what it leaves free of it is behind the same table everywhere.
+///
+/// # Errors
+/// The address is not below 4 GiB or not a page's, is mapped already, the flags are writable and
+/// executable, or there is no frame left for a table.
+pub fn map_guest32(virt: u64, phys: u64, flags: Flags) -> Result<(), MapError> {
+    if virt >= 1 << 32 {
+        return Err(MapError::HostRange);
+    }
+    host().low.map(virt, phys, flags | Flags::USER)
 }
 
 /// Changes the permissions of a page in the high host range, in every root at once.
