@@ -2,8 +2,8 @@
 //!
 //! [`Sink`] is those calls plus the notes a listing wants; the emitters are generic over it, so the
 //! notes cost nothing where nobody takes them. [`CodeBuffer`] is the sink of production: bytes,
-//! labels, windows and relocations. It allocates three times and never panics; what goes wrong on the way
-//! is kept and reported by [`CodeBuffer::finish`].
+//! labels, windows and relocations. It allocates three times and never panics; what goes wrong on
+//! the way is kept and reported by [`CodeBuffer::finish`].
 
 use alloc::vec::Vec;
 

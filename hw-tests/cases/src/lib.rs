@@ -12,6 +12,7 @@
 
 extern crate alloc;
 
+mod code;
 mod expect;
 mod list;
 mod run;

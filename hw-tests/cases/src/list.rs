@@ -20,18 +20,6 @@ pub fn all() -> Vec<Case> {
     PARTS.concat()
 }
 
-/// Machine code the guests are made of.
-mod code {
-    /// SYSCALL.
-    pub(super) const SYSCALL: &[u8] = &[0x0F, 0x05];
-    /// UD2: an exit that shows every register.
-    pub(super) const PROBE: &[u8] = &[0x0F, 0x0B];
-    /// NOP; UD2.
-    pub(super) const NOP_PROBE: &[u8] = &[0x90, 0x0F, 0x0B];
-    /// SYSCALL; UD2.
-    pub(super) const SYSCALL_PROBE: &[u8] = &[0x0F, 0x05, 0x0F, 0x0B];
-}
-
 /// How many random guests show that something holds for all.
 const MANY: u32 = 2000;
 /// How many, where each bit or row is tried by itself.

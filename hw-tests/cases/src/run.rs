@@ -2,8 +2,10 @@
 
 use alloc::format;
 
+use crate::code;
 use crate::expect::{Expected, Failure};
-use crate::world::{Entries, Outcome, Platform, Setup, World};
+use crate::world::{Entries, Outcome, Platform, Setup, World, place};
+use switcher_runtime::Mode;
 
 /// A case: a name, the rows of spec/hazards.md it covers, and what to do.
 #[derive(Clone, Copy)]
@@ -68,8 +70,37 @@ impl Run<'_> {
         expected.compare(setup, &outcome)
     }
 
+    /// A random guest in umod, about to make a SYSCALL that leads to `code` in smod.
+    pub fn syscall_to(&mut self, code: &[u8]) -> Setup {
+        self.setup(Mode::Umod).with(Mode::Umod, place::UMOD_CODE, code::SYSCALL).with(
+            Mode::Smod,
+            place::SMOD_ENTRY,
+            code,
+        )
+    }
+
+    /// A random guest in smod, about to execute the ERETU that leads to `code` in umod.
+    pub fn eretu_to(&mut self, code: &[u8]) -> Setup {
+        self.setup(Mode::Smod).with(Mode::Smod, place::ERETU, code::SYSCALL).with(
+            Mode::Umod,
+            place::UMOD_CODE,
+            code,
+        )
+    }
+
+    /// A random guest in umod that runs `code`, whose SYSCALLs smod answers with ERETU at once.
+    pub fn round_trip(&mut self, code: &[u8]) -> Setup {
+        let mut setup = self.setup(Mode::Umod).with(Mode::Umod, place::UMOD_CODE, code).with(
+            Mode::Smod,
+            place::ERETU,
+            code::SYSCALL,
+        );
+        setup.smod_entry = place::ERETU;
+        setup
+    }
+
     /// A random guest: see [`Setup::random`].
-    pub fn setup(&mut self, mode: switcher_runtime::Mode) -> Setup {
+    pub fn setup(&mut self, mode: Mode) -> Setup {
         Setup::random(&mut self.rng, &self.platform, mode)
     }
 }

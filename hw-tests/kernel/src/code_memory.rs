@@ -14,8 +14,8 @@ pub struct CodeMemory {
 }
 
 // SAFETY: `reserve` maps fresh frames at addresses nothing else is mapped at; `frames` keeps them,
-// and who makes a `CodeMemory` keeps it for as long as its code. The high host range is one shared table, so it
-// is the same in every root. `protection` reads that table, and `protect_host` flushes all TLBs.
+// and who makes a `CodeMemory` keeps it for as long as its code. The high host range is one shared
+// table, so it is the same in every root. `protection` reads that table, and `protect_host` flushes all TLBs.
 unsafe impl CodeMapping for CodeMemory {
     type Error = MapError;
 

@@ -1,7 +1,7 @@
 //! Direct switches between the modes, both ways, with random state.
 
-use super::code::{PROBE, SYSCALL, SYSCALL_PROBE};
 use super::{MANY, SOME};
+use crate::code::{PROBE, SYSCALL, SYSCALL_PROBE};
 use crate::expect::{Expected, Failure};
 use crate::run::{Case, Run};
 use crate::world::place;
@@ -54,11 +54,7 @@ pub(super) const CASES: &[Case] = &[
 
 fn umod_syscall(run: &mut Run<'_>) -> Result<(), Failure> {
     for _ in 0..MANY {
-        let setup = run.setup(Mode::Umod).with(Mode::Umod, place::UMOD_CODE, SYSCALL).with(
-            Mode::Smod,
-            place::SMOD_ENTRY,
-            PROBE,
-        );
+        let setup = run.syscall_to(PROBE);
         let expected = Expected::to_smod(&setup, &run.platform, place::UMOD_CODE);
         run.check(&setup, &expected)?;
     }
@@ -67,11 +63,7 @@ fn umod_syscall(run: &mut Run<'_>) -> Result<(), Failure> {
 
 fn eretu(run: &mut Run<'_>) -> Result<(), Failure> {
     for _ in 0..MANY {
-        let setup = run.setup(Mode::Smod).with(Mode::Smod, place::ERETU, SYSCALL).with(
-            Mode::Umod,
-            place::UMOD_CODE,
-            PROBE,
-        );
+        let setup = run.eretu_to(PROBE);
         let expected = Expected::to_umod(&setup, &run.platform);
         run.check(&setup, &expected)?;
     }
@@ -80,11 +72,7 @@ fn eretu(run: &mut Run<'_>) -> Result<(), Failure> {
 
 fn eretu_by_sysret(run: &mut Run<'_>) -> Result<(), Failure> {
     for _ in 0..MANY {
-        let mut setup = run.setup(Mode::Smod).with(Mode::Smod, place::ERETU, SYSCALL).with(
-            Mode::Umod,
-            place::UMOD_CODE,
-            PROBE,
-        );
+        let mut setup = run.eretu_to(PROBE);
         let wanted = RFlags::from_bits_retain(setup.pvcs.eflags.into());
         let flags = wanted.sanitised() - RFlags::NOT_BY_SYSRET;
         setup.pvcs.eflags = flags.bits() as u32;
@@ -99,11 +87,7 @@ fn eretu_by_sysret(run: &mut Run<'_>) -> Result<(), Failure> {
 fn round_trip(run: &mut Run<'_>) -> Result<(), Failure> {
     for _ in 0..MANY {
         // smod's first instruction is ERETU.
-        let mut setup = run
-            .setup(Mode::Umod)
-            .with(Mode::Umod, place::UMOD_CODE, SYSCALL_PROBE)
-            .with(Mode::Smod, place::ERETU, SYSCALL);
-        setup.smod_entry = place::ERETU;
+        let setup = run.round_trip(SYSCALL_PROBE);
         let there = Expected::to_smod(&setup, &run.platform, place::UMOD_CODE);
         let mut back = Expected::unchanged(&setup, Expected::UD);
         back.regs.rip = place::UMOD_CODE + 2;
@@ -120,12 +104,7 @@ fn long_round_trips(run: &mut Run<'_>) -> Result<(), Failure> {
     const LOOP: &[u8] = &[0x0F, 0x05, 0x48, 0xFF, 0xCB, 0x75, 0xF9, 0x0F, 0x0B];
     const ROUNDS: u64 = 10_000;
 
-    let mut setup = run.setup(Mode::Umod).with(Mode::Umod, place::UMOD_CODE, LOOP).with(
-        Mode::Smod,
-        place::ERETU,
-        SYSCALL,
-    );
-    setup.smod_entry = place::ERETU;
+    let mut setup = run.round_trip(LOOP);
     setup.regs.rbx = ROUNDS;
     let outcome = run.enter(&setup);
 
@@ -165,11 +144,7 @@ fn umod_syscall_at_eretu(run: &mut Run<'_>) -> Result<(), Failure> {
 fn smod_rsp(run: &mut Run<'_>) -> Result<(), Failure> {
     for _ in 0..SOME {
         // smod: ERETU. umod: SYSCALL. smod again: the probe, on the stack ERETU was executed on.
-        let mut setup = run
-            .setup(Mode::Smod)
-            .with(Mode::Smod, place::ERETU, SYSCALL)
-            .with(Mode::Umod, place::UMOD_CODE, SYSCALL)
-            .with(Mode::Smod, place::SMOD_ENTRY, PROBE);
+        let mut setup = run.eretu_to(SYSCALL).with(Mode::Smod, place::SMOD_ENTRY, PROBE);
         setup.pvcs.eflags &= !(RFlags::NOT_BY_SYSRET.bits() as u32);
         let umod = Expected::to_umod(&setup, &run.platform);
         let mut in_umod = setup.clone();
@@ -200,21 +175,13 @@ fn rsp_anywhere(run: &mut Run<'_>) -> Result<(), Failure> {
         place::TEXT,
     ];
     for rsp in hostile {
-        let mut setup = run.setup(Mode::Umod).with(Mode::Umod, place::UMOD_CODE, SYSCALL).with(
-            Mode::Smod,
-            place::SMOD_ENTRY,
-            PROBE,
-        );
+        let mut setup = run.syscall_to(PROBE);
         setup.regs.rsp = rsp;
         setup.smod_rsp = rsp.wrapping_add(8);
         let expected = Expected::to_smod(&setup, &run.platform, place::UMOD_CODE);
         run.check(&setup, &expected)?;
 
-        let mut setup = run.setup(Mode::Smod).with(Mode::Smod, place::ERETU, SYSCALL).with(
-            Mode::Umod,
-            place::UMOD_CODE,
-            PROBE,
-        );
+        let mut setup = run.eretu_to(PROBE);
         setup.regs.rsp = rsp;
         setup.pvcs.rsp = rsp.wrapping_sub(8);
         let expected = Expected::to_umod(&setup, &run.platform);

@@ -1,8 +1,8 @@
 //! What must go to the host: hypercalls, inhibitors, roots that are not prepared, ERETU to other
 //! selectors.
 
-use super::code::SYSCALL;
 use super::{MANY, SOME};
+use crate::code::SYSCALL;
 use crate::expect::{Expected, Failure};
 use crate::run::{Case, Run};
 use crate::world::{Setup, place};

@@ -1,7 +1,7 @@
 //! GS bases: hostile ones in the PVCS, and those a guest changes itself.
 
-use super::code::{PROBE, SYSCALL};
 use super::{MANY, SOME};
+use crate::code::{PROBE, SYSCALL};
 use crate::expect::{Expected, Failure};
 use crate::run::{Case, Run};
 use crate::world::place;
@@ -30,11 +30,7 @@ const RDGSBASE: &[u8] = &[0xF3, 0x48, 0x0F, 0xAE, 0xC8];
 fn hostile_gsbase(run: &mut Run<'_>) -> Result<(), Failure> {
     for bit in 0..64 {
         for base in [1 << bit, u64::MAX << bit, u64::MAX >> bit, !(1 << bit)] {
-            let mut setup = run.setup(Mode::Smod).with(Mode::Smod, place::ERETU, SYSCALL).with(
-                Mode::Umod,
-                place::UMOD_CODE,
-                PROBE,
-            );
+            let mut setup = run.eretu_to(PROBE);
             setup.pvcs.user_gsbase = base;
             let expected = Expected::to_umod(&setup, &run.platform);
             run.check(&setup, &expected)?;
@@ -77,21 +73,13 @@ fn wrgsbase_then_event(run: &mut Run<'_>) -> Result<(), Failure> {
 fn rdgsbase(run: &mut Run<'_>) -> Result<(), Failure> {
     let code = [RDGSBASE, PROBE].concat();
     for _ in 0..SOME {
-        let setup = run.setup(Mode::Umod).with(Mode::Umod, place::UMOD_CODE, SYSCALL).with(
-            Mode::Smod,
-            place::SMOD_ENTRY,
-            &code,
-        );
+        let setup = run.syscall_to(&code);
         let mut expected = Expected::to_smod(&setup, &run.platform, place::UMOD_CODE);
         expected.regs.rip += RDGSBASE.len() as u64;
         expected.regs.rax = setup.smod_gsbase;
         run.check(&setup, &expected)?;
 
-        let mut setup = run.setup(Mode::Smod).with(Mode::Smod, place::ERETU, SYSCALL).with(
-            Mode::Umod,
-            place::UMOD_CODE,
-            &code,
-        );
+        let mut setup = run.eretu_to(&code);
         setup.pvcs.eflags &= !0x1_0100;
         let mut expected = Expected::to_umod(&setup, &run.platform);
         expected.regs.rip += RDGSBASE.len() as u64;

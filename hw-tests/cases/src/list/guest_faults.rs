@@ -1,7 +1,7 @@
 //! Events of a guest: none of its flags reach the host, and the doors beside SYSCALL are shut.
 
 use super::SOME;
-use super::code::{PROBE, SYSCALL};
+use crate::code::{PROBE, SYSCALL};
 use crate::expect::{Expected, Failure};
 use crate::run::{Case, Run};
 use crate::world::{Entries, place};

@@ -1,8 +1,8 @@
 //! The return to a guest where SYSRETQ would be wrong: RIPs that are no addresses, RF and TF,
 //! forbidden flags, other selectors.
 
-use super::code::{NOP_PROBE, PROBE, SYSCALL};
 use super::{MANY, SOME};
+use crate::code::{NOP_PROBE, PROBE, SYSCALL};
 use crate::expect::{Expected, Failure};
 use crate::run::{Case, Run};
 use crate::world::{Setup, place};
@@ -166,11 +166,7 @@ fn last_instruction(run: &mut Run<'_>) -> Result<(), Failure> {
 
 fn trap_flag(run: &mut Run<'_>) -> Result<(), Failure> {
     for _ in 0..SOME {
-        let mut setup = run.setup(Mode::Smod).with(Mode::Smod, place::ERETU, SYSCALL).with(
-            Mode::Umod,
-            place::UMOD_CODE,
-            NOP_PROBE,
-        );
+        let mut setup = run.eretu_to(NOP_PROBE);
         suit_sysret(&mut setup);
         setup.pvcs.eflags |= RFlags::TF.bits() as u32;
         setup.pvcs.r11 |= RFlags::TF.bits();
@@ -184,11 +180,7 @@ fn trap_flag(run: &mut Run<'_>) -> Result<(), Failure> {
 
 fn resume_flag(run: &mut Run<'_>) -> Result<(), Failure> {
     for _ in 0..SOME {
-        let mut setup = run.setup(Mode::Smod).with(Mode::Smod, place::ERETU, SYSCALL).with(
-            Mode::Umod,
-            place::UMOD_CODE,
-            NOP_PROBE,
-        );
+        let mut setup = run.eretu_to(NOP_PROBE);
         suit_sysret(&mut setup);
         setup.breakpoint = Some(place::UMOD_CODE);
         // Without RF the breakpoint hits: it works on this engine.
@@ -211,11 +203,7 @@ fn forbidden_flags(run: &mut Run<'_>) -> Result<(), Failure> {
     let forbidden = RFlags::IOPL | RFlags::VM | RFlags::VIF | RFlags::VIP;
     for bits in [forbidden, RFlags::IOPL, RFlags::VM, RFlags::VIF, RFlags::VIP] {
         for sysret in [true, false] {
-            let mut setup = run.setup(Mode::Smod).with(Mode::Smod, place::ERETU, SYSCALL).with(
-                Mode::Umod,
-                place::UMOD_CODE,
-                SHOW_AND_CLI,
-            );
+            let mut setup = run.eretu_to(SHOW_AND_CLI);
             setup.pvcs.eflags &= !(RFlags::TF | RFlags::RF | RFlags::AC).bits() as u32;
             suit_sysret(&mut setup);
             setup.pvcs.rsp = place::STACK_TOP;
@@ -261,11 +249,7 @@ fn conditions_of_sysret(run: &mut Run<'_>) -> Result<(), Failure> {
         for (same_rcx, r11) in
             [(true, other), (true, run.rng.u64(..)), (false, harmless), (false, other)]
         {
-            let mut setup = run.setup(Mode::Smod).with(Mode::Smod, place::ERETU, SYSCALL).with(
-                Mode::Umod,
-                place::UMOD_CODE,
-                PROBE,
-            );
+            let mut setup = run.eretu_to(PROBE);
             setup.pvcs.eflags = harmless as u32;
             setup.pvcs.r11 = r11;
             if same_rcx {
@@ -291,11 +275,7 @@ fn nt_and_tf(run: &mut Run<'_>) -> Result<(), Failure> {
     for flags in [RFlags::NT, RFlags::NT | RFlags::TF, RFlags::TF] {
         for _ in 0..SOME {
             // umod's SYSCALL has the flags, smod returns at once: NOP traps if TF is set.
-            let mut setup = run
-                .setup(Mode::Umod)
-                .with(Mode::Umod, place::UMOD_CODE, &[SYSCALL, NOP_PROBE].concat())
-                .with(Mode::Smod, place::ERETU, SYSCALL);
-            setup.smod_entry = place::ERETU;
+            let mut setup = run.round_trip(&[SYSCALL, NOP_PROBE].concat());
             setup.regs.eflags &= !RFlags::NT.bits();
             setup.regs.eflags |= flags.bits();
             let there = Expected::to_smod(&setup, &run.platform, place::UMOD_CODE);
