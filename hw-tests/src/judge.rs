@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use hw_protocol::{Event, FATAL, PANIC, Verdict};
 use switcher_gen::arch::PagingMode;
 
+use switcher_gen::listing::{Line, Listing, ListingOptions};
 use switcher_gen::{Image, Variant};
 
 use crate::run::{End, Run};
@@ -123,6 +124,7 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
     let mut place = Place::Before;
     let mut brand = String::new();
     let mut switchers = 0;
+    let mut loaded = None;
     let mut reported: BTreeMap<String, Reported> = BTreeMap::new();
     let (mut passed, mut failed) = (0, 0);
 
@@ -131,7 +133,11 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
             Ok(Some(event)) => event,
             Ok(None) => {
                 if let Some(last_words) = died(line) {
-                    failures.push(Failure::Died(last_words.into()));
+                    let place = loaded.as_ref().and_then(|(image, base)| {
+                        instruction_at(image, last_words.split("rip ").nth(1)?, *base)
+                    });
+                    let place = place.map_or(String::new(), |place| format!("; {place}"));
+                    failures.push(Failure::Died(format!("{last_words}{place}")));
                 }
                 continue;
             }
@@ -155,11 +161,12 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
                     failures.push(Failure::Announced { announced: cases, expected: count });
                 }
             }
-            (Event::Switcher { variant, fingerprint }, Place::Between) => {
+            (Event::Switcher { variant, fingerprint, base }, Place::Between) => {
                 switchers += 1;
                 judgement.machine = format!("{variant} on {}", judgement.machine);
-                if let Err(why) = same_switcher(&variant, &fingerprint) {
-                    failures.push(Failure::Switcher(why));
+                match same_switcher(&variant, &fingerprint) {
+                    Ok(image) => loaded = Some((image, base)),
+                    Err(why) => failures.push(Failure::Switcher(why)),
                 }
             }
             (Event::Case { name, verdict, runs, detail }, Place::Between) => {
@@ -221,14 +228,40 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
 
 /// Whether the code assembled inside the kernel is, to the byte, what this program assembles for
 /// the same variant: what was run is what the snapshots show.
-fn same_switcher(variant: &str, fingerprint: &str) -> Result<(), String> {
+fn same_switcher(variant: &str, fingerprint: &str) -> Result<Image, String> {
     let known: Variant = variant.parse().map_err(|why| format!("{why}"))?;
     let image = Image::new(&known).map_err(|why| format!("{variant}: {why}"))?;
     let here = image.fingerprint().to_string();
     if here == fingerprint {
-        return Ok(());
+        return Ok(image);
     }
     Err(format!("{variant} has fingerprint {fingerprint} there and {here} here"))
+}
+
+/// The switcher's instruction at an address that begins `text`, with the line that emitted it.
+fn instruction_at(image: &Image, text: &str, base: u64) -> Option<String> {
+    let digits = text.strip_prefix("0x")?.split(|c: char| !c.is_ascii_hexdigit()).next()?;
+    let rip = u64::from_str_radix(digits, 16).ok()?;
+    let base = image.variant().axes().paging.address(base).ok()?;
+    let options = ListingOptions { base: Some(base), source: true };
+    let listing = Listing::new(image, &options).ok()?;
+    let mut routine = "";
+    for line in &listing.lines {
+        match line {
+            Line::Label { name } => routine = name,
+            Line::Instruction(instruction) if instruction.address == rip => {
+                let source = instruction.source.as_ref()?;
+                let text = format!("{} {}", instruction.mnemonic, instruction.operands.join(", "));
+                let text = text.trim_end();
+                return Some(format!(
+                    "that is `{text}` in {routine}, {}:{}",
+                    source.file, source.line
+                ));
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 /// The kernel's last words, if this line has them. GRUB may have left something in front.
@@ -240,6 +273,7 @@ fn died(line: &str) -> Option<&str> {
 mod tests {
     use super::*;
     use std::time::Duration;
+    use switcher_gen::asm::Label;
 
     const BEGIN: &str =
         r#"@@ {"event":"begin","vendor":"AuthenticAMD","paging":"4level","pcid":false,"cases":2}"#;
@@ -279,7 +313,7 @@ mod tests {
     fn a_switcher_is_compared_with_the_one_assembled_here() {
         let judged = |fingerprint: &str| {
             let line = format!(
-                r#"@@ {{"event":"switcher","variant":"amd-la57","fingerprint":"{fingerprint}"}}"#
+                r#"@@ {{"event":"switcher","variant":"amd-la57","fingerprint":"{fingerprint}","base":4096}}"#
             );
             let log = [BEGIN, &line, A, B, END].join("\n");
             let run =
@@ -295,6 +329,24 @@ mod tests {
             matches!(&failures[..], [Failure::Switcher(why)] if why.contains("00ff there")),
             "{failures:?}"
         );
+    }
+
+    #[test]
+    fn a_death_inside_the_switcher_names_the_instruction() {
+        let image = Image::new(&Variant::REFERENCE).unwrap();
+        let rip = 0x1000 + u64::from(image.offset(Label::SysretqUnsafeStack));
+        let switcher = format!(
+            r#"@@ {{"event":"switcher","variant":"intel-4level","fingerprint":"{}","base":4096}}"#,
+            image.fingerprint()
+        );
+        let death = format!("fatal: vector 8 error 0x0 rip {rip:#x} cs 0x10");
+        let failures = failures(&[BEGIN, &switcher, &death]);
+        let named = |failure: &Failure| {
+            matches!(failure, Failure::Died(why) if why.contains(
+                "`sysretq` in entry_SYSRETQ_switcher_unsafe_stack, emit/syscall_64.rs:"
+            ))
+        };
+        assert!(failures.iter().any(named), "{failures:?}");
     }
 
     #[test]

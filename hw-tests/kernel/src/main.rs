@@ -46,7 +46,7 @@ fn run(cases: &[hw_cases::Case], report: &mut Report) {
     let memory = Box::leak(Box::<CodeMemory>::default());
     let switcher = Switcher::assemble(&variant, memory).unwrap_or_else(|why| fatal(&why));
 
-    report.switcher(switcher.image());
+    report.switcher(&switcher);
     events::attach(&switcher);
     let Some(block) = NonNull::new(percpu::block()) else {
         fatal(&"the per-CPU block is at address 0")

@@ -4,7 +4,7 @@ use alloc::borrow::Cow;
 
 use alloc::string::ToString;
 use hw_protocol::{Event, Verdict};
-use switcher_gen::Image;
+use switcher_runtime::Switcher;
 
 use crate::exit::{self, Outcome};
 use crate::{Platform, cpu, serial_println};
@@ -45,10 +45,12 @@ impl Report {
     }
 
     /// Reports which switcher the following cases are about.
-    pub fn switcher(&self, image: &Image) {
+    pub fn switcher(&self, switcher: &Switcher) {
+        let image = switcher.image();
         event(&Event::Switcher {
             variant: image.variant().to_string().into(),
             fingerprint: image.fingerprint().to_string().into(),
+            base: switcher.base(),
         });
     }
 

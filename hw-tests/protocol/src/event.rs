@@ -54,6 +54,8 @@ pub enum Event<'a> {
         variant: Cow<'a, str>,
         /// SHA-256 of what was assembled on this CPU.
         fingerprint: Cow<'a, str>,
+        /// Where it lies.
+        base: u64,
     },
     /// A case has run.
     Case {
@@ -132,7 +134,11 @@ mod tests {
                 pcid: false,
                 cases: 3,
             },
-            Event::Switcher { variant: "amd-la57".into(), fingerprint: "00ff".into() },
+            Event::Switcher {
+                variant: "amd-la57".into(),
+                fingerprint: "00ff".into(),
+                base: 1 << 63,
+            },
             Event::Case {
                 name: "sysret/rf".into(),
                 verdict: Verdict::Fail,
