@@ -90,7 +90,12 @@ fn is_executable(path: &Path) -> bool {
 /// # Errors
 /// Names those that are not.
 pub fn require(tools: &[Tool]) -> Result<(), Missing> {
-    let missing: Vec<_> = tools.iter().filter(|tool| !is_installed(tool)).copied().collect();
+    let mut missing: Vec<Tool> = Vec::new();
+    for tool in tools.iter().filter(|tool| !is_installed(tool)) {
+        if !missing.contains(tool) {
+            missing.push(*tool);
+        }
+    }
     if missing.is_empty() { Ok(()) } else { Err(Missing(missing)) }
 }
 

@@ -141,39 +141,50 @@ fn assertions(parsed: &Struct<'_>) -> TokenStream {
         assertions.extend(assert(
             at,
             &quote!(::switcher_gen::__private::memoffset::offset_of!(#ident, #name)),
-            &format!("`{ident}.{name}` is not at {}", at.literal),
+            &format!("`{ident}.{name}` is at "),
+            &format!(", not at {}", at.literal),
         ));
     }
     if let Some(size) = &parsed.size {
         assertions.extend(assert(
             size,
             &quote!(::core::mem::size_of::<#ident>()),
-            &format!("`{ident}` is not {} bytes in size", size.literal),
+            &format!("`{ident}` is "),
+            &format!(" bytes in size, not {}", size.literal),
         ));
     }
     if let Some(align) = &parsed.align {
         assertions.extend(assert(
             align,
             &quote!(::core::mem::align_of::<#ident>()),
-            &format!("`{ident}` is not aligned to {}", align.literal),
+            &format!("`{ident}` is aligned to "),
+            &format!(", not to {}", align.literal),
         ));
     }
     assertions
 }
 
+/// Compares `actual` with what the attribute claims; the message has `actual`'s value, written like
+/// the attribute's, between `before` and `after`.
 fn assert(
     Assertion { key, literal, .. }: &Assertion,
     actual: &TokenStream,
-    claim: &str,
+    before: &str,
+    after: &str,
 ) -> TokenStream {
-    let message = format!("{claim}, as #[asm({key} = {literal})] asserts");
+    let after = format!("{after}, as #[asm({key} = {literal})] asserts");
+    let radix: usize = if literal.to_string().starts_with("0x") { 16 } else { 10 };
     let panic = {
         // rustc points from the macro's path to its closing parenthesis: from `at` to `0x40`.
         let path = quote_spanned!(key.span()=> ::core::panic!);
-        let args = quote_spanned!(literal.span()=> (#message)).into_token_stream();
+        let args = quote_spanned!(literal.span()=> ("{}", MESSAGE.as_str())).into_token_stream();
         quote!(#path #args)
     };
     quote! {
-        const _: () = if #actual != #literal { #panic };
+        const _: () = if #actual != #literal {
+            const MESSAGE: ::switcher_gen::layout::Message =
+                ::switcher_gen::layout::Message::new(#before, #actual, #radix, #after);
+            #panic
+        };
     }
 }

@@ -3,11 +3,14 @@
 //! emitted code is only as sound as these offsets.
 
 mod frames;
+mod message;
 mod offset;
 mod percpu;
 mod pvcs;
 
 pub use frames::{ExitReason, IretFrame, OrigAx, PtRegs};
+#[doc(hidden)]
+pub use message::Message;
 pub use offset::{AsmLayout, Field, Layout, Offset, Operand, Scalar, disp8, disp32, layout_of};
 pub use percpu::{PerCpu, Split64, SwitchFlags, Tss, TssExtra};
 pub use pvcs::{EventFlags, Pvcs};

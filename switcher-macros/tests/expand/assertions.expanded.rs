@@ -37,16 +37,40 @@ impl ::switcher_gen::layout::AsmLayout for PerCpu {
     };
 }
 const _: () = if ::switcher_gen::__private::memoffset::offset_of!(PerCpu, tss) != 0 {
-    ::core::panic!("`PerCpu.tss` is not at 0, as #[asm(at = 0)] asserts")
+    const MESSAGE: ::switcher_gen::layout::Message = ::switcher_gen::layout::Message::new(
+        "`PerCpu.tss` is at ",
+        ::switcher_gen::__private::memoffset::offset_of!(PerCpu, tss),
+        10usize,
+        ", not at 0, as #[asm(at = 0)] asserts",
+    );
+    ::core::panic!("{}", MESSAGE.as_str())
 };
 const _: () = if ::switcher_gen::__private::memoffset::offset_of!(PerCpu, _reserved)
     != 0x68
 {
-    ::core::panic!("`PerCpu._reserved` is not at 0x68, as #[asm(at = 0x68)] asserts")
+    const MESSAGE: ::switcher_gen::layout::Message = ::switcher_gen::layout::Message::new(
+        "`PerCpu._reserved` is at ",
+        ::switcher_gen::__private::memoffset::offset_of!(PerCpu, _reserved),
+        16usize,
+        ", not at 0x68, as #[asm(at = 0x68)] asserts",
+    );
+    ::core::panic!("{}", MESSAGE.as_str())
 };
 const _: () = if ::core::mem::size_of::<PerCpu>() != 0x80 {
-    ::core::panic!("`PerCpu` is not 0x80 bytes in size, as #[asm(size = 0x80)] asserts")
+    const MESSAGE: ::switcher_gen::layout::Message = ::switcher_gen::layout::Message::new(
+        "`PerCpu` is ",
+        ::core::mem::size_of::<PerCpu>(),
+        16usize,
+        " bytes in size, not 0x80, as #[asm(size = 0x80)] asserts",
+    );
+    ::core::panic!("{}", MESSAGE.as_str())
 };
 const _: () = if ::core::mem::align_of::<PerCpu>() != 64 {
-    ::core::panic!("`PerCpu` is not aligned to 64, as #[asm(align = 64)] asserts")
+    const MESSAGE: ::switcher_gen::layout::Message = ::switcher_gen::layout::Message::new(
+        "`PerCpu` is aligned to ",
+        ::core::mem::align_of::<PerCpu>(),
+        10usize,
+        ", not to 64, as #[asm(align = 64)] asserts",
+    );
+    ::core::panic!("{}", MESSAGE.as_str())
 };
