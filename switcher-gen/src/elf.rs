@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `.text` | the image; it may be linked anywhere |
 //! | `switcher_windows` | a table of the image's windows: see below |
+//! | `.note.switcher` | what it is: owner `switcher`, type 1, the variant's name; type 2, the fingerprint's 32 bytes |
 //! | `.note.GNU-stack` | empty: no executable stack is asked for |
 //!
 //! Entry points are global functions whose sizes reach to the next one, filler included. The other
@@ -106,8 +107,37 @@ pub fn object(image: &Image) -> Result<Vec<u8>, object::write::Error> {
         }
     }
 
+    let notes = object.add_section(Vec::new(), b".note.switcher".to_vec(), SectionKind::Note);
+    let variant = image.variant().to_string();
+    for (kind, description) in
+        [(NOTE_VARIANT, variant.as_bytes()), (NOTE_FINGERPRINT, image.fingerprint().as_bytes())]
+    {
+        object.append_section_data(notes, &note(kind, description), NOTE_ALIGNMENT as u64);
+    }
+
     object.add_section(Vec::new(), b".note.GNU-stack".to_vec(), SectionKind::Other);
     object.write()
+}
+
+/// Type of the note that names the variant.
+const NOTE_VARIANT: u32 = 1;
+/// Type of the note that holds the fingerprint.
+const NOTE_FINGERPRINT: u32 = 2;
+/// Notes, and their parts, are padded to dwords (System V gABI, "Note Section").
+const NOTE_ALIGNMENT: usize = 4;
+
+/// A note of ours: sizes and type, then owner and description, each padded.
+fn note(kind: u32, description: &[u8]) -> Vec<u8> {
+    const OWNER: &[u8] = b"switcher\0";
+    let mut note = Vec::new();
+    for word in [OWNER.len() as u32, description.len() as u32, kind] {
+        note.extend(word.to_le_bytes());
+    }
+    for part in [OWNER, description] {
+        note.extend(part);
+        note.resize(note.len().next_multiple_of(NOTE_ALIGNMENT), 0);
+    }
+    note
 }
 
 /// From `start` to the next function or the end of the image.

@@ -70,6 +70,22 @@ fn symbols_and_sections_read_back() {
 }
 
 #[test]
+fn a_linked_host_still_says_which_switcher_it_has() {
+    let variant: Variant = "intel-la57-ibt".parse().unwrap();
+    let image = Image::new(&variant).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let object = write_object(dir.path(), &image);
+    let host = dir.path().join("host");
+    let entry = format!("--entry={}", Label::EnterGuest.name());
+    run("ld", &["-o".as_ref(), host.as_ref(), entry.as_ref(), object.as_ref()]);
+
+    let notes = run("readelf", &["--notes".as_ref(), "--wide".as_ref(), host.as_ref()]);
+    let data = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x} ")).collect::<String>();
+    assert!(notes.contains(&data(variant.to_string().as_bytes())), "{notes}");
+    assert!(notes.contains(&data(image.fingerprint().as_bytes())), "{notes}");
+}
+
+#[test]
 fn the_linker_and_the_disassembler_accept_it() {
     let dir = tempfile::tempdir().unwrap();
     let image = Image::new(&Variant::REFERENCE).unwrap();
