@@ -89,12 +89,9 @@ hw_kernel_event_stubs:
     .org    hw_kernel_event_stubs + vector * {stride}, 0xCC
     .endr
 
-    // RSP -> orig_ax, then the CPU's frame: RIP, CS, RFLAGS, RSP, SS.
-hw_kernel_event:
-    test    byte ptr [rsp + 16], 3      // CS
-    jz      1f
-    push    rdi
-0:  push    rsi
+    // A PtRegs from RSI down, when RDI and all above it are there.
+    .macro  hw_push_below_rdi
+    push    rsi
     push    rdx
     push    rcx
     push    rax
@@ -108,6 +105,14 @@ hw_kernel_event:
     push    r13
     push    r14
     push    r15
+    .endm
+
+    // RSP -> orig_ax, then the CPU's frame: RIP, CS, RFLAGS, RSP, SS.
+hw_kernel_event:
+    test    byte ptr [rsp + 16], 3      // CS
+    jz      1f
+    push    rdi
+0:  hw_push_below_rdi
     swapgs
     jmp     qword ptr [rip + {return_from_guest}]
 
@@ -155,20 +160,7 @@ hw_kernel_event:
 2:  pop     rcx
     pop     rax
     push    rdi
-    push    rsi
-    push    rdx
-    push    rcx
-    push    rax
-    push    r8
-    push    r9
-    push    r10
-    push    r11
-    push    rbx
-    push    rbp
-    push    r12
-    push    r13
-    push    r14
-    push    r15
+    hw_push_below_rdi
     // Also where RETURN_FROM_GUEST points while no guest is expected.
 hw_kernel_fatal_event:
     mov     rdi, rsp
