@@ -3,10 +3,10 @@
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-use switcher_gen::Variant;
-use switcher_gen::arch::{HostFeatures, Msr as MsrName, RFlags, Selectors, Unfit};
+use switcher_gen::arch::{HostFeatures, Msr as MsrName, RFlags, Selectors};
 use switcher_gen::asm::Label;
 use switcher_gen::layout::{PerCpu, TssExtra};
+use switcher_gen::{NoVariant, Variant};
 use x86_64::instructions::tables::sgdt;
 use x86_64::registers::control::{Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::model_specific::Msr;
@@ -27,7 +27,7 @@ pub struct Cpu<'s> {
 pub enum InstallError {
     /// No switcher can run here.
     #[error(transparent)]
-    Unfit(#[from] Unfit),
+    NoVariant(#[from] NoVariant),
     /// The switcher was emitted for another kind of CPU or paging mode.
     #[error("this CPU needs variant `{needed}`, but `{assembled}` is loaded")]
     OtherVariant {

@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 
 use switcher_gen::arch::{Cr3, Msr as MsrName, PagingMode, RFlags, Vendor};
 use switcher_gen::asm::Label;
-use switcher_gen::layout::{PtRegs, SwitchFlags, TssExtra};
+use switcher_gen::layout::{Mode, PtRegs, SwitchFlags, TssExtra};
 use switcher_gen::{Axes, Variant};
 use x86_64::instructions::segmentation::{GS, SS, Segment, Segment64};
 use x86_64::registers::control::Cr2;
@@ -15,7 +15,7 @@ use x86_64::registers::segmentation::SegmentSelector;
 
 use crate::cpu::Cpu;
 use crate::exit::Exit;
-use crate::guest::{Guest, Mode};
+use crate::guest::Guest;
 
 /// Why a guest was not entered. It is as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,5 +1,6 @@
 //! Why a guest came back.
 
+use switcher_gen::arch::vector;
 use switcher_gen::layout::{ExitReason, OrigAx};
 
 /// Why a guest exited.
@@ -28,9 +29,6 @@ pub struct Event {
 }
 
 impl Exit {
-    /// Page fault, the vector that comes with an address.
-    const PF: u8 = 14;
-
     /// Reads an exit frame's cause; `cr2` is asked for page faults alone.
     pub(crate) fn from_frame(cause: OrigAx, cr2: impl FnOnce() -> u64) -> Self {
         const SYSCALL: u32 = ExitReason::Syscall as u32;
@@ -41,17 +39,12 @@ impl Exit {
             reason => u8::try_from(reason).map_or(Self::Unknown(cause), |vector| {
                 Self::Event(Event {
                     vector,
-                    error_code: has_error_code(vector).then_some(cause.error_code),
-                    address: (vector == Self::PF).then(cr2),
+                    error_code: vector::pushes_error_code(vector).then_some(cause.error_code),
+                    address: (vector == vector::PF).then(cr2),
                 })
             }),
         }
     }
-}
-
-/// Whether the hardware pushes an error code for `vector` (Intel SDM vol. 3, table 7-1).
-const fn has_error_code(vector: u8) -> bool {
-    matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30)
 }
 
 #[cfg(test)]

@@ -8,36 +8,7 @@
 use core::ptr::NonNull;
 
 use switcher_gen::arch::{CanonicalAddr, Cr3, NonCanonical, PagingMode};
-use switcher_gen::layout::{PtRegs, Pvcs, SwitchFlags, TssExtra};
-
-/// The guest's two modes, both at CPL 3.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Supervisor.
-    Smod,
-    /// User.
-    Umod,
-}
-
-impl Mode {
-    /// The other one.
-    #[must_use]
-    pub const fn other(self) -> Self {
-        match self {
-            Self::Smod => Self::Umod,
-            Self::Umod => Self::Smod,
-        }
-    }
-
-    /// Its bit in the switch flags.
-    #[must_use]
-    pub const fn flag(self) -> SwitchFlags {
-        match self {
-            Self::Smod => SwitchFlags::SMOD,
-            Self::Umod => SwitchFlags::UMOD,
-        }
-    }
-}
+use switcher_gen::layout::{Mode, PtRegs, Pvcs, SwitchFlags, TssExtra};
 
 /// A page table root that guests may run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

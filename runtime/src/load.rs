@@ -89,10 +89,7 @@ pub enum LoadError<M: fmt::Display + fmt::Debug> {
 
 /// A switcher in memory, sealed, ready to be [installed](Self::install) on any CPU of this host.
 #[derive(Debug)]
-pub struct Switcher {
-    image: Image,
-    base: u64,
-}
+pub struct Switcher(LinkedImage);
 
 impl Switcher {
     /// Assembles `variant` and places it into memory of the host's.
@@ -110,9 +107,8 @@ impl Switcher {
         let image = Image::new(variant)?;
         let len = image.bytes().len();
         let start = memory.reserve(len).map_err(LoadError::Mapping)?;
-        let base = start.as_ptr() as u64;
         match write_and_seal(&image, memory, start) {
-            Ok(()) => Ok(Self { image, base }),
+            Ok(linked) => Ok(Self(linked)),
             Err(why) => {
                 memory.release(start, len);
                 Err(why)
@@ -120,22 +116,28 @@ impl Switcher {
         }
     }
 
+    /// The image at the address it runs at.
+    #[must_use]
+    pub const fn linked(&self) -> &LinkedImage {
+        &self.0
+    }
+
     /// What was assembled.
     #[must_use]
     pub const fn image(&self) -> &Image {
-        &self.image
+        self.0.image()
     }
 
     /// Where the code starts.
     #[must_use]
     pub const fn base(&self) -> u64 {
-        self.base
+        self.0.base().get()
     }
 
     /// The address of an exported label.
     #[must_use]
     pub fn address(&self, label: Label) -> u64 {
-        self.base + u64::from(self.image.offset(label))
+        self.0.address(label)
     }
 
     /// Where the host's event handlers jump with RSP = the guest's `PtRegs`, the host's GS active
@@ -155,8 +157,7 @@ impl Switcher {
     /// Whether `window` applies at `rip`: for the host's NMI and #MC handlers.
     #[must_use]
     pub fn is_in(&self, window: Window, rip: u64) -> bool {
-        u32::try_from(rip.wrapping_sub(self.base))
-            .is_ok_and(|offset| self.image.is_in(window, offset))
+        self.0.is_in(window, rip)
     }
 }
 
@@ -165,7 +166,7 @@ fn write_and_seal<M: CodeMapping>(
     image: &Image,
     memory: &mut M,
     start: NonNull<u8>,
-) -> Result<(), LoadError<M::Error>> {
+) -> Result<LinkedImage, LoadError<M::Error>> {
     let len = image.bytes().len();
     check(memory, start, len, "writable", |p| p.writable)?;
     let linked = image.link(start.as_ptr() as u64, |_| None)?;
@@ -173,7 +174,8 @@ fn write_and_seal<M: CodeMapping>(
     // uses; `linked` is a buffer of its own, so the two do not overlap.
     unsafe { start.copy_from_nonoverlapping(NonNull::from(linked.bytes()).cast(), len) };
     memory.seal(start, len).map_err(LoadError::Mapping)?;
-    check(memory, start, len, "executable", |p| p.executable)
+    check(memory, start, len, "executable", |p| p.executable)?;
+    Ok(linked)
 }
 
 /// Checks every page of the code: never writable and executable, never a guest's, and `wanted`.
@@ -203,17 +205,6 @@ fn check<M: CodeMapping>(
         }
     }
     Ok(())
-}
-
-/// A linked image can be looked at where it lies.
-impl Switcher {
-    /// The image as linked at the address it lies at, for listings.
-    ///
-    /// # Errors
-    /// None that [`assemble`](Self::assemble) would not have reported.
-    pub fn linked(&self) -> Result<LinkedImage<'_>, LinkError> {
-        self.image.link(self.base, |_| None)
-    }
 }
 
 #[cfg(test)]
@@ -293,7 +284,7 @@ mod tests {
         let written = unsafe { core::slice::from_raw_parts(memory.memory.as_ptr(), bytes.len()) };
         assert_eq!(written, bytes);
         assert!(switcher.is_in(Window::GuestRoot, switcher.iretq()));
-        assert!(switcher.linked().is_ok());
+        assert_eq!(switcher.linked().bytes(), bytes);
     }
 
     #[test]

@@ -415,6 +415,16 @@ mod tests {
     use crate::__private::dynasm;
 
     #[test]
+    fn a_labels_number_is_its_place_among_all() {
+        for (place, label) in Label::ALL.into_iter().enumerate() {
+            assert_eq!(label as usize, place, "{}", label.name());
+        }
+        for (place, window) in Window::ALL.into_iter().enumerate() {
+            assert_eq!(window as usize, place, "{}", window.name());
+        }
+    }
+
+    #[test]
     fn jumps_of_both_widths_and_directions_reach_their_labels() {
         let mut a = CodeBuffer::new();
         dynasm!(a ; .arch x64

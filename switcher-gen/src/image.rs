@@ -147,7 +147,7 @@ impl Image {
         &self,
         base: u64,
         resolve: impl Fn(HostSymbol) -> Option<u64>,
-    ) -> Result<LinkedImage<'_>, LinkError> {
+    ) -> Result<LinkedImage, LinkError> {
         let mode = self.variant.axes().paging;
         let base = mode.address(base)?;
         // The last byte too: an image may not straddle the end of the canonical half.
@@ -164,7 +164,7 @@ impl Image {
             let at = at as usize;
             bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
         }
-        Ok(LinkedImage { image: self, base, bytes })
+        Ok(LinkedImage { image: self.clone(), base, bytes })
     }
 
     /// What an image's address must be a multiple of.
@@ -173,17 +173,17 @@ impl Image {
 
 /// An image at the address it runs at.
 #[derive(Clone, Debug)]
-pub struct LinkedImage<'a> {
-    image: &'a Image,
+pub struct LinkedImage {
+    image: Image,
     base: CanonicalAddr,
     bytes: Vec<u8>,
 }
 
-impl LinkedImage<'_> {
+impl LinkedImage {
     /// The image it was made from.
     #[must_use]
     pub const fn image(&self) -> &Image {
-        self.image
+        &self.image
     }
 
     /// The bytes, to be placed at [`base`](Self::base).

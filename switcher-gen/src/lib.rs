@@ -3,8 +3,8 @@
 //!
 //! # The journey
 //!
-//! 1. **struct -> offset.** [`layout`] holds the structs that emitted code reads and writes, with a
-//!    typed [`Offset`](layout::Offset) per field; [`arch`] holds the facts of x86-64.
+//! 1. **struct -> offset.** [`arch`] holds the facts of x86-64; [`layout`] the structs that emitted
+//!    code reads and writes, with a typed [`Offset`](layout::Offset) per field.
 //! 2. **offset -> code.** A [`Variant`] says what to emit for which host. The emitters ([`emit`], one
 //!    file per routine) write to a [`Sink`](asm::Sink), where those offsets are the only
 //!    displacements there are. The result is an [`Image`]: bytes, entry points, windows.
@@ -67,7 +67,7 @@ pub mod offsets;
 mod variant;
 
 pub use image::{Fingerprint, Image, LinkError, LinkedImage};
-pub use variant::{Axes, IllegalVariant, UnknownVariant, Variant};
+pub use variant::{Axes, IllegalVariant, NoVariant, UnknownVariant, Variant};
 
 /// What expansions of the macros refer to.
 #[doc(hidden)]

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::str::FromStr;
 
-use crate::arch::{HostFeatures, PagingMode, Selectors, Unfit, Vendor};
+use crate::arch::{HostFeatures, HostState, PagingMode, Selectors, Unfit, Vendor};
 
 /// The independent choices a variant is made of.
 ///
@@ -42,6 +42,17 @@ pub enum IllegalVariant {
     IbtOnAmd,
 }
 
+/// Why there is no variant for a host.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoVariant {
+    /// Its CPU cannot run any.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    /// It is set up as no CPU should be.
+    #[error("this host cannot run a switcher: {0}")]
+    Illegal(#[from] IllegalVariant),
+}
+
 /// A name no variant has. Lists those that exist.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown variant `{0}`; known are: {known}", known = Variant::names().join(", "))]
@@ -71,13 +82,12 @@ impl Variant {
     /// The variant for a host as it is.
     ///
     /// # Errors
-    /// If its CPU lacks something no switcher can do without; names all of it.
-    pub fn for_host(features: &HostFeatures, selectors: Selectors) -> Result<Self, Unfit> {
+    /// If its CPU lacks something no switcher can do without (names all of it), or if it is set up
+    /// in a way for which there is no variant.
+    pub fn for_host(features: &HostFeatures, selectors: Selectors) -> Result<Self, NoVariant> {
         let vendor = features.fit()?;
-        let state = features.state();
-        let ibt = state.ibt && vendor == Vendor::Intel;
-        let axes = Axes { vendor, paging: state.paging, ibt, pcid: state.pcid };
-        Ok(Self { axes, selectors })
+        let HostState { paging, pcid, ibt } = features.state();
+        Ok(Self::new(Axes { vendor, paging, ibt, pcid }, selectors)?)
     }
 
     /// Every variant there is, with default selectors, the reference first.
@@ -142,7 +152,6 @@ impl FromStr for Variant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::HostState;
     use alloc::string::ToString;
 
     #[test]
@@ -188,7 +197,11 @@ mod tests {
         let intel = features(FakeCpu::complete(b"GenuineIntel"), state);
         let variant = Variant::for_host(&intel, Selectors::DEFAULT).unwrap();
         assert_eq!(variant.to_string(), "intel-la57-ibt-pcid");
-        let amd = features(FakeCpu::complete(b"AuthenticAMD"), HostState { ibt: false, ..state });
+        let amd = FakeCpu::complete(b"AuthenticAMD");
+        let refused =
+            Variant::for_host(&features(amd.clone(), state), Selectors::DEFAULT).unwrap_err();
+        assert_eq!(refused, NoVariant::Illegal(IllegalVariant::IbtOnAmd));
+        let amd = features(amd, HostState { ibt: false, ..state });
         let variant = Variant::for_host(&amd, Selectors::DEFAULT).unwrap();
         assert_eq!(variant.to_string(), "amd-la57-pcid");
     }
@@ -198,7 +211,8 @@ mod tests {
         use crate::arch::Feature;
         use crate::arch::fake::{FakeCpu, STATE, features};
         let cpu = FakeCpu { fsgsbase: false, ..FakeCpu::complete(b"GenuineIntel") };
-        let unfit = Variant::for_host(&features(cpu, STATE), Selectors::DEFAULT).unwrap_err();
-        assert_eq!(unfit.missing, [Feature::FsGsBase]);
+        let refused = Variant::for_host(&features(cpu, STATE), Selectors::DEFAULT).unwrap_err();
+        let unfit = Unfit { missing: [Feature::FsGsBase].into(), unknown_vendor: None };
+        assert_eq!(refused, NoVariant::Unfit(unfit));
     }
 }

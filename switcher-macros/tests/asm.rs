@@ -1,7 +1,5 @@
 //! What `asm!` tells its sink: the bytes that dynasm makes, and the notes in front of them.
 
-#![allow(dead_code, reason = "the structs are there for their layouts")]
-
 use switcher_gen::asm::{HostSymbol, Label, Sink, Window};
 use switcher_gen::layout::Operand;
 use switcher_macros::{AsmLayout, asm};

@@ -72,31 +72,27 @@ impl Run<'_> {
 
     /// A random guest in umod, about to make a SYSCALL that leads to `code` in smod.
     pub fn syscall_to(&mut self, code: &[u8]) -> Setup {
-        self.setup(Mode::Umod).with(Mode::Umod, place::UMOD_CODE, code::SYSCALL).with(
-            Mode::Smod,
-            place::SMOD_ENTRY,
-            code,
-        )
+        self.about_to(Mode::Umod, code::SYSCALL).with(Mode::Smod, place::SMOD_ENTRY, code)
     }
 
     /// A random guest in smod, about to execute the ERETU that leads to `code` in umod.
     pub fn eretu_to(&mut self, code: &[u8]) -> Setup {
-        self.setup(Mode::Smod).with(Mode::Smod, place::ERETU, code::SYSCALL).with(
-            Mode::Umod,
-            place::UMOD_CODE,
-            code,
-        )
+        let setup = self.setup(Mode::Smod).with(Mode::Smod, place::ERETU, code::SYSCALL);
+        setup.with(Mode::Umod, place::UMOD_CODE, code)
     }
 
     /// A random guest in umod that runs `code`, whose SYSCALLs smod answers with ERETU at once.
     pub fn round_trip(&mut self, code: &[u8]) -> Setup {
-        let mut setup = self.setup(Mode::Umod).with(Mode::Umod, place::UMOD_CODE, code).with(
-            Mode::Smod,
-            place::ERETU,
-            code::SYSCALL,
-        );
+        let mut setup = self.about_to(Mode::Umod, code);
         setup.smod_entry = place::ERETU;
-        setup
+        setup.with(Mode::Smod, place::ERETU, code::SYSCALL)
+    }
+
+    /// A random guest about to run `code`, which is neither at smod's entry nor ERETU.
+    pub fn about_to(&mut self, mode: Mode, code: &[u8]) -> Setup {
+        let mut setup = self.setup(mode);
+        setup.regs.rip = place::UMOD_CODE;
+        setup.with(mode, place::UMOD_CODE, code)
     }
 
     /// A random guest: see [`Setup::random`].

@@ -267,8 +267,9 @@ fn guest_root(
         cr3 = cr3.with_pcid(Pcid::new(pcid)?, enabled).without_flush(enabled);
     }
     // SAFETY: every address space shares the host's two ranges, where all of the host lies, the
-    // switcher, stacks and handlers too; both are for the supervisor alone. What `Space` adds for
-    // users are frames of its own. The PCIDs 1 and 2 are given to these two roots alone.
+    // switcher, stacks and handlers too. Both are for the supervisor alone but for one page,
+    // `text32`, which like everything that `Space` adds for users is a frame of the guests' own. The
+    // PCIDs 1 and 2 are given to these two roots alone.
     Ok(unsafe { GuestRoot::new(cr3) })
 }
 

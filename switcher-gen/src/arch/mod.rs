@@ -8,6 +8,7 @@ mod msr;
 mod paging;
 mod rflags;
 mod selectors;
+pub mod vector;
 
 pub use cr3::{Cr3, Cr3Error, Pcid, PcidEnabled};
 #[cfg(test)]

@@ -12,7 +12,7 @@ pub use frames::{ExitReason, IretFrame, OrigAx, PtRegs};
 #[doc(hidden)]
 pub use message::Message;
 pub use offset::{AsmLayout, Field, Layout, Offset, Operand, Scalar, disp8, disp32, layout_of};
-pub use percpu::{PerCpu, Split64, SwitchFlags, Tss, TssExtra};
+pub use percpu::{Mode, PerCpu, Split64, SwitchFlags, Tss, TssExtra};
 pub use pvcs::{EventFlags, Pvcs};
 pub use switcher_macros::AsmLayout;
 

@@ -143,6 +143,35 @@ impl SwitchFlags {
     }
 }
 
+/// The guest's two modes, both at CPL 3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Supervisor.
+    Smod,
+    /// User.
+    Umod,
+}
+
+impl Mode {
+    /// The other one.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Smod => Self::Umod,
+            Self::Umod => Self::Smod,
+        }
+    }
+
+    /// Its bit in the switch flags.
+    #[must_use]
+    pub const fn flag(self) -> SwitchFlags {
+        match self {
+            Self::Smod => SwitchFlags::SMOD,
+            Self::Umod => SwitchFlags::UMOD,
+        }
+    }
+}
+
 /// What the switcher knows of the guest it runs. The second cache line is all that a direct switch
 /// touches. The host owns every field the switcher is not said to write.
 #[derive(Clone, Copy, Debug, Default, AsmLayout)]

@@ -14,7 +14,7 @@ use super::memory::{Code, Data, PAGE};
 use super::record::{Crossing, Origin, Record, Target};
 use super::registers::Regs;
 use super::signal::{self, SYSCALLS_PASS, SYSCALLS_TRAP};
-use crate::arch::{Cr3, PagingMode, RFlags, Vendor};
+use crate::arch::{Cr3, PagingMode, RFlags, Vendor, vector};
 use crate::asm::{Label, Window};
 use crate::image::Image;
 use crate::layout::{IretFrame, OrigAx, PerCpu, PtRegs, Pvcs, SwitchFlags};
@@ -87,14 +87,11 @@ const CLEARED: [(&str, c_int); 8] = [
     ("R11", libc::REG_R11),
 ];
 
-/// Vectors for which hardware pushes an error code (Intel SDM vol. 3, table 6-1).
-const WITH_ERROR_CODE: [u32; 10] = [8, 10, 11, 12, 13, 14, 17, 21, 29, 30];
-
-const DB: u32 = 1;
-const NP: u32 = 11;
-const SS: u32 = 12;
-const GP: u32 = 13;
-const PF: u32 = 14;
+const DB: u32 = vector::DB as u32;
+const NP: u32 = vector::NP as u32;
+const SS: u32 = vector::SS as u32;
+const GP: u32 = vector::GP as u32;
+const PF: u32 = vector::PF as u32;
 
 /// What stands in an exit frame for a vector that has no error code.
 const NO_ERROR_CODE: u32 = !0;
@@ -102,13 +99,7 @@ const NO_ERROR_CODE: u32 = !0;
 /// One CPU with everything a switcher refers to, and the state of a run.
 pub(super) struct Cpu {
     image: Image,
-    pub(super) code: Code,
-    pub(super) smod: Code,
-    pub(super) umod: Code,
-    pub(super) per_cpu: Data<PerCpu>,
-    /// The frame that ends at sp0.
-    pub(super) frame: Data<PtRegs>,
-    pub(super) pvcs: Data<Pvcs>,
+    pub(super) memory: Memory,
     pub(super) interception: Interception,
     /// The mode this CPU is in, whatever mode the image is for.
     pub(super) real_paging: PagingMode,
@@ -138,6 +129,7 @@ pub(super) struct Memory {
     pub(super) smod: Code,
     pub(super) umod: Code,
     pub(super) per_cpu: Data<PerCpu>,
+    /// The frame that ends at sp0.
     pub(super) frame: Data<PtRegs>,
     pub(super) pvcs: Data<Pvcs>,
 }
@@ -150,15 +142,9 @@ impl Cpu {
         interception: Interception,
         real_paging: PagingMode,
     ) -> Self {
-        let Memory { code, smod, umod, per_cpu, frame, pvcs } = memory;
         Self {
             image,
-            code,
-            smod,
-            umod,
-            per_cpu,
-            frame,
-            pvcs,
+            memory,
             interception,
             real_paging,
             selector: AtomicU8::new(SYSCALLS_PASS),
@@ -192,7 +178,7 @@ impl Cpu {
 
     /// Where host stacks for guests begin.
     pub(super) fn sp0(&self) -> u64 {
-        self.frame.address() + size_of::<PtRegs>() as u64
+        self.memory.frame.address() + size_of::<PtRegs>() as u64
     }
 
     /// Ready for a run in which the guest's GS base is `guest_gs`, which must be canonical.
@@ -200,7 +186,7 @@ impl Cpu {
         self.limits = limits;
         self.place = Place::Host;
         self.inactive_gs = guest_gs;
-        self.cr3 = self.per_cpu.read().tss_extra.host_cr3.bits();
+        self.cr3 = self.memory.per_cpu.read().tss_extra.host_cr3.bits();
         self.ss = self.image.variant().selectors().kernel_ds();
         self.record = Record::new();
         self.failure = None;
@@ -236,7 +222,7 @@ impl Cpu {
             end: regs.get(libc::REG_RDX),
         };
         // SAFETY: an address of mapped memory is canonical.
-        unsafe { signal::set_gs_base(self.per_cpu.address()) };
+        unsafe { signal::set_gs_base(self.memory.per_cpu.address()) };
         for (_, register, value) in CALLEE_SAVED {
             regs.set(register, value);
         }
@@ -271,7 +257,7 @@ impl Cpu {
             if rip == self.host.landing {
                 return self.returned(regs);
             }
-            if self.code.contains(rip) {
+            if self.memory.code.contains(rip) {
                 return self.in_switcher(stepped, regs);
             }
             // Nothing but IRETQ leaves without a trap. When stepping, it has been seen coming.
@@ -279,7 +265,7 @@ impl Cpu {
                 return Err(Failure::Astray { rip });
             }
             self.iretq()?;
-        } else if self.code.contains(rip) {
+        } else if self.memory.code.contains(rip) {
             return Err(Failure::Astray { rip });
         }
         self.in_guest(signal, stepped, regs)
@@ -291,11 +277,11 @@ impl Cpu {
     }
 
     fn address(&self, label: Label) -> u64 {
-        self.code.address() + u64::from(self.image.offset(label))
+        self.memory.code.address() + u64::from(self.image.offset(label))
     }
 
     fn offset(&self, rip: u64) -> u64 {
-        rip.wrapping_sub(self.code.address())
+        rip.wrapping_sub(self.memory.code.address())
     }
 
     // In the switcher.
@@ -348,12 +334,12 @@ impl Cpu {
         let rsp = regs.get(libc::REG_RSP);
         // Before the frame is reached, RSP is on the stack of `enter`, less than a page away. A
         // guest's RSP may point to either stack, so inside the window it says nothing.
-        let on_host_stack = self.frame.has_stack_pointer(rsp)
+        let on_host_stack = self.memory.frame.has_stack_pointer(rsp)
             || self.rsp_after_return().wrapping_sub(rsp) < PAGE as u64;
         if !on_host_stack && !is_in(Window::UnsafeStack) {
             return Err(Failure::Window { window: Window::UnsafeStack, offset });
         }
-        let on_guest_root = self.cr3 != self.per_cpu.read().tss_extra.host_cr3.bits();
+        let on_guest_root = self.cr3 != self.memory.per_cpu.read().tss_extra.host_cr3.bits();
         if on_guest_root != is_in(Window::GuestRoot) {
             return Err(Failure::Window { window: Window::GuestRoot, offset });
         }
@@ -363,7 +349,7 @@ impl Cpu {
     /// Does what the instruction at RIP does in ring 0.
     fn emulate(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
         let rip = regs.rip();
-        let length = match *self.code.at(rip) {
+        let length = match *self.memory.code.at(rip) {
             [0x0F, 0x01, 0xF8, ..] => {
                 self.swapgs();
                 self.record.emulated.swapgs += 1;
@@ -412,7 +398,7 @@ impl Cpu {
     }
 
     fn mov_cr3(&mut self, value: u64) -> Result<(), Failure> {
-        let extra = self.per_cpu.read().tss_extra;
+        let extra = self.memory.per_cpu.read().tss_extra;
         let slots = [extra.host_cr3, extra.enter_cr3, extra.smod_cr3, extra.umod_cr3];
         let noflush = value >> 63 != 0;
         if !slots.iter().any(|slot| slot.bits() == value)
@@ -465,7 +451,7 @@ impl Cpu {
         }
         self.iretq()?;
         self.record.emulated.iretq += 1;
-        let frame = self.frame.read();
+        let frame = self.memory.frame.read();
         regs.set(libc::REG_RSP, frame.rsp);
         regs.set_selectors(frame.cs, frame.ss);
         self.arrive(frame.rip, frame.eflags, regs)
@@ -474,7 +460,7 @@ impl Cpu {
     /// The frame is one that ring 0 may execute IRETQ on. At CPL 3 IRETQ would ignore what is
     /// wrong with it.
     fn iretq(&mut self) -> Result<(), Failure> {
-        let PtRegs { cs, eflags, .. } = self.frame.read();
+        let PtRegs { cs, eflags, .. } = self.memory.frame.read();
         if RFlags::from_bits_retain(eflags).sanitised().bits() != eflags || cs & 3 != 3 {
             return Err(Failure::IretFrame { cs, eflags });
         }
@@ -485,7 +471,7 @@ impl Cpu {
     /// refused says what the guest's state is.
     fn iretq_faulted(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
         self.iretq()?;
-        let PtRegs { rip, cs, eflags, rsp, ss, .. } = self.frame.read();
+        let PtRegs { rip, cs, eflags, rsp, ss, .. } = self.memory.frame.read();
         let error_code = regs.get(libc::REG_ERR) as u32;
         self.event(regs.vector(), error_code, IretFrame { rip, cs, eflags, rsp, ss }, regs)
     }
@@ -495,7 +481,7 @@ impl Cpu {
     /// Control leaves the switcher, and everything must be as it has to be outside.
     fn cross(&mut self, target: Target) -> Result<(), Failure> {
         if target != Target::Host {
-            let extra = self.per_cpu.read().tss_extra;
+            let extra = self.memory.per_cpu.read().tss_extra;
             let root = match (self.origin, extra.switch_flags & SwitchFlags::MODE_TOGGLE) {
                 (Origin::Enter, _) => Some(extra.enter_cr3),
                 (_, SwitchFlags::SMOD) => Some(extra.smod_cr3),
@@ -506,7 +492,7 @@ impl Cpu {
                 let flags = extra.switch_flags.bits();
                 return Err(Failure::Root { flags, cr3: self.cr3 });
             }
-            if self.inactive_gs != self.per_cpu.address() {
+            if self.inactive_gs != self.memory.per_cpu.address() {
                 return Err(Failure::Swapgs { inactive: self.inactive_gs });
             }
             self.place = Place::Guest;
@@ -541,7 +527,7 @@ impl Cpu {
         regs.go_on(regs.rip(), eflags & !cleared, false);
         self.ss = self.image.variant().selectors().kernel_ds();
         self.record.emulated.syscall += 1;
-        let flags = self.per_cpu.read().tss_extra.switch_flags;
+        let flags = self.memory.per_cpu.read().tss_extra.switch_flags;
         self.go_into_switcher(Origin::Syscall(flags), Label::Syscall64, regs)
     }
 
@@ -558,10 +544,10 @@ impl Cpu {
             return Err(Failure::NotOnThisCpu { address: rip });
         }
         let orig_ax = OrigAx { error_code, reason: vector };
-        self.frame.write(PtRegs { orig_ax, rip, cs, eflags, rsp, ss, ..regs.general() });
+        self.memory.frame.write(PtRegs { orig_ax, rip, cs, eflags, rsp, ss, ..regs.general() });
         self.swapgs();
         self.ss = 0;
-        regs.set(libc::REG_RSP, self.frame.address());
+        regs.set(libc::REG_RSP, self.memory.frame.address());
         let cleared = RFlags::TF | RFlags::NT | RFlags::RF | RFlags::VM;
         regs.go_on(regs.rip(), regs.eflags() & !cleared.bits(), false);
         self.go_into_switcher(Origin::Event, Label::ReturnFromGuest, regs)
@@ -588,7 +574,7 @@ impl Cpu {
             return self.system_call(call.ok_or(Failure::OtherSystemCall { rip })?, regs);
         }
         let vector = regs.vector();
-        let has_error_code = WITH_ERROR_CODE.contains(&vector);
+        let has_error_code = u8::try_from(vector).is_ok_and(vector::pushes_error_code);
         let error_code =
             if has_error_code { regs.get(libc::REG_ERR) as u32 } else { NO_ERROR_CODE };
         self.event(vector, error_code, regs.iret_frame(), regs)
@@ -596,7 +582,8 @@ impl Cpu {
 
     /// The system call at `address`, if a guest has one there.
     fn system_call_at(&self, address: u64) -> Option<SystemCall> {
-        let page = if self.smod.contains(address) { &self.smod } else { &self.umod };
+        let page =
+            if self.memory.smod.contains(address) { &self.memory.smod } else { &self.memory.umod };
         match page.at(address) {
             [0x0F, 0x05, ..] => Some(SystemCall::Syscall),
             [0xCD, 0x80, ..] => Some(SystemCall::Int80),
@@ -628,12 +615,12 @@ impl Cpu {
 
     /// The call of `switcher_enter_guest` has returned.
     fn returned(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
-        let extra = self.per_cpu.read().tss_extra;
+        let extra = self.memory.per_cpu.read().tss_extra;
         let unwanted = RFlags::DF | RFlags::AC | RFlags::NT | RFlags::IOPL;
         let others = [
             ("RSP", regs.get(libc::REG_RSP), self.rsp_after_return()),
-            ("RAX", regs.get(libc::REG_RAX), self.frame.address()),
-            ("GS base", signal::gs_base(), self.per_cpu.address()),
+            ("RAX", regs.get(libc::REG_RAX), self.memory.frame.address()),
+            ("GS base", signal::gs_base(), self.memory.per_cpu.address()),
             ("DF, AC, NT, IOPL", regs.eflags() & unwanted.bits(), 0),
             ("CR3", self.cr3, extra.host_cr3.bits()),
             ("host_rsp", extra.host_rsp, 0),

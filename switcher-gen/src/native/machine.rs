@@ -10,28 +10,8 @@ use super::signal::{self, SignalStack};
 use super::{Error, supported};
 use crate::arch::{Cr3, HostState, PagingMode, Pcid, RFlags, Selectors};
 use crate::image::Image;
-use crate::layout::{PtRegs, Pvcs, SwitchFlags, TssExtra};
+use crate::layout::{Mode, PtRegs, Pvcs, TssExtra};
 use crate::variant::Variant;
-
-/// A guest's mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Mode {
-    /// The guest's supervisor mode.
-    Smod,
-    /// The guest's user mode.
-    Umod,
-}
-
-impl Mode {
-    /// The mode's bit in `switch_flags`.
-    #[must_use]
-    pub const fn flag(self) -> SwitchFlags {
-        match self {
-            Self::Smod => SwitchFlags::SMOD,
-            Self::Umod => SwitchFlags::UMOD,
-        }
-    }
-}
 
 /// What a run starts from. [`Machine::setup`] makes one in which everything is in order.
 #[derive(Clone, Debug)]
@@ -153,8 +133,8 @@ impl Machine {
     #[must_use]
     pub fn code(&self, mode: Mode) -> Range<u64> {
         let start = match mode {
-            Mode::Smod => self.cpu.smod.address(),
-            Mode::Umod => self.cpu.umod.address(),
+            Mode::Smod => self.cpu.memory.smod.address(),
+            Mode::Umod => self.cpu.memory.umod.address(),
         };
         start..start + Self::CODE_LEN as u64
     }
@@ -165,8 +145,8 @@ impl Machine {
     /// If it does not fit there, or if protections cannot be changed.
     pub fn load(&mut self, mode: Mode, offset: usize, program: &[u8]) -> Result<(), Error> {
         let code = match mode {
-            Mode::Smod => &mut self.cpu.smod,
-            Mode::Umod => &mut self.cpu.umod,
+            Mode::Smod => &mut self.cpu.memory.smod,
+            Mode::Umod => &mut self.cpu.memory.umod,
         };
         if code.load(offset, program)? { Ok(()) } else { Err(Error::ProgramTooLong) }
     }
@@ -174,7 +154,7 @@ impl Machine {
     /// Breaks the code it runs.
     #[cfg(test)]
     pub(super) fn overwrite(&mut self, offset: usize, bytes: &[u8]) -> Result<(), Error> {
-        if self.cpu.code.load(offset, bytes)? { Ok(()) } else { Err(Error::ProgramTooLong) }
+        if self.cpu.memory.code.load(offset, bytes)? { Ok(()) } else { Err(Error::ProgramTooLong) }
     }
 
     /// Everything in order: no inhibitor, smod's entry and umod's RIP at the start of their code,
@@ -202,7 +182,7 @@ impl Machine {
             Mode::Umod => extra.umod_cr3,
         };
         extra.switch_flags = mode.flag();
-        extra.pvcs = self.cpu.pvcs.address();
+        extra.pvcs = self.cpu.memory.pvcs.address();
         extra.retu_rip = smod.start + SYSCALL_LEN;
         extra.smod_entry = smod.start;
 
@@ -231,22 +211,22 @@ impl Machine {
         if !self.cpu.real_paging.is_canonical(gs_base) {
             return Err(Failure::NotOnThisCpu { address: gs_base }.into());
         }
-        let mut per_cpu = self.cpu.per_cpu.read();
+        let mut per_cpu = self.cpu.memory.per_cpu.read();
         per_cpu.tss_extra = setup.extra;
         per_cpu.tss.sp0 = self.cpu.sp0().into();
-        self.cpu.per_cpu.write(per_cpu);
-        self.cpu.pvcs.write(setup.pvcs);
-        self.cpu.frame.write(setup.frame);
+        self.cpu.memory.per_cpu.write(per_cpu);
+        self.cpu.memory.pvcs.write(setup.pvcs);
+        self.cpu.memory.frame.write(setup.frame);
         self.cpu.prepare(gs_base, Limits { count: setup.count, traps: setup.traps });
 
         signal::run(&mut self.cpu, &self.signal_stack)?;
 
         let (gs_base, record) = self.cpu.finish()?;
         Ok(Outcome {
-            frame: self.cpu.frame.read(),
+            frame: self.cpu.memory.frame.read(),
             gs_base,
-            extra: self.cpu.per_cpu.read().tss_extra,
-            pvcs: self.cpu.pvcs.read(),
+            extra: self.cpu.memory.per_cpu.read().tss_extra,
+            pvcs: self.cpu.memory.pvcs.read(),
             crossings: record.crossings,
             crossings_total: record.crossings_total,
             cr3_loads: record.cr3_loads,

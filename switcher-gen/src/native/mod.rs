@@ -36,13 +36,14 @@ use std::io;
 
 pub use cpu::Interception;
 pub use failure::Failure;
-pub use machine::{Machine, Mode, Outcome, Setup};
+pub use machine::{Machine, Outcome, Setup};
 pub use record::{Crossing, Emulated, Origin, Target};
 pub use tour::{PathCount, Report, tour};
 
 use crate::arch::Selectors;
 use crate::asm::AsmError;
 use crate::image::LinkError;
+pub use crate::layout::Mode;
 
 /// Why this machine cannot run emitted bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -3,9 +3,9 @@
 
 use super::Error;
 use super::cpu::Interception;
-use super::machine::{Machine, Mode, Outcome, SYSCALL_LEN, Setup};
+use super::machine::{Machine, Outcome, SYSCALL_LEN, Setup};
 use super::record::{Crossing, Emulated, Origin, Target};
-use crate::layout::{PtRegs, SwitchFlags};
+use crate::layout::{Mode, PtRegs, SwitchFlags};
 use crate::variant::Variant;
 
 /// Round trips from umod to smod and back that [`tour`] does.

@@ -5,7 +5,7 @@ use super::{MANY, SOME};
 use crate::code::SYSCALL;
 use crate::expect::{Expected, Failure};
 use crate::run::{Case, Run};
-use crate::world::{Setup, place};
+use crate::world::Setup;
 use switcher_gen::layout::SwitchFlags;
 use switcher_runtime::Mode;
 
@@ -53,8 +53,7 @@ fn exits(run: &mut Run<'_>, setup: &Setup) -> Result<(), Failure> {
 
 fn hypercall(run: &mut Run<'_>) -> Result<(), Failure> {
     for _ in 0..MANY {
-        let mut setup = run.setup(Mode::Smod).with(Mode::Smod, place::UMOD_CODE, SYSCALL);
-        setup.regs.rip = place::UMOD_CODE;
+        let setup = run.about_to(Mode::Smod, SYSCALL);
         exits(run, &setup)?;
     }
     Ok(())
@@ -73,21 +72,19 @@ fn inhibitors(run: &mut Run<'_>) -> Result<(), Failure> {
 }
 
 fn no_pvcs(run: &mut Run<'_>) -> Result<(), Failure> {
-    for mode in [Mode::Umod, Mode::Smod] {
-        for _ in 0..SOME {
-            let mut setup = about_to_switch(run, mode);
-            setup.pvcs_registered = false;
-            exits(run, &setup)?;
-        }
-    }
-    Ok(())
+    never_switches(run, |setup| setup.pvcs_registered = false)
 }
 
 fn no_root(run: &mut Run<'_>) -> Result<(), Failure> {
+    never_switches(run, |setup| setup.other_root = false)
+}
+
+/// With `change`, both direct switches exit.
+fn never_switches(run: &mut Run<'_>, change: fn(&mut Setup)) -> Result<(), Failure> {
     for mode in [Mode::Umod, Mode::Smod] {
         for _ in 0..SOME {
             let mut setup = about_to_switch(run, mode);
-            setup.other_root = false;
+            change(&mut setup);
             exits(run, &setup)?;
         }
     }

@@ -41,10 +41,11 @@ fn hostile_gsbase(run: &mut Run<'_>) -> Result<(), Failure> {
 
 fn wrgsbase_then_syscall(run: &mut Run<'_>) -> Result<(), Failure> {
     for _ in 0..MANY / 4 {
-        let mut setup = run
-            .setup(Mode::Umod)
-            .with(Mode::Umod, place::UMOD_CODE, &[WRGSBASE, SYSCALL].concat())
-            .with(Mode::Smod, place::SMOD_ENTRY, PROBE);
+        let mut setup = run.about_to(Mode::Umod, &[WRGSBASE, SYSCALL].concat()).with(
+            Mode::Smod,
+            place::SMOD_ENTRY,
+            PROBE,
+        );
         setup.regs.rax = run.platform.paging.canonicalize(setup.regs.rax);
         let at = place::UMOD_CODE + WRGSBASE.len() as u64;
         let mut expected = Expected::to_smod(&setup, &run.platform, at);
@@ -58,8 +59,7 @@ fn wrgsbase_then_event(run: &mut Run<'_>) -> Result<(), Failure> {
     for mode in [Mode::Smod, Mode::Umod] {
         for _ in 0..SOME {
             let code = [WRGSBASE, PROBE].concat();
-            let mut setup = run.setup(mode).with(mode, place::UMOD_CODE, &code);
-            setup.regs.rip = place::UMOD_CODE;
+            let mut setup = run.about_to(mode, &code);
             setup.regs.rax = run.platform.paging.canonicalize(setup.regs.rax);
             let mut expected = Expected::unchanged(&setup, Expected::UD);
             expected.regs.rip += WRGSBASE.len() as u64;

@@ -225,7 +225,7 @@ fn flags_of_the_frame(run: &mut Run<'_>) -> Result<(), Failure> {
     for _ in 0..MANY / 4 {
         for sysret in [true, false] {
             // Any flags: forbidden ones, IF and bit 1 clear, what SYSRETQ cannot restore.
-            let mut setup = run.setup(Mode::Umod).with(Mode::Umod, place::UMOD_CODE, PROBE);
+            let mut setup = run.about_to(Mode::Umod, PROBE);
             setup.regs.eflags = run.rng.u32(..).into();
             if sysret {
                 setup.regs.rcx = setup.regs.rip;
@@ -258,7 +258,7 @@ fn conditions_of_sysret(run: &mut Run<'_>) -> Result<(), Failure> {
             let expected = Expected::to_umod(&setup, &run.platform);
             run.check(&setup, &expected)?;
 
-            let mut setup = run.setup(Mode::Umod).with(Mode::Umod, place::UMOD_CODE, PROBE);
+            let mut setup = run.about_to(Mode::Umod, PROBE);
             setup.regs.eflags = harmless;
             setup.regs.r11 = r11;
             if same_rcx {
@@ -294,7 +294,7 @@ fn nt_and_tf(run: &mut Run<'_>) -> Result<(), Failure> {
 
 fn user32_selectors(run: &mut Run<'_>) -> Result<(), Failure> {
     for _ in 0..SOME {
-        let mut setup = run.setup(Mode::Umod).with(Mode::Umod, place::UMOD_CODE, PROBE);
+        let mut setup = run.about_to(Mode::Umod, PROBE);
         setup.regs.r11 = setup.regs.eflags;
         in_32_bit_mode(run, &mut setup)?;
     }
@@ -334,7 +334,7 @@ fn bad_selectors(run: &mut Run<'_>) -> Result<(), Failure> {
     ];
     for (cs, ss, error) in bad {
         for sysret in [true, false] {
-            let mut setup = run.setup(Mode::Umod).with(Mode::Umod, place::UMOD_CODE, PROBE);
+            let mut setup = run.about_to(Mode::Umod, PROBE);
             setup.regs.cs = cs.into();
             setup.regs.ss = ss.into();
             if sysret {
@@ -352,8 +352,7 @@ fn bad_selectors(run: &mut Run<'_>) -> Result<(), Failure> {
 fn enter_random(run: &mut Run<'_>) -> Result<(), Failure> {
     for _ in 0..MANY {
         for mode in [Mode::Smod, Mode::Umod] {
-            let mut setup = run.setup(mode).with(mode, place::UMOD_CODE, PROBE);
-            setup.regs.rip = place::UMOD_CODE;
+            let mut setup = run.about_to(mode, PROBE);
             if run.rng.bool() {
                 setup.regs.rcx = setup.regs.rip;
                 setup.regs.r11 = setup.regs.eflags;

@@ -3,8 +3,8 @@
 use std::fs;
 
 use raw_cpuid::CpuId;
-use switcher_gen::Variant;
-use switcher_gen::arch::{HostFeatures, HostState, PagingMode, Selectors, Unfit};
+use switcher_gen::arch::{HostFeatures, HostState, PagingMode, Selectors};
+use switcher_gen::{NoVariant, Variant};
 
 use crate::output::Failure;
 
@@ -32,7 +32,7 @@ pub(crate) fn features() -> Result<HostFeatures, Failure> {
 }
 
 /// The variant for this machine.
-pub(crate) fn variant(features: &HostFeatures) -> Result<Variant, Unfit> {
+pub(crate) fn variant(features: &HostFeatures) -> Result<Variant, NoVariant> {
     Variant::for_host(features, Selectors::DEFAULT)
 }
 
