@@ -78,10 +78,11 @@ fn listing(image: &Image, base: Option<u64>) -> Result<Listing, Failure> {
 fn link(image: &Image, base: u64) -> Result<(CanonicalAddr, Vec<u8>), Failure> {
     match image.link(base, |_| None) {
         Ok(linked) => Ok((linked.base(), linked.bytes().to_vec())),
-        Err(error @ (LinkError::NonCanonical(_) | LinkError::Misaligned { .. })) => {
-            Err(Failure::Usage(error.to_string()))
+        Err(error @ (LinkError::Unresolved { .. } | LinkError::Unreachable { .. })) => {
+            Err(Failure::failed("cannot link", error))
         }
-        Err(error) => Err(Failure::failed("cannot link", error)),
+        // Everything else is about the address that was asked for.
+        Err(error) => Err(Failure::Usage(error.to_string())),
     }
 }
 
