@@ -17,14 +17,18 @@ pub enum Label {
     EnterGuest,
     /// The choice between SYSRETQ and IRETQ.
     ReturnToGuest,
-    /// The choice goes on: the flags suit SYSRETQ.
-    ReturnFlagsFit,
-    /// The choice goes on: the flags are not simply those of R11.
-    ReturnFlagsDiffer,
-    /// Only IRETQ can load these selectors.
-    ReturnOtherSelectors,
+    /// Only IRETQ can load these registers, to the usual selectors.
+    ReturnByIretq,
+    /// The IRET frame is complete.
+    ReturnFrameComplete,
     /// The one IRETQ to a guest; a fault there is the guest's.
     Iretq,
+    /// RIP is no address; RCX is to be restored.
+    ReturnNotCanonical,
+    /// RCX or R11 is not what SYSRETQ would have to leave there.
+    ReturnOtherRegisters,
+    /// Only IRETQ can load these selectors.
+    ReturnOtherSelectors,
     /// LSTAR.
     Syscall64,
     /// RSP is the host's from here on.
@@ -47,13 +51,15 @@ pub enum Label {
 
 impl Label {
     /// All labels, in the order of their declaration.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::EnterGuest,
         Self::ReturnToGuest,
-        Self::ReturnFlagsFit,
-        Self::ReturnFlagsDiffer,
-        Self::ReturnOtherSelectors,
+        Self::ReturnByIretq,
+        Self::ReturnFrameComplete,
         Self::Iretq,
+        Self::ReturnNotCanonical,
+        Self::ReturnOtherRegisters,
+        Self::ReturnOtherSelectors,
         Self::Syscall64,
         Self::Syscall64SafeStack,
         Self::Sysretq,
@@ -71,10 +77,12 @@ impl Label {
         match self {
             Self::EnterGuest => "switcher_enter_guest",
             Self::ReturnToGuest => ".Lreturn_to_guest",
-            Self::ReturnFlagsFit => ".Lreturn_flags_fit",
-            Self::ReturnFlagsDiffer => ".Lreturn_flags_differ",
-            Self::ReturnOtherSelectors => ".Lreturn_other_selectors",
+            Self::ReturnByIretq => ".Lreturn_by_iretq",
+            Self::ReturnFrameComplete => ".Lreturn_frame_complete",
             Self::Iretq => "entry_IRETQ_switcher",
+            Self::ReturnNotCanonical => ".Lreturn_not_canonical",
+            Self::ReturnOtherRegisters => ".Lreturn_other_registers",
+            Self::ReturnOtherSelectors => ".Lreturn_other_selectors",
             Self::Syscall64 => "entry_SYSCALL_64_switcher",
             Self::Syscall64SafeStack => "entry_SYSCALL_64_switcher_safe_stack",
             Self::Sysretq => ".Lsysretq",

@@ -187,16 +187,16 @@ fn run(machine: &mut Machine, setup: &Setup) -> Outcome {
 #[track_caller]
 fn check_counts(outcome: &Outcome, allowed: bool, variant: &Variant) {
     for crossing in &outcome.crossings {
-        let kernel_2024 = match (crossing.origin, crossing.target) {
+        let limit = match (crossing.origin, crossing.target) {
             (Origin::Enter, Target::Sysretq) if allowed => 44,
             (FROM_UMOD, Target::Sysretq) => 37,
             (FROM_SMOD, Target::Sysretq) => 52,
-            (FROM_SMOD, Target::Iretq) => 47,
+            // The kernel's number is of its first reason, RCX is not RIP; the tour holds that path
+            // to it. The last reason stays below it as well, but for the ENDBR64 of IBT.
+            (FROM_SMOD, Target::Iretq) => 47 + u64::from(variant.axes().ibt),
             (Origin::Syscall(_), Target::Host) => 60,
             _ => continue,
         };
-        // The kernel's was counted without ENDBR64, which IBT makes one more.
-        let limit = kernel_2024 + u64::from(variant.axes().ibt);
         assert!(crossing.executed <= limit, "{variant}: {crossing:?}, not {limit}");
     }
 }
@@ -317,8 +317,7 @@ fn no_path_executes_more_instructions_than_the_kernels_switcher_of_2024() {
         assert_eq!(report.paths.len(), 6);
         for path in &report.paths {
             println!("{variant}: {} of {}, {}", path.executed, path.kernel_2024, path.name);
-            let limit = path.kernel_2024 + u64::from(variant.axes().ibt);
-            assert!(0 < path.executed && path.executed <= limit, "{variant}: {path:?}");
+            assert!(0 < path.executed && path.executed <= path.kernel_2024, "{variant}: {path:?}");
         }
     }
 }

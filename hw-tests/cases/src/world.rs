@@ -15,6 +15,9 @@ pub struct Platform {
     pub paging: PagingMode,
     /// The host's selectors.
     pub selectors: Selectors,
+    /// CS and SS of other GDT entries with the same content as `user_cs` and `user_ds`: only
+    /// IRETQ can load them.
+    pub aliases: (u16, u16),
 }
 
 /// Where a guest's pages lie. smod and umod have pages of their own behind the same addresses, so

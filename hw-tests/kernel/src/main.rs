@@ -13,7 +13,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use hw_kernel::code_memory::CodeMemory;
 use hw_kernel::report::Report;
-use hw_kernel::{Platform, cpu, events, exit, percpu, selftest};
+use hw_kernel::{Platform, cpu, events, exit, percpu, segments, selftest};
 use hw_protocol::{SELFTESTS, Suite};
 use switcher_runtime::switcher_gen::arch::Selectors;
 use switcher_runtime::{Detect, HostFeatures, Switcher, Variant};
@@ -59,6 +59,7 @@ fn run(cases: &[hw_cases::Case], report: &mut Report) {
         vendor: variant.axes().vendor,
         paging: variant.axes().paging,
         selectors: variant.selectors(),
+        aliases: (segments::USER_CS_ALIAS, segments::USER_DS_ALIAS),
     };
     let mut world = BareMetal::new(cpu, platform, features.state().pcid_enabled())
         .unwrap_or_else(|why| fatal(&why));

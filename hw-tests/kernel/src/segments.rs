@@ -31,6 +31,11 @@ pub const USER_CS: u16 = SELECTORS.user_cs();
 /// The task state segment, 16 bytes of the GDT.
 pub const TSS: u16 = 0x38;
 
+/// The same as [`USER_CS`], by another name.
+pub const USER_CS_ALIAS: u16 = 0x4B;
+/// The same as [`USER_DS`], by another name.
+pub const USER_DS_ALIAS: u16 = 0x53;
+
 static GDT: Once<GlobalDescriptorTable<16>> = Once::new();
 
 /// Builds the GDT in the order that the selectors say.
@@ -49,6 +54,8 @@ fn table() -> GlobalDescriptorTable<16> {
     add(Descriptor::user_code_segment(), USER_CS);
     // SAFETY: the TSS is a static in the per-CPU block, valid for ever.
     add(unsafe { Descriptor::tss_segment_unchecked(percpu::tss()) }, TSS);
+    add(Descriptor::user_code_segment(), USER_CS_ALIAS);
+    add(Descriptor::user_data_segment(), USER_DS_ALIAS);
     gdt
 }
 

@@ -7,9 +7,8 @@
 //! **Live**: RSP and the callee-saved registers of the System V ABI; the [`PtRegs`] below sp0.
 //! **May be clobbered**: everything else. The call returns through `switcher_return_from_guest`.
 //!
-//! While registers are loaded, RSP points to the frame's `rip` and the general registers lie below
-//! it. Nothing overwrites them there: interrupts are off, and NMI, #MC, #DB and #DF have stacks of
-//! their own.
+//! RSP stays at sp0 and the registers are read from below it. Nothing overwrites them there:
+//! interrupts are off, and NMI, #MC, #DB and #DF have stacks of their own.
 
 use switcher_macros::asm;
 
@@ -33,37 +32,36 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; push  r14
         ; push  r15
         ; gs mov QWORD [PerCpu::tss_extra + TssExtra::host_rsp], rsp
-        /// RSP = the IRET frame that ends at sp0; the other registers lie below it.
+        /// RSP = sp0; the guest's registers lie below it.
         ; gs mov rsp, QWORD [PerCpu::tss + Tss::sp0]
-        ; sub   rsp, BYTE size_of::<IretFrame>() as i8
-        ; mov   r15, QWORD [BYTE rsp + PtRegs::r15.from(PtRegs::rip)]
-        ; mov   r14, QWORD [BYTE rsp + PtRegs::r14.from(PtRegs::rip)]
-        ; mov   r13, QWORD [BYTE rsp + PtRegs::r13.from(PtRegs::rip)]
-        ; mov   r12, QWORD [BYTE rsp + PtRegs::r12.from(PtRegs::rip)]
-        ; mov   rbp, QWORD [BYTE rsp + PtRegs::rbp.from(PtRegs::rip)]
-        ; mov   rbx, QWORD [BYTE rsp + PtRegs::rbx.from(PtRegs::rip)]
-        ; mov   r11, QWORD [BYTE rsp + PtRegs::r11.from(PtRegs::rip)]
-        ; mov   r10, QWORD [BYTE rsp + PtRegs::r10.from(PtRegs::rip)]
-        ; mov   r9,  QWORD [BYTE rsp + PtRegs::r9.from(PtRegs::rip)]
-        ; mov   r8,  QWORD [BYTE rsp + PtRegs::r8.from(PtRegs::rip)]
-        ; mov   rax, QWORD [BYTE rsp + PtRegs::rax.from(PtRegs::rip)]
-        ; mov   rcx, QWORD [BYTE rsp + PtRegs::rcx.from(PtRegs::rip)]
-        ; mov   rdx, QWORD [BYTE rsp + PtRegs::rdx.from(PtRegs::rip)]
-        ; mov   rsi, QWORD [BYTE rsp + PtRegs::rsi.from(PtRegs::rip)]
+        ; mov   r15, QWORD [rsp + PtRegs::r15.below_end()]
+        ; mov   r14, QWORD [rsp + PtRegs::r14.below_end()]
+        ; mov   r13, QWORD [rsp + PtRegs::r13.below_end()]
+        ; mov   r12, QWORD [rsp + PtRegs::r12.below_end()]
+        ; mov   rbp, QWORD [rsp + PtRegs::rbp.below_end()]
+        ; mov   rbx, QWORD [BYTE rsp + PtRegs::rbx.below_end()]
+        ; mov   r11, QWORD [BYTE rsp + PtRegs::r11.below_end()]
+        ; mov   r10, QWORD [BYTE rsp + PtRegs::r10.below_end()]
+        ; mov   r9,  QWORD [BYTE rsp + PtRegs::r9.below_end()]
+        ; mov   r8,  QWORD [BYTE rsp + PtRegs::r8.below_end()]
+        ; mov   rax, QWORD [BYTE rsp + PtRegs::rax.below_end()]
+        ; mov   rcx, QWORD [BYTE rsp + PtRegs::rcx.below_end()]
+        ; mov   rdx, QWORD [BYTE rsp + PtRegs::rdx.below_end()]
+        ; mov   rsi, QWORD [BYTE rsp + PtRegs::rsi.below_end()]
         /// The guest's root, as late as a free register allows.
         ; gs mov rdi, QWORD [PerCpu::tss_extra + TssExtra::enter_cr3]
         ; mov   cr3, rdi
     );
     a.open(Window::GuestRoot);
     asm!(a
-        ; mov   rdi, QWORD [BYTE rsp + PtRegs::rdi.from(PtRegs::rip)]
+        ; mov   rdi, QWORD [BYTE rsp + PtRegs::rdi.below_end()]
         /// GS is the guest's from here on.
         ; swapgs
-        ; or    QWORD [BYTE rsp + IretFrame::eflags], RFlags::GUEST_FIXED.imm32()
+        ; or    QWORD [BYTE rsp + IretFrame::eflags.below_end()], RFlags::GUEST_FIXED.imm32()
         /// SYSRETQ loads USER_CS and USER_DS, whatever the frame says.
-        ; cmp   DWORD [BYTE rsp + IretFrame::cs.low_dword()], selectors.user_cs().into()
+        ; cmp   DWORD [BYTE rsp + IretFrame::cs.below_end().low_dword()], selectors.user_cs().into()
         ; jne   =>Label::ReturnOtherSelectors
-        ; cmp   DWORD [BYTE rsp + IretFrame::ss.low_dword()], selectors.user_ds().into()
+        ; cmp   DWORD [BYTE rsp + IretFrame::ss.below_end().low_dword()], selectors.user_ds().into()
         ; jne   =>Label::ReturnOtherSelectors
     );
     // Falls through to `return_to_guest`.

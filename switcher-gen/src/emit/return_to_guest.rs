@@ -2,8 +2,9 @@
 //!
 //! **Reached** from `enter_guest` (falling through) and from `to_umod`, at CPL 0 on the guest's
 //! root, with the guest's GS.
-//! **Live**: every general register but RSP is the guest's. RSP points to an IRET frame on the sp0
-//! stack whose flags have the forced bits set but are not sanitised otherwise.
+//! **Live**: every general register but RSP is the guest's. RSP is sp0, and below it lies the frame
+//! for an IRETQ. Its flags have the forced bits set but are not sanitised otherwise; its CS and SS
+//! are the usual ones, whether they have been written or not.
 //! **May be clobbered**: nothing, except RCX where it can be had again from the frame's RIP.
 //!
 //! SYSRETQ loads RIP from RCX and RFLAGS from R11, so it is taken exactly when RF and TF are clear,
@@ -25,41 +26,49 @@ use crate::variant::Variant;
 pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
     let paging = variant.axes().paging;
 
+    let selectors = variant.selectors();
+
     asm!(a
         ; =>Label::ReturnToGuest
-        /// R11 equals the frame's flags and has none that SYSRETQ may not restore.
-        ; cmp   r11, QWORD [BYTE rsp + IretFrame::eflags]
-        ; jne   BYTE =>Label::ReturnFlagsDiffer
-        ; test  r11, RFlags::sysret_obstacles().imm32()
-        ; jnz   BYTE =>Label::ReturnFlagsDiffer
-        ; =>Label::ReturnFlagsFit
-        ; cmp   rcx, QWORD [BYTE rsp + IretFrame::rip]
-        ; jne   BYTE =>Label::Iretq
+        ; cmp   rcx, QWORD [BYTE rsp + IretFrame::rip.below_end()]
+        ; jne   BYTE =>Label::ReturnOtherRegisters
         /// With an RCX that is no address, SYSRETQ may fault in ring 0, on the guest's RSP.
         ; shl   rcx, paging.sign_bits().cast_signed()
         ; sar   rcx, paging.sign_bits().cast_signed()
-        ; cmp   rcx, QWORD [BYTE rsp + IretFrame::rip]
+        ; cmp   rcx, QWORD [BYTE rsp + IretFrame::rip.below_end()]
+        ; jne   BYTE =>Label::ReturnNotCanonical
+        /// R11 has no flag that SYSRETQ may not restore, and equals the frame's,
+        ; test  r11, RFlags::sysret_obstacles().imm32()
+        ; jnz   BYTE =>Label::ReturnOtherRegisters
+        ; cmp   r11, QWORD [BYTE rsp + IretFrame::eflags.below_end()]
         ; je    =>Label::Sysretq
-        /// RCX was the frame's RIP.
-        ; mov   rcx, QWORD [BYTE rsp + IretFrame::rip]
-        ; jmp   BYTE =>Label::Iretq
+        /// or does once those are dropped that a guest may not have.
+        ; and   QWORD [BYTE rsp + IretFrame::eflags.below_end()], RFlags::GUEST_ALLOWED.imm32()
+        ; cmp   r11, QWORD [BYTE rsp + IretFrame::eflags.below_end()]
+        ; je    =>Label::Sysretq
 
-        /// Either IRETQ is needed, or the frame asks for flags a guest may not have.
-        ; =>Label::ReturnFlagsDiffer
-        ; and   QWORD [BYTE rsp + IretFrame::eflags], RFlags::GUEST_ALLOWED.imm32()
-        ; cmp   r11, QWORD [BYTE rsp + IretFrame::eflags]
-        ; jne   BYTE =>Label::Iretq
-        ; test  r11d, RFlags::NOT_BY_SYSRET.imm32()
-        ; jz    BYTE =>Label::ReturnFlagsFit
-        ; jmp   BYTE =>Label::Iretq
-
-        /// 32-bit umod, or a selector of the guest's own: IRETQ checks it.
-        ; =>Label::ReturnOtherSelectors
-        ; and   QWORD [BYTE rsp + IretFrame::eflags], RFlags::GUEST_ALLOWED.imm32()
+        /// An ERETU has left the selectors out; an entry's are the same.
+        ; =>Label::ReturnByIretq
+        ; mov   QWORD [BYTE rsp + IretFrame::cs.below_end()], selectors.user_cs().into()
+        ; mov   QWORD [BYTE rsp + IretFrame::ss.below_end()], selectors.user_ds().into()
+        ; =>Label::ReturnFrameComplete
+        ; sub   rsp, BYTE size_of::<IretFrame>() as i8
 
         /// A fault here is the guest's; the host tells it by this address.
         ; =>Label::Iretq
         ; iretq
+
+        /// RCX was the frame's RIP.
+        ; =>Label::ReturnNotCanonical
+        ; mov   rcx, QWORD [BYTE rsp + IretFrame::rip.below_end()]
+        ; =>Label::ReturnOtherRegisters
+        ; and   QWORD [BYTE rsp + IretFrame::eflags.below_end()], RFlags::GUEST_ALLOWED.imm32()
+        ; jmp   BYTE =>Label::ReturnByIretq
+
+        /// 32-bit umod, or a selector of the guest's own: IRETQ checks it.
+        ; =>Label::ReturnOtherSelectors
+        ; and   QWORD [BYTE rsp + IretFrame::eflags.below_end()], RFlags::GUEST_ALLOWED.imm32()
+        ; jmp   BYTE =>Label::ReturnFrameComplete
     );
     a.close(Window::GuestRoot);
 }

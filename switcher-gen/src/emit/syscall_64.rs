@@ -32,9 +32,9 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
     a.close(Window::UnsafeStack);
     asm!(a
         ; =>Label::Syscall64SafeStack
-        /// In umod, and nothing inhibits?
-        ; gs test QWORD [PerCpu::tss_extra + TssExtra::switch_flags], SwitchFlags::NO_DS_TO_SMOD.imm32()
-        ; jnz   =>Label::NotToSmod
+        /// In umod, and nothing inhibits? Each inhibitor is greater than either mode.
+        ; gs cmp QWORD [PerCpu::tss_extra + TssExtra::switch_flags], SwitchFlags::UMOD.imm32()
+        ; jne   =>Label::NotToSmod
     );
 
     to_smod::emit(a, variant);
@@ -42,7 +42,7 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
     asm!(a
         /// Everything is the guest's but RSP. Nothing may come between its load and SYSRETQ.
         ; =>Label::Sysretq
-        ; mov   rsp, QWORD [BYTE rsp + IretFrame::rsp]
+        ; mov   rsp, QWORD [BYTE rsp + IretFrame::rsp.below_end()]
     );
     a.open(Window::UnsafeStack);
     asm!(a
@@ -54,8 +54,7 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
     asm!(a
         ; =>Label::NotToSmod
         /// In smod, nothing inhibits, and the SYSCALL is ERETU?
-        ; gs test QWORD [PerCpu::tss_extra + TssExtra::switch_flags], SwitchFlags::NO_DS_TO_UMOD.imm32()
-        ; jnz   =>Label::ExitSyscall
+        ; ja    =>Label::ExitSyscall
         ; gs cmp rcx, QWORD [PerCpu::tss_extra + TssExtra::retu_rip]
         ; jne   =>Label::ExitSyscall
     );

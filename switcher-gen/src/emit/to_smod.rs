@@ -11,22 +11,14 @@ use switcher_macros::asm;
 
 use crate::arch::RFlags;
 use crate::asm::Sink;
-use crate::layout::{AsmLayout, IretFrame, PerCpu, Pvcs, SwitchFlags, Tss, TssExtra};
+use crate::layout::{IretFrame, PerCpu, Pvcs, SwitchFlags, Tss, TssExtra, disp8};
 use crate::variant::Variant;
 
-/// What is kept on the sp0 stack across SWAPGS, when the per-CPU block is out of reach.
-#[derive(AsmLayout)]
-#[repr(C)]
-#[asm(size = 32)]
-struct SmodFrame {
-    rip: u64,
-    gsbase: u64,
-    rdi: u64,
-    rsp: u64,
-}
-
-// The shared SYSRETQ finds RSP where an IRET frame has it.
-const _: () = assert!(SmodFrame::rsp.bytes() == IretFrame::rsp.bytes());
+// What is pushed first, RDI, makes room; what is pushed next is where the shared SYSRETQ finds RSP.
+const _: () = assert!(
+    disp8::<8, _, _>(IretFrame::rsp.below_end()) == -2 * size_of::<u64>() as i8,
+    "smod's RSP is pushed second"
+);
 
 #[rustfmt::skip]
 pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
@@ -34,8 +26,8 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
 
     asm!(a
         /// umod -> smod. RDI is saved to hold the PVCS.
-        ; gs push QWORD [PerCpu::tss_extra + TssExtra::smod_rsp]
         ; push  rdi
+        ; gs push QWORD [PerCpu::tss_extra + TssExtra::smod_rsp]
         ; gs mov rdi, QWORD [PerCpu::tss_extra + TssExtra::pvcs]
         ; mov   QWORD [BYTE rdi + Pvcs::rip], rcx
         ; mov   QWORD [BYTE rdi + Pvcs::rcx], rcx
@@ -48,17 +40,18 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; gs xor BYTE [PerCpu::tss_extra + TssExtra::switch_flags.low_byte()], SwitchFlags::MODE_TOGGLE.imm8()
         ; gs mov rcx, QWORD [PerCpu::tss_extra + TssExtra::smod_cr3]
         ; mov   cr3, rcx
-        ; gs push QWORD [PerCpu::tss_extra + TssExtra::smod_gsbase]
         ; gs push QWORD [PerCpu::tss_extra + TssExtra::smod_entry]
+        ; gs mov r11, QWORD [PerCpu::tss_extra + TssExtra::smod_gsbase]
         /// GS is the guest's from here on: umod's, then smod's.
         ; swapgs
         ; rdgsbase rcx
         ; mov   QWORD [BYTE rdi + Pvcs::user_gsbase], rcx
-        ; mov   rcx, QWORD [BYTE rsp + SmodFrame::gsbase]
-        ; wrgsbase rcx
-        ; mov   rdi, QWORD [BYTE rsp + SmodFrame::rdi]
-        ; mov   rcx, QWORD [BYTE rsp + SmodFrame::rip]
+        ; wrgsbase r11
+        /// smod's RIP. Its RSP passes through R11 and stays below RSP, as in an IRET frame.
+        ; pop   rcx
+        ; pop   r11
+        ; pop   rdi
         ; mov   r11d, RFlags::SMOD_ENTRY.imm32()
     );
-    // Falls through to `Label::Sysretq`, which takes RSP from the frame.
+    // Falls through to `Label::Sysretq`, which takes RSP from below sp0.
 }

@@ -14,7 +14,7 @@ use switcher_macros::asm;
 
 use crate::arch::RFlags;
 use crate::asm::{Label, Sink};
-use crate::layout::{PerCpu, Pvcs, SwitchFlags, Tss, TssExtra};
+use crate::layout::{IretFrame, PerCpu, Pvcs, SwitchFlags, Tss, TssExtra};
 use crate::variant::Variant;
 
 #[rustfmt::skip]
@@ -33,14 +33,14 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; gs xor BYTE [PerCpu::tss_extra + TssExtra::switch_flags.low_byte()], SwitchFlags::MODE_TOGGLE.imm8()
         ; gs mov r11, QWORD [PerCpu::tss_extra + TssExtra::umod_cr3]
         ; mov   cr3, r11
-        /// umod's IRET frame.
-        ; push  selectors.user_ds().into()
-        ; push  QWORD [BYTE rcx + Pvcs::rsp]
+        /// umod's IRET frame below RSP; its selectors are added if there is an IRETQ.
+        ; mov   r11, QWORD [BYTE rcx + Pvcs::rsp]
+        ; mov   QWORD [BYTE rsp + IretFrame::rsp.below_end()], r11
         ; mov   r11d, DWORD [BYTE rcx + Pvcs::eflags]
         ; or    r11d, RFlags::GUEST_FIXED.imm32()
-        ; push  r11
-        ; push  selectors.user_cs().into()
-        ; push  QWORD [BYTE rcx + Pvcs::rip]
+        ; mov   QWORD [BYTE rsp + IretFrame::eflags.below_end()], r11
+        ; mov   r11, QWORD [BYTE rcx + Pvcs::rip]
+        ; mov   QWORD [BYTE rsp + IretFrame::rip.below_end()], r11
         /// GS is the guest's from here on; WRGSBASE would fault on an address that is none.
         ; swapgs
         ; mov   r11, QWORD [BYTE rcx + Pvcs::user_gsbase]

@@ -12,7 +12,7 @@ use core::ops::Add;
 /// Where in a struct `S` a field of type `F` lies, in bytes from the start of `S`.
 pub struct Offset<S, F> {
     bytes: u32,
-    /// Where in `S` the base register points: see [`Offset::from`].
+    /// Where in `S` the base register points: see [`Offset::below_end`].
     anchor: u32,
     types: PhantomData<fn(&S) -> &F>,
 }
@@ -52,11 +52,11 @@ impl<S, F> Offset<S, F> {
         Offset::__derived(self.bytes() + inner.bytes())
     }
 
-    /// This field, seen from a base register that points not to the start of `S` but to its field
-    /// `anchor`: the displacement is the distance between the two, negative for earlier fields.
+    /// This field, seen from a base register that points not to the start of an `S` but to its end,
+    /// as a stack pointer does before the `S` is pushed: the displacement is negative.
     #[must_use]
-    pub const fn from<G>(self, anchor: Offset<S, G>) -> Self {
-        Self { anchor: anchor.bytes, ..self }
+    pub const fn below_end(self) -> Self {
+        Self { anchor: size_of::<S>() as u32, ..self }
     }
 
     /// The lowest byte of a field: x86 is little-endian, so it lies at the field's own offset.

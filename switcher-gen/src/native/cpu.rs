@@ -525,7 +525,12 @@ impl Cpu {
         // User mode cannot turn interrupts off, so IF stays set and means nothing.
         let cleared = RFlags::SYSCALL_CLEARS.difference(RFlags::IF).bits();
         regs.go_on(regs.rip(), eflags & !cleared, false);
-        self.ss = self.image.variant().selectors().kernel_ds();
+        let selectors = self.image.variant().selectors();
+        self.ss = selectors.kernel_ds();
+        // Whatever lies below sp0 is an earlier frame's. Nothing of it may be taken for granted, so
+        // it has nothing that could be used.
+        let (cs, ss) = (selectors.kernel_cs().into(), selectors.kernel_ds().into());
+        self.memory.frame.write(PtRegs { cs, ss, ..PtRegs::ZERO });
         self.record.emulated.syscall += 1;
         let flags = self.memory.per_cpu.read().tss_extra.switch_flags;
         self.go_into_switcher(Origin::Syscall(flags), Label::Syscall64, regs)

@@ -14,8 +14,9 @@ const UD2: [u8; 2] = [0x0F, 0x0B];
 const NOP: u8 = 0x90;
 
 // What is searched for, as objdump would show it.
-const AND_FRAME_FLAGS: &[u8] = &[0x48, 0x81, 0x64, 0x24, 0x10, 0xD7, 0x4F, 0x25, 0x00];
-const JNZ_NEAR: &[u8] = &[0x0F, 0x85];
+const AND_FRAME_FLAGS: &[u8] = &[0x48, 0x81, 0x64, 0x24, 0xE8, 0xD7, 0x4F, 0x25, 0x00];
+const MOV_FRAME_CS: &[u8] = &[0x48, 0xC7, 0x44, 0x24, 0xE0, 0x33, 0x00, 0x00, 0x00];
+const JNE_NEAR: &[u8] = &[0x0F, 0x85];
 const JMP_RAX: &[u8] = &[0xFF, 0xE0];
 const MOV_CR3_RAX: &[u8] = &[0x0F, 0x22, 0xD8];
 const MOV_CR3_RCX: &[u8] = &[0x0F, 0x22, 0xD9];
@@ -93,7 +94,7 @@ fn at_ud2(setup: &mut Setup) {
 #[test]
 fn row_1_sysretq_to_what_is_no_address() {
     let failure =
-        Broken::dropped(Label::ReturnFlagsFit, SHL_SAR_RCX_16).failure(Mode::Smod, |setup| {
+        Broken::dropped(Label::ReturnToGuest, SHL_SAR_RCX_16).failure(Mode::Smod, |setup| {
             setup.pvcs.rip = 1 << 47;
             setup.pvcs.rcx = 1 << 47;
         });
@@ -149,10 +150,35 @@ fn row_13_sysretq_to_a_traced_guest() {
 
 #[test]
 fn row_14_privileged_flags_by_iretq() {
-    let failure = Broken::dropped(Label::ReturnFlagsDiffer, AND_FRAME_FLAGS)
-        .failure(Mode::Smod, |setup| setup.pvcs.eflags |= RFlags::IOPL.bits() as u32);
     let eflags = (RFlags::GUEST_FIXED | RFlags::IOPL).bits();
-    assert_eq!(failure, Failure::IretFrame { cs: 0x33, eflags });
+    // Each reason for an IRETQ has an AND of its own: R11, RCX, the selectors.
+    let by_r11 = Broken::dropped(Label::ReturnToGuest, AND_FRAME_FLAGS)
+        .failure(Mode::Smod, |setup| setup.pvcs.eflags |= RFlags::IOPL.bits() as u32);
+    assert_eq!(by_r11, Failure::IretFrame { cs: 0x33, eflags });
+    let by_rcx = Broken::dropped(Label::ReturnOtherRegisters, AND_FRAME_FLAGS).failure(
+        Mode::Smod,
+        |setup| {
+            setup.pvcs.eflags |= RFlags::IOPL.bits() as u32;
+            setup.pvcs.rcx = !setup.pvcs.rip;
+        },
+    );
+    assert_eq!(by_rcx, Failure::IretFrame { cs: 0x33, eflags });
+    let by_cs = Broken::dropped(Label::ReturnOtherSelectors, AND_FRAME_FLAGS).failure(
+        Mode::Umod,
+        |setup| {
+            setup.frame.eflags |= RFlags::IOPL.bits();
+            setup.frame.cs = 0x23;
+        },
+    );
+    assert_eq!(by_cs, Failure::IretFrame { cs: 0x23, eflags });
+}
+
+/// An ERETU leaves them to the IRETQ; what lies there is of an earlier frame.
+#[test]
+fn row_25_selectors_of_an_earlier_frame_by_iretq() {
+    let failure = Broken::dropped(Label::ReturnByIretq, MOV_FRAME_CS)
+        .failure(Mode::Smod, |setup| setup.pvcs.rcx = !setup.pvcs.rip);
+    assert!(matches!(failure, Failure::IretFrame { cs: 0x10, .. }), "{failure}");
 }
 
 #[test]
@@ -178,8 +204,8 @@ fn row_18_a_null_ss_kept_for_the_next_sysretq() {
 #[test]
 fn row_19_a_root_that_is_not_prepared() {
     let broken = Broken {
-        range: 0..JNZ_NEAR.len() + size_of::<i32>(),
-        ..Broken::dropped(Label::Syscall64SafeStack, JNZ_NEAR)
+        range: 0..JNE_NEAR.len() + size_of::<i32>(),
+        ..Broken::dropped(Label::Syscall64SafeStack, JNE_NEAR)
     };
     let failure = broken.failure(Mode::Umod, |setup| {
         setup.extra.switch_flags |= SwitchFlags::NO_DS_CR3;

@@ -54,6 +54,11 @@ pub(super) const CASES: &[Case] = &[
         body: user32_selectors,
     },
     Case {
+        name: "selectors_of_the_guests_own_are_entered_with_and_end_with_an_eretu",
+        rows: &[25],
+        body: own_selectors,
+    },
+    Case {
         name: "entering_with_bad_selectors_is_a_fault_of_the_guest",
         rows: &[7, 25],
         body: bad_selectors,
@@ -317,6 +322,32 @@ fn in_32_bit_mode(run: &mut Run<'_>, setup: &mut Setup) -> Result<(), Failure> {
 
 /// Beyond what the engines' hosts map for themselves, within 32 bits.
 const UNMAPPED_32: u64 = 0xF000_0000;
+
+fn own_selectors(run: &mut Run<'_>) -> Result<(), Failure> {
+    let (cs, ss) = (run.platform.selectors.user_cs(), run.platform.selectors.user_ds());
+    let (other_cs, other_ss) = run.platform.aliases;
+    for (cs, ss) in [(other_cs, ss), (cs, other_ss), (other_cs, other_ss)] {
+        for _ in 0..SOME {
+            let mut setup = run.about_to(Mode::Smod, PROBE);
+            setup.regs.rcx = setup.regs.rip;
+            setup.regs.r11 = setup.regs.eflags;
+            (setup.regs.cs, setup.regs.ss) = (cs.into(), ss.into());
+            run.check(&setup, &Expected::unchanged(&setup, Expected::UD))?;
+
+            // The frame that smod was entered with is the last one below sp0. By IRETQ or SYSRETQ,
+            // umod has selectors of its own.
+            let mut setup = run.eretu_to(PROBE);
+            (setup.regs.cs, setup.regs.ss) = (cs.into(), ss.into());
+            if run.rng.bool() {
+                setup.pvcs.rcx = setup.pvcs.rip;
+                setup.pvcs.r11 =
+                    RFlags::from_bits_retain(setup.pvcs.eflags.into()).sanitised().bits();
+            }
+            run.check(&setup, &Expected::to_umod(&setup, &run.platform))?;
+        }
+    }
+    Ok(())
+}
 
 fn bad_selectors(run: &mut Run<'_>) -> Result<(), Failure> {
     let selectors = run.platform.selectors;
