@@ -62,7 +62,7 @@ fn a_listing_names_fields_constants_and_sources() {
     for expected in [
         "; switcher intel-4level: ",
         "entry_SYSCALL_64_switcher:",
-        "gs:[tss_extra.switch_flags], SwitchFlags::NO_DS_TO_SMOD",
+        "gs:[tss_extra.switch_flags], SwitchFlags::UMOD",
         "mov     [pvcs.rip], rcx",
         "  emit/to_smod.rs:",
     ] {
@@ -249,7 +249,7 @@ fn the_tour_makes_the_whole_journey_or_says_what_this_host_lacks() {
             for heading in ["2. Its variant", "3. The code", "4. ", "5. Run", "6. Where to go"] {
                 assert!(text.contains(heading), "{heading} in {text}");
             }
-            assert!(text.contains("gs:[tss_extra.switch_flags], SwitchFlags::NO_DS_TO_SMOD"));
+            assert!(text.contains("gs:[tss_extra.switch_flags], SwitchFlags::UMOD"));
             let has_run = text.contains("round trips") || text.contains("Not run: ");
             assert!(has_run, "{text}");
         }

@@ -13,7 +13,7 @@
 //!
 //! let image = Image::new(&Variant::REFERENCE)?;
 //! let listing = Listing::new(&image, &ListingOptions::default())?;
-//! assert!(listing.to_string().contains("gs:[tss_extra.switch_flags], SwitchFlags::NO_DS_TO_SMOD"));
+//! assert!(listing.to_string().contains("gs:[tss_extra.switch_flags], SwitchFlags::UMOD"));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
