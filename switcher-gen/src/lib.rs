@@ -59,11 +59,17 @@ mod image;
 pub mod layout;
 #[cfg(feature = "std")]
 pub mod listing;
+#[cfg(feature = "std")]
+pub mod machine;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
 #[expect(unsafe_code, reason = "runs emitted bytes; each block carries its proof")]
 pub mod native;
 #[cfg(feature = "std")]
 pub mod offsets;
+#[cfg(feature = "std")]
+pub mod prove;
+#[cfg(feature = "std")]
+pub mod spec;
 mod variant;
 
 pub use image::{Fingerprint, Image, LinkError, LinkedImage};

@@ -1,4 +1,4 @@
-//! The page shared with the guest (spec/abi.md, "PVCS"), RFC revision of 2024.
+//! The page shared with the guest (spec/abi.md, "PVCS"), in its two revisions.
 //!
 //! The guest may write it at any moment and from any of its CPUs, **between any two instructions**:
 //! each field is read at most once, and nothing read from it is trusted (spec/hazards.md, row 24).
@@ -64,4 +64,49 @@ pub struct Pvcs {
     /// R11 of umod.
     #[asm(at = 0x78)]
     pub r11: u64,
+}
+
+/// The same, revision of 2026: RSP passes through every direct switch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
+#[repr(C)]
+#[asm(size = 128, align = 8)]
+pub struct PvcsCurrent {
+    /// Virtual interrupt flag and pending flag: see [`EventFlags`].
+    #[asm(at = 0x00)]
+    pub event_flags: u64,
+    /// Faulting address of a #PF.
+    #[asm(at = 0x08)]
+    pub cr2: u64,
+    _reserved0: [u64; 6],
+    /// CS of umod.
+    #[asm(at = 0x40)]
+    pub user_cs: u16,
+    /// SS of umod.
+    #[asm(at = 0x42)]
+    pub user_ss: u16,
+    /// Error code of the event being delivered.
+    #[asm(at = 0x44)]
+    pub event_errcode: u16,
+    /// Vector of the event being delivered.
+    #[asm(at = 0x46)]
+    pub event_vector: u16,
+    /// GS base of umod.
+    #[asm(at = 0x48)]
+    pub user_gsbase: u64,
+    /// RFLAGS of umod, low half.
+    #[asm(at = 0x50)]
+    pub eflags: u32,
+    /// Protection keys of umod.
+    #[asm(at = 0x54)]
+    pub pkru: u32,
+    /// RIP of umod.
+    #[asm(at = 0x58)]
+    pub rip: u64,
+    /// RCX of umod.
+    #[asm(at = 0x60)]
+    pub rcx: u64,
+    /// R11 of umod.
+    #[asm(at = 0x68)]
+    pub r11: u64,
+    _reserved1: [u64; 2],
 }

@@ -1,0 +1,129 @@
+//! What a register holds: the values that the one semantics of [`step`](super::step) computes with.
+//!
+//! A [`Domain`] is either [`Concrete`] (numbers: an interpreter) or
+//! [`Symbolic`](super::symbolic::Symbolic) (terms over the unknowns of a state: proofs). Instruction
+//! semantics and specifications are written once, against this trait.
+//!
+//! A word has 64 bits. Narrower operands are words whose upper bits are zero.
+
+use core::fmt::Debug;
+
+/// A kind of value, and what can be done with it.
+pub trait Domain {
+    /// 64 bits.
+    type Word: Copy + Debug + PartialEq;
+    /// A truth value.
+    type Bit: Copy + Debug + PartialEq;
+    /// One byte in memory.
+    type Cell: Copy + Debug;
+
+    /// A constant.
+    fn word(&self, value: u64) -> Self::Word;
+    /// A constant.
+    fn bit(&self, value: bool) -> Self::Bit;
+
+    /// `a + b`, modulo 2^64.
+    fn add(&self, a: Self::Word, b: Self::Word) -> Self::Word;
+    /// `a - b`, modulo 2^64.
+    fn sub(&self, a: Self::Word, b: Self::Word) -> Self::Word;
+    /// Bitwise and.
+    fn and(&self, a: Self::Word, b: Self::Word) -> Self::Word;
+    /// Bitwise or.
+    fn or(&self, a: Self::Word, b: Self::Word) -> Self::Word;
+    /// Bitwise exclusive or.
+    fn xor(&self, a: Self::Word, b: Self::Word) -> Self::Word;
+    /// `a << by`, `by < 64`.
+    fn shl(&self, a: Self::Word, by: u32) -> Self::Word;
+    /// Unsigned `a >> by`, `by < 64`.
+    fn shr(&self, a: Self::Word, by: u32) -> Self::Word;
+    /// Signed `a >> by`, `by < 64`.
+    fn sar(&self, a: Self::Word, by: u32) -> Self::Word;
+    /// `if condition { a } else { b }`, without deciding.
+    fn select(&self, condition: Self::Bit, a: Self::Word, b: Self::Word) -> Self::Word;
+
+    /// Whether two words are equal.
+    fn eq(&self, a: Self::Word, b: Self::Word) -> Self::Bit;
+    /// Unsigned `a < b`.
+    fn lt(&self, a: Self::Word, b: Self::Word) -> Self::Bit;
+    /// Bit `index` of `a`, `index < 64`.
+    fn test(&self, a: Self::Word, index: u32) -> Self::Bit;
+    /// Negation.
+    fn not(&self, a: Self::Bit) -> Self::Bit;
+    /// Conjunction.
+    fn both(&self, a: Self::Bit, b: Self::Bit) -> Self::Bit;
+    /// Disjunction.
+    fn either(&self, a: Self::Bit, b: Self::Bit) -> Self::Bit;
+
+    /// Which way to go on. A concrete domain knows; a symbolic one goes each way that is possible,
+    /// one run after the other, and takes the answer for granted in what follows.
+    fn decide(&self, condition: Self::Bit) -> bool;
+    /// What the manuals leave undefined: any value. `what` names it.
+    fn undefined(&self, what: &'static str) -> Self::Bit;
+    /// What a read of `size` bytes at `offset` of memory that a guest may write at any moment finds,
+    /// if it is to be anything at all.
+    fn adversary(&self, offset: usize, size: usize) -> Self::Word;
+
+    /// Whether what `a` is depends on a variable whose name starts with `prefix`. A number depends on
+    /// nothing.
+    fn mentions(&self, a: Self::Word, prefix: &str) -> bool {
+        let _ = (a, prefix);
+        false
+    }
+
+    /// The word's number, if it can have only one.
+    fn known(&self, a: Self::Word) -> Option<u64>;
+    /// `a - b`, if it can have only one value.
+    fn distance(&self, a: Self::Word, b: Self::Word) -> Option<i64> {
+        self.known(self.sub(a, b)).map(u64::cast_signed)
+    }
+
+    /// The little-endian word in up to 8 cells.
+    fn load(&self, cells: &[Self::Cell]) -> Self::Word;
+    /// The low bytes of `value`, as many as there are cells.
+    fn store(&self, cells: &mut [Self::Cell], value: Self::Word);
+
+    /// Cells with these contents.
+    fn cells(&self, bytes: &[u8]) -> Vec<Self::Cell>;
+
+    // What follows is made of the above.
+
+    /// The bit as the number 0 or 1.
+    fn number(&self, a: Self::Bit) -> Self::Word {
+        self.select(a, self.word(1), self.word(0))
+    }
+    /// Whether two bits differ.
+    fn differ(&self, a: Self::Bit, b: Self::Bit) -> Self::Bit {
+        self.either(self.both(a, self.not(b)), self.both(self.not(a), b))
+    }
+    /// Whether `a` is the constant `value`.
+    fn is(&self, a: Self::Word, value: u64) -> Self::Bit {
+        self.eq(a, self.word(value))
+    }
+    /// `a + constant`, modulo 2^64.
+    fn plus(&self, a: Self::Word, constant: i64) -> Self::Word {
+        self.add(a, self.word(constant.cast_unsigned()))
+    }
+    /// The bits of `a` that `mask` has.
+    fn mask(&self, a: Self::Word, mask: u64) -> Self::Word {
+        self.and(a, self.word(mask))
+    }
+    /// Whether `a` has a bit of `mask`.
+    fn any(&self, a: Self::Word, mask: u64) -> Self::Bit {
+        self.not(self.is(self.mask(a, mask), 0))
+    }
+    /// The low `size` bytes of `a`, `size` being 1, 2, 4 or 8.
+    fn truncate(&self, a: Self::Word, size: usize) -> Self::Word {
+        self.mask(a, low_bytes(size))
+    }
+    /// The low `size` bytes of `a`, the sign repeated in the others.
+    fn sign_extend(&self, a: Self::Word, size: usize) -> Self::Word {
+        let by = 64 - 8 * size as u32;
+        self.sar(self.shl(a, by), by)
+    }
+}
+
+/// The mask of the low `size` bytes, `size` being 1, 2, 4 or 8.
+#[must_use]
+pub const fn low_bytes(size: usize) -> u64 {
+    if size >= 8 { u64::MAX } else { (1 << (8 * size)) - 1 }
+}

@@ -1,0 +1,31 @@
+//! The CPU, as far as switchers use it: **one** semantics of each instruction, generic over what a
+//! register holds.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `domain`, `concrete`, `symbolic` | values: numbers for interpretation, terms for proofs |
+//! | `program` | bytes decoded by iced-x86 into operations; anything not modelled is an error |
+//! | `flags` | RFLAGS and conditions |
+//! | `memory` | regions, and what is assumed of their addresses |
+//! | `state` | registers, MSRs, the CPU's own transitions: SYSCALL, SYSRETQ, IRETQ, events |
+//! | `step` | the semantics of each operation |
+//!
+//! The interpreter, the proofs, the cost model and the fuzzers all go through [`State::step`]. What
+//! it says is compared with the real CPU and with emulators by the tests.
+
+pub mod concrete;
+pub mod domain;
+mod flags;
+mod memory;
+mod program;
+mod state;
+mod step;
+//pub mod symbolic;
+
+pub use concrete::Concrete;
+pub use domain::Domain;
+pub use flags::{Condition, Flags};
+pub use memory::{Memory, Place, Region, Sharing};
+pub use program::{Op, Program, ProgramError};
+pub use state::{Entry, Fault, Gpr, Model, Msrs, State};
+pub use step::{Access, Event, Observer, Step, Stuck, Unobserved};

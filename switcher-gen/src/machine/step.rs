@@ -1,0 +1,742 @@
+//! What each operation does.
+
+use super::domain::{Domain, low_bytes};
+use super::flags::{Condition, even_parity};
+use super::memory::{Place, Sharing};
+use super::program::{
+    Kind, MemoryOperand, Op, Operand, Program, ProgramError, Segment, SegmentRegister,
+};
+use super::state::{Fault, Gpr, Model, State};
+use crate::arch::RFlags;
+
+/// What one step came to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Step<W> {
+    /// The next instruction is within the program.
+    Next,
+    /// CPL 3 has been reached: by SYSRETQ, or else by IRETQ.
+    Guest {
+        /// Which.
+        by_sysretq: bool,
+    },
+    /// RIP is an address outside of the program.
+    Left,
+    /// The instruction was not executed.
+    Fault(Fault<W>),
+    /// HLT.
+    Halted,
+}
+
+/// Why there is no telling what the CPU would do.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Stuck<W: core::fmt::Debug> {
+    /// Not modelled.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// Memory that no assumption is made of.
+    #[error("{at:#x}: an access to memory that is not the switcher's")]
+    Wild {
+        /// The instruction.
+        at: u64,
+        /// The address.
+        address: W,
+        /// How many bytes.
+        size: usize,
+        /// Whether it is a store.
+        store: bool,
+    },
+    /// A store to code.
+    #[error("{at:#x}: the code writes to itself")]
+    SelfModifying {
+        /// The instruction.
+        at: u64,
+    },
+    /// A jump to an address that is not one number, nor outside of the program for sure.
+    #[error("{at:#x}: a jump to an address that is not known")]
+    UnknownTarget {
+        /// The instruction.
+        at: u64,
+        /// Where to.
+        target: W,
+    },
+    /// An MSR that has no effect here.
+    #[error("{at:#x}: an access to an MSR that is not modelled")]
+    Msr {
+        /// The instruction.
+        at: u64,
+        /// RCX.
+        number: W,
+    },
+    /// No instruction is fetched from where RIP points.
+    #[error("no code at RIP")]
+    NoCode {
+        /// RIP.
+        rip: W,
+    },
+}
+
+/// One access to memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Access<W> {
+    /// Where.
+    pub place: Place,
+    /// The value read or written.
+    pub value: W,
+    /// Whether it is a store.
+    pub store: bool,
+    /// Whether the address was relative to GS.
+    pub gs: bool,
+}
+
+/// What an [`Observer`] is told, before it takes effect.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Event<W> {
+    /// The instruction at this address is about to be executed.
+    Execute(u64),
+    /// Memory is accessed.
+    Access(Access<W>),
+    /// A conditional jump, or another instruction whose effect depends on this.
+    Depends(W),
+    /// CR3 is to be loaded.
+    LoadCr3(W),
+    /// GS base is to be loaded.
+    WriteGsBase(W),
+    /// SWAPGS.
+    SwapGs,
+    /// SYSRETQ.
+    Sysretq,
+    /// IRETQ, of this frame.
+    Iretq([W; 5]),
+    /// A fence, or an instruction that serialises.
+    Serialise,
+}
+
+/// Somebody who watches an execution.
+pub trait Observer<D: Domain> {
+    /// `event` is about to happen in `state`.
+    fn observe(&mut self, d: &D, state: &State<D>, event: Event<D::Word>);
+}
+
+/// Nobody watches.
+#[derive(Clone, Copy, Debug)]
+pub struct Unobserved;
+
+impl<D: Domain> Observer<D> for Unobserved {
+    #[inline]
+    fn observe(&mut self, _d: &D, _state: &State<D>, _event: Event<D::Word>) {}
+}
+
+/// An instruction that did not come to its end.
+enum Stop<W: core::fmt::Debug> {
+    Fault(Fault<W>),
+    Stuck(Stuck<W>),
+}
+
+impl<W: core::fmt::Debug> From<Fault<W>> for Stop<W> {
+    fn from(fault: Fault<W>) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// One instruction being executed.
+struct Cpu<'a, D: Domain, O> {
+    d: &'a D,
+    model: &'a Model,
+    state: &'a mut State<D>,
+    observer: &'a mut O,
+    at: u64,
+}
+
+impl<D: Domain> State<D> {
+    /// Executes the instruction at RIP.
+    ///
+    /// # Errors
+    /// If there is no telling what a CPU would do.
+    #[inline]
+    pub fn step<O: Observer<D>>(
+        &mut self,
+        d: &D,
+        model: &Model,
+        program: &Program,
+        observer: &mut O,
+    ) -> Result<Step<D::Word>, Stuck<D::Word>> {
+        let no_code = Stuck::NoCode { rip: self.rip };
+        let at = d.known(self.rip).ok_or(no_code.clone())?;
+        let op = program.at(at).ok_or(no_code)?.map_err(Clone::clone)?;
+        observer.observe(d, self, Event::Execute(at));
+        let next = d.word(op.next);
+        let rip = core::mem::replace(&mut self.rip, next);
+        let mut cpu = Cpu { d, model, state: self, observer, at };
+        match cpu.execute(op) {
+            Ok(Step::Next) if cpu.state.rip != next => cpu.jumped(program),
+            // An instruction that is not a jump may still be the last one.
+            Ok(Step::Next) if !program.contains(op.next) => Ok(Step::Left),
+            Ok(step) => Ok(step),
+            Err(Stop::Fault(fault)) => {
+                self.rip = rip;
+                Ok(Step::Fault(fault))
+            }
+            Err(Stop::Stuck(stuck)) => {
+                self.rip = rip;
+                Err(stuck)
+            }
+        }
+    }
+}
+
+impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
+    fn jumped(&self, program: &Program) -> Result<Step<D::Word>, Stuck<D::Word>> {
+        let target = self.state.rip;
+        match self.d.known(target) {
+            Some(target) if program.contains(target) => Ok(Step::Next),
+            Some(_) => Ok(Step::Left),
+            // The return address of a caller: wherever that is, not here.
+            None if self.d.distance(target, self.d.word(program.base())).is_none() => {
+                Ok(Step::Left)
+            }
+            None => Err(Stuck::UnknownTarget { at: self.at, target }),
+        }
+    }
+
+    #[expect(clippy::too_many_lines, reason = "one line or two for each operation")]
+    #[inline]
+    fn execute(&mut self, op: &Op) -> Result<Step<D::Word>, Stop<D::Word>> {
+        let d = self.d;
+        let size = op.size;
+        match op.kind {
+            Kind::Mov => {
+                let value = self.read(op.second)?;
+                self.write(op.first, value)?;
+            }
+            Kind::MovZeroExtended => {
+                let value = self.read(op.second)?;
+                self.write(op.first, value)?;
+            }
+            Kind::MovSignExtended => {
+                let from = width(op.second);
+                let value = d.sign_extend(self.read(op.second)?, from);
+                self.write(op.first, d.truncate(value, size))?;
+            }
+            Kind::Lea => {
+                let Operand::Memory(memory) = op.second else { unreachable!("LEA has an address") };
+                let address = self.offset(memory);
+                self.write(op.first, d.truncate(address, size))?;
+            }
+            Kind::Xchg => {
+                let (a, b) = (self.read(op.first)?, self.read(op.second)?);
+                self.write(op.first, b)?;
+                self.write(op.second, a)?;
+            }
+            Kind::Add => {
+                let (a, b) = self.operands(op)?;
+                let result = d.truncate(d.add(a, b), size);
+                self.write(op.first, result)?;
+                self.state.flags.add(size, a, b, result);
+            }
+            Kind::Sub => {
+                let (a, b) = self.operands(op)?;
+                let result = d.truncate(d.sub(a, b), size);
+                self.write(op.first, result)?;
+                self.state.flags.sub(size, a, b, result);
+            }
+            Kind::Cmp => {
+                let (a, b) = self.operands(op)?;
+                self.state.flags.sub(size, a, b, d.truncate(d.sub(a, b), size));
+            }
+            Kind::And => self.logic(op, D::and)?,
+            Kind::Or => self.logic(op, D::or)?,
+            Kind::Xor => self.logic(op, D::xor)?,
+            Kind::Test => {
+                let (a, b) = self.operands(op)?;
+                self.state.flags.logic(size, d.and(a, b));
+            }
+            Kind::Not => {
+                let a = self.read(op.first)?;
+                self.write(op.first, d.xor(a, d.word(low_bytes(size))))?;
+            }
+            Kind::Neg => {
+                let a = self.read(op.first)?;
+                let zero = d.word(0);
+                let result = d.truncate(d.sub(zero, a), size);
+                self.write(op.first, result)?;
+                self.state.flags.sub(size, zero, a, result);
+            }
+            Kind::Inc | Kind::Dec => {
+                // The carry is not theirs.
+                let carry = self.state.flags.carry(d);
+                let (a, one) = (self.read(op.first)?, d.word(1));
+                let is_inc = op.kind == Kind::Inc;
+                let result = if is_inc { d.add(a, one) } else { d.sub(a, one) };
+                let result = d.truncate(result, size);
+                self.write(op.first, result)?;
+                if is_inc {
+                    self.state.flags.add(size, a, one, result);
+                } else {
+                    self.state.flags.sub(size, a, one, result);
+                }
+                self.state.flags.set(d, RFlags::CF, carry);
+            }
+            Kind::Shl | Kind::Shr | Kind::Sar => self.shift(op)?,
+            Kind::Bt | Kind::Bts | Kind::Btr => {
+                let Operand::Immediate(index) = op.second else { unreachable!("decoded so") };
+                let index = index as u32 & (8 * size as u32 - 1);
+                let a = self.read(op.first)?;
+                let carry = d.test(a, index);
+                match op.kind {
+                    Kind::Bts => self.write(op.first, d.or(a, d.word(1 << index)))?,
+                    Kind::Btr => self.write(op.first, d.mask(a, !(1 << index)))?,
+                    _ => {}
+                }
+                // ZF stays; the others are undefined.
+                for (flag, name) in
+                    [(RFlags::OF, "OF"), (RFlags::SF, "SF"), (RFlags::AF, "AF"), (RFlags::PF, "PF")]
+                {
+                    self.state.flags.set(d, flag, d.undefined(name));
+                }
+                self.state.flags.set(d, RFlags::CF, carry);
+            }
+            Kind::Set(condition) => {
+                let value = d.number(self.state.flags.holds(d, condition));
+                self.write(op.first, value)?;
+            }
+            Kind::MovIf(condition) => {
+                let condition = self.state.flags.holds(d, condition);
+                // Read in any case; a 32-bit destination is zero-extended in any case.
+                let (a, b) = (self.read(op.first)?, self.read(op.second)?);
+                self.write(op.first, d.select(condition, b, a))?;
+            }
+            Kind::Push => {
+                let value = self.read(op.first)?;
+                self.push(value)?;
+            }
+            Kind::Pop => {
+                let value = self.pop()?;
+                self.write(op.first, value)?;
+            }
+            Kind::PushFlags => {
+                // VM and RF are pushed as zero.
+                let flags = d.mask(self.state.rflags(d), !(RFlags::VM | RFlags::RF).bits());
+                self.push(flags)?;
+            }
+            Kind::PopFlags => self.pop_flags()?,
+            Kind::Jump => self.state.rip = self.read(op.first)?,
+            Kind::JumpIf(condition) => self.jump_if(op, condition)?,
+            Kind::Call => {
+                let target = self.read(op.first)?;
+                self.push(d.word(op.next))?;
+                self.state.rip = target;
+            }
+            Kind::Return(release) => {
+                self.state.rip = self.pop()?;
+                let rsp = self.state.get(Gpr::Rsp);
+                self.state.set(Gpr::Rsp, d.plus(rsp, release.into()));
+            }
+            Kind::Nothing { is_fence } => {
+                if is_fence {
+                    self.tell(Event::Serialise);
+                }
+            }
+            Kind::Verw => {
+                self.read(op.first)?;
+                let undefined = d.undefined("ZF");
+                self.state.flags.set(d, RFlags::ZF, undefined);
+            }
+            Kind::ReadSegment(SegmentRegister::Cs) => self.write(op.first, self.state.cs)?,
+            Kind::ReadSegment(SegmentRegister::Ss) => self.write(op.first, self.state.ss)?,
+            Kind::ReadGsBase => self.write(op.first, self.state.gs_base)?,
+            Kind::ReadFsBase => self.write(op.first, self.state.fs_base)?,
+            Kind::WriteGsBase => {
+                let base = self.read(op.first)?;
+                self.tell(Event::WriteGsBase(base));
+                self.canonical(base)?;
+                self.state.gs_base = base;
+            }
+            Kind::WriteFsBase => {
+                let base = self.read(op.first)?;
+                self.canonical(base)?;
+                self.state.fs_base = base;
+            }
+            Kind::ReadPkru => {
+                if !d.decide(d.is(d.truncate(self.state.get(Gpr::Rcx), 4), 0)) {
+                    return Err(Fault::protection(d.word(0)).into());
+                }
+                self.state.set(Gpr::Rax, self.state.pkru);
+                self.state.set(Gpr::Rdx, d.word(0));
+            }
+            Kind::WritePkru => {
+                let zero = |word| d.is(d.truncate(word, 4), 0);
+                let (rcx, rdx) = (self.state.get(Gpr::Rcx), self.state.get(Gpr::Rdx));
+                if !d.decide(d.both(zero(rcx), zero(rdx))) {
+                    return Err(Fault::protection(d.word(0)).into());
+                }
+                self.state.pkru = d.truncate(self.state.get(Gpr::Rax), 4);
+            }
+            Kind::Syscall => {
+                if self.state.cpl != 3 {
+                    // Of ring 0, nothing returns here.
+                    return Err(Fault::UNDEFINED.into());
+                }
+                let entry = super::state::Entry::Long;
+                self.state.syscall(d, self.model, entry)?;
+            }
+            Kind::Ud2 => return Err(Fault::UNDEFINED.into()),
+            Kind::Int3 => return Err(Fault::BREAKPOINT.into()),
+            Kind::ClearDirection => self.state.flags.set(d, RFlags::DF, d.bit(false)),
+            Kind::SetDirection => self.state.flags.set(d, RFlags::DF, d.bit(true)),
+            Kind::SwapGs
+            | Kind::ReadCr3
+            | Kind::WriteCr3
+            | Kind::ReadMsr
+            | Kind::WriteMsr
+            | Kind::WriteSs
+            | Kind::Sysretq
+            | Kind::Sysretl
+            | Kind::Iretq
+            | Kind::ClearAc
+            | Kind::SetAc
+            | Kind::ClearInterrupt
+            | Kind::SetInterrupt
+            | Kind::Halt => return self.privileged(op),
+        }
+        Ok(Step::Next)
+    }
+
+    /// What faults at CPL 3.
+    fn privileged(&mut self, op: &Op) -> Result<Step<D::Word>, Stop<D::Word>> {
+        let d = self.d;
+        if op.kind == Kind::Iretq {
+            return self.iretq();
+        }
+        if self.state.cpl != 0 {
+            return Err(match op.kind {
+                Kind::ClearAc | Kind::SetAc => Fault::UNDEFINED,
+                _ => Fault::protection(d.word(0)),
+            }
+            .into());
+        }
+        match op.kind {
+            Kind::SwapGs => {
+                self.tell(Event::SwapGs);
+                let state = &mut *self.state;
+                core::mem::swap(&mut state.gs_base, &mut state.inactive_gs_base);
+            }
+            Kind::ReadCr3 => self.write(op.first, self.state.cr3)?,
+            Kind::WriteCr3 => {
+                let value = self.read(op.second)?;
+                self.tell(Event::LoadCr3(value));
+                self.state.cr3 = value;
+            }
+            Kind::ReadMsr => self.read_msr()?,
+            Kind::WriteMsr => self.write_msr()?,
+            Kind::WriteSs => {
+                // A null SS is fine at CPL 0 in 64-bit mode.
+                let selector = d.truncate(self.read(op.second)?, 2);
+                let data = u64::from(self.model.selectors.kernel_ds());
+                let fits = d.either(d.is(selector, data), d.is(selector, 0));
+                if !d.decide(fits) {
+                    return Err(Fault::protection(d.mask(selector, 0xFFFC)).into());
+                }
+                self.state.ss = selector;
+            }
+            Kind::Sysretq => {
+                self.tell(Event::Sysretq);
+                self.state.sysretq(d, self.model)?;
+                return Ok(Step::Guest { by_sysretq: true });
+            }
+            Kind::Sysretl => {
+                self.state.sysretl(d);
+                return Ok(Step::Guest { by_sysretq: true });
+            }
+            Kind::ClearAc => self.state.flags.set(d, RFlags::AC, d.bit(false)),
+            Kind::SetAc => self.state.flags.set(d, RFlags::AC, d.bit(true)),
+            Kind::ClearInterrupt => self.state.flags.set(d, RFlags::IF, d.bit(false)),
+            Kind::SetInterrupt => self.state.flags.set(d, RFlags::IF, d.bit(true)),
+            _ => return Ok(Step::Halted),
+        }
+        Ok(Step::Next)
+    }
+
+    fn iretq(&mut self) -> Result<Step<D::Word>, Stop<D::Word>> {
+        let d = self.d;
+        let rsp = self.state.get(Gpr::Rsp);
+        let mut frame = [rsp; 5];
+        for (slot, word) in frame.iter_mut().enumerate() {
+            *word = self.load(d.plus(rsp, 8 * slot as i64), 8, false)?;
+        }
+        self.tell(Event::Iretq(frame));
+        if self.state.cpl != 0 {
+            // Within CPL 3: neither IOPL nor IF can be changed, and the selectors stay.
+            let [rip, _, flags, rsp, _] = frame;
+            let kept = (RFlags::IOPL | RFlags::IF | RFlags::VM | RFlags::VIF | RFlags::VIP).bits();
+            let flags = d.or(d.mask(flags, !kept), d.mask(self.state.rflags(d), kept));
+            self.state.load_flags(d, flags);
+            self.state.set(Gpr::Rsp, rsp);
+            self.state.rip = rip;
+            return Ok(Step::Next);
+        }
+        self.state.iretq(d, self.model, frame)?;
+        Ok(Step::Guest { by_sysretq: false })
+    }
+
+    fn jump_if(&mut self, op: &Op, condition: Condition) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        let holds = self.state.flags.holds(d, condition);
+        self.tell(Event::Depends(d.number(holds)));
+        if d.decide(holds) {
+            self.state.rip = self.read(op.first)?;
+        }
+        Ok(())
+    }
+
+    fn logic(
+        &mut self,
+        op: &Op,
+        operation: fn(&D, D::Word, D::Word) -> D::Word,
+    ) -> Result<(), Stop<D::Word>> {
+        let (a, b) = self.operands(op)?;
+        let result = operation(self.d, a, b);
+        self.write(op.first, result)?;
+        self.state.flags.logic(op.size, result);
+        Ok(())
+    }
+
+    fn shift(&mut self, op: &Op) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        let bits = 8 * op.size as u32;
+        let Operand::Immediate(count) = op.second else { unreachable!("decoded so") };
+        let by = count as u32 & if op.size == 8 { 63 } else { 31 };
+        let a = self.read(op.first)?;
+        if by == 0 {
+            // Not even the flags change, but a 32-bit register is zero-extended.
+            return self.write(op.first, a);
+        }
+        let signed = d.sign_extend(a, op.size);
+        let (result, last_out) = match op.kind {
+            Kind::Shl if by <= bits => {
+                let result = if by < 64 { d.shl(a, by) } else { d.word(0) };
+                (result, d.test(a, bits - by))
+            }
+            Kind::Shr if by <= bits => {
+                let result = if by < 64 { d.shr(a, by) } else { d.word(0) };
+                (result, d.test(a, by - 1))
+            }
+            Kind::Sar => (d.sar(signed, by), d.test(signed, by - 1)),
+            // More than the operand has: all bits are out.
+            _ => (d.word(0), d.undefined("CF")),
+        };
+        let result = d.truncate(result, op.size);
+        self.write(op.first, result)?;
+        let top = |word| d.test(word, bits - 1);
+        let overflow = match op.kind {
+            _ if by != 1 => d.undefined("OF"),
+            Kind::Shl => d.differ(top(result), last_out),
+            Kind::Shr => top(a),
+            _ => d.bit(false),
+        };
+        let flags = &mut self.state.flags;
+        flags.logic(op.size, result);
+        let parity = even_parity(d, result);
+        flags.set(d, RFlags::PF, parity);
+        flags.set(d, RFlags::CF, last_out);
+        flags.set(d, RFlags::OF, overflow);
+        Ok(())
+    }
+
+    fn pop_flags(&mut self) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        let popped = self.pop()?;
+        let mut kept = (RFlags::VM | RFlags::VIF | RFlags::VIP).bits();
+        if self.state.cpl != 0 {
+            // IOPL is 0 here, and IF is the host's.
+            kept |= (RFlags::IOPL | RFlags::IF).bits();
+        }
+        let flags = d.or(d.mask(popped, !kept), d.mask(self.state.rflags(d), kept));
+        // POPF clears RF, whatever was popped.
+        self.state.load_flags(d, d.mask(flags, !RFlags::RF.bits()));
+        Ok(())
+    }
+
+    fn read_msr(&mut self) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        let value = *self.msr()?;
+        self.state.set(Gpr::Rax, d.truncate(value, 4));
+        self.state.set(Gpr::Rdx, d.shr(value, 32));
+        Ok(())
+    }
+
+    fn write_msr(&mut self) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        let low = d.truncate(self.state.get(Gpr::Rax), 4);
+        let value = d.or(d.shl(self.state.get(Gpr::Rdx), 32), low);
+        self.tell(Event::Serialise);
+        *self.msr()? = value;
+        Ok(())
+    }
+
+    /// The MSR that ECX names.
+    fn msr(&mut self) -> Result<&mut D::Word, Stop<D::Word>> {
+        let number = self.d.truncate(self.state.get(Gpr::Rcx), 4);
+        let state = &mut *self.state;
+        Ok(match self.d.known(number) {
+            Some(0x48) => &mut state.msrs.spec_ctrl,
+            Some(0xC000_0081) => &mut state.msrs.star,
+            Some(0xC000_0082) => &mut state.msrs.lstar,
+            Some(0xC000_0083) => &mut state.msrs.cstar,
+            Some(0xC000_0084) => &mut state.msrs.sfmask,
+            Some(0xC000_0100) => &mut state.fs_base,
+            Some(0xC000_0101) => &mut state.gs_base,
+            Some(0xC000_0102) => &mut state.inactive_gs_base,
+            _ => return Err(Stop::Stuck(Stuck::Msr { at: self.at, number })),
+        })
+    }
+
+    /// #GP unless `address` is canonical.
+    fn canonical(&self, address: D::Word) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        if d.decide(self.model.is_canonical(d, address)) {
+            return Ok(());
+        }
+        Err(Fault::protection(d.word(0)).into())
+    }
+
+    // Operands.
+
+    /// Both operands, truncated to the operand size.
+    fn operands(&mut self, op: &Op) -> Result<(D::Word, D::Word), Stop<D::Word>> {
+        let a = self.read(op.first)?;
+        let b = self.read(op.second)?;
+        Ok((a, self.d.truncate(b, op.size)))
+    }
+
+    /// An operand, zero-extended; an immediate is sign-extended.
+    #[inline]
+    fn read(&mut self, operand: Operand) -> Result<D::Word, Stop<D::Word>> {
+        let d = self.d;
+        Ok(match operand {
+            Operand::None => d.word(0),
+            Operand::Gpr { index, size: 8 } => self.state.gpr[index],
+            Operand::Gpr { index, size } => d.truncate(self.state.gpr[index], size),
+            Operand::High { index } => d.mask(d.shr(self.state.gpr[index], 8), 0xFF),
+            Operand::Immediate(value) => d.word(value),
+            Operand::Memory(memory) => {
+                let (address, gs) = self.address(memory);
+                self.load(address, memory.size, gs)?
+            }
+        })
+    }
+
+    #[inline]
+    fn write(&mut self, operand: Operand, value: D::Word) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        match operand {
+            Operand::None | Operand::Immediate(_) => {}
+            Operand::Gpr { index, size: 8 } => self.state.gpr[index] = value,
+            // A 32-bit result is zero-extended.
+            Operand::Gpr { index, size: 4 } => self.state.gpr[index] = d.truncate(value, 4),
+            Operand::Gpr { index, size } => {
+                let kept = d.mask(self.state.gpr[index], !low_bytes(size));
+                self.state.gpr[index] = d.or(kept, d.truncate(value, size));
+            }
+            Operand::High { index } => {
+                let kept = d.mask(self.state.gpr[index], !0xFF00);
+                self.state.gpr[index] = d.or(kept, d.shl(d.mask(value, 0xFF), 8));
+            }
+            Operand::Memory(memory) => {
+                let (address, gs) = self.address(memory);
+                self.store(address, memory.size, value, gs)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The linear address, and whether it is relative to GS.
+    fn address(&self, memory: MemoryOperand) -> (D::Word, bool) {
+        let offset = self.offset(memory);
+        match memory.segment {
+            Segment::Flat => (offset, false),
+            Segment::Fs => (self.d.add(self.state.fs_base, offset), false),
+            Segment::Gs => (self.d.add(self.state.gs_base, offset), true),
+        }
+    }
+
+    fn offset(&self, memory: MemoryOperand) -> D::Word {
+        let d = self.d;
+        let mut address = d.word(memory.displacement);
+        if let Some(base) = memory.base {
+            address = d.add(self.state.gpr[base], address);
+        }
+        if let Some((index, shift)) = memory.index {
+            address = d.add(address, d.shl(self.state.gpr[index], shift));
+        }
+        address
+    }
+
+    fn push(&mut self, value: D::Word) -> Result<(), Stop<D::Word>> {
+        let rsp = self.d.plus(self.state.get(Gpr::Rsp), -8);
+        self.store(rsp, 8, value, false)?;
+        self.state.set(Gpr::Rsp, rsp);
+        Ok(())
+    }
+
+    fn pop(&mut self) -> Result<D::Word, Stop<D::Word>> {
+        let rsp = self.state.get(Gpr::Rsp);
+        let value = self.load(rsp, 8, false)?;
+        self.state.set(Gpr::Rsp, self.d.plus(rsp, 8));
+        Ok(value)
+    }
+
+    fn load(&mut self, address: D::Word, size: usize, gs: bool) -> Result<D::Word, Stop<D::Word>> {
+        let place = self.place(address, size, false)?;
+        let value = self.state.memory.load(self.d, place);
+        self.tell(Event::Access(Access { place, value, store: false, gs }));
+        Ok(value)
+    }
+
+    fn store(
+        &mut self,
+        address: D::Word,
+        size: usize,
+        value: D::Word,
+        gs: bool,
+    ) -> Result<(), Stop<D::Word>> {
+        let place = self.place(address, size, true)?;
+        if self.state.memory.regions[place.region].is_code {
+            return Err(Stop::Stuck(Stuck::SelfModifying { at: self.at }));
+        }
+        self.tell(Event::Access(Access { place, value, store: true, gs }));
+        self.state.memory.store(self.d, place, value);
+        Ok(())
+    }
+
+    fn place(&self, address: D::Word, size: usize, store: bool) -> Result<Place, Stop<D::Word>> {
+        let memory = &self.state.memory;
+        memory.locate(self.d, address, size, self.state.cr3).ok_or(Stop::Stuck(Stuck::Wild {
+            at: self.at,
+            address,
+            size,
+            store,
+        }))
+    }
+
+    fn tell(&mut self, event: Event<D::Word>) {
+        self.observer.observe(self.d, self.state, event);
+    }
+}
+
+/// How many bytes an operand has.
+const fn width(operand: Operand) -> usize {
+    match operand {
+        Operand::Gpr { size, .. } => size,
+        Operand::High { .. } => 1,
+        Operand::Memory(memory) => memory.size,
+        Operand::None | Operand::Immediate(_) => 8,
+    }
+}
+
+impl Sharing {
+    /// Whether the guest writes it too.
+    #[must_use]
+    pub const fn is_guests(self) -> bool {
+        matches!(self, Self::Guest)
+    }
+}

@@ -1,0 +1,78 @@
+//! What is to be shown, by name and by row of spec/hazards.md.
+
+/// One thing that must hold wherever a theorem meets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Obligation {
+    /// Short and stable.
+    pub name: &'static str,
+    /// Rows of spec/hazards.md.
+    pub rows: &'static [u8],
+    /// What must hold.
+    pub statement: &'static str,
+}
+
+macro_rules! obligations {
+    ($($constant:ident = $name:literal $rows:tt $statement:literal;)*) => {
+        $(
+            #[doc = $statement]
+            pub const $constant: Obligation =
+                Obligation { name: $name, rows: &$rows, statement: $statement };
+        )*
+
+        impl Obligation {
+            /// All there are, in the order of a path.
+            pub const ALL: &[Obligation] = &[$($constant),*];
+        }
+    };
+}
+
+obligations! {
+    // On the way.
+    MEMORY = "memory" [7, 22] "every access is to the switcher's own memory";
+    GS_IS_THE_HOSTS = "per-cpu-access" [7] "GS is the host's at each access to the per-CPU block";
+    NO_DECISION_ON_RSP = "no-decision-on-rsp" [10] "no decision rests on an RSP of the guest's";
+    CR3_OPERAND = "cr3-operand" [19] "only the published roots are loaded into CR3";
+    CR3_PREPARED = "cr3-prepared" [19] "the other mode's root is loaded only if it is prepared";
+    WRGSBASE_CANONICAL = "wrgsbase-canonical" [3, 5] "what WRGSBASE loads is canonical";
+    WINDOW_ROOT = "window-guest-root" [9] "ring 0 on a guest's root is within the window";
+    WINDOW_STACK = "window-unsafe-stack" [10] "ring 0 on a guest's RSP is within the window";
+    NO_FAULT = "no-fault" [30] "no instruction faults in ring 0";
+    NO_TRAP = "no-trap" [30] "UD2 and INT3 are not reached";
+    // At SYSRETQ and IRETQ.
+    SYSRETQ_CANONICAL = "sysretq-canonical" [1, 2, 3] "at SYSRETQ, RCX is canonical";
+    SYSRETQ_RF_TF = "sysretq-rf-tf" [13] "at SYSRETQ, RF and TF are clear";
+    SYSRETQ_SS = "sysretq-ss" [18] "at SYSRETQ on AMD, SS is not null";
+    IRETQ_NT = "iretq-nt" [15] "at IRETQ, NT is clear";
+    IRETQ_LABEL = "iretq-label" [7] "a fault of the IRETQ is recognised by its address";
+    IRETQ_RING_3 = "iretq-ring-3" [25] "IRETQ leads to CPL 3";
+    GUEST_FLAGS = "guest-flags" [14] "flags at CPL 3 are within the allowed set, the fixed ones set";
+    HOST_GS_KEPT = "host-gs-kept" [7] "at CPL 3, the inactive GS base is the host's";
+    ROOT_OF_MODE = "root-of-mode" [8, 26] "at CPL 3, CR3 is the root of the mode in switch_flags";
+    // At CPL 3, against the specification.
+    KIND = "kind" [13, 25, 26] "the routine ends where and how the specification says";
+    REGISTERS = "registers" [4, 27] "every general register is the guest's";
+    RIP = "rip" [27] "RIP is the guest's";
+    RFLAGS = "rflags" [13, 14] "RFLAGS is the guest's, sanitised";
+    SELECTORS = "selectors" [25] "CS and SS are the guest's";
+    GS_BASE = "gs-base" [5, 6, 7] "GS base is the guest's";
+    ROOT = "root" [8, 26] "CR3 is as specified";
+    SWITCH_FLAGS = "switch-flags" [26] "the mode toggles exactly on a direct switch";
+    TSS_EXTRA = "tss-extra" [27] "the per-CPU block is as specified";
+    PVCS_GSBASE = "pvcs-gsbase" [6] "PVCS.user_gsbase is the GS base the guest had";
+    PVCS = "pvcs" [27] "the PVCS is as specified";
+    UNCHANGED = "unchanged" [22] "nothing else is written";
+    SAVED = "saved" [27] "what is saved of the host does not depend on the guest";
+    // In the host.
+    EXIT_FLAGS = "exit-flags" [15, 16] "DF, AC, NT, TF and IF are clear in the host";
+    EXIT_SCRATCH = "exit-scratch" [27] "scratch registers hold nothing of the guest's";
+    EXIT_CALLER = "exit-caller" [27] "the caller's registers are restored";
+    EXIT_FRAME = "exit-frame" [2, 27] "the exit frame holds every register of the guest";
+    EXIT_RESULT = "exit-result" [27] "the call returns the frame's address";
+    EXIT_ROOT = "exit-root" [9] "the host is back on its own root";
+    EXIT_GS = "exit-gs" [7] "GS is the host's, the inactive base the guest's";
+    EXIT_HOST_RSP = "exit-host-rsp" [27] "host_rsp says whether a guest is being run";
+    EXIT_SS = "exit-ss" [18] "on AMD, SS is not null in the host";
+    // By looking at the code (hazards.md's S rows).
+    ADJACENT = "rsp-adjacent" [23] "the load of RSP is right in front of SYSRETQ";
+    ENDBR = "endbr" [33] "under IBT, entry points are ENDBR64";
+}

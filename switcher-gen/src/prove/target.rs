@@ -1,0 +1,76 @@
+//! The code that theorems are about, ours or anybody's.
+
+use std::ops::Range;
+
+use super::world::{Saved, Setting, Source, Start, World};
+use crate::Image;
+use crate::asm::{Label, Window};
+use crate::machine::{Domain, Model, Program};
+
+/// Bytes at an address, their entry points, and what they are meant for.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The code.
+    pub program: Program,
+    /// `switcher_enter_guest`.
+    pub enter_guest: u64,
+    /// `switcher_return_from_guest`.
+    pub return_from_guest: u64,
+    /// `entry_SYSCALL_64_switcher`.
+    pub syscall_64: u64,
+    /// `entry_SYSCALL_compat_switcher`, if there is one.
+    pub syscall_compat: Option<u64>,
+    /// `entry_IRETQ_switcher`, if the host is told of the IRETQ.
+    pub iretq: Option<u64>,
+    /// The windows, if the host is told of them.
+    pub windows: Option<Vec<(Window, Range<u64>)>>,
+    /// What it is meant for.
+    pub setting: Setting,
+}
+
+impl Target {
+    /// Where an image is taken to lie. It is position-independent, so one address stands for all.
+    pub const BASE: u64 = 0xFFFF_FE80_0000_0000;
+
+    /// One of our own images.
+    #[must_use]
+    pub fn image(image: &Image) -> Self {
+        let at = |label| Self::BASE + u64::from(image.offset(label));
+        let windows = image.windows().iter().map(|range| {
+            let (start, end) = (u64::from(range.start), u64::from(range.end));
+            (range.window, Self::BASE + start..Self::BASE + end)
+        });
+        Self {
+            program: Program::new(Self::BASE, image.bytes().to_vec()),
+            enter_guest: at(Label::EnterGuest),
+            return_from_guest: at(Label::ReturnFromGuest),
+            syscall_64: at(Label::Syscall64),
+            syscall_compat: Some(at(Label::SyscallCompat)),
+            iretq: Some(at(Label::Iretq)),
+            windows: Some(windows.collect()),
+            setting: Setting::from(image.variant()),
+        }
+    }
+
+    pub(super) fn model(&self) -> Model {
+        Model::from(&self.setting.variant)
+    }
+
+    /// Whether the instruction at `at` itself names the address `target`, which is elsewhere: a
+    /// jump, or the end of the code. A RET to a number is the caller's doing.
+    pub(super) fn leaves(&self, at: u64, _target: u64) -> bool {
+        use iced_x86::FlowControl;
+        self.program.instruction(at).flow_control() != FlowControl::Return
+    }
+
+    pub(super) fn world<D: Domain>(
+        &self,
+        d: &D,
+        source: &mut impl Source<D>,
+        start: Start,
+        saved: Option<&Saved<D>>,
+    ) -> World<D> {
+        let code = (self.program.base(), self.program.bytes());
+        World::new(d, source, &self.setting, start, code, saved)
+    }
+}

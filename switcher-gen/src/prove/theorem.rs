@@ -1,0 +1,753 @@
+//! One run of one entry point, from a state to an outcome, and everything that must hold of it: over
+//! numbers or over unknowns.
+
+use super::obligation::{self, Obligation};
+use super::target::Target;
+use super::world::{
+    self, EXTRA_FIELDS, FRAME_REST, Placement, Saved, Source, Start, World, by_number, in_frame,
+    pvcs_fields, region,
+};
+use crate::arch::{RFlags, Vendor};
+use crate::asm::Window;
+use crate::layout::{PtRegs, SwitchFlags, Tss, TssExtra};
+use crate::machine::{
+    Domain, Entry, Event, Fault, Gpr, Observer, ProgramError, Region, State as Machine, Step, Stuck,
+};
+use crate::spec::{self, Exit, Outcome, Return};
+
+/// What a theorem is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Theorem {
+    /// `switcher_enter_guest`, called.
+    EnterGuest,
+    /// `entry_SYSCALL_64_switcher`, reached by SYSCALL.
+    Syscall64,
+    /// `entry_SYSCALL_compat_switcher`, reached by a SYSCALL in 32-bit code.
+    SyscallCompat,
+    /// `switcher_return_from_guest`, the frame on the sp0 stack.
+    ReturnFromGuest,
+    /// The same, the frame on a stack of the IST.
+    ReturnFromGuestIst,
+}
+
+impl Theorem {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::EnterGuest,
+        Self::Syscall64,
+        Self::SyscallCompat,
+        Self::ReturnFromGuest,
+        Self::ReturnFromGuestIst,
+    ];
+
+    /// In reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::EnterGuest => "enter_guest",
+            Self::Syscall64 => "syscall_64",
+            Self::SyscallCompat => "syscall_compat",
+            Self::ReturnFromGuest => "return_from_guest",
+            Self::ReturnFromGuestIst => "return_from_guest (IST)",
+        }
+    }
+
+    const fn start(self) -> Start {
+        match self {
+            Self::EnterGuest => Start::Call,
+            Self::Syscall64 => Start::Guest,
+            Self::SyscallCompat => Start::Guest32,
+            Self::ReturnFromGuest => Start::Handler { ist: false },
+            Self::ReturnFromGuestIst => Start::Handler { ist: true },
+        }
+    }
+}
+
+/// Whether the guest leaves the PVCS alone while the switcher runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Neighbour {
+    /// It does: the outcome is compared with the specification.
+    Quiet,
+    /// Every read finds something new: what is safe must stay safe (hazards.md, row 24).
+    Hostile,
+}
+
+/// One thing to be shown.
+#[derive(Debug)]
+pub struct Goal<D: Domain> {
+    /// Which.
+    pub obligation: Obligation,
+    /// Whether it holds.
+    pub holds: D::Bit,
+    /// What of the state it is about.
+    pub about: &'static str,
+    /// What should be there and what is.
+    pub values: Option<(D::Word, D::Word)>,
+    /// The instruction, if one is concerned.
+    pub at: Option<u64>,
+}
+
+/// Code that no theorem can be about.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadCode {
+    /// An instruction without semantics, or none.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// A jump or a fall through to elsewhere.
+    #[error("{at:#x}: control leaves the code, to {target:#x}")]
+    Leaves {
+        /// The instruction.
+        at: u64,
+        /// Where to.
+        target: u64,
+    },
+    /// More instructions than any path has.
+    #[error("{at:#x}: a loop without a bound: more than {limit} instructions on one path")]
+    Loop {
+        /// Where it was when it was given up.
+        at: u64,
+        /// How many.
+        limit: usize,
+    },
+    /// A store to code.
+    #[error("{at:#x}: the code writes to itself")]
+    SelfModifying {
+        /// The instruction.
+        at: u64,
+    },
+    /// A jump through a register or memory to what is not one address.
+    #[error("{at:#x}: a jump to an address that is not one number")]
+    UnknownTarget {
+        /// The instruction.
+        at: u64,
+    },
+    /// RDMSR or WRMSR of an MSR without semantics.
+    #[error("{at:#x}: an access to an MSR that is not modelled")]
+    Msr {
+        /// The instruction.
+        at: u64,
+    },
+}
+
+/// A run: where it went and what must hold of it.
+#[derive(Debug)]
+pub struct Run<D: Domain> {
+    /// The addresses of all instructions executed.
+    pub trace: Vec<u64>,
+    /// In the order in which they came up.
+    pub goals: Vec<Goal<D>>,
+    /// How it ended, in words.
+    pub end: String,
+}
+
+/// More instructions than any path of a switcher has.
+const LIMIT: usize = 1000;
+
+/// What a run is watched for.
+struct Watch<'a, D: Domain> {
+    target: &'a Target,
+    goals: Vec<Goal<D>>,
+    trace: Vec<u64>,
+    per_cpu: D::Word,
+    roots: spec::TssExtra<D::Word>,
+    on_guest_root: bool,
+}
+
+impl<D: Domain> Watch<'_, D> {
+    fn goal(&mut self, obligation: Obligation, holds: D::Bit, about: &'static str) {
+        let at = self.trace.last().copied();
+        self.goals.push(Goal { obligation, holds, about, values: None, at });
+    }
+
+    fn equal(
+        &mut self,
+        d: &D,
+        obligation: Obligation,
+        about: &'static str,
+        expected: D::Word,
+        got: D::Word,
+    ) {
+        let values = Some((expected, got));
+        self.goals.push(Goal { obligation, holds: d.eq(expected, got), about, values, at: None });
+    }
+
+    /// Before each instruction of ring 0.
+    fn execute(&mut self, d: &D, state: &Machine<D>, at: u64) {
+        self.trace.push(at);
+        let Some(windows) = &self.target.windows else { return };
+        let within =
+            |window| windows.iter().any(|(which, range)| *which == window && range.contains(&at));
+        let (root, stack) = (within(Window::GuestRoot), within(Window::UnsafeStack));
+        if self.on_guest_root {
+            self.goal(obligation::WINDOW_ROOT, d.bit(root), "CR3");
+        }
+        let rsp = state.get(Gpr::Rsp);
+        if !stack && d.mentions(rsp, GUEST) {
+            self.goal(obligation::WINDOW_STACK, d.bit(false), "RSP");
+        }
+    }
+
+    fn cr3(&mut self, d: &D, value: D::Word) {
+        let roots = &self.roots;
+        let peers = d.either(d.eq(value, roots.smod_cr3), d.eq(value, roots.umod_cr3));
+        let others = d.either(d.eq(value, roots.host_cr3), d.eq(value, roots.enter_cr3));
+        let unprepared = d.any(roots.switch_flags, SwitchFlags::NO_DS_CR3.bits());
+        // Slots may hold the same value: what counts is that there is a reason to load it.
+        let prepared = d.either(others, d.not(unprepared));
+        self.on_guest_root = d.known(d.sub(value, roots.host_cr3)) != Some(0);
+        self.goal(obligation::CR3_OPERAND, d.either(peers, others), "CR3");
+        self.goal(obligation::CR3_PREPARED, prepared, "CR3");
+    }
+
+    fn sysretq(&mut self, d: &D, state: &Machine<D>) {
+        let model = self.target.model();
+        let canonical = model.is_canonical(d, state.get(Gpr::Rcx));
+        self.goal(obligation::SYSRETQ_CANONICAL, canonical, "RCX");
+        let traced = d.any(state.get(Gpr::R11), RFlags::NOT_BY_SYSRET.bits());
+        self.goal(obligation::SYSRETQ_RF_TF, d.not(traced), "R11");
+        self.flags(d, state.get(Gpr::R11));
+        if model.vendor == Vendor::Amd {
+            self.goal(obligation::SYSRETQ_SS, d.any(state.ss, 0xFFFC), "SS");
+        }
+    }
+
+    fn iretq(&mut self, d: &D, state: &Machine<D>, [_, cs, flags, _, ss]: [D::Word; 5]) {
+        let at = self.trace.last().copied();
+        if let Some(label) = self.target.iretq {
+            self.goal(obligation::IRETQ_LABEL, d.bit(at == Some(label)), "RIP");
+        }
+        let nested = state.flags.other(d, RFlags::NT);
+        self.goal(obligation::IRETQ_NT, d.not(nested), "RFLAGS");
+        let ring_3 = |selector| d.is(d.mask(selector, 3), 3);
+        self.goal(obligation::IRETQ_RING_3, d.both(ring_3(cs), ring_3(ss)), "CS, SS");
+        self.flags(d, flags);
+    }
+
+    /// Flags that a guest is about to have.
+    fn flags(&mut self, d: &D, flags: D::Word) {
+        let forbidden = d.any(flags, !RFlags::GUEST_ALLOWED.bits());
+        let fixed = RFlags::GUEST_FIXED.bits();
+        let forced = d.is(d.mask(flags, fixed), fixed);
+        self.goal(obligation::GUEST_FLAGS, d.both(d.not(forbidden), forced), "RFLAGS");
+    }
+}
+
+/// Names of what a guest controls start so.
+const GUEST: &str = "guest.";
+
+impl<D: Domain> Observer<D> for Watch<'_, D> {
+    fn observe(&mut self, d: &D, state: &Machine<D>, event: Event<D::Word>) {
+        match event {
+            Event::Execute(at) => self.execute(d, state, at),
+            Event::Depends(condition) => {
+                let depends = d.mentions(condition, "guest.rsp");
+                self.goal(obligation::NO_DECISION_ON_RSP, d.bit(!depends), "RSP");
+            }
+            Event::LoadCr3(value) => self.cr3(d, value),
+            Event::WriteGsBase(base) => {
+                let canonical = self.target.model().is_canonical(d, base);
+                self.goal(obligation::WRGSBASE_CANONICAL, canonical, "GS base");
+            }
+            Event::Access(access) if access.gs => {
+                let ours = d.eq(state.gs_base, self.per_cpu);
+                self.goal(obligation::GS_IS_THE_HOSTS, ours, "GS base");
+            }
+            Event::Sysretq => self.sysretq(d, state),
+            Event::Iretq(frame) => self.iretq(d, state, frame),
+            Event::Access(_) | Event::SwapGs | Event::Serialise => {}
+        }
+    }
+}
+
+/// Where the machine came to.
+enum End<W> {
+    Guest { by_sysretq: bool },
+    Host,
+    Broken { obligation: Obligation, text: String, about: &'static str, values: Option<(W, W)> },
+}
+
+/// Runs `theorem` of `target`'s code from a state of `source`'s values. `assume` is told what is
+/// assumed of them before anything is executed.
+///
+/// # Errors
+/// If the code is none that a theorem can be about.
+pub fn run<D: Domain>(
+    d: &D,
+    target: &Target,
+    theorem: Theorem,
+    neighbour: Neighbour,
+    source: &mut impl Source<D>,
+    saved: Option<&Saved<D>>,
+    assume: impl FnOnce(&[(&'static str, D::Bit)]),
+) -> Result<Run<D>, BadCode> {
+    let mut world = target.world(d, source, theorem.start(), saved);
+    assume(&world.assumptions);
+    let mut watch = Watch {
+        target,
+        goals: Vec::new(),
+        trace: Vec::new(),
+        per_cpu: world.per_cpu,
+        roots: world.spec.tss_extra,
+        on_guest_root: theorem != Theorem::EnterGuest,
+    };
+    world.machine.memory.hostile = neighbour == Neighbour::Hostile;
+    begin(d, target, theorem, &mut world);
+    let end = execute(d, target, &mut world, &mut watch)?;
+    let end = match end {
+        End::Broken { obligation, text, about, values } => {
+            let at = watch.trace.last().copied();
+            watch.goals.push(Goal { obligation, holds: d.bit(false), about, values, at });
+            text
+        }
+        End::Guest { by_sysretq } => {
+            in_guest(d, &world, &mut watch, theorem, neighbour, by_sysretq, saved)
+        }
+        End::Host => in_host(d, &world, &mut watch, theorem),
+    };
+    Ok(Run { trace: watch.trace, goals: watch.goals, end })
+}
+
+/// What the CPU or the host does before the first instruction.
+fn begin<D: Domain>(d: &D, target: &Target, theorem: Theorem, world: &mut World<D>) {
+    let machine = &mut world.machine;
+    machine.msrs.lstar = d.word(target.syscall_64);
+    match theorem {
+        Theorem::EnterGuest => machine.rip = d.word(target.enter_guest),
+        Theorem::ReturnFromGuest | Theorem::ReturnFromGuestIst => {
+            machine.rip = d.word(target.return_from_guest);
+        }
+        Theorem::Syscall64 => {
+            // 64-bit code's SYSCALL goes to LSTAR on every CPU.
+            let _ = machine.syscall(d, &world.model, Entry::Long);
+        }
+        Theorem::SyscallCompat => {
+            machine.msrs.cstar = d.word(target.syscall_compat.unwrap_or_default());
+            // On Intel it is #UD; emulators that play Intel go to CSTAR all the same.
+            let amd = crate::machine::Model { vendor: Vendor::Amd, ..world.model };
+            let _ = machine.syscall(d, &amd, Entry::Compatibility);
+        }
+    }
+}
+
+fn execute<D: Domain>(
+    d: &D,
+    target: &Target,
+    world: &mut World<D>,
+    watch: &mut Watch<'_, D>,
+) -> Result<End<D::Word>, BadCode> {
+    let World { machine, model, .. } = world;
+    loop {
+        if watch.trace.len() >= LIMIT {
+            let at = watch.trace.last().copied().unwrap_or_default();
+            return Err(BadCode::Loop { at, limit: LIMIT });
+        }
+        let at = d.known(machine.rip).unwrap_or_default();
+        if let Some(Ok(op)) = target.program.at(at)
+            && op.is_iretq()
+        {
+            return Ok(iretq(d, machine, watch, at));
+        }
+        let broken =
+            |obligation, text, about| Ok(End::Broken { obligation, text, about, values: None });
+        match machine.step(d, model, &target.program, watch) {
+            Ok(Step::Next) => {}
+            Ok(Step::Guest { by_sysretq }) => return Ok(End::Guest { by_sysretq }),
+            Ok(Step::Left) => match d.known(machine.rip) {
+                // A number in the code itself, and the caller is unknown to it.
+                Some(rip) if target.leaves(at, rip) => {
+                    return Err(BadCode::Leaves { at, target: rip });
+                }
+                _ => return Ok(End::Host),
+            },
+            Ok(Step::Halted) => {
+                return broken(obligation::NO_TRAP, format!("HLT at {at:#x}"), "RIP");
+            }
+            Ok(Step::Fault(fault)) => {
+                let obligation = fault_breaks(target, at, &fault);
+                let text = format!("exception {} in ring 0 at {at:#x}", fault.vector);
+                return broken(obligation, text, "RIP");
+            }
+            Err(Stuck::Program(error)) => return Err(error.into()),
+            Err(Stuck::SelfModifying { at }) => return Err(BadCode::SelfModifying { at }),
+            Err(Stuck::UnknownTarget { at, .. }) => return Err(BadCode::UnknownTarget { at }),
+            Err(Stuck::NoCode { .. }) => return Err(BadCode::Leaves { at, target: at }),
+            Err(Stuck::Msr { at, .. }) => return Err(BadCode::Msr { at }),
+            Err(Stuck::Wild { at, address, size, store }) => {
+                let (what, to) = if store { ("a store", "to") } else { ("a load", "from") };
+                let text = format!(
+                    "{what} of {size} bytes {to} memory that is not the switcher's, at {at:#x}"
+                );
+                let values = Some((address, address));
+                let obligation = obligation::MEMORY;
+                return Ok(End::Broken { obligation, text, about: "address", values });
+            }
+        }
+    }
+}
+
+/// The IRETQ to a guest. Whether it faults is between the CPU and the frame: the frame is what must
+/// be right.
+fn iretq<D: Domain>(
+    d: &D,
+    machine: &mut Machine<D>,
+    watch: &mut Watch<'_, D>,
+    at: u64,
+) -> End<D::Word> {
+    watch.observe(d, machine, Event::Execute(at));
+    let rsp = machine.get(Gpr::Rsp);
+    let mut frame = [rsp; 5];
+    for (slot, word) in frame.iter_mut().enumerate() {
+        let address = d.plus(rsp, 8 * slot as i64);
+        let Some(place) = machine.memory.locate(d, address, 8, machine.cr3) else {
+            let text = format!(
+                "the IRETQ at {at:#x} takes its frame from memory that is not the switcher's"
+            );
+            let values = Some((address, address));
+            return End::Broken { obligation: obligation::MEMORY, text, about: "address", values };
+        };
+        *word = machine.memory.load(d, place);
+    }
+    watch.observe(d, machine, Event::Iretq(frame));
+    machine.arrive(d, frame);
+    End::Guest { by_sysretq: false }
+}
+
+/// What an exception in ring 0 breaks.
+fn fault_breaks<W>(target: &Target, at: u64, fault: &Fault<W>) -> Obligation {
+    use iced_x86::Mnemonic;
+    match target.program.instruction(at).mnemonic() {
+        Mnemonic::Wrgsbase => obligation::WRGSBASE_CANONICAL,
+        Mnemonic::Sysretq => obligation::SYSRETQ_CANONICAL,
+        _ if fault.vector == 3 || fault.vector == 6 => obligation::NO_TRAP,
+        _ => obligation::NO_FAULT,
+    }
+}
+
+/// Ends at CPL 3.
+fn in_guest<D: Domain>(
+    d: &D,
+    world: &World<D>,
+    watch: &mut Watch<'_, D>,
+    theorem: Theorem,
+    neighbour: Neighbour,
+    by_sysretq: bool,
+    saved: Option<&Saved<D>>,
+) -> String {
+    let machine = &world.machine;
+    let how = if by_sysretq { "SYSRET" } else { "IRETQ" };
+    let end = format!("to the guest by {how}");
+    // What must hold whatever the guest does meanwhile.
+    watch.equal(
+        d,
+        obligation::HOST_GS_KEPT,
+        "inactive GS base",
+        world.per_cpu,
+        machine.inactive_gs_base,
+    );
+    if theorem == Theorem::Syscall64 {
+        let extra = extra_of(d, world);
+        let smod = d.is(
+            d.mask(extra.switch_flags, SwitchFlags::MODE_TOGGLE.bits()),
+            SwitchFlags::SMOD.bits(),
+        );
+        let root = d.select(smod, extra.smod_cr3, extra.umod_cr3);
+        watch.equal(d, obligation::ROOT_OF_MODE, "CR3", root, machine.cr3);
+    }
+    if neighbour == Neighbour::Hostile {
+        return end;
+    }
+
+    let mut spec = world.spec;
+    let host = world.setting.host();
+    let outcome = match theorem {
+        Theorem::EnterGuest => spec::enter_guest(d, &host, &world.frame, &mut spec),
+        Theorem::SyscallCompat => spec::syscall_compat(d, &host, &mut spec),
+        Theorem::Syscall64 => spec::syscall_64(d, &host, &world.caller, world.frame_at, &mut spec),
+        Theorem::ReturnFromGuest | Theorem::ReturnFromGuestIst => {
+            spec::return_from_guest(d, &world.caller, None, world.frame_at, &mut spec)
+        }
+    };
+    let expected = if by_sysretq { Return::Sysretq } else { Return::Iretq };
+    let fits = outcome == Outcome::Guest(expected);
+    watch.goal(obligation::KIND, d.bit(fits), "kind of return");
+    if !fits {
+        return end;
+    }
+    let guest = &spec.guest;
+    watch.equal(d, obligation::GS_BASE, "GS base", guest.gs_base, machine.gs_base);
+    watch.equal(d, obligation::ROOT, "CR3", spec.root, machine.cr3);
+    watch.equal(d, obligation::RFLAGS, "RFLAGS", guest.rflags, machine.rflags(d));
+    watch.equal(d, obligation::SELECTORS, "CS", guest.cs, machine.cs);
+    watch.equal(d, obligation::SELECTORS, "SS", guest.ss, machine.ss);
+    watch.equal(d, obligation::RIP, "RIP", guest.rip, machine.rip);
+    let expected = by_number(&guest.registers);
+    for register in Gpr::ALL {
+        let got = machine.get(register);
+        watch.equal(d, obligation::REGISTERS, register.name(), expected[register as usize], got);
+    }
+    if theorem == Theorem::EnterGuest {
+        // The switcher's own choice.
+        let extra = extra_of(d, world);
+        spec.tss_extra.host_rsp = extra.host_rsp;
+        watch.goal(obligation::EXIT_HOST_RSP, d.any(extra.host_rsp, u64::MAX), "host_rsp");
+        if let Some(saved) = saved {
+            watch.equal(d, obligation::SAVED, "host_rsp", saved.host_rsp, extra.host_rsp);
+            compare_stack(d, watch, region_of(world, region::HOST), &saved.stack);
+        }
+    } else {
+        unchanged(d, world, watch, region::HOST, i64::MIN..i64::MAX);
+    }
+    memory(d, world, watch, &spec);
+    unchanged(d, world, watch, region::IST, i64::MIN..i64::MAX);
+    end
+}
+
+/// Ends in the host, behind the call of `switcher_enter_guest`.
+fn in_host<D: Domain>(
+    d: &D,
+    world: &World<D>,
+    watch: &mut Watch<'_, D>,
+    theorem: Theorem,
+) -> String {
+    let machine = &world.machine;
+    let end = String::from("to the host");
+    let mut spec = world.spec;
+    let host = world.setting.host();
+    let outcome = match theorem {
+        _ if machine.memory.hostile => {
+            // What the PVCS holds decides about ERETU, so a hostile one decides about the exit.
+            spec::return_from_guest(d, &world.caller, None, world.frame_at, &mut spec)
+        }
+        Theorem::EnterGuest => spec::enter_guest(d, &host, &world.frame, &mut spec),
+        Theorem::SyscallCompat => spec::syscall_compat(d, &host, &mut spec),
+        Theorem::Syscall64 => spec::syscall_64(d, &host, &world.caller, world.frame_at, &mut spec),
+        Theorem::ReturnFromGuest | Theorem::ReturnFromGuestIst => {
+            spec::return_from_guest(d, &world.caller, None, world.frame_at, &mut spec)
+        }
+    };
+    let Outcome::Host(Exit { frame, frame_at, caller }) = outcome else {
+        watch.goal(obligation::KIND, d.bit(false), "kind of exit");
+        return end;
+    };
+    watch.equal(d, obligation::EXIT_CALLER, "RIP", caller.rip, machine.rip);
+    watch.equal(d, obligation::EXIT_CALLER, "RSP", caller.rsp, machine.get(Gpr::Rsp));
+    let kept = [
+        (Gpr::Rbx, caller.rbx),
+        (Gpr::Rbp, caller.rbp),
+        (Gpr::R12, caller.r12),
+        (Gpr::R13, caller.r13),
+        (Gpr::R14, caller.r14),
+        (Gpr::R15, caller.r15),
+    ];
+    for (register, expected) in kept {
+        let got = machine.get(register);
+        watch.equal(d, obligation::EXIT_CALLER, register.name(), expected, got);
+    }
+    watch.equal(d, obligation::EXIT_ROOT, "CR3", spec.root, machine.cr3);
+    watch.equal(d, obligation::EXIT_GS, "GS base", world.per_cpu, machine.gs_base);
+    watch.equal(
+        d,
+        obligation::EXIT_GS,
+        "inactive GS base",
+        world.spec.guest.gs_base,
+        machine.inactive_gs_base,
+    );
+    let unwanted = RFlags::DF | RFlags::AC | RFlags::NT | RFlags::TF | RFlags::IF;
+    let flags = d.mask(machine.rflags(d), unwanted.bits());
+    watch.equal(d, obligation::EXIT_FLAGS, "DF, AC, NT, TF, IF", d.word(0), flags);
+    watch.equal(d, obligation::EXIT_RESULT, "rax", frame_at, machine.get(Gpr::Rax));
+    for register in [Gpr::Rcx, Gpr::Rdx, Gpr::Rsi, Gpr::Rdi, Gpr::R8, Gpr::R9, Gpr::R10, Gpr::R11] {
+        let got = machine.get(register);
+        watch.equal(d, obligation::EXIT_SCRATCH, register.name(), d.word(0), got);
+    }
+    if world.model.vendor == Vendor::Amd {
+        watch.goal(obligation::EXIT_SS, d.any(machine.ss, 0xFFFC), "SS");
+    }
+    if machine.memory.hostile {
+        return end;
+    }
+    memory(d, world, watch, &spec);
+    let size = size_of::<PtRegs>() as i64;
+    match frame {
+        Some(frame) => {
+            let stack = region_of(world, region::SP0);
+            let guest = &frame.guest;
+            let gpr = by_number(&guest.registers);
+            for register in Gpr::ALL {
+                let got = stack.read(d, in_frame(register) - size, 8);
+                let expected = gpr[register as usize];
+                watch.equal(d, obligation::EXIT_FRAME, register.name(), expected, got);
+            }
+            let rest = [frame.orig_ax, guest.rip, guest.cs, guest.rflags, guest.ss];
+            for ((name, at, _), expected) in FRAME_REST.into_iter().zip(rest) {
+                let got = stack.read(d, at - size, 8);
+                watch.equal(d, obligation::EXIT_FRAME, name, expected, got);
+            }
+            unchanged(d, world, watch, region::IST, i64::MIN..i64::MAX);
+        }
+        // A handler has written it, and there it stays.
+        None => {
+            unchanged(d, world, watch, region::SP0, -size..0);
+            unchanged(d, world, watch, region::IST, -size..0);
+        }
+    }
+    end
+}
+
+fn region_of<'a, D: Domain>(world: &'a World<D>, name: &str) -> &'a Region<D> {
+    world.machine.memory.region(name).expect("every world has all regions")
+}
+
+fn extra_of<D: Domain>(d: &D, world: &World<D>) -> spec::TssExtra<D::Word> {
+    world::read_extra(d, region_of(world, region::TSS_EXTRA), &world.setting)
+}
+
+/// Per-CPU block and PVCS are as specified.
+fn memory<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>, spec: &spec::State<D>) {
+    let Placement { tss, tss_extra } = world.setting.placement;
+    let e = &spec.tss_extra;
+    let values = [
+        e.host_cr3,
+        e.host_rsp,
+        e.enter_cr3,
+        e.switch_flags,
+        e.smod_cr3,
+        e.umod_cr3,
+        e.pvcs,
+        e.retu_rip,
+        e.smod_entry,
+        e.smod_gsbase,
+        e.smod_rsp,
+    ];
+    let fields = EXTRA_FIELDS.into_iter().zip(values).map(|((name, at, size), value)| {
+        let obligation = match name {
+            "switch_flags" => obligation::SWITCH_FLAGS,
+            "host_rsp" => obligation::EXIT_HOST_RSP,
+            _ => obligation::TSS_EXTRA,
+        };
+        ((name, tss_extra + at, size), value, obligation)
+    });
+    compare(d, world, watch, region::TSS_EXTRA, fields);
+    let p = &spec.pvcs;
+    let values = [p.user_cs, p.user_ss, p.user_gsbase, p.eflags, p.rip, p.rsp, p.rcx, p.r11];
+    let fields = pvcs_fields(world.setting.revision).into_iter().zip(values);
+    let fields = fields.filter_map(|(field, value)| {
+        let field = field?;
+        let obligation =
+            if field.0 == "user_gsbase" { obligation::PVCS_GSBASE } else { obligation::PVCS };
+        Some((field, value, obligation))
+    });
+    compare(d, world, watch, region::PVCS, fields);
+    // sp2 is scratch.
+    let sp2 = tss + Tss::sp2.bytes() as i64;
+    unchanged(d, world, watch, region::TSS, i64::MIN..sp2);
+    unchanged(d, world, watch, region::TSS, sp2 + 8..i64::MAX);
+}
+
+/// A region holds `fields` and is otherwise as before.
+fn compare<D: Domain>(
+    d: &D,
+    world: &World<D>,
+    watch: &mut Watch<'_, D>,
+    name: &'static str,
+    fields: impl Iterator<Item = (world::FieldAt, D::Word, Obligation)>,
+) {
+    let region = region_of(world, name);
+    let mut others = Vec::new();
+    let mut next = region.start;
+    let mut fields: Vec<_> = fields.collect();
+    fields.sort_by_key(|((_, at, _), ..)| *at);
+    for ((field, at, size), value, obligation) in fields {
+        others.push(next..at);
+        next = at + size as i64;
+        watch.equal(d, obligation, field, value, region.read(d, at, size));
+    }
+    others.push(next..region.offset(region.cells.len()));
+    for range in others {
+        unchanged(d, world, watch, name, range);
+    }
+}
+
+/// What lies at these offsets of a region is as before.
+fn unchanged<D: Domain>(
+    d: &D,
+    world: &World<D>,
+    watch: &mut Watch<'_, D>,
+    name: &'static str,
+    range: std::ops::Range<i64>,
+) {
+    let now = region_of(world, name);
+    let before = world.before.region(name).expect("the same regions as now");
+    let end = range.end.min(now.offset(now.cells.len()));
+    let mut at = range.start.max(now.start);
+    while at < end {
+        let size = (end - at).min(8) as usize;
+        watch.equal(
+            d,
+            obligation::UNCHANGED,
+            name,
+            before.read(d, at, size),
+            now.read(d, at, size),
+        );
+        at += size as i64;
+    }
+}
+
+/// What the entry has saved of its caller is what it always saves.
+fn compare_stack<D: Domain>(
+    d: &D,
+    watch: &mut Watch<'_, D>,
+    now: &Region<D>,
+    expected: &[D::Cell],
+) {
+    for (index, cells) in expected.chunks(8).enumerate() {
+        let got = d.load(&now.cells[8 * index..8 * index + cells.len()]);
+        watch.equal(d, obligation::SAVED, "host stack", d.load(cells), got);
+    }
+}
+
+/// What `switcher_enter_guest` leaves on the host's stack, found by entering a guest all of whose
+/// registers are known. That it is always the same is part of the theorem about it.
+///
+/// # Errors
+/// If the code is none that a theorem can be about, or does not get to the guest.
+pub fn saved<D: Domain>(
+    d: &D,
+    target: &Target,
+    source: &mut impl Source<D>,
+) -> Result<Option<Saved<D>>, BadCode> {
+    let mut known = KnownFrame { inner: source, selectors: target.model().selectors };
+    let mut world = target.world(d, &mut known, Start::Call, None);
+    let mut watch = Watch {
+        target,
+        goals: Vec::new(),
+        trace: Vec::new(),
+        per_cpu: world.per_cpu,
+        roots: world.spec.tss_extra,
+        on_guest_root: false,
+    };
+    begin(d, target, Theorem::EnterGuest, &mut world);
+    let End::Guest { .. } = execute(d, target, &mut world, &mut watch)? else { return Ok(None) };
+    let extra = region_of(&world, region::TSS_EXTRA);
+    let at = world.setting.placement.tss_extra + TssExtra::host_rsp.bytes() as i64;
+    let host_rsp = extra.read(d, at, 8);
+    Ok(Some(Saved { stack: region_of(&world, region::HOST).cells.clone(), host_rsp }))
+}
+
+/// A source whose frame is one of known numbers, so that there is one path.
+struct KnownFrame<'a, S> {
+    inner: &'a mut S,
+    selectors: crate::arch::Selectors,
+}
+
+impl<D: Domain, S: Source<D>> Source<D> for KnownFrame<'_, S> {
+    fn value(&mut self, d: &D, name: &str, bits: u32) -> D::Word {
+        match name {
+            "frame.cs" => d.word(self.selectors.user_cs().into()),
+            "frame.ss" => d.word(self.selectors.user_ds().into()),
+            "frame.rflags" => d.word(RFlags::GUEST_FIXED.bits()),
+            _ if name.starts_with("frame.") => d.word(0),
+            _ => self.inner.value(d, name, bits),
+        }
+    }
+}

@@ -1,0 +1,588 @@
+//! The states that theorems are about: the machine's and the specification's, of the same unknowns.
+//!
+//! Everything **assumed** is in this file: see [`World::assume`] and the list in CAVEATS.md. A state
+//! is built from a [`Source`] of values: variables for a proof, numbers for a fuzzer or for the
+//! replay of a counterexample.
+
+use crate::arch::RFlags;
+use crate::layout::{self, AsmLayout, IretFrame, Layout, PtRegs, SwitchFlags, Tss, TssExtra};
+use crate::machine::{Domain, Flags, Gpr, Memory, Model, Msrs, Region, Sharing, State as Machine};
+use crate::spec::{self, Caller, Guest, Host, Registers, Revision};
+use crate::variant::Variant;
+
+/// Where values come from.
+pub trait Source<D: Domain> {
+    /// The value called `name`, of `bits` bits.
+    fn value(&mut self, d: &D, name: &str, bits: u32) -> D::Word;
+}
+
+/// Where the per-CPU data lies, relative to the host's GS base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The TSS.
+    pub tss: i64,
+    /// What follows it for the switcher.
+    pub tss_extra: i64,
+}
+
+impl Default for Placement {
+    /// [`layout::PerCpu`].
+    fn default() -> Self {
+        let at = |bytes: usize| bytes as i64;
+        let (tss, extra) = (layout::PerCpu::tss, layout::PerCpu::tss_extra);
+        Self { tss: at(tss.bytes()), tss_extra: at(extra.bytes()) }
+    }
+}
+
+/// What a switcher is meant for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The CPU, the paging mode and the selectors.
+    pub variant: Variant,
+    /// What the PVCS looks like.
+    pub revision: Revision,
+    /// Where the per-CPU data is.
+    pub placement: Placement,
+}
+
+impl From<&Variant> for Setting {
+    /// As our own images have it.
+    fn from(variant: &Variant) -> Self {
+        Self { variant: *variant, revision: Revision::Rfc, placement: Placement::default() }
+    }
+}
+
+impl Setting {
+    pub(super) fn host(&self) -> Host {
+        Host {
+            paging: self.variant.axes().paging,
+            selectors: self.variant.selectors(),
+            revision: self.revision,
+        }
+    }
+}
+
+/// How many bytes of a stack below its frame a routine may use.
+const STACK_BELOW: i64 = 344;
+const FRAME: i64 = size_of::<PtRegs>() as i64;
+/// How much of the caller's stack `switcher_enter_guest` may use.
+const CALLER_STACK: i64 = 256;
+
+/// Names of regions.
+pub(super) mod region {
+    pub(crate) const TSS: &str = "tss";
+    pub(crate) const TSS_EXTRA: &str = "tss_extra";
+    pub(crate) const PVCS: &str = "pvcs";
+    pub(crate) const SP0: &str = "sp0 stack";
+    pub(crate) const IST: &str = "ist stack";
+    pub(crate) const HOST: &str = "host stack";
+    pub(crate) const CODE: &str = "code";
+}
+
+/// A field's place: name, offset, size.
+pub(super) type FieldAt = (&'static str, i64, usize);
+
+/// The host's stack as an entry leaves it, for the exits that need it: what the switcher saves there
+/// is its own business, but it must find it again.
+#[derive(Debug)]
+pub struct Saved<D: Domain> {
+    pub(super) stack: Vec<D::Cell>,
+    pub(super) host_rsp: D::Word,
+}
+
+impl<D: Domain> Clone for Saved<D> {
+    fn clone(&self) -> Self {
+        Self { stack: self.stack.clone(), host_rsp: self.host_rsp }
+    }
+}
+
+/// One state, twice.
+pub(super) struct World<D: Domain> {
+    /// As the CPU has it.
+    pub machine: Machine<D>,
+    /// As the specification has it.
+    pub spec: spec::State<D>,
+    /// Who called, or will be returned to.
+    pub caller: Caller<D::Word>,
+    /// The frame the guest is entered with, or that a handler has written.
+    pub frame: Guest<D::Word>,
+    /// And where an exit's frame is.
+    pub frame_at: D::Word,
+    /// What is assumed of the values, in words.
+    pub assumptions: Vec<(&'static str, D::Bit)>,
+    /// What the CPU is.
+    pub model: Model,
+    pub(super) setting: Setting,
+    /// The host's GS base.
+    pub(super) per_cpu: D::Word,
+    /// The initial memory, to tell what has changed.
+    pub(super) before: Memory<D>,
+}
+
+/// The moment a theorem starts at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    /// The host has called `switcher_enter_guest`.
+    Call,
+    /// A guest, in 64-bit code, is about to execute SYSCALL; RIP is behind it.
+    Guest,
+    /// The same in 32-bit code.
+    Guest32,
+    /// A handler of the host jumps to the exit; the frame is on the sp0 stack, or on one of the IST.
+    Handler {
+        /// Whether it is on the IST's.
+        ist: bool,
+    },
+}
+
+pub(super) const EXTRA_FIELDS: [FieldAt; 11] = [
+    ("host_cr3", TssExtra::host_cr3.bytes() as i64, 8),
+    ("host_rsp", TssExtra::host_rsp.bytes() as i64, 8),
+    ("enter_cr3", TssExtra::enter_cr3.bytes() as i64, 8),
+    ("switch_flags", TssExtra::switch_flags.bytes() as i64, 8),
+    ("smod_cr3", TssExtra::smod_cr3.bytes() as i64, 8),
+    ("umod_cr3", TssExtra::umod_cr3.bytes() as i64, 8),
+    ("pvcs", TssExtra::pvcs.bytes() as i64, 8),
+    ("retu_rip", TssExtra::retu_rip.bytes() as i64, 8),
+    ("smod_entry", TssExtra::smod_entry.bytes() as i64, 8),
+    ("smod_gsbase", TssExtra::smod_gsbase.bytes() as i64, 8),
+    ("smod_rsp", TssExtra::smod_rsp.bytes() as i64, 8),
+];
+
+/// The fields of the PVCS that the specification knows; the current revision has no RSP.
+pub(super) fn pvcs_fields(revision: Revision) -> [Option<FieldAt>; 8] {
+    use layout::{Pvcs, PvcsCurrent};
+    let at = |name, bytes: usize, size| Some((name, bytes as i64, size));
+    match revision {
+        Revision::Rfc => [
+            at("user_cs", Pvcs::user_cs.bytes(), 2),
+            at("user_ss", Pvcs::user_ss.bytes(), 2),
+            at("user_gsbase", Pvcs::user_gsbase.bytes(), 8),
+            at("eflags", Pvcs::eflags.bytes(), 4),
+            at("rip", Pvcs::rip.bytes(), 8),
+            at("rsp", Pvcs::rsp.bytes(), 8),
+            at("rcx", Pvcs::rcx.bytes(), 8),
+            at("r11", Pvcs::r11.bytes(), 8),
+        ],
+        Revision::Current => [
+            at("user_cs", PvcsCurrent::user_cs.bytes(), 2),
+            at("user_ss", PvcsCurrent::user_ss.bytes(), 2),
+            at("user_gsbase", PvcsCurrent::user_gsbase.bytes(), 8),
+            at("eflags", PvcsCurrent::eflags.bytes(), 4),
+            at("rip", PvcsCurrent::rip.bytes(), 8),
+            None,
+            at("rcx", PvcsCurrent::rcx.bytes(), 8),
+            at("r11", PvcsCurrent::r11.bytes(), 8),
+        ],
+    }
+}
+
+/// Where a general register is in a [`PtRegs`].
+pub(super) fn in_frame(register: Gpr) -> i64 {
+    let offset = match register {
+        Gpr::Rax => PtRegs::rax.bytes(),
+        Gpr::Rcx => PtRegs::rcx.bytes(),
+        Gpr::Rdx => PtRegs::rdx.bytes(),
+        Gpr::Rbx => PtRegs::rbx.bytes(),
+        Gpr::Rsp => PtRegs::rsp.bytes(),
+        Gpr::Rbp => PtRegs::rbp.bytes(),
+        Gpr::Rsi => PtRegs::rsi.bytes(),
+        Gpr::Rdi => PtRegs::rdi.bytes(),
+        Gpr::R8 => PtRegs::r8.bytes(),
+        Gpr::R9 => PtRegs::r9.bytes(),
+        Gpr::R10 => PtRegs::r10.bytes(),
+        Gpr::R11 => PtRegs::r11.bytes(),
+        Gpr::R12 => PtRegs::r12.bytes(),
+        Gpr::R13 => PtRegs::r13.bytes(),
+        Gpr::R14 => PtRegs::r14.bytes(),
+        Gpr::R15 => PtRegs::r15.bytes(),
+    };
+    offset as i64
+}
+
+/// The rest of a [`PtRegs`].
+pub(super) const FRAME_REST: [FieldAt; 5] = [
+    ("orig_ax", PtRegs::orig_ax.bytes() as i64, 8),
+    ("rip", PtRegs::rip.bytes() as i64, 8),
+    ("cs", PtRegs::cs.bytes() as i64, 8),
+    ("rflags", PtRegs::eflags.bytes() as i64, 8),
+    ("ss", PtRegs::ss.bytes() as i64, 8),
+];
+
+/// Builds a world.
+struct Builder<'a, D: Domain, S> {
+    d: &'a D,
+    source: &'a mut S,
+}
+
+impl<D: Domain, S: Source<D>> Builder<'_, D, S> {
+    fn value(&mut self, name: &str, bits: u32) -> D::Word {
+        self.source.value(self.d, name, bits)
+    }
+
+    fn registers(&mut self, prefix: &str) -> [D::Word; 16] {
+        Gpr::ALL.map(|register| self.value(&format!("{prefix}.{}", register.name()), 64))
+    }
+
+    /// Cells with a value of their own for each field of `layout` and for each byte between them.
+    fn fields(&mut self, name: &str, layout: &Layout) -> Vec<D::Cell> {
+        let mut cells = self.bytes(name, 0, 0);
+        for field in layout.fields {
+            self.gap(name, &mut cells, field.offset);
+            if matches!(field.size, 1 | 2 | 4 | 8) && !field.name.starts_with('_') {
+                let value = self.value(&format!("{name}.{}", field.name), 8 * field.size as u32);
+                let mut bytes = self.zeros(field.size);
+                self.d.store(&mut bytes, value);
+                cells.extend(bytes);
+            }
+        }
+        self.gap(name, &mut cells, layout.size);
+        cells
+    }
+
+    fn gap(&mut self, name: &str, cells: &mut Vec<D::Cell>, end: usize) {
+        let more = self.bytes(name, cells.len() as i64, end as i64);
+        cells.extend(more);
+    }
+
+    /// Cells from offset `start` to `end` with values of their own, eight at a time.
+    fn bytes(&mut self, name: &str, start: i64, end: i64) -> Vec<D::Cell> {
+        let mut cells = Vec::new();
+        let mut at = start;
+        while at < end {
+            let size = (end - at).min(8);
+            let sign = if at < 0 { '-' } else { '+' };
+            let value = self.value(&format!("{name}{sign}{:#x}", at.abs()), 8 * size as u32);
+            let mut bytes = self.zeros(8);
+            self.d.store(&mut bytes, value);
+            cells.extend_from_slice(&bytes[..size as usize]);
+            at += size;
+        }
+        cells
+    }
+
+    fn zeros(&self, count: usize) -> Vec<D::Cell> {
+        self.d.cells(&vec![0; count])
+    }
+}
+
+fn registers<W: Copy>(gpr: &[W; 16]) -> Registers<W> {
+    let get = |register: Gpr| gpr[register as usize];
+    Registers {
+        rax: get(Gpr::Rax),
+        rcx: get(Gpr::Rcx),
+        rdx: get(Gpr::Rdx),
+        rbx: get(Gpr::Rbx),
+        rsp: get(Gpr::Rsp),
+        rbp: get(Gpr::Rbp),
+        rsi: get(Gpr::Rsi),
+        rdi: get(Gpr::Rdi),
+        r8: get(Gpr::R8),
+        r9: get(Gpr::R9),
+        r10: get(Gpr::R10),
+        r11: get(Gpr::R11),
+        r12: get(Gpr::R12),
+        r13: get(Gpr::R13),
+        r14: get(Gpr::R14),
+        r15: get(Gpr::R15),
+    }
+}
+
+/// The same, by number.
+pub(super) fn by_number<W: Copy>(r: &Registers<W>) -> [W; 16] {
+    [
+        r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12,
+        r.r13, r.r14, r.r15,
+    ]
+}
+
+impl<D: Domain> World<D> {
+    /// The state at `start`, of values from `source`. `saved` is what the entry has left on the
+    /// host's stack; there is nothing yet at [`Start::Call`].
+    pub(super) fn new(
+        d: &D,
+        source: &mut impl Source<D>,
+        setting: &Setting,
+        start: Start,
+        code: (u64, &[u8]),
+        saved: Option<&Saved<D>>,
+    ) -> Self {
+        let model = Model::from(&setting.variant);
+        let selectors = model.selectors;
+        let b = &mut Builder { d, source };
+
+        // Addresses, each the base of a region of its own.
+        let per_cpu = b.value("host.gs_base", 64);
+        let sp0 = b.value("sp0", 64);
+        let pvcs_at = b.value("pvcs", 64);
+        let host_rsp = b.value("host.rsp", 64);
+        let ist = b.value("ist", 64);
+
+        // Memory.
+        let mut tss = Region::new(region::TSS, per_cpu, setting.placement.tss, {
+            b.fields("tss", Tss::LAYOUT)
+        });
+        tss.write(d, setting.placement.tss + Tss::sp0.bytes() as i64, 8, sp0);
+        let at = setting.placement.tss_extra;
+        let cells = b.fields("tss_extra", TssExtra::LAYOUT);
+        let mut extra = Region::new(region::TSS_EXTRA, per_cpu, at, cells);
+        extra.write(d, at + TssExtra::pvcs.bytes() as i64, 8, pvcs_at);
+        let pvcs_layout = match setting.revision {
+            Revision::Rfc => layout::Pvcs::LAYOUT,
+            Revision::Current => layout::PvcsCurrent::LAYOUT,
+        };
+        let mut pvcs = Region::new(region::PVCS, pvcs_at, 0, b.fields("pvcs", pvcs_layout));
+        pvcs.sharing = Sharing::Guest;
+        let stack = |b: &mut Builder<'_, D, _>, name, base, frame: &mut [(i64, D::Word)]| {
+            let start = -FRAME - STACK_BELOW;
+            let mut stack = Region::new(name, base, start, b.bytes(name, start, 0));
+            for (offset, value) in frame {
+                stack.write(d, *offset - FRAME, 8, *value);
+            }
+            stack
+        };
+
+        // The frame a guest is entered with, or that a handler has written.
+        let frame_gpr = b.registers("frame");
+        let [orig_ax, rip, rflags] =
+            ["orig_ax", "rip", "rflags"].map(|name| b.value(&format!("frame.{name}"), 64));
+        let [cs, ss] = ["cs", "ss"].map(|name| b.value(&format!("frame.{name}"), 16));
+        let guest_gs = b.value("guest.gs_base", 64);
+        let frame_registers = registers(&frame_gpr);
+        let frame = Guest { registers: frame_registers, rip, rflags, cs, ss, gs_base: guest_gs };
+        let mut slots: Vec<_> =
+            Gpr::ALL.iter().map(|r| (in_frame(*r), frame_gpr[*r as usize])).collect();
+        let rest = [orig_ax, rip, cs, rflags, ss];
+        slots.extend(FRAME_REST.iter().zip(rest).map(|((_, at, _), value)| (*at, value)));
+        let (on_sp0, on_ist) = match start {
+            Start::Call | Start::Handler { ist: false } => (slots, Vec::new()),
+            Start::Handler { ist: true } => (Vec::new(), slots),
+            Start::Guest | Start::Guest32 => (Vec::new(), Vec::new()),
+        };
+        let sp0_stack = stack(b, region::SP0, sp0, &mut on_sp0.clone());
+        let ist_stack = stack(b, region::IST, ist, &mut on_ist.clone());
+
+        // The caller. RSP is as at the call, so that the return address lies right there.
+        let caller_gpr = b.registers("host");
+        let return_address = b.value("host.rip", 64);
+        let get = |register: Gpr| caller_gpr[register as usize];
+        let caller = Caller {
+            rbx: get(Gpr::Rbx),
+            rbp: get(Gpr::Rbp),
+            r12: get(Gpr::R12),
+            r13: get(Gpr::R13),
+            r14: get(Gpr::R14),
+            r15: get(Gpr::R15),
+            rsp: d.plus(host_rsp, 8),
+            rip: return_address,
+        };
+        let cells = match saved {
+            Some(saved) => saved.stack.clone(),
+            None => b.bytes(region::HOST, -CALLER_STACK, 8),
+        };
+        let mut host_stack = Region::new(region::HOST, host_rsp, -CALLER_STACK, cells);
+        match saved {
+            Some(saved) => {
+                extra.write(d, at + TssExtra::host_rsp.bytes() as i64, 8, saved.host_rsp);
+            }
+            None => host_stack.write(d, 0, 8, return_address),
+        }
+        let mut code_region = Region::new(region::CODE, d.word(code.0), 0, d.cells(code.1));
+        code_region.is_code = true;
+
+        // Registers.
+        let mut gpr = match start {
+            Start::Call => caller_gpr,
+            Start::Guest | Start::Guest32 | Start::Handler { .. } => b.registers("guest"),
+        };
+        let guest_rflags = d.or(
+            d.mask(b.value("guest.rflags", 64), RFlags::GUEST_ALLOWED.bits()),
+            d.word(RFlags::GUEST_FIXED.bits()),
+        );
+        let guest_rip = match start {
+            // 32-bit code has 32-bit addresses.
+            Start::Guest32 => b.value("guest.eip", 32),
+            _ => b.value("guest.rip", 64),
+        };
+        let guest_root = b.value("guest.cr3", 64);
+        let host_flags =
+            d.or(d.mask(b.value("host.rflags", 64), HOST_FLAGS), d.word(RFlags::FIXED.bits()));
+        // An interrupt gate clears these (Intel SDM vol. 3, 6.12.1.3); the others are the guest's.
+        let gate = RFlags::TF | RFlags::NT | RFlags::RF | RFlags::VM | RFlags::IF;
+        let word = |selector: u16| d.word(selector.into());
+        let (flags, cs, ss, cpl) = match start {
+            Start::Call => (host_flags, selectors.kernel_cs(), selectors.kernel_ds(), 0),
+            Start::Guest => (guest_rflags, selectors.user_cs(), selectors.user_ds(), 3),
+            Start::Guest32 => (guest_rflags, selectors.user32_cs(), selectors.user_ds(), 3),
+            // An event from CPL 3 leaves a null SS (Intel SDM vol. 3, 6.14.3).
+            Start::Handler { .. } => {
+                (d.mask(guest_rflags, !gate.bits()), selectors.kernel_cs(), 0, 0)
+            }
+        };
+        let frame_at = match start {
+            Start::Handler { ist: true } => d.plus(ist, -FRAME),
+            _ => d.plus(sp0, -FRAME),
+        };
+        match start {
+            Start::Call => gpr[Gpr::Rsp as usize] = host_rsp,
+            Start::Handler { .. } => gpr[Gpr::Rsp as usize] = frame_at,
+            Start::Guest | Start::Guest32 => {}
+        }
+        let (gs_base, inactive_gs_base) = match start {
+            Start::Guest | Start::Guest32 => (guest_gs, per_cpu),
+            Start::Call | Start::Handler { .. } => (per_cpu, guest_gs),
+        };
+        let host_cr3 = extra.read(d, at + TssExtra::host_cr3.bytes() as i64, 8);
+        let spec_extra = read_extra(d, &extra, setting);
+        let spec_pvcs = read_pvcs(d, &pvcs, setting);
+        let memory = Memory {
+            regions: vec![tss, extra, pvcs, sp0_stack, host_stack, ist_stack, code_region],
+            hostile: false,
+        };
+        let rip = match start {
+            Start::Call | Start::Handler { .. } => d.word(0),
+            Start::Guest | Start::Guest32 => guest_rip,
+        };
+        let root = if start == Start::Call { host_cr3 } else { guest_root };
+        let machine = Machine {
+            gpr,
+            rip,
+            flags: Flags::new(d, flags),
+            cs: word(cs),
+            ss: word(ss),
+            cpl,
+            gs_base,
+            inactive_gs_base,
+            fs_base: b.value("fs_base", 64),
+            cr3: root,
+            pkru: b.value("pkru", 32),
+            msrs: Msrs {
+                star: d.word(selectors.star().bits()),
+                lstar: d.word(0),
+                cstar: d.word(0),
+                sfmask: d.word(RFlags::SYSCALL_CLEARS.bits()),
+                spec_ctrl: b.value("spec_ctrl", 64),
+            },
+            memory: memory.clone(),
+        };
+        let guest = Guest {
+            registers: registers(&gpr),
+            rip: guest_rip,
+            rflags: guest_rflags,
+            cs: word(selectors.user_cs()),
+            ss: word(selectors.user_ds()),
+            gs_base: guest_gs,
+        };
+        let spec = spec::State { guest, root, tss_extra: spec_extra, pvcs: spec_pvcs };
+        let assumptions = Self::assume(d, &model, &frame, &spec, host_rsp, start);
+        Self {
+            machine,
+            spec,
+            caller,
+            frame,
+            frame_at,
+            assumptions,
+            model,
+            setting: *setting,
+            per_cpu,
+            before: memory,
+        }
+    }
+
+    /// What the host guarantees, and the runtime checks where it can.
+    fn assume(
+        d: &D,
+        model: &Model,
+        frame: &Guest<D::Word>,
+        spec: &spec::State<D>,
+        host_rsp: D::Word,
+        start: Start,
+    ) -> Vec<(&'static str, D::Bit)> {
+        let extra = &spec.tss_extra;
+        let canonical = |address| model.is_canonical(d, address);
+        let mode = d.mask(extra.switch_flags, SwitchFlags::MODE_TOGGLE.bits());
+        let mut assumptions = vec![
+            (
+                "exactly one of SMOD and UMOD is set in switch_flags",
+                d.either(
+                    d.is(mode, SwitchFlags::SMOD.bits()),
+                    d.is(mode, SwitchFlags::UMOD.bits()),
+                ),
+            ),
+            ("smod_entry is canonical", canonical(extra.smod_entry)),
+            ("smod_gsbase is canonical", canonical(extra.smod_gsbase)),
+            ("the guest's GS base is canonical", canonical(spec.guest.gs_base)),
+            (
+                "the caller's stack does not lie at address 0",
+                d.not(d.lt(host_rsp, d.word(CALLER_STACK.cast_unsigned() + 8))),
+            ),
+        ];
+        if start == Start::Call {
+            let rpl = |selector| d.is(d.mask(selector, 3), 3);
+            assumptions.push(("the frame's CS has RPL 3", rpl(frame.cs)));
+            assumptions.push(("the frame's SS has RPL 3", rpl(frame.ss)));
+        }
+        assumptions
+    }
+}
+
+/// What host code may have in RFLAGS when it calls: arithmetic and ID. DF is clear by the ABI, IF
+/// because interrupts are off.
+const HOST_FLAGS: u64 = RFlags::CF.bits()
+    | RFlags::PF.bits()
+    | RFlags::AF.bits()
+    | RFlags::ZF.bits()
+    | RFlags::SF.bits()
+    | RFlags::OF.bits()
+    | RFlags::ID.bits();
+
+/// The per-CPU block's fields, as the specification names them.
+pub(super) fn read_extra<D: Domain>(
+    d: &D,
+    extra: &Region<D>,
+    setting: &Setting,
+) -> spec::TssExtra<D::Word> {
+    let [
+        host_cr3,
+        host_rsp,
+        enter_cr3,
+        switch_flags,
+        smod_cr3,
+        umod_cr3,
+        pvcs,
+        retu_rip,
+        smod_entry,
+        smod_gsbase,
+        smod_rsp,
+    ] = EXTRA_FIELDS.map(|(_, at, size)| extra.read(d, setting.placement.tss_extra + at, size));
+    spec::TssExtra {
+        host_cr3,
+        host_rsp,
+        enter_cr3,
+        switch_flags,
+        smod_cr3,
+        umod_cr3,
+        pvcs,
+        retu_rip,
+        smod_entry,
+        smod_gsbase,
+        smod_rsp,
+    }
+}
+
+/// The PVCS's fields, as the specification names them.
+pub(super) fn read_pvcs<D: Domain>(
+    d: &D,
+    pvcs: &Region<D>,
+    setting: &Setting,
+) -> spec::Pvcs<D::Word> {
+    let [user_cs, user_ss, user_gsbase, eflags, rip, rsp, rcx, r11] = pvcs_fields(setting.revision)
+        .map(|field| match field {
+            Some((_, at, size)) => pvcs.read(d, at, size),
+            None => d.word(0),
+        });
+    spec::Pvcs { user_cs, user_ss, user_gsbase, eflags, rip, rsp, rcx, r11 }
+}
+
+// An IRET frame is the end of a PtRegs: a routine that returns to a guest may build it there.
+const _: () = assert!(size_of::<IretFrame>() < size_of::<PtRegs>());
