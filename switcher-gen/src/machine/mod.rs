@@ -20,7 +20,7 @@ mod memory;
 mod program;
 mod state;
 mod step;
-//pub mod symbolic;
+pub mod symbolic;
 
 pub use concrete::Concrete;
 pub use domain::Domain;

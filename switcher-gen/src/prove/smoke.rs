@@ -61,3 +61,38 @@ mod tests {
         }
     }
 }
+#[cfg(test)]
+mod symtests {
+    use super::super::*;
+    use crate::{Image, Variant};
+    #[test]
+    fn symsmoke() {
+        let p = Prover::default();
+        for v in Variant::all() {
+            let t = Target::image(&Image::new(&v).unwrap());
+            let now = std::time::Instant::now();
+            match p.prove(&t).unwrap() {
+                Verdict::Proved(r) => {
+                    for x in &r {
+                        println!(
+                            "{v} {} {:?} paths {} goals {} solver {}",
+                            x.theorem.name(),
+                            x.neighbour,
+                            x.paths,
+                            x.goals,
+                            x.by_solver
+                        );
+                    }
+                }
+                Verdict::Refuted(c) => {
+                    println!("{v} {c}");
+                    println!("{:?}", p.statistics());
+                    panic!();
+                }
+                Verdict::Unknown(u) => panic!("{v} {u}"),
+            }
+            println!("{v} {:?}", now.elapsed());
+            println!("{:?}", p.statistics());
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Goes through every path of every theorem and shows every goal, or finds the state in which one
+//! does not hold.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use super::counterexample::Counterexample;
+use super::target::Target;
+use super::theorem::{self, BadCode, Neighbour, Run, Theorem};
+use super::world::{Saved, Source};
+use crate::machine::symbolic::{self, By, Symbolic, Verdict as Answer, Word};
+
+/// Proves. One prover can be asked many times: what it has found out about terms it keeps.
+#[derive(Debug, Default)]
+pub struct Prover {
+    domain: Symbolic,
+}
+
+/// What became of a target.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// Every goal of every theorem holds.
+    Proved(Vec<Report>),
+    /// One does not.
+    Refuted(Box<Counterexample>),
+    /// The solver does not know. That is no proof.
+    Unknown(String),
+}
+
+/// What was shown of one theorem.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Which.
+    pub theorem: Theorem,
+    /// With or without a hostile guest.
+    pub neighbour: Neighbour,
+    /// How many ways there are through the code.
+    pub paths: usize,
+    /// How many goals were shown, on all of them.
+    pub goals: usize,
+    /// How many of them by the solver, and not by their normal form.
+    pub by_solver: usize,
+    /// Goals by the name of their obligation.
+    pub obligations: BTreeMap<&'static str, usize>,
+}
+
+/// Unknowns.
+pub(super) struct Unknowns;
+
+impl Source<Symbolic> for Unknowns {
+    fn value(&mut self, d: &Symbolic, name: &str, bits: u32) -> Word {
+        d.variable(name, bits)
+    }
+}
+
+impl Prover {
+    /// Proves or refutes all theorems about `target`. The first goal that fails ends it.
+    ///
+    /// # Errors
+    /// If the code is none that a theorem can be about.
+    pub fn prove(&self, target: &Target) -> Result<Verdict, BadCode> {
+        let d = &self.domain;
+        d.reset();
+        let Some(saved) = theorem::saved(d, target, &mut Unknowns)? else {
+            return Ok(Verdict::Unknown("entering a guest does not lead to one".into()));
+        };
+        let mut reports = Vec::new();
+        for theorem in Theorem::ALL {
+            if theorem == Theorem::SyscallCompat && target.syscall_compat.is_none() {
+                continue;
+            }
+            for neighbour in [Neighbour::Quiet, Neighbour::Hostile] {
+                match self.theorem(target, theorem, neighbour, &saved)? {
+                    Ok(report) => reports.push(report),
+                    Err(verdict) => return Ok(verdict),
+                }
+            }
+        }
+        Ok(Verdict::Proved(reports))
+    }
+
+    fn theorem(
+        &self,
+        target: &Target,
+        theorem: Theorem,
+        neighbour: Neighbour,
+        saved: &Saved<Symbolic>,
+    ) -> Result<Result<Report, Verdict>, BadCode> {
+        let d = &self.domain;
+        d.reset();
+        let mut report = Report {
+            theorem,
+            neighbour,
+            paths: 0,
+            goals: 0,
+            by_solver: 0,
+            obligations: BTreeMap::new(),
+        };
+        let mut stop = None;
+        let run = |d: &Symbolic| {
+            let assume = |assumptions: &[(&'static str, symbolic::Bit)]| {
+                assumptions.iter().for_each(|(_, bit)| d.assume(*bit));
+            };
+            theorem::run(d, target, theorem, neighbour, &mut Unknowns, Some(saved), assume)
+        };
+        let explored = d.explore_until(run, |_, result| {
+            let broken = match result {
+                Err(bad) => Err(Stop::Bad(bad)),
+                Ok(run) => self.path(target, theorem, neighbour, saved, &run, &mut report),
+            };
+            match broken {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(why) => {
+                    stop = Some(why);
+                    ControlFlow::Break(())
+                }
+            }
+        });
+        match (stop, explored) {
+            (Some(Stop::Bad(bad)), _) => Err(bad),
+            (Some(Stop::Verdict(verdict)), _) => Ok(Err(*verdict)),
+            (None, Ok(explored)) => {
+                report.paths = explored.visited;
+                Ok(Ok(report))
+            }
+            (None, Err(error)) => Ok(Err(Verdict::Unknown(format!("{}: {error}", theorem.name())))),
+        }
+    }
+
+    /// Shows every goal of one path.
+    fn path(
+        &self,
+        target: &Target,
+        theorem: Theorem,
+        neighbour: Neighbour,
+        saved: &Saved<Symbolic>,
+        run: &Run<Symbolic>,
+        report: &mut Report,
+    ) -> Result<(), Stop> {
+        let d = &self.domain;
+        for goal in &run.goals {
+            match d.check(goal.holds) {
+                Answer::Holds { by } => {
+                    report.goals += 1;
+                    report.by_solver += usize::from(by == By::Solver);
+                    *report.obligations.entry(goal.obligation.name).or_default() += 1;
+                }
+                Answer::Fails(model) => {
+                    let found =
+                        Counterexample::new(d, target, theorem, neighbour, saved, run, goal, model);
+                    return Err(Stop::Verdict(Box::new(match found {
+                        Some(counterexample) => Verdict::Refuted(Box::new(counterexample)),
+                        None => Verdict::Unknown(format!(
+                            "{}: `{}` ({}) could not be shown, and no state was found in which the \
+                             concrete machine breaks it",
+                            theorem.name(),
+                            goal.obligation.name,
+                            goal.about,
+                        )),
+                    })));
+                }
+                Answer::Unknown(why) => {
+                    let why = format!("{}: `{}`: {why}", theorem.name(), goal.obligation.name);
+                    return Err(Stop::Verdict(Box::new(Verdict::Unknown(why))));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How questions were answered so far.
+    #[must_use]
+    pub fn statistics(&self) -> symbolic::Statistics {
+        self.domain.statistics()
+    }
+}
+
+/// Why an exploration ends early.
+enum Stop {
+    Bad(BadCode),
+    Verdict(Box<Verdict>),
+}
