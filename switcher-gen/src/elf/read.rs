@@ -79,7 +79,10 @@ pub enum ReadError {
     #[error("no section holds code: mark the code's section executable (`.section x, \"ax\"`)")]
     NoCode,
     /// Without names, nobody knows where the routines are.
-    #[error("the file has no symbol table: give it as it was before it was stripped")]
+    #[error(
+        "the file has no symbol table: name its routines (`.globl`), or give it as it was before \
+         it was stripped"
+    )]
     Stripped,
     /// Code is spread over more memory than any switcher, or names are.
     #[error(
@@ -208,7 +211,7 @@ const FILLER: u8 = 0xCC;
 
 impl Foreign {
     /// Where the code of an object is put: an address such as kernels run at. Objects do not say
-    /// where they will run, so what they may refer to is within reach from anywhere.
+    /// where they will run; an address of theirs in 32 bits does not fit here, and is an error.
     pub const BASE: u64 = 0xFFFF_FE80_0000_0000;
 
     /// The address of `name`.
@@ -309,20 +312,24 @@ fn check_header(data: &[u8]) -> Result<(), ReadError> {
     Err(ReadError::NotX86_64 { found: format!("{bits}-bit {order}-endian code for {machine}") })
 }
 
+/// A name, for people.
+fn text(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
+}
+
 /// A section of code, still in the file.
 struct Piece<'data> {
     index: SectionIndex,
-    name: String,
+    name: &'data [u8],
     address: u64,
     bytes: &'data [u8],
 }
 
 impl<'data> Piece<'data> {
     fn of_section(section: &ElfSection64<'data, '_, Endianness>) -> Result<Self, ReadError> {
-        let name = String::from_utf8_lossy(section.name_bytes()?).into_owned();
-        let bytes = section.data()?;
+        let (name, bytes) = (section.name_bytes()?, section.data()?);
         if bytes.len() as u64 != section.size() {
-            return Err(ReadError::NoContents { section: name });
+            return Err(ReadError::NoContents { section: text(name) });
         }
         Ok(Self { index: section.index(), name, address: section.address(), bytes })
     }
@@ -342,7 +349,7 @@ fn relocatable_sections<'data>(file: &File<'data>) -> Result<Vec<Piece<'data>>, 
         // 0 means the same as 1.
         let alignment = section.align().max(1);
         if !alignment.is_power_of_two() || alignment > LIMIT {
-            return Err(ReadError::Alignment { section: piece.name, alignment });
+            return Err(ReadError::Alignment { section: text(piece.name), alignment });
         }
         piece.address = next.next_multiple_of(alignment);
         next = piece.address + piece.bytes.len() as u64;
@@ -383,9 +390,11 @@ impl Code {
         let base = first.ok_or(ReadError::NoCode)?.address;
         let mut code =
             Self { base, bytes: Vec::new(), sections: Vec::new(), ranges: HashMap::new() };
+        // As with symbols, a file's size is no limit for the sum of its names' lengths.
+        let mut names = 0;
         for Piece { index, name, address, bytes } in pieces {
             let Some(end) = address.checked_add(bytes.len() as u64) else {
-                return Err(ReadError::WrapsAround { section: name });
+                return Err(ReadError::WrapsAround { section: text(name) });
             };
             code.ranges.insert(index, address..end);
             if bytes.is_empty() {
@@ -396,11 +405,15 @@ impl Code {
             }
             let offset = (address - base) as usize;
             if offset < code.bytes.len() {
-                return Err(ReadError::Overlap { section: name, address });
+                return Err(ReadError::Overlap { section: text(name), address });
             }
             code.bytes.resize(offset, FILLER);
             code.bytes.extend(bytes);
-            code.sections.push(CodeSection { name, range: address..end });
+            names += name.len() as u64;
+            if names > LIMIT {
+                return Err(ReadError::TooLarge { what: "the names of sections" });
+            }
+            code.sections.push(CodeSection { name: text(name), range: address..end });
         }
         Ok(code)
     }
@@ -498,9 +511,9 @@ impl Names {
 fn relocate(file: &File<'_>, code: &mut Code) -> Result<(), ReadError> {
     for section in file.sections().filter(is_code) {
         let Some(range) = code.ranges.get(&section.index()).cloned() else { continue };
-        let name = String::from_utf8_lossy(section.name_bytes()?);
+        let name = section.name_bytes()?;
         for (offset, relocation) in section.relocations() {
-            let at = || Place { section: name.clone().into_owned(), offset };
+            let at = || Place { section: text(name), offset };
             let RelocationFlags::Elf { r_type } = relocation.flags() else { continue };
             if r_type == R_X86_64_NONE {
                 continue;
@@ -539,18 +552,17 @@ fn target(
         // Symbol 0: the addend is all there is.
         _ => return Ok(0),
     };
-    let name = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     match symbol.section() {
         SymbolSection::Absolute => Ok(symbol.address()),
         SymbolSection::Section(index) => match code.ranges.get(&index) {
             Some(range) => Ok(range.start.wrapping_add(symbol.address())),
             None => {
-                let section = name(file.section_by_index(index)?.name_bytes()?);
+                let section = text(file.section_by_index(index)?.name_bytes()?);
                 Err(ReadError::Data { at: at(), section })
             }
         },
         SymbolSection::Common => Err(ReadError::Data { at: at(), section: "COMMON".into() }),
-        _ => Err(ReadError::Undefined { at: at(), symbol: name(symbol.name_bytes()?) }),
+        _ => Err(ReadError::Undefined { at: at(), symbol: text(symbol.name_bytes()?) }),
     }
 }
 

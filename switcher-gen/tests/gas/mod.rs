@@ -6,25 +6,26 @@ use std::path::Path;
 use std::process::Command;
 
 /// A whole switcher, not of our emitters. Takes `GS_TSS` and `GS_TSS_EXTRA` as `--defsym`.
-pub const SWITCHER: &str = include_str!("switcher.S");
+pub(crate) const SWITCHER: &str = include_str!("switcher.S");
 
 /// The object that `as` makes of `source`, with `symbols` set by `--defsym`.
 #[track_caller]
-pub fn assemble(source: &str, symbols: &[(&str, i64)]) -> Vec<u8> {
+pub(crate) fn assemble(source: &str, symbols: &[(&str, i64)]) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let mut args = Vec::new();
     for (name, value) in symbols {
         args.extend(["--defsym".to_owned(), format!("{name}={value}")]);
     }
     args.extend(["--fatal-warnings", "-o", "out.o", "in.S"].map(str::to_owned));
-    std::fs::write(dir.path().join("in.S"), source).unwrap();
+    // `as` warns of a last line without an end.
+    std::fs::write(dir.path().join("in.S"), format!("{source}\n")).unwrap();
     run("as", &args, dir.path(), source);
     std::fs::read(dir.path().join("out.o")).unwrap()
 }
 
 /// What `ld`, or another tool of binutils that takes `-o`, makes of `object`.
 #[track_caller]
-pub fn process(tool: &str, args: &[&str], object: &[u8]) -> Vec<u8> {
+pub(crate) fn process(tool: &str, args: &[&str], object: &[u8]) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("in.o"), object).unwrap();
     let args: Vec<_> =
@@ -36,7 +37,7 @@ pub fn process(tool: &str, args: &[&str], object: &[u8]) -> Vec<u8> {
 /// `source` with each first text replaced by its second, to break it on purpose. Each must be there
 /// exactly once, so that the right place is broken.
 #[track_caller]
-pub fn replaced(source: &str, replacements: &[(&str, &str)]) -> String {
+pub(crate) fn replaced(source: &str, replacements: &[(&str, &str)]) -> String {
     replacements.iter().fold(source.to_owned(), |source, (from, to)| {
         let found = source.matches(from).count();
         assert_eq!(found, 1, "to be replaced, and there {found} times: {from:?}");
