@@ -96,3 +96,26 @@ mod symtests {
         }
     }
 }
+#[cfg(test)]
+#[path = "../../tests/gas/mod.rs"]
+mod gas;
+#[cfg(test)]
+mod gastest {
+    use super::super::*;
+    use super::gas;
+    use crate::Variant;
+    #[test]
+    fn gassmoke() {
+        let p = Prover::default();
+        let f = crate::elf::read(&gas::assemble(gas::SWITCHER, &[])).unwrap();
+        let t = Target::foreign(&f, Setting::from(&Variant::REFERENCE)).unwrap();
+            let now = std::time::Instant::now();
+            match p.prove(&t).unwrap() {
+                Verdict::Proved(r) => { for x in &r { println!("{} {:?} paths {} goals {} solver {}", x.theorem.name(), x.neighbour, x.paths, x.goals, x.by_solver); } }
+                Verdict::Refuted(c) => { println!("{c}"); println!("{:?}", p.statistics()); panic!(); }
+                Verdict::Unknown(u) => panic!("{u}"),
+            }
+            println!("{:?}", now.elapsed());
+            println!("{:?}", p.statistics());
+    }
+}

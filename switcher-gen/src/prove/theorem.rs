@@ -1,6 +1,8 @@
 //! One run of one entry point, from a state to an outcome, and everything that must hold of it: over
 //! numbers or over unknowns.
 
+use iced_x86::{Mnemonic, Register};
+
 use super::obligation::{self, Obligation};
 use super::target::Target;
 use super::world::{
@@ -146,6 +148,7 @@ const LIMIT: usize = 1000;
 /// What a run is watched for.
 struct Watch<'a, D: Domain> {
     target: &'a Target,
+    theorem: Theorem,
     goals: Vec<Goal<D>>,
     trace: Vec<u64>,
     per_cpu: D::Word,
@@ -153,7 +156,19 @@ struct Watch<'a, D: Domain> {
     on_guest_root: bool,
 }
 
-impl<D: Domain> Watch<'_, D> {
+impl<'a, D: Domain> Watch<'a, D> {
+    fn new(target: &'a Target, theorem: Theorem, world: &World<D>) -> Self {
+        Self {
+            target,
+            theorem,
+            goals: Vec::new(),
+            trace: Vec::new(),
+            per_cpu: world.per_cpu,
+            roots: world.spec.tss_extra,
+            on_guest_root: theorem != Theorem::EnterGuest,
+        }
+    }
+
     fn goal(&mut self, obligation: Obligation, holds: D::Bit, about: &'static str) {
         let at = self.trace.last().copied();
         self.goals.push(Goal { obligation, holds, about, values: None, at });
@@ -201,6 +216,10 @@ impl<D: Domain> Watch<'_, D> {
 
     fn sysretq(&mut self, d: &D, state: &Machine<D>) {
         let model = self.target.model();
+        // 32-bit code's stub leaves the guest's RSP where it is.
+        if self.theorem != Theorem::SyscallCompat {
+            self.goal(obligation::ADJACENT, d.bit(self.rsp_was_loaded_last()), "RSP");
+        }
         let canonical = model.is_canonical(d, state.get(Gpr::Rcx));
         self.goal(obligation::SYSRETQ_CANONICAL, canonical, "RCX");
         let traced = d.any(state.get(Gpr::R11), RFlags::NOT_BY_SYSRET.bits());
@@ -209,6 +228,17 @@ impl<D: Domain> Watch<'_, D> {
         if model.vendor == Vendor::Amd {
             self.goal(obligation::SYSRETQ_SS, d.any(state.ss, 0xFFFC), "SS");
         }
+    }
+
+    /// Whether the instruction right in front of the present one, in the code and on the path, has
+    /// loaded RSP.
+    fn rsp_was_loaded_last(&self) -> bool {
+        let [.., before, at] = *self.trace.as_slice() else { return false };
+        let instruction = self.target.program.instruction(before);
+        let loads = instruction.op_count() > 0
+            && instruction.op0_register() == Register::RSP
+            && matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::Pop);
+        loads && instruction.next_ip() == at
     }
 
     fn iretq(&mut self, d: &D, state: &Machine<D>, [_, cs, flags, _, ss]: [D::Word; 5]) {
@@ -282,16 +312,15 @@ pub fn run<D: Domain>(
 ) -> Result<Run<D>, BadCode> {
     let mut world = target.world(d, source, theorem.start(), saved);
     assume(&world.assumptions);
-    let mut watch = Watch {
-        target,
-        goals: Vec::new(),
-        trace: Vec::new(),
-        per_cpu: world.per_cpu,
-        roots: world.spec.tss_extra,
-        on_guest_root: theorem != Theorem::EnterGuest,
-    };
+    let mut watch = Watch::new(target, theorem, &world);
     world.machine.memory.hostile = neighbour == Neighbour::Hostile;
     begin(d, target, theorem, &mut world);
+    if target.setting.variant.axes().ibt {
+        let entry = d.known(world.machine.rip).unwrap_or_default();
+        let is_endbr = target.program.contains(entry)
+            && target.program.instruction(entry).mnemonic() == Mnemonic::Endbr64;
+        watch.goal(obligation::ENDBR, d.bit(is_endbr), "entry point");
+    }
     let end = execute(d, target, &mut world, &mut watch)?;
     let end = match end {
         End::Broken { obligation, text, about, values } => {
@@ -414,7 +443,6 @@ fn iretq<D: Domain>(
 
 /// What an exception in ring 0 breaks.
 fn fault_breaks<W>(target: &Target, at: u64, fault: &Fault<W>) -> Obligation {
-    use iced_x86::Mnemonic;
     match target.program.instruction(at).mnemonic() {
         Mnemonic::Wrgsbase => obligation::WRGSBASE_CANONICAL,
         Mnemonic::Sysretq => obligation::SYSRETQ_CANONICAL,
@@ -718,14 +746,7 @@ pub fn saved<D: Domain>(
 ) -> Result<Option<Saved<D>>, BadCode> {
     let mut known = KnownFrame { inner: source, selectors: target.model().selectors };
     let mut world = target.world(d, &mut known, Start::Call, None);
-    let mut watch = Watch {
-        target,
-        goals: Vec::new(),
-        trace: Vec::new(),
-        per_cpu: world.per_cpu,
-        roots: world.spec.tss_extra,
-        on_guest_root: false,
-    };
+    let mut watch = Watch::new(target, Theorem::EnterGuest, &world);
     begin(d, target, Theorem::EnterGuest, &mut world);
     let End::Guest { .. } = execute(d, target, &mut world, &mut watch)? else { return Ok(None) };
     let extra = region_of(&world, region::TSS_EXTRA);
