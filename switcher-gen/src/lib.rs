@@ -53,6 +53,8 @@ extern crate std;
 pub mod arch;
 pub mod asm;
 #[cfg(feature = "std")]
+pub mod cost;
+#[cfg(feature = "std")]
 pub mod elf;
 pub mod emit;
 mod image;

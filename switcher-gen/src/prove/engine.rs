@@ -8,7 +8,8 @@ use super::counterexample::Counterexample;
 use super::target::Target;
 use super::theorem::{self, BadCode, Neighbour, Run, Theorem};
 use super::world::{Saved, Source};
-use crate::machine::symbolic::{self, By, Symbolic, Verdict as Answer, Word};
+use crate::machine::Observer;
+use crate::machine::symbolic::{self, By, ExploreError, Symbolic, Verdict as Answer, Word};
 
 /// Proves. One prover can be asked many times: what it has found out about terms it keeps.
 #[derive(Debug, Default)]
@@ -53,6 +54,25 @@ impl Source<Symbolic> for Unknowns {
     }
 }
 
+/// Why the paths of a theorem are not known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unexplored {
+    /// There is no telling what the code does.
+    #[error(transparent)]
+    Code(#[from] BadCode),
+    /// Nor how many paths it has.
+    #[error(transparent)]
+    Explore(#[from] ExploreError),
+    /// The exits return to whoever has entered a guest.
+    #[error("entering a guest does not lead to one")]
+    NoEntry,
+}
+
+/// Takes assumptions for granted.
+fn assume(d: &Symbolic) -> impl Fn(&[(&'static str, symbolic::Bit)]) {
+    |assumptions| assumptions.iter().for_each(|(_, bit)| d.assume(*bit))
+}
+
 impl Prover {
     /// Proves or refutes all theorems about `target`. The first goal that fails ends it.
     ///
@@ -79,6 +99,46 @@ impl Prover {
         Ok(Verdict::Proved(reports))
     }
 
+    /// Goes every path of `theorem`, the guest being quiet, and `visit`s its end. On each, somebody
+    /// new watches. As long as a visit lasts, the domain answers questions about the path.
+    ///
+    /// # Errors
+    /// If the code is none that a theorem can be about, or if there may be paths besides those that
+    /// were visited.
+    pub fn paths<O: Observer<Symbolic>>(
+        &self,
+        target: &Target,
+        theorem: Theorem,
+        mut watcher: impl FnMut() -> O,
+        mut visit: impl FnMut(&Symbolic, Run<Symbolic>, O),
+    ) -> Result<(), Unexplored> {
+        let d = &self.domain;
+        d.reset();
+        let saved = theorem::saved(d, target, &mut Unknowns)?.ok_or(Unexplored::NoEntry)?;
+        d.reset();
+        let run = |d: &Symbolic| {
+            let mut watcher = watcher();
+            let (quiet, saved, also) = (Neighbour::Quiet, Some(&saved), Some(&mut watcher as _));
+            theorem::observed(d, target, theorem, quiet, &mut Unknowns, saved, assume(d), also)
+                .map(|run| (run, watcher))
+        };
+        let mut bad = None;
+        let explored = d.explore_until(run, |_, result| match result {
+            Ok((run, watcher)) => {
+                visit(d, run, watcher);
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                bad = Some(error);
+                ControlFlow::Break(())
+            }
+        });
+        match bad {
+            Some(bad) => Err(bad.into()),
+            None => Ok(explored.map(drop)?),
+        }
+    }
+
     fn theorem(
         &self,
         target: &Target,
@@ -98,10 +158,7 @@ impl Prover {
         };
         let mut stop = None;
         let run = |d: &Symbolic| {
-            let assume = |assumptions: &[(&'static str, symbolic::Bit)]| {
-                assumptions.iter().for_each(|(_, bit)| d.assume(*bit));
-            };
-            theorem::run(d, target, theorem, neighbour, &mut Unknowns, Some(saved), assume)
+            theorem::run(d, target, theorem, neighbour, &mut Unknowns, Some(saved), assume(d))
         };
         let explored = d.explore_until(run, |_, result| {
             let broken = match result {

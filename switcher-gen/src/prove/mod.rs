@@ -8,8 +8,9 @@ mod theorem;
 mod world;
 
 pub use counterexample::Counterexample;
-pub use engine::{Prover, Report, Verdict};
+pub use engine::{Prover, Report, Unexplored, Verdict};
 pub use obligation::Obligation;
 pub use target::Target;
 pub use theorem::{BadCode, Goal, Neighbour, Run, Theorem, run, saved};
 pub use world::{Placement, Saved, Setting, Source};
+pub(crate) use world::{read_extra, read_pvcs, region};

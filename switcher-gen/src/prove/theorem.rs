@@ -154,6 +154,8 @@ struct Watch<'a, D: Domain> {
     per_cpu: D::Word,
     roots: spec::TssExtra<D::Word>,
     on_guest_root: bool,
+    /// Who else watches.
+    also: Option<&'a mut dyn Observer<D>>,
 }
 
 impl<'a, D: Domain> Watch<'a, D> {
@@ -166,6 +168,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             per_cpu: world.per_cpu,
             roots: world.spec.tss_extra,
             on_guest_root: theorem != Theorem::EnterGuest,
+            also: None,
         }
     }
 
@@ -267,6 +270,9 @@ const GUEST: &str = "guest.";
 
 impl<D: Domain> Observer<D> for Watch<'_, D> {
     fn observe(&mut self, d: &D, state: &Machine<D>, event: Event<D::Word>) {
+        if let Some(also) = &mut self.also {
+            also.observe(d, state, event);
+        }
         match event {
             Event::Execute(at) => self.execute(d, state, at),
             Event::Depends(condition) => {
@@ -310,9 +316,24 @@ pub fn run<D: Domain>(
     saved: Option<&Saved<D>>,
     assume: impl FnOnce(&[(&'static str, D::Bit)]),
 ) -> Result<Run<D>, BadCode> {
+    observed(d, target, theorem, neighbour, source, saved, assume, None)
+}
+
+/// The same, watched by one more.
+#[expect(clippy::too_many_arguments, reason = "everything that a run is made of")]
+pub(super) fn observed<'a, D: Domain>(
+    d: &D,
+    target: &'a Target,
+    theorem: Theorem,
+    neighbour: Neighbour,
+    source: &mut impl Source<D>,
+    saved: Option<&Saved<D>>,
+    assume: impl FnOnce(&[(&'static str, D::Bit)]),
+    also: Option<&'a mut dyn Observer<D>>,
+) -> Result<Run<D>, BadCode> {
     let mut world = target.world(d, source, theorem.start(), saved);
     assume(&world.assumptions);
-    let mut watch = Watch::new(target, theorem, &world);
+    let mut watch = Watch { also, ..Watch::new(target, theorem, &world) };
     world.machine.memory.hostile = neighbour == Neighbour::Hostile;
     begin(d, target, theorem, &mut world);
     if target.setting.variant.axes().ibt {

@@ -69,7 +69,7 @@ const FRAME: i64 = size_of::<PtRegs>() as i64;
 const CALLER_STACK: i64 = 256;
 
 /// Names of regions.
-pub(super) mod region {
+pub(crate) mod region {
     pub(crate) const TSS: &str = "tss";
     pub(crate) const TSS_EXTRA: &str = "tss_extra";
     pub(crate) const PVCS: &str = "pvcs";
@@ -537,7 +537,7 @@ const HOST_FLAGS: u64 = RFlags::CF.bits()
     | RFlags::ID.bits();
 
 /// The per-CPU block's fields, as the specification names them.
-pub(super) fn read_extra<D: Domain>(
+pub(crate) fn read_extra<D: Domain>(
     d: &D,
     extra: &Region<D>,
     setting: &Setting,
@@ -571,7 +571,7 @@ pub(super) fn read_extra<D: Domain>(
 }
 
 /// The PVCS's fields, as the specification names them.
-pub(super) fn read_pvcs<D: Domain>(
+pub(crate) fn read_pvcs<D: Domain>(
     d: &D,
     pvcs: &Region<D>,
     setting: &Setting,
