@@ -5,7 +5,7 @@ use serde::Serialize;
 use switcher_gen::cost::{self, Path};
 
 use crate::output::{Content, Failure, write};
-use crate::target;
+use crate::target::TargetArgs;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -31,7 +31,7 @@ JSON is one object: `target`, and `paths`, an array of objects: `kind`, the name
 `branches`, `branches_taken`; `taken`, the addresses of the latter. Fields may be added.")]
 pub(crate) struct Args {
     #[command(flatten)]
-    target: target::Args,
+    target: TargetArgs,
     /// How to write it
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,

@@ -15,7 +15,7 @@ use crate::output::Failure;
 
 /// To be flattened into a command's arguments.
 #[derive(clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct TargetArgs {
     /// Which variant [default: the one for this host; intel-4level if there is none]
     #[arg(long, value_name = "NAME", value_parser = str::parse::<Variant>)]
     variant: Option<Variant>,
@@ -54,7 +54,7 @@ enum Pvcs {
     Current,
 }
 
-impl Args {
+impl TargetArgs {
     /// In reports.
     pub(crate) fn name(&self) -> String {
         match &self.elf {
