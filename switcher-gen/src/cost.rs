@@ -32,7 +32,9 @@ use crate::arch::RFlags;
 use crate::layout::{PtRegs, SwitchFlags};
 use crate::machine::symbolic::{Bit, Symbolic, Verdict, Word};
 use crate::machine::{Domain, Event, Gpr, Model, Observer, State};
-use crate::prove::{Prover, Run, Setting, Target, Theorem, Unexplored, read_extra, read_pvcs, region};
+use crate::prove::{
+    Prover, Run, Setting, Target, Theorem, Unexplored, read_extra, read_pvcs, region,
+};
 
 /// How many instructions the kernel's switcher of 2024 executes, by [`Path::kind`].
 pub const KERNEL_2024: [(&str, u64); 6] = [
@@ -143,10 +145,15 @@ pub fn paths(target: &Target) -> Result<Vec<Path>, Unexplored> {
             continue;
         }
         let mut found = Vec::new();
-        prover.paths(target, theorem, || Meter::new(target.setting), |d, run, meter| {
-            let kind = kind(d, theorem, target, &run, &meter);
-            found.push((path(target, kind, &run.trace, &meter), run.trace));
-        })?;
+        prover.paths(
+            target,
+            theorem,
+            || Meter::new(target.setting),
+            |d, run, meter| {
+                let kind = kind(d, theorem, target, &run, &meter);
+                found.push((path(target, kind, &run.trace, &meter), run.trace));
+            },
+        )?;
         found.sort_by(|(_, one), (_, other)| one.cmp(other));
         paths.extend(found.into_iter().map(|(path, _)| path));
     }

@@ -64,7 +64,7 @@ pub enum Unexplored {
     #[error(transparent)]
     Explore(#[from] ExploreError),
     /// The exits return to whoever has entered a guest.
-    #[error("entering a guest does not lead to one")]
+    #[error("entering a guest with nothing unusual in its frame does not lead to one")]
     NoEntry,
 }
 

@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 use serde::Serialize;
 use switcher_gen::cost::{self, Path};
+use switcher_gen::prove::Unexplored;
 
 use crate::output::{Content, Failure, write};
 use crate::target::TargetArgs;
@@ -47,8 +48,13 @@ enum Format {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let (name, target) = (args.target.name(), args.target.target()?);
-    let paths = cost::paths(&target)
-        .map_err(|error| Failure::Failed(format!("cannot find all paths of {name}: {error}")))?;
+    let paths = cost::paths(&target).map_err(|error| {
+        let message = format!("cannot find all paths of {name}: {error}");
+        match error {
+            Unexplored::Code(_) | Unexplored::NoEntry => Failure::Usage(message),
+            Unexplored::Explore(_) => Failure::Failed(message),
+        }
+    })?;
     let text = match args.format {
         Format::Text => text(&name, &paths),
         Format::Json => json(&name, &paths)?,

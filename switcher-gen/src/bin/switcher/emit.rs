@@ -119,8 +119,7 @@ fn json(image: &Image, base: Option<u64>) -> Result<String, Failure> {
 
 /// A 64-bit address.
 fn address(text: &str) -> Result<u64, String> {
-    number(text)
-        .ok_or_else(|| "not a 64-bit address such as 0xfffffe8000000000 or 4096".into())
+    number(text).ok_or_else(|| "not a 64-bit address such as 0xfffffe8000000000 or 4096".into())
 }
 
 /// A number: decimal, or hexadecimal behind `0x`, with `_` where it helps.
