@@ -37,6 +37,8 @@ pub struct Statistics {
     pub solver_time: Duration,
     /// The longest that it took for one question.
     pub slowest: Duration,
+    /// Terms that exist. They live as long as their owner: one that has too many is to be replaced.
+    pub terms: usize,
 }
 
 /// An answer.
@@ -169,7 +171,8 @@ impl Solver {
         values
     }
 
-    fn ask(&mut self, pool: &Pool, conjuncts: &[Bit]) -> Answer {
+    /// What ordeal says.
+    pub(super) fn ask(&mut self, pool: &Pool, conjuncts: &[Bit]) -> Answer {
         let start = Instant::now();
         let mut solver = ordeal::Solver::new();
         for term in Lowering::new(pool, conjuncts).finish(conjuncts) {
