@@ -26,6 +26,8 @@
 mod bit;
 mod eval;
 mod path;
+#[cfg(feature = "z3")]
+mod second;
 mod show;
 mod solve;
 #[cfg(test)]
