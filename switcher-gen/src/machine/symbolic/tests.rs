@@ -346,6 +346,51 @@ fn an_exploration_goes_each_feasible_way_once() {
     assert_eq!(seen, [(1, "low"), (2, "high, carry"), (2, "high")]);
 }
 
+/// Of random programs: a run for each pair of numbers finds the same paths, and each path's goal
+/// holds if and only if it does in all runs on the path.
+#[test]
+fn an_exploration_finds_the_paths_that_concrete_runs_take() {
+    fn run<D: Domain<Cell: Default>>(
+        d: &D,
+        a: D::Word,
+        b: D::Word,
+        seed: u64,
+    ) -> (Vec<bool>, D::Bit) {
+        let start = [a, d.sub(a, b), d.sar(d.shl(b, 61), 61), d.add(a, b), b];
+        let (_, bits) = random_terms(d, start, seed.wrapping_mul(0xBEEF_1234_5677), 40);
+        let (goal, conditions) = (bits[bits.len() - 1], &bits[2..bits.len() - 1]);
+        // What is decided next may depend on what was decided.
+        let decide = |at: &mut usize| {
+            let taken = d.decide(*conditions.get(*at)?);
+            *at += if taken { 1 } else { 2 };
+            Some(taken)
+        };
+        let mut at = 0;
+        (std::iter::from_fn(|| decide(&mut at)).collect(), goal)
+    }
+    let (mut paths, mut held) = (0, 0);
+    for seed in 1..60_u64 {
+        let mut expected = std::collections::BTreeMap::new();
+        for i in 0..64 {
+            let (path, goal) = run(&Concrete::default(), i & 7, i >> 3, seed);
+            *expected.entry(path).or_insert(true) &= goal;
+        }
+        let d = Symbolic::default();
+        let (a, b) = (d.variable("a", 3), d.variable("b", 3));
+        let mut found = Vec::new();
+        let explored = d.explore(
+            |d| run(d, a, b, seed),
+            |_, (path, goal)| found.push((path, holds(&d.check(goal)))),
+        );
+        assert_eq!(explored.map(|explored| explored.visited), Ok(found.len()));
+        // Depth first, `true` first.
+        assert_eq!(found, expected.into_iter().rev().collect::<Vec<_>>(), "seed {seed}");
+        paths += found.len();
+        held += found.iter().filter(|path| path.1).count();
+    }
+    assert!(paths > 200 && held > 30, "{paths} {held}");
+}
+
 #[test]
 fn goals_are_checked_on_the_path_that_is_visited() {
     let d = Symbolic::default();
