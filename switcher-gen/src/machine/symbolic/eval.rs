@@ -110,8 +110,7 @@ impl Evaluation<'_> {
             return value;
         }
         let pool = self.pool;
-        let entry = &pool.atoms[id as usize];
-        let value = match entry.atom {
+        let value = match pool.atoms[id as usize].atom {
             Atom::Variable(index) => self.values.get(index as usize).copied().unwrap_or_default(),
             Atom::Sum(base, constant) => self.word(base).wrapping_add(constant),
             Atom::Add(a, b) => self.word(a).wrapping_add(self.word(b)),
@@ -123,7 +122,7 @@ impl Evaluation<'_> {
                 self.word(arm)
             }
             Atom::Truth(bit) => self.bit(bit).into(),
-        } & low_bits(entry.width);
+        };
         self.scratch.atoms[id as usize] = (self.scratch.epoch, value);
         value
     }
