@@ -24,7 +24,7 @@ pub mod symbolic;
 
 pub use concrete::Concrete;
 pub use domain::Domain;
-pub use flags::{Condition, Flags};
+pub use flags::{ARITHMETIC, Condition, Flags};
 pub use memory::{Memory, Place, Region, Sharing};
 pub use program::{Op, Program, ProgramError};
 pub use state::{Entry, Fault, Gpr, Model, Msrs, State};

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use super::obligation::Obligation;
+use super::obligation::{self, Obligation};
 use super::target::Target;
 use super::theorem::{self, Goal, Neighbour, Run, Theorem};
-use super::world::{Saved, Source};
+use super::world::Source;
 use crate::machine::symbolic::{Model, Symbolic};
 use crate::machine::{Concrete, Domain};
 
@@ -69,25 +69,29 @@ impl Source<Concrete> for Values<'_> {
 impl Counterexample {
     /// Replays what `model` says about `goal` of `run`. `None` if the concrete machine does not
     /// break the same obligation.
-    #[expect(clippy::too_many_arguments, reason = "everything that led to it")]
     pub(super) fn new(
         d: &Symbolic,
         target: &Target,
         theorem: Theorem,
         neighbour: Neighbour,
-        _saved: &Saved<Symbolic>,
         run: &Run<Symbolic>,
         goal: &Goal<Symbolic>,
-        model: Model,
+        model: &Model,
     ) -> Option<Self> {
         // The addresses of regions do not matter as a rule, and models make them overlap.
         [false, true].into_iter().find_map(|bases| {
-            let mut values = Values { model: &model, bases, asked: Vec::new() };
+            let mut values = Values { model, bases, asked: Vec::new() };
             let replayed = replay(target, theorem, neighbour, &mut values)?;
-            let broken = replayed
-                .goals
-                .iter()
-                .find(|found| !found.holds && found.obligation == goal.obligation)?;
+            // The numbers may break something else first, such as run into other memory.
+            let mut broken = replayed.goals.iter().filter(|found| !found.holds);
+            let same = broken.clone().find(|found| found.obligation == goal.obligation);
+            let broken = same.or_else(|| broken.next());
+            // What a decision rests on does not show in numbers; that it is reached does.
+            let is_rule = goal.obligation == obligation::NO_DECISION_ON_RSP;
+            let is_reached = goal.at.is_some_and(|at| replayed.trace.contains(&at));
+            if broken.is_none() && !(is_rule && is_reached) {
+                return None;
+            }
             let met = model.iter().filter(|(name, value)| *value != 0 && name.contains('#'));
             let mut state = std::mem::take(&mut values.asked);
             state.extend(met.map(|(name, value)| (name.to_owned(), value)));
@@ -98,14 +102,17 @@ impl Counterexample {
             Some(Self {
                 theorem,
                 neighbour,
-                obligation: goal.obligation,
-                about: broken.about,
+                obligation: broken.map_or(goal.obligation, |broken| broken.obligation),
+                about: broken.map_or(goal.about, |broken| broken.about),
                 at: goal.at,
-                terms: goal.values.map(|(a, b)| (d.display(a), d.display(b))),
+                terms: goal
+                    .values
+                    .filter(|_| same.is_some())
+                    .map(|(a, b)| (d.display(a), d.display(b))),
                 state,
                 path: path.collect(),
                 end: run.end.clone(),
-                replay: broken.values,
+                replay: broken.and_then(|broken| broken.values),
             })
         })
     }
@@ -120,13 +127,13 @@ fn replay(
 ) -> Option<Run<Concrete>> {
     let met = values.model.iter().filter(|(name, _)| name.contains('#'));
     let d = Concrete::told(met.map(|(name, value)| (name.to_owned(), value)));
-    let saved = theorem::saved(&d, target, values).ok()??;
+    let saved = theorem::saved(&d, target, values).ok()?;
     values.asked.clear();
     let mut holds = true;
     let assume = |all: &[(&'static str, <Concrete as Domain>::Bit)]| {
         holds = all.iter().all(|(_, bit)| *bit);
     };
-    let run = theorem::run(&d, target, theorem, neighbour, values, Some(&saved), assume).ok()?;
+    let run = theorem::run(&d, target, theorem, neighbour, values, saved.as_ref(), assume).ok()?;
     holds.then_some(run)
 }
 

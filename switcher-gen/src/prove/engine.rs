@@ -81,16 +81,18 @@ impl Prover {
     pub fn prove(&self, target: &Target) -> Result<Verdict, BadCode> {
         let d = &self.domain;
         d.reset();
-        let Some(saved) = theorem::saved(d, target, &mut Unknowns)? else {
-            return Ok(Verdict::Unknown("entering a guest does not lead to one".into()));
-        };
+        let saved = theorem::saved(d, target, &mut Unknowns)?;
         let mut reports = Vec::new();
         for theorem in Theorem::ALL {
             if theorem == Theorem::SyscallCompat && target.syscall_compat.is_none() {
                 continue;
             }
             for neighbour in [Neighbour::Quiet, Neighbour::Hostile] {
-                match self.theorem(target, theorem, neighbour, &saved)? {
+                // Without it, the first theorem fails, and says why.
+                if saved.is_none() && theorem != Theorem::EnterGuest {
+                    return Ok(Verdict::Unknown("entering a guest does not lead to one".into()));
+                }
+                match self.theorem(target, theorem, neighbour, saved.as_ref())? {
                     Ok(report) => reports.push(report),
                     Err(verdict) => return Ok(verdict),
                 }
@@ -144,7 +146,7 @@ impl Prover {
         target: &Target,
         theorem: Theorem,
         neighbour: Neighbour,
-        saved: &Saved<Symbolic>,
+        saved: Option<&Saved<Symbolic>>,
     ) -> Result<Result<Report, Verdict>, BadCode> {
         let d = &self.domain;
         d.reset();
@@ -158,12 +160,12 @@ impl Prover {
         };
         let mut stop = None;
         let run = |d: &Symbolic| {
-            theorem::run(d, target, theorem, neighbour, &mut Unknowns, Some(saved), assume(d))
+            theorem::run(d, target, theorem, neighbour, &mut Unknowns, saved, assume(d))
         };
         let explored = d.explore_until(run, |_, result| {
             let broken = match result {
                 Err(bad) => Err(Stop::Bad(bad)),
-                Ok(run) => self.path(target, theorem, neighbour, saved, &run, &mut report),
+                Ok(run) => self.path(target, theorem, neighbour, &run, &mut report),
             };
             match broken {
                 Ok(()) => ControlFlow::Continue(()),
@@ -190,7 +192,6 @@ impl Prover {
         target: &Target,
         theorem: Theorem,
         neighbour: Neighbour,
-        saved: &Saved<Symbolic>,
         run: &Run<Symbolic>,
         report: &mut Report,
     ) -> Result<(), Stop> {
@@ -204,7 +205,7 @@ impl Prover {
                 }
                 Answer::Fails(model) => {
                     let found =
-                        Counterexample::new(d, target, theorem, neighbour, saved, run, goal, model);
+                        Counterexample::new(d, target, theorem, neighbour, run, goal, &model);
                     return Err(Stop::Verdict(Box::new(match found {
                         Some(counterexample) => Verdict::Refuted(Box::new(counterexample)),
                         None => Verdict::Unknown(format!(
@@ -223,6 +224,58 @@ impl Prover {
             }
         }
         Ok(())
+    }
+
+    /// Whether two targets, both proved, leave the same in everything that can be read, beyond what
+    /// the specification speaks of. Says what differs if something does.
+    ///
+    /// # Errors
+    /// If one of them is none that a theorem can be about.
+    pub fn equivalent(&self, one: &Target, other: &Target) -> Result<Option<String>, BadCode> {
+        let d = &self.domain;
+        d.reset();
+        let saved = [one, other].map(|target| theorem::saved(d, target, &mut Unknowns));
+        let [Some(first), Some(second)] = saved.map(|saved| saved.ok().flatten()) else {
+            return Ok(Some("entering a guest does not lead to one".into()));
+        };
+        for theorem in Theorem::ALL {
+            d.reset();
+            let mut difference = None;
+            let mut bad = None;
+            let run = |d: &Symbolic| {
+                let assume = |assumptions: &[(&'static str, symbolic::Bit)]| {
+                    assumptions.iter().for_each(|(_, bit)| d.assume(*bit));
+                };
+                let saved = [&first, &second];
+                theorem::compare_runs(d, [one, other], theorem, &mut Unknowns, saved, assume)
+            };
+            let explored = d.explore_until(run, |_, result| {
+                let goals = match result {
+                    Ok(run) => run.goals,
+                    Err(error) => {
+                        bad = Some(error);
+                        return ControlFlow::Break(());
+                    }
+                };
+                let differs = |goal: &super::theorem::Goal<Symbolic>| {
+                    !matches!(d.check(goal.holds), Answer::Holds { .. })
+                };
+                match goals.iter().find(|goal| differs(goal)) {
+                    None => ControlFlow::Continue(()),
+                    Some(goal) => {
+                        difference = Some(format!("{}: {} differs", theorem.name(), goal.about));
+                        ControlFlow::Break(())
+                    }
+                }
+            });
+            match (bad, difference, explored) {
+                (Some(bad), ..) => return Err(bad),
+                (None, None, Ok(_)) => {}
+                (None, None, Err(error)) => return Ok(Some(error.to_string())),
+                (None, difference, _) => return Ok(difference),
+            }
+        }
+        Ok(None)
     }
 
     /// How questions were answered so far.

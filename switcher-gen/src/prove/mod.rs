@@ -2,7 +2,6 @@
 mod counterexample;
 mod engine;
 pub mod obligation;
-mod smoke;
 mod target;
 mod theorem;
 mod world;

@@ -72,6 +72,12 @@ impl Target {
         })
     }
 
+    /// The addresses that are entered from outside.
+    pub(crate) fn entry_points(&self) -> impl Iterator<Item = u64> {
+        let required = [self.enter_guest, self.return_from_guest, self.syscall_64];
+        required.into_iter().chain(self.syscall_compat)
+    }
+
     pub(super) fn model(&self) -> Model {
         Model::from(&self.setting.variant)
     }

@@ -115,6 +115,8 @@ pub(super) struct World<D: Domain> {
     pub(super) setting: Setting,
     /// The host's GS base.
     pub(super) per_cpu: D::Word,
+    /// FS base, PKRU and SPEC_CTRL as they were.
+    pub(super) others: [D::Word; 3],
     /// The initial memory, to tell what has changed.
     pub(super) before: Memory<D>,
 }
@@ -465,6 +467,7 @@ impl<D: Domain> World<D> {
             },
             memory: memory.clone(),
         };
+        let others = [machine.fs_base, machine.pkru, machine.msrs.spec_ctrl];
         let guest = Guest {
             registers: registers(&gpr),
             rip: guest_rip,
@@ -485,6 +488,7 @@ impl<D: Domain> World<D> {
             model,
             setting: *setting,
             per_cpu,
+            others,
             before: memory,
         }
     }

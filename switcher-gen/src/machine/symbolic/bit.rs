@@ -70,8 +70,7 @@ impl Pool {
     }
 
     pub(super) fn test(&mut self, word: Word, index: u32) -> Bit {
-        let literal = self.bits(word).get(index as usize).copied();
-        self.truth(literal.unwrap_or(Literal::ZERO))
+        self.truth(self.bit_of(word, index))
     }
 
     pub(super) fn both(&mut self, a: Bit, b: Bit) -> Bit {
@@ -143,16 +142,16 @@ impl Pool {
             let (a, b) = (a.min(b), a.max(b));
             let (a, b) = (a.plain(), b.invert_if(a.inverted()));
             let atom = b.atom().filter(|_| a == Literal::ZERO);
-            let i = b.index() as usize;
+            let i = b.index();
             match atom.map(|atom| self.atoms[atom as usize].atom) {
                 Some(Atom::Xor(..) | Atom::And(..)) if expanded.contains(&b) => {}
                 Some(Atom::Xor(p, q)) => {
                     expanded.insert(b);
-                    todo.push((self.bits(p)[i], self.bits(q)[i].invert_if(b.inverted())));
+                    todo.push((self.bit_of(p, i), self.bit_of(q, i).invert_if(b.inverted())));
                 }
                 Some(Atom::And(p, q)) if b.inverted() => {
                     expanded.insert(b);
-                    todo.extend([p, q].map(|operand| (Literal::ONE, self.bits(operand)[i])));
+                    todo.extend([p, q].map(|operand| (Literal::ONE, self.bit_of(operand, i))));
                 }
                 _ => pairs.push((a, b)),
             }

@@ -110,8 +110,7 @@ impl Evaluation<'_> {
             return value;
         }
         let pool = self.pool;
-        let entry = &pool.atoms[id as usize];
-        let value = match entry.atom {
+        let value = match pool.atoms[id as usize].atom {
             Atom::Variable(index) => self.values.get(index as usize).copied().unwrap_or_default(),
             Atom::Sum(base, constant) => self.word(base).wrapping_add(constant),
             Atom::Add(a, b) => self.word(a).wrapping_add(self.word(b)),
@@ -123,7 +122,7 @@ impl Evaluation<'_> {
                 self.word(arm)
             }
             Atom::Truth(bit) => self.bit(bit).into(),
-        } & low_bits(entry.width);
+        };
         self.scratch.atoms[id as usize] = (self.scratch.epoch, value);
         value
     }
@@ -210,7 +209,7 @@ fn set(
         scratch.under(pool, values).literal(literal)
     };
     let Some(atom) = literal.atom() else { return literal.inverted() == wanted };
-    let (at, plain) = (literal.index() as usize, wanted != literal.inverted());
+    let (at, plain) = (literal.index(), wanted != literal.inverted());
     match pool.atoms[atom as usize].atom {
         Atom::Variable(index) => {
             let index = index as usize;
@@ -221,18 +220,18 @@ fn set(
             return true;
         }
         Atom::And(a, b) => {
-            let set_a = set(pool, scratch, values, pool.bits(a)[at], plain);
+            let set_a = set(pool, scratch, values, pool.bit_of(a, at), plain);
             if plain || !set_a {
-                set(pool, scratch, values, pool.bits(b)[at], plain);
+                set(pool, scratch, values, pool.bit_of(b, at), plain);
             }
         }
         Atom::Xor(a, b) => {
-            let other = now(scratch, values, pool.bits(b)[at]);
-            set(pool, scratch, values, pool.bits(a)[at], plain != other);
+            let other = now(scratch, values, pool.bit_of(b, at));
+            set(pool, scratch, values, pool.bit_of(a, at), plain != other);
         }
         Atom::Select(condition, a, b) => {
             let arm = if scratch.under(pool, values).bit(condition) { a } else { b };
-            set(pool, scratch, values, pool.bits(arm)[at], plain);
+            set(pool, scratch, values, pool.bit_of(arm, at), plain);
         }
         Atom::Truth(bit) => force(pool, scratch, values, bit, plain),
         // Carries: left to the solver.

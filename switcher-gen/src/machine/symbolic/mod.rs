@@ -1,9 +1,9 @@
 //! Terms over the unknowns of a state: the domain of proofs.
 //!
 //! [`Symbolic`] owns all terms; [`Word`] and [`Bit`] are handles, and equal handles are equal
-//! terms. Most questions answer themselves because terms are kept in a normal form ([`word`],
-//! [`bit`]: read the former first); the others go to the solver ([`solve`]), together with what is
-//! assumed and decided on the present path ([`path`]).
+//! terms. Most questions answer themselves because terms are kept in a normal form (`word.rs`, which
+//! is to be read first, and `bit.rs`); the others go to the solver (`solve.rs`), together with what
+//! is assumed and decided on the present path (`path.rs`).
 //!
 //! ```
 //! use switcher_gen::machine::domain::Domain;
@@ -26,6 +26,8 @@
 mod bit;
 mod eval;
 mod path;
+#[cfg(feature = "z3")]
+mod second;
 mod show;
 mod solve;
 #[cfg(test)]
@@ -136,17 +138,22 @@ impl Symbolic {
     /// The word's number in a model.
     #[must_use]
     pub fn evaluate(&self, model: &Model, word: Word) -> u64 {
-        let pool = self.pool.borrow();
-        let values: Vec<_> =
-            pool.variables.iter().map(|variable| model.value(&variable.name)).collect();
-        self.solver.borrow_mut().scratch.under(&pool, &values).word(word)
+        self.under(model, |mut now| now.word(word))
     }
 
     /// Whether the truth value is true in a model.
     #[must_use]
     pub fn evaluate_bit(&self, model: &Model, bit: Bit) -> bool {
-        let truth = self.number(bit);
-        self.evaluate(model, truth) != 0
+        self.under(model, |mut now| now.bit(bit))
+    }
+
+    fn under<T>(&self, model: &Model, compute: impl FnOnce(eval::Evaluation<'_>) -> T) -> T {
+        let pool = self.pool.borrow();
+        let number = |variable: &word::Variable| {
+            model.value(&variable.name) & word::low_bits(variable.width)
+        };
+        let values: Vec<_> = pool.variables.iter().map(number).collect();
+        compute(self.solver.borrow_mut().scratch.under(&pool, &values))
     }
 
     /// The names of the variables that a word depends on.
@@ -181,7 +188,7 @@ impl Symbolic {
     /// How questions were answered so far.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        self.solver.borrow().statistics
+        Statistics { terms: self.pool.borrow().size(), ..self.solver.borrow().statistics }
     }
 
     /// Whether ordeal's certificates are to be checked once more than ordeal does.

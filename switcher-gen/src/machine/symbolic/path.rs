@@ -153,6 +153,7 @@ impl Symbolic {
     /// Forgets assumptions, decisions and trouble; not terms, models and answers.
     pub fn reset(&self) {
         *self.search.borrow_mut() = Search::default();
+        self.exploring.set(false);
     }
 
     /// Why something is not known that had to be; what was explored says nothing then.
@@ -228,8 +229,8 @@ impl Symbolic {
     }
 
     /// Runs `run` once for each way that its decisions can go, the ways of `true` first, and
-    /// `visit`s each result, until it has seen enough. Both may ask, [`check`](Self::check) and
-    /// decide. Returns how many paths there are.
+    /// `visit`s each result. Both may [`check`](Self::check) and decide, but not explore. Returns how
+    /// many paths there are.
     ///
     /// # Errors
     ///

@@ -37,6 +37,8 @@ pub struct Statistics {
     pub solver_time: Duration,
     /// The longest that it took for one question.
     pub slowest: Duration,
+    /// Terms that exist. They live as long as their owner: one that has too many is to be replaced.
+    pub terms: usize,
 }
 
 /// An answer.
@@ -169,7 +171,25 @@ impl Solver {
         values
     }
 
-    fn ask(&mut self, pool: &Pool, conjuncts: &[Bit]) -> Answer {
+    /// What ordeal says; with the feature `z3`, if Z3 says the same.
+    pub(super) fn ask(&mut self, pool: &Pool, conjuncts: &[Bit]) -> Answer {
+        let answer = self.ask_ordeal(pool, conjuncts);
+        #[cfg(feature = "z3")]
+        {
+            let second = super::second::satisfiable(pool, conjuncts);
+            let agree = match &answer {
+                Answer::Unsatisfiable => second == Some(false),
+                Answer::Satisfiable(_) => second == Some(true),
+                Answer::Unknown(_) => true,
+            };
+            if !agree {
+                return Answer::Unknown(format!("ordeal: {answer:?}, Z3: {second:?}"));
+            }
+        }
+        answer
+    }
+
+    fn ask_ordeal(&mut self, pool: &Pool, conjuncts: &[Bit]) -> Answer {
         let start = Instant::now();
         let mut solver = ordeal::Solver::new();
         for term in Lowering::new(pool, conjuncts).finish(conjuncts) {

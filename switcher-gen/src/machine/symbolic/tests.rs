@@ -145,7 +145,7 @@ fn every_operation_computes_what_the_concrete_domain_computes() {
 /// With few enough values, a verdict can be compared with all of them.
 #[test]
 fn verdicts_about_small_unknowns_are_those_of_all_their_values() {
-    let (mut solved, mut refuted) = (0, 0);
+    let (mut solved, mut refuted, mut asked) = (0, 0, 0);
     for seed in 1..400_u64 {
         let d = Symbolic::default();
         d.recheck_certificates(true);
@@ -168,13 +168,17 @@ fn verdicts_about_small_unknowns_are_those_of_all_their_values() {
                 Verdict::Unknown(why) => panic!("seed {seed}: {why}"),
             }
         }
-        // Solver models and proofs, also.
-        if let (Some(&p), Some(&q)) = (bits.last(), bits.get(2)) {
-            let same = d.not(d.differ(d.either(p, q), d.not(d.both(d.not(p), d.not(q)))));
-            assert!(holds(&d.check(same)));
+        // The solver by itself.
+        for &bit in &bits[2..] {
+            let some = (0..64)
+                .any(|i| d.evaluate_bit(&names.into_iter().zip([i & 7, i >> 3]).collect(), bit));
+            let answer = d.solver.borrow_mut().ask(&d.pool.borrow(), &[bit]);
+            assert_eq!(matches!(answer, solve::Answer::Satisfiable(_)), some, "seed {seed}");
+            assert_eq!(matches!(answer, solve::Answer::Unsatisfiable), !some, "seed {seed}");
         }
+        asked += d.statistics().solver;
     }
-    assert!(solved > 300 && refuted > 1000, "{solved} {refuted}");
+    assert!(solved > 300 && refuted > 1000 && asked > 2000, "{solved} {refuted} {asked}");
 }
 
 #[test]
@@ -212,6 +216,9 @@ fn operations_of_bits_do_not_depend_on_their_position() {
     assert_eq!(d.truncate(d.or(x, y), 4), d.or(d.truncate(x, 4), d.truncate(y, 4)));
     assert_eq!(d.xor(d.xor(x, d.word(u64::MAX)), y), d.xor(d.xor(x, y), d.word(u64::MAX)));
     assert_eq!(d.and(x, d.xor(x, d.word(u64::MAX))), d.word(0));
+    let (a, not_y) = (d.xor(x, y), d.xor(y, d.word(u64::MAX)));
+    assert_eq!((d.xor(a, y), d.xor(x, a)), (x, y));
+    assert_eq!(d.xor(not_y, a), d.xor(x, d.word(u64::MAX)));
     let p = d.lt(x, y);
     assert_eq!(d.shl(d.select(p, x, y), 5), d.select(d.not(p), d.shl(y, 5), d.shl(x, 5)));
 }
@@ -339,6 +346,51 @@ fn an_exploration_goes_each_feasible_way_once() {
     assert_eq!(seen, [(1, "low"), (2, "high, carry"), (2, "high")]);
 }
 
+/// Of random programs: a run for each pair of numbers finds the same paths, and each path's goal
+/// holds if and only if it does in all runs on the path.
+#[test]
+fn an_exploration_finds_the_paths_that_concrete_runs_take() {
+    fn run<D: Domain<Cell: Default>>(
+        d: &D,
+        a: D::Word,
+        b: D::Word,
+        seed: u64,
+    ) -> (Vec<bool>, D::Bit) {
+        let start = [a, d.sub(a, b), d.sar(d.shl(b, 61), 61), d.add(a, b), b];
+        let (_, bits) = random_terms(d, start, seed.wrapping_mul(0xBEEF_1234_5677), 40);
+        let (goal, conditions) = (bits[bits.len() - 1], &bits[2..bits.len() - 1]);
+        // What is decided next may depend on what was decided.
+        let decide = |at: &mut usize| {
+            let taken = d.decide(*conditions.get(*at)?);
+            *at += if taken { 1 } else { 2 };
+            Some(taken)
+        };
+        let mut at = 0;
+        (std::iter::from_fn(|| decide(&mut at)).collect(), goal)
+    }
+    let (mut paths, mut held) = (0, 0);
+    for seed in 1..100_u64 {
+        let mut expected = std::collections::BTreeMap::new();
+        for i in 0..64 {
+            let (path, goal) = run(&Concrete::default(), i & 7, i >> 3, seed);
+            *expected.entry(path).or_insert(true) &= goal;
+        }
+        let d = Symbolic::default();
+        let (a, b) = (d.variable("a", 3), d.variable("b", 3));
+        let mut found = Vec::new();
+        let explored = d.explore(
+            |d| run(d, a, b, seed),
+            |_, (path, goal)| found.push((path, holds(&d.check(goal)))),
+        );
+        assert_eq!(explored.map(|explored| explored.visited), Ok(found.len()));
+        // Depth first, `true` first.
+        assert_eq!(found, expected.into_iter().rev().collect::<Vec<_>>(), "seed {seed}");
+        paths += found.len();
+        held += found.iter().filter(|path| path.1).count();
+    }
+    assert!(paths > 200 && held > 30, "{paths} {held}");
+}
+
 #[test]
 fn goals_are_checked_on_the_path_that_is_visited() {
     let d = Symbolic::default();
@@ -397,11 +449,19 @@ fn assumptions_made_in_a_run_end_with_it() {
     let x = d.variable("x", 64);
     let explored = d.explore(
         |d| {
-            let odd = d.decide(d.test(x, 0));
-            d.assume(if odd { d.test(x, 1) } else { d.test(x, 0) });
+            if d.decide(d.test(x, 0)) {
+                d.assume(d.test(x, 1));
+            } else if d.decide(d.lt(x, d.word(9))) {
+                // Impossible, as the path says.
+                d.assume(d.test(x, 0));
+            } else {
+                // Impossible, as the solver finds out.
+                d.assume(d.lt(x, d.word(5)));
+            }
         },
-        |_, ()| (),
+        // Not what was possible before the assumption.
+        |_, ()| assert!(holds(&d.check(d.is(d.mask(x, 3), 3)))),
     );
-    assert_eq!(explored, Ok(Explored { visited: 1, pruned: 1 }));
+    assert_eq!(explored, Ok(Explored { visited: 1, pruned: 2 }));
     assert!(!holds(&d.check(d.test(x, 1))));
 }

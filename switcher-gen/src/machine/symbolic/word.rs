@@ -88,6 +88,14 @@ impl Slice {
             }
         }
     }
+
+    fn literal(self, index: u32) -> Literal {
+        match self {
+            Self::Const { value, .. } => Literal::from_bool(value >> index & 1 != 0),
+            Self::Part { first, .. } => first.above(index),
+            Self::Fill { literal, .. } => literal,
+        }
+    }
 }
 
 /// The slices of some literals, each as wide as can be: equal literals have equal slices.
@@ -170,6 +178,11 @@ pub(super) struct Pool {
 }
 
 impl Pool {
+    /// How many terms there are.
+    pub(super) fn size(&self) -> usize {
+        self.words.len() + self.atoms.len() + self.nodes.len()
+    }
+
     pub(super) fn slices(&self, word: Word) -> &Rc<[Slice]> {
         &self.words[word.0 as usize]
     }
@@ -179,14 +192,22 @@ impl Pool {
         let mut at = bits.iter_mut();
         for &slice in self.slices(word).iter() {
             for (i, bit) in (0..slice.width()).zip(&mut at) {
-                *bit = match slice {
-                    Slice::Const { value, .. } => Literal::from_bool(value >> i & 1 != 0),
-                    Slice::Part { first, .. } => first.above(i),
-                    Slice::Fill { literal, .. } => literal,
-                };
+                *bit = slice.literal(i);
             }
         }
         bits
+    }
+
+    /// One of a word's bits.
+    pub(super) fn bit_of(&self, word: Word, index: u32) -> Literal {
+        let mut at = index;
+        for &slice in self.slices(word).iter() {
+            if at < slice.width() {
+                return slice.literal(at);
+            }
+            at -= slice.width();
+        }
+        Literal::ZERO
     }
 
     pub(super) fn intern(&mut self, bits: &Bits) -> Word {
@@ -336,8 +357,20 @@ impl Pool {
                 Pair::Of(p.min(q), p.max(q), a.inverted() != b.inverted())
             }
         };
-        let bits = self.zip(&self.bits(a), &self.bits(b), pair, Atom::Xor);
+        let (mut left, mut right) = (self.bits(a), self.bits(b));
+        for (a, b) in left.iter_mut().zip(&mut right) {
+            (*a, *b) = self.cancel(*a, *b).or_else(|| self.cancel(*b, *a)).unwrap_or((*a, *b));
+        }
+        let bits = self.zip(&left, &right, pair, Atom::Xor);
         self.intern(&bits)
+    }
+
+    /// What is left of `(p ^ q) ^ p`.
+    fn cancel(&self, xor: Literal, other: Literal) -> Option<(Literal, Literal)> {
+        let Atom::Xor(p, q) = self.atoms[xor.atom()? as usize].atom else { return None };
+        let (p, q) = (self.bit_of(p, xor.index()), self.bit_of(q, xor.index()));
+        let rest = if p == other.plain() { q } else { (q == other.plain()).then_some(p)? };
+        Some((rest, Literal::from_bool(xor.inverted() != other.inverted())))
     }
 
     pub(super) fn select(&mut self, condition: Bit, a: Word, b: Word) -> Word {
