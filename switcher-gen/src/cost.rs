@@ -29,7 +29,7 @@ use iced_x86::{FlowControl, Mnemonic, Register};
 use serde::{Serialize, Serializer};
 
 use crate::arch::RFlags;
-use crate::layout::{PtRegs, SwitchFlags};
+use crate::layout::{PtRegs, SwitchFlags, TssExtra};
 use crate::machine::symbolic::{Bit, Symbolic, Verdict, Word};
 use crate::machine::{Domain, Event, Gpr, Model, Observer, State};
 use crate::prove::{
@@ -250,10 +250,11 @@ impl Observer<Symbolic> for Meter {
     fn observe(&mut self, d: &Symbolic, state: &State<Symbolic>, event: Event<Word>) {
         match event {
             Event::Execute(_) => {
-                let facts = self.facts(d, state);
-                self.switch_flags = facts.as_ref().map(|facts| facts.switch_flags);
+                let at = self.setting.placement.tss_extra + TssExtra::switch_flags.bytes() as i64;
+                let extra = state.memory.region(region::TSS_EXTRA);
+                self.switch_flags = extra.map(|extra| extra.read(d, at, 8));
                 if self.start.is_none() {
-                    self.start = facts;
+                    self.start = self.facts(d, state);
                 }
             }
             Event::Access(access) => {

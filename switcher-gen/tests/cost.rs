@@ -6,6 +6,7 @@ mod gas;
 
 use std::collections::BTreeSet;
 use std::process::Command;
+use std::sync::LazyLock;
 
 use switcher_gen::cost::{KERNEL_2024, Path, paths};
 use switcher_gen::elf;
@@ -13,14 +14,23 @@ use switcher_gen::native;
 use switcher_gen::prove::{Placement, Setting, Target};
 use switcher_gen::{Image, Variant};
 
-use gas::{SWITCHER, assemble, replaced};
+use gas::{SWITCHER, assemble, process, replaced};
 
 /// Where a SYSCALL begins in [`SWITCHER`].
 const ENTRY: &str = "\nroutine entry_SYSCALL_64_switcher\n";
 
-fn of_image(variant: &Variant) -> Vec<Path> {
-    let image = Image::new(variant).unwrap();
-    paths(&Target::image(&image)).unwrap_or_else(|error| panic!("{variant}: {error}"))
+/// The paths of every variant, the reference first.
+static OURS: LazyLock<Vec<(Variant, Vec<Path>)>> = LazyLock::new(|| {
+    let of_variant = |variant| {
+        let image = Image::new(&variant).unwrap();
+        let paths = paths(&Target::image(&image));
+        (variant, paths.unwrap_or_else(|error| panic!("{variant}: {error}")))
+    };
+    Variant::all().map(of_variant).collect()
+});
+
+fn of_reference() -> &'static [Path] {
+    &OURS[0].1
 }
 
 /// The paths of a source for GNU as.
@@ -51,12 +61,11 @@ fn names(paths: &[Path]) -> Vec<String> {
 
 #[test]
 fn the_model_counts_what_this_cpu_executes() {
-    for variant in Variant::all() {
-        let paths = of_image(&variant);
-        let tour = native::tour(&variant).unwrap_or_else(|error| panic!("{variant}: {error}"));
+    for (variant, paths) in &*OURS {
+        let tour = native::tour(variant).unwrap_or_else(|error| panic!("{variant}: {error}"));
         assert_eq!(tour.paths.len(), KERNEL_2024.len());
         for counted in tour.paths {
-            let path = path(&paths, counted.kind);
+            let path = path(paths, counted.kind);
             assert_eq!(path.instructions as u64, counted.executed, "{variant}: {path}");
             assert_eq!(path.kernel_2024, Some(counted.kernel_2024), "{variant}: {path}");
         }
@@ -65,11 +74,11 @@ fn the_model_counts_what_this_cpu_executes() {
 
 #[test]
 fn the_reference_costs_what_it_is_said_to() {
-    let paths = of_image(&Variant::REFERENCE);
-    assert_eq!(path(&paths, "ERETU -> umod by SYSRETQ").instructions, 43);
-    assert_eq!(path(&paths, "enter -> guest by SYSRETQ").instructions, 43);
+    let paths = of_reference();
+    assert_eq!(path(paths, "ERETU -> umod by SYSRETQ").instructions, 43);
+    assert_eq!(path(paths, "enter -> guest by SYSRETQ").instructions, 43);
     // By hand, from the listing.
-    let to_smod = path(&paths, "SYSCALL in umod -> smod");
+    let to_smod = path(paths, "SYSCALL in umod -> smod");
     assert_eq!((to_smod.instructions, to_smod.kernel_2024), (30, Some(37)));
     assert_eq!((to_smod.loads, to_smod.stores), (13, 12));
     assert_eq!((to_smod.serialising, to_smod.cr3_writes, to_smod.swapgs), (1, 1, 2));
@@ -82,11 +91,10 @@ fn the_reference_costs_what_it_is_said_to() {
 
 #[test]
 fn our_paths_all_have_names_of_their_own_and_the_same_in_every_variant() {
-    let reference = names(&of_image(&Variant::REFERENCE));
+    let reference = names(of_reference());
     assert_eq!(BTreeSet::from_iter(&reference).len(), reference.len());
-    for variant in Variant::all() {
-        let paths = of_image(&variant);
-        assert_eq!(names(&paths), reference, "{variant}");
+    for (variant, paths) in &*OURS {
+        assert_eq!(names(paths), reference, "{variant}");
         assert!(paths.iter().all(|path| path.of == 1), "{variant}");
     }
 }
@@ -173,13 +181,13 @@ fn cost(code: i32, args: &[&str]) -> String {
 
 #[test]
 fn the_command_shows_the_same_as_text_and_as_json() {
-    let paths = of_image(&Variant::REFERENCE);
+    let paths = of_reference();
     let text = cost(0, &["--variant", "intel-4level"]);
     let json = cost(0, &["--variant", "intel-4level", "--format", "json"]);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["target"], "intel-4level");
-    assert_eq!(json["paths"], serde_json::to_value(&paths).unwrap());
-    for path in &paths {
+    assert_eq!(json["paths"], serde_json::to_value(paths).unwrap());
+    for path in paths {
         let line = text.lines().find(|line| line.starts_with(&format!("{path}  "))).unwrap();
         let figures: Vec<_> = line[path.to_string().len()..].split_whitespace().collect();
         assert_eq!(figures[0], path.instructions.to_string(), "{text}");
@@ -193,8 +201,10 @@ fn the_command_shows_the_same_as_text_and_as_json() {
 #[test]
 fn the_command_takes_foreign_code() {
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("theirs.o");
-    std::fs::write(&file, assemble(SWITCHER, &[("GS_TSS", 64), ("GS_TSS_EXTRA", 0x1000)])).unwrap();
+    let file = dir.path().join("theirs");
+    let object = assemble(SWITCHER, &[("GS_TSS", 64), ("GS_TSS_EXTRA", 0x1000)]);
+    let place = ["-Ttext=0xffffffff81000000", "-e", "switcher_enter_guest"];
+    std::fs::write(&file, process("ld", &place, &object)).unwrap();
     let file = file.to_str().unwrap();
     let elf = ["--elf", file, "--variant", "intel-4level"];
     let placed = ["--pvcs", "rfc", "--gs-tss", "64", "--gs-tss-extra", "0x1000"];
