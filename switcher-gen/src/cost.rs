@@ -1,8 +1,9 @@
 //! What each path through a switcher costs: instructions, memory, serialising operations, cache
 //! lines.
 //!
-//! The paths are those that the proofs go ([`Prover::paths`]): all that are possible from any state,
-//! and no others. That the code is right is not said here; [`Prover::prove`] says it.
+//! The paths are found as the proofs find theirs ([`Prover::paths`]): all that are possible from any
+//! state, and no others, as long as the guest leaves the PVCS alone meanwhile. That the code is right
+//! is not said here; [`Prover::prove`] says it.
 //!
 //! | figure | what is counted |
 //! |---|---|
@@ -33,7 +34,7 @@ use crate::layout::{PtRegs, SwitchFlags, TssExtra};
 use crate::machine::symbolic::{Bit, Symbolic, Verdict, Word};
 use crate::machine::{Domain, Event, Gpr, Model, Observer, State};
 use crate::prove::{
-    Prover, Run, Setting, Target, Theorem, Unexplored, read_extra, read_pvcs, region,
+    Prover, Setting, Target, Theorem, Unexplored, Walk, read_extra, read_pvcs, region,
 };
 
 /// How many instructions the kernel's switcher of 2024 executes, by [`Path::kind`].
@@ -149,9 +150,9 @@ pub fn paths(target: &Target) -> Result<Vec<Path>, Unexplored> {
             target,
             theorem,
             || Meter::new(target.setting),
-            |d, run, meter| {
-                let kind = kind(d, theorem, target, &run, &meter);
-                found.push((path(target, kind, &run.trace, &meter), run.trace));
+            |d, walk, meter| {
+                let kind = kind(d, theorem, target, &walk, &meter);
+                found.push((path(target, kind, &walk.trace, &meter), walk.trace));
             },
         )?;
         found.sort_by(|(_, one), (_, other)| one.cmp(other));
@@ -350,13 +351,7 @@ fn path(target: &Target, kind: String, trace: &[u64], meter: &Meter) -> Path {
 
 /// What kind of path this is: what the state it starts from and its end have in common wherever the
 /// path is taken. What it leaves open is not said.
-fn kind(
-    d: &Symbolic,
-    theorem: Theorem,
-    target: &Target,
-    run: &Run<Symbolic>,
-    meter: &Meter,
-) -> String {
+fn kind(d: &Symbolic, theorem: Theorem, target: &Target, walk: &Walk, meter: &Meter) -> String {
     // A solver that gives up only makes a name shorter.
     let holds = |bit| matches!(d.check(bit), Verdict::Holds { .. });
     let mode = |flags: Word| {
@@ -376,11 +371,10 @@ fn kind(
         (Theorem::Syscall64, Some(mode)) => format!("SYSCALL in {mode}"),
         (Theorem::Syscall64, None) => String::from("SYSCALL"),
     };
-    let last = run.trace.last().map(|at| target.program.instruction(*at).mnemonic());
+    let last = walk.trace.last().map(|at| target.program.instruction(*at).mnemonic());
     let to_guest = meter.switch_flags.and_then(mode).unwrap_or("guest");
     let to = match last {
-        // Whatever breaks a run is its end in words.
-        _ if !run.end.starts_with("to the ") => run.end.clone(),
+        _ if let Some(broken) = &walk.broken => broken.clone(),
         // There is no other way to smod.
         Some(Mnemonic::Sysretq) if in_syscall && to_guest == "smod" => to_guest.into(),
         Some(Mnemonic::Sysretq) => format!("{to_guest} by SYSRETQ"),

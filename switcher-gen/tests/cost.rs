@@ -12,6 +12,7 @@ use switcher_gen::cost::{KERNEL_2024, Path, paths};
 use switcher_gen::elf;
 use switcher_gen::native;
 use switcher_gen::prove::{Placement, Setting, Target};
+use switcher_gen::spec::Revision;
 use switcher_gen::{Image, Variant};
 
 use gas::{SWITCHER, assemble, process, replaced};
@@ -139,6 +140,15 @@ fn paths_that_nothing_tells_apart_are_numbered_by_their_jumps() {
     assert_eq!(jumps.to_string(), "SYSCALL in umod -> smod, 2 of 2");
     assert_eq!((straight.taken.len(), jumps.taken.len()), (0, 1));
     assert_eq!(straight.instructions, jumps.instructions + 1);
+}
+
+/// The switcher is not for this revision: what it does is not what is specified.
+#[test]
+fn the_specification_adds_no_paths() {
+    let setting = Setting { revision: Revision::Current, ..Setting::from(&Variant::REFERENCE) };
+    let object = elf::read(&assemble(SWITCHER, &[])).unwrap();
+    let current = paths(&Target::foreign(&object, setting).unwrap()).unwrap();
+    assert_eq!(current, of_source(SWITCHER));
 }
 
 #[test]

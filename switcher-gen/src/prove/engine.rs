@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use super::counterexample::Counterexample;
 use super::target::Target;
-use super::theorem::{self, BadCode, Neighbour, Run, Theorem};
+use super::theorem::{self, BadCode, Neighbour, Run, Theorem, Walk};
 use super::world::{Saved, Source};
 use crate::machine::Observer;
 use crate::machine::symbolic::{self, By, ExploreError, Symbolic, Verdict as Answer, Word};
@@ -112,22 +112,21 @@ impl Prover {
         target: &Target,
         theorem: Theorem,
         mut watcher: impl FnMut() -> O,
-        mut visit: impl FnMut(&Symbolic, Run<Symbolic>, O),
+        mut visit: impl FnMut(&Symbolic, Walk, O),
     ) -> Result<(), Unexplored> {
         let d = &self.domain;
         d.reset();
         let saved = theorem::saved(d, target, &mut Unknowns)?.ok_or(Unexplored::NoEntry)?;
         d.reset();
         let run = |d: &Symbolic| {
-            let mut watcher = watcher();
-            let (quiet, saved, also) = (Neighbour::Quiet, Some(&saved), Some(&mut watcher as _));
-            theorem::observed(d, target, theorem, quiet, &mut Unknowns, saved, assume(d), also)
-                .map(|run| (run, watcher))
+            let (source, mut watcher) = (&mut Unknowns, watcher());
+            theorem::walk(d, target, theorem, source, Some(&saved), assume(d), &mut watcher)
+                .map(|walk| (walk, watcher))
         };
         let mut bad = None;
         let explored = d.explore_until(run, |_, result| match result {
-            Ok((run, watcher)) => {
-                visit(d, run, watcher);
+            Ok((walk, watcher)) => {
+                visit(d, walk, watcher);
                 ControlFlow::Continue(())
             }
             Err(error) => {

@@ -322,24 +322,9 @@ pub fn run<D: Domain>(
     saved: Option<&Saved<D>>,
     assume: impl FnOnce(&[(&'static str, D::Bit)]),
 ) -> Result<Run<D>, BadCode> {
-    observed(d, target, theorem, neighbour, source, saved, assume, None)
-}
-
-/// The same, watched by one more.
-#[expect(clippy::too_many_arguments, reason = "everything that a run is made of")]
-pub(super) fn observed<'a, D: Domain>(
-    d: &D,
-    target: &'a Target,
-    theorem: Theorem,
-    neighbour: Neighbour,
-    source: &mut impl Source<D>,
-    saved: Option<&Saved<D>>,
-    assume: impl FnOnce(&[(&'static str, D::Bit)]),
-    also: Option<&'a mut dyn Observer<D>>,
-) -> Result<Run<D>, BadCode> {
     let mut world = target.world(d, source, theorem.start(), saved);
     assume(&world.assumptions);
-    let mut watch = Watch { also, ..Watch::new(target, theorem, &world) };
+    let mut watch = Watch::new(target, theorem, &world);
     world.machine.memory.hostile = neighbour == Neighbour::Hostile;
     let end = match execute(d, target, theorem, &mut world, &mut watch)? {
         End::Broken { obligation, text, about, values } => {
@@ -353,6 +338,36 @@ pub(super) fn observed<'a, D: Domain>(
         End::Host => in_host(d, &world, &mut watch, theorem),
     };
     Ok(Run { trace: watch.trace, goals: watch.goals, end })
+}
+
+/// A way through the code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Walk {
+    /// The addresses of all instructions executed, with the IRETQ that may be the last.
+    pub trace: Vec<u64>,
+    /// What went wrong, if it leads neither to a guest nor to the host.
+    pub broken: Option<String>,
+}
+
+/// The same with a quiet guest, and nothing is compared with the specification, whose questions
+/// would add paths that the code does not have. `also` is told everything.
+pub(super) fn walk<'a, D: Domain>(
+    d: &D,
+    target: &'a Target,
+    theorem: Theorem,
+    source: &mut impl Source<D>,
+    saved: Option<&Saved<D>>,
+    assume: impl FnOnce(&[(&'static str, D::Bit)]),
+    also: &'a mut dyn Observer<D>,
+) -> Result<Walk, BadCode> {
+    let mut world = target.world(d, source, theorem.start(), saved);
+    assume(&world.assumptions);
+    let mut watch = Watch { also: Some(also), ..Watch::new(target, theorem, &world) };
+    let broken = match execute(d, target, theorem, &mut world, &mut watch)? {
+        End::Broken { text, .. } => Some(text),
+        End::Guest { .. } | End::Host => None,
+    };
+    Ok(Walk { trace: watch.trace, broken })
 }
 
 /// What the CPU or the host does before the first instruction.
