@@ -219,7 +219,7 @@ impl<D: Domain> State<D> {
     /// On Intel, #GP **at CPL 0** if RCX is not canonical. AMD faults at CPL 3, at the fetch.
     pub(super) fn sysretq(&mut self, d: &D, model: &Model) -> Result<(), Fault<D::Word>> {
         let rip = self.get(Gpr::Rcx);
-        if model.vendor == Vendor::Intel && !d.decide(model.is_canonical(d, rip)) {
+        if model.vendor == Vendor::Intel && d.decide(d.not(model.is_canonical(d, rip))) {
             return Err(Fault::protection(d.word(0)));
         }
         self.sysret(d, 16, rip);

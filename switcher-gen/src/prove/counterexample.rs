@@ -99,6 +99,9 @@ impl Counterexample {
             state.dedup();
             let program = &target.program;
             let path = replayed.trace.iter().map(|at| (*at, program.text(*at).unwrap_or_default()));
+            // A hostile guest is not to blame if it does not matter what it writes.
+            let is_met = state.iter().any(|(name, _)| name.starts_with("pvcs["));
+            let neighbour = if is_met { neighbour } else { Neighbour::Quiet };
             Some(Self {
                 theorem,
                 neighbour,

@@ -218,10 +218,6 @@ impl<'a, D: Domain> Watch<'a, D> {
 
     fn sysretq(&mut self, d: &D, state: &Machine<D>) {
         let model = self.target.model();
-        // 32-bit code's stub leaves the guest's RSP where it is.
-        if self.theorem != Theorem::SyscallCompat {
-            self.goal(obligation::ADJACENT, d.bit(self.rsp_was_loaded_last()), "RSP");
-        }
         let canonical = model.is_canonical(d, state.get(Gpr::Rcx));
         self.goal(obligation::SYSRETQ_CANONICAL, canonical, "RCX");
         let traced = d.any(state.get(Gpr::R11), RFlags::NOT_BY_SYSRET.bits());
@@ -229,6 +225,10 @@ impl<'a, D: Domain> Watch<'a, D> {
         self.flags(d, state.get(Gpr::R11));
         if model.vendor == Vendor::Amd {
             self.goal(obligation::SYSRETQ_SS, d.any(state.ss, 0xFFFC), "SS");
+        }
+        // 32-bit code's stub leaves the guest's RSP where it is.
+        if self.theorem != Theorem::SyscallCompat {
+            self.goal(obligation::ADJACENT, d.bit(self.rsp_was_loaded_last()), "RSP");
         }
     }
 

@@ -43,12 +43,19 @@ pub struct Setting {
     pub revision: Revision,
     /// Where the per-CPU data is.
     pub placement: Placement,
+    /// The flags that SYSCALL clears: what the host has in SFMASK.
+    pub sfmask: RFlags,
 }
 
 impl From<&Variant> for Setting {
     /// As our own images have it.
     fn from(variant: &Variant) -> Self {
-        Self { variant: *variant, revision: Revision::Rfc, placement: Placement::default() }
+        Self {
+            variant: *variant,
+            revision: Revision::Rfc,
+            placement: Placement::default(),
+            sfmask: RFlags::SYSCALL_CLEARS,
+        }
     }
 }
 
@@ -462,7 +469,7 @@ impl<D: Domain> World<D> {
                 star: d.word(selectors.star().bits()),
                 lstar: d.word(0),
                 cstar: d.word(0),
-                sfmask: d.word(RFlags::SYSCALL_CLEARS.bits()),
+                sfmask: d.word(setting.sfmask.bits()),
                 spec_ctrl: b.value("spec_ctrl", 64),
             },
             memory: memory.clone(),
