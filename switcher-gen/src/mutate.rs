@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::LazyLock;
 
 use iced_x86::{
@@ -66,8 +67,19 @@ pub struct Mutant {
     pub original: String,
     /// What it is now.
     pub changed: String,
-    /// The whole code.
-    pub target: Target,
+    edit: Edit,
+    listing: Rc<Listing>,
+}
+
+/// A change to a list of instructions, at an index.
+#[derive(Clone, Copy, Debug)]
+enum Edit {
+    /// Another instruction.
+    Replace(usize, Instruction),
+    /// The same once more.
+    Duplicate(usize),
+    /// The next one first.
+    Swap(usize),
 }
 
 /// What became of a mutant.
@@ -77,6 +89,8 @@ pub enum Fate {
     Killed(&'static str, &'static [u8]),
     /// Not even code that a theorem can be about.
     Refused(BadCode),
+    /// No such instruction: there is no mutant.
+    NoCode,
     /// Proved, and proved to be the same.
     Equivalent,
     /// Proved, and yet not the same; or not known.
@@ -84,26 +98,28 @@ pub enum Fate {
 }
 
 /// The code as instructions, to be changed and assembled again.
-struct Listing<'a> {
-    target: &'a Target,
+#[derive(Debug)]
+struct Listing {
+    target: Target,
     instructions: Vec<Instruction>,
 }
 
 /// Every mutant of `target`, in a stable order.
 #[must_use]
 pub fn mutants(target: &Target) -> Vec<Mutant> {
-    let listing = Listing::new(target);
-    (0..listing.instructions.len()).flat_map(|index| listing.at(index)).collect()
+    let listing = Rc::new(Listing::new(target));
+    (0..listing.instructions.len()).flat_map(|index| Listing::at(&listing, index)).collect()
 }
 
 /// What becomes of `mutant` of `original`.
 #[must_use]
 pub fn judge(prover: &Prover, original: &Target, mutant: &Mutant) -> Fate {
-    match prover.prove(&mutant.target) {
+    let Some(target) = mutant.target() else { return Fate::NoCode };
+    match prover.prove(&target) {
         Err(bad) => Fate::Refused(bad),
         Ok(Verdict::Refuted(found)) => Fate::Killed(found.obligation.name, found.obligation.rows),
         Ok(Verdict::Unknown(why)) => Fate::Hole(why),
-        Ok(Verdict::Proved(_)) => match prover.equivalent(original, &mutant.target) {
+        Ok(Verdict::Proved(_)) => match prover.equivalent(original, &target) {
             Ok(None) => Fate::Equivalent,
             Ok(Some(difference)) => Fate::Hole(difference),
             Err(bad) => Fate::Refused(bad),
@@ -111,8 +127,37 @@ pub fn judge(prover: &Prover, original: &Target, mutant: &Mutant) -> Fate {
     }
 }
 
-impl<'a> Listing<'a> {
-    fn new(target: &'a Target) -> Self {
+impl Mutant {
+    /// The whole code; `None` if there is no such instruction after all.
+    #[must_use]
+    pub fn target(&self) -> Option<Target> {
+        let mut instructions = self.listing.instructions.clone();
+        match self.edit {
+            Edit::Replace(index, changed) => {
+                let at = instructions[index].ip();
+                instructions[index] = changed;
+                instructions[index].set_ip(at);
+            }
+            Edit::Duplicate(index) => {
+                let mut copy = instructions[index];
+                // An address that nobody jumps to.
+                copy.set_ip(self.listing.target.program.base() - 16);
+                instructions.insert(index + 1, copy);
+            }
+            Edit::Swap(index) => {
+                let places = [index, index + 1].map(|index| instructions[index].ip());
+                instructions.swap(index, index + 1);
+                // Whoever jumps to one of the places finds what is there now.
+                instructions[index].set_ip(places[0]);
+                instructions[index + 1].set_ip(places[1]);
+            }
+        }
+        self.listing.assemble(&instructions)
+    }
+}
+
+impl Listing {
+    fn new(target: &Target) -> Self {
         let program = &target.program;
         let mut decoder =
             Decoder::with_ip(64, program.bytes(), program.base(), DecoderOptions::NONE);
@@ -124,36 +169,25 @@ impl<'a> Listing<'a> {
                 instructions.push(instruction);
             }
         }
-        Self { target, instructions }
+        Self { target: target.clone(), instructions }
     }
 
     /// Every mutant of one instruction.
-    fn at(&self, index: usize) -> Vec<Mutant> {
+    fn at(self: &Rc<Self>, index: usize) -> Vec<Mutant> {
         let mut found = Vec::new();
         let original = self.instructions[index];
-        let mut add = |operator, changed: String, instructions: Option<Vec<Instruction>>| {
-            let Some(instructions) = instructions else { return };
-            let Some(target) = self.assemble(&instructions) else { return };
-            let (at, original) = (original.ip(), original.to_string());
-            found.push(Mutant { operator, at, original, changed, target });
+        let text = original.to_string();
+        let mut add = |operator, changed: String, edit| {
+            let (at, original, listing) = (original.ip(), text.clone(), Rc::clone(self));
+            found.push(Mutant { operator, at, original, changed, edit, listing });
         };
-        let one = |changed: Instruction| {
-            let mut all = self.instructions.clone();
-            all[index] = changed;
-            all[index].set_ip(original.ip());
-            Some(all)
-        };
+        let one = |changed: Instruction| Edit::Replace(index, changed);
 
         let nop = Instruction::with(Code::Nopd);
         add(Operator::Delete, "nothing".into(), one(nop));
-        add(Operator::Duplicate, "twice".into(), self.duplicated(index));
+        add(Operator::Duplicate, "twice".into(), Edit::Duplicate(index));
         if let Some(next) = self.instructions.get(index + 1) {
-            let mut all = self.instructions.clone();
-            all.swap(index, index + 1);
-            // Whoever jumps to one of the places finds what is there now.
-            all[index].set_ip(original.ip());
-            all[index + 1].set_ip(next.ip());
-            add(Operator::Swap, format!("after `{next}`"), Some(all));
+            add(Operator::Swap, format!("after `{next}`"), Edit::Swap(index));
         }
         let mut flipped = original;
         flipped.negate_condition_code();
@@ -173,15 +207,6 @@ impl<'a> Listing<'a> {
             }
         }
         found
-    }
-
-    fn duplicated(&self, index: usize) -> Option<Vec<Instruction>> {
-        let mut all = self.instructions.clone();
-        let mut copy = all[index];
-        // An address that nobody jumps to.
-        copy.set_ip(self.target.program.base() - 16);
-        all.insert(index + 1, copy);
-        Some(all)
     }
 
     /// Other targets for a jump: every place that another jump goes to, every entry point, and the
@@ -280,7 +305,7 @@ impl<'a> Listing<'a> {
             let next = instructions.iter().map(Instruction::ip).filter(|ip| *ip >= old).min();
             next.and_then(place).unwrap_or(end)
         };
-        let target = self.target;
+        let target = &self.target;
         let windows = target.windows.as_ref().map(|windows| {
             let range = |range: &Range<u64>| boundary(range.start)..boundary(range.end);
             windows.iter().map(|(window, at)| (*window, range(at))).collect()
@@ -491,9 +516,10 @@ pub struct Tally {
 impl Tally {
     /// Counts one.
     pub fn count(&mut self, mutant: &Mutant, fate: &Fate) {
-        self.mutants += 1;
+        self.mutants += usize::from(!matches!(fate, Fate::NoCode));
         match fate {
             Fate::Killed(obligation, _) => *self.killed.entry(obligation).or_default() += 1,
+            Fate::NoCode => {}
             Fate::Refused(_) => self.refused += 1,
             Fate::Equivalent => self.equivalent += 1,
             Fate::Hole(why) => self.holes.push(format!("{mutant}: {why}")),

@@ -49,7 +49,7 @@ fn changes(target: &Target, operator: Operator, text: &str, nth: usize) -> Vec<M
 /// The code without one instruction.
 #[track_caller]
 fn without(target: &Target, text: &str, nth: usize) -> Target {
-    changes(target, Operator::Delete, text, nth).remove(0).target
+    changes(target, Operator::Delete, text, nth).remove(0).target().unwrap()
 }
 
 /// The jump behind the `nth` instruction of this text, removed.
@@ -62,7 +62,7 @@ fn without_jump_behind(target: &Target, text: &str, nth: usize) -> Target {
             && mutant.at > compare
             && mutant.original.starts_with('j')
     });
-    jumps.next().unwrap().target
+    jumps.next().unwrap().target().unwrap()
 }
 
 /// The change to `changed` of an instruction.
@@ -73,7 +73,7 @@ fn with(target: &Target, operator: Operator, text: &str, nth: usize, changed: &s
     let index = index.unwrap_or_else(|| {
         panic!("{:?}", all.iter().map(|mutant| &mutant.changed).collect::<Vec<_>>())
     });
-    all.swap_remove(index).target
+    all.swap_remove(index).target().unwrap()
 }
 
 fn by_hand(replacements: &[(&str, &str)]) -> Target {
@@ -139,7 +139,7 @@ fn row_7_swapgs_dropped_or_doubled_and_the_label_moved() {
     killed(&without(&ours, "swapgs", 1), 7, "memory");
     killed(&without(&ours, "swapgs", 0), 7, "host-gs-kept");
     for (nth, obligation) in [(0, "host-gs-kept"), (1, "memory")] {
-        let twice = changes(&ours, Operator::Duplicate, "swapgs", nth).remove(0).target;
+        let twice = changes(&ours, Operator::Duplicate, "swapgs", nth).remove(0).target().unwrap();
         killed(&twice, 7, obligation);
     }
     let moved = Target { iretq: ours.iretq.map(|at| at + 2), ..ours };
@@ -282,9 +282,9 @@ fn row_27_registers_dropped_or_swapped() {
     let ours = ours("intel-4level");
     killed(&without(&ours, "mov r14,[rsp-0A0h]", 0), 27, "registers");
     killed(&without(&ours, "xor r9d,r9d", 0), 27, "exit-scratch");
-    let swapped = changes(&ours, Operator::Swap, "pop r15", 0).remove(0).target;
+    let swapped = changes(&ours, Operator::Swap, "pop r15", 0).remove(0).target().unwrap();
     killed(&swapped, 27, "exit-caller");
-    let swapped = changes(&ours, Operator::Swap, "push rsi", 0).remove(0).target;
+    let swapped = changes(&ours, Operator::Swap, "push rsi", 0).remove(0).target().unwrap();
     killed(&swapped, 27, "exit-frame");
 }
 

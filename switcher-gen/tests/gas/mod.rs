@@ -1,6 +1,8 @@
 //! Assembly by hand, for tests: assembled and linked with binutils. A test whose assembly is wrong
 //! panics with what the tool says.
 
+#![allow(dead_code, reason = "each test uses some of it")]
+
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
