@@ -289,11 +289,8 @@ impl Values {
             _ => (rip >> 63) as u8,
         };
         let asked = RFlags::from_bits_retain(flags);
-        let bits = [
-            asked.contains(RFlags::TF),
-            asked.contains(RFlags::RF),
-            asked.sanitised() != asked,
-        ];
+        let bits =
+            [asked.contains(RFlags::TF), asked.contains(RFlags::RF), asked.sanitised() != asked];
         let flags = bits.into_iter().fold(0, |all, one| all << 1 | u8::from(one));
         Class { rip, flags }
     }
@@ -339,9 +336,9 @@ mod tests {
     fn a_difference_is_found_and_made_small() {
         let original = target();
         let mutants = mutate::mutants(&original);
-        let broken = mutants.iter().find(|mutant| {
-            mutant.operator == Operator::Delete && mutant.original == "sar r11,10h"
-        });
+        let broken = mutants
+            .iter()
+            .find(|mutant| mutant.operator == Operator::Delete && mutant.original == "sar r11,10h");
         let broken = broken.unwrap().target().unwrap();
         let found = machine(&broken, 1, 0..4000, &mut Coverage::default()).unwrap().unwrap();
         assert_eq!(found.theorem, Theorem::Syscall64);
