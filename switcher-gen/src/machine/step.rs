@@ -228,26 +228,26 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 self.write(op.second, a)?;
             }
             Kind::Add => {
-                let (a, b) = self.operands(op)?;
+                let [a, b] = self.operands(op)?;
                 let result = d.truncate(d.add(a, b), size);
                 self.write(op.first, result)?;
                 self.state.flags.add(size, a, b, result);
             }
             Kind::Sub => {
-                let (a, b) = self.operands(op)?;
+                let [a, b] = self.operands(op)?;
                 let result = d.truncate(d.sub(a, b), size);
                 self.write(op.first, result)?;
                 self.state.flags.sub(size, a, b, result);
             }
             Kind::Cmp => {
-                let (a, b) = self.operands(op)?;
+                let [a, b] = self.operands(op)?;
                 self.state.flags.sub(size, a, b, d.truncate(d.sub(a, b), size));
             }
             Kind::And => self.logic(op, D::and)?,
             Kind::Or => self.logic(op, D::or)?,
             Kind::Xor => self.logic(op, D::xor)?,
             Kind::Test => {
-                let (a, b) = self.operands(op)?;
+                let [a, b] = self.operands(op)?;
                 self.state.flags.logic(size, d.and(a, b));
             }
             Kind::Not => {
@@ -493,7 +493,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         op: &Op,
         operation: fn(&D, D::Word, D::Word) -> D::Word,
     ) -> Result<(), Stop<D::Word>> {
-        let (a, b) = self.operands(op)?;
+        let [a, b] = self.operands(op)?;
         let result = operation(self.d, a, b);
         self.write(op.first, result)?;
         self.state.flags.logic(op.size, result);
@@ -602,10 +602,10 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
     // Operands.
 
     /// Both operands, truncated to the operand size.
-    fn operands(&mut self, op: &Op) -> Result<(D::Word, D::Word), Stop<D::Word>> {
+    fn operands(&mut self, op: &Op) -> Result<[D::Word; 2], Stop<D::Word>> {
         let a = self.read(op.first)?;
         let b = self.read(op.second)?;
-        Ok((a, self.d.truncate(b, op.size)))
+        Ok([a, self.d.truncate(b, op.size)])
     }
 
     /// An operand, zero-extended; an immediate is sign-extended.
