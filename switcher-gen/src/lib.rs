@@ -69,6 +69,8 @@ pub mod offsets;
 #[cfg(feature = "std")]
 pub mod prove;
 #[cfg(feature = "std")]
+pub mod scenario;
+#[cfg(feature = "std")]
 pub mod spec;
 mod variant;
 
