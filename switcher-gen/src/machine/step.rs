@@ -7,7 +7,7 @@ use super::program::{
     Kind, MemoryOperand, Op, Operand, Program, ProgramError, Segment, SegmentRegister,
 };
 use super::state::{Fault, Gpr, Model, State};
-use crate::arch::RFlags;
+use crate::arch::{RFlags, Vendor};
 
 /// What one step came to.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -381,6 +381,22 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             }
             Kind::Ud2 => return Err(Fault::UNDEFINED.into()),
             Kind::Int3 => return Err(Fault::BREAKPOINT.into()),
+            // A gate of DPL 0 is named by the error code; bit 1 says that it is the IDT's.
+            Kind::Int(vector) => {
+                return Err(match vector {
+                    3 | 4 | 0x80 => Fault { vector, error_code: None },
+                    _ => Fault::protection(d.word(u64::from(vector) << 3 | 2)),
+                }
+                .into());
+            }
+            // Intel: the host has set SYSENTER_CS to 0. AMD: there is none in long mode.
+            Kind::Sysenter => {
+                return Err(match self.model.vendor {
+                    Vendor::Intel => Fault::protection(d.word(0)),
+                    Vendor::Amd => Fault::UNDEFINED,
+                }
+                .into());
+            }
             Kind::ClearDirection => self.state.flags.set(d, RFlags::DF, d.bit(false)),
             Kind::SetDirection => self.state.flags.set(d, RFlags::DF, d.bit(true)),
             Kind::SwapGs
@@ -396,6 +412,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             | Kind::SetAc
             | Kind::ClearInterrupt
             | Kind::SetInterrupt
+            | Kind::In
             | Kind::Halt => return self.privileged(op),
         }
         Ok(Step::Next)
@@ -451,6 +468,12 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             Kind::SetAc => self.state.flags.set(d, RFlags::AC, d.bit(true)),
             Kind::ClearInterrupt => self.state.flags.set(d, RFlags::IF, d.bit(false)),
             Kind::SetInterrupt => self.state.flags.set(d, RFlags::IF, d.bit(true)),
+            // At CPL 3 a port is a fault: IOPL is 0, and there is no I/O bitmap. At CPL 0 it is a
+            // device.
+            Kind::In => {
+                let error = ProgramError::NotModelled { at: self.at, text: "in".into() };
+                return Err(Stop::Stuck(error.into()));
+            }
             _ => return Ok(Step::Halted),
         }
         Ok(Step::Next)

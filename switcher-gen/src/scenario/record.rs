@@ -9,6 +9,8 @@ pub enum Origin {
     Enter,
     /// SYSCALL, with the mode and the inhibitors that were set then.
     Syscall(SwitchFlags),
+    /// The same from 32-bit code, where the CPU has it.
+    SyscallCompat(SwitchFlags),
     /// An event of the guest, through the host's handler.
     Event,
 }
