@@ -132,8 +132,8 @@ mod tests {
         let mut cells = vec![0; size];
         put_pvcs(&get_pvcs(&all), &mut cells);
         assert_eq!(get_whole_pvcs(&cells), Ok(get_pvcs(&all)));
-        for offset in 0..size {
-            let reserved = cells[offset] == 0;
+        for (offset, byte) in cells.iter().enumerate() {
+            let reserved = *byte == 0;
             assert_eq!(reserved, (0x18..0x40).contains(&offset) || (0x44..0x50).contains(&offset));
         }
     }

@@ -267,6 +267,11 @@ impl Interpreter {
     }
 }
 
+/// Whether an exception comes after its instruction: what INT and INT3 ask for.
+pub(super) fn is_trap(op: &Op, fault: &Fault<u64>) -> bool {
+    matches!(op.kind, Operation::Int3 | Operation::Int(_)) && fault.error_code.is_none()
+}
+
 fn op_name(op: &Op) -> String {
     format!("{:?}", op.kind)
 }

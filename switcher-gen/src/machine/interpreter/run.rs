@@ -1,7 +1,7 @@
 //! From one ring to the other.
 
 use super::bytes;
-use super::guest::Space;
+use super::guest::{self, Space};
 use super::{Error, HOST_STACK, IST_STACK, Interpreter, LANDING, region};
 use crate::arch::{RFlags, vector};
 use crate::asm::Label;
@@ -197,6 +197,11 @@ impl Interpreter {
     fn ring_0_fault(&mut self, rip: u64, fault: Fault<u64>) -> Result<(), Error> {
         let of_iretq = matches!(fault.vector, vector::NP | vector::SS | vector::GP);
         if rip != self.address(Label::Iretq) || !of_iretq {
+            // INT3 and INT have been executed when they trap.
+            let rip = match self.switcher.at(rip) {
+                Some(Ok(op)) if guest::is_trap(op, &fault) => op.next,
+                _ => rip,
+            };
             let (vector, offset) = (fault.vector.into(), self.offset(rip));
             return Err(Failure::Fault { vector, offset, address: 0 }.into());
         }
