@@ -9,13 +9,13 @@
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::memory::{Code, Data, PAGE};
+use super::memory::{Code, Data, GuestCode, PAGE};
 use super::registers::Regs;
 use super::signal::{self, SYSCALLS_PASS, SYSCALLS_TRAP};
 use crate::arch::{PagingMode, RFlags, Vendor, vector};
 use crate::asm::{Label, Window};
 use crate::image::Image;
-use crate::layout::{IretFrame, OrigAx, PerCpu, PtRegs, Pvcs};
+use crate::layout::{IretFrame, Mode, OrigAx, PerCpu, PtRegs, Pvcs};
 use crate::scenario::{
     Crossing, Failure, NO_ERROR_CODE, Origin, Record, Target, may_iret, may_load, may_sysret,
     right_root,
@@ -126,8 +126,7 @@ pub(super) struct Cpu {
 /// The memory of a [`Cpu`].
 pub(super) struct Memory {
     pub(super) code: Code,
-    pub(super) smod: Code,
-    pub(super) umod: Code,
+    pub(super) guest: GuestCode,
     pub(super) per_cpu: Data<PerCpu>,
     /// The frame that ends at sp0.
     pub(super) frame: Data<PtRegs>,
@@ -410,6 +409,11 @@ impl Cpu {
             return Err(Failure::Cr3 { value });
         }
         self.cr3 = value;
+        for (mode, root) in [(Mode::Smod, extra.smod_cr3), (Mode::Umod, extra.umod_cr3)] {
+            if root.bits() == value {
+                self.memory.guest.show(mode);
+            }
+        }
         self.record.loaded_cr3(value);
         Ok(())
     }
@@ -549,6 +553,9 @@ impl Cpu {
         self.memory.frame.write(PtRegs { orig_ax, rip, cs, eflags, rsp, ss, ..regs.general() });
         self.swapgs();
         self.ss = 0;
+        // The guest may have been in 32-bit code.
+        let selectors = self.image.variant().selectors();
+        regs.set_selectors(selectors.user_cs().into(), selectors.user_ds().into());
         regs.set(libc::REG_RSP, self.memory.frame.address());
         let cleared = RFlags::TF | RFlags::NT | RFlags::RF | RFlags::VM;
         regs.go_on(regs.rip(), regs.eflags() & !cleared.bits(), false);
@@ -584,9 +591,7 @@ impl Cpu {
 
     /// The system call at `address`, if a guest has one there.
     fn system_call_at(&self, address: u64) -> Option<SystemCall> {
-        let page =
-            if self.memory.smod.contains(address) { &self.memory.smod } else { &self.memory.umod };
-        match page.at(address) {
+        match self.memory.guest.at(address) {
             [0x0F, 0x05, ..] => Some(SystemCall::Syscall),
             [0xCD, 0x80, ..] => Some(SystemCall::Int80),
             _ => None,

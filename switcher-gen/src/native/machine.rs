@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::cpu::{Cpu, Interception, Limits, Memory};
-use super::memory::{self, Code, Data, PAGE};
+use super::memory::{self, Code, Data, GuestCode, Mapping, PAGE, Shared};
 use super::signal::{self, SignalStack};
 use super::{Error, supported};
 use crate::arch::{PagingMode, Selectors};
@@ -17,6 +17,8 @@ use crate::variant::Variant;
 pub struct Machine {
     cpu: Box<Cpu>,
     signal_stack: SignalStack,
+    /// The guest's own, for as long as the machine is there.
+    data: Vec<Mapping>,
 }
 
 impl Machine {
@@ -38,6 +40,20 @@ impl Machine {
     /// # Errors
     /// If this machine cannot do it, or memory cannot be had.
     pub fn with_image(image: Image) -> Result<Self, Error> {
+        let guest = GuestCode::Apart { smod: Code::new(&[])?, umod: Code::new(&[])? };
+        Self::with_guest(image, guest)
+    }
+
+    /// As [`with_image`](Self::with_image), with the code of both modes in one page at `address`,
+    /// which holds what the loaded root is to map there.
+    ///
+    /// # Errors
+    /// As [`with_image`](Self::with_image), or if there is something at that address.
+    pub fn with_code_at(image: Image, address: u64) -> Result<Self, Error> {
+        Self::with_guest(image, GuestCode::Shared(Shared::new(address)?))
+    }
+
+    fn with_guest(image: Image, guest: GuestCode) -> Result<Self, Error> {
         let interception = supported()?;
         let selectors = image.variant().selectors();
         if selectors != Selectors::DEFAULT {
@@ -50,14 +66,22 @@ impl Machine {
         code.load(0, linked.bytes())?;
         let memory = Memory {
             code,
-            smod: Code::new(&[])?,
-            umod: Code::new(&[])?,
+            guest,
             per_cpu: Data::new()?,
             frame: Data::ending_stack(Self::STACK_LEN)?,
             pvcs: Data::new()?,
         };
         let cpu = Box::new(Cpu::new(image, memory, interception, memory::paging_mode()?));
-        Ok(Self { cpu, signal_stack: SignalStack::new()? })
+        Ok(Self { cpu, signal_stack: SignalStack::new()?, data: Vec::new() })
+    }
+
+    /// Gives the guest a page of data at `address`, in both modes.
+    ///
+    /// # Errors
+    /// If there is something at that address.
+    pub fn map_data(&mut self, address: u64) -> Result<(), Error> {
+        self.data.push(Mapping::at(address, PAGE)?);
+        Ok(())
     }
 
     /// How a guest's SYSCALL is kept from this machine's own kernel.
@@ -99,8 +123,8 @@ impl Machine {
             per_cpu: memory.per_cpu.address(),
             sp0: self.cpu.sp0(),
             pvcs: memory.pvcs.address(),
-            smod: memory.smod.address(),
-            umod: memory.umod.address(),
+            smod: memory.guest.address(Mode::Smod),
+            umod: memory.guest.address(Mode::Umod),
         }
     }
 
@@ -109,11 +133,8 @@ impl Machine {
     /// # Errors
     /// If it does not fit there, or if protections cannot be changed.
     pub fn load(&mut self, mode: Mode, offset: usize, program: &[u8]) -> Result<(), Error> {
-        let code = match mode {
-            Mode::Smod => &mut self.cpu.memory.smod,
-            Mode::Umod => &mut self.cpu.memory.umod,
-        };
-        if code.load(offset, program)? { Ok(()) } else { Err(Error::ProgramTooLong) }
+        let loaded = self.cpu.memory.guest.load(mode, offset, program)?;
+        if loaded { Ok(()) } else { Err(Error::ProgramTooLong) }
     }
 
     /// Breaks the code it runs.
