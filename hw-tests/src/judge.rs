@@ -324,7 +324,7 @@ mod tests {
                 paging: PagingMode::FourLevel,
                 cases: &["a", "b"],
                 switcher: false,
-                not_here: &[NotHere { engine: "e", case: "c", why: "because" }],
+                not_here: &[],
             },
         )
     }

@@ -37,7 +37,7 @@ pub const ALL: &[NotHere] = &[
     NotHere {
         engine: NATIVE,
         case: "sysenter_is_shut",
-        why: "on Intel, SYSENTER would reach Linux",
+        why: "SYSENTER would reach Linux, unless the silicon is AMD's",
     },
     NotHere {
         engine: NATIVE,
