@@ -2,9 +2,10 @@
 //!
 //! Row numbers are those of spec/hazards.md.
 
+mod random;
 mod scenarios;
 
-use switcher_gen::arch::{PagingMode, RFlags, Selectors, Vendor};
+use switcher_gen::arch::{PagingMode, RFlags, Vendor};
 use switcher_gen::layout::{OrigAx, PtRegs, SwitchFlags};
 use switcher_gen::machine::Interpreter;
 use switcher_gen::machine::interpreter::{Error, Kind};
@@ -12,7 +13,8 @@ use switcher_gen::native::{self, Machine};
 use switcher_gen::scenario::{Emulated, Failure, Mode, Origin, Outcome, Places, Setup, Target};
 use switcher_gen::{Image, Variant};
 
-use scenarios::{Random, random_setup, random_smod, random_umod};
+use random::{Random, USER};
+use scenarios::{random_setup, random_smod, random_umod};
 
 /// Random states per variant and program.
 const STATES: usize = 150;
@@ -186,7 +188,6 @@ fn events_come_to_the_same_end_as_on_this_cpu() {
 
 // What this CPU cannot show.
 
-const USER: Selectors = Selectors::DEFAULT;
 const PAGE: usize = 4096;
 
 fn event(vector: u32, error_code: u32) -> OrigAx {

@@ -4,6 +4,7 @@
 //!
 //! Row numbers are those of spec/hazards.md.
 
+mod random;
 mod scenarios;
 
 use std::os::unix::process::ExitStatusExt;
@@ -16,7 +17,8 @@ use switcher_gen::native::{
 };
 use switcher_gen::{Image, Variant};
 
-use scenarios::{Engine, Random, USER, random_setup, random_smod, random_umod};
+use random::{Random, USER};
+use scenarios::{Engine, random_setup, random_smod, random_umod};
 
 /// Random states per variant and test.
 const STATES: usize = 300;

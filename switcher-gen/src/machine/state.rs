@@ -247,7 +247,7 @@ impl<D: Domain> State<D> {
         self.rip = rip;
     }
 
-    /// IRETQ at CPL 0 to CPL 3, of a frame that has been read: RIP, CS, RFLAGS, RSP, SS.
+    /// IRETQ to CPL 3, of a frame that has been read: RIP, CS, RFLAGS, RSP, SS.
     ///
     /// # Errors
     /// #GP as the frame deserves; nothing has changed then. A frame of CPL 0 is refused too: no
@@ -280,6 +280,13 @@ impl<D: Domain> State<D> {
         if d.decide(d.both(is_long, d.not(model.is_canonical(d, rip)))) {
             return Err(Fault::protection(d.word(0)));
         }
+        let kept = if self.cpl == 0 {
+            0
+        } else {
+            // Neither IOPL nor, therefore, IF can be changed.
+            (RFlags::IOPL | RFlags::IF | RFlags::VM | RFlags::VIF | RFlags::VIP).bits()
+        };
+        let flags = d.or(d.mask(flags, !kept), d.mask(self.rflags(d), kept));
         self.arrive(d, [rip, cs, flags, rsp, ss]);
         Ok(())
     }

@@ -399,12 +399,24 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             }
             Kind::ClearDirection => self.state.flags.set(d, RFlags::DF, d.bit(false)),
             Kind::SetDirection => self.state.flags.set(d, RFlags::DF, d.bit(true)),
+            Kind::WriteSs => {
+                let selector = d.truncate(self.read(op.second)?, 2);
+                let s = self.model.selectors;
+                let fits = match self.state.cpl {
+                    // A null SS is fine at CPL 0 in 64-bit mode.
+                    0 => d.either(d.is(selector, s.kernel_ds().into()), d.is(selector, 0)),
+                    _ => d.is(selector, s.user_ds().into()),
+                };
+                if !d.decide(fits) {
+                    return Err(Fault::protection(d.mask(selector, 0xFFFC)).into());
+                }
+                self.state.ss = selector;
+            }
             Kind::SwapGs
             | Kind::ReadCr3
             | Kind::WriteCr3
             | Kind::ReadMsr
             | Kind::WriteMsr
-            | Kind::WriteSs
             | Kind::Sysretq
             | Kind::Sysretl
             | Kind::Iretq
@@ -445,16 +457,6 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             }
             Kind::ReadMsr => self.read_msr()?,
             Kind::WriteMsr => self.write_msr()?,
-            Kind::WriteSs => {
-                // A null SS is fine at CPL 0 in 64-bit mode.
-                let selector = d.truncate(self.read(op.second)?, 2);
-                let data = u64::from(self.model.selectors.kernel_ds());
-                let fits = d.either(d.is(selector, data), d.is(selector, 0));
-                if !d.decide(fits) {
-                    return Err(Fault::protection(d.mask(selector, 0xFFFC)).into());
-                }
-                self.state.ss = selector;
-            }
             Kind::Sysretq => {
                 self.tell(Event::Sysretq);
                 self.state.sysretq(d, self.model)?;
@@ -487,18 +489,9 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             *word = self.load(d.plus(rsp, 8 * slot as i64), 8, false)?;
         }
         self.tell(Event::Iretq(frame));
-        if self.state.cpl != 0 {
-            // Within CPL 3: neither IOPL nor IF can be changed, and the selectors stay.
-            let [rip, _, flags, rsp, _] = frame;
-            let kept = (RFlags::IOPL | RFlags::IF | RFlags::VM | RFlags::VIF | RFlags::VIP).bits();
-            let flags = d.or(d.mask(flags, !kept), d.mask(self.state.rflags(d), kept));
-            self.state.load_flags(d, flags);
-            self.state.set(Gpr::Rsp, rsp);
-            self.state.rip = rip;
-            return Ok(Step::Next);
-        }
+        let is_within_cpl_3 = self.state.cpl != 0;
         self.state.iretq(d, self.model, frame)?;
-        Ok(Step::Guest { by_sysretq: false })
+        Ok(if is_within_cpl_3 { Step::Next } else { Step::Guest { by_sysretq: false } })
     }
 
     fn jump_if(&mut self, op: &Op, condition: Condition) -> Result<(), Stop<D::Word>> {

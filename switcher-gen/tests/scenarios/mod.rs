@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use switcher_gen::arch::{PagingMode, RFlags, Selectors};
-use switcher_gen::layout::{PtRegs, Pvcs};
+use switcher_gen::arch::{PagingMode, RFlags};
+use switcher_gen::layout::Pvcs;
 use switcher_gen::machine::Interpreter;
 use switcher_gen::native::Machine;
 use switcher_gen::scenario::{Mode, Places, Setup};
 
-pub(crate) const USER: Selectors = Selectors::DEFAULT;
+use crate::random::{Random, USER};
 
 /// What generators ask of an engine.
 pub(crate) trait Engine {
@@ -41,21 +41,7 @@ impl Engine for Interpreter {
     }
 }
 
-/// splitmix64: short, and the same states on every run.
-pub(crate) struct Random(pub(crate) u64);
-
 impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ z >> 31
-    }
-
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
     pub(crate) fn coin(&mut self) -> bool {
         self.next() & 1 != 0
     }
@@ -65,50 +51,9 @@ impl Random {
         PagingMode::FourLevel.canonicalize(self.next())
     }
 
-    /// Flags a guest may have, without those that trap.
-    pub(crate) fn flags(&mut self) -> u64 {
-        let wanted = RFlags::from_bits_retain(self.next());
-        wanted.sanitised().difference(RFlags::NOT_BY_SYSRET).bits()
-    }
-
-    /// An RSP: anything at all, or what a host would least like.
-    pub(crate) fn rsp(&mut self) -> u64 {
-        let local = 0_u64;
-        let own_stack = std::ptr::from_ref(&local) as u64;
-        let nasty = [0, 1, 8, u64::MAX, 1 << 47, (1 << 47) - 8, own_stack, !own_stack];
-        match self.below(2 * nasty.len() as u64) {
-            n if n < nasty.len() as u64 => nasty[n as usize],
-            _ => self.next(),
-        }
-    }
-
     /// An address in the code of `mode`, a multiple of 4.
     pub(crate) fn place(&mut self, machine: &impl Engine, mode: Mode) -> u64 {
         machine.code(mode).start + 4 * self.below(Places::CODE_LEN as u64 / 4)
-    }
-
-    pub(crate) fn registers(&mut self) -> PtRegs {
-        PtRegs {
-            r15: self.next(),
-            r14: self.next(),
-            r13: self.next(),
-            r12: self.next(),
-            rbp: self.next(),
-            rbx: self.next(),
-            r11: self.next(),
-            r10: self.next(),
-            r9: self.next(),
-            r8: self.next(),
-            rax: self.next(),
-            rcx: self.next(),
-            rdx: self.next(),
-            rsi: self.next(),
-            rdi: self.next(),
-            rsp: self.rsp(),
-            cs: USER.user_cs().into(),
-            ss: USER.user_ds().into(),
-            ..PtRegs::default()
-        }
     }
 
     /// What another guest, or another CPU of this one, might have left.
