@@ -275,6 +275,7 @@ fn arithmetic_is_as_on_this_cpu() {
 fn shifts_and_bit_tests_are_as_on_this_cpu() {
     let mut list = Vec::new();
     for by in [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65] {
+        let before = list.len();
         macro_rules! shifts {
             ($($method:ident, $is_sar:literal);*) => {$(instructions! { list:
                 shift(64, by, $is_sar) => $method(rax, by), shift(32, by, $is_sar) => $method(eax, by),
@@ -295,6 +296,7 @@ fn shifts_and_bit_tests_are_as_on_this_cpu() {
             })*};
         }
         bits!(bt, bts, btr);
+        list[before..].iter_mut().for_each(|row| row.name += &format!(", by = {by}"));
     }
     Both::new().check(&list);
 }
