@@ -4,7 +4,7 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use switcher_gen::asm::{AsmError, Label, Window};
-use switcher_gen::{Image, LinkError, LinkedImage, Variant};
+use switcher_gen::{Fingerprint, Image, LinkError, LinkedImage, Variant, certificate};
 
 /// How a page is mapped, as the host's page tables have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,16 @@ pub enum LoadError<M: fmt::Display + fmt::Debug> {
     /// An emitter is wrong.
     #[error("the switcher does not assemble: {0}")]
     Assemble(#[from] AsmError),
+    /// Nobody has proved this code.
+    #[error(
+        "no proof is on record for the image {fingerprint}: the variants of `switcher variants`, \
+         with default selectors, are proved; to run another one, say so with \
+         `Switcher::assemble_unproved`"
+    )]
+    NotProved {
+        /// The image's.
+        fingerprint: Fingerprint,
+    },
     /// The code cannot run where the host put it.
     #[error(transparent)]
     Link(#[from] LinkError),
@@ -98,13 +108,34 @@ impl Switcher {
     /// need another one.
     ///
     /// # Errors
-    /// If the host's memory cannot be had, is writable and executable at once, is accessible to
-    /// guests, or lies where the switcher cannot run.
+    /// If these bytes are not in the table of what is proved ([`certificate`]), if the host's memory
+    /// cannot be had, is writable and executable at once, is accessible to guests, or lies where the
+    /// switcher cannot run.
     pub fn assemble<M: CodeMapping>(
         variant: &Variant,
         memory: &mut M,
     ) -> Result<Self, LoadError<M::Error>> {
         let image = Image::new(variant)?;
+        if !certificate::is_proved(&image) {
+            return Err(LoadError::NotProved { fingerprint: image.fingerprint() });
+        }
+        Self::load(image, memory)
+    }
+
+    /// The same, whether these bytes are proved or not: for selectors other than the default ones,
+    /// and for emitters that are being worked on. `switcher prove` proves what `switcher emit`
+    /// emits.
+    ///
+    /// # Errors
+    /// As [`assemble`](Self::assemble), but for the proof.
+    pub fn assemble_unproved<M: CodeMapping>(
+        variant: &Variant,
+        memory: &mut M,
+    ) -> Result<Self, LoadError<M::Error>> {
+        Self::load(Image::new(variant)?, memory)
+    }
+
+    fn load<M: CodeMapping>(image: Image, memory: &mut M) -> Result<Self, LoadError<M::Error>> {
         let len = image.bytes().len();
         let start = memory.reserve(len).map_err(LoadError::Mapping)?;
         match write_and_seal(&image, memory, start) {
@@ -285,6 +316,17 @@ mod tests {
         assert_eq!(written, bytes);
         assert!(switcher.is_in(Window::GuestRoot, switcher.iretq()));
         assert_eq!(switcher.linked().bytes(), bytes);
+    }
+
+    #[test]
+    fn what_nobody_has_proved_is_refused_unless_the_host_insists() {
+        let own = switcher_gen::arch::Selectors::new(0x10, 0x33).unwrap();
+        let variant = Variant::new(Variant::REFERENCE.axes(), own).unwrap();
+        let mut memory = Claims::new(RW, RX);
+        let refused = Switcher::assemble(&variant, &mut memory).unwrap_err();
+        assert!(matches!(refused, LoadError::NotProved { .. }), "{refused}");
+        assert!(!memory.sealed);
+        assert!(Switcher::assemble_unproved(&variant, &mut memory).is_ok());
     }
 
     #[test]

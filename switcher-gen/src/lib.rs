@@ -52,6 +52,9 @@ extern crate std;
 
 pub mod arch;
 pub mod asm;
+pub mod certificate;
+#[cfg(feature = "std")]
+pub mod cost;
 #[cfg(feature = "std")]
 pub mod elf;
 pub mod emit;
@@ -61,6 +64,8 @@ pub mod layout;
 pub mod listing;
 #[cfg(feature = "std")]
 pub mod machine;
+#[cfg(feature = "std")]
+pub mod mutate;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
 #[expect(unsafe_code, reason = "runs emitted bytes; each block carries its proof")]
 pub mod native;

@@ -30,7 +30,7 @@ fn refused(code: i32, args: &[&str]) -> String {
 
 #[test]
 fn help_is_everywhere_and_has_examples() {
-    for command in [&[][..], &["variants"], &["emit"], &["offsets"]] {
+    for command in [&[][..], &["variants"], &["emit"], &["offsets"], &["cost"]] {
         for help in ["--help", "-h"] {
             let text = stdout(&[command, &[help]].concat());
             assert!(text.contains("Usage: switcher"), "{text}");
@@ -154,6 +154,7 @@ fn an_unknown_format_is_refused_with_the_known_ones() {
         ("emit", &["listing", "bin", "elf", "json"][..]),
         ("offsets", &["rust", "c", "gas", "json"]),
         ("variants", &["text", "json"]),
+        ("cost", &["text", "json"]),
     ] {
         let stderr = refused(2, &[command, "--format", "yaml"]);
         for format in formats {

@@ -1,23 +1,35 @@
 //! Numbers: the domain of the interpreter.
 
-use core::cell::RefCell;
+use std::cell::RefCell;
+use std::collections::HashMap;
 
 use super::domain::Domain;
 
-/// Numbers. What is undefined is zero, and the adversary writes what it is told to.
+/// Numbers. What is undefined, and what a hostile guest writes, is zero unless it is told.
 #[derive(Debug, Default)]
 pub struct Concrete {
-    /// What the guest's other CPUs put where the next reads look, last read first.
-    adversary: RefCell<Vec<u64>>,
+    /// Values of unknowns that come up on the way, by name.
+    told: HashMap<String, u64>,
+    /// How many of each kind have come up.
+    count: RefCell<HashMap<String, u32>>,
 }
 
 impl Concrete {
-    /// Numbers, and what successive reads of memory that a guest may write are to find; further
-    /// reads find zero.
-    #[must_use]
-    pub fn with_adversary(mut reads: Vec<u64>) -> Self {
-        reads.reverse();
-        Self { adversary: RefCell::new(reads) }
+    /// Numbers, and the values of unknowns that come up on the way: a counterexample's.
+    pub fn told(values: impl IntoIterator<Item = (String, u64)>) -> Self {
+        Self { told: values.into_iter().collect(), count: RefCell::default() }
+    }
+
+    /// The next unknown of this kind.
+    fn unknown(&self, kind: String) -> u64 {
+        if self.told.is_empty() {
+            return 0;
+        }
+        let mut count = self.count.borrow_mut();
+        let number = count.entry(kind.clone()).or_default();
+        let value = self.told.get(&format!("{kind}#{number}"));
+        *number += 1;
+        value.copied().unwrap_or_default()
     }
 }
 
@@ -98,12 +110,11 @@ impl Domain for Concrete {
     fn decide(&self, condition: bool) -> bool {
         condition
     }
-    #[inline]
-    fn undefined(&self, _what: &'static str) -> bool {
-        false
+    fn undefined(&self, what: &'static str) -> bool {
+        self.unknown(undefined_name(what)) & 1 != 0
     }
-    fn adversary(&self, _offset: usize, _size: usize) -> u64 {
-        self.adversary.borrow_mut().pop().unwrap_or_default()
+    fn adversary(&self, offset: usize, _size: usize) -> u64 {
+        self.unknown(adversary_name(offset))
     }
     #[inline]
     fn known(&self, a: u64) -> Option<u64> {
@@ -122,4 +133,14 @@ impl Domain for Concrete {
     fn cells(&self, bytes: &[u8]) -> Vec<u8> {
         bytes.to_vec()
     }
+}
+
+/// What unknowns of this kind are called, before they are numbered.
+pub(super) fn undefined_name(what: &str) -> String {
+    format!("undefined {what}")
+}
+
+/// What unknowns of this kind are called, before they are numbered.
+pub(super) fn adversary_name(offset: usize) -> String {
+    format!("pvcs[{offset:#x}]")
 }

@@ -48,7 +48,7 @@ const ZF: u32 = RFlags::ZF.bits().trailing_zeros();
 const SF: u32 = RFlags::SF.bits().trailing_zeros();
 const OF: u32 = RFlags::OF.bits().trailing_zeros();
 /// The flags that arithmetic sets.
-pub(super) const ARITHMETIC: u64 = 1 << CF | 1 << PF | 1 << AF | 1 << ZF | 1 << SF | 1 << OF;
+pub const ARITHMETIC: u64 = 1 << CF | 1 << PF | 1 << AF | 1 << ZF | 1 << SF | 1 << OF;
 
 /// What Jcc, SETcc and CMOVcc ask (Intel SDM vol. 1, appendix B).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,11 +22,11 @@ mod memory;
 mod program;
 mod state;
 mod step;
-//pub mod symbolic;
+pub mod symbolic;
 
 pub use concrete::Concrete;
 pub use domain::Domain;
-pub use flags::{Condition, Flags};
+pub use flags::{ARITHMETIC, Condition, Flags};
 pub use interpreter::Interpreter;
 pub use memory::{Memory, Place, Region, Sharing};
 pub use program::{Op, Program, ProgramError};

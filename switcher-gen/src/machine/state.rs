@@ -223,7 +223,7 @@ impl<D: Domain> State<D> {
     /// On Intel, #GP **at CPL 0** if RCX is not canonical. AMD faults at CPL 3, at the fetch.
     pub(super) fn sysretq(&mut self, d: &D, model: &Model) -> Result<(), Fault<D::Word>> {
         let rip = self.get(Gpr::Rcx);
-        if model.vendor == Vendor::Intel && !d.decide(model.is_canonical(d, rip)) {
+        if model.vendor == Vendor::Intel && d.decide(d.not(model.is_canonical(d, rip))) {
             return Err(Fault::protection(d.word(0)));
         }
         self.sysret(d, 16, rip);
@@ -280,13 +280,13 @@ impl<D: Domain> State<D> {
         if d.decide(d.both(is_long, d.not(model.is_canonical(d, rip)))) {
             return Err(Fault::protection(d.word(0)));
         }
-        let kept = if self.cpl == 0 {
-            0
+        let flags = if self.cpl == 0 {
+            flags
         } else {
             // Neither IOPL nor, therefore, IF can be changed.
-            (RFlags::IOPL | RFlags::IF | RFlags::VM | RFlags::VIF | RFlags::VIP).bits()
+            let kept = (RFlags::IOPL | RFlags::IF | RFlags::VM | RFlags::VIF | RFlags::VIP).bits();
+            d.or(d.mask(flags, !kept), d.mask(self.rflags(d), kept))
         };
-        let flags = d.or(d.mask(flags, !kept), d.mask(self.rflags(d), kept));
         self.arrive(d, [rip, cs, flags, rsp, ss]);
         Ok(())
     }

@@ -609,10 +609,10 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
     /// #GP unless `address` is canonical.
     fn canonical(&self, address: D::Word) -> Result<(), Stop<D::Word>> {
         let d = self.d;
-        if d.decide(self.model.is_canonical(d, address)) {
-            return Ok(());
+        if d.decide(d.not(self.model.is_canonical(d, address))) {
+            return Err(Fault::protection(d.word(0)).into());
         }
-        Err(Fault::protection(d.word(0)).into())
+        Ok(())
     }
 
     // Operands.

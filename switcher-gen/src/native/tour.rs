@@ -4,6 +4,7 @@
 use super::Error;
 use super::cpu::Interception;
 use super::machine::Machine;
+use crate::cost;
 use crate::layout::{Mode, PtRegs, SwitchFlags};
 use crate::scenario::{Crossing, Emulated, Origin, Outcome, SYSCALL_LEN, Setup, Target};
 use crate::variant::Variant;
@@ -32,6 +33,8 @@ const UD: u32 = 6;
 pub struct PathCount {
     /// From where to where.
     pub name: &'static str,
+    /// The same for [`cost`].
+    pub kind: &'static str,
     /// Executed instructions of the switcher: see [`Crossing::executed`].
     pub executed: u64,
     /// As many the kernel's switcher of 2024 executes on the path.
@@ -134,7 +137,7 @@ fn unexpected(run: &'static str, outcome: &Outcome) -> Error {
 /// A path to be counted: how to get onto it, and how it begins and ends.
 struct Path {
     name: &'static str,
-    kernel_2024: u64,
+    kind: &'static str,
     enter: Mode,
     prepare: fn(&mut Setup),
     begins: Origin,
@@ -148,7 +151,7 @@ const INHIBITED: Origin = Origin::Syscall(SwitchFlags::UMOD.union(SwitchFlags::N
 const PATHS: [Path; 6] = [
     Path {
         name: "SYSCALL in umod to smod's first instruction",
-        kernel_2024: 37,
+        kind: "SYSCALL in umod -> smod",
         enter: Mode::Umod,
         prepare: |_| {},
         begins: IN_UMOD,
@@ -156,7 +159,7 @@ const PATHS: [Path; 6] = [
     },
     Path {
         name: "ERETU to umod's first instruction, by SYSRETQ",
-        kernel_2024: 52,
+        kind: "ERETU -> umod by SYSRETQ",
         enter: Mode::Umod,
         prepare: |_| {},
         begins: IN_SMOD,
@@ -164,7 +167,7 @@ const PATHS: [Path; 6] = [
     },
     Path {
         name: "ERETU up to the IRETQ, as RCX differs from RIP",
-        kernel_2024: 47,
+        kind: "ERETU -> umod by IRETQ (RCX differs)",
         enter: Mode::Smod,
         prepare: |setup| setup.pvcs.rcx = !setup.pvcs.rip,
         begins: IN_SMOD,
@@ -172,7 +175,7 @@ const PATHS: [Path; 6] = [
     },
     Path {
         name: "SYSCALL in smod to the return in the host",
-        kernel_2024: 60,
+        kind: "SYSCALL in smod -> host",
         enter: Mode::Smod,
         prepare: |setup| {
             setup.frame.rip += HYPERCALL as u64;
@@ -183,7 +186,7 @@ const PATHS: [Path; 6] = [
     },
     Path {
         name: "SYSCALL in umod to the return in the host, inhibited",
-        kernel_2024: 60,
+        kind: "SYSCALL -> host (inhibited)",
         enter: Mode::Umod,
         prepare: |setup| setup.extra.switch_flags |= SwitchFlags::NO_DS_CR3,
         begins: INHIBITED,
@@ -191,7 +194,7 @@ const PATHS: [Path; 6] = [
     },
     Path {
         name: "call of switcher_enter_guest to the guest, by SYSRETQ",
-        kernel_2024: 44,
+        kind: "enter -> guest by SYSRETQ",
         enter: Mode::Umod,
         prepare: |_| {},
         begins: Origin::Enter,
@@ -208,6 +211,7 @@ impl Path {
         let is_it = |c: &&Crossing| c.origin == self.begins && c.target == self.ends;
         let crossing = outcome.crossings.iter().find(is_it);
         let executed = crossing.ok_or_else(|| unexpected(self.name, &outcome))?.executed;
-        Ok(PathCount { name: self.name, executed, kernel_2024: self.kernel_2024 })
+        let kernel_2024 = cost::kernel_2024(self.kind).unwrap_or_default();
+        Ok(PathCount { name: self.name, kind: self.kind, executed, kernel_2024 })
     }
 }

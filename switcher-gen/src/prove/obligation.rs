@@ -49,7 +49,7 @@ obligations! {
     HOST_GS_KEPT = "host-gs-kept" [7] "at CPL 3, the inactive GS base is the host's";
     ROOT_OF_MODE = "root-of-mode" [8, 26] "at CPL 3, CR3 is the root of the mode in switch_flags";
     // At CPL 3, against the specification.
-    KIND = "kind" [13, 25, 26] "the routine ends where and how the specification says";
+    KIND = "kind" [3, 13, 25, 26] "the routine ends where and how the specification says";
     REGISTERS = "registers" [4, 27] "every general register is the guest's";
     RIP = "rip" [27] "RIP is the guest's";
     RFLAGS = "rflags" [13, 14] "RFLAGS is the guest's, sanitised";

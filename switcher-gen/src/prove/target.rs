@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::world::{Saved, Setting, Source, Start, World};
 use crate::Image;
 use crate::asm::{Label, Window};
+use crate::elf::{Foreign, ReadError};
 use crate::machine::{Domain, Model, Program};
 
 /// Bytes at an address, their entry points, and what they are meant for.
@@ -50,6 +51,31 @@ impl Target {
             windows: Some(windows.collect()),
             setting: Setting::from(image.variant()),
         }
+    }
+
+    /// Foreign code. Three symbols must be there; without the others nothing is said about them.
+    ///
+    /// # Errors
+    /// Names the symbol that is missing.
+    pub fn foreign(foreign: &Foreign, setting: Setting) -> Result<Self, ReadError> {
+        let required = |label: Label| foreign.symbol(label.name());
+        let optional = |label: Label| foreign.symbols.get(label.name()).copied();
+        Ok(Self {
+            program: Program::new(foreign.base, foreign.bytes.clone()),
+            enter_guest: required(Label::EnterGuest)?,
+            return_from_guest: required(Label::ReturnFromGuest)?,
+            syscall_64: required(Label::Syscall64)?,
+            syscall_compat: optional(Label::SyscallCompat),
+            iretq: optional(Label::Iretq),
+            windows: None,
+            setting,
+        })
+    }
+
+    /// The addresses that are entered from outside.
+    pub(crate) fn entry_points(&self) -> impl Iterator<Item = u64> {
+        let required = [self.enter_guest, self.return_from_guest, self.syscall_64];
+        required.into_iter().chain(self.syscall_compat)
     }
 
     pub(super) fn model(&self) -> Model {

@@ -1,6 +1,8 @@
 //! One run of one entry point, from a state to an outcome, and everything that must hold of it: over
 //! numbers or over unknowns.
 
+use iced_x86::{Mnemonic, Register};
+
 use super::obligation::{self, Obligation};
 use super::target::Target;
 use super::world::{
@@ -11,7 +13,8 @@ use crate::arch::{RFlags, Vendor};
 use crate::asm::Window;
 use crate::layout::{PtRegs, SwitchFlags, Tss, TssExtra};
 use crate::machine::{
-    Domain, Entry, Event, Fault, Gpr, Observer, ProgramError, Region, State as Machine, Step, Stuck,
+    ARITHMETIC, Domain, Entry, Event, Fault, Gpr, Observer, ProgramError, Region, State as Machine,
+    Step, Stuck,
 };
 use crate::spec::{self, Exit, Outcome, Return};
 
@@ -146,14 +149,28 @@ const LIMIT: usize = 1000;
 /// What a run is watched for.
 struct Watch<'a, D: Domain> {
     target: &'a Target,
+    theorem: Theorem,
     goals: Vec<Goal<D>>,
     trace: Vec<u64>,
     per_cpu: D::Word,
     roots: spec::TssExtra<D::Word>,
-    on_guest_root: bool,
+    /// Who else watches.
+    also: Option<&'a mut dyn Observer<D>>,
 }
 
-impl<D: Domain> Watch<'_, D> {
+impl<'a, D: Domain> Watch<'a, D> {
+    fn new(target: &'a Target, theorem: Theorem, world: &World<D>) -> Self {
+        Self {
+            target,
+            theorem,
+            goals: Vec::new(),
+            trace: Vec::new(),
+            per_cpu: world.per_cpu,
+            roots: world.spec.tss_extra,
+            also: None,
+        }
+    }
+
     fn goal(&mut self, obligation: Obligation, holds: D::Bit, about: &'static str) {
         let at = self.trace.last().copied();
         self.goals.push(Goal { obligation, holds, about, values: None, at });
@@ -178,12 +195,13 @@ impl<D: Domain> Watch<'_, D> {
         let within =
             |window| windows.iter().any(|(which, range)| *which == window && range.contains(&at));
         let (root, stack) = (within(Window::GuestRoot), within(Window::UnsafeStack));
-        if self.on_guest_root {
-            self.goal(obligation::WINDOW_ROOT, d.bit(root), "CR3");
+        if !root {
+            let on_own = d.eq(state.cr3, self.roots.host_cr3);
+            self.goal(obligation::WINDOW_ROOT, on_own, "CR3");
         }
-        let rsp = state.get(Gpr::Rsp);
-        if !stack && d.mentions(rsp, GUEST) {
-            self.goal(obligation::WINDOW_STACK, d.bit(false), "RSP");
+        if !stack {
+            let on_own = d.bit(is_on_a_stack(d, state));
+            self.goal(obligation::WINDOW_STACK, on_own, "RSP");
         }
     }
 
@@ -194,7 +212,6 @@ impl<D: Domain> Watch<'_, D> {
         let unprepared = d.any(roots.switch_flags, SwitchFlags::NO_DS_CR3.bits());
         // Slots may hold the same value: what counts is that there is a reason to load it.
         let prepared = d.either(others, d.not(unprepared));
-        self.on_guest_root = d.known(d.sub(value, roots.host_cr3)) != Some(0);
         self.goal(obligation::CR3_OPERAND, d.either(peers, others), "CR3");
         self.goal(obligation::CR3_PREPARED, prepared, "CR3");
     }
@@ -209,6 +226,21 @@ impl<D: Domain> Watch<'_, D> {
         if model.vendor == Vendor::Amd {
             self.goal(obligation::SYSRETQ_SS, d.any(state.ss, 0xFFFC), "SS");
         }
+        // 32-bit code's stub leaves the guest's RSP where it is.
+        if self.theorem != Theorem::SyscallCompat {
+            self.goal(obligation::ADJACENT, d.bit(self.rsp_was_loaded_last()), "RSP");
+        }
+    }
+
+    /// Whether the instruction right in front of the present one, in the code and on the path, has
+    /// loaded RSP.
+    fn rsp_was_loaded_last(&self) -> bool {
+        let [.., before, at] = *self.trace.as_slice() else { return false };
+        let instruction = self.target.program.instruction(before);
+        let loads = instruction.op_count() > 0
+            && instruction.op0_register() == Register::RSP
+            && matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::Pop);
+        loads && instruction.next_ip() == at
     }
 
     fn iretq(&mut self, d: &D, state: &Machine<D>, [_, cs, flags, _, ss]: [D::Word; 5]) {
@@ -232,11 +264,21 @@ impl<D: Domain> Watch<'_, D> {
     }
 }
 
-/// Names of what a guest controls start so.
-const GUEST: &str = "guest.";
+/// Whether RSP points into a stack of the host's, or to its top.
+fn is_on_a_stack<D: Domain>(d: &D, state: &Machine<D>) -> bool {
+    state.memory.regions.iter().any(|region| {
+        let is_stack = matches!(region.name, region::SP0 | region::IST | region::HOST);
+        let end = region.offset(region.cells.len());
+        let distance = || d.distance(state.get(Gpr::Rsp), region.base);
+        is_stack && distance().is_some_and(|at| (region.start..=end).contains(&at))
+    })
+}
 
 impl<D: Domain> Observer<D> for Watch<'_, D> {
     fn observe(&mut self, d: &D, state: &Machine<D>, event: Event<D::Word>) {
+        if let Some(also) = &mut self.also {
+            also.observe(d, state, event);
+        }
         match event {
             Event::Execute(at) => self.execute(d, state, at),
             Event::Depends(condition) => {
@@ -282,18 +324,9 @@ pub fn run<D: Domain>(
 ) -> Result<Run<D>, BadCode> {
     let mut world = target.world(d, source, theorem.start(), saved);
     assume(&world.assumptions);
-    let mut watch = Watch {
-        target,
-        goals: Vec::new(),
-        trace: Vec::new(),
-        per_cpu: world.per_cpu,
-        roots: world.spec.tss_extra,
-        on_guest_root: theorem != Theorem::EnterGuest,
-    };
+    let mut watch = Watch::new(target, theorem, &world);
     world.machine.memory.hostile = neighbour == Neighbour::Hostile;
-    begin(d, target, theorem, &mut world);
-    let end = execute(d, target, &mut world, &mut watch)?;
-    let end = match end {
+    let end = match execute(d, target, theorem, &mut world, &mut watch)? {
         End::Broken { obligation, text, about, values } => {
             let at = watch.trace.last().copied();
             watch.goals.push(Goal { obligation, holds: d.bit(false), about, values, at });
@@ -305,6 +338,36 @@ pub fn run<D: Domain>(
         End::Host => in_host(d, &world, &mut watch, theorem),
     };
     Ok(Run { trace: watch.trace, goals: watch.goals, end })
+}
+
+/// A way through the code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Walk {
+    /// The addresses of all instructions executed, with the IRETQ that may be the last.
+    pub trace: Vec<u64>,
+    /// What went wrong, if it leads neither to a guest nor to the host.
+    pub broken: Option<String>,
+}
+
+/// The same with a quiet guest, and nothing is compared with the specification, whose questions
+/// would add paths that the code does not have. `also` is told everything.
+pub(super) fn walk<'a, D: Domain>(
+    d: &D,
+    target: &'a Target,
+    theorem: Theorem,
+    source: &mut impl Source<D>,
+    saved: Option<&Saved<D>>,
+    assume: impl FnOnce(&[(&'static str, D::Bit)]),
+    also: &'a mut dyn Observer<D>,
+) -> Result<Walk, BadCode> {
+    let mut world = target.world(d, source, theorem.start(), saved);
+    assume(&world.assumptions);
+    let mut watch = Watch { also: Some(also), ..Watch::new(target, theorem, &world) };
+    let broken = match execute(d, target, theorem, &mut world, &mut watch)? {
+        End::Broken { text, .. } => Some(text),
+        End::Guest { .. } | End::Host => None,
+    };
+    Ok(Walk { trace: watch.trace, broken })
 }
 
 /// What the CPU or the host does before the first instruction.
@@ -329,12 +392,21 @@ fn begin<D: Domain>(d: &D, target: &Target, theorem: Theorem, world: &mut World<
     }
 }
 
+/// From the first instruction to wherever it ends.
 fn execute<D: Domain>(
     d: &D,
     target: &Target,
+    theorem: Theorem,
     world: &mut World<D>,
     watch: &mut Watch<'_, D>,
 ) -> Result<End<D::Word>, BadCode> {
+    begin(d, target, theorem, world);
+    if target.setting.variant.axes().ibt {
+        let entry = d.known(world.machine.rip).unwrap_or_default();
+        let is_endbr = target.program.contains(entry)
+            && target.program.instruction(entry).mnemonic() == Mnemonic::Endbr64;
+        watch.goal(obligation::ENDBR, d.bit(is_endbr), "entry point");
+    }
     let World { machine, model, .. } = world;
     loop {
         if watch.trace.len() >= LIMIT {
@@ -414,7 +486,6 @@ fn iretq<D: Domain>(
 
 /// What an exception in ring 0 breaks.
 fn fault_breaks<W>(target: &Target, at: u64, fault: &Fault<W>) -> Obligation {
-    use iced_x86::Mnemonic;
     match target.program.instruction(at).mnemonic() {
         Mnemonic::Wrgsbase => obligation::WRGSBASE_CANONICAL,
         Mnemonic::Sysretq => obligation::SYSRETQ_CANONICAL,
@@ -479,6 +550,7 @@ fn in_guest<D: Domain>(
     watch.equal(d, obligation::RFLAGS, "RFLAGS", guest.rflags, machine.rflags(d));
     watch.equal(d, obligation::SELECTORS, "CS", guest.cs, machine.cs);
     watch.equal(d, obligation::SELECTORS, "SS", guest.ss, machine.ss);
+    untouched(d, world, watch);
     watch.equal(d, obligation::RIP, "RIP", guest.rip, machine.rip);
     let expected = by_number(&guest.registers);
     for register in Gpr::ALL {
@@ -560,6 +632,7 @@ fn in_host<D: Domain>(
         let got = machine.get(register);
         watch.equal(d, obligation::EXIT_SCRATCH, register.name(), d.word(0), got);
     }
+    untouched(d, world, watch);
     if world.model.vendor == Vendor::Amd {
         watch.goal(obligation::EXIT_SS, d.any(machine.ss, 0xFFFC), "SS");
     }
@@ -592,6 +665,15 @@ fn in_host<D: Domain>(
         }
     }
     end
+}
+
+/// What no routine changes.
+fn untouched<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>) {
+    let World { machine, others, .. } = world;
+    let [fs_base, pkru, spec_ctrl] = *others;
+    watch.equal(d, obligation::UNCHANGED, "FS base", fs_base, machine.fs_base);
+    watch.equal(d, obligation::UNCHANGED, "PKRU", pkru, machine.pkru);
+    watch.equal(d, obligation::UNCHANGED, "SPEC_CTRL", spec_ctrl, machine.msrs.spec_ctrl);
 }
 
 fn region_of<'a, D: Domain>(world: &'a World<D>, name: &str) -> &'a Region<D> {
@@ -706,6 +788,84 @@ fn compare_stack<D: Domain>(
     }
 }
 
+/// Runs `theorem` of two targets from the same state: what they leave must be the same, whether the
+/// specification speaks of it or not. Left out is what nobody can read: stacks below what they hold,
+/// sp2, and the arithmetic flags in the host.
+///
+/// # Errors
+/// If one of them is none that a theorem can be about.
+pub(super) fn compare_runs<D: Domain>(
+    d: &D,
+    targets: [&Target; 2],
+    theorem: Theorem,
+    source: &mut impl Source<D>,
+    saved: [&Saved<D>; 2],
+    assume: impl FnOnce(&[(&'static str, D::Bit)]),
+) -> Result<Run<D>, BadCode> {
+    let [one, other] = targets;
+    let mut world = one.world(d, source, theorem.start(), Some(saved[0]));
+    assume(&world.assumptions);
+    let mut watch = Watch::new(one, theorem, &world);
+    let end = execute(d, one, theorem, &mut world, &mut watch)?;
+    let mut second = other.world(d, source, theorem.start(), Some(saved[1]));
+    let mut ignored = Watch::new(other, theorem, &second);
+    let second_end = execute(d, other, theorem, &mut second, &mut ignored)?;
+
+    watch.goals.clear();
+    let in_guest = matches!(end, End::Guest { .. });
+    let same_end = match (&end, &second_end) {
+        (End::Guest { by_sysretq: a }, End::Guest { by_sysretq: b }) => a == b,
+        (End::Host, End::Host) => true,
+        _ => false,
+    };
+    watch.goal(obligation::KIND, d.bit(same_end), "kind of end");
+    let same = obligation::UNCHANGED;
+    let (a, b) = (&world.machine, &second.machine);
+    for register in Gpr::ALL {
+        watch.equal(d, same, register.name(), a.get(register), b.get(register));
+    }
+    let flags = |m: &Machine<D>| {
+        let flags = m.rflags(d);
+        if in_guest { flags } else { d.mask(flags, !ARITHMETIC) }
+    };
+    let others = |m: &Machine<D>| {
+        [
+            ("RIP", m.rip),
+            ("RFLAGS", flags(m)),
+            ("CS", m.cs),
+            ("SS", m.ss),
+            ("GS base", m.gs_base),
+            ("inactive GS base", m.inactive_gs_base),
+            ("FS base", m.fs_base),
+            ("CR3", m.cr3),
+            ("PKRU", m.pkru),
+            ("SPEC_CTRL", m.msrs.spec_ctrl),
+        ]
+    };
+    for ((name, a), (_, b)) in others(a).into_iter().zip(others(b)) {
+        watch.equal(d, same, name, a, b);
+    }
+    let sp2 = world.setting.placement.tss + Tss::sp2.bytes() as i64;
+    let frame = -(size_of::<PtRegs>() as i64);
+    for (a, b) in a.memory.regions.iter().zip(&b.memory.regions) {
+        let is_read = |at: i64| match a.name {
+            region::CODE => false,
+            region::TSS => !(sp2..sp2 + 8).contains(&at),
+            region::SP0 | region::IST => !in_guest && at >= frame,
+            region::HOST => in_guest,
+            _ => true,
+        };
+        for index in (0..a.cells.len()).step_by(4) {
+            let at = a.offset(index);
+            if is_read(at) {
+                let size = (a.cells.len() - index).min(4);
+                watch.equal(d, same, a.name, a.read(d, at, size), b.read(d, at, size));
+            }
+        }
+    }
+    Ok(Run { trace: watch.trace, goals: watch.goals, end: String::from("the same way") })
+}
+
 /// What `switcher_enter_guest` leaves on the host's stack, found by entering a guest all of whose
 /// registers are known. That it is always the same is part of the theorem about it.
 ///
@@ -718,16 +878,10 @@ pub fn saved<D: Domain>(
 ) -> Result<Option<Saved<D>>, BadCode> {
     let mut known = KnownFrame { inner: source, selectors: target.model().selectors };
     let mut world = target.world(d, &mut known, Start::Call, None);
-    let mut watch = Watch {
-        target,
-        goals: Vec::new(),
-        trace: Vec::new(),
-        per_cpu: world.per_cpu,
-        roots: world.spec.tss_extra,
-        on_guest_root: false,
+    let mut watch = Watch::new(target, Theorem::EnterGuest, &world);
+    let End::Guest { .. } = execute(d, target, Theorem::EnterGuest, &mut world, &mut watch)? else {
+        return Ok(None);
     };
-    begin(d, target, Theorem::EnterGuest, &mut world);
-    let End::Guest { .. } = execute(d, target, &mut world, &mut watch)? else { return Ok(None) };
     let extra = region_of(&world, region::TSS_EXTRA);
     let at = world.setting.placement.tss_extra + TssExtra::host_rsp.bytes() as i64;
     let host_rsp = extra.read(d, at, 8);

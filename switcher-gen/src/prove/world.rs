@@ -43,12 +43,19 @@ pub struct Setting {
     pub revision: Revision,
     /// Where the per-CPU data is.
     pub placement: Placement,
+    /// The flags that SYSCALL clears: what the host has in SFMASK.
+    pub sfmask: RFlags,
 }
 
 impl From<&Variant> for Setting {
     /// As our own images have it.
     fn from(variant: &Variant) -> Self {
-        Self { variant: *variant, revision: Revision::Rfc, placement: Placement::default() }
+        Self {
+            variant: *variant,
+            revision: Revision::Rfc,
+            placement: Placement::default(),
+            sfmask: RFlags::SYSCALL_CLEARS,
+        }
     }
 }
 
@@ -69,7 +76,7 @@ const FRAME: i64 = size_of::<PtRegs>() as i64;
 const CALLER_STACK: i64 = 256;
 
 /// Names of regions.
-pub(super) mod region {
+pub(crate) mod region {
     pub(crate) const TSS: &str = "tss";
     pub(crate) const TSS_EXTRA: &str = "tss_extra";
     pub(crate) const PVCS: &str = "pvcs";
@@ -115,6 +122,8 @@ pub(super) struct World<D: Domain> {
     pub(super) setting: Setting,
     /// The host's GS base.
     pub(super) per_cpu: D::Word,
+    /// FS base, PKRU and SPEC_CTRL as they were.
+    pub(super) others: [D::Word; 3],
     /// The initial memory, to tell what has changed.
     pub(super) before: Memory<D>,
 }
@@ -460,11 +469,12 @@ impl<D: Domain> World<D> {
                 star: d.word(selectors.star().bits()),
                 lstar: d.word(0),
                 cstar: d.word(0),
-                sfmask: d.word(RFlags::SYSCALL_CLEARS.bits()),
+                sfmask: d.word(setting.sfmask.bits()),
                 spec_ctrl: b.value("spec_ctrl", 64),
             },
             memory: memory.clone(),
         };
+        let others = [machine.fs_base, machine.pkru, machine.msrs.spec_ctrl];
         let guest = Guest {
             registers: registers(&gpr),
             rip: guest_rip,
@@ -485,6 +495,7 @@ impl<D: Domain> World<D> {
             model,
             setting: *setting,
             per_cpu,
+            others,
             before: memory,
         }
     }
@@ -537,7 +548,7 @@ const HOST_FLAGS: u64 = RFlags::CF.bits()
     | RFlags::ID.bits();
 
 /// The per-CPU block's fields, as the specification names them.
-pub(super) fn read_extra<D: Domain>(
+pub(crate) fn read_extra<D: Domain>(
     d: &D,
     extra: &Region<D>,
     setting: &Setting,
@@ -571,7 +582,7 @@ pub(super) fn read_extra<D: Domain>(
 }
 
 /// The PVCS's fields, as the specification names them.
-pub(super) fn read_pvcs<D: Domain>(
+pub(crate) fn read_pvcs<D: Domain>(
     d: &D,
     pvcs: &Region<D>,
     setting: &Setting,

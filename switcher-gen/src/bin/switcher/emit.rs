@@ -117,8 +117,13 @@ fn json(image: &Image, base: Option<u64>) -> Result<String, Failure> {
         .map_err(|error| Failure::failed("cannot write JSON", error))
 }
 
-/// A 64-bit address: decimal, or hexadecimal behind `0x`, with `_` where it helps.
+/// A 64-bit address.
 fn address(text: &str) -> Result<u64, String> {
+    number(text).ok_or_else(|| "not a 64-bit address such as 0xfffffe8000000000 or 4096".into())
+}
+
+/// A number: decimal, or hexadecimal behind `0x`, with `_` where it helps.
+pub(crate) fn number(text: &str) -> Option<u64> {
     let digits = text.replace('_', "");
     let (digits, radix) = match digits.strip_prefix("0x") {
         Some(hex) => (hex, 16),
@@ -126,10 +131,7 @@ fn address(text: &str) -> Result<u64, String> {
     };
     // `from_str_radix` would take a sign.
     let value = digits.starts_with(|first: char| first.is_ascii_hexdigit());
-    value
-        .then(|| u64::from_str_radix(digits, radix).ok())
-        .flatten()
-        .ok_or_else(|| "not a 64-bit address such as 0xfffffe8000000000 or 4096".into())
+    value.then(|| u64::from_str_radix(digits, radix).ok()).flatten()
 }
 
 #[cfg(test)]

@@ -3,10 +3,12 @@
 //!
 //! Exit codes: 0 done; 1 it could not be done, as on an unfit host; 2 the command line is wrong.
 
+mod cost;
 mod emit;
 mod host;
 mod offsets;
 mod output;
+mod target;
 mod tour;
 mod variants;
 
@@ -40,6 +42,7 @@ Examples:
   switcher emit --variant amd-la57            list a variant
   switcher emit --format elf -o switcher.o    an object to link into a host
   switcher offsets --format c -o switcher.h   the layouts for C
+  switcher cost                               what each path costs
 
 Exit codes: 0 done, 1 failed or refused, 2 wrong command line.";
 
@@ -51,6 +54,8 @@ enum Command {
     Emit(emit::Args),
     /// Export the layouts that hosts, guests and emitted code share
     Offsets(offsets::Args),
+    /// Count what each path costs: instructions, memory, serialising operations, cache lines
+    Cost(cost::Args),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +64,7 @@ fn main() -> ExitCode {
         Some(Command::Variants(args)) => variants::run(&args),
         Some(Command::Emit(args)) => emit::run(&args),
         Some(Command::Offsets(args)) => offsets::run(&args),
+        Some(Command::Cost(args)) => cost::run(&args),
     };
     match done {
         // Whoever closed the pipe, such as `head`, has seen enough.

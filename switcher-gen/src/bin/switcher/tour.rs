@@ -129,7 +129,7 @@ fn run_natively(variant: &Variant) -> Result<String, Failure> {
     };
     let mut text = report.ran().lines().map(wrapped).collect::<String>();
     text += "\n   Instructions executed, and as many by the kernel's switcher of 2024:\n\n";
-    for PathCount { name, executed, kernel_2024 } in &report.paths {
+    for PathCount { name, executed, kernel_2024, .. } in &report.paths {
         text += &format!("   {name:<54} {executed:>3}  {kernel_2024:>3}\n");
     }
     Ok(text)

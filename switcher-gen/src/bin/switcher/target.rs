@@ -1,0 +1,155 @@
+//! Which code a command is about: one of our variants, or what others have assembled.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use switcher_gen::layout::{Tss, TssExtra};
+use switcher_gen::prove::{Placement, Setting, Target};
+use switcher_gen::spec::Revision;
+use switcher_gen::{Image, Variant, elf};
+
+use crate::emit::number;
+use crate::host;
+use crate::output::Failure;
+
+/// To be flattened into a command's arguments.
+#[derive(clap::Args)]
+pub(crate) struct TargetArgs {
+    /// Which variant [default: the one for this host; intel-4level if there is none]
+    #[arg(long, value_name = "NAME", value_parser = str::parse::<Variant>)]
+    variant: Option<Variant>,
+    /// Somebody else's code: an object or a linked file with the symbols of our images; `--variant`
+    /// says for which host it is meant
+    #[arg(long, value_name = "FILE", requires = "variant")]
+    elf: Option<PathBuf>,
+    /// The layout of the PVCS that the code of `--elf` is for [default: rfc]
+    #[arg(long, value_name = "REVISION", value_enum, requires = "elf")]
+    pvcs: Option<Pvcs>,
+    /// Where the code of `--elf` has the TSS, relative to GS base [default: 0]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = displacement,
+        allow_hyphen_values = true,
+        requires = "elf"
+    )]
+    gs_tss: Option<i64>,
+    /// Where it has the switcher's data, relative to GS base [default: 0x80]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = displacement,
+        allow_hyphen_values = true,
+        requires = "elf"
+    )]
+    gs_tss_extra: Option<i64>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Pvcs {
+    /// Of 2024: smod has a stack of its own
+    Rfc,
+    /// Of 2026: RSP passes through every direct switch
+    Current,
+}
+
+impl TargetArgs {
+    /// In reports.
+    pub(crate) fn name(&self) -> String {
+        match &self.elf {
+            Some(path) => path.display().to_string(),
+            None => self.variant().to_string(),
+        }
+    }
+
+    /// The variant, also where it only says which host foreign code is for.
+    pub(crate) fn variant(&self) -> Variant {
+        self.variant.or_else(host::variant_if_known).unwrap_or(Variant::REFERENCE)
+    }
+
+    /// The code, with what it is meant for.
+    pub(crate) fn target(&self) -> Result<Target, Failure> {
+        let variant = self.variant();
+        match &self.elf {
+            Some(path) => self.foreign(path, &variant),
+            None => match Image::new(&variant) {
+                Ok(image) => Ok(Target::image(&image)),
+                Err(error) => Err(Failure::failed(format!("cannot assemble {variant}"), error)),
+            },
+        }
+    }
+
+    fn foreign(&self, path: &Path, variant: &Variant) -> Result<Target, Failure> {
+        let wrong = |error: &dyn std::fmt::Display| {
+            Failure::Usage(format!("cannot take {}: {error}", path.display()))
+        };
+        let setting = Setting {
+            revision: match self.pvcs {
+                None | Some(Pvcs::Rfc) => Revision::Rfc,
+                Some(Pvcs::Current) => Revision::Current,
+            },
+            placement: self.placement()?,
+            ..Setting::from(variant)
+        };
+        // A device might never end.
+        if !fs::metadata(path).map_err(|error| wrong(&error))?.is_file() {
+            return Err(wrong(&"not a file: give an object or a linked file"));
+        }
+        let data = fs::read(path).map_err(|error| wrong(&error))?;
+        let foreign = elf::read(&data).map_err(|error| wrong(&error))?;
+        Target::foreign(&foreign, setting).map_err(|error| wrong(&error))
+    }
+
+    fn placement(&self) -> Result<Placement, Failure> {
+        let default = Placement::default();
+        let placement = Placement {
+            tss: self.gs_tss.unwrap_or(default.tss),
+            tss_extra: self.gs_tss_extra.unwrap_or(default.tss_extra),
+        };
+        let Placement { tss, tss_extra } = placement;
+        let (tss_size, extra_size) = (size_of::<Tss>() as i64, size_of::<TssExtra>() as i64);
+        if tss < tss_extra + extra_size && tss_extra < tss + tss_size {
+            return Err(Failure::Usage(format!(
+                "the TSS ({tss_size:#x} bytes at GS{}) and the switcher's data ({extra_size:#x} \
+                 bytes at GS{}) overlap: set `--gs-tss` and `--gs-tss-extra` to where the code \
+                 has them",
+                signed(tss),
+                signed(tss_extra),
+            )));
+        }
+        Ok(placement)
+    }
+}
+
+fn signed(offset: i64) -> String {
+    format!("{}{:#x}", if offset < 0 { '-' } else { '+' }, offset.unsigned_abs())
+}
+
+/// A displacement from GS base, as an instruction can have it.
+fn displacement(text: &str) -> Result<i64, String> {
+    let (digits, sign) = match text.strip_prefix('-') {
+        Some(digits) => (digits, -1),
+        None => (text, 1),
+    };
+    number(digits)
+        .and_then(|size| i64::try_from(size).ok())
+        .map(|size| sign * size)
+        .filter(|offset| i32::try_from(*offset).is_ok())
+        .ok_or_else(|| "not a 32-bit displacement such as 0x80, 4096 or -0x40".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::displacement;
+
+    #[test]
+    fn displacements_are_hexadecimal_or_decimal_and_have_32_bits() {
+        assert_eq!(displacement("0x80"), Ok(0x80));
+        assert_eq!(displacement("-0x8000_0000"), Ok(i32::MIN.into()));
+        assert_eq!(displacement("4096"), Ok(4096));
+        for bad in ["", "-", "--1", "80h", "0x80000000", "0xffffffffffffffff"] {
+            assert!(displacement(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! What terms are under an assignment of numbers to their variables.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
+
+use super::bit::Node;
+use super::word::{Atom, Literal, Pool, Slice, low_bits};
+use super::{Bit, Word};
+
+/// Numbers for variables: a counterexample. Variables that it does not name are zero.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Model {
+    values: BTreeMap<Rc<str>, u64>,
+}
+
+impl Model {
+    /// The number of the variable of this name.
+    #[must_use]
+    pub fn value(&self, name: &str) -> u64 {
+        self.values.get(name).copied().unwrap_or_default()
+    }
+
+    /// All numbers, by the names of their variables.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.values.iter().map(|(name, value)| (&**name, *value))
+    }
+}
+
+impl<N: Into<Rc<str>>> FromIterator<(N, u64)> for Model {
+    fn from_iter<I: IntoIterator<Item = (N, u64)>>(values: I) -> Self {
+        Self { values: values.into_iter().map(|(name, value)| (name.into(), value)).collect() }
+    }
+}
+
+/// `name = value, name = value`.
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (name, value)) in self.iter().enumerate() {
+            let separator = if i == 0 { "" } else { ", " };
+            write!(f, "{separator}{name} = {value:#x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A model as the solver keeps it: by the variables' indices, zero beyond the end.
+pub(super) type Values = Rc<[u64]>;
+
+/// What is already computed: valid for atoms and nodes that carry the present epoch, so that to
+/// forget everything costs nothing.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    epoch: u64,
+    atoms: Vec<(u64, u64)>,
+    nodes: Vec<(u64, bool)>,
+}
+
+impl Scratch {
+    /// To evaluate under `values`.
+    pub(super) fn under<'a>(&'a mut self, pool: &'a Pool, values: &'a [u64]) -> Evaluation<'a> {
+        self.epoch += 1;
+        self.atoms.resize(pool.atoms.len(), (0, 0));
+        self.nodes.resize(pool.nodes.len(), (0, false));
+        Evaluation { pool, values, scratch: self }
+    }
+}
+
+/// Terms under one assignment; each term is computed once.
+pub(super) struct Evaluation<'a> {
+    pool: &'a Pool,
+    values: &'a [u64],
+    scratch: &'a mut Scratch,
+}
+
+impl Evaluation<'_> {
+    pub(super) fn word(&mut self, word: Word) -> u64 {
+        let (mut value, mut at) = (0, 0);
+        let pool = self.pool;
+        for &slice in pool.slices(word).iter() {
+            let bits = match slice {
+                Slice::Const { value, .. } => value,
+                Slice::Part { width, first } => {
+                    let flip = if first.inverted() { u64::MAX } else { 0 };
+                    let atom = first.atom().map_or(0, |atom| self.atom(atom));
+                    (atom >> first.index() ^ flip) & low_bits(width)
+                }
+                Slice::Fill { width, literal } => {
+                    if self.literal(literal) {
+                        low_bits(width)
+                    } else {
+                        0
+                    }
+                }
+            };
+            value |= bits << at;
+            at += slice.width();
+        }
+        value
+    }
+
+    pub(super) fn literal(&mut self, literal: Literal) -> bool {
+        let bit = literal.atom().is_some_and(|atom| self.atom(atom) >> literal.index() & 1 != 0);
+        bit != literal.inverted()
+    }
+
+    fn atom(&mut self, id: u32) -> u64 {
+        let (epoch, value) = self.scratch.atoms[id as usize];
+        if epoch == self.scratch.epoch {
+            return value;
+        }
+        let pool = self.pool;
+        let value = match pool.atoms[id as usize].atom {
+            Atom::Variable(index) => self.values.get(index as usize).copied().unwrap_or_default(),
+            Atom::Sum(base, constant) => self.word(base).wrapping_add(constant),
+            Atom::Add(a, b) => self.word(a).wrapping_add(self.word(b)),
+            Atom::Sub(a, b) => self.word(a).wrapping_sub(self.word(b)),
+            Atom::And(a, b) => self.word(a) & self.word(b),
+            Atom::Xor(a, b) => self.word(a) ^ self.word(b),
+            Atom::Select(condition, a, b) => {
+                let arm = if self.bit(condition) { a } else { b };
+                self.word(arm)
+            }
+            Atom::Truth(bit) => self.bit(bit).into(),
+        };
+        self.scratch.atoms[id as usize] = (self.scratch.epoch, value);
+        value
+    }
+
+    pub(super) fn bit(&mut self, bit: Bit) -> bool {
+        let Some(&(epoch, value)) = self.scratch.nodes.get(bit.index()) else {
+            return !bit.negated();
+        };
+        if epoch == self.scratch.epoch {
+            return value != bit.negated();
+        }
+        let value = match self.pool.node(bit) {
+            Node::True => true,
+            Node::Of(literal) => self.literal(literal),
+            Node::Eq(a, b) => self.word(a) == self.word(b),
+            Node::Lt(a, b) => self.word(a) < self.word(b),
+            Node::And(a, b) => self.bit(a) && self.bit(b),
+        };
+        self.scratch.nodes[bit.index()] = (self.scratch.epoch, value);
+        value != bit.negated()
+    }
+}
+
+/// Changes variables so that `bit` becomes `wanted`, where it can see how: a guess, which may fail
+/// or undo another one. Whoever uses it evaluates afterwards.
+pub(super) fn force(
+    pool: &Pool,
+    scratch: &mut Scratch,
+    values: &mut Vec<u64>,
+    bit: Bit,
+    wanted: bool,
+) {
+    if scratch.under(pool, values).bit(bit) == wanted {
+        return;
+    }
+    match pool.node(bit) {
+        Node::True => {}
+        Node::Of(literal) => {
+            set(pool, scratch, values, literal, wanted != bit.negated());
+        }
+        Node::And(a, b) if wanted != bit.negated() => {
+            force(pool, scratch, values, a, true);
+            force(pool, scratch, values, b, true);
+        }
+        Node::And(a, b) => {
+            force(pool, scratch, values, a, false);
+            if scratch.under(pool, values).bit(bit) != wanted {
+                force(pool, scratch, values, b, false);
+            }
+        }
+        Node::Eq(a, b) => {
+            for (a, b) in pool.bits(a).into_iter().zip(pool.bits(b)) {
+                let mut now = scratch.under(pool, values);
+                let (left, right) = (now.literal(a), now.literal(b));
+                if wanted == bit.negated() {
+                    // To be unequal, one bit is enough.
+                    if set(pool, scratch, values, b, !left) {
+                        return;
+                    }
+                } else if left != right && !set(pool, scratch, values, b, left) {
+                    set(pool, scratch, values, a, right);
+                }
+            }
+        }
+        Node::Lt(a, b) => {
+            let less = wanted != bit.negated();
+            for (a, b) in pool.bits(a).into_iter().zip(pool.bits(b)) {
+                set(pool, scratch, values, a, !less);
+                set(pool, scratch, values, b, less);
+            }
+        }
+    }
+}
+
+/// Changes variables so that a literal becomes `wanted`; whether that succeeded.
+fn set(
+    pool: &Pool,
+    scratch: &mut Scratch,
+    values: &mut Vec<u64>,
+    literal: Literal,
+    wanted: bool,
+) -> bool {
+    let now = |scratch: &mut Scratch, values: &[u64], literal| {
+        scratch.under(pool, values).literal(literal)
+    };
+    let Some(atom) = literal.atom() else { return literal.inverted() == wanted };
+    let (at, plain) = (literal.index(), wanted != literal.inverted());
+    match pool.atoms[atom as usize].atom {
+        Atom::Variable(index) => {
+            let index = index as usize;
+            if values.len() <= index {
+                values.resize(index + 1, 0);
+            }
+            values[index] = values[index] & !(1 << at) | u64::from(plain) << at;
+            return true;
+        }
+        Atom::And(a, b) => {
+            let set_a = set(pool, scratch, values, pool.bit_of(a, at), plain);
+            if plain || !set_a {
+                set(pool, scratch, values, pool.bit_of(b, at), plain);
+            }
+        }
+        Atom::Xor(a, b) => {
+            let other = now(scratch, values, pool.bit_of(b, at));
+            set(pool, scratch, values, pool.bit_of(a, at), plain != other);
+        }
+        Atom::Select(condition, a, b) => {
+            let arm = if scratch.under(pool, values).bit(condition) { a } else { b };
+            set(pool, scratch, values, pool.bit_of(arm, at), plain);
+        }
+        Atom::Truth(bit) => force(pool, scratch, values, bit, plain),
+        // Carries: left to the solver.
+        Atom::Sum(..) | Atom::Add(..) | Atom::Sub(..) => return false,
+    }
+    now(scratch, values, literal) == wanted
+}

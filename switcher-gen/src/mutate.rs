@@ -1,0 +1,546 @@
+//! Breaks code on purpose, one instruction at a time, to see whether the proofs object.
+//!
+//! A [`Mutant`] is a whole switcher that differs from another in one thing. It is assembled anew
+//! (every jump still leads to its instruction), proved like any other, and then it is
+//!
+//! * **killed**: refuted, by an obligation, or refused as code no theorem can be about;
+//! * **equivalent**: proved, *and* proved to leave everything as the original does, down to what the
+//!   specification does not speak of ([`Prover::equivalent`]);
+//! * a **hole**: neither. There must be none.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::LazyLock;
+
+use iced_x86::{
+    BlockEncoder, BlockEncoderOptions, Code, Decoder, DecoderOptions, FlowControl, Instruction,
+    InstructionBlock, MemoryOperand, OpKind, Register,
+};
+
+use crate::layout::{AsmLayout, Layout, PtRegs, Pvcs, PvcsCurrent, Tss, TssExtra};
+use crate::machine::Program;
+use crate::prove::{BadCode, Prover, Target, Verdict};
+use crate::spec::Revision;
+
+/// What was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Operator {
+    Delete,
+    Duplicate,
+    Swap,
+    Condition,
+    Immediate,
+    Displacement,
+    Size,
+    Register,
+    Branch,
+}
+
+impl Operator {
+    /// In reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Delete => "delete",
+            Self::Duplicate => "duplicate",
+            Self::Swap => "swap",
+            Self::Condition => "condition",
+            Self::Immediate => "immediate",
+            Self::Displacement => "displacement",
+            Self::Size => "size",
+            Self::Register => "register",
+            Self::Branch => "branch",
+        }
+    }
+}
+
+/// Code with one change.
+#[derive(Clone, Debug)]
+pub struct Mutant {
+    /// The kind of change.
+    pub operator: Operator,
+    /// The instruction that was changed, by its address in the original.
+    pub at: u64,
+    /// What it was.
+    pub original: String,
+    /// What it is now.
+    pub changed: String,
+    edit: Edit,
+    listing: Rc<Listing>,
+}
+
+/// A change to a list of instructions, at an index.
+#[derive(Clone, Copy, Debug)]
+enum Edit {
+    /// Another instruction.
+    Replace(usize, Instruction),
+    /// The same once more.
+    Duplicate(usize),
+    /// The next one first.
+    Swap(usize),
+}
+
+/// What became of a mutant.
+#[derive(Clone, Debug)]
+pub enum Fate {
+    /// Refuted: the obligation's name and rows.
+    Killed(&'static str, &'static [u8]),
+    /// Not even code that a theorem can be about.
+    Refused(BadCode),
+    /// No such instruction: there is no mutant.
+    NoCode,
+    /// Proved, and proved to be the same.
+    Equivalent,
+    /// Proved, and yet not the same; or not known.
+    Hole(String),
+}
+
+/// The code as instructions, to be changed and assembled again.
+#[derive(Debug)]
+struct Listing {
+    target: Target,
+    instructions: Vec<Instruction>,
+}
+
+/// Every mutant of `target`, in a stable order.
+#[must_use]
+pub fn mutants(target: &Target) -> Vec<Mutant> {
+    let listing = Rc::new(Listing::new(target));
+    (0..listing.instructions.len()).flat_map(|index| Listing::at(&listing, index)).collect()
+}
+
+/// What becomes of `mutant` of `original`.
+#[must_use]
+pub fn judge(prover: &Prover, original: &Target, mutant: &Mutant) -> Fate {
+    let Some(target) = mutant.target() else { return Fate::NoCode };
+    match prover.prove(&target) {
+        Err(bad) => Fate::Refused(bad),
+        Ok(Verdict::Refuted(found)) => Fate::Killed(found.obligation.name, found.obligation.rows),
+        Ok(Verdict::Unknown(why)) => Fate::Hole(why),
+        Ok(Verdict::Proved(_)) => match prover.equivalent(original, &target) {
+            Ok(None) => Fate::Equivalent,
+            Ok(Some(difference)) => Fate::Hole(difference),
+            Err(bad) => Fate::Refused(bad),
+        },
+    }
+}
+
+impl Mutant {
+    /// The whole code; `None` if there is no such instruction after all.
+    #[must_use]
+    pub fn target(&self) -> Option<Target> {
+        let mut instructions = self.listing.instructions.clone();
+        match self.edit {
+            Edit::Replace(index, changed) => {
+                let at = instructions[index].ip();
+                instructions[index] = changed;
+                instructions[index].set_ip(at);
+            }
+            Edit::Duplicate(index) => {
+                let mut copy = instructions[index];
+                // An address that nobody jumps to.
+                copy.set_ip(self.listing.target.program.base() - 16);
+                instructions.insert(index + 1, copy);
+            }
+            Edit::Swap(index) => {
+                let places = [index, index + 1].map(|index| instructions[index].ip());
+                instructions.swap(index, index + 1);
+                // Whoever jumps to one of the places finds what is there now.
+                instructions[index].set_ip(places[0]);
+                instructions[index + 1].set_ip(places[1]);
+            }
+        }
+        self.listing.assemble(&instructions)
+    }
+}
+
+impl Listing {
+    fn new(target: &Target) -> Self {
+        let program = &target.program;
+        let mut decoder =
+            Decoder::with_ip(64, program.bytes(), program.base(), DecoderOptions::NONE);
+        let mut instructions = Vec::new();
+        while decoder.can_decode() {
+            let instruction = decoder.decode();
+            // Filler is not executed, and not changed.
+            if instruction.code() != Code::Int3 {
+                instructions.push(instruction);
+            }
+        }
+        Self { target: target.clone(), instructions }
+    }
+
+    /// Every mutant of one instruction.
+    fn at(self: &Rc<Self>, index: usize) -> Vec<Mutant> {
+        let mut found = Vec::new();
+        let original = self.instructions[index];
+        let text = original.to_string();
+        let mut add = |operator, changed: String, edit| {
+            let (at, original, listing) = (original.ip(), text.clone(), Rc::clone(self));
+            found.push(Mutant { operator, at, original, changed, edit, listing });
+        };
+        let one = |changed: Instruction| Edit::Replace(index, changed);
+
+        let nop = Instruction::with(Code::Nopd);
+        add(Operator::Delete, "nothing".into(), one(nop));
+        add(Operator::Duplicate, "twice".into(), Edit::Duplicate(index));
+        if let Some(next) = self.instructions.get(index + 1) {
+            add(Operator::Swap, format!("after `{next}`"), Edit::Swap(index));
+        }
+        let mut flipped = original;
+        flipped.negate_condition_code();
+        if flipped != original {
+            add(Operator::Condition, flipped.to_string(), one(flipped));
+        }
+        let each = [
+            (Operator::Immediate, immediates(&original)),
+            (Operator::Displacement, self.displacements(&original)),
+            (Operator::Size, sizes(&original)),
+            (Operator::Register, registers(&original)),
+            (Operator::Branch, self.branches(&original)),
+        ];
+        for (operator, changes) in each {
+            for changed in changes {
+                add(operator, changed.to_string(), one(changed));
+            }
+        }
+        found
+    }
+
+    /// Other targets for a jump: every place that another jump goes to, every entry point, and the
+    /// instructions around its own target.
+    fn branches(&self, original: &Instruction) -> Vec<Instruction> {
+        if !is_jump(original) {
+            return Vec::new();
+        }
+        let target = original.near_branch_target();
+        let addresses: Vec<_> = self.instructions.iter().map(Instruction::ip).collect();
+        let jumps = self.instructions.iter().filter(|i| is_jump(i));
+        let mut others: Vec<_> =
+            jumps.map(Instruction::near_branch_target).chain(self.target.entry_points()).collect();
+        if let Ok(at) = addresses.binary_search(&target) {
+            let near = [at.checked_sub(1), Some(at + 1)];
+            others.extend(near.into_iter().flatten().filter_map(|at| addresses.get(at)));
+        }
+        others.sort_unstable();
+        others.dedup();
+        others.retain(|other| *other != target);
+        others
+            .into_iter()
+            .map(|other| {
+                let mut changed = *original;
+                changed.set_near_branch64(other);
+                changed
+            })
+            .collect()
+    }
+
+    /// Other displacements: a little off, each bit flipped, and the other fields of the struct.
+    fn displacements(&self, original: &Instruction) -> Vec<Instruction> {
+        let Some(operand) = memory_operand(original) else { return Vec::new() };
+        let old = operand.displacement;
+        let is_byte = i8::try_from(old).is_ok() && operand.base != Register::None;
+        let bits = if is_byte { 0..8 } else { 0..32 };
+        let mut others: Vec<_> = [-8, -1, 1, 8].map(|by| old + by).into();
+        others.extend(bits.map(|bit| i64::from((old as i32) ^ 1_i32.wrapping_shl(bit))));
+        others.extend(self.siblings(old, operand.segment_prefix == Register::GS));
+        others.sort_unstable();
+        others.dedup();
+        others.retain(|other| *other != old);
+        others
+            .into_iter()
+            .map(|other| {
+                let mut changed = *original;
+                changed.set_memory_displacement64(other.cast_unsigned());
+                // The shortest form that holds it; without a base there is one form only.
+                let size = match i8::try_from(other) {
+                    _ if operand.base == Register::None => original.memory_displ_size(),
+                    Ok(_) => 1,
+                    Err(_) => 8,
+                };
+                changed.set_memory_displ_size(size);
+                changed
+            })
+            .collect()
+    }
+
+    /// The displacements of the fields of whatever struct has one at `old`.
+    fn siblings(&self, old: i64, gs: bool) -> Vec<i64> {
+        let setting = &self.target.setting;
+        let pvcs = match setting.revision {
+            Revision::Rfc => Pvcs::LAYOUT,
+            Revision::Current => PvcsCurrent::LAYOUT,
+        };
+        let structs: &[(&Layout, i64)] = if gs {
+            &[(Tss::LAYOUT, setting.placement.tss), (TssExtra::LAYOUT, setting.placement.tss_extra)]
+        } else {
+            // A frame's base register points to its start or to its end.
+            &[(pvcs, 0), (PtRegs::LAYOUT, 0), (PtRegs::LAYOUT, -(size_of::<PtRegs>() as i64))]
+        };
+        let fields = |&(layout, base): &(&Layout, i64)| {
+            let all: Vec<_> = layout.fields.iter().map(|f| base + f.offset as i64).collect();
+            if all.contains(&old) { all } else { Vec::new() }
+        };
+        structs.iter().flat_map(fields).collect()
+    }
+
+    /// The code with these instructions; what led to an instruction leads there still. `None` if
+    /// there is no such code.
+    fn assemble(&self, instructions: &[Instruction]) -> Option<Target> {
+        let base = self.target.program.base();
+        let block = InstructionBlock::new(instructions, base);
+        let options = BlockEncoderOptions::RETURN_NEW_INSTRUCTION_OFFSETS;
+        let encoded = BlockEncoder::encode(64, block, options).ok()?;
+        let moved: HashMap<u64, u64> = instructions
+            .iter()
+            .zip(&encoded.new_instruction_offsets)
+            .map(|(instruction, offset)| (instruction.ip(), base + u64::from(*offset)))
+            .collect();
+        let end = base + encoded.code_buffer.len() as u64;
+        let place = |old: u64| moved.get(&old).copied();
+        // A window ends behind an instruction.
+        let boundary = |old: u64| {
+            let next = instructions.iter().map(Instruction::ip).filter(|ip| *ip >= old).min();
+            next.and_then(place).unwrap_or(end)
+        };
+        let target = &self.target;
+        let windows = target.windows.as_ref().map(|windows| {
+            let range = |range: &Range<u64>| boundary(range.start)..boundary(range.end);
+            windows.iter().map(|(window, at)| (*window, range(at))).collect()
+        });
+        Some(Target {
+            program: Program::new(base, encoded.code_buffer),
+            enter_guest: place(target.enter_guest)?,
+            return_from_guest: place(target.return_from_guest)?,
+            syscall_64: place(target.syscall_64)?,
+            syscall_compat: target.syscall_compat.and_then(place),
+            iretq: target.iretq.and_then(place),
+            windows,
+            setting: target.setting,
+        })
+    }
+}
+
+fn is_jump(instruction: &Instruction) -> bool {
+    matches!(
+        instruction.flow_control(),
+        FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch
+    )
+}
+
+/// Other constants: a little off, and each bit flipped.
+fn immediates(original: &Instruction) -> Vec<Instruction> {
+    let Some(operand) = (0..original.op_count()).find(|op| immediate_bits(original, *op) > 0)
+    else {
+        return Vec::new();
+    };
+    let bits = immediate_bits(original, operand);
+    let old = original.immediate(operand).cast_signed();
+    let mut others: Vec<_> = [-8, -1, 1, 8].map(|by| old.wrapping_add(by)).into();
+    others.extend((0..bits).map(|bit| old ^ (1 << bit)));
+    // As they are once encoded: sign-extended from their width.
+    let unused = 64 - bits;
+    others.iter_mut().for_each(|other| *other = *other << unused >> unused);
+    others.sort_unstable();
+    others.dedup();
+    others.retain(|other| *other != old << unused >> unused);
+    let change = |other: i64| {
+        let mut changed = *original;
+        match original.op_kind(operand) {
+            OpKind::Immediate8 => changed.set_immediate8(other as u8),
+            OpKind::Immediate16 => changed.set_immediate16(other as u16),
+            OpKind::Immediate32 => changed.set_immediate32(other as u32),
+            OpKind::Immediate8to16 => changed.set_immediate8to16(other as i16),
+            OpKind::Immediate8to32 => changed.set_immediate8to32(other as i32),
+            OpKind::Immediate8to64 => changed.set_immediate8to64(other),
+            OpKind::Immediate32to64 => changed.set_immediate32to64(other),
+            _ => changed.set_immediate64(other.cast_unsigned()),
+        }
+        changed
+    };
+    others.into_iter().map(change).collect()
+}
+
+/// How wide an operand is encoded, if it is an immediate.
+fn immediate_bits(instruction: &Instruction, operand: u32) -> u32 {
+    match instruction.op_kind(operand) {
+        OpKind::Immediate8
+        | OpKind::Immediate8to16
+        | OpKind::Immediate8to32
+        | OpKind::Immediate8to64 => 8,
+        OpKind::Immediate16 => 16,
+        OpKind::Immediate32 | OpKind::Immediate32to64 => 32,
+        OpKind::Immediate64 => 64,
+        _ => 0,
+    }
+}
+
+/// Other registers, of the same size: each of the fifteen in each place.
+fn registers(original: &Instruction) -> Vec<Instruction> {
+    let mut found = Vec::new();
+    let mut others = |old: Register, set: &dyn Fn(&mut Instruction, Register)| {
+        if !old.is_gpr() || old.size() == 1 {
+            return;
+        }
+        let first = old as usize - old.number();
+        for number in (0..16).filter(|number| *number != old.number()) {
+            let Ok(register) = Register::try_from(first + number) else { continue };
+            let mut changed = *original;
+            set(&mut changed, register);
+            found.push(changed);
+        }
+    };
+    for operand in 0..original.op_count() {
+        if original.op_kind(operand) == OpKind::Register {
+            others(original.op_register(operand), &|i, r| i.set_op_register(operand, r));
+        }
+    }
+    if memory_operand(original).is_some() {
+        others(original.memory_base(), &|i, r| i.set_memory_base(r));
+    }
+    found
+}
+
+/// The same operation on operands of other sizes.
+fn sizes(original: &Instruction) -> Vec<Instruction> {
+    static CODES: LazyLock<HashMap<String, Code>> =
+        LazyLock::new(|| Code::values().map(|code| (format!("{code:?}"), code)).collect());
+    let name = format!("{:?}", original.code());
+    let forms: &[(&str, &[&str])] = &[
+        ("rm64_r64", &["rm32_r32", "rm16_r16", "rm8_r8"]),
+        ("r64_rm64", &["r32_rm32", "r16_rm16", "r8_rm8"]),
+        ("rm32_r32", &["rm64_r64", "rm16_r16", "rm8_r8"]),
+        ("r32_rm32", &["r64_rm64", "r16_rm16", "r8_rm8"]),
+        ("rm64_imm32", &["rm32_imm32", "rm16_imm16", "rm8_imm8"]),
+        ("rm32_imm32", &["rm64_imm32", "rm16_imm16", "rm8_imm8"]),
+        ("r32_imm32", &["r64_imm64", "r16_imm16", "r8_imm8"]),
+        ("rm64_imm8", &["rm32_imm8", "rm16_imm8", "rm8_imm8"]),
+        ("rm32_imm8", &["rm64_imm8", "rm16_imm8", "rm8_imm8"]),
+        ("rm8_imm8", &["rm64_imm8", "rm32_imm8", "rm16_imm8"]),
+        ("gsbase_r64", &["gsbase_r32"]),
+    ];
+    let Some((form, others)) =
+        forms.iter().find_map(|(form, others)| name.ends_with(form).then_some((form, others)))
+    else {
+        return Vec::new();
+    };
+    let stem = &name[..name.len() - form.len()];
+    let code = |other: &&str| CODES.get(&format!("{stem}{other}")).copied();
+    others.iter().filter_map(code).filter_map(|code| resized(original, code)).collect()
+}
+
+/// An operand, whatever its size.
+enum Part {
+    Register(usize),
+    Memory(MemoryOperand),
+    Immediate(i64),
+}
+
+/// `original` as another form of its operation.
+fn resized(original: &Instruction, code: Code) -> Option<Instruction> {
+    let sizes = code.op_code();
+    let register = |number: usize, operand: u32| {
+        use iced_x86::OpCodeOperandKind as Kind;
+        let first = match sizes.op_kind(operand) {
+            Kind::r64_or_mem | Kind::r64_reg | Kind::r64_opcode => Register::RAX,
+            Kind::r32_or_mem | Kind::r32_reg | Kind::r32_opcode => Register::EAX,
+            Kind::r16_or_mem | Kind::r16_reg | Kind::r16_opcode => Register::AX,
+            // SPL and its like follow BH in the enumeration: only the first four are simple.
+            Kind::r8_or_mem | Kind::r8_reg | Kind::r8_opcode if number < 4 => Register::AL,
+            Kind::r8_or_mem | Kind::r8_reg | Kind::r8_opcode => {
+                return Register::try_from(Register::SPL as usize + number - 4).ok();
+            }
+            _ => return None,
+        };
+        Register::try_from(first as usize + number).ok()
+    };
+    let part = |operand: u32| match original.op_kind(operand) {
+        OpKind::Register => {
+            Some(Part::Register(original.op_register(operand).full_register().number()))
+        }
+        OpKind::Memory => memory_operand(original).map(Part::Memory),
+        _ if immediate_bits(original, operand) > 0 => {
+            Some(Part::Immediate(original.immediate(operand).cast_signed()))
+        }
+        _ => None,
+    };
+    let made = match (part(0)?, (original.op_count() > 1).then(|| part(1)).flatten()) {
+        (Part::Register(a), None) => Instruction::with1(code, register(a, 0)?),
+        (Part::Register(a), Some(Part::Register(b))) => {
+            Instruction::with2(code, register(a, 0)?, register(b, 1)?)
+        }
+        (Part::Register(a), Some(Part::Memory(b))) => Instruction::with2(code, register(a, 0)?, b),
+        (Part::Memory(a), Some(Part::Register(b))) => Instruction::with2(code, a, register(b, 1)?),
+        (Part::Register(a), Some(Part::Immediate(b))) => {
+            Instruction::with2(code, register(a, 0)?, b)
+        }
+        (Part::Memory(a), Some(Part::Immediate(b))) => Instruction::with2(code, a, b as i32),
+        _ => return None,
+    };
+    made.ok()
+}
+
+fn memory_operand(i: &Instruction) -> Option<MemoryOperand> {
+    let has_memory = (0..i.op_count()).any(|operand| i.op_kind(operand) == OpKind::Memory);
+    if !has_memory || i.is_ip_rel_memory_operand() {
+        return None;
+    }
+    Some(MemoryOperand::new(
+        i.memory_base(),
+        i.memory_index(),
+        i.memory_index_scale(),
+        i.memory_displacement64().cast_signed(),
+        i.memory_displ_size(),
+        false,
+        i.segment_prefix(),
+    ))
+}
+
+/// A summary of fates.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// How many mutants there were.
+    pub mutants: usize,
+    /// How many of them each obligation killed.
+    pub killed: BTreeMap<&'static str, usize>,
+    /// How many were refused as code no theorem can be about.
+    pub refused: usize,
+    /// How many are the same code in effect.
+    pub equivalent: usize,
+    /// Those that should not be there.
+    pub holes: Vec<String>,
+}
+
+impl Tally {
+    /// Counts one.
+    pub fn count(&mut self, mutant: &Mutant, fate: &Fate) {
+        self.mutants += usize::from(!matches!(fate, Fate::NoCode));
+        match fate {
+            Fate::Killed(obligation, _) => *self.killed.entry(obligation).or_default() += 1,
+            Fate::NoCode => {}
+            Fate::Refused(_) => self.refused += 1,
+            Fate::Equivalent => self.equivalent += 1,
+            Fate::Hole(why) => self.holes.push(format!("{mutant}: {why}")),
+        }
+    }
+
+    /// Adds another one's counts.
+    pub fn add(&mut self, other: Self) {
+        self.mutants += other.mutants;
+        for (obligation, count) in other.killed {
+            *self.killed.entry(obligation).or_default() += count;
+        }
+        self.refused += other.refused;
+        self.equivalent += other.equivalent;
+        self.holes.extend(other.holes);
+    }
+}
+
+impl std::fmt::Display for Mutant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { operator, at, original, changed, .. } = self;
+        write!(f, "{} at {at:#x}: `{original}` -> `{changed}`", operator.name())
+    }
+}

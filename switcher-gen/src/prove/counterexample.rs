@@ -1,0 +1,178 @@
+//! A state in which a goal does not hold, in words, and replayed on the concrete machine.
+
+use std::fmt;
+
+use super::obligation::{self, Obligation};
+use super::target::Target;
+use super::theorem::{self, Goal, Neighbour, Run, Theorem};
+use super::world::Source;
+use crate::machine::symbolic::{Model, Symbolic};
+use crate::machine::{Concrete, Domain};
+
+/// The state, what happens from there, and what is wrong with that.
+#[derive(Clone, Debug)]
+pub struct Counterexample {
+    /// Where it starts.
+    pub theorem: Theorem,
+    /// Whether the guest writes the PVCS meanwhile.
+    pub neighbour: Neighbour,
+    /// What is broken.
+    pub obligation: Obligation,
+    /// What of the state.
+    pub about: &'static str,
+    /// The instruction, if one is to blame.
+    pub at: Option<u64>,
+    /// What should be there and is, as terms over the state.
+    pub terms: Option<(String, String)>,
+    /// The state: what is not named is zero.
+    pub state: Vec<(String, u64)>,
+    /// The instructions executed: address and text.
+    pub path: Vec<(u64, String)>,
+    /// How it ends.
+    pub end: String,
+    /// What should be there and is, as the concrete machine finds it from this state.
+    pub replay: Option<(u64, u64)>,
+}
+
+/// Addresses of regions, where the model leaves them open: canonical, and far from each other.
+const BASES: [(&str, u64); 5] = [
+    ("host.gs_base", 0xFFFF_8880_0000_1000),
+    ("sp0", 0xFFFF_8881_0000_2000),
+    ("pvcs", 0xFFFF_8882_0000_3000),
+    ("host.rsp", 0xFFFF_8883_0000_4000),
+    ("ist", 0xFFFF_8884_0000_5000),
+];
+
+/// Values of a model, and addresses for what it leaves open.
+struct Values<'a> {
+    model: &'a Model,
+    /// Whether the addresses are taken from the model, too.
+    bases: bool,
+    /// What was asked for and is not zero.
+    asked: Vec<(String, u64)>,
+}
+
+impl Source<Concrete> for Values<'_> {
+    fn value(&mut self, _d: &Concrete, name: &str, _bits: u32) -> u64 {
+        let base = BASES.iter().find(|(base, _)| *base == name);
+        let value = match base {
+            Some((_, fixed)) if !self.bases => *fixed,
+            _ => self.model.value(name),
+        };
+        if value != 0 {
+            self.asked.push((name.to_owned(), value));
+        }
+        value
+    }
+}
+
+impl Counterexample {
+    /// Replays what `model` says about `goal` of `run`. `None` if the concrete machine does not
+    /// break the same obligation.
+    pub(super) fn new(
+        d: &Symbolic,
+        target: &Target,
+        theorem: Theorem,
+        neighbour: Neighbour,
+        run: &Run<Symbolic>,
+        goal: &Goal<Symbolic>,
+        model: &Model,
+    ) -> Option<Self> {
+        // The addresses of regions do not matter as a rule, and models make them overlap.
+        [false, true].into_iter().find_map(|bases| {
+            let mut values = Values { model, bases, asked: Vec::new() };
+            let replayed = replay(target, theorem, neighbour, &mut values)?;
+            // The numbers may break something else first, such as run into other memory.
+            let mut broken = replayed.goals.iter().filter(|found| !found.holds);
+            let same = broken.clone().find(|found| found.obligation == goal.obligation);
+            let broken = same.or_else(|| broken.next());
+            // What a decision rests on does not show in numbers; that it is reached does.
+            let is_rule = goal.obligation == obligation::NO_DECISION_ON_RSP;
+            let is_reached = goal.at.is_some_and(|at| replayed.trace.contains(&at));
+            if broken.is_none() && !(is_rule && is_reached) {
+                return None;
+            }
+            let met = model.iter().filter(|(name, value)| *value != 0 && name.contains('#'));
+            let mut state = std::mem::take(&mut values.asked);
+            state.extend(met.map(|(name, value)| (name.to_owned(), value)));
+            state.sort();
+            state.dedup();
+            let program = &target.program;
+            let path = replayed.trace.iter().map(|at| (*at, program.text(*at).unwrap_or_default()));
+            // A hostile guest is not to blame if it does not matter what it writes.
+            let is_met = state.iter().any(|(name, _)| name.starts_with("pvcs["));
+            let neighbour = if is_met { neighbour } else { Neighbour::Quiet };
+            Some(Self {
+                theorem,
+                neighbour,
+                obligation: broken.map_or(goal.obligation, |broken| broken.obligation),
+                about: broken.map_or(goal.about, |broken| broken.about),
+                at: goal.at,
+                terms: goal
+                    .values
+                    .filter(|_| same.is_some())
+                    .map(|(a, b)| (d.display(a), d.display(b))),
+                state,
+                path: path.collect(),
+                end: run.end.clone(),
+                replay: broken.and_then(|broken| broken.values),
+            })
+        })
+    }
+}
+
+/// Runs the theorem on numbers.
+fn replay(
+    target: &Target,
+    theorem: Theorem,
+    neighbour: Neighbour,
+    values: &mut Values<'_>,
+) -> Option<Run<Concrete>> {
+    let met = values.model.iter().filter(|(name, _)| name.contains('#'));
+    let d = Concrete::told(met.map(|(name, value)| (name.to_owned(), value)));
+    let saved = theorem::saved(&d, target, values).ok()?;
+    values.asked.clear();
+    let mut holds = true;
+    let assume = |all: &[(&'static str, <Concrete as Domain>::Bit)]| {
+        holds = all.iter().all(|(_, bit)| *bit);
+    };
+    let run = theorem::run(&d, target, theorem, neighbour, values, saved.as_ref(), assume).ok()?;
+    holds.then_some(run)
+}
+
+impl fmt::Display for Counterexample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Obligation { name, rows, statement } = self.obligation;
+        write!(f, "{}: `{name}` does not hold: {statement}", self.theorem.name())?;
+        writeln!(f, " (hazards.md, row {})", join(rows))?;
+        if self.neighbour == Neighbour::Hostile {
+            writeln!(f, "  while another CPU of the guest writes the PVCS")?;
+        }
+        writeln!(f, "\n  from this state (what is not named is zero):")?;
+        for (name, value) in &self.state {
+            writeln!(f, "    {name:<24} {value:#x}")?;
+        }
+        writeln!(f, "\n  this is executed:")?;
+        for (at, text) in &self.path {
+            let blame = if Some(*at) == self.at { "  <--" } else { "" };
+            writeln!(f, "    {at:x}  {text}{blame}")?;
+        }
+        writeln!(f, "\n  and ends {}.", self.end)?;
+        if let Some((expected, got)) = &self.terms {
+            writeln!(f, "  {}: required is  {expected}", self.about)?;
+            writeln!(f, "  {}  but there is {got}", " ".repeat(self.about.len()))?;
+        }
+        match self.replay {
+            Some((expected, got)) => writeln!(
+                f,
+                "  Replayed on the concrete machine: {} is {got:#x}, not {expected:#x}.",
+                self.about
+            ),
+            None => writeln!(f, "  Replayed on the concrete machine: so it is ({}).", self.about),
+        }
+    }
+}
+
+fn join(rows: &[u8]) -> String {
+    rows.iter().map(u8::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,292 @@
+//! Goes through every path of every theorem and shows every goal, or finds the state in which one
+//! does not hold.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use super::counterexample::Counterexample;
+use super::target::Target;
+use super::theorem::{self, BadCode, Neighbour, Run, Theorem, Walk};
+use super::world::{Saved, Source};
+use crate::machine::Observer;
+use crate::machine::symbolic::{self, By, ExploreError, Symbolic, Verdict as Answer, Word};
+
+/// Proves. One prover can be asked many times: what it has found out about terms it keeps.
+#[derive(Debug, Default)]
+pub struct Prover {
+    domain: Symbolic,
+}
+
+/// What became of a target.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// Every goal of every theorem holds.
+    Proved(Vec<Report>),
+    /// One does not.
+    Refuted(Box<Counterexample>),
+    /// The solver does not know. That is no proof.
+    Unknown(String),
+}
+
+/// What was shown of one theorem.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Which.
+    pub theorem: Theorem,
+    /// With or without a hostile guest.
+    pub neighbour: Neighbour,
+    /// How many ways there are through the code.
+    pub paths: usize,
+    /// How many goals were shown, on all of them.
+    pub goals: usize,
+    /// How many of them by the solver, and not by their normal form.
+    pub by_solver: usize,
+    /// Goals by the name of their obligation.
+    pub obligations: BTreeMap<&'static str, usize>,
+}
+
+/// Unknowns.
+pub(super) struct Unknowns;
+
+impl Source<Symbolic> for Unknowns {
+    fn value(&mut self, d: &Symbolic, name: &str, bits: u32) -> Word {
+        d.variable(name, bits)
+    }
+}
+
+/// Why the paths of a theorem are not known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unexplored {
+    /// There is no telling what the code does.
+    #[error(transparent)]
+    Code(#[from] BadCode),
+    /// Nor how many paths it has.
+    #[error(transparent)]
+    Explore(#[from] ExploreError),
+    /// The exits return to whoever has entered a guest.
+    #[error("entering a guest with nothing unusual in its frame does not lead to one")]
+    NoEntry,
+}
+
+/// Takes assumptions for granted.
+fn assume(d: &Symbolic) -> impl Fn(&[(&'static str, symbolic::Bit)]) {
+    |assumptions| assumptions.iter().for_each(|(_, bit)| d.assume(*bit))
+}
+
+impl Prover {
+    /// Proves or refutes all theorems about `target`. The first goal that fails ends it.
+    ///
+    /// # Errors
+    /// If the code is none that a theorem can be about.
+    pub fn prove(&self, target: &Target) -> Result<Verdict, BadCode> {
+        let d = &self.domain;
+        d.reset();
+        let saved = theorem::saved(d, target, &mut Unknowns)?;
+        let mut reports = Vec::new();
+        for theorem in Theorem::ALL {
+            if theorem == Theorem::SyscallCompat && target.syscall_compat.is_none() {
+                continue;
+            }
+            // What is safe first: the specification makes one path many, and each may break more.
+            for neighbour in [Neighbour::Hostile, Neighbour::Quiet] {
+                // Without it, the first theorem fails, and says why.
+                if saved.is_none() && theorem != Theorem::EnterGuest {
+                    return Ok(Verdict::Unknown("entering a guest does not lead to one".into()));
+                }
+                match self.theorem(target, theorem, neighbour, saved.as_ref())? {
+                    Ok(report) => reports.push(report),
+                    Err(verdict) => return Ok(verdict),
+                }
+            }
+        }
+        Ok(Verdict::Proved(reports))
+    }
+
+    /// Goes every path of `theorem`, the guest being quiet, and `visit`s its end. On each, somebody
+    /// new watches. As long as a visit lasts, the domain answers questions about the path.
+    ///
+    /// # Errors
+    /// If the code is none that a theorem can be about, or if there may be paths besides those that
+    /// were visited.
+    pub fn paths<O: Observer<Symbolic>>(
+        &self,
+        target: &Target,
+        theorem: Theorem,
+        mut watcher: impl FnMut() -> O,
+        mut visit: impl FnMut(&Symbolic, Walk, O),
+    ) -> Result<(), Unexplored> {
+        let d = &self.domain;
+        d.reset();
+        let saved = theorem::saved(d, target, &mut Unknowns)?.ok_or(Unexplored::NoEntry)?;
+        d.reset();
+        let run = |d: &Symbolic| {
+            let (source, mut watcher) = (&mut Unknowns, watcher());
+            theorem::walk(d, target, theorem, source, Some(&saved), assume(d), &mut watcher)
+                .map(|walk| (walk, watcher))
+        };
+        let mut bad = None;
+        let explored = d.explore_until(run, |_, result| match result {
+            Ok((walk, watcher)) => {
+                visit(d, walk, watcher);
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                bad = Some(error);
+                ControlFlow::Break(())
+            }
+        });
+        match bad {
+            Some(bad) => Err(bad.into()),
+            None => Ok(explored.map(drop)?),
+        }
+    }
+
+    fn theorem(
+        &self,
+        target: &Target,
+        theorem: Theorem,
+        neighbour: Neighbour,
+        saved: Option<&Saved<Symbolic>>,
+    ) -> Result<Result<Report, Verdict>, BadCode> {
+        let d = &self.domain;
+        d.reset();
+        let mut report = Report {
+            theorem,
+            neighbour,
+            paths: 0,
+            goals: 0,
+            by_solver: 0,
+            obligations: BTreeMap::new(),
+        };
+        let mut stop = None;
+        let run = |d: &Symbolic| {
+            theorem::run(d, target, theorem, neighbour, &mut Unknowns, saved, assume(d))
+        };
+        let explored = d.explore_until(run, |_, result| {
+            let broken = match result {
+                Err(bad) => Err(Stop::Bad(bad)),
+                Ok(run) => self.path(target, theorem, neighbour, &run, &mut report),
+            };
+            match broken {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(why) => {
+                    stop = Some(why);
+                    ControlFlow::Break(())
+                }
+            }
+        });
+        match (stop, explored) {
+            (Some(Stop::Bad(bad)), _) => Err(bad),
+            (Some(Stop::Verdict(verdict)), _) => Ok(Err(*verdict)),
+            (None, Ok(explored)) => {
+                report.paths = explored.visited;
+                Ok(Ok(report))
+            }
+            (None, Err(error)) => Ok(Err(Verdict::Unknown(format!("{}: {error}", theorem.name())))),
+        }
+    }
+
+    /// Shows every goal of one path.
+    fn path(
+        &self,
+        target: &Target,
+        theorem: Theorem,
+        neighbour: Neighbour,
+        run: &Run<Symbolic>,
+        report: &mut Report,
+    ) -> Result<(), Stop> {
+        let d = &self.domain;
+        for goal in &run.goals {
+            match d.check(goal.holds) {
+                Answer::Holds { by } => {
+                    report.goals += 1;
+                    report.by_solver += usize::from(by == By::Solver);
+                    *report.obligations.entry(goal.obligation.name).or_default() += 1;
+                }
+                Answer::Fails(model) => {
+                    let found =
+                        Counterexample::new(d, target, theorem, neighbour, run, goal, &model);
+                    return Err(Stop::Verdict(Box::new(match found {
+                        Some(counterexample) => Verdict::Refuted(Box::new(counterexample)),
+                        None => Verdict::Unknown(format!(
+                            "{}: `{}` ({}) could not be shown, and no state was found in which the \
+                             concrete machine breaks it",
+                            theorem.name(),
+                            goal.obligation.name,
+                            goal.about,
+                        )),
+                    })));
+                }
+                Answer::Unknown(why) => {
+                    let why = format!("{}: `{}`: {why}", theorem.name(), goal.obligation.name);
+                    return Err(Stop::Verdict(Box::new(Verdict::Unknown(why))));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether two targets, both proved, leave the same in everything that can be read, beyond what
+    /// the specification speaks of. Says what differs if something does.
+    ///
+    /// # Errors
+    /// If one of them is none that a theorem can be about.
+    pub fn equivalent(&self, one: &Target, other: &Target) -> Result<Option<String>, BadCode> {
+        let d = &self.domain;
+        d.reset();
+        let saved = [one, other].map(|target| theorem::saved(d, target, &mut Unknowns));
+        let [Some(first), Some(second)] = saved.map(|saved| saved.ok().flatten()) else {
+            return Ok(Some("entering a guest does not lead to one".into()));
+        };
+        for theorem in Theorem::ALL {
+            d.reset();
+            let mut difference = None;
+            let mut bad = None;
+            let run = |d: &Symbolic| {
+                let assume = |assumptions: &[(&'static str, symbolic::Bit)]| {
+                    assumptions.iter().for_each(|(_, bit)| d.assume(*bit));
+                };
+                let saved = [&first, &second];
+                theorem::compare_runs(d, [one, other], theorem, &mut Unknowns, saved, assume)
+            };
+            let explored = d.explore_until(run, |_, result| {
+                let goals = match result {
+                    Ok(run) => run.goals,
+                    Err(error) => {
+                        bad = Some(error);
+                        return ControlFlow::Break(());
+                    }
+                };
+                let differs = |goal: &super::theorem::Goal<Symbolic>| {
+                    !matches!(d.check(goal.holds), Answer::Holds { .. })
+                };
+                match goals.iter().find(|goal| differs(goal)) {
+                    None => ControlFlow::Continue(()),
+                    Some(goal) => {
+                        difference = Some(format!("{}: {} differs", theorem.name(), goal.about));
+                        ControlFlow::Break(())
+                    }
+                }
+            });
+            match (bad, difference, explored) {
+                (Some(bad), ..) => return Err(bad),
+                (None, None, Ok(_)) => {}
+                (None, None, Err(error)) => return Ok(Some(error.to_string())),
+                (None, difference, _) => return Ok(difference),
+            }
+        }
+        Ok(None)
+    }
+
+    /// How questions were answered so far.
+    #[must_use]
+    pub fn statistics(&self) -> symbolic::Statistics {
+        self.domain.statistics()
+    }
+}
+
+/// Why an exploration ends early.
+enum Stop {
+    Bad(BadCode),
+    Verdict(Box<Verdict>),
+}

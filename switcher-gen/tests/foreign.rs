@@ -1,0 +1,106 @@
+//! Code that nobody here emitted: a switcher written by hand in gas, proved and, broken, refuted with
+//! a state that anybody can replay.
+
+mod gas;
+
+use switcher_gen::prove::{BadCode, Placement, Prover, Setting, Target, Verdict};
+use switcher_gen::{Variant, elf};
+
+fn setting(placement: Placement) -> Setting {
+    Setting { placement, ..Setting::from(&Variant::REFERENCE) }
+}
+
+fn target(object: &[u8], placement: Placement) -> Target {
+    Target::foreign(&elf::read(object).unwrap(), setting(placement)).unwrap()
+}
+
+#[track_caller]
+fn prove(target: &Target) -> Verdict {
+    Prover::default().prove(target).unwrap()
+}
+
+#[test]
+fn a_switcher_written_by_hand_is_proved() {
+    let verdict = prove(&target(&gas::assemble(gas::SWITCHER, &[]), Placement::default()));
+    let Verdict::Proved(reports) = verdict else { panic!("{verdict:?}") };
+    assert_eq!(reports.len(), 10);
+    assert!(reports.iter().all(|report| report.paths > 0 && report.goals > 0));
+}
+
+#[test]
+fn linked_it_is_proved_as_well() {
+    let object = gas::assemble(gas::SWITCHER, &[]);
+    let linked = gas::process("ld", &["-Ttext=0x400000", "-e", "switcher_enter_guest"], &object);
+    let verdict = prove(&target(&linked, Placement::default()));
+    assert!(matches!(verdict, Verdict::Proved(_)), "{verdict:?}");
+}
+
+#[test]
+fn its_data_may_lie_anywhere_but_must_lie_where_it_is_said_to() {
+    let elsewhere = Placement { tss: 0x2000, tss_extra: -0x400 };
+    let symbols = [("GS_TSS", elsewhere.tss), ("GS_TSS_EXTRA", elsewhere.tss_extra)];
+    let object = gas::assemble(gas::SWITCHER, &symbols);
+    assert!(matches!(prove(&target(&object, elsewhere)), Verdict::Proved(_)));
+    let Verdict::Refuted(found) = prove(&target(&object, Placement::default())) else {
+        panic!("not refuted")
+    };
+    assert_eq!(found.obligation.name, "memory", "{found}");
+}
+
+#[test]
+fn a_counterexample_names_state_path_and_reason_and_was_replayed() {
+    let unchecked = gas::replaced(gas::SWITCHER, &[("\tja\tentry_IRETQ_switcher\n", "")]);
+    let broken = target(&gas::assemble(&unchecked, &[]), Placement::default());
+    let Verdict::Refuted(found) = prove(&broken) else { panic!("not refuted") };
+    assert_eq!(found.obligation.rows[0], 1);
+    let rcx = found.state.iter().find(|(name, _)| name == "frame.rcx").unwrap().1;
+    let paging = Variant::REFERENCE.axes().paging;
+    assert!(!paging.is_canonical(rcx), "{rcx:#x}");
+    let (at, last) = found.path.last().unwrap();
+    assert_eq!(found.at, Some(*at));
+    assert_eq!(last, "sysretq");
+    let text = found.to_string();
+    for expected in ["`sysretq-canonical`", "row 1", "frame.rcx", "<--", "Replayed"] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+}
+
+#[test]
+fn code_that_is_none_is_refused_with_its_address() {
+    type Check = fn(&BadCode) -> bool;
+    let cases: [(&str, &str, Check); 6] = [
+        ("\tswapgs\n\tmovq\t%rsp, %gs:TSS_SP2\n", "\tcpuid\n", |bad| {
+            matches!(bad, BadCode::Program(_)) && bad.to_string().contains("`cpuid`")
+        }),
+        ("\tswapgs\n\tmovq\t%rsp, %gs:TSS_SP2\n", "1:\tjmp\t1b\n", |bad| {
+            matches!(bad, BadCode::Loop { .. })
+        }),
+        ("\tswapgs\n\tmovq\t%rsp, %gs:TSS_SP2\n", "\tmovb\t$0, 1f(%rip)\n1:\n", |bad| {
+            matches!(bad, BadCode::SelfModifying { .. })
+        }),
+        ("\tswapgs\n\tmovq\t%rsp, %gs:TSS_SP2\n", "\tmovl\t$0x123, %ecx\n\twrmsr\n", |bad| {
+            matches!(bad, BadCode::Msr { .. })
+        }),
+        (
+            "\tswapgs\n\tmovq\t%rsp, %gs:TSS_SP2\n",
+            "\tmovabsq\t$0x1234, %rax\n\tjmp\t*%rax\n",
+            |bad| matches!(bad, BadCode::Leaves { target: 0x1234, .. }),
+        ),
+        ("\tsysretl\n\tud2\n", "", |bad| matches!(bad, BadCode::Leaves { .. })),
+    ];
+    for (from, to, expected) in cases {
+        let object = gas::assemble(&gas::replaced(gas::SWITCHER, &[(from, to)]), &[]);
+        match Prover::default().prove(&target(&object, Placement::default())) {
+            Err(bad) => assert!(expected(&bad), "{to:?}: {bad}"),
+            Ok(verdict) => panic!("{to:?}: {verdict:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_missing_symbol_is_named() {
+    let object = gas::assemble("\t.globl f\nf:\tret\n", &[]);
+    let foreign = elf::read(&object).unwrap();
+    let error = Target::foreign(&foreign, setting(Placement::default())).unwrap_err().to_string();
+    assert!(error.contains("switcher_enter_guest"), "{error}");
+}

@@ -1,0 +1,325 @@
+//! Each failure of spec/hazards.md, put back in: the proofs must object, for the reason in its row.
+//!
+//! Two switchers are broken: ours, instruction by instruction, and the one written by hand, line by
+//! line. Rows without a test here are of events (8, 11, 12, 31, 32), mitigations (28, 29) and what
+//! the runtime programs (17, 20, 21).
+
+mod gas;
+
+use switcher_gen::arch::RFlags;
+use switcher_gen::asm::Window;
+use switcher_gen::mutate::{self, Fate, Mutant, Operator, Tally};
+use switcher_gen::prove::{
+    BadCode, Counterexample, Neighbour, Prover, Setting, Target, Theorem, Verdict,
+};
+use switcher_gen::{Image, Variant, elf};
+
+fn ours(variant: &str) -> Target {
+    Target::image(&Image::new(&variant.parse().unwrap()).unwrap())
+}
+
+#[track_caller]
+fn refuted(target: &Target) -> Counterexample {
+    match Prover::default().prove(target) {
+        Ok(Verdict::Refuted(counterexample)) => *counterexample,
+        other => panic!("not refuted: {other:?}"),
+    }
+}
+
+/// Refuted by this obligation, which is of this row.
+#[track_caller]
+fn killed(target: &Target, row: u8, obligation: &str) {
+    let found = refuted(target);
+    assert_eq!(found.obligation.name, obligation, "{found}");
+    assert!(found.obligation.rows.contains(&row), "row {row}: {found}");
+}
+
+/// The mutants of one instruction, the `nth` of that text, by one kind of change.
+#[track_caller]
+fn changes(target: &Target, operator: Operator, text: &str, nth: usize) -> Vec<Mutant> {
+    let mutants = mutate::mutants(target);
+    let mut places: Vec<_> =
+        mutants.iter().filter(|mutant| mutant.original == text).map(|mutant| mutant.at).collect();
+    places.dedup();
+    assert!(nth < places.len(), "`{text}` is there {} times", places.len());
+    let wanted = |mutant: &Mutant| mutant.operator == operator && mutant.at == places[nth];
+    mutants.into_iter().filter(wanted).collect()
+}
+
+/// The code without one instruction.
+#[track_caller]
+fn without(target: &Target, text: &str, nth: usize) -> Target {
+    changes(target, Operator::Delete, text, nth).remove(0).target().unwrap()
+}
+
+/// The jump behind the `nth` instruction of this text, removed.
+#[track_caller]
+fn without_jump_behind(target: &Target, text: &str, nth: usize) -> Target {
+    let compare = changes(target, Operator::Delete, text, nth).remove(0).at;
+    let mutants = mutate::mutants(target);
+    let mut jumps = mutants.into_iter().filter(|mutant| {
+        mutant.operator == Operator::Delete
+            && mutant.at > compare
+            && mutant.original.starts_with('j')
+    });
+    jumps.next().unwrap().target().unwrap()
+}
+
+/// The change to `changed` of an instruction.
+#[track_caller]
+fn with(target: &Target, operator: Operator, text: &str, nth: usize, changed: &str) -> Target {
+    let mut all = changes(target, operator, text, nth);
+    let index = all.iter().position(|mutant| mutant.changed == changed);
+    let index = index.unwrap_or_else(|| {
+        panic!("{:?}", all.iter().map(|mutant| &mutant.changed).collect::<Vec<_>>())
+    });
+    all.swap_remove(index).target().unwrap()
+}
+
+fn by_hand(replacements: &[(&str, &str)]) -> Target {
+    let source = gas::replaced(gas::SWITCHER, replacements);
+    let foreign = elf::read(&gas::assemble(&source, &[])).unwrap();
+    Target::foreign(&foreign, Setting::from(&Variant::REFERENCE)).unwrap()
+}
+
+#[test]
+fn row_1_sysretq_to_an_address_that_was_not_checked() {
+    let unchecked = |target| without(&without(&target, "shl rcx,10h", 0), "sar rcx,10h", 0);
+    killed(&unchecked(ours("intel-4level")), 1, "sysretq-canonical");
+    // AMD's own SYSRETQ would not fault here, but what plays AMD may.
+    killed(&unchecked(ours("amd-4level")), 1, "sysretq-canonical");
+    killed(&by_hand(&[("\tja\tentry_IRETQ_switcher\n", "")]), 1, "sysretq-canonical");
+}
+
+#[test]
+fn row_2_sysretq_straight_from_the_entry() {
+    let straight = "\nroutine entry_SYSCALL_64_switcher\n\tsysretq\n";
+    let target = by_hand(&[("\nroutine entry_SYSCALL_64_switcher\n", straight)]);
+    killed(&target, 2, "sysretq-canonical");
+}
+
+#[test]
+fn row_3_the_other_paging_modes_width() {
+    let (narrow, wide) = (ours("intel-4level"), ours("intel-la57"));
+    let wide_on_narrow = Target { setting: narrow.setting, ..wide.clone() };
+    killed(&wide_on_narrow, 3, "sysretq-canonical");
+    // 48-bit addresses are all canonical with 57 bits, but there are others.
+    let narrow_on_wide = Target { setting: wide.setting, ..narrow };
+    killed(&narrow_on_wide, 3, "kind");
+}
+
+#[test]
+fn row_4_rcx_lost_on_the_way_to_the_iretq() {
+    killed(&without(&ours("intel-4level"), "mov rcx,[rsp-28h]", 0), 4, "registers");
+    let spoilt = [
+        ("\tja\tentry_IRETQ_switcher\n", "\tja\t2f\n"),
+        ("\tiretq\n\tud2\n", "\tiretq\n\tud2\n2:\txorl\t%ecx, %ecx\n\tjmp\tentry_IRETQ_switcher\n"),
+    ];
+    killed(&by_hand(&spoilt), 4, "registers");
+}
+
+#[test]
+fn row_5_wrgsbase_of_what_the_guest_says() {
+    let ours = without(&ours("intel-4level"), "sar r11,10h", 0);
+    killed(&ours, 5, "wrgsbase-canonical");
+    killed(&by_hand(&[("\tsarq\t$63 - SIGN_BIT, %rcx\n", "")]), 5, "wrgsbase-canonical");
+}
+
+#[test]
+fn row_6_the_gs_base_is_read_after_it_was_overwritten() {
+    let (read, write) = ("\trdgsbase %rax\n", "\twrgsbase %r11\n");
+    let (right, wrong) = (format!("{read}{write}"), format!("{write}{read}"));
+    killed(&by_hand(&[(&right, &wrong)]), 6, "pvcs-gsbase");
+}
+
+#[test]
+fn row_7_swapgs_dropped_or_doubled_and_the_label_moved() {
+    let ours = ours("intel-4level");
+    // On the way in, the first access is to where the guest's GS base points.
+    killed(&without(&ours, "swapgs", 1), 7, "memory");
+    killed(&without(&ours, "swapgs", 0), 7, "host-gs-kept");
+    for (nth, obligation) in [(0, "host-gs-kept"), (1, "memory")] {
+        let twice = changes(&ours, Operator::Duplicate, "swapgs", nth).remove(0).target().unwrap();
+        killed(&twice, 7, obligation);
+    }
+    let moved = Target { iretq: ours.iretq.map(|at| at + 2), ..ours };
+    killed(&moved, 7, "iretq-label");
+}
+
+#[test]
+fn row_9_a_window_one_instruction_short() {
+    for end in [false, true] {
+        let mut ours = ours("intel-4level");
+        let windows = ours.windows.as_mut().unwrap();
+        let root = windows.iter_mut().find(|(window, _)| *window == Window::GuestRoot).unwrap();
+        // IRETQ and the jump behind it have two bytes, the first instruction five.
+        if end {
+            root.1.end -= 2
+        } else {
+            root.1.start += 5
+        }
+        killed(&ours, 9, "window-guest-root");
+    }
+}
+
+#[test]
+fn row_10_a_decision_on_the_guests_rsp() {
+    let entry = "\nroutine entry_SYSCALL_64_switcher\n";
+    let decides = "\nroutine entry_SYSCALL_64_switcher\n\ttestq\t%rsp, %rsp\n\tjs\t1f\n1:\n";
+    killed(&by_hand(&[(entry, decides)]), 10, "no-decision-on-rsp");
+}
+
+#[test]
+fn row_13_tf_and_rf_through_sysretq() {
+    let ours = without_jump_behind(&ours("intel-4level"), "test r11,0FFFFFFFFFFDBB128h", 0);
+    killed(&ours, 13, "sysretq-rf-tf");
+    let test = "\ttestl\t$FLAGS_RF | FLAGS_TF, %r11d\n\tjnz\tentry_IRETQ_switcher\n";
+    killed(&by_hand(&[(test, "")]), 13, "sysretq-rf-tf");
+}
+
+#[test]
+fn row_14_privileged_flags_from_memory() {
+    let ours = ours("intel-4level");
+    for nth in 0..3 {
+        let broken = without(&ours, "and qword ptr [rsp-18h],254FD7h", nth);
+        killed(&broken, 14, "guest-flags");
+    }
+    killed(&without(&ours, "or r11d,202h", 0), 14, "guest-flags");
+    killed(&by_hand(&[("\tandl\t$FLAGS_ALLOWED, %ecx\n", "")]), 14, "guest-flags");
+}
+
+#[test]
+fn row_15_nt_at_iretq() {
+    let mut ours = ours("intel-4level");
+    ours.setting.sfmask -= RFlags::NT;
+    killed(&ours, 15, "iretq-nt");
+}
+
+#[test]
+fn row_16_df_and_ac_in_the_host() {
+    let ours = without(&without(&ours("intel-4level"), "push 2", 0), "popfq", 0);
+    killed(&ours, 16, "exit-flags");
+    killed(&by_hand(&[("\tpushq\t$FLAGS_HOST\n\tpopfq\n", "")]), 16, "exit-flags");
+}
+
+#[test]
+fn row_17_an_open_cstar() {
+    let sysretq = ("\tsysretl\n", "\tsysretq\n");
+    assert_eq!(refuted(&by_hand(&[sysretq])).theorem, Theorem::SyscallCompat);
+    let goes_on = ("\tmovl\t$-ENOSYS, %eax\n", "\tjmp\tentry_SYSCALL_64_switcher\n");
+    assert_eq!(refuted(&by_hand(&[goes_on])).theorem, Theorem::SyscallCompat);
+}
+
+#[test]
+fn row_18_a_null_ss_for_the_next_sysretq() {
+    killed(&without(&ours("amd-4level"), "mov ss,cx", 0), 18, "exit-ss");
+}
+
+#[test]
+fn row_19_a_root_that_is_not_prepared() {
+    let ours = without_jump_behind(&ours("intel-4level"), "cmp qword ptr gs:[0C0h],2", 0);
+    killed(&ours, 19, "cr3-prepared");
+    killed(&by_hand(&[("\tjnz\t.Lnot_to_smod\n", "")]), 19, "cr3-prepared");
+}
+
+#[test]
+fn row_22_one_more_per_cpu_access() {
+    let more = ("\tmovq\t%gs:SMOD_ENTRY, %rcx\n", "\tmovq\t%gs:0x800, %rcx\n");
+    killed(&by_hand(&[more]), 22, "memory");
+}
+
+#[test]
+fn row_23_an_instruction_between_the_rsp_and_the_sysretq() {
+    let nop = ("\tpopq\t%rsp\n\tsysretq\n", "\tpopq\t%rsp\n\tnop\n\tsysretq\n");
+    killed(&by_hand(&[nop]), 23, "rsp-adjacent");
+}
+
+/// What is read again need not be what was checked. Guests with one CPU cannot tell the difference.
+#[test]
+fn row_24_a_field_of_the_pvcs_read_twice() {
+    let base = (
+        "\tshlq\t$63 - SIGN_BIT, %rcx\n\tsarq\t$63 - SIGN_BIT, %rcx\n",
+        "\tshlq\t$63 - SIGN_BIT, %rcx\n\tsarq\t$63 - SIGN_BIT, %rcx\n\
+         \tcmpq\tPVCS_USER_GSBASE(%rdx), %rcx\n\tjne\t1f\n\
+         \tmovq\tPVCS_USER_GSBASE(%rdx), %rcx\n1:\n",
+    );
+    let flags = (
+        "\tmovl\tPVCS_EFLAGS(%rdx), %ecx\n\tandl\t$FLAGS_ALLOWED, %ecx\n",
+        "\tmovl\tPVCS_EFLAGS(%rdx), %ecx\n\ttestl\t$~FLAGS_ALLOWED, %ecx\n\
+         \tmovl\tPVCS_EFLAGS(%rdx), %ecx\n\tjz\t1f\n\tandl\t$FLAGS_ALLOWED, %ecx\n1:\n",
+    );
+    for (twice, obligation) in [(base, "wrgsbase-canonical"), (flags, "guest-flags")] {
+        let found = refuted(&by_hand(&[twice]));
+        assert_eq!(found.obligation.name, obligation, "{found}");
+        assert_eq!(found.neighbour, Neighbour::Hostile, "{found}");
+    }
+}
+
+#[test]
+fn row_25_selectors_taken_for_granted() {
+    let ours = without_jump_behind(&ours("intel-4level"), "cmp dword ptr [rcx+40h],2B0033h", 0);
+    killed(&ours, 25, "kind");
+    killed(&by_hand(&[("\tjne\t.Lexit_restore_rdx\n", "")]), 25, "kind");
+}
+
+#[test]
+fn row_26_mode_and_inhibitors() {
+    let ours = ours("intel-4level");
+    let byte =
+        with(&ours, Operator::Size, "cmp qword ptr gs:[0C0h],2", 0, "cmp byte ptr gs:[0C0h],2");
+    killed(&byte, 26, "kind");
+    killed(&by_hand(&[("\tcmpq\t%gs:RETU_RIP, %rcx\n\tjne\t.Lexit\n", "")]), 26, "kind");
+    for nth in 0..2 {
+        let untoggled = without(&ours, "xor byte ptr gs:[0C0h],3", nth);
+        killed(&untoggled, 26, "root-of-mode");
+    }
+    let root = without(&ours, "mov cr3,rcx", 0);
+    killed(&root, 26, "root-of-mode");
+}
+
+#[test]
+fn row_27_registers_dropped_or_swapped() {
+    let ours = ours("intel-4level");
+    killed(&without(&ours, "mov r14,[rsp-0A0h]", 0), 27, "registers");
+    killed(&without(&ours, "xor r9d,r9d", 0), 27, "exit-scratch");
+    let swapped = changes(&ours, Operator::Swap, "pop r15", 0).remove(0).target().unwrap();
+    killed(&swapped, 27, "exit-caller");
+    let swapped = changes(&ours, Operator::Swap, "push rsi", 0).remove(0).target().unwrap();
+    killed(&swapped, 27, "exit-frame");
+}
+
+#[test]
+fn row_30_falling_through_a_trap() {
+    let ours = ours("intel-4level");
+    let prover = Prover::default();
+    let broken = without(&ours, "sysret", 0);
+    assert!(matches!(prover.prove(&broken), Err(BadCode::Leaves { .. })));
+    killed(&by_hand(&[("\tsysretl\n", "")]), 30, "no-trap");
+}
+
+#[test]
+fn row_33_no_endbr64_under_ibt() {
+    let ours = ours("intel-4level-ibt");
+    for nth in 0..4 {
+        killed(&without(&ours, "endbr64", nth), 33, "endbr");
+    }
+}
+
+/// A sample: `switcher mutate --all` does them all.
+#[test]
+fn no_mutant_survives_unexplained() {
+    let prover = Prover::default();
+    let mut tally = Tally::default();
+    for variant in ["intel-4level", "amd-la57-pcid"] {
+        let original = ours(variant);
+        for mutant in mutate::mutants(&original).iter().step_by(23) {
+            let fate = mutate::judge(&prover, &original, mutant);
+            if let Fate::Refused(bad) = &fate {
+                println!("{mutant}: {bad}");
+            }
+            tally.count(mutant, &fate);
+        }
+    }
+    assert!(tally.mutants > 400, "{}", tally.mutants);
+    assert!(tally.holes.is_empty(), "{:#?}", tally.holes);
+}
