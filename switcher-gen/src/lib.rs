@@ -10,7 +10,9 @@
 //!    displacements there are. The result is an [`Image`]: bytes, entry points, windows.
 //! 3. **code -> listing.** [`listing`] decodes the bytes again and gives every number its name back;
 //!    [`elf`] and [`offsets`] are for other toolchains.
-//! 4. **code -> execution.** [`native`] runs the bytes here, in user mode. `switcher-runtime` does
+//! 4. **code -> execution.** [`native`] runs the bytes here, in user mode,
+//!    [`machine::Interpreter`] anywhere, in a model of the CPU; [`scenario`] is what both take and
+//!    give. `switcher-runtime` does
 //!    everything up to `Image` inside a host, in ring 0, without this crate's feature `std`.
 //!
 //! Each module knows only those before it. CAVEATS.md, beside this crate's Cargo.toml, says what the

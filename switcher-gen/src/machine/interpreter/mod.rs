@@ -3,7 +3,8 @@
 //!
 //! The engine that needs no CPU: both vendors, both paging modes, ring 0 and CPL 3 with memory of
 //! their own, each mode of the guest with its own pages behind the same addresses. It takes the
-//! same [`Setup`]s as [`native`](crate::native) and gives the same [`Outcome`]s.
+//! same [`Setup`]s as [`native`](crate::native) and gives the same
+//! [`Outcome`](crate::scenario::Outcome)s.
 //!
 //! | file | purpose |
 //! |---|---|
