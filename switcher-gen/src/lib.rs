@@ -60,6 +60,8 @@ pub mod cost;
 #[cfg(feature = "std")]
 pub mod elf;
 pub mod emit;
+#[cfg(feature = "std")]
+pub mod fuzz;
 mod image;
 pub mod layout;
 #[cfg(feature = "std")]

@@ -59,6 +59,10 @@ fn a_counterexample_names_state_path_and_reason_and_was_replayed() {
     let (at, last) = found.path.last().unwrap();
     assert_eq!(found.at, Some(*at));
     assert_eq!(last, "sysretq");
+    // Anybody can run it again; the code as it was does the right thing from the same state.
+    assert!(found.replay(&broken));
+    let right = target(&gas::assemble(gas::SWITCHER, &[]), Placement::default());
+    assert!(!found.replay(&right));
     let text = found.to_string();
     for expected in ["`sysretq-canonical`", "row 1", "frame.rcx", "<--", "Replayed"] {
         assert!(text.contains(expected), "{expected}: {text}");

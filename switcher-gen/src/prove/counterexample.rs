@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 use super::obligation::{self, Obligation};
 use super::target::Target;
 use super::theorem::{self, Goal, Neighbour, Run, Theorem};
@@ -10,7 +12,7 @@ use crate::machine::symbolic::{Model, Symbolic};
 use crate::machine::{Concrete, Domain};
 
 /// The state, what happens from there, and what is wrong with that.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Counterexample {
     /// Where it starts.
     pub theorem: Theorem,
@@ -48,7 +50,7 @@ struct Values<'a> {
     model: &'a Model,
     /// Whether the addresses are taken from the model, too.
     bases: bool,
-    /// What was asked for and is not zero.
+    /// What was asked for.
     asked: Vec<(String, u64)>,
 }
 
@@ -59,14 +61,32 @@ impl Source<Concrete> for Values<'_> {
             Some((_, fixed)) if !self.bases => *fixed,
             _ => self.model.value(name),
         };
-        if value != 0 {
-            self.asked.push((name.to_owned(), value));
-        }
+        self.asked.push((name.to_owned(), value));
         value
     }
 }
 
+/// The values of a state that was written down.
+struct Written<'a>(&'a [(String, u64)]);
+
+impl Source<Concrete> for Written<'_> {
+    fn value(&mut self, _d: &Concrete, name: &str, _bits: u32) -> u64 {
+        let found = self.0.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| *value).unwrap_or_default()
+    }
+}
+
 impl Counterexample {
+    /// Runs `target` on the concrete machine from this state: whether it breaks the obligation.
+    #[must_use]
+    pub fn replay(&self, target: &Target) -> bool {
+        let met = self.state.iter().filter(|(name, _)| name.contains('#')).cloned();
+        let mut values = Written(&self.state);
+        replay(target, self.theorem, self.neighbour, met, &mut values).is_some_and(|run| {
+            run.goals.iter().any(|goal| !goal.holds && goal.obligation == self.obligation)
+        })
+    }
+
     /// Replays what `model` says about `goal` of `run`. `None` if the concrete machine does not
     /// break the same obligation.
     pub(super) fn new(
@@ -81,7 +101,10 @@ impl Counterexample {
         // The addresses of regions do not matter as a rule, and models make them overlap.
         [false, true].into_iter().find_map(|bases| {
             let mut values = Values { model, bases, asked: Vec::new() };
-            let replayed = replay(target, theorem, neighbour, &mut values)?;
+            let met = model.iter().filter(|(name, _)| name.contains('#'));
+            let met = met.map(|(name, value)| (name.to_owned(), value));
+            let replayed = replay(target, theorem, neighbour, met, &mut values)?;
+            values.asked.retain(|(_, value)| *value != 0);
             // The numbers may break something else first, such as run into other memory.
             let mut broken = replayed.goals.iter().filter(|found| !found.holds);
             let same = broken.clone().find(|found| found.obligation == goal.obligation);
@@ -121,17 +144,16 @@ impl Counterexample {
     }
 }
 
-/// Runs the theorem on numbers.
+/// Runs the theorem on numbers; those in `met` come up on the way.
 fn replay(
     target: &Target,
     theorem: Theorem,
     neighbour: Neighbour,
-    values: &mut Values<'_>,
+    met: impl Iterator<Item = (String, u64)>,
+    values: &mut impl Source<Concrete>,
 ) -> Option<Run<Concrete>> {
-    let met = values.model.iter().filter(|(name, _)| name.contains('#'));
-    let d = Concrete::told(met.map(|(name, value)| (name.to_owned(), value)));
+    let d = Concrete::told(met);
     let saved = theorem::saved(&d, target, values).ok()?;
-    values.asked.clear();
     let mut holds = true;
     let assume = |all: &[(&'static str, <Concrete as Domain>::Bit)]| {
         holds = all.iter().all(|(_, bit)| *bit);

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+use serde::Serialize;
+
 use super::counterexample::Counterexample;
 use super::target::Target;
 use super::theorem::{self, BadCode, Neighbour, Run, Theorem, Walk};
@@ -29,7 +31,7 @@ pub enum Verdict {
 }
 
 /// What was shown of one theorem.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Which.
     pub theorem: Theorem,

@@ -1,7 +1,9 @@
 //! What is to be shown, by name and by row of spec/hazards.md.
 
+use serde::Serialize;
+
 /// One thing that must hold wherever a theorem meets it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Obligation {
     /// Short and stable.
     pub name: &'static str,

@@ -2,6 +2,7 @@
 //! numbers or over unknowns.
 
 use iced_x86::{Mnemonic, Register};
+use serde::Serialize;
 
 use super::obligation::{self, Obligation};
 use super::target::Target;
@@ -19,7 +20,8 @@ use crate::machine::{
 use crate::spec::{self, Exit, Outcome, Return};
 
 /// What a theorem is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Theorem {
     /// `switcher_enter_guest`, called.
     EnterGuest,
@@ -67,7 +69,8 @@ impl Theorem {
 }
 
 /// Whether the guest leaves the PVCS alone while the switcher runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Neighbour {
     /// It does: the outcome is compared with the specification.
     Quiet,
