@@ -449,7 +449,8 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 let state = &mut *self.state;
                 core::mem::swap(&mut state.gs_base, &mut state.inactive_gs_base);
             }
-            Kind::ReadCr3 => self.write(op.first, self.state.cr3)?,
+            // NOFLUSH is not kept: it says what the load does.
+            Kind::ReadCr3 => self.write(op.first, d.mask(self.state.cr3, !NOFLUSH))?,
             Kind::WriteCr3 => {
                 let value = self.read(op.second)?;
                 self.tell(Event::LoadCr3(value));
@@ -585,6 +586,10 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let low = d.truncate(self.state.get(Gpr::Rax), 4);
         let value = d.or(d.shl(self.state.get(Gpr::Rdx), 32), low);
         self.tell(Event::Serialise);
+        let number = d.known(d.truncate(self.state.get(Gpr::Rcx), 4));
+        if number.is_some_and(|number| ADDRESSES.contains(&number)) {
+            self.canonical(value)?;
+        }
         *self.msr()? = value;
         Ok(())
     }
@@ -739,6 +744,13 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
     }
 }
 
+/// Bit 63 of what CR3 is loaded with.
+const NOFLUSH: u64 = 1 << 63;
+
+/// MSRs that take nothing but canonical addresses: LSTAR, CSTAR and the bases of FS and GS (AMD APM
+/// vol. 2, 5.3.1; Intel's manual does not name CSTAR, its CPUs check it).
+const ADDRESSES: [u64; 5] = [0xC000_0082, 0xC000_0083, 0xC000_0100, 0xC000_0101, 0xC000_0102];
+
 /// How many bytes an operand has.
 const fn width(operand: Operand) -> usize {
     match operand {
@@ -754,5 +766,60 @@ impl Sharing {
     #[must_use]
     pub const fn is_guests(self) -> bool {
         matches!(self, Self::Guest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::{Concrete, Flags, Memory, Msrs};
+    use crate::variant::Variant;
+
+    /// Ring 0 with RAX, RCX and RDX, after its next instruction.
+    fn stepped(code: &[u8], cr3: u64, [rax, rcx, rdx]: [u64; 3]) -> (State<Concrete>, Step<u64>) {
+        let d = Concrete::default();
+        let program = Program::new(0, code.to_vec());
+        let mut state = State {
+            gpr: [0; 16],
+            rip: 0,
+            flags: Flags::new(&d, RFlags::FIXED.bits()),
+            cs: 0x10,
+            ss: 0x18,
+            cpl: 0,
+            gs_base: 0,
+            inactive_gs_base: 0,
+            fs_base: 0,
+            cr3,
+            pkru: 0,
+            msrs: Msrs { star: 0, lstar: 0, cstar: 0, sfmask: 0, spec_ctrl: 0 },
+            memory: Memory { regions: Vec::new(), hostile: false },
+        };
+        for (register, value) in [(Gpr::Rax, rax), (Gpr::Rcx, rcx), (Gpr::Rdx, rdx)] {
+            state.set(register, value);
+        }
+        let model = Model::from(&Variant::REFERENCE);
+        let step = state.step(&d, &model, &program, &mut Unobserved).unwrap();
+        (state, step)
+    }
+
+    const WRMSR: [u8; 2] = [0x0F, 0x30];
+    const MOV_RAX_CR3: [u8; 3] = [0x0F, 0x20, 0xD8];
+
+    #[test]
+    fn an_msr_for_an_address_takes_no_other_number() {
+        for msr in ADDRESSES {
+            let (_, step) = stepped(&WRMSR, 0, [0, msr, 0x8000]);
+            assert_eq!(step, Step::Fault(Fault::protection(0)), "{msr:#x}");
+            let (_, step) = stepped(&WRMSR, 0, [0, msr, 0x7FFF]);
+            assert_eq!(step, Step::Left, "{msr:#x}");
+        }
+        // STAR is not an address.
+        assert_eq!(stepped(&WRMSR, 0, [0, 0xC000_0081, 0x8000]).1, Step::Left);
+    }
+
+    #[test]
+    fn cr3_does_not_keep_noflush() {
+        let (state, _) = stepped(&MOV_RAX_CR3, 1 << 63 | 0x1003, [0; 3]);
+        assert_eq!(state.get(Gpr::Rax), 0x1003);
     }
 }
