@@ -110,6 +110,8 @@ pub struct Judgement {
     pub runs: u64,
     /// Expected cases that this engine cannot run: their names, and why. Neither passed nor failed.
     pub not_here: Vec<(String, String)>,
+    /// What passed cases have to say besides: their names, and that.
+    pub notes: Vec<(String, String)>,
     /// Everything that is wrong. Nothing wrong is a pass.
     pub failures: Vec<Failure>,
     /// CPU vendor, brand and PCID, for the summary; empty if the kernel did not say.
@@ -202,7 +204,12 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
                     failures.push(Failure::Possible(name.clone()));
                 }
                 match verdict {
-                    Verdict::Pass => passed += 1,
+                    Verdict::Pass => {
+                        passed += 1;
+                        if !detail.is_empty() {
+                            judgement.notes.push((name, detail.into_owned()));
+                        }
+                    }
                     Verdict::NotHere => {
                         case.not_here = true;
                         match impossible {

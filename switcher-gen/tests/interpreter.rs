@@ -2,7 +2,6 @@
 //!
 //! Row numbers are those of spec/hazards.md.
 
-mod random;
 mod scenarios;
 
 use switcher_gen::arch::{PagingMode, RFlags, Vendor};
@@ -13,7 +12,7 @@ use switcher_gen::native::{self, Machine};
 use switcher_gen::scenario::{Emulated, Failure, Mode, Origin, Outcome, Places, Setup, Target};
 use switcher_gen::{Image, Variant};
 
-use random::{Random, USER};
+use hw_vectors::random::{Random, USER};
 use scenarios::{random_setup, random_smod, random_umod};
 
 /// Random states per variant and program.

@@ -4,7 +4,6 @@
 //!
 //! Row numbers are those of spec/hazards.md.
 
-mod random;
 mod scenarios;
 
 use std::os::unix::process::ExitStatusExt;
@@ -17,7 +16,7 @@ use switcher_gen::native::{
 };
 use switcher_gen::{Image, Variant};
 
-use random::{Random, USER};
+use hw_vectors::random::{Random, USER};
 use scenarios::{Engine, random_setup, random_smod, random_umod};
 
 /// Random states per variant and test.

@@ -40,6 +40,8 @@ mod linkage;
 #[cfg(not(test))]
 pub mod memory;
 #[cfg(not(test))]
+mod model;
+#[cfg(not(test))]
 mod multiboot;
 #[cfg(not(test))]
 pub mod percpu;

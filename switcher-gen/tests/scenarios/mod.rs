@@ -8,7 +8,7 @@ use switcher_gen::machine::Interpreter;
 use switcher_gen::native::Machine;
 use switcher_gen::scenario::{Mode, Places, Setup};
 
-use crate::random::{Random, USER};
+use hw_vectors::random::{Random, USER};
 
 /// What generators ask of an engine.
 pub(crate) trait Engine {
