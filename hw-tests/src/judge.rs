@@ -351,10 +351,29 @@ mod tests {
                 passed: 2,
                 runs: 15,
                 not_here: vec![],
+                notes: vec![],
                 failures: vec![],
                 machine: "AuthenticAMD, X".into()
             }
         );
+    }
+
+    #[test]
+    fn what_a_passed_case_has_to_say_is_kept() {
+        let a = A.replace(r#""detail":"""#, r#""detail":"one known to differ""#);
+        let run = Run {
+            log: [BEGIN, &a, B, END].join("\n"),
+            emulator: String::new(),
+            end: End::ByItself,
+            took: Duration::ZERO,
+        };
+        let expected = Expected {
+            paging: PagingMode::FourLevel,
+            cases: &["a", "b"],
+            switcher: false,
+            not_here: &[],
+        };
+        assert_eq!(judge(&run, &expected).notes, [("a".into(), "one known to differ".into())]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use switcher_gen::scenario::{Emulated, Failure, Mode, Origin, Outcome, Places, S
 use switcher_gen::{Image, Variant};
 
 use hw_vectors::random::{Random, USER};
-use scenarios::{random_setup, random_smod, random_umod};
+use scenarios::{place, random_setup, random_smod, random_umod};
 
 /// Random states per variant and program.
 const STATES: usize = 150;
@@ -126,14 +126,14 @@ fn random_guests_come_to_the_same_end_as_on_this_cpu() {
 fn flags_and_selectors_of_a_frame_come_to_the_same_end_as_on_this_cpu() {
     for_all(&CLI, &CLI, |both, random| {
         for bit in 0..64 {
-            let rip = random.place(&both.native, Mode::Umod);
+            let rip = place(random, &both.native, Mode::Umod);
             let mut setup = random_setup(random, &both.native, Mode::Umod, rip);
             setup.frame.eflags = 1 << bit;
             setup.count = bit % 2 == 0;
             both.run(&setup);
         }
         for ss in [0, 0x18, 0xFFFB] {
-            let rip = random.place(&both.native, Mode::Umod);
+            let rip = place(random, &both.native, Mode::Umod);
             let mut setup = random_setup(random, &both.native, Mode::Umod, rip);
             setup.frame.ss = ss;
             both.run(&setup);

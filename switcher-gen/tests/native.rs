@@ -17,7 +17,7 @@ use switcher_gen::native::{
 use switcher_gen::{Image, Variant};
 
 use hw_vectors::random::{Random, USER};
-use scenarios::{Engine, random_setup, random_smod, random_umod};
+use scenarios::{Engine, place, random_setup, random_smod, random_umod};
 
 /// Random states per variant and test.
 const STATES: usize = 300;
@@ -417,7 +417,7 @@ fn a_return_to_any_address_is_the_guests_own_fault() {
 fn selectors_that_iretq_refuses_are_the_guests_fault() {
     for_all(&SYSCALL, &UD2, |machine, random| {
         for ss in [0, 0x18, 0xFFFB] {
-            let rip = random.place(machine, Mode::Umod);
+            let rip = place(random, machine, Mode::Umod);
             let mut setup = random_setup(random, machine, Mode::Umod, rip);
             setup.frame.ss = ss;
             let outcome = run(machine, &setup);
@@ -459,7 +459,7 @@ fn privileged_flags_of_the_frame_do_not_reach_the_guest() {
     for_all(&CLI, &CLI, |machine, random| {
         for bit in 0..64 {
             for r11 in [1 << bit, START] {
-                let rip = random.place(machine, Mode::Umod);
+                let rip = place(random, machine, Mode::Umod);
                 let mut setup = random_setup(random, machine, Mode::Umod, rip);
                 setup.frame.eflags = 1 << bit;
                 setup.frame.r11 = r11;

@@ -16,7 +16,7 @@
 //!   guest, so the event is the guest's. Every register is the guest's by then, GS and CR3 too, and
 //!   RSP points to the IRET frame. The `PtRegs` takes that frame as its end, so it says what the
 //!   guest was to be, and goes the same way.
-//! * Anything else at CPL0 is fatal, unless [`catch`] is in force. The handler runs on a stack of its own, and uses neither GS
+//! * Anything else at CPL0 is fatal, unless `catch` is in force. The handler runs on a stack of its own, and uses neither GS
 //!   nor CR3: they may be the guest's, in whose tables this kernel is mapped.
 
 use core::arch::global_asm;

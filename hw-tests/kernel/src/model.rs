@@ -153,8 +153,9 @@ fn all(
     counts: &mut Counts,
 ) -> Result<(), String> {
     let vendor = match platform.features.vendor.as_str() {
+        "GenuineIntel" => Vendor::Intel,
         "AuthenticAMD" | "HygonGenuine" => Vendor::Amd,
-        _ => Vendor::Intel,
+        other => return Err(format!("there is no model of a CPU by `{other}`")),
     };
     let here = Platforms::of(vendor, memory::paging());
     for vector in table.vectors() {
@@ -289,8 +290,7 @@ impl Machine {
         let mapping = |why: memory::MapError| format!("mapping the programs: {why}");
         let frame = || Frame::new().map_err(|why| mapping(why.into()));
         let control = Cr4::read();
-        // SAFETY: the bases are no CPU's but this one's, and they are restored.
-        let msrs = WRITTEN.map(|number| (number, unsafe { Msr::new(number).read() }));
+        let msrs = WRITTEN.map(|number| (number, read_msr(number)));
         let mut machine = Self { data: frame()?, code: Vec::new(), control, msrs };
         let data = machine.data.address();
         memory::map_host(DATA, data, Flags::WRITE).map_err(mapping)?;
@@ -315,7 +315,7 @@ impl Machine {
         let page = core::ptr::with_exposed_provenance_mut::<u64>(DATA as usize);
         for word in 0..DATA_LEN / 8 {
             // SAFETY: the page is mapped here, and nothing refers to it.
-            unsafe { page.add(word).write_volatile(filler(word)) }
+            unsafe { page.wrapping_add(word).write_volatile(filler(word)) }
         }
         let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] =
             before.gpr;
@@ -362,7 +362,7 @@ impl Machine {
         let frame = unsafe { frame.read() };
         let changed = |word| {
             // SAFETY: as above; the program is over.
-            let value = unsafe { page.add(word).read_volatile() };
+            let value = unsafe { page.wrapping_add(word).read_volatile() };
             (value != filler(word)).then_some((word as u16, value))
         };
         Outcome {

@@ -37,7 +37,8 @@ pub const ALL: &[Known] = &[
         concerns: |name, vector| {
             vector.after.vector == GP && vector.after.error_code == 0 && name.contains("mov ss")
         },
-        // Intel SDM vol. 2, MOV, exceptions in 64-bit mode: CPL < 3 and CPL != RPL.
+        // Intel SDM vol. 2, MOV, exceptions in 64-bit mode: CPL < 3 and CPL != RPL. AMD's manual
+        // says nothing of RPL; Bochs refuses them as AMD, too.
         why: "QEMU 7.2 loads SS in ring 0 with null selectors of other RPLs",
     },
 ];

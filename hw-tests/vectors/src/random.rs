@@ -1,7 +1,7 @@
 //! Random states, the same on every run.
 
-use switcher_gen::arch::{RFlags, Selectors};
-use switcher_gen::layout::PtRegs;
+use switcher_gen::arch::{PagingMode, RFlags, Selectors};
+use switcher_gen::layout::{PtRegs, Pvcs};
 
 /// The selectors of a guest.
 pub const USER: Selectors = Selectors::DEFAULT;
@@ -65,6 +65,57 @@ impl Random {
             ss: USER.user_ds().into(),
             ..PtRegs::default()
         }
+    }
+
+    /// Either.
+    pub fn coin(&mut self) -> bool {
+        self.next() & 1 != 0
+    }
+
+    /// An address every CPU takes for a GS base.
+    pub fn canonical(&mut self) -> u64 {
+        PagingMode::FourLevel.canonicalize(self.next())
+    }
+
+    /// What another guest, or another CPU of this one, might have left.
+    pub fn pvcs(&mut self) -> Pvcs {
+        let mut pvcs = Pvcs::default();
+        pvcs.event_flags = self.next();
+        pvcs.event_errcode = self.next() as u32;
+        pvcs.event_vector = self.next() as u32;
+        pvcs.cr2 = self.next();
+        pvcs.user_cs = self.next() as u16;
+        pvcs.user_ss = self.next() as u16;
+        pvcs.user_gsbase = self.next();
+        pvcs.eflags = self.next() as u32;
+        pvcs.pkru = self.next() as u32;
+        pvcs.rip = self.next();
+        pvcs.rsp = self.next();
+        pvcs.rcx = self.next();
+        pvcs.r11 = self.next();
+        pvcs
+    }
+
+    /// A PVCS from which ERETU goes to `rip`.
+    pub fn pvcs_to(&mut self, rip: u64, paging: PagingMode) -> Pvcs {
+        let mut pvcs = self.pvcs();
+        pvcs.user_cs = USER.user_cs();
+        pvcs.user_ss = USER.user_ds();
+        pvcs.rip = rip;
+        pvcs.rsp = self.rsp();
+        // Canonical for this CPU in the bits that count, anything in those that do not.
+        let ignored = !0 << paging.address_bits();
+        pvcs.user_gsbase = self.canonical() & !ignored | self.next() & ignored;
+        // Each condition of SYSRETQ alone and with the others.
+        pvcs.eflags = if self.coin() { self.flags() as u32 } else { self.next() as u32 };
+        if self.coin() {
+            pvcs.rcx = rip;
+        }
+        if self.coin() {
+            let wanted = RFlags::from_bits_retain(pvcs.eflags.into());
+            pvcs.r11 = wanted.sanitised().bits();
+        }
+        pvcs
     }
 }
 

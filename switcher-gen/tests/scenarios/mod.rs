@@ -2,13 +2,12 @@
 
 use std::ops::Range;
 
-use switcher_gen::arch::{PagingMode, RFlags};
-use switcher_gen::layout::Pvcs;
+use switcher_gen::arch::PagingMode;
 use switcher_gen::machine::Interpreter;
 use switcher_gen::native::Machine;
 use switcher_gen::scenario::{Mode, Places, Setup};
 
-use hw_vectors::random::{Random, USER};
+use hw_vectors::random::Random;
 
 /// What generators ask of an engine.
 pub(crate) trait Engine {
@@ -41,61 +40,9 @@ impl Engine for Interpreter {
     }
 }
 
-impl Random {
-    pub(crate) fn coin(&mut self) -> bool {
-        self.next() & 1 != 0
-    }
-
-    /// An address every CPU takes for a GS base.
-    pub(crate) fn canonical(&mut self) -> u64 {
-        PagingMode::FourLevel.canonicalize(self.next())
-    }
-
-    /// An address in the code of `mode`, a multiple of 4.
-    pub(crate) fn place(&mut self, machine: &impl Engine, mode: Mode) -> u64 {
-        machine.code(mode).start + 4 * self.below(Places::CODE_LEN as u64 / 4)
-    }
-
-    /// What another guest, or another CPU of this one, might have left.
-    pub(crate) fn pvcs(&mut self) -> Pvcs {
-        let mut pvcs = Pvcs::default();
-        pvcs.event_flags = self.next();
-        pvcs.event_errcode = self.next() as u32;
-        pvcs.event_vector = self.next() as u32;
-        pvcs.cr2 = self.next();
-        pvcs.user_cs = self.next() as u16;
-        pvcs.user_ss = self.next() as u16;
-        pvcs.user_gsbase = self.next();
-        pvcs.eflags = self.next() as u32;
-        pvcs.pkru = self.next() as u32;
-        pvcs.rip = self.next();
-        pvcs.rsp = self.next();
-        pvcs.rcx = self.next();
-        pvcs.r11 = self.next();
-        pvcs
-    }
-
-    /// A PVCS from which ERETU goes to `rip`.
-    pub(crate) fn pvcs_to(&mut self, rip: u64, paging: PagingMode) -> Pvcs {
-        let mut pvcs = self.pvcs();
-        pvcs.user_cs = USER.user_cs();
-        pvcs.user_ss = USER.user_ds();
-        pvcs.rip = rip;
-        pvcs.rsp = self.rsp();
-        // Canonical for this CPU in the bits that count, anything in those that do not.
-        let ignored = !0 << paging.address_bits();
-        pvcs.user_gsbase = self.canonical() & !ignored | self.next() & ignored;
-        // Each condition of SYSRETQ alone and with the others.
-        pvcs.eflags = if self.coin() { self.flags() as u32 } else { self.next() as u32 };
-        if self.coin() {
-            pvcs.rcx = rip;
-        }
-        if self.coin() {
-            let wanted = RFlags::from_bits_retain(pvcs.eflags.into());
-            pvcs.r11 = wanted.sanitised().bits();
-        }
-        pvcs
-    }
+/// An address in the code of `mode`, a multiple of 4.
+pub(crate) fn place(random: &mut Random, machine: &impl Engine, mode: Mode) -> u64 {
+    machine.code(mode).start + 4 * random.below(Places::CODE_LEN as u64 / 4)
 }
 
 /// A setup that enters `mode` with random registers, at `rip`.
@@ -116,14 +63,14 @@ pub(crate) fn random_setup(
     setup.gs_base = random.canonical();
     setup.extra.smod_gsbase = random.canonical();
     setup.extra.smod_rsp = random.rsp();
-    setup.extra.smod_entry = random.place(machine, Mode::Smod);
+    setup.extra.smod_entry = place(random, machine, Mode::Smod);
     setup.count = random.below(8) == 0;
     setup
 }
 
 /// Enters umod at a SYSCALL.
 pub(crate) fn random_umod(random: &mut Random, machine: &impl Engine) -> Setup {
-    let rip = random.place(machine, Mode::Umod);
+    let rip = place(random, machine, Mode::Umod);
     let mut setup = random_setup(random, machine, Mode::Umod, rip);
     setup.pvcs = random.pvcs();
     setup
@@ -131,10 +78,10 @@ pub(crate) fn random_umod(random: &mut Random, machine: &impl Engine) -> Setup {
 
 /// Enters smod at an ERETU that goes somewhere in umod.
 pub(crate) fn random_smod(random: &mut Random, machine: &impl Engine) -> Setup {
-    let eretu = random.place(machine, Mode::Smod);
+    let eretu = place(random, machine, Mode::Smod);
     let mut setup = random_setup(random, machine, Mode::Smod, eretu);
     setup.extra.retu_rip = eretu + 2;
-    let rip = random.place(machine, Mode::Umod);
+    let rip = place(random, machine, Mode::Umod);
     setup.pvcs = random.pvcs_to(rip, machine.paging());
     setup
 }
