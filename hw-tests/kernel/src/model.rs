@@ -258,12 +258,12 @@ fn failures(table: &Table<'_>, counts: &Counts) -> String {
 
 /// How many were executed, and which were not.
 fn summary(table: &Table<'_>, counts: &Counts) -> String {
-    let mut text = format!("{} instructions", table.programs.len());
+    let mut text = format!("{} vectors of {} instructions", counts.executed, table.programs.len());
     if counts.elsewhere > 0 {
-        let _ = write!(text, "; {} vectors are of other CPUs", counts.elsewhere);
+        let _ = write!(text, "; {} are for other CPUs", counts.elsewhere);
     }
     for (lacking, count) in &counts.lacking {
-        let _ = write!(text, "; {count} vectors not run here: {lacking}");
+        let _ = write!(text, "; {count} not run here: {lacking}");
     }
     for (known, count) in &counts.known {
         let why = table.known.get(usize::from(*known)).unwrap_or(&"?");

@@ -49,18 +49,6 @@ impl Region {
     }
 }
 
-#[cfg(test)]
-mod region_tests {
-    use super::*;
-
-    #[test]
-    fn the_pages_around_a_region_contain_it() {
-        assert_eq!(Region::new(0x1001, 0x2001).grow_to_pages(4096), Region::new(0x1000, 0x3000));
-        assert_eq!(Region::new(0x1000, 0x2000).grow_to_pages(4096), Region::new(0x1000, 0x2000));
-        assert!(Region::new(0x1001, 0x1001).grow_to_pages(4096).is_empty());
-    }
-}
-
 /// How many regions a list can hold. Firmware reports a dozen.
 pub const CAPACITY: usize = 64;
 
@@ -202,5 +190,12 @@ mod tests {
         assert_eq!(Region::new(1, 0x2fff).shrink_to_pages(0x1000), Region::new(0x1000, 0x2000));
         assert!(Region::new(1, 0xfff).shrink_to_pages(0x1000).is_empty());
         assert!(Region::new(u64::MAX - 1, u64::MAX).shrink_to_pages(0x1000).is_empty());
+    }
+
+    #[test]
+    fn the_pages_around_a_region_contain_it() {
+        assert_eq!(Region::new(0x1001, 0x2001).grow_to_pages(4096), Region::new(0x1000, 0x3000));
+        assert_eq!(Region::new(0x1000, 0x2000).grow_to_pages(4096), Region::new(0x1000, 0x2000));
+        assert!(Region::new(0x1001, 0x1001).grow_to_pages(4096).is_empty());
     }
 }
