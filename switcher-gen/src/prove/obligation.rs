@@ -53,6 +53,7 @@ obligations! {
     // At CPL 3, against the specification.
     KIND = "kind" [3, 13, 25, 26] "the routine ends where and how the specification says";
     REGISTERS = "registers" [4, 27] "every general register is the guest's";
+    NO_HOST_VALUE = "no-host-value" [24, 27] "no value of the host's gets to the guest";
     RIP = "rip" [27] "RIP is the guest's";
     RFLAGS = "rflags" [13, 14] "RFLAGS is the guest's, sanitised";
     SELECTORS = "selectors" [25] "CS and SS are the guest's";

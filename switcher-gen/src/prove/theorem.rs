@@ -74,7 +74,8 @@ impl Theorem {
 pub enum Neighbour {
     /// It does: the outcome is compared with the specification.
     Quiet,
-    /// Every read finds something new: what is safe must stay safe (hazards.md, row 24).
+    /// Every read finds something new (hazards.md, row 24): the outcome must be right for some
+    /// content of the PVCS, and all that does not depend on it must be as with a quiet guest.
     Hostile,
 }
 
@@ -285,7 +286,7 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
         match event {
             Event::Execute(at) => self.execute(d, state, at),
             Event::Depends(condition) => {
-                let depends = d.mentions(condition, "guest.rsp");
+                let depends = d.mentions(condition, |name| name == "guest.rsp");
                 self.goal(obligation::NO_DECISION_ON_RSP, d.bit(!depends), "RSP");
             }
             Event::LoadCr3(value) => self.cr3(d, value),
@@ -325,6 +326,27 @@ pub fn run<D: Domain>(
     saved: Option<&Saved<D>>,
     assume: impl FnOnce(&[(&'static str, D::Bit)]),
 ) -> Result<Run<D>, BadCode> {
+    run_to(d, target, theorem, (neighbour, Extent::Everything), source, saved, assume)
+}
+
+/// How much is to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// What can be said without the specification, whose questions make one path many.
+    Safety,
+    /// All of it.
+    Everything,
+}
+
+pub(super) fn run_to<D: Domain>(
+    d: &D,
+    target: &Target,
+    theorem: Theorem,
+    (neighbour, extent): (Neighbour, Extent),
+    source: &mut impl Source<D>,
+    saved: Option<&Saved<D>>,
+    assume: impl FnOnce(&[(&'static str, D::Bit)]),
+) -> Result<Run<D>, BadCode> {
     let mut world = target.world(d, source, theorem.start(), saved);
     assume(&world.assumptions);
     let mut watch = Watch::new(target, theorem, &world);
@@ -336,9 +358,9 @@ pub fn run<D: Domain>(
             text
         }
         End::Guest { by_sysretq } => {
-            in_guest(d, &world, &mut watch, theorem, neighbour, by_sysretq, saved)
+            in_guest(d, &world, &mut watch, (theorem, extent), by_sysretq, saved)
         }
-        End::Host => in_host(d, &world, &mut watch, theorem),
+        End::Host => in_host(d, &world, &mut watch, theorem, extent),
     };
     Ok(Run { trace: watch.trace, goals: watch.goals, end })
 }
@@ -502,8 +524,7 @@ fn in_guest<D: Domain>(
     d: &D,
     world: &World<D>,
     watch: &mut Watch<'_, D>,
-    theorem: Theorem,
-    neighbour: Neighbour,
+    (theorem, extent): (Theorem, Extent),
     by_sysretq: bool,
     saved: Option<&Saved<D>>,
 ) -> String {
@@ -527,22 +548,18 @@ fn in_guest<D: Domain>(
         let root = d.select(smod, extra.smod_cr3, extra.umod_cr3);
         watch.equal(d, obligation::ROOT_OF_MODE, "CR3", root, machine.cr3);
     }
-    if neighbour == Neighbour::Hostile {
+    if extent == Extent::Safety {
         return end;
     }
 
     let mut spec = world.spec;
-    let host = world.setting.host();
-    let outcome = match theorem {
-        Theorem::EnterGuest => spec::enter_guest(d, &host, &world.frame, &mut spec),
-        Theorem::SyscallCompat => spec::syscall_compat(d, &host, &mut spec),
-        Theorem::Syscall64 => spec::syscall_64(d, &host, &world.caller, world.frame_at, &mut spec),
-        Theorem::ReturnFromGuest | Theorem::ReturnFromGuestIst => {
-            spec::return_from_guest(d, &world.caller, None, world.frame_at, &mut spec)
-        }
-    };
+    let outcome = specified(d, world, theorem, true, &mut spec);
     let expected = if by_sysretq { Return::Sysretq } else { Return::Iretq };
-    let fits = outcome == Outcome::Guest(expected);
+    let fits = match outcome {
+        // Which way is right depends on what was read.
+        Outcome::Guest(_) if is_met(world, theorem) => true,
+        outcome => outcome == Outcome::Guest(expected),
+    };
     watch.goal(obligation::KIND, d.bit(fits), "kind of return");
     if !fits {
         return end;
@@ -559,6 +576,20 @@ fn in_guest<D: Domain>(
     for register in Gpr::ALL {
         let got = machine.get(register);
         watch.equal(d, obligation::REGISTERS, register.name(), expected[register as usize], got);
+    }
+    if is_met(world, theorem) {
+        // What comes from the PVCS must come from there.
+        let values = [
+            ("RIP", machine.rip),
+            ("RFLAGS", machine.rflags(d)),
+            ("GS base", machine.gs_base),
+            ("rsp", machine.get(Gpr::Rsp)),
+            ("rcx", machine.get(Gpr::Rcx)),
+            ("r11", machine.get(Gpr::R11)),
+        ];
+        for (name, value) in values {
+            watch.goal(obligation::NO_HOST_VALUE, d.bit(!d.mentions(value, is_hosts)), name);
+        }
     }
     if theorem == Theorem::EnterGuest {
         // The switcher's own choice.
@@ -577,28 +608,84 @@ fn in_guest<D: Domain>(
     end
 }
 
+/// Whether the end depends on what was met in the PVCS: only SYSCALL reads it, and a hostile guest
+/// writes it meanwhile.
+fn is_met<D: Domain>(world: &World<D>, theorem: Theorem) -> bool {
+    world.machine.memory.hostile && theorem == Theorem::Syscall64
+}
+
+/// What the specification makes of the state. If a guest writes the PVCS meanwhile, there must be a
+/// content with which it makes what the machine has made: with what the guest has now, and with
+/// selectors as its end (`to_guest` or not) implies. Everything else is as with a quiet guest.
+fn specified<D: Domain>(
+    d: &D,
+    world: &World<D>,
+    theorem: Theorem,
+    to_guest: bool,
+    spec: &mut spec::State<D>,
+) -> Outcome<D::Word> {
+    let host = world.setting.host();
+    let machine = &world.machine;
+    if is_met(world, theorem) {
+        let user_cs = if to_guest { host.selectors.user_cs() } else { 0 };
+        spec.pvcs = spec::Pvcs {
+            user_cs: d.word(user_cs.into()),
+            user_ss: d.word(host.selectors.user_ds().into()),
+            user_gsbase: machine.gs_base,
+            eflags: machine.rflags(d),
+            rip: machine.rip,
+            rsp: machine.get(Gpr::Rsp),
+            rcx: machine.get(Gpr::Rcx),
+            r11: machine.get(Gpr::R11),
+        };
+    }
+    let outcome = match theorem {
+        Theorem::EnterGuest => spec::enter_guest(d, &host, &world.frame, spec),
+        Theorem::SyscallCompat => spec::syscall_compat(d, &host, spec),
+        Theorem::Syscall64 => spec::syscall_64(d, &host, &world.caller, world.frame_at, spec),
+        Theorem::ReturnFromGuest | Theorem::ReturnFromGuestIst => {
+            spec::return_from_guest(d, &world.caller, None, world.frame_at, spec)
+        }
+    };
+    if is_met(world, theorem) {
+        let flags = world.spec.tss_extra.switch_flags;
+        // Only the switch to smod writes there.
+        if d.decide(d.any(flags, SwitchFlags::NO_DS_TO_SMOD.bits())) {
+            spec.pvcs = world.spec.pvcs;
+        }
+    }
+    outcome
+}
+
+/// Whether the unknown of this name is nothing that a guest may learn.
+fn is_hosts(name: &str) -> bool {
+    const KNOWN: [&str; 4] = [
+        "tss_extra.retu_rip",
+        "tss_extra.smod_entry",
+        "tss_extra.smod_gsbase",
+        "tss_extra.smod_rsp",
+    ];
+    let prefixes = ["host", "sp0", "ist", "tss"];
+    let is_hosts = name == "pvcs" || prefixes.iter().any(|prefix| name.starts_with(prefix));
+    is_hosts && !KNOWN.contains(&name)
+}
+
 /// Ends in the host, behind the call of `switcher_enter_guest`.
 fn in_host<D: Domain>(
     d: &D,
     world: &World<D>,
     watch: &mut Watch<'_, D>,
     theorem: Theorem,
+    extent: Extent,
 ) -> String {
     let machine = &world.machine;
     let end = String::from("to the host");
     let mut spec = world.spec;
-    let host = world.setting.host();
-    let outcome = match theorem {
-        _ if machine.memory.hostile => {
-            // What the PVCS holds decides about ERETU, so a hostile one decides about the exit.
+    let outcome = match extent {
+        Extent::Safety => {
             spec::return_from_guest(d, &world.caller, None, world.frame_at, &mut spec)
         }
-        Theorem::EnterGuest => spec::enter_guest(d, &host, &world.frame, &mut spec),
-        Theorem::SyscallCompat => spec::syscall_compat(d, &host, &mut spec),
-        Theorem::Syscall64 => spec::syscall_64(d, &host, &world.caller, world.frame_at, &mut spec),
-        Theorem::ReturnFromGuest | Theorem::ReturnFromGuestIst => {
-            spec::return_from_guest(d, &world.caller, None, world.frame_at, &mut spec)
-        }
+        Extent::Everything => specified(d, world, theorem, false, &mut spec),
     };
     let Outcome::Host(Exit { frame, frame_at, caller }) = outcome else {
         watch.goal(obligation::KIND, d.bit(false), "kind of exit");
@@ -639,7 +726,7 @@ fn in_host<D: Domain>(
     if world.model.vendor == Vendor::Amd {
         watch.goal(obligation::EXIT_SS, d.any(machine.ss, 0xFFFC), "SS");
     }
-    if machine.memory.hostile {
+    if extent == Extent::Safety {
         return end;
     }
     memory(d, world, watch, &spec);
