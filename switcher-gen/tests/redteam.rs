@@ -145,6 +145,16 @@ fn a_direct_switch_that_is_not_an_eretu_if_the_pvcs_changed() {
     refused(&[(from, to)], "kind");
 }
 
+#[test]
+fn a_guest_msr_base_that_was_read_twice() {
+    let bad = "\tpushq\t%rax\n\tmovq\tPVCS_USER_GSBASE(%rdx), %r11\n\tmovq\t%r11, %rcx\n\
+               \tshlq\t$63 - SIGN_BIT, %rcx\n\tsarq\t$63 - SIGN_BIT, %rcx\n\tcmpq\t%rcx, %r11\n\
+               \tjne\t1f\n\tmovq\tPVCS_USER_GSBASE(%rdx), %rcx\n1:\n\tmovq\t%rcx, %rax\n\
+               \tpushq\t%rdx\n\tmovq\t%rcx, %rdx\n\tshrq\t$32, %rdx\n\tmovl\t$0xC0000101, %ecx\n\
+               \twrmsr\n\tpopq\t%rdx\n\tpopq\t%rax\n";
+    refused(&[(ERETU_BASE, bad)], "wrgsbase-canonical");
+}
+
 // What is changed behind the specification's back.
 
 #[test]

@@ -569,6 +569,15 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let low = d.truncate(self.state.get(Gpr::Rax), 4);
         let value = d.or(d.shl(self.state.get(Gpr::Rdx), 32), low);
         self.tell(Event::Serialise);
+        self.msr()?;
+        match d.known(d.truncate(self.state.get(Gpr::Rcx), 4)) {
+            Some(GS_BASE | KERNEL_GS_BASE) => {
+                self.tell(Event::WriteGsBase(value));
+                self.canonical(value)?;
+            }
+            Some(LSTAR | CSTAR | FS_BASE) => self.canonical(value)?,
+            _ => {}
+        }
         *self.msr()? = value;
         Ok(())
     }
@@ -580,12 +589,12 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         Ok(match self.d.known(number) {
             Some(0x48) => &mut state.msrs.spec_ctrl,
             Some(0xC000_0081) => &mut state.msrs.star,
-            Some(0xC000_0082) => &mut state.msrs.lstar,
-            Some(0xC000_0083) => &mut state.msrs.cstar,
+            Some(LSTAR) => &mut state.msrs.lstar,
+            Some(CSTAR) => &mut state.msrs.cstar,
             Some(0xC000_0084) => &mut state.msrs.sfmask,
-            Some(0xC000_0100) => &mut state.fs_base,
-            Some(0xC000_0101) => &mut state.gs_base,
-            Some(0xC000_0102) => &mut state.inactive_gs_base,
+            Some(FS_BASE) => &mut state.fs_base,
+            Some(GS_BASE) => &mut state.gs_base,
+            Some(KERNEL_GS_BASE) => &mut state.inactive_gs_base,
             _ => return Err(Stop::Stuck(Stuck::Msr { at: self.at, number })),
         })
     }
@@ -722,6 +731,13 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         self.observer.observe(self.d, self.state, event);
     }
 }
+
+// MSRs that hold addresses.
+const LSTAR: u64 = 0xC000_0082;
+const CSTAR: u64 = 0xC000_0083;
+const FS_BASE: u64 = 0xC000_0100;
+const GS_BASE: u64 = 0xC000_0101;
+const KERNEL_GS_BASE: u64 = 0xC000_0102;
 
 /// How many bytes an operand has.
 const fn width(operand: Operand) -> usize {
