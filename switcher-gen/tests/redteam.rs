@@ -155,7 +155,37 @@ fn a_guest_msr_base_that_was_read_twice() {
     refused(&[(ERETU_BASE, bad)], "wrgsbase-canonical");
 }
 
+// What the host has not prepared.
+
+#[test]
+fn the_pvcs_is_read_although_there_is_none() {
+    let from = "\ttestq\t$NO_DS_TO_UMOD, %gs:SWITCH_FLAGS\n\tjnz\t.Lexit\n\
+                \tcmpq\t%gs:RETU_RIP, %rcx\n\tjne\t.Lexit\n\tpushq\t%rdx\n\tmovq\t%gs:PVCS, %rdx\n\
+                \tcmpl\t$USER_CS_SS, PVCS_USER_CS_SS(%rdx)\n\tjne\t.Lexit_restore_rdx\n";
+    let to = "\tpushq\t%rdx\n\tmovq\t%gs:PVCS, %rdx\n\
+              \tcmpl\t$USER_CS_SS, PVCS_USER_CS_SS(%rdx)\n\tjne\t.Lexit_restore_rdx\n\
+              \ttestq\t$NO_DS_TO_UMOD, %gs:SWITCH_FLAGS\n\tjnz\t.Lexit_restore_rdx\n\
+              \tcmpq\t%gs:RETU_RIP, %rcx\n\tjne\t.Lexit_restore_rdx\n";
+    refused(&[(from, to)], "pvcs-registered");
+}
+
+#[test]
+fn the_pvcs_is_touched_on_an_exit() {
+    let bad = format!("\tmovq\t%gs:PVCS, %rcx\n\ttestb\t$1, (%rcx)\n{EXIT}");
+    refused(&[(EXIT, &bad)], "pvcs-registered");
+}
+
 // What is changed behind the specification's back.
+
+#[test]
+fn an_msr_of_the_hosts_is_overwritten() {
+    for msr in ["0xC0000081", "0xC0000082", "0xC0000083", "0xC0000084"] {
+        let bad = format!(
+            "\tpushq\t%rax\n\txorl\t%eax, %eax\n\txorl\t%edx, %edx\n\tmovl\t${msr}, %ecx\n\twrmsr\n\tpopq\t%rax\n{EXIT}"
+        );
+        refused(&[(EXIT, &bad)], "unchanged");
+    }
+}
 
 #[test]
 fn fs_base_and_the_guests_gs_base_at_an_exit() {

@@ -92,16 +92,20 @@ impl Prover {
             // What is safe first: the specification makes one path many, and each may break more.
             for (neighbour, extent) in [
                 (Neighbour::Hostile, Extent::Safety),
-                (Neighbour::Hostile, Extent::Everything),
+                (Neighbour::Hostile, Extent::Specified),
+                (Neighbour::Quiet, Extent::Specified),
                 (Neighbour::Quiet, Extent::Everything),
             ] {
+                let is_repeated = extent == Extent::Safety
+                    || (neighbour, extent) == (Neighbour::Quiet, Extent::Specified);
                 // Without it, the first theorem fails, and says why.
                 if saved.is_none() && theorem != Theorem::EnterGuest {
                     return Ok(Verdict::Unknown("entering a guest does not lead to one".into()));
                 }
                 match self.theorem(target, theorem, (neighbour, extent), saved.as_ref())? {
-                    Ok(report) if extent == Extent::Everything => reports.push(report),
-                    Ok(_) => {}
+                    // The next one repeats it.
+                    Ok(_) if is_repeated => {}
+                    Ok(report) => reports.push(report),
                     Err(verdict) => return Ok(verdict),
                 }
             }

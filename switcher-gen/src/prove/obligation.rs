@@ -63,6 +63,7 @@ obligations! {
     TSS_EXTRA = "tss-extra" [27] "the per-CPU block is as specified";
     PVCS_GSBASE = "pvcs-gsbase" [6] "PVCS.user_gsbase is the GS base the guest had";
     PVCS = "pvcs" [27] "the PVCS is as specified";
+    PVCS_REGISTERED = "pvcs-registered" [22, 26] "the PVCS is accessed only if there is one";
     UNCHANGED = "unchanged" [22] "nothing else is written";
     SAVED = "saved" [27] "what is saved of the host does not depend on the guest";
     // In the host.

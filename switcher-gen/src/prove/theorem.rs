@@ -7,15 +7,15 @@ use serde::Serialize;
 use super::obligation::{self, Obligation};
 use super::target::Target;
 use super::world::{
-    self, EXTRA_FIELDS, FRAME_REST, Placement, Saved, Source, Start, World, by_number, in_frame,
-    pvcs_fields, region,
+    self, EXTRA_FIELDS, FRAME_REST, Placement, Saved, Setting, Source, Start, World, by_number,
+    in_frame, pvcs_fields, region,
 };
 use crate::arch::{RFlags, Vendor};
 use crate::asm::Window;
 use crate::layout::{PtRegs, SwitchFlags, Tss, TssExtra};
 use crate::machine::{
-    ARITHMETIC, Domain, Entry, Event, Fault, Gpr, Observer, ProgramError, Region, State as Machine,
-    Step, Stuck,
+    ARITHMETIC, Domain, Entry, Event, Fault, Gpr, Msrs, Observer, ProgramError, Region,
+    State as Machine, Step, Stuck,
 };
 use crate::spec::{self, Exit, Outcome, Return};
 
@@ -156,6 +156,8 @@ struct Watch<'a, D: Domain> {
     theorem: Theorem,
     goals: Vec<Goal<D>>,
     trace: Vec<u64>,
+    /// The first instruction that has accessed the PVCS.
+    pvcs_at: Option<u64>,
     per_cpu: D::Word,
     roots: spec::TssExtra<D::Word>,
     /// Who else watches.
@@ -169,6 +171,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             theorem,
             goals: Vec::new(),
             trace: Vec::new(),
+            pvcs_at: None,
             per_cpu: world.per_cpu,
             roots: world.spec.tss_extra,
             also: None,
@@ -236,6 +239,17 @@ impl<'a, D: Domain> Watch<'a, D> {
         }
     }
 
+    /// Without a PVCS, the pointer to it means nothing. Comes last: what else is wrong with a path
+    /// that should not have come there says more.
+    fn pvcs(&mut self, d: &D) {
+        let at = self.pvcs_at;
+        if at.is_some() {
+            let none = d.any(self.roots.switch_flags, SwitchFlags::PVCS_INVALID.bits());
+            let (obligation, about) = (obligation::PVCS_REGISTERED, "switch_flags");
+            self.goals.push(Goal { obligation, holds: d.not(none), about, values: None, at });
+        }
+    }
+
     /// Whether the instruction right in front of the present one, in the code and on the path, has
     /// loaded RSP.
     fn rsp_was_loaded_last(&self) -> bool {
@@ -294,13 +308,18 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 let canonical = self.target.model().is_canonical(d, base);
                 self.goal(obligation::WRGSBASE_CANONICAL, canonical, "GS base");
             }
-            Event::Access(access) if access.gs => {
-                let ours = d.eq(state.gs_base, self.per_cpu);
-                self.goal(obligation::GS_IS_THE_HOSTS, ours, "GS base");
+            Event::Access(access) => {
+                if access.gs {
+                    let ours = d.eq(state.gs_base, self.per_cpu);
+                    self.goal(obligation::GS_IS_THE_HOSTS, ours, "GS base");
+                }
+                if state.memory.regions[access.place.region].name == region::PVCS {
+                    self.pvcs_at = self.pvcs_at.or(self.trace.last().copied());
+                }
             }
             Event::Sysretq => self.sysretq(d, state),
             Event::Iretq(frame) => self.iretq(d, state, frame),
-            Event::Access(_) | Event::SwapGs | Event::Serialise => {}
+            Event::SwapGs | Event::Serialise => {}
         }
     }
 }
@@ -334,7 +353,9 @@ pub fn run<D: Domain>(
 pub(super) enum Extent {
     /// What can be said without the specification, whose questions make one path many.
     Safety,
-    /// All of it.
+    /// And what the specification says.
+    Specified,
+    /// And what is broken by most that is wrong otherwise.
     Everything,
 }
 
@@ -362,6 +383,9 @@ pub(super) fn run_to<D: Domain>(
         }
         End::Host => in_host(d, &world, &mut watch, theorem, extent),
     };
+    if extent == Extent::Everything {
+        watch.pvcs(d);
+    }
     Ok(Run { trace: watch.trace, goals: watch.goals, end })
 }
 
@@ -395,10 +419,22 @@ pub(super) fn walk<'a, D: Domain>(
     Ok(Walk { trace: watch.trace, broken })
 }
 
+/// The MSRs that make a SYSCALL what it is, as the host has them.
+fn entries<D: Domain>(d: &D, target: &Target, setting: &Setting) -> Msrs<D> {
+    Msrs {
+        star: d.word(setting.variant.selectors().star().bits()),
+        lstar: d.word(target.syscall_64),
+        cstar: d.word(target.syscall_compat.unwrap_or_default()),
+        sfmask: d.word(setting.sfmask.bits()),
+        spec_ctrl: d.word(0),
+    }
+}
+
 /// What the CPU or the host does before the first instruction.
 fn begin<D: Domain>(d: &D, target: &Target, theorem: Theorem, world: &mut World<D>) {
     let machine = &mut world.machine;
-    machine.msrs.lstar = d.word(target.syscall_64);
+    let spec_ctrl = machine.msrs.spec_ctrl;
+    machine.msrs = Msrs { spec_ctrl, ..entries(d, target, &world.setting) };
     match theorem {
         Theorem::EnterGuest => machine.rip = d.word(target.enter_guest),
         Theorem::ReturnFromGuest | Theorem::ReturnFromGuestIst => {
@@ -409,7 +445,6 @@ fn begin<D: Domain>(d: &D, target: &Target, theorem: Theorem, world: &mut World<
             let _ = machine.syscall(d, &world.model, Entry::Long);
         }
         Theorem::SyscallCompat => {
-            machine.msrs.cstar = d.word(target.syscall_compat.unwrap_or_default());
             // On Intel it is #UD; emulators that play Intel go to CSTAR all the same.
             let amd = crate::machine::Model { vendor: Vendor::Amd, ..world.model };
             let _ = machine.syscall(d, &amd, Entry::Compatibility);
@@ -685,7 +720,7 @@ fn in_host<D: Domain>(
         Extent::Safety => {
             spec::return_from_guest(d, &world.caller, None, world.frame_at, &mut spec)
         }
-        Extent::Everything => specified(d, world, theorem, false, &mut spec),
+        Extent::Specified | Extent::Everything => specified(d, world, theorem, false, &mut spec),
     };
     let Outcome::Host(Exit { frame, frame_at, caller }) = outcome else {
         watch.goal(obligation::KIND, d.bit(false), "kind of exit");
@@ -764,6 +799,12 @@ fn untouched<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>) {
     watch.equal(d, obligation::UNCHANGED, "FS base", fs_base, machine.fs_base);
     watch.equal(d, obligation::UNCHANGED, "PKRU", pkru, machine.pkru);
     watch.equal(d, obligation::UNCHANGED, "SPEC_CTRL", spec_ctrl, machine.msrs.spec_ctrl);
+    let before = entries(d, watch.target, &world.setting);
+    let msrs = &machine.msrs;
+    watch.equal(d, obligation::UNCHANGED, "STAR", before.star, msrs.star);
+    watch.equal(d, obligation::UNCHANGED, "LSTAR", before.lstar, msrs.lstar);
+    watch.equal(d, obligation::UNCHANGED, "CSTAR", before.cstar, msrs.cstar);
+    watch.equal(d, obligation::UNCHANGED, "SFMASK", before.sfmask, msrs.sfmask);
 }
 
 fn region_of<'a, D: Domain>(world: &'a World<D>, name: &str) -> &'a Region<D> {
