@@ -213,6 +213,43 @@ fn reserved_bytes_and_fields_of_the_host() {
     refused(&[(EXIT, &above)], "memory");
 }
 
+// Flags in ring 0.
+
+#[test]
+fn interrupts_are_let_in() {
+    let bad = format!("\tsti\n\tnop\n\tcli\n{EXIT}");
+    refused(&[(EXIT, &bad)], "ring-0-flags");
+    let bad = (
+        "\txorl\t$MODE_BOTH, %gs:SWITCH_FLAGS\n\tmovq\t%rax, %cr3\n",
+        "\tsti\n\txorl\t$MODE_BOTH, %gs:SWITCH_FLAGS\n\tmovq\t%rax, %cr3\n",
+    );
+    refused(&[bad], "ring-0-flags");
+    let popped = format!("\tpushq\t$0x102\n\tpopfq\n\tpushq\t$2\n\tpopfq\n{EXIT}");
+    refused(&[(EXIT, &popped)], "ring-0-flags");
+}
+
+#[test]
+fn syscall_leaves_flags_of_the_guests() {
+    for flag in [RFlags::IF, RFlags::TF] {
+        for mut target in
+            [target("intel-4level", &[]), Target::image(&Image::new(&Variant::REFERENCE).unwrap())]
+        {
+            target.setting.sfmask -= flag;
+            refuted(&target, "ring-0-flags");
+        }
+    }
+    for flag in [RFlags::DF, RFlags::AC] {
+        let mut target = target("intel-4level", &[]);
+        target.setting.sfmask -= flag;
+        refuted(&target, "sfmask");
+    }
+}
+
+#[test]
+fn the_host_gets_an_io_privilege_level() {
+    refused(&[("\tpushq\t$FLAGS_HOST\n", "\tpushq\t$FLAGS_HOST | 0x3000\n")], "exit-flags");
+}
+
 // Already refused when they were written.
 
 #[test]
@@ -230,7 +267,10 @@ fn halves_and_widths() {
         )],
         "kind",
     );
-    refused(&[("\tcmpq\t%r11, IRET_FLAGS(%rsp)\n", "\tcmpl\t%r11d, IRET_FLAGS(%rsp)\n")], "kind");
+    refused(
+        &[("\tcmpq\t%r11, IRET_FLAGS(%rsp)\n", "\tcmpl\t%r11d, IRET_FLAGS(%rsp)\n")],
+        "registers",
+    );
 }
 
 #[test]

@@ -198,6 +198,8 @@ impl<'a, D: Domain> Watch<'a, D> {
     /// Before each instruction of ring 0.
     fn execute(&mut self, d: &D, state: &Machine<D>, at: u64) {
         self.trace.push(at);
+        let clear = |flag| d.not(state.flags.other(d, flag));
+        self.goal(obligation::RING_0_FLAGS, d.both(clear(RFlags::IF), clear(RFlags::TF)), "RFLAGS");
         let Some(windows) = &self.target.windows else { return };
         let within =
             |window| windows.iter().any(|(which, range)| *which == window && range.contains(&at));
@@ -385,6 +387,12 @@ pub(super) fn run_to<D: Domain>(
     };
     if extent == Extent::Everything {
         watch.pvcs(d);
+    }
+    if matches!(theorem, Theorem::Syscall64 | Theorem::SyscallCompat) {
+        // The others show where they do harm.
+        let cleared = RFlags::DF | RFlags::AC | RFlags::IOPL | RFlags::RF;
+        let sfmask = world.setting.sfmask;
+        watch.goal(obligation::SFMASK, d.bit(sfmask.contains(cleared)), "SFMASK");
     }
     Ok(Run { trace: watch.trace, goals: watch.goals, end })
 }
@@ -749,9 +757,9 @@ fn in_host<D: Domain>(
         world.spec.guest.gs_base,
         machine.inactive_gs_base,
     );
-    let unwanted = RFlags::DF | RFlags::AC | RFlags::NT | RFlags::TF | RFlags::IF;
+    let unwanted = RFlags::DF | RFlags::AC | RFlags::NT | RFlags::TF | RFlags::IF | RFlags::IOPL;
     let flags = d.mask(machine.rflags(d), unwanted.bits());
-    watch.equal(d, obligation::EXIT_FLAGS, "DF, AC, NT, TF, IF", d.word(0), flags);
+    watch.equal(d, obligation::EXIT_FLAGS, "DF, AC, NT, TF, IF, IOPL", d.word(0), flags);
     watch.equal(d, obligation::EXIT_RESULT, "rax", frame_at, machine.get(Gpr::Rax));
     for register in [Gpr::Rcx, Gpr::Rdx, Gpr::Rsi, Gpr::Rdi, Gpr::R8, Gpr::R9, Gpr::R10, Gpr::R11] {
         let got = machine.get(register);
