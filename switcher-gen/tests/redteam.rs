@@ -250,6 +250,15 @@ fn the_host_gets_an_io_privilege_level() {
     refused(&[("\tpushq\t$FLAGS_HOST\n", "\tpushq\t$FLAGS_HOST | 0x3000\n")], "exit-flags");
 }
 
+// RSP.
+
+#[test]
+fn the_guests_rsp_is_loaded_twice() {
+    let from = "\tmovq\tIRET_RSP(%rsp), %rsp\n\tsysretq\n";
+    let to = "\tmovq\tIRET_RSP(%rsp), %rsp\n\tnop\n\tmovq\t%rsp, %rsp\n\tsysretq\n";
+    refused(&[(from, to)], "rsp-adjacent");
+}
+
 // Already refused when they were written.
 
 #[test]

@@ -156,6 +156,8 @@ struct Watch<'a, D: Domain> {
     theorem: Theorem,
     goals: Vec<Goal<D>>,
     trace: Vec<u64>,
+    /// Whether the last two instructions were reached with RSP on a stack of the host's.
+    on_stack: [bool; 2],
     /// The first instruction that has accessed the PVCS.
     pvcs_at: Option<u64>,
     per_cpu: D::Word,
@@ -171,6 +173,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             theorem,
             goals: Vec::new(),
             trace: Vec::new(),
+            on_stack: [false; 2],
             pvcs_at: None,
             per_cpu: world.per_cpu,
             roots: world.spec.tss_extra,
@@ -198,6 +201,7 @@ impl<'a, D: Domain> Watch<'a, D> {
     /// Before each instruction of ring 0.
     fn execute(&mut self, d: &D, state: &Machine<D>, at: u64) {
         self.trace.push(at);
+        self.on_stack = [self.on_stack[1], is_on_a_stack(d, state)];
         let clear = |flag| d.not(state.flags.other(d, flag));
         self.goal(obligation::RING_0_FLAGS, d.both(clear(RFlags::IF), clear(RFlags::TF)), "RFLAGS");
         let Some(windows) = &self.target.windows else { return };
@@ -209,7 +213,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             self.goal(obligation::WINDOW_ROOT, on_own, "CR3");
         }
         if !stack {
-            let on_own = d.bit(is_on_a_stack(d, state));
+            let on_own = d.bit(self.on_stack[1]);
             self.goal(obligation::WINDOW_STACK, on_own, "RSP");
         }
     }
@@ -260,7 +264,8 @@ impl<'a, D: Domain> Watch<'a, D> {
         let loads = instruction.op_count() > 0
             && instruction.op0_register() == Register::RSP
             && matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::Pop);
-        loads && instruction.next_ip() == at
+        // What is loaded a second time was there before.
+        loads && instruction.next_ip() == at && self.on_stack[0]
     }
 
     fn iretq(&mut self, d: &D, state: &Machine<D>, [_, cs, flags, _, ss]: [D::Word; 5]) {
