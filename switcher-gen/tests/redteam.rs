@@ -259,6 +259,43 @@ fn the_guests_rsp_is_loaded_twice() {
     refused(&[(from, to)], "rsp-adjacent");
 }
 
+// Instructions.
+
+#[test]
+fn a_push_of_16_bits() {
+    let from = "\tpushq\t$USER_DS\n\tpushq\t%gs:TSS_SP2\n";
+    let to = "\tpushw\t$USER_DS\n\tpushq\t%gs:TSS_SP2\n";
+    assert!(matches!(prove(&target("intel-4level", &[(from, to)])), Err(BadCode::Program(_))));
+    let to = "\tpushw\t$0x1234\n\tpopq\t%rcx\n\tpushq\t$USER_DS\n\tpushq\t%gs:TSS_SP2\n";
+    assert!(matches!(prove(&target("intel-4level", &[(from, to)])), Err(BadCode::Program(_))));
+}
+
+/// AMD's take the prefix for 16 bits, Intel's ignore it.
+#[test]
+fn a_branch_with_an_operand_size_prefix() {
+    for (from, to) in [
+        (LEAVE, "\tpop_all\trbx, rbp, r12, r13, r14, r15\n\t.byte\t0x66\n\tret\n"),
+        ("\tjmp\t.Lreturn_to_guest\n", "\t.byte 0x66, 0xE9\n\t.long .Lreturn_to_guest - 9f\n9:\n"),
+        (
+            "\tja\tentry_IRETQ_switcher\n",
+            "\t.byte 0x66, 0x0F, 0x87\n\t.long entry_IRETQ_switcher - 9f\n9:\n",
+        ),
+    ] {
+        let mov_ss = "\tmovl\t$0x18, %ecx\n\tmovl\t%ecx, %ss\n";
+        let exit = format!("{mov_ss}{EXIT}");
+        let amd = target("amd-4level", &[(EXIT, &exit), (from, to)]);
+        assert!(matches!(prove(&amd), Err(BadCode::Program(_))), "{to}: {:?}", prove(&amd));
+    }
+}
+
+/// CR3 is read without NOFLUSH.
+#[test]
+fn cr3_is_compared_with_a_slot() {
+    let bad =
+        format!("\tmovq\t%cr3, %rax\n\tcmpq\t%gs:HOST_CR3, %rax\n\tje\t1f\n\tud2\n1:\n{ENTER}");
+    refuted(&target("intel-4level-pcid", &[(ENTER, &bad)]), "no-trap");
+}
+
 // Already refused when they were written.
 
 #[test]

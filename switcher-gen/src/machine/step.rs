@@ -420,7 +420,8 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 let state = &mut *self.state;
                 core::mem::swap(&mut state.gs_base, &mut state.inactive_gs_base);
             }
-            Kind::ReadCr3 => self.write(op.first, self.state.cr3)?,
+            // NOFLUSH is not kept.
+            Kind::ReadCr3 => self.write(op.first, d.mask(self.state.cr3, !(1 << 63)))?,
             Kind::WriteCr3 => {
                 let value = self.read(op.second)?;
                 self.tell(Event::LoadCr3(value));
@@ -512,16 +513,11 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         }
         let signed = d.sign_extend(a, op.size);
         let (result, last_out) = match op.kind {
-            Kind::Shl if by <= bits => {
-                let result = if by < 64 { d.shl(a, by) } else { d.word(0) };
-                (result, d.test(a, bits - by))
-            }
-            Kind::Shr if by <= bits => {
-                let result = if by < 64 { d.shr(a, by) } else { d.word(0) };
-                (result, d.test(a, by - 1))
-            }
+            // CF is undefined if that is all bits.
+            Kind::Shl if by < bits => (d.shl(a, by), d.test(a, bits - by)),
+            Kind::Shr if by < bits => (d.shr(a, by), d.test(a, by - 1)),
             Kind::Sar => (d.sar(signed, by), d.test(signed, by - 1)),
-            // More than the operand has: all bits are out.
+            // As many as the operand has, or more: all bits are out.
             _ => (d.word(0), d.undefined("CF")),
         };
         let result = d.truncate(result, op.size);
