@@ -296,6 +296,17 @@ fn cr3_is_compared_with_a_slot() {
     refuted(&target("intel-4level-pcid", &[(ENTER, &bad)]), "no-trap");
 }
 
+#[test]
+fn an_indirect_jump_to_anything_under_ibt() {
+    let label = ("\n\\name:\n", "\n\\name:\n\tendbr64\n");
+    proved(&target("intel-4level-ibt", &[label]));
+    let start = format!("\n{EXIT_START}");
+    let jump = format!("\tleaq\t1f(%rip), %rcx\n\tjmp\t*%rcx\n1:{EXIT_START}");
+    refuted(&target("intel-4level-ibt", &[label, (&start, &format!("\n{jump}"))]), "endbr");
+    let leave = "\tpop_all\trbx, rbp, r12, r13, r14, r15\n\taddq\t$8, %rsp\n\tjmp\t*-8(%rsp)\n";
+    refuted(&target("intel-4level-ibt", &[label, (LEAVE, leave)]), "endbr");
+}
+
 // Already refused when they were written.
 
 #[test]

@@ -80,5 +80,5 @@ obligations! {
     EXIT_SS = "exit-ss" [18] "on AMD, SS is not null in the host";
     // By looking at the code (hazards.md's S rows).
     ADJACENT = "rsp-adjacent" [23] "the load of RSP is right in front of SYSRETQ";
-    ENDBR = "endbr" [33] "under IBT, entry points are ENDBR64";
+    ENDBR = "endbr" [33] "under IBT, what is jumped to indirectly is ENDBR64";
 }

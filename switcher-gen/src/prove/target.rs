@@ -89,6 +89,23 @@ impl Target {
         self.program.instruction(at).flow_control() != FlowControl::Return
     }
 
+    /// Whether there is an ENDBR64.
+    pub(super) fn is_endbr(&self, at: u64) -> bool {
+        self.program.contains(at)
+            && self.program.instruction(at).mnemonic() == iced_x86::Mnemonic::Endbr64
+    }
+
+    /// Whether the instruction at `at` jumps to what a register or memory says. RET is none: IBT
+    /// does not look at it.
+    pub(super) fn is_indirect(&self, at: u64) -> bool {
+        use iced_x86::FlowControl;
+        self.program.contains(at)
+            && matches!(
+                self.program.instruction(at).flow_control(),
+                FlowControl::IndirectBranch | FlowControl::IndirectCall
+            )
+    }
+
     pub(super) fn world<D: Domain>(
         &self,
         d: &D,

@@ -476,9 +476,7 @@ fn execute<D: Domain>(
     begin(d, target, theorem, world);
     if target.setting.variant.axes().ibt {
         let entry = d.known(world.machine.rip).unwrap_or_default();
-        let is_endbr = target.program.contains(entry)
-            && target.program.instruction(entry).mnemonic() == Mnemonic::Endbr64;
-        watch.goal(obligation::ENDBR, d.bit(is_endbr), "entry point");
+        watch.goal(obligation::ENDBR, d.bit(target.is_endbr(entry)), "entry point");
     }
     let World { machine, model, .. } = world;
     loop {
@@ -494,7 +492,12 @@ fn execute<D: Domain>(
         }
         let broken =
             |obligation, text, about| Ok(End::Broken { obligation, text, about, values: None });
-        match machine.step(d, model, &target.program, watch) {
+        let stepped = machine.step(d, model, &target.program, watch);
+        if target.setting.variant.axes().ibt && target.is_indirect(at) {
+            let to = d.known(machine.rip).unwrap_or_default();
+            watch.goal(obligation::ENDBR, d.bit(target.is_endbr(to)), "indirect jump");
+        }
+        match stepped {
             Ok(Step::Next) => {}
             Ok(Step::Guest { by_sysretq }) => return Ok(End::Guest { by_sysretq }),
             Ok(Step::Left) => match d.known(machine.rip) {
