@@ -307,6 +307,15 @@ fn an_indirect_jump_to_anything_under_ibt() {
     refuted(&target("intel-4level-ibt", &[label, (LEAVE, leave)]), "endbr");
 }
 
+// Addresses that the host is not told.
+
+#[test]
+fn an_iretq_that_the_host_does_not_know() {
+    let mut unknown = target("intel-4level", &[]);
+    unknown.iretq = None;
+    refuted(&unknown, "iretq-label");
+}
+
 // Already refused when they were written.
 
 #[test]

@@ -21,7 +21,7 @@ pub struct Target {
     pub syscall_64: u64,
     /// `entry_SYSCALL_compat_switcher`, if there is one.
     pub syscall_compat: Option<u64>,
-    /// `entry_IRETQ_switcher`, if the host is told of the IRETQ.
+    /// `entry_IRETQ_switcher`; code without an IRETQ needs none.
     pub iretq: Option<u64>,
     /// The windows, if the host is told of them.
     pub windows: Option<Vec<(Window, Range<u64>)>>,

@@ -270,9 +270,8 @@ impl<'a, D: Domain> Watch<'a, D> {
 
     fn iretq(&mut self, d: &D, state: &Machine<D>, [_, cs, flags, _, ss]: [D::Word; 5]) {
         let at = self.trace.last().copied();
-        if let Some(label) = self.target.iretq {
-            self.goal(obligation::IRETQ_LABEL, d.bit(at == Some(label)), "RIP");
-        }
+        let is_known = at.is_some() && at == self.target.iretq;
+        self.goal(obligation::IRETQ_LABEL, d.bit(is_known), "RIP");
         let nested = state.flags.other(d, RFlags::NT);
         self.goal(obligation::IRETQ_NT, d.not(nested), "RFLAGS");
         let ring_3 = |selector| d.is(d.mask(selector, 3), 3);
