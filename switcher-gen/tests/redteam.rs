@@ -213,6 +213,28 @@ fn reserved_bytes_and_fields_of_the_host() {
     refused(&[(EXIT, &above)], "memory");
 }
 
+#[test]
+fn what_the_guest_changes_is_saved_when_it_is_entered_and_restored_when_it_leaves() {
+    // The mode.
+    let enter = format!("\tpushq\t%gs:SWITCH_FLAGS\n{ENTER}");
+    let leave = "\tpop_all\trbx, rbp, r12, r13, r14, r15\n\tpopq\t%gs:SWITCH_FLAGS\n\tret\n";
+    refused(&[(ENTER, &enter), (LEAVE, leave)], "saved");
+    // smod's stack.
+    let enter = format!("\tpushq\t%gs:SMOD_RSP\n{ENTER}");
+    let leave = "\tpop_all\trbx, rbp, r12, r13, r14, r15\n\tpopq\t%gs:SMOD_RSP\n\tret\n";
+    refused(&[(ENTER, &enter), (LEAVE, leave)], "saved");
+    // GS base.
+    let enter = format!("\tswapgs\n\trdgsbase %rax\n\tswapgs\n\tpushq\t%rax\n{ENTER}");
+    let leave = "\tpop_all\trbx, rbp, r12, r13, r14, r15\n\tpopq\t%rcx\n\tswapgs\n\
+                 \twrgsbase %rcx\n\tswapgs\n\tmovl\t$0, %ecx\n\tret\n";
+    refused(&[(ENTER, &enter), (LEAVE, leave)], "saved");
+    // FS base.
+    let enter = format!("\trdfsbase %rax\n\tpushq\t%rax\n{ENTER}");
+    let leave = "\tpop_all\trbx, rbp, r12, r13, r14, r15\n\tpopq\t%rcx\n\
+                 \twrfsbase %rcx\n\tmovl\t$0, %ecx\n\tret\n";
+    refused(&[(ENTER, &enter), (LEAVE, leave)], "saved");
+}
+
 // Flags in ring 0.
 
 #[test]

@@ -1034,6 +1034,20 @@ pub fn saved<D: Domain>(
     Ok(Some(Saved { stack: region_of(&world, region::HOST).cells.clone(), host_rsp }))
 }
 
+/// Whether the unknown of this name can have another value at the exit than it had at the entry.
+fn is_changed(name: &str) -> bool {
+    const NAMES: [&str; 6] = [
+        "guest.gs_base",
+        "fs_base",
+        "pkru",
+        "tss.sp2",
+        "tss_extra.switch_flags",
+        "tss_extra.smod_rsp",
+    ];
+    let regions = [region::SP0, region::IST, "pvcs.", "pvcs+"];
+    NAMES.contains(&name) || regions.iter().any(|region| name.starts_with(region))
+}
+
 /// A source whose frame is one of known numbers, so that there is one path.
 struct KnownFrame<'a, S> {
     inner: &'a mut S,
@@ -1047,6 +1061,9 @@ impl<D: Domain, S: Source<D>> Source<D> for KnownFrame<'_, S> {
             "frame.ss" => d.word(self.selectors.user_ds().into()),
             "frame.rflags" => d.word(RFlags::GUEST_FIXED.bits()),
             _ if name.starts_with("frame.") => d.word(0),
+            // The guest, or another routine, changes these until there is an exit: what was saved of
+            // them is not what they are then.
+            _ if is_changed(name) => self.inner.value(d, &format!("entry.{name}"), bits),
             _ => self.inner.value(d, name, bits),
         }
     }
