@@ -175,6 +175,13 @@ fn the_pvcs_is_touched_on_an_exit() {
     refused(&[(EXIT, &bad)], "pvcs-registered");
 }
 
+#[test]
+fn more_stack_than_the_host_gives() {
+    let bad = "\t.rept 26\n\tpushq\t$0\n\t.endr\n\taddq\t$208, %rsp\n";
+    let start = format!("\n{bad}{EXIT_START}");
+    refused(&[(&format!("\n{EXIT_START}"), &start)], "memory");
+}
+
 // What is changed behind the specification's back.
 
 #[test]
