@@ -333,7 +333,9 @@ fn an_indirect_jump_to_anything_under_ibt() {
     let jump = format!("\tleaq\t1f(%rip), %rcx\n\tjmp\t*%rcx\n1:{EXIT_START}");
     refuted(&target("intel-4level-ibt", &[label, (&start, &format!("\n{jump}"))]), "endbr");
     let leave = "\tpop_all\trbx, rbp, r12, r13, r14, r15\n\taddq\t$8, %rsp\n\tjmp\t*-8(%rsp)\n";
-    refuted(&target("intel-4level-ibt", &[label, (LEAVE, leave)]), "endbr");
+    let leaves = target("intel-4level-ibt", &[label, (LEAVE, leave)]);
+    // On numbers, such a jump is one to elsewhere: there is no counterexample, but no proof either.
+    assert!(matches!(prove(&leaves), Ok(Verdict::Unknown(_))));
 }
 
 // Addresses that the host is not told.
