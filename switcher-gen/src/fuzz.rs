@@ -296,14 +296,24 @@ impl Values {
     }
 }
 
-impl Source<Concrete> for Values {
-    fn value(&mut self, _d: &Concrete, name: &str, bits: u32) -> u64 {
+impl Values {
+    fn number(&mut self, name: &str, bits: u32) -> u64 {
+        // What it was when the guest was entered is not what it is now.
+        if let Some(now) = name.strip_prefix("entry.") {
+            return !self.number(now, bits) & (u64::MAX >> (64 - bits));
+        }
         if let Some(value) = self.fixed.get(name) {
             return *value;
         }
         let value = self.make(name) & (u64::MAX >> (64 - bits));
         self.fixed.insert(name.to_owned(), value);
         value
+    }
+}
+
+impl Source<Concrete> for Values {
+    fn value(&mut self, _d: &Concrete, name: &str, bits: u32) -> u64 {
+        self.number(name, bits)
     }
 }
 

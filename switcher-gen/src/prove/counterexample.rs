@@ -109,8 +109,9 @@ impl Counterexample {
             let mut broken = replayed.goals.iter().filter(|found| !found.holds);
             let same = broken.clone().find(|found| found.obligation == goal.obligation);
             let broken = same.or_else(|| broken.next());
-            // What a decision rests on does not show in numbers; that it is reached does.
-            let is_rule = goal.obligation == obligation::NO_DECISION_ON_RSP;
+            // What a number comes from does not show in it; that it is reached does.
+            let rules = [obligation::NO_DECISION_ON_RSP, obligation::NO_HOST_VALUE];
+            let is_rule = rules.contains(&goal.obligation);
             let is_reached = goal.at.is_some_and(|at| replayed.trace.contains(&at));
             if broken.is_none() && !(is_rule && is_reached) {
                 return None;

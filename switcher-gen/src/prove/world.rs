@@ -69,8 +69,6 @@ impl Setting {
     }
 }
 
-/// How many bytes of a stack below its frame a routine may use.
-const STACK_BELOW: i64 = 344;
 const FRAME: i64 = size_of::<PtRegs>() as i64;
 /// How much of the caller's stack `switcher_enter_guest` may use.
 const CALLER_STACK: i64 = 256;
@@ -343,7 +341,8 @@ impl<D: Domain> World<D> {
         let mut pvcs = Region::new(region::PVCS, pvcs_at, 0, b.fields("pvcs", pvcs_layout));
         pvcs.sharing = Sharing::Guest;
         let stack = |b: &mut Builder<'_, D, _>, name, base, frame: &mut [(i64, D::Word)]| {
-            let start = -FRAME - STACK_BELOW;
+            // All that the host promises: room for a frame.
+            let start = -FRAME;
             let mut stack = Region::new(name, base, start, b.bytes(name, start, 0));
             for (offset, value) in frame {
                 stack.write(d, *offset - FRAME, 8, *value);
