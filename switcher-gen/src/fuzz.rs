@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use serde::Serialize;
+
 use crate::arch::{PagingMode, RFlags, Selectors};
 use crate::layout::SwitchFlags;
 use crate::machine::Concrete;
@@ -53,7 +55,7 @@ impl Coverage {
 }
 
 /// A state in which code and specification differ, every value of it made zero that may be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
     /// Which case of the seed.
     pub case: u64,
