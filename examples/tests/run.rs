@@ -60,8 +60,17 @@ fn code_to_address() {
 }
 
 #[test]
+fn prove_and_break() {
+    let text = run(env!("CARGO_BIN_EXE_ex6-prove-and-break"));
+    shows(&text, "syscall_64 (Hostile guest): ");
+    shows(&text, "`sysretq-rf-tf` does not hold");
+    shows(&text, "Replayed on the concrete machine");
+    shows(&text, "The same state in the right switcher: broken = false");
+}
+
+#[test]
 fn run_it_here() {
-    let text = run(env!("CARGO_BIN_EXE_ex6-run-it-here"));
+    let text = run(env!("CARGO_BIN_EXE_ex7-run-it-here"));
     shows(&text, "vector 6");
     shows(&text, "41 + 1 = 42");
 }

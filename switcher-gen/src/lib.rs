@@ -1,4 +1,4 @@
-//! Emits switchers: the ring-0 code that takes a PVM guest from its user mode to its kernel mode and
+//! Emits and proves switchers: the ring-0 code that takes a PVM guest from its user mode to its kernel mode and
 //! back without its hypervisor.
 //!
 //! # The journey
@@ -10,18 +10,23 @@
 //!    displacements there are. The result is an [`Image`]: bytes, entry points, windows.
 //! 3. **code -> listing.** [`listing`] decodes the bytes again and gives every number its name back;
 //!    [`elf`] and [`offsets`] are for other toolchains.
-//! 4. **code -> execution.** [`native`] runs the bytes here, in user mode. `switcher-runtime` does
+//! 4. **code -> proof.** [`machine`] is the CPU, [`spec`] what each routine must do, and [`prove`]
+//!    shows that the bytes do it, for every state, or finds one in which they do not.
+//!    [`mutate`] breaks the code to see whether it objects, [`fuzz`] tries many states, [`cost`]
+//!    counts. Images that are proved are on record: [`certificate`].
+//! 5. **code -> execution.** [`native`] runs the bytes here, in user mode. `switcher-runtime` does
 //!    everything up to `Image` inside a host, in ring 0, without this crate's feature `std`.
 //!
 //! Each module knows only those before it. CAVEATS.md, beside this crate's Cargo.toml, says what the
-//! code assumes and what its tests do not show.
+//! proofs assume and do not cover.
 //!
 //! ```
 //! use switcher_gen::arch::{PagingMode, Selectors, Vendor};
 //! use switcher_gen::asm::{Label, Window};
 //! use switcher_gen::layout::{PerCpu, TssExtra};
 //! use switcher_gen::listing::{Listing, ListingOptions};
-//! use switcher_gen::{Axes, Image, Variant};
+//! use switcher_gen::prove::{Prover, Target, Verdict};
+//! use switcher_gen::{Axes, Image, Variant, certificate};
 //!
 //! // Struct -> offset.
 //! let flags = PerCpu::tss_extra + TssExtra::switch_flags;
@@ -36,6 +41,11 @@
 //! // Code -> listing.
 //! let listing = Listing::new(&image, &ListingOptions::default())?;
 //! assert!(listing.to_string().contains("xor     byte ptr gs:[tss_extra.switch_flags]"));
+//!
+//! // Code -> proof.
+//! let verdict = Prover::default().prove(&Target::image(&image))?;
+//! assert!(matches!(verdict, Verdict::Proved(_)));
+//! assert!(certificate::is_proved(&image));
 //!
 //! // Code -> an address to run at.
 //! let linked = image.link(0xFFFF_FE80_0000_0000, |_| None)?;

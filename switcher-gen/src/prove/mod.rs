@@ -1,4 +1,41 @@
-//! Proofs: the bytes do what the specification says, for every state.
+//! Proofs: the bytes do what the specification says, for every state, and stay safe if the guest
+//! changes its memory between any two instructions.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `target` | the code: an [`Image`](crate::Image), or anybody's |
+//! | `world` | the states a theorem is about, as the machine and as the specification have them; **all assumptions** |
+//! | `obligation` | what must hold, by name and by row of hazards.md |
+//! | `theorem` | one run of one entry point, and the goals that come up on it |
+//! | `engine` | every path of every theorem, goal by goal |
+//! | `counterexample` | the state in which a goal does not hold, in words, replayed on numbers |
+//!
+//! A theorem is run like a test: from a state to an outcome, by [`machine`](crate::machine), and the
+//! outcome is compared with what [`spec`](crate::spec) makes of the same state. On numbers that is
+//! one case ([`fuzz`](crate::fuzz)); on unknowns it is all of them.
+//!
+//! ```
+//! use switcher_gen::mutate::{self, Operator};
+//! use switcher_gen::prove::{Prover, Target, Verdict};
+//! use switcher_gen::{Image, Variant};
+//!
+//! let right = Target::image(&Image::new(&Variant::REFERENCE)?);
+//! let prover = Prover::default();
+//! assert!(matches!(prover.prove(&right)?, Verdict::Proved(_)));
+//!
+//! // Without one instruction: what WRGSBASE loads is not made canonical.
+//! let mutants = mutate::mutants(&right);
+//! let wrong = mutants.iter().find(|mutant| {
+//!     mutant.operator == Operator::Delete && mutant.original == "sar r11,10h"
+//! });
+//! let wrong = wrong.and_then(|mutant| mutant.target()).ok_or("there is such an instruction")?;
+//! let Verdict::Refuted(found) = prover.prove(&wrong)? else { panic!("it was not refuted") };
+//! assert_eq!(found.obligation.name, "wrgsbase-canonical");
+//! assert!(found.replay(&wrong) && !found.replay(&right));
+//! println!("{found}");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
 mod counterexample;
 mod engine;
 pub mod obligation;

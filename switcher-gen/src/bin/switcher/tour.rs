@@ -7,7 +7,8 @@ use switcher_gen::arch::{Feature, HostFeatures, PagingMode};
 use switcher_gen::asm::Label;
 use switcher_gen::listing::{Listing, ListingOptions};
 use switcher_gen::native::{self, Error, PathCount};
-use switcher_gen::{Image, Variant};
+use switcher_gen::prove::{Neighbour, Prover, Report, Target, Verdict};
+use switcher_gen::{Image, Variant, certificate};
 
 use crate::host;
 use crate::output::{Failure, print};
@@ -27,10 +28,13 @@ pub(crate) fn run() -> Result<(), Failure> {
         .map_err(|error| Failure::failed(format!("cannot list {variant}"), error))?;
     print(heading(4, "Its direct switches, listed") + &direct_switches(&listing))?;
 
-    print(heading(5, "Run on this CPU"))?;
+    print(heading(5, "Proved"))?;
+    print(proved(&image)?)?;
+
+    print(heading(6, "Run on this CPU"))?;
     print(run_natively(&variant)?)?;
 
-    print(heading(6, "Where to go from here") + NEXT)
+    print(heading(7, "Where to go from here") + NEXT)
 }
 
 const NEXT: &str = "   \
@@ -38,6 +42,9 @@ const NEXT: &str = "   \
    switcher emit --variant amd-la57   another variant; `switcher variants` lists them
    switcher emit --format elf -o switcher.o
    switcher offsets --format c        the layouts, for a host in another language
+   switcher prove --all               the proofs, obligation by obligation
+   switcher mutate --every 50         break the code on purpose: do the proofs object?
+   switcher cost                      what each path costs
    switcher --help                    the rest
 
    With cargo, put `cargo run --release --` in the place of `switcher`.
@@ -118,6 +125,40 @@ fn direct_switches(listing: &Listing) -> String {
     // Writing to a string does not fail.
     let _ = write!(text, "{}{}", listing.brief(switches), listing.brief(shared));
     text
+}
+
+/// Proves the image before it is run. What is not proved is not run.
+fn proved(image: &Image) -> Result<String, Failure> {
+    let start = Instant::now();
+    let reports = match Prover::default().prove(&Target::image(image)) {
+        Ok(Verdict::Proved(reports)) => reports,
+        Ok(Verdict::Refuted(counterexample)) => {
+            return Err(Failure::Failed(format!("{}: {counterexample}", image.variant())));
+        }
+        Ok(Verdict::Unknown(why)) => {
+            return Err(Failure::failed("the proof was not found", why));
+        }
+        Err(bad) => return Err(Failure::failed("this code cannot be proved", bad)),
+    };
+    let time = start.elapsed();
+    let mut text = String::from(
+        "   From any state of a guest's, these bytes do what the specification says; and they stay\n   \
+            safe if another of its CPUs changes the PVCS between any two instructions.\n\n",
+    );
+    for quiet in reports.iter().filter(|report| report.neighbour == Neighbour::Quiet) {
+        let Report { theorem, paths, goals, .. } = quiet;
+        text += &format!("   {:<24} {paths:>3} paths  {goals:>5} goals\n", theorem.name());
+    }
+    let goals: usize = reports.iter().map(|report| report.goals).sum();
+    let by_solver: usize = reports.iter().map(|report| report.by_solver).sum();
+    text += &format!(
+        "\n   {goals} goals in all, {by_solver} of them by the solver, in {:.0} ms.\n",
+        time.as_secs_f64() * 1e3
+    );
+    if certificate::is_proved(image) {
+        text += "   The fingerprint is on record, so a host may map this image.\n";
+    }
+    Ok(text)
 }
 
 /// Runs the variant, if this machine lets user mode do so, and says what was run.

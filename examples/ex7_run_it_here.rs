@@ -1,4 +1,4 @@
-//! Step 6. Execution: the emitted bytes on this CPU, in user mode. SWAPGS, MOV CR3 and SYSRETQ fault
+//! Step 7. Execution: the emitted bytes on this CPU, in user mode. SWAPGS, MOV CR3 and SYSRETQ fault
 //! there and are emulated; everything else is the CPU's own doing.
 
 use std::error::Error;

@@ -1,0 +1,34 @@
+//! Step 6. Proof: the bytes do what the specification says, for every state. With one instruction
+//! missing they do not, and there is a state that shows it.
+
+use std::error::Error;
+
+use switcher_gen::mutate::{self, Operator};
+use switcher_gen::prove::{Prover, Target, Verdict};
+use switcher_gen::{Image, Variant};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let right = Target::image(&Image::new(&Variant::REFERENCE)?);
+    let prover = Prover::default();
+    let Verdict::Proved(reports) = prover.prove(&right)? else {
+        return Err("the reference is not proved".into());
+    };
+    for report in &reports {
+        let (paths, goals) = (report.paths, report.goals);
+        println!("{} ({:?} guest): {paths} paths, {goals} goals", report.theorem, report.neighbour);
+    }
+
+    // The test of RF and TF in front of SYSRETQ is followed by a jump. Without that jump:
+    let mutants = mutate::mutants(&right);
+    let jump = mutants
+        .iter()
+        .skip_while(|mutant| !mutant.original.starts_with("test r11"))
+        .find(|mutant| mutant.operator == Operator::Delete && mutant.original.starts_with("jne"));
+    let wrong = jump.and_then(mutate::Mutant::target).ok_or("there is such a jump")?;
+    let Verdict::Refuted(found) = prover.prove(&wrong)? else {
+        return Err("a switcher that returns with TF by SYSRETQ was not refuted".into());
+    };
+    println!("\n{found}");
+    println!("The same state in the right switcher: broken = {}", found.replay(&right));
+    Ok(())
+}
