@@ -7,8 +7,8 @@ use serde::Serialize;
 use super::obligation::{self, Obligation};
 use super::target::Target;
 use super::world::{
-    self, EXTRA_FIELDS, FRAME_REST, Placement, Saved, Source, Start, World, by_number, in_frame,
-    pvcs_fields, region,
+    self, EXTRA_FIELDS, FRAME_REST, Name, Part, Placement, Saved, Source, Start, World, by_number,
+    in_frame, pvcs_fields, region,
 };
 use crate::arch::{RFlags, Vendor};
 use crate::asm::Window;
@@ -172,8 +172,9 @@ impl<'a, D: Domain> Watch<'a, D> {
         Self {
             target,
             theorem,
-            goals: Vec::new(),
-            trace: Vec::new(),
+            // About as many as there are.
+            goals: Vec::with_capacity(256),
+            trace: Vec::with_capacity(64),
             per_cpu: world.per_cpu,
             roots: world.spec.tss_extra,
             also: None,
@@ -904,12 +905,12 @@ struct KnownFrame<'a, S> {
 }
 
 impl<D: Domain, S: Source<D>> Source<D> for KnownFrame<'_, S> {
-    fn value(&mut self, d: &D, name: &str, bits: u32) -> D::Word {
-        match name {
-            "frame.cs" => d.word(self.selectors.user_cs().into()),
-            "frame.ss" => d.word(self.selectors.user_ds().into()),
-            "frame.rflags" => d.word(RFlags::GUEST_FIXED.bits()),
-            _ if name.starts_with("frame.") => d.word(0),
+    fn value(&mut self, d: &D, name: Name, bits: u32) -> D::Word {
+        match (name.of, name.part) {
+            ("frame", Part::Field("cs")) => d.word(self.selectors.user_cs().into()),
+            ("frame", Part::Field("ss")) => d.word(self.selectors.user_ds().into()),
+            ("frame", Part::Field("rflags")) => d.word(RFlags::GUEST_FIXED.bits()),
+            ("frame", _) => d.word(0),
             _ => self.inner.value(d, name, bits),
         }
     }

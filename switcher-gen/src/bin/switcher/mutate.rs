@@ -218,8 +218,8 @@ impl Change {
     fn line(&self) -> String {
         let Self { operator, at, original, changed, source, why } = self;
         let what = format!("{original} -> {changed}");
-        let mut line = format!("    {at}  {operator:<12} {what:<60}");
-        line += source.as_deref().unwrap_or_default();
+        let source = source.as_deref().unwrap_or_default();
+        let line = format!("    {at}  {operator:<12} {what:<64}  {source}");
         let mut line = format!("{}\n", line.trim_end());
         if let Some(why) = why {
             line += &format!("      {why}\n");

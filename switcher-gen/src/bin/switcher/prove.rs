@@ -213,7 +213,7 @@ fn obligations(reports: &[Report]) -> String {
         let goals: usize = reports.iter().filter_map(|report| report.obligations.get(name)).sum();
         text += &format!("{name:<20} {:<15} {goals:>7}  {statement}\n", rows_of(rows));
     }
-    text + "\nhazards: rows of spec/hazards.md. 0 goals: nothing on any path that it could be asked of.\n"
+    text + "\nhazards: rows of spec/hazards.md. Where there are 0 goals, no path had occasion for one.\n"
 }
 
 /// Rows of spec/hazards.md.
