@@ -1,11 +1,17 @@
-//! The names of the cases that every run must report.
+//! The names of the cases that a run must report.
 
 use hw_protocol::SELFTESTS;
 
 /// The platform self tests, then the case list, in the order the kernel runs them.
 #[must_use]
 pub fn names() -> Vec<&'static str> {
-    SELFTESTS.iter().copied().chain(hw_cases::all().iter().map(|case| case.name)).collect()
+    SELFTESTS.iter().copied().chain(shared()).collect()
+}
+
+/// The case list, which every engine runs.
+#[must_use]
+pub fn shared() -> Vec<&'static str> {
+    hw_cases::all().iter().map(|case| case.name).collect()
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use switcher_gen::arch::PagingMode;
 use switcher_gen::listing::{Line, Listing, ListingOptions};
 use switcher_gen::{Image, Variant};
 
+use crate::engine::not_here::NotHere;
 use crate::run::{End, Run};
 
 /// What must be in the report.
@@ -23,6 +24,8 @@ pub struct Expected<'a> {
     pub cases: &'a [&'a str],
     /// Whether a switcher is to be assembled at all.
     pub switcher: bool,
+    /// The cases that the engine cannot run.
+    pub not_here: &'a [NotHere],
 }
 
 /// One thing wrong with a run.
@@ -77,6 +80,17 @@ pub enum Failure {
     /// A case was reported more than once.
     #[error("{0}: reported more than once")]
     Duplicate(String),
+    /// An engine could not run a case, and nobody knows of that.
+    #[error("{name}: not run, and not known to be impossible there: {detail}")]
+    NotRun {
+        /// The case.
+        name: String,
+        /// What the engine says about it.
+        detail: String,
+    },
+    /// A case was run after all.
+    #[error("{0}: listed as impossible on this engine, but it was run")]
+    Possible(String),
     /// A case did not pass.
     #[error("{name}: {detail}")]
     Failed {
@@ -94,6 +108,8 @@ pub struct Judgement {
     pub passed: u64,
     /// How often those cases were run, all together.
     pub runs: u64,
+    /// Expected cases that this engine cannot run: their names, and why. Neither passed nor failed.
+    pub not_here: Vec<(String, String)>,
     /// Everything that is wrong. Nothing wrong is a pass.
     pub failures: Vec<Failure>,
     /// CPU vendor, brand and PCID, for the summary; empty if the kernel did not say.
@@ -114,6 +130,7 @@ struct Reported {
     times: u32,
     runs: u64,
     failed: bool,
+    not_here: bool,
 }
 
 /// Judges a run.
@@ -180,8 +197,21 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
                 if case.times == 1 && !expected.cases.contains(&name.as_str()) {
                     failures.push(Failure::Extra(name.clone()));
                 }
+                let impossible = expected.not_here.iter().find(|listed| listed.case == name);
+                if impossible.is_some() && verdict != Verdict::NotHere {
+                    failures.push(Failure::Possible(name.clone()));
+                }
                 match verdict {
                     Verdict::Pass => passed += 1,
+                    Verdict::NotHere => {
+                        case.not_here = true;
+                        match impossible {
+                            Some(listed) => judgement.not_here.push((name, listed.why.into())),
+                            None => {
+                                failures.push(Failure::NotRun { name, detail: detail.into_owned() })
+                            }
+                        }
+                    }
                     Verdict::Fail => {
                         failed += 1;
                         case.failed = true;
@@ -216,7 +246,7 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
     for name in expected.cases {
         match reported.get(*name) {
             None => failures.push(Failure::Missing((*name).into())),
-            Some(Reported { times: 1, runs, failed: false }) => {
+            Some(Reported { times: 1, runs, failed: false, not_here: false }) => {
                 judgement.passed += 1;
                 judgement.runs += runs;
             }
@@ -290,22 +320,33 @@ mod tests {
         };
         judge(
             &run,
-            &Expected { paging: PagingMode::FourLevel, cases: &["a", "b"], switcher: false },
+            &Expected {
+                paging: PagingMode::FourLevel,
+                cases: &["a", "b"],
+                switcher: false,
+                not_here: &[],
+            },
         )
     }
 
     fn failures(lines: &[&str]) -> Vec<Failure> {
-        judge_run(lines, End::ByKernel).failures
+        judge_run(lines, End::ByItself).failures
     }
 
     #[test]
     fn a_complete_report_passes_whatever_noise_is_around_it() {
         let machine = r#"@@ {"event":"machine","brand":"X","features":["nx"],"memory":1}"#;
         let log = ["SeaBIOS", "", machine, BEGIN, "hello", A, B, END, "bye"];
-        let judgement = judge_run(&log, End::ByKernel);
+        let judgement = judge_run(&log, End::ByItself);
         assert_eq!(
             judgement,
-            Judgement { passed: 2, runs: 15, failures: vec![], machine: "AuthenticAMD, X".into() }
+            Judgement {
+                passed: 2,
+                runs: 15,
+                not_here: vec![],
+                failures: vec![],
+                machine: "AuthenticAMD, X".into()
+            }
         );
     }
 
@@ -317,9 +358,10 @@ mod tests {
             );
             let log = [BEGIN, &line, A, B, END].join("\n");
             let run =
-                Run { log, emulator: String::new(), end: End::ByKernel, took: Duration::ZERO };
+                Run { log, emulator: String::new(), end: End::ByItself, took: Duration::ZERO };
             let cases = &["a", "b"];
-            judge(&run, &Expected { paging: PagingMode::FourLevel, cases, switcher: true }).failures
+            let paging = PagingMode::FourLevel;
+            judge(&run, &Expected { paging, cases, switcher: true, not_here: &[] }).failures
         };
         let variant: Variant = "amd-la57".parse().unwrap();
         let here = Image::new(&variant).unwrap().fingerprint().to_string();
@@ -352,9 +394,13 @@ mod tests {
     #[test]
     fn a_switcher_that_is_not_reported_is_a_failure() {
         let log = [BEGIN, A, B, END].join("\n");
-        let run = Run { log, emulator: String::new(), end: End::ByKernel, took: Duration::ZERO };
-        let expected =
-            Expected { paging: PagingMode::FourLevel, cases: &["a", "b"], switcher: true };
+        let run = Run { log, emulator: String::new(), end: End::ByItself, took: Duration::ZERO };
+        let expected = Expected {
+            paging: PagingMode::FourLevel,
+            cases: &["a", "b"],
+            switcher: true,
+            not_here: &[],
+        };
         let reported = Failure::Switcher("reported 0 times".into());
         assert_eq!(judge(&run, &expected).failures, [reported]);
     }
@@ -400,7 +446,7 @@ mod tests {
     #[test]
     fn a_duplicate_does_not_count_as_passed() {
         let end = r#"@@ {"event":"end","passed":4,"failed":0}"#;
-        let judgement = judge_run(&[BEGIN, A, B, B, B, end], End::ByKernel);
+        let judgement = judge_run(&[BEGIN, A, B, B, B, end], End::ByItself);
         assert_eq!(judgement.failures, [Failure::Duplicate("b".into())]);
         assert_eq!(judgement.passed, 1);
     }
@@ -411,6 +457,30 @@ mod tests {
         let end = r#"@@ {"event":"end","passed":1,"failed":1}"#;
         let failed = Failure::Failed { name: "b".into(), detail: "rcx 1".into() };
         assert_eq!(failures(&[BEGIN, A, b, end]), [failed]);
+    }
+
+    #[test]
+    fn a_case_that_cannot_be_run_counts_neither_way_if_that_is_known() {
+        let begin = BEGIN.replace("\"cases\":2", "\"cases\":3");
+        let judged = |verdict: &str, passed: u64, name: &str| {
+            let c = format!(
+                r#"@@ {{"event":"case","name":"{name}","verdict":"{verdict}","runs":1,"detail":"x"}}"#
+            );
+            let end = format!(r#"@@ {{"event":"end","passed":{passed},"failed":0}}"#);
+            let log = [&begin, A, B, &c, &end].join("\n");
+            let run =
+                Run { log, emulator: String::new(), end: End::ByItself, took: Duration::ZERO };
+            let not_here = &[NotHere { engine: "e", case: "c", why: "because" }];
+            let cases = &["a", "b", name];
+            let paging = PagingMode::FourLevel;
+            judge(&run, &Expected { paging, cases, switcher: false, not_here })
+        };
+        let judgement = judged("nothere", 2, "c");
+        assert_eq!((judgement.passed, judgement.failures), (2, vec![]));
+        assert_eq!(judgement.not_here, [("c".into(), "because".into())]);
+        assert_eq!(judged("pass", 3, "c").failures, [Failure::Possible("c".into())]);
+        let unknown = Failure::NotRun { name: "d".into(), detail: "x".into() };
+        assert_eq!(judged("nothere", 2, "d").failures, [unknown]);
     }
 
     #[test]

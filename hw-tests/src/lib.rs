@@ -1,9 +1,10 @@
-//! Runs the bare-metal kernel (`hw-tests/kernel`) on every engine, and judges what it reports.
+//! Runs the cases (`hw-tests/cases`) on every engine, and judges what is reported.
 //!
-//! An [`Engine`](engine::Engine) is something that boots the kernel: an emulator, or one day a
-//! machine. It returns a [`Run`](run::Run), the raw log and how it ended; [`judge::judge`] says
-//! what that is worth, against the names of the cases that had to be reported. What the kernel
-//! *prints* decides: an emulator that exits happily without a complete report has failed.
+//! An [`Engine`](engine::Engine) is something that boots the bare-metal kernel (`hw-tests/kernel`),
+//! an emulator, or one that runs the cases in a process: the model of a CPU, or this CPU itself in
+//! user mode. It returns a [`Run`](run::Run), the raw log and how it ended; [`judge::judge`] says
+//! what that is worth, against the names of the cases that had to be reported. What is
+//! *printed* decides: an emulator that exits happily without a complete report has failed.
 //!
 //! `src/bin/xtask.rs` is the command line around it.
 

@@ -1,17 +1,17 @@
-//! One boot of the kernel: what an engine collects, and the judge looks at.
+//! One run of the cases: what an engine collects, and the judge looks at.
 
 use std::time::Duration;
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
-    /// The kernel asked the engine to end.
-    ByKernel,
+    /// It came to its end: the kernel asked the engine for it.
+    ByItself,
     /// It ended in another way: killed for a hang, a triple fault, an emulator's own trouble.
     Otherwise(String),
 }
 
-/// One boot of the kernel.
+/// One run of the cases, as a rule one boot of the kernel.
 #[derive(Debug, Clone)]
 pub struct Run {
     /// What came over the serial port.
@@ -48,7 +48,7 @@ mod tests {
         let run = Run {
             log: "a\n\nb\nc\n".into(),
             emulator: "x\ny\n".into(),
-            end: End::ByKernel,
+            end: End::ByItself,
             took: Duration::ZERO,
         };
         assert_eq!(run.tail(2), "b\nc\n--- the emulator says ---\nx\ny");

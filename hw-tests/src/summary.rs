@@ -16,6 +16,8 @@ pub struct Row {
     pub took: Duration,
     /// Anything else worth a glance.
     pub note: String,
+    /// Cases that cannot be run there, and why: neither passed nor failed.
+    pub not_here: Vec<(String, String)>,
 }
 
 /// All lines.
@@ -41,10 +43,15 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.0.iter().map(|row| row.name.len()).max().unwrap_or(0);
         writeln!(f, "{:width$}  {:>6}  {:>6}  {:>7}", "", "passed", "failed", "time")?;
-        for Row { name, passed, failed, took, note } in &self.0 {
+        for Row { name, passed, failed, took, note, .. } in &self.0 {
             let took = took.as_secs_f64();
             let line = format!("{name:width$}  {passed:>6}  {failed:>6}  {took:>5.1} s  {note}");
             writeln!(f, "{}", line.trim_end())?;
+        }
+        for Row { name, not_here, .. } in &self.0 {
+            for (case, why) in not_here {
+                writeln!(f, "not run on {name}: {case}: {why}")?;
+            }
         }
         let (passed, failed) = self.totals();
         write!(f, "{passed} passed, {failed} failed")
@@ -81,13 +88,17 @@ mod tests {
             failed,
             took: Duration::from_millis(1234),
             note: note.into(),
+            not_here: vec![],
         };
-        let summary = Summary(vec![row("fmt", 1, 0, ""), row("bochs-amd", 20, 2, "AuthenticAMD")]);
+        let mut bochs = row("bochs-amd", 20, 2, "AuthenticAMD");
+        bochs.not_here = vec![("la57".into(), "no LA57".into())];
+        let summary = Summary(vec![row("fmt", 1, 0, ""), bochs]);
         assert_eq!(
             summary.to_string(),
             "           passed  failed     time\n\
              fmt             1       0    1.2 s\n\
              bochs-amd      20       2    1.2 s  AuthenticAMD\n\
+             not run on bochs-amd: la57: no LA57\n\
              21 passed, 2 failed"
         );
         assert!(!summary.success());

@@ -30,7 +30,7 @@ pub struct Event {
 
 impl Exit {
     /// Reads an exit frame's cause; `cr2` is asked for page faults alone.
-    pub(crate) fn from_frame(cause: OrigAx, cr2: impl FnOnce() -> u64) -> Self {
+    pub fn from_frame(cause: OrigAx, cr2: impl FnOnce() -> u64) -> Self {
         const SYSCALL: u32 = ExitReason::Syscall as u32;
         const FAILED_ENTRY: u32 = ExitReason::FailedEntry as u32;
         match cause.reason {

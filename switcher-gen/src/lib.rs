@@ -14,8 +14,10 @@
 //!    shows that the bytes do it, for every state, or finds one in which they do not.
 //!    [`mutate`] breaks the code to see whether it objects, [`fuzz`] tries many states, [`cost`]
 //!    counts. Images that are proved are on record: [`certificate`].
-//! 5. **code -> execution.** [`native`] runs the bytes here, in user mode. `switcher-runtime` does
-//!    everything up to `Image` inside a host, in ring 0, without this crate's feature `std`.
+//! 5. **code -> execution.** [`native`] runs the bytes here, in user mode,
+//!    [`machine::Interpreter`] anywhere, in the model of the CPU; [`scenario`] is what both take and
+//!    give. `switcher-runtime` does everything up to `Image` inside a host, in ring 0, without this
+//!    crate's feature `std`.
 //!
 //! Each module knows only those before it. CAVEATS.md, beside this crate's Cargo.toml, says what the
 //! proofs assume and do not cover.
@@ -85,6 +87,8 @@ pub mod native;
 pub mod offsets;
 #[cfg(feature = "std")]
 pub mod prove;
+#[cfg(feature = "std")]
+pub mod scenario;
 #[cfg(feature = "std")]
 pub mod spec;
 mod variant;

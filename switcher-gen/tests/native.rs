@@ -4,6 +4,9 @@
 //!
 //! Row numbers are those of spec/hazards.md.
 
+mod random;
+mod scenarios;
+
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
@@ -13,6 +16,9 @@ use switcher_gen::native::{
     self, Crossing, Error, Failure, Interception, Machine, Mode, Origin, Outcome, Setup, Target,
 };
 use switcher_gen::{Image, Variant};
+
+use random::{Random, USER};
+use scenarios::{Engine, random_setup, random_smod, random_umod};
 
 /// Random states per variant and test.
 const STATES: usize = 300;
@@ -31,122 +37,9 @@ const PF: u32 = 14;
 /// In an exit frame, where a vector has no error code.
 const NO_ERROR_CODE: u32 = !0;
 
-const USER: Selectors = Selectors::DEFAULT;
 const START: u64 = RFlags::SMOD_ENTRY.bits();
 /// What a fault pushes besides the flags as they were.
 const RF: u64 = RFlags::RF.bits();
-
-/// splitmix64: short, and the same states on every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ z >> 31
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn coin(&mut self) -> bool {
-        self.next() & 1 != 0
-    }
-
-    /// An address every CPU takes for a GS base.
-    fn canonical(&mut self) -> u64 {
-        PagingMode::FourLevel.canonicalize(self.next())
-    }
-
-    /// Flags a guest may have, without those that trap.
-    fn flags(&mut self) -> u64 {
-        let wanted = RFlags::from_bits_retain(self.next());
-        wanted.sanitised().difference(RFlags::NOT_BY_SYSRET).bits()
-    }
-
-    /// An RSP: anything at all, or what a host would least like.
-    fn rsp(&mut self) -> u64 {
-        let local = 0_u64;
-        let own_stack = std::ptr::from_ref(&local) as u64;
-        let nasty = [0, 1, 8, u64::MAX, 1 << 47, (1 << 47) - 8, own_stack, !own_stack];
-        match self.below(2 * nasty.len() as u64) {
-            n if n < nasty.len() as u64 => nasty[n as usize],
-            _ => self.next(),
-        }
-    }
-
-    /// An address in the code of `mode`, a multiple of 4.
-    fn place(&mut self, machine: &Machine, mode: Mode) -> u64 {
-        machine.code(mode).start + 4 * self.below(Machine::CODE_LEN as u64 / 4)
-    }
-
-    fn registers(&mut self) -> PtRegs {
-        PtRegs {
-            r15: self.next(),
-            r14: self.next(),
-            r13: self.next(),
-            r12: self.next(),
-            rbp: self.next(),
-            rbx: self.next(),
-            r11: self.next(),
-            r10: self.next(),
-            r9: self.next(),
-            r8: self.next(),
-            rax: self.next(),
-            rcx: self.next(),
-            rdx: self.next(),
-            rsi: self.next(),
-            rdi: self.next(),
-            rsp: self.rsp(),
-            cs: USER.user_cs().into(),
-            ss: USER.user_ds().into(),
-            ..PtRegs::default()
-        }
-    }
-
-    /// What another guest, or another CPU of this one, might have left.
-    fn pvcs(&mut self) -> Pvcs {
-        let mut pvcs = Pvcs::default();
-        pvcs.event_flags = self.next();
-        pvcs.event_errcode = self.next() as u32;
-        pvcs.event_vector = self.next() as u32;
-        pvcs.cr2 = self.next();
-        pvcs.user_cs = self.next() as u16;
-        pvcs.user_ss = self.next() as u16;
-        pvcs.user_gsbase = self.next();
-        pvcs.eflags = self.next() as u32;
-        pvcs.pkru = self.next() as u32;
-        pvcs.rip = self.next();
-        pvcs.rsp = self.next();
-        pvcs.rcx = self.next();
-        pvcs.r11 = self.next();
-        pvcs
-    }
-
-    /// A PVCS from which ERETU goes to `rip`.
-    fn pvcs_to(&mut self, rip: u64, paging: PagingMode) -> Pvcs {
-        let mut pvcs = self.pvcs();
-        pvcs.user_cs = USER.user_cs();
-        pvcs.user_ss = USER.user_ds();
-        pvcs.rip = rip;
-        pvcs.rsp = self.rsp();
-        // Canonical for this CPU in the bits that count, anything in those that do not.
-        let ignored = !0 << paging.address_bits();
-        pvcs.user_gsbase = self.canonical() & !ignored | self.next() & ignored;
-        // Each condition of SYSRETQ alone and with the others.
-        pvcs.eflags = if self.coin() { self.flags() as u32 } else { self.next() as u32 };
-        if self.coin() {
-            pvcs.rcx = rip;
-        }
-        if self.coin() {
-            let wanted = RFlags::from_bits_retain(pvcs.eflags.into());
-            pvcs.r11 = wanted.sanitised().bits();
-        }
-        pvcs
-    }
-}
 
 fn machine(variant: &Variant) -> Machine {
     Machine::new(variant).unwrap_or_else(|error| {
@@ -201,48 +94,8 @@ fn check_counts(outcome: &Outcome, allowed: bool, variant: &Variant) {
     }
 }
 
-fn paging(machine: &Machine) -> PagingMode {
-    machine.image().variant().axes().paging
-}
-
 fn vector(vector: u32) -> OrigAx {
     OrigAx { error_code: NO_ERROR_CODE, reason: vector }
-}
-
-/// A setup that enters `mode` with random registers, at `rip`.
-fn random_setup(random: &mut Random, machine: &Machine, mode: Mode, rip: u64) -> Setup {
-    let mut setup = machine.setup(mode);
-    setup.frame = random.registers();
-    setup.frame.rip = rip;
-    setup.frame.eflags = random.flags();
-    if random.coin() {
-        setup.frame.rcx = rip;
-        setup.frame.r11 = setup.frame.eflags;
-    }
-    setup.gs_base = random.canonical();
-    setup.extra.smod_gsbase = random.canonical();
-    setup.extra.smod_rsp = random.rsp();
-    setup.extra.smod_entry = random.place(machine, Mode::Smod);
-    setup.count = random.below(8) == 0;
-    setup
-}
-
-/// Enters umod at a SYSCALL.
-fn random_umod(random: &mut Random, machine: &Machine) -> Setup {
-    let rip = random.place(machine, Mode::Umod);
-    let mut setup = random_setup(random, machine, Mode::Umod, rip);
-    setup.pvcs = random.pvcs();
-    setup
-}
-
-/// Enters smod at an ERETU that goes somewhere in umod.
-fn random_smod(random: &mut Random, machine: &Machine) -> Setup {
-    let eretu = random.place(machine, Mode::Smod);
-    let mut setup = random_setup(random, machine, Mode::Smod, eretu);
-    setup.extra.retu_rip = eretu + 2;
-    let rip = random.place(machine, Mode::Umod);
-    setup.pvcs = random.pvcs_to(rip, paging(machine));
-    setup
 }
 
 /// The registers after a SYSCALL of 2 bytes at `before.rip`.
@@ -346,7 +199,7 @@ fn a_syscall_of_umod_saves_umod_and_starts_smod() {
             assert_eq!(outcome.extra.smod_rsp, extra.smod_rsp);
             let roots = [extra.enter_cr3, extra.smod_cr3, extra.host_cr3].map(Cr3::bits);
             assert_eq!(outcome.cr3_loads, roots);
-            let entry = return_of(&setup.frame, paging(machine));
+            let entry = return_of(&setup.frame, machine.paging());
             assert_eq!(
                 crossings(&outcome),
                 [
@@ -370,14 +223,14 @@ fn eretu_restores_umod_from_the_pvcs() {
             let umod = restored(&setup.frame, &setup.pvcs);
             let expected = PtRegs { eflags: umod.eflags | RF, orig_ax: vector(UD), ..umod };
             assert_eq!(outcome.frame, expected);
-            assert_eq!(outcome.gs_base, paging(machine).canonicalize(setup.pvcs.user_gsbase));
+            assert_eq!(outcome.gs_base, machine.paging().canonicalize(setup.pvcs.user_gsbase));
             assert_eq!(outcome.pvcs, setup.pvcs);
             assert_eq!(outcome.extra.switch_flags, SwitchFlags::UMOD);
             assert_eq!(outcome.extra.smod_rsp, setup.frame.rsp);
             let extra = &setup.extra;
             let roots = [extra.enter_cr3, extra.umod_cr3, extra.host_cr3].map(Cr3::bits);
             assert_eq!(outcome.cr3_loads, roots);
-            let target = return_of(&umod, paging(machine));
+            let target = return_of(&umod, machine.paging());
             assert_eq!(outcome.crossings[1].origin, FROM_SMOD);
             assert_eq!(outcome.crossings[1].target, target);
             by_sysretq += usize::from(target == Target::Sysretq);
@@ -506,7 +359,7 @@ fn the_gs_base_that_is_saved_is_the_one_umod_has_set() {
 #[test]
 fn a_user_gsbase_that_is_no_address_becomes_one() {
     for_all(&SYSCALL, &UD2, |machine, random| {
-        let mode = paging(machine);
+        let mode = machine.paging();
         for bit in mode.address_bits()..64 {
             let mut setup = random_smod(random, machine);
             setup.pvcs.user_gsbase = 1 << bit;
@@ -535,7 +388,7 @@ fn assert_not_on_this_cpu(result: Result<Outcome, Error>, expected: u64) {
 #[test]
 fn a_return_to_any_address_is_the_guests_own_fault() {
     for_all(&SYSCALL, &UD2, |machine, random| {
-        let mode = paging(machine);
+        let mode = machine.paging();
         for bit in 47..64 {
             for rip in [1 << bit, !0 << bit, (1 << bit) | random.below(1 << 47)] {
                 for rcx in [rip, random.next()] {

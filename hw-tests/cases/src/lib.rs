@@ -3,7 +3,7 @@
 //! A case puts a guest into a state ([`Setup`]), an engine ([`World`]) runs it until it exits, and
 //! *everything* the exit shows ([`Outcome`]) is compared with what must come of it ([`Expected`]):
 //! all registers, the PVCS, the mode, and the host itself. The cases know nothing of engines; the
-//! bare-metal kernel is one, and others follow.
+//! bare-metal kernel is one, the model of a CPU and the real CPU in user mode are others.
 //!
 //! The guest's programs are a few bytes of machine code. UD2 is the probe: its #UD shows every
 //! register as it is, RCX and R11 too.
@@ -20,5 +20,5 @@ mod world;
 
 pub use expect::{Expected, Failure};
 pub use list::all;
-pub use run::{Case, Run};
-pub use world::{Code, Entries, HostAfter, Outcome, Platform, Setup, World, place};
+pub use run::{Case, End, Run};
+pub use world::{Code, Entries, HostAfter, Outcome, Platform, Refusal, Setup, World, place};

@@ -1,10 +1,11 @@
 //! One case, and what runs it.
 
 use alloc::format;
+use alloc::string::String;
 
 use crate::code;
 use crate::expect::{Expected, Failure};
-use crate::world::{Entries, Outcome, Platform, Setup, World, place};
+use crate::world::{Entries, Outcome, Platform, Refusal, Setup, World, place};
 use switcher_runtime::Mode;
 
 /// A case: a name, the rows of spec/hazards.md it covers, and what to do.
@@ -18,23 +19,38 @@ pub struct Case {
     pub body: fn(&mut Run<'_>) -> Result<(), Failure>,
 }
 
+/// What came of a case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Everything was as it must be.
+    Passed,
+    /// Something was not.
+    Failed(Failure),
+    /// The engine cannot do what the case asks for: why.
+    NotHere(String),
+}
+
 impl Case {
-    /// Runs the case; the number of guests entered, and what went wrong if something did.
-    pub fn run(&self, world: &mut dyn World) -> (u64, Result<(), Failure>) {
+    /// Runs the case; the number of guests entered, and what came of it.
+    pub fn run(&self, world: &mut dyn World) -> (u64, End) {
         let platform = world.platform();
         // Every case has its own sequence, so that adding one changes no other.
         let seed = self.name.bytes().fold(0, |hash: u64, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
         });
-        let mut run = Run { world, platform, rng: fastrand::Rng::with_seed(seed), entered: 0 };
+        let rng = fastrand::Rng::with_seed(seed);
+        let mut run = Run { world, platform, rng, entered: 0, not_here: None };
         let result = (self.body)(&mut run);
         let entered = run.entered;
-        let result = match result {
-            Ok(()) if entered == 0 => Err(Failure("the case entered no guest".into())),
-            Err(Failure(why)) => Err(Failure(format!("guest {entered}: {why}"))),
-            ok => ok,
+        let end = match (run.not_here, result) {
+            (Some(why), _) => End::NotHere(why),
+            (None, Ok(())) if entered == 0 => {
+                End::Failed(Failure("the case entered no guest".into()))
+            }
+            (None, Ok(())) => End::Passed,
+            (None, Err(Failure(why))) => End::Failed(Failure(format!("guest {entered}: {why}"))),
         };
-        (entered, result)
+        (entered, end)
     }
 }
 
@@ -46,19 +62,39 @@ pub struct Run<'w> {
     /// The case's own random numbers.
     pub rng: fastrand::Rng,
     entered: u64,
+    /// What the engine said first when it could not go on.
+    not_here: Option<String>,
 }
 
 impl Run<'_> {
     /// What the engine's CPU does with SYSCALL and its like.
-    #[must_use]
-    pub fn entries(&self) -> Entries {
-        self.world.entries()
+    ///
+    /// # Errors
+    /// If the engine cannot tell.
+    pub fn entries(&mut self) -> Result<Entries, Failure> {
+        let entries = self.world.entries();
+        self.unless_refused(entries)
     }
 
     /// Runs a guest until its next exit.
-    pub fn enter(&mut self, setup: &Setup) -> Outcome {
+    ///
+    /// # Errors
+    /// If the engine cannot run it, or has found a switcher that does what no switcher may.
+    pub fn enter(&mut self, setup: &Setup) -> Result<Outcome, Failure> {
         self.entered += 1;
-        self.world.run(setup)
+        let outcome = self.world.run(setup);
+        self.unless_refused(outcome)
+    }
+
+    /// Ends the case either way; what an engine cannot do is no failure of the switcher.
+    fn unless_refused<T>(&mut self, result: Result<T, Refusal>) -> Result<T, Failure> {
+        result.map_err(|refusal| match refusal {
+            Refusal::Failure(failure) => failure,
+            Refusal::NotHere(why) => {
+                self.not_here.get_or_insert_with(|| why.clone());
+                Failure(why)
+            }
+        })
     }
 
     /// Runs a guest and compares everything.
@@ -66,7 +102,7 @@ impl Run<'_> {
     /// # Errors
     /// With all differences.
     pub fn check(&mut self, setup: &Setup, expected: &Expected) -> Result<(), Failure> {
-        let outcome = self.enter(setup);
+        let outcome = self.enter(setup)?;
         expected.compare(setup, &outcome)
     }
 

@@ -1,7 +1,9 @@
 //! The terms cases and engines share: a guest's state before, and everything visible after.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::expect::Failure;
 use switcher_gen::arch::{PagingMode, RFlags, Selectors, Vendor};
 use switcher_gen::layout::{PtRegs, Pvcs, SwitchFlags};
 use switcher_runtime::{Exit, Mode};
@@ -161,12 +163,27 @@ pub struct Entries {
     pub enabled: bool,
 }
 
+/// Why there is no outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// This engine cannot do what the case asks for, whatever the switcher does.
+    NotHere(String),
+    /// The switcher did what no switcher may, and the engine has noticed.
+    Failure(Failure),
+}
+
 /// Something that can run guests: an engine.
 pub trait World {
     /// What its CPU does with SYSCALL, SYSENTER and 32-bit SYSCALL.
-    fn entries(&self) -> Entries;
+    ///
+    /// # Errors
+    /// If nobody can tell.
+    fn entries(&self) -> Result<Entries, Refusal>;
     /// What it runs them on.
     fn platform(&self) -> Platform;
     /// Runs one guest until its next exit.
-    fn run(&mut self, setup: &Setup) -> Outcome;
+    ///
+    /// # Errors
+    /// If it could not be run, or did not come to an exit as it must.
+    fn run(&mut self, setup: &Setup) -> Result<Outcome, Refusal>;
 }

@@ -11,6 +11,7 @@ use core::ptr::NonNull;
 
 use alloc::boxed::Box;
 use alloc::format;
+use hw_cases::End;
 use hw_kernel::code_memory::CodeMemory;
 use hw_kernel::report::Report;
 use hw_kernel::{Platform, cpu, events, exit, percpu, segments, selftest};
@@ -64,8 +65,13 @@ fn run(cases: &[hw_cases::Case], report: &mut Report) {
     let mut world = BareMetal::new(cpu, platform, features.state().pcid_enabled())
         .unwrap_or_else(|why| fatal(&why));
     for case in cases {
-        let (runs, result) = case.run(&mut world);
-        let failure = result.err().map(|why| format!("rows {:?}: {why}", case.rows));
+        let (runs, end) = case.run(&mut world);
+        let failure = match end {
+            End::Passed => None,
+            End::Failed(why) => Some(format!("rows {:?}: {why}", case.rows)),
+            // There is nothing that this engine could not do.
+            End::NotHere(why) => Some(format!("refused: {why}")),
+        };
         report.case(case.name, runs, failure.as_deref());
     }
 }

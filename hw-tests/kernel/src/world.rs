@@ -6,7 +6,7 @@ use core::arch::global_asm;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hw_cases::{Entries, HostAfter, Outcome, Platform, Setup, World, place};
+use hw_cases::{Entries, HostAfter, Outcome, Platform, Refusal, Setup, World, place};
 use hw_kernel::memory::{self, AddressSpace, Flags, Frame, MapError};
 use hw_kernel::{exit, percpu};
 use switcher_runtime::switcher_gen::arch::{
@@ -295,11 +295,11 @@ impl World for BareMetal<'_> {
         self.platform
     }
 
-    fn entries(&self) -> Entries {
+    fn entries(&self) -> Result<Entries, Refusal> {
         // SAFETY: reading MSRs that every CPU with SYSCALL has changes nothing.
         let read = |msr: MsrName| unsafe { Msr::new(msr.address()).read() };
         let switcher = self.cpu.switcher();
-        Entries {
+        Ok(Entries {
             star: read(MsrName::Star),
             sfmask: read(MsrName::Sfmask),
             sysenter_cs: read(MsrName::SysenterCs),
@@ -307,10 +307,10 @@ impl World for BareMetal<'_> {
             cstar_is_the_stub: read(MsrName::Cstar) == switcher.address(Label::SyscallCompat),
             enabled: Efer::read().contains(EferFlags::SYSTEM_CALL_EXTENSIONS)
                 && Cr4::read().contains(Cr4Flags::FSGSBASE),
-        }
+        })
     }
 
-    fn run(&mut self, setup: &Setup) -> Outcome {
+    fn run(&mut self, setup: &Setup) -> Result<Outcome, Refusal> {
         for space in [&mut self.smod, &mut self.umod] {
             space.text.clear();
             space.last.clear();
@@ -343,7 +343,7 @@ impl World for BareMetal<'_> {
         // SAFETY: the frame holds a PVCS, and any bits are one. The guest, whose memory it is, does
         // not run.
         unsafe { (&raw mut pvcs).copy_from_nonoverlapping(self.pvcs.as_ptr().cast(), 1) };
-        Outcome {
+        Ok(Outcome {
             exit,
             regs: guest.regs,
             gs_base: guest.gs_base(),
@@ -364,6 +364,6 @@ impl World for BareMetal<'_> {
                 gs_kept: GsBase::read() == gs,
                 host_rsp_cleared: HOST_RSP_AFTER.load(Ordering::Relaxed) == 0,
             },
-        }
+        })
     }
 }

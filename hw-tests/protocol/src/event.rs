@@ -22,6 +22,8 @@ pub enum Verdict {
     Pass,
     /// At least one was not; the case's `detail` says which.
     Fail,
+    /// The engine cannot run the case; its `detail` says why.
+    NotHere,
 }
 
 /// One report line.
@@ -65,7 +67,7 @@ pub enum Event<'a> {
         verdict: Verdict,
         /// How many times it was run.
         runs: u64,
-        /// Why it failed, or what else is worth knowing; may be empty.
+        /// Why it failed or was not run, or what else is worth knowing; may be empty.
         detail: Cow<'a, str>,
     },
     /// All is done.

@@ -3,6 +3,7 @@
 //! Exit codes: 0, all is well; 1, something failed; 2, wrong usage, or a tool is missing that could
 //! not be installed.
 
+use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
@@ -16,12 +17,12 @@ use clap::{Parser, Subcommand};
 use hw_protocol::{Options, Suite};
 use hw_tests::bare_metal::{BareMetal, KERNEL, MINIMAL_HOST};
 use hw_tests::engine::qemu::Qemu;
-use hw_tests::engine::{self, Engine, Outcome};
+use hw_tests::engine::{self, Engine, Outcome, Runs, hosted};
 use hw_tests::iso::{self, Entry};
 use hw_tests::run::End;
 use hw_tests::summary::{Row, Summary, count_tests};
 use hw_tests::tools::{self, Missing, Tool};
-use hw_tests::{cases, workspace};
+use hw_tests::workspace;
 use switcher_gen::arch::PagingMode;
 
 /// How many lines of the log a failed run is shown with.
@@ -43,7 +44,7 @@ enum Task {
     ///
     /// Installs what is missing where it may (apt as root), and says what to install otherwise.
     Test {
-        /// Only boot the kernel, and only on these engines
+        /// Only run the cases, and only on these engines
         #[arg(long, value_name = "NAME", num_args = 1.., value_parser = engine_names())]
         engine: Vec<String>,
         /// Seconds after which a run of the kernel counts as hanging
@@ -58,6 +59,12 @@ enum Task {
     },
     /// Install the emulators and tools that the other tasks need
     Install,
+    /// Run the cases in this process and report as the kernel does: what `test` starts
+    #[command(hide = true)]
+    Cases {
+        /// On which engine
+        engine: String,
+    },
 }
 
 fn engine_names() -> PossibleValuesParser {
@@ -69,6 +76,7 @@ fn main() -> ExitCode {
         Task::Test { engine, timeout } => test(&engine, Duration::from_secs(timeout)),
         Task::Iso { output } => write_iso(&output),
         Task::Install => install(tools::ALL).map(|()| true),
+        Task::Cases { engine } => hosted::report(&engine).map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -93,24 +101,28 @@ fn test(names: &[String], limit: Duration) -> Result<bool> {
     if names.is_empty() {
         checks(&mut summary)?;
     }
-    heading("kernel");
-    let started = Instant::now();
-    match KERNEL.build() {
-        Ok(image) => {
-            summary.0.push(row("kernel", (1, 0), started.elapsed(), ""));
-            for engine in &engines {
-                heading(engine.name());
-                let mut row = run(engine.as_ref(), &image, limit)?;
-                // Asked for by name, an engine that cannot be used is no success.
-                if !names.is_empty() && row.passed + row.failed == 0 {
-                    row.failed = 1;
+    let (kernel, hosted): (Vec<_>, Vec<_>) =
+        engines.iter().partition(|engine| engine.runs() == Runs::Kernel);
+    // Those that take seconds and need nothing come first.
+    let xtask = env::current_exe().context("the path of this program")?;
+    for engine in hosted {
+        summary.0.push(run_named(engine.as_ref(), &xtask, limit, names)?);
+    }
+    if !kernel.is_empty() {
+        heading("kernel");
+        let started = Instant::now();
+        match KERNEL.build() {
+            Ok(image) => {
+                summary.0.push(row("kernel", (1, 0), started.elapsed(), ""));
+                for engine in kernel {
+                    summary.0.push(run_named(engine.as_ref(), &image, limit, names)?);
                 }
-                summary.0.push(row);
             }
-        }
-        Err(why) => {
-            eprintln!("error: {why:#}");
-            summary.0.push(row("kernel", (0, 1), started.elapsed(), "not built; no engine run"));
+            Err(why) => {
+                eprintln!("error: {why:#}");
+                let note = "not built; no emulator run";
+                summary.0.push(row("kernel", (0, 1), started.elapsed(), note));
+            }
         }
     }
     if names.is_empty() {
@@ -118,6 +130,21 @@ fn test(names: &[String], limit: Duration) -> Result<bool> {
     }
     println!("\n{summary}");
     Ok(summary.success())
+}
+
+/// Runs one engine. Asked for by name, one that cannot be used is no success.
+fn run_named(
+    engine: &dyn Engine,
+    program: &Path,
+    limit: Duration,
+    names: &[String],
+) -> Result<Row> {
+    heading(engine.name());
+    let mut row = run(engine, program, limit)?;
+    if !names.is_empty() && row.passed + row.failed == 0 {
+        row.failed = 1;
+    }
+    Ok(row)
 }
 
 /// Boots the last of the examples, in both paging modes, and looks for what its guest computes.
@@ -131,7 +158,7 @@ fn minimal_host(limit: Duration) -> Result<Row> {
         let options = Options { paging: engine.paging(), suite: Suite::All };
         let run = engine.boot(&image, options, limit)?;
         print!("{}", run.log);
-        if run.end == End::ByKernel && run.log.contains(RESULT) {
+        if run.end == End::ByItself && run.log.contains(RESULT) {
             counts.0 += 1;
         } else {
             println!("FAILED `{RESULT}` is not in the log: {:?}", run.end);
@@ -146,7 +173,7 @@ fn heading(name: &str) {
 }
 
 fn row(name: &str, (passed, failed): (u64, u64), took: Duration, note: &str) -> Row {
-    Row { name: name.into(), passed, failed, took, note: note.into() }
+    Row { name: name.into(), passed, failed, took, note: note.into(), not_here: Vec::new() }
 }
 
 /// Format, lints, documentation, tests.
@@ -207,11 +234,10 @@ fn tee(command: &mut Command) -> Result<(bool, String)> {
     Ok((child.wait().context("waiting for a command")?.success(), output))
 }
 
-/// Runs the kernel on one engine and shows what went wrong.
-fn run(engine: &dyn Engine, image: &Path, limit: Duration) -> Result<Row> {
+/// Runs the cases on one engine and shows what went wrong.
+fn run(engine: &dyn Engine, program: &Path, limit: Duration) -> Result<Row> {
     let started = Instant::now();
-    let names = cases::names();
-    let (judgement, run) = match engine::run(engine, image, &names, limit)? {
+    let (judgement, run) = match engine::run(engine, program, limit)? {
         Outcome::Judged(judgement, run) => (judgement, run),
         Outcome::Unavailable(why) => {
             println!("unavailable: {why}");
@@ -232,7 +258,9 @@ fn run(engine: &dyn Engine, image: &Path, limit: Duration) -> Result<Row> {
         }
     }
     let counts = (judgement.passed, judgement.failures.len() as u64);
-    Ok(row(engine.name(), counts, run.took, &judgement.machine))
+    let mut row = row(engine.name(), counts, run.took, &judgement.machine);
+    row.not_here = judgement.not_here;
+    Ok(row)
 }
 
 fn write_iso(output: &Path) -> Result<bool> {

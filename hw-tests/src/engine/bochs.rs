@@ -95,7 +95,7 @@ impl Engine for Bochs {
         let (ending, took) = tools::run(&mut command, file, limit).context("running Bochs")?;
         let output = read(&path("output"));
         let end = match ending {
-            Ending::Exited(_) if output.contains(SHUTDOWN) => End::ByKernel,
+            Ending::Exited(_) if output.contains(SHUTDOWN) => End::ByItself,
             Ending::Exited(_) if output.contains(TRIPLE_FAULT) => {
                 End::Otherwise("the CPU shut down: a triple fault".into())
             }
@@ -105,7 +105,7 @@ impl Engine for Bochs {
         // The output is the debugger's chatter, and the state of the CPU if Bochs gave up; the log
         // has errors and panics only (see `configuration`).
         let emulator = match end {
-            End::ByKernel => String::new(),
+            End::ByItself => String::new(),
             End::Otherwise(_) => [output, read(&path("log"))]
                 .iter()
                 .flat_map(|text| text.lines())

@@ -1,6 +1,7 @@
-//! Engines: what can boot the kernel. One file per emulator.
+//! Engines: what can run the cases. Emulators boot the kernel, one file per emulator; the others are
+//! this program itself in a second process ([`hosted`]), which writes the same report.
 //!
-//! An engine only boots, waits and collects. Whether the run is worth anything is
+//! An engine only starts, waits and collects. Whether the run is worth anything is
 //! [`judge`]'s business.
 
 use std::path::Path;
@@ -10,14 +11,28 @@ use anyhow::Result;
 use hw_protocol::{Options, SELFTESTS, Suite};
 use switcher_gen::arch::PagingMode;
 
+use crate::cases;
 use crate::judge::{self, Expected, Judgement};
 use crate::run::Run;
 use crate::tools::{self, Tool};
 
 pub mod bochs;
+pub mod hosted;
+pub mod machine;
+pub mod native;
+pub mod not_here;
 pub mod qemu;
 
-/// Something that boots the kernel.
+/// What an engine runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runs {
+    /// The bare-metal kernel.
+    Kernel,
+    /// This program: `xtask cases`.
+    Xtask,
+}
+
+/// Something that runs the cases.
 pub trait Engine {
     /// What `--engine` and the summary call it.
     fn name(&self) -> &'static str;
@@ -25,37 +40,55 @@ pub trait Engine {
     /// What has to be installed for it.
     fn tools(&self) -> &'static [Tool];
 
-    /// The paging mode that it makes the kernel use.
+    /// The paging mode that its cases are run in.
     fn paging(&self) -> PagingMode;
+
+    /// What it runs.
+    fn runs(&self) -> Runs {
+        Runs::Kernel
+    }
 
     /// Whether the engine can be used here at all, beyond its tools being installed. `Some` says
     /// why it cannot. Running the kernel's self tests is a good way to find out.
     ///
     /// # Errors
     /// It could not be found out.
-    fn unavailable(&self, kernel: &Path) -> Result<Option<String>> {
-        let _ = kernel;
+    fn unavailable(&self, program: &Path) -> Result<Option<String>> {
+        let _ = program;
         Ok(None)
     }
 
-    /// Boots the kernel and collects what it says, for no longer than `limit`.
+    /// Runs what it [`runs`](Self::runs) and collects what that says, for no longer than `limit`.
     ///
     /// # Errors
-    /// The engine could not be started. A kernel that dies or hangs is a [`Run`] all the same.
-    fn boot(&self, kernel: &Path, options: Options, limit: Duration) -> Result<Run>;
+    /// The engine could not be started. A program that dies or hangs is a [`Run`] all the same.
+    fn boot(&self, program: &Path, options: Options, limit: Duration) -> Result<Run>;
 }
 
 /// Every engine, in the order they are run.
 #[must_use]
 pub fn all() -> Vec<Box<dyn Engine>> {
-    vec![
+    let emulators: Vec<Box<dyn Engine>> = vec![
         Box::new(qemu::Qemu::TCG_4LEVEL),
         Box::new(qemu::Qemu::TCG_LA57),
         Box::new(qemu::Qemu::TCG_LA57_INTEL),
         Box::new(bochs::Bochs::INTEL),
         Box::new(bochs::Bochs::AMD),
         Box::new(qemu::Qemu::KVM),
-    ]
+    ];
+    emulators
+        .into_iter()
+        .chain(hosted::all().map(|engine| Box::new(engine) as Box<dyn Engine>))
+        .collect()
+}
+
+/// The names of what an engine must report.
+#[must_use]
+pub fn cases(engine: &dyn Engine) -> Vec<&'static str> {
+    match engine.runs() {
+        Runs::Kernel => cases::names(),
+        Runs::Xtask => cases::shared(),
+    }
 }
 
 /// What came of an engine.
@@ -63,23 +96,28 @@ pub fn all() -> Vec<Box<dyn Engine>> {
 pub enum Outcome {
     /// It cannot be used on this machine; neither a pass nor a failure.
     Unavailable(String),
-    /// It ran the kernel.
+    /// It ran the cases.
     Judged(Judgement, Run),
 }
 
-/// Boots the kernel with an engine, all of its cases, and judges the run against the names of the
-/// cases that must be reported.
+/// Runs all cases on an engine, and judges the run against the names of those that must be reported.
 ///
 /// # Errors
 /// A tool is missing, or the engine could not be started.
-pub fn run(engine: &dyn Engine, kernel: &Path, cases: &[&str], limit: Duration) -> Result<Outcome> {
+pub fn run(engine: &dyn Engine, program: &Path, limit: Duration) -> Result<Outcome> {
     tools::require(engine.tools())?;
-    if let Some(why) = engine.unavailable(kernel)? {
+    if let Some(why) = engine.unavailable(program)? {
         return Ok(Outcome::Unavailable(why));
     }
     let options = Options { paging: engine.paging(), suite: Suite::All };
-    let run = engine.boot(kernel, options, limit)?;
-    let judgement = judge::judge(&run, &Expected { paging: options.paging, cases, switcher: true });
+    let run = engine.boot(program, options, limit)?;
+    let expected = Expected {
+        paging: options.paging,
+        cases: &cases(engine),
+        switcher: true,
+        not_here: &not_here::of(engine.name()),
+    };
+    let judgement = judge::judge(&run, &expected);
     Ok(Outcome::Judged(judgement, run))
 }
 
@@ -87,8 +125,9 @@ pub fn run(engine: &dyn Engine, kernel: &Path, cases: &[&str], limit: Duration) 
 fn self_test(engine: &dyn Engine, kernel: &Path, limit: Duration) -> Result<Option<String>> {
     let options = Options { paging: engine.paging(), suite: Suite::SelfTest };
     let run = engine.boot(kernel, options, limit)?;
-    let judgement =
-        judge::judge(&run, &Expected { paging: options.paging, cases: SELFTESTS, switcher: false });
+    let expected =
+        Expected { paging: options.paging, cases: SELFTESTS, switcher: false, not_here: &[] };
+    let judgement = judge::judge(&run, &expected);
     Ok(judgement.failures.first().map(|why| {
         let emulator = run.emulator.lines().find(|line| !line.trim().is_empty());
         match emulator {

@@ -99,7 +99,7 @@ impl Engine for Qemu {
             Ending::Exited(status)
                 if status.code().is_some_and(|code| KERNEL_EXITS.contains(&code)) =>
             {
-                End::ByKernel
+                End::ByItself
             }
             Ending::Exited(status) if status.success() => {
                 End::Otherwise("the virtual machine reset itself (a triple fault?)".into())

@@ -1,6 +1,6 @@
-//! What a register holds: the values that the one semantics of [`step`](super::step) computes with.
+//! What a register holds: the values that the one semantics of `step` computes with.
 //!
-//! A [`Domain`] is either [`Concrete`] (numbers: an interpreter) or
+//! A [`Domain`] is either [`Concrete`](super::Concrete) (numbers: an interpreter) or
 //! [`Symbolic`](super::symbolic::Symbolic) (terms over the unknowns of a state: proofs). Instruction
 //! semantics and specifications are written once, against this trait.
 //!

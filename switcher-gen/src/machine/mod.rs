@@ -9,6 +9,7 @@
 //! | `memory` | regions, and what is assumed of their addresses |
 //! | `state` | registers, MSRs, the CPU's own transitions: SYSCALL, SYSRETQ, IRETQ, events |
 //! | `step` | the semantics of each operation |
+//! | `interpreter` | whole runs on numbers: host, switcher, guest, and what must never happen |
 //!
 //! The interpreter, the proofs, the cost model and the fuzzers all go through [`State::step`]. What
 //! it says is compared with the real CPU and with emulators by the tests.
@@ -16,6 +17,7 @@
 pub mod concrete;
 pub mod domain;
 mod flags;
+pub mod interpreter;
 mod memory;
 mod program;
 mod state;
@@ -25,6 +27,7 @@ pub mod symbolic;
 pub use concrete::Concrete;
 pub use domain::Domain;
 pub use flags::{ARITHMETIC, Condition, Flags};
+pub use interpreter::Interpreter;
 pub use memory::{Memory, Place, Region, Sharing};
 pub use program::{Op, Program, ProgramError};
 pub use state::{Entry, Fault, Gpr, Model, Msrs, State};

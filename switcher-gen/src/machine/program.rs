@@ -160,6 +160,11 @@ pub(super) enum Kind {
     Verw,
     Ud2,
     Int3,
+    /// INT of this vector.
+    Int(u8),
+    Sysenter,
+    /// IN, of any size.
+    In,
     Halt,
 }
 
@@ -311,6 +316,9 @@ fn kind_without_operands(i: &Instruction) -> Option<Kind> {
         Code::Endbr64 | Code::Pause => Kind::Nothing { is_fence: false },
         Code::Ud2 => Kind::Ud2,
         Code::Int3 => Kind::Int3,
+        Code::Int_imm8 => Kind::Int(i.immediate8()),
+        Code::Sysenter => Kind::Sysenter,
+        Code::In_AL_DX | Code::In_EAX_DX | Code::In_AX_DX => Kind::In,
         Code::Hlt => Kind::Halt,
         Code::Retnq => Kind::Return(0),
         Code::Retnq_imm16 => Kind::Return(i.immediate16()),

@@ -73,12 +73,16 @@ pub struct Model {
     pub paging: PagingMode,
     /// The GDT has these five descriptors; a selector of anything else is refused.
     pub selectors: Selectors,
+    /// Further descriptors, if the GDT has them, with the content of USER_CS and USER_DS: only IRETQ
+    /// loads them.
+    pub aliases: Option<(u16, u16)>,
 }
 
 impl From<&Variant> for Model {
     fn from(variant: &Variant) -> Self {
         let axes = variant.axes();
-        Self { vendor: axes.vendor, paging: axes.paging, selectors: variant.selectors() }
+        let selectors = variant.selectors();
+        Self { vendor: axes.vendor, paging: axes.paging, selectors, aliases: None }
     }
 }
 
@@ -243,7 +247,7 @@ impl<D: Domain> State<D> {
         self.rip = rip;
     }
 
-    /// IRETQ at CPL 0 to CPL 3, of a frame that has been read: RIP, CS, RFLAGS, RSP, SS.
+    /// IRETQ to CPL 3, of a frame that has been read: RIP, CS, RFLAGS, RSP, SS.
     ///
     /// # Errors
     /// #GP as the frame deserves; nothing has changed then. A frame of CPL 0 is refused too: no
@@ -260,18 +264,29 @@ impl<D: Domain> State<D> {
         let selector = |word| d.mask(word, 0xFFFF);
         let (cs, ss) = (selector(cs), selector(ss));
         let s = model.selectors;
-        let is_code = d.either(d.is(cs, s.user_cs().into()), d.is(cs, s.user32_cs().into()));
+        let is = |word, usual: u16, alias: Option<u16>| {
+            let usual = d.is(word, usual.into());
+            alias.map_or(usual, |alias| d.either(usual, d.is(word, alias.into())))
+        };
+        let is_long = is(cs, s.user_cs(), model.aliases.map(|(cs, _)| cs));
+        let is_code = d.either(is_long, d.is(cs, s.user32_cs().into()));
         if !d.decide(is_code) {
             return Err(Fault::protection(d.mask(cs, 0xFFFC)));
         }
-        if !d.decide(d.is(ss, s.user_ds().into())) {
+        if !d.decide(is(ss, s.user_ds(), model.aliases.map(|(_, ss)| ss))) {
             return Err(Fault::protection(d.mask(ss, 0xFFFC)));
         }
         // In 32-bit code, the upper half of RIP does not count.
-        let is_long = d.is(cs, s.user_cs().into());
         if d.decide(d.both(is_long, d.not(model.is_canonical(d, rip)))) {
             return Err(Fault::protection(d.word(0)));
         }
+        let flags = if self.cpl == 0 {
+            flags
+        } else {
+            // Neither IOPL nor, therefore, IF can be changed.
+            let kept = (RFlags::IOPL | RFlags::IF | RFlags::VM | RFlags::VIF | RFlags::VIP).bits();
+            d.or(d.mask(flags, !kept), d.mask(self.rflags(d), kept))
+        };
         self.arrive(d, [rip, cs, flags, rsp, ss]);
         Ok(())
     }

@@ -7,7 +7,7 @@ use super::program::{
     Kind, MemoryOperand, Op, Operand, Program, ProgramError, Segment, SegmentRegister,
 };
 use super::state::{Fault, Gpr, Model, State};
-use crate::arch::RFlags;
+use crate::arch::{RFlags, Vendor};
 
 /// What one step came to.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -228,26 +228,26 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 self.write(op.second, a)?;
             }
             Kind::Add => {
-                let (a, b) = self.operands(op)?;
+                let [a, b] = self.operands(op)?;
                 let result = d.truncate(d.add(a, b), size);
                 self.write(op.first, result)?;
                 self.state.flags.add(size, a, b, result);
             }
             Kind::Sub => {
-                let (a, b) = self.operands(op)?;
+                let [a, b] = self.operands(op)?;
                 let result = d.truncate(d.sub(a, b), size);
                 self.write(op.first, result)?;
                 self.state.flags.sub(size, a, b, result);
             }
             Kind::Cmp => {
-                let (a, b) = self.operands(op)?;
+                let [a, b] = self.operands(op)?;
                 self.state.flags.sub(size, a, b, d.truncate(d.sub(a, b), size));
             }
             Kind::And => self.logic(op, D::and)?,
             Kind::Or => self.logic(op, D::or)?,
             Kind::Xor => self.logic(op, D::xor)?,
             Kind::Test => {
-                let (a, b) = self.operands(op)?;
+                let [a, b] = self.operands(op)?;
                 self.state.flags.logic(size, d.and(a, b));
             }
             Kind::Not => {
@@ -381,14 +381,42 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             }
             Kind::Ud2 => return Err(Fault::UNDEFINED.into()),
             Kind::Int3 => return Err(Fault::BREAKPOINT.into()),
+            // A gate of DPL 0 is named by the error code; bit 1 says that it is the IDT's.
+            Kind::Int(vector) => {
+                return Err(match vector {
+                    3 | 4 | 0x80 => Fault { vector, error_code: None },
+                    _ => Fault::protection(d.word(u64::from(vector) << 3 | 2)),
+                }
+                .into());
+            }
+            // Intel: the host has set SYSENTER_CS to 0. AMD: there is none in long mode.
+            Kind::Sysenter => {
+                return Err(match self.model.vendor {
+                    Vendor::Intel => Fault::protection(d.word(0)),
+                    Vendor::Amd => Fault::UNDEFINED,
+                }
+                .into());
+            }
             Kind::ClearDirection => self.state.flags.set(d, RFlags::DF, d.bit(false)),
             Kind::SetDirection => self.state.flags.set(d, RFlags::DF, d.bit(true)),
+            Kind::WriteSs => {
+                let selector = d.truncate(self.read(op.second)?, 2);
+                let s = self.model.selectors;
+                let fits = match self.state.cpl {
+                    // A null SS is fine at CPL 0 in 64-bit mode.
+                    0 => d.either(d.is(selector, s.kernel_ds().into()), d.is(selector, 0)),
+                    _ => d.is(selector, s.user_ds().into()),
+                };
+                if !d.decide(fits) {
+                    return Err(Fault::protection(d.mask(selector, 0xFFFC)).into());
+                }
+                self.state.ss = selector;
+            }
             Kind::SwapGs
             | Kind::ReadCr3
             | Kind::WriteCr3
             | Kind::ReadMsr
             | Kind::WriteMsr
-            | Kind::WriteSs
             | Kind::Sysretq
             | Kind::Sysretl
             | Kind::Iretq
@@ -396,6 +424,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             | Kind::SetAc
             | Kind::ClearInterrupt
             | Kind::SetInterrupt
+            | Kind::In
             | Kind::Halt => return self.privileged(op),
         }
         Ok(Step::Next)
@@ -428,16 +457,6 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             }
             Kind::ReadMsr => self.read_msr()?,
             Kind::WriteMsr => self.write_msr()?,
-            Kind::WriteSs => {
-                // A null SS is fine at CPL 0 in 64-bit mode.
-                let selector = d.truncate(self.read(op.second)?, 2);
-                let data = u64::from(self.model.selectors.kernel_ds());
-                let fits = d.either(d.is(selector, data), d.is(selector, 0));
-                if !d.decide(fits) {
-                    return Err(Fault::protection(d.mask(selector, 0xFFFC)).into());
-                }
-                self.state.ss = selector;
-            }
             Kind::Sysretq => {
                 self.tell(Event::Sysretq);
                 self.state.sysretq(d, self.model)?;
@@ -451,6 +470,12 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             Kind::SetAc => self.state.flags.set(d, RFlags::AC, d.bit(true)),
             Kind::ClearInterrupt => self.state.flags.set(d, RFlags::IF, d.bit(false)),
             Kind::SetInterrupt => self.state.flags.set(d, RFlags::IF, d.bit(true)),
+            // At CPL 3 a port is a fault: IOPL is 0, and there is no I/O bitmap. At CPL 0 it is a
+            // device.
+            Kind::In => {
+                let error = ProgramError::NotModelled { at: self.at, text: "in".into() };
+                return Err(Stop::Stuck(error.into()));
+            }
             _ => return Ok(Step::Halted),
         }
         Ok(Step::Next)
@@ -464,18 +489,9 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             *word = self.load(d.plus(rsp, 8 * slot as i64), 8, false)?;
         }
         self.tell(Event::Iretq(frame));
-        if self.state.cpl != 0 {
-            // Within CPL 3: neither IOPL nor IF can be changed, and the selectors stay.
-            let [rip, _, flags, rsp, _] = frame;
-            let kept = (RFlags::IOPL | RFlags::IF | RFlags::VM | RFlags::VIF | RFlags::VIP).bits();
-            let flags = d.or(d.mask(flags, !kept), d.mask(self.state.rflags(d), kept));
-            self.state.load_flags(d, flags);
-            self.state.set(Gpr::Rsp, rsp);
-            self.state.rip = rip;
-            return Ok(Step::Next);
-        }
+        let is_within_cpl_3 = self.state.cpl != 0;
         self.state.iretq(d, self.model, frame)?;
-        Ok(Step::Guest { by_sysretq: false })
+        Ok(if is_within_cpl_3 { Step::Next } else { Step::Guest { by_sysretq: false } })
     }
 
     fn jump_if(&mut self, op: &Op, condition: Condition) -> Result<(), Stop<D::Word>> {
@@ -493,7 +509,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         op: &Op,
         operation: fn(&D, D::Word, D::Word) -> D::Word,
     ) -> Result<(), Stop<D::Word>> {
-        let (a, b) = self.operands(op)?;
+        let [a, b] = self.operands(op)?;
         let result = operation(self.d, a, b);
         self.write(op.first, result)?;
         self.state.flags.logic(op.size, result);
@@ -602,10 +618,10 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
     // Operands.
 
     /// Both operands, truncated to the operand size.
-    fn operands(&mut self, op: &Op) -> Result<(D::Word, D::Word), Stop<D::Word>> {
+    fn operands(&mut self, op: &Op) -> Result<[D::Word; 2], Stop<D::Word>> {
         let a = self.read(op.first)?;
         let b = self.read(op.second)?;
-        Ok((a, self.d.truncate(b, op.size)))
+        Ok([a, self.d.truncate(b, op.size)])
     }
 
     /// An operand, zero-extended; an immediate is sign-extended.

@@ -9,15 +9,17 @@
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::failure::Failure;
-use super::memory::{Code, Data, PAGE};
-use super::record::{Crossing, Origin, Record, Target};
+use super::memory::{Code, Data, GuestCode, PAGE};
 use super::registers::Regs;
 use super::signal::{self, SYSCALLS_PASS, SYSCALLS_TRAP};
-use crate::arch::{Cr3, PagingMode, RFlags, Vendor, vector};
+use crate::arch::{PagingMode, RFlags, Vendor, vector};
 use crate::asm::{Label, Window};
 use crate::image::Image;
-use crate::layout::{IretFrame, OrigAx, PerCpu, PtRegs, Pvcs, SwitchFlags};
+use crate::layout::{IretFrame, Mode, OrigAx, PerCpu, PtRegs, Pvcs};
+use crate::scenario::{
+    Crossing, Failure, NO_ERROR_CODE, Origin, Record, Target, may_iret, may_load, may_sysret,
+    right_root,
+};
 
 /// How a guest's SYSCALL is kept from this machine's own kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,9 +95,6 @@ const SS: u32 = vector::SS as u32;
 const GP: u32 = vector::GP as u32;
 const PF: u32 = vector::PF as u32;
 
-/// What stands in an exit frame for a vector that has no error code.
-const NO_ERROR_CODE: u32 = !0;
-
 /// One CPU with everything a switcher refers to, and the state of a run.
 pub(super) struct Cpu {
     image: Image,
@@ -120,14 +119,14 @@ pub(super) struct Cpu {
     /// The guest's own TF, while it is stepped by us.
     guest_tf: bool,
     record: Record,
+    cr2: Option<u64>,
     failure: Option<Failure>,
 }
 
 /// The memory of a [`Cpu`].
 pub(super) struct Memory {
     pub(super) code: Code,
-    pub(super) smod: Code,
-    pub(super) umod: Code,
+    pub(super) guest: GuestCode,
     pub(super) per_cpu: Data<PerCpu>,
     /// The frame that ends at sp0.
     pub(super) frame: Data<PtRegs>,
@@ -159,6 +158,7 @@ impl Cpu {
             leaving: false,
             guest_tf: false,
             record: Record::new(),
+            cr2: None,
             failure: None,
         }
     }
@@ -189,7 +189,13 @@ impl Cpu {
         self.cr3 = self.memory.per_cpu.read().tss_extra.host_cr3.bits();
         self.ss = self.image.variant().selectors().kernel_ds();
         self.record = Record::new();
+        self.cr2 = None;
         self.failure = None;
+    }
+
+    /// CR2, if a page fault of the guest ended the run.
+    pub(super) const fn cr2(&self) -> Option<u64> {
+        self.cr2
     }
 
     /// What came of a run: the guest's GS base and the record.
@@ -399,15 +405,15 @@ impl Cpu {
 
     fn mov_cr3(&mut self, value: u64) -> Result<(), Failure> {
         let extra = self.memory.per_cpu.read().tss_extra;
-        let slots = [extra.host_cr3, extra.enter_cr3, extra.smod_cr3, extra.umod_cr3];
-        let noflush = value >> 63 != 0;
-        if !slots.iter().any(|slot| slot.bits() == value)
-            || value == Cr3::NONE.bits()
-            || noflush && !self.image.variant().axes().pcid
-        {
+        if !may_load(value, &extra, self.image.variant().axes().pcid) {
             return Err(Failure::Cr3 { value });
         }
         self.cr3 = value;
+        for (mode, root) in [(Mode::Smod, extra.smod_cr3), (Mode::Umod, extra.umod_cr3)] {
+            if root.bits() == value {
+                self.memory.guest.show(mode);
+            }
+        }
         self.record.loaded_cr3(value);
         Ok(())
     }
@@ -430,8 +436,7 @@ impl Cpu {
         if self.sysret_keeps_ss() && self.ss == 0 {
             return Err(Failure::NullSs);
         }
-        let flags = RFlags::from_bits_retain(r11);
-        if flags.intersects(RFlags::sysret_obstacles()) || !flags.contains(RFlags::GUEST_FIXED) {
+        if !may_sysret(r11) {
             return Err(Failure::SysretFlags { r11 });
         }
         self.record.emulated.sysretq += 1;
@@ -461,7 +466,7 @@ impl Cpu {
     /// wrong with it.
     fn iretq(&mut self) -> Result<(), Failure> {
         let PtRegs { cs, eflags, .. } = self.memory.frame.read();
-        if RFlags::from_bits_retain(eflags).sanitised().bits() != eflags || cs & 3 != 3 {
+        if !may_iret(cs, eflags) {
             return Err(Failure::IretFrame { cs, eflags });
         }
         self.cross(Target::Iretq)
@@ -482,12 +487,7 @@ impl Cpu {
     fn cross(&mut self, target: Target) -> Result<(), Failure> {
         if target != Target::Host {
             let extra = self.memory.per_cpu.read().tss_extra;
-            let root = match (self.origin, extra.switch_flags & SwitchFlags::MODE_TOGGLE) {
-                (Origin::Enter, _) => Some(extra.enter_cr3),
-                (_, SwitchFlags::SMOD) => Some(extra.smod_cr3),
-                (_, SwitchFlags::UMOD) => Some(extra.umod_cr3),
-                _ => None,
-            };
+            let root = right_root(self.origin, &extra);
             if root.map(|root| root.bits()) != Some(self.cr3) {
                 let flags = extra.switch_flags.bits();
                 return Err(Failure::Root { flags, cr3: self.cr3 });
@@ -548,10 +548,14 @@ impl Cpu {
         if self.paging().is_canonical(rip) != self.real_paging.is_canonical(rip) {
             return Err(Failure::NotOnThisCpu { address: rip });
         }
+        self.cr2 = (vector == PF).then(|| regs.get(libc::REG_CR2));
         let orig_ax = OrigAx { error_code, reason: vector };
         self.memory.frame.write(PtRegs { orig_ax, rip, cs, eflags, rsp, ss, ..regs.general() });
         self.swapgs();
         self.ss = 0;
+        // The guest may have been in 32-bit code.
+        let selectors = self.image.variant().selectors();
+        regs.set_selectors(selectors.user_cs().into(), selectors.user_ds().into());
         regs.set(libc::REG_RSP, self.memory.frame.address());
         let cleared = RFlags::TF | RFlags::NT | RFlags::RF | RFlags::VM;
         regs.go_on(regs.rip(), regs.eflags() & !cleared.bits(), false);
@@ -587,9 +591,7 @@ impl Cpu {
 
     /// The system call at `address`, if a guest has one there.
     fn system_call_at(&self, address: u64) -> Option<SystemCall> {
-        let page =
-            if self.memory.smod.contains(address) { &self.memory.smod } else { &self.memory.umod };
-        match page.at(address) {
+        match self.memory.guest.at(address) {
             [0x0F, 0x05, ..] => Some(SystemCall::Syscall),
             [0xCD, 0x80, ..] => Some(SystemCall::Int80),
             _ => None,

@@ -1,73 +1,30 @@
-//! A machine to run one image on: what a run starts from and what comes of it.
+//! A machine to run one image on.
 
 use std::ops::Range;
 
 use super::cpu::{Cpu, Interception, Limits, Memory};
-use super::failure::Failure;
-use super::memory::{self, Code, Data, PAGE};
-use super::record::{Crossing, Emulated};
+use super::memory::{self, Code, Data, GuestCode, Mapping, PAGE, Shared};
 use super::signal::{self, SignalStack};
 use super::{Error, supported};
-use crate::arch::{Cr3, HostState, PagingMode, Pcid, RFlags, Selectors};
+use crate::arch::{PagingMode, Selectors};
 use crate::image::Image;
-use crate::layout::{Mode, PtRegs, Pvcs, TssExtra};
+use crate::layout::Mode;
+use crate::scenario::{Failure, Outcome, Places, Setup};
 use crate::variant::Variant;
-
-/// What a run starts from. [`Machine::setup`] makes one in which everything is in order.
-#[derive(Clone, Debug)]
-pub struct Setup {
-    /// What `switcher_enter_guest` finds below sp0.
-    pub frame: PtRegs,
-    /// The guest's GS base. Must be canonical, as every GS base is.
-    pub gs_base: u64,
-    /// What the host has prepared.
-    pub extra: TssExtra,
-    /// The page shared with the guest.
-    pub pvcs: Pvcs,
-    /// Execute the switcher one instruction at a time and count them.
-    pub count: bool,
-    /// How many signals to take before the run is given up: 10 for a round trip at full speed.
-    pub traps: u64,
-}
-
-/// What came of a run that got back to the host with everything a host needs in order.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// The exit frame: the guest's registers and why it exited.
-    pub frame: PtRegs,
-    /// The guest's GS base.
-    pub gs_base: u64,
-    /// What the switcher has left.
-    pub extra: TssExtra,
-    /// The page shared with the guest.
-    pub pvcs: Pvcs,
-    /// The ways taken through the switcher, the first 256 of them.
-    pub crossings: Vec<Crossing>,
-    /// How many there were.
-    pub crossings_total: u64,
-    /// The values loaded into CR3, the first 256 of them.
-    pub cr3_loads: Vec<u64>,
-    /// How often which instruction was emulated.
-    pub emulated: Emulated,
-    /// The signals it took.
-    pub traps: u64,
-}
 
 /// An image, loaded, with memory around it: a per-CPU block, a stack for frames, a PVCS and a page
 /// of code for each of the guest's modes. Roots are numbers here: all of it is mapped all the time.
 pub struct Machine {
     cpu: Box<Cpu>,
     signal_stack: SignalStack,
+    /// The guest's own, for as long as the machine is there.
+    data: Vec<Mapping>,
 }
 
 impl Machine {
     /// How many bytes of code a mode can have.
-    pub const CODE_LEN: usize = PAGE;
+    pub const CODE_LEN: usize = Places::CODE_LEN;
     const STACK_LEN: usize = PAGE;
-    const HOST_ROOT: u64 = 0x1000;
-    const SMOD_ROOT: u64 = 0x2000;
-    const UMOD_ROOT: u64 = 0x3000;
-    const TRAPS: u64 = 100_000;
 
     /// A machine for `variant` as the emitters make it.
     ///
@@ -83,6 +40,20 @@ impl Machine {
     /// # Errors
     /// If this machine cannot do it, or memory cannot be had.
     pub fn with_image(image: Image) -> Result<Self, Error> {
+        let guest = GuestCode::Apart { smod: Code::new(&[])?, umod: Code::new(&[])? };
+        Self::with_guest(image, guest)
+    }
+
+    /// As [`with_image`](Self::with_image), with the code of both modes in one page at `address`,
+    /// which holds what the loaded root is to map there.
+    ///
+    /// # Errors
+    /// As [`with_image`](Self::with_image), or if there is something at that address.
+    pub fn with_code_at(image: Image, address: u64) -> Result<Self, Error> {
+        Self::with_guest(image, GuestCode::Shared(Shared::new(address)?))
+    }
+
+    fn with_guest(image: Image, guest: GuestCode) -> Result<Self, Error> {
         let interception = supported()?;
         let selectors = image.variant().selectors();
         if selectors != Selectors::DEFAULT {
@@ -95,14 +66,22 @@ impl Machine {
         code.load(0, linked.bytes())?;
         let memory = Memory {
             code,
-            smod: Code::new(&[])?,
-            umod: Code::new(&[])?,
+            guest,
             per_cpu: Data::new()?,
             frame: Data::ending_stack(Self::STACK_LEN)?,
             pvcs: Data::new()?,
         };
         let cpu = Box::new(Cpu::new(image, memory, interception, memory::paging_mode()?));
-        Ok(Self { cpu, signal_stack: SignalStack::new()? })
+        Ok(Self { cpu, signal_stack: SignalStack::new()?, data: Vec::new() })
+    }
+
+    /// Gives the guest a page of data at `address`, in both modes.
+    ///
+    /// # Errors
+    /// If there is something at that address.
+    pub fn map_data(&mut self, address: u64) -> Result<(), Error> {
+        self.data.push(Mapping::at(address, PAGE)?);
+        Ok(())
     }
 
     /// How a guest's SYSCALL is kept from this machine's own kernel.
@@ -132,11 +111,21 @@ impl Machine {
     /// Where `mode` has its code.
     #[must_use]
     pub fn code(&self, mode: Mode) -> Range<u64> {
-        let start = match mode {
-            Mode::Smod => self.cpu.memory.smod.address(),
-            Mode::Umod => self.cpu.memory.umod.address(),
-        };
-        start..start + Self::CODE_LEN as u64
+        self.places().code(mode)
+    }
+
+    /// Where everything lies, for engines that are to be compared with this one.
+    #[must_use]
+    pub fn places(&self) -> Places {
+        let memory = &self.cpu.memory;
+        Places {
+            switcher: memory.code.address(),
+            per_cpu: memory.per_cpu.address(),
+            sp0: self.cpu.sp0(),
+            pvcs: memory.pvcs.address(),
+            smod: memory.guest.address(Mode::Smod),
+            umod: memory.guest.address(Mode::Umod),
+        }
     }
 
     /// Puts `program` into the code of `mode`, at `offset`. Elsewhere there is INT3.
@@ -144,11 +133,8 @@ impl Machine {
     /// # Errors
     /// If it does not fit there, or if protections cannot be changed.
     pub fn load(&mut self, mode: Mode, offset: usize, program: &[u8]) -> Result<(), Error> {
-        let code = match mode {
-            Mode::Smod => &mut self.cpu.memory.smod,
-            Mode::Umod => &mut self.cpu.memory.umod,
-        };
-        if code.load(offset, program)? { Ok(()) } else { Err(Error::ProgramTooLong) }
+        let loaded = self.cpu.memory.guest.load(mode, offset, program)?;
+        if loaded { Ok(()) } else { Err(Error::ProgramTooLong) }
     }
 
     /// Breaks the code it runs.
@@ -161,45 +147,7 @@ impl Machine {
     /// ERETU being a SYSCALL at smod's entry, and a frame that enters `mode` by SYSRETQ.
     #[must_use]
     pub fn setup(&self, mode: Mode) -> Setup {
-        let axes = self.image().variant().axes();
-        // PCIDs as a host would have them: its own flushed when loaded, the guest's never.
-        let state = HostState { paging: axes.paging, pcid: axes.pcid, ibt: axes.ibt };
-        let root = |address, pcid| {
-            // Page-aligned and low, and a small PCID: neither is ever refused.
-            let root = Cr3::new(address).unwrap_or(Cr3::NONE);
-            match (state.pcid_enabled(), Pcid::new(pcid)) {
-                (Some(enabled), Ok(pcid)) => root.with_pcid(pcid, enabled).without_flush(enabled),
-                _ => root,
-            }
-        };
-        let (smod, umod) = (self.code(Mode::Smod), self.code(Mode::Umod));
-        let mut extra = TssExtra::default();
-        extra.host_cr3 = root(Self::HOST_ROOT, 1);
-        extra.smod_cr3 = root(Self::SMOD_ROOT, 2);
-        extra.umod_cr3 = root(Self::UMOD_ROOT, 3);
-        extra.enter_cr3 = match mode {
-            Mode::Smod => extra.smod_cr3,
-            Mode::Umod => extra.umod_cr3,
-        };
-        extra.switch_flags = mode.flag();
-        extra.pvcs = self.cpu.memory.pvcs.address();
-        extra.retu_rip = smod.start + SYSCALL_LEN;
-        extra.smod_entry = smod.start;
-
-        let selectors = self.image().variant().selectors();
-        let flags = RFlags::GUEST_FIXED.bits();
-        let rip = self.code(mode).start;
-        let (cs, ss) = (selectors.user_cs().into(), selectors.user_ds().into());
-        let frame =
-            PtRegs { rip, rcx: rip, cs, ss, eflags: flags, r11: flags, ..PtRegs::default() };
-        let mut pvcs = Pvcs::default();
-        pvcs.user_cs = selectors.user_cs();
-        pvcs.user_ss = selectors.user_ds();
-        pvcs.eflags = RFlags::GUEST_FIXED.imm32().cast_unsigned();
-        pvcs.r11 = flags;
-        pvcs.rip = umod.start;
-        pvcs.rcx = umod.start;
-        Setup { frame, gs_base: 0, extra, pvcs, count: false, traps: Self::TRAPS }
+        Setup::new(self.image().variant(), &self.places(), mode)
     }
 
     /// Enters the guest as the host would, and comes back when the guest has exited.
@@ -224,6 +172,7 @@ impl Machine {
         let (gs_base, record) = self.cpu.finish()?;
         Ok(Outcome {
             frame: self.cpu.memory.frame.read(),
+            cr2: self.cpu.cr2(),
             gs_base,
             extra: self.cpu.memory.per_cpu.read().tss_extra,
             pvcs: self.cpu.memory.pvcs.read(),
@@ -235,6 +184,3 @@ impl Machine {
         })
     }
 }
-
-/// Bytes of a SYSCALL.
-pub(super) const SYSCALL_LEN: u64 = 2;

@@ -2,12 +2,14 @@
 //! data pages that hold one value each. Every mapping stands between two inaccessible pages, so
 //! that an access past its end is a fault and not a surprise.
 
+use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr::{self, NonNull};
 
 use crate::arch::PagingMode;
-use crate::layout::{PerCpu, PtRegs, Pvcs};
+use crate::layout::{Mode, PerCpu, PtRegs, Pvcs};
 
 /// Bytes of a page.
 pub(super) const PAGE: usize = 4096;
@@ -16,7 +18,7 @@ pub(super) const PAGE: usize = 4096;
 /// be had above the lower half of a 48-bit address space, for those who ask.
 pub(super) fn paging_mode() -> io::Result<PagingMode> {
     const BEYOND_FOUR_LEVELS: usize = 1 << 52;
-    let found = Mapping::near(BEYOND_FOUR_LEVELS, PAGE)?;
+    let found = Mapping::near(BEYOND_FOUR_LEVELS, PAGE, 0)?;
     let within = PagingMode::FourLevel.is_canonical(found.address());
     Ok(if within { PagingMode::FourLevel } else { PagingMode::FiveLevel })
 }
@@ -33,20 +35,34 @@ pub(super) struct Mapping {
 impl Mapping {
     /// At least `len` bytes, zero, readable and writable.
     pub(super) fn new(len: usize) -> io::Result<Self> {
-        Self::near(0, len)
+        Self::near(0, len, 0)
     }
 
-    /// As [`new`](Self::new), at `hint` or wherever else the kernel likes.
-    fn near(hint: usize, len: usize) -> io::Result<Self> {
+    /// As [`new`](Self::new), at `address` and nowhere else.
+    pub(super) fn at(address: u64, len: usize) -> io::Result<Self> {
+        let guarded = (address as usize).saturating_sub(PAGE);
+        let mapping = Self::near(guarded, len, libc::MAP_FIXED_NOREPLACE)?;
+        // A kernel before 4.17 takes the flag for no more than a hint.
+        if mapping.address() == address {
+            Ok(mapping)
+        } else {
+            Err(io::ErrorKind::AddrInUse.into())
+        }
+    }
+
+    /// As [`new`](Self::new), with the inaccessible page before it at `hint` or wherever else the
+    /// kernel likes. `flags` may keep it from that.
+    fn near(hint: usize, len: usize, flags: libc::c_int) -> io::Result<Self> {
         let len = len.next_multiple_of(PAGE);
         // SAFETY: a private anonymous mapping at an address of the kernel's choice (the hint is no
-        // more than that without MAP_FIXED) replaces nothing that exists.
+        // more than that without MAP_FIXED, and MAP_FIXED_NOREPLACE fails instead) replaces nothing
+        // that exists.
         let guarded = unsafe {
             libc::mmap(
                 ptr::without_provenance_mut(hint),
                 len + 2 * PAGE,
                 libc::PROT_NONE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags,
                 -1,
                 0,
             )
@@ -69,6 +85,23 @@ impl Mapping {
     /// How many bytes there are: whole pages.
     pub(super) const fn len(&self) -> usize {
         self.len
+    }
+
+    /// Puts `file`'s pages where its own were.
+    fn share(&self, file: &File, protection: libc::c_int) -> io::Result<()> {
+        // SAFETY: MAP_FIXED replaces pages of exactly this mapping, into which nobody has a
+        // reference: it has just been made, and `Shared` makes none but for the length of a copy.
+        let shared = unsafe {
+            libc::mmap(
+                self.base.as_ptr().cast(),
+                self.len,
+                protection,
+                libc::MAP_SHARED | libc::MAP_FIXED,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        if shared == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     fn protect(&self, protection: libc::c_int) -> io::Result<()> {
@@ -136,6 +169,107 @@ impl Code {
         let content = unsafe { std::slice::from_raw_parts(self.0.base.as_ptr(), self.0.len) };
         let offset = address.wrapping_sub(self.address());
         usize::try_from(offset).ok().and_then(|offset| content.get(offset..)).unwrap_or_default()
+    }
+}
+
+/// One page of code for both modes of a guest, at an address of the caller's choice. Which mode's it
+/// is follows the root, as under a host: [`show`](Self::show) writes it, through a second mapping.
+pub(super) struct Shared {
+    code: Mapping,
+    alias: Mapping,
+    contents: [Vec<u8>; 2],
+    shown: Mode,
+}
+
+impl Shared {
+    /// INT3 in both modes.
+    pub(super) fn new(address: u64) -> io::Result<Self> {
+        // SAFETY: a name that ends with a zero, and no flags; the result is checked.
+        let file = unsafe { libc::memfd_create(c"switcher-guest".as_ptr(), 0) };
+        if file < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: just opened, and nobody else's.
+        let file = unsafe { File::from_raw_fd(file) };
+        file.set_len(PAGE as u64)?;
+        let code = Mapping::at(address, PAGE)?;
+        code.share(&file, libc::PROT_READ | libc::PROT_EXEC)?;
+        let alias = Mapping::new(PAGE)?;
+        alias.share(&file, libc::PROT_READ | libc::PROT_WRITE)?;
+        let contents = [vec![FILLER; PAGE], vec![FILLER; PAGE]];
+        Ok(Self { code, alias, contents, shown: Mode::Smod })
+    }
+
+    /// Puts the content for `mode` there. For the signal handler too: makes no system call.
+    pub(super) fn show(&mut self, mode: Mode) {
+        self.shown = mode;
+        let content = &self.contents[mode as usize];
+        // SAFETY: the alias is writable and as long as every content, a page; no reference into it
+        // or into the code exists. A CPU executes what was written through another address after it
+        // has serialised, as the return from the signal does.
+        unsafe { ptr::copy_nonoverlapping(content.as_ptr(), self.alias.base.as_ptr(), PAGE) };
+    }
+}
+
+/// The code of a guest's two modes.
+pub(super) enum GuestCode {
+    /// In pages of their own.
+    Apart {
+        /// smod's.
+        smod: Code,
+        /// umod's.
+        umod: Code,
+    },
+    /// Behind the same address.
+    Shared(Shared),
+}
+
+impl GuestCode {
+    /// Where `mode` has its code.
+    pub(super) fn address(&self, mode: Mode) -> u64 {
+        match (self, mode) {
+            (Self::Apart { smod, .. }, Mode::Smod) => smod.address(),
+            (Self::Apart { umod, .. }, Mode::Umod) => umod.address(),
+            (Self::Shared(shared), _) => shared.code.address(),
+        }
+    }
+
+    /// Puts `bytes` at `offset` in the code of `mode`. False if they do not fit there.
+    pub(super) fn load(&mut self, mode: Mode, offset: usize, bytes: &[u8]) -> io::Result<bool> {
+        match (self, mode) {
+            (Self::Apart { smod, .. }, Mode::Smod) => smod.load(offset, bytes),
+            (Self::Apart { umod, .. }, Mode::Umod) => umod.load(offset, bytes),
+            (Self::Shared(shared), _) => {
+                let content = &mut shared.contents[mode as usize];
+                let Some(to) =
+                    offset.checked_add(bytes.len()).and_then(|end| content.get_mut(offset..end))
+                else {
+                    return Ok(false);
+                };
+                to.copy_from_slice(bytes);
+                Ok(true)
+            }
+        }
+    }
+
+    /// `mode` is the one whose root is loaded.
+    pub(super) fn show(&mut self, mode: Mode) {
+        if let Self::Shared(shared) = self {
+            shared.show(mode);
+        }
+    }
+
+    /// What the CPU finds from `address` to the end of the page; nothing for an address elsewhere.
+    pub(super) fn at(&self, address: u64) -> &[u8] {
+        match self {
+            Self::Apart { smod, .. } if smod.contains(address) => smod.at(address),
+            Self::Apart { umod, .. } => umod.at(address),
+            Self::Shared(shared) => {
+                let offset = usize::try_from(address.wrapping_sub(shared.code.address()));
+                let content = &shared.contents[shared.shown as usize];
+                offset.ok().and_then(|offset| content.get(offset..)).unwrap_or_default()
+            }
+        }
     }
 }
 

@@ -12,20 +12,18 @@
 //! | `signal` | the real CPU: entry, signal handler, GS base |
 //! | `registers` | the context of a signal |
 //! | `cpu` | what ring 0 adds: the emulated instructions, SYSCALL, events |
-//! | `failure` | what must never happen, checked all the time |
-//! | `record` | what happened |
-//! | `machine` | what a run starts from and what comes of it |
+//! | `machine` | an image with memory around it, ready to run |
 //! | `tour` | a demonstration: round trips at full speed, and counted paths |
+//!
+//! What a run starts from and what comes of it is in [`scenario`](crate::scenario).
 //!
 //! **What it cannot show**: that memory is mapped where it is used, because all of it always is,
 //! and what depends on the CPU's privilege level or on interrupts. One address space also means
 //! that guests are to be trusted with this process's memory.
 
 mod cpu;
-mod failure;
 mod machine;
 mod memory;
-mod record;
 mod registers;
 mod signal;
 #[cfg(test)]
@@ -35,15 +33,13 @@ mod tour;
 use std::io;
 
 pub use cpu::Interception;
-pub use failure::Failure;
-pub use machine::{Machine, Outcome, Setup};
-pub use record::{Crossing, Emulated, Origin, Target};
+pub use machine::Machine;
 pub use tour::{PathCount, Report, tour};
 
 use crate::arch::Selectors;
 use crate::asm::AsmError;
 use crate::image::LinkError;
-pub use crate::layout::Mode;
+pub use crate::scenario::{Crossing, Emulated, Failure, Mode, Origin, Outcome, Setup, Target};
 
 /// Why this machine cannot run emitted bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

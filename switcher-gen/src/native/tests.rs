@@ -1,12 +1,16 @@
 //! Breaks emitted code on purpose, one instruction at a time: the machine must object, and for the
-//! right reason. Rows are those of spec/hazards.md.
+//! right reason; and so must the model of it, for the same. Rows are those of spec/hazards.md.
 
 use std::ops::Range;
 
-use super::{Error, Failure, Machine, Mode, Setup};
+use super::{Error, Failure, Machine, Mode, Outcome, Setup};
 use crate::arch::{Cr3, RFlags};
 use crate::asm::{Label, Window};
+use crate::image::Image;
 use crate::layout::SwitchFlags;
+use crate::machine::Interpreter;
+use crate::machine::interpreter;
+use crate::scenario::Places;
 use crate::variant::Variant;
 
 const SYSCALL: [u8; 2] = [0x0F, 0x05];
@@ -58,29 +62,65 @@ impl Broken {
     /// How it fails from a setup that enters `mode` and differs from the usual in `change`. smod
     /// does ERETU; umod does SYSCALL, then UD2.
     #[track_caller]
-    fn failure(&self, mode: Mode, change: impl FnOnce(&mut Setup)) -> Failure {
-        match self.run(mode, change) {
+    fn failure(&self, mode: Mode, change: impl Fn(&mut Setup)) -> Failure {
+        let refused = |result| match result {
             Err(Error::Failure(failure)) => failure,
             Err(error) => panic!("{error}"),
-            Ok(()) => panic!("not refused"),
+            Ok(_) => panic!("not refused"),
+        };
+        // The machine that is a model looks at every instruction, as this CPU does if it is stepped.
+        let stepped = |setup: &mut Setup| {
+            change(setup);
+            setup.count = true;
+        };
+        let mut machine = self.machine().expect("this machine can run emitted bytes");
+        let mut run = |change: &dyn Fn(&mut Setup)| {
+            let mut setup = machine.setup(mode);
+            change(&mut setup);
+            refused(machine.run(&setup))
+        };
+        let (unstepped, stepped) = (run(&change), run(&stepped));
+        match self.run_modelled(machine.places(), mode, &change) {
+            Err(interpreter::Error::Failure(failure)) => assert_eq!(failure, stepped),
+            other => panic!("{other:?}, and on this CPU: {stepped}"),
         }
+        unstepped
     }
 
-    fn run(&self, mode: Mode, change: impl FnOnce(&mut Setup)) -> Result<(), Error> {
-        let mut machine = Machine::new(&self.variant)?;
-        let label = machine.image().offset(self.label) as usize;
-        let mut behind = machine.image().bytes()[label..].windows(self.good.len());
+    /// What to write over the good code, and where.
+    fn patch(&self, image: &Image) -> (usize, Vec<u8>) {
+        let label = image.offset(self.label) as usize;
+        let mut behind = image.bytes()[label..].windows(self.good.len());
         let found = behind.position(|bytes| bytes == self.good);
         let found = label + found.expect("the instruction to break is there");
         let mut bad = self.bad.to_vec();
         bad.resize(self.range.len(), NOP);
-        machine.overwrite(found + self.range.start, &bad)?;
+        (found + self.range.start, bad)
+    }
 
+    fn run_modelled(
+        &self,
+        places: Places,
+        mode: Mode,
+        change: impl Fn(&mut Setup),
+    ) -> Result<Outcome, interpreter::Error> {
+        let mut machine = Interpreter::with_image(Image::new(&self.variant)?, places)?;
+        let (offset, bad) = self.patch(machine.image());
+        machine.overwrite(offset, &bad);
         machine.load(Mode::Smod, 0, &SYSCALL)?;
         machine.load(Mode::Umod, 0, &[SYSCALL, UD2].concat())?;
         let mut setup = machine.setup(mode);
         change(&mut setup);
-        machine.run(&setup).map(|_| ())
+        machine.run(&setup)
+    }
+
+    fn machine(&self) -> Result<Machine, Error> {
+        let mut machine = Machine::new(&self.variant)?;
+        let (offset, bad) = self.patch(machine.image());
+        machine.overwrite(offset, &bad)?;
+        machine.load(Mode::Smod, 0, &SYSCALL)?;
+        machine.load(Mode::Umod, 0, &[SYSCALL, UD2].concat())?;
+        Ok(machine)
     }
 }
 

@@ -3,10 +3,10 @@
 
 use super::Error;
 use super::cpu::Interception;
-use super::machine::{Machine, Outcome, SYSCALL_LEN, Setup};
-use super::record::{Crossing, Emulated, Origin, Target};
+use super::machine::Machine;
 use crate::cost;
 use crate::layout::{Mode, PtRegs, SwitchFlags};
+use crate::scenario::{Crossing, Emulated, Origin, Outcome, SYSCALL_LEN, Setup, Target};
 use crate::variant::Variant;
 
 /// Round trips from umod to smod and back that [`tour`] does.

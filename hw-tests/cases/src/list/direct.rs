@@ -106,7 +106,7 @@ fn long_round_trips(run: &mut Run<'_>) -> Result<(), Failure> {
 
     let mut setup = run.round_trip(LOOP);
     setup.regs.rbx = ROUNDS;
-    let outcome = run.enter(&setup);
+    let outcome = run.enter(&setup)?;
 
     // The flags are those of the last DEC (ZF, PF; CF untouched), R11 and the PVCS have those of
     // the SYSCALL before it: of the DEC to 1, unless there was only one round.

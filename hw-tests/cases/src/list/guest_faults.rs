@@ -57,7 +57,7 @@ fn sysenter(run: &mut Run<'_>) -> Result<(), Failure> {
     for mode in [Mode::Smod, Mode::Umod] {
         for _ in 0..SOME {
             let setup = run.about_to(mode, SYSENTER);
-            let outcome = run.enter(&setup);
+            let outcome = run.enter(&setup)?;
             let exit = exits.iter().find(|exit| **exit == outcome.exit).unwrap_or(&exits[0]);
             Expected::unchanged(&setup, *exit).compare(&setup, &outcome)?;
         }
@@ -88,7 +88,7 @@ fn entries(run: &mut Run<'_>) -> Result<(), Failure> {
     ];
     const STAR: u64 = 0x0023_0010_0000_0000;
 
-    let entries = run.entries();
+    let entries = run.entries()?;
     if let Some((flag, _)) = CLEARED.into_iter().find(|(_, bits)| entries.sfmask & bits != *bits) {
         return Err(Failure(format!("SYSCALL does not clear {flag}")));
     }
@@ -153,7 +153,7 @@ fn compat_syscall(run: &mut Run<'_>) -> Result<(), Failure> {
         answered.regs.rip += SYSCALL.len() as u64;
         answered.regs.rcx = answered.regs.rip;
         answered.regs.r11 = answered.regs.eflags;
-        let outcome = run.enter(&setup);
+        let outcome = run.enter(&setup)?;
         let intel = run.platform.vendor == Vendor::Intel;
         let expected = if intel && outcome.regs.rip == setup.regs.rip { shut } else { answered };
         expected.compare(&setup, &outcome)?;

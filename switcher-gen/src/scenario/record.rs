@@ -9,6 +9,8 @@ pub enum Origin {
     Enter,
     /// SYSCALL, with the mode and the inhibitors that were set then.
     Syscall(SwitchFlags),
+    /// The same from 32-bit code, where the CPU has it.
+    SyscallCompat(SwitchFlags),
     /// An event of the guest, through the host's handler.
     Event,
 }
@@ -54,18 +56,18 @@ const KEPT: usize = 256;
 
 /// What happened in a run.
 #[derive(Clone, Debug)]
-pub(super) struct Record {
-    pub(super) crossings: Vec<Crossing>,
-    pub(super) crossings_total: u64,
-    pub(super) cr3_loads: Vec<u64>,
-    pub(super) emulated: Emulated,
-    pub(super) traps: u64,
+pub(crate) struct Record {
+    pub(crate) crossings: Vec<Crossing>,
+    pub(crate) crossings_total: u64,
+    pub(crate) cr3_loads: Vec<u64>,
+    pub(crate) emulated: Emulated,
+    pub(crate) traps: u64,
 }
 
 impl Record {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
-            // The handler must not allocate.
+            // The native engine's signal handler must not allocate.
             crossings: Vec::with_capacity(KEPT),
             crossings_total: 0,
             cr3_loads: Vec::with_capacity(KEPT),
@@ -73,14 +75,15 @@ impl Record {
             traps: 0,
         }
     }
-    pub(super) fn crossed(&mut self, crossing: Crossing) {
+
+    pub(crate) fn crossed(&mut self, crossing: Crossing) {
         self.crossings_total += 1;
         if self.crossings.len() < KEPT {
             self.crossings.push(crossing);
         }
     }
 
-    pub(super) fn loaded_cr3(&mut self, value: u64) {
+    pub(crate) fn loaded_cr3(&mut self, value: u64) {
         self.emulated.mov_cr3 += 1;
         if self.cr3_loads.len() < KEPT {
             self.cr3_loads.push(value);

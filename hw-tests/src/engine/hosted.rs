@@ -1,0 +1,200 @@
+//! Engines that need no kernel: the cases in a process of their own, which reports as the kernel
+//! does. A process, so that one that dies or hangs is a run that failed and not the end of `xtask`.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use hw_cases::{HostAfter, Platform, Refusal, World};
+use hw_protocol::{Event, Options, Verdict};
+use switcher_gen::arch::{Cr3, PagingMode, RFlags};
+use switcher_gen::layout::{Mode, SwitchFlags};
+use switcher_gen::scenario::{Outcome, Setup};
+use switcher_gen::{Image, Variant};
+use switcher_runtime::Exit;
+
+use super::qemu::read;
+use super::{Engine, Runs, machine, native};
+use crate::run::{End, Run};
+use crate::tools::{self, Ending, Tool};
+
+/// What runs the cases, and what it is, for the report.
+pub(super) type NamedWorld = (Box<dyn World>, String);
+
+/// One of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Hosted {
+    pub(super) name: &'static str,
+    /// Chooses the variant that is run.
+    pub(super) variant: fn() -> Result<Variant>,
+    /// Makes the machine to run it on, and says what it is.
+    pub(super) world: fn(&Variant) -> Result<NamedWorld>,
+    /// Why it cannot be used here, if it cannot.
+    pub(super) unavailable: fn() -> Option<String>,
+}
+
+/// All, in the order they are run.
+pub fn all() -> impl Iterator<Item = Hosted> {
+    machine::ENGINES.into_iter().chain([native::ENGINE])
+}
+
+impl Engine for Hosted {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn tools(&self) -> &'static [Tool] {
+        &[]
+    }
+
+    fn paging(&self) -> PagingMode {
+        // An engine without a variant says so when it is run.
+        (self.variant)().map_or(PagingMode::FourLevel, |variant| variant.axes().paging)
+    }
+
+    fn runs(&self) -> Runs {
+        Runs::Xtask
+    }
+
+    fn unavailable(&self, _program: &Path) -> Result<Option<String>> {
+        Ok((self.unavailable)())
+    }
+
+    fn boot(&self, program: &Path, _options: Options, limit: Duration) -> Result<Run> {
+        let directory = tempfile::tempdir().context("a temporary directory")?;
+        let output = directory.path().join("output");
+        let file = File::create(&output).context("a temporary file")?;
+        let mut command = tools::command(program);
+        command.arg("cases").arg(self.name);
+        let (ending, took) = tools::run(&mut command, file, limit).context("running the cases")?;
+        let end = match ending {
+            Ending::Exited(status) if status.success() => End::ByItself,
+            Ending::Exited(_) => End::Otherwise(format!("the process ended with {ending}")),
+            Ending::TimedOut(_) => End::Otherwise(format!("the process hangs: {ending}")),
+        };
+        Ok(Run { log: read(&output), emulator: String::new(), end, took })
+    }
+}
+
+/// Runs the cases on the engine of that name, and reports on standard output.
+///
+/// # Errors
+/// If there is no such engine, or it cannot be used.
+pub fn report(name: &str) -> Result<()> {
+    let Some(engine) = all().find(|engine| engine.name == name) else {
+        bail!("there is no engine {name} that runs in a process");
+    };
+    let variant = (engine.variant)()?;
+    let (mut world, brand) = (engine.world)(&variant)?;
+    let cases = hw_cases::all();
+    let image = Image::new(&variant)?;
+    let axes = variant.axes();
+    say(&Event::Machine { brand: brand.into(), features: Vec::new(), memory: 0 })?;
+    say(&Event::Begin {
+        vendor: axes.vendor.to_string().into(),
+        paging: axes.paging.name().into(),
+        pcid: axes.pcid,
+        cases: cases.len() as u64,
+    })?;
+    say(&Event::Switcher {
+        variant: variant.to_string().into(),
+        fingerprint: image.fingerprint().to_string().into(),
+        base: 0,
+    })?;
+    let (mut passed, mut failed) = (0, 0);
+    for case in cases {
+        let (runs, end) = case.run(world.as_mut());
+        let (verdict, detail) = match end {
+            hw_cases::End::Passed => {
+                passed += 1;
+                (Verdict::Pass, String::new())
+            }
+            hw_cases::End::Failed(why) => {
+                failed += 1;
+                (Verdict::Fail, format!("rows {:?}: {why}", case.rows))
+            }
+            hw_cases::End::NotHere(why) => (Verdict::NotHere, why),
+        };
+        say(&Event::Case { name: case.name.into(), verdict, runs, detail: detail.into() })?;
+    }
+    say(&Event::End { passed, failed })
+}
+
+fn say(event: &Event<'_>) -> Result<()> {
+    let line = event.to_line().map_err(|why| anyhow::anyhow!("{why}"))?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}").context("reporting")?;
+    // So that a process that dies has said what it has done.
+    out.flush().context("reporting")
+}
+
+/// A case's setup as engines of `switcher-gen` take it, with everything in order as `usual` has it.
+pub(super) fn setup(case: &hw_cases::Setup, usual: Setup) -> Setup {
+    let mut setup = usual;
+    setup.frame = case.regs;
+    setup.gs_base = case.gs_base;
+    setup.pvcs = case.pvcs;
+    let extra = &mut setup.extra;
+    extra.switch_flags = case.inhibitors | case.mode.flag();
+    extra.switch_flags.set(SwitchFlags::NO_DS_CR3, !case.other_root);
+    extra.switch_flags.set(SwitchFlags::PVCS_INVALID, !case.pvcs_registered);
+    if !case.other_root {
+        match case.mode {
+            Mode::Smod => extra.umod_cr3 = Cr3::NONE,
+            Mode::Umod => extra.smod_cr3 = Cr3::NONE,
+        }
+    }
+    if !case.pvcs_registered {
+        extra.pvcs = 0;
+    }
+    extra.retu_rip = case.retu_rip;
+    extra.smod_entry = case.smod_entry;
+    extra.smod_gsbase = case.smod_gsbase;
+    extra.smod_rsp = case.smod_rsp;
+    setup
+}
+
+/// What came of it. The engines themselves end a run as a failure unless the host has everything as
+/// [`HostAfter`] wants it, so there is nothing left to say about it.
+pub(super) fn outcome(outcome: Outcome) -> hw_cases::Outcome {
+    let flags = outcome.extra.switch_flags;
+    hw_cases::Outcome {
+        exit: Exit::from_frame(outcome.frame.orig_ax, || outcome.cr2.unwrap_or_default()),
+        regs: outcome.frame,
+        gs_base: outcome.gs_base,
+        mode: if flags.contains(SwitchFlags::UMOD) { Mode::Umod } else { Mode::Smod },
+        switch_flags: flags,
+        smod_rsp: outcome.extra.smod_rsp,
+        pvcs: outcome.pvcs,
+        host: HostAfter {
+            flags: RFlags::FIXED,
+            callee_saved_kept: true,
+            scratch_cleared: true,
+            stack_kept: true,
+            stack_segment_loaded: true,
+            root_kept: true,
+            gs_kept: true,
+            host_rsp_cleared: outcome.extra.host_rsp == 0,
+        },
+    }
+}
+
+/// What an engine says when a switcher has done what no switcher may.
+pub(super) fn failure(why: impl std::fmt::Display) -> Refusal {
+    Refusal::Failure(hw_cases::Failure(why.to_string()))
+}
+
+/// What a variant means for the cases.
+pub(super) fn platform(variant: &Variant) -> Platform {
+    /// As hw-tests/kernel/src/segments.rs has them.
+    const ALIASES: (u16, u16) = (0x4B, 0x53);
+    let axes = variant.axes();
+    Platform {
+        vendor: axes.vendor,
+        paging: axes.paging,
+        selectors: variant.selectors(),
+        aliases: ALIASES,
+    }
+}

@@ -1,0 +1,96 @@
+//! The cases in the one semantics (`switcher_gen::machine`): no CPU is needed, both vendors and both
+//! paging modes are there, and every instruction of the switcher is looked at.
+
+use anyhow::Result;
+use hw_cases::{Entries, Outcome, Platform, Refusal, Setup, World, place};
+use switcher_gen::asm::Label;
+use switcher_gen::layout::Mode;
+use switcher_gen::machine::Interpreter;
+use switcher_gen::machine::interpreter::{Error, Kind};
+use switcher_gen::scenario::Places;
+use switcher_gen::{Image, Variant};
+
+use super::hosted::{self, Hosted, NamedWorld};
+
+/// One engine for each vendor and paging mode, with everything optional in one and nothing in
+/// another.
+pub(super) const ENGINES: [Hosted; 4] = [
+    engine("machine-intel", || Ok("intel-4level-ibt-pcid".parse()?)),
+    engine("machine-amd", || Ok("amd-4level".parse()?)),
+    engine("machine-intel-la57", || Ok("intel-la57".parse()?)),
+    engine("machine-amd-la57", || Ok("amd-la57-pcid".parse()?)),
+];
+
+const fn engine(name: &'static str, variant: fn() -> Result<Variant>) -> Hosted {
+    Hosted { name, variant, world, unavailable: || None }
+}
+
+fn world(variant: &Variant) -> Result<NamedWorld> {
+    let world = Machine::new(variant)?;
+    Ok((Box::new(world), "the model of switcher-gen/src/machine".into()))
+}
+
+/// A model with the pages that cases use.
+struct Machine {
+    machine: Interpreter,
+    platform: Platform,
+}
+
+impl Machine {
+    fn new(variant: &Variant) -> Result<Self, Error> {
+        let places = Places { smod: place::TEXT, umod: place::TEXT, ..Interpreter::PLACES };
+        let mut machine = Interpreter::with_image(Image::new(variant)?, places)?;
+        let platform = hosted::platform(variant);
+        machine.set_aliases(platform.aliases);
+        let len = place::PAGE as usize;
+        for mode in [Mode::Smod, Mode::Umod] {
+            machine.map(mode, place::last(platform.paging), len, Kind::Code);
+            machine.map(mode, place::TEXT32, len, Kind::Code);
+            machine.map(mode, place::STACK, len, Kind::Data);
+        }
+        Ok(Self { machine, platform })
+    }
+}
+
+impl World for Machine {
+    fn platform(&self) -> Platform {
+        self.platform
+    }
+
+    fn entries(&self) -> Result<Entries, Refusal> {
+        let msrs = self.machine.msrs();
+        let base = self.machine.places().switcher;
+        let address = |label| base + u64::from(self.machine.image().offset(label));
+        Ok(Entries {
+            star: msrs.star,
+            sfmask: msrs.sfmask,
+            // The model has no SYSENTER but the one that faults for this reason.
+            sysenter_cs: 0,
+            lstar_is_the_entry: msrs.lstar == address(Label::Syscall64),
+            cstar_is_the_stub: msrs.cstar == address(Label::SyscallCompat),
+            enabled: true,
+        })
+    }
+
+    fn run(&mut self, setup: &Setup) -> Result<Outcome, Refusal> {
+        self.machine.clear_code();
+        for code in &setup.code {
+            // One page for both modes.
+            let is_shared = (place::TEXT32..place::TEXT32 + place::PAGE).contains(&code.at);
+            for mode in [Mode::Smod, Mode::Umod] {
+                if mode == code.mode || is_shared {
+                    self.machine
+                        .write_code(mode, code.at, &code.bytes)
+                        .map_err(|why| Refusal::NotHere(why.to_string()))?;
+                }
+            }
+        }
+        self.machine.set_breakpoint(setup.breakpoint);
+        let run = hosted::setup(setup, self.machine.setup(setup.mode));
+        match self.machine.run(&run) {
+            Ok(outcome) => Ok(hosted::outcome(outcome)),
+            Err(why @ Error::NotModelled { .. }) => Err(Refusal::NotHere(why.to_string())),
+            Err(why) => Err(hosted::failure(why)),
+        }
+    }
+}

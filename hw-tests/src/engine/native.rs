@@ -1,0 +1,127 @@
+//! The cases on this CPU, in user mode (`switcher_gen::native`): the emitted bytes are executed by
+//! the CPU, and so are the guests, whose pages follow the root they run on. What Linux keeps from
+//! user mode is refused here by name, and listed in [`not_here`](super::not_here).
+
+use std::fs;
+
+use anyhow::{Result, anyhow};
+use hw_cases::{Entries, Outcome, Platform, Refusal, Setup, World, place};
+use switcher_gen::arch::{Selectors, Vendor, vector};
+use switcher_gen::layout::Mode;
+use switcher_gen::native::{self, Error, Failure, Machine};
+use switcher_gen::scenario;
+use switcher_gen::{Axes, Image, Variant};
+
+use super::hosted::{self, Hosted, NamedWorld};
+
+/// What the engine is called.
+pub(super) const NAME: &str = "native";
+
+pub(super) const ENGINE: Hosted = Hosted { name: NAME, variant, world, unavailable };
+
+fn unavailable() -> Option<String> {
+    native::supported().err().map(|why| why.to_string())
+}
+
+/// A line of /proc/cpuinfo.
+fn cpuinfo(key: &str) -> Result<String> {
+    let text = fs::read_to_string("/proc/cpuinfo")?;
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_prefix(':'));
+    Ok(value.ok_or_else(|| anyhow!("/proc/cpuinfo has no {key}"))?.trim().to_owned())
+}
+
+/// For this CPU, in the paging mode that its kernel uses.
+fn variant() -> Result<Variant> {
+    let vendor = match cpuinfo("vendor_id")?.as_str() {
+        "AuthenticAMD" | "HygonGenuine" => Vendor::Amd,
+        _ => Vendor::Intel,
+    };
+    let paging = Machine::new(&Variant::REFERENCE)?.real_paging();
+    let axes = Axes { vendor, paging, ibt: false, pcid: false };
+    Ok(Variant::new(axes, Selectors::DEFAULT)?)
+}
+
+fn world(variant: &Variant) -> Result<NamedWorld> {
+    let mut machine = Machine::with_code_at(Image::new(variant)?, place::TEXT)?;
+    machine.map_data(place::STACK)?;
+    let world = Native { machine, platform: hosted::platform(variant), loaded: Vec::new() };
+    Ok((Box::new(world), cpuinfo("model name")?))
+}
+
+/// This CPU with the pages that cases use.
+struct Native {
+    machine: Machine,
+    platform: Platform,
+    /// What of the guests' code is not INT3.
+    loaded: Vec<(Mode, usize, usize)>,
+}
+
+const INT3: u8 = 0xCC;
+const SYSENTER: [u8; 2] = [0x0F, 0x34];
+
+impl Native {
+    /// Refuses what would not come back from Linux, or would come back as something else.
+    fn check(&self, setup: &Setup) -> Result<(), Refusal> {
+        let (cs, ss) = self.platform.aliases;
+        let why = if setup.breakpoint.is_some() {
+            "a breakpoint register would be needed"
+        } else if setup.code.iter().any(|code| !is_in_page(code)) {
+            "code lies where user mode has none"
+        } else if setup.code.iter().any(|code| code.bytes.windows(2).any(|two| two == SYSENTER)) {
+            "SYSENTER would be executed"
+        } else if setup.regs.cs == u64::from(cs) || setup.regs.ss == u64::from(ss) {
+            "a second descriptor would be needed"
+        } else {
+            return Ok(());
+        };
+        Err(Refusal::NotHere(why.into()))
+    }
+}
+
+/// Whether code lies in the one page there is.
+fn is_in_page(code: &hw_cases::Code) -> bool {
+    let offset = code.at.wrapping_sub(place::TEXT);
+    offset < place::PAGE && code.bytes.len() as u64 <= place::PAGE - offset
+}
+
+impl World for Native {
+    fn platform(&self) -> Platform {
+        self.platform
+    }
+
+    fn entries(&self) -> Result<Entries, Refusal> {
+        Err(Refusal::NotHere("user mode cannot read MSRs".into()))
+    }
+
+    fn run(&mut self, setup: &Setup) -> Result<Outcome, Refusal> {
+        self.check(setup)?;
+        for (mode, offset, len) in self.loaded.drain(..) {
+            self.machine.load(mode, offset, &vec![INT3; len]).map_err(hosted::failure)?;
+        }
+        for code in &setup.code {
+            let offset = (code.at - place::TEXT) as usize;
+            self.machine.load(code.mode, offset, &code.bytes).map_err(hosted::failure)?;
+            self.loaded.push((code.mode, offset, code.bytes.len()));
+        }
+        let mut run = hosted::setup(setup, self.machine.setup(setup.mode));
+        run.traps = u64::MAX;
+        match self.machine.run(&run) {
+            Ok(outcome) => Ok(hosted::outcome(as_hardware_says(outcome))),
+            Err(Error::Failure(why @ Failure::NotOnThisCpu { .. })) => {
+                Err(Refusal::NotHere(why.to_string()))
+            }
+            Err(why) => Err(hosted::failure(why)),
+        }
+    }
+}
+
+/// Linux shows every page of its own half of the address space as present, so that user mode cannot
+/// tell which are (arch/x86/mm/fault.c, `sanitize_error_code`). Nothing is mapped there for a guest.
+fn as_hardware_says(mut outcome: scenario::Outcome) -> scenario::Outcome {
+    const PRESENT: u32 = 1;
+    let is_kernels = outcome.cr2.is_some_and(|address| address >> 63 != 0);
+    if outcome.frame.orig_ax.reason == u32::from(vector::PF) && is_kernels {
+        outcome.frame.orig_ax.error_code &= !PRESENT;
+    }
+    outcome
+}
