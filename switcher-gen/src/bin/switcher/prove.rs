@@ -220,3 +220,27 @@ fn obligations(reports: &[Report]) -> String {
 pub(crate) fn rows_of(rows: &[u8]) -> String {
     rows.iter().map(u8::to_string).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Our images are all proved, so one is told a label that is wrong.
+    #[test]
+    fn the_path_of_our_own_image_is_shown_as_it_is_listed() {
+        let mut subject = Subject::of_variant(&Variant::REFERENCE).unwrap();
+        subject.target.iretq = subject.target.iretq.map(|at| at + 2);
+        let proof = Proof::new(&subject, Prover::default().prove(&subject.target).unwrap());
+        let proofs = [(&subject, proof)];
+        let text = text(&proofs);
+        assert!(text.starts_with("intel-4level: refuted: fingerprint "), "{text}");
+        assert!(text.contains("`iretq-label` does not hold"), "{text}");
+        assert!(text.contains("gs:[tss_extra.host_rsp], rsp"), "{text}");
+        let blamed = text.lines().find(|line| line.ends_with("  <--")).unwrap();
+        assert!(blamed.contains("iretq") && blamed.contains("emit/"), "{blamed}");
+        assert!(matches!(verdict(&proofs, &[]), Err(Failure::Failed(_))));
+        // Code that is none weighs less than what is refuted, and more than what is not known.
+        assert!(matches!(verdict(&proofs, &["bad".into()]), Err(Failure::Failed(_))));
+        assert!(matches!(verdict(&[], &["bad".into()]), Err(Failure::Usage(_))));
+    }
+}
