@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::obligation::{self, Obligation};
 use super::target::Target;
 use super::theorem::{self, Goal, Neighbour, Run, Theorem};
-use super::world::Source;
+use super::world::{Name, Source};
 use crate::machine::symbolic::{Model, Symbolic};
 use crate::machine::{Concrete, Domain};
 
@@ -55,13 +55,14 @@ struct Values<'a> {
 }
 
 impl Source<Concrete> for Values<'_> {
-    fn value(&mut self, _d: &Concrete, name: &str, _bits: u32) -> u64 {
+    fn value(&mut self, _d: &Concrete, name: Name, _bits: u32) -> u64 {
+        let name = name.to_string();
         let base = BASES.iter().find(|(base, _)| *base == name);
         let value = match base {
             Some((_, fixed)) if !self.bases => *fixed,
-            _ => self.model.value(name),
+            _ => self.model.value(&name),
         };
-        self.asked.push((name.to_owned(), value));
+        self.asked.push((name, value));
         value
     }
 }
@@ -70,8 +71,9 @@ impl Source<Concrete> for Values<'_> {
 struct Written<'a>(&'a [(String, u64)]);
 
 impl Source<Concrete> for Written<'_> {
-    fn value(&mut self, _d: &Concrete, name: &str, _bits: u32) -> u64 {
-        let found = self.0.iter().find(|(known, _)| known == name);
+    fn value(&mut self, _d: &Concrete, name: Name, _bits: u32) -> u64 {
+        let name = name.to_string();
+        let found = self.0.iter().find(|(known, _)| *known == name);
         found.map(|(_, value)| *value).unwrap_or_default()
     }
 }

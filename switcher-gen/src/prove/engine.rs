@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::counterexample::Counterexample;
 use super::target::Target;
 use super::theorem::{self, BadCode, Extent, Neighbour, Run, Theorem, Walk};
-use super::world::{Saved, Source};
+use super::world::{Name, Saved, Source};
 use crate::machine::Observer;
 use crate::machine::symbolic::{self, By, ExploreError, Symbolic, Verdict as Answer, Word};
 
@@ -51,8 +51,8 @@ pub struct Report {
 pub(super) struct Unknowns;
 
 impl Source<Symbolic> for Unknowns {
-    fn value(&mut self, d: &Symbolic, name: &str, bits: u32) -> Word {
-        d.variable(name, bits)
+    fn value(&mut self, d: &Symbolic, name: Name, bits: u32) -> Word {
+        d.variable(name.to_string(), bits)
     }
 }
 

@@ -7,8 +7,8 @@ use serde::Serialize;
 use super::obligation::{self, Obligation};
 use super::target::Target;
 use super::world::{
-    self, EXTRA_FIELDS, FRAME_REST, Placement, Saved, Setting, Source, Start, World, by_number,
-    in_frame, pvcs_fields, region,
+    self, EXTRA_FIELDS, FRAME_REST, Name, Part, Placement, Saved, Setting, Source, Start, World,
+    by_number, in_frame, pvcs_fields, region,
 };
 use crate::arch::{RFlags, Vendor};
 use crate::asm::Window;
@@ -177,8 +177,9 @@ impl<'a, D: Domain> Watch<'a, D> {
         Self {
             target,
             theorem,
-            goals: Vec::new(),
-            trace: Vec::new(),
+            // About as many as there are.
+            goals: Vec::with_capacity(256),
+            trace: Vec::with_capacity(64),
             on_stack: [false; 2],
             pvcs_at: None,
             per_cpu: world.per_cpu,
@@ -1041,17 +1042,20 @@ pub fn saved<D: Domain>(
 }
 
 /// Whether the unknown of this name can have another value at the exit than it had at the entry.
-fn is_changed(name: &str) -> bool {
-    const NAMES: [&str; 6] = [
-        "guest.gs_base",
-        "fs_base",
-        "pkru",
-        "tss.sp2",
-        "tss_extra.switch_flags",
-        "tss_extra.smod_rsp",
-    ];
-    let regions = [region::SP0, region::IST, "pvcs.", "pvcs+"];
-    NAMES.contains(&name) || regions.iter().any(|region| name.starts_with(region))
+fn is_changed(Name { of, part, .. }: Name) -> bool {
+    match part {
+        Part::Whole => matches!(of, "fs_base" | "pkru"),
+        Part::Field(field) => {
+            let fields = [
+                ("guest", "gs_base"),
+                ("tss", "sp2"),
+                ("tss_extra", "switch_flags"),
+                ("tss_extra", "smod_rsp"),
+            ];
+            of == region::PVCS || fields.contains(&(of, field))
+        }
+        Part::At(_) => [region::SP0, region::IST, region::PVCS].contains(&of),
+    }
 }
 
 /// A source whose frame is one of known numbers, so that there is one path.
@@ -1061,15 +1065,15 @@ struct KnownFrame<'a, S> {
 }
 
 impl<D: Domain, S: Source<D>> Source<D> for KnownFrame<'_, S> {
-    fn value(&mut self, d: &D, name: &str, bits: u32) -> D::Word {
-        match name {
-            "frame.cs" => d.word(self.selectors.user_cs().into()),
-            "frame.ss" => d.word(self.selectors.user_ds().into()),
-            "frame.rflags" => d.word(RFlags::GUEST_FIXED.bits()),
-            _ if name.starts_with("frame.") => d.word(0),
+    fn value(&mut self, d: &D, name: Name, bits: u32) -> D::Word {
+        match (name.of, name.part) {
+            ("frame", Part::Field("cs")) => d.word(self.selectors.user_cs().into()),
+            ("frame", Part::Field("ss")) => d.word(self.selectors.user_ds().into()),
+            ("frame", Part::Field("rflags")) => d.word(RFlags::GUEST_FIXED.bits()),
+            ("frame", _) => d.word(0),
             // The guest, or another routine, changes these until there is an exit: what was saved of
             // them is not what they are then.
-            _ if is_changed(name) => self.inner.value(d, &format!("entry.{name}"), bits),
+            _ if is_changed(name) => self.inner.value(d, Name { at_entry: true, ..name }, bits),
             _ => self.inner.value(d, name, bits),
         }
     }
