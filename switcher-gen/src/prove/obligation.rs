@@ -33,6 +33,7 @@ obligations! {
     MEMORY = "memory" [7, 22] "every access is to the switcher's own memory";
     GS_IS_THE_HOSTS = "per-cpu-access" [7] "GS is the host's at each access to the per-CPU block";
     RING_0_FLAGS = "ring-0-flags" [13, 30] "IF and TF are clear in ring 0";
+    SWAPGS_FENCED = "swapgs-fenced" [28] "between a SWAPGS behind a jump and a GS access is a fence";
     NO_DECISION_ON_RSP = "no-decision-on-rsp" [10] "no decision rests on an RSP of the guest's";
     CR3_OPERAND = "cr3-operand" [19] "only the published roots are loaded into CR3";
     CR3_PREPARED = "cr3-prepared" [19] "the other mode's root is loaded only if it is prepared";

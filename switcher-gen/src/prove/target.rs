@@ -72,6 +72,15 @@ impl Target {
         })
     }
 
+    /// What nothing is said about, because the code does not say where it is.
+    #[must_use]
+    pub fn not_judged(&self) -> Vec<&'static str> {
+        let windows = "the windows: no table of them (hazards.md, rows 9 and 10)";
+        let compat = "entry_SYSCALL_compat_switcher: no such symbol (hazards.md, row 17)";
+        let missing = [(self.windows.is_none(), windows), (self.syscall_compat.is_none(), compat)];
+        missing.into_iter().filter_map(|(is_missing, what)| is_missing.then_some(what)).collect()
+    }
+
     /// The addresses that are entered from outside.
     pub(crate) fn entry_points(&self) -> impl Iterator<Item = u64> {
         let required = [self.enter_guest, self.return_from_guest, self.syscall_64];

@@ -166,6 +166,10 @@ struct Watch<'a, D: Domain> {
     on_stack: [bool; 2],
     /// The first instruction that has accessed the PVCS.
     pvcs_at: Option<u64>,
+    /// Whether SWAPGS was executed, and whether a jump before it may not have gone there, so that
+    /// nothing is certain before a fence.
+    swapped: Option<Speculation>,
+    jumped: bool,
     per_cpu: D::Word,
     roots: spec::TssExtra<D::Word>,
     /// Who else watches.
@@ -182,6 +186,8 @@ impl<'a, D: Domain> Watch<'a, D> {
             trace: Vec::with_capacity(64),
             on_stack: [false; 2],
             pvcs_at: None,
+            swapped: None,
+            jumped: false,
             per_cpu: world.per_cpu,
             roots: world.spec.tss_extra,
             also: None,
@@ -313,6 +319,7 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
         match event {
             Event::Execute(at) => self.execute(d, state, at),
             Event::Depends(condition) => {
+                self.jumped = true;
                 let depends = d.mentions(condition, |name| name == "guest.rsp");
                 self.goal(obligation::NO_DECISION_ON_RSP, d.bit(!depends), "RSP");
             }
@@ -325,6 +332,10 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 if access.gs {
                     let ours = d.eq(state.gs_base, self.per_cpu);
                     self.goal(obligation::GS_IS_THE_HOSTS, ours, "GS base");
+                    if let Some(speculation) = self.swapped {
+                        let certain = d.bit(speculation == Speculation::None);
+                        self.goal(obligation::SWAPGS_FENCED, certain, "GS base");
+                    }
                 }
                 if state.memory.regions[access.place.region].name == region::PVCS {
                     self.pvcs_at = self.pvcs_at.or(self.trace.last().copied());
@@ -332,9 +343,23 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
             }
             Event::Sysretq => self.sysretq(d, state),
             Event::Iretq(frame) => self.iretq(d, state, frame),
-            Event::SwapGs | Event::Serialise => {}
+            Event::SwapGs => {
+                let certain = if self.jumped { Speculation::Possible } else { Speculation::None };
+                self.swapped = Some(certain);
+            }
+            Event::Serialise => {
+                self.swapped = self.swapped.map(|_| Speculation::None);
+                self.jumped = false;
+            }
         }
     }
+}
+
+/// Whether a CPU may go on as if a SWAPGS had been executed that was not, or the other way round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Speculation {
+    None,
+    Possible,
 }
 
 /// Where the machine came to.

@@ -30,7 +30,7 @@ code consults it.
 
 JSON is one object: `targets`, an array of objects: `name`; `verdict`: \"proved\", \"refuted\" or
 \"unknown\"; `fingerprint` and `certificate`, whether it is on record, both null for code that is
-not ours; `theorems`, empty unless proved, an array of objects: `theorem`, `neighbour` (\"quiet\"
+not ours; `not_judged`, what nothing is said about; `theorems`, empty unless proved, an array of objects: `theorem`, `neighbour` (\"quiet\"
 or \"hostile\"), `paths`, `goals`, `by_solver`, and `obligations`, an object: goals by name;
 `counterexample`, null unless refuted, an object: `theorem`, `neighbour`, `obligation` (an
 object: `name`, `rows`, `statement`), `about`, `at`, `terms`, `state` (an array of names and
@@ -56,6 +56,7 @@ struct Proof {
     verdict: &'static str,
     fingerprint: Option<String>,
     certificate: Option<bool>,
+    not_judged: Vec<&'static str>,
     theorems: Vec<Report>,
     counterexample: Option<Counterexample>,
     why: Option<String>,
@@ -126,6 +127,7 @@ impl Proof {
             verdict: "proved",
             fingerprint: image.map(|image| image.fingerprint().to_string()),
             certificate: image.map(certificate::is_proved),
+            not_judged: subject.target.not_judged(),
             theorems: Vec::new(),
             counterexample: None,
             why: None,
@@ -153,10 +155,14 @@ impl Proof {
         parts.extend(self.certificate.map(|is_proved| {
             format!("certificate on record: {}", if is_proved { "yes" } else { "no" })
         }));
-        match parts.as_slice() {
+        let mut text = match parts.as_slice() {
             [] => format!("{name}: {verdict}\n"),
             parts => format!("{name}: {verdict}: {}\n", parts.join(", ")),
+        };
+        for what in &self.not_judged {
+            text += &format!("  not judged: {what}\n");
         }
+        text
     }
 }
 
