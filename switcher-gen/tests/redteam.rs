@@ -198,7 +198,7 @@ fn an_msr_of_the_hosts_is_overwritten() {
 fn fs_base_and_the_guests_gs_base_at_an_exit() {
     let bad = format!("\txorl\t%ecx, %ecx\n\twrfsbase %rcx\n{EXIT}");
     refused(&[(EXIT, &bad)], "unchanged");
-    let bad = format!("\tswapgs\n\txorl\t%ecx, %ecx\n\twrgsbase %rcx\n\tswapgs\n{EXIT}");
+    let bad = format!("\tswapgs\n\txorl\t%ecx, %ecx\n\twrgsbase %rcx\n\tswapgs\n\tlfence\n{EXIT}");
     refused(&[(EXIT, &bad)], "exit-gs");
 }
 
