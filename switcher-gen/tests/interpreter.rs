@@ -2,19 +2,14 @@
 //!
 //! Row numbers are those of spec/hazards.md.
 
-mod random;
-mod scenarios;
-
 use switcher_gen::arch::{PagingMode, RFlags, Vendor};
+use switcher_gen::fuzz::scenario::{Random, USER, random_setup, random_smod, random_umod};
 use switcher_gen::layout::{OrigAx, PtRegs, SwitchFlags};
 use switcher_gen::machine::Interpreter;
 use switcher_gen::machine::interpreter::{Error, Kind};
 use switcher_gen::native::{self, Machine};
 use switcher_gen::scenario::{Emulated, Failure, Mode, Origin, Outcome, Places, Setup, Target};
 use switcher_gen::{Image, Variant};
-
-use random::{Random, USER};
-use scenarios::{random_setup, random_smod, random_umod};
 
 /// Random states per variant and program.
 const STATES: usize = 150;

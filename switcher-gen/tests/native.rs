@@ -4,21 +4,16 @@
 //!
 //! Row numbers are those of spec/hazards.md.
 
-mod random;
-mod scenarios;
-
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use switcher_gen::arch::{Cr3, PagingMode, RFlags, Selectors};
+use switcher_gen::fuzz::scenario::{Engine, Random, USER, random_setup, random_smod, random_umod};
 use switcher_gen::layout::{ExitReason, OrigAx, PtRegs, Pvcs, SwitchFlags};
 use switcher_gen::native::{
     self, Crossing, Error, Failure, Interception, Machine, Mode, Origin, Outcome, Setup, Target,
 };
 use switcher_gen::{Image, Variant};
-
-use random::{Random, USER};
-use scenarios::{Engine, random_setup, random_smod, random_umod};
 
 /// Random states per variant and test.
 const STATES: usize = 300;
