@@ -181,6 +181,17 @@ fn events_come_to_the_same_end_as_on_this_cpu() {
     });
 }
 
+/// Row 13: RF is for one instruction, and INT3 is one.
+#[test]
+fn rf_is_spent_by_an_instruction_that_traps_as_on_this_cpu() {
+    for_all(&UD2, &INT3, |both, random| {
+        let mut setup = random_umod(random, &both.native);
+        setup.frame.eflags |= RFlags::RF.bits();
+        let outcome = both.run(&setup).unwrap();
+        assert_eq!(outcome.frame.eflags & RFlags::RF.bits(), 0);
+    });
+}
+
 // What this CPU cannot show.
 
 const PAGE: usize = 4096;

@@ -631,6 +631,22 @@ fn stepping_changes_no_outcome() {
     });
 }
 
+/// To Linux, some numbers of a system call mean that it is to be restarted. Guests have others.
+#[test]
+fn no_rax_of_a_guests_syscall_means_anything_to_this_machines_kernel() {
+    for_all(&SYSCALL, &SYSCALL, |machine, random| {
+        for errno in (0..=520_i64).chain([4095, 4096]) {
+            let mut setup = random_umod(random, machine);
+            setup.extra.switch_flags |= SwitchFlags::IRQ_WIN;
+            setup.count = false;
+            for rax in [-errno, errno, -errno & 0xFFFF_FFFF] {
+                setup.frame.rax = rax as u64;
+                exits(machine, &setup, &format!("RAX {rax:#x}"));
+            }
+        }
+    });
+}
+
 #[test]
 fn machines_on_several_threads_do_not_disturb_each_other() {
     std::thread::scope(|scope| {

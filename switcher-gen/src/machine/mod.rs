@@ -19,7 +19,7 @@ pub mod domain;
 mod flags;
 pub mod interpreter;
 mod memory;
-mod program;
+pub(crate) mod program;
 mod state;
 mod step;
 pub mod symbolic;

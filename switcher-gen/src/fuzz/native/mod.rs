@@ -263,6 +263,7 @@ fn occupied() -> io::Result<Option<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::Pvcs;
     use crate::variant::Variant;
 
     fn engines(variant: &Variant) -> Engines {
@@ -289,5 +290,71 @@ mod tests {
         }
         assert!(coverage.paths() > 50, "{}", coverage.paths());
         assert!(coverage.round_trips > 2000, "{}", coverage.round_trips);
+    }
+
+    /// On the way to smod, umod's RSP goes to the PVCS's CR2 and not to its RSP.
+    fn break_store(image: &Image) -> (usize, [u8; 1]) {
+        let store = [0x48, 0x89, 0x4F, Pvcs::rsp.bytes() as u8]; // mov [rdi + PVCS.rsp], rcx
+        let found = image.bytes().windows(store.len()).position(|bytes| bytes == store);
+        (found.expect("it is there") + store.len() - 1, [Pvcs::cr2.bytes() as u8])
+    }
+
+    fn difference(engines: &mut Engines) -> NativeDifference {
+        let mut find = |cases| native(engines, 1, cases, &mut NativeCoverage::default()).unwrap();
+        let found = find(0..1000).expect("it is found");
+        assert_eq!(find(found.case..found.case + 1).as_ref(), Some(&found));
+        found
+    }
+
+    #[test]
+    fn what_the_code_does_wrong_on_both_is_found_and_made_small() {
+        let image = Image::new(&Variant::REFERENCE).unwrap();
+        let (offset, bad) = break_store(&image);
+        let mut engines = Engines::new(image).unwrap();
+        engines.native.overwrite(offset, &bad).unwrap();
+        engines.interpreter.overwrite(offset, &bad);
+        let found = difference(&mut engines);
+        let wrong = Engine::Specification;
+        assert_eq!(found.between, [(wrong, Engine::Native), (wrong, Engine::Interpreter)]);
+        let about: Vec<_> = found.about.iter().map(|one| one.what.as_str()).collect();
+        assert!(about.contains(&"pvcs.rsp") || about.contains(&"pvcs.cr2"), "{found}");
+        assert!(found.setup.len() < 20, "{found}");
+    }
+
+    #[test]
+    fn an_engine_that_disagrees_with_the_other_two_is_named() {
+        let image = Image::new(&Variant::REFERENCE).unwrap();
+        let (offset, bad) = break_store(&image);
+        let mut engines = Engines::new(image).unwrap();
+        engines.interpreter.overwrite(offset, &bad);
+        let (code, model) = (Engine::Native, Engine::Interpreter);
+        assert_eq!(
+            difference(&mut engines).between,
+            [(Engine::Specification, model), (code, model)]
+        );
+        let image = Image::new(&Variant::REFERENCE).unwrap();
+        let mut engines = Engines::new(image).unwrap();
+        engines.native.overwrite(offset, &bad).unwrap();
+        assert_eq!(
+            difference(&mut engines).between,
+            [(Engine::Specification, code), (code, model)]
+        );
+    }
+
+    #[test]
+    fn a_failure_of_the_switcher_is_a_difference() {
+        let image = Image::new(&Variant::REFERENCE).unwrap();
+        // shl r11, 16; sar r11, 16: what makes umod's GS base canonical.
+        let canonicalise = [0x49, 0xC1, 0xE3, 0x10, 0x49, 0xC1, 0xFB, 0x10];
+        let found = image.bytes().windows(canonicalise.len()).position(|b| b == canonicalise);
+        let (offset, nops) = (found.expect("it is there"), [0x90; 8]);
+        let mut engines = Engines::new(image).unwrap();
+        engines.native.overwrite(offset, &nops).unwrap();
+        engines.interpreter.overwrite(offset, &nops);
+        let found = difference(&mut engines);
+        let run = found.about.iter().find(|one| one.what == "the run").unwrap();
+        let message = run.values[1].as_ref().unwrap();
+        assert!(message.starts_with("vector 13 in ring 0"), "{found}");
+        assert_eq!(run.values[2].as_ref(), Some(message));
     }
 }
