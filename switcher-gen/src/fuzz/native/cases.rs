@@ -278,7 +278,7 @@ fn nowhere(random: &mut Random) -> u64 {
         1 => NOBODYS.start + any % (NOBODYS.end - NOBODYS.start),
         // The last page of the lower half, which Linux leaves out.
         2 => (1 << 47) - 1 - any % 0x1000,
-        3 => 1 << 47 | any % 0x1000,
+        3 => (1 << 47) + any % 0x1000,
         4 => 1 << (47 + any % 17),
         5 => !0 << (47 + any % 17),
         6 => 1 << 63 | any & !(1 << 47),
