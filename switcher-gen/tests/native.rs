@@ -4,21 +4,16 @@
 //!
 //! Row numbers are those of spec/hazards.md.
 
-mod random;
-mod scenarios;
-
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use switcher_gen::arch::{Cr3, PagingMode, RFlags, Selectors};
+use switcher_gen::fuzz::scenario::{Engine, Random, USER, random_setup, random_smod, random_umod};
 use switcher_gen::layout::{ExitReason, OrigAx, PtRegs, Pvcs, SwitchFlags};
 use switcher_gen::native::{
     self, Crossing, Error, Failure, Interception, Machine, Mode, Origin, Outcome, Setup, Target,
 };
 use switcher_gen::{Image, Variant};
-
-use random::{Random, USER};
-use scenarios::{Engine, random_setup, random_smod, random_umod};
 
 /// Random states per variant and test.
 const STATES: usize = 300;
@@ -633,6 +628,22 @@ fn stepping_changes_no_outcome() {
         machine.intercept_by_stepping();
         assert_eq!(machine.interception(), Interception::Stepping);
         check_all("by stepping", machine);
+    });
+}
+
+/// To Linux, some numbers of a system call mean that it is to be restarted. Guests have others.
+#[test]
+fn no_rax_of_a_guests_syscall_means_anything_to_this_machines_kernel() {
+    for_all(&SYSCALL, &SYSCALL, |machine, random| {
+        for errno in (0..=520_i64).chain([4095, 4096]) {
+            let mut setup = random_umod(random, machine);
+            setup.extra.switch_flags |= SwitchFlags::IRQ_WIN;
+            setup.count = false;
+            for rax in [-errno, errno, -errno & 0xFFFF_FFFF] {
+                setup.frame.rax = rax as u64;
+                exits(machine, &setup, &format!("RAX {rax:#x}"));
+            }
+        }
     });
 }
 

@@ -6,21 +6,18 @@
 //! tables below (Intel SDM vol. 2, AMD APM vol. 3). Not here: SYSENTER, INT 0x80 and SYSCALL, which
 //! are Linux's (`tests/interpreter.rs` has the guest's), and RDPKRU and WRPKRU, which need CR4.PKE.
 
-mod random;
-
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use switcher_gen::arch::RFlags;
+use switcher_gen::fuzz::scenario::Random;
 use switcher_gen::layout::PtRegs;
 use switcher_gen::machine::Interpreter;
 use switcher_gen::machine::interpreter::Kind;
 use switcher_gen::native::Machine;
 use switcher_gen::scenario::{Mode, Outcome};
 use switcher_gen::{Image, Variant};
-
-use random::Random;
 
 /// Random states per instruction.
 const STATES: usize = 48;

@@ -21,7 +21,7 @@ mod event;
 mod flags;
 pub mod interpreter;
 mod memory;
-mod program;
+pub(crate) mod program;
 mod state;
 mod step;
 pub mod symbolic;

@@ -43,7 +43,7 @@ pub enum ProgramError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Op {
     /// What it does.
-    pub(super) kind: Kind,
+    pub(crate) kind: Kind,
     /// Operand size in bytes.
     pub(super) size: usize,
     /// Destination or first operand.
@@ -94,7 +94,7 @@ pub(super) enum Segment {
 
 /// Operations. Operands are in the order of Intel's manuals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Mov,
     MovZeroExtended,
     MovSignExtended,
@@ -170,7 +170,7 @@ pub(super) enum Kind {
 
 /// Segment registers that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SegmentRegister {
+pub(crate) enum SegmentRegister {
     Cs,
     Ss,
 }

@@ -1,6 +1,4 @@
-//! Random states through the concrete machine, compared in full with the specification.
-//!
-//! Proofs cover all states, if the model of terms is right; this covers many, without it. A case is
+//! Random states through the concrete machine, compared in full with the specification. A case is
 //! a theorem's state with values that are random or near a boundary, and often related as real ones
 //! are: RCX equals RIP, R11 the flags. Equal seeds give equal cases: a value follows from the seed,
 //! the number of the case and its name, whatever was run before.
@@ -29,6 +27,21 @@ pub struct Class {
     pub rip: u8,
     /// Of the flags that are asked for: TF or RF, and whether some are forbidden.
     pub flags: u8,
+}
+
+impl Class {
+    /// Of a guest that is to go on at `rip` with these flags.
+    pub(super) fn of(paging: PagingMode, rip: u64, flags: u64) -> Self {
+        let rip = match rip {
+            _ if !paging.is_canonical(rip) => 2,
+            _ => (rip >> 63) as u8,
+        };
+        let asked = RFlags::from_bits_retain(flags);
+        let bits =
+            [asked.contains(RFlags::TF), asked.contains(RFlags::RF), asked.sanitised() != asked];
+        let flags = bits.into_iter().fold(0, |all, one| all << 1 | u8::from(one));
+        Self { rip, flags }
+    }
 }
 
 impl Coverage {
@@ -353,15 +366,7 @@ impl Values {
             Theorem::Syscall64 => (self.get("pvcs", "rip", 64), self.get("pvcs", "eflags", 32)),
             _ => return Class::default(),
         };
-        let rip = match rip {
-            _ if !self.paging.is_canonical(rip) => 2,
-            _ => (rip >> 63) as u8,
-        };
-        let asked = RFlags::from_bits_retain(flags);
-        let bits =
-            [asked.contains(RFlags::TF), asked.contains(RFlags::RF), asked.sanitised() != asked];
-        let flags = bits.into_iter().fold(0, |all, one| all << 1 | u8::from(one));
-        Class { rip, flags }
+        Class::of(self.paging, rip, flags)
     }
 }
 
