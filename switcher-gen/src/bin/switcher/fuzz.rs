@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use clap::ValueEnum;
 use serde::Serialize;
-use switcher_gen::fuzz::{self, Coverage, Difference};
+use switcher_gen::fuzz::{self, Coverage, Difference, Engines, NativeCoverage, NativeError};
 use switcher_gen::machine::Unobserved;
 use switcher_gen::prove::{Prover, Target, Theorem};
 
@@ -23,6 +23,7 @@ Examples:
   switcher fuzz
   switcher fuzz --variant amd-la57 --cases 10_000_000 --seed 0x5EED
   switcher fuzz --elf theirs.o --variant intel-4level --format json
+  switcher fuzz --engine native --cases 100_000
 
 A case is a state that is random, or near a boundary, within what the proofs assume. The code is
 run from there, and everything it leaves is compared with the specification. Equal seeds give
@@ -34,11 +35,18 @@ the paths through the code that cases took, beside those that the proofs find, a
 by the kind of address that is returned to (lower half, upper half, not canonical) and of flags
 (TF, RF, forbidden ones).
 
+With `--engine native` a case is a whole run of one of our images: a guest is entered, makes SYSCALLs
+and exits, on this CPU in user mode, on the model and by the specification. All three must say the
+same of everything that comes of it.
+
 JSON is one object: `engine`, `target`, `seed`, `cases`, as asked for; `verdict`: \"agree\" or
 \"differ\"; `difference`, null if they agree, an object: `case`, `theorem`, `obligation`, `about`,
 `values` (what should be and what is, or null), `state` (an array of names and values: what is not
 named is zero); `theorems`, empty unless they agree, an array of objects: `theorem`, `cases`,
-`paths`, `paths_proved` (null if the proofs do not find them all), `classes`. Fields may be added.
+`paths`, `paths_proved` (null if the proofs do not find them all), `classes`. Of `--engine native`:
+`difference` is a text or null; instead of `theorems` there are `paths` (ways through the switcher),
+`classes`, `round_trips`, and `not_here`, cases that only the model ran, because they need the other
+paging mode. Fields may be added.
 
 ", exit_codes!()))]
 pub(crate) struct Args {
@@ -65,6 +73,8 @@ pub(crate) struct Args {
 enum Engine {
     /// The model of the CPU that the proofs use, on numbers
     Machine,
+    /// This CPU, in user mode, beside the model
+    Native,
 }
 
 #[derive(Serialize)]
@@ -90,11 +100,16 @@ struct Covered {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let subject = args.target.subject()?;
+    match args.engine {
+        Engine::Machine => run_on_machine(args, subject),
+        Engine::Native => run_natively(args, &subject),
+    }
+}
+
+fn run_on_machine(args: &Args, subject: Subject) -> Result<(), Failure> {
     let cases = args.cases.get();
     let start = Instant::now();
-    let found = match args.engine {
-        Engine::Machine => on_machine(&subject, args.seed, cases, &args.jobs)?,
-    };
+    let found = on_machine(&subject, args.seed, cases, &args.jobs)?;
     let (coverage, difference) = match found {
         Found::Agreement(coverage) => (coverage, None),
         Found::Difference(difference) => (Coverage::default(), Some(difference)),
@@ -160,6 +175,98 @@ fn on_machine(subject: &Subject, seed: u64, cases: u64, jobs: &Jobs) -> Result<F
         }
     }
     Ok(Found::Agreement(all))
+}
+
+/// What came of native runs.
+#[derive(Serialize)]
+struct NativeReport {
+    engine: Engine,
+    target: String,
+    seed: u64,
+    cases: u64,
+    verdict: &'static str,
+    difference: Option<String>,
+    paths: usize,
+    classes: usize,
+    round_trips: u64,
+    not_here: u64,
+}
+
+fn run_natively(args: &Args, subject: &Subject) -> Result<(), Failure> {
+    let Some(image) = &subject.image else {
+        return Err(Failure::Usage(
+            "`--engine native` runs our own images: name a variant, or take `--engine machine`"
+                .into(),
+        ));
+    };
+    let (cases, seed) = (args.cases.get(), args.seed);
+    let size = cases.div_ceil(4096).max(100);
+    let start = Instant::now();
+    let bar = progress(&subject.name, cases, "cases");
+    let failed = |error: NativeError| Failure::failed("this machine cannot run cases", error);
+    // Each thread has a machine of its own, with memory of its own.
+    let worker = || Engines::new(image.clone());
+    let parts = args.jobs.each(cases.div_ceil(size), worker, |engines, part| {
+        let first = part * size;
+        let end = first.saturating_add(size).min(cases);
+        let mut coverage = NativeCoverage::default();
+        let found = match engines {
+            Ok(engines) => fuzz::native(engines, seed, first..end, &mut coverage),
+            Err(error) => return ControlFlow::Break(Err(Failure::Failed(error.to_string()))),
+        };
+        bar.inc(end - first);
+        match found {
+            Ok(None) => ControlFlow::Continue(Ok((coverage, None))),
+            Ok(Some(difference)) => ControlFlow::Break(Ok((coverage, Some(difference)))),
+            Err(error) => ControlFlow::Break(Err(failed(error))),
+        }
+    })?;
+    bar.finish_and_clear();
+    let (mut coverage, mut difference) = (NativeCoverage::default(), None);
+    for part in parts {
+        let (covered, found) = part?;
+        coverage.add(covered);
+        difference = difference.or(found);
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    if difference.is_none() {
+        let rate = |count: u64| count as f64 / seconds;
+        let (all, trips) = (rate(coverage.cases()), rate(coverage.round_trips));
+        note(&format!("{all:.0} cases and {trips:.0} round trips per second"));
+    }
+    let verdict = match &difference {
+        None => Ok(()),
+        Some(_) => Err(Failure::Failed(format!("{} differs from what is specified", subject.name))),
+    };
+    let report = NativeReport {
+        engine: args.engine,
+        target: subject.name.clone(),
+        seed,
+        cases,
+        verdict: if difference.is_none() { "agree" } else { "differ" },
+        difference: difference.map(|difference| difference.to_string()),
+        paths: coverage.paths(),
+        classes: coverage.classes.len(),
+        round_trips: coverage.round_trips,
+        not_here: coverage.not_here,
+    };
+    let text = match args.format {
+        Format::Text => native_text(&report),
+        Format::Json => json(&report)?,
+    };
+    conclude(text, verdict)
+}
+
+fn native_text(report: &NativeReport) -> String {
+    let NativeReport { target, seed, cases, paths, classes, round_trips, not_here, .. } = report;
+    if let Some(difference) = &report.difference {
+        return format!("{target}: engines differ, of seed {seed}:\n\n{difference}");
+    }
+    format!(
+        "{target}: {cases} cases of seed {seed}: this CPU, the model and the specification agree\n\n  \
+           {paths} ways through the switcher, {classes} classes of cases, {round_trips} round trips\n  \
+           {not_here} cases need the other paging mode: the model and the specification alone\n"
+    )
 }
 
 /// What of each theorem was tried, and what there is.
