@@ -105,6 +105,8 @@ fn extra_fields(extra: &TssExtra) -> [u64; EXTRA.len()] {
 /// How many crossings and CR3 loads an [`Outcome`] has at most.
 const KEPT: usize = 256;
 
+/// Vector of INT3.
+const BREAKPOINT: u8 = 3;
 const PF: u32 = vector::PF as u32;
 /// A page fault's error code: the page is there. Of the upper half, this machine's kernel says so
 /// whatever is there.
@@ -281,12 +283,12 @@ impl Specification {
         let s = self.host.selectors;
         if by == Return::Iretq {
             // A fault of IRETQ is one of the instruction before: RF is as it was.
-            let not_null = |selector: u64| selector as u32 & 0xFFFC;
+            let without_rpl = |selector: u64| selector as u32 & 0xFFFC;
             if guest.cs != u64::from(s.user_cs()) {
-                return Next::protection(not_null(guest.cs));
+                return Next::protection(without_rpl(guest.cs));
             }
             if guest.ss != u64::from(s.user_ds()) {
-                return Next::protection(not_null(guest.ss));
+                return Next::protection(without_rpl(guest.ss));
             }
             if !self.host.paging.is_canonical(guest.rip) {
                 return Next::protection(0);
@@ -303,7 +305,7 @@ impl Specification {
             Some(Slot::Int3) => {
                 guest.rip += 1;
                 guest.rflags &= !RFlags::RF.bits();
-                Next::event(3)
+                Next::event(BREAKPOINT)
             }
             Some(Slot::Ud2) => {
                 guest.rflags = fault;
