@@ -317,6 +317,13 @@ fn row_33_no_endbr64_under_ibt() {
     }
 }
 
+/// sp0 is an address of the host's, but which one is not known.
+#[test]
+fn a_counterexample_may_need_an_address_of_the_hosts() {
+    let broken = with(&ours("intel-4level"), Operator::Register, "wrgsbase r11", 1, "wrgsbase rsp");
+    killed(&broken, 5, "wrgsbase-canonical");
+}
+
 /// A sample: `switcher mutate --all` does them all.
 #[test]
 fn no_mutant_survives_unexplained() {

@@ -58,9 +58,10 @@ impl Source<Concrete> for Values<'_> {
     fn value(&mut self, _d: &Concrete, name: Name, _bits: u32) -> u64 {
         let name = name.to_string();
         let base = BASES.iter().find(|(base, _)| *base == name);
-        let value = match base {
-            Some((_, fixed)) if !self.bases => *fixed,
-            _ => self.model.value(&name),
+        let value = match (self.model.value(&name), base) {
+            // Zero is what a model says of what does not matter.
+            (wanted, Some((_, fixed))) if !self.bases || wanted == 0 => *fixed,
+            (wanted, _) => wanted,
         };
         self.asked.push((name, value));
         value
