@@ -2,18 +2,14 @@
 //!
 //! Row numbers are those of spec/hazards.md.
 
-mod scenarios;
-
 use switcher_gen::arch::{PagingMode, RFlags, Vendor};
+use switcher_gen::fuzz::scenario::{Random, USER, random_setup, random_smod, random_umod};
 use switcher_gen::layout::{OrigAx, PtRegs, SwitchFlags};
 use switcher_gen::machine::Interpreter;
 use switcher_gen::machine::interpreter::{Error, Kind};
 use switcher_gen::native::{self, Machine};
 use switcher_gen::scenario::{Emulated, Failure, Mode, Origin, Outcome, Places, Setup, Target};
 use switcher_gen::{Image, Variant};
-
-use hw_vectors::random::{Random, USER};
-use scenarios::{place, random_setup, random_smod, random_umod};
 
 /// Random states per variant and program.
 const STATES: usize = 150;
@@ -126,14 +122,14 @@ fn random_guests_come_to_the_same_end_as_on_this_cpu() {
 fn flags_and_selectors_of_a_frame_come_to_the_same_end_as_on_this_cpu() {
     for_all(&CLI, &CLI, |both, random| {
         for bit in 0..64 {
-            let rip = place(random, &both.native, Mode::Umod);
+            let rip = random.place(&both.native, Mode::Umod);
             let mut setup = random_setup(random, &both.native, Mode::Umod, rip);
             setup.frame.eflags = 1 << bit;
             setup.count = bit % 2 == 0;
             both.run(&setup);
         }
         for ss in [0, 0x18, 0xFFFB] {
-            let rip = place(random, &both.native, Mode::Umod);
+            let rip = random.place(&both.native, Mode::Umod);
             let mut setup = random_setup(random, &both.native, Mode::Umod, rip);
             setup.frame.ss = ss;
             both.run(&setup);
@@ -182,6 +178,17 @@ fn events_come_to_the_same_end_as_on_this_cpu() {
             setup.frame.rip = both.native.code(Mode::Umod).start;
             assert!(both.run(&setup).is_some());
         }
+    });
+}
+
+/// Row 13: RF is for one instruction, and INT3 is one.
+#[test]
+fn rf_is_spent_by_an_instruction_that_traps_as_on_this_cpu() {
+    for_all(&UD2, &INT3, |both, random| {
+        let mut setup = random_umod(random, &both.native);
+        setup.frame.eflags |= RFlags::RF.bits();
+        let outcome = both.run(&setup).unwrap();
+        assert_eq!(outcome.frame.eflags & RFlags::RF.bits(), 0);
     });
 }
 

@@ -4,20 +4,16 @@
 //!
 //! Row numbers are those of spec/hazards.md.
 
-mod scenarios;
-
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use switcher_gen::arch::{Cr3, PagingMode, RFlags, Selectors};
+use switcher_gen::fuzz::scenario::{Engine, Random, USER, random_setup, random_smod, random_umod};
 use switcher_gen::layout::{ExitReason, OrigAx, PtRegs, Pvcs, SwitchFlags};
 use switcher_gen::native::{
     self, Crossing, Error, Failure, Interception, Machine, Mode, Origin, Outcome, Setup, Target,
 };
 use switcher_gen::{Image, Variant};
-
-use hw_vectors::random::{Random, USER};
-use scenarios::{Engine, place, random_setup, random_smod, random_umod};
 
 /// Random states per variant and test.
 const STATES: usize = 300;
@@ -417,7 +413,7 @@ fn a_return_to_any_address_is_the_guests_own_fault() {
 fn selectors_that_iretq_refuses_are_the_guests_fault() {
     for_all(&SYSCALL, &UD2, |machine, random| {
         for ss in [0, 0x18, 0xFFFB] {
-            let rip = place(random, machine, Mode::Umod);
+            let rip = random.place(machine, Mode::Umod);
             let mut setup = random_setup(random, machine, Mode::Umod, rip);
             setup.frame.ss = ss;
             let outcome = run(machine, &setup);
@@ -459,7 +455,7 @@ fn privileged_flags_of_the_frame_do_not_reach_the_guest() {
     for_all(&CLI, &CLI, |machine, random| {
         for bit in 0..64 {
             for r11 in [1 << bit, START] {
-                let rip = place(random, machine, Mode::Umod);
+                let rip = random.place(machine, Mode::Umod);
                 let mut setup = random_setup(random, machine, Mode::Umod, rip);
                 setup.frame.eflags = 1 << bit;
                 setup.frame.r11 = r11;
@@ -632,6 +628,22 @@ fn stepping_changes_no_outcome() {
         machine.intercept_by_stepping();
         assert_eq!(machine.interception(), Interception::Stepping);
         check_all("by stepping", machine);
+    });
+}
+
+/// To Linux, some numbers of a system call mean that it is to be restarted. Guests have others.
+#[test]
+fn no_rax_of_a_guests_syscall_means_anything_to_this_machines_kernel() {
+    for_all(&SYSCALL, &SYSCALL, |machine, random| {
+        for errno in (0..=520_i64).chain([4095, 4096]) {
+            let mut setup = random_umod(random, machine);
+            setup.extra.switch_flags |= SwitchFlags::IRQ_WIN;
+            setup.count = false;
+            for rax in [-errno, errno, -errno & 0xFFFF_FFFF] {
+                setup.frame.rax = rax as u64;
+                exits(machine, &setup, &format!("RAX {rax:#x}"));
+            }
+        }
     });
 }
 

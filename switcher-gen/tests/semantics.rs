@@ -9,8 +9,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hw_vectors::forms::{self, Form};
-use hw_vectors::random::{Random, operands};
+use hw_vectors::random::operands;
 use switcher_gen::arch::RFlags;
+use switcher_gen::fuzz::scenario::Random;
 use switcher_gen::layout::PtRegs;
 use switcher_gen::machine::Interpreter;
 use switcher_gen::machine::interpreter::Kind;

@@ -5,6 +5,7 @@ use hw_protocol::vectors::{
     filler, write,
 };
 use switcher_gen::arch::{PagingMode, RFlags, Selectors, Vendor, vector};
+use switcher_gen::fuzz::scenario::Random;
 use switcher_gen::layout::PtRegs;
 use switcher_gen::machine::{
     self, Concrete, Flags, Gpr, Memory, Model, Msrs, Region, State, Step, Stuck, Unobserved,
@@ -12,7 +13,7 @@ use switcher_gen::machine::{
 
 use crate::forms::{self, Form};
 use crate::known;
-use crate::random::{Random, operands};
+use crate::random::operands;
 
 /// Random states of what is the same at any privilege level.
 const STATES: usize = 12;

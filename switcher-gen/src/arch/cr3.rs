@@ -77,6 +77,12 @@ impl Cr3 {
         Self(self.0 | Self::NOFLUSH)
     }
 
+    /// `other`'s root, under this PCID and with this NOFLUSH.
+    #[must_use]
+    pub const fn with_root_of(self, other: Self) -> Self {
+        Self(self.0 & !Self::ROOT | other.0 & Self::ROOT)
+    }
+
     /// What the register was read as, or is to be loaded with.
     #[must_use]
     pub const fn bits(self) -> u64 {
@@ -116,6 +122,7 @@ mod tests {
         assert_eq!(tagged.bits(), 1 << 63 | 0x5021);
         assert_eq!(tagged.root(), 0x5000);
         assert!(tagged.uses_pcid() && !cr3.uses_pcid());
+        assert_eq!(tagged.with_root_of(Cr3::new(0x7000).unwrap()).bits(), 1 << 63 | 0x7021);
         assert!(cr3.without_flush(enabled).uses_pcid());
         assert_eq!(Pcid::new(4096), Err(Cr3Error::Pcid(4096)));
     }

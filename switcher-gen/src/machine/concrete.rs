@@ -21,10 +21,11 @@ impl Concrete {
     }
 
     /// The next unknown of this kind.
-    fn unknown(&self, kind: String) -> u64 {
+    fn unknown(&self, kind: impl FnOnce() -> String) -> u64 {
         if self.told.is_empty() {
             return 0;
         }
+        let kind = kind();
         let mut count = self.count.borrow_mut();
         let number = count.entry(kind.clone()).or_default();
         let value = self.told.get(&format!("{kind}#{number}"));
@@ -111,10 +112,10 @@ impl Domain for Concrete {
         condition
     }
     fn undefined(&self, what: &'static str) -> bool {
-        self.unknown(undefined_name(what)) & 1 != 0
+        self.unknown(|| undefined_name(what)) & 1 != 0
     }
     fn adversary(&self, offset: usize, _size: usize) -> u64 {
-        self.unknown(adversary_name(offset))
+        self.unknown(|| adversary_name(offset))
     }
     #[inline]
     fn known(&self, a: u64) -> Option<u64> {

@@ -63,10 +63,9 @@ pub trait Domain {
     /// if it is to be anything at all.
     fn adversary(&self, offset: usize, size: usize) -> Self::Word;
 
-    /// Whether what `a` is depends on a variable whose name starts with `prefix`. A number depends on
-    /// nothing.
-    fn mentions(&self, a: Self::Word, prefix: &str) -> bool {
-        let _ = (a, prefix);
+    /// Whether what `a` is depends on a variable of such a name. A number depends on nothing.
+    fn mentions(&self, a: Self::Word, is_one: impl Fn(&str) -> bool) -> bool {
+        let _ = (a, is_one);
         false
     }
 

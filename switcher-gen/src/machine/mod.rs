@@ -8,6 +8,7 @@
 //! | `flags` | RFLAGS and conditions |
 //! | `memory` | regions, and what is assumed of their addresses |
 //! | `state` | registers, MSRs, the CPU's own transitions: SYSCALL, SYSRETQ, IRETQ, events |
+//! | `event` | exceptions, interrupts and NMIs: how the CPU delivers them |
 //! | `step` | the semantics of each operation |
 //! | `interpreter` | whole runs on numbers: host, switcher, guest, and what must never happen |
 //!
@@ -16,16 +17,18 @@
 
 pub mod concrete;
 pub mod domain;
+mod event;
 mod flags;
 pub mod interpreter;
 mod memory;
-mod program;
+pub(crate) mod program;
 mod state;
 mod step;
 pub mod symbolic;
 
 pub use concrete::Concrete;
 pub use domain::Domain;
+pub use event::{Arrival, Gate, Undeliverable};
 pub use flags::{ARITHMETIC, Condition, Flags};
 pub use interpreter::Interpreter;
 pub use memory::{Memory, Place, Region, Sharing};

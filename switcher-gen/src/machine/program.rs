@@ -44,7 +44,7 @@ pub enum ProgramError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Op {
     /// What it does.
-    pub(super) kind: Kind,
+    pub(crate) kind: Kind,
     /// Operand size in bytes.
     pub(super) size: usize,
     /// Destination or first operand.
@@ -95,7 +95,7 @@ pub(super) enum Segment {
 
 /// Operations. Operands are in the order of Intel's manuals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Mov,
     MovZeroExtended,
     MovSignExtended,
@@ -171,7 +171,7 @@ pub(super) enum Kind {
 
 /// Segment registers that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SegmentRegister {
+pub(crate) enum SegmentRegister {
     Cs,
     Ss,
 }
@@ -238,6 +238,25 @@ impl Program {
         Decoder::with_ip(64, code, address, DecoderOptions::NONE).decode()
     }
 
+    /// A branch with an operand-size prefix: AMD's CPUs cut RIP to 16 bits, Intel's do not.
+    fn is_short_branch(&self, i: &Instruction) -> bool {
+        use iced_x86::FlowControl;
+        let is_prefix =
+            |byte: &u8| matches!(byte, 0x26 | 0x2E | 0x36 | 0x3E | 0x64..=0x67 | 0xF2 | 0xF3);
+        let code = &self.bytes[i.ip().wrapping_sub(self.base) as usize..];
+        let mut prefixes = code.iter().take(i.len()).take_while(|byte| is_prefix(byte));
+        let is_branch = matches!(
+            i.flow_control(),
+            FlowControl::UnconditionalBranch
+                | FlowControl::IndirectBranch
+                | FlowControl::ConditionalBranch
+                | FlowControl::Return
+                | FlowControl::Call
+                | FlowControl::IndirectCall
+        );
+        is_branch && prefixes.any(|byte| *byte == 0x66)
+    }
+
     fn decode(&self, at: u64) -> Result<Op, ProgramError> {
         let instruction = self.instruction(at);
         if instruction.is_invalid() {
@@ -246,8 +265,8 @@ impl Program {
             let bytes = bytes.collect::<String>().trim_end().to_owned();
             return Err(ProgramError::Invalid { at, bytes });
         }
-        Op::new(&instruction)
-            .ok_or_else(|| ProgramError::NotModelled { at, text: instruction.to_string() })
+        let op = if self.is_short_branch(&instruction) { None } else { Op::new(&instruction) };
+        op.ok_or_else(|| ProgramError::NotModelled { at, text: instruction.to_string() })
     }
 }
 
@@ -430,6 +449,8 @@ fn kind_with_operands(i: &Instruction, op: &Op) -> Option<Kind> {
         Mnemonic::Bt if is_constant(op.second) => Kind::Bt,
         Mnemonic::Bts if is_constant(op.second) => Kind::Bts,
         Mnemonic::Btr if is_constant(op.second) => Kind::Btr,
+        // A constant has no size of its own.
+        _ if matches!(i.code(), Code::Push_imm16 | Code::Pushw_imm8) => return None,
         Mnemonic::Push if op.size == 8 => Kind::Push,
         Mnemonic::Pop if op.size == 8 => Kind::Pop,
         Mnemonic::Jmp if op.size == 8 => Kind::Jump,

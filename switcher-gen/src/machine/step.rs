@@ -449,8 +449,8 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 let state = &mut *self.state;
                 core::mem::swap(&mut state.gs_base, &mut state.inactive_gs_base);
             }
-            // NOFLUSH is not kept: it says what the load does.
-            Kind::ReadCr3 => self.write(op.first, d.mask(self.state.cr3, !NOFLUSH))?,
+            // NOFLUSH is not kept.
+            Kind::ReadCr3 => self.write(op.first, d.mask(self.state.cr3, !(1 << 63)))?,
             Kind::WriteCr3 => {
                 let value = self.read(op.second)?;
                 self.tell(Event::LoadCr3(value));
@@ -529,16 +529,11 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         }
         let signed = d.sign_extend(a, op.size);
         let (result, last_out) = match op.kind {
-            Kind::Shl if by <= bits => {
-                let result = if by < 64 { d.shl(a, by) } else { d.word(0) };
-                (result, d.test(a, bits - by))
-            }
-            Kind::Shr if by <= bits => {
-                let result = if by < 64 { d.shr(a, by) } else { d.word(0) };
-                (result, d.test(a, by - 1))
-            }
+            // CF is undefined if that is all bits.
+            Kind::Shl if by < bits => (d.shl(a, by), d.test(a, bits - by)),
+            Kind::Shr if by < bits => (d.shr(a, by), d.test(a, by - 1)),
             Kind::Sar => (d.sar(signed, by), d.test(signed, by - 1)),
-            // More than the operand has: all bits are out.
+            // As many as the operand has, or more: all bits are out.
             _ => (d.word(0), d.undefined("CF")),
         };
         let result = d.truncate(result, op.size);
@@ -586,9 +581,14 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let low = d.truncate(self.state.get(Gpr::Rax), 4);
         let value = d.or(d.shl(self.state.get(Gpr::Rdx), 32), low);
         self.tell(Event::Serialise);
-        let number = d.known(d.truncate(self.state.get(Gpr::Rcx), 4));
-        if number.is_some_and(|number| ADDRESSES.contains(&number)) {
-            self.canonical(value)?;
+        self.msr()?;
+        match d.known(d.truncate(self.state.get(Gpr::Rcx), 4)) {
+            Some(GS_BASE | KERNEL_GS_BASE) => {
+                self.tell(Event::WriteGsBase(value));
+                self.canonical(value)?;
+            }
+            Some(LSTAR | CSTAR | FS_BASE) => self.canonical(value)?,
+            _ => {}
         }
         *self.msr()? = value;
         Ok(())
@@ -601,12 +601,12 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         Ok(match self.d.known(number) {
             Some(0x48) => &mut state.msrs.spec_ctrl,
             Some(0xC000_0081) => &mut state.msrs.star,
-            Some(0xC000_0082) => &mut state.msrs.lstar,
-            Some(0xC000_0083) => &mut state.msrs.cstar,
+            Some(LSTAR) => &mut state.msrs.lstar,
+            Some(CSTAR) => &mut state.msrs.cstar,
             Some(0xC000_0084) => &mut state.msrs.sfmask,
-            Some(0xC000_0100) => &mut state.fs_base,
-            Some(0xC000_0101) => &mut state.gs_base,
-            Some(0xC000_0102) => &mut state.inactive_gs_base,
+            Some(FS_BASE) => &mut state.fs_base,
+            Some(GS_BASE) => &mut state.gs_base,
+            Some(KERNEL_GS_BASE) => &mut state.inactive_gs_base,
             _ => return Err(Stop::Stuck(Stuck::Msr { at: self.at, number })),
         })
     }
@@ -744,12 +744,12 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
     }
 }
 
-/// Bit 63 of what CR3 is loaded with.
-const NOFLUSH: u64 = 1 << 63;
-
-/// MSRs that take nothing but canonical addresses: LSTAR, CSTAR and the bases of FS and GS (AMD APM
-/// vol. 2, 5.3.1; Intel's manual does not name CSTAR, its CPUs check it).
-const ADDRESSES: [u64; 5] = [0xC000_0082, 0xC000_0083, 0xC000_0100, 0xC000_0101, 0xC000_0102];
+// MSRs that hold addresses.
+const LSTAR: u64 = 0xC000_0082;
+const CSTAR: u64 = 0xC000_0083;
+const FS_BASE: u64 = 0xC000_0100;
+const GS_BASE: u64 = 0xC000_0101;
+const KERNEL_GS_BASE: u64 = 0xC000_0102;
 
 /// How many bytes an operand has.
 const fn width(operand: Operand) -> usize {
@@ -807,7 +807,7 @@ mod tests {
 
     #[test]
     fn an_msr_for_an_address_takes_no_other_number() {
-        for msr in ADDRESSES {
+        for msr in [LSTAR, CSTAR, FS_BASE, GS_BASE, KERNEL_GS_BASE] {
             let (_, step) = stepped(&WRMSR, 0, [0, msr, 0x8000]);
             assert_eq!(step, Step::Fault(Fault::protection(0)), "{msr:#x}");
             let (_, step) = stepped(&WRMSR, 0, [0, msr, 0x7FFF]);

@@ -1,5 +1,6 @@
 //! What ring 0 has and user mode lacks: this CPU with an inactive GS base, CR3, SS and SYSCALL
-//! target of its own, and the few instructions that fault at CPL 3 because they are about these.
+//! target of its own. The few instructions that fault at CPL 3 because they are about these are done
+//! by the one semantics (`ring_0`).
 //!
 //! [`Cpu::trap`] is called for every signal. It is in one of three places: with the *host* before
 //! and after the call of `switcher_enter_guest`, in the *switcher*, or in the *guest*. What the
@@ -11,14 +12,16 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::memory::{Code, Data, GuestCode, PAGE};
 use super::registers::Regs;
+use super::ring_0::{Checks, Ring0};
 use super::signal::{self, SYSCALLS_PASS, SYSCALLS_TRAP};
 use crate::arch::{PagingMode, RFlags, Vendor, vector};
 use crate::asm::{Label, Window};
-use crate::image::Image;
-use crate::layout::{IretFrame, Mode, OrigAx, PerCpu, PtRegs, Pvcs};
+use crate::image::{Image, LinkedImage};
+use crate::layout::{IretFrame, Mode, OrigAx, PerCpu, PtRegs, Pvcs, TssExtra};
+use crate::machine::Step;
+use crate::machine::program::Kind;
 use crate::scenario::{
-    Crossing, Failure, NO_ERROR_CODE, Origin, Record, Target, may_iret, may_load, may_sysret,
-    right_root,
+    Crossing, Failure, NO_ERROR_CODE, Origin, Record, Target, may_iret, right_root,
 };
 
 /// How a guest's SYSCALL is kept from this machine's own kernel.
@@ -98,6 +101,7 @@ const PF: u32 = vector::PF as u32;
 /// One CPU with everything a switcher refers to, and the state of a run.
 pub(super) struct Cpu {
     image: Image,
+    ring_0: Ring0,
     pub(super) memory: Memory,
     pub(super) interception: Interception,
     /// The mode this CPU is in, whatever mode the image is for.
@@ -137,12 +141,15 @@ impl Cpu {
     /// With `image` linked and loaded in `memory.code`.
     pub(super) fn new(
         image: Image,
+        linked: &LinkedImage,
         memory: Memory,
         interception: Interception,
         real_paging: PagingMode,
     ) -> Self {
+        let ring_0 = Ring0::new(&image, memory.code.address(), linked.bytes());
         Self {
             image,
+            ring_0,
             memory,
             interception,
             real_paging,
@@ -165,6 +172,16 @@ impl Cpu {
 
     pub(super) const fn image(&self) -> &Image {
         &self.image
+    }
+
+    /// Breaks the code: false if that is not within it.
+    #[cfg(test)]
+    pub(super) fn overwrite(&mut self, offset: usize, bytes: &[u8]) -> std::io::Result<bool> {
+        let loaded = self.memory.code.load(offset, bytes)?;
+        if loaded {
+            self.ring_0.patch(self.memory.code.address() + offset as u64, bytes);
+        }
+        Ok(loaded)
     }
 
     pub(super) const fn selector(&self) -> &AtomicU8 {
@@ -303,7 +320,8 @@ impl Cpu {
         self.executed = 0;
         self.leaving = false;
         regs.go_on(self.address(at), regs.eflags(), self.stepping());
-        self.check_windows(regs)
+        self.check_windows(regs)?;
+        self.emulate_what_would_fault(regs)
     }
 
     fn in_switcher(&mut self, stepped: bool, regs: &mut Regs<'_>) -> Result<(), Failure> {
@@ -352,38 +370,75 @@ impl Cpu {
         Ok(())
     }
 
-    /// Does what the instruction at RIP does in ring 0.
+    /// Does what the instruction at RIP does in ring 0, which has faulted at CPL 3.
     fn emulate(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
-        let rip = regs.rip();
-        let length = match *self.memory.code.at(rip) {
-            [0x0F, 0x01, 0xF8, ..] => {
-                self.swapgs();
-                self.record.emulated.swapgs += 1;
-                3
-            }
-            [0x0F, 0x22, modrm, ..] if modrm & 0xF8 == 0xD8 => {
-                self.mov_cr3(regs.by_number(modrm & 7))?;
-                3
-            }
-            [0x41, 0x0F, 0x22, modrm, ..] if modrm & 0xF8 == 0xD8 => {
-                self.mov_cr3(regs.by_number(8 | modrm & 7))?;
-                4
-            }
-            [0x8E, modrm, ..] if modrm & 0xF8 == 0xD0 => {
-                self.mov_ss(regs.by_number(modrm & 7) as u16, regs)?;
-                2
-            }
-            [0x48, 0x0F, 0x07, ..] => return self.sysretq(regs),
-            [0xF3, rex @ 0x48..=0x49, 0x0F, 0xAE, modrm, ..] if modrm & 0xF8 == 0xD8 => {
-                let address = regs.by_number((rex & 1) << 3 | modrm & 7);
-                let canonical = self.paging().is_canonical(address);
-                let other = Failure::NotOnThisCpu { address };
-                return Err(if canonical { other } else { self.fault(regs) });
-            }
-            _ => return Err(self.fault(regs)),
+        self.emulate_one(regs)?;
+        self.emulate_what_would_fault(regs)
+    }
+
+    /// The same for the instructions at RIP that are sure to fault: a signal less for each.
+    fn emulate_what_would_fault(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
+        while self.place == Place::Switcher && self.ring_0.always_faults_in_ring_3(regs.rip()) {
+            self.emulate_one(regs)?;
+        }
+        Ok(())
+    }
+
+    /// One step of the one semantics, on these registers and without memory: what it does to GS, CR3
+    /// and SS is done to this CPU's, unless no switcher may do it.
+    fn emulate_one(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
+        let refused = Failure::Fault { vector: GP, offset: self.offset(regs.rip()), address: 0 };
+        let Some(kind) = self.ring_0.emulated(regs.rip()) else { return Err(refused) };
+        let mut checks = Checks {
+            extra: self.memory.per_cpu.read().tss_extra,
+            pcid: self.image.variant().axes().pcid,
+            paging: self.paging(),
+            null_ss: self.sysret_keeps_ss() && self.ss == 0,
+            failure: None,
         };
+        let active = signal::gs_base();
+        let step =
+            self.ring_0.step(regs, [active, self.inactive_gs], self.cr3, self.ss, &mut checks);
+        if let Some(failure) = checks.failure {
+            return Err(failure);
+        }
+        let (Ok(Step::Next | Step::Guest { .. }), state) = (step, &self.ring_0.state) else {
+            return Err(refused);
+        };
+        let rip = state.rip;
         self.executed += u64::from(self.limits.count);
-        regs.go_on(rip + length, regs.eflags(), self.stepping());
+        match kind {
+            Kind::SwapGs => {
+                let (active, inactive) = (state.gs_base, state.inactive_gs_base);
+                // SAFETY: SWAPGS has made the inactive one active. `prepare` wants a canonical one,
+                // and later ones were active GS bases.
+                unsafe { signal::set_gs_base(active) };
+                self.inactive_gs = inactive;
+                self.record.emulated.swapgs += 1;
+            }
+            Kind::WriteCr3 => {
+                self.cr3 = state.cr3;
+                self.loaded_cr3(&checks.extra);
+            }
+            Kind::WriteSs => {
+                // Ring 0 may have a null SS; a switcher that loads it is up to no good.
+                if state.ss != u64::from(self.image.variant().selectors().kernel_ds()) {
+                    return Err(refused);
+                }
+                self.ss = state.ss as u16;
+                self.record.emulated.mov_ss += 1;
+            }
+            Kind::Sysretq => {
+                let eflags = state.rflags(&self.ring_0.d);
+                self.record.emulated.sysretq += 1;
+                self.cross(Target::Sysretq)?;
+                return self.arrive(rip, eflags, regs);
+            }
+            // WRGSBASE, which is executed here and has faulted: the address is one for the image's
+            // paging mode, and none for this CPU's.
+            _ => return Err(Failure::NotOnThisCpu { address: state.gs_base }),
+        }
+        regs.go_on(rip, regs.eflags(), self.stepping());
         self.check_windows(regs)
     }
 
@@ -403,46 +458,14 @@ impl Cpu {
         self.inactive_gs = active;
     }
 
-    fn mov_cr3(&mut self, value: u64) -> Result<(), Failure> {
-        let extra = self.memory.per_cpu.read().tss_extra;
-        if !may_load(value, &extra, self.image.variant().axes().pcid) {
-            return Err(Failure::Cr3 { value });
-        }
-        self.cr3 = value;
+    /// MOV CR3 has been emulated: each mode has its own code behind the same address.
+    fn loaded_cr3(&mut self, extra: &TssExtra) {
         for (mode, root) in [(Mode::Smod, extra.smod_cr3), (Mode::Umod, extra.umod_cr3)] {
-            if root.bits() == value {
+            if root.bits() == self.cr3 {
                 self.memory.guest.show(mode);
             }
         }
-        self.record.loaded_cr3(value);
-        Ok(())
-    }
-
-    fn mov_ss(&mut self, selector: u16, regs: &Regs<'_>) -> Result<(), Failure> {
-        if selector != self.image.variant().selectors().kernel_ds() {
-            return Err(self.fault(regs));
-        }
-        self.ss = selector;
-        self.record.emulated.mov_ss += 1;
-        Ok(())
-    }
-
-    fn sysretq(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
-        let rcx = regs.get(libc::REG_RCX);
-        let r11 = regs.get(libc::REG_R11);
-        if !self.paging().is_canonical(rcx) {
-            return Err(Failure::SysretNonCanonical { rcx });
-        }
-        if self.sysret_keeps_ss() && self.ss == 0 {
-            return Err(Failure::NullSs);
-        }
-        if !may_sysret(r11) {
-            return Err(Failure::SysretFlags { r11 });
-        }
-        self.record.emulated.sysretq += 1;
-        self.executed += u64::from(self.limits.count);
-        self.cross(Target::Sysretq)?;
-        self.arrive(rcx, r11, regs)
+        self.record.loaded_cr3(self.cr3);
     }
 
     // At the IRETQ to a guest, which runs natively unless guests are stepped.

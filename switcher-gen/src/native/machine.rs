@@ -71,7 +71,7 @@ impl Machine {
             frame: Data::ending_stack(Self::STACK_LEN)?,
             pvcs: Data::new()?,
         };
-        let cpu = Box::new(Cpu::new(image, memory, interception, memory::paging_mode()?));
+        let cpu = Box::new(Cpu::new(image, &linked, memory, interception, memory::paging_mode()?));
         Ok(Self { cpu, signal_stack: SignalStack::new()?, data: Vec::new() })
     }
 
@@ -139,8 +139,8 @@ impl Machine {
 
     /// Breaks the code it runs.
     #[cfg(test)]
-    pub(super) fn overwrite(&mut self, offset: usize, bytes: &[u8]) -> Result<(), Error> {
-        if self.cpu.memory.code.load(offset, bytes)? { Ok(()) } else { Err(Error::ProgramTooLong) }
+    pub(crate) fn overwrite(&mut self, offset: usize, bytes: &[u8]) -> Result<(), Error> {
+        if self.cpu.overwrite(offset, bytes)? { Ok(()) } else { Err(Error::ProgramTooLong) }
     }
 
     /// Everything in order: no inhibitor, smod's entry and umod's RIP at the start of their code,

@@ -2,8 +2,8 @@
 //!
 //! The bytes are the ones a host would map, and the CPU executes them; so nothing is said here
 //! about what an instruction does, except of the few that CPL 3 refuses: SWAPGS, MOV CR3, SYSRETQ,
-//! MOV SS. They fault, and a signal handler does what they do in ring 0. A guest's SYSCALL, which
-//! would reach Linux, comes to the same handler (Syscall User Dispatch), and is made to land on
+//! MOV SS. They fault, and a signal handler does what [`machine`](crate::machine) says they do in
+//! ring 0. A guest's SYSCALL, which would reach Linux, comes to the same handler (Syscall User Dispatch), and is made to land on
 //! `entry_SYSCALL_64_switcher`. Guests are small programs in pages of their own.
 //!
 //! | file | purpose |
@@ -11,7 +11,8 @@
 //! | `memory` | code and data pages, never writable and executable at once |
 //! | `signal` | the real CPU: entry, signal handler, GS base |
 //! | `registers` | the context of a signal |
-//! | `cpu` | what ring 0 adds: the emulated instructions, SYSCALL, events |
+//! | `ring_0` | what faults at CPL 3, by the one semantics |
+//! | `cpu` | what ring 0 adds: its registers, SYSCALL, events, and what must never happen |
 //! | `machine` | an image with memory around it, ready to run |
 //! | `tour` | a demonstration: round trips at full speed, and counted paths |
 //!
@@ -25,6 +26,7 @@ mod cpu;
 mod machine;
 mod memory;
 mod registers;
+mod ring_0;
 mod signal;
 #[cfg(test)]
 mod tests;

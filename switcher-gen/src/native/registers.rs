@@ -41,9 +41,9 @@ impl<'a> Regs<'a> {
         self.0[register as usize] = value.cast_signed();
     }
 
-    /// The general register that instructions mean by `number`.
-    pub(super) const fn by_number(&self, number: u8) -> u64 {
-        self.get(BY_NUMBER[(number & 0xF) as usize])
+    /// The general registers in the order of their numbers.
+    pub(super) fn by_number(&self) -> [u64; 16] {
+        BY_NUMBER.map(|register| self.get(register))
     }
 
     pub(super) const fn eflags(&self) -> u64 {

@@ -190,9 +190,47 @@ unsafe extern "C" fn handle(
         // returned, and this signal interrupted `enter` or code it called: all other signals are
         // blocked, and this one in itself.
         let cpu = unsafe { &mut *cpu };
+        if signal == libc::SIGSYS {
+            // SAFETY: by contract this is the kernel's context of this signal, and what it gives to
+            // a handler with `SA_SIGINFO`.
+            undo_restart(unsafe { &*info.cast() }, &mut regs);
+        }
         cpu.trap(signal, &mut regs);
     }
     regs.eflags() & NOT_BY_SIGRETURN
+}
+
+/// The start of a `siginfo_t` for SIGSYS (asm-generic/siginfo.h).
+#[repr(C)]
+struct SystemCallInfo {
+    _signo: c_int,
+    _errno: c_int,
+    code: c_int,
+    _padding: c_int,
+    /// The address behind the instruction.
+    call_addr: u64,
+    /// The lower half of RAX.
+    syscall: c_int,
+}
+
+/// `code` of a SYSCALL that Syscall User Dispatch has caught (asm-generic/siginfo.h).
+const SYS_USER_DISPATCH: c_int = 2;
+
+/// The kernel has rolled the SYSCALL back, and then delivers a signal as to any system call. If the
+/// guest's RAX looks like a kernel's wish to be restarted (linux/errno.h, `ERESTARTSYS` and the
+/// like), it sets RAX to -EINTR, or RIP back to the instruction (arch/x86/kernel/signal.c,
+/// `handle_signal`). What was there is in the signal's information.
+fn undo_restart(info: &SystemCallInfo, regs: &mut Regs<'_>) {
+    const RESTARTS: std::ops::RangeInclusive<c_int> = -516..=-512;
+    if info.code != SYS_USER_DISPATCH || !RESTARTS.contains(&info.syscall) {
+        return;
+    }
+    regs.set(libc::REG_RIP, info.call_addr);
+    let interrupted = i64::from(-libc::EINTR).cast_unsigned();
+    if regs.get(libc::REG_RAX) == interrupted {
+        // Only a RAX that is negative as a whole is taken for an error.
+        regs.set(libc::REG_RAX, i64::from(info.syscall).cast_unsigned());
+    }
 }
 
 /// A signal that no machine caused goes where it would have gone without us.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::obligation::{self, Obligation};
 use super::target::Target;
 use super::theorem::{self, Goal, Neighbour, Run, Theorem};
-use super::world::Source;
+use super::world::{Name, Source};
 use crate::machine::symbolic::{Model, Symbolic};
 use crate::machine::{Concrete, Domain};
 
@@ -55,13 +55,15 @@ struct Values<'a> {
 }
 
 impl Source<Concrete> for Values<'_> {
-    fn value(&mut self, _d: &Concrete, name: &str, _bits: u32) -> u64 {
+    fn value(&mut self, _d: &Concrete, name: Name, _bits: u32) -> u64 {
+        let name = name.to_string();
         let base = BASES.iter().find(|(base, _)| *base == name);
-        let value = match base {
-            Some((_, fixed)) if !self.bases => *fixed,
-            _ => self.model.value(name),
+        let value = match (self.model.value(&name), base) {
+            // Zero is what a model says of what does not matter.
+            (wanted, Some((_, fixed))) if !self.bases || wanted == 0 => *fixed,
+            (wanted, _) => wanted,
         };
-        self.asked.push((name.to_owned(), value));
+        self.asked.push((name, value));
         value
     }
 }
@@ -70,8 +72,9 @@ impl Source<Concrete> for Values<'_> {
 struct Written<'a>(&'a [(String, u64)]);
 
 impl Source<Concrete> for Written<'_> {
-    fn value(&mut self, _d: &Concrete, name: &str, _bits: u32) -> u64 {
-        let found = self.0.iter().find(|(known, _)| known == name);
+    fn value(&mut self, _d: &Concrete, name: Name, _bits: u32) -> u64 {
+        let name = name.to_string();
+        let found = self.0.iter().find(|(known, _)| *known == name);
         found.map(|(_, value)| *value).unwrap_or_default()
     }
 }
@@ -109,8 +112,9 @@ impl Counterexample {
             let mut broken = replayed.goals.iter().filter(|found| !found.holds);
             let same = broken.clone().find(|found| found.obligation == goal.obligation);
             let broken = same.or_else(|| broken.next());
-            // What a decision rests on does not show in numbers; that it is reached does.
-            let is_rule = goal.obligation == obligation::NO_DECISION_ON_RSP;
+            // What a number comes from does not show in it; that it is reached does.
+            let rules = [obligation::NO_DECISION_ON_RSP, obligation::NO_HOST_VALUE];
+            let is_rule = rules.contains(&goal.obligation);
             let is_reached = goal.at.is_some_and(|at| replayed.trace.contains(&at));
             if broken.is_none() && !(is_rule && is_reached) {
                 return None;

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::counterexample::Counterexample;
 use super::target::Target;
-use super::theorem::{self, BadCode, Neighbour, Run, Theorem, Walk};
-use super::world::{Saved, Source};
+use super::theorem::{self, BadCode, Extent, Neighbour, Run, Theorem, Walk};
+use super::world::{Name, Saved, Source};
 use crate::machine::Observer;
 use crate::machine::symbolic::{self, By, ExploreError, Symbolic, Verdict as Answer, Word};
 
@@ -51,8 +51,8 @@ pub struct Report {
 pub(super) struct Unknowns;
 
 impl Source<Symbolic> for Unknowns {
-    fn value(&mut self, d: &Symbolic, name: &str, bits: u32) -> Word {
-        d.variable(name, bits)
+    fn value(&mut self, d: &Symbolic, name: Name, bits: u32) -> Word {
+        d.variable(name.to_string(), bits)
     }
 }
 
@@ -90,12 +90,21 @@ impl Prover {
                 continue;
             }
             // What is safe first: the specification makes one path many, and each may break more.
-            for neighbour in [Neighbour::Hostile, Neighbour::Quiet] {
+            for (neighbour, extent) in [
+                (Neighbour::Hostile, Extent::Safety),
+                (Neighbour::Hostile, Extent::Specified),
+                (Neighbour::Quiet, Extent::Specified),
+                (Neighbour::Quiet, Extent::Everything),
+            ] {
+                let is_repeated = extent == Extent::Safety
+                    || (neighbour, extent) == (Neighbour::Quiet, Extent::Specified);
                 // Without it, the first theorem fails, and says why.
                 if saved.is_none() && theorem != Theorem::EnterGuest {
                     return Ok(Verdict::Unknown("entering a guest does not lead to one".into()));
                 }
-                match self.theorem(target, theorem, neighbour, saved.as_ref())? {
+                match self.theorem(target, theorem, (neighbour, extent), saved.as_ref())? {
+                    // The next one repeats it.
+                    Ok(_) if is_repeated => {}
                     Ok(report) => reports.push(report),
                     Err(verdict) => return Ok(verdict),
                 }
@@ -147,7 +156,7 @@ impl Prover {
         &self,
         target: &Target,
         theorem: Theorem,
-        neighbour: Neighbour,
+        (neighbour, extent): (Neighbour, Extent),
         saved: Option<&Saved<Symbolic>>,
     ) -> Result<Result<Report, Verdict>, BadCode> {
         let d = &self.domain;
@@ -162,7 +171,8 @@ impl Prover {
         };
         let mut stop = None;
         let run = |d: &Symbolic| {
-            theorem::run(d, target, theorem, neighbour, &mut Unknowns, saved, assume(d))
+            let how = (neighbour, extent);
+            theorem::run_to(d, target, theorem, how, &mut Unknowns, saved, assume(d))
         };
         let explored = d.explore_until(run, |_, result| {
             let broken = match result {

@@ -32,6 +32,8 @@ obligations! {
     // On the way.
     MEMORY = "memory" [7, 22] "every access is to the switcher's own memory";
     GS_IS_THE_HOSTS = "per-cpu-access" [7] "GS is the host's at each access to the per-CPU block";
+    RING_0_FLAGS = "ring-0-flags" [13, 30] "IF and TF are clear in ring 0";
+    SWAPGS_FENCED = "swapgs-fenced" [28] "between a SWAPGS behind a jump and a GS access is a fence";
     NO_DECISION_ON_RSP = "no-decision-on-rsp" [10] "no decision rests on an RSP of the guest's";
     CR3_OPERAND = "cr3-operand" [19] "only the published roots are loaded into CR3";
     CR3_PREPARED = "cr3-prepared" [19] "the other mode's root is loaded only if it is prepared";
@@ -53,6 +55,7 @@ obligations! {
     // At CPL 3, against the specification.
     KIND = "kind" [3, 13, 25, 26] "the routine ends where and how the specification says";
     REGISTERS = "registers" [4, 27] "every general register is the guest's";
+    NO_HOST_VALUE = "no-host-value" [24, 27] "no value of the host's gets to the guest";
     RIP = "rip" [27] "RIP is the guest's";
     RFLAGS = "rflags" [13, 14] "RFLAGS is the guest's, sanitised";
     SELECTORS = "selectors" [25] "CS and SS are the guest's";
@@ -62,10 +65,12 @@ obligations! {
     TSS_EXTRA = "tss-extra" [27] "the per-CPU block is as specified";
     PVCS_GSBASE = "pvcs-gsbase" [6] "PVCS.user_gsbase is the GS base the guest had";
     PVCS = "pvcs" [27] "the PVCS is as specified";
+    SFMASK = "sfmask" [14, 16] "SYSCALL clears DF, AC, IOPL and RF";
+    PVCS_REGISTERED = "pvcs-registered" [22, 26] "the PVCS is accessed only if there is one";
     UNCHANGED = "unchanged" [22] "nothing else is written";
     SAVED = "saved" [27] "what is saved of the host does not depend on the guest";
     // In the host.
-    EXIT_FLAGS = "exit-flags" [15, 16] "DF, AC, NT, TF and IF are clear in the host";
+    EXIT_FLAGS = "exit-flags" [15, 16] "DF, AC, NT, TF, IF and IOPL are clear in the host";
     EXIT_SCRATCH = "exit-scratch" [27] "scratch registers hold nothing of the guest's";
     EXIT_CALLER = "exit-caller" [27] "the caller's registers are restored";
     EXIT_FRAME = "exit-frame" [2, 27] "the exit frame holds every register of the guest";
@@ -76,5 +81,5 @@ obligations! {
     EXIT_SS = "exit-ss" [18] "on AMD, SS is not null in the host";
     // By looking at the code (hazards.md's S rows).
     ADJACENT = "rsp-adjacent" [23] "the load of RSP is right in front of SYSRETQ";
-    ENDBR = "endbr" [33] "under IBT, entry points are ENDBR64";
+    ENDBR = "endbr" [33] "under IBT, what is jumped to indirectly is ENDBR64";
 }

@@ -21,7 +21,7 @@ pub struct Target {
     pub syscall_64: u64,
     /// `entry_SYSCALL_compat_switcher`, if there is one.
     pub syscall_compat: Option<u64>,
-    /// `entry_IRETQ_switcher`, if the host is told of the IRETQ.
+    /// `entry_IRETQ_switcher`; code without an IRETQ needs none.
     pub iretq: Option<u64>,
     /// The windows, if the host is told of them.
     pub windows: Option<Vec<(Window, Range<u64>)>>,
@@ -72,6 +72,15 @@ impl Target {
         })
     }
 
+    /// What nothing is said about, because the code does not say where it is.
+    #[must_use]
+    pub fn not_judged(&self) -> Vec<&'static str> {
+        let windows = "the windows: no table of them (hazards.md, rows 9 and 10)";
+        let compat = "entry_SYSCALL_compat_switcher: no such symbol (hazards.md, row 17)";
+        let missing = [(self.windows.is_none(), windows), (self.syscall_compat.is_none(), compat)];
+        missing.into_iter().filter_map(|(is_missing, what)| is_missing.then_some(what)).collect()
+    }
+
     /// The addresses that are entered from outside.
     pub(crate) fn entry_points(&self) -> impl Iterator<Item = u64> {
         let required = [self.enter_guest, self.return_from_guest, self.syscall_64];
@@ -87,6 +96,23 @@ impl Target {
     pub(super) fn leaves(&self, at: u64, _target: u64) -> bool {
         use iced_x86::FlowControl;
         self.program.instruction(at).flow_control() != FlowControl::Return
+    }
+
+    /// Whether there is an ENDBR64.
+    pub(super) fn is_endbr(&self, at: u64) -> bool {
+        self.program.contains(at)
+            && self.program.instruction(at).mnemonic() == iced_x86::Mnemonic::Endbr64
+    }
+
+    /// Whether the instruction at `at` jumps to what a register or memory says. RET is none: IBT
+    /// does not look at it.
+    pub(super) fn is_indirect(&self, at: u64) -> bool {
+        use iced_x86::FlowControl;
+        self.program.contains(at)
+            && matches!(
+                self.program.instruction(at).flow_control(),
+                FlowControl::IndirectBranch | FlowControl::IndirectCall
+            )
     }
 
     pub(super) fn world<D: Domain>(

@@ -7,15 +7,15 @@ use serde::Serialize;
 use super::obligation::{self, Obligation};
 use super::target::Target;
 use super::world::{
-    self, EXTRA_FIELDS, FRAME_REST, Placement, Saved, Source, Start, World, by_number, in_frame,
-    pvcs_fields, region,
+    self, EXTRA_FIELDS, FRAME_REST, Name, Part, Placement, Saved, Setting, Source, Start, World,
+    by_number, in_frame, pvcs_fields, region,
 };
 use crate::arch::{RFlags, Vendor};
 use crate::asm::Window;
 use crate::layout::{PtRegs, SwitchFlags, Tss, TssExtra};
 use crate::machine::{
-    ARITHMETIC, Domain, Entry, Event, Fault, Gpr, Observer, ProgramError, Region, State as Machine,
-    Step, Stuck,
+    ARITHMETIC, Domain, Entry, Event, Fault, Gpr, Msrs, Observer, ProgramError, Region,
+    State as Machine, Step, Stuck,
 };
 use crate::spec::{self, Exit, Outcome, Return};
 
@@ -80,7 +80,8 @@ impl std::fmt::Display for Theorem {
 pub enum Neighbour {
     /// It does: the outcome is compared with the specification.
     Quiet,
-    /// Every read finds something new: what is safe must stay safe (hazards.md, row 24).
+    /// Every read finds something new (hazards.md, row 24): the outcome must be right for some
+    /// content of the PVCS, and all that does not depend on it must be as with a quiet guest.
     Hostile,
 }
 
@@ -161,6 +162,14 @@ struct Watch<'a, D: Domain> {
     theorem: Theorem,
     goals: Vec<Goal<D>>,
     trace: Vec<u64>,
+    /// Whether the last two instructions were reached with RSP on a stack of the host's.
+    on_stack: [bool; 2],
+    /// The first instruction that has accessed the PVCS.
+    pvcs_at: Option<u64>,
+    /// Whether SWAPGS was executed, and whether a jump before it may not have gone there, so that
+    /// nothing is certain before a fence.
+    swapped: Option<Speculation>,
+    jumped: bool,
     per_cpu: D::Word,
     roots: spec::TssExtra<D::Word>,
     /// Who else watches.
@@ -172,8 +181,13 @@ impl<'a, D: Domain> Watch<'a, D> {
         Self {
             target,
             theorem,
-            goals: Vec::new(),
-            trace: Vec::new(),
+            // About as many as there are.
+            goals: Vec::with_capacity(256),
+            trace: Vec::with_capacity(64),
+            on_stack: [false; 2],
+            pvcs_at: None,
+            swapped: None,
+            jumped: false,
             per_cpu: world.per_cpu,
             roots: world.spec.tss_extra,
             also: None,
@@ -200,6 +214,9 @@ impl<'a, D: Domain> Watch<'a, D> {
     /// Before each instruction of ring 0.
     fn execute(&mut self, d: &D, state: &Machine<D>, at: u64) {
         self.trace.push(at);
+        self.on_stack = [self.on_stack[1], is_on_a_stack(d, state)];
+        let clear = |flag| d.not(state.flags.other(d, flag));
+        self.goal(obligation::RING_0_FLAGS, d.both(clear(RFlags::IF), clear(RFlags::TF)), "RFLAGS");
         let Some(windows) = &self.target.windows else { return };
         let within =
             |window| windows.iter().any(|(which, range)| *which == window && range.contains(&at));
@@ -209,7 +226,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             self.goal(obligation::WINDOW_ROOT, on_own, "CR3");
         }
         if !stack {
-            let on_own = d.bit(is_on_a_stack(d, state));
+            let on_own = d.bit(self.on_stack[1]);
             self.goal(obligation::WINDOW_STACK, on_own, "RSP");
         }
     }
@@ -241,6 +258,17 @@ impl<'a, D: Domain> Watch<'a, D> {
         }
     }
 
+    /// Without a PVCS, the pointer to it means nothing. Comes last: what else is wrong with a path
+    /// that should not have come there says more.
+    fn pvcs(&mut self, d: &D) {
+        let at = self.pvcs_at;
+        if at.is_some() {
+            let none = d.any(self.roots.switch_flags, SwitchFlags::PVCS_INVALID.bits());
+            let (obligation, about) = (obligation::PVCS_REGISTERED, "switch_flags");
+            self.goals.push(Goal { obligation, holds: d.not(none), about, values: None, at });
+        }
+    }
+
     /// Whether the instruction right in front of the present one, in the code and on the path, has
     /// loaded RSP.
     fn rsp_was_loaded_last(&self) -> bool {
@@ -249,14 +277,14 @@ impl<'a, D: Domain> Watch<'a, D> {
         let loads = instruction.op_count() > 0
             && instruction.op0_register() == Register::RSP
             && matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::Pop);
-        loads && instruction.next_ip() == at
+        // What is loaded a second time was there before.
+        loads && instruction.next_ip() == at && self.on_stack[0]
     }
 
     fn iretq(&mut self, d: &D, state: &Machine<D>, [_, cs, flags, _, ss]: [D::Word; 5]) {
         let at = self.trace.last().copied();
-        if let Some(label) = self.target.iretq {
-            self.goal(obligation::IRETQ_LABEL, d.bit(at == Some(label)), "RIP");
-        }
+        let is_known = at.is_some() && at == self.target.iretq;
+        self.goal(obligation::IRETQ_LABEL, d.bit(is_known), "RIP");
         let nested = state.flags.other(d, RFlags::NT);
         self.goal(obligation::IRETQ_NT, d.not(nested), "RFLAGS");
         let ring_3 = |selector| d.is(d.mask(selector, 3), 3);
@@ -291,7 +319,8 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
         match event {
             Event::Execute(at) => self.execute(d, state, at),
             Event::Depends(condition) => {
-                let depends = d.mentions(condition, "guest.rsp");
+                self.jumped = true;
+                let depends = d.mentions(condition, |name| name == "guest.rsp");
                 self.goal(obligation::NO_DECISION_ON_RSP, d.bit(!depends), "RSP");
             }
             Event::LoadCr3(value) => self.cr3(d, value),
@@ -299,15 +328,38 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 let canonical = self.target.model().is_canonical(d, base);
                 self.goal(obligation::WRGSBASE_CANONICAL, canonical, "GS base");
             }
-            Event::Access(access) if access.gs => {
-                let ours = d.eq(state.gs_base, self.per_cpu);
-                self.goal(obligation::GS_IS_THE_HOSTS, ours, "GS base");
+            Event::Access(access) => {
+                if access.gs {
+                    let ours = d.eq(state.gs_base, self.per_cpu);
+                    self.goal(obligation::GS_IS_THE_HOSTS, ours, "GS base");
+                    if let Some(speculation) = self.swapped {
+                        let certain = d.bit(speculation == Speculation::None);
+                        self.goal(obligation::SWAPGS_FENCED, certain, "GS base");
+                    }
+                }
+                if state.memory.regions[access.place.region].name == region::PVCS {
+                    self.pvcs_at = self.pvcs_at.or(self.trace.last().copied());
+                }
             }
             Event::Sysretq => self.sysretq(d, state),
             Event::Iretq(frame) => self.iretq(d, state, frame),
-            Event::Access(_) | Event::SwapGs | Event::Serialise => {}
+            Event::SwapGs => {
+                let certain = if self.jumped { Speculation::Possible } else { Speculation::None };
+                self.swapped = Some(certain);
+            }
+            Event::Serialise => {
+                self.swapped = self.swapped.map(|_| Speculation::None);
+                self.jumped = false;
+            }
         }
     }
+}
+
+/// Whether a CPU may go on as if a SWAPGS had been executed that was not, or the other way round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Speculation {
+    None,
+    Possible,
 }
 
 /// Where the machine came to.
@@ -331,6 +383,29 @@ pub fn run<D: Domain>(
     saved: Option<&Saved<D>>,
     assume: impl FnOnce(&[(&'static str, D::Bit)]),
 ) -> Result<Run<D>, BadCode> {
+    run_to(d, target, theorem, (neighbour, Extent::Everything), source, saved, assume)
+}
+
+/// How much is to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// What can be said without the specification, whose questions make one path many.
+    Safety,
+    /// And what the specification says.
+    Specified,
+    /// And what is broken by most that is wrong otherwise.
+    Everything,
+}
+
+pub(super) fn run_to<D: Domain>(
+    d: &D,
+    target: &Target,
+    theorem: Theorem,
+    (neighbour, extent): (Neighbour, Extent),
+    source: &mut impl Source<D>,
+    saved: Option<&Saved<D>>,
+    assume: impl FnOnce(&[(&'static str, D::Bit)]),
+) -> Result<Run<D>, BadCode> {
     let mut world = target.world(d, source, theorem.start(), saved);
     assume(&world.assumptions);
     let mut watch = Watch::new(target, theorem, &world);
@@ -342,10 +417,19 @@ pub fn run<D: Domain>(
             text
         }
         End::Guest { by_sysretq } => {
-            in_guest(d, &world, &mut watch, theorem, neighbour, by_sysretq, saved)
+            in_guest(d, &world, &mut watch, (theorem, extent), by_sysretq, saved)
         }
-        End::Host => in_host(d, &world, &mut watch, theorem),
+        End::Host => in_host(d, &world, &mut watch, theorem, extent),
     };
+    if extent == Extent::Everything {
+        watch.pvcs(d);
+    }
+    if matches!(theorem, Theorem::Syscall64 | Theorem::SyscallCompat) {
+        // The others show where they do harm.
+        let cleared = RFlags::DF | RFlags::AC | RFlags::IOPL | RFlags::RF;
+        let sfmask = world.setting.sfmask;
+        watch.goal(obligation::SFMASK, d.bit(sfmask.contains(cleared)), "SFMASK");
+    }
     Ok(Run { trace: watch.trace, goals: watch.goals, end })
 }
 
@@ -379,10 +463,22 @@ pub(super) fn walk<'a, D: Domain>(
     Ok(Walk { trace: watch.trace, broken })
 }
 
+/// The MSRs that make a SYSCALL what it is, as the host has them.
+fn entries<D: Domain>(d: &D, target: &Target, setting: &Setting) -> Msrs<D> {
+    Msrs {
+        star: d.word(setting.variant.selectors().star().bits()),
+        lstar: d.word(target.syscall_64),
+        cstar: d.word(target.syscall_compat.unwrap_or_default()),
+        sfmask: d.word(setting.sfmask.bits()),
+        spec_ctrl: d.word(0),
+    }
+}
+
 /// What the CPU or the host does before the first instruction.
 fn begin<D: Domain>(d: &D, target: &Target, theorem: Theorem, world: &mut World<D>) {
     let machine = &mut world.machine;
-    machine.msrs.lstar = d.word(target.syscall_64);
+    let spec_ctrl = machine.msrs.spec_ctrl;
+    machine.msrs = Msrs { spec_ctrl, ..entries(d, target, &world.setting) };
     match theorem {
         Theorem::EnterGuest => machine.rip = d.word(target.enter_guest),
         Theorem::ReturnFromGuest | Theorem::ReturnFromGuestIst => {
@@ -393,7 +489,6 @@ fn begin<D: Domain>(d: &D, target: &Target, theorem: Theorem, world: &mut World<
             let _ = machine.syscall(d, &world.model, Entry::Long);
         }
         Theorem::SyscallCompat => {
-            machine.msrs.cstar = d.word(target.syscall_compat.unwrap_or_default());
             // On Intel it is #UD; emulators that play Intel go to CSTAR all the same.
             let amd = crate::machine::Model { vendor: Vendor::Amd, ..world.model };
             let _ = machine.syscall(d, &amd, Entry::Compatibility);
@@ -412,9 +507,7 @@ fn execute<D: Domain>(
     begin(d, target, theorem, world);
     if target.setting.variant.axes().ibt {
         let entry = d.known(world.machine.rip).unwrap_or_default();
-        let is_endbr = target.program.contains(entry)
-            && target.program.instruction(entry).mnemonic() == Mnemonic::Endbr64;
-        watch.goal(obligation::ENDBR, d.bit(is_endbr), "entry point");
+        watch.goal(obligation::ENDBR, d.bit(target.is_endbr(entry)), "entry point");
     }
     let World { machine, model, .. } = world;
     loop {
@@ -430,7 +523,12 @@ fn execute<D: Domain>(
         }
         let broken =
             |obligation, text, about| Ok(End::Broken { obligation, text, about, values: None });
-        match machine.step(d, model, &target.program, watch) {
+        let stepped = machine.step(d, model, &target.program, watch);
+        if target.setting.variant.axes().ibt && target.is_indirect(at) {
+            let to = d.known(machine.rip).unwrap_or_default();
+            watch.goal(obligation::ENDBR, d.bit(target.is_endbr(to)), "indirect jump");
+        }
+        match stepped {
             Ok(Step::Next) => {}
             Ok(Step::Guest { by_sysretq }) => return Ok(End::Guest { by_sysretq }),
             Ok(Step::Left) => match d.known(machine.rip) {
@@ -508,8 +606,7 @@ fn in_guest<D: Domain>(
     d: &D,
     world: &World<D>,
     watch: &mut Watch<'_, D>,
-    theorem: Theorem,
-    neighbour: Neighbour,
+    (theorem, extent): (Theorem, Extent),
     by_sysretq: bool,
     saved: Option<&Saved<D>>,
 ) -> String {
@@ -533,22 +630,18 @@ fn in_guest<D: Domain>(
         let root = d.select(smod, extra.smod_cr3, extra.umod_cr3);
         watch.equal(d, obligation::ROOT_OF_MODE, "CR3", root, machine.cr3);
     }
-    if neighbour == Neighbour::Hostile {
+    if extent == Extent::Safety {
         return end;
     }
 
     let mut spec = world.spec;
-    let host = world.setting.host();
-    let outcome = match theorem {
-        Theorem::EnterGuest => spec::enter_guest(d, &host, &world.frame, &mut spec),
-        Theorem::SyscallCompat => spec::syscall_compat(d, &host, &mut spec),
-        Theorem::Syscall64 => spec::syscall_64(d, &host, &world.caller, world.frame_at, &mut spec),
-        Theorem::ReturnFromGuest | Theorem::ReturnFromGuestIst => {
-            spec::return_from_guest(d, &world.caller, None, world.frame_at, &mut spec)
-        }
-    };
+    let outcome = specified(d, world, theorem, true, &mut spec);
     let expected = if by_sysretq { Return::Sysretq } else { Return::Iretq };
-    let fits = outcome == Outcome::Guest(expected);
+    let fits = match outcome {
+        // Which way is right depends on what was read.
+        Outcome::Guest(_) if is_met(world, theorem) => true,
+        outcome => outcome == Outcome::Guest(expected),
+    };
     watch.goal(obligation::KIND, d.bit(fits), "kind of return");
     if !fits {
         return end;
@@ -565,6 +658,20 @@ fn in_guest<D: Domain>(
     for register in Gpr::ALL {
         let got = machine.get(register);
         watch.equal(d, obligation::REGISTERS, register.name(), expected[register as usize], got);
+    }
+    if is_met(world, theorem) {
+        // What comes from the PVCS must come from there.
+        let values = [
+            ("RIP", machine.rip),
+            ("RFLAGS", machine.rflags(d)),
+            ("GS base", machine.gs_base),
+            ("rsp", machine.get(Gpr::Rsp)),
+            ("rcx", machine.get(Gpr::Rcx)),
+            ("r11", machine.get(Gpr::R11)),
+        ];
+        for (name, value) in values {
+            watch.goal(obligation::NO_HOST_VALUE, d.bit(!d.mentions(value, is_hosts)), name);
+        }
     }
     if theorem == Theorem::EnterGuest {
         // The switcher's own choice.
@@ -583,28 +690,84 @@ fn in_guest<D: Domain>(
     end
 }
 
+/// Whether the end depends on what was met in the PVCS: only SYSCALL reads it, and a hostile guest
+/// writes it meanwhile.
+fn is_met<D: Domain>(world: &World<D>, theorem: Theorem) -> bool {
+    world.machine.memory.hostile && theorem == Theorem::Syscall64
+}
+
+/// What the specification makes of the state. If a guest writes the PVCS meanwhile, there must be a
+/// content with which it makes what the machine has made: with what the guest has now, and with
+/// selectors as its end (`to_guest` or not) implies. Everything else is as with a quiet guest.
+fn specified<D: Domain>(
+    d: &D,
+    world: &World<D>,
+    theorem: Theorem,
+    to_guest: bool,
+    spec: &mut spec::State<D>,
+) -> Outcome<D::Word> {
+    let host = world.setting.host();
+    let machine = &world.machine;
+    if is_met(world, theorem) {
+        let user_cs = if to_guest { host.selectors.user_cs() } else { 0 };
+        spec.pvcs = spec::Pvcs {
+            user_cs: d.word(user_cs.into()),
+            user_ss: d.word(host.selectors.user_ds().into()),
+            user_gsbase: machine.gs_base,
+            eflags: machine.rflags(d),
+            rip: machine.rip,
+            rsp: machine.get(Gpr::Rsp),
+            rcx: machine.get(Gpr::Rcx),
+            r11: machine.get(Gpr::R11),
+        };
+    }
+    let outcome = match theorem {
+        Theorem::EnterGuest => spec::enter_guest(d, &host, &world.frame, spec),
+        Theorem::SyscallCompat => spec::syscall_compat(d, &host, spec),
+        Theorem::Syscall64 => spec::syscall_64(d, &host, &world.caller, world.frame_at, spec),
+        Theorem::ReturnFromGuest | Theorem::ReturnFromGuestIst => {
+            spec::return_from_guest(d, &world.caller, None, world.frame_at, spec)
+        }
+    };
+    if is_met(world, theorem) {
+        let flags = world.spec.tss_extra.switch_flags;
+        // Only the switch to smod writes there.
+        if d.decide(d.any(flags, SwitchFlags::NO_DS_TO_SMOD.bits())) {
+            spec.pvcs = world.spec.pvcs;
+        }
+    }
+    outcome
+}
+
+/// Whether the unknown of this name is nothing that a guest may learn.
+fn is_hosts(name: &str) -> bool {
+    const KNOWN: [&str; 4] = [
+        "tss_extra.retu_rip",
+        "tss_extra.smod_entry",
+        "tss_extra.smod_gsbase",
+        "tss_extra.smod_rsp",
+    ];
+    let prefixes = ["host", "sp0", "ist", "tss"];
+    let is_hosts = name == "pvcs" || prefixes.iter().any(|prefix| name.starts_with(prefix));
+    is_hosts && !KNOWN.contains(&name)
+}
+
 /// Ends in the host, behind the call of `switcher_enter_guest`.
 fn in_host<D: Domain>(
     d: &D,
     world: &World<D>,
     watch: &mut Watch<'_, D>,
     theorem: Theorem,
+    extent: Extent,
 ) -> String {
     let machine = &world.machine;
     let end = String::from("to the host");
     let mut spec = world.spec;
-    let host = world.setting.host();
-    let outcome = match theorem {
-        _ if machine.memory.hostile => {
-            // What the PVCS holds decides about ERETU, so a hostile one decides about the exit.
+    let outcome = match extent {
+        Extent::Safety => {
             spec::return_from_guest(d, &world.caller, None, world.frame_at, &mut spec)
         }
-        Theorem::EnterGuest => spec::enter_guest(d, &host, &world.frame, &mut spec),
-        Theorem::SyscallCompat => spec::syscall_compat(d, &host, &mut spec),
-        Theorem::Syscall64 => spec::syscall_64(d, &host, &world.caller, world.frame_at, &mut spec),
-        Theorem::ReturnFromGuest | Theorem::ReturnFromGuestIst => {
-            spec::return_from_guest(d, &world.caller, None, world.frame_at, &mut spec)
-        }
+        Extent::Specified | Extent::Everything => specified(d, world, theorem, false, &mut spec),
     };
     let Outcome::Host(Exit { frame, frame_at, caller }) = outcome else {
         watch.goal(obligation::KIND, d.bit(false), "kind of exit");
@@ -633,9 +796,9 @@ fn in_host<D: Domain>(
         world.spec.guest.gs_base,
         machine.inactive_gs_base,
     );
-    let unwanted = RFlags::DF | RFlags::AC | RFlags::NT | RFlags::TF | RFlags::IF;
+    let unwanted = RFlags::DF | RFlags::AC | RFlags::NT | RFlags::TF | RFlags::IF | RFlags::IOPL;
     let flags = d.mask(machine.rflags(d), unwanted.bits());
-    watch.equal(d, obligation::EXIT_FLAGS, "DF, AC, NT, TF, IF", d.word(0), flags);
+    watch.equal(d, obligation::EXIT_FLAGS, "DF, AC, NT, TF, IF, IOPL", d.word(0), flags);
     watch.equal(d, obligation::EXIT_RESULT, "rax", frame_at, machine.get(Gpr::Rax));
     for register in [Gpr::Rcx, Gpr::Rdx, Gpr::Rsi, Gpr::Rdi, Gpr::R8, Gpr::R9, Gpr::R10, Gpr::R11] {
         let got = machine.get(register);
@@ -645,7 +808,7 @@ fn in_host<D: Domain>(
     if world.model.vendor == Vendor::Amd {
         watch.goal(obligation::EXIT_SS, d.any(machine.ss, 0xFFFC), "SS");
     }
-    if machine.memory.hostile {
+    if extent == Extent::Safety {
         return end;
     }
     memory(d, world, watch, &spec);
@@ -683,6 +846,12 @@ fn untouched<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>) {
     watch.equal(d, obligation::UNCHANGED, "FS base", fs_base, machine.fs_base);
     watch.equal(d, obligation::UNCHANGED, "PKRU", pkru, machine.pkru);
     watch.equal(d, obligation::UNCHANGED, "SPEC_CTRL", spec_ctrl, machine.msrs.spec_ctrl);
+    let before = entries(d, watch.target, &world.setting);
+    let msrs = &machine.msrs;
+    watch.equal(d, obligation::UNCHANGED, "STAR", before.star, msrs.star);
+    watch.equal(d, obligation::UNCHANGED, "LSTAR", before.lstar, msrs.lstar);
+    watch.equal(d, obligation::UNCHANGED, "CSTAR", before.cstar, msrs.cstar);
+    watch.equal(d, obligation::UNCHANGED, "SFMASK", before.sfmask, msrs.sfmask);
 }
 
 fn region_of<'a, D: Domain>(world: &'a World<D>, name: &str) -> &'a Region<D> {
@@ -897,6 +1066,23 @@ pub fn saved<D: Domain>(
     Ok(Some(Saved { stack: region_of(&world, region::HOST).cells.clone(), host_rsp }))
 }
 
+/// Whether the unknown of this name can have another value at the exit than it had at the entry.
+fn is_changed(Name { of, part, .. }: Name) -> bool {
+    match part {
+        Part::Whole => matches!(of, "fs_base" | "pkru"),
+        Part::Field(field) => {
+            let fields = [
+                ("guest", "gs_base"),
+                ("tss", "sp2"),
+                ("tss_extra", "switch_flags"),
+                ("tss_extra", "smod_rsp"),
+            ];
+            of == region::PVCS || fields.contains(&(of, field))
+        }
+        Part::At(_) => [region::SP0, region::IST, region::PVCS].contains(&of),
+    }
+}
+
 /// A source whose frame is one of known numbers, so that there is one path.
 struct KnownFrame<'a, S> {
     inner: &'a mut S,
@@ -904,12 +1090,15 @@ struct KnownFrame<'a, S> {
 }
 
 impl<D: Domain, S: Source<D>> Source<D> for KnownFrame<'_, S> {
-    fn value(&mut self, d: &D, name: &str, bits: u32) -> D::Word {
-        match name {
-            "frame.cs" => d.word(self.selectors.user_cs().into()),
-            "frame.ss" => d.word(self.selectors.user_ds().into()),
-            "frame.rflags" => d.word(RFlags::GUEST_FIXED.bits()),
-            _ if name.starts_with("frame.") => d.word(0),
+    fn value(&mut self, d: &D, name: Name, bits: u32) -> D::Word {
+        match (name.of, name.part) {
+            ("frame", Part::Field("cs")) => d.word(self.selectors.user_cs().into()),
+            ("frame", Part::Field("ss")) => d.word(self.selectors.user_ds().into()),
+            ("frame", Part::Field("rflags")) => d.word(RFlags::GUEST_FIXED.bits()),
+            ("frame", _) => d.word(0),
+            // The guest, or another routine, changes these until there is an exit: what was saved of
+            // them is not what they are then.
+            _ if is_changed(name) => self.inner.value(d, Name { at_entry: true, ..name }, bits),
             _ => self.inner.value(d, name, bits),
         }
     }

@@ -13,7 +13,54 @@ use crate::variant::Variant;
 /// Where values come from.
 pub trait Source<D: Domain> {
     /// The value called `name`, of `bits` bits.
-    fn value(&mut self, d: &D, name: &str, bits: u32) -> D::Word;
+    fn value(&mut self, d: &D, name: Name, bits: u32) -> D::Word;
+}
+
+/// What a value is called. It becomes text where somebody reads it: fuzzers make millions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Name {
+    /// What the value is a part of.
+    pub of: &'static str,
+    /// Which part.
+    pub part: Part,
+    /// Whether it is what was there when the guest was entered, and not what is there now.
+    pub at_entry: bool,
+}
+
+/// A part of what has a [`Name`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// The whole of it: `sp0`.
+    Whole,
+    /// A register or a field: `frame.rax`.
+    Field(&'static str),
+    /// What lies at an offset: `pvcs+0x80`.
+    At(i64),
+}
+
+impl Name {
+    const fn whole(of: &'static str) -> Self {
+        Self { of, part: Part::Whole, at_entry: false }
+    }
+
+    const fn field(of: &'static str, field: &'static str) -> Self {
+        Self { of, part: Part::Field(field), at_entry: false }
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { of, part, at_entry } = self;
+        if *at_entry {
+            f.write_str("entry.")?;
+        }
+        match part {
+            Part::Whole => f.write_str(of),
+            Part::Field(field) => write!(f, "{of}.{field}"),
+            Part::At(at) if *at < 0 => write!(f, "{of}-{:#x}", at.unsigned_abs()),
+            Part::At(at) => write!(f, "{of}+{at:#x}"),
+        }
+    }
 }
 
 /// Where the per-CPU data lies, relative to the host's GS base.
@@ -69,8 +116,6 @@ impl Setting {
     }
 }
 
-/// How many bytes of a stack below its frame a routine may use.
-const STACK_BELOW: i64 = 344;
 const FRAME: i64 = size_of::<PtRegs>() as i64;
 /// How much of the caller's stack `switcher_enter_guest` may use.
 const CALLER_STACK: i64 = 256;
@@ -222,56 +267,61 @@ pub(super) const FRAME_REST: [FieldAt; 5] = [
 struct Builder<'a, D: Domain, S> {
     d: &'a D,
     source: &'a mut S,
+    /// A cell, whatever is in it.
+    zero: D::Cell,
 }
 
 impl<D: Domain, S: Source<D>> Builder<'_, D, S> {
-    fn value(&mut self, name: &str, bits: u32) -> D::Word {
+    fn value(&mut self, name: Name, bits: u32) -> D::Word {
         self.source.value(self.d, name, bits)
     }
 
-    fn registers(&mut self, prefix: &str) -> [D::Word; 16] {
-        Gpr::ALL.map(|register| self.value(&format!("{prefix}.{}", register.name()), 64))
+    fn whole(&mut self, of: &'static str, bits: u32) -> D::Word {
+        self.value(Name::whole(of), bits)
+    }
+
+    fn field(&mut self, of: &'static str, field: &'static str, bits: u32) -> D::Word {
+        self.value(Name::field(of, field), bits)
+    }
+
+    fn registers(&mut self, of: &'static str) -> [D::Word; 16] {
+        Gpr::ALL.map(|register| self.field(of, register.name(), 64))
     }
 
     /// Cells with a value of their own for each field of `layout` and for each byte between them.
-    fn fields(&mut self, name: &str, layout: &Layout) -> Vec<D::Cell> {
-        let mut cells = self.bytes(name, 0, 0);
+    fn fields(&mut self, name: &'static str, layout: &Layout) -> Vec<D::Cell> {
+        let mut cells = Vec::with_capacity(layout.size);
         for field in layout.fields {
             self.gap(name, &mut cells, field.offset);
             if matches!(field.size, 1 | 2 | 4 | 8) && !field.name.starts_with('_') {
-                let value = self.value(&format!("{name}.{}", field.name), 8 * field.size as u32);
-                let mut bytes = self.zeros(field.size);
-                self.d.store(&mut bytes, value);
-                cells.extend(bytes);
+                let value = self.field(name, field.name, 8 * field.size as u32);
+                self.append(&mut cells, field.size, value);
             }
         }
         self.gap(name, &mut cells, layout.size);
         cells
     }
 
-    fn gap(&mut self, name: &str, cells: &mut Vec<D::Cell>, end: usize) {
-        let more = self.bytes(name, cells.len() as i64, end as i64);
-        cells.extend(more);
+    fn gap(&mut self, name: &'static str, cells: &mut Vec<D::Cell>, end: usize) {
+        self.bytes(name, cells, cells.len() as i64, end as i64);
     }
 
     /// Cells from offset `start` to `end` with values of their own, eight at a time.
-    fn bytes(&mut self, name: &str, start: i64, end: i64) -> Vec<D::Cell> {
-        let mut cells = Vec::new();
+    fn bytes(&mut self, of: &'static str, cells: &mut Vec<D::Cell>, start: i64, end: i64) {
         let mut at = start;
         while at < end {
             let size = (end - at).min(8);
-            let sign = if at < 0 { '-' } else { '+' };
-            let value = self.value(&format!("{name}{sign}{:#x}", at.abs()), 8 * size as u32);
-            let mut bytes = self.zeros(8);
-            self.d.store(&mut bytes, value);
-            cells.extend_from_slice(&bytes[..size as usize]);
+            let value =
+                self.value(Name { of, part: Part::At(at), at_entry: false }, 8 * size as u32);
+            self.append(cells, size as usize, value);
             at += size;
         }
-        cells
     }
 
-    fn zeros(&self, count: usize) -> Vec<D::Cell> {
-        self.d.cells(&vec![0; count])
+    fn append(&self, cells: &mut Vec<D::Cell>, size: usize, value: D::Word) {
+        let mut bytes = [self.zero; 8];
+        self.d.store(&mut bytes[..size], value);
+        cells.extend_from_slice(&bytes[..size]);
     }
 }
 
@@ -318,14 +368,14 @@ impl<D: Domain> World<D> {
     ) -> Self {
         let model = Model::from(&setting.variant);
         let selectors = model.selectors;
-        let b = &mut Builder { d, source };
+        let b = &mut Builder { d, source, zero: d.cells(&[0])[0] };
 
         // Addresses, each the base of a region of its own.
-        let per_cpu = b.value("host.gs_base", 64);
-        let sp0 = b.value("sp0", 64);
-        let pvcs_at = b.value("pvcs", 64);
-        let host_rsp = b.value("host.rsp", 64);
-        let ist = b.value("ist", 64);
+        let per_cpu = b.field("host", "gs_base", 64);
+        let sp0 = b.whole("sp0", 64);
+        let pvcs_at = b.whole("pvcs", 64);
+        let host_rsp = b.field("host", "rsp", 64);
+        let ist = b.whole("ist", 64);
 
         // Memory.
         let mut tss = Region::new(region::TSS, per_cpu, setting.placement.tss, {
@@ -343,8 +393,11 @@ impl<D: Domain> World<D> {
         let mut pvcs = Region::new(region::PVCS, pvcs_at, 0, b.fields("pvcs", pvcs_layout));
         pvcs.sharing = Sharing::Guest;
         let stack = |b: &mut Builder<'_, D, _>, name, base, frame: &mut [(i64, D::Word)]| {
-            let start = -FRAME - STACK_BELOW;
-            let mut stack = Region::new(name, base, start, b.bytes(name, start, 0));
+            // All that the host promises: room for a frame.
+            let start = -FRAME;
+            let mut cells = Vec::with_capacity(start.unsigned_abs() as usize);
+            b.bytes(name, &mut cells, start, 0);
+            let mut stack = Region::new(name, base, start, cells);
             for (offset, value) in frame {
                 stack.write(d, *offset - FRAME, 8, *value);
             }
@@ -354,9 +407,9 @@ impl<D: Domain> World<D> {
         // The frame a guest is entered with, or that a handler has written.
         let frame_gpr = b.registers("frame");
         let [orig_ax, rip, rflags] =
-            ["orig_ax", "rip", "rflags"].map(|name| b.value(&format!("frame.{name}"), 64));
-        let [cs, ss] = ["cs", "ss"].map(|name| b.value(&format!("frame.{name}"), 16));
-        let guest_gs = b.value("guest.gs_base", 64);
+            ["orig_ax", "rip", "rflags"].map(|name| b.field("frame", name, 64));
+        let [cs, ss] = ["cs", "ss"].map(|name| b.field("frame", name, 16));
+        let guest_gs = b.field("guest", "gs_base", 64);
         let frame_registers = registers(&frame_gpr);
         let frame = Guest { registers: frame_registers, rip, rflags, cs, ss, gs_base: guest_gs };
         let mut slots: Vec<_> =
@@ -373,7 +426,7 @@ impl<D: Domain> World<D> {
 
         // The caller. RSP is as at the call, so that the return address lies right there.
         let caller_gpr = b.registers("host");
-        let return_address = b.value("host.rip", 64);
+        let return_address = b.field("host", "rip", 64);
         let get = |register: Gpr| caller_gpr[register as usize];
         let caller = Caller {
             rbx: get(Gpr::Rbx),
@@ -387,7 +440,11 @@ impl<D: Domain> World<D> {
         };
         let cells = match saved {
             Some(saved) => saved.stack.clone(),
-            None => b.bytes(region::HOST, -CALLER_STACK, 8),
+            None => {
+                let mut cells = Vec::new();
+                b.bytes(region::HOST, &mut cells, -CALLER_STACK, 8);
+                cells
+            }
         };
         let mut host_stack = Region::new(region::HOST, host_rsp, -CALLER_STACK, cells);
         match saved {
@@ -405,17 +462,17 @@ impl<D: Domain> World<D> {
             Start::Guest | Start::Guest32 | Start::Handler { .. } => b.registers("guest"),
         };
         let guest_rflags = d.or(
-            d.mask(b.value("guest.rflags", 64), RFlags::GUEST_ALLOWED.bits()),
+            d.mask(b.field("guest", "rflags", 64), RFlags::GUEST_ALLOWED.bits()),
             d.word(RFlags::GUEST_FIXED.bits()),
         );
         let guest_rip = match start {
             // 32-bit code has 32-bit addresses.
-            Start::Guest32 => b.value("guest.eip", 32),
-            _ => b.value("guest.rip", 64),
+            Start::Guest32 => b.field("guest", "eip", 32),
+            _ => b.field("guest", "rip", 64),
         };
-        let guest_root = b.value("guest.cr3", 64);
+        let guest_root = b.field("guest", "cr3", 64);
         let host_flags =
-            d.or(d.mask(b.value("host.rflags", 64), HOST_FLAGS), d.word(RFlags::FIXED.bits()));
+            d.or(d.mask(b.field("host", "rflags", 64), HOST_FLAGS), d.word(RFlags::FIXED.bits()));
         // An interrupt gate clears these (Intel SDM vol. 3, 6.12.1.3); the others are the guest's.
         let gate = RFlags::TF | RFlags::NT | RFlags::RF | RFlags::VM | RFlags::IF;
         let word = |selector: u16| d.word(selector.into());
@@ -462,15 +519,15 @@ impl<D: Domain> World<D> {
             cpl,
             gs_base,
             inactive_gs_base,
-            fs_base: b.value("fs_base", 64),
+            fs_base: b.whole("fs_base", 64),
             cr3: root,
-            pkru: b.value("pkru", 32),
+            pkru: b.whole("pkru", 32),
             msrs: Msrs {
                 star: d.word(selectors.star().bits()),
                 lstar: d.word(0),
                 cstar: d.word(0),
                 sfmask: d.word(setting.sfmask.bits()),
-                spec_ctrl: b.value("spec_ctrl", 64),
+                spec_ctrl: b.whole("spec_ctrl", 64),
             },
             memory: memory.clone(),
         };

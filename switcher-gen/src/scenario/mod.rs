@@ -34,8 +34,8 @@ pub struct Setup {
     pub pvcs: Pvcs,
     /// Count the instructions of the switcher; on the real CPU, by executing one at a time.
     pub count: bool,
-    /// How many signals a native run may take before it is given up: 10 for a round trip at full
-    /// speed. Interpreters have no signals, and a limit of their own.
+    /// How many signals a native run may take before it is given up: 8 for a round trip at full
+    /// speed, 10 with IBT. Interpreters have no signals, and a limit of their own.
     pub traps: u64,
 }
 

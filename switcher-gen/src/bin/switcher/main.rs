@@ -1,13 +1,20 @@
 //! The command line: a tour of the journey from structs to running code, and its stations one by
 //! one.
 //!
-//! Exit codes: 0 done; 1 it could not be done, as on an unfit host; 2 the command line is wrong.
+//! Exit codes: 0 done; 1 it could not be done, as on an unfit host, or what was to be shown is wrong;
+//! 2 the command line or an input is wrong; 3 what was to be shown is not known.
+
+#[macro_use]
+mod output;
 
 mod cost;
 mod emit;
+mod fuzz;
 mod host;
+mod mutate;
 mod offsets;
-mod output;
+mod parallel;
+mod prove;
 mod target;
 mod tour;
 mod variants;
@@ -22,8 +29,8 @@ use output::Failure;
 #[command(
     name = "switcher",
     version,
-    about = "Emits switchers: the ring-0 code that switches a PVM guest's modes",
-    long_about = "Emits switchers: the ring-0 code that switches a PVM guest's modes.\n\n\
+    about = "Emits and proves switchers: the ring-0 code that switches a PVM guest's modes",
+    long_about = "Emits and proves switchers: the ring-0 code that switches a PVM guest's modes.\n\n\
         Without a command: a tour. It looks at this CPU, chooses the variant for it, assembles \
         it, lists it and runs its direct switches right here, in user mode.",
     after_help = EXAMPLES,
@@ -35,7 +42,8 @@ struct Cli {
     command: Option<Command>,
 }
 
-const EXAMPLES: &str = "\
+const EXAMPLES: &str = concat!(
+    "\
 Examples:
   switcher                                    take the tour
   switcher variants                           what can be emitted
@@ -43,8 +51,14 @@ Examples:
   switcher emit --format elf -o switcher.o    an object to link into a host
   switcher offsets --format c -o switcher.h   the layouts for C
   switcher cost                               what each path costs
+  switcher prove --all                        prove every variant, for every state
+  switcher mutate --variant intel-4level --every 50
+                                              break it on purpose: do the proofs object?
+  switcher fuzz --cases 10_000_000            random states against the specification
 
-Exit codes: 0 done, 1 failed or refused, 2 wrong command line.";
+",
+    exit_codes!()
+);
 
 #[derive(Subcommand)]
 enum Command {
@@ -56,6 +70,12 @@ enum Command {
     Offsets(offsets::Args),
     /// Count what each path costs: instructions, memory, serialising operations, cache lines
     Cost(cost::Args),
+    /// Prove a variant or anybody's code: for every state, it does what the specification says
+    Prove(prove::Args),
+    /// Break a variant, one instruction at a time, and see whether the proofs object
+    Mutate(mutate::Args),
+    /// Run code from random states and compare what it does with the specification
+    Fuzz(fuzz::Args),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +85,9 @@ fn main() -> ExitCode {
         Some(Command::Emit(args)) => emit::run(&args),
         Some(Command::Offsets(args)) => offsets::run(&args),
         Some(Command::Cost(args)) => cost::run(&args),
+        Some(Command::Prove(args)) => prove::run(&args),
+        Some(Command::Mutate(args)) => mutate::run(&args),
+        Some(Command::Fuzz(args)) => fuzz::run(&args),
     };
     match done {
         // Whoever closed the pipe, such as `head`, has seen enough.

@@ -6,6 +6,21 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::ValueEnum;
+use serde::Serialize;
+
+/// What exit codes mean, as a literal for the help of commands.
+macro_rules! exit_codes {
+    () => {
+        "\
+Exit codes:
+  0  done; proved; no hole; no difference
+  1  failed; refuted; a hole; a difference
+  2  a wrong command line, or an input that is not what it should be
+  3  neither proved nor refuted"
+    };
+}
+
 /// Why a command ended early.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -13,6 +28,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// It could not be done.
     Failed(String),
+    /// It is not known, and that is no success.
+    Unknown(String),
     /// Nobody reads the output any more.
     PipeClosed,
 }
@@ -22,6 +39,7 @@ impl Failure {
         match self {
             Self::Usage(_) => ExitCode::from(2),
             Self::Failed(_) => ExitCode::from(1),
+            Self::Unknown(_) => ExitCode::from(3),
             Self::PipeClosed => ExitCode::SUCCESS,
         }
     }
@@ -35,7 +53,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(message) | Self::Failed(message) => f.write_str(message),
+            Self::Usage(message) | Self::Failed(message) | Self::Unknown(message) => {
+                f.write_str(message)
+            }
             Self::PipeClosed => f.write_str("the output is closed"),
         }
     }
@@ -74,6 +94,30 @@ pub(crate) fn write(to: Option<&Path>, content: &Content) -> Result<(), Failure>
             print(bytes)
         }
     }
+}
+
+/// Prints a report and ends as `verdict` says, even if nobody has read the report to its end.
+pub(crate) fn conclude(report: String, verdict: Result<(), Failure>) -> Result<(), Failure> {
+    match (write(None, &Content::Text(report)), verdict) {
+        (Err(Failure::PipeClosed), Err(verdict)) => Err(verdict),
+        (written, verdict) => written.and(verdict),
+    }
+}
+
+/// How to write a report.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// To be read
+    Text,
+    /// An object, for programs
+    Json,
+}
+
+/// `value` as JSON, to be read by people as well.
+pub(crate) fn json(value: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string_pretty(value)
+        .map(|json| json + "\n")
+        .map_err(|error| Failure::failed("cannot write JSON", error))
 }
 
 fn refuse_binary(content: &Content, is_terminal: bool) -> Result<(), Failure> {
@@ -123,6 +167,17 @@ pub(crate) struct Destination {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_failure_has_its_exit_code() {
+        // ExitCode can only be looked at.
+        let shown = |failure: Failure| format!("{:?}", failure.exit_code());
+        let code = |code: u8| format!("{:?}", ExitCode::from(code));
+        assert_eq!(shown(Failure::PipeClosed), code(0));
+        assert_eq!(shown(Failure::Failed(String::new())), code(1));
+        assert_eq!(shown(Failure::Usage(String::new())), code(2));
+        assert_eq!(shown(Failure::Unknown(String::new())), code(3));
+    }
 
     #[test]
     fn a_terminal_is_spared_binaries() {

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use switcher_gen::layout::{Tss, TssExtra};
-use switcher_gen::prove::{Placement, Setting, Target};
+use switcher_gen::listing::{Line, Listing, ListingOptions};
+use switcher_gen::machine::ProgramError;
+use switcher_gen::prove::{BadCode, Placement, Setting, Target};
 use switcher_gen::spec::Revision;
 use switcher_gen::{Image, Variant, elf};
 
@@ -80,6 +82,14 @@ impl TargetArgs {
         }
     }
 
+    /// The same, with what is known of it.
+    pub(crate) fn subject(&self) -> Result<Subject, Failure> {
+        match &self.elf {
+            Some(_) => Ok(Subject { name: self.name(), target: self.target()?, image: None }),
+            None => Subject::of_variant(&self.variant()),
+        }
+    }
+
     fn foreign(&self, path: &Path, variant: &Variant) -> Result<Target, Failure> {
         let wrong = |error: &dyn std::fmt::Display| {
             Failure::Usage(format!("cannot take {}: {error}", path.display()))
@@ -119,6 +129,98 @@ impl TargetArgs {
             )));
         }
         Ok(placement)
+    }
+}
+
+/// Code, and what is known of it beside its bytes.
+pub(crate) struct Subject {
+    /// In reports.
+    pub(crate) name: String,
+    /// The code.
+    pub(crate) target: Target,
+    /// The image, if it is one of ours.
+    pub(crate) image: Option<Image>,
+}
+
+impl Subject {
+    /// One of ours.
+    pub(crate) fn of_variant(variant: &Variant) -> Result<Self, Failure> {
+        let image = Image::new(variant)
+            .map_err(|error| Failure::failed(format!("cannot assemble {variant}"), error))?;
+        let target = Target::image(&image);
+        Ok(Self { name: variant.to_string(), target, image: Some(image) })
+    }
+
+    /// Every instruction's text by its address. Those of our images have names for numbers, and the
+    /// emitter's file and line.
+    pub(crate) fn texts(&self) -> Texts<'_> {
+        let listing = self.image.as_ref().and_then(|image| {
+            let paging = image.variant().axes().paging;
+            let options = ListingOptions { base: paging.address(Target::BASE).ok(), source: true };
+            // Whoever cannot be listed is shown as anybody's code is.
+            Listing::new(image, &options).ok()
+        });
+        Texts { target: &self.target, listing }
+    }
+
+    /// Why there is no telling what the code does, and where.
+    pub(crate) fn refused(&self, error: &BadCode) -> String {
+        let Self { name, .. } = self;
+        let at = place(error);
+        match self.texts().annotated(at) {
+            Some(text) => {
+                format!("{name} is no code to be reasoned about: {error}\n  {at:x}  {text}")
+            }
+            None => format!("{name} is no code to be reasoned about: {error}"),
+        }
+    }
+}
+
+/// The instruction that an error is about.
+fn place(error: &BadCode) -> u64 {
+    match error {
+        BadCode::Program(
+            ProgramError::Invalid { at, .. } | ProgramError::NotModelled { at, .. },
+        )
+        | BadCode::Leaves { at, .. }
+        | BadCode::Loop { at, .. }
+        | BadCode::SelfModifying { at }
+        | BadCode::UnknownTarget { at }
+        | BadCode::Msr { at } => *at,
+    }
+}
+
+/// See [`Subject::texts`].
+pub(crate) struct Texts<'a> {
+    target: &'a Target,
+    listing: Option<Listing>,
+}
+
+impl Texts<'_> {
+    fn line(&self, at: u64) -> Option<&switcher_gen::listing::Instruction> {
+        self.listing.as_ref()?.lines.iter().find_map(|line| match line {
+            Line::Instruction(instruction) if instruction.address == at => Some(instruction),
+            _ => None,
+        })
+    }
+
+    /// The emitter's file and line.
+    pub(crate) fn source(&self, at: u64) -> Option<String> {
+        let source = self.line(at)?.source.as_ref()?;
+        Some(format!("{}:{}", source.file, source.line))
+    }
+
+    /// The instruction, and behind it its source.
+    pub(crate) fn annotated(&self, at: u64) -> Option<String> {
+        let Some(line) = self.line(at) else { return self.target.program.text(at) };
+        let mut text = match line.operands.as_slice() {
+            [] => line.mnemonic.clone(),
+            operands => format!("{:<7} {}", line.mnemonic, operands.join(", ")),
+        };
+        if let Some(source) = self.source(at) {
+            text = format!("{text:<52}  {source}");
+        }
+        Some(text)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Structs that emitted code shares with its host, as bytes in memory.
 
-use crate::layout::{AsmLayout, PtRegs, Pvcs, Tss, TssExtra};
+use crate::layout::{AsmLayout, IretFrame, PtRegs, Pvcs, Tss, TssExtra};
 
 /// Puts a number at `offset`.
 fn put(cells: &mut [u8], offset: usize, bytes: &[u8]) {
@@ -53,6 +53,16 @@ pub(super) fn get_frame(cells: &[u8]) -> PtRegs {
     frame.orig_ax.error_code = orig_ax as u32;
     frame.orig_ax.reason = (orig_ax >> 32) as u32;
     frame
+}
+
+pub(super) fn get_iret_frame(cells: &[u8]) -> IretFrame {
+    IretFrame {
+        rip: word(cells, IretFrame::rip.bytes()),
+        cs: word(cells, IretFrame::cs.bytes()),
+        eflags: word(cells, IretFrame::eflags.bytes()),
+        rsp: word(cells, IretFrame::rsp.bytes()),
+        ss: word(cells, IretFrame::ss.bytes()),
+    }
 }
 
 integers!(put_pvcs_fields, get_pvcs: Pvcs {

@@ -164,6 +164,8 @@ impl Interpreter {
         let is_trap = op.is_trap(&fault);
         if is_trap {
             self.state.rip = op.next;
+            // It was for the instruction that has now been executed: CPUs push it as zero.
+            self.state.flags.set(&self.d, RFlags::RF, false);
         }
         let cause = if is_trap { Cause::Trap } else { Cause::Fault };
         self.event(fault.vector, fault.error_code.map(|code| code as u32), cause)

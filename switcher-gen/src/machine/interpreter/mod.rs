@@ -28,7 +28,7 @@ mod watch;
 use std::ops::Range;
 
 use super::program::Program;
-use super::{Concrete, Flags, Memory, Model, Msrs, Region, State, Stuck};
+use super::{Concrete, Flags, Memory, Model, Msrs, Region, State, Stuck, Undeliverable};
 use crate::arch::RFlags;
 use crate::asm::{AsmError, Label};
 use crate::image::{Image, LinkError};
@@ -55,6 +55,9 @@ pub enum Error {
     /// The switcher came to an instruction that nobody knows the effect of.
     #[error(transparent)]
     Stuck(#[from] Stuck<u64>),
+    /// An event of the guest has no stack to land on.
+    #[error(transparent)]
+    Undeliverable(#[from] Undeliverable),
     /// It executed HLT.
     #[error("switcher+{offset:#x}: HLT")]
     Halted {

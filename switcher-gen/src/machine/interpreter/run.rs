@@ -8,7 +8,7 @@ use crate::asm::Label;
 use crate::layout::{AsmLayout, IretFrame, Mode, OrigAx, PerCpu, PtRegs, Tss, TssExtra};
 use crate::machine::program::Kind as Operation;
 use crate::machine::state::Entry;
-use crate::machine::{Fault, Flags, Gpr, Step, Stuck};
+use crate::machine::{Arrival, Fault, Flags, Gate, Gpr, Step, Stuck};
 use crate::scenario::{
     Crossing, Emulated, Failure, NO_ERROR_CODE, Origin, Outcome, Record, Setup, Target, right_root,
 };
@@ -303,22 +303,18 @@ impl Interpreter {
         error_code: Option<u32>,
         cause: Cause,
     ) -> Result<(), Error> {
-        let state = &self.state;
-        // So that the instruction's breakpoint is not hit again when it is executed after all.
-        let resume = if cause == Cause::Fault { RFlags::RF.bits() } else { 0 };
-        let eflags = state.rflags(&self.d) | resume;
-        let frame = IretFrame {
-            rip: state.rip,
-            cs: state.cs,
-            eflags,
-            rsp: state.get(Gpr::Rsp),
-            ss: state.ss,
-        };
         self.leave_space();
-        self.state.cpl = 0;
-        self.state.cs = self.model.selectors.kernel_cs().into();
-        // A change of the privilege level leaves it null (Intel SDM vol. 3, 6.14.4).
-        self.state.ss = 0;
+        // #DB, NMI, #DF and #MC have a stack of their own (spec/switcher.md, "Events").
+        let ist = u8::from(has_own_stack(vector));
+        // The handler itself is not emitted code: see `handler`.
+        let gate = Gate { handler: 0, ist };
+        let arrival =
+            Arrival { error_code: error_code.map(u64::from), is_fault: cause == Cause::Fault };
+        let tss = self.places.per_cpu + PerCpu::tss.bytes() as u64;
+        self.state.deliver(&self.d, &self.model, tss, gate, arrival)?;
+        let stack = &self.state.memory.regions[if ist == 0 { region::FRAME } else { region::IST }];
+        let cells = stack.cells.len() - size_of::<IretFrame>();
+        let frame = bytes::get_iret_frame(&stack.cells[cells..]);
         self.handler(vector, error_code, frame);
         Ok(())
     }
@@ -352,8 +348,7 @@ impl Interpreter {
             rsp,
             ss,
         };
-        // #DB, NMI, #DF and #MC have stacks of their own (spec/switcher.md, "Events").
-        let stack = if matches!(vector, 1 | 2 | 8 | 18) { region::IST } else { region::FRAME };
+        let stack = if has_own_stack(vector) { region::IST } else { region::FRAME };
         self.put_frame(&frame, stack);
         let state = &mut self.state;
         std::mem::swap(&mut state.gs_base, &mut state.inactive_gs_base);
@@ -476,3 +471,9 @@ const _: () = assert!(
         && Tss::LAYOUT.size <= PerCpu::tss_extra.bytes()
         && TssExtra::LAYOUT.size == PerCpu::LAYOUT.size - PerCpu::tss_extra.bytes()
 );
+
+/// Whether a host handles events of this vector on a stack of the IST: #DB, NMI, #DF and #MC
+/// (spec/switcher.md, "Events").
+const fn has_own_stack(vector: u8) -> bool {
+    matches!(vector, 1 | 2 | 8 | 18)
+}

@@ -291,10 +291,10 @@ impl Domain for Symbolic {
         let cells = std::array::from_fn(|i| *cells.get(i).unwrap_or(&zero));
         self.make(Operation::Load(cells), |pool| pool.join(&cells, 8))
     }
-    fn mentions(&self, a: Word, prefix: &str) -> bool {
+    fn mentions(&self, a: Word, is_one: impl Fn(&str) -> bool) -> bool {
         let pool = self.pool.borrow();
         let support = pool.support(a);
-        support.iter().any(|&index| pool.variables[index as usize].name.starts_with(prefix))
+        support.iter().any(|&index| is_one(&pool.variables[index as usize].name))
     }
     fn cells(&self, bytes: &[u8]) -> Vec<Word> {
         bytes.iter().map(|&byte| self.word(byte.into())).collect()

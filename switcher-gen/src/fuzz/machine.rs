@@ -1,16 +1,17 @@
-//! Random states through the concrete machine, compared in full with the specification.
-//!
-//! Proofs cover all states, if the model of terms is right; this covers many, without it. A case is
+//! Random states through the concrete machine, compared in full with the specification. A case is
 //! a theorem's state with values that are random or near a boundary, and often related as real ones
-//! are: RCX equals RIP, R11 the flags. Equal seeds give equal cases.
+//! are: RCX equals RIP, R11 the flags. Equal seeds give equal cases: a value follows from the seed,
+//! the number of the case and its name, whatever was run before.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
+
+use serde::Serialize;
 
 use crate::arch::{PagingMode, RFlags, Selectors};
 use crate::layout::SwitchFlags;
 use crate::machine::Concrete;
-use crate::prove::{self, BadCode, Neighbour, Run, Source, Target, Theorem};
+use crate::prove::{self, BadCode, Name, Neighbour, Part, Setting, Source, Target, Theorem};
 
 /// What was tried.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +27,21 @@ pub struct Class {
     pub rip: u8,
     /// Of the flags that are asked for: TF or RF, and whether some are forbidden.
     pub flags: u8,
+}
+
+impl Class {
+    /// Of a guest that is to go on at `rip` with these flags.
+    pub(super) fn of(paging: PagingMode, rip: u64, flags: u64) -> Self {
+        let rip = match rip {
+            _ if !paging.is_canonical(rip) => 2,
+            _ => (rip >> 63) as u8,
+        };
+        let asked = RFlags::from_bits_retain(flags);
+        let bits =
+            [asked.contains(RFlags::TF), asked.contains(RFlags::RF), asked.sanitised() != asked];
+        let flags = bits.into_iter().fold(0, |all, one| all << 1 | u8::from(one));
+        Self { rip, flags }
+    }
 }
 
 impl Coverage {
@@ -53,7 +69,7 @@ impl Coverage {
 }
 
 /// A state in which code and specification differ, every value of it made zero that may be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
     /// Which case of the seed.
     pub case: u64,
@@ -92,15 +108,23 @@ pub fn machine(
     coverage: &mut Coverage,
 ) -> Result<Option<Difference>, BadCode> {
     let d = Concrete::default();
-    let paging = target.setting.variant.axes().paging;
-    let mut values = Values::new(paging, target.setting.variant.selectors());
+    let mut values = Values::new(&target.setting, seed);
+    let (mut round, mut saved) = (None, None);
     for case in cases {
-        let theorem = THEOREMS[(case % THEOREMS.len() as u64) as usize];
+        let theorem = THEOREMS[(case % ROUND) as usize];
         if theorem == Theorem::SyscallCompat && target.syscall_compat.is_none() {
             continue;
         }
-        values.start(seed, case);
-        let run = run(&d, target, theorem, &mut values)?;
+        values.start(case);
+        // What the entry saves is between the code and the host, which is the same in a round.
+        if round.replace(case / ROUND) != Some(case / ROUND) {
+            saved = prove::saved(&d, target, &mut values)?;
+        }
+        let check = |assumptions: &[(&'static str, bool)]| {
+            debug_assert!(assumptions.iter().all(|(_, holds)| *holds), "{assumptions:?}");
+        };
+        let quiet = Neighbour::Quiet;
+        let run = prove::run(&d, target, theorem, quiet, &mut values, saved.as_ref(), check)?;
         let path = hash(&run.trace);
         *coverage.classes.entry((theorem, path, values.class(theorem))).or_default() += 1;
         if run.goals.iter().any(|goal| !goal.holds) {
@@ -110,8 +134,11 @@ pub fn machine(
     Ok(None)
 }
 
+/// How many cases in a row share their host's values.
+const ROUND: u64 = 8;
+
 /// SYSCALL has most of the paths.
-const THEOREMS: [Theorem; 8] = [
+const THEOREMS: [Theorem; ROUND as usize] = [
     Theorem::EnterGuest,
     Theorem::Syscall64,
     Theorem::Syscall64,
@@ -123,23 +150,41 @@ const THEOREMS: [Theorem; 8] = [
 ];
 
 fn hash(trace: &[u64]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    trace.hash(&mut hasher);
+    let mut hasher = Quick::default();
+    trace.iter().for_each(|at| hasher.write_u64(*at));
     hasher.finish()
 }
 
-fn run(
-    d: &Concrete,
-    target: &Target,
-    theorem: Theorem,
-    values: &mut Values,
-) -> Result<Run<Concrete>, BadCode> {
-    // Only an exit needs what the entry has saved.
-    let saved = prove::saved(d, target, values)?;
-    let check = |assumptions: &[(&'static str, bool)]| {
-        debug_assert!(assumptions.iter().all(|(_, holds)| *holds), "{assumptions:?}");
-    };
-    prove::run(d, target, theorem, Neighbour::Quiet, values, saved.as_ref(), check)
+/// A hash of what nobody chooses in order to do harm: names of values, and paths.
+#[derive(Clone, Copy, Debug, Default)]
+struct Quick(u64);
+
+impl Hasher for Quick {
+    fn write(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks();
+        words.iter().for_each(|word| self.write_u64(u64::from_le_bytes(*word)));
+        self.write_u64(rest.iter().fold(1, |word, byte| word << 8 | u64::from(*byte)));
+    }
+
+    fn write_u8(&mut self, byte: u8) {
+        self.write_u64(byte.into());
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+
+    fn write_i64(&mut self, word: i64) {
+        self.write_u64(word.cast_unsigned());
+    }
+
+    fn write_isize(&mut self, word: isize) {
+        self.write_u64(word as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// Makes values zero, one by one, as long as something is broken and the assumptions hold.
@@ -159,16 +204,20 @@ fn minimise(
         let goal = run.goals.into_iter().find(|goal| !goal.holds)?;
         assumed.then_some(goal)
     };
-    let mut names: Vec<_> = values.fixed.keys().cloned().collect();
-    names.sort();
+    // The values of the case, by running it once more.
+    values.fixed = Some(HashMap::new());
+    broken(&mut values);
+    let mut names: Vec<_> = values.fixed.iter().flat_map(HashMap::keys).copied().collect();
+    names.sort_by_cached_key(Name::to_string);
     for name in names {
-        let old = values.fixed.insert(name.clone(), 0);
+        let old = values.fix(name, 0);
         if broken(&mut values).is_none() {
-            values.fixed.insert(name, old.unwrap_or_default());
+            values.fix(name, old);
         }
     }
     let goal = broken(&mut values);
-    let mut state: Vec<_> = values.fixed.into_iter().filter(|(_, value)| *value != 0).collect();
+    let state = values.fixed.into_iter().flatten().filter(|(_, value)| *value != 0);
+    let mut state: Vec<_> = state.map(|(name, value)| (name.to_string(), value)).collect();
     state.sort();
     Difference {
         case,
@@ -180,35 +229,57 @@ fn minimise(
     }
 }
 
-/// Values of one case: made when they are asked for, and the same when they are asked for again.
+/// Values of one case. Each depends on the seed, the case and its name alone, so that there is
+/// nothing to be remembered.
 struct Values {
     paging: PagingMode,
     selectors: Selectors,
+    seed: u64,
+    /// What a case's values are made of: the guest's, and those of its round.
+    guests: Quick,
+    hosts: Quick,
     random: fastrand::Rng,
-    fixed: HashMap<String, u64>,
+    /// What was asked for, and what is to be answered from now on; only where it is of interest.
+    fixed: Option<HashMap<Name, u64>>,
 }
 
-/// Addresses of regions: far from each other.
-const BASES: [(&str, u64); 5] = [
-    ("host.gs_base", 0xFFFF_8880_0000_1000),
-    ("sp0", 0xFFFF_8881_0000_2000),
-    ("pvcs", 0xFFFF_8882_0000_3000),
-    ("host.rsp", 0xFFFF_8883_0000_4000),
-    ("ist", 0xFFFF_8884_0000_5000),
-];
-
 impl Values {
-    fn new(paging: PagingMode, selectors: Selectors) -> Self {
-        Self { paging, selectors, random: fastrand::Rng::new(), fixed: HashMap::new() }
+    fn new(setting: &Setting, seed: u64) -> Self {
+        let (paging, selectors) = (setting.variant.axes().paging, setting.variant.selectors());
+        let (guests, hosts) = (Quick::default(), Quick::default());
+        let random = fastrand::Rng::with_seed(0);
+        Self { paging, selectors, seed, guests, hosts, random, fixed: None }
     }
 
-    fn start(&mut self, seed: u64, case: u64) {
-        self.random = fastrand::Rng::with_seed(seed ^ case.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        self.fixed.clear();
+    fn start(&mut self, case: u64) {
+        for (part, number) in [(&mut self.guests, case), (&mut self.hosts, case / ROUND)] {
+            *part = Quick(self.seed);
+            part.write_u64(number);
+        }
+        self.fixed = None;
     }
 
-    fn get(&self, name: &str) -> u64 {
-        self.fixed.get(name).copied().unwrap_or_default()
+    fn fix(&mut self, name: Name, value: u64) -> u64 {
+        self.fixed.get_or_insert_default().insert(name, value).unwrap_or_default()
+    }
+
+    fn get(&mut self, of: &'static str, field: &'static str, bits: u32) -> u64 {
+        self.answer(Name { of, part: Part::Field(field), at_entry: false }, bits)
+    }
+
+    fn answer(&mut self, name: Name, bits: u32) -> u64 {
+        if let Some(value) = self.fixed.as_ref().and_then(|fixed| fixed.get(&name)) {
+            return *value;
+        }
+        let is_guests = matches!(name.of, "frame" | "guest" | "pvcs");
+        let mut hasher = if is_guests { self.guests } else { self.hosts };
+        name.hash(&mut hasher);
+        self.random = fastrand::Rng::with_seed(hasher.finish());
+        let value = self.make(name) & (u64::MAX >> (64 - bits));
+        if self.fixed.is_some() {
+            self.fix(name, value);
+        }
+        value
     }
 
     fn coin(&mut self) -> bool {
@@ -239,13 +310,24 @@ impl Values {
         }
     }
 
-    fn make(&mut self, name: &str) -> u64 {
+    fn make(&mut self, name: Name) -> u64 {
         let s = self.selectors;
-        if let Some((_, base)) = BASES.iter().find(|(base, _)| *base == name) {
-            return *base;
-        }
-        match name {
-            "tss_extra.switch_flags" => {
+        let field = match name.part {
+            // Addresses of regions: far from each other.
+            Part::Whole => match name.of {
+                "sp0" => return 0xFFFF_8881_0000_2000,
+                "pvcs" => return 0xFFFF_8882_0000_3000,
+                "ist" => return 0xFFFF_8884_0000_5000,
+                _ => return self.word(),
+            },
+            // What stacks and gaps hold is nobody's business.
+            Part::At(_) => return self.random.u64(..),
+            Part::Field(field) => field,
+        };
+        match (name.of, field) {
+            ("host", "gs_base") => 0xFFFF_8880_0000_1000,
+            ("host", "rsp") => 0xFFFF_8883_0000_4000,
+            ("tss_extra", "switch_flags") => {
                 let mode = if self.coin() { SwitchFlags::SMOD } else { SwitchFlags::UMOD };
                 let inhibitor = match self.random.u8(0..4) {
                     0 => 1 << self.random.u32(2..64),
@@ -253,57 +335,44 @@ impl Values {
                 };
                 mode.bits() | inhibitor
             }
-            "tss_extra.smod_entry" | "tss_extra.smod_gsbase" | "guest.gs_base" => {
+            ("tss_extra", "smod_entry" | "smod_gsbase") | ("guest", "gs_base") => {
                 let word = self.word();
                 self.paging.canonicalize(word)
             }
-            "guest.rip" if self.random.u8(0..4) != 0 => self.get("tss_extra.retu_rip"),
-            "frame.cs" | "frame.ss" | "pvcs.user_cs" | "pvcs.user_ss" => {
-                let usual = if name.ends_with("cs") { s.user_cs() } else { s.user_ds() };
+            ("guest", "rip") if self.random.u8(0..4) != 0 => self.get("tss_extra", "retu_rip", 64),
+            ("frame", "cs" | "ss") | ("pvcs", "user_cs" | "user_ss") => {
+                let usual = if field.ends_with("cs") { s.user_cs() } else { s.user_ds() };
                 match self.random.u8(0..8) {
                     0 => u64::from(s.user32_cs()),
                     1 => u64::from(self.random.u16(..) | 3),
                     _ => usual.into(),
                 }
             }
-            "frame.r11" | "guest.rflags" | "pvcs.eflags" => self.flags(),
-            "frame.rflags" if self.random.u8(0..4) != 0 => self.get("frame.r11"),
-            "frame.rip" if self.random.u8(0..4) != 0 => self.get("frame.rcx"),
-            "pvcs.rcx" if self.random.u8(0..4) != 0 => self.get("pvcs.rip"),
-            "pvcs.r11" if self.random.u8(0..4) != 0 => {
-                RFlags::from_bits_retain(self.get("pvcs.eflags")).sanitised().bits()
+            ("frame", "r11") | ("guest", "rflags") | ("pvcs", "eflags") => self.flags(),
+            ("frame", "rflags") if self.random.u8(0..4) != 0 => self.get("frame", "r11", 64),
+            ("frame", "rip") if self.random.u8(0..4) != 0 => self.get("frame", "rcx", 64),
+            ("pvcs", "rcx") if self.random.u8(0..4) != 0 => self.get("pvcs", "rip", 64),
+            ("pvcs", "r11") if self.random.u8(0..4) != 0 => {
+                RFlags::from_bits_retain(self.get("pvcs", "eflags", 32)).sanitised().bits()
             }
             _ => self.word(),
         }
     }
 
     /// Of what the guest is returned to with.
-    fn class(&self, theorem: Theorem) -> Class {
+    fn class(&mut self, theorem: Theorem) -> Class {
         let (rip, flags) = match theorem {
-            Theorem::EnterGuest => (self.get("frame.rip"), self.get("frame.rflags")),
-            Theorem::Syscall64 => (self.get("pvcs.rip"), self.get("pvcs.eflags")),
+            Theorem::EnterGuest => (self.get("frame", "rip", 64), self.get("frame", "rflags", 64)),
+            Theorem::Syscall64 => (self.get("pvcs", "rip", 64), self.get("pvcs", "eflags", 32)),
             _ => return Class::default(),
         };
-        let rip = match rip {
-            _ if !self.paging.is_canonical(rip) => 2,
-            _ => (rip >> 63) as u8,
-        };
-        let asked = RFlags::from_bits_retain(flags);
-        let bits =
-            [asked.contains(RFlags::TF), asked.contains(RFlags::RF), asked.sanitised() != asked];
-        let flags = bits.into_iter().fold(0, |all, one| all << 1 | u8::from(one));
-        Class { rip, flags }
+        Class::of(self.paging, rip, flags)
     }
 }
 
 impl Source<Concrete> for Values {
-    fn value(&mut self, _d: &Concrete, name: &str, bits: u32) -> u64 {
-        if let Some(value) = self.fixed.get(name) {
-            return *value;
-        }
-        let value = self.make(name) & (u64::MAX >> (64 - bits));
-        self.fixed.insert(name.to_owned(), value);
-        value
+    fn value(&mut self, _d: &Concrete, name: Name, bits: u32) -> u64 {
+        self.answer(name, bits)
     }
 }
 

@@ -1,0 +1,252 @@
+//! `switcher prove`: whether code does what the specification says, for every state.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use serde::Serialize;
+use switcher_gen::prove::{Counterexample, Neighbour, Obligation, Prover, Report, Verdict};
+use switcher_gen::{Variant, certificate};
+
+use crate::output::{Failure, Format, conclude, json};
+use crate::parallel::{note_on_terminal, progress};
+use crate::target::{Subject, TargetArgs};
+
+#[derive(clap::Args)]
+#[command(after_help = concat!("\
+Examples:
+  switcher prove
+  switcher prove --all
+  switcher prove --variant amd-la57-pcid --format json
+  switcher prove --elf theirs.o --variant intel-4level --gs-tss 0x6000 --gs-tss-extra 0x6080
+
+A theorem is about one entry point: whatever state the CPU and the memory are in, within what
+CAVEATS.md says is assumed, every obligation holds on every path. Each is proved twice: with a
+guest that leaves the PVCS alone, against the whole specification; and with one that rewrites it
+at any moment, for what must stay safe even then. What is refuted comes with a state, the
+instructions executed from there, and what the concrete machine makes of them.
+
+A certificate on record means that certificates.txt has the image's fingerprint: whoever maps
+code consults it.
+
+JSON is one object: `targets`, an array of objects: `name`; `verdict`: \"proved\", \"refuted\" or
+\"unknown\"; `fingerprint` and `certificate`, whether it is on record, both null for code that is
+not ours; `not_judged`, what nothing is said about; `theorems`, empty unless proved, an array of objects: `theorem`, `neighbour` (\"quiet\"
+or \"hostile\"), `paths`, `goals`, `by_solver`, and `obligations`, an object: goals by name;
+`counterexample`, null unless refuted, an object: `theorem`, `neighbour`, `obligation` (an
+object: `name`, `rows`, `statement`), `about`, `at`, `terms`, `state` (an array of names and
+values: what is not named is zero), `path` (an array of addresses and instructions), `end`,
+`replay` (what should be and what is, or null); `why`, null unless unknown. Fields may be added.
+
+", exit_codes!()))]
+pub(crate) struct Args {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Prove every variant, even if one fails
+    #[arg(long, conflicts_with_all = ["variant", "elf"])]
+    all: bool,
+    /// How to write the report
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+/// What became of one target.
+#[derive(Serialize)]
+struct Proof {
+    name: String,
+    verdict: &'static str,
+    fingerprint: Option<String>,
+    certificate: Option<bool>,
+    not_judged: Vec<&'static str>,
+    theorems: Vec<Report>,
+    counterexample: Option<Counterexample>,
+    why: Option<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let subjects: Vec<Subject> = match args.all {
+        true => {
+            Variant::all().map(|variant| Subject::of_variant(&variant)).collect::<Result<_, _>>()?
+        }
+        false => vec![args.target.subject()?],
+    };
+    let start = Instant::now();
+    let bar = progress("prove", subjects.len() as u64, "targets");
+    let (mut proofs, mut refused) = (Vec::new(), Vec::new());
+    for subject in &subjects {
+        // A new prover for each: what is reported of one does not depend on the others.
+        match Prover::default().prove(&subject.target) {
+            Ok(verdict) => proofs.push((subject, Proof::new(subject, verdict))),
+            Err(error) => refused.push(subject.refused(&error)),
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let verdict = verdict(&proofs, &refused);
+    if proofs.is_empty() {
+        return verdict;
+    }
+    let report = match args.format {
+        Format::Text => text(&proofs),
+        Format::Json => {
+            let targets: Vec<_> = proofs.iter().map(|(_, proof)| proof).collect();
+            json(&BTreeMap::from([("targets", targets)]))?
+        }
+    };
+    note_on_terminal(&format!("{:.2} s", start.elapsed().as_secs_f64()));
+    conclude(report, verdict)
+}
+
+/// The worst there is.
+fn verdict(proofs: &[(&Subject, Proof)], refused: &[String]) -> Result<(), Failure> {
+    let names = |verdict: &str| {
+        let proofs = proofs.iter().filter(|(_, proof)| proof.verdict == verdict);
+        proofs.map(|(_, proof)| proof.name.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    let (refuted, unknown) = (names("refuted"), names("unknown"));
+    let mut messages = refused.to_vec();
+    if !refuted.is_empty() {
+        messages.insert(0, format!("refuted: {refuted}"));
+    }
+    if !unknown.is_empty() {
+        messages.push(format!("neither proved nor refuted: {unknown}"));
+    }
+    let message = messages.join("\n");
+    match () {
+        () if message.is_empty() => Ok(()),
+        () if !refuted.is_empty() => Err(Failure::Failed(message)),
+        () if !refused.is_empty() => Err(Failure::Usage(message)),
+        () => Err(Failure::Unknown(message)),
+    }
+}
+
+impl Proof {
+    fn new(subject: &Subject, verdict: Verdict) -> Self {
+        let image = subject.image.as_ref();
+        let proof = Self {
+            name: subject.name.clone(),
+            verdict: "proved",
+            fingerprint: image.map(|image| image.fingerprint().to_string()),
+            certificate: image.map(certificate::is_proved),
+            not_judged: subject.target.not_judged(),
+            theorems: Vec::new(),
+            counterexample: None,
+            why: None,
+        };
+        match verdict {
+            Verdict::Proved(theorems) => Self { theorems, ..proof },
+            Verdict::Refuted(found) => {
+                Self { verdict: "refuted", counterexample: Some(*found), ..proof }
+            }
+            Verdict::Unknown(why) => Self { verdict: "unknown", why: Some(why), ..proof },
+        }
+    }
+
+    fn heading(&self) -> String {
+        let Self { name, verdict, .. } = self;
+        let mut parts = Vec::new();
+        if *verdict == "proved" {
+            let sum = |count: fn(&Report) -> usize| self.theorems.iter().map(count).sum::<usize>();
+            parts.push(format!("{} paths", sum(|report| report.paths)));
+            let (goals, by_solver) = (sum(|report| report.goals), sum(|report| report.by_solver));
+            parts.push(format!("{goals} goals ({by_solver} by the solver)"));
+        }
+        parts.extend(self.why.clone());
+        parts.extend(self.fingerprint.as_ref().map(|all| format!("fingerprint {}", &all[..16])));
+        parts.extend(self.certificate.map(|is_proved| {
+            format!("certificate on record: {}", if is_proved { "yes" } else { "no" })
+        }));
+        let mut text = match parts.as_slice() {
+            [] => format!("{name}: {verdict}\n"),
+            parts => format!("{name}: {verdict}: {}\n", parts.join(", ")),
+        };
+        for what in &self.not_judged {
+            text += &format!("  not judged: {what}\n");
+        }
+        text
+    }
+}
+
+fn text(proofs: &[(&Subject, Proof)]) -> String {
+    let mut text = String::new();
+    for (subject, proof) in proofs {
+        text += &proof.heading();
+        if let Some(counterexample) = &proof.counterexample {
+            text += &format!("\n{}\n", annotated(subject, counterexample));
+        }
+    }
+    if let [(_, proof)] = proofs
+        && !proof.theorems.is_empty()
+    {
+        text += &theorems(&proof.theorems);
+        text += &obligations(&proof.theorems);
+    }
+    text
+}
+
+/// With the instructions as they are listed.
+fn annotated(subject: &Subject, counterexample: &Counterexample) -> Counterexample {
+    let texts = subject.texts();
+    let mut counterexample = counterexample.clone();
+    for (at, text) in &mut counterexample.path {
+        if let Some(annotated) = texts.annotated(*at) {
+            *text = annotated;
+        }
+    }
+    counterexample
+}
+
+fn theorems(reports: &[Report]) -> String {
+    let mut text = format!(
+        "\n{:<24} {:<8} {:>6} {:>7} {:>10}\n",
+        "theorem", "PVCS", "paths", "goals", "by solver"
+    );
+    for Report { theorem, neighbour, paths, goals, by_solver, .. } in reports {
+        let neighbour = match neighbour {
+            Neighbour::Quiet => "quiet",
+            Neighbour::Hostile => "hostile",
+        };
+        text += &format!(
+            "{:<24} {neighbour:<8} {paths:>6} {goals:>7} {by_solver:>10}\n",
+            theorem.name()
+        );
+    }
+    text
+}
+
+fn obligations(reports: &[Report]) -> String {
+    let mut text = format!("\n{:<20} {:<15} {:>7}  what holds\n", "obligation", "hazards", "goals");
+    for Obligation { name, rows, statement } in Obligation::ALL {
+        let goals: usize = reports.iter().filter_map(|report| report.obligations.get(name)).sum();
+        text += &format!("{name:<20} {:<15} {goals:>7}  {statement}\n", rows_of(rows));
+    }
+    text + "\nhazards: rows of spec/hazards.md. Where there are 0 goals, no path had occasion for one.\n"
+}
+
+/// Rows of spec/hazards.md.
+pub(crate) fn rows_of(rows: &[u8]) -> String {
+    rows.iter().map(u8::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Our images are all proved, so one is told a label that is wrong.
+    #[test]
+    fn the_path_of_our_own_image_is_shown_as_it_is_listed() {
+        let mut subject = Subject::of_variant(&Variant::REFERENCE).unwrap();
+        subject.target.iretq = subject.target.iretq.map(|at| at + 2);
+        let proof = Proof::new(&subject, Prover::default().prove(&subject.target).unwrap());
+        let proofs = [(&subject, proof)];
+        let text = text(&proofs);
+        assert!(text.starts_with("intel-4level: refuted: fingerprint "), "{text}");
+        assert!(text.contains("`iretq-label` does not hold"), "{text}");
+        assert!(text.contains("gs:[tss_extra.host_rsp], rsp"), "{text}");
+        let blamed = text.lines().find(|line| line.ends_with("  <--")).unwrap();
+        assert!(blamed.contains("iretq") && blamed.contains("emit/"), "{blamed}");
+        assert!(matches!(verdict(&proofs, &[]), Err(Failure::Failed(_))));
+        // Code that is none weighs less than what is refuted, and more than what is not known.
+        assert!(matches!(verdict(&proofs, &["bad".into()]), Err(Failure::Failed(_))));
+        assert!(matches!(verdict(&[], &["bad".into()]), Err(Failure::Usage(_))));
+    }
+}
