@@ -35,18 +35,24 @@ pub fn grub_config(entries: &[Entry], timeout: u32) -> String {
     }
     for entry in entries {
         text += &format!(
-            "menuentry '{}' {{\n    multiboot /boot/hw-kernel {}\n    boot\n}}\n",
+            "menuentry '{}' {{\n    multiboot /boot/hw-kernel {}\n    module /boot/vectors\n    boot\n}}\n",
             entry.title, entry.options
         );
     }
     text
 }
 
-/// Writes a bootable ISO with these entries.
+/// Writes a bootable ISO with these entries, each of which loads `vectors` as well.
 ///
 /// # Errors
 /// A tool is missing or fails; a file cannot be read or written.
-pub fn write(kernel: &Path, entries: &[Entry], timeout: u32, iso: &Path) -> Result<()> {
+pub fn write(
+    kernel: &Path,
+    vectors: &[u8],
+    entries: &[Entry],
+    timeout: u32,
+    iso: &Path,
+) -> Result<()> {
     tools::require(tools::ISO)?;
     let directory = tempfile::tempdir().context("a temporary directory")?;
     let grub = directory.path().join("boot/grub");
@@ -54,6 +60,7 @@ pub fn write(kernel: &Path, entries: &[Entry], timeout: u32, iso: &Path) -> Resu
     fs::write(grub.join("grub.cfg"), grub_config(entries, timeout)).context("writing grub.cfg")?;
     fs::copy(kernel, directory.path().join("boot/hw-kernel"))
         .with_context(|| format!("copying {}", kernel.display()))?;
+    fs::write(directory.path().join("boot/vectors"), vectors).context("writing the vectors")?;
 
     let log = tempfile::NamedTempFile::new().context("a temporary file")?;
     let mut command = tools::command(tools::GRUB_MKRESCUE.what);
@@ -85,8 +92,8 @@ mod tests {
         assert_eq!(
             config,
             "set timeout=0\nset default=0\n\
-             menuentry 'four' {\n    multiboot /boot/hw-kernel paging=4level suite=all\n    boot\n}\n\
-             menuentry 'five' {\n    multiboot /boot/hw-kernel paging=la57 suite=all\n    boot\n}\n"
+             menuentry 'four' {\n    multiboot /boot/hw-kernel paging=4level suite=all\n    module /boot/vectors\n    boot\n}\n\
+             menuentry 'five' {\n    multiboot /boot/hw-kernel paging=la57 suite=all\n    module /boot/vectors\n    boot\n}\n"
         );
     }
 }

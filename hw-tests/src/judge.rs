@@ -110,6 +110,8 @@ pub struct Judgement {
     pub runs: u64,
     /// Expected cases that this engine cannot run: their names, and why. Neither passed nor failed.
     pub not_here: Vec<(String, String)>,
+    /// What passed cases have to say besides: their names, and that.
+    pub notes: Vec<(String, String)>,
     /// Everything that is wrong. Nothing wrong is a pass.
     pub failures: Vec<Failure>,
     /// CPU vendor, brand and PCID, for the summary; empty if the kernel did not say.
@@ -202,7 +204,12 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
                     failures.push(Failure::Possible(name.clone()));
                 }
                 match verdict {
-                    Verdict::Pass => passed += 1,
+                    Verdict::Pass => {
+                        passed += 1;
+                        if !detail.is_empty() {
+                            judgement.notes.push((name, detail.into_owned()));
+                        }
+                    }
                     Verdict::NotHere => {
                         case.not_here = true;
                         match impossible {
@@ -344,10 +351,29 @@ mod tests {
                 passed: 2,
                 runs: 15,
                 not_here: vec![],
+                notes: vec![],
                 failures: vec![],
                 machine: "AuthenticAMD, X".into()
             }
         );
+    }
+
+    #[test]
+    fn what_a_passed_case_has_to_say_is_kept() {
+        let a = A.replace(r#""detail":"""#, r#""detail":"one known to differ""#);
+        let run = Run {
+            log: [BEGIN, &a, B, END].join("\n"),
+            emulator: String::new(),
+            end: End::ByItself,
+            took: Duration::ZERO,
+        };
+        let expected = Expected {
+            paging: PagingMode::FourLevel,
+            cases: &["a", "b"],
+            switcher: false,
+            not_here: &[],
+        };
+        assert_eq!(judge(&run, &expected).notes, [("a".into(), "one known to differ".into())]);
     }
 
     #[test]

@@ -16,7 +16,7 @@
 //!   guest, so the event is the guest's. Every register is the guest's by then, GS and CR3 too, and
 //!   RSP points to the IRET frame. The `PtRegs` takes that frame as its end, so it says what the
 //!   guest was to be, and goes the same way.
-//! * Anything else at CPL0 is fatal. The handler runs on a stack of its own, and uses neither GS
+//! * Anything else at CPL0 is fatal, unless `catch` is in force. The handler runs on a stack of its own, and uses neither GS
 //!   nor CR3: they may be the guest's, in whose tables this kernel is mapped.
 
 use core::arch::global_asm;
@@ -46,6 +46,9 @@ pub static RETURN_FROM_GUEST: AtomicU64 = AtomicU64::new(0);
 
 /// The address of the IRETQ that returns to the guest. Zero if there is none.
 pub static SWITCHER_IRETQ: AtomicU64 = AtomicU64::new(0);
+
+/// Where a stub goes with any other event at CPL0. RSP is the address of the [`PtRegs`].
+static CPL0_EVENT: AtomicU64 = AtomicU64::new(0);
 
 /// Where the switcher's code starts: a #DB inside it is ignored.
 pub static SWITCHER_START: AtomicU64 = AtomicU64::new(0);
@@ -161,7 +164,8 @@ hw_kernel_event:
     pop     rax
     push    rdi
     hw_push_below_rdi
-    // Also where RETURN_FROM_GUEST points while no guest is expected.
+    jmp     qword ptr [rip + {cpl0_event}]
+    // Where both kinds of events go that nobody expects; also where RETURN_FROM_GUEST points while no guest is expected.
 hw_kernel_fatal_event:
     mov     rdi, rsp
     mov     rsp, [rip + {fatal_stack}]
@@ -182,6 +186,7 @@ hw_kernel_fatal_event:
     debug = const DEBUG,
     trap_flag = const RFlags::TF.bits(),
     dr6_clear = const DR6_CLEAR,
+    cpl0_event = sym CPL0_EVENT,
     fatal_stack = sym FATAL_STACK,
     fatal = sym fatal_event,
 );
@@ -255,14 +260,7 @@ impl Gate {
         reserved: 0,
     };
 
-    fn new(vector: usize, handler: u64) -> Self {
-        let stack = match vector {
-            1 => Stack::Debug,
-            2 => Stack::Nmi,
-            8 => Stack::DoubleFault,
-            18 => Stack::MachineCheck,
-            _ => Stack::Sp0,
-        };
+    fn new(vector: usize, handler: u64, stack: Stack) -> Self {
         // hazards.md, row 32: INT n reaches INT3, INTO and the guest's INT 0x80, nothing else.
         let privilege = if matches!(vector, 3 | 4 | 0x80) { DPL3 } else { 0 };
         Self {
@@ -278,20 +276,32 @@ impl Gate {
 }
 
 static IDT: spin::Once<[Gate; VECTORS]> = spin::Once::new();
+/// The one that is in force while events at CPL0 are caught.
+static CATCHING: spin::Once<[Gate; VECTORS]> = spin::Once::new();
 
-/// Masks the interrupt controllers and loads the IDT.
-pub(crate) fn init() {
-    mask_interrupts();
-    FATAL_STACK.store(Stack::Fatal.top(), Ordering::Relaxed);
-    no_guest();
+/// The stack that each vector has.
+fn usual_stack(vector: usize) -> Stack {
+    match vector {
+        1 => Stack::Debug,
+        2 => Stack::Nmi,
+        8 => Stack::DoubleFault,
+        18 => Stack::MachineCheck,
+        _ => Stack::Sp0,
+    }
+}
+
+/// Gates to the stubs.
+fn table(stack: impl Fn(usize) -> Stack) -> [Gate; VECTORS] {
     let stubs = (&raw const hw_kernel_event_stubs).addr() as u64;
-    let idt = IDT.call_once(|| {
-        let mut idt = [Gate::MISSING; VECTORS];
-        for (vector, gate) in idt.iter_mut().enumerate() {
-            *gate = Gate::new(vector, stubs + vector as u64 * STRIDE);
-        }
-        idt
-    });
+    let mut idt = [Gate::MISSING; VECTORS];
+    for (vector, gate) in idt.iter_mut().enumerate() {
+        *gate = Gate::new(vector, stubs + vector as u64 * STRIDE, stack(vector));
+    }
+    idt
+}
+
+/// Loads an IDT.
+fn load(idt: &'static [Gate; VECTORS]) {
     let pointer = DescriptorTablePointer {
         limit: (size_of_val(idt) - 1) as u16,
         base: VirtAddr::from_ptr(idt),
@@ -299,6 +309,30 @@ pub(crate) fn init() {
     // SAFETY: the table lives for ever, and every gate leads to a stub that can take its vector:
     // the stacks of the TSS are in place since segments::init.
     unsafe { lidt(&pointer) }
+}
+
+/// Sends every event at CPL0 to `landing`, with RSP at its [`PtRegs`], from now on. All events take
+/// `stack`, which must be one with a number, so that RSP may be anything at all.
+///
+/// # Safety
+/// `landing` takes events that way, and gets on without whatever was interrupted.
+pub(crate) unsafe fn catch(stack: Stack, landing: u64) {
+    CPL0_EVENT.store(landing, Ordering::Relaxed);
+    load(CATCHING.call_once(|| table(|_| stack)));
+}
+
+/// Makes events at CPL0 fatal again.
+pub(crate) fn no_catch() {
+    CPL0_EVENT.store((&raw const hw_kernel_fatal_event).addr() as u64, Ordering::Relaxed);
+    load(IDT.call_once(|| table(usual_stack)));
+}
+
+/// Masks the interrupt controllers and loads the IDT.
+pub(crate) fn init() {
+    mask_interrupts();
+    FATAL_STACK.store(Stack::Fatal.top(), Ordering::Relaxed);
+    no_guest();
+    no_catch();
 }
 
 /// Sends the guests' events to a switcher from now on.

@@ -13,8 +13,9 @@
 //!
 //! # Rules that everything here rests on
 //! * One CPU, interrupts off outside guests. The interrupt controller is masked throughout.
-//! * Any event at CPL0 that is not the guest's is fatal. So no code here runs "under" an interrupt
-//!   that returns, which is what makes the red zone and SSE in the precompiled `core` harmless.
+//! * Any event at CPL0 that is not the guest's is fatal, but for those that a self test's own programs
+//!   end with. So no code here runs "under" an interrupt that returns, which is what makes the red
+//!   zone and SSE in the precompiled `core` harmless.
 //! * Guest pages are touched through the identity map alone: SMAP forbids the other way.
 
 #![cfg_attr(not(test), no_std)]
@@ -39,6 +40,8 @@ pub mod exit;
 mod linkage;
 #[cfg(not(test))]
 pub mod memory;
+#[cfg(not(test))]
+mod model;
 #[cfg(not(test))]
 mod multiboot;
 #[cfg(not(test))]

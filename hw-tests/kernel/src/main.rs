@@ -31,7 +31,7 @@ fn main(platform: Platform) -> ! {
         Suite::SelfTest => alloc::vec::Vec::new(),
     };
     let mut report = Report::begin(&platform, SELFTESTS.len() + cases.len());
-    selftest::all(&mut report);
+    selftest::all(&platform, &mut report);
     if !cases.is_empty() {
         run(&cases, &mut report);
     }

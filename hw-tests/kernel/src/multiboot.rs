@@ -17,6 +17,9 @@ pub(crate) struct BootInfo {
     pub(crate) options: Options,
     /// The usable memory above 1 MiB, whole pages, the image not yet taken out.
     pub(crate) usable: Regions,
+    /// What the loader put into memory along with the kernel: the first module, empty if there is
+    /// none. Its pages are not usable.
+    pub(crate) module: Region,
 }
 
 /// Why the loader's information cannot be used.
@@ -68,6 +71,7 @@ struct Information {
 }
 
 const FLAG_CMDLINE: u32 = 1 << 2;
+const FLAG_MODULES: u32 = 1 << 3;
 const FLAG_MMAP: u32 = 1 << 6;
 
 /// An entry of the memory map. `size` does not count itself.
@@ -78,6 +82,16 @@ struct MapEntry {
     base: u64,
     length: u64,
     kind: u32,
+}
+
+/// A module.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Module {
+    start: u32,
+    end: u32,
+    string: u32,
+    reserved: u32,
 }
 
 const KIND_USABLE: u32 = 1;
@@ -142,7 +156,15 @@ pub(crate) unsafe fn read(magic: u32, information: u32) -> Result<BootInfo, Boot
         }
         at += u64::from(entry.size) + size_of::<u32>() as u64;
     }
-    Ok(BootInfo { options, usable })
+
+    let mut module = Region::new(0, 0);
+    if header.flags & FLAG_MODULES != 0 && header.mods_count > 0 {
+        // SAFETY: as for the structure that points to it.
+        let first: Module = unsafe { read_physical(u64::from(header.mods_addr)) }?;
+        module = Region::new(first.start.into(), first.end.into());
+        usable.remove(module.grow_to_pages(4096)).map_err(BootError::Regions)?;
+    }
+    Ok(BootInfo { options, usable, module })
 }
 
 /// Copies a zero-terminated ASCII string into `buffer`.

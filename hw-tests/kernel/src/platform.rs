@@ -15,6 +15,8 @@ pub struct Platform {
     pub features: Features,
     /// Bytes of memory left for frames after the heap.
     pub memory: u64,
+    /// The instructions to compare with the model: the loader's module, if there was one.
+    pub vectors: &'static [u8],
 }
 
 /// Brings the platform up. [`kernel_main!`](crate::kernel_main) calls it.
@@ -42,11 +44,20 @@ pub unsafe fn init(magic: u32, information: u32) -> Platform {
         exit::fatal(format_args!("paging=la57 was asked for, and this CPU has no LA57"));
     }
     // SAFETY: called once, on the boot stack, with the boot page tables, GDT and IDT in place.
-    let memory = match unsafe { memory::init(&boot.usable, boot.options.paging) } {
+    let memory = match unsafe { memory::init(&boot.usable, boot.module.end, boot.options.paging) } {
         Ok(memory) => memory,
         Err(why) => exit::fatal(format_args!("setting up memory: {why}")),
     };
-    Platform { options: boot.options, features, memory }
+    let vectors = match boot.module.is_empty() {
+        true => &[],
+        false => {
+            let start = core::ptr::with_exposed_provenance::<u8>(boot.module.start as usize);
+            // SAFETY: the loader's module, within the identity map; its pages are in no list of
+            // usable memory, so nothing writes there.
+            unsafe { core::slice::from_raw_parts(start, boot.module.len() as usize) }
+        }
+    };
+    Platform { options: boot.options, features, memory, vectors }
 }
 
 /// Makes a function the main function of a bare-metal binary:

@@ -30,6 +30,15 @@ impl Region {
         self.len() == 0
     }
 
+    /// The pages that it touches.
+    #[must_use]
+    pub const fn grow_to_pages(self, page: u64) -> Self {
+        if self.is_empty() {
+            return self;
+        }
+        Self { start: self.start / page * page, end: self.end.div_ceil(page) * page }
+    }
+
     /// The whole pages in it.
     #[must_use]
     pub const fn shrink_to_pages(self, page: u64) -> Self {
@@ -37,6 +46,18 @@ impl Region {
             Some(start) => Self { start, end: self.end / page * page },
             None => Self { start: 0, end: 0 },
         }
+    }
+}
+
+#[cfg(test)]
+mod region_tests {
+    use super::*;
+
+    #[test]
+    fn the_pages_around_a_region_contain_it() {
+        assert_eq!(Region::new(0x1001, 0x2001).grow_to_pages(4096), Region::new(0x1000, 0x3000));
+        assert_eq!(Region::new(0x1000, 0x2000).grow_to_pages(4096), Region::new(0x1000, 0x2000));
+        assert!(Region::new(0x1001, 0x1001).grow_to_pages(4096).is_empty());
     }
 }
 

@@ -56,17 +56,17 @@ impl Report {
 
     /// Reports one case that was run `runs` times. `failure` says what went wrong, if it did.
     pub fn case(&mut self, name: &str, runs: u64, failure: Option<&str>) {
-        let (verdict, count) = match failure {
-            None => (Verdict::Pass, &mut self.passed),
-            Some(_) => (Verdict::Fail, &mut self.failed),
+        self.detailed(name, runs, failure.is_none(), failure.unwrap_or(""));
+    }
+
+    /// Reports one case, with something worth knowing even if it passed.
+    pub fn detailed(&mut self, name: &str, runs: u64, passed: bool, detail: &str) {
+        let (verdict, count) = match passed {
+            true => (Verdict::Pass, &mut self.passed),
+            false => (Verdict::Fail, &mut self.failed),
         };
         *count += 1;
-        event(&Event::Case {
-            name: name.into(),
-            verdict,
-            runs,
-            detail: failure.unwrap_or("").into(),
-        });
+        event(&Event::Case { name: name.into(), verdict, runs, detail: detail.into() });
     }
 
     /// Reports the end, and ends the run.

@@ -3,6 +3,8 @@
 //! The GDT is built in the order that [`SELECTORS`] wants: SYSCALL loads CS and SS from the first
 //! two of its entries, SYSRET from the other three.
 
+use core::arch::asm;
+
 use spin::Once;
 use switcher_gen::arch::Selectors;
 use x86_64::PrivilegeLevel::Ring0;
@@ -86,6 +88,9 @@ pub(crate) unsafe fn init() {
     unsafe { GS::set_reg(null) }
     // SAFETY: an available TSS descriptor for a valid TSS; loaded once.
     unsafe { load_tss(selector(TSS)) }
+    // SAFETY: no selector in use is of the LDT. At reset, one of 64 KiB lies at address 0, and any
+    // guest could load from it.
+    unsafe { asm!("lldt {0:x}", in(reg) 0_u16, options(nostack, preserves_flags)) }
     GsBase::write(VirtAddr::from_ptr(percpu::block()));
     KernelGsBase::write(VirtAddr::zero());
 }

@@ -2,23 +2,26 @@
 //!
 //! A few instructions of guest code are entered by an IRETQ from here, without any switcher, and
 //! each must come back as an exact `PtRegs`, on the right stack, with GS and KERNEL_GS_BASE
-//! exchanged. Before that, a page of host code goes through the life of a switcher's. All of it runs
-//! before the cases, so that a failure there is the switcher's.
+//! exchanged. Before that, a page of host code goes through the life of a switcher's; after it, the
+//! instructions of a table are executed, to see whether the model of a CPU knows them
+//! (`model.rs`). All of it runs before the cases, so that a failure there is the switcher's.
 
 use alloc::format;
 use alloc::string::String;
 use core::arch::global_asm;
 use core::sync::atomic::Ordering;
 
-use hw_protocol::SELFTESTS;
+use hw_protocol::{MODEL, SELFTESTS};
 use switcher_gen::arch::PagingMode;
 use switcher_gen::layout::{OrigAx, PtRegs};
 use x86_64::VirtAddr;
 use x86_64::registers::control::Cr2;
 use x86_64::registers::model_specific::{GsBase, KernelGsBase};
 
+use crate::Platform;
 use crate::events::{self, RETURN_FROM_GUEST, SWITCHER_IRETQ};
 use crate::memory::{self, AddressSpace, Flags, Frame, HIGH_BASE, HOST_RANGE, MapError, PAGE};
+use crate::model;
 use crate::percpu::{self, Stack};
 use crate::report::Report;
 use crate::segments::{TSS, USER_CS, USER_DS};
@@ -374,12 +377,18 @@ fn host_code(guest: &AddressSpace) -> Result<(), String> {
 }
 
 /// Runs every test of [`SELFTESTS`] and reports each as a case.
-pub fn all(report: &mut Report) {
+pub fn all(platform: &Platform, report: &mut Report) {
     let guest = Guest::new();
     RETURN_FROM_GUEST
         .store((&raw const hw_kernel_selftest_landing).addr() as u64, Ordering::Relaxed);
     SWITCHER_IRETQ.store((&raw const hw_kernel_selftest_iretq).addr() as u64, Ordering::Relaxed);
     for &name in SELFTESTS {
+        if name == MODEL {
+            let (runs, result) = model::run(platform);
+            let (Ok(detail) | Err(detail)) = &result;
+            report.detailed(name, runs, result.is_ok(), detail);
+            continue;
+        }
         let result = match (&guest, test(name)) {
             (Ok(guest), _) if name == HOST_CODE => host_code(&guest.space),
             (Ok(guest), Some(test)) => run(guest, &test),

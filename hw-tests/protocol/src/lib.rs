@@ -1,7 +1,8 @@
 //! What the bare-metal kernel (`hw-tests/kernel`) and the engine runner (`hw-tests`) say to each
 //! other.
 //!
-//! * Runner to kernel: words on the multiboot command line, [`Options`].
+//! * Runner to kernel: words on the multiboot command line, [`Options`], and a multiboot module with
+//!   instructions to execute, [`vectors`].
 //! * Kernel to runner: one line per event on the serial port, [`Event`], each [`PREFIX`]ed so that
 //!   what the BIOS, GRUB or an emulator's debugger prints is told apart from a report.
 //!
@@ -17,6 +18,7 @@ extern crate alloc;
 
 mod event;
 mod options;
+pub mod vectors;
 
 pub use event::{Event, EventError, FATAL, PANIC, PREFIX, Verdict};
 pub use options::{Options, OptionsError, Suite};
@@ -25,7 +27,7 @@ pub use options::{Options, OptionsError, Suite};
 ///
 /// They show that the kernel itself is fit to judge a switcher: that an event from CPL3 leaves an
 /// exact `PtRegs`, whatever the vector, and that code of the host is mapped in every root and never
-/// writable while it is executable.
+/// writable while it is executable. [`MODEL`] is the other way round: the CPU judges.
 pub const SELFTESTS: &[&str] = &[
     "selftest/host_code",
     "selftest/int3",
@@ -35,4 +37,8 @@ pub const SELFTESTS: &[&str] = &[
     "selftest/single_step",
     "selftest/iret_bad_cs",
     "selftest/iret_non_canonical",
+    MODEL,
 ];
+
+/// The one that executes the [`vectors`]: does this CPU do what `switcher_gen::machine` says?
+pub const MODEL: &str = "selftest/instructions_do_what_the_model_says";

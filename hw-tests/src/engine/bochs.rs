@@ -82,7 +82,8 @@ impl Engine for Bochs {
     fn boot(&self, kernel: &Path, options: Options, limit: Duration) -> Result<Run> {
         let directory = tempfile::tempdir().context("a temporary directory")?;
         let path = |name: &str| directory.path().join(name);
-        iso::write(kernel, &[Entry { title: "cases", options }], 0, &path("boot.iso"))?;
+        let entries = [Entry { title: "cases", options }];
+        iso::write(kernel, &hw_vectors::table(self.name), &entries, 0, &path("boot.iso"))?;
         fs::write(path("bochsrc"), self.configuration()).context("writing bochsrc")?;
         fs::write(path("input"), "c\n").context("writing the debugger's input")?;
 

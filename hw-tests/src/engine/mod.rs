@@ -149,4 +149,12 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), count);
     }
+
+    #[test]
+    fn the_engines_of_known_differences_exist() {
+        let engines = all();
+        for name in hw_vectors::known::ALL.iter().flat_map(|known| known.engines) {
+            assert!(engines.iter().any(|engine| engine.name() == *name), "{name}");
+        }
+    }
 }

@@ -81,12 +81,17 @@ impl Engine for Qemu {
         let directory = tempfile::tempdir().context("a temporary directory")?;
         let serial = directory.path().join("serial");
         let output = directory.path().join("output");
+        let vectors = directory.path().join("vectors");
+        fs::write(&vectors, hw_vectors::table(self.name)).context("writing the vectors")?;
         let mut command = tools::command(QEMU.what);
         command
             .arg("-kernel")
             .arg(kernel)
             .arg("-append")
             .arg(options.to_string())
+            // Of a multiboot kernel, QEMU makes this a module.
+            .arg("-initrd")
+            .arg(&vectors)
             .args(if self.kvm { ["-accel", "kvm"] } else { ["-accel", "tcg"] })
             .args(["-cpu", self.cpu])
             .args(["-m", "512", "-nodefaults", "-display", "none", "-monitor", "none"])

@@ -6,6 +6,7 @@ use std::cell::OnceCell;
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
 use super::flags::Condition;
+use super::state::{Fault, Gpr};
 
 /// Code at an address.
 #[derive(Clone, Debug)]
@@ -274,6 +275,37 @@ impl Op {
     #[must_use]
     pub fn is_iretq(&self) -> bool {
         self.kind == Kind::Iretq
+    }
+
+    /// Whether an exception of it comes after it: what INT and INT3 ask for.
+    #[must_use]
+    pub fn is_trap<W>(&self, fault: &Fault<W>) -> bool {
+        matches!(self.kind, Kind::Int3 | Kind::Int(_)) && fault.error_code.is_none()
+    }
+
+    /// Whether a bad address in it is #SS and not #GP: RSP and RBP imply the stack segment.
+    #[must_use]
+    pub fn is_on_stack(&self) -> bool {
+        let operands = [self.first, self.second];
+        if operands.iter().any(|operand| matches!(operand, Operand::Memory(_))) {
+            return operands.iter().any(|operand| match operand {
+                Operand::Memory(memory) => {
+                    let stack = [Gpr::Rsp, Gpr::Rbp].map(|register| Some(register as usize));
+                    memory.segment == Segment::Flat && stack.contains(&memory.base)
+                }
+                _ => false,
+            });
+        }
+        matches!(
+            self.kind,
+            Kind::Push
+                | Kind::Pop
+                | Kind::PushFlags
+                | Kind::PopFlags
+                | Kind::Call
+                | Kind::Return(_)
+                | Kind::Iretq
+        )
     }
 
     fn new(i: &Instruction) -> Option<Self> {

@@ -768,3 +768,58 @@ impl Sharing {
         matches!(self, Self::Guest)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::{Concrete, Flags, Memory, Msrs};
+    use crate::variant::Variant;
+
+    /// Ring 0 with RAX, RCX and RDX, after its next instruction.
+    fn stepped(code: &[u8], cr3: u64, [rax, rcx, rdx]: [u64; 3]) -> (State<Concrete>, Step<u64>) {
+        let d = Concrete::default();
+        let program = Program::new(0, code.to_vec());
+        let mut state = State {
+            gpr: [0; 16],
+            rip: 0,
+            flags: Flags::new(&d, RFlags::FIXED.bits()),
+            cs: 0x10,
+            ss: 0x18,
+            cpl: 0,
+            gs_base: 0,
+            inactive_gs_base: 0,
+            fs_base: 0,
+            cr3,
+            pkru: 0,
+            msrs: Msrs { star: 0, lstar: 0, cstar: 0, sfmask: 0, spec_ctrl: 0 },
+            memory: Memory { regions: Vec::new(), hostile: false },
+        };
+        for (register, value) in [(Gpr::Rax, rax), (Gpr::Rcx, rcx), (Gpr::Rdx, rdx)] {
+            state.set(register, value);
+        }
+        let model = Model::from(&Variant::REFERENCE);
+        let step = state.step(&d, &model, &program, &mut Unobserved).unwrap();
+        (state, step)
+    }
+
+    const WRMSR: [u8; 2] = [0x0F, 0x30];
+    const MOV_RAX_CR3: [u8; 3] = [0x0F, 0x20, 0xD8];
+
+    #[test]
+    fn an_msr_for_an_address_takes_no_other_number() {
+        for msr in [LSTAR, CSTAR, FS_BASE, GS_BASE, KERNEL_GS_BASE] {
+            let (_, step) = stepped(&WRMSR, 0, [0, msr, 0x8000]);
+            assert_eq!(step, Step::Fault(Fault::protection(0)), "{msr:#x}");
+            let (_, step) = stepped(&WRMSR, 0, [0, msr, 0x7FFF]);
+            assert_eq!(step, Step::Left, "{msr:#x}");
+        }
+        // STAR is not an address.
+        assert_eq!(stepped(&WRMSR, 0, [0, 0xC000_0081, 0x8000]).1, Step::Left);
+    }
+
+    #[test]
+    fn cr3_does_not_keep_noflush() {
+        let (state, _) = stepped(&MOV_RAX_CR3, 1 << 63 | 0x1003, [0; 3]);
+        assert_eq!(state.get(Gpr::Rax), 0x1003);
+    }
+}

@@ -119,17 +119,22 @@ fn image() -> [(Region, Flags); 3] {
 }
 
 /// Sets up frames, the heap and the final page tables, in the paging mode asked for, and loads
-/// them. Returns how many bytes of frames are left.
+/// them. The identity map reaches to `end` at least. Returns how many bytes of frames are left.
 ///
 /// # Safety
 /// Called once, on the boot stack, with the boot page tables and the GDT in force, PCIDs off, and
 /// `usable` memory that is really there and nobody's. The CPU has the paging mode.
-pub(crate) unsafe fn init(usable: &Regions, paging: PagingMode) -> Result<u64, InitError> {
+pub(crate) unsafe fn init(
+    usable: &Regions,
+    end: u64,
+    paging: PagingMode,
+) -> Result<u64, InitError> {
     let sections = image();
     let mut usable = *usable;
     usable.remove(Region::new(sections[0].0.start, sections[2].0.end))?;
     let heap = usable.take(HEAP).ok_or(InitError::NoRoomForHeap)?;
-    let identity = usable.end().max(heap.end).max(LEAST_IDENTITY).next_multiple_of(LARGE_PAGE);
+    let identity =
+        usable.end().max(heap.end).max(end).max(LEAST_IDENTITY).next_multiple_of(LARGE_PAGE);
 
     // SAFETY: the regions are usable memory less the image and the heap; they are below 4 GiB, and
     // those handed out before the identity map is loaded are the lowest, which the boot tables map.

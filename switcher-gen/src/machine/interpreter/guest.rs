@@ -4,9 +4,9 @@ use super::run::Cause;
 use super::watch::Alignment;
 use super::{Error, Interpreter, Kind};
 use crate::arch::{RFlags, Vendor, vector};
-use crate::machine::program::{Kind as Operation, Op, Operand, Segment};
+use crate::machine::program::{Kind as Operation, Op, Operand};
 use crate::machine::state::Entry;
-use crate::machine::{Concrete, Fault, Gpr, Memory, Program, Region, Step, Stuck};
+use crate::machine::{Concrete, Fault, Memory, Program, Region, Step, Stuck};
 
 /// What one of the guest's roots maps.
 #[derive(Debug)]
@@ -161,8 +161,7 @@ impl Interpreter {
     /// An exception of the instruction at RIP.
     fn fault(&mut self, fault: Fault<u64>, op: &Op) -> Result<(), Error> {
         // What INT and INT3 ask for comes after them.
-        let is_trap =
-            matches!(op.kind, Operation::Int3 | Operation::Int(_)) && fault.error_code.is_none();
+        let is_trap = op.is_trap(&fault);
         if is_trap {
             self.state.rip = op.next;
             // It was for the instruction that has now been executed: CPUs push it as zero.
@@ -216,7 +215,7 @@ impl Interpreter {
         };
         let bytes = (0..size as u64).map(|n| address.wrapping_add(n));
         if !bytes.clone().all(|byte| self.model.paging.is_canonical(byte)) {
-            let vector = if is_on_stack(op) { vector::SS } else { vector::GP };
+            let vector = if op.is_on_stack() { vector::SS } else { vector::GP };
             return self.event(vector, Some(0), Cause::Fault);
         }
         let Some(first) = bytes.clone().find(|byte| !accessible(*byte)) else {
@@ -269,41 +268,8 @@ impl Interpreter {
     }
 }
 
-/// Whether an exception comes after its instruction: what INT and INT3 ask for.
-pub(super) fn is_trap(op: &Op, fault: &Fault<u64>) -> bool {
-    matches!(op.kind, Operation::Int3 | Operation::Int(_)) && fault.error_code.is_none()
-}
-
 fn op_name(op: &Op) -> String {
     format!("{:?}", op.kind)
-}
-
-/// Whether a bad address is #SS and not #GP: RSP and RBP imply the stack segment.
-fn is_on_stack(op: &Op) -> bool {
-    let by_stack_register = |operand| match operand {
-        Operand::Memory(memory) => {
-            let stack = [Gpr::Rsp, Gpr::Rbp].map(|register| Some(register as usize));
-            memory.segment == Segment::Flat && stack.contains(&memory.base)
-        }
-        _ => false,
-    };
-    let has_memory =
-        matches!(op.first, Operand::Memory(_)) || matches!(op.second, Operand::Memory(_));
-    let is_implied = matches!(
-        op.kind,
-        Operation::Push
-            | Operation::Pop
-            | Operation::PushFlags
-            | Operation::PopFlags
-            | Operation::Call
-            | Operation::Return(_)
-            | Operation::Iretq
-    );
-    if has_memory {
-        by_stack_register(op.first) || by_stack_register(op.second)
-    } else {
-        is_implied
-    }
 }
 
 /// Whether the page of the first operand must be writable although it is read first.

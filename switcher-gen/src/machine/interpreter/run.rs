@@ -1,7 +1,7 @@
 //! From one ring to the other.
 
 use super::bytes;
-use super::guest::{self, Space};
+use super::guest::Space;
 use super::{Error, HOST_STACK, IST_STACK, Interpreter, LANDING, region};
 use crate::arch::{RFlags, vector};
 use crate::asm::Label;
@@ -199,7 +199,7 @@ impl Interpreter {
         if rip != self.address(Label::Iretq) || !of_iretq {
             // INT3 and INT have been executed when they trap.
             let rip = match self.switcher.at(rip) {
-                Some(Ok(op)) if guest::is_trap(op, &fault) => op.next,
+                Some(Ok(op)) if op.is_trap(&fault) => op.next,
                 _ => rip,
             };
             let (vector, offset) = (fault.vector.into(), self.offset(rip));

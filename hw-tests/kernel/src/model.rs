@@ -1,0 +1,414 @@
+//! Is the model of a CPU right about this one?
+//!
+//! A table of [`vectors`](hw_protocol::vectors), made from the model by the engine runner, is
+//! executed instruction by instruction in ring 0. Each program ends with an exception, its own or
+//! that of a last UD2; whatever its stack and its GS are by then, the event goes to a stack of ours
+//! and comes back as a `PtRegs`.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::arch::{asm, global_asm};
+use core::fmt::Write;
+
+use hw_protocol::vectors::{
+    CODE, DATA, DATA_LEN, NONE, Needs, Outcome, Platforms, Registers, Table, Vector, filler,
+};
+use switcher_gen::arch::{RFlags, Vendor};
+use switcher_gen::layout::PtRegs;
+use x86_64::registers::control::{Cr4, Cr4Flags};
+use x86_64::registers::model_specific::Msr;
+
+use crate::cpu::{self, Features};
+use crate::memory::{self, Flags, Frame, PAGE};
+use crate::percpu::Stack;
+use crate::segments::{KERNEL_CS, KERNEL_DS};
+use crate::{Platform, events};
+
+global_asm!(
+    r#"
+    .section .text.model, "ax", @progbits
+
+    // extern "C" fn(state: *const PtRegs) -> *const PtRegs
+    // Goes to that state, which is of CPL0; returns what an event left.
+    .global hw_kernel_model_enter
+hw_kernel_model_enter:
+    push    rbx
+    push    rbp
+    push    r12
+    push    r13
+    push    r14
+    push    r15
+    mov     [rip + hw_kernel_model_rsp], rsp
+    mov     rsp, rdi
+    pop     r15
+    pop     r14
+    pop     r13
+    pop     r12
+    pop     rbp
+    pop     rbx
+    pop     r11
+    pop     r10
+    pop     r9
+    pop     r8
+    pop     rax
+    pop     rcx
+    pop     rdx
+    pop     rsi
+    pop     rdi
+    add     rsp, 8                      // orig_ax
+    iretq
+
+    // An event at CPL0: RSP = the PtRegs, on the stack that the IDT names; everything else is the
+    // program's.
+    .global hw_kernel_model_landing
+hw_kernel_model_landing:
+    mov     rax, rsp
+    mov     ecx, {kernel_ds}
+    mov     ss, ecx                     // the program's may be null
+    mov     rsp, [rip + hw_kernel_model_rsp]
+    push    2
+    popfq                               // DF and AC clear
+    pop     r15
+    pop     r14
+    pop     r13
+    pop     r12
+    pop     rbp
+    pop     rbx
+    ret
+
+    .section .bss.model, "aw", @nobits
+    .balign 8
+hw_kernel_model_rsp: .skip 8
+    .text
+"#,
+    kernel_ds = const KERNEL_DS,
+);
+
+unsafe extern "C" {
+    fn hw_kernel_model_enter(state: *const PtRegs) -> *const PtRegs;
+    static hw_kernel_model_landing: u8;
+}
+
+/// How many vectors that fail are described.
+const DESCRIBED: usize = 4;
+/// How many instructions that fail are named.
+const NAMED: usize = 40;
+
+/// MSRs that programs write: STAR, LSTAR, CSTAR, SFMASK, the bases.
+const WRITTEN: [u32; 7] =
+    [0xC000_0081, 0xC000_0082, 0xC000_0083, 0xC000_0084, FS_BASE, GS_BASE, KERNEL_GS_BASE];
+const FS_BASE: u32 = 0xC000_0100;
+const GS_BASE: u32 = 0xC000_0101;
+const KERNEL_GS_BASE: u32 = 0xC000_0102;
+
+/// What came of a table.
+#[derive(Debug, Default)]
+struct Counts {
+    executed: u64,
+    /// For other vendors and paging modes.
+    elsewhere: u64,
+    /// By what they need and this CPU lacks.
+    lacking: BTreeMap<&'static str, u64>,
+    /// By known difference.
+    known: BTreeMap<u16, u64>,
+    failed: u64,
+    /// By program.
+    failures: BTreeMap<u16, u64>,
+    described: Vec<String>,
+}
+
+/// Executes a table. Returns how many vectors were executed, what is worth knowing about them, and
+/// whether all came out as they had to.
+pub(crate) fn run(platform: &Platform) -> (u64, Result<String, String>) {
+    if platform.vectors.is_empty() {
+        return (0, Err("no table of vectors was loaded".into()));
+    }
+    let table = match Table::parse(platform.vectors) {
+        Ok(table) => table,
+        Err(why) => return (0, Err(why.to_string())),
+    };
+    let machine = match Machine::new(table.code, &platform.features) {
+        Ok(machine) => machine,
+        Err(why) => return (0, Err(why)),
+    };
+    let mut counts = Counts::default();
+    let result = all(&table, &machine, platform, &mut counts);
+    drop(machine);
+    let summary = summary(&table, &counts);
+    let result = match result {
+        Err(why) => Err(why),
+        Ok(()) if counts.executed == 0 => Err(format!("no vector is for this CPU; {summary}")),
+        Ok(()) if counts.failed == 0 => Ok(summary),
+        Ok(()) => Err(failures(&table, &counts) + &summary),
+    };
+    (counts.executed, result)
+}
+
+fn all(
+    table: &Table<'_>,
+    machine: &Machine,
+    platform: &Platform,
+    counts: &mut Counts,
+) -> Result<(), String> {
+    let vendor = match platform.features.vendor.as_str() {
+        "GenuineIntel" => Vendor::Intel,
+        "AuthenticAMD" | "HygonGenuine" => Vendor::Amd,
+        other => return Err(format!("there is no model of a CPU by `{other}`")),
+    };
+    let here = Platforms::of(vendor, memory::paging());
+    for vector in table.vectors() {
+        let vector = vector.map_err(|why| why.to_string())?;
+        let program = table.programs.get(usize::from(vector.program));
+        let program = program.ok_or("a vector of no program")?;
+        if !vector.platforms.contains(here) {
+            counts.elsewhere += 1;
+            continue;
+        }
+        if let Some(lacking) = lacking(vector.needs, &platform.features) {
+            *counts.lacking.entry(lacking).or_default() += 1;
+            continue;
+        }
+        counts.executed += 1;
+        let got = machine.run(&vector.before);
+        let different = differences(&got, &vector.after, program.undefined);
+        let is_as_expected = different.is_empty() == (vector.known == NONE);
+        if vector.known != NONE {
+            *counts.known.entry(vector.known).or_default() += 1;
+        }
+        if !is_as_expected {
+            counts.failed += 1;
+            let of_program = counts.failures.entry(vector.program).or_default();
+            *of_program += 1;
+            if *of_program == 1 && counts.described.len() < DESCRIBED {
+                counts.described.push(describe(program.name, &vector, &different));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a vector needs that this CPU lacks.
+fn lacking(needs: Needs, features: &Features) -> Option<&'static str> {
+    [
+        (Needs::SMAP, features.smap, "there is no SMAP"),
+        (Needs::PCID, cpu::pcid_enabled(), "there are no PCIDs"),
+        (Needs::NO_LA57, !features.la57, "with LA57, any CPU takes bases of 57 bits"),
+        (Needs::PKU, features.pku, "there are no protection keys"),
+    ]
+    .into_iter()
+    .find_map(|(need, has, name)| (needs.contains(need) && !has).then_some(name))
+}
+
+/// What is not as the model says, in words; empty if everything is.
+fn differences(got: &Outcome, expected: &Outcome, undefined: u64) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let mut differ = |name: &str, got: u64, expected: u64| {
+        if got != expected {
+            let _ = write!(text, "{name} {got:#x}, expected {expected:#x}; ");
+        }
+    };
+    if (got.vector, got.error_code) != (expected.vector, expected.error_code) {
+        differ("vector", got.vector.into(), expected.vector.into());
+        differ("error code", got.error_code.into(), expected.error_code.into());
+    }
+    let (mut registers, mut wanted) = (got.registers, expected.registers);
+    registers.rflags &= !(undefined | RFlags::RF.bits());
+    wanted.rflags &= !(undefined | RFlags::RF.bits());
+    if registers != wanted {
+        let both = registers.words().into_iter().zip(wanted.words());
+        for (name, (got, expected)) in Registers::NAMES.iter().zip(both) {
+            differ(name, got, expected);
+        }
+    }
+    if got.memory != expected.memory {
+        let _ = write!(text, "memory {:x?}, expected {:x?}; ", got.memory, expected.memory);
+    }
+    text
+}
+
+fn describe(name: &str, vector: &Vector, different: &str) -> String {
+    let mut text = if vector.known == NONE {
+        format!("{name}: {different}from")
+    } else {
+        format!("{name}: as the model says, which was not to be expected, from")
+    };
+    for (name, value) in Registers::NAMES.iter().zip(vector.before.words()) {
+        let _ = write!(text, " {name}={value:#x}");
+    }
+    text
+}
+
+/// Which programs failed, and how the first of them did.
+fn failures(table: &Table<'_>, counts: &Counts) -> String {
+    let mut text = format!("{} of {} failed: ", counts.failed, counts.executed);
+    for (program, count) in counts.failures.iter().take(NAMED) {
+        let _ = write!(text, "`{}` x {count}, ", table.programs[usize::from(*program)].name);
+    }
+    if counts.failures.len() > NAMED {
+        let _ = write!(text, "and {} more, ", counts.failures.len() - NAMED);
+    }
+    for described in &counts.described {
+        let _ = write!(text, "| {described} ");
+    }
+    text + "| "
+}
+
+/// How many were executed, and which were not.
+fn summary(table: &Table<'_>, counts: &Counts) -> String {
+    let mut text = format!("{} instructions", table.programs.len());
+    if counts.elsewhere > 0 {
+        let _ = write!(text, "; {} vectors are of other CPUs", counts.elsewhere);
+    }
+    for (lacking, count) in &counts.lacking {
+        let _ = write!(text, "; {count} vectors not run here: {lacking}");
+    }
+    for (known, count) in &counts.known {
+        let why = table.known.get(usize::from(*known)).unwrap_or(&"?");
+        let _ = write!(text, "; {count} known to differ: {why}");
+    }
+    text
+}
+
+/// Ring 0, with the programs' code and their page of data.
+struct Machine {
+    data: Frame,
+    // Mapped below until the drop, which comes before that of the fields.
+    code: Vec<Frame>,
+    control: Cr4Flags,
+    msrs: [(u32, u64); WRITTEN.len()],
+}
+
+impl Machine {
+    /// Maps code and data, lets instructions for the bases be executed, and keeps what programs change.
+    fn new(code: &[u8], features: &Features) -> Result<Self, String> {
+        if !features.fsgsbase {
+            return Err("this CPU has no FSGSBASE".into());
+        }
+        let mapping = |why: memory::MapError| format!("mapping the programs: {why}");
+        let frame = || Frame::new().map_err(|why| mapping(why.into()));
+        let control = Cr4::read();
+        let msrs = WRITTEN.map(|number| (number, read_msr(number)));
+        let mut machine = Self { data: frame()?, code: Vec::new(), control, msrs };
+        let data = machine.data.address();
+        memory::map_host(DATA, data, Flags::WRITE).map_err(mapping)?;
+        for (page, bytes) in (CODE..).step_by(PAGE as usize).zip(code.chunks(PAGE as usize)) {
+            let mut frame = frame()?;
+            frame.write(0, bytes);
+            let address = frame.address();
+            machine.code.push(frame);
+            memory::map_host(page, address, Flags::EXECUTE).map_err(mapping)?;
+        }
+        // SAFETY: the CPU has FSGSBASE; the bit only allows instructions.
+        unsafe { Cr4::write(control | Cr4Flags::FSGSBASE) }
+        if features.pku {
+            // SAFETY: the CPU has it, and no access is one of a user's page.
+            unsafe { Cr4::update(|control| control.insert(Cr4Flags::PROTECTION_KEY_USER)) }
+        }
+        Ok(machine)
+    }
+
+    /// Runs a program from a state to its exception.
+    fn run(&self, before: &Registers) -> Outcome {
+        let page = core::ptr::with_exposed_provenance_mut::<u64>(DATA as usize);
+        for word in 0..DATA_LEN / 8 {
+            // SAFETY: the page is mapped here, and nothing refers to it.
+            unsafe { page.wrapping_add(word).write_volatile(filler(word)) }
+        }
+        let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] =
+            before.gpr;
+        let start = PtRegs {
+            r15,
+            r14,
+            r13,
+            r12,
+            rbp,
+            rbx,
+            r11,
+            r10,
+            r9,
+            r8,
+            rax,
+            rcx,
+            rdx,
+            rsi,
+            rdi,
+            rip: before.rip,
+            cs: KERNEL_CS.into(),
+            eflags: before.rflags,
+            rsp,
+            ss: before.ss,
+            ..PtRegs::default()
+        };
+        let landing = (&raw const hw_kernel_model_landing).addr() as u64;
+        write_msr(FS_BASE, before.fs_base);
+        write_msr(GS_BASE, before.gs_base);
+        write_msr(KERNEL_GS_BASE, before.kernel_gs_base);
+        // SAFETY: the landing takes a `PtRegs` at RSP, wherever it is; until the next line but one,
+        // nothing is executed but the program.
+        unsafe { events::catch(Stack::DoubleFault, landing) }
+        // SAFETY: the state is of CPL0, at a program that was written to end with an exception, on a
+        // page of its own. All that it changes is restored: registers and flags by the landing, the
+        // rest below. Interrupts that it may allow are masked at their controllers.
+        let frame = unsafe { hw_kernel_model_enter(&raw const start) };
+        events::no_catch();
+        let [fs_base, gs_base, kernel_gs_base] = [FS_BASE, GS_BASE, KERNEL_GS_BASE].map(read_msr);
+        for (number, value) in self.msrs {
+            write_msr(number, value);
+        }
+        // SAFETY: the landing returns the frame that the stub built, which stays until the next event.
+        let frame = unsafe { frame.read() };
+        let changed = |word| {
+            // SAFETY: as above; the program is over.
+            let value = unsafe { page.wrapping_add(word).read_volatile() };
+            (value != filler(word)).then_some((word as u16, value))
+        };
+        Outcome {
+            registers: Registers {
+                gpr: [
+                    frame.rax, frame.rcx, frame.rdx, frame.rbx, frame.rsp, frame.rbp, frame.rsi,
+                    frame.rdi, frame.r8, frame.r9, frame.r10, frame.r11, frame.r12, frame.r13,
+                    frame.r14, frame.r15,
+                ],
+                rip: frame.rip,
+                rflags: frame.eflags,
+                ss: frame.ss,
+                gs_base,
+                kernel_gs_base,
+                fs_base,
+            },
+            vector: frame.orig_ax.reason as u8,
+            error_code: frame.orig_ax.error_code,
+            memory: (0..DATA_LEN / 8).filter_map(changed).collect(),
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if Cr4::read().contains(Cr4Flags::PROTECTION_KEY_USER) {
+            // SAFETY: the CPU has WRPKRU, and this is the value after reset.
+            unsafe { asm!("wrpkru", in("eax") 0, in("ecx") 0, in("edx") 0) }
+        }
+        // SAFETY: as it was before.
+        unsafe { Cr4::write(self.control) }
+        let pages = (CODE..).step_by(PAGE as usize).take(self.code.len());
+        for page in pages.chain([DATA]) {
+            // SAFETY: no program runs any more. What `new` did not come to map needs no unmapping.
+            let _ = unsafe { memory::unmap_host(page) };
+        }
+    }
+}
+
+fn read_msr(number: u32) -> u64 {
+    // SAFETY: one of WRITTEN, which every CPU with long mode has.
+    unsafe { Msr::new(number).read() }
+}
+
+fn write_msr(number: u32, value: u64) {
+    // SAFETY: one of WRITTEN, with what it had or a canonical base; nothing here uses either base, and no
+    // SYSCALL is executed before they are restored.
+    unsafe { Msr::new(number).write(value) }
+}

@@ -1,0 +1,46 @@
+//! The one list of what emulators do otherwise than the model, and than the manuals.
+//!
+//! What is listed is executed all the same and has to be different there: a difference that is gone
+//! fails as one that nobody knows of does.
+
+use hw_protocol::vectors::Vector;
+use switcher_gen::arch::vector::{GP, SS};
+
+/// A difference.
+#[derive(Debug, Clone, Copy)]
+pub struct Known {
+    /// The engines whose CPU it is.
+    pub engines: &'static [&'static str],
+    /// Whether it makes a vector fail, of which this is the name.
+    pub concerns: fn(&str, &Vector) -> bool,
+    /// What they do, and what is right.
+    pub why: &'static str,
+}
+
+/// All of them.
+pub const ALL: &[Known] = &[
+    Known {
+        engines: QEMU,
+        concerns: |_, vector| vector.after.vector == SS,
+        why: "QEMU 7.2 answers an access to the stack that is not canonical with #GP, not #SS",
+    },
+    Known {
+        engines: QEMU,
+        concerns: |name, vector| {
+            let is_load = ["wrmsr", "wrfsbase", "wrgsbase"].iter().any(|load| name.contains(load));
+            vector.after.vector == GP && is_load
+        },
+        why: "QEMU 7.2 loads addresses that are not canonical by WRMSR, WRFSBASE and WRGSBASE",
+    },
+    Known {
+        engines: QEMU,
+        concerns: |name, vector| {
+            vector.after.vector == GP && vector.after.error_code == 0 && name.contains("mov ss")
+        },
+        // Intel SDM vol. 2, MOV, exceptions in 64-bit mode: CPL < 3 and CPL != RPL. AMD's manual
+        // says nothing of RPL; Bochs refuses them as AMD, too.
+        why: "QEMU 7.2 loads SS in ring 0 with null selectors of other RPLs",
+    },
+];
+
+const QEMU: &[&str] = &["qemu-tcg-4level", "qemu-tcg-la57", "qemu-tcg-la57-intel"];
