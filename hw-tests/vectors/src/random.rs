@@ -1,4 +1,4 @@
-//! Random operands.
+//! Random operands, the same on every run.
 
 use switcher_gen::fuzz::scenario::Random;
 use switcher_gen::layout::PtRegs;

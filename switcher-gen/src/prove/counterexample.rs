@@ -45,11 +45,21 @@ const BASES: [(&str, u64); 5] = [
     ("ist", 0xFFFF_8884_0000_5000),
 ];
 
+/// Where the addresses of regions come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bases {
+    /// [`BASES`]: as a rule they do not matter, and models make them overlap.
+    Fixed,
+    /// The model, but for zero, which is what it says of what does not matter.
+    Some,
+    /// The model.
+    All,
+}
+
 /// Values of a model, and addresses for what it leaves open.
 struct Values<'a> {
     model: &'a Model,
-    /// Whether the addresses are taken from the model, too.
-    bases: bool,
+    bases: Bases,
     /// What was asked for.
     asked: Vec<(String, u64)>,
 }
@@ -58,10 +68,9 @@ impl Source<Concrete> for Values<'_> {
     fn value(&mut self, _d: &Concrete, name: Name, _bits: u32) -> u64 {
         let name = name.to_string();
         let base = BASES.iter().find(|(base, _)| *base == name);
-        let value = match (self.model.value(&name), base) {
-            // Zero is what a model says of what does not matter.
-            (wanted, Some((_, fixed))) if !self.bases || wanted == 0 => *fixed,
-            (wanted, _) => wanted,
+        let value = match (self.bases, self.model.value(&name), base) {
+            (Bases::Fixed, _, Some((_, fixed))) | (Bases::Some, 0, Some((_, fixed))) => *fixed,
+            (_, wanted, _) => wanted,
         };
         self.asked.push((name, value));
         value
@@ -101,8 +110,7 @@ impl Counterexample {
         goal: &Goal<Symbolic>,
         model: &Model,
     ) -> Option<Self> {
-        // The addresses of regions do not matter as a rule, and models make them overlap.
-        [false, true].into_iter().find_map(|bases| {
+        [Bases::Fixed, Bases::Some, Bases::All].into_iter().find_map(|bases| {
             let mut values = Values { model, bases, asked: Vec::new() };
             let met = model.iter().filter(|(name, _)| name.contains('#'));
             let met = met.map(|(name, value)| (name.to_owned(), value));
