@@ -8,7 +8,8 @@ use switcher_gen::arch::{PagingMode, RFlags, Selectors, Vendor, vector};
 use switcher_gen::fuzz::scenario::Random;
 use switcher_gen::layout::PtRegs;
 use switcher_gen::machine::{
-    self, Concrete, Flags, Gpr, Memory, Model, Msrs, Region, State, Step, Stuck, Unobserved,
+    self, CR4, Concrete, EFER, Flags, Gpr, Memory, Model, Msrs, Region, State, Step, Stuck,
+    Unobserved,
 };
 
 use crate::forms::{self, Form};
@@ -176,8 +177,9 @@ fn run(
         fs_base: before.fs_base,
         // Any: what depends on it is taken out by the programs.
         cr3: 0x1000,
+        cr4: CR4,
         pkru: 0,
-        msrs: Msrs { star: 0, lstar: 0, cstar: 0, sfmask: 0, spec_ctrl: 0 },
+        msrs: Msrs { star: 0, lstar: 0, cstar: 0, sfmask: 0, spec_ctrl: 0, efer: EFER },
         memory: Memory { regions: vec![Region::new("data", DATA, 0, page)], hostile: false },
     };
     for _ in 0..LONGEST {

@@ -85,7 +85,7 @@ impl<D: Domain> State<D> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Concrete, Flags, Memory, Msrs, Region};
+    use super::super::{CR4, Concrete, EFER, Flags, Memory, Msrs, Region};
     use super::*;
     use crate::variant::Variant;
 
@@ -114,8 +114,9 @@ mod tests {
             inactive_gs_base: 8,
             fs_base: 0,
             cr3: 9,
+            cr4: CR4,
             pkru: 0,
-            msrs: Msrs { star: 0, lstar: 0, cstar: 0, sfmask: 0, spec_ctrl: 0 },
+            msrs: Msrs { star: 0, lstar: 0, cstar: 0, sfmask: 0, spec_ctrl: 0, efer: EFER },
             memory,
         }
     }

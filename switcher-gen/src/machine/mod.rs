@@ -33,5 +33,5 @@ pub use flags::{ARITHMETIC, Condition, Flags};
 pub use interpreter::Interpreter;
 pub use memory::{Memory, Place, Region, Sharing};
 pub use program::{Op, Program, ProgramError};
-pub use state::{Entry, Fault, Gpr, Model, Msrs, State};
+pub use state::{CR4, EFER, Entry, Fault, Gpr, Model, Msrs, State};
 pub use step::{Access, Event, Observer, Step, Stuck, Unobserved};

@@ -135,6 +135,7 @@ pub(crate) enum Kind {
     ReadFsBase,
     WriteFsBase,
     ReadCr3,
+    ReadCr4,
     WriteCr3,
     ReadMsr,
     WriteMsr,
@@ -422,6 +423,9 @@ fn kind_with_operands(i: &Instruction, op: &Op) -> Option<Kind> {
                 Kind::ReadCr3
             }
         }
+        // Writing it changes more than is modelled.
+        Mnemonic::Mov if i.op1_register() == Register::CR4 => Kind::ReadCr4,
+        Mnemonic::Mov if is_control(Register::CR4) => return None,
         Mnemonic::Mov if i.op0_register() == Register::SS => Kind::WriteSs,
         Mnemonic::Mov if i.op1_register() == Register::SS => Kind::ReadSegment(SegmentRegister::Ss),
         Mnemonic::Mov if i.op1_register() == Register::CS => Kind::ReadSegment(SegmentRegister::Cs),
@@ -506,7 +510,7 @@ fn register(register: Register) -> Option<Operand> {
         return Some(Operand::High { index: register.full_register().number() });
     }
     let is_named_otherwise =
-        register == Register::CR3 || register == Register::SS || register == Register::CS;
+        matches!(register, Register::CR3 | Register::CR4 | Register::SS | Register::CS);
     match register {
         _ if register.is_gpr() => {
             Some(Operand::Gpr { index: register.full_register().number(), size: register.size() })

@@ -103,6 +103,7 @@ pub struct Msrs<D: Domain> {
     pub cstar: D::Word,
     pub sfmask: D::Word,
     pub spec_ctrl: D::Word,
+    pub efer: D::Word,
 }
 
 /// A CPU and its memory.
@@ -128,6 +129,8 @@ pub struct State<D: Domain> {
     pub fs_base: D::Word,
     /// The root, with PCID and NOFLUSH as written.
     pub cr3: D::Word,
+    /// What is switched on: see [`CR4`].
+    pub cr4: D::Word,
     /// Protection keys of user pages.
     pub pkru: D::Word,
     /// The rest.
@@ -173,6 +176,15 @@ impl<W> Fault<W> {
     }
 }
 
+/// CR4 of a host that has on what switchers need: FSGSBASE (Intel SDM vol. 3, 2.5).
+pub const CR4: u64 = 1 << 16;
+/// EFER of a 64-bit host with SYSCALL: SCE, LME, LMA (Intel SDM vol. 3, 2.2.1).
+pub const EFER: u64 = 1 | 1 << 8 | 1 << 10;
+/// SYSCALL and SYSRET exist.
+const EFER_SCE: u32 = 0;
+/// RDGSBASE and its like exist.
+const CR4_FSGSBASE: u32 = 16;
+
 /// What RFLAGS can hold besides bit 1, which is always set (Intel SDM vol. 1, 3.4.3).
 const WRITABLE: u64 = 0x3F_7FD5;
 
@@ -199,6 +211,7 @@ impl<D: Domain> State<D> {
     /// # Errors
     /// #UD where there is none.
     pub fn syscall(&mut self, d: &D, model: &Model, entry: Entry) -> Result<(), Fault<D::Word>> {
+        self.syscall_exists(d)?;
         let target = match (entry, model.vendor) {
             (Entry::Long, _) => self.msrs.lstar,
             (Entry::Compatibility, Vendor::Amd) => self.msrs.cstar,
@@ -215,6 +228,18 @@ impl<D: Domain> State<D> {
         self.cpl = 0;
         self.rip = target;
         Ok(())
+    }
+
+    /// #UD unless EFER has SYSCALL and SYSRET switched on.
+    pub(super) fn syscall_exists(&self, d: &D) -> Result<(), Fault<D::Word>> {
+        let is_on = d.test(self.msrs.efer, EFER_SCE);
+        if d.decide(is_on) { Ok(()) } else { Err(Fault::UNDEFINED) }
+    }
+
+    /// #UD unless CR4 has RDGSBASE and its like switched on.
+    pub(super) fn fsgsbase_exists(&self, d: &D) -> Result<(), Fault<D::Word>> {
+        let is_on = d.test(self.cr4, CR4_FSGSBASE);
+        if d.decide(is_on) { Ok(()) } else { Err(Fault::UNDEFINED) }
     }
 
     /// SYSRETQ at CPL 0.

@@ -343,15 +343,23 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             }
             Kind::ReadSegment(SegmentRegister::Cs) => self.write(op.first, self.state.cs)?,
             Kind::ReadSegment(SegmentRegister::Ss) => self.write(op.first, self.state.ss)?,
-            Kind::ReadGsBase => self.write(op.first, self.state.gs_base)?,
-            Kind::ReadFsBase => self.write(op.first, self.state.fs_base)?,
+            Kind::ReadGsBase => {
+                self.state.fsgsbase_exists(d)?;
+                self.write(op.first, self.state.gs_base)?;
+            }
+            Kind::ReadFsBase => {
+                self.state.fsgsbase_exists(d)?;
+                self.write(op.first, self.state.fs_base)?;
+            }
             Kind::WriteGsBase => {
+                self.state.fsgsbase_exists(d)?;
                 let base = self.read(op.first)?;
                 self.tell(Event::WriteGsBase(base));
                 self.canonical(base)?;
                 self.state.gs_base = base;
             }
             Kind::WriteFsBase => {
+                self.state.fsgsbase_exists(d)?;
                 let base = self.read(op.first)?;
                 self.canonical(base)?;
                 self.state.fs_base = base;
@@ -414,6 +422,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             }
             Kind::SwapGs
             | Kind::ReadCr3
+            | Kind::ReadCr4
             | Kind::WriteCr3
             | Kind::ReadMsr
             | Kind::WriteMsr
@@ -450,6 +459,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 core::mem::swap(&mut state.gs_base, &mut state.inactive_gs_base);
             }
             // NOFLUSH is not kept.
+            Kind::ReadCr4 => self.write(op.first, self.state.cr4)?,
             Kind::ReadCr3 => self.write(op.first, d.mask(self.state.cr3, !(1 << 63)))?,
             Kind::WriteCr3 => {
                 let value = self.read(op.second)?;
@@ -459,11 +469,13 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             Kind::ReadMsr => self.read_msr()?,
             Kind::WriteMsr => self.write_msr()?,
             Kind::Sysretq => {
+                self.state.syscall_exists(d)?;
                 self.tell(Event::Sysretq);
                 self.state.sysretq(d, self.model)?;
                 return Ok(Step::Guest { by_sysretq: true });
             }
             Kind::Sysretl => {
+                self.state.syscall_exists(d)?;
                 self.state.sysretl(d);
                 return Ok(Step::Guest { by_sysretq: true });
             }
@@ -588,6 +600,11 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 self.canonical(value)?;
             }
             Some(LSTAR | CSTAR | FS_BASE) => self.canonical(value)?,
+            // What it switches would have to be modelled, too.
+            Some(number @ MSR_EFER) => {
+                let number = d.word(number);
+                return Err(Stop::Stuck(Stuck::Msr { at: self.at, number }));
+            }
             _ => {}
         }
         *self.msr()? = value;
@@ -600,6 +617,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let state = &mut *self.state;
         Ok(match self.d.known(number) {
             Some(0x48) => &mut state.msrs.spec_ctrl,
+            Some(MSR_EFER) => &mut state.msrs.efer,
             Some(0xC000_0081) => &mut state.msrs.star,
             Some(LSTAR) => &mut state.msrs.lstar,
             Some(CSTAR) => &mut state.msrs.cstar,
@@ -745,6 +763,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
 }
 
 // MSRs that hold addresses.
+const MSR_EFER: u64 = 0xC000_0080;
 const LSTAR: u64 = 0xC000_0082;
 const CSTAR: u64 = 0xC000_0083;
 const FS_BASE: u64 = 0xC000_0100;
@@ -772,7 +791,7 @@ impl Sharing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::{Concrete, Flags, Memory, Msrs};
+    use crate::machine::{CR4, Concrete, EFER, Flags, Memory, Msrs};
     use crate::variant::Variant;
 
     /// Ring 0 with RAX, RCX and RDX, after its next instruction.
@@ -790,8 +809,9 @@ mod tests {
             inactive_gs_base: 0,
             fs_base: 0,
             cr3,
+            cr4: CR4,
             pkru: 0,
-            msrs: Msrs { star: 0, lstar: 0, cstar: 0, sfmask: 0, spec_ctrl: 0 },
+            msrs: Msrs { star: 0, lstar: 0, cstar: 0, sfmask: 0, spec_ctrl: 0, efer: EFER },
             memory: Memory { regions: Vec::new(), hostile: false },
         };
         for (register, value) in [(Gpr::Rax, rax), (Gpr::Rcx, rcx), (Gpr::Rdx, rdx)] {
@@ -800,6 +820,13 @@ mod tests {
         let model = Model::from(&Variant::REFERENCE);
         let step = state.step(&d, &model, &program, &mut Unobserved).unwrap();
         (state, step)
+    }
+
+    /// The same, about to execute what lies at 0.
+    fn at_0(state: &State<Concrete>) -> State<Concrete> {
+        let mut state = state.clone();
+        state.rip = 0;
+        state
     }
 
     const WRMSR: [u8; 2] = [0x0F, 0x30];
@@ -815,6 +842,27 @@ mod tests {
         }
         // STAR is not an address.
         assert_eq!(stepped(&WRMSR, 0, [0, 0xC000_0081, 0x8000]).1, Step::Left);
+    }
+
+    #[test]
+    fn without_fsgsbase_and_sce_their_instructions_are_undefined() {
+        let d = Concrete::default();
+        let undefined = Step::Fault(Fault::UNDEFINED);
+        // RDGSBASE RAX, WRFSBASE RAX, SYSRETQ.
+        let instructions: [&[u8]; 3] =
+            [&[0xF3, 0x48, 0x0F, 0xAE, 0xC8], &[0xF3, 0x48, 0x0F, 0xAE, 0xD0], &[0x48, 0x0F, 0x07]];
+        for code in instructions {
+            let program = Program::new(0, code.to_vec());
+            let model = Model::from(&Variant::REFERENCE);
+            let (mut state, _) = stepped(&[0x90], 0, [0; 3]);
+            assert_ne!(at_0(&state).step(&d, &model, &program, &mut Unobserved), Ok(undefined));
+            (state.cr4, state.msrs.efer) = (0, 0);
+            assert_eq!(at_0(&state).step(&d, &model, &program, &mut Unobserved), Ok(undefined));
+        }
+        // RDMSR of EFER, and MOV RAX, CR4.
+        let (state, _) = stepped(&[0x0F, 0x32], 0, [0, MSR_EFER, 0]);
+        assert_eq!(state.get(Gpr::Rax), EFER);
+        assert_eq!(stepped(&[0x0F, 0x20, 0xE0], 0, [0; 3]).0.get(Gpr::Rax), CR4);
     }
 
     #[test]

@@ -10,7 +10,8 @@ use crate::image::Image;
 use crate::layout::TssExtra;
 use crate::machine::program::Kind;
 use crate::machine::{
-    Concrete, Event, Flags, Gpr, Memory, Model, Msrs, Observer, Program, State, Step, Stuck,
+    CR4, Concrete, EFER, Event, Flags, Gpr, Memory, Model, Msrs, Observer, Program, State, Step,
+    Stuck,
 };
 use crate::scenario::{Failure, may_load, may_sysret};
 
@@ -45,6 +46,7 @@ impl Ring0 {
             inactive_gs_base: 0,
             fs_base: 0,
             cr3: 0,
+            cr4: CR4,
             pkru: 0,
             // Of these, SYSRETQ alone uses one.
             msrs: Msrs {
@@ -53,6 +55,7 @@ impl Ring0 {
                 cstar: 0,
                 sfmask: 0,
                 spec_ctrl: 0,
+                efer: EFER,
             },
             memory: Memory { regions: Vec::new(), hostile: false },
         };

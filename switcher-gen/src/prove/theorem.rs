@@ -471,14 +471,15 @@ fn entries<D: Domain>(d: &D, target: &Target, setting: &Setting) -> Msrs<D> {
         cstar: d.word(target.syscall_compat.unwrap_or_default()),
         sfmask: d.word(setting.sfmask.bits()),
         spec_ctrl: d.word(0),
+        efer: d.word(0),
     }
 }
 
 /// What the CPU or the host does before the first instruction.
 fn begin<D: Domain>(d: &D, target: &Target, theorem: Theorem, world: &mut World<D>) {
     let machine = &mut world.machine;
-    let spec_ctrl = machine.msrs.spec_ctrl;
-    machine.msrs = Msrs { spec_ctrl, ..entries(d, target, &world.setting) };
+    let Msrs { spec_ctrl, efer, .. } = machine.msrs;
+    machine.msrs = Msrs { spec_ctrl, efer, ..entries(d, target, &world.setting) };
     match theorem {
         Theorem::EnterGuest => machine.rip = d.word(target.enter_guest),
         Theorem::ReturnFromGuest | Theorem::ReturnFromGuestIst => {

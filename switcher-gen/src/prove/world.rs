@@ -6,7 +6,9 @@
 
 use crate::arch::RFlags;
 use crate::layout::{self, AsmLayout, IretFrame, Layout, PtRegs, SwitchFlags, Tss, TssExtra};
-use crate::machine::{Domain, Flags, Gpr, Memory, Model, Msrs, Region, Sharing, State as Machine};
+use crate::machine::{
+    CR4, Domain, EFER, Flags, Gpr, Memory, Model, Msrs, Region, Sharing, State as Machine,
+};
 use crate::spec::{self, Caller, Guest, Host, Registers, Revision};
 use crate::variant::Variant;
 
@@ -521,6 +523,7 @@ impl<D: Domain> World<D> {
             inactive_gs_base,
             fs_base: b.whole("fs_base", 64),
             cr3: root,
+            cr4: d.or(b.whole("cr4", 64), d.word(CR4)),
             pkru: b.whole("pkru", 32),
             msrs: Msrs {
                 star: d.word(selectors.star().bits()),
@@ -528,6 +531,7 @@ impl<D: Domain> World<D> {
                 cstar: d.word(0),
                 sfmask: d.word(setting.sfmask.bits()),
                 spec_ctrl: b.whole("spec_ctrl", 64),
+                efer: d.or(b.whole("efer", 64), d.word(EFER)),
             },
             memory: memory.clone(),
         };

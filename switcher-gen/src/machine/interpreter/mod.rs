@@ -28,7 +28,7 @@ mod watch;
 use std::ops::Range;
 
 use super::program::Program;
-use super::{Concrete, Flags, Memory, Model, Msrs, Region, State, Stuck, Undeliverable};
+use super::{CR4, Concrete, EFER, Flags, Memory, Model, Msrs, Region, State, Stuck, Undeliverable};
 use crate::arch::RFlags;
 use crate::asm::{AsmError, Label};
 use crate::image::{Image, LinkError};
@@ -199,6 +199,7 @@ impl Interpreter {
             inactive_gs_base: 0,
             fs_base: 0,
             cr3: 0,
+            cr4: CR4,
             pkru: 0,
             msrs: Msrs {
                 star: selectors.star().bits(),
@@ -206,6 +207,7 @@ impl Interpreter {
                 cstar: linked.address(Label::SyscallCompat),
                 sfmask: RFlags::SYSCALL_CLEARS.bits(),
                 spec_ctrl: 0,
+                efer: EFER,
             },
             memory: Memory { regions, hostile: false },
         };
