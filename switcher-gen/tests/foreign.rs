@@ -4,6 +4,7 @@
 mod gas;
 
 use switcher_gen::prove::{BadCode, Placement, Prover, Setting, Target, Verdict};
+use switcher_gen::spec::Revision;
 use switcher_gen::{Variant, elf};
 
 fn setting(placement: Placement) -> Setting {
@@ -45,6 +46,42 @@ fn its_data_may_lie_anywhere_but_must_lie_where_it_is_said_to() {
         panic!("not refuted")
     };
     assert_eq!(found.obligation.name, "memory", "{found}");
+}
+
+/// From the PVCS of 2024 to that of 2026: fields move, and RSP passes through.
+const TO_CURRENT: [(&str, &str); 8] = [
+    ("PVCS_USER_GSBASE, 0x50", "PVCS_USER_GSBASE, 0x48"),
+    ("PVCS_EFLAGS, 0x58", "PVCS_EFLAGS, 0x50"),
+    ("PVCS_RIP, 0x60", "PVCS_RIP, 0x58"),
+    ("PVCS_RCX, 0x70", "PVCS_RCX, 0x60"),
+    ("PVCS_R11, 0x78", "PVCS_R11, 0x68"),
+    ("\tpushq\t%gs:SMOD_RSP\n", "\tpushq\t%gs:TSS_SP2\n"),
+    ("\tmovq\t%gs:TSS_SP2, %rax\n\tmovq\t%rax, PVCS_RSP(%rdx)\n", ""),
+    ("\tmovq\t%gs:TSS_SP2, %rcx\n\tmovq\t%rcx, %gs:SMOD_RSP\n", ""),
+];
+/// This must go, too: the frame holds the guest's own RSP already.
+const RSP_OF_THE_PVCS: &str = "\tmovq\tPVCS_RSP(%rdx), %r11\n\tmovq\t%r11, 8 + IRET_RSP(%rsp)\n";
+
+#[test]
+fn of_the_current_revision_it_is_proved_as_such_and_as_no_other() {
+    let moved = gas::replaced(gas::SWITCHER, &TO_CURRENT);
+    let current = gas::replaced(&moved, &[(RSP_OF_THE_PVCS, "")]);
+    let as_revision = |source: &str, revision| {
+        let object = gas::assemble(source, &[]);
+        let setting = Setting { revision, ..setting(Placement::default()) };
+        prove(&Target::foreign(&elf::read(&object).unwrap(), setting).unwrap())
+    };
+    let verdict = as_revision(&current, Revision::Current);
+    assert!(matches!(verdict, Verdict::Proved(_)), "{verdict:?}");
+    // Each taken for the other, and a leftover of the old one.
+    for (source, revision) in [
+        (current.as_str(), Revision::Rfc),
+        (gas::SWITCHER, Revision::Current),
+        (moved.as_str(), Revision::Current),
+    ] {
+        let Verdict::Refuted(found) = as_revision(source, revision) else { panic!("not refuted") };
+        assert!(found.to_string().contains("Replayed"), "{found}");
+    }
 }
 
 #[test]
