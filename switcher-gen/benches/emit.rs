@@ -110,6 +110,7 @@ impl Iced {
             match *step {
                 Step::Label(label) => a.set_label(&mut labels[label])?,
                 Step::Jump(Mnemonic::Je, to) => a.je(labels[to])?,
+                Step::Jump(Mnemonic::Ja, to) => a.ja(labels[to])?,
                 Step::Jump(Mnemonic::Jne, to) => a.jne(labels[to])?,
                 Step::Jump(Mnemonic::Jmp, to) => a.jmp(labels[to])?,
                 Step::Jump(other, _) => unreachable!("the switcher has no {other:?}"),

@@ -176,7 +176,7 @@ fn row(name: &str, (passed, failed): (u64, u64), took: Duration, note: &str) -> 
     Row { name: name.into(), passed, failed, took, note: note.into(), not_here: Vec::new() }
 }
 
-/// Format, lints, documentation, tests.
+/// Format, lints, documentation, tests, and each benchmark once: what is not run breaks unseen.
 fn checks(summary: &mut Summary) -> Result<()> {
     components()?;
     let deny: [&str; 3] = ["--", "-D", "warnings"];
@@ -191,12 +191,15 @@ fn checks(summary: &mut Summary) -> Result<()> {
     };
     let mut doc = workspace::cargo();
     doc.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
+    let mut benches = workspace::cargo();
+    benches.args(["test", "--workspace", "--benches"]);
     for (name, command) in [
         ("format", &mut fmt),
         ("clippy", &mut clippy),
         ("clippy kernel", &mut bare_metal(KERNEL)),
         ("clippy minimal host", &mut bare_metal(MINIMAL_HOST)),
         ("docs", &mut doc),
+        ("benches", &mut benches),
     ] {
         heading(name);
         let started = Instant::now();
