@@ -317,6 +317,23 @@ fn row_33_no_endbr64_under_ibt() {
     }
 }
 
+/// R10 is what the PVCS says of R11: only a state in which these differ shows it, whatever the prover
+/// has been asked before.
+#[test]
+fn a_counterexample_is_found_whatever_was_asked_before() {
+    let prover = Prover::default();
+    for variant in ["intel-4level", "amd-la57"] {
+        let original = ours(variant);
+        // The first read another width.
+        for operator in [Operator::Size, Operator::Register] {
+            for mutant in changes(&original, operator, "mov r11,[rcx+78h]", 0) {
+                let fate = mutate::judge(&prover, &original, &mutant);
+                assert!(!matches!(fate, Fate::Hole(_)), "{variant}: {mutant}: {fate:?}");
+            }
+        }
+    }
+}
+
 /// sp0 is an address of the host's, but which one is not known.
 #[test]
 fn a_counterexample_may_need_an_address_of_the_hosts() {

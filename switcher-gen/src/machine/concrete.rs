@@ -20,15 +20,17 @@ impl Concrete {
         Self { told: values.into_iter().collect(), count: RefCell::default() }
     }
 
-    /// The next unknown of this kind.
-    fn unknown(&self, kind: impl FnOnce() -> String) -> u64 {
+    /// The next unknown of this kind, of so many bits.
+    fn unknown(&self, kind: impl FnOnce() -> String, bits: usize) -> u64 {
         if self.told.is_empty() {
             return 0;
         }
         let kind = kind();
         let mut count = self.count.borrow_mut();
         let number = count.entry(kind.clone()).or_default();
-        let value = self.told.get(&format!("{kind}#{number}"));
+        // Terms call it so if there was one of the same name and another width before.
+        let value = self.told.get(&format!("{kind}#{number}/{bits}"));
+        let value = value.or_else(|| self.told.get(&format!("{kind}#{number}")));
         *number += 1;
         value.copied().unwrap_or_default()
     }
@@ -112,10 +114,10 @@ impl Domain for Concrete {
         condition
     }
     fn undefined(&self, what: &'static str) -> bool {
-        self.unknown(|| undefined_name(what)) & 1 != 0
+        self.unknown(|| undefined_name(what), 1) & 1 != 0
     }
-    fn adversary(&self, offset: usize, _size: usize) -> u64 {
-        self.unknown(|| adversary_name(offset))
+    fn adversary(&self, offset: usize, size: usize) -> u64 {
+        self.unknown(|| adversary_name(offset), 8 * size)
     }
     #[inline]
     fn known(&self, a: u64) -> Option<u64> {

@@ -65,10 +65,10 @@ struct Values<'a> {
 }
 
 impl Source<Concrete> for Values<'_> {
-    fn value(&mut self, _d: &Concrete, name: Name, _bits: u32) -> u64 {
+    fn value(&mut self, _d: &Concrete, name: Name, bits: u32) -> u64 {
         let name = name.to_string();
         let base = BASES.iter().find(|(base, _)| *base == name);
-        let value = match (self.bases, self.model.value(&name), base) {
+        let value = match (self.bases, self.model.value_of_width(&name, bits), base) {
             (Bases::Fixed, _, Some((_, fixed))) | (Bases::Some, 0, Some((_, fixed))) => *fixed,
             (_, wanted, _) => wanted,
         };

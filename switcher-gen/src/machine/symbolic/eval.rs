@@ -21,6 +21,13 @@ impl Model {
         self.values.get(name).copied().unwrap_or_default()
     }
 
+    /// The same if there may be several of this name: of the one of so many bits.
+    #[must_use]
+    pub fn value_of_width(&self, name: &str, bits: u32) -> u64 {
+        let of_width = self.values.get(&*format!("{name}/{bits}"));
+        of_width.copied().unwrap_or_else(|| self.value(name))
+    }
+
     /// All numbers, by the names of their variables.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
         self.values.iter().map(|(name, value)| (&**name, *value))
