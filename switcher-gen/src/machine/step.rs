@@ -458,8 +458,8 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 let state = &mut *self.state;
                 core::mem::swap(&mut state.gs_base, &mut state.inactive_gs_base);
             }
-            // NOFLUSH is not kept.
             Kind::ReadCr4 => self.write(op.first, self.state.cr4)?,
+            // NOFLUSH is not kept.
             Kind::ReadCr3 => self.write(op.first, d.mask(self.state.cr3, !(1 << 63)))?,
             Kind::WriteCr3 => {
                 let value = self.read(op.second)?;
@@ -762,8 +762,8 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
     }
 }
 
-// MSRs that hold addresses.
 const MSR_EFER: u64 = 0xC000_0080;
+// MSRs that hold addresses.
 const LSTAR: u64 = 0xC000_0082;
 const CSTAR: u64 = 0xC000_0083;
 const FS_BASE: u64 = 0xC000_0100;
