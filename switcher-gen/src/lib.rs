@@ -91,6 +91,8 @@ pub mod prove;
 pub mod scenario;
 #[cfg(feature = "std")]
 pub mod spec;
+#[cfg(feature = "std")]
+pub mod superfluous;
 mod variant;
 
 pub use image::{Fingerprint, Image, LinkError, LinkedImage};

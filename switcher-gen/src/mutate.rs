@@ -111,6 +111,13 @@ pub fn mutants(target: &Target) -> Vec<Mutant> {
     (0..listing.instructions.len()).flat_map(|index| Listing::at(&listing, index)).collect()
 }
 
+/// Those of them that lack an instruction, one for each.
+#[must_use]
+pub fn deletions(target: &Target) -> Vec<Mutant> {
+    let listing = Rc::new(Listing::new(target));
+    (0..listing.instructions.len()).map(|index| Listing::delete(&listing, index)).collect()
+}
+
 /// What becomes of `mutant` of `original`.
 #[must_use]
 pub fn judge(prover: &Prover, original: &Target, mutant: &Mutant) -> Fate {
@@ -172,9 +179,22 @@ impl Listing {
         Self { target: target.clone(), instructions }
     }
 
+    /// The code without one instruction: a NOP has its place.
+    fn delete(self: &Rc<Self>, index: usize) -> Mutant {
+        let original = self.instructions[index];
+        Mutant {
+            operator: Operator::Delete,
+            at: original.ip(),
+            original: original.to_string(),
+            changed: "nothing".into(),
+            edit: Edit::Replace(index, Instruction::with(Code::Nopd)),
+            listing: Rc::clone(self),
+        }
+    }
+
     /// Every mutant of one instruction.
     fn at(self: &Rc<Self>, index: usize) -> Vec<Mutant> {
-        let mut found = Vec::new();
+        let mut found = vec![self.delete(index)];
         let original = self.instructions[index];
         let text = original.to_string();
         let mut add = |operator, changed: String, edit| {
@@ -183,8 +203,6 @@ impl Listing {
         };
         let one = |changed: Instruction| Edit::Replace(index, changed);
 
-        let nop = Instruction::with(Code::Nopd);
-        add(Operator::Delete, "nothing".into(), one(nop));
         add(Operator::Duplicate, "twice".into(), Edit::Duplicate(index));
         if let Some(next) = self.instructions.get(index + 1) {
             add(Operator::Swap, format!("after `{next}`"), Edit::Swap(index));

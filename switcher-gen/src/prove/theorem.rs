@@ -57,6 +57,16 @@ impl Theorem {
         }
     }
 
+    /// Where it begins; `None` if `target` has no such entry.
+    pub(crate) fn entry(self, target: &Target) -> Option<u64> {
+        match self {
+            Self::EnterGuest => Some(target.enter_guest),
+            Self::Syscall64 => Some(target.syscall_64),
+            Self::SyscallCompat => target.syscall_compat,
+            Self::ReturnFromGuest | Self::ReturnFromGuestIst => Some(target.return_from_guest),
+        }
+    }
+
     const fn start(self) -> Start {
         match self {
             Self::EnterGuest => Start::Call,
