@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::sync::LazyLock;
 
-use switcher_gen::cost::{KERNEL_2024, Path, paths};
+use switcher_gen::cost::{KERNEL_2024, Path, compare, paths};
 use switcher_gen::elf;
 use switcher_gen::native;
 use switcher_gen::prove::{Placement, Setting, Target};
@@ -208,6 +208,52 @@ fn the_command_shows_the_same_as_text_and_as_json() {
     }
 }
 
+/// Counts, not times: a change of them is to be seen in review.
+#[test]
+fn the_table_beside_the_kernels_counts_is_the_one_on_record() {
+    let table = cost(0, &["--compare"]);
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/costs.txt"), &table).unwrap();
+    } else {
+        assert_eq!(
+            include_str!("../costs.txt"),
+            table,
+            "costs.txt is stale: run `BLESS=1 cargo test -p switcher-gen --test cost`"
+        );
+    }
+}
+
+#[test]
+fn variants_that_cost_the_same_are_compared_once_and_the_round_trip_is_the_sum() {
+    let target = |variant: &Variant| Target::image(&Image::new(variant).unwrap());
+    let some = ["intel-4level", "intel-4level-ibt", "intel-la57"];
+    let some = some.map(|name| (name.to_owned(), target(&name.parse().unwrap())));
+    let families = compare(some).unwrap();
+    let names: Vec<_> = families.iter().map(|family| family.variants.join(" ")).collect();
+    assert_eq!(names, ["intel-4level intel-la57", "intel-4level-ibt"]);
+    let rows = &families[0].rows;
+    assert_eq!(rows.len(), 6);
+    let paths = of_reference();
+    for row in rows.iter().filter(|row| row.path != "round trip by SYSRETQ") {
+        let path = path(paths, &row.path);
+        assert_eq!((row.instructions, row.kernel_2024), (path.instructions, path.kernel_2024));
+        assert_eq!((row.swapgs, row.cr3_writes), (path.swapgs, path.cr3_writes));
+        assert_eq!(row.accesses, path.loads + path.stores);
+        assert_eq!(row.data_lines, path.data_lines.hosts());
+    }
+    let [there, back, both] = &rows[..3] else { unreachable!() };
+    assert_eq!(both.instructions, there.instructions + back.instructions);
+    assert_eq!((both.kernel_2024, both.kernel_2024_swapgs), (Some(89), Some(4)));
+    assert_eq!(both.serialising, there.serialising + back.serialising);
+    // What both touch counts once.
+    assert!(both.data_lines < there.data_lines + back.data_lines, "{both:?}");
+    assert_eq!(both.pvcs_lines, 1);
+    let json = serde_json::to_value(&families).unwrap();
+    let all: serde_json::Value =
+        serde_json::from_str(&cost(0, &["--compare", "--format", "json"])).unwrap();
+    assert_eq!(all["families"][0]["rows"], json[0]["rows"]);
+}
+
 #[test]
 fn the_command_takes_foreign_code() {
     let dir = tempfile::tempdir().unwrap();
@@ -239,6 +285,7 @@ fn what_cannot_be_counted_is_refused_with_the_reason() {
     };
     let good = file("good.o", &assemble(SWITCHER, &[]));
     assert!(cost(2, &["--elf", &good]).contains("--variant"));
+    assert!(cost(2, &["--compare", "--elf", &good]).contains("--compare"));
     assert!(cost(2, &["--gs-tss", "0"]).contains("--elf"));
     assert!(elf(&good, &["--gs-tss", "here"]).contains("32-bit displacement"));
     assert!(elf(&good, &["--pvcs", "newest"]).contains("current"));
