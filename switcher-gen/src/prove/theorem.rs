@@ -241,6 +241,15 @@ impl<'a, D: Domain> Watch<'a, D> {
         }
     }
 
+    /// An access to a region: what only the host maps is there on the host's root alone, so that
+    /// isolation needs no instruction.
+    fn mapped(&mut self, d: &D, state: &Machine<D>, region: usize) {
+        let name = state.memory.regions[region].name;
+        let everywhere = d.bit(region::MAPPED.contains(&name));
+        let holds = d.either(everywhere, d.eq(state.cr3, self.roots.host_cr3));
+        self.goal(obligation::MAPPED, holds, name);
+    }
+
     fn cr3(&mut self, d: &D, value: D::Word) {
         let roots = &self.roots;
         let peers = d.either(d.eq(value, roots.smod_cr3), d.eq(value, roots.umod_cr3));
@@ -339,6 +348,7 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 self.goal(obligation::WRGSBASE_CANONICAL, canonical, "GS base");
             }
             Event::Access(access) => {
+                self.mapped(d, state, access.place.region);
                 if access.gs {
                     let ours = d.eq(state.gs_base, self.per_cpu);
                     self.goal(obligation::GS_IS_THE_HOSTS, ours, "GS base");
@@ -595,6 +605,7 @@ fn iretq<D: Domain>(
             let values = Some((address, address));
             return End::Broken { obligation: obligation::MEMORY, text, about: "address", values };
         };
+        watch.mapped(d, machine, place.region);
         *word = machine.memory.load(d, place);
     }
     watch.observe(d, machine, Event::Iretq(frame));

@@ -131,6 +131,9 @@ pub(crate) mod region {
     pub(crate) const IST: &str = "ist stack";
     pub(crate) const HOST: &str = "host stack";
     pub(crate) const CODE: &str = "code";
+
+    /// What is mapped under every root. The others are on the host's alone.
+    pub(crate) const MAPPED: [&str; 6] = [CODE, TSS, TSS_EXTRA, SP0, IST, PVCS];
 }
 
 /// A field's place: name, offset, size.
