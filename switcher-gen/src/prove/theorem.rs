@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::obligation::{self, Obligation};
 use super::target::Target;
 use super::world::{
-    self, EXTRA_FIELDS, FRAME_REST, Name, Part, Placement, Saved, Setting, Source, Start, World,
+    self, BlockOffsets, EXTRA_FIELDS, FRAME_REST, Name, Part, Saved, Setting, Source, Start, World,
     by_number, in_frame, pvcs_fields, region,
 };
 use crate::arch::{RFlags, Vendor};
@@ -865,7 +865,7 @@ fn extra_of<D: Domain>(d: &D, world: &World<D>) -> spec::TssExtra<D::Word> {
 
 /// Per-CPU block and PVCS are as specified.
 fn memory<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>, spec: &spec::State<D>) {
-    let Placement { tss, tss_extra } = world.setting.placement;
+    let BlockOffsets { tss, tss_extra } = world.setting.block;
     let e = &spec.tss_extra;
     let values = [
         e.host_cr3,
@@ -891,7 +891,7 @@ fn memory<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>, spec: &s
     compare(d, world, watch, region::TSS_EXTRA, fields);
     let p = &spec.pvcs;
     let values = [p.user_cs, p.user_ss, p.user_gsbase, p.eflags, p.rip, p.rsp, p.rcx, p.r11];
-    let fields = pvcs_fields(world.setting.revision).into_iter().zip(values);
+    let fields = pvcs_fields(world.setting.revision()).into_iter().zip(values);
     let fields = fields.filter_map(|(field, value)| {
         let field = field?;
         let obligation =
@@ -1024,7 +1024,7 @@ pub(super) fn compare_runs<D: Domain>(
     for ((name, a), (_, b)) in others(a).into_iter().zip(others(b)) {
         watch.equal(d, same, name, a, b);
     }
-    let sp2 = world.setting.placement.tss + Tss::sp2.bytes() as i64;
+    let sp2 = world.setting.block.tss + Tss::sp2.bytes() as i64;
     let frame = -(size_of::<PtRegs>() as i64);
     for (a, b) in a.memory.regions.iter().zip(&b.memory.regions) {
         let is_read = |at: i64| match a.name {
@@ -1062,7 +1062,7 @@ pub fn saved<D: Domain>(
         return Ok(None);
     };
     let extra = region_of(&world, region::TSS_EXTRA);
-    let at = world.setting.placement.tss_extra + TssExtra::host_rsp.bytes() as i64;
+    let at = world.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
     let host_rsp = extra.read(d, at, 8);
     Ok(Some(Saved { stack: region_of(&world, region::HOST).cells.clone(), host_rsp }))
 }
