@@ -125,7 +125,9 @@ impl Variant {
 
     /// Every variant there is, with default selectors, the reference first.
     pub fn all() -> impl Iterator<Item = Self> {
-        Self::of_cpus()
+        Policy::ALL
+            .into_iter()
+            .flat_map(|policy| Self::of_cpus().map(move |variant| variant.with_policy(policy)))
     }
 
     /// One for each kind of CPU, under the default policy.
@@ -210,7 +212,12 @@ mod tests {
             "amd-la57",
             "amd-la57-pcid",
         ];
-        assert_eq!(Variant::names(), names);
+        let policies = ["", "-percpu", "-current", "-percpu-current"];
+        let all: Vec<_> = policies
+            .iter()
+            .flat_map(|policy| names.iter().map(move |name| alloc::format!("{name}{policy}")))
+            .collect();
+        assert_eq!(Variant::names(), all);
         for variant in Variant::all() {
             assert_eq!(variant.to_string().parse(), Ok(variant));
         }
@@ -221,7 +228,7 @@ mod tests {
     fn an_unknown_name_is_refused_with_the_known_ones() {
         let refused = "amd-la57-ibt".parse::<Variant>().unwrap_err().to_string();
         assert!(refused.starts_with("unknown variant `amd-la57-ibt`; known are: intel-4level, "));
-        assert!(refused.ends_with("amd-la57-pcid"));
+        assert!(refused.ends_with("amd-la57-pcid-percpu-current"));
     }
 
     #[test]

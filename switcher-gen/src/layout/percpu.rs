@@ -222,7 +222,8 @@ pub struct TssExtra {
     /// GS base smod starts with. Canonical.
     #[asm(at = 0x70)]
     pub smod_gsbase: u64,
-    /// Stack of smod: saved by ERETU, loaded by umod's SYSCALL. The switcher's and the host's.
+    /// Stack of smod: saved by ERETU, loaded by umod's SYSCALL. The switcher's and the host's. In
+    /// the current revision of the PVCS, where RSP passes through, the switcher's scratch.
     #[asm(at = 0x78)]
     pub smod_rsp: u64,
 }

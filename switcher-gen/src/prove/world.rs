@@ -6,7 +6,8 @@
 
 use crate::arch::RFlags;
 use crate::layout::{
-    self, AsmLayout, IretFrame, Layout, PtRegs, PvcsLayout, Revision, SwitchFlags, Tss, TssExtra,
+    self, AsmLayout, IretFrame, Layout, Placement, PtRegs, PvcsLayout, Revision, SwitchFlags, Tss,
+    TssExtra,
 };
 use crate::machine::{
     CR4, Domain, EFER, Flags, Gpr, Memory, Model, Msrs, Region, Sharing, State as Machine,
@@ -170,7 +171,7 @@ pub(super) struct World<D: Domain> {
     pub model: Model,
     pub(super) setting: Setting,
     /// The host's GS base.
-    pub(super) per_cpu: D::Word,
+    pub(super) host_gs: D::Word,
     /// FS base, PKRU and SPEC_CTRL as they were.
     pub(super) others: [D::Word; 3],
     /// The initial memory, to tell what has changed.
@@ -368,7 +369,12 @@ impl<D: Domain> World<D> {
         let b = &mut Builder { d, source, zero: d.cells(&[0])[0] };
 
         // Addresses, each the base of a region of its own.
-        let per_cpu = b.field("host", "gs_base", 64);
+        let host_gs = b.field("host", "gs_base", 64);
+        let block = match setting.variant.axes().policy.placement {
+            Placement::Gs => host_gs,
+            // A number, as the code's address is: code refers to the block by their distance.
+            Placement::PerCpu => d.word(code.0.wrapping_sub(layout::PerCpu::BEFORE_CODE)),
+        };
         let sp0 = b.whole("sp0", 64);
         let pvcs_at = b.whole("pvcs", 64);
         let host_rsp = b.field("host", "rsp", 64);
@@ -376,11 +382,11 @@ impl<D: Domain> World<D> {
 
         // Memory.
         let cells = b.fields("tss", Tss::LAYOUT);
-        let mut tss = Region::new(region::TSS, per_cpu, setting.block.tss, cells);
+        let mut tss = Region::new(region::TSS, block, setting.block.tss, cells);
         tss.write(d, setting.block.tss + Tss::sp0.bytes() as i64, 8, sp0);
         let at = setting.block.tss_extra;
         let cells = b.fields("tss_extra", TssExtra::LAYOUT);
-        let mut extra = Region::new(region::TSS_EXTRA, per_cpu, at, cells);
+        let mut extra = Region::new(region::TSS_EXTRA, block, at, cells);
         extra.write(d, at + TssExtra::pvcs.bytes() as i64, 8, pvcs_at);
         let pvcs_layout = match setting.revision() {
             Revision::Rfc => layout::Pvcs::LAYOUT,
@@ -491,8 +497,8 @@ impl<D: Domain> World<D> {
             Start::Guest | Start::Guest32 => {}
         }
         let (gs_base, inactive_gs_base) = match start {
-            Start::Guest | Start::Guest32 => (guest_gs, per_cpu),
-            Start::Call | Start::Handler { .. } => (per_cpu, guest_gs),
+            Start::Guest | Start::Guest32 => (guest_gs, host_gs),
+            Start::Call | Start::Handler { .. } => (host_gs, guest_gs),
         };
         let host_cr3 = extra.read(d, at + TssExtra::host_cr3.bytes() as i64, 8);
         let spec_extra = read_extra(d, &extra, setting);
@@ -549,7 +555,7 @@ impl<D: Domain> World<D> {
             assumptions,
             model,
             setting: *setting,
-            per_cpu,
+            host_gs,
             others,
             before: memory,
         }
