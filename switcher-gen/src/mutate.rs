@@ -18,10 +18,9 @@ use iced_x86::{
     InstructionBlock, MemoryOperand, OpKind, Register,
 };
 
-use crate::layout::{AsmLayout, Layout, PtRegs, Pvcs, PvcsCurrent, Tss, TssExtra};
+use crate::layout::{AsmLayout, Layout, PtRegs, Pvcs, PvcsCurrent, Revision, Tss, TssExtra};
 use crate::machine::Program;
 use crate::prove::{BadCode, Prover, Target, Verdict};
-use crate::spec::Revision;
 
 /// What was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -287,12 +286,12 @@ impl Listing {
     /// The displacements of the fields of whatever struct has one at `old`.
     fn siblings(&self, old: i64, gs: bool) -> Vec<i64> {
         let setting = &self.target.setting;
-        let pvcs = match setting.revision {
+        let pvcs = match setting.revision() {
             Revision::Rfc => Pvcs::LAYOUT,
             Revision::Current => PvcsCurrent::LAYOUT,
         };
         let structs: &[(&Layout, i64)] = if gs {
-            &[(Tss::LAYOUT, setting.placement.tss), (TssExtra::LAYOUT, setting.placement.tss_extra)]
+            &[(Tss::LAYOUT, setting.block.tss), (TssExtra::LAYOUT, setting.block.tss_extra)]
         } else {
             // A frame's base register points to its start or to its end.
             &[(pvcs, 0), (PtRegs::LAYOUT, 0), (PtRegs::LAYOUT, -(size_of::<PtRegs>() as i64))]

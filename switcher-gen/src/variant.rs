@@ -9,11 +9,11 @@ use core::fmt;
 use core::str::FromStr;
 
 use crate::arch::{HostFeatures, HostState, PagingMode, Selectors, Unfit, Vendor};
+use crate::layout::{Placement, Revision};
 
 /// The independent choices a variant is made of.
 ///
-/// Placement of the per-CPU data, the second PVCS revision, mitigations, host page-table isolation,
-/// event entries and PKRU will be further fields.
+/// Mitigations, host page-table isolation, event entries and PKRU will be further fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Axes {
     /// Whose SYSRET and SS semantics to emit for.
@@ -25,6 +25,30 @@ pub struct Axes {
     /// Whether the CR3 slots may hold PCIDs and NOFLUSH. Changes no instruction: the switcher
     /// loads the slots as they are; it decides what the runtime may put into them.
     pub pcid: bool,
+    /// What the host chooses, whatever its CPU.
+    pub policy: Policy,
+}
+
+/// What no CPU decides, but the host and the guests it is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Policy {
+    /// How emitted code reaches the per-CPU block.
+    pub placement: Placement,
+    /// What the PVCS looks like.
+    pub revision: Revision,
+}
+
+impl Policy {
+    /// One copy of the code for all CPUs, and the PVCS of the RFC: `Default`, for constants.
+    pub const DEFAULT: Self = Self { placement: Placement::Gs, revision: Revision::Rfc };
+
+    /// All of them, the default first.
+    pub const ALL: [Self; 4] = [
+        Self::DEFAULT,
+        Self { placement: Placement::PerCpu, revision: Revision::Rfc },
+        Self { placement: Placement::Gs, revision: Revision::Current },
+        Self { placement: Placement::PerCpu, revision: Revision::Current },
+    ];
 }
 
 /// A legal combination of [`Axes`], with the selectors of its host.
@@ -66,6 +90,7 @@ impl Variant {
             paging: PagingMode::FourLevel,
             ibt: false,
             pcid: false,
+            policy: Policy::DEFAULT,
         },
         selectors: Selectors::DEFAULT,
     };
@@ -79,7 +104,8 @@ impl Variant {
         Ok(Self { axes, selectors })
     }
 
-    /// The variant for a host as it is.
+    /// The variant for a host as it is, under the default policy: see
+    /// [`with_policy`](Self::with_policy).
     ///
     /// # Errors
     /// If its CPU lacks something no switcher can do without (names all of it), or if it is set up
@@ -87,17 +113,33 @@ impl Variant {
     pub fn for_host(features: &HostFeatures, selectors: Selectors) -> Result<Self, NoVariant> {
         let vendor = features.fit()?;
         let HostState { paging, pcid, ibt } = features.state();
-        Ok(Self::new(Axes { vendor, paging, ibt, pcid }, selectors)?)
+        let axes = Axes { vendor, paging, ibt, pcid, policy: Policy::DEFAULT };
+        Ok(Self::new(axes, selectors)?)
+    }
+
+    /// The same under another policy, which any CPU allows.
+    #[must_use]
+    pub const fn with_policy(self, policy: Policy) -> Self {
+        Self { axes: Axes { policy, ..self.axes }, ..self }
     }
 
     /// Every variant there is, with default selectors, the reference first.
     pub fn all() -> impl Iterator<Item = Self> {
+        Policy::ALL
+            .into_iter()
+            .flat_map(|policy| Self::of_cpus().map(move |variant| variant.with_policy(policy)))
+    }
+
+    /// One for each kind of CPU, under the default policy.
+    fn of_cpus() -> impl Iterator<Item = Self> {
         const BOOLS: [bool; 2] = [false, true];
         [Vendor::Intel, Vendor::Amd].into_iter().flat_map(|vendor| {
             [PagingMode::FourLevel, PagingMode::FiveLevel].into_iter().flat_map(move |paging| {
                 BOOLS.into_iter().flat_map(move |ibt| {
                     BOOLS.into_iter().filter_map(move |pcid| {
-                        Self::new(Axes { vendor, paging, ibt, pcid }, Selectors::DEFAULT).ok()
+                        let policy = Policy::DEFAULT;
+                        let axes = Axes { vendor, paging, ibt, pcid, policy };
+                        Self::new(axes, Selectors::DEFAULT).ok()
                     })
                 })
             })
@@ -127,15 +169,15 @@ impl Variant {
 /// part of the name.
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Axes { vendor, paging, ibt, pcid } = self.axes;
+        let Axes { vendor, paging, ibt, pcid, policy: Policy { placement, revision } } = self.axes;
         write!(f, "{vendor}-{paging}")?;
-        if ibt {
-            f.write_str("-ibt")?;
-        }
-        if pcid {
-            f.write_str("-pcid")?;
-        }
-        Ok(())
+        let options = [
+            (ibt, "-ibt"),
+            (pcid, "-pcid"),
+            (placement == Placement::PerCpu, "-percpu"),
+            (revision == Revision::Current, "-current"),
+        ];
+        options.into_iter().filter(|(is_on, _)| *is_on).try_for_each(|(_, name)| f.write_str(name))
     }
 }
 
@@ -170,7 +212,12 @@ mod tests {
             "amd-la57",
             "amd-la57-pcid",
         ];
-        assert_eq!(Variant::names(), names);
+        let policies = ["", "-percpu", "-current", "-percpu-current"];
+        let all: Vec<_> = policies
+            .iter()
+            .flat_map(|policy| names.iter().map(move |name| alloc::format!("{name}{policy}")))
+            .collect();
+        assert_eq!(Variant::names(), all);
         for variant in Variant::all() {
             assert_eq!(variant.to_string().parse(), Ok(variant));
         }
@@ -181,7 +228,7 @@ mod tests {
     fn an_unknown_name_is_refused_with_the_known_ones() {
         let refused = "amd-la57-ibt".parse::<Variant>().unwrap_err().to_string();
         assert!(refused.starts_with("unknown variant `amd-la57-ibt`; known are: intel-4level, "));
-        assert!(refused.ends_with("amd-la57-pcid"));
+        assert!(refused.ends_with("amd-la57-pcid-percpu-current"));
     }
 
     #[test]

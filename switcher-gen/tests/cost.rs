@@ -10,10 +10,10 @@ use std::sync::LazyLock;
 
 use switcher_gen::cost::{KERNEL_2024, Path, compare, paths};
 use switcher_gen::elf;
+use switcher_gen::layout::Revision;
 use switcher_gen::native;
-use switcher_gen::prove::{Placement, Setting, Target};
-use switcher_gen::spec::Revision;
-use switcher_gen::{Image, Variant};
+use switcher_gen::prove::{BlockOffsets, Setting, Target};
+use switcher_gen::{Image, Policy, Variant};
 
 use gas::{SWITCHER, assemble, process, replaced};
 
@@ -37,12 +37,12 @@ fn of_reference() -> &'static [Path] {
 /// The paths of a source for GNU as.
 #[track_caller]
 fn of_source(source: &str) -> Vec<Path> {
-    of_object(&assemble(source, &[]), Placement::default())
+    of_object(&assemble(source, &[]), BlockOffsets::default())
 }
 
 #[track_caller]
-fn of_object(object: &[u8], placement: Placement) -> Vec<Path> {
-    let setting = Setting { placement, ..Setting::from(&Variant::REFERENCE) };
+fn of_object(object: &[u8], block: BlockOffsets) -> Vec<Path> {
+    let setting = Setting { block, ..Setting::from(&Variant::REFERENCE) };
     let target = Target::foreign(&elf::read(object).unwrap(), setting).unwrap();
     paths(&target).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -145,7 +145,8 @@ fn paths_that_nothing_tells_apart_are_numbered_by_their_jumps() {
 /// The switcher is not for this revision: what it does is not what is specified.
 #[test]
 fn the_specification_adds_no_paths() {
-    let setting = Setting { revision: Revision::Current, ..Setting::from(&Variant::REFERENCE) };
+    let policy = Policy { revision: Revision::Current, ..Policy::DEFAULT };
+    let setting = Setting::from(&Variant::REFERENCE.with_policy(policy));
     let object = elf::read(&assemble(SWITCHER, &[])).unwrap();
     let current = paths(&Target::foreign(&object, setting).unwrap()).unwrap();
     assert_eq!(current, of_source(SWITCHER));
@@ -164,7 +165,7 @@ fn a_path_that_breaks_is_named_by_how() {
 fn where_per_cpu_data_lies_changes_lines_only() {
     let at = |tss: i64, tss_extra: i64| {
         let symbols = [("GS_TSS", tss), ("GS_TSS_EXTRA", tss_extra)];
-        of_object(&assemble(SWITCHER, &symbols), Placement { tss, tss_extra })
+        of_object(&assemble(SWITCHER, &symbols), BlockOffsets { tss, tss_extra })
     };
     let usual = of_source(SWITCHER);
     assert_eq!(at(0x6000, 0x6080), usual);

@@ -37,7 +37,7 @@ fn variant() -> Result<Variant> {
         _ => Vendor::Intel,
     };
     let paging = Machine::new(&Variant::REFERENCE)?.real_paging();
-    let axes = Axes { vendor, paging, ibt: false, pcid: false };
+    let axes = Axes { vendor, paging, ..Variant::REFERENCE.axes() };
     Ok(Variant::new(axes, Selectors::DEFAULT)?)
 }
 

@@ -268,7 +268,7 @@ impl Observer<Symbolic> for Meter {
     fn observe(&mut self, d: &Symbolic, state: &State<Symbolic>, event: Event<Word>) {
         match event {
             Event::Execute(_) => {
-                let at = self.setting.placement.tss_extra + TssExtra::switch_flags.bytes() as i64;
+                let at = self.setting.block.tss_extra + TssExtra::switch_flags.bytes() as i64;
                 let extra = state.memory.region(region::TSS_EXTRA);
                 self.switch_flags = extra.map(|extra| extra.read(d, at, 8));
                 if self.start.is_none() {

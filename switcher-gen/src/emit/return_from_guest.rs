@@ -21,7 +21,7 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
     entry_point(a, variant, Label::ReturnFromGuest);
     asm!(a
         /// The host's root.
-        ; gs mov rax, QWORD [PerCpu::tss_extra + TssExtra::host_cr3]
+        ; percpu mov rax, QWORD [PerCpu::tss_extra + TssExtra::host_cr3]
         ; mov   cr3, rax
     );
     a.close(Window::GuestRoot);
@@ -35,8 +35,8 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
     asm!(a
         /// The host's stack; the frame's address is the result. No guest is running any more.
         ; mov   rax, rsp
-        ; gs mov rsp, QWORD [PerCpu::tss_extra + TssExtra::host_rsp]
-        ; gs mov QWORD [PerCpu::tss_extra + TssExtra::host_rsp], 0
+        ; percpu mov rsp, QWORD [PerCpu::tss_extra + TssExtra::host_rsp]
+        ; percpu mov QWORD [PerCpu::tss_extra + TssExtra::host_rsp], 0
         /// No flag of the guest reaches host code: DF, AC and NT above all.
         ; push  BYTE RFlags::HOST_EXIT.imm8()
         ; popfq

@@ -7,7 +7,7 @@ use super::names;
 use super::record::Notes;
 use crate::Image;
 use crate::asm::Label;
-use crate::layout::Operand;
+use crate::layout::{Operand, PerCpu};
 
 /// What is known of an instruction from its bytes and its notes.
 pub(super) struct Decoded {
@@ -30,6 +30,7 @@ impl<'a> Decode<'a> {
         options.set_uppercase_hex(false);
         options.set_space_after_operand_separator(true);
         options.set_branch_leading_zeros(false);
+        options.set_rip_relative_addresses(true);
         Self { image, formatter }
     }
 
@@ -86,7 +87,8 @@ impl<'a> Decode<'a> {
     }
 
     fn label(&self, offset: u64) -> Option<Named> {
-        let label = Label::ALL.into_iter().find(|l| u64::from(self.image.offset(*l)) == offset)?;
+        let label =
+            Label::ALL.into_iter().find(|l| self.image.find(*l).map(u64::from) == Some(offset))?;
         Some(Named { name: label.name().into(), encoded: None })
     }
 }
@@ -106,10 +108,16 @@ fn memory_operand(
 ) -> Result<Named, ListingError> {
     let layout = note.layout;
     let size = instruction.memory_size().size();
-    let displacement = instruction.memory_displacement64().cast_signed();
+    let mut displacement = instruction.memory_displacement64().cast_signed();
+    let is_rip_relative = instruction.is_ip_rel_memory_operand();
+    if is_rip_relative {
+        // An offset into the image, in front of which the per-CPU block lies.
+        displacement = displacement.wrapping_add_unsigned(PerCpu::BEFORE_CODE);
+    }
     let name = usize::try_from(displacement + i64::from(note.anchor))
         .ok()
         .and_then(|offset| names::field(layout, offset, size))
+        .map(|name| if is_rip_relative { format!("per_cpu.{name}") } else { name })
         .ok_or(ListingError::NoField { at, layout: layout.name, size })?;
     let (size_and_segment, _) = raw.split_once('[').unwrap_or((raw, ""));
     let encoded = raw.rsplit_once(" ptr ").map_or(raw, |(_, address)| address);

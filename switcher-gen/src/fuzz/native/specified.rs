@@ -8,7 +8,7 @@ use crate::fuzz::Class;
 use crate::layout::{Mode, OrigAx, PtRegs, Pvcs, SwitchFlags, TssExtra};
 use crate::machine::Concrete;
 use crate::scenario::{NO_ERROR_CODE, Origin, Outcome, Places, SYSCALL_LEN, Setup, Target};
-use crate::spec::{self, Caller, ExitFrame, Guest, Host, Registers, Return, Revision, State};
+use crate::spec::{self, Caller, ExitFrame, Guest, Host, Registers, Return, State};
 use crate::variant::Variant;
 
 /// What a guest's page has at every even address.
@@ -225,8 +225,9 @@ impl Next {
 
 impl Specification {
     pub(super) fn new(variant: &Variant, places: Places, code: Code) -> Self {
-        let (paging, selectors) = (variant.axes().paging, variant.selectors());
-        Self { host: Host { paging, selectors, revision: Revision::Rfc }, places, code }
+        let (axes, selectors) = (variant.axes(), variant.selectors());
+        let host = Host { paging: axes.paging, selectors, revision: axes.policy.revision };
+        Self { host, places, code }
     }
 
     /// The whole scenario. It has an end: umod, which alone is returned to behind its SYSCALLs, gets
