@@ -22,7 +22,7 @@
 //!   [`Switcher::return_from_guest`], all in assembly, as DF and AC are still the guest's; a fault
 //!   at [`Switcher::iretq`] is the guest's; a #DB inside the switcher is ignored;
 //! * an NMI that ends a guest's run leaves NMIs blocked, because the exit is no IRET: a host that
-//!   gets [`Exit::Event`] with vector 2 executes an IRET to itself before it goes on. An NMI that
+//!   gets [`Exit::Nmi`] executes an IRET to itself before it goes on. An NMI that
 //!   interrupts the *switcher* must restore CR3, GS base and all registers:
 //!   [`Switcher::is_in`] tells where;
 //! * FPU, SSE, debug and segment registers other than CS, SS and the GS base are the host's to
@@ -43,7 +43,7 @@ mod load;
 pub use cpu::{Cpu, InstallError};
 pub use detect::Detect;
 pub use enter::EnterError;
-pub use exit::{Event, Exit};
+pub use exit::{Detail, Exception, Exit};
 pub use guest::{Guest, GuestError, GuestRoot, PvcsPage};
 pub use load::{CodeMapping, LoadError, Protection, Switcher};
 pub use switcher_gen::arch::HostFeatures;

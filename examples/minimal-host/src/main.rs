@@ -86,10 +86,10 @@ fn main(_: Platform) -> ! {
 
     // 5. Run it. The system call and its return are direct switches; only UD2 comes back.
     match or_stop(cpu.enter(&mut guest)) {
-        Exit::Event(event) => serial_println!(
+        Exit::Exception(exception) => serial_println!(
             "{:?} came back with vector {} at {:#x}: 41 + 1 = {}",
             guest.mode(),
-            event.vector,
+            exception.vector,
             guest.regs.rip,
             guest.regs.rax,
         ),

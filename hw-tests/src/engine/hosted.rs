@@ -161,7 +161,12 @@ pub(super) fn setup(case: &hw_cases::Setup, usual: Setup) -> Setup {
 pub(super) fn outcome(outcome: Outcome) -> hw_cases::Outcome {
     let flags = outcome.extra.switch_flags;
     hw_cases::Outcome {
-        exit: Exit::from_frame(outcome.frame.orig_ax, || outcome.cr2.unwrap_or_default()),
+        exit: Exit::from_frame(
+            outcome.frame.orig_ax,
+            || outcome.cr2.unwrap_or_default(),
+            // In user mode no debug register is set, so a #DB is a single step.
+            || outcome.dr6.unwrap_or(Exit::DR6_SINGLE_STEP),
+        ),
         regs: outcome.frame,
         gs_base: outcome.gs_base,
         mode: if flags.contains(SwitchFlags::UMOD) { Mode::Umod } else { Mode::Smod },
