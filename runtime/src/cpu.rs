@@ -13,6 +13,7 @@ use x86_64::registers::model_specific::Msr;
 
 use crate::detect::Detect;
 use crate::load::Switcher;
+use crate::mapping::MappingList;
 
 /// A CPU on which a switcher is installed. Not `Send`: it is the CPU it was made on.
 #[derive(Debug)]
@@ -151,6 +152,30 @@ impl Cpu<'_> {
         self.switcher
     }
 
+    /// What every guest root that is entered on this CPU must map, as the host's does. Besides it:
+    /// [`PvcsPage::mapping`](crate::PvcsPage::mapping), and the host's own event handlers with
+    /// what they use before they are on the host's root.
+    ///
+    /// ```no_run
+    /// # use switcher_runtime::{Cpu, Rights};
+    /// # fn map(page: u64, write: bool, execute: bool) {}
+    /// fn fill_guest_root(cpu: &Cpu<'_>) {
+    ///     for mapping in cpu.mappings() {
+    ///         for page in mapping.pages() {
+    ///             let rights = mapping.rights;
+    ///             map(page, rights == Rights::ReadWrite, rights == Rights::ReadExecute);
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    #[must_use]
+    pub fn mappings(&self) -> MappingList {
+        // SAFETY: `install` was given a block that is valid for reads. No guest is running.
+        let block = unsafe { self.per_cpu.read() };
+        MappingList::of_hardware(&block, self.per_cpu.addr().get() as u64)
+            .with_code(self.switcher.base(), self.switcher.image().bytes().len() as u64)
+    }
+
     /// What the switcher keeps of the running guest.
     pub(crate) fn tss_extra(&self) -> NonNull<TssExtra> {
         // SAFETY: `install` was given a pointer to a whole `PerCpu`; the field lies within it.
@@ -174,9 +199,10 @@ fn descriptor(selector: u16) -> u64 {
 /// SYSCALL and SYSRET load fixed attributes without looking at the descriptors, IRET looks: both
 /// ways must lead to the same segments (AMD APM vol. 3, SYSCALL).
 fn check_descriptors(selectors: Selectors) -> Result<(), InstallError> {
-    // Present, DPL, S, type without the accessed bit; L and D.
-    const MASK: u64 = 1 << 47 | 3 << 45 | 1 << 44 | 0b1010 << 40 | 1 << 53 | 1 << 54;
-    const PRESENT: u64 = 1 << 47 | 1 << 44;
+    // Present, DPL, S, type; L and D. Accessed: or the hardware would write to the GDT, which guests'
+    // roots map read-only.
+    const MASK: u64 = 1 << 47 | 3 << 45 | 1 << 44 | 0b1011 << 40 | 1 << 53 | 1 << 54;
+    const PRESENT: u64 = 1 << 47 | 1 << 44 | 1 << 40;
     const USER: u64 = 3 << 45;
     const CODE: u64 = 0b1010 << 40;
     const DATA: u64 = 0b0010 << 40;
@@ -186,11 +212,17 @@ fn check_descriptors(selectors: Selectors) -> Result<(), InstallError> {
     const DATA_MASK: u64 = MASK & !LONG & !SIZE32;
 
     let wanted = [
-        ("KERNEL_CS", selectors.kernel_cs(), MASK, CODE | LONG, "64-bit code of DPL 0"),
-        ("KERNEL_DS", selectors.kernel_ds(), DATA_MASK, DATA, "writable data of DPL 0"),
-        ("USER32_CS", selectors.user32_cs(), MASK, CODE | SIZE32 | USER, "32-bit code of DPL 3"),
-        ("USER_DS", selectors.user_ds(), DATA_MASK, DATA | USER, "writable data of DPL 3"),
-        ("USER_CS", selectors.user_cs(), MASK, CODE | LONG | USER, "64-bit code of DPL 3"),
+        ("KERNEL_CS", selectors.kernel_cs(), MASK, CODE | LONG, "accessed 64-bit code of DPL 0"),
+        ("KERNEL_DS", selectors.kernel_ds(), DATA_MASK, DATA, "accessed writable data of DPL 0"),
+        (
+            "USER32_CS",
+            selectors.user32_cs(),
+            MASK,
+            CODE | SIZE32 | USER,
+            "accessed 32-bit code of DPL 3",
+        ),
+        ("USER_DS", selectors.user_ds(), DATA_MASK, DATA | USER, "accessed writable data of DPL 3"),
+        ("USER_CS", selectors.user_cs(), MASK, CODE | LONG | USER, "accessed 64-bit code of DPL 3"),
     ];
     for (name, selector, mask, attributes, expected) in wanted {
         let found = descriptor(selector);

@@ -50,7 +50,7 @@ pub enum Detail {
     /// Of #PF: the address.
     Cr2(u64),
     /// Of #DB: its causes, [`Exit::DR6_CAUSES`] of DR6. The register itself is clear again, because
-    /// the hardware only ever sets them.
+    /// the hardware only ever sets them. It sets B0 to B3 for breakpoints that match, enabled or not.
     Dr6(u64),
 }
 

@@ -39,6 +39,7 @@ mod enter;
 mod exit;
 mod guest;
 mod load;
+mod mapping;
 
 pub use cpu::{Cpu, InstallError};
 pub use detect::Detect;
@@ -46,6 +47,7 @@ pub use enter::EnterError;
 pub use exit::{Detail, Exception, Exit};
 pub use guest::{Guest, GuestError, GuestRoot, PvcsPage};
 pub use load::{CodeMapping, LoadError, Protection, Switcher};
+pub use mapping::{Mapping, MappingList, Purpose, Rights};
 pub use switcher_gen::arch::HostFeatures;
 pub use switcher_gen::layout::Mode;
 pub use switcher_gen::{self, Variant};
