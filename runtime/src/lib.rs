@@ -8,6 +8,7 @@
 //!    it is written, executable afterwards, never both.
 //! 3. [`Switcher::install`] programs one CPU to use it, after checking all it can check.
 //! 4. [`Cpu::enter`] runs a [`Guest`] until it exits, and says why ([`Exit`]).
+//! 5. [`Cpu::uninstall`] gives the CPU back as it was, [`Switcher::unload`] the memory.
 //!
 //! # What the host must see to
 //!
@@ -41,12 +42,12 @@ mod guest;
 mod load;
 mod mapping;
 
-pub use cpu::{Cpu, InstallError};
+pub use cpu::{Cpu, InstallError, UninstallError};
 pub use detect::Detect;
 pub use enter::EnterError;
 pub use exit::{Detail, Exception, Exit};
 pub use guest::{Guest, GuestError, GuestRoot, PvcsPage};
-pub use load::{CodeMapping, LoadError, Protection, Switcher};
+pub use load::{CodeMapping, LoadError, Protection, StillInstalled, Switcher};
 pub use mapping::{Mapping, MappingList, Purpose, Rights};
 pub use switcher_gen::arch::HostFeatures;
 pub use switcher_gen::layout::Mode;

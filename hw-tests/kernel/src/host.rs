@@ -6,17 +6,22 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hw_cases::{Case, End, Expected, HostAfter, Setup, World, place};
+use hw_kernel::code_memory::CodeMemory;
 use hw_kernel::memory::{self, HIGH_BASE, PAGE, flags_of};
 use hw_kernel::percpu::{self, MAX_CPUS, Stack};
 use hw_kernel::report::Report;
 use hw_kernel::{boot, events, smp};
 use hw_protocol::HOST_CASES;
 use spin::Mutex;
-use switcher_runtime::switcher_gen::arch::RFlags;
-use switcher_runtime::{Detail, Exit, Mode, Purpose, Switcher};
+use switcher_runtime::switcher_gen::arch::{Msr as MsrName, RFlags};
+use switcher_runtime::switcher_gen::asm::Label;
+use switcher_runtime::{Detail, Exit, Mode, Purpose, Switcher, UninstallError};
+use x86_64::registers::control::{Cr4, Efer};
+use x86_64::registers::model_specific::Msr;
 
 use crate::world::BareMetal;
 use crate::{fatal, world_on};
@@ -93,9 +98,15 @@ fn one_case(case: &Case, world: &mut BareMetal<'_>) -> Ended {
 }
 
 /// Runs every case of [`HOST_CASES`].
-pub(crate) fn all(world: &mut BareMetal<'static>, others: Others, report: &mut Report) {
+pub(crate) fn all(
+    mut world: BareMetal<'static>,
+    others: Others,
+    before: Control,
+    report: &mut Report,
+) {
     let mut others = Some(others);
-    for &name in HOST_CASES {
+    let (last, names) = HOST_CASES.split_last().unwrap_or((&"", &[]));
+    for &name in names {
         let several = "there are not four CPUs";
         let few = smp::count() < MAX_CPUS;
         let ended = match name {
@@ -108,17 +119,100 @@ pub(crate) fn all(world: &mut BareMetal<'static>, others: Others, report: &mut R
             "host/four_cpus_run_guests_at_once" => {
                 others.take().map_or_else(|| Err("run twice".into()), Others::end)
             }
-            "host/the_pvcs_flips_while_guests_switch" => flipping_pvcs(world),
-            "host/a_guests_root_has_what_is_listed_and_nothing_else" => roots(world),
-            "host/a_guest_that_probes_the_host_faults" => probes(world),
+            "host/the_pvcs_flips_while_guests_switch" => flipping_pvcs(&mut world),
+            "host/a_guests_root_has_what_is_listed_and_nothing_else" => roots(&world),
+            "host/a_guest_that_probes_the_host_faults" => probes(&mut world),
             _ => Err("no such case".into()),
         };
-        let (entered, failure) = match &ended {
-            Ok(entered) => (*entered, None),
-            Err(why) => (0, Some(why.as_str())),
-        };
-        report.case(name, entered, failure);
+        report_one(report, name, &ended);
     }
+    // The one that ends with no switcher is the last.
+    report_one(report, last, &teardown(world, &before));
+}
+
+fn report_one(report: &mut Report, name: &str, ended: &Ended) {
+    let (entered, failure) = match ended {
+        Ok(entered) => (*entered, None),
+        Err(why) => (0, Some(why.as_str())),
+    };
+    report.case(name, entered, failure);
+}
+
+/// What a switcher changes of a CPU.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Control {
+    cr4: u64,
+    efer: u64,
+    msrs: [u64; 7],
+}
+
+impl Control {
+    /// The numbers of spec/abi.md's MSRs, from the manuals: STAR, LSTAR, CSTAR, SFMASK, SYSENTER_CS,
+    /// GS base, KERNEL_GS_BASE.
+    const MSRS: [u32; 7] =
+        [0xC000_0081, LSTAR, 0xC000_0083, 0xC000_0084, 0x174, 0xC000_0101, 0xC000_0102];
+
+    pub(crate) fn read() -> Self {
+        // SAFETY: MSRs of every CPU with long mode; reading changes nothing.
+        let msr = |number| unsafe { Msr::new(number).read() };
+        Self { cr4: Cr4::read_raw(), efer: Efer::read_raw(), msrs: Self::MSRS.map(msr) }
+    }
+}
+
+const LSTAR: u32 = 0xC000_0082;
+
+/// Uninstalls the switcher, installs and unloads another one: the CPU is as it was before the first.
+fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
+    let as_before = |what: &str| match Control::read() {
+        now if now == *before => Ok(()),
+        now => Err(format!("{what}: {now:x?}, not {before:x?}")),
+    };
+    // An entry leaves another KERNEL_GS_BASE.
+    let mut rng = fastrand::Rng::with_seed(4);
+    let setup = setup(&world, &mut rng, Mode::Smod, PROBE);
+    check(&mut world, &setup, &Expected::unchanged(&setup, Expected::UD))?;
+    if Control::read() == *before {
+        return Err("a switcher is installed and nothing has changed".into());
+    }
+
+    let cpu = world.into_cpu();
+    let switcher = cpu.switcher();
+    let variant = *switcher.image().variant();
+    let on_others = switcher.installed();
+    // Whoever changes LSTAR relies on it: nothing is restored behind its back.
+    let entry = switcher.address(Label::Syscall64);
+    // SAFETY: no guest runs, and no SYSCALL is executed, until the MSR has its value again.
+    let write_lstar = |value| unsafe { Msr::new(LSTAR).write(value) };
+    write_lstar(entry + 16);
+    let cpu = match cpu.uninstall().map_err(|refused| *refused) {
+        Err((cpu, UninstallError::Changed { register: MsrName::Lstar, .. })) => cpu,
+        Err((_, why)) => return Err(format!("LSTAR was changed, and this was refused: {why}")),
+        Ok(()) => return Err("LSTAR was changed, and lost".into()),
+    };
+    write_lstar(entry);
+    cpu.uninstall().map_err(|refused| format!("{}", refused.1))?;
+    as_before("uninstalled")?;
+
+    // The other one: it leaves the CPU and the memory.
+    let mut memory = CodeMemory::at(HIGH_BASE + 64 * PAGE);
+    let other = Switcher::assemble(&variant, &mut memory).map_err(|why| format!("{why}"))?;
+    let base = other.base();
+    let block = NonNull::new(percpu::block(0)).ok_or("no block")?;
+    // SAFETY: as for the first one, which is not installed here any more; no guest is entered.
+    let cpu = unsafe { other.install(block) }.map_err(|why| format!("{why}"))?;
+    if other.installed() != 1 || Control::read() == *before {
+        return Err("the other one is not installed".into());
+    }
+    cpu.uninstall().map_err(|refused| format!("{}", refused.1))?;
+    as_before("uninstalled again")?;
+    other.unload(&mut memory).map_err(|refused| format!("{}", refused.1))?;
+    if let Some(flags) = memory::host_flags(base) {
+        return Err(format!("the unloaded switcher is still mapped, {flags:?}"));
+    }
+    if on_others != smp::count() {
+        return Err(format!("it was installed on {on_others} CPUs"));
+    }
+    Ok(1)
 }
 
 /// A guest in `mode` that runs `code`.

@@ -54,6 +54,7 @@ fn run(cases: &[hw_cases::Case], report: &mut Report) {
 
     report.switcher(switcher);
     events::attach(switcher);
+    let before = host::Control::read();
     let others = Others::start(switcher);
     let mut world = world_on(switcher, 0);
     for case in cases {
@@ -66,7 +67,7 @@ fn run(cases: &[hw_cases::Case], report: &mut Report) {
         };
         report.case(case.name, runs, failure.as_deref());
     }
-    host::all(&mut world, others, report);
+    host::all(world, others, before, report);
 }
 
 /// Installs the switcher on the CPU that this runs on, and makes guests' memory for it.

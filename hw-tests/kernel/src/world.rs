@@ -223,6 +223,11 @@ impl<'s> BareMetal<'s> {
         &self.cpu
     }
 
+    /// The CPU, whose guests' memory is given up.
+    pub(crate) fn into_cpu(self) -> Cpu<'s> {
+        self.cpu
+    }
+
     /// Both modes' spaces.
     pub(crate) const fn spaces(&self) -> [(Mode, &AddressSpace); 2] {
         [(Mode::Smod, &self.smod.root), (Mode::Umod, &self.umod.root)]
