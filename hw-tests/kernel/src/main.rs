@@ -61,6 +61,7 @@ fn run(cases: &[hw_cases::Case], report: &mut Report) {
         paging: variant.axes().paging,
         selectors: variant.selectors(),
         aliases: (segments::USER_CS_ALIAS, segments::USER_DS_ALIAS),
+        revision: variant.axes().policy.revision,
     };
     let mut world = BareMetal::new(cpu, platform, features.state().pcid_enabled())
         .unwrap_or_else(|why| fatal(&why));
