@@ -45,6 +45,9 @@ unsafe impl Send for PvcsPage {}
 unsafe impl Sync for PvcsPage {}
 
 impl PvcsPage {
+    /// A page laid out as the switcher's variant has it: a
+    /// [`PvcsCurrent`](switcher_gen::layout::PvcsCurrent), which is as large, is cast.
+    ///
     /// # Safety
     /// The page must stay mapped there, writable and for the supervisor, in the host's root and in
     /// every root the guest is entered with, on every CPU, for as long as it is registered.
@@ -78,7 +81,8 @@ pub struct Guest {
     paging: PagingMode,
     /// All registers, CS, SS, RIP and RFLAGS included; forbidden flags are dropped on entry.
     pub regs: PtRegs,
-    /// Stack of smod, saved by ERETU.
+    /// Stack of smod, saved by ERETU. With the current PVCS, where RSP passes through, the switcher
+    /// leaves anything here.
     pub smod_rsp: u64,
     /// The address **after** the SYSCALL that means ERETU. Any value: it is only compared with.
     pub retu_rip: u64,

@@ -118,8 +118,11 @@ pub struct StillInstalled {
 impl Switcher {
     /// Assembles `variant` and places it into memory of the host's.
     ///
-    /// The variant should be [`Variant::for_host`]'s; [`install`](Self::install) refuses CPUs that
-    /// need another one.
+    /// The variant should be [`Variant::for_host`]'s, under whatever policy;
+    /// [`install`](Self::install) refuses CPUs that need another one. With
+    /// [`Placement::PerCpu`](switcher_gen::layout::Placement::PerCpu) a switcher is for one CPU: the
+    /// memory must lie [`BEFORE_CODE`](switcher_gen::layout::PerCpu::BEFORE_CODE) bytes behind that
+    /// CPU's block, which `install` checks.
     ///
     /// # Errors
     /// If these bytes are not in the table of what is proved ([`certificate`]), if the host's memory
