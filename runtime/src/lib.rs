@@ -41,6 +41,7 @@ mod exit;
 mod guest;
 mod load;
 mod mapping;
+mod pcid;
 
 pub use cpu::{Cpu, InstallError, UninstallError};
 pub use detect::Detect;
@@ -49,6 +50,7 @@ pub use exit::{Detail, Exception, Exit};
 pub use guest::{Guest, GuestError, GuestRoot, PvcsPage};
 pub use load::{CodeMapping, LoadError, Protection, StillInstalled, Switcher};
 pub use mapping::{Mapping, MappingList, Purpose, Rights};
+pub use pcid::{GuestPcid, NotAGuests};
 pub use switcher_gen::arch::HostFeatures;
 pub use switcher_gen::layout::Mode;
 pub use switcher_gen::{self, Variant};

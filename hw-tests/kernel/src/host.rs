@@ -122,6 +122,7 @@ pub(crate) fn all(
             "host/the_pvcs_flips_while_guests_switch" => flipping_pvcs(&mut world),
             "host/a_guests_root_has_what_is_listed_and_nothing_else" => roots(&world),
             "host/a_guest_that_probes_the_host_faults" => probes(&mut world),
+            "host/what_was_unmapped_faults_after_a_direct_switch" => unmapped(&mut world),
             _ => Err("no such case".into()),
         };
         report_one(report, name, &ended);
@@ -328,6 +329,53 @@ fn probes(world: &mut BareMetal<'_>) -> Ended {
     let hosts = elsewhere.iter().filter(|at| memory::host_flags(**at).is_some()).count();
     if hosts < 12 || elsewhere.iter().any(|at| listed.contains(&(at & !(PAGE - 1)))) {
         return Err(format!("only {hosts} of the addresses are the host's and unlisted"));
+    }
+    Ok(entered)
+}
+
+/// Direct switches to umod, which loads from its stack: while it is mapped, and after it was taken
+/// away with no flush but the runtime's (spec/hazards.md, row 20).
+fn unmapped(world: &mut BareMetal<'_>) -> Ended {
+    const USER: u32 = 4;
+    let platform = world.platform();
+    let mut rng = fastrand::Rng::with_seed(20);
+    let mapping = |why: memory::MapError| format!("umod's stack: {why}");
+    let mut entered = 0;
+    for _ in 0..50 {
+        for mapped in [true, false] {
+            if !mapped {
+                world.set_stack_mapped(false).map_err(mapping)?;
+            }
+            let mut setup = Setup::random(&mut rng, &platform, Mode::Smod)
+                .with(Mode::Smod, place::ERETU, SYSCALL)
+                .with(Mode::Umod, place::UMOD_CODE, &[LOAD, PROBE].concat());
+            setup.regs.rdi = place::STACK + 8;
+            setup.pvcs.eflags = RFlags::GUEST_FIXED.bits() as u32;
+            let mut expected = Expected::to_umod(&setup, &platform);
+            if mapped {
+                expected.regs.rax &= !0xFF;
+                expected.regs.rip += LOAD.len() as u64;
+            } else {
+                expected.exit = Expected::page_fault(USER, setup.regs.rdi);
+            }
+            // Entered in umod first, so that its translations are kept across direct switches.
+            if mapped {
+                let mut first = setup.clone();
+                first.mode = Mode::Umod;
+                first.regs.rip = place::UMOD_CODE;
+                first.regs.eflags = RFlags::GUEST_FIXED.bits();
+                let mut there = Expected::unchanged(&first, Expected::UD);
+                there.regs.rax &= !0xFF;
+                there.regs.rip += LOAD.len() as u64;
+                check(world, &first, &there).map_err(|why| format!("in umod: {why}"))?;
+            }
+            let result = check(world, &setup, &expected);
+            if !mapped {
+                world.set_stack_mapped(true).map_err(mapping)?;
+            }
+            result.map_err(|why| format!("mapped {mapped}: {why}"))?;
+            entered += 2;
+        }
     }
     Ok(entered)
 }

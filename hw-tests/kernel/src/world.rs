@@ -11,12 +11,13 @@ use hw_kernel::exit;
 use hw_kernel::memory::{AddressSpace, Flags, Frame, MapError};
 use hw_kernel::percpu::{self, Scratch};
 use switcher_runtime::switcher_gen::arch::{
-    Cr3, Cr3Error, Msr as MsrName, Pcid, PcidEnabled, RFlags, Vendor,
+    Cr3, Cr3Error, Msr as MsrName, PcidEnabled, RFlags, Vendor,
 };
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::{PtRegs, Pvcs, SwitchFlags};
 use switcher_runtime::{
-    Cpu, Guest, GuestError, GuestRoot, Mapping, MappingList, Mode, PvcsPage, Rights,
+    Cpu, Guest, GuestError, GuestPcid, GuestRoot, Mapping, MappingList, Mode, NotAGuests, PvcsPage,
+    Rights,
 };
 use x86_64::registers::control::{Cr3 as Cr3Register, Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::debug::{DebugAddressRegister, Dr0, Dr7, Dr7Flags, Dr7Value};
@@ -124,8 +125,7 @@ struct Space {
     root: AddressSpace,
     text: Page,
     last: Page,
-    // Mapped, and owned so that nobody else gets it.
-    _stack: Frame,
+    stack: Frame,
 }
 
 /// A page of code, INT3 wherever a setup's code is not.
@@ -179,7 +179,7 @@ impl Space {
             root.map(page.start, page.frame.address(), Flags::USER | Flags::EXECUTE)?;
         }
         root.map(place::STACK, stack.address(), Flags::USER | Flags::WRITE)?;
-        Ok(Self { root, text, last, _stack: stack })
+        Ok(Self { root, text, last, stack })
     }
 }
 
@@ -190,6 +190,8 @@ pub(crate) enum WorldError {
     Map(#[from] MapError),
     #[error(transparent)]
     Cr3(#[from] Cr3Error),
+    #[error(transparent)]
+    Pcid(#[from] NotAGuests),
 }
 
 /// A CPU with a switcher, and guests' memory.
@@ -214,7 +216,10 @@ impl<'s> BareMetal<'s> {
         let page = pvcs_page(&pvcs);
         let space = || Space::new(&platform, cpu.mappings(), page.mapping(), &text32);
         let (smod, umod) = (space()?, space()?);
-        let roots = [guest_root(&smod.root, 1, pcid)?, guest_root(&umod.root, 2, pcid)?];
+        let roots = [
+            guest_root(&smod.root, GuestPcid::FIRST, pcid)?,
+            guest_root(&umod.root, GuestPcid::FIRST + 1, pcid)?,
+        ];
         Ok(Self { cpu, platform, smod, umod, text32, roots, pvcs })
     }
 
@@ -236,6 +241,18 @@ impl<'s> BareMetal<'s> {
     /// Where the PVCS is, for the host.
     pub(crate) fn pvcs_address(&self) -> u64 {
         self.pvcs.address()
+    }
+
+    /// Takes umod's stack away, or gives it back, and flushes nothing: that is the runtime's to do.
+    pub(crate) fn set_stack_mapped(&mut self, mapped: bool) -> Result<(), MapError> {
+        let Space { root, stack, .. } = &mut self.umod;
+        if mapped {
+            return root.map(place::STACK, stack.address(), Flags::USER | Flags::WRITE);
+        }
+        // SAFETY: the one root that has the page is renewed before it is loaded again.
+        unsafe { root.unmap_unflushed(place::STACK)? };
+        self.roots[1] = self.roots[1].after_unmapping();
+        Ok(())
     }
 
     /// The pages that both roots must have of the host.
@@ -283,20 +300,20 @@ fn pvcs_page(frame: &Frame) -> PvcsPage {
     unsafe { PvcsPage::new(pvcs) }
 }
 
-/// A guest's root; with PCIDs one of its own, and no flush: the mappings never change.
+/// A guest's root; with PCIDs, one of its own.
 fn guest_root(
     space: &AddressSpace,
     pcid: u16,
     enabled: Option<PcidEnabled>,
-) -> Result<GuestRoot, Cr3Error> {
-    let mut cr3 = Cr3::new(space.cr3())?;
-    if let Some(enabled) = enabled {
-        cr3 = cr3.with_pcid(Pcid::new(pcid)?, enabled).without_flush(enabled);
-    }
+) -> Result<GuestRoot, WorldError> {
     // SAFETY: `Space::new` has mapped what the runtime lists for this CPU, the world's PVCS and the
     // event stubs, for the supervisor alone, as the host's root does. What it adds for users are frames
-    // of the guests' own. The PCIDs 1 and 2 are given to these two roots alone on this CPU.
-    Ok(unsafe { GuestRoot::new(cr3) })
+    // of the guests' own. `set_stack_mapped` alone takes something out, and renews the root.
+    let root = unsafe { GuestRoot::new(Cr3::new(space.cr3())?) };
+    Ok(match enabled {
+        Some(enabled) => root.with_pcid(GuestPcid::new(pcid, enabled)?),
+        None => root,
+    })
 }
 
 /// Bytes of a PVCS in its frame.

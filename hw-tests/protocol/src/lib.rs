@@ -47,6 +47,7 @@ pub const HOST_CASES: &[&str] = &[
     "host/the_pvcs_flips_while_guests_switch",
     "host/a_guests_root_has_what_is_listed_and_nothing_else",
     "host/a_guest_that_probes_the_host_faults",
+    "host/what_was_unmapped_faults_after_a_direct_switch",
     "host/a_cpu_without_its_switcher_is_as_it_was",
 ];
 
