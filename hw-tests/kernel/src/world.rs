@@ -4,6 +4,7 @@
 use alloc::vec::Vec;
 use core::arch::global_asm;
 use core::mem::offset_of;
+use core::ops::Range;
 use core::ptr::NonNull;
 
 use hw_cases::{Entries, HostAfter, Outcome, Platform, Refusal, Setup, World, place};
@@ -16,11 +17,10 @@ use switcher_runtime::switcher_gen::arch::{
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::{PtRegs, Pvcs, SwitchFlags};
 use switcher_runtime::{
-    Cpu, Guest, GuestError, GuestPcid, GuestRoot, Mapping, MappingList, Mode, NotAGuests, PvcsPage,
-    Rights,
+    Access, Cpu, Guest, GuestDebug, GuestError, GuestPcid, GuestRoot, Mapping, MappingList, Mode,
+    NotAGuests, PvcsPage, Rights,
 };
 use x86_64::registers::control::{Cr3 as Cr3Register, Cr4, Cr4Flags, Efer, EferFlags};
-use x86_64::registers::debug::{DebugAddressRegister, Dr0, Dr7, Dr7Flags, Dr7Value};
 use x86_64::registers::model_specific::{GsBase, Msr};
 
 use crate::host::stub_pages;
@@ -126,6 +126,8 @@ struct Space {
     text: Page,
     last: Page,
     stack: Frame,
+    // Mapped, and owned so that nobody else gets it.
+    _stack32: Frame,
 }
 
 /// A page of code, INT3 wherever a setup's code is not.
@@ -179,7 +181,9 @@ impl Space {
             root.map(page.start, page.frame.address(), Flags::USER | Flags::EXECUTE)?;
         }
         root.map(place::STACK, stack.address(), Flags::USER | Flags::WRITE)?;
-        Ok(Self { root, text, last, stack })
+        let stack32 = Frame::new()?;
+        root.map(STACK32, stack32.address(), Flags::USER | Flags::WRITE)?;
+        Ok(Self { root, text, last, stack, _stack32: stack32 })
     }
 }
 
@@ -203,7 +207,14 @@ pub(crate) struct BareMetal<'s> {
     text32: Page,
     roots: [GuestRoot; 2],
     pvcs: Frame,
+    debug: GuestDebug,
 }
+
+/// A stack that 32-bit code reaches.
+pub(crate) const STACK32: u64 = place::TEXT32 + place::PAGE;
+
+/// Where guests have what they can set breakpoints on: text and stack, and nothing of the host.
+pub(crate) const GUESTS: Range<u64> = place::TEXT..place::STACK_TOP;
 
 impl<'s> BareMetal<'s> {
     pub(crate) fn new(
@@ -220,7 +231,8 @@ impl<'s> BareMetal<'s> {
             guest_root(&smod.root, GuestPcid::FIRST, pcid)?,
             guest_root(&umod.root, GuestPcid::FIRST + 1, pcid)?,
         ];
-        Ok(Self { cpu, platform, smod, umod, text32, roots, pvcs })
+        let debug = GuestDebug::new(GUESTS);
+        Ok(Self { cpu, platform, smod, umod, text32, roots, pvcs, debug })
     }
 
     /// The CPU.
@@ -241,6 +253,11 @@ impl<'s> BareMetal<'s> {
     /// Where the PVCS is, for the host.
     pub(crate) fn pvcs_address(&self) -> u64 {
         self.pvcs.address()
+    }
+
+    /// The guests' breakpoints; a setup's own, if it has one, takes the place of the first.
+    pub(crate) const fn debug(&mut self) -> &mut GuestDebug {
+        &mut self.debug
     }
 
     /// Takes umod's stack away, or gives it back, and flushes nothing: that is the runtime's to do.
@@ -322,16 +339,6 @@ fn pvcs_bytes(pvcs: &Pvcs) -> &[u8] {
     unsafe { core::slice::from_raw_parts((&raw const *pvcs).cast(), size_of::<Pvcs>()) }
 }
 
-/// Sets or clears the instruction breakpoint in DR0 (Intel SDM vol. 3, 18.2.4).
-fn set_breakpoint(at: Option<u64>) {
-    let flags = at.map_or(Dr7Flags::empty(), |_| Dr7Flags::LOCAL_BREAKPOINT_0_ENABLE);
-    // The value register's other fields, condition and size, are zero: execution, one byte.
-    let value = Dr7Value::from(flags);
-    // An address that matches is reported in DR6 with the next #DB, enabled or not (section 18.2.3).
-    Dr0::write(at.unwrap_or_default());
-    Dr7::write(value);
-}
-
 impl World for BareMetal<'_> {
     fn platform(&self) -> Platform {
         self.platform
@@ -372,10 +379,18 @@ impl World for BareMetal<'_> {
 
         let root = Cr3Register::read_raw();
         let gs = GsBase::read();
-        set_breakpoint(setup.breakpoint);
+        let mut debug = self.debug.clone();
+        if let Some(at) = setup.breakpoint
+            && let Err(why) = debug.set(0, Some((at, Access::Execute)))
+        {
+            exit::fatal(format_args!("a case's breakpoint was refused: {why}"))
+        }
+        // SAFETY: interrupts are off, and the host has no breakpoints. `GUESTS` is nothing of its.
+        unsafe { debug.arm() };
         // SAFETY: `checked_call` does what `enter_with` asks.
         let exit = unsafe { self.cpu.enter_with(&mut guest, checked_call) };
-        set_breakpoint(None);
+        // SAFETY: as above.
+        unsafe { GuestDebug::disarm() };
         let exit = match exit {
             Ok(exit) => exit,
             Err(why) => exit::fatal(format_args!("a case's guest was refused: {why}")),
