@@ -16,6 +16,7 @@ use x86_64::registers::model_specific::Msr;
 use crate::detect::Detect;
 use crate::load::Switcher;
 use crate::mapping::MappingList;
+use crate::pcid::CleanRoots;
 
 /// A CPU on which a switcher is installed. Not `Send`: it is the CPU it was made on.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub struct Cpu<'s> {
     pub(crate) switcher: &'s Switcher,
     pub(crate) per_cpu: NonNull<PerCpu>,
     before: Registers,
+    pub(crate) clean: CleanRoots,
     this_cpu_only: PhantomData<*mut ()>,
 }
 
@@ -208,7 +210,8 @@ impl Switcher {
             // SYSCALL; the caller vouches for GS base and for leaving the MSRs alone.
             unsafe { Msr::new(msr.address()).write(value) };
         }
-        Ok(Cpu { switcher: self, per_cpu, before, this_cpu_only: PhantomData })
+        let clean = CleanRoots::unknown();
+        Ok(Cpu { switcher: self, per_cpu, before, clean, this_cpu_only: PhantomData })
     }
 
     /// What `install` writes.

@@ -226,7 +226,22 @@ impl Switcher {
         self.address(Label::Iretq)
     }
 
-    /// Whether `window` applies at `rip`: for the host's NMI and #MC handlers.
+    /// Whether `window` applies at `rip`: for the host's NMI and #MC handlers, about what they have
+    /// interrupted in ring 0.
+    ///
+    /// In [`Window::GuestRoot`] a guest's root is loaded: a handler that needs the host's takes it
+    /// from `TssExtra.host_cr3`, and puts the guest's back. Elsewhere in the switcher CR3 is the
+    /// host's, or is loaded anew on every way to the guest. In [`Window::UnsafeStack`] RSP is the
+    /// guest's: nothing may be put there, nor decided by its value.
+    ///
+    /// ```
+    /// # use switcher_runtime::Switcher;
+    /// # use switcher_runtime::switcher_gen::asm::Window;
+    /// /// What an NMI handler of the host's has to put back before its IRETQ.
+    /// fn root_to_restore(switcher: &Switcher, rip: u64, cr3: u64, host_cr3: u64) -> u64 {
+    ///     if switcher.is_in(Window::GuestRoot, rip) { cr3 } else { host_cr3 }
+    /// }
+    /// ```
     #[must_use]
     pub fn is_in(&self, window: Window, rip: u64) -> bool {
         self.linked.is_in(window, rip)
