@@ -32,6 +32,10 @@ fn operands(a: &mut impl Sink) {
             ;; let (operand, displacement) = const { let offset: ::switcher_gen::layout::Offset < _, _ > =Frame::rip; (::switcher_gen::layout::layout_of(offset), ::switcher_gen::layout::disp32::<8usize, _, _>(offset)) }
             ;; a.operand(operand)
             ; lea rax, [rsp + displacement]
+            ;; a.source(::core::file!(), 10u32)
+            ;; let (operand, displacement) = const { let offset: ::switcher_gen::layout::Offset < _, _ > =PerCpu::tss.then(Tss::sp0); (::switcher_gen::layout::layout_of(offset), ::switcher_gen::layout::disp32::<8usize, _, _>(offset)) }
+            ;; a.operand(operand)
+            ;; match a.placement() { ::switcher_gen::layout::Placement::Gs => { ::switcher_gen::__private::dynasm!(a; .arch x64; gs mov rsp, QWORD[displacement]) }::switcher_gen::layout::Placement::PerCpu => { ::switcher_gen::__private::dynasm!(a; .arch x64; mov rsp, QWORD[extern::switcher_gen::asm::External::PerCpu(displacement)]) } }
         }
     }
 }
