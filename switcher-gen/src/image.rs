@@ -55,9 +55,9 @@ impl Image {
 
     pub(crate) fn from_code(variant: Variant, buffer: CodeBuffer) -> Result<Self, AsmError> {
         let code = buffer.finish()?;
-        // Everything the accessors below rely on.
+        // Everything the accessors below rely on; that what is jumped to exists, `finish` has seen to.
         for label in Label::ALL {
-            if code.labels[label as usize].is_none() {
+            if label.is_exported() && code.labels[label as usize].is_none() {
                 return Err(AsmError::Undefined(label));
             }
         }
@@ -76,11 +76,18 @@ impl Image {
         &self.code.bytes
     }
 
-    /// Where `label` is, in bytes from the start.
+    /// Where an exported `label` is, in bytes from the start. Of the others, those of options that
+    /// are off are nowhere: 0.
     #[must_use]
     pub fn offset(&self, label: Label) -> u32 {
-        // `from_code` refuses an image without all labels.
+        // `from_code` refuses an image without all those that are exported.
         self.code.labels[label as usize].unwrap_or_default()
+    }
+
+    /// The label at `offset`, if there is one.
+    #[must_use]
+    pub fn label_at(&self, offset: u32) -> Option<Label> {
+        Label::ALL.into_iter().find(|label| self.code.labels[*label as usize] == Some(offset))
     }
 
     /// The exported entry points and labels, by offset.

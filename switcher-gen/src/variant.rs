@@ -8,11 +8,12 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::str::FromStr;
 
+use crate::{Mitigations, NotForVendor, UnknownMitigation};
 use crate::arch::{HostFeatures, HostState, PagingMode, Selectors, Unfit, Vendor};
 
 /// The independent choices a variant is made of.
 ///
-/// Placement of the per-CPU data, the second PVCS revision, mitigations, host page-table isolation,
+/// Placement of the per-CPU data, the second PVCS revision, host page-table isolation,
 /// event entries and PKRU will be further fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Axes {
@@ -25,6 +26,8 @@ pub struct Axes {
     /// Whether the CR3 slots may hold PCIDs and NOFLUSH. Changes no instruction: the switcher
     /// loads the slots as they are; it decides what the runtime may put into them.
     pub pcid: bool,
+    /// What is done against speculative execution.
+    pub mitigations: Mitigations,
 }
 
 /// A legal combination of [`Axes`], with the selectors of its host.
@@ -40,6 +43,9 @@ pub enum IllegalVariant {
     /// CET indirect branch tracking is Intel's.
     #[error("AMD CPUs have no indirect branch tracking: drop `ibt`, or take vendor `intel`")]
     IbtOnAmd,
+    /// A mitigation for CPUs of the other vendor.
+    #[error(transparent)]
+    Mitigation(#[from] NotForVendor),
 }
 
 /// Why there is no variant for a host.
@@ -55,8 +61,31 @@ pub enum NoVariant {
 
 /// A name no variant has. Lists those that exist.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown variant `{0}`; known are: {known}", known = Variant::names().join(", "))]
-pub struct UnknownVariant(pub String);
+pub enum UnknownVariant {
+    /// What stands before the mitigations is none.
+    #[error(
+        "unknown variant `{0}`; known are: {known}; each with mitigations behind it, as in \
+         `intel-4level+ibrs+rsb`",
+        known = Variant::names().join(", ")
+    )]
+    Base(String),
+    /// One of the mitigations is none.
+    #[error("variant `{name}`: {why}")]
+    Mitigation {
+        /// The whole name.
+        name: String,
+        /// What is wrong.
+        why: UnknownMitigation,
+    },
+    /// They do not go together.
+    #[error("variant `{name}`: {why}")]
+    Illegal {
+        /// The whole name.
+        name: String,
+        /// Why not.
+        why: IllegalVariant,
+    },
+}
 
 impl Variant {
     /// What the others are compared with in reviews: the commonest host, nothing optional.
@@ -66,6 +95,7 @@ impl Variant {
             paging: PagingMode::FourLevel,
             ibt: false,
             pcid: false,
+            mitigations: Mitigations::NONE,
         },
         selectors: Selectors::DEFAULT,
     };
@@ -75,6 +105,9 @@ impl Variant {
     pub const fn new(axes: Axes, selectors: Selectors) -> Result<Self, IllegalVariant> {
         if axes.ibt && matches!(axes.vendor, Vendor::Amd) {
             return Err(IllegalVariant::IbtOnAmd);
+        }
+        if let Err(mitigation) = axes.mitigations.fit(axes.vendor) {
+            return Err(IllegalVariant::Mitigation(mitigation));
         }
         Ok(Self { axes, selectors })
     }
@@ -86,28 +119,40 @@ impl Variant {
     /// in a way for which there is no variant.
     pub fn for_host(features: &HostFeatures, selectors: Selectors) -> Result<Self, NoVariant> {
         let vendor = features.fit()?;
-        let HostState { paging, pcid, ibt } = features.state();
-        Ok(Self::new(Axes { vendor, paging, ibt, pcid }, selectors)?)
+        let HostState { paging, pcid, ibt, .. } = features.state();
+        let mitigations = Mitigations::for_cpu(features, vendor);
+        Ok(Self::new(Axes { vendor, paging, ibt, pcid, mitigations }, selectors)?)
     }
 
     /// Every variant there is, with default selectors, the reference first.
     pub fn all() -> impl Iterator<Item = Self> {
+        Self::unmitigated().flat_map(|variant| {
+            Mitigations::all(variant.axes.vendor).into_iter().filter_map(move |mitigations| {
+                Self::new(Axes { mitigations, ..variant.axes }, variant.selectors).ok()
+            })
+        })
+    }
+
+    /// Those of [`all`](Self::all) without any mitigation.
+    pub fn unmitigated() -> impl Iterator<Item = Self> {
         const BOOLS: [bool; 2] = [false, true];
         [Vendor::Intel, Vendor::Amd].into_iter().flat_map(|vendor| {
             [PagingMode::FourLevel, PagingMode::FiveLevel].into_iter().flat_map(move |paging| {
                 BOOLS.into_iter().flat_map(move |ibt| {
                     BOOLS.into_iter().filter_map(move |pcid| {
-                        Self::new(Axes { vendor, paging, ibt, pcid }, Selectors::DEFAULT).ok()
+                        let mitigations = Mitigations::NONE;
+                        let axes = Axes { vendor, paging, ibt, pcid, mitigations };
+                        Self::new(axes, Selectors::DEFAULT).ok()
                     })
                 })
             })
         })
     }
 
-    /// The names of [`all`](Self::all).
+    /// The names of [`unmitigated`](Self::unmitigated): those of all others begin with them.
     #[must_use]
     pub fn names() -> Vec<String> {
-        Self::all().map(|v| alloc::format!("{v}")).collect()
+        Self::unmitigated().map(|v| alloc::format!("{v}")).collect()
     }
 
     /// The choices made.
@@ -127,7 +172,7 @@ impl Variant {
 /// part of the name.
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Axes { vendor, paging, ibt, pcid } = self.axes;
+        let Axes { vendor, paging, ibt, pcid, mitigations } = self.axes;
         write!(f, "{vendor}-{paging}")?;
         if ibt {
             f.write_str("-ibt")?;
@@ -135,7 +180,7 @@ impl fmt::Display for Variant {
         if pcid {
             f.write_str("-pcid")?;
         }
-        Ok(())
+        write!(f, "{mitigations}")
     }
 }
 
@@ -143,15 +188,22 @@ impl FromStr for Variant {
     type Err = UnknownVariant;
 
     fn from_str(name: &str) -> Result<Self, UnknownVariant> {
-        Self::all()
-            .find(|v| alloc::format!("{v}") == name)
-            .ok_or_else(|| UnknownVariant(name.into()))
+        let (base, mitigations) = name.split_at(name.find('+').unwrap_or(name.len()));
+        let base = Self::unmitigated()
+            .find(|v| alloc::format!("{v}") == base)
+            .ok_or_else(|| UnknownVariant::Base(base.into()))?;
+        let mitigations = mitigations
+            .parse()
+            .map_err(|why| UnknownVariant::Mitigation { name: name.into(), why })?;
+        Self::new(Axes { mitigations, ..base.axes }, base.selectors)
+            .map_err(|why| UnknownVariant::Illegal { name: name.into(), why })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::format;
     use alloc::string::ToString;
 
     #[test]
@@ -181,7 +233,14 @@ mod tests {
     fn an_unknown_name_is_refused_with_the_known_ones() {
         let refused = "amd-la57-ibt".parse::<Variant>().unwrap_err().to_string();
         assert!(refused.starts_with("unknown variant `amd-la57-ibt`; known are: intel-4level, "));
-        assert!(refused.ends_with("amd-la57-pcid"));
+        let last = Variant::names().pop().unwrap();
+        let end = format!("{last}; each with mitigations behind it, as in `intel-4level+ibrs+rsb`");
+        assert!(refused.ends_with(&end));
+        let refuse = |name: &str| name.parse::<Variant>().unwrap_err().to_string();
+        let unknown = refuse("intel-4level+ibrs+magic");
+        assert!(unknown.starts_with("variant `intel-4level+ibrs+magic`: unknown mitigation `magic`"));
+        let illegal = refuse("amd-4level+bhb");
+        assert!(illegal.starts_with("variant `amd-4level+bhb`: `bhb` is not for CPUs of"));
     }
 
     #[test]
@@ -193,17 +252,18 @@ mod tests {
     #[test]
     fn a_hosts_variant_follows_its_control_registers() {
         use crate::arch::fake::{FakeCpu, features};
-        let state = HostState { paging: PagingMode::FiveLevel, pcid: true, ibt: true };
+        let paging = PagingMode::FiveLevel;
+        let state = HostState { paging, pcid: true, ibt: true, ..HostState::PLAIN };
         let intel = features(FakeCpu::complete(b"GenuineIntel"), state);
         let variant = Variant::for_host(&intel, Selectors::DEFAULT).unwrap();
-        assert_eq!(variant.to_string(), "intel-la57-ibt-pcid");
+        assert_eq!(variant.to_string(), "intel-la57-ibt-pcid+rsb+bhb");
         let amd = FakeCpu::complete(b"AuthenticAMD");
         let refused =
             Variant::for_host(&features(amd.clone(), state), Selectors::DEFAULT).unwrap_err();
         assert_eq!(refused, NoVariant::Illegal(IllegalVariant::IbtOnAmd));
         let amd = features(amd, HostState { ibt: false, ..state });
         let variant = Variant::for_host(&amd, Selectors::DEFAULT).unwrap();
-        assert_eq!(variant.to_string(), "amd-la57-pcid");
+        assert_eq!(variant.to_string(), "amd-la57-pcid+rsb");
     }
 
     #[test]

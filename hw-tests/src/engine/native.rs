@@ -10,7 +10,7 @@ use switcher_gen::arch::{Selectors, Vendor, vector};
 use switcher_gen::layout::Mode;
 use switcher_gen::native::{self, Error, Failure, Machine};
 use switcher_gen::scenario;
-use switcher_gen::{Axes, Image, Variant};
+use switcher_gen::{Axes, Mitigations, Image, Variant};
 
 use super::hosted::{self, Hosted, NamedWorld};
 
@@ -37,7 +37,8 @@ fn variant() -> Result<Variant> {
         _ => Vendor::Intel,
     };
     let paging = Machine::new(&Variant::REFERENCE)?.real_paging();
-    let axes = Axes { vendor, paging, ibt: false, pcid: false };
+    let mitigations = Mitigations::NONE;
+    let axes = Axes { vendor, paging, ibt: false, pcid: false, mitigations };
     Ok(Variant::new(axes, Selectors::DEFAULT)?)
 }
 

@@ -38,6 +38,7 @@
 
 mod counterexample;
 mod engine;
+mod mitigations;
 pub mod obligation;
 mod target;
 mod theorem;
