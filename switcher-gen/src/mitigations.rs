@@ -137,8 +137,7 @@ impl Mitigations {
             }
             Vendor::Amd => Self {
                 ibrs: says(Speculation::IBRS | Speculation::IBRS_PREFERRED) && !automatic_ibrs,
-                ibpb: says(Speculation::IBPB)
-                    && !says(Speculation::BTC_NO | Speculation::SRSO_NO),
+                ibpb: says(Speculation::IBPB) && !says(Speculation::BTC_NO | Speculation::SRSO_NO),
                 rsb: if automatic_ibrs { Rsb::Left } else { Rsb::Full },
                 bhb: false,
                 verw: false,

@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::str::FromStr;
 
-use crate::{Mitigations, NotForVendor, UnknownMitigation};
 use crate::arch::{HostFeatures, HostState, PagingMode, Selectors, Unfit, Vendor};
+use crate::mitigations::{Mitigations, NotForVendor, Rsb, UnknownMitigation};
 
 /// The independent choices a variant is made of.
 ///
@@ -149,6 +149,25 @@ impl Variant {
         })
     }
 
+    /// Enough of [`all`](Self::all) for a test that takes long: each without mitigations, and of each
+    /// vendor's first each mitigation alone, and all of them.
+    pub fn representative() -> impl Iterator<Item = Self> {
+        let mitigated = [Vendor::Intel, Vendor::Amd].into_iter().flat_map(|vendor| {
+            let axes = Axes { vendor, ..Self::REFERENCE.axes };
+            let all = Mitigations::all(vendor);
+            let most = all.iter().map(|one| one.names().count()).max();
+            let chosen = all.into_iter().filter(move |one| {
+                let count = one.names().count();
+                // Of the two ways to fill the return stack buffer, the full one.
+                count == 1 || Some(count) == most && one.rsb == Rsb::Full
+            });
+            chosen.filter_map(move |mitigations| {
+                Self::new(Axes { mitigations, ..axes }, Selectors::DEFAULT).ok()
+            })
+        });
+        Self::unmitigated().chain(mitigated)
+    }
+
     /// The names of [`unmitigated`](Self::unmitigated): those of all others begin with them.
     #[must_use]
     pub fn names() -> Vec<String> {
@@ -230,6 +249,17 @@ mod tests {
     }
 
     #[test]
+    fn some_stand_for_all() {
+        let some: Vec<_> = Variant::representative().collect();
+        let all: Vec<_> = Variant::all().collect();
+        assert!(some.iter().all(|variant| all.contains(variant)));
+        assert!(Variant::unmitigated().all(|variant| some.contains(&variant)));
+        for name in ["intel-4level+verw", "intel-4level+ibrs+rsb+bhb+verw", "amd-4level+ibpb"] {
+            assert!(some.contains(&name.parse().unwrap()), "{name}");
+        }
+    }
+
+    #[test]
     fn an_unknown_name_is_refused_with_the_known_ones() {
         let refused = "amd-la57-ibt".parse::<Variant>().unwrap_err().to_string();
         assert!(refused.starts_with("unknown variant `amd-la57-ibt`; known are: intel-4level, "));
@@ -238,7 +268,9 @@ mod tests {
         assert!(refused.ends_with(&end));
         let refuse = |name: &str| name.parse::<Variant>().unwrap_err().to_string();
         let unknown = refuse("intel-4level+ibrs+magic");
-        assert!(unknown.starts_with("variant `intel-4level+ibrs+magic`: unknown mitigation `magic`"));
+        assert!(
+            unknown.starts_with("variant `intel-4level+ibrs+magic`: unknown mitigation `magic`")
+        );
         let illegal = refuse("amd-4level+bhb");
         assert!(illegal.starts_with("variant `amd-4level+bhb`: `bhb` is not for CPUs of"));
     }

@@ -10,7 +10,7 @@ use switcher_gen::arch::{Selectors, Vendor, vector};
 use switcher_gen::layout::Mode;
 use switcher_gen::native::{self, Error, Failure, Machine};
 use switcher_gen::scenario;
-use switcher_gen::{Axes, Mitigations, Image, Variant};
+use switcher_gen::{Axes, Image, Mitigations, Variant};
 
 use super::hosted::{self, Hosted, NamedWorld};
 

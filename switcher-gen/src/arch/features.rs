@@ -280,8 +280,7 @@ mod tests {
 
     #[test]
     fn an_unfit_cpu_is_refused_by_every_name() {
-        let cpu =
-            FakeCpu { fsgsbase: false, cx16: false, ..FakeCpu::complete(b"CyrixInstead") };
+        let cpu = FakeCpu { fsgsbase: false, cx16: false, ..FakeCpu::complete(b"CyrixInstead") };
         assert_eq!(
             features(cpu, STATE).fit().unwrap_err().to_string(),
             "this host cannot run a switcher: its CPU lacks FSGSBASE, CMPXCHG16B; \

@@ -72,8 +72,11 @@ impl Speculation {
         };
         if basic >= 7 {
             let leaf = reader.cpuid2(7, 0);
-            let bits =
-                [(10, Self::MD_CLEAR), (26, Self::IBRS | Self::IBPB), (29, Self::ARCH_CAPABILITIES)];
+            let bits = [
+                (10, Self::MD_CLEAR),
+                (26, Self::IBRS | Self::IBPB),
+                (29, Self::ARCH_CAPABILITIES),
+            ];
             take(leaf.edx, &bits);
             if leaf.eax >= 2 {
                 take(reader.cpuid2(7, 2).edx, &[(4, Self::BHI_CTRL)]);

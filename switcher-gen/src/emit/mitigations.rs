@@ -61,7 +61,6 @@ pub(super) fn at_exit<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
             ; int3
             ; =>Label::RsbFilledOnce
             ; add   rsp, BYTE 8
-            ; lfence
         ),
         Rsb::Full => {
             asm!(a
@@ -77,7 +76,6 @@ pub(super) fn at_exit<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
                 ; add   rsp, BYTE 16
                 ; dec   ecx
                 ; jnz   =>Label::RsbFill
-                ; lfence
             );
             cleared.rcx = true;
         }
@@ -109,9 +107,14 @@ pub(super) fn at_exit<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
             ; jnz   =>Label::BhbRound
             ; ret
             ; =>Label::BhbCleared
-            ; lfence
         );
         cleared.rcx = true;
+    }
+    if mitigations.bhb || mitigations.rsb != Rsb::Left {
+        asm!(a
+            /// No RET is predicted before all of that is done.
+            ; lfence
+        );
     }
     cleared
 }

@@ -6,7 +6,6 @@ use super::ListingError;
 use super::names;
 use super::record::Notes;
 use crate::Image;
-use crate::asm::Label;
 use crate::layout::Operand;
 
 /// What is known of an instruction from its bytes and its notes.
@@ -86,7 +85,7 @@ impl<'a> Decode<'a> {
     }
 
     fn label(&self, offset: u64) -> Option<Named> {
-        let label = Label::ALL.into_iter().find(|l| u64::from(self.image.offset(*l)) == offset)?;
+        let label = self.image.label_at(offset.try_into().ok()?)?;
         Some(Named { name: label.name().into(), encoded: None })
     }
 }

@@ -110,7 +110,7 @@ pub enum Event<W> {
     },
     /// VERW of memory.
     Verw,
-    /// CALL, or another kind of jump that is taken.
+    /// A jump that is taken; RIP is where it leads.
     Branch(Branch),
     /// SWAPGS.
     SwapGs,
@@ -351,8 +351,8 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 self.tell(Event::Branch(Branch::Call));
             }
             Kind::Return(release) => {
-                self.tell(Event::Branch(Branch::Return));
                 self.state.rip = self.pop()?;
+                self.tell(Event::Branch(Branch::Return));
                 let rsp = self.state.get(Gpr::Rsp);
                 self.state.set(Gpr::Rsp, d.plus(rsp, release.into()));
             }

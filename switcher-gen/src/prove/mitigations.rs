@@ -19,8 +19,6 @@ pub(super) struct Barriers {
     /// Calls with a trap behind them, and those that a fence has made certain.
     filled: u32,
     fenced_fill: u32,
-    /// Calls of the routine's own that have not returned.
-    depth: u32,
     /// Branches taken since the last fence, and the longest such run that a fence has followed.
     taken: u32,
     fenced_run: u32,
@@ -42,11 +40,9 @@ impl Barriers {
     /// A branch is taken; behind a call of the kind that fills the buffer there is a trap.
     pub(super) fn branch(&mut self, branch: Branch, is_trapped: bool) {
         self.taken += 1;
-        match branch {
-            Branch::Jump => {}
-            Branch::Call if is_trapped => self.filled += 1,
-            Branch::Call => self.depth += 1,
-            Branch::Return => self.depth = self.depth.saturating_sub(1),
+        // Counted apart: what fills the buffer is not the history's sequence.
+        if branch == Branch::Call && is_trapped {
+            (self.filled, self.taken) = (self.filled + 1, 0);
         }
     }
 
@@ -56,10 +52,10 @@ impl Barriers {
         self.taken = 0;
     }
 
-    /// A RET is about to be executed: what `mitigations` ask for has been done, or does not count
-    /// yet, because a call of the routine's own is what it returns from.
-    pub(super) fn at_return(&self, mitigations: Mitigations) -> AtReturn {
-        let own = self.depth > 0;
+    /// Whether what `mitigations` ask for has been done by now, at a RET. One of the routine's own
+    /// calls returns to where it has been called from, as predicted: that much need not have been
+    /// done for it.
+    pub(super) fn at_return(&self, mitigations: Mitigations, is_own: bool) -> AtReturn {
         let entries = match mitigations.rsb {
             Rsb::Left => 0,
             Rsb::Lite => 1,
@@ -67,8 +63,8 @@ impl Barriers {
         };
         AtReturn {
             emptied: !mitigations.ibpb || self.emptied,
-            filled: own || self.fenced_fill >= entries,
-            history: own || !mitigations.bhb || self.fenced_run >= HISTORY,
+            filled: is_own || self.fenced_fill >= entries,
+            history: is_own || !mitigations.bhb || self.fenced_run >= HISTORY,
         }
     }
 }

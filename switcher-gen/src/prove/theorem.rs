@@ -300,7 +300,10 @@ impl<'a, D: Domain> Watch<'a, D> {
     fn branch(&mut self, d: &D, state: &Machine<D>, branch: Branch) {
         if branch == Branch::Return {
             let mitigations = self.target.setting.variant.axes().mitigations;
-            let AtReturn { emptied, filled, history } = self.barriers.at_return(mitigations);
+            // To behind a call of the routine's own, or to the caller.
+            let is_own = d.known(state.rip).is_some_and(|rip| self.target.program.contains(rip));
+            let AtReturn { emptied, filled, history } =
+                self.barriers.at_return(mitigations, is_own);
             if mitigations.ibrs {
                 let host = self.roots.host_spec_ctrl;
                 let holds = d.eq(state.msrs.spec_ctrl, host);
@@ -885,12 +888,7 @@ fn in_host<D: Domain>(
 }
 
 /// What no routine changes, and SPEC_CTRL.
-fn untouched<D: Domain>(
-    d: &D,
-    world: &World<D>,
-    watch: &mut Watch<'_, D>,
-    spec: &spec::State<D>,
-) {
+fn untouched<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>, spec: &spec::State<D>) {
     let World { machine, others, .. } = world;
     let [fs_base, pkru] = *others;
     watch.equal(d, obligation::UNCHANGED, "FS base", fs_base, machine.fs_base);

@@ -44,7 +44,7 @@ struct Entry {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let host = host::variant_if_known();
-    let entries = Variant::all().map(|variant| entry(&variant, host == Some(variant)));
+    let entries = Variant::unmitigated().map(|variant| entry(&variant, host == Some(variant)));
     let entries: Vec<Entry> = entries.collect::<Result<_, _>>()?;
     let text = match args.format {
         Format::Text => table(&entries),

@@ -274,7 +274,9 @@ impl Specification {
                     let orig_ax = u64::from(vector) << 32 | u64::from(error_code);
                     let frame = ExitFrame { guest: state.guest, orig_ax };
                     let frame = Some(frame);
-                    outcome = spec::return_from_guest(&d, &self.host, &CALLER, frame, frame_at, &mut state);
+                    outcome = spec::return_from_guest(
+                        &d, &self.host, &CALLER, frame, frame_at, &mut state,
+                    );
                 }
             }
         }
