@@ -1,11 +1,11 @@
 //! The names of the cases that a run must report.
 
-use hw_protocol::SELFTESTS;
+use hw_protocol::{HOST_CASES, SELFTESTS};
 
-/// The platform self tests, then the case list, in the order the kernel runs them.
+/// The platform self tests, the case list and the host cases, in the order the kernel runs them.
 #[must_use]
 pub fn names() -> Vec<&'static str> {
-    SELFTESTS.iter().copied().chain(shared()).collect()
+    SELFTESTS.iter().copied().chain(shared()).chain(HOST_CASES.iter().copied()).collect()
 }
 
 /// The case list, which every engine runs.

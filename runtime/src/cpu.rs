@@ -1,7 +1,9 @@
 //! Programs one CPU so that its guests' SYSCALLs land in the switcher.
 
+use alloc::boxed::Box;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
+use core::sync::atomic::Ordering;
 
 use switcher_gen::arch::{HostFeatures, Msr as MsrName, RFlags, Selectors};
 use switcher_gen::asm::Label;
@@ -13,12 +15,14 @@ use x86_64::registers::model_specific::Msr;
 
 use crate::detect::Detect;
 use crate::load::Switcher;
+use crate::mapping::MappingList;
 
 /// A CPU on which a switcher is installed. Not `Send`: it is the CPU it was made on.
 #[derive(Debug)]
 pub struct Cpu<'s> {
     pub(crate) switcher: &'s Switcher,
     pub(crate) per_cpu: NonNull<PerCpu>,
+    before: Registers,
     this_cpu_only: PhantomData<*mut ()>,
 }
 
@@ -78,6 +82,64 @@ pub enum InstallError {
     GuestRunning,
 }
 
+/// Why a switcher stays installed on a CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UninstallError {
+    /// The registers to be restored are another CPU's.
+    #[error("GS base is {found:#x}, not this CPU's block at {expected:#x}: disable preemption")]
+    OtherCpu {
+        /// GS base.
+        found: u64,
+        /// The block that `install` was given.
+        expected: u64,
+    },
+    /// It would find another host when it exits.
+    #[error("a guest is running on this CPU: host_rsp is not zero")]
+    GuestRunning,
+    /// Somebody else has changed a register since, and relies on it.
+    #[error("{register:?} is {found:#x}, not what `install` has written: {written:#x}")]
+    Changed {
+        /// Which.
+        register: MsrName,
+        /// Its value.
+        found: u64,
+        /// What `install` has written.
+        written: u64,
+    },
+}
+
+/// The registers that `install` and `enter` change, as they were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Registers {
+    fsgsbase: bool,
+    syscall: bool,
+    msrs: [(MsrName, u64); 7],
+}
+
+impl Registers {
+    /// As they are. KERNEL_GS_BASE is the one that entries use up.
+    fn read() -> Self {
+        let name = |msr: MsrName| {
+            // SAFETY: MSRs of every CPU with long mode; reading changes nothing.
+            (msr, unsafe { Msr::new(msr.address()).read() })
+        };
+        Self {
+            fsgsbase: Cr4::read().contains(Cr4Flags::FSGSBASE),
+            syscall: Efer::read().contains(EferFlags::SYSTEM_CALL_EXTENSIONS),
+            msrs: [
+                MsrName::Star,
+                MsrName::Lstar,
+                MsrName::Cstar,
+                MsrName::Sfmask,
+                MsrName::SysenterCs,
+                MsrName::KernelGsBase,
+                MsrName::GsBase,
+            ]
+            .map(name),
+        }
+    }
+}
+
 impl Switcher {
     /// Makes this CPU use the switcher: checks that it can, then writes CR4.FSGSBASE, EFER.SCE,
     /// STAR, LSTAR, CSTAR, SFMASK, SYSENTER_CS (0: SYSENTER faults) and GS base (`per_cpu`).
@@ -87,7 +149,7 @@ impl Switcher {
     /// on. Nothing has been changed then.
     ///
     /// # Safety
-    /// Must be called at CPL 0. From then on, until LSTAR and CSTAR are given another value:
+    /// Must be called at CPL 0. From then on, until [`Cpu::uninstall`]:
     ///
     /// * the switcher is not dropped, and nothing else changes the registers written here;
     /// * `per_cpu` is valid for reads and writes, and used by nothing but this CPU's hardware, the
@@ -120,27 +182,32 @@ impl Switcher {
         check_tss(per_cpu, tss.iomap_base)?;
 
         // From here on nothing can fail.
-        let base = per_cpu.as_ptr() as u64;
-        let mask = RFlags::SYSCALL_CLEARS.bits();
+        let before = Registers::read();
+        self.installed.fetch_add(1, Ordering::AcqRel);
         // SAFETY: the features are there (`for_host`); the caller vouches for not deciding by the
         // sign of GS base.
         unsafe { Cr4::update(|cr4| cr4.insert(Cr4Flags::FSGSBASE)) };
         // SAFETY: as above.
         unsafe { Efer::update(|efer| efer.insert(EferFlags::SYSTEM_CALL_EXTENSIONS)) };
-        for (msr, value) in [
-            (MsrName::Star, selectors.star().bits()),
-            (MsrName::Lstar, self.address(Label::Syscall64)),
-            (MsrName::Cstar, self.address(Label::SyscallCompat)),
-            (MsrName::Sfmask, mask),
-            (MsrName::SysenterCs, 0),
-            (MsrName::GsBase, base),
-        ] {
+        for (msr, value) in self.msrs(per_cpu) {
             // SAFETY: the values are legal for their MSRs (selectors and addresses were checked
             // when they were made). The entry points are sealed code that is sound to be entered by
             // SYSCALL; the caller vouches for GS base and for leaving the MSRs alone.
             unsafe { Msr::new(msr.address()).write(value) };
         }
-        Ok(Cpu { switcher: self, per_cpu, this_cpu_only: PhantomData })
+        Ok(Cpu { switcher: self, per_cpu, before, this_cpu_only: PhantomData })
+    }
+
+    /// What `install` writes.
+    fn msrs(&self, per_cpu: NonNull<PerCpu>) -> [(MsrName, u64); 6] {
+        [
+            (MsrName::Star, self.image().variant().selectors().star().bits()),
+            (MsrName::Lstar, self.address(Label::Syscall64)),
+            (MsrName::Cstar, self.address(Label::SyscallCompat)),
+            (MsrName::Sfmask, RFlags::SYSCALL_CLEARS.bits()),
+            (MsrName::SysenterCs, 0),
+            (MsrName::GsBase, per_cpu.as_ptr() as u64),
+        ]
     }
 }
 
@@ -149,6 +216,83 @@ impl Cpu<'_> {
     #[must_use]
     pub const fn switcher(&self) -> &Switcher {
         self.switcher
+    }
+
+    /// What every guest root that is entered on this CPU must map, as the host's does. Besides it:
+    /// [`PvcsPage::mapping`](crate::PvcsPage::mapping), and the host's own event handlers with
+    /// what they use before they are on the host's root.
+    ///
+    /// ```no_run
+    /// # use switcher_runtime::{Cpu, Rights};
+    /// # fn map(page: u64, write: bool, execute: bool) {}
+    /// fn fill_guest_root(cpu: &Cpu<'_>) {
+    ///     for mapping in cpu.mappings() {
+    ///         for page in mapping.pages() {
+    ///             let rights = mapping.rights;
+    ///             map(page, rights == Rights::ReadWrite, rights == Rights::ReadExecute);
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    #[must_use]
+    pub fn mappings(&self) -> MappingList {
+        // SAFETY: `install` was given a block that is valid for reads. No guest is running.
+        let block = unsafe { self.per_cpu.read() };
+        MappingList::of_hardware(&block, self.per_cpu.addr().get() as u64)
+            .with_code(self.switcher.base(), self.switcher.image().bytes().len() as u64)
+    }
+
+    /// Gives the CPU back as [`install`](Switcher::install) found it: STAR, LSTAR, CSTAR, SFMASK,
+    /// SYSENTER_CS, GS base and KERNEL_GS_BASE have their values of then, CR4.FSGSBASE and EFER.SCE
+    /// are clear again if they were. Interrupts must be off.
+    ///
+    /// # Errors
+    /// If this is not the CPU of `install`, if a guest is running, or if somebody else has changed a
+    /// register. Nothing has been changed then, and the switcher stays installed: the result is the
+    /// CPU itself, and why.
+    pub fn uninstall(self) -> Result<(), Box<(Self, UninstallError)>> {
+        if let Err(why) = self.can_be_uninstalled() {
+            return Err(Box::new((self, why)));
+        }
+        let Registers { fsgsbase, syscall, msrs } = self.before;
+        // SYSCALL first: it must not land in an entry whose other registers are gone.
+        if !syscall {
+            // SAFETY: as `install` has found it.
+            unsafe { Efer::update(|efer| efer.remove(EferFlags::SYSTEM_CALL_EXTENSIONS)) };
+        }
+        for (msr, value) in msrs {
+            // SAFETY: the value was read from this MSR of this CPU. Who relied on it may again; who
+            // relies on `install`'s has been told that it ends here.
+            unsafe { Msr::new(msr.address()).write(value) };
+        }
+        if !fsgsbase {
+            // SAFETY: as for EFER.
+            unsafe { Cr4::update(|cr4| cr4.remove(Cr4Flags::FSGSBASE)) };
+        }
+        self.switcher.installed.fetch_sub(1, Ordering::AcqRel);
+        Ok(())
+    }
+
+    fn can_be_uninstalled(&self) -> Result<(), UninstallError> {
+        // GS base first: it says whether the others are those of `install`'s CPU.
+        let mut written = self.switcher.msrs(self.per_cpu);
+        written.reverse();
+        for (register, written) in written {
+            // SAFETY: MSRs of every CPU with long mode; reading changes nothing.
+            let found = unsafe { Msr::new(register.address()).read() };
+            if found == written {
+                continue;
+            }
+            return Err(match register {
+                MsrName::GsBase => UninstallError::OtherCpu { found, expected: written },
+                _ => UninstallError::Changed { register, found, written },
+            });
+        }
+        // SAFETY: `install` was given a block that is valid for reads, and this is its CPU.
+        match unsafe { self.tss_extra().read() }.host_rsp {
+            0 => Ok(()),
+            _ => Err(UninstallError::GuestRunning),
+        }
     }
 
     /// What the switcher keeps of the running guest.
@@ -174,9 +318,10 @@ fn descriptor(selector: u16) -> u64 {
 /// SYSCALL and SYSRET load fixed attributes without looking at the descriptors, IRET looks: both
 /// ways must lead to the same segments (AMD APM vol. 3, SYSCALL).
 fn check_descriptors(selectors: Selectors) -> Result<(), InstallError> {
-    // Present, DPL, S, type without the accessed bit; L and D.
-    const MASK: u64 = 1 << 47 | 3 << 45 | 1 << 44 | 0b1010 << 40 | 1 << 53 | 1 << 54;
-    const PRESENT: u64 = 1 << 47 | 1 << 44;
+    // Present, DPL, S, type; L and D. Accessed: or the hardware would write to the GDT, which guests'
+    // roots map read-only.
+    const MASK: u64 = 1 << 47 | 3 << 45 | 1 << 44 | 0b1011 << 40 | 1 << 53 | 1 << 54;
+    const PRESENT: u64 = 1 << 47 | 1 << 44 | 1 << 40;
     const USER: u64 = 3 << 45;
     const CODE: u64 = 0b1010 << 40;
     const DATA: u64 = 0b0010 << 40;
@@ -186,11 +331,17 @@ fn check_descriptors(selectors: Selectors) -> Result<(), InstallError> {
     const DATA_MASK: u64 = MASK & !LONG & !SIZE32;
 
     let wanted = [
-        ("KERNEL_CS", selectors.kernel_cs(), MASK, CODE | LONG, "64-bit code of DPL 0"),
-        ("KERNEL_DS", selectors.kernel_ds(), DATA_MASK, DATA, "writable data of DPL 0"),
-        ("USER32_CS", selectors.user32_cs(), MASK, CODE | SIZE32 | USER, "32-bit code of DPL 3"),
-        ("USER_DS", selectors.user_ds(), DATA_MASK, DATA | USER, "writable data of DPL 3"),
-        ("USER_CS", selectors.user_cs(), MASK, CODE | LONG | USER, "64-bit code of DPL 3"),
+        ("KERNEL_CS", selectors.kernel_cs(), MASK, CODE | LONG, "accessed 64-bit code of DPL 0"),
+        ("KERNEL_DS", selectors.kernel_ds(), DATA_MASK, DATA, "accessed writable data of DPL 0"),
+        (
+            "USER32_CS",
+            selectors.user32_cs(),
+            MASK,
+            CODE | SIZE32 | USER,
+            "accessed 32-bit code of DPL 3",
+        ),
+        ("USER_DS", selectors.user_ds(), DATA_MASK, DATA | USER, "accessed writable data of DPL 3"),
+        ("USER_CS", selectors.user_cs(), MASK, CODE | LONG | USER, "accessed 64-bit code of DPL 3"),
     ];
     for (name, selector, mask, attributes, expected) in wanted {
         let found = descriptor(selector);

@@ -134,7 +134,7 @@ impl Cpu<'_> {
         // SAFETY: reading KERNEL_GS_BASE changes nothing.
         let gs_base = unsafe { inactive_gs.read() };
         guest.take_back(regs, &extra, gs_base);
-        Ok(Exit::from_frame(regs.orig_ax, || cr2))
+        Ok(Exit::from_frame(regs.orig_ax, || cr2, take_dr6))
     }
 
     /// Where the guest's registers lie: just below sp0.
@@ -181,6 +181,26 @@ fn read_cr3() -> Cr3 {
     // SAFETY: reading CR3 changes nothing.
     unsafe { asm!("mov {}, cr3", out(reg) cr3, options(nomem, nostack, preserves_flags)) };
     Cr3::from_register(cr3)
+}
+
+/// DR6 after a #DB, which is clear afterwards: the hardware sets its bits and never clears them, so what is left
+/// in it would be taken for a cause of the next #DB (Intel SDM vol. 3, 18.2.3).
+fn take_dr6() -> u64 {
+    /// Nothing to report: the bits that are always set, and the two that are clear for a cause.
+    const CLEAR: u64 = 0xFFFF_0FF0;
+    let dr6: u64;
+    // SAFETY: DR6 only reports. DR7.GD would make the access fault, but the hardware clears it when
+    // it delivers a #DB, and one has just been delivered (Intel SDM vol. 3, 18.2.4).
+    unsafe {
+        asm!(
+            "mov {dr6}, dr6",
+            "mov dr6, {clear}",
+            dr6 = out(reg) dr6,
+            clear = in(reg) CLEAR,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+    dr6
 }
 
 /// Calls emitted code. It keeps what the System V ABI asks of a function except MXCSR and the x87

@@ -10,6 +10,8 @@ use core::ptr::NonNull;
 use switcher_gen::arch::{CanonicalAddr, Cr3, NonCanonical, PagingMode};
 use switcher_gen::layout::{Mode, PtRegs, Pvcs, SwitchFlags, TssExtra};
 
+use crate::mapping::{self, Mapping};
+
 /// A page table root that guests may run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestRoot(Cr3);
@@ -23,7 +25,8 @@ impl GuestRoot {
     /// # Safety
     /// For as long as a guest may be entered with it, the root must map, at the same addresses and
     /// for the supervisor alone, all that the host's root maps and the switcher or the handling of
-    /// an event uses: the switcher, per-CPU block, PVCS, stacks, GDT, IDT and the handlers. Nothing
+    /// an event uses: [`Cpu::mappings`](crate::Cpu::mappings) of each CPU it is entered on,
+    /// [`PvcsPage::mapping`], and the host's own event handlers. Nothing
     /// it maps for CPL 3 may be memory of the host. If it has a PCID, no other root may have it.
     #[must_use]
     pub const unsafe fn new(cr3: Cr3) -> Self {
@@ -48,6 +51,13 @@ impl PvcsPage {
     #[must_use]
     pub const unsafe fn new(pvcs: NonNull<Pvcs>) -> Self {
         Self(pvcs)
+    }
+
+    /// What every root of its guest must map for it, besides the
+    /// [list](crate::Cpu::mappings) of each CPU the guest is entered on.
+    #[must_use]
+    pub fn mapping(self) -> Mapping {
+        mapping::pvcs(self.0.addr().get() as u64)
     }
 }
 

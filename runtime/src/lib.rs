@@ -8,6 +8,7 @@
 //!    it is written, executable afterwards, never both.
 //! 3. [`Switcher::install`] programs one CPU to use it, after checking all it can check.
 //! 4. [`Cpu::enter`] runs a [`Guest`] until it exits, and says why ([`Exit`]).
+//! 5. [`Cpu::uninstall`] gives the CPU back as it was, [`Switcher::unload`] the memory.
 //!
 //! # What the host must see to
 //!
@@ -22,7 +23,7 @@
 //!   [`Switcher::return_from_guest`], all in assembly, as DF and AC are still the guest's; a fault
 //!   at [`Switcher::iretq`] is the guest's; a #DB inside the switcher is ignored;
 //! * an NMI that ends a guest's run leaves NMIs blocked, because the exit is no IRET: a host that
-//!   gets [`Exit::Event`] with vector 2 executes an IRET to itself before it goes on. An NMI that
+//!   gets [`Exit::Nmi`] executes an IRET to itself before it goes on. An NMI that
 //!   interrupts the *switcher* must restore CR3, GS base and all registers:
 //!   [`Switcher::is_in`] tells where;
 //! * FPU, SSE, debug and segment registers other than CS, SS and the GS base are the host's to
@@ -39,13 +40,15 @@ mod enter;
 mod exit;
 mod guest;
 mod load;
+mod mapping;
 
-pub use cpu::{Cpu, InstallError};
+pub use cpu::{Cpu, InstallError, UninstallError};
 pub use detect::Detect;
 pub use enter::EnterError;
-pub use exit::{Event, Exit};
+pub use exit::{Detail, Exception, Exit};
 pub use guest::{Guest, GuestError, GuestRoot, PvcsPage};
-pub use load::{CodeMapping, LoadError, Protection, Switcher};
+pub use load::{CodeMapping, LoadError, Protection, StillInstalled, Switcher};
+pub use mapping::{Mapping, MappingList, Purpose, Rights};
 pub use switcher_gen::arch::HostFeatures;
 pub use switcher_gen::layout::Mode;
 pub use switcher_gen::{self, Variant};

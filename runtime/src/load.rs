@@ -1,7 +1,9 @@
 //! From a variant to code that can be executed: assemble, write, seal.
 
+use alloc::boxed::Box;
 use core::fmt;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use switcher_gen::asm::{AsmError, Label, Window};
 use switcher_gen::{Fingerprint, Image, LinkError, LinkedImage, Variant, certificate};
@@ -99,7 +101,19 @@ pub enum LoadError<M: fmt::Display + fmt::Debug> {
 
 /// A switcher in memory, sealed, ready to be [installed](Self::install) on any CPU of this host.
 #[derive(Debug)]
-pub struct Switcher(LinkedImage);
+pub struct Switcher {
+    linked: LinkedImage,
+    /// On how many CPUs it is installed.
+    pub(crate) installed: AtomicUsize,
+}
+
+/// CPUs still use a switcher that was to be unloaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the switcher is still installed on {cpus} CPUs: uninstall it there first")]
+pub struct StillInstalled {
+    /// How many.
+    pub cpus: usize,
+}
 
 impl Switcher {
     /// Assembles `variant` and places it into memory of the host's.
@@ -139,7 +153,7 @@ impl Switcher {
         let len = image.bytes().len();
         let start = memory.reserve(len).map_err(LoadError::Mapping)?;
         match write_and_seal(&image, memory, start) {
-            Ok(linked) => Ok(Self(linked)),
+            Ok(linked) => Ok(Self { linked, installed: AtomicUsize::new(0) }),
             Err(why) => {
                 memory.release(start, len);
                 Err(why)
@@ -147,28 +161,52 @@ impl Switcher {
         }
     }
 
+    /// Takes the code out of memory. `memory` must be what it was loaded into.
+    ///
+    /// # Errors
+    /// If it is still installed on a CPU: a [`Cpu`](crate::Cpu) was dropped and not
+    /// [uninstalled](crate::Cpu::uninstall). The result is the switcher itself, and why.
+    pub fn unload<M: CodeMapping>(self, memory: &mut M) -> Result<(), Box<(Self, StillInstalled)>> {
+        match self.installed.load(Ordering::Acquire) {
+            0 => {
+                let base = core::ptr::with_exposed_provenance_mut(self.base() as usize);
+                if let Some(start) = NonNull::new(base) {
+                    memory.release(start, self.image().bytes().len());
+                }
+                Ok(())
+            }
+            cpus => Err(Box::new((self, StillInstalled { cpus }))),
+        }
+    }
+
+    /// On how many CPUs it is installed.
+    #[must_use]
+    pub fn installed(&self) -> usize {
+        self.installed.load(Ordering::Acquire)
+    }
+
     /// The image at the address it runs at.
     #[must_use]
     pub const fn linked(&self) -> &LinkedImage {
-        &self.0
+        &self.linked
     }
 
     /// What was assembled.
     #[must_use]
     pub const fn image(&self) -> &Image {
-        self.0.image()
+        self.linked.image()
     }
 
     /// Where the code starts.
     #[must_use]
     pub const fn base(&self) -> u64 {
-        self.0.base().get()
+        self.linked.base().get()
     }
 
     /// The address of an exported label.
     #[must_use]
     pub fn address(&self, label: Label) -> u64 {
-        self.0.address(label)
+        self.linked.address(label)
     }
 
     /// Where the host's event handlers jump with RSP = the guest's `PtRegs`, the host's GS active
@@ -188,7 +226,7 @@ impl Switcher {
     /// Whether `window` applies at `rip`: for the host's NMI and #MC handlers.
     #[must_use]
     pub fn is_in(&self, window: Window, rip: u64) -> bool {
-        self.0.is_in(window, rip)
+        self.linked.is_in(window, rip)
     }
 }
 
@@ -316,6 +354,19 @@ mod tests {
         assert_eq!(written, bytes);
         assert!(switcher.is_in(Window::GuestRoot, switcher.iretq()));
         assert_eq!(switcher.linked().bytes(), bytes);
+    }
+
+    #[test]
+    fn a_switcher_is_unloaded_unless_a_cpu_uses_it() {
+        let mut memory = Claims::new(RW, RX);
+        let switcher = Switcher::assemble(&Variant::REFERENCE, &mut memory).unwrap();
+        switcher.installed.store(2, Ordering::Relaxed);
+        let (switcher, why) = *switcher.unload(&mut memory).unwrap_err();
+        assert_eq!(why, StillInstalled { cpus: 2 });
+        assert!(!memory.released);
+        switcher.installed.store(0, Ordering::Relaxed);
+        assert!(switcher.unload(&mut memory).is_ok());
+        assert!(memory.released);
     }
 
     #[test]

@@ -18,7 +18,8 @@ use dynasmrt::x64::X64Relocation;
 use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, VecAssembler};
 use iced_x86::code_asm::{CodeAssembler, CodeLabel};
 use iced_x86::{Decoder, DecoderOptions, FlowControl, IcedError, Instruction, Mnemonic};
-use switcher_gen::asm::{HostSymbol, Label, Sink, Window};
+use switcher_gen::asm::{External, Label, Sink, Window};
+use switcher_gen::layout::Placement;
 use switcher_gen::{Image, Variant, emit};
 
 const VARIANT: Variant = Variant::REFERENCE;
@@ -57,8 +58,16 @@ impl Sink for Dynasmrt {
         let label = self.labels[label as usize];
         self.assembler.dynamic_reloc(label, target, field, reference, kind);
     }
-    fn value_reloc(&mut self, _: HostSymbol, field: u8, reference: u8, kind: u8) {
+    fn value_reloc(&mut self, _: impl Into<External>, field: u8, reference: u8, kind: u8) {
         self.assembler.value_reloc(0, field, reference, kind);
+    }
+
+    fn place(&mut self, placement: Placement) {
+        assert_eq!(placement, Placement::Gs, "nothing else is compared");
+    }
+
+    fn placement(&self) -> Placement {
+        Placement::Gs
     }
     fn align(&mut self, alignment: usize, byte: u8) {
         self.assembler.align(alignment, byte);

@@ -7,7 +7,7 @@
 
 use alloc::vec::Vec;
 
-use crate::layout::Operand;
+use crate::layout::{Operand, PerCpu, Placement};
 
 /// Every place in a switcher that has a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,10 +35,18 @@ pub enum Label {
     Syscall64SafeStack,
     /// Loads the guest's RSP and returns by SYSRETQ.
     Sysretq,
-    /// The one SYSRETQ to a guest.
+    /// The SYSRETQ there.
     SysretqUnsafeStack,
     /// Not a direct switch to smod; perhaps ERETU.
     NotToSmod,
+    /// umod's flags can be loaded by IRETQ alone, or only once they are sanitised.
+    ToUmodOtherFlags,
+    /// umod's RIP is not in the lower half.
+    ToUmodUpperHalf,
+    /// Only IRETQ can take umod to its RIP.
+    ToUmodOtherRip,
+    /// Everything is umod's but RSP.
+    ToUmodSysretq,
     /// ERETU that the host must do: RCX is to be restored.
     ExitEretu,
     /// SYSCALL exit.
@@ -67,7 +75,7 @@ pub enum Label {
 
 impl Label {
     /// All labels, in the order of their declaration.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 29] = [
         Self::EnterGuest,
         Self::ReturnToGuest,
         Self::ReturnByIretq,
@@ -81,6 +89,10 @@ impl Label {
         Self::Sysretq,
         Self::SysretqUnsafeStack,
         Self::NotToSmod,
+        Self::ToUmodOtherFlags,
+        Self::ToUmodUpperHalf,
+        Self::ToUmodOtherRip,
+        Self::ToUmodSysretq,
         Self::ExitEretu,
         Self::ExitSyscall,
         Self::ReturnFromGuest,
@@ -112,6 +124,10 @@ impl Label {
             Self::Sysretq => ".Lsysretq",
             Self::SysretqUnsafeStack => "entry_SYSRETQ_switcher_unsafe_stack",
             Self::NotToSmod => ".Lnot_to_smod",
+            Self::ToUmodOtherFlags => ".Lto_umod_other_flags",
+            Self::ToUmodUpperHalf => ".Lto_umod_upper_half",
+            Self::ToUmodOtherRip => ".Lto_umod_other_rip",
+            Self::ToUmodSysretq => ".Lto_umod_sysretq",
             Self::ExitEretu => ".Lexit_eretu",
             Self::ExitSyscall => ".Lexit_syscall",
             Self::ReturnFromGuest => "switcher_return_from_guest",
@@ -137,6 +153,22 @@ impl Label {
 /// A symbol of the host that emitted code jumps to or calls, always by rel32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostSymbol(pub &'static str);
+
+/// What lies outside an image and is referred to relative to RIP: `dynasm!`'s `extern`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum External {
+    /// A symbol of the host.
+    Host(HostSymbol),
+    /// So many bytes into the per-CPU block, which lies [`PerCpu::BEFORE_CODE`] bytes in front of the
+    /// image, wherever that is: what `asm!` makes of `percpu`.
+    PerCpu(i32),
+}
+
+impl From<HostSymbol> for External {
+    fn from(symbol: HostSymbol) -> Self {
+        Self::Host(symbol)
+    }
+}
 
 /// What the host's own NMI and #MC code must know of an address in the switcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -203,7 +235,13 @@ pub trait Sink {
         kind: u8,
     );
     /// As [`dynamic_reloc`](Self::dynamic_reloc), to something outside the image.
-    fn value_reloc(&mut self, symbol: HostSymbol, field_offset: u8, ref_offset: u8, kind: u8);
+    fn value_reloc(
+        &mut self,
+        target: impl Into<External>,
+        field_offset: u8,
+        ref_offset: u8,
+        kind: u8,
+    );
     /// Fills up to a multiple of `alignment` with `byte`.
     fn align(&mut self, alignment: usize, byte: u8);
 
@@ -219,6 +257,11 @@ pub trait Sink {
     fn push_i32(&mut self, value: i32) {
         self.extend(&value.to_le_bytes());
     }
+
+    /// From here on `percpu` means this.
+    fn place(&mut self, placement: Placement);
+    /// What `percpu` means.
+    fn placement(&self) -> Placement;
 
     /// `window` applies from here on.
     fn open(&mut self, window: Window);
@@ -293,6 +336,7 @@ pub struct CodeBuffer {
     code: Code,
     fixups: Vec<Fixup>,
     open: [Option<u32>; Window::ALL.len()],
+    placement: Placement,
     error: Option<AsmError>,
 }
 
@@ -312,6 +356,7 @@ impl CodeBuffer {
             },
             fixups: Vec::with_capacity(32),
             open: [None; Window::ALL.len()],
+            placement: Placement::Gs,
             error: None,
         }
     }
@@ -418,19 +463,41 @@ impl Sink for CodeBuffer {
         }
     }
 
-    fn value_reloc(&mut self, symbol: HostSymbol, field_offset: u8, ref_offset: u8, kind: u8) {
-        match self.field(field_offset, ref_offset, kind) {
-            Some((at, addend, false)) => {
+    fn value_reloc(
+        &mut self,
+        target: impl Into<External>,
+        field_offset: u8,
+        ref_offset: u8,
+        kind: u8,
+    ) {
+        let Some((at, addend, short)) = self.field(field_offset, ref_offset, kind) else { return };
+        if short {
+            return self.fail(AsmError::ReferenceKind(kind));
+        }
+        match target.into() {
+            External::Host(symbol) => {
                 self.code.relocations.push(Relocation { at, symbol, addend });
             }
-            Some(_) => self.fail(AsmError::ReferenceKind(kind)),
-            None => {}
+            External::PerCpu(offset) => {
+                let block = -(PerCpu::BEFORE_CODE as i32);
+                let value = block + offset - at.cast_signed() + addend;
+                let field = at as usize;
+                self.code.bytes[field..field + 4].copy_from_slice(&value.to_le_bytes());
+            }
         }
     }
 
     fn align(&mut self, alignment: usize, byte: u8) {
         let aligned = self.code.bytes.len().next_multiple_of(alignment);
         self.code.bytes.resize(aligned, byte);
+    }
+
+    fn place(&mut self, placement: Placement) {
+        self.placement = placement;
+    }
+
+    fn placement(&self) -> Placement {
+        self.placement
     }
 
     fn open(&mut self, window: Window) {
@@ -513,5 +580,23 @@ mod tests {
         let symbol = HostSymbol("host_nmi");
         assert_eq!(code.relocations, [Relocation { at: 2, symbol, addend: -4 }]);
         assert_eq!(code.bytes, [0x90, 0xE8, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn the_per_cpu_block_lies_a_page_in_front_of_the_code() {
+        let mut a = CodeBuffer::new();
+        // With an immediate behind the displacement, which is relative to the instruction's end.
+        dynasm!(a ; .arch x64
+            ; nop
+            ; mov BYTE [extern External::PerCpu(0xC0)], 7
+            ; mov rsp, [extern External::PerCpu(0x14)]
+        );
+        let end: [i32; 2] = [1 + 7, 1 + 7 + 7];
+        let [store, load] = [0xC0, 0x14];
+        let code = a.finish().unwrap();
+        assert_eq!(code.relocations, []);
+        assert_eq!(code.bytes[1..3], [0xC6, 0x05]);
+        assert_eq!(code.bytes[3..7], (store - 0x1000 - end[0]).to_le_bytes());
+        assert_eq!(code.bytes[11..15], (load - 0x1000 - end[1]).to_le_bytes());
     }
 }

@@ -55,7 +55,7 @@ impl Image {
 
     pub(crate) fn from_code(variant: Variant, buffer: CodeBuffer) -> Result<Self, AsmError> {
         let code = buffer.finish()?;
-        // Everything the accessors below rely on; that what is jumped to exists, `finish` has seen to.
+        // What hosts rely on. Local labels are for whoever jumps there; not every variant has all.
         for label in Label::ALL {
             if label.is_exported() && code.labels[label as usize].is_none() {
                 return Err(AsmError::Undefined(label));
@@ -76,12 +76,20 @@ impl Image {
         &self.code.bytes
     }
 
-    /// Where an exported `label` is, in bytes from the start. Of the others, those of options that
-    /// are off are nowhere: 0.
+    /// Where `label` is, in bytes from the start.
+    ///
+    /// # Panics
+    /// If the variant has no such label: a local one. See [`find`](Self::find).
     #[must_use]
     pub fn offset(&self, label: Label) -> u32 {
-        // `from_code` refuses an image without all those that are exported.
-        self.code.labels[label as usize].unwrap_or_default()
+        // `from_code` refuses an image without all exported ones.
+        self.find(label).expect("a label that this variant has")
+    }
+
+    /// Where `label` is, if the variant has it: every variant has all that are exported.
+    #[must_use]
+    pub fn find(&self, label: Label) -> Option<u32> {
+        self.code.labels[label as usize]
     }
 
     /// The label at `offset`, if there is one.

@@ -23,7 +23,7 @@
 //! proofs assume and do not cover.
 //!
 //! ```
-//! use switcher_gen::arch::{PagingMode, Selectors, Vendor};
+//! use switcher_gen::arch::{PagingMode, Selectors};
 //! use switcher_gen::asm::{Label, Window};
 //! use switcher_gen::layout::{PerCpu, TssExtra};
 //! use switcher_gen::listing::{Listing, ListingOptions};
@@ -35,7 +35,7 @@
 //! assert_eq!(flags.bytes(), 0xC0);
 //!
 //! // Offset -> code, for one kind of host.
-//! let axes = Axes { vendor: Vendor::Intel, paging: PagingMode::FiveLevel, ibt: false, pcid: true };
+//! let axes = Axes { paging: PagingMode::FiveLevel, pcid: true, ..Variant::REFERENCE.axes() };
 //! let variant = Variant::new(axes, Selectors::DEFAULT)?;
 //! let image = Image::new(&variant)?;
 //! assert!(image.is_in(Window::UnsafeStack, image.offset(Label::SysretqUnsafeStack)));
@@ -92,11 +92,13 @@ pub mod prove;
 pub mod scenario;
 #[cfg(feature = "std")]
 pub mod spec;
+#[cfg(feature = "std")]
+pub mod superfluous;
 mod variant;
 
 pub use image::{Fingerprint, Image, LinkError, LinkedImage};
 pub use mitigations::{Mitigations, NotForVendor, Rsb, UnknownMitigation};
-pub use variant::{Axes, IllegalVariant, NoVariant, UnknownVariant, Variant};
+pub use variant::{Axes, IllegalVariant, NoVariant, Policy, UnknownVariant, Variant};
 
 /// What expansions of the macros refer to.
 #[doc(hidden)]

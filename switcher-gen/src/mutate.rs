@@ -18,10 +18,9 @@ use iced_x86::{
     InstructionBlock, MemoryOperand, OpKind, Register,
 };
 
-use crate::layout::{AsmLayout, Layout, PtRegs, Pvcs, PvcsCurrent, Tss, TssExtra};
+use crate::layout::{AsmLayout, Layout, PtRegs, Pvcs, PvcsCurrent, Revision, Tss, TssExtra};
 use crate::machine::Program;
 use crate::prove::{BadCode, Prover, Target, Verdict};
-use crate::spec::Revision;
 
 /// What was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -111,6 +110,13 @@ pub fn mutants(target: &Target) -> Vec<Mutant> {
     (0..listing.instructions.len()).flat_map(|index| Listing::at(&listing, index)).collect()
 }
 
+/// Those of them that lack an instruction, one for each.
+#[must_use]
+pub fn deletions(target: &Target) -> Vec<Mutant> {
+    let listing = Rc::new(Listing::new(target));
+    (0..listing.instructions.len()).map(|index| Listing::delete(&listing, index)).collect()
+}
+
 /// What becomes of `mutant` of `original`.
 #[must_use]
 pub fn judge(prover: &Prover, original: &Target, mutant: &Mutant) -> Fate {
@@ -176,9 +182,22 @@ impl Listing {
         Self { target: target.clone(), instructions }
     }
 
+    /// The code without one instruction: a NOP has its place.
+    fn delete(self: &Rc<Self>, index: usize) -> Mutant {
+        let original = self.instructions[index];
+        Mutant {
+            operator: Operator::Delete,
+            at: original.ip(),
+            original: original.to_string(),
+            changed: "nothing".into(),
+            edit: Edit::Replace(index, Instruction::with(Code::Nopd)),
+            listing: Rc::clone(self),
+        }
+    }
+
     /// Every mutant of one instruction.
     fn at(self: &Rc<Self>, index: usize) -> Vec<Mutant> {
-        let mut found = Vec::new();
+        let mut found = vec![self.delete(index)];
         let original = self.instructions[index];
         let text = original.to_string();
         let mut add = |operator, changed: String, edit| {
@@ -187,8 +206,6 @@ impl Listing {
         };
         let one = |changed: Instruction| Edit::Replace(index, changed);
 
-        let nop = Instruction::with(Code::Nopd);
-        add(Operator::Delete, "nothing".into(), one(nop));
         add(Operator::Duplicate, "twice".into(), Edit::Duplicate(index));
         if let Some(next) = self.instructions.get(index + 1) {
             add(Operator::Swap, format!("after `{next}`"), Edit::Swap(index));
@@ -273,12 +290,12 @@ impl Listing {
     /// The displacements of the fields of whatever struct has one at `old`.
     fn siblings(&self, old: i64, gs: bool) -> Vec<i64> {
         let setting = &self.target.setting;
-        let pvcs = match setting.revision {
+        let pvcs = match setting.revision() {
             Revision::Rfc => Pvcs::LAYOUT,
             Revision::Current => PvcsCurrent::LAYOUT,
         };
         let structs: &[(&Layout, i64)] = if gs {
-            &[(Tss::LAYOUT, setting.placement.tss), (TssExtra::LAYOUT, setting.placement.tss_extra)]
+            &[(Tss::LAYOUT, setting.block.tss), (TssExtra::LAYOUT, setting.block.tss_extra)]
         } else {
             // A frame's base register points to its start or to its end.
             &[(pvcs, 0), (PtRegs::LAYOUT, 0), (PtRegs::LAYOUT, -(size_of::<PtRegs>() as i64))]

@@ -9,12 +9,13 @@ use core::fmt;
 use core::str::FromStr;
 
 use crate::arch::{HostFeatures, HostState, PagingMode, Selectors, Unfit, Vendor};
+use crate::layout::{Placement, Revision};
 use crate::mitigations::{Mitigations, NotForVendor, Rsb, UnknownMitigation};
 
 /// The independent choices a variant is made of.
 ///
-/// Placement of the per-CPU data, the second PVCS revision, host page-table isolation,
-/// event entries and PKRU will be further fields.
+/// Host page-table isolation has none: no variant accesses, on a guest's root, anything that every
+/// guest's root does not have to map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Axes {
     /// Whose SYSRET and SS semantics to emit for.
@@ -26,8 +27,32 @@ pub struct Axes {
     /// Whether the CR3 slots may hold PCIDs and NOFLUSH. Changes no instruction: the switcher
     /// loads the slots as they are; it decides what the runtime may put into them.
     pub pcid: bool,
+    /// What the host chooses, whatever its CPU.
+    pub policy: Policy,
     /// What is done against speculative execution.
     pub mitigations: Mitigations,
+}
+
+/// What no CPU decides, but the host and the guests it is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Policy {
+    /// How emitted code reaches the per-CPU block.
+    pub placement: Placement,
+    /// What the PVCS looks like.
+    pub revision: Revision,
+}
+
+impl Policy {
+    /// One copy of the code for all CPUs, and the PVCS of the RFC: `Default`, for constants.
+    pub const DEFAULT: Self = Self { placement: Placement::Gs, revision: Revision::Rfc };
+
+    /// All of them, the default first.
+    pub const ALL: [Self; 4] = [
+        Self::DEFAULT,
+        Self { placement: Placement::PerCpu, revision: Revision::Rfc },
+        Self { placement: Placement::Gs, revision: Revision::Current },
+        Self { placement: Placement::PerCpu, revision: Revision::Current },
+    ];
 }
 
 /// A legal combination of [`Axes`], with the selectors of its host.
@@ -95,6 +120,7 @@ impl Variant {
             paging: PagingMode::FourLevel,
             ibt: false,
             pcid: false,
+            policy: Policy::DEFAULT,
             mitigations: Mitigations::NONE,
         },
         selectors: Selectors::DEFAULT,
@@ -112,7 +138,8 @@ impl Variant {
         Ok(Self { axes, selectors })
     }
 
-    /// The variant for a host as it is.
+    /// The variant for a host as it is, under the default policy: see
+    /// [`with_policy`](Self::with_policy).
     ///
     /// # Errors
     /// If its CPU lacks something no switcher can do without (names all of it), or if it is set up
@@ -121,7 +148,14 @@ impl Variant {
         let vendor = features.fit()?;
         let HostState { paging, pcid, ibt, .. } = features.state();
         let mitigations = Mitigations::for_cpu(features, vendor);
-        Ok(Self::new(Axes { vendor, paging, ibt, pcid, mitigations }, selectors)?)
+        let policy = Policy::DEFAULT;
+        Ok(Self::new(Axes { vendor, paging, ibt, pcid, policy, mitigations }, selectors)?)
+    }
+
+    /// The same under another policy, which any CPU allows.
+    #[must_use]
+    pub const fn with_policy(self, policy: Policy) -> Self {
+        Self { axes: Axes { policy, ..self.axes }, ..self }
     }
 
     /// Every variant there is, with default selectors, the reference first.
@@ -135,13 +169,19 @@ impl Variant {
 
     /// Those of [`all`](Self::all) without any mitigation.
     pub fn unmitigated() -> impl Iterator<Item = Self> {
+        Policy::ALL
+            .into_iter()
+            .flat_map(|policy| Self::of_cpus().map(move |variant| variant.with_policy(policy)))
+    }
+
+    /// One for each kind of CPU, under the default policy, without mitigations.
+    fn of_cpus() -> impl Iterator<Item = Self> {
         const BOOLS: [bool; 2] = [false, true];
         [Vendor::Intel, Vendor::Amd].into_iter().flat_map(|vendor| {
             [PagingMode::FourLevel, PagingMode::FiveLevel].into_iter().flat_map(move |paging| {
                 BOOLS.into_iter().flat_map(move |ibt| {
                     BOOLS.into_iter().filter_map(move |pcid| {
-                        let mitigations = Mitigations::NONE;
-                        let axes = Axes { vendor, paging, ibt, pcid, mitigations };
+                        let axes = Axes { vendor, paging, ibt, pcid, ..Self::REFERENCE.axes };
                         Self::new(axes, Selectors::DEFAULT).ok()
                     })
                 })
@@ -191,14 +231,17 @@ impl Variant {
 /// part of the name.
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Axes { vendor, paging, ibt, pcid, mitigations } = self.axes;
+        let Axes { vendor, paging, ibt, pcid, policy, mitigations } = self.axes;
+        let Policy { placement, revision } = policy;
         write!(f, "{vendor}-{paging}")?;
-        if ibt {
-            f.write_str("-ibt")?;
-        }
-        if pcid {
-            f.write_str("-pcid")?;
-        }
+        let options = [
+            (ibt, "-ibt"),
+            (pcid, "-pcid"),
+            (placement == Placement::PerCpu, "-percpu"),
+            (revision == Revision::Current, "-current"),
+        ];
+        let mut options = options.into_iter().filter(|(is_on, _)| *is_on);
+        options.try_for_each(|(_, name)| f.write_str(name))?;
         write!(f, "{mitigations}")
     }
 }
@@ -241,7 +284,12 @@ mod tests {
             "amd-la57",
             "amd-la57-pcid",
         ];
-        assert_eq!(Variant::names(), names);
+        let policies = ["", "-percpu", "-current", "-percpu-current"];
+        let all: Vec<_> = policies
+            .iter()
+            .flat_map(|policy| names.iter().map(move |name| alloc::format!("{name}{policy}")))
+            .collect();
+        assert_eq!(Variant::names(), all);
         for variant in Variant::all() {
             assert_eq!(variant.to_string().parse(), Ok(variant));
         }

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use switcher_gen::arch::{HostFeatures, PagingMode};
+use switcher_gen::arch::HostFeatures;
 use switcher_gen::{Image, Variant};
 
 fn switcher(args: &[&str]) -> Output {
@@ -243,7 +243,7 @@ fn the_tour_makes_the_whole_journey_or_says_what_this_host_lacks() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(text.starts_with("1. This CPU\n"), "{text}");
     let state = switcher_gen::arch::HostState::PLAIN;
-    match HostFeatures::from_cpuid(&raw_cpuid::CpuId::new(), state).fit() {
+    match HostFeatures::from_cpuid(raw_cpuid::CpuIdReaderNative, state).fit() {
         Ok(_) => {
             assert_eq!(output.status.code(), Some(0), "{stderr}");
             for heading in

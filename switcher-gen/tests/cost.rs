@@ -8,12 +8,12 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::sync::LazyLock;
 
-use switcher_gen::cost::{KERNEL_2024, Path, paths};
+use switcher_gen::cost::{KERNEL_2024, Path, compare, paths};
 use switcher_gen::elf;
+use switcher_gen::layout::Revision;
 use switcher_gen::native;
-use switcher_gen::prove::{Placement, Setting, Target};
-use switcher_gen::spec::Revision;
-use switcher_gen::{Image, Variant};
+use switcher_gen::prove::{BlockOffsets, Setting, Target};
+use switcher_gen::{Image, Policy, Variant};
 
 use gas::{SWITCHER, assemble, process, replaced};
 
@@ -37,12 +37,12 @@ fn of_reference() -> &'static [Path] {
 /// The paths of a source for GNU as.
 #[track_caller]
 fn of_source(source: &str) -> Vec<Path> {
-    of_object(&assemble(source, &[]), Placement::default())
+    of_object(&assemble(source, &[]), BlockOffsets::default())
 }
 
 #[track_caller]
-fn of_object(object: &[u8], placement: Placement) -> Vec<Path> {
-    let setting = Setting { placement, ..Setting::from(&Variant::REFERENCE) };
+fn of_object(object: &[u8], block: BlockOffsets) -> Vec<Path> {
+    let setting = Setting { block, ..Setting::from(&Variant::REFERENCE) };
     let target = Target::foreign(&elf::read(object).unwrap(), setting).unwrap();
     paths(&target).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -145,7 +145,8 @@ fn paths_that_nothing_tells_apart_are_numbered_by_their_jumps() {
 /// The switcher is not for this revision: what it does is not what is specified.
 #[test]
 fn the_specification_adds_no_paths() {
-    let setting = Setting { revision: Revision::Current, ..Setting::from(&Variant::REFERENCE) };
+    let policy = Policy { revision: Revision::Current, ..Policy::DEFAULT };
+    let setting = Setting::from(&Variant::REFERENCE.with_policy(policy));
     let object = elf::read(&assemble(SWITCHER, &[])).unwrap();
     let current = paths(&Target::foreign(&object, setting).unwrap()).unwrap();
     assert_eq!(current, of_source(SWITCHER));
@@ -164,7 +165,7 @@ fn a_path_that_breaks_is_named_by_how() {
 fn where_per_cpu_data_lies_changes_lines_only() {
     let at = |tss: i64, tss_extra: i64| {
         let symbols = [("GS_TSS", tss), ("GS_TSS_EXTRA", tss_extra)];
-        of_object(&assemble(SWITCHER, &symbols), Placement { tss, tss_extra })
+        of_object(&assemble(SWITCHER, &symbols), BlockOffsets { tss, tss_extra })
     };
     let usual = of_source(SWITCHER);
     assert_eq!(at(0x6000, 0x6080), usual);
@@ -208,6 +209,52 @@ fn the_command_shows_the_same_as_text_and_as_json() {
     }
 }
 
+/// Counts, not times: a change of them is to be seen in review.
+#[test]
+fn the_table_beside_the_kernels_counts_is_the_one_on_record() {
+    let table = cost(0, &["--compare"]);
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/costs.txt"), &table).unwrap();
+    } else {
+        assert_eq!(
+            include_str!("../costs.txt"),
+            table,
+            "costs.txt is stale: run `BLESS=1 cargo test -p switcher-gen --test cost`"
+        );
+    }
+}
+
+#[test]
+fn variants_that_cost_the_same_are_compared_once_and_the_round_trip_is_the_sum() {
+    let target = |variant: &Variant| Target::image(&Image::new(variant).unwrap());
+    let some = ["intel-4level", "intel-4level-ibt", "intel-la57"];
+    let some = some.map(|name| (name.to_owned(), target(&name.parse().unwrap())));
+    let families = compare(some).unwrap();
+    let names: Vec<_> = families.iter().map(|family| family.variants.join(" ")).collect();
+    assert_eq!(names, ["intel-4level intel-la57", "intel-4level-ibt"]);
+    let rows = &families[0].rows;
+    assert_eq!(rows.len(), 6);
+    let paths = of_reference();
+    for row in rows.iter().filter(|row| row.path != "round trip by SYSRETQ") {
+        let path = path(paths, &row.path);
+        assert_eq!((row.instructions, row.kernel_2024), (path.instructions, path.kernel_2024));
+        assert_eq!((row.swapgs, row.cr3_writes), (path.swapgs, path.cr3_writes));
+        assert_eq!(row.accesses, path.loads + path.stores);
+        assert_eq!(row.data_lines, path.data_lines.hosts());
+    }
+    let [there, back, both] = &rows[..3] else { unreachable!() };
+    assert_eq!(both.instructions, there.instructions + back.instructions);
+    assert_eq!((both.kernel_2024, both.kernel_2024_swapgs), (Some(89), Some(4)));
+    assert_eq!(both.serialising, there.serialising + back.serialising);
+    // What both touch counts once.
+    assert!(both.data_lines < there.data_lines + back.data_lines, "{both:?}");
+    assert_eq!(both.pvcs_lines, 1);
+    let json = serde_json::to_value(&families).unwrap();
+    let all: serde_json::Value =
+        serde_json::from_str(&cost(0, &["--compare", "--format", "json"])).unwrap();
+    assert_eq!(all["families"][0]["rows"], json[0]["rows"]);
+}
+
 #[test]
 fn the_command_takes_foreign_code() {
     let dir = tempfile::tempdir().unwrap();
@@ -239,6 +286,7 @@ fn what_cannot_be_counted_is_refused_with_the_reason() {
     };
     let good = file("good.o", &assemble(SWITCHER, &[]));
     assert!(cost(2, &["--elf", &good]).contains("--variant"));
+    assert!(cost(2, &["--compare", "--elf", &good]).contains("--compare"));
     assert!(cost(2, &["--gs-tss", "0"]).contains("--elf"));
     assert!(elf(&good, &["--gs-tss", "here"]).contains("32-bit displacement"));
     assert!(elf(&good, &["--pvcs", "newest"]).contains("current"));

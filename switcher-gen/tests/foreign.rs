@@ -3,16 +3,16 @@
 
 mod gas;
 
-use switcher_gen::prove::{BadCode, Placement, Prover, Setting, Target, Verdict};
-use switcher_gen::spec::Revision;
-use switcher_gen::{Variant, elf};
+use switcher_gen::layout::Revision;
+use switcher_gen::prove::{BadCode, BlockOffsets, Prover, Setting, Target, Verdict};
+use switcher_gen::{Policy, Variant, elf};
 
-fn setting(placement: Placement) -> Setting {
-    Setting { placement, ..Setting::from(&Variant::REFERENCE) }
+fn setting(block: BlockOffsets) -> Setting {
+    Setting { block, ..Setting::from(&Variant::REFERENCE) }
 }
 
-fn target(object: &[u8], placement: Placement) -> Target {
-    Target::foreign(&elf::read(object).unwrap(), setting(placement)).unwrap()
+fn target(object: &[u8], block: BlockOffsets) -> Target {
+    Target::foreign(&elf::read(object).unwrap(), setting(block)).unwrap()
 }
 
 #[track_caller]
@@ -22,7 +22,7 @@ fn prove(target: &Target) -> Verdict {
 
 #[test]
 fn a_switcher_written_by_hand_is_proved() {
-    let verdict = prove(&target(&gas::assemble(gas::SWITCHER, &[]), Placement::default()));
+    let verdict = prove(&target(&gas::assemble(gas::SWITCHER, &[]), BlockOffsets::default()));
     let Verdict::Proved(reports) = verdict else { panic!("{verdict:?}") };
     assert_eq!(reports.len(), 10);
     assert!(reports.iter().all(|report| report.paths > 0 && report.goals > 0));
@@ -32,17 +32,17 @@ fn a_switcher_written_by_hand_is_proved() {
 fn linked_it_is_proved_as_well() {
     let object = gas::assemble(gas::SWITCHER, &[]);
     let linked = gas::process("ld", &["-Ttext=0x400000", "-e", "switcher_enter_guest"], &object);
-    let verdict = prove(&target(&linked, Placement::default()));
+    let verdict = prove(&target(&linked, BlockOffsets::default()));
     assert!(matches!(verdict, Verdict::Proved(_)), "{verdict:?}");
 }
 
 #[test]
 fn its_data_may_lie_anywhere_but_must_lie_where_it_is_said_to() {
-    let elsewhere = Placement { tss: 0x2000, tss_extra: -0x400 };
+    let elsewhere = BlockOffsets { tss: 0x2000, tss_extra: -0x400 };
     let symbols = [("GS_TSS", elsewhere.tss), ("GS_TSS_EXTRA", elsewhere.tss_extra)];
     let object = gas::assemble(gas::SWITCHER, &symbols);
     assert!(matches!(prove(&target(&object, elsewhere)), Verdict::Proved(_)));
-    let Verdict::Refuted(found) = prove(&target(&object, Placement::default())) else {
+    let Verdict::Refuted(found) = prove(&target(&object, BlockOffsets::default())) else {
         panic!("not refuted")
     };
     assert_eq!(found.obligation.name, "memory", "{found}");
@@ -68,7 +68,8 @@ fn of_the_current_revision_it_is_proved_as_such_and_as_no_other() {
     let current = gas::replaced(&moved, &[(RSP_OF_THE_PVCS, "")]);
     let as_revision = |source: &str, revision| {
         let object = gas::assemble(source, &[]);
-        let setting = Setting { revision, ..setting(Placement::default()) };
+        let variant = Variant::REFERENCE.with_policy(Policy { revision, ..Policy::DEFAULT });
+        let setting = Setting::from(&variant);
         prove(&Target::foreign(&elf::read(&object).unwrap(), setting).unwrap())
     };
     let verdict = as_revision(&current, Revision::Current);
@@ -87,7 +88,7 @@ fn of_the_current_revision_it_is_proved_as_such_and_as_no_other() {
 #[test]
 fn a_counterexample_names_state_path_and_reason_and_was_replayed() {
     let unchecked = gas::replaced(gas::SWITCHER, &[("\tja\tentry_IRETQ_switcher\n", "")]);
-    let broken = target(&gas::assemble(&unchecked, &[]), Placement::default());
+    let broken = target(&gas::assemble(&unchecked, &[]), BlockOffsets::default());
     let Verdict::Refuted(found) = prove(&broken) else { panic!("not refuted") };
     assert_eq!(found.obligation.rows[0], 1);
     let rcx = found.state.iter().find(|(name, _)| name == "frame.rcx").unwrap().1;
@@ -98,7 +99,7 @@ fn a_counterexample_names_state_path_and_reason_and_was_replayed() {
     assert_eq!(last, "sysretq");
     // Anybody can run it again; the code as it was does the right thing from the same state.
     assert!(found.replay(&broken));
-    let right = target(&gas::assemble(gas::SWITCHER, &[]), Placement::default());
+    let right = target(&gas::assemble(gas::SWITCHER, &[]), BlockOffsets::default());
     assert!(!found.replay(&right));
     let text = found.to_string();
     for expected in ["`sysretq-canonical`", "row 1", "frame.rcx", "<--", "Replayed"] {
@@ -131,7 +132,7 @@ fn code_that_is_none_is_refused_with_its_address() {
     ];
     for (from, to, expected) in cases {
         let object = gas::assemble(&gas::replaced(gas::SWITCHER, &[(from, to)]), &[]);
-        match Prover::default().prove(&target(&object, Placement::default())) {
+        match Prover::default().prove(&target(&object, BlockOffsets::default())) {
             Err(bad) => assert!(expected(&bad), "{to:?}: {bad}"),
             Ok(verdict) => panic!("{to:?}: {verdict:?}"),
         }
@@ -142,6 +143,7 @@ fn code_that_is_none_is_refused_with_its_address() {
 fn a_missing_symbol_is_named() {
     let object = gas::assemble("\t.globl f\nf:\tret\n", &[]);
     let foreign = elf::read(&object).unwrap();
-    let error = Target::foreign(&foreign, setting(Placement::default())).unwrap_err().to_string();
+    let error =
+        Target::foreign(&foreign, setting(BlockOffsets::default())).unwrap_err().to_string();
     assert!(error.contains("switcher_enter_guest"), "{error}");
 }

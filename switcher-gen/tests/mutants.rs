@@ -229,6 +229,38 @@ fn row_22_one_more_per_cpu_access() {
     killed(&by_hand(&[more]), 22, "memory");
 }
 
+/// Under isolation, guests' roots lack the host's own stack. Whether there is isolation changes no
+/// byte, so this holds of all code.
+#[test]
+fn row_22_the_hosts_stack_on_a_guests_root() {
+    let exit = (
+        "\tmovq\t%gs:HOST_CR3, %rcx\n\tmovq\t%rcx, %cr3\n\tmovq\t%gs:HOST_RSP, %rsp\n",
+        "\tmovq\t%gs:HOST_RSP, %rsp\n",
+    );
+    let late = (
+        "\tpop_all\trbx, rbp, r12, r13, r14, r15\n\tret\n",
+        "\tpop_all\trbx, rbp, r12, r13, r14, r15\n\tmovq\t%gs:HOST_CR3, %rcx\n\
+         \tmovq\t%rcx, %cr3\n\tmovl\t$0, %ecx\n\tret\n",
+    );
+    let enter = ("\tmovq\t%gs:ENTER_CR3, %rdi\n\tmovq\t%rdi, %cr3\n", "");
+    let early = (
+        "\tpush_all r15, r14, r13, r12, rbp, rbx\n\tmovq\t%rsp, %gs:HOST_RSP\n",
+        "\tmovq\t%gs:ENTER_CR3, %rax\n\tmovq\t%rax, %cr3\n\
+         \tpush_all r15, r14, r13, r12, rbp, rbx\n\tmovq\t%rsp, %gs:HOST_RSP\n",
+    );
+    let entry = "\tmovq\t%gs:SMOD_ENTRY, %rcx\n";
+    let direct = format!("\tmovq\t%gs:HOST_RSP, %rcx\n\tmovq\t(%rcx), %rcx\n{entry}");
+    for broken in [&[exit, late][..], &[enter, early], &[(entry, direct.as_str())]] {
+        let found = refuted(&by_hand(broken));
+        assert_eq!((found.obligation.name, found.about), ("mapped", "host stack"), "{found}");
+        assert_eq!(found.obligation.rows, [22]);
+    }
+    // In ours, the window says so first, if there is one.
+    let without_root = without(&ours("intel-4level"), "mov cr3,rax", 0);
+    killed(&without_root, 9, "window-guest-root");
+    killed(&Target { windows: None, ..without_root }, 22, "mapped");
+}
+
 #[test]
 fn row_23_an_instruction_between_the_rsp_and_the_sysretq() {
     let nop = ("\tpopq\t%rsp\n\tsysretq\n", "\tpopq\t%rsp\n\tnop\n\tsysretq\n");

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
-use switcher_gen::asm::{CodeBuffer, HostSymbol, Label, Sink, Window};
-use switcher_gen::layout::Operand;
+use switcher_gen::asm::{CodeBuffer, External, Label, Sink, Window};
+use switcher_gen::layout::{Operand, Placement};
 use switcher_gen::{Image, Variant, emit};
 
 /// Where instructions start and filler lies, as the emitters say. Knows nothing of the listing's
@@ -58,8 +58,16 @@ impl Sink for Boundaries {
     fn dynamic_reloc(&mut self, label: Label, target: isize, field: u8, reference: u8, kind: u8) {
         self.code.dynamic_reloc(label, target, field, reference, kind);
     }
-    fn value_reloc(&mut self, symbol: HostSymbol, field: u8, reference: u8, kind: u8) {
-        self.code.value_reloc(symbol, field, reference, kind);
+    fn value_reloc(&mut self, to: impl Into<External>, field: u8, reference: u8, kind: u8) {
+        self.code.value_reloc(to, field, reference, kind);
+    }
+
+    fn place(&mut self, placement: Placement) {
+        self.code.place(placement);
+    }
+
+    fn placement(&self) -> Placement {
+        self.code.placement()
     }
     fn align(&mut self, alignment: usize, byte: u8) {
         let start = self.code.offset();

@@ -228,6 +228,9 @@ impl Instruction {
     /// What dynasm takes for a prefix instead of a mnemonic.
     const PREFIXES: [&str; 12] =
         ["lock", "rep", "repe", "repz", "repne", "repnz", "cs", "ds", "es", "fs", "gs", "ss"];
+    /// Ours: the memory operand is a field of the per-CPU block, reached as the sink's placement has
+    /// it.
+    const PERCPU: &str = "percpu";
 
     fn parse(input: ParseStream<'_>) -> Result<Self> {
         let mut words = Vec::new();
@@ -235,7 +238,8 @@ impl Instruction {
             let Ok(word) = input.call(Ident::parse_any) else {
                 return Err(input.error("expected an instruction"));
             };
-            let is_prefix = Self::PREFIXES.iter().any(|prefix| word == prefix);
+            let is_prefix =
+                word == Self::PERCPU || Self::PREFIXES.iter().any(|known| word == known);
             words.push(word);
             if !is_prefix {
                 break;
@@ -250,6 +254,7 @@ impl Instruction {
             }
         }
         let instruction = Self { words, operands };
+        instruction.check_percpu()?;
         if let Some(segment) = instruction.loads_segment()
             && instruction.segment_load().is_none()
         {
@@ -258,6 +263,29 @@ impl Instruction {
             return Err(Error::new_spanned(segment, text));
         }
         Ok(instruction)
+    }
+
+    /// The `percpu` in front, if there is one.
+    fn percpu(&self) -> Option<&Ident> {
+        self.words.first().filter(|word| *word == Self::PERCPU)
+    }
+
+    fn check_percpu(&self) -> Result<()> {
+        let stray = self.words.iter().skip(1).find(|word| *word == Self::PERCPU);
+        if let Some(word) = stray.or_else(|| self.percpu().filter(|_| self.words.len() != 2)) {
+            return Err(Error::new(word.span(), "`percpu` is the only prefix of its instruction"));
+        }
+        let Some(word) = self.percpu() else { return Ok(()) };
+        let is_absolute = |operand: &Operand| {
+            matches!(operand, Operand::Memory(memory)
+                if matches!(memory.address, Address::Field { base: None, .. }))
+        };
+        if self.operands.iter().any(is_absolute) {
+            return Ok(());
+        }
+        let message = "`percpu` is for a field of the per-CPU block: `SIZE [PerCpu::field]`, without \
+                       a register";
+        Err(Error::new(word.span(), message))
     }
 
     /// The destination of a MOV, if it is a segment register.
@@ -284,6 +312,23 @@ impl Instruction {
         let Self { words, operands } = self;
         let line = u32::try_from(words[0].span().start().line).unwrap_or(u32::MAX);
         let notes = operands.iter().map(|operand| operand.note(sink));
+        if self.percpu().is_some() {
+            let mnemonic = &words[1];
+            let gs = operands.iter().map(|operand| operand.expand(true));
+            let rip = operands.iter().map(Operand::expand_rip_relative);
+            return quote! {
+                ;; #sink.source(::core::file!(), #line)
+                #(#notes)*
+                ;; match #sink.placement() {
+                    ::switcher_gen::layout::Placement::Gs => {
+                        ::switcher_gen::__private::dynasm!(#sink ; .arch x64 ; gs #mnemonic #(#gs),*)
+                    }
+                    ::switcher_gen::layout::Placement::PerCpu => {
+                        ::switcher_gen::__private::dynasm!(#sink ; .arch x64 ; #mnemonic #(#rip),*)
+                    }
+                }
+            };
+        }
         let code = match words.as_slice() {
             [mnemonic] if operands.is_empty() => missing_from_dynasm(mnemonic),
             _ => self.segment_load(),
@@ -372,6 +417,14 @@ impl Operand {
                 quote!(;; #sink.immediate(#text))
             }
             Self::Verbatim(_) => TokenStream::new(),
+        }
+    }
+
+    /// As [`expand`](Self::expand), with a field of the per-CPU block relative to RIP.
+    fn expand_rip_relative(&self) -> TokenStream {
+        match self {
+            Self::Memory(memory) => memory.expand_rip_relative(),
+            _ => self.expand(true),
         }
     }
 
@@ -468,6 +521,14 @@ impl Memory {
             }
             ;; #sink.operand(operand)
         }
+    }
+
+    fn expand_rip_relative(&self) -> TokenStream {
+        let hint = &self.hint;
+        // As in `note`, where it is bound.
+        let span = Span::mixed_site().located_at(self.span);
+        let displacement = Ident::new("displacement", span);
+        quote!(#hint [extern ::switcher_gen::asm::External::PerCpu(#displacement)])
     }
 
     fn expand(&self, sized: bool) -> TokenStream {

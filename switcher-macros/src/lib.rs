@@ -163,6 +163,12 @@ pub fn derive_asm_layout(input: TokenStream) -> TokenStream {
 /// be as wide as `SIZE` says. Whether an 8-bit displacement reaches is found out when the code
 /// around it is built, `cargo check` being blind to constants in generic functions.
 ///
+/// # The per-CPU block
+///
+/// `percpu` in front of an instruction says that its memory operand, which has no register, is a
+/// field of the per-CPU block. How that is reached is the sink's to say (`Sink::placement`): with a
+/// GS prefix, or relative to RIP.
+///
 /// # More mnemonics
 ///
 /// `endbr64`, `sysretq` and `sysretl`, which dynasm lacks.

@@ -1,7 +1,7 @@
 //! What `asm!` tells its sink: the bytes that dynasm makes, and the notes in front of them.
 
-use switcher_gen::asm::{HostSymbol, Label, Sink, Window};
-use switcher_gen::layout::Operand;
+use switcher_gen::asm::{External, HostSymbol, Label, Sink, Window};
+use switcher_gen::layout::{Operand, Placement};
 use switcher_macros::{AsmLayout, asm};
 
 #[repr(C)]
@@ -29,6 +29,7 @@ enum Call {
     Label(Label),
     Jump(Label),
     Host(&'static str),
+    PerCpu(i32),
     Comment(&'static str),
     /// The line, relative to that of [`Recorder::new`].
     Source(u32),
@@ -36,18 +37,19 @@ enum Call {
     Immediate(&'static str),
 }
 
-use Call::{Bytes, Comment, Host, Immediate, Jump, Operand as Memory, Source};
+use Call::{Bytes, Comment, Host, Immediate, Jump, Operand as Memory, PerCpu, Source};
 
 /// Writes down what it is told.
 struct Recorder {
     calls: Vec<Call>,
     line: u32,
+    placement: Placement,
 }
 
 impl Recorder {
     /// `line` is the one from which to count.
     fn new(line: u32) -> Self {
-        Self { calls: Vec::new(), line }
+        Self { calls: Vec::new(), line, placement: Placement::Gs }
     }
 }
 
@@ -72,8 +74,19 @@ impl Sink for Recorder {
         self.calls.push(Jump(label));
     }
 
-    fn value_reloc(&mut self, symbol: HostSymbol, _: u8, _: u8, _: u8) {
-        self.calls.push(Host(symbol.0));
+    fn value_reloc(&mut self, target: impl Into<External>, _: u8, _: u8, _: u8) {
+        self.calls.push(match target.into() {
+            External::Host(symbol) => Host(symbol.0),
+            External::PerCpu(offset) => PerCpu(offset),
+        });
+    }
+
+    fn place(&mut self, placement: Placement) {
+        self.placement = placement;
+    }
+
+    fn placement(&self) -> Placement {
+        self.placement
     }
 
     fn align(&mut self, _: usize, _: u8) {

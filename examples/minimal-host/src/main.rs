@@ -26,10 +26,10 @@ use core::ptr::NonNull;
 
 use hw_kernel::code_memory::CodeMemory;
 use hw_kernel::exit::{self, Outcome};
-use hw_kernel::memory::{AddressSpace, Flags, Frame};
+use hw_kernel::memory::{AddressSpace, Flags, Frame, MapError};
 use hw_kernel::{Platform, events, percpu, serial_println};
 use switcher_runtime::switcher_gen::arch::{Cr3, Selectors};
-use switcher_runtime::{Detect, Exit, Guest, GuestRoot, HostFeatures, Mode, PvcsPage};
+use switcher_runtime::{Detect, Exit, Guest, GuestRoot, HostFeatures, Mapping, Mode, PvcsPage};
 use switcher_runtime::{Switcher, Variant};
 
 hw_kernel::kernel_main!(main);
@@ -58,25 +58,29 @@ fn main(_: Platform) -> ! {
 
     // 3. Events of the guest go to the switcher's exit, and SYSCALL to its entry.
     events::attach(&switcher);
-    let block = or_stop(NonNull::new(percpu::block()).ok_or("no per-CPU block"));
+    let block = or_stop(NonNull::new(percpu::block(0)).ok_or("no per-CPU block"));
     // SAFETY: the block holds the TSS this CPU has loaded, with a stack at sp0, and is nobody
     // else's; events.rs treats events as the runtime asks; the MSRs are left alone from now on.
     let mut cpu = or_stop(unsafe { switcher.install(block) });
 
     // 4. A guest: two address spaces with a page of code each, and a PVCS.
-    let (smod, _smod_frame) = or_stop(address_space(SMOD_ENTRY, SMOD));
-    let (umod, _umod_frame) = or_stop(address_space(TEXT, UMOD));
+    //    Of the host, they have what the runtime lists.
     let pvcs = or_stop(Frame::new());
+    let page = or_stop(NonNull::new(pvcs.as_ptr().cast()).ok_or("no PVCS"));
+    // SAFETY: the frame is in the host's identity map, is mapped in both roots below, and outlives
+    // the guest.
+    let page = unsafe { PvcsPage::new(page) };
+    let list = || cpu.mappings().into_iter().chain([page.mapping()]);
+    let (smod, _smod_frame) = or_stop(address_space(list(), SMOD_ENTRY, SMOD));
+    let (umod, _umod_frame) = or_stop(address_space(list(), TEXT, UMOD));
     let mut guest = Guest::new(features.state().paging);
     for (mode, space) in [(Mode::Smod, &smod), (Mode::Umod, &umod)] {
         let cr3 = or_stop(Cr3::new(space.cr3()));
-        // SAFETY: every `AddressSpace` maps the host as the host does, for the supervisor alone,
-        // and the spaces outlive the guest.
+        // SAFETY: every `AddressSpace` maps what is listed and the event stubs as the host does, for
+        // the supervisor alone, and the spaces outlive the guest.
         guest.set_root(mode, Some(unsafe { GuestRoot::new(cr3) }));
     }
-    let page = NonNull::new(pvcs.as_ptr().cast());
-    // SAFETY: the frame is in the identity map, which every root has, and outlives the guest.
-    guest.set_pvcs(page.map(|page| unsafe { PvcsPage::new(page) }));
+    guest.set_pvcs(Some(page));
     or_stop(guest.set_smod_entry(SMOD_ENTRY, 0));
     guest.retu_rip = RETU_RIP;
     guest.set_mode(Mode::Umod);
@@ -86,10 +90,10 @@ fn main(_: Platform) -> ! {
 
     // 5. Run it. The system call and its return are direct switches; only UD2 comes back.
     match or_stop(cpu.enter(&mut guest)) {
-        Exit::Event(event) => serial_println!(
+        Exit::Exception(exception) => serial_println!(
             "{:?} came back with vector {} at {:#x}: 41 + 1 = {}",
             guest.mode(),
-            event.vector,
+            exception.vector,
             guest.regs.rip,
             guest.regs.rax,
         ),
@@ -98,13 +102,17 @@ fn main(_: Platform) -> ! {
     exit::exit(Outcome::Success)
 }
 
-/// An address space with one page of code.
-fn address_space(at: u64, code: &[u8]) -> Result<(AddressSpace, Frame), impl Display> {
+/// An address space with a list of the host's pages and one page of code.
+fn address_space(
+    list: impl Iterator<Item = Mapping>,
+    at: u64,
+    code: &[u8],
+) -> Result<(AddressSpace, Frame), MapError> {
     let mut frame = Frame::new()?;
     frame.write((at - TEXT) as usize, code);
-    let mut space = AddressSpace::new()?;
+    let mut space = AddressSpace::new(list)?;
     space.map(TEXT, frame.address(), Flags::USER | Flags::EXECUTE)?;
-    Ok::<_, hw_kernel::memory::MapError>((space, frame))
+    Ok((space, frame))
 }
 
 /// A host without a switcher has nothing to do.

@@ -7,7 +7,7 @@ use core::fmt::{self, Debug};
 
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::{OrigAx, PtRegs, Pvcs, SwitchFlags};
-use switcher_runtime::{Event, Exit, Mode};
+use switcher_runtime::{Detail, Exception, Exit, Mode};
 
 use crate::world::{Code, HostAfter, Outcome, Platform, Setup, place};
 
@@ -53,16 +53,39 @@ impl Expected {
         }
     }
 
-    /// An event without error code, such as the probe's #UD.
+    /// An exception without error code, such as the probe's #UD.
     #[must_use]
-    pub const fn event(vector: u8) -> Exit {
-        Exit::Event(Event { vector, error_code: None, address: None })
+    pub const fn exception(vector: u8) -> Exit {
+        Exit::Exception(Exception { vector, error_code: None, detail: Detail::None })
     }
+
+    /// A #DB with these causes in DR6.
+    #[must_use]
+    pub const fn debug(causes: u64) -> Exit {
+        Exit::Exception(Exception { vector: 1, error_code: None, detail: Detail::Dr6(causes) })
+    }
+
+    /// The trap after an instruction that TF was set for.
+    pub const SINGLE_STEP: Exit = Self::debug(Exit::DR6_SINGLE_STEP);
 
     /// A general protection fault.
     #[must_use]
     pub const fn general_protection(error_code: u32) -> Exit {
-        Exit::Event(Event { vector: 13, error_code: Some(error_code), address: None })
+        Exit::Exception(Exception {
+            vector: 13,
+            error_code: Some(error_code),
+            detail: Detail::None,
+        })
+    }
+
+    /// A page fault.
+    #[must_use]
+    pub const fn page_fault(error_code: u32, address: u64) -> Exit {
+        Exit::Exception(Exception {
+            vector: 14,
+            error_code: Some(error_code),
+            detail: Detail::Cr2(address),
+        })
     }
 
     /// What fetching an instruction at `rip`, where nothing is mapped, leads to.
@@ -71,7 +94,7 @@ impl Expected {
         /// User, instruction fetch, not present.
         const FETCH: u32 = 0x14;
         if platform.paging.is_canonical(rip) {
-            Exit::Event(Event { vector: 14, error_code: Some(FETCH), address: Some(rip) })
+            Self::page_fault(FETCH, rip)
         } else {
             Self::general_protection(0)
         }
@@ -149,7 +172,7 @@ impl Expected {
     }
 
     /// The probe's exit.
-    pub const UD: Exit = Self::event(6);
+    pub const UD: Exit = Self::exception(6);
 
     /// Compares all of it.
     ///
@@ -171,31 +194,10 @@ impl Expected {
         differences.note("switch_flags", &switch_flags(setup, self.mode), &got.switch_flags);
         differences.hex("smod_rsp", self.smod_rsp, got.smod_rsp);
         differences.note("pvcs", &self.pvcs, &got.pvcs);
-        let host = HostAfter { flags: got.host.flags - Self::HOST_ARITHMETIC, ..got.host };
-        differences.note("host", &HOST, &host);
+        differences.note("host", &HostAfter::IN_ORDER, &got.host.without_arithmetic());
         if differences.0.is_empty() { Ok(()) } else { Err(Failure(differences.0.join("; "))) }
     }
-
-    /// Flags an engine's own instructions may set between the return and looking.
-    const HOST_ARITHMETIC: RFlags = RFlags::CF
-        .union(RFlags::PF)
-        .union(RFlags::AF)
-        .union(RFlags::ZF)
-        .union(RFlags::SF)
-        .union(RFlags::OF);
 }
-
-/// A host that has kept everything and has none of the guest's flags.
-const HOST: HostAfter = HostAfter {
-    flags: RFlags::FIXED,
-    callee_saved_kept: true,
-    scratch_cleared: true,
-    stack_kept: true,
-    stack_segment_loaded: true,
-    root_kept: true,
-    gs_kept: true,
-    host_rsp_cleared: true,
-};
 
 /// What a guest runs with that wants these flags.
 fn flags(wanted: u64) -> u64 {
@@ -214,12 +216,18 @@ fn switch_flags(setup: &Setup, mode: Mode) -> SwitchFlags {
 fn orig_ax(exit: Exit) -> OrigAx {
     match exit {
         Exit::Syscall => OrigAx { error_code: 0, reason: 1024 },
-        Exit::FailedEntry => OrigAx { error_code: 0, reason: 1025 },
+        Exit::FailedEntry { error_code } => OrigAx { error_code, reason: 1025 },
         Exit::Unknown(cause) => cause,
-        Exit::Event(event) => {
-            OrigAx { error_code: event.error_code.unwrap_or(u32::MAX), reason: event.vector.into() }
-        }
+        Exit::Interrupt { vector } => event(vector, None),
+        Exit::Nmi => event(2, None),
+        Exit::MachineCheck => event(18, None),
+        Exit::Exception(exception) => event(exception.vector, exception.error_code),
     }
+}
+
+/// The frame's account of an event.
+fn event(vector: u8, error_code: Option<u32>) -> OrigAx {
+    OrigAx { error_code: error_code.unwrap_or(u32::MAX), reason: vector.into() }
 }
 
 /// All registers of a frame but the flags.

@@ -146,6 +146,32 @@ pub struct HostAfter {
     pub host_rsp_cleared: bool,
 }
 
+impl HostAfter {
+    /// A host that has kept everything and has none of the guest's flags.
+    pub const IN_ORDER: Self = Self {
+        flags: RFlags::FIXED,
+        callee_saved_kept: true,
+        scratch_cleared: true,
+        stack_kept: true,
+        stack_segment_loaded: true,
+        root_kept: true,
+        gs_kept: true,
+        host_rsp_cleared: true,
+    };
+
+    /// The same without the flags that instructions may have set between the return and looking.
+    #[must_use]
+    pub fn without_arithmetic(self) -> Self {
+        const ARITHMETIC: RFlags = RFlags::CF
+            .union(RFlags::PF)
+            .union(RFlags::AF)
+            .union(RFlags::ZF)
+            .union(RFlags::SF)
+            .union(RFlags::OF);
+        Self { flags: self.flags - ARITHMETIC, ..self }
+    }
+}
+
 /// What decides where a guest's SYSCALL and its like lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entries {

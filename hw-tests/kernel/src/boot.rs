@@ -12,6 +12,11 @@
 
 use core::arch::{asm, global_asm};
 
+use x86_64::registers::control::Cr4;
+
+use crate::percpu::MAX_CPUS;
+use crate::smp;
+
 /// What a multiboot loader leaves in EAX.
 pub const LOADER_MAGIC: u32 = 0x2BAD_B002;
 
@@ -147,6 +152,63 @@ hw_kernel_la57_64:
     pop     rbx
     ret
 
+    // A CPU that another one starts (smp.rs), in three steps. The first, up to the far jump, is
+    // copied to a page below 1 MiB and executed there, in real mode: CS = page >> 4, IP = 0. It is
+    // written in bytes, as the assembler's syntax for 16 bits has no far jump to 32.
+    .global hw_kernel_start_cpu
+hw_kernel_start_cpu:
+    .byte   0xFA                        // cli
+    .byte   0xFC                        // cld
+    .byte   0x8C, 0xC8                  // mov ax, cs
+    .byte   0x8E, 0xD8                  // mov ds, ax
+    .byte   0x0F, 0x01, 0x16            // lgdt [...]: 24 bits of the base, which is below 16 MiB
+    .word   9f - hw_kernel_start_cpu
+    .byte   0x0F, 0x20, 0xC0            // mov eax, cr0
+    .byte   0x0C, 0x01                  // or al, 1: PE
+    .byte   0x0F, 0x22, 0xC0            // mov cr0, eax
+    .byte   0x66, 0xEA                  // jmp 0x08:hw_kernel_start_cpu32
+    .long   hw_kernel_start_cpu32
+    .word   0x08
+9:  .word   hw_kernel_boot_gdtr - hw_kernel_boot_gdt - 1
+    .long   hw_kernel_boot_gdt
+    .global hw_kernel_start_cpu_end
+hw_kernel_start_cpu_end:
+
+    .code32
+hw_kernel_start_cpu32:
+    mov     eax, 0x18
+    mov     ds, eax
+    mov     es, eax
+    mov     ss, eax
+    mov     eax, [hw_kernel_started_cr4]
+    mov     cr4, eax
+    mov     eax, [hw_kernel_started_cr3]
+    mov     cr3, eax
+    mov     ecx, 0xC0000080             // EFER
+    rdmsr
+    or      eax, 0x900                  // LME, NXE
+    wrmsr
+    mov     eax, 0x80010033             // CR0: PG, WP, NE, ET, MP, PE
+    mov     cr0, eax
+    mov     esp, [hw_kernel_started_stack]
+    push    0x10
+    mov     eax, offset hw_kernel_start_cpu64
+    push    eax
+    retf
+    .code64
+hw_kernel_start_cpu64:
+    mov     eax, 0x18
+    mov     ss, eax
+    mov     ds, eax
+    mov     es, eax
+    xor     eax, eax
+    mov     fs, eax
+    mov     gs, eax
+    mov     esp, esp
+    xor     ebp, ebp
+    call    {started}
+    ud2
+
     .section .rodata.boot, "a", @progbits
     .balign 8
 hw_kernel_boot_gdt:
@@ -163,6 +225,14 @@ hw_kernel_boot_gdtr:
 hw_kernel_boot_pml4:    .skip 4096
 hw_kernel_boot_pdpt:    .skip 4096
 hw_kernel_boot_pd:      .skip 4096
+    // What the CPU being started loads; one is started at a time.
+    .global hw_kernel_started_cr3, hw_kernel_started_cr4, hw_kernel_started_stack
+hw_kernel_started_cr3:   .skip 8
+hw_kernel_started_cr4:   .skip 8
+hw_kernel_started_stack: .skip 8
+    .balign 4096
+    .global hw_kernel_started_stacks
+hw_kernel_started_stacks: .skip {stack} * ({cpus} - 1)
     // The lowest page of the stack becomes a guard page: memory/ unmaps it.
     .global hw_kernel_boot_stack
 hw_kernel_boot_stack:   .skip {stack}
@@ -171,6 +241,8 @@ hw_kernel_boot_stack_top:
 "#,
     cs32 = const BOOT_CS32,
     stack = const BOOT_STACK_SIZE,
+    cpus = const MAX_CPUS,
+    started = sym smp::started,
 );
 
 /// Bytes of the stack that the host's own code runs on, its guard page included.
@@ -179,6 +251,56 @@ pub const BOOT_STACK_SIZE: usize = 256 * 1024;
 unsafe extern "C" {
     fn hw_kernel_switch_to_la57(cr3: u32);
     static hw_kernel_boot_stack: u8;
+    static hw_kernel_started_stacks: u8;
+    static hw_kernel_start_cpu: u8;
+    static hw_kernel_start_cpu_end: u8;
+    static mut hw_kernel_started_cr3: u64;
+    static mut hw_kernel_started_cr4: u64;
+    static mut hw_kernel_started_stack: u64;
+}
+
+/// The address of the lowest page of a started CPU's stack, which is its guard page.
+fn started_stack_guard(cpu: usize) -> u64 {
+    (&raw const hw_kernel_started_stacks).addr() as u64 + ((cpu - 1) * BOOT_STACK_SIZE) as u64
+}
+
+/// The guard pages of all of them.
+pub(crate) fn started_stack_guards() -> impl Iterator<Item = u64> {
+    (1..MAX_CPUS).map(started_stack_guard)
+}
+
+/// The code that a CPU to be started executes first, in real mode, in a page of its own.
+pub(crate) fn start_code() -> &'static [u8] {
+    let start = &raw const hw_kernel_start_cpu;
+    let end = &raw const hw_kernel_start_cpu_end;
+    // SAFETY: the two symbols delimit constant bytes of this image.
+    unsafe { core::slice::from_raw_parts(start, end.addr() - start.addr()) }
+}
+
+/// Writes down what the next CPU to be started loads: the host's root, and this CPU's paging mode.
+///
+/// # Safety
+/// No other CPU is being started.
+pub(crate) unsafe fn prepare_start(cpu: usize, cr3: u32) {
+    /// PAE, OSFXSR, OSXMMEXCPT, LA57.
+    const CR4: u64 = 1 << 5 | 1 << 9 | 1 << 10 | 1 << 12;
+    let cr4 = Cr4::read_raw() & CR4;
+    let stack = started_stack_guard(cpu) + BOOT_STACK_SIZE as u64;
+    for (place, value) in [
+        (&raw mut hw_kernel_started_cr3, u64::from(cr3)),
+        (&raw mut hw_kernel_started_cr4, cr4),
+        (&raw mut hw_kernel_started_stack, stack),
+    ] {
+        // SAFETY: the words are statics that only a CPU being started reads, and there is none.
+        // Volatile, as it does so behind the compiler's back.
+        unsafe { place.write_volatile(value) }
+    }
+}
+
+/// The address after the boot stack's last byte.
+#[must_use]
+pub fn stack_top() -> u64 {
+    stack_guard() + BOOT_STACK_SIZE as u64
 }
 
 /// The address of the boot stack's lowest page, which is its guard page.

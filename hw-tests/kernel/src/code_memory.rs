@@ -7,10 +7,25 @@ use switcher_runtime::{CodeMapping, Protection};
 
 use crate::memory::{self, Flags, Frame, HIGH_BASE, MapError, PAGE};
 
-/// Hands out the high host range from its start. One is enough; it must live as long as the code.
-#[derive(Debug, Default)]
+/// Hands out pages of the high host range, from an address on. It must live as long as the code.
+#[derive(Debug)]
 pub struct CodeMemory {
+    start: u64,
     frames: Vec<Frame>,
+}
+
+impl Default for CodeMemory {
+    fn default() -> Self {
+        Self::at(HIGH_BASE)
+    }
+}
+
+impl CodeMemory {
+    /// From `start` on, where nothing else is mapped.
+    #[must_use]
+    pub const fn at(start: u64) -> Self {
+        Self { start, frames: Vec::new() }
+    }
 }
 
 // SAFETY: `reserve` maps fresh frames at addresses nothing else is mapped at; `frames` keeps them,
@@ -20,7 +35,7 @@ unsafe impl CodeMapping for CodeMemory {
     type Error = MapError;
 
     fn reserve(&mut self, len: usize) -> Result<NonNull<u8>, MapError> {
-        let start = HIGH_BASE + self.frames.len() as u64 * PAGE;
+        let start = self.start + self.frames.len() as u64 * PAGE;
         for page in (start..start + len as u64).step_by(PAGE as usize) {
             let frame = Frame::new()?;
             memory::map_host(page, frame.address(), Flags::WRITE)?;

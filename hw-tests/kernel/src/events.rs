@@ -16,25 +16,29 @@
 //!   guest, so the event is the guest's. Every register is the guest's by then, GS and CR3 too, and
 //!   RSP points to the IRET frame. The `PtRegs` takes that frame as its end, so it says what the
 //!   guest was to be, and goes the same way.
-//! * Anything else at CPL0 is fatal, unless `catch` is in force. The handler runs on a stack of its own, and uses neither GS
-//!   nor CR3: they may be the guest's, in whose tables this kernel is mapped.
+//! * Anything else at CPL0 is fatal, unless `catch` is in force. The handler runs on the host's root
+//!   and on a stack of its own, and does not use GS, which may be the guest's.
+//!
+//! The stubs and what they read are in the sections `.entry.text` and `.entry.data`, on pages of
+//! their own: a guest's root has them, and nothing else of the image but what the runtime lists.
 
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 pub use switcher_gen::arch::RFlags;
 use switcher_gen::layout::PtRegs;
-use switcher_runtime::Switcher;
+use switcher_runtime::{Rights, Switcher};
 use x86_64::VirtAddr;
 use x86_64::instructions::port::Port;
 use x86_64::instructions::tables::lidt;
-use x86_64::registers::control::{Cr2, Cr3};
+use x86_64::registers::control::Cr2;
 use x86_64::structures::DescriptorTablePointer;
 
 use hw_protocol::FATAL;
 
 use crate::exit::{self, Outcome};
 use crate::percpu::Stack;
+use crate::regions::Region;
 use crate::segments::KERNEL_CS;
 use crate::serial_println;
 
@@ -42,18 +46,23 @@ use crate::serial_println;
 /// [`PtRegs`], GS base is the host's, CR3 the guest's, AC and DF the guest's.
 ///
 /// Until it is set, an event from CPL3 is fatal.
+#[unsafe(link_section = ".entry.data")]
 pub static RETURN_FROM_GUEST: AtomicU64 = AtomicU64::new(0);
 
 /// The address of the IRETQ that returns to the guest. Zero if there is none.
+#[unsafe(link_section = ".entry.data")]
 pub static SWITCHER_IRETQ: AtomicU64 = AtomicU64::new(0);
 
 /// Where a stub goes with any other event at CPL0. RSP is the address of the [`PtRegs`].
+#[unsafe(link_section = ".entry.data")]
 static CPL0_EVENT: AtomicU64 = AtomicU64::new(0);
 
 /// Where the switcher's code starts: a #DB inside it is ignored.
+#[unsafe(link_section = ".entry.data")]
 pub static SWITCHER_START: AtomicU64 = AtomicU64::new(0);
 
 /// How many bytes of code the switcher has. Zero if there is none.
+#[unsafe(link_section = ".entry.data")]
 pub static SWITCHER_LEN: AtomicU64 = AtomicU64::new(0);
 
 // The stubs push a PtRegs by hand, in this order.
@@ -74,7 +83,7 @@ const DR6_CLEAR: u32 = 0xFFFF_0FF0;
 
 global_asm!(
     r#"
-    .section .text.events, "ax", @progbits
+    .section .entry.text, "ax", @progbits
 
     // One stub per vector, {stride} bytes each: .org refuses a longer one, and traps in the rest.
     .balign {stride}
@@ -168,7 +177,12 @@ hw_kernel_event:
     // Where both kinds of events go that nobody expects; also where RETURN_FROM_GUEST points while no guest is expected.
 hw_kernel_fatal_event:
     mov     rdi, rsp
-    mov     rsp, [rip + {fatal_stack}]
+    mov     rsi, cr3
+    mov     rax, [rip + {host_cr3}]
+    test    rax, rax
+    jz      4f
+    mov     cr3, rax
+4:  mov     rsp, [rip + {fatal_stack}]
     push    2
     popfq                               // DF, AC, TF and NT clear
     call    {fatal}
@@ -188,6 +202,7 @@ hw_kernel_fatal_event:
     dr6_clear = const DR6_CLEAR,
     cpl0_event = sym CPL0_EVENT,
     fatal_stack = sym FATAL_STACK,
+    host_cr3 = sym HOST_CR3,
     fatal = sym fatal_event,
 );
 
@@ -196,15 +211,25 @@ unsafe extern "C" {
     static hw_kernel_fatal_event: u8;
 }
 
-/// The top of [`Stack::Fatal`], for the stubs.
+/// The host's root, for the stubs; 0 while the boot tables are in force.
+#[unsafe(link_section = ".entry.data")]
+static HOST_CR3: AtomicU64 = AtomicU64::new(0);
+
+/// Tells the stubs the host's root.
+pub(crate) fn set_host_cr3(cr3: u64) {
+    HOST_CR3.store(cr3, Ordering::Relaxed);
+}
+
+/// The top of [`Stack::Fatal`] of one CPU: who comes second, does not come back.
+#[unsafe(link_section = ".entry.data")]
 static FATAL_STACK: AtomicU64 = AtomicU64::new(0);
 
 /// An event that the kernel cannot go on after.
 ///
 /// # Safety
-/// `frame` is a `PtRegs` that the stubs built. This runs on the fatal stack, at CPL0, with GS and
-/// CR3 unknown.
-unsafe extern "C" fn fatal_event(frame: *const PtRegs) -> ! {
+/// `frame` is a `PtRegs` that the stubs built on a stack of the host's. This runs on the fatal stack,
+/// at CPL0, on the host's root, with GS unknown. `cr3` is what was interrupted.
+unsafe extern "C" fn fatal_event(frame: *const PtRegs, cr3: u64) -> ! {
     // An event in this very function would come back here: print once, then only end.
     static ENTERED: AtomicU64 = AtomicU64::new(0);
     if ENTERED.swap(1, Ordering::Relaxed) != 0 {
@@ -213,7 +238,6 @@ unsafe extern "C" fn fatal_event(frame: *const PtRegs) -> ! {
     // SAFETY: the stubs pass a frame they have just written, which nothing else refers to.
     let regs = unsafe { frame.read() };
     let cr2 = Cr2::read_raw();
-    let cr3 = Cr3::read_raw().0.start_address().as_u64();
     serial_println!(
         "\n{FATAL}vector {} error {:#x} rip {:#x} cs {:#x} rflags {:#x} rsp {:#x} ss {:#x} cr2 {:#x} cr3 {:#x}",
         regs.orig_ax.reason,
@@ -275,9 +299,13 @@ impl Gate {
     }
 }
 
-static IDT: spin::Once<[Gate; VECTORS]> = spin::Once::new();
+/// An IDT on pages of its own.
+#[repr(C, align(4096))]
+struct Idt(spin::Once<[Gate; VECTORS]>);
+
+static IDT: Idt = Idt(spin::Once::new());
 /// The one that is in force while events at CPL0 are caught.
-static CATCHING: spin::Once<[Gate; VECTORS]> = spin::Once::new();
+static CATCHING: Idt = Idt(spin::Once::new());
 
 /// The stack that each vector has.
 fn usual_stack(vector: usize) -> Stack {
@@ -318,21 +346,44 @@ fn load(idt: &'static [Gate; VECTORS]) {
 /// `landing` takes events that way, and gets on without whatever was interrupted.
 pub(crate) unsafe fn catch(stack: Stack, landing: u64) {
     CPL0_EVENT.store(landing, Ordering::Relaxed);
-    load(CATCHING.call_once(|| table(|_| stack)));
+    load(CATCHING.0.call_once(|| table(|_| stack)));
 }
 
 /// Makes events at CPL0 fatal again.
 pub(crate) fn no_catch() {
     CPL0_EVENT.store((&raw const hw_kernel_fatal_event).addr() as u64, Ordering::Relaxed);
-    load(IDT.call_once(|| table(usual_stack)));
+    load(IDT.0.call_once(|| table(usual_stack)));
 }
 
 /// Masks the interrupt controllers and loads the IDT.
 pub(crate) fn init() {
     mask_interrupts();
-    FATAL_STACK.store(Stack::Fatal.top(), Ordering::Relaxed);
+    FATAL_STACK.store(Stack::Fatal.top(0), Ordering::Relaxed);
     no_guest();
     no_catch();
+}
+
+/// Loads the IDT on a CPU that has just been started.
+pub(crate) fn init_started_cpu() {
+    load(IDT.0.call_once(|| table(usual_stack)));
+}
+
+unsafe extern "C" {
+    static __entry_text: u8;
+    static __entry_text_end: u8;
+    static __entry_data: u8;
+    static __entry_data_end: u8;
+}
+
+/// What the stubs need under a guest's root: their code, and what they read. Whole pages.
+#[must_use]
+pub fn mappings() -> [(Region, Rights); 2] {
+    let region =
+        |start: *const u8, end: *const u8| Region::new(start.addr() as u64, end.addr() as u64);
+    [
+        (region(&raw const __entry_text, &raw const __entry_text_end), Rights::ReadExecute),
+        (region(&raw const __entry_data, &raw const __entry_data_end), Rights::ReadWrite),
+    ]
 }
 
 /// Sends the guests' events to a switcher from now on.

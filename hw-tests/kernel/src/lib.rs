@@ -1,4 +1,4 @@
-//! The platform layer of a bare-metal host: everything below a hypervisor on a PC with one CPU.
+//! The platform layer of a bare-metal host: everything below a hypervisor on a PC.
 //!
 //! A binary names its main function with [`kernel_main!`] and links with this package's linker
 //! script (`build.rs`). By the time `main` is called,
@@ -12,7 +12,8 @@
 //! * the serial port works ([`serial_println!`], [`report`]).
 //!
 //! # Rules that everything here rests on
-//! * One CPU, interrupts off outside guests. The interrupt controller is masked throughout.
+//! * Interrupts are off outside guests. The interrupt controller is masked throughout.
+//! * One CPU brings the platform up and runs `main`; others run a job for it at a time ([`smp`]).
 //! * Any event at CPL0 that is not the guest's is fatal, but for those that a self test's own programs
 //!   end with. So no code here runs "under" an interrupt that returns, which is what makes the red
 //!   zone and SSE in the precompiled `core` harmless.
@@ -56,6 +57,8 @@ pub mod segments;
 pub mod selftest;
 #[cfg(not(test))]
 pub mod serial;
+#[cfg(not(test))]
+pub mod smp;
 
 #[cfg(not(test))]
 mod platform;

@@ -5,6 +5,7 @@
 
 extern crate alloc;
 
+mod host;
 mod world;
 
 use core::ptr::NonNull;
@@ -15,10 +16,11 @@ use hw_cases::End;
 use hw_kernel::code_memory::CodeMemory;
 use hw_kernel::report::Report;
 use hw_kernel::{Platform, cpu, events, exit, percpu, segments, selftest};
-use hw_protocol::{SELFTESTS, Suite};
+use hw_protocol::{HOST_CASES, SELFTESTS, Suite};
 use switcher_runtime::switcher_gen::arch::Selectors;
 use switcher_runtime::{Detect, HostFeatures, Switcher, Variant};
 
+use host::Others;
 use world::BareMetal;
 
 hw_kernel::kernel_main!(main);
@@ -30,7 +32,8 @@ fn main(platform: Platform) -> ! {
         Suite::All => hw_cases::all(),
         Suite::SelfTest => alloc::vec::Vec::new(),
     };
-    let mut report = Report::begin(&platform, SELFTESTS.len() + cases.len());
+    let host_cases = if cases.is_empty() { 0 } else { HOST_CASES.len() };
+    let mut report = Report::begin(&platform, SELFTESTS.len() + cases.len() + host_cases);
     selftest::all(&platform, &mut report);
     if !cases.is_empty() {
         run(&cases, &mut report);
@@ -38,18 +41,39 @@ fn main(platform: Platform) -> ! {
     report.end()
 }
 
-/// The host's part: choose a variant for this CPU, assemble it here, install it, run the cases.
+/// The host's part: choose a variant for this CPU, assemble it here, install it on all CPUs, run the
+/// cases.
 fn run(cases: &[hw_cases::Case], report: &mut Report) {
     let features = HostFeatures::detect();
     let variant =
         Variant::for_host(&features, Selectors::DEFAULT).unwrap_or_else(|why| fatal(&why));
-    // The SYSCALL MSRs refer to it for ever.
+    // The SYSCALL MSRs of all CPUs refer to it for ever.
     let memory = Box::leak(Box::<CodeMemory>::default());
     let switcher = Switcher::assemble(&variant, memory).unwrap_or_else(|why| fatal(&why));
+    let switcher: &'static Switcher = Box::leak(Box::new(switcher));
 
-    report.switcher(&switcher);
-    events::attach(&switcher);
-    let Some(block) = NonNull::new(percpu::block()) else {
+    report.switcher(switcher);
+    events::attach(switcher);
+    let before = host::Control::read();
+    let others = Others::start(switcher);
+    let mut world = world_on(switcher, 0);
+    for case in cases {
+        let (runs, end) = case.run(&mut world);
+        let failure = match end {
+            End::Passed => None,
+            End::Failed(why) => Some(format!("rows {:?}: {why}", case.rows)),
+            // There is nothing that this engine could not do.
+            End::NotHere(why) => Some(format!("refused: {why}")),
+        };
+        report.case(case.name, runs, failure.as_deref());
+    }
+    host::all(world, others, before, report);
+}
+
+/// Installs the switcher on the CPU that this runs on, and makes guests' memory for it.
+fn world_on(switcher: &'static Switcher, cpu: usize) -> BareMetal<'static> {
+    let variant = switcher.image().variant();
+    let Some(block) = NonNull::new(percpu::block(cpu)) else {
         fatal(&"the per-CPU block is at address 0")
     };
     // SAFETY: the block is this CPU's, its TSS is loaded and sp0 is the top of a stack nobody else
@@ -62,21 +86,11 @@ fn run(cases: &[hw_cases::Case], report: &mut Report) {
         selectors: variant.selectors(),
         aliases: (segments::USER_CS_ALIAS, segments::USER_DS_ALIAS),
     };
-    let mut world = BareMetal::new(cpu, platform, features.state().pcid_enabled())
-        .unwrap_or_else(|why| fatal(&why));
-    for case in cases {
-        let (runs, end) = case.run(&mut world);
-        let failure = match end {
-            End::Passed => None,
-            End::Failed(why) => Some(format!("rows {:?}: {why}", case.rows)),
-            // There is nothing that this engine could not do.
-            End::NotHere(why) => Some(format!("refused: {why}")),
-        };
-        report.case(case.name, runs, failure.as_deref());
-    }
+    let pcid = HostFeatures::detect().state().pcid_enabled();
+    BareMetal::new(cpu, platform, pcid).unwrap_or_else(|why| fatal(&why))
 }
 
 /// Ends the run: without a switcher there is nothing to report on.
-fn fatal(why: &dyn core::fmt::Display) -> ! {
+pub(crate) fn fatal(why: &dyn core::fmt::Display) -> ! {
     exit::fatal(format_args!("{why}"))
 }

@@ -1,32 +1,89 @@
-//! The per-CPU block and the stacks that its TSS names.
+//! What each CPU has for itself: the per-CPU block, the GDT, the stacks.
 //!
 //! GS base is the block's address while the host runs; the hardware's TSS is its first part. The
-//! layout is the switcher's: [`switcher_gen::layout::PerCpu`].
+//! layout is the switcher's: [`switcher_gen::layout::PerCpu`]. Everything here that a guest's root
+//! has to map is on pages of its own, so that such a root shows nothing else of the host.
 
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 
 pub use switcher_gen::layout::PerCpu;
 use switcher_gen::layout::Tss;
+use x86_64::registers::model_specific::GsBase;
+use x86_64::structures::gdt::GlobalDescriptorTable;
 use x86_64::structures::tss::TaskStateSegment;
 
 // segments.rs hands the TSS to the x86_64 crate as that crate's type.
 const _: () = assert!(size_of::<TaskStateSegment>() == size_of::<Tss>());
 
+/// How many CPUs are used at most; further ones are left asleep.
+pub const MAX_CPUS: usize = 4;
+
 /// A page-aligned static that the CPU or the switcher writes behind the compiler's back.
 #[repr(C, align(4096))]
 struct Shared<T>(UnsafeCell<T>);
 
-// SAFETY: one CPU; the contents are reached through raw pointers alone, whose users say why they
-// may.
+// SAFETY: the contents are reached through raw pointers alone, whose users say why they may.
 unsafe impl<T> Sync for Shared<T> {}
 
 /// The stack an event switches to, above a page that is unmapped once memory/ has run.
 const STACK_SIZE: usize = 32 * 1024;
 
-static BLOCK: Shared<MaybeUninit<PerCpu>> = Shared(UnsafeCell::new(MaybeUninit::zeroed()));
-static STACKS: [Shared<[u8; STACK_SIZE]>; Stack::COUNT] =
-    [const { Shared(UnsafeCell::new([0; STACK_SIZE])) }; Stack::COUNT];
+/// Pages of one CPU's.
+#[repr(C, align(4096))]
+struct Area {
+    block: Shared<MaybeUninit<PerCpu>>,
+    scratch: Shared<Scratch>,
+    gdt: Shared<MaybeUninit<GlobalDescriptorTable<16>>>,
+    stacks: [Shared<[u8; STACK_SIZE]>; Stack::COUNT],
+}
+
+static AREAS: [Area; MAX_CPUS] = [const {
+    Area {
+        block: Shared(UnsafeCell::new(MaybeUninit::zeroed())),
+        scratch: Shared(UnsafeCell::new(Scratch::ZERO)),
+        gdt: Shared(UnsafeCell::new(MaybeUninit::zeroed())),
+        stacks: [const { Shared(UnsafeCell::new([0; STACK_SIZE])) }; Stack::COUNT],
+    }
+}; MAX_CPUS];
+
+/// What the host finds directly after a call of the switcher, on the page behind the block: the code
+/// that looks has no register to rely on but GS base.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Scratch {
+    /// RSP before the call.
+    pub stack_before: u64,
+    /// RSP after it.
+    pub stack_after: u64,
+    /// All scratch registers but RAX, ORed.
+    pub scratch_after: u64,
+    /// RFLAGS.
+    pub flags_after: u64,
+    /// SS.
+    pub stack_segment_after: u64,
+    /// Bits of the callee-saved registers that have changed, ORed.
+    pub callee_saved_changed: u64,
+    /// `TssExtra.switch_flags`.
+    pub switch_flags: u64,
+    /// `TssExtra.host_rsp`.
+    pub host_rsp: u64,
+}
+
+impl Scratch {
+    const ZERO: Self = Self {
+        stack_before: 0,
+        stack_after: 0,
+        scratch_after: 0,
+        flags_after: 0,
+        stack_segment_after: 0,
+        callee_saved_changed: 0,
+        switch_flags: 0,
+        host_rsp: 0,
+    };
+    /// Where it is, from GS base.
+    pub const OFFSET: usize = core::mem::offset_of!(Area, scratch);
+}
 
 /// The stacks that events switch to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,17 +108,17 @@ impl Stack {
     pub const ALL: [Self; Self::COUNT] =
         [Self::Sp0, Self::Nmi, Self::Debug, Self::DoubleFault, Self::MachineCheck, Self::Fatal];
 
-    /// The page below it, to be left unmapped.
+    /// The page below a CPU's, to be left unmapped.
     #[must_use]
-    pub fn guard(self) -> u64 {
-        STACKS[self as usize].0.get().addr() as u64
+    pub fn guard(self, cpu: usize) -> u64 {
+        AREAS[cpu].stacks[self as usize].0.get().addr() as u64
     }
 
     /// The address after its last byte: what the TSS holds. A multiple of 16, so the CPU's own
     /// alignment of RSP leaves no gap, and an event's frame ends exactly here.
     #[must_use]
-    pub fn top(self) -> u64 {
-        self.guard() + STACK_SIZE as u64
+    pub fn top(self, cpu: usize) -> u64 {
+        self.guard(cpu) + STACK_SIZE as u64
     }
 
     /// The number that a gate has for it: 1 to 7, or 0 for no IST stack.
@@ -76,29 +133,71 @@ impl Stack {
     }
 }
 
-/// The per-CPU block. It is written once before `main` runs, with a TSS and zeroes.
+/// A CPU's per-CPU block. It is written once before anything runs there, with a TSS and zeroes.
 #[must_use]
-pub fn block() -> *mut PerCpu {
-    BLOCK.0.get().cast()
+pub fn block(cpu: usize) -> *mut PerCpu {
+    AREAS[cpu].block.0.get().cast()
 }
 
-/// The hardware's TSS, inside the block.
-pub(crate) fn tss() -> *const TaskStateSegment {
-    // SAFETY: the block is a static; the place of one of its fields is within it.
-    unsafe { &raw const (*block()).tss }.cast()
+/// The number of the CPU that this runs on.
+#[must_use]
+pub fn this() -> usize {
+    let offset = GsBase::read().as_u64() - (&raw const AREAS).addr() as u64;
+    offset as usize / size_of::<Area>()
 }
 
-/// Fills in the block: sp0 and the IST stacks, and zeroes in the switcher's part.
+/// What [`Scratch`] says on this CPU.
+#[must_use]
+pub fn scratch() -> Scratch {
+    // SAFETY: assembly of this CPU's alone writes there, and it is not running.
+    unsafe { AREAS[this()].scratch.0.get().read() }
+}
+
+/// Writes down what the switcher has left in this CPU's block, before the runtime clears it.
+pub fn note_block() {
+    let cpu = this();
+    // SAFETY: the switcher has let go of this CPU's block, and the runtime waits.
+    let extra = unsafe { block(cpu).read() }.tss_extra;
+    let scratch = Scratch {
+        switch_flags: extra.switch_flags.bits(),
+        host_rsp: extra.host_rsp,
+        ..self::scratch()
+    };
+    // SAFETY: the place is a static's, and this CPU's alone.
+    unsafe { AREAS[cpu].scratch.0.get().write(scratch) }
+}
+
+/// Places a CPU's GDT, new: in the last one, the TSS may be marked as busy.
 ///
 /// # Safety
-/// The block is in nobody's use yet: the TSS is not loaded.
-pub(crate) unsafe fn init() {
+/// The CPU has loaded no GDT from here since its reset.
+pub(crate) unsafe fn place_gdt(
+    cpu: usize,
+    gdt: GlobalDescriptorTable<16>,
+) -> &'static GlobalDescriptorTable<16> {
+    let place = AREAS[cpu].gdt.0.get();
+    // SAFETY: the place is a static's; the caller says that nobody uses what was there. From now on
+    // only the hardware writes there: the accessed and busy bits.
+    unsafe { (*place).write(gdt) }
+}
+
+/// A CPU's TSS, inside the block.
+pub(crate) fn tss(cpu: usize) -> *const TaskStateSegment {
+    // SAFETY: the block is a static; the place of one of its fields is within it.
+    unsafe { &raw const (*block(cpu)).tss }.cast()
+}
+
+/// Fills in a block: sp0 and the IST stacks, and zeroes in the switcher's part.
+///
+/// # Safety
+/// The block is in nobody's use: its CPU has loaded no TSS since its reset.
+pub(crate) unsafe fn init(cpu: usize) {
     let mut new = PerCpu::default();
-    new.tss.sp0 = Stack::Sp0.top().into();
-    new.tss.ist1 = Stack::Nmi.top().into();
-    new.tss.ist2 = Stack::Debug.top().into();
-    new.tss.ist3 = Stack::DoubleFault.top().into();
-    new.tss.ist4 = Stack::MachineCheck.top().into();
+    new.tss.sp0 = Stack::Sp0.top(cpu).into();
+    new.tss.ist1 = Stack::Nmi.top(cpu).into();
+    new.tss.ist2 = Stack::Debug.top(cpu).into();
+    new.tss.ist3 = Stack::DoubleFault.top(cpu).into();
+    new.tss.ist4 = Stack::MachineCheck.top(cpu).into();
     // SAFETY: the block is a static of this type, and the caller says that nobody else uses it.
-    unsafe { block().write(new) }
+    unsafe { block(cpu).write(new) }
 }

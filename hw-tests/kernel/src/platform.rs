@@ -4,7 +4,7 @@ use hw_protocol::Options;
 use switcher_gen::arch::PagingMode;
 
 use crate::cpu::Features;
-use crate::{cpu, events, exit, memory, multiboot, screen, segments, serial};
+use crate::{cpu, events, exit, memory, multiboot, screen, segments, serial, smp};
 
 /// What the host finds when it starts.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +33,7 @@ pub unsafe fn init(magic: u32, information: u32) -> Platform {
     let features = cpu::detect();
     cpu::enable(&features);
     // SAFETY: called once, before anything else touches the per-CPU block.
-    unsafe { segments::init() }
+    unsafe { segments::init(0) }
     events::init();
     // SAFETY: the boot code passes on what the loader left, and memory/ has not run yet.
     let boot = match unsafe { multiboot::read(magic, information) } {
@@ -48,6 +48,9 @@ pub unsafe fn init(magic: u32, information: u32) -> Platform {
         Ok(memory) => memory,
         Err(why) => exit::fatal(format_args!("setting up memory: {why}")),
     };
+    if let Err(why) = smp::init() {
+        exit::fatal(format_args!("looking for CPUs: {why}"));
+    }
     let vectors = match boot.module.is_empty() {
         true => &[],
         false => {

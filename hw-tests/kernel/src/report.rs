@@ -69,6 +69,12 @@ impl Report {
         event(&Event::Case { name: name.into(), verdict, runs, detail: detail.into() });
     }
 
+    /// Reports one case that cannot be run on this machine.
+    pub fn not_here(&mut self, name: &str, why: &str) {
+        let verdict = Verdict::NotHere;
+        event(&Event::Case { name: name.into(), verdict, runs: 0, detail: why.into() });
+    }
+
     /// Reports the end, and ends the run.
     pub fn end(self) -> ! {
         event(&Event::End { passed: self.passed, failed: self.failed });

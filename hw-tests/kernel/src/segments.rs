@@ -5,7 +5,6 @@
 
 use core::arch::asm;
 
-use spin::Once;
 use switcher_gen::arch::Selectors;
 use x86_64::PrivilegeLevel::Ring0;
 use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
@@ -38,10 +37,8 @@ pub const USER_CS_ALIAS: u16 = 0x4B;
 /// The same as [`USER_DS`], by another name.
 pub const USER_DS_ALIAS: u16 = 0x53;
 
-static GDT: Once<GlobalDescriptorTable<16>> = Once::new();
-
 /// Builds the GDT in the order that the selectors say.
-fn table() -> GlobalDescriptorTable<16> {
+fn table(cpu: usize) -> GlobalDescriptorTable<16> {
     let mut gdt = GlobalDescriptorTable::empty();
     let mut add = |descriptor, selector: u16| {
         let got = gdt.append(descriptor);
@@ -55,7 +52,7 @@ fn table() -> GlobalDescriptorTable<16> {
     add(Descriptor::user_data_segment(), USER_DS);
     add(Descriptor::user_code_segment(), USER_CS);
     // SAFETY: the TSS is a static in the per-CPU block, valid for ever.
-    add(unsafe { Descriptor::tss_segment_unchecked(percpu::tss()) }, TSS);
+    add(unsafe { Descriptor::tss_segment_unchecked(percpu::tss(cpu)) }, TSS);
     add(Descriptor::user_code_segment(), USER_CS_ALIAS);
     add(Descriptor::user_data_segment(), USER_DS_ALIAS);
     gdt
@@ -68,11 +65,12 @@ fn selector(value: u16) -> SegmentSelector {
 /// Loads GDT, segment registers and task register, and points GS at the per-CPU block.
 ///
 /// # Safety
-/// Called once, at boot, with the flat segments of boot.rs in force.
-pub(crate) unsafe fn init() {
-    // SAFETY: no TSS is loaded yet, and this is the only call.
-    unsafe { percpu::init() }
-    GDT.call_once(table).load();
+/// Called on that CPU, once after each of its resets, with the flat segments of boot.rs in force.
+pub(crate) unsafe fn init(cpu: usize) {
+    // SAFETY: no TSS has been loaded since the reset, and this is the only call.
+    unsafe { percpu::init(cpu) }
+    // SAFETY: as above.
+    unsafe { percpu::place_gdt(cpu, table(cpu)) }.load();
     // SAFETY: the GDT has a 64-bit code segment of CPL0 there, the kind that is running.
     unsafe { CS::set_reg(selector(KERNEL_CS)) }
     // SAFETY: a flat writable data segment of CPL0, the kind the stack is in.
@@ -86,11 +84,11 @@ pub(crate) unsafe fn init() {
     unsafe { FS::set_reg(null) }
     // SAFETY: GS base is written right below; until then nothing uses it.
     unsafe { GS::set_reg(null) }
-    // SAFETY: an available TSS descriptor for a valid TSS; loaded once.
+    // SAFETY: a TSS descriptor for a valid TSS, marked as available.
     unsafe { load_tss(selector(TSS)) }
     // SAFETY: no selector in use is of the LDT. At reset, one of 64 KiB lies at address 0, and any
     // guest could load from it.
     unsafe { asm!("lldt {0:x}", in(reg) 0_u16, options(nostack, preserves_flags)) }
-    GsBase::write(VirtAddr::from_ptr(percpu::block()));
+    GsBase::write(VirtAddr::from_ptr(percpu::block(cpu)));
     KernelGsBase::write(VirtAddr::zero());
 }

@@ -14,6 +14,7 @@ use core::sync::atomic::Ordering;
 use hw_protocol::{MODEL, SELFTESTS};
 use switcher_gen::arch::PagingMode;
 use switcher_gen::layout::{OrigAx, PtRegs};
+use switcher_runtime::MappingList;
 use x86_64::VirtAddr;
 use x86_64::registers::control::Cr2;
 use x86_64::registers::model_specific::{GsBase, KernelGsBase};
@@ -28,7 +29,8 @@ use crate::segments::{TSS, USER_CS, USER_DS};
 
 global_asm!(
     r#"
-    .section .text.selftest, "ax", @progbits
+    // Runs on a guest's root for a few instructions.
+    .section .entry.text, "ax", @progbits
 
     // extern "C" fn(state: *const PtRegs, cr3: u64) -> *const PtRegs
     // Enters CPL3 with that state, under that root; returns what an event left.
@@ -101,10 +103,10 @@ hw_kernel_selftest_guest:
     .global hw_kernel_selftest_guest_end
 hw_kernel_selftest_guest_end:
 
-    .section .bss.selftest, "aw", @nobits
+    .section .entry.data, "aw", @progbits
     .balign 8
-hw_kernel_selftest_rsp: .skip 8
-hw_kernel_selftest_cr3: .skip 8
+hw_kernel_selftest_rsp: .quad 0
+hw_kernel_selftest_cr3: .quad 0
     .text
 "#,
     slot = const SLOT,
@@ -226,7 +228,10 @@ struct Guest {
 
 impl Guest {
     fn new() -> Result<Self, MapError> {
-        let mut space = AddressSpace::new()?;
+        // SAFETY: the block is this CPU's, and neither the hardware nor a switcher writes to it now.
+        let block = unsafe { percpu::block(0).read() };
+        let address = percpu::block(0).addr() as u64;
+        let mut space = AddressSpace::new(MappingList::of_hardware(&block, address))?;
         let start = &raw const hw_kernel_selftest_guest;
         let end = &raw const hw_kernel_selftest_guest_end;
         // SAFETY: the two symbols delimit constant bytes of this image.
@@ -296,7 +301,7 @@ fn run(guest: &Guest, test: &Test) -> Result<(), String> {
 
     // Where the switcher will have it too: ending at sp0.
     let place = core::ptr::with_exposed_provenance_mut::<PtRegs>(
-        Stack::Sp0.top() as usize - size_of::<PtRegs>(),
+        Stack::Sp0.top(0) as usize - size_of::<PtRegs>(),
     );
     // SAFETY: the sp0 stack is a static larger than this, and no event is being handled.
     unsafe { place.write(start) }
@@ -315,13 +320,13 @@ fn run(guest: &Guest, test: &Test) -> Result<(), String> {
         return Err(differences(&got, &expected));
     }
     let at = frame.addr() as u64 + size_of::<PtRegs>() as u64;
-    if at != test.stack.top() {
-        return Err(format!("the frame ends at {at:#x}, not at {:#x}", test.stack.top()));
+    if at != test.stack.top(0) {
+        return Err(format!("the frame ends at {at:#x}, not at {:#x}", test.stack.top(0)));
     }
     if test.cr2.is_some_and(|expected| cr2 != expected) {
         return Err(format!("CR2 is {cr2:#x}"));
     }
-    let block = percpu::block().addr() as u64;
+    let block = percpu::block(0).addr() as u64;
     if (gs, kernel_gs) != (block, GUEST_GS) {
         return Err(format!("GS base is {gs:#x}, KERNEL_GS_BASE {kernel_gs:#x}"));
     }
@@ -333,15 +338,15 @@ const HOST_CODE: &str = "selftest/host_code";
 /// Where it maps its page: the last one of the high host range, which nobody else wants.
 const CODE_PAGE: u64 = HIGH_BASE + HOST_RANGE - PAGE;
 
-/// Writes, seals, calls and unmaps a page of host code, and looks at every mapping of it, from a
-/// guest's root too.
+/// Writes, seals, calls and unmaps a page of host code, and looks at every mapping of it. A guest's
+/// root has none.
 fn host_code(guest: &AddressSpace) -> Result<(), String> {
     const ANSWER: u32 = 0x1234_5678;
     let mapping = |why: MapError| format!("mapping host code: {why}");
     let mut frame = Frame::new().map_err(|why| mapping(why.into()))?;
     let phys = frame.address();
     let expect = |what: &str, page: Option<Flags>, alias: Option<Flags>| {
-        let got = (guest.flags(CODE_PAGE), guest.flags(phys));
+        let got = (memory::host_flags(CODE_PAGE), memory::host_flags(phys));
         if got == (page, alias) {
             return Ok(());
         }
@@ -358,6 +363,11 @@ fn host_code(guest: &AddressSpace) -> Result<(), String> {
     // SAFETY: nothing refers to the page.
     unsafe { memory::protect_host(CODE_PAGE, Flags::EXECUTE) }.map_err(mapping)?;
     expect("sealed", Some(Flags::EXECUTE), Some(Flags::empty()))?;
+    for address in [CODE_PAGE, phys] {
+        if let Some(flags) = guest.flags(address) {
+            return Err(format!("a guest's root has {address:#x} with {flags:?}"));
+        }
+    }
     let function = core::ptr::with_exposed_provenance::<()>(CODE_PAGE as usize);
     // SAFETY: the page is executable and starts with a function of this type.
     let function: extern "C" fn() -> u32 = unsafe { core::mem::transmute(function) };

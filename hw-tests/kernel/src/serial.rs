@@ -1,7 +1,7 @@
 //! Output: COM1, port 0xE9 where it exists (Bochs), and the screen where it is in text mode.
 //!
-//! Nothing here takes a lock: one CPU runs, with interrupts off, and the handler of a fatal event
-//! has to be able to print whatever it interrupted.
+//! One CPU prints at a time. But the handler of a fatal event has to be able to print whatever it
+//! interrupted: who has waited for long does so all the same.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -86,10 +86,23 @@ impl Write for Serial {
     }
 }
 
+/// Whether a CPU is printing.
+static PRINTING: AtomicBool = AtomicBool::new(false);
+/// How often to look whether it still is: longer than any line takes.
+const PATIENCE: u32 = 1 << 26;
+
 /// Prints to every output there is. What [`serial_print!`](crate::serial_print) expands to.
 pub fn print(arguments: fmt::Arguments<'_>) {
+    for _ in 0..PATIENCE {
+        let taken = PRINTING.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
+        if taken.is_ok() {
+            break;
+        }
+        core::hint::spin_loop();
+    }
     // `put` cannot fail; a Display implementation that does loses its own output only.
     let _ = Serial.write_fmt(arguments);
+    PRINTING.store(false, Ordering::Release);
 }
 
 /// Prints to the serial port and its like.

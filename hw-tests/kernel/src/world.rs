@@ -3,28 +3,33 @@
 
 use alloc::vec::Vec;
 use core::arch::global_asm;
+use core::mem::offset_of;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use hw_cases::{Entries, HostAfter, Outcome, Platform, Refusal, Setup, World, place};
-use hw_kernel::memory::{self, AddressSpace, Flags, Frame, MapError};
-use hw_kernel::{exit, percpu};
+use hw_kernel::exit;
+use hw_kernel::memory::{AddressSpace, Flags, Frame, MapError};
+use hw_kernel::percpu::{self, Scratch};
 use switcher_runtime::switcher_gen::arch::{
     Cr3, Cr3Error, Msr as MsrName, Pcid, PcidEnabled, RFlags, Vendor,
 };
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::{PtRegs, Pvcs, SwitchFlags};
-use switcher_runtime::{Cpu, Guest, GuestError, GuestRoot, Mode, PvcsPage};
+use switcher_runtime::{
+    Cpu, Guest, GuestError, GuestRoot, Mapping, MappingList, Mode, PvcsPage, Rights,
+};
 use x86_64::registers::control::{Cr3 as Cr3Register, Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::debug::{DebugAddressRegister, Dr0, Dr7, Dr7Flags, Dr7Value};
 use x86_64::registers::model_specific::{GsBase, Msr};
+
+use crate::host::stub_pages;
 
 global_asm!(
     r#"
     .text
     // unsafe extern "C" fn(entry: u64) -> *mut PtRegs
     // Calls entry with a known value in every callee-saved register, and writes down what the call
-    // has left of them, of RSP, SS and RFLAGS.
+    // has left of them, of RSP, SS and RFLAGS: where GS base says, which is the one thing it relies on.
     .global hw_kernel_checked_call
 hw_kernel_checked_call:
     push    rbx
@@ -36,7 +41,7 @@ hw_kernel_checked_call:
     sub     rsp, 24
     stmxcsr [rsp]
     fnstcw  [rsp + 4]
-    mov     [rip + {stack_before}], rsp
+    mov     gs:[{stack_before}], rsp
     movabs  rbx, 0xB0B0B0B0B0B0B0B0
     movabs  rbp, 0xB1B1B1B1B1B1B1B1
     movabs  r12, 0xBCBCBCBCBCBCBCBC
@@ -52,13 +57,13 @@ hw_kernel_checked_call:
     or      rcx, r9
     or      rcx, r10
     or      rcx, r11
-    mov     [rip + {scratch_after}], rcx
+    mov     gs:[{scratch_after}], rcx
     pop     rcx
-    mov     [rip + {flags_after}], rcx
+    mov     gs:[{flags_after}], rcx
     mov     ecx, ss
-    mov     [rip + {stack_segment_after}], rcx
-    mov     [rip + {stack_after}], rsp
-    mov     rsp, [rip + {stack_before}]
+    mov     gs:[{stack_segment_after}], rcx
+    mov     gs:[{stack_after}], rsp
+    mov     rsp, gs:[{stack_before}]
     movabs  rdx, 0xB0B0B0B0B0B0B0B0
     xor     rbx, rdx
     movabs  rdx, 0xB1B1B1B1B1B1B1B1
@@ -76,7 +81,7 @@ hw_kernel_checked_call:
     movabs  rdx, 0xBFBFBFBFBFBFBFBF
     xor     r15, rdx
     or      rbx, r15
-    mov     [rip + {callee_saved_changed}], rbx
+    mov     gs:[{callee_saved_changed}], rbx
     fninit
     fldcw   [rsp + 4]
     ldmxcsr [rsp]
@@ -89,22 +94,13 @@ hw_kernel_checked_call:
     pop     rbx
     ret
 "#,
-    stack_before = sym STACK_BEFORE,
-    stack_after = sym STACK_AFTER,
-    scratch_after = sym SCRATCH_AFTER,
-    flags_after = sym FLAGS_AFTER,
-    stack_segment_after = sym STACK_SEGMENT_AFTER,
-    callee_saved_changed = sym CALLEE_SAVED_CHANGED,
+    stack_before = const Scratch::OFFSET + offset_of!(Scratch, stack_before),
+    stack_after = const Scratch::OFFSET + offset_of!(Scratch, stack_after),
+    scratch_after = const Scratch::OFFSET + offset_of!(Scratch, scratch_after),
+    flags_after = const Scratch::OFFSET + offset_of!(Scratch, flags_after),
+    stack_segment_after = const Scratch::OFFSET + offset_of!(Scratch, stack_segment_after),
+    callee_saved_changed = const Scratch::OFFSET + offset_of!(Scratch, callee_saved_changed),
 );
-
-static STACK_BEFORE: AtomicU64 = AtomicU64::new(0);
-static STACK_AFTER: AtomicU64 = AtomicU64::new(0);
-static SCRATCH_AFTER: AtomicU64 = AtomicU64::new(0);
-static FLAGS_AFTER: AtomicU64 = AtomicU64::new(0);
-static STACK_SEGMENT_AFTER: AtomicU64 = AtomicU64::new(0);
-static CALLEE_SAVED_CHANGED: AtomicU64 = AtomicU64::new(0);
-static SWITCH_FLAGS_AFTER: AtomicU64 = AtomicU64::new(0);
-static HOST_RSP_AFTER: AtomicU64 = AtomicU64::new(0);
 
 unsafe extern "C" {
     fn hw_kernel_checked_call(entry: u64) -> *mut PtRegs;
@@ -119,10 +115,7 @@ unsafe fn checked_call(entry: u64) -> *mut PtRegs {
     // callee-saved registers, MXCSR and the x87 state for its own caller, and clobbers no more than
     // an `extern "C"` function may.
     let frame = unsafe { hw_kernel_checked_call(entry) };
-    // SAFETY: the block is a static; the switcher has let go of it, and `runtime` is waiting.
-    let extra = unsafe { percpu::block().read() }.tss_extra;
-    SWITCH_FLAGS_AFTER.store(extra.switch_flags.bits(), Ordering::Relaxed);
-    HOST_RSP_AFTER.store(extra.host_rsp, Ordering::Relaxed);
+    percpu::note_block();
     frame
 }
 
@@ -171,12 +164,18 @@ impl Page {
 }
 
 impl Space {
-    fn new(platform: &Platform) -> Result<Self, MapError> {
-        let mut root = AddressSpace::new()?;
+    /// With what the host's side needs of this CPU, of `pvcs` and of 32-bit code.
+    fn new(
+        platform: &Platform,
+        list: MappingList,
+        pvcs: Mapping,
+        text32: &Page,
+    ) -> Result<Self, MapError> {
+        let mut root = AddressSpace::new(list.into_iter().chain([pvcs]))?;
         let text = Page::new(place::TEXT)?;
         let last = Page::new(place::last(platform.paging))?;
         let stack = Frame::new()?;
-        for page in [&text, &last] {
+        for page in [&text, &last, text32] {
             root.map(page.start, page.frame.address(), Flags::USER | Flags::EXECUTE)?;
         }
         root.map(place::STACK, stack.address(), Flags::USER | Flags::WRITE)?;
@@ -210,20 +209,41 @@ impl<'s> BareMetal<'s> {
         platform: Platform,
         pcid: Option<PcidEnabled>,
     ) -> Result<Self, WorldError> {
-        let smod = Space::new(&platform)?;
-        let umod = Space::new(&platform)?;
-        let roots = [guest_root(&smod.root, 1, pcid)?, guest_root(&umod.root, 2, pcid)?];
+        let pvcs = Frame::new().map_err(MapError::from)?;
         let text32 = Page::new(place::TEXT32)?;
-        memory::map_guest32(text32.start, text32.frame.address(), Flags::EXECUTE)?;
-        Ok(Self {
-            cpu,
-            platform,
-            smod,
-            umod,
-            text32,
-            roots,
-            pvcs: Frame::new().map_err(MapError::from)?,
-        })
+        let page = pvcs_page(&pvcs);
+        let space = || Space::new(&platform, cpu.mappings(), page.mapping(), &text32);
+        let (smod, umod) = (space()?, space()?);
+        let roots = [guest_root(&smod.root, 1, pcid)?, guest_root(&umod.root, 2, pcid)?];
+        Ok(Self { cpu, platform, smod, umod, text32, roots, pvcs })
+    }
+
+    /// The CPU.
+    pub(crate) const fn cpu(&self) -> &Cpu<'s> {
+        &self.cpu
+    }
+
+    /// The CPU, whose guests' memory is given up.
+    pub(crate) fn into_cpu(self) -> Cpu<'s> {
+        self.cpu
+    }
+
+    /// Both modes' spaces.
+    pub(crate) const fn spaces(&self) -> [(Mode, &AddressSpace); 2] {
+        [(Mode::Smod, &self.smod.root), (Mode::Umod, &self.umod.root)]
+    }
+
+    /// Where the PVCS is, for the host.
+    pub(crate) fn pvcs_address(&self) -> u64 {
+        self.pvcs.address()
+    }
+
+    /// The pages that both roots must have of the host.
+    pub(crate) fn listed(&self) -> Vec<(u64, Rights)> {
+        let list = self.cpu.mappings().into_iter().chain([pvcs_page(&self.pvcs).mapping()]);
+        list.flat_map(|mapping| mapping.pages().map(move |page| (page, mapping.rights)))
+            .chain(stub_pages())
+            .collect()
     }
 
     fn space(&mut self, mode: Mode) -> &mut Space {
@@ -248,12 +268,19 @@ impl<'s> BareMetal<'s> {
             let prepared = mode == setup.mode || setup.other_root;
             guest.set_root(mode, prepared.then_some(root));
         }
-        let pvcs = setup.pvcs_registered.then(|| NonNull::new(self.pvcs.as_ptr().cast::<Pvcs>()));
-        // SAFETY: the frame lives as long as `self` and lies in the identity map, which every root
-        // has, writable and for the supervisor.
-        guest.set_pvcs(pvcs.flatten().map(|pvcs| unsafe { PvcsPage::new(pvcs) }));
+        guest.set_pvcs(setup.pvcs_registered.then(|| pvcs_page(&self.pvcs)));
         Ok(guest)
     }
+}
+
+/// The PVCS in a frame.
+fn pvcs_page(frame: &Frame) -> PvcsPage {
+    let Some(pvcs) = NonNull::new(frame.as_ptr().cast::<Pvcs>()) else {
+        exit::fatal(format_args!("a frame at address 0"))
+    };
+    // SAFETY: the frame lives as long as the world whose guests alone have it, and every root of
+    // the world maps it, writable and for the supervisor.
+    unsafe { PvcsPage::new(pvcs) }
 }
 
 /// A guest's root; with PCIDs one of its own, and no flush: the mappings never change.
@@ -266,10 +293,9 @@ fn guest_root(
     if let Some(enabled) = enabled {
         cr3 = cr3.with_pcid(Pcid::new(pcid)?, enabled).without_flush(enabled);
     }
-    // SAFETY: every address space shares the host's two ranges, where all of the host lies, the
-    // switcher, stacks and handlers too. Both are for the supervisor alone but for one page,
-    // `text32`, which like everything that `Space` adds for users is a frame of the guests' own. The
-    // PCIDs 1 and 2 are given to these two roots alone.
+    // SAFETY: `Space::new` has mapped what the runtime lists for this CPU, the world's PVCS and the
+    // event stubs, for the supervisor alone, as the host's root does. What it adds for users are frames
+    // of the guests' own. The PCIDs 1 and 2 are given to these two roots alone on this CPU.
     Ok(unsafe { GuestRoot::new(cr3) })
 }
 
@@ -284,9 +310,8 @@ fn set_breakpoint(at: Option<u64>) {
     let flags = at.map_or(Dr7Flags::empty(), |_| Dr7Flags::LOCAL_BREAKPOINT_0_ENABLE);
     // The value register's other fields, condition and size, are zero: execution, one byte.
     let value = Dr7Value::from(flags);
-    if let Some(at) = at {
-        Dr0::write(at);
-    }
+    // An address that matches is reported in DR6 with the next #DB, enabled or not (section 18.2.3).
+    Dr0::write(at.unwrap_or_default());
     Dr7::write(value);
 }
 
@@ -338,6 +363,7 @@ impl World for BareMetal<'_> {
             Ok(exit) => exit,
             Err(why) => exit::fatal(format_args!("a case's guest was refused: {why}")),
         };
+        let after = percpu::scratch();
 
         let mut pvcs = Pvcs::default();
         // SAFETY: the frame holds a PVCS, and any bits are one. The guest, whose memory it is, does
@@ -348,21 +374,19 @@ impl World for BareMetal<'_> {
             regs: guest.regs,
             gs_base: guest.gs_base(),
             mode: guest.mode(),
-            switch_flags: SwitchFlags::from_bits_retain(SWITCH_FLAGS_AFTER.load(Ordering::Relaxed)),
+            switch_flags: SwitchFlags::from_bits_retain(after.switch_flags),
             smod_rsp: guest.smod_rsp,
             pvcs,
             host: HostAfter {
-                flags: RFlags::from_bits_retain(FLAGS_AFTER.load(Ordering::Relaxed)),
-                callee_saved_kept: CALLEE_SAVED_CHANGED.load(Ordering::Relaxed) == 0,
-                scratch_cleared: SCRATCH_AFTER.load(Ordering::Relaxed) == 0,
-                stack_kept: STACK_AFTER.load(Ordering::Relaxed)
-                    == STACK_BEFORE.load(Ordering::Relaxed),
+                flags: RFlags::from_bits_retain(after.flags_after),
+                callee_saved_kept: after.callee_saved_changed == 0,
+                scratch_cleared: after.scratch_after == 0,
+                stack_kept: after.stack_after == after.stack_before,
                 stack_segment_loaded: self.platform.vendor == Vendor::Intel
-                    || STACK_SEGMENT_AFTER.load(Ordering::Relaxed)
-                        == u64::from(self.platform.selectors.kernel_ds()),
+                    || after.stack_segment_after == u64::from(self.platform.selectors.kernel_ds()),
                 root_kept: Cr3Register::read_raw() == root,
                 gs_kept: GsBase::read() == gs,
-                host_rsp_cleared: HOST_RSP_AFTER.load(Ordering::Relaxed) == 0,
+                host_rsp_cleared: after.host_rsp == 0,
             },
         })
     }

@@ -8,7 +8,7 @@
 //!
 //! Both directions are defined here once, and used by both sides. The lines of a run are, in this
 //! order: one [`Event::Machine`], one [`Event::Begin`], an [`Event::Case`] per self test, one
-//! [`Event::Switcher`], an [`Event::Case`] per case, one [`Event::End`]. A kernel that dies prints a
+//! [`Event::Switcher`], an [`Event::Case`] per case and per [host case](HOST_CASES), one [`Event::End`]. A kernel that dies prints a
 //! [`PANIC`] or a [`FATAL`] line instead, which are plain text because nothing (the heap least of
 //! all) can be trusted by then.
 
@@ -38,6 +38,16 @@ pub const SELFTESTS: &[&str] = &[
     "selftest/iret_bad_cs",
     "selftest/iret_non_canonical",
     MODEL,
+];
+
+/// The cases that are about the host around a switcher, by the names they report: with several CPUs
+/// and page tables of its own, which only the kernel has. It runs them after the case list.
+pub const HOST_CASES: &[&str] = &[
+    "host/four_cpus_run_guests_at_once",
+    "host/the_pvcs_flips_while_guests_switch",
+    "host/a_guests_root_has_what_is_listed_and_nothing_else",
+    "host/a_guest_that_probes_the_host_faults",
+    "host/a_cpu_without_its_switcher_is_as_it_was",
 ];
 
 /// The one that executes the [`vectors`]: does this CPU do what `switcher_gen::machine` says?

@@ -48,7 +48,7 @@ enum Task {
         #[arg(long, value_name = "NAME", num_args = 1.., value_parser = engine_names())]
         engine: Vec<String>,
         /// Seconds after which a run of the kernel counts as hanging
-        #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+        #[arg(long, value_name = "SECONDS", default_value_t = 300)]
         timeout: u64,
     },
     /// Write a bootable image of the kernel for a real machine

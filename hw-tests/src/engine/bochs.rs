@@ -50,7 +50,7 @@ impl Bochs {
         format!(
             "config_interface: textconfig\n\
              display_library: rfb, options=\"timeout=0\"\n\
-             cpu: model={model}, count=1, ips=50000000, reset_on_triple_fault=0\n\
+             cpu: model={model}, count=4, ips=50000000, reset_on_triple_fault=0\n\
              megs: 512\n\
              romimage: file={bios}\n\
              vgaromimage: file={vga}\n\

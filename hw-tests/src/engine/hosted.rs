@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use hw_cases::{HostAfter, Platform, Refusal, World};
 use hw_protocol::{Event, Options, Verdict};
-use switcher_gen::arch::{Cr3, PagingMode, RFlags};
+use switcher_gen::arch::{Cr3, PagingMode};
 use switcher_gen::layout::{Mode, SwitchFlags};
 use switcher_gen::scenario::{Outcome, Setup};
 use switcher_gen::{Image, Variant};
@@ -161,23 +161,19 @@ pub(super) fn setup(case: &hw_cases::Setup, usual: Setup) -> Setup {
 pub(super) fn outcome(outcome: Outcome) -> hw_cases::Outcome {
     let flags = outcome.extra.switch_flags;
     hw_cases::Outcome {
-        exit: Exit::from_frame(outcome.frame.orig_ax, || outcome.cr2.unwrap_or_default()),
+        exit: Exit::from_frame(
+            outcome.frame.orig_ax,
+            || outcome.cr2.unwrap_or_default(),
+            // In user mode no debug register is set, so a #DB is a single step.
+            || outcome.dr6.unwrap_or(Exit::DR6_SINGLE_STEP),
+        ),
         regs: outcome.frame,
         gs_base: outcome.gs_base,
         mode: if flags.contains(SwitchFlags::UMOD) { Mode::Umod } else { Mode::Smod },
         switch_flags: flags,
         smod_rsp: outcome.extra.smod_rsp,
         pvcs: outcome.pvcs,
-        host: HostAfter {
-            flags: RFlags::FIXED,
-            callee_saved_kept: true,
-            scratch_cleared: true,
-            stack_kept: true,
-            stack_segment_loaded: true,
-            root_kept: true,
-            gs_kept: true,
-            host_rsp_cleared: outcome.extra.host_rsp == 0,
-        },
+        host: HostAfter { host_rsp_cleared: outcome.extra.host_rsp == 0, ..HostAfter::IN_ORDER },
     }
 }
 

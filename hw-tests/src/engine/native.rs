@@ -10,7 +10,7 @@ use switcher_gen::arch::{Selectors, Vendor, vector};
 use switcher_gen::layout::Mode;
 use switcher_gen::native::{self, Error, Failure, Machine};
 use switcher_gen::scenario;
-use switcher_gen::{Axes, Image, Mitigations, Variant};
+use switcher_gen::{Axes, Image, Variant};
 
 use super::hosted::{self, Hosted, NamedWorld};
 
@@ -37,8 +37,7 @@ fn variant() -> Result<Variant> {
         _ => Vendor::Intel,
     };
     let paging = Machine::new(&Variant::REFERENCE)?.real_paging();
-    let mitigations = Mitigations::NONE;
-    let axes = Axes { vendor, paging, ibt: false, pcid: false, mitigations };
+    let axes = Axes { vendor, paging, ..Variant::REFERENCE.axes() };
     Ok(Variant::new(axes, Selectors::DEFAULT)?)
 }
 

@@ -94,7 +94,7 @@ impl Engine for Qemu {
             .arg(&vectors)
             .args(if self.kvm { ["-accel", "kvm"] } else { ["-accel", "tcg"] })
             .args(["-cpu", self.cpu])
-            .args(["-m", "512", "-nodefaults", "-display", "none", "-monitor", "none"])
+            .args(["-smp", "4", "-m", "512", "-nodefaults", "-display", "none", "-monitor", "none"])
             .args(["-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
             .arg("-serial")
             .arg(format!("file:{}", serial.display()));

@@ -2,6 +2,8 @@
 
 /// Debug exception.
 pub const DB: u8 = 1;
+/// Non-maskable interrupt.
+pub const NMI: u8 = 2;
 /// Invalid opcode.
 pub const UD: u8 = 6;
 /// Segment not present.
@@ -12,6 +14,10 @@ pub const SS: u8 = 12;
 pub const GP: u8 = 13;
 /// Page fault: the vector that comes with an address, in CR2.
 pub const PF: u8 = 14;
+/// Machine check.
+pub const MC: u8 = 18;
+/// The first vector that is no exception.
+pub const FIRST_INTERRUPT: u8 = 32;
 
 /// Whether the hardware pushes an error code.
 #[must_use]

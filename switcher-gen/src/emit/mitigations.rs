@@ -35,7 +35,7 @@ pub(super) fn at_exit<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
         asm!(a
             /// SPEC_CTRL is the host's.
             ; mov   ecx, Msr::SpecCtrl.address().cast_signed()
-            ; gs mov eax, DWORD [PerCpu::tss_extra + TssExtra::host_spec_ctrl]
+            ; percpu mov eax, DWORD [PerCpu::tss_extra + TssExtra::host_spec_ctrl]
             ; xor   edx, edx
             ; wrmsr
         );
@@ -133,7 +133,7 @@ pub(super) fn at_entry<S: Sink>(a: &mut S, variant: &Variant) {
         asm!(a
             /// SPEC_CTRL is the guest's: no host code follows but this routine.
             ; mov   ecx, Msr::SpecCtrl.address().cast_signed()
-            ; gs mov eax, DWORD [PerCpu::tss_extra + TssExtra::guest_spec_ctrl]
+            ; percpu mov eax, DWORD [PerCpu::tss_extra + TssExtra::guest_spec_ctrl]
             ; xor   edx, edx
             ; wrmsr
         );

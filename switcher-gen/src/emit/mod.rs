@@ -11,6 +11,10 @@
 //! | `mitigations` | what stands between guest and host against speculative execution |
 //! | `syscall_compat` | `entry_SYSCALL_compat_switcher`: what answers a 32-bit SYSCALL |
 //!
+//! `percpu` in front of an instruction is a GS prefix or nothing, by the variant's
+//! [`Placement`](crate::layout::Placement): with [`PerCpu`](crate::layout::Placement::PerCpu), direct
+//! switches have neither SWAPGS nor a stack, and RSP is one of their scratch registers.
+//!
 //! Inside `asm!`, a `///` line becomes a comment of the listing, so it is written for its reader.
 
 mod enter_guest;
@@ -34,6 +38,7 @@ const ENTRY_ALIGNMENT: usize = 16;
 
 /// Emits a whole switcher. Deterministic: equal variants give equal bytes.
 pub fn switcher<S: Sink>(a: &mut S, variant: &Variant) {
+    a.place(variant.axes().policy.placement);
     enter_guest::emit(a, variant);
     return_to_guest::emit(a, variant);
     a.align(ENTRY_ALIGNMENT, FILLER);

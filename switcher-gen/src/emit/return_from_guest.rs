@@ -21,7 +21,7 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
     entry_point(a, variant, Label::ReturnFromGuest);
     asm!(a
         /// The host's root.
-        ; gs mov rax, QWORD [PerCpu::tss_extra + TssExtra::host_cr3]
+        ; percpu mov rax, QWORD [PerCpu::tss_extra + TssExtra::host_cr3]
         ; mov   cr3, rax
     );
     a.close(Window::GuestRoot);
@@ -45,9 +45,9 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         );
     }
     asm!(a
-        ; gs mov rsp, QWORD [PerCpu::tss_extra + TssExtra::host_rsp]
+        ; percpu mov rsp, QWORD [PerCpu::tss_extra + TssExtra::host_rsp]
         /// No guest is running any more.
-        ; gs mov QWORD [PerCpu::tss_extra + TssExtra::host_rsp], 0
+        ; percpu mov QWORD [PerCpu::tss_extra + TssExtra::host_rsp], 0
     );
     let cleared = mitigations::at_exit(a, variant);
     if is_mitigated {

@@ -1,7 +1,8 @@
 //! The return to a guest: SYSRETQ where it gives the guest exactly its registers, IRETQ elsewhere.
 //!
-//! **Reached** from `enter_guest` (falling through) and from `to_umod`, at CPL 0 on the guest's
-//! root, with the guest's GS.
+//! **Reached** from `enter_guest` (falling through) and from `to_umod` (with
+//! [`Placement::PerCpu`](crate::layout::Placement::PerCpu), only where that cannot tell by itself
+//! that SYSRETQ will do), at CPL 0 on the guest's root, with the guest's GS.
 //! **Live**: every general register but RSP is the guest's. RSP is sp0, and below it lies the frame
 //! for an IRETQ. Its flags have the forced bits set but are not sanitised otherwise; its CS and SS
 //! are the usual ones, whether they have been written or not.

@@ -7,37 +7,51 @@
 //! the last instruction of the canonical half (spec/hazards.md, row 2).
 //! **May be clobbered**: nothing before the decision; afterwards what each path says.
 //!
-//! Until RSP is the host's, only NMI, #MC and #DB can get in, and they have stacks of their own.
+//! Until RSP is the host's, only NMI, #MC and #DB can get in, and they have stacks of their own. With
+//! [`Placement::PerCpu`], only an exit makes it the host's, and only an exit needs the host's GS.
 
 use switcher_macros::asm;
 
 use super::{entry_point, to_smod, to_umod};
 use crate::asm::{Label, Sink, Window};
-use crate::layout::{ExitReason, IretFrame, OrigAx, PerCpu, SwitchFlags, Tss, TssExtra};
+use crate::layout::{
+    ExitReason, IretFrame, OrigAx, PerCpu, Placement, Pvcs, PvcsCurrent, PvcsLayout, Revision,
+    SwitchFlags, Tss, TssExtra,
+};
 use crate::variant::Variant;
 
-#[rustfmt::skip]
 pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
+    match variant.axes().policy.revision {
+        Revision::Rfc => emit_for::<S, Pvcs>(a, variant),
+        Revision::Current => emit_for::<S, PvcsCurrent>(a, variant),
+    }
+}
+
+#[rustfmt::skip]
+fn emit_for<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     let selectors = variant.selectors();
+    let placement = variant.axes().policy.placement;
 
     a.open(Window::GuestRoot);
     a.open(Window::UnsafeStack);
     entry_point(a, variant, Label::Syscall64);
+    if placement == Placement::Gs {
+        asm!(a
+            /// No register is free: the guest's RSP goes to the TSS's unused sp2.
+            ; swapgs
+            ; gs mov QWORD [PerCpu::tss + Tss::sp2], rsp
+            ; gs mov rsp, QWORD [PerCpu::tss + Tss::sp0]
+        );
+        a.close(Window::UnsafeStack);
+        asm!(a ; =>Label::Syscall64SafeStack);
+    }
     asm!(a
-        /// No register is free: the guest's RSP goes to the TSS's unused sp2.
-        ; swapgs
-        ; gs mov QWORD [PerCpu::tss + Tss::sp2], rsp
-        ; gs mov rsp, QWORD [PerCpu::tss + Tss::sp0]
-    );
-    a.close(Window::UnsafeStack);
-    asm!(a
-        ; =>Label::Syscall64SafeStack
         /// In umod, and nothing inhibits? Each inhibitor is greater than either mode.
-        ; gs cmp QWORD [PerCpu::tss_extra + TssExtra::switch_flags], SwitchFlags::UMOD.imm32()
+        ; percpu cmp QWORD [PerCpu::tss_extra + TssExtra::switch_flags], SwitchFlags::UMOD.imm32()
         ; jne   =>Label::NotToSmod
     );
 
-    to_smod::emit(a, variant);
+    to_smod::emit::<S, P>(a, variant);
 
     asm!(a
         /// Everything is the guest's but RSP. Nothing may come between its load and SYSRETQ.
@@ -49,27 +63,42 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; =>Label::SysretqUnsafeStack
         ; sysretq
     );
-    a.close(Window::UnsafeStack);
+    if placement == Placement::Gs {
+        a.close(Window::UnsafeStack);
+    }
 
     asm!(a
         ; =>Label::NotToSmod
         /// In smod, nothing inhibits, and the SYSCALL is ERETU?
         ; ja    =>Label::ExitSyscall
-        ; gs cmp rcx, QWORD [PerCpu::tss_extra + TssExtra::retu_rip]
+        ; percpu cmp rcx, QWORD [PerCpu::tss_extra + TssExtra::retu_rip]
         ; jne   =>Label::ExitSyscall
     );
 
-    to_umod::emit(a, variant);
+    to_umod::emit::<S, P>(a, variant);
 
     asm!(a
         /// ERETU after all, but to other selectors: RCX was found equal to retu_rip.
         ; =>Label::ExitEretu
-        ; gs mov rcx, QWORD [PerCpu::tss_extra + TssExtra::retu_rip]
+        ; percpu mov rcx, QWORD [PerCpu::tss_extra + TssExtra::retu_rip]
 
         /// Exit: a whole PtRegs below sp0. CS and SS are known, as only 64-bit code gets here.
         ; =>Label::ExitSyscall
+    );
+    if placement == Placement::PerCpu {
+        asm!(a
+            ; percpu mov QWORD [PerCpu::tss + Tss::sp2], rsp
+            ; percpu mov rsp, QWORD [PerCpu::tss + Tss::sp0]
+        );
+        a.close(Window::UnsafeStack);
+        asm!(a
+            ; =>Label::Syscall64SafeStack
+            ; swapgs
+        );
+    }
+    asm!(a
         ; push  selectors.user_ds().into()
-        ; gs push QWORD [PerCpu::tss + Tss::sp2]
+        ; percpu push QWORD [PerCpu::tss + Tss::sp2]
         ; push  r11
         ; push  selectors.user_cs().into()
         ; push  rcx

@@ -1,54 +1,203 @@
 //! The direct switch from smod to umod: ERETU, a SYSCALL of smod at the agreed address.
 //!
-//! **Reached** from `syscall_64` in smod with no inhibitor set and RCX = retu_rip; on the sp0
-//! stack, with the host's GS and smod's root.
-//! **Live**: all general registers but RCX and R11, smod's RSP in sp2. RCX is known (retu_rip) and
-//! R11 still belongs to an exit until the selectors are found to be the usual ones.
+//! **Reached** from `syscall_64` in smod with no inhibitor set and RCX = retu_rip, on smod's root.
+//! With [`Placement::Gs`] on the sp0 stack, with the host's GS, smod's RSP in sp2; with
+//! [`Placement::PerCpu`] RSP and GS are smod's still.
+//! **Live**: all general registers but RCX and R11. RCX is known (retu_rip) and R11 still belongs to
+//! an exit until the selectors are found to be the usual ones.
 //! **May be clobbered**: RCX and R11; RCX must be retu_rip again for an exit.
 //!
 //! Each field of the PVCS is read once, and what is read is used as data only: RIP is checked after
-//! it has been copied to the host's stack, flags are sanitised there, the GS base is made
+//! it has been copied to the host's stack or to a register, and so are flags; the GS base is made
 //! canonical in a register (spec/hazards.md, rows 1, 5, 14 and 24).
 
 use switcher_macros::asm;
 
 use crate::arch::RFlags;
-use crate::asm::{Label, Sink};
-use crate::layout::{IretFrame, PerCpu, Pvcs, SwitchFlags, Tss, TssExtra};
+use crate::asm::{Label, Sink, Window};
+use crate::layout::{
+    IretFrame, PerCpu, Placement, Pvcs, PvcsLayout, Revision, SwitchFlags, Tss, TssExtra,
+};
 use crate::variant::Variant;
 
 #[rustfmt::skip]
-pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
+pub(super) fn emit<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     let selectors = variant.selectors();
-    let paging = variant.axes().paging;
 
     asm!(a
         /// smod -> umod. Other selectors than SYSRETQ's are left to the host.
-        ; gs mov rcx, QWORD [PerCpu::tss_extra + TssExtra::pvcs]
-        ; cmp   DWORD [BYTE rcx + Pvcs::user_cs.pair(Pvcs::user_ss)], selectors.user_pair().cast_signed()
-        ; jne   BYTE =>Label::ExitEretu
-        ; gs mov r11, QWORD [PerCpu::tss + Tss::sp2]
-        ; gs mov QWORD [PerCpu::tss_extra + TssExtra::smod_rsp], r11
+        ; percpu mov rcx, QWORD [PerCpu::tss_extra + TssExtra::pvcs]
+        ; cmp   DWORD [BYTE rcx + P::USER_CS.pair(P::USER_SS)], selectors.user_pair().cast_signed()
+    );
+    match variant.axes().policy.placement {
+        Placement::Gs => {
+            asm!(a ; jne BYTE =>Label::ExitEretu);
+            on_the_hosts_stack::<S, P>(a, variant);
+        }
+        Placement::PerCpu => {
+            asm!(a ; jne =>Label::ExitEretu);
+            without_a_stack::<S, P>(a, variant);
+        }
+    }
+}
+
+#[rustfmt::skip]
+fn on_the_hosts_stack<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
+    let revision = variant.axes().policy.revision;
+    let paging = variant.axes().paging;
+
+    if revision == Revision::Rfc {
+        asm!(a
+            ; gs mov r11, QWORD [PerCpu::tss + Tss::sp2]
+            ; gs mov QWORD [PerCpu::tss_extra + TssExtra::smod_rsp], r11
+        );
+    }
+    asm!(a
         /// Mode and root change together.
         ; gs xor BYTE [PerCpu::tss_extra + TssExtra::switch_flags.low_byte()], SwitchFlags::MODE_TOGGLE.imm8()
         ; gs mov r11, QWORD [PerCpu::tss_extra + TssExtra::umod_cr3]
         ; mov   cr3, r11
-        /// umod's IRET frame below RSP; its selectors are added if there is an IRETQ.
-        ; mov   r11, QWORD [BYTE rcx + Pvcs::rsp]
+    );
+    match revision {
+        Revision::Rfc => asm!(a
+            /// umod's IRET frame below RSP; its selectors are added if there is an IRETQ.
+            ; mov   r11, QWORD [BYTE rcx + Pvcs::rsp]
+        ),
+        Revision::Current => asm!(a
+            /// umod's IRET frame below RSP, with smod's RSP; its selectors are added if there is an
+            /// IRETQ.
+            ; gs mov r11, QWORD [PerCpu::tss + Tss::sp2]
+        ),
+    }
+    asm!(a
         ; mov   QWORD [BYTE rsp + IretFrame::rsp.below_end()], r11
-        ; mov   r11d, DWORD [BYTE rcx + Pvcs::eflags]
+        ; mov   r11d, DWORD [BYTE rcx + P::EFLAGS]
         ; or    r11d, RFlags::GUEST_FIXED.imm32()
         ; mov   QWORD [BYTE rsp + IretFrame::eflags.below_end()], r11
-        ; mov   r11, QWORD [BYTE rcx + Pvcs::rip]
+        ; mov   r11, QWORD [BYTE rcx + P::RIP]
         ; mov   QWORD [BYTE rsp + IretFrame::rip.below_end()], r11
         /// GS is the guest's from here on; WRGSBASE would fault on an address that is none.
         ; swapgs
-        ; mov   r11, QWORD [BYTE rcx + Pvcs::user_gsbase]
+        ; mov   r11, QWORD [BYTE rcx + P::USER_GSBASE]
         ; shl   r11, paging.sign_bits().cast_signed()
         ; sar   r11, paging.sign_bits().cast_signed()
         ; wrgsbase r11
-        ; mov   r11, QWORD [BYTE rcx + Pvcs::r11]
-        ; mov   rcx, QWORD [BYTE rcx + Pvcs::rcx]
+        ; mov   r11, QWORD [BYTE rcx + P::R11]
+        ; mov   rcx, QWORD [BYTE rcx + P::RCX]
         ; jmp   =>Label::ReturnToGuest
     );
+}
+
+/// RSP is one more register for the checks of `return_to_guest`. What they do not pass goes there, on
+/// the sp0 stack.
+#[rustfmt::skip]
+fn without_a_stack<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
+    let revision = variant.axes().policy.revision;
+    let paging = variant.axes().paging;
+
+    asm!(a
+        /// RSP is saved to be a scratch register. (Where it passes through, this slot is free.)
+        ; percpu mov QWORD [PerCpu::tss_extra + TssExtra::smod_rsp], rsp
+        /// Mode and root change together.
+        ; percpu xor BYTE [PerCpu::tss_extra + TssExtra::switch_flags.low_byte()], SwitchFlags::MODE_TOGGLE.imm8()
+        ; percpu mov r11, QWORD [PerCpu::tss_extra + TssExtra::umod_cr3]
+        ; mov   cr3, r11
+        /// WRGSBASE would fault on an address that is none.
+        ; mov   r11, QWORD [BYTE rcx + P::USER_GSBASE]
+        ; shl   r11, paging.sign_bits().cast_signed()
+        ; sar   r11, paging.sign_bits().cast_signed()
+        ; wrgsbase r11
+        /// R11 equals the flags, and has none that SYSRETQ may not restore.
+        ; mov   r11, QWORD [BYTE rcx + P::R11]
+        ; mov   esp, DWORD [BYTE rcx + P::EFLAGS]
+        ; or    esp, RFlags::GUEST_FIXED.imm32()
+        ; cmp   r11, rsp
+        ; jne   BYTE =>Label::ToUmodOtherFlags
+        ; test  r11d, RFlags::sysret_obstacles().imm32()
+        ; jnz   BYTE =>Label::ToUmodOtherFlags
+        /// RCX equals RIP, in the lower half: user mode's, and canonical.
+        ; mov   rsp, QWORD [BYTE rcx + P::RIP]
+        ; mov   rcx, QWORD [BYTE rcx + P::RCX]
+        ; cmp   rcx, rsp
+        ; jne   BYTE =>Label::ToUmodOtherRip
+        ; shr   rsp, 63 - paging.sign_bits().cast_signed()
+        ; jnz   BYTE =>Label::ToUmodUpperHalf
+        /// Nothing may come between the load of RSP and SYSRETQ.
+        ; =>Label::ToUmodSysretq
+    );
+    match revision {
+        Revision::Rfc => asm!(a
+            ; percpu mov rsp, QWORD [PerCpu::tss_extra + TssExtra::pvcs]
+            ; mov   rsp, QWORD [BYTE rsp + Pvcs::rsp]
+        ),
+        Revision::Current => {
+            asm!(a ; percpu mov rsp, QWORD [PerCpu::tss_extra + TssExtra::smod_rsp]);
+        }
+    }
+    asm!(a
+        ; sysretq
+
+        /// RSP has the flags, the forced ones set but not sanitised otherwise.
+        ; =>Label::ToUmodOtherFlags
+        ; mov   ecx, esp
+        ; percpu mov rsp, QWORD [PerCpu::tss + Tss::sp0]
+    );
+    a.close(Window::UnsafeStack);
+    asm!(a
+        ; mov   QWORD [BYTE rsp + IretFrame::eflags.below_end()], rcx
+        ; percpu mov rcx, QWORD [PerCpu::tss_extra + TssExtra::pvcs]
+    );
+    match revision {
+        Revision::Rfc => asm!(a ; push QWORD [BYTE rcx + Pvcs::rsp]),
+        Revision::Current => {
+            asm!(a ; percpu push QWORD [PerCpu::tss_extra + TssExtra::smod_rsp]);
+        }
+    }
+    asm!(a
+        ; pop   QWORD [BYTE rsp + IretFrame::rsp.below_end()]
+        ; push  QWORD [BYTE rcx + P::RIP]
+        ; pop   QWORD [BYTE rsp + IretFrame::rip.below_end()]
+        ; mov   rcx, QWORD [BYTE rcx + P::RCX]
+        ; jmp   =>Label::ReturnToGuest
+    );
+    a.open(Window::UnsafeStack);
+    asm!(a
+        /// RCX is RIP, and not in the lower half. Canonical all the same?
+        ; =>Label::ToUmodUpperHalf
+        ; mov   rsp, rcx
+        ; shl   rsp, paging.sign_bits().cast_signed()
+        ; sar   rsp, paging.sign_bits().cast_signed()
+        ; cmp   rsp, rcx
+        ; je    BYTE =>Label::ToUmodSysretq
+        ; mov   rsp, rcx
+        /// RSP has the RIP. R11 was found to be the flags.
+        ; =>Label::ToUmodOtherRip
+        ; percpu mov QWORD [PerCpu::tss + Tss::sp2], rsp
+        ; percpu mov rsp, QWORD [PerCpu::tss + Tss::sp0]
+    );
+    a.close(Window::UnsafeStack);
+    asm!(a
+        ; mov   QWORD [BYTE rsp + IretFrame::eflags.below_end()], r11
+        ; percpu push QWORD [PerCpu::tss + Tss::sp2]
+        ; pop   QWORD [BYTE rsp + IretFrame::rip.below_end()]
+    );
+    match revision {
+        Revision::Rfc => asm!(a
+            ; percpu mov r11, QWORD [PerCpu::tss_extra + TssExtra::pvcs]
+            ; push  QWORD [BYTE r11 + Pvcs::rsp]
+        ),
+        Revision::Current => {
+            asm!(a ; percpu push QWORD [PerCpu::tss_extra + TssExtra::smod_rsp]);
+        }
+    }
+    asm!(a
+        ; pop   QWORD [BYTE rsp + IretFrame::rsp.below_end()]
+    );
+    if revision == Revision::Rfc {
+        asm!(a ; mov r11, QWORD [BYTE rsp + IretFrame::eflags.below_end()]);
+    }
+    asm!(a
+        ; jmp   =>Label::ReturnByIretq
+    );
+    a.open(Window::UnsafeStack);
 }

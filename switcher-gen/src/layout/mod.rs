@@ -12,8 +12,8 @@ pub use frames::{ExitReason, IretFrame, OrigAx, PtRegs};
 #[doc(hidden)]
 pub use message::Message;
 pub use offset::{AsmLayout, Field, Layout, Offset, Operand, Scalar, disp8, disp32, layout_of};
-pub use percpu::{Mode, PerCpu, Split64, SwitchFlags, Tss, TssExtra};
-pub use pvcs::{EventFlags, Pvcs, PvcsCurrent};
+pub use percpu::{Mode, PerCpu, Placement, Split64, SwitchFlags, Tss, TssExtra};
+pub use pvcs::{EventFlags, Pvcs, PvcsCurrent, PvcsLayout, Revision};
 pub use switcher_macros::AsmLayout;
 
 /// Every layout emitted code may name, in the order of a reader's journey.

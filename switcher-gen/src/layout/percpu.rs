@@ -1,11 +1,23 @@
 //! The per-CPU block: the hardware's TSS and, behind it, what the switcher keeps of the running
-//! guest. The host's GS base is its address, so GS-relative displacements are offsets into
-//! [`PerCpu`]. (spec/abi.md, "The per-CPU block" and "switch_flags".)
+//! guest. Code reaches it by its [`Placement`]: relative to GS, whose base is the block's address in
+//! the host, or relative to RIP, as it lies a page in front of the code. Displacements are offsets
+//! into [`PerCpu`] either way. (spec/abi.md, "The per-CPU block" and "switch_flags".)
 
 use bitflags::bitflags;
 
 use super::{AsmLayout, Scalar};
 use crate::arch::{Cr3, imm32};
+
+/// How emitted code reaches the per-CPU block (spec/switcher.md, "GS").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Placement {
+    /// Through the host's GS base: one code for all CPUs, SWAPGS on every way in and out.
+    #[default]
+    Gs,
+    /// Relative to RIP: a copy of the code for each CPU, [`PerCpu::BEFORE_CODE`] bytes behind its
+    /// block. Direct switches have no SWAPGS.
+    PerCpu,
+}
 
 /// A 64-bit value that the hardware places at a multiple of 4 only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -216,7 +228,8 @@ pub struct TssExtra {
     /// GS base smod starts with. Canonical.
     #[asm(at = 0x70)]
     pub smod_gsbase: u64,
-    /// Stack of smod: saved by ERETU, loaded by umod's SYSCALL. The switcher's and the host's.
+    /// Stack of smod: saved by ERETU, loaded by umod's SYSCALL. The switcher's and the host's. In
+    /// the current revision of the PVCS, where RSP passes through, the switcher's scratch.
     #[asm(at = 0x78)]
     pub smod_rsp: u64,
 }
@@ -232,6 +245,12 @@ pub struct PerCpu {
     /// The switcher's part.
     #[asm(at = 0x80, nested)]
     pub tss_extra: TssExtra,
+}
+
+impl PerCpu {
+    /// With [`Placement::PerCpu`], how far in front of an image's first byte its block lies: one
+    /// page, as code and data have different rights.
+    pub const BEFORE_CODE: u64 = 0x1000;
 }
 
 #[cfg(test)]

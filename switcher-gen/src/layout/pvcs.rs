@@ -5,7 +5,17 @@
 
 use bitflags::bitflags;
 
-use super::AsmLayout;
+use super::{AsmLayout, Offset};
+
+/// The revision of the PVCS's layout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Revision {
+    /// 2024, [`Pvcs`]: smod has a stack of its own, and umod's RSP is kept in the PVCS.
+    #[default]
+    Rfc,
+    /// 2026, [`PvcsCurrent`]: RSP passes through every direct switch.
+    Current,
+}
 
 bitflags! {
     /// Bits of [`Pvcs::event_flags`] that mean something.
@@ -109,4 +119,40 @@ pub struct PvcsCurrent {
     #[asm(at = 0x68)]
     pub r11: u64,
     _reserved1: [u64; 2],
+}
+
+/// What a switcher uses of the PVCS, where one revision has it: emitters are one text for both.
+#[expect(missing_docs, reason = "the fields of Pvcs and PvcsCurrent")]
+pub trait PvcsLayout: AsmLayout {
+    const USER_CS: Offset<Self, u16>;
+    const USER_SS: Offset<Self, u16>;
+    const USER_GSBASE: Offset<Self, u64>;
+    const EFLAGS: Offset<Self, u32>;
+    const RIP: Offset<Self, u64>;
+    /// Where RSP passes through, there is none.
+    const RSP: Option<Offset<Self, u64>>;
+    const RCX: Offset<Self, u64>;
+    const R11: Offset<Self, u64>;
+}
+
+impl PvcsLayout for Pvcs {
+    const USER_CS: Offset<Self, u16> = Self::user_cs;
+    const USER_SS: Offset<Self, u16> = Self::user_ss;
+    const USER_GSBASE: Offset<Self, u64> = Self::user_gsbase;
+    const EFLAGS: Offset<Self, u32> = Self::eflags;
+    const RIP: Offset<Self, u64> = Self::rip;
+    const RSP: Option<Offset<Self, u64>> = Some(Self::rsp);
+    const RCX: Offset<Self, u64> = Self::rcx;
+    const R11: Offset<Self, u64> = Self::r11;
+}
+
+impl PvcsLayout for PvcsCurrent {
+    const USER_CS: Offset<Self, u16> = Self::user_cs;
+    const USER_SS: Offset<Self, u16> = Self::user_ss;
+    const USER_GSBASE: Offset<Self, u64> = Self::user_gsbase;
+    const EFLAGS: Offset<Self, u32> = Self::eflags;
+    const RIP: Offset<Self, u64> = Self::rip;
+    const RSP: Option<Offset<Self, u64>> = None;
+    const RCX: Offset<Self, u64> = Self::rcx;
+    const R11: Offset<Self, u64> = Self::r11;
 }

@@ -6,7 +6,7 @@ use super::ListingError;
 use super::names;
 use super::record::Notes;
 use crate::Image;
-use crate::layout::Operand;
+use crate::layout::{Operand, PerCpu};
 
 /// What is known of an instruction from its bytes and its notes.
 pub(super) struct Decoded {
@@ -29,6 +29,7 @@ impl<'a> Decode<'a> {
         options.set_uppercase_hex(false);
         options.set_space_after_operand_separator(true);
         options.set_branch_leading_zeros(false);
+        options.set_rip_relative_addresses(true);
         Self { image, formatter }
     }
 
@@ -105,10 +106,16 @@ fn memory_operand(
 ) -> Result<Named, ListingError> {
     let layout = note.layout;
     let size = instruction.memory_size().size();
-    let displacement = instruction.memory_displacement64().cast_signed();
+    let mut displacement = instruction.memory_displacement64().cast_signed();
+    let is_rip_relative = instruction.is_ip_rel_memory_operand();
+    if is_rip_relative {
+        // An offset into the image, in front of which the per-CPU block lies.
+        displacement = displacement.wrapping_add_unsigned(PerCpu::BEFORE_CODE);
+    }
     let name = usize::try_from(displacement + i64::from(note.anchor))
         .ok()
         .and_then(|offset| names::field(layout, offset, size))
+        .map(|name| if is_rip_relative { format!("per_cpu.{name}") } else { name })
         .ok_or(ListingError::NoField { at, layout: layout.name, size })?;
     let (size_and_segment, _) = raw.split_once('[').unwrap_or((raw, ""));
     let encoded = raw.rsplit_once(" ptr ").map_or(raw, |(_, address)| address);

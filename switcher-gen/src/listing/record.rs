@@ -1,8 +1,8 @@
 //! What an emitter says while it emits: the same code once more, with every note kept.
 
-use crate::asm::{AsmError, Code, CodeBuffer, HostSymbol, Label, Sink, Window};
+use crate::asm::{AsmError, Code, CodeBuffer, External, Label, Sink, Window};
 use crate::emit;
-use crate::layout::Operand;
+use crate::layout::{Operand, Placement};
 use crate::variant::Variant;
 
 /// A stretch of the code, or a point in it, and what was said of it.
@@ -102,8 +102,22 @@ impl Sink for Recorder {
         self.buffer.dynamic_reloc(label, target_offset, field_offset, ref_offset, kind);
     }
 
-    fn value_reloc(&mut self, symbol: HostSymbol, field_offset: u8, ref_offset: u8, kind: u8) {
-        self.buffer.value_reloc(symbol, field_offset, ref_offset, kind);
+    fn value_reloc(
+        &mut self,
+        target: impl Into<External>,
+        field_offset: u8,
+        ref_offset: u8,
+        kind: u8,
+    ) {
+        self.buffer.value_reloc(target, field_offset, ref_offset, kind);
+    }
+
+    fn place(&mut self, placement: Placement) {
+        self.buffer.place(placement);
+    }
+
+    fn placement(&self) -> Placement {
+        self.buffer.placement()
     }
 
     fn align(&mut self, alignment: usize, byte: u8) {

@@ -173,6 +173,8 @@ impl Machine {
         Ok(Outcome {
             frame: self.cpu.memory.frame.read(),
             cr2: self.cpu.cr2(),
+            // Linux keeps it to itself.
+            dr6: None,
             gs_base,
             extra: self.cpu.memory.per_cpu.read().tss_extra,
             pvcs: self.cpu.memory.pvcs.read(),

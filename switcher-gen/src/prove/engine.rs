@@ -81,11 +81,24 @@ impl Prover {
     /// # Errors
     /// If the code is none that a theorem can be about.
     pub fn prove(&self, target: &Target) -> Result<Verdict, BadCode> {
+        self.prove_in_order(target, Theorem::ALL)
+    }
+
+    /// The same, theorem by theorem in this order: what is likely to fail first is found soonest.
+    pub(crate) fn prove_in_order(
+        &self,
+        target: &Target,
+        mut order: [Theorem; Theorem::ALL.len()],
+    ) -> Result<Verdict, BadCode> {
         let d = &self.domain;
         d.reset();
         let saved = theorem::saved(d, target, &mut Unknowns)?;
+        if saved.is_none() {
+            // The one that says why.
+            order = Theorem::ALL;
+        }
         let mut reports = Vec::new();
-        for theorem in Theorem::ALL {
+        for theorem in order {
             if theorem == Theorem::SyscallCompat && target.syscall_compat.is_none() {
                 continue;
             }

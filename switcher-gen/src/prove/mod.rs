@@ -49,5 +49,5 @@ pub use engine::{Prover, Report, Unexplored, Verdict};
 pub use obligation::Obligation;
 pub use target::Target;
 pub use theorem::{BadCode, Goal, Neighbour, Run, Theorem, Walk, run, saved};
-pub use world::{Name, Part, Placement, Saved, Setting, Source};
+pub use world::{BlockOffsets, Name, Part, Saved, Setting, Source};
 pub(crate) use world::{read_extra, read_pvcs, region};

@@ -31,6 +31,7 @@ macro_rules! obligations {
 obligations! {
     // On the way.
     MEMORY = "memory" [7, 22] "every access is to the switcher's own memory";
+    MAPPED = "mapped" [22] "on a guest's root, only what every guest's root maps is accessed";
     GS_IS_THE_HOSTS = "per-cpu-access" [7] "GS is the host's at each access to the per-CPU block";
     RING_0_FLAGS = "ring-0-flags" [13, 30] "IF and TF are clear in ring 0";
     SWAPGS_FENCED = "swapgs-fenced" [28] "between a SWAPGS behind a jump and a GS access is a fence";

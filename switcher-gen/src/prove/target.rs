@@ -1,5 +1,6 @@
 //! The code that theorems are about, ours or anybody's.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::world::{Saved, Setting, Source, Start, World};
@@ -85,6 +86,31 @@ impl Target {
     pub(crate) fn entry_points(&self) -> impl Iterator<Item = u64> {
         let required = [self.enter_guest, self.return_from_guest, self.syscall_64];
         required.into_iter().chain(self.syscall_compat)
+    }
+
+    /// The addresses of all instructions that are executed from `entry` on, if no RET and no jump
+    /// through a register or memory leads back into the code; and maybe of some that are not. What
+    /// is no instruction ends a path.
+    pub(crate) fn reached_from(&self, entry: u64) -> BTreeSet<u64> {
+        use iced_x86::FlowControl;
+        let (mut reached, mut ahead) = (BTreeSet::new(), vec![entry]);
+        while let Some(at) = ahead.pop() {
+            let is_code = matches!(self.program.at(at), Some(Ok(_)));
+            if !is_code || !reached.insert(at) {
+                continue;
+            }
+            let instruction = self.program.instruction(at);
+            let (next, to) = (instruction.next_ip(), instruction.near_branch_target());
+            match instruction.flow_control() {
+                FlowControl::Next => ahead.push(next),
+                FlowControl::ConditionalBranch | FlowControl::Call => ahead.extend([next, to]),
+                FlowControl::UnconditionalBranch => ahead.push(to),
+                // Behind a call, it goes on.
+                FlowControl::IndirectCall => ahead.push(next),
+                _ => {}
+            }
+        }
+        reached
     }
 
     pub(super) fn model(&self) -> Model {

@@ -8,12 +8,12 @@ use super::mitigations::{AtReturn, Barriers};
 use super::obligation::{self, Obligation};
 use super::target::Target;
 use super::world::{
-    self, EXTRA_FIELDS, FRAME_REST, Name, Part, Placement, Saved, Setting, Source, Start, World,
+    self, BlockOffsets, EXTRA_FIELDS, FRAME_REST, Name, Part, Saved, Setting, Source, Start, World,
     by_number, in_frame, pvcs_fields, region,
 };
 use crate::arch::{Msr, RFlags, Vendor};
 use crate::asm::Window;
-use crate::layout::{PtRegs, SwitchFlags, Tss, TssExtra};
+use crate::layout::{PtRegs, Revision, SwitchFlags, Tss, TssExtra};
 use crate::machine::{
     ARITHMETIC, Branch, Domain, Entry, Event, Fault, Gpr, Msrs, Observer, ProgramError, Region,
     State as Machine, Step, Stuck,
@@ -55,6 +55,16 @@ impl Theorem {
             Self::SyscallCompat => "syscall_compat",
             Self::ReturnFromGuest => "return_from_guest",
             Self::ReturnFromGuestIst => "return_from_guest (IST)",
+        }
+    }
+
+    /// Where it begins; `None` if `target` has no such entry.
+    pub(crate) fn entry(self, target: &Target) -> Option<u64> {
+        match self {
+            Self::EnterGuest => Some(target.enter_guest),
+            Self::Syscall64 => Some(target.syscall_64),
+            Self::SyscallCompat => target.syscall_compat,
+            Self::ReturnFromGuest | Self::ReturnFromGuestIst => Some(target.return_from_guest),
         }
     }
 
@@ -163,8 +173,6 @@ struct Watch<'a, D: Domain> {
     theorem: Theorem,
     goals: Vec<Goal<D>>,
     trace: Vec<u64>,
-    /// Whether the last two instructions were reached with RSP on a stack of the host's.
-    on_stack: [bool; 2],
     /// The first instruction that has accessed the PVCS.
     pvcs_at: Option<u64>,
     /// Whether SWAPGS was executed, and whether a jump before it may not have gone there, so that
@@ -172,7 +180,7 @@ struct Watch<'a, D: Domain> {
     swapped: Option<Speculation>,
     jumped: bool,
     barriers: Barriers,
-    per_cpu: D::Word,
+    host_gs: D::Word,
     roots: spec::TssExtra<D::Word>,
     /// Who else watches.
     also: Option<&'a mut dyn Observer<D>>,
@@ -186,12 +194,11 @@ impl<'a, D: Domain> Watch<'a, D> {
             // About as many as there are.
             goals: Vec::with_capacity(256),
             trace: Vec::with_capacity(64),
-            on_stack: [false; 2],
             pvcs_at: None,
             swapped: None,
             jumped: false,
             barriers: Barriers::default(),
-            per_cpu: world.per_cpu,
+            host_gs: world.host_gs,
             roots: world.spec.tss_extra,
             also: None,
         }
@@ -217,7 +224,6 @@ impl<'a, D: Domain> Watch<'a, D> {
     /// Before each instruction of ring 0.
     fn execute(&mut self, d: &D, state: &Machine<D>, at: u64) {
         self.trace.push(at);
-        self.on_stack = [self.on_stack[1], is_on_a_stack(d, state)];
         let clear = |flag| d.not(state.flags.other(d, flag));
         self.goal(obligation::RING_0_FLAGS, d.both(clear(RFlags::IF), clear(RFlags::TF)), "RFLAGS");
         let Some(windows) = &self.target.windows else { return };
@@ -229,9 +235,18 @@ impl<'a, D: Domain> Watch<'a, D> {
             self.goal(obligation::WINDOW_ROOT, on_own, "CR3");
         }
         if !stack {
-            let on_own = d.bit(self.on_stack[1]);
+            let on_own = d.bit(is_on_a_stack(d, state));
             self.goal(obligation::WINDOW_STACK, on_own, "RSP");
         }
+    }
+
+    /// An access to a region: what only the host maps is there on the host's root alone, so that
+    /// isolation needs no instruction.
+    fn mapped(&mut self, d: &D, state: &Machine<D>, region: usize) {
+        let name = state.memory.regions[region].name;
+        let everywhere = d.bit(region::MAPPED.contains(&name));
+        let holds = d.either(everywhere, d.eq(state.cr3, self.roots.host_cr3));
+        self.goal(obligation::MAPPED, holds, name);
     }
 
     fn cr3(&mut self, d: &D, value: D::Word) {
@@ -274,15 +289,14 @@ impl<'a, D: Domain> Watch<'a, D> {
     }
 
     /// Whether the instruction right in front of the present one, in the code and on the path, has
-    /// loaded RSP.
+    /// loaded RSP. The code is asked and no value: what RSP held before may be anything.
     fn rsp_was_loaded_last(&self) -> bool {
         let [.., before, at] = *self.trace.as_slice() else { return false };
         let instruction = self.target.program.instruction(before);
         let loads = instruction.op_count() > 0
             && instruction.op0_register() == Register::RSP
             && matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::Pop);
-        // What is loaded a second time was there before.
-        loads && instruction.next_ip() == at && self.on_stack[0]
+        loads && instruction.next_ip() == at
     }
 
     fn iretq(&mut self, d: &D, state: &Machine<D>, [_, cs, flags, _, ss]: [D::Word; 5]) {
@@ -363,8 +377,9 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 self.goal(obligation::WRGSBASE_CANONICAL, canonical, "GS base");
             }
             Event::Access(access) => {
+                self.mapped(d, state, access.place.region);
                 if access.gs {
-                    let ours = d.eq(state.gs_base, self.per_cpu);
+                    let ours = d.eq(state.gs_base, self.host_gs);
                     self.goal(obligation::GS_IS_THE_HOSTS, ours, "GS base");
                     if let Some(speculation) = self.swapped {
                         let certain = d.bit(speculation == Speculation::None);
@@ -631,6 +646,7 @@ fn iretq<D: Domain>(
             let values = Some((address, address));
             return End::Broken { obligation: obligation::MEMORY, text, about: "address", values };
         };
+        watch.mapped(d, machine, place.region);
         *word = machine.memory.load(d, place);
     }
     watch.observe(d, machine, Event::Iretq(frame));
@@ -665,7 +681,7 @@ fn in_guest<D: Domain>(
         d,
         obligation::HOST_GS_KEPT,
         "inactive GS base",
-        world.per_cpu,
+        world.host_gs,
         machine.inactive_gs_base,
     );
     if theorem == Theorem::Syscall64 {
@@ -836,7 +852,7 @@ fn in_host<D: Domain>(
         watch.equal(d, obligation::EXIT_CALLER, register.name(), expected, got);
     }
     watch.equal(d, obligation::EXIT_ROOT, "CR3", spec.root, machine.cr3);
-    watch.equal(d, obligation::EXIT_GS, "GS base", world.per_cpu, machine.gs_base);
+    watch.equal(d, obligation::EXIT_GS, "GS base", world.host_gs, machine.gs_base);
     watch.equal(
         d,
         obligation::EXIT_GS,
@@ -912,7 +928,7 @@ fn extra_of<D: Domain>(d: &D, world: &World<D>) -> spec::TssExtra<D::Word> {
 
 /// Per-CPU block and PVCS are as specified.
 fn memory<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>, spec: &spec::State<D>) {
-    let Placement { tss, tss_extra } = world.setting.placement;
+    let BlockOffsets { tss, tss_extra } = world.setting.block;
     let e = &spec.tss_extra;
     let values = [
         e.host_cr3,
@@ -935,17 +951,19 @@ fn memory<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>, spec: &s
             "host_rsp" => obligation::EXIT_HOST_RSP,
             _ => obligation::TSS_EXTRA,
         };
-        ((name, tss_extra + at, size), value, obligation)
+        // Where RSP passes through, nobody has a use for this but the switcher: scratch, as sp2 is.
+        let is_scratch = name == "smod_rsp" && world.setting.revision() == Revision::Current;
+        ((name, tss_extra + at, size), (!is_scratch).then_some(value), obligation)
     });
     compare(d, world, watch, region::TSS_EXTRA, fields);
     let p = &spec.pvcs;
     let values = [p.user_cs, p.user_ss, p.user_gsbase, p.eflags, p.rip, p.rsp, p.rcx, p.r11];
-    let fields = pvcs_fields(world.setting.revision).into_iter().zip(values);
+    let fields = pvcs_fields(world.setting.revision()).into_iter().zip(values);
     let fields = fields.filter_map(|(field, value)| {
         let field = field?;
         let obligation =
             if field.0 == "user_gsbase" { obligation::PVCS_GSBASE } else { obligation::PVCS };
-        Some((field, value, obligation))
+        Some((field, Some(value), obligation))
     });
     compare(d, world, watch, region::PVCS, fields);
     // sp2 is scratch.
@@ -954,13 +972,13 @@ fn memory<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>, spec: &s
     unchanged(d, world, watch, region::TSS, sp2 + 8..i64::MAX);
 }
 
-/// A region holds `fields` and is otherwise as before.
+/// A region holds `fields`, anything where there is no value, and is otherwise as before.
 fn compare<D: Domain>(
     d: &D,
     world: &World<D>,
     watch: &mut Watch<'_, D>,
     name: &'static str,
-    fields: impl Iterator<Item = (world::FieldAt, D::Word, Obligation)>,
+    fields: impl Iterator<Item = (world::FieldAt, Option<D::Word>, Obligation)>,
 ) {
     let region = region_of(world, name);
     let mut others = Vec::new();
@@ -970,7 +988,9 @@ fn compare<D: Domain>(
     for ((field, at, size), value, obligation) in fields {
         others.push(next..at);
         next = at + size as i64;
-        watch.equal(d, obligation, field, value, region.read(d, at, size));
+        if let Some(value) = value {
+            watch.equal(d, obligation, field, value, region.read(d, at, size));
+        }
     }
     others.push(next..region.offset(region.cells.len()));
     for range in others {
@@ -1018,7 +1038,7 @@ fn compare_stack<D: Domain>(
 
 /// Runs `theorem` of two targets from the same state: what they leave must be the same, whether the
 /// specification speaks of it or not. Left out is what nobody can read: stacks below what they hold,
-/// sp2, and the arithmetic flags in the host.
+/// sp2, smod_rsp where it is scratch too, and the arithmetic flags in the host.
 ///
 /// # Errors
 /// If one of them is none that a theorem can be about.
@@ -1073,12 +1093,16 @@ pub(super) fn compare_runs<D: Domain>(
     for ((name, a), (_, b)) in others(a).into_iter().zip(others(b)) {
         watch.equal(d, same, name, a, b);
     }
-    let sp2 = world.setting.placement.tss + Tss::sp2.bytes() as i64;
+    let BlockOffsets { tss, tss_extra } = world.setting.block;
+    let sp2 = tss + Tss::sp2.bytes() as i64;
+    let smod_rsp = tss_extra + TssExtra::smod_rsp.bytes() as i64;
+    let has_smod_rsp = world.setting.revision() == Revision::Rfc;
     let frame = -(size_of::<PtRegs>() as i64);
     for (a, b) in a.memory.regions.iter().zip(&b.memory.regions) {
         let is_read = |at: i64| match a.name {
             region::CODE => false,
             region::TSS => !(sp2..sp2 + 8).contains(&at),
+            region::TSS_EXTRA => has_smod_rsp || !(smod_rsp..smod_rsp + 8).contains(&at),
             region::SP0 | region::IST => !in_guest && at >= frame,
             region::HOST => in_guest,
             _ => true,
@@ -1111,7 +1135,7 @@ pub fn saved<D: Domain>(
         return Ok(None);
     };
     let extra = region_of(&world, region::TSS_EXTRA);
-    let at = world.setting.placement.tss_extra + TssExtra::host_rsp.bytes() as i64;
+    let at = world.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
     let host_rsp = extra.read(d, at, 8);
     Ok(Some(Saved { stack: region_of(&world, region::HOST).cells.clone(), host_rsp }))
 }

@@ -5,11 +5,14 @@
 //! replay of a counterexample.
 
 use crate::arch::RFlags;
-use crate::layout::{self, AsmLayout, IretFrame, Layout, PtRegs, SwitchFlags, Tss, TssExtra};
+use crate::layout::{
+    self, AsmLayout, IretFrame, Layout, Placement, PtRegs, PvcsLayout, Revision, SwitchFlags, Tss,
+    TssExtra,
+};
 use crate::machine::{
     CR4, Domain, EFER, Flags, Gpr, Memory, Model, Msrs, Region, Sharing, State as Machine,
 };
-use crate::spec::{self, Caller, Guest, Host, Registers, Revision};
+use crate::spec::{self, Caller, Guest, Host, Registers};
 use crate::variant::Variant;
 
 /// Where values come from.
@@ -65,16 +68,17 @@ impl std::fmt::Display for Name {
     }
 }
 
-/// Where the per-CPU data lies, relative to the host's GS base.
+/// Where in the per-CPU block the data lies: relative to the block's address, which is the host's GS
+/// base or a number, by the variant's placement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Placement {
+pub struct BlockOffsets {
     /// The TSS.
     pub tss: i64,
     /// What follows it for the switcher.
     pub tss_extra: i64,
 }
 
-impl Default for Placement {
+impl Default for BlockOffsets {
     /// [`layout::PerCpu`].
     fn default() -> Self {
         let at = |bytes: usize| bytes as i64;
@@ -88,10 +92,8 @@ impl Default for Placement {
 pub struct Setting {
     /// The CPU, the paging mode and the selectors.
     pub variant: Variant,
-    /// What the PVCS looks like.
-    pub revision: Revision,
     /// Where the per-CPU data is.
-    pub placement: Placement,
+    pub block: BlockOffsets,
     /// The flags that SYSCALL clears: what the host has in SFMASK.
     pub sfmask: RFlags,
 }
@@ -99,21 +101,22 @@ pub struct Setting {
 impl From<&Variant> for Setting {
     /// As our own images have it.
     fn from(variant: &Variant) -> Self {
-        Self {
-            variant: *variant,
-            revision: Revision::Rfc,
-            placement: Placement::default(),
-            sfmask: RFlags::SYSCALL_CLEARS,
-        }
+        Self { variant: *variant, block: BlockOffsets::default(), sfmask: RFlags::SYSCALL_CLEARS }
     }
 }
 
 impl Setting {
+    /// What the PVCS looks like.
+    #[must_use]
+    pub const fn revision(&self) -> Revision {
+        self.variant.axes().policy.revision
+    }
+
     pub(super) fn host(&self) -> Host {
         Host {
             paging: self.variant.axes().paging,
             selectors: self.variant.selectors(),
-            revision: self.revision,
+            revision: self.revision(),
             ibrs: self.variant.axes().mitigations.ibrs,
         }
     }
@@ -132,6 +135,9 @@ pub(crate) mod region {
     pub(crate) const IST: &str = "ist stack";
     pub(crate) const HOST: &str = "host stack";
     pub(crate) const CODE: &str = "code";
+
+    /// What is mapped under every root. The others are on the host's alone.
+    pub(crate) const MAPPED: [&str; 6] = [CODE, TSS, TSS_EXTRA, SP0, IST, PVCS];
 }
 
 /// A field's place: name, offset, size.
@@ -169,7 +175,7 @@ pub(super) struct World<D: Domain> {
     pub model: Model,
     pub(super) setting: Setting,
     /// The host's GS base.
-    pub(super) per_cpu: D::Word,
+    pub(super) host_gs: D::Word,
     /// FS base and PKRU as they were.
     pub(super) others: [D::Word; 2],
     /// The initial memory, to tell what has changed.
@@ -210,29 +216,22 @@ pub(super) const EXTRA_FIELDS: [FieldAt; 13] = [
 
 /// The fields of the PVCS that the specification knows; the current revision has no RSP.
 pub(super) fn pvcs_fields(revision: Revision) -> [Option<FieldAt>; 8] {
-    use layout::{Pvcs, PvcsCurrent};
-    let at = |name, bytes: usize, size| Some((name, bytes as i64, size));
+    fn of<P: PvcsLayout>() -> [Option<FieldAt>; 8] {
+        let at = |name, bytes: usize, size| Some((name, bytes as i64, size));
+        [
+            at("user_cs", P::USER_CS.bytes(), 2),
+            at("user_ss", P::USER_SS.bytes(), 2),
+            at("user_gsbase", P::USER_GSBASE.bytes(), 8),
+            at("eflags", P::EFLAGS.bytes(), 4),
+            at("rip", P::RIP.bytes(), 8),
+            P::RSP.and_then(|rsp| at("rsp", rsp.bytes(), 8)),
+            at("rcx", P::RCX.bytes(), 8),
+            at("r11", P::R11.bytes(), 8),
+        ]
+    }
     match revision {
-        Revision::Rfc => [
-            at("user_cs", Pvcs::user_cs.bytes(), 2),
-            at("user_ss", Pvcs::user_ss.bytes(), 2),
-            at("user_gsbase", Pvcs::user_gsbase.bytes(), 8),
-            at("eflags", Pvcs::eflags.bytes(), 4),
-            at("rip", Pvcs::rip.bytes(), 8),
-            at("rsp", Pvcs::rsp.bytes(), 8),
-            at("rcx", Pvcs::rcx.bytes(), 8),
-            at("r11", Pvcs::r11.bytes(), 8),
-        ],
-        Revision::Current => [
-            at("user_cs", PvcsCurrent::user_cs.bytes(), 2),
-            at("user_ss", PvcsCurrent::user_ss.bytes(), 2),
-            at("user_gsbase", PvcsCurrent::user_gsbase.bytes(), 8),
-            at("eflags", PvcsCurrent::eflags.bytes(), 4),
-            at("rip", PvcsCurrent::rip.bytes(), 8),
-            None,
-            at("rcx", PvcsCurrent::rcx.bytes(), 8),
-            at("r11", PvcsCurrent::r11.bytes(), 8),
-        ],
+        Revision::Rfc => of::<layout::Pvcs>(),
+        Revision::Current => of::<layout::PvcsCurrent>(),
     }
 }
 
@@ -376,22 +375,26 @@ impl<D: Domain> World<D> {
         let b = &mut Builder { d, source, zero: d.cells(&[0])[0] };
 
         // Addresses, each the base of a region of its own.
-        let per_cpu = b.field("host", "gs_base", 64);
+        let host_gs = b.field("host", "gs_base", 64);
+        let block = match setting.variant.axes().policy.placement {
+            Placement::Gs => host_gs,
+            // A number, as the code's address is: code refers to the block by their distance.
+            Placement::PerCpu => d.word(code.0.wrapping_sub(layout::PerCpu::BEFORE_CODE)),
+        };
         let sp0 = b.whole("sp0", 64);
         let pvcs_at = b.whole("pvcs", 64);
         let host_rsp = b.field("host", "rsp", 64);
         let ist = b.whole("ist", 64);
 
         // Memory.
-        let mut tss = Region::new(region::TSS, per_cpu, setting.placement.tss, {
-            b.fields("tss", Tss::LAYOUT)
-        });
-        tss.write(d, setting.placement.tss + Tss::sp0.bytes() as i64, 8, sp0);
-        let at = setting.placement.tss_extra;
+        let cells = b.fields("tss", Tss::LAYOUT);
+        let mut tss = Region::new(region::TSS, block, setting.block.tss, cells);
+        tss.write(d, setting.block.tss + Tss::sp0.bytes() as i64, 8, sp0);
+        let at = setting.block.tss_extra;
         let cells = b.fields("tss_extra", TssExtra::LAYOUT);
-        let mut extra = Region::new(region::TSS_EXTRA, per_cpu, at, cells);
+        let mut extra = Region::new(region::TSS_EXTRA, block, at, cells);
         extra.write(d, at + TssExtra::pvcs.bytes() as i64, 8, pvcs_at);
-        let pvcs_layout = match setting.revision {
+        let pvcs_layout = match setting.revision() {
             Revision::Rfc => layout::Pvcs::LAYOUT,
             Revision::Current => layout::PvcsCurrent::LAYOUT,
         };
@@ -500,8 +503,8 @@ impl<D: Domain> World<D> {
             Start::Guest | Start::Guest32 => {}
         }
         let (gs_base, inactive_gs_base) = match start {
-            Start::Guest | Start::Guest32 => (guest_gs, per_cpu),
-            Start::Call | Start::Handler { .. } => (per_cpu, guest_gs),
+            Start::Guest | Start::Guest32 => (guest_gs, host_gs),
+            Start::Call | Start::Handler { .. } => (host_gs, guest_gs),
         };
         let host_cr3 = extra.read(d, at + TssExtra::host_cr3.bytes() as i64, 8);
         let spec_extra = read_extra(d, &extra, setting);
@@ -560,7 +563,7 @@ impl<D: Domain> World<D> {
             assumptions,
             model,
             setting: *setting,
-            per_cpu,
+            host_gs,
             others,
             before: memory,
         }
@@ -633,7 +636,7 @@ pub(crate) fn read_extra<D: Domain>(
         smod_rsp,
         host_spec_ctrl,
         guest_spec_ctrl,
-    ] = EXTRA_FIELDS.map(|(_, at, size)| extra.read(d, setting.placement.tss_extra + at, size));
+    ] = EXTRA_FIELDS.map(|(_, at, size)| extra.read(d, setting.block.tss_extra + at, size));
     spec::TssExtra {
         host_cr3,
         host_rsp,
@@ -657,8 +660,8 @@ pub(crate) fn read_pvcs<D: Domain>(
     pvcs: &Region<D>,
     setting: &Setting,
 ) -> spec::Pvcs<D::Word> {
-    let [user_cs, user_ss, user_gsbase, eflags, rip, rsp, rcx, r11] = pvcs_fields(setting.revision)
-        .map(|field| match field {
+    let [user_cs, user_ss, user_gsbase, eflags, rip, rsp, rcx, r11] =
+        pvcs_fields(setting.revision()).map(|field| match field {
             Some((_, at, size)) => pvcs.read(d, at, size),
             None => d.word(0),
         });

@@ -46,6 +46,8 @@ pub struct Outcome {
     pub frame: PtRegs,
     /// CR2, if it was a page fault that ended the run.
     pub cr2: Option<u64>,
+    /// The causes in DR6, if it was a #DB that ended the run and the engine can tell.
+    pub dr6: Option<u64>,
     /// The guest's GS base.
     pub gs_base: u64,
     /// What the switcher has left.

@@ -31,17 +31,8 @@ pub use syscall_64::syscall_64;
 pub use syscall_compat::syscall_compat;
 
 use crate::arch::{PagingMode, RFlags, Selectors};
+use crate::layout::Revision;
 use crate::machine::Domain;
-
-/// The revision of the PVCS's layout (spec/abi.md, "PVCS").
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Revision {
-    /// 2024: smod has a stack of its own, and umod's RSP is kept in the PVCS.
-    #[default]
-    Rfc,
-    /// 2026: RSP passes through every direct switch.
-    Current,
-}
 
 /// What a host has fixed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

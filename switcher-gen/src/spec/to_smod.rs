@@ -1,8 +1,8 @@
 //! The direct switch from umod to smod (spec/switcher.md, "SYSCALL entry", point 1).
 
-use super::{Host, Outcome, Return, Revision, State};
+use super::{Host, Outcome, Return, State};
 use crate::arch::RFlags;
-use crate::layout::SwitchFlags;
+use crate::layout::{Revision, SwitchFlags};
 use crate::machine::Domain;
 
 /// `state.guest` is umod behind its SYSCALL; it becomes smod.

@@ -1,7 +1,7 @@
 //! The direct switch from smod to umod: ERETU (spec/switcher.md, "SYSCALL entry", point 2).
 
-use super::{Host, Outcome, Revision, State, canonical, return_to_guest, sanitised};
-use crate::layout::SwitchFlags;
+use super::{Host, Outcome, State, canonical, return_to_guest, sanitised};
+use crate::layout::{Revision, SwitchFlags};
 use crate::machine::Domain;
 
 /// `state.guest` is smod behind its SYSCALL; it becomes umod.

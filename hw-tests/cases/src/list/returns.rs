@@ -176,7 +176,7 @@ fn trap_flag(run: &mut Run<'_>) -> Result<(), Failure> {
         setup.pvcs.eflags |= RFlags::TF.bits() as u32;
         setup.pvcs.r11 |= RFlags::TF.bits();
         let mut expected = Expected::to_umod(&setup, &run.platform);
-        expected.exit = Expected::event(1);
+        expected.exit = Expected::SINGLE_STEP;
         expected.regs.rip += 1;
         run.check(&setup, &expected)?;
     }
@@ -184,13 +184,16 @@ fn trap_flag(run: &mut Run<'_>) -> Result<(), Failure> {
 }
 
 fn resume_flag(run: &mut Run<'_>) -> Result<(), Failure> {
+    /// DR6: the breakpoint in DR0.
+    const BREAKPOINT_0: u64 = 1;
+
     for _ in 0..SOME {
         let mut setup = run.eretu_to(NOP_PROBE);
         suit_sysret(&mut setup);
         setup.breakpoint = Some(place::UMOD_CODE);
         // Without RF the breakpoint hits: it works on this engine.
         let mut expected = Expected::to_umod(&setup, &run.platform);
-        expected.exit = Expected::event(1);
+        expected.exit = Expected::debug(BREAKPOINT_0);
         run.check(&setup, &expected)?;
         // With RF the instruction is executed.
         setup.pvcs.eflags |= RFlags::RF.bits() as u32;
@@ -285,7 +288,7 @@ fn nt_and_tf(run: &mut Run<'_>) -> Result<(), Failure> {
             setup.regs.eflags |= flags.bits();
             let there = Expected::to_smod(&setup, &run.platform, place::UMOD_CODE);
             let traps = flags.contains(RFlags::TF);
-            let exit = if traps { Expected::event(1) } else { Expected::UD };
+            let exit = if traps { Expected::SINGLE_STEP } else { Expected::UD };
             let mut expected = Expected::unchanged(&setup, exit);
             expected.regs.rip += 3;
             expected.regs.rcx = place::UMOD_CODE + 2;

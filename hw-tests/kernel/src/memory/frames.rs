@@ -7,7 +7,6 @@ use core::fmt;
 
 use spin::Mutex;
 
-use crate::exit;
 use crate::regions::Regions;
 
 /// Bytes in a frame and in a page.
@@ -129,9 +128,7 @@ impl Frame {
 
 impl Drop for Frame {
     fn drop(&mut self) {
-        let Some(mut allocator) = ALLOCATOR.try_lock() else {
-            exit::fatal(format_args!("a frame was dropped inside the frame allocator"))
-        };
+        let mut allocator = ALLOCATOR.lock();
         // SAFETY: the frame was this one's own, is mapped at its own address, and is page-aligned.
         unsafe { self.as_ptr().cast::<u64>().write(allocator.free) }
         allocator.free = self.0;

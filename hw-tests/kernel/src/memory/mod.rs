@@ -1,23 +1,23 @@
 //! Physical frames, the heap, and page tables.
 //!
-//! # The virtual address space, in every root
+//! # The virtual address space of the host's root
 //! | range | what | who maps it |
 //! |---|---|---|
 //! | 0 .. 512 GiB | the **identity map**: all memory in use, supervisor; kernel image by section | here, once |
 //! | [`HIGH_BASE`] .. + 512 GiB | the **high host range**: the switcher and what else must have an address of its own, supervisor | [`map_host`] |
-//! | a page below 4 GiB that the identity map leaves free | 32-bit code of a guest's, the same in every root | [`map_guest32`] |
-//! | the rest of both halves | the guest's | [`AddressSpace`] |
 //!
-//! Each of the two host ranges is one entry of a level-4 table, and every root, the host's as well
-//! as a guest's, has the *same* table behind that entry. So the per-CPU block, stacks, IDT and
-//! switcher are at one address everywhere, and mapping a host page once maps it in all roots.
 //! Both ranges have the same addresses under four and five levels.
+//!
+//! # The virtual address space of a guest's root
+//! Of the host there is nothing but what the runtime lists and the event stubs, page by page, at the
+//! same addresses ([`AddressSpace::new`]): host page-table isolation. The rest is the guest's.
 
 mod frames;
 mod heap;
 mod space;
 mod tables;
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use spin::Once;
@@ -27,12 +27,13 @@ use x86_64::structures::paging::{PageTableFlags, PhysFrame};
 use x86_64::{PhysAddr, instructions::tlb};
 
 pub use frames::{Frame, OutOfFrames, PAGE};
-pub use space::AddressSpace;
+pub use space::{AddressSpace, flags_of};
+pub use tables::Leaf;
 pub use tables::{Flags, MapError};
 
-use crate::percpu::Stack;
+use crate::percpu::{MAX_CPUS, Stack};
 use crate::regions::{Region, Regions, TooManyRegions};
-use crate::{boot, exit};
+use crate::{boot, events, exit};
 use tables::Tree;
 
 /// Where the high host range starts: one level-4 entry, 512 GiB, in the canonical upper half of
@@ -144,7 +145,7 @@ pub(crate) unsafe fn init(
 
     let low = identity_map(identity, &sections)?;
     let high = Tree::new(3)?;
-    let root = AddressSpace::with_host(paging, &low, &high)?;
+    let root = AddressSpace::of_host(paging, &low, &high)?;
     let cr3 = root.cr3();
     match paging {
         // SAFETY: the new tables identity-map the image, where code, stack, GDT, TSS and IDT are.
@@ -155,6 +156,7 @@ pub(crate) unsafe fn init(
             unsafe { boot::switch_to_la57(cr3) }
         }
     }
+    events::set_host_cr3(cr3);
     HOST.call_once(|| Host { paging, low, high, root });
     Ok(usable.total())
 }
@@ -166,7 +168,11 @@ pub(crate) unsafe fn init(
 fn identity_map(end: u64, sections: &[(Region, Flags)]) -> Result<Tree, InitError> {
     let tree = Tree::new(3)?;
     let image = Region::new(sections[0].0.start, sections[sections.len() - 1].0.end);
-    let guards = Stack::ALL.map(Stack::guard);
+    let guards: Vec<u64> = (0..MAX_CPUS)
+        .flat_map(|cpu| Stack::ALL.map(|stack| stack.guard(cpu)))
+        .chain([boot::stack_guard()])
+        .chain(boot::started_stack_guards())
+        .collect();
     let mut at = 0;
     while at < end {
         if at >= image.end && at.is_multiple_of(LARGE_PAGE) {
@@ -176,7 +182,7 @@ fn identity_map(end: u64, sections: &[(Region, Flags)]) -> Result<Tree, InitErro
         }
         let section = sections.iter().find(|(region, _)| (region.start..region.end).contains(&at));
         let flags = section.map_or(Flags::WRITE, |&(_, flags)| flags);
-        if at != 0 && at != boot::stack_guard() && !guards.contains(&at) {
+        if at != 0 && !guards.contains(&at) {
             tree.map(at, at, flags)?;
         }
         at += PAGE;
@@ -212,19 +218,6 @@ pub fn map_host(virt: u64, phys: u64, flags: Flags) -> Result<(), MapError> {
     host_page(virt, flags)?;
     host().high.map(virt, phys, flags)?;
     protect_alias(phys, flags)
-}
-
-/// Maps a page of a guest below 4 GiB, where 32-bit code can run, in every root at once: the range
-/// is the identity map's, and what it leaves free of it is behind the same table everywhere.
-///
-/// # Errors
-/// The address is not below 4 GiB or not a page's, is mapped already, the flags are writable and
-/// executable, or there is no frame left for a table.
-pub fn map_guest32(virt: u64, phys: u64, flags: Flags) -> Result<(), MapError> {
-    if virt >= 1 << 32 {
-        return Err(MapError::HostRange);
-    }
-    host().low.map(virt, phys, flags | Flags::USER)
 }
 
 /// Changes the permissions of a page in the high host range, in every root at once.
@@ -268,6 +261,12 @@ pub fn host_flags(virt: u64) -> Option<Flags> {
     host().root.flags(virt)
 }
 
+/// The physical address of a byte in the host's root; `None` if it is not mapped.
+#[must_use]
+pub fn host_address(virt: u64) -> Option<u64> {
+    host().root.translate(virt)
+}
+
 /// Unmaps a page of the high host range, in every root at once, and returns what it mapped.
 ///
 /// # Safety
@@ -291,12 +290,6 @@ fn host_page(virt: u64, flags: Flags) -> Result<(), MapError> {
         return Err(MapError::UserInHostRange);
     }
     Ok(())
-}
-
-/// Whether an address is in one of the two host ranges.
-#[must_use]
-pub const fn is_host_address(virt: u64) -> bool {
-    virt < HOST_RANGE || virt.wrapping_sub(HIGH_BASE) < HOST_RANGE
 }
 
 /// Loads a root.

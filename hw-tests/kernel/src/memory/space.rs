@@ -1,13 +1,16 @@
-//! A guest's address space: a root, with the host's ranges in it.
+//! A guest's address space: a root that has of the host what it must.
+
+use alloc::vec::Vec;
 
 use switcher_gen::arch::PagingMode;
+use switcher_runtime::{Mapping, Rights};
 use x86_64::registers::control::Cr3;
 use x86_64::structures::paging::PageTableFlags;
 
-use super::tables::{Flags, MapError, Tree};
-use super::{HIGH_BASE, LARGE_PAGE, PAGE, exit, flush_all, host, is_host_address};
+use super::tables::{Flags, Leaf, MapError, Tree};
+use super::{HIGH_BASE, LARGE_PAGE, PAGE, events, exit, flush_all, host, paging};
 
-/// A root page table that has the host's ranges, and whatever is mapped for a guest.
+/// A root page table, and whatever is mapped for a guest.
 ///
 /// It owns its tables but not the pages they map: a [`Frame`](super::Frame) must outlive its
 /// mapping. Changes are seen by every CPU state: each one that takes something away flushes all
@@ -22,17 +25,40 @@ pub struct AddressSpace {
 }
 
 impl AddressSpace {
-    /// A space with the host's ranges alone.
+    /// A guest's space: of the host it has what `list` says and the event stubs, at the addresses
+    /// and on the pages that the host's root has them.
     ///
     /// # Errors
-    /// No frame is left for its tables.
-    pub fn new() -> Result<Self, MapError> {
-        let host = host();
-        Self::with_host(host.paging, &host.low, &host.high)
+    /// The host does not map what is listed, or not with such rights, or no frame is left for the
+    /// tables.
+    pub fn new(list: impl IntoIterator<Item = Mapping>) -> Result<Self, MapError> {
+        let mut space = Self { tree: Tree::new(host().paging.levels().into())?, paging: paging() };
+        for mapping in list {
+            for page in mapping.pages() {
+                space.map_of_host(page, mapping.rights)?;
+            }
+        }
+        for (region, rights) in events::mappings() {
+            for page in (region.start..region.end).step_by(PAGE as usize) {
+                space.map_of_host(page, rights)?;
+            }
+        }
+        Ok(space)
     }
 
-    /// A space with these host ranges, which outlive it.
-    pub(super) fn with_host(paging: PagingMode, low: &Tree, high: &Tree) -> Result<Self, MapError> {
+    /// Maps a page of the host's, as the host's root has it, but with these rights at most.
+    fn map_of_host(&mut self, page: u64, rights: Rights) -> Result<(), MapError> {
+        let root = &host().root;
+        let flags = flags_of(rights);
+        let phys = root.translate(page).ok_or(MapError::NotMapped)?;
+        match root.flags(page) {
+            Some(has) if has.contains(flags) => self.tree.map(page, phys, flags),
+            _ => Err(MapError::NotSoByTheHost),
+        }
+    }
+
+    /// The host's own space.
+    pub(super) fn of_host(paging: PagingMode, low: &Tree, high: &Tree) -> Result<Self, MapError> {
         // A space from the start, so that its drop unlinks what the tree does not own.
         let space = Self { tree: Tree::new(paging.levels().into())?, paging };
         space.tree.link(0, low)?;
@@ -49,7 +75,7 @@ impl AddressSpace {
     /// Maps a page of 4 KiB.
     ///
     /// # Errors
-    /// The address is not canonical, not a page's, in a host range or mapped already, the page
+    /// The address is not canonical, not a page's or mapped already, the page
     /// would be writable and executable, or no frame is left for a table.
     pub fn map(&mut self, virt: u64, phys: u64, flags: Flags) -> Result<(), MapError> {
         self.check(virt)?;
@@ -78,6 +104,12 @@ impl AddressSpace {
         Ok(phys)
     }
 
+    /// Every page it maps.
+    #[must_use]
+    pub fn leaves(&self) -> Vec<Leaf> {
+        self.tree.leaves(self.paging)
+    }
+
     /// How the page at an address is mapped, the host's pages included; `None` if it is not.
     #[must_use]
     pub fn flags(&self, virt: u64) -> Option<Flags> {
@@ -98,9 +130,6 @@ impl AddressSpace {
         if !self.paging.is_canonical(virt) {
             return Err(MapError::NonCanonical);
         }
-        if is_host_address(virt) {
-            return Err(MapError::HostRange);
-        }
         Ok(())
     }
 }
@@ -114,5 +143,15 @@ impl Drop for AddressSpace {
         self.tree.unlink(0, &host.low);
         self.tree.unlink(HIGH_BASE, &host.high);
         flush_all();
+    }
+}
+
+/// The flags of a page of the host's with these rights: never [`Flags::USER`].
+#[must_use]
+pub const fn flags_of(rights: Rights) -> Flags {
+    match rights {
+        Rights::ReadExecute => Flags::EXECUTE,
+        Rights::ReadWrite => Flags::WRITE,
+        Rights::Read => Flags::empty(),
     }
 }

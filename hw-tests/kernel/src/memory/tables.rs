@@ -3,10 +3,12 @@
 //! A [`Tree`] is a table and everything below it, down to but excluding the pages it maps. The
 //! `x86_64` crate's mapper stops at four levels; its types of entries and tables serve here as well.
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use bitflags::bitflags;
 use spin::Mutex;
+use switcher_gen::arch::PagingMode;
 use x86_64::PhysAddr;
 use x86_64::structures::paging::page_table::{PageTable, PageTableEntry, PageTableFlags};
 
@@ -52,8 +54,8 @@ pub enum MapError {
     NonCanonical,
     /// One of the addresses is not a page's.
     Unaligned,
-    /// The virtual address is in one of the host's ranges.
-    HostRange,
+    /// The host's root does not map the page, or does not give these rights.
+    NotSoByTheHost,
     /// The virtual address is not in the high host range.
     GuestRange,
     /// A user page in a host range.
@@ -73,7 +75,7 @@ impl fmt::Display for MapError {
         f.write_str(match self {
             Self::NonCanonical => "the virtual address is not canonical",
             Self::Unaligned => "the address is not a page's",
-            Self::HostRange => "the virtual address is in the host's range",
+            Self::NotSoByTheHost => "the host's root does not map the page with these rights",
             Self::GuestRange => "the virtual address is not in the high host range",
             Self::UserInHostRange => "a user page in the host's range",
             Self::WritableAndExecutable => "a page must not be writable and executable",
@@ -225,6 +227,15 @@ impl Tree {
         None
     }
 
+    /// Every page that it maps, by address.
+    pub(super) fn leaves(&self, paging: PagingMode) -> Vec<Leaf> {
+        let _guard = CHANGES.lock();
+        let mut found = Vec::new();
+        // SAFETY: the table is this tree's; the lock keeps others away.
+        unsafe { leaves_below(self.table, self.level, 0, paging, &mut found) }
+        found
+    }
+
     fn change_page<T>(
         &self,
         virt: u64,
@@ -278,6 +289,52 @@ impl Tree {
             }
             Ok(())
         });
+    }
+}
+
+/// A page as a tree maps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leaf {
+    /// Its address.
+    pub virt: u64,
+    /// The physical one.
+    pub phys: u64,
+    /// What the entry allows.
+    pub flags: Flags,
+    /// Whether the translation outlives a change of CR3.
+    pub global: bool,
+    /// How many bytes it has.
+    pub size: u64,
+}
+
+/// Finds the pages that a table and those below it map.
+///
+/// # Safety
+/// `table` is a page table of that level, and nothing changes it.
+unsafe fn leaves_below(
+    table: u64,
+    level: u32,
+    base: u64,
+    paging: PagingMode,
+    found: &mut Vec<Leaf>,
+) {
+    let size = PAGE << (9 * (level - 1));
+    for slot in 0..512 {
+        let virt = base + slot * size;
+        // SAFETY: `table` is a page table that nothing changes.
+        let entry = unsafe { entry(table, virt, level) };
+        if entry.is_unused() {
+            continue;
+        }
+        let flags = entry.flags();
+        if level == 1 || flags.contains(PageTableFlags::HUGE_PAGE) {
+            let (virt, phys) = (paging.canonicalize(virt), entry.addr().as_u64());
+            let global = flags.contains(PageTableFlags::GLOBAL);
+            found.push(Leaf { virt, phys, flags: Flags::of(flags), global, size });
+        } else {
+            // SAFETY: an entry that is no page points to a table of the next level.
+            unsafe { leaves_below(entry.addr().as_u64(), level - 1, virt, paging, found) }
+        }
     }
 }
 

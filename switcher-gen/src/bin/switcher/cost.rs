@@ -1,18 +1,22 @@
 //! `switcher cost`: what each path costs.
 
+use std::collections::BTreeMap;
+
 use clap::ValueEnum;
 use serde::Serialize;
+use switcher_gen::Variant;
 use switcher_gen::cost::{self, Path};
 use switcher_gen::prove::Unexplored;
 
-use crate::output::{Content, Failure, write};
-use crate::target::TargetArgs;
+use crate::output::{self, Content, Failure, write};
+use crate::target::{Subject, TargetArgs};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   switcher cost
   switcher cost --variant amd-la57-pcid --format json
+  switcher cost --compare
   switcher cost --elf theirs.o --variant intel-4level --gs-tss 0x6000 --gs-tss-extra 0x6080
 
 Paths are those that the proofs go: all that any state leads to. A path's name says where it
@@ -29,10 +33,16 @@ JSON is one object: `target`, and `paths`, an array of objects: `kind`, the name
 `of`, which path of that kind; `instructions`; `kernel_2024`, as many of the kernel's, or null;
 `loads`, `stores`, `serialising`, `cr3_writes`, `swapgs`, `code_bytes`, `code_lines`;
 `data_lines`, an object: `per_cpu`, `pvcs`, `sp0_stack`, `ist_stack`, `host_stack`, `code`;
-`branches`, `branches_taken`; `taken`, the addresses of the latter. Fields may be added.")]
+`branches`, `branches_taken`; `taken`, the addresses of the latter. Of --compare it is one object:
+`families`, an array of objects: `variants`, the names of those that cost the same, and `rows`,
+an array of objects: `path`, `instructions`, `kernel_2024`, `swapgs`, `kernel_2024_swapgs`,
+`cr3_writes`, `serialising`, `accesses`, `data_lines`, `pvcs_lines`. Fields may be added.")]
 pub(crate) struct Args {
     #[command(flatten)]
     target: TargetArgs,
+    /// The paths that matter in every variant, beside the kernel's switcher of 2024
+    #[arg(long, conflicts_with_all = ["variant", "elf"])]
+    compare: bool,
     /// How to write it
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -47,6 +57,9 @@ enum Format {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    if args.compare {
+        return compare(args.format);
+    }
     let (name, target) = (args.target.name(), args.target.target()?);
     let paths = cost::paths(&target).map_err(|error| {
         let message = format!("cannot find all paths of {name}: {error}");
@@ -58,6 +71,19 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let text = match args.format {
         Format::Text => text(&name, &paths),
         Format::Json => json(&name, &paths)?,
+    };
+    write(None, &Content::Text(text))
+}
+
+fn compare(format: Format) -> Result<(), Failure> {
+    let targets = Variant::all()
+        .map(|variant| Subject::of_variant(&variant).map(|subject| (subject.name, subject.target)));
+    let targets: Vec<_> = targets.collect::<Result<_, _>>()?;
+    let families = cost::compare(targets)
+        .map_err(|error| Failure::failed("cannot find all paths of every variant", error))?;
+    let text = match format {
+        Format::Text => cost::table(&families),
+        Format::Json => output::json(&BTreeMap::from([("families", families)]))?,
     };
     write(None, &Content::Text(text))
 }

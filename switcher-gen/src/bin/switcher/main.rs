@@ -15,6 +15,7 @@ mod mutate;
 mod offsets;
 mod parallel;
 mod prove;
+mod superfluous;
 mod target;
 mod tour;
 mod variants;
@@ -54,6 +55,7 @@ Examples:
   switcher prove --all                        prove every variant, for every state
   switcher mutate --variant intel-4level --every 50
                                               break it on purpose: do the proofs object?
+  switcher superfluous --all                  does it need each of its instructions?
   switcher fuzz --cases 10_000_000            random states against the specification
 
 ",
@@ -74,6 +76,8 @@ enum Command {
     Prove(prove::Args),
     /// Break a variant, one instruction at a time, and see whether the proofs object
     Mutate(mutate::Args),
+    /// Take each instruction away by itself: something must object
+    Superfluous(superfluous::Args),
     /// Run code from random states and compare what it does with the specification
     Fuzz(fuzz::Args),
 }
@@ -87,6 +91,7 @@ fn main() -> ExitCode {
         Some(Command::Cost(args)) => cost::run(&args),
         Some(Command::Prove(args)) => prove::run(&args),
         Some(Command::Mutate(args)) => mutate::run(&args),
+        Some(Command::Superfluous(args)) => superfluous::run(&args),
         Some(Command::Fuzz(args)) => fuzz::run(&args),
     };
     match done {

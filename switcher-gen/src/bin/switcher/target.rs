@@ -4,12 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use switcher_gen::layout::{Tss, TssExtra};
+use switcher_gen::layout::{Revision, Tss, TssExtra};
 use switcher_gen::listing::{Line, Listing, ListingOptions};
 use switcher_gen::machine::ProgramError;
-use switcher_gen::prove::{BadCode, Placement, Setting, Target};
-use switcher_gen::spec::Revision;
-use switcher_gen::{Image, Variant, elf};
+use switcher_gen::prove::{BadCode, BlockOffsets, Setting, Target};
+use switcher_gen::{Image, Policy, Variant, elf};
 
 use crate::emit::number;
 use crate::host;
@@ -25,7 +24,7 @@ pub(crate) struct TargetArgs {
     /// says for which host it is meant
     #[arg(long, value_name = "FILE", requires = "variant")]
     elf: Option<PathBuf>,
-    /// The layout of the PVCS that the code of `--elf` is for [default: rfc]
+    /// The layout of the PVCS that the code of `--elf` is for [default: the variant's]
     #[arg(long, value_name = "REVISION", value_enum, requires = "elf")]
     pvcs: Option<Pvcs>,
     /// Where the code of `--elf` has the TSS, relative to GS base [default: 0]
@@ -94,14 +93,14 @@ impl TargetArgs {
         let wrong = |error: &dyn std::fmt::Display| {
             Failure::Usage(format!("cannot take {}: {error}", path.display()))
         };
-        let setting = Setting {
-            revision: match self.pvcs {
-                None | Some(Pvcs::Rfc) => Revision::Rfc,
-                Some(Pvcs::Current) => Revision::Current,
-            },
-            placement: self.placement()?,
-            ..Setting::from(variant)
+        let policy = variant.axes().policy;
+        let revision = match self.pvcs {
+            None => policy.revision,
+            Some(Pvcs::Rfc) => Revision::Rfc,
+            Some(Pvcs::Current) => Revision::Current,
         };
+        let variant = variant.with_policy(Policy { revision, ..policy });
+        let setting = Setting { block: self.block()?, ..Setting::from(&variant) };
         // A device might never end.
         if !fs::metadata(path).map_err(|error| wrong(&error))?.is_file() {
             return Err(wrong(&"not a file: give an object or a linked file"));
@@ -111,13 +110,13 @@ impl TargetArgs {
         Target::foreign(&foreign, setting).map_err(|error| wrong(&error))
     }
 
-    fn placement(&self) -> Result<Placement, Failure> {
-        let default = Placement::default();
-        let placement = Placement {
+    fn block(&self) -> Result<BlockOffsets, Failure> {
+        let default = BlockOffsets::default();
+        let block = BlockOffsets {
             tss: self.gs_tss.unwrap_or(default.tss),
             tss_extra: self.gs_tss_extra.unwrap_or(default.tss_extra),
         };
-        let Placement { tss, tss_extra } = placement;
+        let BlockOffsets { tss, tss_extra } = block;
         let (tss_size, extra_size) = (size_of::<Tss>() as i64, size_of::<TssExtra>() as i64);
         if tss < tss_extra + extra_size && tss_extra < tss + tss_size {
             return Err(Failure::Usage(format!(
@@ -128,7 +127,7 @@ impl TargetArgs {
                 signed(tss_extra),
             )));
         }
-        Ok(placement)
+        Ok(block)
     }
 }
 

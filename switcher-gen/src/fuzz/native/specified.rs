@@ -8,7 +8,7 @@ use crate::fuzz::Class;
 use crate::layout::{Mode, OrigAx, PtRegs, Pvcs, SwitchFlags, TssExtra};
 use crate::machine::Concrete;
 use crate::scenario::{NO_ERROR_CODE, Origin, Outcome, Places, SYSCALL_LEN, Setup, Target};
-use crate::spec::{self, Caller, ExitFrame, Guest, Host, Registers, Return, Revision, State};
+use crate::spec::{self, Caller, ExitFrame, Guest, Host, Registers, Return, State};
 use crate::variant::Variant;
 
 /// What a guest's page has at every even address.
@@ -227,7 +227,7 @@ impl Specification {
     pub(super) fn new(variant: &Variant, places: Places, code: Code) -> Self {
         let (axes, selectors) = (variant.axes(), variant.selectors());
         let ibrs = axes.mitigations.ibrs;
-        let host = Host { paging: axes.paging, selectors, revision: Revision::Rfc, ibrs };
+        let host = Host { paging: axes.paging, selectors, revision: axes.policy.revision, ibrs };
         Self { host, places, code }
     }
 

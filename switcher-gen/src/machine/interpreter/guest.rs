@@ -79,6 +79,11 @@ impl Space {
     }
 }
 
+/// DR6's B0: the breakpoint in DR0.
+const DR6_B0: u64 = 1 << 0;
+/// DR6's BS: a single step.
+const DR6_BS: u64 = 1 << 14;
+
 // Bits of a page fault's error code (Intel SDM vol. 3, 4.7).
 const PRESENT: u64 = 1 << 0;
 const WRITE: u64 = 1 << 1;
@@ -103,6 +108,7 @@ impl Interpreter {
         let rip = self.state.rip;
         let is_resumed = self.state.flags.other(&self.d, RFlags::RF);
         if self.breakpoint == Some(rip) && !is_resumed {
+            self.run.dr6 = Some(DR6_B0);
             return self.event(vector::DB, None, Cause::Fault);
         }
         let compatibility = self.state.cs == u64::from(self.model.selectors.user32_cs());
@@ -142,6 +148,7 @@ impl Interpreter {
                     self.state.flags.set(&self.d, RFlags::RF, false);
                 }
                 if traced {
+                    self.run.dr6 = Some(DR6_BS);
                     return self.event(vector::DB, None, Cause::Trap);
                 }
                 Ok(())

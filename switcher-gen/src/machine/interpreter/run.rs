@@ -18,6 +18,7 @@ use crate::scenario::{
 pub(super) struct Run {
     pub(super) instructions: u64,
     pub(super) cr2: Option<u64>,
+    pub(super) dr6: Option<u64>,
     count: bool,
     origin: Option<Origin>,
     /// Where the exit frame is to be.
@@ -433,6 +434,7 @@ impl Interpreter {
         Ok(Outcome {
             frame,
             cr2,
+            dr6: self.run.dr6.filter(|_| frame.orig_ax.reason == u32::from(vector::DB)),
             gs_base: self.state.inactive_gs_base,
             extra,
             pvcs,

@@ -23,6 +23,8 @@
 //! does (Intel SDM vol. 3, 6.14.2), and so is the host's at its CALL (System V ABI): of these the
 //! worst case is taken.
 
+mod compare;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -36,6 +38,8 @@ use crate::machine::{Domain, Event, Gpr, Model, Observer, State};
 use crate::prove::{
     Prover, Setting, Target, Theorem, Unexplored, Walk, read_extra, read_pvcs, region,
 };
+
+pub use compare::{Family, Row, compare, table};
 
 /// How many instructions the kernel's switcher of 2024 executes, by [`Path::kind`].
 pub const KERNEL_2024: [(&str, u64); 6] = [
@@ -139,27 +143,41 @@ fn hexadecimal<S: Serializer>(addresses: &[u64], serializer: S) -> Result<S::Ok,
 /// # Errors
 /// If not all paths can be found.
 pub fn paths(target: &Target) -> Result<Vec<Path>, Unexplored> {
-    let prover = Prover::default();
     let mut paths = Vec::new();
     for theorem in Theorem::ALL {
         if theorem == Theorem::SyscallCompat && target.syscall_compat.is_none() {
             continue;
         }
-        let mut found = Vec::new();
-        prover.paths(
-            target,
-            theorem,
-            || Meter::new(target.setting),
-            |d, walk, meter| {
-                let kind = kind(d, theorem, target, &walk, &meter);
-                found.push((path(target, kind, &walk.trace, &meter), walk.trace));
-            },
-        )?;
-        found.sort_by(|(_, one), (_, other)| one.cmp(other));
-        paths.extend(found.into_iter().map(|(path, _)| path));
+        paths.extend(figured(target, theorem)?.into_iter().map(|found| found.path));
     }
     number(&mut paths);
     Ok(paths)
+}
+
+/// Offsets from their region's base of the bytes accessed.
+type Touched = BTreeMap<&'static str, BTreeSet<i64>>;
+
+/// A path that is not numbered yet.
+struct Figured {
+    path: Path,
+    touched: Touched,
+}
+
+/// The paths of one theorem, in the order of addresses.
+fn figured(target: &Target, theorem: Theorem) -> Result<Vec<Figured>, Unexplored> {
+    let mut found = Vec::new();
+    Prover::default().paths(
+        target,
+        theorem,
+        || Meter::new(target.setting),
+        |d, walk, meter| {
+            let kind = kind(d, theorem, target, &walk, &meter);
+            let path = path(target, kind, &walk.trace, &meter);
+            found.push((Figured { path, touched: meter.touched }, walk.trace));
+        },
+    )?;
+    found.sort_by(|(_, one), (_, other)| one.cmp(other));
+    Ok(found.into_iter().map(|(path, _)| path).collect())
 }
 
 fn number(paths: &mut [Path]) {
@@ -182,8 +200,7 @@ struct Meter {
     setting: Setting,
     loads: usize,
     stores: usize,
-    /// Offsets from their region's base of the bytes accessed.
-    touched: BTreeMap<&'static str, BTreeSet<i64>>,
+    touched: Touched,
     /// What the first instruction finds.
     start: Option<Facts>,
     /// `switch_flags` at the last instruction, which never changes them.
@@ -216,7 +233,7 @@ impl Meter {
             setting,
             loads: 0,
             stores: 0,
-            touched: BTreeMap::new(),
+            touched: Touched::new(),
             start: None,
             switch_flags: None,
             iretq: None,
@@ -251,7 +268,7 @@ impl Observer<Symbolic> for Meter {
     fn observe(&mut self, d: &Symbolic, state: &State<Symbolic>, event: Event<Word>) {
         match event {
             Event::Execute(_) => {
-                let at = self.setting.placement.tss_extra + TssExtra::switch_flags.bytes() as i64;
+                let at = self.setting.block.tss_extra + TssExtra::switch_flags.bytes() as i64;
                 let extra = state.memory.region(region::TSS_EXTRA);
                 self.switch_flags = extra.map(|extra| extra.read(d, at, 8));
                 if self.start.is_none() {
@@ -284,31 +301,32 @@ impl Meter {
     fn touch(&mut self, region: &'static str, offset: i64, size: usize) {
         self.touched.entry(region).or_default().extend(offset..offset + size as i64);
     }
+}
 
-    fn data_lines(&self, target: &Target) -> DataLines {
-        // Where the base can lie in a line.
-        let lines = |regions: &[&str], bases: &mut dyn Iterator<Item = u64>| {
-            let bytes = regions.iter().filter_map(|name| self.touched.get(name)).flatten();
-            let bytes: Vec<i64> = bytes.copied().collect();
-            let from = |base: u64| {
-                let line = |offset: &i64| base.wrapping_add_signed(*offset) / LINE;
-                bytes.iter().map(line).collect::<BTreeSet<_>>().len()
-            };
-            bases.map(from).max().unwrap_or_default()
+/// How many lines these bytes lie in.
+fn data_lines(touched: &Touched, target: &Target) -> DataLines {
+    // Where the base can lie in a line.
+    let lines = |regions: &[&str], bases: &mut dyn Iterator<Item = u64>| {
+        let bytes = regions.iter().filter_map(|name| touched.get(name)).flatten();
+        let bytes: Vec<i64> = bytes.copied().collect();
+        let from = |base: u64| {
+            let line = |offset: &i64| base.wrapping_add_signed(*offset) / LINE;
+            bytes.iter().map(line).collect::<BTreeSet<_>>().len()
         };
-        // Some address of that alignment.
-        const ALIGNED: u64 = 1 << 32;
-        let aligned = || std::iter::once(ALIGNED);
-        // Multiples of 16, the CALL's return address being pushed from one.
-        let multiples_of_16 = || (ALIGNED..ALIGNED + LINE).step_by(16);
-        DataLines {
-            per_cpu: lines(&[region::TSS, region::TSS_EXTRA], &mut aligned()),
-            pvcs: lines(&[region::PVCS], &mut aligned()),
-            sp0_stack: lines(&[region::SP0], &mut aligned()),
-            ist_stack: lines(&[region::IST], &mut multiples_of_16()),
-            host_stack: lines(&[region::HOST], &mut multiples_of_16().map(|top| top - 8)),
-            code: lines(&[region::CODE], &mut std::iter::once(target.program.base())),
-        }
+        bases.map(from).max().unwrap_or_default()
+    };
+    // Some address of that alignment.
+    const ALIGNED: u64 = 1 << 32;
+    let aligned = || std::iter::once(ALIGNED);
+    // Multiples of 16, the CALL's return address being pushed from one.
+    let multiples_of_16 = || (ALIGNED..ALIGNED + LINE).step_by(16);
+    DataLines {
+        per_cpu: lines(&[region::TSS, region::TSS_EXTRA], &mut aligned()),
+        pvcs: lines(&[region::PVCS], &mut aligned()),
+        sp0_stack: lines(&[region::SP0], &mut aligned()),
+        ist_stack: lines(&[region::IST], &mut multiples_of_16()),
+        host_stack: lines(&[region::HOST], &mut multiples_of_16().map(|top| top - 8)),
+        code: lines(&[region::CODE], &mut std::iter::once(target.program.base())),
     }
 }
 
@@ -342,7 +360,7 @@ fn path(target: &Target, kind: String, trace: &[u64], meter: &Meter) -> Path {
         swapgs: count(&[Mnemonic::Swapgs]),
         code_bytes: bytes.len(),
         code_lines: lines.len(),
-        data_lines: meter.data_lines(target),
+        data_lines: data_lines(&meter.touched, target),
         branches: code.iter().filter(branches).count(),
         branches_taken: taken.len(),
         taken,

@@ -1,0 +1,461 @@
+//! What the host itself has to get right around a switcher: cases that only a kernel can run, with
+//! several CPUs and page tables of its own. They are named in [`hw_protocol::HOST_CASES`].
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use hw_cases::{Case, End, Expected, HostAfter, Setup, World, place};
+use hw_kernel::code_memory::CodeMemory;
+use hw_kernel::memory::{self, HIGH_BASE, PAGE, flags_of};
+use hw_kernel::percpu::{self, MAX_CPUS, Stack};
+use hw_kernel::report::Report;
+use hw_kernel::{boot, events, smp};
+use hw_protocol::HOST_CASES;
+use spin::Mutex;
+use switcher_runtime::switcher_gen::arch::{Msr as MsrName, RFlags};
+use switcher_runtime::switcher_gen::asm::Label;
+use switcher_runtime::{Detail, Exit, Mode, Purpose, Switcher, UninstallError};
+use x86_64::registers::control::{Cr4, Efer};
+use x86_64::registers::model_specific::Msr;
+
+use crate::world::BareMetal;
+use crate::{fatal, world_on};
+
+/// What came of a host case: how many guests were entered, or why it failed.
+type Ended = Result<u64, String>;
+
+/// MOV AL, [RDI].
+const LOAD: &[u8] = &[0x8A, 0x07];
+/// MOV [RDI], AL.
+const STORE: &[u8] = &[0x88, 0x07];
+const SYSCALL: &[u8] = &[0x0F, 0x05];
+const PROBE: &[u8] = &[0x0F, 0x0B];
+
+/// The case list, a part of it on every CPU but this one, while this one runs all of it.
+pub(crate) struct Others {
+    done: [Arc<Mutex<Ended>>; MAX_CPUS],
+    /// CPUs that are running it, and how many do at this moment.
+    count: usize,
+}
+
+/// How many CPUs have a guest, or are about to have one.
+static RUNNING: AtomicU64 = AtomicU64::new(0);
+/// The most there were at once.
+static MOST: AtomicU64 = AtomicU64::new(0);
+
+impl Others {
+    /// Starts them.
+    pub(crate) fn start(switcher: &'static Switcher) -> Self {
+        let done = core::array::from_fn(|_| Arc::new(Mutex::new(Err("not run".into()))));
+        let count = smp::count();
+        for (cpu, done) in (0..).zip(&done).take(count).skip(1) {
+            let done: Arc<Mutex<Ended>> = Arc::clone(done);
+            let job = move || {
+                let running = RUNNING.fetch_add(1, Ordering::AcqRel) + 1;
+                MOST.fetch_max(running, Ordering::AcqRel);
+                let ended = part_of_cases(cpu, &mut world_on(switcher, cpu));
+                RUNNING.fetch_sub(1, Ordering::AcqRel);
+                *done.lock() = ended;
+            };
+            smp::start(cpu, Box::new(job)).unwrap_or_else(|why| fatal(&why));
+        }
+        Self { done, count }
+    }
+
+    /// Waits for them.
+    fn end(self) -> Ended {
+        let mut entered = 0;
+        for cpu in 1..self.count {
+            smp::wait(cpu);
+            entered += self.done[cpu].lock().clone().map_err(|why| format!("CPU {cpu}: {why}"))?;
+        }
+        let most = MOST.load(Ordering::Acquire) as usize + 1;
+        if most != self.count {
+            return Err(format!("only {most} of {} CPUs ran guests at the same time", self.count));
+        }
+        Ok(entered)
+    }
+}
+
+/// A CPU's part of the list. The one that has booted runs all of it.
+fn part_of_cases(cpu: usize, world: &mut BareMetal<'_>) -> Ended {
+    let cases = hw_cases::all();
+    let len = cases.len().div_ceil(MAX_CPUS - 1);
+    cases.iter().skip((cpu - 1) * len).take(len).map(|case| one_case(case, world)).sum()
+}
+
+fn one_case(case: &Case, world: &mut BareMetal<'_>) -> Ended {
+    match case.run(world) {
+        (entered, End::Passed) => Ok(entered),
+        (_, End::Failed(why)) => Err(format!("{}: {why}", case.name)),
+        (_, End::NotHere(why)) => Err(format!("{}: refused: {why}", case.name)),
+    }
+}
+
+/// Runs every case of [`HOST_CASES`].
+pub(crate) fn all(
+    mut world: BareMetal<'static>,
+    others: Others,
+    before: Control,
+    report: &mut Report,
+) {
+    let mut others = Some(others);
+    let (last, names) = HOST_CASES.split_last().unwrap_or((&"", &[]));
+    for &name in names {
+        let several = "there are not four CPUs";
+        let few = smp::count() < MAX_CPUS;
+        let ended = match name {
+            "host/four_cpus_run_guests_at_once" | "host/the_pvcs_flips_while_guests_switch"
+                if few =>
+            {
+                report.not_here(name, several);
+                continue;
+            }
+            "host/four_cpus_run_guests_at_once" => {
+                others.take().map_or_else(|| Err("run twice".into()), Others::end)
+            }
+            "host/the_pvcs_flips_while_guests_switch" => flipping_pvcs(&mut world),
+            "host/a_guests_root_has_what_is_listed_and_nothing_else" => roots(&world),
+            "host/a_guest_that_probes_the_host_faults" => probes(&mut world),
+            _ => Err("no such case".into()),
+        };
+        report_one(report, name, &ended);
+    }
+    // The one that ends with no switcher is the last.
+    report_one(report, last, &teardown(world, &before));
+}
+
+fn report_one(report: &mut Report, name: &str, ended: &Ended) {
+    let (entered, failure) = match ended {
+        Ok(entered) => (*entered, None),
+        Err(why) => (0, Some(why.as_str())),
+    };
+    report.case(name, entered, failure);
+}
+
+/// What a switcher changes of a CPU.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Control {
+    cr4: u64,
+    efer: u64,
+    msrs: [u64; 7],
+}
+
+impl Control {
+    /// The numbers of spec/abi.md's MSRs, from the manuals: STAR, LSTAR, CSTAR, SFMASK, SYSENTER_CS,
+    /// GS base, KERNEL_GS_BASE.
+    const MSRS: [u32; 7] =
+        [0xC000_0081, LSTAR, 0xC000_0083, 0xC000_0084, 0x174, 0xC000_0101, 0xC000_0102];
+
+    pub(crate) fn read() -> Self {
+        // SAFETY: MSRs of every CPU with long mode; reading changes nothing.
+        let msr = |number| unsafe { Msr::new(number).read() };
+        Self { cr4: Cr4::read_raw(), efer: Efer::read_raw(), msrs: Self::MSRS.map(msr) }
+    }
+}
+
+const LSTAR: u32 = 0xC000_0082;
+
+/// Uninstalls the switcher, installs and unloads another one: the CPU is as it was before the first.
+fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
+    let as_before = |what: &str| match Control::read() {
+        now if now == *before => Ok(()),
+        now => Err(format!("{what}: {now:x?}, not {before:x?}")),
+    };
+    // An entry leaves another KERNEL_GS_BASE.
+    let mut rng = fastrand::Rng::with_seed(4);
+    let setup = setup(&world, &mut rng, Mode::Smod, PROBE);
+    check(&mut world, &setup, &Expected::unchanged(&setup, Expected::UD))?;
+    if Control::read() == *before {
+        return Err("a switcher is installed and nothing has changed".into());
+    }
+
+    let cpu = world.into_cpu();
+    let switcher = cpu.switcher();
+    let variant = *switcher.image().variant();
+    let on_others = switcher.installed();
+    // Whoever changes LSTAR relies on it: nothing is restored behind its back.
+    let entry = switcher.address(Label::Syscall64);
+    // SAFETY: no guest runs, and no SYSCALL is executed, until the MSR has its value again.
+    let write_lstar = |value| unsafe { Msr::new(LSTAR).write(value) };
+    write_lstar(entry + 16);
+    let cpu = match cpu.uninstall().map_err(|refused| *refused) {
+        Err((cpu, UninstallError::Changed { register: MsrName::Lstar, .. })) => cpu,
+        Err((_, why)) => return Err(format!("LSTAR was changed, and this was refused: {why}")),
+        Ok(()) => return Err("LSTAR was changed, and lost".into()),
+    };
+    write_lstar(entry);
+    cpu.uninstall().map_err(|refused| format!("{}", refused.1))?;
+    as_before("uninstalled")?;
+
+    // The other one: it leaves the CPU and the memory.
+    let mut memory = CodeMemory::at(HIGH_BASE + 64 * PAGE);
+    let other = Switcher::assemble(&variant, &mut memory).map_err(|why| format!("{why}"))?;
+    let base = other.base();
+    let block = NonNull::new(percpu::block(0)).ok_or("no block")?;
+    // SAFETY: as for the first one, which is not installed here any more; no guest is entered.
+    let cpu = unsafe { other.install(block) }.map_err(|why| format!("{why}"))?;
+    if other.installed() != 1 || Control::read() == *before {
+        return Err("the other one is not installed".into());
+    }
+    cpu.uninstall().map_err(|refused| format!("{}", refused.1))?;
+    as_before("uninstalled again")?;
+    other.unload(&mut memory).map_err(|refused| format!("{}", refused.1))?;
+    if let Some(flags) = memory::host_flags(base) {
+        return Err(format!("the unloaded switcher is still mapped, {flags:?}"));
+    }
+    if on_others != smp::count() {
+        return Err(format!("it was installed on {on_others} CPUs"));
+    }
+    Ok(1)
+}
+
+/// A guest in `mode` that runs `code`.
+fn setup(world: &BareMetal<'_>, rng: &mut fastrand::Rng, mode: Mode, code: &[u8]) -> Setup {
+    let mut setup = Setup::random(rng, &world.platform(), mode).with(mode, place::UMOD_CODE, code);
+    setup.regs.rip = place::UMOD_CODE;
+    setup.regs.eflags &= !RFlags::AC.bits();
+    setup
+}
+
+/// Runs a guest and compares everything.
+fn check(world: &mut BareMetal<'_>, setup: &Setup, expected: &Expected) -> Result<(), String> {
+    match world.run(setup) {
+        Ok(outcome) => expected.compare(setup, &outcome).map_err(|why| why.0),
+        Err(why) => Err(format!("{why:?}")),
+    }
+}
+
+/// Every leaf of both roots: what is not for users is on the list, with the rights and the page that
+/// the host's root has there, and everything on the list is there.
+fn roots(world: &BareMetal<'_>) -> Ended {
+    let listed = world.listed();
+    for (mode, space) in world.spaces() {
+        let mut found = 0;
+        for leaf in space.leaves() {
+            let at = format!("{mode:?}, {:#x}: {:?}", leaf.virt, leaf.flags);
+            let Some(rights) = listed.iter().find(|(page, _)| *page == leaf.virt).map(|it| it.1)
+            else {
+                if leaf.flags.contains(memory::Flags::USER) && !leaf.global && leaf.size == PAGE {
+                    continue;
+                }
+                return Err(format!("{at}: neither a page of the guest's nor on the list"));
+            };
+            found += 1;
+            if leaf.flags != flags_of(rights) || leaf.global || leaf.size != PAGE {
+                return Err(format!("{at}: listed as {rights:?}"));
+            }
+            if memory::host_address(leaf.virt) != Some(leaf.phys) {
+                return Err(format!("{at}: maps {:#x}, the host does not", leaf.phys));
+            }
+        }
+        if found != listed.len() {
+            return Err(format!("{mode:?}: {found} pages of {} on the list", listed.len()));
+        }
+    }
+    // The list itself: what a switch needs, each on pages of its own.
+    let list = world.cpu().mappings();
+    for purpose in [Purpose::Code, Purpose::PerCpuBlock, Purpose::EntryStack, Purpose::IstStack(1)]
+        .into_iter()
+        .chain([Purpose::IstStack(4), Purpose::Idt, Purpose::Gdt])
+    {
+        if list.iter().filter(|mapping| mapping.purpose == purpose).count() != 1 {
+            return Err(format!("{purpose:?} is not listed once"));
+        }
+    }
+    // This case enters no guest; it has looked at this many pages.
+    Ok(2 * listed.len() as u64)
+}
+
+/// Reads, writes and jumps to host addresses, in both modes.
+fn probes(world: &mut BareMetal<'_>) -> Ended {
+    /// Bits of a page fault's error code: present, write, user, fetch.
+    const P: u32 = 1;
+    const W: u32 = 2;
+    const U: u32 = 4;
+    const F: u32 = 16;
+
+    let listed: Vec<u64> = world.listed().into_iter().map(|(page, _)| page).collect();
+    let heap = Box::new(0_u8);
+    let elsewhere = [
+        (&raw const *heap).addr() as u64,
+        // Code, constants, variables and stacks of the host's.
+        probes as *const () as u64,
+        HOST_CASES.as_ptr().addr() as u64,
+        (&raw const RUNNING).addr() as u64,
+        boot::stack_top() - 64,
+        Stack::Fatal.top(0) - 8,
+        Stack::Sp0.top(0) - 2 * PAGE,
+        // What is this CPU's, but not the guest's to rely on, and another CPU's.
+        percpu::block(0).addr() as u64 + PAGE,
+        percpu::block(1).addr() as u64,
+        Stack::Sp0.top(1) - 8,
+        // Page tables, firmware, the page behind the switcher, the rest of both halves' middle.
+        memory::host_cr3(),
+        world.spaces()[0].1.cr3(),
+        0x1000,
+        0xF_FFF0,
+        HIGH_BASE - 8,
+        HIGH_BASE + 256 * PAGE,
+        0xFFFF_8000_0000_0000,
+    ];
+    let mut rng = fastrand::Rng::with_seed(22);
+    let mut entered = 0;
+    let inside = listed.iter().map(|page| page + rng.u64(..PAGE)).collect::<Vec<_>>();
+    for address in inside.into_iter().chain(elsewhere) {
+        let is_present = listed.contains(&(address & !(PAGE - 1)));
+        let present = if is_present { P } else { 0 };
+        for mode in [Mode::Smod, Mode::Umod] {
+            for (code, error) in [(LOAD, U), (STORE, U | W), (PROBE, U | F)] {
+                let mut setup = setup(world, &mut rng, mode, code);
+                setup.regs.rdi = address;
+                if error & F != 0 {
+                    setup.regs.rip = address;
+                }
+                let exit = Expected::page_fault(present | error, address);
+                check(world, &setup, &Expected::unchanged(&setup, exit))
+                    .map_err(|why| format!("{mode:?} at {address:#x}, {error:#x}: {why}"))?;
+                entered += 1;
+            }
+        }
+    }
+    // The addresses outside the list are the host's, or the case would show nothing.
+    let hosts = elsewhere.iter().filter(|at| memory::host_flags(**at).is_some()).count();
+    if hosts < 12 || elsewhere.iter().any(|at| listed.contains(&(at & !(PAGE - 1)))) {
+        return Err(format!("only {hosts} of the addresses are the host's and unlisted"));
+    }
+    Ok(entered)
+}
+
+/// Another CPU writes to the PVCS all the time, while this one makes direct switches through it:
+/// whatever the switcher reads, and however often, nothing comes of it but the guest's own faults
+/// (spec/hazards.md, row 24).
+fn flipping_pvcs(world: &mut BareMetal<'static>) -> Ended {
+    /// Entries. Each makes direct switches until one of them leads to an exit.
+    const ENTRIES: u64 = 2000;
+    static STOP: AtomicBool = AtomicBool::new(false);
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+
+    let platform = world.platform();
+    let selectors = platform.selectors;
+    let behind = place::first_non_canonical(platform.paging);
+    let rips = [place::UMOD_CODE, place::UMOD_CODE + 0x40, behind, 1 << 63, place::NOWHERE];
+    let flags = [0x202_u64, 0x202 | RFlags::TF.bits(), 0x202 | RFlags::RF.bits(), 0x3_7FFF_FFFF];
+    let pairs = [
+        u64::from(selectors.user_cs()) | u64::from(selectors.user_ds()) << 16,
+        u64::from(selectors.kernel_cs()) | u64::from(selectors.kernel_ds()) << 16,
+        0,
+    ];
+    STOP.store(false, Ordering::Release);
+    WRITTEN.store(0, Ordering::Release);
+    let pvcs = world.pvcs_address() as usize;
+    let flip = move || {
+        let mut rng = fastrand::Rng::with_seed(24);
+        let word = |at: usize| core::ptr::with_exposed_provenance_mut::<u64>(pvcs + at);
+        while !STOP.load(Ordering::Acquire) {
+            let rip = rips[rng.usize(..rips.len())];
+            let eflags = flags[rng.usize(..flags.len())];
+            // Most of the time, what lets ERETU succeed, so that it is tried again at once.
+            let usual = rng.u8(..) < 200;
+            let pair = pairs[if usual { 0 } else { rng.usize(..pairs.len()) }];
+            let rip = if usual { rips[rng.usize(..2)] } else { rip };
+            for (at, value) in [
+                (0x40, pair),
+                (0x50, rng.u64(..)),
+                (0x58, eflags & 0xFFFF_FFFF | rng.u64(..) << 32),
+                (0x60, rip),
+                (0x68, rng.u64(..)),
+                (0x70, if rng.bool() { rip } else { rng.u64(..) }),
+                (0x78, if rng.bool() { eflags } else { rng.u64(..) }),
+            ] {
+                // SAFETY: the PVCS's frame is in the identity map, and nothing has a reference into
+                // it; the words are aligned and within its 128 bytes. Whoever reads expects anything.
+                unsafe { word(at).write_volatile(value) }
+            }
+            WRITTEN.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    smp::start(1, Box::new(flip)).map_err(|why| format!("{why}"))?;
+    let result = switch_for(world, ENTRIES, &rips);
+    STOP.store(true, Ordering::Release);
+    smp::wait(1);
+    let written = WRITTEN.load(Ordering::Acquire);
+    if written < ENTRIES {
+        return Err(format!("the other CPU has written only {written} times"));
+    }
+    result
+}
+
+/// Enters guests that make direct switches for as long as the PVCS lets them.
+fn switch_for(world: &mut BareMetal<'_>, entries: u64, rips: &[u64]) -> Ended {
+    /// 1: SYSCALL; JMP 1b.
+    const AGAIN: &[u8] = &[0x0F, 0x05, 0xEB, 0xFC];
+    let platform = world.platform();
+    let mut rng = fastrand::Rng::with_seed(25);
+    let mut in_umod = 0;
+    for entry in 0..entries {
+        // smod: ERETU. umod, at both of its addresses: SYSCALL, which leads to ERETU; again.
+        let mut setup = Setup::random(&mut rng, &platform, Mode::Smod)
+            .with(Mode::Smod, place::ERETU, SYSCALL)
+            .with(Mode::Umod, place::UMOD_CODE, AGAIN)
+            .with(Mode::Umod, place::UMOD_CODE + 0x40, AGAIN);
+        setup.smod_entry = place::ERETU;
+        setup.regs.eflags = RFlags::GUEST_FIXED.bits();
+        let outcome = world.run(&setup).map_err(|why| format!("entry {entry}: {why:?}"))?;
+        let wrong = |what: &str| Err(format!("entry {entry}: {what}: {outcome:x?}"));
+        // Everything but what the PVCS gives is the guest's own, whatever has been read of it.
+        let Expected { mut regs, .. } = Expected::unchanged(&setup, outcome.exit);
+        let got = outcome.regs;
+        (regs.rip, regs.rsp, regs.rcx, regs.r11) = (got.rip, got.rsp, got.rcx, got.r11);
+        (regs.eflags, regs.orig_ax) = (got.eflags, got.orig_ax);
+        if got != regs {
+            return wrong("a register has changed");
+        }
+        let flags = RFlags::from_bits_retain(got.eflags) - RFlags::RF;
+        if flags != flags.sanitised() - RFlags::RF {
+            return wrong("forbidden flags");
+        }
+        if !platform.paging.is_canonical(outcome.gs_base) {
+            return wrong("GS base is no address");
+        }
+        if outcome.host.without_arithmetic() != HostAfter::IN_ORDER {
+            return wrong("the host is not in order");
+        }
+        let is_right = match (outcome.exit, outcome.mode) {
+            // Other selectors are the host's business, and of umod's SYSCALLs none exits.
+            (Exit::Syscall, Mode::Smod) => got.rip == place::RETU_RIP,
+            (Exit::Exception(exception), Mode::Umod) => {
+                in_umod += 1;
+                match exception.detail {
+                    // Where nothing is mapped.
+                    Detail::Cr2(address) => address == got.rip && rips.contains(&address),
+                    // TF.
+                    Detail::Dr6(causes) => causes == Exit::DR6_SINGLE_STEP,
+                    Detail::None => exception.vector == 13 && rips.contains(&got.rip),
+                }
+            }
+            // An emulator's #DB after a SYSCALL with TF.
+            (Exit::Exception(exception), Mode::Smod) => exception.vector == 1,
+            _ => false,
+        };
+        if !is_right {
+            return wrong("an exit that nothing in the PVCS leads to");
+        }
+    }
+    match in_umod {
+        0 => Err("no guest came to umod".into()),
+        _ => Ok(entries),
+    }
+}
+
+/// The pages that a world's roots have of the host's stubs.
+pub(crate) fn stub_pages() -> impl Iterator<Item = (u64, switcher_runtime::Rights)> {
+    events::mappings().into_iter().flat_map(|(region, rights)| {
+        (region.start..region.end).step_by(PAGE as usize).map(move |page| (page, rights))
+    })
+}

@@ -1,0 +1,212 @@
+//! What a guest's root must map of the host, and how.
+//!
+//! With host page-table isolation, a guest's root maps this and nothing else of the host; without,
+//! the host's own mappings contain it. Either way a host that maps these ranges, at these addresses,
+//! onto the same physical pages as its own root does, has mapped every operand that the switcher uses
+//! under a guest's root (spec/hazards.md, row 22).
+
+use alloc::vec::{self, Vec};
+use core::slice;
+
+use switcher_gen::layout::{PerCpu, Pvcs};
+use x86_64::instructions::tables::{sgdt, sidt};
+
+/// Bytes in a page.
+const PAGE: u64 = 4096;
+
+/// How a range is mapped: always for the supervisor, never writable and executable at once. There
+/// is no way to say "for users too".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rights {
+    /// Code.
+    ReadExecute,
+    /// Data.
+    ReadWrite,
+    /// Tables that the hardware only reads.
+    Read,
+}
+
+/// What a range is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// The switcher.
+    Code,
+    /// TSS and `TssExtra`.
+    PerCpuBlock,
+    /// The end of the stack at sp0: events of CPL 3 and SYSCALL exits put their frames there.
+    EntryStack,
+    /// The end of the stack with this number, 1 to 7, in the interrupt stack table.
+    IstStack(u8),
+    /// The interrupt descriptor table.
+    Idt,
+    /// The global descriptor table.
+    Gdt,
+    /// The page shared with a guest.
+    Pvcs,
+}
+
+/// A range of addresses that a guest's root must map, for the supervisor alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Mapping {
+    /// The first address: the same in the host's root.
+    pub start: u64,
+    /// How many bytes, at least 1. What lies on the same [`pages`](Self::pages) besides is mapped
+    /// with them.
+    pub len: u64,
+    /// With which rights.
+    pub rights: Rights,
+    /// Whether every root that its CPUs ever load translates these addresses alike, so that the
+    /// entry may be global. What one root translates differently must not be: its translation would
+    /// outlive the switch to the other (spec/hazards.md, row 21).
+    pub may_be_global: bool,
+    /// What it is.
+    pub purpose: Purpose,
+}
+
+impl Mapping {
+    /// The addresses of the pages of 4 KiB that it touches.
+    pub fn pages(&self) -> impl Iterator<Item = u64> + use<> {
+        let first = self.start & !(PAGE - 1);
+        let last = (self.start + (self.len - 1)) & !(PAGE - 1);
+        (first..=last).step_by(PAGE as usize)
+    }
+
+    /// Whether it has a byte on the page of this address.
+    #[must_use]
+    pub fn is_on_page_of(&self, address: u64) -> bool {
+        self.pages().any(|page| page == address & !(PAGE - 1))
+    }
+}
+
+/// All ranges that a CPU's guests' roots must map, but for what belongs to a guest:
+/// [`PvcsPage::mapping`](crate::PvcsPage::mapping).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MappingList(Vec<Mapping>);
+
+impl MappingList {
+    /// How much of a stack an event is sure to need: one page. Under a guest's root nothing is put
+    /// there but a frame.
+    pub const STACK: u64 = PAGE;
+
+    /// What the hardware of this CPU uses to deliver events: GDT, IDT, the block with its TSS, and
+    /// the stacks that this names. [`Cpu::mappings`](crate::Cpu::mappings) has the switcher, too.
+    #[must_use]
+    pub fn of_hardware(block: &PerCpu, address: u64) -> Self {
+        let (gdt, idt) = (sgdt(), sidt());
+        let mut list = Self(Vec::new());
+        list.add(address, size_of::<PerCpu>() as u64, Rights::ReadWrite, Purpose::PerCpuBlock);
+        list.add(gdt.base.as_u64(), u64::from(gdt.limit) + 1, Rights::Read, Purpose::Gdt);
+        list.add(idt.base.as_u64(), u64::from(idt.limit) + 1, Rights::Read, Purpose::Idt);
+        list.add_stacks(block);
+        list
+    }
+
+    fn add_stacks(&mut self, block: &PerCpu) {
+        let tss = &block.tss;
+        let ist = [tss.ist1, tss.ist2, tss.ist3, tss.ist4, tss.ist5, tss.ist6, tss.ist7];
+        let ist = (1..).map(Purpose::IstStack).zip(ist);
+        for (purpose, top) in [(Purpose::EntryStack, tss.sp0)].into_iter().chain(ist) {
+            // A stack that nothing uses has no address.
+            if let Some(start) = u64::from(top).checked_sub(Self::STACK) {
+                self.add(start, Self::STACK, Rights::ReadWrite, purpose);
+            }
+        }
+    }
+
+    /// Adds the switcher, which one copy serves all CPUs.
+    pub(crate) fn with_code(mut self, start: u64, len: u64) -> Self {
+        self.add(start, len, Rights::ReadExecute, Purpose::Code);
+        self
+    }
+
+    fn add(&mut self, start: u64, len: u64, rights: Rights, purpose: Purpose) {
+        self.0.push(Mapping { start, len, rights, may_be_global: true, purpose });
+    }
+
+    /// One after the other.
+    pub fn iter(&self) -> slice::Iter<'_, Mapping> {
+        self.0.iter()
+    }
+}
+
+impl IntoIterator for MappingList {
+    type Item = Mapping;
+    type IntoIter = vec::IntoIter<Mapping>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl<'l> IntoIterator for &'l MappingList {
+    type Item = &'l Mapping;
+    type IntoIter = slice::Iter<'l, Mapping>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+/// A PVCS at this address. Another guest has another one there, or none.
+pub(crate) const fn pvcs(address: u64) -> Mapping {
+    Mapping {
+        start: address,
+        len: size_of::<Pvcs>() as u64,
+        rights: Rights::ReadWrite,
+        may_be_global: false,
+        purpose: Purpose::Pvcs,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping(start: u64, len: u64) -> Mapping {
+        Mapping { len, ..pvcs(start) }
+    }
+
+    #[test]
+    fn every_page_with_a_byte_of_it_is_listed_once() {
+        let pages = |start, len| mapping(start, len).pages().collect::<Vec<_>>();
+        assert_eq!(pages(0x5000, 1), [0x5000]);
+        assert_eq!(pages(0x5000, 0x1000), [0x5000]);
+        assert_eq!(pages(0x5FFF, 2), [0x5000, 0x6000]);
+        assert_eq!(pages(0x5008, 0x2000), [0x5000, 0x6000, 0x7000]);
+        // The last page of all, where the end is no address.
+        assert_eq!(pages(0xFFFF_FFFF_FFFF_F000, 0x1000), [0xFFFF_FFFF_FFFF_F000]);
+    }
+
+    #[test]
+    fn a_page_belongs_to_what_has_a_byte_on_it() {
+        let two = mapping(0x5FFF, 2);
+        for (address, is_on) in [(0x4FFF, false), (0x5000, true), (0x6FFF, true), (0x7000, false)] {
+            assert_eq!(two.is_on_page_of(address), is_on, "{address:#x}");
+        }
+    }
+
+    #[test]
+    fn the_pvcs_is_never_global() {
+        assert!(!pvcs(0x1000).may_be_global);
+    }
+
+    #[test]
+    fn the_stacks_that_the_tss_names_are_listed_by_their_last_page() {
+        let mut block = PerCpu::default();
+        block.tss.sp0 = 0x9000.into();
+        block.tss.ist1 = 0x2_0000.into();
+        block.tss.ist7 = 0x3_0010.into();
+        let mut list = MappingList(Vec::new());
+        list.add_stacks(&block);
+        let got: Vec<_> = list.iter().map(|m| (m.purpose, m.start, m.len, m.rights)).collect();
+        let rw = Rights::ReadWrite;
+        assert_eq!(
+            got,
+            [
+                (Purpose::EntryStack, 0x8000, 0x1000, rw),
+                (Purpose::IstStack(1), 0x1_F000, 0x1000, rw),
+                (Purpose::IstStack(7), 0x2_F010, 0x1000, rw),
+            ]
+        );
+    }
+}
