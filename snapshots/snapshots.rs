@@ -9,19 +9,22 @@ use std::path::Path;
 
 use similar::{ChangeTag, TextDiff};
 use switcher_gen::arch::{PagingMode, Selectors, Vendor};
-use switcher_gen::layout::LAYOUTS;
+use switcher_gen::layout::{LAYOUTS, Placement, Revision};
 use switcher_gen::listing::{Listing, ListingOptions};
-use switcher_gen::{Axes, Image, Variant};
+use switcher_gen::{Axes, Image, Policy, Variant};
 
 /// Every snapshot there is, one test each.
-const SNAPSHOTS: [&str; 9] = [
+const SNAPSHOTS: [&str; 12] = [
     "diff_amd",
     "diff_amd_mitigations",
+    "diff_current",
     "diff_ibt",
     "diff_la57",
     "diff_mitigations",
     "diff_pcid",
+    "diff_percpu_current",
     "listing_intel-4level",
+    "listing_intel-4level-percpu",
     "offsets",
     "variants",
 ];
@@ -58,61 +61,84 @@ fn offsets() {
 
 #[test]
 fn variants() {
-    let mut table = format!("{:<22} bytes  fingerprint\n", "variant");
+    let mut table = format!("{:<37} bytes  fingerprint\n", "variant");
     for variant in Variant::representative() {
         let image = Image::new(&variant).unwrap();
         let (size, fingerprint) = (image.bytes().len(), image.fingerprint());
-        table += &format!("{:<22} {size:>5}  {fingerprint}\n", variant.to_string());
+        table += &format!("{:<37} {size:>5}  {fingerprint}\n", variant.to_string());
     }
     assert_snapshot("variants", &table);
 }
 
 #[test]
 fn the_reference_in_full() {
-    let listing = listing(&Variant::REFERENCE);
+    in_full(Placement::Gs);
+}
+
+#[test]
+fn per_cpu_code_in_full() {
+    in_full(Placement::PerCpu);
+}
+
+fn in_full(placement: Placement) {
+    let policy = Policy { placement, ..Policy::DEFAULT };
+    let listing = listing(&Variant::REFERENCE.with_policy(policy));
     assert_snapshot(&format!("listing_{}", listing.variant), &listing.to_string());
 }
 
 #[test]
 fn what_vendor_amd_changes() {
-    diff("diff_amd", |axes| axes.vendor = Vendor::Amd);
+    diff("diff_amd", Placement::Gs, |axes| axes.vendor = Vendor::Amd);
 }
 
 #[test]
 fn what_la57_changes() {
-    diff("diff_la57", |axes| axes.paging = PagingMode::FiveLevel);
+    diff("diff_la57", Placement::Gs, |axes| axes.paging = PagingMode::FiveLevel);
 }
 
 #[test]
 fn what_ibt_changes() {
-    diff("diff_ibt", |axes| axes.ibt = true);
+    diff("diff_ibt", Placement::Gs, |axes| axes.ibt = true);
 }
 
 #[test]
 fn what_pcid_changes() {
-    diff("diff_pcid", |axes| axes.pcid = true);
+    diff("diff_pcid", Placement::Gs, |axes| axes.pcid = true);
 }
 
 #[test]
 fn what_mitigations_change() {
-    diff("diff_mitigations", |axes| {
+    diff("diff_mitigations", Placement::Gs, |axes| {
         axes.mitigations = "+ibrs+rsb+bhb+verw".parse().unwrap();
     });
 }
 
 #[test]
 fn what_amds_mitigations_change() {
-    diff("diff_amd_mitigations", |axes| {
+    diff("diff_amd_mitigations", Placement::Gs, |axes| {
         axes.vendor = Vendor::Amd;
         axes.mitigations = "+ibrs+ibpb+rsblite".parse().unwrap();
     });
 }
 
-/// The snapshot of how the code changes if `change` is made to the reference's axes.
-fn diff(name: &str, change: impl FnOnce(&mut Axes)) {
-    let mut axes = Variant::REFERENCE.axes();
+#[test]
+fn what_the_current_pvcs_changes() {
+    diff("diff_current", Placement::Gs, |axes| axes.policy.revision = Revision::Current);
+}
+
+#[test]
+fn what_the_current_pvcs_changes_in_per_cpu_code() {
+    let name = "diff_percpu_current";
+    diff(name, Placement::PerCpu, |axes| axes.policy.revision = Revision::Current);
+}
+
+/// The snapshot of how the code changes if `change` is made to the axes of the reference with that
+/// placement.
+fn diff(name: &str, placement: Placement, change: impl FnOnce(&mut Axes)) {
+    let old = Variant::REFERENCE.with_policy(Policy { placement, ..Policy::DEFAULT });
+    let mut axes = old.axes();
     change(&mut axes);
-    let old = listing(&Variant::REFERENCE);
+    let old = listing(&old);
     let new = listing(&Variant::new(axes, Selectors::DEFAULT).unwrap());
     let text = format!(
         "--- {}  {} bytes\n+++ {}  {} bytes\n{}",

@@ -496,7 +496,7 @@ mod tests {
             let log = [&begin, A, B, &c, &end].join("\n");
             let run =
                 Run { log, emulator: String::new(), end: End::ByItself, took: Duration::ZERO };
-            let not_here = &[NotHere { engine: "e", case: "c", why: "because" }];
+            let not_here = &[NotHere { engines: &["e"], case: "c", why: "because" }];
             let cases = &["a", "b", name];
             let paging = PagingMode::FourLevel;
             judge(&run, &Expected { paging, cases, switcher: false, not_here })

@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 
 use switcher_gen::arch::{HostFeatures, Msr as MsrName, RFlags, Selectors};
 use switcher_gen::asm::Label;
-use switcher_gen::layout::{PerCpu, TssExtra};
+use switcher_gen::layout::{PerCpu, Placement, TssExtra};
 use switcher_gen::{NoVariant, Variant};
 use x86_64::instructions::tables::sgdt;
 use x86_64::registers::control::{Cr4, Cr4Flags, Efer, EferFlags};
@@ -16,6 +16,7 @@ use x86_64::registers::model_specific::Msr;
 use crate::detect::Detect;
 use crate::load::Switcher;
 use crate::mapping::MappingList;
+use crate::pcid::CleanRoots;
 
 /// A CPU on which a switcher is installed. Not `Send`: it is the CPU it was made on.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub struct Cpu<'s> {
     pub(crate) switcher: &'s Switcher,
     pub(crate) per_cpu: NonNull<PerCpu>,
     before: Registers,
+    pub(crate) clean: CleanRoots,
     this_cpu_only: PhantomData<*mut ()>,
 }
 
@@ -35,10 +37,21 @@ pub enum InstallError {
     /// The switcher was emitted for another kind of CPU or paging mode.
     #[error("this CPU needs variant `{needed}`, but `{assembled}` is loaded")]
     OtherVariant {
-        /// What [`Variant::for_host`] says here.
+        /// What [`Variant::for_host`] says here, under the policy that was chosen.
         needed: Variant,
         /// What was assembled.
         assembled: Variant,
+    },
+    /// Per-CPU code would not find its block.
+    #[error(
+        "the per-CPU block is at {per_cpu:#x}, but this switcher is for the CPU whose block is at \
+         {wanted:#x}, a page in front of its code"
+    )]
+    OtherBlock {
+        /// Where it is.
+        per_cpu: u64,
+        /// Where the code takes it to be.
+        wanted: u64,
     },
     /// Event frames would not lie where the switcher looks for them.
     #[error("sp0 is {sp0:#x}: it must be the non-null, 16-byte aligned top of a stack")]
@@ -164,10 +177,12 @@ impl Switcher {
     pub unsafe fn install(&self, per_cpu: NonNull<PerCpu>) -> Result<Cpu<'_>, InstallError> {
         let assembled = *self.image().variant();
         let selectors = assembled.selectors();
-        let needed = Variant::for_host(&HostFeatures::detect(), selectors)?;
+        let policy = assembled.axes().policy;
+        let needed = Variant::for_host(&HostFeatures::detect(), selectors)?.with_policy(policy);
         if needed != assembled {
             return Err(InstallError::OtherVariant { needed, assembled });
         }
+        check_block(policy.placement, per_cpu.as_ptr() as u64, self.base())?;
         // SAFETY: the caller vouches that `per_cpu` is valid for reads.
         let PerCpu { tss, tss_extra } = unsafe { per_cpu.read() };
         let sp0 = u64::from(tss.sp0);
@@ -195,7 +210,8 @@ impl Switcher {
             // SYSCALL; the caller vouches for GS base and for leaving the MSRs alone.
             unsafe { Msr::new(msr.address()).write(value) };
         }
-        Ok(Cpu { switcher: self, per_cpu, before, this_cpu_only: PhantomData })
+        let clean = CleanRoots::unknown();
+        Ok(Cpu { switcher: self, per_cpu, before, clean, this_cpu_only: PhantomData })
     }
 
     /// What `install` writes.
@@ -370,6 +386,15 @@ fn check_modes() -> Result<(), InstallError> {
     Ok(())
 }
 
+/// Code that reaches the block relative to RIP is one CPU's: that whose block lies in front of it.
+const fn check_block(placement: Placement, per_cpu: u64, code: u64) -> Result<(), InstallError> {
+    let wanted = code.wrapping_sub(PerCpu::BEFORE_CODE);
+    match placement {
+        Placement::PerCpu if per_cpu != wanted => Err(InstallError::OtherBlock { per_cpu, wanted }),
+        Placement::PerCpu | Placement::Gs => Ok(()),
+    }
+}
+
 /// The hardware takes sp0 from TR's TSS, the switcher from the per-CPU block. And ports it takes
 /// from an I/O bitmap, if there is one within the TSS's limit.
 fn check_tss(per_cpu: NonNull<PerCpu>, iomap_base: u16) -> Result<(), InstallError> {
@@ -409,6 +434,20 @@ impl SystemSegment {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn per_cpu_code_is_for_the_block_in_front_of_it_alone() {
+        let code = 0xFFFF_FE80_0000_0000;
+        let block = code - PerCpu::BEFORE_CODE;
+        assert!(check_block(Placement::PerCpu, block, code).is_ok());
+        assert!(check_block(Placement::Gs, 0xFFFF_FE00_0000_0000, code).is_ok());
+        for per_cpu in [code, block - 0x100, block + 0x100] {
+            let refused = check_block(Placement::PerCpu, per_cpu, code);
+            assert!(
+                matches!(refused, Err(InstallError::OtherBlock { wanted, .. }) if wanted == block)
+            );
+        }
+    }
 
     #[test]
     fn a_tss_descriptor_is_decoded_field_by_field() {

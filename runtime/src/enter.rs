@@ -16,6 +16,7 @@ use x86_64::registers::segmentation::SegmentSelector;
 use crate::cpu::Cpu;
 use crate::exit::Exit;
 use crate::guest::Guest;
+use crate::pcid::GuestPcid;
 
 /// Why a guest was not entered. It is as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,8 +39,17 @@ pub enum EnterError {
         host: PagingMode,
     },
     /// Loading it would fault in ring 0.
-    #[error("the root of {0:?} has a PCID or NOFLUSH, but CR4.PCIDE is not set")]
+    #[error("the root of {0:?} has a PCID, but CR4.PCIDE is not set")]
     PcidWithoutPcide(Mode),
+    /// The TLB would mix their translations.
+    #[error("the roots of smod and umod have the same PCID")]
+    SharedPcid,
+    /// The TLB would mix the host's translations with a guest's.
+    #[error("the host's CR3 is {cr3:#x}: PCIDs from 32 on are the guests'")]
+    HostPcid {
+        /// The register's value.
+        cr3: u64,
+    },
     /// This code has been moved to another CPU since `install`, or GS base has been changed.
     #[error("GS base is {found:#x}, not this CPU's block at {expected:#x}: disable preemption")]
     OtherCpu {
@@ -97,7 +107,12 @@ impl Cpu<'_> {
         if found != expected {
             return Err(EnterError::OtherCpu { found, expected });
         }
-        let extra = guest.tss_extra(read_cr3()).ok_or(EnterError::NoRoot(guest.mode()))?;
+        let cr3 = read_cr3();
+        if self.switcher.image().variant().axes().pcid && !GuestPcid::is_hosts(cr3) {
+            return Err(EnterError::HostPcid { cr3: cr3.bits() });
+        }
+        let extra = guest.tss_extra(cr3, &mut self.clean);
+        let extra = extra.ok_or(EnterError::NoRoot(guest.mode()))?;
         let mut inactive_gs = Msr::new(MsrName::KernelGsBase.address());
 
         // SAFETY: `install` was given a block that is this CPU's alone, and `self` is borrowed
@@ -161,9 +176,14 @@ fn check(guest: &Guest, host_flags: RFlags, variant: &Variant) -> Result<(), Ent
         return Err(EnterError::PrivilegedCs { cs: guest.regs.cs });
     }
     for mode in [Mode::Smod, Mode::Umod] {
-        if !pcid && guest.root(mode).is_some_and(|root| root.cr3().uses_pcid()) {
+        if !pcid && guest.root(mode).is_some_and(|root| root.tagged().pcid.is_some()) {
             return Err(EnterError::PcidWithoutPcide(mode));
         }
+    }
+    if let (Some(smod), Some(umod)) = (guest.root(Mode::Smod), guest.root(Mode::Umod))
+        && smod.tagged().is_in_conflict_with(umod.tagged())
+    {
+        return Err(EnterError::SharedPcid);
     }
     Ok(())
 }
@@ -245,7 +265,7 @@ struct FloatingPoint {
 mod tests {
     use super::*;
     use crate::GuestRoot;
-    use switcher_gen::arch::{HostState, Pcid};
+    use switcher_gen::arch::HostState;
 
     core::arch::global_asm!(
         // A guest run: every caller-saved register, MXCSR and the x87 state are lost.
@@ -324,24 +344,24 @@ mod tests {
     fn a_root_with_a_pcid_is_refused_where_there_are_none() {
         let state = HostState { pcid: true, ..HostState::PLAIN };
         let enabled = state.pcid_enabled().unwrap();
-        let plain = Cr3::new(0x1000).unwrap();
-        for (cr3, refused) in [
-            (plain, false),
-            (plain.with_pcid(Pcid::new(1).unwrap(), enabled), true),
-            (plain.without_flush(enabled), true),
-        ] {
+        // SAFETY: never entered.
+        let plain = unsafe { GuestRoot::new(Cr3::new(0x1000).unwrap()) };
+        let tagged = plain.with_pcid(GuestPcid::new(32, enabled).unwrap());
+        for (root, refused) in [(plain, false), (tagged, true)] {
             let mut guest = guest();
-            // SAFETY: never entered.
-            guest.set_root(Mode::Umod, Some(unsafe { GuestRoot::new(cr3) }));
+            guest.set_root(Mode::Umod, Some(root));
             let expected =
                 if refused { Err(EnterError::PcidWithoutPcide(Mode::Umod)) } else { Ok(()) };
             assert_eq!(checked(&guest), expected);
         }
         let with_pcid: Variant = "intel-4level-pcid".parse().unwrap();
         let mut guest = guest();
-        // SAFETY: never entered.
-        guest.set_root(Mode::Umod, Some(unsafe { GuestRoot::new(plain.without_flush(enabled)) }));
+        guest.set_root(Mode::Umod, Some(tagged));
         assert_eq!(check(&guest, RFlags::FIXED, &with_pcid), Ok(()));
+        // SAFETY: never entered.
+        let other = unsafe { GuestRoot::new(Cr3::new(0x2000).unwrap()) };
+        guest.set_root(Mode::Smod, Some(other.with_pcid(GuestPcid::new(32, enabled).unwrap())));
+        assert_eq!(check(&guest, RFlags::FIXED, &with_pcid), Err(EnterError::SharedPcid));
     }
 
     #[test]

@@ -11,26 +11,43 @@ use switcher_gen::arch::{CanonicalAddr, Cr3, NonCanonical, PagingMode};
 use switcher_gen::layout::{Mode, PtRegs, Pvcs, SwitchFlags, TssExtra};
 
 use crate::mapping::{self, Mapping};
+use crate::pcid::{CleanRoots, Generation, GuestPcid, Tagged};
 
 /// A page table root that guests may run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GuestRoot(Cr3);
+pub struct GuestRoot(Tagged);
 
 impl GuestRoot {
-    /// What is loaded into CR3.
-    pub(crate) const fn cr3(self) -> Cr3 {
+    pub(crate) const fn tagged(self) -> Tagged {
         self.0
     }
 
+    /// A root without a PCID: each load of it flushes. PCID and NOFLUSH of `cr3` do not count.
+    ///
     /// # Safety
     /// For as long as a guest may be entered with it, the root must map, at the same addresses and
     /// for the supervisor alone, all that the host's root maps and the switcher or the handling of
     /// an event uses: [`Cpu::mappings`](crate::Cpu::mappings) of each CPU it is entered on,
-    /// [`PvcsPage::mapping`], and the host's own event handlers. Nothing
-    /// it maps for CPL 3 may be memory of the host. If it has a PCID, no other root may have it.
+    /// [`PvcsPage::mapping`], and the host's own event handlers. Nothing it maps for CPL 3 may be
+    /// memory of the host. With a PCID: nothing is taken out of it, or loses a right, while this
+    /// very value is in use; see [`after_unmapping`](Self::after_unmapping).
     #[must_use]
     pub const unsafe fn new(cr3: Cr3) -> Self {
-        Self(cr3)
+        let root = Cr3::NONE.with_root_of(cr3);
+        Self(Tagged { root, pcid: None, generation: Generation::FIRST })
+    }
+
+    /// The same under a PCID: the translations stay when another root is loaded.
+    #[must_use]
+    pub const fn with_pcid(self, pcid: GuestPcid) -> Self {
+        Self(Tagged { pcid: Some(pcid), ..self.0 })
+    }
+
+    /// The same root after something was taken out of it: no CPU keeps a translation from before
+    /// for a guest that has this. Who has the former value must not be entered any more.
+    #[must_use]
+    pub fn after_unmapping(self) -> Self {
+        Self(Tagged { generation: Generation::new(), ..self.0 })
     }
 }
 
@@ -45,6 +62,9 @@ unsafe impl Send for PvcsPage {}
 unsafe impl Sync for PvcsPage {}
 
 impl PvcsPage {
+    /// A page laid out as the switcher's variant has it: a
+    /// [`PvcsCurrent`](switcher_gen::layout::PvcsCurrent), which is as large, is cast.
+    ///
     /// # Safety
     /// The page must stay mapped there, writable and for the supervisor, in the host's root and in
     /// every root the guest is entered with, on every CPU, for as long as it is registered.
@@ -78,7 +98,8 @@ pub struct Guest {
     paging: PagingMode,
     /// All registers, CS, SS, RIP and RFLAGS included; forbidden flags are dropped on entry.
     pub regs: PtRegs,
-    /// Stack of smod, saved by ERETU.
+    /// Stack of smod, saved by ERETU. With the current PVCS, where RSP passes through, the switcher
+    /// leaves anything here.
     pub smod_rsp: u64,
     /// The address **after** the SYSCALL that means ERETU. Any value: it is only compared with.
     pub retu_rip: u64,
@@ -208,15 +229,17 @@ impl Guest {
         flags
     }
 
-    /// What the switcher must find of it. `None` if its mode has no root.
-    pub(crate) fn tss_extra(&self, host_cr3: Cr3) -> Option<TssExtra> {
-        let cr3 = |root: Option<GuestRoot>| root.map_or(Cr3::NONE, |GuestRoot(cr3)| cr3);
+    /// What the switcher must find of it on a CPU with these translations. `None` if its mode has
+    /// no root.
+    pub(crate) fn tss_extra(&self, host_cr3: Cr3, clean: &mut CleanRoots) -> Option<TssExtra> {
         let mut extra = TssExtra::default();
         extra.host_cr3 = host_cr3;
-        extra.enter_cr3 = self.root(self.mode)?.0;
+        extra.enter_cr3 = clean.enter(self.root(self.mode)?.0);
+        // After that: the entry itself flushes what the mode's own slot then keeps.
+        let mut slot = |root: Option<GuestRoot>| root.map_or(Cr3::NONE, |root| clean.slot(root.0));
         extra.switch_flags = self.switch_flags();
-        extra.smod_cr3 = cr3(self.smod_root);
-        extra.umod_cr3 = cr3(self.umod_root);
+        extra.smod_cr3 = slot(self.smod_root);
+        extra.umod_cr3 = slot(self.umod_root);
         extra.pvcs = self.pvcs.map_or(0, |PvcsPage(pvcs)| pvcs.as_ptr() as u64);
         extra.retu_rip = self.retu_rip;
         extra.smod_entry = self.smod_entry.get();
@@ -273,7 +296,10 @@ mod tests {
         assert_eq!(guest.switch_flags(), SwitchFlags::SMOD);
         guest.set_mode(Mode::Umod);
         assert_eq!(guest.switch_flags(), SwitchFlags::UMOD);
-        assert_eq!(guest.tss_extra(Cr3::NONE).unwrap().enter_cr3.root(), 0x2000);
+        assert_eq!(
+            guest.tss_extra(Cr3::NONE, &mut CleanRoots::unknown()).unwrap().enter_cr3.root(),
+            0x2000
+        );
     }
 
     #[test]
@@ -281,11 +307,11 @@ mod tests {
         let mut guest = guest();
         guest.set_pvcs(None);
         assert!(guest.switch_flags().contains(SwitchFlags::PVCS_INVALID));
-        assert_eq!(guest.tss_extra(Cr3::NONE).unwrap().pvcs, 0);
+        assert_eq!(guest.tss_extra(Cr3::NONE, &mut CleanRoots::unknown()).unwrap().pvcs, 0);
         guest.set_root(Mode::Umod, None);
         assert!(guest.switch_flags().contains(SwitchFlags::NO_DS_CR3));
         guest.set_mode(Mode::Umod);
-        assert!(guest.tss_extra(Cr3::NONE).is_none());
+        assert!(guest.tss_extra(Cr3::NONE, &mut CleanRoots::unknown()).is_none());
     }
 
     #[test]

@@ -26,7 +26,8 @@
 //!   gets [`Exit::Nmi`] executes an IRET to itself before it goes on. An NMI that
 //!   interrupts the *switcher* must restore CR3, GS base and all registers:
 //!   [`Switcher::is_in`] tells where;
-//! * FPU, SSE, debug and segment registers other than CS, SS and the GS base are the host's to
+//! * a guest's breakpoints are live only around [`Cpu::enter`], and only as [`GuestDebug`] makes them;
+//! * FPU, SSE and segment registers other than CS, SS and the GS base are the host's to
 //!   switch: see [`Cpu::enter`].
 #![no_std]
 
@@ -35,20 +36,24 @@ extern crate alloc;
 extern crate std;
 
 mod cpu;
+mod debug;
 mod detect;
 mod enter;
 mod exit;
 mod guest;
 mod load;
 mod mapping;
+mod pcid;
 
 pub use cpu::{Cpu, InstallError, UninstallError};
+pub use debug::{Access, DebugError, GuestDebug, Width};
 pub use detect::Detect;
 pub use enter::EnterError;
 pub use exit::{Detail, Exception, Exit};
 pub use guest::{Guest, GuestError, GuestRoot, PvcsPage};
 pub use load::{CodeMapping, LoadError, Protection, StillInstalled, Switcher};
 pub use mapping::{Mapping, MappingList, Purpose, Rights};
+pub use pcid::{GuestPcid, NotAGuests};
 pub use switcher_gen::arch::HostFeatures;
 pub use switcher_gen::layout::Mode;
 pub use switcher_gen::{self, Variant};

@@ -118,8 +118,11 @@ pub struct StillInstalled {
 impl Switcher {
     /// Assembles `variant` and places it into memory of the host's.
     ///
-    /// The variant should be [`Variant::for_host`]'s; [`install`](Self::install) refuses CPUs that
-    /// need another one.
+    /// The variant should be [`Variant::for_host`]'s, under whatever policy;
+    /// [`install`](Self::install) refuses CPUs that need another one. With
+    /// [`Placement::PerCpu`](switcher_gen::layout::Placement::PerCpu) a switcher is for one CPU: the
+    /// memory must lie [`BEFORE_CODE`](switcher_gen::layout::PerCpu::BEFORE_CODE) bytes behind that
+    /// CPU's block, which `install` checks.
     ///
     /// # Errors
     /// If these bytes are not in the table of what is proved ([`certificate`]), if the host's memory
@@ -223,7 +226,22 @@ impl Switcher {
         self.address(Label::Iretq)
     }
 
-    /// Whether `window` applies at `rip`: for the host's NMI and #MC handlers.
+    /// Whether `window` applies at `rip`: for the host's NMI and #MC handlers, about what they have
+    /// interrupted in ring 0.
+    ///
+    /// In [`Window::GuestRoot`] a guest's root is loaded: a handler that needs the host's takes it
+    /// from `TssExtra.host_cr3`, and puts the guest's back. Elsewhere in the switcher CR3 is the
+    /// host's, or is loaded anew on every way to the guest. In [`Window::UnsafeStack`] RSP is the
+    /// guest's: nothing may be put there, nor decided by its value.
+    ///
+    /// ```
+    /// # use switcher_runtime::Switcher;
+    /// # use switcher_runtime::switcher_gen::asm::Window;
+    /// /// What an NMI handler of the host's has to put back before its IRETQ.
+    /// fn root_to_restore(switcher: &Switcher, rip: u64, cr3: u64, host_cr3: u64) -> u64 {
+    ///     if switcher.is_in(Window::GuestRoot, rip) { cr3 } else { host_cr3 }
+    /// }
+    /// ```
     #[must_use]
     pub fn is_in(&self, window: Window, rip: u64) -> bool {
         self.linked.is_in(window, rip)

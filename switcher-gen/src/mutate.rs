@@ -18,7 +18,9 @@ use iced_x86::{
     InstructionBlock, MemoryOperand, OpKind, Register,
 };
 
-use crate::layout::{AsmLayout, Layout, PtRegs, Pvcs, PvcsCurrent, Revision, Tss, TssExtra};
+use crate::layout::{
+    AsmLayout, Layout, PerCpu, PtRegs, Pvcs, PvcsCurrent, Revision, Tss, TssExtra,
+};
 use crate::machine::Program;
 use crate::prove::{BadCode, Prover, Target, Verdict};
 
@@ -260,6 +262,9 @@ impl Listing {
 
     /// Other displacements: a little off, each bit flipped, and the other fields of the struct.
     fn displacements(&self, original: &Instruction) -> Vec<Instruction> {
+        if original.is_ip_rel_memory_operand() {
+            return self.rip_relative(original);
+        }
         let Some(operand) = memory_operand(original) else { return Vec::new() };
         let old = operand.displacement;
         let is_byte = i8::try_from(old).is_ok() && operand.base != Register::None;
@@ -287,14 +292,39 @@ impl Listing {
             .collect()
     }
 
-    /// The displacements of the fields of whatever struct has one at `old`.
-    fn siblings(&self, old: i64, gs: bool) -> Vec<i64> {
+    /// Other targets of an access relative to RIP.
+    fn rip_relative(&self, original: &Instruction) -> Vec<Instruction> {
+        let old = original.memory_displacement64();
+        let block = self.target.program.base().wrapping_sub(PerCpu::BEFORE_CODE);
+        let mut others: Vec<_> = [-8, -1, 1, 8].map(|by| old.wrapping_add_signed(by)).into();
+        // The bits of the displacement, less the highest: as far as it reaches from any instruction.
+        let encoded = old.wrapping_sub(original.next_ip());
+        let flipped = (0..31).map(|bit| original.next_ip().wrapping_add(encoded ^ (1 << bit)));
+        others.extend(flipped);
+        let fields = self.siblings(old.wrapping_sub(block).cast_signed(), true);
+        others.extend(fields.into_iter().map(|field| block.wrapping_add_signed(field)));
+        others.sort_unstable();
+        others.dedup();
+        others.retain(|other| *other != old);
+        others
+            .into_iter()
+            .map(|other| {
+                let mut changed = *original;
+                changed.set_memory_displacement64(other);
+                changed
+            })
+            .collect()
+    }
+
+    /// The displacements of the fields of whatever struct has one at `old`, in the per-CPU block or
+    /// elsewhere.
+    fn siblings(&self, old: i64, per_cpu: bool) -> Vec<i64> {
         let setting = &self.target.setting;
         let pvcs = match setting.revision() {
             Revision::Rfc => Pvcs::LAYOUT,
             Revision::Current => PvcsCurrent::LAYOUT,
         };
-        let structs: &[(&Layout, i64)] = if gs {
+        let structs: &[(&Layout, i64)] = if per_cpu {
             &[(Tss::LAYOUT, setting.block.tss), (TssExtra::LAYOUT, setting.block.tss_extra)]
         } else {
             // A frame's base register points to its start or to its end.
@@ -505,7 +535,7 @@ fn resized(original: &Instruction, code: Code) -> Option<Instruction> {
 
 fn memory_operand(i: &Instruction) -> Option<MemoryOperand> {
     let has_memory = (0..i.op_count()).any(|operand| i.op_kind(operand) == OpKind::Memory);
-    if !has_memory || i.is_ip_rel_memory_operand() {
+    if !has_memory {
         return None;
     }
     Some(MemoryOperand::new(

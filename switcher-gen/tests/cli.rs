@@ -46,7 +46,9 @@ fn variants_lists_all_in_both_formats() {
     let json: serde_json::Value =
         serde_json::from_str(&stdout(&["variants", "--format", "json"])).unwrap();
     let entries = json.as_array().unwrap();
-    assert_eq!(entries.len(), Variant::unmitigated().count());
+    // And the one for this host, if it has mitigations.
+    let count = Variant::unmitigated().count();
+    assert!((count..=count + 1).contains(&entries.len()));
     for (variant, entry) in Variant::unmitigated().zip(entries) {
         assert!(text.lines().any(|line| line.starts_with(&format!("{variant} "))), "{text}");
         let image = Image::new(&variant).unwrap();

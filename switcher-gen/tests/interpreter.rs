@@ -405,8 +405,8 @@ fn an_endless_guest_is_given_up_and_the_machine_is_as_good_as_new() {
 /// A store that no other check sees: the host's slots and what is reserved stay as they were.
 #[test]
 fn a_switcher_that_writes_to_the_hosts_memory_is_refused() {
-    // mov [rdi + PVCS.rsp], rcx on the way to smod: to a reserved field instead.
-    let store = [0x48, 0x89, 0x4F, 0x68];
+    // mov [rdi + PVCS.rsp], rsp on the way to smod: to a reserved field instead.
+    let store = [0x48, 0x89, 0x67, 0x68];
     let mut machine = Interpreter::new(&Variant::REFERENCE).unwrap();
     machine.load(Mode::Umod, 0, &SYSCALL).unwrap();
     machine.load(Mode::Smod, 0, &UD2).unwrap();

@@ -8,6 +8,7 @@ mod gas;
 
 use switcher_gen::arch::RFlags;
 use switcher_gen::asm::Window;
+use switcher_gen::machine::Program;
 use switcher_gen::mutate::{self, Fate, Mutant, Operator, Tally};
 use switcher_gen::prove::{
     BadCode, Counterexample, Neighbour, Prover, Setting, Target, Theorem, Verdict,
@@ -302,8 +303,8 @@ fn row_26_mode_and_inhibitors() {
         with(&ours, Operator::Size, "cmp qword ptr gs:[0C0h],2", 0, "cmp byte ptr gs:[0C0h],2");
     killed(&byte, 26, "kind");
     killed(&by_hand(&[("\tcmpq\t%gs:RETU_RIP, %rcx\n\tjne\t.Lexit\n", "")]), 26, "kind");
-    for nth in 0..2 {
-        let untoggled = without(&ours, "xor byte ptr gs:[0C0h],3", nth);
+    for toggle in ["xor byte ptr [rsp+0C0h],3", "xor byte ptr gs:[0C0h],3"] {
+        let untoggled = without(&ours, toggle, 0);
         killed(&untoggled, 26, "root-of-mode");
     }
     let root = without(&ours, "mov cr3,rcx", 0);
@@ -398,6 +399,55 @@ fn row_30_falling_through_a_trap() {
     killed(&by_hand(&[("\tsysretl\n", "")]), 30, "no-trap");
 }
 
+/// The same failures where direct switches have neither SWAPGS nor a stack.
+#[test]
+fn per_cpu_code_is_refused_for_the_same_reasons() {
+    for revision in ["", "-current"] {
+        let ours = ours(&format!("intel-4level-percpu{revision}"));
+        // Row 1: the upper half is looked at, and found canonical or not.
+        killed(&without_jump_behind(&ours, "shr rsp,2Fh", 0), 1, "sysretq-canonical");
+        let unchecked = without_jump_behind(&ours, "cmp rsp,rcx", 0);
+        assert_eq!(refuted(&unchecked).obligation.name, "kind");
+        let both = without(&without(&ours, "shl rsp,10h", 0), "sar rsp,10h", 0);
+        killed(&both, 1, "sysretq-canonical");
+        // Row 5.
+        killed(&without(&ours, "sar r11,10h", 0), 5, "wrgsbase-canonical");
+        // Row 7: a SWAPGS where there is none, and none where an exit needs it.
+        killed(&without(&ours, "swapgs", 1), 7, "exit-gs");
+        // Row 14, and 13: what is found first is the IRETQ with the flags that were not looked at.
+        killed(&without_jump_behind(&ours, "test r11d,0FFDBB128h", 0), 14, "guest-flags");
+        killed(&without(&ours, "or esp,202h", 0), 14, "guest-flags");
+        // Row 23.
+        let swapped = changes(&ours, Operator::Swap, "mov r11d,202h", 0).remove(0);
+        killed(&swapped.target().unwrap(), 23, "rsp-adjacent");
+        // Row 25.
+        let selectors = "cmp dword ptr [rcx+40h],2B0033h";
+        killed(&without_jump_behind(&ours, selectors, 0), 25, "kind");
+    }
+}
+
+/// The proof takes the block to lie where the code looks for it: a page in front.
+#[test]
+fn per_cpu_code_somewhere_else_than_its_block_is_refused() {
+    let ours = ours("intel-4level-percpu");
+    let bytes = ours.program.bytes().to_vec();
+    // The same code, 16 bytes further on in its region.
+    let mut moved = vec![0xCC; 16];
+    moved.extend(bytes);
+    let by = |at: u64| at + 16;
+    let elsewhere = Target {
+        program: Program::new(Target::BASE, moved),
+        enter_guest: by(ours.enter_guest),
+        return_from_guest: by(ours.return_from_guest),
+        syscall_64: by(ours.syscall_64),
+        syscall_compat: ours.syscall_compat.map(by),
+        iretq: ours.iretq.map(by),
+        windows: None,
+        setting: ours.setting,
+    };
+    killed(&elsewhere, 22, "memory");
+}
+
 #[test]
 fn row_33_no_endbr64_under_ibt() {
     let ours = ours("intel-4level-ibt");
@@ -426,7 +476,7 @@ fn a_counterexample_is_found_whatever_was_asked_before() {
 /// sp0 is an address of the host's, but which one is not known.
 #[test]
 fn a_counterexample_may_need_an_address_of_the_hosts() {
-    let broken = with(&ours("intel-4level"), Operator::Register, "wrgsbase r11", 1, "wrgsbase rsp");
+    let broken = with(&ours("intel-4level"), Operator::Register, "wrgsbase r11", 0, "wrgsbase rsp");
     killed(&broken, 5, "wrgsbase-canonical");
 }
 
@@ -435,9 +485,15 @@ fn a_counterexample_may_need_an_address_of_the_hosts() {
 fn no_mutant_survives_unexplained() {
     let prover = Prover::default();
     let mut tally = Tally::default();
-    for variant in ["intel-4level", "amd-la57-pcid"] {
+    for (variant, step) in [
+        ("intel-4level", 37),
+        ("amd-la57-pcid", 41),
+        ("intel-4level-percpu", 53),
+        ("intel-4level-current", 151),
+        ("amd-la57-percpu-current", 151),
+    ] {
         let original = ours(variant);
-        for mutant in mutate::mutants(&original).iter().step_by(23) {
+        for mutant in mutate::mutants(&original).iter().step_by(step) {
             let fate = mutate::judge(&prover, &original, mutant);
             if let Fate::Refused(bad) = &fate {
                 println!("{mutant}: {bad}");

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use switcher_gen::arch::{Cr3, PagingMode, RFlags, Selectors};
 use switcher_gen::fuzz::scenario::{Engine, Random, USER, random_setup, random_smod, random_umod};
-use switcher_gen::layout::{ExitReason, OrigAx, PtRegs, Pvcs, SwitchFlags};
+use switcher_gen::layout::{ExitReason, OrigAx, PtRegs, Pvcs, Revision, SwitchFlags};
 use switcher_gen::native::{
     self, Crossing, Error, Failure, Interception, Machine, Mode, Origin, Outcome, Setup, Target,
 };
@@ -105,8 +105,12 @@ fn syscall_exit(before: &PtRegs) -> PtRegs {
     PtRegs { orig_ax, ..after_syscall(before) }
 }
 
+fn revision(machine: &Machine) -> Revision {
+    machine.image().variant().axes().policy.revision
+}
+
 /// What a SYSCALL of umod with the registers `umod` must leave in the PVCS.
-fn saved(before: &Pvcs, umod: &PtRegs, gs_base: u64) -> Pvcs {
+fn saved(machine: &Machine, before: &Pvcs, umod: &PtRegs, gs_base: u64) -> Pvcs {
     let mut pvcs = *before;
     let after = after_syscall(umod);
     pvcs.user_cs = USER.user_cs();
@@ -114,18 +118,24 @@ fn saved(before: &Pvcs, umod: &PtRegs, gs_base: u64) -> Pvcs {
     pvcs.user_gsbase = gs_base;
     pvcs.eflags = umod.eflags as u32;
     pvcs.rip = after.rip;
-    pvcs.rsp = after.rsp;
+    if revision(machine) == Revision::Rfc {
+        pvcs.rsp = after.rsp;
+    }
     pvcs.rcx = after.rcx;
     pvcs.r11 = after.r11;
     pvcs
 }
 
 /// umod as ERETU must start it: `smod`'s registers but for those in the PVCS.
-fn restored(smod: &PtRegs, pvcs: &Pvcs) -> PtRegs {
+fn restored(machine: &Machine, smod: &PtRegs, pvcs: &Pvcs) -> PtRegs {
+    let rsp = match revision(machine) {
+        Revision::Rfc => pvcs.rsp,
+        Revision::Current => smod.rsp,
+    };
     let wanted = RFlags::from_bits_retain(pvcs.eflags.into());
     PtRegs {
         rip: pvcs.rip,
-        rsp: pvcs.rsp,
+        rsp,
         rcx: pvcs.rcx,
         r11: pvcs.r11,
         eflags: wanted.sanitised().bits(),
@@ -181,7 +191,10 @@ fn a_syscall_of_umod_saves_umod_and_starts_smod() {
             let expected = PtRegs {
                 rip: extra.smod_entry,
                 rcx: extra.smod_entry,
-                rsp: extra.smod_rsp,
+                rsp: match revision(machine) {
+                    Revision::Rfc => extra.smod_rsp,
+                    Revision::Current => setup.frame.rsp,
+                },
                 r11: START,
                 eflags: START | RF,
                 orig_ax: vector(UD),
@@ -189,7 +202,7 @@ fn a_syscall_of_umod_saves_umod_and_starts_smod() {
             };
             assert_eq!(outcome.frame, expected);
             assert_eq!(outcome.gs_base, extra.smod_gsbase);
-            assert_eq!(outcome.pvcs, saved(&setup.pvcs, &setup.frame, setup.gs_base));
+            assert_eq!(outcome.pvcs, saved(machine, &setup.pvcs, &setup.frame, setup.gs_base));
             assert_eq!(outcome.extra.switch_flags, SwitchFlags::SMOD);
             assert_eq!(outcome.extra.smod_rsp, extra.smod_rsp);
             let roots = [extra.enter_cr3, extra.smod_cr3, extra.host_cr3].map(Cr3::bits);
@@ -215,13 +228,17 @@ fn eretu_restores_umod_from_the_pvcs() {
         for _ in 0..STATES {
             let setup = random_smod(random, machine);
             let outcome = run(machine, &setup);
-            let umod = restored(&setup.frame, &setup.pvcs);
+            let umod = restored(machine, &setup.frame, &setup.pvcs);
             let expected = PtRegs { eflags: umod.eflags | RF, orig_ax: vector(UD), ..umod };
             assert_eq!(outcome.frame, expected);
             assert_eq!(outcome.gs_base, machine.paging().canonicalize(setup.pvcs.user_gsbase));
             assert_eq!(outcome.pvcs, setup.pvcs);
             assert_eq!(outcome.extra.switch_flags, SwitchFlags::UMOD);
-            assert_eq!(outcome.extra.smod_rsp, setup.frame.rsp);
+            let smod_rsp = match revision(machine) {
+                Revision::Rfc => setup.frame.rsp,
+                Revision::Current => setup.extra.smod_rsp,
+            };
+            assert_eq!(outcome.extra.smod_rsp, smod_rsp);
             let extra = &setup.extra;
             let roots = [extra.enter_cr3, extra.umod_cr3, extra.host_cr3].map(Cr3::bits);
             assert_eq!(outcome.cr3_loads, roots);
@@ -321,7 +338,7 @@ fn only_smod_has_an_eretu_and_only_at_its_address() {
             let outcome = run(machine, &setup);
             assert_eq!(outcome.frame.rip, setup.extra.smod_entry);
             assert_eq!(outcome.frame.orig_ax, vector(UD));
-            assert_eq!(outcome.pvcs, saved(&setup.pvcs, &setup.frame, setup.gs_base));
+            assert_eq!(outcome.pvcs, saved(machine, &setup.pvcs, &setup.frame, setup.gs_base));
 
             // In smod, anywhere else: a hypercall, however little the addresses differ.
             let mut setup = random_smod(random, machine);
@@ -395,7 +412,7 @@ fn a_return_to_any_address_is_the_guests_own_fault() {
                         continue;
                     }
                     let outcome = run(machine, &setup);
-                    let umod = restored(&setup.frame, &setup.pvcs);
+                    let umod = restored(machine, &setup.frame, &setup.pvcs);
                     let reason = if mode.is_canonical(rip) { PF } else { GP };
                     assert_eq!(outcome.frame.orig_ax.reason, reason, "{rip:#x}");
                     let PtRegs { orig_ax, eflags, .. } = outcome.frame;
@@ -476,7 +493,7 @@ fn a_traced_umod_traps_once_per_instruction() {
             setup.count = count;
             setup.pvcs.eflags |= tf as u32;
             let outcome = run(machine, &setup);
-            let umod = restored(&setup.frame, &setup.pvcs);
+            let umod = restored(machine, &setup.frame, &setup.pvcs);
             // RF was for the first instruction alone.
             let expected = PtRegs {
                 rip: umod.rip + 1,
@@ -498,7 +515,7 @@ fn a_traced_umod_traps_once_per_instruction() {
             let outcome = run(machine, &setup);
             assert_eq!(outcome.frame.orig_ax, vector(UD));
             assert_eq!(outcome.frame.eflags, START | RF);
-            assert_eq!(outcome.pvcs, saved(&setup.pvcs, &setup.frame, setup.gs_base));
+            assert_eq!(outcome.pvcs, saved(machine, &setup.pvcs, &setup.frame, setup.gs_base));
 
             // There and back: one trap, after the instruction behind the SYSCALL.
             setup.extra.smod_entry -= 2;
@@ -657,7 +674,8 @@ fn machines_on_several_threads_do_not_disturb_each_other() {
                 for _ in 0..STATES {
                     let setup = random_umod(&mut random, &machine);
                     let outcome = run(&mut machine, &setup);
-                    assert_eq!(outcome.pvcs, saved(&setup.pvcs, &setup.frame, setup.gs_base));
+                    let pvcs = saved(&machine, &setup.pvcs, &setup.frame, setup.gs_base);
+                    assert_eq!(outcome.pvcs, pvcs);
                 }
             });
         }

@@ -70,8 +70,9 @@ fn the_number_of_paths_is_that_of_the_ways_through_the_code() {
 fn every_obligation_is_met_by_some_variant() {
     let prover = Prover::default();
     let mut met = std::collections::BTreeSet::new();
-    for variant in Variant::representative() {
-        let reports = proved(&prover, &Image::new(&variant).unwrap());
+    // All are proved above; between them, these have everything.
+    for variant in ["intel-4level-ibt+ibrs+rsb+bhb+verw", "amd-la57-percpu-current+ibpb"] {
+        let reports = proved(&prover, &Image::new(&variant.parse().unwrap()).unwrap());
         met.extend(reports.into_iter().flat_map(|report| report.obligations.into_keys()));
     }
     // These come up where something is wrong, and only there.

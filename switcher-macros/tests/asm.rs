@@ -207,6 +207,29 @@ fn displacements_are_offsets() {
 }
 
 #[test]
+fn percpu_is_what_the_sinks_placement_makes_of_it() {
+    let mut a = Recorder::new(line!());
+    for placement in [Placement::Gs, Placement::PerCpu] {
+        a.place(placement);
+        asm!(a ; percpu cmp DWORD [Frame::flags], TF);
+    }
+    assert_eq!(
+        a.calls,
+        [
+            Source(3),
+            Memory("Frame"),
+            Immediate("TF"),
+            Bytes(vec![0x65, 0x81, 0x3c, 0x25, 8, 0, 0, 0, 0, 1, 0, 0]),
+            Source(3),
+            Memory("Frame"),
+            Immediate("TF"),
+            Bytes(vec![0x81, 0x3d, 0, 0, 0, 0, 0, 1, 0, 0]),
+            PerCpu(8),
+        ]
+    );
+}
+
+#[test]
 fn sizes_are_checked_even_where_dynasm_wants_none() {
     let mut a = Recorder::new(line!());
     asm!(a

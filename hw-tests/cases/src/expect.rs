@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::fmt::{self, Debug};
 
 use switcher_gen::arch::RFlags;
-use switcher_gen::layout::{OrigAx, PtRegs, Pvcs, SwitchFlags};
+use switcher_gen::layout::{OrigAx, PtRegs, Pvcs, Revision, SwitchFlags};
 use switcher_runtime::{Detail, Exception, Exit, Mode};
 
 use crate::world::{Code, HostAfter, Outcome, Platform, Setup, place};
@@ -125,7 +125,14 @@ impl Expected {
         pvcs.user_gsbase = setup.gs_base;
         pvcs.eflags = umod as u32;
         pvcs.rip = rip;
-        pvcs.rsp = setup.regs.rsp;
+        let rsp = match platform.revision {
+            Revision::Rfc => {
+                pvcs.rsp = setup.regs.rsp;
+                setup.smod_rsp
+            }
+            // It passes through.
+            Revision::Current => setup.regs.rsp,
+        };
         pvcs.rcx = rip;
         pvcs.r11 = umod;
         Self {
@@ -133,7 +140,7 @@ impl Expected {
             regs: PtRegs {
                 rip: setup.smod_entry,
                 rcx: setup.smod_entry,
-                rsp: setup.smod_rsp,
+                rsp,
                 r11: smod_flags,
                 eflags: smod_flags,
                 cs: selectors.user_cs().into(),
@@ -152,12 +159,17 @@ impl Expected {
     pub fn to_umod(setup: &Setup, platform: &Platform) -> Self {
         let pvcs = setup.pvcs;
         let selectors = platform.selectors;
+        let (rsp, smod_rsp) = match platform.revision {
+            Revision::Rfc => (pvcs.rsp, setup.regs.rsp),
+            // It passes through.
+            Revision::Current => (setup.regs.rsp, setup.smod_rsp),
+        };
         Self {
             exit: Self::UD,
             regs: PtRegs {
                 rip: pvcs.rip,
                 rcx: pvcs.rcx,
-                rsp: pvcs.rsp,
+                rsp,
                 r11: pvcs.r11,
                 eflags: flags(pvcs.eflags.into()),
                 cs: selectors.user_cs().into(),
@@ -166,7 +178,7 @@ impl Expected {
             },
             gs_base: platform.paging.canonicalize(pvcs.user_gsbase),
             mode: Mode::Umod,
-            smod_rsp: setup.regs.rsp,
+            smod_rsp,
             pvcs,
         }
     }

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use crate::expect::Failure;
 use switcher_gen::arch::{PagingMode, RFlags, Selectors, Vendor};
-use switcher_gen::layout::{PtRegs, Pvcs, SwitchFlags};
+use switcher_gen::layout::{PtRegs, Pvcs, Revision, SwitchFlags};
 use switcher_runtime::{Exit, Mode};
 
 /// What expected outcomes depend on.
@@ -20,6 +20,9 @@ pub struct Platform {
     /// CS and SS of other GDT entries with the same content as `user_cs` and `user_ds`: only
     /// IRETQ can load them.
     pub aliases: (u16, u16),
+    /// What the PVCS looks like. Cases speak of it as the RFC has it; an engine whose switcher is for
+    /// another one puts the fields where that has them, and leaves alone what that has no place for.
+    pub revision: Revision,
 }
 
 /// Where a guest's pages lie. smod and umod have pages of their own behind the same addresses, so

@@ -19,11 +19,14 @@ use hw_protocol::HOST_CASES;
 use spin::Mutex;
 use switcher_runtime::switcher_gen::arch::{Msr as MsrName, RFlags};
 use switcher_runtime::switcher_gen::asm::Label;
-use switcher_runtime::{Detail, Exit, Mode, Purpose, Switcher, UninstallError};
+use switcher_runtime::{
+    Access, DebugError, Detail, Exit, GuestDebug, Mode, Purpose, Switcher, UninstallError, Width,
+};
 use x86_64::registers::control::{Cr4, Efer};
+use x86_64::registers::debug::Dr7;
 use x86_64::registers::model_specific::Msr;
 
-use crate::world::BareMetal;
+use crate::world::{BareMetal, GUESTS, STACK32};
 use crate::{fatal, world_on};
 
 /// What came of a host case: how many guests were entered, or why it failed.
@@ -122,6 +125,15 @@ pub(crate) fn all(
             "host/the_pvcs_flips_while_guests_switch" => flipping_pvcs(&mut world),
             "host/a_guests_root_has_what_is_listed_and_nothing_else" => roots(&world),
             "host/a_guest_that_probes_the_host_faults" => probes(&mut world),
+            "host/what_was_unmapped_faults_after_a_direct_switch" => unmapped(&mut world),
+            "host/a_guests_watchpoint_is_live_on_its_own_addresses_alone" => {
+                watchpoints(&mut world)
+            }
+            "host/int_n_reaches_three_gates_and_no_other" => int_n(&mut world),
+            "host/a_push_works_in_32_bit_code_after_sysret" => push_in_32_bits(&mut world),
+            "host/mov_ss_on_a_watched_operand_and_syscall_is_no_event_of_the_host" => {
+                mov_ss(&mut world)
+            }
             _ => Err("no such case".into()),
         };
         report_one(report, name, &ended);
@@ -328,6 +340,260 @@ fn probes(world: &mut BareMetal<'_>) -> Ended {
     let hosts = elsewhere.iter().filter(|at| memory::host_flags(**at).is_some()).count();
     if hosts < 12 || elsewhere.iter().any(|at| listed.contains(&(at & !(PAGE - 1)))) {
         return Err(format!("only {hosts} of the addresses are the host's and unlisted"));
+    }
+    Ok(entered)
+}
+
+/// Direct switches to umod, which loads from its stack: while it is mapped, and after it was taken
+/// away with no flush but the runtime's (spec/hazards.md, row 20).
+fn unmapped(world: &mut BareMetal<'_>) -> Ended {
+    const USER: u32 = 4;
+    let platform = world.platform();
+    let mut rng = fastrand::Rng::with_seed(20);
+    let mapping = |why: memory::MapError| format!("umod's stack: {why}");
+    let mut entered = 0;
+    for _ in 0..50 {
+        for mapped in [true, false] {
+            if !mapped {
+                world.set_stack_mapped(false).map_err(mapping)?;
+            }
+            let mut setup = Setup::random(&mut rng, &platform, Mode::Smod)
+                .with(Mode::Smod, place::ERETU, SYSCALL)
+                .with(Mode::Umod, place::UMOD_CODE, &[LOAD, PROBE].concat());
+            setup.regs.rdi = place::STACK + 8;
+            setup.pvcs.eflags = RFlags::GUEST_FIXED.bits() as u32;
+            let mut expected = Expected::to_umod(&setup, &platform);
+            if mapped {
+                expected.regs.rax &= !0xFF;
+                expected.regs.rip += LOAD.len() as u64;
+            } else {
+                expected.exit = Expected::page_fault(USER, setup.regs.rdi);
+            }
+            // Entered in umod first, so that its translations are kept across direct switches.
+            if mapped {
+                let mut first = setup.clone();
+                first.mode = Mode::Umod;
+                first.regs.rip = place::UMOD_CODE;
+                first.regs.eflags = RFlags::GUEST_FIXED.bits();
+                let mut there = Expected::unchanged(&first, Expected::UD);
+                there.regs.rax &= !0xFF;
+                there.regs.rip += LOAD.len() as u64;
+                check(world, &first, &there).map_err(|why| format!("in umod: {why}"))?;
+            }
+            let result = check(world, &setup, &expected);
+            if !mapped {
+                world.set_stack_mapped(true).map_err(mapping)?;
+            }
+            result.map_err(|why| format!("mapped {mapped}: {why}"))?;
+            entered += 2;
+        }
+    }
+    Ok(entered)
+}
+
+/// Watchpoints on a guest's data and on addresses of the host's (spec/hazards.md, row 31).
+fn watchpoints(world: &mut BareMetal<'_>) -> Ended {
+    let mut rng = fastrand::Rng::with_seed(31);
+    let mut entered = 0;
+    for (number, width) in
+        [Width::One, Width::Two, Width::Four, Width::Eight].into_iter().enumerate()
+    {
+        let at = place::STACK + 8 * number as u64;
+        let set = world.debug().set(number, Some((at, Access::Write(width))));
+        set.map_err(|why| format!("{width:?}: {why}"))?;
+        for (offset, hits) in [(0, true), (width.bytes() - 1, true), (width.bytes(), false)] {
+            for mode in [Mode::Smod, Mode::Umod] {
+                let mut setup = setup(world, &mut rng, mode, &[STORE, PROBE].concat());
+                setup.regs.rdi = at + offset;
+                let causes = 1 << number;
+                let exit = if hits { Expected::debug(causes) } else { Expected::UD };
+                let mut expected = Expected::unchanged(&setup, exit);
+                expected.regs.rip += STORE.len() as u64;
+                check(world, &setup, &expected)
+                    .map_err(|why| format!("{width:?}, {offset} bytes behind: {why}"))?;
+                entered += 1;
+            }
+        }
+        let cleared = world.debug().set(number, None);
+        cleared.map_err(|why| format!("{width:?}: {why}"))?;
+    }
+    // What straddles the end of the guest's range, and everything of the host's, is refused.
+    let end = GUESTS.end - 4;
+    let hosts = world.cpu().mappings().into_iter().map(|mapping| mapping.start & !7);
+    for address in hosts.chain([GUESTS.end, memory::host_cr3(), 0x10_0000]).collect::<Vec<_>>() {
+        for access in [Access::Execute, Access::ReadWrite(Width::Eight)] {
+            if world.debug().set(0, Some((address, access))).is_ok() {
+                return Err(format!("a breakpoint on {address:#x} was set"));
+            }
+        }
+    }
+    let mut straddling = GuestDebug::new(place::TEXT..end);
+    let eight = Access::Write(Width::Eight);
+    match straddling.set(0, Some((end & !7, eight))) {
+        Err(DebugError::NotTheGuests { .. }) => {}
+        other => return Err(format!("a watchpoint behind the end of the range: {other:?}")),
+    }
+    // A watchpoint in force when the guest exits is not in force in the host.
+    let enabled = Dr7::read_raw() & 0xFF;
+    if enabled != 0 || Dr7::read_raw() & 1 << 13 != 0 {
+        return Err(format!("DR7 is {:#x} in the host", Dr7::read_raw()));
+    }
+    Ok(entered)
+}
+
+/// MOV SS from a watched word, and SYSCALL, on a stack that is none: the #DB of the watchpoint is
+/// held off until the SYSCALL has been executed, and comes at its entry, in ring 0 (spec/hazards.md,
+/// row 12: CVE-2018-8897). It is ignored there.
+fn mov_ss(world: &mut BareMetal<'_>) -> Ended {
+    /// MOV SS, [RDI]; SYSCALL.
+    const MOV_SS_SYSCALL: &[u8] = &[0x8E, 0x17, 0x0F, 0x05];
+    /// MOV [RDI], SS; MOV SS, [RDI]; SYSCALL.
+    const STORE_SS: &[u8] = &[0x8C, 0x17];
+
+    let platform = world.platform();
+    let mut rng = fastrand::Rng::with_seed(12);
+    let at = place::STACK + 0x40;
+    let set = world.debug().set(1, Some((at, Access::ReadWrite(Width::Two))));
+    set.map_err(|why| format!("{why}"))?;
+    let mut entered = 0;
+    for rsp in [1 << 63, place::first_non_canonical(platform.paging), 0, Stack::Nmi.top(0), 8] {
+        for watched in [false, true] {
+            // The word is written where it is watched, too: this alone traps.
+            let mut setup = setup(world, &mut rng, Mode::Umod, &[STORE_SS, PROBE].concat());
+            setup.regs.rdi = at;
+            setup.regs.rsp = rsp;
+            let mut expected = Expected::unchanged(&setup, Expected::debug(1 << 1));
+            expected.regs.rip += STORE_SS.len() as u64;
+            check(world, &setup, &expected).map_err(|why| format!("storing SS: {why}"))?;
+
+            let mut setup = self::setup(world, &mut rng, Mode::Umod, MOV_SS_SYSCALL).with(
+                Mode::Smod,
+                place::SMOD_ENTRY,
+                PROBE,
+            );
+            setup.regs.rdi = if watched { at } else { at + 0x40 };
+            setup.regs.rsp = rsp;
+            if !watched {
+                // The unwatched word has SS as well: 0 would be a null selector.
+                let store = [STORE_SS, PROBE].concat();
+                let mut first = self::setup(world, &mut rng, Mode::Umod, &store);
+                first.regs.rdi = at + 0x40;
+                let mut stored = Expected::unchanged(&first, Expected::UD);
+                stored.regs.rip += STORE_SS.len() as u64;
+                check(world, &first, &stored).map_err(|why| format!("storing SS: {why}"))?;
+                entered += 1;
+            }
+            let syscall = place::UMOD_CODE + 2;
+            let outcome = world.run(&setup).map_err(|why| format!("{why:?}"))?;
+            // QEMU's interpreter does not hold data breakpoints off.
+            let at_once = Expected::debug(1 << 1);
+            let expected = if watched && outcome.exit == at_once {
+                let mut expected = Expected::unchanged(&setup, at_once);
+                expected.regs.rip = syscall;
+                expected
+            } else {
+                Expected::to_smod(&setup, &platform, syscall)
+            };
+            expected
+                .compare(&setup, &outcome)
+                .map_err(|why| format!("RSP {rsp:#x}, watched: {watched}: {why}"))?;
+            entered += 2;
+        }
+    }
+    world.debug().set(1, None).map_err(|why| format!("{why}"))?;
+    Ok(entered)
+}
+
+/// INT n for all n: three gates are a guest's, and everything else is #GP (spec/hazards.md, row 32).
+fn int_n(world: &mut BareMetal<'_>) -> Ended {
+    let mut rng = fastrand::Rng::with_seed(32);
+    let mut entered = 0;
+    for vector in 0..=255_u8 {
+        for mode in [Mode::Smod, Mode::Umod] {
+            let setup = setup(world, &mut rng, mode, &[0xCD, vector]);
+            let outcome = world.run(&setup).map_err(|why| format!("{why:?}"))?;
+            let exit = match vector {
+                3 | 4 => Expected::exception(vector),
+                0x80 => Exit::Interrupt { vector },
+                _ => {
+                    // The error code names the gate, 8 bytes each; 16 in QEMU 7.2.
+                    let [manual, qemu] = [8, 16]
+                        .map(|size| Expected::general_protection(u32::from(vector) * size + 2));
+                    if outcome.exit == qemu { qemu } else { manual }
+                }
+            };
+            let mut expected = Expected::unchanged(&setup, exit);
+            if matches!(vector, 3 | 4 | 0x80) {
+                expected.regs.rip += 2;
+            }
+            let compared = expected.compare(&setup, &outcome);
+            compared.map_err(|why| format!("{mode:?}, INT {vector:#x}: {why}"))?;
+            entered += 1;
+        }
+    }
+    Ok(entered)
+}
+
+/// After an exit by an event, which on AMD leaves a null SS in ring 0, the guest is entered by SYSRET
+/// and goes to 32-bit code, whose pushes need SS's attributes (spec/hazards.md, row 18).
+fn push_in_32_bits(world: &mut BareMetal<'_>) -> Ended {
+    /// MOV DWORD [RSP], TEXT32; MOV WORD [RSP+4], user32_cs; JMP FAR DWORD [RSP].
+    const TO_32_BITS: &[u8] =
+        &[0xC7, 0x04, 0x24, 0, 0, 0, 0xC0, 0x66, 0xC7, 0x44, 0x24, 0x04, 0x23, 0, 0xFF, 0x2C, 0x24];
+    /// PUSH EAX; UD2.
+    const PUSH: &[u8] = &[0x50, 0x0F, 0x0B];
+    let platform = world.platform();
+    let cs = u64::from(platform.selectors.user32_cs());
+    if cs != u64::from(TO_32_BITS[12]) || place::TEXT32 != 0xC000_0000 {
+        return Err("the guest's program is for other places".into());
+    }
+    let mut rng = fastrand::Rng::with_seed(18);
+    let mut entered = 0;
+    for round in 0..20 {
+        for by_eretu in [false, true] {
+            // The exit by an event.
+            let first = setup(world, &mut rng, Mode::Umod, PROBE);
+            check(world, &first, &Expected::unchanged(&first, Expected::UD))?;
+            // The entry, straight to umod or to smod, whose ERETU returns by SYSRET as well.
+            let flags = RFlags::GUEST_FIXED.bits();
+            let mut setup = setup(world, &mut rng, Mode::Umod, TO_32_BITS)
+                .with(Mode::Umod, place::TEXT32, PUSH)
+                .with(Mode::Smod, place::ERETU, SYSCALL);
+            let regs = &mut setup.regs;
+            // Registers beyond 32 bits are not defined in 32-bit mode.
+            for register in [
+                &mut regs.rax,
+                &mut regs.rbx,
+                &mut regs.rdx,
+                &mut regs.rsi,
+                &mut regs.rdi,
+                &mut regs.rbp,
+            ] {
+                *register &= u64::from(u32::MAX);
+            }
+            (regs.rcx, regs.r11, regs.eflags) = (regs.rip, flags, flags);
+            regs.rsp = STACK32 + 0x800;
+            let pvcs = &mut setup.pvcs;
+            (pvcs.user_cs, pvcs.user_ss) =
+                (platform.selectors.user_cs(), platform.selectors.user_ds());
+            (pvcs.rip, pvcs.rcx, pvcs.rsp) = (place::UMOD_CODE, place::UMOD_CODE, STACK32 + 0x800);
+            (pvcs.r11, pvcs.eflags) = (flags, flags as u32);
+            if by_eretu {
+                setup.mode = Mode::Smod;
+                setup.regs.rip = place::ERETU;
+                setup.regs.rcx = place::ERETU;
+            }
+            let mut expected = match by_eretu {
+                true => Expected::to_umod(&setup, &platform),
+                false => Expected::unchanged(&setup, Expected::UD),
+            };
+            expected.regs.cs = cs;
+            expected.regs.rip = place::TEXT32 + 1;
+            expected.regs.rsp = STACK32 + 0x800 - 4;
+            check(world, &setup, &expected)
+                .map_err(|why| format!("round {round}, by ERETU: {by_eretu}: {why}"))?;
+            entered += 2;
+        }
     }
     Ok(entered)
 }

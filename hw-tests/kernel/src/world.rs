@@ -4,6 +4,7 @@
 use alloc::vec::Vec;
 use core::arch::global_asm;
 use core::mem::offset_of;
+use core::ops::Range;
 use core::ptr::NonNull;
 
 use hw_cases::{Entries, HostAfter, Outcome, Platform, Refusal, Setup, World, place};
@@ -11,15 +12,15 @@ use hw_kernel::exit;
 use hw_kernel::memory::{AddressSpace, Flags, Frame, MapError};
 use hw_kernel::percpu::{self, Scratch};
 use switcher_runtime::switcher_gen::arch::{
-    Cr3, Cr3Error, Msr as MsrName, Pcid, PcidEnabled, RFlags, Vendor,
+    Cr3, Cr3Error, Msr as MsrName, PcidEnabled, RFlags, Vendor,
 };
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::{PtRegs, Pvcs, SwitchFlags};
 use switcher_runtime::{
-    Cpu, Guest, GuestError, GuestRoot, Mapping, MappingList, Mode, PvcsPage, Rights,
+    Access, Cpu, Guest, GuestDebug, GuestError, GuestPcid, GuestRoot, Mapping, MappingList, Mode,
+    NotAGuests, PvcsPage, Rights,
 };
 use x86_64::registers::control::{Cr3 as Cr3Register, Cr4, Cr4Flags, Efer, EferFlags};
-use x86_64::registers::debug::{DebugAddressRegister, Dr0, Dr7, Dr7Flags, Dr7Value};
 use x86_64::registers::model_specific::{GsBase, Msr};
 
 use crate::host::stub_pages;
@@ -124,8 +125,9 @@ struct Space {
     root: AddressSpace,
     text: Page,
     last: Page,
+    stack: Frame,
     // Mapped, and owned so that nobody else gets it.
-    _stack: Frame,
+    _stack32: Frame,
 }
 
 /// A page of code, INT3 wherever a setup's code is not.
@@ -179,7 +181,9 @@ impl Space {
             root.map(page.start, page.frame.address(), Flags::USER | Flags::EXECUTE)?;
         }
         root.map(place::STACK, stack.address(), Flags::USER | Flags::WRITE)?;
-        Ok(Self { root, text, last, _stack: stack })
+        let stack32 = Frame::new()?;
+        root.map(STACK32, stack32.address(), Flags::USER | Flags::WRITE)?;
+        Ok(Self { root, text, last, stack, _stack32: stack32 })
     }
 }
 
@@ -190,6 +194,8 @@ pub(crate) enum WorldError {
     Map(#[from] MapError),
     #[error(transparent)]
     Cr3(#[from] Cr3Error),
+    #[error(transparent)]
+    Pcid(#[from] NotAGuests),
 }
 
 /// A CPU with a switcher, and guests' memory.
@@ -201,7 +207,14 @@ pub(crate) struct BareMetal<'s> {
     text32: Page,
     roots: [GuestRoot; 2],
     pvcs: Frame,
+    debug: GuestDebug,
 }
+
+/// A stack that 32-bit code reaches.
+pub(crate) const STACK32: u64 = place::TEXT32 + place::PAGE;
+
+/// Where guests have what they can set breakpoints on: text and stack, and nothing of the host.
+pub(crate) const GUESTS: Range<u64> = place::TEXT..place::STACK_TOP;
 
 impl<'s> BareMetal<'s> {
     pub(crate) fn new(
@@ -214,8 +227,12 @@ impl<'s> BareMetal<'s> {
         let page = pvcs_page(&pvcs);
         let space = || Space::new(&platform, cpu.mappings(), page.mapping(), &text32);
         let (smod, umod) = (space()?, space()?);
-        let roots = [guest_root(&smod.root, 1, pcid)?, guest_root(&umod.root, 2, pcid)?];
-        Ok(Self { cpu, platform, smod, umod, text32, roots, pvcs })
+        let roots = [
+            guest_root(&smod.root, GuestPcid::FIRST, pcid)?,
+            guest_root(&umod.root, GuestPcid::FIRST + 1, pcid)?,
+        ];
+        let debug = GuestDebug::new(GUESTS);
+        Ok(Self { cpu, platform, smod, umod, text32, roots, pvcs, debug })
     }
 
     /// The CPU.
@@ -236,6 +253,23 @@ impl<'s> BareMetal<'s> {
     /// Where the PVCS is, for the host.
     pub(crate) fn pvcs_address(&self) -> u64 {
         self.pvcs.address()
+    }
+
+    /// The guests' breakpoints; a setup's own, if it has one, takes the place of the first.
+    pub(crate) const fn debug(&mut self) -> &mut GuestDebug {
+        &mut self.debug
+    }
+
+    /// Takes umod's stack away, or gives it back, and flushes nothing: that is the runtime's to do.
+    pub(crate) fn set_stack_mapped(&mut self, mapped: bool) -> Result<(), MapError> {
+        let Space { root, stack, .. } = &mut self.umod;
+        if mapped {
+            return root.map(place::STACK, stack.address(), Flags::USER | Flags::WRITE);
+        }
+        // SAFETY: the one root that has the page is renewed before it is loaded again.
+        unsafe { root.unmap_unflushed(place::STACK)? };
+        self.roots[1] = self.roots[1].after_unmapping();
+        Ok(())
     }
 
     /// The pages that both roots must have of the host.
@@ -283,36 +317,26 @@ fn pvcs_page(frame: &Frame) -> PvcsPage {
     unsafe { PvcsPage::new(pvcs) }
 }
 
-/// A guest's root; with PCIDs one of its own, and no flush: the mappings never change.
+/// A guest's root; with PCIDs, one of its own.
 fn guest_root(
     space: &AddressSpace,
     pcid: u16,
     enabled: Option<PcidEnabled>,
-) -> Result<GuestRoot, Cr3Error> {
-    let mut cr3 = Cr3::new(space.cr3())?;
-    if let Some(enabled) = enabled {
-        cr3 = cr3.with_pcid(Pcid::new(pcid)?, enabled).without_flush(enabled);
-    }
+) -> Result<GuestRoot, WorldError> {
     // SAFETY: `Space::new` has mapped what the runtime lists for this CPU, the world's PVCS and the
     // event stubs, for the supervisor alone, as the host's root does. What it adds for users are frames
-    // of the guests' own. The PCIDs 1 and 2 are given to these two roots alone on this CPU.
-    Ok(unsafe { GuestRoot::new(cr3) })
+    // of the guests' own. `set_stack_mapped` alone takes something out, and renews the root.
+    let root = unsafe { GuestRoot::new(Cr3::new(space.cr3())?) };
+    Ok(match enabled {
+        Some(enabled) => root.with_pcid(GuestPcid::new(pcid, enabled)?),
+        None => root,
+    })
 }
 
 /// Bytes of a PVCS in its frame.
 fn pvcs_bytes(pvcs: &Pvcs) -> &[u8] {
     // SAFETY: a PVCS is 128 bytes of integers without padding: its reserved fields are fields.
     unsafe { core::slice::from_raw_parts((&raw const *pvcs).cast(), size_of::<Pvcs>()) }
-}
-
-/// Sets or clears the instruction breakpoint in DR0 (Intel SDM vol. 3, 18.2.4).
-fn set_breakpoint(at: Option<u64>) {
-    let flags = at.map_or(Dr7Flags::empty(), |_| Dr7Flags::LOCAL_BREAKPOINT_0_ENABLE);
-    // The value register's other fields, condition and size, are zero: execution, one byte.
-    let value = Dr7Value::from(flags);
-    // An address that matches is reported in DR6 with the next #DB, enabled or not (section 18.2.3).
-    Dr0::write(at.unwrap_or_default());
-    Dr7::write(value);
 }
 
 impl World for BareMetal<'_> {
@@ -355,10 +379,18 @@ impl World for BareMetal<'_> {
 
         let root = Cr3Register::read_raw();
         let gs = GsBase::read();
-        set_breakpoint(setup.breakpoint);
+        let mut debug = self.debug.clone();
+        if let Some(at) = setup.breakpoint
+            && let Err(why) = debug.set(0, Some((at, Access::Execute)))
+        {
+            exit::fatal(format_args!("a case's breakpoint was refused: {why}"))
+        }
+        // SAFETY: interrupts are off, and the host has no breakpoints. `GUESTS` is nothing of its.
+        unsafe { debug.arm() };
         // SAFETY: `checked_call` does what `enter_with` asks.
         let exit = unsafe { self.cpu.enter_with(&mut guest, checked_call) };
-        set_breakpoint(None);
+        // SAFETY: as above.
+        unsafe { GuestDebug::disarm() };
         let exit = match exit {
             Ok(exit) => exit,
             Err(why) => exit::fatal(format_args!("a case's guest was refused: {why}")),

@@ -47,6 +47,11 @@ pub const HOST_CASES: &[&str] = &[
     "host/the_pvcs_flips_while_guests_switch",
     "host/a_guests_root_has_what_is_listed_and_nothing_else",
     "host/a_guest_that_probes_the_host_faults",
+    "host/what_was_unmapped_faults_after_a_direct_switch",
+    "host/a_guests_watchpoint_is_live_on_its_own_addresses_alone",
+    "host/int_n_reaches_three_gates_and_no_other",
+    "host/a_push_works_in_32_bit_code_after_sysret",
+    "host/mov_ss_on_a_watched_operand_and_syscall_is_no_event_of_the_host",
     "host/a_cpu_without_its_switcher_is_as_it_was",
 ];
 

@@ -37,7 +37,7 @@ pub struct Hosted {
 
 /// All, in the order they are run.
 pub fn all() -> impl Iterator<Item = Hosted> {
-    machine::ENGINES.into_iter().chain([native::ENGINE])
+    machine::ENGINES.into_iter().chain(native::ENGINES)
 }
 
 impl Engine for Hosted {
@@ -192,5 +192,6 @@ pub(super) fn platform(variant: &Variant) -> Platform {
         paging: axes.paging,
         selectors: variant.selectors(),
         aliases: ALIASES,
+        revision: axes.policy.revision,
     }
 }

@@ -13,12 +13,15 @@ use switcher_gen::{Image, Variant};
 use super::hosted::{self, Hosted, NamedWorld};
 
 /// One engine for each vendor and paging mode, with everything optional in one and nothing in
-/// another.
-pub(super) const ENGINES: [Hosted; 4] = [
+/// another, and one for each policy.
+pub(super) const ENGINES: [Hosted; 7] = [
     engine("machine-intel", || Ok("intel-4level-ibt-pcid".parse()?)),
     engine("machine-amd", || Ok("amd-4level".parse()?)),
     engine("machine-intel-la57", || Ok("intel-la57".parse()?)),
     engine("machine-amd-la57", || Ok("amd-la57-pcid".parse()?)),
+    engine("machine-percpu", || Ok("intel-4level-percpu".parse()?)),
+    engine("machine-current", || Ok("amd-4level-current".parse()?)),
+    engine("machine-percpu-current", || Ok("intel-la57-ibt-pcid-percpu-current".parse()?)),
 ];
 
 const fn engine(name: &'static str, variant: fn() -> Result<Variant>) -> Hosted {

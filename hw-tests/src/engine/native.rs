@@ -7,17 +7,21 @@ use std::fs;
 use anyhow::{Result, anyhow};
 use hw_cases::{Entries, Outcome, Platform, Refusal, Setup, World, place};
 use switcher_gen::arch::{Selectors, Vendor, vector};
-use switcher_gen::layout::Mode;
+use switcher_gen::layout::{Mode, Placement};
 use switcher_gen::native::{self, Error, Failure, Machine};
 use switcher_gen::scenario;
-use switcher_gen::{Axes, Image, Variant};
+use switcher_gen::{Axes, Image, Policy, Variant};
 
 use super::hosted::{self, Hosted, NamedWorld};
 
-/// What the engine is called.
-pub(super) const NAME: &str = "native";
+/// What the engines are called.
+pub(super) const NAMES: [&str; 2] = ["native", "native-percpu"];
 
-pub(super) const ENGINE: Hosted = Hosted { name: NAME, variant, world, unavailable };
+/// One for each way to reach the per-CPU block.
+pub(super) const ENGINES: [Hosted; 2] = [
+    Hosted { name: NAMES[0], variant, world, unavailable },
+    Hosted { name: NAMES[1], variant: percpu, world, unavailable },
+];
 
 fn unavailable() -> Option<String> {
     native::supported().err().map(|why| why.to_string())
@@ -39,6 +43,11 @@ fn variant() -> Result<Variant> {
     let paging = Machine::new(&Variant::REFERENCE)?.real_paging();
     let axes = Axes { vendor, paging, ..Variant::REFERENCE.axes() };
     Ok(Variant::new(axes, Selectors::DEFAULT)?)
+}
+
+fn percpu() -> Result<Variant> {
+    let policy = Policy { placement: Placement::PerCpu, ..Policy::DEFAULT };
+    Ok(variant()?.with_policy(policy))
 }
 
 fn world(variant: &Variant) -> Result<NamedWorld> {

@@ -7,8 +7,9 @@
 //! the last instruction of the canonical half (spec/hazards.md, row 2).
 //! **May be clobbered**: nothing before the decision; afterwards what each path says.
 //!
-//! Until RSP is the host's, only NMI, #MC and #DB can get in, and they have stacks of their own. With
-//! [`Placement::PerCpu`], only an exit makes it the host's, and only an exit needs the host's GS.
+//! Until RSP is the host's, only NMI, #MC and #DB can get in, and they have stacks of their own. An
+//! exit makes it the host's, and so does an ERETU that needs a stack. With [`Placement::PerCpu`], only
+//! an exit needs the host's GS.
 
 use switcher_macros::asm;
 
@@ -36,14 +37,7 @@ fn emit_for<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     a.open(Window::UnsafeStack);
     entry_point(a, variant, Label::Syscall64);
     if placement == Placement::Gs {
-        asm!(a
-            /// No register is free: the guest's RSP goes to the TSS's unused sp2.
-            ; swapgs
-            ; gs mov QWORD [PerCpu::tss + Tss::sp2], rsp
-            ; gs mov rsp, QWORD [PerCpu::tss + Tss::sp0]
-        );
-        a.close(Window::UnsafeStack);
-        asm!(a ; =>Label::Syscall64SafeStack);
+        asm!(a ; swapgs);
     }
     asm!(a
         /// In umod, and nothing inhibits? Each inhibitor is greater than either mode.
@@ -62,12 +56,7 @@ fn emit_for<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     asm!(a
         ; =>Label::SysretqUnsafeStack
         ; sysretq
-    );
-    if placement == Placement::Gs {
-        a.close(Window::UnsafeStack);
-    }
 
-    asm!(a
         ; =>Label::NotToSmod
         /// In smod, nothing inhibits, and the SYSCALL is ERETU?
         ; ja    =>Label::ExitSyscall
@@ -84,17 +73,14 @@ fn emit_for<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
 
         /// Exit: a whole PtRegs below sp0. CS and SS are known, as only 64-bit code gets here.
         ; =>Label::ExitSyscall
+        /// No register is free: the guest's RSP goes to the TSS's unused sp2.
+        ; percpu mov QWORD [PerCpu::tss + Tss::sp2], rsp
+        ; percpu mov rsp, QWORD [PerCpu::tss + Tss::sp0]
     );
+    a.close(Window::UnsafeStack);
+    asm!(a ; =>Label::Syscall64SafeStack);
     if placement == Placement::PerCpu {
-        asm!(a
-            ; percpu mov QWORD [PerCpu::tss + Tss::sp2], rsp
-            ; percpu mov rsp, QWORD [PerCpu::tss + Tss::sp0]
-        );
-        a.close(Window::UnsafeStack);
-        asm!(a
-            ; =>Label::Syscall64SafeStack
-            ; swapgs
-        );
+        asm!(a ; swapgs);
     }
     asm!(a
         ; push  selectors.user_ds().into()

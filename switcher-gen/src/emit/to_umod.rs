@@ -1,9 +1,8 @@
 //! The direct switch from smod to umod: ERETU, a SYSCALL of smod at the agreed address.
 //!
 //! **Reached** from `syscall_64` in smod with no inhibitor set and RCX = retu_rip, on smod's root.
-//! With [`Placement::Gs`] on the sp0 stack, with the host's GS, smod's RSP in sp2; with
-//! [`Placement::PerCpu`] RSP and GS are smod's still.
-//! **Live**: all general registers but RCX and R11. RCX is known (retu_rip) and R11 still belongs to
+//! GS is the host's with [`Placement::Gs`], smod's with [`Placement::PerCpu`].
+//! **Live**: all general registers, RSP too, but RCX and R11. RCX is known (retu_rip) and R11 still belongs to
 //! an exit until the selectors are found to be the usual ones.
 //! **May be clobbered**: RCX and R11; RCX must be retu_rip again for an exit.
 //!
@@ -46,28 +45,22 @@ fn on_the_hosts_stack<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     let revision = variant.axes().policy.revision;
     let paging = variant.axes().paging;
 
-    if revision == Revision::Rfc {
-        asm!(a
-            ; gs mov r11, QWORD [PerCpu::tss + Tss::sp2]
-            ; gs mov QWORD [PerCpu::tss_extra + TssExtra::smod_rsp], r11
-        );
-    }
-    asm!(a
-        /// Mode and root change together.
-        ; gs xor BYTE [PerCpu::tss_extra + TssExtra::switch_flags.low_byte()], SwitchFlags::MODE_TOGGLE.imm8()
-        ; gs mov r11, QWORD [PerCpu::tss_extra + TssExtra::umod_cr3]
-        ; mov   cr3, r11
-    );
     match revision {
         Revision::Rfc => asm!(a
-            /// umod's IRET frame below RSP; its selectors are added if there is an IRETQ.
-            ; mov   r11, QWORD [BYTE rcx + Pvcs::rsp]
+            /// umod's IRET frame below sp0; its selectors are added if there is an IRETQ.
+            ; gs mov QWORD [PerCpu::tss_extra + TssExtra::smod_rsp], rsp
+            ; gs mov rsp, QWORD [PerCpu::tss + Tss::sp0]
         ),
         Revision::Current => asm!(a
-            /// umod's IRET frame below RSP, with smod's RSP; its selectors are added if there is an
+            /// umod's IRET frame below sp0, with smod's RSP; its selectors are added if there is an
             /// IRETQ.
-            ; gs mov r11, QWORD [PerCpu::tss + Tss::sp2]
+            ; mov   r11, rsp
+            ; gs mov rsp, QWORD [PerCpu::tss + Tss::sp0]
         ),
+    }
+    a.close(Window::UnsafeStack);
+    if revision == Revision::Rfc {
+        asm!(a ; mov r11, QWORD [BYTE rcx + Pvcs::rsp]);
     }
     asm!(a
         ; mov   QWORD [BYTE rsp + IretFrame::rsp.below_end()], r11
@@ -76,6 +69,10 @@ fn on_the_hosts_stack<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
         ; mov   QWORD [BYTE rsp + IretFrame::eflags.below_end()], r11
         ; mov   r11, QWORD [BYTE rcx + P::RIP]
         ; mov   QWORD [BYTE rsp + IretFrame::rip.below_end()], r11
+        /// Mode and root change together.
+        ; gs xor BYTE [PerCpu::tss_extra + TssExtra::switch_flags.low_byte()], SwitchFlags::MODE_TOGGLE.imm8()
+        ; gs mov r11, QWORD [PerCpu::tss_extra + TssExtra::umod_cr3]
+        ; mov   cr3, r11
         /// GS is the guest's from here on; WRGSBASE would fault on an address that is none.
         ; swapgs
         ; mov   r11, QWORD [BYTE rcx + P::USER_GSBASE]
@@ -86,6 +83,7 @@ fn on_the_hosts_stack<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
         ; mov   rcx, QWORD [BYTE rcx + P::RCX]
         ; jmp   =>Label::ReturnToGuest
     );
+    a.open(Window::UnsafeStack);
 }
 
 /// RSP is one more register for the checks of `return_to_guest`. What they do not pass goes there, on

@@ -22,6 +22,7 @@ pub const LAYOUTS: &[&Layout] = &[
     Tss::LAYOUT,
     TssExtra::LAYOUT,
     Pvcs::LAYOUT,
+    PvcsCurrent::LAYOUT,
     PtRegs::LAYOUT,
     OrigAx::LAYOUT,
     IretFrame::LAYOUT,

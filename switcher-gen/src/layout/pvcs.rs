@@ -156,3 +156,78 @@ impl PvcsLayout for PvcsCurrent {
     const RCX: Offset<Self, u64> = Self::rcx;
     const R11: Offset<Self, u64> = Self::r11;
 }
+
+impl PvcsCurrent {
+    /// The fields that both revisions have. Error code and vector lose their upper halves.
+    #[must_use]
+    pub const fn from_rfc(pvcs: &Pvcs) -> Self {
+        Self {
+            event_flags: pvcs.event_flags,
+            cr2: pvcs.cr2,
+            _reserved0: [0; 6],
+            user_cs: pvcs.user_cs,
+            user_ss: pvcs.user_ss,
+            event_errcode: pvcs.event_errcode as u16,
+            event_vector: pvcs.event_vector as u16,
+            user_gsbase: pvcs.user_gsbase,
+            eflags: pvcs.eflags,
+            pkru: pvcs.pkru,
+            rip: pvcs.rip,
+            rcx: pvcs.rcx,
+            r11: pvcs.r11,
+            _reserved1: [0; 2],
+        }
+    }
+
+    /// The way back: what is not in this revision is `rest`'s.
+    #[must_use]
+    pub const fn to_rfc(&self, rest: &Pvcs) -> Pvcs {
+        const UPPER: u32 = 0xFFFF_0000;
+        Pvcs {
+            event_flags: self.event_flags,
+            event_errcode: rest.event_errcode & UPPER | self.event_errcode as u32,
+            event_vector: rest.event_vector & UPPER | self.event_vector as u32,
+            cr2: self.cr2,
+            _reserved0: rest._reserved0,
+            user_cs: self.user_cs,
+            user_ss: self.user_ss,
+            _reserved1: rest._reserved1,
+            user_gsbase: self.user_gsbase,
+            eflags: self.eflags,
+            pkru: self.pkru,
+            rip: self.rip,
+            rsp: rest.rsp,
+            rcx: self.rcx,
+            r11: self.r11,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_current_revision_keeps_all_but_rsp_and_upper_halves() {
+        let rfc = Pvcs {
+            event_flags: 1,
+            event_errcode: 0x2_0003,
+            event_vector: 0x4_0005,
+            cr2: 6,
+            user_cs: 7,
+            user_ss: 8,
+            user_gsbase: 9,
+            eflags: 10,
+            pkru: 11,
+            rip: 12,
+            rsp: 13,
+            rcx: 14,
+            r11: 15,
+            ..Pvcs::default()
+        };
+        let current = PvcsCurrent::from_rfc(&rfc);
+        assert_eq!(current.to_rfc(&rfc), rfc);
+        let lost = Pvcs { event_errcode: 3, event_vector: 5, rsp: 0, ..rfc };
+        assert_eq!(current.to_rfc(&Pvcs::default()), lost);
+    }
+}

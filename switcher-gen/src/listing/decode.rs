@@ -1,12 +1,14 @@
 //! One instruction: decoded by iced-x86, its operands named by what the emitter said of them.
 
-use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter, Mnemonic, OpKind};
+use iced_x86::{
+    Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter, Mnemonic, OpKind, Register,
+};
 
 use super::ListingError;
 use super::names;
 use super::record::Notes;
 use crate::Image;
-use crate::layout::{Operand, PerCpu};
+use crate::layout::{AsmLayout, Operand, PerCpu};
 
 /// What is known of an instruction from its bytes and its notes.
 pub(super) struct Decoded {
@@ -107,15 +109,17 @@ fn memory_operand(
     let layout = note.layout;
     let size = instruction.memory_size().size();
     let mut displacement = instruction.memory_displacement64().cast_signed();
-    let is_rip_relative = instruction.is_ip_rel_memory_operand();
-    if is_rip_relative {
+    if instruction.is_ip_rel_memory_operand() {
         // An offset into the image, in front of which the per-CPU block lies.
         displacement = displacement.wrapping_add_unsigned(PerCpu::BEFORE_CODE);
     }
     let name = usize::try_from(displacement + i64::from(note.anchor))
         .ok()
         .and_then(|offset| names::field(layout, offset, size))
-        .map(|name| if is_rip_relative { format!("per_cpu.{name}") } else { name })
+        .map(|name| {
+            let is_named = layout != PerCpu::LAYOUT || instruction.segment_prefix() == Register::GS;
+            if is_named { name } else { format!("per_cpu.{name}") }
+        })
         .ok_or(ListingError::NoField { at, layout: layout.name, size })?;
     let (size_and_segment, _) = raw.split_once('[').unwrap_or((raw, ""));
     let encoded = raw.rsplit_once(" ptr ").map_or(raw, |(_, address)| address);

@@ -17,7 +17,7 @@ use super::signal::{self, SYSCALLS_PASS, SYSCALLS_TRAP};
 use crate::arch::{PagingMode, RFlags, Vendor, vector};
 use crate::asm::{Label, Window};
 use crate::image::{Image, LinkedImage};
-use crate::layout::{IretFrame, Mode, OrigAx, PerCpu, PtRegs, Pvcs, TssExtra};
+use crate::layout::{IretFrame, Mode, OrigAx, PerCpu, Placement, PtRegs, Pvcs, TssExtra};
 use crate::machine::Step;
 use crate::machine::program::Kind;
 use crate::scenario::{
@@ -193,6 +193,14 @@ impl Cpu {
         self.interception == Interception::UserDispatch
     }
 
+    /// The host's GS base: where per-CPU code does not use it, somewhere else than its block.
+    fn host_gs(&self) -> u64 {
+        match self.image.variant().axes().policy.placement {
+            Placement::Gs => self.memory.per_cpu.address(),
+            Placement::PerCpu => self.memory.code.address(),
+        }
+    }
+
     /// Where host stacks for guests begin.
     pub(super) fn sp0(&self) -> u64 {
         self.memory.frame.address() + size_of::<PtRegs>() as u64
@@ -245,7 +253,7 @@ impl Cpu {
             end: regs.get(libc::REG_RDX),
         };
         // SAFETY: an address of mapped memory is canonical.
-        unsafe { signal::set_gs_base(self.memory.per_cpu.address()) };
+        unsafe { signal::set_gs_base(self.host_gs()) };
         for (_, register, value) in CALLEE_SAVED {
             regs.set(register, value);
         }
@@ -515,7 +523,7 @@ impl Cpu {
                 let flags = extra.switch_flags.bits();
                 return Err(Failure::Root { flags, cr3: self.cr3 });
             }
-            if self.inactive_gs != self.memory.per_cpu.address() {
+            if self.inactive_gs != self.host_gs() {
                 return Err(Failure::Swapgs { inactive: self.inactive_gs });
             }
             self.place = Place::Guest;
@@ -650,7 +658,7 @@ impl Cpu {
         let others = [
             ("RSP", regs.get(libc::REG_RSP), self.rsp_after_return()),
             ("RAX", regs.get(libc::REG_RAX), self.memory.frame.address()),
-            ("GS base", signal::gs_base(), self.memory.per_cpu.address()),
+            ("GS base", signal::gs_base(), self.host_gs()),
             ("DF, AC, NT, IOPL", regs.eflags() & unwanted.bits(), 0),
             ("CR3", self.cr3, extra.host_cr3.bits()),
             ("host_rsp", extra.host_rsp, 0),

@@ -8,7 +8,7 @@ use super::signal::{self, SignalStack};
 use super::{Error, supported};
 use crate::arch::{PagingMode, Selectors};
 use crate::image::Image;
-use crate::layout::Mode;
+use crate::layout::{Mode, PerCpu, Placement, PvcsCurrent, Revision};
 use crate::scenario::{Failure, Outcome, Places, Setup};
 use crate::variant::Variant;
 
@@ -20,6 +20,9 @@ pub struct Machine {
     /// The guest's own, for as long as the machine is there.
     data: Vec<Mapping>,
 }
+
+// The page in front of the code is where `Placement::PerCpu` has the block.
+const _: () = assert!(PerCpu::BEFORE_CODE == PAGE as u64);
 
 impl Machine {
     /// How many bytes of code a mode can have.
@@ -60,14 +63,17 @@ impl Machine {
             return Err(Error::Selectors { selectors });
         }
         signal::install()?;
-        let mut code = Code::new(image.bytes())?;
+        let (mut code, per_cpu) = match image.variant().axes().policy.placement {
+            Placement::Gs => (Code::new(image.bytes())?, Data::new()?),
+            Placement::PerCpu => Code::with_data_in_front(image.bytes())?,
+        };
         let linked = image.link(code.address(), |_| None)?;
         // The same length that the pages were made for.
         code.load(0, linked.bytes())?;
         let memory = Memory {
             code,
             guest,
-            per_cpu: Data::new()?,
+            per_cpu,
             frame: Data::ending_stack(Self::STACK_LEN)?,
             pvcs: Data::new()?,
         };
@@ -163,21 +169,36 @@ impl Machine {
         per_cpu.tss_extra = setup.extra;
         per_cpu.tss.sp0 = self.cpu.sp0().into();
         self.cpu.memory.per_cpu.write(per_cpu);
-        self.cpu.memory.pvcs.write(setup.pvcs);
+        let revision = self.image().variant().axes().policy.revision;
+        let pvcs = &self.cpu.memory.pvcs;
+        match revision {
+            Revision::Rfc => pvcs.write(setup.pvcs),
+            Revision::Current => pvcs.viewed_as().write(PvcsCurrent::from_rfc(&setup.pvcs)),
+        }
         self.cpu.memory.frame.write(setup.frame);
         self.cpu.prepare(gs_base, Limits { count: setup.count, traps: setup.traps });
 
         signal::run(&mut self.cpu, &self.signal_stack)?;
 
         let (gs_base, record) = self.cpu.finish()?;
+        let mut extra = self.cpu.memory.per_cpu.read().tss_extra;
+        let pvcs = &self.cpu.memory.pvcs;
+        let pvcs = match revision {
+            Revision::Rfc => pvcs.read(),
+            Revision::Current => {
+                // The switcher's scratch: no guest has anything there.
+                extra.smod_rsp = setup.extra.smod_rsp;
+                pvcs.viewed_as::<PvcsCurrent>().read().to_rfc(&setup.pvcs)
+            }
+        };
         Ok(Outcome {
             frame: self.cpu.memory.frame.read(),
             cr2: self.cpu.cr2(),
             // Linux keeps it to itself.
             dr6: None,
             gs_base,
-            extra: self.cpu.memory.per_cpu.read().tss_extra,
-            pvcs: self.cpu.memory.pvcs.read(),
+            extra,
+            pvcs,
             crossings: record.crossings,
             crossings_total: record.crossings_total,
             cr3_loads: record.cr3_loads,

@@ -7,9 +7,10 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr::{self, NonNull};
+use std::rc::Rc;
 
 use crate::arch::PagingMode;
-use crate::layout::{Mode, PerCpu, PtRegs, Pvcs};
+use crate::layout::{Mode, PerCpu, PtRegs, Pvcs, PvcsCurrent};
 
 /// Bytes of a page.
 pub(super) const PAGE: usize = 4096;
@@ -73,7 +74,7 @@ impl Mapping {
         let base = guarded.cast::<u8>().wrapping_add(PAGE);
         let base = NonNull::new(base).ok_or(io::ErrorKind::OutOfMemory)?;
         let mapping = Self { base, len };
-        mapping.protect(libc::PROT_READ | libc::PROT_WRITE)?;
+        mapping.protect(0, libc::PROT_READ | libc::PROT_WRITE)?;
         Ok(mapping)
     }
 
@@ -104,10 +105,13 @@ impl Mapping {
         if shared == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    fn protect(&self, protection: libc::c_int) -> io::Result<()> {
-        // SAFETY: the range is exactly this mapping's; Rust holds no reference into it, because
-        // `Code` and `Data` make theirs for the length of a call that does not get here.
-        let failed = unsafe { libc::mprotect(self.base.as_ptr().cast(), self.len, protection) };
+    /// Changes the rights of the pages from `start` on, a multiple of their size within the mapping.
+    fn protect(&self, start: usize, protection: libc::c_int) -> io::Result<()> {
+        assert!(start.is_multiple_of(PAGE) && start <= self.len);
+        let pages = self.base.as_ptr().wrapping_add(start);
+        // SAFETY: the range is exactly the rest of this mapping; Rust holds no reference into it,
+        // because `Code` and `Data` make theirs for the length of a call that does not get here.
+        let failed = unsafe { libc::mprotect(pages.cast(), self.len - start, protection) };
         if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
@@ -122,12 +126,29 @@ impl Drop for Mapping {
 }
 
 /// Pages of code: executable and readable, except while [`load`](Self::load) writes to them.
-pub(super) struct Code(Mapping);
+pub(super) struct Code {
+    mapping: Rc<Mapping>,
+    /// Where in the mapping they begin: what lies in front is data.
+    start: usize,
+}
 
 impl Code {
     /// Pages that hold `bytes`, and INT3 behind them.
     pub(super) fn new(bytes: &[u8]) -> io::Result<Self> {
-        let mut code = Self(Mapping::new(bytes.len().max(1))?);
+        Self::behind(0, bytes)
+    }
+
+    /// The same behind a page of data, which holds a `T`.
+    pub(super) fn with_data_in_front<T: Plain>(bytes: &[u8]) -> io::Result<(Self, Data<T>)> {
+        const { assert!(size_of::<T>() <= PAGE) };
+        let code = Self::behind(PAGE, bytes)?;
+        let mapping = Rc::clone(&code.mapping);
+        Ok((code, Data { mapping, offset: 0, value: PhantomData }))
+    }
+
+    fn behind(start: usize, bytes: &[u8]) -> io::Result<Self> {
+        let mapping = Mapping::new(start + bytes.len().max(1))?;
+        let mut code = Self { mapping: Rc::new(mapping), start };
         code.write(|content| {
             content.fill(FILLER);
             content[..bytes.len()].copy_from_slice(bytes);
@@ -135,9 +156,17 @@ impl Code {
         Ok(code)
     }
 
+    fn len(&self) -> usize {
+        self.mapping.len - self.start
+    }
+
+    fn pages(&self) -> *mut u8 {
+        self.mapping.base.as_ptr().wrapping_add(self.start)
+    }
+
     /// Puts `bytes` at `offset`. False if they do not fit there.
     pub(super) fn load(&mut self, offset: usize, bytes: &[u8]) -> io::Result<bool> {
-        let Some(end) = offset.checked_add(bytes.len()).filter(|end| *end <= self.0.len) else {
+        let Some(end) = offset.checked_add(bytes.len()).filter(|end| *end <= self.len()) else {
             return Ok(false);
         };
         self.write(|content| content[offset..end].copy_from_slice(bytes))?;
@@ -145,28 +174,29 @@ impl Code {
     }
 
     fn write(&mut self, change: impl FnOnce(&mut [u8])) -> io::Result<()> {
-        self.0.protect(libc::PROT_READ | libc::PROT_WRITE)?;
+        self.mapping.protect(self.start, libc::PROT_READ | libc::PROT_WRITE)?;
         // SAFETY: the pages are ours, readable, writable and initialised (anonymous memory is
-        // zero), and `&mut self` makes this the only reference.
-        change(unsafe { std::slice::from_raw_parts_mut(self.0.base.as_ptr(), self.0.len) });
-        self.0.protect(libc::PROT_READ | libc::PROT_EXEC)
+        // zero). `&mut self` makes this the only reference: whoever shares the mapping has the page
+        // in front of them.
+        change(unsafe { std::slice::from_raw_parts_mut(self.pages(), self.len()) });
+        self.mapping.protect(self.start, libc::PROT_READ | libc::PROT_EXEC)
     }
 
     /// Where the first byte lies.
     pub(super) fn address(&self) -> u64 {
-        self.0.address()
+        self.pages() as u64
     }
 
     /// Whether `address` lies in these pages.
     pub(super) fn contains(&self, address: u64) -> bool {
-        address.wrapping_sub(self.address()) < self.0.len as u64
+        address.wrapping_sub(self.address()) < self.len() as u64
     }
 
     /// What is loaded from `address` to the end of the pages; nothing for an address elsewhere.
     pub(super) fn at(&self, address: u64) -> &[u8] {
         // SAFETY: the pages are ours, initialised and readable under either protection; they
         // change through `&mut self` only, since guests cannot write to executable pages.
-        let content = unsafe { std::slice::from_raw_parts(self.0.base.as_ptr(), self.0.len) };
+        let content = unsafe { std::slice::from_raw_parts(self.pages(), self.len()) };
         let offset = address.wrapping_sub(self.address());
         usize::try_from(offset).ok().and_then(|offset| content.get(offset..)).unwrap_or_default()
     }
@@ -283,12 +313,14 @@ pub(super) unsafe trait Plain: Copy {}
 unsafe impl Plain for PerCpu {}
 // SAFETY: `repr(C)`, all fields are integers.
 unsafe impl Plain for Pvcs {}
+// SAFETY: `repr(C)`, all fields are integers.
+unsafe impl Plain for PvcsCurrent {}
 // SAFETY: `repr(C)`, all fields are integers but one pair of integers.
 unsafe impl Plain for PtRegs {}
 
 /// A value in pages of its own that emitted code reads and writes.
 pub(super) struct Data<T> {
-    mapping: Mapping,
+    mapping: Rc<Mapping>,
     offset: usize,
     value: PhantomData<T>,
 }
@@ -296,14 +328,15 @@ pub(super) struct Data<T> {
 impl<T: Plain> Data<T> {
     /// At the start of its pages.
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { mapping: Mapping::new(size_of::<T>())?, offset: 0, value: PhantomData })
+        let mapping = Rc::new(Mapping::new(size_of::<T>())?);
+        Ok(Self { mapping, offset: 0, value: PhantomData })
     }
 
     /// At the end of a stack of at least `len` bytes.
     pub(super) fn ending_stack(len: usize) -> io::Result<Self> {
         const { assert!(PAGE.is_multiple_of(align_of::<T>())) };
         const { assert!(size_of::<T>().is_multiple_of(align_of::<T>())) };
-        let mapping = Mapping::new(len.max(size_of::<T>()))?;
+        let mapping = Rc::new(Mapping::new(len.max(size_of::<T>()))?);
         let offset = mapping.len() - size_of::<T>();
         Ok(Self { mapping, offset, value: PhantomData })
     }
@@ -331,7 +364,13 @@ impl<T: Plain> Data<T> {
         unsafe { self.pointer().write_volatile(value) }
     }
 
-    /// Valid for reads and writes of a `T` and aligned: both constructors put a whole `T` at a
+    /// The same memory, as another type that fits there.
+    pub(super) fn viewed_as<U: Plain>(&self) -> Data<U> {
+        const { assert!(size_of::<U>() <= size_of::<T>() && align_of::<U>() <= align_of::<T>()) };
+        Data { mapping: Rc::clone(&self.mapping), offset: self.offset, value: PhantomData }
+    }
+
+    /// Valid for reads and writes of a `T` and aligned: all constructors put a whole `T` at a
     /// multiple of its alignment into pages that stay mapped as long as `self` lives.
     fn pointer(&self) -> *mut T {
         self.mapping.base.as_ptr().wrapping_add(self.offset).cast()

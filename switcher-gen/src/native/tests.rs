@@ -30,11 +30,12 @@ const POP_R14_R15: &[u8] = &[0x41, 0x5E, 0x41, 0x5F];
 const POP_RBP_RET: &[u8] = &[0x5D, 0xC3];
 const PUSH_2_POPFQ: &[u8] = &[0x6A, 0x02, 0x9D];
 const RDGSBASE_RCX: &[u8] = &[0xF3, 0x48, 0x0F, 0xAE, 0xC9];
+const RDGSBASE_RSP_SWAPGS: &[u8] = &[0xF3, 0x48, 0x0F, 0xAE, 0xC4, 0x0F, 0x01, 0xF8];
 const SHL_SAR_R11_16: &[u8] = &[0x49, 0xC1, 0xE3, 0x10, 0x49, 0xC1, 0xFB, 0x10];
 const SHL_SAR_RCX_16: &[u8] = &[0x48, 0xC1, 0xE1, 0x10, 0x48, 0xC1, 0xF9, 0x10];
 const SWAPGS: &[u8] = &[0x0F, 0x01, 0xF8];
 const TEST_R11: &[u8] = &[0x49, 0xF7, 0xC3];
-const XOR_MODE: &[u8] = &[0x65, 0x80, 0x34, 0x25, 0xC0, 0x00, 0x00, 0x00, 0x03];
+const XOR_MODE: &[u8] = &[0x80, 0xB4, 0x24, 0xC0, 0x00, 0x00, 0x00, 0x03];
 const XOR_R11D: &[u8] = &[0x45, 0x31, 0xDB];
 
 /// A change to a switcher.
@@ -153,13 +154,15 @@ fn row_7_a_swapgs_dropped_on_the_way_in_or_out() {
     // The first access to the per-CPU block goes where the guest's GS base points.
     let failure = Broken::dropped(Label::Syscall64, SWAPGS).failure(Mode::Umod, unchanged);
     assert!(matches!(failure, Failure::Fault { vector: 14, .. }), "{failure}");
-    for (label, mode) in [
-        (Label::Syscall64SafeStack, Mode::Umod),
-        (Label::NotToSmod, Mode::Smod),
-        (Label::EnterGuest, Mode::Umod),
-    ] {
-        let failure = Broken::dropped(label, SWAPGS).failure(mode, unchanged);
-        assert!(matches!(failure, Failure::Swapgs { .. }), "{label:?}: {failure}");
+    let to_smod = Broken {
+        range: RDGSBASE_RSP_SWAPGS.len() - SWAPGS.len()..RDGSBASE_RSP_SWAPGS.len(),
+        ..Broken::dropped(Label::Syscall64, RDGSBASE_RSP_SWAPGS)
+    };
+    let others = [(Label::NotToSmod, Mode::Smod), (Label::EnterGuest, Mode::Umod)];
+    let others = others.map(|(label, mode)| (Broken::dropped(label, SWAPGS), mode));
+    for (broken, mode) in others.into_iter().chain([(to_smod, Mode::Umod)]) {
+        let failure = broken.failure(mode, unchanged);
+        assert!(matches!(failure, Failure::Swapgs { .. }), "{:?}: {failure}", broken.label);
     }
 }
 
@@ -245,7 +248,7 @@ fn row_18_a_null_ss_kept_for_the_next_sysretq() {
 fn row_19_a_root_that_is_not_prepared() {
     let broken = Broken {
         range: 0..JNE_NEAR.len() + size_of::<i32>(),
-        ..Broken::dropped(Label::Syscall64SafeStack, JNE_NEAR)
+        ..Broken::dropped(Label::Syscall64, JNE_NEAR)
     };
     let failure = broken.failure(Mode::Umod, |setup| {
         setup.extra.switch_flags |= SwitchFlags::NO_DS_CR3;
@@ -257,8 +260,7 @@ fn row_19_a_root_that_is_not_prepared() {
 #[test]
 fn row_26_mode_without_root_and_root_without_mode() {
     for good in [XOR_MODE, MOV_CR3_RCX] {
-        let failure =
-            Broken::dropped(Label::Syscall64SafeStack, good).failure(Mode::Umod, unchanged);
+        let failure = Broken::dropped(Label::Syscall64, good).failure(Mode::Umod, unchanged);
         assert!(matches!(failure, Failure::Root { .. }), "{failure}");
     }
 }
@@ -276,7 +278,7 @@ fn row_27_a_hosts_registers_swapped_or_a_guests_kept() {
 
 #[test]
 fn row_30_a_trap_instruction_is_not_passed() {
-    let broken = Broken::replaced(Label::Syscall64SafeStack, RDGSBASE_RCX, &[0xCC]);
+    let broken = Broken::replaced(Label::Syscall64, RDGSBASE_RCX, &[0xCC]);
     let failure = broken.failure(Mode::Umod, unchanged);
     assert!(matches!(failure, Failure::Fault { vector: 3, .. }), "{failure}");
 }

@@ -1,12 +1,15 @@
 //! Goes through every path of every theorem and shows every goal, or finds the state in which one
 //! does not hold.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::counterexample::Counterexample;
+use super::shared::{self, Shared};
 use super::target::Target;
 use super::theorem::{self, BadCode, Extent, Neighbour, Run, Theorem, Walk};
 use super::world::{Name, Saved, Source};
@@ -17,6 +20,9 @@ use crate::machine::symbolic::{self, By, ExploreError, Symbolic, Verdict as Answ
 #[derive(Debug, Default)]
 pub struct Prover {
     domain: Symbolic,
+    shared: Option<Arc<Shared>>,
+    /// Whether a run of the present theorem did: see [`shared::depends_on_place`].
+    depends_on_place: Cell<bool>,
 }
 
 /// What became of a target.
@@ -76,6 +82,13 @@ fn assume(d: &Symbolic) -> impl Fn(&[(&'static str, symbolic::Bit)]) {
 }
 
 impl Prover {
+    /// One that proves nothing again that was proved of the same code for another target by whoever
+    /// has these proofs.
+    #[must_use]
+    pub fn sharing(shared: &Arc<Shared>) -> Self {
+        Self { shared: Some(Arc::clone(shared)), ..Self::default() }
+    }
+
     /// Proves or refutes all theorems about `target`. The first goal that fails ends it.
     ///
     /// # Errors
@@ -102,28 +115,68 @@ impl Prover {
             if theorem == Theorem::SyscallCompat && target.syscall_compat.is_none() {
                 continue;
             }
-            // What is safe first: the specification makes one path many, and each may break more.
-            for (neighbour, extent) in [
-                (Neighbour::Hostile, Extent::Safety),
-                (Neighbour::Hostile, Extent::Specified),
-                (Neighbour::Quiet, Extent::Specified),
-                (Neighbour::Quiet, Extent::Everything),
-            ] {
-                let is_repeated = extent == Extent::Safety
-                    || (neighbour, extent) == (Neighbour::Quiet, Extent::Specified);
-                // Without it, the first theorem fails, and says why.
-                if saved.is_none() && theorem != Theorem::EnterGuest {
-                    return Ok(Verdict::Unknown("entering a guest does not lead to one".into()));
-                }
-                match self.theorem(target, theorem, (neighbour, extent), saved.as_ref())? {
-                    // The next one repeats it.
-                    Ok(_) if is_repeated => {}
-                    Ok(report) => reports.push(report),
-                    Err(verdict) => return Ok(verdict),
-                }
+            // Without it, the first theorem fails, and says why.
+            if saved.is_none() && theorem != Theorem::EnterGuest {
+                return Ok(Verdict::Unknown("entering a guest does not lead to one".into()));
+            }
+            match self.shared(target, theorem, saved.as_ref())? {
+                Ok(more) => reports.extend(more),
+                Err(verdict) => return Ok(verdict),
             }
         }
         Ok(Verdict::Proved(reports))
+    }
+
+    /// Proves or refutes one theorem, or finds it proved.
+    fn shared(
+        &self,
+        target: &Target,
+        theorem: Theorem,
+        saved: Option<&Saved<Symbolic>>,
+    ) -> Result<Result<Vec<Report>, Verdict>, BadCode> {
+        let Some(shared) = &self.shared else { return self.both(target, theorem, saved) };
+        let proof = shared.proof(shared::key(&self.domain, target, theorem, saved));
+        let mut own = None;
+        let known = proof.get_or_init(|| {
+            self.depends_on_place.set(false);
+            let result = own.insert(self.both(target, theorem, saved));
+            let is_shared = !self.depends_on_place.get();
+            result.as_ref().ok()?.as_ref().ok().filter(|_| is_shared).cloned()
+        });
+        let found = known.clone().filter(|_| own.is_none());
+        shared.count(found.is_some());
+        match (own, found) {
+            (Some(own), _) => own,
+            (None, Some(found)) => Ok(Ok(found)),
+            (None, None) => self.both(target, theorem, saved),
+        }
+    }
+
+    /// Proves or refutes one theorem, with and without a hostile guest.
+    fn both(
+        &self,
+        target: &Target,
+        theorem: Theorem,
+        saved: Option<&Saved<Symbolic>>,
+    ) -> Result<Result<Vec<Report>, Verdict>, BadCode> {
+        let mut reports = Vec::new();
+        // What is safe first: the specification makes one path many, and each may break more.
+        for (neighbour, extent) in [
+            (Neighbour::Hostile, Extent::Safety),
+            (Neighbour::Hostile, Extent::Specified),
+            (Neighbour::Quiet, Extent::Specified),
+            (Neighbour::Quiet, Extent::Everything),
+        ] {
+            let is_repeated = extent == Extent::Safety
+                || (neighbour, extent) == (Neighbour::Quiet, Extent::Specified);
+            match self.theorem(target, theorem, (neighbour, extent), saved)? {
+                // The next one repeats it.
+                Ok(_) if is_repeated => {}
+                Ok(report) => reports.push(report),
+                Err(verdict) => return Ok(Err(verdict)),
+            }
+        }
+        Ok(Ok(reports))
     }
 
     /// Goes every path of `theorem`, the guest being quiet, and `visit`s its end. On each, somebody
@@ -221,6 +274,9 @@ impl Prover {
         report: &mut Report,
     ) -> Result<(), Stop> {
         let d = &self.domain;
+        if self.shared.is_some() && shared::depends_on_place(target, theorem, run) {
+            self.depends_on_place.set(true);
+        }
         for goal in &run.goals {
             match d.check(goal.holds) {
                 Answer::Holds { by } => {

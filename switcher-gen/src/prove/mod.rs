@@ -8,6 +8,7 @@
 //! | `obligation` | what must hold, by name and by row of hazards.md |
 //! | `theorem` | one run of one entry point, and the goals that come up on it |
 //! | `engine` | every path of every theorem, goal by goal |
+//! | `shared` | which targets a proof holds of, so that each code is proved once |
 //! | `counterexample` | the state in which a goal does not hold, in words, replayed on numbers |
 //!
 //! A theorem is run like a test: from a state to an outcome, by [`machine`](crate::machine), and the
@@ -40,6 +41,7 @@ mod counterexample;
 mod engine;
 mod mitigations;
 pub mod obligation;
+mod shared;
 mod target;
 mod theorem;
 mod world;
@@ -47,6 +49,7 @@ mod world;
 pub use counterexample::Counterexample;
 pub use engine::{Prover, Report, Unexplored, Verdict};
 pub use obligation::Obligation;
+pub use shared::Shared;
 pub use target::Target;
 pub use theorem::{BadCode, Goal, Neighbour, Run, Theorem, Walk, run, saved};
 pub use world::{BlockOffsets, Name, Part, Saved, Setting, Source};

@@ -7,5 +7,6 @@ fn operands(a: &mut impl Sink) {
         ; mov rax, QWORD [rdi + (PerCpu::tss + (Tss::ist + Ist::first))]
         ; cmp DWORD [BYTE rdi + Pvcs::user_cs.pair(Pvcs::user_ss)], selectors.user_pair()
         ; lea rax, QWORD [rsp + Frame::rip]
+        ; percpu mov rsp, QWORD [PerCpu::tss + Tss::sp0]
     );
 }

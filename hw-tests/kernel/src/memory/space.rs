@@ -104,6 +104,18 @@ impl AddressSpace {
         Ok(phys)
     }
 
+    /// Unmaps a page and flushes nothing.
+    ///
+    /// # Safety
+    /// No CPU uses a translation from before: each flushes before it loads this root again.
+    ///
+    /// # Errors
+    /// As for [`unmap`](Self::unmap).
+    pub unsafe fn unmap_unflushed(&mut self, virt: u64) -> Result<u64, MapError> {
+        self.check(virt)?;
+        self.tree.unmap(virt)
+    }
+
     /// Every page it maps.
     #[must_use]
     pub fn leaves(&self) -> Vec<Leaf> {

@@ -1,14 +1,15 @@
 //! `switcher prove`: whether code does what the specification says, for every state.
 
-use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use serde::Serialize;
-use switcher_gen::prove::{Counterexample, Neighbour, Obligation, Prover, Report, Verdict};
+use switcher_gen::prove::{Counterexample, Neighbour, Obligation, Prover, Report, Shared, Verdict};
 use switcher_gen::{Variant, certificate};
 
 use crate::output::{Failure, Format, conclude, json};
-use crate::parallel::{note_on_terminal, progress};
+use crate::parallel::{Jobs, note_on_terminal, progress};
 use crate::target::{Subject, TargetArgs};
 
 #[derive(clap::Args)]
@@ -28,7 +29,11 @@ instructions executed from there, and what the concrete machine makes of them.
 A certificate on record means that certificates.txt has the image's fingerprint: whoever maps
 code consults it.
 
-JSON is one object: `targets`, an array of objects: `name`; `verdict`: \"proved\", \"refuted\" or
+A theorem about code that differs from another target's only in where it lies, if at all, for a
+host that differs in nothing a theorem looks at, shares that one's proof.
+
+JSON is one object: `theorems_proved` and `theorems_shared`, how many proofs were made and how many
+theorems needed none of their own; `targets`, an array of objects: `name`; `verdict`: \"proved\", \"refuted\" or
 \"unknown\"; `fingerprint` and `certificate`, whether it is on record, both null for code that is
 not ours; `not_judged`, what nothing is said about; `theorems`, empty unless proved, an array of objects: `theorem`, `neighbour` (\"quiet\"
 or \"hostile\"), `paths`, `goals`, `by_solver`, and `obligations`, an object: goals by name;
@@ -44,6 +49,8 @@ pub(crate) struct Args {
     /// Prove every variant, even if one fails
     #[arg(long, conflicts_with_all = ["variant", "elf"])]
     all: bool,
+    #[command(flatten)]
+    jobs: Jobs,
     /// How to write the report
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -62,6 +69,14 @@ struct Proof {
     why: Option<String>,
 }
 
+/// What became of all of them.
+#[derive(Serialize)]
+struct Whole<'a> {
+    targets: Vec<&'a Proof>,
+    theorems_proved: usize,
+    theorems_shared: usize,
+}
+
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let subjects: Vec<Subject> = match args.all {
         true => {
@@ -71,14 +86,27 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     };
     let start = Instant::now();
     let bar = progress("prove", subjects.len() as u64, "targets");
+    let shared = Arc::<Shared>::default();
+    // Subjects do not go from thread to thread, but each to one.
+    let targets: Vec<_> =
+        subjects.iter().map(|subject| Mutex::new(subject.target.clone())).collect();
+    let verdicts = args.jobs.each(
+        subjects.len() as u64,
+        || (),
+        |(), number| {
+            let target = targets[number as usize].lock().unwrap_or_else(PoisonError::into_inner);
+            // A new prover for each: what it knows of terms does not depend on the others.
+            let verdict = Prover::sharing(&shared).prove(&target);
+            bar.inc(1);
+            ControlFlow::Continue(verdict)
+        },
+    )?;
     let (mut proofs, mut refused) = (Vec::new(), Vec::new());
-    for subject in &subjects {
-        // A new prover for each: what is reported of one does not depend on the others.
-        match Prover::default().prove(&subject.target) {
+    for (subject, verdict) in subjects.iter().zip(verdicts) {
+        match verdict {
             Ok(verdict) => proofs.push((subject, Proof::new(subject, verdict))),
             Err(error) => refused.push(subject.refused(&error)),
         }
-        bar.inc(1);
     }
     bar.finish_and_clear();
     let verdict = verdict(&proofs, &refused);
@@ -86,14 +114,25 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         return verdict;
     }
     let report = match args.format {
+        Format::Text if args.all => text(&proofs) + &sharing(&shared),
         Format::Text => text(&proofs),
-        Format::Json => {
-            let targets: Vec<_> = proofs.iter().map(|(_, proof)| proof).collect();
-            json(&BTreeMap::from([("targets", targets)]))?
-        }
+        Format::Json => json(&Whole {
+            targets: proofs.iter().map(|(_, proof)| proof).collect(),
+            theorems_proved: shared.proved(),
+            theorems_shared: shared.shared(),
+        })?,
     };
     note_on_terminal(&format!("{:.2} s", start.elapsed().as_secs_f64()));
     conclude(report, verdict)
+}
+
+/// How many proofs it took.
+fn sharing(shared: &Shared) -> String {
+    let (proved, shared) = (shared.proved(), shared.shared());
+    format!(
+        "{} theorems: {proved} proved, {shared} shared with a target whose code is the same\n",
+        proved + shared
+    )
 }
 
 /// The worst there is.

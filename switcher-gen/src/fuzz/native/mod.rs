@@ -294,7 +294,7 @@ mod tests {
 
     /// On the way to smod, umod's RSP goes to the PVCS's CR2 and not to its RSP.
     fn break_store(image: &Image) -> (usize, [u8; 1]) {
-        let store = [0x48, 0x89, 0x4F, Pvcs::rsp.bytes() as u8]; // mov [rdi + PVCS.rsp], rcx
+        let store = [0x48, 0x89, 0x67, Pvcs::rsp.bytes() as u8]; // mov [rdi + PVCS.rsp], rsp
         let found = image.bytes().windows(store.len()).position(|bytes| bytes == store);
         (found.expect("it is there") + store.len() - 1, [Pvcs::cr2.bytes() as u8])
     }

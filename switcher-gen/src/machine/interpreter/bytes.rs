@@ -1,6 +1,6 @@
 //! Structs that emitted code shares with its host, as bytes in memory.
 
-use crate::layout::{AsmLayout, IretFrame, PtRegs, Pvcs, Tss, TssExtra};
+use crate::layout::{AsmLayout, IretFrame, PtRegs, Pvcs, PvcsCurrent, Revision, Tss, TssExtra};
 
 /// Puts a number at `offset`.
 fn put(cells: &mut [u8], offset: usize, bytes: &[u8]) {
@@ -70,17 +70,33 @@ integers!(put_pvcs_fields, get_pvcs: Pvcs {
     user_gsbase: u64, eflags: u32, pkru: u32, rip: u64, rsp: u64, rcx: u64, r11: u64,
 });
 
-/// A PVCS; what is reserved is zero.
-pub(super) fn put_pvcs(pvcs: &Pvcs, cells: &mut [u8]) {
+integers!(put_current_fields, get_current: PvcsCurrent {
+    event_flags: u64, cr2: u64, user_cs: u16, user_ss: u16, event_errcode: u16, event_vector: u16,
+    user_gsbase: u64, eflags: u32, pkru: u32, rip: u64, rcx: u64, r11: u64,
+});
+
+/// A PVCS, as that revision has it; what is reserved is zero.
+pub(super) fn put_pvcs(pvcs: &Pvcs, revision: Revision, cells: &mut [u8]) {
     cells.fill(0);
-    put_pvcs_fields(pvcs, cells);
+    match revision {
+        Revision::Rfc => put_pvcs_fields(pvcs, cells),
+        Revision::Current => put_current_fields(&PvcsCurrent::from_rfc(pvcs), cells),
+    }
 }
 
-/// A PVCS, or where something has been written to what is reserved.
-pub(super) fn get_whole_pvcs(cells: &[u8]) -> Result<Pvcs, usize> {
-    let pvcs = get_pvcs(cells);
+/// A PVCS, or where something has been written to what is reserved. `before` says what a revision
+/// has no place for.
+pub(super) fn get_whole_pvcs(
+    cells: &[u8],
+    revision: Revision,
+    before: &Pvcs,
+) -> Result<Pvcs, usize> {
+    let pvcs = match revision {
+        Revision::Rfc => get_pvcs(cells),
+        Revision::Current => get_current(cells).to_rfc(before),
+    };
     let mut whole = [0; Pvcs::LAYOUT.size];
-    put_pvcs(&pvcs, &mut whole);
+    put_pvcs(&pvcs, revision, &mut whole);
     match (0..whole.len()).find(|at| whole[*at] != cells[*at]) {
         Some(offset) => Err(offset),
         None => Ok(pvcs),
@@ -136,15 +152,23 @@ mod tests {
 
     #[test]
     fn a_pvcs_survives_memory_and_its_reserved_fields_are_watched() {
-        let size = Pvcs::LAYOUT.size;
-        let all: Vec<u8> = (1..=size as u8).collect();
-        assert_eq!(get_whole_pvcs(&all), Err(0x18));
-        let mut cells = vec![0; size];
-        put_pvcs(&get_pvcs(&all), &mut cells);
-        assert_eq!(get_whole_pvcs(&cells), Ok(get_pvcs(&all)));
-        for (offset, byte) in cells.iter().enumerate() {
-            let reserved = *byte == 0;
-            assert_eq!(reserved, (0x18..0x40).contains(&offset) || (0x44..0x50).contains(&offset));
+        let reserved: [(Revision, &[std::ops::Range<usize>]); 2] = [
+            (Revision::Rfc, &[0x18..0x40, 0x44..0x50]),
+            (Revision::Current, &[0x10..0x40, 0x70..0x80]),
+        ];
+        for (revision, reserved) in reserved {
+            let size = Pvcs::LAYOUT.size;
+            let mut before = Pvcs::default();
+            before.rsp = 0x5050;
+            let all: Vec<u8> = (1..=size as u8).collect();
+            assert_eq!(get_whole_pvcs(&all, revision, &before), Err(reserved[0].start));
+            let mut cells = all;
+            reserved.iter().for_each(|range| cells[range.clone()].fill(0));
+            let pvcs = get_whole_pvcs(&cells, revision, &before).unwrap();
+            let mut copy = vec![!0; size];
+            put_pvcs(&pvcs, revision, &mut copy);
+            assert_eq!(copy, cells, "{revision:?}: every other byte belongs to a field");
+            assert_eq!(pvcs.rsp == before.rsp, revision == Revision::Current);
         }
     }
 }

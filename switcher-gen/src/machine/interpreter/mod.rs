@@ -32,7 +32,7 @@ use super::{CR4, Concrete, EFER, Flags, Memory, Model, Msrs, Region, State, Stuc
 use crate::arch::RFlags;
 use crate::asm::{AsmError, Label};
 use crate::image::{Image, LinkError};
-use crate::layout::{AsmLayout, Mode, PerCpu, Pvcs};
+use crate::layout::{AsmLayout, Mode, PerCpu, Placement, Pvcs};
 use crate::scenario::{Failure, Places, Setup};
 use crate::variant::Variant;
 use guest::Space;
@@ -135,6 +135,8 @@ pub struct Interpreter {
     image: Image,
     model: Model,
     places: Places,
+    /// The host's GS base.
+    host_gs: u64,
     switcher: Program,
     spaces: [Space; 2],
     breakpoint: Option<u64>,
@@ -170,11 +172,21 @@ impl Interpreter {
     }
 
     /// A machine for an image, which need not be right: what it does wrong ends a run as an
-    /// [`Error`]. The two modes' code may be at the same address.
+    /// [`Error`]. The two modes' code may be at the same address. With [`Placement::PerCpu`], the
+    /// per-CPU block lies in front of the code, whatever `places` says of it.
     ///
     /// # Errors
     /// If the image cannot lie there.
-    pub fn with_image(image: Image, places: Places) -> Result<Self, Error> {
+    pub fn with_image(image: Image, mut places: Places) -> Result<Self, Error> {
+        /// What a host may have there if no switcher uses it.
+        const OF_NO_SWITCHER: u64 = 0xFFFF_8880_0000_1000;
+        let host_gs = match image.variant().axes().policy.placement {
+            Placement::Gs => places.per_cpu,
+            Placement::PerCpu => {
+                places.per_cpu = places.switcher.wrapping_sub(PerCpu::BEFORE_CODE);
+                OF_NO_SWITCHER
+            }
+        };
         let linked = image.link(places.switcher, |_| None)?;
         let switcher = Program::new(places.switcher, linked.bytes().to_vec());
         let model = Model::from(image.variant());
@@ -215,6 +227,7 @@ impl Interpreter {
             d,
             model,
             places,
+            host_gs,
             switcher,
             spaces: [Space::default(), Space::default()],
             breakpoint: None,

@@ -5,7 +5,9 @@ use super::guest::Space;
 use super::{Error, HOST_STACK, IST_STACK, Interpreter, LANDING, region};
 use crate::arch::{RFlags, vector};
 use crate::asm::Label;
-use crate::layout::{AsmLayout, IretFrame, Mode, OrigAx, PerCpu, PtRegs, Tss, TssExtra};
+use crate::layout::{
+    AsmLayout, IretFrame, Mode, OrigAx, PerCpu, PtRegs, Pvcs, Revision, Tss, TssExtra,
+};
 use crate::machine::program::Kind as Operation;
 use crate::machine::state::Entry;
 use crate::machine::{Arrival, Fault, Flags, Gate, Gpr, Step, Stuck};
@@ -20,6 +22,9 @@ pub(super) struct Run {
     pub(super) cr2: Option<u64>,
     pub(super) dr6: Option<u64>,
     count: bool,
+    /// As they were.
+    pvcs: Pvcs,
+    smod_rsp: u64,
     origin: Option<Origin>,
     /// Where the exit frame is to be.
     frame_at: u64,
@@ -85,19 +90,25 @@ impl Interpreter {
             return Err(Error::GsBase { address: gs_base });
         }
         let selectors = self.model.selectors;
+        let revision = self.revision();
         let regions = &mut self.state.memory.regions;
         let per_cpu = &mut regions[region::PER_CPU].cells;
         let (tss, extra) = per_cpu.split_at_mut(PerCpu::tss_extra.bytes());
         bytes::put_tss(&mut tss[PerCpu::tss.bytes()..], self.places.sp0, IST_STACK);
         bytes::put_extra(&setup.extra, extra);
-        bytes::put_pvcs(&setup.pvcs, &mut regions[region::PVCS].cells);
+        bytes::put_pvcs(&setup.pvcs, revision, &mut regions[region::PVCS].cells);
         let host_cr3 = setup.extra.host_cr3.bits();
         let host = &mut regions[region::HOST];
         host.root = Some(host_cr3);
         host.write(&self.d, -8, 8, LANDING);
 
         self.watch.start(setup.extra);
-        self.run = Run { count: setup.count, ..Run::default() };
+        self.run = Run {
+            count: setup.count,
+            pvcs: setup.pvcs,
+            smod_rsp: setup.extra.smod_rsp,
+            ..Run::default()
+        };
         let state = &mut self.state;
         // Whatever a host may have in them.
         state.gpr = std::array::from_fn(|n| 0x4057_0000_0000_0000 | n as u64);
@@ -108,7 +119,7 @@ impl Interpreter {
         state.flags = Flags::new(&self.d, RFlags::FIXED.bits());
         (state.cs, state.ss) = (selectors.kernel_cs().into(), selectors.kernel_ds().into());
         state.cpl = 0;
-        state.gs_base = self.places.per_cpu;
+        state.gs_base = self.host_gs;
         state.inactive_gs_base = gs_base;
         state.cr3 = host_cr3;
         self.put_frame(&setup.frame, region::FRAME);
@@ -132,6 +143,10 @@ impl Interpreter {
         }
         self.run.instructions += 1;
         Ok(())
+    }
+
+    fn revision(&self) -> Revision {
+        self.image.variant().axes().policy.revision
     }
 
     // In the switcher.
@@ -245,7 +260,7 @@ impl Interpreter {
                 return Err(Failure::Root { flags: extra.switch_flags.bits(), cr3 });
             }
             let inactive = self.state.inactive_gs_base;
-            if inactive != self.places.per_cpu {
+            if inactive != self.host_gs {
                 return Err(Failure::Swapgs { inactive });
             }
         }
@@ -383,7 +398,7 @@ impl Interpreter {
         let others = [
             ("RSP", state.get(Gpr::Rsp), HOST_STACK),
             ("RAX", state.get(Gpr::Rax), self.run.frame_at),
-            ("GS base", state.gs_base, self.places.per_cpu),
+            ("GS base", state.gs_base, self.host_gs),
             ("DF, AC, NT, IOPL", state.rflags(&self.d) & unwanted.bits(), 0),
             ("CS", state.cs, selectors.kernel_cs().into()),
             ("CR3", state.cr3, extra.host_cr3.bits()),
@@ -407,7 +422,7 @@ impl Interpreter {
     fn finish(&mut self) -> Result<Outcome, Error> {
         let regions = &self.state.memory.regions;
         let per_cpu = &regions[region::PER_CPU].cells;
-        let extra = self.watch.extra_now(&regions[region::PER_CPU]);
+        let mut extra = self.watch.extra_now(&regions[region::PER_CPU]);
         let mut untouched = vec![0; per_cpu.len()];
         bytes::put_tss(
             &mut untouched[PerCpu::tss.bytes()..PerCpu::tss_extra.bytes()],
@@ -421,7 +436,12 @@ impl Interpreter {
         if let Some(offset) = (0..untouched.len()).find(|at| untouched[*at] != per_cpu[*at]) {
             return Err(Error::HostMemory { region: regions[region::PER_CPU].name, offset });
         }
-        let pvcs = bytes::get_whole_pvcs(&regions[region::PVCS].cells)
+        if self.revision() == Revision::Current {
+            // Scratch, too: no guest has anything there.
+            extra.smod_rsp = self.run.smod_rsp;
+        }
+        let cells = &regions[region::PVCS].cells;
+        let pvcs = bytes::get_whole_pvcs(cells, self.revision(), &self.run.pvcs)
             .map_err(|offset| Error::HostMemory { region: regions[region::PVCS].name, offset })?;
 
         let stack =

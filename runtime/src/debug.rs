@@ -1,0 +1,283 @@
+//! A guest's breakpoints: live while it runs, and only for addresses of its own.
+//!
+//! A watchpoint that matches an address of the host's makes #DB arrive in the middle of the switcher,
+//! and tells the guest what the host accesses (spec/hazards.md, row 31: XSA-444). So DR7 is never
+//! a guest's number: it is made here, from breakpoints that lie in the guest's range with their
+//! whole width. GD, which would make the host's own access to a debug register fault, cannot be
+//! said at all.
+
+use core::arch::asm;
+use core::ops::Range;
+
+/// Which accesses a breakpoint is about (Intel SDM vol. 3, 18.2.4, R/W fields). I/O ports are not
+/// to be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Executing the instruction that starts there. One byte wide.
+    Execute,
+    /// Writing.
+    Write(Width),
+    /// Reading and writing.
+    ReadWrite(Width),
+}
+
+/// How many bytes are watched, from an address that is a multiple of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// One.
+    One,
+    /// Two.
+    Two,
+    /// Four.
+    Four,
+    /// Eight.
+    Eight,
+}
+
+impl Width {
+    /// In bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Self::One => 1,
+            Self::Two => 2,
+            Self::Four => 4,
+            Self::Eight => 8,
+        }
+    }
+
+    /// DR7's LEN field.
+    const fn field(self) -> u64 {
+        match self {
+            Self::One => 0b00,
+            Self::Two => 0b01,
+            Self::Four => 0b11,
+            Self::Eight => 0b10,
+        }
+    }
+}
+
+impl Access {
+    const fn width(self) -> Width {
+        match self {
+            Self::Execute => Width::One,
+            Self::Write(width) | Self::ReadWrite(width) => width,
+        }
+    }
+
+    /// DR7's R/W field.
+    const fn field(self) -> u64 {
+        match self {
+            Self::Execute => 0b00,
+            Self::Write(_) => 0b01,
+            Self::ReadWrite(_) => 0b11,
+        }
+    }
+}
+
+/// Why a guest's breakpoint is not set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DebugError {
+    /// There are four.
+    #[error("there is no breakpoint {0}: they are 0 to 3")]
+    NoSuchBreakpoint(usize),
+    /// The hardware would round it down, beyond what was checked.
+    #[error("{bytes} bytes at {address:#x} are not aligned")]
+    Unaligned {
+        /// Where.
+        address: u64,
+        /// How many.
+        bytes: u64,
+    },
+    /// A part of it may be the host's.
+    #[error("{bytes} bytes at {address:#x} are not all the guest's")]
+    NotTheGuests {
+        /// Where.
+        address: u64,
+        /// How many.
+        bytes: u64,
+    },
+}
+
+/// A guest's four breakpoints. Empty when made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestDebug {
+    guest: Range<u64>,
+    breakpoints: [Option<(u64, Access)>; 4],
+}
+
+impl GuestDebug {
+    /// DR7 with nothing enabled: bit 10 is always set.
+    const DISABLED: u64 = 1 << 10;
+
+    /// For a guest whose own addresses are these, in which the host has nothing: no range of
+    /// [`Cpu::mappings`](crate::Cpu::mappings), of any CPU, and nothing of the host's root.
+    #[must_use]
+    pub const fn new(guest: Range<u64>) -> Self {
+        Self { guest, breakpoints: [None; 4] }
+    }
+
+    /// Sets breakpoint `number`, or clears it.
+    ///
+    /// # Errors
+    /// If there is no such breakpoint, it is not aligned, or not every byte of it is the guest's. It
+    /// is as it was then.
+    pub fn set(
+        &mut self,
+        number: usize,
+        breakpoint: Option<(u64, Access)>,
+    ) -> Result<(), DebugError> {
+        let slot = self.breakpoints.get_mut(number).ok_or(DebugError::NoSuchBreakpoint(number))?;
+        if let Some((address, access)) = breakpoint {
+            let bytes = access.width().bytes();
+            if !address.is_multiple_of(bytes) {
+                return Err(DebugError::Unaligned { address, bytes });
+            }
+            let last = address.checked_add(bytes - 1);
+            let is_guests = self.guest.contains(&address)
+                && last.is_some_and(|last| self.guest.contains(&last));
+            if !is_guests {
+                return Err(DebugError::NotTheGuests { address, bytes });
+            }
+        }
+        *slot = breakpoint;
+        Ok(())
+    }
+
+    /// DR7 while the guest runs: the exact-match bit LE and local enables, and never GD.
+    #[must_use]
+    pub fn dr7(&self) -> u64 {
+        let mut dr7 = Self::DISABLED;
+        for (number, breakpoint) in self.breakpoints.iter().enumerate() {
+            if let Some((_, access)) = breakpoint {
+                let field = access.field() | access.width().field() << 2;
+                dr7 |= 1 << (2 * number) | field << (16 + 4 * number);
+            }
+        }
+        dr7
+    }
+
+    /// Makes the breakpoints live on this CPU, until [`disarm`](Self::disarm): directly around
+    /// [`Cpu::enter`](crate::Cpu::enter).
+    ///
+    /// # Safety
+    /// At CPL 0, with interrupts off, on the CPU that enters the guest; the host has no breakpoints of
+    /// its own, and DR7.GD is clear. The range given to [`new`](Self::new) is the guest's alone.
+    pub unsafe fn arm(&self) {
+        let [dr0, dr1, dr2, dr3] =
+            self.breakpoints.map(|set| set.map_or(0, |(address, _)| address));
+        // SAFETY: the caller vouches for CPL 0 and GD. DR7 is written last; its reserved bits are as
+        // the manual wants them. What it enables are accesses to the guest's own memory.
+        unsafe {
+            asm!(
+                "mov dr0, {dr0}",
+                "mov dr1, {dr1}",
+                "mov dr2, {dr2}",
+                "mov dr3, {dr3}",
+                "mov dr7, {dr7}",
+                dr0 = in(reg) dr0,
+                dr1 = in(reg) dr1,
+                dr2 = in(reg) dr2,
+                dr3 = in(reg) dr3,
+                dr7 = in(reg) self.dr7(),
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+
+    /// Switches all breakpoints of this CPU off. The addresses go, too: DR6 reports what matches,
+    /// enabled or not.
+    ///
+    /// # Safety
+    /// At CPL 0; the host has no breakpoints of its own.
+    pub unsafe fn disarm() {
+        // SAFETY: as the caller says; nothing is enabled from the first instruction on. After an exit
+        // GD is clear, because `arm` has never set it.
+        unsafe {
+            asm!(
+                "mov dr7, {dr7}",
+                "mov dr0, {zero}",
+                "mov dr1, {zero}",
+                "mov dr2, {zero}",
+                "mov dr3, {zero}",
+                dr7 = in(reg) Self::DISABLED,
+                zero = in(reg) 0_u64,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WIDTHS: [Width; 4] = [Width::One, Width::Two, Width::Four, Width::Eight];
+
+    fn debug() -> GuestDebug {
+        GuestDebug::new(0x1000..0x2004)
+    }
+
+    #[test]
+    fn a_watchpoint_is_refused_unless_every_byte_is_the_guests() {
+        for width in WIDTHS {
+            for access in [Access::Write(width), Access::ReadWrite(width)] {
+                let bytes = width.bytes();
+                for address in (0xFF0..0x1010).chain(0x1FF0..0x2010) {
+                    let expected = if address % bytes != 0 {
+                        Err(DebugError::Unaligned { address, bytes })
+                    } else if (address..address + bytes)
+                        .all(|byte| (0x1000..0x2004).contains(&byte))
+                    {
+                        Ok(())
+                    } else {
+                        Err(DebugError::NotTheGuests { address, bytes })
+                    };
+                    assert_eq!(debug().set(0, Some((address, access))), expected, "{address:#x}");
+                }
+            }
+        }
+        // Eight bytes that begin within the range and end behind it.
+        let straddling = debug().set(0, Some((0x2000, Access::Write(Width::Eight))));
+        let refused = DebugError::NotTheGuests { address: 0x2000, bytes: 8 };
+        assert_eq!(straddling, Err(refused));
+    }
+
+    #[test]
+    fn the_end_of_the_address_space_is_no_way_around() {
+        let mut debug = GuestDebug::new(0..u64::MAX);
+        let last = u64::MAX - 7;
+        let refused = DebugError::NotTheGuests { address: last, bytes: 8 };
+        assert_eq!(debug.set(0, Some((last, Access::Write(Width::Eight)))), Err(refused));
+    }
+
+    #[test]
+    fn dr7_is_as_the_manual_has_it() {
+        let mut debug = debug();
+        assert_eq!(debug.dr7(), 0x400);
+        debug.set(0, Some((0x1000, Access::Execute))).unwrap();
+        assert_eq!(debug.dr7(), 0x401);
+        debug.set(1, Some((0x1008, Access::Write(Width::Eight)))).unwrap();
+        assert_eq!(debug.dr7(), 0x90_0405);
+        debug.set(3, Some((0x1004, Access::ReadWrite(Width::Four)))).unwrap();
+        assert_eq!(debug.dr7(), 0xF090_0445);
+        debug.set(1, None).unwrap();
+        assert_eq!(debug.dr7(), 0xF000_0441);
+        assert_eq!(debug.set(4, None), Err(DebugError::NoSuchBreakpoint(4)));
+    }
+
+    #[test]
+    fn no_breakpoint_sets_gd_or_watches_io_ports() {
+        const GD: u64 = 1 << 13;
+        for number in 0..4 {
+            let accesses =
+                WIDTHS.into_iter().flat_map(|w| [Access::Write(w), Access::ReadWrite(w)]);
+            for access in accesses.chain([Access::Execute]) {
+                let mut debug = debug();
+                debug.set(number, Some((0x1000, access))).unwrap();
+                assert_eq!(debug.dr7() & GD, 0);
+                assert_ne!(debug.dr7() >> (16 + 4 * number) & 3, 0b10);
+            }
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Process-context identifiers: which are the guests', and when a translation may be kept.
+//!
+//! Under one PCID the TLB must never have translations of two roots, nor of a root as it was before
+//! something was taken out of it (spec/hazards.md, row 20: XSA-292). So the host's and the guests' PCIDs
+//! are different numbers, and NOFLUSH is nobody's to set: a [`Cpu`](crate::Cpu) remembers which root
+//! it has last loaded under each PCID, and sets NOFLUSH for that root alone.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use switcher_gen::arch::{Cr3, Pcid, PcidEnabled};
+
+/// A PCID that only guests have: 32 to 63. Below are the host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestPcid {
+    number: u16,
+    enabled: PcidEnabled,
+}
+
+/// A number that is no guest's PCID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("PCID {0} is not a guest's: theirs are 32 to 63")]
+pub struct NotAGuests(pub u16);
+
+impl GuestPcid {
+    /// The first.
+    pub const FIRST: u16 = 32;
+    /// How many there are.
+    pub const COUNT: usize = 32;
+
+    /// # Errors
+    /// If the number is not one of the guests'.
+    pub const fn new(number: u16, enabled: PcidEnabled) -> Result<Self, NotAGuests> {
+        if number >= Self::FIRST && number < Self::FIRST + Self::COUNT as u16 {
+            Ok(Self { number, enabled })
+        } else {
+            Err(NotAGuests(number))
+        }
+    }
+
+    /// Whether CR3 with these bits is on a PCID of the host's.
+    pub(crate) const fn is_hosts(cr3: Cr3) -> bool {
+        cr3.bits() & 0xFFF < Self::FIRST as u64
+    }
+
+    const fn index(self) -> usize {
+        (self.number - Self::FIRST) as usize
+    }
+}
+
+/// What a root maps at some time. Another value is given whenever something is taken out of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Generation(u64);
+
+impl Generation {
+    /// One that no root has had.
+    pub(crate) fn new() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// That of a root nothing has been taken out of.
+    pub(crate) const FIRST: Self = Self(0);
+}
+
+/// A root with what decides whether its translations may be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tagged {
+    /// No PCID, no NOFLUSH.
+    pub(crate) root: Cr3,
+    pub(crate) pcid: Option<GuestPcid>,
+    pub(crate) generation: Generation,
+}
+
+impl Tagged {
+    /// What flushes the PCID's translations when it is loaded; all, without a PCID.
+    pub(crate) fn flushing(self) -> Cr3 {
+        match self.pcid {
+            Some(GuestPcid { number, enabled }) => match Pcid::new(number) {
+                Ok(pcid) => self.root.with_pcid(pcid, enabled),
+                Err(_) => self.root,
+            },
+            None => self.root,
+        }
+    }
+
+    /// What keeps them. Without a PCID, there is no such thing.
+    fn keeping(self) -> Cr3 {
+        match self.pcid {
+            Some(GuestPcid { enabled, .. }) => self.flushing().without_flush(enabled),
+            None => self.root,
+        }
+    }
+
+    /// Whether the other one is another root under the same PCID.
+    pub(crate) fn is_in_conflict_with(self, other: Self) -> bool {
+        self.pcid.is_some_and(|pcid| other.pcid.is_some_and(|it| it.number == pcid.number))
+            && self.root != other.root
+    }
+}
+
+/// What a CPU's TLB may hold under each of the guests' PCIDs: the root that was loaded last.
+#[derive(Debug)]
+pub(crate) struct CleanRoots([Option<(Cr3, Generation)>; GuestPcid::COUNT]);
+
+impl CleanRoots {
+    /// Nobody knows.
+    pub(crate) const fn unknown() -> Self {
+        Self([None; GuestPcid::COUNT])
+    }
+
+    /// What a direct switch to a root loads: it keeps translations only if they are that root's. If
+    /// not, each switch flushes, and whose they are afterwards depends on whether there was one.
+    pub(crate) fn slot(&mut self, root: Tagged) -> Cr3 {
+        if self.has(root) {
+            return root.keeping();
+        }
+        if let Some(pcid) = root.pcid {
+            self.0[pcid.index()] = None;
+        }
+        root.flushing()
+    }
+
+    /// What an entry on a root loads. From then on the translations are that root's.
+    pub(crate) fn enter(&mut self, root: Tagged) -> Cr3 {
+        let cr3 = self.slot(root);
+        if let Some(pcid) = root.pcid {
+            self.0[pcid.index()] = Some((root.root, root.generation));
+        }
+        cr3
+    }
+
+    fn has(&self, root: Tagged) -> bool {
+        root.pcid.is_some_and(|pcid| self.0[pcid.index()] == Some((root.root, root.generation)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use switcher_gen::arch::HostState;
+
+    const NOFLUSH: u64 = 1 << 63;
+
+    fn enabled() -> PcidEnabled {
+        let state = HostState { pcid: true, ..HostState::PLAIN };
+        state.pcid_enabled().unwrap()
+    }
+
+    fn tagged(root: u64, pcid: u16) -> Tagged {
+        Tagged {
+            root: Cr3::new(root).unwrap(),
+            pcid: Some(GuestPcid::new(pcid, enabled()).unwrap()),
+            generation: Generation::FIRST,
+        }
+    }
+
+    #[test]
+    fn no_pcid_is_the_hosts_and_a_guests() {
+        for number in 0..=4095 {
+            let guests = GuestPcid::new(number, enabled()).is_ok();
+            let hosts = GuestPcid::is_hosts(
+                Cr3::new(0x1000).unwrap().with_pcid(Pcid::new(number).unwrap(), enabled()),
+            );
+            assert!(!(guests && hosts), "{number}");
+            assert_eq!(guests, (32..64).contains(&number));
+        }
+        assert_eq!(GuestPcid::new(64, enabled()), Err(NotAGuests(64)));
+    }
+
+    #[test]
+    fn translations_are_kept_only_of_the_root_that_was_entered_last() {
+        let mut clean = CleanRoots::unknown();
+        let (a, b) = (tagged(0x1000, 40), tagged(0x2000, 40));
+        assert_eq!(clean.enter(a).bits(), 0x1028);
+        assert_eq!(clean.enter(a).bits(), NOFLUSH | 0x1028);
+        // Another root under the same PCID: flushed each time they alternate.
+        assert_eq!(clean.slot(b).bits(), 0x2028);
+        assert_eq!(clean.enter(b).bits(), 0x2028);
+        assert_eq!(clean.enter(a).bits(), 0x1028);
+        // Under another PCID, they do not meet.
+        assert_eq!(clean.enter(tagged(0x2000, 41)).bits(), 0x2029);
+        assert_eq!(clean.enter(a).bits(), NOFLUSH | 0x1028);
+    }
+
+    #[test]
+    fn a_slot_that_was_never_entered_on_flushes_every_time() {
+        let mut clean = CleanRoots::unknown();
+        let umod = tagged(0x3000, 33);
+        clean.enter(tagged(0x1000, 32));
+        assert_eq!(clean.slot(umod).bits(), 0x3021);
+        assert_eq!(clean.slot(umod).bits(), 0x3021);
+    }
+
+    #[test]
+    fn a_slot_that_another_guest_may_have_used_is_nobodys() {
+        let mut clean = CleanRoots::unknown();
+        let (first, second) = (tagged(0x1000, 40), tagged(0x2000, 40));
+        clean.enter(first);
+        // A guest with another root under this PCID may switch to it directly, or not.
+        clean.slot(second);
+        assert_eq!(clean.slot(first).bits(), 0x1028);
+        assert_eq!(clean.enter(first).bits(), 0x1028);
+    }
+
+    #[test]
+    fn after_something_was_taken_out_the_next_load_flushes_once() {
+        let mut clean = CleanRoots::unknown();
+        let before = tagged(0x1000, 32);
+        clean.enter(before);
+        let after = Tagged { generation: Generation::new(), ..before };
+        assert_eq!(clean.slot(after).bits(), 0x1020);
+        assert_eq!(clean.enter(after).bits(), 0x1020);
+        assert_eq!(clean.enter(after).bits(), NOFLUSH | 0x1020);
+        assert_eq!(clean.enter(before).bits(), 0x1020);
+    }
+
+    #[test]
+    fn without_a_pcid_nothing_is_kept() {
+        let mut clean = CleanRoots::unknown();
+        let plain = Tagged { pcid: None, ..tagged(0x1000, 32) };
+        for _ in 0..2 {
+            assert_eq!(clean.enter(plain).bits(), 0x1000);
+        }
+    }
+
+    #[test]
+    fn two_roots_under_one_pcid_are_in_conflict() {
+        let a = tagged(0x1000, 40);
+        assert!(a.is_in_conflict_with(tagged(0x2000, 40)));
+        assert!(!a.is_in_conflict_with(tagged(0x2000, 41)));
+        assert!(!a.is_in_conflict_with(a));
+        assert!(!a.is_in_conflict_with(Tagged { pcid: None, ..tagged(0x2000, 40) }));
+    }
+}
