@@ -136,17 +136,17 @@ fn verdict(verdict: Result<Verdict, BadCode>) -> Option<&'static str> {
 #[test]
 fn a_mutant_is_not_taken_for_the_original() {
     let original = reference();
-    let shared = Arc::default();
+    let shared = Arc::<Shared>::default();
     proved(Prover::sharing(&shared).prove(&original));
     let judged = |target: &Target| {
         let own = verdict(Prover::default().prove(target));
-        assert_eq!(verdict(Prover::sharing(&shared).prove(target)), own);
+        assert_eq!(verdict(Prover::sharing(&shared.fork()).prove(target)), own);
         own
     };
     let mutants = mutate::mutants(&original);
-    let targets = mutants.iter().step_by(61).filter_map(mutate::Mutant::target);
+    let targets = mutants.iter().step_by(211).filter_map(mutate::Mutant::target);
     let refuted = targets.filter(|target| judged(target).is_some()).count();
-    assert!(refuted > 50, "{refuted}");
+    assert!(refuted > 15, "{refuted}");
 
     // What is no instruction.
     let mut label = original.clone();

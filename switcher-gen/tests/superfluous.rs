@@ -5,10 +5,11 @@ mod gas;
 
 use std::collections::BTreeSet;
 use std::process::Command;
+use std::sync::Arc;
 
 use serde_json::Value;
 use switcher_gen::mutate::{self, Operator};
-use switcher_gen::prove::{Prover, Setting, Target};
+use switcher_gen::prove::{Prover, Setting, Target, Verdict};
 use switcher_gen::superfluous::{Purpose, Search, Unneeded};
 use switcher_gen::{Image, Variant, elf};
 
@@ -19,7 +20,8 @@ fn ours(variant: &str) -> Target {
 /// What no theorem needs among the instructions that `text` is the text of.
 #[track_caller]
 fn unneeded(target: &Target, text: impl Fn(&str) -> bool) -> Vec<Unneeded> {
-    let (search, prover) = (Search::new(target), Prover::default());
+    let (search, prover) = (Search::new(target), Prover::sharing(&Arc::default()));
+    assert!(matches!(prover.prove(target), Ok(Verdict::Proved(_))));
     let chosen = search.addresses().enumerate();
     let chosen: Vec<_> =
         chosen.filter(|(_, at)| text(&target.program.text(*at).unwrap())).collect();

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
+use sha2::{Digest, Sha256};
 
 use super::engine::Report;
 use super::obligation;
@@ -26,10 +27,13 @@ use crate::variant::{Axes, Variant};
 /// Proofs that several provers share, on any number of threads.
 #[derive(Debug, Default)]
 pub struct Shared {
-    proofs: Mutex<HashMap<String, Arc<Proof>>>,
+    proofs: Mutex<HashMap<Key, Arc<Proof>>>,
     proved: AtomicUsize,
     shared: AtomicUsize,
 }
+
+/// The SHA-256 of all that a proof depends on.
+pub(super) type Key = [u8; 32];
 
 /// What was shown of a theorem; `None` if that holds of one target only. Empty until it is known.
 pub(super) type Proof = OnceLock<Option<Vec<Report>>>;
@@ -47,13 +51,20 @@ impl Shared {
         self.shared.load(Ordering::Relaxed)
     }
 
+    /// The same proofs for somebody else: what either adds is not the other's.
+    #[must_use]
+    pub fn fork(&self) -> Arc<Self> {
+        let proofs = self.proofs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Arc::new(Self { proofs: Mutex::new(proofs), ..Self::default() })
+    }
+
     pub(super) fn count(&self, is_shared: bool) {
         let counter = if is_shared { &self.shared } else { &self.proved };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The proof of that key, whoever makes it.
-    pub(super) fn proof(&self, key: String) -> Arc<Proof> {
+    pub(super) fn proof(&self, key: Key) -> Arc<Proof> {
         let mut proofs = self.proofs.lock().unwrap_or_else(PoisonError::into_inner);
         match proofs.entry(key) {
             Entry::Occupied(entry) => Arc::clone(entry.get()),
@@ -68,7 +79,7 @@ pub(super) fn key(
     target: &Target,
     theorem: Theorem,
     saved: Option<&Saved<Symbolic>>,
-) -> String {
+) -> Key {
     let code = |theorem: Theorem| theorem.entry(target).map(|entry| code(target, entry));
     let before = match (theorem, saved.and_then(|saved| self::saved(d, saved))) {
         (Theorem::EnterGuest, _) => "nothing".into(),
@@ -77,7 +88,9 @@ pub(super) fn key(
         (_, None) => format!("{:?}", code(Theorem::EnterGuest)),
     };
     let has_windows = target.windows.is_some();
-    format!("{theorem:?} {:?} {has_windows} {before} {:?}", judged(target.setting), code(theorem))
+    let (setting, code) = (judged(target.setting), code(theorem));
+    let text = format!("{theorem:?} {setting:?} {has_windows} {before} {code:?}");
+    Sha256::digest(text).into()
 }
 
 /// A setting without what no semantics, no specification and no obligation looks at.

@@ -214,6 +214,8 @@ fn forbidden_flags(run: &mut Run<'_>) -> Result<(), Failure> {
             let mut setup = run.eretu_to(SHOW_AND_CLI);
             setup.pvcs.eflags &= !(RFlags::TF | RFlags::RF | RFlags::AC).bits() as u32;
             suit_sysret(&mut setup);
+            // Where RSP passes through, it is smod's.
+            setup.regs.rsp = place::STACK_TOP;
             setup.pvcs.rsp = place::STACK_TOP;
             setup.pvcs.eflags |= bits.bits() as u32;
             if !sysret {

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use serde::Serialize;
 use switcher_gen::Variant;
 use switcher_gen::mutate::{self, Fate, Mutant};
-use switcher_gen::prove::{Obligation, Prover, Verdict};
+use switcher_gen::prove::{Obligation, Prover, Shared, Verdict};
 
 use crate::host;
 use crate::output::{Failure, Format, conclude, json};
@@ -140,7 +140,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 /// Proves every `every`th mutant.
 fn survey(subject: &Subject, every: usize, jobs: &Jobs) -> Result<Survey, Failure> {
     let Subject { name, target, .. } = subject;
-    let proved = Prover::default().prove(target);
+    // What a mutant has in common with the original is proved once.
+    let shared = Arc::<Shared>::default();
+    let proved = Prover::sharing(&shared).prove(target);
     if !matches!(proved, Ok(Verdict::Proved(_))) {
         let hint = format!("{name} itself is not proved: see `switcher prove --variant {name}`");
         return Err(Failure::Failed(hint));
@@ -157,13 +159,13 @@ fn survey(subject: &Subject, every: usize, jobs: &Jobs) -> Result<Survey, Failur
         (target, mutants)
     };
     let fates = jobs.each(blocks.len() as u64, worker, |(target, mutants), block| {
-        let mut prover = Prover::default();
+        let mut prover = Prover::sharing(&shared.fork());
         ControlFlow::Continue(
             blocks[block as usize]
                 .iter()
                 .map(|&index| {
                     if prover.statistics().terms > TERMS {
-                        prover = Prover::default();
+                        prover = Prover::sharing(&shared.fork());
                     }
                     let fate = mutate::judge(&prover, target, &mutants[index]);
                     bar.inc(1);

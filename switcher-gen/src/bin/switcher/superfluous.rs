@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use serde::Serialize;
 use switcher_gen::Variant;
-use switcher_gen::prove::{Prover, Verdict};
+use switcher_gen::prove::{Prover, Shared, Verdict};
 use switcher_gen::superfluous::{Purpose, Search};
 
 use crate::output::{Failure, Format, conclude, json};
@@ -102,7 +102,9 @@ fn verdict(surveys: &[Survey]) -> Result<(), Failure> {
 
 fn survey(subject: &Subject, jobs: &Jobs) -> Result<Survey, Failure> {
     let Subject { name, target, .. } = subject;
-    match Prover::default().prove(target) {
+    // What does not come to an instruction does not lack it.
+    let shared = Arc::<Shared>::default();
+    match Prover::sharing(&shared).prove(target) {
         Ok(Verdict::Proved(_)) => {}
         Ok(_) => {
             let hint = format!("{name} itself is not proved: `switcher prove` says why");
@@ -117,7 +119,7 @@ fn survey(subject: &Subject, jobs: &Jobs) -> Result<Survey, Failure> {
     let worker = || Search::new(&original.lock().unwrap_or_else(PoisonError::into_inner));
     let blocks = instructions.div_ceil(BLOCK) as u64;
     let found = jobs.each(blocks, worker, |search, block| {
-        let prover = Prover::default();
+        let prover = Prover::sharing(&shared.fork());
         let first = block as usize * BLOCK;
         let found = (first..instructions.min(first + BLOCK)).filter_map(|number| {
             let unneeded = search.unneeded(&prover, number);
