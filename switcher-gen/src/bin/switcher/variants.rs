@@ -48,7 +48,9 @@ struct Entry {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let host = host::variant_if_known();
     let mitigated = host.filter(|host| host.axes().mitigations != Mitigations::NONE);
-    let entries = Variant::unmitigated().chain(mitigated).map(|variant| entry(&variant, host == Some(variant)));
+    let entries = Variant::unmitigated()
+        .chain(mitigated)
+        .map(|variant| entry(&variant, host == Some(variant)));
     let entries: Vec<Entry> = entries.collect::<Result<_, _>>()?;
     let text = match args.format {
         Format::Text => table(&entries),
