@@ -219,6 +219,8 @@ struct Facts {
     /// Flags are wanted that a guest may not have: by the frame and by the PVCS.
     frame_flags: Bit,
     pvcs_flags: Bit,
+    /// The highest bit of the PVCS's RIP.
+    upper_half: Bit,
 }
 
 struct Iretq {
@@ -260,6 +262,7 @@ impl Meter {
             other_selectors: d.not(usual),
             frame_flags: forbidden(frame_flags),
             pvcs_flags: forbidden(pvcs.eflags),
+            upper_half: d.test(pvcs.rip, 63),
         })
     }
 }
@@ -407,6 +410,7 @@ fn kind(d: &Symbolic, theorem: Theorem, target: &Target, walk: &Walk, meter: &Me
         (facts.inhibited, in_syscall, "inhibited"),
         (facts.other_selectors, is_eretu, "other selectors"),
         (wanted_flags, is_return, "flags sanitised"),
+        (facts.upper_half, is_eretu, "RIP in the upper half"),
     ] {
         if applies && holds(fact) {
             reasons.push(reason);
