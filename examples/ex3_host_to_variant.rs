@@ -2,21 +2,21 @@
 
 use std::error::Error;
 
-use raw_cpuid::CpuId;
-use switcher_gen::arch::{HostFeatures, HostState, PagingMode, Selectors, Vendor};
+use raw_cpuid::CpuIdReaderNative;
+use switcher_gen::arch::{HostFeatures, HostState, Selectors, Vendor};
 use switcher_gen::{Axes, Image, Variant};
 
 fn main() -> Result<(), Box<dyn Error>> {
     // In ring 0, `switcher-runtime` reads the control registers; here we suppose some.
-    let state = HostState { paging: PagingMode::FourLevel, pcid: false, ibt: false };
-    let features = HostFeatures::from_cpuid(&CpuId::new(), state);
+    let state = HostState::PLAIN;
+    let features = HostFeatures::from_cpuid(CpuIdReaderNative, state);
     match Variant::for_host(&features, Selectors::DEFAULT) {
         Ok(variant) => println!("{} gets {variant}", features.brand()),
         Err(unfit) => println!("{}: {unfit}", features.brand()),
     }
 
-    // Every legal combination, and how much code it is.
-    for variant in Variant::all() {
+    // Every legal combination but for mitigations, and how much code it is.
+    for variant in Variant::unmitigated() {
         let image = Image::new(&variant)?;
         println!("{variant:24} {:4} bytes  {}", image.bytes().len(), image.fingerprint());
     }

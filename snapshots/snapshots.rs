@@ -14,11 +14,13 @@ use switcher_gen::listing::{Listing, ListingOptions};
 use switcher_gen::{Axes, Image, Policy, Variant};
 
 /// Every snapshot there is, one test each.
-const SNAPSHOTS: [&str; 10] = [
+const SNAPSHOTS: [&str; 12] = [
     "diff_amd",
+    "diff_amd_mitigations",
     "diff_current",
     "diff_ibt",
     "diff_la57",
+    "diff_mitigations",
     "diff_pcid",
     "diff_percpu_current",
     "listing_intel-4level",
@@ -60,7 +62,7 @@ fn offsets() {
 #[test]
 fn variants() {
     let mut table = format!("{:<37} bytes  fingerprint\n", "variant");
-    for variant in Variant::all() {
+    for variant in Variant::representative() {
         let image = Image::new(&variant).unwrap();
         let (size, fingerprint) = (image.bytes().len(), image.fingerprint());
         table += &format!("{:<37} {size:>5}  {fingerprint}\n", variant.to_string());
@@ -102,6 +104,21 @@ fn what_ibt_changes() {
 #[test]
 fn what_pcid_changes() {
     diff("diff_pcid", Placement::Gs, |axes| axes.pcid = true);
+}
+
+#[test]
+fn what_mitigations_change() {
+    diff("diff_mitigations", Placement::Gs, |axes| {
+        axes.mitigations = "+ibrs+rsb+bhb+verw".parse().unwrap();
+    });
+}
+
+#[test]
+fn what_amds_mitigations_change() {
+    diff("diff_amd_mitigations", Placement::Gs, |axes| {
+        axes.vendor = Vendor::Amd;
+        axes.mitigations = "+ibrs+ibpb+rsblite".parse().unwrap();
+    });
 }
 
 #[test]

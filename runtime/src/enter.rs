@@ -342,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_root_with_a_pcid_is_refused_where_there_are_none() {
-        let state = HostState { paging: PagingMode::FourLevel, pcid: true, ibt: false };
+        let state = HostState { pcid: true, ..HostState::PLAIN };
         let enabled = state.pcid_enabled().unwrap();
         // SAFETY: never entered.
         let plain = unsafe { GuestRoot::new(Cr3::new(0x1000).unwrap()) };

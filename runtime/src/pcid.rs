@@ -137,12 +137,12 @@ impl CleanRoots {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use switcher_gen::arch::{HostState, PagingMode};
+    use switcher_gen::arch::HostState;
 
     const NOFLUSH: u64 = 1 << 63;
 
     fn enabled() -> PcidEnabled {
-        let state = HostState { paging: PagingMode::FourLevel, pcid: true, ibt: false };
+        let state = HostState { pcid: true, ..HostState::PLAIN };
         state.pcid_enabled().unwrap()
     }
 

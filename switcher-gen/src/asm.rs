@@ -53,13 +53,29 @@ pub enum Label {
     ExitSyscall,
     /// The common exit; host event handlers jump here too.
     ReturnFromGuest,
+    /// Two entries of the return stack buffer are made harmless.
+    RsbFill,
+    /// The first of the two is made: behind its return address is a trap.
+    RsbFilledOnce,
+    /// Both are.
+    RsbFilledTwice,
+    /// One round of branches, called once more by each.
+    BhbRound,
+    /// The branches of a round.
+    BhbBranches,
+    /// One of them.
+    BhbBranch,
+    /// Its target.
+    BhbTarget,
+    /// The history is overwritten.
+    BhbCleared,
     /// CSTAR.
     SyscallCompat,
 }
 
 impl Label {
     /// All labels, in the order of their declaration.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 29] = [
         Self::EnterGuest,
         Self::ReturnToGuest,
         Self::ReturnByIretq,
@@ -80,6 +96,14 @@ impl Label {
         Self::ExitEretu,
         Self::ExitSyscall,
         Self::ReturnFromGuest,
+        Self::RsbFill,
+        Self::RsbFilledOnce,
+        Self::RsbFilledTwice,
+        Self::BhbRound,
+        Self::BhbBranches,
+        Self::BhbBranch,
+        Self::BhbTarget,
+        Self::BhbCleared,
         Self::SyscallCompat,
     ];
 
@@ -107,6 +131,14 @@ impl Label {
             Self::ExitEretu => ".Lexit_eretu",
             Self::ExitSyscall => ".Lexit_syscall",
             Self::ReturnFromGuest => "switcher_return_from_guest",
+            Self::RsbFill => ".Lrsb_fill",
+            Self::RsbFilledOnce => ".Lrsb_filled_once",
+            Self::RsbFilledTwice => ".Lrsb_filled_twice",
+            Self::BhbRound => ".Lbhb_round",
+            Self::BhbBranches => ".Lbhb_branches",
+            Self::BhbBranch => ".Lbhb_branch",
+            Self::BhbTarget => ".Lbhb_target",
+            Self::BhbCleared => ".Lbhb_cleared",
             Self::SyscallCompat => "entry_SYSCALL_compat_switcher",
         }
     }
@@ -310,7 +342,7 @@ pub struct CodeBuffer {
 
 impl CodeBuffer {
     /// Room for any switcher there is, so that one allocation serves.
-    const CAPACITY: usize = 1024;
+    const CAPACITY: usize = 1536;
 
     /// An empty buffer.
     #[must_use]

@@ -92,6 +92,12 @@ impl Image {
         self.code.labels[label as usize]
     }
 
+    /// The label at `offset`, if there is one.
+    #[must_use]
+    pub fn label_at(&self, offset: u32) -> Option<Label> {
+        Label::ALL.into_iter().find(|label| self.code.labels[*label as usize] == Some(offset))
+    }
+
     /// The exported entry points and labels, by offset.
     #[must_use]
     pub fn symbols(&self) -> Vec<(Label, u32)> {

@@ -78,6 +78,7 @@ pub mod layout;
 pub mod listing;
 #[cfg(feature = "std")]
 pub mod machine;
+mod mitigations;
 #[cfg(feature = "std")]
 pub mod mutate;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
@@ -96,6 +97,7 @@ pub mod superfluous;
 mod variant;
 
 pub use image::{Fingerprint, Image, LinkError, LinkedImage};
+pub use mitigations::{Mitigations, NotForVendor, Rsb, UnknownMitigation};
 pub use variant::{Axes, IllegalVariant, NoVariant, Policy, UnknownVariant, Variant};
 
 /// What expansions of the macros refer to.

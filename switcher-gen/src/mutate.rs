@@ -172,8 +172,12 @@ impl Listing {
         let mut instructions = Vec::new();
         while decoder.can_decode() {
             let instruction = decoder.decode();
-            // Filler is not executed, and not changed.
-            if instruction.code() != Code::Int3 {
+            // Filler is not executed, and not changed. Behind a call it is none: it stops whoever
+            // is predicted to return there.
+            let is_behind_call = instructions.last().is_some_and(|last: &Instruction| {
+                last.flow_control() == FlowControl::Call && last.next_ip() == instruction.ip()
+            });
+            if instruction.code() != Code::Int3 || is_behind_call {
                 instructions.push(instruction);
             }
         }

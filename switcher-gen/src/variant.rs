@@ -10,10 +10,12 @@ use core::str::FromStr;
 
 use crate::arch::{HostFeatures, HostState, PagingMode, Selectors, Unfit, Vendor};
 use crate::layout::{Placement, Revision};
+use crate::mitigations::{Mitigations, NotForVendor, Rsb, UnknownMitigation};
 
 /// The independent choices a variant is made of.
 ///
-/// Mitigations, host page-table isolation, event entries and PKRU will be further fields.
+/// Host page-table isolation has none: no variant accesses, on a guest's root, anything that every
+/// guest's root does not have to map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Axes {
     /// Whose SYSRET and SS semantics to emit for.
@@ -27,6 +29,8 @@ pub struct Axes {
     pub pcid: bool,
     /// What the host chooses, whatever its CPU.
     pub policy: Policy,
+    /// What is done against speculative execution.
+    pub mitigations: Mitigations,
 }
 
 /// What no CPU decides, but the host and the guests it is for.
@@ -64,6 +68,9 @@ pub enum IllegalVariant {
     /// CET indirect branch tracking is Intel's.
     #[error("AMD CPUs have no indirect branch tracking: drop `ibt`, or take vendor `intel`")]
     IbtOnAmd,
+    /// A mitigation for CPUs of the other vendor.
+    #[error(transparent)]
+    Mitigation(#[from] NotForVendor),
 }
 
 /// Why there is no variant for a host.
@@ -79,8 +86,31 @@ pub enum NoVariant {
 
 /// A name no variant has. Lists those that exist.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown variant `{0}`; known are: {known}", known = Variant::names().join(", "))]
-pub struct UnknownVariant(pub String);
+pub enum UnknownVariant {
+    /// What stands before the mitigations is none.
+    #[error(
+        "unknown variant `{0}`; known are: {known}; each with mitigations behind it, as in \
+         `intel-4level+ibrs+rsb`",
+        known = Variant::names().join(", ")
+    )]
+    Base(String),
+    /// One of the mitigations is none.
+    #[error("variant `{name}`: {why}")]
+    Mitigation {
+        /// The whole name.
+        name: String,
+        /// What is wrong.
+        why: UnknownMitigation,
+    },
+    /// They do not go together.
+    #[error("variant `{name}`: {why}")]
+    Illegal {
+        /// The whole name.
+        name: String,
+        /// Why not.
+        why: IllegalVariant,
+    },
+}
 
 impl Variant {
     /// What the others are compared with in reviews: the commonest host, nothing optional.
@@ -91,6 +121,7 @@ impl Variant {
             ibt: false,
             pcid: false,
             policy: Policy::DEFAULT,
+            mitigations: Mitigations::NONE,
         },
         selectors: Selectors::DEFAULT,
     };
@@ -100,6 +131,9 @@ impl Variant {
     pub const fn new(axes: Axes, selectors: Selectors) -> Result<Self, IllegalVariant> {
         if axes.ibt && matches!(axes.vendor, Vendor::Amd) {
             return Err(IllegalVariant::IbtOnAmd);
+        }
+        if let Err(mitigation) = axes.mitigations.fit(axes.vendor) {
+            return Err(IllegalVariant::Mitigation(mitigation));
         }
         Ok(Self { axes, selectors })
     }
@@ -112,9 +146,10 @@ impl Variant {
     /// in a way for which there is no variant.
     pub fn for_host(features: &HostFeatures, selectors: Selectors) -> Result<Self, NoVariant> {
         let vendor = features.fit()?;
-        let HostState { paging, pcid, ibt } = features.state();
-        let axes = Axes { vendor, paging, ibt, pcid, policy: Policy::DEFAULT };
-        Ok(Self::new(axes, selectors)?)
+        let HostState { paging, pcid, ibt, .. } = features.state();
+        let mitigations = Mitigations::for_cpu(features, vendor);
+        let policy = Policy::DEFAULT;
+        Ok(Self::new(Axes { vendor, paging, ibt, pcid, policy, mitigations }, selectors)?)
     }
 
     /// The same under another policy, which any CPU allows.
@@ -125,20 +160,28 @@ impl Variant {
 
     /// Every variant there is, with default selectors, the reference first.
     pub fn all() -> impl Iterator<Item = Self> {
+        Self::unmitigated().flat_map(|variant| {
+            Mitigations::all(variant.axes.vendor).into_iter().filter_map(move |mitigations| {
+                Self::new(Axes { mitigations, ..variant.axes }, variant.selectors).ok()
+            })
+        })
+    }
+
+    /// Those of [`all`](Self::all) without any mitigation.
+    pub fn unmitigated() -> impl Iterator<Item = Self> {
         Policy::ALL
             .into_iter()
             .flat_map(|policy| Self::of_cpus().map(move |variant| variant.with_policy(policy)))
     }
 
-    /// One for each kind of CPU, under the default policy.
+    /// One for each kind of CPU, under the default policy, without mitigations.
     fn of_cpus() -> impl Iterator<Item = Self> {
         const BOOLS: [bool; 2] = [false, true];
         [Vendor::Intel, Vendor::Amd].into_iter().flat_map(|vendor| {
             [PagingMode::FourLevel, PagingMode::FiveLevel].into_iter().flat_map(move |paging| {
                 BOOLS.into_iter().flat_map(move |ibt| {
                     BOOLS.into_iter().filter_map(move |pcid| {
-                        let policy = Policy::DEFAULT;
-                        let axes = Axes { vendor, paging, ibt, pcid, policy };
+                        let axes = Axes { vendor, paging, ibt, pcid, ..Self::REFERENCE.axes };
                         Self::new(axes, Selectors::DEFAULT).ok()
                     })
                 })
@@ -146,10 +189,29 @@ impl Variant {
         })
     }
 
-    /// The names of [`all`](Self::all).
+    /// Enough of [`all`](Self::all) for a test that takes long: each without mitigations, and of each
+    /// vendor's first each mitigation alone, and all of them.
+    pub fn representative() -> impl Iterator<Item = Self> {
+        let mitigated = [Vendor::Intel, Vendor::Amd].into_iter().flat_map(|vendor| {
+            let axes = Axes { vendor, ..Self::REFERENCE.axes };
+            let all = Mitigations::all(vendor);
+            let most = all.iter().map(|one| one.names().count()).max();
+            let chosen = all.into_iter().filter(move |one| {
+                let count = one.names().count();
+                // Of the two ways to fill the return stack buffer, the full one.
+                count == 1 || Some(count) == most && one.rsb == Rsb::Full
+            });
+            chosen.filter_map(move |mitigations| {
+                Self::new(Axes { mitigations, ..axes }, Selectors::DEFAULT).ok()
+            })
+        });
+        Self::unmitigated().chain(mitigated)
+    }
+
+    /// The names of [`unmitigated`](Self::unmitigated): those of all others begin with them.
     #[must_use]
     pub fn names() -> Vec<String> {
-        Self::all().map(|v| alloc::format!("{v}")).collect()
+        Self::unmitigated().map(|v| alloc::format!("{v}")).collect()
     }
 
     /// The choices made.
@@ -169,7 +231,8 @@ impl Variant {
 /// part of the name.
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Axes { vendor, paging, ibt, pcid, policy: Policy { placement, revision } } = self.axes;
+        let Axes { vendor, paging, ibt, pcid, policy, mitigations } = self.axes;
+        let Policy { placement, revision } = policy;
         write!(f, "{vendor}-{paging}")?;
         let options = [
             (ibt, "-ibt"),
@@ -177,7 +240,9 @@ impl fmt::Display for Variant {
             (placement == Placement::PerCpu, "-percpu"),
             (revision == Revision::Current, "-current"),
         ];
-        options.into_iter().filter(|(is_on, _)| *is_on).try_for_each(|(_, name)| f.write_str(name))
+        let mut options = options.into_iter().filter(|(is_on, _)| *is_on);
+        options.try_for_each(|(_, name)| f.write_str(name))?;
+        write!(f, "{mitigations}")
     }
 }
 
@@ -185,15 +250,22 @@ impl FromStr for Variant {
     type Err = UnknownVariant;
 
     fn from_str(name: &str) -> Result<Self, UnknownVariant> {
-        Self::all()
-            .find(|v| alloc::format!("{v}") == name)
-            .ok_or_else(|| UnknownVariant(name.into()))
+        let (base, mitigations) = name.split_at(name.find('+').unwrap_or(name.len()));
+        let base = Self::unmitigated()
+            .find(|v| alloc::format!("{v}") == base)
+            .ok_or_else(|| UnknownVariant::Base(base.into()))?;
+        let mitigations = mitigations
+            .parse()
+            .map_err(|why| UnknownVariant::Mitigation { name: name.into(), why })?;
+        Self::new(Axes { mitigations, ..base.axes }, base.selectors)
+            .map_err(|why| UnknownVariant::Illegal { name: name.into(), why })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::format;
     use alloc::string::ToString;
 
     #[test]
@@ -225,10 +297,30 @@ mod tests {
     }
 
     #[test]
+    fn some_stand_for_all() {
+        let some: Vec<_> = Variant::representative().collect();
+        let all: Vec<_> = Variant::all().collect();
+        assert!(some.iter().all(|variant| all.contains(variant)));
+        assert!(Variant::unmitigated().all(|variant| some.contains(&variant)));
+        for name in ["intel-4level+verw", "intel-4level+ibrs+rsb+bhb+verw", "amd-4level+ibpb"] {
+            assert!(some.contains(&name.parse().unwrap()), "{name}");
+        }
+    }
+
+    #[test]
     fn an_unknown_name_is_refused_with_the_known_ones() {
         let refused = "amd-la57-ibt".parse::<Variant>().unwrap_err().to_string();
         assert!(refused.starts_with("unknown variant `amd-la57-ibt`; known are: intel-4level, "));
-        assert!(refused.ends_with("amd-la57-pcid-percpu-current"));
+        let last = Variant::names().pop().unwrap();
+        let end = format!("{last}; each with mitigations behind it, as in `intel-4level+ibrs+rsb`");
+        assert!(refused.ends_with(&end));
+        let refuse = |name: &str| name.parse::<Variant>().unwrap_err().to_string();
+        let unknown = refuse("intel-4level+ibrs+magic");
+        assert!(
+            unknown.starts_with("variant `intel-4level+ibrs+magic`: unknown mitigation `magic`")
+        );
+        let illegal = refuse("amd-4level+bhb");
+        assert!(illegal.starts_with("variant `amd-4level+bhb`: `bhb` is not for CPUs of"));
     }
 
     #[test]
@@ -240,17 +332,18 @@ mod tests {
     #[test]
     fn a_hosts_variant_follows_its_control_registers() {
         use crate::arch::fake::{FakeCpu, features};
-        let state = HostState { paging: PagingMode::FiveLevel, pcid: true, ibt: true };
+        let paging = PagingMode::FiveLevel;
+        let state = HostState { paging, pcid: true, ibt: true, ..HostState::PLAIN };
         let intel = features(FakeCpu::complete(b"GenuineIntel"), state);
         let variant = Variant::for_host(&intel, Selectors::DEFAULT).unwrap();
-        assert_eq!(variant.to_string(), "intel-la57-ibt-pcid");
+        assert_eq!(variant.to_string(), "intel-la57-ibt-pcid+rsb+bhb");
         let amd = FakeCpu::complete(b"AuthenticAMD");
         let refused =
             Variant::for_host(&features(amd.clone(), state), Selectors::DEFAULT).unwrap_err();
         assert_eq!(refused, NoVariant::Illegal(IllegalVariant::IbtOnAmd));
         let amd = features(amd, HostState { ibt: false, ..state });
         let variant = Variant::for_host(&amd, Selectors::DEFAULT).unwrap();
-        assert_eq!(variant.to_string(), "amd-la57-pcid");
+        assert_eq!(variant.to_string(), "amd-la57-pcid+rsb");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use switcher_gen::arch::{HostFeatures, PagingMode};
+use switcher_gen::arch::HostFeatures;
 use switcher_gen::{Image, Variant};
 
 fn switcher(args: &[&str]) -> Output {
@@ -46,8 +46,10 @@ fn variants_lists_all_in_both_formats() {
     let json: serde_json::Value =
         serde_json::from_str(&stdout(&["variants", "--format", "json"])).unwrap();
     let entries = json.as_array().unwrap();
-    assert_eq!(entries.len(), Variant::all().count());
-    for (variant, entry) in Variant::all().zip(entries) {
+    // And the one for this host, if it has mitigations.
+    let count = Variant::unmitigated().count();
+    assert!((count..=count + 1).contains(&entries.len()));
+    for (variant, entry) in Variant::unmitigated().zip(entries) {
         assert!(text.lines().any(|line| line.starts_with(&format!("{variant} "))), "{text}");
         let image = Image::new(&variant).unwrap();
         assert_eq!(entry["name"], variant.to_string());
@@ -242,9 +244,8 @@ fn the_tour_makes_the_whole_journey_or_says_what_this_host_lacks() {
     let text = String::from_utf8(output.stdout).unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(text.starts_with("1. This CPU\n"), "{text}");
-    let state =
-        switcher_gen::arch::HostState { paging: PagingMode::FourLevel, pcid: false, ibt: false };
-    match HostFeatures::from_cpuid(&raw_cpuid::CpuId::new(), state).fit() {
+    let state = switcher_gen::arch::HostState::PLAIN;
+    match HostFeatures::from_cpuid(raw_cpuid::CpuIdReaderNative, state).fit() {
         Ok(_) => {
             assert_eq!(output.status.code(), Some(0), "{stderr}");
             for heading in

@@ -27,7 +27,7 @@ static OURS: LazyLock<Vec<(Variant, Vec<Path>)>> = LazyLock::new(|| {
         let paths = paths(&Target::image(&image));
         (variant, paths.unwrap_or_else(|error| panic!("{variant}: {error}")))
     };
-    Variant::all().map(of_variant).collect()
+    Variant::unmitigated().map(of_variant).collect()
 });
 
 fn of_reference() -> &'static [Path] {

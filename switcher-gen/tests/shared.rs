@@ -6,7 +6,7 @@ use switcher_gen::arch::RFlags;
 use switcher_gen::machine::Program;
 use switcher_gen::mutate;
 use switcher_gen::prove::{BadCode, Prover, Report, Setting, Shared, Target, Theorem, Verdict};
-use switcher_gen::{Image, Variant, elf};
+use switcher_gen::{Image, Mitigations, Variant, elf};
 
 mod gas;
 
@@ -68,19 +68,23 @@ fn a_shared_proof_is_the_one_there_would_have_been() {
     let shared = Arc::<Shared>::default();
     let all = || -> Vec<Vec<Report>> {
         let prove = |variant| proved(Prover::sharing(&shared).prove(&ours(&variant)));
-        Variant::all().map(prove).collect()
+        Variant::representative().map(prove).collect()
     };
     let [one, other] = std::thread::scope(|scope| {
         [scope.spawn(all), scope.spawn(all)].map(|thread| thread.join().unwrap())
     });
     assert_eq!(one, other);
-    // PCIDs change no instruction, so half of them at least; and all of the second thread's.
-    let theorems = THEOREMS * Variant::all().count();
+    // PCIDs change no instruction, so about half of them; and all of the second thread's.
+    let theorems = THEOREMS * Variant::representative().count();
     assert_eq!(shared.proved() + shared.shared(), 2 * theorems);
-    assert!(shared.proved() <= theorems / 2, "{}", shared.proved());
+    assert!(shared.proved() <= theorems * 3 / 5, "{}", shared.proved());
     // Those that were not proved themselves.
-    for (variant, reports) in Variant::all().zip(one).skip(1).step_by(2) {
-        assert!(variant.axes().pcid);
+    let is_like_another =
+        |variant: &Variant| variant.axes().pcid || variant.axes().mitigations != Mitigations::NONE;
+    for (variant, reports) in Variant::representative().zip(one) {
+        if !is_like_another(&variant) {
+            continue;
+        }
         assert_eq!(proved(Prover::default().prove(&ours(&variant))), reports, "{variant}");
     }
 }

@@ -6,7 +6,7 @@ use core::fmt;
 
 use raw_cpuid::{CpuId, CpuIdReader};
 
-use super::{PagingMode, PcidEnabled};
+use super::{ArchCapabilities, PagingMode, PcidEnabled, Speculation};
 
 /// Whose SYSRET it is: the vendors differ in when it faults and in what it does to SS
 /// (spec/switcher.md, "Return to the guest").
@@ -83,9 +83,23 @@ pub struct HostState {
     pub pcid: bool,
     /// CR4.CET and S_CET.ENDBR_EN: ring 0 indirect branches must land on ENDBR64.
     pub ibt: bool,
+    /// EFER.AIBRSE, AMD's automatic IBRS.
+    pub automatic_ibrs: bool,
+    /// MSR IA32_ARCH_CAPABILITIES; empty where there is none, or where it cannot be read: then the
+    /// CPU is taken to suffer from everything.
+    pub arch_capabilities: ArchCapabilities,
 }
 
 impl HostState {
+    /// 4-level paging and nothing else.
+    pub const PLAIN: Self = Self {
+        paging: PagingMode::FourLevel,
+        pcid: false,
+        ibt: false,
+        automatic_ibrs: false,
+        arch_capabilities: ArchCapabilities::empty(),
+    };
+
     /// Leave to make [`Cr3`](super::Cr3) values with PCIDs, where CR4.PCIDE is set.
     #[must_use]
     pub const fn pcid_enabled(self) -> Option<PcidEnabled> {
@@ -99,6 +113,7 @@ pub struct HostFeatures {
     vendor: Result<Vendor, String>,
     brand: String,
     present: Vec<Feature>,
+    speculation: Speculation,
     state: HostState,
 }
 
@@ -134,7 +149,9 @@ impl core::error::Error for Unfit {}
 impl HostFeatures {
     /// Reads a CPU's features through CPUID; `state` comes from whoever can read control registers.
     #[must_use]
-    pub fn from_cpuid<R: CpuIdReader>(cpuid: &CpuId<R>, state: HostState) -> Self {
+    pub fn from_cpuid<R: CpuIdReader + Clone>(reader: R, state: HostState) -> Self {
+        let speculation = Speculation::from_cpuid(&reader);
+        let cpuid = CpuId::with_cpuid_reader(reader);
         let basic = cpuid.get_feature_info();
         let structured = cpuid.get_extended_feature_info();
         let extended = cpuid.get_extended_processor_and_feature_identifiers();
@@ -157,6 +174,7 @@ impl HostFeatures {
                 .get_processor_brand_string()
                 .map_or_else(|| vendor.to_string(), |b| b.as_str().trim().to_string()),
             present: Feature::REQUIRED.into_iter().filter(has).collect(),
+            speculation,
             state,
         }
     }
@@ -177,6 +195,12 @@ impl HostFeatures {
     #[must_use]
     pub const fn state(&self) -> HostState {
         self.state
+    }
+
+    /// What CPUID says of the CPU's speculation.
+    #[must_use]
+    pub const fn speculation(&self) -> Speculation {
+        self.speculation
     }
 
     /// The vendor, once everything a switcher needs is known to be there.
@@ -203,38 +227,43 @@ pub(crate) mod fake {
         pub(crate) vendor: &'static [u8; 12],
         pub(crate) fsgsbase: bool,
         pub(crate) cx16: bool,
+        /// Leaf 7, EDX of subleaves 0 and 2; leaf 8000_0008, EBX; leaf 8000_0021, EAX.
+        pub(crate) speculation: [u32; 4],
     }
 
     impl FakeCpu {
         pub(crate) fn complete(vendor: &'static [u8; 12]) -> Self {
-            Self { vendor, fsgsbase: true, cx16: true }
+            Self { vendor, fsgsbase: true, cx16: true, speculation: [0; 4] }
         }
     }
 
     impl CpuIdReader for FakeCpu {
-        fn cpuid2(&self, leaf: u32, _: u32) -> CpuIdResult {
+        fn cpuid2(&self, leaf: u32, subleaf: u32) -> CpuIdResult {
             let text = |i: usize| {
                 let mut word = [0; 4];
                 word.copy_from_slice(&self.vendor[i..i + 4]);
                 u32::from_le_bytes(word)
             };
-            let (eax, ebx, ecx, edx) = match leaf {
-                0 => (7, text(0), text(8), text(4)),
-                1 => (0, 0, u32::from(self.cx16) << 13, 0),
-                7 => (0, u32::from(self.fsgsbase), 0, 0),
-                0x8000_0000 => (0x8000_0001, text(0), text(8), text(4)),
-                0x8000_0001 => (0, 0, 0, 1 << 11 | 1 << 27 | 1 << 29),
+            let [basic, more, sizes, amd] = self.speculation;
+            let (eax, ebx, ecx, edx) = match (leaf, subleaf) {
+                (0, _) => (7, text(0), text(8), text(4)),
+                (1, _) => (0, 0, u32::from(self.cx16) << 13, 0),
+                (7, 0) => (2, u32::from(self.fsgsbase), 0, basic),
+                (7, 2) => (0, 0, 0, more),
+                (0x8000_0000, _) => (0x8000_0021, text(0), text(8), text(4)),
+                (0x8000_0001, _) => (0, 0, 0, 1 << 11 | 1 << 27 | 1 << 29),
+                (0x8000_0008, _) => (0, sizes, 0, 0),
+                (0x8000_0021, _) => (amd, 0, 0, 0),
                 _ => (0, 0, 0, 0),
             };
             CpuIdResult { eax, ebx, ecx, edx }
         }
     }
 
-    pub(crate) const STATE: HostState =
-        HostState { paging: PagingMode::FourLevel, pcid: false, ibt: false };
+    pub(crate) const STATE: HostState = HostState::PLAIN;
 
     pub(crate) fn features(cpu: FakeCpu, state: HostState) -> HostFeatures {
-        HostFeatures::from_cpuid(&CpuId::with_cpuid_reader(cpu), state)
+        HostFeatures::from_cpuid(cpu, state)
     }
 }
 
@@ -251,7 +280,7 @@ mod tests {
 
     #[test]
     fn an_unfit_cpu_is_refused_by_every_name() {
-        let cpu = FakeCpu { vendor: b"CyrixInstead", fsgsbase: false, cx16: false };
+        let cpu = FakeCpu { fsgsbase: false, cx16: false, ..FakeCpu::complete(b"CyrixInstead") };
         assert_eq!(
             features(cpu, STATE).fit().unwrap_err().to_string(),
             "this host cannot run a switcher: its CPU lacks FSGSBASE, CMPXCHG16B; \

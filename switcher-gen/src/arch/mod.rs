@@ -8,6 +8,7 @@ mod msr;
 mod paging;
 mod rflags;
 mod selectors;
+mod speculation;
 pub mod vector;
 
 pub use cr3::{Cr3, Cr3Error, Pcid, PcidEnabled};
@@ -19,3 +20,4 @@ pub use msr::{Msr, Star};
 pub use paging::{CanonicalAddr, NonCanonical, PagingMode};
 pub use rflags::RFlags;
 pub use selectors::{SelectorError, Selectors};
+pub use speculation::{ArchCapabilities, Speculation};

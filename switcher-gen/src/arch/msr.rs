@@ -4,6 +4,12 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Msr {
+    /// What of speculation is restricted: IBRS and others.
+    SpecCtrl = 0x48,
+    /// Commands to the predictors; IBPB is bit 0. Write only.
+    PredCmd = 0x49,
+    /// What a CPU does not suffer from.
+    ArchCapabilities = 0x10A,
     /// Code segment SYSENTER loads; 0 makes SYSENTER fault.
     SysenterCs = 0x174,
     /// Supervisor CET: bit 2 is ENDBR_EN, indirect branch tracking.

@@ -12,7 +12,7 @@
 
 use switcher_macros::asm;
 
-use super::entry_point;
+use super::{entry_point, mitigations};
 use crate::arch::RFlags;
 use crate::asm::{Label, Sink, Window};
 use crate::layout::{IretFrame, PerCpu, PtRegs, Tss, TssExtra};
@@ -32,6 +32,9 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; push  r14
         ; push  r15
         ; percpu mov QWORD [PerCpu::tss_extra + TssExtra::host_rsp], rsp
+    );
+    mitigations::at_entry(a, variant);
+    asm!(a
         /// RSP = sp0; the guest's registers lie below it.
         ; percpu mov rsp, QWORD [PerCpu::tss + Tss::sp0]
         ; mov   r15, QWORD [rsp + PtRegs::r15.below_end()]
@@ -58,6 +61,9 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         /// GS is the guest's from here on.
         ; swapgs
         ; or    QWORD [BYTE rsp + IretFrame::eflags.below_end()], RFlags::GUEST_FIXED.imm32()
+    );
+    mitigations::before_guest(a, variant);
+    asm!(a
         /// SYSRETQ loads USER_CS and USER_DS, whatever the frame says.
         ; cmp   DWORD [BYTE rsp + IretFrame::cs.below_end().low_dword()], selectors.user_cs().into()
         ; jne   =>Label::ReturnOtherSelectors

@@ -8,6 +8,7 @@
 //! | `syscall_64` | `entry_SYSCALL_64_switcher`: the decision, the one SYSRETQ, the exit frame |
 //! | `to_smod`, `to_umod` | the two direct switches |
 //! | `return_from_guest` | `switcher_return_from_guest`: the common exit |
+//! | `mitigations` | what stands between guest and host against speculative execution |
 //! | `syscall_compat` | `entry_SYSCALL_compat_switcher`: what answers a 32-bit SYSCALL |
 //!
 //! `percpu` in front of an instruction is a GS prefix or nothing, by the variant's
@@ -17,6 +18,7 @@
 //! Inside `asm!`, a `///` line becomes a comment of the listing, so it is written for its reader.
 
 mod enter_guest;
+mod mitigations;
 mod return_from_guest;
 mod return_to_guest;
 mod syscall_64;

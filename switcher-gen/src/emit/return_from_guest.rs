@@ -10,7 +10,7 @@
 
 use switcher_macros::asm;
 
-use super::entry_point;
+use super::{entry_point, mitigations};
 use crate::arch::{RFlags, Vendor};
 use crate::asm::{Label, Sink, Window};
 use crate::layout::{PerCpu, TssExtra};
@@ -32,17 +32,43 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
             ; mov   ss, cx
         );
     }
+    let is_mitigated = variant.axes().mitigations.at_exit();
+    if is_mitigated {
+        asm!(a
+            /// The host's stack; the frame's address is kept where mitigations leave it alone.
+            ; mov   rbp, rsp
+        );
+    } else {
+        asm!(a
+            /// The host's stack; the frame's address is the result.
+            ; mov   rax, rsp
+        );
+    }
     asm!(a
-        /// The host's stack; the frame's address is the result. No guest is running any more.
-        ; mov   rax, rsp
         ; percpu mov rsp, QWORD [PerCpu::tss_extra + TssExtra::host_rsp]
+        /// No guest is running any more.
         ; percpu mov QWORD [PerCpu::tss_extra + TssExtra::host_rsp], 0
+    );
+    let cleared = mitigations::at_exit(a, variant);
+    if is_mitigated {
+        asm!(a
+            /// The frame's address is the result.
+            ; mov   rax, rbp
+        );
+    }
+    asm!(a
         /// No flag of the guest reaches host code: DF, AC and NT above all.
         ; push  BYTE RFlags::HOST_EXIT.imm8()
         ; popfq
+    );
+    if !cleared.rcx {
+        asm!(a ; xor ecx, ecx);
+    }
+    if !cleared.rdx {
+        asm!(a ; xor edx, edx);
+    }
+    asm!(a
         /// Nor a register it could steer speculation with.
-        ; xor   ecx, ecx
-        ; xor   edx, edx
         ; xor   esi, esi
         ; xor   edi, edi
         ; xor   r8d, r8d

@@ -61,8 +61,8 @@ impl<S, F> Offset<S, F> {
 
     /// The lowest byte of a field: x86 is little-endian, so it lies at the field's own offset.
     ///
-    /// This and [`low_dword`](Self::low_dword) are the sanctioned narrowings; everything else must
-    /// match the field's width.
+    /// This, [`low_word`](Self::low_word) and [`low_dword`](Self::low_dword) are the sanctioned
+    /// narrowings; everything else must match the field's width.
     #[must_use]
     pub const fn low_byte(self) -> Offset<S, u8> {
         Offset { bytes: self.bytes, anchor: self.anchor, types: PhantomData }
@@ -72,6 +72,15 @@ impl<S, F> Offset<S, F> {
     /// [`low_byte`](Self::low_byte).
     #[must_use]
     pub const fn low_dword(self) -> Offset<S, u32>
+    where
+        F: Scalar<8>,
+    {
+        Offset { bytes: self.bytes, anchor: self.anchor, types: PhantomData }
+    }
+
+    /// The lowest 16 bits of a 64-bit field that holds a selector: see [`low_byte`](Self::low_byte).
+    #[must_use]
+    pub const fn low_word(self) -> Offset<S, u16>
     where
         F: Scalar<8>,
     {

@@ -199,7 +199,13 @@ pub struct TssExtra {
     /// CR3 for the next entry.
     #[asm(at = 0x10)]
     pub enter_cr3: Cr3,
-    _line0: [u64; 5],
+    _line0: [u64; 4],
+    /// MSR SPEC_CTRL, low half, for host code: what an exit writes in variants with IBRS.
+    #[asm(at = 0x38)]
+    pub host_spec_ctrl: u32,
+    /// The same for the guest: what an entry writes.
+    #[asm(at = 0x3C)]
+    pub guest_spec_ctrl: u32,
     /// The guest's mode and what inhibits direct switching. The switcher toggles the mode, without
     /// a LOCK: only this CPU may write the flags, from whatever context.
     #[asm(at = 0x40)]

@@ -8,7 +8,6 @@ use super::ListingError;
 use super::names;
 use super::record::Notes;
 use crate::Image;
-use crate::asm::Label;
 use crate::layout::{AsmLayout, Operand, PerCpu};
 
 /// What is known of an instruction from its bytes and its notes.
@@ -89,8 +88,7 @@ impl<'a> Decode<'a> {
     }
 
     fn label(&self, offset: u64) -> Option<Named> {
-        let label =
-            Label::ALL.into_iter().find(|l| self.image.find(*l).map(u64::from) == Some(offset))?;
+        let label = self.image.label_at(offset.try_into().ok()?)?;
         Some(Named { name: label.name().into(), encoded: None })
     }
 }

@@ -34,4 +34,4 @@ pub use interpreter::Interpreter;
 pub use memory::{Memory, Place, Region, Sharing};
 pub use program::{Op, Program, ProgramError};
 pub use state::{CR4, EFER, Entry, Fault, Gpr, Model, Msrs, State};
-pub use step::{Access, Event, Observer, Step, Stuck, Unobserved};
+pub use step::{Access, Branch, Event, Observer, Step, Stuck, Unobserved};

@@ -7,7 +7,7 @@ use super::program::{
     Kind, MemoryOperand, Op, Operand, Program, ProgramError, Segment, SegmentRegister,
 };
 use super::state::{Fault, Gpr, Model, State};
-use crate::arch::{RFlags, Vendor};
+use crate::arch::{Msr, RFlags, Vendor};
 
 /// What one step came to.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -101,6 +101,17 @@ pub enum Event<W> {
     LoadCr3(W),
     /// GS base is to be loaded.
     WriteGsBase(W),
+    /// An MSR is to be written; its number, if that is known.
+    WriteMsr {
+        /// Which.
+        number: Option<u64>,
+        /// What.
+        value: W,
+    },
+    /// VERW of memory.
+    Verw,
+    /// A jump that is taken; RIP is where it leads.
+    Branch(Branch),
     /// SWAPGS.
     SwapGs,
     /// SYSRETQ.
@@ -109,6 +120,15 @@ pub enum Event<W> {
     Iretq([W; 5]),
     /// A fence, or an instruction that serialises.
     Serialise,
+}
+
+/// What kind of jump it is, for a branch predictor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "instructions are what they are called")]
+pub enum Branch {
+    Jump,
+    Call,
+    Return,
 }
 
 /// Somebody who watches an execution.
@@ -319,15 +339,20 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 self.push(flags)?;
             }
             Kind::PopFlags => self.pop_flags()?,
-            Kind::Jump => self.state.rip = self.read(op.first)?,
+            Kind::Jump => {
+                self.state.rip = self.read(op.first)?;
+                self.tell(Event::Branch(Branch::Jump));
+            }
             Kind::JumpIf(condition) => self.jump_if(op, condition)?,
             Kind::Call => {
                 let target = self.read(op.first)?;
                 self.push(d.word(op.next))?;
                 self.state.rip = target;
+                self.tell(Event::Branch(Branch::Call));
             }
             Kind::Return(release) => {
                 self.state.rip = self.pop()?;
+                self.tell(Event::Branch(Branch::Return));
                 let rsp = self.state.get(Gpr::Rsp);
                 self.state.set(Gpr::Rsp, d.plus(rsp, release.into()));
             }
@@ -338,6 +363,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             }
             Kind::Verw => {
                 self.read(op.first)?;
+                self.tell(Event::Verw);
                 let undefined = d.undefined("ZF");
                 self.state.flags.set(d, RFlags::ZF, undefined);
             }
@@ -513,6 +539,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         self.tell(Event::Depends(d.number(holds)));
         if d.decide(holds) {
             self.state.rip = self.read(op.first)?;
+            self.tell(Event::Branch(Branch::Jump));
         }
         Ok(())
     }
@@ -593,8 +620,14 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let low = d.truncate(self.state.get(Gpr::Rax), 4);
         let value = d.or(d.shl(self.state.get(Gpr::Rdx), 32), low);
         self.tell(Event::Serialise);
+        let number = d.known(d.truncate(self.state.get(Gpr::Rcx), 4));
+        self.tell(Event::WriteMsr { number, value });
+        if number == Some(PRED_CMD) {
+            // Nothing that is modelled.
+            return Ok(());
+        }
         self.msr()?;
-        match d.known(d.truncate(self.state.get(Gpr::Rcx), 4)) {
+        match number {
             Some(GS_BASE | KERNEL_GS_BASE) => {
                 self.tell(Event::WriteGsBase(value));
                 self.canonical(value)?;
@@ -616,7 +649,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let number = self.d.truncate(self.state.get(Gpr::Rcx), 4);
         let state = &mut *self.state;
         Ok(match self.d.known(number) {
-            Some(0x48) => &mut state.msrs.spec_ctrl,
+            Some(SPEC_CTRL) => &mut state.msrs.spec_ctrl,
             Some(MSR_EFER) => &mut state.msrs.efer,
             Some(0xC000_0081) => &mut state.msrs.star,
             Some(LSTAR) => &mut state.msrs.lstar,
@@ -762,6 +795,8 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
     }
 }
 
+const SPEC_CTRL: u64 = Msr::SpecCtrl as u64;
+const PRED_CMD: u64 = Msr::PredCmd as u64;
 const MSR_EFER: u64 = 0xC000_0080;
 // MSRs that hold addresses.
 const LSTAR: u64 = 0xC000_0082;

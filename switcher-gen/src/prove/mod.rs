@@ -39,6 +39,7 @@
 
 mod counterexample;
 mod engine;
+mod mitigations;
 pub mod obligation;
 mod shared;
 mod target;

@@ -22,6 +22,7 @@ use super::world::{Saved, Setting, region};
 use crate::asm::Window;
 use crate::machine::Domain;
 use crate::machine::symbolic::Symbolic;
+use crate::mitigations::Mitigations;
 use crate::variant::{Axes, Variant};
 
 /// Proofs that several provers share, on any number of threads.
@@ -88,15 +89,24 @@ pub(super) fn key(
         (_, None) => format!("{:?}", code(Theorem::EnterGuest)),
     };
     let has_windows = target.windows.is_some();
-    let (setting, code) = (judged(target.setting), code(theorem));
+    let (setting, code) = (judged(target.setting, theorem), code(theorem));
     let text = format!("{theorem:?} {setting:?} {has_windows} {before} {code:?}");
     Sha256::digest(text).into()
 }
 
-/// A setting without what no semantics, no specification and no obligation looks at.
-fn judged(setting: Setting) -> Setting {
+/// A setting without what no semantics, no specification and no obligation of the theorem looks at.
+fn judged(setting: Setting, theorem: Theorem) -> Setting {
     let Setting { variant, .. } = setting;
-    let axes = Axes { pcid: false, ..variant.axes() };
+    let Mitigations { ibrs, verw, .. } = variant.axes().mitigations;
+    let mitigations = match theorem {
+        // No RET; VERW is asked for here and nowhere else.
+        Theorem::EnterGuest => Mitigations { ibrs, verw, ..Mitigations::NONE },
+        Theorem::SyscallCompat => Mitigations::NONE,
+        Theorem::Syscall64 | Theorem::ReturnFromGuest | Theorem::ReturnFromGuestIst => {
+            Mitigations { verw: false, ..variant.axes().mitigations }
+        }
+    };
+    let axes = Axes { pcid: false, mitigations, ..variant.axes() };
     // Every combination is legal that a legal one becomes without PCIDs.
     Setting { variant: Variant::new(axes, variant.selectors()).unwrap_or(variant), ..setting }
 }

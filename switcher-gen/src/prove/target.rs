@@ -124,6 +124,17 @@ impl Target {
         self.program.instruction(at).flow_control() != FlowControl::Return
     }
 
+    /// Whether speculation that goes on behind the instruction at `at` is caught there.
+    pub(super) fn is_trap_behind(&self, at: u64) -> bool {
+        use iced_x86::Mnemonic;
+        let next = self.program.instruction(at).next_ip();
+        self.program.contains(next)
+            && matches!(
+                self.program.instruction(next).mnemonic(),
+                Mnemonic::Int3 | Mnemonic::Ud2 | Mnemonic::Hlt
+            )
+    }
+
     /// Whether there is an ENDBR64.
     pub(super) fn is_endbr(&self, at: u64) -> bool {
         self.program.contains(at)

@@ -4,17 +4,18 @@
 use iced_x86::{Mnemonic, Register};
 use serde::Serialize;
 
+use super::mitigations::{AtReturn, Barriers};
 use super::obligation::{self, Obligation};
 use super::target::Target;
 use super::world::{
     self, BlockOffsets, EXTRA_FIELDS, FRAME_REST, Name, Part, Saved, Setting, Source, Start, World,
     by_number, in_frame, pvcs_fields, region,
 };
-use crate::arch::{RFlags, Vendor};
+use crate::arch::{Msr, RFlags, Vendor};
 use crate::asm::Window;
 use crate::layout::{PtRegs, Revision, SwitchFlags, Tss, TssExtra};
 use crate::machine::{
-    ARITHMETIC, Domain, Entry, Event, Fault, Gpr, Msrs, Observer, ProgramError, Region,
+    ARITHMETIC, Branch, Domain, Entry, Event, Fault, Gpr, Msrs, Observer, ProgramError, Region,
     State as Machine, Step, Stuck,
 };
 use crate::spec::{self, Exit, Outcome, Return};
@@ -178,6 +179,7 @@ struct Watch<'a, D: Domain> {
     /// nothing is certain before a fence.
     swapped: Option<Speculation>,
     jumped: bool,
+    barriers: Barriers,
     host_gs: D::Word,
     roots: spec::TssExtra<D::Word>,
     /// Who else watches.
@@ -195,6 +197,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             pvcs_at: None,
             swapped: None,
             jumped: false,
+            barriers: Barriers::default(),
             host_gs: world.host_gs,
             roots: world.spec.tss_extra,
             also: None,
@@ -264,6 +267,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         let traced = d.any(state.get(Gpr::R11), RFlags::NOT_BY_SYSRET.bits());
         self.goal(obligation::SYSRETQ_RF_TF, d.not(traced), "R11");
         self.flags(d, state.get(Gpr::R11));
+        self.verw(d);
         if model.vendor == Vendor::Amd {
             self.goal(obligation::SYSRETQ_SS, d.any(state.ss, 0xFFFC), "SS");
         }
@@ -304,6 +308,36 @@ impl<'a, D: Domain> Watch<'a, D> {
         let ring_3 = |selector| d.is(d.mask(selector, 3), 3);
         self.goal(obligation::IRETQ_RING_3, d.both(ring_3(cs), ring_3(ss)), "CS, SS");
         self.flags(d, flags);
+        self.verw(d);
+    }
+
+    fn branch(&mut self, d: &D, state: &Machine<D>, branch: Branch) {
+        if branch == Branch::Return {
+            let mitigations = self.target.setting.variant.axes().mitigations;
+            // To behind a call of the routine's own, or to the caller.
+            let is_own = d.known(state.rip).is_some_and(|rip| self.target.program.contains(rip));
+            let AtReturn { emptied, filled, history } =
+                self.barriers.at_return(mitigations, is_own);
+            if mitigations.ibrs {
+                let host = self.roots.host_spec_ctrl;
+                let holds = d.eq(state.msrs.spec_ctrl, host);
+                self.goal(obligation::IBRS_FIRST, holds, "SPEC_CTRL");
+            }
+            self.goal(obligation::IBPB_FIRST, d.bit(emptied), "PRED_CMD");
+            self.goal(obligation::RSB_FILLED, d.bit(filled), "calls");
+            self.goal(obligation::BHB_CLEARED, d.bit(history), "branches");
+        }
+        let at = self.trace.last().copied().unwrap_or_default();
+        let is_trapped = self.target.is_trap_behind(at);
+        self.barriers.branch(branch, is_trapped);
+    }
+
+    /// Where an entry gets to the guest.
+    fn verw(&mut self, d: &D) {
+        let wanted = self.target.setting.variant.axes().mitigations.verw;
+        if wanted && self.theorem == Theorem::EnterGuest {
+            self.goal(obligation::VERW_LAST, d.bit(self.barriers.overwritten), "VERW");
+        }
     }
 
     /// Flags that a guest is about to have.
@@ -352,12 +386,23 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                         self.goal(obligation::SWAPGS_FENCED, certain, "GS base");
                     }
                 }
-                if state.memory.regions[access.place.region].name == region::PVCS {
+                let name = state.memory.regions[access.place.region].name;
+                if name != region::SP0 {
+                    self.barriers.overwritten = false;
+                }
+                if name == region::PVCS {
                     self.pvcs_at = self.pvcs_at.or(self.trace.last().copied());
                 }
             }
             Event::Sysretq => self.sysretq(d, state),
             Event::Iretq(frame) => self.iretq(d, state, frame),
+            Event::WriteMsr { number, value } => {
+                if number == Some(Msr::PredCmd.address().into()) {
+                    self.barriers.emptied |= d.known(value).is_some_and(|value| value & 1 != 0);
+                }
+            }
+            Event::Verw => self.barriers.overwritten = true,
+            Event::Branch(branch) => self.branch(d, state, branch),
             Event::SwapGs => {
                 let certain = if self.jumped { Speculation::Possible } else { Speculation::None };
                 self.swapped = Some(certain);
@@ -365,6 +410,7 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
             Event::Serialise => {
                 self.swapped = self.swapped.map(|_| Speculation::None);
                 self.jumped = false;
+                self.barriers.fence();
             }
         }
     }
@@ -669,7 +715,7 @@ fn in_guest<D: Domain>(
     watch.equal(d, obligation::RFLAGS, "RFLAGS", guest.rflags, machine.rflags(d));
     watch.equal(d, obligation::SELECTORS, "CS", guest.cs, machine.cs);
     watch.equal(d, obligation::SELECTORS, "SS", guest.ss, machine.ss);
-    untouched(d, world, watch);
+    untouched(d, world, watch, &spec);
     watch.equal(d, obligation::RIP, "RIP", guest.rip, machine.rip);
     let expected = by_number(&guest.registers);
     for register in Gpr::ALL {
@@ -743,7 +789,7 @@ fn specified<D: Domain>(
         Theorem::SyscallCompat => spec::syscall_compat(d, &host, spec),
         Theorem::Syscall64 => spec::syscall_64(d, &host, &world.caller, world.frame_at, spec),
         Theorem::ReturnFromGuest | Theorem::ReturnFromGuestIst => {
-            spec::return_from_guest(d, &world.caller, None, world.frame_at, spec)
+            spec::return_from_guest(d, &host, &world.caller, None, world.frame_at, spec)
         }
     };
     if is_met(world, theorem) {
@@ -782,7 +828,8 @@ fn in_host<D: Domain>(
     let mut spec = world.spec;
     let outcome = match extent {
         Extent::Safety => {
-            spec::return_from_guest(d, &world.caller, None, world.frame_at, &mut spec)
+            let host = world.setting.host();
+            spec::return_from_guest(d, &host, &world.caller, None, world.frame_at, &mut spec)
         }
         Extent::Specified | Extent::Everything => specified(d, world, theorem, false, &mut spec),
     };
@@ -821,7 +868,7 @@ fn in_host<D: Domain>(
         let got = machine.get(register);
         watch.equal(d, obligation::EXIT_SCRATCH, register.name(), d.word(0), got);
     }
-    untouched(d, world, watch);
+    untouched(d, world, watch, &spec);
     if world.model.vendor == Vendor::Amd {
         watch.goal(obligation::EXIT_SS, d.any(machine.ss, 0xFFFC), "SS");
     }
@@ -856,13 +903,13 @@ fn in_host<D: Domain>(
     end
 }
 
-/// What no routine changes.
-fn untouched<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>) {
+/// What no routine changes, and SPEC_CTRL.
+fn untouched<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>, spec: &spec::State<D>) {
     let World { machine, others, .. } = world;
-    let [fs_base, pkru, spec_ctrl] = *others;
+    let [fs_base, pkru] = *others;
     watch.equal(d, obligation::UNCHANGED, "FS base", fs_base, machine.fs_base);
     watch.equal(d, obligation::UNCHANGED, "PKRU", pkru, machine.pkru);
-    watch.equal(d, obligation::UNCHANGED, "SPEC_CTRL", spec_ctrl, machine.msrs.spec_ctrl);
+    watch.equal(d, obligation::SPEC_CTRL, "SPEC_CTRL", spec.spec_ctrl, machine.msrs.spec_ctrl);
     let before = entries(d, watch.target, &world.setting);
     let msrs = &machine.msrs;
     watch.equal(d, obligation::UNCHANGED, "STAR", before.star, msrs.star);
@@ -895,6 +942,8 @@ fn memory<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>, spec: &s
         e.smod_entry,
         e.smod_gsbase,
         e.smod_rsp,
+        e.host_spec_ctrl,
+        e.guest_spec_ctrl,
     ];
     let fields = EXTRA_FIELDS.into_iter().zip(values).map(|((name, at, size), value)| {
         let obligation = match name {

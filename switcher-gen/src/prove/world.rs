@@ -117,6 +117,7 @@ impl Setting {
             paging: self.variant.axes().paging,
             selectors: self.variant.selectors(),
             revision: self.revision(),
+            ibrs: self.variant.axes().mitigations.ibrs,
         }
     }
 }
@@ -175,8 +176,8 @@ pub(super) struct World<D: Domain> {
     pub(super) setting: Setting,
     /// The host's GS base.
     pub(super) host_gs: D::Word,
-    /// FS base, PKRU and SPEC_CTRL as they were.
-    pub(super) others: [D::Word; 3],
+    /// FS base and PKRU as they were.
+    pub(super) others: [D::Word; 2],
     /// The initial memory, to tell what has changed.
     pub(super) before: Memory<D>,
 }
@@ -197,7 +198,7 @@ pub(super) enum Start {
     },
 }
 
-pub(super) const EXTRA_FIELDS: [FieldAt; 11] = [
+pub(super) const EXTRA_FIELDS: [FieldAt; 13] = [
     ("host_cr3", TssExtra::host_cr3.bytes() as i64, 8),
     ("host_rsp", TssExtra::host_rsp.bytes() as i64, 8),
     ("enter_cr3", TssExtra::enter_cr3.bytes() as i64, 8),
@@ -209,6 +210,8 @@ pub(super) const EXTRA_FIELDS: [FieldAt; 11] = [
     ("smod_entry", TssExtra::smod_entry.bytes() as i64, 8),
     ("smod_gsbase", TssExtra::smod_gsbase.bytes() as i64, 8),
     ("smod_rsp", TssExtra::smod_rsp.bytes() as i64, 8),
+    ("host_spec_ctrl", TssExtra::host_spec_ctrl.bytes() as i64, 4),
+    ("guest_spec_ctrl", TssExtra::guest_spec_ctrl.bytes() as i64, 4),
 ];
 
 /// The fields of the PVCS that the specification knows; the current revision has no RSP.
@@ -538,7 +541,8 @@ impl<D: Domain> World<D> {
             },
             memory: memory.clone(),
         };
-        let others = [machine.fs_base, machine.pkru, machine.msrs.spec_ctrl];
+        let others = [machine.fs_base, machine.pkru];
+        let spec_ctrl = machine.msrs.spec_ctrl;
         let guest = Guest {
             registers: registers(&gpr),
             rip: guest_rip,
@@ -547,7 +551,8 @@ impl<D: Domain> World<D> {
             ss: word(selectors.user_ds()),
             gs_base: guest_gs,
         };
-        let spec = spec::State { guest, root, tss_extra: spec_extra, pvcs: spec_pvcs };
+        let (tss_extra, pvcs) = (spec_extra, spec_pvcs);
+        let spec = spec::State { guest, root, spec_ctrl, tss_extra, pvcs };
         let assumptions = Self::assume(d, &model, &frame, &spec, host_rsp, start);
         Self {
             machine,
@@ -629,6 +634,8 @@ pub(crate) fn read_extra<D: Domain>(
         smod_entry,
         smod_gsbase,
         smod_rsp,
+        host_spec_ctrl,
+        guest_spec_ctrl,
     ] = EXTRA_FIELDS.map(|(_, at, size)| extra.read(d, setting.block.tss_extra + at, size));
     spec::TssExtra {
         host_cr3,
@@ -642,6 +649,8 @@ pub(crate) fn read_extra<D: Domain>(
         smod_entry,
         smod_gsbase,
         smod_rsp,
+        host_spec_ctrl,
+        guest_spec_ctrl,
     }
 }
 

@@ -111,7 +111,7 @@ impl Setup {
     pub fn new(variant: &Variant, places: &Places, mode: Mode) -> Self {
         let axes = variant.axes();
         // PCIDs as a host would have them: its own flushed when loaded, the guest's never.
-        let state = HostState { paging: axes.paging, pcid: axes.pcid, ibt: axes.ibt };
+        let state = HostState { paging: axes.paging, pcid: axes.pcid, ..HostState::PLAIN };
         let root = |address, pcid| {
             // Page-aligned and low, and a small PCID: neither is ever refused.
             let root = Cr3::new(address).unwrap_or(Cr3::NONE);

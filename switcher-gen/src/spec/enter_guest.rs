@@ -12,6 +12,9 @@ pub fn enter_guest<D: Domain>(
     state: &mut State<D>,
 ) -> Outcome<D::Word> {
     state.root = state.tss_extra.enter_cr3;
+    if host.ibrs {
+        state.spec_ctrl = state.tss_extra.guest_spec_ctrl;
+    }
     // The guest's GS base has been in the CPU all the time, as the inactive one.
     let gs_base = state.guest.gs_base;
     state.guest = Guest { gs_base, rflags: sanitised(d, frame.rflags), ..*frame };

@@ -43,6 +43,8 @@ pub struct Host {
     pub selectors: Selectors,
     /// What the PVCS looks like.
     pub revision: Revision,
+    /// Whether SPEC_CTRL is switched between host and guest.
+    pub ibrs: bool,
 }
 
 /// The general registers.
@@ -99,6 +101,8 @@ pub struct TssExtra<W> {
     pub smod_entry: W,
     pub smod_gsbase: W,
     pub smod_rsp: W,
+    pub host_spec_ctrl: W,
+    pub guest_spec_ctrl: W,
 }
 
 /// The fields of the PVCS that a switcher uses (spec/abi.md, "PVCS").
@@ -149,6 +153,8 @@ pub struct State<D: Domain> {
     pub guest: Guest<D::Word>,
     /// CR3.
     pub root: D::Word,
+    /// MSR SPEC_CTRL.
+    pub spec_ctrl: D::Word,
     /// The per-CPU block's part about the guest.
     pub tss_extra: TssExtra<D::Word>,
     /// The page shared with the guest.

@@ -1,6 +1,6 @@
 //! `switcher_return_from_guest` (spec/switcher.md, "Enter guest and common exit"): the way out.
 
-use super::{Caller, Exit, ExitFrame, Outcome, State};
+use super::{Caller, Exit, ExitFrame, Host, Outcome, State};
 use crate::machine::Domain;
 
 /// A guest's registers are in a frame at `frame_at`, on the sp0 stack or on one of the IST; `frame`
@@ -10,12 +10,16 @@ use crate::machine::Domain;
 /// registers zero, DF and AC clear, GS base the host's.
 pub fn return_from_guest<D: Domain>(
     d: &D,
+    host: &Host,
     caller: &Caller<D::Word>,
     frame: Option<ExitFrame<D::Word>>,
     frame_at: D::Word,
     state: &mut State<D>,
 ) -> Outcome<D::Word> {
     state.root = state.tss_extra.host_cr3;
+    if host.ibrs {
+        state.spec_ctrl = state.tss_extra.host_spec_ctrl;
+    }
     // No guest is being run any more.
     state.tss_extra.host_rsp = d.word(0);
     Outcome::Host(Exit { frame, frame_at, caller: *caller })

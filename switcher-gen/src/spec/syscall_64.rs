@@ -43,5 +43,5 @@ pub fn syscall_64<D: Domain>(
     guest.ss = d.word(host.selectors.user_ds().into());
     let orig_ax = d.word(u64::from(ExitReason::Syscall as u32) << 32);
     let frame = ExitFrame { guest, orig_ax };
-    return_from_guest(d, caller, Some(frame), frame_at, state)
+    return_from_guest(d, host, caller, Some(frame), frame_at, state)
 }

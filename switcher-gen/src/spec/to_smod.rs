@@ -7,7 +7,7 @@ use crate::machine::Domain;
 
 /// `state.guest` is umod behind its SYSCALL; it becomes smod.
 pub(super) fn to_smod<D: Domain>(d: &D, host: &Host, state: &mut State<D>) -> Outcome<D::Word> {
-    let State { guest, root, tss_extra, pvcs } = state;
+    let State { guest, root, tss_extra, pvcs, .. } = state;
 
     // The PVCS keeps umod.
     pvcs.user_cs = d.word(host.selectors.user_cs().into());

@@ -76,7 +76,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn compare(format: Format) -> Result<(), Failure> {
-    let targets = Variant::all()
+    let targets = Variant::unmitigated()
         .map(|variant| Subject::of_variant(&variant).map(|subject| (subject.name, subject.target)));
     let targets: Vec<_> = targets.collect::<Result<_, _>>()?;
     let families = cost::compare(targets)

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use raw_cpuid::CpuId;
+use raw_cpuid::{CpuId, CpuIdReaderNative};
 use switcher_gen::arch::{HostFeatures, HostState, PagingMode, Selectors};
 use switcher_gen::{NoVariant, Variant};
 
@@ -27,8 +27,10 @@ pub(crate) fn features() -> Result<HostFeatures, Failure> {
     }
     let paging =
         if has_la57 && uses("la57") { PagingMode::FiveLevel } else { PagingMode::FourLevel };
-    let state = HostState { paging, pcid: uses("pcid"), ibt: uses("ibt") };
-    Ok(HostFeatures::from_cpuid(&cpuid, state))
+    let (pcid, ibt) = (uses("pcid"), uses("ibt"));
+    // Linux says nothing of IA32_ARCH_CAPABILITIES as such: the CPU is taken to need everything.
+    let state = HostState { paging, pcid, ibt, ..HostState::PLAIN };
+    Ok(HostFeatures::from_cpuid(CpuIdReaderNative, state))
 }
 
 /// The variant for this machine.

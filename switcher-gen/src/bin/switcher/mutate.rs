@@ -98,7 +98,7 @@ struct Change {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let variants: Vec<Variant> = match args.all {
-        true => Variant::all().collect(),
+        true => Variant::unmitigated().collect(),
         false => {
             let variant = args.variant.or_else(host::variant_if_known);
             vec![variant.unwrap_or(Variant::REFERENCE)]

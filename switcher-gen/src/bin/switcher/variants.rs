@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 use serde::Serialize;
-use switcher_gen::{Image, Variant};
+use switcher_gen::{Image, Mitigations, Variant};
 
 use crate::host;
 use crate::output::{Content, Failure, write};
@@ -13,8 +13,10 @@ Examples:
   switcher variants
   switcher variants --format json
 
-A name lists the CPU's vendor, the paging mode and what is switched on. The arrow marks
-the variant for this host.")]
+A name lists the CPU's vendor, the paging mode and what is switched on. Mitigations go
+behind each name, as in `intel-4level+ibrs+rsb`: ibrs, rsb or rsblite, bhb and verw on
+Intel's CPUs; ibrs, ibpb, rsb or rsblite on AMD's. The arrow marks the variant for this
+host.")]
 pub(crate) struct Args {
     /// How to write the list
     #[arg(long, value_enum, default_value_t = Format::Text)]
@@ -36,6 +38,7 @@ struct Entry {
     paging: &'static str,
     ibt: bool,
     pcid: bool,
+    mitigations: Vec<&'static str>,
     /// In bytes.
     size: usize,
     fingerprint: String,
@@ -44,7 +47,10 @@ struct Entry {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let host = host::variant_if_known();
-    let entries = Variant::all().map(|variant| entry(&variant, host == Some(variant)));
+    let mitigated = host.filter(|host| host.axes().mitigations != Mitigations::NONE);
+    let entries = Variant::unmitigated()
+        .chain(mitigated)
+        .map(|variant| entry(&variant, host == Some(variant)));
     let entries: Vec<Entry> = entries.collect::<Result<_, _>>()?;
     let text = match args.format {
         Format::Text => table(&entries),
@@ -65,6 +71,7 @@ fn entry(variant: &Variant, this_host: bool) -> Result<Entry, Failure> {
         paging: axes.paging.name(),
         ibt: axes.ibt,
         pcid: axes.pcid,
+        mitigations: axes.mitigations.names().collect(),
         size: image.bytes().len(),
         fingerprint: image.fingerprint().to_string(),
         this_host,

@@ -226,7 +226,8 @@ impl Next {
 impl Specification {
     pub(super) fn new(variant: &Variant, places: Places, code: Code) -> Self {
         let (axes, selectors) = (variant.axes(), variant.selectors());
-        let host = Host { paging: axes.paging, selectors, revision: axes.policy.revision };
+        let ibrs = axes.mitigations.ibrs;
+        let host = Host { paging: axes.paging, selectors, revision: axes.policy.revision, ibrs };
         Self { host, places, code }
     }
 
@@ -273,7 +274,9 @@ impl Specification {
                     let orig_ax = u64::from(vector) << 32 | u64::from(error_code);
                     let frame = ExitFrame { guest: state.guest, orig_ax };
                     let frame = Some(frame);
-                    outcome = spec::return_from_guest(&d, &CALLER, frame, frame_at, &mut state);
+                    outcome = spec::return_from_guest(
+                        &d, &self.host, &CALLER, frame, frame_at, &mut state,
+                    );
                 }
             }
         }
@@ -459,6 +462,7 @@ fn state(setup: &Setup) -> State<Concrete> {
         // Only its GS base is in the CPU already.
         guest: guest(&PtRegs::ZERO, setup.gs_base),
         root: extra.host_cr3.bits(),
+        spec_ctrl: 0,
         tss_extra: spec::TssExtra {
             host_cr3: extra.host_cr3.bits(),
             host_rsp: extra.host_rsp,
@@ -471,6 +475,8 @@ fn state(setup: &Setup) -> State<Concrete> {
             smod_entry: extra.smod_entry,
             smod_gsbase: extra.smod_gsbase,
             smod_rsp: extra.smod_rsp,
+            host_spec_ctrl: extra.host_spec_ctrl.into(),
+            guest_spec_ctrl: extra.guest_spec_ctrl.into(),
         },
         pvcs: spec::Pvcs {
             user_cs: pvcs.user_cs.into(),

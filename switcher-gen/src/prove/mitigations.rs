@@ -1,0 +1,70 @@
+//! What a path does against speculative execution, watched: order and place of what spec/switcher.md
+//! lists under "Mitigations" (hazards.md, row 29).
+//!
+//! The machine has no predictors. What is shown is that the sequences are executed where their
+//! vendors say that they must be, on every path, and that they are complete.
+
+use crate::machine::Branch;
+use crate::mitigations::{Mitigations, Rsb};
+
+/// Calls that fill a return stack buffer: no CPU's has more entries.
+const RSB_ENTRIES: u32 = 32;
+/// Branches taken in a row that overwrite the history: those of Intel's sequence with 5 rounds of 5
+/// ("Branch History Injection and Intra-mode Branch Target Injection").
+const HISTORY: u32 = 62;
+
+/// What a path has done so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Barriers {
+    /// Calls with a trap behind them, and those that a fence has made certain.
+    filled: u32,
+    fenced_fill: u32,
+    /// Branches taken since the last fence, and the longest such run that a fence has followed.
+    taken: u32,
+    fenced_run: u32,
+    /// Whether IBPB was executed.
+    pub(super) emptied: bool,
+    /// Whether VERW was executed, and whether anything but the guest's frame was accessed since.
+    pub(super) overwritten: bool,
+}
+
+/// What must hold at a RET.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AtReturn {
+    pub(super) emptied: bool,
+    pub(super) filled: bool,
+    pub(super) history: bool,
+}
+
+impl Barriers {
+    /// A branch is taken; behind a call of the kind that fills the buffer there is a trap.
+    pub(super) fn branch(&mut self, branch: Branch, is_trapped: bool) {
+        self.taken += 1;
+        // Counted apart: what fills the buffer is not the history's sequence.
+        if branch == Branch::Call && is_trapped {
+            (self.filled, self.taken) = (self.filled + 1, 0);
+        }
+    }
+
+    pub(super) fn fence(&mut self) {
+        self.fenced_fill = self.filled;
+        self.fenced_run = self.fenced_run.max(self.taken);
+        self.taken = 0;
+    }
+
+    /// Whether what `mitigations` ask for has been done by now, at a RET. One of the routine's own
+    /// calls returns to where it has been called from, as predicted: that much need not have been
+    /// done for it.
+    pub(super) fn at_return(&self, mitigations: Mitigations, is_own: bool) -> AtReturn {
+        let entries = match mitigations.rsb {
+            Rsb::Left => 0,
+            Rsb::Lite => 1,
+            Rsb::Full => RSB_ENTRIES,
+        };
+        AtReturn {
+            emptied: !mitigations.ibpb || self.emptied,
+            filled: is_own || self.fenced_fill >= entries,
+            history: is_own || !mitigations.bhb || self.fenced_run >= HISTORY,
+        }
+    }
+}
