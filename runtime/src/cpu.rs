@@ -5,10 +5,10 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
-use switcher_gen::arch::{HostFeatures, Msr as MsrName, RFlags, Selectors};
+use switcher_gen::arch::{HostFeatures, Msr as MsrName, RFlags, Selectors, Speculation};
 use switcher_gen::asm::Label;
 use switcher_gen::layout::{PerCpu, Placement, TssExtra};
-use switcher_gen::{NoVariant, Variant};
+use switcher_gen::{Axes, Mitigations, NoVariant, Variant};
 use x86_64::instructions::tables::sgdt;
 use x86_64::registers::control::{Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::model_specific::Msr;
@@ -37,11 +37,15 @@ pub enum InstallError {
     /// The switcher was emitted for another kind of CPU or paging mode.
     #[error("this CPU needs variant `{needed}`, but `{assembled}` is loaded")]
     OtherVariant {
-        /// What [`Variant::for_host`] says here, under the policy that was chosen.
+        /// What [`Variant::for_host`] says here, under the policy and with the mitigations that were
+        /// chosen.
         needed: Variant,
         /// What was assembled.
         assembled: Variant,
     },
+    /// An exit would fault: the MSR that it writes does not exist.
+    #[error("this switcher has `{0}`, whose MSR this CPU lacks: assemble one without")]
+    Mitigation(&'static str),
     /// Per-CPU code would not find its block.
     #[error(
         "the per-CPU block is at {per_cpu:#x}, but this switcher is for the CPU whose block is at \
@@ -177,11 +181,16 @@ impl Switcher {
     pub unsafe fn install(&self, per_cpu: NonNull<PerCpu>) -> Result<Cpu<'_>, InstallError> {
         let assembled = *self.image().variant();
         let selectors = assembled.selectors();
-        let policy = assembled.axes().policy;
-        let needed = Variant::for_host(&HostFeatures::detect(), selectors)?.with_policy(policy);
+        let features = HostFeatures::detect();
+        let Axes { policy, mitigations, .. } = assembled.axes();
+        let needed = Variant::for_host(&features, selectors)?;
+        // What a host does not decide by its CPU; mitigations of another vendor stay a difference.
+        let axes = Axes { policy, mitigations, ..needed.axes() };
+        let needed = Variant::new(axes, selectors).unwrap_or(needed);
         if needed != assembled {
             return Err(InstallError::OtherVariant { needed, assembled });
         }
+        check_mitigations(mitigations, features.speculation())?;
         check_block(policy.placement, per_cpu.as_ptr() as u64, self.base())?;
         // SAFETY: the caller vouches that `per_cpu` is valid for reads.
         let PerCpu { tss, tss_extra } = unsafe { per_cpu.read() };
@@ -386,6 +395,18 @@ fn check_modes() -> Result<(), InstallError> {
     Ok(())
 }
 
+/// Whether the MSRs exist that the mitigations write.
+fn check_mitigations(mitigations: Mitigations, has: Speculation) -> Result<(), InstallError> {
+    let wanted = [
+        (mitigations.ibrs, "ibrs", Speculation::IBRS),
+        (mitigations.ibpb, "ibpb", Speculation::IBPB),
+    ];
+    match wanted.into_iter().find(|(is_on, _, msr)| *is_on && !has.contains(*msr)) {
+        Some((_, name, _)) => Err(InstallError::Mitigation(name)),
+        None => Ok(()),
+    }
+}
+
 /// Code that reaches the block relative to RIP is one CPU's: that whose block lies in front of it.
 const fn check_block(placement: Placement, per_cpu: u64, code: u64) -> Result<(), InstallError> {
     let wanted = code.wrapping_sub(PerCpu::BEFORE_CODE);
@@ -434,6 +455,18 @@ impl SystemSegment {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn a_mitigation_whose_msr_does_not_exist_is_refused() {
+        let wanted = Mitigations { ibrs: true, ibpb: true, ..Mitigations::NONE };
+        let check = |has| check_mitigations(wanted, has).map_err(|error| error.to_string());
+        assert_eq!(check(Speculation::IBRS | Speculation::IBPB), Ok(()));
+        let refused = check(Speculation::IBRS).unwrap_err();
+        assert!(refused.starts_with("this switcher has `ibpb`, whose MSR this CPU lacks"));
+        assert!(check(Speculation::IBPB).unwrap_err().contains("`ibrs`"));
+        assert!(check_mitigations(Mitigations::NONE, Speculation::empty()).is_ok());
+    }
 
     #[test]
     fn per_cpu_code_is_for_the_block_in_front_of_it_alone() {

@@ -112,7 +112,12 @@ impl Cpu<'_> {
             return Err(EnterError::HostPcid { cr3: cr3.bits() });
         }
         let extra = guest.tss_extra(cr3, &mut self.clean);
-        let extra = extra.ok_or(EnterError::NoRoot(guest.mode()))?;
+        let mut extra = extra.ok_or(EnterError::NoRoot(guest.mode()))?;
+        if self.switcher.image().variant().axes().mitigations.ibrs {
+            // SAFETY: `install` has found that the MSR exists; reading it changes nothing.
+            let found = unsafe { Msr::new(MsrName::SpecCtrl.address()).read() };
+            (extra.host_spec_ctrl, extra.guest_spec_ctrl) = spec_ctrl(found);
+        }
         let mut inactive_gs = Msr::new(MsrName::KernelGsBase.address());
 
         // SAFETY: `install` was given a block that is this CPU's alone, and `self` is borrowed
@@ -160,6 +165,14 @@ impl Cpu<'_> {
         // SAFETY: `install` refused a null sp0, and a stack is not within 168 bytes of address 0.
         unsafe { NonNull::new_unchecked(frame) }
     }
+}
+
+/// SPEC_CTRL for the host and for its guest: as it is, but for IBRS, which is for host code only.
+fn spec_ctrl(found: u64) -> (u32, u32) {
+    const IBRS: u32 = 1;
+    // The upper half is reserved.
+    let found = found as u32;
+    (found | IBRS, found & !IBRS)
 }
 
 /// Whether `guest` may be entered by a host with these flags on a switcher of this variant.
@@ -264,8 +277,15 @@ struct FloatingPoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
     use crate::GuestRoot;
     use switcher_gen::arch::HostState;
+
+    #[test]
+    fn ibrs_is_for_the_host_and_the_rest_for_both() {
+        assert_eq!(spec_ctrl(0b100), (0b101, 0b100));
+        assert_eq!(spec_ctrl(0b101), (0b101, 0b100));
+    }
 
     core::arch::global_asm!(
         // A guest run: every caller-saved register, MXCSR and the x87 state are lost.

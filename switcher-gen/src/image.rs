@@ -156,7 +156,7 @@ impl Image {
     /// The bytes as they must lie at `base`, every relocation filled through `resolve`.
     ///
     /// # Errors
-    /// If `base` is not an address of the variant's paging mode or not 16-byte aligned, or if a
+    /// If `base` is not an address of the variant's paging mode or not a multiple of [`ALIGNMENT`](Self::ALIGNMENT), or if a
     /// symbol is unknown or beyond the reach of rel32.
     pub fn link(
         &self,
@@ -183,7 +183,7 @@ impl Image {
     }
 
     /// What an image's address must be a multiple of.
-    pub const ALIGNMENT: u64 = 16;
+    pub const ALIGNMENT: u64 = 64;
 }
 
 /// An image at the address it runs at.
