@@ -156,8 +156,8 @@ impl Image {
     /// The bytes as they must lie at `base`, every relocation filled through `resolve`.
     ///
     /// # Errors
-    /// If `base` is not an address of the variant's paging mode or not a multiple of [`ALIGNMENT`](Self::ALIGNMENT), or if a
-    /// symbol is unknown or beyond the reach of rel32.
+    /// If `base` is not an address of the variant's paging mode or not a multiple of
+    /// [`ALIGNMENT`](Self::ALIGNMENT), or if a symbol is unknown or beyond the reach of rel32.
     pub fn link(
         &self,
         base: u64,
@@ -182,7 +182,7 @@ impl Image {
         Ok(LinkedImage { image: self.clone(), base, bytes })
     }
 
-    /// What an image's address must be a multiple of.
+    /// What an image's address must be a multiple of: a cache line, for the branches of mitigations.
     pub const ALIGNMENT: u64 = 64;
 }
 

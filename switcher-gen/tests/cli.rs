@@ -180,7 +180,7 @@ fn a_bad_address_is_refused() {
     assert!(emit("here").contains("64-bit address"));
     assert!(emit("0x10000000000000000").contains("64-bit address"));
     assert!(emit("0x800000000000").contains("not canonical under 4level paging"));
-    assert!(emit("0x1008").contains("multiple of 16"));
+    assert!(emit("0x1008").contains("multiple of 64"));
     assert!(emit("0xfffffffffffffff0").contains("beyond the last address"));
     // The same address is one under LA57.
     stdout(&["emit", "--variant", "intel-la57", "--base", "0x800000000000"]);

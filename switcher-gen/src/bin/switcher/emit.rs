@@ -26,7 +26,7 @@ pub(crate) struct Args {
     /// The shape to write it in
     #[arg(long, value_enum, default_value_t = Format::Listing)]
     format: Format,
-    /// The address it is to run at: a multiple of 16, canonical in the variant's paging mode
+    /// The address it is to run at: a multiple of 64, canonical in the variant's paging mode
     #[arg(long, value_name = "ADDR", value_parser = address)]
     base: Option<u64>,
     #[command(flatten)]
