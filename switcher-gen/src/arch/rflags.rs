@@ -61,6 +61,8 @@ bitflags! {
         /// What SYSCALL clears (MSR SFMASK), so that entry code and IRETQ run with none of it.
         const SYSCALL_CLEARS = Self::IF.bits() | Self::TF.bits() | Self::DF.bits()
             | Self::NT.bits() | Self::AC.bits() | Self::IOPL.bits() | Self::RF.bits();
+        /// All but TF: what ring 0 goes on with after a #DB that is none of its business.
+        const NOT_TRACED = !Self::TF.bits();
         /// What host code runs with when a guest has exited: interrupts off, nothing of the guest.
         const HOST_EXIT = Self::FIXED.bits();
     }
