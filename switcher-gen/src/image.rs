@@ -58,6 +58,11 @@ impl Gate {
     /// no two of them may overlap. A host that uses others is free to.
     pub const STACKS: [u8; 4] = [1, 2, 3, 4];
 
+    /// The entry for `vector` with its handler at `offset`.
+    pub(crate) const fn of(offset: u32, vector: u8) -> Self {
+        Self { offset, ist: Self::ist(vector), dpl: Self::dpl(vector) }
+    }
+
     /// The stack for `vector`. What cannot happen shares that of #DF.
     const fn ist(vector: u8) -> u8 {
         match vector {
@@ -189,7 +194,7 @@ impl Image {
     pub fn gate(&self, vector: u8) -> Gate {
         let stride = emit::stride(&self.variant) as u32;
         let offset = self.offset(Label::EventStubs) + stride * u32::from(vector);
-        Gate { offset, ist: Gate::ist(vector), dpl: Gate::dpl(vector) }
+        Gate::of(offset, vector)
     }
 
     /// What refers to the host: calls of its hooks, [`HostSymbol::HOOKS`].

@@ -95,7 +95,7 @@ pub mod spec;
 pub mod superfluous;
 mod variant;
 
-pub use image::{Fingerprint, Image, LinkError, LinkedImage};
+pub use image::{Fingerprint, Gate, GateDescriptor, Image, LinkError, LinkedImage};
 pub use variant::{Axes, IllegalVariant, NoVariant, Policy, UnknownVariant, Variant};
 
 /// What expansions of the macros refer to.

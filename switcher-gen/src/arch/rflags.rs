@@ -61,8 +61,6 @@ bitflags! {
         /// What SYSCALL clears (MSR SFMASK), so that entry code and IRETQ run with none of it.
         const SYSCALL_CLEARS = Self::IF.bits() | Self::TF.bits() | Self::DF.bits()
             | Self::NT.bits() | Self::AC.bits() | Self::IOPL.bits() | Self::RF.bits();
-        /// All but TF: what ring 0 goes on with after a #DB that is none of its business.
-        const NOT_TRACED = !Self::TF.bits();
         /// What host code runs with when a guest has exited: interrupts off, nothing of the guest.
         const HOST_EXIT = Self::FIXED.bits();
     }
@@ -72,6 +70,9 @@ const _: () =
     assert!(RFlags::GUEST_ALLOWED.bits() == 0x25_4FD7 && RFlags::GUEST_FIXED.bits() == 0x202);
 
 impl RFlags {
+    /// All but TF: what ring 0 goes on with after a #DB that is none of its business.
+    pub const NOT_TRACED: Self = Self::from_bits_retain(!Self::TF.bits());
+
     /// These bits as an instruction's immediate.
     #[must_use]
     pub const fn imm32(self) -> i32 {

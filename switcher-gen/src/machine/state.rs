@@ -186,7 +186,7 @@ const EFER_SCE: u32 = 0;
 const CR4_FSGSBASE: u32 = 16;
 
 /// What RFLAGS can hold besides bit 1, which is always set (Intel SDM vol. 1, 3.4.3).
-const WRITABLE: u64 = 0x3F_7FD5;
+pub(crate) const WRITABLE: u64 = 0x3F_7FD5;
 
 impl<D: Domain> State<D> {
     /// A general register.
