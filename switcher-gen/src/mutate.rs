@@ -119,6 +119,15 @@ pub fn deletions(target: &Target) -> Vec<Mutant> {
     (0..listing.instructions.len()).map(|index| Listing::delete(&listing, index)).collect()
 }
 
+/// The mutants of the instructions that read `text`.
+#[must_use]
+pub fn mutants_of(target: &Target, text: &str) -> Vec<Mutant> {
+    let listing = Rc::new(Listing::new(target));
+    let instructions = listing.instructions.iter().enumerate();
+    let places = instructions.filter(|(_, instruction)| instruction.to_string() == text);
+    places.flat_map(|(index, _)| Listing::at(&listing, index)).collect()
+}
+
 /// What becomes of `mutant` of `original`.
 #[must_use]
 pub fn judge(prover: &Prover, original: &Target, mutant: &Mutant) -> Fate {
