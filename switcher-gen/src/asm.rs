@@ -89,7 +89,7 @@ pub enum Label {
     EventDf,
     /// What cannot be gone on from, on a stack of its own.
     EventFatal,
-    /// The same, RAX being the per-CPU block.
+    /// The same, RAX being the host's GS base.
     Fatal,
     /// The root is the host's.
     FatalHook,

@@ -11,8 +11,7 @@
 //! that ends the blocking of NMIs (spec/hazards.md, row 11), and the next event may then have this
 //! stack. *From ring 0*, NMI and #MC call the host's hook and leave everything as it was: CR3 and GS
 //! base are saved and restored exactly, whatever they are, so that no decision rests on the address
-//! that was interrupted, on RSP or on GS (rows 8 to 10). The per-CPU block is found through the
-//! stack's top. Whether a guest is being run (host_rsp) decides whether the host's root is loaded:
+//! that was interrupted, on RSP or on GS (rows 8 to 10). The host's GS base lies at the stack's top. Whether a guest is being run (host_rsp) decides whether the host's root is loaded:
 //! if none is, the host's code was interrupted on a root of the host's.
 
 use switcher_macros::asm;
@@ -42,7 +41,7 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; lfence
         ; push  rdi
         ; push  rsi
-        ; gs mov rdi, QWORD [PerCpu::tss + Tss::sp0]
+        ; percpu mov rdi, QWORD [PerCpu::tss + Tss::sp0]
         ; mov   rsi, QWORD [BYTE rsp + EventOnIst::event + EventFrame::iret + IretFrame::ss]
         ; mov   QWORD [BYTE rdi + IretFrame::ss.below_end()], rsi
         ; mov   rsi, QWORD [BYTE rsp + EventOnIst::event + EventFrame::iret + IretFrame::rsp]
@@ -90,17 +89,17 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
     push_registers(a);
     asm!(a
         ; mov   rdi, rsp
-        ; mov   rax, QWORD [rsp + IstFrame::per_cpu]
+        ; mov   rax, QWORD [rsp + IstFrame::gs_base]
         ; jmp   BYTE =>Label::Fatal
 
         /// RDI points to a PtRegs, wherever that is.
         ; =>Label::EventFatal
-        ; mov   rax, QWORD [BYTE rsp + IstEntry::per_cpu]
+        ; mov   rax, QWORD [BYTE rsp + IstEntry::gs_base]
         ; =>Label::Fatal
         ; wrgsbase rax
-        ; cmp   QWORD [rax + PerCpu::tss_extra + TssExtra::host_rsp], BYTE 0
+        ; percpu cmp QWORD [PerCpu::tss_extra + TssExtra::host_rsp], BYTE 0
         ; je    BYTE =>Label::FatalHook
-        ; mov   rcx, QWORD [rax + PerCpu::tss_extra + TssExtra::host_cr3]
+        ; percpu mov rcx, QWORD [PerCpu::tss_extra + TssExtra::host_cr3]
         ; mov   cr3, rcx
         ; =>Label::FatalHook
         ; push  BYTE RFlags::HOST_EXIT.imm8()
@@ -127,11 +126,11 @@ fn interrupt<S: Sink>(a: &mut S, [entry, at_hook, resume]: [Label; 3], vector: u
         /// Ring 0's. RBX and R12 keep over the call what is to be as it was.
         ; rdgsbase rbx
         ; mov   r12, cr3
-        ; mov   rax, QWORD [rsp + IstFrame::per_cpu]
+        ; mov   rax, QWORD [rsp + IstFrame::gs_base]
         ; wrgsbase rax
-        ; cmp   QWORD [rax + PerCpu::tss_extra + TssExtra::host_rsp], BYTE 0
+        ; percpu cmp QWORD [PerCpu::tss_extra + TssExtra::host_rsp], BYTE 0
         ; je    BYTE =>at_hook
-        ; mov   rcx, QWORD [rax + PerCpu::tss_extra + TssExtra::host_cr3]
+        ; percpu mov rcx, QWORD [PerCpu::tss_extra + TssExtra::host_cr3]
         ; mov   cr3, rcx
         ; =>at_hook
         ; push  BYTE RFlags::HOST_EXIT.imm8()

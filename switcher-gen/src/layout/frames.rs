@@ -186,14 +186,15 @@ pub struct RefusedIretq {
 }
 
 /// What lies above a stack of the IST, where the TSS points: the host writes it, emitted code finds
-/// the per-CPU block by it whatever GS is. 16 bytes, so that the stack below is aligned.
+/// the host's GS base by it whatever GS is. 16 bytes, so that the stack below is aligned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
 #[repr(C, align(16))]
 #[asm(size = 16, align = 16)]
 pub struct IstTop {
-    /// The address of this CPU's [`PerCpu`](super::PerCpu).
+    /// The host's GS base on this CPU: with [`Placement::Gs`](super::Placement), its per-CPU block's
+    /// address.
     #[asm(at = 0x00)]
-    pub per_cpu: u64,
+    pub gs_base: u64,
     _reserved: u64,
 }
 
@@ -207,7 +208,7 @@ pub struct IstFrame {
     pub regs: PtRegs,
     /// See [`IstTop`].
     #[asm(at = 0xA8)]
-    pub per_cpu: u64,
+    pub gs_base: u64,
     _reserved: u64,
 }
 
@@ -221,7 +222,7 @@ pub struct IstEntry {
     pub iret: IretFrame,
     /// See [`IstTop`].
     #[asm(at = 0x28)]
-    pub per_cpu: u64,
+    pub gs_base: u64,
     _reserved: u64,
 }
 

@@ -132,7 +132,7 @@ pub(super) fn world<D: Domain>(
     let selectors = world.model.selectors;
     let field = |source: &mut _, of, field, bits| value(d, source, of, Part::Field(field), bits);
 
-    // Stacks are aligned, and the IST's have their block's address above them.
+    // Stacks are aligned, and the IST's have the host's GS base above them.
     let cells = |source: &mut _, of| {
         let mut cells = d.cells(&vec![0; (STACK + TOP) as usize]);
         for (chunk, at) in cells.chunks_mut(8).zip((-STACK..).step_by(8)) {
@@ -140,7 +140,7 @@ pub(super) fn world<D: Domain>(
         }
         cells
     };
-    let per_cpu = world.per_cpu;
+    let host_gs = world.host_gs;
     let memory = &mut world.machine.memory;
     let base = |d: &D, region: &Region<D>| d.mask(region.base, !0xF);
     let index = |name| move |region: &Region<D>| region.name == name;
@@ -154,7 +154,7 @@ pub(super) fn world<D: Domain>(
     let ist = at(&memory.regions, region::IST);
     let top = base(d, &memory.regions[ist]);
     let mut stack = Region::new(region::IST, top, -STACK, cells(source, region::IST));
-    stack.write(d, IstTop::per_cpu.bytes() as i64, 8, per_cpu);
+    stack.write(d, IstTop::gs_base.bytes() as i64, 8, host_gs);
     memory.regions[ist] = stack;
     if whose == Whose::AtIretq {
         let sp0 = at(&memory.regions, region::SP0);
@@ -164,7 +164,7 @@ pub(super) fn world<D: Domain>(
     let sp0 = memory.regions[at(&memory.regions, region::SP0)].base;
     let host = memory.regions[at(&memory.regions, region::HOST)].base;
     let tss = at(&memory.regions, region::TSS);
-    let place = |field: usize| world.setting.placement.tss + field as i64;
+    let place = |field: usize| world.setting.block.tss + field as i64;
     memory.regions[tss].write(d, place(Tss::sp0.bytes()), 8, sp0);
     for gate in target.gates.iter().flatten().filter(|gate| gate.ist != 0) {
         let is_its =
@@ -228,10 +228,14 @@ pub(super) fn world<D: Domain>(
             machine.rip = field(source, "interrupted", "rip", 64);
             let host_rsp = field(source, "interrupted", "host_rsp", 64);
             let extra = at(&machine.memory.regions, region::TSS_EXTRA);
-            let slot = world.setting.placement.tss_extra + TssExtra::host_rsp.bytes() as i64;
+            let slot = world.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
             machine.memory.regions[extra].write(d, slot, 8, host_rsp);
             match whose {
-                Whose::Elsewhere => machine.set(Gpr::Rsp, host),
+                Whose::Elsewhere => {
+                    machine.set(Gpr::Rsp, host);
+                    // No other root has this stack.
+                    machine.cr3 = world.spec.tss_extra.host_cr3;
+                }
                 Whose::AtIretq => {
                     machine.set(Gpr::Rsp, d.plus(sp0, -40));
                     machine.rip = iretq;
@@ -261,7 +265,7 @@ pub(super) fn world<D: Domain>(
     world.spec.tss_extra = read_extra(d, extra, &world.setting);
     world.before = world.machine.memory.clone();
     let canonical = |address| world.model.is_canonical(d, address);
-    world.assumptions.push(("the per-CPU block's address is canonical", canonical(per_cpu)));
+    world.assumptions.push(("the host's GS base is canonical", canonical(host_gs)));
     if theorem.is_in_ring_0() {
         let bases = "what ring 0 has as its GS base and RIP is canonical";
         let both = d.both(canonical(interrupted.gs_base), canonical(interrupted.rip));
@@ -390,8 +394,8 @@ fn deliver<D: Domain>(
     vector: u8,
     error_code: Option<D::Word>,
 ) -> Option<End<D::Word>> {
+    let tss = d.plus(region_of(world, region::TSS).base, world.setting.block.tss);
     let World { machine, model, .. } = world;
-    let tss = d.plus(world.per_cpu, world.setting.placement.tss);
     let mut gates = target.gates.iter().flatten();
     let gate = gates.find(|gate| gate.vector == vector);
     let arrived = gate.is_some_and(|gate| {
@@ -436,7 +440,7 @@ fn call<D: Domain>(
     watch.goal(obligation::HOOK, d.bit(hook == expected), "which hook");
     let spec::Hook { root, orig_ax, .. } = spec::hook(d, event, interrupted, &world.spec);
     watch.equal(d, obligation::HOOK_ROOT, "CR3", root, machine.cr3);
-    watch.equal(d, obligation::HOOK_GS, "GS base", world.per_cpu, machine.gs_base);
+    watch.equal(d, obligation::HOOK_GS, "GS base", world.host_gs, machine.gs_base);
     let rsp = machine.get(Gpr::Rsp);
     let ist = machine.memory.region(region::IST).map_or(rsp, |stack| stack.base);
     let depth = d.distance(rsp, ist);

@@ -129,6 +129,11 @@ impl Theorem {
             Self::Syscall64 => Some(target.syscall_64),
             Self::SyscallCompat => target.syscall_compat,
             Self::ReturnFromGuest | Self::ReturnFromGuestIst => Some(target.return_from_guest),
+            of_events => {
+                let (vector, _) = of_events.event()?;
+                let mut gates = target.gates.iter().flatten();
+                gates.find(|gate| gate.vector == vector).map(|gate| gate.address)
+            }
         }
     }
 
@@ -326,7 +331,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         if !self.theorem.is_in_ring_0() {
             let extra =
                 state.memory.region(region::TSS_EXTRA).expect("every world has all regions");
-            let at = self.target.setting.placement.tss_extra + TssExtra::host_rsp.bytes() as i64;
+            let at = self.target.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
             let running = d.any(extra.read(d, at, 8), u64::MAX);
             let holds = d.either(d.eq(state.cr3, self.roots.host_cr3), running);
             self.goal(obligation::HOST_RSP_SET, holds, "host_rsp");
