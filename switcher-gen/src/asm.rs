@@ -77,14 +77,10 @@ pub enum Label {
     EventNmi,
     /// The root is the host's.
     NmiHook,
-    /// The root is the interrupted one.
-    NmiResume,
     /// #MC.
     EventMc,
     /// The root is the host's.
     McHook,
-    /// The root is the interrupted one.
-    McResume,
     /// #DF.
     EventDf,
     /// What cannot be gone on from, on a stack of its own.
@@ -103,7 +99,7 @@ pub enum Label {
 
 impl Label {
     /// All labels, in the order of their declaration.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 41] = [
         Self::EnterGuest,
         Self::ReturnToGuest,
         Self::ReturnByIretq,
@@ -136,10 +132,8 @@ impl Label {
         Self::EventDbRing0,
         Self::EventNmi,
         Self::NmiHook,
-        Self::NmiResume,
         Self::EventMc,
         Self::McHook,
-        Self::McResume,
         Self::EventDf,
         Self::EventFatal,
         Self::Fatal,
@@ -174,7 +168,7 @@ impl Label {
             Self::ExitSyscall => ".Lexit_syscall",
             Self::ReturnFromGuest => "switcher_return_from_guest",
             Self::SyscallCompat => "entry_SYSCALL_compat_switcher",
-            Self::Event => ".Levent",
+            Self::Event => "switcher_event",
             Self::EventError => ".Levent_error",
             Self::EventFromGuest => ".Levent_from_guest",
             Self::EventOnSp0 => ".Levent_on_sp0",
@@ -185,10 +179,8 @@ impl Label {
             Self::EventDbRing0 => ".Levent_db_ring_0",
             Self::EventNmi => ".Levent_nmi",
             Self::NmiHook => ".Lnmi_hook",
-            Self::NmiResume => ".Lnmi_resume",
             Self::EventMc => ".Levent_mc",
             Self::McHook => ".Lmc_hook",
-            Self::McResume => ".Lmc_resume",
             Self::EventDf => ".Levent_df",
             Self::EventFatal => ".Levent_fatal",
             Self::Fatal => ".Lfatal",

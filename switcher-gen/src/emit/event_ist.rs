@@ -75,9 +75,9 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; iretq
     );
 
-    let labels = [Label::EventNmi, Label::NmiHook, Label::NmiResume];
+    let labels = [Label::EventNmi, Label::NmiHook];
     interrupt(a, labels, vector::NMI, HostSymbol::NMI);
-    let labels = [Label::EventMc, Label::McHook, Label::McResume];
+    let labels = [Label::EventMc, Label::McHook];
     interrupt(a, labels, vector::MC, HostSymbol::MACHINE_CHECK);
 
     asm!(a
@@ -113,7 +113,7 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
 
 /// What may come at any instruction and must leave no trace: calls `hook` and goes on.
 #[rustfmt::skip]
-fn interrupt<S: Sink>(a: &mut S, [entry, at_hook, resume]: [Label; 3], vector: u8, hook: HostSymbol) {
+fn interrupt<S: Sink>(a: &mut S, [entry, at_hook]: [Label; 2], vector: u8, hook: HostSymbol) {
     asm!(a
         ; =>entry
         ; push  BYTE -1
@@ -139,11 +139,7 @@ fn interrupt<S: Sink>(a: &mut S, [entry, at_hook, resume]: [Label; 3], vector: u
         ; push  rax
         ; call  extern hook
         ; pop   rax
-        ; mov   rax, cr3
-        ; cmp   rax, r12
-        ; je    BYTE =>resume
         ; mov   cr3, r12
-        ; =>resume
         ; wrgsbase rbx
         ; pop   r15
         ; pop   r14
