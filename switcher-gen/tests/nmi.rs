@@ -273,8 +273,9 @@ impl Rig {
                 }
                 let start = -(size_of::<PtRegs>() as i64);
                 let rip = if alike { frame.rip } else { 1 };
+                let r11 = RFlags::from_bits_retain(frame.eflags).sanitised().bits();
                 self.write(region::SP0, start + PtRegs::rcx.bytes() as i64, rip);
-                self.write(region::SP0, start + PtRegs::r11.bytes() as i64, frame.eflags);
+                self.write(region::SP0, start + PtRegs::r11.bytes() as i64, r11);
             }
             Start::Syscall { rip, flags: mode, entry } => {
                 self.write(region::PER_CPU, flags, mode.bits());
@@ -448,7 +449,9 @@ fn whatever_comes_between_two_instructions_the_end_is_the_same() {
                     executed.extend(interrupted.executed);
                 }
             }
-            assert!(hooks >= 6 * (boundaries - 20).min(boundaries / 2), "{what}: {hooks} calls");
+            // The others of its kind wait for the end of an NMI or a machine check.
+            let waits = matches!(start, Start::Event(vector::NMI | vector::MC));
+            assert!(waits || hooks >= 6 * boundaries, "{what}: {hooks} calls");
         }
         untried(&rig, &executed);
     }
