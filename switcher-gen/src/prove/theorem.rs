@@ -265,6 +265,9 @@ pub(super) struct Watch<'a, D: Domain> {
     jumped: bool,
     host_gs: D::Word,
     roots: spec::TssExtra<D::Word>,
+    /// Whether a guest is said to be run where its root is loaded. Comes last: what else is wrong
+    /// says more.
+    running: Vec<Goal<D>>,
     /// The root that an event has interrupted: it is restored.
     interrupted: Option<D::Word>,
     /// Whether an event has executed an IRETQ.
@@ -288,6 +291,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             jumped: false,
             host_gs: world.host_gs,
             roots: world.spec.tss_extra,
+            running: Vec::with_capacity(64),
             interrupted: world.event.as_ref().map(|event| event.interrupted.root),
             unblocked: false,
             on_ist_again: false,
@@ -334,7 +338,9 @@ impl<'a, D: Domain> Watch<'a, D> {
             let at = self.target.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
             let running = d.any(extra.read(d, at, 8), u64::MAX);
             let holds = d.either(d.eq(state.cr3, self.roots.host_cr3), running);
-            self.goal(obligation::HOST_RSP_SET, holds, "host_rsp");
+            let (obligation, about) = (obligation::HOST_RSP_SET, "host_rsp");
+            let at = self.trace.last().copied();
+            self.running.push(Goal { obligation, holds, about, values: None, at });
         }
         let Some(windows) = &self.target.windows else { return };
         let within =
@@ -584,6 +590,7 @@ pub(super) fn run_to<D: Domain>(
         End::Stopped => String::from("for good"),
     };
     if extent == Extent::Everything {
+        watch.goals.append(&mut watch.running);
         watch.pvcs(d);
     }
     if matches!(theorem, Theorem::Syscall64 | Theorem::SyscallCompat) {
