@@ -183,13 +183,13 @@ fn every_jump_lands_on_an_instruction() {
 }
 
 #[test]
-fn a_guest_is_entered_by_two_sysretqs_and_one_iretq_only() {
+fn a_guest_is_entered_by_few_sysretqs_and_one_iretq_only() {
     for variant in Variant::all() {
         let meant = Boundaries::of(&variant);
         let image = Image::new(&variant).unwrap();
         let decoded = decode(&image, &meant.filler);
         let count = |mnemonic| decoded.iter().filter(|i| i.mnemonic() == mnemonic).count();
-        assert_eq!(count(Mnemonic::Sysretq), 2, "{variant}");
+        assert!((2..=3).contains(&count(Mnemonic::Sysretq)), "{variant}");
         // The others are of events, which go on in ring 0.
         let events = u64::from(image.offset(Label::Event));
         let iretq = |i: &&Instruction| i.mnemonic() == Mnemonic::Iretq && i.ip() < events;
@@ -229,7 +229,9 @@ impl Written {
     fn parse(line: &str) -> Self {
         let (_, statement) = line.split_once(';').expect("instructions follow a semicolon");
         // A whole `asm!` in one line ends with `);`.
-        let statement = statement.trim().trim_end_matches(");").trim();
+        let statement = statement.trim();
+        let end = [");", "),"].into_iter().find_map(|end| statement.strip_suffix(end));
+        let statement = end.unwrap_or(statement).trim();
         let prefix = ["gs ", "percpu "].into_iter().find(|prefix| statement.starts_with(prefix));
         let statement = &statement[prefix.map_or(0, str::len)..];
         let (mnemonic, operands) = statement.split_once(' ').unwrap_or((statement, ""));

@@ -160,6 +160,8 @@ fn world<D: Domain>(
     if theorem.is_of_events() {
         return events::world(d, target, theorem, source, saved);
     }
+    // Nothing is saved before it.
+    let saved = saved.filter(|_| theorem != Theorem::EnterGuest);
     target.world(d, source, theorem.start(), saved)
 }
 
