@@ -288,7 +288,8 @@ fn is_what_is_written(i: &Instruction, op: u32, written: &str) -> bool {
             let address = address.trim_start_matches("BYTE ");
             let first = address.split([' ', ']']).next().unwrap_or_default();
             let base = name(i.memory_base());
-            let base_is_written = if base == "none" { first.contains("::") } else { first == base };
+            let is_field = matches!(&*base, "none" | "rip");
+            let base_is_written = if is_field { first.contains("::") } else { first == base };
             i.memory_size().size() == bytes && base_is_written
         }
         OpKind::NearBranch64 => written.contains("=>") || written.starts_with("extern "),

@@ -156,7 +156,7 @@ pub(super) fn world<D: Domain>(
     let mut stack = Region::new(region::IST, top, -STACK, cells(source, region::IST));
     stack.write(d, IstTop::gs_base.bytes() as i64, 8, host_gs);
     memory.regions[ist] = stack;
-    if whose == Whose::AtIretq {
+    if matches!(whose, Whose::Iretq | Whose::AtIretq) {
         let sp0 = at(&memory.regions, region::SP0);
         let top = memory.regions[sp0].base;
         memory.regions[sp0] = Region::new(region::SP0, top, -STACK, cells(source, region::SP0));
