@@ -8,7 +8,7 @@ use switcher_gen::{Image, LinkError, Variant};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let image = Image::new(&Variant::REFERENCE)?;
-    let linked = image.link(0xffff_fe80_0000_0000, |_| None)?;
+    let linked = image.link_without_hooks(0xffff_fe80_0000_0000)?;
 
     println!("LSTAR = {:#x}", linked.address(Label::Syscall64));
     println!("CSTAR = {:#x}", linked.address(Label::SyscallCompat));
@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // Addresses that cannot work are refused by name.
     for base in [1 << 47, 0x1008] {
-        if let Err(refused) = image.link(base, |_| None) {
+        if let Err(refused) = image.link_without_hooks(base) {
             println!("refused: {refused}");
         }
     }

@@ -256,7 +256,7 @@ fn write_and_seal<M: CodeMapping>(
 ) -> Result<LinkedImage, LoadError<M::Error>> {
     let len = image.bytes().len();
     check(memory, start, len, "writable", |p| p.writable)?;
-    let linked = image.link(start.as_ptr() as u64, |_| None)?;
+    let linked = image.link_without_hooks(start.as_ptr() as u64)?;
     // SAFETY: `reserve` gave memory that is valid for writes of `len` bytes and that nothing else
     // uses; `linked` is a buffer of its own, so the two do not overlap.
     unsafe { start.copy_from_nonoverlapping(NonNull::from(linked.bytes()).cast(), len) };

@@ -2,7 +2,7 @@
 //!
 //! [`Sink`] is those calls plus the notes a listing wants; the emitters are generic over it, so the
 //! notes cost nothing where nobody takes them. [`CodeBuffer`] is the sink of production: bytes,
-//! labels, windows and relocations. It allocates three times and never panics; what goes wrong on
+//! labels, windows and relocations. It allocates four times and never panics; what goes wrong on
 //! the way is kept and reported by [`CodeBuffer::finish`].
 
 use alloc::vec::Vec;
@@ -71,11 +71,51 @@ pub enum Label {
     BhbCleared,
     /// CSTAR.
     SyscallCompat,
+    /// An event without an error code.
+    Event,
+    /// An event with an error code.
+    EventError,
+    /// An event of a guest, on the sp0 stack.
+    EventFromGuest,
+    /// The same with the host's GS.
+    EventOnSp0,
+    /// An event that has interrupted ring 0.
+    EventRing0,
+    /// One that should not have.
+    EventUnexpected,
+    /// #DB.
+    EventDb,
+    /// An event of a guest, on a stack of the IST.
+    EventIstFromGuest,
+    /// #DB in ring 0.
+    EventDbRing0,
+    /// NMI.
+    EventNmi,
+    /// The root is the host's.
+    NmiHook,
+    /// #MC.
+    EventMc,
+    /// The root is the host's.
+    McHook,
+    /// #DF.
+    EventDf,
+    /// What cannot be gone on from, on a stack of its own.
+    EventFatal,
+    /// The same, RAX being the host's GS base.
+    Fatal,
+    /// The root is the host's.
+    FatalHook,
+    /// Where hooks lead that the host does not have.
+    NoHook,
+    /// The first of the 256 event entries: see [`Image::gate`](crate::Image::gate).
+    EventStubs,
+    /// Behind the last of them.
+    EventStubsEnd,
 }
 
 impl Label {
     /// All labels, in the order of their declaration.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 49] = [
         Self::EnterGuest,
         Self::ReturnToGuest,
         Self::ReturnByIretq,
@@ -105,6 +145,26 @@ impl Label {
         Self::BhbTarget,
         Self::BhbCleared,
         Self::SyscallCompat,
+        Self::Event,
+        Self::EventError,
+        Self::EventFromGuest,
+        Self::EventOnSp0,
+        Self::EventRing0,
+        Self::EventUnexpected,
+        Self::EventDb,
+        Self::EventIstFromGuest,
+        Self::EventDbRing0,
+        Self::EventNmi,
+        Self::NmiHook,
+        Self::EventMc,
+        Self::McHook,
+        Self::EventDf,
+        Self::EventFatal,
+        Self::Fatal,
+        Self::FatalHook,
+        Self::NoHook,
+        Self::EventStubs,
+        Self::EventStubsEnd,
     ];
 
     /// The symbol as hosts and listings know it; local labels start with `.L`.
@@ -140,6 +200,26 @@ impl Label {
             Self::BhbTarget => ".Lbhb_target",
             Self::BhbCleared => ".Lbhb_cleared",
             Self::SyscallCompat => "entry_SYSCALL_compat_switcher",
+            Self::Event => "switcher_event",
+            Self::EventError => ".Levent_error",
+            Self::EventFromGuest => ".Levent_from_guest",
+            Self::EventOnSp0 => ".Levent_on_sp0",
+            Self::EventRing0 => ".Levent_ring_0",
+            Self::EventUnexpected => ".Levent_unexpected",
+            Self::EventDb => ".Levent_db",
+            Self::EventIstFromGuest => ".Levent_ist_from_guest",
+            Self::EventDbRing0 => ".Levent_db_ring_0",
+            Self::EventNmi => ".Levent_nmi",
+            Self::NmiHook => ".Lnmi_hook",
+            Self::EventMc => ".Levent_mc",
+            Self::McHook => ".Lmc_hook",
+            Self::EventDf => ".Levent_df",
+            Self::EventFatal => ".Levent_fatal",
+            Self::Fatal => ".Lfatal",
+            Self::FatalHook => ".Lfatal_hook",
+            Self::NoHook => ".Lno_hook",
+            Self::EventStubs => "switcher_event_stubs",
+            Self::EventStubsEnd => "switcher_event_stubs_end",
         }
     }
 
@@ -153,6 +233,23 @@ impl Label {
 /// A symbol of the host that emitted code jumps to or calls, always by rel32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostSymbol(pub &'static str);
+
+/// The hooks: what event entries call for the host, by the System V ABI:
+/// `extern "C" fn(*mut PtRegs)`, with interrupts off, the host's GS base, the host's root if a guest
+/// was being run, and a stack of the IST that ends 16 bytes above the `PtRegs`.
+impl HostSymbol {
+    /// An NMI has interrupted ring 0: the switcher or the host. What was interrupted goes on
+    /// afterwards, with its registers as they are then in the `PtRegs`. The hook may not execute
+    /// IRET, as a fault's handler does: that would let in a second NMI, onto the same stack. The
+    /// registers that ring 0 does not use, such as XMM, are a guest's.
+    pub const NMI: Self = Self("switcher_host_nmi");
+    /// The same for a machine check.
+    pub const MACHINE_CHECK: Self = Self("switcher_host_machine_check");
+    /// Something has happened in ring 0 that cannot happen. Must not return.
+    pub const FATAL: Self = Self("switcher_host_fatal");
+    /// All of them.
+    pub const HOOKS: [Self; 3] = [Self::NMI, Self::MACHINE_CHECK, Self::FATAL];
+}
 
 /// What lies outside an image and is referred to relative to RIP: `dynasm!`'s `extern`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -298,6 +395,12 @@ pub enum AsmError {
     /// Not a pc-relative byte or dword.
     #[error("a reference of kind {0:#x} is not supported")]
     ReferenceKind(u8),
+    /// The stubs of the event entries are not as far apart as they should be.
+    #[error("256 event entries of {len} bytes in all: one does not fit where it should")]
+    Stride {
+        /// From the first to the end of the last.
+        len: usize,
+    },
     /// Opened twice or closed without having been opened.
     #[error("window `{}` is opened or closed out of turn at {at:#x}", window.name())]
     Window {
@@ -342,7 +445,7 @@ pub struct CodeBuffer {
 
 impl CodeBuffer {
     /// Room for any switcher there is, so that one allocation serves.
-    const CAPACITY: usize = 1536;
+    const CAPACITY: usize = 8192;
 
     /// An empty buffer.
     #[must_use]
@@ -352,9 +455,9 @@ impl CodeBuffer {
                 bytes: Vec::with_capacity(Self::CAPACITY),
                 labels: [None; Label::ALL.len()],
                 windows: Vec::with_capacity(8),
-                relocations: Vec::new(),
+                relocations: Vec::with_capacity(4),
             },
-            fixups: Vec::with_capacity(32),
+            fixups: Vec::with_capacity(320),
             open: [None; Window::ALL.len()],
             placement: Placement::Gs,
             error: None,

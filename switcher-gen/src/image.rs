@@ -6,7 +6,7 @@ use core::fmt;
 
 use sha2::{Digest, Sha256};
 
-use crate::arch::{CanonicalAddr, NonCanonical};
+use crate::arch::{CanonicalAddr, NonCanonical, Selectors, vector};
 use crate::asm::{AsmError, Code, CodeBuffer, HostSymbol, Label, Relocation, Window, WindowRange};
 use crate::emit;
 use crate::variant::Variant;
@@ -42,6 +42,74 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
+/// An entry of the IDT, as far as entries differ: all are 64-bit interrupt gates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// Where the handler is, in bytes from the start of the image.
+    pub offset: u32,
+    /// Which stack of the TSS it starts on, 1 to 7; 0: sp0, or the interrupted one in ring 0.
+    pub ist: u8,
+    /// From which privilege level on INT n may go through it: 0 or 3.
+    pub dpl: u8,
+}
+
+impl Gate {
+    /// Stacks of the IST that have an [`IstTop`](crate::layout::IstTop) above them, by index:
+    /// no two of them may overlap. A host that uses others is free to.
+    pub const STACKS: [u8; 4] = [1, 2, 3, 4];
+
+    /// The entry for `vector` with its handler at `offset`.
+    pub(crate) const fn of(offset: u32, vector: u8) -> Self {
+        Self { offset, ist: Self::ist(vector), dpl: Self::dpl(vector) }
+    }
+
+    /// The stack for `vector`. What cannot happen shares that of #DF.
+    const fn ist(vector: u8) -> u8 {
+        match vector {
+            vector::DF | vector::SEGMENT_OVERRUN => 1,
+            vector::NMI => 2,
+            vector::DB => 3,
+            vector::MC => 4,
+            _ => 0,
+        }
+    }
+
+    /// Guests may use INT for three vectors only (spec/hazards.md, row 32).
+    const fn dpl(vector: u8) -> u8 {
+        match vector {
+            vector::BP | vector::OF | vector::SYSTEM_CALL => 3,
+            _ => 0,
+        }
+    }
+
+    /// The descriptor for a handler at `address` (Intel SDM vol. 3, 7.14.1).
+    fn descriptor(self, address: u64, selectors: Selectors) -> GateDescriptor {
+        /// A 64-bit interrupt gate.
+        const INTERRUPT: u64 = 0xE << 40;
+        const PRESENT: u64 = 1 << 47;
+        let low = address & 0xFFFF
+            | u64::from(selectors.kernel_cs()) << 16
+            | u64::from(self.ist) << 32
+            | INTERRUPT
+            | u64::from(self.dpl) << 45
+            | PRESENT
+            | (address >> 16 & 0xFFFF) << 48;
+        GateDescriptor { low, high: address >> 32 }
+    }
+}
+
+/// An entry of the IDT as the CPU reads it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(16))]
+pub struct GateDescriptor {
+    /// Bytes 0 to 7.
+    pub low: u64,
+    /// Bytes 8 to 15.
+    pub high: u64,
+}
+
+const _: () = assert!(size_of::<GateDescriptor>() == 16, "the CPU finds entries 16 bytes apart");
+
 impl Image {
     /// Emits and assembles `variant`. Equal variants give equal images.
     ///
@@ -55,6 +123,12 @@ impl Image {
 
     pub(crate) fn from_code(variant: Variant, buffer: CodeBuffer) -> Result<Self, AsmError> {
         let code = buffer.finish()?;
+        // Everything the accessors below rely on.
+        let stubs = |label: Label| code.labels[label as usize].unwrap_or_default() as usize;
+        let len = stubs(Label::EventStubsEnd).wrapping_sub(stubs(Label::EventStubs));
+        if len != 256 * emit::stride(&variant) {
+            return Err(AsmError::Stride { len });
+        }
         // What hosts rely on. Local labels are for whoever jumps there; not every variant has all.
         for label in Label::ALL {
             if label.is_exported() && code.labels[label as usize].is_none() {
@@ -121,7 +195,15 @@ impl Image {
             .any(|range| range.window == window && (range.start..range.end).contains(&offset))
     }
 
-    /// What refers to the host. Nothing does as long as no routine calls it.
+    /// The entry of the IDT for `vector`.
+    #[must_use]
+    pub fn gate(&self, vector: u8) -> Gate {
+        let stride = emit::stride(&self.variant) as u32;
+        let offset = self.offset(Label::EventStubs) + stride * u32::from(vector);
+        Gate::of(offset, vector)
+    }
+
+    /// What refers to the host: calls of its hooks, [`HostSymbol::HOOKS`].
     #[must_use]
     pub fn relocations(&self) -> &[Relocation] {
         &self.code.relocations
@@ -182,6 +264,16 @@ impl Image {
         Ok(LinkedImage { image: self.clone(), base, bytes })
     }
 
+    /// The same for a host that has event entries of its own and none of the hooks. One that is
+    /// called all the same stops at a UD2.
+    ///
+    /// # Errors
+    /// As [`link`](Self::link), but for unknown symbols.
+    pub fn link_without_hooks(&self, base: u64) -> Result<LinkedImage, LinkError> {
+        let trap = base.wrapping_add(self.offset(Label::NoHook).into());
+        self.link(base, |_| Some(trap))
+    }
+
     /// What an image's address must be a multiple of: a cache line, for the branches of mitigations.
     pub const ALIGNMENT: u64 = 64;
 }
@@ -217,6 +309,16 @@ impl LinkedImage {
     #[must_use]
     pub fn address(&self, label: Label) -> u64 {
         self.base.get() + u64::from(self.image.offset(label))
+    }
+
+    /// The IDT that a guest's CPU is to have, and a host that has no event entries of its own.
+    #[must_use]
+    pub fn idt(&self) -> [GateDescriptor; 256] {
+        let selectors = self.image.variant.selectors();
+        core::array::from_fn(|vector| {
+            let gate = self.image.gate(vector as u8);
+            gate.descriptor(self.base.get() + u64::from(gate.offset), selectors)
+        })
     }
 
     /// Whether `window` applies at address `rip`: for the host's NMI and #MC handlers.
@@ -296,7 +398,8 @@ mod tests {
             let again = Image::new(&variant).unwrap();
             assert_eq!(image.bytes(), again.bytes());
             assert_eq!(image.fingerprint(), again.fingerprint());
-            assert_eq!(image.relocations(), []);
+            let hooks: BTreeSet<_> = image.relocations().iter().map(|r| r.symbol).collect();
+            assert_eq!(hooks, HostSymbol::HOOKS.into());
             assert!(fingerprints.insert(image.fingerprint().to_string()), "{variant}");
         }
     }
@@ -304,24 +407,66 @@ mod tests {
     #[test]
     fn a_non_canonical_or_misaligned_address_is_refused() {
         let image = Image::new(&Variant::REFERENCE).unwrap();
-        let refused = image.link(1 << 47, NOTHING).unwrap_err();
+        let refused = image.link_without_hooks(1 << 47).unwrap_err();
         assert!(matches!(refused, LinkError::NonCanonical(_)), "{refused}");
-        let refused = image.link((1 << 47) - 16, NOTHING).unwrap_err();
+        let refused = image.link_without_hooks((1 << 47) - 16).unwrap_err();
         assert!(matches!(refused, LinkError::NonCanonical(_)), "{refused}");
         assert_eq!(
-            image.link(0x1008, NOTHING).unwrap_err(),
+            image.link_without_hooks(0x1008).unwrap_err(),
             LinkError::Misaligned { base: 0x1008 }
         );
         let base = u64::MAX - 15;
-        assert_eq!(image.link(base, NOTHING).unwrap_err(), LinkError::WrapsAround { base });
+        assert_eq!(image.link_without_hooks(base).unwrap_err(), LinkError::WrapsAround { base });
         let la57: Variant = "intel-la57".parse().unwrap();
-        assert!(Image::new(&la57).unwrap().link(1 << 47, NOTHING).is_ok());
+        assert!(Image::new(&la57).unwrap().link_without_hooks(1 << 47).is_ok());
+    }
+
+    #[test]
+    fn only_three_gates_are_for_guests_and_four_stacks_are_apart() {
+        for variant in Variant::all() {
+            let linked = Image::new(&variant).unwrap().link_without_hooks(0xFFFF_FE80_0000_0000);
+            let linked = linked.unwrap();
+            let idt = linked.idt();
+            let stride = if variant.axes().ibt { 16 } else { 8 };
+            for (vector, gate) in (0_u64..).zip(idt) {
+                let dpl = gate.low >> 45 & 3;
+                assert_eq!(dpl, if [3, 4, 0x80].contains(&vector) { 3 } else { 0 }, "{vector}");
+                let ist = gate.low >> 32 & 7;
+                let expected = match vector {
+                    8 | 9 => 1,
+                    2 => 2,
+                    1 => 3,
+                    18 => 4,
+                    _ => 0,
+                };
+                assert_eq!(ist, expected, "{vector}");
+                // Present, and an interrupt gate: IF is cleared.
+                assert_eq!(gate.low >> 40 & 0x9F, 0x8E, "{vector}");
+                assert_eq!(gate.low >> 16 & 0xFFFF, 0x10, "{vector}");
+                let address = gate.low & 0xFFFF | gate.low >> 48 << 16 | gate.high << 32;
+                let stubs = linked.address(Label::EventStubs);
+                assert_eq!(address, stubs + stride * vector, "{vector}");
+            }
+            assert_eq!(linked.address(Label::EventStubsEnd) % stride, 0);
+        }
+    }
+
+    #[test]
+    fn a_hook_that_the_host_does_not_have_is_a_trap() {
+        let image = Image::new(&Variant::REFERENCE).unwrap();
+        let linked = image.link_without_hooks(0x10_0000).unwrap();
+        for relocation in image.relocations() {
+            let at = relocation.at as usize;
+            let field = linked.bytes()[at..at + 4].try_into().unwrap();
+            let target = at.wrapping_add_signed(i32::from_le_bytes(field) as isize + 4);
+            assert_eq!(linked.bytes()[target..target + 2], [0x0F, 0x0B]);
+        }
     }
 
     #[test]
     fn windows_are_found_by_address() {
         let image = Image::new(&Variant::REFERENCE).unwrap();
-        let linked = image.link(0xffff_fe80_0000_0000, NOTHING).unwrap();
+        let linked = image.link_without_hooks(0xffff_fe80_0000_0000).unwrap();
         let at = |label| linked.address(label);
         let unsafe_stack = |rip| linked.is_in(Window::UnsafeStack, rip);
         assert!(unsafe_stack(at(Label::Syscall64)));
@@ -347,7 +492,10 @@ mod tests {
         let symbol = HostSymbol("host_nmi");
         let base = 0x10_0000;
 
-        assert_eq!(image.link(base, NOTHING).unwrap_err(), LinkError::Unresolved { symbol });
+        let first = LinkError::Unresolved { symbol: HostSymbol::NMI };
+        assert_eq!(image.link(base, NOTHING).unwrap_err(), first);
+        let others = |asked| (asked != symbol).then_some(base);
+        assert_eq!(image.link(base, others).unwrap_err(), LinkError::Unresolved { symbol });
         let linked = image.link(base, |_| Some(base + u64::from(call) + 5 + 0x1234)).unwrap();
         let field = call as usize + 1;
         assert_eq!(linked.bytes()[field..field + 4], 0x1234_i32.to_le_bytes());
@@ -359,7 +507,7 @@ mod tests {
     #[test]
     fn a_hosts_own_jump_reaches_the_exit_or_is_told_that_it_does_not() {
         let image = Image::new(&Variant::REFERENCE).unwrap();
-        let linked = image.link(0x40_0000, NOTHING).unwrap();
+        let linked = image.link_without_hooks(0x40_0000).unwrap();
         let target = linked.address(Label::ReturnFromGuest);
         assert_eq!(linked.rel32_to(Label::ReturnFromGuest, target - 0x100), Ok(0x100));
         let from = target + (1 << 31) + 1;

@@ -50,7 +50,7 @@
 //! assert!(certificate::is_proved(&image));
 //!
 //! // Code -> an address to run at.
-//! let linked = image.link(0xFFFF_FE80_0000_0000, |_| None)?;
+//! let linked = image.link_without_hooks(0xFFFF_FE80_0000_0000)?;
 //! assert_eq!(linked.address(Label::EnterGuest), 0xFFFF_FE80_0000_0000);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -96,7 +96,7 @@ pub mod spec;
 pub mod superfluous;
 mod variant;
 
-pub use image::{Fingerprint, Image, LinkError, LinkedImage};
+pub use image::{Fingerprint, Gate, GateDescriptor, Image, LinkError, LinkedImage};
 pub use mitigations::{Mitigations, NotForVendor, Rsb, UnknownMitigation};
 pub use variant::{Axes, IllegalVariant, NoVariant, Policy, UnknownVariant, Variant};
 

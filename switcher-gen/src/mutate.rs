@@ -22,7 +22,7 @@ use crate::layout::{
     AsmLayout, Layout, PerCpu, PtRegs, Pvcs, PvcsCurrent, Revision, Tss, TssExtra,
 };
 use crate::machine::Program;
-use crate::prove::{BadCode, Prover, Target, Verdict};
+use crate::prove::{BadCode, Prover, Target, TargetGate, VECTORS, Verdict};
 
 /// What was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -119,6 +119,15 @@ pub fn deletions(target: &Target) -> Vec<Mutant> {
     (0..listing.instructions.len()).map(|index| Listing::delete(&listing, index)).collect()
 }
 
+/// The mutants of the instructions that read `text`.
+#[must_use]
+pub fn mutants_of(target: &Target, text: &str) -> Vec<Mutant> {
+    let listing = Rc::new(Listing::new(target));
+    let instructions = listing.instructions.iter().enumerate();
+    let places = instructions.filter(|(_, instruction)| instruction.to_string() == text);
+    places.flat_map(|(index, _)| Listing::at(&listing, index)).collect()
+}
+
 /// What becomes of `mutant` of `original`.
 #[must_use]
 pub fn judge(prover: &Prover, original: &Target, mutant: &Mutant) -> Fate {
@@ -177,7 +186,8 @@ impl Listing {
             let is_behind_call = instructions.last().is_some_and(|last: &Instruction| {
                 last.flow_control() == FlowControl::Call && last.next_ip() == instruction.ip()
             });
-            if instruction.code() != Code::Int3 || is_behind_call {
+            let is_filler = instruction.code() == Code::Int3 && !is_behind_call;
+            if !is_filler && !is_repeated(target, instruction.ip()) {
                 instructions.push(instruction);
             }
         }
@@ -361,6 +371,13 @@ impl Listing {
             let range = |range: &Range<u64>| boundary(range.start)..boundary(range.end);
             windows.iter().map(|(window, at)| (*window, range(at))).collect()
         });
+        let gates = target.gates.as_ref().map(|gates| {
+            let moved = |gate: &TargetGate| {
+                let address = place(gate.address)?;
+                Some(TargetGate { address, ..*gate })
+            };
+            gates.iter().filter_map(moved).collect()
+        });
         Some(Target {
             program: Program::new(base, encoded.code_buffer),
             enter_guest: place(target.enter_guest)?,
@@ -369,9 +386,22 @@ impl Listing {
             syscall_compat: target.syscall_compat.and_then(place),
             iretq: target.iretq.and_then(place),
             windows,
+            gates,
+            hooks: target.hooks,
             setting: target.setting,
         })
     }
+}
+
+/// Whether the instruction is of an event entry like others: those that the theorems go through are
+/// enough, and without the rest code is assembled faster.
+fn is_repeated(target: &Target, at: u64) -> bool {
+    let Some(gates) = &target.gates else { return false };
+    // They lie one behind the other.
+    let before = gates.iter().filter(|gate| gate.address <= at);
+    let own = before.max_by_key(|gate| gate.address);
+    let end = gates.iter().map(|gate| gate.address).max().unwrap_or_default() + 16;
+    own.is_some_and(|gate| at < end && !VECTORS.contains(&gate.vector))
 }
 
 fn is_jump(instruction: &Instruction) -> bool {

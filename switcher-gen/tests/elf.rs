@@ -10,7 +10,7 @@ use std::process::Command;
 use object::elf::SHT_PROGBITS;
 use object::read::{Object, ObjectSection, ObjectSymbol};
 use object::{SectionFlags, SectionIndex, SymbolKind};
-use switcher_gen::asm::Label;
+use switcher_gen::asm::{HostSymbol, Label};
 use switcher_gen::{Image, Variant, elf};
 
 /// A tool's standard output, if it succeeds and has nothing to complain of.
@@ -30,6 +30,11 @@ fn write_object(dir: &Path, image: &Image) -> std::path::PathBuf {
     path
 }
 
+/// What a host defines, for a linker.
+fn hooks() -> [String; 3] {
+    HostSymbol::HOOKS.map(|hook| format!("--defsym={}=0x201000", hook.0))
+}
+
 #[test]
 fn symbols_and_sections_read_back() {
     for variant in Variant::representative() {
@@ -40,14 +45,14 @@ fn symbols_and_sections_read_back() {
         let text = file.section_by_name(".text").unwrap();
         assert_eq!(text.data().unwrap(), image.bytes(), "{variant}");
         assert_eq!(text.align(), Image::ALIGNMENT);
-        assert_eq!(text.relocations().count(), 0);
+        assert_eq!(text.relocations().count(), 3, "the hooks");
         let stack = file.section_by_name(".note.GNU-stack").unwrap();
         let SectionFlags::Elf { sh_type, sh_flags } = stack.flags() else { panic!("not ELF") };
         assert_eq!((stack.size(), sh_type, sh_flags.0), (0, SHT_PROGBITS, 0));
 
         let symbols: BTreeMap<_, _> = file
             .symbols()
-            .filter(|symbol| symbol.is_global())
+            .filter(|symbol| symbol.is_global() && symbol.is_definition())
             .map(|symbol| (symbol.name().unwrap().to_owned(), symbol))
             .collect();
         assert_eq!(symbols.len(), image.symbols().len(), "{variant}");
@@ -77,7 +82,11 @@ fn a_linked_host_still_says_which_switcher_it_has() {
     let object = write_object(dir.path(), &image);
     let host = dir.path().join("host");
     let entry = format!("--entry={}", Label::EnterGuest.name());
-    run("ld", &["-o".as_ref(), host.as_ref(), entry.as_ref(), object.as_ref()]);
+    let [a, b, c] = hooks();
+    let hooks = [a.as_ref(), b.as_ref(), c.as_ref()];
+    let text = "-Ttext=0x200000".as_ref();
+    let args = ["-o".as_ref(), host.as_ref(), entry.as_ref(), text, object.as_ref()];
+    run("ld", &[&hooks[..], &args].concat());
 
     let notes = run("readelf", &["--notes".as_ref(), "--wide".as_ref(), host.as_ref()]);
     let data = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x} ")).collect::<String>();
@@ -94,7 +103,8 @@ fn the_linker_and_the_disassembler_accept_it() {
     let relinked = dir.path().join("relinked.o");
     run("ld", &["-r".as_ref(), "-o".as_ref(), relinked.as_ref(), switcher.as_ref()]);
     let disassembly = run("objdump", &["-d".as_ref(), relinked.as_ref()]);
-    for (label, _) in image.symbols() {
+    // Behind the end there is nothing.
+    for (label, _) in image.symbols().into_iter().filter(|(l, _)| *l != Label::EventStubsEnd) {
         assert!(disassembly.contains(&format!("<{}>:", label.name())), "{}", label.name());
     }
     assert!(disassembly.contains("sysretq"), "{disassembly}");
@@ -108,9 +118,13 @@ fn linked_into_a_host_the_window_table_leads_to_the_windows() {
     let image = Image::new(&Variant::REFERENCE).unwrap();
     let switcher = write_object(dir.path(), &image);
     let linked = dir.path().join("linked");
+    let [a, b, c] = hooks();
     run(
         "ld",
         &[
+            a.as_ref(),
+            b.as_ref(),
+            c.as_ref(),
             "-Ttext=0x200000".as_ref(),
             "--entry=switcher_enter_guest".as_ref(),
             "-o".as_ref(),

@@ -388,6 +388,9 @@ enum Operand {
 impl Operand {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
         let hint = parse_hint(input)?;
+        if let Some(label) = parse_label_address(input)? {
+            return Ok(Self::Verbatim(quote!(#hint #label)));
+        }
         if input.peek(syn::token::Bracket) {
             return Memory::parse(hint, input).map(Self::Memory);
         }
@@ -436,6 +439,17 @@ impl Operand {
             Self::Verbatim(tokens) => tokens.clone(),
         }
     }
+}
+
+/// `[=>label]`: a place in the code, relative to RIP. There is no displacement to be wrong about.
+fn parse_label_address(input: ParseStream<'_>) -> Result<Option<TokenStream>> {
+    let ahead = input.fork();
+    let is_label = ahead.peek(syn::token::Bracket) && {
+        let content;
+        syn::bracketed!(content in ahead);
+        content.peek(Token![=>])
+    };
+    if is_label { input.parse::<TokenTree>().map(|tree| Some(tree.into())) } else { Ok(None) }
 }
 
 /// What dynasm wants in front of a label that is an operand: `->`, `=>`, `>`, `<` or `extern`.

@@ -70,6 +70,9 @@ const _: () =
     assert!(RFlags::GUEST_ALLOWED.bits() == 0x25_4FD7 && RFlags::GUEST_FIXED.bits() == 0x202);
 
 impl RFlags {
+    /// All but TF: what ring 0 goes on with after a #DB that is none of its business.
+    pub const NOT_TRACED: Self = Self::from_bits_retain(!Self::TF.bits());
+
     /// These bits as an instruction's immediate.
     #[must_use]
     pub const fn imm32(self) -> i32 {

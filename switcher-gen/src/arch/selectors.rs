@@ -32,6 +32,9 @@ pub enum SelectorError {
 }
 
 impl Selectors {
+    /// The requested privilege level, in the lowest byte of a selector: zero in one of ring 0's.
+    pub const RPL: u8 = 0b011;
+
     /// Those of spec/abi.md, "Selectors", and of Linux.
     pub const DEFAULT: Self = match Self::new(0x10, 0x23) {
         Ok(selectors) => selectors,
@@ -43,7 +46,7 @@ impl Selectors {
     /// # Errors
     /// If RPL or table are wrong, or if descriptors would overlap.
     pub const fn new(kernel_cs: u16, user32_cs: u16) -> Result<Self, SelectorError> {
-        const RPL: u16 = 0b011;
+        const RPL: u16 = Selectors::RPL as u16;
         const LDT: u16 = 0b100;
         if kernel_cs < 8 || kernel_cs & (RPL | LDT) != 0 || kernel_cs > u16::MAX - 8 {
             return Err(SelectorError::KernelCs(kernel_cs));

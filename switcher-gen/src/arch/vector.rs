@@ -4,8 +4,17 @@
 pub const DB: u8 = 1;
 /// Non-maskable interrupt.
 pub const NMI: u8 = 2;
+/// Breakpoint: INT3.
+pub const BP: u8 = 3;
+/// Overflow: INTO, or INT 4.
+pub const OF: u8 = 4;
 /// Invalid opcode.
 pub const UD: u8 = 6;
+/// Double fault.
+pub const DF: u8 = 8;
+/// Coprocessor segment overrun: reserved since the 80486, nothing raises it, and no interrupt
+/// controller can deliver it.
+pub const SEGMENT_OVERRUN: u8 = 9;
 /// Segment not present.
 pub const NP: u8 = 11;
 /// Stack-segment fault.
@@ -18,6 +27,8 @@ pub const PF: u8 = 14;
 pub const MC: u8 = 18;
 /// The first vector that is no exception.
 pub const FIRST_INTERRUPT: u8 = 32;
+/// The vector of guests' 32-bit system calls, by Linux's custom.
+pub const SYSTEM_CALL: u8 = 0x80;
 
 /// Whether the hardware pushes an error code.
 #[must_use]

@@ -391,6 +391,7 @@ fn kind(d: &Symbolic, theorem: Theorem, target: &Target, walk: &Walk, meter: &Me
         (Theorem::Syscall64, _) if is_eretu => "ERETU".into(),
         (Theorem::Syscall64, Some(mode)) => format!("SYSCALL in {mode}"),
         (Theorem::Syscall64, None) => String::from("SYSCALL"),
+        (of_events, _) => of_events.name().into(),
     };
     let last = walk.trace.last().map(|at| target.program.instruction(*at).mnemonic());
     let to_guest = meter.switch_flags.and_then(mode).unwrap_or("guest");

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Range;
 
+use crate::asm::HostSymbol;
 use object::elf::{
     ET_DYN, ET_EXEC, ET_REL, R_X86_64_32, R_X86_64_32S, R_X86_64_64, R_X86_64_NONE, R_X86_64_PC8,
     R_X86_64_PC16, R_X86_64_PC32, R_X86_64_PC64, R_X86_64_PLT32, RelocationType, SHF_ALLOC,
@@ -213,6 +214,14 @@ impl Foreign {
     /// Where the code of an object is put: an address such as kernels run at. Objects do not say
     /// where they will run; an address of theirs in 32 bits does not fit here, and is an error.
     pub const BASE: u64 = 0xFFFF_FE80_0000_0000;
+
+    /// Where a hook of the host's, by its name, is taken to lie if the file calls it and does not
+    /// have it: out of the code's way and within its reach.
+    #[must_use]
+    pub fn hook(name: &str) -> Option<u64> {
+        let index = HostSymbol::HOOKS.iter().position(|hook| hook.0 == name)?;
+        Some(Self::BASE + (1 << 24) + 0x100 * index as u64)
+    }
 
     /// The address of `name`.
     ///
@@ -562,7 +571,10 @@ fn target(
             }
         },
         SymbolSection::Common => Err(ReadError::Data { at: at(), section: "COMMON".into() }),
-        _ => Err(ReadError::Undefined { at: at(), symbol: text(symbol.name_bytes()?) }),
+        _ => {
+            let symbol = text(symbol.name_bytes()?);
+            Foreign::hook(&symbol).ok_or_else(|| ReadError::Undefined { at: at(), symbol })
+        }
     }
 }
 

@@ -10,6 +10,9 @@
 //! | `return_from_guest` | `switcher_return_from_guest`: the common exit |
 //! | `mitigations` | what stands between guest and host against speculative execution |
 //! | `syscall_compat` | `entry_SYSCALL_compat_switcher`: what answers a 32-bit SYSCALL |
+//! | `event` | events on the sp0 stack; a fault of the IRETQ to a guest; what must not happen |
+//! | `event_ist` | #DB, NMI, #MC and #DF, which have stacks of their own |
+//! | `event_stubs` | the 256 entries of the IDT |
 //!
 //! `percpu` in front of an instruction is a GS prefix or nothing, by the variant's
 //! [`Placement`](crate::layout::Placement): with [`PerCpu`](crate::layout::Placement::PerCpu), direct
@@ -18,6 +21,9 @@
 //! Inside `asm!`, a `///` line becomes a comment of the listing, so it is written for its reader.
 
 mod enter_guest;
+mod event;
+mod event_ist;
+mod event_stubs;
 mod mitigations;
 mod return_from_guest;
 mod return_to_guest;
@@ -25,6 +31,8 @@ mod syscall_64;
 mod syscall_compat;
 mod to_smod;
 mod to_umod;
+
+pub(crate) use event_stubs::stride;
 
 use switcher_macros::asm;
 
@@ -46,6 +54,10 @@ pub fn switcher<S: Sink>(a: &mut S, variant: &Variant) {
     return_from_guest::emit(a, variant);
     a.align(ENTRY_ALIGNMENT, FILLER);
     syscall_compat::emit(a, variant);
+    a.align(ENTRY_ALIGNMENT, FILLER);
+    event::emit(a, variant);
+    event_ist::emit(a, variant);
+    event_stubs::emit(a, variant);
 }
 
 /// Opens a routine that is reached by SYSCALL or through a pointer of the host's: with indirect

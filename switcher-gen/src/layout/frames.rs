@@ -39,7 +39,7 @@ pub struct PtRegs {
     #[asm(at = 0x70)]
     pub rdi: u64,
     /// On exit, why: see [`OrigAx`]. On entry, unused.
-    #[asm(at = 0x78)]
+    #[asm(at = 0x78, nested)]
     pub orig_ax: OrigAx,
     #[asm(at = 0x80)]
     pub rip: u64,
@@ -132,3 +132,122 @@ const _: () = {
     assert!(PtRegs::rsp.bytes() == tail + IretFrame::rsp.bytes());
     assert!(PtRegs::ss.bytes() == tail + IretFrame::ss.bytes());
 };
+
+/// What an event entry has on its stack once vector and error code are there: the tail of a
+/// [`PtRegs`] but for the vector, which has RDI's place until that is saved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
+#[repr(C)]
+#[asm(size = 56, align = 8)]
+pub struct EventFrame {
+    /// In the low byte; the others repeat its sign.
+    #[asm(at = 0x00)]
+    pub vector: u64,
+    /// The hardware's, or -1.
+    #[asm(at = 0x08)]
+    pub error_code: u64,
+    /// What the CPU pushed.
+    #[asm(at = 0x10, nested)]
+    pub iret: IretFrame,
+}
+
+// Pushing the fourteen registers below RDI makes a PtRegs of it.
+const _: () = {
+    let base = PtRegs::rdi.bytes();
+    assert!(base + EventFrame::error_code.bytes() == PtRegs::orig_ax.bytes());
+    assert!(base + EventFrame::iret.bytes() == PtRegs::rip.bytes());
+};
+
+/// The sp0 stack when an IRETQ to a guest has faulted and RAX has been pushed. The frame that the
+/// IRETQ refused ends at sp0, a multiple of 16; the CPU has aligned RSP before it pushed its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
+#[repr(C)]
+#[asm(size = 112, align = 8)]
+#[expect(missing_docs, reason = "registers are what they are called")]
+pub struct RefusedIretq {
+    #[asm(at = 0x00)]
+    pub rax: u64,
+    /// As in an [`EventFrame`], which starts here and is about the IRETQ itself.
+    #[asm(at = 0x08)]
+    pub vector: u64,
+    #[asm(at = 0x10)]
+    pub error_code: u64,
+    #[asm(at = 0x18)]
+    pub rip: u64,
+    #[asm(at = 0x20)]
+    pub cs: u64,
+    #[asm(at = 0x28)]
+    pub eflags: u64,
+    #[asm(at = 0x30)]
+    pub rsp: u64,
+    /// What is to be made of it: the event of a guest that has got that far. It begins where the
+    /// CPU has pushed SS, and its error code is what alignment has left out.
+    #[asm(at = 0x38, nested)]
+    pub guests: EventFrame,
+}
+
+/// What lies above a stack of the IST, where the TSS points: the host writes it, emitted code finds
+/// the host's GS base by it whatever GS is. 16 bytes, so that the stack below is aligned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
+#[repr(C, align(16))]
+#[asm(size = 16, align = 16)]
+pub struct IstTop {
+    /// The host's GS base on this CPU: with [`Placement::Gs`](super::Placement), its per-CPU block's
+    /// address.
+    #[asm(at = 0x00)]
+    pub gs_base: u64,
+    _reserved: u64,
+}
+
+/// A stack of the IST with the registers of what was interrupted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
+#[repr(C)]
+#[asm(size = 184, align = 8)]
+pub struct IstFrame {
+    /// All general registers, and what the CPU pushed.
+    #[asm(at = 0x00, nested)]
+    pub regs: PtRegs,
+    /// See [`IstTop`].
+    #[asm(at = 0xA8)]
+    pub gs_base: u64,
+    _reserved: u64,
+}
+
+/// The same where nothing has been pushed but by the CPU, and no error code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
+#[repr(C)]
+#[asm(size = 56, align = 8)]
+pub struct IstEntry {
+    /// What the CPU pushed.
+    #[asm(at = 0x00, nested)]
+    pub iret: IretFrame,
+    /// See [`IstTop`].
+    #[asm(at = 0x28)]
+    pub gs_base: u64,
+    _reserved: u64,
+}
+
+/// An event of a guest on a stack of the IST, on its way to the sp0 stack: two registers are saved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
+#[repr(C)]
+#[asm(size = 72, align = 8)]
+#[expect(missing_docs, reason = "registers are what they are called")]
+pub struct EventOnIst {
+    #[asm(at = 0x00)]
+    pub rsi: u64,
+    #[asm(at = 0x08)]
+    pub rdi: u64,
+    #[asm(at = 0x10, nested)]
+    pub event: EventFrame,
+}
+
+/// The same with the frame of the IRETQ that goes there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
+#[repr(C)]
+#[asm(size = 112, align = 8)]
+#[expect(missing_docs, reason = "registers are what they are called")]
+pub struct LeavingIst {
+    #[asm(at = 0x00, nested)]
+    pub iret: IretFrame,
+    #[asm(at = 0x28, nested)]
+    pub saved: EventOnIst,
+}

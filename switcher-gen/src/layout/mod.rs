@@ -8,7 +8,10 @@ mod offset;
 mod percpu;
 mod pvcs;
 
-pub use frames::{ExitReason, IretFrame, OrigAx, PtRegs};
+pub use frames::{
+    EventFrame, EventOnIst, ExitReason, IretFrame, IstEntry, IstFrame, IstTop, LeavingIst, OrigAx,
+    PtRegs, RefusedIretq,
+};
 #[doc(hidden)]
 pub use message::Message;
 pub use offset::{AsmLayout, Field, Layout, Offset, Operand, Scalar, disp8, disp32, layout_of};
@@ -26,4 +29,5 @@ pub const LAYOUTS: &[&Layout] = &[
     PtRegs::LAYOUT,
     OrigAx::LAYOUT,
     IretFrame::LAYOUT,
+    IstTop::LAYOUT,
 ];

@@ -65,10 +65,18 @@ impl<'a> Decode<'a> {
             };
             let kind = instruction.op_kind(operand);
             let named = match kind {
+                // An address in the code: nothing was said of it but its label.
+                OpKind::Memory if instruction.mnemonic() == Mnemonic::Lea => {
+                    let label = self.label(instruction.memory_displacement64());
+                    label.map(|label| Ok(Named { name: format!("[{}]", label.name), ..label }))
+                }
                 OpKind::Memory => {
                     memory.next().map(|note| memory_operand(at, &instruction, *note, &raw))
                 }
-                OpKind::NearBranch64 => self.label(instruction.near_branch64()).map(Ok),
+                OpKind::NearBranch64 => {
+                    let hook = self.hook(at, &instruction);
+                    hook.or_else(|| self.label(instruction.near_branch64())).map(Ok)
+                }
                 _ if is_immediate(kind) => {
                     immediates.next().map(|text| Ok(immediate_operand(&instruction, text, &raw)))
                 }
@@ -85,6 +93,13 @@ impl<'a> Decode<'a> {
             return Err(ListingError::NoSuchOperand { at });
         }
         Ok(decoded)
+    }
+
+    /// What of the host's a call leads to.
+    fn hook(&self, at: u32, instruction: &Instruction) -> Option<Named> {
+        let field = at + instruction.len() as u32 - size_of::<i32>() as u32;
+        let relocation = self.image.relocations().iter().find(|r| r.at == field)?;
+        Some(Named { name: relocation.symbol.0.into(), encoded: None })
     }
 
     fn label(&self, offset: u64) -> Option<Named> {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Instruction, Line, Listing, Symbol, WindowSpan};
-use crate::asm::Window;
+use crate::asm::{Label, Window};
 
 /// Bytes without anything between them.
 pub(super) struct Hex<'a>(pub(super) &'a [u8]);
@@ -31,6 +31,17 @@ enum Detail {
     Full,
     /// No bytes, and names alone where they stand for numbers.
     Brief,
+}
+
+/// How many event entries there are, and how many of them a text shows: those with stacks of their
+/// own and an error code are among the first.
+const STUBS: u64 = 256;
+const SHOWN: u64 = 11;
+
+/// A line, or that there are more of its like.
+enum Folded<'a> {
+    Line(&'a Line),
+    More,
 }
 
 impl fmt::Display for Listing {
@@ -69,7 +80,11 @@ impl Listing {
     #[must_use]
     pub fn outline(&self) -> String {
         let mut outline = String::new();
-        for line in &self.lines {
+        for line in self.folded(&self.lines) {
+            let Folded::Line(line) = line else {
+                outline += "    ; and so on\n";
+                continue;
+            };
             match line {
                 Line::Routine { file } => outline += &format!("; ---- {file} ----\n"),
                 Line::Comment { text } => outline += &format!("    ; {text}\n"),
@@ -85,6 +100,38 @@ impl Listing {
         outline
     }
 
+    /// The lines without most of the event entries, which differ in a number only.
+    fn folded<'a>(&self, lines: &'a [Line]) -> impl Iterator<Item = Folded<'a>> {
+        let cut = self.symbol(Label::EventStubs) + SHOWN * self.stride();
+        let end = self.symbol(Label::EventStubsEnd);
+        let is_cut = move |line: &Line| match line {
+            Line::Instruction(Instruction { address, .. }) | Line::Filler { address, .. } => {
+                (cut..end).contains(address)
+            }
+            _ => false,
+        };
+        let mut before = false;
+        lines.iter().filter_map(move |line| {
+            let was_cut = std::mem::replace(&mut before, is_cut(line));
+            match (before, was_cut) {
+                (false, _) => Some(Folded::Line(line)),
+                (true, false) => Some(Folded::More),
+                (true, true) => None,
+            }
+        })
+    }
+
+    /// Where a label is that every image exports.
+    fn symbol(&self, label: Label) -> u64 {
+        let symbol = self.symbols.iter().find(|symbol| symbol.name == label.name());
+        symbol.map_or(0, |symbol| symbol.address)
+    }
+
+    /// How far the event entries are from each other.
+    fn stride(&self) -> u64 {
+        (self.symbol(Label::EventStubsEnd) - self.symbol(Label::EventStubs)) / STUBS
+    }
+
     fn address(&self, address: u64) -> String {
         let width = if self.base.is_some() { 16 } else { 4 };
         format!("{address:0width$x}")
@@ -98,12 +145,18 @@ impl Listing {
     ) -> fmt::Result {
         let indent = " ".repeat("SR  ".len() + self.address(0).len() + "  ".len());
         let mut leads_in = false;
-        for (i, line) in lines.iter().enumerate() {
+        let shown: Vec<_> = self.folded(lines).collect();
+        for (i, line) in shown.iter().enumerate() {
             // An empty line in front of what leads in a label, be it a comment or a heading.
-            let was_leading = std::mem::replace(&mut leads_in, leads_to_label(&lines[i..]));
+            let was_leading = std::mem::replace(&mut leads_in, leads_to_label(&shown[i..]));
             if leads_in && !was_leading {
                 writeln!(f)?;
             }
+            let Folded::Line(line) = line else {
+                let stride = self.stride();
+                writeln!(f, "{indent}; and so on: {STUBS} in all, {stride} bytes apart")?;
+                continue;
+            };
             match line {
                 Line::Routine { file } => writeln!(f, "; ---- {file} ----")?,
                 Line::Comment { text } => writeln!(f, "{indent}; {text}")?,
@@ -156,11 +209,13 @@ fn with_source(text: String, line: &Instruction, column: usize) -> String {
 }
 
 /// Whether nothing but comments and headings stands in front of the next label.
-fn leads_to_label(lines: &[Line]) -> bool {
-    let is_lead = |line: &&Line| matches!(line, Line::Routine { .. } | Line::Comment { .. });
+fn leads_to_label(lines: &[Folded<'_>]) -> bool {
+    let is_lead = |line: &&Folded<'_>| {
+        matches!(line, Folded::Line(Line::Routine { .. } | Line::Comment { .. }))
+    };
     let leads = lines.iter().take_while(is_lead).count();
-    matches!(lines.first(), Some(Line::Routine { .. }))
-        || matches!(lines.get(leads), Some(Line::Label { .. }))
+    matches!(lines.first(), Some(Folded::Line(Line::Routine { .. })))
+        || matches!(lines.get(leads), Some(Folded::Line(Line::Label { .. })))
 }
 
 /// The letters of the windows that apply, each in its own column.

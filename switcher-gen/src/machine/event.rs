@@ -55,7 +55,7 @@ impl<D: Domain> State<D> {
             None => self.get(Gpr::Rsp),
         };
         // In 64-bit mode the stack is aligned first, and SS and RSP are pushed in any case.
-        let mut rsp = d.mask(stack, !0xF);
+        let mut rsp = self.aligned(d, stack);
         let resume = if arrival.is_fault { RFlags::RF.bits() } else { 0 };
         let rflags = d.or(self.rflags(d), d.word(resume));
         let frame = [self.ss, self.get(Gpr::Rsp), rflags, self.cs, self.rip];
@@ -75,6 +75,18 @@ impl<D: Domain> State<D> {
         self.flags.replace(d, cleared.bits(), d.word(0));
         self.rip = gate.handler;
         Ok(())
+    }
+
+    /// `address` down to a multiple of 16. A stack whose top is one need not lie anywhere in
+    /// particular for that.
+    fn aligned(&self, d: &D, address: D::Word) -> D::Word {
+        let regions = self.memory.regions.iter();
+        let mut tops = regions.filter(|r| d.known(d.mask(r.base, 0xF)) == Some(0));
+        let below = tops.find_map(|top| Some((top.base, d.distance(address, top.base)?)));
+        match below {
+            Some((top, distance)) => d.plus(top, distance & !0xF),
+            None => d.mask(address, !0xF),
+        }
     }
 
     fn read(&self, d: &D, address: D::Word) -> Result<D::Word, Undeliverable> {

@@ -33,5 +33,6 @@ pub use flags::{ARITHMETIC, Condition, Flags};
 pub use interpreter::Interpreter;
 pub use memory::{Memory, Place, Region, Sharing};
 pub use program::{Op, Program, ProgramError};
+pub(crate) use state::WRITABLE;
 pub use state::{CR4, EFER, Entry, Fault, Gpr, Model, Msrs, State};
 pub use step::{Access, Branch, Event, Observer, Step, Stuck, Unobserved};

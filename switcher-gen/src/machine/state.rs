@@ -186,7 +186,7 @@ const EFER_SCE: u32 = 0;
 const CR4_FSGSBASE: u32 = 16;
 
 /// What RFLAGS can hold besides bit 1, which is always set (Intel SDM vol. 1, 3.4.3).
-const WRITABLE: u64 = 0x3F_7FD5;
+pub(crate) const WRITABLE: u64 = 0x3F_7FD5;
 
 impl<D: Domain> State<D> {
     /// A general register.
@@ -272,11 +272,11 @@ impl<D: Domain> State<D> {
         self.rip = rip;
     }
 
-    /// IRETQ to CPL 3, of a frame that has been read: RIP, CS, RFLAGS, RSP, SS.
+    /// IRETQ of a frame that has been read: RIP, CS, RFLAGS, RSP, SS. To CPL 3, or from CPL 0 to the
+    /// host's own code.
     ///
     /// # Errors
-    /// #GP as the frame deserves; nothing has changed then. A frame of CPL 0 is refused too: no
-    /// switcher has use for one, and the selectors of CPL 3 are all there are.
+    /// #GP as the frame deserves; nothing has changed then.
     pub(super) fn iretq(
         &mut self,
         d: &D,
@@ -289,6 +289,17 @@ impl<D: Domain> State<D> {
         let selector = |word| d.mask(word, 0xFFFF);
         let (cs, ss) = (selector(cs), selector(ss));
         let s = model.selectors;
+        if self.cpl == 0 && d.decide(d.is(cs, s.kernel_cs().into())) {
+            // A null SS is fine at CPL 0 in 64-bit mode: an event from CPL 3 leaves one.
+            if !d.decide(d.either(d.is(ss, s.kernel_ds().into()), d.is(ss, 0))) {
+                return Err(Fault::protection(d.mask(ss, 0xFFFC)));
+            }
+            if d.decide(d.not(model.is_canonical(d, rip))) {
+                return Err(Fault::protection(d.word(0)));
+            }
+            self.load_frame(d, [rip, cs, flags, rsp, ss]);
+            return Ok(());
+        }
         let is = |word, usual: u16, alias: Option<u16>| {
             let usual = d.is(word, usual.into());
             alias.map_or(usual, |alias| d.either(usual, d.is(word, alias.into())))
@@ -317,13 +328,17 @@ impl<D: Domain> State<D> {
     }
 
     /// IRETQ to CPL 3 once nothing speaks against the frame.
-    pub(crate) fn arrive(&mut self, d: &D, [rip, cs, flags, rsp, ss]: [D::Word; 5]) {
+    pub(crate) fn arrive(&mut self, d: &D, frame: [D::Word; 5]) {
+        self.load_frame(d, frame);
+        self.cpl = 3;
+    }
+
+    fn load_frame(&mut self, d: &D, [rip, cs, flags, rsp, ss]: [D::Word; 5]) {
         self.load_flags(d, flags);
         self.flags.replace(d, RFlags::VM.bits(), d.word(0));
         let selector = |word| d.mask(word, 0xFFFF);
         (self.cs, self.ss, self.rip) = (selector(cs), selector(ss), rip);
         self.set(Gpr::Rsp, rsp);
-        self.cpl = 3;
     }
 
     /// RFLAGS from a word, at CPL 0.

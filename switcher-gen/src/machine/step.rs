@@ -415,9 +415,11 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             }
             Kind::Ud2 => return Err(Fault::UNDEFINED.into()),
             Kind::Int3 => return Err(Fault::BREAKPOINT.into()),
-            // A gate of DPL 0 is named by the error code; bit 1 says that it is the IDT's.
+            // A gate of DPL 0 is named by the error code; bit 1 says that it is the IDT's. Ring 0 may
+            // use any.
             Kind::Int(vector) => {
                 return Err(match vector {
+                    _ if self.state.cpl == 0 => Fault { vector, error_code: None },
                     3 | 4 | 0x80 => Fault { vector, error_code: None },
                     _ => Fault::protection(d.word(u64::from(vector) << 3 | 2)),
                 }
@@ -528,9 +530,10 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             *word = self.load(d.plus(rsp, 8 * slot as i64), 8, false)?;
         }
         self.tell(Event::Iretq(frame));
-        let is_within_cpl_3 = self.state.cpl != 0;
+        let before = self.state.cpl;
         self.state.iretq(d, self.model, frame)?;
-        Ok(if is_within_cpl_3 { Step::Next } else { Step::Guest { by_sysretq: false } })
+        let is_within_ring = self.state.cpl == before;
+        Ok(if is_within_ring { Step::Next } else { Step::Guest { by_sysretq: false } })
     }
 
     fn jump_if(&mut self, op: &Op, condition: Condition) -> Result<(), Stop<D::Word>> {

@@ -67,7 +67,7 @@ impl Machine {
             Placement::Gs => (Code::new(image.bytes())?, Data::new()?),
             Placement::PerCpu => Code::with_data_in_front(image.bytes())?,
         };
-        let linked = image.link(code.address(), |_| None)?;
+        let linked = image.link_without_hooks(code.address())?;
         // The same length that the pages were made for.
         code.load(0, linked.bytes())?;
         let memory = Memory {

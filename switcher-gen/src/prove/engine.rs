@@ -124,6 +124,15 @@ impl Prover {
                 Err(verdict) => return Ok(verdict),
             }
         }
+        // They touch nothing of the guest's, as they show.
+        let events = if target.gates.is_some() { &Theorem::EVENTS[..] } else { &[] };
+        for &theorem in events {
+            let how = (Neighbour::Quiet, Extent::Everything);
+            match self.theorem(target, theorem, how, saved.as_ref())? {
+                Ok(report) => reports.push(report),
+                Err(verdict) => return Ok(verdict),
+            }
+        }
         Ok(Verdict::Proved(reports))
     }
 
@@ -319,7 +328,8 @@ impl Prover {
         let [Some(first), Some(second)] = saved.map(|saved| saved.ok().flatten()) else {
             return Ok(Some("entering a guest does not lead to one".into()));
         };
-        for theorem in Theorem::ALL {
+        let events = if one.gates.is_some() { &Theorem::EVENTS[..] } else { &[] };
+        for theorem in Theorem::ALL.into_iter().chain(events.iter().copied()) {
             d.reset();
             let mut difference = None;
             let mut bad = None;

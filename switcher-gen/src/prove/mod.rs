@@ -7,6 +7,7 @@
 //! | `world` | the states a theorem is about, as the machine and as the specification have them; **all assumptions** |
 //! | `obligation` | what must hold, by name and by row of hazards.md |
 //! | `theorem` | one run of one entry point, and the goals that come up on it |
+//! | `events` | the same for event entries, which may come from anywhere in ring 0 |
 //! | `engine` | every path of every theorem, goal by goal |
 //! | `shared` | which targets a proof holds of, so that each code is proved once |
 //! | `counterexample` | the state in which a goal does not hold, in words, replayed on numbers |
@@ -39,6 +40,7 @@
 
 mod counterexample;
 mod engine;
+mod events;
 mod mitigations;
 pub mod obligation;
 mod shared;
@@ -48,9 +50,10 @@ mod world;
 
 pub use counterexample::Counterexample;
 pub use engine::{Prover, Report, Unexplored, Verdict};
+pub(crate) use events::VECTORS;
 pub use obligation::Obligation;
 pub use shared::Shared;
-pub use target::Target;
+pub use target::{Target, TargetGate};
 pub use theorem::{BadCode, Goal, Neighbour, Run, Theorem, Walk, run, saved};
 pub use world::{BlockOffsets, Name, Part, Saved, Setting, Source};
 pub(crate) use world::{read_extra, read_pvcs, region};

@@ -86,6 +86,25 @@ obligations! {
     EXIT_GS = "exit-gs" [7] "GS is the host's, the inactive base the guest's";
     EXIT_HOST_RSP = "exit-host-rsp" [27] "host_rsp says whether a guest is being run";
     EXIT_SS = "exit-ss" [18] "on AMD, SS is not null in the host";
+    // Of events.
+    HOST_RSP_SET = "host-rsp-set" [8, 9] "on a guest's root, host_rsp says that a guest is being run";
+    HOOK = "hook" [8] "the host's hook for this event is called, once";
+    HOOK_ROOT = "hook-root" [8] "the hook runs on the host's root";
+    HOOK_GS = "hook-gs" [7] "the hook runs with the host's GS";
+    HOOK_STACK = "hook-stack" [10] "the hook runs on a known stack, aligned by the ABI";
+    HOOK_FLAGS = "hook-flags" [16] "the hook runs with DF, AC, NT, TF and IF clear";
+    HOOK_FRAME = "hook-frame" [27] "the hook is told every register of what was interrupted";
+    RESUMED = "resumed" [8, 12] "what was interrupted goes on, with the flags it had";
+    RESUMED_ROOT = "resumed-root" [8, 9] "CR3 is what was interrupted";
+    RESUMED_GS = "resumed-gs" [7] "both GS bases are what was interrupted";
+    RESUMED_REGISTERS = "resumed-registers" [27] "every general register is what was interrupted";
+    NMI_UNBLOCKED = "nmi-unblocked" [11] "an IRET has ended the blocking of NMIs before the exit";
+    NMI_STACK = "nmi-stack" [10, 11] "once NMIs are no longer blocked, nothing is on their stack";
+    IRETQ_RING_0 = "iretq-ring-0" [25] "what IRETQ does not take to a guest stays in ring 0";
+    FATAL_TRAP = "fatal-trap" [30] "behind the call of a hook that does not return is UD2";
+    GATE_DPL = "gate-dpl" [32] "gates of DPL 3 are those of vectors 3, 4 and 0x80";
+    GATE_IST = "gate-ist" [10, 12] "#DF, NMI, #DB and #MC have stacks of their own, others have none";
+    GATE_STUB = "gate-stub" [27, 32] "each gate's stub pushes its vector and jumps where its kind does";
     // By looking at the code (hazards.md's S rows).
     ADJACENT = "rsp-adjacent" [23] "the load of RSP is right in front of SYSRETQ";
     ENDBR = "endbr" [33] "under IBT, what is jumped to indirectly is ENDBR64";

@@ -101,10 +101,26 @@ fn judged(setting: Setting, theorem: Theorem) -> Setting {
     let mitigations = match theorem {
         // No RET; VERW is asked for here and nowhere else.
         Theorem::EnterGuest => Mitigations { ibrs, verw, ..Mitigations::NONE },
-        Theorem::SyscallCompat => Mitigations::NONE,
-        Theorem::Syscall64 | Theorem::ReturnFromGuest | Theorem::ReturnFromGuestIst => {
-            Mitigations { verw: false, ..variant.axes().mitigations }
-        }
+        // Nor do these exit.
+        Theorem::SyscallCompat
+        | Theorem::Gates
+        | Theorem::DbInRing0
+        | Theorem::NmiInRing0
+        | Theorem::McInRing0
+        | Theorem::DfInRing0
+        | Theorem::GpInRing0
+        | Theorem::PfAtIretq => Mitigations::NONE,
+        Theorem::Syscall64
+        | Theorem::ReturnFromGuest
+        | Theorem::ReturnFromGuestIst
+        | Theorem::Event
+        | Theorem::EventError
+        | Theorem::EventDb
+        | Theorem::EventNmi
+        | Theorem::EventMc
+        | Theorem::EventDf
+        | Theorem::IretqNp
+        | Theorem::IretqGp => Mitigations { verw: false, ..variant.axes().mitigations },
     };
     let axes = Axes { pcid: false, mitigations, ..variant.axes() };
     // Every combination is legal that a legal one becomes without PCIDs.

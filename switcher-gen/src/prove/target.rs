@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::world::{Saved, Setting, Source, Start, World};
-use crate::Image;
-use crate::asm::{Label, Window};
+use crate::asm::{HostSymbol, Label, Window};
 use crate::elf::{Foreign, ReadError};
+use crate::image::{Gate, Image};
 use crate::machine::{Domain, Model, Program};
 
 /// Bytes at an address, their entry points, and what they are meant for.
@@ -26,8 +26,25 @@ pub struct Target {
     pub iretq: Option<u64>,
     /// The windows, if the host is told of them.
     pub windows: Option<Vec<(Window, Range<u64>)>>,
+    /// The entries of the IDT, if the code has some.
+    pub gates: Option<Vec<TargetGate>>,
+    /// The addresses of the host's hooks, in the order of [`HostSymbol::HOOKS`].
+    pub hooks: [u64; HostSymbol::HOOKS.len()],
     /// What it is meant for.
     pub setting: Setting,
+}
+
+/// An entry of the IDT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TargetGate {
+    /// Which.
+    pub vector: u8,
+    /// Where the handler is.
+    pub address: u64,
+    /// The stack of the IST, or 0.
+    pub ist: u8,
+    /// From which privilege level on INT may use it.
+    pub dpl: u8,
 }
 
 impl Target {
@@ -38,18 +55,27 @@ impl Target {
     #[must_use]
     pub fn image(image: &Image) -> Self {
         let at = |label| Self::BASE + u64::from(image.offset(label));
+        let hook = |symbol: HostSymbol| Foreign::hook(symbol.0);
+        // Of what an image refers to, only the hooks could be unknown, and they are within reach.
+        let linked = image.link(Self::BASE, hook).expect("an image refers to hooks only");
+        let gate = |vector| {
+            let Gate { offset, ist, dpl } = image.gate(vector);
+            TargetGate { vector, address: Self::BASE + u64::from(offset), ist, dpl }
+        };
         let windows = image.windows().iter().map(|range| {
             let (start, end) = (u64::from(range.start), u64::from(range.end));
             (range.window, Self::BASE + start..Self::BASE + end)
         });
         Self {
-            program: Program::new(Self::BASE, image.bytes().to_vec()),
+            program: Program::new(Self::BASE, linked.bytes().to_vec()),
             enter_guest: at(Label::EnterGuest),
             return_from_guest: at(Label::ReturnFromGuest),
             syscall_64: at(Label::Syscall64),
             syscall_compat: Some(at(Label::SyscallCompat)),
             iretq: Some(at(Label::Iretq)),
             windows: Some(windows.collect()),
+            gates: Some((0..=u8::MAX).map(gate).collect()),
+            hooks: HostSymbol::HOOKS.map(|symbol| hook(symbol).unwrap_or_default()),
             setting: Setting::from(image.variant()),
         }
     }
@@ -61,6 +87,20 @@ impl Target {
     pub fn foreign(foreign: &Foreign, setting: Setting) -> Result<Self, ReadError> {
         let required = |label: Label| foreign.symbol(label.name());
         let optional = |label: Label| foreign.symbols.get(label.name()).copied();
+        let stubs = optional(Label::EventStubs).zip(optional(Label::EventStubsEnd));
+        let gates = stubs.and_then(|(start, end)| Some((start, end.checked_sub(start)? / 256)));
+        let gates = gates.map(|(start, stride)| {
+            let gate = |vector| {
+                let Gate { ist, dpl, .. } = Gate::of(0, vector);
+                let address = start + stride * u64::from(vector);
+                TargetGate { vector, address, ist, dpl }
+            };
+            (0..=u8::MAX).map(gate).collect()
+        });
+        let hook = |symbol: HostSymbol| {
+            let own = foreign.symbols.get(symbol.0).copied();
+            own.or_else(|| Foreign::hook(symbol.0)).unwrap_or_default()
+        };
         Ok(Self {
             program: Program::new(foreign.base, foreign.bytes.clone()),
             enter_guest: required(Label::EnterGuest)?,
@@ -69,6 +109,8 @@ impl Target {
             syscall_compat: optional(Label::SyscallCompat),
             iretq: optional(Label::Iretq),
             windows: None,
+            gates,
+            hooks: HostSymbol::HOOKS.map(hook),
             setting,
         })
     }
@@ -78,7 +120,13 @@ impl Target {
     pub fn not_judged(&self) -> Vec<&'static str> {
         let windows = "the windows: no table of them (hazards.md, rows 9 and 10)";
         let compat = "entry_SYSCALL_compat_switcher: no such symbol (hazards.md, row 17)";
-        let missing = [(self.windows.is_none(), windows), (self.syscall_compat.is_none(), compat)];
+        let events = "event entries: no symbols switcher_event_stubs, switcher_event_stubs_end \
+                      (hazards.md, rows 8, 10 to 12, 32)";
+        let missing = [
+            (self.windows.is_none(), windows),
+            (self.syscall_compat.is_none(), compat),
+            (self.gates.is_none(), events),
+        ];
         missing.into_iter().filter_map(|(is_missing, what)| is_missing.then_some(what)).collect()
     }
 

@@ -4,6 +4,7 @@
 use iced_x86::{Mnemonic, Register};
 use serde::Serialize;
 
+use super::events;
 use super::mitigations::{AtReturn, Barriers};
 use super::obligation::{self, Obligation};
 use super::target::Target;
@@ -34,16 +35,65 @@ pub enum Theorem {
     ReturnFromGuest,
     /// The same, the frame on a stack of the IST.
     ReturnFromGuestIst,
+    /// The IDT, by looking at it.
+    Gates,
+    /// An event of a guest without an error code.
+    Event,
+    /// One with an error code.
+    EventError,
+    /// #DB of a guest.
+    EventDb,
+    /// An NMI while a guest runs.
+    EventNmi,
+    /// A machine check while a guest runs.
+    EventMc,
+    /// A double fault of a guest.
+    EventDf,
+    /// #NP of the IRETQ to a guest.
+    IretqNp,
+    /// #GP of the IRETQ to a guest.
+    IretqGp,
+    /// #DB anywhere in ring 0.
+    DbInRing0,
+    /// An NMI anywhere in ring 0.
+    NmiInRing0,
+    /// A machine check anywhere in ring 0.
+    McInRing0,
+    /// A double fault anywhere in ring 0.
+    DfInRing0,
+    /// An exception in ring 0 that is not the IRETQ's.
+    GpInRing0,
+    /// A page fault of the IRETQ to a guest: of its frame, which is the host's.
+    PfAtIretq,
 }
 
 impl Theorem {
-    /// All of them.
+    /// Those about routines that are called or reached by SYSCALL.
     pub const ALL: [Self; 5] = [
         Self::EnterGuest,
         Self::Syscall64,
         Self::SyscallCompat,
         Self::ReturnFromGuest,
         Self::ReturnFromGuestIst,
+    ];
+
+    /// Those about event entries.
+    pub const EVENTS: [Self; 15] = [
+        Self::Gates,
+        Self::Event,
+        Self::EventError,
+        Self::EventDb,
+        Self::EventNmi,
+        Self::EventMc,
+        Self::EventDf,
+        Self::IretqNp,
+        Self::IretqGp,
+        Self::DbInRing0,
+        Self::NmiInRing0,
+        Self::McInRing0,
+        Self::DfInRing0,
+        Self::GpInRing0,
+        Self::PfAtIretq,
     ];
 
     /// In reports.
@@ -55,6 +105,21 @@ impl Theorem {
             Self::SyscallCompat => "syscall_compat",
             Self::ReturnFromGuest => "return_from_guest",
             Self::ReturnFromGuestIst => "return_from_guest (IST)",
+            Self::Gates => "gates",
+            Self::Event => "event",
+            Self::EventError => "event (error code)",
+            Self::EventDb => "event (#DB)",
+            Self::EventNmi => "event (NMI)",
+            Self::EventMc => "event (#MC)",
+            Self::EventDf => "event (#DF)",
+            Self::IretqNp => "IRETQ (#NP)",
+            Self::IretqGp => "IRETQ (#GP)",
+            Self::DbInRing0 => "ring 0 (#DB)",
+            Self::NmiInRing0 => "ring 0 (NMI)",
+            Self::McInRing0 => "ring 0 (#MC)",
+            Self::DfInRing0 => "ring 0 (#DF)",
+            Self::GpInRing0 => "ring 0 (#GP)",
+            Self::PfAtIretq => "IRETQ (#PF)",
         }
     }
 
@@ -65,6 +130,11 @@ impl Theorem {
             Self::Syscall64 => Some(target.syscall_64),
             Self::SyscallCompat => target.syscall_compat,
             Self::ReturnFromGuest | Self::ReturnFromGuestIst => Some(target.return_from_guest),
+            of_events => {
+                let (vector, _) = of_events.event()?;
+                let mut gates = target.gates.iter().flatten();
+                gates.find(|gate| gate.vector == vector).map(|gate| gate.address)
+            }
         }
     }
 
@@ -75,8 +145,25 @@ impl Theorem {
             Self::SyscallCompat => Start::Guest32,
             Self::ReturnFromGuest => Start::Handler { ist: false },
             Self::ReturnFromGuestIst => Start::Handler { ist: true },
+            _ => Start::Guest,
         }
     }
+}
+
+/// The state that a theorem starts from.
+fn world<D: Domain>(
+    d: &D,
+    target: &Target,
+    theorem: Theorem,
+    source: &mut impl Source<D>,
+    saved: Option<&Saved<D>>,
+) -> World<D> {
+    if theorem.is_of_events() {
+        return events::world(d, target, theorem, source, saved);
+    }
+    // Nothing is saved before it.
+    let saved = saved.filter(|_| theorem != Theorem::EnterGuest);
+    target.world(d, source, theorem.start(), saved)
 }
 
 impl std::fmt::Display for Theorem {
@@ -165,14 +252,14 @@ pub struct Run<D: Domain> {
 }
 
 /// More instructions than any path of a switcher has.
-const LIMIT: usize = 1000;
+pub(super) const LIMIT: usize = 1000;
 
 /// What a run is watched for.
-struct Watch<'a, D: Domain> {
+pub(super) struct Watch<'a, D: Domain> {
     target: &'a Target,
-    theorem: Theorem,
+    pub(super) theorem: Theorem,
     goals: Vec<Goal<D>>,
-    trace: Vec<u64>,
+    pub(super) trace: Vec<u64>,
     /// The first instruction that has accessed the PVCS.
     pvcs_at: Option<u64>,
     /// Whether SWAPGS was executed, and whether a jump before it may not have gone there, so that
@@ -182,6 +269,15 @@ struct Watch<'a, D: Domain> {
     barriers: Barriers,
     host_gs: D::Word,
     roots: spec::TssExtra<D::Word>,
+    /// Whether a guest is said to be run where its root is loaded. Comes last: what else is wrong
+    /// says more.
+    running: Vec<Goal<D>>,
+    /// The root that an event has interrupted: it is restored.
+    interrupted: Option<D::Word>,
+    /// Whether an event has executed an IRETQ.
+    unblocked: bool,
+    /// Whether it has used its stack of the IST since.
+    on_ist_again: bool,
     /// Who else watches.
     also: Option<&'a mut dyn Observer<D>>,
 }
@@ -200,16 +296,31 @@ impl<'a, D: Domain> Watch<'a, D> {
             barriers: Barriers::default(),
             host_gs: world.host_gs,
             roots: world.spec.tss_extra,
+            running: Vec::with_capacity(64),
+            interrupted: world.event.as_ref().map(|event| event.interrupted.root),
+            unblocked: false,
+            on_ist_again: false,
             also: None,
         }
     }
 
-    fn goal(&mut self, obligation: Obligation, holds: D::Bit, about: &'static str) {
+    pub(super) fn goal(&mut self, obligation: Obligation, holds: D::Bit, about: &'static str) {
         let at = self.trace.last().copied();
         self.goals.push(Goal { obligation, holds, about, values: None, at });
     }
 
-    fn equal(
+    /// The same of an instruction that has not been executed.
+    pub(super) fn goal_at(
+        &mut self,
+        obligation: Obligation,
+        holds: D::Bit,
+        about: &'static str,
+        at: u64,
+    ) {
+        self.goals.push(Goal { obligation, holds, about, values: None, at: Some(at) });
+    }
+
+    pub(super) fn equal(
         &mut self,
         d: &D,
         obligation: Obligation,
@@ -226,6 +337,16 @@ impl<'a, D: Domain> Watch<'a, D> {
         self.trace.push(at);
         let clear = |flag| d.not(state.flags.other(d, flag));
         self.goal(obligation::RING_0_FLAGS, d.both(clear(RFlags::IF), clear(RFlags::TF)), "RFLAGS");
+        if !self.theorem.is_in_ring_0() {
+            let extra =
+                state.memory.region(region::TSS_EXTRA).expect("every world has all regions");
+            let at = self.target.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
+            let running = d.any(extra.read(d, at, 8), u64::MAX);
+            let holds = d.either(d.eq(state.cr3, self.roots.host_cr3), running);
+            let (obligation, about) = (obligation::HOST_RSP_SET, "host_rsp");
+            let at = self.trace.last().copied();
+            self.running.push(Goal { obligation, holds, about, values: None, at });
+        }
         let Some(windows) = &self.target.windows else { return };
         let within =
             |window| windows.iter().any(|(which, range)| *which == window && range.contains(&at));
@@ -253,6 +374,8 @@ impl<'a, D: Domain> Watch<'a, D> {
         let roots = &self.roots;
         let peers = d.either(d.eq(value, roots.smod_cr3), d.eq(value, roots.umod_cr3));
         let others = d.either(d.eq(value, roots.host_cr3), d.eq(value, roots.enter_cr3));
+        let restored = self.interrupted.map_or(d.bit(false), |root| d.eq(value, root));
+        let others = d.either(others, restored);
         let unprepared = d.any(roots.switch_flags, SwitchFlags::NO_DS_CR3.bits());
         // Slots may hold the same value: what counts is that there is a reason to load it.
         let prepared = d.either(others, d.not(unprepared));
@@ -301,6 +424,13 @@ impl<'a, D: Domain> Watch<'a, D> {
 
     fn iretq(&mut self, d: &D, state: &Machine<D>, [_, cs, flags, _, ss]: [D::Word; 5]) {
         let at = self.trace.last().copied();
+        if self.theorem.is_of_events() {
+            // To a guest there is another way.
+            let kernel = self.target.model().selectors.kernel_cs();
+            self.goal(obligation::IRETQ_RING_0, d.is(cs, kernel.into()), "CS");
+            self.unblocked = true;
+            return;
+        }
         let is_known = at.is_some() && at == self.target.iretq;
         self.goal(obligation::IRETQ_LABEL, d.bit(is_known), "RIP");
         let nested = state.flags.other(d, RFlags::NT);
@@ -368,7 +498,8 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
             Event::Execute(at) => self.execute(d, state, at),
             Event::Depends(condition) => {
                 self.jumped = true;
-                let depends = d.mentions(condition, |name| name == "guest.rsp");
+                let theirs = ["guest.rsp", "interrupted.gs_base", "interrupted.inactive_gs_base"];
+                let depends = d.mentions(condition, |name| theirs.contains(&name));
                 self.goal(obligation::NO_DECISION_ON_RSP, d.bit(!depends), "RSP");
             }
             Event::LoadCr3(value) => self.cr3(d, value),
@@ -390,6 +521,7 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 if name != region::SP0 {
                     self.barriers.overwritten = false;
                 }
+                self.on_ist_again |= self.unblocked && name == region::IST;
                 if name == region::PVCS {
                     self.pvcs_at = self.pvcs_at.or(self.trace.last().copied());
                 }
@@ -424,10 +556,23 @@ enum Speculation {
 }
 
 /// Where the machine came to.
-enum End<W> {
-    Guest { by_sysretq: bool },
+pub(super) enum End<W> {
+    Guest {
+        by_sysretq: bool,
+    },
     Host,
-    Broken { obligation: Obligation, text: String, about: &'static str, values: Option<(W, W)> },
+    /// Where an event has interrupted ring 0.
+    Resumed {
+        hooked: bool,
+    },
+    /// In the host, for good; or nothing was executed.
+    Stopped,
+    Broken {
+        obligation: Obligation,
+        text: String,
+        about: &'static str,
+        values: Option<(W, W)>,
+    },
 }
 
 /// Runs `theorem` of `target`'s code from a state of `source`'s values. `assume` is told what is
@@ -467,7 +612,7 @@ pub(super) fn run_to<D: Domain>(
     saved: Option<&Saved<D>>,
     assume: impl FnOnce(&[(&'static str, D::Bit)]),
 ) -> Result<Run<D>, BadCode> {
-    let mut world = target.world(d, source, theorem.start(), saved);
+    let mut world = self::world(d, target, theorem, source, saved);
     assume(&world.assumptions);
     let mut watch = Watch::new(target, theorem, &world);
     world.machine.memory.hostile = neighbour == Neighbour::Hostile;
@@ -480,9 +625,19 @@ pub(super) fn run_to<D: Domain>(
         End::Guest { by_sysretq } => {
             in_guest(d, &world, &mut watch, (theorem, extent), by_sysretq, saved)
         }
-        End::Host => in_host(d, &world, &mut watch, theorem, extent),
+        End::Host => {
+            if theorem.is_on_ist() {
+                // First: a frame on the wrong stack is one because of it.
+                watch.goal(obligation::NMI_UNBLOCKED, d.bit(watch.unblocked), "NMIs");
+                watch.goal(obligation::NMI_STACK, d.bit(!watch.on_ist_again), "address");
+            }
+            in_host(d, &world, &mut watch, theorem, extent)
+        }
+        End::Resumed { hooked } => events::resumed(d, &world, &mut watch, hooked),
+        End::Stopped => String::from("for good"),
     };
     if extent == Extent::Everything {
+        watch.goals.append(&mut watch.running);
         watch.pvcs(d);
     }
     if matches!(theorem, Theorem::Syscall64 | Theorem::SyscallCompat) {
@@ -514,18 +669,18 @@ pub(super) fn walk<'a, D: Domain>(
     assume: impl FnOnce(&[(&'static str, D::Bit)]),
     also: &'a mut dyn Observer<D>,
 ) -> Result<Walk, BadCode> {
-    let mut world = target.world(d, source, theorem.start(), saved);
+    let mut world = self::world(d, target, theorem, source, saved);
     assume(&world.assumptions);
     let mut watch = Watch { also: Some(also), ..Watch::new(target, theorem, &world) };
     let broken = match execute(d, target, theorem, &mut world, &mut watch)? {
         End::Broken { text, .. } => Some(text),
-        End::Guest { .. } | End::Host => None,
+        End::Guest { .. } | End::Host | End::Resumed { .. } | End::Stopped => None,
     };
     Ok(Walk { trace: watch.trace, broken })
 }
 
 /// The MSRs that make a SYSCALL what it is, as the host has them.
-fn entries<D: Domain>(d: &D, target: &Target, setting: &Setting) -> Msrs<D> {
+pub(super) fn entries<D: Domain>(d: &D, target: &Target, setting: &Setting) -> Msrs<D> {
     Msrs {
         star: d.word(setting.variant.selectors().star().bits()),
         lstar: d.word(target.syscall_64),
@@ -555,6 +710,8 @@ fn begin<D: Domain>(d: &D, target: &Target, theorem: Theorem, world: &mut World<
             let amd = crate::machine::Model { vendor: Vendor::Amd, ..world.model };
             let _ = machine.syscall(d, &amd, Entry::Compatibility);
         }
+        // The event comes first: see `events::execute`.
+        _ => {}
     }
 }
 
@@ -566,6 +723,9 @@ fn execute<D: Domain>(
     world: &mut World<D>,
     watch: &mut Watch<'_, D>,
 ) -> Result<End<D::Word>, BadCode> {
+    if theorem.is_of_events() {
+        return events::execute(d, target, theorem, world, watch);
+    }
     begin(d, target, theorem, world);
     if target.setting.variant.axes().ibt {
         let entry = d.known(world.machine.rip).unwrap_or_default();
@@ -608,21 +768,30 @@ fn execute<D: Domain>(
                 let text = format!("exception {} in ring 0 at {at:#x}", fault.vector);
                 return broken(obligation, text, "RIP");
             }
-            Err(Stuck::Program(error)) => return Err(error.into()),
-            Err(Stuck::SelfModifying { at }) => return Err(BadCode::SelfModifying { at }),
-            Err(Stuck::UnknownTarget { at, .. }) => return Err(BadCode::UnknownTarget { at }),
-            Err(Stuck::NoCode { .. }) => return Err(BadCode::Leaves { at, target: at }),
-            Err(Stuck::Msr { at, .. }) => return Err(BadCode::Msr { at }),
             Err(Stuck::Wild { at, address, size, store }) => {
-                let (what, to) = if store { ("a store", "to") } else { ("a load", "from") };
-                let text = format!(
-                    "{what} of {size} bytes {to} memory that is not the switcher's, at {at:#x}"
-                );
-                let values = Some((address, address));
-                let obligation = obligation::MEMORY;
-                return Ok(End::Broken { obligation, text, about: "address", values });
+                return Ok(wild(at, address, size, store));
             }
+            Err(stuck) => return Err(bad(stuck, at)),
         }
+    }
+}
+
+/// An access to memory that no assumption is made of.
+pub(super) fn wild<W: Copy>(at: u64, address: W, size: usize, store: bool) -> End<W> {
+    let (what, to) = if store { ("a store", "to") } else { ("a load", "from") };
+    let text = format!("{what} of {size} bytes {to} memory that is not the switcher's, at {at:#x}");
+    let values = Some((address, address));
+    End::Broken { obligation: obligation::MEMORY, text, about: "address", values }
+}
+
+/// What the code at `at` is, if there is no telling what it does.
+pub(super) fn bad<W: core::fmt::Debug>(stuck: Stuck<W>, at: u64) -> BadCode {
+    match stuck {
+        Stuck::Program(error) => error.into(),
+        Stuck::SelfModifying { at } => BadCode::SelfModifying { at },
+        Stuck::UnknownTarget { at, .. } => BadCode::UnknownTarget { at },
+        Stuck::NoCode { .. } | Stuck::Wild { .. } => BadCode::Leaves { at, target: at },
+        Stuck::Msr { at, .. } => BadCode::Msr { at },
     }
 }
 
@@ -655,7 +824,7 @@ fn iretq<D: Domain>(
 }
 
 /// What an exception in ring 0 breaks.
-fn fault_breaks<W>(target: &Target, at: u64, fault: &Fault<W>) -> Obligation {
+pub(super) fn fault_breaks<W>(target: &Target, at: u64, fault: &Fault<W>) -> Obligation {
     match target.program.instruction(at).mnemonic() {
         Mnemonic::Wrgsbase => obligation::WRGSBASE_CANONICAL,
         Mnemonic::Sysretq => obligation::SYSRETQ_CANONICAL,
@@ -791,6 +960,7 @@ fn specified<D: Domain>(
         Theorem::ReturnFromGuest | Theorem::ReturnFromGuestIst => {
             spec::return_from_guest(d, &host, &world.caller, None, world.frame_at, spec)
         }
+        _ => events::specified(d, world, spec),
     };
     if is_met(world, theorem) {
         let flags = world.spec.tss_extra.switch_flags;
@@ -892,7 +1062,8 @@ fn in_host<D: Domain>(
                 let got = stack.read(d, at - size, 8);
                 watch.equal(d, obligation::EXIT_FRAME, name, expected, got);
             }
-            unchanged(d, world, watch, region::IST, i64::MIN..i64::MAX);
+            let start = if theorem.is_on_ist() { 0 } else { i64::MIN };
+            unchanged(d, world, watch, region::IST, start..i64::MAX);
         }
         // A handler has written it, and there it stays.
         None => {
@@ -904,7 +1075,12 @@ fn in_host<D: Domain>(
 }
 
 /// What no routine changes, and SPEC_CTRL.
-fn untouched<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>, spec: &spec::State<D>) {
+pub(super) fn untouched<D: Domain>(
+    d: &D,
+    world: &World<D>,
+    watch: &mut Watch<'_, D>,
+    spec: &spec::State<D>,
+) {
     let World { machine, others, .. } = world;
     let [fs_base, pkru] = *others;
     watch.equal(d, obligation::UNCHANGED, "FS base", fs_base, machine.fs_base);
@@ -918,7 +1094,7 @@ fn untouched<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>, spec:
     watch.equal(d, obligation::UNCHANGED, "SFMASK", before.sfmask, msrs.sfmask);
 }
 
-fn region_of<'a, D: Domain>(world: &'a World<D>, name: &str) -> &'a Region<D> {
+pub(super) fn region_of<'a, D: Domain>(world: &'a World<D>, name: &str) -> &'a Region<D> {
     world.machine.memory.region(name).expect("every world has all regions")
 }
 
@@ -999,7 +1175,7 @@ fn compare<D: Domain>(
 }
 
 /// What lies at these offsets of a region is as before.
-fn unchanged<D: Domain>(
+pub(super) fn unchanged<D: Domain>(
     d: &D,
     world: &World<D>,
     watch: &mut Watch<'_, D>,
@@ -1051,11 +1227,11 @@ pub(super) fn compare_runs<D: Domain>(
     assume: impl FnOnce(&[(&'static str, D::Bit)]),
 ) -> Result<Run<D>, BadCode> {
     let [one, other] = targets;
-    let mut world = one.world(d, source, theorem.start(), Some(saved[0]));
+    let mut world = self::world(d, one, theorem, source, Some(saved[0]));
     assume(&world.assumptions);
     let mut watch = Watch::new(one, theorem, &world);
     let end = execute(d, one, theorem, &mut world, &mut watch)?;
-    let mut second = other.world(d, source, theorem.start(), Some(saved[1]));
+    let mut second = self::world(d, other, theorem, source, Some(saved[1]));
     let mut ignored = Watch::new(other, theorem, &second);
     let second_end = execute(d, other, theorem, &mut second, &mut ignored)?;
 
@@ -1063,7 +1239,8 @@ pub(super) fn compare_runs<D: Domain>(
     let in_guest = matches!(end, End::Guest { .. });
     let same_end = match (&end, &second_end) {
         (End::Guest { by_sysretq: a }, End::Guest { by_sysretq: b }) => a == b,
-        (End::Host, End::Host) => true,
+        (End::Host, End::Host) | (End::Stopped, End::Stopped) => true,
+        (End::Resumed { hooked: a }, End::Resumed { hooked: b }) => a == b,
         _ => false,
     };
     watch.goal(obligation::KIND, d.bit(same_end), "kind of end");

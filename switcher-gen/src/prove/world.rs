@@ -4,6 +4,7 @@
 //! is built from a [`Source`] of values: variables for a proof, numbers for a fuzzer or for the
 //! replay of a counterexample.
 
+use super::events::Happening;
 use crate::arch::RFlags;
 use crate::layout::{
     self, AsmLayout, IretFrame, Layout, Placement, PtRegs, PvcsLayout, Revision, SwitchFlags, Tss,
@@ -122,7 +123,7 @@ impl Setting {
     }
 }
 
-const FRAME: i64 = size_of::<PtRegs>() as i64;
+pub(super) const FRAME: i64 = size_of::<PtRegs>() as i64;
 /// How much of the caller's stack `switcher_enter_guest` may use.
 const CALLER_STACK: i64 = 256;
 
@@ -178,6 +179,8 @@ pub(super) struct World<D: Domain> {
     pub(super) host_gs: D::Word,
     /// FS base and PKRU as they were.
     pub(super) others: [D::Word; 2],
+    /// The event, if there is one.
+    pub(super) event: Option<Happening<D>>,
     /// The initial memory, to tell what has changed.
     pub(super) before: Memory<D>,
 }
@@ -329,7 +332,7 @@ impl<D: Domain, S: Source<D>> Builder<'_, D, S> {
     }
 }
 
-fn registers<W: Copy>(gpr: &[W; 16]) -> Registers<W> {
+pub(super) fn registers<W: Copy>(gpr: &[W; 16]) -> Registers<W> {
     let get = |register: Gpr| gpr[register as usize];
     Registers {
         rax: get(Gpr::Rax),
@@ -565,6 +568,7 @@ impl<D: Domain> World<D> {
             setting: *setting,
             host_gs,
             others,
+            event: None,
             before: memory,
         }
     }

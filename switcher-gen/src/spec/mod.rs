@@ -13,10 +13,12 @@
 //! | `enter_guest` | "Enter guest", the way in |
 //! | `return_from_guest` | "Enter guest and common exit", the way out |
 //! | `syscall_compat` | what CSTAR must be: a safe stub |
+//! | `event` | "Events from the guest" |
 //!
 //! `d.decide(condition)` reads "if"; `d` is the [`Domain`], the kind of values a register holds.
 
 mod enter_guest;
+mod event;
 mod return_from_guest;
 mod return_to_guest;
 mod syscall_64;
@@ -25,6 +27,7 @@ mod to_smod;
 mod to_umod;
 
 pub use enter_guest::enter_guest;
+pub use event::{Event, Hook, Interrupted, debug_in_ring_0, event, hook};
 pub use return_from_guest::return_from_guest;
 pub use return_to_guest::return_to_guest;
 pub use syscall_64::syscall_64;

@@ -76,7 +76,7 @@ fn listing(image: &Image, base: Option<u64>) -> Result<Listing, Failure> {
 
 /// The image's bytes as they are at `base`.
 fn link(image: &Image, base: u64) -> Result<(CanonicalAddr, Vec<u8>), Failure> {
-    match image.link(base, |_| None) {
+    match image.link_without_hooks(base) {
         Ok(linked) => Ok((linked.base(), linked.bytes().to_vec())),
         Err(error @ (LinkError::Unresolved { .. } | LinkError::Unreachable { .. })) => {
             Err(Failure::failed("cannot link", error))

@@ -187,7 +187,7 @@ impl Interpreter {
                 OF_NO_SWITCHER
             }
         };
-        let linked = image.link(places.switcher, |_| None)?;
+        let linked = image.link_without_hooks(places.switcher)?;
         let switcher = Program::new(places.switcher, linked.bytes().to_vec());
         let model = Model::from(image.variant());
         let selectors = image.variant().selectors();

@@ -1,0 +1,99 @@
+//! Events on the sp0 stack: every vector without a stack of the IST.
+//!
+//! **The CPU**, through an interrupt gate: IF, TF, NT and RF are clear, the other flags and all
+//! registers but RSP are those of what was interrupted, GS base and CR3 too. From CPL 3, RSP has
+//! been sp0; from ring 0, whatever it was there, aligned to 16. There it has pushed an
+//! [`IretFrame`](crate::layout::IretFrame) and, with some vectors, an error code; a stub of
+//! `event_stubs` has pushed the vector.
+//! **Live**: all general registers.
+//! **May be clobbered**: nothing before it is saved.
+//!
+//! Whose event it is, the saved CS says, which only the CPU can have written, and neither RSP nor GS
+//! base does (spec/hazards.md, row 10). From CPL 3, GS base is the guest's. In ring 0, only the one
+//! IRETQ to a guest may fault: a guest's registers are loaded by then, and its GS base, so it is
+//! its event. Nothing else that comes here from ring 0 can be gone on from.
+
+use switcher_macros::asm;
+
+use crate::arch::{Selectors, vector};
+use crate::asm::{Label, Sink, Window};
+use crate::layout::{EventFrame, IretFrame, OrigAx, PtRegs, RefusedIretq};
+use crate::variant::Variant;
+
+#[rustfmt::skip]
+pub(super) fn emit<S: Sink>(a: &mut S, _variant: &Variant) {
+    a.open(Window::GuestRoot);
+    asm!(a
+        /// No error code: -1 takes its place, behind the vector.
+        ; =>Label::Event
+        ; push  QWORD [BYTE rsp + EventFrame::vector]
+        ; mov   QWORD [BYTE rsp + EventFrame::error_code], -1
+        /// Whose event?
+        ; =>Label::EventError
+        ; test  BYTE [BYTE rsp + EventFrame::iret + IretFrame::cs.low_byte()], Selectors::RPL.cast_signed()
+        ; jz    BYTE =>Label::EventRing0
+
+        /// The guest's. No per-CPU access before it is certain whose GS base this is.
+        ; =>Label::EventFromGuest
+        ; swapgs
+        ; lfence
+        ; =>Label::EventOnSp0
+    );
+    push_registers(a);
+    asm!(a
+        ; jmp   =>Label::ReturnFromGuest
+
+        /// Of ring 0, #GP, #SS or #NP of the IRETQ to a guest?
+        ; =>Label::EventRing0
+        ; push  rax
+        ; lea   rax, [=>Label::Iretq]
+        ; cmp   rax, QWORD [BYTE rsp + RefusedIretq::rip]
+        ; jne   BYTE =>Label::EventUnexpected
+        ; movzx eax, BYTE [BYTE rsp + RefusedIretq::vector.low_byte()]
+        ; sub   eax, BYTE vector::NP.cast_signed()
+        ; cmp   eax, (vector::GP - vector::NP).into()
+        ; ja    BYTE =>Label::EventUnexpected
+        /// It is the guest's, of the registers that the IRETQ was to load.
+        ; mov   rax, QWORD [BYTE rsp + RefusedIretq::error_code]
+        ; mov   QWORD [BYTE rsp + RefusedIretq::guests + EventFrame::error_code], rax
+        ; mov   rax, QWORD [BYTE rsp + RefusedIretq::vector]
+        ; mov   QWORD [BYTE rsp + RefusedIretq::guests + EventFrame::vector], rax
+        ; pop   rax
+        ; add   rsp, BYTE (RefusedIretq::guests.bytes() - size_of::<u64>()) as i8
+        ; jmp   BYTE =>Label::EventFromGuest
+
+        /// The stack may be any: go to a known one, through a gate that has it.
+        ; =>Label::EventUnexpected
+        ; pop   rax
+    );
+    push_registers(a);
+    asm!(a
+        ; mov   rdi, rsp
+        ; int   vector::SEGMENT_OVERRUN.cast_signed()
+        ; ud2
+    );
+}
+
+/// Makes a [`PtRegs`] of an [`EventFrame`], in whose lowest word the vector holds RDI's place.
+#[rustfmt::skip]
+pub(super) fn push_registers<S: Sink>(a: &mut S) {
+    asm!(a
+        ; push  rsi
+        ; push  rdx
+        ; push  rcx
+        ; push  rax
+        ; push  r8
+        ; push  r9
+        ; push  r10
+        ; push  r11
+        ; push  rbx
+        ; push  rbp
+        ; push  r12
+        ; push  r13
+        ; push  r14
+        ; push  r15
+        ; movzx eax, BYTE [BYTE rsp + PtRegs::rdi.low_byte()]
+        ; mov   QWORD [BYTE rsp + PtRegs::rdi], rdi
+        ; mov   DWORD [BYTE rsp + PtRegs::orig_ax + OrigAx::reason], eax
+    );
+}

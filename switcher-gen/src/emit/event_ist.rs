@@ -1,0 +1,162 @@
+//! Events with a stack of their own: #DB, NMI, #MC and #DF.
+//!
+//! **The CPU**, through an interrupt gate with an IST index: RSP has been the top of that stack,
+//! where an [`IstTop`](crate::layout::IstTop) lies, and an [`IretFrame`] has been pushed; #DF has an
+//! error code. Everything else is that of what was interrupted: a guest, the switcher between any
+//! two of its instructions, or the host. NMIs are blocked after an NMI.
+//! **Live**: all general registers, the flags in the frame, GS base, CR3.
+//! **May be clobbered**: nothing before it is saved.
+//!
+//! *From a guest* it is an event like any other, but its frame moves to the sp0 stack, by an IRETQ:
+//! that ends the blocking of NMIs (spec/hazards.md, row 11), and the next event may then have this
+//! stack. *From ring 0*, NMI and #MC call the host's hook and leave everything as it was: CR3 and GS
+//! base are saved and restored exactly, whatever they are, so that no decision rests on the address
+//! that was interrupted, on RSP or on GS (rows 8 to 10). The host's GS base lies at the stack's top. Whether a guest is being run (host_rsp) decides whether the host's root is loaded:
+//! if none is, the host's code was interrupted on a root of the host's.
+
+use switcher_macros::asm;
+
+use super::event::push_registers;
+use crate::arch::{RFlags, Selectors, vector};
+use crate::asm::{HostSymbol, Label, Sink};
+use crate::layout::{
+    EventFrame, EventOnIst, IretFrame, IstEntry, IstFrame, LeavingIst, PerCpu, Tss, TssExtra,
+};
+use crate::variant::Variant;
+
+#[rustfmt::skip]
+pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
+    let selectors = variant.selectors();
+
+    asm!(a
+        ; =>Label::EventDb
+        ; test  BYTE [BYTE rsp + IretFrame::cs.low_byte()], Selectors::RPL.cast_signed()
+        ; jz    BYTE =>Label::EventDbRing0
+        ; push  BYTE -1
+        ; push  BYTE vector::DB.cast_signed()
+
+        /// The guest's. To the sp0 stack, through RSI.
+        ; =>Label::EventIstFromGuest
+        ; swapgs
+        ; lfence
+        ; push  rdi
+        ; push  rsi
+        ; percpu mov rdi, QWORD [PerCpu::tss + Tss::sp0]
+        ; mov   rsi, QWORD [BYTE rsp + EventOnIst::event + EventFrame::iret + IretFrame::ss]
+        ; mov   QWORD [BYTE rdi + IretFrame::ss.below_end()], rsi
+        ; mov   rsi, QWORD [BYTE rsp + EventOnIst::event + EventFrame::iret + IretFrame::rsp]
+        ; mov   QWORD [BYTE rdi + IretFrame::rsp.below_end()], rsi
+        ; mov   rsi, QWORD [BYTE rsp + EventOnIst::event + EventFrame::iret + IretFrame::eflags]
+        ; mov   QWORD [BYTE rdi + IretFrame::eflags.below_end()], rsi
+        ; mov   rsi, QWORD [BYTE rsp + EventOnIst::event + EventFrame::iret + IretFrame::cs]
+        ; mov   QWORD [BYTE rdi + IretFrame::cs.below_end()], rsi
+        ; mov   rsi, QWORD [BYTE rsp + EventOnIst::event + EventFrame::iret + IretFrame::rip]
+        ; mov   QWORD [BYTE rdi + IretFrame::rip.below_end()], rsi
+        ; mov   rsi, QWORD [BYTE rsp + EventOnIst::event + EventFrame::error_code]
+        ; mov   QWORD [BYTE rdi + EventFrame::error_code.below_end()], rsi
+        ; mov   rsi, QWORD [BYTE rsp + EventOnIst::event + EventFrame::vector]
+        ; mov   QWORD [BYTE rdi + EventFrame::vector.below_end()], rsi
+        ; sub   rdi, BYTE size_of::<EventFrame>() as i8
+        /// The IRETQ ends the blocking of NMIs; the next one has this stack for itself.
+        ; push  selectors.kernel_ds().into()
+        ; push  rdi
+        ; pushfq
+        ; push  selectors.kernel_cs().into()
+        ; lea   rdi, [=>Label::EventOnSp0]
+        ; push  rdi
+        ; mov   rsi, QWORD [BYTE rsp + LeavingIst::saved + EventOnIst::rsi]
+        ; mov   rdi, QWORD [BYTE rsp + LeavingIst::saved + EventOnIst::rdi]
+        ; iretq
+
+        /// Ring 0's, left over from a MOV SS of the guest's: ignored, and not met again.
+        ; =>Label::EventDbRing0
+        ; and   QWORD [BYTE rsp + IretFrame::eflags], RFlags::NOT_TRACED.imm32()
+        ; or    QWORD [BYTE rsp + IretFrame::eflags], RFlags::RF.imm32()
+        ; iretq
+    );
+
+    let labels = [Label::EventNmi, Label::NmiHook];
+    interrupt(a, labels, vector::NMI, HostSymbol::NMI);
+    let labels = [Label::EventMc, Label::McHook];
+    interrupt(a, labels, vector::MC, HostSymbol::MACHINE_CHECK);
+
+    asm!(a
+        ; =>Label::EventDf
+        ; push  BYTE vector::DF.cast_signed()
+        ; test  BYTE [BYTE rsp + EventFrame::iret + IretFrame::cs.low_byte()], Selectors::RPL.cast_signed()
+        ; jnz   =>Label::EventIstFromGuest
+    );
+    push_registers(a);
+    asm!(a
+        ; mov   rdi, rsp
+        ; mov   rax, QWORD [rsp + IstFrame::gs_base]
+        ; jmp   BYTE =>Label::Fatal
+
+        /// RDI points to a PtRegs, wherever that is.
+        ; =>Label::EventFatal
+        ; mov   rax, QWORD [BYTE rsp + IstEntry::gs_base]
+        ; =>Label::Fatal
+        ; wrgsbase rax
+        ; percpu cmp QWORD [PerCpu::tss_extra + TssExtra::host_rsp], BYTE 0
+        ; je    BYTE =>Label::FatalHook
+        ; percpu mov rcx, QWORD [PerCpu::tss_extra + TssExtra::host_cr3]
+        ; mov   cr3, rcx
+        ; =>Label::FatalHook
+        ; push  BYTE RFlags::HOST_EXIT.imm8()
+        ; popfq
+        ; push  rax
+        ; call  extern HostSymbol::FATAL
+        ; =>Label::NoHook
+        ; ud2
+    );
+}
+
+/// What may come at any instruction and must leave no trace: calls `hook` and goes on.
+#[rustfmt::skip]
+fn interrupt<S: Sink>(a: &mut S, [entry, at_hook]: [Label; 2], vector: u8, hook: HostSymbol) {
+    asm!(a
+        ; =>entry
+        ; push  BYTE -1
+        ; push  BYTE vector.cast_signed()
+        ; test  BYTE [BYTE rsp + EventFrame::iret + IretFrame::cs.low_byte()], Selectors::RPL.cast_signed()
+        ; jnz   =>Label::EventIstFromGuest
+    );
+    push_registers(a);
+    asm!(a
+        /// Ring 0's. RBX and R12 keep over the call what is to be as it was.
+        ; rdgsbase rbx
+        ; mov   r12, cr3
+        ; mov   rax, QWORD [rsp + IstFrame::gs_base]
+        ; wrgsbase rax
+        ; percpu cmp QWORD [PerCpu::tss_extra + TssExtra::host_rsp], BYTE 0
+        ; je    BYTE =>at_hook
+        ; percpu mov rcx, QWORD [PerCpu::tss_extra + TssExtra::host_cr3]
+        ; mov   cr3, rcx
+        ; =>at_hook
+        ; push  BYTE RFlags::HOST_EXIT.imm8()
+        ; popfq
+        ; mov   rdi, rsp
+        ; push  rax
+        ; call  extern hook
+        ; pop   rax
+        ; mov   cr3, r12
+        ; wrgsbase rbx
+        ; pop   r15
+        ; pop   r14
+        ; pop   r13
+        ; pop   r12
+        ; pop   rbp
+        ; pop   rbx
+        ; pop   r11
+        ; pop   r10
+        ; pop   r9
+        ; pop   r8
+        ; pop   rax
+        ; pop   rcx
+        ; pop   rdx
+        ; pop   rsi
+        ; pop   rdi
+        ; add   rsp, BYTE size_of::<u64>() as i8
+        ; iretq
+    );
+}

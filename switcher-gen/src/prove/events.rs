@@ -1,0 +1,613 @@
+//! Theorems about event entries: from a state of a guest, or from **any** state of ring 0.
+//!
+//! An NMI or #MC may come between any two instructions of the switcher. There is one theorem for all
+//! of these places: from a ring 0 whose registers, flags, CR3 and GS bases are anything at all, the
+//! entry calls the hook as it should be called and leaves everything as it was, whatever a callee
+//! may clobber. What holds of any state holds of those that the other routines pass through, so
+//! each of these comes to its end as if nothing had happened.
+
+use iced_x86::Mnemonic;
+
+use super::obligation;
+use super::target::{Target, TargetGate};
+use super::theorem::{
+    BadCode, End, LIMIT, Theorem, Watch, entries, region_of, unchanged, untouched,
+};
+use super::world::{
+    FRAME, FRAME_REST, Name, Part, Saved, Source, Start, World, by_number, in_frame, read_extra,
+    region, registers,
+};
+use crate::arch::{RFlags, vector};
+use crate::layout::{AsmLayout, IstTop, Tss, TssExtra};
+use crate::machine::{
+    ARITHMETIC, Arrival, Domain, Flags, Gate, Gpr, Region, State as Machine, Step, Stuck, WRITABLE,
+};
+use crate::spec::{self, Event, Guest, Interrupted, Outcome};
+
+/// What happens in a theorem.
+#[derive(Debug)]
+pub(super) struct Happening<D: Domain> {
+    pub(super) event: Event<D::Word>,
+    /// Whose event it is, if it is a guest's.
+    guest: Guest<D::Word>,
+    /// What it interrupts, if that is ring 0.
+    pub(super) interrupted: Interrupted<D::Word>,
+    /// What a hook leaves in the registers that are not its caller's, by number, and in the flags.
+    clobbered: [D::Word; 16],
+    flags: D::Word,
+    /// And below its stack.
+    below: Vec<D::Cell>,
+}
+
+/// What is interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// CPL 3.
+    Guest,
+    /// The IRETQ to a guest, which has refused its frame.
+    Iretq,
+    /// Ring 0, anywhere.
+    Ring0,
+    /// Ring 0 on the host's stack, but not at that IRETQ.
+    Elsewhere,
+    /// Ring 0 at that IRETQ, by what it is not to blame for.
+    AtIretq,
+}
+
+impl Theorem {
+    /// The vector and what it interrupts; `None` of those that are not about one event.
+    pub(super) const fn event(self) -> Option<(u8, Whose)> {
+        Some(match self {
+            Self::Event => (vector::SYSTEM_CALL, Whose::Guest),
+            Self::EventError => (vector::PF, Whose::Guest),
+            Self::EventDb => (vector::DB, Whose::Guest),
+            Self::EventNmi => (vector::NMI, Whose::Guest),
+            Self::EventMc => (vector::MC, Whose::Guest),
+            Self::EventDf => (vector::DF, Whose::Guest),
+            Self::IretqNp => (vector::NP, Whose::Iretq),
+            Self::IretqGp => (vector::GP, Whose::Iretq),
+            Self::DbInRing0 => (vector::DB, Whose::Ring0),
+            Self::NmiInRing0 => (vector::NMI, Whose::Ring0),
+            Self::McInRing0 => (vector::MC, Whose::Ring0),
+            Self::DfInRing0 => (vector::DF, Whose::Ring0),
+            Self::GpInRing0 => (vector::GP, Whose::Elsewhere),
+            Self::PfAtIretq => (vector::PF, Whose::AtIretq),
+            _ => return None,
+        })
+    }
+
+    /// Whether it is about event entries.
+    pub(super) const fn is_of_events(self) -> bool {
+        matches!(self, Self::Gates) || self.event().is_some()
+    }
+
+    /// Whether ring 0 is interrupted, in a state that may be any.
+    pub(super) const fn is_in_ring_0(self) -> bool {
+        matches!(self.event(), Some((_, Whose::Ring0 | Whose::Elsewhere | Whose::AtIretq)))
+    }
+
+    /// Whether a stack of the IST is the event's.
+    pub(super) const fn is_on_ist(self) -> bool {
+        matches!(self.event(), Some((vector::DB | vector::NMI | vector::MC | vector::DF, _)))
+    }
+}
+
+/// The vectors whose stubs the theorems go through: those of [`Theorem::event`], and the one that
+/// takes what is unexpected to a known stack.
+pub(crate) const VECTORS: [u8; 10] = [
+    vector::DB,
+    vector::NMI,
+    vector::DF,
+    vector::SEGMENT_OVERRUN,
+    vector::NP,
+    vector::GP,
+    vector::PF,
+    vector::MC,
+    vector::SYSTEM_CALL,
+    // The first of its kind, for what all stubs of a kind have in common.
+    0,
+];
+
+/// How much of its stack an event may use.
+const STACK: i64 = 256;
+/// In an operand for CR3: it is not kept there.
+const NOFLUSH: u64 = 1 << 63;
+const TOP: i64 = size_of::<IstTop>() as i64;
+
+/// Vectors that report an instruction that is to be executed again.
+const fn is_fault(vector: u8) -> bool {
+    matches!(vector, vector::NP | vector::GP | vector::PF)
+}
+
+/// The state in which the event of `theorem` comes.
+pub(super) fn world<D: Domain>(
+    d: &D,
+    target: &Target,
+    theorem: Theorem,
+    source: &mut impl Source<D>,
+    saved: Option<&Saved<D>>,
+) -> World<D> {
+    let mut world = target.world(d, source, Start::Guest, saved);
+    let Some((number, whose)) = theorem.event() else { return world };
+    let selectors = world.model.selectors;
+    let field = |source: &mut _, of, field, bits| value(d, source, of, Part::Field(field), bits);
+
+    // Stacks are aligned, and the IST's have the host's GS base above them.
+    let cells = |source: &mut _, of| {
+        let mut cells = d.cells(&vec![0; (STACK + TOP) as usize]);
+        for (chunk, at) in cells.chunks_mut(8).zip((-STACK..).step_by(8)) {
+            d.store(chunk, value(d, source, of, Part::At(at), 64));
+        }
+        cells
+    };
+    let host_gs = world.host_gs;
+    let memory = &mut world.machine.memory;
+    let base = |d: &D, region: &Region<D>| d.mask(region.base, !0xF);
+    let index = |name| move |region: &Region<D>| region.name == name;
+    let at = |regions: &[Region<D>], name| regions.iter().position(index(name)).unwrap_or_default();
+    // What is saved of the caller's stack is by its true address.
+    let callers = (whose == Whose::Elsewhere).then_some(region::HOST);
+    for name in [region::SP0].into_iter().chain(callers) {
+        let stack = at(&memory.regions, name);
+        memory.regions[stack].base = base(d, &memory.regions[stack]);
+    }
+    let ist = at(&memory.regions, region::IST);
+    let top = base(d, &memory.regions[ist]);
+    let mut stack = Region::new(region::IST, top, -STACK, cells(source, region::IST));
+    stack.write(d, IstTop::gs_base.bytes() as i64, 8, host_gs);
+    memory.regions[ist] = stack;
+    if matches!(whose, Whose::Iretq | Whose::AtIretq) {
+        let sp0 = at(&memory.regions, region::SP0);
+        let top = memory.regions[sp0].base;
+        memory.regions[sp0] = Region::new(region::SP0, top, -STACK, cells(source, region::SP0));
+    }
+    let sp0 = memory.regions[at(&memory.regions, region::SP0)].base;
+    let host = memory.regions[at(&memory.regions, region::HOST)].base;
+    let tss = at(&memory.regions, region::TSS);
+    let place = |field: usize| world.setting.block.tss + field as i64;
+    memory.regions[tss].write(d, place(Tss::sp0.bytes()), 8, sp0);
+    for gate in target.gates.iter().flatten().filter(|gate| gate.ist != 0) {
+        let is_its =
+            gate.vector == number || gate.vector == vector::SEGMENT_OVERRUN && !theorem.is_on_ist();
+        if is_its {
+            memory.regions[tss].write(d, place(ist_slot(gate.ist)), 8, top);
+        }
+    }
+    world.frame_at = d.plus(sp0, -FRAME);
+
+    // What is interrupted.
+    let machine = &mut world.machine;
+    machine.msrs = crate::machine::Msrs {
+        spec_ctrl: machine.msrs.spec_ctrl,
+        efer: machine.msrs.efer,
+        ..entries(d, target, &world.setting)
+    };
+    let mut guest = world.spec.guest;
+    match whose {
+        Whose::Guest => {
+            let resume = if is_fault(number) { RFlags::RF.bits() } else { 0 };
+            guest.rflags = d.or(guest.rflags, d.word(resume));
+        }
+        _ => {
+            machine.cpl = 0;
+            machine.cs = d.word(selectors.kernel_cs().into());
+            // An event from CPL 3 leaves a null SS, and CPUs are content with it.
+            let is_null = d.test(field(source, "interrupted", "ss", 1), 0);
+            let usual = d.word(selectors.kernel_ds().into());
+            machine.ss = d.select(is_null, d.word(0), usual);
+        }
+    }
+    let iretq = d.word(target.iretq.unwrap_or_default());
+    match whose {
+        Whose::Guest => {}
+        Whose::Iretq => {
+            // The guest's registers are loaded but for those in the frame, which ends at sp0.
+            machine.rip = iretq;
+            let gate = RFlags::TF | RFlags::NT | RFlags::RF | RFlags::VM | RFlags::IF;
+            let flags = d.mask(machine.rflags(d), !gate.bits());
+            machine.flags = Flags::new(d, flags);
+            let [rip, cs, rflags, rsp, ss] =
+                ["rip", "cs", "rflags", "rsp", "ss"].map(|name| field(source, "frame", name, 64));
+            let regions = &mut machine.memory.regions;
+            let stack = at(regions, region::SP0);
+            for (slot, word) in [rip, cs, rflags, rsp, ss].into_iter().enumerate() {
+                regions[stack].write(d, 8 * slot as i64 - 40, 8, word);
+            }
+            machine.set(Gpr::Rsp, d.plus(sp0, -40));
+            guest = Guest { rip, rflags, cs, ss, ..guest };
+            guest.registers.rsp = rsp;
+        }
+        Whose::Ring0 | Whose::Elsewhere | Whose::AtIretq => {
+            // There is no VM in long mode.
+            let there = WRITABLE & !RFlags::VM.bits();
+            let flags = d.mask(field(source, "interrupted", "rflags", 64), there);
+            machine.flags = Flags::new(d, d.or(flags, d.word(RFlags::FIXED.bits())));
+            machine.gs_base = field(source, "interrupted", "gs_base", 64);
+            machine.inactive_gs_base = field(source, "interrupted", "inactive_gs_base", 64);
+            machine.cr3 = d.mask(field(source, "interrupted", "cr3", 64), !NOFLUSH);
+            machine.rip = field(source, "interrupted", "rip", 64);
+            let host_rsp = field(source, "interrupted", "host_rsp", 64);
+            let extra = at(&machine.memory.regions, region::TSS_EXTRA);
+            let slot = world.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
+            machine.memory.regions[extra].write(d, slot, 8, host_rsp);
+            match whose {
+                Whose::Elsewhere => {
+                    machine.set(Gpr::Rsp, host);
+                    // No other root has this stack.
+                    machine.cr3 = world.spec.tss_extra.host_cr3;
+                }
+                Whose::AtIretq => {
+                    machine.set(Gpr::Rsp, d.plus(sp0, -40));
+                    machine.rip = iretq;
+                }
+                _ => {}
+            }
+        }
+    }
+    let interrupted = Interrupted {
+        registers: registers(&machine.gpr),
+        rip: machine.rip,
+        // A fault's frame has RF set.
+        rflags: d
+            .or(machine.rflags(d), d.word(if is_fault(number) { RFlags::RF.bits() } else { 0 })),
+        cs: machine.cs,
+        ss: machine.ss,
+        gs_base: machine.gs_base,
+        inactive_gs_base: machine.inactive_gs_base,
+        root: machine.cr3,
+    };
+    let has_code = vector::pushes_error_code(number);
+    let error_code = has_code.then(|| field(source, "event", "error_code", 64));
+    let clobbered = Gpr::ALL.map(|register| field(source, "hook", register.name(), 64));
+    let flags = d.mask(field(source, "hook", "rflags", 64), ARITHMETIC);
+    let below = cells(source, "hook stack");
+    let extra = region_of(&world, region::TSS_EXTRA);
+    world.spec.tss_extra = read_extra(d, extra, &world.setting);
+    world.before = world.machine.memory.clone();
+    let canonical = |address| world.model.is_canonical(d, address);
+    world.assumptions.push(("the host's GS base is canonical", canonical(host_gs)));
+    if theorem.is_in_ring_0() {
+        let bases = "what ring 0 has as its GS base and RIP is canonical";
+        let both = d.both(canonical(interrupted.gs_base), canonical(interrupted.rip));
+        world.assumptions.push((bases, both));
+    }
+    if whose == Whose::Elsewhere {
+        let elsewhere = d.not(d.eq(interrupted.rip, iretq));
+        world.assumptions.push(("the IRETQ to a guest is not what faults", elsewhere));
+    }
+    let event = Event { vector: number, error_code };
+    world.event = Some(Happening { event, guest, interrupted, clobbered, flags, below });
+    world
+}
+
+fn value<D: Domain>(
+    d: &D,
+    source: &mut impl Source<D>,
+    of: &'static str,
+    part: Part,
+    bits: u32,
+) -> D::Word {
+    source.value(d, Name { of, part, at_entry: false }, bits)
+}
+
+/// Where the TSS has the stack of an IST index, which lie one behind the other.
+fn ist_slot(index: u8) -> usize {
+    Tss::ist1.bytes() + 8 * (usize::from(index) - 1)
+}
+
+/// What the specification makes of a guest's event.
+pub(super) fn specified<D: Domain>(
+    d: &D,
+    world: &World<D>,
+    state: &mut spec::State<D>,
+) -> Outcome<D::Word> {
+    let host = world.setting.host();
+    match &world.event {
+        Some(Happening { event, guest, .. }) => {
+            spec::event(d, &host, &world.caller, event, guest, world.frame_at, state)
+        }
+        None => spec::return_from_guest(d, &host, &world.caller, None, world.frame_at, state),
+    }
+}
+
+/// From the event to wherever its entry leads.
+pub(super) fn execute<D: Domain>(
+    d: &D,
+    target: &Target,
+    theorem: Theorem,
+    world: &mut World<D>,
+    watch: &mut Watch<'_, D>,
+) -> Result<End<D::Word>, BadCode> {
+    let broken = |obligation, text, about| End::Broken { obligation, text, about, values: None };
+    let Some(Event { vector, error_code }) = world.event.as_ref().map(|h| h.event) else {
+        gates(d, target, watch);
+        return Ok(End::Stopped);
+    };
+    if let Some(end) = deliver(d, target, world, watch, vector, error_code) {
+        return Ok(end);
+    }
+    let mut hooked = false;
+    loop {
+        if watch.trace.len() >= LIMIT {
+            let at = watch.trace.last().copied().unwrap_or_default();
+            return Err(BadCode::Loop { at, limit: LIMIT });
+        }
+        let at = d.known(world.machine.rip).unwrap_or_default();
+        let World { machine, model, .. } = world;
+        match machine.step(d, model, &target.program, watch) {
+            Ok(Step::Next) => {}
+            Ok(Step::Left) => {
+                let rip = d.known(machine.rip);
+                let hook = rip.and_then(|rip| target.hooks.iter().position(|hook| *hook == rip));
+                match (hook, rip) {
+                    (Some(hook), _) => {
+                        watch.goal(obligation::HOOK, d.bit(!hooked), "how often");
+                        hooked = true;
+                        if call(d, target, world, watch, at, hook) {
+                            return Ok(End::Stopped);
+                        }
+                    }
+                    (None, Some(rip)) if target.leaves(at, rip) => {
+                        return Err(BadCode::Leaves { at, target: rip });
+                    }
+                    _ if theorem.is_in_ring_0() => {
+                        return Ok(End::Resumed { hooked });
+                    }
+                    _ => return Ok(End::Host),
+                }
+            }
+            Ok(Step::Guest { .. }) => {
+                let text = format!("at CPL 3, by the IRETQ at {at:#x}");
+                return Ok(broken(obligation::KIND, text, "CPL"));
+            }
+            Ok(Step::Halted) => {
+                return Ok(broken(obligation::NO_TRAP, format!("HLT at {at:#x}"), "RIP"));
+            }
+            Ok(Step::Fault(fault)) => {
+                let op = target.program.at(at).and_then(Result::ok);
+                let next = op.filter(|op| op.is_trap(&fault)).map(|op| op.next);
+                // INT, by ring 0 itself.
+                if let Some(next) = next.filter(|_| fault.vector == vector::SEGMENT_OVERRUN) {
+                    machine.rip = d.word(next);
+                    match deliver(d, target, world, watch, fault.vector, None) {
+                        Some(end) => return Ok(end),
+                        None => continue,
+                    }
+                }
+                let obligation = super::theorem::fault_breaks(target, at, &fault);
+                let text = format!("exception {} in ring 0 at {at:#x}", fault.vector);
+                return Ok(broken(obligation, text, "RIP"));
+            }
+            Err(Stuck::Wild { at, address, size, store }) => {
+                return Ok(super::theorem::wild(at, address, size, store));
+            }
+            Err(stuck) => return Err(super::theorem::bad(stuck, at)),
+        }
+    }
+}
+
+/// The CPU delivers `vector`. Where it cannot, that is the end.
+fn deliver<D: Domain>(
+    d: &D,
+    target: &Target,
+    world: &mut World<D>,
+    watch: &mut Watch<'_, D>,
+    vector: u8,
+    error_code: Option<D::Word>,
+) -> Option<End<D::Word>> {
+    let tss = d.plus(region_of(world, region::TSS).base, world.setting.block.tss);
+    let World { machine, model, .. } = world;
+    let mut gates = target.gates.iter().flatten();
+    let gate = gates.find(|gate| gate.vector == vector);
+    let arrived = gate.is_some_and(|gate| {
+        if target.setting.variant.axes().ibt {
+            let is_endbr = d.bit(target.is_endbr(gate.address));
+            watch.goal(obligation::ENDBR, is_endbr, "event entry");
+        }
+        let arrival = Arrival { error_code, is_fault: is_fault(vector) };
+        let gate = Gate { handler: d.word(gate.address), ist: gate.ist };
+        machine.deliver(d, model, tss, gate, arrival).is_ok()
+    });
+    let (obligation, about) = (obligation::GATE_IST, "RSP");
+    let text = format!("with vector {vector}, for which there is no known stack");
+    (!arrived).then_some(End::Broken { obligation, text, about, values: None })
+}
+
+/// A call of the host's: what it finds, and what it leaves. Whether it does not return.
+fn call<D: Domain>(
+    d: &D,
+    target: &Target,
+    world: &mut World<D>,
+    watch: &mut Watch<'_, D>,
+    at: u64,
+    hook: usize,
+) -> bool {
+    let Some(happening) = &world.event else { return true };
+    let Happening { event, interrupted, clobbered, flags, below, .. } = happening;
+    let machine = &mut world.machine;
+    let expected = match event.vector {
+        vector::NMI => 0,
+        vector::MC => 1,
+        _ => 2,
+    };
+    let is_fatal = hook == 2;
+    if !watch.theorem.is_in_ring_0() {
+        // A guest's event exits. That of the IRETQ must have been taken for the host's.
+        let is_iretqs = matches!(watch.theorem.event(), Some((_, Whose::Iretq)));
+        let missed = if is_iretqs { obligation::IRETQ_LABEL } else { obligation::HOOK };
+        watch.goal(missed, d.bit(false), "which hook");
+        return true;
+    }
+    watch.goal(obligation::HOOK, d.bit(hook == expected), "which hook");
+    let spec::Hook { root, orig_ax, .. } = spec::hook(d, event, interrupted, &world.spec);
+    watch.equal(d, obligation::HOOK_ROOT, "CR3", root, machine.cr3);
+    watch.equal(d, obligation::HOOK_GS, "GS base", world.host_gs, machine.gs_base);
+    let rsp = machine.get(Gpr::Rsp);
+    let ist = machine.memory.region(region::IST).map_or(rsp, |stack| stack.base);
+    let depth = d.distance(rsp, ist);
+    // The return address is on it.
+    let is_known = depth.is_some_and(|depth| (-STACK..0).contains(&depth) && depth % 16 == -8);
+    watch.goal(obligation::HOOK_STACK, d.bit(is_known), "RSP");
+    let unwanted = RFlags::DF | RFlags::AC | RFlags::NT | RFlags::TF | RFlags::IF;
+    let host_flags = d.mask(machine.rflags(d), unwanted.bits());
+    watch.equal(d, obligation::HOOK_FLAGS, "DF, AC, NT, TF, IF", d.word(0), host_flags);
+    frame(d, machine, watch, interrupted, orig_ax);
+    if is_fatal {
+        let next = target.program.instruction(at).next_ip();
+        let is_trap = target.program.contains(next)
+            && target.program.instruction(next).mnemonic() == Mnemonic::Ud2;
+        watch.goal(obligation::FATAL_TRAP, d.bit(is_trap), "the next instruction");
+        return true;
+    }
+    let (Some(depth), Some(place)) = (depth, machine.memory.locate(d, rsp, 8, machine.cr3)) else {
+        return true;
+    };
+    machine.rip = machine.memory.load(d, place);
+    machine.set(Gpr::Rsp, d.plus(rsp, 8));
+    for register in
+        [Gpr::Rax, Gpr::Rcx, Gpr::Rdx, Gpr::Rsi, Gpr::Rdi, Gpr::R8, Gpr::R9, Gpr::R10, Gpr::R11]
+    {
+        machine.set(register, clobbered[register as usize]);
+    }
+    machine.flags = Flags::new(d, d.or(*flags, d.word(RFlags::FIXED.bits())));
+    let regions = &mut machine.memory.regions;
+    if let Some(stack) = regions.iter_mut().find(|stack| stack.name == region::IST)
+        && let Some(end) = stack.index(depth + 8)
+    {
+        stack.cells[..end].copy_from_slice(&below[..end]);
+    }
+    false
+}
+
+/// The `PtRegs` that RDI points to.
+fn frame<D: Domain>(
+    d: &D,
+    machine: &Machine<D>,
+    watch: &mut Watch<'_, D>,
+    interrupted: &Interrupted<D::Word>,
+    orig_ax: D::Word,
+) {
+    let Interrupted { rip, cs, rflags, ss, .. } = *interrupted;
+    let gpr = by_number(&interrupted.registers);
+    let rest = [orig_ax, rip, cs, rflags, ss];
+    let slots = Gpr::ALL.iter().map(|r| (r.name(), in_frame(*r), gpr[*r as usize]));
+    let rest = FRAME_REST.iter().zip(rest).map(|((name, at, _), value)| (*name, *at, value));
+    for (name, at, expected) in slots.chain(rest) {
+        let address = d.plus(machine.get(Gpr::Rdi), at);
+        match machine.memory.locate(d, address, 8, machine.cr3) {
+            Some(place) => {
+                let got = machine.memory.load(d, place);
+                watch.equal(d, obligation::HOOK_FRAME, name, expected, got);
+            }
+            None => watch.goal(obligation::HOOK_FRAME, d.bit(false), name),
+        }
+    }
+}
+
+/// What was interrupted goes on.
+pub(super) fn resumed<D: Domain>(
+    d: &D,
+    world: &World<D>,
+    watch: &mut Watch<'_, D>,
+    hooked: bool,
+) -> String {
+    let end = String::from("where it was interrupted");
+    let Some(Happening { event, interrupted, .. }) = &world.event else { return end };
+    let is_debug = event.vector == vector::DB;
+    watch.goal(obligation::HOOK, d.bit(hooked != is_debug), "whether it is called");
+    let debugged = spec::debug_in_ring_0(d, interrupted);
+    let expected = if is_debug { &debugged } else { interrupted };
+    let machine = &world.machine;
+    // What is read from CR3 has no NOFLUSH, and there it counts for nothing.
+    let root = d.mask(machine.cr3, !NOFLUSH);
+    watch.equal(d, obligation::RESUMED_ROOT, "CR3", expected.root, root);
+    watch.equal(d, obligation::RESUMED_GS, "GS base", expected.gs_base, machine.gs_base);
+    let inactive = ("inactive GS base", expected.inactive_gs_base, machine.inactive_gs_base);
+    watch.equal(d, obligation::RESUMED_GS, inactive.0, inactive.1, inactive.2);
+    let rest = [
+        ("RIP", expected.rip, machine.rip),
+        ("RFLAGS", expected.rflags, machine.rflags(d)),
+        ("CS", expected.cs, machine.cs),
+        ("SS", expected.ss, machine.ss),
+    ];
+    for (name, expected, got) in rest {
+        watch.equal(d, obligation::RESUMED, name, expected, got);
+    }
+    for (register, expected) in Gpr::ALL.into_iter().zip(by_number(&expected.registers)) {
+        let got = machine.get(register);
+        watch.equal(d, obligation::RESUMED_REGISTERS, register.name(), expected, got);
+    }
+    untouched(d, world, watch, &world.spec);
+    let all = i64::MIN..i64::MAX;
+    for name in [region::TSS, region::TSS_EXTRA, region::PVCS, region::SP0, region::HOST] {
+        unchanged(d, world, watch, name, all.clone());
+    }
+    unchanged(d, world, watch, region::IST, 0..TOP);
+    end
+}
+
+/// What is known by looking at the IDT and its stubs.
+fn gates<D: Domain>(d: &D, target: &Target, watch: &mut Watch<'_, D>) {
+    let gates = target.gates.as_deref().unwrap_or_default();
+    let find = |vector| gates.iter().find(|gate| gate.vector == vector);
+    for gate in gates {
+        let may_be_guests = matches!(gate.vector, vector::BP | vector::OF | vector::SYSTEM_CALL);
+        let dpl = if may_be_guests { 3 } else { 0 };
+        watch.goal_at(obligation::GATE_DPL, d.bit(gate.dpl == dpl), "DPL", gate.address);
+        let is_apart = match gate.vector {
+            vector::DB | vector::NMI | vector::MC | vector::DF => {
+                let same = gates.iter().filter(|other| other.ist == gate.ist);
+                let mut others = same.filter(|other| other.vector != gate.vector);
+                // What cannot happen but for the code's own INT.
+                let is_fatal = |other: &TargetGate| {
+                    gate.vector == vector::DF && other.vector == vector::SEGMENT_OVERRUN
+                };
+                (1..=7).contains(&gate.ist) && others.all(is_fatal)
+            }
+            vector::SEGMENT_OVERRUN => (1..=7).contains(&gate.ist),
+            _ => gate.ist == 0,
+        };
+        watch.goal_at(obligation::GATE_IST, d.bit(is_apart), "IST", gate.address);
+        // All that the theorems do not go through is like one that they do.
+        let like =
+            if vector::pushes_error_code(gate.vector) { vector::PF } else { vector::SYSTEM_CALL };
+        if !VECTORS.contains(&gate.vector) || gate.vector == 0 {
+            let is_alike = find(like).is_some_and(|like| is_like(target, gate, like));
+            watch.goal_at(obligation::GATE_STUB, d.bit(is_alike), "stub", gate.address);
+        }
+    }
+}
+
+/// Whether two stubs differ in nothing but the vector that each pushes, as a byte with a sign.
+fn is_like(target: &Target, gate: &TargetGate, like: &TargetGate) -> bool {
+    let program = &target.program;
+    let (mut a, mut b) = (gate.address, like.address);
+    // ENDBR64, PUSH, JMP.
+    for _ in 0..3 {
+        if !program.contains(a) || !program.contains(b) {
+            return false;
+        }
+        let [one, other] = [a, b].map(|at| program.instruction(at));
+        let pushed = |vector: u8| i64::from(vector.cast_signed()).cast_unsigned();
+        let is_same = match one.mnemonic() {
+            Mnemonic::Push => {
+                one.code() == other.code()
+                    && one.try_immediate(0).is_ok_and(|word| word == pushed(gate.vector))
+                    && other.try_immediate(0).is_ok_and(|word| word == pushed(like.vector))
+            }
+            Mnemonic::Jmp => {
+                return other.mnemonic() == Mnemonic::Jmp
+                    && one.near_branch_target() != 0
+                    && one.near_branch_target() == other.near_branch_target();
+            }
+            mnemonic => mnemonic == Mnemonic::Endbr64 && other.mnemonic() == mnemonic,
+        };
+        if !is_same {
+            return false;
+        }
+        (a, b) = (one.next_ip(), other.next_ip());
+    }
+    false
+}
+
+const _: () = assert!(IstTop::LAYOUT.size == TOP as usize);
