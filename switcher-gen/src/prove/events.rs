@@ -86,6 +86,11 @@ impl Theorem {
         matches!(self.event(), Some((_, Whose::Ring0 | Whose::Elsewhere | Whose::AtIretq)))
     }
 
+    /// Whether it ends in a hook that does not return.
+    pub(super) const fn is_fatal(self) -> bool {
+        matches!(self, Self::DfInRing0 | Self::GpInRing0 | Self::PfAtIretq)
+    }
+
     /// Whether a stack of the IST is the event's.
     pub(super) const fn is_on_ist(self) -> bool {
         matches!(self.event(), Some((vector::DB | vector::NMI | vector::MC | vector::DF, _)))

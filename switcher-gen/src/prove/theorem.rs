@@ -1280,6 +1280,8 @@ pub(super) fn compare_runs<D: Domain>(
             region::CODE => false,
             region::TSS => !(sp2..sp2 + 8).contains(&at),
             region::TSS_EXTRA => has_smod_rsp || !(smod_rsp..smod_rsp + 8).contains(&at),
+            // Where an event has gone through, what it left there is nobody's.
+            region::IST if theorem.is_of_events() => at >= 0,
             region::SP0 | region::IST => !in_guest && at >= frame,
             region::HOST => in_guest,
             _ => true,
