@@ -428,6 +428,8 @@ impl Cpu {
                 self.cr3 = state.cr3;
                 self.loaded_cr3(&checks.extra);
             }
+            // SPEC_CTRL is kept in the model; what it does is not this CPU's business here.
+            Kind::WriteMsr => self.record.emulated.wrmsr += 1,
             Kind::WriteSs => {
                 // Ring 0 may have a null SS; a switcher that loads it is up to no good.
                 if state.ss != u64::from(self.image.variant().selectors().kernel_ds()) {

@@ -24,9 +24,9 @@ pub(super) struct Ring0 {
     pub(super) state: State<Concrete>,
 }
 
-/// Whether CPL 3 is refused this, whatever the operand: SWAPGS, MOV CR3, SYSRETQ.
+/// Whether CPL 3 is refused this, whatever the operand: SWAPGS, MOV CR3, WRMSR, SYSRETQ.
 const fn always_faults(kind: Kind) -> bool {
-    matches!(kind, Kind::SwapGs | Kind::WriteCr3 | Kind::Sysretq)
+    matches!(kind, Kind::SwapGs | Kind::WriteCr3 | Kind::WriteMsr | Kind::Sysretq)
 }
 
 impl Ring0 {
@@ -48,7 +48,7 @@ impl Ring0 {
             cr3: 0,
             cr4: CR4,
             pkru: 0,
-            // Of these, SYSRETQ alone uses one.
+            // Of these, SYSRETQ uses one, and mitigations write SPEC_CTRL.
             msrs: Msrs {
                 star: selectors.star().bits(),
                 lstar: 0,

@@ -58,7 +58,7 @@ impl Report {
     /// What ran natively and what was emulated, in a few lines for a reader.
     #[must_use]
     pub fn ran(&self) -> String {
-        let Emulated { syscall, swapgs, mov_cr3, sysretq, mov_ss, iretq } = self.emulated;
+        let Emulated { syscall, swapgs, mov_cr3, sysretq, mov_ss, wrmsr, iretq } = self.emulated;
         let how = match self.interception {
             Interception::UserDispatch => "Syscall User Dispatch",
             Interception::Stepping => "single-stepping",
@@ -69,7 +69,7 @@ impl Report {
              handler: {swapgs} SWAPGS, {mov_cr3} MOV CR3, {sysretq} SYSRETQ",
             self.round_trips,
         );
-        for (count, name) in [(mov_ss, "MOV SS"), (iretq, "IRETQ")] {
+        for (count, name) in [(mov_ss, "MOV SS"), (wrmsr, "WRMSR"), (iretq, "IRETQ")] {
             if count != 0 {
                 text += &format!(", {count} {name}");
             }

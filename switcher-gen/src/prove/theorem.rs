@@ -419,7 +419,9 @@ impl<'a, D: Domain> Watch<'a, D> {
         let loads = instruction.op_count() > 0
             && instruction.op0_register() == Register::RSP
             && matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::Pop);
-        loads && instruction.next_ip() == at
+        // What RSP holds already was loaded before.
+        let is_new = instruction.op1_register() != Register::RSP;
+        loads && is_new && instruction.next_ip() == at
     }
 
     fn iretq(&mut self, d: &D, state: &Machine<D>, [_, cs, flags, _, ss]: [D::Word; 5]) {

@@ -47,6 +47,7 @@ pub struct Emulated {
     pub mov_cr3: u64,
     pub sysretq: u64,
     pub mov_ss: u64,
+    pub wrmsr: u64,
     /// Only where SYSCALLs are found by stepping.
     pub iretq: u64,
 }

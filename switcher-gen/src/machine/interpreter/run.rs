@@ -476,6 +476,7 @@ impl Interpreter {
                 Operation::SwapGs => emulated.swapgs += hits,
                 Operation::Sysretq | Operation::Sysretl => emulated.sysretq += hits,
                 Operation::WriteSs => emulated.mov_ss += hits,
+                Operation::WriteMsr => emulated.wrmsr += hits,
                 Operation::Iretq => emulated.iretq += hits,
                 _ => {}
             }
