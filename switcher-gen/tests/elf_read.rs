@@ -5,6 +5,7 @@
 mod gas;
 
 use gas::{assemble, process};
+use switcher_gen::asm::HostSymbol;
 use switcher_gen::elf::{self, CodeSection, Foreign, Place, ReadError, read};
 use switcher_gen::{Image, Variant};
 
@@ -39,12 +40,26 @@ fn rel32(code: &Foreign, end: u64) -> u64 {
     end.wrapping_add_signed(i32::from_le_bytes(field).into())
 }
 
+/// The code with the references to the host's hooks as they are before they are resolved.
+fn unresolved(image: &Image, code: &Foreign) -> Vec<u8> {
+    let mut bytes = code.bytes.clone();
+    for relocation in image.relocations() {
+        let at = relocation.at as usize;
+        bytes[at..at + 4].copy_from_slice(&image.bytes()[at..at + 4]);
+    }
+    bytes
+}
+
 #[test]
 fn an_image_reads_back() {
     for variant in Variant::representative() {
         let image = Image::new(&variant).unwrap();
         let code = foreign(&elf::object(&image).unwrap());
-        assert_eq!((code.base, code.bytes.as_slice()), (BASE, image.bytes()), "{variant}");
+        assert_eq!(
+            (code.base, unresolved(&image, &code)),
+            (BASE, image.bytes().to_vec()),
+            "{variant}"
+        );
         let end = BASE + image.bytes().len() as u64;
         assert_eq!(code.sections, [CodeSection { name: ".text".into(), range: BASE..end }]);
         assert_eq!(code.symbols.len(), image.symbols().len());
@@ -65,10 +80,17 @@ fn a_linked_image_reads_back_where_it_was_linked_to() {
         (0x4_0000, ["-Ttext=0x40000", "-pie"]),
         (0x4_0000, ["-Ttext=0x40000", "-shared"]),
     ] {
-        let linked = process("ld", &[entry, args[0], args[1]], &object);
+        let hooks =
+            HostSymbol::HOOKS.map(|hook| format!("--defsym={}=switcher_enter_guest", hook.0));
+        let hooks = hooks.each_ref().map(String::as_str);
+        let linked = process("ld", &[&[entry, args[0], args[1]][..], &hooks].concat(), &object);
         let code = foreign(&linked);
         assert_eq!(code.base, base, "{args:?}");
-        assert_eq!(code.bytes, image.bytes(), "{args:?}");
+        assert_eq!(unresolved(&image, &code), image.bytes(), "{args:?}");
+        for relocation in image.relocations() {
+            let end = base + u64::from(relocation.at) + 4;
+            assert_eq!(rel32(&code, end), base, "{args:?}");
+        }
         for (label, offset) in image.symbols() {
             assert_eq!(code.symbol(label.name()), Ok(base + u64::from(offset)), "{args:?}");
         }
