@@ -457,7 +457,7 @@ impl CodeBuffer {
                 windows: Vec::with_capacity(8),
                 relocations: Vec::with_capacity(4),
             },
-            fixups: Vec::with_capacity(320),
+            fixups: Vec::with_capacity(384),
             open: [None; Window::ALL.len()],
             placement: Placement::Gs,
             error: None,
