@@ -454,7 +454,7 @@ impl CodeBuffer {
             code: Code {
                 bytes: Vec::with_capacity(Self::CAPACITY),
                 labels: [None; Label::ALL.len()],
-                windows: Vec::with_capacity(8),
+                windows: Vec::with_capacity(16),
                 relocations: Vec::with_capacity(4),
             },
             fixups: Vec::with_capacity(384),
