@@ -1,7 +1,7 @@
 //! Goes through every path of every theorem and shows every goal, or finds the state in which one
 //! does not hold.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::counterexample::Counterexample;
-use super::shared::{self, Shared};
+use super::shared::{self, Executed, Key, Shared};
 use super::target::Target;
 use super::theorem::{self, BadCode, Extent, Neighbour, Run, Theorem, Walk};
 use super::world::{Name, Saved, Source};
@@ -23,6 +23,8 @@ pub struct Prover {
     shared: Option<Arc<Shared>>,
     /// Whether a run of the present theorem did: see [`shared::depends_on_place`].
     depends_on_place: Cell<bool>,
+    /// What the runs of the present theorem have executed.
+    executed: RefCell<Executed>,
 }
 
 /// What became of a target.
@@ -110,6 +112,7 @@ impl Prover {
             // The one that says why.
             order = Theorem::ALL;
         }
+        let whole = self.shared.is_some().then(|| shared::whole(target)).unwrap_or_default();
         let mut reports = Vec::new();
         for theorem in order {
             if theorem == Theorem::SyscallCompat && target.syscall_compat.is_none() {
@@ -119,17 +122,15 @@ impl Prover {
             if saved.is_none() && theorem != Theorem::EnterGuest {
                 return Ok(Verdict::Unknown("entering a guest does not lead to one".into()));
             }
-            match self.shared(target, theorem, saved.as_ref())? {
+            match self.shared(target, theorem, saved.as_ref(), whole)? {
                 Ok(more) => reports.extend(more),
                 Err(verdict) => return Ok(verdict),
             }
         }
-        // They touch nothing of the guest's, as they show.
         let events = if target.gates.is_some() { &Theorem::EVENTS[..] } else { &[] };
         for &theorem in events {
-            let how = (Neighbour::Quiet, Extent::Everything);
-            match self.theorem(target, theorem, how, saved.as_ref())? {
-                Ok(report) => reports.push(report),
+            match self.shared(target, theorem, saved.as_ref(), whole)? {
+                Ok(more) => reports.extend(more),
                 Err(verdict) => return Ok(verdict),
             }
         }
@@ -142,23 +143,51 @@ impl Prover {
         target: &Target,
         theorem: Theorem,
         saved: Option<&Saved<Symbolic>>,
+        whole: Key,
     ) -> Result<Result<Vec<Report>, Verdict>, BadCode> {
         let Some(shared) = &self.shared else { return self.both(target, theorem, saved) };
-        let proof = shared.proof(shared::key(&self.domain, target, theorem, saved));
+        let d = &self.domain;
+        let host = shared::host(d, target, theorem, saved);
+        let proof = shared.proof(shared::key(target, theorem, host, whole));
         let mut own = None;
         let known = proof.get_or_init(|| {
             self.depends_on_place.set(false);
-            let result = own.insert(self.both(target, theorem, saved));
-            let is_shared = !self.depends_on_place.get();
+            let (is_proved, result) = self.like(shared, target, theorem, saved, host);
+            // Of a proof that is another's, only this is known: it holds of this very image.
+            let is_shared = theorem.is_of_events() || is_proved && !self.depends_on_place.get();
+            let result = own.insert(result);
             result.as_ref().ok()?.as_ref().ok().filter(|_| is_shared).cloned()
         });
-        let found = known.clone().filter(|_| own.is_none());
-        shared.count(found.is_some());
-        match (own, found) {
+        match (own, known) {
             (Some(own), _) => own,
-            (None, Some(found)) => Ok(Ok(found)),
-            (None, None) => self.both(target, theorem, saved),
+            (None, Some(found)) => {
+                shared.count(true);
+                Ok(Ok(found.clone()))
+            }
+            (None, None) => self.like(shared, target, theorem, saved, host).1,
         }
+    }
+
+    /// Finds one theorem proved of code that executes the same, or proves it; and whether it did.
+    fn like(
+        &self,
+        shared: &Shared,
+        target: &Target,
+        theorem: Theorem,
+        saved: Option<&Saved<Symbolic>>,
+        host: Key,
+    ) -> (bool, Result<Result<Vec<Report>, Verdict>, BadCode>) {
+        let found = shared.like(host, target, theorem);
+        shared.count(found.is_some());
+        if let Some(found) = found {
+            return (false, Ok(Ok(found)));
+        }
+        self.executed.take();
+        let result = self.both(target, theorem, saved);
+        if let Ok(Ok(reports)) = &result {
+            shared.keep(host, target, theorem, &self.executed.take(), reports);
+        }
+        (true, result)
     }
 
     /// Proves or refutes one theorem, with and without a hostile guest.
@@ -170,12 +199,15 @@ impl Prover {
     ) -> Result<Result<Vec<Report>, Verdict>, BadCode> {
         let mut reports = Vec::new();
         // What is safe first: the specification makes one path many, and each may break more.
-        for (neighbour, extent) in [
+        let all = [
             (Neighbour::Hostile, Extent::Safety),
             (Neighbour::Hostile, Extent::Specified),
             (Neighbour::Quiet, Extent::Specified),
             (Neighbour::Quiet, Extent::Everything),
-        ] {
+        ];
+        // Events touch nothing of the guest's, as they show.
+        let needed = if theorem.is_of_events() { &all[3..] } else { &all };
+        for &(neighbour, extent) in needed {
             let is_repeated = extent == Extent::Safety
                 || (neighbour, extent) == (Neighbour::Quiet, Extent::Specified);
             match self.theorem(target, theorem, (neighbour, extent), saved)? {
@@ -283,8 +315,11 @@ impl Prover {
         report: &mut Report,
     ) -> Result<(), Stop> {
         let d = &self.domain;
-        if self.shared.is_some() && shared::depends_on_place(target, theorem, run) {
-            self.depends_on_place.set(true);
+        if self.shared.is_some() {
+            self.executed.borrow_mut().add(target, run);
+            if !theorem.is_of_events() && shared::depends_on_place(target, theorem, run) {
+                self.depends_on_place.set(true);
+            }
         }
         for goal in &run.goals {
             match d.check(goal.holds) {

@@ -76,6 +76,11 @@ impl Theorem {
         })
     }
 
+    /// Whether something happens at the IRETQ to a guest, or elsewhere: its address is a value.
+    pub(super) const fn is_of_iretq(self) -> bool {
+        matches!(self.event(), Some((_, Whose::Iretq | Whose::Elsewhere | Whose::AtIretq)))
+    }
+
     /// Whether it is about event entries.
     pub(super) const fn is_of_events(self) -> bool {
         matches!(self, Self::Gates) || self.event().is_some()
@@ -376,7 +381,10 @@ pub(super) fn execute<D: Domain>(
                     machine.rip = d.word(next);
                     match deliver(d, target, world, watch, fault.vector, None) {
                         Some(end) => return Ok(end),
-                        None => continue,
+                        None => {
+                            watch.interrupted(d, &world.machine);
+                            continue;
+                        }
                     }
                 }
                 let obligation = super::theorem::fault_breaks(target, at, &fault);

@@ -5,9 +5,14 @@
 //! told of their addresses. Where they lie does not matter as long as no address becomes a value. So
 //! a proof is kept by all this, [`key`], if it has not shown on the way that more matters: see
 //! [`depends_on_place`].
+//!
+//! A proof also holds of code that is the same in all that the proof has **executed**, a [`Shape`]:
+//! every run of it is a run of the other code, too, with other addresses. What a call pushes may
+//! differ, then, if it is seen at proof time that nothing but its RET has read it; any other address
+//! that becomes a value must be the same number. What was not executed does not matter.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -21,6 +26,7 @@ use super::theorem::{Run, Theorem};
 use super::world::{Saved, Setting, region};
 use crate::asm::Window;
 use crate::machine::Domain;
+use crate::machine::program::Kind;
 use crate::machine::symbolic::Symbolic;
 use crate::mitigations::Mitigations;
 use crate::variant::{Axes, Variant};
@@ -29,6 +35,8 @@ use crate::variant::{Axes, Variant};
 #[derive(Debug, Default)]
 pub struct Shared {
     proofs: Mutex<HashMap<Key, Arc<Proof>>>,
+    /// By [`host`].
+    shapes: Mutex<HashMap<Key, Vec<Arc<Shaped>>>>,
     proved: AtomicUsize,
     shared: AtomicUsize,
 }
@@ -38,6 +46,9 @@ pub(super) type Key = [u8; 32];
 
 /// What was shown of a theorem; `None` if that holds of one target only. Empty until it is known.
 pub(super) type Proof = OnceLock<Option<Vec<Report>>>;
+
+/// Code, and what was shown of it.
+type Shaped = (Shape, Vec<Report>);
 
 impl Shared {
     /// How many theorems were tried to be proved, each with and without a hostile guest.
@@ -56,12 +67,39 @@ impl Shared {
     #[must_use]
     pub fn fork(&self) -> Arc<Self> {
         let proofs = self.proofs.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Arc::new(Self { proofs: Mutex::new(proofs), ..Self::default() })
+        let shapes = self.shapes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (proofs, shapes) = (Mutex::new(proofs), Mutex::new(shapes));
+        Arc::new(Self { proofs, shapes, ..Self::default() })
     }
 
     pub(super) fn count(&self, is_shared: bool) {
         let counter = if is_shared { &self.shared } else { &self.proved };
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What was shown of code that executes the same for such a host.
+    pub(super) fn like(&self, host: Key, target: &Target, theorem: Theorem) -> Option<Vec<Report>> {
+        let entry = theorem.entry(target)?;
+        let shapes = self.shapes.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = shapes.get(&host).cloned().unwrap_or_default();
+        drop(shapes);
+        let found = known.iter().find(|shaped| shaped.0.is_of(target, entry))?;
+        Some(found.1.clone())
+    }
+
+    /// Keeps what was shown, if it holds of more than this one target.
+    pub(super) fn keep(
+        &self,
+        host: Key,
+        target: &Target,
+        theorem: Theorem,
+        executed: &Executed,
+        reports: &[Report],
+    ) {
+        let Some(entry) = theorem.entry(target) else { return };
+        let Some(shape) = Shape::new(target, entry, executed) else { return };
+        let mut shapes = self.shapes.lock().unwrap_or_else(PoisonError::into_inner);
+        shapes.entry(host).or_default().push(Arc::new((shape, reports.to_vec())));
     }
 
     /// The proof of that key, whoever makes it.
@@ -74,8 +112,27 @@ impl Shared {
     }
 }
 
-/// All that a proof of `theorem` depends on: two targets with one key have one proof.
-pub(super) fn key(
+/// The image, where it lies and what is said of it.
+pub(super) fn whole(target: &Target) -> Key {
+    let Target { program, enter_guest, return_from_guest, syscall_64, .. } = target;
+    let Target { syscall_compat, iretq, windows, gates, hooks, .. } = target;
+    let entries = (enter_guest, return_from_guest, syscall_64, syscall_compat, iretq);
+    let text = format!("{:#x} {entries:?} {windows:?} {gates:?} {hooks:?}", program.base());
+    Sha256::new().chain_update(text).chain_update(program.bytes()).finalize().into()
+}
+
+/// All that a proof of `theorem` depends on: two targets with one key have one proof. Those of
+/// events are about the `whole` image: see [`Shape`] for what else they hold of.
+pub(super) fn key(target: &Target, theorem: Theorem, host: Key, whole: Key) -> Key {
+    if theorem.is_of_events() {
+        return Sha256::new().chain_update(host).chain_update(whole).finalize().into();
+    }
+    let code = theorem.entry(target).map(|entry| code(target, entry));
+    Sha256::new().chain_update(host).chain_update(format!("{code:?}")).finalize().into()
+}
+
+/// All that a proof of `theorem` depends on besides the code.
+pub(super) fn host(
     d: &Symbolic,
     target: &Target,
     theorem: Theorem,
@@ -89,8 +146,17 @@ pub(super) fn key(
         (_, None) => format!("{:?}", code(Theorem::EnterGuest)),
     };
     let has_windows = target.windows.is_some();
-    let (setting, code) = (judged(target.setting, theorem), code(theorem));
-    let text = format!("{theorem:?} {setting:?} {has_windows} {before} {code:?}");
+    let setting = judged(target.setting, theorem);
+    let mut text = format!("{theorem:?} {setting:?} {has_windows} {before}");
+    if theorem.is_of_events() {
+        // Not where the handlers are.
+        let gates = target.gates.iter().flatten();
+        let gates = gates.map(|gate| format!("{}:{}:{}", gate.vector, gate.ist, gate.dpl));
+        text += &gates.collect::<Vec<_>>().join(" ");
+    }
+    if theorem.is_of_iretq() {
+        text += &format!(" {:?}", target.iretq);
+    }
     Sha256::digest(text).into()
 }
 
@@ -125,6 +191,148 @@ fn judged(setting: Setting, theorem: Theorem) -> Setting {
     let axes = Axes { pcid: false, mitigations, ..variant.axes() };
     // Every combination is legal that a legal one becomes without PCIDs.
     Setting { variant: Variant::new(axes, variant.selectors()).unwrap_or(variant), ..setting }
+}
+
+/// What runs have executed.
+#[derive(Debug, Default)]
+pub(super) struct Executed {
+    at: BTreeSet<u64>,
+    /// Whether some run makes more of an address than [`Shape`] can tell.
+    is_of_place: bool,
+}
+
+impl Executed {
+    /// And this one.
+    pub(super) fn add<D: Domain>(&mut self, target: &Target, run: &Run<D>) {
+        self.at.extend(&run.trace);
+        let kind =
+            |at: &u64| target.program.at(*at).and_then(Result::ok).map(|op| (op.kind, op.next));
+        // An MSR may hold an entry's address.
+        let reads_msr =
+            run.trace.iter().any(|at| kind(at).is_none_or(|(kind, _)| kind == Kind::ReadMsr));
+        let is_named = |address| {
+            let mut named = run.trace.iter().map(|at| target.program.instruction(*at));
+            named.any(|i| i.is_ip_rel_memory_operand() && i.ip_rel_memory_address() == address)
+        };
+        let goes_on = |&[from, to]: &[u64; 2]| match kind(&from) {
+            // To behind a call, or the run says that it is not movable.
+            Some((Kind::Return(_), _)) => true,
+            Some((Kind::Iretq, _)) => is_named(to),
+            Some((_, next)) => to == next || successors(target, from).contains(&Some(to)),
+            None => false,
+        };
+        self.is_of_place = self.is_of_place
+            || !run.is_movable
+            || reads_msr
+            || reads_code(run)
+            || !run.trace.array_windows().all(goes_on);
+    }
+}
+
+/// Where an instruction leads: on, and to the address that it names. A RET, an IRETQ and a jump
+/// through a register lead to a value.
+fn successors(target: &Target, at: u64) -> [Option<u64>; 2] {
+    let i = target.program.instruction(at);
+    let next = Some(i.next_ip());
+    match i.flow_control() {
+        FlowControl::Next => {
+            [next, i.is_ip_rel_memory_operand().then(|| i.ip_rel_memory_address())]
+        }
+        FlowControl::ConditionalBranch | FlowControl::Call => [next, Some(i.near_branch_target())],
+        FlowControl::UnconditionalBranch => [None, Some(i.near_branch_target())],
+        FlowControl::Interrupt if i.mnemonic() == Mnemonic::Int => {
+            let mut gates = target.gates.iter().flatten();
+            let gate = gates.find(|gate| gate.vector == i.immediate8());
+            [None, gate.map(|gate| gate.address)]
+        }
+        _ => [None, None],
+    }
+}
+
+/// All of an instruction that a proof looks at, but for where it and those after it lie.
+#[derive(Debug, PartialEq, Eq)]
+struct Looks {
+    /// Without what says how far it is to an address.
+    bytes: Vec<u8>,
+    /// An address that the instruction makes a value.
+    value: Option<u64>,
+    /// Where it leaves the code for: one of the host's hooks, or elsewhere.
+    leaves: Option<Option<usize>>,
+    windows: Vec<Window>,
+    is_iretq: bool,
+    /// A trap behind it.
+    trap: Option<Mnemonic>,
+}
+
+fn looks(target: &Target, at: u64) -> Looks {
+    let program = &target.program;
+    let code = &program.bytes()[(at - program.base()) as usize..];
+    let mut decoder = Decoder::with_ip(64, code, at, DecoderOptions::NONE);
+    let i = decoder.decode();
+    let offsets = decoder.get_constant_offsets(&i);
+    let mut bytes = code[..i.len()].to_vec();
+    let is_direct = i.near_branch_target() != 0;
+    if is_direct {
+        bytes.truncate(offsets.immediate_offset());
+    }
+    let value = i.is_ip_rel_memory_operand().then(|| i.ip_rel_memory_address());
+    if value.is_some() {
+        let start = offsets.displacement_offset();
+        bytes[start..start + offsets.displacement_size()].fill(0);
+    }
+    let to = i.near_branch_target();
+    let leaves = is_direct && !program.contains(to);
+    let leaves = leaves.then(|| target.hooks.iter().position(|hook| *hook == to));
+    let windows = target.windows.iter().flatten();
+    let windows = windows.filter(|(_, range)| range.contains(&at)).map(|(window, _)| *window);
+    let trap = target.is_trap_behind(at).then(|| program.instruction(i.next_ip()).mnemonic());
+    let is_iretq = target.iretq == Some(at);
+    Looks { bytes, value, leaves, windows: windows.collect(), is_iretq, trap }
+}
+
+/// Instructions that were executed, wherever they lie, and which of them follow which.
+#[derive(Debug)]
+struct Shape {
+    first: usize,
+    instructions: Vec<(Looks, [Option<usize>; 2])>,
+}
+
+impl Shape {
+    fn new(target: &Target, entry: u64, executed: &Executed) -> Option<Self> {
+        let at: Vec<u64> = executed.at.iter().copied().collect();
+        let number = |address: u64| at.binary_search(&address).ok();
+        let follow = |at: u64| successors(target, at).map(|to| to.and_then(number));
+        let instructions = at.iter().map(|at| (looks(target, *at), follow(*at))).collect();
+        let shape = Self { first: number(entry)?, instructions };
+        // Something might be executed that nothing leads to.
+        (!executed.is_of_place && shape.is_of(target, entry)).then_some(shape)
+    }
+
+    /// Whether `target`'s code at `entry` is this.
+    fn is_of(&self, target: &Target, entry: u64) -> bool {
+        let mut places = vec![None; self.instructions.len()];
+        places[self.first] = Some(entry);
+        let mut ahead = vec![(self.first, entry)];
+        while let Some((number, at)) = ahead.pop() {
+            let (expected, follow) = &self.instructions[number];
+            if !target.program.contains(at) || looks(target, at) != *expected {
+                return false;
+            }
+            for (number, to) in follow.iter().zip(successors(target, at)) {
+                let Some(number) = *number else { continue };
+                let Some(to) = to else { return false };
+                match places[number] {
+                    Some(known) if known != to => return false,
+                    Some(_) => {}
+                    None => {
+                        places[number] = Some(to);
+                        ahead.push((number, to));
+                    }
+                }
+            }
+        }
+        places.iter().all(Option::is_some)
+    }
 }
 
 /// Code, wherever it lies.
@@ -228,11 +436,18 @@ fn saved(d: &Symbolic, saved: &Saved<Symbolic>) -> Option<String> {
 /// back into it, or that it came to where nothing was said to lead.
 pub(super) fn depends_on_place<D: Domain>(target: &Target, theorem: Theorem, run: &Run<D>) -> bool {
     let reached = theorem.entry(target).map(|entry| target.reached_from(entry)).unwrap_or_default();
-    let returns = |at: &u64| target.program.instruction(*at).flow_control() == FlowControl::Return;
+    let op = |at: &u64| target.program.at(*at).and_then(Result::ok);
+    let returns =
+        |at: &u64| op(at).is_some_and(|op| matches!(op.kind, Kind::Return(_) | Kind::Iretq));
     let before_last = run.trace.split_last().map_or(&[][..], |(_, before)| before);
-    let reads_code =
-        |goal: &super::Goal<D>| goal.obligation == obligation::MAPPED && goal.about == region::CODE;
-    run.goals.iter().any(reads_code)
+    reads_code(run)
         || before_last.iter().any(returns)
         || !run.trace.iter().all(|at| reached.contains(at))
+}
+
+/// Whether code is read as data.
+fn reads_code<D: Domain>(run: &Run<D>) -> bool {
+    let is_of_code =
+        |goal: &super::Goal<D>| goal.obligation == obligation::MAPPED && goal.about == region::CODE;
+    run.goals.iter().any(is_of_code)
 }

@@ -15,9 +15,10 @@ use super::world::{
 use crate::arch::{Msr, RFlags, Vendor};
 use crate::asm::Window;
 use crate::layout::{PtRegs, Revision, SwitchFlags, Tss, TssExtra};
+use crate::machine::program::Kind;
 use crate::machine::{
-    ARITHMETIC, Branch, Domain, Entry, Event, Fault, Gpr, Msrs, Observer, ProgramError, Region,
-    State as Machine, Step, Stuck,
+    ARITHMETIC, Access, Branch, Domain, Entry, Event, Fault, Gpr, Msrs, Observer, Place,
+    ProgramError, Region, State as Machine, Step, Stuck,
 };
 use crate::spec::{self, Exit, Outcome, Return};
 
@@ -249,6 +250,9 @@ pub struct Run<D: Domain> {
     pub goals: Vec<Goal<D>>,
     /// How it ended, in words.
     pub end: String,
+    /// Whether the addresses that calls pushed went nowhere but to the RETs that they are for, and
+    /// no MSR that holds an address was accessed.
+    pub is_movable: bool,
 }
 
 /// More instructions than any path of a switcher has.
@@ -278,6 +282,11 @@ pub(super) struct Watch<'a, D: Domain> {
     unblocked: bool,
     /// Whether it has used its stack of the IST since.
     on_ist_again: bool,
+    /// Where the addresses are that calls and INTs have pushed, and whether nothing was done with
+    /// them but to return.
+    pushed: Vec<Place>,
+    is_movable: bool,
+    was_interrupted: bool,
     /// Who else watches.
     also: Option<&'a mut dyn Observer<D>>,
 }
@@ -300,6 +309,9 @@ impl<'a, D: Domain> Watch<'a, D> {
             interrupted: world.event.as_ref().map(|event| event.interrupted.root),
             unblocked: false,
             on_ist_again: false,
+            pushed: Vec::with_capacity(8),
+            is_movable: true,
+            was_interrupted: false,
             also: None,
         }
     }
@@ -330,6 +342,42 @@ impl<'a, D: Domain> Watch<'a, D> {
     ) {
         let values = Some((expected, got));
         self.goals.push(Goal { obligation, holds: d.eq(expected, got), about, values, at: None });
+    }
+
+    /// An access may be to an address that a call has pushed.
+    fn follow(&mut self, d: &D, access: &Access<D::Word>) {
+        let Place { region, index, size } = access.place;
+        let program = &self.target.program;
+        let op = self.trace.last().and_then(|at| program.at(*at)).and_then(Result::ok);
+        let kind = op.map(|op| op.kind);
+        let is_return = matches!(kind, Some(Kind::Return(_)));
+        let overlaps =
+            |p: &Place| p.region == region && p.index < index + size && index < p.index + p.size;
+        let is_pushed = self.pushed.iter().any(overlaps);
+        if access.store {
+            let covers = |p: &Place| index <= p.index && p.index + p.size <= index + size;
+            self.is_movable &= self.pushed.iter().all(|p| !overlaps(p) || covers(p));
+            self.pushed.retain(|p| !overlaps(p));
+            if kind == Some(Kind::Call) {
+                self.pushed.push(access.place);
+            }
+        } else if is_pushed {
+            // An INT has pushed more, which may have overwritten some.
+            let is_whole = self.pushed.contains(&access.place) && !self.was_interrupted;
+            self.is_movable &= is_return && is_whole;
+        } else if is_return {
+            let is_code = d.known(access.value).is_some_and(|value| program.contains(value));
+            self.is_movable &= !is_code;
+        }
+    }
+
+    /// The code's own INT has pushed its address.
+    pub(super) fn interrupted(&mut self, d: &D, state: &Machine<D>) {
+        self.was_interrupted = true;
+        match state.memory.locate(d, state.get(Gpr::Rsp), 8, state.cr3) {
+            Some(place) => self.pushed.push(place),
+            None => self.is_movable = false,
+        }
     }
 
     /// Before each instruction of ring 0.
@@ -511,6 +559,7 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
             }
             Event::Access(access) => {
                 self.mapped(d, state, access.place.region);
+                self.follow(d, &access);
                 if access.gs {
                     let ours = d.eq(state.gs_base, self.host_gs);
                     self.goal(obligation::GS_IS_THE_HOSTS, ours, "GS base");
@@ -531,6 +580,8 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
             Event::Sysretq => self.sysretq(d, state),
             Event::Iretq(frame) => self.iretq(d, state, frame),
             Event::WriteMsr { number, value } => {
+                let others = [Msr::SpecCtrl, Msr::PredCmd].map(|msr| Some(msr.address().into()));
+                self.is_movable &= others.contains(&number);
                 if number == Some(Msr::PredCmd.address().into()) {
                     self.barriers.emptied |= d.known(value).is_some_and(|value| value & 1 != 0);
                 }
@@ -648,7 +699,8 @@ pub(super) fn run_to<D: Domain>(
         let sfmask = world.setting.sfmask;
         watch.goal(obligation::SFMASK, d.bit(sfmask.contains(cleared)), "SFMASK");
     }
-    Ok(Run { trace: watch.trace, goals: watch.goals, end })
+    let Watch { trace, goals, is_movable, .. } = watch;
+    Ok(Run { trace, goals, end, is_movable })
 }
 
 /// A way through the code.
@@ -1296,7 +1348,8 @@ pub(super) fn compare_runs<D: Domain>(
             }
         }
     }
-    Ok(Run { trace: watch.trace, goals: watch.goals, end: String::from("the same way") })
+    let end = String::from("the same way");
+    Ok(Run { trace: watch.trace, goals: watch.goals, end, is_movable: false })
 }
 
 /// What `switcher_enter_guest` leaves on the host's stack, found by entering a guest all of whose
