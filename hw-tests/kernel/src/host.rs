@@ -207,7 +207,8 @@ fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
 
     // The other one: it leaves the CPU and the memory.
     let mut memory = CodeMemory::at(HIGH_BASE + 64 * PAGE);
-    let other = Switcher::assemble(&variant, &mut memory).map_err(|why| format!("{why}"))?;
+    let other = Switcher::assemble(&variant, &events::hooks(), &mut memory)
+        .map_err(|why| format!("{why}"))?;
     let base = other.base();
     let block = NonNull::new(percpu::block(0)).ok_or("no block")?;
     // SAFETY: as for the first one, which is not installed here any more; no guest is entered.
@@ -729,11 +730,4 @@ fn switch_for(world: &mut BareMetal<'_>, entries: u64, rips: &[u64]) -> Ended {
         0 => Err("no guest came to umod".into()),
         _ => Ok(entries),
     }
-}
-
-/// The pages that a world's roots have of the host's stubs.
-pub(crate) fn stub_pages() -> impl Iterator<Item = (u64, switcher_runtime::Rights)> {
-    events::mappings().into_iter().flat_map(|(region, rights)| {
-        (region.start..region.end).step_by(PAGE as usize).map(move |page| (page, rights))
-    })
 }

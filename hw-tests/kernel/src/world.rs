@@ -23,8 +23,6 @@ use switcher_runtime::{
 use x86_64::registers::control::{Cr3 as Cr3Register, Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::model_specific::{GsBase, Msr};
 
-use crate::host::stub_pages;
-
 global_asm!(
     r#"
     .text
@@ -275,9 +273,7 @@ impl<'s> BareMetal<'s> {
     /// The pages that both roots must have of the host.
     pub(crate) fn listed(&self) -> Vec<(u64, Rights)> {
         let list = self.cpu.mappings().into_iter().chain([pvcs_page(&self.pvcs).mapping()]);
-        list.flat_map(|mapping| mapping.pages().map(move |page| (page, mapping.rights)))
-            .chain(stub_pages())
-            .collect()
+        list.flat_map(|mapping| mapping.pages().map(move |page| (page, mapping.rights))).collect()
     }
 
     fn space(&mut self, mode: Mode) -> &mut Space {
@@ -323,8 +319,8 @@ fn guest_root(
     pcid: u16,
     enabled: Option<PcidEnabled>,
 ) -> Result<GuestRoot, WorldError> {
-    // SAFETY: `Space::new` has mapped what the runtime lists for this CPU, the world's PVCS and the
-    // event stubs, for the supervisor alone, as the host's root does. What it adds for users are frames
+    // SAFETY: `Space::new` has mapped what the runtime lists for this CPU and the world's PVCS, for
+    // the supervisor alone, as the host's root does. What it adds for users are frames
     // of the guests' own. `set_stack_mapped` alone takes something out, and renews the root.
     let root = unsafe { GuestRoot::new(Cr3::new(space.cr3())?) };
     Ok(match enabled {
