@@ -190,6 +190,10 @@ hw_kernel_fatal_event:
 hw_kernel_hook_nmi:
     lock inc qword ptr [rip + {hooked}]
     lock inc qword ptr [rip + {nmis}]
+    mov     rax, [rdi + {rip_of_regs}]
+    mov     [rip + {interrupted}], rax
+    mov     rax, [rip + {resuming}]
+    or      [rdi + {eflags_of_regs}], rax
     hw_hook_clobbers
     ret
     .global hw_kernel_hook_machine_check
@@ -215,6 +219,10 @@ hw_kernel_hook_fatal:
     fatal_stack = sym FATAL_STACK,
     host_cr3 = sym HOST_CR3,
     hooked = sym HOOKED,
+    interrupted = sym INTERRUPTED,
+    resuming = sym RESUMING,
+    rip_of_regs = const core::mem::offset_of!(PtRegs, rip),
+    eflags_of_regs = const core::mem::offset_of!(PtRegs, eflags),
     fatal = sym fatal_event,
 );
 
@@ -230,6 +238,10 @@ unsafe extern "C" {
 #[unsafe(link_section = ".entry.data")]
 static NMIS: AtomicU64 = AtomicU64::new(0);
 static HOOKED: AtomicU64 = AtomicU64::new(0);
+/// Where the last one of these did.
+static INTERRUPTED: AtomicU64 = AtomicU64::new(0);
+/// Flags that the hook sets in what it returns to: none, or RF.
+static RESUMING: AtomicU64 = AtomicU64::new(0);
 
 /// How many NMIs have interrupted CPL0 so far, on all CPUs.
 #[must_use]
@@ -241,6 +253,19 @@ pub fn nmis() -> u64 {
 #[must_use]
 pub fn hooked_nmis() -> u64 {
     HOOKED.load(Ordering::Acquire)
+}
+
+/// Where the last NMI that came through a switcher's IDT has interrupted CPL0.
+#[must_use]
+pub fn last_interrupted() -> u64 {
+    INTERRUPTED.load(Ordering::Acquire)
+}
+
+/// Whether the hook sets RF in what it returns to: for a breakpoint that is taken for an NMI, whose
+/// instruction is to be executed afterwards.
+pub fn set_resuming(resuming: bool) {
+    let flags = if resuming { RFlags::RF } else { RFlags::empty() };
+    RESUMING.store(flags.bits(), Ordering::Release);
 }
 
 /// What a switcher's event entries call.

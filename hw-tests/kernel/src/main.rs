@@ -6,6 +6,7 @@
 extern crate alloc;
 
 mod host;
+mod nmi;
 mod world;
 
 use core::ptr::NonNull;

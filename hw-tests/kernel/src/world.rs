@@ -109,7 +109,7 @@ unsafe extern "C" {
 ///
 /// # Safety
 /// As `enter_with` has it: `entry` is the switcher's.
-unsafe fn checked_call(entry: u64) -> *mut PtRegs {
+pub(crate) unsafe fn checked_call(entry: u64) -> *mut PtRegs {
     // SAFETY: the assembly above calls `entry` once as the caller wants it, keeps all
     // callee-saved registers, MXCSR and the x87 state for its own caller, and clobbers no more than
     // an `extern "C"` function may.
@@ -356,6 +356,33 @@ impl World for BareMetal<'_> {
     }
 
     fn run(&mut self, setup: &Setup) -> Result<Outcome, Refusal> {
+        // SAFETY: `checked_call` does what `enter_with` asks.
+        unsafe { self.run_by(setup, checked_call) }
+    }
+}
+
+impl BareMetal<'_> {
+    /// Maps a page of the host's at its own address in both roots, to be read by the hardware, or unmaps it.
+    pub(crate) fn map_in_both(&mut self, page: u64, mapped: bool) -> Result<(), MapError> {
+        for space in [&mut self.smod, &mut self.umod] {
+            if mapped {
+                space.root.map(page, page, Flags::empty())?;
+            } else {
+                space.root.unmap(page)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a guest by another call.
+    ///
+    /// # Safety
+    /// As [`Cpu::enter_with`] asks; and what the outcome says of the host is noted by `checked_call`.
+    pub(crate) unsafe fn run_by(
+        &mut self,
+        setup: &Setup,
+        call: unsafe fn(u64) -> *mut PtRegs,
+    ) -> Result<Outcome, Refusal> {
         for space in [&mut self.smod, &mut self.umod] {
             space.text.clear();
             space.last.clear();
@@ -383,8 +410,8 @@ impl World for BareMetal<'_> {
         }
         // SAFETY: interrupts are off, and the host has no breakpoints. `GUESTS` is nothing of its.
         unsafe { debug.arm() };
-        // SAFETY: `checked_call` does what `enter_with` asks.
-        let exit = unsafe { self.cpu.enter_with(&mut guest, checked_call) };
+        // SAFETY: as the caller says.
+        let exit = unsafe { self.cpu.enter_with(&mut guest, call) };
         // SAFETY: as above.
         unsafe { GuestDebug::disarm() };
         let exit = match exit {
