@@ -7,8 +7,8 @@ use core::sync::atomic::Ordering;
 
 use switcher_gen::arch::{HostFeatures, Msr as MsrName, RFlags, Selectors, Speculation};
 use switcher_gen::asm::Label;
-use switcher_gen::layout::{PerCpu, Placement, TssExtra};
-use switcher_gen::{Axes, Mitigations, NoVariant, Variant};
+use switcher_gen::layout::{IstTop, PerCpu, Placement, Tss, TssExtra};
+use switcher_gen::{Axes, Gate, Mitigations, NoVariant, Variant};
 use x86_64::instructions::tables::sgdt;
 use x86_64::registers::control::{Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::model_specific::Msr;
@@ -62,6 +62,19 @@ pub enum InstallError {
     Sp0 {
         /// Its value.
         sp0: u64,
+    },
+    /// An event that may come at any instruction would have no stack of its own.
+    #[error(
+        "IST {index} is {top:#x}: it must be the 16-byte aligned top of a stack of {least} bytes \
+         that no other event has, with {} bytes above it",
+        size_of::<IstTop>(),
+        least = MappingList::LEAST_STACK,
+    )]
+    Ist {
+        /// 1 for #DF, 2 for NMI, 3 for #DB, 4 for #MC.
+        index: u8,
+        /// What the TSS has.
+        top: u64,
     },
     /// Hardware and switcher would use different stacks.
     #[error("TR's TSS is at {tr:#x}, but the per-CPU block holds the one at {per_cpu:#x}")]
@@ -159,10 +172,11 @@ impl Registers {
 
 impl Switcher {
     /// Makes this CPU use the switcher: checks that it can, then writes CR4.FSGSBASE, EFER.SCE,
-    /// STAR, LSTAR, CSTAR, SFMASK, SYSENTER_CS (0: SYSENTER faults) and GS base (`per_cpu`).
+    /// STAR, LSTAR, CSTAR, SFMASK, SYSENTER_CS (0: SYSENTER faults) and GS base (`per_cpu`), and an
+    /// [`IstTop`] where the TSS's IST 1 to 4 point. The IDT stays the host's.
     ///
     /// # Errors
-    /// If the CPU needs another variant, or if GDT, TSS or sp0 are not what the emitted code relies
+    /// If the CPU needs another variant, or if GDT, TSS or stacks are not what the emitted code relies
     /// on. Nothing has been changed then.
     ///
     /// # Safety
@@ -170,10 +184,12 @@ impl Switcher {
     ///
     /// * the switcher is not dropped, and nothing else changes the registers written here;
     /// * `per_cpu` is valid for reads and writes, and used by nothing but this CPU's hardware, the
-    ///   switcher and the result; its sp0 does not change;
+    ///   switcher and the result; its stacks do not change;
     /// * the stack below sp0 has room for a [`PtRegs`](switcher_gen::layout::PtRegs) and is used by
     ///   nobody while a guest is entered: in particular, [`Cpu::enter`] is not called on it;
-    /// * event handlers, IDT and IST are as the [crate documentation](crate) asks;
+    /// * IST 1 to 4 of the TSS point to [`IstTop`]s, writable and nobody else's, above stacks of at least
+    ///   [`MappingList::LEAST_STACK`] bytes each, and as many more as the host's [`Hooks`](crate::Hooks) need;
+    /// * the hooks are as [`Hooks`](crate::Hooks) asks;
     /// * no CPL 3 of the host's own executes SYSCALL, in 64-bit or 32-bit mode: give LSTAR and CSTAR
     ///   back to the host before it runs one;
     /// * the host tells kernel from user by something else than the sign of GS base, which CPL 3 can
@@ -198,6 +214,7 @@ impl Switcher {
         if sp0 == 0 || !sp0.is_multiple_of(16) {
             return Err(InstallError::Sp0 { sp0 });
         }
+        let stacks = check_stacks(&tss)?;
         if tss_extra.host_rsp != 0 {
             return Err(InstallError::GuestRunning);
         }
@@ -218,6 +235,14 @@ impl Switcher {
             // when they were made). The entry points are sealed code that is sound to be entered by
             // SYSCALL; the caller vouches for GS base and for leaving the MSRs alone.
             unsafe { Msr::new(msr.address()).write(value) };
+        }
+        for top in stacks {
+            let top = core::ptr::with_exposed_provenance_mut::<IstTop>(top as usize);
+            let mut content = IstTop::default();
+            content.gs_base = per_cpu.as_ptr() as u64;
+            // SAFETY: `check_stacks` has found it to be aligned and not null; the caller vouches that
+            // it may be written, and that it is nobody else's.
+            unsafe { top.write(content) };
         }
         let clean = CleanRoots::unknown();
         Ok(Cpu { switcher: self, per_cpu, before, clean, this_cpu_only: PhantomData })
@@ -244,8 +269,8 @@ impl Cpu<'_> {
     }
 
     /// What every guest root that is entered on this CPU must map, as the host's does. Besides it:
-    /// [`PvcsPage::mapping`](crate::PvcsPage::mapping), and the host's own event handlers with
-    /// what they use before they are on the host's root.
+    /// [`PvcsPage::mapping`](crate::PvcsPage::mapping). The host's IDT and what it leads to is not among
+    /// it: under a guest's root it is not loaded.
     ///
     /// ```no_run
     /// # use switcher_runtime::{Cpu, Rights};
@@ -263,7 +288,9 @@ impl Cpu<'_> {
     pub fn mappings(&self) -> MappingList {
         // SAFETY: `install` was given a block that is valid for reads. No guest is running.
         let block = unsafe { self.per_cpu.read() };
-        MappingList::of_hardware(&block, self.per_cpu.addr().get() as u64)
+        let idt = self.switcher.idt();
+        let address = self.per_cpu.addr().get() as u64;
+        MappingList::with_idt(&block, address, idt.address(), size_of_val(idt) as u64)
             .with_code(self.switcher.base(), self.switcher.image().bytes().len() as u64)
     }
 
@@ -407,6 +434,27 @@ fn check_mitigations(mitigations: Mitigations, has: Speculation) -> Result<(), I
     }
 }
 
+/// The stacks that the switcher's gates name, each apart from the others and from that at sp0; the
+/// result is where they point.
+fn check_stacks(tss: &Tss) -> Result<[u64; Gate::STACKS.len()], InstallError> {
+    let ist = [tss.ist1, tss.ist2, tss.ist3, tss.ist4].map(u64::from);
+    const { assert!(matches!(Gate::STACKS, [1, 2, 3, 4]), "the four that are looked at") };
+    for (index, top) in Gate::STACKS.into_iter().zip(ist) {
+        let others = ist.into_iter().chain([u64::from(tss.sp0)]);
+        // Itself is the one that overlaps.
+        let overlapping = others
+            .filter(|other| {
+                other.abs_diff(top) < MappingList::LEAST_STACK + size_of::<IstTop>() as u64
+            })
+            .count();
+        let room = top > MappingList::LEAST_STACK;
+        if !room || !top.is_multiple_of(align_of::<IstTop>() as u64) || overlapping != 1 {
+            return Err(InstallError::Ist { index, top });
+        }
+    }
+    Ok(ist)
+}
+
 /// Code that reaches the block relative to RIP is one CPU's: that whose block lies in front of it.
 const fn check_block(placement: Placement, per_cpu: u64, code: u64) -> Result<(), InstallError> {
     let wanted = code.wrapping_sub(PerCpu::BEFORE_CODE);
@@ -466,6 +514,30 @@ mod tests {
         assert!(refused.starts_with("this switcher has `ibpb`, whose MSR this CPU lacks"));
         assert!(check(Speculation::IBPB).unwrap_err().contains("`ibrs`"));
         assert!(check_mitigations(Mitigations::NONE, Speculation::empty()).is_ok());
+    }
+
+    #[test]
+    fn four_stacks_are_there_aligned_and_apart_or_refused_by_number() {
+        let tss = |ist: [u64; 4], sp0: u64| {
+            let mut tss = Tss::default();
+            [tss.ist1, tss.ist2, tss.ist3, tss.ist4] = ist.map(Into::into);
+            tss.sp0 = sp0.into();
+            tss
+        };
+        let good = [0x1FF0, 0x2FF0, 0x3FF0, 0x4FF0];
+        assert_eq!(check_stacks(&tss(good, 0x6000)), Ok(good));
+        for index in 0..4 {
+            for bad in [0, 0x100, 0x8008, 0x6000, 0x6000 + 0x100, good[(index + 1) % 4]] {
+                let mut ist = good;
+                ist[index] = bad;
+                let refused = check_stacks(&tss(ist, 0x6000)).unwrap_err();
+                assert!(
+                    matches!(refused, InstallError::Ist { index: found, top }
+                        if top == bad && (usize::from(found) == index + 1 || index == 3)),
+                    "{refused}"
+                );
+            }
+        }
     }
 
     #[test]

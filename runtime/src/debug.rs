@@ -109,6 +109,9 @@ pub struct GuestDebug {
 impl GuestDebug {
     /// DR7 with nothing enabled: bit 10 is always set.
     const DISABLED: u64 = 1 << 10;
+    /// DR6 with nothing to report: the bits that are always set, and the two that are clear for a
+    /// cause.
+    pub(crate) const DR6_CLEAR: u64 = 0xFFFF_0FF0;
 
     /// For a guest whose own addresses are these, in which the host has nothing: no range of
     /// [`Cpu::mappings`](crate::Cpu::mappings), of any CPU, and nothing of the host's root.
@@ -186,7 +189,8 @@ impl GuestDebug {
     }
 
     /// Switches all breakpoints of this CPU off. The addresses go, too: DR6 reports what matches,
-    /// enabled or not.
+    /// enabled or not. And so does what DR6 reports: a #DB that the switcher has ignored, left over
+    /// from a guest's MOV SS, is no cause of the next guest's.
     ///
     /// # Safety
     /// At CPL 0; the host has no breakpoints of its own.
@@ -200,6 +204,8 @@ impl GuestDebug {
                 "mov dr1, {zero}",
                 "mov dr2, {zero}",
                 "mov dr3, {zero}",
+                "mov dr6, {dr6}",
+                dr6 = in(reg) Self::DR6_CLEAR,
                 dr7 = in(reg) Self::DISABLED,
                 zero = in(reg) 0_u64,
                 options(nostack, preserves_flags),

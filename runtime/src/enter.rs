@@ -14,6 +14,7 @@ use x86_64::registers::rflags;
 use x86_64::registers::segmentation::SegmentSelector;
 
 use crate::cpu::Cpu;
+use crate::debug::GuestDebug;
 use crate::exit::Exit;
 use crate::guest::Guest;
 use crate::pcid::GuestPcid;
@@ -64,7 +65,8 @@ pub enum EnterError {
 }
 
 impl Cpu<'_> {
-    /// Runs `guest` until its next exit. Interrupts must be off, and are off on return.
+    /// Runs `guest` until its next exit. Interrupts must be off, and are off on return. Meanwhile the
+    /// switcher's IDT is loaded; on return, also with an error, it is the host's.
     ///
     /// What it uses up: KERNEL_GS_BASE (the guest's GS base on return; a host with processes of its
     /// own saves theirs), CR2 (part of the exit: do not read the register later), and the stack
@@ -92,7 +94,9 @@ impl Cpu<'_> {
     /// # Safety
     /// `call` must call the function at the address it is given exactly once, as `extern "C" fn()
     /// -> *mut PtRegs` with interrupts off, and return what that returns. The function may change
-    /// MXCSR and the x87 state, which `call` must restore. `call` must not change CR2 after it.
+    /// MXCSR and the x87 state, which `call` must restore. `call` must not change CR2 after it. The
+    /// switcher's IDT is loaded: a fault of `call`'s own is the end ([`Hooks::fatal`](crate::Hooks::fatal)), and GS base
+    /// must stay the per-CPU block's.
     pub unsafe fn enter_with(
         &mut self,
         guest: &mut Guest,
@@ -137,14 +141,20 @@ impl Cpu<'_> {
             // SAFETY: `install` found a writable data segment of DPL 0 behind this selector.
             unsafe { SS::set_reg(kernel_ds) };
         }
+        // SAFETY: CPL 0, as this function has read CR3; `check` has found interrupts to be off, and
+        // `install` the stacks to be there. The entries are in the sealed image.
+        let host_idt = unsafe { self.switcher.idt().load() };
         // SAFETY: the state just written is what `switcher_enter_guest` expects, and interrupts are
         // off. `GuestRoot`, `PvcsPage` and `install` carry the host's promises about the rest.
         let frame = unsafe { call(self.switcher.address(Label::EnterGuest)) };
 
-        // Before anything can fault or be interrupted and change it.
+        // Before anything can fault or be interrupted and change it: an NMI handler of the host's, which
+        // may do both, comes only once its IDT is back.
         let cr2 = Cr2::read_raw();
+        // SAFETY: the switcher has returned, which it does on the host's root; nothing here changes CPU.
+        unsafe { host_idt.restore() };
         // SAFETY: the switcher returns the address of the frame that an exit has built on the sp0
-        // stack or on an IST stack; both are the host's.
+        // stack, which is the host's.
         let regs = unsafe { frame.read() };
         // SAFETY: as for the write: the switcher has let go of the block.
         let extra = unsafe { self.tss_extra().read() };
@@ -219,8 +229,6 @@ fn read_cr3() -> Cr3 {
 /// DR6 after a #DB, which is clear afterwards: the hardware sets its bits and never clears them, so what is left
 /// in it would be taken for a cause of the next #DB (Intel SDM vol. 3, 18.2.3).
 fn take_dr6() -> u64 {
-    /// Nothing to report: the bits that are always set, and the two that are clear for a cause.
-    const CLEAR: u64 = 0xFFFF_0FF0;
     let dr6: u64;
     // SAFETY: DR6 only reports. DR7.GD would make the access fault, but the hardware clears it when
     // it delivers a #DB, and one has just been delivered (Intel SDM vol. 3, 18.2.4).
@@ -229,7 +237,7 @@ fn take_dr6() -> u64 {
             "mov {dr6}, dr6",
             "mov dr6, {clear}",
             dr6 = out(reg) dr6,
-            clear = in(reg) CLEAR,
+            clear = in(reg) GuestDebug::DR6_CLEAR,
             options(nomem, nostack, preserves_flags),
         );
     }

@@ -17,8 +17,8 @@ pub enum Exit {
         /// 32 to 255.
         vector: u8,
     },
-    /// An NMI arrived. NMIs are blocked: the host handles it, and executes an IRET before it goes
-    /// on.
+    /// An NMI arrived while the guest ran. NMIs are not blocked any more, as the exit has executed an
+    /// IRET: the host handles this one at once, or another one may come first. No hook was called.
     Nmi,
     /// A machine check arrived. The host reads the banks, and decides whether it can go on.
     MachineCheck,
@@ -27,7 +27,7 @@ pub enum Exit {
         /// Of the IRETQ's #GP, #NP or #SS.
         error_code: u32,
     },
-    /// The frame names a reason that does not exist: an event handler of the host is wrong.
+    /// The frame names a reason that does not exist. Only a broken switcher leaves one.
     Unknown(OrigAx),
 }
 

@@ -1,7 +1,7 @@
 //! The part of the switcher toolkit that is linked into a host hypervisor.
 //!
 //! `no_std` + `alloc`, and no OS assumed: the host brings memory ([`CodeMapping`]), page tables,
-//! GDT, TSS and IDT. In the order of use:
+//! GDT and TSS. In the order of use:
 //!
 //! 1. [`HostFeatures::detect`](Detect::detect) asks this CPU; [`Variant::for_host`] chooses.
 //! 2. [`Switcher::assemble`] emits the code *here, now, for this host*, and maps it: writable while
@@ -15,17 +15,30 @@
 //! The switcher runs at CPL 0 on a *guest's* page tables. Its soundness therefore rests on things
 //! only the host can arrange; each is the safety contract of the function that takes it:
 //!
-//! * every [`GuestRoot`] maps the switcher, the per-CPU block, the stacks, IDT, GDT and event
-//!   handlers exactly as the host's root does, for the supervisor alone;
+//! * every [`GuestRoot`] maps what [`Cpu::mappings`] lists exactly as the host's root does, for the
+//!   supervisor alone;
 //! * the [`PvcsPage`] is mapped for the supervisor in every guest root;
-//! * NMI, #MC, #DB and #DF use IST stacks. Handlers of events that interrupted CPL 3 build a
-//!   [`PtRegs`](switcher_gen::layout::PtRegs), execute SWAPGS and jump to
-//!   [`Switcher::return_from_guest`], all in assembly, as DF and AC are still the guest's; a fault
-//!   at [`Switcher::iretq`] is the guest's; a #DB inside the switcher is ignored;
-//! * an NMI that ends a guest's run leaves NMIs blocked, because the exit is no IRET: a host that
-//!   gets [`Exit::Nmi`] executes an IRET to itself before it goes on. An NMI that
-//!   interrupts the *switcher* must restore CR3, GS base and all registers:
-//!   [`Switcher::is_in`] tells where;
+//! * the TSS names four stacks, IST 1 to 4, for #DF, NMI, #DB and #MC, each of at least
+//!   [`MappingList::LEAST_STACK`] bytes under an [`IstTop`](switcher_gen::layout::IstTop), where the
+//!   TSS points, and what the host's [`Hooks`] use;
+//!
+//! # Which events come to whom
+//!
+//! [`Cpu::enter`] loads an IDT of the switcher's, whose entries are emitted and proved with the rest,
+//! and puts the host's own back before it returns. The host keeps its IDT for itself; a guest's root
+//! does not map it, nor its handlers. While the switcher's is loaded:
+//!
+//! * whatever interrupts *a guest* ends its run, and is an [`Exit`]; NMIs are not blocked any more then;
+//! * an NMI or a machine check that interrupts *ring 0*, which is the switcher or the few instructions of
+//!   `enter` around it, calls [`Hooks::nmi`] or [`Hooks::machine_check`] on the host's root and with
+//!   the host's GS, and leaves everything as it was;
+//! * anything else in ring 0 calls [`Hooks::fatal`].
+//!
+//! While the host's is loaded, before and after, NMIs and machine checks come to the host's own
+//! entries, on the same stacks. Interrupts are off all the time, so each NMI comes to one or the other.
+//!
+//! # And further
+//!
 //! * a guest's breakpoints are live only around [`Cpu::enter`], and only as [`GuestDebug`] makes them;
 //! * FPU, SSE and segment registers other than CS, SS and the GS base are the host's to
 //!   switch: see [`Cpu::enter`].
@@ -41,6 +54,8 @@ mod detect;
 mod enter;
 mod exit;
 mod guest;
+mod hooks;
+mod idt;
 mod load;
 mod mapping;
 mod pcid;
@@ -51,6 +66,7 @@ pub use detect::Detect;
 pub use enter::EnterError;
 pub use exit::{Detail, Exception, Exit};
 pub use guest::{Guest, GuestError, GuestRoot, PvcsPage};
+pub use hooks::{FatalHook, Hook, Hooks};
 pub use load::{CodeMapping, LoadError, Protection, StillInstalled, Switcher};
 pub use mapping::{Mapping, MappingList, Purpose, Rights};
 pub use pcid::{GuestPcid, NotAGuests};

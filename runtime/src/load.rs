@@ -1,4 +1,4 @@
-//! From a variant to code that can be executed: assemble, write, seal.
+//! From a variant to code that can be executed: assemble, link with the host's hooks, write, seal.
 
 use alloc::boxed::Box;
 use core::fmt;
@@ -7,6 +7,9 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use switcher_gen::asm::{AsmError, Label, Window};
 use switcher_gen::{Fingerprint, Image, LinkError, LinkedImage, Variant, certificate};
+
+use crate::hooks::{Hooks, Thunks};
+use crate::idt::Idt;
 
 /// How a page is mapped, as the host's page tables have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +106,9 @@ pub enum LoadError<M: fmt::Display + fmt::Debug> {
 #[derive(Debug)]
 pub struct Switcher {
     linked: LinkedImage,
+    idt: Box<Idt>,
+    /// How many bytes of the host's memory it has.
+    reserved: usize,
     /// On how many CPUs it is installed.
     pub(crate) installed: AtomicUsize,
 }
@@ -124,19 +130,22 @@ impl Switcher {
     /// memory must lie [`BEFORE_CODE`](switcher_gen::layout::PerCpu::BEFORE_CODE) bytes behind that
     /// CPU's block, which `install` checks.
     ///
+    /// `hooks` are what of the host its event entries call.
+    ///
     /// # Errors
     /// If these bytes are not in the table of what is proved ([`certificate`]), if the host's memory
     /// cannot be had, is writable and executable at once, is accessible to guests, or lies where the
     /// switcher cannot run.
     pub fn assemble<M: CodeMapping>(
         variant: &Variant,
+        hooks: &Hooks,
         memory: &mut M,
     ) -> Result<Self, LoadError<M::Error>> {
         let image = Image::new(variant)?;
         if !certificate::is_proved(&image) {
             return Err(LoadError::NotProved { fingerprint: image.fingerprint() });
         }
-        Self::load(image, memory)
+        Self::load(image, hooks, memory)
     }
 
     /// The same, whether these bytes are proved or not: for selectors other than the default ones,
@@ -147,18 +156,26 @@ impl Switcher {
     /// As [`assemble`](Self::assemble), but for the proof.
     pub fn assemble_unproved<M: CodeMapping>(
         variant: &Variant,
+        hooks: &Hooks,
         memory: &mut M,
     ) -> Result<Self, LoadError<M::Error>> {
-        Self::load(Image::new(variant)?, memory)
+        Self::load(Image::new(variant)?, hooks, memory)
     }
 
-    fn load<M: CodeMapping>(image: Image, memory: &mut M) -> Result<Self, LoadError<M::Error>> {
-        let len = image.bytes().len();
-        let start = memory.reserve(len).map_err(LoadError::Mapping)?;
-        match write_and_seal(&image, memory, start) {
-            Ok(linked) => Ok(Self { linked, installed: AtomicUsize::new(0) }),
+    fn load<M: CodeMapping>(
+        image: Image,
+        hooks: &Hooks,
+        memory: &mut M,
+    ) -> Result<Self, LoadError<M::Error>> {
+        let reserved = image.bytes().len() + Thunks::LEN;
+        let start = memory.reserve(reserved).map_err(LoadError::Mapping)?;
+        match write_and_seal(&image, hooks, memory, start) {
+            Ok(linked) => {
+                let idt = Idt::new(&linked);
+                Ok(Self { linked, idt, reserved, installed: AtomicUsize::new(0) })
+            }
             Err(why) => {
-                memory.release(start, len);
+                memory.release(start, reserved);
                 Err(why)
             }
         }
@@ -174,7 +191,7 @@ impl Switcher {
             0 => {
                 let base = core::ptr::with_exposed_provenance_mut(self.base() as usize);
                 if let Some(start) = NonNull::new(base) {
-                    memory.release(start, self.image().bytes().len());
+                    memory.release(start, self.reserved);
                 }
                 Ok(())
             }
@@ -212,34 +229,25 @@ impl Switcher {
         self.linked.address(label)
     }
 
-    /// Where the host's event handlers jump with RSP = the guest's `PtRegs`, the host's GS active
-    /// and interrupts off.
-    #[must_use]
-    pub fn return_from_guest(&self) -> u64 {
-        self.address(Label::ReturnFromGuest)
+    /// The interrupt descriptor table that [`Cpu::enter`](crate::Cpu::enter) loads.
+    pub(crate) const fn idt(&self) -> &Idt {
+        &self.idt
     }
 
-    /// The IRETQ to a guest. A fault with this RIP and a kernel CS is an event of the guest, whose
-    /// IRET frame RSP points to and whose GS is active.
-    #[must_use]
-    pub fn iretq(&self) -> u64 {
-        self.address(Label::Iretq)
-    }
-
-    /// Whether `window` applies at `rip`: for the host's NMI and #MC handlers, about what they have
-    /// interrupted in ring 0.
+    /// Whether `window` applies at `rip`: for a host's hooks, about what was interrupted. The event
+    /// entries have no need of it: they put back whatever they have found.
     ///
-    /// In [`Window::GuestRoot`] a guest's root is loaded: a handler that needs the host's takes it
-    /// from `TssExtra.host_cr3`, and puts the guest's back. Elsewhere in the switcher CR3 is the
-    /// host's, or is loaded anew on every way to the guest. In [`Window::UnsafeStack`] RSP is the
-    /// guest's: nothing may be put there, nor decided by its value.
+    /// In [`Window::GuestRoot`] a guest's root was loaded. In [`Window::UnsafeStack`] RSP was the
+    /// guest's: what an unwinder or a profiler finds there is not to be believed.
     ///
     /// ```
     /// # use switcher_runtime::Switcher;
     /// # use switcher_runtime::switcher_gen::asm::Window;
-    /// /// What an NMI handler of the host's has to put back before its IRETQ.
-    /// fn root_to_restore(switcher: &Switcher, rip: u64, cr3: u64, host_cr3: u64) -> u64 {
-    ///     if switcher.is_in(Window::GuestRoot, rip) { cr3 } else { host_cr3 }
+    /// # use switcher_runtime::switcher_gen::layout::PtRegs;
+    /// /// From where a profiler that samples by NMI may unwind the stack.
+    /// fn stack(switcher: &Switcher, interrupted: &PtRegs) -> Option<u64> {
+    ///     let unsafe_stack = switcher.is_in(Window::UnsafeStack, interrupted.rip);
+    ///     (!unsafe_stack).then_some(interrupted.rsp)
     /// }
     /// ```
     #[must_use]
@@ -248,18 +256,27 @@ impl Switcher {
     }
 }
 
-/// Writes the image to memory that is writable, and makes it executable.
+/// Writes the image, and what leads to the hooks behind it, to memory that is writable, and makes it
+/// executable.
 fn write_and_seal<M: CodeMapping>(
     image: &Image,
+    hooks: &Hooks,
     memory: &mut M,
     start: NonNull<u8>,
 ) -> Result<LinkedImage, LoadError<M::Error>> {
-    let len = image.bytes().len();
+    let code = image.bytes().len();
+    let len = code + Thunks::LEN;
     check(memory, start, len, "writable", |p| p.writable)?;
-    let linked = image.link_without_hooks(start.as_ptr() as u64)?;
-    // SAFETY: `reserve` gave memory that is valid for writes of `len` bytes and that nothing else
-    // uses; `linked` is a buffer of its own, so the two do not overlap.
-    unsafe { start.copy_from_nonoverlapping(NonNull::from(linked.bytes()).cast(), len) };
+    let base = start.as_ptr() as u64;
+    let thunks = Thunks::new(hooks, base + code as u64);
+    let linked = image.link(base, |symbol| thunks.target(symbol, base))?;
+    // SAFETY: `reserve` gave memory that is valid for writes of `len` bytes, `code` among them, and
+    // that nothing else uses; `linked` is a buffer of its own, so the two do not overlap.
+    unsafe { start.copy_from_nonoverlapping(NonNull::from(linked.bytes()).cast(), code) };
+    // SAFETY: `code` is less than `len`, for which the memory is valid.
+    let behind = unsafe { start.byte_add(code) };
+    // SAFETY: as for the code; the two lengths add up to `len`.
+    unsafe { behind.copy_from_nonoverlapping(NonNull::from(thunks.bytes()).cast(), Thunks::LEN) };
     memory.seal(start, len).map_err(LoadError::Mapping)?;
     check(memory, start, len, "executable", |p| p.executable)?;
     Ok(linked)
@@ -357,7 +374,7 @@ mod tests {
 
     fn load(before: Protection, after: Protection) -> Result<Switcher, LoadError<&'static str>> {
         let mut memory = Claims::new(before, after);
-        let result = Switcher::assemble(&Variant::REFERENCE, &mut memory);
+        let result = Switcher::assemble(&Variant::REFERENCE, &Hooks::FOR_TESTS, &mut memory);
         assert_eq!(memory.released, result.is_err());
         result
     }
@@ -365,19 +382,34 @@ mod tests {
     #[test]
     fn writable_then_executable_is_loaded() {
         let mut memory = Claims::new(RW, RX);
-        let switcher = Switcher::assemble(&Variant::REFERENCE, &mut memory).unwrap();
-        let bytes = switcher.image().bytes();
+        let switcher =
+            Switcher::assemble(&Variant::REFERENCE, &Hooks::FOR_TESTS, &mut memory).unwrap();
+        let bytes = switcher.linked().bytes();
         // SAFETY: `assemble` wrote that many bytes to the memory `reserve` gave.
         let written = unsafe { core::slice::from_raw_parts(memory.memory.as_ptr(), bytes.len()) };
         assert_eq!(written, bytes);
-        assert!(switcher.is_in(Window::GuestRoot, switcher.iretq()));
-        assert_eq!(switcher.linked().bytes(), bytes);
+        assert!(switcher.is_in(Window::GuestRoot, switcher.address(Label::Iretq)));
+        // Each call of a hook leads there, straight or through the thunk behind the code.
+        for relocation in switcher.image().relocations() {
+            let at = relocation.at as usize;
+            let field = i32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+            let mut target = (switcher.base() + at as u64 + 4).wrapping_add_signed(field.into());
+            let offset = target.wrapping_sub(switcher.base()) as usize;
+            if (bytes.len()..bytes.len() + Thunks::LEN).contains(&offset) {
+                // SAFETY: `assemble` wrote the thunks there, behind the code.
+                let thunk = unsafe { memory.memory.byte_add(offset).cast::<[u8; 16]>().read() };
+                assert_eq!(thunk[..6], [0xFF, 0x25, 0, 0, 0, 0]);
+                target = u64::from_le_bytes(thunk[6..14].try_into().unwrap());
+            }
+            assert_eq!(Some(target), Hooks::FOR_TESTS.address(relocation.symbol));
+        }
     }
 
     #[test]
     fn a_switcher_is_unloaded_unless_a_cpu_uses_it() {
         let mut memory = Claims::new(RW, RX);
-        let switcher = Switcher::assemble(&Variant::REFERENCE, &mut memory).unwrap();
+        let switcher =
+            Switcher::assemble(&Variant::REFERENCE, &Hooks::FOR_TESTS, &mut memory).unwrap();
         switcher.installed.store(2, Ordering::Relaxed);
         let (switcher, why) = *switcher.unload(&mut memory).unwrap_err();
         assert_eq!(why, StillInstalled { cpus: 2 });
@@ -392,10 +424,10 @@ mod tests {
         let own = switcher_gen::arch::Selectors::new(0x10, 0x33).unwrap();
         let variant = Variant::new(Variant::REFERENCE.axes(), own).unwrap();
         let mut memory = Claims::new(RW, RX);
-        let refused = Switcher::assemble(&variant, &mut memory).unwrap_err();
+        let refused = Switcher::assemble(&variant, &Hooks::FOR_TESTS, &mut memory).unwrap_err();
         assert!(matches!(refused, LoadError::NotProved { .. }), "{refused}");
         assert!(!memory.sealed);
-        assert!(Switcher::assemble_unproved(&variant, &mut memory).is_ok());
+        assert!(Switcher::assemble_unproved(&variant, &Hooks::FOR_TESTS, &mut memory).is_ok());
     }
 
     #[test]

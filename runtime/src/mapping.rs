@@ -8,7 +8,7 @@
 use alloc::vec::{self, Vec};
 use core::slice;
 
-use switcher_gen::layout::{PerCpu, Pvcs};
+use switcher_gen::layout::{IstTop, PerCpu, Pvcs};
 use x86_64::instructions::tables::{sgdt, sidt};
 
 /// Bytes in a page.
@@ -35,9 +35,10 @@ pub enum Purpose {
     PerCpuBlock,
     /// The end of the stack at sp0: events of CPL 3 and SYSCALL exits put their frames there.
     EntryStack,
-    /// The end of the stack with this number, 1 to 7, in the interrupt stack table.
+    /// The end of the stack with this number, 1 to 7, in the interrupt stack table, with the
+    /// [`IstTop`] above it.
     IstStack(u8),
-    /// The interrupt descriptor table.
+    /// An interrupt descriptor table: the switcher's, or the one that is loaded.
     Idt,
     /// The global descriptor table.
     Gdt,
@@ -84,19 +85,29 @@ impl Mapping {
 pub struct MappingList(Vec<Mapping>);
 
 impl MappingList {
-    /// How much of a stack an event is sure to need: one page. Under a guest's root nothing is put
-    /// there but a frame.
+    /// How much of a stack is listed: one page. Under a guest's root nothing is put there but frames.
     pub const STACK: u64 = PAGE;
 
-    /// What the hardware of this CPU uses to deliver events: GDT, IDT, the block with its TSS, and
-    /// the stacks that this names. [`Cpu::mappings`](crate::Cpu::mappings) has the switcher, too.
+    /// The least that each stack must have, in bytes, an [`IstTop`] aside: what the switcher puts
+    /// there. What [`Hooks`](crate::Hooks) need comes on top.
+    pub const LEAST_STACK: u64 = 256;
+
+    /// What the hardware of this CPU uses to deliver events as it is set up now: GDT, IDT, the block
+    /// with its TSS, and the stacks that this names. It is for guests without a switcher:
+    /// [`Cpu::mappings`](crate::Cpu::mappings) has the switcher, and its IDT.
     #[must_use]
     pub fn of_hardware(block: &PerCpu, address: u64) -> Self {
-        let (gdt, idt) = (sgdt(), sidt());
+        let idt = sidt();
+        Self::with_idt(block, address, idt.base.as_u64(), u64::from(idt.limit) + 1)
+    }
+
+    /// The same with another IDT.
+    pub(crate) fn with_idt(block: &PerCpu, address: u64, idt: u64, idt_len: u64) -> Self {
+        let gdt = sgdt();
         let mut list = Self(Vec::new());
         list.add(address, size_of::<PerCpu>() as u64, Rights::ReadWrite, Purpose::PerCpuBlock);
         list.add(gdt.base.as_u64(), u64::from(gdt.limit) + 1, Rights::Read, Purpose::Gdt);
-        list.add(idt.base.as_u64(), u64::from(idt.limit) + 1, Rights::Read, Purpose::Idt);
+        list.add(idt, idt_len, Rights::Read, Purpose::Idt);
         list.add_stacks(block);
         list
     }
@@ -104,10 +115,13 @@ impl MappingList {
     fn add_stacks(&mut self, block: &PerCpu) {
         let tss = &block.tss;
         let ist = [tss.ist1, tss.ist2, tss.ist3, tss.ist4, tss.ist5, tss.ist6, tss.ist7];
+        // A stack that nothing uses has no address.
+        let ist = ist.map(|top| u64::from(top).checked_add(size_of::<IstTop>() as u64));
+        let ist = ist.map(|end| end.filter(|end| *end > size_of::<IstTop>() as u64));
         let ist = (1..).map(Purpose::IstStack).zip(ist);
-        for (purpose, top) in [(Purpose::EntryStack, tss.sp0)].into_iter().chain(ist) {
-            // A stack that nothing uses has no address.
-            if let Some(start) = u64::from(top).checked_sub(Self::STACK) {
+        let sp0 = Some(u64::from(tss.sp0));
+        for (purpose, end) in [(Purpose::EntryStack, sp0)].into_iter().chain(ist) {
+            if let Some(start) = end.and_then(|end| end.checked_sub(Self::STACK)) {
                 self.add(start, Self::STACK, Rights::ReadWrite, purpose);
             }
         }
@@ -191,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stacks_that_the_tss_names_are_listed_by_their_last_page() {
+    fn the_stacks_that_the_tss_names_are_listed_by_their_last_page_and_what_is_above() {
         let mut block = PerCpu::default();
         block.tss.sp0 = 0x9000.into();
         block.tss.ist1 = 0x2_0000.into();
@@ -204,8 +218,8 @@ mod tests {
             got,
             [
                 (Purpose::EntryStack, 0x8000, 0x1000, rw),
-                (Purpose::IstStack(1), 0x1_F000, 0x1000, rw),
-                (Purpose::IstStack(7), 0x2_F010, 0x1000, rw),
+                (Purpose::IstStack(1), 0x1_F010, 0x1000, rw),
+                (Purpose::IstStack(7), 0x2_F020, 0x1000, rw),
             ]
         );
     }

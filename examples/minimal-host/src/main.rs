@@ -12,7 +12,7 @@
 //!
 //! QEMU then exits with 33 (the device doubles the kernel's 16 and adds 1): success.
 //!
-//! `hw_kernel` is the machine: boot, page tables, GDT, TSS, IDT, serial port. A hypervisor brings
+//! `hw_kernel` is the machine: boot, page tables, GDT, TSS, hooks for NMIs, serial port. A hypervisor brings
 //! its own; what it must provide is what is used of `hw_kernel` here.
 
 #![no_std]
@@ -51,16 +51,16 @@ fn main(_: Platform) -> ! {
     let features = HostFeatures::detect();
     let variant = or_stop(Variant::for_host(&features, Selectors::DEFAULT));
 
-    // 2. Assemble it here and now. The memory is writable, then executable, never both.
+    // 2. Assemble it here and now. The memory is writable, then executable, never both. NMIs and
+    //    machine checks that interrupt the switcher come to the hooks.
     let memory = Box::leak(Box::<CodeMemory>::default());
-    let switcher = or_stop(Switcher::assemble(&variant, memory));
+    let switcher = or_stop(Switcher::assemble(&variant, &events::hooks(), memory));
     serial_println!("{variant} at {:#x} on {}", switcher.base(), features.brand());
 
-    // 3. Events of the guest go to the switcher's exit, and SYSCALL to its entry.
-    events::attach(&switcher);
+    // 3. SYSCALL goes to the switcher's entry.
     let block = or_stop(NonNull::new(percpu::block(0)).ok_or("no per-CPU block"));
-    // SAFETY: the block holds the TSS this CPU has loaded, with a stack at sp0, and is nobody
-    // else's; events.rs treats events as the runtime asks; the MSRs are left alone from now on.
+    // SAFETY: the block holds the TSS this CPU has loaded, with a stack at sp0 and four in the IST, and is
+    // nobody else's; the hooks are as the runtime asks; the MSRs are left alone from now on.
     let mut cpu = or_stop(unsafe { switcher.install(block) });
 
     // 4. A guest: two address spaces with a page of code each, and a PVCS.
@@ -76,7 +76,7 @@ fn main(_: Platform) -> ! {
     let mut guest = Guest::new(features.state().paging);
     for (mode, space) in [(Mode::Smod, &smod), (Mode::Umod, &umod)] {
         let cr3 = or_stop(Cr3::new(space.cr3()));
-        // SAFETY: every `AddressSpace` maps what is listed and the event stubs as the host does, for
+        // SAFETY: every `AddressSpace` maps what is listed as the host does, for
         // the supervisor alone, and the spaces outlive the guest.
         guest.set_root(mode, Some(unsafe { GuestRoot::new(cr3) }));
     }

@@ -7,27 +7,29 @@
 //! are whatever was interrupted: from CPL3, the guest's.
 //!
 //! # What becomes of an event
-//! * From CPL3: a [`PtRegs`] is built where the CPU pushed, with `orig_ax` = vector in the high
-//!   half, error code (or -1) in the low half; SWAPGS; jump to [`RETURN_FROM_GUEST`] with RSP at
-//!   the frame.
-//! * #DB at CPL0 inside the switcher ([`SWITCHER_START`]) is ignored: spec/switcher.md, "Events
-//!   from the guest".
-//! * #NP, #SS or #GP at CPL0 on the IRETQ at [`SWITCHER_IRETQ`]: that IRETQ was about to start the
+//! While a guest of a switcher runs, its IDT is loaded, and nothing comes here: the switcher calls
+//! [`hooks`]. The rest is this kernel's own:
+//!
+//! * From CPL3, where the platform's self test enters guests without a switcher: a [`PtRegs`] is built
+//!   where the CPU pushed, with `orig_ax` = vector in the high half, error code (or -1) in the low half;
+//!   SWAPGS; jump to [`RETURN_FROM_GUEST`] with RSP at the frame.
+//! * #NP, #SS or #GP at CPL0 on the IRETQ at [`GUEST_IRETQ`]: that IRETQ was about to start the
 //!   guest, so the event is the guest's. Every register is the guest's by then, GS and CR3 too, and
 //!   RSP points to the IRET frame. The `PtRegs` takes that frame as its end, so it says what the
 //!   guest was to be, and goes the same way.
+//! * An NMI at CPL0 is counted by the hook, here too.
 //! * Anything else at CPL0 is fatal, unless `catch` is in force. The handler runs on the host's root
 //!   and on a stack of its own, and does not use GS, which may be the guest's.
 //!
 //! The stubs and what they read are in the sections `.entry.text` and `.entry.data`, on pages of
-//! their own: a guest's root has them, and nothing else of the image but what the runtime lists.
+//! their own, which the self test's root has. A switcher's guests' roots do not.
 
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 pub use switcher_gen::arch::RFlags;
 use switcher_gen::layout::PtRegs;
-use switcher_runtime::{Rights, Switcher};
+use switcher_runtime::{Hooks, Rights};
 use x86_64::VirtAddr;
 use x86_64::instructions::port::Port;
 use x86_64::instructions::tables::lidt;
@@ -42,28 +44,20 @@ use crate::regions::Region;
 use crate::segments::KERNEL_CS;
 use crate::serial_println;
 
-/// Where a stub goes with a guest's event: the switcher's common exit. RSP is the address of the
-/// [`PtRegs`], GS base is the host's, CR3 the guest's, AC and DF the guest's.
+/// Where a stub goes with a guest's event: RSP is the address of the [`PtRegs`], GS base is the
+/// host's, CR3 the guest's, AC and DF the guest's.
 ///
 /// Until it is set, an event from CPL3 is fatal.
 #[unsafe(link_section = ".entry.data")]
 pub static RETURN_FROM_GUEST: AtomicU64 = AtomicU64::new(0);
 
-/// The address of the IRETQ that returns to the guest. Zero if there is none.
+/// The address of the IRETQ that starts the guest. Zero if there is none.
 #[unsafe(link_section = ".entry.data")]
-pub static SWITCHER_IRETQ: AtomicU64 = AtomicU64::new(0);
+pub static GUEST_IRETQ: AtomicU64 = AtomicU64::new(0);
 
 /// Where a stub goes with any other event at CPL0. RSP is the address of the [`PtRegs`].
 #[unsafe(link_section = ".entry.data")]
 static CPL0_EVENT: AtomicU64 = AtomicU64::new(0);
-
-/// Where the switcher's code starts: a #DB inside it is ignored.
-#[unsafe(link_section = ".entry.data")]
-pub static SWITCHER_START: AtomicU64 = AtomicU64::new(0);
-
-/// How many bytes of code the switcher has. Zero if there is none.
-#[unsafe(link_section = ".entry.data")]
-pub static SWITCHER_LEN: AtomicU64 = AtomicU64::new(0);
 
 // The stubs push a PtRegs by hand, in this order.
 const _: () = assert!(size_of::<PtRegs>() == 168);
@@ -77,9 +71,7 @@ const VECTORS: usize = 256;
 /// The IRETQ's own faults that a guest can cause: #NP, #SS, #GP.
 const FIRST_IRETQ_FAULT: u32 = 11;
 const LAST_IRETQ_FAULT: u32 = 13;
-const DEBUG: u32 = 1;
-/// DR6 with nothing to report: SDM vol. 3, 18.2.3.
-const DR6_CLEAR: u32 = 0xFFFF_0FF0;
+const NMI: u32 = 2;
 
 global_asm!(
     r#"
@@ -128,29 +120,14 @@ hw_kernel_event:
     swapgs
     jmp     qword ptr [rip + {return_from_guest}]
 
-1:  // CPL0. Is it a #DB inside the switcher? The guest has set it up (a watchpoint on the operand of
-    // MOV SS, or TF where SYSCALL does not swallow it), and it means nothing here; unless TF is
-    // set, which SFMASK must not let happen. DR6 is sticky: the guest's next #DB starts afresh.
-    push    rax
+1:  push    rax
     push    rcx                         // RSP -> rcx, rax, orig_ax, RIP, CS, RFLAGS, RSP, SS
-    cmp     dword ptr [rsp + 20], {debug}
-    jne     3f
+    // CPL0. Is it an NMI? Then the interrupted code goes on.
+    cmp     dword ptr [rsp + 20], {nmi}
+    je      5f
+    // Is it a fault of the IRETQ that starts the guest?
     mov     rax, [rsp + 24]
-    sub     rax, [rip + {switcher_start}]
-    cmp     rax, [rip + {switcher_len}]
-    jae     2f
-    test    dword ptr [rsp + 40], {trap_flag}
-    jnz     2f
-    mov     eax, {dr6_clear}
-    mov     dr6, rax
-    pop     rcx
-    pop     rax
-    add     rsp, 8
-    iretq
-
-3:  // Is it a fault of the IRETQ that starts the guest?
-    mov     rax, [rsp + 24]
-    cmp     rax, [rip + {switcher_iretq}]
+    cmp     rax, [rip + {guest_iretq}]
     jne     2f
     mov     eax, [rsp + 20]             // the vector
     sub     eax, {first_fault}
@@ -174,6 +151,13 @@ hw_kernel_event:
     push    rdi
     hw_push_below_rdi
     jmp     qword ptr [rip + {cpl0_event}]
+
+5:  lock inc qword ptr [rip + {nmis}]
+    pop     rcx
+    pop     rax
+    add     rsp, 8
+    iretq
+
     // Where both kinds of events go that nobody expects; also where RETURN_FROM_GUEST points while no guest is expected.
 hw_kernel_fatal_event:
     mov     rdi, rsp
@@ -187,28 +171,111 @@ hw_kernel_fatal_event:
     popfq                               // DF, AC, TF and NT clear
     call    {fatal}
     ud2
+
+    // The switcher's hooks: RDI = the PtRegs of what was interrupted. They count, and leave nothing in
+    // the registers that a function may change. They have no vector registers to preserve.
     .text
+    .macro  hw_hook_clobbers
+    mov     rax, 0x5A5A5A5A5A5A5A5A
+    mov     rcx, rax
+    mov     rdx, rax
+    mov     rsi, rax
+    mov     rdi, rax
+    mov     r8, rax
+    mov     r9, rax
+    mov     r10, rax
+    mov     r11, rax
+    .endm
+    .global hw_kernel_hook_nmi
+hw_kernel_hook_nmi:
+    lock inc qword ptr [rip + {hooked}]
+    lock inc qword ptr [rip + {nmis}]
+    mov     rax, [rdi + {rip_of_regs}]
+    mov     [rip + {interrupted}], rax
+    mov     rax, [rip + {resuming}]
+    or      [rdi + {eflags_of_regs}], rax
+    hw_hook_clobbers
+    ret
+    .global hw_kernel_hook_machine_check
+hw_kernel_hook_machine_check:
+    hw_hook_clobbers
+    ret
+    .global hw_kernel_hook_fatal
+hw_kernel_hook_fatal:
+    mov     rsi, cr3
+    mov     rsp, [rip + {fatal_stack}]
+    call    {fatal}
+    ud2
 "#,
     stride = const STRIDE,
     vectors = const VECTORS,
     first_fault = const FIRST_IRETQ_FAULT,
     last_fault = const LAST_IRETQ_FAULT,
     return_from_guest = sym RETURN_FROM_GUEST,
-    switcher_iretq = sym SWITCHER_IRETQ,
-    switcher_start = sym SWITCHER_START,
-    switcher_len = sym SWITCHER_LEN,
-    debug = const DEBUG,
-    trap_flag = const RFlags::TF.bits(),
-    dr6_clear = const DR6_CLEAR,
+    guest_iretq = sym GUEST_IRETQ,
+    nmi = const NMI,
+    nmis = sym NMIS,
     cpl0_event = sym CPL0_EVENT,
     fatal_stack = sym FATAL_STACK,
     host_cr3 = sym HOST_CR3,
+    hooked = sym HOOKED,
+    interrupted = sym INTERRUPTED,
+    resuming = sym RESUMING,
+    rip_of_regs = const core::mem::offset_of!(PtRegs, rip),
+    eflags_of_regs = const core::mem::offset_of!(PtRegs, eflags),
     fatal = sym fatal_event,
 );
 
 unsafe extern "C" {
     static hw_kernel_event_stubs: u8;
     static hw_kernel_fatal_event: u8;
+    fn hw_kernel_hook_nmi(regs: *mut PtRegs);
+    fn hw_kernel_hook_machine_check(regs: *mut PtRegs);
+    fn hw_kernel_hook_fatal(regs: *mut PtRegs) -> !;
+}
+
+/// How many NMIs have interrupted CPL0, on all CPUs, and how many of them a switcher.
+#[unsafe(link_section = ".entry.data")]
+static NMIS: AtomicU64 = AtomicU64::new(0);
+static HOOKED: AtomicU64 = AtomicU64::new(0);
+/// Where the last one of these did.
+static INTERRUPTED: AtomicU64 = AtomicU64::new(0);
+/// Flags that the hook sets in what it returns to: none, or RF.
+static RESUMING: AtomicU64 = AtomicU64::new(0);
+
+/// How many NMIs have interrupted CPL0 so far, on all CPUs.
+#[must_use]
+pub fn nmis() -> u64 {
+    NMIS.load(Ordering::Acquire)
+}
+
+/// How many of them came through a switcher's IDT.
+#[must_use]
+pub fn hooked_nmis() -> u64 {
+    HOOKED.load(Ordering::Acquire)
+}
+
+/// Where the last NMI that came through a switcher's IDT has interrupted CPL0.
+#[must_use]
+pub fn last_interrupted() -> u64 {
+    INTERRUPTED.load(Ordering::Acquire)
+}
+
+/// Whether the hook sets RF in what it returns to: for a breakpoint that is taken for an NMI, whose
+/// instruction is to be executed afterwards.
+pub fn set_resuming(resuming: bool) {
+    let flags = if resuming { RFlags::RF } else { RFlags::empty() };
+    RESUMING.store(flags.bits(), Ordering::Release);
+}
+
+/// What a switcher's event entries call.
+#[must_use]
+pub fn hooks() -> Hooks {
+    Hooks {
+        nmi: hw_kernel_hook_nmi,
+        machine_check: hw_kernel_hook_machine_check,
+        fatal: hw_kernel_hook_fatal,
+    }
 }
 
 /// The host's root, for the stubs; 0 while the boot tables are in force.
@@ -375,9 +442,10 @@ unsafe extern "C" {
     static __entry_data_end: u8;
 }
 
-/// What the stubs need under a guest's root: their code, and what they read. Whole pages.
+/// What the stubs need under the root of a guest without a switcher: their code, and what they read.
+/// Whole pages.
 #[must_use]
-pub fn mappings() -> [(Region, Rights); 2] {
+pub(crate) fn mappings() -> [(Region, Rights); 2] {
     let region =
         |start: *const u8, end: *const u8| Region::new(start.addr() as u64, end.addr() as u64);
     [
@@ -386,20 +454,11 @@ pub fn mappings() -> [(Region, Rights); 2] {
     ]
 }
 
-/// Sends the guests' events to a switcher from now on.
-pub fn attach(switcher: &Switcher) {
-    RETURN_FROM_GUEST.store(switcher.return_from_guest(), Ordering::Relaxed);
-    SWITCHER_IRETQ.store(switcher.iretq(), Ordering::Relaxed);
-    SWITCHER_START.store(switcher.base(), Ordering::Relaxed);
-    SWITCHER_LEN.store(switcher.image().bytes().len() as u64, Ordering::Relaxed);
-}
-
 /// Makes every event from CPL3 fatal again: no guest is expected.
 pub fn no_guest() {
     let fatal = (&raw const hw_kernel_fatal_event).addr() as u64;
     RETURN_FROM_GUEST.store(fatal, Ordering::Relaxed);
-    SWITCHER_IRETQ.store(0, Ordering::Relaxed);
-    SWITCHER_LEN.store(0, Ordering::Relaxed);
+    GUEST_IRETQ.store(0, Ordering::Relaxed);
 }
 
 /// Masks the two 8259s, and moves their vectors away from the exceptions' in case of a spurious

@@ -27,17 +27,17 @@ use x86_64::registers::debug::Dr7;
 use x86_64::registers::model_specific::Msr;
 
 use crate::world::{BareMetal, GUESTS, STACK32};
-use crate::{fatal, world_on};
+use crate::{fatal, nmi, world_on};
 
 /// What came of a host case: how many guests were entered, or why it failed.
-type Ended = Result<u64, String>;
+pub(crate) type Ended = Result<u64, String>;
 
 /// MOV AL, [RDI].
 const LOAD: &[u8] = &[0x8A, 0x07];
 /// MOV [RDI], AL.
 const STORE: &[u8] = &[0x88, 0x07];
-const SYSCALL: &[u8] = &[0x0F, 0x05];
-const PROBE: &[u8] = &[0x0F, 0x0B];
+pub(crate) const SYSCALL: &[u8] = &[0x0F, 0x05];
+pub(crate) const PROBE: &[u8] = &[0x0F, 0x0B];
 
 /// The case list, a part of it on every CPU but this one, while this one runs all of it.
 pub(crate) struct Others {
@@ -113,7 +113,9 @@ pub(crate) fn all(
         let several = "there are not four CPUs";
         let few = smp::count() < MAX_CPUS;
         let ended = match name {
-            "host/four_cpus_run_guests_at_once" | "host/the_pvcs_flips_while_guests_switch"
+            "host/four_cpus_run_guests_at_once"
+            | "host/the_pvcs_flips_while_guests_switch"
+            | "host/no_nmi_is_lost_during_a_million_switches"
                 if few =>
             {
                 report.not_here(name, several);
@@ -134,6 +136,10 @@ pub(crate) fn all(
             "host/mov_ss_on_a_watched_operand_and_syscall_is_no_event_of_the_host" => {
                 mov_ss(&mut world)
             }
+            "host/an_nmi_at_every_instruction_of_every_path_changes_nothing" => {
+                nmi::at_every_boundary(&mut world)
+            }
+            "host/no_nmi_is_lost_during_a_million_switches" => nmi::flood(&mut world),
             _ => Err("no such case".into()),
         };
         report_one(report, name, &ended);
@@ -207,7 +213,8 @@ fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
 
     // The other one: it leaves the CPU and the memory.
     let mut memory = CodeMemory::at(HIGH_BASE + 64 * PAGE);
-    let other = Switcher::assemble(&variant, &mut memory).map_err(|why| format!("{why}"))?;
+    let other = Switcher::assemble(&variant, &events::hooks(), &mut memory)
+        .map_err(|why| format!("{why}"))?;
     let base = other.base();
     let block = NonNull::new(percpu::block(0)).ok_or("no block")?;
     // SAFETY: as for the first one, which is not installed here any more; no guest is entered.
@@ -228,7 +235,12 @@ fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
 }
 
 /// A guest in `mode` that runs `code`.
-fn setup(world: &BareMetal<'_>, rng: &mut fastrand::Rng, mode: Mode, code: &[u8]) -> Setup {
+pub(crate) fn setup(
+    world: &BareMetal<'_>,
+    rng: &mut fastrand::Rng,
+    mode: Mode,
+    code: &[u8],
+) -> Setup {
     let mut setup = Setup::random(rng, &world.platform(), mode).with(mode, place::UMOD_CODE, code);
     setup.regs.rip = place::UMOD_CODE;
     setup.regs.eflags &= !RFlags::AC.bits();
@@ -729,11 +741,4 @@ fn switch_for(world: &mut BareMetal<'_>, entries: u64, rips: &[u64]) -> Ended {
         0 => Err("no guest came to umod".into()),
         _ => Ok(entries),
     }
-}
-
-/// The pages that a world's roots have of the host's stubs.
-pub(crate) fn stub_pages() -> impl Iterator<Item = (u64, switcher_runtime::Rights)> {
-    events::mappings().into_iter().flat_map(|(region, rights)| {
-        (region.start..region.end).step_by(PAGE as usize).map(move |page| (page, rights))
-    })
 }

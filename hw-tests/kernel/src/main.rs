@@ -6,6 +6,7 @@
 extern crate alloc;
 
 mod host;
+mod nmi;
 mod world;
 
 use core::ptr::NonNull;
@@ -49,11 +50,11 @@ fn run(cases: &[hw_cases::Case], report: &mut Report) {
         Variant::for_host(&features, Selectors::DEFAULT).unwrap_or_else(|why| fatal(&why));
     // The SYSCALL MSRs of all CPUs refer to it for ever.
     let memory = Box::leak(Box::<CodeMemory>::default());
-    let switcher = Switcher::assemble(&variant, memory).unwrap_or_else(|why| fatal(&why));
+    let switcher = Switcher::assemble(&variant, &events::hooks(), memory);
+    let switcher = switcher.unwrap_or_else(|why| fatal(&why));
     let switcher: &'static Switcher = Box::leak(Box::new(switcher));
 
     report.switcher(switcher);
-    events::attach(switcher);
     let before = host::Control::read();
     let others = Others::start(switcher);
     let mut world = world_on(switcher, 0);
@@ -76,9 +77,9 @@ fn world_on(switcher: &'static Switcher, cpu: usize) -> BareMetal<'static> {
     let Some(block) = NonNull::new(percpu::block(cpu)) else {
         fatal(&"the per-CPU block is at address 0")
     };
-    // SAFETY: the block is this CPU's, its TSS is loaded and sp0 is the top of a stack nobody else
-    // uses; events.rs handles events as the runtime asks, on IST stacks where it asks for them; and
-    // nothing else writes the SYSCALL MSRs or GS base.
+    // SAFETY: the block is this CPU's, its TSS is loaded, and sp0 and IST 1 to 4 are the tops of stacks
+    // nobody else uses, with room for what lies above and for the hooks of events.rs, which are as the runtime
+    // asks; and nothing else writes the SYSCALL MSRs or GS base.
     let cpu = unsafe { switcher.install(block) }.unwrap_or_else(|why| fatal(&why));
     let platform = hw_cases::Platform {
         vendor: variant.axes().vendor,

@@ -8,7 +8,7 @@ use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 
 pub use switcher_gen::layout::PerCpu;
-use switcher_gen::layout::Tss;
+use switcher_gen::layout::{IstTop, Tss};
 use x86_64::registers::model_specific::GsBase;
 use x86_64::structures::gdt::GlobalDescriptorTable;
 use x86_64::structures::tss::TaskStateSegment;
@@ -90,12 +90,12 @@ impl Scratch {
 pub enum Stack {
     /// sp0: every event from CPL3 whose vector has no IST stack.
     Sp0,
-    /// IST 1.
-    Nmi,
-    /// IST 2.
-    Debug,
-    /// IST 3.
+    /// IST 1, as the switcher's gates have it, like the next three.
     DoubleFault,
+    /// IST 2.
+    Nmi,
+    /// IST 3.
+    Debug,
     /// IST 4.
     MachineCheck,
     /// Where the handler of a fatal event runs, whatever RSP was.
@@ -106,7 +106,7 @@ impl Stack {
     const COUNT: usize = 6;
     /// All of them.
     pub const ALL: [Self; Self::COUNT] =
-        [Self::Sp0, Self::Nmi, Self::Debug, Self::DoubleFault, Self::MachineCheck, Self::Fatal];
+        [Self::Sp0, Self::DoubleFault, Self::Nmi, Self::Debug, Self::MachineCheck, Self::Fatal];
 
     /// The page below a CPU's, to be left unmapped.
     #[must_use]
@@ -115,18 +115,20 @@ impl Stack {
     }
 
     /// The address after its last byte: what the TSS holds. A multiple of 16, so the CPU's own
-    /// alignment of RSP leaves no gap, and an event's frame ends exactly here.
+    /// alignment of RSP leaves no gap, and an event's frame ends exactly here. On the stacks of the IST
+    /// there is an [`IstTop`] of the switcher's above it.
     #[must_use]
     pub fn top(self, cpu: usize) -> u64 {
-        self.guard(cpu) + STACK_SIZE as u64
+        let above = if self.ist() == 0 { 0 } else { size_of::<IstTop>() };
+        self.guard(cpu) + (STACK_SIZE - above) as u64
     }
 
     /// The number that a gate has for it: 1 to 7, or 0 for no IST stack.
     pub(crate) const fn ist(self) -> u8 {
         match self {
-            Self::Nmi => 1,
-            Self::Debug => 2,
-            Self::DoubleFault => 3,
+            Self::DoubleFault => 1,
+            Self::Nmi => 2,
+            Self::Debug => 3,
             Self::MachineCheck => 4,
             Self::Sp0 | Self::Fatal => 0,
         }
@@ -194,9 +196,9 @@ pub(crate) fn tss(cpu: usize) -> *const TaskStateSegment {
 pub(crate) unsafe fn init(cpu: usize) {
     let mut new = PerCpu::default();
     new.tss.sp0 = Stack::Sp0.top(cpu).into();
-    new.tss.ist1 = Stack::Nmi.top(cpu).into();
-    new.tss.ist2 = Stack::Debug.top(cpu).into();
-    new.tss.ist3 = Stack::DoubleFault.top(cpu).into();
+    new.tss.ist1 = Stack::DoubleFault.top(cpu).into();
+    new.tss.ist2 = Stack::Nmi.top(cpu).into();
+    new.tss.ist3 = Stack::Debug.top(cpu).into();
     new.tss.ist4 = Stack::MachineCheck.top(cpu).into();
     // SAFETY: the block is a static of this type, and the caller says that nobody else uses it.
     unsafe { block(cpu).write(new) }

@@ -20,7 +20,7 @@ use x86_64::registers::control::Cr2;
 use x86_64::registers::model_specific::{GsBase, KernelGsBase};
 
 use crate::Platform;
-use crate::events::{self, RETURN_FROM_GUEST, SWITCHER_IRETQ};
+use crate::events::{self, GUEST_IRETQ, RETURN_FROM_GUEST};
 use crate::memory::{self, AddressSpace, Flags, Frame, HIGH_BASE, HOST_RANGE, MapError, PAGE};
 use crate::model;
 use crate::percpu::{self, Stack};
@@ -232,6 +232,7 @@ impl Guest {
         let block = unsafe { percpu::block(0).read() };
         let address = percpu::block(0).addr() as u64;
         let mut space = AddressSpace::new(MappingList::of_hardware(&block, address))?;
+        space.map_stubs()?;
         let start = &raw const hw_kernel_selftest_guest;
         let end = &raw const hw_kernel_selftest_guest_end;
         // SAFETY: the two symbols delimit constant bytes of this image.
@@ -391,7 +392,7 @@ pub fn all(platform: &Platform, report: &mut Report) {
     let guest = Guest::new();
     RETURN_FROM_GUEST
         .store((&raw const hw_kernel_selftest_landing).addr() as u64, Ordering::Relaxed);
-    SWITCHER_IRETQ.store((&raw const hw_kernel_selftest_iretq).addr() as u64, Ordering::Relaxed);
+    GUEST_IRETQ.store((&raw const hw_kernel_selftest_iretq).addr() as u64, Ordering::Relaxed);
     for &name in SELFTESTS {
         if name == MODEL {
             let (runs, result) = model::run(platform);

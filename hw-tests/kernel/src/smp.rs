@@ -30,6 +30,8 @@ const APIC_COMMAND_HIGH: u64 = 0x310;
 /// Interrupt commands: an INIT, a SIPI; both edge-triggered and asserted, to one CPU.
 const COMMAND_INIT: u32 = 0x4500;
 const COMMAND_START: u32 = 0x4600;
+/// And an NMI.
+const COMMAND_NMI: u32 = 0x4400;
 /// The command has not been taken yet.
 const COMMAND_PENDING: u32 = 1 << 12;
 
@@ -120,6 +122,13 @@ pub fn start(cpu: usize, job: Job) -> Result<(), StartError> {
         }
     }
     Err(StartError::NoAnswer(cpu))
+}
+
+/// Sends an NMI to a CPU. There are several CPUs, or there is no APIC to send it with.
+pub fn send_nmi(cpu: usize) {
+    // This CPU's APIC may have been reset with it.
+    write_apic(APIC_SPURIOUS, 0x1FF);
+    command(cpu, COMMAND_NMI);
 }
 
 /// Whether a CPU has finished its job.

@@ -23,8 +23,6 @@ use switcher_runtime::{
 use x86_64::registers::control::{Cr3 as Cr3Register, Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::model_specific::{GsBase, Msr};
 
-use crate::host::stub_pages;
-
 global_asm!(
     r#"
     .text
@@ -111,7 +109,7 @@ unsafe extern "C" {
 ///
 /// # Safety
 /// As `enter_with` has it: `entry` is the switcher's.
-unsafe fn checked_call(entry: u64) -> *mut PtRegs {
+pub(crate) unsafe fn checked_call(entry: u64) -> *mut PtRegs {
     // SAFETY: the assembly above calls `entry` once as the caller wants it, keeps all
     // callee-saved registers, MXCSR and the x87 state for its own caller, and clobbers no more than
     // an `extern "C"` function may.
@@ -275,9 +273,7 @@ impl<'s> BareMetal<'s> {
     /// The pages that both roots must have of the host.
     pub(crate) fn listed(&self) -> Vec<(u64, Rights)> {
         let list = self.cpu.mappings().into_iter().chain([pvcs_page(&self.pvcs).mapping()]);
-        list.flat_map(|mapping| mapping.pages().map(move |page| (page, mapping.rights)))
-            .chain(stub_pages())
-            .collect()
+        list.flat_map(|mapping| mapping.pages().map(move |page| (page, mapping.rights))).collect()
     }
 
     fn space(&mut self, mode: Mode) -> &mut Space {
@@ -323,8 +319,8 @@ fn guest_root(
     pcid: u16,
     enabled: Option<PcidEnabled>,
 ) -> Result<GuestRoot, WorldError> {
-    // SAFETY: `Space::new` has mapped what the runtime lists for this CPU, the world's PVCS and the
-    // event stubs, for the supervisor alone, as the host's root does. What it adds for users are frames
+    // SAFETY: `Space::new` has mapped what the runtime lists for this CPU and the world's PVCS, for
+    // the supervisor alone, as the host's root does. What it adds for users are frames
     // of the guests' own. `set_stack_mapped` alone takes something out, and renews the root.
     let root = unsafe { GuestRoot::new(Cr3::new(space.cr3())?) };
     Ok(match enabled {
@@ -360,6 +356,33 @@ impl World for BareMetal<'_> {
     }
 
     fn run(&mut self, setup: &Setup) -> Result<Outcome, Refusal> {
+        // SAFETY: `checked_call` does what `enter_with` asks.
+        unsafe { self.run_by(setup, checked_call) }
+    }
+}
+
+impl BareMetal<'_> {
+    /// Maps a page of the host's at its own address in both roots, to be read by the hardware, or unmaps it.
+    pub(crate) fn map_in_both(&mut self, page: u64, mapped: bool) -> Result<(), MapError> {
+        for space in [&mut self.smod, &mut self.umod] {
+            if mapped {
+                space.root.map(page, page, Flags::empty())?;
+            } else {
+                space.root.unmap(page)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a guest by another call.
+    ///
+    /// # Safety
+    /// As [`Cpu::enter_with`] asks; and what the outcome says of the host is noted by `checked_call`.
+    pub(crate) unsafe fn run_by(
+        &mut self,
+        setup: &Setup,
+        call: unsafe fn(u64) -> *mut PtRegs,
+    ) -> Result<Outcome, Refusal> {
         for space in [&mut self.smod, &mut self.umod] {
             space.text.clear();
             space.last.clear();
@@ -387,8 +410,8 @@ impl World for BareMetal<'_> {
         }
         // SAFETY: interrupts are off, and the host has no breakpoints. `GUESTS` is nothing of its.
         unsafe { debug.arm() };
-        // SAFETY: `checked_call` does what `enter_with` asks.
-        let exit = unsafe { self.cpu.enter_with(&mut guest, checked_call) };
+        // SAFETY: as the caller says.
+        let exit = unsafe { self.cpu.enter_with(&mut guest, call) };
         // SAFETY: as above.
         unsafe { GuestDebug::disarm() };
         let exit = match exit {

@@ -52,6 +52,8 @@ pub const HOST_CASES: &[&str] = &[
     "host/int_n_reaches_three_gates_and_no_other",
     "host/a_push_works_in_32_bit_code_after_sysret",
     "host/mov_ss_on_a_watched_operand_and_syscall_is_no_event_of_the_host",
+    "host/an_nmi_at_every_instruction_of_every_path_changes_nothing",
+    "host/no_nmi_is_lost_during_a_million_switches",
     "host/a_cpu_without_its_switcher_is_as_it_was",
 ];
 

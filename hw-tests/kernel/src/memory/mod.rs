@@ -9,8 +9,7 @@
 //! Both ranges have the same addresses under four and five levels.
 //!
 //! # The virtual address space of a guest's root
-//! Of the host there is nothing but what the runtime lists and the event stubs, page by page, at the
-//! same addresses ([`AddressSpace::new`]): host page-table isolation. The rest is the guest's.
+//! Of the host there is nothing but what the runtime lists, page by page, at the same addresses ([`AddressSpace::new`]): host page-table isolation. The rest is the guest's.
 
 mod frames;
 mod heap;

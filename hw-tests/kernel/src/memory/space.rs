@@ -25,8 +25,8 @@ pub struct AddressSpace {
 }
 
 impl AddressSpace {
-    /// A guest's space: of the host it has what `list` says and the event stubs, at the addresses
-    /// and on the pages that the host's root has them.
+    /// A guest's space: of the host it has what `list` says, at the addresses and on the pages that
+    /// the host's root has them.
     ///
     /// # Errors
     /// The host does not map what is listed, or not with such rights, or no frame is left for the
@@ -38,12 +38,20 @@ impl AddressSpace {
                 space.map_of_host(page, mapping.rights)?;
             }
         }
+        Ok(space)
+    }
+
+    /// Adds the kernel's own event stubs, for a guest that runs without a switcher.
+    ///
+    /// # Errors
+    /// No frame is left for the tables.
+    pub(crate) fn map_stubs(&mut self) -> Result<(), MapError> {
         for (region, rights) in events::mappings() {
             for page in (region.start..region.end).step_by(PAGE as usize) {
-                space.map_of_host(page, rights)?;
+                self.map_of_host(page, rights)?;
             }
         }
-        Ok(space)
+        Ok(())
     }
 
     /// Maps a page of the host's, as the host's root has it, but with these rights at most.

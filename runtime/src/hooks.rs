@@ -1,0 +1,132 @@
+//! What of the host the switcher's event entries call, and how they get there.
+
+use switcher_gen::asm::HostSymbol;
+use switcher_gen::layout::PtRegs;
+
+/// A function of the host's that is called about an event in ring 0.
+///
+/// It gets the registers of what was interrupted, to look at: changes are written back. It runs at
+/// CPL 0 on the stack of the event's IST entry, with the host's GS, the host's root, interrupts off and AC and DF
+/// clear; RFLAGS is otherwise 2.
+pub type Hook = unsafe extern "C" fn(*mut PtRegs);
+
+/// The same for an event after which nothing can go on.
+pub type FatalHook = unsafe extern "C" fn(*mut PtRegs) -> !;
+
+/// The host's hooks.
+///
+/// They are called only while the switcher's IDT is loaded, which is from shortly before to shortly
+/// after a guest's run, and only about events in ring 0: see the [crate's documentation](crate).
+/// [`Switcher::install`](crate::Switcher::install) has their safety contract:
+///
+/// * `nmi` and `machine_check` return, execute no IRET (it would end the blocking of NMIs, and the
+///   next one would overwrite this one's stack) and cause no exception, whose handler would;
+/// * they preserve XMM registers and all further state, which may be a guest's: write them in
+///   assembly, or compile them without vector registers;
+/// * they have no more of a stack than the host's TSS gives them;
+/// * further than 2 GiB from the code, they are reached by an indirect jump, and begin with ENDBR64 on a host
+///   that tracks its own indirect branches.
+#[derive(Clone, Copy, Debug)]
+pub struct Hooks {
+    /// An NMI that interrupted the switcher. NMIs are blocked.
+    pub nmi: Hook,
+    /// A machine check that interrupted the switcher.
+    pub machine_check: Hook,
+    /// Anything else in ring 0: a double fault, or a fault that the switcher cannot cause.
+    pub fatal: FatalHook,
+}
+
+impl Hooks {
+    /// The address of the hook with this name.
+    pub(crate) fn address(&self, symbol: HostSymbol) -> Option<u64> {
+        Some(match symbol {
+            HostSymbol::NMI => self.nmi as usize as u64,
+            HostSymbol::MACHINE_CHECK => self.machine_check as usize as u64,
+            HostSymbol::FATAL => self.fatal as usize as u64,
+            _ => return None,
+        })
+    }
+}
+
+/// A jump to each hook, for those that a call of the code does not reach: `jmp [rip + 0]` and the
+/// address. Under a guest's root nothing executes them.
+pub(crate) struct Thunks {
+    hooks: Hooks,
+    start: u64,
+    bytes: [u8; Self::LEN],
+}
+
+impl Thunks {
+    const EACH: usize = 16;
+    /// How many bytes there are.
+    pub(crate) const LEN: usize = Self::EACH * HostSymbol::HOOKS.len();
+
+    /// To be placed at `start`.
+    pub(crate) fn new(&hooks: &Hooks, start: u64) -> Self {
+        const JMP_RIP_0: [u8; 6] = [0xFF, 0x25, 0, 0, 0, 0];
+        const INT3: u8 = 0xCC;
+        let mut bytes = [INT3; Self::LEN];
+        for (thunk, symbol) in bytes.chunks_exact_mut(Self::EACH).zip(HostSymbol::HOOKS) {
+            let address = hooks.address(symbol).unwrap_or_default();
+            thunk[..6].copy_from_slice(&JMP_RIP_0);
+            thunk[6..14].copy_from_slice(&address.to_le_bytes());
+        }
+        Self { hooks, start, bytes }
+    }
+
+    /// The bytes.
+    pub(crate) const fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// What code at `base` calls for a hook: the hook itself where it is near.
+    pub(crate) fn target(&self, symbol: HostSymbol, base: u64) -> Option<u64> {
+        /// Less than rel32 reaches, by more than the code is long.
+        const NEAR: u64 = 0x7FF0_0000;
+        let hook = self.hooks.address(symbol)?;
+        if hook.abs_diff(base) < NEAR {
+            return Some(hook);
+        }
+        let index = HostSymbol::HOOKS.iter().position(|known| *known == symbol)?;
+        Some(self.start + (index * Self::EACH) as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    unsafe extern "C" fn nothing(_: *mut PtRegs) {}
+    unsafe extern "C" fn nothing_else(_: *mut PtRegs) {
+        // Not the same code as `nothing`, or the two could have one address.
+        core::hint::black_box(1);
+    }
+    unsafe extern "C" fn stop(_: *mut PtRegs) -> ! {
+        panic!("a test has no events in ring 0")
+    }
+
+    impl Hooks {
+        /// Never called.
+        pub(crate) const FOR_TESTS: Self =
+            Self { nmi: nothing, machine_check: nothing_else, fatal: stop };
+    }
+
+    #[test]
+    fn a_near_hook_is_called_and_a_far_one_reached_through_its_thunk() {
+        let hooks = Hooks::FOR_TESTS;
+        for symbol in HostSymbol::HOOKS {
+            let hook = hooks.address(symbol).unwrap();
+            for base in [hook + 0x7FE0_0000, hook - 0x7FE0_0000] {
+                let thunks = Thunks::new(&hooks, base + 0x1000);
+                assert_eq!(thunks.target(symbol, base), Some(hook));
+            }
+            for base in [hook + 0x8000_0000, hook.wrapping_sub(0x8000_0000)] {
+                let thunks = Thunks::new(&hooks, base.wrapping_add(0x1000));
+                let at = thunks.target(symbol, base).unwrap().wrapping_sub(thunks.start) as usize;
+                assert_eq!(thunks.bytes()[at..at + 6], [0xFF, 0x25, 0, 0, 0, 0]);
+                assert_eq!(thunks.bytes()[at + 6..at + 14], hook.to_le_bytes());
+            }
+        }
+        assert_eq!(Thunks::new(&hooks, 0).target(HostSymbol("other"), 0), None);
+    }
+}
