@@ -112,7 +112,7 @@ impl Prover {
             // The one that says why.
             order = Theorem::ALL;
         }
-        let whole = self.shared.is_some().then(|| shared::whole(target)).unwrap_or_default();
+        let whole = if self.shared.is_some() { shared::whole(target) } else { Key::default() };
         let mut reports = Vec::new();
         for theorem in order {
             if theorem == Theorem::SyscallCompat && target.syscall_compat.is_none() {
