@@ -28,9 +28,8 @@ impl GuestRoot {
     /// For as long as a guest may be entered with it, the root must map, at the same addresses and
     /// for the supervisor alone, all that the host's root maps and the switcher or the handling of
     /// an event uses: [`Cpu::mappings`](crate::Cpu::mappings) of each CPU it is entered on,
-    /// [`PvcsPage::mapping`], and the host's own event handlers. Nothing it maps for CPL 3 may be
-    /// memory of the host. With a PCID: nothing is taken out of it, or loses a right, while this
-    /// very value is in use; see [`after_unmapping`](Self::after_unmapping).
+    /// [`PvcsPage::mapping`]. Nothing it maps for CPL 3 may be memory of the host. With a PCID:
+    /// nothing is taken out of it, or loses a right, while this very value is in use; see [`after_unmapping`](Self::after_unmapping).
     #[must_use]
     pub const unsafe fn new(cr3: Cr3) -> Self {
         let root = Cr3::NONE.with_root_of(cr3);

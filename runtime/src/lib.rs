@@ -21,6 +21,9 @@
 //! * the TSS names four stacks, IST 1 to 4, for #DF, NMI, #DB and #MC, each of at least
 //!   [`MappingList::LEAST_STACK`] bytes under an [`IstTop`](switcher_gen::layout::IstTop), where the
 //!   TSS points, and what the host's [`Hooks`] use;
+//! * a guest's breakpoints are live only around [`Cpu::enter`], and only as [`GuestDebug`] makes them;
+//! * FPU, SSE and segment registers other than CS, SS and the GS base are the host's to
+//!   switch: see [`Cpu::enter`].
 //!
 //! # Which events come to whom
 //!
@@ -36,12 +39,6 @@
 //!
 //! While the host's is loaded, before and after, NMIs and machine checks come to the host's own
 //! entries, on the same stacks. Interrupts are off all the time, so each NMI comes to one or the other.
-//!
-//! # And further
-//!
-//! * a guest's breakpoints are live only around [`Cpu::enter`], and only as [`GuestDebug`] makes them;
-//! * FPU, SSE and segment registers other than CS, SS and the GS base are the host's to
-//!   switch: see [`Cpu::enter`].
 #![no_std]
 
 extern crate alloc;
