@@ -259,6 +259,9 @@ pub(crate) fn flood(world: &mut BareMetal<'static>) -> Ended {
     const ENTRIES: u64 = 10;
     /// How long the sender looks for what it has sent.
     const PATIENCE: u64 = 2_000_000_000;
+    /// And how long it then waits: an emulator that runs the CPUs in turn would otherwise never let
+    /// the guest get from one NMI to the next instruction.
+    const PAUSE: u64 = 20_000;
     /// 1: SYSCALL; DEC RBX; JNZ 1b; UD2.
     const LOOP: &[u8] = &[0x0F, 0x05, 0x48, 0xFF, 0xCB, 0x75, 0xF9, 0x0F, 0x0B];
 
@@ -286,6 +289,9 @@ pub(crate) fn flood(world: &mut BareMetal<'static>) -> Ended {
                     LOST.store(true, Ordering::Release);
                     return;
                 }
+            }
+            for _ in 0..PAUSE {
+                core::hint::spin_loop();
             }
         }
     };
