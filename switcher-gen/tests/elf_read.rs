@@ -83,7 +83,9 @@ fn a_linked_image_reads_back_where_it_was_linked_to() {
         let hooks =
             HostSymbol::HOOKS.map(|hook| format!("--defsym={}=switcher_enter_guest", hook.0));
         let hooks = hooks.each_ref().map(String::as_str);
-        let linked = process("ld", &[&[entry, args[0], args[1]][..], &hooks].concat(), &object);
+        // Nobody takes the place of its symbols, or there would be a PLT in front of the code.
+        let args = [entry, args[0], args[1], "-Bsymbolic"];
+        let linked = process("ld", &[&args[..], &hooks].concat(), &object);
         let code = foreign(&linked);
         assert_eq!(code.base, base, "{args:?}");
         assert_eq!(unresolved(&image, &code), image.bytes(), "{args:?}");
