@@ -98,7 +98,9 @@ mod variant;
 
 pub use image::{Fingerprint, Gate, GateDescriptor, Image, LinkError, LinkedImage};
 pub use mitigations::{Mitigations, NotForVendor, Rsb, UnknownMitigation};
-pub use variant::{Axes, IllegalVariant, NoVariant, Policy, UnknownVariant, Variant};
+pub use variant::{
+    Axes, IllegalVariant, NoVariant, Policy, UnknownPolicy, UnknownVariant, Variant,
+};
 
 /// What expansions of the macros refer to.
 #[doc(hidden)]

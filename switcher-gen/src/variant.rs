@@ -53,6 +53,43 @@ impl Policy {
         Self { placement: Placement::Gs, revision: Revision::Current },
         Self { placement: Placement::PerCpu, revision: Revision::Current },
     ];
+
+    /// What it does not leave as it is by default, by name, in the order of a variant's name.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        let options = [
+            (self.placement == Placement::PerCpu, "percpu"),
+            (self.revision == Revision::Current, "current"),
+        ];
+        options.into_iter().filter_map(|(is_on, name)| is_on.then_some(name))
+    }
+}
+
+/// Its names, with `-` between them: nothing for the default. [`FromStr`] reads it.
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.names().enumerate().try_for_each(|(at, name)| {
+            f.write_str(if at == 0 { "" } else { "-" })?;
+            f.write_str(name)
+        })
+    }
+}
+
+/// A name no policy has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "unknown policy; the policies are `percpu`, `current` and `percpu-current`, and no name for the default"
+)]
+pub struct UnknownPolicy;
+
+impl FromStr for Policy {
+    type Err = UnknownPolicy;
+
+    fn from_str(name: &str) -> Result<Self, UnknownPolicy> {
+        Self::ALL
+            .into_iter()
+            .find(|policy| policy.names().eq(name.split('-').filter(|part| !part.is_empty())))
+            .ok_or(UnknownPolicy)
+    }
 }
 
 /// A legal combination of [`Axes`], with the selectors of its host.
@@ -232,16 +269,10 @@ impl Variant {
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Axes { vendor, paging, ibt, pcid, policy, mitigations } = self.axes;
-        let Policy { placement, revision } = policy;
         write!(f, "{vendor}-{paging}")?;
-        let options = [
-            (ibt, "-ibt"),
-            (pcid, "-pcid"),
-            (placement == Placement::PerCpu, "-percpu"),
-            (revision == Revision::Current, "-current"),
-        ];
-        let mut options = options.into_iter().filter(|(is_on, _)| *is_on);
-        options.try_for_each(|(_, name)| f.write_str(name))?;
+        let of_cpu = [(ibt, "ibt"), (pcid, "pcid")];
+        let of_cpu = of_cpu.into_iter().filter_map(|(is_on, name)| is_on.then_some(name));
+        of_cpu.chain(policy.names()).try_for_each(|name| write!(f, "-{name}"))?;
         write!(f, "{mitigations}")
     }
 }
@@ -294,6 +325,18 @@ mod tests {
             assert_eq!(variant.to_string().parse(), Ok(variant));
         }
         assert_eq!(Variant::all().next(), Some(Variant::REFERENCE));
+    }
+
+    #[test]
+    fn a_policy_is_read_back_from_its_name() {
+        assert_eq!(Policy::DEFAULT.to_string(), "");
+        for policy in Policy::ALL {
+            assert_eq!(policy.to_string().parse(), Ok(policy));
+        }
+        assert_eq!("current-percpu".parse::<Policy>(), Err(UnknownPolicy));
+        let refused = UnknownPolicy.to_string();
+        let known = Policy::ALL.into_iter().filter(|policy| *policy != Policy::DEFAULT);
+        known.for_each(|policy| assert!(refused.contains(&alloc::format!("`{policy}`"))));
     }
 
     #[test]
