@@ -34,6 +34,23 @@ pub struct Hooks {
     pub machine_check: Hook,
     /// Anything else in ring 0: a double fault, or a fault that the switcher cannot cause.
     pub fatal: FatalHook,
+    /// For variants with `untrain`, and of no use to others.
+    pub returns: Option<ReturnThunk>,
+}
+
+/// What a host has all of whose code, this crate included, returns through a return thunk, because
+/// its CPU may predict any other RET by what a guest has trained (spec/switcher.md, "Mitigations").
+/// Such a host takes
+/// [`with_return_thunks`](switcher_gen::Mitigations::with_return_thunks). Both are written in
+/// assembly and lie within 2 GiB of the switcher's code, as no indirect jump may lead there.
+#[derive(Clone, Copy, Debug)]
+pub struct ReturnThunk {
+    /// Called on each exit before its first RET, with the host's root, GS base and stack, and the
+    /// guest's DF and AC: makes the thunk's RET safe, and returns through it. May change RAX, RCX,
+    /// RDX and the arithmetic flags; no stack but for the return address, and nothing else.
+    pub untrain: unsafe extern "C" fn(),
+    /// The thunk: a RET.
+    pub thunk: unsafe extern "C" fn(),
 }
 
 impl Hooks {
@@ -43,6 +60,8 @@ impl Hooks {
             HostSymbol::NMI => self.nmi as usize as u64,
             HostSymbol::MACHINE_CHECK => self.machine_check as usize as u64,
             HostSymbol::FATAL => self.fatal as usize as u64,
+            HostSymbol::UNTRAIN => self.returns?.untrain as usize as u64,
+            HostSymbol::RETURN_THUNK => self.returns?.thunk as usize as u64,
             _ => return None,
         })
     }
@@ -84,7 +103,8 @@ impl Thunks {
         /// Less than rel32 reaches, by more than the code is long.
         const NEAR: u64 = 0x7FF0_0000;
         let hook = self.hooks.address(symbol)?;
-        if hook.abs_diff(base) < NEAR {
+        // What a guest could train is no way to what undoes it: too far is an error of the link.
+        if hook.abs_diff(base) < NEAR || HostSymbol::RETURNS.contains(&symbol) {
             return Some(hook);
         }
         let index = HostSymbol::HOOKS.iter().position(|known| *known == symbol)?;
@@ -108,7 +128,7 @@ mod tests {
     impl Hooks {
         /// Never called.
         pub(crate) const FOR_TESTS: Self =
-            Self { nmi: nothing, machine_check: nothing_else, fatal: stop };
+            Self { nmi: nothing, machine_check: nothing_else, fatal: stop, returns: None };
     }
 
     #[test]
@@ -128,5 +148,20 @@ mod tests {
             }
         }
         assert_eq!(Thunks::new(&hooks, 0).target(HostSymbol("other"), 0), None);
+    }
+
+    #[test]
+    fn nothing_leads_indirectly_to_the_untraining_of_returns() {
+        unsafe extern "C" fn some() {}
+        for symbol in HostSymbol::RETURNS {
+            let hooks = Hooks::FOR_TESTS;
+            assert_eq!(Thunks::new(&hooks, 0).target(symbol, 0), None);
+            let hooks =
+                Hooks { returns: Some(ReturnThunk { untrain: some, thunk: some }), ..hooks };
+            let there = some as *const () as u64;
+            for base in [there, there.wrapping_add(1 << 40)] {
+                assert_eq!(Thunks::new(&hooks, base).target(symbol, base), Some(there));
+            }
+        }
     }
 }

@@ -63,7 +63,7 @@ pub use detect::Detect;
 pub use enter::EnterError;
 pub use exit::{Detail, Exception, Exit};
 pub use guest::{Guest, GuestError, GuestRoot, PvcsPage};
-pub use hooks::{FatalHook, Hook, Hooks};
+pub use hooks::{FatalHook, Hook, Hooks, ReturnThunk};
 pub use load::{CodeMapping, LoadError, Protection, StillInstalled, Switcher};
 pub use mapping::{Mapping, MappingList, Purpose, Rights};
 pub use pcid::{GuestPcid, NotAGuests};

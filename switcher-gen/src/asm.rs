@@ -73,6 +73,8 @@ pub enum Label {
     BhbTarget,
     /// The history is overwritten.
     BhbCleared,
+    /// Where the host's return thunk and untraining lead if the host has none.
+    NoThunk,
     /// CSTAR.
     SyscallCompat,
     /// An event without an error code.
@@ -119,7 +121,7 @@ pub enum Label {
 
 impl Label {
     /// All labels, in the order of their declaration.
-    pub const ALL: [Self; 51] = [
+    pub const ALL: [Self; 52] = [
         Self::EnterGuest,
         Self::ReturnToGuest,
         Self::ReturnByIretq,
@@ -150,6 +152,7 @@ impl Label {
         Self::BhbBranch,
         Self::BhbTarget,
         Self::BhbCleared,
+        Self::NoThunk,
         Self::SyscallCompat,
         Self::Event,
         Self::EventError,
@@ -207,6 +210,7 @@ impl Label {
             Self::BhbBranch => ".Lbhb_branch",
             Self::BhbTarget => ".Lbhb_target",
             Self::BhbCleared => ".Lbhb_cleared",
+            Self::NoThunk => ".Lno_thunk",
             Self::SyscallCompat => "entry_SYSCALL_compat_switcher",
             Self::Event => "switcher_event",
             Self::EventError => ".Levent_error",
@@ -257,6 +261,16 @@ impl HostSymbol {
     pub const FATAL: Self = Self("switcher_host_fatal");
     /// All of them.
     pub const HOOKS: [Self; 3] = [Self::NMI, Self::MACHINE_CHECK, Self::FATAL];
+
+    /// Called before the first RET of an exit, on the host's root, GS base and stack: the host's
+    /// untraining of returns. May change RAX, RCX, RDX and the arithmetic flags, and uses no stack
+    /// but for its return address; its own return is safe.
+    pub const UNTRAIN: Self = Self("switcher_host_untrain_returns");
+    /// Jumped to instead of a RET: the host's return thunk, which does the same and nothing else.
+    pub const RETURN_THUNK: Self = Self("switcher_host_return_thunk");
+    /// Both, which only images with [`untrain`](crate::Mitigations::untrain) refer to. No indirect
+    /// jump may lead there.
+    pub const RETURNS: [Self; 2] = [Self::UNTRAIN, Self::RETURN_THUNK];
 }
 
 /// What lies outside an image and is referred to relative to RIP: `dynasm!`'s `extern`.

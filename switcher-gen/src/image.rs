@@ -203,7 +203,8 @@ impl Image {
         Gate::of(offset, vector)
     }
 
-    /// What refers to the host: calls of its hooks, [`HostSymbol::HOOKS`].
+    /// What refers to the host: calls of its hooks, [`HostSymbol::HOOKS`], and of
+    /// [`HostSymbol::RETURNS`].
     #[must_use]
     pub fn relocations(&self) -> &[Relocation] {
         &self.code.relocations
@@ -265,13 +266,16 @@ impl Image {
     }
 
     /// The same for a host that has event entries of its own and none of the hooks. One that is
-    /// called all the same stops at a UD2.
+    /// called all the same stops at a UD2. Nor has it return thunks: a RET takes their place.
     ///
     /// # Errors
     /// As [`link`](Self::link), but for unknown symbols.
     pub fn link_without_hooks(&self, base: u64) -> Result<LinkedImage, LinkError> {
-        let trap = base.wrapping_add(self.offset(Label::NoHook).into());
-        self.link(base, |_| Some(trap))
+        self.link(base, |symbol| {
+            let is_hook = HostSymbol::HOOKS.contains(&symbol);
+            let instead = if is_hook { Label::NoHook } else { Label::NoThunk };
+            Some(base.wrapping_add(self.find(instead)?.into()))
+        })
     }
 
     /// What an image's address must be a multiple of: a cache line, for the branches of mitigations.
@@ -399,7 +403,11 @@ mod tests {
             assert_eq!(image.bytes(), again.bytes());
             assert_eq!(image.fingerprint(), again.fingerprint());
             let hooks: BTreeSet<_> = image.relocations().iter().map(|r| r.symbol).collect();
-            assert_eq!(hooks, HostSymbol::HOOKS.into());
+            let mut expected: BTreeSet<_> = HostSymbol::HOOKS.into();
+            if variant.axes().mitigations.untrain {
+                expected.extend(HostSymbol::RETURNS);
+            }
+            assert_eq!(hooks, expected, "{variant}");
             assert!(fingerprints.insert(image.fingerprint().to_string()), "{variant}");
         }
     }

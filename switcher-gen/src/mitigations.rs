@@ -32,8 +32,11 @@ pub struct Mitigations {
     /// MSR SPEC_CTRL is switched: an exit writes the host's value, an entry the guest's.
     pub ibrs: bool,
     /// An exit empties the branch predictors (MSR PRED_CMD). AMD's CPUs that predict returns by
-    /// what a guest has trained need that, or a return thunk.
+    /// what a guest has trained need that, or [`untrain`](Self::untrain).
     pub ibpb: bool,
+    /// An exit calls the host's untraining of returns, and returns through the host's return thunk:
+    /// for hosts all of whose RETs do. See [`HostSymbol::RETURNS`](crate::asm::HostSymbol::RETURNS).
+    pub untrain: bool,
     /// The return stack buffer.
     pub rsb: Rsb,
     /// An exit overwrites the history of branches.
@@ -59,36 +62,32 @@ pub struct UnknownMitigation(pub String);
 
 const IBRS: &str = "ibrs";
 const IBPB: &str = "ibpb";
+const UNTRAIN: &str = "untrain";
 const RSB: &str = "rsb";
 const RSBLITE: &str = "rsblite";
 const BHB: &str = "bhb";
 const VERW: &str = "verw";
-const NAMES: [&str; 6] = [IBRS, IBPB, RSB, RSBLITE, BHB, VERW];
+const NAMES: [&str; 7] = [IBRS, IBPB, UNTRAIN, RSB, RSBLITE, BHB, VERW];
 
 impl Mitigations {
     /// Nothing: for hosts that need nothing, and as the base of comparisons.
     pub const NONE: Self =
-        Self { ibrs: false, ibpb: false, rsb: Rsb::Left, bhb: false, verw: false };
+        Self { ibrs: false, ibpb: false, untrain: false, rsb: Rsb::Left, bhb: false, verw: false };
 
     /// Every combination that means something on the vendor's CPUs, none first.
     pub fn all(vendor: Vendor) -> Vec<Self> {
-        const BOOLS: [bool; 2] = [false, true];
-        let mut all = Vec::new();
-        for ibrs in BOOLS {
-            for ibpb in BOOLS {
-                for rsb in [Rsb::Left, Rsb::Full, Rsb::Lite] {
-                    for bhb in BOOLS {
-                        for verw in BOOLS {
-                            let one = Self { ibrs, ibpb, rsb, bhb, verw };
-                            if one.fit(vendor).is_ok() {
-                                all.push(one);
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        all
+        let all = (0..1 << 5).flat_map(|on| {
+            let [ibrs, ibpb, untrain, bhb, verw] = [16, 8, 4, 2, 1].map(|bit| on & bit != 0);
+            [Rsb::Left, Rsb::Full, Rsb::Lite].map(|rsb| Self {
+                ibrs,
+                ibpb,
+                untrain,
+                rsb,
+                bhb,
+                verw,
+            })
+        });
+        all.filter(|one| one.fit(vendor).is_ok()).collect()
     }
 
     /// # Errors
@@ -97,6 +96,7 @@ impl Mitigations {
         let name = match vendor {
             // What it is for there is done by IBRS.
             Vendor::Intel if self.ibpb => IBPB,
+            Vendor::Intel if self.untrain => UNTRAIN,
             Vendor::Amd if self.bhb => BHB,
             Vendor::Amd if self.verw => VERW,
             _ => return Ok(()),
@@ -106,7 +106,7 @@ impl Mitigations {
 
     /// The mitigations that a vendor's CPU needs which says of itself what this one does: cautious
     /// where a host may know better. AMD's CPUs whose returns a guest can train get IBPB, which is
-    /// the slow way; a host all of whose returns are safe otherwise drops it.
+    /// the slow way: see [`with_return_thunks`](Self::with_return_thunks).
     #[must_use]
     pub fn for_cpu(features: &HostFeatures, vendor: Vendor) -> Self {
         let says = |flag| features.speculation().contains(flag);
@@ -126,6 +126,7 @@ impl Mitigations {
                 Self {
                     ibrs: says(Speculation::IBRS) && !enhanced,
                     ibpb: false,
+                    untrain: false,
                     rsb: match (enhanced, is(ArchCapabilities::PBRSB_NO)) {
                         (false, _) => Rsb::Full,
                         (true, false) => Rsb::Lite,
@@ -138,6 +139,7 @@ impl Mitigations {
             Vendor::Amd => Self {
                 ibrs: says(Speculation::IBRS | Speculation::IBRS_PREFERRED) && !automatic_ibrs,
                 ibpb: says(Speculation::IBPB) && !says(Speculation::BTC_NO | Speculation::SRSO_NO),
+                untrain: false,
                 rsb: if automatic_ibrs { Rsb::Left } else { Rsb::Full },
                 bhb: false,
                 verw: false,
@@ -145,10 +147,17 @@ impl Mitigations {
         }
     }
 
+    /// The same for a host all of whose code returns through its return thunk: untraining takes the
+    /// place of IBPB.
+    #[must_use]
+    pub const fn with_return_thunks(self) -> Self {
+        Self { ibpb: false, untrain: self.untrain || self.ibpb, ..self }
+    }
+
     /// Whether an exit has anything to do.
     #[must_use]
     pub const fn at_exit(self) -> bool {
-        self.ibrs || self.ibpb || self.bhb || !matches!(self.rsb, Rsb::Left)
+        self.ibrs || self.ibpb || self.untrain || self.bhb || !matches!(self.rsb, Rsb::Left)
     }
 
     /// The names of those that are on, in the order in which a variant's name has them.
@@ -159,9 +168,15 @@ impl Mitigations {
             Rsb::Full => Some(RSB),
         };
         let on = |is_on: bool, name| is_on.then_some(name);
-        [on(self.ibrs, IBRS), on(self.ibpb, IBPB), rsb, on(self.bhb, BHB), on(self.verw, VERW)]
-            .into_iter()
-            .flatten()
+        let names = [
+            on(self.ibrs, IBRS),
+            on(self.ibpb, IBPB),
+            on(self.untrain, UNTRAIN),
+            rsb,
+            on(self.bhb, BHB),
+            on(self.verw, VERW),
+        ];
+        names.into_iter().flatten()
     }
 }
 
@@ -182,6 +197,7 @@ impl FromStr for Mitigations {
             match name {
                 IBRS => read.ibrs = true,
                 IBPB => read.ibpb = true,
+                UNTRAIN => read.untrain = true,
                 RSB => read.rsb = Rsb::Full,
                 RSBLITE => read.rsb = Rsb::Lite,
                 BHB => read.bhb = true,
@@ -214,14 +230,14 @@ mod tests {
         let refused = "+ibrs+magic".parse::<Mitigations>().unwrap_err().to_string();
         assert_eq!(
             refused,
-            "unknown mitigation `magic`; known are: ibrs, ibpb, rsb, rsblite, bhb, verw"
+            "unknown mitigation `magic`; known are: ibrs, ibpb, untrain, rsb, rsblite, bhb, verw"
         );
     }
 
     #[test]
     fn what_means_nothing_on_a_vendors_cpus_is_refused() {
         let count = |vendor| Mitigations::all(vendor).len();
-        assert_eq!((count(Vendor::Intel), count(Vendor::Amd)), (24, 12));
+        assert_eq!((count(Vendor::Intel), count(Vendor::Amd)), (24, 24));
         let verw = Mitigations { verw: true, ..Mitigations::NONE };
         assert_eq!(verw.fit(Vendor::Intel), Ok(()));
         let refused = verw.fit(Vendor::Amd).unwrap_err().to_string();

@@ -388,6 +388,7 @@ impl Listing {
             windows,
             gates,
             hooks: target.hooks,
+            returns: target.returns,
             setting: target.setting,
         })
     }

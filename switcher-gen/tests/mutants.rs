@@ -378,6 +378,32 @@ fn row_29_mitigations_left_out_or_out_of_order() {
         killed(&short, 29, "rsb-filled");
         killed(&without(target, "int3", 0), 29, "rsb-filled");
     }
+    // Returns are not untrained, or the last one is no RET of the thunk's.
+    for name in ["amd-4level+untrain", "amd-la57-percpu+ibrs+untrain+rsb"] {
+        let untrain = ours(name);
+        let setting = untrain.setting;
+        let bare = |target: &Target| {
+            let mut calls = mutate::mutants(target);
+            calls.retain(|mutant| mutant.operator == Operator::Delete);
+            let is_call = |mutant: &&Mutant| {
+                let instruction = target.program.instruction(mutant.at);
+                instruction.is_call_near() && instruction.near_branch_target() == target.returns[0]
+            };
+            calls.iter().find(is_call).unwrap().target().unwrap()
+        };
+        killed(&bare(&untrain), 29, "untrained");
+        let plain = ours(&name.replace("+untrain", ""));
+        killed(&Target { setting, ..plain }, 29, "untrained");
+        // What the host's untraining leaves in RCX and RDX is no better than the guest's.
+        let at = mutate::mutants_of(&untrain, "xor ecx,ecx").last().unwrap().at;
+        let all = mutate::mutants(&untrain);
+        let of_exit = all
+            .iter()
+            .filter(|mutant| mutant.operator == Operator::Delete && mutant.at == at)
+            .find(|mutant| mutant.original == "xor ecx,ecx")
+            .unwrap();
+        killed(&of_exit.target().unwrap(), 29 - 2, "exit-scratch");
+    }
     let history = ours("intel-4level+bhb");
     killed(&without(&history, "lfence", 0), 29, "bhb-cleared");
     let rounds = with(&intel, Operator::Immediate, "mov ecx,5", 0, "mov ecx,4");
@@ -471,6 +497,7 @@ fn per_cpu_code_somewhere_else_than_its_block_is_refused() {
         windows: None,
         gates: None,
         hooks: ours.hooks,
+        returns: ours.returns,
         setting: ours.setting,
     };
     killed(&elsewhere, 22, "memory");

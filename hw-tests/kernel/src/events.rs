@@ -275,6 +275,7 @@ pub fn hooks() -> Hooks {
         nmi: hw_kernel_hook_nmi,
         machine_check: hw_kernel_hook_machine_check,
         fatal: hw_kernel_hook_fatal,
+        returns: None,
     }
 }
 

@@ -215,11 +215,12 @@ impl Foreign {
     /// where they will run; an address of theirs in 32 bits does not fit here, and is an error.
     pub const BASE: u64 = 0xFFFF_FE80_0000_0000;
 
-    /// Where a hook of the host's, by its name, is taken to lie if the file calls it and does not
+    /// Where a symbol of the host's, by its name, is taken to lie if the file calls it and does not
     /// have it: out of the code's way and within its reach.
     #[must_use]
     pub fn hook(name: &str) -> Option<u64> {
-        let index = HostSymbol::HOOKS.iter().position(|hook| hook.0 == name)?;
+        let mut known = HostSymbol::HOOKS.iter().chain(&HostSymbol::RETURNS);
+        let index = known.position(|symbol| symbol.0 == name)?;
         Some(Self::BASE + (1 << 24) + 0x100 * index as u64)
     }
 

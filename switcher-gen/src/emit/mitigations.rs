@@ -3,12 +3,12 @@
 //!
 //! An exit's sequences come in this order, all before the first RET that is not their own:
 //! SPEC_CTRL, so that host code is restricted by it; IBPB; the return stack buffer; the history of
-//! branches. An entry writes the guest's SPEC_CTRL first and ends with VERW.
+//! branches; the host's untraining of returns. An entry writes the guest's SPEC_CTRL first and ends with VERW.
 
 use switcher_macros::asm;
 
 use crate::arch::Msr;
-use crate::asm::{Label, Sink};
+use crate::asm::{HostSymbol, Label, Sink};
 use crate::layout::{IretFrame, PerCpu, TssExtra};
 use crate::mitigations::Rsb;
 use crate::variant::Variant;
@@ -115,6 +115,13 @@ pub(super) fn at_exit<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
             /// No RET is predicted before all of that is done.
             ; lfence
         );
+    }
+    if mitigations.untrain {
+        asm!(a
+            /// Nor as what the guest has trained. May change RAX, RCX and RDX.
+            ; call  extern HostSymbol::UNTRAIN
+        );
+        cleared = Cleared::default();
     }
     cleared
 }

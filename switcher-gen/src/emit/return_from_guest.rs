@@ -12,7 +12,7 @@ use switcher_macros::asm;
 
 use super::{entry_point, mitigations};
 use crate::arch::{RFlags, Vendor};
-use crate::asm::{Label, Sink, Window};
+use crate::asm::{HostSymbol, Label, Sink, Window};
 use crate::layout::{PerCpu, TssExtra};
 use crate::variant::Variant;
 
@@ -81,6 +81,16 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; pop   r12
         ; pop   rbx
         ; pop   rbp
-        ; ret
     );
+    if variant.axes().mitigations.untrain {
+        asm!(a
+            /// RET, as all of the host's code does it.
+            ; jmp   extern HostSymbol::RETURN_THUNK
+            /// For an image that is linked without a host.
+            ; =>Label::NoThunk
+            ; ret
+        );
+    } else {
+        asm!(a ; ret);
+    }
 }

@@ -9,6 +9,7 @@
 use iced_x86::Mnemonic;
 
 use super::obligation;
+use super::returns::{self, Left};
 use super::target::{Target, TargetGate};
 use super::theorem::{
     BadCode, End, LIMIT, Theorem, Watch, entries, region_of, unchanged, untouched,
@@ -349,15 +350,17 @@ pub(super) fn execute<D: Domain>(
             Ok(Step::Left) => {
                 let rip = d.known(machine.rip);
                 let hook = rip.and_then(|rip| target.hooks.iter().position(|hook| *hook == rip));
-                match (hook, rip) {
-                    (Some(hook), _) => {
+                match (returns::left(d, target, world, watch), hook, rip) {
+                    (Left::Back, ..) => {}
+                    (Left::Broken(end), ..) => return Ok(end),
+                    (Left::Elsewhere, Some(hook), _) => {
                         watch.goal(obligation::HOOK, d.bit(!hooked), "how often");
                         hooked = true;
                         if call(d, target, world, watch, at, hook) {
                             return Ok(End::Stopped);
                         }
                     }
-                    (None, Some(rip)) if target.leaves(at, rip) => {
+                    (Left::Elsewhere, None, Some(rip)) if target.leaves(at, rip) => {
                         return Err(BadCode::Leaves { at, target: rip });
                     }
                     _ if theorem.is_in_ring_0() => {

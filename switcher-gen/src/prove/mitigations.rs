@@ -24,6 +24,8 @@ pub(super) struct Barriers {
     fenced_run: u32,
     /// Whether IBPB was executed.
     pub(super) emptied: bool,
+    /// Whether the host's untraining of returns was called.
+    pub(super) untrained: bool,
     /// Whether VERW was executed, and whether anything but the guest's frame was accessed since.
     pub(super) overwritten: bool,
 }
@@ -32,6 +34,7 @@ pub(super) struct Barriers {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AtReturn {
     pub(super) emptied: bool,
+    pub(super) untrained: bool,
     pub(super) filled: bool,
     pub(super) history: bool,
 }
@@ -54,8 +57,13 @@ impl Barriers {
 
     /// Whether what `mitigations` ask for has been done by now, at a RET. One of the routine's own
     /// calls returns to where it has been called from, as predicted: that much need not have been
-    /// done for it.
-    pub(super) fn at_return(&self, mitigations: Mitigations, is_own: bool) -> AtReturn {
+    /// done for it. What is untrained is the return of the host's `thunk` alone.
+    pub(super) fn at_return(
+        &self,
+        mitigations: Mitigations,
+        is_own: bool,
+        is_thunks: bool,
+    ) -> AtReturn {
         let entries = match mitigations.rsb {
             Rsb::Left => 0,
             Rsb::Lite => 1,
@@ -63,6 +71,7 @@ impl Barriers {
         };
         AtReturn {
             emptied: !mitigations.ibpb || self.emptied,
+            untrained: !mitigations.untrain || self.untrained && is_thunks,
             filled: is_own || self.fenced_fill >= entries,
             history: is_own || !mitigations.bhb || self.fenced_run >= HISTORY,
         }

@@ -43,6 +43,7 @@ mod engine;
 mod events;
 mod mitigations;
 pub mod obligation;
+mod returns;
 mod shared;
 mod target;
 mod theorem;

@@ -45,6 +45,7 @@ obligations! {
     NO_TRAP = "no-trap" [30] "UD2 and INT3 are not reached";
     IBRS_FIRST = "ibrs-first" [29] "SPEC_CTRL is the host's before the first RET of an exit";
     IBPB_FIRST = "ibpb-first" [29] "predictors are emptied before the first RET of an exit";
+    UNTRAINED = "untrained" [29] "an exit returns through the host's thunk, once returns are untrained";
     RSB_FILLED = "rsb-filled" [29] "the return stack buffer is filled before an exit returns";
     BHB_CLEARED = "bhb-cleared" [29] "the history of branches is overwritten before an exit returns";
     VERW_LAST = "verw-last" [29] "behind VERW, an entry reads nothing but the guest's frame";

@@ -115,9 +115,10 @@ impl Shared {
 /// The image, where it lies and what is said of it.
 pub(super) fn whole(target: &Target) -> Key {
     let Target { program, enter_guest, return_from_guest, syscall_64, .. } = target;
-    let Target { syscall_compat, iretq, windows, gates, hooks, .. } = target;
+    let Target { syscall_compat, iretq, windows, gates, hooks, returns, .. } = target;
     let entries = (enter_guest, return_from_guest, syscall_64, syscall_compat, iretq);
-    let text = format!("{:#x} {entries:?} {windows:?} {gates:?} {hooks:?}", program.base());
+    let text =
+        format!("{:#x} {entries:?} {windows:?} {gates:?} {hooks:?} {returns:?}", program.base());
     Sha256::new().chain_update(text).chain_update(program.bytes()).finalize().into()
 }
 
@@ -269,7 +270,7 @@ struct Looks {
     bytes: Vec<u8>,
     /// An address that the instruction makes a value.
     value: Option<u64>,
-    /// Where it leaves the code for: one of the host's hooks, or elsewhere.
+    /// Where it leaves the code for: a symbol of the host's, or elsewhere.
     leaves: Option<Option<usize>>,
     windows: Vec<Window>,
     is_iretq: bool,
@@ -295,7 +296,7 @@ fn looks(target: &Target, at: u64) -> Looks {
     }
     let to = i.near_branch_target();
     let leaves = is_direct && !program.contains(to);
-    let leaves = leaves.then(|| target.hooks.iter().position(|hook| *hook == to));
+    let leaves = leaves.then(|| target.of_host(to));
     let windows = target.windows.iter().flatten();
     let windows = windows.filter(|(_, range)| range.contains(&at)).map(|(window, _)| *window);
     let trap = target.is_trap_behind(at).then(|| program.instruction(i.next_ip()).mnemonic());
@@ -367,6 +368,8 @@ struct Normal {
     /// What is executed next, and where a jump leads, if that is code.
     next: Option<usize>,
     target: Option<usize>,
+    /// Which of the host's symbols, if it leads there.
+    leaves: Option<usize>,
     /// An address that the instruction makes a value.
     value: Option<u64>,
     /// What the host is told of its address.
@@ -405,6 +408,7 @@ fn code(target: &Target, entry: u64) -> Code {
             bytes,
             next: number(i.next_ip()),
             target: is_direct.then(|| number(i.near_branch_target())).flatten(),
+            leaves: is_direct.then(|| target.of_host(i.near_branch_target())).flatten(),
             value: match i.flow_control() {
                 FlowControl::Call => Some(i.next_ip()),
                 _ if i.is_ip_rel_memory_operand() => Some(i.ip_rel_memory_address()),

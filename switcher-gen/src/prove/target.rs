@@ -30,6 +30,9 @@ pub struct Target {
     pub gates: Option<Vec<TargetGate>>,
     /// The addresses of the host's hooks, in the order of [`HostSymbol::HOOKS`].
     pub hooks: [u64; HostSymbol::HOOKS.len()],
+    /// The addresses of the host's untraining and of its return thunk, in the order of
+    /// [`HostSymbol::RETURNS`].
+    pub returns: [u64; HostSymbol::RETURNS.len()],
     /// What it is meant for.
     pub setting: Setting,
 }
@@ -56,8 +59,8 @@ impl Target {
     pub fn image(image: &Image) -> Self {
         let at = |label| Self::BASE + u64::from(image.offset(label));
         let hook = |symbol: HostSymbol| Foreign::hook(symbol.0);
-        // Of what an image refers to, only the hooks could be unknown, and they are within reach.
-        let linked = image.link(Self::BASE, hook).expect("an image refers to hooks only");
+        // All that an image refers to is known, and within reach.
+        let linked = image.link(Self::BASE, hook).expect("an image refers to nothing else");
         let gate = |vector| {
             let Gate { offset, ist, dpl } = image.gate(vector);
             TargetGate { vector, address: Self::BASE + u64::from(offset), ist, dpl }
@@ -76,6 +79,7 @@ impl Target {
             windows: Some(windows.collect()),
             gates: Some((0..=u8::MAX).map(gate).collect()),
             hooks: HostSymbol::HOOKS.map(|symbol| hook(symbol).unwrap_or_default()),
+            returns: HostSymbol::RETURNS.map(|symbol| hook(symbol).unwrap_or_default()),
             setting: Setting::from(image.variant()),
         }
     }
@@ -111,8 +115,14 @@ impl Target {
             windows: None,
             gates,
             hooks: HostSymbol::HOOKS.map(hook),
+            returns: HostSymbol::RETURNS.map(hook),
             setting,
         })
+    }
+
+    /// Which of the host's symbols is at `address`: first the hooks, then the others.
+    pub(super) fn of_host(&self, address: u64) -> Option<usize> {
+        self.hooks.iter().chain(&self.returns).position(|of_host| *of_host == address)
     }
 
     /// What nothing is said about, because the code does not say where it is.

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::events;
 use super::mitigations::{AtReturn, Barriers};
 use super::obligation::{self, Obligation};
+use super::returns::{self, Left};
 use super::target::Target;
 use super::world::{
     self, BlockOffsets, EXTRA_FIELDS, FRAME_REST, Name, Part, Saved, Setting, Source, Start, World,
@@ -345,11 +346,9 @@ impl<'a, D: Domain> Watch<'a, D> {
     }
 
     /// An access may be to an address that a call has pushed.
-    fn follow(&mut self, d: &D, access: &Access<D::Word>) {
+    fn follow(&mut self, d: &D, access: &Access<D::Word>, kind: Option<Kind>) {
         let Place { region, index, size } = access.place;
         let program = &self.target.program;
-        let op = self.trace.last().and_then(|at| program.at(*at)).and_then(Result::ok);
-        let kind = op.map(|op| op.kind);
         let is_return = matches!(kind, Some(Kind::Return(_)));
         let overlaps =
             |p: &Place| p.region == region && p.index < index + size && index < p.index + p.size;
@@ -493,23 +492,41 @@ impl<'a, D: Domain> Watch<'a, D> {
 
     fn branch(&mut self, d: &D, state: &Machine<D>, branch: Branch) {
         if branch == Branch::Return {
-            let mitigations = self.target.setting.variant.axes().mitigations;
-            // To behind a call of the routine's own, or to the caller.
-            let is_own = d.known(state.rip).is_some_and(|rip| self.target.program.contains(rip));
-            let AtReturn { emptied, filled, history } =
-                self.barriers.at_return(mitigations, is_own);
-            if mitigations.ibrs {
-                let host = self.roots.host_spec_ctrl;
-                let holds = d.eq(state.msrs.spec_ctrl, host);
-                self.goal(obligation::IBRS_FIRST, holds, "SPEC_CTRL");
-            }
-            self.goal(obligation::IBPB_FIRST, d.bit(emptied), "PRED_CMD");
-            self.goal(obligation::RSB_FILLED, d.bit(filled), "calls");
-            self.goal(obligation::BHB_CLEARED, d.bit(history), "branches");
+            self.returned(d, state, false);
         }
         let at = self.trace.last().copied().unwrap_or_default();
         let is_trapped = self.target.is_trap_behind(at);
         self.barriers.branch(branch, is_trapped);
+    }
+
+    /// A RET, of the code's own or in the host's thunk, has loaded RIP.
+    pub(super) fn returned(&mut self, d: &D, state: &Machine<D>, is_thunks: bool) {
+        let mitigations = self.target.setting.variant.axes().mitigations;
+        // To behind a call of the routine's own, or to the caller.
+        let is_own = d.known(state.rip).is_some_and(|rip| self.target.program.contains(rip));
+        let AtReturn { emptied, untrained, filled, history } =
+            self.barriers.at_return(mitigations, is_own, is_thunks);
+        if mitigations.ibrs {
+            let host = self.roots.host_spec_ctrl;
+            let holds = d.eq(state.msrs.spec_ctrl, host);
+            self.goal(obligation::IBRS_FIRST, holds, "SPEC_CTRL");
+        }
+        self.goal(obligation::IBPB_FIRST, d.bit(emptied), "PRED_CMD");
+        self.goal(obligation::UNTRAINED, d.bit(untrained), "RIP");
+        self.goal(obligation::RSB_FILLED, d.bit(filled), "calls");
+        self.goal(obligation::BHB_CLEARED, d.bit(history), "branches");
+    }
+
+    /// The host untrains returns: it must be able to, on its own root.
+    pub(super) fn untrain(&mut self, d: &D, state: &Machine<D>, host_gs: D::Word) {
+        self.barriers.untrained = true;
+        self.goal(obligation::UNTRAINED, d.eq(state.cr3, self.roots.host_cr3), "CR3");
+        self.goal(obligation::UNTRAINED, d.eq(state.gs_base, host_gs), "GS base");
+    }
+
+    /// The host's code, which is not looked at, has popped its return address.
+    pub(super) fn popped(&mut self, d: &D, access: &Access<D::Word>) {
+        self.follow(d, access, Some(Kind::Return(0)));
     }
 
     /// Where an entry gets to the guest.
@@ -559,7 +576,9 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
             }
             Event::Access(access) => {
                 self.mapped(d, state, access.place.region);
-                self.follow(d, &access);
+                let program = &self.target.program;
+                let op = self.trace.last().and_then(|at| program.at(*at)).and_then(Result::ok);
+                self.follow(d, &access, op.map(|op| op.kind));
                 if access.gs {
                     let ours = d.eq(state.gs_base, self.host_gs);
                     self.goal(obligation::GS_IS_THE_HOSTS, ours, "GS base");
@@ -785,12 +804,12 @@ fn execute<D: Domain>(
         let entry = d.known(world.machine.rip).unwrap_or_default();
         watch.goal(obligation::ENDBR, d.bit(target.is_endbr(entry)), "entry point");
     }
-    let World { machine, model, .. } = world;
     loop {
         if watch.trace.len() >= LIMIT {
             let at = watch.trace.last().copied().unwrap_or_default();
             return Err(BadCode::Loop { at, limit: LIMIT });
         }
+        let World { machine, model, .. } = world;
         let at = d.known(machine.rip).unwrap_or_default();
         if let Some(Ok(op)) = target.program.at(at)
             && op.is_iretq()
@@ -807,13 +826,18 @@ fn execute<D: Domain>(
         match stepped {
             Ok(Step::Next) => {}
             Ok(Step::Guest { by_sysretq }) => return Ok(End::Guest { by_sysretq }),
-            Ok(Step::Left) => match d.known(machine.rip) {
-                // A number in the code itself, and the caller is unknown to it.
-                Some(rip) if target.leaves(at, rip) => {
-                    return Err(BadCode::Leaves { at, target: rip });
+            Ok(Step::Left) => {
+                let rip = d.known(machine.rip);
+                match (returns::left(d, target, world, watch), rip) {
+                    (Left::Back, _) => {}
+                    (Left::Broken(end), _) => return Ok(end),
+                    // A number in the code itself, and the caller is unknown to it.
+                    (Left::Elsewhere, Some(rip)) if target.leaves(at, rip) => {
+                        return Err(BadCode::Leaves { at, target: rip });
+                    }
+                    (Left::Elsewhere | Left::Returned, _) => return Ok(End::Host),
                 }
-                _ => return Ok(End::Host),
-            },
+            }
             Ok(Step::Halted) => {
                 return broken(obligation::NO_TRAP, format!("HLT at {at:#x}"), "RIP");
             }

@@ -178,6 +178,8 @@ pub(super) struct World<D: Domain> {
     pub(super) setting: Setting,
     /// The host's GS base.
     pub(super) host_gs: D::Word,
+    /// What the host's untraining of returns leaves in RAX, RCX, RDX and the arithmetic flags.
+    pub(super) untraining: Option<[D::Word; 4]>,
     /// FS base as it was.
     pub(super) fs_base: D::Word,
     /// The event, if there is one.
@@ -548,6 +550,11 @@ impl<D: Domain> World<D> {
             memory: memory.clone(),
         };
         let fs_base = machine.fs_base;
+        let untrains = setting.variant.axes().mitigations.untrain;
+        let untraining = untrains.then(|| {
+            [("rax", 64), ("rcx", 64), ("rdx", 64), ("rflags", 64)]
+                .map(|(name, bits)| b.field("untraining", name, bits))
+        });
         let (spec_ctrl, pkru) = (machine.msrs.spec_ctrl, machine.pkru);
         let guest = Guest {
             registers: registers(&gpr),
@@ -570,6 +577,7 @@ impl<D: Domain> World<D> {
             model,
             setting: *setting,
             host_gs,
+            untraining,
             fs_base,
             event: None,
             before: memory,

@@ -1,0 +1,61 @@
+//! What a switcher finds of a host whose RETs are those of a return thunk: its untraining and the
+//! thunk itself ([`HostSymbol::RETURNS`](crate::asm::HostSymbol::RETURNS)), as far as their contract
+//! goes.
+
+use super::target::Target;
+use super::theorem::{End, Watch, wild};
+use super::world::World;
+use crate::machine::{ARITHMETIC, Access, Domain, Flags, Gpr};
+
+/// Where code has left for.
+pub(super) enum Left<W> {
+    /// Nothing of this.
+    Elsewhere,
+    /// The host has returned to the code.
+    Back,
+    /// A RET of the host's thunk has led out of the code.
+    Returned,
+    /// There was no return address.
+    Broken(End<W>),
+}
+
+/// The code has left. If for the host's untraining or thunk, that is executed.
+pub(super) fn left<D: Domain>(
+    d: &D,
+    target: &Target,
+    world: &mut World<D>,
+    watch: &mut Watch<'_, D>,
+) -> Left<D::Word> {
+    let World { machine, untraining, host_gs, .. } = world;
+    let rip = d.known(machine.rip);
+    let [untrain, thunk] = target.returns.map(|of_host| rip == Some(of_host) && of_host != 0);
+    if !untrain && !thunk {
+        return Left::Elsewhere;
+    }
+    let rsp = machine.get(Gpr::Rsp);
+    let Some(place) = machine.memory.locate(d, rsp, 8, machine.cr3) else {
+        let at = watch.trace.last().copied().unwrap_or_default();
+        return Left::Broken(wild(at, rsp, 8, false));
+    };
+    let value = machine.memory.load(d, place);
+    watch.popped(d, &Access { place, value, gs: false, store: false });
+    machine.rip = value;
+    machine.set(Gpr::Rsp, d.plus(rsp, 8));
+    if thunk {
+        watch.returned(d, machine, true);
+    } else {
+        watch.untrain(d, machine, *host_gs);
+        if let Some([rax, rcx, rdx, flags]) = *untraining {
+            for (register, word) in [(Gpr::Rax, rax), (Gpr::Rcx, rcx), (Gpr::Rdx, rdx)] {
+                machine.set(register, word);
+            }
+            let kept = d.mask(machine.rflags(d), !ARITHMETIC);
+            machine.flags = Flags::new(d, d.or(kept, d.mask(flags, ARITHMETIC)));
+        }
+    }
+    let is_back = d.known(value).is_some_and(|rip| target.program.contains(rip));
+    match is_back {
+        true => Left::Back,
+        false => Left::Returned,
+    }
+}
