@@ -15,7 +15,7 @@ Examples:
 
 A name lists the CPU's vendor, the paging mode and what is switched on. Mitigations go
 behind each name, as in `intel-4level+ibrs+rsb`: ibrs, rsb or rsblite, bhb and verw on
-Intel's CPUs; ibrs, ibpb, rsb or rsblite on AMD's. The arrow marks the variant for this
+Intel's CPUs; ibrs, ibpb, untrain, rsb or rsblite on AMD's. The arrow marks the variant for this
 host.")]
 pub(crate) struct Args {
     /// How to write the list
