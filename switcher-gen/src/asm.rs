@@ -91,12 +91,32 @@ pub enum Label {
     EventDbRing0,
     /// NMI.
     EventNmi,
-    /// The root is the host's.
-    NmiHook,
     /// #MC.
     EventMc,
+    /// Either, in ring 0.
+    Interruption,
     /// The root is the host's.
+    InterruptionHook,
+    /// [`RsbFill`](Self::RsbFill) before a hook.
+    HookRsbFill,
+    /// [`RsbFilledOnce`](Self::RsbFilledOnce) before a hook.
+    HookRsbFilledOnce,
+    /// [`RsbFilledTwice`](Self::RsbFilledTwice) before a hook.
+    HookRsbFilledTwice,
+    /// [`BhbRound`](Self::BhbRound) before a hook.
+    HookBhbRound,
+    /// [`BhbBranches`](Self::BhbBranches) before a hook.
+    HookBhbBranches,
+    /// [`BhbBranch`](Self::BhbBranch) before a hook.
+    HookBhbBranch,
+    /// [`BhbTarget`](Self::BhbTarget) before a hook.
+    HookBhbTarget,
+    /// [`BhbCleared`](Self::BhbCleared) before a hook.
+    HookBhbCleared,
+    /// The hook is that of #MC.
     McHook,
+    /// The hook has returned.
+    InterruptionOver,
     /// #DF.
     EventDf,
     /// What cannot be gone on from, on a stack of its own.
@@ -115,7 +135,7 @@ pub enum Label {
 
 impl Label {
     /// All labels, in the order of their declaration.
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 59] = [
         Self::EnterGuest,
         Self::ReturnToGuest,
         Self::ReturnByIretq,
@@ -155,9 +175,19 @@ impl Label {
         Self::EventIstFromGuest,
         Self::EventDbRing0,
         Self::EventNmi,
-        Self::NmiHook,
         Self::EventMc,
+        Self::Interruption,
+        Self::InterruptionHook,
+        Self::HookRsbFill,
+        Self::HookRsbFilledOnce,
+        Self::HookRsbFilledTwice,
+        Self::HookBhbRound,
+        Self::HookBhbBranches,
+        Self::HookBhbBranch,
+        Self::HookBhbTarget,
+        Self::HookBhbCleared,
         Self::McHook,
+        Self::InterruptionOver,
         Self::EventDf,
         Self::EventFatal,
         Self::Fatal,
@@ -210,9 +240,19 @@ impl Label {
             Self::EventIstFromGuest => ".Levent_ist_from_guest",
             Self::EventDbRing0 => ".Levent_db_ring_0",
             Self::EventNmi => ".Levent_nmi",
-            Self::NmiHook => ".Lnmi_hook",
             Self::EventMc => ".Levent_mc",
+            Self::Interruption => ".Linterruption",
+            Self::InterruptionHook => ".Linterruption_hook",
+            Self::HookRsbFill => ".Lhook_rsb_fill",
+            Self::HookRsbFilledOnce => ".Lhook_rsb_filled_once",
+            Self::HookRsbFilledTwice => ".Lhook_rsb_filled_twice",
+            Self::HookBhbRound => ".Lhook_bhb_round",
+            Self::HookBhbBranches => ".Lhook_bhb_branches",
+            Self::HookBhbBranch => ".Lhook_bhb_branch",
+            Self::HookBhbTarget => ".Lhook_bhb_target",
+            Self::HookBhbCleared => ".Lhook_bhb_cleared",
             Self::McHook => ".Lmc_hook",
+            Self::InterruptionOver => ".Linterruption_over",
             Self::EventDf => ".Levent_df",
             Self::EventFatal => ".Levent_fatal",
             Self::Fatal => ".Lfatal",

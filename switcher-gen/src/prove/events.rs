@@ -91,6 +91,11 @@ impl Theorem {
         matches!(self.event(), Some((_, Whose::Ring0 | Whose::Elsewhere | Whose::AtIretq)))
     }
 
+    /// Whether it calls a hook that returns.
+    pub(super) const fn has_hook(self) -> bool {
+        matches!(self, Self::NmiInRing0 | Self::McInRing0)
+    }
+
     /// Whether it ends in a hook that does not return.
     pub(super) const fn is_fatal(self) -> bool {
         matches!(self, Self::DfInRing0 | Self::GpInRing0 | Self::PfAtIretq)
@@ -452,7 +457,9 @@ fn call<D: Domain>(
         return true;
     }
     watch.goal(obligation::HOOK, d.bit(hook == expected), "which hook");
-    let spec::Hook { root, orig_ax, .. } = spec::hook(d, event, interrupted, &world.spec);
+    let host = world.setting.host();
+    let spec::Hook { root, spec_ctrl, orig_ax, .. } =
+        spec::hook(d, &host, event, interrupted, &world.spec);
     watch.equal(d, obligation::HOOK_ROOT, "CR3", root, machine.cr3);
     watch.equal(d, obligation::HOOK_GS, "GS base", world.host_gs, machine.gs_base);
     let rsp = machine.get(Gpr::Rsp);
@@ -472,6 +479,9 @@ fn call<D: Domain>(
         watch.goal(obligation::FATAL_TRAP, d.bit(is_trap), "the next instruction");
         return true;
     }
+    // Its first RET is the host's.
+    watch.at_return(d, machine, false);
+    watch.equal(d, obligation::SPEC_CTRL, "SPEC_CTRL", spec_ctrl, machine.msrs.spec_ctrl);
     let (Some(depth), Some(place)) = (depth, machine.memory.locate(d, rsp, 8, machine.cr3)) else {
         return true;
     };

@@ -344,6 +344,16 @@ impl<'a, D: Domain> Watch<'a, D> {
         self.goals.push(Goal { obligation, holds: d.eq(expected, got), about, values, at: None });
     }
 
+    /// Whether an access to this region is to the frame that is returned to. A guest's lies there with
+    /// its registers, but what ring 0's lies with is the host's as well: only the IRETQ may read it.
+    fn is_of_frame(&self, name: &str) -> bool {
+        if self.theorem.has_hook() {
+            let at = self.trace.last().and_then(|at| self.target.program.at(*at));
+            return at.and_then(Result::ok).is_some_and(|op| op.is_iretq());
+        }
+        name == region::SP0
+    }
+
     /// An access may be to an address that a call has pushed.
     fn follow(&mut self, d: &D, access: &Access<D::Word>) {
         let Place { region, index, size } = access.place;
@@ -478,6 +488,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             // To a guest there is another way.
             let kernel = self.target.model().selectors.kernel_cs();
             self.goal(obligation::IRETQ_RING_0, d.is(cs, kernel.into()), "CS");
+            self.verw(d);
             self.unblocked = true;
             return;
         }
@@ -493,29 +504,33 @@ impl<'a, D: Domain> Watch<'a, D> {
 
     fn branch(&mut self, d: &D, state: &Machine<D>, branch: Branch) {
         if branch == Branch::Return {
-            let mitigations = self.target.setting.variant.axes().mitigations;
             // To behind a call of the routine's own, or to the caller.
             let is_own = d.known(state.rip).is_some_and(|rip| self.target.program.contains(rip));
-            let AtReturn { emptied, filled, history } =
-                self.barriers.at_return(mitigations, is_own);
-            if mitigations.ibrs {
-                let host = self.roots.host_spec_ctrl;
-                let holds = d.eq(state.msrs.spec_ctrl, host);
-                self.goal(obligation::IBRS_FIRST, holds, "SPEC_CTRL");
-            }
-            self.goal(obligation::IBPB_FIRST, d.bit(emptied), "PRED_CMD");
-            self.goal(obligation::RSB_FILLED, d.bit(filled), "calls");
-            self.goal(obligation::BHB_CLEARED, d.bit(history), "branches");
+            self.at_return(d, state, is_own);
         }
         let at = self.trace.last().copied().unwrap_or_default();
         let is_trapped = self.target.is_trap_behind(at);
         self.barriers.branch(branch, is_trapped);
     }
 
-    /// Where an entry gets to the guest.
+    /// A RET, one of the routine's own or the host's: that of an exit, or the first of a hook.
+    pub(super) fn at_return(&mut self, d: &D, state: &Machine<D>, is_own: bool) {
+        let mitigations = self.target.setting.variant.axes().mitigations;
+        let AtReturn { emptied, filled, history } = self.barriers.at_return(mitigations, is_own);
+        if mitigations.ibrs {
+            let holds = d.eq(state.msrs.spec_ctrl, self.roots.host_spec_ctrl);
+            self.goal(obligation::IBRS_FIRST, holds, "SPEC_CTRL");
+        }
+        self.goal(obligation::IBPB_FIRST, d.bit(emptied), "PRED_CMD");
+        self.goal(obligation::RSB_FILLED, d.bit(filled), "calls");
+        self.goal(obligation::BHB_CLEARED, d.bit(history), "branches");
+    }
+
+    /// Where an entry gets to the guest, or the hook's event to what it has interrupted: that may be
+    /// an entry behind its own VERW.
     fn verw(&mut self, d: &D) {
         let wanted = self.target.setting.variant.axes().mitigations.verw;
-        if wanted && self.theorem == Theorem::EnterGuest {
+        if wanted && (self.theorem == Theorem::EnterGuest || self.theorem.has_hook()) {
             self.goal(obligation::VERW_LAST, d.bit(self.barriers.overwritten), "VERW");
         }
     }
@@ -569,9 +584,7 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                     }
                 }
                 let name = state.memory.regions[access.place.region].name;
-                if name != region::SP0 {
-                    self.barriers.overwritten = false;
-                }
+                self.barriers.overwritten &= self.is_of_frame(name);
                 self.on_ist_again |= self.unblocked && name == region::IST;
                 if name == region::PVCS {
                     self.pvcs_at = self.pvcs_at.or(self.trace.last().copied());
@@ -579,6 +592,10 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
             }
             Event::Sysretq => self.sysretq(d, state),
             Event::Iretq(frame) => self.iretq(d, state, frame),
+            // The others may hold an entry's address.
+            Event::ReadMsr(number) => {
+                self.is_movable &= number == Some(Msr::SpecCtrl.address().into());
+            }
             Event::WriteMsr { number, value } => {
                 let others = [Msr::SpecCtrl, Msr::PredCmd].map(|msr| Some(msr.address().into()));
                 self.is_movable &= others.contains(&number);
