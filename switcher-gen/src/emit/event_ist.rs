@@ -1,21 +1,21 @@
 //! Events with a stack of their own: #DB, NMI, #MC and #DF.
 //!
 //! **The CPU**, through an interrupt gate with an IST index: RSP has been the top of that stack,
-//! where an [`IstTop`](crate::layout::IstTop) lies, and an [`IretFrame`] has been pushed; #DF has an
-//! error code. Everything else is that of what was interrupted: a guest, the switcher between any
-//! two of its instructions, or the host. NMIs are blocked after an NMI.
+//! where an [`IstTop`](crate::layout::IstTop) lies, and an [`IretFrame`] has been pushed; #DF has
+//! an error code. Everything else is that of what was interrupted: a guest, the switcher between
+//! any two of its instructions, or the host. NMIs are blocked after an NMI.
 //! **Live**: all general registers, the flags in the frame, GS base, CR3.
 //! **May be clobbered**: nothing before it is saved.
 //!
 //! *From a guest* it is an event like any other, but its frame moves to the sp0 stack, by an IRETQ:
 //! that ends the blocking of NMIs (spec/hazards.md, row 11), and the next event may then have this
-//! stack. *From ring 0*, NMI and #MC call the host's hook and leave everything as it was: CR3 and GS
-//! base are saved and restored exactly, whatever they are, so that no decision rests on the address
-//! that was interrupted, on RSP or on GS (rows 8 to 10). The host's GS base lies at the stack's top.
-//! Whether a guest is being run (host_rsp) decides whether the host's root is loaded: if none is, the
-//! host's code was interrupted on a root of the host's.
-//! Mitigations stand around the hook as around the host: see `mitigations`. What cannot be gone on
-//! from has none: no guest runs on this CPU any more.
+//! stack. *From ring 0*, NMI and #MC call the host's hook and leave everything as it was: CR3 and
+//! GS base are saved and restored exactly, whatever they are, so that no decision rests on the
+//! address that was interrupted, on RSP or on GS (rows 8 to 10). The host's GS base lies at the
+//! stack's top. Whether a guest is being run (host_rsp) decides whether the host's root is loaded:
+//! if none is, the host's code was interrupted on a root of the host's. Mitigations stand around
+//! the hook as around the host: see `mitigations`. What cannot be gone on from has none: no guest
+//! runs on this CPU any more.
 
 use switcher_macros::asm;
 

@@ -6,9 +6,9 @@
 //! branches. An entry writes the guest's SPEC_CTRL first and ends with VERW.
 //!
 //! An NMI or #MC in ring 0 brings host code, too, its hook, and may have come anywhere: before an
-//! exit has got so far, or behind an entry's VERW. Nothing in the per-CPU block says where (host_rsp
-//! is zero before an exit's sequences, not behind them), so it does all of this each time: the
-//! sequences before the hook, then SPEC_CTRL as it was, and VERW last.
+//! exit has got so far, or behind an entry's VERW. Nothing in the per-CPU block says where
+//! (host_rsp is zero before an exit's sequences, not behind them), so it does all of this each
+//! time: the sequences before the hook, then SPEC_CTRL as it was, and VERW last.
 
 use switcher_macros::asm;
 
@@ -76,8 +76,8 @@ pub(super) fn at_exit<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
     sequences(a, variant, &EXIT)
 }
 
-/// The same before the hook of what has interrupted ring 0, on the host's root and GS and a stack of
-/// the IST.
+/// The same before the hook of what has interrupted ring 0, on the host's root and GS and a stack
+/// of the IST.
 ///
 /// **May be clobbered**: RAX, RCX, RDX, flags, and the stack below RSP. R13D and R14D are kept for
 /// [`after_hook`].
