@@ -19,7 +19,7 @@
 
 use switcher_macros::asm;
 
-use super::event::push_registers;
+use super::event::{push_registers, swapgs};
 use super::mitigations;
 use crate::arch::{RFlags, Selectors, vector};
 use crate::asm::{HostSymbol, Label, Sink};
@@ -42,8 +42,9 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
 
         /// The guest's. To the sp0 stack, through RSI.
         ; =>Label::EventIstFromGuest
-        ; swapgs
-        ; lfence
+    );
+    swapgs(a, variant);
+    asm!(a
         ; push  rdi
         ; push  rsi
         ; percpu mov rdi, QWORD [PerCpu::tss + Tss::sp0]
