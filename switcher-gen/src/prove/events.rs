@@ -82,7 +82,7 @@ impl Theorem {
     }
 
     /// Whether it is about event entries.
-    pub(super) const fn is_of_events(self) -> bool {
+    pub(crate) const fn is_of_events(self) -> bool {
         matches!(self, Self::Gates) || self.event().is_some()
     }
 

@@ -97,6 +97,14 @@ impl Theorem {
         Self::PfAtIretq,
     ];
 
+    /// Those that `target` has the code for.
+    pub fn of(target: &Target) -> impl Iterator<Item = Self> {
+        let events = if target.gates.is_some() { &Self::EVENTS[..] } else { &[] };
+        let has_compat = target.syscall_compat.is_some();
+        let all = Self::ALL.iter().chain(events).copied();
+        all.filter(move |theorem| has_compat || *theorem != Self::SyscallCompat)
+    }
+
     /// In reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
