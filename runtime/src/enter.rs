@@ -65,8 +65,8 @@ pub enum EnterError {
 }
 
 impl Cpu<'_> {
-    /// Runs `guest` until its next exit. Interrupts must be off, and are off on return. Meanwhile the
-    /// switcher's IDT is loaded; on return, also with an error, it is the host's.
+    /// Runs `guest` until its next exit. Interrupts must be off, and are off on return. Meanwhile
+    /// the switcher's IDT is loaded; on return, also with an error, it is the host's.
     ///
     /// What it uses up: KERNEL_GS_BASE (the guest's GS base on return; a host with processes of its
     /// own saves theirs), CR2 (part of the exit: do not read the register later), and the stack
@@ -75,11 +75,12 @@ impl Cpu<'_> {
     /// What it leaves alone: FPU, SSE and further state. The guest runs with the host's, and leaves
     /// its own, but for MXCSR and the x87 control word, which the host gets back. A host whose
     /// guests use them, or may not see its own, switches them in the `call` of
-    /// [`enter_with`](Self::enter_with): between it and the guest there is no code but the switcher.
+    /// [`enter_with`](Self::enter_with): between it and the guest there is no code but the
+    /// switcher.
     ///
     /// # Errors
-    /// If interrupts are enabled, if this is not the CPU of `install`, or if the guest's state cannot
-    /// be entered: see [`EnterError`].
+    /// If interrupts are enabled, if this is not the CPU of `install`, or if the guest's state
+    /// cannot be entered: see [`EnterError`].
     pub fn enter(&mut self, guest: &mut Guest) -> Result<Exit, EnterError> {
         // SAFETY: `call` calls what it is given, as `enter_with` asks.
         unsafe { self.enter_with(guest, call) }
@@ -95,8 +96,8 @@ impl Cpu<'_> {
     /// `call` must call the function at the address it is given exactly once, as `extern "C" fn()
     /// -> *mut PtRegs` with interrupts off, and return what that returns. The function may change
     /// MXCSR and the x87 state, which `call` must restore. `call` must not change CR2 after it. The
-    /// switcher's IDT is loaded: a fault of `call`'s own is the end ([`Hooks::fatal`](crate::Hooks::fatal)), and GS base
-    /// must stay the per-CPU block's.
+    /// switcher's IDT is loaded: a fault of `call`'s own is the end
+    /// ([`Hooks::fatal`](crate::Hooks::fatal)), and GS base must stay the per-CPU block's.
     pub unsafe fn enter_with(
         &mut self,
         guest: &mut Guest,
@@ -153,14 +154,15 @@ impl Cpu<'_> {
         // off. `GuestRoot`, `PvcsPage` and `install` carry the host's promises about the rest.
         let frame = unsafe { call(self.switcher.address(Label::EnterGuest)) };
 
-        // Before anything can fault or be interrupted and change it: an NMI handler of the host's, which
-        // may do both, comes only once its IDT is back.
+        // Before anything can fault or be interrupted and change it: an NMI handler of the host's,
+        // which may do both, comes only once its IDT is back.
         let cr2 = Cr2::read_raw();
         if let Some(host) = host_pkru {
             // SAFETY: as above; this is what the host had.
             guest.pkru = unsafe { exchange_pkru(host) };
         }
-        // SAFETY: the switcher has returned, which it does on the host's root; nothing here changes CPU.
+        // SAFETY: the switcher has returned, which it does on the host's root; nothing here changes
+        // CPU.
         unsafe { host_idt.restore() };
         // SAFETY: the switcher returns the address of the frame that an exit has built on the sp0
         // stack, which is the host's.
@@ -250,8 +252,8 @@ fn read_cr3() -> Cr3 {
     Cr3::from_register(cr3)
 }
 
-/// DR6 after a #DB, which is clear afterwards: the hardware sets its bits and never clears them, so what is left
-/// in it would be taken for a cause of the next #DB (Intel SDM vol. 3, 18.2.3).
+/// DR6 after a #DB, which is clear afterwards: the hardware sets its bits and never clears them, so
+/// what is left in it would be taken for a cause of the next #DB (Intel SDM vol. 3, 18.2.3).
 fn take_dr6() -> u64 {
     let dr6: u64;
     // SAFETY: DR6 only reports. DR7.GD would make the access fault, but the hardware clears it when

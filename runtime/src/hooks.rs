@@ -6,11 +6,13 @@ use switcher_gen::layout::PtRegs;
 /// A function of the host's that is called about an event in ring 0.
 ///
 /// It gets the registers of what was interrupted, to look at: changes are written back. It runs at
-/// CPL 0 on the stack of the event's IST entry, with the host's GS, the host's root, interrupts off and AC and DF
-/// clear; RFLAGS is otherwise 2.
+/// CPL 0 on the stack of the event's IST entry, with the host's GS, the host's root, interrupts off
+/// and DF, AC, NT and IOPL clear. The variant's mitigations stand before and behind it as they do
+/// around the host, so it needs none of its own; SPEC_CTRL, if that is switched, is the host's.
 pub type Hook = unsafe extern "C" fn(*mut PtRegs);
 
-/// The same for an event after which nothing can go on.
+/// The same for an event after which nothing can go on. There are no mitigations before it: no
+/// guest may run on this CPU any more.
 pub type FatalHook = unsafe extern "C" fn(*mut PtRegs) -> !;
 
 /// The host's hooks.
@@ -24,8 +26,8 @@ pub type FatalHook = unsafe extern "C" fn(*mut PtRegs) -> !;
 /// * they preserve XMM registers and all further state, which may be a guest's: write them in
 ///   assembly, or compile them without vector registers;
 /// * they have no more of a stack than the host's TSS gives them;
-/// * further than 2 GiB from the code, they are reached by an indirect jump, and begin with ENDBR64 on a host
-///   that tracks its own indirect branches.
+/// * further than 2 GiB from the code, they are reached by an indirect jump, and begin with ENDBR64
+///   on a host that tracks its own indirect branches.
 #[derive(Clone, Copy, Debug)]
 pub struct Hooks {
     /// An NMI that interrupted the switcher. NMIs are blocked.

@@ -33,8 +33,8 @@
 //!
 //! * whatever interrupts *a guest* ends its run, and is an [`Exit`]; NMIs are not blocked any more then;
 //! * an NMI or a machine check that interrupts *ring 0*, which is the switcher or the few instructions of
-//!   `enter` around it, calls [`Hooks::nmi`] or [`Hooks::machine_check`] on the host's root and with
-//!   the host's GS, and leaves everything as it was;
+//!   `enter` around it, calls [`Hooks::nmi`] or [`Hooks::machine_check`] on the host's root, with the
+//!   host's GS and behind the mitigations of an exit, and leaves everything as it was;
 //! * anything else in ring 0 calls [`Hooks::fatal`].
 //!
 //! While the host's is loaded, before and after, NMIs and machine checks come to the host's own

@@ -97,12 +97,32 @@ pub enum Label {
     EventDbRing0,
     /// NMI.
     EventNmi,
-    /// The root is the host's.
-    NmiHook,
     /// #MC.
     EventMc,
+    /// Either, in ring 0.
+    Interruption,
     /// The root is the host's.
+    InterruptionHook,
+    /// [`RsbFill`](Self::RsbFill) before a hook.
+    HookRsbFill,
+    /// [`RsbFilledOnce`](Self::RsbFilledOnce) before a hook.
+    HookRsbFilledOnce,
+    /// [`RsbFilledTwice`](Self::RsbFilledTwice) before a hook.
+    HookRsbFilledTwice,
+    /// [`BhbRound`](Self::BhbRound) before a hook.
+    HookBhbRound,
+    /// [`BhbBranches`](Self::BhbBranches) before a hook.
+    HookBhbBranches,
+    /// [`BhbBranch`](Self::BhbBranch) before a hook.
+    HookBhbBranch,
+    /// [`BhbTarget`](Self::BhbTarget) before a hook.
+    HookBhbTarget,
+    /// [`BhbCleared`](Self::BhbCleared) before a hook.
+    HookBhbCleared,
+    /// The hook is that of #MC.
     McHook,
+    /// The hook has returned.
+    InterruptionOver,
     /// #DF.
     EventDf,
     /// What cannot be gone on from, on a stack of its own.
@@ -121,7 +141,7 @@ pub enum Label {
 
 impl Label {
     /// All labels, in the order of their declaration.
-    pub const ALL: [Self; 52] = [
+    pub const ALL: [Self; 62] = [
         Self::EnterGuest,
         Self::ReturnToGuest,
         Self::ReturnByIretq,
@@ -164,9 +184,19 @@ impl Label {
         Self::EventIstFromGuest,
         Self::EventDbRing0,
         Self::EventNmi,
-        Self::NmiHook,
         Self::EventMc,
+        Self::Interruption,
+        Self::InterruptionHook,
+        Self::HookRsbFill,
+        Self::HookRsbFilledOnce,
+        Self::HookRsbFilledTwice,
+        Self::HookBhbRound,
+        Self::HookBhbBranches,
+        Self::HookBhbBranch,
+        Self::HookBhbTarget,
+        Self::HookBhbCleared,
         Self::McHook,
+        Self::InterruptionOver,
         Self::EventDf,
         Self::EventFatal,
         Self::Fatal,
@@ -222,9 +252,19 @@ impl Label {
             Self::EventIstFromGuest => ".Levent_ist_from_guest",
             Self::EventDbRing0 => ".Levent_db_ring_0",
             Self::EventNmi => ".Levent_nmi",
-            Self::NmiHook => ".Lnmi_hook",
             Self::EventMc => ".Levent_mc",
+            Self::Interruption => ".Linterruption",
+            Self::InterruptionHook => ".Linterruption_hook",
+            Self::HookRsbFill => ".Lhook_rsb_fill",
+            Self::HookRsbFilledOnce => ".Lhook_rsb_filled_once",
+            Self::HookRsbFilledTwice => ".Lhook_rsb_filled_twice",
+            Self::HookBhbRound => ".Lhook_bhb_round",
+            Self::HookBhbBranches => ".Lhook_bhb_branches",
+            Self::HookBhbBranch => ".Lhook_bhb_branch",
+            Self::HookBhbTarget => ".Lhook_bhb_target",
+            Self::HookBhbCleared => ".Lhook_bhb_cleared",
             Self::McHook => ".Lmc_hook",
+            Self::InterruptionOver => ".Linterruption_over",
             Self::EventDf => ".Levent_df",
             Self::EventFatal => ".Levent_fatal",
             Self::Fatal => ".Lfatal",
@@ -248,7 +288,8 @@ pub struct HostSymbol(pub &'static str);
 
 /// The hooks: what event entries call for the host, by the System V ABI:
 /// `extern "C" fn(*mut PtRegs)`, with interrupts off, the host's GS base, the host's root if a guest
-/// was being run, and a stack of the IST that ends 16 bytes above the `PtRegs`.
+/// was being run, and a stack of the IST that ends 16 bytes above the `PtRegs`. Those that return have
+/// the variant's mitigations before and behind them, and the host's SPEC_CTRL if that is switched.
 impl HostSymbol {
     /// An NMI has interrupted ring 0: the switcher or the host. What was interrupted goes on
     /// afterwards, with its registers as they are then in the `PtRegs`. The hook may not execute

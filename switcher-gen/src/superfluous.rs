@@ -5,8 +5,8 @@
 //! there for a reason that no obligation knows. Then the obligation is what is missing: there is no
 //! list of exceptions.
 //!
-//! Tried is what the theorems' entry points lead to: the entries, both direct switches, the returns
-//! and the exit.
+//! Tried is what the theorems' entry points lead to: the entries, both direct switches, the returns,
+//! the exit, and the entries of events, of whose stubs there is one of each kind.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,7 +28,7 @@ pub struct Search {
 struct Trial {
     mutant: Mutant,
     /// All theorems, those first that soonest come to where it was.
-    order: [Theorem; Theorem::ALL.len()],
+    order: Vec<Theorem>,
 }
 
 /// An instruction that no theorem needs.
@@ -65,17 +65,19 @@ impl Search {
     /// Every instruction of `target` that a theorem may come to, in the order of addresses.
     #[must_use]
     pub fn new(target: &Target) -> Self {
-        let mut reached = Theorem::ALL.map(|theorem| {
-            let entry = theorem.entry(target);
-            (theorem, entry.map_or_else(BTreeSet::new, |entry| target.reached_from(entry)))
-        });
+        let mut reached: Vec<_> = Theorem::of(target)
+            .map(|theorem| {
+                let entry = theorem.entry(target);
+                (theorem, entry.map_or_else(BTreeSet::new, |entry| target.reached_from(entry)))
+            })
+            .collect();
         // Short ones take less time.
         reached.sort_by_key(|(_, reached)| reached.len());
         let trial = |mutant: Mutant| {
-            let mut order = reached.each_ref();
-            order.sort_by_key(|(_, reached)| !reached.contains(&mutant.at));
-            let is_reached = order[0].1.contains(&mutant.at);
-            is_reached.then(|| Trial { order: order.map(|(theorem, _)| *theorem), mutant })
+            let (first, rest): (Vec<_>, Vec<_>) =
+                reached.iter().partition(|(_, reached)| reached.contains(&mutant.at));
+            let order = first.iter().chain(&rest).map(|(theorem, _)| *theorem).collect();
+            (!first.is_empty()).then_some(Trial { order, mutant })
         };
         let trials = mutate::deletions(target).into_iter().filter_map(trial).collect();
         Self { target: target.clone(), trials }
@@ -108,7 +110,7 @@ impl Search {
         let Trial { mutant, order } = &self.trials[number];
         let purpose = match mutant.target() {
             None => Purpose::Unknown("the code without it cannot be assembled".into()),
-            Some(without) => match prover.prove_in_order(&without, *order) {
+            Some(without) => match prover.prove_in_order(&without, order) {
                 Ok(Verdict::Refuted(_)) | Err(_) => return None,
                 Ok(Verdict::Proved(_)) => self.shortens(&without).unwrap_or(Purpose::None),
                 Ok(Verdict::Unknown(why)) => Purpose::Unknown(why),
@@ -121,8 +123,8 @@ impl Search {
     fn shortens(&self, without: &Target) -> Option<Purpose> {
         let [with, without] = [&self.target, without].map(shortest);
         with.iter().find_map(|(path, &with)| {
-            // The NOP in its place does not count.
-            let without = without.get(path)? - 1;
+            // The NOP in its place does not count. Of what is only looked at, nothing is executed.
+            let without = without.get(path)?.saturating_sub(1);
             let path = path.clone();
             (with < without).then_some(Purpose::Speed { path, with, without })
         })
@@ -133,7 +135,8 @@ impl Search {
 /// has no shortest ones.
 fn shortest(target: &Target) -> BTreeMap<String, usize> {
     let mut shortest = BTreeMap::new();
-    for Path { kind, instructions, .. } in cost::paths(target).unwrap_or_default() {
+    let paths = cost::paths_of(target, Theorem::of(target)).unwrap_or_default();
+    for Path { kind, instructions, .. } in paths {
         let least = shortest.entry(kind).or_insert(instructions);
         *least = instructions.min(*least);
     }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use switcher_gen::arch::RFlags;
+use switcher_gen::arch::{RFlags, vector};
 use switcher_gen::machine::Program;
-use switcher_gen::mutate;
+use switcher_gen::mutate::{self, Operator};
 use switcher_gen::prove::{BadCode, Prover, Report, Setting, Shared, Target, Theorem, Verdict};
 use switcher_gen::{Image, Mitigations, Variant, elf};
 
@@ -134,6 +134,11 @@ fn where_code_lies_matters_where_an_address_is_a_value() {
     // A part of it.
     let part = exit("\tcall\t1f\n1:\tmovb\t3(%rsp), %cl\n\taddq\t$8, %rsp\n");
     assert_eq!(sharing(&part, &moved(&part)), THEOREMS - 3);
+    // What is left of it, once a part has been overwritten; nothing is left of the whole.
+    let part = exit("\tcall\t1f\n1:\tmovb\t$0, 3(%rsp)\n\taddq\t$8, %rsp\n");
+    assert_eq!(sharing(&part, &moved(&part)), THEOREMS - 3);
+    let whole = exit("\tcall\t1f\n1:\tmovq\t$0, (%rsp)\n\tpopq\t%rcx\n");
+    assert_eq!(sharing(&whole, &moved(&whole)), THEOREMS);
     // Nobody reads it.
     let call = exit("\tcall\t1f\n1:\taddq\t$8, %rsp\n");
     assert_eq!(sharing(&call, &moved(&call)), THEOREMS);
@@ -151,6 +156,43 @@ fn where_code_lies_matters_where_an_address_is_a_value() {
     assert_eq!(sharing(&data, &data), THEOREMS - 3);
     let ret = exit("\tleaq\t1f(%rip), %rcx\n\tpushq\t%rcx\n\tret\n1:\n");
     assert_eq!(sharing(&ret, &ret), THEOREMS - 3);
+}
+
+/// Code at one place, its way to what cannot be gone on from leading through a gap, with a call and its
+/// RET so many bytes in front of the last place there.
+fn fatal_through_a_gap(offset: usize) -> Target {
+    let mut target = ours(&"intel-4level+bhb".parse().unwrap());
+    let base = target.program.base();
+    // The last is within the window of the guest's root.
+    let mut starts = target.program.bytes().windows(32);
+    let gap = base + (starts.rposition(|bytes| bytes == [0xCC; 32]).unwrap() - offset) as u64;
+    // The entry of INT 9, whose first instruction is five bytes, as a jump is.
+    let entry = target.gates.as_ref().unwrap()[usize::from(vector::SEGMENT_OVERRUN)].address;
+    let entry = target.program.instruction(entry).near_branch_target();
+    let length = target.program.instruction(entry).len();
+    assert_eq!(length, 5);
+    let first = (entry - base) as usize..(entry - base) as usize + length;
+    let first = target.program.bytes()[first].to_vec();
+    let jump = |from: u64, to: u64| {
+        let distance = i32::try_from(to.wrapping_sub(from + 5).cast_signed()).unwrap();
+        [&[0xE9][..], &distance.to_le_bytes()].concat()
+    };
+    // Over a RET, to behind which it returns.
+    let mut code = vec![0xE8, 2, 0, 0, 0, 0xEB, 1, 0xC3];
+    code.extend(&first);
+    code.extend(jump(gap + code.len() as u64, entry + length as u64));
+    target.program.patch(gap, &code);
+    target.program.patch(entry, &jump(entry, gap));
+    target
+}
+
+/// What an INT has pushed may lie where an address did that a call has pushed.
+#[test]
+fn where_code_lies_matters_to_a_ret_behind_an_int() {
+    let [one, other] = [3, 4].map(fatal_through_a_gap);
+    assert_eq!(sharing(&one, &one), WITH_EVENTS);
+    // Two theorems come by there, and one looks at the IDT.
+    assert_eq!(sharing(&one, &other), WITH_EVENTS - 3);
 }
 
 /// Among them are some whose calls and RETs lie elsewhere than those of whose proofs they get.
@@ -183,16 +225,83 @@ fn verdict(verdict: Result<Verdict, BadCode>) -> Option<&'static str> {
     }
 }
 
+/// The same of `target` by itself and with what was shown of `original`.
+#[track_caller]
+fn verdict_beside(original: &Arc<Shared>, target: &Target) -> Option<&'static str> {
+    let own = verdict(Prover::default().prove(target));
+    assert_eq!(verdict(Prover::sharing(&original.fork()).prove(target)), own);
+    own
+}
+
+/// An MSR may hold an address of the code, or be to hold it.
+#[test]
+fn what_an_msr_says_of_an_address_is_not_shared() {
+    // LSTAR, found to be what it is; and written, to what it is.
+    let number = "\tmovq\t%rax, %rsi\n\tmovl\t$0xC0000082, %ecx\n";
+    let read = "\trdmsr\n\tmovabsq\t$entry_SYSCALL_64_switcher, %rcx\n\tcmpl\t%ecx, %eax\n\
+                \tje\t1f\n\tud2\n1:\tmovq\t%rsi, %rax\n";
+    let written = "\tmovabsq\t$entry_SYSCALL_64_switcher, %rax\n\tmovq\t%rax, %rdx\n\
+                   \tshrq\t$32, %rdx\n\twrmsr\n\tmovq\t%rsi, %rax\n";
+    for (access, broken) in [(read, "no-trap"), (written, "unchanged")] {
+        const EXIT: &str = "\tclear_all ecx, edx,";
+        let target = by_hand(&[(EXIT, &format!("{number}{access}{EXIT}"))]);
+        let shared = Arc::<Shared>::default();
+        proved(Prover::sharing(&shared).prove(&target));
+        assert_eq!(verdict_beside(&shared, &moved(&target)), Some(broken));
+    }
+}
+
+/// What stacks the IDT names, the theorems about events take for granted.
+#[test]
+fn other_stacks_need_proofs_of_their_own() {
+    let mut other = reference();
+    for gate in other.gates.iter_mut().flatten() {
+        gate.ist = match gate.vector {
+            vector::NMI => 4,
+            vector::MC => 2,
+            _ => gate.ist,
+        };
+    }
+    let ists = |target: &Target| {
+        target.gates.iter().flatten().map(|gate| (gate.vector, gate.ist)).collect::<Vec<_>>()
+    };
+    assert_ne!(ists(&other), ists(&reference()));
+    assert_eq!(sharing(&reference(), &other), THEOREMS);
+}
+
+/// Nor are theorems that a mitigation is asked of those that it is not asked of.
+#[test]
+fn a_proof_without_mitigations_is_none_with_them() {
+    let unmitigated = reference();
+    let shared = Arc::<Shared>::default();
+    proved(Prover::sharing(&shared).prove(&unmitigated));
+    for (name, obligation) in [
+        ("intel-4level+ibrs", "spec-ctrl"),
+        ("intel-4level+rsb", "rsb-filled"),
+        ("intel-4level+bhb", "bhb-cleared"),
+        ("intel-4level+verw", "verw-last"),
+    ] {
+        let setting = ours(&name.parse().unwrap()).setting;
+        let asked = Target { setting, ..unmitigated.clone() };
+        assert_eq!(verdict_beside(&shared, &asked), Some(obligation), "{name}");
+    }
+    // Of a hook alone, all else having what it needs.
+    let verw = ours(&"intel-4level+verw".parse().unwrap());
+    let without = Setting::from(&Variant::REFERENCE);
+    let hooks = mutate::mutants_of(&verw, "verw [rsp+20h]");
+    let hooks = hooks.iter().find(|mutant| mutant.operator == Operator::Delete).unwrap();
+    let hooks = hooks.target().unwrap();
+    let shared = Arc::<Shared>::default();
+    proved(Prover::sharing(&shared).prove(&Target { setting: without, ..hooks.clone() }));
+    assert_eq!(verdict_beside(&shared, &hooks), Some("verw-last"));
+}
+
 #[test]
 fn a_mutant_is_not_taken_for_the_original() {
     let original = reference();
     let shared = Arc::<Shared>::default();
     proved(Prover::sharing(&shared).prove(&original));
-    let judged = |target: &Target| {
-        let own = verdict(Prover::default().prove(target));
-        assert_eq!(verdict(Prover::sharing(&shared.fork()).prove(target)), own);
-        own
-    };
+    let judged = |target: &Target| verdict_beside(&shared, target);
     let mutants = mutate::mutants(&original);
     // Of what NMI and #MC do behind the hook: CR3 is not restored, or not to what it was.
     let nmis = mutants.iter().filter(|mutant| mutant.original == "mov cr3,r12");
@@ -203,7 +312,16 @@ fn a_mutant_is_not_taken_for_the_original() {
     let refuted = targets.filter(|target| judged(target).is_some()).count();
     assert!(refuted > 15, "{refuted}");
 
+    // The trap behind a call that does not return.
+    let traps = mutants.iter().filter(|mutant| mutant.original == "ud2");
+    let refuted: Vec<_> =
+        traps.filter_map(mutate::Mutant::target).filter_map(|target| judged(&target)).collect();
+    assert!(refuted.contains(&"fatal-trap"), "{refuted:?}");
+
     // What is no instruction.
+    let mut hooks = original.clone();
+    hooks.hooks.swap(0, 1);
+    assert_eq!(judged(&hooks), Some("hook"));
     let mut label = original.clone();
     label.iretq = original.iretq.map(|at| at + 2);
     assert_eq!(judged(&label), Some("iretq-label"));

@@ -29,21 +29,29 @@ fn unneeded(target: &Target, text: impl Fn(&str) -> bool) -> Vec<Unneeded> {
     chosen.iter().filter_map(|(number, _)| search.unneeded(&prover, *number)).collect()
 }
 
-/// All of the reference, and what others have that it has not. The command tries all there is.
+/// All of the reference and of per-CPU code. The command tries all there is.
 #[test]
 fn nothing_is_superfluous() {
+    for variant in ["intel-4level", "intel-4level-percpu"] {
+        is_for_speed(unneeded(&ours(variant), |_| true));
+    }
+}
+
+/// What others have that the reference has not.
+#[test]
+fn nothing_that_an_option_adds_is_superfluous() {
     let texts = |target: &Target| -> BTreeSet<String> {
         Search::new(target).addresses().filter_map(|at| target.program.text(at)).collect()
     };
-    let reference = ours("intel-4level");
-    let known = texts(&reference);
+    let known = texts(&ours("intel-4level"));
     assert!(known.len() > 50);
-    let mut found = unneeded(&reference, |_| true);
-    for variant in ["intel-la57-ibt", "amd-4level"] {
-        let target = ours(variant);
+    for variant in ["intel-la57-ibt", "amd-4level", "intel-4level+ibrs+verw", "amd-4level+ibpb"] {
         let is_new = |text: &str| !text.starts_with('j') && !known.contains(text);
-        found.extend(unneeded(&target, is_new));
+        is_for_speed(unneeded(&ours(variant), is_new));
     }
+}
+
+fn is_for_speed(found: Vec<Unneeded>) {
     for found in found {
         assert!(matches!(found.purpose, Purpose::Speed { .. }), "{found:?}");
     }
@@ -70,6 +78,25 @@ fn by_hand(entry: &str) -> Target {
     let source = gas::replaced(gas::SWITCHER, &[(label, &format!("{label}{entry}"))]);
     let foreign = elf::read(&gas::assemble(&source, &[])).unwrap();
     Target::foreign(&foreign, Setting::from(&Variant::REFERENCE)).unwrap()
+}
+
+/// Events are tried, too.
+#[test]
+fn a_doubled_fence_of_an_event_is_found() {
+    let original = ours("intel-4level");
+    let is_fence = |text: &str| text == "lfence";
+    assert_eq!(unneeded(&original, is_fence), []);
+    let doubled = mutate::mutants(&original)
+        .into_iter()
+        .filter(|mutant| mutant.operator == Operator::Duplicate && is_fence(&mutant.original));
+    let doubled: Vec<_> = doubled.filter_map(|mutant| mutant.target()).collect();
+    // On the sp0 stack and on one of the IST.
+    assert_eq!(doubled.len(), 2);
+    for doubled in doubled {
+        let found = unneeded(&doubled, is_fence);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found.iter().all(|found| found.purpose == Purpose::None), "{found:?}");
+    }
 }
 
 #[test]

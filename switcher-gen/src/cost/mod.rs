@@ -143,11 +143,16 @@ fn hexadecimal<S: Serializer>(addresses: &[u64], serializer: S) -> Result<S::Ok,
 /// # Errors
 /// If not all paths can be found.
 pub fn paths(target: &Target) -> Result<Vec<Path>, Unexplored> {
+    paths_of(target, Theorem::of(target).filter(|theorem| !theorem.is_of_events()))
+}
+
+/// Every path of these theorems: those about events are all of one kind each.
+pub(crate) fn paths_of(
+    target: &Target,
+    theorems: impl Iterator<Item = Theorem>,
+) -> Result<Vec<Path>, Unexplored> {
     let mut paths = Vec::new();
-    for theorem in Theorem::ALL {
-        if theorem == Theorem::SyscallCompat && target.syscall_compat.is_none() {
-            continue;
-        }
+    for theorem in theorems {
         paths.extend(figured(target, theorem)?.into_iter().map(|found| found.path));
     }
     number(&mut paths);
@@ -385,7 +390,8 @@ fn kind(d: &Symbolic, theorem: Theorem, target: &Target, walk: &Walk, meter: &Me
             .into_iter()
             .find_map(|(mode, name)| holds(in_mode(d, flags, mode)).then_some(name))
     };
-    let Some(facts) = &meter.start else { return theorem.name().into() };
+    let facts = meter.start.as_ref().filter(|_| !theorem.is_of_events());
+    let Some(facts) = facts else { return theorem.name().into() };
     let in_syscall = theorem == Theorem::Syscall64;
     let is_eretu = in_syscall && holds(facts.in_smod) && holds(facts.at_retu_rip);
     let from = match (theorem, mode(facts.switch_flags)) {

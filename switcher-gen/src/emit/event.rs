@@ -15,13 +15,14 @@
 
 use switcher_macros::asm;
 
+use super::pt_regs::push_below_rdi;
 use crate::arch::{Selectors, vector};
 use crate::asm::{Label, Sink, Window};
-use crate::layout::{EventFrame, IretFrame, OrigAx, PtRegs, RefusedIretq};
+use crate::layout::{EventFrame, IretFrame, OrigAx, Placement, PtRegs, RefusedIretq};
 use crate::variant::Variant;
 
 #[rustfmt::skip]
-pub(super) fn emit<S: Sink>(a: &mut S, _variant: &Variant) {
+pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
     a.open(Window::GuestRoot);
     asm!(a
         /// No error code: -1 takes its place, behind the vector.
@@ -33,12 +34,11 @@ pub(super) fn emit<S: Sink>(a: &mut S, _variant: &Variant) {
         ; test  BYTE [BYTE rsp + EventFrame::iret + IretFrame::cs.low_byte()], Selectors::RPL.cast_signed()
         ; jz    BYTE =>Label::EventRing0
 
-        /// The guest's. No per-CPU access before it is certain whose GS base this is.
+        /// The guest's. No access by GS before it is certain whose GS base this is.
         ; =>Label::EventFromGuest
-        ; swapgs
-        ; lfence
-        ; =>Label::EventOnSp0
     );
+    swapgs(a, variant);
+    asm!(a ; =>Label::EventOnSp0);
     push_registers(a);
     asm!(a
         ; jmp   =>Label::ReturnFromGuest
@@ -74,24 +74,21 @@ pub(super) fn emit<S: Sink>(a: &mut S, _variant: &Variant) {
     );
 }
 
+/// SWAPGS behind a test of what was interrupted. With [`Placement::PerCpu`], the next access by GS is
+/// the host's own, behind the exit's load of CR3, which is a fence.
+#[rustfmt::skip]
+pub(super) fn swapgs<S: Sink>(a: &mut S, variant: &Variant) {
+    asm!(a ; swapgs);
+    if variant.axes().policy.placement == Placement::Gs {
+        asm!(a ; lfence);
+    }
+}
+
 /// Makes a [`PtRegs`] of an [`EventFrame`], in whose lowest word the vector holds RDI's place.
 #[rustfmt::skip]
 pub(super) fn push_registers<S: Sink>(a: &mut S) {
+    push_below_rdi(a);
     asm!(a
-        ; push  rsi
-        ; push  rdx
-        ; push  rcx
-        ; push  rax
-        ; push  r8
-        ; push  r9
-        ; push  r10
-        ; push  r11
-        ; push  rbx
-        ; push  rbp
-        ; push  r12
-        ; push  r13
-        ; push  r14
-        ; push  r15
         ; movzx eax, BYTE [BYTE rsp + PtRegs::rdi.low_byte()]
         ; mov   QWORD [BYTE rsp + PtRegs::rdi], rdi
         ; mov   DWORD [BYTE rsp + PtRegs::orig_ax + OrigAx::reason], eax

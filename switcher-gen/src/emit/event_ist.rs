@@ -1,26 +1,31 @@
 //! Events with a stack of their own: #DB, NMI, #MC and #DF.
 //!
 //! **The CPU**, through an interrupt gate with an IST index: RSP has been the top of that stack,
-//! where an [`IstTop`](crate::layout::IstTop) lies, and an [`IretFrame`] has been pushed; #DF has an
-//! error code. Everything else is that of what was interrupted: a guest, the switcher between any
-//! two of its instructions, or the host. NMIs are blocked after an NMI.
+//! where an [`IstTop`](crate::layout::IstTop) lies, and an [`IretFrame`] has been pushed; #DF has
+//! an error code. Everything else is that of what was interrupted: a guest, the switcher between
+//! any two of its instructions, or the host. NMIs are blocked after an NMI.
 //! **Live**: all general registers, the flags in the frame, GS base, CR3.
 //! **May be clobbered**: nothing before it is saved.
 //!
 //! *From a guest* it is an event like any other, but its frame moves to the sp0 stack, by an IRETQ:
 //! that ends the blocking of NMIs (spec/hazards.md, row 11), and the next event may then have this
-//! stack. *From ring 0*, NMI and #MC call the host's hook and leave everything as it was: CR3 and GS
-//! base are saved and restored exactly, whatever they are, so that no decision rests on the address
-//! that was interrupted, on RSP or on GS (rows 8 to 10). The host's GS base lies at the stack's top. Whether a guest is being run (host_rsp) decides whether the host's root is loaded:
-//! if none is, the host's code was interrupted on a root of the host's.
+//! stack. *From ring 0*, NMI and #MC call the host's hook and leave everything as it was: CR3 and
+//! GS base are saved and restored exactly, whatever they are, so that no decision rests on the
+//! address that was interrupted, on RSP or on GS (rows 8 to 10). The host's GS base lies at the
+//! stack's top. Whether a guest is being run (host_rsp) decides whether the host's root is loaded:
+//! if none is, the host's code was interrupted on a root of the host's. Mitigations stand around
+//! the hook as around the host: see `mitigations`. What cannot be gone on from has none: no guest
+//! runs on this CPU any more.
 
 use switcher_macros::asm;
 
-use super::event::push_registers;
+use super::event::{push_registers, swapgs};
+use super::mitigations;
 use crate::arch::{RFlags, Selectors, vector};
 use crate::asm::{HostSymbol, Label, Sink};
 use crate::layout::{
-    EventFrame, EventOnIst, IretFrame, IstEntry, IstFrame, LeavingIst, PerCpu, Tss, TssExtra,
+    EventFrame, EventOnIst, IretFrame, IstEntry, IstFrame, LeavingIst, OrigAx, PerCpu, PtRegs, Tss,
+    TssExtra,
 };
 use crate::variant::Variant;
 
@@ -37,8 +42,9 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
 
         /// The guest's. To the sp0 stack, through RSI.
         ; =>Label::EventIstFromGuest
-        ; swapgs
-        ; lfence
+    );
+    swapgs(a, variant);
+    asm!(a
         ; push  rdi
         ; push  rsi
         ; percpu mov rdi, QWORD [PerCpu::tss + Tss::sp0]
@@ -75,10 +81,10 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; iretq
     );
 
-    let labels = [Label::EventNmi, Label::NmiHook];
-    interrupt(a, labels, vector::NMI, HostSymbol::NMI);
-    let labels = [Label::EventMc, Label::McHook];
-    interrupt(a, labels, vector::MC, HostSymbol::MACHINE_CHECK);
+    from_guest(a, Label::EventNmi, vector::NMI);
+    asm!(a ; jmp BYTE =>Label::Interruption);
+    from_guest(a, Label::EventMc, vector::MC);
+    interruption(a, variant);
 
     asm!(a
         ; =>Label::EventDf
@@ -111,9 +117,9 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
     );
 }
 
-/// What may come at any instruction and must leave no trace: calls `hook` and goes on.
+/// The entry of what has no error code and may come at any instruction; goes on in ring 0.
 #[rustfmt::skip]
-fn interrupt<S: Sink>(a: &mut S, [entry, at_hook]: [Label; 2], vector: u8, hook: HostSymbol) {
+fn from_guest<S: Sink>(a: &mut S, entry: Label, vector: u8) {
     asm!(a
         ; =>entry
         ; push  BYTE -1
@@ -121,6 +127,12 @@ fn interrupt<S: Sink>(a: &mut S, [entry, at_hook]: [Label; 2], vector: u8, hook:
         ; test  BYTE [BYTE rsp + EventFrame::iret + IretFrame::cs.low_byte()], Selectors::RPL.cast_signed()
         ; jnz   =>Label::EventIstFromGuest
     );
+}
+
+/// NMI and #MC in ring 0: calls the hook, leaves no trace and goes on.
+#[rustfmt::skip]
+fn interruption<S: Sink>(a: &mut S, variant: &Variant) {
+    asm!(a ; =>Label::Interruption);
     push_registers(a);
     asm!(a
         /// Ring 0's. RBX and R12 keep over the call what is to be as it was.
@@ -129,16 +141,28 @@ fn interrupt<S: Sink>(a: &mut S, [entry, at_hook]: [Label; 2], vector: u8, hook:
         ; mov   rax, QWORD [rsp + IstFrame::gs_base]
         ; wrgsbase rax
         ; percpu cmp QWORD [PerCpu::tss_extra + TssExtra::host_rsp], BYTE 0
-        ; je    BYTE =>at_hook
+        ; je    BYTE =>Label::InterruptionHook
         ; percpu mov rcx, QWORD [PerCpu::tss_extra + TssExtra::host_cr3]
         ; mov   cr3, rcx
-        ; =>at_hook
+        ; =>Label::InterruptionHook
+    );
+    mitigations::before_hook(a, variant);
+    asm!(a
         ; push  BYTE RFlags::HOST_EXIT.imm8()
         ; popfq
         ; mov   rdi, rsp
         ; push  rax
-        ; call  extern hook
+        ; cmp   BYTE [BYTE rdi + PtRegs::orig_ax + OrigAx::reason.low_byte()], vector::MC.cast_signed()
+        ; je    BYTE =>Label::McHook
+        ; call  extern HostSymbol::NMI
+        ; jmp   BYTE =>Label::InterruptionOver
+        ; =>Label::McHook
+        ; call  extern HostSymbol::MACHINE_CHECK
+        ; =>Label::InterruptionOver
         ; pop   rax
+    );
+    mitigations::after_hook(a, variant);
+    asm!(a
         ; mov   cr3, r12
         ; wrgsbase rbx
         ; pop   r15
@@ -157,6 +181,7 @@ fn interrupt<S: Sink>(a: &mut S, [entry, at_hook]: [Label; 2], vector: u8, hook:
         ; pop   rsi
         ; pop   rdi
         ; add   rsp, BYTE size_of::<u64>() as i8
-        ; iretq
     );
+    mitigations::before_ring_0(a, variant);
+    asm!(a ; iretq);
 }

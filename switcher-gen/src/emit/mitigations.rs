@@ -3,7 +3,13 @@
 //!
 //! An exit's sequences come in this order, all before the first RET that is not their own:
 //! SPEC_CTRL, so that host code is restricted by it; IBPB; the return stack buffer; the history of
-//! branches; the host's untraining of returns. An entry writes the guest's SPEC_CTRL first and ends with VERW.
+//! branches; the host's untraining of returns. An entry writes the guest's SPEC_CTRL first and ends
+//! with VERW.
+//!
+//! An NMI or #MC in ring 0 brings host code, too, its hook, and may have come anywhere: before an
+//! exit has got so far, or behind an entry's VERW. Nothing in the per-CPU block says where
+//! (host_rsp is zero before an exit's sequences, not behind them), so it does all of this each
+//! time: the sequences before the hook, then SPEC_CTRL as it was, and VERW last.
 
 use switcher_macros::asm;
 
@@ -22,19 +28,109 @@ const BHB_BRANCHES: i32 = 5;
 /// Of the branches' code: their addresses are part of the history.
 const BHB_ALIGNMENT: usize = 64;
 
+/// The places within one copy of the sequences.
+struct Labels {
+    fill: Label,
+    filled_once: Label,
+    filled_twice: Label,
+    round: Label,
+    branches: Label,
+    branch: Label,
+    target: Label,
+    cleared: Label,
+}
+
+const EXIT: Labels = Labels {
+    fill: Label::RsbFill,
+    filled_once: Label::RsbFilledOnce,
+    filled_twice: Label::RsbFilledTwice,
+    round: Label::BhbRound,
+    branches: Label::BhbBranches,
+    branch: Label::BhbBranch,
+    target: Label::BhbTarget,
+    cleared: Label::BhbCleared,
+};
+
+const HOOK: Labels = Labels {
+    fill: Label::HookRsbFill,
+    filled_once: Label::HookRsbFilledOnce,
+    filled_twice: Label::HookRsbFilledTwice,
+    round: Label::HookBhbRound,
+    branches: Label::HookBhbBranches,
+    branch: Label::HookBhbBranch,
+    target: Label::HookBhbTarget,
+    cleared: Label::HookBhbCleared,
+};
+
 /// What an exit does, on the host's root, stack and GS.
 ///
 /// **May be clobbered**: RAX, RCX, RDX, flags, and the host's stack below RSP. RCX and RDX are zero
 /// afterwards where [`Cleared`] says so: neither has to be cleared once more.
 #[rustfmt::skip]
 pub(super) fn at_exit<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
+    if variant.axes().mitigations.ibrs {
+        asm!(a
+            /// SPEC_CTRL is the host's.
+            ; mov   ecx, Msr::SpecCtrl.address().cast_signed()
+        );
+    }
+    sequences(a, variant, &EXIT)
+}
+
+/// The same before the hook of what has interrupted ring 0, on the host's root and GS and a stack
+/// of the IST.
+///
+/// **May be clobbered**: RAX, RCX, RDX, flags, and the stack below RSP. R13D and R14D are kept for
+/// [`after_hook`].
+#[rustfmt::skip]
+pub(super) fn before_hook<S: Sink>(a: &mut S, variant: &Variant) {
+    if variant.axes().mitigations.ibrs {
+        asm!(a
+            /// SPEC_CTRL is kept, its reserved half too, and is the host's.
+            ; mov   ecx, Msr::SpecCtrl.address().cast_signed()
+            ; rdmsr
+            ; mov   r13d, eax
+            ; mov   r14d, edx
+        );
+    }
+    sequences(a, variant, &HOOK);
+}
+
+/// What has no RET behind it but the guest's or an exit's, which has its own sequences. **May be
+/// clobbered**: RAX, RCX, RDX.
+#[rustfmt::skip]
+pub(super) fn after_hook<S: Sink>(a: &mut S, variant: &Variant) {
+    if variant.axes().mitigations.ibrs {
+        asm!(a
+            /// SPEC_CTRL is as it was.
+            ; mov   ecx, Msr::SpecCtrl.address().cast_signed()
+            ; mov   eax, r13d
+            ; mov   edx, r14d
+            ; wrmsr
+        );
+    }
+}
+
+/// RSP points to the frame by which ring 0 is returned to, and every other register is as it was.
+/// **May be clobbered**: ZF.
+#[rustfmt::skip]
+pub(super) fn before_ring_0<S: Sink>(a: &mut S, variant: &Variant) {
+    if variant.axes().mitigations.verw {
+        asm!(a
+            /// What was interrupted may have its own VERW behind it.
+            ; verw  WORD [BYTE rsp + IretFrame::ss.low_word()]
+        );
+    }
+}
+
+/// What comes before a RET of the host's. ECX is the number of SPEC_CTRL, if that is switched.
+#[rustfmt::skip]
+fn sequences<S: Sink>(a: &mut S, variant: &Variant, labels: &Labels) -> Cleared {
     let mitigations = variant.axes().mitigations;
     let mut cleared = Cleared::default();
 
     if mitigations.ibrs {
         asm!(a
-            /// SPEC_CTRL is the host's.
-            ; mov   ecx, Msr::SpecCtrl.address().cast_signed()
             ; percpu mov eax, DWORD [PerCpu::tss_extra + TssExtra::host_spec_ctrl]
             ; xor   edx, edx
             ; wrmsr
@@ -57,25 +153,25 @@ pub(super) fn at_exit<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
         Rsb::Left => {}
         Rsb::Lite => asm!(a
             /// No RET is predicted by what the guest has left in the return stack buffer.
-            ; call  =>Label::RsbFilledOnce
+            ; call  =>labels.filled_once
             ; int3
-            ; =>Label::RsbFilledOnce
+            ; =>labels.filled_once
             ; add   rsp, BYTE 8
         ),
         Rsb::Full => {
             asm!(a
                 /// The return stack buffer is filled with addresses of traps.
                 ; mov   ecx, RSB_ROUNDS
-                ; =>Label::RsbFill
-                ; call  =>Label::RsbFilledOnce
+                ; =>labels.fill
+                ; call  =>labels.filled_once
                 ; int3
-                ; =>Label::RsbFilledOnce
-                ; call  =>Label::RsbFilledTwice
+                ; =>labels.filled_once
+                ; call  =>labels.filled_twice
                 ; int3
-                ; =>Label::RsbFilledTwice
+                ; =>labels.filled_twice
                 ; add   rsp, BYTE 16
                 ; dec   ecx
-                ; jnz   =>Label::RsbFill
+                ; jnz   =>labels.fill
             );
             cleared.rcx = true;
         }
@@ -84,29 +180,29 @@ pub(super) fn at_exit<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
         asm!(a
             /// The history of branches is overwritten: each round calls the next one.
             ; mov   ecx, BHB_ROUNDS
-            ; call  =>Label::BhbRound
-            ; jmp   =>Label::BhbCleared
+            ; call  =>labels.round
+            ; jmp   =>labels.cleared
         );
         a.align(BHB_ALIGNMENT, super::FILLER);
         asm!(a
-            ; =>Label::BhbRound
-            ; call  =>Label::BhbBranches
+            ; =>labels.round
+            ; call  =>labels.branches
             ; ret
         );
         a.align(BHB_ALIGNMENT, super::FILLER);
         asm!(a
-            ; =>Label::BhbBranches
+            ; =>labels.branches
             ; mov   eax, BHB_BRANCHES
-            ; =>Label::BhbBranch
-            ; jmp   BYTE =>Label::BhbTarget
+            ; =>labels.branch
+            ; jmp   BYTE =>labels.target
             ; nop
-            ; =>Label::BhbTarget
+            ; =>labels.target
             ; dec   eax
-            ; jnz   =>Label::BhbBranch
+            ; jnz   =>labels.branch
             ; dec   ecx
-            ; jnz   =>Label::BhbRound
+            ; jnz   =>labels.round
             ; ret
-            ; =>Label::BhbCleared
+            ; =>labels.cleared
         );
         cleared.rcx = true;
     }
@@ -126,7 +222,7 @@ pub(super) fn at_exit<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
     cleared
 }
 
-/// Which registers an exit's sequences have left zero.
+/// Which registers the sequences have left zero.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Cleared {
     pub(super) rcx: bool,

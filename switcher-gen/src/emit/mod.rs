@@ -14,6 +14,7 @@
 //! | `event` | events on the sp0 stack; a fault of the IRETQ to a guest; what must not happen |
 //! | `event_ist` | #DB, NMI, #MC and #DF, which have stacks of their own |
 //! | `event_stubs` | the 256 entries of the IDT |
+//! | `pt_regs` | what exits and events save registers with |
 //!
 //! `percpu` in front of an instruction is a GS prefix or nothing, by the variant's
 //! [`Placement`](crate::layout::Placement): with [`PerCpu`](crate::layout::Placement::PerCpu), direct
@@ -27,6 +28,7 @@ mod event_ist;
 mod event_stubs;
 mod mitigations;
 mod pkru;
+mod pt_regs;
 mod return_from_guest;
 mod return_to_guest;
 mod syscall_64;

@@ -13,6 +13,7 @@
 
 use switcher_macros::asm;
 
+use super::pt_regs::push_below_rdi;
 use super::{entry_point, to_smod, to_umod};
 use crate::asm::{Label, Sink, Window};
 use crate::layout::{
@@ -91,20 +92,7 @@ fn emit_for<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
         ; push  BYTE 0
         ; mov   DWORD [BYTE rsp + OrigAx::reason], ExitReason::Syscall as i32
         ; push  rdi
-        ; push  rsi
-        ; push  rdx
-        ; push  rcx
-        ; push  rax
-        ; push  r8
-        ; push  r9
-        ; push  r10
-        ; push  r11
-        ; push  rbx
-        ; push  rbp
-        ; push  r12
-        ; push  r13
-        ; push  r14
-        ; push  r15
     );
+    push_below_rdi(a);
     // Falls through to `return_from_guest`, inside the window of the guest's root.
 }

@@ -101,6 +101,8 @@ pub enum Event<W> {
     LoadCr3(W),
     /// GS base is to be loaded.
     WriteGsBase(W),
+    /// An MSR is to be read; its number, if that is known.
+    ReadMsr(Option<u64>),
     /// An MSR is to be written; its number, if that is known.
     WriteMsr {
         /// Which.
@@ -614,6 +616,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
 
     fn read_msr(&mut self) -> Result<(), Stop<D::Word>> {
         let d = self.d;
+        self.tell(Event::ReadMsr(self.msr_number()));
         let value = *self.msr()?;
         self.state.set(Gpr::Rax, d.truncate(value, 4));
         self.state.set(Gpr::Rdx, d.shr(value, 32));
@@ -625,7 +628,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let low = d.truncate(self.state.get(Gpr::Rax), 4);
         let value = d.or(d.shl(self.state.get(Gpr::Rdx), 32), low);
         self.tell(Event::Serialise);
-        let number = d.known(d.truncate(self.state.get(Gpr::Rcx), 4));
+        let number = self.msr_number();
         self.tell(Event::WriteMsr { number, value });
         if number == Some(PRED_CMD) {
             // Nothing that is modelled.
@@ -647,6 +650,11 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         }
         *self.msr()? = value;
         Ok(())
+    }
+
+    /// What ECX holds, if that is known.
+    fn msr_number(&self) -> Option<u64> {
+        self.d.known(self.d.truncate(self.state.get(Gpr::Rcx), 4))
     }
 
     /// The MSR that ECX names.

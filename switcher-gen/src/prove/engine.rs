@@ -96,43 +96,31 @@ impl Prover {
     /// # Errors
     /// If the code is none that a theorem can be about.
     pub fn prove(&self, target: &Target) -> Result<Verdict, BadCode> {
-        self.prove_in_order(target, Theorem::ALL)
+        self.prove_in_order(target, &Theorem::of(target).collect::<Vec<_>>())
     }
 
-    /// The same, theorem by theorem in this order: what is likely to fail first is found soonest.
+    /// The same, theorem by theorem in this order, which has all of them: what is likely to fail first
+    /// is found soonest.
     pub(crate) fn prove_in_order(
         &self,
         target: &Target,
-        mut order: [Theorem; Theorem::ALL.len()],
+        order: &[Theorem],
     ) -> Result<Verdict, BadCode> {
         let d = &self.domain;
         d.reset();
         let saved = theorem::saved(d, target, &mut Unknowns)?;
-        if saved.is_none() {
-            // The one that says why.
-            order = Theorem::ALL;
-        }
+        // The one that says why.
+        let order = if saved.is_none() { &[Theorem::EnterGuest] } else { order };
         let whole = if self.shared.is_some() { shared::whole(target) } else { Key::default() };
         let mut reports = Vec::new();
-        for theorem in order {
-            if theorem == Theorem::SyscallCompat && target.syscall_compat.is_none() {
-                continue;
-            }
-            // Without it, the first theorem fails, and says why.
-            if saved.is_none() && theorem != Theorem::EnterGuest {
-                return Ok(Verdict::Unknown("entering a guest does not lead to one".into()));
-            }
+        for &theorem in order {
             match self.shared(target, theorem, saved.as_ref(), whole)? {
                 Ok(more) => reports.extend(more),
                 Err(verdict) => return Ok(verdict),
             }
         }
-        let events = if target.gates.is_some() { &Theorem::EVENTS[..] } else { &[] };
-        for &theorem in events {
-            match self.shared(target, theorem, saved.as_ref(), whole)? {
-                Ok(more) => reports.extend(more),
-                Err(verdict) => return Ok(verdict),
-            }
+        if saved.is_none() {
+            return Ok(Verdict::Unknown("entering a guest does not lead to one".into()));
         }
         Ok(Verdict::Proved(reports))
     }

@@ -83,13 +83,18 @@ impl Theorem {
     }
 
     /// Whether it is about event entries.
-    pub(super) const fn is_of_events(self) -> bool {
+    pub(crate) const fn is_of_events(self) -> bool {
         matches!(self, Self::Gates) || self.event().is_some()
     }
 
     /// Whether ring 0 is interrupted, in a state that may be any.
     pub(super) const fn is_in_ring_0(self) -> bool {
         matches!(self.event(), Some((_, Whose::Ring0 | Whose::Elsewhere | Whose::AtIretq)))
+    }
+
+    /// Whether it calls a hook that returns.
+    pub(super) const fn has_hook(self) -> bool {
+        matches!(self, Self::NmiInRing0 | Self::McInRing0)
     }
 
     /// Whether it ends in a hook that does not return.
@@ -455,7 +460,9 @@ fn call<D: Domain>(
         return true;
     }
     watch.goal(obligation::HOOK, d.bit(hook == expected), "which hook");
-    let spec::Hook { root, orig_ax, .. } = spec::hook(d, event, interrupted, &world.spec);
+    let host = world.setting.host();
+    let spec::Hook { root, spec_ctrl, orig_ax, .. } =
+        spec::hook(d, &host, event, interrupted, &world.spec);
     watch.equal(d, obligation::HOOK_ROOT, "CR3", root, machine.cr3);
     watch.equal(d, obligation::HOOK_GS, "GS base", world.host_gs, machine.gs_base);
     let rsp = machine.get(Gpr::Rsp);
@@ -475,6 +482,9 @@ fn call<D: Domain>(
         watch.goal(obligation::FATAL_TRAP, d.bit(is_trap), "the next instruction");
         return true;
     }
+    // Its first RET is the host's.
+    watch.at_return(d, machine, false, true);
+    watch.equal(d, obligation::SPEC_CTRL, "SPEC_CTRL", spec_ctrl, machine.msrs.spec_ctrl);
     let (Some(depth), Some(place)) = (depth, machine.memory.locate(d, rsp, 8, machine.cr3)) else {
         return true;
     };

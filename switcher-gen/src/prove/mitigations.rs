@@ -26,11 +26,11 @@ pub(super) struct Barriers {
     pub(super) emptied: bool,
     /// Whether the host's untraining of returns was called.
     pub(super) untrained: bool,
-    /// Whether VERW was executed, and whether anything but the guest's frame was accessed since.
+    /// Whether VERW was executed, and nothing accessed since but the frame that is returned to.
     pub(super) overwritten: bool,
 }
 
-/// What must hold at a RET.
+/// What must hold at a RET, or where a hook is called.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AtReturn {
     pub(super) emptied: bool,

@@ -43,12 +43,12 @@ obligations! {
     WINDOW_STACK = "window-unsafe-stack" [10] "ring 0 on a guest's RSP is within the window";
     NO_FAULT = "no-fault" [30] "no instruction faults in ring 0";
     NO_TRAP = "no-trap" [30] "UD2 and INT3 are not reached";
-    IBRS_FIRST = "ibrs-first" [29] "SPEC_CTRL is the host's before the first RET of an exit";
-    IBPB_FIRST = "ibpb-first" [29] "predictors are emptied before the first RET of an exit";
-    UNTRAINED = "untrained" [29] "an exit returns through the host's thunk, once returns are untrained";
-    RSB_FILLED = "rsb-filled" [29] "the return stack buffer is filled before an exit returns";
-    BHB_CLEARED = "bhb-cleared" [29] "the history of branches is overwritten before an exit returns";
-    VERW_LAST = "verw-last" [29] "behind VERW, an entry reads nothing but the guest's frame";
+    IBRS_FIRST = "ibrs-first" [29] "SPEC_CTRL is the host's before the first RET of an exit or a hook";
+    IBPB_FIRST = "ibpb-first" [29] "predictors are emptied before the first RET of an exit or a hook";
+    UNTRAINED = "untrained" [29] "returns are untrained before that of the host's thunk, which is an exit's";
+    RSB_FILLED = "rsb-filled" [29] "the return stack buffer is filled before an exit or a hook returns";
+    BHB_CLEARED = "bhb-cleared" [29] "the history of branches is overwritten before an exit or a hook returns";
+    VERW_LAST = "verw-last" [29] "behind VERW, nothing is read but the frame that is returned to";
     // At SYSRETQ and IRETQ.
     SYSRETQ_CANONICAL = "sysretq-canonical" [1, 2, 3] "at SYSRETQ, RCX is canonical";
     SYSRETQ_RF_TF = "sysretq-rf-tf" [13] "at SYSRETQ, RF and TF are clear";
@@ -68,7 +68,7 @@ obligations! {
     SELECTORS = "selectors" [25] "CS and SS are the guest's";
     GS_BASE = "gs-base" [5, 6, 7] "GS base is the guest's";
     ROOT = "root" [8, 26] "CR3 is as specified";
-    SPEC_CTRL = "spec-ctrl" [29] "SPEC_CTRL is the guest's in the guest and the host's in the host";
+    SPEC_CTRL = "spec-ctrl" [29] "SPEC_CTRL is the guest's in the guest and the host's in the host and its hooks";
     PKRU = "pkru" [27] "PKRU is the mode's: umod's own, smod's as the host has chosen it";
     SWITCH_FLAGS = "switch-flags" [26] "the mode toggles exactly on a direct switch";
     TSS_EXTRA = "tss-extra" [27] "the per-CPU block is as specified";

@@ -2,10 +2,12 @@
 //! thunk itself ([`HostSymbol::RETURNS`](crate::asm::HostSymbol::RETURNS)), as far as their contract
 //! goes.
 
+use super::events::Happening;
 use super::target::Target;
 use super::theorem::{End, Watch, wild};
 use super::world::World;
 use crate::machine::{ARITHMETIC, Access, Domain, Flags, Gpr};
+use crate::spec;
 
 /// Where code has left for.
 pub(super) enum Left<W> {
@@ -26,6 +28,13 @@ pub(super) fn left<D: Domain>(
     world: &mut World<D>,
     watch: &mut Watch<'_, D>,
 ) -> Left<D::Word> {
+    let host = world.setting.host();
+    let root = match &world.event {
+        Some(Happening { event, interrupted, .. }) if watch.theorem.is_in_ring_0() => {
+            spec::hook(d, &host, event, interrupted, &world.spec).root
+        }
+        _ => world.spec.tss_extra.host_cr3,
+    };
     let World { machine, untraining, host_gs, .. } = world;
     let rip = d.known(machine.rip);
     let [untrain, thunk] = target.returns.map(|of_host| rip == Some(of_host) && of_host != 0);
@@ -41,10 +50,11 @@ pub(super) fn left<D: Domain>(
     watch.popped(d, &Access { place, value, gs: false, store: false });
     machine.rip = value;
     machine.set(Gpr::Rsp, d.plus(rsp, 8));
+    let is_back = d.known(value).is_some_and(|rip| target.program.contains(rip));
     if thunk {
-        watch.returned(d, machine, true);
+        watch.at_return(d, machine, is_back, true);
     } else {
-        watch.untrain(d, machine, *host_gs);
+        watch.untrain(d, machine, [root, *host_gs]);
         if let Some([rax, rcx, rdx, flags]) = *untraining {
             for (register, word) in [(Gpr::Rax, rax), (Gpr::Rcx, rcx), (Gpr::Rdx, rdx)] {
                 machine.set(register, word);
@@ -53,7 +63,6 @@ pub(super) fn left<D: Domain>(
             machine.flags = Flags::new(d, d.or(kept, d.mask(flags, ARITHMETIC)));
         }
     }
-    let is_back = d.known(value).is_some_and(|rip| target.program.contains(rip));
     match is_back {
         true => Left::Back,
         false => Left::Returned,

@@ -174,11 +174,11 @@ fn judged(setting: Setting, theorem: Theorem) -> Setting {
         Theorem::SyscallCompat
         | Theorem::Gates
         | Theorem::DbInRing0
-        | Theorem::NmiInRing0
-        | Theorem::McInRing0
         | Theorem::DfInRing0
         | Theorem::GpInRing0
         | Theorem::PfAtIretq => Mitigations::NONE,
+        // All of them around the hook.
+        Theorem::NmiInRing0 | Theorem::McInRing0 => variant.axes().mitigations,
         Theorem::Syscall64
         | Theorem::ReturnFromGuest
         | Theorem::ReturnFromGuestIst
@@ -220,9 +220,6 @@ impl Executed {
         self.at.extend(&run.trace);
         let kind =
             |at: &u64| target.program.at(*at).and_then(Result::ok).map(|op| (op.kind, op.next));
-        // An MSR may hold an entry's address.
-        let reads_msr =
-            run.trace.iter().any(|at| kind(at).is_none_or(|(kind, _)| kind == Kind::ReadMsr));
         let is_named = |address| {
             let mut named = run.trace.iter().map(|at| target.program.instruction(*at));
             named.any(|i| i.is_ip_rel_memory_operand() && i.ip_rel_memory_address() == address)
@@ -236,7 +233,6 @@ impl Executed {
         };
         self.is_of_place = self.is_of_place
             || !run.is_movable
-            || reads_msr
             || uses_pkru(target, theorem, run)
             || reads_code(run)
             || !run.trace.array_windows().all(goes_on);

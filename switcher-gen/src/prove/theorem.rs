@@ -98,6 +98,14 @@ impl Theorem {
         Self::PfAtIretq,
     ];
 
+    /// Those that `target` has the code for.
+    pub fn of(target: &Target) -> impl Iterator<Item = Self> {
+        let events = if target.gates.is_some() { &Self::EVENTS[..] } else { &[] };
+        let has_compat = target.syscall_compat.is_some();
+        let all = Self::ALL.iter().chain(events).copied();
+        all.filter(move |theorem| has_compat || *theorem != Self::SyscallCompat)
+    }
+
     /// In reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -345,6 +353,16 @@ impl<'a, D: Domain> Watch<'a, D> {
         self.goals.push(Goal { obligation, holds: d.eq(expected, got), about, values, at: None });
     }
 
+    /// Whether an access to this region is to the frame that is returned to. A guest's lies there with
+    /// its registers, but what ring 0's lies with is the host's as well: only the IRETQ may read it.
+    fn is_of_frame(&self, name: &str) -> bool {
+        if self.theorem.has_hook() {
+            let at = self.trace.last().and_then(|at| self.target.program.at(*at));
+            return at.and_then(Result::ok).is_some_and(|op| op.is_iretq());
+        }
+        name == region::SP0
+    }
+
     /// An access may be to an address that a call has pushed.
     fn follow(&mut self, d: &D, access: &Access<D::Word>, kind: Option<Kind>) {
         let Place { region, index, size } = access.place;
@@ -477,6 +495,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             // To a guest there is another way.
             let kernel = self.target.model().selectors.kernel_cs();
             self.goal(obligation::IRETQ_RING_0, d.is(cs, kernel.into()), "CS");
+            self.verw(d);
             self.unblocked = true;
             return;
         }
@@ -492,23 +511,23 @@ impl<'a, D: Domain> Watch<'a, D> {
 
     fn branch(&mut self, d: &D, state: &Machine<D>, branch: Branch) {
         if branch == Branch::Return {
-            self.returned(d, state, false);
+            // To behind a call of the routine's own, or to the caller.
+            let is_own = d.known(state.rip).is_some_and(|rip| self.target.program.contains(rip));
+            self.at_return(d, state, is_own, false);
         }
         let at = self.trace.last().copied().unwrap_or_default();
         let is_trapped = self.target.is_trap_behind(at);
         self.barriers.branch(branch, is_trapped);
     }
 
-    /// A RET, of the code's own or in the host's thunk, has loaded RIP.
-    pub(super) fn returned(&mut self, d: &D, state: &Machine<D>, is_thunks: bool) {
+    /// A RET, one of the routine's own or the host's: that of an exit, or the first of a hook. The
+    /// host's are those of its thunk.
+    pub(super) fn at_return(&mut self, d: &D, state: &Machine<D>, is_own: bool, is_thunks: bool) {
         let mitigations = self.target.setting.variant.axes().mitigations;
-        // To behind a call of the routine's own, or to the caller.
-        let is_own = d.known(state.rip).is_some_and(|rip| self.target.program.contains(rip));
         let AtReturn { emptied, untrained, filled, history } =
             self.barriers.at_return(mitigations, is_own, is_thunks);
         if mitigations.ibrs {
-            let host = self.roots.host_spec_ctrl;
-            let holds = d.eq(state.msrs.spec_ctrl, host);
+            let holds = d.eq(state.msrs.spec_ctrl, self.roots.host_spec_ctrl);
             self.goal(obligation::IBRS_FIRST, holds, "SPEC_CTRL");
         }
         self.goal(obligation::IBPB_FIRST, d.bit(emptied), "PRED_CMD");
@@ -517,11 +536,11 @@ impl<'a, D: Domain> Watch<'a, D> {
         self.goal(obligation::BHB_CLEARED, d.bit(history), "branches");
     }
 
-    /// The host untrains returns: it must be able to, on its own root.
-    pub(super) fn untrain(&mut self, d: &D, state: &Machine<D>, host_gs: D::Word) {
+    /// The host untrains returns: it must be able to, on its root.
+    pub(super) fn untrain(&mut self, d: &D, state: &Machine<D>, [root, gs_base]: [D::Word; 2]) {
         self.barriers.untrained = true;
-        self.goal(obligation::UNTRAINED, d.eq(state.cr3, self.roots.host_cr3), "CR3");
-        self.goal(obligation::UNTRAINED, d.eq(state.gs_base, host_gs), "GS base");
+        self.goal(obligation::UNTRAINED, d.eq(state.cr3, root), "CR3");
+        self.goal(obligation::UNTRAINED, d.eq(state.gs_base, gs_base), "GS base");
     }
 
     /// The host's code, which is not looked at, has popped its return address.
@@ -529,10 +548,11 @@ impl<'a, D: Domain> Watch<'a, D> {
         self.follow(d, access, Some(Kind::Return(0)));
     }
 
-    /// Where an entry gets to the guest.
+    /// Where an entry gets to the guest, or the hook's event to what it has interrupted: that may be
+    /// an entry behind its own VERW.
     fn verw(&mut self, d: &D) {
         let wanted = self.target.setting.variant.axes().mitigations.verw;
-        if wanted && self.theorem == Theorem::EnterGuest {
+        if wanted && (self.theorem == Theorem::EnterGuest || self.theorem.has_hook()) {
             self.goal(obligation::VERW_LAST, d.bit(self.barriers.overwritten), "VERW");
         }
     }
@@ -588,9 +608,7 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                     }
                 }
                 let name = state.memory.regions[access.place.region].name;
-                if name != region::SP0 {
-                    self.barriers.overwritten = false;
-                }
+                self.barriers.overwritten &= self.is_of_frame(name);
                 self.on_ist_again |= self.unblocked && name == region::IST;
                 if name == region::PVCS {
                     self.pvcs_at = self.pvcs_at.or(self.trace.last().copied());
@@ -598,6 +616,10 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
             }
             Event::Sysretq => self.sysretq(d, state),
             Event::Iretq(frame) => self.iretq(d, state, frame),
+            // The others may hold an entry's address.
+            Event::ReadMsr(number) => {
+                self.is_movable &= number == Some(Msr::SpecCtrl.address().into());
+            }
             Event::WriteMsr { number, value } => {
                 let others = [Msr::SpecCtrl, Msr::PredCmd].map(|msr| Some(msr.address().into()));
                 self.is_movable &= others.contains(&number);
@@ -1297,7 +1319,7 @@ fn compare_stack<D: Domain>(
 
 /// Runs `theorem` of two targets from the same state: what they leave must be the same, whether the
 /// specification speaks of it or not. Left out is what nobody can read: stacks below what they hold,
-/// sp2, smod_rsp where it is scratch too, and the arithmetic flags in the host.
+/// sp2, smod_rsp where it is scratch too, and the arithmetic flags and Intel's SS in the host.
 ///
 /// # Errors
 /// If one of them is none that a theorem can be about.
@@ -1336,12 +1358,14 @@ pub(super) fn compare_runs<D: Domain>(
         let flags = m.rflags(d);
         if in_guest { flags } else { d.mask(flags, !ARITHMETIC) }
     };
+    // In the host, SS may be null or not, but for AMD.
+    let has_ss = !matches!(end, End::Host) || world.model.vendor == Vendor::Amd;
     let others = |m: &Machine<D>| {
         [
             ("RIP", m.rip),
             ("RFLAGS", flags(m)),
             ("CS", m.cs),
-            ("SS", m.ss),
+            ("SS", if has_ss { m.ss } else { d.word(0) }),
             ("GS base", m.gs_base),
             ("inactive GS base", m.inactive_gs_base),
             ("FS base", m.fs_base),

@@ -39,6 +39,8 @@ pub struct Interrupted<W> {
 pub struct Hook<W> {
     /// CR3.
     pub root: W,
+    /// MSR SPEC_CTRL.
+    pub spec_ctrl: W,
     /// What the `PtRegs` that it is given says.
     pub interrupted: Interrupted<W>,
     /// Error code and vector.
@@ -73,13 +75,15 @@ pub fn event<D: Domain>(
 /// What was interrupted by NMI or #MC goes on as if nothing had happened.
 pub fn hook<D: Domain>(
     d: &D,
+    host: &Host,
     event: &Event<D::Word>,
     interrupted: &Interrupted<D::Word>,
     state: &State<D>,
 ) -> Hook<D::Word> {
     let running = d.any(state.tss_extra.host_rsp, u64::MAX);
     let root = d.select(running, state.tss_extra.host_cr3, interrupted.root);
-    Hook { root, interrupted: *interrupted, orig_ax: orig_ax(d, event) }
+    let spec_ctrl = if host.ibrs { state.tss_extra.host_spec_ctrl } else { state.spec_ctrl };
+    Hook { root, spec_ctrl, interrupted: *interrupted, orig_ax: orig_ax(d, event) }
 }
 
 /// #DB in ring 0: what goes on. It is ignored, and so that it is not met again at once, TF is clear

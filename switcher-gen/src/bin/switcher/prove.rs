@@ -21,16 +21,17 @@ Examples:
   switcher prove --elf theirs.o --variant intel-4level --gs-tss 0x6000 --gs-tss-extra 0x6080
 
 A theorem is about one entry point: whatever state the CPU and the memory are in, within what
-CAVEATS.md says is assumed, every obligation holds on every path. Each is proved twice: with a
-guest that leaves the PVCS alone, against the whole specification; and with one that rewrites it
-at any moment, for what must stay safe even then. What is refuted comes with a state, the
+CAVEATS.md says is assumed, every obligation holds on every path. Each that may access the PVCS is
+proved twice: with a guest that leaves it alone, against the whole specification; and with one that
+rewrites it at any moment, for what must stay safe even then. What is refuted comes with a state, the
 instructions executed from there, and what the concrete machine makes of them.
 
 A certificate on record means that certificates.txt has the image's fingerprint: whoever maps
 code consults it.
 
-A theorem about code that differs from another target's only in where it lies, if at all, for a
-host that differs in nothing a theorem looks at, shares that one's proof.
+Targets share proofs: what was shown of one holds of each that executes the same instructions in the
+same order, wherever they lie, for a host that differs in nothing the theorem looks at. Not shared is
+what depends on an address: a value that is read back and not only returned to, code read as data.
 
 JSON is one object: `theorems_proved` and `theorems_shared`, how many proofs were made and how many
 theorems needed none of their own; `targets`, an array of objects: `name`; `verdict`: \"proved\", \"refuted\" or
