@@ -4,6 +4,7 @@
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -61,6 +62,8 @@ struct Path {
     expected: [Expected; 2],
     /// Where it comes by, and how often at least.
     by: &'static [(Label, u64)],
+    /// How many SYSRETQs it executes at least: each variant has its own.
+    sysretqs: u64,
 }
 
 impl Path {
@@ -69,8 +72,9 @@ impl Path {
         setup: Setup,
         expected: Expected,
         by: &'static [(Label, u64)],
+        sysretqs: u64,
     ) -> Self {
-        Self { name, setup, expected: [expected.clone(), expected], by }
+        Self { name, setup, expected: [expected.clone(), expected], by, sysretqs }
     }
 }
 
@@ -140,34 +144,26 @@ fn paths(world: &BareMetal<'_>) -> [Path; 7] {
     // Intel has no SYSCALL in 32-bit mode; QEMU's interpreter has it under either name.
     let shut = if platform.vendor == Vendor::Intel { shut } else { answered.clone() };
 
-    use Label::{EnterGuest, ExitSyscall, Iretq, ReturnFromGuest, Syscall64, SysretqUnsafeStack};
+    use Label::{EnterGuest, ExitSyscall, Iretq, ReturnFromGuest, Syscall64};
     [
         Path::new(
             "umod's SYSCALL",
             to_smod,
             in_smod,
             &[(EnterGuest, 1), (Syscall64, 1), (ReturnFromGuest, 1)],
+            1,
         ),
-        Path::new("ERETU by IRETQ", by_iretq, umod_by_iretq, &[(Syscall64, 1), (Iretq, 2)]),
-        Path::new(
-            "ERETU by SYSRETQ",
-            by_sysretq,
-            umod_by_sysretq,
-            &[(Syscall64, 1), (SysretqUnsafeStack, 1)],
-        ),
-        Path::new("a hypercall", hypercall, to_host, &[(Syscall64, 1), (ExitSyscall, 1)]),
-        Path::new(
-            "an entry by SYSRETQ",
-            entered,
-            probed,
-            &[(SysretqUnsafeStack, 1), (ReturnFromGuest, 1)],
-        ),
-        Path::new("an entry that IRETQ refuses", refused, faulted, &[(Iretq, 1)]),
+        Path::new("ERETU by IRETQ", by_iretq, umod_by_iretq, &[(Syscall64, 1), (Iretq, 2)], 0),
+        Path::new("ERETU by SYSRETQ", by_sysretq, umod_by_sysretq, &[(Syscall64, 1)], 1),
+        Path::new("a hypercall", hypercall, to_host, &[(Syscall64, 1), (ExitSyscall, 1)], 0),
+        Path::new("an entry by SYSRETQ", entered, probed, &[(ReturnFromGuest, 1)], 1),
+        Path::new("an entry that IRETQ refuses", refused, faulted, &[(Iretq, 1)], 0),
         Path {
             name: "a 32-bit SYSCALL",
             setup: compat,
             expected: [shut, answered],
             by: &[(EnterGuest, 1), (ReturnFromGuest, 1)],
+            sysretqs: 0,
         },
     ]
 }
@@ -193,6 +189,7 @@ pub(crate) fn at_every_boundary(world: &mut BareMetal<'_>) -> Ended {
 
 /// The same for one path; the result is how many NMIs there have been.
 fn boundaries(world: &mut BareMetal<'_>, path: &Path) -> Ended {
+    const SYSRETQ: &[u8] = &[0x48, 0x0F, 0x07];
     /// No entry and exit together have fewer instructions.
     const LEAST: u64 = 80;
     let switcher = world.cpu().switcher();
@@ -205,7 +202,10 @@ fn boundaries(world: &mut BareMetal<'_>, path: &Path) -> Ended {
     };
     let addresses = (base..stubs).chain(stub(vector::UD)).chain(stub(vector::GP));
     let by = path.by.iter().map(|(label, times)| (switcher.address(*label), *times));
-    let by: alloc::vec::Vec<_> = by.collect();
+    let by: Vec<_> = by.collect();
+    let code = switcher.linked().bytes().windows(SYSRETQ.len());
+    let sysretq_at: Vec<_> =
+        (base..).zip(code).filter_map(|(at, code)| (code == SYSRETQ).then_some(at)).collect();
 
     // Without any, first.
     let same = |world: &mut BareMetal<'_>, at: Option<u64>| {
@@ -225,6 +225,7 @@ fn boundaries(world: &mut BareMetal<'_>, path: &Path) -> Ended {
 
     let mut nmis = 0;
     let mut found = 0;
+    let mut sysretqs = 0;
     for at in addresses {
         BREAKPOINT.store(at, Ordering::Relaxed);
         let before = events::hooked_nmis();
@@ -241,6 +242,10 @@ fn boundaries(world: &mut BareMetal<'_>, path: &Path) -> Ended {
             found += 1;
         }
         nmis += here;
+        sysretqs += if sysretq_at.contains(&at) { here } else { 0 };
+    }
+    if sysretqs < path.sysretqs {
+        return Err(format!("{}: only {sysretqs} NMIs at a SYSRETQ", path.name));
     }
     if nmis < LEAST {
         return Err(format!("{}: only {nmis} NMIs", path.name));

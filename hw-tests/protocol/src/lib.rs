@@ -7,8 +7,8 @@
 //!   what the BIOS, GRUB or an emulator's debugger prints is told apart from a report.
 //!
 //! Both directions are defined here once, and used by both sides. The lines of a run are, in this
-//! order: one [`Event::Machine`], one [`Event::Begin`], an [`Event::Case`] per self test, one
-//! [`Event::Switcher`], an [`Event::Case`] per case and per [host case](HOST_CASES), one [`Event::End`]. A kernel that dies prints a
+//! order: one [`Event::Machine`], one [`Event::Begin`], an [`Event::Case`] per self test, an
+//! [`Event::Switcher`] per switcher that is assembled, an [`Event::Case`] per case and per [host case](HOST_CASES), one [`Event::End`]. A kernel that dies prints a
 //! [`PANIC`] or a [`FATAL`] line instead, which are plain text because nothing (the heap least of
 //! all) can be trusted by then.
 
@@ -22,6 +22,9 @@ pub mod vectors;
 
 pub use event::{Event, EventError, FATAL, PANIC, PREFIX, Verdict};
 pub use options::{Options, OptionsError, Suite};
+
+/// How many CPUs an engine has for the kernel, and how many of a machine's it uses at most.
+pub const CPUS: usize = 4;
 
 /// The platform self tests that the kernel runs before any case, by the names they report.
 ///
