@@ -18,7 +18,7 @@ use hw_kernel::{boot, events, smp};
 use hw_protocol::HOST_CASES;
 use spin::Mutex;
 use switcher_runtime::switcher_gen::Policy;
-use switcher_runtime::switcher_gen::arch::{Msr as MsrName, RFlags, Vendor};
+use switcher_runtime::switcher_gen::arch::{Msr as MsrName, RFlags, Vendor, vector};
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::{Placement, Pvcs, PvcsCurrent, PvcsLayout, Revision};
 use switcher_runtime::{
@@ -29,7 +29,7 @@ use x86_64::registers::debug::Dr7;
 use x86_64::registers::model_specific::Msr;
 
 use crate::world::{BareMetal, GUESTS, STACK32};
-use crate::{Switchers, fatal, nmi, world_on};
+use crate::{Switchers, fatal, nmi, second_nmi, world_on};
 
 /// What came of a host case: how many guests were entered, or why it failed.
 pub(crate) type Ended = Result<u64, String>;
@@ -117,6 +117,7 @@ pub(crate) fn all(
         let ended = match name {
             "host/four_cpus_run_guests_at_once"
             | "host/the_pvcs_flips_while_guests_switch"
+            | "host/a_second_nmi_arrives_when_the_first_one_is_over"
             | "host/no_nmi_is_lost_during_a_million_switches"
                 if few =>
             {
@@ -139,7 +140,13 @@ pub(crate) fn all(
                 mov_ss(&mut world)
             }
             "host/an_nmi_at_every_instruction_of_every_path_changes_nothing" => {
-                nmi::at_every_boundary(&mut world)
+                nmi::at_every_boundary(&mut world, vector::NMI)
+            }
+            "host/a_machine_check_at_every_instruction_of_every_path_changes_nothing" => {
+                nmi::at_every_boundary(&mut world, vector::MC)
+            }
+            "host/a_second_nmi_arrives_when_the_first_one_is_over" => {
+                second_nmi::arrives(&mut world)
             }
             "host/no_nmi_is_lost_during_a_million_switches" => nmi::flood(&mut world),
             _ => Err("no such case".into()),

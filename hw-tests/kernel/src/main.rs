@@ -7,6 +7,7 @@ extern crate alloc;
 
 mod host;
 mod nmi;
+mod second_nmi;
 mod world;
 
 use core::ptr::NonNull;

@@ -1,4 +1,4 @@
-//! NMIs at every instruction of the switcher, and all the time while it switches (spec/hazards.md, rows
+//! NMIs and machine checks at every instruction of the switcher, and NMIs all the time while it switches (spec/hazards.md, rows
 //! 8 to 11).
 
 use alloc::boxed::Box;
@@ -9,8 +9,9 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hw_cases::{Expected, Setup, World, place};
-use hw_kernel::memory::{Frame, MapError};
+use hw_kernel::memory::{Flags, Frame, MapError};
 use hw_kernel::{events, smp};
+use switcher_runtime::switcher_gen::GateDescriptor;
 use switcher_runtime::switcher_gen::arch::{RFlags, Vendor, vector};
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::PtRegs;
@@ -24,47 +25,154 @@ use crate::world::{BareMetal, checked_call};
 
 /// Where the breakpoint is.
 static BREAKPOINT: AtomicU64 = AtomicU64::new(0);
-/// The IDT whose gate for #DB is that for NMIs.
+/// The IDT under which the switcher is called.
 static IDT: AtomicU64 = AtomicU64::new(0);
 
-/// The call that `enter_with` leaves to the host, with an instruction breakpoint in the switcher. Its
-/// #DB takes the entry and the stack of an NMI; the hook sets RF, so that the instruction is executed
-/// then, and is met again if the path comes by again.
-///
-/// # Safety
-/// As for `checked_call`. Both roots map the IDT at [`IDT`].
-unsafe fn call_with_breakpoint(entry: u64) -> *mut PtRegs {
+/// The switcher's IDT with some gates changed, on a page that guests' roots map.
+pub(crate) struct IdtCopy {
+    page: Frame,
+}
+
+impl IdtCopy {
+    /// Makes it the one that [`load`](Self::load) loads.
+    pub(crate) fn new(
+        world: &mut BareMetal<'_>,
+        change: impl FnOnce(&mut [GateDescriptor; 256]),
+    ) -> Result<Self, String> {
+        let mut gates = world.cpu().switcher().linked().idt();
+        change(&mut gates);
+        let mut copy = Self { page: Frame::new().map_err(|why| format!("an IDT: {why}"))? };
+        for (vector, gate) in (0..).zip(&gates) {
+            copy.set(vector, gate);
+        }
+        world.map_in_both(copy.page.address(), Some(Flags::empty())).map_err(mapping)?;
+        IDT.store(copy.page.address(), Ordering::Relaxed);
+        Ok(copy)
+    }
+
+    fn set(&mut self, vector: u8, gate: &GateDescriptor) {
+        let at = size_of::<GateDescriptor>() * usize::from(vector);
+        self.page.write(at, &gate.low.to_le_bytes());
+        self.page.write(at + 8, &gate.high.to_le_bytes());
+    }
+
+    /// A gate of the copy there is.
+    fn place(vector: u8) -> *mut GateDescriptor {
+        let at = size_of::<GateDescriptor>() * usize::from(vector);
+        core::ptr::with_exposed_provenance_mut(IDT.load(Ordering::Relaxed) as usize + at)
+    }
+
+    /// Reads a gate of the copy there is.
+    ///
+    /// # Safety
+    /// There is one.
+    pub(crate) unsafe fn gate(vector: u8) -> GateDescriptor {
+        // SAFETY: the copy's page is in the identity map, and nothing has a reference into it.
+        unsafe { Self::place(vector).read_volatile() }
+    }
+
+    /// Changes a gate of the copy there is.
+    ///
+    /// # Safety
+    /// There is one, and `gate` leads to an entry for `vector`.
+    pub(crate) unsafe fn set_gate(vector: u8, gate: GateDescriptor) {
+        // SAFETY: as for reading; the CPU reads it when an event comes.
+        unsafe { Self::place(vector).write_volatile(gate) }
+    }
+
+    /// Loads it, until the runtime loads the host's when the call has returned.
+    ///
+    /// # Safety
+    /// There is a copy, and this is in a call of `enter_with`.
+    pub(crate) unsafe fn load() {
+        let base = VirtAddr::new(IDT.load(Ordering::Relaxed));
+        // SAFETY: but for some gates, whose makers vouch for them, this is the switcher's own table,
+        // which is loaded here.
+        unsafe { lidt(&DescriptorTablePointer { limit: 4095, base }) }
+    }
+
+    /// Gives the page back.
+    pub(crate) fn free(self, world: &mut BareMetal<'_>) -> Result<(), String> {
+        world.map_in_both(self.page.address(), None).map_err(mapping)
+    }
+}
+
+pub(crate) fn mapping(why: MapError) -> String {
+    format!("a page in both roots: {why}")
+}
+
+/// Puts the breakpoint where it is wanted, or nowhere, and forgets what DR6 says of the last one.
+pub(crate) fn set_breakpoint(enabled: bool) {
     /// DR7: breakpoint 0, on execution. And nothing.
     const ENABLED: u64 = 1 << 10 | 1;
     const DISABLED: u64 = 1 << 10;
-    let pointer =
-        DescriptorTablePointer { limit: 4095, base: VirtAddr::new(IDT.load(Ordering::Relaxed)) };
-    // SAFETY: but for #DB, whose gate is another one of it, this is the switcher's own table, which
-    // is loaded here. The runtime loads the host's when the call has returned.
-    unsafe { lidt(&pointer) };
+    const DR6_CLEAR: u64 = 0xFFFF_0FF0;
     let at = BREAKPOINT.load(Ordering::Relaxed);
-    events::set_resuming(true);
+    let control = if enabled { ENABLED } else { DISABLED };
     // SAFETY: the breakpoint is in the switcher, which comes back from what happens there.
-    unsafe { asm!("mov dr0, {}", "mov dr7, {}", in(reg) at, in(reg) ENABLED) };
+    unsafe {
+        asm!("mov dr0, {}", "mov dr6, {}", "mov dr7, {}", in(reg) at, in(reg) DR6_CLEAR, in(reg) control);
+    }
+}
+
+/// The call that `enter_with` leaves to the host, under the copy of the IDT.
+///
+/// # Safety
+/// As for `checked_call`. There is an [`IdtCopy`].
+unsafe fn call_under_copy(entry: u64) -> *mut PtRegs {
     // SAFETY: as the caller says.
-    let frame = unsafe { checked_call(entry) };
-    // SAFETY: no breakpoint from here on.
-    unsafe { asm!("mov dr7, {}", in(reg) DISABLED) };
+    unsafe { IdtCopy::load() };
+    // SAFETY: as the caller says.
+    unsafe { checked_call(entry) }
+}
+
+/// The same with an instruction breakpoint in the switcher. Its #DB takes the entry and the stack of an
+/// NMI or a machine check; the hook sets RF, so that the instruction is executed then, and is met again
+/// if the path comes by again.
+///
+/// # Safety
+/// As for [`call_under_copy`].
+unsafe fn call_with_breakpoint(entry: u64) -> *mut PtRegs {
+    events::set_resuming(true);
+    set_breakpoint(true);
+    // SAFETY: as the caller says. The switcher comes back from what happens at the breakpoint.
+    let frame = unsafe { call_under_copy(entry) };
+    set_breakpoint(false);
     events::set_resuming(false);
     frame
 }
 
+/// What comes in front of an instruction.
+pub(crate) struct Interruption {
+    /// For messages.
+    pub(crate) name: &'static str,
+    /// Runs a guest with a breakpoint at which it comes.
+    pub(crate) call: unsafe fn(u64) -> *mut PtRegs,
+    /// How many there have been, or what has become of one.
+    pub(crate) count: fn() -> Result<u64, String>,
+    /// Whether it is the breakpoint itself that is taken for it: then it comes each time that the path
+    /// comes by, and exactly there.
+    pub(crate) is_breakpoint: bool,
+}
+
 /// A way through the switcher, from the host's call to its return.
-struct Path {
+pub(crate) struct Path {
     name: &'static str,
     setup: Setup,
     /// What may come of it.
     expected: [Expected; 2],
     /// Where it comes by, and how often at least.
     by: &'static [(Label, u64)],
-    /// How many SYSRETQs it executes at least: each variant has its own.
-    sysretqs: u64,
+    /// An instruction that it executes, and how often at least: each variant has its own SYSRETQs.
+    executes: (&'static [u8], u64),
+    /// How many instructions there are in it at least.
+    least: u64,
 }
+
+const SYSRETQ: &[u8] = &[0x48, 0x0F, 0x07];
+pub(crate) const IRETQ: &[u8] = &[0x48, 0xCF];
+/// No entry and exit together have fewer instructions.
+const LEAST: u64 = 80;
 
 impl Path {
     fn new(
@@ -74,12 +182,27 @@ impl Path {
         by: &'static [(Label, u64)],
         sysretqs: u64,
     ) -> Self {
-        Self { name, setup, expected: [expected.clone(), expected], by, sysretqs }
+        let executes = (SYSRETQ, sysretqs);
+        let expected = [expected.clone(), expected];
+        Self { name, setup, expected, by, executes, least: LEAST }
+    }
+
+    /// A short one that ends an event in ring 0 by IRETQ.
+    pub(crate) fn of_event(
+        name: &'static str,
+        setup: Setup,
+        expected: Expected,
+        by: &'static [(Label, u64)],
+    ) -> Self {
+        /// No event's handling has fewer instructions.
+        const LEAST: u64 = 25;
+        let executes = (IRETQ, 1);
+        Self { executes, least: LEAST, ..Self::new(name, setup, expected, by, 0) }
     }
 }
 
 /// Every path that there is without a fault of the switcher's.
-fn paths(world: &BareMetal<'_>) -> [Path; 7] {
+pub(crate) fn paths(world: &BareMetal<'_>) -> [Path; 7] {
     /// What the stub for 32-bit SYSCALL answers.
     const ENOSYS: u64 = -38_i32 as u32 as u64;
 
@@ -163,97 +286,116 @@ fn paths(world: &BareMetal<'_>) -> [Path; 7] {
             setup: compat,
             expected: [shut, answered],
             by: &[(EnterGuest, 1), (ReturnFromGuest, 1)],
-            sysretqs: 0,
+            executes: (SYSRETQ, 0),
+            least: LEAST,
         },
     ]
 }
 
-/// In front of every instruction of every path, each time that the path comes by it: an NMI, as far
-/// as the switcher can tell. What becomes of the guest and of the host is what does without.
-pub(crate) fn at_every_boundary(world: &mut BareMetal<'_>) -> Ended {
-    let mapping = |why: MapError| format!("the IDT's page: {why}");
-    let linked = world.cpu().switcher().linked();
-    let mut gates = linked.idt();
-    gates[usize::from(vector::DB)] = gates[usize::from(vector::NMI)];
-    let mut page = Frame::new().map_err(|why| mapping(why.into()))?;
-    for (index, gate) in gates.iter().enumerate() {
-        page.write(16 * index, &gate.low.to_le_bytes());
-        page.write(16 * index + 8, &gate.high.to_le_bytes());
-    }
-    IDT.store(page.address(), Ordering::Relaxed);
-    world.map_in_both(page.address(), true).map_err(mapping)?;
-    let ended = paths(world).iter().map(|path| boundaries(world, path)).sum();
-    world.map_in_both(page.address(), false).map_err(mapping)?;
+/// In front of every instruction of every path, each time that the path comes by it: an NMI or a machine
+/// check, as far as the switcher can tell. What becomes of the guest and of the host is what does without.
+pub(crate) fn at_every_boundary(world: &mut BareMetal<'_>, event: u8) -> Ended {
+    let interruption = Interruption {
+        name: if event == vector::NMI { "an NMI" } else { "a machine check" },
+        call: call_with_breakpoint,
+        count: || Ok(events::hooked_nmis() + events::hooked_machine_checks()),
+        is_breakpoint: true,
+    };
+    let copy = IdtCopy::new(world, |gates| {
+        gates[usize::from(vector::DB)] = gates[usize::from(event)];
+    })?;
+    let paths = paths(world);
+    let ended = paths.iter().map(|path| boundaries(world, path, &interruption)).sum::<Ended>();
+    let ended = ended.and_then(|count| Ok(count + in_the_guest(world, event)?));
+    copy.free(world)?;
     ended
 }
 
-/// The same for one path; the result is how many NMIs there have been.
-fn boundaries(world: &mut BareMetal<'_>, path: &Path) -> Ended {
-    const SYSRETQ: &[u8] = &[0x48, 0x0F, 0x07];
-    /// No entry and exit together have fewer instructions.
-    const LEAST: u64 = 80;
+/// The same in front of a guest's instruction: it is the guest's exit.
+fn in_the_guest(world: &mut BareMetal<'_>, event: u8) -> Ended {
+    let exit = if event == vector::NMI { Exit::Nmi } else { Exit::MachineCheck };
+    let mut rng = fastrand::Rng::with_seed(9);
+    for mode in [Mode::Smod, Mode::Umod] {
+        let mut setup = setup(world, &mut rng, mode, PROBE);
+        setup.breakpoint = Some(setup.regs.rip);
+        // SAFETY: `call_under_copy` does what `checked_call` does; there is a copy.
+        let outcome = unsafe { world.run_by(&setup, call_under_copy) };
+        set_breakpoint(false);
+        let outcome = outcome.map_err(|why| format!("in {mode:?}: {why:?}"))?;
+        let compared = Expected::unchanged(&setup, exit).compare(&setup, &outcome);
+        compared.map_err(|why| format!("in {mode:?}: {}", why.0))?;
+    }
+    Ok(2)
+}
+
+/// The same for one path; the result is how many there have been.
+pub(crate) fn boundaries(
+    world: &mut BareMetal<'_>,
+    path: &Path,
+    interruption: &Interruption,
+) -> Ended {
+    let Interruption { name, call, count, is_breakpoint } = *interruption;
     let switcher = world.cpu().switcher();
     let base = switcher.base();
     let stubs = switcher.address(Label::EventStubs);
-    // All code that does something, and the stubs of the two exceptions that end these guests.
+    // All code that does something, the stubs of the two exceptions that end these guests, and an NMI's.
     let stub = |vector| {
         let at = base + u64::from(switcher.image().gate(vector).offset);
         at..at + 8
     };
-    let addresses = (base..stubs).chain(stub(vector::UD)).chain(stub(vector::GP));
+    let addresses =
+        (base..stubs).chain(stub(vector::UD)).chain(stub(vector::GP)).chain(stub(vector::NMI));
     let by = path.by.iter().map(|(label, times)| (switcher.address(*label), *times));
     let by: Vec<_> = by.collect();
-    let code = switcher.linked().bytes().windows(SYSRETQ.len());
-    let sysretq_at: Vec<_> =
-        (base..).zip(code).filter_map(|(at, code)| (code == SYSRETQ).then_some(at)).collect();
+    let (executed, times) = path.executes;
+    let code = switcher.linked().bytes().windows(executed.len());
+    let executed_at: Vec<_> =
+        (base..).zip(code).filter_map(|(at, code)| (code == executed).then_some(at)).collect();
 
-    // Without any, first.
-    let same = |world: &mut BareMetal<'_>, at: Option<u64>| {
-        let outcome = match at {
-            None => world.run(&path.setup),
-            // SAFETY: `call_with_breakpoint` does what `checked_call` does; the IDT is mapped.
-            Some(_) => unsafe { world.run_by(&path.setup, call_with_breakpoint) },
-        };
+    let same = |world: &mut BareMetal<'_>, at: u64| {
+        // SAFETY: `call` does what `checked_call` does; there is a copy of the IDT.
+        let outcome = unsafe { world.run_by(&path.setup, call) };
         let outcome = outcome.map_err(|why| format!("{}: {why:?}", path.name))?;
         let [expected, other] = &path.expected;
         let compared = expected.compare(&path.setup, &outcome);
-        compared.or_else(|_| other.compare(&path.setup, &outcome)).map_err(|why| {
-            format!("{}, an NMI at {:#x}: {}", path.name, at.unwrap_or_default(), why.0)
-        })
+        compared
+            .or_else(|_| other.compare(&path.setup, &outcome))
+            .map_err(|why| format!("{}, {name} at {at:#x}: {}", path.name, why.0))
     };
-    same(world, None)?;
 
-    let mut nmis = 0;
+    let mut all = 0;
     let mut found = 0;
-    let mut sysretqs = 0;
+    let mut executed = 0;
     for at in addresses {
         BREAKPOINT.store(at, Ordering::Relaxed);
-        let before = events::hooked_nmis();
-        same(world, Some(at))?;
-        let here = events::hooked_nmis() - before;
-        if here != 0 && events::last_interrupted() != at {
+        let before = count()?;
+        same(world, at)?;
+        let here = count().map_err(|why| format!("{}, at {at:#x}: {why}", path.name))? - before;
+        if is_breakpoint && here != 0 && events::last_interrupted() != at {
             let got = events::last_interrupted();
             return Err(format!("{}: the hook saw {got:#x}, not {at:#x}", path.name));
         }
         if let Some((_, least)) = by.iter().find(|(label, _)| *label == at) {
-            if here < *least {
-                return Err(format!("{}: only {here} NMIs at {at:#x}", path.name));
+            // Sent from a breakpoint, it comes when that is met first.
+            let least = if is_breakpoint { *least } else { 1 };
+            if here < least {
+                return Err(format!("{}: {name} came {here} times at {at:#x}", path.name));
             }
             found += 1;
         }
-        nmis += here;
-        sysretqs += if sysretq_at.contains(&at) { here } else { 0 };
+        all += here;
+        executed += if executed_at.contains(&at) { here } else { 0 };
     }
-    if sysretqs < path.sysretqs {
-        return Err(format!("{}: only {sysretqs} NMIs at a SYSRETQ", path.name));
+    if executed < times {
+        return Err(format!("{}: {name} came {executed} times at its return", path.name));
     }
-    if nmis < LEAST {
-        return Err(format!("{}: only {nmis} NMIs", path.name));
+    if all < path.least {
+        return Err(format!("{}: {name} came only {all} times", path.name));
     }
     if found != by.len() {
         return Err(format!("{}: {found} of {} places are in the code", path.name, by.len()));
     }
-    Ok(nmis)
+    Ok(all)
 }
 
 /// NMIs from another CPU, one as soon as the last has been handled, during direct switches: each of

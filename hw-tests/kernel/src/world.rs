@@ -10,7 +10,7 @@ use core::ptr::NonNull;
 
 use hw_cases::{Entries, Failure, HostAfter, Outcome, Platform, Refusal, Setup, World, place};
 use hw_kernel::exit;
-use hw_kernel::memory::{AddressSpace, Flags, Frame, MapError};
+use hw_kernel::memory::{self, AddressSpace, Flags, Frame, MapError};
 use hw_kernel::percpu::{self, Scratch};
 use switcher_runtime::switcher_gen::arch::{
     Cr3, Cr3Error, Msr as MsrName, PcidEnabled, RFlags, Vendor,
@@ -389,13 +389,13 @@ impl World for BareMetal<'_> {
 }
 
 impl BareMetal<'_> {
-    /// Maps a page of the host's at its own address in both roots, to be read by the hardware, or unmaps it.
-    pub(crate) fn map_in_both(&mut self, page: u64, mapped: bool) -> Result<(), MapError> {
+    /// Maps a page that the host has, at the host's address of it, in both roots, or unmaps it.
+    pub(crate) fn map_in_both(&mut self, page: u64, flags: Option<Flags>) -> Result<(), MapError> {
+        let phys = memory::host_address(page).ok_or(MapError::NotMapped)?;
         for space in [&mut self.smod, &mut self.umod] {
-            if mapped {
-                space.root.map(page, page, Flags::empty())?;
-            } else {
-                space.root.unmap(page)?;
+            match flags {
+                Some(flags) => space.root.map(page, phys, flags)?,
+                None => drop(space.root.unmap(page)?),
             }
         }
         Ok(())

@@ -56,6 +56,8 @@ pub const HOST_CASES: &[&str] = &[
     "host/a_push_works_in_32_bit_code_after_sysret",
     "host/mov_ss_on_a_watched_operand_and_syscall_is_no_event_of_the_host",
     "host/an_nmi_at_every_instruction_of_every_path_changes_nothing",
+    "host/a_machine_check_at_every_instruction_of_every_path_changes_nothing",
+    "host/a_second_nmi_arrives_when_the_first_one_is_over",
     "host/no_nmi_is_lost_during_a_million_switches",
     "host/a_cpu_without_its_switcher_is_as_it_was",
 ];
