@@ -208,7 +208,11 @@ hw_kernel_hook_machine_check:
     ret
     .global hw_kernel_hook_fatal
 hw_kernel_hook_fatal:
-    mov     rsi, cr3
+    mov     rax, [rip + {fatal_landing}]
+    test    rax, rax
+    jz      8f
+    jmp     rax
+8:  mov     rsi, cr3
     mov     rsp, [rip + {fatal_stack}]
     call    {fatal}
     ud2
@@ -232,6 +236,7 @@ hw_kernel_hook_fatal:
     resuming = sym RESUMING,
     rip_of_regs = const core::mem::offset_of!(PtRegs, rip),
     eflags_of_regs = const core::mem::offset_of!(PtRegs, eflags),
+    fatal_landing = sym FATAL_LANDING,
     fatal = sym fatal_event,
 );
 
@@ -253,6 +258,8 @@ static MACHINE_CHECKS: AtomicU64 = AtomicU64::new(0);
 static INTERRUPTED: AtomicU64 = AtomicU64::new(0);
 /// The register through which the NMI's hook sends another one, once; 0: it sends none.
 static SECOND: AtomicU64 = AtomicU64::new(0);
+/// What a case has in place of the fatal hook; 0: nothing.
+static FATAL_LANDING: AtomicU64 = AtomicU64::new(0);
 /// Flags that a hook sets in what it returns to: none, or RF.
 static RESUMING: AtomicU64 = AtomicU64::new(0);
 
@@ -284,6 +291,12 @@ pub fn last_interrupted() -> u64 {
 /// [`smp::aim_nmis`](crate::smp::aim_nmis).
 pub fn set_second(register: u64) {
     SECOND.store(register, Ordering::Release);
+}
+
+/// Gives a switcher's fatal events to an own hook of a case's, or to this kernel's again if it is 0: then
+/// they are the end.
+pub fn set_fatal_landing(hook: u64) {
+    FATAL_LANDING.store(hook, Ordering::Release);
 }
 
 /// Whether hooks set RF in what they return to: for a breakpoint that is taken for an NMI or a machine

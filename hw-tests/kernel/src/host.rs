@@ -29,7 +29,7 @@ use x86_64::registers::debug::Dr7;
 use x86_64::registers::model_specific::Msr;
 
 use crate::world::{BareMetal, GUESTS, STACK32};
-use crate::{Switchers, fatal, nmi, second_nmi, world_on};
+use crate::{Switchers, fatal, nmi, second_nmi, unexpected, world_on};
 
 /// What came of a host case: how many guests were entered, or why it failed.
 pub(crate) type Ended = Result<u64, String>;
@@ -149,6 +149,9 @@ pub(crate) fn all(
                 second_nmi::arrives(&mut world)
             }
             "host/no_nmi_is_lost_during_a_million_switches" => nmi::flood(&mut world),
+            "host/an_unexpected_fault_in_the_switcher_ends_in_the_hosts_hook" => {
+                unexpected::ends_in_the_hook(&mut world)
+            }
             _ => Err("no such case".into()),
         };
         report_one(report, name, &ended);
@@ -263,7 +266,11 @@ pub(crate) fn setup(
 }
 
 /// Runs a guest and compares everything.
-fn check(world: &mut BareMetal<'_>, setup: &Setup, expected: &Expected) -> Result<(), String> {
+pub(crate) fn check(
+    world: &mut BareMetal<'_>,
+    setup: &Setup,
+    expected: &Expected,
+) -> Result<(), String> {
     match world.run(setup) {
         Ok(outcome) => expected.compare(setup, &outcome).map_err(|why| why.0),
         Err(why) => Err(format!("{why:?}")),

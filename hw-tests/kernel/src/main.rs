@@ -8,6 +8,7 @@ extern crate alloc;
 mod host;
 mod nmi;
 mod second_nmi;
+mod unexpected;
 mod world;
 
 use core::ptr::NonNull;
