@@ -119,6 +119,7 @@ pub(crate) fn all(
             | "host/the_pvcs_flips_while_guests_switch"
             | "host/a_second_nmi_arrives_when_the_first_one_is_over"
             | "host/no_nmi_is_lost_during_a_million_switches"
+            | "host/no_nmi_is_lost_while_rsp_is_an_address_of_the_hosts"
                 if few =>
             {
                 report.not_here(name, several);
@@ -148,7 +149,12 @@ pub(crate) fn all(
             "host/a_second_nmi_arrives_when_the_first_one_is_over" => {
                 second_nmi::arrives(&mut world)
             }
-            "host/no_nmi_is_lost_during_a_million_switches" => nmi::flood(&mut world),
+            "host/no_nmi_is_lost_during_a_million_switches" => {
+                nmi::flood(&mut world, 10, 50_000, &[])
+            }
+            "host/no_nmi_is_lost_while_rsp_is_an_address_of_the_hosts" => {
+                nmi::with_host_rsp(&mut world)
+            }
             "host/an_unexpected_fault_in_the_switcher_ends_in_the_hosts_hook" => {
                 unexpected::ends_in_the_hook(&mut world)
             }

@@ -9,12 +9,13 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hw_cases::{Expected, Setup, World, place};
-use hw_kernel::memory::{Flags, Frame, MapError};
+use hw_kernel::memory::{Flags, Frame, MapError, PAGE};
+use hw_kernel::percpu::{self, Stack};
 use hw_kernel::{events, smp};
 use switcher_runtime::switcher_gen::GateDescriptor;
 use switcher_runtime::switcher_gen::arch::{RFlags, Vendor, vector};
 use switcher_runtime::switcher_gen::asm::Label;
-use switcher_runtime::switcher_gen::layout::PtRegs;
+use switcher_runtime::switcher_gen::layout::{IstTop, PerCpu, PtRegs, Tss};
 use switcher_runtime::{Exit, Mode};
 use x86_64::VirtAddr;
 use x86_64::instructions::tables::lidt;
@@ -155,6 +156,16 @@ pub(crate) struct Interruption {
     pub(crate) is_breakpoint: bool,
 }
 
+/// A breakpoint that is taken for an NMI or a machine check.
+const fn taken_for(name: &'static str) -> Interruption {
+    Interruption {
+        name,
+        call: call_with_breakpoint,
+        count: || Ok(events::hooked_nmis() + events::hooked_machine_checks()),
+        is_breakpoint: true,
+    }
+}
+
 /// A way through the switcher, from the host's call to its return.
 pub(crate) struct Path {
     name: &'static str,
@@ -185,6 +196,16 @@ impl Path {
         let executes = (SYSRETQ, sysretqs);
         let expected = [expected.clone(), expected];
         Self { name, setup, expected, by, executes, least: LEAST }
+    }
+
+    /// The same with RSP of both modes.
+    fn with_rsp(mut self, rsp: u64) -> Self {
+        let Setup { regs, pvcs, smod_rsp, .. } = &mut self.setup;
+        (regs.rsp, pvcs.rsp, *smod_rsp) = (rsp, rsp, rsp);
+        for Expected { regs, pvcs, smod_rsp, .. } in &mut self.expected {
+            (regs.rsp, pvcs.rsp, *smod_rsp) = (rsp, rsp, rsp);
+        }
+        self
     }
 
     /// A short one that ends an event in ring 0 by IRETQ.
@@ -295,12 +316,7 @@ pub(crate) fn paths(world: &BareMetal<'_>) -> [Path; 7] {
 /// In front of every instruction of every path, each time that the path comes by it: an NMI or a machine
 /// check, as far as the switcher can tell. What becomes of the guest and of the host is what does without.
 pub(crate) fn at_every_boundary(world: &mut BareMetal<'_>, event: u8) -> Ended {
-    let interruption = Interruption {
-        name: if event == vector::NMI { "an NMI" } else { "a machine check" },
-        call: call_with_breakpoint,
-        count: || Ok(events::hooked_nmis() + events::hooked_machine_checks()),
-        is_breakpoint: true,
-    };
+    let interruption = taken_for(if event == vector::NMI { "an NMI" } else { "a machine check" });
     let copy = IdtCopy::new(world, |gates| {
         gates[usize::from(vector::DB)] = gates[usize::from(event)];
     })?;
@@ -398,12 +414,70 @@ pub(crate) fn boundaries(
     Ok(all)
 }
 
+/// What of the host's memory no event and no SYSCALL writes to, as bytes.
+fn untouched_memory() -> Vec<u8> {
+    let block = percpu::block(0).addr();
+    let sp2 = block + PerCpu::tss.bytes() + Tss::sp2.bytes();
+    let tops = [Stack::DoubleFault, Stack::Nmi, Stack::Debug, Stack::MachineCheck].map(|stack| {
+        let top = stack.top(0) as usize;
+        top..top + size_of::<IstTop>()
+    });
+    let unused = [Stack::DoubleFault, Stack::MachineCheck].map(|stack| {
+        let top = stack.top(0) as usize;
+        top - PAGE as usize..top
+    });
+    // The TSS but for the switcher's scratch.
+    let tss = [block..sp2, sp2 + 8..block + size_of::<Tss>()];
+    let ranges = tss.into_iter().chain(tops).chain(unused);
+    // SAFETY: a block and stacks of statics, which nothing has a reference into.
+    let read = |at: usize| unsafe { core::ptr::with_exposed_provenance::<u8>(at).read_volatile() };
+    ranges.flatten().map(read).collect()
+}
+
+/// NMIs at every instruction of the paths that return by SYSRETQ, and all the time, while RSP is an
+/// address of the host's wherever a guest can choose it: none is lost, as no decision rests on RSP and
+/// none comes between its load and SYSRETQ, and nothing is pushed there (rows 10 and 23).
+pub(crate) fn with_host_rsp(world: &mut BareMetal<'static>) -> Ended {
+    let block = percpu::block(0).addr() as u64;
+    let stack = Stack::Nmi.top(0);
+    let addresses = [
+        stack,
+        // In the middle of an NMI's frame, of the TSS, and of what the switcher knows of the guest.
+        stack - 24,
+        block + 0x60,
+        block + 0xC0,
+        Stack::MachineCheck.top(0),
+        Stack::Sp0.top(0),
+        world.pvcs_address() + 0x80,
+    ];
+    let before = untouched_memory();
+    let [first, ..] = addresses;
+    let copy = IdtCopy::new(world, |gates| {
+        gates[usize::from(vector::DB)] = gates[usize::from(vector::NMI)];
+    })?;
+    let paths = paths(world).into_iter().filter(|path| path.executes.1 != 0);
+    let interruption = taken_for("an NMI");
+    let ended = paths.map(|path| boundaries(world, &path.with_rsp(first), &interruption));
+    let ended = ended.sum::<Ended>();
+    copy.free(world)?;
+    let at_boundaries = ended?;
+    let flooded = flood(world, addresses.len() as u64, 10_000, &addresses)?;
+    if untouched_memory() != before {
+        return Err("the host's memory has changed".into());
+    }
+    Ok(at_boundaries + flooded)
+}
+
 /// NMIs from another CPU, one as soon as the last has been handled, during direct switches: each of
-/// them arrives, and nothing of the guest changes.
-pub(crate) fn flood(world: &mut BareMetal<'static>) -> Ended {
-    /// Round trips, two switches each, between two exits for another reason than an NMI.
-    const ROUNDS: u64 = 50_000;
-    const ENTRIES: u64 = 10;
+/// them arrives, and nothing of the guest changes. RSP is one of `rsps`, if there are any.
+/// `entries` guests make `rounds` round trips each, of two switches, between which nothing but an NMI
+/// is an exit.
+pub(crate) fn flood(
+    world: &mut BareMetal<'static>,
+    entries: u64,
+    rounds: u64,
+    rsps: &[u64],
+) -> Ended {
     /// How long the sender looks for what it has sent.
     const PATIENCE: u64 = 2_000_000_000;
     /// And how long it then waits: an emulator that runs the CPUs in turn would otherwise never let
@@ -422,6 +496,8 @@ pub(crate) fn flood(world: &mut BareMetal<'static>) -> Ended {
     let before = received();
     let hooked_before = events::hooked_nmis();
     let exits_before = EXITS.load(Ordering::Acquire);
+    let sent_before = SENT.load(Ordering::Acquire);
+    STOP.store(false, Ordering::Release);
     let send = move || {
         let received = || EXITS.load(Ordering::Acquire) + events::nmis();
         while !STOP.load(Ordering::Acquire) {
@@ -443,10 +519,10 @@ pub(crate) fn flood(world: &mut BareMetal<'static>) -> Ended {
         }
     };
     smp::start(1, Box::new(send)).map_err(|why| format!("{why}"))?;
-    let result = switch_under_nmis(world, LOOP, ENTRIES, ROUNDS, &EXITS);
+    let result = switch_under_nmis(world, LOOP, entries, rounds, rsps, &EXITS);
     STOP.store(true, Ordering::Release);
     smp::wait(1);
-    let (sent, got) = (SENT.load(Ordering::Acquire), received() - before);
+    let (sent, got) = (SENT.load(Ordering::Acquire) - sent_before, received() - before);
     result?;
     let hooked = events::hooked_nmis() - hooked_before;
     let exits = EXITS.load(Ordering::Acquire) - exits_before;
@@ -456,7 +532,7 @@ pub(crate) fn flood(world: &mut BareMetal<'static>) -> Ended {
     if hooked == 0 || exits == 0 {
         return Err(format!("of {sent} NMIs {hooked} came to the switcher and {exits} to a guest"));
     }
-    Ok(2 * ENTRIES * ROUNDS)
+    Ok(2 * entries * rounds)
 }
 
 /// Runs guests that make system calls, each until it has made all of them.
@@ -465,6 +541,7 @@ fn switch_under_nmis(
     code: &[u8],
     entries: u64,
     rounds: u64,
+    rsps: &[u64],
     exits: &AtomicU64,
 ) -> Result<(), String> {
     let mut rng = fastrand::Rng::with_seed(10);
@@ -474,6 +551,10 @@ fn switch_under_nmis(
         setup.smod_entry = place::ERETU;
         setup.regs.eflags = RFlags::GUEST_FIXED.bits();
         setup.regs.rbx = rounds;
+        if !rsps.is_empty() {
+            setup.regs.rsp = rsps[entry as usize % rsps.len()];
+            setup.smod_rsp = rsps[(entry as usize + 1) % rsps.len()];
+        }
         let first = setup.clone();
         loop {
             let outcome = world.run(&setup).map_err(|why| format!("{why:?}"))?;

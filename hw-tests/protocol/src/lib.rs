@@ -59,6 +59,7 @@ pub const HOST_CASES: &[&str] = &[
     "host/a_machine_check_at_every_instruction_of_every_path_changes_nothing",
     "host/a_second_nmi_arrives_when_the_first_one_is_over",
     "host/no_nmi_is_lost_during_a_million_switches",
+    "host/no_nmi_is_lost_while_rsp_is_an_address_of_the_hosts",
     "host/an_unexpected_fault_in_the_switcher_ends_in_the_hosts_hook",
     "host/a_cpu_without_its_switcher_is_as_it_was",
 ];
