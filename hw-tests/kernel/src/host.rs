@@ -110,6 +110,8 @@ pub(crate) fn all(
     report: &mut Report,
 ) {
     let mut others = Some(others);
+    // Where the instructions of each are, the first case that interrupts them finds out for the others.
+    let mut paths = nmi::paths(&world);
     let (last, names) = HOST_CASES.split_last().unwrap_or((&"", &[]));
     for &name in names {
         let several = "there are not four CPUs";
@@ -141,19 +143,19 @@ pub(crate) fn all(
                 mov_ss(&mut world)
             }
             "host/an_nmi_at_every_instruction_of_every_path_changes_nothing" => {
-                nmi::at_every_boundary(&mut world, vector::NMI)
+                nmi::at_every_boundary(&mut world, &mut paths, vector::NMI)
             }
             "host/a_machine_check_at_every_instruction_of_every_path_changes_nothing" => {
-                nmi::at_every_boundary(&mut world, vector::MC)
+                nmi::at_every_boundary(&mut world, &mut paths, vector::MC)
             }
             "host/a_second_nmi_arrives_when_the_first_one_is_over" => {
-                second_nmi::arrives(&mut world)
+                second_nmi::arrives(&mut world, &mut paths)
             }
             "host/no_nmi_is_lost_during_a_million_switches" => {
                 nmi::flood(&mut world, 10, 50_000, &[])
             }
             "host/no_nmi_is_lost_while_rsp_is_an_address_of_the_hosts" => {
-                nmi::with_host_rsp(&mut world)
+                nmi::with_host_rsp(&mut world, &paths)
             }
             "host/an_unexpected_fault_in_the_switcher_ends_in_the_hosts_hook" => {
                 unexpected::ends_in_the_hook(&mut world)

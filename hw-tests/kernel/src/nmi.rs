@@ -167,6 +167,7 @@ const fn taken_for(name: &'static str) -> Interruption {
 }
 
 /// A way through the switcher, from the host's call to its return.
+#[derive(Clone)]
 pub(crate) struct Path {
     name: &'static str,
     setup: Setup,
@@ -178,6 +179,8 @@ pub(crate) struct Path {
     executes: (&'static [u8], u64),
     /// How many instructions there are in it at least.
     least: u64,
+    /// Where they are, once they have been met: then nobody looks elsewhere again.
+    met: Vec<u64>,
 }
 
 const SYSRETQ: &[u8] = &[0x48, 0x0F, 0x07];
@@ -195,17 +198,18 @@ impl Path {
     ) -> Self {
         let executes = (SYSRETQ, sysretqs);
         let expected = [expected.clone(), expected];
-        Self { name, setup, expected, by, executes, least: LEAST }
+        Self { name, setup, expected, by, executes, least: LEAST, met: Vec::new() }
     }
 
     /// The same with RSP of both modes.
-    fn with_rsp(mut self, rsp: u64) -> Self {
-        let Setup { regs, pvcs, smod_rsp, .. } = &mut self.setup;
+    fn with_rsp(&self, rsp: u64) -> Self {
+        let mut path = self.clone();
+        let Setup { regs, pvcs, smod_rsp, .. } = &mut path.setup;
         (regs.rsp, pvcs.rsp, *smod_rsp) = (rsp, rsp, rsp);
-        for Expected { regs, pvcs, smod_rsp, .. } in &mut self.expected {
+        for Expected { regs, pvcs, smod_rsp, .. } in &mut path.expected {
             (regs.rsp, pvcs.rsp, *smod_rsp) = (rsp, rsp, rsp);
         }
-        self
+        path
     }
 
     /// A short one that ends an event in ring 0 by IRETQ.
@@ -309,19 +313,19 @@ pub(crate) fn paths(world: &BareMetal<'_>) -> [Path; 7] {
             by: &[(EnterGuest, 1), (ReturnFromGuest, 1)],
             executes: (SYSRETQ, 0),
             least: LEAST,
+            met: Vec::new(),
         },
     ]
 }
 
 /// In front of every instruction of every path, each time that the path comes by it: an NMI or a machine
 /// check, as far as the switcher can tell. What becomes of the guest and of the host is what does without.
-pub(crate) fn at_every_boundary(world: &mut BareMetal<'_>, event: u8) -> Ended {
+pub(crate) fn at_every_boundary(world: &mut BareMetal<'_>, paths: &mut [Path], event: u8) -> Ended {
     let interruption = taken_for(if event == vector::NMI { "an NMI" } else { "a machine check" });
     let copy = IdtCopy::new(world, |gates| {
         gates[usize::from(vector::DB)] = gates[usize::from(event)];
     })?;
-    let paths = paths(world);
-    let ended = paths.iter().map(|path| boundaries(world, path, &interruption)).sum::<Ended>();
+    let ended = paths.iter_mut().map(|path| boundaries(world, path, &interruption)).sum::<Ended>();
     let ended = ended.and_then(|count| Ok(count + in_the_guest(world, event)?));
     copy.free(world)?;
     ended
@@ -347,7 +351,7 @@ fn in_the_guest(world: &mut BareMetal<'_>, event: u8) -> Ended {
 /// The same for one path; the result is how many there have been.
 pub(crate) fn boundaries(
     world: &mut BareMetal<'_>,
-    path: &Path,
+    path: &mut Path,
     interruption: &Interruption,
 ) -> Ended {
     let Interruption { name, call, count, is_breakpoint } = *interruption;
@@ -359,8 +363,13 @@ pub(crate) fn boundaries(
         let at = base + u64::from(switcher.image().gate(vector).offset);
         at..at + 8
     };
-    let addresses =
+    let all =
         (base..stubs).chain(stub(vector::UD)).chain(stub(vector::GP)).chain(stub(vector::NMI));
+    // Without any, first: nothing is at address 0.
+    let addresses: Vec<_> = match &path.met[..] {
+        [] => [0].into_iter().chain(all).collect(),
+        met => met.to_vec(),
+    };
     let by = path.by.iter().map(|(label, times)| (switcher.address(*label), *times));
     let by: Vec<_> = by.collect();
     let (executed, times) = path.executes;
@@ -379,6 +388,7 @@ pub(crate) fn boundaries(
             .map_err(|why| format!("{}, {name} at {at:#x}: {}", path.name, why.0))
     };
 
+    let mut met = Vec::new();
     let mut all = 0;
     let mut found = 0;
     let mut executed = 0;
@@ -399,6 +409,9 @@ pub(crate) fn boundaries(
             }
             found += 1;
         }
+        if here != 0 || at == 0 {
+            met.push(at);
+        }
         all += here;
         executed += if executed_at.contains(&at) { here } else { 0 };
     }
@@ -411,6 +424,7 @@ pub(crate) fn boundaries(
     if found != by.len() {
         return Err(format!("{}: {found} of {} places are in the code", path.name, by.len()));
     }
+    path.met = met;
     Ok(all)
 }
 
@@ -437,7 +451,7 @@ fn untouched_memory() -> Vec<u8> {
 /// NMIs at every instruction of the paths that return by SYSRETQ, and all the time, while RSP is an
 /// address of the host's wherever a guest can choose it: none is lost, as no decision rests on RSP and
 /// none comes between its load and SYSRETQ, and nothing is pushed there (rows 10 and 23).
-pub(crate) fn with_host_rsp(world: &mut BareMetal<'static>) -> Ended {
+pub(crate) fn with_host_rsp(world: &mut BareMetal<'static>, paths: &[Path]) -> Ended {
     let block = percpu::block(0).addr() as u64;
     let stack = Stack::Nmi.top(0);
     let addresses = [
@@ -455,9 +469,9 @@ pub(crate) fn with_host_rsp(world: &mut BareMetal<'static>) -> Ended {
     let copy = IdtCopy::new(world, |gates| {
         gates[usize::from(vector::DB)] = gates[usize::from(vector::NMI)];
     })?;
-    let paths = paths(world).into_iter().filter(|path| path.executes.1 != 0);
+    let paths = paths.iter().filter(|path| path.executes.1 != 0);
     let interruption = taken_for("an NMI");
-    let ended = paths.map(|path| boundaries(world, &path.with_rsp(first), &interruption));
+    let ended = paths.map(|path| boundaries(world, &mut path.with_rsp(first), &interruption));
     let ended = ended.sum::<Ended>();
     copy.free(world)?;
     let at_boundaries = ended?;

@@ -195,7 +195,7 @@ fn to(gate: GateDescriptor, handler: *const u8) -> GateDescriptor {
 }
 
 /// All of it. The result is how many second NMIs there were.
-pub(crate) fn arrives(world: &mut BareMetal<'_>) -> Ended {
+pub(crate) fn arrives(world: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
     smp::aim_nmis(0);
     let copy = IdtCopy::new(world, |gates| {
         let gate = &mut gates[usize::from(vector::DB)];
@@ -210,7 +210,7 @@ pub(crate) fn arrives(world: &mut BareMetal<'_>) -> Ended {
     for (page, flags) in pages.clone() {
         world.map_in_both(page, Some(flags)).map_err(nmi::mapping)?;
     }
-    let ended = each(world);
+    let ended = each(world, paths);
     for (page, _) in pages {
         world.map_in_both(page, None).map_err(nmi::mapping)?;
     }
@@ -219,13 +219,13 @@ pub(crate) fn arrives(world: &mut BareMetal<'_>) -> Ended {
 }
 
 /// Each of the three.
-fn each(world: &mut BareMetal<'_>) -> Ended {
+fn each(world: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
     let mut seconds = 0;
     send_where(false);
     let two =
         Interruption { name: "a second NMI", call: call_with_two, count, is_breakpoint: false };
-    for path in nmi::paths(world) {
-        seconds += nmi::boundaries(world, &path, &two)?;
+    for path in paths {
+        seconds += nmi::boundaries(world, path, &two)?;
     }
 
     send_where(true);
@@ -240,7 +240,7 @@ fn each(world: &mut BareMetal<'_>) -> Ended {
     let by: &[_] = &[(EventNmi, 1), (EventIstFromGuest, 1)];
     let in_guest = Path::of_event("an NMI in the guest", setup, in_guest, by);
     let calls = [call_after_one as unsafe fn(u64) -> *mut PtRegs, call_with_one_pending];
-    for (path, call) in [in_host, in_guest].iter().zip(calls) {
+    for (path, call) in [in_host, in_guest].iter_mut().zip(calls) {
         seconds += nmi::boundaries(world, path, &Interruption { call, ..two })?;
     }
     Ok(seconds)
