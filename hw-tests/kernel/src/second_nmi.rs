@@ -104,11 +104,10 @@ fn send_where(on_the_stack_of_nmis: bool) {
     LEN.store(len, Ordering::Relaxed);
 }
 
-/// Waits until hooks have been called about so many NMIs. Nothing here ends the blocking.
-fn wait_for_hooks(hooked: u64) {
+/// Waits until so many NMIs have arrived. Nothing here ends the blocking.
+fn wait_for(wanted: impl Fn() -> u64, arrived: impl Fn() -> u64) {
     const PATIENCE: u64 = 100_000_000;
-    let arrived = || (0..PATIENCE).any(|_| events::hooked_nmis() >= hooked);
-    if !arrived() || events::hooked_nmis() != hooked {
+    if !(0..PATIENCE).any(|_| arrived() >= wanted()) || arrived() != wanted() {
         LOST.store(true, Ordering::Release);
     }
 }
@@ -135,7 +134,7 @@ unsafe fn call_with_two(entry: u64) -> *mut PtRegs {
     // SAFETY: as the caller says. The switcher comes back from what happens at the breakpoint.
     let frame = unsafe { checked_call(entry) };
     nmi::set_breakpoint(false);
-    wait_for_hooks(hooked + 2 * (SENT.load(Ordering::Acquire) - sent));
+    wait_for(|| hooked + 2 * (SENT.load(Ordering::Acquire) - sent), events::hooked_nmis);
     events::set_second(0);
     frame
 }
@@ -151,7 +150,7 @@ unsafe fn call_after_one(entry: u64) -> *mut PtRegs {
     unsafe { IdtCopy::load() };
     nmi::set_breakpoint(true);
     smp::send_nmi(0);
-    wait_for_hooks(hooked + 1 + SENT.load(Ordering::Acquire) - sent);
+    wait_for(|| hooked + 1 + SENT.load(Ordering::Acquire) - sent, events::hooked_nmis);
     nmi::set_breakpoint(false);
     // SAFETY: as the caller says.
     unsafe { checked_call(entry) }
@@ -172,9 +171,7 @@ unsafe fn call_with_one_pending(entry: u64) -> *mut PtRegs {
     // SAFETY: as the caller says.
     unsafe { IdtCopy::load() };
     smp::send_nmi(0);
-    while BLOCKED.load(Ordering::Acquire) == blocked {
-        core::hint::spin_loop();
-    }
+    wait_for(|| blocked + 1, || BLOCKED.load(Ordering::Acquire));
     // SAFETY: this is the gate that the copy was made with.
     unsafe { IdtCopy::set_gate(vector::NMI, gate) };
     smp::send_nmi(0);
@@ -182,7 +179,7 @@ unsafe fn call_with_one_pending(entry: u64) -> *mut PtRegs {
     // SAFETY: as the caller says.
     let frame = unsafe { checked_call(entry) };
     nmi::set_breakpoint(false);
-    wait_for_hooks(hooked + SENT.load(Ordering::Acquire) - sent);
+    wait_for(|| hooked + SENT.load(Ordering::Acquire) - sent, events::hooked_nmis);
     frame
 }
 
