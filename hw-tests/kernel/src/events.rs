@@ -293,14 +293,14 @@ pub fn set_second(register: u64) {
     SECOND.store(register, Ordering::Release);
 }
 
-/// Gives a switcher's fatal events to an own hook of a case's, or to this kernel's again if it is 0: then
-/// they are the end.
+/// Gives a switcher's fatal events to an own hook of a case's, or to this kernel's again if it is
+/// 0: then they are the end.
 pub fn set_fatal_landing(hook: u64) {
     FATAL_LANDING.store(hook, Ordering::Release);
 }
 
-/// Whether hooks set RF in what they return to: for a breakpoint that is taken for an NMI or a machine
-/// check, whose instruction is to be executed afterwards.
+/// Whether hooks set RF in what they return to: for a breakpoint that is taken for an NMI or a
+/// machine check, whose instruction is to be executed afterwards.
 pub fn set_resuming(resuming: bool) {
     let flags = if resuming { RFlags::RF } else { RFlags::empty() };
     RESUMING.store(flags.bits(), Ordering::Release);
@@ -480,8 +480,8 @@ unsafe extern "C" {
     static __entry_data_end: u8;
 }
 
-/// What the stubs need under the root of a guest without a switcher, and stubs of cases under any: their
-/// code, and what they read and write. Whole pages.
+/// What the stubs need under the root of a guest without a switcher, and stubs of cases under any:
+/// their code, and what they read and write. Whole pages.
 #[must_use]
 pub fn mappings() -> [(Region, Rights); 2] {
     let region =

@@ -110,7 +110,8 @@ pub(crate) fn all(
     report: &mut Report,
 ) {
     let mut others = Some(others);
-    // Where the instructions of each are, the first case that interrupts them finds out for the others.
+    // Where the instructions of each are, the first case that interrupts them finds out for the
+    // others.
     let mut paths = nmi::paths(&world);
     let (last, names) = HOST_CASES.split_last().unwrap_or((&"", &[]));
     for &name in names {
@@ -232,8 +233,8 @@ fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
     as_before("uninstalled")?;
 
     // The other one: it leaves the CPU and the memory. It has no place behind this CPU's block.
-    let Policy { placement, revision } = variant.axes().policy;
-    let elsewhere = variant.with_policy(Policy { placement: Placement::Gs, revision });
+    let policy = variant.axes().policy;
+    let elsewhere = variant.with_policy(Policy { placement: Placement::Gs, ..policy });
     let mut memory = CodeMemory::at(HIGH_BASE + 64 * PAGE);
     let other = Switcher::assemble(&elsewhere, &events::hooks(), &mut memory)
         .map_err(|why| format!("{why}"))?;
@@ -250,7 +251,7 @@ fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
     if let Some(flags) = memory::host_flags(base) {
         return Err(format!("the unloaded switcher is still mapped, {flags:?}"));
     }
-    let expected = match placement {
+    let expected = match policy.placement {
         Placement::Gs => smp::count(),
         Placement::PerCpu => 1,
     };
@@ -716,8 +717,8 @@ fn flipping_pvcs(world: &mut BareMetal<'static>) -> Ended {
     result
 }
 
-/// Where a PVCS has the words that a switcher reads: both selectors, GS base, flags and protection keys,
-/// RIP, RCX, R11, and RSP, if it has that.
+/// Where a PVCS has the words that a switcher reads: both selectors, GS base, flags and protection
+/// keys, RIP, RCX, R11, and RSP, if it has that.
 fn words_of<P: PvcsLayout>() -> Vec<usize> {
     [
         P::USER_CS.bytes(),

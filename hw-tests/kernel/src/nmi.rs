@@ -1,5 +1,5 @@
-//! NMIs and machine checks at every instruction of the switcher, and NMIs all the time while it switches (spec/hazards.md, rows
-//! 8 to 11).
+//! NMIs and machine checks at every instruction of the switcher, and NMIs all the time while it
+//! switches (spec/hazards.md, rows 8 to 11).
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -87,8 +87,8 @@ impl IdtCopy {
     /// There is a copy, and this is in a call of `enter_with`.
     pub(crate) unsafe fn load() {
         let base = VirtAddr::new(IDT.load(Ordering::Relaxed));
-        // SAFETY: but for some gates, whose makers vouch for them, this is the switcher's own table,
-        // which is loaded here.
+        // SAFETY: but for some gates, whose makers vouch for them, this is the switcher's own
+        // table, which is loaded here.
         unsafe { lidt(&DescriptorTablePointer { limit: 4095, base }) }
     }
 
@@ -112,7 +112,14 @@ pub(crate) fn set_breakpoint(enabled: bool) {
     let control = if enabled { ENABLED } else { DISABLED };
     // SAFETY: the breakpoint is in the switcher, which comes back from what happens there.
     unsafe {
-        asm!("mov dr0, {}", "mov dr6, {}", "mov dr7, {}", in(reg) at, in(reg) DR6_CLEAR, in(reg) control);
+        asm!(
+            "mov dr0, {at}",
+            "mov dr6, {clear}",
+            "mov dr7, {control}",
+            at = in(reg) at,
+            clear = in(reg) DR6_CLEAR,
+            control = in(reg) control,
+        );
     }
 }
 
@@ -127,9 +134,9 @@ unsafe fn call_under_copy(entry: u64) -> *mut PtRegs {
     unsafe { checked_call(entry) }
 }
 
-/// The same with an instruction breakpoint in the switcher. Its #DB takes the entry and the stack of an
-/// NMI or a machine check; the hook sets RF, so that the instruction is executed then, and is met again
-/// if the path comes by again.
+/// The same with an instruction breakpoint in the switcher. Its #DB takes the entry and the stack
+/// of an NMI or a machine check; the hook sets RF, so that the instruction is executed then, and is
+/// met again if the path comes by again.
 ///
 /// # Safety
 /// As for [`call_under_copy`].
@@ -151,8 +158,8 @@ pub(crate) struct Interruption {
     pub(crate) call: unsafe fn(u64) -> *mut PtRegs,
     /// How many there have been, or what has become of one.
     pub(crate) count: fn() -> Result<u64, String>,
-    /// Whether it is the breakpoint itself that is taken for it: then it comes each time that the path
-    /// comes by, and exactly there.
+    /// Whether it is the breakpoint itself that is taken for it: then it comes each time that the
+    /// path comes by, and exactly there.
     pub(crate) is_breakpoint: bool,
 }
 
@@ -318,8 +325,9 @@ pub(crate) fn paths(world: &BareMetal<'_>) -> [Path; 7] {
     ]
 }
 
-/// In front of every instruction of every path, each time that the path comes by it: an NMI or a machine
-/// check, as far as the switcher can tell. What becomes of the guest and of the host is what does without.
+/// In front of every instruction of every path, each time that the path comes by it: an NMI or a
+/// machine check, as far as the switcher can tell. What becomes of the guest and of the host is
+/// what does without.
 pub(crate) fn at_every_boundary(world: &mut BareMetal<'_>, paths: &mut [Path], event: u8) -> Ended {
     let interruption = taken_for(if event == vector::NMI { "an NMI" } else { "a machine check" });
     let copy = IdtCopy::new(world, |gates| {
@@ -358,7 +366,8 @@ pub(crate) fn boundaries(
     let switcher = world.cpu().switcher();
     let base = switcher.base();
     let stubs = switcher.address(Label::EventStubs);
-    // All code that does something, the stubs of the two exceptions that end these guests, and an NMI's.
+    // All code that does something, the stubs of the two exceptions that end these guests, and an
+    // NMI's.
     let stub = |vector| {
         let at = base + u64::from(switcher.image().gate(vector).offset);
         at..at + 8
@@ -449,8 +458,8 @@ fn untouched_memory() -> Vec<u8> {
 }
 
 /// NMIs at every instruction of the paths that return by SYSRETQ, and all the time, while RSP is an
-/// address of the host's wherever a guest can choose it: none is lost, as no decision rests on RSP and
-/// none comes between its load and SYSRETQ, and nothing is pushed there (rows 10 and 23).
+/// address of the host's wherever a guest can choose it: none is lost, as no decision rests on RSP
+/// and none comes between its load and SYSRETQ, and nothing is pushed there (rows 10 and 23).
 pub(crate) fn with_host_rsp(world: &mut BareMetal<'static>, paths: &[Path]) -> Ended {
     let block = percpu::block(0).addr() as u64;
     let stack = Stack::Nmi.top(0);
@@ -484,8 +493,8 @@ pub(crate) fn with_host_rsp(world: &mut BareMetal<'static>, paths: &[Path]) -> E
 
 /// NMIs from another CPU, one as soon as the last has been handled, during direct switches: each of
 /// them arrives, and nothing of the guest changes. RSP is one of `rsps`, if there are any.
-/// `entries` guests make `rounds` round trips each, of two switches, between which nothing but an NMI
-/// is an exit.
+/// `entries` guests make `rounds` round trips each, of two switches, between which nothing but an
+/// NMI is an exit.
 pub(crate) fn flood(
     world: &mut BareMetal<'static>,
     entries: u64,

@@ -60,8 +60,8 @@ static AREAS: [Area; MAX_CPUS] = [const {
 
 const _: () = assert!(core::mem::offset_of!(Area, code) as u64 == PerCpu::BEFORE_CODE);
 
-/// What the host finds directly after a call of the switcher, at a fixed distance from the block: the
-/// code that looks has no register to rely on but GS base.
+/// What the host finds directly after a call of the switcher, at a fixed distance from the block:
+/// the code that looks has no register to rely on but GS base.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub struct Scratch {

@@ -1,8 +1,8 @@
 //! A second NMI that is sent while the first one is handled: it is blocked until then, and arrives
 //! (spec/hazards.md, row 11: an IRET ends the blocking before the guest runs).
 //!
-//! A breakpoint sends them, at each instruction in turn. Its handler must not return by IRETQ, which
-//! would end the blocking in the switcher's place, and writes to no stack but its own.
+//! A breakpoint sends them, at each instruction in turn. Its handler must not return by IRETQ,
+//! which would end the blocking in the switcher's place, and writes to no stack but its own.
 
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,8 +27,8 @@ global_asm!(
     r#"
     .section .entry.text, "ax", @progbits
 
-    // #DB in ring 0, on a stack of its own, under any root: RSP -> RIP, CS, RFLAGS, RSP, SS. Sends an NMI
-    // to this CPU if RSP was where it is wanted.
+    // #DB in ring 0, on a stack of its own, under any root: RSP -> RIP, CS, RFLAGS, RSP, SS. Sends
+    // an NMI to this CPU if RSP was where it is wanted.
     .global hw_kernel_send_second
 hw_kernel_send_second:
     push    rax
@@ -120,8 +120,8 @@ fn count() -> Result<u64, String> {
     }
 }
 
-/// The breakpoint sends the first NMI from in front of an instruction of the switcher, and its hook the
-/// second: both arrive there.
+/// The breakpoint sends the first NMI from in front of an instruction of the switcher, and its hook
+/// the second: both arrive there.
 ///
 /// # Safety
 /// As for `checked_call`; there is an [`IdtCopy`] whose #DB is [`hw_kernel_send_second`]'s.
@@ -139,8 +139,8 @@ unsafe fn call_with_two(entry: u64) -> *mut PtRegs {
     frame
 }
 
-/// The first NMI comes in the host, a moment before the call, and the breakpoint sends the second while
-/// it is handled.
+/// The first NMI comes in the host, a moment before the call, and the breakpoint sends the second
+/// while it is handled.
 ///
 /// # Safety
 /// As for [`call_with_two`].

@@ -126,15 +126,15 @@ pub fn start(cpu: usize, job: Job) -> Result<(), StartError> {
     Err(StartError::NoAnswer(cpu))
 }
 
-/// Sends an NMI to a CPU, which may be this one. There are several CPUs, or there is no APIC to send it
-/// with.
+/// Sends an NMI to a CPU, which may be this one. There are several CPUs, or there is no APIC to
+/// send it with.
 pub fn send_nmi(cpu: usize) {
     aim_nmis(cpu);
     command(cpu, COMMAND_NMI);
 }
 
-/// Prepares this CPU's APIC for whoever sends NMIs by a write to [`COMMAND`] and has no Rust to do it
-/// with.
+/// Prepares this CPU's APIC for whoever sends NMIs by a write to [`COMMAND`] and has no Rust to do
+/// it with.
 pub fn aim_nmis(cpu: usize) {
     // This CPU's APIC may have been reset with it.
     write_apic(APIC_SPURIOUS, 0x1FF);

@@ -1,6 +1,6 @@
-//! A fault in ring 0 that no right host lets happen: the end of the switcher, not of the host's control
-//! (spec/hazards.md, row 30). The hook is told what it was, on a stack of its own, with the host's root
-//! and GS; and a hook that comes back, as none may, meets the trap behind its call.
+//! A fault in ring 0 that no right host lets happen: the end of the switcher, not of the host's
+//! control (spec/hazards.md, row 30). The hook is told what it was, on a stack of its own, with the
+//! host's root and GS; and a hook that comes back, as none may, meets the trap behind its call.
 
 use alloc::format;
 use alloc::string::String;
@@ -25,8 +25,7 @@ global_asm!(
     r#"
     .text
     // unsafe extern "C" fn(entry: u64) -> *mut PtRegs
-    // Calls checked_call, which does not come back if a fatal event ends it: then the result is what the
-    // hook was told last.
+    // Calls checked_call, which does not come back if a fatal event ends it: then RAX is nothing.
     .global hw_kernel_ended_call
 hw_kernel_ended_call:
     push    rbx
@@ -50,7 +49,6 @@ hw_kernel_ended_call:
     // The hook: RDI = PtRegs. Writes down the first two, and comes back as often as it is told to.
     .global hw_kernel_end_call
 hw_kernel_end_call:
-    mov     rbx, rdi
     mov     rsi, rdi
     mov     rdi, [rip + {calls}]
     cmp     rdi, 2
@@ -63,7 +61,6 @@ hw_kernel_end_call:
     rdgsbase rax
     mov     [rdi + {gs_base}], rax
     mov     [rdi + {rsp}], rsp
-    mov     rax, rdi
     mov     ecx, {regs_words}
     rep movsq
 1:  inc     qword ptr [rip + {calls}]
@@ -126,8 +123,8 @@ static STACK: AtomicU64 = AtomicU64::new(0);
 /// Nothing is mapped here, in any root.
 const NOWHERE: u64 = HIGH_BASE + 300 * PAGE;
 
-/// The call that `enter_with` leaves to the host, once the per-CPU block says that the PVCS is where
-/// nothing is.
+/// The call that `enter_with` leaves to the host, once the per-CPU block says that the PVCS is
+/// where nothing is.
 ///
 /// # Safety
 /// As for `checked_call`.
@@ -148,8 +145,8 @@ unsafe fn call_without_pvcs(entry: u64) -> *mut PtRegs {
     }
 }
 
-/// Direct switches of a guest whose PVCS is not mapped: the fault has a stack where the guest has put
-/// RSP on one of the host's, and is a double fault where it has not.
+/// Direct switches of a guest whose PVCS is not mapped: the fault has a stack where the guest has
+/// put RSP on one of the host's, and is a double fault where it has not.
 pub(crate) fn ends_in_the_hook(world: &mut BareMetal<'_>) -> Ended {
     if memory::host_flags(NOWHERE).is_some() {
         return Err(format!("something is mapped at {NOWHERE:#x}"));
@@ -189,8 +186,8 @@ pub(crate) fn ends_in_the_hook(world: &mut BareMetal<'_>) -> Ended {
 fn one(world: &mut BareMetal<'_>, setup: &Setup, returns: u64) -> Result<(), String> {
     RETURNS.store(returns, Ordering::Relaxed);
     let host_cr3 = Cr3::read_raw();
-    // SAFETY: `call_without_pvcs` does what `checked_call` does, unless a fatal event ends it: then the
-    // hook has been called on the host's root and GS base, and the runtime clears the block.
+    // SAFETY: `call_without_pvcs` does what `checked_call` does, unless a fatal event ends it: then
+    // the hook has been called on the host's root and GS base, and the runtime clears the block.
     let outcome = unsafe { world.run_by(setup, call_without_pvcs) };
     let outcome = outcome.map_err(|why| format!("{why:?}"))?;
     let calls = CALLS.load(Ordering::Relaxed);

@@ -344,8 +344,8 @@ fn write_pvcs(frame: &mut Frame, pvcs: &Pvcs, revision: Revision) {
 /// What has become of it. `before` says what a revision has no place for.
 fn read_pvcs(frame: &Frame, before: &Pvcs, revision: Revision) -> Result<Pvcs, Refusal> {
     let start = frame.as_ptr();
-    // SAFETY: a frame is a page, and any bits are integers. Volatile, because a case has another CPU
-    // write to it all the time.
+    // SAFETY: a frame is a page, and any bits are integers. Volatile, because a case has another
+    // CPU write to it all the time.
     let rfc = unsafe { start.cast::<Pvcs>().read_volatile() };
     // SAFETY: as above.
     let current = unsafe { start.cast::<PvcsCurrent>().read_volatile() };

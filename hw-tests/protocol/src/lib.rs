@@ -8,9 +8,9 @@
 //!
 //! Both directions are defined here once, and used by both sides. The lines of a run are, in this
 //! order: one [`Event::Machine`], one [`Event::Begin`], an [`Event::Case`] per self test, an
-//! [`Event::Switcher`] per switcher that is assembled, an [`Event::Case`] per case and per [host case](HOST_CASES), one [`Event::End`]. A kernel that dies prints a
-//! [`PANIC`] or a [`FATAL`] line instead, which are plain text because nothing (the heap least of
-//! all) can be trusted by then.
+//! [`Event::Switcher`] per switcher that is assembled, an [`Event::Case`] per case and per [host
+//! case](HOST_CASES), one [`Event::End`]. A kernel that dies prints a [`PANIC`] or a [`FATAL`] line
+//! instead, which are plain text because nothing (the heap least of all) can be trusted by then.
 
 #![no_std]
 
