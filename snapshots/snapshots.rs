@@ -14,7 +14,7 @@ use switcher_gen::listing::{Listing, ListingOptions};
 use switcher_gen::{Axes, Image, Policy, Variant};
 
 /// Every snapshot there is, one test each.
-const SNAPSHOTS: [&str; 12] = [
+const SNAPSHOTS: [&str; 14] = [
     "diff_amd",
     "diff_amd_mitigations",
     "diff_current",
@@ -23,6 +23,8 @@ const SNAPSHOTS: [&str; 12] = [
     "diff_mitigations",
     "diff_pcid",
     "diff_percpu_current",
+    "diff_percpu_pku",
+    "diff_pku",
     "listing_intel-4level",
     "listing_intel-4level-percpu",
     "offsets",
@@ -130,6 +132,16 @@ fn what_the_current_pvcs_changes() {
 fn what_the_current_pvcs_changes_in_per_cpu_code() {
     let name = "diff_percpu_current";
     diff(name, Placement::PerCpu, |axes| axes.policy.revision = Revision::Current);
+}
+
+#[test]
+fn what_protection_keys_change() {
+    diff("diff_pku", Placement::Gs, |axes| axes.pku = true);
+}
+
+#[test]
+fn what_protection_keys_change_in_per_cpu_code() {
+    diff("diff_percpu_pku", Placement::PerCpu, |axes| axes.pku = true);
 }
 
 /// The snapshot of how the code changes if `change` is made to the axes of the reference with that

@@ -26,6 +26,7 @@ impl Detect for HostFeatures {
         let state = HostState {
             paging,
             pcid: cr4 & Cr4Flags::PCID.bits() != 0,
+            pku: cr4 & Cr4Flags::PROTECTION_KEY_USER.bits() != 0,
             ibt: cr4 & CR4_CET != 0 && endbranch_enabled(),
             automatic_ibrs: automatic_ibrs(),
             arch_capabilities: arch_capabilities(),

@@ -144,6 +144,11 @@ impl Cpu<'_> {
         // SAFETY: CPL 0, as this function has read CR3; `check` has found interrupts to be off, and
         // `install` the stacks to be there. The entries are in the sealed image.
         let host_idt = unsafe { self.switcher.idt().load() };
+        let host_pkru = self.switcher.image().variant().axes().pku.then(|| {
+            // SAFETY: `install` has found CR4.PKE to be set. What it takes away is access to user
+            // pages, of which neither the switcher nor what is around it uses any.
+            unsafe { exchange_pkru(guest.pkru) }
+        });
         // SAFETY: the state just written is what `switcher_enter_guest` expects, and interrupts are
         // off. `GuestRoot`, `PvcsPage` and `install` carry the host's promises about the rest.
         let frame = unsafe { call(self.switcher.address(Label::EnterGuest)) };
@@ -151,6 +156,10 @@ impl Cpu<'_> {
         // Before anything can fault or be interrupted and change it: an NMI handler of the host's, which
         // may do both, comes only once its IDT is back.
         let cr2 = Cr2::read_raw();
+        if let Some(host) = host_pkru {
+            // SAFETY: as above; this is what the host had.
+            guest.pkru = unsafe { exchange_pkru(host) };
+        }
         // SAFETY: the switcher has returned, which it does on the host's root; nothing here changes CPU.
         unsafe { host_idt.restore() };
         // SAFETY: the switcher returns the address of the frame that an exit has built on the sp0
@@ -175,6 +184,21 @@ impl Cpu<'_> {
         // SAFETY: `install` refused a null sp0, and a stack is not within 168 bytes of address 0.
         unsafe { NonNull::new_unchecked(frame) }
     }
+}
+
+/// Loads a PKRU and returns the former one. WRPKRU is slow, and mostly nothing changes.
+///
+/// # Safety
+/// CR4.PKE must be set, and nobody may use user pages that the PKRU keeps from them.
+unsafe fn exchange_pkru(new: u32) -> u32 {
+    let old: u32;
+    // SAFETY: the caller vouches for CR4.PKE; ECX is 0.
+    unsafe { asm!("rdpkru", in("ecx") 0, out("eax") old, out("edx") _, options(nomem, nostack)) };
+    if new != old {
+        // SAFETY: as above; EDX is 0 as well. What changes is the caller's promise.
+        unsafe { asm!("wrpkru", in("eax") new, in("ecx") 0, in("edx") 0, options(nostack)) };
+    }
+    old
 }
 
 /// SPEC_CTRL for the host and for its guest: as it is, but for IBRS, which is for host code only.

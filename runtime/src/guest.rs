@@ -102,6 +102,12 @@ pub struct Guest {
     pub smod_rsp: u64,
     /// The address **after** the SYSCALL that means ERETU. Any value: it is only compared with.
     pub retu_rip: u64,
+    /// Its PKRU: of the mode it is in. Loaded and taken back only where CR4.PKE is set. A host that
+    /// moves it between its modes itself exchanges this as the switcher does: umod's is kept in the
+    /// PVCS, smod's is [`smod_pkru`](Self::smod_pkru).
+    pub pkru: u32,
+    /// PKRU that a direct switch to smod loads: 0, or what the guest has asked for.
+    pub smod_pkru: u32,
     mode: Mode,
     gs_base: u64,
     smod_entry: CanonicalAddr,
@@ -128,6 +134,8 @@ impl Guest {
             regs: PtRegs::ZERO,
             smod_rsp: 0,
             retu_rip: 0,
+            pkru: 0,
+            smod_pkru: 0,
             mode: Mode::Smod,
             gs_base: 0,
             smod_entry: zero,
@@ -244,6 +252,7 @@ impl Guest {
         extra.smod_entry = self.smod_entry.get();
         extra.smod_gsbase = self.smod_gsbase.get();
         extra.smod_rsp = self.smod_rsp;
+        extra.smod_pkru = self.smod_pkru;
         Some(extra)
     }
 

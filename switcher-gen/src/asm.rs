@@ -37,8 +37,12 @@ pub enum Label {
     Sysretq,
     /// The SYSRETQ there.
     SysretqUnsafeStack,
+    /// PKRU is smod's.
+    ToSmodPkru,
     /// Not a direct switch to smod; perhaps ERETU.
     NotToSmod,
+    /// PKRU is umod's.
+    ToUmodPkru,
     /// umod's flags can be loaded by IRETQ alone, or only once they are sanitised.
     ToUmodOtherFlags,
     /// umod's RIP is not in the lower half.
@@ -115,7 +119,7 @@ pub enum Label {
 
 impl Label {
     /// All labels, in the order of their declaration.
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 51] = [
         Self::EnterGuest,
         Self::ReturnToGuest,
         Self::ReturnByIretq,
@@ -128,7 +132,9 @@ impl Label {
         Self::Syscall64SafeStack,
         Self::Sysretq,
         Self::SysretqUnsafeStack,
+        Self::ToSmodPkru,
         Self::NotToSmod,
+        Self::ToUmodPkru,
         Self::ToUmodOtherFlags,
         Self::ToUmodUpperHalf,
         Self::ToUmodOtherRip,
@@ -183,7 +189,9 @@ impl Label {
             Self::Syscall64SafeStack => "entry_SYSCALL_64_switcher_safe_stack",
             Self::Sysretq => ".Lsysretq",
             Self::SysretqUnsafeStack => "entry_SYSRETQ_switcher_unsafe_stack",
+            Self::ToSmodPkru => ".Lto_smod_pkru",
             Self::NotToSmod => ".Lnot_to_smod",
+            Self::ToUmodPkru => ".Lto_umod_pkru",
             Self::ToUmodOtherFlags => ".Lto_umod_other_flags",
             Self::ToUmodUpperHalf => ".Lto_umod_upper_half",
             Self::ToUmodOtherRip => ".Lto_umod_other_rip",

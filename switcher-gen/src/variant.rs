@@ -27,6 +27,9 @@ pub struct Axes {
     /// Whether the CR3 slots may hold PCIDs and NOFLUSH. Changes no instruction: the switcher
     /// loads the slots as they are; it decides what the runtime may put into them.
     pub pcid: bool,
+    /// Whether protection keys are on (CR4.PKE), so that umod can execute WRPKRU: each mode then has
+    /// a PKRU of its own.
+    pub pku: bool,
     /// What the host chooses, whatever its CPU.
     pub policy: Policy,
     /// What is done against speculative execution.
@@ -157,6 +160,7 @@ impl Variant {
             paging: PagingMode::FourLevel,
             ibt: false,
             pcid: false,
+            pku: false,
             policy: Policy::DEFAULT,
             mitigations: Mitigations::NONE,
         },
@@ -183,16 +187,23 @@ impl Variant {
     /// in a way for which there is no variant.
     pub fn for_host(features: &HostFeatures, selectors: Selectors) -> Result<Self, NoVariant> {
         let vendor = features.fit()?;
-        let HostState { paging, pcid, ibt, .. } = features.state();
+        let HostState { paging, pcid, ibt, pku, .. } = features.state();
         let mitigations = Mitigations::for_cpu(features, vendor);
         let policy = Policy::DEFAULT;
-        Ok(Self::new(Axes { vendor, paging, ibt, pcid, policy, mitigations }, selectors)?)
+        let axes = Axes { vendor, paging, ibt, pcid, pku, policy, mitigations };
+        Ok(Self::new(axes, selectors)?)
     }
 
     /// The same under another policy, which any CPU allows.
     #[must_use]
     pub const fn with_policy(self, policy: Policy) -> Self {
         Self { axes: Axes { policy, ..self.axes }, ..self }
+    }
+
+    /// The same for a host that has protection keys off.
+    #[must_use]
+    pub const fn without_pku(self) -> Self {
+        Self { axes: Axes { pku: false, ..self.axes }, ..self }
     }
 
     /// Every variant there is, with default selectors, the reference first.
@@ -213,21 +224,20 @@ impl Variant {
 
     /// One for each kind of CPU, under the default policy, without mitigations.
     fn of_cpus() -> impl Iterator<Item = Self> {
-        const BOOLS: [bool; 2] = [false, true];
         [Vendor::Intel, Vendor::Amd].into_iter().flat_map(|vendor| {
             [PagingMode::FourLevel, PagingMode::FiveLevel].into_iter().flat_map(move |paging| {
-                BOOLS.into_iter().flat_map(move |ibt| {
-                    BOOLS.into_iter().filter_map(move |pcid| {
-                        let axes = Axes { vendor, paging, ibt, pcid, ..Self::REFERENCE.axes };
-                        Self::new(axes, Selectors::DEFAULT).ok()
-                    })
+                (0..1 << 3).filter_map(move |on| {
+                    let [ibt, pcid, pku] = [on & 4 != 0, on & 2 != 0, on & 1 != 0];
+                    let axes = Axes { vendor, paging, ibt, pcid, pku, ..Self::REFERENCE.axes };
+                    Self::new(axes, Selectors::DEFAULT).ok()
                 })
             })
         })
     }
 
-    /// Enough of [`all`](Self::all) for a test that takes long: each without mitigations, and of each
-    /// vendor's first each mitigation alone, and all of them.
+    /// Enough of [`all`](Self::all) for a test that takes long: each without mitigations and
+    /// protection keys; with the keys, of each vendor and policy the first; and of each vendor's
+    /// first each mitigation alone, and all of them.
     pub fn representative() -> impl Iterator<Item = Self> {
         let mitigated = [Vendor::Intel, Vendor::Amd].into_iter().flat_map(|vendor| {
             let axes = Axes { vendor, ..Self::REFERENCE.axes };
@@ -242,7 +252,12 @@ impl Variant {
                 Self::new(Axes { mitigations, ..axes }, Selectors::DEFAULT).ok()
             })
         });
-        Self::unmitigated().chain(mitigated)
+        let is_first = |Axes { paging, ibt, pcid, .. }: Axes| {
+            !ibt && !pcid && matches!(paging, PagingMode::FourLevel)
+        };
+        let unmitigated =
+            Self::unmitigated().filter(move |variant| !variant.axes.pku || is_first(variant.axes));
+        unmitigated.chain(mitigated)
     }
 
     /// The names of [`unmitigated`](Self::unmitigated): those of all others begin with them.
@@ -268,9 +283,9 @@ impl Variant {
 /// part of the name.
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Axes { vendor, paging, ibt, pcid, policy, mitigations } = self.axes;
+        let Axes { vendor, paging, ibt, pcid, pku, policy, mitigations } = self.axes;
         write!(f, "{vendor}-{paging}")?;
-        let of_cpu = [(ibt, "ibt"), (pcid, "pcid")];
+        let of_cpu = [(ibt, "ibt"), (pcid, "pcid"), (pku, "pku")];
         let of_cpu = of_cpu.into_iter().filter_map(|(is_on, name)| is_on.then_some(name));
         of_cpu.chain(policy.names()).try_for_each(|name| write!(f, "-{name}"))?;
         write!(f, "{mitigations}")
@@ -301,20 +316,19 @@ mod tests {
 
     #[test]
     fn names_are_stable_and_read_back() {
-        let names = [
-            "intel-4level",
-            "intel-4level-pcid",
-            "intel-4level-ibt",
-            "intel-4level-ibt-pcid",
-            "intel-la57",
-            "intel-la57-pcid",
-            "intel-la57-ibt",
-            "intel-la57-ibt-pcid",
-            "amd-4level",
-            "amd-4level-pcid",
-            "amd-la57",
-            "amd-la57-pcid",
+        let of_intel = ["", "-pcid", "-ibt", "-ibt-pcid"].as_slice();
+        let of_amd = &of_intel[..2];
+        let cpus = [
+            ("intel-4level", of_intel),
+            ("intel-la57", of_intel),
+            ("amd-4level", of_amd),
+            ("amd-la57", of_amd),
         ];
+        let names: Vec<_> = cpus
+            .iter()
+            .flat_map(|(cpu, has)| has.iter().map(move |has| alloc::format!("{cpu}{has}")))
+            .flat_map(|name| [name.clone(), name + "-pku"])
+            .collect();
         let policies = ["", "-percpu", "-current", "-percpu-current"];
         let all: Vec<_> = policies
             .iter()
@@ -344,8 +358,13 @@ mod tests {
         let some: Vec<_> = Variant::representative().collect();
         let all: Vec<_> = Variant::all().collect();
         assert!(some.iter().all(|variant| all.contains(variant)));
-        assert!(Variant::unmitigated().all(|variant| some.contains(&variant)));
-        for name in ["intel-4level+verw", "intel-4level+ibrs+rsb+bhb+verw", "amd-4level+ibpb"] {
+        assert!(Variant::unmitigated().all(|variant| some.contains(&variant.without_pku())));
+        for name in [
+            "intel-4level-pku-current",
+            "intel-4level+verw",
+            "intel-4level+ibrs+rsb+bhb+verw",
+            "amd-4level+ibpb",
+        ] {
             assert!(some.contains(&name.parse().unwrap()), "{name}");
         }
     }
@@ -376,17 +395,17 @@ mod tests {
     fn a_hosts_variant_follows_its_control_registers() {
         use crate::arch::fake::{FakeCpu, features};
         let paging = PagingMode::FiveLevel;
-        let state = HostState { paging, pcid: true, ibt: true, ..HostState::PLAIN };
+        let state = HostState { paging, pcid: true, ibt: true, pku: true, ..HostState::PLAIN };
         let intel = features(FakeCpu::complete(b"GenuineIntel"), state);
         let variant = Variant::for_host(&intel, Selectors::DEFAULT).unwrap();
-        assert_eq!(variant.to_string(), "intel-la57-ibt-pcid+rsb+bhb");
+        assert_eq!(variant.to_string(), "intel-la57-ibt-pcid-pku+rsb+bhb");
         let amd = FakeCpu::complete(b"AuthenticAMD");
         let refused =
             Variant::for_host(&features(amd.clone(), state), Selectors::DEFAULT).unwrap_err();
         assert_eq!(refused, NoVariant::Illegal(IllegalVariant::IbtOnAmd));
         let amd = features(amd, HostState { ibt: false, ..state });
         let variant = Variant::for_host(&amd, Selectors::DEFAULT).unwrap();
-        assert_eq!(variant.to_string(), "amd-la57-pcid+rsb");
+        assert_eq!(variant.to_string(), "amd-la57-pcid-pku+rsb");
     }
 
     #[test]

@@ -80,7 +80,8 @@ fn comparable(outcome: &Outcome) -> Outcome {
 }
 
 fn for_all(smod: &[u8], umod: &[u8], mut check: impl FnMut(&mut Both, &mut Random)) {
-    for (seed, variant) in Variant::representative().enumerate() {
+    let variants = Variant::representative().filter(|variant| !variant.axes().pku);
+    for (seed, variant) in variants.enumerate() {
         println!("{variant}");
         check(&mut Both::new(&variant, smod, umod), &mut Random(seed as u64));
     }

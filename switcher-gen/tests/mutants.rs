@@ -322,6 +322,34 @@ fn row_27_registers_dropped_or_swapped() {
     killed(&swapped, 27, "exit-frame");
 }
 
+/// Where each mode has a PKRU of its own.
+#[test]
+fn row_27_pkru_of_the_other_mode_or_lost() {
+    for policy in ["", "-percpu", "-current", "-percpu-current"] {
+        let ours = ours(&format!("intel-4level-pku{policy}"));
+        // To smod, then to umod: WRPKRU, and what it loads.
+        for nth in [0, 1] {
+            killed(&without(&ours, "wrpkru", nth), 27, "pkru");
+            killed(&without(&ours, "mov eax,edx", nth), 27, "pkru");
+            killed(&without(&ours, "rdpkru", nth), 27, "pkru");
+            // RAX and RDX are the guest's.
+            killed(&without(&ours, "mov rax,r11", nth), 27, "registers");
+            killed(&without(&ours, "mov rdx,rsp", nth), 27, "registers");
+            // #GP.
+            assert_eq!(refuted(&without(&ours, "xor ecx,ecx", nth)).obligation.name, "no-fault");
+            assert_eq!(refuted(&without(&ours, "xor edx,edx", nth)).obligation.name, "no-fault");
+        }
+    }
+    // umod's is lost; smod runs with umod's.
+    let ours = ours("intel-4level-pku");
+    killed(&without(&ours, "mov [rdx+5Ch],eax", 0), 27, "pvcs");
+    let setting = ours.setting;
+    killed(&Target { setting, ..self::ours("intel-4level") }, 27, "pkru");
+    // Where there are no keys, RDPKRU is #UD.
+    let setting = self::ours("intel-4level").setting;
+    assert_eq!(refuted(&Target { setting, ..ours }).obligation.name, "no-trap");
+}
+
 #[test]
 fn row_28_a_conditional_swapgs_without_a_fence() {
     let entry = "\nroutine entry_SYSCALL_64_switcher\n\tswapgs\n";

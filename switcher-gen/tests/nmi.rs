@@ -11,8 +11,8 @@ use switcher_gen::arch::{RFlags, vector};
 use switcher_gen::asm::{HostSymbol, Label};
 use switcher_gen::layout::{IretFrame, PerCpu, PtRegs, Pvcs, SwitchFlags, Tss, TssExtra};
 use switcher_gen::machine::{
-    ARITHMETIC, Arrival, CR4, Concrete, EFER, Entry, Flags, Gate, Gpr, Memory, Model, Msrs,
-    Program, Region, Sharing, State, Step,
+    ARITHMETIC, Arrival, Concrete, EFER, Entry, Flags, Gate, Gpr, Memory, Model, Msrs, Program,
+    Region, Sharing, State, Step, cr4,
 };
 use switcher_gen::{Image, LinkedImage, Variant};
 
@@ -139,7 +139,7 @@ impl Rig {
             inactive_gs_base: GUEST_GS,
             fs_base: 7,
             cr3: HOST_CR3,
-            cr4: CR4,
+            cr4: cr4(variant),
             pkru: 0,
             msrs: Msrs {
                 star: selectors.star().bits(),

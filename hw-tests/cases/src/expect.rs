@@ -31,6 +31,8 @@ pub struct Expected {
     pub regs: PtRegs,
     /// Its active GS base.
     pub gs_base: u64,
+    /// Its PKRU.
+    pub pkru: u32,
     /// Its mode.
     pub mode: Mode,
     /// smod's stack.
@@ -47,6 +49,7 @@ impl Expected {
             exit,
             regs: PtRegs { eflags: flags(setup.regs.eflags), ..setup.regs },
             gs_base: setup.gs_base,
+            pkru: setup.pkru,
             mode: setup.mode,
             smod_rsp: setup.smod_rsp,
             pvcs: setup.pvcs,
@@ -135,6 +138,11 @@ impl Expected {
         };
         pvcs.rcx = rip;
         pvcs.r11 = umod;
+        let mut pkru = setup.pkru;
+        if platform.pku {
+            pvcs.pkru = pkru;
+            pkru = setup.smod_pkru;
+        }
         Self {
             exit: Self::UD,
             regs: PtRegs {
@@ -148,6 +156,7 @@ impl Expected {
                 ..setup.regs
             },
             gs_base: setup.smod_gsbase,
+            pkru,
             mode: Mode::Smod,
             smod_rsp: setup.smod_rsp,
             pvcs,
@@ -177,6 +186,7 @@ impl Expected {
                 ..setup.regs
             },
             gs_base: platform.paging.canonicalize(pvcs.user_gsbase),
+            pkru: if platform.pku { pvcs.pkru } else { setup.pkru },
             mode: Mode::Umod,
             smod_rsp,
             pvcs,
@@ -202,6 +212,7 @@ impl Expected {
         differences.hex("eflags", self.regs.eflags & !ignored, got.regs.eflags & !ignored);
         differences.note("orig_ax", &orig_ax(self.exit), &got.regs.orig_ax);
         differences.hex("gs base", self.gs_base, got.gs_base);
+        differences.hex("pkru", self.pkru.into(), got.pkru.into());
         differences.note("mode", &self.mode, &got.mode);
         differences.note("switch_flags", &switch_flags(setup, self.mode), &got.switch_flags);
         differences.hex("smod_rsp", self.smod_rsp, got.smod_rsp);
@@ -326,6 +337,7 @@ impl Setup {
             mode,
             regs,
             gs_base: paging.canonicalize(any()),
+            pkru: any() as u32 & Self::PKRU,
             inhibitors: SwitchFlags::empty(),
             pvcs,
             pvcs_registered: true,
@@ -334,6 +346,7 @@ impl Setup {
             smod_entry: place::SMOD_ENTRY,
             smod_gsbase: paging.canonicalize(any()),
             smod_rsp: any(),
+            smod_pkru: any() as u32 & Self::PKRU,
             code: Vec::new(),
             breakpoint: None,
         }
@@ -350,6 +363,9 @@ impl Setup {
         .union(RFlags::NT)
         .union(RFlags::AC)
         .union(RFlags::ID);
+
+    /// What a PKRU may have set without the guests' pages, which have key 0, being out of reach.
+    pub const PKRU: u32 = !3;
 
     /// Adds to a mode's program.
     #[must_use]
@@ -371,7 +387,7 @@ fn random_pvcs(any: &mut impl FnMut() -> u64, platform: &Platform) -> Pvcs {
     pvcs.user_ss = platform.selectors.user_ds();
     pvcs.user_gsbase = any();
     pvcs.eflags = any() as u32;
-    pvcs.pkru = any() as u32;
+    pvcs.pkru = any() as u32 & Setup::PKRU;
     pvcs.rip = place::UMOD_CODE;
     pvcs.rsp = any();
     pvcs.rcx = any();

@@ -23,6 +23,8 @@ pub struct Platform {
     /// What the PVCS looks like. Cases speak of it as the RFC has it; an engine whose switcher is for
     /// another one puts the fields where that has them, and leaves alone what that has no place for.
     pub revision: Revision,
+    /// Whether each mode has a PKRU of its own: CR4.PKE.
+    pub pku: bool,
 }
 
 /// Where a guest's pages lie. smod and umod have pages of their own behind the same addresses, so
@@ -84,6 +86,8 @@ pub struct Setup {
     pub regs: PtRegs,
     /// Its active GS base.
     pub gs_base: u64,
+    /// Its PKRU, where there are protection keys.
+    pub pkru: u32,
     /// Inhibitors that do not follow from the rest.
     pub inhibitors: SwitchFlags,
     /// The PVCS's content; registered if [`pvcs_registered`](Self::pvcs_registered).
@@ -100,6 +104,8 @@ pub struct Setup {
     pub smod_gsbase: u64,
     /// And on which stack.
     pub smod_rsp: u64,
+    /// And with which PKRU.
+    pub smod_pkru: u32,
     /// The programs.
     pub code: Vec<Code>,
     /// An instruction breakpoint (DR0) while the guest runs.
@@ -115,6 +121,8 @@ pub struct Outcome {
     pub regs: PtRegs,
     /// The guest's active GS base.
     pub gs_base: u64,
+    /// Its PKRU; what the setup has where there are no protection keys.
+    pub pkru: u32,
     /// The mode it is in now.
     pub mode: Mode,
     /// The switch flags as the switcher left them.

@@ -127,6 +127,7 @@ pub(crate) fn enable(features: &Features) {
     let mut wanted = Cr4Flags::empty();
     wanted.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, features.smep);
     wanted.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, features.smap);
+    wanted.set(Cr4Flags::PROTECTION_KEY_USER, features.pku);
     // SAFETY: the CPU has what is set, and no page mapped so far is a user page.
     unsafe { Cr4::update(|cr4| cr4.insert(wanted)) }
 }

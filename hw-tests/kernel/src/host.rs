@@ -689,10 +689,12 @@ fn flipping_pvcs(world: &mut BareMetal<'static>) -> Ended {
             let usual = rng.u8(..) < 200;
             let pair = pairs[if usual { 0 } else { rng.usize(..pairs.len()) }];
             let rip = if usual { rips[rng.usize(..2)] } else { rip };
+            // Bochs 2.7 lets key 0's bits apply to the supervisor's pages as well.
+            let pkru = u64::from(rng.u32(..) & Setup::PKRU);
             let values = [
                 pair,
                 rng.u64(..),
-                eflags & 0xFFFF_FFFF | rng.u64(..) << 32,
+                eflags & 0xFFFF_FFFF | pkru << 32,
                 rip,
                 if rng.bool() { rip } else { rng.u64(..) },
                 if rng.bool() { eflags } else { rng.u64(..) },

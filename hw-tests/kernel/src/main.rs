@@ -115,6 +115,7 @@ fn world_on(switchers: Switchers, cpu: usize) -> BareMetal<'static> {
         selectors: variant.selectors(),
         aliases: (segments::USER_CS_ALIAS, segments::USER_DS_ALIAS),
         revision: variant.axes().policy.revision,
+        pku: variant.axes().pku,
     };
     let pcid = HostFeatures::detect().state().pcid_enabled();
     BareMetal::new(cpu, platform, pcid).unwrap_or_else(|why| fatal(&why))

@@ -602,16 +602,19 @@ fn switch_under_nmis(
                     setup.mode = outcome.mode;
                     setup.regs = got;
                     setup.gs_base = outcome.gs_base;
+                    setup.pkru = outcome.pkru;
                     setup.pvcs = outcome.pvcs;
                     setup.smod_rsp = outcome.smod_rsp;
                 }
                 exit if exit == Expected::UD => {
                     let at = place::UMOD_CODE + code.len() as u64 - 2;
                     let gs_kept = outcome.gs_base == first.gs_base;
+                    let pkru_kept = outcome.pkru == first.pkru;
                     if outcome.mode == Mode::Umod
                         && got.rip == at
                         && got.rbx == 0
                         && gs_kept
+                        && pkru_kept
                         && got.rsp == was.rsp
                     {
                         break;

@@ -289,6 +289,7 @@ impl<'s> BareMetal<'s> {
         let mut guest = Guest::new(self.platform.paging);
         guest.regs = setup.regs;
         guest.smod_rsp = setup.smod_rsp;
+        (guest.pkru, guest.smod_pkru) = (setup.pkru, setup.smod_pkru);
         guest.retu_rip = setup.retu_rip;
         guest.set_mode(setup.mode);
         guest.set_gs_base(setup.gs_base)?;
@@ -457,6 +458,7 @@ impl BareMetal<'_> {
             exit,
             regs: guest.regs,
             gs_base: guest.gs_base(),
+            pkru: guest.pkru,
             mode: guest.mode(),
             switch_flags: SwitchFlags::from_bits_retain(after.switch_flags),
             smod_rsp,

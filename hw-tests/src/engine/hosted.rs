@@ -139,6 +139,7 @@ pub(super) fn setup(case: &hw_cases::Setup, usual: Setup) -> Setup {
     let mut setup = usual;
     setup.frame = case.regs;
     setup.gs_base = case.gs_base;
+    setup.pkru = case.pkru;
     setup.pvcs = case.pvcs;
     let extra = &mut setup.extra;
     extra.switch_flags = case.inhibitors | case.mode.flag();
@@ -157,6 +158,7 @@ pub(super) fn setup(case: &hw_cases::Setup, usual: Setup) -> Setup {
     extra.smod_entry = case.smod_entry;
     extra.smod_gsbase = case.smod_gsbase;
     extra.smod_rsp = case.smod_rsp;
+    extra.smod_pkru = case.smod_pkru;
     setup
 }
 
@@ -173,6 +175,7 @@ pub(super) fn outcome(outcome: Outcome) -> hw_cases::Outcome {
         ),
         regs: outcome.frame,
         gs_base: outcome.gs_base,
+        pkru: outcome.pkru,
         mode: if flags.contains(SwitchFlags::UMOD) { Mode::Umod } else { Mode::Smod },
         switch_flags: flags,
         smod_rsp: outcome.extra.smod_rsp,
@@ -197,5 +200,6 @@ pub(super) fn platform(variant: &Variant) -> Platform {
         selectors: variant.selectors(),
         aliases: ALIASES,
         revision: axes.policy.revision,
+        pku: axes.pku,
     }
 }

@@ -18,10 +18,10 @@ pub(super) const ENGINES: [Hosted; 7] = [
     engine("machine-intel", || Ok("intel-4level-ibt-pcid".parse()?)),
     engine("machine-amd", || Ok("amd-4level".parse()?)),
     engine("machine-intel-la57", || Ok("intel-la57".parse()?)),
-    engine("machine-amd-la57", || Ok("amd-la57-pcid".parse()?)),
+    engine("machine-amd-la57", || Ok("amd-la57-pcid-pku".parse()?)),
     engine("machine-percpu", || Ok("intel-4level-percpu".parse()?)),
     engine("machine-current", || Ok("amd-4level-current".parse()?)),
-    engine("machine-percpu-current", || Ok("intel-la57-ibt-pcid-percpu-current".parse()?)),
+    engine("machine-percpu-current", || Ok("intel-la57-ibt-pcid-pku-percpu-current".parse()?)),
 ];
 
 const fn engine(name: &'static str, variant: fn() -> Result<Variant>) -> Hosted {

@@ -8,8 +8,8 @@ use switcher_gen::arch::{PagingMode, RFlags, Selectors, Vendor, vector};
 use switcher_gen::fuzz::scenario::Random;
 use switcher_gen::layout::PtRegs;
 use switcher_gen::machine::{
-    self, CR4, Concrete, EFER, Flags, Gpr, Memory, Model, Msrs, Region, State, Step, Stuck,
-    Unobserved,
+    self, CR4, CR4_PKE, Concrete, EFER, Flags, Gpr, Memory, Model, Msrs, Region, State, Step,
+    Stuck, Unobserved,
 };
 
 use crate::forms::{self, Form};
@@ -177,7 +177,8 @@ fn run(
         fs_base: before.fs_base,
         // Any: what depends on it is taken out by the programs.
         cr3: 0x1000,
-        cr4: CR4,
+        // Programs with RDPKRU and WRPKRU are run where they are switched on.
+        cr4: CR4 | CR4_PKE,
         pkru: 0,
         msrs: Msrs { star: 0, lstar: 0, cstar: 0, sfmask: 0, spec_ctrl: 0, efer: EFER },
         memory: Memory { regions: vec![Region::new("data", DATA, 0, page)], hostile: false },

@@ -83,6 +83,8 @@ pub struct HostState {
     pub pcid: bool,
     /// CR4.CET and S_CET.ENDBR_EN: ring 0 indirect branches must land on ENDBR64.
     pub ibt: bool,
+    /// CR4.PKE: RDPKRU and WRPKRU exist, for guests too.
+    pub pku: bool,
     /// EFER.AIBRSE, AMD's automatic IBRS.
     pub automatic_ibrs: bool,
     /// MSR IA32_ARCH_CAPABILITIES; empty where there is none, or where it cannot be read: then the
@@ -96,6 +98,7 @@ impl HostState {
         paging: PagingMode::FourLevel,
         pcid: false,
         ibt: false,
+        pku: false,
         automatic_ibrs: false,
         arch_capabilities: ArchCapabilities::empty(),
     };

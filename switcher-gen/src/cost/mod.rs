@@ -221,6 +221,9 @@ struct Facts {
     pvcs_flags: Bit,
     /// The highest bit of the PVCS's RIP.
     upper_half: Bit,
+    /// PKRU has to change: to smod's, and to umod's.
+    smod_pkru: Bit,
+    umod_pkru: Bit,
 }
 
 struct Iretq {
@@ -263,6 +266,8 @@ impl Meter {
             frame_flags: forbidden(frame_flags),
             pvcs_flags: forbidden(pvcs.eflags),
             upper_half: d.test(pvcs.rip, 63),
+            smod_pkru: d.not(d.eq(state.pkru, extra.smod_pkru)),
+            umod_pkru: d.not(d.eq(state.pkru, pvcs.pkru)),
         })
     }
 }
@@ -412,6 +417,8 @@ fn kind(d: &Symbolic, theorem: Theorem, target: &Target, walk: &Walk, meter: &Me
         (facts.other_selectors, is_eretu, "other selectors"),
         (wanted_flags, is_return, "flags sanitised"),
         (facts.upper_half, is_eretu, "RIP in the upper half"),
+        (facts.smod_pkru, in_syscall && !is_eretu, "PKRU changes"),
+        (facts.umod_pkru, is_eretu, "PKRU changes"),
     ] {
         if applies && holds(fact) {
             reasons.push(reason);

@@ -7,6 +7,7 @@
 //! | `return_to_guest` | the choice between SYSRETQ and IRETQ, and the one IRETQ |
 //! | `syscall_64` | `entry_SYSCALL_64_switcher`: the decision, the one SYSRETQ, the exit frame |
 //! | `to_smod`, `to_umod` | the two direct switches |
+//! | `pkru` | PKRU, which each mode has for itself, on the direct switches |
 //! | `return_from_guest` | `switcher_return_from_guest`: the common exit |
 //! | `mitigations` | what stands between guest and host against speculative execution |
 //! | `syscall_compat` | `entry_SYSCALL_compat_switcher`: what answers a 32-bit SYSCALL |
@@ -25,6 +26,7 @@ mod event;
 mod event_ist;
 mod event_stubs;
 mod mitigations;
+mod pkru;
 mod return_from_guest;
 mod return_to_guest;
 mod syscall_64;

@@ -10,6 +10,7 @@
 
 use switcher_macros::asm;
 
+use super::pkru;
 use crate::arch::RFlags;
 use crate::asm::{Sink, Window};
 use crate::layout::{PerCpu, Placement, Pvcs, PvcsLayout, Revision, SwitchFlags, Tss, TssExtra};
@@ -41,14 +42,17 @@ fn with_swapgs<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
         ),
     }
     asm!(a
-        /// RSP is the per-CPU block from here on, and GS the guest's: umod's.
-        ; rdgsbase rsp
-        ; swapgs
         ; mov   QWORD [BYTE rdi + P::RIP], rcx
         ; mov   QWORD [BYTE rdi + P::RCX], rcx
         ; mov   QWORD [BYTE rdi + P::R11], r11
         ; mov   DWORD [BYTE rdi + P::EFLAGS], r11d
         ; mov   DWORD [BYTE rdi + P::USER_CS.pair(P::USER_SS)], selectors.user_pair().cast_signed()
+    );
+    pkru::to_smod::<S, P>(a, variant);
+    asm!(a
+        /// RSP is the per-CPU block from here on, and GS the guest's: umod's.
+        ; rdgsbase rsp
+        ; swapgs
         /// Mode and root change together.
         ; xor   BYTE [rsp + PerCpu::tss_extra + TssExtra::switch_flags.low_byte()], SwitchFlags::MODE_TOGGLE.imm8()
         ; mov   rcx, QWORD [rsp + PerCpu::tss_extra + TssExtra::smod_cr3]
@@ -108,6 +112,9 @@ fn without_swapgs<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
         ; mov   QWORD [BYTE rsp + P::USER_GSBASE], rcx
         ; percpu mov rcx, QWORD [PerCpu::tss_extra + TssExtra::smod_gsbase]
         ; wrgsbase rcx
+    );
+    pkru::to_smod::<S, P>(a, variant);
+    asm!(a
         /// smod. Nothing may come between the load of RSP and SYSRETQ.
         ; percpu mov rcx, QWORD [PerCpu::tss_extra + TssExtra::smod_entry]
         ; mov   r11d, RFlags::SMOD_ENTRY.imm32()

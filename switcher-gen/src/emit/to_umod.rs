@@ -12,6 +12,7 @@
 
 use switcher_macros::asm;
 
+use super::pkru;
 use crate::arch::RFlags;
 use crate::asm::{Label, Sink, Window};
 use crate::layout::{
@@ -27,16 +28,11 @@ pub(super) fn emit<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
         /// smod -> umod. Other selectors than SYSRETQ's are left to the host.
         ; percpu mov rcx, QWORD [PerCpu::tss_extra + TssExtra::pvcs]
         ; cmp   DWORD [BYTE rcx + P::USER_CS.pair(P::USER_SS)], selectors.user_pair().cast_signed()
+        ; jne   =>Label::ExitEretu
     );
     match variant.axes().policy.placement {
-        Placement::Gs => {
-            asm!(a ; jne BYTE =>Label::ExitEretu);
-            on_the_hosts_stack::<S, P>(a, variant);
-        }
-        Placement::PerCpu => {
-            asm!(a ; jne =>Label::ExitEretu);
-            without_a_stack::<S, P>(a, variant);
-        }
+        Placement::Gs => on_the_hosts_stack::<S, P>(a, variant),
+        Placement::PerCpu => without_a_stack::<S, P>(a, variant),
     }
 }
 
@@ -45,22 +41,28 @@ fn on_the_hosts_stack<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     let revision = variant.axes().policy.revision;
     let paging = variant.axes().paging;
 
-    match revision {
-        Revision::Rfc => asm!(a
-            /// umod's IRET frame below sp0; its selectors are added if there is an IRETQ.
+    let pku = variant.axes().pku;
+    if revision == Revision::Rfc || pku {
+        asm!(a
+            /// RSP is saved to be a scratch register.
             ; gs mov QWORD [PerCpu::tss_extra + TssExtra::smod_rsp], rsp
-            ; gs mov rsp, QWORD [PerCpu::tss + Tss::sp0]
-        ),
-        Revision::Current => asm!(a
-            /// umod's IRET frame below sp0, with smod's RSP; its selectors are added if there is an
-            /// IRETQ.
-            ; mov   r11, rsp
-            ; gs mov rsp, QWORD [PerCpu::tss + Tss::sp0]
-        ),
+        );
     }
+    pkru::to_umod::<S, P>(a, variant);
+    if revision == Revision::Current && !pku {
+        asm!(a ; mov r11, rsp);
+    }
+    asm!(a
+        /// umod's IRET frame below sp0; its selectors are added if there is an IRETQ.
+        ; gs mov rsp, QWORD [PerCpu::tss + Tss::sp0]
+    );
     a.close(Window::UnsafeStack);
-    if revision == Revision::Rfc {
-        asm!(a ; mov r11, QWORD [BYTE rcx + Pvcs::rsp]);
+    match revision {
+        Revision::Rfc => asm!(a ; mov r11, QWORD [BYTE rcx + Pvcs::rsp]),
+        Revision::Current if pku => {
+            asm!(a ; gs mov r11, QWORD [PerCpu::tss_extra + TssExtra::smod_rsp]);
+        }
+        Revision::Current => {}
     }
     asm!(a
         ; mov   QWORD [BYTE rsp + IretFrame::rsp.below_end()], r11
@@ -96,6 +98,9 @@ fn without_a_stack<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     asm!(a
         /// RSP is saved to be a scratch register. (Where it passes through, this slot is free.)
         ; percpu mov QWORD [PerCpu::tss_extra + TssExtra::smod_rsp], rsp
+    );
+    pkru::to_umod::<S, P>(a, variant);
+    asm!(a
         /// Mode and root change together.
         ; percpu xor BYTE [PerCpu::tss_extra + TssExtra::switch_flags.low_byte()], SwitchFlags::MODE_TOGGLE.imm8()
         ; percpu mov r11, QWORD [PerCpu::tss_extra + TssExtra::umod_cr3]

@@ -199,7 +199,11 @@ pub struct TssExtra {
     /// CR3 for the next entry.
     #[asm(at = 0x10)]
     pub enter_cr3: Cr3,
-    _line0: [u64; 4],
+    _line0: [u64; 3],
+    _line0_end: u32,
+    /// PKRU of smod, in variants with protection keys: 0, or what the host chooses for its guest.
+    #[asm(at = 0x34)]
+    pub smod_pkru: u32,
     /// MSR SPEC_CTRL, low half, for host code: what an exit writes in variants with IBRS.
     #[asm(at = 0x38)]
     pub host_spec_ctrl: u32,

@@ -128,6 +128,7 @@ pub trait PvcsLayout: AsmLayout {
     const USER_SS: Offset<Self, u16>;
     const USER_GSBASE: Offset<Self, u64>;
     const EFLAGS: Offset<Self, u32>;
+    const PKRU: Offset<Self, u32>;
     const RIP: Offset<Self, u64>;
     /// Where RSP passes through, there is none.
     const RSP: Option<Offset<Self, u64>>;
@@ -140,6 +141,7 @@ impl PvcsLayout for Pvcs {
     const USER_SS: Offset<Self, u16> = Self::user_ss;
     const USER_GSBASE: Offset<Self, u64> = Self::user_gsbase;
     const EFLAGS: Offset<Self, u32> = Self::eflags;
+    const PKRU: Offset<Self, u32> = Self::pkru;
     const RIP: Offset<Self, u64> = Self::rip;
     const RSP: Option<Offset<Self, u64>> = Some(Self::rsp);
     const RCX: Offset<Self, u64> = Self::rcx;
@@ -151,6 +153,7 @@ impl PvcsLayout for PvcsCurrent {
     const USER_SS: Offset<Self, u16> = Self::user_ss;
     const USER_GSBASE: Offset<Self, u64> = Self::user_gsbase;
     const EFLAGS: Offset<Self, u32> = Self::eflags;
+    const PKRU: Offset<Self, u32> = Self::pkru;
     const RIP: Offset<Self, u64> = Self::rip;
     const RSP: Option<Offset<Self, u64>> = None;
     const RCX: Offset<Self, u64> = Self::rcx;

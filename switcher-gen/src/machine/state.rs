@@ -178,6 +178,13 @@ impl<W> Fault<W> {
 
 /// CR4 of a host that has on what switchers need: FSGSBASE (Intel SDM vol. 3, 2.5).
 pub const CR4: u64 = 1 << 16;
+/// CR4.PKE: protection keys for user pages.
+pub const CR4_PKE: u64 = 1 << 22;
+/// CR4 of a host that `variant` is for.
+pub const fn cr4(variant: &Variant) -> u64 {
+    if variant.axes().pku { CR4 | CR4_PKE } else { CR4 }
+}
+
 /// EFER of a 64-bit host with SYSCALL: SCE, LME, LMA (Intel SDM vol. 3, 2.2.1).
 pub const EFER: u64 = 1 | 1 << 8 | 1 << 10;
 /// SYSCALL and SYSRET exist.
@@ -239,6 +246,12 @@ impl<D: Domain> State<D> {
     /// #UD unless CR4 has RDGSBASE and its like switched on.
     pub(super) fn fsgsbase_exists(&self, d: &D) -> Result<(), Fault<D::Word>> {
         let is_on = d.test(self.cr4, CR4_FSGSBASE);
+        if d.decide(is_on) { Ok(()) } else { Err(Fault::UNDEFINED) }
+    }
+
+    /// #UD unless CR4 has protection keys switched on.
+    pub(super) fn pkru_exists(&self, d: &D) -> Result<(), Fault<D::Word>> {
+        let is_on = d.any(self.cr4, CR4_PKE);
         if d.decide(is_on) { Ok(()) } else { Err(Fault::UNDEFINED) }
     }
 

@@ -391,6 +391,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 self.state.fs_base = base;
             }
             Kind::ReadPkru => {
+                self.state.pkru_exists(d)?;
                 if !d.decide(d.is(d.truncate(self.state.get(Gpr::Rcx), 4), 0)) {
                     return Err(Fault::protection(d.word(0)).into());
                 }
@@ -398,6 +399,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 self.state.set(Gpr::Rdx, d.word(0));
             }
             Kind::WritePkru => {
+                self.state.pkru_exists(d)?;
                 let zero = |word| d.is(d.truncate(word, 4), 0);
                 let (rcx, rdx) = (self.state.get(Gpr::Rcx), self.state.get(Gpr::Rdx));
                 if !d.decide(d.both(zero(rcx), zero(rdx))) {
@@ -829,7 +831,7 @@ impl Sharing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::{CR4, Concrete, EFER, Flags, Memory, Msrs};
+    use crate::machine::{CR4, CR4_PKE, Concrete, EFER, Flags, Memory, Msrs};
     use crate::variant::Variant;
 
     /// Ring 0 with RAX, RCX and RDX, after its next instruction.
@@ -883,16 +885,22 @@ mod tests {
     }
 
     #[test]
-    fn without_fsgsbase_and_sce_their_instructions_are_undefined() {
+    fn without_fsgsbase_pke_and_sce_their_instructions_are_undefined() {
         let d = Concrete::default();
         let undefined = Step::Fault(Fault::UNDEFINED);
-        // RDGSBASE RAX, WRFSBASE RAX, SYSRETQ.
-        let instructions: [&[u8]; 3] =
-            [&[0xF3, 0x48, 0x0F, 0xAE, 0xC8], &[0xF3, 0x48, 0x0F, 0xAE, 0xD0], &[0x48, 0x0F, 0x07]];
+        // RDGSBASE RAX, WRFSBASE RAX, SYSRETQ, RDPKRU, WRPKRU.
+        let instructions: [&[u8]; 5] = [
+            &[0xF3, 0x48, 0x0F, 0xAE, 0xC8],
+            &[0xF3, 0x48, 0x0F, 0xAE, 0xD0],
+            &[0x48, 0x0F, 0x07],
+            &[0x0F, 0x01, 0xEE],
+            &[0x0F, 0x01, 0xEF],
+        ];
         for code in instructions {
             let program = Program::new(0, code.to_vec());
             let model = Model::from(&Variant::REFERENCE);
             let (mut state, _) = stepped(&[0x90], 0, [0; 3]);
+            state.cr4 |= CR4_PKE;
             assert_ne!(at_0(&state).step(&d, &model, &program, &mut Unobserved), Ok(undefined));
             (state.cr4, state.msrs.efer) = (0, 0);
             assert_eq!(at_0(&state).step(&d, &model, &program, &mut Unobserved), Ok(undefined));

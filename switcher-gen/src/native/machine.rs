@@ -58,6 +58,9 @@ impl Machine {
 
     fn with_guest(image: Image, guest: GuestCode) -> Result<Self, Error> {
         let interception = supported()?;
+        if image.variant().axes().pku {
+            return Err(Error::ProtectionKeys);
+        }
         let selectors = image.variant().selectors();
         if selectors != Selectors::DEFAULT {
             return Err(Error::Selectors { selectors });
@@ -197,6 +200,8 @@ impl Machine {
             // Linux keeps it to itself.
             dr6: None,
             gs_base,
+            // Nobody has changed it.
+            pkru: setup.pkru,
             extra,
             pvcs,
             crossings: record.crossings,

@@ -83,6 +83,9 @@ pub enum Error {
         /// The variant's.
         selectors: Selectors,
     },
+    /// A PKRU of a guest's would apply to this process, too.
+    #[error("variants with protection keys are not run in user mode: take one without `pku`")]
+    ProtectionKeys,
     /// A guest's program does not fit into its page.
     #[error("the guest's program does not fit into {} bytes", Machine::CODE_LEN)]
     ProgramTooLong,

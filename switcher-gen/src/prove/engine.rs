@@ -316,7 +316,7 @@ impl Prover {
     ) -> Result<(), Stop> {
         let d = &self.domain;
         if self.shared.is_some() {
-            self.executed.borrow_mut().add(target, run);
+            self.executed.borrow_mut().add(target, theorem, run);
             if !theorem.is_of_events() && shared::depends_on_place(target, theorem, run) {
                 self.depends_on_place.set(true);
             }

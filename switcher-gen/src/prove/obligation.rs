@@ -68,6 +68,7 @@ obligations! {
     GS_BASE = "gs-base" [5, 6, 7] "GS base is the guest's";
     ROOT = "root" [8, 26] "CR3 is as specified";
     SPEC_CTRL = "spec-ctrl" [29] "SPEC_CTRL is the guest's in the guest and the host's in the host";
+    PKRU = "pkru" [27] "PKRU is the mode's: umod's own, smod's as the host has chosen it";
     SWITCH_FLAGS = "switch-flags" [26] "the mode toggles exactly on a direct switch";
     TSS_EXTRA = "tss-extra" [27] "the per-CPU block is as specified";
     PVCS_GSBASE = "pvcs-gsbase" [6] "PVCS.user_gsbase is the GS base the guest had";

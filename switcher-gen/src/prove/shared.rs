@@ -125,7 +125,9 @@ pub(super) fn whole(target: &Target) -> Key {
 /// events are about the `whole` image: see [`Shape`] for what else they hold of.
 pub(super) fn key(target: &Target, theorem: Theorem, host: Key, whole: Key) -> Key {
     if theorem.is_of_events() {
-        return Sha256::new().chain_update(host).chain_update(whole).finalize().into();
+        let pku = [target.setting.variant.axes().pku.into()];
+        let key = Sha256::new().chain_update(host).chain_update(whole).chain_update(pku);
+        return key.finalize().into();
     }
     let code = theorem.entry(target).map(|entry| code(target, entry));
     Sha256::new().chain_update(host).chain_update(format!("{code:?}")).finalize().into()
@@ -188,9 +190,19 @@ fn judged(setting: Setting, theorem: Theorem) -> Setting {
         | Theorem::IretqNp
         | Theorem::IretqGp => Mitigations { verw: false, ..variant.axes().mitigations },
     };
-    let axes = Axes { pcid: false, mitigations, ..variant.axes() };
+    // Of protection keys, only the direct switches know; see `uses_pkru` for others.
+    let pku = variant.axes().pku && theorem == Theorem::Syscall64;
+    let axes = Axes { pcid: false, pku, mitigations, ..variant.axes() };
     // Every combination is legal that a legal one becomes without PCIDs.
     Setting { variant: Variant::new(axes, variant.selectors()).unwrap_or(variant), ..setting }
+}
+
+/// Whether a run has executed RDPKRU or WRPKRU where [`judged`] does not tell hosts apart that have
+/// them from those that have not.
+fn uses_pkru<D: Domain>(target: &Target, theorem: Theorem, run: &Run<D>) -> bool {
+    let kind = |at: &u64| target.program.at(*at).and_then(Result::ok).map(|op| op.kind);
+    let is_it = |at: &u64| matches!(kind(at), Some(Kind::ReadPkru | Kind::WritePkru));
+    theorem != Theorem::Syscall64 && run.trace.iter().any(is_it)
 }
 
 /// What runs have executed.
@@ -203,7 +215,7 @@ pub(super) struct Executed {
 
 impl Executed {
     /// And this one.
-    pub(super) fn add<D: Domain>(&mut self, target: &Target, run: &Run<D>) {
+    pub(super) fn add<D: Domain>(&mut self, target: &Target, theorem: Theorem, run: &Run<D>) {
         self.at.extend(&run.trace);
         let kind =
             |at: &u64| target.program.at(*at).and_then(Result::ok).map(|op| (op.kind, op.next));
@@ -224,6 +236,7 @@ impl Executed {
         self.is_of_place = self.is_of_place
             || !run.is_movable
             || reads_msr
+            || uses_pkru(target, theorem, run)
             || reads_code(run)
             || !run.trace.array_windows().all(goes_on);
     }
@@ -441,6 +454,7 @@ pub(super) fn depends_on_place<D: Domain>(target: &Target, theorem: Theorem, run
         |at: &u64| op(at).is_some_and(|op| matches!(op.kind, Kind::Return(_) | Kind::Iretq));
     let before_last = run.trace.split_last().map_or(&[][..], |(_, before)| before);
     reads_code(run)
+        || uses_pkru(target, theorem, run)
         || before_last.iter().any(returns)
         || !run.trace.iter().all(|at| reached.contains(at))
 }

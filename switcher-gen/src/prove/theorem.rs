@@ -954,6 +954,7 @@ fn in_guest<D: Domain>(
             ("rsp", machine.get(Gpr::Rsp)),
             ("rcx", machine.get(Gpr::Rcx)),
             ("r11", machine.get(Gpr::R11)),
+            ("PKRU", machine.pkru),
         ];
         for (name, value) in values {
             watch.goal(obligation::NO_HOST_VALUE, d.bit(!d.mentions(value, is_hosts)), name);
@@ -1001,6 +1002,8 @@ fn specified<D: Domain>(
             user_ss: d.word(host.selectors.user_ds().into()),
             user_gsbase: machine.gs_base,
             eflags: machine.rflags(d),
+            // Elsewhere, nobody reads it.
+            pkru: if host.pku { machine.pkru } else { world.spec.pvcs.pkru },
             rip: machine.rip,
             rsp: machine.get(Gpr::Rsp),
             rcx: machine.get(Gpr::Rcx),
@@ -1028,10 +1031,11 @@ fn specified<D: Domain>(
 
 /// Whether the unknown of this name is nothing that a guest may learn.
 fn is_hosts(name: &str) -> bool {
-    const KNOWN: [&str; 4] = [
+    const KNOWN: [&str; 5] = [
         "tss_extra.retu_rip",
         "tss_extra.smod_entry",
         "tss_extra.smod_gsbase",
+        "tss_extra.smod_pkru",
         "tss_extra.smod_rsp",
     ];
     let prefixes = ["host", "sp0", "ist", "tss"];
@@ -1128,17 +1132,16 @@ fn in_host<D: Domain>(
     end
 }
 
-/// What no routine changes, and SPEC_CTRL.
+/// What no routine changes, SPEC_CTRL and PKRU.
 pub(super) fn untouched<D: Domain>(
     d: &D,
     world: &World<D>,
     watch: &mut Watch<'_, D>,
     spec: &spec::State<D>,
 ) {
-    let World { machine, others, .. } = world;
-    let [fs_base, pkru] = *others;
-    watch.equal(d, obligation::UNCHANGED, "FS base", fs_base, machine.fs_base);
-    watch.equal(d, obligation::UNCHANGED, "PKRU", pkru, machine.pkru);
+    let World { machine, fs_base, .. } = world;
+    watch.equal(d, obligation::UNCHANGED, "FS base", *fs_base, machine.fs_base);
+    watch.equal(d, obligation::PKRU, "PKRU", spec.pkru, machine.pkru);
     watch.equal(d, obligation::SPEC_CTRL, "SPEC_CTRL", spec.spec_ctrl, machine.msrs.spec_ctrl);
     let before = entries(d, watch.target, &world.setting);
     let msrs = &machine.msrs;
@@ -1174,6 +1177,7 @@ fn memory<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>, spec: &s
         e.smod_rsp,
         e.host_spec_ctrl,
         e.guest_spec_ctrl,
+        e.smod_pkru,
     ];
     let fields = EXTRA_FIELDS.into_iter().zip(values).map(|((name, at, size), value)| {
         let obligation = match name {
@@ -1187,7 +1191,8 @@ fn memory<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>, spec: &s
     });
     compare(d, world, watch, region::TSS_EXTRA, fields);
     let p = &spec.pvcs;
-    let values = [p.user_cs, p.user_ss, p.user_gsbase, p.eflags, p.rip, p.rsp, p.rcx, p.r11];
+    let values =
+        [p.user_cs, p.user_ss, p.user_gsbase, p.eflags, p.pkru, p.rip, p.rsp, p.rcx, p.r11];
     let fields = pvcs_fields(world.setting.revision()).into_iter().zip(values);
     let fields = fields.filter_map(|(field, value)| {
         let field = field?;

@@ -11,7 +11,7 @@ use crate::layout::{
     TssExtra,
 };
 use crate::machine::{
-    CR4, Domain, EFER, Flags, Gpr, Memory, Model, Msrs, Region, Sharing, State as Machine,
+    Domain, EFER, Flags, Gpr, Memory, Model, Msrs, Region, Sharing, State as Machine, cr4,
 };
 use crate::spec::{self, Caller, Guest, Host, Registers};
 use crate::variant::Variant;
@@ -119,6 +119,7 @@ impl Setting {
             selectors: self.variant.selectors(),
             revision: self.revision(),
             ibrs: self.variant.axes().mitigations.ibrs,
+            pku: self.variant.axes().pku,
         }
     }
 }
@@ -177,8 +178,8 @@ pub(super) struct World<D: Domain> {
     pub(super) setting: Setting,
     /// The host's GS base.
     pub(super) host_gs: D::Word,
-    /// FS base and PKRU as they were.
-    pub(super) others: [D::Word; 2],
+    /// FS base as it was.
+    pub(super) fs_base: D::Word,
     /// The event, if there is one.
     pub(super) event: Option<Happening<D>>,
     /// The initial memory, to tell what has changed.
@@ -201,7 +202,7 @@ pub(super) enum Start {
     },
 }
 
-pub(super) const EXTRA_FIELDS: [FieldAt; 13] = [
+pub(super) const EXTRA_FIELDS: [FieldAt; 14] = [
     ("host_cr3", TssExtra::host_cr3.bytes() as i64, 8),
     ("host_rsp", TssExtra::host_rsp.bytes() as i64, 8),
     ("enter_cr3", TssExtra::enter_cr3.bytes() as i64, 8),
@@ -215,17 +216,19 @@ pub(super) const EXTRA_FIELDS: [FieldAt; 13] = [
     ("smod_rsp", TssExtra::smod_rsp.bytes() as i64, 8),
     ("host_spec_ctrl", TssExtra::host_spec_ctrl.bytes() as i64, 4),
     ("guest_spec_ctrl", TssExtra::guest_spec_ctrl.bytes() as i64, 4),
+    ("smod_pkru", TssExtra::smod_pkru.bytes() as i64, 4),
 ];
 
 /// The fields of the PVCS that the specification knows; the current revision has no RSP.
-pub(super) fn pvcs_fields(revision: Revision) -> [Option<FieldAt>; 8] {
-    fn of<P: PvcsLayout>() -> [Option<FieldAt>; 8] {
+pub(super) fn pvcs_fields(revision: Revision) -> [Option<FieldAt>; 9] {
+    fn of<P: PvcsLayout>() -> [Option<FieldAt>; 9] {
         let at = |name, bytes: usize, size| Some((name, bytes as i64, size));
         [
             at("user_cs", P::USER_CS.bytes(), 2),
             at("user_ss", P::USER_SS.bytes(), 2),
             at("user_gsbase", P::USER_GSBASE.bytes(), 8),
             at("eflags", P::EFLAGS.bytes(), 4),
+            at("pkru", P::PKRU.bytes(), 4),
             at("rip", P::RIP.bytes(), 8),
             P::RSP.and_then(|rsp| at("rsp", rsp.bytes(), 8)),
             at("rcx", P::RCX.bytes(), 8),
@@ -532,7 +535,7 @@ impl<D: Domain> World<D> {
             inactive_gs_base,
             fs_base: b.whole("fs_base", 64),
             cr3: root,
-            cr4: d.or(b.whole("cr4", 64), d.word(CR4)),
+            cr4: d.or(b.whole("cr4", 64), d.word(cr4(&setting.variant))),
             pkru: b.whole("pkru", 32),
             msrs: Msrs {
                 star: d.word(selectors.star().bits()),
@@ -544,8 +547,8 @@ impl<D: Domain> World<D> {
             },
             memory: memory.clone(),
         };
-        let others = [machine.fs_base, machine.pkru];
-        let spec_ctrl = machine.msrs.spec_ctrl;
+        let fs_base = machine.fs_base;
+        let (spec_ctrl, pkru) = (machine.msrs.spec_ctrl, machine.pkru);
         let guest = Guest {
             registers: registers(&gpr),
             rip: guest_rip,
@@ -555,7 +558,7 @@ impl<D: Domain> World<D> {
             gs_base: guest_gs,
         };
         let (tss_extra, pvcs) = (spec_extra, spec_pvcs);
-        let spec = spec::State { guest, root, spec_ctrl, tss_extra, pvcs };
+        let spec = spec::State { guest, root, spec_ctrl, pkru, tss_extra, pvcs };
         let assumptions = Self::assume(d, &model, &frame, &spec, host_rsp, start);
         Self {
             machine,
@@ -567,7 +570,7 @@ impl<D: Domain> World<D> {
             model,
             setting: *setting,
             host_gs,
-            others,
+            fs_base,
             event: None,
             before: memory,
         }
@@ -640,6 +643,7 @@ pub(crate) fn read_extra<D: Domain>(
         smod_rsp,
         host_spec_ctrl,
         guest_spec_ctrl,
+        smod_pkru,
     ] = EXTRA_FIELDS.map(|(_, at, size)| extra.read(d, setting.block.tss_extra + at, size));
     spec::TssExtra {
         host_cr3,
@@ -655,6 +659,7 @@ pub(crate) fn read_extra<D: Domain>(
         smod_rsp,
         host_spec_ctrl,
         guest_spec_ctrl,
+        smod_pkru,
     }
 }
 
@@ -664,12 +669,12 @@ pub(crate) fn read_pvcs<D: Domain>(
     pvcs: &Region<D>,
     setting: &Setting,
 ) -> spec::Pvcs<D::Word> {
-    let [user_cs, user_ss, user_gsbase, eflags, rip, rsp, rcx, r11] =
+    let [user_cs, user_ss, user_gsbase, eflags, pkru, rip, rsp, rcx, r11] =
         pvcs_fields(setting.revision()).map(|field| match field {
             Some((_, at, size)) => pvcs.read(d, at, size),
             None => d.word(0),
         });
-    spec::Pvcs { user_cs, user_ss, user_gsbase, eflags, rip, rsp, rcx, r11 }
+    spec::Pvcs { user_cs, user_ss, user_gsbase, eflags, pkru, rip, rsp, rcx, r11 }
 }
 
 // An IRET frame is the end of a PtRegs: a routine that returns to a guest may build it there.

@@ -28,6 +28,8 @@ pub struct Setup {
     pub frame: PtRegs,
     /// The guest's GS base. Must be canonical, as every GS base is.
     pub gs_base: u64,
+    /// The guest's PKRU, where the variant has protection keys.
+    pub pkru: u32,
     /// What the host has prepared.
     pub extra: TssExtra,
     /// The page shared with the guest.
@@ -50,6 +52,8 @@ pub struct Outcome {
     pub dr6: Option<u64>,
     /// The guest's GS base.
     pub gs_base: u64,
+    /// The guest's PKRU.
+    pub pkru: u32,
     /// What the switcher has left.
     pub extra: TssExtra,
     /// The page shared with the guest.
@@ -147,7 +151,7 @@ impl Setup {
         pvcs.r11 = flags;
         pvcs.rip = umod.start;
         pvcs.rcx = umod.start;
-        Self { frame, gs_base: 0, extra, pvcs, count: false, traps: Self::TRAPS }
+        Self { frame, gs_base: 0, pkru: 0, extra, pvcs, count: false, traps: Self::TRAPS }
     }
 }
 

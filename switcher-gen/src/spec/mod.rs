@@ -48,6 +48,8 @@ pub struct Host {
     pub revision: Revision,
     /// Whether SPEC_CTRL is switched between host and guest.
     pub ibrs: bool,
+    /// Whether each mode of a guest has a PKRU of its own.
+    pub pku: bool,
 }
 
 /// The general registers.
@@ -106,6 +108,7 @@ pub struct TssExtra<W> {
     pub smod_rsp: W,
     pub host_spec_ctrl: W,
     pub guest_spec_ctrl: W,
+    pub smod_pkru: W,
 }
 
 /// The fields of the PVCS that a switcher uses (spec/abi.md, "PVCS").
@@ -116,6 +119,7 @@ pub struct Pvcs<W> {
     pub user_ss: W,
     pub user_gsbase: W,
     pub eflags: W,
+    pub pkru: W,
     pub rip: W,
     /// Not in the current revision.
     pub rsp: W,
@@ -158,6 +162,8 @@ pub struct State<D: Domain> {
     pub root: D::Word,
     /// MSR SPEC_CTRL.
     pub spec_ctrl: D::Word,
+    /// PKRU.
+    pub pkru: D::Word,
     /// The per-CPU block's part about the guest.
     pub tss_extra: TssExtra<D::Word>,
     /// The page shared with the guest.

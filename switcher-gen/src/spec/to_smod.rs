@@ -7,7 +7,7 @@ use crate::machine::Domain;
 
 /// `state.guest` is umod behind its SYSCALL; it becomes smod.
 pub(super) fn to_smod<D: Domain>(d: &D, host: &Host, state: &mut State<D>) -> Outcome<D::Word> {
-    let State { guest, root, tss_extra, pvcs, .. } = state;
+    let State { guest, root, pkru, tss_extra, pvcs, .. } = state;
 
     // The PVCS keeps umod.
     pvcs.user_cs = d.word(host.selectors.user_cs().into());
@@ -19,6 +19,10 @@ pub(super) fn to_smod<D: Domain>(d: &D, host: &Host, state: &mut State<D>) -> Ou
     pvcs.user_gsbase = guest.gs_base;
     if host.revision == Revision::Rfc {
         pvcs.rsp = guest.registers.rsp;
+    }
+    if host.pku {
+        pvcs.pkru = *pkru;
+        *pkru = tss_extra.smod_pkru;
     }
 
     // Mode and root change together.

@@ -6,7 +6,7 @@ use crate::machine::Domain;
 
 /// `state.guest` is smod behind its SYSCALL; it becomes umod.
 pub(super) fn to_umod<D: Domain>(d: &D, host: &Host, state: &mut State<D>) -> Outcome<D::Word> {
-    let State { guest, root, tss_extra, pvcs, .. } = state;
+    let State { guest, root, pkru, tss_extra, pvcs, .. } = state;
 
     if host.revision == Revision::Rfc {
         tss_extra.smod_rsp = guest.registers.rsp;
@@ -21,6 +21,9 @@ pub(super) fn to_umod<D: Domain>(d: &D, host: &Host, state: &mut State<D>) -> Ou
     guest.gs_base = canonical(d, host, pvcs.user_gsbase);
     if host.revision == Revision::Rfc {
         guest.registers.rsp = pvcs.rsp;
+    }
+    if host.pku {
+        *pkru = pvcs.pkru;
     }
     guest.rip = pvcs.rip;
     guest.registers.rcx = pvcs.rcx;

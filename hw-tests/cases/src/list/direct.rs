@@ -4,7 +4,7 @@ use super::{MANY, SOME};
 use crate::code::{PROBE, SYSCALL, SYSCALL_PROBE};
 use crate::expect::{Expected, Failure};
 use crate::run::{Case, Run};
-use crate::world::place;
+use crate::world::{Setup, place};
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::SwitchFlags;
 use switcher_runtime::Mode;
@@ -45,6 +45,7 @@ pub(super) const CASES: &[Case] = &[
         rows: &[27],
         body: rsp_anywhere,
     },
+    Case { name: "what_umod_writes_to_its_pkru_is_umods_alone", rows: &[27], body: pkru },
     Case {
         name: "smod_rsp_is_saved_by_eretu_and_loaded_by_the_next_syscall",
         rows: &[27],
@@ -118,6 +119,8 @@ fn long_round_trips(run: &mut Run<'_>) -> Result<(), Failure> {
     expected.pvcs.r11 = before.bits();
     expected.mode = Mode::Umod;
     expected.gs_base = setup.gs_base;
+    // smod returns at once to what umod had.
+    expected.pkru = setup.pkru;
     expected.regs = setup.regs;
     expected.regs.rbx = 0;
     expected.regs.rip = place::UMOD_CODE + LOOP.len() as u64 - 2;
@@ -141,6 +144,40 @@ fn umod_syscall_at_eretu(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Where there are no protection keys, the switcher leaves PVCS.pkru alone: all other cases say so.
+fn pkru(run: &mut Run<'_>) -> Result<(), Failure> {
+    /// XOR ECX, ECX; XOR EDX, EDX; WRPKRU; SYSCALL.
+    const WRITE: &[u8] = &[0x31, 0xC9, 0x31, 0xD2, 0x0F, 0x01, 0xEF, 0x0F, 0x05];
+
+    for _ in 0..SOME {
+        // From any PKRU, or from smod's, so that only what umod writes differs.
+        for is_smods in [false, true] {
+            let code = if run.platform.pku { WRITE } else { SYSCALL };
+            let mut setup = run.setup(Mode::Umod).with(Mode::Umod, place::UMOD_CODE, code);
+            setup = setup.with(Mode::Smod, place::SMOD_ENTRY, PROBE);
+            if is_smods {
+                setup.pkru = setup.smod_pkru;
+            }
+            let written = run.rng.u32(..) & Setup::PKRU;
+            let mut before = setup.clone();
+            if run.platform.pku {
+                setup.regs.rax = written.into();
+                before.regs.rax = written.into();
+                (before.regs.rcx, before.regs.rdx) = (0, 0);
+                before.pkru = written;
+                // What XOR leaves.
+                let arithmetic = RFlags::CF | RFlags::AF | RFlags::SF | RFlags::OF;
+                let flags = RFlags::from_bits_retain(setup.regs.eflags) - arithmetic;
+                before.regs.eflags = (flags | RFlags::ZF | RFlags::PF).bits();
+            }
+            let at = place::UMOD_CODE + code.len() as u64 - SYSCALL.len() as u64;
+            let expected = Expected::to_smod(&before, &run.platform, at);
+            run.check(&setup, &expected)?;
+        }
+    }
+    Ok(())
+}
+
 fn smod_rsp(run: &mut Run<'_>) -> Result<(), Failure> {
     for _ in 0..SOME {
         // smod: ERETU. umod: SYSCALL. smod again: the probe, on the stack ERETU was executed on.
@@ -150,6 +187,7 @@ fn smod_rsp(run: &mut Run<'_>) -> Result<(), Failure> {
         let mut in_umod = setup.clone();
         in_umod.regs = umod.regs;
         in_umod.gs_base = umod.gs_base;
+        in_umod.pkru = umod.pkru;
         in_umod.smod_rsp = umod.smod_rsp;
         let expected = Expected::to_smod(&in_umod, &run.platform, place::UMOD_CODE);
         run.check(&setup, &expected)?;

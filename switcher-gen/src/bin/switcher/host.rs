@@ -27,9 +27,9 @@ pub(crate) fn features() -> Result<HostFeatures, Failure> {
     }
     let paging =
         if has_la57 && uses("la57") { PagingMode::FiveLevel } else { PagingMode::FourLevel };
-    let (pcid, ibt) = (uses("pcid"), uses("ibt"));
+    let (pcid, ibt, pku) = (uses("pcid"), uses("ibt"), uses("ospke"));
     // Linux says nothing of IA32_ARCH_CAPABILITIES as such: the CPU is taken to need everything.
-    let state = HostState { paging, pcid, ibt, ..HostState::PLAIN };
+    let state = HostState { paging, pcid, ibt, pku, ..HostState::PLAIN };
     Ok(HostFeatures::from_cpuid(CpuIdReaderNative, state))
 }
 

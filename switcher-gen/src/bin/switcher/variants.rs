@@ -38,6 +38,7 @@ struct Entry {
     paging: &'static str,
     ibt: bool,
     pcid: bool,
+    pku: bool,
     mitigations: Vec<&'static str>,
     /// In bytes.
     size: usize,
@@ -71,6 +72,7 @@ fn entry(variant: &Variant, this_host: bool) -> Result<Entry, Failure> {
         paging: axes.paging.name(),
         ibt: axes.ibt,
         pcid: axes.pcid,
+        pku: axes.pku,
         mitigations: axes.mitigations.names().collect(),
         size: image.bytes().len(),
         fingerprint: image.fingerprint().to_string(),

@@ -226,8 +226,13 @@ impl Next {
 impl Specification {
     pub(super) fn new(variant: &Variant, places: Places, code: Code) -> Self {
         let (axes, selectors) = (variant.axes(), variant.selectors());
-        let ibrs = axes.mitigations.ibrs;
-        let host = Host { paging: axes.paging, selectors, revision: axes.policy.revision, ibrs };
+        let host = Host {
+            paging: axes.paging,
+            selectors,
+            revision: axes.policy.revision,
+            ibrs: axes.mitigations.ibrs,
+            pku: axes.pku,
+        };
         Self { host, places, code }
     }
 
@@ -463,6 +468,7 @@ fn state(setup: &Setup) -> State<Concrete> {
         guest: guest(&PtRegs::ZERO, setup.gs_base),
         root: extra.host_cr3.bits(),
         spec_ctrl: 0,
+        pkru: 0,
         tss_extra: spec::TssExtra {
             host_cr3: extra.host_cr3.bits(),
             host_rsp: extra.host_rsp,
@@ -477,12 +483,14 @@ fn state(setup: &Setup) -> State<Concrete> {
             smod_rsp: extra.smod_rsp,
             host_spec_ctrl: extra.host_spec_ctrl.into(),
             guest_spec_ctrl: extra.guest_spec_ctrl.into(),
+            smod_pkru: extra.smod_pkru.into(),
         },
         pvcs: spec::Pvcs {
             user_cs: pvcs.user_cs.into(),
             user_ss: pvcs.user_ss.into(),
             user_gsbase: pvcs.user_gsbase,
             eflags: pvcs.eflags.into(),
+            pkru: pvcs.pkru.into(),
             rip: pvcs.rip,
             rsp: pvcs.rsp,
             rcx: pvcs.rcx,

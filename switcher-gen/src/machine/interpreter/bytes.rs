@@ -130,6 +130,7 @@ pub(super) fn put_extra(extra: &TssExtra, cells: &mut [u8]) {
     ] {
         put(cells, offset, &value.to_le_bytes());
     }
+    put(cells, TssExtra::smod_pkru.bytes(), &extra.smod_pkru.to_le_bytes());
 }
 
 #[cfg(test)]

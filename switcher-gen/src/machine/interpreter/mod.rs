@@ -28,7 +28,7 @@ mod watch;
 use std::ops::Range;
 
 use super::program::Program;
-use super::{CR4, Concrete, EFER, Flags, Memory, Model, Msrs, Region, State, Stuck, Undeliverable};
+use super::{Concrete, EFER, Flags, Memory, Model, Msrs, Region, State, Stuck, Undeliverable, cr4};
 use crate::arch::RFlags;
 use crate::asm::{AsmError, Label};
 use crate::image::{Image, LinkError};
@@ -211,7 +211,7 @@ impl Interpreter {
             inactive_gs_base: 0,
             fs_base: 0,
             cr3: 0,
-            cr4: CR4,
+            cr4: cr4(image.variant()),
             pkru: 0,
             msrs: Msrs {
                 star: selectors.star().bits(),

@@ -122,6 +122,7 @@ impl Interpreter {
         state.gs_base = self.host_gs;
         state.inactive_gs_base = gs_base;
         state.cr3 = host_cr3;
+        state.pkru = setup.pkru.into();
         self.put_frame(&setup.frame, region::FRAME);
         self.go_into_switcher(Origin::Enter, Label::EnterGuest);
         Ok(())
@@ -456,6 +457,8 @@ impl Interpreter {
             cr2,
             dr6: self.run.dr6.filter(|_| frame.orig_ax.reason == u32::from(vector::DB)),
             gs_base: self.state.inactive_gs_base,
+            // RDPKRU's 32 bits.
+            pkru: self.state.pkru as u32,
             extra,
             pvcs,
             crossings: record.crossings,
