@@ -79,12 +79,12 @@ pub fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hw_protocol::Suite;
     use switcher_gen::arch::PagingMode;
 
     #[test]
     fn each_entry_passes_its_options_to_the_kernel() {
-        let entry = |title, paging| Entry { title, options: Options { paging, suite: Suite::All } };
+        let entry =
+            |title, paging| Entry { title, options: Options { paging, ..Options::default() } };
         let config = grub_config(
             &[entry("four", PagingMode::FourLevel), entry("five", PagingMode::FiveLevel)],
             0,

@@ -10,7 +10,7 @@ use hw_protocol::{Event, FATAL, PANIC, Verdict};
 use switcher_gen::arch::PagingMode;
 
 use switcher_gen::listing::{Line, Listing, ListingOptions};
-use switcher_gen::{Image, Variant};
+use switcher_gen::{Image, Policy, Variant};
 
 use crate::engine::not_here::NotHere;
 use crate::run::{End, Run};
@@ -20,10 +20,12 @@ use crate::run::{End, Run};
 pub struct Expected<'a> {
     /// The paging mode.
     pub paging: PagingMode,
+    /// The policy of the switchers.
+    pub policy: Policy,
     /// The names of all cases.
     pub cases: &'a [&'a str],
-    /// Whether a switcher is to be assembled at all.
-    pub switcher: bool,
+    /// How many switchers are to be assembled, all of one variant.
+    pub switchers: usize,
     /// The cases that the engine cannot run.
     pub not_here: &'a [NotHere],
 }
@@ -143,7 +145,7 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
     let mut place = Place::Before;
     let mut brand = String::new();
     let mut switchers = 0;
-    let mut loaded = None;
+    let mut loaded: Vec<(Image, u64)> = Vec::new();
     let mut reported: BTreeMap<String, Reported> = BTreeMap::new();
     let (mut passed, mut failed) = (0, 0);
 
@@ -152,7 +154,7 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
             Ok(Some(event)) => event,
             Ok(None) => {
                 if let Some(last_words) = died(line) {
-                    let place = loaded.as_ref().and_then(|(image, base)| {
+                    let place = loaded.iter().find_map(|(image, base)| {
                         instruction_at(image, last_words.split("rip ").nth(1)?, *base)
                     });
                     let place = place.map_or(String::new(), |place| format!("; {place}"));
@@ -182,9 +184,20 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
             }
             (Event::Switcher { variant, fingerprint, base }, Place::Between) => {
                 switchers += 1;
-                judgement.machine = format!("{variant} on {}", judgement.machine);
-                match same_switcher(&variant, &fingerprint) {
-                    Ok(image) => loaded = Some((image, base)),
+                if switchers == 1 {
+                    judgement.machine = format!("{variant} on {}", judgement.machine);
+                }
+                match same_switcher(&variant, &fingerprint, expected.policy) {
+                    Ok(image) => match loaded
+                        .iter()
+                        .find(|(other, at)| *at == base || other.variant() != image.variant())
+                    {
+                        Some((other, at)) => failures.push(Failure::Switcher(format!(
+                            "{variant} at {base:#x} does not go with {} at {at:#x}",
+                            other.variant()
+                        ))),
+                        None => loaded.push((image, base)),
+                    },
                     Err(why) => failures.push(Failure::Switcher(why)),
                 }
             }
@@ -244,8 +257,9 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
         Place::Between => failures.push(Failure::NoEnd),
         Place::After => {}
     }
-    if switchers != u64::from(expected.switcher) {
-        failures.push(Failure::Switcher(format!("reported {switchers} times")));
+    if switchers != expected.switchers {
+        let why = format!("reported {switchers} times, not {}", expected.switchers);
+        failures.push(Failure::Switcher(why));
     }
     if let End::Otherwise(why) = &run.end {
         failures.push(Failure::Ended(why.clone()));
@@ -264,9 +278,12 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
 }
 
 /// Whether the code assembled inside the kernel is, to the byte, what this program assembles for
-/// the same variant: what was run is what the snapshots show.
-fn same_switcher(variant: &str, fingerprint: &str) -> Result<Image, String> {
+/// the same variant: what was run is what the snapshots show. The policy is what was asked for.
+fn same_switcher(variant: &str, fingerprint: &str, policy: Policy) -> Result<Image, String> {
     let known: Variant = variant.parse().map_err(|why| format!("{why}"))?;
+    if known.axes().policy != policy {
+        return Err(format!("{variant} has not the policy that was asked for, `{policy}`"));
+    }
     let image = Image::new(&known).map_err(|why| format!("{variant}: {why}"))?;
     let here = image.fingerprint().to_string();
     if here == fingerprint {
@@ -318,6 +335,14 @@ mod tests {
     const B: &str = r#"@@ {"event":"case","name":"b","verdict":"pass","runs":5,"detail":""}"#;
     const END: &str = r#"@@ {"event":"end","passed":2,"failed":0}"#;
 
+    const EXPECTED: Expected<'static> = Expected {
+        paging: PagingMode::FourLevel,
+        policy: Policy::DEFAULT,
+        cases: &["a", "b"],
+        switchers: 0,
+        not_here: &[],
+    };
+
     fn judge_run(lines: &[&str], end: End) -> Judgement {
         let run = Run {
             log: lines.join("\n"),
@@ -325,15 +350,7 @@ mod tests {
             end,
             took: Duration::from_secs(1),
         };
-        judge(
-            &run,
-            &Expected {
-                paging: PagingMode::FourLevel,
-                cases: &["a", "b"],
-                switcher: false,
-                not_here: &[],
-            },
-        )
+        judge(&run, &EXPECTED)
     }
 
     fn failures(lines: &[&str]) -> Vec<Failure> {
@@ -367,31 +384,34 @@ mod tests {
             end: End::ByItself,
             took: Duration::ZERO,
         };
-        let expected = Expected {
-            paging: PagingMode::FourLevel,
-            cases: &["a", "b"],
-            switcher: false,
-            not_here: &[],
-        };
-        assert_eq!(judge(&run, &expected).notes, [("a".into(), "one known to differ".into())]);
+        assert_eq!(judge(&run, &EXPECTED).notes, [("a".into(), "one known to differ".into())]);
+    }
+
+    /// A line about a switcher.
+    fn switcher(variant: &str, fingerprint: &str, base: u64) -> String {
+        format!(
+            r#"@@ {{"event":"switcher","variant":"{variant}","fingerprint":"{fingerprint}","base":{base}}}"#
+        )
+    }
+
+    /// What is wrong with a run with such lines.
+    fn judge_switchers(lines: &[String], expected: &Expected<'_>) -> Vec<Failure> {
+        let log = [BEGIN, &lines.join("\n"), A, B, END].join("\n");
+        let run = Run { log, emulator: String::new(), end: End::ByItself, took: Duration::ZERO };
+        judge(&run, expected).failures
+    }
+
+    fn fingerprint(variant: &str) -> String {
+        Image::new(&variant.parse().unwrap()).unwrap().fingerprint().to_string()
     }
 
     #[test]
     fn a_switcher_is_compared_with_the_one_assembled_here() {
+        let expected = Expected { switchers: 1, ..EXPECTED };
         let judged = |fingerprint: &str| {
-            let line = format!(
-                r#"@@ {{"event":"switcher","variant":"amd-la57","fingerprint":"{fingerprint}","base":4096}}"#
-            );
-            let log = [BEGIN, &line, A, B, END].join("\n");
-            let run =
-                Run { log, emulator: String::new(), end: End::ByItself, took: Duration::ZERO };
-            let cases = &["a", "b"];
-            let paging = PagingMode::FourLevel;
-            judge(&run, &Expected { paging, cases, switcher: true, not_here: &[] }).failures
+            judge_switchers(&[switcher("amd-la57", fingerprint, 4096)], &expected)
         };
-        let variant: Variant = "amd-la57".parse().unwrap();
-        let here = Image::new(&variant).unwrap().fingerprint().to_string();
-        assert_eq!(judged(&here), []);
+        assert_eq!(judged(&fingerprint("amd-la57")), []);
         let failures = judged("00ff");
         assert!(
             matches!(&failures[..], [Failure::Switcher(why)] if why.contains("00ff there")),
@@ -400,13 +420,33 @@ mod tests {
     }
 
     #[test]
+    fn each_cpus_own_switcher_is_there_and_of_the_policy_that_was_asked_for() {
+        let (name, other) = ("amd-la57-percpu", "amd-4level-percpu");
+        let policy = name.parse::<Variant>().unwrap().axes().policy;
+        let expected = Expected { switchers: 2, policy, ..EXPECTED };
+        let lines = |two: [(&str, u64); 2]| two.map(|(it, at)| switcher(it, &fingerprint(it), at));
+        let judged = |two| judge_switchers(&lines(two), &expected);
+        assert_eq!(judged([(name, 0x1000), (name, 0x9000)]), []);
+        let default = judge_switchers(
+            &lines([(name, 0x1000), (name, 0x9000)]),
+            &Expected { policy: Policy::DEFAULT, ..expected },
+        );
+        for (failures, why) in [
+            (judged([(name, 0x1000), (name, 0x1000)]), "does not go with"),
+            (judged([(name, 0x1000), (other, 0x9000)]), "does not go with"),
+            (default, "has not the policy"),
+            (judge_switchers(&lines([(name, 0x1000); 2])[..1], &expected), "1 times, not 2"),
+        ] {
+            let named = |it: &Failure| matches!(it, Failure::Switcher(text) if text.contains(why));
+            assert!(!failures.is_empty() && failures.iter().all(named), "{why}: {failures:?}");
+        }
+    }
+
+    #[test]
     fn a_death_inside_the_switcher_names_the_instruction() {
         let image = Image::new(&Variant::REFERENCE).unwrap();
         let rip = 0x1000 + u64::from(image.offset(Label::SysretqUnsafeStack));
-        let switcher = format!(
-            r#"@@ {{"event":"switcher","variant":"intel-4level","fingerprint":"{}","base":4096}}"#,
-            image.fingerprint()
-        );
+        let switcher = switcher("intel-4level", &image.fingerprint().to_string(), 4096);
         let death = format!("fatal: vector 8 error 0x0 rip {rip:#x} cs 0x10");
         let failures = failures(&[BEGIN, &switcher, &death]);
         let named = |failure: &Failure| {
@@ -419,16 +459,9 @@ mod tests {
 
     #[test]
     fn a_switcher_that_is_not_reported_is_a_failure() {
-        let log = [BEGIN, A, B, END].join("\n");
-        let run = Run { log, emulator: String::new(), end: End::ByItself, took: Duration::ZERO };
-        let expected = Expected {
-            paging: PagingMode::FourLevel,
-            cases: &["a", "b"],
-            switcher: true,
-            not_here: &[],
-        };
-        let reported = Failure::Switcher("reported 0 times".into());
-        assert_eq!(judge(&run, &expected).failures, [reported]);
+        let expected = Expected { switchers: 1, ..EXPECTED };
+        let reported = Failure::Switcher("reported 0 times, not 1".into());
+        assert_eq!(judge_switchers(&[], &expected), [reported]);
     }
 
     #[test]
@@ -498,8 +531,7 @@ mod tests {
                 Run { log, emulator: String::new(), end: End::ByItself, took: Duration::ZERO };
             let not_here = &[NotHere { engines: &["e"], case: "c", why: "because" }];
             let cases = &["a", "b", name];
-            let paging = PagingMode::FourLevel;
-            judge(&run, &Expected { paging, cases, switcher: false, not_here })
+            judge(&run, &Expected { cases, not_here, ..EXPECTED })
         };
         let judgement = judged("nothere", 2, "c");
         assert_eq!((judgement.passed, judgement.failures), (2, vec![]));

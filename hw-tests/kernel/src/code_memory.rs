@@ -1,4 +1,4 @@
-//! Pages for the switcher, in the range that every root shares: what `runtime` asks of a host.
+//! Pages for the switcher: what `runtime` asks of a host.
 
 use alloc::vec::Vec;
 use core::ptr::NonNull;
@@ -7,7 +7,8 @@ use switcher_runtime::{CodeMapping, Protection};
 
 use crate::memory::{self, Flags, Frame, HIGH_BASE, MapError, PAGE};
 
-/// Hands out pages of the high host range, from an address on. It must live as long as the code.
+/// Hands out pages of the high host range, or of those behind a per-CPU block, from an address on.
+/// It must live as long as the code.
 #[derive(Debug)]
 pub struct CodeMemory {
     start: u64,
@@ -29,8 +30,9 @@ impl CodeMemory {
 }
 
 // SAFETY: `reserve` maps fresh frames at addresses nothing else is mapped at; `frames` keeps them,
-// and who makes a `CodeMemory` keeps it for as long as its code. The high host range is one shared
-// table, so it is the same in every root. `protection` reads that table, and `protect_host` flushes all TLBs.
+// and who makes a `CodeMemory` keeps it for as long as its code. Guests' roots are made afterwards,
+// and map the code as the host's does. `protection` reads the host's tables, and `protect_host`
+// flushes the TLB of the one CPU that has run so far, or that runs this code.
 unsafe impl CodeMapping for CodeMemory {
     type Error = MapError;
 

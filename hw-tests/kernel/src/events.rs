@@ -43,6 +43,7 @@ use crate::percpu::Stack;
 use crate::regions::Region;
 use crate::segments::KERNEL_CS;
 use crate::serial_println;
+use crate::smp::COMMAND_NMI;
 
 /// Where a stub goes with a guest's event: RSP is the address of the [`PtRegs`], GS base is the
 /// host's, CR3 the guest's, AC and DF the guest's.
@@ -190,19 +191,28 @@ hw_kernel_fatal_event:
 hw_kernel_hook_nmi:
     lock inc qword ptr [rip + {hooked}]
     lock inc qword ptr [rip + {nmis}]
-    mov     rax, [rdi + {rip_of_regs}]
+    xor     eax, eax
+    xchg    rax, [rip + {second}]
+    test    rax, rax
+    jz      6f
+    mov     dword ptr [rax], {nmi_command}
+6:  jmp     7f
+    .global hw_kernel_hook_machine_check
+hw_kernel_hook_machine_check:
+    lock inc qword ptr [rip + {machine_checks}]
+7:  mov     rax, [rdi + {rip_of_regs}]
     mov     [rip + {interrupted}], rax
     mov     rax, [rip + {resuming}]
     or      [rdi + {eflags_of_regs}], rax
     hw_hook_clobbers
     ret
-    .global hw_kernel_hook_machine_check
-hw_kernel_hook_machine_check:
-    hw_hook_clobbers
-    ret
     .global hw_kernel_hook_fatal
 hw_kernel_hook_fatal:
-    mov     rsi, cr3
+    mov     rax, [rip + {fatal_landing}]
+    test    rax, rax
+    jz      8f
+    jmp     rax
+8:  mov     rsi, cr3
     mov     rsp, [rip + {fatal_stack}]
     call    {fatal}
     ud2
@@ -219,10 +229,14 @@ hw_kernel_hook_fatal:
     fatal_stack = sym FATAL_STACK,
     host_cr3 = sym HOST_CR3,
     hooked = sym HOOKED,
+    machine_checks = sym MACHINE_CHECKS,
+    second = sym SECOND,
+    nmi_command = const COMMAND_NMI,
     interrupted = sym INTERRUPTED,
     resuming = sym RESUMING,
     rip_of_regs = const core::mem::offset_of!(PtRegs, rip),
     eflags_of_regs = const core::mem::offset_of!(PtRegs, eflags),
+    fatal_landing = sym FATAL_LANDING,
     fatal = sym fatal_event,
 );
 
@@ -238,9 +252,15 @@ unsafe extern "C" {
 #[unsafe(link_section = ".entry.data")]
 static NMIS: AtomicU64 = AtomicU64::new(0);
 static HOOKED: AtomicU64 = AtomicU64::new(0);
-/// Where the last one of these did.
+/// How many machine checks have interrupted a switcher.
+static MACHINE_CHECKS: AtomicU64 = AtomicU64::new(0);
+/// Where the last event of either kind did.
 static INTERRUPTED: AtomicU64 = AtomicU64::new(0);
-/// Flags that the hook sets in what it returns to: none, or RF.
+/// The register through which the NMI's hook sends another one, once; 0: it sends none.
+static SECOND: AtomicU64 = AtomicU64::new(0);
+/// What a case has in place of the fatal hook; 0: nothing.
+static FATAL_LANDING: AtomicU64 = AtomicU64::new(0);
+/// Flags that a hook sets in what it returns to: none, or RF.
 static RESUMING: AtomicU64 = AtomicU64::new(0);
 
 /// How many NMIs have interrupted CPL0 so far, on all CPUs.
@@ -255,14 +275,32 @@ pub fn hooked_nmis() -> u64 {
     HOOKED.load(Ordering::Acquire)
 }
 
-/// Where the last NMI that came through a switcher's IDT has interrupted CPL0.
+/// How many machine checks have interrupted CPL0, or what a switcher took for one.
+#[must_use]
+pub fn hooked_machine_checks() -> u64 {
+    MACHINE_CHECKS.load(Ordering::Acquire)
+}
+
+/// Where the last NMI or machine check that came through a switcher's IDT has interrupted CPL0.
 #[must_use]
 pub fn last_interrupted() -> u64 {
     INTERRUPTED.load(Ordering::Acquire)
 }
 
-/// Whether the hook sets RF in what it returns to: for a breakpoint that is taken for an NMI, whose
-/// instruction is to be executed afterwards.
+/// The next NMI's hook sends another one to its CPU, by writing to this register of its APIC:
+/// [`smp::aim_nmis`](crate::smp::aim_nmis).
+pub fn set_second(register: u64) {
+    SECOND.store(register, Ordering::Release);
+}
+
+/// Gives a switcher's fatal events to an own hook of a case's, or to this kernel's again if it is
+/// 0: then they are the end.
+pub fn set_fatal_landing(hook: u64) {
+    FATAL_LANDING.store(hook, Ordering::Release);
+}
+
+/// Whether hooks set RF in what they return to: for a breakpoint that is taken for an NMI or a
+/// machine check, whose instruction is to be executed afterwards.
 pub fn set_resuming(resuming: bool) {
     let flags = if resuming { RFlags::RF } else { RFlags::empty() };
     RESUMING.store(flags.bits(), Ordering::Release);
@@ -443,10 +481,10 @@ unsafe extern "C" {
     static __entry_data_end: u8;
 }
 
-/// What the stubs need under the root of a guest without a switcher: their code, and what they read.
-/// Whole pages.
+/// What the stubs need under the root of a guest without a switcher, and stubs of cases under any:
+/// their code, and what they read and write. Whole pages.
 #[must_use]
-pub(crate) fn mappings() -> [(Region, Rights); 2] {
+pub fn mappings() -> [(Region, Rights); 2] {
     let region =
         |start: *const u8, end: *const u8| Region::new(start.addr() as u64, end.addr() as u64);
     [

@@ -12,13 +12,15 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use hw_cases::{Case, End, Expected, HostAfter, Setup, World, place};
 use hw_kernel::code_memory::CodeMemory;
 use hw_kernel::memory::{self, HIGH_BASE, PAGE, flags_of};
-use hw_kernel::percpu::{self, MAX_CPUS, Stack};
+use hw_kernel::percpu::{self, MAX_CPUS, Scratch, Stack};
 use hw_kernel::report::Report;
 use hw_kernel::{boot, events, smp};
 use hw_protocol::HOST_CASES;
 use spin::Mutex;
-use switcher_runtime::switcher_gen::arch::{Msr as MsrName, RFlags, Vendor};
+use switcher_runtime::switcher_gen::Policy;
+use switcher_runtime::switcher_gen::arch::{Msr as MsrName, RFlags, Vendor, vector};
 use switcher_runtime::switcher_gen::asm::Label;
+use switcher_runtime::switcher_gen::layout::{Placement, Pvcs, PvcsCurrent, PvcsLayout, Revision};
 use switcher_runtime::{
     Access, DebugError, Detail, Exit, GuestDebug, Mode, Purpose, Switcher, UninstallError, Width,
 };
@@ -27,7 +29,7 @@ use x86_64::registers::debug::Dr7;
 use x86_64::registers::model_specific::Msr;
 
 use crate::world::{BareMetal, GUESTS, STACK32};
-use crate::{fatal, nmi, world_on};
+use crate::{Switchers, fatal, nmi, second_nmi, unexpected, world_on};
 
 /// What came of a host case: how many guests were entered, or why it failed.
 pub(crate) type Ended = Result<u64, String>;
@@ -53,7 +55,7 @@ static MOST: AtomicU64 = AtomicU64::new(0);
 
 impl Others {
     /// Starts them.
-    pub(crate) fn start(switcher: &'static Switcher) -> Self {
+    pub(crate) fn start(switchers: Switchers) -> Self {
         let done = core::array::from_fn(|_| Arc::new(Mutex::new(Err("not run".into()))));
         let count = smp::count();
         for (cpu, done) in (0..).zip(&done).take(count).skip(1) {
@@ -61,7 +63,7 @@ impl Others {
             let job = move || {
                 let running = RUNNING.fetch_add(1, Ordering::AcqRel) + 1;
                 MOST.fetch_max(running, Ordering::AcqRel);
-                let ended = part_of_cases(cpu, &mut world_on(switcher, cpu));
+                let ended = part_of_cases(cpu, &mut world_on(switchers, cpu));
                 RUNNING.fetch_sub(1, Ordering::AcqRel);
                 *done.lock() = ended;
             };
@@ -108,6 +110,9 @@ pub(crate) fn all(
     report: &mut Report,
 ) {
     let mut others = Some(others);
+    // Where the instructions of each are, the first case that interrupts them finds out for the
+    // others.
+    let mut paths = nmi::paths(&world);
     let (last, names) = HOST_CASES.split_last().unwrap_or((&"", &[]));
     for &name in names {
         let several = "there are not four CPUs";
@@ -115,7 +120,9 @@ pub(crate) fn all(
         let ended = match name {
             "host/four_cpus_run_guests_at_once"
             | "host/the_pvcs_flips_while_guests_switch"
+            | "host/a_second_nmi_arrives_when_the_first_one_is_over"
             | "host/no_nmi_is_lost_during_a_million_switches"
+            | "host/no_nmi_is_lost_while_rsp_is_an_address_of_the_hosts"
                 if few =>
             {
                 report.not_here(name, several);
@@ -137,9 +144,23 @@ pub(crate) fn all(
                 mov_ss(&mut world)
             }
             "host/an_nmi_at_every_instruction_of_every_path_changes_nothing" => {
-                nmi::at_every_boundary(&mut world)
+                nmi::at_every_boundary(&mut world, &mut paths, vector::NMI)
             }
-            "host/no_nmi_is_lost_during_a_million_switches" => nmi::flood(&mut world),
+            "host/a_machine_check_at_every_instruction_of_every_path_changes_nothing" => {
+                nmi::at_every_boundary(&mut world, &mut paths, vector::MC)
+            }
+            "host/a_second_nmi_arrives_when_the_first_one_is_over" => {
+                second_nmi::arrives(&mut world, &mut paths)
+            }
+            "host/no_nmi_is_lost_during_a_million_switches" => {
+                nmi::flood(&mut world, 10, 50_000, &[])
+            }
+            "host/no_nmi_is_lost_while_rsp_is_an_address_of_the_hosts" => {
+                nmi::with_host_rsp(&mut world, &paths)
+            }
+            "host/an_unexpected_fault_in_the_switcher_ends_in_the_hosts_hook" => {
+                unexpected::ends_in_the_hook(&mut world)
+            }
             _ => Err("no such case".into()),
         };
         report_one(report, name, &ended);
@@ -196,7 +217,7 @@ fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
     let cpu = world.into_cpu();
     let switcher = cpu.switcher();
     let variant = *switcher.image().variant();
-    let on_others = switcher.installed();
+    let installed = switcher.installed();
     // Whoever changes LSTAR relies on it: nothing is restored behind its back.
     let entry = switcher.address(Label::Syscall64);
     // SAFETY: no guest runs, and no SYSCALL is executed, until the MSR has its value again.
@@ -211,9 +232,11 @@ fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
     cpu.uninstall().map_err(|refused| format!("{}", refused.1))?;
     as_before("uninstalled")?;
 
-    // The other one: it leaves the CPU and the memory.
+    // The other one: it leaves the CPU and the memory. It has no place behind this CPU's block.
+    let policy = variant.axes().policy;
+    let elsewhere = variant.with_policy(Policy { placement: Placement::Gs, ..policy });
     let mut memory = CodeMemory::at(HIGH_BASE + 64 * PAGE);
-    let other = Switcher::assemble(&variant, &events::hooks(), &mut memory)
+    let other = Switcher::assemble(&elsewhere, &events::hooks(), &mut memory)
         .map_err(|why| format!("{why}"))?;
     let base = other.base();
     let block = NonNull::new(percpu::block(0)).ok_or("no block")?;
@@ -228,8 +251,12 @@ fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
     if let Some(flags) = memory::host_flags(base) {
         return Err(format!("the unloaded switcher is still mapped, {flags:?}"));
     }
-    if on_others != smp::count() {
-        return Err(format!("it was installed on {on_others} CPUs"));
+    let expected = match policy.placement {
+        Placement::Gs => smp::count(),
+        Placement::PerCpu => 1,
+    };
+    if installed != expected {
+        return Err(format!("it was installed on {installed} CPUs"));
     }
     Ok(1)
 }
@@ -248,7 +275,11 @@ pub(crate) fn setup(
 }
 
 /// Runs a guest and compares everything.
-fn check(world: &mut BareMetal<'_>, setup: &Setup, expected: &Expected) -> Result<(), String> {
+pub(crate) fn check(
+    world: &mut BareMetal<'_>,
+    setup: &Setup,
+    expected: &Expected,
+) -> Result<(), String> {
     match world.run(setup) {
         Ok(outcome) => expected.compare(setup, &outcome).map_err(|why| why.0),
         Err(why) => Err(format!("{why:?}")),
@@ -316,7 +347,7 @@ fn probes(world: &mut BareMetal<'_>) -> Ended {
         Stack::Fatal.top(0) - 8,
         Stack::Sp0.top(0) - 2 * PAGE,
         // What is this CPU's, but not the guest's to rely on, and another CPU's.
-        percpu::block(0).addr() as u64 + PAGE,
+        percpu::block(0).addr() as u64 + Scratch::OFFSET as u64,
         percpu::block(1).addr() as u64,
         Stack::Sp0.top(1) - 8,
         // Page tables, firmware, the page behind the switcher, the rest of both halves' middle.
@@ -644,6 +675,10 @@ fn flipping_pvcs(world: &mut BareMetal<'static>) -> Ended {
     STOP.store(false, Ordering::Release);
     WRITTEN.store(0, Ordering::Release);
     let pvcs = world.pvcs_address() as usize;
+    let words = match platform.revision {
+        Revision::Rfc => words_of::<Pvcs>(),
+        Revision::Current => words_of::<PvcsCurrent>(),
+    };
     let flip = move || {
         let mut rng = fastrand::Rng::with_seed(24);
         let word = |at: usize| core::ptr::with_exposed_provenance_mut::<u64>(pvcs + at);
@@ -656,15 +691,16 @@ fn flipping_pvcs(world: &mut BareMetal<'static>) -> Ended {
             let rip = if usual { rips[rng.usize(..2)] } else { rip };
             // Bochs 2.7 lets key 0's bits apply to the supervisor's pages as well.
             let pkru = u64::from(rng.u32(..) & Setup::PKRU);
-            for (at, value) in [
-                (0x40, pair),
-                (0x50, rng.u64(..)),
-                (0x58, eflags & 0xFFFF_FFFF | pkru << 32),
-                (0x60, rip),
-                (0x68, rng.u64(..)),
-                (0x70, if rng.bool() { rip } else { rng.u64(..) }),
-                (0x78, if rng.bool() { eflags } else { rng.u64(..) }),
-            ] {
+            let values = [
+                pair,
+                rng.u64(..),
+                eflags & 0xFFFF_FFFF | pkru << 32,
+                rip,
+                if rng.bool() { rip } else { rng.u64(..) },
+                if rng.bool() { eflags } else { rng.u64(..) },
+                rng.u64(..),
+            ];
+            for (&at, value) in words.iter().zip(values) {
                 // SAFETY: the PVCS's frame is in the identity map, and nothing has a reference into
                 // it; the words are aligned and within its 128 bytes. Whoever reads expects anything.
                 unsafe { word(at).write_volatile(value) }
@@ -681,6 +717,22 @@ fn flipping_pvcs(world: &mut BareMetal<'static>) -> Ended {
         return Err(format!("the other CPU has written only {written} times"));
     }
     result
+}
+
+/// Where a PVCS has the words that a switcher reads: both selectors, GS base, flags and protection
+/// keys, RIP, RCX, R11, and RSP, if it has that.
+fn words_of<P: PvcsLayout>() -> Vec<usize> {
+    [
+        P::USER_CS.bytes(),
+        P::USER_GSBASE.bytes(),
+        P::EFLAGS.bytes(),
+        P::RIP.bytes(),
+        P::RCX.bytes(),
+        P::R11.bytes(),
+    ]
+    .into_iter()
+    .chain(P::RSP.map(|rsp| rsp.bytes()))
+    .collect()
 }
 
 /// Enters guests that make direct switches for as long as the PVCS lets them.
@@ -703,8 +755,11 @@ fn switch_for(world: &mut BareMetal<'_>, entries: u64, rips: &[u64]) -> Ended {
         // Everything but what the PVCS gives is the guest's own, whatever has been read of it.
         let Expected { mut regs, .. } = Expected::unchanged(&setup, outcome.exit);
         let got = outcome.regs;
-        (regs.rip, regs.rsp, regs.rcx, regs.r11) = (got.rip, got.rsp, got.rcx, got.r11);
+        (regs.rip, regs.rcx, regs.r11) = (got.rip, got.rcx, got.r11);
         (regs.eflags, regs.orig_ax) = (got.eflags, got.orig_ax);
+        if platform.revision == Revision::Rfc {
+            regs.rsp = got.rsp;
+        }
         if got != regs {
             return wrong("a register has changed");
         }

@@ -7,18 +7,24 @@ extern crate alloc;
 
 mod host;
 mod nmi;
+mod second_nmi;
+mod unexpected;
 mod world;
 
 use core::ptr::NonNull;
 
 use alloc::boxed::Box;
 use alloc::format;
+use alloc::vec::Vec;
 use hw_cases::End;
 use hw_kernel::code_memory::CodeMemory;
+use hw_kernel::memory::HIGH_BASE;
 use hw_kernel::report::Report;
-use hw_kernel::{Platform, cpu, events, exit, percpu, segments, selftest};
+use hw_kernel::{Platform, cpu, events, exit, percpu, segments, selftest, smp};
 use hw_protocol::{HOST_CASES, SELFTESTS, Suite};
+use switcher_runtime::switcher_gen::Policy;
 use switcher_runtime::switcher_gen::arch::Selectors;
+use switcher_runtime::switcher_gen::layout::Placement;
 use switcher_runtime::{Detect, HostFeatures, Switcher, Variant};
 
 use host::Others;
@@ -31,33 +37,54 @@ fn main(platform: Platform) -> ! {
     unsafe { cpu::enable_pcid(&platform.features) };
     let cases = match platform.options.suite {
         Suite::All => hw_cases::all(),
-        Suite::SelfTest => alloc::vec::Vec::new(),
+        Suite::SelfTest => Vec::new(),
     };
     let host_cases = if cases.is_empty() { 0 } else { HOST_CASES.len() };
     let mut report = Report::begin(&platform, SELFTESTS.len() + cases.len() + host_cases);
     selftest::all(&platform, &mut report);
     if !cases.is_empty() {
-        run(&cases, &mut report);
+        run(&cases, platform.options.policy, &mut report);
     }
     report.end()
 }
 
+/// The switchers: each CPU's own, where placement wants that, or one for all CPUs.
+#[derive(Clone, Copy)]
+pub(crate) struct Switchers(&'static [Switcher]);
+
+impl Switchers {
+    /// Assembles them. The SYSCALL MSRs refer to them for ever.
+    fn assemble(variant: &Variant) -> Self {
+        let places: Vec<u64> = match variant.axes().policy.placement {
+            Placement::Gs => [HIGH_BASE].into(),
+            Placement::PerCpu => (0..smp::count()).map(|cpu| percpu::code(cpu).start).collect(),
+        };
+        let switchers = places.into_iter().map(|place| {
+            let memory = Box::leak(Box::new(CodeMemory::at(place)));
+            let switcher = Switcher::assemble(variant, &events::hooks(), memory);
+            switcher.unwrap_or_else(|why| fatal(&why))
+        });
+        Self(Vec::leak(switchers.collect()))
+    }
+
+    /// A CPU's.
+    pub(crate) fn of(self, cpu: usize) -> &'static Switcher {
+        &self.0[cpu.min(self.0.len() - 1)]
+    }
+}
+
 /// The host's part: choose a variant for this CPU, assemble it here, install it on all CPUs, run the
 /// cases.
-fn run(cases: &[hw_cases::Case], report: &mut Report) {
+fn run(cases: &[hw_cases::Case], policy: Policy, report: &mut Report) {
     let features = HostFeatures::detect();
-    let variant =
-        Variant::for_host(&features, Selectors::DEFAULT).unwrap_or_else(|why| fatal(&why));
-    // The SYSCALL MSRs of all CPUs refer to it for ever.
-    let memory = Box::leak(Box::<CodeMemory>::default());
-    let switcher = Switcher::assemble(&variant, &events::hooks(), memory);
-    let switcher = switcher.unwrap_or_else(|why| fatal(&why));
-    let switcher: &'static Switcher = Box::leak(Box::new(switcher));
+    let variant = Variant::for_host(&features, Selectors::DEFAULT);
+    let variant = variant.unwrap_or_else(|why| fatal(&why)).with_policy(policy);
+    let switchers = Switchers::assemble(&variant);
 
-    report.switcher(switcher);
+    switchers.0.iter().for_each(|switcher| report.switcher(switcher));
     let before = host::Control::read();
-    let others = Others::start(switcher);
-    let mut world = world_on(switcher, 0);
+    let others = Others::start(switchers);
+    let mut world = world_on(switchers, 0);
     for case in cases {
         let (runs, end) = case.run(&mut world);
         let failure = match end {
@@ -72,7 +99,8 @@ fn run(cases: &[hw_cases::Case], report: &mut Report) {
 }
 
 /// Installs the switcher on the CPU that this runs on, and makes guests' memory for it.
-fn world_on(switcher: &'static Switcher, cpu: usize) -> BareMetal<'static> {
+fn world_on(switchers: Switchers, cpu: usize) -> BareMetal<'static> {
+    let switcher = switchers.of(cpu);
     let variant = switcher.image().variant();
     let Some(block) = NonNull::new(percpu::block(cpu)) else {
         fatal(&"the per-CPU block is at address 0")

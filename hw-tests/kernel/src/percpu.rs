@@ -1,5 +1,8 @@
 //! What each CPU has for itself: the per-CPU block, the GDT, the stacks.
 //!
+//! Behind the block there is room for code, which is a hole in the host's root until somebody maps
+//! pages there: a switcher with placement `percpu` lies nowhere else.
+//!
 //! GS base is the block's address while the host runs; the hardware's TSS is its first part. The
 //! layout is the switcher's: [`switcher_gen::layout::PerCpu`]. Everything here that a guest's root
 //! has to map is on pages of its own, so that such a root shows nothing else of the host.
@@ -13,11 +16,13 @@ use x86_64::registers::model_specific::GsBase;
 use x86_64::structures::gdt::GlobalDescriptorTable;
 use x86_64::structures::tss::TaskStateSegment;
 
+use crate::regions::Region;
+
 // segments.rs hands the TSS to the x86_64 crate as that crate's type.
 const _: () = assert!(size_of::<TaskStateSegment>() == size_of::<Tss>());
 
 /// How many CPUs are used at most; further ones are left asleep.
-pub const MAX_CPUS: usize = 4;
+pub const MAX_CPUS: usize = hw_protocol::CPUS;
 
 /// A page-aligned static that the CPU or the switcher writes behind the compiler's back.
 #[repr(C, align(4096))]
@@ -29,10 +34,15 @@ unsafe impl<T> Sync for Shared<T> {}
 /// The stack an event switches to, above a page that is unmapped once memory/ has run.
 const STACK_SIZE: usize = 32 * 1024;
 
+/// Room for the code of one CPU. A switcher of any variant takes less than half of it.
+const CODE_SIZE: usize = 4 * 4096;
+
 /// Pages of one CPU's.
 #[repr(C, align(4096))]
 struct Area {
     block: Shared<MaybeUninit<PerCpu>>,
+    /// Addresses alone: no page of the image's is mapped there.
+    code: Shared<MaybeUninit<[u8; CODE_SIZE]>>,
     scratch: Shared<Scratch>,
     gdt: Shared<MaybeUninit<GlobalDescriptorTable<16>>>,
     stacks: [Shared<[u8; STACK_SIZE]>; Stack::COUNT],
@@ -41,14 +51,17 @@ struct Area {
 static AREAS: [Area; MAX_CPUS] = [const {
     Area {
         block: Shared(UnsafeCell::new(MaybeUninit::zeroed())),
+        code: Shared(UnsafeCell::new(MaybeUninit::zeroed())),
         scratch: Shared(UnsafeCell::new(Scratch::ZERO)),
         gdt: Shared(UnsafeCell::new(MaybeUninit::zeroed())),
         stacks: [const { Shared(UnsafeCell::new([0; STACK_SIZE])) }; Stack::COUNT],
     }
 }; MAX_CPUS];
 
-/// What the host finds directly after a call of the switcher, on the page behind the block: the code
-/// that looks has no register to rely on but GS base.
+const _: () = assert!(core::mem::offset_of!(Area, code) as u64 == PerCpu::BEFORE_CODE);
+
+/// What the host finds directly after a call of the switcher, at a fixed distance from the block:
+/// the code that looks has no register to rely on but GS base.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub struct Scratch {
@@ -139,6 +152,13 @@ impl Stack {
 #[must_use]
 pub fn block(cpu: usize) -> *mut PerCpu {
     AREAS[cpu].block.0.get().cast()
+}
+
+/// Where code of a CPU's own goes, [`PerCpu::BEFORE_CODE`] bytes behind its block.
+#[must_use]
+pub fn code(cpu: usize) -> Region {
+    let start = AREAS[cpu].code.0.get().addr() as u64;
+    Region::new(start, start + CODE_SIZE as u64)
 }
 
 /// The number of the CPU that this runs on.

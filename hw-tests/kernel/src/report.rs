@@ -44,7 +44,7 @@ impl Report {
         Self { passed: 0, failed: 0 }
     }
 
-    /// Reports which switcher the following cases are about.
+    /// Reports a switcher that the following cases are about.
     pub fn switcher(&self, switcher: &Switcher) {
         let image = switcher.image();
         event(&Event::Switcher {

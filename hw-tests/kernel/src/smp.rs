@@ -31,7 +31,9 @@ const APIC_COMMAND_HIGH: u64 = 0x310;
 const COMMAND_INIT: u32 = 0x4500;
 const COMMAND_START: u32 = 0x4600;
 /// And an NMI.
-const COMMAND_NMI: u32 = 0x4400;
+pub const COMMAND_NMI: u32 = 0x4400;
+/// Writing [`COMMAND_NMI`] here sends one, to the CPU that it was [aimed](aim_nmis) at.
+pub const COMMAND: u64 = APIC + APIC_COMMAND_LOW;
 /// The command has not been taken yet.
 const COMMAND_PENDING: u32 = 1 << 12;
 
@@ -124,11 +126,19 @@ pub fn start(cpu: usize, job: Job) -> Result<(), StartError> {
     Err(StartError::NoAnswer(cpu))
 }
 
-/// Sends an NMI to a CPU. There are several CPUs, or there is no APIC to send it with.
+/// Sends an NMI to a CPU, which may be this one. There are several CPUs, or there is no APIC to
+/// send it with.
 pub fn send_nmi(cpu: usize) {
+    aim_nmis(cpu);
+    command(cpu, COMMAND_NMI);
+}
+
+/// Prepares this CPU's APIC for whoever sends NMIs by a write to [`COMMAND`] and has no Rust to do
+/// it with.
+pub fn aim_nmis(cpu: usize) {
     // This CPU's APIC may have been reset with it.
     write_apic(APIC_SPURIOUS, 0x1FF);
-    command(cpu, COMMAND_NMI);
+    aim(cpu);
 }
 
 /// Whether a CPU has finished its job.
@@ -164,12 +174,17 @@ pub(crate) extern "C" fn started() -> ! {
 
 /// Sends an interrupt command to a CPU.
 fn command(cpu: usize, command: u32) {
-    let id = CPUS.get().and_then(|cpus| cpus.get(cpu)).copied().unwrap_or_default();
-    write_apic(APIC_COMMAND_HIGH, id << 24);
+    aim(cpu);
     write_apic(APIC_COMMAND_LOW, command);
     while read_apic(APIC_COMMAND_LOW) & COMMAND_PENDING != 0 {
         core::hint::spin_loop();
     }
+}
+
+/// The CPU that the next command is for.
+fn aim(cpu: usize) {
+    let id = CPUS.get().and_then(|cpus| cpus.get(cpu)).copied().unwrap_or_default();
+    write_apic(APIC_COMMAND_HIGH, id << 24);
 }
 
 fn apic(register: u64) -> *mut u32 {

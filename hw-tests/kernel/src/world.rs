@@ -1,21 +1,22 @@
 //! The bare-metal engine: runs the shared cases' guests through `runtime`, on page tables of their
 //! own, at CPL 3.
 
+use alloc::format;
 use alloc::vec::Vec;
 use core::arch::global_asm;
 use core::mem::offset_of;
 use core::ops::Range;
 use core::ptr::NonNull;
 
-use hw_cases::{Entries, HostAfter, Outcome, Platform, Refusal, Setup, World, place};
+use hw_cases::{Entries, Failure, HostAfter, Outcome, Platform, Refusal, Setup, World, place};
 use hw_kernel::exit;
-use hw_kernel::memory::{AddressSpace, Flags, Frame, MapError};
+use hw_kernel::memory::{self, AddressSpace, Flags, Frame, MapError};
 use hw_kernel::percpu::{self, Scratch};
 use switcher_runtime::switcher_gen::arch::{
     Cr3, Cr3Error, Msr as MsrName, PcidEnabled, RFlags, Vendor,
 };
 use switcher_runtime::switcher_gen::asm::Label;
-use switcher_runtime::switcher_gen::layout::{PtRegs, Pvcs, SwitchFlags};
+use switcher_runtime::switcher_gen::layout::{PtRegs, Pvcs, PvcsCurrent, Revision, SwitchFlags};
 use switcher_runtime::{
     Access, Cpu, Guest, GuestDebug, GuestError, GuestPcid, GuestRoot, Mapping, MappingList, Mode,
     NotAGuests, PvcsPage, Rights,
@@ -330,10 +331,36 @@ fn guest_root(
     })
 }
 
-/// Bytes of a PVCS in its frame.
-fn pvcs_bytes(pvcs: &Pvcs) -> &[u8] {
-    // SAFETY: a PVCS is 128 bytes of integers without padding: its reserved fields are fields.
-    unsafe { core::slice::from_raw_parts((&raw const *pvcs).cast(), size_of::<Pvcs>()) }
+/// Places a PVCS in its frame, as `revision` has it; what is reserved there is zero.
+fn write_pvcs(frame: &mut Frame, pvcs: &Pvcs, revision: Revision) {
+    let current = PvcsCurrent::from_rfc(pvcs);
+    let start: *const u8 = match revision {
+        Revision::Rfc => (&raw const *pvcs).cast(),
+        Revision::Current => (&raw const current).cast(),
+    };
+    // SAFETY: either is 128 bytes of integers without padding: reserved fields are fields.
+    frame.write(0, unsafe { core::slice::from_raw_parts(start, size_of::<Pvcs>()) });
+}
+
+/// What has become of it. `before` says what a revision has no place for.
+fn read_pvcs(frame: &Frame, before: &Pvcs, revision: Revision) -> Result<Pvcs, Refusal> {
+    let start = frame.as_ptr();
+    // SAFETY: a frame is a page, and any bits are integers. Volatile, because a case has another
+    // CPU write to it all the time.
+    let rfc = unsafe { start.cast::<Pvcs>().read_volatile() };
+    // SAFETY: as above.
+    let current = unsafe { start.cast::<PvcsCurrent>().read_volatile() };
+    match revision {
+        Revision::Rfc => Ok(rfc),
+        Revision::Current => {
+            let pvcs = current.to_rfc(before);
+            if PvcsCurrent::from_rfc(&pvcs) != current {
+                let why = format!("something reserved in the PVCS is written to: {current:x?}");
+                return Err(Refusal::Failure(Failure(why)));
+            }
+            Ok(pvcs)
+        }
+    }
 }
 
 impl World for BareMetal<'_> {
@@ -363,13 +390,13 @@ impl World for BareMetal<'_> {
 }
 
 impl BareMetal<'_> {
-    /// Maps a page of the host's at its own address in both roots, to be read by the hardware, or unmaps it.
-    pub(crate) fn map_in_both(&mut self, page: u64, mapped: bool) -> Result<(), MapError> {
+    /// Maps a page that the host has, at the host's address of it, in both roots, or unmaps it.
+    pub(crate) fn map_in_both(&mut self, page: u64, flags: Option<Flags>) -> Result<(), MapError> {
+        let phys = memory::host_address(page).ok_or(MapError::NotMapped)?;
         for space in [&mut self.smod, &mut self.umod] {
-            if mapped {
-                space.root.map(page, page, Flags::empty())?;
-            } else {
-                space.root.unmap(page)?;
+            match flags {
+                Some(flags) => space.root.map(page, phys, flags)?,
+                None => drop(space.root.unmap(page)?),
             }
         }
         Ok(())
@@ -395,7 +422,7 @@ impl BareMetal<'_> {
             space.last.place(code.at, &code.bytes);
             self.text32.place(code.at, &code.bytes);
         }
-        self.pvcs.write(0, pvcs_bytes(&setup.pvcs));
+        write_pvcs(&mut self.pvcs, &setup.pvcs, self.platform.revision);
         let mut guest = match self.guest(setup) {
             Ok(guest) => guest,
             Err(why) => exit::fatal(format_args!("a case's setup was refused: {why}")),
@@ -421,10 +448,12 @@ impl BareMetal<'_> {
         };
         let after = percpu::scratch();
 
-        let mut pvcs = Pvcs::default();
-        // SAFETY: the frame holds a PVCS, and any bits are one. The guest, whose memory it is, does
-        // not run.
-        unsafe { (&raw mut pvcs).copy_from_nonoverlapping(self.pvcs.as_ptr().cast(), 1) };
+        let pvcs = read_pvcs(&self.pvcs, &setup.pvcs, self.platform.revision)?;
+        let smod_rsp = match self.platform.revision {
+            Revision::Rfc => guest.smod_rsp,
+            // Where RSP passes through, nobody may rely on what the switcher leaves there.
+            Revision::Current => setup.smod_rsp,
+        };
         Ok(Outcome {
             exit,
             regs: guest.regs,
@@ -432,7 +461,7 @@ impl BareMetal<'_> {
             pkru: guest.pkru,
             mode: guest.mode(),
             switch_flags: SwitchFlags::from_bits_retain(after.switch_flags),
-            smod_rsp: guest.smod_rsp,
+            smod_rsp,
             pvcs,
             host: HostAfter {
                 flags: RFlags::from_bits_retain(after.flags_after),

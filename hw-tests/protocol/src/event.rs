@@ -50,7 +50,8 @@ pub enum Event<'a> {
         /// How many case lines will follow.
         cases: u64,
     },
-    /// The switcher that the cases after this line are about.
+    /// A switcher that the cases after these lines are about: there are several if each CPU has its
+    /// own.
     Switcher {
         /// The variant's name.
         variant: Cow<'a, str>,

@@ -7,10 +7,10 @@
 //!   what the BIOS, GRUB or an emulator's debugger prints is told apart from a report.
 //!
 //! Both directions are defined here once, and used by both sides. The lines of a run are, in this
-//! order: one [`Event::Machine`], one [`Event::Begin`], an [`Event::Case`] per self test, one
-//! [`Event::Switcher`], an [`Event::Case`] per case and per [host case](HOST_CASES), one [`Event::End`]. A kernel that dies prints a
-//! [`PANIC`] or a [`FATAL`] line instead, which are plain text because nothing (the heap least of
-//! all) can be trusted by then.
+//! order: one [`Event::Machine`], one [`Event::Begin`], an [`Event::Case`] per self test, an
+//! [`Event::Switcher`] per switcher that is assembled, an [`Event::Case`] per case and per [host
+//! case](HOST_CASES), one [`Event::End`]. A kernel that dies prints a [`PANIC`] or a [`FATAL`] line
+//! instead, which are plain text because nothing (the heap least of all) can be trusted by then.
 
 #![no_std]
 
@@ -22,6 +22,9 @@ pub mod vectors;
 
 pub use event::{Event, EventError, FATAL, PANIC, PREFIX, Verdict};
 pub use options::{Options, OptionsError, Suite};
+
+/// How many CPUs an engine has for the kernel, and how many of a machine's it uses at most.
+pub const CPUS: usize = 4;
 
 /// The platform self tests that the kernel runs before any case, by the names they report.
 ///
@@ -53,7 +56,11 @@ pub const HOST_CASES: &[&str] = &[
     "host/a_push_works_in_32_bit_code_after_sysret",
     "host/mov_ss_on_a_watched_operand_and_syscall_is_no_event_of_the_host",
     "host/an_nmi_at_every_instruction_of_every_path_changes_nothing",
+    "host/a_machine_check_at_every_instruction_of_every_path_changes_nothing",
+    "host/a_second_nmi_arrives_when_the_first_one_is_over",
     "host/no_nmi_is_lost_during_a_million_switches",
+    "host/no_nmi_is_lost_while_rsp_is_an_address_of_the_hosts",
+    "host/an_unexpected_fault_in_the_switcher_ends_in_the_hosts_hook",
     "host/a_cpu_without_its_switcher_is_as_it_was",
 ];
 

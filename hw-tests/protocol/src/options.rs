@@ -8,6 +8,7 @@ use core::fmt;
 use core::str::FromStr;
 
 use switcher_gen::arch::PagingMode;
+use switcher_gen::{Policy, UnknownPolicy};
 
 /// Which of its tests the kernel runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,13 +33,15 @@ impl Suite {
 pub struct Options {
     /// `paging=4level` (the default) or `paging=la57`.
     pub paging: PagingMode,
+    /// `policy=` and its name, as in `policy=percpu-current`: of the switcher that is assembled.
+    pub policy: Policy,
     /// `suite=all` (the default) or `suite=selftest`.
     pub suite: Suite,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { paging: PagingMode::FourLevel, suite: Suite::All }
+        Self { paging: PagingMode::FourLevel, policy: Policy::DEFAULT, suite: Suite::All }
     }
 }
 
@@ -49,6 +52,8 @@ pub enum OptionsError {
     UnknownKey,
     /// `paging=` with a value other than `4level` and `la57`.
     PagingMode,
+    /// `policy=` with a value that is no policy's name.
+    Policy(UnknownPolicy),
     /// `suite=` with a value other than `all` and `selftest`.
     Suite,
 }
@@ -56,8 +61,9 @@ pub enum OptionsError {
 impl fmt::Display for OptionsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::UnknownKey => "unknown option; the options are paging= and suite=",
+            Self::UnknownKey => "unknown option; the options are paging=, policy= and suite=",
             Self::PagingMode => "unknown paging mode; the modes are 4level and la57",
+            Self::Policy(why) => return why.fmt(f),
             Self::Suite => "unknown suite; the suites are all and selftest",
         })
     }
@@ -67,7 +73,10 @@ impl core::error::Error for OptionsError {}
 
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "paging={} suite={}", self.paging.name(), self.suite.name())
+        let Self { paging, policy, suite } = self;
+        write!(f, "paging={} suite={}", paging.name(), suite.name())?;
+        // The default has no name, and needs none.
+        if *policy == Policy::DEFAULT { Ok(()) } else { write!(f, " policy={policy}") }
     }
 }
 
@@ -83,6 +92,9 @@ impl FromStr for Options {
                 Some(("paging", "4level")) => options.paging = PagingMode::FourLevel,
                 Some(("paging", "la57")) => options.paging = PagingMode::FiveLevel,
                 Some(("paging", _)) => return Err(OptionsError::PagingMode),
+                Some(("policy", name)) => {
+                    options.policy = name.parse().map_err(OptionsError::Policy)?;
+                }
                 Some(("suite", "all")) => options.suite = Suite::All,
                 Some(("suite", "selftest")) => options.suite = Suite::SelfTest,
                 Some(("suite", _)) => return Err(OptionsError::Suite),
@@ -103,8 +115,10 @@ mod tests {
     fn what_the_runner_writes_the_kernel_reads() {
         for paging in [PagingMode::FourLevel, PagingMode::FiveLevel] {
             for suite in [Suite::All, Suite::SelfTest] {
-                let options = Options { paging, suite };
-                assert_eq!(options.to_string().parse(), Ok(options));
+                for policy in Policy::ALL {
+                    let options = Options { paging, policy, suite };
+                    assert_eq!(options.to_string().parse(), Ok(options));
+                }
             }
         }
     }
@@ -112,7 +126,10 @@ mod tests {
     #[test]
     fn the_path_qemu_puts_first_is_no_option() {
         let line = "/tmp/a=b/kernel paging=la57";
-        assert_eq!(line.parse(), Ok(Options { paging: PagingMode::FiveLevel, suite: Suite::All }));
+        assert_eq!(
+            line.parse(),
+            Ok(Options { paging: PagingMode::FiveLevel, ..Options::default() })
+        );
         assert_eq!("".parse(), Ok(Options::default()));
     }
 
@@ -120,6 +137,8 @@ mod tests {
     fn a_misspelt_option_is_refused() {
         assert_eq!("pagign=la57".parse::<Options>(), Err(OptionsError::UnknownKey));
         assert_eq!("paging=5level".parse::<Options>(), Err(OptionsError::PagingMode));
+        let policy = "policy=percpus".parse::<Options>();
+        assert_eq!(policy, Err(OptionsError::Policy(UnknownPolicy)));
         assert_eq!("suite=".parse::<Options>(), Err(OptionsError::Suite));
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
-use hw_protocol::{Options, Suite};
+use hw_protocol::Options;
 use hw_tests::bare_metal::{BareMetal, KERNEL, MINIMAL_HOST};
 use hw_tests::engine::qemu::Qemu;
 use hw_tests::engine::{self, Engine, Outcome, Runs, hosted};
@@ -155,7 +155,7 @@ fn minimal_host(limit: Duration) -> Result<Row> {
     let image = MINIMAL_HOST.build()?;
     let mut counts = (0, 0);
     for engine in [Qemu::TCG_4LEVEL, Qemu::TCG_LA57] {
-        let options = Options { paging: engine.paging(), suite: Suite::All };
+        let options = Options { paging: engine.paging(), ..Options::default() };
         let run = engine.boot(&image, options, limit)?;
         print!("{}", run.log);
         if run.end == End::ByItself && run.log.contains(RESULT) {
@@ -272,7 +272,7 @@ fn run(engine: &dyn Engine, program: &Path, limit: Duration) -> Result<Row> {
 fn write_iso(output: &Path) -> Result<bool> {
     install(tools::ISO)?;
     let image = KERNEL.build()?;
-    let entry = |title, paging| Entry { title, options: Options { paging, suite: Suite::All } };
+    let entry = |title, paging| Entry { title, options: Options { paging, ..Options::default() } };
     let entries = [
         entry("switcher tests, four-level paging", PagingMode::FourLevel),
         entry("switcher tests, five-level paging (LA57)", PagingMode::FiveLevel),

@@ -12,8 +12,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use hw_protocol::Options;
+use hw_protocol::{CPUS, Options};
+use switcher_gen::Policy;
 use switcher_gen::arch::PagingMode;
+use switcher_gen::layout::{Placement, Revision};
 
 use super::Engine;
 use super::qemu::read;
@@ -35,13 +37,27 @@ const NOISE: &str = "ALSA lib ";
 pub struct Bochs {
     name: &'static str,
     model: &'static str,
+    policy: Policy,
 }
 
 impl Bochs {
     /// An Ice Lake: PCID, FSGSBASE, SMAP.
-    pub const INTEL: Self = Self { name: "bochs-intel", model: "corei7_icelake_u" };
+    pub const INTEL: Self =
+        Self { name: "bochs-intel", model: "corei7_icelake_u", policy: Policy::DEFAULT };
     /// A Ryzen: FSGSBASE, SMAP, no PCID.
-    pub const AMD: Self = Self { name: "bochs-amd", model: "ryzen" };
+    pub const AMD: Self = Self { name: "bochs-amd", model: "ryzen", policy: Policy::DEFAULT };
+    /// The Ice Lake, each CPU with code of its own.
+    pub const INTEL_PERCPU: Self = Self {
+        name: "bochs-intel-percpu",
+        policy: Policy { placement: Placement::PerCpu, ..Policy::DEFAULT },
+        ..Self::INTEL
+    };
+    /// The Ryzen, with RSP that passes through direct switches.
+    pub const AMD_CURRENT: Self = Self {
+        name: "bochs-amd-current",
+        policy: Policy { revision: Revision::Current, ..Policy::DEFAULT },
+        ..Self::AMD
+    };
 
     /// The configuration file. Paths in it are relative to Bochs's working directory.
     fn configuration(self) -> String {
@@ -50,7 +66,7 @@ impl Bochs {
         format!(
             "config_interface: textconfig\n\
              display_library: rfb, options=\"timeout=0\"\n\
-             cpu: model={model}, count=4, ips=50000000, reset_on_triple_fault=0\n\
+             cpu: model={model}, count={CPUS}, ips=50000000, reset_on_triple_fault=0\n\
              megs: 512\n\
              romimage: file={bios}\n\
              vgaromimage: file={vga}\n\
@@ -77,6 +93,10 @@ impl Engine for Bochs {
 
     fn paging(&self) -> PagingMode {
         PagingMode::FourLevel
+    }
+
+    fn policy(&self) -> Policy {
+        self.policy
     }
 
     fn boot(&self, kernel: &Path, options: Options, limit: Duration) -> Result<Run> {

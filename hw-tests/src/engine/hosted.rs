@@ -12,7 +12,7 @@ use hw_protocol::{Event, Options, Verdict};
 use switcher_gen::arch::{Cr3, PagingMode};
 use switcher_gen::layout::{Mode, SwitchFlags};
 use switcher_gen::scenario::{Outcome, Setup};
-use switcher_gen::{Image, Variant};
+use switcher_gen::{Image, Policy, Variant};
 use switcher_runtime::Exit;
 
 use super::qemu::read;
@@ -52,6 +52,10 @@ impl Engine for Hosted {
     fn paging(&self) -> PagingMode {
         // An engine without a variant says so when it is run.
         (self.variant)().map_or(PagingMode::FourLevel, |variant| variant.axes().paging)
+    }
+
+    fn policy(&self) -> Policy {
+        (self.variant)().map_or(Policy::DEFAULT, |variant| variant.axes().policy)
     }
 
     fn runs(&self) -> Runs {

@@ -8,8 +8,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
-use hw_protocol::{Options, SELFTESTS, Suite};
+use hw_protocol::{CPUS, Options, SELFTESTS, Suite};
+use switcher_gen::Policy;
 use switcher_gen::arch::PagingMode;
+use switcher_gen::layout::Placement;
 
 use crate::cases;
 use crate::judge::{self, Expected, Judgement};
@@ -43,6 +45,9 @@ pub trait Engine {
     /// The paging mode that its cases are run in.
     fn paging(&self) -> PagingMode;
 
+    /// The policy of the switcher that they are run through.
+    fn policy(&self) -> Policy;
+
     /// What it runs.
     fn runs(&self) -> Runs {
         Runs::Kernel
@@ -72,8 +77,11 @@ pub fn all() -> Vec<Box<dyn Engine>> {
         Box::new(qemu::Qemu::TCG_4LEVEL),
         Box::new(qemu::Qemu::TCG_LA57),
         Box::new(qemu::Qemu::TCG_LA57_INTEL),
+        Box::new(qemu::Qemu::TCG_4LEVEL_PERCPU_CURRENT),
         Box::new(bochs::Bochs::INTEL),
         Box::new(bochs::Bochs::AMD),
+        Box::new(bochs::Bochs::INTEL_PERCPU),
+        Box::new(bochs::Bochs::AMD_CURRENT),
         Box::new(qemu::Qemu::KVM),
     ];
     emulators
@@ -109,12 +117,17 @@ pub fn run(engine: &dyn Engine, program: &Path, limit: Duration) -> Result<Outco
     if let Some(why) = engine.unavailable(program)? {
         return Ok(Outcome::Unavailable(why));
     }
-    let options = Options { paging: engine.paging(), suite: Suite::All };
+    let options = Options { paging: engine.paging(), policy: engine.policy(), suite: Suite::All };
     let run = engine.boot(program, options, limit)?;
+    let switchers = match (engine.runs(), options.policy.placement) {
+        (Runs::Kernel, Placement::PerCpu) => CPUS,
+        (Runs::Kernel, Placement::Gs) | (Runs::Xtask, _) => 1,
+    };
     let expected = Expected {
         paging: options.paging,
+        policy: options.policy,
         cases: &cases(engine),
-        switcher: true,
+        switchers,
         not_here: &not_here::of(engine.name()),
     };
     let judgement = judge::judge(&run, &expected);
@@ -123,10 +136,11 @@ pub fn run(engine: &dyn Engine, program: &Path, limit: Duration) -> Result<Outco
 
 /// Runs the kernel's self tests alone on an engine; says why they did not pass, if they did not.
 fn self_test(engine: &dyn Engine, kernel: &Path, limit: Duration) -> Result<Option<String>> {
-    let options = Options { paging: engine.paging(), suite: Suite::SelfTest };
+    let options =
+        Options { paging: engine.paging(), policy: engine.policy(), suite: Suite::SelfTest };
     let run = engine.boot(kernel, options, limit)?;
-    let expected =
-        Expected { paging: options.paging, cases: SELFTESTS, switcher: false, not_here: &[] };
+    let Options { paging, policy, .. } = options;
+    let expected = Expected { paging, policy, cases: SELFTESTS, switchers: 0, not_here: &[] };
     let judgement = judge::judge(&run, &expected);
     Ok(judgement.failures.first().map(|why| {
         let emulator = run.emulator.lines().find(|line| !line.trim().is_empty());
@@ -148,6 +162,17 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn an_emulators_policy_stands_behind_its_name() {
+        let mut chosen = 0;
+        for engine in all().into_iter().filter(|engine| engine.runs() == Runs::Kernel) {
+            let policy = engine.policy();
+            assert!(engine.name().ends_with(&policy.to_string()), "{}", engine.name());
+            chosen += usize::from(policy != Policy::DEFAULT);
+        }
+        assert!(chosen > 0, "no emulator has another policy than the default one");
     }
 
     #[test]

@@ -9,8 +9,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use hw_protocol::Options;
+use hw_protocol::{CPUS, Options};
+use switcher_gen::Policy;
 use switcher_gen::arch::PagingMode;
+use switcher_gen::layout::{Placement, Revision};
 
 use super::{Engine, self_test};
 use crate::run::{End, Run};
@@ -31,25 +33,32 @@ pub struct Qemu {
     /// The `-cpu` argument.
     cpu: &'static str,
     paging: PagingMode,
+    policy: Policy,
 }
 
 impl Qemu {
     /// The interpreter, 48-bit addresses.
-    pub const TCG_4LEVEL: Self =
-        Self { name: "qemu-tcg-4level", kvm: false, cpu: "max", paging: PagingMode::FourLevel };
+    pub const TCG_4LEVEL: Self = Self {
+        name: "qemu-tcg-4level",
+        kvm: false,
+        cpu: "max",
+        paging: PagingMode::FourLevel,
+        policy: Policy::DEFAULT,
+    };
+    /// The same, each CPU with code of its own, and RSP passes through direct switches.
+    pub const TCG_4LEVEL_PERCPU_CURRENT: Self = Self {
+        name: "qemu-tcg-4level-percpu-current",
+        policy: Policy { placement: Placement::PerCpu, revision: Revision::Current },
+        ..Self::TCG_4LEVEL
+    };
     /// The interpreter, 57-bit addresses.
     pub const TCG_LA57: Self =
-        Self { name: "qemu-tcg-la57", kvm: false, cpu: "max", paging: PagingMode::FiveLevel };
+        Self { name: "qemu-tcg-la57", paging: PagingMode::FiveLevel, ..Self::TCG_4LEVEL };
     /// The same under Intel's name: the one way to run that variant where no CPU has LA57.
-    pub const TCG_LA57_INTEL: Self = Self {
-        name: "qemu-tcg-la57-intel",
-        kvm: false,
-        cpu: "max,vendor=GenuineIntel",
-        paging: PagingMode::FiveLevel,
-    };
+    pub const TCG_LA57_INTEL: Self =
+        Self { name: "qemu-tcg-la57-intel", cpu: "max,vendor=GenuineIntel", ..Self::TCG_LA57 };
     /// The real CPU, through KVM.
-    pub const KVM: Self =
-        Self { name: "qemu-kvm", kvm: true, cpu: "host", paging: PagingMode::FourLevel };
+    pub const KVM: Self = Self { name: "qemu-kvm", kvm: true, cpu: "host", ..Self::TCG_4LEVEL };
 }
 
 impl Engine for Qemu {
@@ -63,6 +72,10 @@ impl Engine for Qemu {
 
     fn paging(&self) -> PagingMode {
         self.paging
+    }
+
+    fn policy(&self) -> Policy {
+        self.policy
     }
 
     /// KVM is there if it boots the kernel: a `/dev/kvm` may belong to a hypervisor that runs
@@ -94,7 +107,8 @@ impl Engine for Qemu {
             .arg(&vectors)
             .args(if self.kvm { ["-accel", "kvm"] } else { ["-accel", "tcg"] })
             .args(["-cpu", self.cpu])
-            .args(["-smp", "4", "-m", "512", "-nodefaults", "-display", "none", "-monitor", "none"])
+            .args(["-smp", &CPUS.to_string(), "-m", "512", "-nodefaults"])
+            .args(["-display", "none", "-monitor", "none"])
             .args(["-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
             .arg("-serial")
             .arg(format!("file:{}", serial.display()));

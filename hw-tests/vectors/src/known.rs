@@ -43,4 +43,5 @@ pub const ALL: &[Known] = &[
     },
 ];
 
-const QEMU: &[&str] = &["qemu-tcg-4level", "qemu-tcg-la57", "qemu-tcg-la57-intel"];
+const QEMU: &[&str] =
+    &["qemu-tcg-4level", "qemu-tcg-4level-percpu-current", "qemu-tcg-la57", "qemu-tcg-la57-intel"];

@@ -4,7 +4,8 @@
 //! | range | what | who maps it |
 //! |---|---|---|
 //! | 0 .. 512 GiB | the **identity map**: all memory in use, supervisor; kernel image by section | here, once |
-//! | [`HIGH_BASE`] .. + 512 GiB | the **high host range**: the switcher and what else must have an address of its own, supervisor | [`map_host`] |
+//! | within it, [`percpu::code`] | **holes** behind the per-CPU blocks, for code of one CPU | [`map_host`] |
+//! | [`HIGH_BASE`] .. + 512 GiB | the **high host range**: the switcher of all CPUs and what else must have an address of its own, supervisor | [`map_host`] |
 //!
 //! Both ranges have the same addresses under four and five levels.
 //!
@@ -30,7 +31,7 @@ pub use space::{AddressSpace, flags_of};
 pub use tables::Leaf;
 pub use tables::{Flags, MapError};
 
-use crate::percpu::{MAX_CPUS, Stack};
+use crate::percpu::{self, MAX_CPUS, Stack};
 use crate::regions::{Region, Regions, TooManyRegions};
 use crate::{boot, events, exit};
 use tables::Tree;
@@ -163,14 +164,17 @@ pub(crate) unsafe fn init(
 /// Builds the tables of the identity map, up to `end`.
 ///
 /// Large pages, except around the image, where the sections have their own permissions. Page 0
-/// stays unmapped (null pointers), and so do the lowest pages of the stacks (overflow).
+/// stays unmapped (null pointers), and so do the lowest pages of the stacks (overflow) and the
+/// places for code of one CPU.
 fn identity_map(end: u64, sections: &[(Region, Flags)]) -> Result<Tree, InitError> {
     let tree = Tree::new(3)?;
     let image = Region::new(sections[0].0.start, sections[sections.len() - 1].0.end);
-    let guards: Vec<u64> = (0..MAX_CPUS)
+    let code = (0..MAX_CPUS).map(percpu::code);
+    let holes: Vec<u64> = (0..MAX_CPUS)
         .flat_map(|cpu| Stack::ALL.map(|stack| stack.guard(cpu)))
         .chain([boot::stack_guard()])
         .chain(boot::started_stack_guards())
+        .chain(code.flat_map(|region| (region.start..region.end).step_by(PAGE as usize)))
         .collect();
     let mut at = 0;
     while at < end {
@@ -181,7 +185,7 @@ fn identity_map(end: u64, sections: &[(Region, Flags)]) -> Result<Tree, InitErro
         }
         let section = sections.iter().find(|(region, _)| (region.start..region.end).contains(&at));
         let flags = section.map_or(Flags::WRITE, |&(_, flags)| flags);
-        if at != 0 && !guards.contains(&at) {
+        if at != 0 && !holes.contains(&at) {
             tree.map(at, at, flags)?;
         }
         at += PAGE;
@@ -208,18 +212,17 @@ pub fn host_cr3() -> u64 {
     host().root.cr3()
 }
 
-/// Maps a page in the high host range, for the supervisor, in every root at once.
+/// Maps a page in the high host range, or where code of one CPU goes, for the supervisor.
 ///
 /// # Errors
-/// The address is not in the range or not a page's, is mapped already, the flags are writable and
+/// The address is in neither or not a page's, is mapped already, the flags are writable and
 /// executable or for users, or there is no frame left for a table.
 pub fn map_host(virt: u64, phys: u64, flags: Flags) -> Result<(), MapError> {
-    host_page(virt, flags)?;
-    host().high.map(virt, phys, flags)?;
+    host_page(virt, flags)?.map(virt, phys, flags)?;
     protect_alias(phys, flags)
 }
 
-/// Changes the permissions of a page in the high host range, in every root at once.
+/// Changes the permissions of a page that [`map_host`] has mapped.
 ///
 /// # Safety
 /// Nothing relies on what the page could do before: no code in it runs again after it stops being
@@ -228,8 +231,7 @@ pub fn map_host(virt: u64, phys: u64, flags: Flags) -> Result<(), MapError> {
 /// # Errors
 /// As for [`map_host`], and the address is not mapped.
 pub unsafe fn protect_host(virt: u64, flags: Flags) -> Result<(), MapError> {
-    host_page(virt, flags)?;
-    host().high.protect(virt, flags)?;
+    host_page(virt, flags)?.protect(virt, flags)?;
     protect_alias(host().root.translate(virt).ok_or(MapError::NotMapped)?, flags)?;
     flush_all();
     Ok(())
@@ -266,29 +268,32 @@ pub fn host_address(virt: u64) -> Option<u64> {
     host().root.translate(virt)
 }
 
-/// Unmaps a page of the high host range, in every root at once, and returns what it mapped.
+/// Unmaps a page that [`map_host`] has mapped, and returns what it mapped.
 ///
 /// # Safety
 /// Nothing uses the page any more.
 ///
 /// # Errors
-/// The address is not in the range, or not mapped.
+/// The address is in neither of its ranges, or not mapped.
 pub unsafe fn unmap_host(virt: u64) -> Result<u64, MapError> {
-    host_page(virt, Flags::empty())?;
-    let phys = host().high.unmap(virt)?;
+    let phys = host_page(virt, Flags::empty())?.unmap(virt)?;
     protect_alias(phys, Flags::WRITE)?;
     flush_all();
     Ok(phys)
 }
 
-fn host_page(virt: u64, flags: Flags) -> Result<(), MapError> {
-    if virt.wrapping_sub(HIGH_BASE) >= HOST_RANGE {
-        return Err(MapError::GuestRange);
-    }
+/// The tables of an address that is the host's to be mapped page by page.
+fn host_page(virt: u64, flags: Flags) -> Result<&'static Tree, MapError> {
+    let is_code = || (0..MAX_CPUS).map(percpu::code).any(|it| (it.start..it.end).contains(&virt));
+    let tree = match virt.wrapping_sub(HIGH_BASE) {
+        ..HOST_RANGE => &host().high,
+        _ if is_code() => &host().low,
+        _ => return Err(MapError::GuestRange),
+    };
     if flags.contains(Flags::USER) {
         return Err(MapError::UserInHostRange);
     }
-    Ok(())
+    Ok(tree)
 }
 
 /// Loads a root.

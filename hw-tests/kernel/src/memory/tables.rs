@@ -56,7 +56,7 @@ pub enum MapError {
     Unaligned,
     /// The host's root does not map the page, or does not give these rights.
     NotSoByTheHost,
-    /// The virtual address is not in the high host range.
+    /// The virtual address is neither in the high host range nor where code of one CPU goes.
     GuestRange,
     /// A user page in a host range.
     UserInHostRange,
@@ -76,7 +76,9 @@ impl fmt::Display for MapError {
             Self::NonCanonical => "the virtual address is not canonical",
             Self::Unaligned => "the address is not a page's",
             Self::NotSoByTheHost => "the host's root does not map the page with these rights",
-            Self::GuestRange => "the virtual address is not in the high host range",
+            Self::GuestRange => {
+                "the virtual address is not one of the host's that are mapped page by page"
+            }
             Self::UserInHostRange => "a user page in the host's range",
             Self::WritableAndExecutable => "a page must not be writable and executable",
             Self::AlreadyMapped => "the page is mapped already",
