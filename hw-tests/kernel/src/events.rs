@@ -41,6 +41,7 @@ use hw_protocol::FATAL;
 use crate::exit::{self, Outcome};
 use crate::percpu::Stack;
 use crate::regions::Region;
+use crate::returns;
 use crate::segments::KERNEL_CS;
 use crate::serial_println;
 use crate::smp::COMMAND_NMI;
@@ -313,7 +314,7 @@ pub fn hooks() -> Hooks {
         nmi: hw_kernel_hook_nmi,
         machine_check: hw_kernel_hook_machine_check,
         fatal: hw_kernel_hook_fatal,
-        returns: None,
+        returns: Some(returns::thunk()),
     }
 }
 

@@ -14,7 +14,7 @@ use hw_kernel::code_memory::CodeMemory;
 use hw_kernel::memory::{self, HIGH_BASE, PAGE, flags_of};
 use hw_kernel::percpu::{self, MAX_CPUS, Scratch, Stack};
 use hw_kernel::report::Report;
-use hw_kernel::{boot, events, smp};
+use hw_kernel::{boot, events, returns, smp};
 use hw_protocol::HOST_CASES;
 use spin::Mutex;
 use switcher_runtime::switcher_gen::Policy;
@@ -139,6 +139,7 @@ pub(crate) fn all(
                 watchpoints(&mut world)
             }
             "host/int_n_reaches_three_gates_and_no_other" => int_n(&mut world),
+            "host/each_exit_untrains_returns_once_where_the_host_does" => untraining(&mut world),
             "host/a_push_works_in_32_bit_code_after_sysret" => push_in_32_bits(&mut world),
             "host/mov_ss_on_a_watched_operand_and_syscall_is_no_event_of_the_host" => {
                 mov_ss(&mut world)
@@ -544,6 +545,32 @@ fn mov_ss(world: &mut BareMetal<'_>) -> Ended {
         }
     }
     world.debug().set(1, None).map_err(|why| format!("{why}"))?;
+    Ok(entered)
+}
+
+/// Exits call the host's untraining of returns, direct switches do not (spec/hazards.md, row 29). Only
+/// this CPU runs guests now.
+fn untraining(world: &mut BareMetal<'_>) -> Ended {
+    let mut rng = fastrand::Rng::with_seed(29);
+    let variant = *world.cpu().switcher().image().variant();
+    let each = u64::from(variant.axes().mitigations.untrain);
+    let mut entered = 0;
+    // smod's SYSCALL is an exit; umod's leads to smod, which faults.
+    for code in [PROBE, &[SYSCALL, PROBE].concat()] {
+        for mode in [Mode::Smod, Mode::Umod] {
+            for _ in 0..100 {
+                let before = returns::untrained();
+                let setup = setup(world, &mut rng, mode, code);
+                let setup = setup.with(Mode::Smod, place::SMOD_ENTRY, PROBE);
+                world.run(&setup).map_err(|why| format!("{why:?}"))?;
+                let times = returns::untrained() - before;
+                if times != each {
+                    return Err(format!("{mode:?}: returns were untrained {times} times"));
+                }
+                entered += 1;
+            }
+        }
+    }
     Ok(entered)
 }
 

@@ -50,6 +50,8 @@ pub mod percpu;
 #[cfg(not(test))]
 pub mod report;
 #[cfg(not(test))]
+pub mod returns;
+#[cfg(not(test))]
 mod screen;
 #[cfg(not(test))]
 pub mod segments;

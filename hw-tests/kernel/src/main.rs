@@ -20,7 +20,7 @@ use hw_cases::End;
 use hw_kernel::code_memory::CodeMemory;
 use hw_kernel::memory::HIGH_BASE;
 use hw_kernel::report::Report;
-use hw_kernel::{Platform, cpu, events, exit, percpu, segments, selftest, smp};
+use hw_kernel::{Platform, cpu, events, exit, percpu, returns, segments, selftest, smp};
 use hw_protocol::{HOST_CASES, SELFTESTS, Suite};
 use switcher_runtime::switcher_gen::Policy;
 use switcher_runtime::switcher_gen::arch::Selectors;
@@ -79,6 +79,7 @@ fn run(cases: &[hw_cases::Case], policy: Policy, report: &mut Report) {
     let features = HostFeatures::detect();
     let variant = Variant::for_host(&features, Selectors::DEFAULT);
     let variant = variant.unwrap_or_else(|why| fatal(&why)).with_policy(policy);
+    let variant = returns::with_untraining(variant);
     let switchers = Switchers::assemble(&variant);
 
     switchers.0.iter().for_each(|switcher| report.switcher(switcher));

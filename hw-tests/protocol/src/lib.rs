@@ -53,6 +53,7 @@ pub const HOST_CASES: &[&str] = &[
     "host/what_was_unmapped_faults_after_a_direct_switch",
     "host/a_guests_watchpoint_is_live_on_its_own_addresses_alone",
     "host/int_n_reaches_three_gates_and_no_other",
+    "host/each_exit_untrains_returns_once_where_the_host_does",
     "host/a_push_works_in_32_bit_code_after_sysret",
     "host/mov_ss_on_a_watched_operand_and_syscall_is_no_event_of_the_host",
     "host/an_nmi_at_every_instruction_of_every_path_changes_nothing",
