@@ -2,13 +2,13 @@
 //! disassembler. Needs binutils.
 #![cfg(feature = "std")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
 use object::elf::SHT_PROGBITS;
-use object::read::{Object, ObjectSection, ObjectSymbol};
+use object::read::{Object, ObjectSection, ObjectSymbol, RelocationTarget};
 use object::{SectionFlags, SectionIndex, SymbolKind};
 use switcher_gen::asm::{HostSymbol, Label};
 use switcher_gen::{Image, Variant, elf};
@@ -45,7 +45,17 @@ fn symbols_and_sections_read_back() {
         let text = file.section_by_name(".text").unwrap();
         assert_eq!(text.data().unwrap(), image.bytes(), "{variant}");
         assert_eq!(text.align(), Image::ALIGNMENT);
-        assert_eq!(text.relocations().count(), 3, "the hooks");
+        let of_host = |symbol| file.symbol_by_index(symbol).unwrap().name().unwrap();
+        let referred: BTreeSet<_> = text
+            .relocations()
+            .map(|(_, relocation)| match relocation.target() {
+                RelocationTarget::Symbol(symbol) => of_host(symbol),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let returns = HostSymbol::RETURNS.iter().filter(|_| variant.axes().mitigations.untrain);
+        let expected = HostSymbol::HOOKS.iter().chain(returns).map(|symbol| symbol.0);
+        assert_eq!(referred, expected.collect(), "{variant}");
         let stack = file.section_by_name(".note.GNU-stack").unwrap();
         let SectionFlags::Elf { sh_type, sh_flags } = stack.flags() else { panic!("not ELF") };
         assert_eq!((stack.size(), sh_type, sh_flags.0), (0, SHT_PROGBITS, 0));
