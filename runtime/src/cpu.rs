@@ -182,7 +182,8 @@ impl Switcher {
     /// # Safety
     /// Must be called at CPL 0. From then on, until [`Cpu::uninstall`]:
     ///
-    /// * the switcher is not dropped, and nothing else changes the registers written here;
+    /// * the switcher is not dropped, and nothing else changes the registers written here, nor what
+    ///   the variant follows: CR4.LA57, PCIDE, PKE and CET;
     /// * `per_cpu` is valid for reads and writes, and used by nothing but this CPU's hardware, the
     ///   switcher and the result; its stacks do not change;
     /// * the stack below sp0 has room for a [`PtRegs`](switcher_gen::layout::PtRegs) and is used by

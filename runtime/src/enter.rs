@@ -95,8 +95,9 @@ impl Cpu<'_> {
     /// # Safety
     /// `call` must call the function at the address it is given exactly once, as `extern "C" fn()
     /// -> *mut PtRegs` with interrupts off, and return what that returns. The function may change
-    /// MXCSR and the x87 state, which `call` must restore. `call` must not change CR2 after it. The
-    /// switcher's IDT is loaded: a fault of `call`'s own is the end
+    /// MXCSR and the x87 state, which `call` must restore. `call` must not change CR2 after it. Where
+    /// there are protection keys, PKRU is the guest's: `call` leaves it alone (no component 9 of
+    /// XSAVE) and accesses no user page. The switcher's IDT is loaded: a fault of `call`'s own is the end
     /// ([`Hooks::fatal`](crate::Hooks::fatal)), and GS base must stay the per-CPU block's.
     pub unsafe fn enter_with(
         &mut self,
@@ -147,7 +148,7 @@ impl Cpu<'_> {
         let host_idt = unsafe { self.switcher.idt().load() };
         let host_pkru = self.switcher.image().variant().axes().pku.then(|| {
             // SAFETY: `install` has found CR4.PKE to be set. What it takes away is access to user
-            // pages, of which neither the switcher nor what is around it uses any.
+            // pages, of which neither the switcher nor `call` accesses any.
             unsafe { exchange_pkru(guest.pkru) }
         });
         // SAFETY: the state just written is what `switcher_enter_guest` expects, and interrupts are

@@ -102,7 +102,7 @@ pub struct Guest {
     pub smod_rsp: u64,
     /// The address **after** the SYSCALL that means ERETU. Any value: it is only compared with.
     pub retu_rip: u64,
-    /// Its PKRU: of the mode it is in. Loaded and taken back only where CR4.PKE is set. A host that
+    /// Its PKRU: of the mode it is in. Loaded and taken back in variants with `pku`. A host that
     /// moves it between its modes itself exchanges this as the switcher does: umod's is kept in the
     /// PVCS, smod's is [`smod_pkru`](Self::smod_pkru).
     pub pkru: u32,

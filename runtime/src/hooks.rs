@@ -27,7 +27,9 @@ pub type FatalHook = unsafe extern "C" fn(*mut PtRegs) -> !;
 ///   assembly, or compile them without vector registers;
 /// * they have no more of a stack than the host's TSS gives them;
 /// * further than 2 GiB from the code, they are reached by an indirect jump, and begin with ENDBR64
-///   on a host that tracks its own indirect branches.
+///   on a host that tracks its own indirect branches; with `untrain`, which is of no help to an
+///   indirect jump, they may not be that far;
+/// * where there are protection keys, PKRU is a guest's: they access no user pages.
 #[derive(Clone, Copy, Debug)]
 pub struct Hooks {
     /// An NMI that interrupted the switcher. NMIs are blocked.
@@ -47,9 +49,8 @@ pub struct Hooks {
 /// assembly and lie within 2 GiB of the switcher's code, as no indirect jump may lead there.
 #[derive(Clone, Copy, Debug)]
 pub struct ReturnThunk {
-    /// Called on each exit before its first RET, with the host's root, GS base and stack, and the
-    /// guest's DF and AC: makes the thunk's RET safe, and returns through it. May change RAX, RCX,
-    /// RDX and the arithmetic flags; no stack but for the return address, and nothing else.
+    /// Called on each exit before its first RET, and before each hook: makes the thunk's RET safe,
+    /// and returns through it. See [`HostSymbol::UNTRAIN`] for what it finds and may change.
     pub untrain: unsafe extern "C" fn(),
     /// The thunk: a RET.
     pub thunk: unsafe extern "C" fn(),
@@ -101,12 +102,13 @@ impl Thunks {
     }
 
     /// What code at `base` calls for a hook: the hook itself where it is near.
-    pub(crate) fn target(&self, symbol: HostSymbol, base: u64) -> Option<u64> {
+    /// Where returns are `untrained`, it is always that, and an error of the link if it is far: what
+    /// a guest can train is no way to it.
+    pub(crate) fn target(&self, symbol: HostSymbol, base: u64, untrained: bool) -> Option<u64> {
         /// Less than rel32 reaches, by more than the code is long.
         const NEAR: u64 = 0x7FF0_0000;
         let hook = self.hooks.address(symbol)?;
-        // What a guest could train is no way to what undoes it: too far is an error of the link.
-        if hook.abs_diff(base) < NEAR || HostSymbol::RETURNS.contains(&symbol) {
+        if hook.abs_diff(base) < NEAR || untrained {
             return Some(hook);
         }
         let index = HostSymbol::HOOKS.iter().position(|known| *known == symbol)?;
@@ -140,29 +142,32 @@ mod tests {
             let hook = hooks.address(symbol).unwrap();
             for base in [hook + 0x7FE0_0000, hook - 0x7FE0_0000] {
                 let thunks = Thunks::new(&hooks, base + 0x1000);
-                assert_eq!(thunks.target(symbol, base), Some(hook));
+                assert_eq!(thunks.target(symbol, base, false), Some(hook));
             }
             for base in [hook + 0x8000_0000, hook.wrapping_sub(0x8000_0000)] {
                 let thunks = Thunks::new(&hooks, base.wrapping_add(0x1000));
-                let at = thunks.target(symbol, base).unwrap().wrapping_sub(thunks.start) as usize;
+                let at =
+                    thunks.target(symbol, base, false).unwrap().wrapping_sub(thunks.start) as usize;
                 assert_eq!(thunks.bytes()[at..at + 6], [0xFF, 0x25, 0, 0, 0, 0]);
                 assert_eq!(thunks.bytes()[at + 6..at + 14], hook.to_le_bytes());
             }
         }
-        assert_eq!(Thunks::new(&hooks, 0).target(HostSymbol("other"), 0), None);
+        assert_eq!(Thunks::new(&hooks, 0).target(HostSymbol("other"), 0, false), None);
     }
 
     #[test]
-    fn nothing_leads_indirectly_to_the_untraining_of_returns() {
+    fn nothing_is_reached_indirectly_where_returns_are_untrained() {
         unsafe extern "C" fn some() {}
         for symbol in HostSymbol::RETURNS {
-            let hooks = Hooks::FOR_TESTS;
-            assert_eq!(Thunks::new(&hooks, 0).target(symbol, 0), None);
-            let hooks =
-                Hooks { returns: Some(ReturnThunk { untrain: some, thunk: some }), ..hooks };
-            let there = some as *const () as u64;
+            assert_eq!(Thunks::new(&Hooks::FOR_TESTS, 0).target(symbol, 0, true), None);
+        }
+        let returns = Some(ReturnThunk { untrain: some, thunk: some });
+        let hooks = Hooks { returns, ..Hooks::FOR_TESTS };
+        for symbol in HostSymbol::RETURNS.into_iter().chain(HostSymbol::HOOKS) {
+            let there = hooks.address(symbol).unwrap();
             for base in [there, there.wrapping_add(1 << 40)] {
-                assert_eq!(Thunks::new(&hooks, base).target(symbol, base), Some(there));
+                let target = Thunks::new(&hooks, base).target(symbol, base, true);
+                assert_eq!(target, Some(there));
             }
         }
     }

@@ -269,7 +269,8 @@ fn write_and_seal<M: CodeMapping>(
     check(memory, start, len, "writable", |p| p.writable)?;
     let base = start.as_ptr() as u64;
     let thunks = Thunks::new(hooks, base + code as u64);
-    let linked = image.link(base, |symbol| thunks.target(symbol, base))?;
+    let untrained = image.variant().axes().mitigations.untrain;
+    let linked = image.link(base, |symbol| thunks.target(symbol, base, untrained))?;
     // SAFETY: `reserve` gave memory that is valid for writes of `len` bytes, `code` among them, and
     // that nothing else uses; `linked` is a buffer of its own, so the two do not overlap.
     unsafe { start.copy_from_nonoverlapping(NonNull::from(linked.bytes()).cast(), code) };

@@ -303,11 +303,14 @@ impl HostSymbol {
     /// All of them.
     pub const HOOKS: [Self; 3] = [Self::NMI, Self::MACHINE_CHECK, Self::FATAL];
 
-    /// Called before the first RET of an exit, on the host's root, GS base and stack: the host's
-    /// untraining of returns. May change RAX, RCX, RDX and the arithmetic flags, and uses no stack
-    /// but for its return address; its own return is safe.
+    /// The host's untraining of returns: called before the first RET of an exit, and before a hook,
+    /// on the root and with the GS base that the hooks have, on the host's stack or one of the IST,
+    /// with DF and AC of whatever was interrupted. May change RAX, RCX, RDX, the arithmetic flags
+    /// and up to 128 bytes below RSP; its own return is safe. An NMI may interrupt it and call it
+    /// again. It executes no IRET and causes no fault.
     pub const UNTRAIN: Self = Self("switcher_host_untrain_returns");
-    /// Jumped to instead of a RET: the host's return thunk, which does the same and nothing else.
+    /// Jumped to instead of a RET: the host's return thunk, which does the same, and may write
+    /// below RSP.
     pub const RETURN_THUNK: Self = Self("switcher_host_return_thunk");
     /// Both, which only images with [`untrain`](crate::Mitigations::untrain) refer to. No indirect
     /// jump may lead there.
@@ -518,7 +521,7 @@ impl CodeBuffer {
                 bytes: Vec::with_capacity(Self::CAPACITY),
                 labels: [None; Label::ALL.len()],
                 windows: Vec::with_capacity(16),
-                relocations: Vec::with_capacity(4),
+                relocations: Vec::with_capacity(8),
             },
             fixups: Vec::with_capacity(384),
             open: [None; Window::ALL.len()],

@@ -393,7 +393,11 @@ fn row_29_mitigations_left_out_or_out_of_order() {
         };
         killed(&bare(&untrain), 29, "untrained");
         let plain = ours(&name.replace("+untrain", ""));
+        let plain_setting = plain.setting;
         killed(&Target { setting, ..plain }, 29, "untrained");
+        // A host that has none is not called.
+        let asked = Target { setting: plain_setting, ..untrain.clone() };
+        assert!(Prover::default().prove(&asked).is_err());
         // What the host's untraining leaves in RCX and RDX is no better than the guest's.
         let at = mutate::mutants_of(&untrain, "xor ecx,ecx").last().unwrap().at;
         let all = mutate::mutants(&untrain);

@@ -296,6 +296,10 @@ fn a_proof_without_mitigations_is_none_with_them() {
         let asked = Target { setting, ..unmitigated.clone() };
         assert_eq!(verdict_beside(&shared, &asked), Some(obligation), "{name}");
     }
+    let setting = ours(&"amd-4level+untrain".parse().unwrap()).setting;
+    let amd = ours(&"amd-4level".parse().unwrap());
+    proved(Prover::sharing(&shared).prove(&amd));
+    assert_eq!(verdict_beside(&shared, &Target { setting, ..amd }), Some("untrained"));
     // Of a hook alone, all else having what it needs.
     let verw = ours(&"intel-4level+verw".parse().unwrap());
     let without = Setting::from(&Variant::REFERENCE);

@@ -17,12 +17,13 @@ use hw_kernel::report::Report;
 use hw_kernel::{boot, events, returns, smp};
 use hw_protocol::HOST_CASES;
 use spin::Mutex;
-use switcher_runtime::switcher_gen::Policy;
 use switcher_runtime::switcher_gen::arch::{Msr as MsrName, RFlags, Vendor, vector};
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::{Placement, Pvcs, PvcsCurrent, PvcsLayout, Revision};
+use switcher_runtime::switcher_gen::{Axes, Mitigations, Policy};
 use switcher_runtime::{
-    Access, DebugError, Detail, Exit, GuestDebug, Mode, Purpose, Switcher, UninstallError, Width,
+    Access, DebugError, Detail, Exit, GuestDebug, Mode, Purpose, Switcher, UninstallError, Variant,
+    Width,
 };
 use x86_64::registers::control::{Cr4, Efer};
 use x86_64::registers::debug::Dr7;
@@ -119,6 +120,7 @@ pub(crate) fn all(
         let few = smp::count() < MAX_CPUS;
         let ended = match name {
             "host/four_cpus_run_guests_at_once"
+            | "host/each_exit_untrains_returns_once_where_the_host_does"
             | "host/the_pvcs_flips_while_guests_switch"
             | "host/a_second_nmi_arrives_when_the_first_one_is_over"
             | "host/no_nmi_is_lost_during_a_million_switches"
@@ -233,9 +235,13 @@ fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
     cpu.uninstall().map_err(|refused| format!("{}", refused.1))?;
     as_before("uninstalled")?;
 
-    // The other one: it leaves the CPU and the memory. It has no place behind this CPU's block.
-    let policy = variant.axes().policy;
-    let elsewhere = variant.with_policy(Policy { placement: Placement::Gs, ..policy });
+    // The other one: it leaves the CPU and the memory. It has no place behind this CPU's block, nor
+    // near the return thunk.
+    let Axes { policy, mitigations, .. } = variant.axes();
+    let mitigations = Mitigations { untrain: false, ..mitigations };
+    let axes = Axes { mitigations, ..variant.axes() };
+    let elsewhere = Variant::new(axes, variant.selectors()).map_err(|why| format!("{why}"))?;
+    let elsewhere = elsewhere.with_policy(Policy { placement: Placement::Gs, ..policy });
     let mut memory = CodeMemory::at(HIGH_BASE + 64 * PAGE);
     let other = Switcher::assemble(&elsewhere, &events::hooks(), &mut memory)
         .map_err(|why| format!("{why}"))?;

@@ -56,6 +56,8 @@ impl Switchers {
     /// Assembles them. The SYSCALL MSRs refer to them for ever.
     fn assemble(variant: &Variant) -> Self {
         let places: Vec<u64> = match variant.axes().policy.placement {
+            // Of an untraining host, all that the switcher calls is near.
+            Placement::Gs if variant.axes().mitigations.untrain => [percpu::code(0).start].into(),
             Placement::Gs => [HIGH_BASE].into(),
             Placement::PerCpu => (0..smp::count()).map(|cpu| percpu::code(cpu).start).collect(),
         };

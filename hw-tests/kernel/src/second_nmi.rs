@@ -120,8 +120,8 @@ fn count() -> Result<u64, String> {
     }
 }
 
-/// The breakpoint sends the first NMI from in front of an instruction of the switcher, and its hook
-/// the second: both arrive there.
+/// The breakpoint in front of an instruction of the switcher sends the first NMI, which arrives in
+/// the breakpoint's own handler, with the switcher's root and GS base; and its hook sends the second.
 ///
 /// # Safety
 /// As for `checked_call`; there is an [`IdtCopy`] whose #DB is [`hw_kernel_send_second`]'s.

@@ -45,7 +45,7 @@ obligations! {
     NO_TRAP = "no-trap" [30] "UD2 and INT3 are not reached";
     IBRS_FIRST = "ibrs-first" [29] "SPEC_CTRL is the host's before the first RET of an exit or a hook";
     IBPB_FIRST = "ibpb-first" [29] "predictors are emptied before the first RET of an exit or a hook";
-    UNTRAINED = "untrained" [29] "returns are untrained before that of the host's thunk, which is an exit's";
+    UNTRAINED = "untrained" [29] "exits and hooks return through the host's thunk, once that is untrained";
     RSB_FILLED = "rsb-filled" [29] "the return stack buffer is filled before an exit or a hook returns";
     BHB_CLEARED = "bhb-cleared" [29] "the history of branches is overwritten before an exit or a hook returns";
     VERW_LAST = "verw-last" [29] "behind VERW, nothing is read but the frame that is returned to";

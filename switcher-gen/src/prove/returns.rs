@@ -5,7 +5,7 @@
 use super::events::Happening;
 use super::target::Target;
 use super::theorem::{End, Watch, wild};
-use super::world::World;
+use super::world::{Untraining, World};
 use crate::machine::{ARITHMETIC, Access, Domain, Flags, Gpr};
 use crate::spec;
 
@@ -38,6 +38,8 @@ pub(super) fn left<D: Domain>(
     let World { machine, untraining, host_gs, .. } = world;
     let rip = d.known(machine.rip);
     let [untrain, thunk] = target.returns.map(|of_host| rip == Some(of_host) && of_host != 0);
+    // Other hosts have neither.
+    let Some(untraining) = untraining else { return Left::Elsewhere };
     if !untrain && !thunk {
         return Left::Elsewhere;
     }
@@ -51,18 +53,23 @@ pub(super) fn left<D: Domain>(
     machine.rip = value;
     machine.set(Gpr::Rsp, d.plus(rsp, 8));
     let is_back = d.known(value).is_some_and(|rip| target.program.contains(rip));
-    if thunk {
-        watch.at_return(d, machine, is_back, true);
-    } else {
+    if untrain {
         watch.untrain(d, machine, [root, *host_gs]);
-        if let Some([rax, rcx, rdx, flags]) = *untraining {
-            for (register, word) in [(Gpr::Rax, rax), (Gpr::Rcx, rcx), (Gpr::Rdx, rdx)] {
-                machine.set(register, word);
-            }
-            let kept = d.mask(machine.rflags(d), !ARITHMETIC);
-            machine.flags = Flags::new(d, d.or(kept, d.mask(flags, ARITHMETIC)));
+        let Untraining { registers: [rax, rcx, rdx], flags, below } = untraining;
+        for (register, word) in [(Gpr::Rax, rax), (Gpr::Rcx, rcx), (Gpr::Rdx, rdx)] {
+            machine.set(register, *word);
+        }
+        let kept = d.mask(machine.rflags(d), !ARITHMETIC);
+        machine.flags = Flags::new(d, d.or(kept, d.mask(*flags, ARITHMETIC)));
+        // Its own calls, and the address it has returned to.
+        let stack = &mut machine.memory.regions[place.region];
+        let end = place.index + place.size;
+        for (cell, other) in stack.cells[..end].iter_mut().rev().zip(below) {
+            *cell = *other;
         }
     }
+    // Either is a RET of the thunk's.
+    watch.at_return(d, machine, is_back, true);
     match is_back {
         true => Left::Back,
         false => Left::Returned,

@@ -168,7 +168,7 @@ fn judged(setting: Setting, theorem: Theorem) -> Setting {
     let Setting { variant, .. } = setting;
     let Mitigations { ibrs, verw, .. } = variant.axes().mitigations;
     let mitigations = match theorem {
-        // No RET; VERW is asked for here and nowhere else.
+        // No RET; of the guest's routines, VERW is asked for here alone.
         Theorem::EnterGuest => Mitigations { ibrs, verw, ..Mitigations::NONE },
         // Nor do these exit.
         Theorem::SyscallCompat
@@ -382,9 +382,9 @@ fn code(target: &Target, entry: u64) -> Code {
     };
     if decoded.iter().any(is_indirect) {
         let Target { program, enter_guest, return_from_guest, .. } = target;
-        let Target { syscall_64, syscall_compat, iretq, windows, .. } = target;
+        let Target { syscall_64, syscall_compat, iretq, windows, hooks, returns, .. } = target;
         let entries = (enter_guest, return_from_guest, syscall_64, syscall_compat, iretq);
-        let labels = format!("{entries:?} {windows:?}");
+        let labels = format!("{entries:?} {windows:?} {hooks:?} {returns:?}");
         return Code::Here { base: program.base(), bytes: program.bytes().into(), entry, labels };
     }
     let instructions = decoded.iter().map(|i| {

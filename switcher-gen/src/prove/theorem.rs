@@ -541,6 +541,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         self.barriers.untrained = true;
         self.goal(obligation::UNTRAINED, d.eq(state.cr3, root), "CR3");
         self.goal(obligation::UNTRAINED, d.eq(state.gs_base, gs_base), "GS base");
+        self.goal(obligation::UNTRAINED, d.bit(is_on_a_stack(d, state)), "RSP");
     }
 
     /// The host's code, which is not looked at, has popped its return address.

@@ -178,14 +178,24 @@ pub(super) struct World<D: Domain> {
     pub(super) setting: Setting,
     /// The host's GS base.
     pub(super) host_gs: D::Word,
-    /// What the host's untraining of returns leaves in RAX, RCX, RDX and the arithmetic flags.
-    pub(super) untraining: Option<[D::Word; 4]>,
+    /// What the host's untraining of returns leaves, if the host has one.
+    pub(super) untraining: Option<Untraining<D>>,
     /// FS base as it was.
     pub(super) fs_base: D::Word,
     /// The event, if there is one.
     pub(super) event: Option<Happening<D>>,
     /// The initial memory, to tell what has changed.
     pub(super) before: Memory<D>,
+}
+
+/// What [`HostSymbol::UNTRAIN`](crate::asm::HostSymbol::UNTRAIN) may leave.
+pub(super) struct Untraining<D: Domain> {
+    /// RAX, RCX, RDX.
+    pub(super) registers: [D::Word; 3],
+    /// The arithmetic flags, among others.
+    pub(super) flags: D::Word,
+    /// The stack below its return address and that itself, from the top.
+    pub(super) below: Vec<D::Cell>,
 }
 
 /// The moment a theorem starts at.
@@ -552,8 +562,14 @@ impl<D: Domain> World<D> {
         let fs_base = machine.fs_base;
         let untrains = setting.variant.axes().mitigations.untrain;
         let untraining = untrains.then(|| {
-            [("rax", 64), ("rcx", 64), ("rdx", 64), ("rflags", 64)]
-                .map(|(name, bits)| b.field("untraining", name, bits))
+            let mut below = Vec::new();
+            b.bytes("untraining", &mut below, -CALLER_STACK, 0);
+            let field = |b: &mut Builder<'_, D, _>, name| b.field("untraining", name, 64);
+            Untraining {
+                registers: ["rax", "rcx", "rdx"].map(|name| field(b, name)),
+                flags: field(b, "rflags"),
+                below,
+            }
         });
         let (spec_ctrl, pkru) = (machine.msrs.spec_ctrl, machine.pkru);
         let guest = Guest {

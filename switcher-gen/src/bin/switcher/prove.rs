@@ -1,7 +1,7 @@
 //! `switcher prove`: whether code does what the specification says, for every state.
 
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -67,49 +67,39 @@ struct Proof {
     not_judged: Vec<&'static str>,
     theorems: Vec<Report>,
     counterexample: Option<Counterexample>,
+    /// The same with the instructions as they are listed.
+    #[serde(skip)]
+    annotated: Option<Counterexample>,
     why: Option<String>,
 }
 
 /// What became of all of them.
 #[derive(Serialize)]
 struct Whole<'a> {
-    targets: Vec<&'a Proof>,
+    targets: &'a [Proof],
     theorems_proved: usize,
     theorems_shared: usize,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let subjects: Vec<Subject> = match args.all {
-        true => {
-            Variant::all().map(|variant| Subject::of_variant(&variant)).collect::<Result<_, _>>()?
-        }
-        false => vec![args.target.subject()?],
-    };
     let start = Instant::now();
-    let bar = progress("prove", subjects.len() as u64, "targets");
     let shared = Arc::<Shared>::default();
-    // Subjects do not go from thread to thread, but each to one.
-    let targets: Vec<_> =
-        subjects.iter().map(|subject| Mutex::new(subject.target.clone())).collect();
-    let verdicts = args.jobs.each(
-        subjects.len() as u64,
-        || (),
-        |(), number| {
-            let target = targets[number as usize].lock().unwrap_or_else(PoisonError::into_inner);
-            // A new prover for each: what it knows of terms does not depend on the others.
-            let verdict = Prover::sharing(&shared).prove(&target);
-            bar.inc(1);
-            ControlFlow::Continue(verdict)
-        },
-    )?;
+    // A new prover for each: what it knows of terms does not depend on the others.
+    let prove = |subject: &Subject| match Prover::sharing(&shared).prove(&subject.target) {
+        Ok(verdict) => Ok(Proof::new(subject, verdict)),
+        Err(error) => Err(subject.refused(&error)),
+    };
+    let results = match args.all {
+        true => all(&args.jobs, prove)?,
+        false => vec![prove(&args.target.subject()?)],
+    };
     let (mut proofs, mut refused) = (Vec::new(), Vec::new());
-    for (subject, verdict) in subjects.iter().zip(verdicts) {
-        match verdict {
-            Ok(verdict) => proofs.push((subject, Proof::new(subject, verdict))),
-            Err(error) => refused.push(subject.refused(&error)),
+    for result in results {
+        match result {
+            Ok(proof) => proofs.push(proof),
+            Err(why) => refused.push(why),
         }
     }
-    bar.finish_and_clear();
     let verdict = verdict(&proofs, &refused);
     if proofs.is_empty() {
         return verdict;
@@ -118,13 +108,41 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Format::Text if args.all => text(&proofs) + &sharing(&shared),
         Format::Text => text(&proofs),
         Format::Json => json(&Whole {
-            targets: proofs.iter().map(|(_, proof)| proof).collect(),
+            targets: &proofs,
             theorems_proved: shared.proved(),
             theorems_shared: shared.shared(),
         })?,
     };
     note_on_terminal(&format!("{:.2} s", start.elapsed().as_secs_f64()));
     conclude(report, verdict)
+}
+
+/// What `prove` says of every variant. Those that have most in common go to one thread, one after the
+/// other: two threads would prove the same at the same time.
+fn all(
+    jobs: &Jobs,
+    prove: impl Fn(&Subject) -> Result<Proof, String> + Sync,
+) -> Result<Vec<Result<Proof, String>>, Failure> {
+    /// Variants of a CPU under one policy: mitigations, protection keys, PCIDs.
+    const TOGETHER: usize = 96;
+    let variants: Vec<Variant> = Variant::all().collect();
+    let bar = progress("prove", variants.len() as u64, "targets");
+    let parts: Vec<_> = variants.chunks(TOGETHER).collect();
+    let results = jobs.each(
+        parts.len() as u64,
+        || (),
+        |(), number| {
+            let one = |variant| {
+                let proof = prove(&Subject::of_variant(variant)?);
+                bar.inc(1);
+                Ok(proof)
+            };
+            ControlFlow::Continue(parts[number as usize].iter().map(one).collect())
+        },
+    )?;
+    bar.finish_and_clear();
+    let results = results.into_iter().collect::<Result<Vec<Vec<_>>, Failure>>()?;
+    Ok(results.into_iter().flatten().collect())
 }
 
 /// How many proofs it took.
@@ -137,10 +155,10 @@ fn sharing(shared: &Shared) -> String {
 }
 
 /// The worst there is.
-fn verdict(proofs: &[(&Subject, Proof)], refused: &[String]) -> Result<(), Failure> {
+fn verdict(proofs: &[Proof], refused: &[String]) -> Result<(), Failure> {
     let names = |verdict: &str| {
-        let proofs = proofs.iter().filter(|(_, proof)| proof.verdict == verdict);
-        proofs.map(|(_, proof)| proof.name.as_str()).collect::<Vec<_>>().join(", ")
+        let proofs = proofs.iter().filter(|proof| proof.verdict == verdict);
+        proofs.map(|proof| proof.name.as_str()).collect::<Vec<_>>().join(", ")
     };
     let (refuted, unknown) = (names("refuted"), names("unknown"));
     let mut messages = refused.to_vec();
@@ -170,12 +188,14 @@ impl Proof {
             not_judged: subject.target.not_judged(),
             theorems: Vec::new(),
             counterexample: None,
+            annotated: None,
             why: None,
         };
         match verdict {
             Verdict::Proved(theorems) => Self { theorems, ..proof },
             Verdict::Refuted(found) => {
-                Self { verdict: "refuted", counterexample: Some(*found), ..proof }
+                let annotated = Some(annotated(subject, &found));
+                Self { verdict: "refuted", counterexample: Some(*found), annotated, ..proof }
             }
             Verdict::Unknown(why) => Self { verdict: "unknown", why: Some(why), ..proof },
         }
@@ -206,15 +226,15 @@ impl Proof {
     }
 }
 
-fn text(proofs: &[(&Subject, Proof)]) -> String {
+fn text(proofs: &[Proof]) -> String {
     let mut text = String::new();
-    for (subject, proof) in proofs {
+    for proof in proofs {
         text += &proof.heading();
-        if let Some(counterexample) = &proof.counterexample {
-            text += &format!("\n{}\n", annotated(subject, counterexample));
+        if let Some(counterexample) = &proof.annotated {
+            text += &format!("\n{counterexample}\n");
         }
     }
-    if let [(_, proof)] = proofs
+    if let [proof] = proofs
         && !proof.theorems.is_empty()
     {
         text += &theorems(&proof.theorems);
@@ -277,7 +297,7 @@ mod tests {
         let mut subject = Subject::of_variant(&Variant::REFERENCE).unwrap();
         subject.target.iretq = subject.target.iretq.map(|at| at + 2);
         let proof = Proof::new(&subject, Prover::default().prove(&subject.target).unwrap());
-        let proofs = [(&subject, proof)];
+        let proofs = [proof];
         let text = text(&proofs);
         assert!(text.starts_with("intel-4level: refuted: fingerprint "), "{text}");
         assert!(text.contains("`iretq-label` does not hold"), "{text}");
