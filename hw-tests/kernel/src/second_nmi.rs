@@ -231,8 +231,8 @@ fn each(world: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
     let setup = setup(world, &mut rng, Mode::Umod, PROBE);
     let exits = [Expected::UD, Exit::Nmi].map(|exit| Expected::unchanged(&setup, exit));
     let [in_host, in_guest] = exits;
-    use Label::{EventIstFromGuest, EventNmi, NmiHook};
-    let by: &[_] = &[(EventNmi, 1), (NmiHook, 1)];
+    use Label::{EventIstFromGuest, EventNmi, InterruptionHook};
+    let by: &[_] = &[(EventNmi, 1), (InterruptionHook, 1)];
     let in_host = Path::of_event("an NMI in the host", setup.clone(), in_host, by);
     let by: &[_] = &[(EventNmi, 1), (EventIstFromGuest, 1)];
     let in_guest = Path::of_event("an NMI in the guest", setup, in_guest, by);
