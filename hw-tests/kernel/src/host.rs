@@ -550,7 +550,50 @@ fn mov_ss(world: &mut BareMetal<'_>) -> Ended {
             entered += 2;
         }
     }
+    entered += behind_mov_ss(world, &mut rng, at)?;
     world.debug().set(1, None).map_err(|why| format!("{why}"))?;
+    Ok(entered)
+}
+
+/// What else the #DB of MOV SS is held off by: each instruction that leaves CPL 3 by an event. The guest
+/// gets that event, and the host does not notice the other one. `watched` is of umod's, and holds SS.
+fn behind_mov_ss(world: &mut BareMetal<'_>, rng: &mut fastrand::Rng, watched: u64) -> Ended {
+    /// MOV SS, [RDI].
+    const MOV_SS: &[u8] = &[0x8E, 0x17];
+    /// Of a page fault: user.
+    const U: u32 = 4;
+
+    let gp = Expected::general_protection;
+    // INT3; INT 0x80; INT 0x21, whose error code is another one in QEMU 7.2; CLI; MOV AL, [RSI];
+    // SYSENTER, by vendor; INT1. What it is, whether it is a trap, and what may come of it.
+    let behind: [(&[u8], bool, [Exit; 2]); 7] = [
+        (&[0xCC], true, [Expected::exception(3); 2]),
+        (&[0xCD, 0x80], true, [Exit::Interrupt { vector: 0x80 }; 2]),
+        (&[0xCD, 0x21], false, [gp(0x21 * 8 + 2), gp(0x21 * 16 + 2)]),
+        (&[0xFA], false, [gp(0); 2]),
+        (&[0x8A, 0x06], false, [Expected::page_fault(U, place::NOWHERE); 2]),
+        (&[0x0F, 0x34], false, [gp(0), Expected::UD]),
+        (&[0xF1], true, [Expected::debug(0), Expected::debug(1 << 1)]),
+    ];
+    let mut entered = 0;
+    for (code, is_trap, exits) in behind {
+        for rsp in [1 << 63, 0, Stack::Nmi.top(0)] {
+            let mut setup = setup(world, rng, Mode::Umod, &[MOV_SS, code].concat());
+            (setup.regs.rdi, setup.regs.rsi, setup.regs.rsp) = (watched, place::NOWHERE, rsp);
+            let outcome = world.run(&setup).map_err(|why| format!("{why:?}"))?;
+            // QEMU's interpreter does not hold data breakpoints off.
+            let at_once = Expected::debug(1 << 1);
+            let is_early = outcome.exit == at_once && outcome.regs.rip == place::UMOD_CODE + 2;
+            let known = exits.into_iter().find(|exit| *exit == outcome.exit).unwrap_or(exits[0]);
+            let mut expected = Expected::unchanged(&setup, if is_early { at_once } else { known });
+            let executed = if is_trap && !is_early { code.len() } else { 0 };
+            expected.regs.rip += (MOV_SS.len() + executed) as u64;
+            expected
+                .compare(&setup, &outcome)
+                .map_err(|why| format!("MOV SS, {code:x?}, RSP {rsp:#x}: {why}"))?;
+            entered += 1;
+        }
+    }
     Ok(entered)
 }
 
