@@ -119,7 +119,7 @@ fn what_mitigations_change() {
 fn what_amds_mitigations_change() {
     diff("diff_amd_mitigations", Placement::Gs, |axes| {
         axes.vendor = Vendor::Amd;
-        axes.mitigations = "+ibrs+ibpb+rsblite".parse().unwrap();
+        axes.mitigations = "+ibrs+ibpb+untrain+rsblite".parse().unwrap();
     });
 }
 
