@@ -218,7 +218,7 @@ impl Foreign {
     /// Where a symbol of the host's, by its name, is taken to lie if the file calls it and does not
     /// have it: out of the code's way and within its reach.
     #[must_use]
-    pub fn hook(name: &str) -> Option<u64> {
+    pub fn of_host(name: &str) -> Option<u64> {
         let mut known = HostSymbol::HOOKS.iter().chain(&HostSymbol::RETURNS);
         let index = known.position(|symbol| symbol.0 == name)?;
         Some(Self::BASE + (1 << 24) + 0x100 * index as u64)
@@ -574,7 +574,7 @@ fn target(
         SymbolSection::Common => Err(ReadError::Data { at: at(), section: "COMMON".into() }),
         _ => {
             let symbol = text(symbol.name_bytes()?);
-            Foreign::hook(&symbol).ok_or_else(|| ReadError::Undefined { at: at(), symbol })
+            Foreign::of_host(&symbol).ok_or_else(|| ReadError::Undefined { at: at(), symbol })
         }
     }
 }

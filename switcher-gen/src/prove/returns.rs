@@ -28,14 +28,7 @@ pub(super) fn left<D: Domain>(
     world: &mut World<D>,
     watch: &mut Watch<'_, D>,
 ) -> Left<D::Word> {
-    let host = world.setting.host();
-    let root = match &world.event {
-        Some(Happening { event, interrupted, .. }) if watch.theorem.is_in_ring_0() => {
-            spec::hook(d, &host, event, interrupted, &world.spec).root
-        }
-        _ => world.spec.tss_extra.host_cr3,
-    };
-    let World { machine, untraining, host_gs, .. } = world;
+    let World { machine, untraining, host_gs, setting, event, spec, .. } = world;
     let rip = d.known(machine.rip);
     let [untrain, thunk] = target.returns.map(|of_host| rip == Some(of_host) && of_host != 0);
     // Other hosts have neither.
@@ -54,6 +47,12 @@ pub(super) fn left<D: Domain>(
     machine.set(Gpr::Rsp, d.plus(rsp, 8));
     let is_back = d.known(value).is_some_and(|rip| target.program.contains(rip));
     if untrain {
+        let root = match event {
+            Some(Happening { event, interrupted, .. }) if watch.theorem.is_in_ring_0() => {
+                spec::hook(d, &setting.host(), event, interrupted, spec).root
+            }
+            _ => spec.tss_extra.host_cr3,
+        };
         watch.untrain(d, machine, [root, *host_gs]);
         let Untraining { registers: [rax, rcx, rdx], flags, below } = untraining;
         for (register, word) in [(Gpr::Rax, rax), (Gpr::Rcx, rcx), (Gpr::Rdx, rdx)] {

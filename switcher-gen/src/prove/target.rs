@@ -58,9 +58,9 @@ impl Target {
     #[must_use]
     pub fn image(image: &Image) -> Self {
         let at = |label| Self::BASE + u64::from(image.offset(label));
-        let hook = |symbol: HostSymbol| Foreign::hook(symbol.0);
+        let of_host = |symbol: HostSymbol| Foreign::of_host(symbol.0);
         // All that an image refers to is known, and within reach.
-        let linked = image.link(Self::BASE, hook).expect("an image refers to nothing else");
+        let linked = image.link(Self::BASE, of_host).expect("an image refers to nothing else");
         let gate = |vector| {
             let Gate { offset, ist, dpl } = image.gate(vector);
             TargetGate { vector, address: Self::BASE + u64::from(offset), ist, dpl }
@@ -78,8 +78,8 @@ impl Target {
             iretq: Some(at(Label::Iretq)),
             windows: Some(windows.collect()),
             gates: Some((0..=u8::MAX).map(gate).collect()),
-            hooks: HostSymbol::HOOKS.map(|symbol| hook(symbol).unwrap_or_default()),
-            returns: HostSymbol::RETURNS.map(|symbol| hook(symbol).unwrap_or_default()),
+            hooks: HostSymbol::HOOKS.map(|symbol| of_host(symbol).unwrap_or_default()),
+            returns: HostSymbol::RETURNS.map(|symbol| of_host(symbol).unwrap_or_default()),
             setting: Setting::from(image.variant()),
         }
     }
@@ -101,9 +101,9 @@ impl Target {
             };
             (0..=u8::MAX).map(gate).collect()
         });
-        let hook = |symbol: HostSymbol| {
+        let of_host = |symbol: HostSymbol| {
             let own = foreign.symbols.get(symbol.0).copied();
-            own.or_else(|| Foreign::hook(symbol.0)).unwrap_or_default()
+            own.or_else(|| Foreign::of_host(symbol.0)).unwrap_or_default()
         };
         Ok(Self {
             program: Program::new(foreign.base, foreign.bytes.clone()),
@@ -114,8 +114,8 @@ impl Target {
             iretq: optional(Label::Iretq),
             windows: None,
             gates,
-            hooks: HostSymbol::HOOKS.map(hook),
-            returns: HostSymbol::RETURNS.map(hook),
+            hooks: HostSymbol::HOOKS.map(of_host),
+            returns: HostSymbol::RETURNS.map(of_host),
             setting,
         })
     }
