@@ -10,8 +10,10 @@ use serde::Serialize;
 
 use crate::arch::{PagingMode, RFlags, Selectors};
 use crate::layout::SwitchFlags;
-use crate::machine::Concrete;
-use crate::prove::{self, BadCode, Name, Neighbour, Part, Setting, Source, Target, Theorem};
+use crate::machine::{Concrete, Gpr};
+use crate::prove::{
+    self, BadCode, Name, Neighbour, Object, Part, Setting, Source, Target, Theorem,
+};
 
 /// What was tried.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -263,15 +265,15 @@ impl Values {
         self.fixed.get_or_insert_default().insert(name, value).unwrap_or_default()
     }
 
-    fn get(&mut self, of: &'static str, field: &'static str, bits: u32) -> u64 {
-        self.answer(Name { of, part: Part::Field(field), at_entry: false }, bits)
+    fn get(&mut self, of: Object, part: Part, bits: u32) -> u64 {
+        self.answer(Name { of, part, at_entry: false }, bits)
     }
 
     fn answer(&mut self, name: Name, bits: u32) -> u64 {
         if let Some(value) = self.fixed.as_ref().and_then(|fixed| fixed.get(&name)) {
             return *value;
         }
-        let is_guests = matches!(name.of, "frame" | "guest" | "pvcs");
+        let is_guests = matches!(name.of, Object::Frame | Object::Guest | Object::Pvcs);
         let mut hasher = if is_guests { self.guests } else { self.hosts };
         name.hash(&mut hasher);
         self.random = fastrand::Rng::with_seed(hasher.finish());
@@ -312,22 +314,22 @@ impl Values {
 
     fn make(&mut self, name: Name) -> u64 {
         let s = self.selectors;
-        let field = match name.part {
+        let part = match name.part {
             // Addresses of regions: far from each other.
             Part::Whole => match name.of {
-                "sp0" => return 0xFFFF_8881_0000_2000,
-                "pvcs" => return 0xFFFF_8882_0000_3000,
-                "ist" => return 0xFFFF_8884_0000_5000,
+                Object::Sp0 => return 0xFFFF_8881_0000_2000,
+                Object::PvcsAddress => return 0xFFFF_8882_0000_3000,
+                Object::Ist => return 0xFFFF_8884_0000_5000,
                 _ => return self.word(),
             },
             // What stacks and gaps hold is nobody's business.
             Part::At(_) => return self.random.u64(..),
-            Part::Field(field) => field,
+            part => part,
         };
-        match (name.of, field) {
-            ("host", "gs_base") => 0xFFFF_8880_0000_1000,
-            ("host", "rsp") => 0xFFFF_8883_0000_4000,
-            ("tss_extra", "switch_flags") => {
+        match (name.of, part) {
+            (Object::Host, Part::Field("gs_base")) => 0xFFFF_8880_0000_1000,
+            (Object::Host, Part::Register(Gpr::Rsp) | Part::Field("rsp")) => 0xFFFF_8883_0000_4000,
+            (Object::TssExtra, Part::Field("switch_flags")) => {
                 let mode = if self.coin() { SwitchFlags::SMOD } else { SwitchFlags::UMOD };
                 let inhibitor = match self.random.u8(0..4) {
                     0 => 1 << self.random.u32(2..64),
@@ -335,12 +337,16 @@ impl Values {
                 };
                 mode.bits() | inhibitor
             }
-            ("tss_extra", "smod_entry" | "smod_gsbase") | ("guest", "gs_base") => {
+            (Object::TssExtra, Part::Field("smod_entry" | "smod_gsbase"))
+            | (Object::Guest, Part::Field("gs_base")) => {
                 let word = self.word();
                 self.paging.canonicalize(word)
             }
-            ("guest", "rip") if self.random.u8(0..4) != 0 => self.get("tss_extra", "retu_rip", 64),
-            ("frame", "cs" | "ss") | ("pvcs", "user_cs" | "user_ss") => {
+            (Object::Guest, Part::Field("rip")) if self.random.u8(0..4) != 0 => {
+                self.get(Object::TssExtra, Part::Field("retu_rip"), 64)
+            }
+            (Object::Frame, Part::Field(field @ ("cs" | "ss")))
+            | (Object::Pvcs, Part::Field(field @ ("user_cs" | "user_ss"))) => {
                 let usual = if field.ends_with("cs") { s.user_cs() } else { s.user_ds() };
                 match self.random.u8(0..8) {
                     0 => u64::from(s.user32_cs()),
@@ -348,12 +354,22 @@ impl Values {
                     _ => usual.into(),
                 }
             }
-            ("frame", "r11") | ("guest", "rflags") | ("pvcs", "eflags") => self.flags(),
-            ("frame", "rflags") if self.random.u8(0..4) != 0 => self.get("frame", "r11", 64),
-            ("frame", "rip") if self.random.u8(0..4) != 0 => self.get("frame", "rcx", 64),
-            ("pvcs", "rcx") if self.random.u8(0..4) != 0 => self.get("pvcs", "rip", 64),
-            ("pvcs", "r11") if self.random.u8(0..4) != 0 => {
-                RFlags::from_bits_retain(self.get("pvcs", "eflags", 32)).sanitised().bits()
+            (Object::Frame, Part::Register(Gpr::R11))
+            | (Object::Guest, Part::Field("rflags"))
+            | (Object::Pvcs, Part::Field("eflags")) => self.flags(),
+            (Object::Frame, Part::Field("rflags")) if self.random.u8(0..4) != 0 => {
+                self.get(Object::Frame, Part::Register(Gpr::R11), 64)
+            }
+            (Object::Frame, Part::Field("rip")) if self.random.u8(0..4) != 0 => {
+                self.get(Object::Frame, Part::Register(Gpr::Rcx), 64)
+            }
+            (Object::Pvcs, Part::Field("rcx")) if self.random.u8(0..4) != 0 => {
+                self.get(Object::Pvcs, Part::Field("rip"), 64)
+            }
+            (Object::Pvcs, Part::Field("r11")) if self.random.u8(0..4) != 0 => {
+                RFlags::from_bits_retain(self.get(Object::Pvcs, Part::Field("eflags"), 32))
+                    .sanitised()
+                    .bits()
             }
             _ => self.word(),
         }
@@ -362,8 +378,14 @@ impl Values {
     /// Of what the guest is returned to with.
     fn class(&mut self, theorem: Theorem) -> Class {
         let (rip, flags) = match theorem {
-            Theorem::EnterGuest => (self.get("frame", "rip", 64), self.get("frame", "rflags", 64)),
-            Theorem::Syscall64 => (self.get("pvcs", "rip", 64), self.get("pvcs", "eflags", 32)),
+            Theorem::EnterGuest => (
+                self.get(Object::Frame, Part::Field("rip"), 64),
+                self.get(Object::Frame, Part::Field("rflags"), 64),
+            ),
+            Theorem::Syscall64 => (
+                self.get(Object::Pvcs, Part::Field("rip"), 64),
+                self.get(Object::Pvcs, Part::Field("eflags"), 32),
+            ),
             _ => return Class::default(),
         };
         Class::of(self.paging, rip, flags)

@@ -12,12 +12,16 @@ pub struct Concrete {
     told: HashMap<String, u64>,
     /// How many of each kind have come up.
     count: RefCell<HashMap<String, u32>>,
+    /// How far from where a program has it the code lies.
+    slide: u64,
 }
 
 impl Concrete {
     /// Numbers, and the values of unknowns that come up on the way: a counterexample's.
     pub fn told(values: impl IntoIterator<Item = (String, u64)>) -> Self {
-        Self { told: values.into_iter().collect(), count: RefCell::default() }
+        let told: HashMap<_, _> = values.into_iter().collect();
+        let slide = told.get(SLIDE).copied().unwrap_or_default();
+        Self { told, count: RefCell::default(), slide }
     }
 
     /// The next unknown of this kind, of so many bits.
@@ -36,6 +40,9 @@ impl Concrete {
     }
 }
 
+/// The unknown distance between code and where a program has it.
+pub(super) const SLIDE: &str = "code.slide";
+
 impl Domain for Concrete {
     type Word = u64;
     type Bit = bool;
@@ -44,6 +51,14 @@ impl Domain for Concrete {
     #[inline]
     fn word(&self, value: u64) -> u64 {
         value
+    }
+    #[inline]
+    fn code(&self, address: u64) -> u64 {
+        address.wrapping_add(self.slide)
+    }
+    #[inline]
+    fn code_at(&self, address: u64) -> Option<u64> {
+        Some(address.wrapping_sub(self.slide))
     }
     #[inline]
     fn bit(&self, value: bool) -> bool {

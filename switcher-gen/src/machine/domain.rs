@@ -8,6 +8,68 @@
 
 use core::fmt::Debug;
 
+/// Where an unknown comes from: it decides who may learn it, and whose choice it is. Whatever is
+/// computed of several unknowns comes from all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Origin {
+    /// The guest has chosen it, or knows it: its registers, its flags, its bases.
+    Guest,
+    /// The guest's RSP: chosen by it, and not yet or no longer a stack.
+    GuestStackPointer,
+    /// What a read of memory finds that the guest writes at any moment.
+    Shared,
+    /// The host's, handed to the guest by the ABI: where its kernel begins, its kernel's stack.
+    Published,
+    /// The host's: no guest may learn it.
+    Host,
+    /// What ring 0 had in a register when an event came. It may have been anybody's.
+    Interrupted,
+    /// The same of RSP and of a GS base, by which nobody may tell who was interrupted.
+    InterruptedBase,
+    /// What the manuals leave undefined.
+    Cpu,
+}
+
+impl Origin {
+    /// Whether it may arrive at CPL 3, or lie in memory that CPL 3 can read.
+    #[must_use]
+    pub const fn may_reach_a_guest(self) -> bool {
+        match self {
+            Self::Guest | Self::GuestStackPointer | Self::Shared | Self::Published | Self::Cpu => {
+                true
+            }
+            Self::Host | Self::Interrupted | Self::InterruptedBase => false,
+        }
+    }
+
+    /// Whether a guest may have chosen it.
+    #[must_use]
+    pub const fn is_a_guests_choice(self) -> bool {
+        match self {
+            Self::Guest
+            | Self::GuestStackPointer
+            | Self::Shared
+            | Self::Interrupted
+            | Self::InterruptedBase => true,
+            Self::Published | Self::Host | Self::Cpu => false,
+        }
+    }
+
+    /// Whether it says nothing of who was interrupted (spec/hazards.md, row 10).
+    #[must_use]
+    pub const fn is_no_ground_for_a_decision(self) -> bool {
+        match self {
+            Self::GuestStackPointer | Self::InterruptedBase => true,
+            Self::Guest
+            | Self::Shared
+            | Self::Published
+            | Self::Host
+            | Self::Interrupted
+            | Self::Cpu => false,
+        }
+    }
+}
+
 /// A kind of value, and what can be done with it.
 pub trait Domain {
     /// 64 bits.
@@ -63,10 +125,22 @@ pub trait Domain {
     /// if it is to be anything at all.
     fn adversary(&self, offset: usize, size: usize) -> Self::Word;
 
-    /// Whether what `a` is depends on a variable of such a name. A number depends on nothing.
-    fn mentions(&self, a: Self::Word, is_one: impl Fn(&str) -> bool) -> bool {
+    /// Whether what `a` is depends on an unknown of such an origin. A number depends on nothing.
+    fn mentions(&self, a: Self::Word, is_one: impl Fn(Origin) -> bool) -> bool {
         let _ = (a, is_one);
         false
+    }
+
+    /// The address of the code's byte that a [`Program`](super::Program) has at `address`. Code runs
+    /// wherever it is loaded, so in proofs that is `address` and an unknown distance: what is right
+    /// at one place only is not proved.
+    fn code(&self, address: u64) -> Self::Word {
+        self.word(address)
+    }
+    /// Where a program has the code at this address: the inverse of [`code`](Self::code). `None` if
+    /// it is not certain to be an address of the code's, or at a known distance from it.
+    fn code_at(&self, address: Self::Word) -> Option<u64> {
+        self.known(address)
     }
 
     /// The word's number, if it can have only one.

@@ -27,7 +27,7 @@ mod step;
 pub mod symbolic;
 
 pub use concrete::Concrete;
-pub use domain::Domain;
+pub use domain::{Domain, Origin};
 pub use event::{Arrival, Gate, Undeliverable};
 pub use flags::{ARITHMETIC, Condition, Flags};
 pub use interpreter::Interpreter;

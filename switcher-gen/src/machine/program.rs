@@ -80,8 +80,10 @@ pub(super) struct MemoryOperand {
     pub(super) base: Option<usize>,
     /// And the power of two it is multiplied by.
     pub(super) index: Option<(usize, u32)>,
-    /// The address itself where it is relative to RIP.
+    /// Where it is relative to RIP: the address itself, as the program has it.
     pub(super) displacement: u64,
+    /// Whether it is relative to RIP: it moves with the code.
+    pub(super) is_code: bool,
     pub(super) size: usize,
 }
 
@@ -553,5 +555,6 @@ fn memory(i: &Instruction) -> Option<MemoryOperand> {
     if !matches!(size, 1 | 2 | 4 | 8) {
         return None;
     }
-    Some(MemoryOperand { segment, base, index, displacement: i.memory_displacement64(), size })
+    let (displacement, is_code) = (i.memory_displacement64(), i.is_ip_rel_memory_operand());
+    Some(MemoryOperand { segment, base, index, displacement, is_code, size })
 }

@@ -51,14 +51,6 @@ pub enum Stuck<W: core::fmt::Debug> {
         /// The instruction.
         at: u64,
     },
-    /// A jump to an address that is not one number, nor outside of the program for sure.
-    #[error("{at:#x}: a jump to an address that is not known")]
-    UnknownTarget {
-        /// The instruction.
-        at: u64,
-        /// Where to.
-        target: W,
-    },
     /// An MSR that has no effect here.
     #[error("{at:#x}: an access to an MSR that is not modelled")]
     Msr {
@@ -183,10 +175,10 @@ impl<D: Domain> State<D> {
         observer: &mut O,
     ) -> Result<Step<D::Word>, Stuck<D::Word>> {
         let no_code = Stuck::NoCode { rip: self.rip };
-        let at = d.known(self.rip).ok_or(no_code.clone())?;
+        let at = d.code_at(self.rip).ok_or(no_code.clone())?;
         let op = program.at(at).ok_or(no_code)?.map_err(Clone::clone)?;
         observer.observe(d, self, Event::Execute(at));
-        let next = d.word(op.next);
+        let next = d.code(op.next);
         let rip = core::mem::replace(&mut self.rip, next);
         let mut cpu = Cpu { d, model, state: self, observer, at };
         match cpu.execute(op) {
@@ -209,14 +201,10 @@ impl<D: Domain> State<D> {
 impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
     fn jumped(&self, program: &Program) -> Result<Step<D::Word>, Stuck<D::Word>> {
         let target = self.state.rip;
-        match self.d.known(target) {
+        match self.d.code_at(target) {
             Some(target) if program.contains(target) => Ok(Step::Next),
-            Some(_) => Ok(Step::Left),
-            // The return address of a caller: wherever that is, not here.
-            None if self.d.distance(target, self.d.word(program.base())).is_none() => {
-                Ok(Step::Left)
-            }
-            None => Err(Stuck::UnknownTarget { at: self.at, target }),
+            // Also the return address of a caller: wherever that is, not here.
+            Some(_) | None => Ok(Step::Left),
         }
     }
 
@@ -342,13 +330,13 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             }
             Kind::PopFlags => self.pop_flags()?,
             Kind::Jump => {
-                self.state.rip = self.read(op.first)?;
+                self.state.rip = self.target(op)?;
                 self.tell(Event::Branch(Branch::Jump));
             }
             Kind::JumpIf(condition) => self.jump_if(op, condition)?,
             Kind::Call => {
-                let target = self.read(op.first)?;
-                self.push(d.word(op.next))?;
+                let target = self.target(op)?;
+                self.push(d.code(op.next))?;
                 self.state.rip = target;
                 self.tell(Event::Branch(Branch::Call));
             }
@@ -545,7 +533,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let holds = self.state.flags.holds(d, condition);
         self.tell(Event::Depends(d.number(holds)));
         if d.decide(holds) {
-            self.state.rip = self.read(op.first)?;
+            self.state.rip = self.target(op)?;
             self.tell(Event::Branch(Branch::Jump));
         }
         Ok(())
@@ -693,6 +681,14 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         Ok([a, self.d.truncate(b, op.size)])
     }
 
+    /// Where a jump or call leads: a distance that is part of the code, or an operand.
+    fn target(&mut self, op: &Op) -> Result<D::Word, Stop<D::Word>> {
+        match op.first {
+            Operand::Immediate(target) => Ok(self.d.code(target)),
+            other => self.read(other),
+        }
+    }
+
     /// An operand, zero-extended; an immediate is sign-extended.
     #[inline]
     fn read(&mut self, operand: Operand) -> Result<D::Word, Stop<D::Word>> {
@@ -746,7 +742,8 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
 
     fn offset(&self, memory: MemoryOperand) -> D::Word {
         let d = self.d;
-        let mut address = d.word(memory.displacement);
+        let displacement = memory.displacement;
+        let mut address = if memory.is_code { d.code(displacement) } else { d.word(displacement) };
         if let Some(base) = memory.base {
             address = d.add(self.state.gpr[base], address);
         }

@@ -60,7 +60,7 @@ pub(super) struct Unknowns;
 
 impl Source<Symbolic> for Unknowns {
     fn value(&mut self, d: &Symbolic, name: Name, bits: u32) -> Word {
-        d.variable(name.to_string(), bits)
+        d.variable_from(name.to_string(), bits, name.origin())
     }
 }
 

@@ -15,8 +15,8 @@ use super::theorem::{
     BadCode, End, LIMIT, Theorem, Watch, entries, region_of, unchanged, untouched,
 };
 use super::world::{
-    FRAME, FRAME_REST, Name, Part, Saved, Source, Start, World, by_number, in_frame, read_extra,
-    region, registers,
+    FRAME, FRAME_REST, Name, Object, Part, Saved, Source, Start, World, by_number, in_frame,
+    read_extra, region, registers,
 };
 use crate::arch::{RFlags, vector};
 use crate::layout::{AsmLayout, IstTop, Tss, TssExtra};
@@ -146,10 +146,11 @@ pub(super) fn world<D: Domain>(
     let mut world = target.world(d, source, Start::Guest, saved);
     let Some((number, whose)) = theorem.event() else { return world };
     let selectors = world.model.selectors;
-    let field = |source: &mut _, of, field, bits| value(d, source, of, Part::Field(field), bits);
+    let field =
+        |source: &mut _, of: Object, field, bits| value(d, source, of, Part::Field(field), bits);
 
     // Stacks are aligned, and the IST's have the host's GS base above them.
-    let cells = |source: &mut _, of| {
+    let cells = |source: &mut _, of: Object| {
         let mut cells = d.cells(&vec![0; (STACK + TOP) as usize]);
         for (chunk, at) in cells.chunks_mut(8).zip((-STACK..).step_by(8)) {
             d.store(chunk, value(d, source, of, Part::At(at), 64));
@@ -169,13 +170,14 @@ pub(super) fn world<D: Domain>(
     }
     let ist = at(&memory.regions, region::IST);
     let top = base(d, &memory.regions[ist]);
-    let mut stack = Region::new(region::IST, top, -STACK, cells(source, region::IST));
+    let mut stack = Region::new(region::IST, top, -STACK, cells(source, Object::IstStack));
     stack.write(d, IstTop::gs_base.bytes() as i64, 8, host_gs);
     memory.regions[ist] = stack;
     if matches!(whose, Whose::Iretq | Whose::AtIretq) {
         let sp0 = at(&memory.regions, region::SP0);
         let top = memory.regions[sp0].base;
-        memory.regions[sp0] = Region::new(region::SP0, top, -STACK, cells(source, region::SP0));
+        memory.regions[sp0] =
+            Region::new(region::SP0, top, -STACK, cells(source, Object::Sp0Stack));
     }
     let sp0 = memory.regions[at(&memory.regions, region::SP0)].base;
     let host = memory.regions[at(&memory.regions, region::HOST)].base;
@@ -208,12 +210,12 @@ pub(super) fn world<D: Domain>(
             machine.cpl = 0;
             machine.cs = d.word(selectors.kernel_cs().into());
             // An event from CPL 3 leaves a null SS, and CPUs are content with it.
-            let is_null = d.test(field(source, "interrupted", "ss", 1), 0);
+            let is_null = d.test(field(source, Object::Interrupted, "ss", 1), 0);
             let usual = d.word(selectors.kernel_ds().into());
             machine.ss = d.select(is_null, d.word(0), usual);
         }
     }
-    let iretq = d.word(target.iretq.unwrap_or_default());
+    let iretq = d.code(target.iretq.unwrap_or_default());
     match whose {
         Whose::Guest => {}
         Whose::Iretq => {
@@ -222,8 +224,8 @@ pub(super) fn world<D: Domain>(
             let gate = RFlags::TF | RFlags::NT | RFlags::RF | RFlags::VM | RFlags::IF;
             let flags = d.mask(machine.rflags(d), !gate.bits());
             machine.flags = Flags::new(d, flags);
-            let [rip, cs, rflags, rsp, ss] =
-                ["rip", "cs", "rflags", "rsp", "ss"].map(|name| field(source, "frame", name, 64));
+            let [rip, cs, rflags, rsp, ss] = ["rip", "cs", "rflags", "rsp", "ss"]
+                .map(|name| field(source, Object::Frame, name, 64));
             let regions = &mut machine.memory.regions;
             let stack = at(regions, region::SP0);
             for (slot, word) in [rip, cs, rflags, rsp, ss].into_iter().enumerate() {
@@ -236,13 +238,14 @@ pub(super) fn world<D: Domain>(
         Whose::Ring0 | Whose::Elsewhere | Whose::AtIretq => {
             // There is no VM in long mode.
             let there = WRITABLE & !RFlags::VM.bits();
-            let flags = d.mask(field(source, "interrupted", "rflags", 64), there);
+            let flags = d.mask(field(source, Object::Interrupted, "rflags", 64), there);
             machine.flags = Flags::new(d, d.or(flags, d.word(RFlags::FIXED.bits())));
-            machine.gs_base = field(source, "interrupted", "gs_base", 64);
-            machine.inactive_gs_base = field(source, "interrupted", "inactive_gs_base", 64);
-            machine.cr3 = d.mask(field(source, "interrupted", "cr3", 64), !NOFLUSH);
-            machine.rip = field(source, "interrupted", "rip", 64);
-            let host_rsp = field(source, "interrupted", "host_rsp", 64);
+            machine.gs_base = value(d, source, Object::Interrupted, Part::GsBase("gs_base"), 64);
+            machine.inactive_gs_base =
+                value(d, source, Object::Interrupted, Part::GsBase("inactive_gs_base"), 64);
+            machine.cr3 = d.mask(field(source, Object::Interrupted, "cr3", 64), !NOFLUSH);
+            machine.rip = field(source, Object::Interrupted, "rip", 64);
+            let host_rsp = field(source, Object::Interrupted, "host_rsp", 64);
             let extra = at(&machine.memory.regions, region::TSS_EXTRA);
             let slot = world.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
             machine.memory.regions[extra].write(d, slot, 8, host_rsp);
@@ -273,10 +276,11 @@ pub(super) fn world<D: Domain>(
         root: machine.cr3,
     };
     let has_code = vector::pushes_error_code(number);
-    let error_code = has_code.then(|| field(source, "event", "error_code", 64));
-    let clobbered = Gpr::ALL.map(|register| field(source, "hook", register.name(), 64));
-    let flags = d.mask(field(source, "hook", "rflags", 64), ARITHMETIC);
-    let below = cells(source, "hook stack");
+    let error_code = has_code.then(|| field(source, Object::Event, "error_code", 64));
+    let clobbered =
+        Gpr::ALL.map(|register| value(d, source, Object::Hook, Part::Register(register), 64));
+    let flags = d.mask(field(source, Object::Hook, "rflags", 64), ARITHMETIC);
+    let below = cells(source, Object::HookStack);
     let extra = region_of(&world, region::TSS_EXTRA);
     world.spec.tss_extra = read_extra(d, extra, &world.setting);
     world.before = world.machine.memory.clone();
@@ -299,7 +303,7 @@ pub(super) fn world<D: Domain>(
 fn value<D: Domain>(
     d: &D,
     source: &mut impl Source<D>,
-    of: &'static str,
+    of: Object,
     part: Part,
     bits: u32,
 ) -> D::Word {
@@ -348,12 +352,12 @@ pub(super) fn execute<D: Domain>(
             let at = watch.trace.last().copied().unwrap_or_default();
             return Err(BadCode::Loop { at, limit: LIMIT });
         }
-        let at = d.known(world.machine.rip).unwrap_or_default();
+        let at = d.code_at(world.machine.rip).unwrap_or_default();
         let World { machine, model, .. } = world;
         match machine.step(d, model, &target.program, watch) {
             Ok(Step::Next) => {}
             Ok(Step::Left) => {
-                let rip = d.known(machine.rip);
+                let rip = d.code_at(machine.rip);
                 let hook = rip.and_then(|rip| target.hooks.iter().position(|hook| *hook == rip));
                 match (returns::left(d, target, world, watch), hook, rip) {
                     (Left::Back, ..) => {}
@@ -386,7 +390,7 @@ pub(super) fn execute<D: Domain>(
                 let next = op.filter(|op| op.is_trap(&fault)).map(|op| op.next);
                 // INT, by ring 0 itself.
                 if let Some(next) = next.filter(|_| fault.vector == vector::SEGMENT_OVERRUN) {
-                    machine.rip = d.word(next);
+                    machine.rip = d.code(next);
                     match deliver(d, target, world, watch, fault.vector, None) {
                         Some(end) => return Ok(end),
                         None => {
@@ -426,7 +430,7 @@ fn deliver<D: Domain>(
             watch.goal(obligation::ENDBR, is_endbr, "event entry");
         }
         let arrival = Arrival { error_code, is_fault: is_fault(vector) };
-        let gate = Gate { handler: d.word(gate.address), ist: gate.ist };
+        let gate = Gate { handler: d.code(gate.address), ist: gate.ist };
         machine.deliver(d, model, tss, gate, arrival).is_ok()
     });
     let (obligation, about) = (obligation::GATE_IST, "RSP");

@@ -29,7 +29,7 @@ pub(super) fn left<D: Domain>(
     watch: &mut Watch<'_, D>,
 ) -> Left<D::Word> {
     let World { machine, untraining, host_gs, setting, event, spec, .. } = world;
-    let rip = d.known(machine.rip);
+    let rip = d.code_at(machine.rip);
     let [untrain, thunk] = target.returns.map(|of_host| rip == Some(of_host) && of_host != 0);
     // Other hosts have neither.
     let Some(untraining) = untraining else { return Left::Elsewhere };
@@ -45,7 +45,7 @@ pub(super) fn left<D: Domain>(
     watch.popped(d, &Access { place, value, gs: false, store: false });
     machine.rip = value;
     machine.set(Gpr::Rsp, d.plus(rsp, 8));
-    let is_back = d.known(value).is_some_and(|rip| target.program.contains(rip));
+    let is_back = d.code_at(value).is_some_and(|rip| target.program.contains(rip));
     if untrain {
         let root = match event {
             Some(Happening { event, interrupted, .. }) if watch.theorem.is_in_ring_0() => {

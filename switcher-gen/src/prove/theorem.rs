@@ -10,15 +10,15 @@ use super::obligation::{self, Obligation};
 use super::returns::{self, Left};
 use super::target::Target;
 use super::world::{
-    self, BlockOffsets, EXTRA_FIELDS, FRAME_REST, Name, Part, Saved, Setting, Source, Start, World,
-    by_number, in_frame, pvcs_fields, region,
+    self, BlockOffsets, EXTRA_FIELDS, FRAME_REST, Name, Object, Part, Saved, Setting, Source,
+    Start, World, by_number, in_frame, pvcs_fields, region,
 };
 use crate::arch::{Msr, RFlags, Vendor};
 use crate::asm::Window;
 use crate::layout::{PtRegs, Revision, SwitchFlags, Tss, TssExtra};
 use crate::machine::program::Kind;
 use crate::machine::{
-    ARITHMETIC, Access, Branch, Domain, Entry, Event, Fault, Gpr, Msrs, Observer, Place,
+    ARITHMETIC, Access, Branch, Domain, Entry, Event, Fault, Gpr, Msrs, Observer, Origin, Place,
     ProgramError, Region, State as Machine, Step, Stuck,
 };
 use crate::spec::{self, Exit, Outcome, Return};
@@ -236,12 +236,6 @@ pub enum BadCode {
         /// The instruction.
         at: u64,
     },
-    /// A jump through a register or memory to what is not one address.
-    #[error("{at:#x}: a jump to an address that is not one number")]
-    UnknownTarget {
-        /// The instruction.
-        at: u64,
-    },
     /// RDMSR or WRMSR of an MSR without semantics.
     #[error("{at:#x}: an access to an MSR that is not modelled")]
     Msr {
@@ -383,7 +377,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             let is_whole = self.pushed.contains(&access.place) && !self.was_interrupted;
             self.is_movable &= is_return && is_whole;
         } else if is_return {
-            let is_code = d.known(access.value).is_some_and(|value| program.contains(value));
+            let is_code = d.code_at(access.value).is_some_and(|value| program.contains(value));
             self.is_movable &= !is_code;
         }
     }
@@ -512,7 +506,7 @@ impl<'a, D: Domain> Watch<'a, D> {
     fn branch(&mut self, d: &D, state: &Machine<D>, branch: Branch) {
         if branch == Branch::Return {
             // To behind a call of the routine's own, or to the caller.
-            let is_own = d.known(state.rip).is_some_and(|rip| self.target.program.contains(rip));
+            let is_own = d.code_at(state.rip).is_some_and(|rip| self.target.program.contains(rip));
             self.at_return(d, state, is_own, false);
         }
         let at = self.trace.last().copied().unwrap_or_default();
@@ -567,6 +561,11 @@ impl<'a, D: Domain> Watch<'a, D> {
     }
 }
 
+/// Whether a value says anything that no guest may learn.
+pub(super) fn is_a_leak<D: Domain>(d: &D, value: D::Word) -> bool {
+    d.mentions(value, |origin| !origin.may_reach_a_guest())
+}
+
 /// Whether RSP points into a stack of the host's, or to its top.
 fn is_on_a_stack<D: Domain>(d: &D, state: &Machine<D>) -> bool {
     state.memory.regions.iter().any(|region| {
@@ -586,8 +585,7 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
             Event::Execute(at) => self.execute(d, state, at),
             Event::Depends(condition) => {
                 self.jumped = true;
-                let theirs = ["guest.rsp", "interrupted.gs_base", "interrupted.inactive_gs_base"];
-                let depends = d.mentions(condition, |name| theirs.contains(&name));
+                let depends = d.mentions(condition, Origin::is_no_ground_for_a_decision);
                 self.goal(obligation::NO_DECISION_ON_RSP, d.bit(!depends), "RSP");
             }
             Event::LoadCr3(value) => self.cr3(d, value),
@@ -779,8 +777,8 @@ pub(super) fn walk<'a, D: Domain>(
 pub(super) fn entries<D: Domain>(d: &D, target: &Target, setting: &Setting) -> Msrs<D> {
     Msrs {
         star: d.word(setting.variant.selectors().star().bits()),
-        lstar: d.word(target.syscall_64),
-        cstar: d.word(target.syscall_compat.unwrap_or_default()),
+        lstar: d.code(target.syscall_64),
+        cstar: d.code(target.syscall_compat.unwrap_or_default()),
         sfmask: d.word(setting.sfmask.bits()),
         spec_ctrl: d.word(0),
         efer: d.word(0),
@@ -793,9 +791,9 @@ fn begin<D: Domain>(d: &D, target: &Target, theorem: Theorem, world: &mut World<
     let Msrs { spec_ctrl, efer, .. } = machine.msrs;
     machine.msrs = Msrs { spec_ctrl, efer, ..entries(d, target, &world.setting) };
     match theorem {
-        Theorem::EnterGuest => machine.rip = d.word(target.enter_guest),
+        Theorem::EnterGuest => machine.rip = d.code(target.enter_guest),
         Theorem::ReturnFromGuest | Theorem::ReturnFromGuestIst => {
-            machine.rip = d.word(target.return_from_guest);
+            machine.rip = d.code(target.return_from_guest);
         }
         Theorem::Syscall64 => {
             // 64-bit code's SYSCALL goes to LSTAR on every CPU.
@@ -824,7 +822,7 @@ fn execute<D: Domain>(
     }
     begin(d, target, theorem, world);
     if target.setting.variant.axes().ibt {
-        let entry = d.known(world.machine.rip).unwrap_or_default();
+        let entry = d.code_at(world.machine.rip).unwrap_or_default();
         watch.goal(obligation::ENDBR, d.bit(target.is_endbr(entry)), "entry point");
     }
     loop {
@@ -833,7 +831,7 @@ fn execute<D: Domain>(
             return Err(BadCode::Loop { at, limit: LIMIT });
         }
         let World { machine, model, .. } = world;
-        let at = d.known(machine.rip).unwrap_or_default();
+        let at = d.code_at(machine.rip).unwrap_or_default();
         if let Some(Ok(op)) = target.program.at(at)
             && op.is_iretq()
         {
@@ -843,14 +841,14 @@ fn execute<D: Domain>(
             |obligation, text, about| Ok(End::Broken { obligation, text, about, values: None });
         let stepped = machine.step(d, model, &target.program, watch);
         if target.setting.variant.axes().ibt && target.is_indirect(at) {
-            let to = d.known(machine.rip).unwrap_or_default();
+            let to = d.code_at(machine.rip).unwrap_or_default();
             watch.goal(obligation::ENDBR, d.bit(target.is_endbr(to)), "indirect jump");
         }
         match stepped {
             Ok(Step::Next) => {}
             Ok(Step::Guest { by_sysretq }) => return Ok(End::Guest { by_sysretq }),
             Ok(Step::Left) => {
-                let rip = d.known(machine.rip);
+                let rip = d.code_at(machine.rip);
                 match (returns::left(d, target, world, watch), rip) {
                     (Left::Back, _) => {}
                     (Left::Broken(end), _) => return Ok(end),
@@ -890,7 +888,6 @@ pub(super) fn bad<W: core::fmt::Debug>(stuck: Stuck<W>, at: u64) -> BadCode {
     match stuck {
         Stuck::Program(error) => error.into(),
         Stuck::SelfModifying { at } => BadCode::SelfModifying { at },
-        Stuck::UnknownTarget { at, .. } => BadCode::UnknownTarget { at },
         Stuck::NoCode { .. } | Stuck::Wild { .. } => BadCode::Leaves { at, target: at },
         Stuck::Msr { at, .. } => BadCode::Msr { at },
     }
@@ -1004,7 +1001,7 @@ fn in_guest<D: Domain>(
             ("PKRU", machine.pkru),
         ];
         for (name, value) in values {
-            watch.goal(obligation::NO_HOST_VALUE, d.bit(!d.mentions(value, is_hosts)), name);
+            watch.goal(obligation::NO_HOST_VALUE, d.bit(!is_a_leak(d, value)), name);
         }
     }
     if theorem == Theorem::EnterGuest {
@@ -1074,20 +1071,6 @@ fn specified<D: Domain>(
         }
     }
     outcome
-}
-
-/// Whether the unknown of this name is nothing that a guest may learn.
-fn is_hosts(name: &str) -> bool {
-    const KNOWN: [&str; 5] = [
-        "tss_extra.retu_rip",
-        "tss_extra.smod_entry",
-        "tss_extra.smod_gsbase",
-        "tss_extra.smod_pkru",
-        "tss_extra.smod_rsp",
-    ];
-    let prefixes = ["host", "sp0", "ist", "tss"];
-    let is_hosts = name == "pvcs" || prefixes.iter().any(|prefix| name.starts_with(prefix));
-    is_hosts && !KNOWN.contains(&name)
 }
 
 /// Ends in the host, behind the call of `switcher_enter_guest`.
@@ -1430,18 +1413,13 @@ pub fn saved<D: Domain>(
 
 /// Whether the unknown of this name can have another value at the exit than it had at the entry.
 fn is_changed(Name { of, part, .. }: Name) -> bool {
-    match part {
-        Part::Whole => matches!(of, "fs_base" | "pkru"),
-        Part::Field(field) => {
-            let fields = [
-                ("guest", "gs_base"),
-                ("tss", "sp2"),
-                ("tss_extra", "switch_flags"),
-                ("tss_extra", "smod_rsp"),
-            ];
-            of == region::PVCS || fields.contains(&(of, field))
-        }
-        Part::At(_) => [region::SP0, region::IST, region::PVCS].contains(&of),
+    match (of, part) {
+        (Object::FsBase | Object::Pkru | Object::Pvcs, _)
+        | (Object::Guest, Part::Field("gs_base"))
+        | (Object::Tss, Part::Field("sp2"))
+        | (Object::TssExtra, Part::Field("switch_flags" | "smod_rsp"))
+        | (Object::Sp0Stack | Object::IstStack, _) => true,
+        _ => false,
     }
 }
 
@@ -1454,10 +1432,10 @@ struct KnownFrame<'a, S> {
 impl<D: Domain, S: Source<D>> Source<D> for KnownFrame<'_, S> {
     fn value(&mut self, d: &D, name: Name, bits: u32) -> D::Word {
         match (name.of, name.part) {
-            ("frame", Part::Field("cs")) => d.word(self.selectors.user_cs().into()),
-            ("frame", Part::Field("ss")) => d.word(self.selectors.user_ds().into()),
-            ("frame", Part::Field("rflags")) => d.word(RFlags::GUEST_FIXED.bits()),
-            ("frame", _) => d.word(0),
+            (Object::Frame, Part::Field("cs")) => d.word(self.selectors.user_cs().into()),
+            (Object::Frame, Part::Field("ss")) => d.word(self.selectors.user_ds().into()),
+            (Object::Frame, Part::Field("rflags")) => d.word(RFlags::GUEST_FIXED.bits()),
+            (Object::Frame | Object::OrigAx, _) => d.word(0),
             // The guest, or another routine, changes these until there is an exit: what was saved of
             // them is not what they are then.
             _ if is_changed(name) => self.inner.value(d, Name { at_entry: true, ..name }, bits),

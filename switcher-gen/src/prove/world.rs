@@ -11,7 +11,7 @@ use crate::layout::{
     TssExtra,
 };
 use crate::machine::{
-    Domain, EFER, Flags, Gpr, Memory, Model, Msrs, Region, Sharing, State as Machine, cr4,
+    Domain, EFER, Flags, Gpr, Memory, Model, Msrs, Origin, Region, Sharing, State as Machine, cr4,
 };
 use crate::spec::{self, Caller, Guest, Host, Registers};
 use crate::variant::Variant;
@@ -26,11 +26,96 @@ pub trait Source<D: Domain> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Name {
     /// What the value is a part of.
-    pub of: &'static str,
+    pub of: Object,
     /// Which part.
     pub part: Part,
     /// Whether it is what was there when the guest was entered, and not what is there now.
     pub at_entry: bool,
+}
+
+/// What values are parts of. Who may learn them follows from it: see [`Name::origin`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Object {
+    /// The host's registers and addresses.
+    Host,
+    /// The guest's registers as it enters ring 0, or as an event finds them.
+    Guest,
+    /// The root that the guest runs on.
+    GuestRoot,
+    /// The guest's registers in the frame that it is entered with, or that a handler has written.
+    Frame,
+    /// What that frame has besides the guest's registers.
+    OrigAx,
+    /// The address of the top of the sp0 stack.
+    Sp0,
+    /// The address of the top of the IST stack.
+    Ist,
+    /// The host's address of the PVCS.
+    PvcsAddress,
+    /// The TSS.
+    Tss,
+    /// The switcher's part of the per-CPU block.
+    TssExtra,
+    /// The page shared with the guest.
+    Pvcs,
+    /// What the sp0 stack holds that nobody has written.
+    Sp0Stack,
+    /// The same of the IST stack.
+    IstStack,
+    /// The same of the caller's stack.
+    HostStack,
+    /// FS base.
+    FsBase,
+    /// PKRU.
+    Pkru,
+    /// CR4.
+    Cr4,
+    /// MSR EFER.
+    Efer,
+    /// MSR SPEC_CTRL.
+    SpecCtrl,
+    /// What the host's untraining of returns leaves.
+    Untraining,
+    /// What an event finds in ring 0.
+    Interrupted,
+    /// What the CPU says of an event.
+    Event,
+    /// What a hook of the host's leaves in registers.
+    Hook,
+    /// And below its stack.
+    HookStack,
+}
+
+impl Object {
+    /// In reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Guest => "guest",
+            Self::GuestRoot => "guest.cr3",
+            Self::Frame => "frame",
+            Self::OrigAx => "frame.orig_ax",
+            Self::Sp0 => "sp0",
+            Self::Ist => "ist",
+            Self::PvcsAddress | Self::Pvcs => "pvcs",
+            Self::Tss => "tss",
+            Self::TssExtra => "tss_extra",
+            Self::Sp0Stack => region::SP0,
+            Self::IstStack => region::IST,
+            Self::HostStack => region::HOST,
+            Self::FsBase => "fs_base",
+            Self::Pkru => "pkru",
+            Self::Cr4 => "cr4",
+            Self::Efer => "efer",
+            Self::SpecCtrl => "spec_ctrl",
+            Self::Untraining => "untraining",
+            Self::Interrupted => "interrupted",
+            Self::Event => "event",
+            Self::Hook => "hook",
+            Self::HookStack => "hook stack",
+        }
+    }
 }
 
 /// A part of what has a [`Name`].
@@ -38,21 +123,73 @@ pub struct Name {
 pub enum Part {
     /// The whole of it: `sp0`.
     Whole,
-    /// A register or a field: `frame.rax`.
+    /// A general register: `frame.rax`.
+    Register(Gpr),
+    /// A GS base, active or not: `guest.gs_base`.
+    GsBase(&'static str),
+    /// Another register or a field: `frame.rip`.
     Field(&'static str),
     /// What lies at an offset: `pvcs+0x80`.
     At(i64),
 }
 
 impl Name {
-    const fn whole(of: &'static str) -> Self {
+    pub(super) const fn whole(of: Object) -> Self {
         Self { of, part: Part::Whole, at_entry: false }
     }
 
-    const fn field(of: &'static str, field: &'static str) -> Self {
+    pub(super) const fn field(of: Object, field: &'static str) -> Self {
         Self { of, part: Part::Field(field), at_entry: false }
     }
+
+    pub(super) const fn register(of: Object, register: Gpr) -> Self {
+        Self { of, part: Part::Register(register), at_entry: false }
+    }
+
+    /// Where the value comes from, and so who may learn it (spec/hazards.md, rows 34 and 35). What is
+    /// not said to be the guest's, or to be handed to it, is the host's.
+    #[must_use]
+    pub fn origin(self) -> Origin {
+        match (self.of, self.part) {
+            (Object::Guest, Part::Register(Gpr::Rsp)) => Origin::GuestStackPointer,
+            (Object::Interrupted, Part::Register(Gpr::Rsp) | Part::GsBase(_)) => {
+                Origin::InterruptedBase
+            }
+            (Object::TssExtra, Part::Field(field)) if PUBLISHED.contains(&field) => {
+                Origin::Published
+            }
+            (of, _) => match of {
+                Object::Guest | Object::Frame | Object::Pvcs | Object::FsBase | Object::Pkru => {
+                    Origin::Guest
+                }
+                // An error code says what the guest has done.
+                Object::Event => Origin::Guest,
+                Object::Interrupted => Origin::Interrupted,
+                Object::Host
+                | Object::GuestRoot
+                | Object::OrigAx
+                | Object::Sp0
+                | Object::Ist
+                | Object::PvcsAddress
+                | Object::Tss
+                | Object::TssExtra
+                | Object::Sp0Stack
+                | Object::IstStack
+                | Object::HostStack
+                | Object::Cr4
+                | Object::Efer
+                | Object::SpecCtrl
+                | Object::Untraining
+                | Object::Hook
+                | Object::HookStack => Origin::Host,
+            },
+        }
+    }
 }
+
+/// The fields of [`TssExtra`] that the ABI hands to the guest (spec/abi.md, "The per-CPU block"): it
+/// has chosen them itself, by the MSRs of the guest interface.
+const PUBLISHED: [&str; 5] = ["retu_rip", "smod_entry", "smod_gsbase", "smod_pkru", "smod_rsp"];
 
 impl std::fmt::Display for Name {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -60,9 +197,11 @@ impl std::fmt::Display for Name {
         if *at_entry {
             f.write_str("entry.")?;
         }
+        let of = of.name();
         match part {
             Part::Whole => f.write_str(of),
-            Part::Field(field) => write!(f, "{of}.{field}"),
+            Part::Register(register) => write!(f, "{of}.{}", register.name()),
+            Part::Field(field) | Part::GsBase(field) => write!(f, "{of}.{field}"),
             Part::At(at) if *at < 0 => write!(f, "{of}-{:#x}", at.unsigned_abs()),
             Part::At(at) => write!(f, "{of}+{at:#x}"),
         }
@@ -298,20 +437,20 @@ impl<D: Domain, S: Source<D>> Builder<'_, D, S> {
         self.source.value(self.d, name, bits)
     }
 
-    fn whole(&mut self, of: &'static str, bits: u32) -> D::Word {
+    fn whole(&mut self, of: Object, bits: u32) -> D::Word {
         self.value(Name::whole(of), bits)
     }
 
-    fn field(&mut self, of: &'static str, field: &'static str, bits: u32) -> D::Word {
+    fn field(&mut self, of: Object, field: &'static str, bits: u32) -> D::Word {
         self.value(Name::field(of, field), bits)
     }
 
-    fn registers(&mut self, of: &'static str) -> [D::Word; 16] {
-        Gpr::ALL.map(|register| self.field(of, register.name(), 64))
+    fn registers(&mut self, of: Object) -> [D::Word; 16] {
+        Gpr::ALL.map(|register| self.value(Name::register(of, register), 64))
     }
 
     /// Cells with a value of their own for each field of `layout` and for each byte between them.
-    fn fields(&mut self, name: &'static str, layout: &Layout) -> Vec<D::Cell> {
+    fn fields(&mut self, name: Object, layout: &Layout) -> Vec<D::Cell> {
         let mut cells = Vec::with_capacity(layout.size);
         for field in layout.fields {
             self.gap(name, &mut cells, field.offset);
@@ -324,12 +463,12 @@ impl<D: Domain, S: Source<D>> Builder<'_, D, S> {
         cells
     }
 
-    fn gap(&mut self, name: &'static str, cells: &mut Vec<D::Cell>, end: usize) {
+    fn gap(&mut self, name: Object, cells: &mut Vec<D::Cell>, end: usize) {
         self.bytes(name, cells, cells.len() as i64, end as i64);
     }
 
     /// Cells from offset `start` to `end` with values of their own, eight at a time.
-    fn bytes(&mut self, of: &'static str, cells: &mut Vec<D::Cell>, start: i64, end: i64) {
+    fn bytes(&mut self, of: Object, cells: &mut Vec<D::Cell>, start: i64, end: i64) {
         let mut at = start;
         while at < end {
             let size = (end - at).min(8);
@@ -393,37 +532,37 @@ impl<D: Domain> World<D> {
         let b = &mut Builder { d, source, zero: d.cells(&[0])[0] };
 
         // Addresses, each the base of a region of its own.
-        let host_gs = b.field("host", "gs_base", 64);
+        let host_gs = b.field(Object::Host, "gs_base", 64);
         let block = match setting.variant.axes().policy.placement {
             Placement::Gs => host_gs,
-            // A number, as the code's address is: code refers to the block by their distance.
-            Placement::PerCpu => d.word(code.0.wrapping_sub(layout::PerCpu::BEFORE_CODE)),
+            // Code refers to the block by their distance.
+            Placement::PerCpu => d.code(code.0.wrapping_sub(layout::PerCpu::BEFORE_CODE)),
         };
-        let sp0 = b.whole("sp0", 64);
-        let pvcs_at = b.whole("pvcs", 64);
-        let host_rsp = b.field("host", "rsp", 64);
-        let ist = b.whole("ist", 64);
+        let sp0 = b.whole(Object::Sp0, 64);
+        let pvcs_at = b.whole(Object::PvcsAddress, 64);
+        let host_rsp = b.field(Object::Host, "rsp", 64);
+        let ist = b.whole(Object::Ist, 64);
 
         // Memory.
-        let cells = b.fields("tss", Tss::LAYOUT);
+        let cells = b.fields(Object::Tss, Tss::LAYOUT);
         let mut tss = Region::new(region::TSS, block, setting.block.tss, cells);
         tss.write(d, setting.block.tss + Tss::sp0.bytes() as i64, 8, sp0);
         let at = setting.block.tss_extra;
-        let cells = b.fields("tss_extra", TssExtra::LAYOUT);
+        let cells = b.fields(Object::TssExtra, TssExtra::LAYOUT);
         let mut extra = Region::new(region::TSS_EXTRA, block, at, cells);
         extra.write(d, at + TssExtra::pvcs.bytes() as i64, 8, pvcs_at);
         let pvcs_layout = match setting.revision() {
             Revision::Rfc => layout::Pvcs::LAYOUT,
             Revision::Current => layout::PvcsCurrent::LAYOUT,
         };
-        let mut pvcs = Region::new(region::PVCS, pvcs_at, 0, b.fields("pvcs", pvcs_layout));
+        let mut pvcs = Region::new(region::PVCS, pvcs_at, 0, b.fields(Object::Pvcs, pvcs_layout));
         pvcs.sharing = Sharing::Guest;
-        let stack = |b: &mut Builder<'_, D, _>, name, base, frame: &mut [(i64, D::Word)]| {
+        let stack = |b: &mut Builder<'_, D, _>, of: Object, base, frame: &mut [(i64, D::Word)]| {
             // All that the host promises: room for a frame.
             let start = -FRAME;
             let mut cells = Vec::with_capacity(start.unsigned_abs() as usize);
-            b.bytes(name, &mut cells, start, 0);
-            let mut stack = Region::new(name, base, start, cells);
+            b.bytes(of, &mut cells, start, 0);
+            let mut stack = Region::new(of.name(), base, start, cells);
             for (offset, value) in frame {
                 stack.write(d, *offset - FRAME, 8, *value);
             }
@@ -431,11 +570,11 @@ impl<D: Domain> World<D> {
         };
 
         // The frame a guest is entered with, or that a handler has written.
-        let frame_gpr = b.registers("frame");
-        let [orig_ax, rip, rflags] =
-            ["orig_ax", "rip", "rflags"].map(|name| b.field("frame", name, 64));
-        let [cs, ss] = ["cs", "ss"].map(|name| b.field("frame", name, 16));
-        let guest_gs = b.field("guest", "gs_base", 64);
+        let frame_gpr = b.registers(Object::Frame);
+        let orig_ax = b.whole(Object::OrigAx, 64);
+        let [rip, rflags] = ["rip", "rflags"].map(|name| b.field(Object::Frame, name, 64));
+        let [cs, ss] = ["cs", "ss"].map(|name| b.field(Object::Frame, name, 16));
+        let guest_gs = b.field(Object::Guest, "gs_base", 64);
         let frame_registers = registers(&frame_gpr);
         let frame = Guest { registers: frame_registers, rip, rflags, cs, ss, gs_base: guest_gs };
         let mut slots: Vec<_> =
@@ -447,12 +586,12 @@ impl<D: Domain> World<D> {
             Start::Handler { ist: true } => (Vec::new(), slots),
             Start::Guest | Start::Guest32 => (Vec::new(), Vec::new()),
         };
-        let sp0_stack = stack(b, region::SP0, sp0, &mut on_sp0.clone());
-        let ist_stack = stack(b, region::IST, ist, &mut on_ist.clone());
+        let sp0_stack = stack(b, Object::Sp0Stack, sp0, &mut on_sp0.clone());
+        let ist_stack = stack(b, Object::IstStack, ist, &mut on_ist.clone());
 
         // The caller. RSP is as at the call, so that the return address lies right there.
-        let caller_gpr = b.registers("host");
-        let return_address = b.field("host", "rip", 64);
+        let caller_gpr = b.registers(Object::Host);
+        let return_address = b.field(Object::Host, "rip", 64);
         let get = |register: Gpr| caller_gpr[register as usize];
         let caller = Caller {
             rbx: get(Gpr::Rbx),
@@ -468,7 +607,7 @@ impl<D: Domain> World<D> {
             Some(saved) => saved.stack.clone(),
             None => {
                 let mut cells = Vec::new();
-                b.bytes(region::HOST, &mut cells, -CALLER_STACK, 8);
+                b.bytes(Object::HostStack, &mut cells, -CALLER_STACK, 8);
                 cells
             }
         };
@@ -479,26 +618,28 @@ impl<D: Domain> World<D> {
             }
             None => host_stack.write(d, 0, 8, return_address),
         }
-        let mut code_region = Region::new(region::CODE, d.word(code.0), 0, d.cells(code.1));
+        let mut code_region = Region::new(region::CODE, d.code(code.0), 0, d.cells(code.1));
         code_region.is_code = true;
 
         // Registers.
         let mut gpr = match start {
             Start::Call => caller_gpr,
-            Start::Guest | Start::Guest32 | Start::Handler { .. } => b.registers("guest"),
+            Start::Guest | Start::Guest32 | Start::Handler { .. } => b.registers(Object::Guest),
         };
         let guest_rflags = d.or(
-            d.mask(b.field("guest", "rflags", 64), RFlags::GUEST_ALLOWED.bits()),
+            d.mask(b.field(Object::Guest, "rflags", 64), RFlags::GUEST_ALLOWED.bits()),
             d.word(RFlags::GUEST_FIXED.bits()),
         );
         let guest_rip = match start {
             // 32-bit code has 32-bit addresses.
-            Start::Guest32 => b.field("guest", "eip", 32),
-            _ => b.field("guest", "rip", 64),
+            Start::Guest32 => b.field(Object::Guest, "eip", 32),
+            _ => b.field(Object::Guest, "rip", 64),
         };
-        let guest_root = b.field("guest", "cr3", 64);
-        let host_flags =
-            d.or(d.mask(b.field("host", "rflags", 64), HOST_FLAGS), d.word(RFlags::FIXED.bits()));
+        let guest_root = b.whole(Object::GuestRoot, 64);
+        let host_flags = d.or(
+            d.mask(b.field(Object::Host, "rflags", 64), HOST_FLAGS),
+            d.word(RFlags::FIXED.bits()),
+        );
         // An interrupt gate clears these (Intel SDM vol. 3, 6.12.1.3); the others are the guest's.
         let gate = RFlags::TF | RFlags::NT | RFlags::RF | RFlags::VM | RFlags::IF;
         let word = |selector: u16| d.word(selector.into());
@@ -545,17 +686,17 @@ impl<D: Domain> World<D> {
             cpl,
             gs_base,
             inactive_gs_base,
-            fs_base: b.whole("fs_base", 64),
+            fs_base: b.whole(Object::FsBase, 64),
             cr3: root,
-            cr4: d.or(b.whole("cr4", 64), d.word(cr4(&setting.variant))),
-            pkru: b.whole("pkru", 32),
+            cr4: d.or(b.whole(Object::Cr4, 64), d.word(cr4(&setting.variant))),
+            pkru: b.whole(Object::Pkru, 32),
             msrs: Msrs {
                 star: d.word(selectors.star().bits()),
                 lstar: d.word(0),
                 cstar: d.word(0),
                 sfmask: d.word(setting.sfmask.bits()),
-                spec_ctrl: b.whole("spec_ctrl", 64),
-                efer: d.or(b.whole("efer", 64), d.word(EFER)),
+                spec_ctrl: b.whole(Object::SpecCtrl, 64),
+                efer: d.or(b.whole(Object::Efer, 64), d.word(EFER)),
             },
             memory: memory.clone(),
         };
@@ -563,8 +704,8 @@ impl<D: Domain> World<D> {
         let untrains = setting.variant.axes().mitigations.untrain;
         let untraining = untrains.then(|| {
             let mut below = Vec::new();
-            b.bytes("untraining", &mut below, -CALLER_STACK, 0);
-            let field = |b: &mut Builder<'_, D, _>, name| b.field("untraining", name, 64);
+            b.bytes(Object::Untraining, &mut below, -CALLER_STACK, 0);
+            let field = |b: &mut Builder<'_, D, _>, name| b.field(Object::Untraining, name, 64);
             Untraining {
                 registers: ["rax", "rcx", "rdx"].map(|name| field(b, name)),
                 flags: field(b, "rflags"),
@@ -582,7 +723,10 @@ impl<D: Domain> World<D> {
         };
         let (tss_extra, pvcs) = (spec_extra, spec_pvcs);
         let spec = spec::State { guest, root, spec_ctrl, pkru, tss_extra, pvcs };
-        let assumptions = Self::assume(d, &model, &frame, &spec, host_rsp, start);
+        let assumptions = {
+            let code = (d.code(code.0), code.1.len() as u64);
+            Self::assume(d, &model, &frame, &spec, host_rsp, code, start)
+        };
         Self {
             machine,
             spec,
@@ -607,6 +751,7 @@ impl<D: Domain> World<D> {
         frame: &Guest<D::Word>,
         spec: &spec::State<D>,
         host_rsp: D::Word,
+        code: (D::Word, u64),
         start: Start,
     ) -> Vec<(&'static str, D::Bit)> {
         let extra = &spec.tss_extra;
@@ -624,6 +769,10 @@ impl<D: Domain> World<D> {
             ("smod_gsbase is canonical", canonical(extra.smod_gsbase)),
             ("the guest's GS base is canonical", canonical(spec.guest.gs_base)),
             (
+                "the code lies in the upper half, and ends there",
+                d.lt(d.sub(code.0, d.word(UPPER_HALF)), d.word(UPPER_HALF.wrapping_neg() - code.1)),
+            ),
+            (
                 "the caller's stack does not lie at address 0",
                 d.not(d.lt(host_rsp, d.word(CALLER_STACK.cast_unsigned() + 8))),
             ),
@@ -636,6 +785,9 @@ impl<D: Domain> World<D> {
         assumptions
     }
 }
+
+/// Where the kernel's half of addresses begins, in every paging mode.
+const UPPER_HALF: u64 = 0xFFFF_8000_0000_0000;
 
 /// What host code may have in RFLAGS when it calls: arithmetic and ID. DF is clear by the ABI, IF
 /// because interrupts are off.

@@ -184,7 +184,6 @@ fn place(error: &BadCode) -> u64 {
         | BadCode::Leaves { at, .. }
         | BadCode::Loop { at, .. }
         | BadCode::SelfModifying { at }
-        | BadCode::UnknownTarget { at }
         | BadCode::Msr { at } => *at,
     }
 }

@@ -38,8 +38,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::concrete::{adversary_name, undefined_name};
-use super::domain::Domain;
+use super::concrete::{SLIDE, adversary_name, undefined_name};
+use super::domain::{Domain, Origin};
 
 pub use eval::Model;
 pub use path::{Decision, ExploreError, Explored, MAX_PATHS, Path};
@@ -130,9 +130,19 @@ pub struct Symbolic {
 }
 
 impl Symbolic {
-    /// The unknown of this name, `width` bits wide: 64 at most, and zeros above.
+    /// The unknown of this name, `width` bits wide: 64 at most, and zeros above. It is the host's.
     pub fn variable(&self, name: impl Into<Rc<str>>, width: u32) -> Word {
-        self.pool.borrow_mut().variable(name.into(), width)
+        self.variable_from(name, width, Origin::Host)
+    }
+
+    /// The same of whatever origin. A name has one.
+    pub fn variable_from(&self, name: impl Into<Rc<str>>, width: u32, origin: Origin) -> Word {
+        self.pool.borrow_mut().variable(name.into(), width, origin)
+    }
+
+    /// How far from where a program has it the code lies.
+    pub fn slide(&self) -> Word {
+        self.variable_from(SLIDE, 64, Origin::Host)
     }
 
     /// The word's number in a model.
@@ -277,11 +287,17 @@ impl Domain for Symbolic {
     }
     fn undefined(&self, what: &'static str) -> Bit {
         let name = self.fresh_name(undefined_name(what));
-        self.test(self.variable(name, 1), 0)
+        self.test(self.variable_from(name, 1, Origin::Cpu), 0)
     }
     fn adversary(&self, offset: usize, size: usize) -> Word {
         let name = self.fresh_name(adversary_name(offset));
-        self.variable(name, 8 * size as u32)
+        self.variable_from(name, 8 * size as u32, Origin::Shared)
+    }
+    fn code(&self, address: u64) -> Word {
+        self.add(self.slide(), self.word(address))
+    }
+    fn code_at(&self, address: Word) -> Option<u64> {
+        self.known(self.sub(address, self.slide()))
     }
     fn known(&self, a: Word) -> Option<u64> {
         self.pool.borrow().known(a)
@@ -291,10 +307,10 @@ impl Domain for Symbolic {
         let cells = std::array::from_fn(|i| *cells.get(i).unwrap_or(&zero));
         self.make(Operation::Load(cells), |pool| pool.join(&cells, 8))
     }
-    fn mentions(&self, a: Word, is_one: impl Fn(&str) -> bool) -> bool {
+    fn mentions(&self, a: Word, is_one: impl Fn(Origin) -> bool) -> bool {
         let pool = self.pool.borrow();
         let support = pool.support(a);
-        support.iter().any(|&index| is_one(&pool.variables[index as usize].name))
+        support.iter().any(|&index| is_one(pool.variables[index as usize].origin))
     }
     fn cells(&self, bytes: &[u8]) -> Vec<Word> {
         bytes.iter().map(|&byte| self.word(byte.into())).collect()

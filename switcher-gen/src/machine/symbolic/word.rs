@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use super::super::domain::Origin;
 use super::bit::Node;
 use super::{Bit, Word};
 
@@ -162,6 +163,7 @@ pub(super) struct Entry {
 pub(super) struct Variable {
     pub(super) name: Rc<str>,
     pub(super) width: u32,
+    pub(super) origin: Origin,
 }
 
 /// Everything that handles refer to.
@@ -276,7 +278,7 @@ impl Pool {
         }
     }
 
-    pub(super) fn variable(&mut self, name: Rc<str>, width: u32) -> Word {
+    pub(super) fn variable(&mut self, name: Rc<str>, width: u32, origin: Origin) -> Word {
         let width = width.min(64);
         let key = (name, width);
         if let Some(&word) = self.variable_ids.get(&key) {
@@ -285,7 +287,7 @@ impl Pool {
         let taken = self.variables.iter().any(|variable| variable.name == key.0);
         let name = if taken { format!("{}/{width}", key.0).into() } else { Rc::clone(&key.0) };
         let variable = self.variables.len() as u32;
-        self.variables.push(Variable { name, width });
+        self.variables.push(Variable { name, width, origin });
         let word = self.whole(Atom::Variable(variable), width);
         self.variable_ids.insert(key, word);
         word
