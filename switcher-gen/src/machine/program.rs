@@ -280,6 +280,29 @@ impl Op {
         self.kind == Kind::Iretq
     }
 
+    /// Whether it makes its operand in memory out of what is there, in one instruction.
+    #[must_use]
+    pub fn updates_memory(&self) -> bool {
+        let updates = matches!(
+            self.kind,
+            Kind::Add
+                | Kind::Sub
+                | Kind::And
+                | Kind::Or
+                | Kind::Xor
+                | Kind::Not
+                | Kind::Neg
+                | Kind::Inc
+                | Kind::Dec
+                | Kind::Shl
+                | Kind::Shr
+                | Kind::Sar
+                | Kind::Bts
+                | Kind::Btr
+        );
+        updates && matches!(self.first, Operand::Memory(_))
+    }
+
     /// Whether an exception of it comes after it: what INT and INT3 ask for.
     #[must_use]
     pub fn is_trap<W>(&self, fault: &Fault<W>) -> bool {

@@ -5,6 +5,8 @@
 //! |---|---|
 //! | `target` | the code: an [`Image`](crate::Image), or anybody's |
 //! | `world` | the states a theorem is about, as the machine and as the specification have them; **all assumptions** |
+//! | `stores` | what may be stored to, judged at each store |
+//! | `met` | what was read of the PVCS while the guest writes it |
 //! | `obligation` | what must hold, by name and by row of hazards.md |
 //! | `theorem` | one run of one entry point, and the goals that come up on it |
 //! | `events` | the same for event entries, which may come from anywhere in ring 0 |
@@ -41,10 +43,12 @@
 mod counterexample;
 mod engine;
 mod events;
+mod met;
 mod mitigations;
 pub mod obligation;
 mod returns;
 mod shared;
+mod stores;
 mod target;
 mod theorem;
 mod world;

@@ -32,6 +32,8 @@ obligations! {
     // On the way.
     MEMORY = "memory" [7, 22] "every access is to the switcher's own memory";
     MAPPED = "mapped" [22] "on a guest's root, only what every guest's root maps is accessed";
+    KEPT = "kept" [36] "what an event entry relies on is not stored to, not even for one instruction";
+    ONE_UPDATE = "one-update" [37] "switch_flags changes in one instruction, so that no hook's bit is lost";
     GS_IS_THE_HOSTS = "per-cpu-access" [7] "GS is the host's at each access to the per-CPU block";
     RING_0_FLAGS = "ring-0-flags" [13, 30] "IF and TF are clear in ring 0";
     SWAPGS_FENCED = "swapgs-fenced" [28] "between a SWAPGS behind a jump and a GS access is a fence";
@@ -62,7 +64,7 @@ obligations! {
     // At CPL 3, against the specification.
     KIND = "kind" [3, 13, 25, 26] "the routine ends where and how the specification says";
     REGISTERS = "registers" [4, 27] "every general register is the guest's";
-    NO_HOST_VALUE = "no-host-value" [24, 27] "no value of the host's gets to the guest";
+    NO_HOST_VALUE = "no-host-value" [24, 27, 34, 35] "no value of the host's gets to the guest, nor, for one instruction, to what it reads";
     RIP = "rip" [27] "RIP is the guest's";
     RFLAGS = "rflags" [13, 14] "RFLAGS is the guest's, sanitised";
     SELECTORS = "selectors" [25] "CS and SS are the guest's";
@@ -89,7 +91,7 @@ obligations! {
     EXIT_HOST_RSP = "exit-host-rsp" [27] "host_rsp says whether a guest is being run";
     EXIT_SS = "exit-ss" [18] "on AMD, SS is not null in the host";
     // Of events.
-    HOST_RSP_SET = "host-rsp-set" [8, 9] "on a guest's root, host_rsp says that a guest is being run";
+    HOST_RSP_SET = "host-rsp-set" [8, 9, 36] "on a guest's root, host_rsp says that a guest is being run";
     HOOK = "hook" [8] "the host's hook for this event is called, once";
     HOOK_ROOT = "hook-root" [8] "the hook runs on the host's root";
     HOOK_GS = "hook-gs" [7] "the hook runs with the host's GS";

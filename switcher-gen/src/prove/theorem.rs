@@ -5,13 +5,15 @@ use iced_x86::{Mnemonic, Register};
 use serde::Serialize;
 
 use super::events;
+use super::met::Met;
 use super::mitigations::{AtReturn, Barriers};
 use super::obligation::{self, Obligation};
 use super::returns::{self, Left};
+use super::stores::{self, Store};
 use super::target::Target;
 use super::world::{
-    self, BlockOffsets, EXTRA_FIELDS, FRAME_REST, Name, Object, Part, Saved, Setting, Source,
-    Start, World, by_number, in_frame, pvcs_fields, region,
+    self, BlockOffsets, EXTRA_FIELDS, FRAME_REST, FieldAt, Name, Object, Part, Saved, Setting,
+    Source, Start, World, by_number, in_frame, pvcs_fields, region,
 };
 use crate::arch::{Msr, RFlags, Vendor};
 use crate::asm::Window;
@@ -290,6 +292,8 @@ pub(super) struct Watch<'a, D: Domain> {
     pushed: Vec<Place>,
     is_movable: bool,
     was_interrupted: bool,
+    /// What was read of the PVCS while the guest writes it.
+    met: Met<D::Word>,
     /// Who else watches.
     also: Option<&'a mut dyn Observer<D>>,
 }
@@ -315,6 +319,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             pushed: Vec::with_capacity(8),
             is_movable: true,
             was_interrupted: false,
+            met: Met::default(),
             also: None,
         }
     }
@@ -396,16 +401,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         self.trace.push(at);
         let clear = |flag| d.not(state.flags.other(d, flag));
         self.goal(obligation::RING_0_FLAGS, d.both(clear(RFlags::IF), clear(RFlags::TF)), "RFLAGS");
-        if !self.theorem.is_in_ring_0() {
-            let extra =
-                state.memory.region(region::TSS_EXTRA).expect("every world has all regions");
-            let at = self.target.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
-            let running = d.any(extra.read(d, at, 8), u64::MAX);
-            let holds = d.either(d.eq(state.cr3, self.roots.host_cr3), running);
-            let (obligation, about) = (obligation::HOST_RSP_SET, "host_rsp");
-            let at = self.trace.last().copied();
-            self.running.push(Goal { obligation, holds, about, values: None, at });
-        }
+        self.running(d, state);
         let Some(windows) = &self.target.windows else { return };
         let within =
             |window| windows.iter().any(|(which, range)| *which == window && range.contains(&at));
@@ -418,6 +414,40 @@ impl<'a, D: Domain> Watch<'a, D> {
             let on_own = d.bit(is_on_a_stack(d, state));
             self.goal(obligation::WINDOW_STACK, on_own, "RSP");
         }
+    }
+
+    /// What an NMI or machine check relies on that comes now: if no guest is said to be run, CR3 is the
+    /// host's, be it the root that an event has interrupted.
+    fn running(&mut self, d: &D, state: &Machine<D>) {
+        let extra = state.memory.region(region::TSS_EXTRA).expect("every world has all regions");
+        let at = self.target.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
+        let running = d.any(extra.read(d, at, 8), u64::MAX);
+        let mut holds = d.either(d.eq(state.cr3, self.roots.host_cr3), running);
+        if let Some(root) = self.interrupted.filter(|_| self.theorem.is_in_ring_0()) {
+            holds = d.either(holds, d.eq(state.cr3, root));
+        }
+        let (obligation, about) = (obligation::HOST_RSP_SET, "host_rsp");
+        let at = self.trace.last().copied();
+        self.running.push(Goal { obligation, holds, about, values: None, at });
+    }
+
+    /// A store: to what may be stored to, and of what may be known there.
+    fn store(&mut self, d: &D, state: &Machine<D>, access: &Access<D::Word>) {
+        let region = &state.memory.regions[access.place.region];
+        let at = region.offset(access.place.index);
+        let store = Store { region: region.name, at, size: access.place.size };
+        let setting = &self.target.setting;
+        let is_allowed = store.is_allowed(self.theorem, setting);
+        if store.is_of_switch_flags(setting) && is_allowed {
+            let op = self.trace.last().and_then(|at| self.target.program.at(*at));
+            let is_one = stores::is_one_update(op.and_then(Result::ok));
+            self.goal(obligation::ONE_UPDATE, d.bit(is_one), "switch_flags");
+        }
+        // At no instant, not only at the end.
+        if region.sharing.is_guests() {
+            self.goal(obligation::NO_HOST_VALUE, d.bit(!is_a_leak(d, access.value)), store.region);
+        }
+        self.goal(obligation::KEPT, d.bit(is_allowed), store.region);
     }
 
     /// An access to a region: what only the host maps is there on the host's root alone, so that
@@ -606,10 +636,16 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                         self.goal(obligation::SWAPGS_FENCED, certain, "GS base");
                     }
                 }
+                if access.store {
+                    self.store(d, state, &access);
+                }
                 let name = state.memory.regions[access.place.region].name;
                 self.barriers.overwritten &= self.is_of_frame(name);
                 self.on_ist_again |= self.unblocked && name == region::IST;
                 if name == region::PVCS {
+                    if !access.store {
+                        self.met.read(access.place.index, access.place.size, access.value);
+                    }
                     self.pvcs_at = self.pvcs_at.or(self.trace.last().copied());
                 }
             }
@@ -620,6 +656,8 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 self.is_movable &= number == Some(Msr::SpecCtrl.address().into());
             }
             Event::WriteMsr { number, value } => {
+                let is_allowed = d.bit(stores::may_write(number));
+                self.goal(obligation::KEPT, is_allowed, "MSR");
                 let others = [Msr::SpecCtrl, Msr::PredCmd].map(|msr| Some(msr.address().into()));
                 self.is_movable &= others.contains(&number);
                 if number == Some(Msr::PredCmd.address().into()) {
@@ -965,13 +1003,9 @@ fn in_guest<D: Domain>(
     }
 
     let mut spec = world.spec;
-    let outcome = specified(d, world, theorem, true, &mut spec);
+    let outcome = specified(d, world, theorem, &watch.met, true, &mut spec);
     let expected = if by_sysretq { Return::Sysretq } else { Return::Iretq };
-    let fits = match outcome {
-        // Which way is right depends on what was read.
-        Outcome::Guest(_) if is_met(world, theorem) => true,
-        outcome => outcome == Outcome::Guest(expected),
-    };
+    let fits = outcome == Outcome::Guest(expected);
     watch.goal(obligation::KIND, d.bit(fits), "kind of return");
     if !fits {
         return end;
@@ -1027,31 +1061,49 @@ fn is_met<D: Domain>(world: &World<D>, theorem: Theorem) -> bool {
     world.machine.memory.hostile && theorem == Theorem::Syscall64
 }
 
-/// What the specification makes of the state. If a guest writes the PVCS meanwhile, there must be a
-/// content with which it makes what the machine has made: with what the guest has now, and with
-/// selectors as its end (`to_guest` or not) implies. Everything else is as with a quiet guest.
+/// What the specification makes of the state. If a guest writes the PVCS meanwhile, it must make what
+/// the machine has made of what was read there: of several values of a field, of one that leads to
+/// what the guest has now, and of selectors that lead to the run's end (`to_guest` or not).
+/// Everything else is as with a quiet guest.
 fn specified<D: Domain>(
     d: &D,
     world: &World<D>,
     theorem: Theorem,
+    met: &Met<D::Word>,
     to_guest: bool,
     spec: &mut spec::State<D>,
 ) -> Outcome<D::Word> {
     let host = world.setting.host();
     let machine = &world.machine;
     if is_met(world, theorem) {
-        let user_cs = if to_guest { host.selectors.user_cs() } else { 0 };
+        let fields = pvcs_fields(world.setting.revision());
+        let [cs, ss, gs_base, eflags, pkru, rip, rsp, rcx, r11] = fields;
+        let before = world.spec.pvcs;
+        let is_usual = |selector: u16| {
+            move |found| {
+                let is = d.is(found, selector.into());
+                if to_guest { is } else { d.not(is) }
+            }
+        };
+        let one = |field: Option<FieldAt>, before, fits: &dyn Fn(D::Word) -> D::Bit| {
+            field.and_then(|field| met.one(d, field, fits)).unwrap_or(before)
+        };
+        let same = |now| move |found| d.eq(found, now);
+        let register = |register| same(machine.get(register));
         spec.pvcs = spec::Pvcs {
-            user_cs: d.word(user_cs.into()),
-            user_ss: d.word(host.selectors.user_ds().into()),
-            user_gsbase: machine.gs_base,
-            eflags: machine.rflags(d),
-            // Elsewhere, nobody reads it.
-            pkru: if host.pku { machine.pkru } else { world.spec.pvcs.pkru },
-            rip: machine.rip,
-            rsp: machine.get(Gpr::Rsp),
-            rcx: machine.get(Gpr::Rcx),
-            r11: machine.get(Gpr::R11),
+            user_cs: one(cs, before.user_cs, &is_usual(host.selectors.user_cs())),
+            user_ss: one(ss, before.user_ss, &is_usual(host.selectors.user_ds())),
+            user_gsbase: one(gs_base, before.user_gsbase, &|found| {
+                d.eq(spec::canonical(d, &host, found), machine.gs_base)
+            }),
+            eflags: one(eflags, before.eflags, &|found| {
+                d.eq(spec::sanitised(d, found), machine.rflags(d))
+            }),
+            pkru: one(pkru, before.pkru, &same(machine.pkru)),
+            rip: one(rip, before.rip, &same(machine.rip)),
+            rsp: one(rsp, before.rsp, &register(Gpr::Rsp)),
+            rcx: one(rcx, before.rcx, &register(Gpr::Rcx)),
+            r11: one(r11, before.r11, &register(Gpr::R11)),
         };
     }
     let outcome = match theorem {
@@ -1089,7 +1141,9 @@ fn in_host<D: Domain>(
             let host = world.setting.host();
             spec::return_from_guest(d, &host, &world.caller, None, world.frame_at, &mut spec)
         }
-        Extent::Specified | Extent::Everything => specified(d, world, theorem, false, &mut spec),
+        Extent::Specified | Extent::Everything => {
+            specified(d, world, theorem, &watch.met, false, &mut spec)
+        }
     };
     let Outcome::Host(Exit { frame, frame_at, caller }) = outcome else {
         watch.goal(obligation::KIND, d.bit(false), "kind of exit");

@@ -208,13 +208,13 @@ pub struct Exit<W> {
 }
 
 /// RFLAGS of a guest that wants `wanted` (spec/abi.md, "RFLAGS").
-fn sanitised<D: Domain>(d: &D, wanted: D::Word) -> D::Word {
+pub(crate) fn sanitised<D: Domain>(d: &D, wanted: D::Word) -> D::Word {
     let allowed = d.mask(wanted, RFlags::GUEST_ALLOWED.bits());
     d.or(allowed, d.word(RFlags::GUEST_FIXED.bits()))
 }
 
 /// `address` with the bits above the paging mode's width replaced by its sign bit.
-fn canonical<D: Domain>(d: &D, host: &Host, address: D::Word) -> D::Word {
+pub(crate) fn canonical<D: Domain>(d: &D, host: &Host, address: D::Word) -> D::Word {
     let by = host.paging.sign_bits().into();
     d.sar(d.shl(address, by), by)
 }
