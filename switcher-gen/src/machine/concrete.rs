@@ -41,7 +41,7 @@ impl Concrete {
 }
 
 /// The unknown distance between code and where a program has it.
-pub(super) const SLIDE: &str = "code.slide";
+pub(crate) const SLIDE: &str = "code.slide";
 
 impl Domain for Concrete {
     type Word = u64;

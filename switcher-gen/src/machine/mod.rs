@@ -27,6 +27,7 @@ mod step;
 pub mod symbolic;
 
 pub use concrete::Concrete;
+pub(crate) use concrete::SLIDE;
 pub use domain::{Domain, Origin};
 pub use event::{Arrival, Gate, Undeliverable};
 pub use flags::{ARITHMETIC, Condition, Flags};

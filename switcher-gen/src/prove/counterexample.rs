@@ -9,7 +9,7 @@ use super::target::Target;
 use super::theorem::{self, Goal, Neighbour, Run, Theorem};
 use super::world::{Name, Source};
 use crate::machine::symbolic::{Model, Symbolic};
-use crate::machine::{Concrete, Domain};
+use crate::machine::{Concrete, Domain, SLIDE};
 
 /// The state, what happens from there, and what is wrong with that.
 #[derive(Clone, Debug, Serialize)]
@@ -22,6 +22,8 @@ pub struct Counterexample {
     pub obligation: Obligation,
     /// What of the state.
     pub about: &'static str,
+    /// What else of it, on this path or others.
+    pub also: Vec<&'static str>,
     /// The instruction, if one is to blame.
     pub at: Option<u64>,
     /// What should be there and is, as terms over the state.
@@ -92,7 +94,7 @@ impl Counterexample {
     /// Runs `target` on the concrete machine from this state: whether it breaks the obligation.
     #[must_use]
     pub fn replay(&self, target: &Target) -> bool {
-        let met = self.state.iter().filter(|(name, _)| name.contains('#')).cloned();
+        let met = self.state.iter().filter(|(name, _)| is_met(name)).cloned();
         let mut values = Written(&self.state);
         replay(target, self.theorem, self.neighbour, met, &mut values).is_some_and(|run| {
             run.goals.iter().any(|goal| !goal.holds && goal.obligation == self.obligation)
@@ -110,50 +112,54 @@ impl Counterexample {
         goal: &Goal<Symbolic>,
         model: &Model,
     ) -> Option<Self> {
-        [Bases::Fixed, Bases::Some, Bases::All].into_iter().find_map(|bases| {
+        // The numbers may break something else first, such as run into other memory: another choice
+        // of addresses may not. What was to be shown is what is reported.
+        let same = |found: &&Goal<Concrete>| !found.holds && found.obligation == goal.obligation;
+        let is_reached = |run: &Run<Concrete>| goal.at.is_some_and(|at| run.trace.contains(&at));
+        // What a number comes from does not show in it; that it is reached does.
+        let rules = [obligation::NO_DECISION_ON_RSP, obligation::NO_HOST_VALUE];
+        let is_rule = rules.contains(&goal.obligation);
+        let try_with = |bases| {
             let mut values = Values { model, bases, asked: Vec::new() };
-            let met = model.iter().filter(|(name, _)| name.contains('#'));
+            let met = model.iter().filter(|(name, _)| is_met(name));
             let met = met.map(|(name, value)| (name.to_owned(), value));
             let replayed = replay(target, theorem, neighbour, met, &mut values)?;
-            values.asked.retain(|(_, value)| *value != 0);
-            // The numbers may break something else first, such as run into other memory.
-            let mut broken = replayed.goals.iter().filter(|found| !found.holds);
-            let same = broken.clone().find(|found| found.obligation == goal.obligation);
-            let broken = same.or_else(|| broken.next());
-            // What a number comes from does not show in it; that it is reached does.
-            let rules = [obligation::NO_DECISION_ON_RSP, obligation::NO_HOST_VALUE];
-            let is_rule = rules.contains(&goal.obligation);
-            let is_reached = goal.at.is_some_and(|at| replayed.trace.contains(&at));
-            if broken.is_none() && !(is_rule && is_reached) {
-                return None;
-            }
-            let met = model.iter().filter(|(name, value)| *value != 0 && name.contains('#'));
-            let mut state = std::mem::take(&mut values.asked);
-            state.extend(met.map(|(name, value)| (name.to_owned(), value)));
-            state.sort();
-            state.dedup();
-            let program = &target.program;
-            let path = replayed.trace.iter().map(|at| (*at, program.text(*at).unwrap_or_default()));
-            // A hostile guest is not to blame if it does not matter what it writes.
-            let is_met = state.iter().any(|(name, _)| name.starts_with("pvcs["));
-            let neighbour = if is_met { neighbour } else { Neighbour::Quiet };
-            Some(Self {
-                theorem,
-                neighbour,
-                obligation: broken.map_or(goal.obligation, |broken| broken.obligation),
-                about: broken.map_or(goal.about, |broken| broken.about),
-                at: goal.at,
-                terms: goal
-                    .values
-                    .filter(|_| same.is_some())
-                    .map(|(a, b)| (d.display(a), d.display(b))),
-                state,
-                path: path.collect(),
-                end: run.end.clone(),
-                replay: broken.and_then(|broken| broken.values),
-            })
+            Some((replayed, values.asked))
+        };
+        let all = [Bases::Fixed, Bases::Some, Bases::All].into_iter().filter_map(try_with);
+        let (replayed, mut state) = all.into_iter().find(|(replayed, _)| {
+            replayed.goals.iter().any(|found| same(&found)) || is_rule && is_reached(replayed)
+        })?;
+        let broken = replayed.goals.iter().find(same);
+        let met = model.iter().filter(|(name, _)| is_met(name));
+        state.extend(met.map(|(name, value)| (name.to_owned(), value)));
+        state.retain(|(_, value)| *value != 0);
+        state.sort();
+        state.dedup();
+        let program = &target.program;
+        let path = replayed.trace.iter().map(|at| (*at, program.text(*at).unwrap_or_default()));
+        // A hostile guest is not to blame if it does not matter what it writes.
+        let is_shared = state.iter().any(|(name, _)| name.starts_with("pvcs["));
+        let neighbour = if is_shared { neighbour } else { Neighbour::Quiet };
+        Some(Self {
+            theorem,
+            neighbour,
+            obligation: goal.obligation,
+            about: broken.map_or(goal.about, |broken| broken.about),
+            also: Vec::new(),
+            at: goal.at,
+            terms: goal.values.map(|(a, b)| (d.display(a), d.display(b))),
+            state,
+            path: path.collect(),
+            end: run.end.clone(),
+            replay: broken.and_then(|broken| broken.values),
         })
     }
+}
+
+/// Whether an unknown comes up on the way, or is of the code as a whole: it is no part of a world.
+fn is_met(name: &str) -> bool {
+    name.contains('#') || name == SLIDE
 }
 
 /// Runs the theorem on numbers; those in `met` come up on the way.
@@ -192,11 +198,24 @@ impl fmt::Display for Counterexample {
             writeln!(f, "    {at:x}  {text}{blame}")?;
         }
         writeln!(f, "\n  and ends {}.", self.end)?;
-        if let Some((expected, got)) = &self.terms {
-            writeln!(f, "  {}: required is  {expected}", self.about)?;
-            writeln!(f, "  {}  but there is {got}", " ".repeat(self.about.len()))?;
+        match &self.terms {
+            // Nothing is required of it: it is what the finding is about.
+            Some((expected, got)) if expected == got => {
+                writeln!(f, "  {} is {got}", self.about)?;
+            }
+            Some((expected, got)) => {
+                writeln!(f, "  {}: required is  {expected}", self.about)?;
+                writeln!(f, "  {}  but there is {got}", " ".repeat(self.about.len()))?;
+            }
+            None => {}
+        }
+        if !self.also.is_empty() {
+            writeln!(f, "  The same holds of: {}.", self.also.join(", "))?;
         }
         match self.replay {
+            Some((expected, got)) if expected == got => {
+                writeln!(f, "  Replayed on the concrete machine: {} is {got:#x}.", self.about)
+            }
             Some((expected, got)) => writeln!(
                 f,
                 "  Replayed on the concrete machine: {} is {got:#x}, not {expected:#x}.",

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::counterexample::Counterexample;
+use super::findings::{Findings, Refused};
 use super::shared::{self, Executed, Key, Shared};
 use super::target::Target;
 use super::theorem::{self, BadCode, Extent, Neighbour, Run, Theorem, Walk};
@@ -116,13 +117,39 @@ impl Prover {
         for &theorem in order {
             match self.shared(target, theorem, saved.as_ref(), whole)? {
                 Ok(more) => reports.extend(more),
-                Err(verdict) => return Ok(verdict),
+                Err(verdict) => return Ok(*verdict),
             }
         }
         if saved.is_none() {
             return Ok(Verdict::Unknown("entering a guest does not lead to one".into()));
         }
         Ok(Verdict::Proved(reports))
+    }
+
+    /// Everything that is wrong with `target`, as far as it can be told: each with a state of its own
+    /// that breaks it. Nothing, if it is proved.
+    ///
+    /// # Errors
+    /// If the code cannot even enter a guest.
+    pub fn findings(&self, target: &Target) -> Result<Findings, BadCode> {
+        let d = &self.domain;
+        d.reset();
+        let saved = theorem::saved(d, target, &mut Unknowns)?;
+        let mut findings = Findings::default();
+        for theorem in Theorem::of(target) {
+            // The others return to whoever has entered a guest.
+            if saved.is_none() && theorem != Theorem::EnterGuest {
+                continue;
+            }
+            if let Err(code) = self.all_of(target, theorem, saved.as_ref(), &mut findings) {
+                let why = code.to_string();
+                findings.refused.push(Refused { theorem, why, code });
+            }
+        }
+        if saved.is_none() {
+            findings.leave_open(None, "entering a guest does not lead to one".into());
+        }
+        Ok(findings)
     }
 
     /// Proves or refutes one theorem, or finds it proved.
@@ -132,7 +159,7 @@ impl Prover {
         theorem: Theorem,
         saved: Option<&Saved<Symbolic>>,
         whole: Key,
-    ) -> Result<Result<Vec<Report>, Verdict>, BadCode> {
+    ) -> Result<Result<Vec<Report>, Box<Verdict>>, BadCode> {
         let Some(shared) = &self.shared else { return self.both(target, theorem, saved) };
         let d = &self.domain;
         let host = shared::host(d, target, theorem, saved);
@@ -164,7 +191,7 @@ impl Prover {
         theorem: Theorem,
         saved: Option<&Saved<Symbolic>>,
         host: Key,
-    ) -> (bool, Result<Result<Vec<Report>, Verdict>, BadCode>) {
+    ) -> (bool, Result<Result<Vec<Report>, Box<Verdict>>, BadCode>) {
         let found = shared.like(host, target, theorem);
         shared.count(found.is_some());
         if let Some(found) = found {
@@ -184,7 +211,25 @@ impl Prover {
         target: &Target,
         theorem: Theorem,
         saved: Option<&Saved<Symbolic>>,
-    ) -> Result<Result<Vec<Report>, Verdict>, BadCode> {
+    ) -> Result<Result<Vec<Report>, Box<Verdict>>, BadCode> {
+        let mut findings = Findings::first();
+        let reports = self.all_of(target, theorem, saved, &mut findings)?;
+        let Findings { mut refuted, mut unknown, .. } = findings;
+        Ok(match (refuted.pop(), unknown.pop()) {
+            (Some(found), _) => Err(Box::new(Verdict::Refuted(Box::new(found)))),
+            (None, Some(why)) => Err(Box::new(Verdict::Unknown(why))),
+            (None, None) => Ok(reports),
+        })
+    }
+
+    /// The same, and what is found wrong is added to `findings`.
+    fn all_of(
+        &self,
+        target: &Target,
+        theorem: Theorem,
+        saved: Option<&Saved<Symbolic>>,
+        findings: &mut Findings,
+    ) -> Result<Vec<Report>, BadCode> {
         let mut reports = Vec::new();
         // What is safe first: the specification makes one path many, and each may break more.
         let all = [
@@ -198,14 +243,16 @@ impl Prover {
         for &(neighbour, extent) in needed {
             let is_repeated = extent == Extent::Safety
                 || (neighbour, extent) == (Neighbour::Quiet, Extent::Specified);
-            match self.theorem(target, theorem, (neighbour, extent), saved)? {
-                // The next one repeats it.
-                Ok(_) if is_repeated => {}
-                Ok(report) => reports.push(report),
-                Err(verdict) => return Ok(Err(verdict)),
+            let report = self.theorem(target, theorem, (neighbour, extent), saved, findings)?;
+            if findings.are_enough() {
+                break;
+            }
+            // The next one repeats it.
+            if !is_repeated {
+                reports.push(report);
             }
         }
-        Ok(Ok(reports))
+        Ok(reports)
     }
 
     /// Goes every path of `theorem`, the guest being quiet, and `visit`s its end. On each, somebody
@@ -253,7 +300,8 @@ impl Prover {
         theorem: Theorem,
         (neighbour, extent): (Neighbour, Extent),
         saved: Option<&Saved<Symbolic>>,
-    ) -> Result<Result<Report, Verdict>, BadCode> {
+        findings: &mut Findings,
+    ) -> Result<Report, BadCode> {
         let d = &self.domain;
         d.reset();
         let mut report = Report {
@@ -264,32 +312,35 @@ impl Prover {
             by_solver: 0,
             obligations: BTreeMap::new(),
         };
-        let mut stop = None;
+        let mut bad = None;
         let run = |d: &Symbolic| {
             let how = (neighbour, extent);
             theorem::run_to(d, target, theorem, how, &mut Unknowns, saved, assume(d))
         };
-        let explored = d.explore_until(run, |_, result| {
-            let broken = match result {
-                Err(bad) => Err(Stop::Bad(bad)),
-                Ok(run) => self.path(target, theorem, neighbour, &run, &mut report),
-            };
-            match broken {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(why) => {
-                    stop = Some(why);
+        let explored = d.explore_until(run, |_, result| match result {
+            Err(error) => {
+                bad = Some(error);
+                ControlFlow::Break(())
+            }
+            Ok(run) => {
+                self.path(target, (theorem, neighbour), &run, &mut report, findings);
+                if findings.are_enough() {
                     ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
                 }
             }
         });
-        match (stop, explored) {
-            (Some(Stop::Bad(bad)), _) => Err(bad),
-            (Some(Stop::Verdict(verdict)), _) => Ok(Err(*verdict)),
+        match (bad, explored) {
+            (Some(bad), _) => Err(bad),
             (None, Ok(explored)) => {
                 report.paths = explored.visited;
-                Ok(Ok(report))
+                Ok(report)
             }
-            (None, Err(error)) => Ok(Err(Verdict::Unknown(format!("{}: {error}", theorem.name())))),
+            (None, Err(error)) => {
+                findings.leave_open(None, format!("{}: {error}", theorem.name()));
+                Ok(report)
+            }
         }
     }
 
@@ -297,11 +348,11 @@ impl Prover {
     fn path(
         &self,
         target: &Target,
-        theorem: Theorem,
-        neighbour: Neighbour,
+        (theorem, neighbour): (Theorem, Neighbour),
         run: &Run<Symbolic>,
         report: &mut Report,
-    ) -> Result<(), Stop> {
+        findings: &mut Findings,
+    ) {
         let d = &self.domain;
         if self.shared.is_some() {
             self.executed.borrow_mut().add(target, theorem, run);
@@ -310,33 +361,40 @@ impl Prover {
             }
         }
         for goal in &run.goals {
+            let key = (theorem, goal.obligation, goal.at);
             match d.check(goal.holds) {
                 Answer::Holds { by } => {
                     report.goals += 1;
                     report.by_solver += usize::from(by == By::Solver);
                     *report.obligations.entry(goal.obligation.name).or_default() += 1;
                 }
+                Answer::Fails(_) | Answer::Unknown(_) if findings.has(key, goal.about) => {}
                 Answer::Fails(model) => {
                     let found =
                         Counterexample::new(d, target, theorem, neighbour, run, goal, &model);
-                    return Err(Stop::Verdict(Box::new(match found {
-                        Some(counterexample) => Verdict::Refuted(Box::new(counterexample)),
-                        None => Verdict::Unknown(format!(
-                            "{}: `{}` ({}) could not be shown, and no state was found in which the \
-                             concrete machine breaks it",
-                            theorem.name(),
-                            goal.obligation.name,
-                            goal.about,
-                        )),
-                    })));
+                    match found {
+                        Some(found) => findings.refute(key, found),
+                        None => findings.leave_open(
+                            Some(key),
+                            format!(
+                                "{}: `{}` ({}) could not be shown, and no state was found in which \
+                                 the concrete machine breaks it",
+                                theorem.name(),
+                                goal.obligation.name,
+                                goal.about,
+                            ),
+                        ),
+                    }
                 }
                 Answer::Unknown(why) => {
                     let why = format!("{}: `{}`: {why}", theorem.name(), goal.obligation.name);
-                    return Err(Stop::Verdict(Box::new(Verdict::Unknown(why))));
+                    findings.leave_open(Some(key), why);
                 }
             }
+            if findings.are_enough() {
+                return;
+            }
         }
-        Ok(())
     }
 
     /// Whether two targets, both proved, leave the same in everything that can be read, beyond what
@@ -399,10 +457,4 @@ impl Prover {
     pub fn statistics(&self) -> symbolic::Statistics {
         self.domain.statistics()
     }
-}
-
-/// Why an exploration ends early.
-enum Stop {
-    Bad(BadCode),
-    Verdict(Box<Verdict>),
 }

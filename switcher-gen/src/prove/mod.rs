@@ -12,6 +12,7 @@
 //! | `events` | the same for event entries, which may come from anywhere in ring 0 |
 //! | `engine` | every path of every theorem, goal by goal |
 //! | `shared` | which targets a proof holds of, so that each code is proved once |
+//! | `findings` | all that is wrong with a target, or the first of it |
 //! | `counterexample` | the state in which a goal does not hold, in words, replayed on numbers |
 //!
 //! A theorem is run like a test: from a state to an outcome, by [`machine`](crate::machine), and the
@@ -43,6 +44,7 @@
 mod counterexample;
 mod engine;
 mod events;
+mod findings;
 mod met;
 mod mitigations;
 pub mod obligation;
@@ -56,6 +58,7 @@ mod world;
 pub use counterexample::Counterexample;
 pub use engine::{Prover, Report, Unexplored, Verdict};
 pub(crate) use events::VECTORS;
+pub use findings::{Findings, Refused};
 pub use obligation::Obligation;
 pub use shared::Shared;
 pub use target::{Target, TargetGate};

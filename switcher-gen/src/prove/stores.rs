@@ -54,10 +54,7 @@ impl Store {
             // What cannot be gone on from uses what it finds.
             region::SP0 => (!interrupts || theorem.is_fatal()) && theorem != Theorem::SyscallCompat,
             // The host's GS base lies above.
-            region::IST => {
-                let has_one = theorem.is_on_ist() || interrupts;
-                has_one && self.at + self.size as i64 <= 0
-            }
+            region::IST => theorem.is_of_events() && self.at + self.size as i64 <= 0,
             // Where to return to is the caller's.
             region::HOST => self.at + self.size as i64 <= 0,
             _ => true,

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
-use switcher_gen::prove::{Counterexample, Neighbour, Obligation, Prover, Report, Shared, Verdict};
+use switcher_gen::prove::{
+    Counterexample, Findings, Neighbour, Obligation, Prover, Refused, Report, Shared, Verdict,
+};
 use switcher_gen::{Variant, certificate};
 
 use crate::output::{Failure, Format, conclude, json};
@@ -24,7 +26,8 @@ A theorem is about one entry point: whatever state the CPU and the memory are in
 CAVEATS.md says is assumed, every obligation holds on every path. Each that may access the PVCS is
 proved twice: with a guest that leaves it alone, against the whole specification; and with one that
 rewrites it at any moment, for what must stay safe even then. What is refuted comes with a state, the
-instructions executed from there, and what the concrete machine makes of them.
+instructions executed from there, and what the concrete machine makes of them. All findings are
+shown: each is one obligation that one theorem finds broken at one instruction.
 
 A certificate on record means that certificates.txt has the image's fingerprint: whoever maps
 code consults it.
@@ -41,7 +44,10 @@ or \"hostile\"), `paths`, `goals`, `by_solver`, and `obligations`, an object: go
 `counterexample`, null unless refuted, an object: `theorem`, `neighbour`, `obligation` (an
 object: `name`, `rows`, `statement`), `about`, `at`, `terms`, `state` (an array of names and
 values: what is not named is zero), `path` (an array of addresses and instructions), `end`,
-`replay` (what should be and what is, or null); `why`, null unless unknown. Fields may be added.
+`replay` (what should be and what is, or null); `findings`, null if proved or with --first, an object:
+`refuted`, an array of all counterexamples; `unknown`, an array of texts; `refused`, an array of
+objects, `theorem` and `why`: what there is no telling of; `why`, null unless unknown. Fields may be
+added.
 
 ", exit_codes!()))]
 pub(crate) struct Args {
@@ -52,6 +58,9 @@ pub(crate) struct Args {
     all: bool,
     #[command(flatten)]
     jobs: Jobs,
+    /// Stop at the first finding of a target, and do not look for all
+    #[arg(long)]
+    first: bool,
     /// How to write the report
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -67,9 +76,10 @@ struct Proof {
     not_judged: Vec<&'static str>,
     theorems: Vec<Report>,
     counterexample: Option<Counterexample>,
-    /// The same with the instructions as they are listed.
+    findings: Option<Findings>,
+    /// Every counterexample, with the instructions as they are listed.
     #[serde(skip)]
-    annotated: Option<Counterexample>,
+    annotated: Vec<Counterexample>,
     why: Option<String>,
 }
 
@@ -85,9 +95,21 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let shared = Arc::<Shared>::default();
     // A new prover for each: what it knows of terms does not depend on the others.
-    let prove = |subject: &Subject| match Prover::sharing(&shared).prove(&subject.target) {
-        Ok(verdict) => Ok(Proof::new(subject, verdict)),
-        Err(error) => Err(subject.refused(&error)),
+    let prove = |subject: &Subject| {
+        let verdict = Prover::sharing(&shared).prove(&subject.target);
+        let is_all = args.first || matches!(verdict, Ok(Verdict::Proved(_)));
+        // Whatever else is wrong with it, too: the first finding hides the others.
+        let findings = (!is_all).then(|| Prover::default().findings(&subject.target));
+        match (verdict, findings) {
+            (Ok(verdict), findings) => {
+                Ok(Proof::new(subject, verdict).with(subject, findings.and_then(Result::ok)))
+            }
+            (Err(_), Some(Ok(findings))) if !findings.refuted.is_empty() => {
+                let first = Box::new(findings.refuted[0].clone());
+                Ok(Proof::new(subject, Verdict::Refuted(first)).with(subject, Some(findings)))
+            }
+            (Err(error), _) => Err(subject.refused(&error)),
+        }
     };
     let results = match args.all {
         true => all(&args.jobs, prove)?,
@@ -188,17 +210,27 @@ impl Proof {
             not_judged: subject.target.not_judged(),
             theorems: Vec::new(),
             counterexample: None,
-            annotated: None,
+            findings: None,
+            annotated: Vec::new(),
             why: None,
         };
         match verdict {
             Verdict::Proved(theorems) => Self { theorems, ..proof },
             Verdict::Refuted(found) => {
-                let annotated = Some(annotated(subject, &found));
+                let annotated = vec![annotated(subject, &found)];
                 Self { verdict: "refuted", counterexample: Some(*found), annotated, ..proof }
             }
             Verdict::Unknown(why) => Self { verdict: "unknown", why: Some(why), ..proof },
         }
+    }
+
+    /// The same with all that is wrong.
+    fn with(mut self, subject: &Subject, findings: Option<Findings>) -> Self {
+        if let Some(findings) = &findings {
+            self.annotated =
+                findings.refuted.iter().map(|found| annotated(subject, found)).collect();
+        }
+        Self { findings, ..self }
     }
 
     fn heading(&self) -> String {
@@ -230,8 +262,22 @@ fn text(proofs: &[Proof]) -> String {
     let mut text = String::new();
     for proof in proofs {
         text += &proof.heading();
-        if let Some(counterexample) = &proof.annotated {
-            text += &format!("\n{counterexample}\n");
+        let count = proof.annotated.len();
+        for (number, counterexample) in proof.annotated.iter().enumerate() {
+            if count > 1 {
+                text += &format!("\nFinding {} of {count}: ", number + 1);
+            } else {
+                text += "\n";
+            }
+            text += &format!("{counterexample}\n");
+        }
+        if let Some(findings) = &proof.findings {
+            for why in &findings.unknown {
+                text += &format!("\nneither proved nor refuted: {why}\n");
+            }
+            for Refused { theorem, why, .. } in &findings.refused {
+                text += &format!("\nnot judged: {theorem}: {why}\n");
+            }
         }
     }
     if let [proof] = proofs

@@ -1,0 +1,86 @@
+//! What was found wrong with a target: the first of it, or all.
+//!
+//! A finding is one obligation that one theorem finds broken at one instruction. That it is broken on
+//! other paths too, or of other registers, is the same finding.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use super::counterexample::Counterexample;
+use super::obligation::Obligation;
+use super::theorem::{BadCode, Theorem};
+
+/// All that is wrong with a target, as far as it can be told.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Findings {
+    /// Each with a state of its own that breaks it.
+    pub refuted: Vec<Counterexample>,
+    /// What could not be shown, and was not refuted either.
+    pub unknown: Vec<String>,
+    /// Theorems that there is no telling of, and why.
+    pub refused: Vec<Refused>,
+    /// Whether the first is enough.
+    #[serde(skip)]
+    ends_with_the_first: bool,
+    /// By what makes it one finding, its place among `refuted`; `None` of what is not refuted.
+    #[serde(skip)]
+    known: HashMap<Key, Option<usize>>,
+}
+
+/// What makes two broken goals one finding.
+type Key = (Theorem, Obligation, Option<u64>);
+
+/// A theorem that the code is none for.
+#[derive(Clone, Debug, Serialize)]
+pub struct Refused {
+    /// Which.
+    pub theorem: Theorem,
+    /// Why, in words.
+    pub why: String,
+    /// Why.
+    #[serde(skip)]
+    pub code: BadCode,
+}
+
+impl Findings {
+    /// For who needs one.
+    pub(super) fn first() -> Self {
+        Self { ends_with_the_first: true, ..Self::default() }
+    }
+
+    /// Whether there is nothing more to be looked for.
+    pub(super) fn are_enough(&self) -> bool {
+        self.ends_with_the_first && !(self.refuted.is_empty() && self.unknown.is_empty())
+    }
+
+    /// Whether it is known already. It is also `about` this, then.
+    pub(super) fn has(&mut self, key: Key, about: &'static str) -> bool {
+        let Some(place) = self.known.get(&key) else { return false };
+        if let Some(found) = place.and_then(|place| self.refuted.get_mut(place))
+            && found.about != about
+            && !found.also.contains(&about)
+        {
+            found.also.push(about);
+        }
+        true
+    }
+
+    pub(super) fn refute(&mut self, key: Key, found: Counterexample) {
+        self.known.insert(key, Some(self.refuted.len()));
+        self.refuted.push(found);
+    }
+
+    pub(super) fn leave_open(&mut self, key: Option<Key>, why: String) {
+        if let Some(key) = key {
+            self.known.insert(key, None);
+        }
+        self.unknown.push(why);
+    }
+
+    /// Whether nothing was found.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.refuted.is_empty() && self.unknown.is_empty() && self.refused.is_empty()
+    }
+}
