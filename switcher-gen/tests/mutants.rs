@@ -567,7 +567,7 @@ fn per_cpu_code_somewhere_else_than_its_block_is_refused() {
         returns: ours.returns,
         setting: ours.setting,
     };
-    killed(&elsewhere, 22, "memory");
+    killed(&elsewhere, 36, "kept");
 }
 
 #[test]

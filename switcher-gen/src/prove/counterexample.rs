@@ -36,6 +36,9 @@ pub struct Counterexample {
     pub end: String,
     /// What should be there and is, as the concrete machine finds it from this state.
     pub replay: Option<(u64, u64)>,
+    /// What the concrete machine breaks from this state if not that: numbers may run into something
+    /// else first.
+    pub instead: Option<Obligation>,
 }
 
 /// Addresses of regions, where the model leaves them open: canonical, and far from each other.
@@ -97,7 +100,8 @@ impl Counterexample {
         let met = self.state.iter().filter(|(name, _)| is_met(name)).cloned();
         let mut values = Written(&self.state);
         replay(target, self.theorem, self.neighbour, met, &mut values).is_some_and(|run| {
-            run.goals.iter().any(|goal| !goal.holds && goal.obligation == self.obligation)
+            let broken = self.instead.unwrap_or(self.obligation);
+            run.goals.iter().any(|goal| !goal.holds && goal.obligation == broken)
         })
     }
 
@@ -126,11 +130,19 @@ impl Counterexample {
             let replayed = replay(target, theorem, neighbour, met, &mut values)?;
             Some((replayed, values.asked))
         };
-        let all = [Bases::Fixed, Bases::Some, Bases::All].into_iter().filter_map(try_with);
-        let (replayed, mut state) = all.into_iter().find(|(replayed, _)| {
+        let all = [Bases::Fixed, Bases::Some, Bases::All];
+        let breaks_the_same = |(replayed, _): &(Run<Concrete>, _)| {
             replayed.goals.iter().any(|found| same(&found)) || is_rule && is_reached(replayed)
-        })?;
+        };
+        let breaks_another =
+            |(replayed, _): &(Run<Concrete>, _)| replayed.goals.iter().any(|found| !found.holds);
+        let found = all.into_iter().filter_map(try_with).find(breaks_the_same);
+        let found = found.or_else(|| all.into_iter().filter_map(try_with).find(breaks_another));
+        let (replayed, mut state) = found?;
         let broken = replayed.goals.iter().find(same);
+        let another = replayed.goals.iter().find(|found| !found.holds);
+        let is_same = broken.is_some() || is_rule && is_reached(&replayed);
+        let instead = another.filter(|_| !is_same).map(|found| found.obligation);
         let met = model.iter().filter(|(name, _)| is_met(name));
         state.extend(met.map(|(name, value)| (name.to_owned(), value)));
         state.retain(|(_, value)| *value != 0);
@@ -153,6 +165,7 @@ impl Counterexample {
             path: path.collect(),
             end: run.end.clone(),
             replay: broken.and_then(|broken| broken.values),
+            instead,
         })
     }
 }
@@ -213,6 +226,10 @@ impl fmt::Display for Counterexample {
             writeln!(f, "  The same holds of: {}.", self.also.join(", "))?;
         }
         match self.replay {
+            None if let Some(Obligation { name, statement, .. }) = self.instead => writeln!(
+                f,
+                "  Replayed on the concrete machine: it breaks `{name}` first, {statement}."
+            ),
             Some((expected, got)) if expected == got => {
                 writeln!(f, "  Replayed on the concrete machine: {} is {got:#x}.", self.about)
             }

@@ -369,7 +369,7 @@ pub(super) fn execute<D: Domain>(
                             return Ok(End::Stopped);
                         }
                     }
-                    (Left::Elsewhere, None, Some(rip)) if target.leaves(at, rip) => {
+                    (Left::Elsewhere, None, Some(rip)) if target.leaves(at) => {
                         return Err(BadCode::Leaves { at, target: rip });
                     }
                     _ if theorem.is_in_ring_0() => {

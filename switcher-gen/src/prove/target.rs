@@ -175,11 +175,14 @@ impl Target {
         Model::from(&self.setting.variant)
     }
 
-    /// Whether the instruction at `at` itself names the address `target`, which is elsewhere: a
-    /// jump, or the end of the code. A RET to a number is the caller's doing.
-    pub(super) fn leaves(&self, at: u64, _target: u64) -> bool {
+    /// Whether the instruction at `at` itself names the address that it leads to, which is elsewhere: a
+    /// jump, or the end of the code. Where a RET or a jump through a register leads, a value says.
+    pub(super) fn leaves(&self, at: u64) -> bool {
         use iced_x86::FlowControl;
-        self.program.instruction(at).flow_control() != FlowControl::Return
+        !matches!(
+            self.program.instruction(at).flow_control(),
+            FlowControl::Return | FlowControl::IndirectBranch | FlowControl::IndirectCall
+        )
     }
 
     /// Whether speculation that goes on behind the instruction at `at` is caught there.

@@ -1,0 +1,232 @@
+//! Attacks on the prover by what happens on the way: a routine whose end is right, and which an NMI, a
+//! machine check or another CPU of the guest's would catch in between (spec/hazards.md, rows 34 to
+//! 37); and code that is right at one address only (row 50). Each must be refused for its reason.
+
+mod attack;
+mod gas;
+
+use attack::{PLACES, inserted, proved, refuted, target};
+
+/// Fields that event entries, the CPU or the next run of the guest rely on.
+const FIELDS: [&str; 19] = [
+    "GS_TSS + 0x04",
+    "GS_TSS + 0x0C",
+    "GS_TSS + 0x24",
+    "GS_TSS + 0x2C",
+    "GS_TSS + 0x34",
+    "GS_TSS + 0x3C",
+    "GS_TSS + 0x44",
+    "GS_TSS + 0x4C",
+    "GS_TSS + 0x54",
+    // The base of the I/O bitmap.
+    "GS_TSS + 0x60",
+    "HOST_CR3",
+    "ENTER_CR3",
+    "SMOD_CR3",
+    "UMOD_CR3",
+    "PVCS",
+    "RETU_RIP",
+    "SMOD_ENTRY",
+    "SMOD_GSBASE",
+    // Behind the fields that there are.
+    "GS_TSS_EXTRA + 0x38",
+];
+
+#[test]
+fn a_field_is_wrong_for_three_instructions() {
+    for place in &PLACES {
+        for field in FIELDS {
+            let code = format!(
+                "\tpushq\t%rax\n\tmovq\t%gs:{field}, %rax\n\tmovq\t$0, %gs:{field}\n\tnop\n\
+                 \tmovq\t%rax, %gs:{field}\n\tpopq\t%rax\n"
+            );
+            refuted(
+                &format!("{field}, {}", place.name),
+                &inserted("intel-4level", place, &code),
+                "kept",
+            );
+        }
+    }
+}
+
+/// Even what does not change it: nobody has a reason to.
+#[test]
+fn a_field_is_written_with_what_it_holds() {
+    for place in &PLACES {
+        let code =
+            "\tpushq\t%rax\n\tmovq\t%gs:HOST_CR3, %rax\n\tmovq\t%rax, %gs:HOST_CR3\n\tpopq\t%rax\n";
+        refuted(place.name, &inserted("intel-4level", place, code), "kept");
+        let code = "\tlock orq\t$0, %gs:GS_TSS + 0x2C\n".replace("lock ", "");
+        refuted(place.name, &inserted("intel-4level", place, &code), "kept");
+        let code = "\txchgb\t%al, %gs:GS_TSS + 0x24\n\txchgb\t%al, %gs:GS_TSS + 0x24\n";
+        refuted(place.name, &inserted("intel-4level", place, code), "kept");
+    }
+}
+
+/// The guest's own page has more than the fields that a switch is about.
+#[test]
+fn the_guests_page_is_used_as_scratch() {
+    for at in ["0x00", "0x08", "0x10", "0x20", "0x48", "0x38"] {
+        let code =
+            format!("\tmovq\t{at}(%rdx), %rax\n\tmovq\t$0, {at}(%rdx)\n\tmovq\t%rax, {at}(%rdx)\n");
+        refuted(at, &inserted("intel-4level", &PLACES[1], &code), "kept");
+    }
+}
+
+#[test]
+fn an_msr_is_wrong_for_an_instruction() {
+    for msr in ["0xC0000081", "0xC0000082", "0xC0000083", "0xC0000084"] {
+        for place in &PLACES {
+            let code = format!(
+                "\tpush_all rax, rdx, rcx\n\tmovl\t${msr}, %ecx\n\trdmsr\n\tpushq\t%rax\n\
+                 \txorl\t%eax, %eax\n\twrmsr\n\tpopq\t%rax\n\twrmsr\n\tpop_all rcx, rdx, rax\n"
+            );
+            refuted(
+                &format!("{msr}, {}", place.name),
+                &inserted("intel-4level", place, &code),
+                "kept",
+            );
+        }
+    }
+}
+
+#[test]
+fn switch_flags_are_changed_in_several_instructions() {
+    let to_smod = (
+        "\tmovq\t%gs:SMOD_CR3, %rax\n\txorl\t$MODE_BOTH, %gs:SWITCH_FLAGS\n",
+        "\tmovq\t%gs:SWITCH_FLAGS, %rax\n\txorq\t$MODE_BOTH, %rax\n\tmovq\t%rax, %gs:SWITCH_FLAGS\n\
+         \tmovq\t%gs:SMOD_CR3, %rax\n",
+    );
+    refuted("load, xor, store", &target("intel-4level", &[to_smod]), "one-update");
+    let constant =
+        (to_smod.0, "\tmovq\t%gs:SMOD_CR3, %rax\n\tmovb\t$MODE_SMOD, %gs:SWITCH_FLAGS\n");
+    refuted("a constant", &target("intel-4level", &[constant]), "one-update");
+    let exchanged = (
+        to_smod.0,
+        "\tmovl\t$MODE_SMOD, %eax\n\txchgl\t%eax, %gs:SWITCH_FLAGS\n\tmovq\t%gs:SMOD_CR3, %rax\n",
+    );
+    refuted("XCHG", &target("intel-4level", &[exchanged]), "one-update");
+    let to_umod = (
+        "\tmovq\t%gs:UMOD_CR3, %rcx\n\txorl\t$MODE_BOTH, %gs:SWITCH_FLAGS\n",
+        "\tmovq\t%gs:SWITCH_FLAGS, %rcx\n\tbtcq\t$0, %rcx\n".replace("btcq", "xorq").leak() as &str,
+    );
+    let stored = format!(
+        "{}\txorq\t$MODE_UMOD, %rcx\n\tmovq\t%rcx, %gs:SWITCH_FLAGS\n\tmovq\t%gs:UMOD_CR3, %rcx\n",
+        to_umod.1.replace("$0", "$MODE_SMOD")
+    );
+    refuted("ERETU", &target("intel-4level", &[(to_umod.0, &stored)]), "one-update");
+    // In one instruction, whatever it is.
+    let added = (to_smod.0, "\tmovq\t%gs:SMOD_CR3, %rax\n\tdecl\t%gs:SWITCH_FLAGS\n");
+    proved("UMOD less one is SMOD", &target("intel-4level", &[added]));
+}
+
+/// Values of the host's, by the instructions that get them into RAX; RCX and RDX are free.
+const SECRETS: [(&str, &str); 14] = [
+    ("CR3", "\tmovq\t%cr3, %rax\n"),
+    ("CR4", "\tmovq\t%cr4, %rax\n"),
+    ("a part of CR4", "\tmovq\t%cr4, %rax\n\tshrq\t$20, %rax\n\tandl\t$1, %eax\n"),
+    ("EFER", "\tmovl\t$0xC0000080, %ecx\n\trdmsr\n"),
+    ("LSTAR", "\tmovl\t$0xC0000082, %ecx\n\trdmsr\n"),
+    ("the host's root", "\tmovq\t%gs:HOST_CR3, %rax\n"),
+    ("a root of the guest's", "\tmovq\t%gs:SMOD_CR3, %rax\n"),
+    ("the host's stack", "\tmovq\t%gs:HOST_RSP, %rax\n"),
+    ("sp0", "\tmovq\t%rsp, %rax\n"),
+    ("a stack of the IST", "\tmovq\t%gs:GS_TSS + 0x24, %rax\n"),
+    ("where the PVCS is", "\tmovq\t%gs:PVCS, %rax\n"),
+    ("the host's GS base", "\trdgsbase %rax\n"),
+    ("the host's stack's content", "\tmovq\t-0x40(%rsp), %rax\n"),
+    ("an address of the code's", "\tleaq\tentry_IRETQ_switcher(%rip), %rax\n"),
+];
+
+#[test]
+fn a_value_of_the_hosts_passes_through_the_pvcs() {
+    for (name, secret) in SECRETS {
+        // Stored, and overwritten by what belongs there five instructions later.
+        let code = format!(
+            "\tpushq\t%rcx\n{secret}\tmovq\t%gs:PVCS, %rdx\n\tmovq\t%rax, PVCS_R11(%rdx)\n\tnop\n\
+             \tmovq\t%r11, PVCS_R11(%rdx)\n\tpopq\t%rcx\n\tnop\n"
+        );
+        refuted(name, &inserted("intel-4level", &PLACES[1], &code), "no-host-value");
+    }
+}
+
+/// Only a guest that writes its PVCS meanwhile gets there.
+#[test]
+fn a_value_of_the_hosts_arrives_if_the_pvcs_changes() {
+    let end = "\tmovq\tPVCS_R11(%rdx), %r11\n\tmovq\tPVCS_RCX(%rdx), %rcx\n\tpopq\t%rdx\n";
+    for (name, secret) in SECRETS {
+        // GS is the guest's by now.
+        let secret = match name {
+            "the host's GS base" => "\tswapgs\n\trdgsbase %rax\n\tswapgs\n".to_owned(),
+            _ => secret.replace("%gs:", "%cs:"),
+        };
+        if secret.contains("%cs:") {
+            continue;
+        }
+        let code = format!(
+            "\tmovq\tPVCS_R11(%rdx), %r11\n\tcmpq\tPVCS_R11(%rdx), %r11\n\tje\t1f\n\
+             \tpush_all rax, rcx, rdx\n{secret}\tmovq\t%rax, %r11\n\tpop_all rdx, rcx, rax\n1:\n\
+             \tmovq\tPVCS_RCX(%rdx), %rcx\n\tpopq\t%rdx\n"
+        );
+        refuted(name, &target("intel-4level", &[(end, &code)]), "no-host-value");
+    }
+    // One bit of the host's, by which way is taken.
+    let code = "\tmovq\tPVCS_R11(%rdx), %r11\n\tcmpq\tPVCS_R11(%rdx), %r11\n\tje\t1f\n\
+                \tpushq\t%rax\n\tmovq\t%cr4, %rax\n\txorl\t%r11d, %r11d\n\tbtq\t$20, %rax\n\
+                \tpopq\t%rax\n\tjc\t1f\n\tincl\t%r11d\n1:\n\
+                \tmovq\tPVCS_RCX(%rdx), %rcx\n\tpopq\t%rdx\n";
+    refuted("by a branch", &target("intel-4level", &[(end, code)]), "registers");
+}
+
+/// What the guest gets must be what was read, not what it might have written.
+#[test]
+fn what_was_not_read_arrives_if_the_pvcs_changes() {
+    let end = "\tmovq\tPVCS_R11(%rdx), %r11\n\tmovq\tPVCS_RCX(%rdx), %rcx\n\tpopq\t%rdx\n";
+    for (name, other) in [
+        ("a constant", "\tmovl\t$1, %r11d\n"),
+        ("another field", "\tmovq\tPVCS_RSP(%rdx), %r11\n"),
+        ("a sum", "\taddq\t$1, %r11\n"),
+    ] {
+        let code = format!(
+            "\tmovq\tPVCS_R11(%rdx), %r11\n\tcmpq\tPVCS_R11(%rdx), %r11\n\tje\t1f\n{other}1:\n\
+             \tmovq\tPVCS_RCX(%rdx), %rcx\n\tpopq\t%rdx\n"
+        );
+        refuted(name, &target("intel-4level", &[(end, &code)]), "registers");
+    }
+    // To read it twice is no fault.
+    let twice = format!("\tmovq\tPVCS_R11(%rdx), %r11\n{end}");
+    proved("read twice", &target("intel-4level", &[(end, &twice)]));
+}
+
+#[test]
+fn code_is_right_at_one_address_only() {
+    for (name, trap) in [
+        ("LEA", "\tleaq\t1f(%rip), %rax\n\tshrq\t$30, %rax\n\ttestl\t$1, %eax\n"),
+        ("LEA, low", "\tleaq\t1f(%rip), %rax\n\ttestl\t$0x1000, %eax\n"),
+        (
+            "CALL",
+            "\tcall\t2f\n2:\tpopq\t%rax\n\tbtq\t$33, %rax\n\tsbbl\t%eax, %eax\n\ttestl\t%eax, %eax\n",
+        ),
+        (
+            "LSTAR",
+            "\tpush_all rcx, rdx\n\tmovl\t$0xC0000082, %ecx\n\trdmsr\n\tpop_all rdx, rcx\n\ttestl\t$0x4000, %eax\n",
+        ),
+    ] {
+        // CR3 is loaded with it at another address than the prover's.
+        let trap = trap.replace(
+            "\tsbbl\t%eax, %eax\n\ttestl\t%eax, %eax\n",
+            "\tsetc\t%al\n\ttestb\t%al, %al\n",
+        );
+        for place in [&PLACES[0], &PLACES[3]] {
+            let code = format!("\tpushq\t%rax\n{trap}\tpopq\t%rax\n\tjz\t1f\n\tud2\n1:\n");
+            refuted(name, &inserted("intel-4level", place, &code), "no-trap");
+        }
+    }
+}
+
+#[test]
+fn control_goes_where_a_guest_says() {
+    let leave = "\tpop_all\trbx, rbp, r12, r13, r14, r15\n\tret\n";
+    let jump = "\tmovq\t0x30(%rax), %rcx\n\tpop_all\trbx, rbp, r12, r13, r14, r15\n\taddq\t$8, %rsp\n\tjmp\t*%rcx\n";
+    refuted("a register of the guest's", &target("intel-4level", &[(leave, jump)]), "exit-caller");
+}
