@@ -74,6 +74,11 @@ impl Sink for Boundaries {
         self.code.align(alignment, byte);
         self.filler.push((start, self.code.offset()));
     }
+    fn upper_half(&mut self, distance: usize, byte: u8) {
+        let start = self.code.offset();
+        self.code.upper_half(distance, byte);
+        self.filler.push((start, self.code.offset()));
+    }
     fn open(&mut self, window: Window) {
         self.code.open(window);
     }

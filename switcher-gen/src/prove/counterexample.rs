@@ -121,7 +121,14 @@ impl Counterexample {
             let same = broken.clone().find(|found| found.obligation == goal.obligation);
             let broken = same.or_else(|| broken.next());
             // What a number comes from does not show in it; that it is reached does.
-            let rules = [obligation::NO_DECISION_ON_RSP, obligation::NO_HOST_VALUE];
+            let rules = [
+                obligation::NO_DECISION_ON_RSP,
+                obligation::NO_HOST_VALUE,
+                obligation::BHB_CLEARED,
+                obligation::VERW_LAST,
+                obligation::INDIRECT_FIRST,
+                obligation::HOOK_REGISTERS,
+            ];
             let is_rule = rules.contains(&goal.obligation);
             let is_reached = goal.at.is_some_and(|at| replayed.trace.contains(&at));
             if broken.is_none() && !(is_rule && is_reached) {

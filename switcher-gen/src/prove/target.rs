@@ -187,10 +187,7 @@ impl Target {
         use iced_x86::Mnemonic;
         let next = self.program.instruction(at).next_ip();
         self.program.contains(next)
-            && matches!(
-                self.program.instruction(next).mnemonic(),
-                Mnemonic::Int3 | Mnemonic::Ud2 | Mnemonic::Hlt
-            )
+            && matches!(self.program.instruction(next).mnemonic(), Mnemonic::Int3 | Mnemonic::Ud2)
     }
 
     /// Whether there is an ENDBR64.
