@@ -108,11 +108,11 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; percpu mov rcx, QWORD [PerCpu::tss_extra + TssExtra::host_cr3]
         ; mov   cr3, rcx
         ; =>Label::FatalHook
-        ; push  BYTE RFlags::HOST_EXIT.imm8()
-        ; popfq
     );
     clear_registers(a, Cleared::default());
     asm!(a
+        ; push  BYTE RFlags::HOST_EXIT.imm8()
+        ; popfq
         ; push  rax
         ; call  extern HostSymbol::FATAL
         ; =>Label::NoHook
@@ -183,12 +183,10 @@ fn interruption<S: Sink>(a: &mut S, variant: &Variant) {
         ; =>Label::InterruptionHook
     );
     let left = mitigations::before_hook(a, variant);
+    clear_registers(a, left);
     asm!(a
         ; push  BYTE RFlags::HOST_EXIT.imm8()
         ; popfq
-    );
-    clear_registers(a, left);
-    asm!(a
         ; push  rax
         ; cmp   BYTE [BYTE rdi + PtRegs::orig_ax + OrigAx::reason.low_byte()], vector::MC.cast_signed()
         ; je    BYTE =>Label::McHook

@@ -481,7 +481,7 @@ fn call<D: Domain>(
         let is_free = !is_steered(d, machine.get(register));
         watch.goal(obligation::HOOK_REGISTERS, d.bit(is_free), register.name());
     }
-    let is_free = !is_steered(d, machine.rflags(d));
+    let is_free = !is_steered(d, d.mask(machine.rflags(d), ARITHMETIC));
     watch.goal(obligation::HOOK_REGISTERS, d.bit(is_free), "RFLAGS");
     if is_fatal {
         let next = target.program.instruction(at).next_ip();
