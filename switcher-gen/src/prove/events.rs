@@ -476,14 +476,8 @@ fn call<D: Domain>(
     let host_flags = d.mask(machine.rflags(d), unwanted.bits());
     watch.equal(d, obligation::HOOK_FLAGS, "DF, AC, NT, TF, IF", d.word(0), host_flags);
     frame(d, machine, watch, interrupted, orig_ax);
-    let told = |register| !matches!(register, Gpr::Rdi | Gpr::Rsp);
-    for register in Gpr::ALL.into_iter().filter(|register| told(*register)) {
-        let is_free = !is_steered(d, machine.get(register));
-        watch.goal(obligation::HOOK_REGISTERS, d.bit(is_free), register.name());
-    }
-    let is_free = !is_steered(d, d.mask(machine.rflags(d), ARITHMETIC));
-    watch.goal(obligation::HOOK_REGISTERS, d.bit(is_free), "RFLAGS");
     if is_fatal {
+        untold(d, machine, watch);
         let next = target.program.instruction(at).next_ip();
         let is_trap = target.program.contains(next)
             && target.program.instruction(next).mnemonic() == Mnemonic::Ud2;
@@ -497,6 +491,7 @@ fn call<D: Domain>(
     watch.at_return(d, machine, false, true, within);
     watch.returned();
     watch.equal(d, obligation::SPEC_CTRL, "SPEC_CTRL", spec_ctrl, machine.msrs.spec_ctrl);
+    untold(d, machine, watch);
     let (Some(depth), Some(place)) = (depth, machine.memory.locate(d, rsp, 8, machine.cr3)) else {
         return true;
     };
@@ -515,6 +510,18 @@ fn call<D: Domain>(
         stack.cells[..end].copy_from_slice(&below[..end]);
     }
     false
+}
+
+/// Nothing but the frame says what was interrupted: what a guest has left in registers would be there
+/// for whatever the host's code does speculatively.
+fn untold<D: Domain>(d: &D, machine: &Machine<D>, watch: &mut Watch<'_, D>) {
+    let told = |register| matches!(register, Gpr::Rdi | Gpr::Rsp);
+    for register in Gpr::ALL.into_iter().filter(|register| !told(*register)) {
+        let is_free = !is_steered(d, machine.get(register));
+        watch.goal(obligation::HOOK_REGISTERS, d.bit(is_free), register.name());
+    }
+    let is_free = !is_steered(d, d.mask(machine.rflags(d), ARITHMETIC));
+    watch.goal(obligation::HOOK_REGISTERS, d.bit(is_free), "RFLAGS");
 }
 
 /// The `PtRegs` that RDI points to.
