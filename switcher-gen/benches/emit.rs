@@ -72,6 +72,10 @@ impl Sink for Dynasmrt {
     fn align(&mut self, alignment: usize, byte: u8) {
         self.assembler.align(alignment, byte);
     }
+    fn upper_half(&mut self, distance: usize, byte: u8) {
+        let ahead = self.assembler.offset().0 + distance;
+        self.assembler.extend(&[byte; LINE][..to_upper_half(ahead)]);
+    }
     fn open(&mut self, _: Window) {}
     fn close(&mut self, _: Window) {}
 }

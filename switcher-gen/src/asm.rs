@@ -378,6 +378,62 @@ pub struct Relocation {
     pub addend: i32,
 }
 
+/// The bytes of a cache line. Images start at a multiple of it.
+pub const LINE: usize = 64;
+
+/// How many bytes further on the byte at `offset` would be in the upper half of a line.
+#[must_use]
+pub const fn to_upper_half(offset: usize) -> usize {
+    let half = LINE / 2;
+    if offset & half == 0 { half - offset % half } else { 0 }
+}
+
+/// A [`Sink`] that only counts: how long is what is to come? It does not align.
+pub(crate) struct Length {
+    bytes: usize,
+    placement: Placement,
+}
+
+impl Length {
+    /// Nothing yet.
+    pub(crate) const fn new(placement: Placement) -> Self {
+        Self { bytes: 0, placement }
+    }
+
+    /// How many bytes there were.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Sink for Length {
+    #[inline]
+    fn push(&mut self, _byte: u8) {
+        self.bytes += 1;
+    }
+    #[inline]
+    fn extend(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len();
+    }
+    fn dynamic_label(&mut self, _label: Label) {}
+    fn dynamic_reloc(&mut self, _: Label, _: isize, _: u8, _: u8, _: u8) {}
+    fn value_reloc(&mut self, _: impl Into<External>, _: u8, _: u8, _: u8) {}
+    fn align(&mut self, _alignment: usize, _byte: u8) {
+        unreachable!("how long that is depends on where it is");
+    }
+    fn upper_half(&mut self, distance: usize, byte: u8) {
+        self.align(distance, byte);
+    }
+    fn place(&mut self, placement: Placement) {
+        self.placement = placement;
+    }
+    fn placement(&self) -> Placement {
+        self.placement
+    }
+    fn open(&mut self, _window: Window) {}
+    fn close(&mut self, _window: Window) {}
+}
+
 /// What emitters write to. The first group is `dynasm!`'s vocabulary, the second is ours; the notes
 /// of the third are for listings, and `asm!` makes them.
 pub trait Sink {
@@ -407,6 +463,9 @@ pub trait Sink {
     );
     /// Fills up to a multiple of `alignment` with `byte`.
     fn align(&mut self, alignment: usize, byte: u8);
+    /// Fills with `byte` until the byte that lies `distance` bytes ahead is in the upper half of its
+    /// line of [`LINE`] bytes. What is filled must be nothing that is executed.
+    fn upper_half(&mut self, distance: usize, byte: u8);
 
     /// A signed byte.
     fn push_i8(&mut self, value: i8) {
@@ -661,6 +720,11 @@ impl Sink for CodeBuffer {
         self.code.bytes.resize(aligned, byte);
     }
 
+    fn upper_half(&mut self, distance: usize, byte: u8) {
+        let here = self.code.bytes.len();
+        self.code.bytes.resize(here + to_upper_half(here + distance), byte);
+    }
+
     fn place(&mut self, placement: Placement) {
         self.placement = placement;
     }
@@ -714,6 +778,21 @@ mod tests {
         let code = a.finish().unwrap();
         assert_eq!(code.bytes, [0xEB, 7, 0x90, 0x0F, 0x85, 0xF9, 0xFF, 0xFF, 0xFF, 0xEB, 0xF7],);
         assert_eq!(code.labels[Label::Iretq as usize], Some(9));
+    }
+
+    #[test]
+    fn a_byte_ahead_is_moved_to_the_upper_half_of_its_line() {
+        for start in 0..2 * LINE {
+            for distance in [0, 1, 31, 32, 63, 64, 100] {
+                let mut a = CodeBuffer::new();
+                a.extend(&[0x90; 2 * LINE][..start]);
+                a.upper_half(distance, 0xCC);
+                let (here, there) = (a.offset() as usize, a.offset() as usize + distance);
+                assert_ne!(there & 32, 0, "{start} {distance}");
+                // By no more than it takes.
+                assert!(here == start || there % LINE == LINE / 2, "{start} {distance}");
+            }
+        }
     }
 
     #[test]

@@ -278,8 +278,9 @@ impl Image {
         })
     }
 
-    /// What an image's address must be a multiple of: a cache line, for the branches of mitigations.
-    pub const ALIGNMENT: u64 = 64;
+    /// What an image's address must be a multiple of: a cache line. Where in theirs the branches of
+    /// mitigations and all RETs lie is a part of what they do.
+    pub const ALIGNMENT: u64 = crate::asm::LINE as u64;
 }
 
 /// An image at the address it runs at.
@@ -457,6 +458,42 @@ mod tests {
             }
             assert_eq!(linked.address(Label::EventStubsEnd) % stride, 0);
         }
+    }
+
+    /// Instruction by instruction, whatever is executed of them (hazards.md, rows 45 and 46).
+    #[test]
+    fn behind_each_return_is_a_trap_and_each_ret_is_in_the_upper_half_of_its_line() {
+        use iced_x86::{Decoder, DecoderOptions, FlowControl, Mnemonic};
+        let mut counted = [0; 2];
+        for variant in Variant::all() {
+            let image = Image::new(&variant).unwrap();
+            let base = 64 * Image::ALIGNMENT;
+            let code: Vec<_> =
+                Decoder::with_ip(64, image.bytes(), base, DecoderOptions::NONE).iter().collect();
+            for pair in code.windows(2) {
+                let [one, next] = pair else { unreachable!("two") };
+                let is_iretq = one.mnemonic() == Mnemonic::Iretq;
+                let is_branch = matches!(
+                    one.flow_control(),
+                    FlowControl::Return | FlowControl::IndirectBranch | FlowControl::IndirectCall
+                );
+                if !is_branch && !is_iretq {
+                    continue;
+                }
+                assert_eq!(next.mnemonic(), Mnemonic::Int3, "{variant}: {:#x}", one.ip());
+                counted[0] += 1;
+                let is_predicted = !matches!(
+                    one.mnemonic(),
+                    Mnemonic::Iretq | Mnemonic::Sysretq | Mnemonic::Sysret
+                );
+                if is_predicted {
+                    let half = (next.ip() - 1) & 32;
+                    assert_eq!(half, 32, "{variant}: {:#x}", one.ip());
+                    counted[1] += 1;
+                }
+            }
+        }
+        assert!(counted[0] > counted[1] && counted[1] >= Variant::all().count(), "{counted:?}");
     }
 
     #[test]

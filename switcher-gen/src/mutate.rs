@@ -8,14 +8,14 @@
 //!   specification does not speak of ([`Prover::equivalent`]);
 //! * a **hole**: neither. There must be none.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::LazyLock;
 
 use iced_x86::{
     BlockEncoder, BlockEncoderOptions, Code, Decoder, DecoderOptions, FlowControl, Instruction,
-    InstructionBlock, MemoryOperand, OpKind, Register,
+    InstructionBlock, MemoryOperand, Mnemonic, OpKind, Register,
 };
 
 use crate::layout::{
@@ -37,6 +37,12 @@ pub enum Operator {
     Size,
     Register,
     Branch,
+    /// What only looks like the instruction, in what a CPU does beside executing it.
+    Lookalike,
+    /// A call of a RET is inserted.
+    Return,
+    /// The code around a RET lies in the other half of its cache line.
+    Line,
 }
 
 impl Operator {
@@ -53,6 +59,9 @@ impl Operator {
             Self::Size => "size",
             Self::Register => "register",
             Self::Branch => "branch",
+            Self::Lookalike => "lookalike",
+            Self::Return => "return",
+            Self::Line => "line",
         }
     }
 }
@@ -69,6 +78,8 @@ pub struct Mutant {
     /// What it is now.
     pub changed: String,
     edit: Edit,
+    /// The bytes that the instruction has.
+    length: usize,
     listing: Rc<Listing>,
 }
 
@@ -81,6 +92,10 @@ enum Edit {
     Duplicate(usize),
     /// The next one first.
     Swap(usize),
+    /// A call of a RET in front of it.
+    Return(usize),
+    /// It and what is around it, so many bytes further on.
+    Shift(usize, u64),
 }
 
 /// What became of a mutant.
@@ -103,6 +118,9 @@ pub enum Fate {
 struct Listing {
     target: Target,
     instructions: Vec<Instruction>,
+    /// The addresses of those with filler in front, or nothing. They stay where they are in their
+    /// cache lines, as long as there is room.
+    starts: BTreeSet<u64>,
 }
 
 /// Every mutant of `target`, in a stable order.
@@ -149,12 +167,33 @@ impl Mutant {
     #[must_use]
     pub fn target(&self) -> Option<Target> {
         let mut instructions = self.listing.instructions.clone();
+        let mut shift = None;
         match self.edit {
             Edit::Replace(index, changed) => {
                 let at = instructions[index].ip();
                 instructions[index] = changed;
                 instructions[index].set_ip(at);
             }
+            Edit::Return(index) => {
+                // Whoever jumped to the instruction comes to the call first.
+                let [at, ret, trap, behind] =
+                    [0, 8, 16, 24].map(|by| self.listing.target.program.base() - 64 + by);
+                let old = instructions[index].ip();
+                instructions[index].set_ip(behind);
+                let made = [
+                    Instruction::with_branch(Code::Call_rel32_64, ret).ok()?,
+                    Instruction::with_branch(Code::Jmp_rel8_64, behind).ok()?,
+                    Instruction::with(Code::Retnq),
+                    Instruction::with(Code::Int3),
+                ];
+                let places = [old, at, ret, trap];
+                let made = made.into_iter().zip(places).map(|(mut made, place)| {
+                    made.set_ip(place);
+                    made
+                });
+                instructions.splice(index..index, made);
+            }
+            Edit::Shift(index, by) => shift = Some((instructions[index].ip(), by)),
             Edit::Duplicate(index) => {
                 let mut copy = instructions[index];
                 // An address that nobody jumps to.
@@ -169,8 +208,34 @@ impl Mutant {
                 instructions[index + 1].set_ip(places[1]);
             }
         }
-        self.listing.assemble(&instructions)
+        self.listing.assemble(&instructions, shift)
     }
+
+    /// How many NOPs have the place of an instruction that was deleted.
+    pub(crate) fn nops(&self) -> usize {
+        match self.operator {
+            Operator::Delete => nops(self.length).len(),
+            _ => 0,
+        }
+    }
+}
+
+/// NOPs of so many bytes in all, without prefixes.
+fn nops(mut length: usize) -> Vec<&'static [u8]> {
+    const NOPS: [&[u8]; 6] = [
+        &[0x0F, 0x1F, 0x84, 0, 0, 0, 0, 0],
+        &[0x0F, 0x1F, 0x80, 0, 0, 0, 0],
+        &[0x0F, 0x1F, 0x44, 0, 0],
+        &[0x0F, 0x1F, 0x40, 0],
+        &[0x0F, 0x1F, 0],
+        &[0x90],
+    ];
+    let mut made = Vec::new();
+    while let Some(nop) = NOPS.into_iter().find(|nop| (1..=length).contains(&nop.len())) {
+        made.push(nop);
+        length -= nop.len();
+    }
+    made
 }
 
 impl Listing {
@@ -178,31 +243,40 @@ impl Listing {
         let program = &target.program;
         let mut decoder =
             Decoder::with_ip(64, program.bytes(), program.base(), DecoderOptions::NONE);
-        let mut instructions = Vec::new();
+        let mut instructions: Vec<Instruction> = Vec::new();
+        let mut starts = BTreeSet::new();
         while decoder.can_decode() {
             let instruction = decoder.decode();
+            let last = instructions.last().filter(|last| last.next_ip() == instruction.ip());
             // Filler is not executed, and not changed. Behind a call it is none: it stops whoever
-            // is predicted to return there.
-            let is_behind_call = instructions.last().is_some_and(|last: &Instruction| {
-                last.flow_control() == FlowControl::Call && last.next_ip() == instruction.ip()
+            // is predicted to return there; nor behind what leads elsewhere, whatever is predicted.
+            let is_trap = last.is_some_and(|last| {
+                let kinds = [FlowControl::Call, FlowControl::Return, FlowControl::IndirectBranch];
+                kinds.contains(&last.flow_control()) || last.mnemonic() == Mnemonic::Iretq
             });
-            let is_filler = instruction.code() == Code::Int3 && !is_behind_call;
+            let is_filler = instruction.code() == Code::Int3 && !is_trap;
             if !is_filler && !is_repeated(target, instruction.ip()) {
+                if last.is_none() {
+                    starts.insert(instruction.ip());
+                }
                 instructions.push(instruction);
             }
         }
-        Self { target: target.clone(), instructions }
+        Self { target: target.clone(), instructions, starts }
     }
 
-    /// The code without one instruction: a NOP has its place.
+    /// The code without one instruction: NOPs have its place, so that all else stays where it is.
     fn delete(self: &Rc<Self>, index: usize) -> Mutant {
         let original = self.instructions[index];
+        let bytes = nops(original.len()).concat();
+        let nops = Instruction::with_declare_byte(&bytes);
         Mutant {
             operator: Operator::Delete,
             at: original.ip(),
             original: original.to_string(),
             changed: "nothing".into(),
-            edit: Edit::Replace(index, Instruction::with(Code::Nopd)),
+            edit: Edit::Replace(index, nops.unwrap_or_else(|_| Instruction::with(Code::Nopd))),
+            length: original.len(),
             listing: Rc::clone(self),
         }
     }
@@ -213,8 +287,9 @@ impl Listing {
         let original = self.instructions[index];
         let text = original.to_string();
         let mut add = |operator, changed: String, edit| {
-            let (at, original, listing) = (original.ip(), text.clone(), Rc::clone(self));
-            found.push(Mutant { operator, at, original, changed, edit, listing });
+            let (at, length, listing) = (original.ip(), original.len(), Rc::clone(self));
+            let original = text.clone();
+            found.push(Mutant { operator, at, original, changed, edit, length, listing });
         };
         let one = |changed: Instruction| Edit::Replace(index, changed);
 
@@ -227,7 +302,15 @@ impl Listing {
         if flipped != original {
             add(Operator::Condition, flipped.to_string(), one(flipped));
         }
+        if is_sensitive(&original) {
+            add(Operator::Return, "behind a call of a RET".into(), Edit::Return(index));
+        }
+        if original.mnemonic() == Mnemonic::Ret {
+            let half = crate::asm::LINE as u64 / 2;
+            add(Operator::Line, format!("{half} bytes further on"), Edit::Shift(index, half));
+        }
         let each = [
+            (Operator::Lookalike, lookalikes(&original)),
             (Operator::Immediate, immediates(&original)),
             (Operator::Displacement, self.displacements(&original)),
             (Operator::Size, sizes(&original)),
@@ -265,6 +348,10 @@ impl Listing {
             .map(|other| {
                 let mut changed = *original;
                 changed.set_near_branch64(other);
+                // As near as it is, if it reaches.
+                if i8::try_from(other.wrapping_sub(original.next_ip()).cast_signed()).is_err() {
+                    changed.as_near_branch();
+                }
                 changed
             })
             .collect()
@@ -349,17 +436,16 @@ impl Listing {
 
     /// The code with these instructions; what led to an instruction leads there still. `None` if
     /// there is no such code.
-    fn assemble(&self, instructions: &[Instruction]) -> Option<Target> {
+    fn assemble(&self, instructions: &[Instruction], shift: Option<(u64, u64)>) -> Option<Target> {
         let base = self.target.program.base();
-        let block = InstructionBlock::new(instructions, base);
-        let options = BlockEncoderOptions::RETURN_NEW_INSTRUCTION_OFFSETS;
-        let encoded = BlockEncoder::encode(64, block, options).ok()?;
-        let moved: HashMap<u64, u64> = instructions
-            .iter()
-            .zip(&encoded.new_instruction_offsets)
-            .map(|(instruction, offset)| (instruction.ip(), base + u64::from(*offset)))
-            .collect();
-        let end = base + encoded.code_buffer.len() as u64;
+        let (mut bytes, mut moved) = (Vec::new(), HashMap::new());
+        for block in self.encode(instructions, shift)? {
+            bytes.resize((block.rip - base) as usize, FILLER);
+            bytes.extend(block.bytes);
+            moved.extend(block.places);
+        }
+        bytes.resize(bytes.len().max(self.target.program.bytes().len()), FILLER);
+        let end = base + bytes.len() as u64;
         let place = |old: u64| moved.get(&old).copied();
         // A window ends behind an instruction.
         let boundary = |old: u64| {
@@ -379,7 +465,7 @@ impl Listing {
             gates.iter().filter_map(moved).collect()
         });
         Some(Target {
-            program: Program::new(base, encoded.code_buffer),
+            program: Program::new(base, bytes),
             enter_guest: place(target.enter_guest)?,
             return_from_guest: place(target.return_from_guest)?,
             syscall_64: place(target.syscall_64)?,
@@ -391,6 +477,89 @@ impl Listing {
             returns: target.returns,
             setting: target.setting,
         })
+    }
+}
+
+/// INT3, between blocks.
+const FILLER: u8 = 0xCC;
+
+/// Instructions without filler between them, assembled.
+struct Block {
+    rip: u64,
+    bytes: Vec<u8>,
+    /// Where what was at an address is.
+    places: Vec<(u64, u64)>,
+}
+
+impl Listing {
+    /// The instructions, block by block: each where it was, or a cache line or some further on if
+    /// another has grown; the one with an address is shifted by so many bytes.
+    fn encode(
+        &self,
+        instructions: &[Instruction],
+        shift: Option<(u64, u64)>,
+    ) -> Option<Vec<Block>> {
+        let starts = (0..instructions.len())
+            .filter(|index| *index == 0 || self.starts.contains(&instructions[*index].ip()));
+        let starts: Vec<usize> = starts.collect();
+        let ends = starts.iter().skip(1).copied().chain([instructions.len()]);
+        let blocks: Vec<&[Instruction]> =
+            starts.iter().zip(ends).map(|(start, end)| &instructions[*start..end]).collect();
+        let mut rips: Vec<u64> = blocks.iter().map(|block| block[0].ip()).collect();
+        // What was inserted in front of the first has no address of its own.
+        rips[0] = self.target.program.base();
+        if let Some((at, by)) = shift {
+            let shifted = blocks.iter().position(|block| block.iter().any(|i| i.ip() == at))?;
+            rips[shifted] += by;
+        }
+        let line = crate::asm::LINE as u64;
+        // Each time, at least one more is where it stays.
+        for _ in 0..=blocks.len() {
+            let placed: Vec<_> = blocks
+                .iter()
+                .zip(&rips)
+                .map(|(block, rip)| InstructionBlock::new(block, *rip))
+                .collect();
+            let options = BlockEncoderOptions::RETURN_NEW_INSTRUCTION_OFFSETS;
+            let kept = options | BlockEncoderOptions::DONT_FIX_BRANCHES;
+            // As they are, unless that does not reach.
+            let encoded = BlockEncoder::encode_slice(64, &placed, kept)
+                .or_else(|_| BlockEncoder::encode_slice(64, &placed, options))
+                .ok()?;
+            let overlap = (1..rips.len()).find_map(|next| {
+                let end = rips[next - 1] + encoded[next - 1].code_buffer.len() as u64;
+                (end > rips[next]).then(|| (next, (end - rips[next]).next_multiple_of(line)))
+            });
+            if let Some((next, by)) = overlap {
+                rips[next..].iter_mut().for_each(|rip| *rip += by);
+                continue;
+            }
+            let made = encoded.into_iter().zip(&blocks).map(|(encoded, block)| {
+                let places = block.iter().zip(&encoded.new_instruction_offsets);
+                let places =
+                    places.map(|(i, offset)| (i.ip(), encoded.rip + u64::from(*offset))).collect();
+                Block { rip: encoded.rip, bytes: encoded.code_buffer, places }
+            });
+            return Some(made.collect());
+        }
+        None
+    }
+}
+
+/// Where a mitigation, or what one protects, is easily taken back.
+fn is_sensitive(instruction: &Instruction) -> bool {
+    use Mnemonic::{Call, Iretq, Lfence, Ret, Sysretq, Verw, Wrmsr};
+    [Call, Iretq, Lfence, Ret, Sysretq, Verw, Wrmsr].contains(&instruction.mnemonic())
+}
+
+/// Instructions that are taken for this one, and have not its effect on predictors and buffers.
+fn lookalikes(original: &Instruction) -> Vec<Instruction> {
+    match original.code() {
+        Code::Lfence => [Code::Mfence, Code::Sfence, Code::Pause].map(Instruction::with).into(),
+        Code::Verw_rm16 | Code::Verw_r32m16 | Code::Verw_r64m16 => {
+            Instruction::with1(Code::Verw_rm16, Register::AX).into_iter().collect()
+        }
+        _ => Vec::new(),
     }
 }
 

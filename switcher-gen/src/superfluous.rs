@@ -112,7 +112,9 @@ impl Search {
             None => Purpose::Unknown("the code without it cannot be assembled".into()),
             Some(without) => match prover.prove_in_order(&without, order) {
                 Ok(Verdict::Refuted(_)) | Err(_) => return None,
-                Ok(Verdict::Proved(_)) => self.shortens(&without).unwrap_or(Purpose::None),
+                Ok(Verdict::Proved(_)) => {
+                    self.shortens(&without, mutant.nops()).unwrap_or(Purpose::None)
+                }
                 Ok(Verdict::Unknown(why)) => Purpose::Unknown(why),
             },
         };
@@ -120,11 +122,11 @@ impl Search {
     }
 
     /// The path that is longer `without` an instruction, if there is one.
-    fn shortens(&self, without: &Target) -> Option<Purpose> {
+    fn shortens(&self, without: &Target, nops: usize) -> Option<Purpose> {
         let [with, without] = [&self.target, without].map(shortest);
         with.iter().find_map(|(path, &with)| {
-            // The NOP in its place does not count. Of what is only looked at, nothing is executed.
-            let without = without.get(path)?.saturating_sub(1);
+            // NOPs in its place do not count. Of what is only looked at, nothing is executed.
+            let without = without.get(path)?.saturating_sub(nops);
             let path = path.clone();
             (with < without).then_some(Purpose::Speed { path, with, without })
         })

@@ -53,6 +53,17 @@ fn without(target: &Target, text: &str, nth: usize) -> Target {
     changes(target, Operator::Delete, text, nth).remove(0).target().unwrap()
 }
 
+/// The code without the trap behind the `nth` of its calls that have one.
+#[track_caller]
+fn without_trap(target: &Target, nth: usize) -> Target {
+    let mutants = mutate::mutants_of(target, "int3");
+    let mut traps = mutants.iter().filter(|mutant| {
+        let call = target.program.instruction(mutant.at - 5);
+        mutant.operator == Operator::Delete && call.is_call_near() && call.next_ip() == mutant.at
+    });
+    traps.nth(nth).unwrap().target().unwrap()
+}
+
 /// The jump behind the `nth` instruction of this text, removed.
 #[track_caller]
 fn without_jump_behind(target: &Target, text: &str, nth: usize) -> Target {
@@ -153,7 +164,7 @@ fn row_9_a_window_one_instruction_short() {
         let mut ours = ours("intel-4level");
         let windows = ours.windows.as_mut().unwrap();
         let root = windows.iter_mut().find(|(window, _)| *window == Window::GuestRoot).unwrap();
-        // IRETQ and the jump behind it have two bytes, the first instruction five.
+        // The jump at the end has two bytes, the first instruction five.
         if end {
             root.1.end -= 2
         } else {
@@ -376,7 +387,7 @@ fn row_29_mitigations_left_out_or_out_of_order() {
         killed(&without(target, "lfence", 0), 29, "rsb-filled");
         let short = with(target, Operator::Immediate, "mov ecx,10h", 0, "mov ecx,0Fh");
         killed(&short, 29, "rsb-filled");
-        killed(&without(target, "int3", 0), 29, "rsb-filled");
+        killed(&without_trap(target, 0), 29, "rsb-filled");
     }
     // Returns are not untrained, or the last one is no RET of the thunk's.
     for name in ["amd-4level+untrain", "amd-la57-percpu+ibrs+untrain+rsb"] {
@@ -469,10 +480,12 @@ fn row_29_a_hook_in_the_middle_of_a_mitigation() {
     let amd = ours("amd-4level+ibpb+rsb");
     // Behind those of the entry and the exit: that of the hook, and that which undoes it.
     killed(&without(&intel, "wrmsr", 2), 29, "ibrs-first");
-    // The upper half, too.
-    for (text, nth) in [("wrmsr", 3), ("rdmsr", 0), ("mov r13d,eax", 0), ("mov r14d,edx", 0)] {
+    for (text, nth) in [("wrmsr", 3), ("rdmsr", 0)] {
         killed(&without(&intel, text, nth), 29, "spec-ctrl");
     }
+    // The upper half, too.
+    let swapped = changes(&intel, Operator::Swap, "push rdx", 4).remove(0).target().unwrap();
+    killed(&swapped, 29, "spec-ctrl");
     killed(&without(&amd, "wrmsr", 1), 29, "ibpb-first");
     killed(&without(&amd, "mov eax,1", 1), 29, "ibpb-first");
     for target in [&intel, &amd] {
@@ -509,6 +522,106 @@ fn row_29_a_hook_in_the_middle_of_a_mitigation() {
     let mut guessed = ibrs.clone();
     guessed.program.patch(jump + 1, &[over]);
     killed(&guessed, 29, "ibrs-first");
+}
+
+/// What a hook is told: by the frame, and by no register.
+#[test]
+fn row_47_a_register_of_what_was_interrupted_in_a_hook() {
+    for variant in ["intel-4level", "intel-la57-percpu+ibrs+rsb+bhb+verw", "amd-4level+untrain"] {
+        let ours = ours(variant);
+        let clears = ["ebx", "ebp", "r12d", "r13d", "r14d", "r15d", "esi", "r8d", "r11d"];
+        for register in clears {
+            let text = format!("xor {register},{register}");
+            let mutants = mutate::mutants_of(&ours, &text);
+            let deleted: Vec<_> =
+                mutants.iter().filter(|mutant| mutant.operator == Operator::Delete).collect();
+            // The last two: of NMI and #MC, and of what is fatal.
+            assert!(deleted.len() >= 2, "{variant}: {text}");
+            for mutant in &deleted[deleted.len() - 2..] {
+                killed(&mutant.target().unwrap(), 47, "hook-registers");
+            }
+        }
+    }
+    // What no sequence leaves known, and what the host's untraining leaves.
+    let nth = |target: &Target, text: &str| {
+        let mutants = mutate::mutants_of(target, text);
+        mutants.iter().filter(|mutant| mutant.operator == Operator::Delete).count() - 2
+    };
+    for (variant, text) in [
+        ("intel-4level", "xor ecx,ecx"),
+        ("intel-4level+bhb", "xor edx,edx"),
+        ("amd-4level+ibrs+untrain", "xor ecx,ecx"),
+        ("amd-4level+ibrs+untrain", "xor edx,edx"),
+    ] {
+        let ours = ours(variant);
+        killed(&without(&ours, text, nth(&ours, text)), 47, "hook-registers");
+    }
+    let untrain = ours("amd-4level+ibrs+untrain");
+    killed(&without(&untrain, "xor eax,eax", 0), 47, "hook-registers");
+}
+
+/// In each variant, each trap, and each RET's place.
+#[test]
+fn rows_45_and_46_behind_and_around_a_return() {
+    for variant in ["intel-4level+bhb", "amd-4level-percpu+ibpb", "intel-la57-current+ibrs+rsb+bhb"]
+    {
+        let original = ours(variant);
+        let prover = Prover::sharing(&Arc::default());
+        assert!(matches!(prover.prove(&original), Ok(Verdict::Proved(_))));
+        let mutants = mutate::mutants(&original);
+        let mut counted = [0; 2];
+        for mutant in &mutants {
+            let fate = || mutate::judge(&prover, &original, mutant);
+            if mutant.original == "int3" && mutant.operator == Operator::Delete {
+                let before = [1, 2, 3, 5].map(|by| original.program.instruction(mutant.at - by));
+                let of_call = before.iter().any(|i| i.is_call_near() && i.next_ip() == mutant.at);
+                let expected = if of_call { "rsb-filled" } else { "trapped" };
+                let fate = fate();
+                assert!(
+                    matches!(fate, Fate::Killed(name, _) if name == expected),
+                    "{mutant}: {fate:?}"
+                );
+                counted[0] += 1;
+            }
+            if mutant.operator == Operator::Line {
+                let fate = fate();
+                let is_asked = original.setting.variant.axes().mitigations.bhb;
+                let fits = match fate {
+                    Fate::Killed(name, _) => is_asked && name == "upper-half",
+                    // A RET elsewhere is the same RET to CPUs that have no such fault.
+                    Fate::Equivalent => !is_asked,
+                    _ => false,
+                };
+                assert!(fits, "{mutant}: {fate:?}");
+                counted[1] += 1;
+            }
+        }
+        assert!(counted[0] >= 6 && counted[1] >= 1, "{variant}: {counted:?}");
+    }
+}
+
+/// What has no effect is nothing.
+#[test]
+fn rows_42_and_43_what_only_looks_like_a_mitigation() {
+    let mut counted = 0;
+    for variant in ["intel-4level+rsb+bhb+verw", "amd-la57+rsb", "intel-4level-percpu+rsblite"] {
+        let original = ours(variant);
+        let prover = Prover::sharing(&Arc::default());
+        assert!(matches!(prover.prove(&original), Ok(Verdict::Proved(_))));
+        let mutants = mutate::mutants(&original);
+        for mutant in mutants.iter().filter(|mutant| mutant.operator == Operator::Lookalike) {
+            let fate = mutate::judge(&prover, &original, mutant);
+            let Fate::Killed(name, rows) = fate else { panic!("{mutant}: {fate:?}") };
+            let (expected, row) = match &*mutant.original {
+                "lfence" => (&["swapgs-fenced", "rsb-filled"][..], 43),
+                _ => (&["verw-last"][..], 42),
+            };
+            assert!(expected.contains(&name) && rows.contains(&row), "{mutant}: {name}");
+            counted += 1;
+        }
+    }
+    // Three for each LFENCE, of which events have two with `gs`, and each VERW.
+    assert_eq!(counted, 3 * 4 + 2 + 3 * 4 + 3 * 2);
 }
 
 #[test]
@@ -613,11 +726,11 @@ fn row_7_events_with_the_wrong_gs_and_an_iretq_that_is_not_recognised() {
         killed(&without(&ours, "swapgs", nth), 7, "memory");
     }
     // Back to the base that was interrupted, and before that to the host's.
-    killed(&without(&ours, "wrgsbase rbx", 0), 7, "resumed-gs");
+    killed(&without(&ours, "wrgsbase rax", 1), 7, "resumed-gs");
     // The hook of an NMI or a machine check, that of what is fatal. Where GS is needed for more than
     // the hook, that fails first.
     let per_cpu = self::ours("intel-4level-percpu");
-    for nth in [0, 1] {
+    for nth in [0, 2] {
         killed(&without(&ours, "wrgsbase rax", nth), 7, "memory");
         killed(&without(&per_cpu, "wrgsbase rax", nth), 7, "hook-gs");
     }
@@ -633,7 +746,7 @@ fn row_7_events_with_the_wrong_gs_and_an_iretq_that_is_not_recognised() {
 #[test]
 fn row_8_an_nmi_that_leaves_the_root_to_chance() {
     let ours = ours("intel-4level");
-    killed(&without(&ours, "mov cr3,r12", 0), 8, "resumed-root");
+    killed(&without(&ours, "mov cr3,rax", 1), 8, "resumed-root");
     // The hook of an NMI or a machine check, that of what is fatal.
     for nth in [1, 2] {
         killed(&without(&ours, "mov cr3,rcx", nth), 8, "hook-root");

@@ -330,9 +330,10 @@ fn an_indirect_jump_to_anything_under_ibt() {
     let label = ("\n\\name:\n", "\n\\name:\n\tendbr64\n");
     proved(&target("intel-4level-ibt", &[label]));
     let start = format!("\n{EXIT_START}");
-    let jump = format!("\tleaq\t1f(%rip), %rcx\n\tjmp\t*%rcx\n1:{EXIT_START}");
+    let jump = format!("\tleaq\t1f(%rip), %rcx\n\tjmp\t*%rcx\n\tint3\n1:{EXIT_START}");
     refuted(&target("intel-4level-ibt", &[label, (&start, &format!("\n{jump}"))]), "endbr");
-    let leave = "\tpop_all\trbx, rbp, r12, r13, r14, r15\n\taddq\t$8, %rsp\n\tjmp\t*-8(%rsp)\n";
+    let leave =
+        "\tpop_all\trbx, rbp, r12, r13, r14, r15\n\taddq\t$8, %rsp\n\tjmp\t*-8(%rsp)\n\tint3\n";
     let leaves = target("intel-4level-ibt", &[label, (LEAVE, leave)]);
     refuted(&leaves, "endbr");
 }
@@ -344,6 +345,326 @@ fn an_iretq_that_the_host_does_not_know() {
     let mut unknown = target("intel-4level", &[]);
     unknown.iretq = None;
     refuted(&unknown, "iretq-label");
+}
+
+// Mitigations that are there and have no effect (hazards.md, rows 41 to 46).
+
+/// Which mitigations a switcher written by hand has.
+#[derive(Clone, Copy, Default)]
+struct Parts {
+    ibrs: bool,
+    rsb: bool,
+    bhb: bool,
+    verw: bool,
+}
+
+const IBRS: Parts = Parts { ibrs: true, rsb: false, bhb: false, verw: false };
+const RSB: Parts = Parts { ibrs: false, rsb: true, bhb: false, verw: false };
+const BHB: Parts = Parts { ibrs: false, rsb: false, bhb: true, verw: false };
+const VERW: Parts = Parts { ibrs: false, rsb: false, bhb: false, verw: true };
+const ALL: Parts = Parts { ibrs: true, rsb: true, bhb: true, verw: true };
+
+const WRITE_SPEC_CTRL: &str = "\tmovl\t$0x48, %ecx\n\tmovl\t%gs:GS_TSS_EXTRA + 0x38, %eax\n\
+                               \txorl\t%edx, %edx\n\twrmsr\n";
+const FILL: &str = "\tmovl\t$16, %ecx\n21:\tcall\t22f\n\tint3\n22:\tcall\t23f\n\tint3\n\
+                    23:\taddq\t$16, %rsp\n\tdecl\t%ecx\n\tjnz\t21b\n";
+/// As Linux has it for CPUs with ITS.
+const HISTORY: &str = "\tmovl\t$5, %ecx\n\tcall\t31f\n\tjmp\t35f\n\
+                       \t.p2align\t6, 0xCC\n\t.skip\t32 - 5, 0xCC\n31:\tcall\t32f\n\tret\n\tint3\n\
+                       \t.p2align\t6, 0xCC\n\t.skip\t32 - 18, 0xCC\n32:\tmovl\t$5, %eax\n33:\tjmp\t34f\n\
+                       \tnop\n34:\tsubl\t$1, %eax\n\tjnz\t33b\n\tsubl\t$1, %ecx\n\tjnz\t31b\n\
+                       \tret\n\tint3\n35:\n";
+const FENCE: &str = "\tlfence\n";
+const CLEAR_BUFFERS: &str = "\tverw\tIRET_SS(%rsp)\n";
+/// The exit's RET, in the upper half of its line.
+const LAST_RET: &str = "\tjmp\t41f\n\t.p2align\t6, 0xCC\n\t.skip\t32, 0xCC\n41:\tret\n";
+
+/// The switcher written by hand, with mitigations, and `changes` of those.
+fn mitigated(parts: Parts, changes: &[Change<'_>]) -> Target {
+    let part = |is_there: bool, text: &'static str| if is_there { text } else { "" };
+    let enter_spec_ctrl = WRITE_SPEC_CTRL.replace("0x38", "0x3C");
+    let enter = format!("{ENTER}{}", if parts.ibrs { &enter_spec_ctrl } else { "" });
+    let frame = "\tswapgs\n\n\t/* SYSRETQ can load";
+    let verw = format!("\tswapgs\n{}\n\t/* SYSRETQ can load", part(parts.verw, CLEAR_BUFFERS));
+    let exit = format!(
+        "\tmovq\t%rax, %rbp\n{}{}{}{}\tmovq\t%rbp, %rax\n{EXIT}",
+        part(parts.ibrs, WRITE_SPEC_CTRL),
+        part(parts.rsb, FILL),
+        part(parts.bhb, HISTORY),
+        part(parts.rsb || parts.bhb, FENCE),
+    );
+    let leave = LEAVE.replace("\tret\n", LAST_RET);
+    let source = gas::replaced(
+        gas::SWITCHER,
+        &[(ENTER, &enter), (frame, &verw), (EXIT, &exit), (LEAVE, &leave)],
+    );
+    let source = gas::replaced(&source, changes);
+    let foreign = elf::read(&gas::assemble(&source, &[])).unwrap();
+    let name = |is_there: bool, name: &'static str| if is_there { name } else { "" };
+    let variant = format!(
+        "intel-4level{}{}{}{}",
+        name(parts.ibrs, "+ibrs"),
+        name(parts.rsb, "+rsb"),
+        name(parts.bhb, "+bhb"),
+        name(parts.verw, "+verw")
+    );
+    let variant: Variant = variant.parse().unwrap();
+    Target::foreign(&foreign, Setting::from(&variant)).unwrap()
+}
+
+/// In front of the exit's registers, where all mitigations are done.
+const DONE: &str = "\tmovq\t%rbp, %rax\n\tclear_all";
+/// Where none is.
+const NOT_DONE: &str = "\tmovq\t%rax, %rbp\n";
+/// To the next instruction, in the upper half of its line, and trapped.
+const INDIRECT: &str = "\tjmp\t51f\n\t.p2align\t6, 0xCC\n\t.skip\t32, 0xCC\n\
+                        51:\tleaq\t52f(%rip), %rcx\n\tjmp\t*%rcx\n\tint3\n52:\n";
+
+#[test]
+fn mitigations_by_hand_are_proved() {
+    for parts in [IBRS, RSB, BHB, VERW, ALL, Parts::default()] {
+        proved(&mitigated(parts, &[]));
+    }
+}
+
+#[test]
+fn an_indirect_branch_before_it_is_safe() {
+    let early = format!("{NOT_DONE}{INDIRECT}");
+    for parts in [IBRS, BHB, ALL] {
+        refuted(&mitigated(parts, &[(NOT_DONE, &early)]), "indirect-first");
+    }
+    // A call.
+    let call =
+        early.replace("jmp\t*%rcx\n\tint3\n52:\n", "call\t*%rcx\n\tint3\n52:\taddq\t$8, %rsp\n");
+    refuted(&mitigated(ALL, &[(NOT_DONE, &call)]), "indirect-first");
+    // Through memory.
+    let memory = early.replace("jmp\t*%rcx\n", "pushq\t%rcx\n\taddq\t$8, %rsp\n\tjmp\t*-8(%rsp)\n");
+    refuted(&mitigated(ALL, &[(NOT_DONE, &memory)]), "indirect-first");
+    // On the entry itself, before anything is decided.
+    let entry = "\tmovq\t%gs:TSS_SP0, %rsp\n\n\ttestq\t$NO_DS_TO_SMOD";
+    let at_once = format!(
+        "\tmovq\t%gs:TSS_SP0, %rsp\n\tpushq\t%rcx\n{INDIRECT}\tpopq\t%rcx\n\ttestq\t$NO_DS_TO_SMOD"
+    );
+    for parts in [IBRS, BHB, ALL] {
+        refuted(&mitigated(parts, &[(entry, &at_once)]), "indirect-first");
+    }
+    // On a direct switch.
+    let switch = "\tmovq\t%gs:SMOD_ENTRY, %rcx\n";
+    refuted(&mitigated(IBRS, &[(switch, &format!("{INDIRECT}{switch}"))]), "indirect-first");
+    // The guest's SPEC_CTRL is not what the host's code was restricted by.
+    let written = "\twrmsr\n\n\tmovq\t%gs:TSS_SP0";
+    let guests = format!("\twrmsr\n{INDIRECT}\n\tmovq\t%gs:TSS_SP0");
+    refuted(&mitigated(IBRS, &[(written, &guests)]), "indirect-first");
+    proved(&mitigated(IBRS, &[(ENTER, &format!("{INDIRECT}{ENTER}"))]));
+    // Afterwards it is as good as any of the host's; without these mitigations, everywhere.
+    let late = format!("{INDIRECT}{DONE}");
+    proved(&mitigated(IBRS, &[(DONE, &late)]));
+    for parts in [Parts::default(), VERW] {
+        proved(&mitigated(parts, &[(NOT_DONE, &early)]));
+    }
+}
+
+#[test]
+fn buffers_that_are_not_cleared_or_filled_again() {
+    let with = |code: &str| mitigated(VERW, &[(CLEAR_BUFFERS, code)]);
+    refuted(&with("\tpushq\t%rax\n\tmovl\t$0x18, %eax\n\tverw\t%ax\n\tpopq\t%rax\n"), "verw-last");
+    // A value of the host's, loaded, stored or read from elsewhere; and one that VERW comes too early for.
+    let again = |code: &str| with(&format!("{CLEAR_BUFFERS}{code}"));
+    refuted(&again("\tpushq\t%rsp\n\taddq\t$8, %rsp\n"), "verw-last");
+    refuted(&again("\tpushq\t%rax\n\tmovq\t%cr3, %rax\n\tpopq\t%rax\n"), "verw-last");
+    refuted(
+        &again("\tswapgs\n\tpushq\t%rax\n\tmovq\t%gs:HOST_RSP, %rax\n\tpopq\t%rax\n\tswapgs\n"),
+        "verw-last",
+    );
+    refuted(
+        &again("\tswapgs\n\tpushq\t%rax\n\trdgsbase %rax\n\tpopq\t%rax\n\tswapgs\n"),
+        "verw-last",
+    );
+    refuted(
+        &with("\tpushq\t%rax\n\tmovq\t%rsp, %rax\n\tverw\tIRET_SS + 8(%rsp)\n\tpopq\t%rax\n"),
+        "verw-last",
+    );
+    // Of the guest's own registers, anything may be.
+    proved(&again("\tpushq\t%rax\n\tpopq\t%rax\n"));
+}
+
+#[test]
+fn what_does_not_fence() {
+    for (parts, obligation) in [(RSB, "rsb-filled"), (BHB, "bhb-cleared")] {
+        for other in ["mfence", "sfence", "pause", "nop"] {
+            let other = format!("\t{other}\n");
+            refuted(&mitigated(parts, &[(FENCE, &other)]), obligation);
+        }
+        // A WRMSR need not serialise.
+        refuted(
+            &mitigated(
+                parts,
+                &[(FENCE, "\tmovl\t$0x49, %ecx\n\tmovl\t$1, %eax\n\txorl\t%edx, %edx\n\twrmsr\n")],
+            ),
+            obligation,
+        );
+        // MOV to CR3 does.
+        proved(&mitigated(parts, &[(FENCE, "\tmovq\t%gs:HOST_CR3, %rcx\n\tmovq\t%rcx, %cr3\n")]));
+    }
+    let late = format!("{FILL}{WRITE_SPEC_CTRL}");
+    let parts = Parts { ibrs: true, ..RSB };
+    refuted(&mitigated(parts, &[(WRITE_SPEC_CTRL, ""), (FILL, &late), (FENCE, "")]), "rsb-filled");
+    // Row 28.
+    let entry = "\nroutine entry_SYSCALL_64_switcher\n\tswapgs\n";
+    for fence in ["mfence", "sfence", "pause"] {
+        let either = format!(
+            "\nroutine entry_SYSCALL_64_switcher\n\ttestq\t%rcx, %rcx\n\tjz\t1f\n\
+             \tswapgs\n\tjmp\t2f\n1:\tswapgs\n2:\n\t{fence}\n"
+        );
+        refused(&[(entry, &either)], "swapgs-fenced");
+    }
+}
+
+#[test]
+fn a_return_stack_that_is_used_up() {
+    // A RET that no call of its own belongs to, once or for each entry.
+    let pop = "\tleaq\t1f(%rip), %rcx\n\tpushq\t%rcx\n\tret\n\tint3\n1:\n";
+    for times in [1, 2, 32] {
+        let used = format!("{FENCE}{}", pop.repeat(times));
+        refuted(&mitigated(RSB, &[(FENCE, &used)]), "rsb-filled");
+        let used = format!("{}{FENCE}", pop.repeat(times));
+        refuted(&mitigated(RSB, &[(FENCE, &used)]), "rsb-filled");
+    }
+    // Calls that are returned from fill nothing, and take nothing away.
+    let own = "\tcall\t61f\n\tint3\n\tjmp\t62f\n61:\taddq\t$1, (%rsp)\n\tret\n\tint3\n62:\n";
+    let pair = "\tcall\t61f\n\tjmp\t62f\n61:\tret\n\tint3\n62:\n";
+    proved(&mitigated(RSB, &[(FENCE, &format!("{FENCE}{pair}"))]));
+    assert!(
+        prove(&mitigated(RSB, &[(FENCE, &format!("{FENCE}{own}"))]))
+            .map_or(true, |verdict| !matches!(verdict, Verdict::Proved(_)))
+    );
+    let returned = "\tmovl\t$32, %ecx\n21:\tcall\t22f\n\tjmp\t23f\n22:\tret\n\tint3\n23:\tdecl\t%ecx\n\tjnz\t21b\n";
+    refuted(&mitigated(RSB, &[(FILL, returned)]), "rsb-filled");
+    // To somewhere else than right behind the trap: what is predicted to return goes on there.
+    let beside = FILL.replace("\tint3\n22:", "\tint3\n\tnop\n22:");
+    refuted(&mitigated(RSB, &[(FILL, &beside)]), "rsb-filled");
+    let gadget = FILL.replace("\tint3\n22:", "22:");
+    refuted(&mitigated(RSB, &[(FILL, &gadget)]), "rsb-filled");
+    let less = FILL.replace("$16, %ecx", "$15, %ecx");
+    refuted(&mitigated(RSB, &[(FILL, &less)]), "rsb-filled");
+    // On another call, which is not returned from.
+    let over = format!("{FENCE}\tcall\t71f\n\tnop\n71:\taddq\t$8, %rsp\n");
+    refuted(&mitigated(RSB, &[(FENCE, &over)]), "rsb-filled");
+}
+
+#[test]
+fn a_history_that_is_the_guests_again() {
+    let behind = |code: &str| mitigated(BHB, &[(FENCE, &format!("{FENCE}{code}"))]);
+    for condition in [
+        "\ttestq\t%r15, %r15\n",
+        // Which mode it is in, it chooses.
+        "\ttestq\t$MODE_SMOD, %gs:SWITCH_FLAGS\n",
+        "\tcmpq\t$0, %gs:TSS_SP2\n",
+        "\tcmpl\t$0, (%rbp)\n",
+    ] {
+        refuted(&behind(&format!("{condition}\tjz\t1f\n1:\n")), "bhb-cleared");
+        // Between the branches and their fence.
+        let before = format!("{condition}\tjz\t1f\n1:\n{FENCE}");
+        refuted(&mitigated(BHB, &[(FENCE, &before)]), "bhb-cleared");
+    }
+    refuted(&behind(INDIRECT), "bhb-cleared");
+    // What the host says, a guest has no hand in; nor in what is always taken.
+    proved(&behind("\tmovq\t%gs:HOST_CR3, %rcx\n\ttestq\t%rcx, %rcx\n\tjz\t1f\n1:\n"));
+    proved(&behind("\tmovl\t$3, %ecx\n1:\tdecl\t%ecx\n\tjnz\t1b\n"));
+}
+
+#[test]
+fn a_history_sequence_elsewhere_in_its_lines() {
+    let with =
+        |from: &str, to: &str| mitigated(BHB, &[(HISTORY, &gas::replaced(HISTORY, &[(from, to)]))]);
+    // A jump of the innermost loop leads to another line, or comes from one.
+    let split = with("\tnop\n34:", "\t.p2align\t6, 0xCC\n\t.skip\t16, 0x90\n34:");
+    refuted(&split, "bhb-cleared");
+    // Nor is the proof of the one taken for the other's: the same is executed.
+    let shared = std::sync::Arc::default();
+    let right = Prover::sharing(&shared).prove(&mitigated(BHB, &[]));
+    assert!(matches!(right, Ok(Verdict::Proved(_))), "{right:?}");
+    match Prover::sharing(&shared).prove(&split) {
+        Ok(Verdict::Refuted(found)) => assert_eq!(found.obligation.name, "bhb-cleared", "{found}"),
+        other => panic!("{other:?}"),
+    }
+    let split = with(
+        "\tsubl\t$1, %eax\n\tjnz\t33b\n",
+        "\tsubl\t$1, %eax\n\tjmp\t8f\n\t.p2align\t6, 0xCC\n8:\tjnz\t33b\n\t.skip\t24, 0x90\n",
+    );
+    refuted(&split, "bhb-cleared");
+    // Short of a round, of a branch.
+    refuted(&with("movl\t$5, %ecx", "movl\t$4, %ecx"), "bhb-cleared");
+    refuted(&with("movl\t$5, %eax", "movl\t$4, %eax"), "bhb-cleared");
+}
+
+#[test]
+fn spec_ctrl_is_the_hosts_and_was_written() {
+    // Undone before the RET.
+    let undone = format!("{WRITE_SPEC_CTRL}{}", WRITE_SPEC_CTRL.replace("0x38", "0x3C"));
+    refuted(&mitigated(IBRS, &[(WRITE_SPEC_CTRL, &undone)]), "ibrs-first");
+    // Left as it is if it is the host's already: a CPU may have to be told again.
+    let spared = format!(
+        "\tmovl\t$0x48, %ecx\n\trdmsr\n\tshlq\t$32, %rdx\n\torq\t%rdx, %rax\n\
+         \tmovl\t%gs:GS_TSS_EXTRA + 0x38, %ecx\n\tcmpq\t%rcx, %rax\n\tje\t81f\n{WRITE_SPEC_CTRL}81:\n"
+    );
+    refuted(&mitigated(IBRS, &[(WRITE_SPEC_CTRL, &spared)]), "ibrs-first");
+}
+
+#[test]
+fn nothing_stops_what_goes_straight_on() {
+    let traps = [
+        ("\tpopq\t%rsp\n\tsysretq\n\tud2\n", "\tpopq\t%rsp\n\tsysretq\n"),
+        ("\tsysretl\n\tud2\n", "\tsysretl\n\tnop\n"),
+        ("\tiretq\n\tud2\n", "\tiretq\n\tnop\n"),
+        ("\tret\n\tud2\n", "\tret\n\tnop\n"),
+        // Neither stops speculation.
+        ("\tret\n\tud2\n", "\tret\n\thlt\n"),
+        ("\tret\n\tud2\n", "\tret\n\tpause\n"),
+        // Behind the end of the code, nobody knows.
+        ("\tsysretl\n\tud2\n", "\tsysretl\n"),
+    ];
+    for (from, to) in traps {
+        refused(&[(from, to)], "trapped");
+    }
+    let jump = format!("\tleaq\t1f(%rip), %rcx\n\tjmp\t*%rcx\n1:{EXIT}");
+    refused(&[(EXIT, &jump)], "trapped");
+    let trapped = format!("\tleaq\t1f(%rip), %rcx\n\tjmp\t*%rcx\n\tint3\n1:{EXIT}");
+    proved(&target("intel-4level", &[(EXIT, &trapped)]));
+}
+
+#[test]
+fn a_return_in_the_lower_half_of_its_line() {
+    let lower = LAST_RET.replace("\t.skip\t32, 0xCC\n", "");
+    refuted(&mitigated(BHB, &[(LAST_RET, &lower)]), "upper-half");
+    // Its last byte decides.
+    let long = LAST_RET.replace("32, 0xCC\n41:\tret\n", "30, 0xCC\n41:\t.byte\t0xF3, 0xC3\n");
+    refuted(&mitigated(BHB, &[(LAST_RET, &long)]), "upper-half");
+    for (from, to) in [(".skip\t32 - 5, 0xCC\n", ""), ("\t.skip\t32 - 18, 0xCC\n", "")] {
+        let history = gas::replaced(HISTORY, &[(from, to)]);
+        refuted(&mitigated(BHB, &[(HISTORY, &history)]), "upper-half");
+    }
+    // An own RET where no guest is left yet.
+    let own =
+        format!("\tcall\t61f\n\tjmp\t62f\n\t.p2align\t6, 0xCC\n61:\tret\n\tint3\n62:\n{ENTER}");
+    refuted(&mitigated(BHB, &[(ENTER, &own)]), "upper-half");
+    // The same code, half a line further on.
+    let right = mitigated(BHB, &[]);
+    let bytes = [&[0xCC; 32][..], right.program.bytes()].concat();
+    let by = |at: u64| at + 32;
+    let moved = Target {
+        program: switcher_gen::machine::Program::new(right.program.base(), bytes),
+        enter_guest: by(right.enter_guest),
+        return_from_guest: by(right.return_from_guest),
+        syscall_64: by(right.syscall_64),
+        syscall_compat: right.syscall_compat.map(by),
+        iretq: right.iretq.map(by),
+        ..right
+    };
+    refuted(&moved, "upper-half");
+    // CPUs without the fault have no halves.
+    let setting = Setting::from(&Variant::REFERENCE);
+    proved(&Target { setting, ..mitigated(Parts::default(), &[(LAST_RET, &lower)]) });
 }
 
 // Already refused when they were written.
@@ -371,7 +692,8 @@ fn halves_and_widths() {
 
 #[test]
 fn the_return_address_is_taken_from_the_guest() {
-    let leave = "\tpop_all\trbx, rbp, r12, r13, r14, r15\n\taddq\t$8, %rsp\n\tjmp\t*8(%rax)\n";
+    let leave =
+        "\tpop_all\trbx, rbp, r12, r13, r14, r15\n\taddq\t$8, %rsp\n\tjmp\t*8(%rax)\n\tint3\n";
     refused(&[(LEAVE, leave)], "exit-caller");
 }
 

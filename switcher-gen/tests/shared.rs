@@ -143,18 +143,18 @@ fn where_code_lies_matters_where_an_address_is_a_value() {
     let call = exit("\tcall\t1f\n1:\taddq\t$8, %rsp\n");
     assert_eq!(sharing(&call, &moved(&call)), THEOREMS);
     // Only a RET does.
-    let call = exit("\tcall\t1f\n\tjmp\t2f\n1:\tret\n2:\n");
+    let call = exit("\tcall\t1f\n\tjmp\t2f\n1:\tret\n\tint3\n2:\n");
     assert_eq!(sharing(&call, &moved(&call)), THEOREMS);
     let address = exit("\tleaq\t1f(%rip), %rcx\n1:\n");
     assert_eq!(sharing(&address, &address), THEOREMS);
     assert_eq!(sharing(&address, &moved(&address)), THEOREMS - 3);
     // Nobody knows of it what it needs.
-    let jump = exit("\tleaq\t1f(%rip), %rcx\n\tjmp\t*%rcx\n1:\n");
+    let jump = exit("\tleaq\t1f(%rip), %rcx\n\tjmp\t*%rcx\n\tint3\n1:\n");
     assert_eq!(sharing(&jump, &moved(&jump)), THEOREMS - 3);
     // It shows on the way.
     let data = exit("\tmovl\tentry_SYSCALL_compat_switcher(%rip), %ecx\n");
     assert_eq!(sharing(&data, &data), THEOREMS - 3);
-    let ret = exit("\tleaq\t1f(%rip), %rcx\n\tpushq\t%rcx\n\tret\n1:\n");
+    let ret = exit("\tleaq\t1f(%rip), %rcx\n\tpushq\t%rcx\n\tret\n\tint3\n1:\n");
     assert_eq!(sharing(&ret, &ret), THEOREMS - 3);
 }
 
@@ -188,8 +188,8 @@ fn fatal_through_a_gap(code: &[u8], offset: usize) -> Target {
 /// What an INT has pushed is an address, and may lie where one did that a call has pushed.
 #[test]
 fn where_code_lies_matters_behind_an_int() {
-    // A call and its RET; and what reads the address that the INT has pushed.
-    let call = [0xE8, 2, 0, 0, 0, 0xEB, 1, 0xC3];
+    // A call and its RET, with a trap; and what reads the address that the INT has pushed.
+    let call = [0xE8, 2, 0, 0, 0, 0xEB, 2, 0xC3, 0xCC];
     let load = [0x48, 0x8B, 0x04, 0x24];
     for code in [&call[..], &load] {
         let [one, other] = [3, 4].map(|offset| fatal_through_a_gap(code, offset));
@@ -311,6 +311,97 @@ fn a_proof_without_mitigations_is_none_with_them() {
     assert_eq!(verdict_beside(&shared, &hooks), Some("verw-last"));
 }
 
+/// The same code so many bytes further on, at the same address.
+fn further_on(target: &Target, by: u64) -> Target {
+    let bytes = [&vec![0xCC; by as usize][..], target.program.bytes()].concat();
+    let mut moved = target.clone();
+    moved.program = Program::new(target.program.base(), bytes);
+    for at in [&mut moved.enter_guest, &mut moved.return_from_guest, &mut moved.syscall_64] {
+        *at += by;
+    }
+    for at in [&mut moved.syscall_compat, &mut moved.iretq].into_iter().flatten() {
+        *at += by;
+    }
+    for gate in moved.gates.iter_mut().flatten() {
+        gate.address += by;
+    }
+    for (_, range) in moved.windows.iter_mut().flatten() {
+        *range = range.start + by..range.end + by;
+    }
+    // Calls of hooks say how far they are.
+    moved.hooks.iter_mut().for_each(|hook| *hook += by);
+    moved
+}
+
+/// What a CPU does beside executing an instruction depends on where that is in its cache line, and on
+/// what is behind it: proofs that look at this are not shared with code where it is otherwise.
+#[test]
+fn halves_of_lines_and_what_lies_behind_are_not_shared() {
+    let right = ours(&"intel-4level+bhb".parse().unwrap());
+    let shared = Arc::<Shared>::default();
+    proved(Prover::sharing(&shared).prove(&right));
+    assert_eq!(verdict_beside(&shared, &further_on(&right, 64)), None);
+    assert_eq!(verdict_beside(&shared, &further_on(&right, 32)), Some("upper-half"));
+    assert_eq!(verdict_beside(&shared, &further_on(&right, 33)), Some("upper-half"));
+    // Without the mitigation, nobody looks at halves.
+    let without = reference();
+    proved(Prover::sharing(&shared).prove(&without));
+    assert_eq!(verdict_beside(&shared, &further_on(&without, 32)), None);
+    // Each trap that is not executed: a NOP is as long.
+    let mut untrapped = 0;
+    for target in [&right, &without] {
+        for mutant in mutate::mutants_of(target, "int3") {
+            let before = target.program.instruction(mutant.at - 2).mnemonic();
+            let is_return = matches!(before, iced_x86::Mnemonic::Iretq);
+            if mutant.operator == Operator::Delete && is_return {
+                let mut without = target.clone();
+                without.program.patch(mutant.at, &[0x90]);
+                assert_eq!(verdict_beside(&shared, &without), Some("trapped"));
+                untrapped += 1;
+            }
+        }
+    }
+    assert!(untrapped >= 4, "{untrapped}");
+}
+
+/// Mitigations are asked of each RET, where a theorem has none as a rule, too.
+#[test]
+fn a_ret_where_there_is_none_as_a_rule_is_judged_the_same_alone_and_shared() {
+    const ENTER: &str = "\tpush_all r15, r14, r13, r12, rbp, rbx\n";
+    let own = |align: &str| {
+        let pair = format!("\tcall\t1f\n\tjmp\t2f\n{align}1:\tret\n\tint3\n2:\n{ENTER}");
+        by_hand(&[(ENTER, &pair)])
+    };
+    let lower = "\t.p2align\t6, 0xCC\n";
+    for (name, expected) in
+        [("intel-4level+bhb", "upper-half"), ("intel-4level+ibrs", "ibrs-first")]
+    {
+        let code = own(lower);
+        let shared = Arc::<Shared>::default();
+        proved(Prover::sharing(&shared).prove(&code));
+        let setting = Setting::from(&name.parse::<Variant>().unwrap());
+        assert_eq!(verdict_beside(&shared, &Target { setting, ..code }), Some(expected), "{name}");
+    }
+    // The same of an indirect branch, where it is the first that is looked at.
+    let jump = format!("\tleaq\t1f(%rip), %rcx\n\tjmp\t*%rcx\n\tint3\n1:\n{ENTER}");
+    let jump = by_hand(&[(ENTER, &format!("{lower}{jump}"))]);
+    let shared = Arc::<Shared>::default();
+    proved(Prover::sharing(&shared).prove(&jump));
+    let setting = Setting::from(&"intel-4level+bhb".parse::<Variant>().unwrap());
+    assert!(verdict_beside(&shared, &Target { setting, ..jump }).is_some());
+}
+
+/// A sample of all variants, each alone and with the proofs of those before it.
+#[test]
+fn a_sample_of_variants_is_judged_the_same_both_ways() {
+    let shared = Arc::<Shared>::default();
+    for variant in Variant::all().step_by(211) {
+        let target = ours(&variant);
+        let alone = proved(Prover::default().prove(&target));
+        assert_eq!(proved(Prover::sharing(&shared).prove(&target)), alone, "{variant}");
+    }
+}
+
 #[test]
 fn a_mutant_is_not_taken_for_the_original() {
     let original = reference();
@@ -319,7 +410,7 @@ fn a_mutant_is_not_taken_for_the_original() {
     let judged = |target: &Target| verdict_beside(&shared, target);
     let mutants = mutate::mutants(&original);
     // Of what NMI and #MC do behind the hook: CR3 is not restored, or not to what it was.
-    let nmis = mutants.iter().filter(|mutant| mutant.original == "mov cr3,r12");
+    let nmis = mutants.iter().filter(|mutant| mutant.original == "mov cr3,rax");
     let refuted: Vec<_> =
         nmis.filter_map(mutate::Mutant::target).filter_map(|target| judged(&target)).collect();
     assert!(refuted.contains(&"resumed-root"), "{refuted:?}");

@@ -338,10 +338,36 @@ impl Instruction {
             let operands = operands.iter().map(|operand| operand.expand(sized));
             quote!(#(#words)* #(#operands),*)
         });
+        // Straight-line speculation behind it ends at once: see the crate's documentation.
+        let trap = self.wants_trap().then(|| {
+            quote! {
+                ;; #sink.source(::core::file!(), #line)
+                ; int3
+            }
+        });
         quote! {
             ;; #sink.source(::core::file!(), #line)
             #(#notes)*
             ; #code
+            #trap
+        }
+    }
+
+    /// Whether nothing behind it is ever executed, although a CPU may go on there for a while: it
+    /// has an indirect target, and no condition.
+    fn wants_trap(&self) -> bool {
+        let Some(mnemonic) = self.words.last().map(Ident::to_string) else { return false };
+        match mnemonic.as_str() {
+            "ret" | "retf" | "iret" | "iretd" | "iretq" | "sysret" | "sysretl" | "sysretq" => true,
+            "jmp" => self.operands.first().is_some_and(|target| match target {
+                Operand::Memory(_) => true,
+                // A register, and no label.
+                Operand::Verbatim(tokens) => {
+                    syn::parse2::<Expr>(tokens.clone()).is_ok_and(|value| is_register(&value))
+                }
+                Operand::Immediate { .. } => false,
+            }),
+            _ => false,
         }
     }
 }

@@ -173,6 +173,12 @@ pub fn derive_asm_layout(input: TokenStream) -> TokenStream {
 ///
 /// `endbr64`, `sysretq` and `sysretl`, which dynasm lacks.
 ///
+/// # Traps
+///
+/// Behind RET, IRET, SYSRET and JMP through a register or memory, `asm!` writes an INT3: nothing is
+/// executed there, but CPUs go on there before they know where the instruction leads (CVE-2021-26341,
+/// straight-line speculation). So no emitter can forget it.
+///
 /// # Notes for the listing
 ///
 /// In front of each instruction, `asm!` calls the sink's

@@ -93,6 +93,10 @@ impl Sink for Recorder {
         unreachable!("no test aligns");
     }
 
+    fn upper_half(&mut self, _: usize, _: u8) {
+        unreachable!("no test aligns");
+    }
+
     fn open(&mut self, _: Window) {
         unreachable!("asm! knows no windows");
     }

@@ -41,6 +41,9 @@ pub struct CodeSection {
     pub name: String,
     /// The addresses it covers; never empty.
     pub range: Range<u64>,
+    /// What its address will be a multiple of: what an object's asks for. A linked file's is where it
+    /// says that it is, or whole pages from there.
+    pub alignment: u64,
 }
 
 /// A place in an object, in the way disassemblers show it.
@@ -99,6 +102,17 @@ pub enum ReadError {
         "section `{section}` wants to be aligned to {alignment:#x}: use a power of two, at most {LIMIT:#x}"
     )]
     Alignment {
+        /// Its name.
+        section: String,
+        /// What it asks for.
+        alignment: u64,
+    },
+    /// A variant's mitigations depend on where in its cache lines the code lies.
+    #[error(
+        "section `{section}` is aligned to {alignment}, and the variant's mitigations depend on where \
+         code lies in its cache lines: align it to {line}", line = crate::asm::LINE
+    )]
+    Line {
         /// Its name.
         section: String,
         /// What it asks for.
@@ -327,11 +341,15 @@ fn text(name: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }
 
+/// Linked files are moved by whole pages only.
+const PAGE: u64 = 4096;
+
 /// A section of code, still in the file.
 struct Piece<'data> {
     index: SectionIndex,
     name: &'data [u8],
     address: u64,
+    alignment: u64,
     bytes: &'data [u8],
 }
 
@@ -341,7 +359,8 @@ impl<'data> Piece<'data> {
         if bytes.len() as u64 != section.size() {
             return Err(ReadError::NoContents { section: text(name) });
         }
-        Ok(Self { index: section.index(), name, address: section.address(), bytes })
+        let (address, alignment) = (section.address(), PAGE);
+        Ok(Self { index: section.index(), name, address, alignment, bytes })
     }
 }
 
@@ -361,7 +380,7 @@ fn relocatable_sections<'data>(file: &File<'data>) -> Result<Vec<Piece<'data>>, 
         if !alignment.is_power_of_two() || alignment > LIMIT {
             return Err(ReadError::Alignment { section: text(piece.name), alignment });
         }
-        piece.address = next.next_multiple_of(alignment);
+        (piece.address, piece.alignment) = (next.next_multiple_of(alignment), alignment);
         next = piece.address + piece.bytes.len() as u64;
         // Before the next one, so that the sum stays small.
         if next - Foreign::BASE > LIMIT {
@@ -402,7 +421,7 @@ impl Code {
             Self { base, bytes: Vec::new(), sections: Vec::new(), ranges: HashMap::new() };
         // As with symbols, a file's size is no limit for the sum of its names' lengths.
         let mut names = 0;
-        for Piece { index, name, address, bytes } in pieces {
+        for Piece { index, name, address, alignment, bytes } in pieces {
             let Some(end) = address.checked_add(bytes.len() as u64) else {
                 return Err(ReadError::WrapsAround { section: text(name) });
             };
@@ -423,7 +442,8 @@ impl Code {
             if names > LIMIT {
                 return Err(ReadError::TooLarge { what: "the names of sections" });
             }
-            code.sections.push(CodeSection { name: text(name), range: address..end });
+            let (name, range) = (text(name), address..end);
+            code.sections.push(CodeSection { name, range, alignment });
         }
         Ok(code)
     }

@@ -20,7 +20,7 @@
 use switcher_macros::asm;
 
 use super::event::{push_registers, swapgs};
-use super::mitigations;
+use super::mitigations::{self, Cleared};
 use crate::arch::{RFlags, Selectors, vector};
 use crate::asm::{HostSymbol, Label, Sink};
 use crate::layout::{
@@ -108,6 +108,9 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; percpu mov rcx, QWORD [PerCpu::tss_extra + TssExtra::host_cr3]
         ; mov   cr3, rcx
         ; =>Label::FatalHook
+    );
+    clear_registers(a, Cleared::default());
+    asm!(a
         ; push  BYTE RFlags::HOST_EXIT.imm8()
         ; popfq
         ; push  rax
@@ -129,16 +132,49 @@ fn from_guest<S: Sink>(a: &mut S, entry: Label, vector: u8) {
     );
 }
 
+/// No register but RDI, which points to the `PtRegs`, is one of what was interrupted: that may be a
+/// guest's, and is read by whatever the hook speculates on. RAX is the host's GS base or SPEC_CTRL, or
+/// a constant, unless [`Cleared`] says otherwise.
+#[rustfmt::skip]
+fn clear_registers<S: Sink>(a: &mut S, left: Cleared) {
+    a.comment("No register that a guest could steer speculation with.");
+    if left.untrained {
+        asm!(a ; xor eax, eax);
+    }
+    if !left.rcx_known {
+        asm!(a ; xor ecx, ecx);
+    }
+    if !left.rdx {
+        asm!(a ; xor edx, edx);
+    }
+    asm!(a
+        ; xor   ebx, ebx
+        ; xor   ebp, ebp
+        ; xor   esi, esi
+        ; xor   r8d, r8d
+        ; xor   r9d, r9d
+        ; xor   r10d, r10d
+        ; xor   r11d, r11d
+        ; xor   r12d, r12d
+        ; xor   r13d, r13d
+        ; xor   r14d, r14d
+        ; xor   r15d, r15d
+    );
+}
+
 /// NMI and #MC in ring 0: calls the hook, leaves no trace and goes on.
 #[rustfmt::skip]
 fn interruption<S: Sink>(a: &mut S, variant: &Variant) {
     asm!(a ; =>Label::Interruption);
     push_registers(a);
     asm!(a
-        /// Ring 0's. RBX and R12 keep over the call what is to be as it was.
-        ; rdgsbase rbx
-        ; mov   r12, cr3
-        ; mov   rax, QWORD [rsp + IstFrame::gs_base]
+        /// Ring 0's. What is to be as it was is kept on the stack: the hook gets no register of it.
+        ; mov   rdi, rsp
+        ; rdgsbase rax
+        ; push  rax
+        ; mov   rax, cr3
+        ; push  rax
+        ; mov   rax, QWORD [rdi + IstFrame::gs_base]
         ; wrgsbase rax
         ; percpu cmp QWORD [PerCpu::tss_extra + TssExtra::host_rsp], BYTE 0
         ; je    BYTE =>Label::InterruptionHook
@@ -146,11 +182,11 @@ fn interruption<S: Sink>(a: &mut S, variant: &Variant) {
         ; mov   cr3, rcx
         ; =>Label::InterruptionHook
     );
-    mitigations::before_hook(a, variant);
+    let left = mitigations::before_hook(a, variant);
+    clear_registers(a, left);
     asm!(a
         ; push  BYTE RFlags::HOST_EXIT.imm8()
         ; popfq
-        ; mov   rdi, rsp
         ; push  rax
         ; cmp   BYTE [BYTE rdi + PtRegs::orig_ax + OrigAx::reason.low_byte()], vector::MC.cast_signed()
         ; je    BYTE =>Label::McHook
@@ -163,8 +199,10 @@ fn interruption<S: Sink>(a: &mut S, variant: &Variant) {
     );
     mitigations::after_hook(a, variant);
     asm!(a
-        ; mov   cr3, r12
-        ; wrgsbase rbx
+        ; pop   rax
+        ; mov   cr3, rax
+        ; pop   rax
+        ; wrgsbase rax
         ; pop   r15
         ; pop   r14
         ; pop   r13

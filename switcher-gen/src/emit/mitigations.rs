@@ -13,8 +13,9 @@
 
 use switcher_macros::asm;
 
+use super::{FILLER, TRAPPED_RET};
 use crate::arch::Msr;
-use crate::asm::{HostSymbol, Label, Sink};
+use crate::asm::{HostSymbol, LINE, Label, Length, Sink};
 use crate::layout::{IretFrame, PerCpu, TssExtra};
 use crate::mitigations::Rsb;
 use crate::variant::Variant;
@@ -25,8 +26,6 @@ const RSB_ROUNDS: i32 = 16;
 /// ("Branch History Injection and Intra-mode Branch Target Injection", software sequence).
 const BHB_ROUNDS: i32 = 5;
 const BHB_BRANCHES: i32 = 5;
-/// Of the branches' code: their addresses are part of the history.
-const BHB_ALIGNMENT: usize = 64;
 
 /// The places within one copy of the sequences.
 struct Labels {
@@ -62,50 +61,51 @@ const HOOK: Labels = Labels {
     cleared: Label::HookBhbCleared,
 };
 
-/// What an exit does, on the host's root, stack and GS.
+/// What an exit does, on the host's root, stack and GS. [`ready`] comes next, and `to_ret` bytes
+/// behind its start a RET.
 ///
-/// **May be clobbered**: RAX, RCX, RDX, flags, and the host's stack below RSP. RCX and RDX are zero
-/// afterwards where [`Cleared`] says so: neither has to be cleared once more.
+/// **May be clobbered**: RAX, RCX, RDX, flags, and the host's stack below RSP.
 #[rustfmt::skip]
-pub(super) fn at_exit<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
+pub(super) fn at_exit<S: Sink>(a: &mut S, variant: &Variant, to_ret: usize) {
     if variant.axes().mitigations.ibrs {
         asm!(a
             /// SPEC_CTRL is the host's.
             ; mov   ecx, Msr::SpecCtrl.address().cast_signed()
         );
     }
-    sequences(a, variant, &EXIT)
+    sequences(a, variant, &EXIT, Some(to_ret));
 }
 
 /// The same before the hook of what has interrupted ring 0, on the host's root and GS and a stack
 /// of the IST.
 ///
-/// **May be clobbered**: RAX, RCX, RDX, flags, and the stack below RSP. R13D and R14D are kept for
-/// [`after_hook`].
+/// **May be clobbered**: RAX, RCX, RDX, flags, and the stack below RSP. If SPEC_CTRL is
+/// switched, it is on the stack afterwards, two words for [`after_hook`].
 #[rustfmt::skip]
-pub(super) fn before_hook<S: Sink>(a: &mut S, variant: &Variant) {
+pub(super) fn before_hook<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
     if variant.axes().mitigations.ibrs {
         asm!(a
             /// SPEC_CTRL is kept, its reserved half too, and is the host's.
             ; mov   ecx, Msr::SpecCtrl.address().cast_signed()
             ; rdmsr
-            ; mov   r13d, eax
-            ; mov   r14d, edx
+            ; push  rdx
+            ; push  rax
         );
     }
-    sequences(a, variant, &HOOK);
+    sequences(a, variant, &HOOK, None);
+    ready(a, variant)
 }
 
-/// What has no RET behind it but the guest's or an exit's, which has its own sequences. **May be
-/// clobbered**: RAX, RCX, RDX.
+/// What has no RET behind it but the guest's or an exit's, which has its own sequences. RSP is what it
+/// was behind [`before_hook`]. **May be clobbered**: RAX, RCX, RDX.
 #[rustfmt::skip]
 pub(super) fn after_hook<S: Sink>(a: &mut S, variant: &Variant) {
     if variant.axes().mitigations.ibrs {
         asm!(a
             /// SPEC_CTRL is as it was.
             ; mov   ecx, Msr::SpecCtrl.address().cast_signed()
-            ; mov   eax, r13d
-            ; mov   edx, r14d
+            ; pop   rax
+            ; pop   rdx
             ; wrmsr
         );
     }
@@ -123,11 +123,11 @@ pub(super) fn before_ring_0<S: Sink>(a: &mut S, variant: &Variant) {
     }
 }
 
-/// What comes before a RET of the host's. ECX is the number of SPEC_CTRL, if that is switched.
+/// What comes before a RET of the host's, but for what [`ready`] adds; `to_ret` bytes behind that is
+/// one of ours, if it is. ECX is the number of SPEC_CTRL, if that is switched.
 #[rustfmt::skip]
-fn sequences<S: Sink>(a: &mut S, variant: &Variant, labels: &Labels) -> Cleared {
+fn sequences<S: Sink>(a: &mut S, variant: &Variant, labels: &Labels, to_ret: Option<usize>) {
     let mitigations = variant.axes().mitigations;
-    let mut cleared = Cleared::default();
 
     if mitigations.ibrs {
         asm!(a
@@ -135,7 +135,6 @@ fn sequences<S: Sink>(a: &mut S, variant: &Variant, labels: &Labels) -> Cleared 
             ; xor   edx, edx
             ; wrmsr
         );
-        cleared.rdx = true;
     }
     if mitigations.ibpb {
         asm!(a
@@ -143,11 +142,10 @@ fn sequences<S: Sink>(a: &mut S, variant: &Variant, labels: &Labels) -> Cleared 
             ; mov   ecx, Msr::PredCmd.address().cast_signed()
             ; mov   eax, 1
         );
-        if !cleared.rdx {
+        if !mitigations.ibrs {
             asm!(a ; xor edx, edx);
         }
         asm!(a ; wrmsr);
-        cleared.rdx = true;
     }
     match mitigations.rsb {
         Rsb::Left => {}
@@ -173,7 +171,6 @@ fn sequences<S: Sink>(a: &mut S, variant: &Variant, labels: &Labels) -> Cleared 
                 ; dec   ecx
                 ; jnz   =>labels.fill
             );
-            cleared.rcx = true;
         }
     }
     if mitigations.bhb {
@@ -183,14 +180,32 @@ fn sequences<S: Sink>(a: &mut S, variant: &Variant, labels: &Labels) -> Cleared 
             ; call  =>labels.round
             ; jmp   =>labels.cleared
         );
-        a.align(BHB_ALIGNMENT, super::FILLER);
-        asm!(a
+        in_a_line(a, labels, Part::Call);
+        in_a_line(a, labels, Part::Branches);
+        if let Some(to_ret) = to_ret {
+            a.upper_half(to_ret, FILLER);
+        }
+        asm!(a ; =>labels.cleared);
+    }
+}
+
+/// The two parts of a round.
+#[derive(Clone, Copy)]
+enum Part {
+    Call,
+    Branches,
+}
+
+/// A part of a round: the call of its branches, or these.
+#[rustfmt::skip]
+fn part<S: Sink>(a: &mut S, labels: &Labels, part: Part) {
+    match part {
+        Part::Call => asm!(a
             ; =>labels.round
             ; call  =>labels.branches
             ; ret
-        );
-        a.align(BHB_ALIGNMENT, super::FILLER);
-        asm!(a
+        ),
+        Part::Branches => asm!(a
             ; =>labels.branches
             ; mov   eax, BHB_BRANCHES
             ; =>labels.branch
@@ -198,14 +213,29 @@ fn sequences<S: Sink>(a: &mut S, variant: &Variant, labels: &Labels) -> Cleared 
             ; nop
             ; =>labels.target
             ; dec   eax
-            ; jnz   =>labels.branch
+            ; jnz   BYTE =>labels.branch
             ; dec   ecx
-            ; jnz   =>labels.round
+            ; jnz   BYTE =>labels.round
             ; ret
-            ; =>labels.cleared
-        );
-        cleared.rcx = true;
+        ),
     }
+}
+
+/// Code that ends with a RET, in a line of its own: its branches' addresses are part of the history,
+/// and are what they are in the vendor's sequence. Its RET is in the upper half.
+fn in_a_line<S: Sink>(a: &mut S, labels: &Labels, of_round: Part) {
+    let mut length = Length::new(a.placement());
+    part(&mut length, labels, of_round);
+    a.align(LINE, FILLER);
+    a.upper_half(length.bytes() - TRAPPED_RET, FILLER);
+    part(a, labels, of_round);
+}
+
+/// All is done but to wait for it, and the host's part. Says what is in registers afterwards. **May
+/// be clobbered**: RAX, RCX, RDX, flags, and the stack below RSP.
+#[rustfmt::skip]
+pub(super) fn ready<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
+    let mitigations = variant.axes().mitigations;
     if mitigations.bhb || mitigations.rsb != Rsb::Left {
         asm!(a
             /// No RET is predicted before all of that is done.
@@ -217,16 +247,23 @@ fn sequences<S: Sink>(a: &mut S, variant: &Variant, labels: &Labels) -> Cleared 
             /// Nor as what the guest has trained. May change RAX, RCX and RDX.
             ; call  extern HostSymbol::UNTRAIN
         );
-        cleared = Cleared::default();
+        return Cleared { untrained: true, ..Cleared::default() };
     }
-    cleared
+    let msrs = mitigations.ibrs || mitigations.ibpb;
+    let loops = mitigations.bhb || mitigations.rsb == Rsb::Full;
+    Cleared { rcx: loops, rdx: msrs, rcx_known: loops || msrs, untrained: false }
 }
 
-/// Which registers the sequences have left zero.
+/// What the sequences have left in RAX, RCX and RDX.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Cleared {
+    /// Zero.
     pub(super) rcx: bool,
     pub(super) rdx: bool,
+    /// Zero, or the number of an MSR.
+    pub(super) rcx_known: bool,
+    /// Whatever the host's untraining leaves, in all three.
+    pub(super) untrained: bool,
 }
 
 /// What an entry starts with, on the host's root and GS. **May be clobbered**: RAX, RCX, RDX.

@@ -40,11 +40,15 @@ pub(crate) use event_stubs::stride;
 
 use switcher_macros::asm;
 
-use crate::asm::{Label, Sink};
+use crate::asm::{Label, Length, Sink};
 use crate::variant::Variant;
 
 /// INT3: what fills gaps, so that a jump into one stops at once.
 const FILLER: u8 = 0xCC;
+/// A RET and the trap behind it, which `asm!` writes. CPUs that do not keep the targets of indirect
+/// branches apart (ITS, CVE-2024-28956) do so for those in the upper half of a cache line: there all
+/// RETs of an image are. They get there by filler where nothing is executed.
+const TRAPPED_RET: usize = 2;
 /// Entry points start on a boundary of the size CPUs fetch at.
 const ENTRY_ALIGNMENT: usize = 16;
 
@@ -55,13 +59,30 @@ pub fn switcher<S: Sink>(a: &mut S, variant: &Variant) {
     return_to_guest::emit(a, variant);
     a.align(ENTRY_ALIGNMENT, FILLER);
     syscall_64::emit(a, variant);
-    return_from_guest::emit(a, variant);
+    exit(a, variant);
     a.align(ENTRY_ALIGNMENT, FILLER);
     syscall_compat::emit(a, variant);
     a.align(ENTRY_ALIGNMENT, FILLER);
     event::emit(a, variant);
     event_ist::emit(a, variant);
     event_stubs::emit(a, variant);
+}
+
+/// An exit by SYSCALL, and what is common to all exits, whose RET is in the upper half of its line.
+/// Nothing falls through to here, so that there may be filler.
+fn exit<S: Sink>(a: &mut S, variant: &Variant) {
+    fn whole<S: Sink>(a: &mut S, variant: &Variant) {
+        syscall_64::exit(a, variant);
+        return_from_guest::emit(a, variant);
+    }
+    // The others have a better place for filler.
+    let mitigations = variant.axes().mitigations;
+    if !mitigations.bhb && !mitigations.untrain {
+        let mut length = Length::new(a.placement());
+        whole(&mut length, variant);
+        a.upper_half(length.bytes() - TRAPPED_RET, FILLER);
+    }
+    whole(a, variant);
 }
 
 /// Opens a routine that is reached by SYSCALL or through a pointer of the host's: with indirect

@@ -10,9 +10,9 @@
 
 use switcher_macros::asm;
 
-use super::{entry_point, mitigations};
+use super::{FILLER, TRAPPED_RET, entry_point, mitigations};
 use crate::arch::{RFlags, Vendor};
-use crate::asm::{HostSymbol, Label, Sink, Window};
+use crate::asm::{HostSymbol, Label, Length, Sink, Window};
 use crate::layout::{PerCpu, TssExtra};
 use crate::variant::Variant;
 
@@ -49,7 +49,25 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         /// No guest is running any more.
         ; percpu mov QWORD [PerCpu::tss_extra + TssExtra::host_rsp], 0
     );
-    let cleared = mitigations::at_exit(a, variant);
+    let mut length = Length::new(a.placement());
+    back(&mut length, variant);
+    mitigations::at_exit(a, variant, length.bytes() - TRAPPED_RET);
+    back(a, variant);
+    if variant.axes().mitigations.untrain {
+        a.upper_half(0, FILLER);
+        asm!(a
+            /// For an image that is linked without a host.
+            ; =>Label::NoThunk
+            ; ret
+        );
+    }
+}
+
+/// Back to the host, once all predictors are as they should be. Ends with the RET.
+#[rustfmt::skip]
+fn back<S: Sink>(a: &mut S, variant: &Variant) {
+    let is_mitigated = variant.axes().mitigations.at_exit();
+    let cleared = mitigations::ready(a, variant);
     if is_mitigated {
         asm!(a
             /// The frame's address is the result.
@@ -86,9 +104,6 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         asm!(a
             /// RET, as all of the host's code does it.
             ; jmp   extern HostSymbol::RETURN_THUNK
-            /// For an image that is linked without a host.
-            ; =>Label::NoThunk
-            ; ret
         );
     } else {
         asm!(a ; ret);

@@ -31,7 +31,6 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
 
 #[rustfmt::skip]
 fn emit_for<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
-    let selectors = variant.selectors();
     let placement = variant.axes().policy.placement;
 
     a.open(Window::GuestRoot);
@@ -66,6 +65,14 @@ fn emit_for<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     );
 
     to_umod::emit::<S, P>(a, variant);
+}
+
+/// What is no direct switch. Falls through to `return_from_guest`, inside the window of the guest's
+/// root.
+#[rustfmt::skip]
+pub(super) fn exit<S: Sink>(a: &mut S, variant: &Variant) {
+    let selectors = variant.selectors();
+    let placement = variant.axes().policy.placement;
 
     asm!(a
         /// ERETU after all, but to other selectors: RCX was found equal to retu_rip.
@@ -94,5 +101,4 @@ fn emit_for<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
         ; push  rdi
     );
     push_below_rdi(a);
-    // Falls through to `return_from_guest`, inside the window of the guest's root.
 }

@@ -129,6 +129,15 @@ impl Sink for Recorder {
         }
     }
 
+    fn upper_half(&mut self, distance: usize, byte: u8) {
+        self.note(What::Filler);
+        self.buffer.upper_half(distance, byte);
+        let end = self.buffer.offset();
+        if let Some(filler) = self.items.last_mut() {
+            filler.end = end;
+        }
+    }
+
     fn open(&mut self, window: Window) {
         self.settle();
         self.buffer.open(window);

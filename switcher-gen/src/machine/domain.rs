@@ -22,6 +22,9 @@ pub enum Origin {
     Published,
     /// The host's: no guest may learn it.
     Host,
+    /// What lies in the host's memory, or in a register, from before: the host's, a former guest's, or
+    /// what host code that is not looked at has left.
+    Stale,
     /// What ring 0 had in a register when an event came. It may have been anybody's.
     Interrupted,
     /// The same of RSP and of a GS base, by which nobody may tell who was interrupted.
@@ -38,7 +41,7 @@ impl Origin {
             Self::Guest | Self::GuestStackPointer | Self::Shared | Self::Published | Self::Cpu => {
                 true
             }
-            Self::Host | Self::Interrupted | Self::InterruptedBase => false,
+            Self::Host | Self::Stale | Self::Interrupted | Self::InterruptedBase => false,
         }
     }
 
@@ -49,9 +52,26 @@ impl Origin {
             Self::Guest
             | Self::GuestStackPointer
             | Self::Shared
+            | Self::Published
+            | Self::Stale
             | Self::Interrupted
             | Self::InterruptedBase => true,
-            Self::Published | Self::Host | Self::Cpu => false,
+            Self::Host | Self::Cpu => false,
+        }
+    }
+
+    /// Whether it is the host's own.
+    #[must_use]
+    pub const fn is_the_hosts(self) -> bool {
+        match self {
+            Self::Host | Self::Stale => true,
+            Self::Guest
+            | Self::GuestStackPointer
+            | Self::Shared
+            | Self::Published
+            | Self::Interrupted
+            | Self::InterruptedBase
+            | Self::Cpu => false,
         }
     }
 
@@ -64,6 +84,7 @@ impl Origin {
             | Self::Shared
             | Self::Published
             | Self::Host
+            | Self::Stale
             | Self::Interrupted
             | Self::Cpu => false,
         }

@@ -36,4 +36,4 @@ pub use memory::{Memory, Place, Region, Sharing};
 pub use program::{Op, Program, ProgramError};
 pub(crate) use state::WRITABLE;
 pub use state::{CR4, CR4_PKE, EFER, Entry, Fault, Gpr, Model, Msrs, State, cr4};
-pub use step::{Access, Branch, Event, Observer, Step, Stuck, Unobserved};
+pub use step::{Access, Branch, Event, Fence, Observer, Step, Stuck, Unobserved};

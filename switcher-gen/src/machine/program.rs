@@ -7,6 +7,7 @@ use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Reg
 
 use super::flags::Condition;
 use super::state::{Fault, Gpr};
+use super::step::Fence;
 
 /// Code at an address.
 #[derive(Clone, Debug)]
@@ -156,11 +157,11 @@ pub(crate) enum Kind {
     SetDirection,
     ClearInterrupt,
     SetInterrupt,
-    /// VERW, LFENCE, NOP, ENDBR64, ...: no effect on what is modelled.
-    Nothing {
-        is_fence: bool,
-    },
-    /// VERW of memory: the selector is read.
+    /// NOP, ENDBR64, PAUSE, ...: no effect on what is modelled.
+    Nothing,
+    /// Nor have these, but something waits for something else.
+    Fence(Fence),
+    /// VERW: the selector is read.
     Verw,
     Ud2,
     Int3,
@@ -303,6 +304,29 @@ impl Op {
         updates && matches!(self.first, Operand::Memory(_))
     }
 
+    /// Whether it is a jump or call to what a register or memory says.
+    #[must_use]
+    pub fn is_indirect(&self) -> bool {
+        let is_branch = matches!(self.kind, Kind::Jump | Kind::Call);
+        is_branch && !matches!(self.first, Operand::Immediate(_))
+    }
+
+    /// Whether it is a near RET.
+    #[must_use]
+    pub fn is_return(&self) -> bool {
+        matches!(self.kind, Kind::Return(_))
+    }
+
+    /// Whether a CPU may go on behind it although it never does so for good: where it leads is found
+    /// out late, and there is no condition.
+    #[must_use]
+    pub fn wants_trap(&self) -> bool {
+        let is_jump = self.kind == Kind::Jump && self.is_indirect();
+        is_jump
+            || self.is_return()
+            || matches!(self.kind, Kind::Iretq | Kind::Sysretq | Kind::Sysretl)
+    }
+
     /// Whether an exception of it comes after it: what INT and INT3 ask for.
     #[must_use]
     pub fn is_trap<W>(&self, fault: &Fault<W>) -> bool {
@@ -340,7 +364,7 @@ impl Op {
             return None;
         }
         let mut op = Self {
-            kind: Kind::Nothing { is_fence: false },
+            kind: Kind::Nothing,
             size: 8,
             first: Operand::None,
             second: Operand::None,
@@ -389,8 +413,10 @@ fn kind_without_operands(i: &Instruction) -> Option<Kind> {
         Code::Sti => Kind::SetInterrupt,
         Code::Pushfq => Kind::PushFlags,
         Code::Popfq => Kind::PopFlags,
-        Code::Lfence | Code::Mfence | Code::Sfence => Kind::Nothing { is_fence: true },
-        Code::Endbr64 | Code::Pause => Kind::Nothing { is_fence: false },
+        Code::Lfence => Kind::Fence(Fence::Lfence),
+        Code::Mfence => Kind::Fence(Fence::Mfence),
+        Code::Sfence => Kind::Fence(Fence::Sfence),
+        Code::Endbr64 | Code::Pause => Kind::Nothing,
         Code::Ud2 => Kind::Ud2,
         Code::Int3 => Kind::Int3,
         Code::Int_imm8 => Kind::Int(i.immediate8()),
@@ -400,7 +426,7 @@ fn kind_without_operands(i: &Instruction) -> Option<Kind> {
         Code::Retnq => Kind::Return(0),
         Code::Retnq_imm16 => Kind::Return(i.immediate16()),
         // Of every form: the operand is not accessed.
-        _ if i.mnemonic() == Mnemonic::Nop => Kind::Nothing { is_fence: false },
+        _ if i.mnemonic() == Mnemonic::Nop => Kind::Nothing,
         _ => return None,
     })
 }

@@ -112,8 +112,33 @@ pub enum Event<W> {
     Sysretq,
     /// IRETQ, of this frame.
     Iretq([W; 5]),
-    /// A fence, or an instruction that serialises.
-    Serialise,
+    /// An instruction that others wait for. MOV to CR3, IRETQ and WRMSR are told as what they are
+    /// besides.
+    Fence(Fence),
+}
+
+/// What others wait for, or might be thought to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "instructions are what they are called")]
+pub enum Fence {
+    Lfence,
+    Mfence,
+    Sfence,
+    LoadCr3,
+    Iretq,
+    WriteMsr,
+}
+
+impl Fence {
+    /// Whether nothing behind it is executed, not even speculatively, before all in front of it is
+    /// certain. LFENCE does so (AMD's where DE_CFG says so, which is the host's to see to), and what
+    /// serialises: Intel SDM vol. 3, 9.3; AMD APM vol. 2, 7.6.4. SFENCE and MFENCE order accesses to
+    /// memory and nothing else; whether a WRMSR serialises depends on the MSR, and those that have to
+    /// do with speculation are among those that need not.
+    #[must_use]
+    pub const fn stops_dispatch(self) -> bool {
+        matches!(self, Self::Lfence | Self::LoadCr3 | Self::Iretq)
+    }
 }
 
 /// What kind of jump it is, for a branch predictor.
@@ -346,14 +371,15 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 let rsp = self.state.get(Gpr::Rsp);
                 self.state.set(Gpr::Rsp, d.plus(rsp, release.into()));
             }
-            Kind::Nothing { is_fence } => {
-                if is_fence {
-                    self.tell(Event::Serialise);
-                }
-            }
+            Kind::Nothing => {}
+            Kind::Fence(fence) => self.tell(Event::Fence(fence)),
             Kind::Verw => {
                 self.read(op.first)?;
-                self.tell(Event::Verw);
+                // With a register it says whether the segment may be written, and clears nothing
+                // (Intel, "Microarchitectural Data Sampling").
+                if matches!(op.first, Operand::Memory(_)) {
+                    self.tell(Event::Verw);
+                }
                 let undefined = d.undefined("ZF");
                 self.state.flags.set(d, RFlags::ZF, undefined);
             }
@@ -484,6 +510,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             Kind::WriteCr3 => {
                 let value = self.read(op.second)?;
                 self.tell(Event::LoadCr3(value));
+                self.tell(Event::Fence(Fence::LoadCr3));
                 self.state.cr3 = value;
             }
             Kind::ReadMsr => self.read_msr()?,
@@ -524,6 +551,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         self.tell(Event::Iretq(frame));
         let before = self.state.cpl;
         self.state.iretq(d, self.model, frame)?;
+        self.tell(Event::Fence(Fence::Iretq));
         let is_within_ring = self.state.cpl == before;
         Ok(if is_within_ring { Step::Next } else { Step::Guest { by_sysretq: false } })
     }
@@ -615,7 +643,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let d = self.d;
         let low = d.truncate(self.state.get(Gpr::Rax), 4);
         let value = d.or(d.shl(self.state.get(Gpr::Rdx), 32), low);
-        self.tell(Event::Serialise);
+        self.tell(Event::Fence(Fence::WriteMsr));
         let number = self.msr_number();
         self.tell(Event::WriteMsr { number, value });
         if number == Some(PRED_CMD) {

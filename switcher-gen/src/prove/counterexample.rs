@@ -121,7 +121,14 @@ impl Counterexample {
         let same = |found: &&Goal<Concrete>| !found.holds && found.obligation == goal.obligation;
         let is_reached = |run: &Run<Concrete>| goal.at.is_some_and(|at| run.trace.contains(&at));
         // What a number comes from does not show in it; that it is reached does.
-        let rules = [obligation::NO_DECISION_ON_RSP, obligation::NO_HOST_VALUE];
+        let rules = [
+            obligation::NO_DECISION_ON_RSP,
+            obligation::NO_HOST_VALUE,
+            obligation::BHB_CLEARED,
+            obligation::VERW_LAST,
+            obligation::INDIRECT_FIRST,
+            obligation::HOOK_REGISTERS,
+        ];
         let is_rule = rules.contains(&goal.obligation);
         let try_with = |bases| {
             let mut values = Values { model, bases, asked: Vec::new() };

@@ -56,6 +56,9 @@ pub struct Report {
     pub obligations: BTreeMap<&'static str, usize>,
 }
 
+/// What became of one theorem: what was shown, or what it ends with.
+type Judged = Result<Result<Vec<Report>, Box<Verdict>>, BadCode>;
+
 /// Unknowns.
 pub(super) struct Unknowns;
 
@@ -159,7 +162,7 @@ impl Prover {
         theorem: Theorem,
         saved: Option<&Saved<Symbolic>>,
         whole: Key,
-    ) -> Result<Result<Vec<Report>, Box<Verdict>>, BadCode> {
+    ) -> Judged {
         let Some(shared) = &self.shared else { return self.both(target, theorem, saved) };
         let d = &self.domain;
         let host = shared::host(d, target, theorem, saved);
@@ -191,7 +194,7 @@ impl Prover {
         theorem: Theorem,
         saved: Option<&Saved<Symbolic>>,
         host: Key,
-    ) -> (bool, Result<Result<Vec<Report>, Box<Verdict>>, BadCode>) {
+    ) -> (bool, Judged) {
         let found = shared.like(host, target, theorem);
         shared.count(found.is_some());
         if let Some(found) = found {
@@ -206,12 +209,7 @@ impl Prover {
     }
 
     /// Proves or refutes one theorem, with and without a hostile guest.
-    fn both(
-        &self,
-        target: &Target,
-        theorem: Theorem,
-        saved: Option<&Saved<Symbolic>>,
-    ) -> Result<Result<Vec<Report>, Box<Verdict>>, BadCode> {
+    fn both(&self, target: &Target, theorem: Theorem, saved: Option<&Saved<Symbolic>>) -> Judged {
         let mut findings = Findings::first();
         let reports = self.all_of(target, theorem, saved, &mut findings)?;
         let Findings { mut refuted, mut unknown, .. } = findings;

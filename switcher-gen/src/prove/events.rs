@@ -8,6 +8,7 @@
 
 use iced_x86::Mnemonic;
 
+use super::mitigations::is_steered;
 use super::obligation;
 use super::returns::{self, Left};
 use super::target::{Target, TargetGate};
@@ -480,15 +481,21 @@ fn call<D: Domain>(
     watch.equal(d, obligation::HOOK_FLAGS, "DF, AC, NT, TF, IF", d.word(0), host_flags);
     frame(d, machine, watch, interrupted, orig_ax);
     if is_fatal {
+        untold(d, machine, watch);
         let next = target.program.instruction(at).next_ip();
         let is_trap = target.program.contains(next)
             && target.program.instruction(next).mnemonic() == Mnemonic::Ud2;
         watch.goal(obligation::FATAL_TRAP, d.bit(is_trap), "the next instruction");
         return true;
     }
-    // Its first RET is the host's.
-    watch.at_return(d, machine, false, true);
+    // Its first RET that is not of a call of its own is to the code.
+    let to = machine.memory.locate(d, rsp, 8, machine.cr3);
+    let to = to.and_then(|place| d.code_at(machine.memory.load(d, place)));
+    let within = usize::from(watch.is_predicted(to));
+    watch.at_return(d, machine, false, true, within);
+    watch.returned();
     watch.equal(d, obligation::SPEC_CTRL, "SPEC_CTRL", spec_ctrl, machine.msrs.spec_ctrl);
+    untold(d, machine, watch);
     let (Some(depth), Some(place)) = (depth, machine.memory.locate(d, rsp, 8, machine.cr3)) else {
         return true;
     };
@@ -507,6 +514,18 @@ fn call<D: Domain>(
         stack.cells[..end].copy_from_slice(&below[..end]);
     }
     false
+}
+
+/// Nothing but the frame says what was interrupted: what a guest has left in registers would be there
+/// for whatever the host's code does speculatively.
+fn untold<D: Domain>(d: &D, machine: &Machine<D>, watch: &mut Watch<'_, D>) {
+    let told = |register| matches!(register, Gpr::Rdi | Gpr::Rsp);
+    for register in Gpr::ALL.into_iter().filter(|register| !told(*register)) {
+        let is_free = !is_steered(d, machine.get(register));
+        watch.goal(obligation::HOOK_REGISTERS, d.bit(is_free), register.name());
+    }
+    let is_free = !is_steered(d, d.mask(machine.rflags(d), ARITHMETIC));
+    watch.goal(obligation::HOOK_REGISTERS, d.bit(is_free), "RFLAGS");
 }
 
 /// The `PtRegs` that RDI points to.

@@ -1,31 +1,64 @@
-//! What a path does against speculative execution, watched: order and place of what spec/switcher.md
-//! lists under "Mitigations" (hazards.md, row 29).
+//! What a path does against speculative execution, watched: order, place and effect of what
+//! spec/switcher.md lists under "Mitigations" (hazards.md, rows 28, 29 and 41 to 44).
 //!
 //! The machine has no predictors. What is shown is that the sequences are executed where their
-//! vendors say that they must be, on every path, and that they are complete.
+//! vendors say that they must be, on every path, that they are complete, and that nothing takes back
+//! before the RET that they protect what they have done. An instruction counts by what it does to a
+//! predictor, not by being there.
 
-use crate::machine::Branch;
+use std::collections::BTreeSet;
+
+use crate::asm::LINE;
+use crate::machine::{Domain, Fence, Origin};
 use crate::mitigations::{Mitigations, Rsb};
 
 /// Calls that fill a return stack buffer: no CPU's has more entries.
-const RSB_ENTRIES: u32 = 32;
+const RSB_ENTRIES: usize = 32;
 /// Branches taken in a row that overwrite the history: those of Intel's sequence with 5 rounds of 5
 /// ("Branch History Injection and Intra-mode Branch Target Injection").
-const HISTORY: u32 = 62;
+const HISTORY: usize = 62;
+/// Those of them whose target is in their own cache line: in each round five jumps over a NOP and four
+/// back. What a branch leaves in the history is made of its address and its target's, so a sequence
+/// elsewhere in its lines is another one.
+const INNER: usize = 45;
+
+/// Whether what `word` is depends on a value that a guest may have chosen, or has had a hand in.
+pub(super) fn is_steered<D: Domain>(d: &D, word: D::Word) -> bool {
+    d.mentions(word, Origin::is_a_guests_choice)
+}
+
+/// An entry of the return stack buffer that the code has made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entry {
+    /// The address of a trap, by a call of what is right behind that.
+    Trap,
+    /// Of a call that may be returned from.
+    Call(u64),
+}
 
 /// What a path has done so far.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Barriers {
-    /// Calls with a trap behind them, and those that a fence has made certain.
-    filled: u32,
-    fenced_fill: u32,
-    /// Branches taken since the last fence, and the longest such run that a fence has followed.
-    taken: u32,
-    fenced_run: u32,
+    /// What the return stack buffer has of the code, the latest last. A buffer with less room has
+    /// the end of it.
+    rsb: Vec<Entry>,
+    /// How many of these a fence has made certain.
+    fenced: usize,
+    /// Branches taken since the last fence, and which of them stayed in their line.
+    taken: usize,
+    inner: Vec<u64>,
+    /// Whether a run of such branches has overwritten the history, a fence has made it certain, and
+    /// nothing that may be a guest's has got into it since.
+    cleared: bool,
+    /// All branches of such runs that have to stay in their line.
+    lines: BTreeSet<u64>,
     /// Whether IBPB was executed.
     pub(super) emptied: bool,
     /// Whether the host's untraining of returns was called.
     pub(super) untrained: bool,
+    /// Whether SPEC_CTRL was written: that it is the host's may not be enough, where a CPU that
+    /// changes to ring 0 has to be told again (Intel, "Speculative Execution Side Channel Mitigations").
+    pub(super) restricted: bool,
     /// Whether VERW was executed, and nothing accessed since but the frame that is returned to.
     pub(super) overwritten: bool,
 }
@@ -40,40 +73,102 @@ pub(super) struct AtReturn {
 }
 
 impl Barriers {
-    /// A branch is taken; behind a call of the kind that fills the buffer there is a trap.
-    pub(super) fn branch(&mut self, branch: Branch, is_trapped: bool) {
+    /// A jump or RET is taken, from `at` to `to` if that is known.
+    pub(super) fn branch(&mut self, at: u64, to: Option<u64>) {
         self.taken += 1;
-        // Counted apart: what fills the buffer is not the history's sequence.
-        if branch == Branch::Call && is_trapped {
-            (self.filled, self.taken) = (self.filled + 1, 0);
+        let line = LINE as u64;
+        if to.is_some_and(|to| to / line == at / line) {
+            self.inner.push(at);
         }
     }
 
-    pub(super) fn fence(&mut self) {
-        self.fenced_fill = self.filled;
-        self.fenced_run = self.fenced_run.max(self.taken);
-        self.taken = 0;
+    /// A call; `next` is its return address, and whether it fills the buffer.
+    pub(super) fn called(&mut self, next: u64, fills: bool) {
+        self.taken += 1;
+        self.rsb.push(if fills { Entry::Trap } else { Entry::Call(next) });
+        if fills {
+            // Counted apart: what fills the buffer is not the history's sequence.
+            self.forget();
+        }
     }
 
-    /// Whether what `mitigations` ask for has been done by now, at a RET. One of the routine's own
-    /// calls returns to where it has been called from, as predicted: that much need not have been
-    /// done for it. What is untrained is the return of the host's `thunk` alone.
+    /// A RET has used an entry up: one of the code's, or what was there before.
+    pub(super) fn returned(&mut self) {
+        self.rsb.pop();
+        self.fenced = self.fenced.min(self.rsb.len());
+    }
+
+    /// Whether a RET to `to` is predicted to go there, by the call that it returns from.
+    pub(super) fn is_predicted(&self, to: Option<u64>) -> bool {
+        self.rsb.last().is_some_and(|top| to.map(Entry::Call) == Some(*top))
+    }
+
+    /// Something of a guest's gets into the history: where an indirect branch leads, or which way a
+    /// conditional one goes.
+    pub(super) fn poison(&mut self) {
+        self.forget();
+        self.cleared = false;
+    }
+
+    fn forget(&mut self) {
+        self.taken = 0;
+        self.inner.clear();
+    }
+
+    pub(super) fn fence(&mut self, fence: Fence) {
+        if !fence.stops_dispatch() {
+            return;
+        }
+        self.fenced = self.rsb.len();
+        if self.taken >= HISTORY && self.inner.len() >= INNER {
+            self.cleared = true;
+            self.lines.extend(&self.inner);
+        }
+        self.forget();
+    }
+
+    /// Whether all that keeps an indirect branch from being predicted by what a guest has left has
+    /// been done by now, but for SPEC_CTRL.
+    pub(super) fn is_safe_to_branch(&self, mitigations: Mitigations) -> bool {
+        (!mitigations.ibpb || self.emptied)
+            && (!mitigations.untrain || self.untrained)
+            && (!mitigations.bhb || self.cleared)
+    }
+
+    /// Whether what `mitigations` ask for has been done by now, at a RET. One that is predicted by
+    /// the call that it returns from needs less. `within` calls of a hook, the first RET that is not is
+    /// the hook's. What is untrained is the return of the host's `thunk` alone.
     pub(super) fn at_return(
         &self,
         mitigations: Mitigations,
         is_own: bool,
         is_thunks: bool,
+        within: usize,
     ) -> AtReturn {
-        let entries = match mitigations.rsb {
+        let wanted = match mitigations.rsb {
             Rsb::Left => 0,
             Rsb::Lite => 1,
             Rsb::Full => RSB_ENTRIES,
         };
+        let top = self.rsb.len().saturating_sub(within);
+        let traps = self.rsb[..top].iter().rev().take_while(|entry| **entry == Entry::Trap);
+        // What a fence has not made certain may not be there yet.
+        let filled = wanted == 0 || top <= self.fenced && traps.count() >= wanted;
         AtReturn {
             emptied: !mitigations.ibpb || self.emptied,
             untrained: !mitigations.untrain || self.untrained && is_thunks,
-            filled: is_own || self.fenced_fill >= entries,
-            history: is_own || !mitigations.bhb || self.fenced_run >= HISTORY,
+            filled: is_own || filled,
+            history: is_own || !mitigations.bhb || self.cleared,
         }
     }
+
+    /// The branches that a proof relies on to stay in their line.
+    pub(super) fn into_lines(self) -> BTreeSet<u64> {
+        self.lines
+    }
+}
+
+/// Whether the byte at `address` is in the upper half of its line.
+pub(super) const fn is_in_upper_half(address: u64) -> bool {
+    address & (LINE as u64 / 2) != 0
 }

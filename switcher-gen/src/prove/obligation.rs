@@ -36,7 +36,7 @@ obligations! {
     ONE_UPDATE = "one-update" [37] "switch_flags changes in one instruction, so that no hook's bit is lost";
     GS_IS_THE_HOSTS = "per-cpu-access" [7] "GS is the host's at each access to the per-CPU block";
     RING_0_FLAGS = "ring-0-flags" [13, 30] "IF and TF are clear in ring 0";
-    SWAPGS_FENCED = "swapgs-fenced" [28] "between a SWAPGS behind a jump and a GS access is a fence";
+    SWAPGS_FENCED = "swapgs-fenced" [28, 43] "between a SWAPGS behind a jump and a GS access is a fence";
     NO_DECISION_ON_RSP = "no-decision-on-rsp" [10] "no decision rests on an RSP of the guest's";
     CR3_OPERAND = "cr3-operand" [19] "only the published roots are loaded into CR3";
     CR3_PREPARED = "cr3-prepared" [19] "the other mode's root is loaded only if it is prepared";
@@ -45,12 +45,15 @@ obligations! {
     WINDOW_STACK = "window-unsafe-stack" [10] "ring 0 on a guest's RSP is within the window";
     NO_FAULT = "no-fault" [30] "no instruction faults in ring 0";
     NO_TRAP = "no-trap" [30] "UD2 and INT3 are not reached";
+    TRAPPED = "trapped" [45] "behind a return and an indirect jump is a trap";
+    UPPER_HALF = "upper-half" [46] "RETs and indirect branches are in the upper half of a cache line";
+    INDIRECT_FIRST = "indirect-first" [41] "no indirect branch comes before what keeps a guest from choosing its target";
     IBRS_FIRST = "ibrs-first" [29] "SPEC_CTRL is the host's before the first RET of an exit or a hook";
     IBPB_FIRST = "ibpb-first" [29] "predictors are emptied before the first RET of an exit or a hook";
     UNTRAINED = "untrained" [29] "exits and hooks return through the host's thunk, once that is untrained";
-    RSB_FILLED = "rsb-filled" [29] "the return stack buffer is filled before an exit or a hook returns";
-    BHB_CLEARED = "bhb-cleared" [29] "the history of branches is overwritten before an exit or a hook returns";
-    VERW_LAST = "verw-last" [29] "behind VERW, nothing is read but the frame that is returned to";
+    RSB_FILLED = "rsb-filled" [29, 43, 44] "the return stack buffer is filled before an exit or a hook returns";
+    BHB_CLEARED = "bhb-cleared" [29, 43, 44] "the history of branches is overwritten before an exit or a hook returns";
+    VERW_LAST = "verw-last" [29, 42] "behind VERW, nothing is read but the frame that is returned to";
     // At SYSRETQ and IRETQ.
     SYSRETQ_CANONICAL = "sysretq-canonical" [1, 2, 3] "at SYSRETQ, RCX is canonical";
     SYSRETQ_RF_TF = "sysretq-rf-tf" [13] "at SYSRETQ, RF and TF are clear";
@@ -98,6 +101,7 @@ obligations! {
     HOOK_STACK = "hook-stack" [10] "the hook runs on a known stack, aligned by the ABI";
     HOOK_FLAGS = "hook-flags" [16] "the hook runs with DF, AC, NT, TF and IF clear";
     HOOK_FRAME = "hook-frame" [27] "the hook is told every register of what was interrupted";
+    HOOK_REGISTERS = "hook-registers" [47] "no register but RDI tells the hook of what was interrupted";
     RESUMED = "resumed" [8, 12] "what was interrupted goes on, with the flags it had";
     RESUMED_ROOT = "resumed-root" [8, 9] "CR3 is what was interrupted";
     RESUMED_GS = "resumed-gs" [7] "both GS bases are what was interrupted";

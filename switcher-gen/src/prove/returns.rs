@@ -68,7 +68,9 @@ pub(super) fn left<D: Domain>(
         }
     }
     // Either is a RET of the thunk's.
-    watch.at_return(d, machine, is_back, true);
+    let is_own = watch.is_predicted(d.code_at(value));
+    watch.at_return(d, machine, is_own, true, 0);
+    watch.returned();
     match is_back {
         true => Left::Back,
         false => Left::Returned,

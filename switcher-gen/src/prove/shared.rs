@@ -20,6 +20,7 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 use sha2::{Digest, Sha256};
 
 use super::engine::Report;
+use super::mitigations::is_in_upper_half;
 use super::obligation;
 use super::target::Target;
 use super::theorem::{Run, Theorem};
@@ -127,11 +128,15 @@ pub(super) fn whole(target: &Target) -> Key {
 pub(super) fn key(target: &Target, theorem: Theorem, host: Key, whole: Key) -> Key {
     if theorem.is_of_events() {
         let pku = [target.setting.variant.axes().pku.into()];
+        // What `host` leaves out may be asked of code that no theorem of this kind should come to.
+        let asked = format!("{:?}", target.setting.variant.axes().mitigations);
         let key = Sha256::new().chain_update(host).chain_update(whole).chain_update(pku);
-        return key.finalize().into();
+        return key.chain_update(asked).finalize().into();
     }
     let code = theorem.entry(target).map(|entry| code(target, entry));
-    Sha256::new().chain_update(host).chain_update(format!("{code:?}")).finalize().into()
+    let asked = theorem.entry(target).and_then(|entry| asked_of_branches(target, entry));
+    let text = format!("{code:?} {asked:?}");
+    Sha256::new().chain_update(host).chain_update(text).finalize().into()
 }
 
 /// All that a proof of `theorem` depends on besides the code.
@@ -198,6 +203,25 @@ fn judged(setting: Setting, theorem: Theorem) -> Setting {
     Setting { variant: Variant::new(axes, variant.selectors()).unwrap_or(variant), ..setting }
 }
 
+/// The mitigations that are looked at wherever there is a RET or an indirect branch, whatever the
+/// theorem: all but VERW.
+fn of_branches(setting: Setting) -> Mitigations {
+    Mitigations { verw: false, ..setting.variant.axes().mitigations }
+}
+
+/// These, if the code at `entry` has such a branch.
+fn asked_of_branches(target: &Target, entry: u64) -> Option<Mitigations> {
+    let reached = target.reached_from(entry);
+    let mut branches = reached.iter().filter(|at| is_predicted(target, **at));
+    branches.next().map(|_| of_branches(target.setting))
+}
+
+/// Whether a predictor says where the instruction leads.
+fn is_predicted(target: &Target, at: u64) -> bool {
+    let op = target.program.at(at).and_then(Result::ok);
+    op.is_some_and(|op| op.is_return() || op.is_indirect())
+}
+
 /// Whether a run has executed RDPKRU or WRPKRU where [`judged`] does not tell hosts apart that have
 /// them from those that have not.
 fn uses_pkru<D: Domain>(target: &Target, theorem: Theorem, run: &Run<D>) -> bool {
@@ -210,6 +234,8 @@ fn uses_pkru<D: Domain>(target: &Target, theorem: Theorem, run: &Run<D>) -> bool
 #[derive(Debug, Default)]
 pub(super) struct Executed {
     at: BTreeSet<u64>,
+    /// Branches that have to stay in their cache line.
+    lines: BTreeSet<u64>,
     /// Whether some run makes more of an address than [`Shape`] can tell.
     is_of_place: bool,
 }
@@ -218,6 +244,15 @@ impl Executed {
     /// And this one.
     pub(super) fn add<D: Domain>(&mut self, target: &Target, theorem: Theorem, run: &Run<D>) {
         self.at.extend(&run.trace);
+        self.lines.extend(&run.lines);
+        // A RET in code that has none as a rule is asked for mitigations that [`judged`] leaves out.
+        let is_masked = of_branches(judged(target.setting, theorem)) != of_branches(target.setting);
+        let is_asked = |at: &u64| {
+            let to = target.program.instruction(*at).near_branch_target();
+            is_predicted(target, *at) || to != 0 && target.returns.contains(&to)
+        };
+        let is_indirect = |at: &u64| target.is_indirect(*at);
+        let asks_more = is_masked && run.trace.iter().any(is_asked);
         let kind =
             |at: &u64| target.program.at(*at).and_then(Result::ok).map(|op| (op.kind, op.next));
         let is_named = |address| {
@@ -233,6 +268,8 @@ impl Executed {
         };
         self.is_of_place = self.is_of_place
             || !run.is_movable
+            || asks_more
+            || run.trace.iter().any(is_indirect)
             || uses_pkru(target, theorem, run)
             || reads_code(run)
             || !run.trace.array_windows().all(goes_on);
@@ -272,9 +309,13 @@ struct Looks {
     is_iretq: bool,
     /// A trap behind it.
     trap: Option<Mnemonic>,
+    /// Whether it is in the upper half of its cache line, of what is predicted.
+    is_upper: Option<bool>,
+    /// Whether it leads to its own line, of what has to.
+    is_in_line: Option<bool>,
 }
 
-fn looks(target: &Target, at: u64) -> Looks {
+fn looks(target: &Target, at: u64, is_in_line: bool) -> Looks {
     let program = &target.program;
     let code = &program.bytes()[(at - program.base()) as usize..];
     let mut decoder = Decoder::with_ip(64, code, at, DecoderOptions::NONE);
@@ -297,7 +338,19 @@ fn looks(target: &Target, at: u64) -> Looks {
     let windows = windows.filter(|(_, range)| range.contains(&at)).map(|(window, _)| *window);
     let trap = target.is_trap_behind(at).then(|| program.instruction(i.next_ip()).mnemonic());
     let is_iretq = target.iretq == Some(at);
-    Looks { bytes, value, leaves, windows: windows.collect(), is_iretq, trap }
+    let is_in_line = is_in_line.then(|| i.near_branch_target() / line() == at / line());
+    let (windows, is_upper) = (windows.collect(), is_upper(target, at));
+    Looks { bytes, value, leaves, windows, is_iretq, trap, is_upper, is_in_line }
+}
+
+const fn line() -> u64 {
+    crate::asm::LINE as u64
+}
+
+/// Which half of its line a RET or an indirect branch is in.
+fn is_upper(target: &Target, at: u64) -> Option<bool> {
+    let last = target.program.instruction(at).next_ip().wrapping_sub(1);
+    is_predicted(target, at).then(|| is_in_upper_half(last))
 }
 
 /// Instructions that were executed, wherever they lie, and which of them follow which.
@@ -312,7 +365,8 @@ impl Shape {
         let at: Vec<u64> = executed.at.iter().copied().collect();
         let number = |address: u64| at.binary_search(&address).ok();
         let follow = |at: u64| successors(target, at).map(|to| to.and_then(number));
-        let instructions = at.iter().map(|at| (looks(target, *at), follow(*at))).collect();
+        let looks = |at: u64| looks(target, at, executed.lines.contains(&at));
+        let instructions = at.iter().map(|at| (looks(*at), follow(*at))).collect();
         let shape = Self { first: number(entry)?, instructions };
         // Something might be executed that nothing leads to.
         (!executed.is_of_place && shape.is_of(target, entry)).then_some(shape)
@@ -325,7 +379,8 @@ impl Shape {
         let mut ahead = vec![(self.first, entry)];
         while let Some((number, at)) = ahead.pop() {
             let (expected, follow) = &self.instructions[number];
-            if !target.program.contains(at) || looks(target, at) != *expected {
+            let is_in_line = expected.is_in_line.is_some();
+            if !target.program.contains(at) || looks(target, at, is_in_line) != *expected {
                 return false;
             }
             for (number, to) in follow.iter().zip(successors(target, at)) {
@@ -371,6 +426,10 @@ struct Normal {
     /// What the host is told of its address.
     windows: Vec<Window>,
     is_iretq: bool,
+    /// A trap behind it, and where in its cache line it is, if that is looked at.
+    trap: Option<Mnemonic>,
+    is_upper: Option<bool>,
+    in_line: Option<u64>,
 }
 
 fn code(target: &Target, entry: u64) -> Code {
@@ -387,6 +446,7 @@ fn code(target: &Target, entry: u64) -> Code {
         let labels = format!("{entries:?} {windows:?} {hooks:?} {returns:?}");
         return Code::Here { base: program.base(), bytes: program.bytes().into(), entry, labels };
     }
+    let has_lines = target.setting.variant.axes().mitigations.bhb;
     let instructions = decoded.iter().map(|i| {
         let is_direct = matches!(
             i.flow_control(),
@@ -412,6 +472,11 @@ fn code(target: &Target, entry: u64) -> Code {
             },
             windows: windows.map(|(window, _)| *window).collect(),
             is_iretq: target.iretq == Some(i.ip()),
+            trap: target
+                .is_trap_behind(i.ip())
+                .then(|| target.program.instruction(i.next_ip()).mnemonic()),
+            is_upper: is_upper(target, i.ip()),
+            in_line: has_lines.then(|| i.ip() % line()),
         }
     });
     // An MSR may be read that holds an entry's address, or be given one.

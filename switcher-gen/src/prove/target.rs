@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::world::{Saved, Setting, Source, Start, World};
-use crate::asm::{HostSymbol, Label, Window};
+use crate::asm::{HostSymbol, LINE, Label, Window};
 use crate::elf::{Foreign, ReadError};
 use crate::image::{Gate, Image};
 use crate::machine::{Domain, Model, Program};
@@ -87,8 +87,15 @@ impl Target {
     /// Foreign code. Three symbols must be there; without the others nothing is said about them.
     ///
     /// # Errors
-    /// Names the symbol that is missing.
+    /// Names the symbol that is missing, or the section of an object that may come to lie elsewhere in
+    /// its cache lines, if the variant's mitigations depend on that.
     pub fn foreign(foreign: &Foreign, setting: Setting) -> Result<Self, ReadError> {
+        let has_lines = setting.variant.axes().mitigations.bhb;
+        let mut sections = foreign.sections.iter().filter(|_| has_lines);
+        if let Some(section) = sections.find(|section| section.alignment < LINE as u64) {
+            let (section, alignment) = (section.name.clone(), section.alignment);
+            return Err(ReadError::Line { section, alignment });
+        }
         let required = |label: Label| foreign.symbol(label.name());
         let optional = |label: Label| foreign.symbols.get(label.name()).copied();
         let stubs = optional(Label::EventStubs).zip(optional(Label::EventStubsEnd));
@@ -190,10 +197,7 @@ impl Target {
         use iced_x86::Mnemonic;
         let next = self.program.instruction(at).next_ip();
         self.program.contains(next)
-            && matches!(
-                self.program.instruction(next).mnemonic(),
-                Mnemonic::Int3 | Mnemonic::Ud2 | Mnemonic::Hlt
-            )
+            && matches!(self.program.instruction(next).mnemonic(), Mnemonic::Int3 | Mnemonic::Ud2)
     }
 
     /// Whether there is an ENDBR64.

@@ -1,12 +1,14 @@
 //! One run of one entry point, from a state to an outcome, and everything that must hold of it: over
 //! numbers or over unknowns.
 
+use std::collections::BTreeSet;
+
 use iced_x86::{Mnemonic, Register};
 use serde::Serialize;
 
 use super::events;
 use super::met::Met;
-use super::mitigations::{AtReturn, Barriers};
+use super::mitigations::{AtReturn, Barriers, is_in_upper_half, is_steered};
 use super::obligation::{self, Obligation};
 use super::returns::{self, Left};
 use super::stores::{self, Store};
@@ -258,6 +260,8 @@ pub struct Run<D: Domain> {
     /// Whether the addresses that calls pushed went nowhere but to the RETs that they are for, and
     /// no MSR that holds an address was accessed.
     pub is_movable: bool,
+    /// The branches that must stay in their cache line for what was shown.
+    pub lines: BTreeSet<u64>,
 }
 
 /// More instructions than any path of a switcher has.
@@ -275,7 +279,11 @@ pub(super) struct Watch<'a, D: Domain> {
     /// nothing is certain before a fence.
     swapped: Option<Speculation>,
     jumped: bool,
+    /// Whether GS base was written: it is the same, whatever it was before.
+    gs_is_known: bool,
     barriers: Barriers,
+    /// SPEC_CTRL at the start.
+    spec_ctrl: D::Word,
     host_gs: D::Word,
     roots: spec::TssExtra<D::Word>,
     /// Whether a guest is said to be run where its root is loaded. Comes last: what else is wrong
@@ -309,7 +317,9 @@ impl<'a, D: Domain> Watch<'a, D> {
             pvcs_at: None,
             swapped: None,
             jumped: false,
+            gs_is_known: false,
             barriers: Barriers::default(),
+            spec_ctrl: world.spec.spec_ctrl,
             host_gs: world.host_gs,
             roots: world.spec.tss_extra,
             running: Vec::with_capacity(64),
@@ -399,6 +409,7 @@ impl<'a, D: Domain> Watch<'a, D> {
     /// Before each instruction of ring 0.
     fn execute(&mut self, d: &D, state: &Machine<D>, at: u64) {
         self.trace.push(at);
+        self.speculation(d, state, at);
         let clear = |flag| d.not(state.flags.other(d, flag));
         self.goal(obligation::RING_0_FLAGS, d.both(clear(RFlags::IF), clear(RFlags::TF)), "RFLAGS");
         self.running(d, state);
@@ -448,6 +459,48 @@ impl<'a, D: Domain> Watch<'a, D> {
             self.goal(obligation::NO_HOST_VALUE, d.bit(!is_a_leak(d, access.value)), store.region);
         }
         self.goal(obligation::KEPT, d.bit(is_allowed), store.region);
+    }
+
+    /// What must hold of an instruction because of what a CPU may do beside executing it.
+    fn speculation(&mut self, d: &D, state: &Machine<D>, at: u64) {
+        if self.barriers.overwritten {
+            // RSP points to the frame that is returned to.
+            let mut others = Gpr::ALL.into_iter().filter(|register| *register != Gpr::Rsp);
+            let is_hosts = |register| d.mentions(state.get(register), Origin::is_the_hosts);
+            self.barriers.overwritten = !others.any(is_hosts);
+        }
+        let Some(Ok(op)) = self.target.program.at(at) else { return };
+        if op.wants_trap() {
+            let is_trapped = self.target.is_trap_behind(at);
+            self.goal(obligation::TRAPPED, d.bit(is_trapped), "the next instruction");
+        }
+        let mitigations = self.target.setting.variant.axes().mitigations;
+        // The CPUs that need it are among those that need the other.
+        if mitigations.bhb && (op.is_return() || op.is_indirect()) {
+            let is_there = is_in_upper_half(op.next.wrapping_sub(1));
+            self.goal(obligation::UPPER_HALF, d.bit(is_there), "address");
+        }
+        if op.is_indirect() {
+            let holds = match self.theorem {
+                // The host's own code, as long as it is restricted as that is.
+                Theorem::EnterGuest => d.eq(state.msrs.spec_ctrl, self.spec_ctrl),
+                _ => {
+                    let done = d.bit(self.barriers.is_safe_to_branch(mitigations));
+                    d.both(done, self.is_restricted(d, state))
+                }
+            };
+            self.goal(obligation::INDIRECT_FIRST, holds, "branch");
+            self.barriers.poison();
+        }
+    }
+
+    /// Whether SPEC_CTRL has been made the host's, if that is switched.
+    fn is_restricted(&self, d: &D, state: &Machine<D>) -> D::Bit {
+        if !self.target.setting.variant.axes().mitigations.ibrs {
+            return d.bit(true);
+        }
+        let is_hosts = d.eq(state.msrs.spec_ctrl, self.roots.host_spec_ctrl);
+        d.both(d.bit(self.barriers.restricted), is_hosts)
     }
 
     /// An access to a region: what only the host maps is there on the host's root alone, so that
@@ -534,24 +587,53 @@ impl<'a, D: Domain> Watch<'a, D> {
     }
 
     fn branch(&mut self, d: &D, state: &Machine<D>, branch: Branch) {
-        if branch == Branch::Return {
-            // To behind a call of the routine's own, or to the caller.
-            let is_own = d.code_at(state.rip).is_some_and(|rip| self.target.program.contains(rip));
-            self.at_return(d, state, is_own, false);
-        }
         let at = self.trace.last().copied().unwrap_or_default();
-        let is_trapped = self.target.is_trap_behind(at);
-        self.barriers.branch(branch, is_trapped);
+        let to = d.code_at(state.rip);
+        match branch {
+            Branch::Return => {
+                // To behind a call of the routine's own, or to the caller.
+                let is_own = self.barriers.is_predicted(to);
+                self.at_return(d, state, is_own, false, 0);
+                self.barriers.returned();
+                self.barriers.branch(at, None);
+            }
+            Branch::Jump => self.barriers.branch(at, to),
+            Branch::Call => {
+                let program = &self.target.program;
+                let next = program.instruction(at).next_ip();
+                // What fills the buffer goes on right behind the trap.
+                let fills = self.target.is_trap_behind(at)
+                    && to == Some(program.instruction(next).next_ip());
+                self.barriers.called(next, fills);
+            }
+        }
     }
 
-    /// A RET, one of the routine's own or the host's: that of an exit, or the first of a hook. The
-    /// host's are those of its thunk.
-    pub(super) fn at_return(&mut self, d: &D, state: &Machine<D>, is_own: bool, is_thunks: bool) {
+    /// Where a RET of the host's leads; it uses up what a call has left in the return stack buffer.
+    pub(super) fn returned(&mut self) {
+        self.barriers.returned();
+    }
+
+    /// Whether a RET to `to` is predicted by the call that it returns from.
+    pub(super) fn is_predicted(&self, to: Option<u64>) -> bool {
+        self.barriers.is_predicted(to)
+    }
+
+    /// A RET, one of the routine's own or the host's: that of an exit, or the first of a hook, `within`
+    /// whose call that is. The host's are those of its thunk.
+    pub(super) fn at_return(
+        &mut self,
+        d: &D,
+        state: &Machine<D>,
+        is_own: bool,
+        is_thunks: bool,
+        within: usize,
+    ) {
         let mitigations = self.target.setting.variant.axes().mitigations;
         let AtReturn { emptied, untrained, filled, history } =
-            self.barriers.at_return(mitigations, is_own, is_thunks);
+            self.barriers.at_return(mitigations, is_own, is_thunks, within);
         if mitigations.ibrs {
-            let holds = d.eq(state.msrs.spec_ctrl, self.roots.host_spec_ctrl);
+            let holds = self.is_restricted(d, state);
             self.goal(obligation::IBRS_FIRST, holds, "SPEC_CTRL");
         }
         self.goal(obligation::IBPB_FIRST, d.bit(emptied), "PRED_CMD");
@@ -615,6 +697,9 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
             Event::Execute(at) => self.execute(d, state, at),
             Event::Depends(condition) => {
                 self.jumped = true;
+                if is_steered(d, condition) {
+                    self.barriers.poison();
+                }
                 let depends = d.mentions(condition, Origin::is_no_ground_for_a_decision);
                 self.goal(obligation::NO_DECISION_ON_RSP, d.bit(!depends), "RSP");
             }
@@ -622,6 +707,8 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
             Event::WriteGsBase(base) => {
                 let canonical = self.target.model().is_canonical(d, base);
                 self.goal(obligation::WRGSBASE_CANONICAL, canonical, "GS base");
+                // Whichever it was.
+                self.gs_is_known = true;
             }
             Event::Access(access) => {
                 self.mapped(d, state, access.place.region);
@@ -631,6 +718,11 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 if access.gs {
                     let ours = d.eq(state.gs_base, self.host_gs);
                     self.goal(obligation::GS_IS_THE_HOSTS, ours, "GS base");
+                    // Of ring 0 or of a guest: a jump may have been taken for the other.
+                    if self.theorem.is_of_events() && self.swapped.is_none() {
+                        let certain = d.bit(self.gs_is_known || !self.jumped);
+                        self.goal(obligation::SWAPGS_FENCED, certain, "GS base");
+                    }
                     if let Some(speculation) = self.swapped {
                         let certain = d.bit(speculation == Speculation::None);
                         self.goal(obligation::SWAPGS_FENCED, certain, "GS base");
@@ -640,7 +732,9 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                     self.store(d, state, &access);
                 }
                 let name = state.memory.regions[access.place.region].name;
-                self.barriers.overwritten &= self.is_of_frame(name);
+                let is_frame =
+                    self.is_of_frame(name) && !d.mentions(access.value, Origin::is_the_hosts);
+                self.barriers.overwritten &= is_frame;
                 self.on_ist_again |= self.unblocked && name == region::IST;
                 if name == region::PVCS {
                     if !access.store {
@@ -653,6 +747,7 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
             Event::Iretq(frame) => self.iretq(d, state, frame),
             // The others may hold an entry's address.
             Event::ReadMsr(number) => {
+                self.barriers.overwritten = false;
                 self.is_movable &= number == Some(Msr::SpecCtrl.address().into());
             }
             Event::WriteMsr { number, value } => {
@@ -660,6 +755,7 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 self.goal(obligation::KEPT, is_allowed, "MSR");
                 let others = [Msr::SpecCtrl, Msr::PredCmd].map(|msr| Some(msr.address().into()));
                 self.is_movable &= others.contains(&number);
+                self.barriers.restricted |= number == Some(Msr::SpecCtrl.address().into());
                 if number == Some(Msr::PredCmd.address().into()) {
                     self.barriers.emptied |= d.known(value).is_some_and(|value| value & 1 != 0);
                 }
@@ -670,10 +766,12 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 let certain = if self.jumped { Speculation::Possible } else { Speculation::None };
                 self.swapped = Some(certain);
             }
-            Event::Serialise => {
-                self.swapped = self.swapped.map(|_| Speculation::None);
-                self.jumped = false;
-                self.barriers.fence();
+            Event::Fence(fence) => {
+                if fence.stops_dispatch() {
+                    self.swapped = self.swapped.map(|_| Speculation::None);
+                    self.jumped = false;
+                }
+                self.barriers.fence(fence);
             }
         }
     }
@@ -777,8 +875,8 @@ pub(super) fn run_to<D: Domain>(
         let sfmask = world.setting.sfmask;
         watch.goal(obligation::SFMASK, d.bit(sfmask.contains(cleared)), "SFMASK");
     }
-    let Watch { trace, goals, is_movable, .. } = watch;
-    Ok(Run { trace, goals, end, is_movable })
+    let Watch { trace, goals, is_movable, barriers, .. } = watch;
+    Ok(Run { trace, goals, end, is_movable, lines: barriers.into_lines() })
 }
 
 /// A way through the code.
@@ -1448,7 +1546,8 @@ pub(super) fn compare_runs<D: Domain>(
         }
     }
     let end = String::from("the same way");
-    Ok(Run { trace: watch.trace, goals: watch.goals, end, is_movable: false })
+    let lines = watch.barriers.into_lines();
+    Ok(Run { trace: watch.trace, goals: watch.goals, end, is_movable: false, lines })
 }
 
 /// What `switcher_enter_guest` leaves on the host's stack, found by entering a guest all of whose
@@ -1475,14 +1574,14 @@ pub fn saved<D: Domain>(
 
 /// Whether the unknown of this name can have another value at the exit than it had at the entry.
 fn is_changed(Name { of, part, .. }: Name) -> bool {
-    match (of, part) {
+    matches!(
+        (of, part),
         (Object::FsBase | Object::Pkru | Object::Pvcs, _)
-        | (Object::Guest, Part::Field("gs_base"))
-        | (Object::Tss, Part::Field("sp2"))
-        | (Object::TssExtra, Part::Field("switch_flags" | "smod_rsp"))
-        | (Object::Sp0Stack | Object::IstStack, _) => true,
-        _ => false,
-    }
+            | (Object::Guest, Part::Field("gs_base"))
+            | (Object::Tss, Part::Field("sp2"))
+            | (Object::TssExtra, Part::Field("switch_flags" | "smod_rsp"))
+            | (Object::Sp0Stack | Object::IstStack, _)
+    )
 }
 
 /// A source whose frame is one of known numbers, so that there is one path.

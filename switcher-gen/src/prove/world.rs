@@ -158,6 +158,10 @@ impl Name {
             (Object::TssExtra, Part::Field(field)) if PUBLISHED.contains(&field) => {
                 Origin::Published
             }
+            // The guest's RSP of an earlier SYSCALL.
+            (Object::Tss, Part::Field("sp2")) => Origin::Stale,
+            // What the host has put there, or zero.
+            (Object::Interrupted, Part::Field("host_rsp")) => Origin::Host,
             (of, _) => match of {
                 Object::Guest | Object::Frame | Object::Pvcs | Object::FsBase | Object::Pkru => {
                     Origin::Guest
@@ -165,6 +169,12 @@ impl Name {
                 // An error code says what the guest has done.
                 Object::Event => Origin::Guest,
                 Object::Interrupted => Origin::Interrupted,
+                // Stacks have had guests' registers, and host code may leave what it likes.
+                Object::Sp0Stack
+                | Object::IstStack
+                | Object::Untraining
+                | Object::Hook
+                | Object::HookStack => Origin::Stale,
                 Object::Host
                 | Object::GuestRoot
                 | Object::OrigAx
@@ -173,15 +183,10 @@ impl Name {
                 | Object::PvcsAddress
                 | Object::Tss
                 | Object::TssExtra
-                | Object::Sp0Stack
-                | Object::IstStack
                 | Object::HostStack
                 | Object::Cr4
                 | Object::Efer
-                | Object::SpecCtrl
-                | Object::Untraining
-                | Object::Hook
-                | Object::HookStack => Origin::Host,
+                | Object::SpecCtrl => Origin::Host,
             },
         }
     }
