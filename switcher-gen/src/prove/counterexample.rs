@@ -177,6 +177,29 @@ impl Counterexample {
     }
 }
 
+/// A state of numbers that meets all assumptions and takes the path of `run`, of what `model` says of
+/// it. `None` if the concrete machine goes another way.
+pub(super) fn witness(
+    target: &Target,
+    theorem: Theorem,
+    neighbour: Neighbour,
+    run: &Run<Symbolic>,
+    model: &Model,
+) -> Option<Vec<(String, u64)>> {
+    [Bases::Fixed, Bases::Some, Bases::All].into_iter().find_map(|bases| {
+        let mut values = Values { model, bases, asked: Vec::new() };
+        let met = model.iter().filter(|(name, _)| is_met(name));
+        let met = met.map(|(name, value)| (name.to_owned(), value));
+        let replayed = replay(target, theorem, neighbour, met, &mut values)?;
+        let is_same = replayed.trace == run.trace && replayed.end == run.end;
+        let mut state = values.asked;
+        state.retain(|(_, value)| *value != 0);
+        state.sort();
+        state.dedup();
+        (is_same && replayed.goals.iter().all(|goal| goal.holds)).then_some(state)
+    })
+}
+
 /// Whether an unknown comes up on the way, or is of the code as a whole: it is no part of a world.
 fn is_met(name: &str) -> bool {
     name.contains('#') || name == SLIDE

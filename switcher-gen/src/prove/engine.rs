@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::counterexample::Counterexample;
+use super::counterexample::{self, Counterexample};
 use super::findings::{Findings, Refused};
 use super::shared::{self, Executed, Key, Shared};
 use super::target::Target;
 use super::theorem::{self, BadCode, Extent, Neighbour, Run, Theorem, Walk};
 use super::world::{Name, Saved, Source};
-use crate::machine::Observer;
+use crate::machine::{Domain, Observer};
 use crate::machine::symbolic::{self, By, ExploreError, Symbolic, Verdict as Answer, Word};
 
 /// Proves. One prover can be asked many times: what it has found out about terms it keeps.
@@ -37,6 +37,15 @@ pub enum Verdict {
     Refuted(Box<Counterexample>),
     /// The solver does not know. That is no proof.
     Unknown(String),
+}
+
+/// Whether the proof of a theorem says anything: see [`Prover::substance`].
+#[derive(Clone, Debug, Default)]
+pub struct Substance {
+    /// For each path, a state of numbers that meets all assumptions and takes it, if one was found.
+    pub paths: Vec<(Neighbour, Option<Vec<(String, u64)>>)>,
+    /// By the name of an obligation: of how many goals the contrary is refuted, and how many there are.
+    pub contrary: BTreeMap<&'static str, (usize, usize)>,
 }
 
 /// What was shown of one theorem.
@@ -393,6 +402,57 @@ impl Prover {
                 return;
             }
         }
+    }
+
+    /// Whether a proof says anything: for each path of `theorem`, a state that takes it; and for each
+    /// goal, whether the contrary is refuted.
+    ///
+    /// # Errors
+    /// If the code is none that a theorem can be about.
+    pub fn substance(&self, target: &Target, theorem: Theorem) -> Result<Substance, Unexplored> {
+        let d = &self.domain;
+        d.reset();
+        let saved = theorem::saved(d, target, &mut Unknowns)?.ok_or(Unexplored::NoEntry)?;
+        let mut found = Substance::default();
+        let neighbours = [Neighbour::Hostile, Neighbour::Quiet];
+        let needed = if theorem.is_of_events() { &neighbours[1..] } else { &neighbours };
+        for &neighbour in needed {
+            d.reset();
+            let mut bad = None;
+            let run = |d: &Symbolic| {
+                let how = (neighbour, Extent::Everything);
+                theorem::run_to(d, target, theorem, how, &mut Unknowns, Some(&saved), assume(d))
+            };
+            let explored = d.explore_until(run, |_, result| {
+                let run = match result {
+                    Ok(run) => run,
+                    Err(error) => {
+                        bad = Some(error);
+                        return ControlFlow::Break(());
+                    }
+                };
+                // That nothing is the case is refuted by whatever is.
+                let state = match d.check(d.bit(false)) {
+                    Answer::Fails(model) => {
+                        counterexample::witness(target, theorem, neighbour, &run, &model)
+                    }
+                    Answer::Holds { .. } | Answer::Unknown(_) => None,
+                };
+                found.paths.push((neighbour, state));
+                for goal in &run.goals {
+                    let is_refuted = matches!(d.check(d.not(goal.holds)), Answer::Fails(_));
+                    let (refuted, all) = found.contrary.entry(goal.obligation.name).or_default();
+                    *refuted += usize::from(is_refuted);
+                    *all += 1;
+                }
+                ControlFlow::Continue(())
+            });
+            match bad {
+                Some(bad) => return Err(bad.into()),
+                None => explored.map(drop)?,
+            }
+        }
+        Ok(found)
     }
 
     /// Whether two targets, both proved, leave the same in everything that can be read, beyond what

@@ -56,7 +56,7 @@ mod theorem;
 mod world;
 
 pub use counterexample::Counterexample;
-pub use engine::{Prover, Report, Unexplored, Verdict};
+pub use engine::{Prover, Report, Substance, Unexplored, Verdict};
 pub(crate) use events::VECTORS;
 pub use findings::{Findings, Refused};
 pub use obligation::Obligation;
