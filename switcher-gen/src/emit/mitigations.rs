@@ -16,15 +16,11 @@ use switcher_macros::asm;
 use crate::arch::Msr;
 use crate::asm::{HostSymbol, Label, Sink};
 use crate::layout::{IretFrame, PerCpu, TssExtra};
-use crate::mitigations::Rsb;
+use crate::mitigations::{Bhb, Rsb};
 use crate::variant::Variant;
 
 /// How often [`Label::RsbFill`] runs: two entries each, and no CPU's buffer has more than 32.
 const RSB_ROUNDS: i32 = 16;
-/// Rounds of branches, and branches in a round: Intel's numbers for CPUs up to Golden Cove
-/// ("Branch History Injection and Intra-mode Branch Target Injection", software sequence).
-const BHB_ROUNDS: i32 = 5;
-const BHB_BRANCHES: i32 = 5;
 /// Of the branches' code: their addresses are part of the history.
 const BHB_ALIGNMENT: usize = 64;
 
@@ -176,10 +172,10 @@ fn sequences<S: Sink>(a: &mut S, variant: &Variant, labels: &Labels) -> Cleared 
             cleared.rcx = true;
         }
     }
-    if mitigations.bhb {
+    if let Some((rounds, branches)) = mitigations.bhb.sequence() {
         asm!(a
             /// The history of branches is overwritten: each round calls the next one.
-            ; mov   ecx, BHB_ROUNDS
+            ; mov   ecx, rounds
             ; call  =>labels.round
             ; jmp   =>labels.cleared
         );
@@ -192,7 +188,7 @@ fn sequences<S: Sink>(a: &mut S, variant: &Variant, labels: &Labels) -> Cleared 
         a.align(BHB_ALIGNMENT, super::FILLER);
         asm!(a
             ; =>labels.branches
-            ; mov   eax, BHB_BRANCHES
+            ; mov   eax, branches
             ; =>labels.branch
             ; jmp   BYTE =>labels.target
             ; nop
@@ -206,7 +202,7 @@ fn sequences<S: Sink>(a: &mut S, variant: &Variant, labels: &Labels) -> Cleared 
         );
         cleared.rcx = true;
     }
-    if mitigations.bhb || mitigations.rsb != Rsb::Left {
+    if mitigations.bhb != Bhb::Left || mitigations.rsb != Rsb::Left {
         asm!(a
             /// No RET is predicted before all of that is done.
             ; lfence

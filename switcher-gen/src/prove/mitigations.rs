@@ -9,9 +9,6 @@ use crate::mitigations::{Mitigations, Rsb};
 
 /// Calls that fill a return stack buffer: no CPU's has more entries.
 const RSB_ENTRIES: u32 = 32;
-/// Branches taken in a row that overwrite the history: those of Intel's sequence with 5 rounds of 5
-/// ("Branch History Injection and Intra-mode Branch Target Injection").
-const HISTORY: u32 = 62;
 
 /// What a path has done so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,7 +70,7 @@ impl Barriers {
             emptied: !mitigations.ibpb || self.emptied,
             untrained: !mitigations.untrain || self.untrained && is_thunks,
             filled: is_own || self.fenced_fill >= entries,
-            history: is_own || !mitigations.bhb || self.fenced_run >= HISTORY,
+            history: is_own || self.fenced_run >= mitigations.bhb.taken(),
         }
     }
 }
