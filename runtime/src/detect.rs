@@ -6,8 +6,11 @@ use switcher_gen::arch::{
     ArchCapabilities, HostFeatures, HostState, McuOptCtrl, Msr as MsrName, PagingMode, SpecCtrl,
     Speculation, TsxCtrl,
 };
+use switcher_gen::mitigations::Assessment;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
+
+use crate::cpu::Cpu;
 
 /// Detection of the CPU this code runs on.
 pub trait Detect {
@@ -41,6 +44,19 @@ impl Detect for HostFeatures {
             arch_capabilities,
         };
         Self::from_cpuid(CpuIdReaderNative, state)
+    }
+}
+
+impl Cpu<'_> {
+    /// What the faults of **this** CPU ask for as it is set up now, and what the host has not done
+    /// about them. A variant is chosen once, MSRs are each CPU's own: one on which SPEC_CTRL is not
+    /// what it is elsewhere needs more than the variant has, which
+    /// [`Mitigations::covers`](switcher_gen::Mitigations::covers) tells. A host may know better, so
+    /// [`install`](crate::Switcher::install) does not refuse.
+    #[must_use]
+    pub fn assess(&self) -> Assessment {
+        let vendor = self.switcher().image().variant().axes().vendor;
+        Assessment::of(&HostFeatures::detect(), vendor)
     }
 }
 

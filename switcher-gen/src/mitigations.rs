@@ -170,6 +170,18 @@ impl Mitigations {
         Self { ibpb: false, untrain: self.untrain || self.ibpb, ..self }
     }
 
+    /// Whether a switcher with these does all that `needed` asks for: more is no harm, and untraining
+    /// takes the place of IBPB.
+    #[must_use]
+    pub fn covers(self, needed: Self) -> bool {
+        (self.ibrs || !needed.ibrs)
+            && (self.ibpb || self.untrain || !needed.ibpb)
+            && (self.untrain || !needed.untrain)
+            && self.rsb >= needed.rsb
+            && self.bhb >= needed.bhb
+            && (self.verw || !needed.verw)
+    }
+
     /// Whether an exit has anything to do.
     #[must_use]
     pub const fn at_exit(self) -> bool {
@@ -283,6 +295,23 @@ mod tests {
         // Golden Cove's history has 194.
         let taken = [Bhb::Left, Bhb::Short, Bhb::Long].map(Bhb::taken);
         assert_eq!(taken, [0, 62, 194]);
+    }
+
+    #[test]
+    fn more_covers_less_and_nothing_covers_more() {
+        for vendor in [Vendor::Intel, Vendor::Amd] {
+            for one in Mitigations::all(vendor) {
+                assert!(one.covers(one) && one.covers(Mitigations::NONE));
+                assert_eq!(Mitigations::NONE.covers(one), one == Mitigations::NONE);
+                assert!(one.with_return_thunks().covers(one), "{one}");
+            }
+        }
+        let covers = |more: &str, less: &str| {
+            more.parse::<Mitigations>().unwrap().covers(less.parse().unwrap())
+        };
+        assert!(covers("+rsb+bhblong", "+rsblite+bhb") && !covers("+rsblite+bhb", "+rsb"));
+        assert!(!covers("+bhb", "+bhblong") && !covers("+ibrs+rsb+bhblong", "+verw"));
+        assert!(!covers("+ibpb", "+untrain") && covers("+untrain", "+ibpb"));
     }
 
     fn chosen(cpu: &'static [u8; 12], speculation: [u32; 4], state: HostState) -> String {

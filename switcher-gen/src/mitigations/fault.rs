@@ -546,11 +546,16 @@ impl Fault {
         if !cves.is_empty() {
             text += &alloc::format!("* **Numbers**: {cves}.\n");
         }
-        text += &alloc::format!("* **Affected, if** {}.\n", self.suffers);
-        for Code { when, measure, exists, works } in self.code {
+        text += &match self.suffers {
+            Is::Always => String::from("* **Affected**: every CPU.\n"),
+            some => alloc::format!("* **Affected, if** {some}.\n"),
+        };
+        for (at, Code { when, measure, exists, works }) in self.code.iter().enumerate() {
             text += "* **The code**";
-            if !matches!(when, Is::Always) {
-                text += &alloc::format!(", if {when}");
+            match when {
+                Is::Always if at == 0 => {}
+                Is::Always => text += ", otherwise",
+                when => text += &alloc::format!(", if {when}"),
             }
             text += &alloc::format!(": {measure}.");
             if !matches!(exists, Is::Always) {
