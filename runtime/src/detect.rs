@@ -3,14 +3,20 @@
 use raw_cpuid::CpuIdReaderNative;
 use raw_cpuid::native_cpuid::cpuid_count;
 use switcher_gen::arch::{
-    ArchCapabilities, HostFeatures, HostState, Msr as MsrName, PagingMode, Speculation,
+    ArchCapabilities, HostFeatures, HostState, McuOptCtrl, Msr as MsrName, PagingMode, SpecCtrl,
+    Speculation, TsxCtrl,
 };
+use switcher_gen::mitigations::Assessment;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
 
+use crate::cpu::Cpu;
+
 /// Detection of the CPU this code runs on.
 pub trait Detect {
-    /// Reads CPUID, CR4, EFER and, where they exist, S_CET and IA32_ARCH_CAPABILITIES. Must run at CPL 0: elsewhere it faults.
+    /// Reads CPUID, CR4, EFER and, where they exist, S_CET, SPEC_CTRL, IA32_ARCH_CAPABILITIES,
+    /// IA32_TSX_CTRL and IA32_MCU_OPT_CTRL: as this CPU has them now, so that a host sets them before.
+    /// Must run at CPL 0: elsewhere it faults.
     #[must_use]
     fn detect() -> Self;
 }
@@ -18,6 +24,8 @@ pub trait Detect {
 impl Detect for HostFeatures {
     fn detect() -> Self {
         let cr4 = Cr4::read_raw();
+        let says = Speculation::from_cpuid(&CpuIdReaderNative);
+        let arch_capabilities = arch_capabilities(says);
         let paging = if cr4 & Cr4Flags::L5_PAGING.bits() == 0 {
             PagingMode::FourLevel
         } else {
@@ -28,10 +36,27 @@ impl Detect for HostFeatures {
             pcid: cr4 & Cr4Flags::PCID.bits() != 0,
             pku: cr4 & Cr4Flags::PROTECTION_KEY_USER.bits() != 0,
             ibt: cr4 & CR4_CET != 0 && endbranch_enabled(),
+            smep: cr4 & Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION.bits() != 0,
             automatic_ibrs: automatic_ibrs(),
-            arch_capabilities: arch_capabilities(),
+            spec_ctrl: spec_ctrl(says),
+            tsx_ctrl: tsx_ctrl(arch_capabilities),
+            mcu_opt_ctrl: mcu_opt_ctrl(says, arch_capabilities),
+            arch_capabilities,
         };
         Self::from_cpuid(CpuIdReaderNative, state)
+    }
+}
+
+impl Cpu<'_> {
+    /// What the faults of **this** CPU ask for as it is set up now, and what the host has not done
+    /// about them. A variant is chosen once, MSRs are each CPU's own: one on which SPEC_CTRL is not
+    /// what it is elsewhere needs more than the variant has, which
+    /// [`Mitigations::covers`](switcher_gen::Mitigations::covers) tells. A host may know better, so
+    /// [`install`](crate::Switcher::install) does not refuse.
+    #[must_use]
+    pub fn assess(&self) -> Assessment {
+        let vendor = self.switcher().image().variant().axes().vendor;
+        Assessment::of(&HostFeatures::detect(), vendor)
     }
 }
 
@@ -56,9 +81,39 @@ fn automatic_ibrs() -> bool {
     efer & AIBRSE != 0
 }
 
+/// Empty where there is none: nothing is restricted then.
+fn spec_ctrl(says: Speculation) -> SpecCtrl {
+    if !says.has_spec_ctrl() {
+        return SpecCtrl::empty();
+    }
+    // SAFETY: the MSR exists where CPUID reports any of its bits; reading it changes nothing.
+    SpecCtrl::from_bits_retain(unsafe { Msr::new(MsrName::SpecCtrl.address()).read() })
+}
+
+/// Empty where there is none: transactions do not abort then, if there are any.
+fn tsx_ctrl(capabilities: ArchCapabilities) -> TsxCtrl {
+    if !capabilities.contains(ArchCapabilities::TSX_CTRL) {
+        return TsxCtrl::empty();
+    }
+    // SAFETY: the MSR exists where IA32_ARCH_CAPABILITIES says so; reading it changes nothing.
+    TsxCtrl::from_bits_retain(unsafe { Msr::new(MsrName::TsxCtrl.address()).read() })
+}
+
+/// `None` where there is none: the microcode has not got what it could switch off then.
+fn mcu_opt_ctrl(says: Speculation, capabilities: ArchCapabilities) -> Option<McuOptCtrl> {
+    let exists =
+        says.contains(Speculation::SRBDS_CTRL) || capabilities.contains(ArchCapabilities::GDS_CTRL);
+    exists.then(|| {
+        // SAFETY: the MSR exists where CPUID or IA32_ARCH_CAPABILITIES reports one of its bits;
+        // reading it changes nothing.
+        let bits = unsafe { Msr::new(MsrName::McuOptCtrl.address()).read() };
+        McuOptCtrl::from_bits_retain(bits)
+    })
+}
+
 /// Empty where there is none: the CPU is then taken to suffer from everything.
-fn arch_capabilities() -> ArchCapabilities {
-    if !Speculation::from_cpuid(&CpuIdReaderNative).contains(Speculation::ARCH_CAPABILITIES) {
+fn arch_capabilities(says: Speculation) -> ArchCapabilities {
+    if !says.contains(Speculation::ARCH_CAPABILITIES) {
         return ArchCapabilities::empty();
     }
     // SAFETY: the MSR exists where CPUID says so; reading it changes nothing.

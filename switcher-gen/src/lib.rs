@@ -78,7 +78,7 @@ pub mod layout;
 pub mod listing;
 #[cfg(feature = "std")]
 pub mod machine;
-mod mitigations;
+pub mod mitigations;
 #[cfg(feature = "std")]
 pub mod mutate;
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
@@ -97,7 +97,7 @@ pub mod superfluous;
 mod variant;
 
 pub use image::{Fingerprint, Gate, GateDescriptor, Image, LinkError, LinkedImage};
-pub use mitigations::{Mitigations, NotForVendor, Rsb, UnknownMitigation};
+pub use mitigations::{Bhb, Mitigations, NotForVendor, Rsb, UnknownMitigation};
 pub use variant::{
     Axes, IllegalVariant, NoVariant, Policy, UnknownPolicy, UnknownVariant, Variant,
 };

@@ -11,7 +11,14 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::str::FromStr;
 
-use crate::arch::{ArchCapabilities, HostFeatures, HostState, Speculation, Vendor};
+use crate::arch::{HostFeatures, Vendor};
+
+mod fault;
+mod table;
+
+pub use fault::{
+    Assessment, Code, Cpus, Done, Duty, Fault, Instead, Is, Measure, Place, Switch, Unmet,
+};
 
 /// What becomes of the return stack buffer on an exit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,6 +31,63 @@ pub enum Rsb {
     Lite,
     /// All entries become harmless.
     Full,
+}
+
+/// What becomes of the history of branches on an exit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Bhb {
+    /// Nothing: it is not used, or the CPU keeps privilege levels apart.
+    #[default]
+    Left,
+    /// It is overwritten by Intel's sequence for cores before Golden Cove.
+    Short,
+    /// It is overwritten by the sequence for the longer histories since (Alder Lake, Sapphire
+    /// Rapids).
+    Long,
+}
+
+impl Bhb {
+    /// Rounds, and branches in a round: Intel's numbers ("Branch History Injection and Intra-mode
+    /// Branch Target Injection", software BHB-clearing sequence).
+    #[must_use]
+    pub const fn sequence(self) -> Option<(i32, i32)> {
+        match self {
+            Self::Left => None,
+            Self::Short => Some((5, 5)),
+            Self::Long => Some((12, 7)),
+        }
+    }
+
+    /// Whether the history is overwritten.
+    #[must_use]
+    pub const fn is_on(self) -> bool {
+        !matches!(self, Self::Left)
+    }
+
+    /// How many of the sequence's branches stay in their cache line: in each round its jumps over a NOP,
+    /// and those back to the next one. What a branch leaves in the history is made of its address and
+    /// its target's, so a sequence elsewhere in its lines is another one.
+    #[must_use]
+    pub const fn within_a_line(self) -> usize {
+        match self.sequence() {
+            None => 0,
+            Some((rounds, branches)) => (rounds * (2 * branches - 1)).unsigned_abs() as usize,
+        }
+    }
+
+    /// How many branches the sequence takes: each of its rounds calls the next one, and within a round
+    /// each branch is a jump, followed by the jump of a loop that is not taken the last time.
+    #[must_use]
+    pub const fn taken(self) -> usize {
+        match self.sequence() {
+            None => 0,
+            Some((rounds, branches)) => {
+                let (rounds, branches) = (rounds.unsigned_abs(), branches.unsigned_abs());
+                // The calls of the rounds, what is in them, the loop around, all RETs, the jump away.
+                (1 + rounds * (1 + 2 * branches - 1) + (rounds - 1) + (rounds + 1) + 1) as usize
+            }
+        }
+    }
 }
 
 /// The mitigations of a variant.
@@ -39,8 +103,8 @@ pub struct Mitigations {
     pub untrain: bool,
     /// The return stack buffer.
     pub rsb: Rsb,
-    /// An exit overwrites the history of branches.
-    pub bhb: bool,
+    /// The history of branches.
+    pub bhb: Bhb,
     /// An entry ends with VERW, which overwrites the CPU's buffers.
     pub verw: bool,
 }
@@ -66,25 +130,28 @@ const UNTRAIN: &str = "untrain";
 const RSB: &str = "rsb";
 const RSBLITE: &str = "rsblite";
 const BHB: &str = "bhb";
+const BHBLONG: &str = "bhblong";
 const VERW: &str = "verw";
-const NAMES: [&str; 7] = [IBRS, IBPB, UNTRAIN, RSB, RSBLITE, BHB, VERW];
+const NAMES: [&str; 8] = [IBRS, IBPB, UNTRAIN, RSB, RSBLITE, BHB, BHBLONG, VERW];
 
 impl Mitigations {
     /// Nothing: for hosts that need nothing, and as the base of comparisons.
-    pub const NONE: Self =
-        Self { ibrs: false, ibpb: false, untrain: false, rsb: Rsb::Left, bhb: false, verw: false };
+    pub const NONE: Self = Self {
+        ibrs: false,
+        ibpb: false,
+        untrain: false,
+        rsb: Rsb::Left,
+        bhb: Bhb::Left,
+        verw: false,
+    };
 
     /// Every combination that means something on the vendor's CPUs, none first.
     pub fn all(vendor: Vendor) -> Vec<Self> {
-        let all = (0..1 << 5).flat_map(|on| {
-            let [ibrs, ibpb, untrain, bhb, verw] = [16, 8, 4, 2, 1].map(|bit| on & bit != 0);
-            [Rsb::Left, Rsb::Full, Rsb::Lite].map(|rsb| Self {
-                ibrs,
-                ibpb,
-                untrain,
-                rsb,
-                bhb,
-                verw,
+        let all = (0..1 << 4).flat_map(|on| {
+            let [ibrs, ibpb, untrain, verw] = [8, 4, 2, 1].map(|bit| on & bit != 0);
+            let one = Self { ibrs, ibpb, untrain, verw, ..Self::NONE };
+            [Bhb::Left, Bhb::Short, Bhb::Long].into_iter().flat_map(move |bhb| {
+                [Rsb::Left, Rsb::Full, Rsb::Lite].map(|rsb| Self { rsb, bhb, ..one })
             })
         });
         all.filter(|one| one.fit(vendor).is_ok()).collect()
@@ -97,54 +164,20 @@ impl Mitigations {
             // What it is for there is done by IBRS.
             Vendor::Intel if self.ibpb => IBPB,
             Vendor::Intel if self.untrain => UNTRAIN,
-            Vendor::Amd if self.bhb => BHB,
-            Vendor::Amd if self.verw => VERW,
+            Vendor::Amd if matches!(self.bhb, Bhb::Short) => BHB,
+            Vendor::Amd if matches!(self.bhb, Bhb::Long) => BHBLONG,
             _ => return Ok(()),
         };
         Err(NotForVendor { name, vendor })
     }
 
-    /// The mitigations that a vendor's CPU needs which says of itself what this one does: cautious
+    /// The mitigations that a vendor's CPU needs which says of itself what this one does, set up as its
+    /// host has it: those of [`Assessment`], which also knows what the host has left undone. Cautious
     /// where a host may know better. AMD's CPUs whose returns a guest can train get IBPB, which is
     /// the slow way: see [`with_return_thunks`](Self::with_return_thunks).
     #[must_use]
     pub fn for_cpu(features: &HostFeatures, vendor: Vendor) -> Self {
-        let says = |flag| features.speculation().contains(flag);
-        let HostState { automatic_ibrs, arch_capabilities: caps, .. } = features.state();
-        let is = |flag| caps.contains(flag);
-        match vendor {
-            Vendor::Intel => {
-                let enhanced = is(ArchCapabilities::IBRS_ALL);
-                let samples = !is(ArchCapabilities::MDS_NO)
-                    || is(ArchCapabilities::RFDS_CLEAR) && !is(ArchCapabilities::RFDS_NO)
-                    || is(ArchCapabilities::FB_CLEAR)
-                        && !is(ArchCapabilities::SBDR_SSDP_NO
-                            | ArchCapabilities::FBSDP_NO
-                            | ArchCapabilities::PSDP_NO);
-                let clears = says(Speculation::MD_CLEAR)
-                    || caps.intersects(ArchCapabilities::RFDS_CLEAR | ArchCapabilities::FB_CLEAR);
-                Self {
-                    ibrs: says(Speculation::IBRS) && !enhanced,
-                    ibpb: false,
-                    untrain: false,
-                    rsb: match (enhanced, is(ArchCapabilities::PBRSB_NO)) {
-                        (false, _) => Rsb::Full,
-                        (true, false) => Rsb::Lite,
-                        (true, true) => Rsb::Left,
-                    },
-                    bhb: !is(ArchCapabilities::BHI_NO) && !says(Speculation::BHI_CTRL),
-                    verw: samples && clears,
-                }
-            }
-            Vendor::Amd => Self {
-                ibrs: says(Speculation::IBRS | Speculation::IBRS_PREFERRED) && !automatic_ibrs,
-                ibpb: says(Speculation::IBPB) && !says(Speculation::BTC_NO | Speculation::SRSO_NO),
-                untrain: false,
-                rsb: if automatic_ibrs { Rsb::Left } else { Rsb::Full },
-                bhb: false,
-                verw: false,
-            },
-        }
+        Assessment::of(features, vendor).mitigations
     }
 
     /// The same for a host all of whose code returns through its return thunk: untraining takes the
@@ -154,10 +187,26 @@ impl Mitigations {
         Self { ibpb: false, untrain: self.untrain || self.ibpb, ..self }
     }
 
+    /// Whether a switcher with these does all that `needed` asks for: more is no harm, and untraining
+    /// takes the place of IBPB.
+    #[must_use]
+    pub fn covers(self, needed: Self) -> bool {
+        (self.ibrs || !needed.ibrs)
+            && (self.ibpb || self.untrain || !needed.ibpb)
+            && (self.untrain || !needed.untrain)
+            && self.rsb >= needed.rsb
+            && self.bhb >= needed.bhb
+            && (self.verw || !needed.verw)
+    }
+
     /// Whether an exit has anything to do.
     #[must_use]
     pub const fn at_exit(self) -> bool {
-        self.ibrs || self.ibpb || self.untrain || self.bhb || !matches!(self.rsb, Rsb::Left)
+        self.ibrs
+            || self.ibpb
+            || self.untrain
+            || !matches!(self.bhb, Bhb::Left)
+            || !matches!(self.rsb, Rsb::Left)
     }
 
     /// The names of those that are on, in the order in which a variant's name has them.
@@ -167,13 +216,18 @@ impl Mitigations {
             Rsb::Lite => Some(RSBLITE),
             Rsb::Full => Some(RSB),
         };
+        let bhb = match self.bhb {
+            Bhb::Left => None,
+            Bhb::Short => Some(BHB),
+            Bhb::Long => Some(BHBLONG),
+        };
         let on = |is_on: bool, name| is_on.then_some(name);
         let names = [
             on(self.ibrs, IBRS),
             on(self.ibpb, IBPB),
             on(self.untrain, UNTRAIN),
             rsb,
-            on(self.bhb, BHB),
+            bhb,
             on(self.verw, VERW),
         ];
         names.into_iter().flatten()
@@ -200,7 +254,8 @@ impl FromStr for Mitigations {
                 UNTRAIN => read.untrain = true,
                 RSB => read.rsb = Rsb::Full,
                 RSBLITE => read.rsb = Rsb::Lite,
-                BHB => read.bhb = true,
+                BHB => read.bhb = Bhb::Short,
+                BHBLONG => read.bhb = Bhb::Long,
                 VERW => read.verw = true,
                 other => return Err(UnknownMitigation(other.into())),
             }
@@ -213,6 +268,7 @@ impl FromStr for Mitigations {
 mod tests {
     use super::*;
     use crate::arch::fake::{FakeCpu, STATE, features};
+    use crate::arch::{ArchCapabilities, HostState, SpecCtrl};
     use alloc::string::ToString;
 
     #[test]
@@ -230,18 +286,49 @@ mod tests {
         let refused = "+ibrs+magic".parse::<Mitigations>().unwrap_err().to_string();
         assert_eq!(
             refused,
-            "unknown mitigation `magic`; known are: ibrs, ibpb, untrain, rsb, rsblite, bhb, verw"
+            "unknown mitigation `magic`; known are: ibrs, ibpb, untrain, rsb, rsblite, bhb, bhblong, verw"
         );
     }
 
     #[test]
     fn what_means_nothing_on_a_vendors_cpus_is_refused() {
         let count = |vendor| Mitigations::all(vendor).len();
-        assert_eq!((count(Vendor::Intel), count(Vendor::Amd)), (24, 24));
+        assert_eq!((count(Vendor::Intel), count(Vendor::Amd)), (36, 48));
         let verw = Mitigations { verw: true, ..Mitigations::NONE };
-        assert_eq!(verw.fit(Vendor::Intel), Ok(()));
-        let refused = verw.fit(Vendor::Amd).unwrap_err().to_string();
-        assert_eq!(refused, "`verw` is not for CPUs of vendor `amd`: drop it");
+        assert_eq!((verw.fit(Vendor::Intel), verw.fit(Vendor::Amd)), (Ok(()), Ok(())));
+        let refuse = |name: &str, vendor| {
+            name.parse::<Mitigations>().unwrap().fit(vendor).unwrap_err().to_string()
+        };
+        let is_amds = "is not for CPUs of vendor `amd`: drop it";
+        assert_eq!(refuse("+bhb", Vendor::Amd), std::format!("`bhb` {is_amds}"));
+        assert_eq!(refuse("+bhblong+verw", Vendor::Amd), std::format!("`bhblong` {is_amds}"));
+        let is_intels = "is not for CPUs of vendor `intel`: drop it";
+        assert_eq!(refuse("+ibpb", Vendor::Intel), std::format!("`ibpb` {is_intels}"));
+        assert_eq!(refuse("+untrain", Vendor::Intel), std::format!("`untrain` {is_intels}"));
+    }
+
+    #[test]
+    fn a_sequence_takes_as_many_branches_as_a_history_holds() {
+        // Golden Cove's history has 194.
+        let taken = [Bhb::Left, Bhb::Short, Bhb::Long].map(Bhb::taken);
+        assert_eq!(taken, [0, 62, 194]);
+    }
+
+    #[test]
+    fn more_covers_less_and_nothing_covers_more() {
+        for vendor in [Vendor::Intel, Vendor::Amd] {
+            for one in Mitigations::all(vendor) {
+                assert!(one.covers(one) && one.covers(Mitigations::NONE));
+                assert_eq!(Mitigations::NONE.covers(one), one == Mitigations::NONE);
+                assert!(one.with_return_thunks().covers(one), "{one}");
+            }
+        }
+        let covers = |more: &str, less: &str| {
+            more.parse::<Mitigations>().unwrap().covers(less.parse().unwrap())
+        };
+        assert!(covers("+rsb+bhblong", "+rsblite+bhb") && !covers("+rsblite+bhb", "+rsb"));
+        assert!(!covers("+bhb", "+bhblong") && !covers("+ibrs+rsb+bhblong", "+verw"));
+        assert!(!covers("+ibpb", "+untrain") && covers("+untrain", "+ibpb"));
     }
 
     fn chosen(cpu: &'static [u8; 12], speculation: [u32; 4], state: HostState) -> String {
@@ -252,39 +339,55 @@ mod tests {
     #[test]
     fn an_intel_cpu_gets_what_it_does_not_say_it_can_do_without() {
         const ALL: [u32; 4] = [1 << 10 | 1 << 26 | 1 << 29, 0, 0, 0];
-        let chosen = |speculation, arch_capabilities| {
-            chosen(b"GenuineIntel", speculation, HostState { arch_capabilities, ..STATE })
+        let chosen = |speculation, arch_capabilities, spec_ctrl| {
+            let state = HostState { arch_capabilities, spec_ctrl, smep: true, ..STATE };
+            chosen(b"GenuineIntel", speculation, state)
         };
         type Caps = ArchCapabilities;
+        let none = SpecCtrl::empty();
         // Skylake: IBRS is to be written each time.
-        assert_eq!(chosen(ALL, Caps::empty()), "+ibrs+rsb+bhb+verw");
+        assert_eq!(chosen(ALL, Caps::empty(), none), "+ibrs+rsb+bhb+verw");
         // No microcode for any of it.
-        assert_eq!(chosen([0; 4], Caps::empty()), "+rsb+bhb");
-        // Cascade Lake and later: IBRS stays on.
-        assert_eq!(chosen(ALL, Caps::IBRS_ALL | Caps::MDS_NO), "+rsblite+bhb");
-        let fill_buffers = Caps::IBRS_ALL | Caps::MDS_NO | Caps::FB_CLEAR | Caps::PBRSB_NO;
-        assert_eq!(chosen(ALL, fill_buffers), "+bhb+verw");
+        assert_eq!(chosen([0; 4], Caps::empty(), none), "+rsb+bhb+verw");
+        // Cascade Lake and later: IBRS stays on, if it is on.
+        let enhanced = Caps::IBRS_ALL | Caps::MDS_NO;
+        assert_eq!(chosen(ALL, enhanced, SpecCtrl::IBRS), "+rsblite+bhb");
+        assert_eq!(chosen(ALL, enhanced, none), "+ibrs+rsb+bhb");
+        assert_eq!(chosen(ALL, enhanced, !SpecCtrl::IBRS), "+ibrs+rsb+bhb");
+        let fill_buffers = enhanced | Caps::FB_CLEAR | Caps::PBRSB_NO;
+        assert_eq!(chosen(ALL, fill_buffers, SpecCtrl::IBRS), "+bhb+verw");
         let no_fill_buffers = Caps::SBDR_SSDP_NO | Caps::FBSDP_NO | Caps::PSDP_NO;
-        assert_eq!(chosen(ALL, fill_buffers | no_fill_buffers), "+bhb");
+        assert_eq!(chosen(ALL, fill_buffers | no_fill_buffers, SpecCtrl::IBRS), "+bhb");
         // Atoms.
         let atom = Caps::IBRS_ALL | Caps::MDS_NO | Caps::PBRSB_NO | Caps::BHI_NO;
-        assert_eq!(chosen(ALL, atom | Caps::RFDS_CLEAR), "+verw");
-        assert_eq!(chosen(ALL, atom | Caps::RFDS_NO), "");
-        // BHI_DIS_S stays on.
-        assert_eq!(chosen([ALL[0], 1 << 4, 0, 0], Caps::empty()), "+ibrs+rsb+verw");
+        assert_eq!(chosen(ALL, atom | Caps::RFDS_CLEAR, SpecCtrl::IBRS), "+verw");
+        assert_eq!(chosen(ALL, atom | Caps::RFDS_NO, SpecCtrl::IBRS), "");
+        // Golden Cove: BHI_DIS_S stays on, if it is on.
+        let golden = [ALL[0], 1 << 4, 0, 0];
+        let both = SpecCtrl::IBRS | SpecCtrl::BHI_DIS_S;
+        assert_eq!(chosen(golden, fill_buffers | no_fill_buffers, both), "");
+        assert_eq!(chosen(golden, fill_buffers | no_fill_buffers, SpecCtrl::IBRS), "+bhblong");
+        assert_eq!(chosen(golden, fill_buffers | no_fill_buffers, none), "+ibrs+rsb+bhblong");
     }
 
     #[test]
     fn an_amd_cpu_gets_what_it_does_not_say_it_can_do_without() {
         let chosen = |sizes, amd, automatic_ibrs| {
-            let state = HostState { automatic_ibrs, ..STATE };
+            let state = HostState { automatic_ibrs, smep: true, ..STATE };
             chosen(b"AuthenticAMD", [0, 0, sizes, amd], state)
         };
         let (ibpb, ibrs, preferred, btc_no) = (1 << 12, 1 << 14, 1 << 18, 1 << 29);
+        let (automatic, srso_no) = (1 << 8, 1 << 29);
         assert_eq!(chosen(0, 0, false), "+rsb");
         assert_eq!(chosen(ibpb | ibrs, 0, false), "+ibpb+rsb");
-        assert_eq!(chosen(ibpb | ibrs | preferred | btc_no, 0, false), "+ibrs+ibpb+rsb");
-        assert_eq!(chosen(ibpb | ibrs | preferred | btc_no, 0, true), "+ibpb");
-        assert_eq!(chosen(ibpb | ibrs | btc_no, 1 << 29, true), "");
+        let zen_3 = ibpb | ibrs | preferred | btc_no;
+        assert_eq!(chosen(zen_3, 0, false), "+ibrs+ibpb+rsb");
+        // Automatic IBRS stays on, if it is there and on.
+        assert_eq!(chosen(zen_3, automatic, false), "+ibrs+ibpb+rsb");
+        assert_eq!(chosen(zen_3, automatic, true), "+ibpb");
+        assert_eq!(chosen(zen_3, automatic | srso_no, true), "");
+        assert_eq!(chosen(zen_3, automatic | srso_no, false), "+ibrs+rsb");
+        // SRSO between guests and hosts of one privilege alone, as from Zen 5 on.
+        assert_eq!(chosen(zen_3, automatic | 1 << 30, true), "");
     }
 }

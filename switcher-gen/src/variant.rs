@@ -10,7 +10,7 @@ use core::str::FromStr;
 
 use crate::arch::{HostFeatures, HostState, PagingMode, Selectors, Unfit, Vendor};
 use crate::layout::{Placement, Revision};
-use crate::mitigations::{Mitigations, NotForVendor, Rsb, UnknownMitigation};
+use crate::mitigations::{Bhb, Mitigations, NotForVendor, Rsb, UnknownMitigation};
 
 /// The independent choices a variant is made of.
 ///
@@ -245,8 +245,9 @@ impl Variant {
             let most = all.iter().map(|one| one.names().count()).max();
             let chosen = all.into_iter().filter(move |one| {
                 let count = one.names().count();
-                // Of the two ways to fill the return stack buffer, the full one.
-                count == 1 || Some(count) == most && one.rsb == Rsb::Full
+                // Of the two ways to fill the return stack buffer, the full one, and of those to
+                // overwrite the history of branches the short one.
+                count == 1 || Some(count) == most && one.rsb == Rsb::Full && one.bhb != Bhb::Long
             });
             chosen.filter_map(move |mitigations| {
                 Self::new(Axes { mitigations, ..axes }, Selectors::DEFAULT).ok()
@@ -363,7 +364,9 @@ mod tests {
             "intel-4level-pku-current",
             "intel-4level+verw",
             "intel-4level+ibrs+rsb+bhb+verw",
+            "intel-4level+bhblong",
             "amd-4level+ibpb",
+            "amd-4level+verw",
         ] {
             assert!(some.contains(&name.parse().unwrap()), "{name}");
         }
@@ -398,7 +401,7 @@ mod tests {
         let state = HostState { paging, pcid: true, ibt: true, pku: true, ..HostState::PLAIN };
         let intel = features(FakeCpu::complete(b"GenuineIntel"), state);
         let variant = Variant::for_host(&intel, Selectors::DEFAULT).unwrap();
-        assert_eq!(variant.to_string(), "intel-la57-ibt-pcid-pku+rsb+bhb");
+        assert_eq!(variant.to_string(), "intel-la57-ibt-pcid-pku+rsb+bhb+verw");
         let amd = FakeCpu::complete(b"AuthenticAMD");
         let refused =
             Variant::for_host(&features(amd.clone(), state), Selectors::DEFAULT).unwrap_err();

@@ -553,10 +553,10 @@ impl Memory {
         let width = self.width;
         quote_spanned! {span=>
             ;; let (operand, displacement) = const {
-                let offset: ::switcher_gen::layout::Offset<_, _> = #offset;
+                let offset: ::switcher_gen::layout::Offset<_, _, _> = #offset;
                 (
                     ::switcher_gen::layout::layout_of(offset),
-                    ::switcher_gen::layout::#function::<#width, _, _>(offset)
+                    ::switcher_gen::layout::#function::<#width, _, _, _>(offset)
                 )
             }
             ;; #sink.operand(operand)

@@ -6,7 +6,10 @@ use core::fmt;
 
 use raw_cpuid::{CpuId, CpuIdReader};
 
-use super::{ArchCapabilities, PagingMode, PcidEnabled, Speculation};
+use super::{
+    ArchCapabilities, McuOptCtrl, PagingMode, PcidEnabled, Signature, SpecCtrl, Speculation,
+    TsxCtrl,
+};
 
 /// Whose SYSRET it is: the vendors differ in when it faults and in what it does to SS
 /// (spec/switcher.md, "Return to the guest").
@@ -74,7 +77,8 @@ impl fmt::Display for Feature {
     }
 }
 
-/// How the host has set up what its CPU offers: control register bits, which CPUID does not show.
+/// How the host has set up what its CPU offers: bits of control registers and MSRs, which CPUID does
+/// not show. What cannot be read is taken to be as it is after a reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostState {
     /// From CR4.LA57.
@@ -85,8 +89,16 @@ pub struct HostState {
     pub ibt: bool,
     /// CR4.PKE: RDPKRU and WRPKRU exist, for guests too.
     pub pku: bool,
+    /// CR4.SMEP: nothing is executed at CPL 0, speculatively either, that CPL 3 can write.
+    pub smep: bool,
     /// EFER.AIBRSE, AMD's automatic IBRS.
     pub automatic_ibrs: bool,
+    /// MSR SPEC_CTRL while the host runs; empty where there is none, or where it cannot be read.
+    pub spec_ctrl: SpecCtrl,
+    /// MSR IA32_TSX_CTRL, likewise.
+    pub tsx_ctrl: TsxCtrl,
+    /// MSR IA32_MCU_OPT_CTRL. Its bits switch mitigations off, so what has not been read is `None`.
+    pub mcu_opt_ctrl: Option<McuOptCtrl>,
     /// MSR IA32_ARCH_CAPABILITIES; empty where there is none, or where it cannot be read: then the
     /// CPU is taken to suffer from everything.
     pub arch_capabilities: ArchCapabilities,
@@ -99,7 +111,11 @@ impl HostState {
         pcid: false,
         ibt: false,
         pku: false,
+        smep: false,
         automatic_ibrs: false,
+        spec_ctrl: SpecCtrl::empty(),
+        tsx_ctrl: TsxCtrl::empty(),
+        mcu_opt_ctrl: None,
         arch_capabilities: ArchCapabilities::empty(),
     };
 
@@ -116,6 +132,7 @@ pub struct HostFeatures {
     vendor: Result<Vendor, String>,
     brand: String,
     present: Vec<Feature>,
+    signature: Signature,
     speculation: Speculation,
     state: HostState,
 }
@@ -154,6 +171,7 @@ impl HostFeatures {
     #[must_use]
     pub fn from_cpuid<R: CpuIdReader + Clone>(reader: R, state: HostState) -> Self {
         let speculation = Speculation::from_cpuid(&reader);
+        let signature = Signature::from_cpuid(&reader);
         let cpuid = CpuId::with_cpuid_reader(reader);
         let basic = cpuid.get_feature_info();
         let structured = cpuid.get_extended_feature_info();
@@ -177,6 +195,7 @@ impl HostFeatures {
                 .get_processor_brand_string()
                 .map_or_else(|| vendor.to_string(), |b| b.as_str().trim().to_string()),
             present: Feature::REQUIRED.into_iter().filter(has).collect(),
+            signature,
             speculation,
             state,
         }
@@ -198,6 +217,12 @@ impl HostFeatures {
     #[must_use]
     pub const fn state(&self) -> HostState {
         self.state
+    }
+
+    /// Which CPU it is.
+    #[must_use]
+    pub const fn signature(&self) -> Signature {
+        self.signature
     }
 
     /// What CPUID says of the CPU's speculation.
@@ -232,11 +257,30 @@ pub(crate) mod fake {
         pub(crate) cx16: bool,
         /// Leaf 7, EDX of subleaves 0 and 2; leaf 8000_0008, EBX; leaf 8000_0021, EAX.
         pub(crate) speculation: [u32; 4],
+        /// What else it says: leaf, subleaf, register from EAX on, bits.
+        pub(crate) more: Vec<(u32, u32, usize, u32)>,
     }
 
     impl FakeCpu {
         pub(crate) fn complete(vendor: &'static [u8; 12]) -> Self {
-            Self { vendor, fsgsbase: true, cx16: true, speculation: [0; 4] }
+            Self { vendor, fsgsbase: true, cx16: true, speculation: [0; 4], more: Vec::new() }
+        }
+
+        pub(crate) fn saying(mut self, flags: Speculation) -> Self {
+            self.more.extend(flags.cpuid());
+            self
+        }
+
+        pub(crate) fn signed(self, Signature { family, model, stepping }: Signature) -> Self {
+            let (family, model) = (u32::from(family), u32::from(model));
+            let base = family.min(0xF);
+            let eax = (family - base) << 20 | (model >> 4) << 16 | base << 8 | (model & 0xF) << 4;
+            self.with(1, 0, 0, eax | u32::from(stepping))
+        }
+
+        pub(crate) fn with(mut self, leaf: u32, subleaf: u32, register: usize, bits: u32) -> Self {
+            self.more.push((leaf, subleaf, register, bits));
+            self
         }
     }
 
@@ -249,7 +293,7 @@ pub(crate) mod fake {
             };
             let [basic, more, sizes, amd] = self.speculation;
             let (eax, ebx, ecx, edx) = match (leaf, subleaf) {
-                (0, _) => (7, text(0), text(8), text(4)),
+                (0, _) => (0xB, text(0), text(8), text(4)),
                 (1, _) => (0, 0, u32::from(self.cx16) << 13, 0),
                 (7, 0) => (2, u32::from(self.fsgsbase), 0, basic),
                 (7, 2) => (0, 0, 0, more),
@@ -259,6 +303,12 @@ pub(crate) mod fake {
                 (0x8000_0021, _) => (amd, 0, 0, 0),
                 _ => (0, 0, 0, 0),
             };
+            let mut words = [eax, ebx, ecx, edx];
+            for (_, _, register, bits) in self.more.iter().filter(|m| (m.0, m.1) == (leaf, subleaf))
+            {
+                words[*register] |= bits;
+            }
+            let [eax, ebx, ecx, edx] = words;
             CpuIdResult { eax, ebx, ecx, edx }
         }
     }

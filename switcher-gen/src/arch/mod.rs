@@ -20,4 +20,4 @@ pub use msr::{Msr, Star};
 pub use paging::{CanonicalAddr, NonCanonical, PagingMode};
 pub use rflags::RFlags;
 pub use selectors::{SelectorError, Selectors};
-pub use speculation::{ArchCapabilities, Speculation};
+pub use speculation::{ArchCapabilities, McuOptCtrl, Signature, SpecCtrl, Speculation, TsxCtrl};

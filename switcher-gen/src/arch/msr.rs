@@ -10,11 +10,15 @@ pub enum Msr {
     PredCmd = 0x49,
     /// What a CPU does not suffer from.
     ArchCapabilities = 0x10A,
+    /// Whether transactions abort at once.
+    TsxCtrl = 0x122,
+    /// Which of the microcode's mitigations are switched off.
+    McuOptCtrl = 0x123,
     /// Code segment SYSENTER loads; 0 makes SYSENTER fault.
     SysenterCs = 0x174,
     /// Supervisor CET: bit 2 is ENDBR_EN, indirect branch tracking.
     SCet = 0x6A2,
-    /// Extended features: SCE, LME, LMA, NXE.
+    /// Extended features: SCE, AIBRSE, LME, LMA, NXE.
     Efer = 0xC000_0080,
     /// Selectors of SYSCALL and SYSRET.
     Star = 0xC000_0081,

@@ -17,15 +17,11 @@ use super::{FILLER, TRAPPED_RET};
 use crate::arch::Msr;
 use crate::asm::{HostSymbol, LINE, Label, Length, Sink};
 use crate::layout::{IretFrame, PerCpu, TssExtra};
-use crate::mitigations::Rsb;
+use crate::mitigations::{Bhb, Rsb};
 use crate::variant::Variant;
 
 /// How often [`Label::RsbFill`] runs: two entries each, and no CPU's buffer has more than 32.
 const RSB_ROUNDS: i32 = 16;
-/// Rounds of branches, and branches in a round: Intel's numbers for CPUs up to Golden Cove
-/// ("Branch History Injection and Intra-mode Branch Target Injection", software sequence).
-const BHB_ROUNDS: i32 = 5;
-const BHB_BRANCHES: i32 = 5;
 
 /// The places within one copy of the sequences.
 struct Labels {
@@ -173,15 +169,15 @@ fn sequences<S: Sink>(a: &mut S, variant: &Variant, labels: &Labels, to_ret: Opt
             );
         }
     }
-    if mitigations.bhb {
+    if let Some((rounds, branches)) = mitigations.bhb.sequence() {
         asm!(a
             /// The history of branches is overwritten: each round calls the next one.
-            ; mov   ecx, BHB_ROUNDS
+            ; mov   ecx, rounds
             ; call  =>labels.round
             ; jmp   =>labels.cleared
         );
         in_a_line(a, labels, Part::Call);
-        in_a_line(a, labels, Part::Branches);
+        in_a_line(a, labels, Part::Branches(branches));
         if let Some(to_ret) = to_ret {
             a.upper_half(to_ret, FILLER);
         }
@@ -189,11 +185,11 @@ fn sequences<S: Sink>(a: &mut S, variant: &Variant, labels: &Labels, to_ret: Opt
     }
 }
 
-/// The two parts of a round.
+/// The two parts of a round; how many branches the second one has.
 #[derive(Clone, Copy)]
 enum Part {
     Call,
-    Branches,
+    Branches(i32),
 }
 
 /// A part of a round: the call of its branches, or these.
@@ -205,9 +201,9 @@ fn part<S: Sink>(a: &mut S, labels: &Labels, part: Part) {
             ; call  =>labels.branches
             ; ret
         ),
-        Part::Branches => asm!(a
+        Part::Branches(branches) => asm!(a
             ; =>labels.branches
-            ; mov   eax, BHB_BRANCHES
+            ; mov   eax, branches
             ; =>labels.branch
             ; jmp   BYTE =>labels.target
             ; nop
@@ -236,7 +232,7 @@ fn in_a_line<S: Sink>(a: &mut S, labels: &Labels, of_round: Part) {
 #[rustfmt::skip]
 pub(super) fn ready<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
     let mitigations = variant.axes().mitigations;
-    if mitigations.bhb || mitigations.rsb != Rsb::Left {
+    if mitigations.bhb != Bhb::Left || mitigations.rsb != Rsb::Left {
         asm!(a
             /// No RET is predicted before all of that is done.
             ; lfence
@@ -250,7 +246,7 @@ pub(super) fn ready<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
         return Cleared { untrained: true, ..Cleared::default() };
     }
     let msrs = mitigations.ibrs || mitigations.ibpb;
-    let loops = mitigations.bhb || mitigations.rsb == Rsb::Full;
+    let loops = mitigations.bhb.is_on() || mitigations.rsb == Rsb::Full;
     Cleared { rcx: loops, rdx: msrs, rcx_known: loops || msrs, untrained: false }
 }
 

@@ -77,7 +77,7 @@ fn exit<S: Sink>(a: &mut S, variant: &Variant) {
     }
     // The others have a better place for filler.
     let mitigations = variant.axes().mitigations;
-    if !mitigations.bhb && !mitigations.untrain {
+    if !mitigations.bhb.is_on() && !mitigations.untrain {
         let mut length = Length::new(a.placement());
         whole(&mut length, variant);
         a.upper_half(length.bytes() - TRAPPED_RET, FILLER);

@@ -14,7 +14,10 @@ pub use frames::{
 };
 #[doc(hidden)]
 pub use message::Message;
-pub use offset::{AsmLayout, Field, Layout, Offset, Operand, Scalar, disp8, disp32, layout_of};
+pub use offset::{
+    Anchor, AsmLayout, End, Field, Half, Layout, Narrow, Offset, Operand, Scalar, Start, disp8,
+    disp32, layout_of,
+};
 pub use percpu::{Mode, PerCpu, Placement, Split64, SwitchFlags, Tss, TssExtra};
 pub use pvcs::{EventFlags, Pvcs, PvcsCurrent, PvcsLayout, Revision};
 pub use switcher_macros::AsmLayout;

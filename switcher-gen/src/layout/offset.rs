@@ -1,33 +1,76 @@
 //! Typed offsets: the only way a displacement gets into emitted code.
 //!
-//! An [`Offset<S, F>`] says "so many bytes into an `S` there is an `F`". The derive
+//! An [`Offset<S, F, A>`] says "so many bytes from the anchor `A` of an `S` there is an `F`". The derive
 //! ([`AsmLayout`](switcher_macros::AsmLayout)) makes one per field, [`Offset::then`] (or `+`)
 //! composes them through nested structs, and [`disp32`]/[`disp8`] turn one into an instruction's
 //! displacement, **if** the operand is as wide as the field. Nothing else yields a displacement.
+//!
+//! Where the base register points is part of the type, for a sum of bytes that are counted from
+//! different places means nothing. What two offsets can be together:
+//!
+//! | | |
+//! |---|---|
+//! | `S::f + F::g` | the field of a field, from the start of the `S` |
+//! | `S::f.below_end() + F::g`, `(S::f + F::g).below_end()` | the same field, from the end of the `S` |
+//! | `S::f + F::g.below_end()` | nothing: the register would have to point to two places |
+//! | `S::f.below_end().below_end()` | nothing: it points to the end already |
+//! | `S::f.pair(S::g)` | both, if they are small integers of one type and anchor, and `g` is right behind `f` |
+//! | `S::f.element(i)` | one element, if `f` is an array of more than `i` |
 
 use core::fmt;
 use core::marker::PhantomData;
 use core::ops::Add;
 
-/// Where in a struct `S` a field of type `F` lies, in bytes from the start of `S`.
-pub struct Offset<S, F> {
-    bytes: u32,
-    /// Where in `S` the base register points: see [`Offset::below_end`].
-    anchor: u32,
-    types: PhantomData<fn(&S) -> &F>,
+/// The anchor of an offset: the base register points to the start of the struct.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {}
+
+/// The anchor of an offset: the base register points to the first byte behind the struct. See
+/// [`Offset::below_end`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::Start {}
+    impl Sealed for super::End {}
 }
 
-impl<S, F> Clone for Offset<S, F> {
+/// Where in a struct the base register points: [`Start`] or [`End`], and nowhere else.
+pub trait Anchor: sealed::Sealed {
+    #[doc(hidden)]
+    const IS_END: bool;
+}
+
+impl Anchor for Start {
+    const IS_END: bool = false;
+}
+
+impl Anchor for End {
+    const IS_END: bool = true;
+}
+
+/// Where in a struct `S` a field of type `F` lies, seen from the anchor `A` of the `S`.
+pub struct Offset<S, F, A = Start> {
+    /// From the start of the `S`, wherever the anchor is.
+    bytes: u32,
+    types: PhantomData<(fn(&S) -> &F, A)>,
+}
+
+impl<S, F, A> Clone for Offset<S, F, A> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<S, F> Copy for Offset<S, F> {}
+impl<S, F, A> Copy for Offset<S, F, A> {}
 
-impl<S, F> fmt::Debug for Offset<S, F> {
+impl<S, F, A: Anchor> fmt::Debug for Offset<S, F, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Offset({:#x})", self.bytes)
+        match (self.displacement(), A::IS_END) {
+            (bytes, false) => write!(f, "Offset({bytes:#x})"),
+            (bytes, true) => write!(f, "Offset(-{:#x})", bytes.unsigned_abs()),
+        }
     }
 }
 
@@ -36,27 +79,41 @@ impl<S, F> Offset<S, F> {
     #[doc(hidden)]
     #[must_use]
     pub const fn __derived(bytes: usize) -> Self {
-        assert!(bytes <= i32::MAX as usize, "a struct larger than a displacement can reach");
-        Self { bytes: bytes as u32, anchor: 0, types: PhantomData }
+        Self::at(bytes)
     }
 
-    /// The distance in bytes.
+    /// The distance in bytes from the start of the struct. Only there is it one that can be added to
+    /// a pointer to the struct.
     #[must_use]
     pub const fn bytes(self) -> usize {
         self.bytes as usize
     }
 
-    /// The offset of a field `G` inside the nested struct `F`, seen from `S`.
-    #[must_use]
-    pub const fn then<G>(self, inner: Offset<F, G>) -> Offset<S, G> {
-        Offset::__derived(self.bytes() + inner.bytes())
-    }
-
     /// This field, seen from a base register that points not to the start of an `S` but to its end,
     /// as a stack pointer does before the `S` is pushed: the displacement is negative.
     #[must_use]
-    pub const fn below_end(self) -> Self {
-        Self { anchor: size_of::<S>() as u32, ..self }
+    pub const fn below_end(self) -> Offset<S, F, End> {
+        const { assert!(size_of::<S>() <= i32::MAX as usize, "out of a displacement's reach") };
+        Offset::at(self.bytes())
+    }
+}
+
+impl<S, F, A> Offset<S, F, A> {
+    const fn at(bytes: usize) -> Self {
+        assert!(bytes <= i32::MAX as usize, "a struct larger than a displacement can reach");
+        Self { bytes: bytes as u32, types: PhantomData }
+    }
+
+    /// The same bytes of the same struct, as another type.
+    const fn reinterpreted<G>(self) -> Offset<S, G, A> {
+        Offset { bytes: self.bytes, types: PhantomData }
+    }
+
+    /// The offset of a field `G` inside the nested struct `F`, seen from where this one is. The inner
+    /// one is counted from the start of the `F`, for that is what this one leads to.
+    #[must_use]
+    pub const fn then<G>(self, inner: Offset<F, G>) -> Offset<S, G, A> {
+        Offset::at(self.bytes as usize + inner.bytes())
     }
 
     /// The lowest byte of a field: x86 is little-endian, so it lies at the field's own offset.
@@ -64,27 +121,34 @@ impl<S, F> Offset<S, F> {
     /// This, [`low_word`](Self::low_word) and [`low_dword`](Self::low_dword) are the sanctioned
     /// narrowings; everything else must match the field's width.
     #[must_use]
-    pub const fn low_byte(self) -> Offset<S, u8> {
-        Offset { bytes: self.bytes, anchor: self.anchor, types: PhantomData }
+    pub const fn low_byte(self) -> Offset<S, u8, A>
+    where
+        F: Narrow<u8>,
+    {
+        const { assert!(size_of::<F>() > 1, "Narrow is implemented for a type of another size") };
+        self.reinterpreted()
+    }
+
+    /// The lowest 16 bits of a wider field, such as one that holds a selector: see
+    /// [`low_byte`](Self::low_byte).
+    #[must_use]
+    pub const fn low_word(self) -> Offset<S, u16, A>
+    where
+        F: Narrow<u16>,
+    {
+        const { assert!(size_of::<F>() > 2, "Narrow is implemented for a type of another size") };
+        self.reinterpreted()
     }
 
     /// The low half of a 64-bit field, where an instruction needs no more: see
     /// [`low_byte`](Self::low_byte).
     #[must_use]
-    pub const fn low_dword(self) -> Offset<S, u32>
+    pub const fn low_dword(self) -> Offset<S, u32, A>
     where
-        F: Scalar<8>,
+        F: Narrow<u32>,
     {
-        Offset { bytes: self.bytes, anchor: self.anchor, types: PhantomData }
-    }
-
-    /// The lowest 16 bits of a 64-bit field that holds a selector: see [`low_byte`](Self::low_byte).
-    #[must_use]
-    pub const fn low_word(self) -> Offset<S, u16>
-    where
-        F: Scalar<8>,
-    {
-        Offset { bytes: self.bytes, anchor: self.anchor, types: PhantomData }
+        const { assert!(size_of::<F>() > 4, "Narrow is implemented for a type of another size") };
+        self.reinterpreted()
     }
 
     /// This field and the one right behind it, as one operand of twice the width.
@@ -92,19 +156,42 @@ impl<S, F> Offset<S, F> {
     /// # Panics
     /// At compile time (offsets are constants) if `next` does not follow without a gap.
     #[must_use]
-    pub const fn pair(self, next: Self) -> Offset<S, [F; 2]> {
+    pub const fn pair(self, next: Self) -> Offset<S, [F; 2], A>
+    where
+        F: Half,
+    {
         assert!(
-            next.bytes() == self.bytes() + size_of::<F>(),
+            next.bytes as usize == self.bytes as usize + size_of::<F>(),
             "the second field of a pair must directly follow the first"
         );
-        Offset::__derived(self.bytes())
+        self.reinterpreted()
+    }
+
+    const fn displacement(self) -> i32
+    where
+        A: Anchor,
+    {
+        let anchor = if A::IS_END { size_of::<S>() as u32 } else { 0 };
+        self.bytes.cast_signed() - anchor.cast_signed()
     }
 }
 
-impl<S, F, G> Add<Offset<F, G>> for Offset<S, F> {
-    type Output = Offset<S, G>;
+impl<S, T, const N: usize, A> Offset<S, [T; N], A> {
+    /// One element of an array.
+    ///
+    /// # Panics
+    /// At compile time (offsets are constants) if the array has no such element.
+    #[must_use]
+    pub const fn element(self, index: usize) -> Offset<S, T, A> {
+        assert!(index < N, "the array has no such element");
+        Offset::at(self.bytes as usize + index * size_of::<T>())
+    }
+}
 
-    fn add(self, inner: Offset<F, G>) -> Offset<S, G> {
+impl<S, F, G, A> Add<Offset<F, G>> for Offset<S, F, A> {
+    type Output = Offset<S, G, A>;
+
+    fn add(self, inner: Offset<F, G>) -> Offset<S, G, A> {
         self.then(inner)
     }
 }
@@ -120,14 +207,45 @@ pub trait Scalar<const BYTES: usize> {}
 impl Scalar<1> for u8 {}
 impl Scalar<2> for u16 {}
 impl Scalar<4> for u32 {}
-impl Scalar<4> for [u16; 2] {}
 impl Scalar<8> for u64 {}
+impl Scalar<2> for [u8; 2] {}
+impl Scalar<4> for [u16; 2] {}
+impl Scalar<8> for [u32; 2] {}
+
+/// An integer whose lowest bytes are an integer of the narrower type `T`. A struct or an array has no
+/// lowest byte, only a first field or element, which has an offset of its own.
+#[diagnostic::on_unimplemented(
+    message = "a field of type `{Self}` has no lower part of type `{T}`",
+    label = "only the lower part of a wider integer can be named",
+    note = "of a struct name a field, of an array an `element`"
+)]
+pub trait Narrow<T> {}
+
+impl Narrow<u8> for u16 {}
+impl Narrow<u8> for u32 {}
+impl Narrow<u8> for u64 {}
+impl Narrow<u16> for u32 {}
+impl Narrow<u16> for u64 {}
+impl Narrow<u32> for u64 {}
+
+/// An integer two of which are one operand.
+#[diagnostic::on_unimplemented(
+    message = "two fields of type `{Self}` are not one operand",
+    label = "only integers of 1, 2 or 4 bytes make a pair"
+)]
+pub trait Half {}
+
+impl Half for u8 {}
+impl Half for u16 {}
+impl Half for u32 {}
 
 /// The 32-bit displacement of a `BYTES`-wide access to `offset`.
 #[must_use]
-pub const fn disp32<const BYTES: usize, S, F: Scalar<BYTES>>(offset: Offset<S, F>) -> i32 {
+pub const fn disp32<const BYTES: usize, S, F: Scalar<BYTES>, A: Anchor>(
+    offset: Offset<S, F, A>,
+) -> i32 {
     const { assert!(size_of::<F>() == BYTES, "Scalar is implemented for a type of another size") };
-    offset.bytes.cast_signed() - offset.anchor.cast_signed()
+    offset.displacement()
 }
 
 /// As [`disp32`], for the shorter encoding with an 8-bit displacement.
@@ -135,8 +253,10 @@ pub const fn disp32<const BYTES: usize, S, F: Scalar<BYTES>>(offset: Offset<S, F
 /// # Panics
 /// At compile time (offsets are constants) if the field lies outside -128 to 127 bytes.
 #[must_use]
-pub const fn disp8<const BYTES: usize, S, F: Scalar<BYTES>>(offset: Offset<S, F>) -> i8 {
-    let disp = disp32::<BYTES, S, F>(offset);
+pub const fn disp8<const BYTES: usize, S, F: Scalar<BYTES>, A: Anchor>(
+    offset: Offset<S, F, A>,
+) -> i8 {
+    let disp = disp32::<BYTES, S, F, A>(offset);
     let fits = i8::MIN as i32 <= disp && disp <= i8::MAX as i32;
     assert!(fits, "this field is too far for `[BYTE ..]`: drop the inner BYTE");
     disp as i8
@@ -189,6 +309,6 @@ pub struct Operand {
 
 /// The struct an offset starts from and where its base register points.
 #[must_use]
-pub const fn layout_of<S: AsmLayout, F>(offset: Offset<S, F>) -> Operand {
-    Operand { layout: S::LAYOUT, anchor: offset.anchor }
+pub const fn layout_of<S: AsmLayout, F, A: Anchor>(_: Offset<S, F, A>) -> Operand {
+    Operand { layout: S::LAYOUT, anchor: if A::IS_END { size_of::<S>() as u32 } else { 0 } }
 }

@@ -5,7 +5,7 @@
 
 use bitflags::bitflags;
 
-use super::{AsmLayout, Scalar};
+use super::{AsmLayout, Narrow, Scalar};
 use crate::arch::{Cr3, imm32};
 
 /// How emitted code reaches the per-CPU block (spec/switcher.md, "GS").
@@ -139,6 +139,8 @@ bitflags! {
 }
 
 impl Scalar<8> for SwitchFlags {}
+// A bit set is an integer.
+impl Narrow<u8> for SwitchFlags {}
 
 impl SwitchFlags {
     /// These bits as an instruction's immediate.

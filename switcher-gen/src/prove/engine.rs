@@ -14,8 +14,8 @@ use super::shared::{self, Executed, Key, Shared};
 use super::target::Target;
 use super::theorem::{self, BadCode, Extent, Neighbour, Run, Theorem, Walk};
 use super::world::{Name, Saved, Source};
-use crate::machine::{Domain, Observer};
 use crate::machine::symbolic::{self, By, ExploreError, Symbolic, Verdict as Answer, Word};
+use crate::machine::{Domain, Observer};
 
 /// Proves. One prover can be asked many times: what it has found out about terms it keeps.
 #[derive(Debug, Default)]

@@ -10,17 +10,10 @@ use std::collections::BTreeSet;
 
 use crate::asm::LINE;
 use crate::machine::{Domain, Fence, Origin};
-use crate::mitigations::{Mitigations, Rsb};
+use crate::mitigations::{Bhb, Mitigations, Rsb};
 
 /// Calls that fill a return stack buffer: no CPU's has more entries.
 const RSB_ENTRIES: usize = 32;
-/// Branches taken in a row that overwrite the history: those of Intel's sequence with 5 rounds of 5
-/// ("Branch History Injection and Intra-mode Branch Target Injection").
-const HISTORY: usize = 62;
-/// Those of them whose target is in their own cache line: in each round five jumps over a NOP and four
-/// back. What a branch leaves in the history is made of its address and its target's, so a sequence
-/// elsewhere in its lines is another one.
-const INNER: usize = 45;
 
 /// Whether what `word` is depends on a value that a guest may have chosen, or has had a hand in.
 pub(super) fn is_steered<D: Domain>(d: &D, word: D::Word) -> bool {
@@ -44,6 +37,8 @@ pub(super) struct Barriers {
     rsb: Vec<Entry>,
     /// How many of these a fence has made certain.
     fenced: usize,
+    /// How the history is to be overwritten.
+    bhb: Bhb,
     /// Branches taken since the last fence, and which of them stayed in their line.
     taken: usize,
     inner: Vec<u64>,
@@ -73,6 +68,11 @@ pub(super) struct AtReturn {
 }
 
 impl Barriers {
+    /// Nothing is done yet; `bhb` says how the history is to be overwritten.
+    pub(super) fn new(bhb: Bhb) -> Self {
+        Self { bhb, ..Self::default() }
+    }
+
     /// A jump or RET is taken, from `at` to `to` if that is known.
     pub(super) fn branch(&mut self, at: u64, to: Option<u64>) {
         self.taken += 1;
@@ -120,7 +120,9 @@ impl Barriers {
             return;
         }
         self.fenced = self.rsb.len();
-        if self.taken >= HISTORY && self.inner.len() >= INNER {
+        let is_whole =
+            self.taken >= self.bhb.taken() && self.inner.len() >= self.bhb.within_a_line();
+        if self.bhb.is_on() && is_whole {
             self.cleared = true;
             self.lines.extend(&self.inner);
         }
@@ -132,7 +134,7 @@ impl Barriers {
     pub(super) fn is_safe_to_branch(&self, mitigations: Mitigations) -> bool {
         (!mitigations.ibpb || self.emptied)
             && (!mitigations.untrain || self.untrained)
-            && (!mitigations.bhb || self.cleared)
+            && (!mitigations.bhb.is_on() || self.cleared)
     }
 
     /// Whether what `mitigations` ask for has been done by now, at a RET. One that is predicted by
@@ -158,7 +160,7 @@ impl Barriers {
             emptied: !mitigations.ibpb || self.emptied,
             untrained: !mitigations.untrain || self.untrained && is_thunks,
             filled: is_own || filled,
-            history: is_own || !mitigations.bhb || self.cleared,
+            history: is_own || !mitigations.bhb.is_on() || self.cleared,
         }
     }
 

@@ -446,7 +446,7 @@ fn code(target: &Target, entry: u64) -> Code {
         let labels = format!("{entries:?} {windows:?} {hooks:?} {returns:?}");
         return Code::Here { base: program.base(), bytes: program.bytes().into(), entry, labels };
     }
-    let has_lines = target.setting.variant.axes().mitigations.bhb;
+    let has_lines = target.setting.variant.axes().mitigations.bhb.is_on();
     let instructions = decoded.iter().map(|i| {
         let is_direct = matches!(
             i.flow_control(),

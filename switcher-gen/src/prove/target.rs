@@ -90,7 +90,7 @@ impl Target {
     /// Names the symbol that is missing, or the section of an object that may come to lie elsewhere in
     /// its cache lines, if the variant's mitigations depend on that.
     pub fn foreign(foreign: &Foreign, setting: Setting) -> Result<Self, ReadError> {
-        let has_lines = setting.variant.axes().mitigations.bhb;
+        let has_lines = setting.variant.axes().mitigations.bhb.is_on();
         let mut sections = foreign.sections.iter().filter(|_| has_lines);
         if let Some(section) = sections.find(|section| section.alignment < LINE as u64) {
             let (section, alignment) = (section.name.clone(), section.alignment);

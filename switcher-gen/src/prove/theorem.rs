@@ -318,7 +318,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             swapped: None,
             jumped: false,
             gs_is_known: false,
-            barriers: Barriers::default(),
+            barriers: Barriers::new(target.setting.variant.axes().mitigations.bhb),
             spec_ctrl: world.spec.spec_ctrl,
             host_gs: world.host_gs,
             roots: world.spec.tss_extra,
@@ -476,7 +476,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         }
         let mitigations = self.target.setting.variant.axes().mitigations;
         // The CPUs that need it are among those that need the other.
-        if mitigations.bhb && (op.is_return() || op.is_indirect()) {
+        if mitigations.bhb.is_on() && (op.is_return() || op.is_indirect()) {
             let is_there = is_in_upper_half(op.next.wrapping_sub(1));
             self.goal(obligation::UPPER_HALF, d.bit(is_there), "address");
         }

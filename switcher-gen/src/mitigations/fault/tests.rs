@@ -1,0 +1,435 @@
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::arch::HostState;
+use crate::arch::fake::{FakeCpu, features};
+
+type Caps = ArchCapabilities;
+type Said = Speculation;
+
+/// A host made up: who, what it says and has, and how it is set up.
+#[derive(Clone, Copy, Default)]
+struct Host {
+    cpu: (u16, u8, u8),
+    says: Said,
+    has: Caps,
+    set: Set,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Set {
+    smep: bool,
+    automatic_ibrs: bool,
+    spec_ctrl: SpecCtrl,
+    tsx_ctrl: TsxCtrl,
+    mcu_opt_ctrl: Option<McuOptCtrl>,
+}
+
+impl Set {
+    /// Everything as the table wants it.
+    const ALL: Self = Self {
+        smep: true,
+        automatic_ibrs: true,
+        spec_ctrl: SpecCtrl::all(),
+        tsx_ctrl: TsxCtrl::all(),
+        mcu_opt_ctrl: Some(McuOptCtrl::empty()),
+    };
+
+    /// All but that.
+    fn but(switch: Switch) -> Self {
+        let mut set = Self::ALL;
+        match switch {
+            Switch::Ibrs => set.spec_ctrl -= SpecCtrl::IBRS,
+            Switch::Stibp => set.spec_ctrl -= SpecCtrl::STIBP,
+            Switch::RrsbaDisS => set.spec_ctrl -= SpecCtrl::RRSBA_DIS_S,
+            Switch::BhiDisS => set.spec_ctrl -= SpecCtrl::BHI_DIS_S,
+            Switch::AutomaticIbrs => set.automatic_ibrs = false,
+            Switch::Smep => set.smep = false,
+            Switch::RtmDisable => set.tsx_ctrl -= TsxCtrl::RTM_DISABLE,
+            Switch::RngdsMitigated => set.mcu_opt_ctrl = Some(McuOptCtrl::RNGDS_MITG_DIS),
+            Switch::GdsMitigated => set.mcu_opt_ctrl = Some(McuOptCtrl::GDS_MITG_DIS),
+        }
+        set
+    }
+}
+
+impl Host {
+    fn features(self, vendor: Vendor) -> HostFeatures {
+        let name = match vendor {
+            Vendor::Intel => b"GenuineIntel",
+            Vendor::Amd => b"AuthenticAMD",
+        };
+        let (family, model, stepping) = self.cpu;
+        let cpu =
+            FakeCpu::complete(name).signed(Signature { family, model, stepping }).saying(self.says);
+        let Set { smep, automatic_ibrs, spec_ctrl, tsx_ctrl, mcu_opt_ctrl } = self.set;
+        let state = HostState {
+            smep,
+            automatic_ibrs,
+            spec_ctrl,
+            tsx_ctrl,
+            mcu_opt_ctrl,
+            arch_capabilities: self.has,
+            ..HostState::PLAIN
+        };
+        features(cpu, state)
+    }
+
+    const fn set(self, set: Set) -> Self {
+        Self { set, ..self }
+    }
+}
+
+fn fault(vendor: Vendor, name: &str) -> &'static Fault {
+    Fault::of(vendor).iter().find(|fault| fault.name.starts_with(name)).unwrap()
+}
+
+/// One fault on one host, whatever else it suffers from: what the code does, and where the host is
+/// told to do something.
+fn alone(vendor: Vendor, name: &str, host: Host) -> Option<(String, Vec<Place>)> {
+    let (fault, host) = (fault(vendor, name), host.features(vendor));
+    fault.suffers.on(&host).then(|| {
+        let mut all = Assessment::default();
+        all.add(fault, &host);
+        (all.mitigations.to_string(), all.unmet.iter().map(|unmet| unmet.place).collect())
+    })
+}
+
+const fn cpu(family: u16, model: u8, stepping: u8) -> Host {
+    Host { cpu: (family, model, stepping), says: Said::empty(), has: Caps::empty(), set: UNSET }
+}
+
+const UNSET: Set = Set {
+    smep: false,
+    automatic_ibrs: false,
+    spec_ctrl: SpecCtrl::empty(),
+    tsx_ctrl: TsxCtrl::empty(),
+    mcu_opt_ctrl: None,
+};
+
+const fn says(host: Host, says: Said) -> Host {
+    Host { says: host.says.union(says), ..host }
+}
+
+const fn has(host: Host, has: Caps) -> Host {
+    Host { has: host.has.union(has), ..host }
+}
+
+/// A CPU that nobody knows.
+const NEW: Host = cpu(6, 0xF0, 0);
+const SKYLAKE: Host = cpu(6, 0x5E, 3);
+const CASCADE_LAKE: Host = cpu(6, 0x55, 7);
+const ALDER_LAKE: Host = cpu(6, 0x97, 2);
+const MMIO_NO: Caps = Caps::SBDR_SSDP_NO.union(Caps::FBSDP_NO).union(Caps::PSDP_NO);
+
+const ZEN_2: Host = cpu(0x17, 0x31, 0);
+const ZEN_4: Host = cpu(0x19, 0x11, 1);
+const ZEN_5: Host = cpu(0x1A, 0x02, 1);
+
+/// A host that suffers, with nothing set; what the code does there, and where the host is told to do
+/// something; and one that does not suffer, if there is one.
+type Row = (&'static str, Host, &'static str, &'static [&'static str], Option<Host>);
+
+const INTEL_ROWS: &[Row] = &[
+    (
+        "Branch target injection (Spectre",
+        has(says(NEW, Said::IBRS), Caps::IBRS_ALL),
+        "+ibrs",
+        &["SPEC_CTRL.IBRS (MSR 48h, bit 0)"],
+        None,
+    ),
+    (
+        "Branch target injection from",
+        says(NEW, Said::SMT),
+        "",
+        &["SPEC_CTRL.STIBP (MSR 48h, bit 1)"],
+        Some(NEW),
+    ),
+    (
+        "Return stack buffer",
+        has(NEW, Caps::IBRS_ALL),
+        "+rsb",
+        &["SPEC_CTRL.IBRS (MSR 48h, bit 0)", "CR4.SMEP (bit 20)"],
+        None,
+    ),
+    (
+        "Post-barrier",
+        has(NEW, Caps::IBRS_ALL),
+        "+rsblite",
+        &[],
+        Some(has(NEW, Caps::IBRS_ALL.union(Caps::PBRSB_NO))),
+    ),
+    ("Retbleed", says(SKYLAKE, Said::IBRS), "+ibrs", &[], Some(ALDER_LAKE)),
+    (
+        "Restricted",
+        has(says(ALDER_LAKE, Said::RRSBA_CTRL), Caps::RRSBA),
+        "",
+        &["SPEC_CTRL.RRSBA_DIS_S (MSR 48h, bit 6)"],
+        Some(ALDER_LAKE),
+    ),
+    (
+        "Branch history",
+        says(ALDER_LAKE, Said::BHI_CTRL),
+        "+bhblong",
+        &["SPEC_CTRL.BHI_DIS_S (MSR 48h, bit 10)"],
+        Some(has(ALDER_LAKE, Caps::BHI_NO)),
+    ),
+    ("Indirect target", CASCADE_LAKE, "", &[], Some(cpu(6, 0x55, 5))),
+    ("Branch privilege", has(NEW, Caps::IBRS_ALL), "", &[], Some(NEW)),
+    ("VMSCAPE", ALDER_LAKE, "", &[], Some(says(ALDER_LAKE, Said::HYPERVISOR))),
+    ("SWAPGS", NEW, "", &[], None),
+    ("Meltdown", NEW, "", &[], Some(has(NEW, Caps::RDCL_NO))),
+    ("L1 terminal", NEW, "", &[], Some(has(NEW, Caps::RDCL_NO))),
+    (
+        "Microarchitectural data",
+        says(NEW, Said::MD_CLEAR),
+        "+verw",
+        &[],
+        Some(has(NEW, Caps::MDS_NO)),
+    ),
+    (
+        "Asynchronous abort",
+        has(says(NEW, Said::MD_CLEAR), Caps::TSX_CTRL.union(Caps::MDS_NO)),
+        "+verw",
+        &["TSX_CTRL.RTM_DISABLE (MSR 122h, bit 0)"],
+        Some(has(says(NEW, Said::RTM), Caps::TAA_NO)),
+    ),
+    (
+        "Stale data",
+        has(SKYLAKE, Caps::FB_CLEAR),
+        "+verw",
+        &[],
+        Some(has(SKYLAKE, Caps::FB_CLEAR.union(MMIO_NO))),
+    ),
+    (
+        "Register file",
+        has(ALDER_LAKE, Caps::RFDS_CLEAR),
+        "+verw",
+        &[],
+        Some(has(ALDER_LAKE, Caps::RFDS_CLEAR.union(Caps::RFDS_NO))),
+    ),
+    ("Special register", says(SKYLAKE, Said::RDRAND), "", &["the microcode"], Some(SKYLAKE)),
+    (
+        "Gather data",
+        says(SKYLAKE, Said::AVX),
+        "",
+        &["the microcode"],
+        Some(has(says(SKYLAKE, Said::AVX), Caps::GDS_NO)),
+    ),
+    ("Speculative store", NEW, "", &[], Some(has(NEW, Caps::SSB_NO))),
+];
+
+const AMD_ROWS: &[Row] = &[
+    (
+        "Branch target injection (Spectre",
+        says(ZEN_4, Said::IBRS.union(Said::IBRS_PREFERRED).union(Said::AUTOMATIC_IBRS)),
+        "+ibrs",
+        &["EFER.AIBRSE (MSR C0000080h, bit 21)"],
+        None,
+    ),
+    (
+        "Branch target injection from",
+        says(ZEN_4, Said::SMT),
+        "",
+        &["SPEC_CTRL.STIBP (MSR 48h, bit 1)"],
+        Some(ZEN_4),
+    ),
+    (
+        "Return stack buffer",
+        says(ZEN_4, Said::AUTOMATIC_IBRS),
+        "+rsb",
+        &["EFER.AIBRSE (MSR C0000080h, bit 21)", "CR4.SMEP (bit 20)"],
+        None,
+    ),
+    ("Fences", ZEN_2, "", &[], Some(says(ZEN_4, Said::LFENCE_ALWAYS))),
+    ("Branch type", says(ZEN_2, Said::IBPB), "+ibpb", &[], Some(says(ZEN_2, Said::BTC_NO))),
+    (
+        "Speculative return",
+        says(ZEN_4, Said::IBPB),
+        "+ibpb",
+        &["the microcode"],
+        Some(says(ZEN_5, Said::SRSO_USER_KERNEL_NO)),
+    ),
+    ("Transient", says(ZEN_4, Said::VERW_CLEAR), "+verw", &[], Some(ZEN_5)),
+    ("VMSCAPE", ZEN_5, "", &[], Some(says(ZEN_5, Said::HYPERVISOR))),
+    ("Zenbleed", ZEN_2, "", &[], Some(ZEN_4)),
+    ("Division", cpu(0x17, 0x01, 2), "", &[], Some(ZEN_2)),
+    ("Speculative store", ZEN_4, "", &[], Some(says(ZEN_4, Said::SSB_NO))),
+];
+
+#[test]
+fn each_row_applies_where_it_says_and_nowhere_else() {
+    for (vendor, rows) in [(Vendor::Intel, INTEL_ROWS), (Vendor::Amd, AMD_ROWS)] {
+        for (name, suffers, code, told, free) in rows {
+            let (mitigations, places) = alone(vendor, name, *suffers).unwrap();
+            assert_eq!(mitigations, *code, "{vendor} {name}");
+            let places: Vec<_> = places.iter().map(ToString::to_string).collect();
+            assert_eq!(places, *told, "{vendor} {name}");
+            if let Some(free) = free {
+                assert_eq!(alone(vendor, name, *free), None, "{vendor} {name}");
+            }
+        }
+        let tested: Vec<_> = rows.iter().map(|row| fault(vendor, row.0).name).collect();
+        let all: Vec<_> = Fault::of(vendor).iter().map(|fault| fault.name).collect();
+        assert_eq!(tested, all);
+    }
+}
+
+/// Row 59: a capability alone spares nothing, nor does it with all but one of what has to be set.
+#[test]
+fn code_is_left_out_if_all_that_replaces_it_is_set_and_told_of_each_that_is_not() {
+    for (vendor, rows) in [(Vendor::Intel, INTEL_ROWS), (Vendor::Amd, AMD_ROWS)] {
+        for (name, host, code, ..) in rows {
+            let Some(Instead { offered, switches }) = &fault(vendor, name).instead else {
+                let same = alone(vendor, name, host.set(Set::ALL)).unwrap().0;
+                assert_eq!(same, *code, "{vendor} {name}");
+                continue;
+            };
+            let done = alone(vendor, name, host.set(Set::ALL)).unwrap();
+            let is_offered = offered.on(&host.features(vendor));
+            assert_eq!(done.0, if is_offered { "" } else { code }, "{vendor} {name}");
+            for switch in *switches {
+                let (mitigations, told) = alone(vendor, name, host.set(Set::but(*switch))).unwrap();
+                assert_eq!(mitigations, *code, "{vendor} {name}, {switch:?} off");
+                let expected: &[_] = if is_offered { &[switch.place()] } else { &[] };
+                assert_eq!(told, expected, "{vendor} {name}, {switch:?} off");
+            }
+        }
+    }
+    // Set, but not there: the bits mean nothing.
+    let set = SKYLAKE.set(Set::ALL);
+    assert_eq!(alone(Vendor::Intel, "Return stack", set).unwrap().0, "+rsb");
+    assert_eq!(alone(Vendor::Intel, "Branch history", set).unwrap().0, "+bhb");
+    assert_eq!(alone(Vendor::Amd, "Return stack", ZEN_2.set(Set::ALL)).unwrap().0, "+rsb");
+}
+
+#[test]
+fn an_unseen_setting_is_no_setting() {
+    for switch in Switch::ALL {
+        let unset = cpu(0, 0, 0).features(Vendor::Intel);
+        assert!(!switch.is_on(&unset), "{switch:?}");
+        let set = cpu(0, 0, 0).set(Set::ALL).features(Vendor::Intel);
+        assert!(switch.is_on(&set), "{switch:?}");
+        let but = cpu(0, 0, 0).set(Set::but(switch)).features(Vendor::Intel);
+        assert!(!switch.is_on(&but), "{switch:?}");
+        let others = Switch::ALL.into_iter().filter(|other| *other != switch);
+        others.for_each(|other| assert!(other.is_on(&but), "{other:?} without {switch:?}"));
+    }
+}
+
+#[test]
+fn microcode_that_is_missing_is_told_and_only_what_would_fault_is_left_out() {
+    let told = |vendor, name, host: Host| {
+        let (code, places) = alone(vendor, name, host).unwrap();
+        (code, places.contains(&Place::Microcode))
+    };
+    let intel = |name, host| told(Vendor::Intel, name, host);
+    let amd = |name, host| told(Vendor::Amd, name, host);
+    let (yes, no) = (true, false);
+    assert_eq!(intel("Branch target injection (", SKYLAKE), (String::new(), yes));
+    assert_eq!(intel("Microarchitectural", NEW), ("+verw".into(), yes));
+    assert_eq!(intel("Stale", has(SKYLAKE, Caps::MDS_NO)), ("+verw".into(), yes));
+    assert_eq!(intel("Stale", says(SKYLAKE, Said::MD_CLEAR)), ("+verw".into(), no));
+    assert_eq!(intel("Register file", ALDER_LAKE), ("+verw".into(), yes));
+    assert_eq!(amd("Branch type", ZEN_2), (String::new(), yes));
+    assert_eq!(amd("Speculative return", ZEN_2), (String::new(), yes));
+    // Zen 1 and 2 forget the kinds of branches by any IBPB, Zen 3 and 4 by that of newer microcode.
+    assert_eq!(amd("Speculative return", says(ZEN_2, Said::IBPB)), ("+ibpb".into(), no));
+    let zen_4 = says(ZEN_4, Said::IBPB.union(Said::IBPB_BRTYPE));
+    assert_eq!(amd("Speculative return", zen_4), ("+ibpb".into(), no));
+    assert_eq!(amd("Transient", ZEN_4), ("+verw".into(), yes));
+    // Either of TSA's halves is enough.
+    assert_eq!(amd("Transient", says(ZEN_4, Said::TSA_SQ_NO)).0, "+verw");
+    assert_eq!(amd("Transient", says(ZEN_4, Said::TSA_L1_NO)).0, "+verw");
+    let neither = says(ZEN_4, Said::TSA_SQ_NO.union(Said::TSA_L1_NO));
+    assert_eq!(alone(Vendor::Amd, "Transient", neither), None);
+    // A virtual CPU that nobody knows, but told that VERW is of use.
+    assert_eq!(amd("Transient", says(cpu(0x1B, 0, 0), Said::VERW_CLEAR)), ("+verw".into(), no));
+}
+
+#[test]
+fn the_longer_sequence_is_for_longer_histories_and_for_who_cannot_know() {
+    let code = |host| alone(Vendor::Intel, "Branch history", host).unwrap().0;
+    assert_eq!(code(CASCADE_LAKE), "+bhb");
+    assert_eq!(code(says(ALDER_LAKE, Said::BHI_CTRL)), "+bhblong");
+    assert_eq!(code(says(CASCADE_LAKE, Said::HYPERVISOR)), "+bhblong");
+}
+
+#[test]
+fn microcodes_switches_count_only_where_they_were_read() {
+    let told = |name, host: Host| !alone(Vendor::Intel, name, host).unwrap().1.is_empty();
+    let srbds = says(SKYLAKE, Said::RDSEED.union(Said::SRBDS_CTRL));
+    assert!(told("Special register", srbds));
+    assert!(!told("Special register", srbds.set(Set::ALL)));
+    assert!(!told("Special register", srbds.set(Set::but(Switch::GdsMitigated))));
+    assert!(told("Special register", srbds.set(Set::but(Switch::RngdsMitigated))));
+    let gds = has(says(SKYLAKE, Said::AVX), Caps::GDS_CTRL);
+    assert!(told("Gather", gds));
+    assert!(!told("Gather", gds.set(Set::ALL)));
+    assert!(told("Gather", gds.set(Set::but(Switch::GdsMitigated))));
+}
+
+#[test]
+fn steppings_decide_where_a_model_has_both_kinds() {
+    let is_affected = |(model, stepping), name| alone(Vendor::Intel, name, cpu(6, model, stepping));
+    for (model, last_free) in [(0x55, 5), (0x8E, 11), (0x9E, 12)] {
+        assert!(is_affected((model, last_free), "Indirect target").is_none());
+        assert!(is_affected((model, last_free + 1), "Indirect target").is_some());
+    }
+    // The bit that hypervisors make up, and the one that only unaffected cores have.
+    for free in [has(CASCADE_LAKE, Caps::ITS_NO), says(CASCADE_LAKE, Said::BHI_CTRL)] {
+        assert_eq!(alone(Vendor::Intel, "Indirect target", free), None);
+    }
+}
+
+#[test]
+fn what_nobody_can_see_is_listed_apart() {
+    let host = says(CASCADE_LAKE, Said::SMT.union(Said::IBRS)).features(Vendor::Intel);
+    let all = Assessment::of(&host, Vendor::Intel);
+    let has = |list: &[Unmet], fault: &str, place: Place| {
+        list.iter().any(|one| one.fault.starts_with(fault) && one.place == place)
+    };
+    assert!(has(&all.unseen, "VMSCAPE", Place::Software));
+    assert!(has(&all.unseen, "Indirect target", Place::Microcode));
+    assert!(!has(&all.unmet, "VMSCAPE", Place::Software));
+    assert!(has(&all.unmet, "Branch target injection from", Switch::Stibp.place()));
+    let text = all.unmet.iter().find(|one| one.place == Switch::Stibp.place()).unwrap().to_string();
+    assert!(
+        text.contains(": SPEC_CTRL.STIBP (MSR 48h, bit 1): set it while a guest runs"),
+        "{text}"
+    );
+}
+
+/// Or a variant for the host would be refused as illegal.
+#[test]
+fn what_a_table_chooses_is_for_its_vendors_cpus() {
+    for vendor in [Vendor::Intel, Vendor::Amd] {
+        for code in Fault::of(vendor).iter().flat_map(|fault| fault.code) {
+            let mut chosen = Mitigations::NONE;
+            code.measure.add_to(&mut chosen);
+            assert_eq!(chosen.fit(vendor), Ok(()), "{vendor}: {}", code.measure);
+        }
+        let names: BTreeSet<_> = Fault::of(vendor).iter().map(|fault| fault.name).collect();
+        assert_eq!(names.len(), Fault::of(vendor).len());
+    }
+}
+
+#[test]
+fn conditions_read_as_sentences_with_their_opposites() {
+    const IS: Is = Is::All(&[
+        Is::Not(&Is::Has(Caps::RFDS_NO)),
+        Is::Any(&[Is::Has(Caps::RFDS_CLEAR), Is::On(Switch::GdsMitigated)]),
+    ]);
+    assert_eq!(
+        IS.to_string(),
+        "IA32_ARCH_CAPABILITIES does not have RFDS_NO (bit 27) and \
+         (IA32_ARCH_CAPABILITIES has RFDS_CLEAR (bit 28) or \
+         MCU_OPT_CTRL.GDS_MITG_DIS (MSR 123h, bit 4) is clear)"
+    );
+    assert_eq!(
+        Is::Not(&IS).to_string(),
+        "IA32_ARCH_CAPABILITIES has RFDS_NO (bit 27) or \
+         (IA32_ARCH_CAPABILITIES does not have RFDS_CLEAR (bit 28) and \
+         MCU_OPT_CTRL.GDS_MITG_DIS (MSR 123h, bit 4) is set)"
+    );
+}

@@ -1,0 +1,728 @@
+//! The faults of each vendor's CPUs, as data.
+//!
+//! The lists of models are those that Intel publishes ("Affected Processors: Transient Execution
+//! Attacks & Related Security Issues by CPU") and AMD's bulletins name; they were compared with Linux'
+//! documentation (Documentation/admin-guide/hw-vuln). What a CPU is not known to be free of, it has:
+//! only where a vendor lists the affected ones and gives no bit for the others, the list decides.
+
+use super::fault::{Code, Cpus, Done, Duty, Fault, Instead, Is, Measure, Place, Switch};
+use super::{Bhb, Rsb};
+use crate::arch::{ArchCapabilities as Caps, Speculation as Said};
+
+// Intel's models.
+const SANDY_BRIDGE: Cpus = Cpus::intel(0x2A, "Sandy Bridge");
+const SANDY_BRIDGE_X: Cpus = Cpus::intel(0x2D, "Sandy Bridge-EP");
+const IVY_BRIDGE: Cpus = Cpus::intel(0x3A, "Ivy Bridge");
+const IVY_BRIDGE_X: Cpus = Cpus::intel(0x3E, "Ivy Bridge-EP");
+const HASWELL: Cpus = Cpus::intel(0x3C, "Haswell");
+const HASWELL_L: Cpus = Cpus::intel(0x45, "Haswell-ULT");
+const HASWELL_G: Cpus = Cpus::intel(0x46, "Haswell with GT3e");
+const HASWELL_X: Cpus = Cpus::intel(0x3F, "Haswell-EP");
+const BROADWELL: Cpus = Cpus::intel(0x3D, "Broadwell");
+const BROADWELL_G: Cpus = Cpus::intel(0x47, "Broadwell with GT3e");
+const BROADWELL_X: Cpus = Cpus::intel(0x4F, "Broadwell-EP");
+const BROADWELL_D: Cpus = Cpus::intel(0x56, "Broadwell-DE");
+const SKYLAKE: Cpus = Cpus::intel(0x5E, "Skylake");
+const SKYLAKE_L: Cpus = Cpus::intel(0x4E, "Skylake-U");
+const SKYLAKE_X: Cpus = Cpus::intel(0x55, "Skylake-SP and Cascade Lake");
+const KABY_LAKE: Cpus = Cpus::intel(0x9E, "Kaby Lake and Coffee Lake");
+const KABY_LAKE_L: Cpus = Cpus::intel(0x8E, "Kaby Lake-U and Whiskey Lake");
+const CANNON_LAKE: Cpus = Cpus::intel(0x66, "Cannon Lake");
+const COMET_LAKE: Cpus = Cpus::intel(0xA5, "Comet Lake");
+const COMET_LAKE_L: Cpus = Cpus::intel(0xA6, "Comet Lake-U");
+const ICE_LAKE_L: Cpus = Cpus::intel(0x7E, "Ice Lake-U");
+const ICE_LAKE_X: Cpus = Cpus::intel(0x6A, "Ice Lake-SP");
+const ICE_LAKE_D: Cpus = Cpus::intel(0x6C, "Ice Lake-D");
+const TIGER_LAKE: Cpus = Cpus::intel(0x8D, "Tiger Lake-H");
+const TIGER_LAKE_L: Cpus = Cpus::intel(0x8C, "Tiger Lake-U");
+const ROCKET_LAKE: Cpus = Cpus::intel(0xA7, "Rocket Lake");
+const LAKEFIELD: Cpus = Cpus::intel(0x8A, "Lakefield");
+const ALDER_LAKE: Cpus = Cpus::intel(0x97, "Alder Lake");
+const ALDER_LAKE_L: Cpus = Cpus::intel(0x9A, "Alder Lake-P");
+const RAPTOR_LAKE: Cpus = Cpus::intel(0xB7, "Raptor Lake");
+const RAPTOR_LAKE_P: Cpus = Cpus::intel(0xBA, "Raptor Lake-P");
+const RAPTOR_LAKE_S: Cpus = Cpus::intel(0xBF, "Raptor Lake-S");
+const METEOR_LAKE_L: Cpus = Cpus::intel(0xAA, "Meteor Lake");
+const ARROW_LAKE: Cpus = Cpus::intel(0xC6, "Arrow Lake");
+const ARROW_LAKE_H: Cpus = Cpus::intel(0xC5, "Arrow Lake-H");
+const ARROW_LAKE_U: Cpus = Cpus::intel(0xB5, "Arrow Lake-U");
+const LUNAR_LAKE: Cpus = Cpus::intel(0xBD, "Lunar Lake");
+const SAPPHIRE_RAPIDS: Cpus = Cpus::intel(0x8F, "Sapphire Rapids");
+const EMERALD_RAPIDS: Cpus = Cpus::intel(0xCF, "Emerald Rapids");
+const GRANITE_RAPIDS: Cpus = Cpus::intel(0xAD, "Granite Rapids");
+const SIERRA_FOREST: Cpus = Cpus::intel(0xAF, "Sierra Forest");
+const GOLDMONT: Cpus = Cpus::intel(0x5C, "Goldmont");
+const GOLDMONT_D: Cpus = Cpus::intel(0x5F, "Denverton");
+const GOLDMONT_PLUS: Cpus = Cpus::intel(0x7A, "Goldmont Plus");
+const TREMONT: Cpus = Cpus::intel(0x96, "Elkhart Lake");
+const TREMONT_D: Cpus = Cpus::intel(0x86, "Snow Ridge");
+const TREMONT_L: Cpus = Cpus::intel(0x9C, "Jasper Lake");
+const GRACEMONT: Cpus = Cpus::intel(0xBE, "Alder Lake-N");
+
+// AMD's families.
+const UP_TO_ZEN_2: Cpus = Cpus::families(0, 0x18, "all up to Zen 2 and Hygon's Dhyana");
+const ZEN_3_AND_4: Cpus = Cpus::families(0x19, 0x19, "Zen 3 and 4");
+const ZEN_AND_LATER: Cpus = Cpus::families(0x17, u16::MAX, "Zen and all later");
+
+/// Enhanced IBRS, switched on: what less privileged code has trained predicts nothing.
+const ENHANCED_IBRS_ON: Is = Is::All(&[Is::Has(Caps::IBRS_ALL), Is::On(Switch::Ibrs)]);
+
+const ENHANCED_IBRS: Instead =
+    Instead { offered: Is::Has(Caps::IBRS_ALL), switches: &[Switch::Ibrs] };
+
+/// SMEP too: what a guest has left in the return stack buffer are addresses of its own.
+const ENHANCED_IBRS_AND_SMEP: Instead =
+    Instead { offered: Is::Has(Caps::IBRS_ALL), switches: &[Switch::Ibrs, Switch::Smep] };
+
+/// As [`Code`] that cannot fault and needs no microcode.
+const fn plain(measure: Measure) -> Code {
+    Code { when: Is::Always, measure, exists: Is::Always, works: Is::Always }
+}
+
+const fn verw(works: Is) -> Code {
+    Code { works, ..plain(Measure::Verw) }
+}
+
+const IBRS: Code = Code { exists: Is::Says(Said::IBRS), ..plain(Measure::Ibrs) };
+
+const SMT: &str = "run no other guest, and nothing with secrets, on the core's other thread while a \
+                   guest runs on this one, or switch the other off";
+
+const SIBLINGS: Duty =
+    Duty { when: Is::Says(Said::SMT), place: Place::Software, what: SMT, done: Done::Unseen };
+
+const BETWEEN_GUESTS: &str = "write IBPB to PRED_CMD before another guest, or a process of the \
+                              host's that does not trust this one, runs on the same CPU";
+
+const MITIGATION_OF_SSB: Duty = Duty {
+    when: Is::Always,
+    place: Place::Software,
+    what: "set SSBD for a guest that asks for it, and for code of the host's that runs untrusted \
+           programs in its own address space",
+    done: Done::Unseen,
+};
+
+/// The faults of Intel's CPUs.
+pub(super) static INTEL: &[Fault] = &[
+    Fault {
+        name: "Branch target injection (Spectre variant 2)",
+        cves: &["CVE-2017-5715"],
+        suffers: Is::Always,
+        code: &[IBRS],
+        instead: Some(ENHANCED_IBRS),
+        duties: &[Duty {
+            when: Is::Always,
+            place: Place::Software,
+            what: BETWEEN_GUESTS,
+            done: Done::Unseen,
+        }],
+        source: "Intel, \"Branch Target Injection\" and \"Speculative Execution Side Channel \
+                 Mitigations\", 2.4: with IBRS_ALL, software still has to set IBRS once",
+    },
+    Fault {
+        name: "Branch target injection from the core's other thread",
+        cves: &["CVE-2017-5715"],
+        suffers: Is::Says(Said::SMT),
+        code: &[],
+        instead: None,
+        duties: &[Duty {
+            when: Is::Always,
+            place: Switch::Stibp.place(),
+            what: "set it while a guest runs (with enhanced IBRS, IBRS does it), or run nothing \
+                   else on the core",
+            done: Done::If(Is::Any(&[Is::On(Switch::Stibp), ENHANCED_IBRS_ON])),
+        }],
+        source: "Intel, \"Single Thread Indirect Branch Predictors\"",
+    },
+    Fault {
+        name: "Return stack buffer left by a guest (SpectreRSB, ret2spec)",
+        cves: &["CVE-2018-15572"],
+        suffers: Is::Always,
+        code: &[plain(Measure::Rsb(Rsb::Full))],
+        instead: Some(ENHANCED_IBRS_AND_SMEP),
+        duties: &[],
+        source: "Intel, \"Retpoline: A Branch Target Injection Mitigation\", \"RSB stuffing\": with \
+                 enhanced IBRS it is not needed where SMEP is on",
+    },
+    Fault {
+        name: "Post-barrier return stack buffer (PBRSB)",
+        cves: &["CVE-2022-26373"],
+        suffers: Is::All(&[Is::Has(Caps::IBRS_ALL), Is::Not(&Is::Has(Caps::PBRSB_NO))]),
+        code: &[plain(Measure::Rsb(Rsb::Lite))],
+        instead: None,
+        duties: &[],
+        source: "Intel, \"Post-barrier Return Stack Buffer Predictions\" (INTEL-SA-00706)",
+    },
+    Fault {
+        name: "Retbleed (RSB underflow)",
+        cves: &["CVE-2022-29901", "CVE-2022-28693"],
+        suffers: Is::Any(&[
+            Is::Has(Caps::RSBA),
+            Is::Cpu(&[
+                SKYLAKE,
+                SKYLAKE_L,
+                SKYLAKE_X,
+                KABY_LAKE,
+                KABY_LAKE_L,
+                CANNON_LAKE,
+                COMET_LAKE,
+                COMET_LAKE_L,
+                ICE_LAKE_L,
+                ROCKET_LAKE,
+                LAKEFIELD,
+            ]),
+        ]),
+        code: &[IBRS],
+        instead: Some(ENHANCED_IBRS),
+        duties: &[],
+        source: "Intel, \"Return Stack Buffer Underflow\" (INTEL-SA-00702)",
+    },
+    Fault {
+        name: "Restricted alternative predictions of returns (RRSBA)",
+        cves: &["CVE-2022-28693"],
+        suffers: Is::Has(Caps::RRSBA),
+        code: &[],
+        instead: None,
+        duties: &[Duty {
+            when: Is::Says(Said::RRSBA_CTRL),
+            place: Switch::RrsbaDisS.place(),
+            what: "set it if the host's indirect branches are retpolines; without them, enhanced \
+                   IBRS is enough",
+            done: Done::If(Is::Any(&[Is::On(Switch::RrsbaDisS), ENHANCED_IBRS_ON])),
+        }],
+        source: "Intel, \"Return Stack Buffer Underflow\", RRSBA_DIS_S",
+    },
+    Fault {
+        name: "Branch history injection (BHI, Native BHI)",
+        cves: &["CVE-2022-0001", "CVE-2022-0002", "CVE-2024-2201"],
+        suffers: Is::Not(&Is::Has(Caps::BHI_NO)),
+        code: &[
+            // A hypervisor may hide BHI_CTRL from a virtual CPU that needs the long sequence.
+            Code {
+                when: Is::Any(&[Is::Says(Said::BHI_CTRL), Is::Says(Said::HYPERVISOR)]),
+                ..plain(Measure::Bhb(Bhb::Long))
+            },
+            plain(Measure::Bhb(Bhb::Short)),
+        ],
+        instead: Some(Instead { offered: Is::Says(Said::BHI_CTRL), switches: &[Switch::BhiDisS] }),
+        duties: &[],
+        source: "Intel, \"Branch History Injection and Intra-mode Branch Target Injection\": \
+                 BHI_DIS_S, and the software sequences, of which cores with BHI_CTRL (Golden Cove and \
+                 later) need the longer one",
+    },
+    Fault {
+        name: "Indirect target selection (ITS)",
+        cves: &["CVE-2024-28956"],
+        suffers: Is::All(&[
+            Is::Not(&Is::Has(Caps::ITS_NO)),
+            Is::Not(&Is::Says(Said::BHI_CTRL)),
+            Is::Cpu(&[
+                SKYLAKE_X.from_stepping(6),
+                KABY_LAKE_L.from_stepping(12),
+                KABY_LAKE.from_stepping(13),
+                COMET_LAKE,
+                COMET_LAKE_L,
+                ICE_LAKE_X,
+                ICE_LAKE_D,
+                ICE_LAKE_L,
+                TIGER_LAKE,
+                TIGER_LAKE_L,
+                ROCKET_LAKE,
+            ]),
+        ]),
+        code: &[plain(Measure::Always(
+            "it has no indirect jump or call, and its RETs end in the upper half of a cache line",
+        ))],
+        instead: None,
+        duties: &[
+            Duty {
+                when: Is::Always,
+                place: Place::Software,
+                what: "have no RET and no indirect branch that ends in the lower half of a cache \
+                       line, as compilers and return thunks can arrange",
+                done: Done::Unseen,
+            },
+            Duty {
+                when: Is::Always,
+                place: Place::Microcode,
+                what: "load that of May 2025 or later, without which IBPB leaves direct branches' \
+                       targets",
+                done: Done::Unseen,
+            },
+        ],
+        source: "Intel, \"Indirect Target Selection\" (INTEL-SA-01153); Linux, \
+                 hw-vuln/indirect-target-selection.rst",
+    },
+    Fault {
+        name: "Branch privilege injection",
+        cves: &["CVE-2024-45332"],
+        suffers: Is::Has(Caps::IBRS_ALL),
+        code: &[],
+        instead: None,
+        duties: &[Duty {
+            when: Is::Always,
+            place: Place::Microcode,
+            what: "load that of May 2025 or later: predictions in flight keep a wrong privilege \
+                   without it",
+            done: Done::Unseen,
+        }],
+        source: "Intel, INTEL-SA-01247; ETH Zurich, \"Branch Privilege Injection\"",
+    },
+    Fault {
+        name: "VMSCAPE",
+        cves: &["CVE-2025-40300"],
+        suffers: Is::All(&[
+            Is::Not(&Is::Says(Said::HYPERVISOR)),
+            Is::Cpu(&[
+                SANDY_BRIDGE,
+                SANDY_BRIDGE_X,
+                IVY_BRIDGE,
+                IVY_BRIDGE_X,
+                HASWELL,
+                HASWELL_L,
+                HASWELL_G,
+                HASWELL_X,
+                BROADWELL,
+                BROADWELL_G,
+                BROADWELL_X,
+                BROADWELL_D,
+                SKYLAKE,
+                SKYLAKE_L,
+                SKYLAKE_X,
+                KABY_LAKE,
+                KABY_LAKE_L,
+                CANNON_LAKE,
+                COMET_LAKE,
+                COMET_LAKE_L,
+                ALDER_LAKE,
+                ALDER_LAKE_L,
+                RAPTOR_LAKE,
+                RAPTOR_LAKE_P,
+                RAPTOR_LAKE_S,
+                METEOR_LAKE_L,
+                ARROW_LAKE,
+                ARROW_LAKE_H,
+                ARROW_LAKE_U,
+                LUNAR_LAKE,
+                SAPPHIRE_RAPIDS,
+                EMERALD_RAPIDS,
+                GRANITE_RAPIDS,
+                SIERRA_FOREST,
+                GRACEMONT,
+            ]),
+        ]),
+        code: &[],
+        instead: None,
+        duties: &[Duty {
+            when: Is::Always,
+            place: Place::Software,
+            what: "write IBPB to PRED_CMD before the VMM's part in user mode runs after a guest on \
+                   this CPU",
+            done: Done::Unseen,
+        }],
+        source: "ETH Zurich, \"VMScape\"; Linux, hw-vuln/vmscape.rst",
+    },
+    Fault {
+        name: "SWAPGS speculation",
+        cves: &["CVE-2019-1125"],
+        suffers: Is::Always,
+        code: &[plain(Measure::Always(
+            "nothing is accessed by GS behind a branch and a SWAPGS before an instruction \
+             serialises, which is proved",
+        ))],
+        instead: None,
+        duties: &[],
+        source: "Intel, \"Speculative Behavior of SWAPGS and Segment Registers\"",
+    },
+    Fault {
+        name: "Meltdown",
+        cves: &["CVE-2017-5754"],
+        suffers: Is::Not(&Is::Has(Caps::RDCL_NO)),
+        code: &[plain(Measure::Always(
+            "on a guest's root it accesses only what every guest's root has to map",
+        ))],
+        instead: None,
+        duties: &[Duty {
+            when: Is::Always,
+            place: Place::Software,
+            what: "map nothing else of the host's in a guest's root",
+            done: Done::Unseen,
+        }],
+        source: "Intel, \"Rogue Data Cache Load\"",
+    },
+    Fault {
+        name: "L1 terminal fault (L1TF, Foreshadow)",
+        cves: &["CVE-2018-3620", "CVE-2018-3646"],
+        suffers: Is::Not(&Is::Has(Caps::RDCL_NO)),
+        code: &[],
+        instead: None,
+        duties: &[
+            Duty {
+                when: Is::Always,
+                place: Place::Software,
+                what: "let no entry of a guest's page tables that is not present name memory of \
+                       the host or of another guest: write the guest's roots yourself, absent \
+                       entries as zero or inverted",
+                done: Done::Unseen,
+            },
+            SIBLINGS,
+        ],
+        source: "Intel, \"L1 Terminal Fault\" (INTEL-SA-00161)",
+    },
+    Fault {
+        name: "Microarchitectural data sampling (MDS)",
+        cves: &["CVE-2018-12126", "CVE-2018-12127", "CVE-2018-12130", "CVE-2019-11091"],
+        suffers: Is::Not(&Is::Has(Caps::MDS_NO)),
+        code: &[verw(Is::Says(Said::MD_CLEAR))],
+        instead: None,
+        duties: &[SIBLINGS],
+        source: "Intel, \"Microarchitectural Data Sampling\" (INTEL-SA-00233)",
+    },
+    Fault {
+        name: "Asynchronous abort of transactions (TAA)",
+        cves: &["CVE-2019-11135"],
+        suffers: Is::All(&[
+            Is::Not(&Is::Has(Caps::TAA_NO)),
+            Is::Any(&[Is::Says(Said::RTM), Is::Has(Caps::TSX_CTRL)]),
+        ]),
+        code: &[verw(Is::Says(Said::MD_CLEAR))],
+        instead: Some(Instead {
+            offered: Is::Has(Caps::TSX_CTRL),
+            switches: &[Switch::RtmDisable],
+        }),
+        duties: &[SIBLINGS],
+        source: "Intel, \"TSX Asynchronous Abort\" (INTEL-SA-00270)",
+    },
+    Fault {
+        name: "Stale data by memory-mapped I/O",
+        cves: &["CVE-2022-21123", "CVE-2022-21125", "CVE-2022-21127", "CVE-2022-21166"],
+        suffers: Is::All(&[
+            Is::Not(&Is::Has(Caps::SBDR_SSDP_NO.union(Caps::FBSDP_NO).union(Caps::PSDP_NO))),
+            Is::Any(&[
+                Is::Has(Caps::FB_CLEAR),
+                Is::Cpu(&[
+                    HASWELL_X,
+                    BROADWELL_D,
+                    BROADWELL_X,
+                    SKYLAKE,
+                    SKYLAKE_L,
+                    SKYLAKE_X,
+                    KABY_LAKE,
+                    KABY_LAKE_L,
+                    ICE_LAKE_L,
+                    ICE_LAKE_D,
+                    ICE_LAKE_X,
+                    COMET_LAKE,
+                    COMET_LAKE_L,
+                    LAKEFIELD,
+                    ROCKET_LAKE,
+                    TREMONT,
+                    TREMONT_D,
+                    TREMONT_L,
+                ]),
+            ]),
+        ]),
+        code: &[verw(Is::Any(&[
+            Is::Has(Caps::FB_CLEAR),
+            Is::All(&[Is::Says(Said::MD_CLEAR), Is::Not(&Is::Has(Caps::MDS_NO))]),
+        ]))],
+        instead: None,
+        duties: &[SIBLINGS],
+        source: "Intel, \"Processor MMIO Stale Data Vulnerabilities\" (INTEL-SA-00615)",
+    },
+    Fault {
+        name: "Register file data sampling (RFDS)",
+        cves: &["CVE-2023-28746"],
+        suffers: Is::All(&[
+            Is::Not(&Is::Has(Caps::RFDS_NO)),
+            Is::Any(&[
+                Is::Has(Caps::RFDS_CLEAR),
+                Is::Cpu(&[
+                    GOLDMONT,
+                    GOLDMONT_D,
+                    GOLDMONT_PLUS,
+                    TREMONT,
+                    TREMONT_D,
+                    TREMONT_L,
+                    GRACEMONT,
+                    ALDER_LAKE,
+                    ALDER_LAKE_L,
+                    RAPTOR_LAKE,
+                    RAPTOR_LAKE_P,
+                    RAPTOR_LAKE_S,
+                ]),
+            ]),
+        ]),
+        code: &[verw(Is::Has(Caps::RFDS_CLEAR))],
+        instead: None,
+        duties: &[],
+        source: "Intel, \"Register File Data Sampling\" (INTEL-SA-00898)",
+    },
+    Fault {
+        name: "Special register buffer data sampling (SRBDS, CrossTalk)",
+        cves: &["CVE-2020-0543"],
+        suffers: Is::All(&[
+            Is::Any(&[Is::Says(Said::RDRAND), Is::Says(Said::RDSEED)]),
+            Is::Cpu(&[
+                IVY_BRIDGE,
+                HASWELL,
+                HASWELL_L,
+                HASWELL_G,
+                BROADWELL,
+                BROADWELL_G,
+                SKYLAKE,
+                SKYLAKE_L,
+                KABY_LAKE,
+                KABY_LAKE_L,
+                ICE_LAKE_L,
+                COMET_LAKE,
+                COMET_LAKE_L,
+                LAKEFIELD,
+                TREMONT,
+                TREMONT_L,
+            ]),
+        ]),
+        code: &[],
+        instead: None,
+        duties: &[Duty {
+            when: Is::Always,
+            place: Place::Microcode,
+            what: "load that which has SRBDS_CTRL, and leave RNGDS_MITG_DIS clear",
+            done: Done::If(Is::All(&[Is::Says(Said::SRBDS_CTRL), Is::On(Switch::RngdsMitigated)])),
+        }],
+        source: "Intel, \"Special Register Buffer Data Sampling\" (INTEL-SA-00320)",
+    },
+    Fault {
+        name: "Gather data sampling (GDS, Downfall)",
+        cves: &["CVE-2022-40982"],
+        suffers: Is::All(&[
+            Is::Not(&Is::Has(Caps::GDS_NO)),
+            Is::Says(Said::AVX),
+            Is::Cpu(&[
+                SKYLAKE,
+                SKYLAKE_L,
+                SKYLAKE_X,
+                KABY_LAKE,
+                KABY_LAKE_L,
+                ICE_LAKE_L,
+                ICE_LAKE_D,
+                ICE_LAKE_X,
+                COMET_LAKE,
+                COMET_LAKE_L,
+                TIGER_LAKE,
+                TIGER_LAKE_L,
+                ROCKET_LAKE,
+            ]),
+        ]),
+        code: &[],
+        instead: None,
+        duties: &[Duty {
+            when: Is::Always,
+            place: Place::Microcode,
+            what: "load that which has GDS_CTRL, and leave GDS_MITG_DIS clear; or take AVX away \
+                   from guests (XCR0)",
+            done: Done::If(Is::All(&[Is::Has(Caps::GDS_CTRL), Is::On(Switch::GdsMitigated)])),
+        }],
+        source: "Intel, \"Gather Data Sampling\" (INTEL-SA-00828)",
+    },
+    Fault {
+        name: "Speculative store bypass (Spectre variant 4)",
+        cves: &["CVE-2018-3639"],
+        suffers: Is::Not(&Is::Has(Caps::SSB_NO)),
+        code: &[],
+        instead: None,
+        duties: &[MITIGATION_OF_SSB],
+        source: "Intel, \"Speculative Store Bypass\" (INTEL-SA-00115)",
+    },
+];
+
+const AUTOMATIC_IBRS: Instead =
+    Instead { offered: Is::Says(Said::AUTOMATIC_IBRS), switches: &[Switch::AutomaticIbrs] };
+
+const AUTOMATIC_IBRS_AND_SMEP: Instead = Instead {
+    offered: Is::Says(Said::AUTOMATIC_IBRS),
+    switches: &[Switch::AutomaticIbrs, Switch::Smep],
+};
+
+/// The faults of AMD's CPUs, and of Hygon's.
+pub(super) static AMD: &[Fault] = &[
+    Fault {
+        name: "Branch target injection (Spectre variant 2)",
+        cves: &["CVE-2017-5715"],
+        suffers: Is::Always,
+        code: &[
+            Code { when: Is::Says(Said::IBRS_PREFERRED), ..IBRS },
+            plain(Measure::Always("it has no indirect jump or call")),
+        ],
+        instead: Some(AUTOMATIC_IBRS),
+        duties: &[
+            Duty {
+                when: Is::Not(&Is::Any(&[
+                    Is::Says(Said::IBRS_PREFERRED),
+                    Is::On(Switch::AutomaticIbrs),
+                ])),
+                place: Place::Software,
+                what: "make all indirect branches retpolines",
+                done: Done::Unseen,
+            },
+            Duty {
+                when: Is::Not(&Is::Says(Said::SBPB)),
+                place: Place::Software,
+                what: BETWEEN_GUESTS,
+                done: Done::Unseen,
+            },
+            Duty {
+                when: Is::Says(Said::SBPB),
+                place: Place::Software,
+                what: "write IBPB to PRED_CMD before another guest, or a process of the host's that \
+                       does not trust this one, runs on the same CPU; SBPB (bit 7) is enough where \
+                       returns are safe by untraining or by SRSO_NO",
+                done: Done::Unseen,
+            },
+        ],
+        source: "AMD, \"Software Techniques for Managing Speculation on AMD Processors\"; APM vol. 2, \
+                 3.2.9 and 3.1.7: automatic IBRS is EFER.AIBRSE",
+    },
+    Fault {
+        name: "Branch target injection from the core's other thread",
+        cves: &["CVE-2017-5715"],
+        suffers: Is::Says(Said::SMT),
+        code: &[],
+        instead: None,
+        duties: &[Duty {
+            when: Is::Always,
+            place: Switch::Stibp.place(),
+            what: "set it while a guest runs (automatic IBRS does not do it for user mode), or run \
+                   nothing else on the core",
+            done: Done::If(Is::On(Switch::Stibp)),
+        }],
+        source: "AMD, \"Indirect Branch Control Extension\"; APM vol. 2, 3.2.9",
+    },
+    Fault {
+        name: "Return stack buffer left by a guest (SpectreRSB, ret2spec)",
+        cves: &["CVE-2018-15572"],
+        suffers: Is::Always,
+        code: &[plain(Measure::Rsb(Rsb::Full))],
+        instead: Some(AUTOMATIC_IBRS_AND_SMEP),
+        duties: &[],
+        source: "AMD, \"Software Techniques for Managing Speculation on AMD Processors\", V2-3: needed \
+                 where SMEP is off",
+    },
+    Fault {
+        name: "Fences that do not serialise",
+        cves: &[],
+        suffers: Is::Not(&Is::Says(Said::LFENCE_ALWAYS)),
+        code: &[],
+        instead: None,
+        duties: &[Duty {
+            when: Is::Always,
+            place: Place::Software,
+            what: "set bit 1 of MSR DE_CFG (C001_1029h), where it exists: LFENCE, on which the \
+                   switcher's sequences rely, serialises only then",
+            done: Done::Unseen,
+        }],
+        source: "AMD, \"Software Techniques for Managing Speculation on AMD Processors\", G-2",
+    },
+    Fault {
+        name: "Branch type confusion (Retbleed)",
+        cves: &["CVE-2022-29900", "CVE-2022-23825"],
+        suffers: Is::All(&[Is::Not(&Is::Says(Said::BTC_NO)), Is::Cpu(&[UP_TO_ZEN_2])]),
+        code: &[Code { exists: Is::Says(Said::IBPB), ..plain(Measure::Ibpb) }],
+        instead: None,
+        duties: &[SIBLINGS],
+        source: "AMD, \"Technical Guidance for Mitigating Branch Type Confusion\" (AMD-SB-1037)",
+    },
+    Fault {
+        name: "Speculative return stack overflow (SRSO, Inception)",
+        cves: &["CVE-2023-20569"],
+        suffers: Is::Not(&Is::Any(&[Is::Says(Said::SRSO_NO), Is::Says(Said::SRSO_USER_KERNEL_NO)])),
+        code: &[Code {
+            exists: Is::Says(Said::IBPB),
+            works: Is::Any(&[Is::Says(Said::IBPB_BRTYPE), Is::Cpu(&[UP_TO_ZEN_2])]),
+            ..plain(Measure::Ibpb)
+        }],
+        instead: None,
+        duties: &[],
+        source: "AMD, \"Technical Update Regarding Speculative Return Stack Overflow\" (AMD-SB-7005): \
+                 SBPB, PRED_CMD bit 7, would leave the predictions of returns; Linux, \
+                 hw-vuln/srso.rst",
+    },
+    Fault {
+        name: "Transient scheduler attacks (TSA)",
+        cves: &["CVE-2024-36350", "CVE-2024-36357"],
+        suffers: Is::All(&[
+            Is::Not(&Is::Says(Said::TSA_SQ_NO.union(Said::TSA_L1_NO))),
+            Is::Any(&[Is::Says(Said::VERW_CLEAR), Is::Cpu(&[ZEN_3_AND_4])]),
+        ]),
+        code: &[verw(Is::Says(Said::VERW_CLEAR))],
+        instead: None,
+        duties: &[Duty {
+            when: Is::Says(Said::SMT),
+            place: Place::Software,
+            what: "execute VERW before a thread that has run secrets goes idle",
+            done: Done::Unseen,
+        }],
+        source: "AMD, \"Technical Guidance for Mitigating Transient Scheduler Attacks\" (AMD-SB-7029)",
+    },
+    Fault {
+        name: "VMSCAPE",
+        cves: &["CVE-2025-40300"],
+        suffers: Is::All(&[Is::Not(&Is::Says(Said::HYPERVISOR)), Is::Cpu(&[ZEN_AND_LATER])]),
+        code: &[],
+        instead: None,
+        duties: &[Duty {
+            when: Is::Always,
+            place: Place::Software,
+            what: "write IBPB to PRED_CMD before the VMM's part in user mode runs after a guest on \
+                   this CPU, which an exit with `+ibpb` has done",
+            done: Done::Unseen,
+        }],
+        source: "ETH Zurich, \"VMScape\" (AMD-SB-7046); Linux, hw-vuln/vmscape.rst",
+    },
+    Fault {
+        name: "Zenbleed",
+        cves: &["CVE-2023-20593"],
+        suffers: Is::Cpu(&[
+            Cpus::families(0x17, 0x17, "Zen 2").models(0x30, 0x4F),
+            Cpus::families(0x17, 0x17, "Zen 2").models(0x60, 0x7F),
+            Cpus::families(0x17, 0x17, "Zen 2").models(0x90, 0x91),
+            Cpus::families(0x17, 0x17, "Zen 2").models(0xA0, 0xAF),
+        ]),
+        code: &[],
+        instead: None,
+        duties: &[Duty {
+            when: Is::Always,
+            place: Place::Microcode,
+            what: "load that which mends it, or set bit 9 of MSR DE_CFG (C001_1029h)",
+            done: Done::Unseen,
+        }],
+        source: "AMD-SB-7008",
+    },
+    Fault {
+        name: "Division by zero leaves a quotient",
+        cves: &["CVE-2023-20588"],
+        suffers: Is::Cpu(&[
+            Cpus::families(0x17, 0x17, "Zen 1").models(0x00, 0x2F),
+            Cpus::families(0x17, 0x17, "Zen 1").models(0x50, 0x5F),
+            Cpus::families(0x18, 0x18, "Hygon's Dhyana"),
+        ]),
+        code: &[],
+        instead: None,
+        duties: &[Duty {
+            when: Is::Always,
+            place: Place::Software,
+            what: "divide something harmless before a guest is entered",
+            done: Done::Unseen,
+        }],
+        source: "AMD-SB-7007",
+    },
+    Fault {
+        name: "Speculative store bypass (Spectre variant 4)",
+        cves: &["CVE-2018-3639"],
+        suffers: Is::Not(&Is::Says(Said::SSB_NO)),
+        code: &[],
+        instead: None,
+        duties: &[MITIGATION_OF_SSB],
+        source: "AMD, \"Speculative Store Bypass Disable\"",
+    },
+];

@@ -1,0 +1,33 @@
+use switcher_gen::asm::Sink;
+use switcher_macros::{AsmLayout, asm};
+
+#[repr(C)]
+#[derive(AsmLayout)]
+struct Frame {
+    #[asm(nested)]
+    head: Head,
+    wide: u64,
+    narrow: u32,
+    low: u16,
+    high: u16,
+    array: [u16; 4],
+    byte: u8,
+}
+
+#[repr(C)]
+#[derive(AsmLayout)]
+struct Head {
+    id: u64,
+    first: u16,
+    second: u16,
+}
+
+fn emit(a: &mut impl Sink) {
+    asm!(a
+        ; mov ax, WORD [rsp + Frame::array.element(4)]
+    );
+}
+
+fn main() {
+    emit(&mut switcher_gen::asm::CodeBuffer::new());
+}
