@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `domain`, `concrete`, `symbolic` | values: numbers for interpretation, terms for proofs |
 //! | `program` | bytes decoded by iced-x86 into operations; anything not modelled is an error |
+//! | `second`, `prefixes` | the same bytes by another decoder, which must agree; prefixes that mean nothing |
 //! | `flags` | RFLAGS and conditions |
 //! | `memory` | regions, and what is assumed of their addresses |
 //! | `state` | registers, MSRs, the CPU's own transitions: SYSCALL, SYSRETQ, IRETQ, events |
@@ -21,7 +22,9 @@ mod event;
 mod flags;
 pub mod interpreter;
 mod memory;
+mod prefixes;
 pub(crate) mod program;
+mod second;
 mod state;
 mod step;
 pub mod symbolic;

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use switcher_gen::layout::{Revision, Tss, TssExtra};
 use switcher_gen::listing::{Line, Listing, ListingOptions};
-use switcher_gen::machine::ProgramError;
 use switcher_gen::prove::{BadCode, BlockOffsets, Setting, Target};
 use switcher_gen::{Image, Policy, Variant, elf};
 
@@ -178,10 +177,8 @@ impl Subject {
 /// The instruction that an error is about.
 fn place(error: &BadCode) -> u64 {
     match error {
-        BadCode::Program(
-            ProgramError::Invalid { at, .. } | ProgramError::NotModelled { at, .. },
-        )
-        | BadCode::Leaves { at, .. }
+        BadCode::Program(error) => error.at(),
+        BadCode::Leaves { at, .. }
         | BadCode::Loop { at, .. }
         | BadCode::SelfModifying { at }
         | BadCode::UnknownTarget { at }
