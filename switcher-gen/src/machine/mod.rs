@@ -10,6 +10,7 @@
 //! | `memory` | regions, and what is assumed of their addresses |
 //! | `state` | registers, MSRs, the CPU's own transitions: SYSCALL, SYSRETQ, IRETQ, events |
 //! | `event` | exceptions, interrupts and NMIs: how the CPU delivers them |
+//! | `exists` | what a CPU must have for an instruction to exist, and for a value to be allowed |
 //! | `step` | the semantics of each operation |
 //! | `interpreter` | whole runs on numbers: host, switcher, guest, and what must never happen |
 //!
@@ -19,6 +20,7 @@
 pub mod concrete;
 pub mod domain;
 mod event;
+pub mod exists;
 mod flags;
 pub mod interpreter;
 mod memory;
@@ -32,10 +34,11 @@ pub mod symbolic;
 pub use concrete::Concrete;
 pub use domain::Domain;
 pub use event::{Arrival, Gate, Undeliverable};
+pub use exists::Features;
 pub use flags::{ARITHMETIC, Condition, Flags};
 pub use interpreter::Interpreter;
 pub use memory::{Memory, Place, Region, Sharing};
 pub use program::{Op, Program, ProgramError};
 pub(crate) use state::WRITABLE;
-pub use state::{CR4, CR4_PKE, EFER, Entry, Fault, Gpr, Model, Msrs, State, cr4};
-pub use step::{Access, Branch, Event, Observer, Step, Stuck, Unobserved};
+pub use state::{CR4, CR4_PCIDE, CR4_PKE, EFER, Entry, Fault, Gpr, Model, Msrs, State, cr4};
+pub use step::{Access, Branch, Event, Held, Observer, Step, Stuck, Unobserved};

@@ -1,8 +1,9 @@
 //! What each operation does.
 
 use super::domain::{Domain, low_bytes};
+use super::exists::{self, Condition as Needed, MsrRule, Value};
 use super::flags::{Condition, even_parity};
-use super::memory::{Place, Sharing};
+use super::memory::{Place, Region, Sharing};
 use super::program::{
     Kind, MemoryOperand, Op, Operand, Program, ProgramError, Segment, SegmentRegister,
 };
@@ -122,6 +123,24 @@ pub enum Event<W> {
     Iretq([W; 5]),
     /// A fence, or an instruction that serialises.
     Serialise,
+    /// An instruction, or a value, needs something of the CPU.
+    Needs {
+        /// What.
+        condition: Needed,
+        /// Whether it is there: otherwise the instruction faults.
+        met: bool,
+    },
+}
+
+/// What a CPU can hold besides what the table of `exists` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// In CR3.
+    Root,
+    /// In MSR SPEC_CTRL.
+    SpecCtrl,
+    /// As a base of FS or GS.
+    Base,
 }
 
 /// What kind of jump it is, for a branch predictor.
@@ -137,6 +156,12 @@ pub enum Branch {
 pub trait Observer<D: Domain> {
     /// `event` is about to happen in `state`.
     fn observe(&mut self, d: &D, state: &State<D>, event: Event<D::Word>);
+
+    /// Values that a CPU is known to take because it has held them, or because its host vouches for
+    /// them: what the table calls reserved may be defined on this one.
+    fn held(&self, _what: Held) -> &[D::Word] {
+        &[]
+    }
 }
 
 /// Nobody watches.
@@ -225,6 +250,10 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
     fn execute(&mut self, op: &Op) -> Result<Step<D::Word>, Stop<D::Word>> {
         let d = self.d;
         let size = op.size;
+        for condition in exists::of_instruction(op.kind) {
+            let met = self.state.meets(d, self.model, condition);
+            self.needs(*condition, met, Fault::UNDEFINED)?;
+        }
         match op.kind {
             Kind::Mov => {
                 let value = self.read(op.second)?;
@@ -372,41 +401,30 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             Kind::ReadSegment(SegmentRegister::Cs) => self.write(op.first, self.state.cs)?,
             Kind::ReadSegment(SegmentRegister::Ss) => self.write(op.first, self.state.ss)?,
             Kind::ReadGsBase => {
-                self.state.fsgsbase_exists(d)?;
                 self.write(op.first, self.state.gs_base)?;
             }
             Kind::ReadFsBase => {
-                self.state.fsgsbase_exists(d)?;
                 self.write(op.first, self.state.fs_base)?;
             }
             Kind::WriteGsBase => {
-                self.state.fsgsbase_exists(d)?;
                 let base = self.read(op.first)?;
                 self.tell(Event::WriteGsBase(base));
-                self.canonical(base)?;
+                self.canonical("GS base", base)?;
                 self.state.gs_base = base;
             }
             Kind::WriteFsBase => {
-                self.state.fsgsbase_exists(d)?;
                 let base = self.read(op.first)?;
-                self.canonical(base)?;
+                self.canonical("FS base", base)?;
                 self.state.fs_base = base;
             }
             Kind::ReadPkru => {
-                self.state.pkru_exists(d)?;
-                if !d.decide(d.is(d.truncate(self.state.get(Gpr::Rcx), 4), 0)) {
-                    return Err(Fault::protection(d.word(0)).into());
-                }
+                self.zero(exists::PKRU_ECX, Gpr::Rcx)?;
                 self.state.set(Gpr::Rax, self.state.pkru);
                 self.state.set(Gpr::Rdx, d.word(0));
             }
             Kind::WritePkru => {
-                self.state.pkru_exists(d)?;
-                let zero = |word| d.is(d.truncate(word, 4), 0);
-                let (rcx, rdx) = (self.state.get(Gpr::Rcx), self.state.get(Gpr::Rdx));
-                if !d.decide(d.both(zero(rcx), zero(rdx))) {
-                    return Err(Fault::protection(d.word(0)).into());
-                }
+                self.zero(exists::PKRU_ECX, Gpr::Rcx)?;
+                self.zero(exists::PKRU_EDX, Gpr::Rdx)?;
                 self.state.pkru = d.truncate(self.state.get(Gpr::Rax), 4);
             }
             Kind::Syscall => {
@@ -496,18 +514,17 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             Kind::WriteCr3 => {
                 let value = self.read(op.second)?;
                 self.tell(Event::LoadCr3(value));
+                self.root(value)?;
                 self.state.cr3 = value;
             }
             Kind::ReadMsr => self.read_msr()?,
             Kind::WriteMsr => self.write_msr()?,
             Kind::Sysretq => {
-                self.state.syscall_exists(d)?;
                 self.tell(Event::Sysretq);
                 self.state.sysretq(d, self.model)?;
                 return Ok(Step::Guest { by_sysretq: true });
             }
             Kind::Sysretl => {
-                self.state.syscall_exists(d)?;
                 self.state.sysretl(d);
                 return Ok(Step::Guest { by_sysretq: true });
             }
@@ -617,6 +634,9 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
     fn read_msr(&mut self) -> Result<(), Stop<D::Word>> {
         let d = self.d;
         self.tell(Event::ReadMsr(self.msr_number()));
+        let rule = self.msr_exists()?;
+        let general = Fault::protection(d.word(0));
+        self.needs(Needed::Readable { of: rule.name }, rule.is_readable, general)?;
         let value = *self.msr()?;
         self.state.set(Gpr::Rax, d.truncate(value, 4));
         self.state.set(Gpr::Rdx, d.shr(value, 32));
@@ -630,17 +650,27 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         self.tell(Event::Serialise);
         let number = self.msr_number();
         self.tell(Event::WriteMsr { number, value });
-        if number == Some(PRED_CMD) {
-            // Nothing that is modelled.
-            return Ok(());
+        let rule = self.msr_exists()?;
+        if let Some(GS_BASE | KERNEL_GS_BASE) = number {
+            self.tell(Event::WriteGsBase(value));
         }
-        self.msr()?;
-        match number {
-            Some(GS_BASE | KERNEL_GS_BASE) => {
-                self.tell(Event::WriteGsBase(value));
-                self.canonical(value)?;
+        match rule.value {
+            Value::Any => {}
+            Value::Canonical => self.canonical(rule.name, value)?,
+            Value::Bits(bits) => {
+                let has = |feature: &exists::Features| {
+                    feature.is_empty() || self.model.features.intersects(*feature)
+                };
+                let allowed = bits.iter().filter(|(_, feature)| has(feature));
+                let allowed = allowed.fold(0, |all, (bits, _)| all | bits);
+                let by = bits.iter().fold(exists::Features::empty(), |all, (_, one)| all | *one);
+                let held = (number == Some(SPEC_CTRL)).then_some(Held::SpecCtrl);
+                self.bits(Needed::Bits { of: rule.name, allowed, by }, held, value)?;
             }
-            Some(LSTAR | CSTAR | FS_BASE) => self.canonical(value)?,
+        }
+        match number {
+            // Nothing that is modelled.
+            Some(PRED_CMD) => return Ok(()),
             // What it switches would have to be modelled, too.
             Some(number @ MSR_EFER) => {
                 let number = d.word(number);
@@ -650,6 +680,19 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         }
         *self.msr()? = value;
         Ok(())
+    }
+
+    /// The rule for the MSR that ECX names, which exists.
+    fn msr_exists(&mut self) -> Result<MsrRule, Stop<D::Word>> {
+        let d = self.d;
+        let number = d.truncate(self.state.get(Gpr::Rcx), 4);
+        let rule = d.known(number).and_then(exists::msr);
+        let rule = rule.ok_or(Stop::Stuck(Stuck::Msr { at: self.at, number }))?;
+        if let Some(condition) = rule.exists {
+            let met = self.state.meets(d, self.model, &condition);
+            self.needs(condition, met, Fault::protection(d.word(0)))?;
+        }
+        Ok(rule)
     }
 
     /// What ECX holds, if that is known.
@@ -675,13 +718,81 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         })
     }
 
-    /// #GP unless `address` is canonical.
-    fn canonical(&self, address: D::Word) -> Result<(), Stop<D::Word>> {
+    /// `fault` unless a condition is met.
+    fn needs(
+        &mut self,
+        condition: Needed,
+        met: bool,
+        fault: Fault<D::Word>,
+    ) -> Result<(), Stop<D::Word>> {
+        self.tell(Event::Needs { condition, met });
+        if met { Ok(()) } else { Err(fault.into()) }
+    }
+
+    /// #GP unless the lower half of a register is zero.
+    fn zero(&mut self, condition: Needed, register: Gpr) -> Result<(), Stop<D::Word>> {
         let d = self.d;
-        if d.decide(d.not(self.model.is_canonical(d, address))) {
-            return Err(Fault::protection(d.word(0)).into());
+        let met = d.decide(d.is(d.truncate(self.state.get(register), 4), 0));
+        self.needs(condition, met, Fault::protection(d.word(0)))
+    }
+
+    /// #GP unless `address` is canonical. Where a CPU has wider addresses than its paging mode, a
+    /// base may be as wide; one that it has held already it takes back, whatever it has.
+    fn canonical(&mut self, of: &'static str, address: D::Word) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        if self.observer.held(Held::Base).contains(&address) {
+            return Ok(());
         }
-        Ok(())
+        // So is what lies in memory that is there.
+        let regions = &self.state.memory.regions;
+        let is_there = |region: &Region<D>| {
+            let at = d.distance(address, region.base);
+            let end = region.offset(region.cells.len());
+            at.is_some_and(|at| (region.start..end).contains(&at))
+        };
+        let is_known = d.known(address).is_none() && regions.iter().any(is_there);
+        let met = is_known || d.decide(self.model.is_canonical(d, address));
+        self.needs(Needed::Canonical { of }, met, Fault::protection(d.word(0)))
+    }
+
+    /// #GP if `value` has bits that are not allowed, nor in what the CPU is known to take.
+    fn bits(
+        &mut self,
+        condition: Needed,
+        held: Option<Held>,
+        value: D::Word,
+    ) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        let Needed::Bits { allowed, .. } = condition else {
+            unreachable!("that is what it is about")
+        };
+        let outside = d.mask(value, !allowed);
+        let fits = |outside| d.not(d.any(outside, u64::MAX));
+        let mut met = fits(outside);
+        for one in held.map(|held| self.observer.held(held)).unwrap_or_default() {
+            if *one == value {
+                return Ok(());
+            }
+            let others = d.xor(*one, d.word(u64::MAX));
+            met = d.either(met, d.either(d.eq(*one, value), fits(d.and(outside, others))));
+        }
+        let met = d.decide(met);
+        self.needs(condition, met, Fault::protection(d.word(0)))
+    }
+
+    /// #GP unless `value` can be a root.
+    fn root(&mut self, value: D::Word) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        if self.observer.held(Held::Root).contains(&value) {
+            return Ok(());
+        }
+        let noflush = d.test(value, exists::CR3_NOFLUSH);
+        if d.decide(noflush) {
+            let met = self.state.meets(d, self.model, &exists::CR4_PCIDE);
+            self.needs(exists::CR4_PCIDE, met, Fault::protection(d.word(0)))?;
+        }
+        let rest = d.mask(value, !(1 << exists::CR3_NOFLUSH));
+        self.bits(exists::CR3, Some(Held::Root), rest)
     }
 
     // Operands.

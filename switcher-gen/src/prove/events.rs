@@ -15,8 +15,8 @@ use super::theorem::{
     BadCode, End, LIMIT, Theorem, Watch, entries, region_of, unchanged, untouched,
 };
 use super::world::{
-    FRAME, FRAME_REST, Name, Part, Saved, Source, Start, World, by_number, in_frame, read_extra,
-    region, registers,
+    FRAME, FRAME_REST, Name, Part, Saved, Source, Start, World, by_number, held_base, in_frame,
+    read_extra, region, registers,
 };
 use crate::arch::{RFlags, vector};
 use crate::layout::{AsmLayout, IstTop, Tss, TssExtra};
@@ -239,7 +239,8 @@ pub(super) fn world<D: Domain>(
             let flags = d.mask(field(source, "interrupted", "rflags", 64), there);
             machine.flags = Flags::new(d, d.or(flags, d.word(RFlags::FIXED.bits())));
             machine.gs_base = field(source, "interrupted", "gs_base", 64);
-            machine.inactive_gs_base = field(source, "interrupted", "inactive_gs_base", 64);
+            let inactive = field(source, "interrupted", "inactive_gs_base", 64);
+            machine.inactive_gs_base = held_base(d, inactive);
             machine.cr3 = d.mask(field(source, "interrupted", "cr3", 64), !NOFLUSH);
             machine.rip = field(source, "interrupted", "rip", 64);
             let host_rsp = field(source, "interrupted", "host_rsp", 64);
@@ -395,9 +396,8 @@ pub(super) fn execute<D: Domain>(
                         }
                     }
                 }
-                let obligation = super::theorem::fault_breaks(target, at, &fault);
-                let text = format!("exception {} in ring 0 at {at:#x}", fault.vector);
-                return Ok(broken(obligation, text, "RIP"));
+                let (obligation, text, about) = watch.fault(at, &fault);
+                return Ok(broken(obligation, text, about));
             }
             Err(Stuck::Wild { at, address, size, store }) => {
                 return Ok(super::theorem::wild(at, address, size, store));

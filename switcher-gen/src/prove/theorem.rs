@@ -16,10 +16,11 @@ use super::world::{
 use crate::arch::{Msr, RFlags, Vendor};
 use crate::asm::Window;
 use crate::layout::{PtRegs, Revision, SwitchFlags, Tss, TssExtra};
+use crate::machine::exists::Condition;
 use crate::machine::program::Kind;
 use crate::machine::{
-    ARITHMETIC, Access, Branch, Domain, Entry, Event, Fault, Gpr, Msrs, Observer, Place,
-    ProgramError, Region, State as Machine, Step, Stuck,
+    ARITHMETIC, Access, Branch, Domain, Entry, Event, Fault, Features, Gpr, Held, Msrs, Observer,
+    Place, ProgramError, Region, State as Machine, Step, Stuck,
 };
 use crate::spec::{self, Exit, Outcome, Return};
 
@@ -262,10 +263,12 @@ pub struct Run<D: Domain> {
     /// Whether the addresses that calls pushed went nowhere but to the RETs that they are for, and
     /// no MSR that holds an address was accessed.
     pub is_movable: bool,
+    /// What was asked of the CPU: the run says nothing about one that lacks it.
+    pub asked: Features,
 }
 
 /// More instructions than any path of a switcher has.
-pub(super) const LIMIT: usize = 1000;
+pub(super) const LIMIT: usize = 10_000;
 
 /// What a run is watched for.
 pub(super) struct Watch<'a, D: Domain> {
@@ -296,12 +299,20 @@ pub(super) struct Watch<'a, D: Domain> {
     pushed: Vec<Place>,
     is_movable: bool,
     was_interrupted: bool,
+    /// What of the CPU was asked for, and what was not there.
+    asked: Features,
+    missing: Option<Condition>,
+    /// What the CPU takes since it has held it, or since the host vouches for it: see [`Held`].
+    held_roots: Vec<D::Word>,
+    held_spec_ctrl: [D::Word; 3],
+    held_bases: [D::Word; 3],
     /// Who else watches.
     also: Option<&'a mut dyn Observer<D>>,
 }
 
 impl<'a, D: Domain> Watch<'a, D> {
     fn new(target: &'a Target, theorem: Theorem, world: &World<D>) -> Self {
+        let (extra, machine) = (&world.spec.tss_extra, &world.machine);
         Self {
             target,
             theorem,
@@ -321,7 +332,35 @@ impl<'a, D: Domain> Watch<'a, D> {
             pushed: Vec::with_capacity(8),
             is_movable: true,
             was_interrupted: false,
+            asked: Features::empty(),
+            missing: None,
+            held_roots: [extra.host_cr3, extra.enter_cr3, extra.smod_cr3, extra.umod_cr3]
+                .into_iter()
+                .chain(world.event.as_ref().map(|event| event.interrupted.root))
+                .collect(),
+            held_spec_ctrl: [world.spec.spec_ctrl, extra.host_spec_ctrl, extra.guest_spec_ctrl],
+            held_bases: [machine.fs_base, machine.gs_base, machine.inactive_gs_base],
             also: None,
+        }
+    }
+
+    /// What an exception of the instruction at `at` breaks, and why.
+    pub(super) fn fault(
+        &self,
+        at: u64,
+        fault: &Fault<D::Word>,
+    ) -> (Obligation, String, &'static str) {
+        let text = format!("exception {} in ring 0 at {at:#x}", fault.vector);
+        match self.missing {
+            // Of GS, another says it.
+            Some(Condition::Canonical { of: "GS base" | "KERNEL_GS_BASE" }) | None => {
+                (fault_breaks(self.target, at, fault), text, "RIP")
+            }
+            Some(condition) => {
+                let instruction = self.target.program.text(at).unwrap_or_default();
+                let text = format!("{text}: `{instruction}` needs {condition}");
+                (obligation::EXISTS, text, condition.about())
+            }
         }
     }
 
@@ -578,6 +617,14 @@ fn is_on_a_stack<D: Domain>(d: &D, state: &Machine<D>) -> bool {
 }
 
 impl<D: Domain> Observer<D> for Watch<'_, D> {
+    fn held(&self, what: Held) -> &[D::Word] {
+        match what {
+            Held::Root => &self.held_roots,
+            Held::SpecCtrl => &self.held_spec_ctrl,
+            Held::Base => &self.held_bases,
+        }
+    }
+
     fn observe(&mut self, d: &D, state: &Machine<D>, event: Event<D::Word>) {
         if let Some(also) = &mut self.also {
             also.observe(d, state, event);
@@ -614,6 +661,10 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 if name == region::PVCS {
                     self.pvcs_at = self.pvcs_at.or(self.trace.last().copied());
                 }
+            }
+            Event::Needs { condition, met } => {
+                self.asked |= condition.asks();
+                self.missing = self.missing.or((!met).then_some(condition));
             }
             Event::Sysretq => self.sysretq(d, state),
             Event::Iretq(frame) => self.iretq(d, state, frame),
@@ -741,8 +792,8 @@ pub(super) fn run_to<D: Domain>(
         let sfmask = world.setting.sfmask;
         watch.goal(obligation::SFMASK, d.bit(sfmask.contains(cleared)), "SFMASK");
     }
-    let Watch { trace, goals, is_movable, .. } = watch;
-    Ok(Run { trace, goals, end, is_movable })
+    let Watch { trace, goals, is_movable, asked, .. } = watch;
+    Ok(Run { trace, goals, end, is_movable, asked })
 }
 
 /// A way through the code.
@@ -865,9 +916,8 @@ fn execute<D: Domain>(
                 return broken(obligation::NO_TRAP, format!("HLT at {at:#x}"), "RIP");
             }
             Ok(Step::Fault(fault)) => {
-                let obligation = fault_breaks(target, at, &fault);
-                let text = format!("exception {} in ring 0 at {at:#x}", fault.vector);
-                return broken(obligation, text, "RIP");
+                let (obligation, text, about) = watch.fault(at, &fault);
+                return broken(obligation, text, about);
             }
             Err(Stuck::Wild { at, address, size, store }) => {
                 return Ok(wild(at, address, size, store));
@@ -1403,7 +1453,8 @@ pub(super) fn compare_runs<D: Domain>(
         }
     }
     let end = String::from("the same way");
-    Ok(Run { trace: watch.trace, goals: watch.goals, end, is_movable: false })
+    let Watch { trace, goals, asked, .. } = watch;
+    Ok(Run { trace, goals, end, is_movable: false, asked })
 }
 
 /// What `switcher_enter_guest` leaves on the host's stack, found by entering a guest all of whose
