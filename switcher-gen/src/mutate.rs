@@ -37,6 +37,10 @@ pub enum Operator {
     Size,
     Register,
     Branch,
+    /// A prefix that means nothing there, or that is not allowed.
+    Prefix,
+    /// An instruction for others that not every CPU has.
+    Existence,
 }
 
 impl Operator {
@@ -53,6 +57,8 @@ impl Operator {
             Self::Size => "size",
             Self::Register => "register",
             Self::Branch => "branch",
+            Self::Prefix => "prefix",
+            Self::Existence => "existence",
         }
     }
 }
@@ -234,6 +240,18 @@ impl Listing {
             (Operator::Register, registers(&original)),
             (Operator::Branch, self.branches(&original)),
         ];
+        for (prefix, changed) in prefixes(&original) {
+            add(Operator::Prefix, format!("{prefix} {changed}"), one(changed));
+        }
+        // What has to do with flags is what these are written for.
+        if original.op_count() == 0 {
+            for code in [Code::Clac, Code::Stac, Code::Cld] {
+                let changed = Instruction::with(code);
+                if changed.code() != original.code() {
+                    add(Operator::Existence, changed.to_string(), one(changed));
+                }
+            }
+        }
         for (operator, changes) in each {
             for changed in changes {
                 add(operator, changed.to_string(), one(changed));
@@ -410,6 +428,24 @@ fn is_jump(instruction: &Instruction) -> bool {
         instruction.flow_control(),
         FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch
     )
+}
+
+/// The same with a prefix, where it has none of that group.
+fn prefixes(original: &Instruction) -> Vec<(&'static str, Instruction)> {
+    let mut found = Vec::new();
+    let mut add = |name, set: &dyn Fn(&mut Instruction)| {
+        let mut changed = *original;
+        set(&mut changed);
+        found.push((name, changed));
+    };
+    if original.segment_prefix() == Register::None {
+        add("cs", &|changed| changed.set_segment_prefix(Register::CS));
+        add("ds", &|changed| changed.set_segment_prefix(Register::DS));
+    }
+    add("lock", &|changed| changed.set_has_lock_prefix(true));
+    add("repne", &|changed| changed.set_has_repne_prefix(true));
+    add("rep", &|changed| changed.set_has_rep_prefix(true));
+    found
 }
 
 /// Other constants: a little off, and each bit flipped.

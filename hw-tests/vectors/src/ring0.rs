@@ -8,8 +8,8 @@ use switcher_gen::arch::{PagingMode, RFlags, Selectors, Vendor, vector};
 use switcher_gen::fuzz::scenario::Random;
 use switcher_gen::layout::PtRegs;
 use switcher_gen::machine::{
-    self, CR4, CR4_PCIDE, CR4_PKE, Concrete, EFER, Flags, Gpr, Memory, Model, Msrs, Region, State,
-    Step, Stuck, Unobserved,
+    self, CR4, CR4_PCIDE, CR4_PKE, Concrete, EFER, Features, Flags, Gpr, Memory, Model, Msrs,
+    Region, State, Step, Stuck, Unobserved,
 };
 
 use crate::forms::{self, Form};

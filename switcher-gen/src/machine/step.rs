@@ -1031,6 +1031,58 @@ mod tests {
     }
 
     #[test]
+    fn what_a_cpu_lacks_faults() {
+        let d = Concrete::default();
+        let run = |code: &[u8], features, cr4, [rax, rcx, rdx]: [u64; 3]| {
+            let program = Program::new(0, code.to_vec());
+            let model = Model { features, ..Model::from(&Variant::REFERENCE) };
+            let (mut state, _) = stepped(&[0x90], 0, [rax, rcx, rdx]);
+            state.cr4 = cr4;
+            at_0(&state).step(&d, &model, &program, &mut Unobserved).unwrap()
+        };
+        let (undefined, general) =
+            (Step::Fault(Fault::UNDEFINED), Step::Fault(Fault::protection(0)));
+        let none = exists::Features::empty();
+        // CLAC, STAC.
+        for code in [[0x0F, 0x01, 0xCA], [0x0F, 0x01, 0xCB]] {
+            assert_eq!(run(&code, none, CR4, [0; 3]), undefined);
+            assert_eq!(run(&code, exists::Features::SMAP, CR4, [0; 3]), Step::Left);
+        }
+        // A feature, an MSR, a value that it allows, and one that it does not.
+        type F = exists::Features;
+        let msrs = [
+            (F::IBPB, PRED_CMD, [1, 0], [0x81, 0]),
+            (F::SBPB, PRED_CMD, [0x80, 0], [0x81, 0]),
+            (F::IBRS, SPEC_CTRL, [1, 0], [2, 0]),
+            (F::IBRS | F::STIBP, SPEC_CTRL, [3, 0], [4, 0]),
+            (F::IBRS | F::BHI_CTRL, SPEC_CTRL, [0x401, 0], [0x200, 0]),
+            (F::IBRS, SPEC_CTRL, [0, 0], [1, 1]),
+            (none, 0xC000_0084, [0x4_7700, 0], [0, 1]),
+        ];
+        for (features, msr, [low, high], [other, other_high]) in msrs {
+            assert_eq!(run(&WRMSR, features, CR4, [low, msr, high]), Step::Left, "{msr:#x}");
+            let reserved = run(&WRMSR, features, CR4, [other, msr, other_high]);
+            assert_eq!(reserved, general, "{msr:#x}");
+            if !features.is_empty() {
+                assert_eq!(run(&WRMSR, none, CR4, [low, msr, high]), general, "{msr:#x}");
+            }
+        }
+        // RDMSR of PRED_CMD, and of SPEC_CTRL where it is not.
+        assert_eq!(run(&[0x0F, 0x32], F::IBPB, CR4, [0, PRED_CMD, 0]), general);
+        assert_eq!(run(&[0x0F, 0x32], none, CR4, [0, SPEC_CTRL, 0]), general);
+        assert_eq!(run(&[0x0F, 0x32], F::SSBD, CR4, [0, SPEC_CTRL, 0]), Step::Left);
+        // MOV CR3, RAX: NOFLUSH without PCIDs, and beyond any physical address.
+        let mov = [0x0F, 0x22, 0xD8];
+        assert_eq!(run(&mov, none, CR4, [1 << 63, 0, 0]), general);
+        assert_eq!(run(&mov, none, CR4 | crate::machine::CR4_PCIDE, [1 << 63, 0, 0]), Step::Left);
+        for bit in [52, 61, 62] {
+            let cr4 = CR4 | crate::machine::CR4_PCIDE;
+            assert_eq!(run(&mov, none, cr4, [1 << bit, 0, 0]), general, "{bit}");
+        }
+        assert_eq!(run(&mov, none, CR4, [(1 << 52) - 1, 0, 0]), Step::Left);
+    }
+
+    #[test]
     fn cr3_does_not_keep_noflush() {
         let (state, _) = stepped(&MOV_RAX_CR3, 1 << 63 | 0x1003, [0; 3]);
         assert_eq!(state.get(Gpr::Rax), 0x1003);
