@@ -531,13 +531,16 @@ fn fs_base_is_borrowed_and_given_back() {
 fn a_loop_with_a_bound_and_one_without() {
     exit_proved("\tmovl\t$2000, %ecx\n1:\tdecl\t%ecx\n\tjnz\t1b\n");
     exit_proved("\tmovl\t$16, %ecx\n1:\tpushq\t$0\n\tpopq\t%rdx\n\tdecl\t%ecx\n\tjnz\t1b\n");
-    for code in [
-        "1:\tjmp\t1b\n",
-        "1:\tdecq\t%rdi\n\tjnz\t1b\n",
-        "\tmovl $6000, %ecx\n1:\tdecl\t%ecx\n\tjnz\t1b\n",
-    ] {
-        let verdict = prove(&target("intel-4level", &[(EXIT, &exit(code))]));
+    // The state's own bound is one, too, if it is small.
+    exit_proved("\tmovl\t(%rsp), %ecx\n\tandl $7, %ecx\n1:\tdecl\t%ecx\n\tjns\t1b\n");
+    let verdict = |code| prove(&target("intel-4level", &[(EXIT, &exit(code))]));
+    for code in ["1:\tjmp\t1b\n", "\tmovl $6000, %ecx\n1:\tdecl\t%ecx\n\tjnz\t1b\n"] {
+        let verdict = verdict(code);
         assert!(matches!(verdict, Err(BadCode::Loop { .. })), "{code}: {verdict:?}");
+    }
+    for code in ["1:\tdecq\t%rdi\n\tjnz\t1b\n", "1:\tincl\t%eax\n\tcmpl %eax, %ecx\n\tjne\t1b\n"] {
+        let verdict = verdict(code);
+        assert!(matches!(verdict, Err(BadCode::Open { .. })), "{code}: {verdict:?}");
     }
 }
 

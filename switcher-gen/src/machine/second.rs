@@ -48,7 +48,11 @@ impl Reading<'_> {
             next: self.next,
         };
         if let Some(kind) = self.alone() {
-            return (!self.is_repeated()).then_some(Op { kind, ..no_operands });
+            let size = match self.i.operand(0) {
+                Raw::Register { reg } if kind == Kind::In => reg.width().into(),
+                _ => no_operands.size,
+            };
+            return (!self.is_repeated()).then_some(Op { kind, size, ..no_operands });
         }
         if self.is_repeated() || count == 0 || count > 2 {
             return None;

@@ -773,10 +773,13 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             if *one == value {
                 return Ok(());
             }
+            // What it has of bits that are not known, and less, is legal there.
             let others = d.xor(*one, d.word(u64::MAX));
             met = d.either(met, d.either(d.eq(*one, value), fits(d.and(outside, others))));
         }
-        let met = d.decide(met);
+        // The way that faults is gone first: where the CPU takes the value by chance, whatever else
+        // is wrong says less.
+        let met = !d.decide(d.not(met));
         self.needs(condition, met, Fault::protection(d.word(0)))
     }
 

@@ -11,9 +11,7 @@ use iced_x86::Mnemonic;
 use super::obligation;
 use super::returns::{self, Left};
 use super::target::{Target, TargetGate};
-use super::theorem::{
-    BadCode, End, LIMIT, Theorem, Watch, entries, region_of, unchanged, untouched,
-};
+use super::theorem::{BadCode, End, Theorem, Watch, entries, region_of, unchanged, untouched};
 use super::world::{
     FRAME, FRAME_REST, Name, Part, Saved, Source, Start, World, by_number, held_base, in_frame,
     read_extra, region, registers,
@@ -345,10 +343,7 @@ pub(super) fn execute<D: Domain>(
     }
     let mut hooked = false;
     loop {
-        if watch.trace.len() >= LIMIT {
-            let at = watch.trace.last().copied().unwrap_or_default();
-            return Err(BadCode::Loop { at, limit: LIMIT });
-        }
+        watch.is_bounded()?;
         let at = d.known(world.machine.rip).unwrap_or_default();
         let World { machine, model, .. } = world;
         match machine.step(d, model, &target.program, watch) {

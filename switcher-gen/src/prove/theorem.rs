@@ -231,6 +231,17 @@ pub enum BadCode {
         /// How many.
         limit: usize,
     },
+    /// More jumps that the state decides than any path has.
+    #[error(
+        "{at:#x}: a loop that nothing bounds: more than {limit} jumps on one path that depend on the \
+         state"
+    )]
+    Open {
+        /// Where it was when it was given up.
+        at: u64,
+        /// How many.
+        limit: usize,
+    },
     /// A store to code.
     #[error("{at:#x}: the code writes to itself")]
     SelfModifying {
@@ -267,8 +278,11 @@ pub struct Run<D: Domain> {
     pub asked: Features,
 }
 
-/// More instructions than any path of a switcher has.
-pub(super) const LIMIT: usize = 10_000;
+/// More instructions than any path of a switcher has; a loop whose bound is a number may have many.
+const LIMIT: usize = 10_000;
+/// More jumps that no number decides than any path of a switcher has. Each of them may make two paths
+/// of one, and asks the solver.
+const OPEN: usize = 256;
 
 /// What a run is watched for.
 pub(super) struct Watch<'a, D: Domain> {
@@ -301,6 +315,8 @@ pub(super) struct Watch<'a, D: Domain> {
     was_interrupted: bool,
     /// What of the CPU was asked for, and what was not there.
     asked: Features,
+    /// How many jumps the state has decided.
+    open: usize,
     missing: Option<Condition>,
     /// What the CPU takes since it has held it, or since the host vouches for it: see [`Held`].
     held_roots: Vec<D::Word>,
@@ -333,6 +349,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             is_movable: true,
             was_interrupted: false,
             asked: Features::empty(),
+            open: 0,
             missing: None,
             held_roots: [extra.host_cr3, extra.enter_cr3, extra.smod_cr3, extra.umod_cr3]
                 .into_iter()
@@ -341,6 +358,16 @@ impl<'a, D: Domain> Watch<'a, D> {
             held_spec_ctrl: [world.spec.spec_ctrl, extra.host_spec_ctrl, extra.guest_spec_ctrl],
             held_bases: [machine.fs_base, machine.gs_base, machine.inactive_gs_base],
             also: None,
+        }
+    }
+
+    /// Whether there may be an end to the path.
+    pub(super) fn is_bounded(&self) -> Result<(), BadCode> {
+        let at = self.trace.last().copied().unwrap_or_default();
+        match (self.trace.len(), self.open) {
+            (LIMIT.., _) => Err(BadCode::Loop { at, limit: LIMIT }),
+            (_, OPEN..) => Err(BadCode::Open { at, limit: OPEN }),
+            _ => Ok(()),
         }
     }
 
@@ -632,6 +659,7 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
         match event {
             Event::Execute(at) => self.execute(d, state, at),
             Event::Depends(condition) => {
+                self.open += usize::from(d.known(condition).is_none());
                 self.jumped = true;
                 let theirs = ["guest.rsp", "interrupted.gs_base", "interrupted.inactive_gs_base"];
                 let depends = d.mentions(condition, |name| theirs.contains(&name));
@@ -879,10 +907,7 @@ fn execute<D: Domain>(
         watch.goal(obligation::ENDBR, d.bit(target.is_endbr(entry)), "entry point");
     }
     loop {
-        if watch.trace.len() >= LIMIT {
-            let at = watch.trace.last().copied().unwrap_or_default();
-            return Err(BadCode::Loop { at, limit: LIMIT });
-        }
+        watch.is_bounded()?;
         let World { machine, model, .. } = world;
         let at = d.known(machine.rip).unwrap_or_default();
         if let Some(Ok(op)) = target.program.at(at)

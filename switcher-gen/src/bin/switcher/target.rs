@@ -185,6 +185,7 @@ fn place(error: &BadCode) -> u64 {
         BadCode::Program(error) => error.at(),
         BadCode::Leaves { at, .. }
         | BadCode::Loop { at, .. }
+        | BadCode::Open { at, .. }
         | BadCode::SelfModifying { at }
         | BadCode::UnknownTarget { at }
         | BadCode::Msr { at } => *at,
