@@ -736,13 +736,12 @@ mod tests {
             (Kind::Push | Kind::Pop, None) if matches!(opcode, Some(0x8F | 0xFF)) => {
                 "PUSH and POP of a register by FF and 8F: yaxpeax-x86 has one of 32 bits"
             }
-            (Kind::Nothing { is_fence: false }, other) if has(0xF3) => match other {
-                None => "PAUSE with further prefixes: to yaxpeax-x86 it is not",
-                Some(Kind::Xchg) => {
-                    "F3 41 90 and its like: iced-x86 does not see that REX.B makes it XCHG"
-                }
-                _ => return None,
-            },
+            (Kind::Nothing { is_fence: false }, None) if has(0xF3) && has_rex(1) => {
+                "F3 41 90 and its like: iced-x86 does not see that REX.B makes it XCHG"
+            }
+            (Kind::Nothing { is_fence: false }, None) if has(0xF3) => {
+                "PAUSE with further prefixes: to yaxpeax-x86 it is not"
+            }
             _ => return None,
         })
     }
