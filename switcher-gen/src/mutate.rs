@@ -43,6 +43,10 @@ pub enum Operator {
     Return,
     /// The code around a RET lies in the other half of its cache line.
     Line,
+    /// A prefix that means nothing there, or that is not allowed.
+    Prefix,
+    /// An instruction for others that not every CPU has.
+    Existence,
 }
 
 impl Operator {
@@ -62,6 +66,8 @@ impl Operator {
             Self::Lookalike => "lookalike",
             Self::Return => "return",
             Self::Line => "line",
+            Self::Prefix => "prefix",
+            Self::Existence => "existence",
         }
     }
 }
@@ -317,6 +323,18 @@ impl Listing {
             (Operator::Register, registers(&original)),
             (Operator::Branch, self.branches(&original)),
         ];
+        for (prefix, changed) in prefixes(&original) {
+            add(Operator::Prefix, format!("{prefix} {changed}"), one(changed));
+        }
+        // What has to do with flags is what these are written for.
+        if original.op_count() == 0 {
+            for code in [Code::Clac, Code::Stac, Code::Cld] {
+                let changed = Instruction::with(code);
+                if changed.code() != original.code() {
+                    add(Operator::Existence, changed.to_string(), one(changed));
+                }
+            }
+        }
         for (operator, changes) in each {
             for changed in changes {
                 add(operator, changed.to_string(), one(changed));
@@ -579,6 +597,24 @@ fn is_jump(instruction: &Instruction) -> bool {
         instruction.flow_control(),
         FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch
     )
+}
+
+/// The same with a prefix, where it has none of that group.
+fn prefixes(original: &Instruction) -> Vec<(&'static str, Instruction)> {
+    let mut found = Vec::new();
+    let mut add = |name, set: &dyn Fn(&mut Instruction)| {
+        let mut changed = *original;
+        set(&mut changed);
+        found.push((name, changed));
+    };
+    if original.segment_prefix() == Register::None {
+        add("cs", &|changed| changed.set_segment_prefix(Register::CS));
+        add("ds", &|changed| changed.set_segment_prefix(Register::DS));
+    }
+    add("lock", &|changed| changed.set_has_lock_prefix(true));
+    add("repne", &|changed| changed.set_has_repne_prefix(true));
+    add("rep", &|changed| changed.set_has_rep_prefix(true));
+    found
 }
 
 /// Other constants: a little off, and each bit flipped.

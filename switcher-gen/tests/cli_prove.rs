@@ -314,3 +314,17 @@ fn a_closed_pipe_is_no_error_and_hides_none() {
     assert_eq!(run(&elf.args(&["prove"])), Some(1));
     assert_eq!(run(&elf.args(&["fuzz", "--cases", "20000"])), Some(1));
 }
+
+/// CLAC is there if the user says that the CPUs have it, and an unknown feature is answered with the
+/// known ones.
+#[test]
+fn a_feature_of_the_cpu_is_said_by_name() {
+    let exit = "\tclear_all ecx, edx, esi, edi, r8d, r9d, r10d, r11d\n";
+    let elf = Elf::new(&[(exit, &format!("\tclac\n{exit}"))]);
+    let (stdout, stderr) = ends(1, &elf.args(&["prove"]));
+    let text = stdout + &stderr;
+    assert!(text.contains("`exists` does not hold") && text.contains("a CPU with smap"), "{text}");
+    ends(0, &elf.args(&["prove", "--feature", "smap"]));
+    let (_, stderr) = ends(2, &elf.args(&["prove", "--feature", "magic"]));
+    assert!(stderr.contains("unknown feature `magic`; known are: smap, ibrs, "), "{stderr}");
+}

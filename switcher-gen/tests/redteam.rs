@@ -6,6 +6,7 @@
 mod gas;
 
 use switcher_gen::arch::RFlags;
+use switcher_gen::machine::{Features, ProgramError};
 use switcher_gen::prove::{BadCode, Prover, Setting, Target, Verdict};
 use switcher_gen::{Image, Variant, elf};
 
@@ -336,6 +337,211 @@ fn an_indirect_jump_to_anything_under_ibt() {
         "\tpop_all\trbx, rbp, r12, r13, r14, r15\n\taddq\t$8, %rsp\n\tjmp\t*-8(%rsp)\n\tint3\n";
     let leaves = target("intel-4level-ibt", &[label, (LEAVE, leave)]);
     refuted(&leaves, "endbr");
+}
+
+// Two decoders, and what CPUs ignore.
+
+/// What is added to an exit, with a register to spare.
+fn exit(code: &str) -> String {
+    format!("\tpushq\t%rax\n{code}\tpopq\t%rax\n{EXIT}")
+}
+
+#[track_caller]
+fn unread(code: &str, is_it: fn(&ProgramError) -> bool) {
+    let verdict = prove(&target("intel-4level", &[(EXIT, &exit(code))]));
+    match &verdict {
+        Err(BadCode::Program(error)) if is_it(error) => {}
+        other => panic!("{code}: {other:?}"),
+    }
+}
+
+#[track_caller]
+fn exit_proved(code: &str) {
+    proved(&target("intel-4level", &[(EXIT, &exit(code))]));
+}
+
+#[test]
+fn xchg_that_is_pause_to_one_decoder() {
+    for bytes in ["0xF3, 0x41, 0x90", "0xF3, 0x49, 0x90", "0xF3, 0x45, 0x90"] {
+        let code = format!("\t.byte\t{bytes}\n");
+        unread(&code, |error| matches!(error, ProgramError::Disagreement { .. }));
+    }
+}
+
+#[test]
+fn a_prefix_that_means_nothing() {
+    for bytes in [
+        // SWAPGS twice; MOV RAX, RAX; LFENCE; CLD; WRMSR would be refused for itself.
+        "0x66, 0x0F, 0x01, 0xF8, 0x0F, 0x01, 0xF8",
+        "0x48, 0x0F, 0x01, 0xF8, 0x0F, 0x01, 0xF8",
+        "0x2E, 0x0F, 0x01, 0xF8, 0x0F, 0x01, 0xF8",
+        "0x66, 0x48, 0x89, 0xC0",
+        "0x4A, 0x89, 0xC0",
+        "0x66, 0x66, 0x89, 0xC0",
+        "0x36, 0x48, 0x89, 0xC0",
+        "0x48, 0x66, 0x89, 0xC0",
+        "0x67, 0x48, 0x89, 0xC0",
+        "0x3E, 0x48, 0x8B, 0x04, 0x24",
+        "0x48, 0xFC",
+        "0x65, 0x48, 0x8D, 0x00",
+    ] {
+        let code = format!("\t.byte\t{bytes}\n");
+        unread(&code, |error| matches!(error, ProgramError::Prefix { .. }));
+    }
+    // What is not modelled, or no instruction, stays so.
+    for bytes in ["0xF3, 0x48, 0x89, 0xC0", "0xF2, 0x48, 0x89, 0xC0", "0xF0, 0x48, 0x89, 0xC0"] {
+        unread(&format!("\t.byte\t{bytes}\n"), |_| true);
+    }
+}
+
+#[test]
+fn prefixes_that_are_known() {
+    exit_proved("\t.byte\t0x66, 0x90\n");
+    exit_proved("\t.byte\t0xF3, 0x90\n");
+    exit_proved("\t.byte\t0xF3, 0x0F, 0x1E, 0xFA\n");
+    exit_proved("\t.byte\t0x66, 0x66, 0x2E, 0x0F, 0x1F, 0x84, 0, 0, 0, 0, 0\n");
+    exit_proved("\t.byte\t0x2E, 0xEB, 0x01, 0xCC\n");
+    exit_proved("\t.byte\t0x41, 0x90, 0x41, 0x90\n");
+}
+
+#[test]
+fn lock_where_a_cpu_takes_it() {
+    for code in [
+        "\tlock addq\t$1, (%rsp)\n\tlock subq $1, (%rsp)\n",
+        "\tlock notq\t(%rsp)\n\tlock notq (%rsp)\n",
+        "\tlock negl\t(%rsp)\n\tlock negl (%rsp)\n",
+        "\tlock btsq\t$2, (%rsp)\n\tlock btrq $2, (%rsp)\n\tmovq %rax, (%rsp)\n",
+        "\tlock xchgq\t%rcx, (%rsp)\n\tlock xchgq\t%rcx, (%rsp)\n",
+        "\tlock incb\t(%rsp)\n\tlock decb (%rsp)\n",
+    ] {
+        exit_proved(code);
+    }
+    let toggle = "\txorl\t$MODE_BOTH, %gs:SWITCH_FLAGS\n\tmovq\t%rax, %cr3\n";
+    proved(&target("intel-4level", &[(toggle, &format!("\tlock\n{toggle}"))]));
+    // One bit less is still refuted for what it does.
+    let other = toggle.replace("$MODE_BOTH", "$MODE_BOTH + 4");
+    refused(&[(toggle, &format!("\tlock\n{other}"))], "switch-flags");
+    // XADD and CMPXCHG are not modelled; to a register, LOCK is #UD.
+    for bytes in [
+        "0xF0, 0x48, 0x0F, 0xC1, 0x04, 0x24",
+        "0xF0, 0x48, 0x0F, 0xB1, 0x04, 0x24",
+        "0xF0, 0x48, 0x01, 0xC0",
+        "0xF0, 0x48, 0x03, 0x04, 0x24",
+        "0xF0, 0xFC",
+    ] {
+        unread(&format!("\t.byte\t{bytes}\n"), |_| true);
+    }
+}
+
+// What a CPU has.
+
+/// An exit with `code`, on a CPU with `features`.
+fn on(features: &[&str], code: &str) -> Target {
+    let mut target = target("intel-4level", &[(EXIT, &exit(code))]);
+    target.setting.features =
+        features.iter().map(|name| name.parse::<Features>().unwrap()).collect();
+    target
+}
+
+#[track_caller]
+fn missing(features: &[&str], code: &str, why: &str) {
+    match prove(&on(features, code)) {
+        Ok(Verdict::Refuted(found)) => {
+            assert_eq!(found.obligation.name, "exists", "{found}");
+            assert!(found.to_string().contains(why), "{found}");
+        }
+        other => panic!("{code}: {other:?}"),
+    }
+}
+
+fn wrmsr(msr: &str, low: u64, high: u64) -> String {
+    format!("\tmovl\t${low}, %eax\n\tmovl ${high}, %edx\n\tmovl ${msr}, %ecx\n\twrmsr\n")
+}
+
+#[test]
+fn instructions_that_only_some_cpus_have() {
+    for code in ["\tclac\n", "\tstac\n\tclac\n"] {
+        missing(&[], code, "needs a CPU with smap");
+        proved(&on(&["smap"], code));
+    }
+    let read = "\txorl\t%ecx, %ecx\n\trdpkru\n";
+    missing(&[], read, "`rdpkru` needs CR4.PKE");
+}
+
+#[test]
+fn reserved_bits_of_msrs() {
+    let ibpb = |value| wrmsr("0x49", value, 0);
+    missing(&[], &ibpb(1), "needs a CPU with ibpb, sbpb");
+    missing(&["ibpb"], &ibpb(0x81), "no bits in PRED_CMD but 0x1: ");
+    missing(&["sbpb"], &ibpb(1), "no bits in PRED_CMD but 0x80: ");
+    missing(&["ibpb"], &wrmsr("0x49", 1, 1), "PRED_CMD");
+    missing(&["ibpb"], "\tmovl\t$0x49, %ecx\n\trdmsr\n", "PRED_CMD cannot");
+    proved(&on(&["ibpb"], &ibpb(1)));
+    proved(&on(&["ibpb", "sbpb"], &ibpb(0x81)));
+    missing(&[], &wrmsr("0x48", 1, 0), "needs a CPU with ibrs");
+    missing(&["ibrs"], &wrmsr("0x48", 5, 0), "no bits in SPEC_CTRL but 0x1: ");
+    missing(&["ibrs", "ssbd"], &wrmsr("0x48", 0x15, 0), "no bits in SPEC_CTRL but 0x5: ");
+    missing(&["ibrs"], &wrmsr("0x48", 1, 1), "SPEC_CTRL");
+    refuted(&on(&["ibrs"], &wrmsr("0x48", 1, 0)), "spec-ctrl");
+    missing(&[], &wrmsr("0xC0000084", 0x47700, 1), "no bits in SFMASK but 0xffffffff");
+    missing(&[], &wrmsr("0xC0000082", 0, 0x8000), "a canonical address in LSTAR");
+    missing(&[], &wrmsr("0xC0000100", 0, 0x8000), "a canonical address in FS base");
+}
+
+/// What the CPU has held is legal there, whatever it is, and less and more of what is known is, too.
+#[test]
+fn an_msr_is_borrowed_and_given_back() {
+    let back = "\tmovl\t%r8d, %eax\n\twrmsr\n";
+    let read = "\tmovl\t$0x48, %ecx\n\trdmsr\n\tmovl\t%eax, %r8d\n";
+    for change in ["", "\torl\t$1, %eax\n\twrmsr\n", "\tandl\t$-3, %eax\n\twrmsr\n"] {
+        proved(&on(&["ibrs"], &format!("{read}{change}{back}")));
+    }
+    let more = format!("{read}\torl\t$4, %eax\n\twrmsr\n{back}");
+    missing(&["ibrs"], &more, "reserved without one of");
+    proved(&on(&["ibrs", "ssbd"], &more));
+}
+
+#[test]
+fn fs_base_is_borrowed_and_given_back() {
+    let own = "\trdgsbase %rdx\n\twrfsbase %rdx\n";
+    let field = "\trdgsbase %rdx\n\taddq $SWITCH_FLAGS, %rdx\n\twrfsbase %rdx\n";
+    for borrow in [own, field] {
+        exit_proved(&format!("\trdfsbase %rcx\n{borrow}\twrfsbase %rcx\n"));
+        exit_proved(&format!(
+            "\trdfsbase %rcx\n\tpushq %rcx\n{borrow}\tpopq %rcx\n\twrfsbase %rcx\n"
+        ));
+        // As wide as any CPU has it.
+        let wide = "\tshlq $7, %rcx\n\tsarq $7, %rcx\n";
+        exit_proved(&format!("\trdfsbase %rcx\n{borrow}{wide}\twrfsbase %rcx\n"));
+        let kept = format!("\trdfsbase %rcx\n{borrow}");
+        refused(&[(EXIT, &exit(&kept))], "unchanged");
+        // A CPU with LA57 has wider ones.
+        let cut = "\tshlq $16, %rcx\n\tsarq $16, %rcx\n";
+        let cut = format!("\trdfsbase %rcx\n{borrow}{cut}\twrfsbase %rcx\n");
+        refused(&[(EXIT, &exit(&cut))], "unchanged");
+    }
+    exit_proved("\tmovl $0xC0000100, %ecx\n\trdmsr\n\twrmsr\n");
+    let guests = "\trdfsbase %rcx\n\twrfsbase %rdi\n\twrfsbase %rcx\n";
+    missing(&[], guests, "a canonical address in FS base");
+}
+
+// Loops.
+
+#[test]
+fn a_loop_with_a_bound_and_one_without() {
+    exit_proved("\tmovl\t$2000, %ecx\n1:\tdecl\t%ecx\n\tjnz\t1b\n");
+    exit_proved("\tmovl\t$16, %ecx\n1:\tpushq\t$0\n\tpopq\t%rdx\n\tdecl\t%ecx\n\tjnz\t1b\n");
+    // The state's own bound is one, too, if it is small.
+    exit_proved("\tmovl\t(%rsp), %ecx\n\tandl $7, %ecx\n1:\tdecl\t%ecx\n\tjns\t1b\n");
+    let verdict = |code| prove(&target("intel-4level", &[(EXIT, &exit(code))]));
+    for code in ["1:\tjmp\t1b\n", "\tmovl $6000, %ecx\n1:\tdecl\t%ecx\n\tjnz\t1b\n"] {
+        let verdict = verdict(code);
+        assert!(matches!(verdict, Err(BadCode::Loop { .. })), "{code}: {verdict:?}");
+    }
+    for code in ["1:\tdecq\t%rdi\n\tjnz\t1b\n", "1:\tincl\t%eax\n\tcmpl %eax, %ecx\n\tjne\t1b\n"] {
+        let verdict = verdict(code);
+        assert!(matches!(verdict, Err(BadCode::Open { .. })), "{code}: {verdict:?}");
+    }
 }
 
 // Addresses that the host is not told.

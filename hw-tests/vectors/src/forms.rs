@@ -113,7 +113,7 @@ pub fn moves() -> Vec<Form> {
         NONE => movsx(rax, byte_ptr(rdi)), NONE => movsx(eax, word_ptr(rdi + 1)),
         NONE => movsxd(rax, ecx), NONE => movsxd(rax, dword_ptr(rdi + 4)),
         NONE => lea(rax, ptr(rcx + rdx * 4 + 0x12)), NONE => lea(eax, ptr(rcx + rdx * 8 - 3)),
-        NONE => lea(ax, ptr(rcx + 1)), NONE => lea(rax, ptr(rcx).gs()),
+        NONE => lea(ax, ptr(rcx + 1)),
         NONE => xchg(rax, rcx), NONE => xchg(eax, ecx), NONE => xchg(ax, cx), NONE => xchg(al, ah),
         NONE => xchg(ecx, ecx), NONE => xchg(qword_ptr(rdi), rax),
         NONE => xchg(dword_ptr(rdi), eax), NONE => xchg(byte_ptr(rdi + 1), dl),

@@ -8,8 +8,8 @@ use switcher_gen::arch::{PagingMode, RFlags, Selectors, Vendor, vector};
 use switcher_gen::fuzz::scenario::Random;
 use switcher_gen::layout::PtRegs;
 use switcher_gen::machine::{
-    self, CR4, CR4_PKE, Concrete, EFER, Flags, Gpr, Memory, Model, Msrs, Region, State, Step,
-    Stuck, Unobserved,
+    self, CR4, CR4_PCIDE, CR4_PKE, Concrete, EFER, Features, Flags, Gpr, Memory, Model, Msrs,
+    Region, State, Step, Stuck, Unobserved,
 };
 
 use crate::forms::{self, Form};
@@ -129,7 +129,9 @@ fn before(random: &mut Random, rip: u64) -> Registers {
 /// named yet.
 fn foretell(form: &Form, program: &machine::Program, before: &Registers) -> Vec<Vector> {
     let outcome = |vendor, paging| {
-        let model = Model { vendor, paging, selectors: SELECTORS, aliases: None };
+        // Forms that need something are run where it is.
+        let features = Features::all();
+        let model = Model { vendor, paging, selectors: SELECTORS, aliases: None, features };
         run(&form.name, &model, program, before)
     };
     let mut vectors: Vec<Vector> = Vec::new();
@@ -177,8 +179,8 @@ fn run(
         fs_base: before.fs_base,
         // Any: what depends on it is taken out by the programs.
         cr3: 0x1000,
-        // Programs with RDPKRU and WRPKRU are run where they are switched on.
-        cr4: CR4 | CR4_PKE,
+        // Programs with RDPKRU and WRPKRU, or with NOFLUSH, are run where these are switched on.
+        cr4: CR4 | CR4_PKE | CR4_PCIDE,
         pkru: 0,
         msrs: Msrs { star: 0, lstar: 0, cstar: 0, sfmask: 0, spec_ctrl: 0, efer: EFER },
         memory: Memory { regions: vec![Region::new("data", DATA, 0, page)], hostile: false },

@@ -431,7 +431,7 @@ fn kind(d: &Symbolic, theorem: Theorem, target: &Target, walk: &Walk, meter: &Me
         }
     }
     if let Some(iretq) = &meter.iretq {
-        reasons.extend(iretq.reasons(d, &Model::from(&target.setting.variant), holds));
+        reasons.extend(iretq.reasons(d, &target.setting.model(), holds));
     }
     match reasons.as_slice() {
         [] => format!("{from} -> {to}"),

@@ -1,11 +1,17 @@
 //! Bytes as operations: decoded by iced-x86, reduced to what [`step`](super::step) has a semantics
 //! for. Whatever it has none for is an error that names the instruction, never a guess.
+//!
+//! One decoder is not trusted alone: [`second`] decodes the same bytes by another, and both must agree
+//! in length, operation and operands; and a prefix that means nothing is refused ([`prefixes`]).
 
 use std::cell::OnceCell;
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
+use super::domain::low_bytes;
 use super::flags::Condition;
+use super::prefixes::{self, Superfluous};
+use super::second;
 use super::state::{Fault, Gpr};
 use super::step::Fence;
 
@@ -39,6 +45,44 @@ pub enum ProgramError {
         /// The instruction.
         text: String,
     },
+    /// Two decoders read the bytes in two ways: a CPU may do so in a third.
+    #[error("{at:#x}: {bytes} is `{first}` to one decoder and `{second}` to another")]
+    Disagreement {
+        /// Where.
+        at: u64,
+        /// What stands there.
+        bytes: String,
+        /// What iced-x86 makes of it.
+        first: String,
+        /// What yaxpeax-x86 makes of it.
+        second: String,
+    },
+    /// A prefix without which the instruction would be the same, and not one of the forms that are
+    /// known.
+    #[error("{at:#x}: {bytes} is `{text}`, and its prefix {prefix} means nothing there")]
+    Prefix {
+        /// Where.
+        at: u64,
+        /// What stands there.
+        bytes: String,
+        /// Its name and its byte.
+        prefix: String,
+        /// The instruction.
+        text: String,
+    },
+}
+
+impl ProgramError {
+    /// Where it is.
+    #[must_use]
+    pub const fn at(&self) -> u64 {
+        match self {
+            Self::Invalid { at, .. }
+            | Self::NotModelled { at, .. }
+            | Self::Disagreement { at, .. }
+            | Self::Prefix { at, .. } => *at,
+        }
+    }
 }
 
 /// One instruction.
@@ -52,6 +96,8 @@ pub struct Op {
     pub(super) first: Operand,
     /// Source or second operand.
     pub(super) second: Operand,
+    /// Whether it has a LOCK prefix, which changes nothing for whoever looks from this CPU.
+    pub(super) locked: bool,
     /// The address of the next instruction.
     pub next: u64,
 }
@@ -263,15 +309,37 @@ impl Program {
 
     fn decode(&self, at: u64) -> Result<Op, ProgramError> {
         let instruction = self.instruction(at);
+        let code = &self.bytes[at.wrapping_sub(self.base) as usize..];
         if instruction.is_invalid() {
-            let offset = at.wrapping_sub(self.base) as usize;
-            let bytes = self.bytes[offset..].iter().take(8).map(|byte| format!("{byte:02x} "));
-            let bytes = bytes.collect::<String>().trim_end().to_owned();
-            return Err(ProgramError::Invalid { at, bytes });
+            return Err(ProgramError::Invalid { at, bytes: hexadecimal(code.iter().take(8)) });
+        }
+        let text = || instruction.to_string();
+        let own = &code[..instruction.len()];
+        let meaningless = |Superfluous { name, byte }| {
+            let (bytes, prefix) = (hexadecimal(own.iter()), format!("{name} ({byte:02x})"));
+            ProgramError::Prefix { at, bytes, prefix, text: text() }
+        };
+        if let Some(prefix) = prefixes::misplaced(own) {
+            return Err(meaningless(prefix));
         }
         let op = if self.is_short_branch(&instruction) { None } else { Op::new(&instruction) };
-        op.ok_or_else(|| ProgramError::NotModelled { at, text: instruction.to_string() })
+        let op = op.ok_or_else(|| ProgramError::NotModelled { at, text: text() })?;
+        if !second::op(code, at).is_some_and(|other| op.agrees(&other)) {
+            let first = format!("{} ({} bytes)", text(), own.len());
+            let (bytes, second) = (hexadecimal(code.iter().take(15)), second::text(code));
+            return Err(ProgramError::Disagreement { at, bytes, first, second });
+        }
+        // What is shorter begins later, so that it ends at the same address and names the same ones.
+        let decode = |shorter: &[u8]| {
+            let at = op.next.wrapping_sub(shorter.len() as u64);
+            Op::new(&Decoder::with_ip(64, shorter, at, DecoderOptions::NONE).decode())
+        };
+        prefixes::superfluous(own, &op, decode).map_or(Ok(op), |prefix| Err(meaningless(prefix)))
     }
+}
+
+fn hexadecimal<'a>(bytes: impl Iterator<Item = &'a u8>) -> String {
+    bytes.map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
 }
 
 impl Op {
@@ -358,9 +426,65 @@ impl Op {
         )
     }
 
+    /// Whether another reading of the same bytes is this one. Of a constant, what an operand of this
+    /// size holds is compared.
+    fn agrees(&self, other: &Self) -> bool {
+        let is_count = matches!(
+            self.kind,
+            Kind::Shl | Kind::Shr | Kind::Sar | Kind::Bt | Kind::Bts | Kind::Btr
+        );
+        let constant = low_bytes(if is_count { 1 } else { self.size });
+        let known = |operand| match (operand, self.kind) {
+            (Operand::Immediate(value), _) => Operand::Immediate(value & constant),
+            // A selector has 16 bits: the others are zero, or not read.
+            (Operand::Gpr { index, .. }, Kind::WriteSs | Kind::Verw) => {
+                Operand::Gpr { index, size: 2 }
+            }
+            (Operand::Gpr { index, size: 8 }, Kind::ReadSegment(_)) => {
+                Operand::Gpr { index, size: 4 }
+            }
+            (other, _) => other,
+        };
+        let of = |op: &Self| {
+            let is_selector = matches!(op.kind, Kind::ReadSegment(_) | Kind::Verw);
+            let size = if is_selector { 8 } else { op.size };
+            Self { first: known(op.first), second: known(op.second), size, ..*op }
+        };
+        // An exchange of registers has no direction, and each decoder another one.
+        let turned = |op: Self| Self { first: op.second, second: op.first, ..op };
+        let is_gpr = |operand| matches!(operand, Operand::Gpr { .. } | Operand::High { .. });
+        let is_turned = self.kind == Kind::Xchg && is_gpr(self.first) && is_gpr(self.second);
+        of(self) == of(other) || is_turned && of(self) == turned(of(other))
+    }
+
+    /// Whether LOCK is allowed (Intel SDM vol. 2, LOCK): elsewhere it is #UD.
+    fn is_lockable(&self) -> bool {
+        let is_one = matches!(
+            self.kind,
+            Kind::Add
+                | Kind::And
+                | Kind::Bts
+                | Kind::Btr
+                | Kind::Dec
+                | Kind::Inc
+                | Kind::Neg
+                | Kind::Not
+                | Kind::Or
+                | Kind::Sub
+                | Kind::Xor
+                | Kind::Xchg
+        );
+        is_one && matches!(self.first, Operand::Memory(_))
+    }
+
     fn new(i: &Instruction) -> Option<Self> {
-        // LOCK and REP change what is modelled here; on what is modelled they are errors.
-        if i.has_lock_prefix() || i.has_rep_prefix() || i.has_repne_prefix() {
+        let op = Self::of(i)?;
+        (!op.locked || op.is_lockable()).then_some(op)
+    }
+
+    fn of(i: &Instruction) -> Option<Self> {
+        // REP changes what is not modelled; on what is modelled it is a hint, or an error.
+        if i.is_invalid() || i.has_rep_prefix() || i.has_repne_prefix() {
             return None;
         }
         let mut op = Self {
@@ -368,10 +492,12 @@ impl Op {
             size: 8,
             first: Operand::None,
             second: Operand::None,
+            locked: i.has_lock_prefix(),
             next: i.next_ip(),
         };
         if let Some(kind) = kind_without_operands(i) {
-            return Some(Self { kind, ..op });
+            let size = if kind == Kind::In { i.op0_register().size() } else { op.size };
+            return Some(Self { kind, size, ..op });
         }
         if i.op_count() > 2 {
             return None;
@@ -574,6 +700,8 @@ fn register(register: Register) -> Option<Operand> {
 
 fn memory(i: &Instruction) -> Option<MemoryOperand> {
     let segment = match i.memory_segment() {
+        // LEA accesses nothing: the address is relative to its segment, whatever that is.
+        _ if i.mnemonic() == Mnemonic::Lea => Segment::Flat,
         Register::FS => Segment::Fs,
         Register::GS => Segment::Gs,
         _ => Segment::Flat,
@@ -606,4 +734,170 @@ fn memory(i: &Instruction) -> Option<MemoryOperand> {
     }
     let (displacement, is_code) = (i.memory_displacement64(), i.is_ip_rel_memory_operand());
     Some(MemoryOperand { segment, base, index, displacement, is_code, size })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// Random bytes, with more prefixes than those would have.
+    fn random_code(random: &mut fastrand::Rng) -> Vec<u8> {
+        const PREFIXES: [u8; 11] =
+            [0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3];
+        let mut code = Vec::with_capacity(20);
+        for _ in 0..random.usize(0..7).saturating_sub(3) {
+            code.push(PREFIXES[random.usize(..PREFIXES.len())]);
+        }
+        if random.u8(..) < 100 {
+            code.push(0x40 | random.u8(..16));
+        }
+        if random.bool() {
+            code.push(0x0F);
+        }
+        code.resize_with(15, || random.u8(..));
+        code
+    }
+
+    /// What the decoders are known to disagree about, where the first says that it is an instruction
+    /// of the model's: all of it is refused.
+    fn known(code: &[u8], first: Op, second: Option<Op>) -> Option<&'static str> {
+        let prefixes = code.iter().take_while(|byte| {
+            matches!(byte, 0x26 | 0x2E | 0x36 | 0x3E | 0x64..=0x67 | 0xF0 | 0xF2 | 0xF3)
+        });
+        let rex = code.get(prefixes.clone().count()).copied().filter(|byte| byte >> 4 == 4);
+        let opcode = code.get(prefixes.clone().count() + usize::from(rex.is_some())).copied();
+        let has = |wanted| prefixes.clone().any(|byte| *byte == wanted);
+        let has_rex = |bit| rex.is_some_and(|rex| rex & bit != 0);
+        Some(match (first.kind, second.map(|op| op.kind)) {
+            _ if prefixes::misplaced(code).is_some() => {
+                "REX in front of another prefix, which CPUs ignore: yaxpeax-x86 does not"
+            }
+            (Kind::MovSignExtended, Some(Kind::MovSignExtended)) if !has_rex(8) => {
+                "MOVSXD without REX.W: yaxpeax-x86 has a destination of 64 bits"
+            }
+            (Kind::ReadSegment(_) | Kind::WriteSs, None) if has_rex(4) => {
+                "MOV of a segment register with REX.R, which CPUs ignore: yaxpeax-x86 refuses it"
+            }
+            (Kind::Push | Kind::Pop | Kind::PushFlags | Kind::PopFlags, None)
+                if has(0x66) && has_rex(8) =>
+            {
+                "66 and REX.W with PUSH and POP: to yaxpeax-x86, 66 counts"
+            }
+            (Kind::Push | Kind::Pop, None) if matches!(opcode, Some(0x8F | 0xFF)) => {
+                "PUSH and POP of a register by FF and 8F: yaxpeax-x86 has one of 32 bits"
+            }
+            (Kind::Nothing, None) if has(0xF3) && has_rex(1) => {
+                "F3 41 90 and its like: iced-x86 does not see that REX.B makes it XCHG"
+            }
+            (Kind::Nothing, None) if has(0xF3) => {
+                "PAUSE with further prefixes: to yaxpeax-x86 it is not"
+            }
+            _ => return None,
+        })
+    }
+
+    #[test]
+    fn all_that_two_decoders_disagree_about_is_known_and_refused() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut met: BTreeMap<&str, usize> = BTreeMap::new();
+        let (mut alike, mut prefixed, mut none, mut unknown) = (0, 0, 0, Vec::new());
+        for _ in 0..1_000_000 {
+            let code = random_code(&mut random);
+            let at = 0xFFFF_FE80_0000_0000;
+            let program = Program::new(at, code.clone());
+            let first = Op::new(&program.instruction(at));
+            let second = second::op(&code, at);
+            let read = program.at(at).unwrap();
+            match (first, second, read) {
+                (Some(first), Some(second), read) if first.agrees(&second) => {
+                    alike += 1;
+                    match read {
+                        Ok(op) => assert_eq!(*op, first),
+                        Err(ProgramError::Prefix { .. }) => prefixed += 1,
+                        // A short branch.
+                        Err(ProgramError::NotModelled { .. }) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                (None, _, read) => {
+                    none += 1;
+                    assert!(read.is_err(), "{}: {read:?}", hexadecimal(code.iter()));
+                }
+                (Some(first), second, Err(_)) => match known(&code, first, second) {
+                    Some(why) => *met.entry(why).or_default() += 1,
+                    None => unknown.push((
+                        hexadecimal(code.iter()),
+                        program.text(at),
+                        second::text(&code),
+                    )),
+                },
+                (Some(_), _, Ok(op)) => panic!("{}: {op:?}", hexadecimal(code.iter())),
+            }
+        }
+        println!(
+            "{alike} alike ({prefixed} of them with a prefix for nothing), {none} not modelled"
+        );
+        met.iter().for_each(|(why, count)| println!("{count:>7}  {why}"));
+        assert!(unknown.is_empty(), "{unknown:#?}");
+        assert!(alike > 200_000 && met.len() == 7, "{met:?}");
+    }
+
+    #[test]
+    fn xchg_that_one_decoder_takes_for_pause_is_refused_by_name() {
+        for code in [&[0xF3, 0x41, 0x90][..], &[0xF3, 0x49, 0x90], &[0xF3, 0x45, 0x90]] {
+            let program = Program::new(0x1000, code.to_vec());
+            match program.at(0x1000).unwrap() {
+                Err(ProgramError::Disagreement { at: 0x1000, bytes, first, second }) => {
+                    assert_eq!(*bytes, hexadecimal(code.iter()));
+                    assert!(first.starts_with("pause") && second.starts_with("xchg"), "{second}");
+                }
+                other => panic!("{}: {other:?}", hexadecimal(code.iter())),
+            }
+        }
+    }
+
+    #[test]
+    fn lock_is_read_where_a_cpu_takes_it() {
+        let read = |code: &[u8]| {
+            Program::new(0x1000, code.to_vec()).at(0x1000).unwrap().copied().map_err(Clone::clone)
+        };
+        // ADD, AND, BTS, BTR, DEC, INC, NEG, NOT, OR, SUB, XOR, XCHG of memory at RDI.
+        let legal: [&[u8]; 12] = [
+            &[0xF0, 0x48, 0x01, 0x07],
+            &[0xF0, 0x83, 0x27, 0x01],
+            &[0xF0, 0x0F, 0xBA, 0x2F, 0x01],
+            &[0xF0, 0x48, 0x0F, 0xBA, 0x37, 0x01],
+            &[0xF0, 0xFF, 0x0F],
+            &[0xF0, 0x66, 0xFF, 0x07],
+            &[0xF0, 0xF7, 0x1F],
+            &[0xF0, 0xF6, 0x17],
+            &[0xF0, 0x09, 0x07],
+            &[0xF0, 0x29, 0x07],
+            &[0x65, 0xF0, 0x31, 0x07],
+            &[0xF0, 0x87, 0x07],
+        ];
+        for code in legal {
+            let op = read(code).unwrap();
+            assert!(op.locked && op.is_lockable(), "{}", hexadecimal(code.iter()));
+            let plain: Vec<_> = code.iter().copied().filter(|byte| *byte != 0xF0).collect();
+            assert!(!read(&plain).unwrap().locked);
+        }
+        // To a register; of what takes none; of what is not modelled.
+        let illegal: [&[u8]; 9] = [
+            &[0xF0, 0x48, 0x01, 0xC7],
+            &[0xF0, 0x48, 0x03, 0x07],
+            &[0xF0, 0x48, 0x89, 0x07],
+            &[0xF0, 0x3B, 0x07],
+            &[0xF0, 0x0F, 0xBA, 0x27, 0x01],
+            &[0xF0, 0x0F, 0x01, 0xF8],
+            &[0xF0, 0xC3],
+            &[0xF0, 0x0F, 0xB1, 0x0F],
+            &[0xF0, 0x0F, 0xC1, 0x0F],
+        ];
+        for code in illegal {
+            assert!(read(code).is_err(), "{}", hexadecimal(code.iter()));
+        }
+    }
 }

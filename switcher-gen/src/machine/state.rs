@@ -4,8 +4,10 @@
 //! vol. 3. Where the vendors differ, [`Model::vendor`] decides.
 
 use super::domain::Domain;
+use super::exists::{self, Condition, Features};
 use super::flags::Flags;
 use super::memory::Memory;
+use super::program::Kind;
 use crate::arch::{PagingMode, RFlags, Selectors, Vendor};
 use crate::variant::Variant;
 
@@ -76,13 +78,16 @@ pub struct Model {
     /// Further descriptors, if the GDT has them, with the content of USER_CS and USER_DS: only IRETQ
     /// loads them.
     pub aliases: Option<(u16, u16)>,
+    /// What the CPU has.
+    pub features: Features,
 }
 
 impl From<&Variant> for Model {
     fn from(variant: &Variant) -> Self {
         let axes = variant.axes();
         let selectors = variant.selectors();
-        Self { vendor: axes.vendor, paging: axes.paging, selectors, aliases: None }
+        let features = Features::of(variant);
+        Self { vendor: axes.vendor, paging: axes.paging, selectors, aliases: None, features }
     }
 }
 
@@ -180,17 +185,18 @@ impl<W> Fault<W> {
 pub const CR4: u64 = 1 << 16;
 /// CR4.PKE: protection keys for user pages.
 pub const CR4_PKE: u64 = 1 << 22;
+/// CR4.PCIDE: CR3 has PCIDs and NOFLUSH.
+pub const CR4_PCIDE: u64 = 1 << exists::PCIDE;
 /// CR4 of a host that `variant` is for.
 pub const fn cr4(variant: &Variant) -> u64 {
-    if variant.axes().pku { CR4 | CR4_PKE } else { CR4 }
+    let axes = variant.axes();
+    let pke = if axes.pku { CR4_PKE } else { 0 };
+    let pcide = if axes.pcid { CR4_PCIDE } else { 0 };
+    CR4 | pke | pcide
 }
 
 /// EFER of a 64-bit host with SYSCALL: SCE, LME, LMA (Intel SDM vol. 3, 2.2.1).
 pub const EFER: u64 = 1 | 1 << 8 | 1 << 10;
-/// SYSCALL and SYSRET exist.
-const EFER_SCE: u32 = 0;
-/// RDGSBASE and its like exist.
-const CR4_FSGSBASE: u32 = 16;
 
 /// What RFLAGS can hold besides bit 1, which is always set (Intel SDM vol. 1, 3.4.3).
 pub(crate) const WRITABLE: u64 = 0x3F_7FD5;
@@ -218,7 +224,10 @@ impl<D: Domain> State<D> {
     /// # Errors
     /// #UD where there is none.
     pub fn syscall(&mut self, d: &D, model: &Model, entry: Entry) -> Result<(), Fault<D::Word>> {
-        self.syscall_exists(d)?;
+        let exists = exists::of_instruction(Kind::Syscall);
+        if !exists.iter().all(|condition| self.meets(d, model, condition)) {
+            return Err(Fault::UNDEFINED);
+        }
         let target = match (entry, model.vendor) {
             (Entry::Long, _) => self.msrs.lstar,
             (Entry::Compatibility, Vendor::Amd) => self.msrs.cstar,
@@ -237,22 +246,17 @@ impl<D: Domain> State<D> {
         Ok(())
     }
 
-    /// #UD unless EFER has SYSCALL and SYSRET switched on.
-    pub(super) fn syscall_exists(&self, d: &D) -> Result<(), Fault<D::Word>> {
-        let is_on = d.test(self.msrs.efer, EFER_SCE);
-        if d.decide(is_on) { Ok(()) } else { Err(Fault::UNDEFINED) }
-    }
-
-    /// #UD unless CR4 has RDGSBASE and its like switched on.
-    pub(super) fn fsgsbase_exists(&self, d: &D) -> Result<(), Fault<D::Word>> {
-        let is_on = d.test(self.cr4, CR4_FSGSBASE);
-        if d.decide(is_on) { Ok(()) } else { Err(Fault::UNDEFINED) }
-    }
-
-    /// #UD unless CR4 has protection keys switched on.
-    pub(super) fn pkru_exists(&self, d: &D) -> Result<(), Fault<D::Word>> {
-        let is_on = d.any(self.cr4, CR4_PKE);
-        if d.decide(is_on) { Ok(()) } else { Err(Fault::UNDEFINED) }
+    /// Whether what a condition says of the CPU is so; of a value, whoever has it must say.
+    pub(super) fn meets(&self, d: &D, model: &Model, condition: &Condition) -> bool {
+        match condition {
+            Condition::Cpu(features) => model.features.intersects(*features),
+            Condition::Cr4 { bit, .. } => d.decide(d.any(self.cr4, 1 << bit)),
+            Condition::Efer { bit, .. } => d.decide(d.any(self.msrs.efer, 1 << bit)),
+            Condition::Bits { .. }
+            | Condition::Canonical { .. }
+            | Condition::Zero { .. }
+            | Condition::Readable { .. } => false,
+        }
     }
 
     /// SYSRETQ at CPL 0.

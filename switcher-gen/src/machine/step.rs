@@ -1,8 +1,9 @@
 //! What each operation does.
 
 use super::domain::{Domain, low_bytes};
+use super::exists::{self, Condition as Needed, MsrRule, Value};
 use super::flags::{Condition, even_parity};
-use super::memory::{Place, Sharing};
+use super::memory::{Place, Region, Sharing};
 use super::program::{
     Kind, MemoryOperand, Op, Operand, Program, ProgramError, Segment, SegmentRegister,
 };
@@ -115,6 +116,13 @@ pub enum Event<W> {
     /// An instruction that others wait for. MOV to CR3, IRETQ and WRMSR are told as what they are
     /// besides.
     Fence(Fence),
+    /// An instruction, or a value, needs something of the CPU.
+    Needs {
+        /// What.
+        condition: Needed,
+        /// Whether it is there: otherwise the instruction faults.
+        met: bool,
+    },
 }
 
 /// What others wait for, or might be thought to.
@@ -141,6 +149,17 @@ impl Fence {
     }
 }
 
+/// What a CPU can hold besides what the table of `exists` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// In CR3.
+    Root,
+    /// In MSR SPEC_CTRL.
+    SpecCtrl,
+    /// As a base of FS or GS.
+    Base,
+}
+
 /// What kind of jump it is, for a branch predictor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "instructions are what they are called")]
@@ -154,6 +173,12 @@ pub enum Branch {
 pub trait Observer<D: Domain> {
     /// `event` is about to happen in `state`.
     fn observe(&mut self, d: &D, state: &State<D>, event: Event<D::Word>);
+
+    /// Values that a CPU is known to take because it has held them, or because its host vouches for
+    /// them: what the table calls reserved may be defined on this one.
+    fn held(&self, _what: Held) -> &[D::Word] {
+        &[]
+    }
 }
 
 /// Nobody watches.
@@ -238,6 +263,10 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
     fn execute(&mut self, op: &Op) -> Result<Step<D::Word>, Stop<D::Word>> {
         let d = self.d;
         let size = op.size;
+        for condition in exists::of_instruction(op.kind) {
+            let met = self.state.meets(d, self.model, condition);
+            self.needs(*condition, met, Fault::UNDEFINED)?;
+        }
         match op.kind {
             Kind::Mov => {
                 let value = self.read(op.second)?;
@@ -386,41 +415,30 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             Kind::ReadSegment(SegmentRegister::Cs) => self.write(op.first, self.state.cs)?,
             Kind::ReadSegment(SegmentRegister::Ss) => self.write(op.first, self.state.ss)?,
             Kind::ReadGsBase => {
-                self.state.fsgsbase_exists(d)?;
                 self.write(op.first, self.state.gs_base)?;
             }
             Kind::ReadFsBase => {
-                self.state.fsgsbase_exists(d)?;
                 self.write(op.first, self.state.fs_base)?;
             }
             Kind::WriteGsBase => {
-                self.state.fsgsbase_exists(d)?;
                 let base = self.read(op.first)?;
                 self.tell(Event::WriteGsBase(base));
-                self.canonical(base)?;
+                self.canonical("GS base", base)?;
                 self.state.gs_base = base;
             }
             Kind::WriteFsBase => {
-                self.state.fsgsbase_exists(d)?;
                 let base = self.read(op.first)?;
-                self.canonical(base)?;
+                self.canonical("FS base", base)?;
                 self.state.fs_base = base;
             }
             Kind::ReadPkru => {
-                self.state.pkru_exists(d)?;
-                if !d.decide(d.is(d.truncate(self.state.get(Gpr::Rcx), 4), 0)) {
-                    return Err(Fault::protection(d.word(0)).into());
-                }
+                self.zero(exists::PKRU_ECX, Gpr::Rcx)?;
                 self.state.set(Gpr::Rax, self.state.pkru);
                 self.state.set(Gpr::Rdx, d.word(0));
             }
             Kind::WritePkru => {
-                self.state.pkru_exists(d)?;
-                let zero = |word| d.is(d.truncate(word, 4), 0);
-                let (rcx, rdx) = (self.state.get(Gpr::Rcx), self.state.get(Gpr::Rdx));
-                if !d.decide(d.both(zero(rcx), zero(rdx))) {
-                    return Err(Fault::protection(d.word(0)).into());
-                }
+                self.zero(exists::PKRU_ECX, Gpr::Rcx)?;
+                self.zero(exists::PKRU_EDX, Gpr::Rdx)?;
                 self.state.pkru = d.truncate(self.state.get(Gpr::Rax), 4);
             }
             Kind::Syscall => {
@@ -510,19 +528,18 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             Kind::WriteCr3 => {
                 let value = self.read(op.second)?;
                 self.tell(Event::LoadCr3(value));
+                self.root(value)?;
                 self.tell(Event::Fence(Fence::LoadCr3));
                 self.state.cr3 = value;
             }
             Kind::ReadMsr => self.read_msr()?,
             Kind::WriteMsr => self.write_msr()?,
             Kind::Sysretq => {
-                self.state.syscall_exists(d)?;
                 self.tell(Event::Sysretq);
                 self.state.sysretq(d, self.model)?;
                 return Ok(Step::Guest { by_sysretq: true });
             }
             Kind::Sysretl => {
-                self.state.syscall_exists(d)?;
                 self.state.sysretl(d);
                 return Ok(Step::Guest { by_sysretq: true });
             }
@@ -633,6 +650,9 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
     fn read_msr(&mut self) -> Result<(), Stop<D::Word>> {
         let d = self.d;
         self.tell(Event::ReadMsr(self.msr_number()));
+        let rule = self.msr_exists()?;
+        let general = Fault::protection(d.word(0));
+        self.needs(Needed::Readable { of: rule.name }, rule.is_readable, general)?;
         let value = *self.msr()?;
         self.state.set(Gpr::Rax, d.truncate(value, 4));
         self.state.set(Gpr::Rdx, d.shr(value, 32));
@@ -646,17 +666,27 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         self.tell(Event::Fence(Fence::WriteMsr));
         let number = self.msr_number();
         self.tell(Event::WriteMsr { number, value });
-        if number == Some(PRED_CMD) {
-            // Nothing that is modelled.
-            return Ok(());
+        let rule = self.msr_exists()?;
+        if let Some(GS_BASE | KERNEL_GS_BASE) = number {
+            self.tell(Event::WriteGsBase(value));
         }
-        self.msr()?;
-        match number {
-            Some(GS_BASE | KERNEL_GS_BASE) => {
-                self.tell(Event::WriteGsBase(value));
-                self.canonical(value)?;
+        match rule.value {
+            Value::Any => {}
+            Value::Canonical => self.canonical(rule.name, value)?,
+            Value::Bits(bits) => {
+                let has = |feature: &exists::Features| {
+                    feature.is_empty() || self.model.features.intersects(*feature)
+                };
+                let allowed = bits.iter().filter(|(_, feature)| has(feature));
+                let allowed = allowed.fold(0, |all, (bits, _)| all | bits);
+                let by = bits.iter().fold(exists::Features::empty(), |all, (_, one)| all | *one);
+                let held = (number == Some(SPEC_CTRL)).then_some(Held::SpecCtrl);
+                self.bits(Needed::Bits { of: rule.name, allowed, by }, held, value)?;
             }
-            Some(LSTAR | CSTAR | FS_BASE) => self.canonical(value)?,
+        }
+        match number {
+            // Nothing that is modelled.
+            Some(PRED_CMD) => return Ok(()),
             // What it switches would have to be modelled, too.
             Some(number @ MSR_EFER) => {
                 let number = d.word(number);
@@ -666,6 +696,19 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         }
         *self.msr()? = value;
         Ok(())
+    }
+
+    /// The rule for the MSR that ECX names, which exists.
+    fn msr_exists(&mut self) -> Result<MsrRule, Stop<D::Word>> {
+        let d = self.d;
+        let number = d.truncate(self.state.get(Gpr::Rcx), 4);
+        let rule = d.known(number).and_then(exists::msr);
+        let rule = rule.ok_or(Stop::Stuck(Stuck::Msr { at: self.at, number }))?;
+        if let Some(condition) = rule.exists {
+            let met = self.state.meets(d, self.model, &condition);
+            self.needs(condition, met, Fault::protection(d.word(0)))?;
+        }
+        Ok(rule)
     }
 
     /// What ECX holds, if that is known.
@@ -691,13 +734,84 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         })
     }
 
-    /// #GP unless `address` is canonical.
-    fn canonical(&self, address: D::Word) -> Result<(), Stop<D::Word>> {
+    /// `fault` unless a condition is met.
+    fn needs(
+        &mut self,
+        condition: Needed,
+        met: bool,
+        fault: Fault<D::Word>,
+    ) -> Result<(), Stop<D::Word>> {
+        self.tell(Event::Needs { condition, met });
+        if met { Ok(()) } else { Err(fault.into()) }
+    }
+
+    /// #GP unless the lower half of a register is zero.
+    fn zero(&mut self, condition: Needed, register: Gpr) -> Result<(), Stop<D::Word>> {
         let d = self.d;
-        if d.decide(d.not(self.model.is_canonical(d, address))) {
-            return Err(Fault::protection(d.word(0)).into());
+        let met = d.decide(d.is(d.truncate(self.state.get(register), 4), 0));
+        self.needs(condition, met, Fault::protection(d.word(0)))
+    }
+
+    /// #GP unless `address` is canonical. Where a CPU has wider addresses than its paging mode, a
+    /// base may be as wide; one that it has held already it takes back, whatever it has.
+    fn canonical(&mut self, of: &'static str, address: D::Word) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        if self.observer.held(Held::Base).contains(&address) {
+            return Ok(());
         }
-        Ok(())
+        // So is what lies in memory that is there.
+        let regions = &self.state.memory.regions;
+        let is_there = |region: &Region<D>| {
+            let at = d.distance(address, region.base);
+            let end = region.offset(region.cells.len());
+            at.is_some_and(|at| (region.start..end).contains(&at))
+        };
+        let is_known = d.known(address).is_none() && regions.iter().any(is_there);
+        let met = is_known || d.decide(self.model.is_canonical(d, address));
+        self.needs(Needed::Canonical { of }, met, Fault::protection(d.word(0)))
+    }
+
+    /// #GP if `value` has bits that are not allowed, nor in what the CPU is known to take.
+    fn bits(
+        &mut self,
+        condition: Needed,
+        held: Option<Held>,
+        value: D::Word,
+    ) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        let Needed::Bits { allowed, .. } = condition else {
+            unreachable!("that is what it is about")
+        };
+        let outside = d.mask(value, !allowed);
+        let fits = |outside| d.not(d.any(outside, u64::MAX));
+        let mut met = fits(outside);
+        for one in held.map(|held| self.observer.held(held)).unwrap_or_default() {
+            if *one == value {
+                return Ok(());
+            }
+            // What it has of bits that are not known, and less, is legal there.
+            let others = d.xor(*one, d.word(u64::MAX));
+            met = d.either(met, d.either(d.eq(*one, value), fits(d.and(outside, others))));
+        }
+        // The way that faults is gone first: where the CPU takes the value by chance, whatever else
+        // is wrong says less.
+        let met = !d.decide(d.not(met));
+        self.needs(condition, met, Fault::protection(d.word(0)))
+    }
+
+    /// #GP unless `value` can be a root.
+    fn root(&mut self, value: D::Word) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        if self.observer.held(Held::Root).contains(&value) {
+            return Ok(());
+        }
+        let noflush = d.test(value, exists::CR3_NOFLUSH);
+        if d.decide(noflush) {
+            let met = self.state.meets(d, self.model, &exists::CR4_PCIDE);
+            self.needs(exists::CR4_PCIDE, met, Fault::protection(d.word(0)))?;
+        }
+        let rest = d.mask(value, !(1 << exists::CR3_NOFLUSH));
+        self.bits(exists::CR3, Some(Held::Root), rest)
     }
 
     // Operands.
@@ -942,6 +1056,58 @@ mod tests {
         let (state, _) = stepped(&[0x0F, 0x32], 0, [0, MSR_EFER, 0]);
         assert_eq!(state.get(Gpr::Rax), EFER);
         assert_eq!(stepped(&[0x0F, 0x20, 0xE0], 0, [0; 3]).0.get(Gpr::Rax), CR4);
+    }
+
+    #[test]
+    fn what_a_cpu_lacks_faults() {
+        let d = Concrete::default();
+        let run = |code: &[u8], features, cr4, [rax, rcx, rdx]: [u64; 3]| {
+            let program = Program::new(0, code.to_vec());
+            let model = Model { features, ..Model::from(&Variant::REFERENCE) };
+            let (mut state, _) = stepped(&[0x90], 0, [rax, rcx, rdx]);
+            state.cr4 = cr4;
+            at_0(&state).step(&d, &model, &program, &mut Unobserved).unwrap()
+        };
+        let (undefined, general) =
+            (Step::Fault(Fault::UNDEFINED), Step::Fault(Fault::protection(0)));
+        let none = exists::Features::empty();
+        // CLAC, STAC.
+        for code in [[0x0F, 0x01, 0xCA], [0x0F, 0x01, 0xCB]] {
+            assert_eq!(run(&code, none, CR4, [0; 3]), undefined);
+            assert_eq!(run(&code, exists::Features::SMAP, CR4, [0; 3]), Step::Left);
+        }
+        // A feature, an MSR, a value that it allows, and one that it does not.
+        type F = exists::Features;
+        let msrs = [
+            (F::IBPB, PRED_CMD, [1, 0], [0x81, 0]),
+            (F::SBPB, PRED_CMD, [0x80, 0], [0x81, 0]),
+            (F::IBRS, SPEC_CTRL, [1, 0], [2, 0]),
+            (F::IBRS | F::STIBP, SPEC_CTRL, [3, 0], [4, 0]),
+            (F::IBRS | F::BHI_CTRL, SPEC_CTRL, [0x401, 0], [0x200, 0]),
+            (F::IBRS, SPEC_CTRL, [0, 0], [1, 1]),
+            (none, 0xC000_0084, [0x4_7700, 0], [0, 1]),
+        ];
+        for (features, msr, [low, high], [other, other_high]) in msrs {
+            assert_eq!(run(&WRMSR, features, CR4, [low, msr, high]), Step::Left, "{msr:#x}");
+            let reserved = run(&WRMSR, features, CR4, [other, msr, other_high]);
+            assert_eq!(reserved, general, "{msr:#x}");
+            if !features.is_empty() {
+                assert_eq!(run(&WRMSR, none, CR4, [low, msr, high]), general, "{msr:#x}");
+            }
+        }
+        // RDMSR of PRED_CMD, and of SPEC_CTRL where it is not.
+        assert_eq!(run(&[0x0F, 0x32], F::IBPB, CR4, [0, PRED_CMD, 0]), general);
+        assert_eq!(run(&[0x0F, 0x32], none, CR4, [0, SPEC_CTRL, 0]), general);
+        assert_eq!(run(&[0x0F, 0x32], F::SSBD, CR4, [0, SPEC_CTRL, 0]), Step::Left);
+        // MOV CR3, RAX: NOFLUSH without PCIDs, and beyond any physical address.
+        let mov = [0x0F, 0x22, 0xD8];
+        assert_eq!(run(&mov, none, CR4, [1 << 63, 0, 0]), general);
+        assert_eq!(run(&mov, none, CR4 | crate::machine::CR4_PCIDE, [1 << 63, 0, 0]), Step::Left);
+        for bit in [52, 61, 62] {
+            let cr4 = CR4 | crate::machine::CR4_PCIDE;
+            assert_eq!(run(&mov, none, cr4, [1 << bit, 0, 0]), general, "{bit}");
+        }
+        assert_eq!(run(&mov, none, CR4, [(1 << 52) - 1, 0, 0]), Step::Left);
     }
 
     #[test]

@@ -12,12 +12,10 @@ use super::mitigations::is_steered;
 use super::obligation;
 use super::returns::{self, Left};
 use super::target::{Target, TargetGate};
-use super::theorem::{
-    BadCode, End, LIMIT, Theorem, Watch, entries, region_of, unchanged, untouched,
-};
+use super::theorem::{BadCode, End, Theorem, Watch, entries, region_of, unchanged, untouched};
 use super::world::{
-    FRAME, FRAME_REST, Name, Object, Part, Saved, Source, Start, World, by_number, in_frame,
-    read_extra, region, registers,
+    FRAME, FRAME_REST, Name, Object, Part, Saved, Source, Start, World, by_number, held_base,
+    in_frame, read_extra, region, registers,
 };
 use crate::arch::{RFlags, vector};
 use crate::layout::{AsmLayout, IstTop, Tss, TssExtra};
@@ -241,9 +239,11 @@ pub(super) fn world<D: Domain>(
             let there = WRITABLE & !RFlags::VM.bits();
             let flags = d.mask(field(source, Object::Interrupted, "rflags", 64), there);
             machine.flags = Flags::new(d, d.or(flags, d.word(RFlags::FIXED.bits())));
-            machine.gs_base = value(d, source, Object::Interrupted, Part::GsBase("gs_base"), 64);
-            machine.inactive_gs_base =
-                value(d, source, Object::Interrupted, Part::GsBase("inactive_gs_base"), 64);
+            let base = |source: &mut _, name| {
+                value(d, source, Object::Interrupted, Part::GsBase(name), 64)
+            };
+            machine.gs_base = base(source, "gs_base");
+            machine.inactive_gs_base = held_base(d, base(source, "inactive_gs_base"));
             machine.cr3 = d.mask(field(source, Object::Interrupted, "cr3", 64), !NOFLUSH);
             machine.rip = field(source, Object::Interrupted, "rip", 64);
             let host_rsp = field(source, Object::Interrupted, "host_rsp", 64);
@@ -349,10 +349,7 @@ pub(super) fn execute<D: Domain>(
     }
     let mut hooked = false;
     loop {
-        if watch.trace.len() >= LIMIT {
-            let at = watch.trace.last().copied().unwrap_or_default();
-            return Err(BadCode::Loop { at, limit: LIMIT });
-        }
+        watch.is_bounded()?;
         let at = d.code_at(world.machine.rip).unwrap_or_default();
         let World { machine, model, .. } = world;
         match machine.step(d, model, &target.program, watch) {
@@ -400,9 +397,8 @@ pub(super) fn execute<D: Domain>(
                         }
                     }
                 }
-                let obligation = super::theorem::fault_breaks(target, at, &fault);
-                let text = format!("exception {} in ring 0 at {at:#x}", fault.vector);
-                return Ok(broken(obligation, text, "RIP"));
+                let (obligation, text, about) = watch.fault(at, &fault);
+                return Ok(broken(obligation, text, about));
             }
             Err(Stuck::Wild { at, address, size, store }) => {
                 return Ok(super::theorem::wild(at, address, size, store));

@@ -196,7 +196,7 @@ fn judged(setting: Setting, theorem: Theorem) -> Setting {
         | Theorem::IretqNp
         | Theorem::IretqGp => Mitigations { verw: false, ..variant.axes().mitigations },
     };
-    // Of protection keys, only the direct switches know; see `uses_pkru` for others.
+    // Of protection keys, only the direct switches know; see `asks_for_more` for others.
     let pku = variant.axes().pku && theorem == Theorem::Syscall64;
     let axes = Axes { pcid: false, pku, mitigations, ..variant.axes() };
     // Every combination is legal that a legal one becomes without PCIDs.
@@ -222,12 +222,10 @@ fn is_predicted(target: &Target, at: u64) -> bool {
     op.is_some_and(|op| op.is_return() || op.is_indirect())
 }
 
-/// Whether a run has executed RDPKRU or WRPKRU where [`judged`] does not tell hosts apart that have
-/// them from those that have not.
-fn uses_pkru<D: Domain>(target: &Target, theorem: Theorem, run: &Run<D>) -> bool {
-    let kind = |at: &u64| target.program.at(*at).and_then(Result::ok).map(|op| op.kind);
-    let is_it = |at: &u64| matches!(kind(at), Some(Kind::ReadPkru | Kind::WritePkru));
-    theorem != Theorem::Syscall64 && run.trace.iter().any(is_it)
+/// Whether a run has asked for something of the CPU by which [`judged`] does not tell hosts apart.
+fn asks_for_more<D: Domain>(target: &Target, theorem: Theorem, run: &Run<D>) -> bool {
+    let (all, told) = (target.setting.model(), judged(target.setting, theorem).model());
+    run.asked.intersects(all.features.difference(told.features))
 }
 
 /// What runs have executed.
@@ -270,7 +268,7 @@ impl Executed {
             || !run.is_movable
             || asks_more
             || run.trace.iter().any(is_indirect)
-            || uses_pkru(target, theorem, run)
+            || asks_for_more(target, theorem, run)
             || reads_code(run)
             || !run.trace.array_windows().all(goes_on);
     }
@@ -519,7 +517,7 @@ pub(super) fn depends_on_place<D: Domain>(target: &Target, theorem: Theorem, run
         |at: &u64| op(at).is_some_and(|op| matches!(op.kind, Kind::Return(_) | Kind::Iretq));
     let before_last = run.trace.split_last().map_or(&[][..], |(_, before)| before);
     reads_code(run)
-        || uses_pkru(target, theorem, run)
+        || asks_for_more(target, theorem, run)
         || before_last.iter().any(returns)
         || !run.trace.iter().all(|at| reached.contains(at))
 }

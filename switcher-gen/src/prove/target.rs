@@ -179,7 +179,7 @@ impl Target {
     }
 
     pub(super) fn model(&self) -> Model {
-        Model::from(&self.setting.variant)
+        self.setting.model()
     }
 
     /// Whether the instruction at `at` itself names the address that it leads to, which is elsewhere: a
@@ -196,13 +196,14 @@ impl Target {
     pub(super) fn is_trap_behind(&self, at: u64) -> bool {
         use iced_x86::Mnemonic;
         let next = self.program.instruction(at).next_ip();
-        self.program.contains(next)
+        // Both decoders say so.
+        matches!(self.program.at(next), Some(Ok(_)))
             && matches!(self.program.instruction(next).mnemonic(), Mnemonic::Int3 | Mnemonic::Ud2)
     }
 
     /// Whether there is an ENDBR64.
     pub(super) fn is_endbr(&self, at: u64) -> bool {
-        self.program.contains(at)
+        matches!(self.program.at(at), Some(Ok(_)))
             && self.program.instruction(at).mnemonic() == iced_x86::Mnemonic::Endbr64
     }
 

@@ -20,10 +20,11 @@ use super::world::{
 use crate::arch::{Msr, RFlags, Vendor};
 use crate::asm::Window;
 use crate::layout::{PtRegs, Revision, SwitchFlags, Tss, TssExtra};
+use crate::machine::exists::Condition;
 use crate::machine::program::Kind;
 use crate::machine::{
-    ARITHMETIC, Access, Branch, Domain, Entry, Event, Fault, Gpr, Msrs, Observer, Origin, Place,
-    ProgramError, Region, State as Machine, Step, Stuck,
+    ARITHMETIC, Access, Branch, Domain, Entry, Event, Fault, Features, Gpr, Held, Msrs, Observer,
+    Origin, Place, ProgramError, Region, State as Machine, Step, Stuck,
 };
 use crate::spec::{self, Exit, Outcome, Return};
 
@@ -234,6 +235,17 @@ pub enum BadCode {
         /// How many.
         limit: usize,
     },
+    /// More jumps that the state decides than any path has.
+    #[error(
+        "{at:#x}: a loop that nothing bounds: more than {limit} jumps on one path that depend on the \
+         state"
+    )]
+    Open {
+        /// Where it was when it was given up.
+        at: u64,
+        /// How many.
+        limit: usize,
+    },
     /// A store to code.
     #[error("{at:#x}: the code writes to itself")]
     SelfModifying {
@@ -262,10 +274,15 @@ pub struct Run<D: Domain> {
     pub is_movable: bool,
     /// The branches that must stay in their cache line for what was shown.
     pub lines: BTreeSet<u64>,
+    /// What was asked of the CPU: the run says nothing about one that lacks it.
+    pub asked: Features,
 }
 
-/// More instructions than any path of a switcher has.
-pub(super) const LIMIT: usize = 1000;
+/// More instructions than any path of a switcher has; a loop whose bound is a number may have many.
+const LIMIT: usize = 10_000;
+/// More jumps that no number decides than any path of a switcher has. Each of them may make two paths
+/// of one, and asks the solver.
+const OPEN: usize = 256;
 
 /// What a run is watched for.
 pub(super) struct Watch<'a, D: Domain> {
@@ -302,12 +319,22 @@ pub(super) struct Watch<'a, D: Domain> {
     was_interrupted: bool,
     /// What was read of the PVCS while the guest writes it.
     met: Met<D::Word>,
+    /// What of the CPU was asked for, and what was not there.
+    asked: Features,
+    /// How many jumps the state has decided.
+    open: usize,
+    missing: Option<Condition>,
+    /// What the CPU takes since it has held it, or since the host vouches for it: see [`Held`].
+    held_roots: Vec<D::Word>,
+    held_spec_ctrl: [D::Word; 3],
+    held_bases: [D::Word; 3],
     /// Who else watches.
     also: Option<&'a mut dyn Observer<D>>,
 }
 
 impl<'a, D: Domain> Watch<'a, D> {
     fn new(target: &'a Target, theorem: Theorem, world: &World<D>) -> Self {
+        let (extra, machine) = (&world.spec.tss_extra, &world.machine);
         Self {
             target,
             theorem,
@@ -330,7 +357,46 @@ impl<'a, D: Domain> Watch<'a, D> {
             is_movable: true,
             was_interrupted: false,
             met: Met::default(),
+            asked: Features::empty(),
+            open: 0,
+            missing: None,
+            held_roots: [extra.host_cr3, extra.enter_cr3, extra.smod_cr3, extra.umod_cr3]
+                .into_iter()
+                .chain(world.event.as_ref().map(|event| event.interrupted.root))
+                .collect(),
+            held_spec_ctrl: [world.spec.spec_ctrl, extra.host_spec_ctrl, extra.guest_spec_ctrl],
+            held_bases: [machine.fs_base, machine.gs_base, machine.inactive_gs_base],
             also: None,
+        }
+    }
+
+    /// Whether there may be an end to the path.
+    pub(super) fn is_bounded(&self) -> Result<(), BadCode> {
+        let at = self.trace.last().copied().unwrap_or_default();
+        match (self.trace.len(), self.open) {
+            (LIMIT.., _) => Err(BadCode::Loop { at, limit: LIMIT }),
+            (_, OPEN..) => Err(BadCode::Open { at, limit: OPEN }),
+            _ => Ok(()),
+        }
+    }
+
+    /// What an exception of the instruction at `at` breaks, and why.
+    pub(super) fn fault(
+        &self,
+        at: u64,
+        fault: &Fault<D::Word>,
+    ) -> (Obligation, String, &'static str) {
+        let text = format!("exception {} in ring 0 at {at:#x}", fault.vector);
+        match self.missing {
+            // Of GS, another says it.
+            Some(Condition::Canonical { of: "GS base" | "KERNEL_GS_BASE" }) | None => {
+                (fault_breaks(self.target, at, fault), text, "RIP")
+            }
+            Some(condition) => {
+                let instruction = self.target.program.text(at).unwrap_or_default();
+                let text = format!("{text}: `{instruction}` needs {condition}");
+                (obligation::EXISTS, text, condition.about())
+            }
         }
     }
 
@@ -689,6 +755,14 @@ fn is_on_a_stack<D: Domain>(d: &D, state: &Machine<D>) -> bool {
 }
 
 impl<D: Domain> Observer<D> for Watch<'_, D> {
+    fn held(&self, what: Held) -> &[D::Word] {
+        match what {
+            Held::Root => &self.held_roots,
+            Held::SpecCtrl => &self.held_spec_ctrl,
+            Held::Base => &self.held_bases,
+        }
+    }
+
     fn observe(&mut self, d: &D, state: &Machine<D>, event: Event<D::Word>) {
         if let Some(also) = &mut self.also {
             also.observe(d, state, event);
@@ -696,6 +770,7 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
         match event {
             Event::Execute(at) => self.execute(d, state, at),
             Event::Depends(condition) => {
+                self.open += usize::from(d.known(condition).is_none());
                 self.jumped = true;
                 if is_steered(d, condition) {
                     self.barriers.poison();
@@ -742,6 +817,10 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                     }
                     self.pvcs_at = self.pvcs_at.or(self.trace.last().copied());
                 }
+            }
+            Event::Needs { condition, met } => {
+                self.asked |= condition.asks();
+                self.missing = self.missing.or((!met).then_some(condition));
             }
             Event::Sysretq => self.sysretq(d, state),
             Event::Iretq(frame) => self.iretq(d, state, frame),
@@ -875,8 +954,8 @@ pub(super) fn run_to<D: Domain>(
         let sfmask = world.setting.sfmask;
         watch.goal(obligation::SFMASK, d.bit(sfmask.contains(cleared)), "SFMASK");
     }
-    let Watch { trace, goals, is_movable, barriers, .. } = watch;
-    Ok(Run { trace, goals, end, is_movable, lines: barriers.into_lines() })
+    let Watch { trace, goals, is_movable, asked, barriers, .. } = watch;
+    Ok(Run { trace, goals, end, is_movable, asked, lines: barriers.into_lines() })
 }
 
 /// A way through the code.
@@ -962,10 +1041,7 @@ fn execute<D: Domain>(
         watch.goal(obligation::ENDBR, d.bit(target.is_endbr(entry)), "entry point");
     }
     loop {
-        if watch.trace.len() >= LIMIT {
-            let at = watch.trace.last().copied().unwrap_or_default();
-            return Err(BadCode::Loop { at, limit: LIMIT });
-        }
+        watch.is_bounded()?;
         let World { machine, model, .. } = world;
         let at = d.code_at(machine.rip).unwrap_or_default();
         if let Some(Ok(op)) = target.program.at(at)
@@ -999,9 +1075,8 @@ fn execute<D: Domain>(
                 return broken(obligation::NO_TRAP, format!("HLT at {at:#x}"), "RIP");
             }
             Ok(Step::Fault(fault)) => {
-                let obligation = fault_breaks(target, at, &fault);
-                let text = format!("exception {} in ring 0 at {at:#x}", fault.vector);
-                return broken(obligation, text, "RIP");
+                let (obligation, text, about) = watch.fault(at, &fault);
+                return broken(obligation, text, about);
             }
             Err(Stuck::Wild { at, address, size, store }) => {
                 return Ok(wild(at, address, size, store));
@@ -1546,8 +1621,8 @@ pub(super) fn compare_runs<D: Domain>(
         }
     }
     let end = String::from("the same way");
-    let lines = watch.barriers.into_lines();
-    Ok(Run { trace: watch.trace, goals: watch.goals, end, is_movable: false, lines })
+    let Watch { trace, goals, asked, barriers, .. } = watch;
+    Ok(Run { trace, goals, end, is_movable: false, asked, lines: barriers.into_lines() })
 }
 
 /// What `switcher_enter_guest` leaves on the host's stack, found by entering a guest all of whose

@@ -5,13 +5,14 @@
 //! replay of a counterexample.
 
 use super::events::Happening;
-use crate::arch::RFlags;
+use crate::arch::{PagingMode, RFlags};
 use crate::layout::{
     self, AsmLayout, IretFrame, Layout, Placement, PtRegs, PvcsLayout, Revision, SwitchFlags, Tss,
     TssExtra,
 };
 use crate::machine::{
-    Domain, EFER, Flags, Gpr, Memory, Model, Msrs, Origin, Region, Sharing, State as Machine, cr4,
+    Domain, EFER, Features, Flags, Gpr, Memory, Model, Msrs, Origin, Region, Sharing,
+    State as Machine, cr4,
 };
 use crate::spec::{self, Caller, Guest, Host, Registers};
 use crate::variant::Variant;
@@ -241,12 +242,15 @@ pub struct Setting {
     pub block: BlockOffsets,
     /// The flags that SYSCALL clears: what the host has in SFMASK.
     pub sfmask: RFlags,
+    /// What its CPUs have besides what the variant implies.
+    pub features: Features,
 }
 
 impl From<&Variant> for Setting {
     /// As our own images have it.
     fn from(variant: &Variant) -> Self {
-        Self { variant: *variant, block: BlockOffsets::default(), sfmask: RFlags::SYSCALL_CLEARS }
+        let (block, sfmask) = (BlockOffsets::default(), RFlags::SYSCALL_CLEARS);
+        Self { variant: *variant, block, sfmask, features: Features::empty() }
     }
 }
 
@@ -255,6 +259,13 @@ impl Setting {
     #[must_use]
     pub const fn revision(&self) -> Revision {
         self.variant.axes().policy.revision
+    }
+
+    /// The CPU.
+    #[must_use]
+    pub fn model(&self) -> Model {
+        let model = Model::from(&self.variant);
+        Model { features: model.features | self.features, ..model }
     }
 
     pub(super) fn host(&self) -> Host {
@@ -532,7 +543,7 @@ impl<D: Domain> World<D> {
         code: (u64, &[u8]),
         saved: Option<&Saved<D>>,
     ) -> Self {
-        let model = Model::from(&setting.variant);
+        let model = setting.model();
         let selectors = model.selectors;
         let b = &mut Builder { d, source, zero: d.cells(&[0])[0] };
 
@@ -691,7 +702,7 @@ impl<D: Domain> World<D> {
             cpl,
             gs_base,
             inactive_gs_base,
-            fs_base: b.whole(Object::FsBase, 64),
+            fs_base: held_base(d, b.whole(Object::FsBase, 64)),
             cr3: root,
             cr4: d.or(b.whole(Object::Cr4, 64), d.word(cr4(&setting.variant))),
             pkru: b.whole(Object::Pkru, 32),
@@ -793,6 +804,12 @@ impl<D: Domain> World<D> {
 
 /// Where the kernel's half of addresses begins, in every paging mode.
 const UPPER_HALF: u64 = 0xFFFF_8000_0000_0000;
+/// What a CPU can hold as a base: its addresses have 57 bits at most, and those that have so many take
+/// them for a base under four-level paging, too (Intel SDM vol. 1, 3.3.7.1).
+pub(super) fn held_base<D: Domain>(d: &D, word: D::Word) -> D::Word {
+    let by = PagingMode::FiveLevel.sign_bits().into();
+    d.sar(d.shl(word, by), by)
+}
 
 /// What host code may have in RFLAGS when it calls: arithmetic and ID. DF is clear by the ABI, IF
 /// because interrupts are off.

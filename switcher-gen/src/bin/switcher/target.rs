@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use switcher_gen::layout::{Revision, Tss, TssExtra};
 use switcher_gen::listing::{Line, Listing, ListingOptions};
-use switcher_gen::machine::ProgramError;
+use switcher_gen::machine::Features;
 use switcher_gen::prove::{BadCode, BlockOffsets, Setting, Target};
 use switcher_gen::{Image, Policy, Variant, elf};
 
@@ -45,6 +45,9 @@ pub(crate) struct TargetArgs {
         requires = "elf"
     )]
     gs_tss_extra: Option<i64>,
+    /// What the CPUs that the code of `--elf` is for have besides what the variant implies
+    #[arg(long = "feature", value_name = "NAME", value_parser = str::parse::<Features>, requires = "elf")]
+    features: Vec<Features>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -100,7 +103,8 @@ impl TargetArgs {
             Some(Pvcs::Current) => Revision::Current,
         };
         let variant = variant.with_policy(Policy { revision, ..policy });
-        let setting = Setting { block: self.block()?, ..Setting::from(&variant) };
+        let features = self.features.iter().copied().collect();
+        let setting = Setting { block: self.block()?, features, ..Setting::from(&variant) };
         // A device might never end.
         if !fs::metadata(path).map_err(|error| wrong(&error))?.is_file() {
             return Err(wrong(&"not a file: give an object or a linked file"));
@@ -178,11 +182,10 @@ impl Subject {
 /// The instruction that an error is about.
 fn place(error: &BadCode) -> u64 {
     match error {
-        BadCode::Program(
-            ProgramError::Invalid { at, .. } | ProgramError::NotModelled { at, .. },
-        )
-        | BadCode::Leaves { at, .. }
+        BadCode::Program(error) => error.at(),
+        BadCode::Leaves { at, .. }
         | BadCode::Loop { at, .. }
+        | BadCode::Open { at, .. }
         | BadCode::SelfModifying { at }
         | BadCode::Msr { at } => *at,
     }
