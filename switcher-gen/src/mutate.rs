@@ -175,12 +175,12 @@ impl Mutant {
 
 impl Listing {
     fn new(target: &Target) -> Self {
-        let program = &target.program;
-        let mut decoder =
-            Decoder::with_ip(64, program.bytes(), program.base(), DecoderOptions::NONE);
+        let decode = |(start, bytes)| {
+            let mut decoder = Decoder::with_ip(64, bytes, start, DecoderOptions::NONE);
+            std::iter::from_fn(move || decoder.can_decode().then(|| decoder.decode()))
+        };
         let mut instructions = Vec::new();
-        while decoder.can_decode() {
-            let instruction = decoder.decode();
+        for instruction in target.program.pieces().flat_map(decode) {
             // Filler is not executed, and not changed. Behind a call it is none: it stops whoever
             // is predicted to return there.
             let is_behind_call = instructions.last().is_some_and(|last: &Instruction| {

@@ -217,7 +217,6 @@ impl Target {
         start: Start,
         saved: Option<&Saved<D>>,
     ) -> World<D> {
-        let code = (self.program.base(), self.program.bytes());
-        World::new(d, source, &self.setting, start, code, saved)
+        World::new(d, source, &self.setting, start, &self.program, saved)
     }
 }

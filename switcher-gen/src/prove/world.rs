@@ -11,7 +11,7 @@ use crate::layout::{
     TssExtra,
 };
 use crate::machine::{
-    Domain, EFER, Flags, Gpr, Memory, Model, Msrs, Region, Sharing, State as Machine, cr4,
+    Domain, EFER, Flags, Gpr, Memory, Model, Msrs, Program, Region, Sharing, State as Machine, cr4,
 };
 use crate::spec::{self, Caller, Guest, Host, Registers};
 use crate::variant::Variant;
@@ -385,7 +385,7 @@ impl<D: Domain> World<D> {
         source: &mut impl Source<D>,
         setting: &Setting,
         start: Start,
-        code: (u64, &[u8]),
+        code: &Program,
         saved: Option<&Saved<D>>,
     ) -> Self {
         let model = Model::from(&setting.variant);
@@ -397,7 +397,7 @@ impl<D: Domain> World<D> {
         let block = match setting.variant.axes().policy.placement {
             Placement::Gs => host_gs,
             // A number, as the code's address is: code refers to the block by their distance.
-            Placement::PerCpu => d.word(code.0.wrapping_sub(layout::PerCpu::BEFORE_CODE)),
+            Placement::PerCpu => d.word(code.base().wrapping_sub(layout::PerCpu::BEFORE_CODE)),
         };
         let sp0 = b.whole("sp0", 64);
         let pvcs_at = b.whole("pvcs", 64);
@@ -479,8 +479,12 @@ impl<D: Domain> World<D> {
             }
             None => host_stack.write(d, 0, 8, return_address),
         }
-        let mut code_region = Region::new(region::CODE, d.word(code.0), 0, d.cells(code.1));
-        code_region.is_code = true;
+        // As far as it is known: of others' code, what their entry points reach.
+        let code_regions = code.pieces().map(|(start, bytes)| {
+            let offset = start.wrapping_sub(code.base()).cast_signed();
+            let code = Region::new(region::CODE, d.word(code.base()), offset, d.cells(bytes));
+            Region { is_code: true, ..code }
+        });
 
         // Registers.
         let mut gpr = match start {
@@ -527,10 +531,9 @@ impl<D: Domain> World<D> {
         let host_cr3 = extra.read(d, at + TssExtra::host_cr3.bytes() as i64, 8);
         let spec_extra = read_extra(d, &extra, setting);
         let spec_pvcs = read_pvcs(d, &pvcs, setting);
-        let memory = Memory {
-            regions: vec![tss, extra, pvcs, sp0_stack, host_stack, ist_stack, code_region],
-            hostile: false,
-        };
+        let mut regions = vec![tss, extra, pvcs, sp0_stack, host_stack, ist_stack];
+        regions.extend(code_regions);
+        let memory = Memory { regions, hostile: false };
         let rip = match start {
             Start::Call | Start::Handler { .. } => d.word(0),
             Start::Guest | Start::Guest32 => guest_rip,
