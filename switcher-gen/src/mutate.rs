@@ -390,6 +390,8 @@ impl Listing {
             hooks: target.hooks,
             returns: target.returns,
             setting: target.setting,
+            assumed: target.assumed.clone(),
+            harmless: target.harmless.clone(),
         })
     }
 }

@@ -9,6 +9,7 @@
 //! | `theorem` | one run of one entry point, and the goals that come up on it |
 //! | `events` | the same for event entries, which may come from anywhere in ring 0 |
 //! | `engine` | every path of every theorem, goal by goal |
+//! | `overlap` | regions that must be apart, where they are numbers |
 //! | `shared` | which targets a proof holds of, so that each code is proved once |
 //! | `counterexample` | the state in which a goal does not hold, in words, replayed on numbers |
 //!
@@ -43,6 +44,7 @@ mod engine;
 mod events;
 mod mitigations;
 pub mod obligation;
+mod overlap;
 mod returns;
 mod shared;
 mod target;
@@ -53,8 +55,9 @@ pub use counterexample::Counterexample;
 pub use engine::{Prover, Report, Unexplored, Verdict};
 pub(crate) use events::VECTORS;
 pub use obligation::Obligation;
+pub use overlap::Overlap;
 pub use shared::Shared;
-pub use target::{Target, TargetGate};
+pub use target::{Target, TargetError, TargetGate};
 pub use theorem::{BadCode, Goal, Neighbour, Run, Theorem, Walk, run, saved};
 pub use world::{BlockOffsets, Name, Part, Saved, Setting, Source};
 pub(crate) use world::{read_extra, read_pvcs, region};

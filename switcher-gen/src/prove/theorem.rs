@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::events;
 use super::mitigations::{AtReturn, Barriers};
 use super::obligation::{self, Obligation};
+use super::overlap::{self, Overlap};
 use super::returns::{self, Left};
 use super::target::Target;
 use super::world::{
@@ -248,6 +249,9 @@ pub enum BadCode {
         /// The instruction.
         at: u64,
     },
+    /// Its data lies over the code, or over each other.
+    #[error(transparent)]
+    Overlap(#[from] Overlap),
 }
 
 /// A run: where it went and what must hold of it.
@@ -1416,6 +1420,7 @@ pub fn saved<D: Domain>(
     target: &Target,
     source: &mut impl Source<D>,
 ) -> Result<Option<Saved<D>>, BadCode> {
+    overlap::check(target)?;
     let mut known = KnownFrame { inner: source, selectors: target.model().selectors };
     let mut world = target.world(d, &mut known, Start::Call, None);
     let mut watch = Watch::new(target, Theorem::EnterGuest, &world);

@@ -36,7 +36,8 @@ what depends on an address: a value that is read back and not only returned to, 
 JSON is one object: `theorems_proved` and `theorems_shared`, how many proofs were made and how many
 theorems needed none of their own; `targets`, an array of objects: `name`; `verdict`: \"proved\", \"refuted\" or
 \"unknown\"; `fingerprint` and `certificate`, whether it is on record, both null for code that is
-not ours; `not_judged`, what nothing is said about; `theorems`, empty unless proved, an array of objects: `theorem`, `neighbour` (\"quiet\"
+not ours; `not_judged`, what nothing is said about; `assumed`, what is taken for granted of this code
+beside what CAVEATS.md lists; `harmless`, what names the code and does not change it; `theorems`, empty unless proved, an array of objects: `theorem`, `neighbour` (\"quiet\"
 or \"hostile\"), `paths`, `goals`, `by_solver`, and `obligations`, an object: goals by name;
 `counterexample`, null unless refuted, an object: `theorem`, `neighbour`, `obligation` (an
 object: `name`, `rows`, `statement`), `about`, `at`, `terms`, `state` (an array of names and
@@ -65,6 +66,8 @@ struct Proof {
     fingerprint: Option<String>,
     certificate: Option<bool>,
     not_judged: Vec<&'static str>,
+    assumed: Vec<String>,
+    harmless: Vec<String>,
     theorems: Vec<Report>,
     counterexample: Option<Counterexample>,
     /// The same with the instructions as they are listed.
@@ -186,6 +189,8 @@ impl Proof {
             fingerprint: image.map(|image| image.fingerprint().to_string()),
             certificate: image.map(certificate::is_proved),
             not_judged: subject.target.not_judged(),
+            assumed: subject.target.assumed.clone(),
+            harmless: subject.target.harmless.clone(),
             theorems: Vec::new(),
             counterexample: None,
             annotated: None,
@@ -221,6 +226,12 @@ impl Proof {
         };
         for what in &self.not_judged {
             text += &format!("  not judged: {what}\n");
+        }
+        for what in &self.assumed {
+            text += &format!("  assumed: {what}\n");
+        }
+        for what in &self.harmless {
+            text += &format!("  harmless: {what}\n");
         }
         text
     }

@@ -45,6 +45,10 @@ pub(crate) struct TargetArgs {
         requires = "elf"
     )]
     gs_tss_extra: Option<i64>,
+    /// Take it for granted that sections of `--elf` that name the code, for a purpose that is not
+    /// known, do not change it; the verdict says so
+    #[arg(long, requires = "elf")]
+    assume_unpatched: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -105,8 +109,11 @@ impl TargetArgs {
         if !fs::metadata(path).map_err(|error| wrong(&error))?.is_file() {
             return Err(wrong(&"not a file: give an object or a linked file"));
         }
-        let data = fs::read(path).map_err(|error| wrong(&error))?;
-        let foreign = elf::read(&data).map_err(|error| wrong(&error))?;
+        let file = fs::File::open(path).map_err(|error| wrong(&error))?;
+        let mut foreign = elf::read_file(&file).map_err(|error| wrong(&error))?;
+        if self.assume_unpatched {
+            foreign.assume_unpatched();
+        }
         Target::foreign(&foreign, setting).map_err(|error| wrong(&error))
     }
 
@@ -165,9 +172,9 @@ impl Subject {
     /// Why there is no telling what the code does, and where.
     pub(crate) fn refused(&self, error: &BadCode) -> String {
         let Self { name, .. } = self;
-        let at = place(error);
-        match self.texts().annotated(at) {
-            Some(text) => {
+        let text = place(error).and_then(|at| Some((at, self.texts().annotated(at)?)));
+        match text {
+            Some((at, text)) => {
                 format!("{name} is no code to be reasoned about: {error}\n  {at:x}  {text}")
             }
             None => format!("{name} is no code to be reasoned about: {error}"),
@@ -176,7 +183,7 @@ impl Subject {
 }
 
 /// The instruction that an error is about.
-fn place(error: &BadCode) -> u64 {
+fn place(error: &BadCode) -> Option<u64> {
     match error {
         BadCode::Program(
             ProgramError::Invalid { at, .. } | ProgramError::NotModelled { at, .. },
@@ -185,7 +192,8 @@ fn place(error: &BadCode) -> u64 {
         | BadCode::Loop { at, .. }
         | BadCode::SelfModifying { at }
         | BadCode::UnknownTarget { at }
-        | BadCode::Msr { at } => *at,
+        | BadCode::Msr { at } => Some(*at),
+        BadCode::Overlap(_) => None,
     }
 }
 
