@@ -50,6 +50,20 @@ fn unresolved(image: &Image, code: &Foreign) -> Vec<u8> {
     bytes
 }
 
+/// The image, with INT3 where nothing leads: behind a jump to a thunk of the host's.
+#[track_caller]
+fn reached(image: &Image, code: &Foreign) -> Vec<u8> {
+    let mut bytes = vec![0xCC; image.bytes().len()];
+    for (start, piece) in &code.pieces {
+        let start = (start - code.base) as usize;
+        let range = start..start + piece.len();
+        bytes[range.clone()].copy_from_slice(&image.bytes()[range]);
+    }
+    let left_out = bytes.iter().zip(image.bytes()).filter(|(a, b)| a != b).count();
+    assert!(left_out <= 1, "{left_out} bytes");
+    bytes
+}
+
 #[test]
 fn an_image_reads_back() {
     for variant in Variant::representative() {
@@ -57,7 +71,7 @@ fn an_image_reads_back() {
         let code = foreign(&elf::object(&image).unwrap());
         assert_eq!(
             (code.base, unresolved(&image, &code)),
-            (BASE, image.bytes().to_vec()),
+            (BASE, reached(&image, &code)),
             "{variant}"
         );
         let end = BASE + image.bytes().len() as u64;
@@ -88,7 +102,7 @@ fn a_linked_image_reads_back_where_it_was_linked_to() {
         let linked = process("ld", &[&args[..], &hooks].concat(), &object);
         let code = foreign(&linked);
         assert_eq!(code.base, base, "{args:?}");
-        assert_eq!(unresolved(&image, &code), image.bytes(), "{args:?}");
+        assert_eq!(unresolved(&image, &code), reached(&image, &code), "{args:?}");
         for relocation in image.relocations() {
             let end = base + u64::from(relocation.at) + 4;
             assert_eq!(rel32(&code, end), base, "{args:?}");

@@ -350,6 +350,9 @@ impl<'f, 'data, R: Contents<'data>> Code<'f, 'data, R> {
             let end = address.checked_add(section.size);
             let Some(end) = end.filter(|end| !file.is_object() || end - Foreign::BASE <= REACH)
             else {
+                if !section.has_bytes() {
+                    return Err(ReadError::NoContents { section: section.text() });
+                }
                 return Err(if file.is_object() {
                     ReadError::TooLarge { what: "the sections of code" }
                 } else {

@@ -56,7 +56,7 @@ pub(super) fn reached<'a, 'f, 'data, R: Contents<'data>>(
         sweep.found.push(start..end);
     }
     while let Some((at, sure, from)) = sweep.ahead.pop_front() {
-        if ends.contains(&at) || sweep.seen.len() >= INSTRUCTIONS {
+        if ends.contains(&at) && from.is_some() || sweep.seen.len() >= INSTRUCTIONS {
             continue;
         }
         sweep.at(at, sure, from)?;

@@ -524,6 +524,9 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
     let names = Names::new(&code)?;
     let entries = names.entries()?;
     let (home, reached) = if entries.is_empty() {
+        for area in &code.areas {
+            usable(&code, area)?;
+        }
         (None, whole(&code)?)
     } else {
         let (whole, ends) = (names.stubs()?, names.hooks()?);
