@@ -8,14 +8,14 @@ mod gas;
 use gas::{SWITCHER, assemble, process, replaced};
 use switcher_gen::elf::{self, Foreign, Linkage, ReadError, read};
 use switcher_gen::layout::Placement;
-use switcher_gen::prove::{
-    BadCode, BlockOffsets, Prover, Setting, Target, TargetError, Verdict,
-};
+use switcher_gen::prove::{BadCode, BlockOffsets, Prover, Setting, Target, TargetError, Verdict};
 use switcher_gen::{Image, Policy, Variant};
 
 /// A place in the code that has a name: behind SWAPGS of the SYSCALL entry.
-const INSIDE: (&str, &str) =
-    ("\tmovq\t%rsp, %gs:TSS_SP2\n\tmovq\t%gs:TSS_SP0, %rsp\n", "inside:\tmovq\t%rsp, %gs:TSS_SP2\n\tmovq\t%gs:TSS_SP0, %rsp\n");
+const INSIDE: (&str, &str) = (
+    "\tmovq\t%rsp, %gs:TSS_SP2\n\tmovq\t%gs:TSS_SP0, %rsp\n",
+    "inside:\tmovq\t%rsp, %gs:TSS_SP2\n\tmovq\t%gs:TSS_SP0, %rsp\n",
+);
 
 /// The switcher with a label inside, and more behind it.
 fn with(more: &str) -> String {
@@ -120,17 +120,19 @@ fn a_patch_table_that_names_reached_code_is_refused_by_its_name() {
 
 #[test]
 fn an_entry_reaches_as_far_as_it_says() {
-    // What it names is filler in front of the code, but nine bytes of it are changed.
+    // What it names is in front of the code, and nine bytes of it are changed.
     let before = "routine entry_SYSCALL_64_switcher\n";
-    let near = (before, "\t.p2align 4\n\t.skip 12, 0xCC\nnear:\t.skip 4, 0xCC\nroutine entry_SYSCALL_64_switcher\n");
+    let near = format!("\t.p2align 4\n\t.skip 12, 0xC3\nnear:\t.skip 4, 0xC3\n{before}");
     for (length, is_refused) in [(4, false), (9, true)] {
         let table = format!(
             ".section .altinstructions, \"a\"\n.long near - .\n.long 0\n.long 0\n.byte {length}, 0"
         );
-        let source = format!("{}\n{table}\n", replaced(SWITCHER, &[near]));
-        let found = read(&assemble(&source, &[]));
-        // Filler up to 64 bytes is kept with the code, so it is the code.
-        assert!(matches!(found, Err(ReadError::Patched { .. })), "{length} {is_refused}: {found:?}");
+        let source = format!("{}\n{table}\n", replaced(SWITCHER, &[(before, &near)]));
+        for data in [assemble(&source, &[]), linked(&source, &[])] {
+            let found = read(&data);
+            let is_patched = matches!(found, Err(ReadError::Patched { .. }));
+            assert_eq!(is_patched, is_refused, "{length}: {found:?}");
+        }
     }
 }
 
@@ -143,7 +145,8 @@ fn a_table_that_names_other_code_is_nobodys_concern() {
         read(&assemble(&source, &[])).unwrap_or_else(|error| panic!("{name}: {error}"));
         read(&linked(&source, &[])).unwrap_or_else(|error| panic!("{name}, linked: {error}"));
     }
-    let source = with(&format!("{elsewhere}.section __jump_table, \"a\"\n.long other - ., 0, 0, 0"));
+    let source =
+        with(&format!("{elsewhere}.section __jump_table, \"a\"\n.long other - ., 0, 0, 0"));
     proved(&assemble(&source, &[]));
     proved(&linked(&source, &[]));
 }
@@ -183,7 +186,11 @@ fn what_nobody_knows_is_refused_or_assumed_and_then_said() {
         let mut foreign = read(&data).unwrap();
         foreign.assume_unpatched();
         let target = target(&foreign).unwrap();
-        assert!(target.assumed.iter().any(|text| text.contains("my_sites")), "{:?}", target.assumed);
+        assert!(
+            target.assumed.iter().any(|text| text.contains("my_sites")),
+            "{:?}",
+            target.assumed
+        );
         assert!(matches!(Prover::default().prove(&target), Ok(Verdict::Proved(_))));
     }
     // That is not to be had for what is known to change it.
@@ -219,9 +226,7 @@ fn pointers_to_routines_are_pointers() {
 #[test]
 fn an_entry_that_another_file_may_override_is_refused() {
     for name in ["switcher_enter_guest", "entry_SYSCALL_64_switcher", "entry_IRETQ_switcher"] {
-        let weak = with(&format!(".weak {name}")).replace(&format!(".globl\t{name}\n"), "");
-        let weak = weak.replacen("\t.globl\t\\name\n", "\t.ifnc \\name, NAME\n\t.globl\t\\name\n\t.endif\n", 1);
-        let weak = weak.replace("NAME", name);
+        let weak = with(&format!("\t.weak {name}"));
         match error(&assemble(&weak, &[])) {
             ReadError::Weak { symbol } => assert_eq!(symbol, name),
             other => panic!("{name}: {other}"),
@@ -236,13 +241,16 @@ fn a_jump_to_what_another_file_may_override_is_refused() {
     let (from, to) = ("\tjmp\tswitcher_return_from_guest\n", "\tjmp\tmiddle\n");
     let middle = "\t.weak middle\nmiddle:\tjmp switcher_return_from_guest";
     let source = format!("{}\n\t.text\n{middle}\n", replaced(SWITCHER, &[(from, to)]));
-    assert_eq!(
-        error(&assemble(&source, &[])),
-        ReadError::Weak { symbol: "middle".into() }
+    assert_eq!(error(&assemble(&source, &[])), ReadError::Weak { symbol: "middle".into() });
+    let source = replaced(
+        SWITCHER,
+        &[(from, "\t.weak nowhere\n\tcall nowhere\n\tjmp switcher_return_from_guest\n")],
     );
-    let source = replaced(SWITCHER, &[(from, "\t.weak nowhere\n\tcall nowhere\n\tjmp switcher_return_from_guest\n")]);
     let found = error(&assemble(&source, &[]));
-    assert!(matches!(&found, ReadError::WeakUndefined { symbol, .. } if symbol == "nowhere"), "{found}");
+    assert!(
+        matches!(&found, ReadError::WeakUndefined { symbol, .. } if symbol == "nowhere"),
+        "{found}"
+    );
     // A hook that need not be there is called at address 0.
     let hook = "\t.weak switcher_host_fatal\n\tcall switcher_host_fatal\n";
     let source = replaced(SWITCHER, &[(from, hook)]);
@@ -259,10 +267,7 @@ fn an_indirect_function_is_refused_as_an_entry_and_as_a_target() {
     let from = "\tjmp\tswitcher_return_from_guest\n";
     let more = "\t.globl middle\n\t.type middle, @gnu_indirect_function\nmiddle:\tjmp switcher_return_from_guest";
     let source = format!("{}\n\t.text\n{more}\n", replaced(SWITCHER, &[(from, "\tjmp\tmiddle\n")]));
-    assert_eq!(
-        error(&assemble(&source, &[])),
-        ReadError::Indirect { symbol: "middle".into() }
-    );
+    assert_eq!(error(&assemble(&source, &[])), ReadError::Indirect { symbol: "middle".into() });
 }
 
 #[test]
@@ -280,7 +285,11 @@ fn an_entry_that_is_defined_twice_is_refused() {
     let both = process("ld", &["-r", path.to_str().unwrap()], &assemble(SWITCHER, &[]));
     proved(&both);
     // The name that others see is that of a number.
-    std::fs::write(&path, assemble(".globl entry_SYSCALL_64_switcher; entry_SYSCALL_64_switcher = 0x1234", &[])).unwrap();
+    std::fs::write(
+        &path,
+        assemble(".globl entry_SYSCALL_64_switcher; entry_SYSCALL_64_switcher = 0x1234", &[]),
+    )
+    .unwrap();
     let both = process("ld", &["-r", path.to_str().unwrap()], &first);
     assert_eq!(error(&both), ReadError::NotCode { symbol: "entry_SYSCALL_64_switcher".into() });
 }
@@ -320,7 +329,8 @@ fn code_in_two_sections_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("one.ld");
     std::fs::write(&path, script).unwrap();
-    let one = process("ld", &["-T", path.to_str().unwrap(), "-e", "0x400000"], &assemble(&source, &[]));
+    let one =
+        process("ld", &["-T", path.to_str().unwrap(), "-e", "0x400000"], &assemble(&source, &[]));
     proved(&one);
 }
 
@@ -353,10 +363,7 @@ fn a_section_that_is_not_what_is_in_memory_is_refused() {
 #[test]
 fn code_that_can_be_written_to_is_refused() {
     let source = replaced(SWITCHER, &[("\t.text\n", "\t.section .switcher, \"awx\"\n")]);
-    assert_eq!(
-        error(&assemble(&source, &[])),
-        ReadError::Writable { section: ".switcher".into() }
-    );
+    assert_eq!(error(&assemble(&source, &[])), ReadError::Writable { section: ".switcher".into() });
     // `ld -N` makes the segment writable, and not the section.
     assert_eq!(error(&linked(SWITCHER, &["-N"])), ReadError::Writable { section: ".text".into() });
 }
@@ -551,7 +558,10 @@ fn only_what_is_reached_is_kept() {
     let behind = format!("{SWITCHER}\n{padding}");
     let between = replaced(
         SWITCHER,
-        &[("routine switcher_return_from_guest\n", "\t.skip 15 << 20, 0x90\nroutine switcher_return_from_guest\n")],
+        &[(
+            "routine switcher_return_from_guest\n",
+            "\t.skip 15 << 20, 0x90\nroutine switcher_return_from_guest\n",
+        )],
     );
     for source in [before, behind, between] {
         for data in [assemble(&source, &[]), linked(&source, &[])] {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -166,6 +166,13 @@ enum Found {
     Difference(Difference),
 }
 
+/// A part of the cases in steps, between which Ctrl-C is seen.
+fn steps(cases: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    const STEP: u64 = 1000;
+    let steps = cases.clone().step_by(STEP as usize).take_while(|_| !interrupt::requested());
+    steps.map(move |start| start..cases.end.min(start + STEP))
+}
+
 /// What was found, and how many cases were tried.
 fn on_machine(
     subject: &Subject,
@@ -185,14 +192,20 @@ fn on_machine(
         let start = part * size;
         let end = start.saturating_add(size).min(cases);
         let mut coverage = Coverage::default();
-        let found = fuzz::machine(target, seed, start..end, &mut coverage);
-        bar.inc(end - start);
-        tried.fetch_add(end - start, Ordering::Relaxed);
-        match found {
-            Ok(None) => ControlFlow::Continue(Ok(Found::Agreement(coverage))),
-            Ok(Some(difference)) => ControlFlow::Break(Ok(Found::Difference(difference))),
-            Err(error) => ControlFlow::Break(Err(error)),
+        for step in steps(start..end) {
+            let count = step.end - step.start;
+            let found = fuzz::machine(target, seed, step, &mut coverage);
+            bar.inc(count);
+            tried.fetch_add(count, Ordering::Relaxed);
+            match found {
+                Ok(None) => {}
+                Ok(Some(difference)) => {
+                    return ControlFlow::Break(Ok(Found::Difference(difference)));
+                }
+                Err(error) => return ControlFlow::Break(Err(error)),
+            }
         }
+        ControlFlow::Continue(Ok(Found::Agreement(coverage)))
     })?;
     bar.finish_and_clear();
     let tried = tried.into_inner();
@@ -241,17 +254,24 @@ fn run_natively(args: &Args, subject: &Subject) -> Result<(), Failure> {
         let first = part * size;
         let end = first.saturating_add(size).min(cases);
         let mut coverage = NativeCoverage::default();
-        let found = match engines {
-            Ok(engines) => fuzz::native(engines, seed, first..end, &mut coverage),
+        let engines = match engines {
+            Ok(engines) => engines,
             Err(error) => return ControlFlow::Break(Err(Failure::Failed(error.to_string()))),
         };
-        bar.inc(end - first);
-        tried.fetch_add(end - first, Ordering::Relaxed);
-        match found {
-            Ok(None) => ControlFlow::Continue(Ok((coverage, None))),
-            Ok(Some(difference)) => ControlFlow::Break(Ok((coverage, Some(difference)))),
-            Err(error) => ControlFlow::Break(Err(failed(error))),
+        for step in steps(first..end) {
+            let count = step.end - step.start;
+            let found = fuzz::native(engines, seed, step, &mut coverage);
+            bar.inc(count);
+            tried.fetch_add(count, Ordering::Relaxed);
+            match found {
+                Ok(None) => {}
+                Ok(Some(difference)) => {
+                    return ControlFlow::Break(Ok((coverage, Some(difference))));
+                }
+                Err(error) => return ControlFlow::Break(Err(failed(error))),
+            }
         }
+        ControlFlow::Continue(Ok((coverage, None)))
     })?;
     bar.finish_and_clear();
     let (mut coverage, mut difference) = (NativeCoverage::default(), None);

@@ -136,7 +136,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             json(&Report { interrupted, every: args.every.get(), variants: &surveys })?
         }
         false => {
-            let heading = interrupted.map(|interrupted| interrupted.heading("variants"));
+            let several = interrupted.filter(|_| variants.len() > 1);
+            let heading = several.map(|interrupted| interrupted.heading("variants"));
             heading.unwrap_or_default() + &text(args.every.get(), &surveys)
         }
     };

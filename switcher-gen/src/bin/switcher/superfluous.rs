@@ -98,7 +98,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     note_on_terminal(&format!("{:.2} s", start.elapsed().as_secs_f64()));
     let report = match args.format {
         Format::Text => {
-            let heading = interrupted.map(|interrupted| interrupted.heading("targets"));
+            let several = interrupted.filter(|_| subjects.len() > 1);
+            let heading = several.map(|interrupted| interrupted.heading("targets"));
             heading.unwrap_or_default() + &surveys.iter().map(Survey::text).collect::<String>()
         }
         Format::Json => json(&Report { interrupted, targets: &surveys })?,
