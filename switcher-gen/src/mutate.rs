@@ -246,13 +246,13 @@ fn nops(mut length: usize) -> Vec<&'static [u8]> {
 
 impl Listing {
     fn new(target: &Target) -> Self {
-        let program = &target.program;
-        let mut decoder =
-            Decoder::with_ip(64, program.bytes(), program.base(), DecoderOptions::NONE);
+        let decode = |(start, bytes)| {
+            let mut decoder = Decoder::with_ip(64, bytes, start, DecoderOptions::NONE);
+            std::iter::from_fn(move || decoder.can_decode().then(|| decoder.decode()))
+        };
         let mut instructions: Vec<Instruction> = Vec::new();
         let mut starts = BTreeSet::new();
-        while decoder.can_decode() {
-            let instruction = decoder.decode();
+        for instruction in target.program.pieces().flat_map(decode) {
             let last = instructions.last().filter(|last| last.next_ip() == instruction.ip());
             // Filler is not executed, and not changed. Behind a call it is none: it stops whoever
             // is predicted to return there; nor behind what leads elsewhere, whatever is predicted.
@@ -494,6 +494,8 @@ impl Listing {
             hooks: target.hooks,
             returns: target.returns,
             setting: target.setting,
+            assumed: target.assumed.clone(),
+            harmless: target.harmless.clone(),
         })
     }
 }

@@ -36,17 +36,31 @@ fn at(section: &str, offset: u64) -> Place {
 /// The rel32 that ends at `end`, resolved.
 fn rel32(code: &Foreign, end: u64) -> u64 {
     let offset = (end - code.base) as usize;
-    let field = code.bytes[offset - 4..offset].try_into().unwrap();
+    let field = code.bytes()[offset - 4..offset].try_into().unwrap();
     end.wrapping_add_signed(i32::from_le_bytes(field).into())
 }
 
 /// The code with the references to the host's hooks as they are before they are resolved.
 fn unresolved(image: &Image, code: &Foreign) -> Vec<u8> {
-    let mut bytes = code.bytes.clone();
+    let mut bytes = code.bytes();
     for relocation in image.relocations() {
         let at = relocation.at as usize;
         bytes[at..at + 4].copy_from_slice(&image.bytes()[at..at + 4]);
     }
+    bytes
+}
+
+/// The image, with INT3 where nothing leads: behind a jump to a thunk of the host's.
+#[track_caller]
+fn reached(image: &Image, code: &Foreign) -> Vec<u8> {
+    let mut bytes = vec![0xCC; image.bytes().len()];
+    for (start, piece) in &code.pieces {
+        let start = (start - code.base) as usize;
+        let range = start..start + piece.len();
+        bytes[range.clone()].copy_from_slice(&image.bytes()[range]);
+    }
+    let left_out = bytes.iter().zip(image.bytes()).filter(|(a, b)| a != b).count();
+    assert!(left_out <= 1, "{left_out} bytes");
     bytes
 }
 
@@ -57,7 +71,7 @@ fn an_image_reads_back() {
         let code = foreign(&elf::object(&image).unwrap());
         assert_eq!(
             (code.base, unresolved(&image, &code)),
-            (BASE, image.bytes().to_vec()),
+            (BASE, reached(&image, &code)),
             "{variant}"
         );
         let end = BASE + image.bytes().len() as u64;
@@ -89,7 +103,7 @@ fn a_linked_image_reads_back_where_it_was_linked_to() {
         let linked = process("ld", &[&args[..], &hooks].concat(), &object);
         let code = foreign(&linked);
         assert_eq!(code.base, base, "{args:?}");
-        assert_eq!(unresolved(&image, &code), image.bytes(), "{args:?}");
+        assert_eq!(unresolved(&image, &code), reached(&image, &code), "{args:?}");
         for relocation in image.relocations() {
             let end = base + u64::from(relocation.at) + 4;
             assert_eq!(rel32(&code, end), base, "{args:?}");
@@ -117,24 +131,24 @@ fn the_switcher_by_hand_is_readable_and_its_data_can_be_elsewhere() {
     let code = foreign(&assemble(gas::SWITCHER, &[]));
     for name in ROUTINES {
         let offset = (code.symbol(name).unwrap() - BASE) as usize;
-        assert!(offset < code.bytes.len(), "{name}");
+        assert!(offset < code.bytes().len(), "{name}");
     }
     // Constants are no code.
     assert_eq!(code.symbols.len(), ROUTINES.len(), "{:?}", code.symbols);
     let iretq = (code.symbols["entry_IRETQ_switcher"] - BASE) as usize;
-    assert_eq!(code.bytes[iretq..iretq + 2], [0x48, 0xCF]);
+    assert_eq!(code.bytes()[iretq..iretq + 2], [0x48, 0xCF]);
 
     let elsewhere = assemble(gas::SWITCHER, &[("GS_TSS", -0x2000), ("GS_TSS_EXTRA", 0x1040)]);
     let elsewhere = foreign(&elsewhere);
     assert_eq!(elsewhere.symbols, code.symbols);
     // mov gs:[TSS.sp2], rsp behind SWAPGS.
     let entry = (code.symbols["entry_SYSCALL_64_switcher"] - BASE) as usize;
-    assert_eq!(code.bytes[entry + 8..][..4], 0x14_i32.to_le_bytes());
-    assert_eq!(elsewhere.bytes[entry + 8..][..4], (-0x2000 + 0x14_i32).to_le_bytes());
+    assert_eq!(code.bytes()[entry + 8..][..4], 0x14_i32.to_le_bytes());
+    assert_eq!(elsewhere.bytes()[entry + 8..][..4], (-0x2000 + 0x14_i32).to_le_bytes());
 
     let broken = gas::replaced(gas::SWITCHER, &[("popq\t%rsp\n", "")]);
     let broken = foreign(&assemble(&broken, &[]));
-    assert_ne!(broken.bytes, code.bytes);
+    assert_ne!(broken.bytes(), code.bytes());
 }
 
 #[test]
@@ -164,13 +178,13 @@ fn sections_follow_each_other_and_reach_each_other() {
     assert_eq!(rel32(&code, first + 5), second);
     assert_eq!(rel32(&code, second + 5), third);
     assert_eq!(rel32(&code, second + 10), first);
-    assert!(code.bytes[5..0x40].iter().all(|byte| *byte == 0xCC));
-    assert!(code.bytes[0x4A..0x50].iter().all(|byte| *byte == 0xCC));
+    assert!(code.bytes()[5..0x40].iter().all(|byte| *byte == 0xCC));
+    assert!(code.bytes()[0x4A..0x50].iter().all(|byte| *byte == 0xCC));
     assert_eq!(code.symbol("behind"), Ok(third + 1));
     assert!(code.symbol("nothing").is_ok());
     let sections: Vec<_> = code.sections.iter().map(|section| section.name.as_str()).collect();
     assert_eq!(sections, [".text", ".two", ".three"]);
-    assert_eq!(code.bytes.len(), 0x51);
+    assert_eq!(code.bytes().len(), 0x51);
 }
 
 #[test]
@@ -181,10 +195,10 @@ fn linked_sections_are_read_with_the_gap_between_them() {
     );
     let args = ["--entry=a", "-Ttext=0x400000", "--section-start=.far=0x410000"];
     let code = foreign(&process("ld", &args, &object));
-    assert_eq!((code.base, code.bytes.len()), (0x40_0000, 0x1_0005));
+    assert_eq!((code.base, code.bytes().len()), (0x40_0000, 0x1_0005));
     assert_eq!(rel32(&code, 0x40_0005), 0x41_0000);
     assert_eq!(rel32(&code, 0x41_0005), 0x40_0000);
-    assert!(code.bytes[5..0x1_0000].iter().all(|byte| *byte == 0xCC));
+    assert!(code.bytes()[5..0x1_0000].iter().all(|byte| *byte == 0xCC));
 
     let args = ["--entry=a", "-Ttext=0x400000", "--section-start=.far=0x4000000"];
     let too_large = read(&process("ld", &args, &object)).unwrap_err();
@@ -218,7 +232,7 @@ fn every_direct_relocation_is_applied() {
     ));
     let start = code.symbol("start").unwrap();
     let there = code.symbol("there").unwrap();
-    let bytes = &code.bytes[(start - BASE) as usize..];
+    let bytes = &code.bytes()[(start - BASE) as usize..];
     assert_eq!(bytes[..8], there.to_le_bytes());
     assert_eq!(bytes[8..16], (there - start).to_le_bytes());
     assert_eq!(bytes[16..20], ((there - start - 16) as u32).to_le_bytes());
@@ -296,7 +310,7 @@ fn a_value_that_does_not_fit_is_an_error() {
     // Linked to the kernel's 2 GiB, it fits.
     let object = assemble(".globl _start; _start: movq $there, %rax; there: ret", &[]);
     let linked = foreign(&process("ld", &["-Ttext=0xffffffff81000000"], &object));
-    assert_eq!(linked.bytes[3..7], 0x8100_0007_u32.to_le_bytes());
+    assert_eq!(linked.bytes()[3..7], 0x8100_0007_u32.to_le_bytes());
 }
 
 #[test]
@@ -385,7 +399,7 @@ fn a_truncated_file_is_an_error_or_complete_without_the_rest() {
         for len in 0..sample.len() {
             // What is cut off may be padding, so Ok is no mistake; a panic is.
             if let Ok(code) = read(&sample[..len]) {
-                assert!(code.bytes.len() <= sample.len() + 0x10000);
+                assert!(code.bytes().len() <= sample.len() + 0x10000);
             }
         }
         assert!(read(&sample[..sample.len() / 2]).is_err());
@@ -400,7 +414,7 @@ fn no_changed_byte_makes_it_panic_or_take_much_memory() {
             for value in [!sample[at], sample[at] ^ 1, sample[at] ^ 0x80, 0xFF] {
                 changed[at] = value;
                 if let Ok(code) = read(&changed) {
-                    assert!(code.bytes.len() <= 16 << 20);
+                    assert!(code.bytes().len() <= 16 << 20);
                 }
             }
             changed[at] = sample[at];

@@ -676,9 +676,7 @@ fn per_cpu_code_somewhere_else_than_its_block_is_refused() {
         iretq: ours.iretq.map(by),
         windows: None,
         gates: None,
-        hooks: ours.hooks,
-        returns: ours.returns,
-        setting: ours.setting,
+        ..ours
     };
     killed(&elsewhere, 36, "kept");
 }

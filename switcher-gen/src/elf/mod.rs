@@ -4,6 +4,10 @@
 //! |---|---|
 //! | `write` | an image as an object, for hosts that link it and for every tool that reads objects |
 //! | `read` | the code of any object or linked file, for checking what others have written |
+//! | `file` | its tables, and its code byte by byte |
+//! | `reach` | what of the code a switcher's routines reach |
+//! | `loaded` | whether a linked file's code is what is loaded |
+//! | `patched` | tables by which somebody rewrites code |
 //!
 //! What the object of an image holds:
 //!
@@ -29,8 +33,12 @@
 //! /* start of w, for instance: */ (uintptr_t)&w->start + w->start
 //! ```
 
+mod file;
+mod loaded;
+mod patched;
+mod reach;
 mod read;
 mod write;
 
-pub use read::{CodeSection, Foreign, Place, ReadError, read};
+pub use read::{CodeSection, Foreign, Linkage, Place, ReadError, read, read_file};
 pub use write::object;

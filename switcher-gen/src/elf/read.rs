@@ -1,37 +1,61 @@
 //! The code of an ELF file: what a prover needs to look at assembly that others have written.
 //!
-//! Only code is taken. Where an object's code refers to anything else, that is an error and not a
+//! Only code is taken, and of that what the routines of a switcher reach. Where it refers to anything
+//! else, or where something says that other bytes will run, or elsewhere, that is an error and not a
 //! guess: what is proved must be what will run.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 
-use crate::asm::HostSymbol;
 use object::elf::{
-    ET_DYN, ET_EXEC, ET_REL, R_X86_64_32, R_X86_64_32S, R_X86_64_64, R_X86_64_NONE, R_X86_64_PC8,
-    R_X86_64_PC16, R_X86_64_PC32, R_X86_64_PC64, R_X86_64_PLT32, RelocationType, SHF_ALLOC,
-    SHF_EXECINSTR,
+    self, ET_DYN, ET_EXEC, SHF_COMPRESSED, SHF_EXCLUDE, SHF_GROUP, SHF_MERGE, SHF_TLS, SHF_WRITE,
+    SHT_PROGBITS, STT_FILE, STT_GNU_IFUNC, STT_SECTION, STT_TLS,
 };
-use object::read::elf::{ElfFile64, ElfSection64, FileHeader};
-use object::read::{
-    Object, ObjectSection, ObjectSymbol, Relocation, RelocationTarget, SectionIndex,
-};
-use object::{Endianness, RelocationFlags, SectionFlags, SymbolKind, SymbolSection, elf};
+use object::read::ReadCache;
+use object::read::elf::SectionHeader;
+
+use super::file::{Area, Code, Contents, E, File, Of, OnDisk, Symbol};
+use super::{loaded, patched, reach};
+use crate::asm::{HostSymbol, Label};
 
 /// The code of an ELF file, as it lies in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Foreign {
-    /// Where the first byte lies. For an object, which has no address yet, [`Foreign::BASE`].
+    /// Where the section begins that holds the code. An object has no address yet: its first section
+    /// of code is taken to lie at [`Foreign::BASE`].
     pub base: u64,
-    /// All code, relocations applied. INT3 fills the gaps between sections.
-    pub bytes: Vec<u8>,
+    /// What the routines of a switcher reach, by address, relocations applied. Of a file that has
+    /// none of them by name, all code.
+    pub pieces: Vec<(u64, Vec<u8>)>,
     /// The addresses of the names in the code. A global symbol goes before local ones of the same
-    /// name, and of those the first one counts.
+    /// name, and of those the first one counts; of a routine's name, none is a guess.
     pub symbols: BTreeMap<String, u64>,
     /// What the bytes come from, by address.
     pub sections: Vec<CodeSection>,
+    /// What decides about the code's address.
+    pub linkage: Linkage,
+    /// The first place in an object where the code stores an address of its own as a number.
+    pub absolute: Option<Place>,
+    /// Tables that name the code and do not change it, and why.
+    pub harmless: Vec<String>,
+    /// Sections that name the code, of which it is not known what for: whoever knows that they do not
+    /// change it says so with [`Foreign::assume_unpatched`].
+    pub unknown: Vec<(String, Place)>,
+    /// Those of which somebody has said it.
+    pub unpatched: Vec<(String, Place)>,
+}
+
+/// What decides about the address of code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Linkage {
+    /// Whoever links it.
+    Object,
+    /// Nobody any more.
+    Fixed,
+    /// The loader.
+    Movable,
 }
 
 /// A section of code.
@@ -118,8 +142,8 @@ pub enum ReadError {
         /// What it asks for.
         alignment: u64,
     },
-    /// Two pieces of code claim an address.
-    #[error("`{section}` at {address:#x} lies over other code: check the addresses given to `ld`")]
+    /// Two sections claim an address.
+    #[error("`{section}` at {address:#x} lies over the code: check the addresses given to `ld`")]
     Overlap {
         /// The second one.
         section: String,
@@ -196,6 +220,170 @@ pub enum ReadError {
         /// Size of the field.
         bits: usize,
     },
+    /// Two relocations change the same bytes.
+    #[error("the relocation at {at} lies over the one before it: make the file again")]
+    RelocatedTwice {
+        /// The second one.
+        at: Place,
+    },
+    /// Relocations in a form that is not read.
+    #[error(
+        "the relocations of `{section}` cannot be read: make the file with RELA relocations of its \
+         symbol table"
+    )]
+    RelocationTable {
+        /// The section that holds them.
+        section: String,
+    },
+    /// The file ends before its code does.
+    #[error("the file ends before `{section}` does: it is truncated, make it again")]
+    Truncated {
+        /// Its name.
+        section: String,
+    },
+    /// Another file may define it, too, and then that is what runs.
+    #[error(
+        "`{symbol}` is weak, so that another file may take its place: make it global (`.globl`), or \
+         link the file first"
+    )]
+    Weak {
+        /// Its name.
+        symbol: String,
+    },
+    /// Nobody need define it, and then its address is 0.
+    #[error(
+        "{at} refers to `{symbol}`, which is weak and not defined, so that it may be address 0: \
+         drop `.weak`"
+    )]
+    WeakUndefined {
+        /// Where.
+        at: Place,
+        /// To what.
+        symbol: String,
+    },
+    /// Which function it is, code decides at run time.
+    #[error(
+        "`{symbol}` is an indirect function (STT_GNU_IFUNC), so that another one is called: make it \
+         a function (`.type {symbol}, @function`)"
+    )]
+    Indirect {
+        /// Its name.
+        symbol: String,
+    },
+    /// Nobody knows which of them is meant.
+    #[error("`{symbol}` is defined more than once, at {}: leave one", addresses(.at))]
+    Ambiguous {
+        /// Its name.
+        symbol: String,
+        /// Where.
+        at: Vec<u64>,
+    },
+    /// A routine's name is that of something else.
+    #[error("`{symbol}` is not in a section of code: define it where its routine begins")]
+    NotCode {
+        /// Its name.
+        symbol: String,
+    },
+    /// The bytes of a section are not what will be in memory.
+    #[error("the code's section `{section}` {why}")]
+    Section {
+        /// Its name.
+        section: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// Code may be written to while it runs.
+    #[error(
+        "the code's section `{section}` is writable, so that other bytes may run: mark it \
+         executable alone (`.section {section}, \"ax\"`; `ld` without `-N`)"
+    )]
+    Writable {
+        /// Its name.
+        section: String,
+    },
+    /// Code is not all in one place.
+    #[error(
+        "{}`{section}` is reached, and `{first}` holds the code: a guest's root need not map both, so \
+         put all code of the switcher into one section",
+        from.as_ref().map(|at| format!("from {at}, ")).unwrap_or_default()
+    )]
+    SecondSection {
+        /// The one that need not be mapped.
+        section: String,
+        /// The one that holds the first routine.
+        first: String,
+        /// The jump.
+        from: Option<Place>,
+    },
+    /// A table says that other bytes will run.
+    #[error(
+        "`{section}` names {at}, which is reached: {how}, so that other bytes run than are in the \
+         file; give the code without it, assembled once for each CPU that it is for"
+    )]
+    Patched {
+        /// The table.
+        section: String,
+        /// What it names.
+        at: Place,
+        /// What happens there.
+        how: &'static str,
+    },
+    /// Something names the code that may be such a table.
+    #[error(
+        "`{section}` names {at}, which is reached, and it is not known what for: if it changes the \
+         code, other bytes run; if it does not, say so (`--assume-unpatched`)"
+    )]
+    MaybePatched {
+        /// The section.
+        section: String,
+        /// What it names.
+        at: Place,
+    },
+    /// No segment has the code.
+    #[error(
+        "`{section}` has code at {at:#x} that no segment loads: sections and program headers \
+         contradict each other, link the file again"
+    )]
+    NotMapped {
+        /// Its name.
+        section: String,
+        /// Where.
+        at: u64,
+    },
+    /// A segment has other bytes than the section.
+    #[error(
+        "`{section}` has other bytes at {at:#x} than the segment that is loaded there: sections and \
+         program headers contradict each other, link the file again"
+    )]
+    OtherBytes {
+        /// Its name.
+        section: String,
+        /// From where on they were compared.
+        at: u64,
+    },
+    /// Two segments have the code, or one page of it.
+    #[error(
+        "the code at {at:#x} in `{section}` is in a page of two segments: link the file with \
+         segments apart (`-z separate-code`)"
+    )]
+    Segments {
+        /// Its name.
+        section: String,
+        /// Where.
+        at: u64,
+    },
+    /// The segment cannot be executed.
+    #[error("the segment of `{section}` is not executable: link the file again")]
+    NotExecutable {
+        /// Its name.
+        section: String,
+    },
+    /// The dynamic section says so.
+    #[error(
+        "the file asks for relocations in what is not writable (DT_TEXTREL), so that the loader may \
+         change code: link it without `-z notext`"
+    )]
+    TextRelocations,
     /// The loader would change the code.
     #[error("the loader relocates the code at {at:#x}: link the file to a fixed address")]
     LoadTime {
@@ -212,6 +400,11 @@ pub enum ReadError {
     },
 }
 
+fn addresses(all: &[u64]) -> String {
+    let all: Vec<_> = all.iter().map(|address| format!("{address:#x}")).collect();
+    all.join(" and ")
+}
+
 fn list(names: &[String]) -> String {
     match names {
         [] => "the file names no code at all".into(),
@@ -220,7 +413,7 @@ fn list(names: &[String]) -> String {
 }
 
 /// Code, and the names in it, may not take more memory than this, whatever a file says.
-const LIMIT: u64 = 16 << 20;
+pub(super) const LIMIT: u64 = 16 << 20;
 /// INT3: what fills gaps, so that a jump into one stops at once.
 const FILLER: u8 = 0xCC;
 
@@ -235,7 +428,51 @@ impl Foreign {
     pub fn of_host(name: &str) -> Option<u64> {
         let mut known = HostSymbol::HOOKS.iter().chain(&HostSymbol::RETURNS);
         let index = known.position(|symbol| symbol.0 == name)?;
-        Some(Self::BASE + (1 << 24) + 0x100 * index as u64)
+        Some(Self::BASE - (1 << 24) + 0x100 * index as u64)
+    }
+
+    /// Takes it for granted that what names the code for an unknown purpose does not change it. That
+    /// is [assumed](Self::assumed), then.
+    pub fn assume_unpatched(&mut self) {
+        self.unpatched.append(&mut self.unknown);
+    }
+
+    /// What a proof of this code assumes, beside what every proof does, in whole sentences.
+    #[must_use]
+    pub fn assumed(&self) -> Vec<String> {
+        let base = self.pieces.first().map_or(self.base, |(start, _)| *start);
+        let mut assumed = Vec::new();
+        assumed.extend(match self.linkage {
+            Linkage::Fixed => Some(format!(
+                "the code runs where it is linked to, its first instruction at {base:#x}: of other \
+                 addresses nothing is said"
+            )),
+            Linkage::Movable => Some(format!(
+                "the code is loaded where the file has it, its first instruction at {base:#x}: of \
+                 other addresses nothing is said"
+            )),
+            Linkage::Object => self.absolute.as_ref().map(|at| {
+                format!(
+                    "the code is linked so that its first instruction lies at {base:#x}: {at} holds \
+                     an address as a number, and of other addresses nothing is said"
+                )
+            }),
+        });
+        assumed.extend(self.unpatched.iter().map(|(section, at)| {
+            format!("what `{section}` is for, which names {at}, does not change the code")
+        }));
+        assumed
+    }
+
+    /// All bytes from the first one known to the last. INT3 fills the gaps.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (start, piece) in &self.pieces {
+            bytes.resize((start - self.base) as usize, FILLER);
+            bytes.extend(piece);
+        }
+        bytes
     }
 
     /// The address of `name`.
@@ -264,8 +501,6 @@ fn likeness(a: &str, b: &str) -> usize {
         + a.bytes().rev().zip(b.bytes().rev()).take_while(same).count()
 }
 
-type File<'data> = ElfFile64<'data, Endianness>;
-
 /// The code of an x86-64 ELF file.
 ///
 /// Of an **object**, all sections that are loaded and executable are laid out one behind the other
@@ -273,30 +508,408 @@ type File<'data> = ElfFile64<'data, Endianness>;
 /// them are applied as a linker would. Of a **linked** file, the same sections are taken where they
 /// lie; what its code refers to elsewhere is not known any more.
 ///
-/// A weak symbol is taken for what the file defines, although another file might override it.
+/// Of the code, what counts is what can be executed from the symbols of a switcher on: how large the
+/// rest is, and what is wrong with it, does not matter. Of a file that has none of them, all code is
+/// taken.
 ///
 /// # Errors
-/// If the file is not such a file, or if its code is not complete without other code or data.
-/// Never panics, and never needs much more memory than the file, whatever is in it.
+/// If the file is not such a file, if its code is not complete without other code or data, or if
+/// what is in the file may not be what runs: patch tables that name the code, symbols that others
+/// may override, sections that contradict segments. Never panics, and never needs much more memory
+/// than the file, whatever is in it.
 pub fn read(data: &[u8]) -> Result<Foreign, ReadError> {
-    check_header(data)?;
+    read_from(data)
+}
+
+/// The same of an open file, of which only those parts come into memory that are needed.
+///
+/// # Errors
+/// As [`read()`]; a file that cannot be read is a damaged one.
+pub fn read_file(file: &std::fs::File) -> Result<Foreign, ReadError> {
+    let cache = ReadCache::new(file);
+    read_from(OnDisk { cache: &cache, file })
+}
+
+fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
+    let length = data.len().unwrap_or_default().min(64);
+    check_header(data.read_bytes_at(0, length).unwrap_or_default())?;
     let file = File::parse(data)?;
-    let kind = file.elf_header().e_type(file.endian());
-    let stripped = file.symbol_table().is_none() && file.dynamic_symbol_table().is_none();
-    match kind {
-        ET_REL | ET_EXEC | ET_DYN if stripped => Err(ReadError::Stripped),
-        ET_REL => {
-            let mut code = Code::new(relocatable_sections(&file)?)?;
-            relocate(&file, &mut code)?;
-            code.with_symbols(&file, true)
+    let code = Code::new(&file)?;
+    let names = Names::new(&code)?;
+    let entries = names.entries()?;
+    let (home, reached) = if entries.is_empty() {
+        for area in &code.areas {
+            usable(&code, area)?;
         }
-        ET_EXEC | ET_DYN => {
-            let code = Code::new(linked_sections(&file)?)?;
-            code.refuse_load_time_relocations(&file)?;
-            code.with_symbols(&file, false)
-        }
-        other => Err(ReadError::FileType(other.0)),
+        (None, whole(&code)?)
+    } else {
+        let (whole, ends) = (names.stubs()?, names.hooks()?);
+        let (home, reached) = reach::reached(&code, &entries, whole.as_slice(), &ends)?;
+        (Some(home), reached.into_iter().map(|range| (home, range)).collect())
+    };
+    let parts: Vec<&Area> = match home {
+        Some(home) => vec![home],
+        None => code.areas.iter().collect(),
+    };
+    for area in &parts {
+        usable(&code, area)?;
     }
+    let ranges: Vec<_> = reached.iter().map(|(_, range)| range.clone()).collect();
+    if !file.is_object() {
+        for area in &parts {
+            let own = reached.iter().filter(|(of, _)| std::ptr::eq(*of, *area));
+            let own: Vec<_> = own.map(|(_, range)| range.clone()).collect();
+            loaded::check(&code, area, &own)?;
+        }
+    }
+    let mut pieces = Vec::new();
+    for (area, range) in &reached {
+        pieces.push((range.start, code.bytes(area, range)?));
+    }
+    let found = names.within(&code, &ranges)?;
+    let tables = patched::check(&code, &ranges, &found.pointers, &entries, &names.bounds)?;
+    let base = home.map_or(ranges[0].start, |home| home.range.start);
+    // As with symbols, a file's size is no limit for the sum of its names' lengths.
+    let sections: Vec<_> = parts
+        .iter()
+        .map(|area| {
+            let section = code.section(area);
+            let alignment = match code.file.is_object() {
+                true => section.header.sh_addralign(E).max(1),
+                false => PAGE,
+            };
+            CodeSection { name: section.text(), range: area.range.clone(), alignment }
+        })
+        .collect();
+    if sections.iter().map(|section| section.name.len() as u64).sum::<u64>() > LIMIT {
+        return Err(ReadError::TooLarge { what: "the names of sections" });
+    }
+    let absolute = code
+        .absolute
+        .get()
+        .map(|(section, offset)| Place { section: file.sections[section].text(), offset });
+    Ok(Foreign {
+        base,
+        pieces,
+        symbols: found.symbols,
+        sections,
+        linkage: match file.kind {
+            ET_EXEC => Linkage::Fixed,
+            ET_DYN => Linkage::Movable,
+            _ => Linkage::Object,
+        },
+        absolute,
+        harmless: tables.harmless,
+        unknown: tables.unknown,
+        unpatched: Vec::new(),
+    })
+}
+
+/// Linked files are moved by whole pages only.
+const PAGE: u64 = 4096;
+
+/// All code of a file that does not say what of it is a switcher.
+fn whole<'a, 'data, R: Contents<'data>>(
+    code: &'a Code<'_, 'data, R>,
+) -> Result<Vec<(&'a Area, Range<u64>)>, ReadError> {
+    let base = code.areas[0].range.start;
+    let mut end = base;
+    for area in &code.areas {
+        let Range { start: address, end: next } = area.range;
+        if next - base > LIMIT {
+            let what =
+                "the sections of code and their gaps, of which no routine of a switcher is named,";
+            return Err(ReadError::TooLarge { what });
+        }
+        if address < end {
+            return Err(ReadError::Overlap { section: code.section(area).text(), address });
+        }
+        end = next;
+    }
+    Ok(code.areas.iter().map(|area| (area, area.range.clone())).collect())
+}
+
+/// Refuses a section whose bytes are not, or need not be, those that will be in memory.
+fn usable<'data, R: Contents<'data>>(
+    code: &Code<'_, 'data, R>,
+    area: &Area,
+) -> Result<(), ReadError> {
+    let section = code.section(area);
+    let name = section.text();
+    let alignment = section.header.sh_addralign(E).max(1);
+    if code.file.is_object() && !(alignment.is_power_of_two() && alignment <= LIMIT) {
+        return Err(ReadError::Alignment { section: name, alignment });
+    }
+    if !section.has_bytes() {
+        return Err(ReadError::NoContents { section: name });
+    }
+    if section.has(SHF_WRITE) {
+        return Err(ReadError::Writable { section: name });
+    }
+    let why = if section.has(SHF_COMPRESSED) {
+        "is compressed, so that other bytes are in memory: give the file as it was before that"
+    } else if section.has(SHF_TLS) {
+        "is thread-local, so that each thread has a copy elsewhere: drop that flag"
+    } else if section.header.sh_type(E) != SHT_PROGBITS {
+        "does not have the type of code: make it `@progbits`"
+    } else if !code.file.is_object() {
+        return Ok(());
+    } else if section.has(SHF_EXCLUDE) {
+        "is left out by linkers (SHF_EXCLUDE): drop that flag"
+    } else if section.has(SHF_MERGE) {
+        "is rearranged by linkers (SHF_MERGE): drop that flag"
+    } else if section.has(SHF_GROUP) || name.starts_with(".gnu.linkonce") {
+        "is in a group, of which linkers keep that of any file: take it out, or link the file first"
+    } else if let Some(why) = patched::code(&name) {
+        let why = format!("is one that Linux does not keep as it is: {why}; use another name");
+        return Err(ReadError::Section { section: name, why });
+    } else {
+        return Ok(());
+    };
+    Err(ReadError::Section { section: name, why: why.into() })
+}
+
+/// What a symbol says of a name.
+struct Definition {
+    /// In code, or anywhere if it is the host's.
+    address: Option<u64>,
+    is_weak: bool,
+    is_local: bool,
+    is_indirect: bool,
+}
+
+/// What the symbols say that have a meaning here.
+struct Names {
+    is_object: bool,
+    /// Of what code must or may have, and of the host's symbols.
+    known: BTreeMap<&'static str, Vec<Definition>>,
+    /// Names most like those of routines that are not there.
+    similar: BTreeSet<(usize, String, u64)>,
+    /// Functions that are rewritten.
+    rewritten: Vec<(String, u64)>,
+    /// What lies between `__start_` and `__stop_`.
+    bounds: Vec<(String, Range<u64>)>,
+}
+
+/// Names in what is reached.
+struct Found {
+    symbols: BTreeMap<String, u64>,
+    /// What others may have pointers to.
+    pointers: Vec<u64>,
+}
+
+const ENTRIES: [Label; 4] =
+    [Label::EnterGuest, Label::ReturnFromGuest, Label::Syscall64, Label::SyscallCompat];
+const OTHERS: [Label; 3] = [Label::Iretq, Label::EventStubs, Label::EventStubsEnd];
+
+impl Names {
+    fn new<'data, R: Contents<'data>>(code: &Code<'_, 'data, R>) -> Result<Self, ReadError> {
+        let labels = ENTRIES.iter().chain(&OTHERS).map(|label| label.name());
+        let hosts = HostSymbol::HOOKS.iter().chain(&HostSymbol::RETURNS).map(|symbol| symbol.0);
+        let known = labels.chain(hosts).map(|name| (name, Vec::new())).collect();
+        let mut names = Self {
+            is_object: code.file.is_object(),
+            known,
+            similar: BTreeSet::new(),
+            rewritten: Vec::new(),
+            bounds: Vec::new(),
+        };
+        let (mut starts, mut stops) = (BTreeMap::new(), BTreeMap::new());
+        for symbol in code.file.symbols() {
+            let symbol = symbol?;
+            if symbol.of == Of::Undefined || is_no_name(&symbol) {
+                continue;
+            }
+            names.add(code, &symbol);
+            if !code.file.is_object() {
+                if let Some(name) = symbol.name.strip_prefix(b"__start_") {
+                    starts.insert(name, symbol.value);
+                } else if let Some(name) = symbol.name.strip_prefix(b"__stop_") {
+                    stops.insert(name, symbol.value);
+                }
+            }
+        }
+        for (name, start) in starts {
+            if let Some(stop) = stops.get(name).filter(|stop| **stop > start) {
+                names.bounds.push((super::file::text(name), start..*stop));
+            }
+        }
+        Ok(names)
+    }
+
+    fn add<'data, R: Contents<'data>>(&mut self, code: &Code<'_, 'data, R>, symbol: &Symbol<'_>) {
+        /// So many names are like one that is not there.
+        const FEW: usize = 16;
+        let address = code.address(symbol);
+        if patched::is_rewritten(symbol.name)
+            && let Some(address) = address
+        {
+            self.rewritten.push((symbol.text(), address));
+        }
+        let Ok(name) = std::str::from_utf8(symbol.name) else { return };
+        if let Some((known, definitions)) = self.known.iter_mut().find(|(known, _)| **known == name)
+        {
+            let is_hosts = known.starts_with("switcher_host_");
+            let linked = !code.file.is_object() && symbol.of == Of::Absolute;
+            let anywhere = (is_hosts || linked && code.area(symbol.value).is_some())
+                .then_some(symbol.value)
+                .filter(|_| !code.file.is_object() || symbol.of == Of::Absolute);
+            definitions.push(Definition {
+                address: address.or(anywhere),
+                is_weak: symbol.is_weak(),
+                is_local: symbol.is_local(),
+                is_indirect: symbol.kind == STT_GNU_IFUNC,
+            });
+        } else if let Some(address) = address {
+            let required = ENTRIES[..3].iter().map(|label| likeness(label.name(), name));
+            let most = required.max().unwrap_or_default();
+            let least = self.similar.first().map_or(0, |(likeness, ..)| *likeness);
+            if self.similar.len() < FEW || most > least {
+                self.similar.insert((most, name.into(), address));
+                if self.similar.len() > FEW {
+                    self.similar.pop_first();
+                }
+            }
+        }
+    }
+
+    /// Where `name` is, if it is anywhere.
+    fn place(&self, name: &'static str) -> Result<Option<u64>, ReadError> {
+        let symbol = || name.to_owned();
+        let all = self.known.get(name).map_or(&[][..], Vec::as_slice);
+        // What others see of the name is the global one.
+        let is_global = all.iter().any(|definition| !definition.is_local);
+        let chosen: Vec<_> = all.iter().filter(|one| one.is_local != is_global).collect();
+        if chosen.iter().any(|definition| definition.is_indirect) {
+            return Err(ReadError::Indirect { symbol: symbol() });
+        }
+        // Of what is linked, nobody takes the place any more.
+        if self.is_object && chosen.iter().any(|definition| definition.is_weak) {
+            return Err(ReadError::Weak { symbol: symbol() });
+        }
+        let places: BTreeSet<_> = chosen.iter().map(|definition| definition.address).collect();
+        let places: Vec<_> = places.into_iter().collect();
+        match places.as_slice() {
+            [] => Ok(None),
+            [Some(address)] => Ok(Some(*address)),
+            [None] => Err(ReadError::NotCode { symbol: symbol() }),
+            several => {
+                let at = several.iter().map(|address| address.unwrap_or_default()).collect();
+                Err(ReadError::Ambiguous { symbol: symbol(), at })
+            }
+        }
+    }
+
+    fn places(&self, names: impl IntoIterator<Item = &'static str>) -> Result<Vec<u64>, ReadError> {
+        let found = names.into_iter().filter_map(|name| self.place(name).transpose());
+        found.collect()
+    }
+
+    /// All that is entered from outside.
+    fn entries(&self) -> Result<Vec<u64>, ReadError> {
+        let mut entries = self.places(ENTRIES.iter().map(|label| label.name()))?;
+        if entries.is_empty() {
+            return Ok(entries);
+        }
+        if let Some(stubs) = self.stubs()? {
+            let stride = (stubs.end - stubs.start) / 256;
+            entries.extend((0..256).map(|vector| stubs.start + stride * vector));
+        }
+        Ok(entries)
+    }
+
+    /// The event stubs, which are also looked at as they are.
+    fn stubs(&self) -> Result<Option<Range<u64>>, ReadError> {
+        /// 256 stubs of a page each.
+        const MOST: u64 = 1 << 20;
+        let [start, end] = [Label::EventStubs, Label::EventStubsEnd].map(Label::name);
+        let (start, end) = (self.place(start)?, self.place(end)?);
+        let stubs = start.zip(end).filter(|(start, end)| start < end);
+        match stubs {
+            Some((start, end)) if end - start > MOST => {
+                Err(ReadError::TooLarge { what: "the event stubs" })
+            }
+            stubs => Ok(stubs.map(|(start, end)| start..end)),
+        }
+    }
+
+    /// The host's own routines, as far as they are in the file.
+    fn hooks(&self) -> Result<Vec<u64>, ReadError> {
+        let hosts = HostSymbol::HOOKS.iter().chain(&HostSymbol::RETURNS);
+        self.places(hosts.map(|symbol| symbol.0))
+    }
+
+    /// The names in `ranges`, which are in order, and those that have a meaning.
+    fn within<'data, R: Contents<'data>>(
+        &self,
+        code: &Code<'_, 'data, R>,
+        ranges: &[Range<u64>],
+    ) -> Result<Found, ReadError> {
+        // Each name may be a part of the longest: a file's size is no limit for the sum.
+        let mut length = 0;
+        let mut found = BTreeMap::<String, (bool, u64)>::new();
+        let mut pointers = Vec::new();
+        let is_in = |address: u64| {
+            let behind = ranges.partition_point(|range| range.end < address);
+            ranges.get(behind).is_some_and(|range| range.start <= address)
+        };
+        for symbol in code.file.symbols() {
+            let symbol = symbol?;
+            if is_no_name(&symbol) {
+                continue;
+            }
+            let Some(address) = code.address(&symbol).filter(|address| is_in(*address)) else {
+                continue;
+            };
+            pointers.push(address);
+            let Ok(name) = std::str::from_utf8(symbol.name) else { continue };
+            length += name.len() as u64;
+            if length > LIMIT {
+                return Err(ReadError::TooLarge { what: "the names of symbols" });
+            }
+            let is_global = !symbol.is_local();
+            match found.entry(name.into()) {
+                Entry::Vacant(entry) => {
+                    entry.insert((is_global, address));
+                }
+                Entry::Occupied(mut entry) => {
+                    if is_global && !entry.get().0 {
+                        entry.insert((is_global, address));
+                    }
+                }
+            }
+        }
+        for (symbol, address) in &self.rewritten {
+            if is_in(*address) {
+                let why = format!(
+                    "holds `{symbol}`, which Linux rewrites to redirect static calls: call the \
+                     function itself"
+                );
+                let section = code.area(*address).map(|area| code.section(area).text());
+                return Err(ReadError::Section { section: section.unwrap_or_default(), why });
+            }
+        }
+        pointers.sort_unstable();
+        let mut symbols: BTreeMap<_, _> =
+            found.into_iter().map(|(name, (_, address))| (name, address)).collect();
+        let is_missing = |label: &Label| !symbols.contains_key(label.name());
+        if ENTRIES[..3].iter().any(is_missing) {
+            // To be shown to whoever looks for it.
+            for (_, name, address) in &self.similar {
+                symbols.entry(name.clone()).or_insert(*address);
+            }
+        }
+        for name in self.known.keys() {
+            if let Some(address) = self.place(name)? {
+                symbols.insert((*name).into(), address);
+            }
+        }
+        Ok(Found { symbols, pointers })
+    }
+}
+
+fn is_no_name(symbol: &Symbol<'_>) -> bool {
+    matches!(symbol.kind, STT_SECTION | STT_FILE | STT_TLS) || symbol.name.is_empty()
 }
 
 /// Refuses other files with a name for what they are. What is too short for a header is left to
@@ -334,307 +947,4 @@ fn check_header(data: &[u8]) -> Result<(), ReadError> {
         other => &format!("machine {other}"),
     };
     Err(ReadError::NotX86_64 { found: format!("{bits}-bit {order}-endian code for {machine}") })
-}
-
-/// A name, for people.
-fn text(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).into_owned()
-}
-
-/// Linked files are moved by whole pages only.
-const PAGE: u64 = 4096;
-
-/// A section of code, still in the file.
-struct Piece<'data> {
-    index: SectionIndex,
-    name: &'data [u8],
-    address: u64,
-    alignment: u64,
-    bytes: &'data [u8],
-}
-
-impl<'data> Piece<'data> {
-    fn of_section(section: &ElfSection64<'data, '_, Endianness>) -> Result<Self, ReadError> {
-        let (name, bytes) = (section.name_bytes()?, section.data()?);
-        if bytes.len() as u64 != section.size() {
-            return Err(ReadError::NoContents { section: text(name) });
-        }
-        let (address, alignment) = (section.address(), PAGE);
-        Ok(Self { index: section.index(), name, address, alignment, bytes })
-    }
-}
-
-fn is_code(section: &ElfSection64<'_, '_, Endianness>) -> bool {
-    let wanted = SHF_ALLOC.0 | SHF_EXECINSTR.0;
-    matches!(section.flags(), SectionFlags::Elf { sh_flags, .. } if sh_flags.0 & wanted == wanted)
-}
-
-/// An object's sections of code, at addresses of our choice.
-fn relocatable_sections<'data>(file: &File<'data>) -> Result<Vec<Piece<'data>>, ReadError> {
-    let mut next = Foreign::BASE;
-    let mut pieces = Vec::new();
-    for section in file.sections().filter(is_code) {
-        let mut piece = Piece::of_section(&section)?;
-        // 0 means the same as 1.
-        let alignment = section.align().max(1);
-        if !alignment.is_power_of_two() || alignment > LIMIT {
-            return Err(ReadError::Alignment { section: text(piece.name), alignment });
-        }
-        (piece.address, piece.alignment) = (next.next_multiple_of(alignment), alignment);
-        next = piece.address + piece.bytes.len() as u64;
-        // Before the next one, so that the sum stays small.
-        if next - Foreign::BASE > LIMIT {
-            return Err(ReadError::TooLarge { what: "the sections of code" });
-        }
-        pieces.push(piece);
-    }
-    Ok(pieces)
-}
-
-/// A linked file's sections of code, by address. Its segments may hold headers and constants, too,
-/// and without sections there would be no symbols.
-fn linked_sections<'data>(file: &File<'data>) -> Result<Vec<Piece<'data>>, ReadError> {
-    let mut pieces = Vec::new();
-    for section in file.sections().filter(is_code) {
-        pieces.push(Piece::of_section(&section)?);
-    }
-    pieces.retain(|piece| !piece.bytes.is_empty());
-    pieces.sort_by_key(|piece| piece.address);
-    Ok(pieces)
-}
-
-/// Code laid out in memory, its names still to be found.
-struct Code {
-    base: u64,
-    bytes: Vec<u8>,
-    sections: Vec<CodeSection>,
-    /// Which addresses a section covers; empty sections too, for they can have symbols.
-    ranges: HashMap<SectionIndex, Range<u64>>,
-}
-
-impl Code {
-    /// From pieces in the order of their addresses.
-    fn new(pieces: Vec<Piece<'_>>) -> Result<Self, ReadError> {
-        let first = pieces.iter().find(|piece| !piece.bytes.is_empty());
-        let base = first.ok_or(ReadError::NoCode)?.address;
-        let mut code =
-            Self { base, bytes: Vec::new(), sections: Vec::new(), ranges: HashMap::new() };
-        // As with symbols, a file's size is no limit for the sum of its names' lengths.
-        let mut names = 0;
-        for Piece { index, name, address, alignment, bytes } in pieces {
-            let Some(end) = address.checked_add(bytes.len() as u64) else {
-                return Err(ReadError::WrapsAround { section: text(name) });
-            };
-            code.ranges.insert(index, address..end);
-            if bytes.is_empty() {
-                continue;
-            }
-            if end - base > LIMIT {
-                return Err(ReadError::TooLarge { what: "the sections of code and their gaps" });
-            }
-            let offset = (address - base) as usize;
-            if offset < code.bytes.len() {
-                return Err(ReadError::Overlap { section: text(name), address });
-            }
-            code.bytes.resize(offset, FILLER);
-            code.bytes.extend(bytes);
-            names += name.len() as u64;
-            if names > LIMIT {
-                return Err(ReadError::TooLarge { what: "the names of sections" });
-            }
-            let (name, range) = (text(name), address..end);
-            code.sections.push(CodeSection { name, range, alignment });
-        }
-        Ok(code)
-    }
-
-    /// The field of `width` bytes at `address`, which must be inside `section`.
-    fn field(&mut self, section: &Range<u64>, address: u64, width: usize) -> Option<&mut [u8]> {
-        let end = address.checked_add(width as u64)?;
-        if address < section.start || section.end < end {
-            return None;
-        }
-        let start = usize::try_from(address - self.base).ok()?;
-        self.bytes.get_mut(start..start + width)
-    }
-
-    fn refuse_load_time_relocations(&self, file: &File<'_>) -> Result<(), ReadError> {
-        let end = self.base + self.bytes.len() as u64;
-        // A relocation starts at most 7 bytes before the last byte it changes.
-        let touched = self.base.saturating_sub(7)..end;
-        match file.dynamic_relocations().into_iter().flatten().find(|(at, _)| touched.contains(at))
-        {
-            Some((at, _)) => Err(ReadError::LoadTime { at }),
-            None => Ok(()),
-        }
-    }
-
-    /// Adds the names. In an object, symbols count from their section; in a linked file from 0.
-    fn with_symbols(self, file: &File<'_>, relative: bool) -> Result<Foreign, ReadError> {
-        let mut names = Names::default();
-        // Of a stripped library, what it exports is left.
-        let exported = file.dynamic_symbols().filter(|_| file.symbol_table().is_none());
-        for symbol in file.symbols().chain(exported) {
-            names.add(&self, symbol, relative)?;
-        }
-        let symbols = names.found.into_iter().map(|(name, (_, address))| (name, address)).collect();
-        let Self { base, bytes, sections, .. } = self;
-        Ok(Foreign { base, bytes, symbols, sections })
-    }
-
-    /// Where `symbol` is, if it is in code. The end of a section counts, for labels behind the
-    /// last instruction.
-    fn address<'data>(&self, symbol: &impl ObjectSymbol<'data>, relative: bool) -> Option<u64> {
-        let range = match symbol.section() {
-            SymbolSection::Section(index) => self.ranges.get(&index)?.clone(),
-            _ => return None,
-        };
-        let start = if relative { range.start } else { 0 };
-        let address = start.checked_add(symbol.address())?;
-        (range.start..=range.end).contains(&address).then_some(address)
-    }
-}
-
-/// The names in the code, each with whether it is global.
-#[derive(Default)]
-struct Names {
-    found: BTreeMap<String, (bool, u64)>,
-    /// Bytes of all names. Each may be a part of the longest: a file's size is no limit for the sum.
-    length: u64,
-}
-
-impl Names {
-    fn add<'data>(
-        &mut self,
-        code: &Code,
-        symbol: impl ObjectSymbol<'data>,
-        relative: bool,
-    ) -> Result<(), ReadError> {
-        if matches!(symbol.kind(), SymbolKind::Section | SymbolKind::File | SymbolKind::Tls) {
-            return Ok(());
-        }
-        let Some(address) = code.address(&symbol, relative) else { return Ok(()) };
-        let name = symbol.name()?;
-        if name.is_empty() {
-            return Ok(());
-        }
-        self.length += name.len() as u64;
-        if self.length > LIMIT {
-            return Err(ReadError::TooLarge { what: "the names of symbols" });
-        }
-        let global = symbol.is_global();
-        match self.found.entry(name.into()) {
-            Entry::Vacant(entry) => {
-                entry.insert((global, address));
-            }
-            Entry::Occupied(mut entry) => {
-                if global && !entry.get().0 {
-                    entry.insert((global, address));
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Applies the relocations of an object's code.
-fn relocate(file: &File<'_>, code: &mut Code) -> Result<(), ReadError> {
-    for section in file.sections().filter(is_code) {
-        let Some(range) = code.ranges.get(&section.index()).cloned() else { continue };
-        let name = section.name_bytes()?;
-        for (offset, relocation) in section.relocations() {
-            let at = || Place { section: text(name), offset };
-            let RelocationFlags::Elf { r_type } = relocation.flags() else { continue };
-            if r_type == R_X86_64_NONE {
-                continue;
-            }
-            let kind = r_type.0;
-            let Some(form) = Form::of(r_type) else {
-                return Err(ReadError::Relocation { at: at(), kind });
-            };
-            if relocation.has_implicit_addend() {
-                return Err(ReadError::ImplicitAddend { at: at() });
-            }
-            let target = target(file, code, &relocation, &at)?;
-            let outside = || ReadError::OutsideSection { at: at() };
-            let address = range.start.checked_add(offset).ok_or_else(outside)?;
-            let field = code.field(&range, address, form.width).ok_or_else(outside)?;
-            let value = target.wrapping_add_signed(relocation.addend());
-            let value = if form.relative { value.wrapping_sub(address) } else { value };
-            if !form.holds(value) {
-                return Err(ReadError::Overflow { at: at(), kind, value, bits: form.bits() });
-            }
-            field.copy_from_slice(&value.to_le_bytes()[..form.width]);
-        }
-    }
-    Ok(())
-}
-
-/// The address a relocation refers to, without its addend.
-fn target(
-    file: &File<'_>,
-    code: &Code,
-    relocation: &Relocation,
-    at: &dyn Fn() -> Place,
-) -> Result<u64, ReadError> {
-    let symbol = match relocation.target() {
-        RelocationTarget::Symbol(index) => file.symbol_by_index(index)?,
-        // Symbol 0: the addend is all there is.
-        _ => return Ok(0),
-    };
-    match symbol.section() {
-        SymbolSection::Absolute => Ok(symbol.address()),
-        SymbolSection::Section(index) => match code.ranges.get(&index) {
-            Some(range) => Ok(range.start.wrapping_add(symbol.address())),
-            None => {
-                let section = text(file.section_by_index(index)?.name_bytes()?);
-                Err(ReadError::Data { at: at(), section })
-            }
-        },
-        SymbolSection::Common => Err(ReadError::Data { at: at(), section: "COMMON".into() }),
-        _ => {
-            let symbol = text(symbol.name_bytes()?);
-            Foreign::of_host(&symbol).ok_or_else(|| ReadError::Undefined { at: at(), symbol })
-        }
-    }
-}
-
-/// What a relocation stores: the System V psABI's table, as far as it is about direct references.
-struct Form {
-    /// Bytes of the field.
-    width: usize,
-    /// Minus the address of the field.
-    relative: bool,
-    /// Whether the CPU extends the field by its sign.
-    signed: bool,
-}
-
-impl Form {
-    fn of(kind: RelocationType) -> Option<Self> {
-        let (width, relative, signed) = match kind {
-            R_X86_64_64 => (8, false, false),
-            R_X86_64_32 => (4, false, false),
-            R_X86_64_32S => (4, false, true),
-            R_X86_64_PC64 => (8, true, true),
-            // A call through the PLT of a function that is here goes to the function.
-            R_X86_64_PC32 | R_X86_64_PLT32 => (4, true, true),
-            R_X86_64_PC16 => (2, true, true),
-            R_X86_64_PC8 => (1, true, true),
-            _ => return None,
-        };
-        Some(Self { width, relative, signed })
-    }
-
-    const fn bits(&self) -> usize {
-        self.width * 8
-    }
-
-    /// Whether the CPU gets `value` back from the field.
-    const fn holds(&self, value: u64) -> bool {
-        let unused = u64::BITS as usize - self.bits();
-        let shifted = value << unused;
-        let read =
-            if self.signed { (shifted.cast_signed() >> unused) as u64 } else { shifted >> unused };
-        read == value
-    }
 }

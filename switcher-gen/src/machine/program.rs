@@ -15,13 +15,40 @@ use super::second;
 use super::state::{Fault, Gpr};
 use super::step::Fence;
 
-/// Code at an address.
+/// Code at an address: one piece of memory, or several of which nothing between them is known.
 #[derive(Clone, Debug)]
 pub struct Program {
     base: u64,
+    /// In the order of their addresses, apart from each other; at least one.
+    pieces: Vec<Piece>,
+}
+
+/// Bytes that follow each other.
+#[derive(Clone, Debug)]
+struct Piece {
+    start: u64,
     bytes: Vec<u8>,
-    /// Decoded when first executed, by offset.
-    ops: Vec<OnceCell<Result<Op, ProgramError>>>,
+    /// Decoded when first executed, by offset. Code is large and little of it is executed, so there
+    /// is room for a block of offsets once one of them is asked for.
+    blocks: Vec<OnceCell<Box<Block>>>,
+}
+
+/// So many offsets have their room together.
+const BLOCK: usize = 64;
+type Block = [OnceCell<Result<Op, ProgramError>>; BLOCK];
+
+impl Piece {
+    fn new(start: u64, bytes: Vec<u8>) -> Self {
+        let blocks = vec![OnceCell::new(); bytes.len().div_ceil(BLOCK)];
+        Self { start, bytes, blocks }
+    }
+
+    /// The offset of `address`, if it lies within.
+    #[inline]
+    fn offset(&self, address: u64) -> Option<usize> {
+        let offset = address.wrapping_sub(self.start);
+        (offset < self.bytes.len() as u64).then_some(offset as usize)
+    }
 }
 
 /// Why there is no operation at an address.
@@ -230,38 +257,78 @@ impl Program {
     /// `bytes` at `base`.
     #[must_use]
     pub fn new(base: u64, bytes: Vec<u8>) -> Self {
-        let ops = vec![OnceCell::new(); bytes.len()];
-        Self { base, bytes, ops }
+        Self { base, pieces: vec![Piece::new(base, bytes)] }
     }
 
-    /// Where the first byte lies.
+    /// What is known of the code at `base`: these bytes at these addresses, of which none overlap.
+    /// An address between them is as far outside as any other.
+    #[must_use]
+    pub fn of_pieces(base: u64, pieces: impl IntoIterator<Item = (u64, Vec<u8>)>) -> Self {
+        let pieces = pieces.into_iter().filter(|(_, bytes)| !bytes.is_empty());
+        let mut pieces: Vec<_> = pieces.map(|(start, bytes)| Piece::new(start, bytes)).collect();
+        pieces.sort_by_key(|piece| piece.start);
+        if pieces.is_empty() {
+            pieces.push(Piece::new(base, Vec::new()));
+        }
+        Self { base, pieces }
+    }
+
+    /// Where the code begins: the first byte of it that is known, or before it.
     #[must_use]
     pub const fn base(&self) -> u64 {
         self.base
     }
 
-    /// The bytes.
+    /// The bytes of the first piece: all there are, unless others have made the code.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.pieces[0].bytes
+    }
+
+    /// All bytes, with their addresses.
+    pub fn pieces(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.pieces.iter().map(|piece| (piece.start, piece.bytes.as_slice()))
+    }
+
+    /// The bytes from `address` on to the end of their piece; none if it is outside.
+    #[must_use]
+    pub fn from(&self, address: u64) -> &[u8] {
+        self.find(address).map_or(&[], |(piece, offset)| &piece.bytes[offset..])
     }
 
     /// Whether an address lies within.
     #[must_use]
     pub fn contains(&self, address: u64) -> bool {
-        address.wrapping_sub(self.base) < self.bytes.len() as u64
+        self.find(address).is_some()
+    }
+
+    #[inline]
+    fn find(&self, address: u64) -> Option<(&Piece, usize)> {
+        let piece = match self.pieces.as_slice() {
+            [piece] => piece,
+            pieces => {
+                let behind = pieces.partition_point(|piece| piece.start <= address);
+                pieces.get(behind.checked_sub(1)?)?
+            }
+        };
+        Some((piece, piece.offset(address)?))
     }
 
     /// Changes bytes, as whoever breaks code on purpose does.
     ///
     /// # Panics
-    /// If they are not all within.
+    /// If they are not all within one piece.
     pub fn patch(&mut self, address: u64, bytes: &[u8]) {
-        let offset = address.wrapping_sub(self.base) as usize;
-        self.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
+        let piece = self.pieces.iter_mut().find(|piece| piece.offset(address).is_some());
+        let piece = piece.expect("what is patched lies within the code");
+        let offset = address.wrapping_sub(piece.start) as usize;
+        piece.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
         // An instruction is at most 15 bytes long: those before may have changed too.
-        let stale = offset.saturating_sub(15)..offset + bytes.len();
-        self.ops[stale].iter_mut().for_each(|op| *op = OnceCell::new());
+        for stale in offset.saturating_sub(15)..offset + bytes.len() {
+            if let Some(block) = piece.blocks[stale / BLOCK].get_mut() {
+                block[stale % BLOCK] = OnceCell::new();
+            }
+        }
     }
 
     /// The operation at `address`; `None` if that is elsewhere.
@@ -270,9 +337,9 @@ impl Program {
     /// If it is none, or not modelled.
     #[inline]
     pub fn at(&self, address: u64) -> Option<Result<&Op, &ProgramError>> {
-        let offset = address.wrapping_sub(self.base);
-        let op = self.ops.get(usize::try_from(offset).ok()?)?;
-        Some(op.get_or_init(|| self.decode(address)).as_ref())
+        let (piece, offset) = self.find(address)?;
+        let block = piece.blocks[offset / BLOCK].get_or_init(empty_block);
+        Some(block[offset % BLOCK].get_or_init(|| self.decode(address)).as_ref())
     }
 
     /// The instruction at `address` as text.
@@ -284,8 +351,7 @@ impl Program {
     /// The instruction at `address`, which is within.
     #[must_use]
     pub fn instruction(&self, address: u64) -> Instruction {
-        let code = &self.bytes[address.wrapping_sub(self.base) as usize..];
-        Decoder::with_ip(64, code, address, DecoderOptions::NONE).decode()
+        Decoder::with_ip(64, self.from(address), address, DecoderOptions::NONE).decode()
     }
 
     /// A branch with an operand-size prefix: AMD's CPUs cut RIP to 16 bits, Intel's do not.
@@ -293,8 +359,8 @@ impl Program {
         use iced_x86::FlowControl;
         let is_prefix =
             |byte: &u8| matches!(byte, 0x26 | 0x2E | 0x36 | 0x3E | 0x64..=0x67 | 0xF2 | 0xF3);
-        let code = &self.bytes[i.ip().wrapping_sub(self.base) as usize..];
-        let mut prefixes = code.iter().take(i.len()).take_while(|byte| is_prefix(byte));
+        let mut prefixes =
+            self.from(i.ip()).iter().take(i.len()).take_while(|byte| is_prefix(byte));
         let is_branch = matches!(
             i.flow_control(),
             FlowControl::UnconditionalBranch
@@ -309,7 +375,7 @@ impl Program {
 
     fn decode(&self, at: u64) -> Result<Op, ProgramError> {
         let instruction = self.instruction(at);
-        let code = &self.bytes[at.wrapping_sub(self.base) as usize..];
+        let code = self.from(at);
         if instruction.is_invalid() {
             return Err(ProgramError::Invalid { at, bytes: hexadecimal(code.iter().take(8)) });
         }
@@ -340,6 +406,12 @@ impl Program {
 
 fn hexadecimal<'a>(bytes: impl Iterator<Item = &'a u8>) -> String {
     bytes.map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+}
+
+/// Not in the way of what is executed again and again.
+#[cold]
+fn empty_block() -> Box<Block> {
+    Box::new([const { OnceCell::new() }; BLOCK])
 }
 
 impl Op {

@@ -356,7 +356,8 @@ pub(super) fn execute<D: Domain>(
             Ok(Step::Next) => {}
             Ok(Step::Left) => {
                 let rip = d.code_at(machine.rip);
-                let hook = rip.and_then(|rip| target.hooks.iter().position(|hook| *hook == rip));
+                let hook = rip
+                    .and_then(|rip| target.hooks.iter().position(|hook| *hook == rip && rip != 0));
                 match (returns::left(d, target, world, watch), hook, rip) {
                     (Left::Back, ..) => {}
                     (Left::Broken(end), ..) => return Ok(end),

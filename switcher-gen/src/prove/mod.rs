@@ -11,6 +11,7 @@
 //! | `theorem` | one run of one entry point, and the goals that come up on it |
 //! | `events` | the same for event entries, which may come from anywhere in ring 0 |
 //! | `engine` | every path of every theorem, goal by goal |
+//! | `overlap` | regions that must be apart, where they are numbers |
 //! | `shared` | which targets a proof holds of, so that each code is proved once |
 //! | `findings` | all that is wrong with a target, or the first of it |
 //! | `counterexample` | the state in which a goal does not hold, in words, replayed on numbers |
@@ -48,6 +49,7 @@ mod findings;
 mod met;
 mod mitigations;
 pub mod obligation;
+mod overlap;
 mod returns;
 mod shared;
 mod stores;
@@ -60,8 +62,9 @@ pub use engine::{Prover, Report, Substance, Unexplored, Verdict};
 pub(crate) use events::VECTORS;
 pub use findings::{Findings, Refused};
 pub use obligation::Obligation;
+pub use overlap::Overlap;
 pub use shared::Shared;
-pub use target::{Target, TargetGate};
+pub use target::{Target, TargetError, TargetGate};
 pub use theorem::{BadCode, Goal, Neighbour, Run, Theorem, Walk, run, saved};
 pub use world::{BlockOffsets, Name, Object, Part, Saved, Setting, Source};
 pub(crate) use world::{read_extra, read_pvcs, region};

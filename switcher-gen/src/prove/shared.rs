@@ -120,7 +120,12 @@ pub(super) fn whole(target: &Target) -> Key {
     let entries = (enter_guest, return_from_guest, syscall_64, syscall_compat, iretq);
     let text =
         format!("{:#x} {entries:?} {windows:?} {gates:?} {hooks:?} {returns:?}", program.base());
-    Sha256::new().chain_update(text).chain_update(program.bytes()).finalize().into()
+    let whole = Sha256::new().chain_update(text);
+    let pieces = program.pieces().fold(whole, |whole, (start, bytes)| {
+        let length = (bytes.len() as u64).to_le_bytes();
+        whole.chain_update(start.to_le_bytes()).chain_update(length).chain_update(bytes)
+    });
+    pieces.finalize().into()
 }
 
 /// All that a proof of `theorem` depends on: two targets with one key have one proof. Those of
@@ -315,7 +320,7 @@ struct Looks {
 
 fn looks(target: &Target, at: u64, is_in_line: bool) -> Looks {
     let program = &target.program;
-    let code = &program.bytes()[(at - program.base()) as usize..];
+    let code = program.from(at);
     let mut decoder = Decoder::with_ip(64, code, at, DecoderOptions::NONE);
     let i = decoder.decode();
     let offsets = decoder.get_constant_offsets(&i);
@@ -405,7 +410,7 @@ enum Code {
     /// Instructions by number, and which of them is the first.
     Anywhere { first: Option<usize>, instructions: Vec<Normal>, entries: Option<[Option<u64>; 2]> },
     /// It jumps to what a register or memory says: nobody knows what it needs.
-    Here { base: u64, bytes: Vec<u8>, entry: u64, labels: String },
+    Here { base: u64, pieces: Vec<(u64, Vec<u8>)>, entry: u64, labels: String },
 }
 
 /// An instruction, with numbers of others for their addresses.
@@ -442,7 +447,8 @@ fn code(target: &Target, entry: u64) -> Code {
         let Target { syscall_64, syscall_compat, iretq, windows, hooks, returns, .. } = target;
         let entries = (enter_guest, return_from_guest, syscall_64, syscall_compat, iretq);
         let labels = format!("{entries:?} {windows:?} {hooks:?} {returns:?}");
-        return Code::Here { base: program.base(), bytes: program.bytes().into(), entry, labels };
+        let pieces = program.pieces().map(|(start, bytes)| (start, bytes.into())).collect();
+        return Code::Here { base: program.base(), pieces, entry, labels };
     }
     let has_lines = target.setting.variant.axes().mitigations.bhb.is_on();
     let instructions = decoded.iter().map(|i| {
@@ -450,8 +456,7 @@ fn code(target: &Target, entry: u64) -> Code {
             i.flow_control(),
             FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch | FlowControl::Call
         );
-        let start = (i.ip() - target.program.base()) as usize;
-        let mut bytes = target.program.bytes()[start..start + i.len()].to_vec();
+        let mut bytes = target.program.from(i.ip())[..i.len()].to_vec();
         if is_direct {
             // The displacement comes last.
             bytes.truncate(displacement_at(target, i));
@@ -486,7 +491,7 @@ fn code(target: &Target, entry: u64) -> Code {
 
 /// Where in a direct jump its displacement begins.
 fn displacement_at(target: &Target, jump: &Instruction) -> usize {
-    let code = &target.program.bytes()[(jump.ip() - target.program.base()) as usize..];
+    let code = target.program.from(jump.ip());
     let mut decoder = Decoder::with_ip(64, code, jump.ip(), DecoderOptions::NONE);
     let again = decoder.decode();
     decoder.get_constant_offsets(&again).immediate_offset()

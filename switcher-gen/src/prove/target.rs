@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use super::overlap::{self, Overlap};
 use super::world::{Saved, Setting, Source, Start, World};
 use crate::asm::{HostSymbol, LINE, Label, Window};
-use crate::elf::{Foreign, ReadError};
+use crate::elf::{Foreign, Linkage, ReadError};
 use crate::image::{Gate, Image};
 use crate::machine::{Domain, Model, Program};
 
@@ -28,13 +29,37 @@ pub struct Target {
     pub windows: Option<Vec<(Window, Range<u64>)>>,
     /// The entries of the IDT, if the code has some.
     pub gates: Option<Vec<TargetGate>>,
-    /// The addresses of the host's hooks, in the order of [`HostSymbol::HOOKS`].
+    /// The addresses of the host's hooks, in the order of [`HostSymbol::HOOKS`]; 0 if there is none.
     pub hooks: [u64; HostSymbol::HOOKS.len()],
     /// The addresses of the host's untraining and of its return thunk, in the order of
     /// [`HostSymbol::RETURNS`].
     pub returns: [u64; HostSymbol::RETURNS.len()],
     /// What it is meant for.
     pub setting: Setting,
+    /// What a verdict assumes of this code in particular, beside all that CAVEATS.md lists.
+    pub assumed: Vec<String>,
+    /// What names the code and was found not to change it.
+    pub harmless: Vec<String>,
+}
+
+/// Why there is nothing to be judged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// The file's code is not complete, or not what will run.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Its data lies over the code, or over each other.
+    #[error(transparent)]
+    Overlap(#[from] Overlap),
+    /// No CPU of this kind executes code there.
+    #[error(
+        "the code lies at {address:#x}, which is no address with this paging mode: link it to \
+         another address, or name a variant with five levels"
+    )]
+    NotCanonical {
+        /// Where.
+        address: u64,
+    },
 }
 
 /// An entry of the IDT.
@@ -81,20 +106,25 @@ impl Target {
             hooks: HostSymbol::HOOKS.map(|symbol| of_host(symbol).unwrap_or_default()),
             returns: HostSymbol::RETURNS.map(|symbol| of_host(symbol).unwrap_or_default()),
             setting: Setting::from(image.variant()),
+            assumed: Vec::new(),
+            harmless: Vec::new(),
         }
     }
 
     /// Foreign code. Three symbols must be there; without the others nothing is said about them.
     ///
     /// # Errors
-    /// Names the symbol that is missing, or the section of an object that may come to lie elsewhere in
-    /// its cache lines, if the variant's mitigations depend on that.
-    pub fn foreign(foreign: &Foreign, setting: Setting) -> Result<Self, ReadError> {
+    /// Names the symbol that is missing, or what lies where the code does, or the section of an object
+    /// that may come to lie elsewhere in its cache lines, if the variant's mitigations depend on that.
+    pub fn foreign(foreign: &Foreign, setting: Setting) -> Result<Self, TargetError> {
         let has_lines = setting.variant.axes().mitigations.bhb.is_on();
         let mut sections = foreign.sections.iter().filter(|_| has_lines);
         if let Some(section) = sections.find(|section| section.alignment < LINE as u64) {
             let (section, alignment) = (section.name.clone(), section.alignment);
-            return Err(ReadError::Line { section, alignment });
+            return Err(ReadError::Line { section, alignment }.into());
+        }
+        if let Some((section, at)) = foreign.unknown.first().cloned() {
+            return Err(ReadError::MaybePatched { section, at }.into());
         }
         let required = |label: Label| foreign.symbol(label.name());
         let optional = |label: Label| foreign.symbols.get(label.name()).copied();
@@ -110,10 +140,12 @@ impl Target {
         });
         let of_host = |symbol: HostSymbol| {
             let own = foreign.symbols.get(symbol.0).copied();
-            own.or_else(|| Foreign::of_host(symbol.0)).unwrap_or_default()
+            // What a linked file calls has an address already, by whatever name.
+            let taken = Foreign::of_host(symbol.0).filter(|_| foreign.linkage == Linkage::Object);
+            own.or(taken).unwrap_or_default()
         };
-        Ok(Self {
-            program: Program::new(foreign.base, foreign.bytes.clone()),
+        let target = Self {
+            program: Program::of_pieces(foreign.base, foreign.pieces.clone()),
             enter_guest: required(Label::EnterGuest)?,
             return_from_guest: required(Label::ReturnFromGuest)?,
             syscall_64: required(Label::Syscall64)?,
@@ -124,12 +156,30 @@ impl Target {
             hooks: HostSymbol::HOOKS.map(of_host),
             returns: HostSymbol::RETURNS.map(of_host),
             setting,
-        })
+            assumed: foreign.assumed(),
+            harmless: foreign.harmless.clone(),
+        };
+        target.is_possible()?;
+        Ok(target)
+    }
+
+    /// Whether the code and its data can lie where they are said to.
+    fn is_possible(&self) -> Result<(), TargetError> {
+        let paging = self.setting.variant.axes().paging;
+        let ends = self.program.pieces().flat_map(|(start, bytes)| {
+            [start, start.wrapping_add((bytes.len() as u64).saturating_sub(1))]
+        });
+        let mut ends = std::iter::once(self.program.base()).chain(ends);
+        if let Some(address) = ends.find(|address| !paging.is_canonical(*address)) {
+            return Err(TargetError::NotCanonical { address });
+        }
+        Ok(overlap::check(self)?)
     }
 
     /// Which of the host's symbols is at `address`: first the hooks, then the others.
     pub(super) fn of_host(&self, address: u64) -> Option<usize> {
-        self.hooks.iter().chain(&self.returns).position(|of_host| *of_host == address)
+        let mut known = self.hooks.iter().chain(&self.returns);
+        known.position(|of_host| *of_host == address && address != 0)
     }
 
     /// What nothing is said about, because the code does not say where it is.
@@ -225,7 +275,6 @@ impl Target {
         start: Start,
         saved: Option<&Saved<D>>,
     ) -> World<D> {
-        let code = (self.program.base(), self.program.bytes());
-        World::new(d, source, &self.setting, start, code, saved)
+        World::new(d, source, &self.setting, start, &self.program, saved)
     }
 }

@@ -10,6 +10,7 @@ use super::events;
 use super::met::Met;
 use super::mitigations::{AtReturn, Barriers, is_in_upper_half, is_steered};
 use super::obligation::{self, Obligation};
+use super::overlap::{self, Overlap};
 use super::returns::{self, Left};
 use super::stores::{self, Store};
 use super::target::Target;
@@ -258,6 +259,9 @@ pub enum BadCode {
         /// The instruction.
         at: u64,
     },
+    /// Its data lies over the code, or over each other.
+    #[error(transparent)]
+    Overlap(#[from] Overlap),
 }
 
 /// A run: where it went and what must hold of it.
@@ -1635,6 +1639,7 @@ pub fn saved<D: Domain>(
     target: &Target,
     source: &mut impl Source<D>,
 ) -> Result<Option<Saved<D>>, BadCode> {
+    overlap::check(target)?;
     let mut known = KnownFrame { inner: source, selectors: target.model().selectors };
     let mut world = target.world(d, &mut known, Start::Call, None);
     let mut watch = Watch::new(target, Theorem::EnterGuest, &world);

@@ -11,7 +11,7 @@ use crate::layout::{
     TssExtra,
 };
 use crate::machine::{
-    Domain, EFER, Features, Flags, Gpr, Memory, Model, Msrs, Origin, Region, Sharing,
+    Domain, EFER, Features, Flags, Gpr, Memory, Model, Msrs, Origin, Program, Region, Sharing,
     State as Machine, cr4,
 };
 use crate::spec::{self, Caller, Guest, Host, Registers};
@@ -540,7 +540,7 @@ impl<D: Domain> World<D> {
         source: &mut impl Source<D>,
         setting: &Setting,
         start: Start,
-        code: (u64, &[u8]),
+        code: &Program,
         saved: Option<&Saved<D>>,
     ) -> Self {
         let model = setting.model();
@@ -552,7 +552,7 @@ impl<D: Domain> World<D> {
         let block = match setting.variant.axes().policy.placement {
             Placement::Gs => host_gs,
             // Code refers to the block by their distance.
-            Placement::PerCpu => d.code(code.0.wrapping_sub(layout::PerCpu::BEFORE_CODE)),
+            Placement::PerCpu => d.code(code.base().wrapping_sub(layout::PerCpu::BEFORE_CODE)),
         };
         let sp0 = b.whole(Object::Sp0, 64);
         let pvcs_at = b.whole(Object::PvcsAddress, 64);
@@ -634,8 +634,12 @@ impl<D: Domain> World<D> {
             }
             None => host_stack.write(d, 0, 8, return_address),
         }
-        let mut code_region = Region::new(region::CODE, d.code(code.0), 0, d.cells(code.1));
-        code_region.is_code = true;
+        // As far as it is known: of others' code, what their entry points reach.
+        let code_regions = code.pieces().map(|(start, bytes)| {
+            let offset = start.wrapping_sub(code.base()).cast_signed();
+            let code = Region::new(region::CODE, d.code(code.base()), offset, d.cells(bytes));
+            Region { is_code: true, ..code }
+        });
 
         // Registers.
         let mut gpr = match start {
@@ -684,10 +688,9 @@ impl<D: Domain> World<D> {
         let host_cr3 = extra.read(d, at + TssExtra::host_cr3.bytes() as i64, 8);
         let spec_extra = read_extra(d, &extra, setting);
         let spec_pvcs = read_pvcs(d, &pvcs, setting);
-        let memory = Memory {
-            regions: vec![tss, extra, pvcs, sp0_stack, host_stack, ist_stack, code_region],
-            hostile: false,
-        };
+        let mut regions = vec![tss, extra, pvcs, sp0_stack, host_stack, ist_stack];
+        regions.extend(code_regions);
+        let memory = Memory { regions, hostile: false };
         let rip = match start {
             Start::Call | Start::Handler { .. } => d.word(0),
             Start::Guest | Start::Guest32 => guest_rip,
@@ -740,7 +743,10 @@ impl<D: Domain> World<D> {
         let (tss_extra, pvcs) = (spec_extra, spec_pvcs);
         let spec = spec::State { guest, root, spec_ctrl, pkru, tss_extra, pvcs };
         let assumptions = {
-            let code = (d.code(code.0), code.1.len() as u64);
+            let end =
+                code.pieces().map(|(start, bytes)| start.wrapping_add(bytes.len() as u64)).max();
+            let length = end.unwrap_or_default().wrapping_sub(code.base());
+            let code = (d.code(code.base()), length);
             Self::assume(d, &model, &frame, &spec, host_rsp, code, start)
         };
         Self {

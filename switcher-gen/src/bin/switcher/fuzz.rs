@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -13,6 +14,7 @@ use switcher_gen::machine::Unobserved;
 use switcher_gen::prove::{Prover, Target, Theorem};
 
 use crate::emit::number;
+use crate::interrupt::{self, Interrupted};
 use crate::output::{Failure, Format, conclude, json};
 use crate::parallel::{Jobs, note, progress};
 use crate::target::{Subject, TargetArgs};
@@ -39,8 +41,9 @@ With `--engine native` a case is a whole run of one of our images: a guest is en
 and exits, on this CPU in user mode, on the model and by the specification. All three must say the
 same of everything that comes of it.
 
-JSON is one object: `engine`, `target`, `seed`, `cases`, as asked for; `verdict`: \"agree\" or
-\"differ\"; `difference`, null if they agree, an object: `case`, `theorem`, `obligation`, `about`,
+JSON is one object: `engine`, `target`, `seed`, `cases`, as asked for;
+`interrupted`, null unless Ctrl-C was pressed, then an object: `after`, so many cases were tried,
+`of`, so many were asked for; `verdict`: \"agree\", \"differ\" or \"interrupted\"; `difference`, null if they agree, an object: `case`, `theorem`, `obligation`, `about`,
 `values` (what should be and what is, or null), `state` (an array of names and values: what is not
 named is zero); `theorems`, empty unless they agree, an array of objects: `theorem`, `cases`,
 `paths`, `paths_proved` (null if the proofs do not find them all), `classes`. Of `--engine native`:
@@ -83,6 +86,7 @@ struct Report {
     target: String,
     seed: u64,
     cases: u64,
+    interrupted: Option<Interrupted>,
     verdict: &'static str,
     difference: Option<Difference>,
     theorems: Vec<Covered>,
@@ -100,6 +104,7 @@ struct Covered {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let subject = args.target.subject()?;
+    interrupt::listen();
     match args.engine {
         Engine::Machine => run_on_machine(args, subject),
         Engine::Native => run_natively(args, &subject),
@@ -109,10 +114,15 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 fn run_on_machine(args: &Args, subject: Subject) -> Result<(), Failure> {
     let cases = args.cases.get();
     let start = Instant::now();
-    let found = on_machine(&subject, args.seed, cases, &args.jobs)?;
+    let (found, tried) = on_machine(&subject, args.seed, cases, &args.jobs)?;
     let (coverage, difference) = match found {
         Found::Agreement(coverage) => (coverage, None),
         Found::Difference(difference) => (Coverage::default(), Some(difference)),
+    };
+    // What differs differs, however many cases there were to be.
+    let interrupted = match difference {
+        None => Interrupted::new(tried, cases),
+        Some(_) => None,
     };
     if difference.is_none() {
         let rate = coverage.cases() as f64 / start.elapsed().as_secs_f64();
@@ -131,14 +141,24 @@ fn run_on_machine(args: &Args, subject: Subject) -> Result<(), Failure> {
         target: subject.name,
         seed: args.seed,
         cases,
-        verdict: if difference.is_none() { "agree" } else { "differ" },
+        interrupted,
+        verdict: word(difference.is_some(), interrupted),
         difference,
     };
     let report = match args.format {
         Format::Text => text(&report),
         Format::Json => json(&report)?,
     };
-    conclude(report, verdict)
+    conclude(report, interrupt::verdict(interrupted, "cases", verdict))
+}
+
+/// The verdict in a word: a part that agrees is none.
+fn word(differs: bool, interrupted: Option<Interrupted>) -> &'static str {
+    match (differs, interrupted) {
+        (true, _) => "differ",
+        (false, Some(_)) => "interrupted",
+        (false, None) => "agree",
+    }
 }
 
 enum Found {
@@ -146,7 +166,20 @@ enum Found {
     Difference(Difference),
 }
 
-fn on_machine(subject: &Subject, seed: u64, cases: u64, jobs: &Jobs) -> Result<Found, Failure> {
+/// A part of the cases in steps, between which Ctrl-C is seen.
+fn steps(cases: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    const STEP: u64 = 1000;
+    let steps = cases.clone().step_by(STEP as usize).take_while(|_| !interrupt::requested());
+    steps.map(move |start| start..cases.end.min(start + STEP))
+}
+
+/// What was found, and how many cases were tried.
+fn on_machine(
+    subject: &Subject,
+    seed: u64,
+    cases: u64,
+    jobs: &Jobs,
+) -> Result<(Found, u64), Failure> {
     // Few enough to be kept, small enough for every core to have some. Their size must not depend
     // on the number of jobs: where the first difference ends them is part of the result.
     let size = cases.div_ceil(4096).max(1000);
@@ -154,27 +187,36 @@ fn on_machine(subject: &Subject, seed: u64, cases: u64, jobs: &Jobs) -> Result<F
     // A target decodes as it goes and cannot be shared: each thread has a copy.
     let original = Mutex::new(subject.target.clone());
     let worker = || original.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let tried = AtomicU64::new(0);
     let parts = jobs.each(cases.div_ceil(size), worker, |target, part| {
         let start = part * size;
         let end = start.saturating_add(size).min(cases);
         let mut coverage = Coverage::default();
-        let found = fuzz::machine(target, seed, start..end, &mut coverage);
-        bar.inc(end - start);
-        match found {
-            Ok(None) => ControlFlow::Continue(Ok(Found::Agreement(coverage))),
-            Ok(Some(difference)) => ControlFlow::Break(Ok(Found::Difference(difference))),
-            Err(error) => ControlFlow::Break(Err(error)),
+        for step in steps(start..end) {
+            let count = step.end - step.start;
+            let found = fuzz::machine(target, seed, step, &mut coverage);
+            bar.inc(count);
+            tried.fetch_add(count, Ordering::Relaxed);
+            match found {
+                Ok(None) => {}
+                Ok(Some(difference)) => {
+                    return ControlFlow::Break(Ok(Found::Difference(difference)));
+                }
+                Err(error) => return ControlFlow::Break(Err(error)),
+            }
         }
+        ControlFlow::Continue(Ok(Found::Agreement(coverage)))
     })?;
     bar.finish_and_clear();
+    let tried = tried.into_inner();
     let mut all = Coverage::default();
     for part in parts {
         match part.map_err(|error| Failure::Usage(subject.refused(&error)))? {
             Found::Agreement(coverage) => all.add(coverage),
-            difference @ Found::Difference(_) => return Ok(difference),
+            difference @ Found::Difference(_) => return Ok((difference, tried)),
         }
     }
-    Ok(Found::Agreement(all))
+    Ok((Found::Agreement(all), tried))
 }
 
 /// What came of native runs.
@@ -184,6 +226,7 @@ struct NativeReport {
     target: String,
     seed: u64,
     cases: u64,
+    interrupted: Option<Interrupted>,
     verdict: &'static str,
     difference: Option<String>,
     paths: usize,
@@ -206,20 +249,29 @@ fn run_natively(args: &Args, subject: &Subject) -> Result<(), Failure> {
     let failed = |error: NativeError| Failure::failed("this machine cannot run cases", error);
     // Each thread has a machine of its own, with memory of its own.
     let worker = || Engines::new(image.clone());
+    let tried = AtomicU64::new(0);
     let parts = args.jobs.each(cases.div_ceil(size), worker, |engines, part| {
         let first = part * size;
         let end = first.saturating_add(size).min(cases);
         let mut coverage = NativeCoverage::default();
-        let found = match engines {
-            Ok(engines) => fuzz::native(engines, seed, first..end, &mut coverage),
+        let engines = match engines {
+            Ok(engines) => engines,
             Err(error) => return ControlFlow::Break(Err(Failure::Failed(error.to_string()))),
         };
-        bar.inc(end - first);
-        match found {
-            Ok(None) => ControlFlow::Continue(Ok((coverage, None))),
-            Ok(Some(difference)) => ControlFlow::Break(Ok((coverage, Some(difference)))),
-            Err(error) => ControlFlow::Break(Err(failed(error))),
+        for step in steps(first..end) {
+            let count = step.end - step.start;
+            let found = fuzz::native(engines, seed, step, &mut coverage);
+            bar.inc(count);
+            tried.fetch_add(count, Ordering::Relaxed);
+            match found {
+                Ok(None) => {}
+                Ok(Some(difference)) => {
+                    return ControlFlow::Break(Ok((coverage, Some(difference))));
+                }
+                Err(error) => return ControlFlow::Break(Err(failed(error))),
+            }
         }
+        ControlFlow::Continue(Ok((coverage, None)))
     })?;
     bar.finish_and_clear();
     let (mut coverage, mut difference) = (NativeCoverage::default(), None);
@@ -228,6 +280,10 @@ fn run_natively(args: &Args, subject: &Subject) -> Result<(), Failure> {
         coverage.add(covered);
         difference = difference.or(found);
     }
+    let interrupted = match difference {
+        None => Interrupted::new(tried.into_inner(), cases),
+        Some(_) => None,
+    };
     let seconds = start.elapsed().as_secs_f64();
     if difference.is_none() {
         let rate = |count: u64| count as f64 / seconds;
@@ -243,7 +299,8 @@ fn run_natively(args: &Args, subject: &Subject) -> Result<(), Failure> {
         target: subject.name.clone(),
         seed,
         cases,
-        verdict: if difference.is_none() { "agree" } else { "differ" },
+        interrupted,
+        verdict: word(difference.is_some(), interrupted),
         difference: difference.map(|difference| difference.to_string()),
         paths: coverage.paths(),
         classes: coverage.classes.len(),
@@ -254,7 +311,7 @@ fn run_natively(args: &Args, subject: &Subject) -> Result<(), Failure> {
         Format::Text => native_text(&report),
         Format::Json => json(&report)?,
     };
-    conclude(text, verdict)
+    conclude(text, interrupt::verdict(interrupted, "cases", verdict))
 }
 
 fn native_text(report: &NativeReport) -> String {
@@ -262,11 +319,14 @@ fn native_text(report: &NativeReport) -> String {
     if let Some(difference) = &report.difference {
         return format!("{target}: engines differ, of seed {seed}:\n\n{difference}");
     }
-    format!(
-        "{target}: {cases} cases of seed {seed}: this CPU, the model and the specification agree\n\n  \
+    let heading = report.interrupted.map(|it| it.heading("cases")).unwrap_or_default();
+    let cases = report.interrupted.map_or(*cases, |interrupted| interrupted.after);
+    heading
+        + &format!(
+            "{target}: {cases} cases of seed {seed}: this CPU, the model and the specification agree\n\n  \
            {paths} ways through the switcher, {classes} classes of cases, {round_trips} round trips\n  \
            {not_here} cases need the other paging mode: the model and the specification alone\n"
-    )
+        )
 }
 
 /// What of each theorem was tried, and what there is.
@@ -296,7 +356,9 @@ fn text(report: &Report) -> String {
     if let Some(difference) = &report.difference {
         return format!("{target}: code and specification differ, of seed {seed}:\n\n{difference}");
     }
-    let mut text = format!(
+    let mut text = report.interrupted.map(|it| it.heading("cases")).unwrap_or_default();
+    let cases = report.interrupted.map_or(*cases, |interrupted| interrupted.after);
+    text += &format!(
         "{target}: {cases} cases of seed {seed}: code and specification agree\n\n\
          {:<24} {:>12} {:>6} {:>10} {:>8}\n",
         "theorem", "cases", "paths", "by proofs", "classes"

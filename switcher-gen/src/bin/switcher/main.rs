@@ -2,7 +2,8 @@
 //! one.
 //!
 //! Exit codes: 0 done; 1 it could not be done, as on an unfit host, or what was to be shown is wrong;
-//! 2 the command line or an input is wrong; 3 what was to be shown is not known.
+//! 2 the command line or an input is wrong; 3 what was to be shown is not known; 130 somebody has
+//! interrupted it.
 
 #[macro_use]
 mod output;
@@ -11,6 +12,7 @@ mod cost;
 mod emit;
 mod fuzz;
 mod host;
+mod interrupt;
 mod mutate;
 mod offsets;
 mod parallel;

@@ -12,6 +12,7 @@ use switcher_gen::mutate::{self, Fate, Mutant};
 use switcher_gen::prove::{Obligation, Prover, Shared, Verdict};
 
 use crate::host;
+use crate::interrupt::{self, Interrupted};
 use crate::output::{Failure, Format, conclude, json};
 use crate::parallel::{Jobs, note, progress};
 use crate::prove::rows_of;
@@ -32,7 +33,11 @@ everything as the original does. Anything else is a hole in the proofs: there mu
 
 A variant has thousands of mutants, and each takes some milliseconds.
 
-JSON is one object: `every`, and `variants`, an array of objects: `name`; `changes`, how many
+Ctrl-C ends it: what was found until then is reported.
+
+JSON is one object: `interrupted`, null unless Ctrl-C was pressed, then an object: `after`, so many
+variants are done, `of`, so many there are; `every`; and `variants`, an array of objects: `name`;
+`interrupted`, the same of mutants; `changes`, how many
 there are; `mutants`, how many were proved; `holes` and `equivalent`, arrays of objects:
 `operator`, `at`, the address in hexadecimal if the code lies at 0xfffffe8000000000, `original`,
 `changed`, `source`, the emitter's file and line or null, and `why`, null unless it is a hole;
@@ -70,6 +75,7 @@ const TERMS: usize = 1_000_000;
 #[derive(Default, Serialize)]
 struct Survey {
     name: String,
+    interrupted: Option<Interrupted>,
     changes: usize,
     mutants: usize,
     holes: Vec<Change>,
@@ -105,10 +111,14 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         }
     };
     let start = Instant::now();
+    interrupt::listen();
     let surveys: Vec<Survey> = variants
         .iter()
+        .take_while(|_| !interrupt::requested())
         .map(|variant| survey(&Subject::of_variant(variant)?, args.every.get(), &args.jobs))
         .collect::<Result<_, _>>()?;
+    let whole = surveys.iter().filter(|survey| survey.interrupted.is_none()).count();
+    let interrupted = Interrupted::new(whole as u64, variants.len() as u64);
     let mutants: usize = surveys.iter().map(|survey| survey.mutants).sum();
     let seconds = start.elapsed().as_secs_f64();
     note(&format!(
@@ -119,22 +129,31 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         true => {
             #[derive(Serialize)]
             struct Report<'a> {
+                interrupted: Option<Interrupted>,
                 every: usize,
                 variants: &'a [Survey],
             }
-            json(&Report { every: args.every.get(), variants: &surveys })?
+            json(&Report { interrupted, every: args.every.get(), variants: &surveys })?
         }
-        false => text(args.every.get(), &surveys),
+        false => {
+            let several = interrupted.filter(|_| variants.len() > 1);
+            let heading = several.map(|interrupted| interrupted.heading("variants"));
+            heading.unwrap_or_default() + &text(args.every.get(), &surveys)
+        }
     };
     let holes: usize = surveys.iter().map(|survey| survey.holes.len()).sum();
-    conclude(
-        report,
-        match holes {
-            0 => Ok(()),
-            1 => Err(Failure::Failed("the proofs have a hole: a mutant is proved".into())),
-            holes => Err(Failure::Failed(format!("the proofs have holes: {holes} mutants"))),
-        },
-    )
+    let verdict = match holes {
+        0 => Ok(()),
+        1 => Err(Failure::Failed("the proofs have a hole: a mutant is proved".into())),
+        holes => Err(Failure::Failed(format!("the proofs have holes: {holes} mutants"))),
+    };
+    // Of one variant, how many mutants says more.
+    match surveys.as_slice() {
+        [only] if variants.len() == 1 => {
+            conclude(report, interrupt::verdict(only.interrupted, "mutants", verdict))
+        }
+        _ => conclude(report, interrupt::verdict(interrupted, "variants", verdict)),
+    }
 }
 
 /// Proves every `every`th mutant.
@@ -163,6 +182,7 @@ fn survey(subject: &Subject, every: usize, jobs: &Jobs) -> Result<Survey, Failur
         ControlFlow::Continue(
             blocks[block as usize]
                 .iter()
+                .take_while(|_| !interrupt::requested())
                 .map(|&index| {
                     if prover.statistics().terms > TERMS {
                         prover = Prover::sharing(&shared.fork());
@@ -178,6 +198,8 @@ fn survey(subject: &Subject, every: usize, jobs: &Jobs) -> Result<Survey, Failur
     let texts = subject.texts();
     let mut survey = Survey { name: name.clone(), changes: all.len(), ..Survey::default() };
     let mut killed = BTreeMap::<_, usize>::new();
+    let judged = fates.iter().map(Vec::len).sum::<usize>();
+    survey.interrupted = Interrupted::new(judged as u64, chosen.len() as u64);
     for (index, fate) in fates.into_iter().flatten() {
         let change = |why| Change::new(&all[index], &texts, why);
         survey.mutants += 1;
@@ -233,10 +255,12 @@ impl Change {
 fn text(every: usize, surveys: &[Survey]) -> String {
     let mut text = String::new();
     for survey in surveys {
-        let Survey { name, changes, mutants, holes, killed, refused, equivalent } = survey;
+        let Survey { name, interrupted, changes, mutants, holes, killed, refused, equivalent } =
+            survey;
         if !text.is_empty() {
             text.push('\n');
         }
+        text += &interrupted.map(|it| it.heading("mutants")).unwrap_or_default();
         text += &match every {
             1 => format!("{name}: {mutants} mutants\n"),
             _ => {

@@ -17,7 +17,8 @@ Exit codes:
   0  done; proved; no hole; no difference
   1  failed; refuted; a hole; a difference
   2  a wrong command line, or an input that is not what it should be
-  3  neither proved nor refuted"
+  3  neither proved nor refuted
+  130  interrupted: the report, if there is one, is of a part"
     };
 }
 
@@ -30,6 +31,8 @@ pub(crate) enum Failure {
     Failed(String),
     /// It is not known, and that is no success.
     Unknown(String),
+    /// Somebody has ended it.
+    Interrupted(String),
     /// Nobody reads the output any more.
     PipeClosed,
 }
@@ -40,6 +43,8 @@ impl Failure {
             Self::Usage(_) => ExitCode::from(2),
             Self::Failed(_) => ExitCode::from(1),
             Self::Unknown(_) => ExitCode::from(3),
+            // As shells say of what SIGINT has ended.
+            Self::Interrupted(_) => ExitCode::from(130),
             Self::PipeClosed => ExitCode::SUCCESS,
         }
     }
@@ -53,9 +58,10 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(message) | Self::Failed(message) | Self::Unknown(message) => {
-                f.write_str(message)
-            }
+            Self::Usage(message)
+            | Self::Failed(message)
+            | Self::Unknown(message)
+            | Self::Interrupted(message) => f.write_str(message),
             Self::PipeClosed => f.write_str("the output is closed"),
         }
     }
@@ -177,6 +183,7 @@ mod tests {
         assert_eq!(shown(Failure::Failed(String::new())), code(1));
         assert_eq!(shown(Failure::Usage(String::new())), code(2));
         assert_eq!(shown(Failure::Unknown(String::new())), code(3));
+        assert_eq!(shown(Failure::Interrupted(String::new())), code(130));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::thread;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::interrupt;
 use crate::output::Failure;
 
 /// To be flattened into a command's arguments.
@@ -30,7 +31,7 @@ impl Jobs {
 
     /// Does parts `0..parts` and returns what they give, in their order. Each thread has a worker
     /// of its own, which need not be `Send`. Nothing behind the first part that breaks is returned,
-    /// whoever was done first.
+    /// whoever was done first. Once somebody has pressed Ctrl-C, no part is begun any more.
     pub(crate) fn each<W, T: Send>(
         &self,
         parts: u64,
@@ -43,7 +44,10 @@ impl Jobs {
             let mut worker = worker();
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= parts || number > last.load(Ordering::Relaxed) {
+                if interrupt::requested()
+                    || number >= parts
+                    || number > last.load(Ordering::Relaxed)
+                {
                     return;
                 }
                 let result = match part(&mut worker, number) {

@@ -10,6 +10,7 @@ use switcher_gen::prove::{
 };
 use switcher_gen::{Variant, certificate};
 
+use crate::interrupt::{self, Interrupted};
 use crate::output::{Failure, Format, conclude, json};
 use crate::parallel::{Jobs, note_on_terminal, progress};
 use crate::target::{Subject, TargetArgs};
@@ -36,10 +37,14 @@ Targets share proofs: what was shown of one holds of each that executes the same
 same order, wherever they lie, for a host that differs in nothing the theorem looks at. Not shared is
 what depends on an address: a value that is read back and not only returned to, code read as data.
 
-JSON is one object: `theorems_proved` and `theorems_shared`, how many proofs were made and how many
+Ctrl-C ends `--all`: what was proved until then is reported.
+
+JSON is one object: `interrupted`, null unless Ctrl-C was pressed, then an object: `after`, so many
+targets are in it, `of`, so many there are; `theorems_proved` and `theorems_shared`, how many proofs were made and how many
 theorems needed none of their own; `targets`, an array of objects: `name`; `verdict`: \"proved\", \"refuted\" or
 \"unknown\"; `fingerprint` and `certificate`, whether it is on record, both null for code that is
-not ours; `not_judged`, what nothing is said about; `theorems`, empty unless proved, an array of objects: `theorem`, `neighbour` (\"quiet\"
+not ours; `not_judged`, what nothing is said about; `assumed`, what is taken for granted of this code
+beside what CAVEATS.md lists; `harmless`, what names the code and does not change it; `theorems`, empty unless proved, an array of objects: `theorem`, `neighbour` (\"quiet\"
 or \"hostile\"), `paths`, `goals`, `by_solver`, and `obligations`, an object: goals by name;
 `counterexample`, null unless refuted, an object: `theorem`, `neighbour`, `obligation` (an
 object: `name`, `rows`, `statement`), `about`, `at`, `terms`, `state` (an array of names and
@@ -66,6 +71,9 @@ pub(crate) struct Args {
     format: Format,
 }
 
+/// What is counted.
+const WHAT: &str = "targets";
+
 /// What became of one target.
 #[derive(Serialize)]
 struct Proof {
@@ -74,6 +82,8 @@ struct Proof {
     fingerprint: Option<String>,
     certificate: Option<bool>,
     not_judged: Vec<&'static str>,
+    assumed: Vec<String>,
+    harmless: Vec<String>,
     theorems: Vec<Report>,
     counterexample: Option<Counterexample>,
     findings: Option<Findings>,
@@ -86,6 +96,7 @@ struct Proof {
 /// What became of all of them.
 #[derive(Serialize)]
 struct Whole<'a> {
+    interrupted: Option<Interrupted>,
     targets: &'a [Proof],
     theorems_proved: usize,
     theorems_shared: usize,
@@ -111,10 +122,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             (Err(error), _) => Err(subject.refused(&error)),
         }
     };
-    let results = match args.all {
+    let (results, of) = match args.all {
         true => all(&args.jobs, prove)?,
-        false => vec![prove(&args.target.subject()?)],
+        false => (vec![prove(&args.target.subject()?)], 1),
     };
+    let interrupted = Interrupted::new(results.len() as u64, of);
     let (mut proofs, mut refused) = (Vec::new(), Vec::new());
     for result in results {
         match result {
@@ -122,14 +134,16 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             Err(why) => refused.push(why),
         }
     }
-    let verdict = verdict(&proofs, &refused);
-    if proofs.is_empty() {
+    let verdict = interrupt::verdict(interrupted, WHAT, verdict(&proofs, &refused));
+    if proofs.is_empty() && interrupted.is_none() {
         return verdict;
     }
+    let heading = interrupted.map(|interrupted| interrupted.heading(WHAT)).unwrap_or_default();
     let report = match args.format {
-        Format::Text if args.all => text(&proofs) + &sharing(&shared),
+        Format::Text if args.all => heading + &text(&proofs) + &sharing(&shared),
         Format::Text => text(&proofs),
         Format::Json => json(&Whole {
+            interrupted,
             targets: &proofs,
             theorems_proved: shared.proved(),
             theorems_shared: shared.shared(),
@@ -144,11 +158,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 fn all(
     jobs: &Jobs,
     prove: impl Fn(&Subject) -> Result<Proof, String> + Sync,
-) -> Result<Vec<Result<Proof, String>>, Failure> {
+) -> Result<(Vec<Result<Proof, String>>, u64), Failure> {
     /// Variants of a CPU under one policy: mitigations, protection keys, PCIDs.
     const TOGETHER: usize = 96;
     let variants: Vec<Variant> = Variant::all().collect();
-    let bar = progress("prove", variants.len() as u64, "targets");
+    let of = variants.len() as u64;
+    interrupt::listen();
+    let bar = progress("prove", of, WHAT);
     let parts: Vec<_> = variants.chunks(TOGETHER).collect();
     let results = jobs.each(
         parts.len() as u64,
@@ -159,12 +175,14 @@ fn all(
                 bar.inc(1);
                 Ok(proof)
             };
-            ControlFlow::Continue(parts[number as usize].iter().map(one).collect())
+            let goes_on = |_: &&Variant| !interrupt::requested();
+            let part = parts[number as usize].iter().take_while(goes_on);
+            ControlFlow::Continue(part.map(one).collect())
         },
     )?;
     bar.finish_and_clear();
     let results = results.into_iter().collect::<Result<Vec<Vec<_>>, Failure>>()?;
-    Ok(results.into_iter().flatten().collect())
+    Ok((results.into_iter().flatten().collect(), of))
 }
 
 /// How many proofs it took.
@@ -208,6 +226,8 @@ impl Proof {
             fingerprint: image.map(|image| image.fingerprint().to_string()),
             certificate: image.map(certificate::is_proved),
             not_judged: subject.target.not_judged(),
+            assumed: subject.target.assumed.clone(),
+            harmless: subject.target.harmless.clone(),
             theorems: Vec::new(),
             counterexample: None,
             findings: None,
@@ -253,6 +273,12 @@ impl Proof {
         };
         for what in &self.not_judged {
             text += &format!("  not judged: {what}\n");
+        }
+        for what in &self.assumed {
+            text += &format!("  assumed: {what}\n");
+        }
+        for what in &self.harmless {
+            text += &format!("  harmless: {what}\n");
         }
         text
     }

@@ -1,6 +1,5 @@
 //! `switcher superfluous`: whether each instruction is needed.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -10,6 +9,7 @@ use switcher_gen::Variant;
 use switcher_gen::prove::{Prover, Shared, Verdict};
 use switcher_gen::superfluous::{Purpose, Search};
 
+use crate::interrupt::{self, Interrupted};
 use crate::output::{Failure, Format, conclude, json};
 use crate::parallel::{Jobs, note_on_terminal, progress};
 use crate::target::{Subject, TargetArgs};
@@ -26,7 +26,11 @@ Each instruction that the theorems' entry points lead to is taken away by itself
 are tried on the rest. One of them must fail, or a path must be longer, or the instruction is
 superfluous.
 
-JSON is one object: `targets`, an array of objects: `name`; `instructions`, how many were tried;
+Ctrl-C ends it: what was found until then is reported.
+
+JSON is one object: `interrupted`, null unless Ctrl-C was pressed, then an object: `after`, so many
+targets are done, `of`, so many there are; `targets`, an array of objects: `name`; `interrupted`, the
+same of instructions; `instructions`, how many there are;
 `unneeded`, those without which all theorems hold, an array of objects: `at`, the address in
 hexadecimal if the code lies at 0xfffffe8000000000; `text`, the instruction; `source`, the
 emitter's file and line, null for code that is not ours; `purpose`: \"none\" if it is superfluous;
@@ -47,10 +51,18 @@ pub(crate) struct Args {
     format: Format,
 }
 
+/// What was found in all of them.
+#[derive(Serialize)]
+struct Report<'a> {
+    interrupted: Option<Interrupted>,
+    targets: &'a [Survey],
+}
+
 /// What was found in one target.
 #[derive(Serialize)]
 struct Survey {
     name: String,
+    interrupted: Option<Interrupted>,
     instructions: usize,
     unneeded: Vec<Found>,
 }
@@ -75,14 +87,31 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         false => vec![args.target.subject()?],
     };
     let start = Instant::now();
-    let surveys: Vec<Survey> =
-        subjects.iter().map(|subject| survey(subject, &args.jobs)).collect::<Result<_, _>>()?;
+    interrupt::listen();
+    let surveys: Vec<Survey> = subjects
+        .iter()
+        .take_while(|_| !interrupt::requested())
+        .map(|subject| survey(subject, &args.jobs))
+        .collect::<Result<_, _>>()?;
+    let whole = surveys.iter().filter(|survey| survey.interrupted.is_none()).count();
+    let interrupted = Interrupted::new(whole as u64, subjects.len() as u64);
     note_on_terminal(&format!("{:.2} s", start.elapsed().as_secs_f64()));
     let report = match args.format {
-        Format::Text => surveys.iter().map(Survey::text).collect(),
-        Format::Json => json(&BTreeMap::from([("targets", &surveys)]))?,
+        Format::Text => {
+            let several = interrupted.filter(|_| subjects.len() > 1);
+            let heading = several.map(|interrupted| interrupted.heading("targets"));
+            heading.unwrap_or_default() + &surveys.iter().map(Survey::text).collect::<String>()
+        }
+        Format::Json => json(&Report { interrupted, targets: &surveys })?,
     };
-    conclude(report, verdict(&surveys))
+    // Of one target, how many instructions says more.
+    match surveys.as_slice() {
+        [only] if subjects.len() == 1 => conclude(
+            report,
+            interrupt::verdict(only.interrupted, "instructions", verdict(&surveys)),
+        ),
+        _ => conclude(report, interrupt::verdict(interrupted, "targets", verdict(&surveys))),
+    }
 }
 
 fn verdict(surveys: &[Survey]) -> Result<(), Failure> {
@@ -121,29 +150,33 @@ fn survey(subject: &Subject, jobs: &Jobs) -> Result<Survey, Failure> {
     let found = jobs.each(blocks, worker, |search, block| {
         let prover = Prover::sharing(&shared.fork());
         let first = block as usize * BLOCK;
-        let found = (first..instructions.min(first + BLOCK)).filter_map(|number| {
+        let numbers = first..instructions.min(first + BLOCK);
+        let found = numbers.take_while(|_| !interrupt::requested()).map(|number| {
             let unneeded = search.unneeded(&prover, number);
             bar.inc(1);
             unneeded
         });
         ControlFlow::Continue(found.collect::<Vec<_>>())
     })?;
+    let tried: usize = found.iter().map(Vec::len).sum();
+    let interrupted = Interrupted::new(tried as u64, instructions as u64);
     bar.finish_and_clear();
     let texts = subject.texts();
-    let found = found.into_iter().flatten().map(|found| Found {
+    let found = found.into_iter().flatten().flatten().map(|found| Found {
         at: format!("{:#x}", found.at),
         text: found.text,
         source: texts.source(found.at),
         purpose: found.purpose,
     });
-    Ok(Survey { name: name.clone(), instructions, unneeded: found.collect() })
+    Ok(Survey { name: name.clone(), interrupted, instructions, unneeded: found.collect() })
 }
 
 impl Survey {
     fn text(&self) -> String {
-        let Self { name, instructions, unneeded } = self;
+        let Self { name, interrupted, instructions, unneeded } = self;
         let superfluous = unneeded.iter().filter(|found| found.purpose == Purpose::None).count();
-        let mut text = format!("{name}: {instructions} instructions, {superfluous} superfluous\n");
+        let mut text = interrupted.map(|it| it.heading("instructions")).unwrap_or_default();
+        text += &format!("{name}: {instructions} instructions, {superfluous} superfluous\n");
         for Found { at, text: instruction, source, purpose } in unneeded {
             let source = source.as_deref().unwrap_or_default();
             text += format!("  {at}  {instruction:<32}  {source}").trim_end();

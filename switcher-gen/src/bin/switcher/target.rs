@@ -48,6 +48,10 @@ pub(crate) struct TargetArgs {
     /// What the CPUs that the code of `--elf` is for have besides what the variant implies
     #[arg(long = "feature", value_name = "NAME", value_parser = str::parse::<Features>, requires = "elf")]
     features: Vec<Features>,
+    /// Take it for granted that sections of `--elf` that name the code, for a purpose that is not
+    /// known, do not change it; the verdict says so
+    #[arg(long, requires = "elf")]
+    assume_unpatched: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -109,8 +113,11 @@ impl TargetArgs {
         if !fs::metadata(path).map_err(|error| wrong(&error))?.is_file() {
             return Err(wrong(&"not a file: give an object or a linked file"));
         }
-        let data = fs::read(path).map_err(|error| wrong(&error))?;
-        let foreign = elf::read(&data).map_err(|error| wrong(&error))?;
+        let file = fs::File::open(path).map_err(|error| wrong(&error))?;
+        let mut foreign = elf::read_file(&file).map_err(|error| wrong(&error))?;
+        if self.assume_unpatched {
+            foreign.assume_unpatched();
+        }
         Target::foreign(&foreign, setting).map_err(|error| wrong(&error))
     }
 
@@ -169,9 +176,9 @@ impl Subject {
     /// Why there is no telling what the code does, and where.
     pub(crate) fn refused(&self, error: &BadCode) -> String {
         let Self { name, .. } = self;
-        let at = place(error);
-        match self.texts().annotated(at) {
-            Some(text) => {
+        let text = place(error).and_then(|at| Some((at, self.texts().annotated(at)?)));
+        match text {
+            Some((at, text)) => {
                 format!("{name} is no code to be reasoned about: {error}\n  {at:x}  {text}")
             }
             None => format!("{name} is no code to be reasoned about: {error}"),
@@ -180,14 +187,15 @@ impl Subject {
 }
 
 /// The instruction that an error is about.
-fn place(error: &BadCode) -> u64 {
+fn place(error: &BadCode) -> Option<u64> {
     match error {
-        BadCode::Program(error) => error.at(),
+        BadCode::Program(error) => Some(error.at()),
         BadCode::Leaves { at, .. }
         | BadCode::Loop { at, .. }
         | BadCode::Open { at, .. }
         | BadCode::SelfModifying { at }
-        | BadCode::Msr { at } => *at,
+        | BadCode::Msr { at } => Some(*at),
+        BadCode::Overlap(_) => None,
     }
 }
 

@@ -1,0 +1,223 @@
+//! What of a file's code its entry points reach: only that is judged, and only that has to be right.
+//!
+//! Direct jumps and calls are followed, and what else may become the address of an instruction: what
+//! LEA makes, constants, and words of the code that are read as data. What is not found here is not
+//! among the bytes that a prover sees: to go there is to leave the code.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
+
+use super::file::{Area, Code, Contents};
+use super::read::{Place, ReadError};
+
+/// No switcher has more instructions. Behind these, code is not looked at any more.
+const INSTRUCTIONS: usize = 1 << 16;
+/// What LEA names may be a table: so many bytes of it are kept.
+const TABLE: u64 = 256;
+/// So much filler between two pieces of code is kept with them.
+const FILLER: u64 = 64;
+
+/// How sure it is that an address is one of code.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sure {
+    /// A jump leads there.
+    Yes,
+    /// A number is the same.
+    Maybe,
+}
+
+struct Sweep<'a, 'f, 'data, R: Contents<'data>> {
+    code: &'a Code<'f, 'data, R>,
+    /// The only section that may be reached.
+    home: &'a Area,
+    ahead: VecDeque<(u64, Sure, Option<u64>)>,
+    seen: BTreeMap<u64, Sure>,
+    found: Vec<Range<u64>>,
+}
+
+/// The addresses that are reached from `entries`, as ranges in their order, and the section that they
+/// are in. `ends` are the host's own routines, which are not looked at.
+pub(super) fn reached<'a, 'f, 'data, R: Contents<'data>>(
+    code: &'a Code<'f, 'data, R>,
+    entries: &[u64],
+    whole: &[Range<u64>],
+    ends: &[u64],
+) -> Result<(&'a Area, Vec<Range<u64>>), ReadError> {
+    // An entry behind the last instruction is none that could be swept from.
+    let home = entries.iter().find_map(|entry| code.area(*entry)).ok_or(ReadError::NoCode)?;
+    let ahead = entries.iter().map(|entry| (*entry, Sure::Yes, None)).collect();
+    let mut sweep = Sweep { code, home, ahead, seen: BTreeMap::new(), found: Vec::new() };
+    for range in whole {
+        // What is looked at although nothing may lead there.
+        let start = range.start.clamp(home.range.start, home.range.end);
+        let end = range.end.clamp(start, home.range.end);
+        sweep.found.push(start..end);
+    }
+    while let Some((at, sure, from)) = sweep.ahead.pop_front() {
+        if ends.contains(&at) && from.is_some() || sweep.seen.len() >= INSTRUCTIONS {
+            continue;
+        }
+        sweep.at(at, sure, from)?;
+    }
+    let found = sweep.joined()?;
+    Ok((home, found))
+}
+
+impl<'data, R: Contents<'data>> Sweep<'_, '_, 'data, R> {
+    fn at(&mut self, at: u64, sure: Sure, from: Option<u64>) -> Result<(), ReadError> {
+        if !self.home.range.contains(&at) {
+            // Elsewhere, the prover will say so; but not that a guest's root need not map it.
+            let other = self.code.area(at).filter(|_| sure == Sure::Yes);
+            return match other {
+                None => Ok(()),
+                Some(other) => Err(ReadError::SecondSection {
+                    section: self.code.section(other).text(),
+                    first: self.code.section(self.home).text(),
+                    from: from.map(|from| self.place(from)),
+                }),
+            };
+        }
+        match self.seen.get(&at) {
+            Some(known) if *known == Sure::Yes || sure == Sure::Maybe => return Ok(()),
+            _ => {}
+        }
+        self.seen.insert(at, sure);
+        let glance = self.code.glance(self.home, at)?;
+        let bytes = &glance.bytes[..glance.len];
+        let mut decoder = Decoder::with_ip(64, bytes, at, DecoderOptions::NONE);
+        let i = decoder.decode();
+        // What is no instruction is kept, to be shown.
+        let end = at + if i.is_invalid() { bytes.len().min(8) } else { i.len() } as u64;
+        let wrong = glance.wrong.into_iter().find(|(field, _)| field.start < end);
+        match (wrong, sure) {
+            (Some((_, error)), Sure::Yes) => return Err(error),
+            (Some(_), Sure::Maybe) => return Ok(()),
+            (None, _) => self.found.push(at..end),
+        }
+        if !i.is_invalid() {
+            self.follow(&i, sure)?;
+        }
+        Ok(())
+    }
+
+    fn place(&self, at: u64) -> Place {
+        self.code.place(self.home, at)
+    }
+
+    fn follow(&mut self, i: &Instruction, sure: Sure) -> Result<(), ReadError> {
+        let (next, from) = (i.next_ip(), Some(i.ip()));
+        let goes_on = match i.flow_control() {
+            FlowControl::Next | FlowControl::IndirectCall => true,
+            FlowControl::ConditionalBranch | FlowControl::Call => {
+                self.ahead.push_back((i.near_branch_target(), sure, from));
+                true
+            }
+            FlowControl::UnconditionalBranch => {
+                self.ahead.push_back((i.near_branch_target(), sure, from));
+                false
+            }
+            FlowControl::XbeginXabortXend => true,
+            // INT comes back; INT3 stops whoever gets there.
+            FlowControl::Interrupt => i.mnemonic() == Mnemonic::Int,
+            FlowControl::Exception | FlowControl::Return | FlowControl::IndirectBranch => false,
+        };
+        // HLT and SYSRET are no ends to iced-x86.
+        let ends = matches!(
+            i.mnemonic(),
+            Mnemonic::Hlt | Mnemonic::Sysretq | Mnemonic::Sysret | Mnemonic::Iretq
+        );
+        if goes_on && !ends {
+            self.ahead.push_back((next, sure, from));
+        } else {
+            self.trap(next)?;
+        }
+        if i.is_ip_rel_memory_operand() {
+            self.data(i, sure)?;
+        }
+        for operand in 0..i.op_count() {
+            let is_constant = matches!(
+                i.op_kind(operand),
+                OpKind::Immediate32 | OpKind::Immediate64 | OpKind::Immediate32to64
+            );
+            if is_constant {
+                self.ahead.push_back((i.immediate(operand), Sure::Maybe, from));
+            }
+        }
+        Ok(())
+    }
+
+    /// What stops speculation behind the end of a path belongs to it.
+    fn trap(&mut self, at: u64) -> Result<(), ReadError> {
+        if !self.home.range.contains(&at) {
+            return Ok(());
+        }
+        let glance = self.code.glance(self.home, at)?;
+        let mut decoder =
+            Decoder::with_ip(64, &glance.bytes[..glance.len], at, DecoderOptions::NONE);
+        let i = decoder.decode();
+        let is_trap = matches!(
+            i.mnemonic(),
+            Mnemonic::Int3 | Mnemonic::Ud2 | Mnemonic::Hlt | Mnemonic::Lfence
+        );
+        if is_trap && glance.wrong.iter().all(|(field, _)| field.start >= i.next_ip()) {
+            self.found.push(at..i.next_ip());
+        }
+        Ok(())
+    }
+
+    /// Code that is read as data, or might be.
+    fn data(&mut self, i: &Instruction, sure: Sure) -> Result<(), ReadError> {
+        let (at, from) = (i.ip_rel_memory_address(), Some(i.ip()));
+        if !self.home.range.contains(&at) {
+            return Ok(());
+        }
+        let is_lea = i.mnemonic() == Mnemonic::Lea;
+        let size = if is_lea { TABLE } else { (i.memory_size().size() as u64).clamp(1, 64) };
+        let range = at..at.saturating_add(size).min(self.home.range.end);
+        if is_lea {
+            self.ahead.push_back((at, Sure::Maybe, from));
+        }
+        // A number in the code can be where a jump goes.
+        let bytes = match self.code.bytes(self.home, &range) {
+            Ok(bytes) => bytes,
+            Err(_) if is_lea || sure == Sure::Maybe => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for word in bytes.as_chunks::<8>().0 {
+            self.ahead.push_back((u64::from_le_bytes(*word), Sure::Maybe, from));
+        }
+        self.found.push(range);
+        Ok(())
+    }
+
+    /// In their order, with what only fills the room between them.
+    fn joined(mut self) -> Result<Vec<Range<u64>>, ReadError> {
+        self.found.retain(|range| !range.is_empty());
+        self.found.sort_by_key(|range| (range.start, range.end));
+        let mut joined: Vec<Range<u64>> = Vec::new();
+        for range in std::mem::take(&mut self.found) {
+            match joined.last_mut() {
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                Some(last) if self.is_filler(&(last.end..range.start))? => last.end = range.end,
+                _ => joined.push(range),
+            }
+        }
+        Ok(joined)
+    }
+
+    fn is_filler(&self, gap: &Range<u64>) -> Result<bool, ReadError> {
+        if gap.end - gap.start > FILLER || !self.code.touching(self.home, gap)?.is_empty() {
+            return Ok(false);
+        }
+        let bytes = self.code.bytes(self.home, gap)?;
+        let mut decoder = Decoder::with_ip(64, &bytes, gap.start, DecoderOptions::NONE);
+        while decoder.can_decode() {
+            if !matches!(decoder.decode().mnemonic(), Mnemonic::Nop | Mnemonic::Int3) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
