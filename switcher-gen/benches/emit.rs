@@ -18,7 +18,7 @@ use dynasmrt::x64::X64Relocation;
 use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, VecAssembler};
 use iced_x86::code_asm::{CodeAssembler, CodeLabel};
 use iced_x86::{Decoder, DecoderOptions, FlowControl, IcedError, Instruction, Mnemonic};
-use switcher_gen::asm::{External, Label, Sink, Window};
+use switcher_gen::asm::{External, LINE, Label, Sink, Window, to_upper_half};
 use switcher_gen::layout::Placement;
 use switcher_gen::{Image, Variant, emit};
 

@@ -288,7 +288,8 @@ pub struct HostSymbol(pub &'static str);
 
 /// The hooks: what event entries call for the host, by the System V ABI:
 /// `extern "C" fn(*mut PtRegs)`, with interrupts off, the host's GS base, the host's root if a guest
-/// was being run, and a stack of the IST that ends 16 bytes above the `PtRegs`. Those that return have
+/// was being run, and a stack of the IST that ends 16 bytes above the `PtRegs`. RDI is that pointer; no
+/// other general register, nor a flag, holds anything of what was interrupted. Those that return have
 /// the variant's mitigations before and behind them, and the host's SPEC_CTRL if that is switched.
 impl HostSymbol {
     /// An NMI has interrupted ring 0: the switcher or the host. What was interrupted goes on

@@ -315,8 +315,10 @@ impl Listing {
             let half = crate::asm::LINE as u64 / 2;
             add(Operator::Line, format!("{half} bytes further on"), Edit::Shift(index, half));
         }
+        for (changed, bytes) in lookalikes(&original) {
+            add(Operator::Lookalike, changed.into(), one(bytes));
+        }
         let each = [
-            (Operator::Lookalike, lookalikes(&original)),
             (Operator::Immediate, immediates(&original)),
             (Operator::Displacement, self.displacements(&original)),
             (Operator::Size, sizes(&original)),
@@ -572,15 +574,25 @@ fn is_sensitive(instruction: &Instruction) -> bool {
     [Call, Iretq, Lfence, Ret, Sysretq, Verw, Wrmsr].contains(&instruction.mnemonic())
 }
 
-/// Instructions that are taken for this one, and have not its effect on predictors and buffers.
-fn lookalikes(original: &Instruction) -> Vec<Instruction> {
-    match original.code() {
-        Code::Lfence => [Code::Mfence, Code::Sfence, Code::Pause].map(Instruction::with).into(),
+/// Instructions that are taken for this one, and have not its effect on predictors and buffers. NOPs
+/// behind them make them as long.
+fn lookalikes(original: &Instruction) -> Vec<(&'static str, Instruction)> {
+    let others: &[(&str, &[u8])] = match original.code() {
+        Code::Lfence => &[
+            ("mfence", &[0x0F, 0xAE, 0xF0]),
+            ("sfence", &[0x0F, 0xAE, 0xF8]),
+            ("pause", &[0xF3, 0x90]),
+        ],
         Code::Verw_rm16 | Code::Verw_r32m16 | Code::Verw_r64m16 => {
-            Instruction::with1(Code::Verw_rm16, Register::AX).into_iter().collect()
+            &[("verw ax", &[0x0F, 0x00, 0xE8])]
         }
-        _ => Vec::new(),
-    }
+        _ => &[],
+    };
+    let made = others.iter().filter_map(|(text, bytes)| {
+        let behind = nops(original.len().checked_sub(bytes.len())?).concat();
+        Some((*text, Instruction::with_declare_byte(&[*bytes, &behind].concat()).ok()?))
+    });
+    made.collect()
 }
 
 /// Whether the instruction is of an event entry like others: those that the theorems go through are

@@ -133,7 +133,7 @@ fn a_store_behind_the_pvcs_fields_if_the_pvcs_changed() {
 fn a_32_bit_return_with_flags_of_the_guests_if_the_pvcs_changed() {
     let bad = "\tmovq\tPVCS_R11(%rdx), %r11\n\tmovq\tPVCS_RCX(%rdx), %rcx\n\
                \tcmpl\t$USER_CS_SS, PVCS_USER_CS_SS(%rdx)\n\tpopq\t%rdx\n\tje\t1f\n\
-               \tmovq\tIRET_RSP(%rsp), %rsp\n\tsysretl\n1:\n";
+               \tmovq\tIRET_RSP(%rsp), %rsp\n\tsysretl\n\tud2\n1:\n";
     refused(&[(ERETU_END, bad)], "selectors");
 }
 
@@ -765,7 +765,7 @@ fn a_history_that_is_the_guests_again() {
         "\ttestq\t%r15, %r15\n",
         // Which mode it is in, it chooses.
         "\ttestq\t$MODE_SMOD, %gs:SWITCH_FLAGS\n",
-        "\tcmpq\t$0, %gs:TSS_SP2\n",
+        "\tcmpq\t$0, %gs:SMOD_GSBASE\n",
         "\tcmpl\t$0, (%rbp)\n",
     ] {
         refuted(&behind(&format!("{condition}\tjz\t1f\n1:\n")), "bhb-cleared");
@@ -782,9 +782,11 @@ fn a_history_that_is_the_guests_again() {
 #[test]
 fn a_history_sequence_elsewhere_in_its_lines() {
     let with =
-        |from: &str, to: &str| mitigated(BHB, &[(HISTORY, &gas::replaced(HISTORY, &[(from, to)]))]);
+        |changes: &[Change<'_>]| mitigated(BHB, &[(HISTORY, &gas::replaced(HISTORY, changes))]);
     // A jump of the innermost loop leads to another line, or comes from one.
-    let split = with("\tnop\n34:", "\t.p2align\t6, 0xCC\n\t.skip\t16, 0x90\n34:");
+    let line = "\t.p2align\t6, 0xCC\n\t.skip\t32 - 18, 0xCC\n32:";
+    let next = "\t.p2align\t6, 0xCC\n\t.skip\t32, 0x90\n34:";
+    let split = with(&[(line, "32:"), ("\tnop\n34:", next)]);
     refuted(&split, "bhb-cleared");
     // Nor is the proof of the one taken for the other's: the same is executed.
     let shared = std::sync::Arc::default();
@@ -794,14 +796,13 @@ fn a_history_sequence_elsewhere_in_its_lines() {
         Ok(Verdict::Refuted(found)) => assert_eq!(found.obligation.name, "bhb-cleared", "{found}"),
         other => panic!("{other:?}"),
     }
-    let split = with(
-        "\tsubl\t$1, %eax\n\tjnz\t33b\n",
-        "\tsubl\t$1, %eax\n\tjmp\t8f\n\t.p2align\t6, 0xCC\n8:\tjnz\t33b\n\t.skip\t24, 0x90\n",
-    );
+    let back =
+        "\tsubl\t$1, %eax\n\tjmp\t8f\n\t.p2align\t6, 0xCC\n8:\tjnz\t33b\n\t.skip\t26, 0x90\n";
+    let split = with(&[("\tsubl\t$1, %eax\n\tjnz\t33b\n", back)]);
     refuted(&split, "bhb-cleared");
     // Short of a round, of a branch.
-    refuted(&with("movl\t$5, %ecx", "movl\t$4, %ecx"), "bhb-cleared");
-    refuted(&with("movl\t$5, %eax", "movl\t$4, %eax"), "bhb-cleared");
+    refuted(&with(&[("movl\t$5, %ecx", "movl\t$4, %ecx")]), "bhb-cleared");
+    refuted(&with(&[("movl\t$5, %eax", "movl\t$4, %eax")]), "bhb-cleared");
 }
 
 #[test]
@@ -844,8 +845,10 @@ fn a_return_in_the_lower_half_of_its_line() {
     let lower = LAST_RET.replace("\t.skip\t32, 0xCC\n", "");
     refuted(&mitigated(BHB, &[(LAST_RET, &lower)]), "upper-half");
     // Its last byte decides.
-    let long = LAST_RET.replace("32, 0xCC\n41:\tret\n", "30, 0xCC\n41:\t.byte\t0xF3, 0xC3\n");
-    refuted(&mitigated(BHB, &[(LAST_RET, &long)]), "upper-half");
+    let long =
+        |at: u32| LAST_RET.replace("32, 0xCC\n41:\tret\n", &format!("{at}, 0xCC\n41:\tret\t$0\n"));
+    refuted(&mitigated(BHB, &[(LAST_RET, &long(62))]), "upper-half");
+    proved(&mitigated(BHB, &[(LAST_RET, &long(30))]));
     for (from, to) in [(".skip\t32 - 5, 0xCC\n", ""), ("\t.skip\t32 - 18, 0xCC\n", "")] {
         let history = gas::replaced(HISTORY, &[(from, to)]);
         refuted(&mitigated(BHB, &[(HISTORY, &history)]), "upper-half");
@@ -905,6 +908,6 @@ fn the_return_address_is_taken_from_the_guest() {
 
 #[test]
 fn a_frame_in_the_pvcs_is_not_an_iret_frame() {
-    let to = "\tpopq\t%rcx\n\tmovq\t%rdx, %rsp\n\tiretq\n";
+    let to = "\tpopq\t%rcx\n\tmovq\t%rdx, %rsp\n\tiretq\n\tud2\n";
     refused(&[(ERETU_END, to)], "iretq-label");
 }

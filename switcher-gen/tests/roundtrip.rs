@@ -161,6 +161,10 @@ fn filler_traps_and_nothing_runs_into_it() {
         for &(start, end) in &meant.filler {
             let filler = &image.bytes()[start as usize..end as usize];
             assert!(filler.iter().all(|byte| *byte == 0xCC), "{variant}");
+            // There may be more of it in front.
+            if meant.filler.iter().any(|(other, end)| other != end && *end == start) {
+                continue;
+            }
             let before = decoded.iter().find(|i| i.next_ip() == u64::from(start)).unwrap();
             // Behind a return is a trap.
             let ends = [FlowControl::UnconditionalBranch, FlowControl::Exception];
@@ -179,7 +183,9 @@ fn every_jump_lands_on_an_instruction() {
         let image = Image::new(&variant).unwrap();
         for i in decode(&image, &meant.filler) {
             let is_branch = i.op_count() > 0 && i.op0_kind() == OpKind::NearBranch64;
-            if is_branch {
+            // To the host: it is not known yet how far that is.
+            let field = i.next_ip() as u32 - 4;
+            if is_branch && !image.relocations().iter().any(|relocation| relocation.at == field) {
                 let target = u32::try_from(i.near_branch_target()).unwrap();
                 assert!(meant.instructions.contains_key(&target), "{variant}: {i:?}");
             }

@@ -13,7 +13,8 @@
 //! GS base are saved and restored exactly, whatever they are, so that no decision rests on the
 //! address that was interrupted, on RSP or on GS (rows 8 to 10). The host's GS base lies at the
 //! stack's top. Whether a guest is being run (host_rsp) decides whether the host's root is loaded:
-//! if none is, the host's code was interrupted on a root of the host's. Mitigations stand around
+//! if none is, the host's code was interrupted on a root of the host's. What is kept meanwhile is on
+//! the stack: no register tells a hook of what was interrupted (row 47). Mitigations stand around
 //! the hook as around the host: see `mitigations`. What cannot be gone on from has none: no guest
 //! runs on this CPU any more.
 

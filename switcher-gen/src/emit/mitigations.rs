@@ -10,6 +10,12 @@
 //! exit has got so far, or behind an entry's VERW. Nothing in the per-CPU block says where
 //! (host_rsp is zero before an exit's sequences, not behind them), so it does all of this each
 //! time: the sequences before the hook, then SPEC_CTRL as it was, and VERW last.
+//!
+//! Where code lies is a part of it: the branches that overwrite the history are in one cache line, as
+//! in the vendor's sequence, since the history is made of their addresses; and each RET is in the upper
+//! half of its line, as CPUs with ITS need it (Intel, "Indirect Target Selection"; the layout is that of
+//! Linux's `clear_bhb_loop`). Filler stands where nothing is executed. The trap behind each return,
+//! against straight-line speculation, is written by `asm!`.
 
 use switcher_macros::asm;
 

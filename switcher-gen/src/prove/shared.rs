@@ -29,7 +29,7 @@ use crate::asm::Window;
 use crate::machine::Domain;
 use crate::machine::program::Kind;
 use crate::machine::symbolic::Symbolic;
-use crate::mitigations::Mitigations;
+use crate::mitigations::{Mitigations, Rsb};
 use crate::variant::{Axes, Variant};
 
 /// Proofs that several provers share, on any number of threads.
@@ -176,8 +176,18 @@ pub(super) fn host(
 /// A setting without what no semantics, no specification and no obligation of the theorem looks at.
 fn judged(setting: Setting, theorem: Theorem) -> Setting {
     let Setting { variant, .. } = setting;
-    let Mitigations { ibrs, verw, .. } = variant.axes().mitigations;
-    let mitigations = match theorem {
+    let mitigations = as_a_rule(variant.axes().mitigations, theorem);
+    // Of protection keys, only the direct switches know; see `asks_for_more` for others.
+    let pku = variant.axes().pku && theorem == Theorem::Syscall64;
+    let axes = Axes { pcid: false, pku, mitigations, ..variant.axes() };
+    // Every combination is legal that a legal one becomes without PCIDs.
+    Setting { variant: Variant::new(axes, variant.selectors()).unwrap_or(variant), ..setting }
+}
+
+/// Those of `all` mitigations that the theorem looks at as a rule; see [`Executed`] for others.
+fn as_a_rule(all: Mitigations, theorem: Theorem) -> Mitigations {
+    let Mitigations { ibrs, verw, .. } = all;
+    match theorem {
         // No RET; of the guest's routines, VERW is asked for here alone.
         Theorem::EnterGuest => Mitigations { ibrs, verw, ..Mitigations::NONE },
         // Nor do these exit.
@@ -188,7 +198,7 @@ fn judged(setting: Setting, theorem: Theorem) -> Setting {
         | Theorem::GpInRing0
         | Theorem::PfAtIretq => Mitigations::NONE,
         // All of them around the hook.
-        Theorem::NmiInRing0 | Theorem::McInRing0 => variant.axes().mitigations,
+        Theorem::NmiInRing0 | Theorem::McInRing0 => all,
         Theorem::Syscall64
         | Theorem::ReturnFromGuest
         | Theorem::ReturnFromGuestIst
@@ -199,26 +209,21 @@ fn judged(setting: Setting, theorem: Theorem) -> Setting {
         | Theorem::EventMc
         | Theorem::EventDf
         | Theorem::IretqNp
-        | Theorem::IretqGp => Mitigations { verw: false, ..variant.axes().mitigations },
-    };
-    // Of protection keys, only the direct switches know; see `asks_for_more` for others.
-    let pku = variant.axes().pku && theorem == Theorem::Syscall64;
-    let axes = Axes { pcid: false, pku, mitigations, ..variant.axes() };
-    // Every combination is legal that a legal one becomes without PCIDs.
-    Setting { variant: Variant::new(axes, variant.selectors()).unwrap_or(variant), ..setting }
+        | Theorem::IretqGp => Mitigations { verw: false, ..all },
+    }
 }
 
 /// The mitigations that are looked at wherever there is a RET or an indirect branch, whatever the
 /// theorem: all but VERW.
-fn of_branches(setting: Setting) -> Mitigations {
-    Mitigations { verw: false, ..setting.variant.axes().mitigations }
+fn of_branches(all: Mitigations) -> Mitigations {
+    Mitigations { verw: false, ..all }
 }
 
 /// These, if the code at `entry` has such a branch.
 fn asked_of_branches(target: &Target, entry: u64) -> Option<Mitigations> {
     let reached = target.reached_from(entry);
     let mut branches = reached.iter().filter(|at| is_predicted(target, **at));
-    branches.next().map(|_| of_branches(target.setting))
+    branches.next().map(|_| of_branches(target.setting.variant.axes().mitigations))
 }
 
 /// Whether a predictor says where the instruction leads.
@@ -248,8 +253,17 @@ impl Executed {
     pub(super) fn add<D: Domain>(&mut self, target: &Target, theorem: Theorem, run: &Run<D>) {
         self.at.extend(&run.trace);
         self.lines.extend(&run.lines);
-        // A RET in code that has none as a rule is asked for mitigations that [`judged`] leaves out.
-        let is_masked = of_branches(judged(target.setting, theorem)) != of_branches(target.setting);
+        // A RET in code that has none as a rule is asked for mitigations that [`judged`] leaves out, of
+        // this variant or of another that would get its proof.
+        const EVERY: Mitigations = Mitigations {
+            ibrs: true,
+            ibpb: true,
+            untrain: true,
+            rsb: Rsb::Full,
+            bhb: Bhb::Long,
+            verw: true,
+        };
+        let is_masked = of_branches(as_a_rule(EVERY, theorem)) != of_branches(EVERY);
         let is_asked = |at: &u64| {
             let to = target.program.instruction(*at).near_branch_target();
             is_predicted(target, *at) || to != 0 && target.returns.contains(&to)
