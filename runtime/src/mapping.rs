@@ -90,7 +90,7 @@ impl MappingList {
 
     /// The least that each stack must have, in bytes, an [`IstTop`] aside: what the switcher puts
     /// there. What [`Hooks`](crate::Hooks) need comes on top.
-    pub const LEAST_STACK: u64 = 256;
+    pub const LEAST_STACK: u64 = IstTop::LEAST_STACK;
 
     /// What the hardware of this CPU uses to deliver events as it is set up now: GDT, IDT, the block
     /// with its TSS, and the stacks that this names. It is for guests without a switcher:
