@@ -89,9 +89,8 @@ impl MappingList {
     pub const STACK: u64 = PAGE;
 
     /// The least that each stack must have, in bytes, an [`IstTop`] aside: what the switcher puts
-    /// there, which is proved to be 256 at most, and 128 for a host's untraining of returns. What
-    /// [`Hooks`](crate::Hooks) need comes on top.
-    pub const LEAST_STACK: u64 = 384;
+    /// there. What [`Hooks`](crate::Hooks) need comes on top.
+    pub const LEAST_STACK: u64 = IstTop::LEAST_STACK;
 
     /// What the hardware of this CPU uses to deliver events as it is set up now: GDT, IDT, the block
     /// with its TSS, and the stacks that this names. It is for guests without a switcher:

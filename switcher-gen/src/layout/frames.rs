@@ -198,6 +198,13 @@ pub struct IstTop {
     _reserved: u64,
 }
 
+impl IstTop {
+    /// The least that lies below it, in bytes: what the switcher puts there, of which the longest is
+    /// a frame of registers and the return addresses of [`Bhb::Long`](crate::Bhb), each of whose
+    /// rounds is called by the one before. The proofs allow no more. Hooks come on top.
+    pub const LEAST_STACK: u64 = 384;
+}
+
 /// A stack of the IST with the registers of what was interrupted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
 #[repr(C)]

@@ -50,11 +50,14 @@ impl Anchor for End {
     const IS_END: bool = true;
 }
 
+/// What an [`Offset`] knows of its types and does not own.
+type Types<S, F, A> = (fn(&S) -> &F, A);
+
 /// Where in a struct `S` a field of type `F` lies, seen from the anchor `A` of the `S`.
 pub struct Offset<S, F, A = Start> {
     /// From the start of the `S`, wherever the anchor is.
     bytes: u32,
-    types: PhantomData<(fn(&S) -> &F, A)>,
+    types: PhantomData<Types<S, F, A>>,
 }
 
 impl<S, F, A> Clone for Offset<S, F, A> {

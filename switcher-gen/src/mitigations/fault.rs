@@ -163,7 +163,7 @@ impl Cpus {
     }
 
     /// The same from a stepping on.
-    pub(super) const fn from_stepping(self, first: u8) -> Self {
+    pub(super) const fn since_stepping(self, first: u8) -> Self {
         Self { steppings: (first, 0xF), ..self }
     }
 

@@ -217,9 +217,9 @@ pub(super) static INTEL: &[Fault] = &[
             Is::Not(&Is::Has(Caps::ITS_NO)),
             Is::Not(&Is::Says(Said::BHI_CTRL)),
             Is::Cpu(&[
-                SKYLAKE_X.from_stepping(6),
-                KABY_LAKE_L.from_stepping(12),
-                KABY_LAKE.from_stepping(13),
+                SKYLAKE_X.since_stepping(6),
+                KABY_LAKE_L.since_stepping(12),
+                KABY_LAKE.since_stepping(13),
                 COMET_LAKE,
                 COMET_LAKE_L,
                 ICE_LAKE_X,

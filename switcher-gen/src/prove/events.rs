@@ -124,7 +124,7 @@ pub(crate) const VECTORS: [u8; 10] = [
 ];
 
 /// How much of its stack an event may use.
-const STACK: i64 = 256;
+const STACK: i64 = IstTop::LEAST_STACK.cast_signed();
 /// In an operand for CR3: it is not kept there.
 const NOFLUSH: u64 = 1 << 63;
 const TOP: i64 = size_of::<IstTop>() as i64;

@@ -29,7 +29,7 @@ use crate::asm::Window;
 use crate::machine::Domain;
 use crate::machine::program::Kind;
 use crate::machine::symbolic::Symbolic;
-use crate::mitigations::{Mitigations, Rsb};
+use crate::mitigations::{Bhb, Mitigations, Rsb};
 use crate::variant::{Axes, Variant};
 
 /// Proofs that several provers share, on any number of threads.
