@@ -89,12 +89,21 @@ pub enum Label {
     EventRing0,
     /// One that should not have.
     EventUnexpected,
+    /// The first byte of what runs only while NMIs are not blocked: the routines, and events on the
+    /// sp0 stack. See `emit/event_return.rs`.
+    Routines,
+    /// Behind the last.
+    RoutinesEnd,
     /// #DB.
     EventDb,
     /// An event of a guest, on a stack of the IST.
     EventIstFromGuest,
     /// #DB in ring 0.
     EventDbRing0,
+    /// #DB or #MC in ring 0 is over: RSP points to its IRET frame, every other register is restored.
+    ResumeRing0,
+    /// It returns on the interrupted stack.
+    ResumeOnStack,
     /// NMI.
     EventNmi,
     /// #MC.
@@ -141,7 +150,7 @@ pub enum Label {
 
 impl Label {
     /// All labels, in the order of their declaration.
-    pub const ALL: [Self; 62] = [
+    pub const ALL: [Self; 66] = [
         Self::EnterGuest,
         Self::ReturnToGuest,
         Self::ReturnByIretq,
@@ -180,9 +189,13 @@ impl Label {
         Self::EventOnSp0,
         Self::EventRing0,
         Self::EventUnexpected,
+        Self::Routines,
+        Self::RoutinesEnd,
         Self::EventDb,
         Self::EventIstFromGuest,
         Self::EventDbRing0,
+        Self::ResumeRing0,
+        Self::ResumeOnStack,
         Self::EventNmi,
         Self::EventMc,
         Self::Interruption,
@@ -248,9 +261,13 @@ impl Label {
             Self::EventOnSp0 => ".Levent_on_sp0",
             Self::EventRing0 => ".Levent_ring_0",
             Self::EventUnexpected => ".Levent_unexpected",
+            Self::Routines => "switcher_routines",
+            Self::RoutinesEnd => "switcher_routines_end",
             Self::EventDb => ".Levent_db",
             Self::EventIstFromGuest => ".Levent_ist_from_guest",
             Self::EventDbRing0 => ".Levent_db_ring_0",
+            Self::ResumeRing0 => ".Lresume_ring_0",
+            Self::ResumeOnStack => ".Lresume_on_stack",
             Self::EventNmi => ".Levent_nmi",
             Self::EventMc => ".Levent_mc",
             Self::Interruption => ".Linterruption",

@@ -18,11 +18,12 @@ use iced_x86::{
     InstructionBlock, MemoryOperand, OpKind, Register,
 };
 
+use crate::arch::Selectors;
 use crate::layout::{
     AsmLayout, Layout, PerCpu, PtRegs, Pvcs, PvcsCurrent, Revision, Tss, TssExtra,
 };
 use crate::machine::Program;
-use crate::prove::{BadCode, Prover, Target, TargetGate, VECTORS, Verdict};
+use crate::prove::{BadCode, Prover, Target, TargetGate, Verdict, executed_vectors};
 
 /// What was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,6 +38,7 @@ pub enum Operator {
     Size,
     Register,
     Branch,
+    Unblock,
 }
 
 impl Operator {
@@ -53,6 +55,7 @@ impl Operator {
             Self::Size => "size",
             Self::Register => "register",
             Self::Branch => "branch",
+            Self::Unblock => "unblock",
         }
     }
 }
@@ -81,6 +84,16 @@ enum Edit {
     Duplicate(usize),
     /// The next one first.
     Swap(usize),
+    /// Something before it.
+    Insert(usize, Inserted),
+}
+
+/// What is inserted before an instruction.
+#[derive(Clone, Copy, Debug)]
+enum Inserted {
+    /// An IRETQ to the instruction, which ends the blocking of NMIs and changes nothing else but the
+    /// stack below RSP.
+    Iretq,
 }
 
 /// What became of a mutant.
@@ -103,6 +116,8 @@ pub enum Fate {
 struct Listing {
     target: Target,
     instructions: Vec<Instruction>,
+    /// The vectors whose stubs theorems execute.
+    executed: Vec<u8>,
 }
 
 /// Every mutant of `target`, in a stable order.
@@ -116,7 +131,25 @@ pub fn mutants(target: &Target) -> Vec<Mutant> {
 #[must_use]
 pub fn deletions(target: &Target) -> Vec<Mutant> {
     let listing = Rc::new(Listing::new(target));
-    (0..listing.instructions.len()).map(|index| Listing::delete(&listing, index)).collect()
+    let all = (0..listing.instructions.len()).filter(|index| listing.repeated(*index).is_none());
+    all.map(|index| Listing::delete(&listing, index)).collect()
+}
+
+/// The address of the instruction at which [`inserted`] has put others, for those that jump on to it.
+#[must_use]
+pub fn behind(target: &Target) -> u64 {
+    target.program.base() - 16
+}
+
+/// The code with `more` in front of the instruction at `at`: what leads there leads to these. For
+/// attacks that no operator makes. `None` if there is no such code.
+#[must_use]
+pub fn inserted(target: &Target, at: u64, more: &[Instruction]) -> Option<Target> {
+    let listing = Listing::new(target);
+    let mut instructions = listing.instructions.clone();
+    let index = instructions.binary_search_by_key(&at, Instruction::ip).ok()?;
+    listing.insert(&mut instructions, index, more.to_vec());
+    listing.assemble(&instructions)
 }
 
 /// The mutants of the instructions that read `text`.
@@ -168,12 +201,37 @@ impl Mutant {
                 instructions[index].set_ip(places[0]);
                 instructions[index + 1].set_ip(places[1]);
             }
+            Edit::Insert(index, what) => {
+                let selectors = self.listing.target.setting.variant.selectors();
+                let more = sequence(what, behind(&self.listing.target), selectors)?;
+                self.listing.insert(&mut instructions, index, more);
+            }
         }
         self.listing.assemble(&instructions)
     }
 }
 
 impl Listing {
+    /// Puts `more` in front of an instruction, which is [`behind`] them then. Whoever jumps to it finds
+    /// them first.
+    fn insert(
+        &self,
+        instructions: &mut Vec<Instruction>,
+        index: usize,
+        mut more: Vec<Instruction>,
+    ) {
+        let behind = behind(&self.target);
+        // Addresses that nobody jumps to, but for the first.
+        for (address, instruction) in (behind - 64..).zip(&mut more) {
+            instruction.set_ip(address);
+        }
+        if let Some(first) = more.first_mut() {
+            first.set_ip(instructions[index].ip());
+            instructions[index].set_ip(behind);
+        }
+        instructions.splice(index..index, more);
+    }
+
     fn new(target: &Target) -> Self {
         let program = &target.program;
         let mut decoder =
@@ -187,11 +245,12 @@ impl Listing {
                 last.flow_control() == FlowControl::Call && last.next_ip() == instruction.ip()
             });
             let is_filler = instruction.code() == Code::Int3 && !is_behind_call;
-            if !is_filler && !is_repeated(target, instruction.ip()) {
+            if !is_filler {
                 instructions.push(instruction);
             }
         }
-        Self { target: target.clone(), instructions }
+        let executed = executed_vectors(target);
+        Self { target: target.clone(), instructions, executed }
     }
 
     /// The code without one instruction: a NOP has its place.
@@ -211,6 +270,10 @@ impl Listing {
     fn at(self: &Rc<Self>, index: usize) -> Vec<Mutant> {
         let mut found = vec![self.delete(index)];
         let original = self.instructions[index];
+        if let Some(vector) = self.repeated(index) {
+            found.extend(self.of_stub(index, vector));
+            return found;
+        }
         let text = original.to_string();
         let mut add = |operator, changed: String, edit| {
             let (at, original, listing) = (original.ip(), text.clone(), Rc::clone(self));
@@ -219,6 +282,7 @@ impl Listing {
         let one = |changed: Instruction| Edit::Replace(index, changed);
 
         add(Operator::Duplicate, "twice".into(), Edit::Duplicate(index));
+        add(Operator::Unblock, "behind an IRETQ".into(), Edit::Insert(index, Inserted::Iretq));
         if let Some(next) = self.instructions.get(index + 1) {
             add(Operator::Swap, format!("after `{next}`"), Edit::Swap(index));
         }
@@ -240,6 +304,53 @@ impl Listing {
             }
         }
         found
+    }
+
+    /// The vector of the stub that the instruction is of, if others stand for that stub.
+    fn repeated(&self, index: usize) -> Option<u8> {
+        let gates = self.target.gates.as_ref()?;
+        let at = self.instructions[index].ip();
+        // They lie one behind the other.
+        let own = gates.iter().filter(|gate| gate.address <= at).max_by_key(|gate| gate.address)?;
+        let end = gates.iter().map(|gate| gate.address).max()? + 16;
+        let is_other = at < end && !self.executed.contains(&own.vector);
+        is_other.then_some(own.vector)
+    }
+
+    /// A few mutants of a stub that is like others: one stub has all, and these are hundreds.
+    fn of_stub(self: &Rc<Self>, index: usize, vector: u8) -> Vec<Mutant> {
+        let original = self.instructions[index];
+        let some = |changes: Vec<Instruction>| {
+            let chosen = usize::from(vector) % changes.len().max(1);
+            changes.into_iter().nth(chosen)
+        };
+        let gates = self.target.gates.iter().flatten();
+        let mut jumps: Vec<_> = self.branches(&original);
+        // Where other stubs go.
+        let others: Vec<_> = gates
+            .filter_map(|gate| {
+                let at = self.instructions.binary_search_by_key(&gate.address, |i| i.ip()).ok()?;
+                let near = self.instructions[at..].iter().take(3);
+                near.map(Instruction::near_branch_target).find(|to| *to != 0)
+            })
+            .collect();
+        jumps.retain(|jump| others.contains(&jump.near_branch_target()));
+        let changes = [
+            (Operator::Immediate, some(immediates(&original))),
+            (Operator::Branch, some(jumps)),
+        ];
+        let mutant = |(operator, changed): (Operator, Option<Instruction>)| {
+            let changed = changed?;
+            Some(Mutant {
+                operator,
+                at: original.ip(),
+                original: original.to_string(),
+                changed: changed.to_string(),
+                edit: Edit::Replace(index, changed),
+                listing: Rc::clone(self),
+            })
+        };
+        changes.into_iter().filter_map(mutant).collect()
     }
 
     /// Other targets for a jump: every place that another jump goes to, every entry point, and the
@@ -387,6 +498,7 @@ impl Listing {
             iretq: target.iretq.and_then(place),
             windows,
             gates,
+            routines: target.routines.as_ref().map(|at| boundary(at.start)..boundary(at.end)),
             hooks: target.hooks,
             returns: target.returns,
             setting: target.setting,
@@ -394,15 +506,30 @@ impl Listing {
     }
 }
 
-/// Whether the instruction is of an event entry like others: those that the theorems go through are
-/// enough, and without the rest code is assembled faster.
-fn is_repeated(target: &Target, at: u64) -> bool {
-    let Some(gates) = &target.gates else { return false };
-    // They lie one behind the other.
-    let before = gates.iter().filter(|gate| gate.address <= at);
-    let own = before.max_by_key(|gate| gate.address);
-    let end = gates.iter().map(|gate| gate.address).max().unwrap_or_default() + 16;
-    own.is_some_and(|gate| at < end && !VECTORS.contains(&gate.vector))
+/// The instructions of `what`, in front of the one at `next`; `None` if there are none.
+fn sequence(what: Inserted, next: u64, selectors: Selectors) -> Option<Vec<Instruction>> {
+    match what {
+        Inserted::Iretq => {
+            let at = |base, displacement| MemoryOperand::with_base_displ(base, displacement);
+            let push = |selector: u16| Instruction::with1(Code::Pushq_imm8, i32::from(selector));
+            let rax = |code| Instruction::with1(code, Register::RAX);
+            let lea = |from| Instruction::with2(Code::Lea_r64_m, Register::RAX, from);
+            let saved = at(Register::RSP, 40);
+            let all = [
+                rax(Code::Push_r64),
+                lea(at(Register::RSP, 8)),
+                push(selectors.kernel_ds()),
+                rax(Code::Push_r64),
+                Ok(Instruction::with(Code::Pushfq)),
+                push(selectors.kernel_cs()),
+                lea(at(Register::RIP, next.cast_signed())),
+                rax(Code::Push_r64),
+                Instruction::with2(Code::Mov_r64_rm64, Register::RAX, saved),
+                Ok(Instruction::with(Code::Iretq)),
+            ];
+            all.into_iter().collect::<Result<_, _>>().ok()
+        }
+    }
 }
 
 fn is_jump(instruction: &Instruction) -> bool {

@@ -251,3 +251,40 @@ pub struct LeavingIst {
     #[asm(at = 0x28, nested)]
     pub saved: EventOnIst,
 }
+
+/// What POPFQ and a far RET take to return to ring 0 without an IRETQ: it lies on the stack that is
+/// returned to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
+#[repr(C)]
+#[asm(size = 24, align = 8)]
+#[expect(missing_docs, reason = "registers are what they are called")]
+pub struct FarFrame {
+    #[asm(at = 0x00)]
+    pub eflags: u64,
+    #[asm(at = 0x08)]
+    pub rip: u64,
+    #[asm(at = 0x10)]
+    pub cs: u64,
+}
+
+impl FarFrame {
+    /// What may be in use below the stack that is returned to (System V ABI, "The Stack Frame"): the
+    /// frame lies below that.
+    pub const RED_ZONE: usize = 128;
+    /// How much below RSP is used to return there.
+    pub const ROOM: usize = Self::RED_ZONE + size_of::<Self>();
+}
+
+/// An event's own stack when ring 0 is about to be returned to: two registers are saved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
+#[repr(C)]
+#[asm(size = 56, align = 8)]
+#[expect(missing_docs, reason = "registers are what they are called")]
+pub struct ResumingRing0 {
+    #[asm(at = 0x00)]
+    pub rcx: u64,
+    #[asm(at = 0x08)]
+    pub rax: u64,
+    #[asm(at = 0x10, nested)]
+    pub iret: IretFrame,
+}

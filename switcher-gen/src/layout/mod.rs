@@ -9,7 +9,7 @@ mod percpu;
 mod pvcs;
 
 pub use frames::{
-    EventFrame, EventOnIst, ExitReason, IretFrame, IstEntry, IstFrame, IstTop, LeavingIst, OrigAx,
+    EventFrame, EventOnIst, ExitReason, FarFrame, IretFrame, IstEntry, IstFrame, IstTop, LeavingIst, OrigAx, ResumingRing0,
     PtRegs, RefusedIretq,
 };
 #[doc(hidden)]

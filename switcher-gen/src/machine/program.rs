@@ -129,6 +129,8 @@ pub(crate) enum Kind {
     Call,
     /// And the bytes to release.
     Return(u16),
+    /// To another code segment, or the same: likewise.
+    ReturnFar(u16),
     SwapGs,
     ReadGsBase,
     WriteGsBase,
@@ -305,6 +307,7 @@ impl Op {
                 | Kind::PopFlags
                 | Kind::Call
                 | Kind::Return(_)
+                | Kind::ReturnFar(_)
                 | Kind::Iretq
         )
     }
@@ -374,6 +377,8 @@ fn kind_without_operands(i: &Instruction) -> Option<Kind> {
         Code::Hlt => Kind::Halt,
         Code::Retnq => Kind::Return(0),
         Code::Retnq_imm16 => Kind::Return(i.immediate16()),
+        Code::Retfq => Kind::ReturnFar(0),
+        Code::Retfq_imm16 => Kind::ReturnFar(i.immediate16()),
         // Of every form: the operand is not accessed.
         _ if i.mnemonic() == Mnemonic::Nop => Kind::Nothing { is_fence: false },
         _ => return None,

@@ -358,6 +358,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 let rsp = self.state.get(Gpr::Rsp);
                 self.state.set(Gpr::Rsp, d.plus(rsp, release.into()));
             }
+            Kind::ReturnFar(release) => self.return_far(release)?,
             Kind::Nothing { is_fence } => {
                 if is_fence {
                     self.tell(Event::Serialise);
@@ -538,6 +539,25 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         self.state.iretq(d, self.model, frame)?;
         let is_within_ring = self.state.cpl == before;
         Ok(if is_within_ring { Step::Next } else { Step::Guest { by_sysretq: false } })
+    }
+
+    /// RET to what RIP and CS on the stack say (Intel SDM vol. 2, RET): within ring 0 alone. That is no
+    /// branch that a CPU predicts.
+    fn return_far(&mut self, release: u16) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        let rsp = self.state.get(Gpr::Rsp);
+        let rip = self.load(rsp, 8, false)?;
+        let cs = d.truncate(self.load(d.plus(rsp, 8), 8, false)?, 2);
+        let is_kernels = d.is(cs, self.model.selectors.kernel_cs().into());
+        if self.state.cpl != 0 || !d.decide(is_kernels) {
+            // To CPL 3 there are other ways, and none of them is this one.
+            return Err(Fault::protection(d.mask(cs, 0xFFFC)).into());
+        }
+        self.canonical(rip)?;
+        self.state.rip = rip;
+        self.state.cs = cs;
+        self.state.set(Gpr::Rsp, d.plus(rsp, 16 + i64::from(release)));
+        Ok(())
     }
 
     fn jump_if(&mut self, op: &Op, condition: Condition) -> Result<(), Stop<D::Word>> {
@@ -859,6 +879,7 @@ mod tests {
             cr3,
             cr4: CR4,
             pkru: 0,
+            nmi_blocked: false,
             msrs: Msrs { star: 0, lstar: 0, cstar: 0, sfmask: 0, spec_ctrl: 0, efer: EFER },
             memory: Memory { regions: Vec::new(), hostile: false },
         };

@@ -8,6 +8,8 @@
 //! | `obligation` | what must hold, by name and by row of hazards.md |
 //! | `theorem` | one run of one entry point, and the goals that come up on it |
 //! | `events` | the same for event entries, which may come from anywhere in ring 0 |
+//! | `vectors` | which vectors an event's theorem is of, and which of their stubs are alike |
+//! | `blocking` | what blocks NMIs, and what a #DB or a #MC in ring 0 relies on |
 //! | `engine` | every path of every theorem, goal by goal |
 //! | `shared` | which targets a proof holds of, so that each code is proved once |
 //! | `counterexample` | the state in which a goal does not hold, in words, replayed on numbers |
@@ -38,6 +40,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod blocking;
 mod counterexample;
 mod engine;
 mod events;
@@ -47,14 +50,15 @@ mod returns;
 mod shared;
 mod target;
 mod theorem;
+mod vectors;
 mod world;
 
 pub use counterexample::Counterexample;
 pub use engine::{Prover, Report, Unexplored, Verdict};
-pub(crate) use events::VECTORS;
 pub use obligation::Obligation;
 pub use shared::Shared;
 pub use target::{Target, TargetGate};
 pub use theorem::{BadCode, Goal, Neighbour, Run, Theorem, Walk, run, saved};
 pub use world::{BlockOffsets, Name, Part, Saved, Setting, Source};
+pub(crate) use vectors::executed as executed_vectors;
 pub(crate) use world::{read_extra, read_pvcs, region};

@@ -23,6 +23,7 @@ use super::engine::Report;
 use super::obligation;
 use super::target::Target;
 use super::theorem::{Run, Theorem};
+use super::vectors;
 use super::world::{Saved, Setting, region};
 use crate::asm::Window;
 use crate::machine::Domain;
@@ -79,11 +80,11 @@ impl Shared {
 
     /// What was shown of code that executes the same for such a host.
     pub(super) fn like(&self, host: Key, target: &Target, theorem: Theorem) -> Option<Vec<Report>> {
-        let entry = theorem.entry(target)?;
+        let entries = theorem.entries(target);
         let shapes = self.shapes.lock().unwrap_or_else(PoisonError::into_inner);
         let known = shapes.get(&host).cloned().unwrap_or_default();
         drop(shapes);
-        let found = known.iter().find(|shaped| shaped.0.is_of(target, entry))?;
+        let found = known.iter().find(|shaped| shaped.0.is_of(target, &entries))?;
         Some(found.1.clone())
     }
 
@@ -96,8 +97,8 @@ impl Shared {
         executed: &Executed,
         reports: &[Report],
     ) {
-        let Some(entry) = theorem.entry(target) else { return };
-        let Some(shape) = Shape::new(target, entry, executed) else { return };
+        let entries = theorem.entries(target);
+        let Some(shape) = Shape::new(target, &entries, executed) else { return };
         let mut shapes = self.shapes.lock().unwrap_or_else(PoisonError::into_inner);
         shapes.entry(host).or_default().push(Arc::new((shape, reports.to_vec())));
     }
@@ -115,8 +116,8 @@ impl Shared {
 /// The image, where it lies and what is said of it.
 pub(super) fn whole(target: &Target) -> Key {
     let Target { program, enter_guest, return_from_guest, syscall_64, .. } = target;
-    let Target { syscall_compat, iretq, windows, gates, hooks, returns, .. } = target;
-    let entries = (enter_guest, return_from_guest, syscall_64, syscall_compat, iretq);
+    let Target { syscall_compat, iretq, windows, gates, hooks, returns, routines, .. } = target;
+    let entries = (enter_guest, return_from_guest, syscall_64, syscall_compat, iretq, routines);
     let text =
         format!("{:#x} {entries:?} {windows:?} {gates:?} {hooks:?} {returns:?}", program.base());
     Sha256::new().chain_update(text).chain_update(program.bytes()).finalize().into()
@@ -130,7 +131,8 @@ pub(super) fn key(target: &Target, theorem: Theorem, host: Key, whole: Key) -> K
         let key = Sha256::new().chain_update(host).chain_update(whole).chain_update(pku);
         return key.finalize().into();
     }
-    let code = theorem.entry(target).map(|entry| code(target, entry));
+    let code: Vec<_> =
+        theorem.entries(target).into_iter().map(|entry| code(target, entry)).collect();
     Sha256::new().chain_update(host).chain_update(format!("{code:?}")).finalize().into()
 }
 
@@ -141,7 +143,9 @@ pub(super) fn host(
     theorem: Theorem,
     saved: Option<&Saved<Symbolic>>,
 ) -> Key {
-    let code = |theorem: Theorem| theorem.entry(target).map(|entry| code(target, entry));
+    let code = |theorem: Theorem| -> Vec<_> {
+        theorem.entries(target).into_iter().map(|entry| code(target, entry)).collect()
+    };
     let before = match (theorem, saved.and_then(|saved| self::saved(d, saved))) {
         (Theorem::EnterGuest, _) => "nothing".into(),
         (_, Some(saved)) => saved,
@@ -150,12 +154,18 @@ pub(super) fn host(
     };
     let has_windows = target.windows.is_some();
     let setting = judged(target.setting, theorem);
-    let mut text = format!("{theorem:?} {setting:?} {has_windows} {before}");
+    let has_gates = target.gates.is_some();
+    let mut text = format!("{theorem:?} {setting:?} {has_windows} {has_gates} {before}");
     if theorem.is_of_events() {
         // Not where the handlers are.
         let gates = target.gates.iter().flatten();
         let gates = gates.map(|gate| format!("{}:{}:{}", gate.vector, gate.ist, gate.dpl));
         text += &gates.collect::<Vec<_>>().join(" ");
+        let parts = vectors::partition(target, theorem);
+        text += &parts.iter().map(vectors::Part::key).collect::<Vec<_>>().join(" ");
+    }
+    if theorem.keeps_blocking() {
+        text += &format!(" {:?}", target.routines);
     }
     if theorem.is_of_iretq() {
         text += &format!(" {:?}", target.iretq);
@@ -175,8 +185,10 @@ fn judged(setting: Setting, theorem: Theorem) -> Setting {
         | Theorem::Gates
         | Theorem::DbInRing0
         | Theorem::DfInRing0
-        | Theorem::GpInRing0
-        | Theorem::PfAtIretq => Mitigations::NONE,
+        | Theorem::FatalInRing0
+        | Theorem::FatalErrorInRing0
+        | Theorem::FatalAtIretq
+        | Theorem::FatalErrorAtIretq => Mitigations::NONE,
         // All of them around the hook.
         Theorem::NmiInRing0 | Theorem::McInRing0 => variant.axes().mitigations,
         Theorem::Syscall64
@@ -188,8 +200,7 @@ fn judged(setting: Setting, theorem: Theorem) -> Setting {
         | Theorem::EventNmi
         | Theorem::EventMc
         | Theorem::EventDf
-        | Theorem::IretqNp
-        | Theorem::IretqGp => Mitigations { verw: false, ..variant.axes().mitigations },
+        | Theorem::Iretq => Mitigations { verw: false, ..variant.axes().mitigations },
     };
     // Of protection keys, only the direct switches know; see `uses_pkru` for others.
     let pku = variant.axes().pku && theorem == Theorem::Syscall64;
@@ -260,21 +271,23 @@ fn successors(target: &Target, at: u64) -> [Option<u64>; 2] {
 }
 
 /// All of an instruction that a proof looks at, but for where it and those after it lie.
-#[derive(Debug, PartialEq, Eq)]
-struct Looks {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Looks {
     /// Without what says how far it is to an address.
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
     /// An address that the instruction makes a value.
     value: Option<u64>,
     /// Where it leaves the code for: a symbol of the host's, or elsewhere.
     leaves: Option<Option<usize>>,
     windows: Vec<Window>,
     is_iretq: bool,
+    /// Whether NMIs are never blocked there.
+    is_routine: bool,
     /// A trap behind it.
     trap: Option<Mnemonic>,
 }
 
-fn looks(target: &Target, at: u64) -> Looks {
+pub(super) fn looks(target: &Target, at: u64) -> Looks {
     let program = &target.program;
     let code = &program.bytes()[(at - program.base()) as usize..];
     let mut decoder = Decoder::with_ip(64, code, at, DecoderOptions::NONE);
@@ -297,32 +310,40 @@ fn looks(target: &Target, at: u64) -> Looks {
     let windows = windows.filter(|(_, range)| range.contains(&at)).map(|(window, _)| *window);
     let trap = target.is_trap_behind(at).then(|| program.instruction(i.next_ip()).mnemonic());
     let is_iretq = target.iretq == Some(at);
-    Looks { bytes, value, leaves, windows: windows.collect(), is_iretq, trap }
+    let is_routine = target.is_routine(at);
+    Looks { bytes, value, leaves, windows: windows.collect(), is_iretq, is_routine, trap }
 }
 
 /// Instructions that were executed, wherever they lie, and which of them follow which.
 #[derive(Debug)]
 struct Shape {
-    first: usize,
+    /// Where it begins: one for each stub that is executed.
+    first: Vec<usize>,
     instructions: Vec<(Looks, [Option<usize>; 2])>,
 }
 
 impl Shape {
-    fn new(target: &Target, entry: u64, executed: &Executed) -> Option<Self> {
+    fn new(target: &Target, entries: &[u64], executed: &Executed) -> Option<Self> {
         let at: Vec<u64> = executed.at.iter().copied().collect();
         let number = |address: u64| at.binary_search(&address).ok();
         let follow = |at: u64| successors(target, at).map(|to| to.and_then(number));
         let instructions = at.iter().map(|at| (looks(target, *at), follow(*at))).collect();
-        let shape = Self { first: number(entry)?, instructions };
+        let first = entries.iter().map(|entry| number(*entry)).collect::<Option<_>>()?;
+        let shape = Self { first, instructions };
         // Something might be executed that nothing leads to.
-        (!executed.is_of_place && shape.is_of(target, entry)).then_some(shape)
+        (!executed.is_of_place && shape.is_of(target, entries)).then_some(shape)
     }
 
-    /// Whether `target`'s code at `entry` is this.
-    fn is_of(&self, target: &Target, entry: u64) -> bool {
+    /// Whether `target`'s code at `entries` is this.
+    fn is_of(&self, target: &Target, entries: &[u64]) -> bool {
+        if self.first.len() != entries.len() {
+            return false;
+        }
         let mut places = vec![None; self.instructions.len()];
-        places[self.first] = Some(entry);
-        let mut ahead = vec![(self.first, entry)];
+        let mut ahead: Vec<_> = self.first.iter().copied().zip(entries.iter().copied()).collect();
+        for (number, entry) in &ahead {
+            places[*number] = Some(*entry);
+        }
         while let Some((number, at)) = ahead.pop() {
             let (expected, follow) = &self.instructions[number];
             if !target.program.contains(at) || looks(target, at) != *expected {
@@ -371,6 +392,7 @@ struct Normal {
     /// What the host is told of its address.
     windows: Vec<Window>,
     is_iretq: bool,
+    is_routine: bool,
 }
 
 fn code(target: &Target, entry: u64) -> Code {
@@ -382,9 +404,9 @@ fn code(target: &Target, entry: u64) -> Code {
     };
     if decoded.iter().any(is_indirect) {
         let Target { program, enter_guest, return_from_guest, .. } = target;
-        let Target { syscall_64, syscall_compat, iretq, windows, hooks, returns, .. } = target;
+        let Target { syscall_64, syscall_compat, iretq, windows, hooks, returns, routines, .. } = target;
         let entries = (enter_guest, return_from_guest, syscall_64, syscall_compat, iretq);
-        let labels = format!("{entries:?} {windows:?} {hooks:?} {returns:?}");
+        let labels = format!("{entries:?} {windows:?} {hooks:?} {returns:?} {routines:?}");
         return Code::Here { base: program.base(), bytes: program.bytes().into(), entry, labels };
     }
     let instructions = decoded.iter().map(|i| {
@@ -412,6 +434,7 @@ fn code(target: &Target, entry: u64) -> Code {
             },
             windows: windows.map(|(window, _)| *window).collect(),
             is_iretq: target.iretq == Some(i.ip()),
+            is_routine: target.is_routine(i.ip()),
         }
     });
     // An MSR may be read that holds an entry's address, or be given one.
@@ -448,7 +471,9 @@ fn saved(d: &Symbolic, saved: &Saved<Symbolic>) -> Option<String> {
 /// Whether a run shows that more matters than [`key`] has: that code is read as data, that a RET led
 /// back into it, or that it came to where nothing was said to lead.
 pub(super) fn depends_on_place<D: Domain>(target: &Target, theorem: Theorem, run: &Run<D>) -> bool {
-    let reached = theorem.entry(target).map(|entry| target.reached_from(entry)).unwrap_or_default();
+    let entries = theorem.entries(target);
+    let reached: BTreeSet<_> =
+        entries.into_iter().flat_map(|entry| target.reached_from(entry)).collect();
     let op = |at: &u64| target.program.at(*at).and_then(Result::ok);
     let returns =
         |at: &u64| op(at).is_some_and(|op| matches!(op.kind, Kind::Return(_) | Kind::Iretq));

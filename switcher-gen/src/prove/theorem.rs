@@ -4,6 +4,7 @@
 use iced_x86::{Mnemonic, Register};
 use serde::Serialize;
 
+use super::blocking::Blocking;
 use super::events;
 use super::mitigations::{AtReturn, Barriers};
 use super::obligation::{self, Obligation};
@@ -51,10 +52,8 @@ pub enum Theorem {
     EventMc,
     /// A double fault of a guest.
     EventDf,
-    /// #NP of the IRETQ to a guest.
-    IretqNp,
-    /// #GP of the IRETQ to a guest.
-    IretqGp,
+    /// #NP, #SS or #GP of the IRETQ to a guest.
+    Iretq,
     /// #DB anywhere in ring 0.
     DbInRing0,
     /// An NMI anywhere in ring 0.
@@ -63,10 +62,14 @@ pub enum Theorem {
     McInRing0,
     /// A double fault anywhere in ring 0.
     DfInRing0,
-    /// An exception in ring 0 that is not the IRETQ's.
-    GpInRing0,
-    /// A page fault of the IRETQ to a guest: of its frame, which is the host's.
-    PfAtIretq,
+    /// Anything else in ring 0 that is not the IRETQ's, without an error code.
+    FatalInRing0,
+    /// The same with one.
+    FatalErrorInRing0,
+    /// At the IRETQ to a guest what that is not to blame for, without an error code.
+    FatalAtIretq,
+    /// The same with one, such as a page fault: of its frame, which is the host's.
+    FatalErrorAtIretq,
 }
 
 impl Theorem {
@@ -80,7 +83,7 @@ impl Theorem {
     ];
 
     /// Those about event entries.
-    pub const EVENTS: [Self; 15] = [
+    pub const EVENTS: [Self; 16] = [
         Self::Gates,
         Self::Event,
         Self::EventError,
@@ -88,14 +91,15 @@ impl Theorem {
         Self::EventNmi,
         Self::EventMc,
         Self::EventDf,
-        Self::IretqNp,
-        Self::IretqGp,
+        Self::Iretq,
         Self::DbInRing0,
         Self::NmiInRing0,
         Self::McInRing0,
         Self::DfInRing0,
-        Self::GpInRing0,
-        Self::PfAtIretq,
+        Self::FatalInRing0,
+        Self::FatalErrorInRing0,
+        Self::FatalAtIretq,
+        Self::FatalErrorAtIretq,
     ];
 
     /// Those that `target` has the code for.
@@ -122,28 +126,33 @@ impl Theorem {
             Self::EventNmi => "event (NMI)",
             Self::EventMc => "event (#MC)",
             Self::EventDf => "event (#DF)",
-            Self::IretqNp => "IRETQ (#NP)",
-            Self::IretqGp => "IRETQ (#GP)",
+            Self::Iretq => "IRETQ (#NP, #SS, #GP)",
             Self::DbInRing0 => "ring 0 (#DB)",
             Self::NmiInRing0 => "ring 0 (NMI)",
             Self::McInRing0 => "ring 0 (#MC)",
             Self::DfInRing0 => "ring 0 (#DF)",
-            Self::GpInRing0 => "ring 0 (#GP)",
-            Self::PfAtIretq => "IRETQ (#PF)",
+            Self::FatalInRing0 => "ring 0 (others)",
+            Self::FatalErrorInRing0 => "ring 0 (others, error code)",
+            Self::FatalAtIretq => "IRETQ (others)",
+            Self::FatalErrorAtIretq => "IRETQ (others, error code)",
         }
     }
 
-    /// Where it begins; `None` if `target` has no such entry.
-    pub(crate) fn entry(self, target: &Target) -> Option<u64> {
+    /// Where it begins: an event at one stub of those that are alike. Empty if `target` has no such
+    /// entry.
+    pub(crate) fn entries(self, target: &Target) -> Vec<u64> {
         match self {
-            Self::EnterGuest => Some(target.enter_guest),
-            Self::Syscall64 => Some(target.syscall_64),
-            Self::SyscallCompat => target.syscall_compat,
-            Self::ReturnFromGuest | Self::ReturnFromGuestIst => Some(target.return_from_guest),
+            Self::EnterGuest => vec![target.enter_guest],
+            Self::Syscall64 => vec![target.syscall_64],
+            Self::SyscallCompat => target.syscall_compat.into_iter().collect(),
+            Self::ReturnFromGuest | Self::ReturnFromGuestIst => vec![target.return_from_guest],
             of_events => {
-                let (vector, _) = of_events.event()?;
-                let mut gates = target.gates.iter().flatten();
-                gates.find(|gate| gate.vector == vector).map(|gate| gate.address)
+                let parts = super::vectors::partition(target, of_events);
+                let gate_of = |vector| {
+                    let mut gates = target.gates.iter().flatten();
+                    gates.find(|gate| gate.vector == vector).map(|gate| gate.address)
+                };
+                parts.iter().filter_map(|part| gate_of(part.first())).collect()
             }
         }
     }
@@ -269,7 +278,7 @@ pub(super) const LIMIT: usize = 1000;
 
 /// What a run is watched for.
 pub(super) struct Watch<'a, D: Domain> {
-    target: &'a Target,
+    pub(super) target: &'a Target,
     pub(super) theorem: Theorem,
     goals: Vec<Goal<D>>,
     pub(super) trace: Vec<u64>,
@@ -288,9 +297,11 @@ pub(super) struct Watch<'a, D: Domain> {
     /// The root that an event has interrupted: it is restored.
     interrupted: Option<D::Word>,
     /// Whether an event has executed an IRETQ.
-    unblocked: bool,
+    pub(super) unblocked: bool,
     /// Whether it has used its stack of the IST since.
-    on_ist_again: bool,
+    pub(super) on_ist_again: bool,
+    /// What blocks NMIs, and what may interrupt.
+    pub(super) blocking: Blocking<D>,
     /// Where the addresses are that calls and INTs have pushed, and whether nothing was done with
     /// them but to return.
     pushed: Vec<Place>,
@@ -301,8 +312,9 @@ pub(super) struct Watch<'a, D: Domain> {
 }
 
 impl<'a, D: Domain> Watch<'a, D> {
-    fn new(target: &'a Target, theorem: Theorem, world: &World<D>) -> Self {
+    fn new(d: &D, target: &'a Target, theorem: Theorem, world: &World<D>) -> Self {
         Self {
+            blocking: Blocking::new(d, world),
             target,
             theorem,
             // About as many as there are.
@@ -354,11 +366,13 @@ impl<'a, D: Domain> Watch<'a, D> {
     }
 
     /// Whether an access to this region is to the frame that is returned to. A guest's lies there with
-    /// its registers, but what ring 0's lies with is the host's as well: only the IRETQ may read it.
+    /// its registers, but what ring 0's lies with is the host's as well: only the IRETQ may read it, or what takes its
+    /// place on the interrupted stack.
     fn is_of_frame(&self, name: &str) -> bool {
         if self.theorem.has_hook() {
             let at = self.trace.last().and_then(|at| self.target.program.at(*at));
-            return at.and_then(Result::ok).is_some_and(|op| op.is_iretq());
+            let is_iretq = at.and_then(Result::ok).is_some_and(|op| op.is_iretq());
+            return is_iretq || name == region::INTERRUPTED;
         }
         name == region::SP0
     }
@@ -402,6 +416,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         self.trace.push(at);
         let clear = |flag| d.not(state.flags.other(d, flag));
         self.goal(obligation::RING_0_FLAGS, d.both(clear(RFlags::IF), clear(RFlags::TF)), "RFLAGS");
+        self.boundary(d, state, at);
         if !self.theorem.is_in_ring_0() {
             let extra =
                 state.memory.region(region::TSS_EXTRA).expect("every world has all regions");
@@ -507,6 +522,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         self.goal(obligation::IRETQ_RING_3, d.both(ring_3(cs), ring_3(ss)), "CS, SS");
         self.flags(d, flags);
         self.verw(d);
+        self.frame_of_iretq(d, state);
     }
 
     fn branch(&mut self, d: &D, state: &Machine<D>, branch: Branch) {
@@ -570,7 +586,10 @@ impl<'a, D: Domain> Watch<'a, D> {
 /// Whether RSP points into a stack of the host's, or to its top.
 fn is_on_a_stack<D: Domain>(d: &D, state: &Machine<D>) -> bool {
     state.memory.regions.iter().any(|region| {
-        let is_stack = matches!(region.name, region::SP0 | region::IST | region::HOST);
+        let is_stack = matches!(
+            region.name,
+            region::SP0 | region::IST | region::HOST | region::INTERRUPTED
+        );
         let end = region.offset(region.cells.len());
         let distance = || d.distance(state.get(Gpr::Rsp), region.base);
         is_stack && distance().is_some_and(|at| (region.start..=end).contains(&at))
@@ -586,7 +605,12 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
             Event::Execute(at) => self.execute(d, state, at),
             Event::Depends(condition) => {
                 self.jumped = true;
-                let theirs = ["guest.rsp", "interrupted.gs_base", "interrupted.inactive_gs_base"];
+                let theirs = [
+                    "guest.rsp",
+                    "interrupted.rsp",
+                    "interrupted.gs_base",
+                    "interrupted.inactive_gs_base",
+                ];
                 let depends = d.mentions(condition, |name| theirs.contains(&name));
                 self.goal(obligation::NO_DECISION_ON_RSP, d.bit(!depends), "RSP");
             }
@@ -611,6 +635,9 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 let name = state.memory.regions[access.place.region].name;
                 self.barriers.overwritten &= self.is_of_frame(name);
                 self.on_ist_again |= self.unblocked && name == region::IST;
+                if name == region::INTERRUPTED {
+                    self.interrupted_stack(d, state);
+                }
                 if name == region::PVCS {
                     self.pvcs_at = self.pvcs_at.or(self.trace.last().copied());
                 }
@@ -709,7 +736,7 @@ pub(super) fn run_to<D: Domain>(
 ) -> Result<Run<D>, BadCode> {
     let mut world = self::world(d, target, theorem, source, saved);
     assume(&world.assumptions);
-    let mut watch = Watch::new(target, theorem, &world);
+    let mut watch = Watch::new(d, target, theorem, &world);
     world.machine.memory.hostile = neighbour == Neighbour::Hostile;
     let end = match execute(d, target, theorem, &mut world, &mut watch)? {
         End::Broken { obligation, text, about, values } => {
@@ -718,12 +745,13 @@ pub(super) fn run_to<D: Domain>(
             text
         }
         End::Guest { by_sysretq } => {
+            watch.is_over(d, &world.machine);
             in_guest(d, &world, &mut watch, (theorem, extent), by_sysretq, saved)
         }
         End::Host => {
             if theorem.is_on_ist() {
                 // First: a frame on the wrong stack is one because of it.
-                watch.goal(obligation::NMI_UNBLOCKED, d.bit(watch.unblocked), "NMIs");
+                watch.is_over(d, &world.machine);
                 watch.goal(obligation::NMI_STACK, d.bit(!watch.on_ist_again), "address");
             }
             in_host(d, &world, &mut watch, theorem, extent)
@@ -767,7 +795,7 @@ pub(super) fn walk<'a, D: Domain>(
 ) -> Result<Walk, BadCode> {
     let mut world = self::world(d, target, theorem, source, saved);
     assume(&world.assumptions);
-    let mut watch = Watch { also: Some(also), ..Watch::new(target, theorem, &world) };
+    let mut watch = Watch { also: Some(also), ..Watch::new(d, target, theorem, &world) };
     let broken = match execute(d, target, theorem, &mut world, &mut watch)? {
         End::Broken { text, .. } => Some(text),
         End::Guest { .. } | End::Host | End::Resumed { .. } | End::Stopped => None,
@@ -1335,10 +1363,10 @@ pub(super) fn compare_runs<D: Domain>(
     let [one, other] = targets;
     let mut world = self::world(d, one, theorem, source, Some(saved[0]));
     assume(&world.assumptions);
-    let mut watch = Watch::new(one, theorem, &world);
+    let mut watch = Watch::new(d, one, theorem, &world);
     let end = execute(d, one, theorem, &mut world, &mut watch)?;
     let mut second = self::world(d, other, theorem, source, Some(saved[1]));
-    let mut ignored = Watch::new(other, theorem, &second);
+    let mut ignored = Watch::new(d, other, theorem, &second);
     let second_end = execute(d, other, theorem, &mut second, &mut ignored)?;
 
     watch.goals.clear();
@@ -1418,7 +1446,7 @@ pub fn saved<D: Domain>(
 ) -> Result<Option<Saved<D>>, BadCode> {
     let mut known = KnownFrame { inner: source, selectors: target.model().selectors };
     let mut world = target.world(d, &mut known, Start::Call, None);
-    let mut watch = Watch::new(target, Theorem::EnterGuest, &world);
+    let mut watch = Watch::new(d, target, Theorem::EnterGuest, &world);
     let End::Guest { .. } = execute(d, target, Theorem::EnterGuest, &mut world, &mut watch)? else {
         return Ok(None);
     };

@@ -136,10 +136,13 @@ pub(crate) mod region {
     pub(crate) const SP0: &str = "sp0 stack";
     pub(crate) const IST: &str = "ist stack";
     pub(crate) const HOST: &str = "host stack";
+    /// The stack of ring 0 that an event has interrupted, wherever that is.
+    pub(crate) const INTERRUPTED: &str = "interrupted stack";
     pub(crate) const CODE: &str = "code";
 
-    /// What is mapped under every root. The others are on the host's alone.
-    pub(crate) const MAPPED: [&str; 6] = [CODE, TSS, TSS_EXTRA, SP0, IST, PVCS];
+    /// What is mapped under every root. The others are on the host's alone. An interrupted stack is
+    /// under the root on which it was interrupted, and is used on no other.
+    pub(crate) const MAPPED: [&str; 7] = [CODE, TSS, TSS_EXTRA, SP0, IST, PVCS, INTERRUPTED];
 }
 
 /// A field's place: name, offset, size.
@@ -549,6 +552,9 @@ impl<D: Domain> World<D> {
             cr3: root,
             cr4: d.or(b.whole("cr4", 64), d.word(cr4(&setting.variant))),
             pkru: b.whole("pkru", 32),
+            // The host enters no guest from an NMI's handler, nor does it exit there, before an IRET
+            // has ended it.
+            nmi_blocked: d.bit(false),
             msrs: Msrs {
                 star: d.word(selectors.star().bits()),
                 lstar: d.word(0),
