@@ -459,8 +459,12 @@ impl Rig {
     fn end(&self) -> End {
         let state = &self.state;
         let regions = state.memory.regions.iter().enumerate().map(|(index, region)| {
-            // What lies on a stack of the IST below what is left there is nobody's.
-            let start = if index >= region::IST { STACK } else { 0 };
+            // What lies on a stack of an event's below what is left there is nobody's.
+            let start = match index {
+                region::SP0 => STACK - size_of::<PtRegs>(),
+                region::IST.. => STACK,
+                _ => 0,
+            };
             region.cells[start..].to_vec()
         });
         End {

@@ -198,6 +198,15 @@ pub struct IstTop {
     _reserved: u64,
 }
 
+impl IstTop {
+    /// How much of the stack below it emitted code uses itself: a [`PtRegs`] (168), a word for a
+    /// hook's alignment, and the nested calls of mitigations (48 at most, or a hook's return address).
+    pub const USED: usize = 224;
+    /// The least that such a stack has: below what is used, a #MC and a #DB may each need their
+    /// [`FarFrame`], for either may interrupt the other's return. Neither interrupts itself.
+    pub const LEAST: usize = Self::USED + 2 * FarFrame::ROOM;
+}
+
 /// A stack of the IST with the registers of what was interrupted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
 #[repr(C)]

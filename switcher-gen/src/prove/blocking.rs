@@ -20,12 +20,12 @@ use super::target::Target;
 use super::theorem::{Theorem, Watch};
 use super::world::{World, region};
 use crate::arch::RFlags;
-use crate::layout::FarFrame;
+use crate::layout::{FarFrame, IstTop};
 use crate::machine::{Domain, Gpr, State as Machine};
 
 /// How much of a stack an event uses itself, at most: a `PtRegs`, a hook's alignment, and the calls of
 /// mitigations.
-pub(super) const OWN_STACK: i64 = 224;
+pub(super) const OWN_STACK: i64 = IstTop::USED as i64;
 /// How much a #MC or a #DB may put below what it interrupts. Neither interrupts itself, but each the
 /// other's return.
 pub(super) const ROOM: i64 = FarFrame::ROOM as i64;
