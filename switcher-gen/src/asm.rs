@@ -313,7 +313,8 @@ impl HostSymbol {
     /// IRET, as a fault's handler does: that would let in a second NMI, onto the same stack. The
     /// registers that ring 0 does not use, such as XMM, are a guest's.
     pub const NMI: Self = Self("switcher_host_nmi");
-    /// The same for a machine check.
+    /// The same for a machine check. NMIs may be blocked, and what was interrupted then goes on without
+    /// an IRET: its RIP stays within the switcher's routines, or outside of them, and RF is clear there.
     pub const MACHINE_CHECK: Self = Self("switcher_host_machine_check");
     /// Something has happened in ring 0 that cannot happen. Must not return.
     pub const FATAL: Self = Self("switcher_host_fatal");
@@ -324,7 +325,8 @@ impl HostSymbol {
     /// on the root and with the GS base that the hooks have, on the host's stack or one of the IST,
     /// with DF and AC of whatever was interrupted. May change RAX, RCX, RDX, the arithmetic flags
     /// and up to 128 bytes below RSP; its own return is safe. An NMI may interrupt it and call it
-    /// again. It executes no IRET and causes no fault.
+    /// again, and a machine check or a #DB, which return below RSP: see
+    /// [`FarFrame`](crate::layout::FarFrame). It executes no IRET and causes no fault.
     pub const UNTRAIN: Self = Self("switcher_host_untrain_returns");
     /// Jumped to instead of a RET: the host's return thunk, which does the same, and may write
     /// below RSP.

@@ -335,10 +335,8 @@ impl Listing {
             })
             .collect();
         jumps.retain(|jump| others.contains(&jump.near_branch_target()));
-        let changes = [
-            (Operator::Immediate, some(immediates(&original))),
-            (Operator::Branch, some(jumps)),
-        ];
+        let changes =
+            [(Operator::Immediate, some(immediates(&original))), (Operator::Branch, some(jumps))];
         let mutant = |(operator, changed): (Operator, Option<Instruction>)| {
             let changed = changed?;
             Some(Mutant {

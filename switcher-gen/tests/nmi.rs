@@ -292,7 +292,8 @@ impl Rig {
             state.inactive_gs_base,
             state.msrs.spec_ctrl,
         ];
-        let routines = self.linked.address(Label::Routines)..self.linked.address(Label::RoutinesEnd);
+        let routines =
+            self.linked.address(Label::Routines)..self.linked.address(Label::RoutinesEnd);
         let stack = state.memory.locate(&self.d, rsp.wrapping_sub(128), 128, state.cr3);
         let stack = stack.filter(|_| !routines.contains(&state.rip));
         let below = stack.map(|place| {

@@ -377,7 +377,10 @@ fn the_other_way_back_is_taken_where_it_must_not_be() {
     let bytes = [&[0x90, 0xE9][..], &rel].concat();
     let found = Prover::default().prove(&ours.patched(je, &bytes));
     let Ok(Verdict::Refuted(found)) = found else { panic!("{found:?}") };
-    assert!(["resumed-stack", "memory", "nmi-unblocked"].contains(&found.obligation.name), "{found}");
+    assert!(
+        ["resumed-stack", "memory", "nmi-unblocked"].contains(&found.obligation.name),
+        "{found}"
+    );
 }
 
 #[test]

@@ -940,6 +940,51 @@ mod tests {
         assert_eq!(stepped(&[0x0F, 0x20, 0xE0], 0, [0; 3]).0.get(Gpr::Rax), CR4);
     }
 
+    /// Ring 0 with NMIs blocked and these words on its stack, after its next instruction.
+    fn returned(code: &[u8], words: &[u64]) -> (State<Concrete>, Step<u64>) {
+        const STACK: u64 = 0x7000_0000;
+        let d = Concrete::default();
+        let program = Program::new(0, code.to_vec());
+        let (mut state, _) = stepped(&[0x90], 0, [0; 3]);
+        state.nmi_blocked = true;
+        state.set(Gpr::Rsp, STACK);
+        let cells = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        state.memory.regions.push(crate::machine::Region::new("stack", STACK, 0, cells));
+        let mut state = at_0(&state);
+        let model = Model::from(&Variant::REFERENCE);
+        let step = state.step(&d, &model, &program, &mut Unobserved).unwrap();
+        state.set(Gpr::Rsp, state.get(Gpr::Rsp).wrapping_sub(STACK));
+        (state, step)
+    }
+
+    const IRETQ: [u8; 2] = [0x48, 0xCF];
+    const RETFQ: [u8; 2] = [0x48, 0xCB];
+    const RETFQ_128: [u8; 4] = [0x48, 0xCA, 128, 0];
+    const KERNEL_RIP: u64 = 0xFFFF_FFFF_8100_0000;
+
+    #[test]
+    fn an_iret_ends_the_blocking_of_nmis_whatever_comes_of_it() {
+        let (state, step) = returned(&IRETQ, &[KERNEL_RIP, 0x10, 2, 0x1234, 0x18]);
+        assert_eq!((step, state.rip, state.nmi_blocked), (Step::Left, KERNEL_RIP, false));
+        // CS is nothing.
+        let (state, step) = returned(&IRETQ, &[KERNEL_RIP, 0x50, 2, 0x1234, 0x18]);
+        assert_eq!((step, state.nmi_blocked), (Step::Fault(Fault::protection(0x50)), false));
+    }
+
+    #[test]
+    fn a_far_return_within_ring_0_leaves_nmis_blocked() {
+        for (code, released) in [(&RETFQ[..], 16), (&RETFQ_128, 16 + 128)] {
+            let (state, step) = returned(code, &[KERNEL_RIP, 0x10]);
+            assert_eq!((step, state.rip, state.nmi_blocked), (Step::Left, KERNEL_RIP, true));
+            assert_eq!((state.get(Gpr::Rsp), state.cs, state.ss), (released, 0x10, 0x18));
+            // To CPL 3, and to no address.
+            let (_, step) = returned(code, &[KERNEL_RIP, 0x33]);
+            assert_eq!(step, Step::Fault(Fault::protection(0x30)));
+            let (state, step) = returned(code, &[1 << 47, 0x10]);
+            assert_eq!((step, state.rip), (Step::Fault(Fault::protection(0)), 0));
+        }
+    }
+
     #[test]
     fn cr3_does_not_keep_noflush() {
         let (state, _) = stepped(&MOV_RAX_CR3, 1 << 63 | 0x1003, [0; 3]);

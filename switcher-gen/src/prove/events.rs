@@ -8,14 +8,14 @@
 
 use iced_x86::Mnemonic;
 
+use super::blocking::ROOM;
 use super::obligation;
 use super::returns::{self, Left};
-use super::blocking::ROOM;
 use super::target::{Target, TargetGate};
-use super::vectors::{self, Part as Alike, Vectors};
 use super::theorem::{
     BadCode, End, LIMIT, Theorem, Watch, entries, region_of, unchanged, untouched,
 };
+use super::vectors::{self, Part as Alike, Vectors};
 use super::world::{
     FRAME, FRAME_REST, Name, Part, Saved, Source, Start, World, by_number, in_frame, read_extra,
     region, registers,
@@ -274,9 +274,8 @@ pub(super) fn world<D: Domain>(
         let is_before = |end: u64| d.lt(machine.rip, d.word(end));
         d.both(d.not(is_before(routines.start)), is_before(routines.end))
     });
-    let nmi_blocked = theorem
-        .keeps_blocking()
-        .then(|| d.test(field(source, "interrupted", "nmi_blocked", 1), 0));
+    let nmi_blocked =
+        theorem.keeps_blocking().then(|| d.test(field(source, "interrupted", "nmi_blocked", 1), 0));
     machine.nmi_blocked = nmi_blocked.unwrap_or(d.bit(false));
     let interrupted = Interrupted {
         registers: registers(&machine.gpr),

@@ -59,6 +59,6 @@ pub use obligation::Obligation;
 pub use shared::Shared;
 pub use target::{Target, TargetGate};
 pub use theorem::{BadCode, Goal, Neighbour, Run, Theorem, Walk, run, saved};
-pub use world::{BlockOffsets, Name, Part, Saved, Setting, Source};
 pub(crate) use vectors::executed as executed_vectors;
+pub use world::{BlockOffsets, Name, Part, Saved, Setting, Source};
 pub(crate) use world::{read_extra, read_pvcs, region};

@@ -404,7 +404,8 @@ fn code(target: &Target, entry: u64) -> Code {
     };
     if decoded.iter().any(is_indirect) {
         let Target { program, enter_guest, return_from_guest, .. } = target;
-        let Target { syscall_64, syscall_compat, iretq, windows, hooks, returns, routines, .. } = target;
+        let Target { syscall_64, syscall_compat, iretq, windows, hooks, returns, routines, .. } =
+            target;
         let entries = (enter_guest, return_from_guest, syscall_64, syscall_compat, iretq);
         let labels = format!("{entries:?} {windows:?} {hooks:?} {returns:?} {routines:?}");
         return Code::Here { base: program.base(), bytes: program.bytes().into(), entry, labels };

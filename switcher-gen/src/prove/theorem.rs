@@ -586,10 +586,8 @@ impl<'a, D: Domain> Watch<'a, D> {
 /// Whether RSP points into a stack of the host's, or to its top.
 fn is_on_a_stack<D: Domain>(d: &D, state: &Machine<D>) -> bool {
     state.memory.regions.iter().any(|region| {
-        let is_stack = matches!(
-            region.name,
-            region::SP0 | region::IST | region::HOST | region::INTERRUPTED
-        );
+        let is_stack =
+            matches!(region.name, region::SP0 | region::IST | region::HOST | region::INTERRUPTED);
         let end = region.offset(region.cells.len());
         let distance = || d.distance(state.get(Gpr::Rsp), region.base);
         is_stack && distance().is_some_and(|at| (region.start..=end).contains(&at))
