@@ -541,8 +541,8 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         Ok(if is_within_ring { Step::Next } else { Step::Guest { by_sysretq: false } })
     }
 
-    /// RET to what RIP and CS on the stack say (Intel SDM vol. 2, RET): within ring 0 alone. That is no
-    /// branch that a CPU predicts.
+    /// RET to what RIP and CS on the stack say (Intel SDM vol. 2, RET): within ring 0 alone. CPUs do not
+    /// predict it, but who watches may want to know.
     fn return_far(&mut self, release: u16) -> Result<(), Stop<D::Word>> {
         let d = self.d;
         let rsp = self.state.get(Gpr::Rsp);
@@ -556,6 +556,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         self.canonical(rip)?;
         self.state.rip = rip;
         self.state.cs = cs;
+        self.tell(Event::Branch(Branch::Return));
         self.state.set(Gpr::Rsp, d.plus(rsp, 16 + i64::from(release)));
         Ok(())
     }

@@ -16,7 +16,7 @@ use super::world::{
 };
 use crate::arch::{Msr, RFlags, Vendor};
 use crate::asm::Window;
-use crate::layout::{PtRegs, Revision, SwitchFlags, Tss, TssExtra};
+use crate::layout::{FarFrame, PtRegs, Revision, SwitchFlags, Tss, TssExtra};
 use crate::machine::program::Kind;
 use crate::machine::{
     ARITHMETIC, Access, Branch, Domain, Entry, Event, Fault, Gpr, Msrs, Observer, Place,
@@ -526,7 +526,12 @@ impl<'a, D: Domain> Watch<'a, D> {
     }
 
     fn branch(&mut self, d: &D, state: &Machine<D>, branch: Branch) {
-        if branch == Branch::Return {
+        let op = self.trace.last().and_then(|at| self.target.program.at(*at));
+        let is_far = matches!(op, Some(Ok(op)) if matches!(op.kind, Kind::ReturnFar(_)));
+        // No CPU predicts a far one, and what it leads to is what was interrupted. An exit by one leads to
+        // the host, which wants an exit's mitigations all the same.
+        let is_resuming = is_far && self.theorem.keeps_blocking();
+        if branch == Branch::Return && !is_resuming {
             // To behind a call of the routine's own, or to the caller.
             let is_own = d.known(state.rip).is_some_and(|rip| self.target.program.contains(rip));
             self.at_return(d, state, is_own, false);
@@ -1417,6 +1422,7 @@ pub(super) fn compare_runs<D: Domain>(
             // Where an event has gone through, what it left there is nobody's.
             region::IST if theorem.is_of_events() => at >= 0,
             region::SP0 | region::IST => !in_guest && at >= frame,
+            region::INTERRUPTED => at >= -(FarFrame::RED_ZONE as i64),
             region::HOST => in_guest,
             _ => true,
         };
