@@ -5,7 +5,10 @@ use switcher_gen::layout::PtRegs;
 
 /// A function of the host's that is called about an event in ring 0.
 ///
-/// It gets the registers of what was interrupted, to look at: changes are written back. It runs at
+/// It gets the registers of what was interrupted, to look at: changes are written back. The hook of a
+/// machine check leaves RIP on the side of the switcher's routines on which it was, and RF is clear
+/// where that is outside: what was interrupted goes on without an IRETQ there, and from there a #DB does
+/// as well, so that NMIs stay blocked if they are. It runs at
 /// CPL 0 on the stack of the event's IST entry, with the host's GS, the host's root, interrupts off
 /// and DF, AC, NT and IOPL clear. The variant's mitigations stand before and behind it as they do
 /// around the host, so it needs none of its own; SPEC_CTRL, if that is switched, is the host's.
@@ -25,7 +28,10 @@ pub type FatalHook = unsafe extern "C" fn(*mut PtRegs) -> !;
 ///   next one would overwrite this one's stack) and cause no exception, whose handler would;
 /// * they preserve XMM registers and all further state, which may be a guest's: write them in
 ///   assembly, or compile them without vector registers;
-/// * they have no more of a stack than the host's TSS gives them;
+/// * they have no more of a stack than the host's TSS gives them, and wherever they are interrupted, the
+///   [`FarFrame::ROOM`](switcher_gen::layout::FarFrame::ROOM) bytes below RSP are a stack, twice over:
+///   below 128 that they may use, a #DB and a machine check put there how they return;
+/// * they have no instruction breakpoint: with the RF that they cannot set, it would be met for ever;
 /// * further than 2 GiB from the code, they are reached by an indirect jump, and begin with ENDBR64
 ///   on a host that tracks its own indirect branches; with `untrain`, which is of no help to an
 ///   indirect jump, they may not be that far;

@@ -89,8 +89,9 @@ impl MappingList {
     pub const STACK: u64 = PAGE;
 
     /// The least that each stack must have, in bytes, an [`IstTop`] aside: what the switcher puts
-    /// there. What [`Hooks`](crate::Hooks) need comes on top.
-    pub const LEAST_STACK: u64 = IstTop::LEAST_STACK;
+    /// there, and below that what a #MC and a #DB need to return if they interrupt it. What
+    /// [`Hooks`](crate::Hooks) need comes on top.
+    pub const LEAST_STACK: u64 = IstTop::LEAST as u64;
 
     /// What the hardware of this CPU uses to deliver events as it is set up now: GDT, IDT, the block
     /// with its TSS, and the stacks that this names. It is for guests without a switcher:

@@ -89,12 +89,21 @@ pub enum Label {
     EventRing0,
     /// One that should not have.
     EventUnexpected,
+    /// The first byte of what runs only while NMIs are not blocked: the routines, and events on the
+    /// sp0 stack. See `emit/event_return.rs`.
+    Routines,
+    /// Behind the last.
+    RoutinesEnd,
     /// #DB.
     EventDb,
     /// An event of a guest, on a stack of the IST.
     EventIstFromGuest,
     /// #DB in ring 0.
     EventDbRing0,
+    /// #DB or #MC in ring 0 is over: RSP points to its IRET frame, every other register is restored.
+    ResumeRing0,
+    /// It returns on the interrupted stack.
+    ResumeOnStack,
     /// NMI.
     EventNmi,
     /// #MC.
@@ -141,7 +150,7 @@ pub enum Label {
 
 impl Label {
     /// All labels, in the order of their declaration.
-    pub const ALL: [Self; 62] = [
+    pub const ALL: [Self; 66] = [
         Self::EnterGuest,
         Self::ReturnToGuest,
         Self::ReturnByIretq,
@@ -180,9 +189,13 @@ impl Label {
         Self::EventOnSp0,
         Self::EventRing0,
         Self::EventUnexpected,
+        Self::Routines,
+        Self::RoutinesEnd,
         Self::EventDb,
         Self::EventIstFromGuest,
         Self::EventDbRing0,
+        Self::ResumeRing0,
+        Self::ResumeOnStack,
         Self::EventNmi,
         Self::EventMc,
         Self::Interruption,
@@ -248,9 +261,13 @@ impl Label {
             Self::EventOnSp0 => ".Levent_on_sp0",
             Self::EventRing0 => ".Levent_ring_0",
             Self::EventUnexpected => ".Levent_unexpected",
+            Self::Routines => "switcher_routines",
+            Self::RoutinesEnd => "switcher_routines_end",
             Self::EventDb => ".Levent_db",
             Self::EventIstFromGuest => ".Levent_ist_from_guest",
             Self::EventDbRing0 => ".Levent_db_ring_0",
+            Self::ResumeRing0 => ".Lresume_ring_0",
+            Self::ResumeOnStack => ".Lresume_on_stack",
             Self::EventNmi => ".Levent_nmi",
             Self::EventMc => ".Levent_mc",
             Self::Interruption => ".Linterruption",
@@ -297,7 +314,8 @@ impl HostSymbol {
     /// IRET, as a fault's handler does: that would let in a second NMI, onto the same stack. The
     /// registers that ring 0 does not use, such as XMM, are a guest's.
     pub const NMI: Self = Self("switcher_host_nmi");
-    /// The same for a machine check.
+    /// The same for a machine check. NMIs may be blocked, and what was interrupted then goes on without
+    /// an IRET: its RIP stays within the switcher's routines, or outside of them, and RF is clear there.
     pub const MACHINE_CHECK: Self = Self("switcher_host_machine_check");
     /// Something has happened in ring 0 that cannot happen. Must not return.
     pub const FATAL: Self = Self("switcher_host_fatal");
@@ -308,7 +326,8 @@ impl HostSymbol {
     /// on the root and with the GS base that the hooks have, on the host's stack or one of the IST,
     /// with DF and AC of whatever was interrupted. May change RAX, RCX, RDX, the arithmetic flags
     /// and up to 128 bytes below RSP; its own return is safe. An NMI may interrupt it and call it
-    /// again. It executes no IRET and causes no fault.
+    /// again, and a machine check or a #DB, which return below RSP: see
+    /// [`FarFrame`](crate::layout::FarFrame). It executes no IRET and causes no fault.
     pub const UNTRAIN: Self = Self("switcher_host_untrain_returns");
     /// Jumped to instead of a RET: the host's return thunk, which does the same, and may write
     /// below RSP.

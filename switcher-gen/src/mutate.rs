@@ -18,11 +18,12 @@ use iced_x86::{
     InstructionBlock, MemoryOperand, Mnemonic, OpKind, Register,
 };
 
+use crate::arch::Selectors;
 use crate::layout::{
     AsmLayout, Layout, PerCpu, PtRegs, Pvcs, PvcsCurrent, Revision, Tss, TssExtra,
 };
 use crate::machine::Program;
-use crate::prove::{BadCode, Prover, Target, TargetGate, VECTORS, Verdict};
+use crate::prove::{BadCode, Prover, Target, TargetGate, Verdict, executed_vectors};
 
 /// What was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +48,7 @@ pub enum Operator {
     Prefix,
     /// An instruction for others that not every CPU has.
     Existence,
+    Unblock,
 }
 
 impl Operator {
@@ -68,6 +70,7 @@ impl Operator {
             Self::Line => "line",
             Self::Prefix => "prefix",
             Self::Existence => "existence",
+            Self::Unblock => "unblock",
         }
     }
 }
@@ -102,6 +105,16 @@ enum Edit {
     Return(usize),
     /// It and what is around it, so many bytes further on.
     Shift(usize, u64),
+    /// Something before it.
+    Insert(usize, Inserted),
+}
+
+/// What is inserted before an instruction.
+#[derive(Clone, Copy, Debug)]
+enum Inserted {
+    /// An IRETQ to the instruction, which ends the blocking of NMIs and changes nothing else but the
+    /// stack below RSP.
+    Iretq,
 }
 
 /// What became of a mutant.
@@ -127,6 +140,8 @@ struct Listing {
     /// The addresses of those with filler in front, or nothing. They stay where they are in their
     /// cache lines, as long as there is room.
     starts: BTreeSet<u64>,
+    /// The vectors whose stubs theorems execute.
+    executed: Vec<u8>,
 }
 
 /// Every mutant of `target`, in a stable order.
@@ -140,7 +155,25 @@ pub fn mutants(target: &Target) -> Vec<Mutant> {
 #[must_use]
 pub fn deletions(target: &Target) -> Vec<Mutant> {
     let listing = Rc::new(Listing::new(target));
-    (0..listing.instructions.len()).map(|index| Listing::delete(&listing, index)).collect()
+    let all = (0..listing.instructions.len()).filter(|index| listing.repeated(*index).is_none());
+    all.map(|index| Listing::delete(&listing, index)).collect()
+}
+
+/// The address of the instruction at which [`inserted`] has put others, for those that jump on to it.
+#[must_use]
+pub fn behind(target: &Target) -> u64 {
+    target.program.base() - 16
+}
+
+/// The code with `more` in front of the instruction at `at`: what leads there leads to these. For
+/// attacks that no operator makes. `None` if there is no such code.
+#[must_use]
+pub fn inserted(target: &Target, at: u64, more: &[Instruction]) -> Option<Target> {
+    let listing = Listing::new(target);
+    let mut instructions = listing.instructions.clone();
+    let index = instructions.binary_search_by_key(&at, Instruction::ip).ok()?;
+    listing.insert(&mut instructions, index, more.to_vec());
+    listing.assemble(&instructions, None)
 }
 
 /// The mutants of the instructions that read `text`.
@@ -213,6 +246,11 @@ impl Mutant {
                 instructions[index].set_ip(places[0]);
                 instructions[index + 1].set_ip(places[1]);
             }
+            Edit::Insert(index, what) => {
+                let selectors = self.listing.target.setting.variant.selectors();
+                let more = sequence(what, behind(&self.listing.target), selectors)?;
+                self.listing.insert(&mut instructions, index, more);
+            }
         }
         self.listing.assemble(&instructions, shift)
     }
@@ -245,6 +283,26 @@ fn nops(mut length: usize) -> Vec<&'static [u8]> {
 }
 
 impl Listing {
+    /// Puts `more` in front of an instruction, which is [`behind`] them then. Whoever jumps to it finds
+    /// them first.
+    fn insert(
+        &self,
+        instructions: &mut Vec<Instruction>,
+        index: usize,
+        mut more: Vec<Instruction>,
+    ) {
+        let behind = behind(&self.target);
+        // Addresses that nobody jumps to, but for the first.
+        for (address, instruction) in (behind - 64..).zip(&mut more) {
+            instruction.set_ip(address);
+        }
+        if let Some(first) = more.first_mut() {
+            first.set_ip(instructions[index].ip());
+            instructions[index].set_ip(behind);
+        }
+        instructions.splice(index..index, more);
+    }
+
     fn new(target: &Target) -> Self {
         let decode = |(start, bytes)| {
             let mut decoder = Decoder::with_ip(64, bytes, start, DecoderOptions::NONE);
@@ -261,14 +319,15 @@ impl Listing {
                 kinds.contains(&last.flow_control()) || last.mnemonic() == Mnemonic::Iretq
             });
             let is_filler = instruction.code() == Code::Int3 && !is_trap;
-            if !is_filler && !is_repeated(target, instruction.ip()) {
+            if !is_filler {
                 if last.is_none() {
                     starts.insert(instruction.ip());
                 }
                 instructions.push(instruction);
             }
         }
-        Self { target: target.clone(), instructions, starts }
+        let executed = executed_vectors(target);
+        Self { target: target.clone(), instructions, starts, executed }
     }
 
     /// The code without one instruction: NOPs have its place, so that all else stays where it is.
@@ -291,6 +350,10 @@ impl Listing {
     fn at(self: &Rc<Self>, index: usize) -> Vec<Mutant> {
         let mut found = vec![self.delete(index)];
         let original = self.instructions[index];
+        if let Some(vector) = self.repeated(index) {
+            found.extend(self.of_stub(index, vector));
+            return found;
+        }
         let text = original.to_string();
         let mut add = |operator, changed: String, edit| {
             let (at, length, listing) = (original.ip(), original.len(), Rc::clone(self));
@@ -300,6 +363,7 @@ impl Listing {
         let one = |changed: Instruction| Edit::Replace(index, changed);
 
         add(Operator::Duplicate, "twice".into(), Edit::Duplicate(index));
+        add(Operator::Unblock, "behind an IRETQ".into(), Edit::Insert(index, Inserted::Iretq));
         if let Some(next) = self.instructions.get(index + 1) {
             add(Operator::Swap, format!("after `{next}`"), Edit::Swap(index));
         }
@@ -343,6 +407,52 @@ impl Listing {
             }
         }
         found
+    }
+
+    /// The vector of the stub that the instruction is of, if others stand for that stub.
+    fn repeated(&self, index: usize) -> Option<u8> {
+        let gates = self.target.gates.as_ref()?;
+        let at = self.instructions[index].ip();
+        // They lie one behind the other.
+        let own = gates.iter().filter(|gate| gate.address <= at).max_by_key(|gate| gate.address)?;
+        let end = gates.iter().map(|gate| gate.address).max()? + 16;
+        let is_other = at < end && !self.executed.contains(&own.vector);
+        is_other.then_some(own.vector)
+    }
+
+    /// A few mutants of a stub that is like others: one stub has all, and these are hundreds.
+    fn of_stub(self: &Rc<Self>, index: usize, vector: u8) -> Vec<Mutant> {
+        let original = self.instructions[index];
+        let some = |changes: Vec<Instruction>| {
+            let chosen = usize::from(vector) % changes.len().max(1);
+            changes.into_iter().nth(chosen)
+        };
+        let gates = self.target.gates.iter().flatten();
+        let mut jumps: Vec<_> = self.branches(&original);
+        // Where other stubs go.
+        let others: Vec<_> = gates
+            .filter_map(|gate| {
+                let at = self.instructions.binary_search_by_key(&gate.address, |i| i.ip()).ok()?;
+                let near = self.instructions[at..].iter().take(3);
+                near.map(Instruction::near_branch_target).find(|to| *to != 0)
+            })
+            .collect();
+        jumps.retain(|jump| others.contains(&jump.near_branch_target()));
+        let changes =
+            [(Operator::Immediate, some(immediates(&original))), (Operator::Branch, some(jumps))];
+        let mutant = |(operator, changed): (Operator, Option<Instruction>)| {
+            let changed = changed?;
+            Some(Mutant {
+                operator,
+                at: original.ip(),
+                original: original.to_string(),
+                changed: changed.to_string(),
+                edit: Edit::Replace(index, changed),
+                length: original.len(),
+                listing: Rc::clone(self),
+            })
+        };
+        changes.into_iter().filter_map(mutant).collect()
     }
 
     /// Other targets for a jump: every place that another jump goes to, every entry point, and the
@@ -493,6 +603,7 @@ impl Listing {
             iretq: target.iretq.and_then(place),
             windows,
             gates,
+            routines: target.routines.as_ref().map(|at| boundary(at.start)..boundary(at.end)),
             hooks: target.hooks,
             returns: target.returns,
             setting: target.setting,
@@ -595,15 +706,30 @@ fn lookalikes(original: &Instruction) -> Vec<(&'static str, Instruction)> {
     made.collect()
 }
 
-/// Whether the instruction is of an event entry like others: those that the theorems go through are
-/// enough, and without the rest code is assembled faster.
-fn is_repeated(target: &Target, at: u64) -> bool {
-    let Some(gates) = &target.gates else { return false };
-    // They lie one behind the other.
-    let before = gates.iter().filter(|gate| gate.address <= at);
-    let own = before.max_by_key(|gate| gate.address);
-    let end = gates.iter().map(|gate| gate.address).max().unwrap_or_default() + 16;
-    own.is_some_and(|gate| at < end && !VECTORS.contains(&gate.vector))
+/// The instructions of `what`, in front of the one at `next`; `None` if there are none.
+fn sequence(what: Inserted, next: u64, selectors: Selectors) -> Option<Vec<Instruction>> {
+    match what {
+        Inserted::Iretq => {
+            let at = |base, displacement| MemoryOperand::with_base_displ(base, displacement);
+            let push = |selector: u16| Instruction::with1(Code::Pushq_imm8, i32::from(selector));
+            let rax = |code| Instruction::with1(code, Register::RAX);
+            let lea = |from| Instruction::with2(Code::Lea_r64_m, Register::RAX, from);
+            let saved = at(Register::RSP, 40);
+            let all = [
+                rax(Code::Push_r64),
+                lea(at(Register::RSP, 8)),
+                push(selectors.kernel_ds()),
+                rax(Code::Push_r64),
+                Ok(Instruction::with(Code::Pushfq)),
+                push(selectors.kernel_cs()),
+                lea(at(Register::RIP, next.cast_signed())),
+                rax(Code::Push_r64),
+                Instruction::with2(Code::Mov_r64_rm64, Register::RAX, saved),
+                Ok(Instruction::with(Code::Iretq)),
+            ];
+            all.into_iter().collect::<Result<_, _>>().ok()
+        }
+    }
 }
 
 fn is_jump(instruction: &Instruction) -> bool {

@@ -67,8 +67,9 @@ impl Search {
     pub fn new(target: &Target) -> Self {
         let mut reached: Vec<_> = Theorem::of(target)
             .map(|theorem| {
-                let entry = theorem.entry(target);
-                (theorem, entry.map_or_else(BTreeSet::new, |entry| target.reached_from(entry)))
+                let entries = theorem.entries(target).into_iter();
+                let reached = entries.flat_map(|entry| target.reached_from(entry));
+                (theorem, reached.collect::<BTreeSet<_>>())
             })
             .collect();
         // Short ones take less time.

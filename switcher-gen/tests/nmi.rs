@@ -57,6 +57,8 @@ struct Rig {
     executed: BTreeSet<u64>,
     /// How often a hook was called.
     hooks: usize,
+    /// How many NMIs wait until they are no longer blocked.
+    pending: usize,
 }
 
 /// What comes between two instructions.
@@ -146,6 +148,7 @@ impl Rig {
             cr3: HOST_CR3,
             cr4: cr4(variant),
             pkru: 0,
+            nmi_blocked: false,
             msrs: Msrs {
                 star: selectors.star().bits(),
                 lstar: linked.address(Label::Syscall64),
@@ -159,7 +162,7 @@ impl Rig {
         state.set(Gpr::Rsp, HOST_STACK - 8);
         let program = Program::new(BASE, linked.bytes().to_vec());
         let model = Model::from(variant);
-        Self { d, model, linked, program, state, executed: BTreeSet::new(), hooks: 0 }
+        Self { d, model, linked, program, state, executed: BTreeSet::new(), hooks: 0, pending: 0 }
     }
 
     fn write(&mut self, region: usize, at: i64, value: u64) {
@@ -169,7 +172,9 @@ impl Rig {
     fn deliver(&mut self, number: u8, error_code: Option<u64>) {
         let gate = self.linked.image().gate(number);
         let gate = Gate { handler: BASE + u64::from(gate.offset), ist: gate.ist };
-        let arrival = Arrival { error_code, is_fault: error_code.is_some() };
+        let is_nmi = number == vector::NMI;
+        assert!(!(is_nmi && self.state.nmi_blocked), "it is blocked");
+        let arrival = Arrival { error_code, is_fault: error_code.is_some(), is_nmi };
         let tss = PER_CPU + PerCpu::tss.bytes() as u64;
         self.state.deliver(&self.d, &self.model, tss, gate, arrival).unwrap();
     }
@@ -213,15 +218,16 @@ impl Rig {
     /// One instruction of ring 0, and what the CPU or a hook makes of it. Whether that was the last.
     fn step(&mut self) -> bool {
         let rip = self.state.rip;
+        if (HOOKS..HOOKS + 32).contains(&rip) {
+            self.hook();
+            return false;
+        }
         self.executed.insert(rip);
         let mut unobserved = switcher_gen::machine::Unobserved;
         let step = self.state.step(&self.d, &self.model, &self.program, &mut unobserved);
         match step.unwrap_or_else(|stuck| panic!("{rip:#x}: {stuck}")) {
             Step::Next => false,
-            Step::Left if (HOOKS..HOOKS + 32).contains(&self.state.rip) => {
-                self.hook();
-                false
-            }
+            Step::Left if (HOOKS..HOOKS + 32).contains(&self.state.rip) => false,
             Step::Left => {
                 assert_eq!(self.state.rip, LANDING);
                 true
@@ -249,7 +255,7 @@ impl Rig {
             if nested == Some(boundary) {
                 self.interrupt(vector::MC, None);
             }
-            let is_last = self.program.at(self.state.rip).unwrap().unwrap().is_iretq();
+            let is_last = self.is_return();
             let has_left = self.step();
             if is_last {
                 break;
@@ -259,6 +265,73 @@ impl Rig {
         assert_eq!((self.state.rip, self.state.get(Gpr::Rsp), self.state.cr3), before);
         assert_eq!((self.state.gs_base, self.state.inactive_gs_base), bases);
         assert_eq!(self.state.msrs.spec_ctrl, spec_ctrl);
+        boundaries
+    }
+
+    fn is_iretq(&self, at: u64) -> bool {
+        self.program.instruction(at).mnemonic() == Mnemonic::Iretq
+    }
+
+    /// Whether the next instruction returns to ring 0 from an event.
+    fn is_return(&self) -> bool {
+        let rip = self.state.rip;
+        self.program.contains(rip)
+            && matches!(self.program.instruction(rip).mnemonic(), Mnemonic::Iretq | Mnemonic::Retf)
+    }
+
+    /// What an event in ring 0 must leave as it is. Of the stack, where ring 0 has one: that is what
+    /// code may use below RSP.
+    fn kept(&self) -> ([u64; 6], Vec<u8>) {
+        let state = &self.state;
+        let rsp = state.get(Gpr::Rsp);
+        let registers = [
+            state.rip,
+            rsp,
+            state.cr3,
+            state.gs_base,
+            state.inactive_gs_base,
+            state.msrs.spec_ctrl,
+        ];
+        let routines =
+            self.linked.address(Label::Routines)..self.linked.address(Label::RoutinesEnd);
+        let stack = state.memory.locate(&self.d, rsp.wrapping_sub(128), 128, state.cr3);
+        let stack = stack.filter(|_| !routines.contains(&state.rip));
+        let below = stack.map(|place| {
+            let cells = &state.memory.regions[place.region].cells;
+            cells[place.index..place.index + place.size].to_vec()
+        });
+        (registers, below.unwrap_or_default())
+    }
+
+    /// An NMI that waits comes as soon as none is blocked.
+    fn waiting(&mut self) {
+        while self.pending > 0 && !self.state.nmi_blocked {
+            self.pending -= 1;
+            self.nested(vector::NMI, &[]);
+        }
+    }
+
+    /// `number` arrives, at a boundary of its entry the first of the `others`, and so on, and whatever
+    /// waits as soon as it can. Ring 0 is then where it was. How many boundaries it had.
+    fn nested(&mut self, number: u8, others: &[(u8, usize)]) -> usize {
+        let before = self.kept();
+        self.deliver(number, None);
+        let mut boundaries = 0;
+        let mut is_over = false;
+        while !is_over {
+            self.waiting();
+            if let [(other, at), inner @ ..] = others
+                && *at == boundaries
+            {
+                self.nested(*other, inner);
+                self.waiting();
+            }
+            is_over = self.is_return();
+            boundaries += 1;
+            assert!(boundaries < 2000, "an endless loop");
+            assert!(!self.step(), "ring 0 goes on");
+        }
+        assert_eq!(self.kept(), before, "what {number} has interrupted");
         boundaries
     }
 
@@ -318,9 +391,8 @@ impl Rig {
         }
     }
 
-    /// From `start` to the end, with `interruption` at a boundary; how many there were, and the end.
-    fn run(&self, start: Start, at: usize, interruption: Interruption) -> (usize, Self) {
-        let mut rig = Self {
+    fn copy(&self) -> Self {
+        Self {
             d: Concrete::default(),
             model: self.model,
             linked: self.linked.clone(),
@@ -328,7 +400,33 @@ impl Rig {
             state: self.state.clone(),
             executed: BTreeSet::new(),
             hooks: 0,
-        };
+            pending: 0,
+        }
+    }
+
+    /// From `start` to the end, with the first of `events` at a boundary of it, the next one at one of
+    /// that one's, and so on. One more NMI waits from there on.
+    fn run_nested(&self, start: Start, events: &[(u8, usize)]) -> Self {
+        let mut rig = self.copy();
+        rig.begin(start);
+        for boundary in 0.. {
+            if let [(number, at), inner @ ..] = events
+                && *at == boundary
+            {
+                rig.pending = 1;
+                rig.nested(*number, inner);
+            }
+            rig.waiting();
+            if rig.step() {
+                return rig;
+            }
+        }
+        unreachable!("a run has an end")
+    }
+
+    /// From `start` to the end, with `interruption` at a boundary; how many there were, and the end.
+    fn run(&self, start: Start, at: usize, interruption: Interruption) -> (usize, Self) {
+        let mut rig = self.copy();
         rig.begin(start);
         // Until there is an IRETQ, one that has not been handled keeps others of its kind away.
         let mut blocked = if let Start::Event(number) = start { Some(number) } else { None };
@@ -348,7 +446,8 @@ impl Rig {
                     _ => {}
                 }
             }
-            if rig.program.at(rig.state.rip).unwrap().unwrap().is_iretq() {
+            let rip = rig.state.rip;
+            if rig.program.contains(rip) && rig.is_iretq(rip) {
                 blocked = None;
             }
             if rig.step() {
@@ -361,8 +460,12 @@ impl Rig {
     fn end(&self) -> End {
         let state = &self.state;
         let regions = state.memory.regions.iter().enumerate().map(|(index, region)| {
-            // What lies on a stack of the IST below what is left there is nobody's.
-            let start = if index >= region::IST { STACK } else { 0 };
+            // What lies on a stack of an event's below what is left there is nobody's.
+            let start = match index {
+                region::SP0 => STACK - size_of::<PtRegs>(),
+                region::IST.. => STACK,
+                _ => 0,
+            };
             region.cells[start..].to_vec()
         });
         End {
@@ -537,4 +640,96 @@ fn an_nmi_of_the_hosts_own_code_stays_on_its_root() {
     let before = rig.end();
     rig.interrupt(vector::NMI, None);
     assert_eq!((rig.hooks, rig.end()), (1, before));
+}
+
+/// What an NMI, and a guest's NMI, are interrupted by, and where: at each boundary of its entry, its
+/// hook and its return. Behind it another one waits, that comes as soon as it can.
+fn nests(rig: &mut Rig) -> Vec<(Start, Vec<(u8, usize)>)> {
+    let starts = starts(rig);
+    let start = |name| starts.iter().find(|(known, _)| *known == name).unwrap().1;
+    let ring_0 = [("a page fault", 9), ("SYSCALL in umod", 4)];
+    let in_host = rig.copy().tap(|rig| rig.begin(Start::Handler)).nested(vector::NMI, &[]);
+    let mut nests = Vec::new();
+    for (number, other) in [(vector::MC, vector::DB), (vector::DB, vector::MC)] {
+        for (name, at) in ring_0 {
+            for inner in 0..in_host {
+                nests.push((start(name), vec![(vector::NMI, at), (number, inner)]));
+                // And that by the other, at some of its boundaries: the last are its return.
+                for innermost in [0, 1, 7, inner % 50, 8 + inner % 13] {
+                    let events = vec![(vector::NMI, at), (number, inner), (other, innermost)];
+                    nests.push((start(name), events));
+                }
+            }
+        }
+        let (boundaries, _) = rig.run(start("an NMI"), usize::MAX, Interruption::Nothing);
+        for at in 0..boundaries {
+            nests.push((start("an NMI"), vec![(number, at)]));
+            for inner in 0..16 {
+                nests.push((start("an NMI"), vec![(number, at), (other, inner)]));
+            }
+        }
+    }
+    nests
+}
+
+trait Tap: Sized {
+    fn tap(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+}
+
+impl Tap for Rig {}
+
+/// Row 39: nothing within an NMI ends the blocking of the next one but the NMI's own last IRETQ.
+#[test]
+fn what_interrupts_an_nmi_leaves_the_next_one_blocked() {
+    for name in ["intel-4level", "intel-4level+ibrs+rsb+bhb+verw", "intel-la57-ibt"] {
+        let mut rig = Rig::new(&name.parse().unwrap());
+        let nests = nests(&mut rig);
+        assert!(nests.len() > 1000);
+        let mut more = 0;
+        for (start, events) in nests {
+            let (_, through) = rig.run(start, usize::MAX, Interruption::Nothing);
+            let nested = rig.run_nested(start, &events);
+            assert!(nested.end() == through.end(), "{name}: {start:?}: {events:?}");
+            assert_eq!(nested.pending, 0, "{name}: {start:?}: {events:?}: it has come");
+            // In ring 0 both NMIs have a hook, and that of a guest has none.
+            let is_guests = matches!(start, Start::Event(vector::NMI));
+            let nmis = if is_guests { 1 } else { 2 };
+            assert!(nested.hooks >= nmis, "{name}: {start:?}: {events:?}");
+            more += nested.hooks - nmis;
+        }
+        // Some machine checks were to come behind the end of what they interrupt.
+        assert!(more > 500, "{name}: {more} machine checks");
+    }
+}
+
+/// The same with a #MC and a #DB that return by IRETQ wherever they come from, as they once did.
+#[test]
+fn an_iretq_within_an_nmi_is_noticed() {
+    let mut rig = Rig::new(&Variant::REFERENCE);
+    let nests = nests(&mut rig);
+    // The jumps to the other way.
+    let resume = rig.linked.address(Label::ResumeRing0);
+    let mut at = resume;
+    while !rig.is_iretq(at) {
+        let jump = rig.program.instruction(at);
+        if jump.is_jcc_short() {
+            rig.program.patch(at, &[0x90, 0x90]);
+        }
+        at = jump.next_ip();
+    }
+    let is_wrong = |(start, events): &(Start, Vec<(u8, usize)>)| {
+        let (_, through) = rig.run(*start, usize::MAX, Interruption::Nothing);
+        let run = std::panic::AssertUnwindSafe(|| rig.run_nested(*start, events).end());
+        std::panic::catch_unwind(run).map_or(true, |end| end != through.end())
+    };
+    let within_nmi = nests.iter().filter(|(start, _)| !matches!(start, Start::Event(_)));
+    let wrong = within_nmi.filter(|nest| is_wrong(nest)).count();
+    assert!(wrong > 100, "{wrong} of {}", nests.len());
+    // A guest's, too, whose frame is still on the NMIs' stack.
+    let guests = nests.iter().filter(|(start, _)| matches!(start, Start::Event(_)));
+    let wrong = guests.filter(|nest| is_wrong(nest)).count();
+    assert!(wrong > 10, "{wrong} of {}", nests.len());
 }

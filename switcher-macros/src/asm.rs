@@ -331,6 +331,7 @@ impl Instruction {
         }
         let code = match words.as_slice() {
             [mnemonic] if operands.is_empty() => missing_from_dynasm(mnemonic),
+            [mnemonic] if mnemonic == "retfq" => Some(far_return(operands)),
             _ => self.segment_load(),
         };
         let code = code.unwrap_or_else(|| {
@@ -358,7 +359,8 @@ impl Instruction {
     fn wants_trap(&self) -> bool {
         let Some(mnemonic) = self.words.last().map(Ident::to_string) else { return false };
         match mnemonic.as_str() {
-            "ret" | "retf" | "iret" | "iretd" | "iretq" | "sysret" | "sysretl" | "sysretq" => true,
+            "ret" | "retf" | "retfq" | "iret" | "iretd" | "iretq" | "sysret" | "sysretl"
+            | "sysretq" => true,
             "jmp" => self.operands.first().is_some_and(|target| match target {
                 Operand::Memory(_) => true,
                 // A register, and no label.
@@ -383,6 +385,12 @@ fn missing_from_dynasm(mnemonic: &Ident) -> Option<TokenStream> {
         _ => return None,
     };
     Some(quote!(.bytes #bytes))
+}
+
+/// A far return in 64-bit mode: REX.W, then dynasm's `retf`, which without it pops halves.
+fn far_return(operands: &[Operand]) -> TokenStream {
+    let operands = operands.iter().map(|operand| operand.expand(true));
+    quote!(.bytes &[0x48] ; retf #(#operands),*)
 }
 
 /// A segment register's number, as in the reg field of a ModR/M byte.

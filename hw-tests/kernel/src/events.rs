@@ -201,6 +201,12 @@ hw_kernel_hook_nmi:
     .global hw_kernel_hook_machine_check
 hw_kernel_hook_machine_check:
     lock inc qword ptr [rip + {machine_checks}]
+    // From elsewhere than the routines it returns without RF: a breakpoint would be met once more.
+    mov     rax, [rdi + {rip_of_regs}]
+    cmp     rax, [rip + {no_rf_from}]
+    jb      7f
+    mov     eax, {no_breakpoint}
+    mov     dr7, rax
 7:  mov     rax, [rdi + {rip_of_regs}]
     mov     [rip + {interrupted}], rax
     mov     rax, [rip + {resuming}]
@@ -235,6 +241,8 @@ hw_kernel_hook_fatal:
     nmi_command = const COMMAND_NMI,
     interrupted = sym INTERRUPTED,
     resuming = sym RESUMING,
+    no_rf_from = sym NO_RF_FROM,
+    no_breakpoint = const 1 << 10,
     rip_of_regs = const core::mem::offset_of!(PtRegs, rip),
     eflags_of_regs = const core::mem::offset_of!(PtRegs, eflags),
     fatal_landing = sym FATAL_LANDING,
@@ -263,6 +271,9 @@ static SECOND: AtomicU64 = AtomicU64::new(0);
 static FATAL_LANDING: AtomicU64 = AtomicU64::new(0);
 /// Flags that a hook sets in what it returns to: none, or RF.
 static RESUMING: AtomicU64 = AtomicU64::new(0);
+
+/// From which address on a machine check's hook disarms the breakpoint that is taken for one.
+static NO_RF_FROM: AtomicU64 = AtomicU64::new(u64::MAX);
 
 /// How many NMIs have interrupted CPL0 so far, on all CPUs.
 #[must_use]
@@ -305,6 +316,12 @@ pub fn set_fatal_landing(hook: u64) {
 pub fn set_resuming(resuming: bool) {
     let flags = if resuming { RFlags::RF } else { RFlags::empty() };
     RESUMING.store(flags.bits(), Ordering::Release);
+}
+
+/// From this address on, which is the end of a switcher's routines, its machine checks return without
+/// RF: a breakpoint there is met once.
+pub fn set_no_rf_from(address: u64) {
+    NO_RF_FROM.store(address, Ordering::Release);
 }
 
 /// What a switcher's event entries call.

@@ -366,6 +366,7 @@ pub(crate) fn boundaries(
     let switcher = world.cpu().switcher();
     let base = switcher.base();
     let stubs = switcher.address(Label::EventStubs);
+    events::set_no_rf_from(switcher.address(Label::RoutinesEnd));
     // All code that does something, the stubs of the two exceptions that end these guests, and an
     // NMI's.
     let stub = |vector| {

@@ -182,6 +182,7 @@ fn run(
         // Programs with RDPKRU and WRPKRU, or with NOFLUSH, are run where these are switched on.
         cr4: CR4 | CR4_PKE | CR4_PCIDE,
         pkru: 0,
+        nmi_blocked: false,
         msrs: Msrs { star: 0, lstar: 0, cstar: 0, sfmask: 0, spec_ctrl: 0, efer: EFER },
         memory: Memory { regions: vec![Region::new("data", DATA, 0, page)], hostile: false },
     };

@@ -21,6 +21,7 @@
 use switcher_macros::asm;
 
 use super::event::{push_registers, swapgs};
+use super::event_return;
 use super::mitigations::{self, Cleared};
 use crate::arch::{RFlags, Selectors, vector};
 use crate::asm::{HostSymbol, Label, Sink};
@@ -79,8 +80,8 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; =>Label::EventDbRing0
         ; and   QWORD [BYTE rsp + IretFrame::eflags], RFlags::NOT_TRACED.imm32()
         ; or    QWORD [BYTE rsp + IretFrame::eflags], RFlags::RF.imm32()
-        ; iretq
     );
+    event_return::emit(a, variant);
 
     from_guest(a, Label::EventNmi, vector::NMI);
     asm!(a ; jmp BYTE =>Label::Interruption);
@@ -219,7 +220,10 @@ fn interruption<S: Sink>(a: &mut S, variant: &Variant) {
         ; pop   rdx
         ; pop   rsi
         ; pop   rdi
-        ; add   rsp, BYTE size_of::<u64>() as i8
+        /// An NMI's IRETQ ends the blocking of others. A #MC may have interrupted an NMI.
+        ; add   rsp, BYTE size_of::<OrigAx>() as i8
+        ; cmp   BYTE [BYTE rsp + OrigAx::reason.low_byte().below_end()], vector::MC.cast_signed()
+        ; je    =>Label::ResumeRing0
     );
     mitigations::before_ring_0(a, variant);
     asm!(a ; iretq);

@@ -22,7 +22,7 @@ use switcher_macros::asm;
 use super::{FILLER, TRAPPED_RET};
 use crate::arch::Msr;
 use crate::asm::{HostSymbol, LINE, Label, Length, Sink};
-use crate::layout::{IretFrame, PerCpu, TssExtra};
+use crate::layout::{FarFrame, IretFrame, PerCpu, TssExtra};
 use crate::mitigations::{Bhb, Rsb};
 use crate::variant::Variant;
 
@@ -121,6 +121,17 @@ pub(super) fn before_ring_0<S: Sink>(a: &mut S, variant: &Variant) {
         asm!(a
             /// What was interrupted may have its own VERW behind it.
             ; verw  WORD [BYTE rsp + IretFrame::ss.low_word()]
+        );
+    }
+}
+
+/// The same, but RSP points to the [`FarFrame`] by which ring 0 is returned to.
+#[rustfmt::skip]
+pub(super) fn before_far_return<S: Sink>(a: &mut S, variant: &Variant) {
+    if variant.axes().mitigations.verw {
+        asm!(a
+            /// As above.
+            ; verw  WORD [BYTE rsp + FarFrame::cs.low_word()]
         );
     }
 }

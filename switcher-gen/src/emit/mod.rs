@@ -13,6 +13,7 @@
 //! | `syscall_compat` | `entry_SYSCALL_compat_switcher`: what answers a 32-bit SYSCALL |
 //! | `event` | events on the sp0 stack; a fault of the IRETQ to a guest; what must not happen |
 //! | `event_ist` | #DB, NMI, #MC and #DF, which have stacks of their own |
+//! | `event_return` | how #DB and #MC in ring 0 return, so that NMIs stay blocked |
 //! | `event_stubs` | the 256 entries of the IDT |
 //! | `pt_regs` | what exits and events save registers with |
 //!
@@ -25,6 +26,7 @@
 mod enter_guest;
 mod event;
 mod event_ist;
+mod event_return;
 mod event_stubs;
 mod mitigations;
 mod pkru;
@@ -55,6 +57,7 @@ const ENTRY_ALIGNMENT: usize = 16;
 /// Emits a whole switcher. Deterministic: equal variants give equal bytes.
 pub fn switcher<S: Sink>(a: &mut S, variant: &Variant) {
     a.place(variant.axes().policy.placement);
+    a.dynamic_label(Label::Routines);
     enter_guest::emit(a, variant);
     return_to_guest::emit(a, variant);
     a.align(ENTRY_ALIGNMENT, FILLER);
@@ -64,6 +67,7 @@ pub fn switcher<S: Sink>(a: &mut S, variant: &Variant) {
     syscall_compat::emit(a, variant);
     a.align(ENTRY_ALIGNMENT, FILLER);
     event::emit(a, variant);
+    a.dynamic_label(Label::RoutinesEnd);
     event_ist::emit(a, variant);
     event_stubs::emit(a, variant);
 }

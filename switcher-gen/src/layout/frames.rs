@@ -199,10 +199,13 @@ pub struct IstTop {
 }
 
 impl IstTop {
-    /// The least that lies below it, in bytes: what the switcher puts there, of which the longest is
-    /// a frame of registers and the return addresses of [`Bhb::Long`](crate::Bhb), each of whose
-    /// rounds is called by the one before. The proofs allow no more. Hooks come on top.
-    pub const LEAST_STACK: u64 = 384;
+    /// How much of the stack below it emitted code uses itself: a [`PtRegs`], what is kept over a hook,
+    /// and the return addresses of [`Bhb::Long`](crate::Bhb), each of whose rounds is called by the one
+    /// before. The proofs allow no more. Hooks come on top.
+    pub const USED: usize = 384;
+    /// The least that such a stack has: below what is used, a #MC and a #DB may each need their
+    /// [`FarFrame`], for either may interrupt the other's return. Neither interrupts itself.
+    pub const LEAST: usize = Self::USED + 2 * FarFrame::ROOM;
 }
 
 /// A stack of the IST with the registers of what was interrupted.
@@ -257,4 +260,41 @@ pub struct LeavingIst {
     pub iret: IretFrame,
     #[asm(at = 0x28, nested)]
     pub saved: EventOnIst,
+}
+
+/// What POPFQ and a far RET take to return to ring 0 without an IRETQ: it lies on the stack that is
+/// returned to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
+#[repr(C)]
+#[asm(size = 24, align = 8)]
+#[expect(missing_docs, reason = "registers are what they are called")]
+pub struct FarFrame {
+    #[asm(at = 0x00)]
+    pub eflags: u64,
+    #[asm(at = 0x08)]
+    pub rip: u64,
+    #[asm(at = 0x10)]
+    pub cs: u64,
+}
+
+impl FarFrame {
+    /// What may be in use below the stack that is returned to (System V ABI, "The Stack Frame"): the
+    /// frame lies below that.
+    pub const RED_ZONE: usize = 128;
+    /// How much below RSP is used to return there.
+    pub const ROOM: usize = Self::RED_ZONE + size_of::<Self>();
+}
+
+/// An event's own stack when ring 0 is about to be returned to: two registers are saved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
+#[repr(C)]
+#[asm(size = 56, align = 8)]
+#[expect(missing_docs, reason = "registers are what they are called")]
+pub struct ResumingRing0 {
+    #[asm(at = 0x00)]
+    pub rcx: u64,
+    #[asm(at = 0x08)]
+    pub rax: u64,
+    #[asm(at = 0x10, nested)]
+    pub iret: IretFrame,
 }

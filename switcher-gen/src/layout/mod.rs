@@ -9,8 +9,8 @@ mod percpu;
 mod pvcs;
 
 pub use frames::{
-    EventFrame, EventOnIst, ExitReason, IretFrame, IstEntry, IstFrame, IstTop, LeavingIst, OrigAx,
-    PtRegs, RefusedIretq,
+    EventFrame, EventOnIst, ExitReason, FarFrame, IretFrame, IstEntry, IstFrame, IstTop,
+    LeavingIst, OrigAx, PtRegs, RefusedIretq, ResumingRing0,
 };
 #[doc(hidden)]
 pub use message::Message;

@@ -23,6 +23,8 @@ pub struct Arrival<W> {
     /// Whether the instruction at RIP is executed again afterwards: a fault. Its frame has RF set,
     /// so that a breakpoint on the instruction does not hit once more.
     pub is_fault: bool,
+    /// Whether it is an NMI: others wait then, until an IRET is executed.
+    pub is_nmi: bool,
 }
 
 /// Memory that the CPU needs to deliver an event is not there; a CPU would deliver a double fault.
@@ -74,6 +76,9 @@ impl<D: Domain> State<D> {
         let cleared = RFlags::TF | RFlags::NT | RFlags::RF | RFlags::VM | RFlags::IF;
         self.flags.replace(d, cleared.bits(), d.word(0));
         self.rip = gate.handler;
+        if arrival.is_nmi {
+            self.nmi_blocked = d.bit(true);
+        }
         Ok(())
     }
 
@@ -128,6 +133,7 @@ mod tests {
             cr3: 9,
             cr4: CR4,
             pkru: 0,
+            nmi_blocked: false,
             msrs: Msrs { star: 0, lstar: 0, cstar: 0, sfmask: 0, spec_ctrl: 0, efer: EFER },
             memory,
         }
@@ -147,7 +153,7 @@ mod tests {
     fn a_guests_fault_lands_on_sp0_with_its_error_code() {
         let flags = (RFlags::GUEST_FIXED | RFlags::TF | RFlags::NT | RFlags::DF).bits();
         let mut state = guest(flags);
-        deliver(&mut state, 0, Arrival { error_code: Some(0x14), is_fault: true });
+        deliver(&mut state, 0, Arrival { error_code: Some(0x14), is_fault: true, is_nmi: false });
         assert_eq!(state.get(Gpr::Rsp), SP0 - 48);
         let pushed = [-48, -40, -32, -24, -16, -8].map(|at| stack(&state, 1, at));
         let rflags = flags | RFlags::RF.bits();
@@ -162,7 +168,8 @@ mod tests {
     fn an_ist_stack_is_taken_whatever_rsp_is_and_aligned() {
         let mut state = guest(RFlags::GUEST_FIXED.bits());
         (state.cpl, state.cs, state.ss) = (0, 0x10, 0x18);
-        deliver(&mut state, 2, Arrival { error_code: None, is_fault: false });
+        deliver(&mut state, 2, Arrival { error_code: None, is_fault: false, is_nmi: true });
+        assert!(state.nmi_blocked);
         assert_eq!(state.get(Gpr::Rsp), IST2 - 40);
         assert_eq!(stack(&state, 2, -16), 0xDEAD);
         // Within ring 0, SS stays.
@@ -175,9 +182,10 @@ mod tests {
         let mut state = guest(RFlags::GUEST_FIXED.bits());
         let model = Model::from(&Variant::REFERENCE);
         let gate = Gate { handler: 1, ist: 3 };
-        let arrival = Arrival { error_code: None, is_fault: false };
+        let arrival = Arrival { error_code: None, is_fault: false, is_nmi: true };
         let delivered = state.deliver(&Concrete::default(), &model, TSS, gate, arrival);
         assert_eq!(delivered, Err(Undeliverable));
         assert_eq!((state.rip, state.cpl, state.get(Gpr::Rsp)), (0x4000_1234, 3, 0xDEAD));
+        assert!(!state.nmi_blocked);
     }
 }

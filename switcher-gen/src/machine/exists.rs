@@ -251,6 +251,7 @@ pub(super) const fn of_instruction(kind: Kind) -> &'static [Condition] {
         | Kind::JumpIf(_)
         | Kind::Call
         | Kind::Return(_)
+        | Kind::ReturnFar(_)
         | Kind::SwapGs
         | Kind::ReadCr3
         | Kind::ReadCr4

@@ -205,6 +205,8 @@ pub(crate) enum Kind {
     Call,
     /// And the bytes to release.
     Return(u16),
+    /// To another code segment, or the same: likewise.
+    ReturnFar(u16),
     SwapGs,
     ReadGsBase,
     WriteGsBase,
@@ -464,7 +466,7 @@ impl Op {
         let is_jump = self.kind == Kind::Jump && self.is_indirect();
         is_jump
             || self.is_return()
-            || matches!(self.kind, Kind::Iretq | Kind::Sysretq | Kind::Sysretl)
+            || matches!(self.kind, Kind::Iretq | Kind::Sysretq | Kind::Sysretl | Kind::ReturnFar(_))
     }
 
     /// Whether an exception of it comes after it: what INT and INT3 ask for.
@@ -494,6 +496,7 @@ impl Op {
                 | Kind::PopFlags
                 | Kind::Call
                 | Kind::Return(_)
+                | Kind::ReturnFar(_)
                 | Kind::Iretq
         )
     }
@@ -623,6 +626,8 @@ fn kind_without_operands(i: &Instruction) -> Option<Kind> {
         Code::Hlt => Kind::Halt,
         Code::Retnq => Kind::Return(0),
         Code::Retnq_imm16 => Kind::Return(i.immediate16()),
+        Code::Retfq => Kind::ReturnFar(0),
+        Code::Retfq_imm16 => Kind::ReturnFar(i.immediate16()),
         // Of every form: the operand is not accessed.
         _ if i.mnemonic() == Mnemonic::Nop => Kind::Nothing,
         _ => return None,

@@ -130,6 +130,12 @@ impl Reading<'_> {
                 _ => return None,
             },
             Opcode::HLT => Kind::Halt,
+            Opcode::RETF if wide && self.i.operand_count() == 0 => Kind::ReturnFar(0),
+            Opcode::RETF if wide => match self.i.operand(0) {
+                Raw::ImmediateU16 { imm } => Kind::ReturnFar(imm),
+                Raw::ImmediateI16 { imm } => Kind::ReturnFar(imm.cast_unsigned()),
+                _ => return None,
+            },
             Opcode::RETURN if self.i.operand_count() == 0 => Kind::Return(0),
             Opcode::RETURN => match self.i.operand(0) {
                 Raw::ImmediateU16 { imm } => Kind::Return(imm),

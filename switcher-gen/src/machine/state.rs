@@ -138,6 +138,10 @@ pub struct State<D: Domain> {
     pub cr4: D::Word,
     /// Protection keys of user pages.
     pub pkru: D::Word,
+    /// Whether an NMI waits until an IRET has been executed (Intel SDM vol. 3, 6.7.1): from the
+    /// delivery of one up to the next IRET, whatever that returns from, and even if it faults
+    /// (vol. 3, 28.2.3, "NMI unblocking due to IRET").
+    pub nmi_blocked: D::Bit,
     /// The rest.
     pub msrs: Msrs<D>,
     /// Memory.
@@ -293,13 +297,15 @@ impl<D: Domain> State<D> {
     /// host's own code.
     ///
     /// # Errors
-    /// #GP as the frame deserves; nothing has changed then.
+    /// #GP as the frame deserves; nothing has changed then but that NMIs are no longer blocked.
     pub(super) fn iretq(
         &mut self,
         d: &D,
         model: &Model,
         [rip, cs, flags, rsp, ss]: [D::Word; 5],
     ) -> Result<(), Fault<D::Word>> {
+        // Whether it comes to its end or not.
+        self.nmi_blocked = d.bit(false);
         if d.decide(self.flags.other(d, RFlags::NT)) {
             return Err(Fault::protection(d.word(0)));
         }
@@ -347,6 +353,7 @@ impl<D: Domain> State<D> {
     /// IRETQ to CPL 3 once nothing speaks against the frame.
     pub(crate) fn arrive(&mut self, d: &D, frame: [D::Word; 5]) {
         self.load_frame(d, frame);
+        self.nmi_blocked = d.bit(false);
         self.cpl = 3;
     }
 

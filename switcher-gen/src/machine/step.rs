@@ -400,6 +400,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 let rsp = self.state.get(Gpr::Rsp);
                 self.state.set(Gpr::Rsp, d.plus(rsp, release.into()));
             }
+            Kind::ReturnFar(release) => self.return_far(release)?,
             Kind::Nothing => {}
             Kind::Fence(fence) => self.tell(Event::Fence(fence)),
             Kind::Verw => {
@@ -571,6 +572,26 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         self.tell(Event::Fence(Fence::Iretq));
         let is_within_ring = self.state.cpl == before;
         Ok(if is_within_ring { Step::Next } else { Step::Guest { by_sysretq: false } })
+    }
+
+    /// RET to what RIP and CS on the stack say (Intel SDM vol. 2, RET): within ring 0 alone. CPUs do not
+    /// predict it, but who watches may want to know.
+    fn return_far(&mut self, release: u16) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        let rsp = self.state.get(Gpr::Rsp);
+        let rip = self.load(rsp, 8, false)?;
+        let cs = d.truncate(self.load(d.plus(rsp, 8), 8, false)?, 2);
+        let is_kernels = d.is(cs, self.model.selectors.kernel_cs().into());
+        if self.state.cpl != 0 || !d.decide(is_kernels) {
+            // To CPL 3 there are other ways, and none of them is this one.
+            return Err(Fault::protection(d.mask(cs, 0xFFFC)).into());
+        }
+        self.canonical("RIP", rip)?;
+        self.state.rip = rip;
+        self.state.cs = cs;
+        self.tell(Event::Branch(Branch::Return));
+        self.state.set(Gpr::Rsp, d.plus(rsp, 16 + i64::from(release)));
+        Ok(())
     }
 
     fn jump_if(&mut self, op: &Op, condition: Condition) -> Result<(), Stop<D::Word>> {
@@ -998,6 +1019,7 @@ mod tests {
             cr3,
             cr4: CR4,
             pkru: 0,
+            nmi_blocked: false,
             msrs: Msrs { star: 0, lstar: 0, cstar: 0, sfmask: 0, spec_ctrl: 0, efer: EFER },
             memory: Memory { regions: Vec::new(), hostile: false },
         };
@@ -1056,6 +1078,51 @@ mod tests {
         let (state, _) = stepped(&[0x0F, 0x32], 0, [0, MSR_EFER, 0]);
         assert_eq!(state.get(Gpr::Rax), EFER);
         assert_eq!(stepped(&[0x0F, 0x20, 0xE0], 0, [0; 3]).0.get(Gpr::Rax), CR4);
+    }
+
+    /// Ring 0 with NMIs blocked and these words on its stack, after its next instruction.
+    fn returned(code: &[u8], words: &[u64]) -> (State<Concrete>, Step<u64>) {
+        const STACK: u64 = 0x7000_0000;
+        let d = Concrete::default();
+        let program = Program::new(0, code.to_vec());
+        let (mut state, _) = stepped(&[0x90], 0, [0; 3]);
+        state.nmi_blocked = true;
+        state.set(Gpr::Rsp, STACK);
+        let cells = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        state.memory.regions.push(crate::machine::Region::new("stack", STACK, 0, cells));
+        let mut state = at_0(&state);
+        let model = Model::from(&Variant::REFERENCE);
+        let step = state.step(&d, &model, &program, &mut Unobserved).unwrap();
+        state.set(Gpr::Rsp, state.get(Gpr::Rsp).wrapping_sub(STACK));
+        (state, step)
+    }
+
+    const IRETQ: [u8; 2] = [0x48, 0xCF];
+    const RETFQ: [u8; 2] = [0x48, 0xCB];
+    const RETFQ_128: [u8; 4] = [0x48, 0xCA, 128, 0];
+    const KERNEL_RIP: u64 = 0xFFFF_FFFF_8100_0000;
+
+    #[test]
+    fn an_iret_ends_the_blocking_of_nmis_whatever_comes_of_it() {
+        let (state, step) = returned(&IRETQ, &[KERNEL_RIP, 0x10, 2, 0x1234, 0x18]);
+        assert_eq!((step, state.rip, state.nmi_blocked), (Step::Left, KERNEL_RIP, false));
+        // CS is nothing.
+        let (state, step) = returned(&IRETQ, &[KERNEL_RIP, 0x50, 2, 0x1234, 0x18]);
+        assert_eq!((step, state.nmi_blocked), (Step::Fault(Fault::protection(0x50)), false));
+    }
+
+    #[test]
+    fn a_far_return_within_ring_0_leaves_nmis_blocked() {
+        for (code, released) in [(&RETFQ[..], 16), (&RETFQ_128, 16 + 128)] {
+            let (state, step) = returned(code, &[KERNEL_RIP, 0x10]);
+            assert_eq!((step, state.rip, state.nmi_blocked), (Step::Left, KERNEL_RIP, true));
+            assert_eq!((state.get(Gpr::Rsp), state.cs, state.ss), (released, 0x10, 0x18));
+            // To CPL 3, and to no address.
+            let (_, step) = returned(code, &[KERNEL_RIP, 0x33]);
+            assert_eq!(step, Step::Fault(Fault::protection(0x30)));
+            let (state, step) = returned(code, &[1 << 47, 0x10]);
+            assert_eq!((step, state.rip), (Step::Fault(Fault::protection(0)), 0));
+        }
     }
 
     #[test]

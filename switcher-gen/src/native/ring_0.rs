@@ -48,6 +48,7 @@ impl Ring0 {
             cr3: 0,
             cr4: CR4,
             pkru: 0,
+            nmi_blocked: false,
             // Of these, SYSRETQ uses one, and mitigations write SPEC_CTRL.
             msrs: Msrs {
                 star: selectors.star().bits(),

@@ -42,12 +42,13 @@ pub struct Counterexample {
 }
 
 /// Addresses of regions, where the model leaves them open: canonical, and far from each other.
-const BASES: [(&str, u64); 5] = [
+const BASES: [(&str, u64); 6] = [
     ("host.gs_base", 0xFFFF_8880_0000_1000),
     ("sp0", 0xFFFF_8881_0000_2000),
     ("pvcs", 0xFFFF_8882_0000_3000),
     ("host.rsp", 0xFFFF_8883_0000_4000),
     ("ist", 0xFFFF_8884_0000_5000),
+    ("interrupted.rsp", 0xFFFF_8885_0000_6000),
 ];
 
 /// Where the addresses of regions come from.

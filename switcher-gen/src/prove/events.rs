@@ -3,22 +3,24 @@
 //! An NMI or #MC may come between any two instructions of the switcher. There is one theorem for all
 //! of these places: from a ring 0 whose registers, flags, CR3 and GS bases are anything at all, the
 //! entry calls the hook as it should be called and leaves everything as it was, whatever a callee
-//! may clobber. What holds of any state holds of those that the other routines pass through, so
+//! may clobber. What #DB and #MC assume of NMIs and of RSP there is in `blocking`. What holds of any state holds of those that the other routines pass through, so
 //! each of these comes to its end as if nothing had happened.
 
 use iced_x86::Mnemonic;
 
+use super::blocking::ROOM;
 use super::mitigations::is_steered;
 use super::obligation;
 use super::returns::{self, Left};
 use super::target::{Target, TargetGate};
 use super::theorem::{BadCode, End, Theorem, Watch, entries, region_of, unchanged, untouched};
+use super::vectors::{self, Part as Alike, Vectors};
 use super::world::{
     FRAME, FRAME_REST, Name, Object, Part, Saved, Source, Start, World, by_number, held_base,
     in_frame, read_extra, region, registers,
 };
 use crate::arch::{RFlags, vector};
-use crate::layout::{AsmLayout, IstTop, Tss, TssExtra};
+use crate::layout::{AsmLayout, FarFrame, IstTop, Tss, TssExtra};
 use crate::machine::{
     ARITHMETIC, Arrival, Domain, Flags, Gate, Gpr, Region, State as Machine, Step, Stuck, WRITABLE,
 };
@@ -37,6 +39,10 @@ pub(super) struct Happening<D: Domain> {
     flags: D::Word,
     /// And below its stack.
     below: Vec<D::Cell>,
+    /// Whether NMIs are blocked in what is interrupted, if that is to stay so.
+    pub(super) nmi_blocked: Option<D::Bit>,
+    /// Whether that is one of the routines.
+    pub(super) in_routines: D::Bit,
 }
 
 /// What is interrupted.
@@ -55,23 +61,24 @@ pub(super) enum Whose {
 }
 
 impl Theorem {
-    /// The vector and what it interrupts; `None` of those that are not about one event.
-    pub(super) const fn event(self) -> Option<(u8, Whose)> {
+    /// The vectors and what they interrupt; `None` of those that are not about one event.
+    pub(super) const fn event(self) -> Option<(Vectors, Whose)> {
         Some(match self {
-            Self::Event => (vector::SYSTEM_CALL, Whose::Guest),
-            Self::EventError => (vector::PF, Whose::Guest),
-            Self::EventDb => (vector::DB, Whose::Guest),
-            Self::EventNmi => (vector::NMI, Whose::Guest),
-            Self::EventMc => (vector::MC, Whose::Guest),
-            Self::EventDf => (vector::DF, Whose::Guest),
-            Self::IretqNp => (vector::NP, Whose::Iretq),
-            Self::IretqGp => (vector::GP, Whose::Iretq),
-            Self::DbInRing0 => (vector::DB, Whose::Ring0),
-            Self::NmiInRing0 => (vector::NMI, Whose::Ring0),
-            Self::McInRing0 => (vector::MC, Whose::Ring0),
-            Self::DfInRing0 => (vector::DF, Whose::Ring0),
-            Self::GpInRing0 => (vector::GP, Whose::Elsewhere),
-            Self::PfAtIretq => (vector::PF, Whose::AtIretq),
+            Self::Event => (Vectors::Plain, Whose::Guest),
+            Self::EventError => (Vectors::Coded, Whose::Guest),
+            Self::EventDb => (Vectors::One(vector::DB), Whose::Guest),
+            Self::EventNmi => (Vectors::One(vector::NMI), Whose::Guest),
+            Self::EventMc => (Vectors::One(vector::MC), Whose::Guest),
+            Self::EventDf => (Vectors::One(vector::DF), Whose::Guest),
+            Self::Iretq => (Vectors::OfIretq, Whose::Iretq),
+            Self::DbInRing0 => (Vectors::One(vector::DB), Whose::Ring0),
+            Self::NmiInRing0 => (Vectors::One(vector::NMI), Whose::Ring0),
+            Self::McInRing0 => (Vectors::One(vector::MC), Whose::Ring0),
+            Self::DfInRing0 => (Vectors::One(vector::DF), Whose::Ring0),
+            Self::FatalInRing0 => (Vectors::Plain, Whose::Elsewhere),
+            Self::FatalErrorInRing0 => (Vectors::Coded, Whose::Elsewhere),
+            Self::FatalAtIretq => (Vectors::Plain, Whose::AtIretq),
+            Self::FatalErrorAtIretq => (Vectors::NotOfIretq, Whose::AtIretq),
             _ => return None,
         })
     }
@@ -98,41 +105,34 @@ impl Theorem {
 
     /// Whether it ends in a hook that does not return.
     pub(super) const fn is_fatal(self) -> bool {
-        matches!(self, Self::DfInRing0 | Self::GpInRing0 | Self::PfAtIretq)
+        matches!(
+            self,
+            Self::DfInRing0
+                | Self::FatalInRing0
+                | Self::FatalErrorInRing0
+                | Self::FatalAtIretq
+                | Self::FatalErrorAtIretq
+        )
+    }
+
+    /// Whether it is about what must leave the blocking of NMIs as it is.
+    pub(super) const fn keeps_blocking(self) -> bool {
+        matches!(self, Self::DbInRing0 | Self::McInRing0)
     }
 
     /// Whether a stack of the IST is the event's.
     pub(super) const fn is_on_ist(self) -> bool {
-        matches!(self.event(), Some((vector::DB | vector::NMI | vector::MC | vector::DF, _)))
+        matches!(self.event(), Some((Vectors::One(_), _)))
     }
 }
 
-/// The vectors whose stubs the theorems go through: those of [`Theorem::event`], and the one that
-/// takes what is unexpected to a known stack.
-pub(crate) const VECTORS: [u8; 10] = [
-    vector::DB,
-    vector::NMI,
-    vector::DF,
-    vector::SEGMENT_OVERRUN,
-    vector::NP,
-    vector::GP,
-    vector::PF,
-    vector::MC,
-    vector::SYSTEM_CALL,
-    // The first of its kind, for what all stubs of a kind have in common.
-    0,
-];
-
 /// How much of its stack an event may use.
-const STACK: i64 = IstTop::LEAST_STACK.cast_signed();
+const STACK: i64 = IstTop::USED as i64;
+/// How much of the stack that it has interrupted.
+const INTERRUPTED: i64 = 256;
 /// In an operand for CR3: it is not kept there.
 const NOFLUSH: u64 = 1 << 63;
 const TOP: i64 = size_of::<IstTop>() as i64;
-
-/// Vectors that report an instruction that is to be executed again.
-const fn is_fault(vector: u8) -> bool {
-    matches!(vector, vector::NP | vector::GP | vector::PF)
-}
 
 /// The state in which the event of `theorem` comes.
 pub(super) fn world<D: Domain>(
@@ -143,7 +143,7 @@ pub(super) fn world<D: Domain>(
     saved: Option<&Saved<D>>,
 ) -> World<D> {
     let mut world = target.world(d, source, Start::Guest, saved);
-    let Some((number, whose)) = theorem.event() else { return world };
+    let Some((vectors, whose)) = theorem.event() else { return world };
     let selectors = world.model.selectors;
     let field =
         |source: &mut _, of: Object, field, bits| value(d, source, of, Part::Field(field), bits);
@@ -184,8 +184,10 @@ pub(super) fn world<D: Domain>(
     let place = |field: usize| world.setting.block.tss + field as i64;
     memory.regions[tss].write(d, place(Tss::sp0.bytes()), 8, sp0);
     for gate in target.gates.iter().flatten().filter(|gate| gate.ist != 0) {
-        let is_its =
-            gate.vector == number || gate.vector == vector::SEGMENT_OVERRUN && !theorem.is_on_ist();
+        let is_its = match vectors {
+            Vectors::One(number) => gate.vector == number,
+            _ => gate.vector == vector::SEGMENT_OVERRUN,
+        };
         if is_its {
             memory.regions[tss].write(d, place(ist_slot(gate.ist)), 8, top);
         }
@@ -201,10 +203,7 @@ pub(super) fn world<D: Domain>(
     };
     let mut guest = world.spec.guest;
     match whose {
-        Whose::Guest => {
-            let resume = if is_fault(number) { RFlags::RF.bits() } else { 0 };
-            guest.rflags = d.or(guest.rflags, d.word(resume));
-        }
+        Whose::Guest => {}
         _ => {
             machine.cpl = 0;
             machine.cs = d.word(selectors.kernel_cs().into());
@@ -235,8 +234,8 @@ pub(super) fn world<D: Domain>(
             guest.registers.rsp = rsp;
         }
         Whose::Ring0 | Whose::Elsewhere | Whose::AtIretq => {
-            // There is no VM in long mode.
-            let there = WRITABLE & !RFlags::VM.bits();
+            // There is no VM in long mode, and nobody is allowed VIF or VIP.
+            let there = WRITABLE & !(RFlags::VM | RFlags::VIF | RFlags::VIP).bits();
             let flags = d.mask(field(source, Object::Interrupted, "rflags", 64), there);
             machine.flags = Flags::new(d, d.or(flags, d.word(RFlags::FIXED.bits())));
             let base = |source: &mut _, name| {
@@ -260,23 +259,47 @@ pub(super) fn world<D: Domain>(
                     machine.set(Gpr::Rsp, d.plus(sp0, -40));
                     machine.rip = iretq;
                 }
+                _ if theorem.keeps_blocking() => {
+                    // Wherever there is a stack at all.
+                    let own = Part::Register(Gpr::Rsp);
+                    let rsp = value(d, source, Object::Interrupted, own, 64);
+                    machine.set(Gpr::Rsp, rsp);
+                    let mut cells = d.cells(&vec![0; INTERRUPTED as usize]);
+                    for (chunk, at) in cells.chunks_mut(8).zip((-INTERRUPTED..).step_by(8)) {
+                        d.store(
+                            chunk,
+                            value(d, source, Object::InterruptedStack, Part::At(at), 64),
+                        );
+                    }
+                    let stack = Region::new(region::INTERRUPTED, rsp, -INTERRUPTED, cells);
+                    machine.memory.regions.push(stack);
+                }
                 _ => {}
             }
         }
     }
+    let in_routines = target.routines.as_ref().map_or(d.bit(false), |routines| {
+        let is_before = |end: u64| d.lt(machine.rip, d.code(end));
+        d.both(d.not(is_before(routines.start)), is_before(routines.end))
+    });
+    let blocked = |source: &mut _| field(source, Object::Interrupted, "nmi_blocked", 1);
+    let nmi_blocked = theorem.keeps_blocking().then(|| d.test(blocked(source), 0));
+    machine.nmi_blocked = nmi_blocked.unwrap_or(d.bit(false));
     let interrupted = Interrupted {
         registers: registers(&machine.gpr),
         rip: machine.rip,
-        // A fault's frame has RF set.
-        rflags: d
-            .or(machine.rflags(d), d.word(if is_fault(number) { RFlags::RF.bits() } else { 0 })),
+        rflags: machine.rflags(d),
         cs: machine.cs,
         ss: machine.ss,
         gs_base: machine.gs_base,
         inactive_gs_base: machine.inactive_gs_base,
         root: machine.cr3,
     };
-    let has_code = vector::pushes_error_code(number);
+    let vector = match vectors {
+        Vectors::One(number) => d.word(number.into()),
+        _ => field(source, Object::Event, "vector", 8),
+    };
+    let has_code = vectors.have_error_code();
     let error_code = has_code.then(|| field(source, Object::Event, "error_code", 64));
     let clobbered =
         Gpr::ALL.map(|register| value(d, source, Object::Hook, Part::Register(register), 64));
@@ -296,8 +319,27 @@ pub(super) fn world<D: Domain>(
         let elsewhere = d.not(d.eq(interrupted.rip, iretq));
         world.assumptions.push(("the IRETQ to a guest is not what faults", elsewhere));
     }
-    let event = Event { vector: number, error_code };
-    world.event = Some(Happening { event, guest, interrupted, clobbered, flags, below });
+    if !matches!(vectors, Vectors::One(_)) {
+        world.assumptions.push(("hardware delivers this vector there", vectors.hold(d, vector)));
+    }
+    if let Some(blocked) = nmi_blocked {
+        let open = d.either(d.not(in_routines), d.not(blocked));
+        world.assumptions.push(("NMIs are not blocked in a routine", open));
+        let masked = d.not(d.any(interrupted.rflags, (RFlags::IF | RFlags::TF).bits()));
+        let masked = d.either(in_routines, masked);
+        world.assumptions.push(("IF and TF are clear in other code of ring 0", masked));
+    }
+    let event = Event { vector, error_code };
+    world.event = Some(Happening {
+        event,
+        guest,
+        interrupted,
+        clobbered,
+        flags,
+        below,
+        nmi_blocked,
+        in_routines,
+    });
     world
 }
 
@@ -340,19 +382,25 @@ pub(super) fn execute<D: Domain>(
     watch: &mut Watch<'_, D>,
 ) -> Result<End<D::Word>, BadCode> {
     let broken = |obligation, text, about| End::Broken { obligation, text, about, values: None };
-    let Some(Event { vector, error_code }) = world.event.as_ref().map(|h| h.event) else {
+    let Some(Event { error_code, .. }) = world.event.as_ref().map(|h| h.event) else {
         gates(d, target, watch);
         return Ok(End::Stopped);
     };
-    if let Some(end) = deliver(d, target, world, watch, vector, error_code) {
+    let part = which(d, target, theorem, world);
+    if let Some(end) = deliver(d, target, world, watch, part.first(), error_code) {
         return Ok(end);
     }
+    let mut push_at = part.push_at().filter(|_| part.has_others());
     let mut hooked = false;
     loop {
         watch.is_bounded()?;
         let at = d.code_at(world.machine.rip).unwrap_or_default();
         let World { machine, model, .. } = world;
         match machine.step(d, model, &target.program, watch) {
+            Ok(Step::Next) if push_at == Some(at) => {
+                push_at = None;
+                is_any(d, world, &part);
+            }
             Ok(Step::Next) => {}
             Ok(Step::Left) => {
                 let rip = d.code_at(machine.rip);
@@ -409,6 +457,32 @@ pub(super) fn execute<D: Domain>(
     }
 }
 
+/// Which of the stubs is executed: the one that stands for the vector's. If that is like no other, the
+/// vector is a number from here on.
+fn which<D: Domain>(d: &D, target: &Target, theorem: Theorem, world: &mut World<D>) -> Alike {
+    let mut parts = vectors::partition(target, theorem);
+    let Some(Happening { event, .. }) = &mut world.event else {
+        unreachable!("only what is about an event is executed");
+    };
+    // One of them it is.
+    let last = parts.len() - 1;
+    let chosen = parts[..last].iter().position(|part| d.decide(part.holds(d, event.vector)));
+    let part = parts.swap_remove(chosen.unwrap_or(last));
+    if !part.has_others() {
+        event.vector = d.word(part.first().into());
+    }
+    part
+}
+
+/// The stub has pushed its number. Each of those that are alike pushes its own.
+fn is_any<D: Domain>(d: &D, world: &mut World<D>, part: &Alike) {
+    let World { machine, event, .. } = world;
+    let place = machine.memory.locate(d, machine.get(Gpr::Rsp), 8, machine.cr3);
+    if let (Some(place), Some(Happening { event, .. })) = (place, event) {
+        machine.memory.store(d, place, part.pushed(d, event.vector));
+    }
+}
+
 /// The CPU delivers `vector`. Where it cannot, that is the end.
 fn deliver<D: Domain>(
     d: &D,
@@ -427,7 +501,9 @@ fn deliver<D: Domain>(
             let is_endbr = d.bit(target.is_endbr(gate.address));
             watch.goal(obligation::ENDBR, is_endbr, "event entry");
         }
-        let arrival = Arrival { error_code, is_fault: is_fault(vector) };
+        // A fault's frame has RF set, whatever it was. It may have been set: that is no other case.
+        let is_nmi = vector == vector::NMI;
+        let arrival = Arrival { error_code, is_fault: false, is_nmi };
         let gate = Gate { handler: d.code(gate.address), ist: gate.ist };
         machine.deliver(d, model, tss, gate, arrival).is_ok()
     });
@@ -448,9 +524,9 @@ fn call<D: Domain>(
     let Some(happening) = &world.event else { return true };
     let Happening { event, interrupted, clobbered, flags, below, .. } = happening;
     let machine = &mut world.machine;
-    let expected = match event.vector {
-        vector::NMI => 0,
-        vector::MC => 1,
+    let expected = match watch.theorem {
+        Theorem::NmiInRing0 => 0,
+        Theorem::McInRing0 => 1,
         _ => 2,
     };
     let is_fatal = hook == 2;
@@ -558,12 +634,16 @@ pub(super) fn resumed<D: Domain>(
     hooked: bool,
 ) -> String {
     let end = String::from("where it was interrupted");
-    let Some(Happening { event, interrupted, .. }) = &world.event else { return end };
-    let is_debug = event.vector == vector::DB;
+    let Some(Happening { interrupted, in_routines, .. }) = &world.event else { return end };
+    let is_debug = watch.theorem == Theorem::DbInRing0;
     watch.goal(obligation::HOOK, d.bit(hooked != is_debug), "whether it is called");
-    let debugged = spec::debug_in_ring_0(d, interrupted);
-    let expected = if is_debug { &debugged } else { interrupted };
+    let expected = &match watch.theorem {
+        Theorem::DbInRing0 => spec::debug_in_ring_0(d, interrupted, *in_routines),
+        Theorem::McInRing0 => spec::machine_check_in_ring_0(d, interrupted, *in_routines),
+        _ => *interrupted,
+    };
     let machine = &world.machine;
+    watch.resumed(d, machine);
     // What is read from CR3 has no NOFLUSH, and there it counts for nothing.
     let root = d.mask(machine.cr3, !NOFLUSH);
     watch.equal(d, obligation::RESUMED_ROOT, "CR3", expected.root, root);
@@ -589,13 +669,16 @@ pub(super) fn resumed<D: Domain>(
         unchanged(d, world, watch, name, all.clone());
     }
     unchanged(d, world, watch, region::IST, 0..TOP);
+    if watch.theorem.keeps_blocking() {
+        let red_zone = -(FarFrame::RED_ZONE as i64);
+        unchanged(d, world, watch, region::INTERRUPTED, red_zone..0);
+    }
     end
 }
 
 /// What is known by looking at the IDT and its stubs.
 fn gates<D: Domain>(d: &D, target: &Target, watch: &mut Watch<'_, D>) {
     let gates = target.gates.as_deref().unwrap_or_default();
-    let find = |vector| gates.iter().find(|gate| gate.vector == vector);
     for gate in gates {
         let may_be_guests = matches!(gate.vector, vector::BP | vector::OF | vector::SYSTEM_CALL);
         let dpl = if may_be_guests { 3 } else { 0 };
@@ -614,46 +697,8 @@ fn gates<D: Domain>(d: &D, target: &Target, watch: &mut Watch<'_, D>) {
             _ => gate.ist == 0,
         };
         watch.goal_at(obligation::GATE_IST, d.bit(is_apart), "IST", gate.address);
-        // All that the theorems do not go through is like one that they do.
-        let like =
-            if vector::pushes_error_code(gate.vector) { vector::PF } else { vector::SYSTEM_CALL };
-        if !VECTORS.contains(&gate.vector) || gate.vector == 0 {
-            let is_alike = find(like).is_some_and(|like| is_like(target, gate, like));
-            watch.goal_at(obligation::GATE_STUB, d.bit(is_alike), "stub", gate.address);
-        }
     }
-}
-
-/// Whether two stubs differ in nothing but the vector that each pushes, as a byte with a sign.
-fn is_like(target: &Target, gate: &TargetGate, like: &TargetGate) -> bool {
-    let program = &target.program;
-    let (mut a, mut b) = (gate.address, like.address);
-    // ENDBR64, PUSH, JMP.
-    for _ in 0..3 {
-        if !program.contains(a) || !program.contains(b) {
-            return false;
-        }
-        let [one, other] = [a, b].map(|at| program.instruction(at));
-        let pushed = |vector: u8| i64::from(vector.cast_signed()).cast_unsigned();
-        let is_same = match one.mnemonic() {
-            Mnemonic::Push => {
-                one.code() == other.code()
-                    && one.try_immediate(0).is_ok_and(|word| word == pushed(gate.vector))
-                    && other.try_immediate(0).is_ok_and(|word| word == pushed(like.vector))
-            }
-            Mnemonic::Jmp => {
-                return other.mnemonic() == Mnemonic::Jmp
-                    && one.near_branch_target() != 0
-                    && one.near_branch_target() == other.near_branch_target();
-            }
-            mnemonic => mnemonic == Mnemonic::Endbr64 && other.mnemonic() == mnemonic,
-        };
-        if !is_same {
-            return false;
-        }
-        (a, b) = (one.next_ip(), other.next_ip());
-    }
-    false
 }
 
 const _: () = assert!(IstTop::LAYOUT.size == TOP as usize);
+const _: () = assert!(ROOM <= INTERRUPTED);

@@ -10,6 +10,8 @@
 //! | `obligation` | what must hold, by name and by row of hazards.md |
 //! | `theorem` | one run of one entry point, and the goals that come up on it |
 //! | `events` | the same for event entries, which may come from anywhere in ring 0 |
+//! | `vectors` | which vectors an event's theorem is of, and which of their stubs are alike |
+//! | `blocking` | what blocks NMIs, and what a #DB or a #MC in ring 0 relies on |
 //! | `engine` | every path of every theorem, goal by goal |
 //! | `overlap` | regions that must be apart, where they are numbers |
 //! | `shared` | which targets a proof holds of, so that each code is proved once |
@@ -42,6 +44,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod blocking;
 mod counterexample;
 mod engine;
 mod events;
@@ -55,16 +58,17 @@ mod shared;
 mod stores;
 mod target;
 mod theorem;
+mod vectors;
 mod world;
 
 pub use counterexample::Counterexample;
 pub use engine::{Prover, Report, Substance, Unexplored, Verdict};
-pub(crate) use events::VECTORS;
 pub use findings::{Findings, Refused};
 pub use obligation::Obligation;
 pub use overlap::Overlap;
 pub use shared::Shared;
 pub use target::{Target, TargetError, TargetGate};
 pub use theorem::{BadCode, Goal, Neighbour, Run, Theorem, Walk, run, saved};
+pub(crate) use vectors::executed as executed_vectors;
 pub use world::{BlockOffsets, Name, Object, Part, Saved, Setting, Source};
 pub(crate) use world::{read_extra, read_pvcs, region};

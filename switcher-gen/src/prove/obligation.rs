@@ -60,13 +60,14 @@ obligations! {
     SYSRETQ_RF_TF = "sysretq-rf-tf" [13] "at SYSRETQ, RF and TF are clear";
     SYSRETQ_SS = "sysretq-ss" [18] "at SYSRETQ on AMD, SS is not null";
     IRETQ_NT = "iretq-nt" [15] "at IRETQ, NT is clear";
-    IRETQ_LABEL = "iretq-label" [7] "a fault of the IRETQ is recognised by its address";
+    IRETQ_LABEL = "iretq-label" [7, 38] "a fault of the IRETQ is recognised by its address";
+    IRETQ_FRAME = "iretq-frame" [40] "the IRETQ to a guest takes its frame from right below sp0, where its fault is looked for";
     IRETQ_RING_3 = "iretq-ring-3" [25] "IRETQ leads to CPL 3";
     GUEST_FLAGS = "guest-flags" [14] "flags at CPL 3 are within the allowed set, the fixed ones set";
     HOST_GS_KEPT = "host-gs-kept" [7] "at CPL 3, the inactive GS base is the host's";
     ROOT_OF_MODE = "root-of-mode" [8, 26] "at CPL 3, CR3 is the root of the mode in switch_flags";
     // At CPL 3, against the specification.
-    KIND = "kind" [3, 13, 25, 26] "the routine ends where and how the specification says";
+    KIND = "kind" [3, 13, 25, 26, 38] "the routine ends where and how the specification says";
     REGISTERS = "registers" [4, 27] "every general register is the guest's";
     NO_HOST_VALUE = "no-host-value" [24, 27, 34, 35] "no value of the host's gets to the guest, nor, for one instruction, to what it reads";
     RIP = "rip" [27] "RIP is the guest's";
@@ -88,7 +89,7 @@ obligations! {
     EXIT_FLAGS = "exit-flags" [15, 16] "DF, AC, NT, TF, IF and IOPL are clear in the host";
     EXIT_SCRATCH = "exit-scratch" [27] "scratch registers hold nothing of the guest's";
     EXIT_CALLER = "exit-caller" [27] "the caller's registers are restored";
-    EXIT_FRAME = "exit-frame" [2, 27] "the exit frame holds every register of the guest";
+    EXIT_FRAME = "exit-frame" [2, 27, 38] "the exit frame holds every register of the guest";
     EXIT_RESULT = "exit-result" [27] "the call returns the frame's address";
     EXIT_ROOT = "exit-root" [9] "the host is back on its own root";
     EXIT_GS = "exit-gs" [7] "GS is the host's, the inactive base the guest's";
@@ -96,7 +97,7 @@ obligations! {
     EXIT_SS = "exit-ss" [18] "on AMD, SS is not null in the host";
     // Of events.
     HOST_RSP_SET = "host-rsp-set" [8, 9, 36] "on a guest's root, host_rsp says that a guest is being run";
-    HOOK = "hook" [8] "the host's hook for this event is called, once";
+    HOOK = "hook" [8, 38] "the host's hook for this event is called, once";
     HOOK_ROOT = "hook-root" [8] "the hook runs on the host's root";
     HOOK_GS = "hook-gs" [7] "the hook runs with the host's GS";
     HOOK_STACK = "hook-stack" [10] "the hook runs on a known stack, aligned by the ABI";
@@ -107,13 +108,16 @@ obligations! {
     RESUMED_ROOT = "resumed-root" [8, 9] "CR3 is what was interrupted";
     RESUMED_GS = "resumed-gs" [7] "both GS bases are what was interrupted";
     RESUMED_REGISTERS = "resumed-registers" [27] "every general register is what was interrupted";
-    NMI_UNBLOCKED = "nmi-unblocked" [11] "an IRET has ended the blocking of NMIs before the exit";
+    NMI_UNBLOCKED = "nmi-unblocked" [11, 39] "an IRET has ended the blocking of NMIs once it is over";
+    NMI_KEPT = "nmi-blocked" [39] "NMIs that are blocked stay so until what they wait for is over";
+    NMI_OPEN = "nmi-open" [11, 39] "NMIs are not blocked in code to which a #DB or a #MC returns by IRETQ";
+    STACK_ROOM = "stack-room" [10, 39] "in other code of ring 0, RSP is a stack with room for the return of a #DB or a #MC";
+    RESUMED_STACK = "resumed-stack" [10, 39] "the interrupted RSP is used only where it is ring 0's";
     NMI_STACK = "nmi-stack" [10, 11] "once NMIs are no longer blocked, nothing is on their stack";
     IRETQ_RING_0 = "iretq-ring-0" [25] "what IRETQ does not take to a guest stays in ring 0";
     FATAL_TRAP = "fatal-trap" [30] "behind the call of a hook that does not return is UD2";
     GATE_DPL = "gate-dpl" [32] "gates of DPL 3 are those of vectors 3, 4 and 0x80";
-    GATE_IST = "gate-ist" [10, 12] "#DF, NMI, #DB and #MC have stacks of their own, others have none";
-    GATE_STUB = "gate-stub" [27, 32] "each gate's stub pushes its vector and jumps where its kind does";
+    GATE_IST = "gate-ist" [10, 12, 38] "#DF, NMI, #DB and #MC have stacks of their own, others have none";
     // By looking at the code (hazards.md's S rows).
     ADJACENT = "rsp-adjacent" [23] "the load of RSP is right in front of SYSRETQ";
     ENDBR = "endbr" [33] "under IBT, what is jumped to indirectly is ENDBR64";

@@ -24,6 +24,7 @@ use super::mitigations::is_in_upper_half;
 use super::obligation;
 use super::target::Target;
 use super::theorem::{Run, Theorem};
+use super::vectors;
 use super::world::{Saved, Setting, region};
 use crate::asm::Window;
 use crate::machine::Domain;
@@ -80,11 +81,11 @@ impl Shared {
 
     /// What was shown of code that executes the same for such a host.
     pub(super) fn like(&self, host: Key, target: &Target, theorem: Theorem) -> Option<Vec<Report>> {
-        let entry = theorem.entry(target)?;
+        let entries = theorem.entries(target);
         let shapes = self.shapes.lock().unwrap_or_else(PoisonError::into_inner);
         let known = shapes.get(&host).cloned().unwrap_or_default();
         drop(shapes);
-        let found = known.iter().find(|shaped| shaped.0.is_of(target, entry))?;
+        let found = known.iter().find(|shaped| shaped.0.is_of(target, &entries))?;
         Some(found.1.clone())
     }
 
@@ -97,8 +98,8 @@ impl Shared {
         executed: &Executed,
         reports: &[Report],
     ) {
-        let Some(entry) = theorem.entry(target) else { return };
-        let Some(shape) = Shape::new(target, entry, executed) else { return };
+        let entries = theorem.entries(target);
+        let Some(shape) = Shape::new(target, &entries, executed) else { return };
         let mut shapes = self.shapes.lock().unwrap_or_else(PoisonError::into_inner);
         shapes.entry(host).or_default().push(Arc::new((shape, reports.to_vec())));
     }
@@ -116,8 +117,8 @@ impl Shared {
 /// The image, where it lies and what is said of it.
 pub(super) fn whole(target: &Target) -> Key {
     let Target { program, enter_guest, return_from_guest, syscall_64, .. } = target;
-    let Target { syscall_compat, iretq, windows, gates, hooks, returns, .. } = target;
-    let entries = (enter_guest, return_from_guest, syscall_64, syscall_compat, iretq);
+    let Target { syscall_compat, iretq, windows, gates, hooks, returns, routines, .. } = target;
+    let entries = (enter_guest, return_from_guest, syscall_64, syscall_compat, iretq, routines);
     let text =
         format!("{:#x} {entries:?} {windows:?} {gates:?} {hooks:?} {returns:?}", program.base());
     let whole = Sha256::new().chain_update(text);
@@ -138,8 +139,9 @@ pub(super) fn key(target: &Target, theorem: Theorem, host: Key, whole: Key) -> K
         let key = Sha256::new().chain_update(host).chain_update(whole).chain_update(pku);
         return key.chain_update(asked).finalize().into();
     }
-    let code = theorem.entry(target).map(|entry| code(target, entry));
-    let asked = theorem.entry(target).and_then(|entry| asked_of_branches(target, entry));
+    let entries = theorem.entries(target);
+    let code: Vec<_> = entries.iter().map(|entry| code(target, *entry)).collect();
+    let asked: Vec<_> = entries.iter().map(|entry| asked_of_branches(target, *entry)).collect();
     let text = format!("{code:?} {asked:?}");
     Sha256::new().chain_update(host).chain_update(text).finalize().into()
 }
@@ -151,7 +153,9 @@ pub(super) fn host(
     theorem: Theorem,
     saved: Option<&Saved<Symbolic>>,
 ) -> Key {
-    let code = |theorem: Theorem| theorem.entry(target).map(|entry| code(target, entry));
+    let code = |theorem: Theorem| -> Vec<_> {
+        theorem.entries(target).into_iter().map(|entry| code(target, entry)).collect()
+    };
     let before = match (theorem, saved.and_then(|saved| self::saved(d, saved))) {
         (Theorem::EnterGuest, _) => "nothing".into(),
         (_, Some(saved)) => saved,
@@ -160,12 +164,18 @@ pub(super) fn host(
     };
     let has_windows = target.windows.is_some();
     let setting = judged(target.setting, theorem);
-    let mut text = format!("{theorem:?} {setting:?} {has_windows} {before}");
+    let has_gates = target.gates.is_some();
+    let mut text = format!("{theorem:?} {setting:?} {has_windows} {has_gates} {before}");
     if theorem.is_of_events() {
         // Not where the handlers are.
         let gates = target.gates.iter().flatten();
         let gates = gates.map(|gate| format!("{}:{}:{}", gate.vector, gate.ist, gate.dpl));
         text += &gates.collect::<Vec<_>>().join(" ");
+        let parts = vectors::partition(target, theorem);
+        text += &parts.iter().map(vectors::Part::key).collect::<Vec<_>>().join(" ");
+    }
+    if theorem.keeps_blocking() {
+        text += &format!(" {:?}", target.routines);
     }
     if theorem.is_of_iretq() {
         text += &format!(" {:?}", target.iretq);
@@ -195,8 +205,10 @@ fn as_a_rule(all: Mitigations, theorem: Theorem) -> Mitigations {
         | Theorem::Gates
         | Theorem::DbInRing0
         | Theorem::DfInRing0
-        | Theorem::GpInRing0
-        | Theorem::PfAtIretq => Mitigations::NONE,
+        | Theorem::FatalInRing0
+        | Theorem::FatalErrorInRing0
+        | Theorem::FatalAtIretq
+        | Theorem::FatalErrorAtIretq => Mitigations::NONE,
         // All of them around the hook.
         Theorem::NmiInRing0 | Theorem::McInRing0 => all,
         Theorem::Syscall64
@@ -208,8 +220,7 @@ fn as_a_rule(all: Mitigations, theorem: Theorem) -> Mitigations {
         | Theorem::EventNmi
         | Theorem::EventMc
         | Theorem::EventDf
-        | Theorem::IretqNp
-        | Theorem::IretqGp => Mitigations { verw: false, ..all },
+        | Theorem::Iretq => Mitigations { verw: false, ..all },
     }
 }
 
@@ -314,16 +325,18 @@ fn successors(target: &Target, at: u64) -> [Option<u64>; 2] {
 }
 
 /// All of an instruction that a proof looks at, but for where it and those after it lie.
-#[derive(Debug, PartialEq, Eq)]
-struct Looks {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Looks {
     /// Without what says how far it is to an address.
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
     /// An address that the instruction makes a value.
     value: Option<u64>,
     /// Where it leaves the code for: a symbol of the host's, or elsewhere.
     leaves: Option<Option<usize>>,
     windows: Vec<Window>,
     is_iretq: bool,
+    /// Whether NMIs are never blocked there.
+    is_routine: bool,
     /// A trap behind it.
     trap: Option<Mnemonic>,
     /// Whether it is in the upper half of its cache line, of what is predicted.
@@ -332,7 +345,7 @@ struct Looks {
     is_in_line: Option<bool>,
 }
 
-fn looks(target: &Target, at: u64, is_in_line: bool) -> Looks {
+pub(super) fn looks(target: &Target, at: u64, is_in_line: bool) -> Looks {
     let program = &target.program;
     let code = program.from(at);
     let mut decoder = Decoder::with_ip(64, code, at, DecoderOptions::NONE);
@@ -357,7 +370,8 @@ fn looks(target: &Target, at: u64, is_in_line: bool) -> Looks {
     let is_iretq = target.iretq == Some(at);
     let is_in_line = is_in_line.then(|| i.near_branch_target() / line() == at / line());
     let (windows, is_upper) = (windows.collect(), is_upper(target, at));
-    Looks { bytes, value, leaves, windows, is_iretq, trap, is_upper, is_in_line }
+    let is_routine = target.is_routine(at);
+    Looks { bytes, value, leaves, windows, is_iretq, is_routine, trap, is_upper, is_in_line }
 }
 
 const fn line() -> u64 {
@@ -373,27 +387,34 @@ fn is_upper(target: &Target, at: u64) -> Option<bool> {
 /// Instructions that were executed, wherever they lie, and which of them follow which.
 #[derive(Debug)]
 struct Shape {
-    first: usize,
+    /// Where it begins: one for each stub that is executed.
+    first: Vec<usize>,
     instructions: Vec<(Looks, [Option<usize>; 2])>,
 }
 
 impl Shape {
-    fn new(target: &Target, entry: u64, executed: &Executed) -> Option<Self> {
+    fn new(target: &Target, entries: &[u64], executed: &Executed) -> Option<Self> {
         let at: Vec<u64> = executed.at.iter().copied().collect();
         let number = |address: u64| at.binary_search(&address).ok();
         let follow = |at: u64| successors(target, at).map(|to| to.and_then(number));
         let looks = |at: u64| looks(target, at, executed.lines.contains(&at));
         let instructions = at.iter().map(|at| (looks(*at), follow(*at))).collect();
-        let shape = Self { first: number(entry)?, instructions };
+        let first = entries.iter().map(|entry| number(*entry)).collect::<Option<_>>()?;
+        let shape = Self { first, instructions };
         // Something might be executed that nothing leads to.
-        (!executed.is_of_place && shape.is_of(target, entry)).then_some(shape)
+        (!executed.is_of_place && shape.is_of(target, entries)).then_some(shape)
     }
 
-    /// Whether `target`'s code at `entry` is this.
-    fn is_of(&self, target: &Target, entry: u64) -> bool {
+    /// Whether `target`'s code at `entries` is this.
+    fn is_of(&self, target: &Target, entries: &[u64]) -> bool {
+        if self.first.len() != entries.len() {
+            return false;
+        }
         let mut places = vec![None; self.instructions.len()];
-        places[self.first] = Some(entry);
-        let mut ahead = vec![(self.first, entry)];
+        let mut ahead: Vec<_> = self.first.iter().copied().zip(entries.iter().copied()).collect();
+        for (number, entry) in &ahead {
+            places[*number] = Some(*entry);
+        }
         while let Some((number, at)) = ahead.pop() {
             let (expected, follow) = &self.instructions[number];
             let is_in_line = expected.is_in_line.is_some();
@@ -447,6 +468,7 @@ struct Normal {
     trap: Option<Mnemonic>,
     is_upper: Option<bool>,
     in_line: Option<u64>,
+    is_routine: bool,
 }
 
 fn code(target: &Target, entry: u64) -> Code {
@@ -458,9 +480,10 @@ fn code(target: &Target, entry: u64) -> Code {
     };
     if decoded.iter().any(is_indirect) {
         let Target { program, enter_guest, return_from_guest, .. } = target;
-        let Target { syscall_64, syscall_compat, iretq, windows, hooks, returns, .. } = target;
+        let Target { syscall_64, syscall_compat, iretq, windows, hooks, returns, routines, .. } =
+            target;
         let entries = (enter_guest, return_from_guest, syscall_64, syscall_compat, iretq);
-        let labels = format!("{entries:?} {windows:?} {hooks:?} {returns:?}");
+        let labels = format!("{entries:?} {windows:?} {hooks:?} {returns:?} {routines:?}");
         let pieces = program.pieces().map(|(start, bytes)| (start, bytes.into())).collect();
         return Code::Here { base: program.base(), pieces, entry, labels };
     }
@@ -494,6 +517,7 @@ fn code(target: &Target, entry: u64) -> Code {
                 .then(|| target.program.instruction(i.next_ip()).mnemonic()),
             is_upper: is_upper(target, i.ip()),
             in_line: has_lines.then(|| i.ip() % line()),
+            is_routine: target.is_routine(i.ip()),
         }
     });
     // An MSR may be read that holds an entry's address, or be given one.
@@ -530,7 +554,9 @@ fn saved(d: &Symbolic, saved: &Saved<Symbolic>) -> Option<String> {
 /// Whether a run shows that more matters than [`key`] has: that code is read as data, that a RET led
 /// back into it, or that it came to where nothing was said to lead.
 pub(super) fn depends_on_place<D: Domain>(target: &Target, theorem: Theorem, run: &Run<D>) -> bool {
-    let reached = theorem.entry(target).map(|entry| target.reached_from(entry)).unwrap_or_default();
+    let entries = theorem.entries(target);
+    let reached: BTreeSet<_> =
+        entries.into_iter().flat_map(|entry| target.reached_from(entry)).collect();
     let op = |at: &u64| target.program.at(*at).and_then(Result::ok);
     let returns =
         |at: &u64| op(at).is_some_and(|op| matches!(op.kind, Kind::Return(_) | Kind::Iretq));

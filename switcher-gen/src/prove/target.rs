@@ -29,6 +29,9 @@ pub struct Target {
     pub windows: Option<Vec<(Window, Range<u64>)>>,
     /// The entries of the IDT, if the code has some.
     pub gates: Option<Vec<TargetGate>>,
+    /// The code in which NMIs are never blocked, to which a #DB or a #MC in ring 0 may return by IRETQ.
+    /// Without it, none may.
+    pub routines: Option<Range<u64>>,
     /// The addresses of the host's hooks, in the order of [`HostSymbol::HOOKS`]; 0 if there is none.
     pub hooks: [u64; HostSymbol::HOOKS.len()],
     /// The addresses of the host's untraining and of its return thunk, in the order of
@@ -103,6 +106,7 @@ impl Target {
             iretq: Some(at(Label::Iretq)),
             windows: Some(windows.collect()),
             gates: Some((0..=u8::MAX).map(gate).collect()),
+            routines: Some(at(Label::Routines)..at(Label::RoutinesEnd)),
             hooks: HostSymbol::HOOKS.map(|symbol| of_host(symbol).unwrap_or_default()),
             returns: HostSymbol::RETURNS.map(|symbol| of_host(symbol).unwrap_or_default()),
             setting: Setting::from(image.variant()),
@@ -138,6 +142,7 @@ impl Target {
             };
             (0..=u8::MAX).map(gate).collect()
         });
+        let routines = optional(Label::Routines).zip(optional(Label::RoutinesEnd));
         let of_host = |symbol: HostSymbol| {
             let own = foreign.symbols.get(symbol.0).copied();
             // What a linked file calls has an address already, by whatever name.
@@ -153,6 +158,7 @@ impl Target {
             iretq: optional(Label::Iretq),
             windows: None,
             gates,
+            routines: routines.map(|(start, end)| start..end),
             hooks: HostSymbol::HOOKS.map(of_host),
             returns: HostSymbol::RETURNS.map(of_host),
             setting,

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use iced_x86::{Mnemonic, Register};
 use serde::Serialize;
 
+use super::blocking::Blocking;
 use super::events;
 use super::met::Met;
 use super::mitigations::{AtReturn, Barriers, is_in_upper_half, is_steered};
@@ -20,7 +21,7 @@ use super::world::{
 };
 use crate::arch::{Msr, RFlags, Vendor};
 use crate::asm::Window;
-use crate::layout::{PtRegs, Revision, SwitchFlags, Tss, TssExtra};
+use crate::layout::{FarFrame, PtRegs, Revision, SwitchFlags, Tss, TssExtra};
 use crate::machine::exists::Condition;
 use crate::machine::program::Kind;
 use crate::machine::{
@@ -57,10 +58,8 @@ pub enum Theorem {
     EventMc,
     /// A double fault of a guest.
     EventDf,
-    /// #NP of the IRETQ to a guest.
-    IretqNp,
-    /// #GP of the IRETQ to a guest.
-    IretqGp,
+    /// #NP, #SS or #GP of the IRETQ to a guest.
+    Iretq,
     /// #DB anywhere in ring 0.
     DbInRing0,
     /// An NMI anywhere in ring 0.
@@ -69,10 +68,14 @@ pub enum Theorem {
     McInRing0,
     /// A double fault anywhere in ring 0.
     DfInRing0,
-    /// An exception in ring 0 that is not the IRETQ's.
-    GpInRing0,
-    /// A page fault of the IRETQ to a guest: of its frame, which is the host's.
-    PfAtIretq,
+    /// Anything else in ring 0 that is not the IRETQ's, without an error code.
+    FatalInRing0,
+    /// The same with one.
+    FatalErrorInRing0,
+    /// At the IRETQ to a guest what that is not to blame for, without an error code.
+    FatalAtIretq,
+    /// The same with one, such as a page fault: of its frame, which is the host's.
+    FatalErrorAtIretq,
 }
 
 impl Theorem {
@@ -86,7 +89,7 @@ impl Theorem {
     ];
 
     /// Those about event entries.
-    pub const EVENTS: [Self; 15] = [
+    pub const EVENTS: [Self; 16] = [
         Self::Gates,
         Self::Event,
         Self::EventError,
@@ -94,14 +97,15 @@ impl Theorem {
         Self::EventNmi,
         Self::EventMc,
         Self::EventDf,
-        Self::IretqNp,
-        Self::IretqGp,
+        Self::Iretq,
         Self::DbInRing0,
         Self::NmiInRing0,
         Self::McInRing0,
         Self::DfInRing0,
-        Self::GpInRing0,
-        Self::PfAtIretq,
+        Self::FatalInRing0,
+        Self::FatalErrorInRing0,
+        Self::FatalAtIretq,
+        Self::FatalErrorAtIretq,
     ];
 
     /// Those that `target` has the code for.
@@ -128,28 +132,33 @@ impl Theorem {
             Self::EventNmi => "event (NMI)",
             Self::EventMc => "event (#MC)",
             Self::EventDf => "event (#DF)",
-            Self::IretqNp => "IRETQ (#NP)",
-            Self::IretqGp => "IRETQ (#GP)",
+            Self::Iretq => "IRETQ (#NP, #SS, #GP)",
             Self::DbInRing0 => "ring 0 (#DB)",
             Self::NmiInRing0 => "ring 0 (NMI)",
             Self::McInRing0 => "ring 0 (#MC)",
             Self::DfInRing0 => "ring 0 (#DF)",
-            Self::GpInRing0 => "ring 0 (#GP)",
-            Self::PfAtIretq => "IRETQ (#PF)",
+            Self::FatalInRing0 => "ring 0 (others)",
+            Self::FatalErrorInRing0 => "ring 0 (others, error code)",
+            Self::FatalAtIretq => "IRETQ (others)",
+            Self::FatalErrorAtIretq => "IRETQ (others, error code)",
         }
     }
 
-    /// Where it begins; `None` if `target` has no such entry.
-    pub(crate) fn entry(self, target: &Target) -> Option<u64> {
+    /// Where it begins: an event at one stub of those that are alike. Empty if `target` has no such
+    /// entry.
+    pub(crate) fn entries(self, target: &Target) -> Vec<u64> {
         match self {
-            Self::EnterGuest => Some(target.enter_guest),
-            Self::Syscall64 => Some(target.syscall_64),
-            Self::SyscallCompat => target.syscall_compat,
-            Self::ReturnFromGuest | Self::ReturnFromGuestIst => Some(target.return_from_guest),
+            Self::EnterGuest => vec![target.enter_guest],
+            Self::Syscall64 => vec![target.syscall_64],
+            Self::SyscallCompat => target.syscall_compat.into_iter().collect(),
+            Self::ReturnFromGuest | Self::ReturnFromGuestIst => vec![target.return_from_guest],
             of_events => {
-                let (vector, _) = of_events.event()?;
-                let mut gates = target.gates.iter().flatten();
-                gates.find(|gate| gate.vector == vector).map(|gate| gate.address)
+                let parts = super::vectors::partition(target, of_events);
+                let gate_of = |vector| {
+                    let mut gates = target.gates.iter().flatten();
+                    gates.find(|gate| gate.vector == vector).map(|gate| gate.address)
+                };
+                parts.iter().filter_map(|part| gate_of(part.first())).collect()
             }
         }
     }
@@ -290,7 +299,7 @@ const OPEN: usize = 256;
 
 /// What a run is watched for.
 pub(super) struct Watch<'a, D: Domain> {
-    target: &'a Target,
+    pub(super) target: &'a Target,
     pub(super) theorem: Theorem,
     goals: Vec<Goal<D>>,
     pub(super) trace: Vec<u64>,
@@ -313,9 +322,11 @@ pub(super) struct Watch<'a, D: Domain> {
     /// The root that an event has interrupted: it is restored.
     interrupted: Option<D::Word>,
     /// Whether an event has executed an IRETQ.
-    unblocked: bool,
+    pub(super) unblocked: bool,
     /// Whether it has used its stack of the IST since.
-    on_ist_again: bool,
+    pub(super) on_ist_again: bool,
+    /// What blocks NMIs, and what may interrupt.
+    pub(super) blocking: Blocking<D>,
     /// Where the addresses are that calls and INTs have pushed, and whether nothing was done with
     /// them but to return.
     pushed: Vec<Place>,
@@ -337,9 +348,10 @@ pub(super) struct Watch<'a, D: Domain> {
 }
 
 impl<'a, D: Domain> Watch<'a, D> {
-    fn new(target: &'a Target, theorem: Theorem, world: &World<D>) -> Self {
+    fn new(d: &D, target: &'a Target, theorem: Theorem, world: &World<D>) -> Self {
         let (extra, machine) = (&world.spec.tss_extra, &world.machine);
         Self {
+            blocking: Blocking::new(d, world),
             target,
             theorem,
             // About as many as there are.
@@ -433,11 +445,13 @@ impl<'a, D: Domain> Watch<'a, D> {
     }
 
     /// Whether an access to this region is to the frame that is returned to. A guest's lies there with
-    /// its registers, but what ring 0's lies with is the host's as well: only the IRETQ may read it.
+    /// its registers, but what ring 0's lies with is the host's as well: only the IRETQ may read it, or what takes its
+    /// place on the interrupted stack.
     fn is_of_frame(&self, name: &str) -> bool {
         if self.theorem.has_hook() {
             let at = self.trace.last().and_then(|at| self.target.program.at(*at));
-            return at.and_then(Result::ok).is_some_and(|op| op.is_iretq());
+            let is_iretq = at.and_then(Result::ok).is_some_and(|op| op.is_iretq());
+            return is_iretq || name == region::INTERRUPTED;
         }
         name == region::SP0
     }
@@ -482,6 +496,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         self.speculation(d, state, at);
         let clear = |flag| d.not(state.flags.other(d, flag));
         self.goal(obligation::RING_0_FLAGS, d.both(clear(RFlags::IF), clear(RFlags::TF)), "RFLAGS");
+        self.boundary(d, state, at);
         self.running(d, state);
         let Some(windows) = &self.target.windows else { return };
         let within =
@@ -654,12 +669,19 @@ impl<'a, D: Domain> Watch<'a, D> {
         self.goal(obligation::IRETQ_RING_3, d.both(ring_3(cs), ring_3(ss)), "CS, SS");
         self.flags(d, flags);
         self.verw(d);
+        self.frame_of_iretq(d, state);
     }
 
     fn branch(&mut self, d: &D, state: &Machine<D>, branch: Branch) {
+        let op = self.trace.last().and_then(|at| self.target.program.at(*at));
+        let is_far = matches!(op, Some(Ok(op)) if matches!(op.kind, Kind::ReturnFar(_)));
+        // No CPU predicts a far one, and what it leads to is what was interrupted. An exit by one leads to
+        // the host, which wants an exit's mitigations all the same.
+        let is_resuming = is_far && self.theorem.keeps_blocking();
         let at = self.trace.last().copied().unwrap_or_default();
         let to = d.code_at(state.rip);
         match branch {
+            Branch::Return if is_resuming => {}
             Branch::Return => {
                 // To behind a call of the routine's own, or to the caller.
                 let is_own = self.barriers.is_predicted(to);
@@ -751,7 +773,8 @@ pub(super) fn is_a_leak<D: Domain>(d: &D, value: D::Word) -> bool {
 /// Whether RSP points into a stack of the host's, or to its top.
 fn is_on_a_stack<D: Domain>(d: &D, state: &Machine<D>) -> bool {
     state.memory.regions.iter().any(|region| {
-        let is_stack = matches!(region.name, region::SP0 | region::IST | region::HOST);
+        let is_stack =
+            matches!(region.name, region::SP0 | region::IST | region::HOST | region::INTERRUPTED);
         let end = region.offset(region.cells.len());
         let distance = || d.distance(state.get(Gpr::Rsp), region.base);
         is_stack && distance().is_some_and(|at| (region.start..=end).contains(&at))
@@ -815,6 +838,9 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                     self.is_of_frame(name) && !d.mentions(access.value, Origin::is_the_hosts);
                 self.barriers.overwritten &= is_frame;
                 self.on_ist_again |= self.unblocked && name == region::IST;
+                if name == region::INTERRUPTED {
+                    self.interrupted_stack(d, state);
+                }
                 if name == region::PVCS {
                     if !access.store {
                         self.met.read(access.place.index, access.place.size, access.value);
@@ -926,7 +952,7 @@ pub(super) fn run_to<D: Domain>(
 ) -> Result<Run<D>, BadCode> {
     let mut world = self::world(d, target, theorem, source, saved);
     assume(&world.assumptions);
-    let mut watch = Watch::new(target, theorem, &world);
+    let mut watch = Watch::new(d, target, theorem, &world);
     world.machine.memory.hostile = neighbour == Neighbour::Hostile;
     let end = match execute(d, target, theorem, &mut world, &mut watch)? {
         End::Broken { obligation, text, about, values } => {
@@ -935,12 +961,13 @@ pub(super) fn run_to<D: Domain>(
             text
         }
         End::Guest { by_sysretq } => {
+            watch.is_over(d, &world.machine);
             in_guest(d, &world, &mut watch, (theorem, extent), by_sysretq, saved)
         }
         End::Host => {
             if theorem.is_on_ist() {
                 // First: a frame on the wrong stack is one because of it.
-                watch.goal(obligation::NMI_UNBLOCKED, d.bit(watch.unblocked), "NMIs");
+                watch.is_over(d, &world.machine);
                 watch.goal(obligation::NMI_STACK, d.bit(!watch.on_ist_again), "address");
             }
             in_host(d, &world, &mut watch, theorem, extent)
@@ -984,7 +1011,7 @@ pub(super) fn walk<'a, D: Domain>(
 ) -> Result<Walk, BadCode> {
     let mut world = self::world(d, target, theorem, source, saved);
     assume(&world.assumptions);
-    let mut watch = Watch { also: Some(also), ..Watch::new(target, theorem, &world) };
+    let mut watch = Watch { also: Some(also), ..Watch::new(d, target, theorem, &world) };
     let broken = match execute(d, target, theorem, &mut world, &mut watch)? {
         End::Broken { text, .. } => Some(text),
         End::Guest { .. } | End::Host | End::Resumed { .. } | End::Stopped => None,
@@ -1557,10 +1584,10 @@ pub(super) fn compare_runs<D: Domain>(
     let [one, other] = targets;
     let mut world = self::world(d, one, theorem, source, Some(saved[0]));
     assume(&world.assumptions);
-    let mut watch = Watch::new(one, theorem, &world);
+    let mut watch = Watch::new(d, one, theorem, &world);
     let end = execute(d, one, theorem, &mut world, &mut watch)?;
     let mut second = self::world(d, other, theorem, source, Some(saved[1]));
-    let mut ignored = Watch::new(other, theorem, &second);
+    let mut ignored = Watch::new(d, other, theorem, &second);
     let second_end = execute(d, other, theorem, &mut second, &mut ignored)?;
 
     watch.goals.clear();
@@ -1613,6 +1640,7 @@ pub(super) fn compare_runs<D: Domain>(
             // Where an event has gone through, what it left there is nobody's.
             region::IST if theorem.is_of_events() => at >= 0,
             region::SP0 | region::IST => !in_guest && at >= frame,
+            region::INTERRUPTED => at >= -(FarFrame::RED_ZONE as i64),
             region::HOST => in_guest,
             _ => true,
         };
@@ -1642,7 +1670,7 @@ pub fn saved<D: Domain>(
     overlap::check(target)?;
     let mut known = KnownFrame { inner: source, selectors: target.model().selectors };
     let mut world = target.world(d, &mut known, Start::Call, None);
-    let mut watch = Watch::new(target, Theorem::EnterGuest, &world);
+    let mut watch = Watch::new(d, target, Theorem::EnterGuest, &world);
     let End::Guest { .. } = execute(d, target, Theorem::EnterGuest, &mut world, &mut watch)? else {
         return Ok(None);
     };

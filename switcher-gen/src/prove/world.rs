@@ -79,6 +79,8 @@ pub enum Object {
     Untraining,
     /// What an event finds in ring 0.
     Interrupted,
+    /// What lies below the stack of an interrupted ring 0, and on it.
+    InterruptedStack,
     /// What the CPU says of an event.
     Event,
     /// What a hook of the host's leaves in registers.
@@ -112,6 +114,7 @@ impl Object {
             Self::SpecCtrl => "spec_ctrl",
             Self::Untraining => "untraining",
             Self::Interrupted => "interrupted",
+            Self::InterruptedStack => region::INTERRUPTED,
             Self::Event => "event",
             Self::Hook => "hook",
             Self::HookStack => "hook stack",
@@ -173,6 +176,7 @@ impl Name {
                 // Stacks have had guests' registers, and host code may leave what it likes.
                 Object::Sp0Stack
                 | Object::IstStack
+                | Object::InterruptedStack
                 | Object::Untraining
                 | Object::Hook
                 | Object::HookStack => Origin::Stale,
@@ -291,10 +295,13 @@ pub(crate) mod region {
     pub(crate) const SP0: &str = "sp0 stack";
     pub(crate) const IST: &str = "ist stack";
     pub(crate) const HOST: &str = "host stack";
+    /// The stack of ring 0 that an event has interrupted, wherever that is.
+    pub(crate) const INTERRUPTED: &str = "interrupted stack";
     pub(crate) const CODE: &str = "code";
 
-    /// What is mapped under every root. The others are on the host's alone.
-    pub(crate) const MAPPED: [&str; 6] = [CODE, TSS, TSS_EXTRA, SP0, IST, PVCS];
+    /// What is mapped under every root. The others are on the host's alone. An interrupted stack is
+    /// under the root on which it was interrupted, and is used on no other.
+    pub(crate) const MAPPED: [&str; 7] = [CODE, TSS, TSS_EXTRA, SP0, IST, PVCS, INTERRUPTED];
 }
 
 /// A field's place: name, offset, size.
@@ -709,6 +716,9 @@ impl<D: Domain> World<D> {
             cr3: root,
             cr4: d.or(b.whole(Object::Cr4, 64), d.word(cr4(&setting.variant))),
             pkru: b.whole(Object::Pkru, 32),
+            // The host enters no guest from an NMI's handler, nor does it exit there, before an IRET
+            // has ended it.
+            nmi_blocked: d.bit(false),
             msrs: Msrs {
                 star: d.word(selectors.star().bits()),
                 lstar: d.word(0),

@@ -213,6 +213,7 @@ impl Interpreter {
             cr3: 0,
             cr4: cr4(image.variant()),
             pkru: 0,
+            nmi_blocked: false,
             msrs: Msrs {
                 star: selectors.star().bits(),
                 lstar: linked.address(Label::Syscall64),

@@ -325,8 +325,12 @@ impl Interpreter {
         let ist = u8::from(has_own_stack(vector));
         // The handler itself is not emitted code: see `handler`.
         let gate = Gate { handler: 0, ist };
-        let arrival =
-            Arrival { error_code: error_code.map(u64::from), is_fault: cause == Cause::Fault };
+        let arrival = Arrival {
+            error_code: error_code.map(u64::from),
+            is_fault: cause == Cause::Fault,
+            // An IRET of its handler's has ended the blocking.
+            is_nmi: false,
+        };
         let tss = self.places.per_cpu + PerCpu::tss.bytes() as u64;
         self.state.deliver(&self.d, &self.model, tss, gate, arrival)?;
         let stack = &self.state.memory.regions[if ist == 0 { region::FRAME } else { region::IST }];

@@ -1,0 +1,69 @@
+//! How #DB and #MC in ring 0 return: so that NMIs are blocked afterwards if they were before, and only
+//! then (spec/hazards.md, row 39).
+//!
+//! **Live**: RSP points to the [`IretFrame`] that the CPU has pushed on the event's own stack, as it is
+//! to be returned to; every other register is the interrupted one's already.
+//! **May be clobbered**: flags, and the stack below the frame.
+//!
+//! An IRETQ ends the blocking of NMIs, whatever it returns to. If what was interrupted is an NMI's own
+//! entry, its hook or its return, the next NMI would then overwrite the frame that this one still needs.
+//! So the IRETQ is only for code in which NMIs are never blocked: the routines and events on the sp0
+//! stack, from [`Label::Routines`] to [`Label::RoutinesEnd`]. There RSP may be a guest's. Everywhere
+//! else, in the IST's events, in stubs and in the host's code, RSP is a stack of ring 0, and there is
+//! another way back: flags, RIP and CS go below it, behind the 128 bytes that host code may use there,
+//! and a far RET takes them. It leaves the blocking as it is, and it is no branch that CPUs predict, so
+//! that nothing a guest has trained leads it anywhere: a near RET would need an exit's mitigations.
+//!
+//! Which way is decided by the interrupted RIP alone: RSP is a guest's wherever it may be one (row 10).
+//!
+//! POPFQ cannot set RF. An instruction breakpoint in that other code would be met again for ever: a
+//! guest's lie in its own addresses, and a host has none there while the switcher's IDT is loaded.
+
+use switcher_macros::asm;
+
+use super::mitigations;
+use crate::asm::{Label, Sink};
+use crate::layout::{FarFrame, IretFrame, ResumingRing0};
+use crate::variant::Variant;
+
+#[rustfmt::skip]
+pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
+    asm!(a
+        /// NMIs are not blocked in the routines, and RSP may be the guest's there: by IRETQ.
+        ; =>Label::ResumeRing0
+        ; push  rax
+        ; push  rcx
+        ; lea   rax, [=>Label::Routines]
+        ; cmp   QWORD [BYTE rsp + ResumingRing0::iret + IretFrame::rip], rax
+        ; jb    BYTE =>Label::ResumeOnStack
+        ; lea   rax, [=>Label::RoutinesEnd]
+        ; cmp   QWORD [BYTE rsp + ResumingRing0::iret + IretFrame::rip], rax
+        ; jae   BYTE =>Label::ResumeOnStack
+        ; pop   rcx
+        ; pop   rax
+    );
+    mitigations::before_ring_0(a, variant);
+    asm!(a
+        ; iretq
+
+        /// Elsewhere they may be: without IRETQ, below the interrupted RSP, which is a stack of ring 0.
+        ; =>Label::ResumeOnStack
+        ; mov   rax, QWORD [BYTE rsp + ResumingRing0::iret + IretFrame::rsp]
+        ; sub   rax, FarFrame::ROOM as i32
+        ; mov   rcx, QWORD [BYTE rsp + ResumingRing0::iret + IretFrame::eflags]
+        ; mov   QWORD [BYTE rax + FarFrame::eflags], rcx
+        ; mov   rcx, QWORD [BYTE rsp + ResumingRing0::iret + IretFrame::rip]
+        ; mov   QWORD [BYTE rax + FarFrame::rip], rcx
+        ; mov   rcx, QWORD [BYTE rsp + ResumingRing0::iret + IretFrame::cs]
+        ; mov   QWORD [BYTE rax + FarFrame::cs], rcx
+        ; mov   QWORD [BYTE rsp + ResumingRing0::iret + IretFrame::rsp], rax
+        ; pop   rcx
+        ; pop   rax
+        ; mov   rsp, QWORD [BYTE rsp + IretFrame::rsp]
+    );
+    mitigations::before_far_return(a, variant);
+    asm!(a
+        ; popfq
+        ; retfq FarFrame::RED_ZONE as i16
+    );
+}
