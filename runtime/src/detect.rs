@@ -6,7 +6,8 @@ use switcher_gen::arch::{
     ArchCapabilities, HostFeatures, HostState, Msr as MsrName, PagingMode, Speculation,
 };
 use x86_64::registers::control::{Cr4, Cr4Flags};
-use x86_64::registers::model_specific::Msr;
+
+use crate::registers::read_msr;
 
 /// Detection of the CPU this code runs on.
 pub trait Detect {
@@ -45,14 +46,14 @@ fn endbranch_enabled() -> bool {
     // CR4.CET is set, so leaf 7 exists.
     let tracking = cpuid_count(7, 0).edx & CET_IBT != 0;
     // SAFETY: the MSR exists where CPUID reports CET_IBT; reading it changes nothing.
-    tracking && unsafe { Msr::new(MsrName::SCet.address()).read() } & ENDBR_EN != 0
+    tracking && unsafe { read_msr(MsrName::SCet.address()) } & ENDBR_EN != 0
 }
 
 /// EFER.AIBRSE (AMD APM vol. 2, 3.1.7); reserved, and zero, on CPUs without automatic IBRS.
 fn automatic_ibrs() -> bool {
     const AIBRSE: u64 = 1 << 21;
     // SAFETY: every 64-bit CPU has EFER; reading it changes nothing.
-    let efer = unsafe { Msr::new(MsrName::Efer.address()).read() };
+    let efer = unsafe { read_msr(MsrName::Efer.address()) };
     efer & AIBRSE != 0
 }
 
@@ -62,6 +63,6 @@ fn arch_capabilities() -> ArchCapabilities {
         return ArchCapabilities::empty();
     }
     // SAFETY: the MSR exists where CPUID says so; reading it changes nothing.
-    let bits = unsafe { Msr::new(MsrName::ArchCapabilities.address()).read() };
+    let bits = unsafe { read_msr(MsrName::ArchCapabilities.address()) };
     ArchCapabilities::from_bits_retain(bits)
 }

@@ -318,11 +318,15 @@ impl LinkedImage {
     /// The IDT that a guest's CPU is to have, and a host that has no event entries of its own.
     #[must_use]
     pub fn idt(&self) -> [GateDescriptor; 256] {
-        let selectors = self.image.variant.selectors();
-        core::array::from_fn(|vector| {
-            let gate = self.image.gate(vector as u8);
-            gate.descriptor(self.base.get() + u64::from(gate.offset), selectors)
-        })
+        core::array::from_fn(|vector| self.gate(vector as u8))
+    }
+
+    /// One entry of it: for hosts that build the table where it stays.
+    #[must_use]
+    pub fn gate(&self, vector: u8) -> GateDescriptor {
+        let gate = self.image.gate(vector);
+        let address = self.base.get() + u64::from(gate.offset);
+        gate.descriptor(address, self.image.variant.selectors())
     }
 
     /// Whether `window` applies at address `rip`: for the host's NMI and #MC handlers.

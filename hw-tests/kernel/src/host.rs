@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hw_cases::{Case, End, Expected, HostAfter, Setup, World, place};
 use hw_kernel::code_memory::CodeMemory;
+use hw_kernel::high::Half;
 use hw_kernel::memory::{self, HIGH_BASE, PAGE, flags_of};
 use hw_kernel::percpu::{self, MAX_CPUS, Scratch, Stack};
 use hw_kernel::report::Report;
@@ -22,8 +23,8 @@ use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::{Placement, Pvcs, PvcsCurrent, PvcsLayout, Revision};
 use switcher_runtime::switcher_gen::{Axes, Mitigations, Policy};
 use switcher_runtime::{
-    Access, DebugError, Detail, Exit, GuestDebug, Mode, Purpose, Switcher, UninstallError, Variant,
-    Width,
+    Access, DebugCauses, DebugError, Detail, Exit, GuestDebug, Mode, Purpose, Switcher,
+    UninstallError, Variant, Width,
 };
 use x86_64::registers::control::{Cr4, Efer};
 use x86_64::registers::debug::Dr7;
@@ -226,7 +227,7 @@ fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
     // SAFETY: no guest runs, and no SYSCALL is executed, until the MSR has its value again.
     let write_lstar = |value| unsafe { Msr::new(LSTAR).write(value) };
     write_lstar(entry + 16);
-    let cpu = match cpu.uninstall().map_err(|refused| *refused) {
+    let cpu = match cpu.uninstall() {
         Err((cpu, UninstallError::Changed { register: MsrName::Lstar, .. })) => cpu,
         Err((_, why)) => return Err(format!("LSTAR was changed, and this was refused: {why}")),
         Ok(()) => return Err("LSTAR was changed, and lost".into()),
@@ -242,7 +243,7 @@ fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
     let axes = Axes { mitigations, ..variant.axes() };
     let elsewhere = Variant::new(axes, variant.selectors()).map_err(|why| format!("{why}"))?;
     let elsewhere = elsewhere.with_policy(Policy { placement: Placement::Gs, ..policy });
-    let mut memory = CodeMemory::at(HIGH_BASE + 64 * PAGE);
+    let mut memory = CodeMemory::at(memory::code_start(Half::Lower) + 64 * PAGE);
     let other = Switcher::assemble(&elsewhere, &events::hooks(), &mut memory)
         .map_err(|why| format!("{why}"))?;
     let base = other.base();
@@ -858,7 +859,7 @@ fn switch_for(world: &mut BareMetal<'_>, entries: u64, rips: &[u64]) -> Ended {
                     // Where nothing is mapped.
                     Detail::Cr2(address) => address == got.rip && rips.contains(&address),
                     // TF.
-                    Detail::Dr6(causes) => causes == Exit::DR6_SINGLE_STEP,
+                    Detail::Dr6(causes) => causes == DebugCauses::SINGLE_STEP,
                     Detail::None => exception.vector == 13 && rips.contains(&got.rip),
                 }
             }

@@ -12,17 +12,18 @@ use hw_cases::{Entries, Failure, HostAfter, Outcome, Platform, Refusal, Setup, W
 use hw_kernel::exit;
 use hw_kernel::memory::{self, AddressSpace, Flags, Frame, MapError};
 use hw_kernel::percpu::{self, Scratch};
+use hw_kernel::segments::gs_base;
 use switcher_runtime::switcher_gen::arch::{
     Cr3, Cr3Error, Msr as MsrName, PcidEnabled, RFlags, Vendor,
 };
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::{PtRegs, Pvcs, PvcsCurrent, Revision, SwitchFlags};
 use switcher_runtime::{
-    Access, Cpu, Guest, GuestDebug, GuestError, GuestPcid, GuestRoot, Mapping, MappingList, Mode,
-    NotAGuests, PvcsPage, Rights,
+    Access, Cpu, Domain, Guest, GuestDebug, GuestError, GuestPcid, GuestRoot, Mapping, MappingList,
+    Mode, NotAGuests, PvcsPage, Rights,
 };
 use x86_64::registers::control::{Cr3 as Cr3Register, Cr4, Cr4Flags, Efer, EferFlags};
-use x86_64::registers::model_specific::{GsBase, Msr};
+use x86_64::registers::model_specific::Msr;
 
 global_asm!(
     r#"
@@ -207,6 +208,7 @@ pub(crate) struct BareMetal<'s> {
     roots: [GuestRoot; 2],
     pvcs: Frame,
     debug: GuestDebug,
+    domain: Domain,
 }
 
 /// A stack that 32-bit code reaches.
@@ -231,7 +233,8 @@ impl<'s> BareMetal<'s> {
             guest_root(&umod.root, GuestPcid::FIRST + 1, pcid)?,
         ];
         let debug = GuestDebug::new(GUESTS);
-        Ok(Self { cpu, platform, smod, umod, text32, roots, pvcs, debug })
+        let domain = Domain::new();
+        Ok(Self { cpu, platform, smod, umod, text32, roots, pvcs, debug, domain })
     }
 
     /// The CPU.
@@ -287,6 +290,7 @@ impl<'s> BareMetal<'s> {
     /// The setup as `runtime` has it.
     fn guest(&self, setup: &Setup) -> Result<Guest, GuestError> {
         let mut guest = Guest::new(self.platform.paging);
+        guest.set_domain(self.domain);
         guest.regs = setup.regs;
         guest.smod_rsp = setup.smod_rsp;
         (guest.pkru, guest.smod_pkru) = (setup.pkru, setup.smod_pkru);
@@ -429,20 +433,16 @@ impl BareMetal<'_> {
         };
 
         let root = Cr3Register::read_raw();
-        let gs = GsBase::read();
+        let gs = gs_base();
         let mut debug = self.debug.clone();
         if let Some(at) = setup.breakpoint
             && let Err(why) = debug.set(0, Some((at, Access::Execute)))
         {
             exit::fatal(format_args!("a case's breakpoint was refused: {why}"))
         }
-        // SAFETY: interrupts are off, and the host has no breakpoints. `GUESTS` is nothing of its.
-        unsafe { debug.arm() };
+        guest.debug = Some(debug);
         // SAFETY: as the caller says.
-        let exit = unsafe { self.cpu.enter_with(&mut guest, call) };
-        // SAFETY: as above.
-        unsafe { GuestDebug::disarm() };
-        let exit = match exit {
+        let exit = match unsafe { self.cpu.enter_with(&mut guest, call) } {
             Ok(exit) => exit,
             Err(why) => exit::fatal(format_args!("a case's guest was refused: {why}")),
         };
@@ -471,7 +471,7 @@ impl BareMetal<'_> {
                 stack_segment_loaded: self.platform.vendor == Vendor::Intel
                     || after.stack_segment_after == u64::from(self.platform.selectors.kernel_ds()),
                 root_kept: Cr3Register::read_raw() == root,
-                gs_kept: GsBase::read() == gs,
+                gs_kept: gs_base() == gs,
                 host_rsp_cleared: after.host_rsp == 0,
             },
         })
