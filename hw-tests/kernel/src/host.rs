@@ -31,7 +31,7 @@ use x86_64::registers::debug::Dr7;
 use x86_64::registers::model_specific::Msr;
 
 use crate::world::{BareMetal, GUESTS, STACK32};
-use crate::{Switchers, fatal, nmi, second_nmi, unexpected, world_on};
+use crate::{Switchers, cpu_state, fatal, nmi, second_nmi, unexpected, world_on};
 
 /// What came of a host case: how many guests were entered, or why it failed.
 pub(crate) type Ended = Result<u64, String>;
@@ -164,6 +164,25 @@ pub(crate) fn all(
             }
             "host/an_unexpected_fault_in_the_switcher_ends_in_the_hosts_hook" => {
                 unexpected::ends_in_the_hook(&mut world)
+            }
+            "host/a_forgotten_ldt_is_refused" => cpu_state::stale_ldt(&mut world),
+            "host/descriptors_that_no_guest_may_have_are_refused" => {
+                cpu_state::descriptors(&mut world)
+            }
+            "host/control_bits_that_no_guest_may_run_with_are_refused" => {
+                cpu_state::control_bits(&mut world)
+            }
+            "host/breakpoints_and_debugctl_of_the_hosts_are_no_guests" => {
+                cpu_state::debugging(&mut world)
+            }
+            "host/segment_registers_and_fs_base_are_each_ones_own" => {
+                cpu_state::segment_registers(&mut world)
+            }
+            "host/a_barrier_stands_between_two_guests_by_turns" => {
+                cpu_state::two_guests(&mut world)
+            }
+            "host/a_root_on_a_dead_ones_page_has_none_of_its_translations" => {
+                cpu_state::recycled_root(&mut world)
             }
             _ => Err("no such case".into()),
         };

@@ -5,6 +5,7 @@
 
 extern crate alloc;
 
+mod cpu_state;
 mod host;
 mod nmi;
 mod second_nmi;

@@ -209,6 +209,7 @@ pub(crate) struct BareMetal<'s> {
     pvcs: Frame,
     debug: GuestDebug,
     domain: Domain,
+    pcid: Option<PcidEnabled>,
 }
 
 /// A stack that 32-bit code reaches.
@@ -234,12 +235,17 @@ impl<'s> BareMetal<'s> {
         ];
         let debug = GuestDebug::new(GUESTS);
         let domain = Domain::new();
-        Ok(Self { cpu, platform, smod, umod, text32, roots, pvcs, debug, domain })
+        Ok(Self { cpu, platform, smod, umod, text32, roots, pvcs, debug, domain, pcid })
     }
 
     /// The CPU.
     pub(crate) const fn cpu(&self) -> &Cpu<'s> {
         &self.cpu
+    }
+
+    /// The CPU, to enter guests on by hand.
+    pub(crate) const fn cpu_mut(&mut self) -> &mut Cpu<'s> {
+        &mut self.cpu
     }
 
     /// The CPU, whose guests' memory is given up.
@@ -271,6 +277,20 @@ impl<'s> BareMetal<'s> {
         // SAFETY: the one root that has the page is renewed before it is loaded again.
         unsafe { root.unmap_unflushed(place::STACK)? };
         self.roots[1] = self.roots[1].after_unmapping();
+        Ok(())
+    }
+
+    /// Makes a new root on the page of umod's, with another stack that is full of a byte, and flushes
+    /// nothing: as if the former root's guest had gone, and its page come to a new one.
+    pub(crate) fn recycle_umod(&mut self, byte: u8) -> Result<(), WorldError> {
+        let mut stack = Frame::new().map_err(MapError::from)?;
+        stack.write(0, &[byte; place::PAGE as usize]);
+        let Space { root, stack: old, .. } = &mut self.umod;
+        // SAFETY: the one root that has the page is a new one before it is loaded again.
+        unsafe { root.unmap_unflushed(place::STACK)? };
+        root.map(place::STACK, stack.address(), Flags::USER | Flags::WRITE)?;
+        *old = stack;
+        self.roots[1] = guest_root(&self.umod.root, GuestPcid::FIRST + 1, self.pcid)?;
         Ok(())
     }
 
@@ -406,15 +426,8 @@ impl BareMetal<'_> {
         Ok(())
     }
 
-    /// Runs a guest by another call.
-    ///
-    /// # Safety
-    /// As [`Cpu::enter_with`] asks; and what the outcome says of the host is noted by `checked_call`.
-    pub(crate) unsafe fn run_by(
-        &mut self,
-        setup: &Setup,
-        call: unsafe fn(u64) -> *mut PtRegs,
-    ) -> Result<Outcome, Refusal> {
+    /// Places what a setup's guest runs, and makes the guest.
+    pub(crate) fn prepare(&mut self, setup: &Setup) -> Guest {
         for space in [&mut self.smod, &mut self.umod] {
             space.text.clear();
             space.last.clear();
@@ -427,10 +440,22 @@ impl BareMetal<'_> {
             self.text32.place(code.at, &code.bytes);
         }
         write_pvcs(&mut self.pvcs, &setup.pvcs, self.platform.revision);
-        let mut guest = match self.guest(setup) {
+        match self.guest(setup) {
             Ok(guest) => guest,
             Err(why) => exit::fatal(format_args!("a case's setup was refused: {why}")),
-        };
+        }
+    }
+
+    /// Runs a guest by another call.
+    ///
+    /// # Safety
+    /// As [`Cpu::enter_with`] asks; and what the outcome says of the host is noted by `checked_call`.
+    pub(crate) unsafe fn run_by(
+        &mut self,
+        setup: &Setup,
+        call: unsafe fn(u64) -> *mut PtRegs,
+    ) -> Result<Outcome, Refusal> {
+        let mut guest = self.prepare(setup);
 
         let root = Cr3Register::read_raw();
         let gs = gs_base();
