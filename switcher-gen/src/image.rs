@@ -177,7 +177,8 @@ impl Image {
     pub fn symbols(&self) -> Vec<(Label, u32)> {
         let exported = Label::ALL.into_iter().filter(|label| label.is_exported());
         let mut symbols: Vec<_> = exported.map(|label| (label, self.offset(label))).collect();
-        symbols.sort_by_key(|(_, offset)| *offset);
+        // In place: a stable sort takes 4 KiB of the stack.
+        symbols.sort_unstable_by_key(|(label, offset)| (*offset, *label));
         symbols
     }
 
