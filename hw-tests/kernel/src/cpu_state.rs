@@ -482,9 +482,15 @@ pub(crate) fn segment_registers(world: &mut BareMetal<'_>) -> Ended {
     ended.map(|()| entered)
 }
 
-/// Enters a guest that ends at its probe.
+/// Enters a guest that ends at its probe. Nothing is allocated for that: GS base is the switcher's.
 fn enter(world: &mut BareMetal<'_>, guest: &mut Guest) -> Result<(), String> {
-    match world.cpu_mut().enter(guest) {
+    memory::watch(segments::gs_base());
+    let ended = world.cpu_mut().enter(guest);
+    match memory::watched() {
+        0 => {}
+        times => return Err(format!("`enter` has used the allocator {times} times")),
+    }
+    match ended {
         Ok(exit) if exit == Expected::UD => Ok(()),
         other => Err(format!("{other:?}: {guest:x?}")),
     }

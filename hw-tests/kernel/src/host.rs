@@ -15,12 +15,14 @@ use hw_kernel::high::Half;
 use hw_kernel::memory::{self, HIGH_BASE, PAGE, flags_of};
 use hw_kernel::percpu::{self, MAX_CPUS, Scratch, Stack};
 use hw_kernel::report::Report;
-use hw_kernel::{boot, events, returns, smp};
+use hw_kernel::{boot, events, returns, segments, smp};
 use hw_protocol::HOST_CASES;
 use spin::Mutex;
 use switcher_runtime::switcher_gen::arch::{Msr as MsrName, RFlags, Vendor, vector};
 use switcher_runtime::switcher_gen::asm::Label;
-use switcher_runtime::switcher_gen::layout::{Placement, Pvcs, PvcsCurrent, PvcsLayout, Revision};
+use switcher_runtime::switcher_gen::layout::{
+    PerCpu, Placement, Pvcs, PvcsCurrent, PvcsLayout, Revision,
+};
 use switcher_runtime::switcher_gen::{Axes, Mitigations, Policy};
 use switcher_runtime::{
     Access, DebugCauses, DebugError, Detail, Exit, GuestDebug, Mode, Purpose, Switcher,
@@ -274,7 +276,11 @@ fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
     }
     cpu.uninstall().map_err(|refused| format!("{}", refused.1))?;
     as_before("uninstalled again")?;
+    let alone = under_a_gs_base_of_the_hosts(&other, block);
+    as_before("and once more")?;
+    // Sealed code cannot be freed: not before it is unloaded.
     other.unload(&mut memory).map_err(|refused| format!("{}", refused.1))?;
+    alone?;
     if let Some(flags) = memory::host_flags(base) {
         return Err(format!("the unloaded switcher is still mapped, {flags:?}"));
     }
@@ -286,6 +292,44 @@ fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
         return Err(format!("it was installed on {installed} CPUs"));
     }
     Ok(1)
+}
+
+/// A host whose GS base is another one than the switcher's, as that of every kernel is: from the moment that
+/// `install` has written it until `uninstall` gives it back, nothing is allocated or freed, also where
+/// `uninstall` refuses.
+fn under_a_gs_base_of_the_hosts(other: &Switcher, block: NonNull<PerCpu>) -> Result<(), String> {
+    const OWN: u64 = 0x5A5A_0000;
+    let entry = other.address(Label::Syscall64);
+    // SAFETY: no SYSCALL is executed until the MSR has its value again.
+    let write_lstar = |value| unsafe { Msr::new(LSTAR).write(value) };
+    let gs = segments::gs_base();
+    memory::watch(gs);
+    drop(core::hint::black_box(Box::new(gs)));
+    if memory::watched() < 2 {
+        return Err("the allocator is not watched".into());
+    }
+    // SAFETY: nothing here asks for the CPU's number until it is back.
+    unsafe { segments::set_gs_base(OWN) };
+    memory::watch(gs);
+    // SAFETY: as for the ones before; no guest is entered.
+    let installed = unsafe { other.install(block) };
+    let ended = installed.map_err(|why| format!("{why}")).and_then(|cpu| {
+        write_lstar(entry + 16);
+        let refused = cpu.uninstall();
+        write_lstar(entry);
+        let Err((cpu, UninstallError::Changed { .. })) = refused else {
+            return Err("LSTAR was changed, and this was not refused".into());
+        };
+        cpu.uninstall().map_err(|refused| format!("{}", refused.1))
+    });
+    let (times, left) = (memory::watched(), segments::gs_base());
+    // SAFETY: as it was.
+    unsafe { segments::set_gs_base(gs) };
+    ended?;
+    match (times, left) {
+        (0, OWN) => Ok(()),
+        _ => Err(format!("the allocator was used {times} times; GS base was left as {left:#x}")),
+    }
 }
 
 /// A guest in `mode` that runs `code`.

@@ -126,3 +126,11 @@ pub(crate) fn set_base(msr: u32, base: u64) {
 pub fn gs_base() -> u64 {
     base(GS_BASE)
 }
+
+/// Changes it.
+///
+/// # Safety
+/// It is an address, and until it is this CPU's block again, nobody asks which CPU this is.
+pub unsafe fn set_gs_base(base: u64) {
+    set_base(GS_BASE, base);
+}

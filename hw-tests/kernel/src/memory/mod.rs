@@ -27,6 +27,7 @@ use x86_64::structures::paging::{PageTableFlags, PhysFrame};
 use x86_64::{PhysAddr, instructions::tlb};
 
 pub use frames::{Frame, OutOfFrames, PAGE};
+pub use heap::{watch, watched};
 pub use space::{AddressSpace, flags_of};
 pub use tables::Leaf;
 pub use tables::{Flags, MapError};
