@@ -15,6 +15,7 @@ use crate::cpu::Cpu;
 use crate::exchange::Context;
 use crate::exit::{DebugCauses, Exit};
 use crate::guest::Guest;
+use crate::idt::Idt;
 use crate::pcid::GuestPcid;
 use crate::predictors::Barriers;
 use crate::registers;
@@ -148,6 +149,8 @@ impl Cpu<'_> {
         if pcid {
             check_host_pcid(guest, cr3)?;
         }
+        let idt = self.switcher.idt().pointer(paging)?;
+        // The last that can fail: it notes which translations the TLB will have.
         let extra = guest.tss_extra(cr3, &mut self.clean);
         let mut extra = extra.ok_or(EnterError::NoRoot(guest.mode()))?;
         if mitigations.ibrs {
@@ -155,11 +158,6 @@ impl Cpu<'_> {
             let found = unsafe { registers::read_msr(MsrName::SpecCtrl.address()) };
             (extra.host_spec_ctrl, extra.guest_spec_ctrl) = spec_ctrl(found, self.has.stibp);
         }
-        // SAFETY: CPL 0, as this function has read CR3; `check` has found interrupts to be off, and
-        // `install` the stacks to be there. The entries are in the sealed image.
-        let host_idt = unsafe { self.switcher.idt().load(paging) }?;
-
-        // Nothing fails from here on.
         if self.barriers == Barriers::Enter && self.predictors.enter(guest.domain()) {
             self.barrier();
         }
@@ -175,6 +173,10 @@ impl Cpu<'_> {
             // SAFETY: `install` found a writable data segment of DPL 0 behind this selector.
             unsafe { SS::set_reg(kernel_ds) };
         }
+        // SAFETY: CPL 0, as this function has read CR3; `check` has found interrupts to be off, and
+        // `install` the stacks to be there. The entries are in the sealed image of the switcher, which owns
+        // the table and is borrowed until the host's is loaded again.
+        let host_idt = unsafe { Idt::load(idt) };
         let cet = running.cr4 & state::CR4_CET != 0;
         let context = Context { has: self.has, per_cpu: expected, pku, cet };
         // SAFETY: CPL 0, interrupts are off, the switcher's IDT is loaded, this is the CPU that `has` was

@@ -31,6 +31,7 @@ impl Idt {
         }
         // SAFETY: all 256 gates, which is all there is of it, have been written.
         let table = unsafe { table.assume_init() };
+        // What `load` will need.
         table.pointer(linked.image().variant().axes().paging)?;
         Ok(table)
     }
@@ -41,25 +42,23 @@ impl Idt {
     }
 
     /// What LIDT loads for it.
-    fn pointer(&self, paging: PagingMode) -> Result<DescriptorTablePointer, NonCanonical> {
+    pub(crate) fn pointer(
+        &self,
+        paging: PagingMode,
+    ) -> Result<DescriptorTablePointer, NonCanonical> {
         DescriptorTablePointer::new(self.address(), (size_of::<Self>() - 1) as u16, paging)
     }
 
-    /// Loads it; the result is what was loaded before.
-    ///
-    /// # Errors
-    /// If it lies where the paging mode has no addresses; nothing has been loaded.
+    /// Loads one by its [`pointer`](Self::pointer); the result is what was loaded before.
     ///
     /// # Safety
-    /// At CPL 0 with interrupts off. Where its gates lead is mapped and executable, and this CPU's
-    /// TSS has the stacks that they name.
-    pub(crate) unsafe fn load(&self, paging: PagingMode) -> Result<HostIdt, NonCanonical> {
-        let pointer = self.pointer(paging)?;
+    /// At CPL 0 with interrupts off. It stays where it is until the host's is loaded again; where its gates
+    /// lead is mapped and executable, and this CPU's TSS has the stacks that they name.
+    pub(crate) unsafe fn load(pointer: DescriptorTablePointer) -> HostIdt {
         let host = HostIdt(DescriptorTablePointer::idtr());
-        // SAFETY: the caller vouches for gates and stacks. The table is borrowed for less than it
-        // stays loaded; `Cpu::enter` keeps the switcher that owns it until it has put the host's back.
+        // SAFETY: the caller vouches for table, gates and stacks.
         unsafe { pointer.load_idt() };
-        Ok(host)
+        host
     }
 }
 

@@ -43,6 +43,9 @@ pub enum Care {
     Choice(&'static str),
 }
 
+type HostCheck = fn(&Host) -> Result<(), Wrong>;
+type RunningCheck = fn(&Running) -> Result<(), Wrong>;
+
 /// A line of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
@@ -57,9 +60,9 @@ pub struct Entry {
     /// Who sees to it.
     pub care: &'static [Care],
     /// What `install` checks.
-    install: &'static [fn(&Host) -> Result<(), Wrong>],
+    install: &'static [HostCheck],
     /// What `enter` checks each time.
-    enter: &'static [fn(&Running) -> Result<(), Wrong>],
+    enter: &'static [RunningCheck],
     /// Whether `enter` exchanges it.
     exchanged: bool,
 }
@@ -687,7 +690,7 @@ macro_rules! cpu_state {
         /// All that the table has to check when a switcher is installed.
         pub(crate) fn check_host(host: &Host) -> Result<(), StateError> {
             $($({
-                let check: fn(&Host) -> Result<(), Wrong> = $install;
+                let check: HostCheck = $install;
                 check(host).map_err(|wrong| wrong.of(State::$state))?;
             })*)*
             Ok(())
@@ -696,7 +699,7 @@ macro_rules! cpu_state {
         /// All that it has to check when a guest is entered.
         pub(crate) fn check_running(running: &Running) -> Result<(), StateError> {
             $($({
-                let check: fn(&Running) -> Result<(), Wrong> = $enter;
+                let check: RunningCheck = $enter;
                 check(running).map_err(|wrong| wrong.of(State::$state))?;
             })*)*
             Ok(())
@@ -926,7 +929,10 @@ cpu_state! {
     UserCet: "U_CET, PL3_SSP; CR4.CET",
         rows [55],
         why "A guest would run with the shadow stack of the host's thread, and RDSSP shows where it lies.",
-        care [Enter("U_CET is 0 while a guest runs, where CR4.CET is set, so PL3_SSP is not used")],
+        care [
+            Enter("U_CET is 0 while a guest runs, where CR4.CET is set, so PL3_SSP is not used"),
+            Checked("CR4.CET is as it was when the switcher was installed"),
+        ],
         install [],
         enter [|it| kept("CR4.CET", it, CR4_CET)],
         exchange [user_cet: UserCet];

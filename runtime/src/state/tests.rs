@@ -56,8 +56,11 @@ fn running() -> Running {
     }
 }
 
-/// Hosts that `install` has to refuse: for which state and register, and how they come about.
-fn wrong_hosts() -> Vec<(State, &'static str, fn(&mut Host))> {
+/// For which state and register, and how it comes about.
+type Spoilt<T> = (State, &'static str, fn(&mut T));
+
+/// Hosts that `install` has to refuse.
+fn wrong_hosts() -> Vec<Spoilt<Host>> {
     use State::*;
     vec![
         (Gdt, "GDTR's base", |it| it.gdt_base = 1 << 60),
@@ -114,7 +117,7 @@ fn wrong_hosts() -> Vec<(State, &'static str, fn(&mut Host))> {
 }
 
 /// CPUs on which `enter` has to refuse a guest.
-fn wrong_moments() -> Vec<(State, &'static str, fn(&mut Running))> {
+fn wrong_moments() -> Vec<Spoilt<Running>> {
     use State::*;
     vec![
         (GeneralRegisters, "the guest's CS", |it| it.code_and_stack[0] = 0x10),
@@ -434,5 +437,7 @@ fn the_document_is_written_from_the_table() {
         fs::write(&path, &now).unwrap();
     }
     let written = fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(written, now, "{path} is old: BLESS=1 cargo test -p switcher-runtime");
+    let other = written.lines().zip(now.lines()).find(|(written, now)| written != now);
+    let renew = "BLESS=1 cargo test -p switcher-runtime";
+    assert!(written == now, "{path} is old, from {other:?} on: {renew}");
 }
