@@ -1,22 +1,23 @@
 //! Programs one CPU so that its guests' SYSCALLs land in the switcher.
 
-use alloc::boxed::Box;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
-use switcher_gen::arch::{HostFeatures, Msr as MsrName, RFlags, Selectors, Speculation};
+use raw_cpuid::CpuIdReaderNative;
+use switcher_gen::arch::{HostFeatures, Msr as MsrName, PagingMode, RFlags, Speculation};
 use switcher_gen::asm::Label;
 use switcher_gen::layout::{IstTop, PerCpu, Placement, Tss, TssExtra};
 use switcher_gen::{Axes, Gate, Mitigations, NoVariant, Variant};
-use x86_64::instructions::tables::sgdt;
 use x86_64::registers::control::{Cr4, Cr4Flags, Efer, EferFlags};
-use x86_64::registers::model_specific::Msr;
 
 use crate::detect::Detect;
 use crate::load::Switcher;
 use crate::mapping::MappingList;
 use crate::pcid::CleanRoots;
+use crate::predictors::{Barriers, Predictors};
+use crate::registers::{self, read_msr, write_msr};
+use crate::state::{self, Has, Host, StateError};
 
 /// A CPU on which a switcher is installed. Not `Send`: it is the CPU it was made on.
 #[derive(Debug)]
@@ -24,7 +25,12 @@ pub struct Cpu<'s> {
     pub(crate) switcher: &'s Switcher,
     pub(crate) per_cpu: NonNull<PerCpu>,
     before: Registers,
+    pub(crate) has: Has,
+    /// As `install` has left it.
+    pub(crate) cr4: u64,
     pub(crate) clean: CleanRoots,
+    pub(crate) predictors: Predictors,
+    pub(crate) barriers: Barriers,
     this_cpu_only: PhantomData<*mut ()>,
 }
 
@@ -76,37 +82,9 @@ pub enum InstallError {
         /// What the TSS has.
         top: u64,
     },
-    /// Hardware and switcher would use different stacks.
-    #[error("TR's TSS is at {tr:#x}, but the per-CPU block holds the one at {per_cpu:#x}")]
-    OtherTss {
-        /// The base in TR's descriptor.
-        tr: u64,
-        /// The TSS in the per-CPU block.
-        per_cpu: u64,
-    },
-    /// Guests could use I/O ports.
-    #[error("the TSS has an I/O bitmap at {iomap_base:#x}, within its limit {limit:#x}")]
-    IoBitmap {
-        /// Offset of the bitmap.
-        iomap_base: u16,
-        /// Offset of the segment's last byte.
-        limit: u32,
-    },
-    /// The host delivers events and leaves ring 0 in ways the emitted code does not know.
-    #[error("this host uses {0}, which no switcher supports")]
-    Unsupported(&'static str),
-    /// A descriptor is not what SYSCALL and SYSRET take for granted.
-    #[error("the GDT's descriptor for {name} ({selector:#x}) is {found:#x}, not {expected}")]
-    Descriptor {
-        /// The selector's name.
-        name: &'static str,
-        /// The selector.
-        selector: u16,
-        /// The descriptor, 0 if the GDT is too short.
-        found: u64,
-        /// What it should be.
-        expected: &'static str,
-    },
+    /// A register or a structure that guests see, change or are ruled by is not as it has to be.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// A guest is being run on this CPU.
     #[error("a guest is running on this CPU: host_rsp is not zero")]
     GuestRunning,
@@ -151,7 +129,7 @@ impl Registers {
     fn read() -> Self {
         let name = |msr: MsrName| {
             // SAFETY: MSRs of every CPU with long mode; reading changes nothing.
-            (msr, unsafe { Msr::new(msr.address()).read() })
+            (msr, unsafe { read_msr(msr.address()) })
         };
         Self {
             fsgsbase: Cr4::read().contains(Cr4Flags::FSGSBASE),
@@ -170,14 +148,23 @@ impl Registers {
     }
 }
 
+/// What `install` has found out before it changes anything.
+struct Checked {
+    stacks: [u64; Gate::STACKS.len()],
+    has: Has,
+}
+
 impl Switcher {
     /// Makes this CPU use the switcher: checks that it can, then writes CR4.FSGSBASE, EFER.SCE,
     /// STAR, LSTAR, CSTAR, SFMASK, SYSENTER_CS (0: SYSENTER faults) and GS base (`per_cpu`), and an
     /// [`IstTop`] where the TSS's IST 1 to 4 point. The IDT stays the host's.
     ///
+    /// From GS base on it allocates and frees nothing: a host whose allocator uses a GS base of its own
+    /// finds it changed when this returns.
+    ///
     /// # Errors
-    /// If the CPU needs another variant, or if GDT, TSS or stacks are not what the emitted code relies
-    /// on. Nothing has been changed then.
+    /// If the CPU needs another variant, if the stacks are not what the emitted code relies on, or if
+    /// [`CPU_STATE`](crate::CPU_STATE) has an objection. Nothing has been changed then.
     ///
     /// # Safety
     /// Must be called at CPL 0. From then on, until [`Cpu::uninstall`]:
@@ -196,34 +183,10 @@ impl Switcher {
     /// * the host tells kernel from user by something else than the sign of GS base, which CPL 3 can
     ///   now set to anything.
     pub unsafe fn install(&self, per_cpu: NonNull<PerCpu>) -> Result<Cpu<'_>, InstallError> {
-        let assembled = *self.image().variant();
-        let selectors = assembled.selectors();
-        let features = HostFeatures::detect();
-        let Axes { policy, mitigations, .. } = assembled.axes();
-        let needed = Variant::for_host(&features, selectors)?;
-        // What a host does not decide by its CPU; mitigations of another vendor stay a difference.
-        let axes = Axes { policy, mitigations, ..needed.axes() };
-        let needed = Variant::new(axes, selectors).unwrap_or(needed);
-        if needed != assembled {
-            return Err(InstallError::OtherVariant { needed, assembled });
-        }
-        check_mitigations(mitigations, features.speculation())?;
-        check_block(policy.placement, per_cpu.as_ptr() as u64, self.base())?;
         // SAFETY: the caller vouches that `per_cpu` is valid for reads.
-        let PerCpu { tss, tss_extra } = unsafe { per_cpu.read() };
-        let sp0 = u64::from(tss.sp0);
-        if sp0 == 0 || !sp0.is_multiple_of(16) {
-            return Err(InstallError::Sp0 { sp0 });
-        }
-        let stacks = check_stacks(&tss)?;
-        if tss_extra.host_rsp != 0 {
-            return Err(InstallError::GuestRunning);
-        }
-        check_modes()?;
-        check_descriptors(selectors)?;
-        check_tss(per_cpu, tss.iomap_base)?;
+        let Checked { stacks, has } = unsafe { self.check(per_cpu) }?;
 
-        // From here on nothing can fail.
+        // From here on nothing can fail, and nothing is allocated or freed.
         let before = Registers::read();
         self.installed.fetch_add(1, Ordering::AcqRel);
         // SAFETY: the features are there (`for_host`); the caller vouches for not deciding by the
@@ -235,7 +198,7 @@ impl Switcher {
             // SAFETY: the values are legal for their MSRs (selectors and addresses were checked
             // when they were made). The entry points are sealed code that is sound to be entered by
             // SYSCALL; the caller vouches for GS base and for leaving the MSRs alone.
-            unsafe { Msr::new(msr.address()).write(value) };
+            unsafe { write_msr(msr.address(), value) };
         }
         for top in stacks {
             let top = core::ptr::with_exposed_provenance_mut::<IstTop>(top as usize);
@@ -245,8 +208,62 @@ impl Switcher {
             // it may be written, and that it is nobody else's.
             unsafe { top.write(content) };
         }
-        let clean = CleanRoots::unknown();
-        Ok(Cpu { switcher: self, per_cpu, before, clean, this_cpu_only: PhantomData })
+        Ok(Cpu {
+            switcher: self,
+            per_cpu,
+            before,
+            has,
+            cr4: registers::cr4(),
+            clean: CleanRoots::unknown(),
+            predictors: Predictors::unknown(),
+            barriers: Barriers::Enter,
+            this_cpu_only: PhantomData,
+        })
+    }
+
+    /// All that `install` checks. What it allocates, it has freed when it returns.
+    ///
+    /// # Safety
+    /// At CPL 0; `per_cpu` is valid for reads.
+    unsafe fn check(&self, per_cpu: NonNull<PerCpu>) -> Result<Checked, InstallError> {
+        let assembled = *self.image().variant();
+        let selectors = assembled.selectors();
+        let features = HostFeatures::detect();
+        let Axes { policy, mitigations, paging, .. } = assembled.axes();
+        let needed = Variant::for_host(&features, selectors)?;
+        // What a host does not decide by its CPU; mitigations of another vendor stay a difference.
+        let axes = Axes { policy, mitigations, ..needed.axes() };
+        let needed = Variant::new(axes, selectors).unwrap_or(needed);
+        if needed != assembled {
+            return Err(InstallError::OtherVariant { needed, assembled });
+        }
+        check_mitigations(mitigations, features.speculation())?;
+        check_block(policy.placement, per_cpu.as_ptr() as u64, self.base())?;
+        // SAFETY: as the caller says.
+        let PerCpu { tss, tss_extra } = unsafe { per_cpu.read() };
+        let sp0 = u64::from(tss.sp0);
+        if sp0 == 0 || !sp0.is_multiple_of(16) || !paging.is_canonical(sp0) {
+            return Err(InstallError::Sp0 { sp0 });
+        }
+        let stacks = check_stacks(&tss, paging)?;
+        if tss_extra.host_rsp != 0 {
+            return Err(InstallError::GuestRunning);
+        }
+        let has = Has::from_cpuid(&CpuIdReaderNative, state::pebs_is_unavailable);
+        let tss_address = per_cpu.as_ptr() as u64 + PerCpu::tss.bytes() as u64;
+        let host = Host::read(has, paging, selectors, tss_address, tss.iomap_base);
+        state::check_host(&host)?;
+        Ok(Checked { stacks, has })
+    }
+
+    /// What every guest root that is entered on the CPU with this block must map: what
+    /// [`Cpu::mappings`] says once the switcher is installed there. For hosts that cannot allocate then. GDTR
+    /// is read: it must be the one that guests run with.
+    #[must_use]
+    pub fn mappings_of(&self, block: &PerCpu, address: u64) -> MappingList {
+        let idt = self.idt();
+        MappingList::with_idt(block, address, idt.address(), size_of_val(idt) as u64)
+            .with_code(self.base(), self.image().bytes().len() as u64)
     }
 
     /// What `install` writes.
@@ -289,10 +306,7 @@ impl Cpu<'_> {
     pub fn mappings(&self) -> MappingList {
         // SAFETY: `install` was given a block that is valid for reads. No guest is running.
         let block = unsafe { self.per_cpu.read() };
-        let idt = self.switcher.idt();
-        let address = self.per_cpu.addr().get() as u64;
-        MappingList::with_idt(&block, address, idt.address(), size_of_val(idt) as u64)
-            .with_code(self.switcher.base(), self.switcher.image().bytes().len() as u64)
+        self.switcher.mappings_of(&block, self.per_cpu.addr().get() as u64)
     }
 
     /// Gives the CPU back as [`install`](Switcher::install) found it: STAR, LSTAR, CSTAR, SFMASK,
@@ -303,9 +317,13 @@ impl Cpu<'_> {
     /// If this is not the CPU of `install`, if a guest is running, or if somebody else has changed a
     /// register. Nothing has been changed then, and the switcher stays installed: the result is the
     /// CPU itself, and why.
-    pub fn uninstall(self) -> Result<(), Box<(Self, UninstallError)>> {
+    #[expect(
+        clippy::result_large_err,
+        reason = "a box would be allocated under the switcher's GS base"
+    )]
+    pub fn uninstall(self) -> Result<(), (Self, UninstallError)> {
         if let Err(why) = self.can_be_uninstalled() {
-            return Err(Box::new((self, why)));
+            return Err((self, why));
         }
         let Registers { fsgsbase, syscall, msrs } = self.before;
         // SYSCALL first: it must not land in an entry whose other registers are gone.
@@ -316,7 +334,7 @@ impl Cpu<'_> {
         for (msr, value) in msrs {
             // SAFETY: the value was read from this MSR of this CPU. Who relied on it may again; who
             // relies on `install`'s has been told that it ends here.
-            unsafe { Msr::new(msr.address()).write(value) };
+            unsafe { write_msr(msr.address(), value) };
         }
         if !fsgsbase {
             // SAFETY: as for EFER.
@@ -332,7 +350,7 @@ impl Cpu<'_> {
         written.reverse();
         for (register, written) in written {
             // SAFETY: MSRs of every CPU with long mode; reading changes nothing.
-            let found = unsafe { Msr::new(register.address()).read() };
+            let found = unsafe { read_msr(register.address()) };
             if found == written {
                 continue;
             }
@@ -355,74 +373,6 @@ impl Cpu<'_> {
     }
 }
 
-/// The GDT's entry for a selector, 0 beyond its limit.
-fn descriptor(selector: u16) -> u64 {
-    let gdt = sgdt();
-    let offset = u64::from(selector & !0b111);
-    if offset + 7 > u64::from(gdt.limit) {
-        return 0;
-    }
-    let entry = (gdt.base.as_u64() + offset) as *const u64;
-    // SAFETY: GDTR says that a table of `limit + 1` bytes lies at `base`, and the CPU itself reads
-    // it through the same mapping; the entry lies within it. Descriptors may be unaligned.
-    unsafe { entry.read_unaligned() }
-}
-
-/// SYSCALL and SYSRET load fixed attributes without looking at the descriptors, IRET looks: both
-/// ways must lead to the same segments (AMD APM vol. 3, SYSCALL).
-fn check_descriptors(selectors: Selectors) -> Result<(), InstallError> {
-    // Present, DPL, S, type; L and D. Accessed: or the hardware would write to the GDT, which guests'
-    // roots map read-only.
-    const MASK: u64 = 1 << 47 | 3 << 45 | 1 << 44 | 0b1011 << 40 | 1 << 53 | 1 << 54;
-    const PRESENT: u64 = 1 << 47 | 1 << 44 | 1 << 40;
-    const USER: u64 = 3 << 45;
-    const CODE: u64 = 0b1010 << 40;
-    const DATA: u64 = 0b0010 << 40;
-    const LONG: u64 = 1 << 53;
-    const SIZE32: u64 = 1 << 54;
-    // For data segments D is the stack size, which 64-bit mode ignores.
-    const DATA_MASK: u64 = MASK & !LONG & !SIZE32;
-
-    let wanted = [
-        ("KERNEL_CS", selectors.kernel_cs(), MASK, CODE | LONG, "accessed 64-bit code of DPL 0"),
-        ("KERNEL_DS", selectors.kernel_ds(), DATA_MASK, DATA, "accessed writable data of DPL 0"),
-        (
-            "USER32_CS",
-            selectors.user32_cs(),
-            MASK,
-            CODE | SIZE32 | USER,
-            "accessed 32-bit code of DPL 3",
-        ),
-        ("USER_DS", selectors.user_ds(), DATA_MASK, DATA | USER, "accessed writable data of DPL 3"),
-        ("USER_CS", selectors.user_cs(), MASK, CODE | LONG | USER, "accessed 64-bit code of DPL 3"),
-    ];
-    for (name, selector, mask, attributes, expected) in wanted {
-        let found = descriptor(selector);
-        if found & mask != PRESENT | attributes {
-            return Err(InstallError::Descriptor { name, selector, found, expected });
-        }
-    }
-    Ok(())
-}
-
-/// Ways of running a kernel under which the emitted code would fault, possibly on a guest's root.
-fn check_modes() -> Result<(), InstallError> {
-    /// Intel FRED specification, 9: SWAPGS is undefined, events do not come through the IDT.
-    const CR4_FRED: u64 = 1 << 32;
-    /// Intel SDM vol. 1, 17.1: a shadow stack would not survive a call that returns elsewhere.
-    const CR4_CET: u64 = 1 << 23;
-    const SH_STK_EN: u64 = 1 << 0;
-    let cr4 = Cr4::read_raw();
-    if cr4 & CR4_FRED != 0 {
-        return Err(InstallError::Unsupported("FRED"));
-    }
-    // SAFETY: the MSR exists where CR4.CET can be set; reading it changes nothing.
-    if cr4 & CR4_CET != 0 && unsafe { Msr::new(MsrName::SCet.address()).read() } & SH_STK_EN != 0 {
-        return Err(InstallError::Unsupported("supervisor shadow stacks"));
-    }
-    Ok(())
-}
-
 /// Whether the MSRs exist that the mitigations write.
 fn check_mitigations(mitigations: Mitigations, has: Speculation) -> Result<(), InstallError> {
     let wanted = [
@@ -437,7 +387,7 @@ fn check_mitigations(mitigations: Mitigations, has: Speculation) -> Result<(), I
 
 /// The stacks that the switcher's gates name, each apart from the others and from that at sp0; the
 /// result is where they point.
-fn check_stacks(tss: &Tss) -> Result<[u64; Gate::STACKS.len()], InstallError> {
+fn check_stacks(tss: &Tss, paging: PagingMode) -> Result<[u64; Gate::STACKS.len()], InstallError> {
     let ist = [tss.ist1, tss.ist2, tss.ist3, tss.ist4].map(u64::from);
     const { assert!(matches!(Gate::STACKS, [1, 2, 3, 4]), "the four that are looked at") };
     for (index, top) in Gate::STACKS.into_iter().zip(ist) {
@@ -448,7 +398,7 @@ fn check_stacks(tss: &Tss) -> Result<[u64; Gate::STACKS.len()], InstallError> {
                 other.abs_diff(top) < MappingList::LEAST_STACK + size_of::<IstTop>() as u64
             })
             .count();
-        let room = top > MappingList::LEAST_STACK;
+        let room = top > MappingList::LEAST_STACK && paging.is_canonical(top);
         if !room || !top.is_multiple_of(align_of::<IstTop>() as u64) || overlapping != 1 {
             return Err(InstallError::Ist { index, top });
         }
@@ -462,42 +412,6 @@ const fn check_block(placement: Placement, per_cpu: u64, code: u64) -> Result<()
     match placement {
         Placement::PerCpu if per_cpu != wanted => Err(InstallError::OtherBlock { per_cpu, wanted }),
         Placement::PerCpu | Placement::Gs => Ok(()),
-    }
-}
-
-/// The hardware takes sp0 from TR's TSS, the switcher from the per-CPU block. And ports it takes
-/// from an I/O bitmap, if there is one within the TSS's limit.
-fn check_tss(per_cpu: NonNull<PerCpu>, iomap_base: u16) -> Result<(), InstallError> {
-    let selector: u16;
-    // SAFETY: STR only stores TR's selector into a register.
-    unsafe {
-        core::arch::asm!("str {0:x}", out(reg) selector, options(nomem, nostack, preserves_flags));
-    }
-    let found = SystemSegment::decode(descriptor(selector), descriptor(selector + 8));
-    let tss = per_cpu.as_ptr() as u64 + PerCpu::tss.bytes() as u64;
-    if found.base != tss {
-        return Err(InstallError::OtherTss { tr: found.base, per_cpu: tss });
-    }
-    if u32::from(iomap_base) <= found.limit {
-        return Err(InstallError::IoBitmap { iomap_base, limit: found.limit });
-    }
-    Ok(())
-}
-
-/// Where a TSS descriptor says the segment lies (Intel SDM vol. 3, figure 8-4).
-#[derive(Debug, PartialEq, Eq)]
-struct SystemSegment {
-    base: u64,
-    limit: u32,
-}
-
-impl SystemSegment {
-    fn decode(low: u64, high: u64) -> Self {
-        const GRANULARITY: u64 = 1 << 55;
-        let base = low >> 16 & 0xFF_FFFF | low >> 56 << 24 | high << 32;
-        let limit = (low & 0xFFFF | low >> 32 & 0xF_0000) as u32;
-        let limit = if low & GRANULARITY == 0 { limit } else { limit << 12 | 0xFFF };
-        Self { base, limit }
     }
 }
 
@@ -526,12 +440,21 @@ mod tests {
             tss
         };
         let good = [0x1FF0, 0x2FF0, 0x3FF0, 0x4FF0];
-        assert_eq!(check_stacks(&tss(good, 0x6000)), Ok(good));
+        assert_eq!(check_stacks(&tss(good, 0x6000), PagingMode::FourLevel), Ok(good));
         for index in 0..4 {
-            for bad in [0, 0x100, 0x8008, 0x6000, 0x6000 + 0x100, good[(index + 1) % 4]] {
+            for bad in [
+                0,
+                0x100,
+                0x8008,
+                0x6000,
+                0x6000 + 0x100,
+                good[(index + 1) % 4],
+                1 << 47,
+                0xFF10 << 48,
+            ] {
                 let mut ist = good;
                 ist[index] = bad;
-                let refused = check_stacks(&tss(ist, 0x6000)).unwrap_err();
+                let refused = check_stacks(&tss(ist, 0x6000), PagingMode::FourLevel).unwrap_err();
                 assert!(
                     matches!(refused, InstallError::Ist { index: found, top }
                         if top == bad && (usize::from(found) == index + 1 || index == 3)),
@@ -553,15 +476,5 @@ mod tests {
                 matches!(refused, Err(InstallError::OtherBlock { wanted, .. }) if wanted == block)
             );
         }
-    }
-
-    #[test]
-    fn a_tss_descriptor_is_decoded_field_by_field() {
-        // Base 0x8877_6655_4433_2211, limit 0xA_0067, present, available 64-bit TSS.
-        let low = 0x44 << 56 | 0xA << 48 | 0x89 << 40 | 0x33_2211 << 16 | 0x0067;
-        let found = SystemSegment::decode(low, 0x8877_6655);
-        assert_eq!(found, SystemSegment { base: 0x8877_6655_4433_2211, limit: 0xA_0067 });
-        let pages = SystemSegment::decode(low | 1 << 55, 0x8877_6655);
-        assert_eq!(pages.limit, 0xA006_7FFF);
     }
 }

@@ -9,6 +9,8 @@
 use core::arch::asm;
 use core::ops::Range;
 
+use crate::exit::DebugCauses;
+
 /// Which accesses a breakpoint is about (Intel SDM vol. 3, 18.2.4, R/W fields). I/O ports are not
 /// to be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +101,7 @@ pub enum DebugError {
     },
 }
 
-/// A guest's four breakpoints. Empty when made.
+/// A guest's four breakpoints: [`Guest::debug`](crate::Guest::debug). Empty when made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestDebug {
     guest: Range<u64>,
@@ -109,9 +111,6 @@ pub struct GuestDebug {
 impl GuestDebug {
     /// DR7 with nothing enabled: bit 10 is always set.
     const DISABLED: u64 = 1 << 10;
-    /// DR6 with nothing to report: the bits that are always set, and the two that are clear for a
-    /// cause.
-    pub(crate) const DR6_CLEAR: u64 = 0xFFFF_0FF0;
 
     /// For a guest whose own addresses are these, in which the host has nothing: no range of
     /// [`Cpu::mappings`](crate::Cpu::mappings), of any CPU, and nothing of the host's root.
@@ -160,13 +159,12 @@ impl GuestDebug {
         dr7
     }
 
-    /// Makes the breakpoints live on this CPU, until [`disarm`](Self::disarm): directly around
-    /// [`Cpu::enter`](crate::Cpu::enter).
+    /// Makes the breakpoints live on this CPU, until [`disarm`](Self::disarm): directly around the guest.
     ///
     /// # Safety
     /// At CPL 0, with interrupts off, on the CPU that enters the guest; the host has no breakpoints of
     /// its own, and DR7.GD is clear. The range given to [`new`](Self::new) is the guest's alone.
-    pub unsafe fn arm(&self) {
+    pub(crate) unsafe fn arm(&self) {
         let [dr0, dr1, dr2, dr3] =
             self.breakpoints.map(|set| set.map_or(0, |(address, _)| address));
         // SAFETY: the caller vouches for CPL 0 and GD. DR7 is written last; its reserved bits are as
@@ -177,7 +175,9 @@ impl GuestDebug {
                 "mov dr1, {dr1}",
                 "mov dr2, {dr2}",
                 "mov dr3, {dr3}",
+                "mov dr6, {dr6}",
                 "mov dr7, {dr7}",
+                dr6 = in(reg) DebugCauses::DR6_CLEAR,
                 dr0 = in(reg) dr0,
                 dr1 = in(reg) dr1,
                 dr2 = in(reg) dr2,
@@ -194,7 +194,7 @@ impl GuestDebug {
     ///
     /// # Safety
     /// At CPL 0; the host has no breakpoints of its own.
-    pub unsafe fn disarm() {
+    pub(crate) unsafe fn disarm() {
         // SAFETY: as the caller says; nothing is enabled from the first instruction on. After an exit
         // GD is clear, because `arm` has never set it.
         unsafe {
@@ -205,7 +205,7 @@ impl GuestDebug {
                 "mov dr2, {zero}",
                 "mov dr3, {zero}",
                 "mov dr6, {dr6}",
-                dr6 = in(reg) Self::DR6_CLEAR,
+                dr6 = in(reg) DebugCauses::DR6_CLEAR,
                 dr7 = in(reg) Self::DISABLED,
                 zero = in(reg) 0_u64,
                 options(nostack, preserves_flags),

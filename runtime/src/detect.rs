@@ -8,7 +8,8 @@ use switcher_gen::arch::{
 };
 use switcher_gen::mitigations::Assessment;
 use x86_64::registers::control::{Cr4, Cr4Flags};
-use x86_64::registers::model_specific::Msr;
+
+use crate::registers::read_msr;
 
 use crate::cpu::Cpu;
 
@@ -70,14 +71,14 @@ fn endbranch_enabled() -> bool {
     // CR4.CET is set, so leaf 7 exists.
     let tracking = cpuid_count(7, 0).edx & CET_IBT != 0;
     // SAFETY: the MSR exists where CPUID reports CET_IBT; reading it changes nothing.
-    tracking && unsafe { Msr::new(MsrName::SCet.address()).read() } & ENDBR_EN != 0
+    tracking && unsafe { read_msr(MsrName::SCet.address()) } & ENDBR_EN != 0
 }
 
 /// EFER.AIBRSE (AMD APM vol. 2, 3.1.7); reserved, and zero, on CPUs without automatic IBRS.
 fn automatic_ibrs() -> bool {
     const AIBRSE: u64 = 1 << 21;
     // SAFETY: every 64-bit CPU has EFER; reading it changes nothing.
-    let efer = unsafe { Msr::new(MsrName::Efer.address()).read() };
+    let efer = unsafe { read_msr(MsrName::Efer.address()) };
     efer & AIBRSE != 0
 }
 
@@ -117,6 +118,6 @@ fn arch_capabilities(says: Speculation) -> ArchCapabilities {
         return ArchCapabilities::empty();
     }
     // SAFETY: the MSR exists where CPUID says so; reading it changes nothing.
-    let bits = unsafe { Msr::new(MsrName::ArchCapabilities.address()).read() };
+    let bits = unsafe { read_msr(MsrName::ArchCapabilities.address()) };
     ArchCapabilities::from_bits_retain(bits)
 }

@@ -3,21 +3,23 @@
 use core::arch::asm;
 use core::ptr::NonNull;
 
-use switcher_gen::arch::{Cr3, Msr as MsrName, PagingMode, RFlags, Vendor};
+use switcher_gen::arch::{Cr3, Msr as MsrName, NonCanonical, PagingMode, RFlags, Vendor};
 use switcher_gen::asm::Label;
 use switcher_gen::layout::{Mode, PtRegs, SwitchFlags, TssExtra};
 use switcher_gen::{Axes, Variant};
-use x86_64::instructions::segmentation::{GS, SS, Segment, Segment64};
-use x86_64::registers::control::Cr2;
-use x86_64::registers::model_specific::Msr;
+use x86_64::instructions::segmentation::{SS, Segment};
 use x86_64::registers::rflags;
 use x86_64::registers::segmentation::SegmentSelector;
 
 use crate::cpu::Cpu;
-use crate::debug::GuestDebug;
-use crate::exit::Exit;
+use crate::exchange::Context;
+use crate::exit::{DebugCauses, Exit};
 use crate::guest::Guest;
+use crate::idt::Idt;
 use crate::pcid::GuestPcid;
+use crate::predictors::Barriers;
+use crate::registers;
+use crate::state::{self, Exchanged, Running, StateError};
 
 /// Why a guest was not entered. It is as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,12 +27,20 @@ pub enum EnterError {
     /// An interrupt could come between loading the guest's state and entering it.
     #[error("interrupts are enabled: disable them around `enter`")]
     InterruptsEnabled,
-    /// IRETQ would obey it, and the guest would run in ring 0.
-    #[error("the guest's CS is {cs:#x}: its RPL must be 3")]
-    PrivilegedCs {
-        /// The frame's CS.
-        cs: u64,
+    /// This CPU is not as it has to be for guests to run, or not as `install` has found it.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// What the emitted code compares with selectors is not zero-extended, as the proofs take it to be.
+    #[error("the guest's {register} is {found:#x}, which is no selector")]
+    NoSelector {
+        /// CS or SS.
+        register: &'static str,
+        /// What the frame has.
+        found: u64,
     },
+    /// LIDT would fault.
+    #[error("the switcher's IDT cannot be loaded: {0}")]
+    Idt(#[from] NonCanonical),
     /// Addresses that are canonical there are none here.
     #[error("the guest was made for {guest} paging, but this host has {host}")]
     OtherPaging {
@@ -49,6 +59,17 @@ pub enum EnterError {
     #[error("the host's CR3 is {cr3:#x}: PCIDs from 32 on are the guests'")]
     HostPcid {
         /// The register's value.
+        cr3: u64,
+    },
+    /// Translations of the guest's would be left under the host's PCID 0.
+    #[error(
+        "the root of {mode:?} has no PCID, so it is loaded under PCID 0, and the host's CR3 is {cr3:#x}: \
+         give the root a PCID, or enter it from a host on PCID 0"
+    )]
+    RootWithoutPcid {
+        /// Whose root.
+        mode: Mode,
+        /// CR3's value.
         cr3: u64,
     },
     /// This code has been moved to another CPU since `install`, or GS base has been changed.
@@ -72,18 +93,26 @@ impl Cpu<'_> {
     /// own saves theirs), CR2 (part of the exit: do not read the register later), and the stack
     /// below sp0, where the guest's registers are put: this must not be called *on* that stack.
     ///
+    /// What it exchanges: all that [`CPU_STATE`](crate::CPU_STATE) says, such as segment registers, FS base,
+    /// breakpoints and DEBUGCTL.
+    ///
     /// What it leaves alone: FPU, SSE and further state. The guest runs with the host's, and leaves
     /// its own, but for MXCSR and the x87 control word, which the host gets back. A host whose
     /// guests use them, or may not see its own, switches them in the `call` of
     /// [`enter_with`](Self::enter_with): between it and the guest there is no code but the
     /// switcher.
     ///
+    /// Its stack: 1 KiB, in an optimised build. It allocates nothing. Its call into the emitted code is a
+    /// retpoline, or, in variants with `untrain`, an indirect call behind LFENCE: a host with thunks of its
+    /// own for either brings them in [`enter_with`](Self::enter_with).
+    ///
     /// # Errors
     /// If interrupts are enabled, if this is not the CPU of `install`, or if the guest's state
     /// cannot be entered: see [`EnterError`].
     pub fn enter(&mut self, guest: &mut Guest) -> Result<Exit, EnterError> {
-        // SAFETY: `call` calls what it is given, as `enter_with` asks.
-        unsafe { self.enter_with(guest, call) }
+        let untrained = self.switcher.image().variant().axes().mitigations.untrain;
+        // SAFETY: both call what they are given, as `enter_with` asks.
+        unsafe { self.enter_with(guest, if untrained { call_fenced } else { call }) }
     }
 
     /// As [`enter`](Self::enter), but leaves the call itself to `call`: for hosts that must do
@@ -97,86 +126,116 @@ impl Cpu<'_> {
     /// -> *mut PtRegs` with interrupts off, and return what that returns. The function may change
     /// MXCSR and the x87 state, which `call` must restore. `call` must not change CR2 after it. Where
     /// there are protection keys, PKRU is the guest's: `call` leaves it alone (no component 9 of
-    /// XSAVE) and accesses no user page. The switcher's IDT is loaded: a fault of `call`'s own is the end
-    /// ([`Hooks::fatal`](crate::Hooks::fatal)), and GS base must stay the per-CPU block's.
+    /// XSAVE) and accesses no user page. Segment registers but CS and SS, FS base and breakpoints are the
+    /// guest's, too: `call` uses no FS, and leaves them as they are. The switcher's IDT is loaded: a fault
+    /// of `call`'s own is the end ([`Hooks::fatal`](crate::Hooks::fatal)), and GS base must stay the per-CPU
+    /// block's.
     pub unsafe fn enter_with(
         &mut self,
         guest: &mut Guest,
         call: unsafe fn(u64) -> *mut PtRegs,
     ) -> Result<Exit, EnterError> {
-        check(
-            guest,
-            RFlags::from_bits_retain(rflags::read_raw()),
-            self.switcher.image().variant(),
-        )?;
-        let (found, expected) = (GS::read_base().as_u64(), self.per_cpu.as_ptr() as u64);
+        let variant = self.switcher.image().variant();
+        let Axes { pcid, pku, paging, vendor, mitigations, .. } = variant.axes();
+        // First of all: with CR0.TS set, anything else could use a vector register, and fault.
+        let running = Running::read(guest, variant.selectors(), self.cr4);
+        state::check_running(&running)?;
+        check(guest, RFlags::from_bits_retain(rflags::read_raw()), variant)?;
+        let (found, expected) = (registers::gs_base(), self.per_cpu.as_ptr() as u64);
         if found != expected {
             return Err(EnterError::OtherCpu { found, expected });
         }
-        let cr3 = read_cr3();
-        if self.switcher.image().variant().axes().pcid && !GuestPcid::is_hosts(cr3) {
-            return Err(EnterError::HostPcid { cr3: cr3.bits() });
+        let cr3 = Cr3::from_register(registers::cr3());
+        if pcid {
+            check_host_pcid(guest, cr3)?;
         }
+        let idt = self.switcher.idt().pointer(paging)?;
+        // The last that can fail: it notes which translations the TLB will have.
         let extra = guest.tss_extra(cr3, &mut self.clean);
         let mut extra = extra.ok_or(EnterError::NoRoot(guest.mode()))?;
-        if self.switcher.image().variant().axes().mitigations.ibrs {
+        if mitigations.ibrs {
             // SAFETY: `install` has found that the MSR exists; reading it changes nothing.
-            let found = unsafe { Msr::new(MsrName::SpecCtrl.address()).read() };
-            (extra.host_spec_ctrl, extra.guest_spec_ctrl) = spec_ctrl(found);
+            let found = unsafe { registers::read_msr(MsrName::SpecCtrl.address()) };
+            (extra.host_spec_ctrl, extra.guest_spec_ctrl) = spec_ctrl(found, self.has.stibp);
         }
-        let mut inactive_gs = Msr::new(MsrName::KernelGsBase.address());
-
+        if self.barriers == Barriers::Enter && self.predictors.enter(guest.domain()) {
+            self.barrier();
+        }
         // SAFETY: `install` was given a block that is this CPU's alone, and `self` is borrowed
         // exclusively; no guest is running, so the switcher does not use it either.
         unsafe { self.tss_extra().write(extra) };
         // SAFETY: the caller of `install` vouches for room below sp0, and nothing else is on that
         // stack while no guest runs.
         unsafe { self.frame().write(guest.regs) };
-        // SAFETY: the value is canonical: `set_gs_base` checked it for the paging mode that `check`
-        // has found to be this host's, or it was read from this MSR.
-        unsafe { inactive_gs.write(guest.gs_base()) };
-
-        if self.switcher.image().variant().axes().vendor == Vendor::Amd {
+        if vendor == Vendor::Amd {
             // An interrupt of a CPL 3 of the host's own may have left SS null since the last exit.
-            let kernel_ds =
-                SegmentSelector(self.switcher.image().variant().selectors().kernel_ds());
+            let kernel_ds = SegmentSelector(variant.selectors().kernel_ds());
             // SAFETY: `install` found a writable data segment of DPL 0 behind this selector.
             unsafe { SS::set_reg(kernel_ds) };
         }
         // SAFETY: CPL 0, as this function has read CR3; `check` has found interrupts to be off, and
-        // `install` the stacks to be there. The entries are in the sealed image.
-        let host_idt = unsafe { self.switcher.idt().load() };
-        let host_pkru = self.switcher.image().variant().axes().pku.then(|| {
-            // SAFETY: `install` has found CR4.PKE to be set. What it takes away is access to user
-            // pages, of which neither the switcher nor `call` accesses any.
-            unsafe { exchange_pkru(guest.pkru) }
-        });
+        // `install` the stacks to be there. The entries are in the sealed image of the switcher, which owns
+        // the table and is borrowed until the host's is loaded again.
+        let host_idt = unsafe { Idt::load(idt) };
+        let cet = running.cr4 & state::CR4_CET != 0;
+        let context = Context { has: self.has, per_cpu: expected, pku, cet };
+        // SAFETY: CPL 0, interrupts are off, the switcher's IDT is loaded, this is the CPU that `has` was
+        // read on, and `check_running` has looked at the guest.
+        let exchanged = unsafe { Exchanged::load(&context, guest) };
         // SAFETY: the state just written is what `switcher_enter_guest` expects, and interrupts are
         // off. `GuestRoot`, `PvcsPage` and `install` carry the host's promises about the rest.
         let frame = unsafe { call(self.switcher.address(Label::EnterGuest)) };
 
         // Before anything can fault or be interrupted and change it: an NMI handler of the host's,
         // which may do both, comes only once its IDT is back.
-        let cr2 = Cr2::read_raw();
-        if let Some(host) = host_pkru {
-            // SAFETY: as above; this is what the host had.
-            guest.pkru = unsafe { exchange_pkru(host) };
-        }
-        // SAFETY: the switcher has returned, which it does on the host's root; nothing here changes
-        // CPU.
-        unsafe { host_idt.restore() };
+        let cr2 = registers::cr2();
         // SAFETY: the switcher returns the address of the frame that an exit has built on the sp0
         // stack, which is the host's.
         let regs = unsafe { frame.read() };
+        let exit = Exit::from_frame(regs.orig_ax, || cr2, take_dr6);
+        // SAFETY: as for loading: nothing here changes CPU.
+        unsafe { exchanged.restore(&context, guest) };
+        // SAFETY: the switcher has returned, which it does on the host's root; nothing here changes
+        // CPU.
+        unsafe { host_idt.restore() };
         // SAFETY: as for the write: the switcher has let go of the block.
         let extra = unsafe { self.tss_extra().read() };
         // Until the next entry nothing invites a direct switch, whoever executes a SYSCALL.
         // SAFETY: as above.
         unsafe { self.tss_extra().write(idle()) };
-        // SAFETY: reading KERNEL_GS_BASE changes nothing.
-        let gs_base = unsafe { inactive_gs.read() };
-        guest.take_back(regs, &extra, gs_base);
-        Ok(Exit::from_frame(regs.orig_ax, || cr2, take_dr6))
+        guest.take_back(regs, &extra);
+        Ok(exit)
+    }
+
+    /// Empties this CPU's branch predictors, where there is a way to.
+    fn barrier(&self) {
+        const IBPB: u64 = 1;
+        if self.has.ibpb {
+            // SAFETY: CPUID says that the MSR exists, and has the command.
+            unsafe { registers::write_msr(MsrName::PredCmd.address(), IBPB) };
+        }
+    }
+
+    /// To be called before code of the host's at CPL 3 runs on this CPU, such as the user part of a virtual
+    /// machine monitor: what a guest has trained would steer it (VMScape, CVE-2025-40300). One IBPB, if a
+    /// guest has run since the last, and if the CPU has it.
+    pub fn barrier_before_user_mode(&mut self) {
+        if self.predictors.leave() {
+            self.barrier();
+        }
+    }
+
+    /// Who sees to the barrier between guests of two [domains](crate::Domain). [`Barriers::Enter`], unless
+    /// this is called.
+    pub const fn set_barriers(&mut self, barriers: Barriers) {
+        self.barriers = barriers;
+    }
+
+    /// How many barriers this CPU's guests, and the host's user mode after them, have made necessary. Each was
+    /// an IBPB, if the CPU has it.
+    #[must_use]
+    pub const fn barriers(&self) -> u64 {
+        self.predictors.barriers()
     }
 
     /// Where the guest's registers lie: just below sp0.
@@ -189,32 +248,36 @@ impl Cpu<'_> {
     }
 }
 
-/// Loads a PKRU and returns the former one. WRPKRU is slow, and mostly nothing changes.
-///
-/// # Safety
-/// CR4.PKE must be set, and nobody may use user pages that the PKRU keeps from them.
-unsafe fn exchange_pkru(new: u32) -> u32 {
-    let old: u32;
-    // SAFETY: the caller vouches for CR4.PKE; ECX is 0.
-    unsafe { asm!("rdpkru", in("ecx") 0, out("eax") old, out("edx") _, options(nomem, nostack)) };
-    if new != old {
-        // SAFETY: as above; EDX is 0 as well. What changes is the caller's promise.
-        unsafe { asm!("wrpkru", in("eax") new, in("ecx") 0, in("edx") 0, options(nostack)) };
-    }
-    old
-}
-
-/// SPEC_CTRL for the host and for its guest: as it is, but for IBRS, which is for host code only.
-fn spec_ctrl(found: u64) -> (u32, u32) {
+/// SPEC_CTRL for the host and for its guest: as it is, but for IBRS, which is for host code only. While it
+/// is set it does STIBP's work as well, so where it is not, STIBP is, if there is such a bit: or the other
+/// thread of the core would train the guest's branches (CVE-2023-1998).
+fn spec_ctrl(found: u64, stibp: bool) -> (u32, u32) {
     const IBRS: u32 = 1;
+    const STIBP: u32 = 1 << 1;
     // The upper half is reserved.
     let found = found as u32;
-    (found | IBRS, found & !IBRS)
+    (found | IBRS, found & !IBRS | if stibp { STIBP } else { 0 })
+}
+
+/// Whether the TLB keeps the host's translations and a guest's apart, on a host with PCIDs.
+fn check_host_pcid(guest: &Guest, host: Cr3) -> Result<(), EnterError> {
+    let cr3 = host.bits();
+    if !GuestPcid::is_hosts(host) {
+        return Err(EnterError::HostPcid { cr3 });
+    }
+    // The host's PCID 0 is flushed when its CR3 is loaded again; another one would leave PCID 0 with
+    // whatever a guest's root has put there.
+    for mode in [Mode::Smod, Mode::Umod] {
+        let is_plain = guest.root(mode).is_some_and(|root| root.tagged().pcid.is_none());
+        if is_plain && cr3 & 0xFFF != 0 {
+            return Err(EnterError::RootWithoutPcid { mode, cr3 });
+        }
+    }
+    Ok(())
 }
 
 /// Whether `guest` may be entered by a host with these flags on a switcher of this variant.
 fn check(guest: &Guest, host_flags: RFlags, variant: &Variant) -> Result<(), EnterError> {
-    const RPL: u64 = 3;
     let Axes { paging, pcid, .. } = variant.axes();
     if host_flags.contains(RFlags::IF) {
         return Err(EnterError::InterruptsEnabled);
@@ -222,8 +285,10 @@ fn check(guest: &Guest, host_flags: RFlags, variant: &Variant) -> Result<(), Ent
     if guest.paging() != paging {
         return Err(EnterError::OtherPaging { guest: guest.paging(), host: paging });
     }
-    if guest.regs.cs & RPL != 3 {
-        return Err(EnterError::PrivilegedCs { cs: guest.regs.cs });
+    for (register, found) in [("CS", guest.regs.cs), ("SS", guest.regs.ss)] {
+        if found > u16::MAX.into() {
+            return Err(EnterError::NoSelector { register, found });
+        }
     }
     for mode in [Mode::Smod, Mode::Umod] {
         if !pcid && guest.root(mode).is_some_and(|root| root.tagged().pcid.is_some()) {
@@ -245,14 +310,6 @@ fn idle() -> TssExtra {
     extra
 }
 
-/// CR3 as it is, LAM bits included; a host with PCIDs gets its own back, flushing.
-fn read_cr3() -> Cr3 {
-    let cr3: u64;
-    // SAFETY: reading CR3 changes nothing.
-    unsafe { asm!("mov {}, cr3", out(reg) cr3, options(nomem, nostack, preserves_flags)) };
-    Cr3::from_register(cr3)
-}
-
 /// DR6 after a #DB, which is clear afterwards: the hardware sets its bits and never clears them, so
 /// what is left in it would be taken for a cause of the next #DB (Intel SDM vol. 3, 18.2.3).
 fn take_dr6() -> u64 {
@@ -264,7 +321,7 @@ fn take_dr6() -> u64 {
             "mov {dr6}, dr6",
             "mov dr6, {clear}",
             dr6 = out(reg) dr6,
-            clear = in(reg) GuestDebug::DR6_CLEAR,
+            clear = in(reg) DebugCauses::DR6_CLEAR,
             options(nomem, nostack, preserves_flags),
         );
     }
@@ -273,34 +330,72 @@ fn take_dr6() -> u64 {
 
 /// Calls emitted code. It keeps what the System V ABI asks of a function except MXCSR and the x87
 /// state, which the guest has changed as it liked.
-///
-/// # Safety
-/// `entry` must be the address of a function that is sound to call as `extern "C" fn() -> *mut
-/// PtRegs` here and now.
-unsafe fn call(entry: u64) -> *mut PtRegs {
-    let mut saved = FloatingPoint { mxcsr: 0, x87_control: 0 };
-    let frame: *mut PtRegs;
-    // SAFETY: the caller vouches for `entry`; `clobber_abi` says what the call may change. R12 is
-    // callee-saved, so it still points to `saved` after the call: MXCSR and the x87 control word
-    // are restored from there, and the x87 stack is left empty.
-    unsafe {
-        asm!(
-            "stmxcsr [r12 + {mxcsr}]",
-            "fnstcw [r12 + {x87_control}]",
-            "call {entry}",
-            "fninit",
-            "fldcw [r12 + {x87_control}]",
-            "ldmxcsr [r12 + {mxcsr}]",
-            entry = in(reg) entry,
-            mxcsr = const core::mem::offset_of!(FloatingPoint, mxcsr),
-            x87_control = const core::mem::offset_of!(FloatingPoint, x87_control),
-            in("r12") &raw mut saved,
-            lateout("rax") frame,
-            clobber_abi("sysv64"),
-        );
-    }
-    frame
+macro_rules! call {
+    ($(#[$doc:meta])* $name:ident, [$($instruction:literal),*]) => {
+        $(#[$doc])*
+        unsafe fn $name(entry: u64) -> *mut PtRegs {
+            let mut saved = FloatingPoint { mxcsr: 0, x87_control: 0 };
+            let frame: *mut PtRegs;
+            // SAFETY: the caller vouches for `entry`; `clobber_abi` says what the call may change. R12 is
+            // callee-saved, so it still points to `saved` after the call: MXCSR and the x87 control word
+            // are restored from there, and the x87 stack is left empty.
+            unsafe {
+                asm!(
+                    "stmxcsr [r12 + {mxcsr}]",
+                    "fnstcw [r12 + {x87_control}]",
+                    $($instruction,)*
+                    "fninit",
+                    "fldcw [r12 + {x87_control}]",
+                    "ldmxcsr [r12 + {mxcsr}]",
+                    entry = in(reg) entry,
+                    mxcsr = const core::mem::offset_of!(FloatingPoint, mxcsr),
+                    x87_control = const core::mem::offset_of!(FloatingPoint, x87_control),
+                    in("r12") &raw mut saved,
+                    lateout("rax") frame,
+                    clobber_abi("sysv64"),
+                );
+            }
+            frame
+        }
+    };
 }
+
+call!(
+    /// A retpoline: no branch predictor but that of returns is asked where it leads, and that one says, to the
+    /// trap. An indirect call would be steered by what a guest has trained, on a host without IBRS
+    /// (spec/hazards.md, row 41).
+    ///
+    /// # Safety
+    /// `entry` must be the address of a function that is sound to call as `extern "C" fn() -> *mut
+    /// PtRegs` here and now.
+    call,
+    [
+        "call 3f",
+        "jmp 5f",
+        // RSP -> the address behind the first call.
+        "3: call 4f",
+        "2: pause",
+        "lfence",
+        "jmp 2b",
+        // The RET is in the upper half of a cache line (spec/hazards.md, row 46).
+        ".balign 64, 0xCC",
+        ".fill 32, 1, 0xCC",
+        "4: mov [rsp], {entry}",
+        "ret",
+        "int3",
+        "5:"
+    ]
+);
+
+call!(
+    /// For hosts whose RETs go through a thunk, which only they know: a RET of a retpoline's would go
+    /// elsewhere first. The target is in its register before the call is fetched.
+    ///
+    /// # Safety
+    /// As for [`call`].
+    call_fenced,
+    ["lfence", "call {entry}"]
+);
 
 /// The control registers of floating point that a function must preserve.
 #[repr(C)]
@@ -318,8 +413,20 @@ mod tests {
 
     #[test]
     fn ibrs_is_for_the_host_and_the_rest_for_both() {
-        assert_eq!(spec_ctrl(0b100), (0b101, 0b100));
-        assert_eq!(spec_ctrl(0b101), (0b101, 0b100));
+        assert_eq!(spec_ctrl(0b100, false), (0b101, 0b100));
+        assert_eq!(spec_ctrl(0b101, false), (0b101, 0b100));
+    }
+
+    #[test]
+    fn a_guest_without_ibrs_has_stibp_and_keeps_the_hosts() {
+        const STIBP: u32 = 0b10;
+        for found in 0..=0x7FF {
+            assert_ne!(spec_ctrl(found, true).1 & STIBP, 0);
+            let (host, guest) = spec_ctrl(found, false);
+            assert_eq!(guest & STIBP, found as u32 & STIBP, "a bit that does not exist is not set");
+            // Everything but IBRS and STIBP is the host's for both: SSBD, BHI_DIS_S, PSFD.
+            assert_eq!(guest | 0b11, host | 0b11);
+        }
     }
 
     core::arch::global_asm!(
@@ -366,7 +473,7 @@ mod tests {
 
     fn guest() -> Guest {
         let mut guest = Guest::new(PagingMode::FourLevel);
-        guest.regs.cs = 0x33;
+        (guest.regs.cs, guest.regs.ss) = (0x33, 0x2B);
         guest
     }
 
@@ -380,10 +487,12 @@ mod tests {
         assert_eq!(checked(&guest), Ok(()));
         let enabled = check(&guest, RFlags::FIXED | RFlags::IF, &Variant::REFERENCE);
         assert_eq!(enabled, Err(EnterError::InterruptsEnabled));
-        for cs in [0, 0x10, 0x11, 0x32] {
-            guest.regs.cs = cs;
-            assert_eq!(checked(&guest), Err(EnterError::PrivilegedCs { cs }));
-        }
+        guest.regs.cs = 0x1_0033;
+        let refused = EnterError::NoSelector { register: "CS", found: 0x1_0033 };
+        assert_eq!(checked(&guest), Err(refused));
+        (guest.regs.cs, guest.regs.ss) = (0x33, 1 << 63 | 0x2B);
+        let refused = EnterError::NoSelector { register: "SS", found: 1 << 63 | 0x2B };
+        assert_eq!(checked(&guest), Err(refused));
     }
 
     #[test]
@@ -420,6 +529,26 @@ mod tests {
     }
 
     #[test]
+    fn a_root_without_a_pcid_is_entered_from_the_hosts_pcid_0_alone() {
+        // SAFETY: never entered.
+        let plain = unsafe { GuestRoot::new(Cr3::new(0x1000).unwrap()) };
+        let state = HostState { pcid: true, ..HostState::PLAIN };
+        let enabled = state.pcid_enabled().unwrap();
+        let tagged = plain.with_pcid(GuestPcid::new(32, enabled).unwrap());
+        for (root, host, refused) in
+            [(plain, 0x5000, false), (plain, 0x5001, true), (tagged, 0x5001, false)]
+        {
+            let mut guest = guest();
+            guest.set_root(Mode::Umod, Some(root));
+            let refusal = EnterError::RootWithoutPcid { mode: Mode::Umod, cr3: host };
+            let expected = if refused { Err(refusal) } else { Ok(()) };
+            assert_eq!(check_host_pcid(&guest, Cr3::from_register(host)), expected, "{host:#x}");
+        }
+        let host = Cr3::from_register(0x5020);
+        assert_eq!(check_host_pcid(&guest(), host), Err(EnterError::HostPcid { cr3: 0x5020 }));
+    }
+
+    #[test]
     fn nothing_invites_a_direct_switch_while_no_guest_runs() {
         let flags = idle().switch_flags;
         assert!(flags.intersects(SwitchFlags::NO_DS_TO_SMOD));
@@ -429,7 +558,7 @@ mod tests {
     #[test]
     fn floating_point_control_survives_a_guest_that_changes_it() {
         let before = floating_point();
-        for _ in 0..3 {
+        for call in [call, call_fenced, call] {
             // SAFETY: the test's own function, which keeps the ABI but for floating point control.
             let frame = unsafe { call(switcher_runtime_test_guest as *const () as u64) };
             assert_eq!(frame.addr(), 0x1230);

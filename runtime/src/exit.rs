@@ -1,5 +1,6 @@
 //! Why a guest came back.
 
+use bitflags::bitflags;
 use switcher_gen::arch::vector;
 use switcher_gen::layout::{ExitReason, OrigAx};
 
@@ -49,18 +50,57 @@ pub enum Detail {
     None,
     /// Of #PF: the address.
     Cr2(u64),
-    /// Of #DB: its causes, [`Exit::DR6_CAUSES`] of DR6. The register itself is clear again, because
-    /// the hardware only ever sets them. It sets B0 to B3 for breakpoints that match, enabled or not.
-    Dr6(u64),
+    /// Of #DB: its causes. DR6 itself has nothing to report any more.
+    Dr6(DebugCauses),
+}
+
+bitflags! {
+    /// The causes of a #DB, as DR6 reports them (Intel SDM vol. 3, 18.2.3), but each is set for a cause
+    /// here: the hardware *clears* two of its bits for one. INT1 is a #DB without any of them.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct DebugCauses: u64 {
+        /// Breakpoint 0 matches. The hardware says so of breakpoints that are not enabled, too.
+        const B0 = 1 << 0;
+        /// Breakpoint 1 matches.
+        const B1 = 1 << 1;
+        /// Breakpoint 2 matches.
+        const B2 = 1 << 2;
+        /// Breakpoint 3 matches.
+        const B3 = 1 << 3;
+        /// The instruction before has locked the bus (BLD, which DR6 clears), and somebody has asked to
+        /// be told: [`Guest::trap_bus_locks`](crate::Guest::trap_bus_locks).
+        const BUS_LOCK = 1 << 11;
+        /// A debug register was accessed while DR7.GD was set.
+        const ACCESS = 1 << 13;
+        /// A single step.
+        const SINGLE_STEP = 1 << 14;
+        /// A task switch.
+        const TASK_SWITCH = 1 << 15;
+        /// It happened in a transaction (RTM, which DR6 clears).
+        const TRANSACTION = 1 << 16;
+    }
+}
+
+impl DebugCauses {
+    /// DR6 with nothing to report, which has the two bits set that are clear for a cause, and those that
+    /// are always set.
+    pub const DR6_CLEAR: u64 = 0xFFFF_0FF0;
+
+    /// From DR6's value. On CPUs that do not know of a cause its bit is constant, and is none here.
+    #[must_use]
+    pub const fn from_dr6(dr6: u64) -> Self {
+        // The constants are equal in both, and leave nothing of themselves.
+        Self::from_bits_truncate(dr6 ^ Self::DR6_CLEAR)
+    }
+
+    /// What DR6 is for these causes: for hosts that hand the #DB on to the guest's kernel.
+    #[must_use]
+    pub const fn to_dr6(self) -> u64 {
+        self.bits() ^ Self::DR6_CLEAR
+    }
 }
 
 impl Exit {
-    /// DR6's B0 to B3, BD, BS and BT (Intel SDM vol. 3, 18.2.3). The other bits are constants, or
-    /// mean something only where the host has asked for it.
-    pub const DR6_CAUSES: u64 = 0xE00F;
-    /// DR6's BS: the #DB is a single step.
-    pub const DR6_SINGLE_STEP: u64 = 1 << 14;
-
     /// Reads an exit frame's cause. `cr2` is called for page faults alone, `dr6` for #DB alone.
     pub fn from_frame(cause: OrigAx, cr2: impl FnOnce() -> u64, dr6: impl FnOnce() -> u64) -> Self {
         const SYSCALL: u32 = ExitReason::Syscall as u32;
@@ -82,7 +122,7 @@ impl Exit {
                 error_code: vector::pushes_error_code(vector).then_some(cause.error_code),
                 detail: match vector {
                     vector::PF => Detail::Cr2(cr2()),
-                    vector::DB => Detail::Dr6(dr6() & Self::DR6_CAUSES),
+                    vector::DB => Detail::Dr6(DebugCauses::from_dr6(dr6())),
                     _ => Detail::None,
                 },
             }),
@@ -128,6 +168,35 @@ mod tests {
         assert_eq!(exit(13, 0x18), exception(13, Some(0x18), Detail::None));
         assert_eq!(exit(6, u32::MAX), exception(6, None, Detail::None));
         // The constant bits of DR6 are no cause.
-        assert_eq!(exit(1, u32::MAX), exception(1, None, Detail::Dr6(0x4001)));
+        let causes = DebugCauses::SINGLE_STEP | DebugCauses::B0;
+        assert_eq!(exit(1, u32::MAX), exception(1, None, Detail::Dr6(causes)));
+    }
+
+    #[test]
+    fn a_debug_exception_keeps_each_of_its_causes_whatever_its_polarity() {
+        // By the manual: what DR6 is for each cause alone. Two bits are clear for theirs.
+        let by_the_manual = [
+            (0xFFFF_0FF0, DebugCauses::empty()),
+            (0xFFFF_0FF1, DebugCauses::B0),
+            (0xFFFF_0FF8, DebugCauses::B3),
+            (0xFFFF_07F0, DebugCauses::BUS_LOCK),
+            (0xFFFF_2FF0, DebugCauses::ACCESS),
+            (0xFFFF_4FF0, DebugCauses::SINGLE_STEP),
+            (0xFFFF_8FF0, DebugCauses::TASK_SWITCH),
+            (0xFFFE_0FF0, DebugCauses::TRANSACTION),
+            (0xFFFF_47F0, DebugCauses::BUS_LOCK | DebugCauses::SINGLE_STEP),
+        ];
+        for (dr6, causes) in by_the_manual {
+            assert_eq!(DebugCauses::from_dr6(dr6), causes, "{dr6:#x}");
+            assert_eq!(causes.to_dr6(), dr6);
+            let exit = Exit::from_frame(OrigAx { error_code: 0, reason: 1 }, || 0, || dr6);
+            let Exit::Exception(Exception { detail, .. }) = exit else { panic!("{exit:?}") };
+            assert_eq!(detail, Detail::Dr6(causes));
+        }
+        for bit in 0..32 {
+            let causes = DebugCauses::from_dr6(DebugCauses::DR6_CLEAR ^ 1 << bit);
+            let known = matches!(bit, 0..=3 | 11 | 13..=16);
+            assert_eq!(!causes.is_empty(), known, "{bit}");
+        }
     }
 }

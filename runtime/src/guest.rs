@@ -10,10 +10,13 @@ use core::ptr::NonNull;
 use switcher_gen::arch::{CanonicalAddr, Cr3, NonCanonical, PagingMode};
 use switcher_gen::layout::{Mode, PtRegs, Pvcs, SwitchFlags, TssExtra};
 
+use crate::debug::GuestDebug;
 use crate::mapping::{self, Mapping};
 use crate::pcid::{CleanRoots, Generation, GuestPcid, Tagged};
+use crate::predictors::Domain;
 
-/// A page table root that guests may run on.
+/// A page table root that guests may run on: with an identity of its own, which is not its address.
+/// Copies are the same root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestRoot(Tagged);
 
@@ -30,10 +33,13 @@ impl GuestRoot {
     /// an event uses: [`Cpu::mappings`](crate::Cpu::mappings) of each CPU it is entered on,
     /// [`PvcsPage::mapping`]. Nothing it maps for CPL 3 may be memory of the host. With a PCID:
     /// nothing is taken out of it, or loses a right, while this very value is in use; see [`after_unmapping`](Self::after_unmapping).
+    ///
+    /// Whoever makes a root gets a new one, on a page that has been a root before, too: no CPU has kept
+    /// translations for it. So a root is made once for both modes that share it, and copied.
     #[must_use]
-    pub const unsafe fn new(cr3: Cr3) -> Self {
+    pub unsafe fn new(cr3: Cr3) -> Self {
         let root = Cr3::NONE.with_root_of(cr3);
-        Self(Tagged { root, pcid: None, generation: Generation::FIRST })
+        Self(Tagged { root, pcid: None, generation: Generation::new() })
     }
 
     /// The same under a PCID: the translations stay when another root is loaded.
@@ -91,10 +97,35 @@ pub enum GuestError {
     DerivedFlags(SwitchFlags),
 }
 
+/// The selectors in a guest's data segment registers. All null when made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DataSelectors {
+    /// DS.
+    pub ds: u16,
+    /// ES.
+    pub es: u16,
+    /// FS.
+    pub fs: u16,
+    /// GS.
+    pub gs: u16,
+}
+
+impl DataSelectors {
+    pub(crate) const fn as_array(self) -> [u16; 4] {
+        let Self { ds, es, fs, gs } = self;
+        [ds, es, fs, gs]
+    }
+
+    pub(crate) const fn from_array([ds, es, fs, gs]: [u16; 4]) -> Self {
+        Self { ds, es, fs, gs }
+    }
+}
+
 /// One virtual CPU.
 #[derive(Clone, Debug)]
 pub struct Guest {
     paging: PagingMode,
+    domain: Domain,
     /// All registers, CS, SS, RIP and RFLAGS included; forbidden flags are dropped on entry.
     pub regs: PtRegs,
     /// Stack of smod, saved by ERETU. With the current PVCS, where RSP passes through, the switcher
@@ -108,8 +139,19 @@ pub struct Guest {
     pub pkru: u32,
     /// PKRU that a direct switch to smod loads: 0, or what the guest has asked for.
     pub smod_pkru: u32,
+    /// DS, ES, FS and GS, which both modes share. [`Cpu::enter`](crate::Cpu::enter) refuses selectors that
+    /// do not load.
+    pub selectors: DataSelectors,
+    /// Its breakpoints, which are live while it runs.
+    pub debug: Option<GuestDebug>,
+    /// TSC_AUX while it runs; `None`: the host's, which it can see. Switching it costs some hundred cycles.
+    pub tsc_aux: Option<u32>,
+    /// Whether a #DB is to come behind each of its instructions that locks the bus, where the CPU can do
+    /// that: [`DebugCauses::BUS_LOCK`](crate::DebugCauses::BUS_LOCK).
+    pub trap_bus_locks: bool,
     mode: Mode,
     gs_base: u64,
+    fs_base: u64,
     smod_entry: CanonicalAddr,
     smod_gsbase: CanonicalAddr,
     pvcs: Option<PvcsPage>,
@@ -126,18 +168,27 @@ impl Guest {
     /// A guest in smod with nothing prepared: no PVCS, no roots, all addresses 0. `paging` is the
     /// host's mode (CR4.LA57, not what its CPU could do); [`Cpu::enter`](crate::Cpu::enter) refuses
     /// a guest made for another one.
+    ///
+    /// It is in a [`Domain`] of its own: further virtual CPUs of the same machine are put into that by
+    /// [`set_domain`](Self::set_domain). A clone is in it as well.
     #[must_use]
-    pub const fn new(paging: PagingMode) -> Self {
+    pub fn new(paging: PagingMode) -> Self {
         let Ok(zero) = paging.address(0) else { panic!("0 is canonical in every mode") };
         Self {
             paging,
+            domain: Domain::new(),
             regs: PtRegs::ZERO,
             smod_rsp: 0,
             retu_rip: 0,
             pkru: 0,
             smod_pkru: 0,
+            selectors: DataSelectors { ds: 0, es: 0, fs: 0, gs: 0 },
+            debug: None,
+            tsc_aux: None,
+            trap_bus_locks: false,
             mode: Mode::Smod,
             gs_base: 0,
+            fs_base: 0,
             smod_entry: zero,
             smod_gsbase: zero,
             pvcs: None,
@@ -176,6 +227,30 @@ impl Guest {
     pub fn set_gs_base(&mut self, base: u64) -> Result<(), GuestError> {
         self.gs_base = self.paging.address(base)?.get();
         Ok(())
+    }
+
+    /// Its FS base, which both modes share.
+    #[must_use]
+    pub const fn fs_base(&self) -> u64 {
+        self.fs_base
+    }
+
+    /// # Errors
+    /// If `base` is not canonical in the host's paging mode: WRFSBASE would fault in ring 0.
+    pub fn set_fs_base(&mut self, base: u64) -> Result<(), GuestError> {
+        self.fs_base = self.paging.address(base)?.get();
+        Ok(())
+    }
+
+    /// Whose branches it may train, and be steered by.
+    #[must_use]
+    pub const fn domain(&self) -> Domain {
+        self.domain
+    }
+
+    /// Puts it into the domain of its machine's other virtual CPUs: between them there is no barrier.
+    pub const fn set_domain(&mut self, domain: Domain) {
+        self.domain = domain;
     }
 
     /// Where a SYSCALL of umod lands, and the GS base it lands with.
@@ -256,15 +331,23 @@ impl Guest {
         Some(extra)
     }
 
-    /// Takes back what the guest and the switcher may have changed. `gs_base` comes from the
-    /// hardware and will be accepted by it again. It need not be an address of the paging mode:
-    /// CPUs with LA57 take 57-bit bases under 4-level paging too.
-    pub(crate) fn take_back(&mut self, regs: PtRegs, extra: &TssExtra, gs_base: u64) {
+    /// Takes back what the guest and the switcher may have changed.
+    pub(crate) fn take_back(&mut self, regs: PtRegs, extra: &TssExtra) {
         self.regs = regs;
         self.smod_rsp = extra.smod_rsp;
         let umod = extra.switch_flags.contains(SwitchFlags::UMOD);
         self.mode = if umod { Mode::Umod } else { Mode::Smod };
-        self.gs_base = gs_base;
+    }
+
+    /// A base from the hardware, which will accept it again. It need not be an address of the paging
+    /// mode: CPUs with LA57 take 57-bit bases under 4-level paging too.
+    pub(crate) const fn take_gs_base(&mut self, base: u64) {
+        self.gs_base = base;
+    }
+
+    /// The same of FS.
+    pub(crate) const fn take_fs_base(&mut self, base: u64) {
+        self.fs_base = base;
     }
 }
 
@@ -338,8 +421,13 @@ mod tests {
         assert!(four.set_smod_entry(1 << 47, 0).is_err());
         assert!(four.set_smod_entry(0, 1 << 60).is_err());
         assert!(four.set_gs_base(1 << 47).is_err());
+        assert!(four.set_fs_base(1 << 47).is_err());
         let mut five = Guest::new(PagingMode::FiveLevel);
         assert!(five.set_smod_entry(1 << 47, 1 << 55).is_ok());
+        for high in [1 << 47, 1 << 55, 0xFF10_0000_0000_0000, 0xFF10_A000_0000_1000] {
+            assert!(five.set_gs_base(high).is_ok() && five.set_fs_base(high).is_ok());
+            assert_eq!((five.gs_base(), five.fs_base()), (high, high));
+        }
         assert!(five.set_smod_entry(1 << 56, 0).is_err());
     }
 }

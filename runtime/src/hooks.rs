@@ -35,6 +35,8 @@ pub type FatalHook = unsafe extern "C" fn(*mut PtRegs) -> !;
 /// * further than 2 GiB from the code, they are reached by an indirect jump, and begin with ENDBR64
 ///   on a host that tracks its own indirect branches; with `untrain`, which is of no help to an
 ///   indirect jump, they may not be that far;
+/// * DS, ES, FS, GS, FS base, TSC_AUX and DR7 may be a guest's: they find their CPU by GS base alone (not by
+///   RDPID or RDTSCP), and leave these as they are;
 /// * where there are protection keys, PKRU is a guest's: they access no user pages.
 #[derive(Clone, Copy, Debug)]
 pub struct Hooks {

@@ -21,9 +21,11 @@
 //! * the TSS names four stacks, IST 1 to 4, for #DF, NMI, #DB and #MC, each of at least
 //!   [`MappingList::LEAST_STACK`] bytes under an [`IstTop`](switcher_gen::layout::IstTop), where the
 //!   TSS points, and what the host's [`Hooks`] use;
-//! * a guest's breakpoints are live only around [`Cpu::enter`], and only as [`GuestDebug`] makes them;
-//! * FPU, SSE and segment registers other than CS, SS and the GS base are the host's to
-//!   switch: see [`Cpu::enter`].
+//! * FPU, SSE and further state that XSAVE knows is the host's to switch: see [`Cpu::enter`].
+//!
+//! Of every register and structure that CPL 3 can see, change or be ruled by, [`CPU_STATE`] says who sees
+//! to it: the switcher, [`Switcher::install`], [`Cpu::enter`], or the host, by a duty with a name. The
+//! checks are in that table.
 //!
 //! # Which events come to whom
 //!
@@ -49,6 +51,7 @@ mod cpu;
 mod debug;
 mod detect;
 mod enter;
+mod exchange;
 mod exit;
 mod guest;
 mod hooks;
@@ -56,17 +59,23 @@ mod idt;
 mod load;
 mod mapping;
 mod pcid;
+mod predictors;
+mod registers;
+mod state;
 
 pub use cpu::{Cpu, InstallError, UninstallError};
 pub use debug::{Access, DebugError, GuestDebug, Width};
 pub use detect::Detect;
 pub use enter::EnterError;
-pub use exit::{Detail, Exception, Exit};
-pub use guest::{Guest, GuestError, GuestRoot, PvcsPage};
+pub use exit::{DebugCauses, Detail, Exception, Exit};
+pub use guest::{DataSelectors, Guest, GuestError, GuestRoot, PvcsPage};
 pub use hooks::{FatalHook, Hook, Hooks, ReturnThunk};
 pub use load::{CodeMapping, LoadError, Protection, StillInstalled, Switcher};
 pub use mapping::{Mapping, MappingList, Purpose, Rights};
 pub use pcid::{GuestPcid, NotAGuests};
+pub use predictors::{Barriers, Domain};
+pub use registers::DescriptorTablePointer;
+pub use state::{CPU_STATE, Care, Entry, State, StateError, document};
 pub use switcher_gen::arch::HostFeatures;
 pub use switcher_gen::layout::Mode;
 pub use switcher_gen::{self, Variant};

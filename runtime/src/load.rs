@@ -5,6 +5,7 @@ use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use switcher_gen::arch::NonCanonical;
 use switcher_gen::asm::{AsmError, Label, Window};
 use switcher_gen::{Fingerprint, Image, LinkError, LinkedImage, Variant, certificate};
 
@@ -71,6 +72,9 @@ pub enum LoadError<M: fmt::Display + fmt::Debug> {
     /// The code cannot run where the host put it.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// LIDT would fault.
+    #[error("the memory that the allocator gave for the switcher's IDT cannot be used: {0}")]
+    Idt(NonCanonical),
     /// The host's answer.
     #[error("the host cannot map the switcher: {0}")]
     Mapping(M),
@@ -170,10 +174,13 @@ impl Switcher {
         let reserved = image.bytes().len() + Thunks::LEN;
         let start = memory.reserve(reserved).map_err(LoadError::Mapping)?;
         match write_and_seal(&image, hooks, memory, start) {
-            Ok(linked) => {
-                let idt = Idt::new(&linked);
-                Ok(Self { linked, idt, reserved, installed: AtomicUsize::new(0) })
-            }
+            Ok(linked) => match Idt::new(&linked) {
+                Ok(idt) => Ok(Self { linked, idt, reserved, installed: AtomicUsize::new(0) }),
+                Err(why) => {
+                    memory.release(start, reserved);
+                    Err(LoadError::Idt(why))
+                }
+            },
             Err(why) => {
                 memory.release(start, reserved);
                 Err(why)

@@ -9,7 +9,8 @@ use alloc::vec::{self, Vec};
 use core::slice;
 
 use switcher_gen::layout::{IstTop, PerCpu, Pvcs};
-use x86_64::instructions::tables::{sgdt, sidt};
+
+use crate::registers::DescriptorTablePointer;
 
 /// Bytes in a page.
 const PAGE: u64 = 4096;
@@ -98,16 +99,16 @@ impl MappingList {
     /// [`Cpu::mappings`](crate::Cpu::mappings) has the switcher, and its IDT.
     #[must_use]
     pub fn of_hardware(block: &PerCpu, address: u64) -> Self {
-        let idt = sidt();
-        Self::with_idt(block, address, idt.base.as_u64(), u64::from(idt.limit) + 1)
+        let idt = DescriptorTablePointer::idtr();
+        Self::with_idt(block, address, idt.base(), u64::from(idt.limit()) + 1)
     }
 
     /// The same with another IDT.
     pub(crate) fn with_idt(block: &PerCpu, address: u64, idt: u64, idt_len: u64) -> Self {
-        let gdt = sgdt();
+        let gdt = DescriptorTablePointer::gdtr();
         let mut list = Self(Vec::new());
         list.add(address, size_of::<PerCpu>() as u64, Rights::ReadWrite, Purpose::PerCpuBlock);
-        list.add(gdt.base.as_u64(), u64::from(gdt.limit) + 1, Rights::Read, Purpose::Gdt);
+        list.add(gdt.base(), u64::from(gdt.limit()) + 1, Rights::Read, Purpose::Gdt);
         list.add(idt, idt_len, Rights::Read, Purpose::Idt);
         list.add_stacks(block);
         list

@@ -4,6 +4,9 @@
 //! something was taken out of it (spec/hazards.md, row 20: XSA-292). So the host's and the guests' PCIDs
 //! are different numbers, and NOFLUSH is nobody's to set: a [`Cpu`](crate::Cpu) remembers which root
 //! it has last loaded under each PCID, and sets NOFLUSH for that root alone.
+//!
+//! Which root that is, no address says: a page that was one guest's root may be another's by now
+//! (spec/hazards.md, row 53). A root is a [`Generation`]: whoever makes one gets a new one.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -47,19 +50,17 @@ impl GuestPcid {
     }
 }
 
-/// What a root maps at some time. Another value is given whenever something is taken out of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The identity of something that a CPU keeps state for: of a root as it maps at some time, of those who
+/// share branch predictors. Numbers are given once; at one in a nanosecond they last for 500 years.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Generation(u64);
 
 impl Generation {
-    /// One that no root has had.
+    /// One that nothing has had.
     pub(crate) fn new() -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
-        Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+        Self(LAST.fetch_add(1, Ordering::Relaxed))
     }
-
-    /// That of a root nothing has been taken out of.
-    pub(crate) const FIRST: Self = Self(0);
 }
 
 /// A root with what decides whether its translations may be kept.
@@ -91,16 +92,17 @@ impl Tagged {
         }
     }
 
-    /// Whether the other one is another root under the same PCID.
+    /// Whether the other one is another root under the same PCID, or was this one before something was
+    /// taken out of it.
     pub(crate) fn is_in_conflict_with(self, other: Self) -> bool {
         self.pcid.is_some_and(|pcid| other.pcid.is_some_and(|it| it.number == pcid.number))
-            && self.root != other.root
+            && self.generation != other.generation
     }
 }
 
 /// What a CPU's TLB may hold under each of the guests' PCIDs: the root that was loaded last.
 #[derive(Debug)]
-pub(crate) struct CleanRoots([Option<(Cr3, Generation)>; GuestPcid::COUNT]);
+pub(crate) struct CleanRoots([Option<Generation>; GuestPcid::COUNT]);
 
 impl CleanRoots {
     /// Nobody knows.
@@ -124,19 +126,20 @@ impl CleanRoots {
     pub(crate) fn enter(&mut self, root: Tagged) -> Cr3 {
         let cr3 = self.slot(root);
         if let Some(pcid) = root.pcid {
-            self.0[pcid.index()] = Some((root.root, root.generation));
+            self.0[pcid.index()] = Some(root.generation);
         }
         cr3
     }
 
     fn has(&self, root: Tagged) -> bool {
-        root.pcid.is_some_and(|pcid| self.0[pcid.index()] == Some((root.root, root.generation)))
+        root.pcid.is_some_and(|pcid| self.0[pcid.index()] == Some(root.generation))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::vec::Vec;
     use switcher_gen::arch::HostState;
 
     const NOFLUSH: u64 = 1 << 63;
@@ -150,8 +153,32 @@ mod tests {
         Tagged {
             root: Cr3::new(root).unwrap(),
             pcid: Some(GuestPcid::new(pcid, enabled()).unwrap()),
-            generation: Generation::FIRST,
+            generation: Generation::new(),
         }
+    }
+
+    #[test]
+    fn a_new_root_on_the_page_of_a_dead_one_has_none_of_its_translations() {
+        let mut clean = CleanRoots::unknown();
+        let dead = tagged(0x1000, 40);
+        clean.enter(dead);
+        assert_eq!(clean.enter(dead).bits(), NOFLUSH | 0x1028);
+        // The same page, the same PCID, another root.
+        let recycled = tagged(0x1000, 40);
+        assert_ne!(recycled, dead);
+        assert_eq!(clean.slot(recycled).bits(), 0x1028);
+        assert_eq!(clean.enter(recycled).bits(), 0x1028);
+        assert_eq!(clean.enter(recycled).bits(), NOFLUSH | 0x1028);
+        // Nor does one get them back that was taken for dead.
+        assert_eq!(clean.enter(dead).bits(), 0x1028);
+    }
+
+    #[test]
+    fn no_two_identities_are_equal() {
+        let mut all: Vec<_> = (0..1000).map(|_| Generation::new()).collect();
+        all.sort_unstable_by_key(|it| it.0);
+        all.dedup();
+        assert_eq!(all.len(), 1000);
     }
 
     #[test]
@@ -227,6 +254,9 @@ mod tests {
     fn two_roots_under_one_pcid_are_in_conflict() {
         let a = tagged(0x1000, 40);
         assert!(a.is_in_conflict_with(tagged(0x2000, 40)));
+        // On one page, or the same one before something was taken out of it: none of both is the other.
+        assert!(a.is_in_conflict_with(tagged(0x1000, 40)));
+        assert!(a.is_in_conflict_with(Tagged { generation: Generation::new(), ..a }));
         assert!(!a.is_in_conflict_with(tagged(0x2000, 41)));
         assert!(!a.is_in_conflict_with(a));
         assert!(!a.is_in_conflict_with(Tagged { pcid: None, ..tagged(0x2000, 40) }));

@@ -2,9 +2,10 @@
 //!
 //! [`Sink`] is those calls plus the notes a listing wants; the emitters are generic over it, so the
 //! notes cost nothing where nobody takes them. [`CodeBuffer`] is the sink of production: bytes,
-//! labels, windows and relocations. It allocates four times and never panics; what goes wrong on
+//! labels, windows and relocations. It allocates five times and never panics; what goes wrong on
 //! the way is kept and reported by [`CodeBuffer::finish`].
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::layout::{Operand, PerCpu, Placement};
@@ -572,7 +573,7 @@ pub struct Code {
     /// The instructions.
     pub bytes: Vec<u8>,
     /// Where the labels are, by [`Label`] as index.
-    pub labels: [Option<u32>; Label::ALL.len()],
+    pub labels: Box<[Option<u32>; Label::ALL.len()]>,
     /// Where which window applies, by start.
     pub windows: Vec<WindowRange>,
     /// What refers to the host.
@@ -598,7 +599,7 @@ impl CodeBuffer {
         Self {
             code: Code {
                 bytes: Vec::with_capacity(Self::CAPACITY),
-                labels: [None; Label::ALL.len()],
+                labels: Box::new([None; Label::ALL.len()]),
                 windows: Vec::with_capacity(16),
                 relocations: Vec::with_capacity(8),
             },
@@ -641,7 +642,8 @@ impl CodeBuffer {
                 self.code.bytes[field..field + 4].copy_from_slice(&value.to_le_bytes());
             }
         }
-        self.code.windows.sort_by_key(|w| (w.start, w.window));
+        // In place: a stable sort takes 4 KiB of the stack.
+        self.code.windows.sort_unstable_by_key(|w| (w.start, w.window, w.end));
         Ok(self.code)
     }
 

@@ -177,7 +177,8 @@ impl Image {
     pub fn symbols(&self) -> Vec<(Label, u32)> {
         let exported = Label::ALL.into_iter().filter(|label| label.is_exported());
         let mut symbols: Vec<_> = exported.map(|label| (label, self.offset(label))).collect();
-        symbols.sort_by_key(|(_, offset)| *offset);
+        // In place: a stable sort takes 4 KiB of the stack.
+        symbols.sort_unstable_by_key(|(label, offset)| (*offset, *label));
         symbols
     }
 
@@ -319,11 +320,15 @@ impl LinkedImage {
     /// The IDT that a guest's CPU is to have, and a host that has no event entries of its own.
     #[must_use]
     pub fn idt(&self) -> [GateDescriptor; 256] {
-        let selectors = self.image.variant.selectors();
-        core::array::from_fn(|vector| {
-            let gate = self.image.gate(vector as u8);
-            gate.descriptor(self.base.get() + u64::from(gate.offset), selectors)
-        })
+        core::array::from_fn(|vector| self.gate(vector as u8))
+    }
+
+    /// One entry of it: for hosts that build the table where it stays.
+    #[must_use]
+    pub fn gate(&self, vector: u8) -> GateDescriptor {
+        let gate = self.image.gate(vector);
+        let address = self.base.get() + u64::from(gate.offset);
+        gate.descriptor(address, self.image.variant.selectors())
     }
 
     /// Whether `window` applies at address `rip`: for the host's NMI and #MC handlers.

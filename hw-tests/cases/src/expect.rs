@@ -7,7 +7,7 @@ use core::fmt::{self, Debug};
 
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::{OrigAx, PtRegs, Pvcs, Revision, SwitchFlags};
-use switcher_runtime::{Detail, Exception, Exit, Mode};
+use switcher_runtime::{DebugCauses, Detail, Exception, Exit, Mode};
 
 use crate::world::{Code, HostAfter, Outcome, Platform, Setup, place};
 
@@ -62,14 +62,18 @@ impl Expected {
         Exit::Exception(Exception { vector, error_code: None, detail: Detail::None })
     }
 
-    /// A #DB with these causes in DR6.
+    /// A #DB with these causes, as [`DebugCauses`] has them.
     #[must_use]
     pub const fn debug(causes: u64) -> Exit {
-        Exit::Exception(Exception { vector: 1, error_code: None, detail: Detail::Dr6(causes) })
+        Exit::Exception(Exception {
+            vector: 1,
+            error_code: None,
+            detail: Detail::Dr6(DebugCauses::from_bits_truncate(causes)),
+        })
     }
 
     /// The trap after an instruction that TF was set for.
-    pub const SINGLE_STEP: Exit = Self::debug(Exit::DR6_SINGLE_STEP);
+    pub const SINGLE_STEP: Exit = Self::debug(DebugCauses::SINGLE_STEP.bits());
 
     /// A general protection fault.
     #[must_use]

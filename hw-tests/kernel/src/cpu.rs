@@ -56,6 +56,8 @@ pub struct Features {
     pub pcid: bool,
     /// INVPCID.
     pub invpcid: bool,
+    /// SGDT and its like fault at CPL 3.
+    pub umip: bool,
     /// Supervisor-mode execution prevention.
     pub smep: bool,
     /// Supervisor-mode access prevention.
@@ -77,6 +79,7 @@ impl Features {
             ("fsgsbase", self.fsgsbase),
             ("pcid", self.pcid),
             ("invpcid", self.invpcid),
+            ("umip", self.umip),
             ("smep", self.smep),
             ("smap", self.smap),
             ("la57", self.la57),
@@ -106,6 +109,7 @@ pub(crate) fn detect() -> Features {
         fsgsbase: structured(|leaf| leaf.has_fsgsbase()),
         pcid: basic.as_ref().is_some_and(|leaf| leaf.has_pcid()),
         invpcid: structured(|leaf| leaf.has_invpcid()),
+        umip: structured(|leaf| leaf.has_umip()),
         smep: structured(|leaf| leaf.has_smep()),
         smap: structured(|leaf| leaf.has_smap()),
         la57: structured(|leaf| leaf.has_la57()),
@@ -125,6 +129,7 @@ pub(crate) fn enable(features: &Features) {
     // SAFETY: the boot tables have no read-only page, so WP takes nothing away yet.
     unsafe { Cr0::update(|cr0| cr0.insert(Cr0Flags::WRITE_PROTECT)) }
     let mut wanted = Cr4Flags::empty();
+    wanted.set(Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION, features.umip);
     wanted.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, features.smep);
     wanted.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, features.smap);
     wanted.set(Cr4Flags::PROTECTION_KEY_USER, features.pku);

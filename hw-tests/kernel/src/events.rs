@@ -29,16 +29,14 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 pub use switcher_gen::arch::RFlags;
 use switcher_gen::layout::PtRegs;
-use switcher_runtime::{Hooks, Rights};
-use x86_64::VirtAddr;
+use switcher_runtime::{DescriptorTablePointer, Hooks, Rights};
 use x86_64::instructions::port::Port;
-use x86_64::instructions::tables::lidt;
 use x86_64::registers::control::Cr2;
-use x86_64::structures::DescriptorTablePointer;
 
 use hw_protocol::FATAL;
 
 use crate::exit::{self, Outcome};
+use crate::high;
 use crate::percpu::Stack;
 use crate::regions::Region;
 use crate::returns;
@@ -454,13 +452,14 @@ fn table(stack: impl Fn(usize) -> Stack) -> [Gate; VECTORS] {
 
 /// Loads an IDT.
 fn load(idt: &'static [Gate; VECTORS]) {
-    let pointer = DescriptorTablePointer {
-        limit: (size_of_val(idt) - 1) as u16,
-        base: VirtAddr::from_ptr(idt),
+    let base = high::of((&raw const *idt).addr() as u64, high::Half::Lower);
+    let limit = (size_of_val(idt) - 1) as u16;
+    let Ok(pointer) = DescriptorTablePointer::new(base, limit, high::paging()) else {
+        exit::fatal(format_args!("the IDT at {base:#x}"))
     };
     // SAFETY: the table lives for ever, and every gate leads to a stub that can take its vector:
     // the stacks of the TSS are in place since segments::init.
-    unsafe { lidt(&pointer) }
+    unsafe { pointer.load_idt() }
 }
 
 /// Sends every event at CPL0 to `landing`, with RSP at its [`PtRegs`], from now on. All events take
@@ -484,6 +483,12 @@ pub(crate) fn init() {
     mask_interrupts();
     FATAL_STACK.store(Stack::Fatal.top(0), Ordering::Relaxed);
     no_guest();
+    no_catch();
+}
+
+/// Loads the IDT again, and names the stack of fatal events, where they are once the paging mode is final.
+pub(crate) fn move_up() {
+    FATAL_STACK.store(Stack::Fatal.top(0), Ordering::Relaxed);
     no_catch();
 }
 

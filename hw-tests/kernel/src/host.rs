@@ -11,26 +11,29 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hw_cases::{Case, End, Expected, HostAfter, Setup, World, place};
 use hw_kernel::code_memory::CodeMemory;
+use hw_kernel::high::Half;
 use hw_kernel::memory::{self, HIGH_BASE, PAGE, flags_of};
 use hw_kernel::percpu::{self, MAX_CPUS, Scratch, Stack};
 use hw_kernel::report::Report;
-use hw_kernel::{boot, events, returns, smp};
+use hw_kernel::{boot, events, returns, segments, smp};
 use hw_protocol::HOST_CASES;
 use spin::Mutex;
 use switcher_runtime::switcher_gen::arch::{Msr as MsrName, RFlags, Vendor, vector};
 use switcher_runtime::switcher_gen::asm::Label;
-use switcher_runtime::switcher_gen::layout::{Placement, Pvcs, PvcsCurrent, PvcsLayout, Revision};
+use switcher_runtime::switcher_gen::layout::{
+    PerCpu, Placement, Pvcs, PvcsCurrent, PvcsLayout, Revision,
+};
 use switcher_runtime::switcher_gen::{Axes, Mitigations, Policy};
 use switcher_runtime::{
-    Access, DebugError, Detail, Exit, GuestDebug, Mode, Purpose, Switcher, UninstallError, Variant,
-    Width,
+    Access, DebugCauses, DebugError, Detail, Exit, GuestDebug, Mode, Purpose, Switcher,
+    UninstallError, Variant, Width,
 };
 use x86_64::registers::control::{Cr4, Efer};
 use x86_64::registers::debug::Dr7;
 use x86_64::registers::model_specific::Msr;
 
 use crate::world::{BareMetal, GUESTS, STACK32};
-use crate::{Switchers, fatal, nmi, second_nmi, unexpected, world_on};
+use crate::{Switchers, cpu_state, fatal, nmi, second_nmi, unexpected, world_on};
 
 /// What came of a host case: how many guests were entered, or why it failed.
 pub(crate) type Ended = Result<u64, String>;
@@ -164,6 +167,25 @@ pub(crate) fn all(
             "host/an_unexpected_fault_in_the_switcher_ends_in_the_hosts_hook" => {
                 unexpected::ends_in_the_hook(&mut world)
             }
+            "host/a_forgotten_ldt_is_refused" => cpu_state::stale_ldt(&mut world),
+            "host/descriptors_that_no_guest_may_have_are_refused" => {
+                cpu_state::descriptors(&mut world)
+            }
+            "host/control_bits_that_no_guest_may_run_with_are_refused" => {
+                cpu_state::control_bits(&mut world)
+            }
+            "host/breakpoints_and_debugctl_of_the_hosts_are_no_guests" => {
+                cpu_state::debugging(&mut world)
+            }
+            "host/segment_registers_and_fs_base_are_each_ones_own" => {
+                cpu_state::segment_registers(&mut world)
+            }
+            "host/a_barrier_stands_between_two_guests_by_turns" => {
+                cpu_state::two_guests(&mut world)
+            }
+            "host/a_root_on_a_dead_ones_page_has_none_of_its_translations" => {
+                cpu_state::recycled_root(&mut world)
+            }
             _ => Err("no such case".into()),
         };
         report_one(report, name, &ended);
@@ -226,7 +248,7 @@ fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
     // SAFETY: no guest runs, and no SYSCALL is executed, until the MSR has its value again.
     let write_lstar = |value| unsafe { Msr::new(LSTAR).write(value) };
     write_lstar(entry + 16);
-    let cpu = match cpu.uninstall().map_err(|refused| *refused) {
+    let cpu = match cpu.uninstall() {
         Err((cpu, UninstallError::Changed { register: MsrName::Lstar, .. })) => cpu,
         Err((_, why)) => return Err(format!("LSTAR was changed, and this was refused: {why}")),
         Ok(()) => return Err("LSTAR was changed, and lost".into()),
@@ -242,7 +264,7 @@ fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
     let axes = Axes { mitigations, ..variant.axes() };
     let elsewhere = Variant::new(axes, variant.selectors()).map_err(|why| format!("{why}"))?;
     let elsewhere = elsewhere.with_policy(Policy { placement: Placement::Gs, ..policy });
-    let mut memory = CodeMemory::at(HIGH_BASE + 64 * PAGE);
+    let mut memory = CodeMemory::at(memory::code_start(Half::Lower) + 64 * PAGE);
     let other = Switcher::assemble(&elsewhere, &events::hooks(), &mut memory)
         .map_err(|why| format!("{why}"))?;
     let base = other.base();
@@ -254,7 +276,11 @@ fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
     }
     cpu.uninstall().map_err(|refused| format!("{}", refused.1))?;
     as_before("uninstalled again")?;
+    let alone = under_a_gs_base_of_the_hosts(&other, block);
+    as_before("and once more")?;
+    // Sealed code cannot be freed: not before it is unloaded.
     other.unload(&mut memory).map_err(|refused| format!("{}", refused.1))?;
+    alone?;
     if let Some(flags) = memory::host_flags(base) {
         return Err(format!("the unloaded switcher is still mapped, {flags:?}"));
     }
@@ -266,6 +292,44 @@ fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
         return Err(format!("it was installed on {installed} CPUs"));
     }
     Ok(1)
+}
+
+/// A host whose GS base is another one than the switcher's, as that of every kernel is: from the moment that
+/// `install` has written it until `uninstall` gives it back, nothing is allocated or freed, also where
+/// `uninstall` refuses.
+fn under_a_gs_base_of_the_hosts(other: &Switcher, block: NonNull<PerCpu>) -> Result<(), String> {
+    const OWN: u64 = 0x5A5A_0000;
+    let entry = other.address(Label::Syscall64);
+    // SAFETY: no SYSCALL is executed until the MSR has its value again.
+    let write_lstar = |value| unsafe { Msr::new(LSTAR).write(value) };
+    let gs = segments::gs_base();
+    memory::watch(gs);
+    drop(core::hint::black_box(Box::new(gs)));
+    if memory::watched() < 2 {
+        return Err("the allocator is not watched".into());
+    }
+    // SAFETY: nothing here asks for the CPU's number until it is back.
+    unsafe { segments::set_gs_base(OWN) };
+    memory::watch(gs);
+    // SAFETY: as for the ones before; no guest is entered.
+    let installed = unsafe { other.install(block) };
+    let ended = installed.map_err(|why| format!("{why}")).and_then(|cpu| {
+        write_lstar(entry + 16);
+        let refused = cpu.uninstall();
+        write_lstar(entry);
+        let Err((cpu, UninstallError::Changed { .. })) = refused else {
+            return Err("LSTAR was changed, and this was not refused".into());
+        };
+        cpu.uninstall().map_err(|refused| format!("{}", refused.1))
+    });
+    let (times, left) = (memory::watched(), segments::gs_base());
+    // SAFETY: as it was.
+    unsafe { segments::set_gs_base(gs) };
+    ended?;
+    match (times, left) {
+        (0, OWN) => Ok(()),
+        _ => Err(format!("the allocator was used {times} times; GS base was left as {left:#x}")),
+    }
 }
 
 /// A guest in `mode` that runs `code`.
@@ -858,7 +922,7 @@ fn switch_for(world: &mut BareMetal<'_>, entries: u64, rips: &[u64]) -> Ended {
                     // Where nothing is mapped.
                     Detail::Cr2(address) => address == got.rip && rips.contains(&address),
                     // TF.
-                    Detail::Dr6(causes) => causes == Exit::DR6_SINGLE_STEP,
+                    Detail::Dr6(causes) => causes == DebugCauses::SINGLE_STEP,
                     Detail::None => exception.vector == 13 && rips.contains(&got.rip),
                 }
             }

@@ -24,6 +24,7 @@
 #[cfg(not(test))]
 extern crate alloc;
 
+pub mod high;
 pub mod regions;
 
 // What follows drives hardware, and its assembly needs kernel.ld: the unit tests leave it out.

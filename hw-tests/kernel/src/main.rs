@@ -5,6 +5,7 @@
 
 extern crate alloc;
 
+mod cpu_state;
 mod host;
 mod nmi;
 mod second_nmi;
@@ -18,7 +19,8 @@ use alloc::format;
 use alloc::vec::Vec;
 use hw_cases::End;
 use hw_kernel::code_memory::CodeMemory;
-use hw_kernel::memory::HIGH_BASE;
+use hw_kernel::high::Half;
+use hw_kernel::memory::code_start;
 use hw_kernel::report::Report;
 use hw_kernel::{Platform, cpu, events, exit, percpu, returns, segments, selftest, smp};
 use hw_protocol::{HOST_CASES, SELFTESTS, Suite};
@@ -57,8 +59,10 @@ impl Switchers {
     fn assemble(variant: &Variant) -> Self {
         let places: Vec<u64> = match variant.axes().policy.placement {
             // Of an untraining host, all that the switcher calls is near.
-            Placement::Gs if variant.axes().mitigations.untrain => [percpu::code(0).start].into(),
-            Placement::Gs => [HIGH_BASE].into(),
+            Placement::Gs if variant.axes().mitigations.untrain => {
+                [percpu::code_near_image(0).start].into()
+            }
+            Placement::Gs => [code_start(Half::Upper)].into(),
             Placement::PerCpu => (0..smp::count()).map(|cpu| percpu::code(cpu).start).collect(),
         };
         let switchers = places.into_iter().map(|place| {

@@ -9,17 +9,14 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hw_cases::{Expected, Setup, World, place};
-use hw_kernel::memory::{Flags, Frame, MapError, PAGE};
+use hw_kernel::memory::{self, Flags, Frame, MapError, PAGE};
 use hw_kernel::percpu::{self, Stack};
-use hw_kernel::{events, smp};
+use hw_kernel::{events, exit, smp};
 use switcher_runtime::switcher_gen::GateDescriptor;
 use switcher_runtime::switcher_gen::arch::{RFlags, Vendor, vector};
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::{IstTop, PerCpu, PtRegs, Tss};
-use switcher_runtime::{Exit, Mode};
-use x86_64::VirtAddr;
-use x86_64::instructions::tables::lidt;
-use x86_64::structures::DescriptorTablePointer;
+use switcher_runtime::{DescriptorTablePointer, Exit, Mode};
 
 use crate::host::{Ended, PROBE, SYSCALL, setup};
 use crate::world::{BareMetal, checked_call};
@@ -86,10 +83,13 @@ impl IdtCopy {
     /// # Safety
     /// There is a copy, and this is in a call of `enter_with`.
     pub(crate) unsafe fn load() {
-        let base = VirtAddr::new(IDT.load(Ordering::Relaxed));
+        let base = IDT.load(Ordering::Relaxed);
+        let Ok(pointer) = DescriptorTablePointer::new(base, 4095, memory::paging()) else {
+            exit::fatal(format_args!("a copy of the IDT at {base:#x}"))
+        };
         // SAFETY: but for some gates, whose makers vouch for them, this is the switcher's own
         // table, which is loaded here.
-        unsafe { lidt(&DescriptorTablePointer { limit: 4095, base }) }
+        unsafe { pointer.load_idt() }
     }
 
     /// Gives the page back.

@@ -4,7 +4,9 @@
 //! pages there: a switcher with placement `percpu` lies nowhere else.
 //!
 //! GS base is the block's address while the host runs; the hardware's TSS is its first part. The
-//! layout is the switcher's: [`switcher_gen::layout::PerCpu`]. Everything here that a guest's root
+//! layout is the switcher's: [`switcher_gen::layout::PerCpu`]. Under five-level paging, all of it is
+//! reached at addresses above 47 bits, in the upper half for even CPUs and in the lower for odd ones
+//! ([`crate::high`]). Everything here that a guest's root
 //! has to map is on pages of its own, so that such a root shows nothing else of the host.
 
 use core::cell::UnsafeCell;
@@ -12,11 +14,13 @@ use core::mem::MaybeUninit;
 
 pub use switcher_gen::layout::PerCpu;
 use switcher_gen::layout::{IstTop, Tss};
-use x86_64::registers::model_specific::GsBase;
 use x86_64::structures::gdt::GlobalDescriptorTable;
 use x86_64::structures::tss::TaskStateSegment;
 
+use crate::exit;
+use crate::high::{self, Half};
 use crate::regions::Region;
+use crate::segments;
 
 // segments.rs hands the TSS to the x86_64 crate as that crate's type.
 const _: () = assert!(size_of::<TaskStateSegment>() == size_of::<Tss>());
@@ -59,6 +63,22 @@ static AREAS: [Area; MAX_CPUS] = [const {
 }; MAX_CPUS];
 
 const _: () = assert!(core::mem::offset_of!(Area, code) as u64 == PerCpu::BEFORE_CODE);
+
+/// A CPU's area, where its own addresses are.
+fn area(cpu: usize) -> *mut Area {
+    let half = if cpu.is_multiple_of(2) { Half::Upper } else { Half::Lower };
+    let image = (&raw const AREAS[cpu]).expose_provenance() as u64;
+    core::ptr::with_exposed_provenance_mut(high::of(image, half) as usize)
+}
+
+/// A place in a CPU's area.
+macro_rules! place {
+    ($cpu:expr, $($field:tt)+) => {{
+        let area = area($cpu);
+        // SAFETY: the area is a static, mapped there as well; the place of a field is within it.
+        unsafe { &raw mut (*area).$($field)+ }
+    }};
+}
 
 /// What the host finds directly after a call of the switcher, at a fixed distance from the block:
 /// the code that looks has no register to rely on but GS base.
@@ -124,7 +144,7 @@ impl Stack {
     /// The page below a CPU's, to be left unmapped.
     #[must_use]
     pub fn guard(self, cpu: usize) -> u64 {
-        AREAS[cpu].stacks[self as usize].0.get().addr() as u64
+        place!(cpu, stacks[self as usize]).addr() as u64
     }
 
     /// The address after its last byte: what the TSS holds. A multiple of 16, so the CPU's own
@@ -151,28 +171,37 @@ impl Stack {
 /// A CPU's per-CPU block. It is written once before anything runs there, with a TSS and zeroes.
 #[must_use]
 pub fn block(cpu: usize) -> *mut PerCpu {
-    AREAS[cpu].block.0.get().cast()
+    place!(cpu, block).cast()
 }
 
 /// Where code of a CPU's own goes, [`PerCpu::BEFORE_CODE`] bytes behind its block.
 #[must_use]
 pub fn code(cpu: usize) -> Region {
-    let start = AREAS[cpu].code.0.get().addr() as u64;
+    let start = place!(cpu, code).addr() as u64;
+    Region::new(start, start + CODE_SIZE as u64)
+}
+
+/// The same by the image's own addresses, near the image's code.
+#[must_use]
+pub fn code_near_image(cpu: usize) -> Region {
+    let start = (&raw const AREAS[cpu].code).addr() as u64;
     Region::new(start, start + CODE_SIZE as u64)
 }
 
 /// The number of the CPU that this runs on.
 #[must_use]
 pub fn this() -> usize {
-    let offset = GsBase::read().as_u64() - (&raw const AREAS).addr() as u64;
-    offset as usize / size_of::<Area>()
+    let block = segments::gs_base();
+    let found = (0..MAX_CPUS).find(|cpu| self::block(*cpu).addr() as u64 == block);
+    found.unwrap_or_else(|| exit::fatal(format_args!("GS base is no CPU's block: {block:#x}")))
 }
 
 /// What [`Scratch`] says on this CPU.
 #[must_use]
 pub fn scratch() -> Scratch {
+    let place = place!(this(), scratch).cast::<Scratch>();
     // SAFETY: assembly of this CPU's alone writes there, and it is not running.
-    unsafe { AREAS[this()].scratch.0.get().read() }
+    unsafe { place.read() }
 }
 
 /// Writes down what the switcher has left in this CPU's block, before the runtime clears it.
@@ -185,8 +214,9 @@ pub fn note_block() {
         host_rsp: extra.host_rsp,
         ..self::scratch()
     };
+    let place = place!(cpu, scratch).cast::<Scratch>();
     // SAFETY: the place is a static's, and this CPU's alone.
-    unsafe { AREAS[cpu].scratch.0.get().write(scratch) }
+    unsafe { place.write(scratch) }
 }
 
 /// Places a CPU's GDT, new: in the last one, the TSS may be marked as busy.
@@ -197,7 +227,7 @@ pub(crate) unsafe fn place_gdt(
     cpu: usize,
     gdt: GlobalDescriptorTable<16>,
 ) -> &'static GlobalDescriptorTable<16> {
-    let place = AREAS[cpu].gdt.0.get();
+    let place = place!(cpu, gdt).cast::<MaybeUninit<GlobalDescriptorTable<16>>>();
     // SAFETY: the place is a static's; the caller says that nobody uses what was there. From now on
     // only the hardware writes there: the accessed and busy bits.
     unsafe { (*place).write(gdt) }

@@ -6,16 +6,17 @@
 use core::arch::asm;
 
 use switcher_gen::arch::Selectors;
+use x86_64::PrivilegeLevel;
 use x86_64::PrivilegeLevel::Ring0;
 use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
 use x86_64::instructions::tables::load_tss;
-use x86_64::registers::model_specific::{GsBase, KernelGsBase};
+use x86_64::registers::model_specific::Msr;
 use x86_64::registers::segmentation::SegmentSelector;
 use x86_64::structures::gdt::{Descriptor, DescriptorFlags, GlobalDescriptorTable};
-use x86_64::{PrivilegeLevel, VirtAddr};
 
 use crate::boot::BOOT_CS32;
-use crate::percpu;
+use crate::{exit, high, percpu};
+use switcher_runtime::DescriptorTablePointer;
 
 /// The selectors that STAR will have.
 pub const SELECTORS: Selectors = Selectors::DEFAULT;
@@ -48,7 +49,10 @@ fn table(cpu: usize) -> GlobalDescriptorTable<16> {
     add(Descriptor::UserSegment(kernel32.bits()), BOOT_CS32);
     add(Descriptor::kernel_code_segment(), KERNEL_CS);
     add(Descriptor::kernel_data_segment(), KERNEL_DS);
-    add(Descriptor::UserSegment(DescriptorFlags::USER_CODE32.bits()), USER32_CS);
+    add(
+        Descriptor::UserSegment((DescriptorFlags::USER_CODE32 | DescriptorFlags::ACCESSED).bits()),
+        USER32_CS,
+    );
     add(Descriptor::user_data_segment(), USER_DS);
     add(Descriptor::user_code_segment(), USER_CS);
     // SAFETY: the TSS is a static in the per-CPU block, valid for ever.
@@ -65,12 +69,19 @@ fn selector(value: u16) -> SegmentSelector {
 /// Loads GDT, segment registers and task register, and points GS at the per-CPU block.
 ///
 /// # Safety
-/// Called on that CPU, once after each of its resets, with the flat segments of boot.rs in force.
+/// Called on that CPU after each of its resets, with the flat segments of boot.rs in force; and on the first
+/// once more, when the paging mode is final, with no event in between.
 pub(crate) unsafe fn init(cpu: usize) {
-    // SAFETY: no TSS has been loaded since the reset, and this is the only call.
+    // SAFETY: no event comes, so the hardware does not use the TSS it may have loaded.
     unsafe { percpu::init(cpu) }
     // SAFETY: as above.
-    unsafe { percpu::place_gdt(cpu, table(cpu)) }.load();
+    let gdt = unsafe { percpu::place_gdt(cpu, table(cpu)) };
+    let base = (&raw const *gdt).addr() as u64;
+    let Ok(pointer) = DescriptorTablePointer::new(base, gdt.limit(), high::paging()) else {
+        exit::fatal(format_args!("the GDT at {base:#x}"))
+    };
+    // SAFETY: a table of the GDT's type, which is this CPU's for ever. The registers are loaded below.
+    unsafe { pointer.load_gdt() }
     // SAFETY: the GDT has a 64-bit code segment of CPL0 there, the kind that is running.
     unsafe { CS::set_reg(selector(KERNEL_CS)) }
     // SAFETY: a flat writable data segment of CPL0, the kind the stack is in.
@@ -89,6 +100,37 @@ pub(crate) unsafe fn init(cpu: usize) {
     // SAFETY: no selector in use is of the LDT. At reset, one of 64 KiB lies at address 0, and any
     // guest could load from it.
     unsafe { asm!("lldt {0:x}", in(reg) 0_u16, options(nostack, preserves_flags)) }
-    GsBase::write(VirtAddr::from_ptr(percpu::block(cpu)));
-    KernelGsBase::write(VirtAddr::zero());
+    set_base(GS_BASE, percpu::block(cpu).addr() as u64);
+    set_base(KERNEL_GS_BASE, 0);
+}
+
+/// The MSR of the active GS base.
+pub(crate) const GS_BASE: u32 = 0xC000_0101;
+/// Of the inactive one.
+pub(crate) const KERNEL_GS_BASE: u32 = 0xC000_0102;
+
+/// A GS base. The `x86_64` crate's types for it know 48 bits only.
+pub(crate) fn base(msr: u32) -> u64 {
+    // SAFETY: one of the two MSRs above, which every CPU with long mode has.
+    unsafe { Msr::new(msr).read() }
+}
+
+/// Writes one.
+pub(crate) fn set_base(msr: u32, base: u64) {
+    // SAFETY: as for reading; whoever calls this names an address, and GS is used through it alone.
+    unsafe { Msr::new(msr).write(base) }
+}
+
+/// The active GS base.
+#[must_use]
+pub fn gs_base() -> u64 {
+    base(GS_BASE)
+}
+
+/// Changes it.
+///
+/// # Safety
+/// It is an address, and until it is this CPU's block again, nobody asks which CPU this is.
+pub unsafe fn set_gs_base(base: u64) {
+    set_base(GS_BASE, base);
 }

@@ -15,9 +15,7 @@ use hw_protocol::{MODEL, SELFTESTS};
 use switcher_gen::arch::PagingMode;
 use switcher_gen::layout::{OrigAx, PtRegs};
 use switcher_runtime::MappingList;
-use x86_64::VirtAddr;
 use x86_64::registers::control::Cr2;
-use x86_64::registers::model_specific::{GsBase, KernelGsBase};
 
 use crate::Platform;
 use crate::events::{self, GUEST_IRETQ, RETURN_FROM_GUEST};
@@ -25,7 +23,7 @@ use crate::memory::{self, AddressSpace, Flags, Frame, HIGH_BASE, HOST_RANGE, Map
 use crate::model;
 use crate::percpu::{self, Stack};
 use crate::report::Report;
-use crate::segments::{TSS, USER_CS, USER_DS};
+use crate::segments::{self, TSS, USER_CS, USER_DS};
 
 global_asm!(
     r#"
@@ -306,13 +304,13 @@ fn run(guest: &Guest, test: &Test) -> Result<(), String> {
     );
     // SAFETY: the sp0 stack is a static larger than this, and no event is being handled.
     unsafe { place.write(start) }
-    KernelGsBase::write(VirtAddr::new(GUEST_GS));
+    segments::set_base(segments::KERNEL_GS_BASE, GUEST_GS);
     // SAFETY: the space maps the host as the current one does; the state is CPL3's, or one that
     // faults on the IRETQ, which `all` has named; either way it comes back through the landing,
     // which restores CR3, the stack and the registers the C ABI preserves.
     let frame = unsafe { hw_kernel_selftest_enter(place, guest.space.cr3()) };
     let cr2 = Cr2::read_raw();
-    let (gs, kernel_gs) = (GsBase::read().as_u64(), KernelGsBase::read().as_u64());
+    let (gs, kernel_gs) = (segments::gs_base(), segments::base(segments::KERNEL_GS_BASE));
     // SAFETY: the landing returns the frame the stub built, which stays until the next event.
     let mut got = unsafe { frame.read() };
 

@@ -12,17 +12,18 @@ use hw_cases::{Entries, Failure, HostAfter, Outcome, Platform, Refusal, Setup, W
 use hw_kernel::exit;
 use hw_kernel::memory::{self, AddressSpace, Flags, Frame, MapError};
 use hw_kernel::percpu::{self, Scratch};
+use hw_kernel::segments::gs_base;
 use switcher_runtime::switcher_gen::arch::{
     Cr3, Cr3Error, Msr as MsrName, PcidEnabled, RFlags, Vendor,
 };
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::{PtRegs, Pvcs, PvcsCurrent, Revision, SwitchFlags};
 use switcher_runtime::{
-    Access, Cpu, Guest, GuestDebug, GuestError, GuestPcid, GuestRoot, Mapping, MappingList, Mode,
-    NotAGuests, PvcsPage, Rights,
+    Access, Cpu, Domain, Guest, GuestDebug, GuestError, GuestPcid, GuestRoot, Mapping, MappingList,
+    Mode, NotAGuests, PvcsPage, Rights,
 };
 use x86_64::registers::control::{Cr3 as Cr3Register, Cr4, Cr4Flags, Efer, EferFlags};
-use x86_64::registers::model_specific::{GsBase, Msr};
+use x86_64::registers::model_specific::Msr;
 
 global_asm!(
     r#"
@@ -207,6 +208,8 @@ pub(crate) struct BareMetal<'s> {
     roots: [GuestRoot; 2],
     pvcs: Frame,
     debug: GuestDebug,
+    domain: Domain,
+    pcid: Option<PcidEnabled>,
 }
 
 /// A stack that 32-bit code reaches.
@@ -231,12 +234,18 @@ impl<'s> BareMetal<'s> {
             guest_root(&umod.root, GuestPcid::FIRST + 1, pcid)?,
         ];
         let debug = GuestDebug::new(GUESTS);
-        Ok(Self { cpu, platform, smod, umod, text32, roots, pvcs, debug })
+        let domain = Domain::new();
+        Ok(Self { cpu, platform, smod, umod, text32, roots, pvcs, debug, domain, pcid })
     }
 
     /// The CPU.
     pub(crate) const fn cpu(&self) -> &Cpu<'s> {
         &self.cpu
+    }
+
+    /// The CPU, to enter guests on by hand.
+    pub(crate) const fn cpu_mut(&mut self) -> &mut Cpu<'s> {
+        &mut self.cpu
     }
 
     /// The CPU, whose guests' memory is given up.
@@ -271,6 +280,20 @@ impl<'s> BareMetal<'s> {
         Ok(())
     }
 
+    /// Makes a new root on the page of umod's, with another stack that is full of a byte, and flushes
+    /// nothing: as if the former root's guest had gone, and its page come to a new one.
+    pub(crate) fn recycle_umod(&mut self, byte: u8) -> Result<(), WorldError> {
+        let mut stack = Frame::new().map_err(MapError::from)?;
+        stack.write(0, &[byte; place::PAGE as usize]);
+        let Space { root, stack: old, .. } = &mut self.umod;
+        // SAFETY: the one root that has the page is a new one before it is loaded again.
+        unsafe { root.unmap_unflushed(place::STACK)? };
+        root.map(place::STACK, stack.address(), Flags::USER | Flags::WRITE)?;
+        *old = stack;
+        self.roots[1] = guest_root(&self.umod.root, GuestPcid::FIRST + 1, self.pcid)?;
+        Ok(())
+    }
+
     /// The pages that both roots must have of the host.
     pub(crate) fn listed(&self) -> Vec<(u64, Rights)> {
         let list = self.cpu.mappings().into_iter().chain([pvcs_page(&self.pvcs).mapping()]);
@@ -287,6 +310,7 @@ impl<'s> BareMetal<'s> {
     /// The setup as `runtime` has it.
     fn guest(&self, setup: &Setup) -> Result<Guest, GuestError> {
         let mut guest = Guest::new(self.platform.paging);
+        guest.set_domain(self.domain);
         guest.regs = setup.regs;
         guest.smod_rsp = setup.smod_rsp;
         (guest.pkru, guest.smod_pkru) = (setup.pkru, setup.smod_pkru);
@@ -402,15 +426,8 @@ impl BareMetal<'_> {
         Ok(())
     }
 
-    /// Runs a guest by another call.
-    ///
-    /// # Safety
-    /// As [`Cpu::enter_with`] asks; and what the outcome says of the host is noted by `checked_call`.
-    pub(crate) unsafe fn run_by(
-        &mut self,
-        setup: &Setup,
-        call: unsafe fn(u64) -> *mut PtRegs,
-    ) -> Result<Outcome, Refusal> {
+    /// Places what a setup's guest runs, and makes the guest.
+    pub(crate) fn prepare(&mut self, setup: &Setup) -> Guest {
         for space in [&mut self.smod, &mut self.umod] {
             space.text.clear();
             space.last.clear();
@@ -423,26 +440,34 @@ impl BareMetal<'_> {
             self.text32.place(code.at, &code.bytes);
         }
         write_pvcs(&mut self.pvcs, &setup.pvcs, self.platform.revision);
-        let mut guest = match self.guest(setup) {
+        match self.guest(setup) {
             Ok(guest) => guest,
             Err(why) => exit::fatal(format_args!("a case's setup was refused: {why}")),
-        };
+        }
+    }
+
+    /// Runs a guest by another call.
+    ///
+    /// # Safety
+    /// As [`Cpu::enter_with`] asks; and what the outcome says of the host is noted by `checked_call`.
+    pub(crate) unsafe fn run_by(
+        &mut self,
+        setup: &Setup,
+        call: unsafe fn(u64) -> *mut PtRegs,
+    ) -> Result<Outcome, Refusal> {
+        let mut guest = self.prepare(setup);
 
         let root = Cr3Register::read_raw();
-        let gs = GsBase::read();
+        let gs = gs_base();
         let mut debug = self.debug.clone();
         if let Some(at) = setup.breakpoint
             && let Err(why) = debug.set(0, Some((at, Access::Execute)))
         {
             exit::fatal(format_args!("a case's breakpoint was refused: {why}"))
         }
-        // SAFETY: interrupts are off, and the host has no breakpoints. `GUESTS` is nothing of its.
-        unsafe { debug.arm() };
+        guest.debug = Some(debug);
         // SAFETY: as the caller says.
-        let exit = unsafe { self.cpu.enter_with(&mut guest, call) };
-        // SAFETY: as above.
-        unsafe { GuestDebug::disarm() };
-        let exit = match exit {
+        let exit = match unsafe { self.cpu.enter_with(&mut guest, call) } {
             Ok(exit) => exit,
             Err(why) => exit::fatal(format_args!("a case's guest was refused: {why}")),
         };
@@ -471,7 +496,7 @@ impl BareMetal<'_> {
                 stack_segment_loaded: self.platform.vendor == Vendor::Intel
                     || after.stack_segment_after == u64::from(self.platform.selectors.kernel_ds()),
                 root_kept: Cr3Register::read_raw() == root,
-                gs_kept: GsBase::read() == gs,
+                gs_kept: gs_base() == gs,
                 host_rsp_cleared: after.host_rsp == 0,
             },
         })

@@ -62,6 +62,13 @@ pub const HOST_CASES: &[&str] = &[
     "host/no_nmi_is_lost_during_a_million_switches",
     "host/no_nmi_is_lost_while_rsp_is_an_address_of_the_hosts",
     "host/an_unexpected_fault_in_the_switcher_ends_in_the_hosts_hook",
+    "host/a_forgotten_ldt_is_refused",
+    "host/descriptors_that_no_guest_may_have_are_refused",
+    "host/control_bits_that_no_guest_may_run_with_are_refused",
+    "host/breakpoints_and_debugctl_of_the_hosts_are_no_guests",
+    "host/segment_registers_and_fs_base_are_each_ones_own",
+    "host/a_barrier_stands_between_two_guests_by_turns",
+    "host/a_root_on_a_dead_ones_page_has_none_of_its_translations",
     "host/a_cpu_without_its_switcher_is_as_it_was",
 ];
 

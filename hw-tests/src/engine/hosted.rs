@@ -13,7 +13,7 @@ use switcher_gen::arch::{Cr3, PagingMode};
 use switcher_gen::layout::{Mode, SwitchFlags};
 use switcher_gen::scenario::{Outcome, Setup};
 use switcher_gen::{Image, Policy, Variant};
-use switcher_runtime::Exit;
+use switcher_runtime::{DebugCauses, Exit};
 
 use super::qemu::read;
 use super::{Engine, Runs, machine, native};
@@ -171,7 +171,10 @@ pub(super) fn outcome(outcome: Outcome) -> hw_cases::Outcome {
             outcome.frame.orig_ax,
             || outcome.cr2.unwrap_or_default(),
             // In user mode no debug register is set, so a #DB is a single step.
-            || outcome.dr6.unwrap_or(Exit::DR6_SINGLE_STEP),
+            || {
+                let step = DebugCauses::SINGLE_STEP;
+                outcome.dr6.map_or(step, DebugCauses::from_bits_truncate).to_dr6()
+            },
         ),
         regs: outcome.frame,
         gs_base: outcome.gs_base,

@@ -27,13 +27,15 @@ use x86_64::structures::paging::{PageTableFlags, PhysFrame};
 use x86_64::{PhysAddr, instructions::tlb};
 
 pub use frames::{Frame, OutOfFrames, PAGE};
+pub use heap::{watch, watched};
 pub use space::{AddressSpace, flags_of};
 pub use tables::Leaf;
 pub use tables::{Flags, MapError};
 
+use crate::high::{self, Half};
 use crate::percpu::{self, MAX_CPUS, Stack};
 use crate::regions::{Region, Regions, TooManyRegions};
-use crate::{boot, events, exit};
+use crate::{boot, events, exit, segments};
 use tables::Tree;
 
 /// Where the high host range starts: one level-4 entry, 512 GiB, in the canonical upper half of
@@ -54,6 +56,8 @@ struct Host {
     low: Tree,
     /// The level-3 table of the high host range.
     high: Tree,
+    /// Of five-level paging: those of what lies above 47 bits, in the order of [`Half::ALL`].
+    halves: Option<[Tree; 2]>,
     /// The host's own root.
     root: AddressSpace,
 }
@@ -145,7 +149,11 @@ pub(crate) unsafe fn init(
 
     let low = identity_map(identity, &sections)?;
     let high = Tree::new(3)?;
-    let root = AddressSpace::of_host(paging, &low, &high)?;
+    let halves = match paging {
+        PagingMode::FourLevel => None,
+        PagingMode::FiveLevel => Some(above_47_bits(sections[2].0, heap)?),
+    };
+    let root = AddressSpace::of_host(paging, &low, &high, halves.as_ref())?;
     let cr3 = root.cr3();
     match paging {
         // SAFETY: the new tables identity-map the image, where code, stack, GDT, TSS and IDT are.
@@ -157,8 +165,46 @@ pub(crate) unsafe fn init(
         }
     }
     events::set_host_cr3(cr3);
-    HOST.call_once(|| Host { paging, low, high, root });
+    HOST.call_once(|| Host { paging, low, high, halves, root });
+    if paging == PagingMode::FiveLevel {
+        high::are_mapped();
+        // SAFETY: no event comes while the GDT, the TSS, its stacks and the block get their final addresses.
+        unsafe { segments::init(0) }
+        events::move_up();
+        let base = Half::Lower.base();
+        // SAFETY: the memory that the heap was given, mapped there as well.
+        unsafe { heap::move_to(Region::new(heap.start + base, heap.end + base)) }
+    }
     Ok(usable.total())
+}
+
+/// What stays unmapped of the image, by physical address: the lowest pages of the stacks and the places for
+/// code of one CPU.
+fn holes() -> Vec<u64> {
+    let code = (0..MAX_CPUS).map(percpu::code);
+    (0..MAX_CPUS)
+        .flat_map(|cpu| Stack::ALL.map(|stack| stack.guard(cpu)))
+        .chain([boot::stack_guard()])
+        .chain(boot::started_stack_guards())
+        .chain(code.flat_map(|region| (region.start..region.end).step_by(PAGE as usize)))
+        .collect()
+}
+
+/// Builds the tables of both halves above 47 bits: the image's data in both, the heap in the lower one.
+fn above_47_bits(data: Region, heap: Region) -> Result<[Tree; 2], InitError> {
+    let holes = holes();
+    let halves = [Tree::new(3)?, Tree::new(3)?];
+    for (half, tree) in Half::ALL.into_iter().zip(&halves) {
+        for page in
+            (data.start..data.end).step_by(PAGE as usize).filter(|page| !holes.contains(page))
+        {
+            tree.map(half.base() + page, page, Flags::WRITE)?;
+        }
+    }
+    for page in (heap.start..heap.end).step_by(PAGE as usize) {
+        halves[Half::Lower as usize].map(Half::Lower.base() + page, page, Flags::WRITE)?;
+    }
+    Ok(halves)
 }
 
 /// Builds the tables of the identity map, up to `end`.
@@ -169,13 +215,7 @@ pub(crate) unsafe fn init(
 fn identity_map(end: u64, sections: &[(Region, Flags)]) -> Result<Tree, InitError> {
     let tree = Tree::new(3)?;
     let image = Region::new(sections[0].0.start, sections[sections.len() - 1].0.end);
-    let code = (0..MAX_CPUS).map(percpu::code);
-    let holes: Vec<u64> = (0..MAX_CPUS)
-        .flat_map(|cpu| Stack::ALL.map(|stack| stack.guard(cpu)))
-        .chain([boot::stack_guard()])
-        .chain(boot::started_stack_guards())
-        .chain(code.flat_map(|region| (region.start..region.end).step_by(PAGE as usize)))
-        .collect();
+    let holes = holes();
     let mut at = 0;
     while at < end {
         if at >= image.end && at.is_multiple_of(LARGE_PAGE) {
@@ -212,7 +252,16 @@ pub fn host_cr3() -> u64 {
     host().root.cr3()
 }
 
-/// Maps a page in the high host range, or where code of one CPU goes, for the supervisor.
+/// Where code goes: in the high host range, or, under five-level paging, above 47 bits, in this half.
+#[must_use]
+pub fn code_start(half: Half) -> u64 {
+    match paging() {
+        PagingMode::FourLevel => HIGH_BASE,
+        PagingMode::FiveLevel => half.pages(),
+    }
+}
+
+/// Maps a page in the high host range, or where code goes, for the supervisor.
 ///
 /// # Errors
 /// The address is in neither or not a page's, is mapped already, the flags are writable and
@@ -284,10 +333,16 @@ pub unsafe fn unmap_host(virt: u64) -> Result<u64, MapError> {
 
 /// The tables of an address that is the host's to be mapped page by page.
 fn host_page(virt: u64, flags: Flags) -> Result<&'static Tree, MapError> {
-    let is_code = || (0..MAX_CPUS).map(percpu::code).any(|it| (it.start..it.end).contains(&virt));
-    let tree = match virt.wrapping_sub(HIGH_BASE) {
-        ..HOST_RANGE => &host().high,
-        _ if is_code() => &host().low,
+    let is_within = |region: Region| (region.start..region.end).contains(&virt);
+    let is_code = (0..MAX_CPUS).any(|cpu| is_within(percpu::code(cpu)));
+    let halves = Half::ALL.into_iter().zip(host().halves.iter().flatten());
+    let half = halves.into_iter().find(|(half, _)| virt.wrapping_sub(half.base()) < HOST_RANGE);
+    let tree = match (virt.wrapping_sub(HIGH_BASE), half) {
+        (..HOST_RANGE, _) => &host().high,
+        (_, Some((half, tree))) if is_code || virt >= half.pages() => tree,
+        (_, None) if (0..MAX_CPUS).any(|cpu| is_within(percpu::code_near_image(cpu))) => {
+            &host().low
+        }
         _ => return Err(MapError::GuestRange),
     };
     if flags.contains(Flags::USER) {

@@ -9,6 +9,7 @@ use x86_64::structures::paging::PageTableFlags;
 
 use super::tables::{Flags, Leaf, MapError, Tree};
 use super::{HIGH_BASE, LARGE_PAGE, PAGE, events, exit, flush_all, host, paging};
+use crate::high::Half;
 
 /// A root page table, and whatever is mapped for a guest.
 ///
@@ -66,11 +67,19 @@ impl AddressSpace {
     }
 
     /// The host's own space.
-    pub(super) fn of_host(paging: PagingMode, low: &Tree, high: &Tree) -> Result<Self, MapError> {
+    pub(super) fn of_host(
+        paging: PagingMode,
+        low: &Tree,
+        high: &Tree,
+        halves: Option<&[Tree; 2]>,
+    ) -> Result<Self, MapError> {
         // A space from the start, so that its drop unlinks what the tree does not own.
         let space = Self { tree: Tree::new(paging.levels().into())?, paging };
         space.tree.link(0, low)?;
         space.tree.link(HIGH_BASE, high)?;
+        for (half, tree) in Half::ALL.into_iter().zip(halves.into_iter().flatten()) {
+            space.tree.link(half.base(), tree)?;
+        }
         Ok(space)
     }
 
@@ -162,6 +171,9 @@ impl Drop for AddressSpace {
         let host = host();
         self.tree.unlink(0, &host.low);
         self.tree.unlink(HIGH_BASE, &host.high);
+        for (half, tree) in Half::ALL.into_iter().zip(host.halves.iter().flatten()) {
+            self.tree.unlink(half.base(), tree);
+        }
         flush_all();
     }
 }

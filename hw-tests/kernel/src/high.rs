@@ -1,0 +1,84 @@
+//! Addresses above 47 bits: under five-level paging, the kernel's own state lies there.
+//!
+//! A host may have its memory anywhere in its paging mode's addresses, and whoever cuts one to 48 bits is
+//! found out here (spec/hazards.md, row 52). The image itself is linked low, as it boots without paging; its
+//! data, which is all that a CPU is given addresses of (GDT, IDT, TSS, stacks, per-CPU blocks), and the heap
+//! are mapped a second time, in both halves. Nothing is mapped at what an address there is when it is cut.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use switcher_gen::arch::PagingMode;
+
+/// Which half of the address space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Half {
+    /// Below 2^56: bit 47 clear, bits 48, 50, 53 and 55 set.
+    Lower,
+    /// From 2^64 - 2^56 on: bit 47 set, bits 49 to 51 and 53 to 55 clear.
+    Upper,
+}
+
+impl Half {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Lower, Self::Upper];
+
+    /// Where physical address 0 would be.
+    #[must_use]
+    pub const fn base(self) -> u64 {
+        match self {
+            Self::Lower => 0x00A5_2000_0000_0000,
+            Self::Upper => 0xFF10_A000_0000_0000,
+        }
+    }
+}
+
+impl Half {
+    /// From here on, pages are mapped one by one: for code.
+    #[must_use]
+    pub const fn pages(self) -> u64 {
+        self.base() + (1 << 38)
+    }
+}
+
+/// Whether five-level paging is in force, and the tables that have these addresses.
+static IN_FORCE: AtomicBool = AtomicBool::new(false);
+
+/// From now on, [`of`] says high addresses: five-level tables that have them are loaded.
+pub(crate) fn are_mapped() {
+    IN_FORCE.store(true, Ordering::Release);
+}
+
+/// The paging mode in force.
+pub(crate) fn paging() -> PagingMode {
+    if IN_FORCE.load(Ordering::Acquire) { PagingMode::FiveLevel } else { PagingMode::FourLevel }
+}
+
+/// The address of something whose physical address this is, and that is the image's data or the heap's: under
+/// four-level paging, the same.
+#[must_use]
+pub fn of(physical: u64, half: Half) -> u64 {
+    match paging() {
+        PagingMode::FourLevel => physical,
+        PagingMode::FiveLevel => physical + half.base(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_cut_is_another_one_and_nothings() {
+        for half in Half::ALL {
+            for offset in [0, 0x10_0000, half.pages() - half.base()] {
+                let address = half.base() + offset;
+                assert!(PagingMode::FiveLevel.is_canonical(address));
+                assert!(!PagingMode::FourLevel.is_canonical(address));
+                let cut = PagingMode::FourLevel.canonicalize(address);
+                assert_ne!(cut, address);
+                // Beyond the identity map, and not in the range at the end.
+                assert!((1 << 39..0xFFFF_FE80_0000_0000).contains(&cut), "{cut:#x}");
+            }
+        }
+    }
+}

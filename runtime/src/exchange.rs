@@ -1,0 +1,330 @@
+//! What [`enter`](crate::Cpu::enter) exchanges around a guest: the guest gets its own, the host its own back.
+//!
+//! Each kind is a type, which the table in `state.rs` names. All of it happens under the switcher's IDT,
+//! whose entries take any GS base and restore it, so an NMI between any two of these instructions does no
+//! harm.
+
+use core::arch::asm;
+
+use crate::debug::GuestDebug;
+use crate::guest::{DataSelectors, Guest};
+use crate::registers;
+use crate::state::Has;
+
+/// What the exchange depends on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Context {
+    pub(crate) has: Has,
+    /// GS base in ring 0.
+    pub(crate) per_cpu: u64,
+    /// Whether CR4.PKE is set.
+    pub(crate) pku: bool,
+    /// Whether CR4.CET is.
+    pub(crate) cet: bool,
+}
+
+/// State that the guest and the host have by turns.
+pub(crate) trait Exchange {
+    /// What is kept of the host's meanwhile.
+    type Kept: core::fmt::Debug;
+
+    /// Loads the guest's.
+    ///
+    /// # Safety
+    /// At CPL 0, with interrupts off, under the switcher's IDT, on the CPU of `context`, which tells the
+    /// truth about it. `check_running` has found the guest to be fit.
+    unsafe fn load(context: &Context, guest: &Guest) -> Self::Kept;
+
+    /// Takes the guest's back, and loads the host's.
+    ///
+    /// # Safety
+    /// The same, after `load` on this CPU, whose result `kept` is.
+    unsafe fn restore(context: &Context, kept: Self::Kept, guest: &mut Guest);
+}
+
+/// Protection keys of user pages, of which neither the switcher nor what calls it accesses any.
+pub(crate) struct Pkru;
+
+impl Exchange for Pkru {
+    type Kept = Option<u32>;
+
+    unsafe fn load(context: &Context, guest: &Guest) -> Option<u32> {
+        // SAFETY: CR4.PKE is set.
+        context.pku.then(|| unsafe { exchange_pkru(guest.pkru) })
+    }
+
+    unsafe fn restore(_: &Context, kept: Option<u32>, guest: &mut Guest) {
+        if let Some(host) = kept {
+            // SAFETY: as above; this is what the host had.
+            guest.pkru = unsafe { exchange_pkru(host) };
+        }
+    }
+}
+
+/// Loads a PKRU and returns the former one. WRPKRU is slow, and mostly nothing changes.
+///
+/// # Safety
+/// CR4.PKE must be set, and nobody may use user pages that the PKRU keeps from them.
+unsafe fn exchange_pkru(new: u32) -> u32 {
+    let old: u32;
+    // SAFETY: the caller vouches for CR4.PKE; ECX is 0.
+    unsafe { asm!("rdpkru", in("ecx") 0, out("eax") old, out("edx") _, options(nomem, nostack)) };
+    if new != old {
+        // SAFETY: as above; EDX is 0 as well. What changes is the caller's promise.
+        unsafe { asm!("wrpkru", in("eax") new, in("ecx") 0, in("edx") 0, options(nostack)) };
+    }
+    old
+}
+
+const KERNEL_GS_BASE: u32 = 0xC000_0102;
+
+/// The inactive GS base, which the switcher makes the active one. The host has no use for what it was.
+pub(crate) struct GsBase;
+
+impl Exchange for GsBase {
+    type Kept = ();
+
+    unsafe fn load(_: &Context, guest: &Guest) {
+        // SAFETY: the value is canonical: `set_gs_base` has checked it for the paging mode that `enter`
+        // has found to be this host's, or it was read from this MSR.
+        unsafe { registers::write_msr(KERNEL_GS_BASE, guest.gs_base()) };
+    }
+
+    unsafe fn restore(_: &Context, (): (), guest: &mut Guest) {
+        // SAFETY: an MSR of every CPU with long mode.
+        guest.take_gs_base(unsafe { registers::read_msr(KERNEL_GS_BASE) });
+    }
+}
+
+/// The data segment registers, and FS base, which loading FS may change. GS base, which loading GS may
+/// change, is the per-CPU block's all the time.
+pub(crate) struct Segments;
+
+impl Exchange for Segments {
+    type Kept = ([u16; 4], u64);
+
+    unsafe fn load(context: &Context, guest: &Guest) -> ([u16; 4], u64) {
+        let host = (registers::data_selectors(), registers::fs_base());
+        let selectors = guest.selectors.as_array();
+        // SAFETY: `check_running` has found that they load without a fault. Nothing in ring 0 uses DS or
+        // ES in 64-bit mode, nor FS or GS before their bases are written.
+        unsafe { load_selectors(host.0, selectors, context.per_cpu) };
+        // SAFETY: `set_fs_base` has checked it, or it was read from the register.
+        unsafe { registers::set_fs_base(guest.fs_base()) };
+        host
+    }
+
+    unsafe fn restore(context: &Context, (selectors, fs_base): Self::Kept, guest: &mut Guest) {
+        let found = registers::data_selectors();
+        guest.selectors = DataSelectors::from_array(found);
+        guest.take_fs_base(registers::fs_base());
+        // SAFETY: the host has loaded them before, from this GDT.
+        unsafe { load_selectors(found, selectors, context.per_cpu) };
+        // SAFETY: this is what it was.
+        unsafe { registers::set_fs_base(fs_base) };
+    }
+}
+
+/// Loads those that are others than `now`, and GS base again if one of them was GS.
+///
+/// # Safety
+/// At CPL 0: each loads without a fault, and nobody uses what they change.
+unsafe fn load_selectors(now: [u16; 4], wanted: [u16; 4], gs_base: u64) {
+    if now == wanted {
+        return;
+    }
+    let [ds, es, fs, gs] = wanted;
+    if gs != now[3] {
+        // SAFETY: as the caller says; GS is not used between the two, but for NMIs and machine checks,
+        // whose entries take any GS base.
+        unsafe {
+            asm!(
+                "mov gs, {0:x}",
+                "wrgsbase {1}",
+                in(reg) gs,
+                in(reg) gs_base,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+    // SAFETY: as the caller says.
+    unsafe {
+        asm!(
+            "mov ds, {0:x}",
+            "mov es, {1:x}",
+            "mov fs, {2:x}",
+            in(reg) ds,
+            in(reg) es,
+            in(reg) fs,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+const TSC_AUX: u32 = 0xC000_0103;
+
+/// What RDTSCP and RDPID show, if the guest has one of its own.
+pub(crate) struct TscAux;
+
+impl Exchange for TscAux {
+    type Kept = Option<u64>;
+
+    unsafe fn load(_: &Context, guest: &Guest) -> Option<u64> {
+        guest.tsc_aux.map(|guest| {
+            // SAFETY: the MSR exists where RDTSCP does, which `for_host` asks for.
+            let host = unsafe { registers::read_msr(TSC_AUX) };
+            // SAFETY: as above; it takes any 32 bits. Hooks find their CPU by GS.
+            unsafe { registers::write_msr(TSC_AUX, guest.into()) };
+            host
+        })
+    }
+
+    unsafe fn restore(_: &Context, kept: Option<u64>, _: &mut Guest) {
+        if let Some(host) = kept {
+            // SAFETY: this is what it was.
+            unsafe { registers::write_msr(TSC_AUX, host) };
+        }
+    }
+}
+
+/// An MSR that has another value while a guest runs, if it has not that value already.
+///
+/// # Safety
+/// At CPL 0; it exists and takes the value, and no code of ring 0 relies on the old one meanwhile.
+unsafe fn load_instead(msr: u32, guest: u64) -> u64 {
+    // SAFETY: as the caller says.
+    let host = unsafe { registers::read_msr(msr) };
+    if host != guest {
+        // SAFETY: as the caller says.
+        unsafe { registers::write_msr(msr, guest) };
+    }
+    host
+}
+
+/// Puts it back.
+///
+/// # Safety
+/// The same; `host` is what `load_instead` has returned.
+unsafe fn put_back(msr: u32, host: u64, guest: u64) {
+    if host != guest {
+        // SAFETY: as the caller says.
+        unsafe { registers::write_msr(msr, host) };
+    }
+}
+
+const U_CET: u32 = 0x6A0;
+
+/// Shadow stacks and branch tracking of CPL 3: off, where there could be any.
+pub(crate) struct UserCet;
+
+impl Exchange for UserCet {
+    type Kept = u64;
+
+    unsafe fn load(context: &Context, _: &Guest) -> u64 {
+        if !(context.cet && context.has.user_cet) {
+            return 0;
+        }
+        // SAFETY: CPUID says that it exists; it has no effect in ring 0.
+        unsafe { load_instead(U_CET, 0) }
+    }
+
+    unsafe fn restore(_: &Context, kept: u64, _: &mut Guest) {
+        // SAFETY: it is not 0 only where the MSR exists.
+        unsafe { put_back(U_CET, kept, 0) };
+    }
+}
+
+const DEBUGCTL: u32 = 0x1D9;
+const BUS_LOCK_DETECT: u64 = 1 << 2;
+
+/// Debugging and tracing of what runs: off, but for bus locks where the host wants to be told.
+pub(crate) struct DebugCtl;
+
+impl DebugCtl {
+    /// What a guest runs with.
+    const fn of(context: &Context, guest: &Guest) -> u64 {
+        let traps = guest.trap_bus_locks && context.has.bus_lock_detection;
+        if traps { BUS_LOCK_DETECT } else { 0 }
+    }
+}
+
+impl Exchange for DebugCtl {
+    type Kept = (u64, u64);
+
+    unsafe fn load(context: &Context, guest: &Guest) -> (u64, u64) {
+        let wanted = Self::of(context, guest);
+        // SAFETY: every 64-bit CPU has the MSR, and takes 0; CPUID says that it has the other bit, which
+        // has no effect in ring 0.
+        (unsafe { load_instead(DEBUGCTL, wanted) }, wanted)
+    }
+
+    unsafe fn restore(_: &Context, (host, guest): (u64, u64), _: &mut Guest) {
+        // SAFETY: this is what it was.
+        unsafe { put_back(DEBUGCTL, host, guest) };
+    }
+}
+
+const PEBS_ENABLE: u32 = 0x3F1;
+
+/// Sampling to memory: off, where there is any.
+pub(crate) struct Pebs;
+
+impl Exchange for Pebs {
+    type Kept = u64;
+
+    unsafe fn load(context: &Context, _: &Guest) -> u64 {
+        if !context.has.pebs {
+            return 0;
+        }
+        // SAFETY: `Has` says that it exists.
+        unsafe { load_instead(PEBS_ENABLE, 0) }
+    }
+
+    unsafe fn restore(_: &Context, kept: u64, _: &mut Guest) {
+        // SAFETY: it is not 0 only where the MSR exists.
+        unsafe { put_back(PEBS_ENABLE, kept, 0) };
+    }
+}
+
+/// The guest's breakpoints, if it has any.
+pub(crate) struct Breakpoints;
+
+impl Exchange for Breakpoints {
+    type Kept = ();
+
+    unsafe fn load(_: &Context, guest: &Guest) {
+        if let Some(debug) = &guest.debug {
+            // SAFETY: `check_running` has found that the host has no breakpoint armed, and DR7.GD clear.
+            // That the addresses are the guest's, `GuestDebug` has checked.
+            unsafe { debug.arm() };
+        }
+    }
+
+    unsafe fn restore(_: &Context, (): (), guest: &mut Guest) {
+        if guest.debug.is_some() {
+            // SAFETY: as above.
+            unsafe { GuestDebug::disarm() };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use switcher_gen::arch::PagingMode;
+
+    #[test]
+    fn bus_locks_trap_where_the_host_wants_it_and_the_cpu_can() {
+        let context = |bus_lock_detection| Context {
+            has: Has { bus_lock_detection, ..Has::default() },
+            per_cpu: 0,
+            pku: false,
+            cet: false,
+        };
+        let mut guest = Guest::new(PagingMode::FourLevel);
+        assert_eq!(DebugCtl::of(&context(true), &guest), 0);
+        guest.trap_bus_locks = true;
+        assert_eq!(DebugCtl::of(&context(true), &guest), 1 << 2);
+        assert_eq!(DebugCtl::of(&context(false), &guest), 0);
+    }
+}

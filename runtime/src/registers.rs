@@ -1,0 +1,246 @@
+//! Registers as numbers of 64 bits.
+//!
+//! What an address is, the paging mode decides, and [`PagingMode`](switcher_gen::arch::PagingMode) knows. A type that
+//! knows 48 bits only, such as the `x86_64` crate's `VirtAddr`, cuts or refuses the addresses of a five-level
+//! host (spec/hazards.md, row 52), so none comes between this crate and the hardware: `clippy.toml`
+//! forbids it here.
+
+use core::arch::asm;
+
+use switcher_gen::arch::{CanonicalAddr, NonCanonical, PagingMode};
+
+/// What LGDT, LIDT, SGDT and SIDT read and write (Intel SDM vol. 3, 2.4.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, packed(2))]
+pub struct DescriptorTablePointer {
+    limit: u16,
+    base: u64,
+}
+
+const _: () = assert!(size_of::<DescriptorTablePointer>() == 10, "a limit and a base, no gap");
+
+impl DescriptorTablePointer {
+    /// A table at `base` whose last byte is at `limit` from there.
+    ///
+    /// # Errors
+    /// If either end is no address of the paging mode: LGDT and LIDT would fault.
+    pub const fn new(base: u64, limit: u16, paging: PagingMode) -> Result<Self, NonCanonical> {
+        let first: CanonicalAddr = match paging.address(base) {
+            Ok(first) => first,
+            Err(why) => return Err(why),
+        };
+        match paging.address(base.wrapping_add(limit as u64)) {
+            Ok(_) => Ok(Self { limit, base: first.get() }),
+            Err(why) => Err(why),
+        }
+    }
+
+    /// Where the table lies.
+    #[must_use]
+    pub const fn base(self) -> u64 {
+        self.base
+    }
+
+    /// Offset of its last byte.
+    #[must_use]
+    pub const fn limit(self) -> u16 {
+        self.limit
+    }
+
+    /// GDTR. Faults at CPL 3 under UMIP.
+    #[must_use]
+    pub fn gdtr() -> Self {
+        let mut found = Self::default();
+        // SAFETY: SGDT stores ten bytes to where `found` has as many.
+        unsafe { asm!("sgdt [{}]", in(reg) &raw mut found, options(nostack, preserves_flags)) };
+        found
+    }
+
+    /// IDTR. Faults at CPL 3 under UMIP.
+    #[must_use]
+    pub fn idtr() -> Self {
+        let mut found = Self::default();
+        // SAFETY: as for SGDT.
+        unsafe { asm!("sidt [{}]", in(reg) &raw mut found, options(nostack, preserves_flags)) };
+        found
+    }
+
+    /// LGDT. It reloads no segment register.
+    ///
+    /// # Safety
+    /// At CPL 0. The table is one, for as long as it is loaded, and has for each selector in use what
+    /// was loaded by it.
+    pub unsafe fn load_gdt(self) {
+        // SAFETY: as the caller says; LGDT reads the ten bytes of `self`.
+        unsafe { asm!("lgdt [{}]", in(reg) &raw const self, options(nostack, preserves_flags)) };
+    }
+
+    /// LIDT.
+    ///
+    /// # Safety
+    /// At CPL 0. The table is one, for as long as it is loaded, and its gates lead to what can take
+    /// the events of this CPU.
+    pub unsafe fn load_idt(self) {
+        // SAFETY: as the caller says; LIDT reads the ten bytes of `self`.
+        unsafe { asm!("lidt [{}]", in(reg) &raw const self, options(nostack, preserves_flags)) };
+    }
+}
+
+/// A model-specific register.
+///
+/// # Safety
+/// At CPL 0; the register exists on this CPU.
+pub(crate) unsafe fn read_msr(number: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: as the caller says; reading one changes nothing.
+    unsafe {
+        asm!(
+            "rdmsr",
+            in("ecx") number,
+            out("eax") low,
+            out("edx") high,
+            options(nostack, preserves_flags),
+        );
+    }
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Writes one.
+///
+/// # Safety
+/// At CPL 0; the register exists, takes the value, and nobody relies on the old one.
+pub(crate) unsafe fn write_msr(number: u32, value: u64) {
+    // SAFETY: as the caller says. It may be a barrier, so memory accesses stay where they are.
+    unsafe {
+        asm!(
+            "wrmsr",
+            in("ecx") number,
+            in("eax") value as u32,
+            in("edx") (value >> 32) as u32,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+macro_rules! read {
+    ($(#[$doc:meta])* $name:ident: $type:ty = $instruction:literal, $($reason:literal)?) => {
+        $(#[$doc])*
+        pub(crate) fn $name() -> $type {
+            let value: $type;
+            // SAFETY: it only stores the register's value. Elsewhere than at CPL 0, where all of this
+            // crate that reads registers runs, it may fault.
+            unsafe { asm!($instruction, out(reg) value, options(nomem, nostack, preserves_flags)) };
+            value
+        }
+    };
+}
+
+read!(
+    /// CR0.
+    cr0: u64 = "mov {}, cr0",
+);
+read!(
+    /// CR2.
+    cr2: u64 = "mov {}, cr2",
+);
+read!(
+    /// CR3, LAM bits included.
+    cr3: u64 = "mov {}, cr3",
+);
+read!(
+    /// CR4.
+    cr4: u64 = "mov {}, cr4",
+);
+read!(
+    /// DR7. With DR7.GD set the access faults: no host sets it but for a debugger of its own.
+    dr7: u64 = "mov {}, dr7",
+);
+read!(
+    /// LDTR's selector.
+    ldtr: u16 = "sldt {:x}",
+);
+read!(
+    /// TR's selector.
+    tr: u16 = "str {:x}",
+);
+read!(
+    /// FS base, where CR4.FSGSBASE is set.
+    fs_base: u64 = "rdfsbase {}",
+);
+read!(
+    /// GS base, likewise.
+    gs_base: u64 = "rdgsbase {}",
+);
+
+/// Writes FS base.
+///
+/// # Safety
+/// CR4.FSGSBASE is set; the address is one this CPU takes, and nothing uses FS that relies on another.
+pub(crate) unsafe fn set_fs_base(base: u64) {
+    // SAFETY: as the caller says.
+    unsafe { asm!("wrfsbase {}", in(reg) base, options(nostack, preserves_flags)) };
+}
+
+/// The selectors in DS, ES, FS and GS.
+pub(crate) fn data_selectors() -> [u16; 4] {
+    let (ds, es, fs, gs): (u16, u16, u16, u16);
+    // SAFETY: they only store the selectors.
+    unsafe {
+        asm!(
+            "mov {0:x}, ds",
+            "mov {1:x}, es",
+            "mov {2:x}, fs",
+            "mov {3:x}, gs",
+            out(reg) ds,
+            out(reg) es,
+            out(reg) fs,
+            out(reg) gs,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+    [ds, es, fs, gs]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use PagingMode::{FiveLevel, FourLevel};
+
+    /// Bit 47 clear and set, in both halves of 57 bits; a cut to 48 bits changes each.
+    const HIGH: [u64; 4] = [
+        0x00A5_2000_0000_1000,
+        0x00A5_A000_0000_1000,
+        0xFF10_2000_0000_1000,
+        0xFF10_A000_0000_1000,
+    ];
+
+    #[test]
+    fn a_table_above_47_bits_keeps_its_address_to_the_byte() {
+        for base in HIGH {
+            let pointer = DescriptorTablePointer::new(base, 0xFFF, FiveLevel).unwrap();
+            assert_eq!((pointer.base(), pointer.limit()), (base, 0xFFF));
+            let mut bytes = [0; 10];
+            bytes[..2].copy_from_slice(&0xFFF_u16.to_le_bytes());
+            bytes[2..].copy_from_slice(&base.to_le_bytes());
+            // SAFETY: the type is ten bytes without padding.
+            let raw: [u8; 10] = unsafe { core::mem::transmute(pointer) };
+            assert_eq!(raw, bytes);
+        }
+    }
+
+    #[test]
+    fn a_table_that_is_no_address_of_the_mode_is_refused_not_cut() {
+        for base in HIGH {
+            let refused = DescriptorTablePointer::new(base, 0xFFF, FourLevel).unwrap_err();
+            assert_eq!((refused.addr, refused.mode), (base, FourLevel));
+        }
+        for mode in [FourLevel, FiveLevel] {
+            let end = 1_u64 << (mode.address_bits() - 1);
+            assert!(DescriptorTablePointer::new(end, 7, mode).is_err());
+            // The table's end counts as well.
+            assert!(DescriptorTablePointer::new(end - 0x1000, 0xFFF, mode).is_ok());
+            let refused = DescriptorTablePointer::new(end - 0x1000, 0x1000, mode).unwrap_err();
+            assert_eq!(refused.addr, end);
+        }
+    }
+}

@@ -1,0 +1,1099 @@
+//! Every register and structure that CPL 3 can see, change or be ruled by: the one table (spec/hazards.md,
+//! "CPU state").
+//!
+//! An entry says what it is, why it matters, who sees to it, and *has* the functions that do: what
+//! [`install`](crate::Switcher::install) checks, what [`enter`](crate::Cpu::enter) checks each time, and
+//! what it exchanges. Both go through the table, and call nothing of the kind that is not in it.
+//! `CPU-STATE.md` is written from it, so the document cannot claim a check that does not exist.
+//!
+//! Checks are functions of values that were read before, so that tests can make up every CPU. What a check
+//! finds names the register, its value, and what to do.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use raw_cpuid::CpuIdReader;
+use switcher_gen::arch::{PagingMode, Selectors};
+
+use crate::exchange::{Breakpoints, Context, DebugCtl, Exchange, GsBase, Pebs, Pkru, Segments};
+use crate::exchange::{TscAux, UserCet};
+use crate::guest::Guest;
+use crate::registers;
+use crate::registers::DescriptorTablePointer;
+
+/// Who sees to a register or a structure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Care {
+    /// The emitted code does, and is proved to.
+    Switcher(&'static str),
+    /// `install` writes it, and `uninstall` gives it back.
+    Install(&'static str),
+    /// `enter` gives the guest its own and the host its own back.
+    Enter(&'static str),
+    /// `install` or `enter` refuse what is wrong.
+    Checked(&'static str),
+    /// The host must; nobody checks.
+    Duty {
+        /// By this name.
+        name: &'static str,
+        /// What it is.
+        what: &'static str,
+    },
+    /// The host may have it as it likes.
+    Choice(&'static str),
+}
+
+type HostCheck = fn(&Host) -> Result<(), Wrong>;
+type RunningCheck = fn(&Running) -> Result<(), Wrong>;
+
+/// A line of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Which.
+    pub state: State,
+    /// The registers or structures, as the manuals call them.
+    pub registers: &'static str,
+    /// Rows of spec/hazards.md.
+    pub rows: &'static [u8],
+    /// What would go wrong.
+    pub why: &'static str,
+    /// Who sees to it.
+    pub care: &'static [Care],
+    /// What `install` checks.
+    install: &'static [HostCheck],
+    /// What `enter` checks each time.
+    enter: &'static [RunningCheck],
+    /// Whether `enter` exchanges it.
+    exchanged: bool,
+}
+
+impl Entry {
+    /// Whether `install` checks it.
+    #[must_use]
+    pub const fn is_checked_by_install(&self) -> bool {
+        !self.install.is_empty()
+    }
+
+    /// Whether `enter` checks it.
+    #[must_use]
+    pub const fn is_checked_by_enter(&self) -> bool {
+        !self.enter.is_empty()
+    }
+
+    /// Whether `enter` exchanges it.
+    #[must_use]
+    pub const fn is_exchanged(&self) -> bool {
+        self.exchanged
+    }
+}
+
+/// A register or structure that is not as it has to be for guests to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateError {
+    /// The table's line.
+    pub state: State,
+    /// The register, or a bit of it.
+    pub register: &'static str,
+    /// Of a descriptor: its selector.
+    pub selector: Option<u16>,
+    /// The value that was found.
+    pub found: u64,
+    /// What is wrong about it.
+    pub problem: &'static str,
+    /// What the host can do.
+    pub mend: &'static str,
+}
+
+impl fmt::Display for StateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { register, selector, found, problem, mend, .. } = *self;
+        f.write_str(register)?;
+        if let Some(selector) = selector {
+            write!(f, " {selector:#x}")?;
+        }
+        write!(f, " is {found:#x}: {problem}; {mend}")
+    }
+}
+
+impl core::error::Error for StateError {}
+
+/// What a check has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wrong {
+    register: &'static str,
+    selector: Option<u16>,
+    found: u64,
+    problem: &'static str,
+    mend: &'static str,
+}
+
+impl Wrong {
+    const fn of(self, state: State) -> StateError {
+        let Self { register, selector, found, problem, mend } = self;
+        StateError { state, register, selector, found, problem, mend }
+    }
+}
+
+/// What this CPU has of that which is only looked at where it exists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Has {
+    /// CR4.UMIP can be set.
+    pub(crate) umip: bool,
+    /// MSR U_CET exists.
+    pub(crate) user_cet: bool,
+    /// MSR IA32_PEBS_ENABLE exists.
+    pub(crate) pebs: bool,
+    /// MSR IA32_USER_MSR_CTL exists.
+    pub(crate) user_msr: bool,
+    /// DEBUGCTL has bus-lock detection.
+    pub(crate) bus_lock_detection: bool,
+    /// SPEC_CTRL has STIBP.
+    pub(crate) stibp: bool,
+    /// PRED_CMD has IBPB.
+    pub(crate) ibpb: bool,
+}
+
+impl Has {
+    /// Asks CPUID (Intel SDM vol. 2A; AMD APM vol. 3, E.4.7), and of PEBS, which a bit of CPUID and one of
+    /// MISC_ENABLE say, `pebs_unavailable`.
+    pub(crate) fn from_cpuid<R: CpuIdReader>(
+        reader: &R,
+        pebs_unavailable: impl FnOnce() -> bool,
+    ) -> Self {
+        let bit = |word: u32, bit: u32| word >> bit & 1 != 0;
+        let (basic, extended) = (reader.cpuid2(0, 0).eax, reader.cpuid2(0x8000_0000, 0).eax);
+        // Debug store: BTS and PEBS.
+        let mut has = Self {
+            pebs: bit(reader.cpuid2(1, 0).edx, 21) && !pebs_unavailable(),
+            ..Self::default()
+        };
+        if basic >= 7 {
+            let leaf = reader.cpuid2(7, 0);
+            has.umip = bit(leaf.ecx, 2);
+            has.user_cet = bit(leaf.ecx, 7) || bit(leaf.edx, 20);
+            has.bus_lock_detection = bit(leaf.ecx, 24);
+            has.ibpb = bit(leaf.edx, 26);
+            has.stibp = bit(leaf.edx, 27);
+            if leaf.eax >= 1 {
+                has.user_msr = bit(reader.cpuid2(7, 1).edx, 15);
+            }
+        }
+        if extended >= 0x8000_0008 {
+            let leaf = reader.cpuid2(0x8000_0008, 0);
+            has.ibpb |= bit(leaf.ebx, 12);
+            has.stibp |= bit(leaf.ebx, 15);
+        }
+        has
+    }
+}
+
+/// MSR IA32_MISC_ENABLE, and its bit that says that there is no PEBS (Intel SDM vol. 4).
+const MISC_ENABLE: u32 = 0x1A0;
+const PEBS_UNAVAILABLE: u64 = 1 << 12;
+/// MSR S_CET, and SH_STK_EN in it.
+const S_CET: u32 = 0x6A2;
+const SH_STK_EN: u64 = 1 << 0;
+/// MSR IA32_USER_MSR_CTL.
+const USER_MSR_CTL: u32 = 0x1C;
+/// MSR EFER.
+const EFER: u32 = 0xC000_0080;
+
+/// What `install` looks at.
+#[derive(Clone, Debug)]
+pub(crate) struct Host {
+    pub(crate) has: Has,
+    pub(crate) paging: PagingMode,
+    pub(crate) selectors: Selectors,
+    pub(crate) cr0: u64,
+    pub(crate) cr4: u64,
+    pub(crate) efer: u64,
+    pub(crate) s_cet: Option<u64>,
+    pub(crate) user_msr_ctl: Option<u64>,
+    pub(crate) ldtr: u16,
+    pub(crate) tr: u16,
+    pub(crate) gdt_base: u64,
+    pub(crate) gdt_limit: u16,
+    /// Its entries; none if it is not within a page.
+    pub(crate) gdt: Vec<u64>,
+    /// Where the per-CPU block has its TSS.
+    pub(crate) tss: u64,
+    /// Of that one.
+    pub(crate) iomap_base: u16,
+}
+
+impl Host {
+    /// Reads it all, at CPL 0.
+    pub(crate) fn read(
+        has: Has,
+        paging: PagingMode,
+        selectors: Selectors,
+        tss: u64,
+        iomap_base: u16,
+    ) -> Self {
+        let gdtr = DescriptorTablePointer::gdtr();
+        let cr4 = registers::cr4();
+        let (gdt_base, gdt_limit) = (gdtr.base(), gdtr.limit());
+        let entries = if is_within_a_page(gdt_base, gdt_limit) { gdt_limit / 8 + 1 } else { 0 };
+        // SAFETY: the MSR exists where CR4.CET can be set.
+        let s_cet = (cr4 & CR4_CET != 0).then(|| unsafe { registers::read_msr(S_CET) });
+        // SAFETY: CPUID says that it exists.
+        let user_msr_ctl = has.user_msr.then(|| unsafe { registers::read_msr(USER_MSR_CTL) });
+        Self {
+            has,
+            paging,
+            selectors,
+            cr0: registers::cr0(),
+            cr4,
+            // SAFETY: every 64-bit CPU has EFER.
+            efer: unsafe { registers::read_msr(EFER) },
+            s_cet,
+            user_msr_ctl,
+            ldtr: registers::ldtr(),
+            tr: registers::tr(),
+            gdt_base,
+            gdt_limit,
+            gdt: (0..entries).map(|entry| descriptor(gdtr, entry * 8)).collect(),
+            tss,
+            iomap_base,
+        }
+    }
+
+    fn descriptor(&self, selector: u16) -> u64 {
+        self.gdt.get(usize::from(selector >> 3)).copied().unwrap_or_default()
+    }
+}
+
+/// Whether the CPU this runs on has PEBS switched off for good.
+pub(crate) fn pebs_is_unavailable() -> bool {
+    // SAFETY: CPUs with a debug store have the MSR.
+    unsafe { registers::read_msr(MISC_ENABLE) & PEBS_UNAVAILABLE != 0 }
+}
+
+/// A table with its last byte on the page of its first one.
+const fn is_within_a_page(base: u64, limit: u16) -> bool {
+    const PAGE: u64 = 4096;
+    base % PAGE + (limit as u64) < PAGE
+}
+
+/// The GDT's entry for a selector, 0 beyond its limit and for selectors of the LDT.
+pub(crate) fn descriptor(gdtr: DescriptorTablePointer, selector: u16) -> u64 {
+    let offset = u64::from(selector & !0b111);
+    if selector & TABLE_INDICATOR != 0 || offset + 7 > u64::from(gdtr.limit()) {
+        return 0;
+    }
+    let entry = core::ptr::with_exposed_provenance::<u64>((gdtr.base() + offset) as usize);
+    // SAFETY: GDTR says that a table of `limit + 1` bytes lies at `base`, and the CPU itself reads
+    // it through the same mapping; the entry lies within it. Descriptors may be unaligned.
+    unsafe { entry.read_unaligned() }
+}
+
+/// What `enter` looks at each time.
+#[derive(Clone, Debug)]
+pub(crate) struct Running {
+    pub(crate) cr0: u64,
+    pub(crate) cr4: u64,
+    /// When `install` had been done.
+    pub(crate) cr4_then: u64,
+    pub(crate) ldtr: u16,
+    pub(crate) dr7: u64,
+    /// What the guest is to be entered with: the selectors of CS and SS.
+    pub(crate) code_and_stack: [u16; 2],
+    /// And of DS, ES, FS and GS.
+    pub(crate) data: [u16; 4],
+    /// The GDT's entries for them, in this order; for null selectors, 0.
+    pub(crate) descriptors: [u64; 6],
+}
+
+impl Running {
+    /// Reads it, at CPL 0. A guest with the switcher's own selectors and null ones has nothing read for
+    /// them: `install` has seen these.
+    pub(crate) fn read(guest: &Guest, selectors: Selectors, cr4_then: u64) -> Self {
+        let code_and_stack = [guest.regs.cs as u16, guest.regs.ss as u16];
+        let data = guest.selectors.as_array();
+        let is_usual = code_and_stack == [selectors.user_cs(), selectors.user_ds()];
+        let mut descriptors = [0; 6];
+        if !is_usual || data.iter().any(|selector| *selector > NULL) {
+            let gdtr = DescriptorTablePointer::gdtr();
+            let all = code_and_stack.into_iter().chain(data);
+            for (found, selector) in descriptors.iter_mut().zip(all) {
+                *found = if selector > NULL { descriptor(gdtr, selector) } else { 0 };
+            }
+        }
+        Self {
+            cr0: registers::cr0(),
+            cr4: registers::cr4(),
+            cr4_then,
+            ldtr: registers::ldtr(),
+            dr7: registers::dr7(),
+            code_and_stack,
+            data,
+            descriptors,
+        }
+    }
+}
+
+const CR0_EM: u64 = 1 << 2;
+const CR0_TS: u64 = 1 << 3;
+const CR0_NE: u64 = 1 << 5;
+const CR0_WP: u64 = 1 << 16;
+const CR4_PVI: u64 = 1 << 1;
+const CR4_PCE: u64 = 1 << 8;
+const CR4_OSFXSR: u64 = 1 << 9;
+const CR4_UMIP: u64 = 1 << 11;
+const CR4_LA57: u64 = 1 << 12;
+const CR4_FSGSBASE: u64 = 1 << 16;
+const CR4_PCIDE: u64 = 1 << 17;
+const CR4_OSXSAVE: u64 = 1 << 18;
+const CR4_SMEP: u64 = 1 << 20;
+const CR4_SMAP: u64 = 1 << 21;
+const CR4_PKE: u64 = 1 << 22;
+pub(crate) const CR4_CET: u64 = 1 << 23;
+const CR4_UINTR: u64 = 1 << 25;
+const CR4_FRED: u64 = 1 << 32;
+/// AMD APM vol. 2, 3.1.7: segment limits in 64-bit mode; upper addresses are ignored.
+const EFER_LMSLE: u64 = 1 << 13;
+const EFER_UAIE: u64 = 1 << 20;
+
+/// Selectors up to this one are null, whatever their RPL.
+pub(crate) const NULL: u16 = 3;
+const RPL: u16 = 3;
+const TABLE_INDICATOR: u16 = 1 << 2;
+
+// Descriptors (Intel SDM vol. 3, 3.4.5 and 3.5).
+const ACCESSED: u64 = 1 << 40;
+/// Of data: writable. Of code: readable.
+const READ_WRITE: u64 = 1 << 41;
+/// Of data: expands down. Of code: conforming.
+const DOWN_OR_CONFORMING: u64 = 1 << 42;
+const IS_CODE: u64 = 1 << 43;
+const IS_SEGMENT: u64 = 1 << 44;
+const DPL: u64 = 3 << 45;
+const PRESENT: u64 = 1 << 47;
+const LONG: u64 = 1 << 53;
+/// Of code: 32 bits. Of data: stacks of 32 bits.
+const SIZE32: u64 = 1 << 54;
+
+const fn wrong(
+    register: &'static str,
+    found: u64,
+    problem: &'static str,
+    mend: &'static str,
+) -> Result<(), Wrong> {
+    Err(Wrong { register, selector: None, found, problem, mend })
+}
+
+/// A bit that must be set, or must be clear.
+const fn bit(
+    register: &'static str,
+    found: u64,
+    bit: u64,
+    must_be_set: bool,
+    problem: &'static str,
+    mend: &'static str,
+) -> Result<(), Wrong> {
+    if (found & bit != 0) == must_be_set { Ok(()) } else { wrong(register, found, problem, mend) }
+}
+
+/// A bit of CR4 that has to stay as `install` has found or made it.
+const fn kept(register: &'static str, running: &Running, bit: u64) -> Result<(), Wrong> {
+    if running.cr4 & bit == running.cr4_then & bit {
+        return Ok(());
+    }
+    wrong(
+        register,
+        running.cr4,
+        "it was another one when the switcher was installed, which was checked for that",
+        "leave it alone, or uninstall the switcher first",
+    )
+}
+
+fn ldtr_is_null(selector: u16) -> Result<(), Wrong> {
+    if selector <= NULL {
+        return Ok(());
+    }
+    wrong(
+        "LDTR",
+        selector.into(),
+        "a guest that has memory of its own where that table lies makes itself a call gate to ring 0",
+        "execute LLDT with a null selector before a guest runs",
+    )
+}
+
+fn gdt_is_bounded(host: &Host) -> Result<(), Wrong> {
+    if !host.paging.is_canonical(host.gdt_base) {
+        return wrong("GDTR's base", host.gdt_base, "it is no address", "load a GDT");
+    }
+    if !is_within_a_page(host.gdt_base, host.gdt_limit) || host.gdt_limit % 8 != 7 {
+        return wrong(
+            "GDTR's limit",
+            host.gdt_limit.into(),
+            "the table must end with an entry, on the page that it begins on: what follows it would \
+             be descriptors, too",
+            "load the limit of the entries there are, on a page of their own",
+        );
+    }
+    Ok(())
+}
+
+fn gdt_entries_are_safe(host: &Host) -> Result<(), Wrong> {
+    (0..).step_by(8).zip(&host.gdt).try_for_each(|(selector, entry)| judge(selector, *entry))
+}
+
+/// What of a descriptor CPL 3 may be able to load. What is not known to be safe is refused.
+fn judge(selector: u16, entry: u64) -> Result<(), Wrong> {
+    let is = |bits: u64| entry & bits == bits;
+    let wrong = |problem, mend| {
+        Err(Wrong { register: "GDT entry", selector: Some(selector), found: entry, problem, mend })
+    };
+    const REMOVE: &str = "take it out of the GDT that is loaded while guests run";
+    let conforms = is(PRESENT | IS_SEGMENT | IS_CODE | DOWN_OR_CONFORMING);
+    if !is(PRESENT) || !is(DPL) && !conforms {
+        // The hardware refuses it at CPL 3, by a fault that is the guest's.
+        return Ok(());
+    }
+    if !is(IS_SEGMENT) {
+        return wrong(
+            "CPL 3 can use this system descriptor, which may be a gate to ring 0",
+            REMOVE,
+        );
+    }
+    if conforms {
+        return wrong("code segments that conform are none of a guest's", REMOVE);
+    }
+    if is(IS_CODE) {
+        if is(LONG) == is(SIZE32) {
+            return wrong("a guest's code has 64 or 32 bits, not 16 nor both", REMOVE);
+        }
+    } else if is(READ_WRITE) && !is(SIZE32) {
+        return wrong(
+            "IRETQ to a stack of 16 bits leaves the upper part of the host's RSP to the guest",
+            "set its B bit, or take it out of the GDT that is loaded while guests run",
+        );
+    } else if is(READ_WRITE | DOWN_OR_CONFORMING) {
+        return wrong("a stack that expands down is none of a guest's", REMOVE);
+    }
+    if !is(ACCESSED) {
+        return wrong(
+            "it is not marked as accessed: loading it writes to the GDT, which guests' roots map \
+             read-only, and the IRETQ to the guest faults in ring 0",
+            "set the bit",
+        );
+    }
+    Ok(())
+}
+
+/// SYSCALL and SYSRET load fixed attributes without looking at the descriptors, IRET looks: both
+/// ways must lead to the same segments (AMD APM vol. 3, SYSCALL).
+fn selectors_are_as_star_has_them(host: &Host) -> Result<(), Wrong> {
+    // Present, DPL, S, type; L and D. Accessed: or the hardware would write to the GDT, which guests'
+    // roots map read-only.
+    const MASK: u64 = PRESENT | DPL | IS_SEGMENT | IS_CODE | READ_WRITE | ACCESSED | LONG | SIZE32;
+    const EACH: u64 = PRESENT | IS_SEGMENT | ACCESSED | READ_WRITE;
+    // What data and L have to do with each other is nothing; what ring 0 has of B, neither.
+    const DATA: u64 = MASK & !LONG | DOWN_OR_CONFORMING;
+    const CODE: u64 = MASK | DOWN_OR_CONFORMING;
+
+    let selectors = host.selectors;
+    let wanted = [
+        (
+            "KERNEL_CS",
+            selectors.kernel_cs(),
+            CODE,
+            IS_CODE | LONG,
+            "it must be accessed 64-bit code of DPL 0",
+        ),
+        (
+            "KERNEL_DS",
+            selectors.kernel_ds(),
+            DATA & !SIZE32,
+            0,
+            "it must be accessed writable data of DPL 0",
+        ),
+        (
+            "USER32_CS",
+            selectors.user32_cs(),
+            CODE,
+            IS_CODE | SIZE32 | DPL,
+            "it must be accessed 32-bit code of DPL 3",
+        ),
+        (
+            "USER_DS",
+            selectors.user_ds(),
+            DATA,
+            SIZE32 | DPL,
+            "it must be accessed writable data of DPL 3, with stacks of 32 bits",
+        ),
+        (
+            "USER_CS",
+            selectors.user_cs(),
+            CODE,
+            IS_CODE | LONG | DPL,
+            "it must be accessed 64-bit code of DPL 3",
+        ),
+    ];
+    for (register, selector, mask, attributes, problem) in wanted {
+        let found = host.descriptor(selector);
+        if found & mask != EACH | attributes {
+            let mend = "correct the GDT, or tell the variant the selectors of this host";
+            return Err(Wrong { register, selector: Some(selector), found, problem, mend });
+        }
+    }
+    Ok(())
+}
+
+/// Where a TSS descriptor says the segment lies (Intel SDM vol. 3, figure 8-4).
+#[derive(Debug, PartialEq, Eq)]
+struct SystemSegment {
+    base: u64,
+    limit: u32,
+}
+
+impl SystemSegment {
+    const fn decode(low: u64, high: u64) -> Self {
+        const GRANULARITY: u64 = 1 << 55;
+        let base = low >> 16 & 0xFF_FFFF | low >> 56 << 24 | high << 32;
+        let limit = (low & 0xFFFF | low >> 32 & 0xF_0000) as u32;
+        let limit = if low & GRANULARITY == 0 { limit } else { limit << 12 | 0xFFF };
+        Self { base, limit }
+    }
+}
+
+/// The hardware takes sp0 and the IST from TR's TSS, the switcher from the per-CPU block. And ports it
+/// takes from an I/O bitmap, if there is one within the TSS's limit.
+fn tss_is_the_blocks(host: &Host) -> Result<(), Wrong> {
+    const LEAST: u32 = 103;
+    let low = host.descriptor(host.tr);
+    let found = SystemSegment::decode(low, host.descriptor(host.tr.wrapping_add(8)));
+    if low & PRESENT == 0 || found.base != host.tss {
+        return wrong(
+            "TR's TSS",
+            found.base,
+            "hardware and switcher would use different stacks",
+            "load TR with a descriptor of the TSS in the per-CPU block",
+        );
+    }
+    if found.limit < LEAST {
+        return wrong(
+            "TR's limit",
+            found.limit.into(),
+            "the stacks of the IST are not within it",
+            "give the TSS's descriptor a limit of 103",
+        );
+    }
+    if u32::from(host.iomap_base) <= found.limit {
+        return wrong(
+            "the TSS's I/O map base",
+            host.iomap_base.into(),
+            "there is an I/O bitmap within the TSS's limit: guests could use ports",
+            "set the base to the limit plus one, or more",
+        );
+    }
+    Ok(())
+}
+
+/// Whether MOV to a data segment register takes it, which faults in ring 0 if it does not. What a guest
+/// has loaded itself is so, unless the GDT has changed.
+fn data_selectors_load(running: &Running) -> Result<(), Wrong> {
+    const NAMES: [&str; 4] =
+        ["the guest's DS", "the guest's ES", "the guest's FS", "the guest's GS"];
+    for ((register, selector), entry) in
+        NAMES.into_iter().zip(running.data).zip(&running.descriptors[2..])
+    {
+        if selector <= NULL {
+            continue;
+        }
+        let is = |bits: u64| entry & bits == bits;
+        let loads = selector & (RPL | TABLE_INDICATOR) == RPL
+            && is(PRESENT | IS_SEGMENT | DPL)
+            && (!is(IS_CODE) || is(READ_WRITE));
+        if !loads {
+            return wrong(
+                register,
+                selector.into(),
+                "it must be null, or name a present segment of DPL 3 in the GDT that can be read, with \
+                 RPL 3: loading it would fault in ring 0",
+                "clear it, or load the GDT that the guest had when it exited",
+            );
+        }
+        judge(selector & !RPL, *entry)?;
+    }
+    Ok(())
+}
+
+fn code_and_stack_are_safe(running: &Running) -> Result<(), Wrong> {
+    let names = ["the guest's CS", "the guest's SS"];
+    for ((register, selector), entry) in
+        names.into_iter().zip(running.code_and_stack).zip(running.descriptors)
+    {
+        if selector & RPL != RPL {
+            return wrong(
+                register,
+                selector.into(),
+                "its RPL must be 3: IRETQ would obey it, and the guest would not run at CPL 3",
+                "enter the guest with selectors of CPL 3",
+            );
+        }
+        // Whatever else is wrong with it is a fault of the IRETQ to the guest, and the guest's.
+        judge(selector & !RPL, entry)?;
+    }
+    Ok(())
+}
+
+fn no_breakpoint_is_armed(running: &Running) -> Result<(), Wrong> {
+    /// L0 to G3, and GD.
+    const LIVE: u64 = 0xFF | 1 << 13;
+    if running.dr7 & LIVE == 0 {
+        return Ok(());
+    }
+    wrong(
+        "DR7",
+        running.dr7,
+        "a breakpoint of the host's would be met on a guest's root, in the middle of the switcher, or \
+         by a guest at the same address",
+        "disarm it around `enter`; the guest's own go into `Guest::debug`",
+    )
+}
+
+macro_rules! cpu_state {
+    ($(
+        $state:ident: $registers:literal,
+        rows $rows:expr,
+        why $why:literal,
+        care $care:expr,
+        install [$($install:expr),*],
+        enter [$($enter:expr),*],
+        exchange [$($field:ident: $exchange:ty),*];
+    )*) => {
+        /// A line of [`CPU_STATE`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum State {
+            $(
+                #[doc = $registers]
+                $state,
+            )*
+        }
+
+        /// The table.
+        pub const CPU_STATE: &[Entry] = &[$(
+            Entry {
+                state: State::$state,
+                registers: $registers,
+                rows: &$rows,
+                why: $why,
+                care: &$care,
+                install: &[$($install),*],
+                enter: &[$($enter),*],
+                exchanged: { const FIELDS: &[&str] = &[$(stringify!($field)),*]; !FIELDS.is_empty() },
+            },
+        )*];
+
+        /// All that the table has to check when a switcher is installed.
+        pub(crate) fn check_host(host: &Host) -> Result<(), StateError> {
+            $($({
+                let check: HostCheck = $install;
+                check(host).map_err(|wrong| wrong.of(State::$state))?;
+            })*)*
+            Ok(())
+        }
+
+        /// All that it has to check when a guest is entered.
+        pub(crate) fn check_running(running: &Running) -> Result<(), StateError> {
+            $($({
+                let check: RunningCheck = $enter;
+                check(running).map_err(|wrong| wrong.of(State::$state))?;
+            })*)*
+            Ok(())
+        }
+
+        /// What is the host's while a guest has its own.
+        #[derive(Debug)]
+        #[must_use = "the host's state is to be put back"]
+        pub(crate) struct Exchanged {
+            $($($field: <$exchange as Exchange>::Kept,)*)*
+        }
+
+        impl Exchanged {
+            /// Gives the guest its own, in the order of the table.
+            ///
+            /// # Safety
+            /// As [`Exchange::load`] has it, of each.
+            pub(crate) unsafe fn load(context: &Context, guest: &Guest) -> Self {
+                $($(
+                    // SAFETY: as the caller says.
+                    let $field = unsafe { <$exchange as Exchange>::load(context, guest) };
+                )*)*
+                Self { $($($field,)*)* }
+            }
+
+            /// Gives the host its own back, in the same order.
+            ///
+            /// # Safety
+            /// As [`Exchange::restore`] has it, of each.
+            pub(crate) unsafe fn restore(self, context: &Context, guest: &mut Guest) {
+                $($(
+                    // SAFETY: as the caller says.
+                    unsafe { <$exchange as Exchange>::restore(context, self.$field, guest) };
+                )*)*
+            }
+        }
+    };
+}
+
+use Care::{Checked, Choice, Duty, Enter, Install, Switcher};
+
+cpu_state! {
+    GeneralRegisters: "RAX to R15, RIP, RFLAGS, CS, SS",
+        rows [14, 27],
+        why "The guest's own.",
+        care [
+            Switcher("exchanged; forbidden flags are dropped"),
+            Checked("`enter` refuses a CS or SS whose RPL is not 3, and selectors of 16-bit, conforming or gate descriptors, should the GDT have changed"),
+        ],
+        install [],
+        enter [code_and_stack_are_safe],
+        exchange [];
+    Gdt: "GDT: base, limit, and every descriptor that CPL 3 can load (its accessed, D, B and L bits)",
+        rows [51, 58],
+        why "A gate of DPL 3 leads to ring 0; a stack of 16 bits leaks the host's RSP by IRETQ; loading a descriptor that is not marked as accessed writes to the GDT.",
+        care [Checked("`install` judges every entry up to the limit, and refuses what is not known to be safe")],
+        install [gdt_is_bounded, gdt_entries_are_safe, selectors_are_as_star_has_them],
+        enter [],
+        exchange [];
+    DescriptorRegisters: "GDTR, IDTR, TR and LDTR as SGDT, SIDT, STR and SLDT show them; CR4.UMIP",
+        rows [55],
+        why "Without UMIP, CPL 3 reads where the GDT and the switcher's IDT lie.",
+        care [
+            Checked("on CPUs with UMIP, CR4.UMIP must be set"),
+            Duty { name: "descriptor addresses", what: "on CPUs without UMIP, guests know where the GDT and the switcher's IDT lie: their addresses should tell nothing of the rest of the host" },
+        ],
+        install [|host| bit("CR4.UMIP", host.cr4, CR4_UMIP, host.has.umip || host.cr4 & CR4_UMIP != 0, "guests could read where the GDT and the IDT lie", "set it: this CPU has it")],
+        enter [|it| kept("CR4.UMIP", it, CR4_UMIP)],
+        exchange [];
+    Ldtr: "LDTR",
+        rows [51],
+        why "A guest that has memory where a forgotten LDT points makes itself a call gate.",
+        care [Checked("it must be null")],
+        install [|host| ldtr_is_null(host.ldtr)],
+        enter [|it| ldtr_is_null(it.ldtr)],
+        exchange [];
+    Tr: "TR: base, limit and I/O bitmap of the TSS",
+        rows [22, 51],
+        why "Stacks of events, and the ports that CPL 3 may use.",
+        care [Checked("it must be the per-CPU block's TSS, whole, with no I/O bitmap within its limit")],
+        install [tss_is_the_blocks],
+        enter [],
+        exchange [];
+    Idt: "IDTR",
+        rows [32, 52],
+        why "Its gates decide what CPL 3 may call, and where events go.",
+        care [Enter("the switcher's is loaded around the guest, with gates of DPL 3 for vectors 3, 4 and 0x80 alone; its address is one of the paging mode")],
+        install [],
+        enter [],
+        exchange [];
+    Pkru: "PKRU; CR4.PKE",
+        rows [55],
+        why "CPL 3 writes it; it rules user pages, of whoever runs.",
+        care [
+            Switcher("exchanged by direct switches, in variants with `pku`"),
+            Enter("exchanged, in variants with `pku`"),
+            Checked("CR4.PKE is as the variant has it"),
+        ],
+        install [],
+        enter [|it| kept("CR4.PKE", it, CR4_PKE)],
+        exchange [pkru: Pkru];
+    GsBase: "both GS bases",
+        rows [5, 6, 7],
+        why "CPL 3 writes the active one.",
+        care [
+            Switcher("exchanged"),
+            Enter("loads and takes back the guest's, and uses up KERNEL_GS_BASE"),
+            Install("GS base is the per-CPU block"),
+            Checked("CR4.FSGSBASE stays set, and `enter` finds GS base to be the block of this CPU"),
+        ],
+        install [],
+        enter [|it| kept("CR4.FSGSBASE", it, CR4_FSGSBASE)],
+        exchange [gs_base: GsBase];
+    Segments: "DS, ES, FS and GS selectors; FS base",
+        rows [55],
+        why "CPL 3 sees and changes them; a leak each way.",
+        care [
+            Enter("exchanged: the guest's are kept in `Guest`"),
+            Checked("the guest's selectors are null or load without a fault"),
+        ],
+        install [],
+        enter [data_selectors_load],
+        exchange [segments: Segments];
+    TscAux: "MSR TSC_AUX",
+        rows [55],
+        why "RDTSCP and RDPID show it: on most hosts, the number of the CPU.",
+        care [
+            Enter("exchanged, if `Guest::tsc_aux` says what the guest has"),
+            Duty { name: "TSC_AUX", what: "otherwise guests see the host's: it should be nothing that they may not know" },
+        ],
+        install [],
+        enter [],
+        exchange [tsc_aux: TscAux];
+    Cr0: "CR0.TS, EM, MP, NE, AM, WP",
+        rows [56],
+        why "With TS or EM, the host's own STMXCSR and FNSTCW around a guest fault in ring 0, and guests see FPU state that is switched lazily. Without NE, a guest's FPU error is an external interrupt.",
+        care [
+            Checked("TS and EM must be clear, NE and WP set"),
+            Choice("MP means nothing then; AM decides whether AC has an effect in guests"),
+        ],
+        install [
+            |host| bit("CR0.NE", host.cr0, CR0_NE, true, "a guest's FPU errors would be external interrupts", "set it"),
+            |host| bit("CR0.WP", host.cr0, CR0_WP, true, "ring 0 would write to pages that are read-only", "set it")
+        ],
+        enter [
+            |it| bit("CR0.TS", it.cr0, CR0_TS, false, "the first FPU instruction in ring 0 would fault under the switcher's IDT", "give the FPU to the guest before `enter`: execute CLTS"),
+            |it| bit("CR0.EM", it.cr0, CR0_EM, false, "FPU instructions would fault in ring 0, under the switcher's IDT", "clear it")
+        ],
+        exchange [];
+    Cr4Fpu: "CR4.OSFXSR, OSXMMEXCPT, OSXSAVE",
+        rows [56],
+        why "Without OSFXSR, STMXCSR is #UD in ring 0. The others decide how a guest's SSE errors come and whether it has XSAVE.",
+        care [
+            Checked("OSFXSR must be set; OSXSAVE is as it was when the switcher was installed"),
+            Choice("OSXMMEXCPT"),
+        ],
+        install [],
+        enter [
+            |it| bit("CR4.OSFXSR", it.cr4, CR4_OSFXSR, true, "STMXCSR would be undefined in ring 0, under the switcher's IDT", "set it"),
+            |it| kept("CR4.OSXSAVE", it, CR4_OSXSAVE)
+        ],
+        exchange [];
+    Cr4User: "CR4.PVI, PCE, UINTR, TSD, DE, VME",
+        rows [14, 55],
+        why "With PVI, CLI and STI of CPL 3 change VIF, which no guest may have. With PCE, guests read the host's performance counters. With UINTR, they send and get user interrupts.",
+        care [
+            Checked("PVI, PCE and UINTR must be clear"),
+            Choice("TSD makes a guest's RDTSC fault; DE and VME mean nothing to one"),
+        ],
+        install [],
+        enter [
+            |it| bit("CR4.PVI", it.cr4, CR4_PVI, false, "CLI and STI of a guest would change VIF", "clear it"),
+            |it| bit("CR4.PCE", it.cr4, CR4_PCE, false, "guests would read the host's performance counters", "clear it around `enter`"),
+            |it| bit("CR4.UINTR", it.cr4, CR4_UINTR, false, "guests would send user interrupts, and get the host's", "clear it around `enter`")
+        ],
+        exchange [];
+    Cr4Paging: "CR4.LA57, PCIDE, SMEP, SMAP, PGE, PKS, LASS",
+        rows [3, 20, 21],
+        why "The variant is chosen by LA57 and PCIDE: they decide what an address and what a root is. SMEP and SMAP keep ring 0 from a guest's pages.",
+        care [
+            Checked("LA57, PCIDE, SMEP and SMAP are as they were when the switcher was installed, and the variant is one for these"),
+            Choice("PGE: what may be global, `Cpu::mappings` says; PKS and LASS are about ring 0"),
+        ],
+        install [],
+        enter [
+            |it| kept("CR4.LA57", it, CR4_LA57),
+            |it| kept("CR4.PCIDE", it, CR4_PCIDE),
+            |it| kept("CR4.SMEP", it, CR4_SMEP),
+            |it| kept("CR4.SMAP", it, CR4_SMAP)
+        ],
+        exchange [];
+    Fred: "CR4.FRED",
+        rows [33],
+        why "SWAPGS is undefined then, and events do not come through the IDT (Intel FRED specification, 9).",
+        care [Checked("it must be clear")],
+        install [|host| bit("CR4.FRED", host.cr4, CR4_FRED, false, "no switcher supports it", "use the IDT on this CPU")],
+        enter [|it| bit("CR4.FRED", it.cr4, CR4_FRED, false, "no switcher supports it", "use the IDT on this CPU")],
+        exchange [];
+    Efer: "EFER: SCE, NXE, LMSLE, UAIE, SVME, AIBRSE",
+        rows [3, 17],
+        why "LMSLE gives segments limits in 64-bit mode; with UAIE, addresses that are not canonical are taken.",
+        care [
+            Install("SCE"),
+            Checked("LMSLE and UAIE must be clear"),
+            Choice("the others: mitigations are chosen with AIBRSE in view"),
+        ],
+        install [
+            |host| bit("EFER.LMSLE", host.efer, EFER_LMSLE, false, "segments would have limits in 64-bit mode", "clear it"),
+            |host| bit("EFER.UAIE", host.efer, EFER_UAIE, false, "the proofs take addresses that are not canonical to fault", "clear it")
+        ],
+        enter [],
+        exchange [];
+    Xcr0: "XCR0, IA32_XSS; x87, XMM to ZMM, AMX and APX registers; IA32_XFD, XFD_ERR",
+        rows [55],
+        why "The guest runs with the host's, sees what was left there and leaves its own.",
+        care [Duty { name: "vector state", what: "switch XCR0, XFD and all that XSAVE knows, in the `call` of `enter_with` or around `enter`, or have no secrets in registers and keep nothing there; #NM of a guest with XFD_ERR set is the guest's" }],
+        install [],
+        enter [],
+        exchange [];
+    Mxcsr: "MXCSR, x87 control word and stack",
+        rows [55],
+        why "A function has to preserve the first two, and finds the third empty.",
+        care [Enter("the host's are put back by `enter`; by `enter_with`, `call` has to")],
+        install [],
+        enter [],
+        exchange [];
+    UserCet: "U_CET, PL3_SSP; CR4.CET",
+        rows [55],
+        why "A guest would run with the shadow stack of the host's thread, and RDSSP shows where it lies.",
+        care [
+            Enter("U_CET is 0 while a guest runs, where CR4.CET is set, so PL3_SSP is not used"),
+            Checked("CR4.CET is as it was when the switcher was installed"),
+        ],
+        install [],
+        enter [|it| kept("CR4.CET", it, CR4_CET)],
+        exchange [user_cet: UserCet];
+    SupervisorCet: "S_CET",
+        rows [33],
+        why "A shadow stack of ring 0 would not survive a call that returns elsewhere (Intel SDM vol. 1, 17.1). Indirect branch tracking wants ENDBR64.",
+        care [Checked("no supervisor shadow stacks; ENDBR_EN is as the variant has it")],
+        install [|host| bit("S_CET.SH_STK_EN", host.s_cet.unwrap_or_default(), SH_STK_EN, false, "no switcher supports supervisor shadow stacks", "run without them on this CPU")],
+        enter [],
+        exchange [];
+    DebugRegisters: "DR0 to DR3, DR7",
+        rows [31],
+        why "A breakpoint on an address of the host's fires in the middle of the switcher, and tells the guest what the host does; one of the host's fires in guests.",
+        care [
+            Checked("`enter` refuses while a breakpoint is armed"),
+            Enter("arms the guest's, which are on its own addresses alone, and disarms them"),
+        ],
+        install [],
+        enter [no_breakpoint_is_armed],
+        exchange [breakpoints: Breakpoints];
+    Dr6: "DR6",
+        rows [57],
+        why "The hardware sets causes and never clears them.",
+        care [Enter("a #DB exit has all its causes, and DR6 none any more")],
+        install [],
+        enter [],
+        exchange [];
+    DebugCtl: "DEBUGCTL: BTF, LBR, BTS, bus-lock detection",
+        rows [57],
+        why "BTF changes what a guest's TF means; BTS stores to an address of the host's on a guest's root; bus-lock detection makes a #DB of what a guest may do.",
+        care [Enter("0 while a guest runs, but for bus-lock detection if `Guest::trap_bus_locks` asks for it")],
+        install [],
+        enter [],
+        exchange [debugctl: DebugCtl];
+    DebugStore: "DS area, IA32_PEBS_ENABLE",
+        rows [57],
+        why "PEBS stores to an address of the host's, on whatever root is loaded.",
+        care [Enter("IA32_PEBS_ENABLE is 0 while a guest runs, where it exists")],
+        install [],
+        enter [],
+        exchange [pebs: Pebs];
+    Tracing: "LBR, PT, IBS, PMU counters",
+        rows [55],
+        why "They record what guests do, for the host; to physical addresses or registers that CPL 3 cannot read.",
+        care [Choice("their interrupts are exits: NMIs or interrupts of the host's")],
+        install [],
+        enter [],
+        exchange [];
+    SpecCtrl: "SPEC_CTRL: IBRS, STIBP, SSBD, BHI_DIS_S; virtual SPEC_CTRL",
+        rows [29, 54, 59],
+        why "IBRS protects ring 0, and stands for STIBP while it is set: without it the other thread of a core trains a guest's branches (CVE-2023-1998).",
+        care [
+            Switcher("exchanged in variants with `ibrs`"),
+            Enter("the guest's is the host's without IBRS, and with STIBP where the CPU has it"),
+            Duty { name: "thread siblings", what: "in variants without `ibrs`, SPEC_CTRL is the host's for guests, too: STIBP or core scheduling keep two guests on one core apart" },
+        ],
+        install [],
+        enter [],
+        exchange [];
+    PredCmd: "PRED_CMD, and the branch predictors behind it",
+        rows [54],
+        why "What one guest has trained steers the next, and the user part of its host (VMScape, CVE-2025-40300).",
+        care [
+            Enter("IBPB before a guest of another domain than the last one's on this CPU, where it exists, unless `Cpu::set_barriers` leaves it to the host"),
+            Duty { name: "user part", what: "a host that has code at CPL 3 of its own calls `Cpu::barrier_before_user_mode` before it runs that after a guest; between two processes of its own, it has barriers of its own" },
+        ],
+        install [],
+        enter [],
+        exchange [];
+    BusLocks: "split-lock detection (TEST_CTRL)",
+        rows [57],
+        why "A guest's split lock is #AC, whose error code is 0.",
+        care [Choice("the exit is an exception as any other")],
+        install [],
+        enter [],
+        exchange [];
+    SyscallMsrs: "STAR, LSTAR, CSTAR, SFMASK, SYSENTER MSRs",
+        rows [17],
+        why "Where CPL 3 comes to ring 0.",
+        care [Install("SYSENTER_CS is 0, so that SYSENTER faults; the others lead to the switcher")],
+        install [],
+        enter [],
+        exchange [];
+    UserMsr: "IA32_USER_MSR_CTL",
+        rows [55],
+        why "URDMSR and UWRMSR give CPL 3 MSRs, user interrupts among them.",
+        care [Checked("where it exists, it must be 0")],
+        install [|host| match host.user_msr_ctl {
+            None | Some(0) => Ok(()),
+            Some(found) => wrong("IA32_USER_MSR_CTL", found, "CPL 3 could access MSRs", "clear it on this CPU"),
+        }],
+        enter [],
+        exchange [];
+    Waiting: "UMWAIT and TPAUSE control, MONITOR and MWAIT for CPL 3",
+        rows [55],
+        why "A guest stops the CPU for as long as that allows; an interrupt ends it.",
+        care [Duty { name: "user waits", what: "IA32_UMWAIT_CONTROL bounds the time, and its C0.2 bit the depth; HWCR.MonMwaitUserEn is clear" }],
+        install [],
+        enter [],
+        exchange [];
+    CpuidFaulting: "MISC_FEATURES_ENABLES, HWCR.CpuidUserDis: CPUID faulting",
+        rows [55],
+        why "CPUID shows guests the host's CPU, unless it faults at CPL 3.",
+        care [Duty { name: "CPUID", what: "a host that wants to say what its guests' CPU is switches faulting on around `enter`" }],
+        install [],
+        enter [],
+        exchange [];
+}
+
+/// The table as a document: `runtime/CPU-STATE.md`.
+#[must_use]
+pub fn document() -> alloc::string::String {
+    use core::fmt::Write;
+
+    let mut text = alloc::string::String::from(
+        "# CPU state\n\n\
+         Every register and structure that CPL 3 can see, change or be ruled by, and who sees to it. \
+         Written from `src/state.rs`, whose table has the functions that check and exchange; a test \
+         compares, `BLESS=1 cargo test -p switcher-runtime` renews.\n\n\
+         | state | why it matters | rows of hazards.md | `install` | `enter` | who sees to it |\n\
+         |---|---|---|---|---|---|\n",
+    );
+    let mut duties = alloc::string::String::new();
+    for entry in CPU_STATE {
+        let rows: Vec<_> = entry.rows.iter().map(alloc::string::ToString::to_string).collect();
+        let install = if entry.is_checked_by_install() { "checks" } else { "" };
+        let enter = match (entry.is_checked_by_enter(), entry.is_exchanged()) {
+            (true, true) => "checks, exchanges",
+            (true, false) => "checks",
+            (false, true) => "exchanges",
+            (false, false) => "",
+        };
+        let care: Vec<_> = entry
+            .care
+            .iter()
+            .map(|care| match care {
+                Switcher(what) => alloc::format!("switcher: {what}"),
+                Install(what) => alloc::format!("`install` writes: {what}"),
+                Enter(what) => alloc::format!("`enter`: {what}"),
+                Checked(what) => alloc::format!("checked: {what}"),
+                Duty { name, what } => {
+                    // Writing to a string does not fail.
+                    let _ = writeln!(duties, "* **{name}** ({}): {what}.", entry.registers);
+                    alloc::format!("host, duty *{name}*")
+                }
+                Choice(what) => alloc::format!("host's choice: {what}"),
+            })
+            .collect();
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {install} | {enter} | {} |",
+            entry.registers,
+            entry.why,
+            rows.join(", "),
+            care.join("; "),
+        );
+    }
+    text.push_str("\n## Duties of the host\n\nNobody checks these.\n\n");
+    text.push_str(&duties);
+    text
+}
+
+#[cfg(test)]
+mod tests;

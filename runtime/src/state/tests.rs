@@ -1,0 +1,443 @@
+//! Made-up CPUs, each wrong in one thing.
+
+use super::*;
+use std::string::{String, ToString};
+use std::{env, format, fs, vec};
+
+use raw_cpuid::CpuIdResult;
+
+const KERNEL_CODE: u64 = 0x00AF_9B00_0000_FFFF;
+const KERNEL_DATA: u64 = 0x00CF_9300_0000_FFFF;
+const USER_CODE32: u64 = 0x00CF_FB00_0000_FFFF;
+const USER_DATA: u64 = 0x00CF_F300_0000_FFFF;
+const USER_CODE: u64 = 0x00AF_FB00_0000_FFFF;
+/// Where the block has its TSS: above 47 bits.
+const TSS: u64 = 0xFF10_A000_0004_0080;
+
+/// A descriptor of a TSS, busy, with a limit of 103.
+const fn tss(base: u64) -> [u64; 2] {
+    let low = 0x67 | (base & 0xFF_FFFF) << 16 | 0x8B << 40 | (base >> 24 & 0xFF) << 56;
+    [low, base >> 32]
+}
+
+fn host() -> Host {
+    let [low, high] = tss(TSS);
+    let gdt = vec![0, 0, KERNEL_CODE, KERNEL_DATA, USER_CODE32, USER_DATA, USER_CODE, low, high];
+    Host {
+        has: Has { umip: true, user_msr: true, ..Has::default() },
+        paging: PagingMode::FiveLevel,
+        selectors: Selectors::DEFAULT,
+        cr0: 0x8005_0033,
+        cr4: CR4_OSFXSR | CR4_UMIP | CR4_LA57,
+        efer: 0xD01,
+        s_cet: None,
+        user_msr_ctl: Some(0),
+        ldtr: 0,
+        tr: 0x38,
+        gdt_base: 0xFF10_A000_0004_2000,
+        gdt_limit: 71,
+        gdt,
+        tss: TSS,
+        iomap_base: 104,
+    }
+}
+
+fn running() -> Running {
+    let cr4 = CR4_OSFXSR | CR4_UMIP | CR4_LA57 | CR4_FSGSBASE;
+    Running {
+        cr0: 0x8005_0033,
+        cr4,
+        cr4_then: cr4,
+        ldtr: 0,
+        dr7: 0x400,
+        code_and_stack: [0x33, 0x2B],
+        data: [0x2B, 0, 3, 0x23],
+        descriptors: [USER_CODE, USER_DATA, USER_DATA, 0, 0, USER_CODE32],
+    }
+}
+
+/// For which state and register, and how it comes about.
+type Spoilt<T> = (State, &'static str, fn(&mut T));
+
+/// Hosts that `install` has to refuse.
+fn wrong_hosts() -> Vec<Spoilt<Host>> {
+    use State::*;
+    vec![
+        (Gdt, "GDTR's base", |it| it.gdt_base = 1 << 60),
+        (Gdt, "GDTR's base", |it| it.paging = PagingMode::FourLevel),
+        (Gdt, "GDTR's limit", |it| it.gdt_limit = u16::MAX),
+        (Gdt, "GDTR's limit", |it| it.gdt_limit = 70),
+        (Gdt, "GDTR's limit", |it| it.gdt_base += 4096 - 64),
+        // A call gate of DPL 3 to ring 0; an LDT and a TSS of DPL 3.
+        (Gdt, "GDT entry", |it| it.gdt[1] = 0x0000_EC00_0010_1000),
+        (Gdt, "GDT entry", |it| it.gdt[1] = 0x0000_E200_1000_FFFF),
+        (Gdt, "GDT entry", |it| it.gdt[7] |= DPL),
+        // Conforming code, of DPL 3 and of DPL 0.
+        (Gdt, "GDT entry", |it| it.gdt[1] = USER_CODE | DOWN_OR_CONFORMING),
+        (Gdt, "GDT entry", |it| it.gdt[1] = KERNEL_CODE | DOWN_OR_CONFORMING),
+        // 16-bit code, and code of 64 and 32 bits.
+        (Gdt, "GDT entry", |it| it.gdt[1] = USER_CODE & !LONG),
+        (Gdt, "GDT entry", |it| it.gdt[1] = USER_CODE | SIZE32),
+        // A 16-bit stack; one that expands down.
+        (Gdt, "GDT entry", |it| it.gdt[1] = USER_DATA & !SIZE32),
+        (Gdt, "GDT entry", |it| it.gdt[1] = USER_DATA | DOWN_OR_CONFORMING),
+        (Gdt, "GDT entry", |it| it.gdt[5] = USER_DATA & !SIZE32),
+        // What is not accessed, of the switcher's own and beside them.
+        (Gdt, "GDT entry", |it| it.gdt[6] = USER_CODE & !ACCESSED),
+        (Gdt, "GDT entry", |it| it.gdt[5] = USER_DATA & !ACCESSED),
+        (Gdt, "GDT entry", |it| it.gdt[4] = USER_CODE32 & !ACCESSED),
+        (Gdt, "GDT entry", |it| it.gdt[1] = USER_DATA & !READ_WRITE & !ACCESSED),
+        // The upper half of a system descriptor is an entry for who loads its selector.
+        (Gdt, "GDT entry", |it| it.gdt[8] = USER_DATA & !SIZE32),
+        (Gdt, "KERNEL_CS", |it| it.gdt[2] = KERNEL_CODE & !LONG),
+        (Gdt, "KERNEL_CS", |it| it.gdt[2] &= !PRESENT),
+        (Gdt, "KERNEL_CS", |it| it.gdt[2] = USER_CODE),
+        (Gdt, "KERNEL_DS", |it| it.gdt[3] &= !READ_WRITE),
+        (Gdt, "KERNEL_DS", |it| it.gdt[3] |= DOWN_OR_CONFORMING),
+        (Gdt, "USER32_CS", |it| it.gdt[4] = USER_CODE),
+        (Gdt, "USER_DS", |it| it.gdt[5] = KERNEL_DATA),
+        (Gdt, "USER_CS", |it| it.gdt[6] = USER_CODE32),
+        (Gdt, "USER_CS", |it| it.gdt.truncate(6)),
+        (DescriptorRegisters, "CR4.UMIP", |it| it.cr4 &= !CR4_UMIP),
+        (Ldtr, "LDTR", |it| it.ldtr = 0x48),
+        (Ldtr, "LDTR", |it| it.ldtr = 4),
+        (Tr, "TR's TSS", |it| it.tss += 8),
+        (Tr, "TR's TSS", |it| it.tss &= (1 << 48) - 1),
+        (Tr, "TR's TSS", |it| it.tr = 0),
+        (Tr, "TR's limit", |it| it.gdt[7] -= 1),
+        (Tr, "the TSS's I/O map base", |it| it.iomap_base = 103),
+        (Cr0, "CR0.NE", |it| it.cr0 &= !CR0_NE),
+        (Cr0, "CR0.WP", |it| it.cr0 &= !CR0_WP),
+        (Fred, "CR4.FRED", |it| it.cr4 |= CR4_FRED),
+        (Efer, "EFER.LMSLE", |it| it.efer |= EFER_LMSLE),
+        (Efer, "EFER.UAIE", |it| it.efer |= EFER_UAIE),
+        (SupervisorCet, "S_CET.SH_STK_EN", |it| it.s_cet = Some(SH_STK_EN | 1 << 2)),
+        (UserMsr, "IA32_USER_MSR_CTL", |it| it.user_msr_ctl = Some(1)),
+    ]
+}
+
+/// CPUs on which `enter` has to refuse a guest.
+fn wrong_moments() -> Vec<Spoilt<Running>> {
+    use State::*;
+    vec![
+        (GeneralRegisters, "the guest's CS", |it| it.code_and_stack[0] = 0x10),
+        (GeneralRegisters, "the guest's CS", |it| it.code_and_stack[0] = 0x32),
+        (GeneralRegisters, "the guest's SS", |it| it.code_and_stack[1] = 0x18),
+        (GeneralRegisters, "the guest's SS", |it| it.code_and_stack[1] = 0),
+        (GeneralRegisters, "GDT entry", |it| it.descriptors[0] |= DOWN_OR_CONFORMING),
+        (GeneralRegisters, "GDT entry", |it| it.descriptors[1] &= !SIZE32),
+        (GeneralRegisters, "GDT entry", |it| it.descriptors[1] &= !ACCESSED),
+        (DescriptorRegisters, "CR4.UMIP", |it| it.cr4 &= !CR4_UMIP),
+        (Ldtr, "LDTR", |it| it.ldtr = 0x48),
+        (Pkru, "CR4.PKE", |it| it.cr4 |= CR4_PKE),
+        (GsBase, "CR4.FSGSBASE", |it| it.cr4 &= !CR4_FSGSBASE),
+        (Segments, "the guest's DS", |it| it.descriptors[2] = KERNEL_DATA),
+        (Segments, "the guest's DS", |it| it.descriptors[2] &= !PRESENT),
+        (Segments, "the guest's DS", |it| it.data[0] = 0x28),
+        // Execute-only code does not load; nor a gate; nor anything of an LDT.
+        (Segments, "the guest's GS", |it| it.descriptors[5] &= !READ_WRITE),
+        (Segments, "the guest's GS", |it| it.descriptors[5] &= !IS_SEGMENT),
+        (Segments, "the guest's GS", |it| it.data[3] = 0x27),
+        (Segments, "the guest's ES", |it| it.data[1] = 0x53),
+        (Segments, "GDT entry", |it| it.descriptors[2] &= !ACCESSED),
+        (Cr0, "CR0.TS", |it| it.cr0 |= CR0_TS),
+        (Cr0, "CR0.EM", |it| it.cr0 |= CR0_EM),
+        (Cr4Fpu, "CR4.OSFXSR", |it| it.cr4 &= !CR4_OSFXSR),
+        (Cr4Fpu, "CR4.OSXSAVE", |it| it.cr4 |= CR4_OSXSAVE),
+        (Cr4User, "CR4.PVI", |it| it.cr4 |= CR4_PVI),
+        (Cr4User, "CR4.PCE", |it| it.cr4 |= CR4_PCE),
+        (Cr4User, "CR4.UINTR", |it| it.cr4 |= CR4_UINTR),
+        (Cr4Paging, "CR4.LA57", |it| it.cr4 &= !CR4_LA57),
+        (Cr4Paging, "CR4.PCIDE", |it| it.cr4 |= CR4_PCIDE),
+        (Cr4Paging, "CR4.SMEP", |it| it.cr4 |= CR4_SMEP),
+        (Cr4Paging, "CR4.SMAP", |it| it.cr4 |= CR4_SMAP),
+        (Fred, "CR4.FRED", |it| it.cr4 |= CR4_FRED),
+        (UserCet, "CR4.CET", |it| it.cr4 |= CR4_CET),
+        (DebugRegisters, "DR7", |it| it.dr7 |= 1 << 1),
+        (DebugRegisters, "DR7", |it| it.dr7 |= 1 << 6),
+        (DebugRegisters, "DR7", |it| it.dr7 |= 1 << 13),
+    ]
+}
+
+#[test]
+fn a_cpu_in_order_is_accepted() {
+    assert_eq!(check_host(&host()), Ok(()));
+    assert_eq!(check_running(&running()), Ok(()));
+}
+
+#[test]
+fn whatever_is_wrong_is_refused_by_its_name() {
+    for (state, register, spoil) in wrong_hosts() {
+        let mut host = host();
+        spoil(&mut host);
+        let refused = check_host(&host).expect_err(register);
+        assert_eq!((refused.state, refused.register), (state, register), "{refused}");
+        assert!(!refused.problem.is_empty() && !refused.mend.is_empty());
+    }
+    for (state, register, spoil) in wrong_moments() {
+        let mut running = running();
+        spoil(&mut running);
+        let refused = check_running(&running).expect_err(register);
+        assert_eq!((refused.state, refused.register), (state, register), "{refused}");
+    }
+}
+
+#[test]
+fn there_is_no_check_in_the_table_that_cannot_fail() {
+    for entry in CPU_STATE {
+        for check in entry.install {
+            let fails = wrong_hosts().iter().any(|(state, _, spoil)| {
+                let mut host = host();
+                spoil(&mut host);
+                *state == entry.state && check(&host).is_err()
+            });
+            assert!(fails && check(&host()).is_ok(), "{:?}", entry.state);
+        }
+        for check in entry.enter {
+            let fails = wrong_moments().iter().any(|(state, _, spoil)| {
+                let mut running = running();
+                spoil(&mut running);
+                *state == entry.state && check(&running).is_err()
+            });
+            assert!(fails && check(&running()).is_ok(), "{:?}", entry.state);
+        }
+    }
+}
+
+#[test]
+fn an_error_says_what_was_found_where_and_what_to_do() {
+    let mut it = host();
+    it.gdt[1] = 0x0000_EC00_0010_1000;
+    let text = check_host(&it).unwrap_err().to_string();
+    assert!(text.starts_with("GDT entry 0x8 is 0xec0000101000: CPL 3 can use this"), "{text}");
+    let mut it = running();
+    it.cr0 |= CR0_TS;
+    let text = check_running(&it).unwrap_err().to_string();
+    assert!(text.starts_with("CR0.TS is 0x8005003b: the first FPU instruction"), "{text}");
+    assert!(text.ends_with("; give the FPU to the guest before `enter`: execute CLTS"), "{text}");
+}
+
+#[test]
+fn descriptors_that_real_hosts_have_are_accepted() {
+    // Linux's: 32-bit code of DPL 0, the CPU's number in the limit of read-only data that expands down,
+    // an empty TLS entry; and what CPL 3 cannot load, whatever it is.
+    let fine = [
+        0x00CF_9B00_0000_FFFF,
+        0x0040_F500_0000_0001,
+        0,
+        0x0000_E200_1000_FFFF & !PRESENT,
+        0x0000_8C00_0010_1000,
+        USER_DATA & !SIZE32 & !PRESENT,
+        KERNEL_DATA & !SIZE32 & !ACCESSED,
+    ];
+    for entry in fine {
+        let mut it = host();
+        it.gdt[1] = entry;
+        assert_eq!(check_host(&it), Ok(()), "{entry:#x}");
+    }
+}
+
+/// Of all 2^16 kinds of descriptors, those that pass are known: nothing is accepted because nobody has
+/// thought of it.
+#[test]
+fn what_is_accepted_of_all_kinds_of_descriptors_is_known() {
+    for kind in 0..=0xFFFF_u64 {
+        // Type, S, DPL, P, and the flags nibble.
+        let entry = (kind & 0xFF) << 40 | (kind >> 8 & 0xF) << 52 | 0xFFFF;
+        let is = |bits: u64| entry & bits == bits;
+        let has_dpl3 = is(DPL);
+        let conforms = is(IS_SEGMENT | IS_CODE | DOWN_OR_CONFORMING);
+        let out_of_reach = !is(PRESENT) || !has_dpl3 && !conforms;
+        let code = is(IS_SEGMENT | IS_CODE | ACCESSED)
+            && !conforms
+            && (is(LONG) && !is(SIZE32) || is(SIZE32) && !is(LONG));
+        let read_only = is(IS_SEGMENT | ACCESSED) && !is(IS_CODE) && !is(READ_WRITE);
+        let stack = is(IS_SEGMENT | ACCESSED | READ_WRITE | SIZE32)
+            && !is(IS_CODE)
+            && !is(DOWN_OR_CONFORMING);
+        let known = out_of_reach || code || read_only || stack;
+        assert_eq!(judge(8, entry).is_ok(), known, "{entry:#x}");
+    }
+}
+
+#[test]
+fn a_tss_descriptor_is_decoded_field_by_field() {
+    // Base 0x8877_6655_4433_2211, limit 0xA_0067, present, available 64-bit TSS.
+    let low = 0x44 << 56 | 0xA << 48 | 0x89 << 40 | 0x33_2211 << 16 | 0x0067;
+    let found = SystemSegment::decode(low, 0x8877_6655);
+    assert_eq!(found, SystemSegment { base: 0x8877_6655_4433_2211, limit: 0xA_0067 });
+    let pages = SystemSegment::decode(low | 1 << 55, 0x8877_6655);
+    assert_eq!(pages.limit, 0xA006_7FFF);
+    let [low, high] = tss(TSS);
+    assert_eq!(SystemSegment::decode(low, high), SystemSegment { base: TSS, limit: 103 });
+}
+
+#[test]
+fn a_table_is_read_only_where_it_is_bounded() {
+    assert!(is_within_a_page(0x1000, 0xFFF) && is_within_a_page(0x1FF8, 7));
+    assert!(!is_within_a_page(0x1008, 0xFFF) && !is_within_a_page(0x1000, u16::MAX));
+}
+
+/// A CPU with what is in the words: leaf 1 EDX, leaf 7 ECX and EDX, leaf 7.1 EDX, leaf 8000_0008 EBX.
+#[derive(Clone)]
+struct Cpuid([u32; 5]);
+
+impl CpuIdReader for Cpuid {
+    fn cpuid2(&self, leaf: u32, subleaf: u32) -> CpuIdResult {
+        let Self([edx1, ecx7, edx7, edx71, ebx8]) = *self;
+        let (eax, ebx, ecx, edx) = match (leaf, subleaf) {
+            (0, _) => (7, 0, 0, 0),
+            (1, _) => (0, 0, 0, edx1),
+            (7, 0) => (1, 0, ecx7, edx7),
+            (7, 1) => (0, 0, 0, edx71),
+            (0x8000_0000, _) => (0x8000_0008, 0, 0, 0),
+            (0x8000_0008, _) => (0, ebx8, 0, 0),
+            _ => (0, 0, 0, 0),
+        };
+        CpuIdResult { eax, ebx, ecx, edx }
+    }
+}
+
+#[test]
+fn an_msr_is_looked_at_only_where_cpuid_has_it() {
+    let found = |words| Has::from_cpuid(&Cpuid(words), || false);
+    let nothing = Has::default();
+    assert_eq!(found([0; 5]), nothing);
+    assert_eq!(found([1 << 21, 0, 0, 0, 0]), Has { pebs: true, ..nothing });
+    assert_eq!(Has::from_cpuid(&Cpuid([1 << 21, 0, 0, 0, 0]), || true), nothing);
+    assert_eq!(found([0, 1 << 2, 0, 0, 0]), Has { umip: true, ..nothing });
+    assert_eq!(found([0, 1 << 7, 0, 0, 0]), Has { user_cet: true, ..nothing });
+    assert_eq!(found([0, 1 << 24, 0, 0, 0]), Has { bus_lock_detection: true, ..nothing });
+    assert_eq!(found([0, 0, 1 << 20, 0, 0]), Has { user_cet: true, ..nothing });
+    assert_eq!(found([0, 0, 1 << 26, 0, 0]), Has { ibpb: true, ..nothing });
+    assert_eq!(found([0, 0, 1 << 27, 0, 0]), Has { stibp: true, ..nothing });
+    assert_eq!(found([0, 0, 0, 1 << 15, 0]), Has { user_msr: true, ..nothing });
+    assert_eq!(found([0, 0, 0, 0, 1 << 12]), Has { ibpb: true, ..nothing });
+    assert_eq!(found([0, 0, 0, 0, 1 << 15]), Has { stibp: true, ..nothing });
+}
+
+#[test]
+fn who_sees_to_it_is_what_the_code_does() {
+    /// What `enter` does by itself, in one place, and not by an exchange.
+    const ELSEWHERE: [State; 5] =
+        [State::Idt, State::Mxcsr, State::Dr6, State::SpecCtrl, State::PredCmd];
+    let mut names = Vec::new();
+    for entry in CPU_STATE {
+        let says = |what: fn(&Care) -> bool| entry.care.iter().any(what);
+        let is_checked = entry.is_checked_by_install() || entry.is_checked_by_enter();
+        assert_eq!(says(|care| matches!(care, Checked(_))), is_checked, "{:?}", entry.state);
+        let exchanges = entry.is_exchanged() || ELSEWHERE.contains(&entry.state);
+        assert_eq!(says(|care| matches!(care, Enter(_))), exchanges, "{:?}", entry.state);
+        assert!(!entry.care.is_empty() && !entry.rows.is_empty() && !entry.why.is_empty());
+        names.extend(entry.care.iter().filter_map(|care| match care {
+            Duty { name, .. } => Some(*name),
+            _ => None,
+        }));
+    }
+    let all = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), all, "a duty has a name of its own");
+}
+
+/// What spec/hazards.md lists under "CPU state" is in the table, word by word.
+#[test]
+fn nothing_that_the_specification_lists_is_missing() {
+    let registers: Vec<&str> = CPU_STATE.iter().map(|entry| entry.registers).collect();
+    let registers = registers.join("; ");
+    let listed = [
+        "GDT",
+        "descriptor that CPL 3 can load",
+        "accessed, D",
+        "limit",
+        "LDTR",
+        "TR",
+        "I/O bitmap",
+        "IDTR",
+        "DS, ES, FS",
+        "GS selectors",
+        "FS base",
+        "both GS bases",
+        "TSC_AUX",
+        "CR0.TS",
+        "EM",
+        "MP",
+        "AM",
+        "FSGSBASE",
+        "UMIP",
+        "PCE",
+        "TSD",
+        "DE",
+        "OSXSAVE",
+        "PKE",
+        "CET",
+        "SMEP",
+        "SMAP",
+        "LA57",
+        "PCIDE",
+        "EFER",
+        "XCR0",
+        "IA32_XSS",
+        "x87",
+        "MXCSR",
+        "XMM to ZMM",
+        "XFD",
+        "XFD_ERR",
+        "PKRU",
+        "AMX",
+        "APX",
+        "DR0 to DR3",
+        "DR6",
+        "DR7",
+        "DEBUGCTL",
+        "BTF",
+        "LBR",
+        "bus lock",
+        "DS area",
+        "PT",
+        "PMU",
+        "SPEC_CTRL",
+        "IBRS",
+        "STIBP",
+        "SSBD",
+        "BHI_DIS_S",
+        "PRED_CMD",
+        "virtual SPEC_CTRL",
+        "U_CET",
+        "PL3_SSP",
+        "S_CET",
+        "SYSENTER",
+        "STAR",
+        "LSTAR",
+        "CSTAR",
+        "SFMASK",
+        "UMWAIT",
+        "TPAUSE",
+        "MISC_FEATURES",
+        "CPUID faulting",
+        "user interrupts",
+        "USER_MSR",
+        "OSFXSR",
+        "split-lock",
+        "FRED",
+    ];
+    let why: String = CPU_STATE.iter().map(|entry| entry.why).collect();
+    for name in listed {
+        let wanted = name.replace("FSGSBASE", "both GS bases").replace("bus lock", "bus-lock");
+        let there = registers.contains(&wanted) || why.contains(&wanted);
+        assert!(there, "{name} is not in the table");
+    }
+}
+
+#[test]
+fn the_document_is_written_from_the_table() {
+    let path = format!("{}/CPU-STATE.md", env!("CARGO_MANIFEST_DIR"));
+    let now = document();
+    if env::var_os("BLESS").is_some() {
+        fs::write(&path, &now).unwrap();
+    }
+    let written = fs::read_to_string(&path).unwrap_or_default();
+    let other = written.lines().zip(now.lines()).find(|(written, now)| written != now);
+    let renew = "BLESS=1 cargo test -p switcher-runtime";
+    assert!(written == now, "{path} is old, from {other:?} on: {renew}");
+}
