@@ -14,7 +14,7 @@ use hw_kernel::code_memory::CodeMemory;
 use hw_kernel::memory::{self, HIGH_BASE, PAGE, flags_of};
 use hw_kernel::percpu::{self, MAX_CPUS, Scratch, Stack};
 use hw_kernel::report::Report;
-use hw_kernel::{boot, events, returns, smp};
+use hw_kernel::{boot, cpu, events, returns, smp};
 use hw_protocol::HOST_CASES;
 use spin::Mutex;
 use switcher_runtime::switcher_gen::arch::{Msr as MsrName, RFlags, Vendor, vector};
@@ -248,7 +248,8 @@ fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
     let base = other.base();
     let block = NonNull::new(percpu::block(0)).ok_or("no block")?;
     // SAFETY: as for the first one, which is not installed here any more; no guest is entered.
-    let cpu = unsafe { other.install(block) }.map_err(|why| format!("{why}"))?;
+    let cpu = cpu::tracked(|| unsafe { other.install(block) });
+    let cpu = cpu.map_err(|why| format!("{why}"))?;
     if other.installed() != 1 || Control::read() == *before {
         return Err("the other one is not installed".into());
     }

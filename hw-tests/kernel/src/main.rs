@@ -78,7 +78,7 @@ impl Switchers {
 /// The host's part: choose a variant for this CPU, assemble it here, install it on all CPUs, run the
 /// cases.
 fn run(cases: &[hw_cases::Case], policy: Policy, report: &mut Report) {
-    let features = HostFeatures::detect();
+    let features = cpu::tracked(HostFeatures::detect);
     let variant = Variant::for_host(&features, Selectors::DEFAULT);
     let variant = variant.unwrap_or_else(|why| fatal(&why)).with_policy(policy);
     let variant = returns::with_untraining(variant);
@@ -111,7 +111,8 @@ fn world_on(switchers: Switchers, cpu: usize) -> BareMetal<'static> {
     // SAFETY: the block is this CPU's, its TSS is loaded, and sp0 and IST 1 to 4 are the tops of stacks
     // nobody else uses, with room for what lies above and for the hooks of events.rs, which are as the runtime
     // asks; and nothing else writes the SYSCALL MSRs or GS base.
-    let cpu = unsafe { switcher.install(block) }.unwrap_or_else(|why| fatal(&why));
+    let cpu = cpu::tracked(|| unsafe { switcher.install(block) });
+    let cpu = cpu.unwrap_or_else(|why| fatal(&why));
     let platform = hw_cases::Platform {
         vendor: variant.axes().vendor,
         paging: variant.axes().paging,

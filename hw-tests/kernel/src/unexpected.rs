@@ -9,9 +9,9 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hw_cases::{Expected, Setup, World, place};
-use hw_kernel::events;
 use hw_kernel::memory::{self, HIGH_BASE, PAGE};
 use hw_kernel::percpu::{self, Stack};
+use hw_kernel::{cpu, events};
 use switcher_runtime::switcher_gen::arch::vector;
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::{AsmLayout, OrigAx, PtRegs, Pvcs};
@@ -49,6 +49,7 @@ hw_kernel_ended_call:
     // The hook: RDI = PtRegs. Writes down the first two, and comes back as often as it is told to.
     .global hw_kernel_end_call
 hw_kernel_end_call:
+    endbr64
     mov     rsi, rdi
     mov     rdi, [rip + {calls}]
     cmp     rdi, 2
@@ -69,10 +70,12 @@ hw_kernel_end_call:
     dec     qword ptr [rip + {returns}]
     ret
 2:  mov     rsp, [rip + {stack}]
+    call    {untrack}
     jmp     0b
 "#,
     checked_call = sym checked_call_for_assembly,
     stack = sym STACK,
+    untrack = sym cpu::untrack,
     calls = sym CALLS,
     returns = sym RETURNS,
     records = sym RECORDS,

@@ -9,9 +9,9 @@ use core::ops::Range;
 use core::ptr::NonNull;
 
 use hw_cases::{Entries, Failure, HostAfter, Outcome, Platform, Refusal, Setup, World, place};
-use hw_kernel::exit;
 use hw_kernel::memory::{self, AddressSpace, Flags, Frame, MapError};
 use hw_kernel::percpu::{self, Scratch};
+use hw_kernel::{cpu, exit};
 use switcher_runtime::switcher_gen::arch::{
     Cr3, Cr3Error, Msr as MsrName, PcidEnabled, RFlags, Vendor,
 };
@@ -48,6 +48,7 @@ hw_kernel_checked_call:
     movabs  r13, 0xBDBDBDBDBDBDBDBD
     movabs  r14, 0xBEBEBEBEBEBEBEBE
     movabs  r15, 0xBFBFBFBFBFBFBFBF
+    call    {track}
     call    rdi
     pushfq
     or      rcx, rdx
@@ -82,6 +83,9 @@ hw_kernel_checked_call:
     xor     r15, rdx
     or      rbx, r15
     mov     gs:[{callee_saved_changed}], rbx
+    mov     rbx, rax
+    call    {untrack}
+    mov     rax, rbx
     fninit
     fldcw   [rsp + 4]
     ldmxcsr [rsp]
@@ -100,6 +104,8 @@ hw_kernel_checked_call:
     flags_after = const Scratch::OFFSET + offset_of!(Scratch, flags_after),
     stack_segment_after = const Scratch::OFFSET + offset_of!(Scratch, stack_segment_after),
     callee_saved_changed = const Scratch::OFFSET + offset_of!(Scratch, callee_saved_changed),
+    track = sym cpu::track,
+    untrack = sym cpu::untrack,
 );
 
 unsafe extern "C" {
