@@ -77,7 +77,8 @@ const VECTORS: usize = 256;
 const FIRST_IRETQ_FAULT: u32 = 11;
 const LAST_IRETQ_FAULT: u32 = 13;
 const NMI: u32 = 2;
-const CP: u32 = 21;
+/// The vector of #CP, control protection.
+pub const CP: u32 = 21;
 /// The error code of a #CP: an indirect branch that leads to no ENDBR64 (Intel SDM vol. 3, 6.15).
 pub const NO_ENDBRANCH: u32 = 3;
 
@@ -482,13 +483,13 @@ fn load(idt: &'static [Gate; VECTORS]) {
 ///
 /// # Safety
 /// `landing` takes events that way, and gets on without whatever was interrupted.
-pub(crate) unsafe fn catch(stack: Stack, landing: u64) {
+pub unsafe fn catch(stack: Stack, landing: u64) {
     CPL0_EVENT.store(landing, Ordering::Relaxed);
     load(CATCHING.0.call_once(|| table(|_| stack)));
 }
 
 /// Makes events at CPL0 fatal again.
-pub(crate) fn no_catch() {
+pub fn no_catch() {
     CPL0_EVENT.store((&raw const hw_kernel_fatal_event).addr() as u64, Ordering::Relaxed);
     load(IDT.0.call_once(|| table(usual_stack)));
 }

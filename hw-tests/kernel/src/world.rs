@@ -213,6 +213,8 @@ pub(crate) struct BareMetal<'s> {
     roots: [GuestRoot; 2],
     pvcs: Frame,
     debug: GuestDebug,
+    /// Whether a guest may have a breakpoint on execution.
+    breakpoints: bool,
 }
 
 /// A stack that 32-bit code reaches.
@@ -226,6 +228,7 @@ impl<'s> BareMetal<'s> {
         cpu: Cpu<'s>,
         platform: Platform,
         pcid: Option<PcidEnabled>,
+        breakpoints: bool,
     ) -> Result<Self, WorldError> {
         let pvcs = Frame::new().map_err(MapError::from)?;
         let text32 = Page::new(place::TEXT32)?;
@@ -237,7 +240,7 @@ impl<'s> BareMetal<'s> {
             guest_root(&umod.root, GuestPcid::FIRST + 1, pcid)?,
         ];
         let debug = GuestDebug::new(GUESTS);
-        Ok(Self { cpu, platform, smod, umod, text32, roots, pvcs, debug })
+        Ok(Self { cpu, platform, smod, umod, text32, roots, pvcs, debug, breakpoints })
     }
 
     /// The CPU.
@@ -390,6 +393,9 @@ impl World for BareMetal<'_> {
     }
 
     fn run(&mut self, setup: &Setup) -> Result<Outcome, Refusal> {
+        if setup.breakpoint.is_some() && !self.breakpoints {
+            return Err(Refusal::NotHere("a breakpoint on execution hangs this CPU".into()));
+        }
         // SAFETY: `checked_call` does what `enter_with` asks.
         unsafe { self.run_by(setup, checked_call) }
     }

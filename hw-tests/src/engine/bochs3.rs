@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use hw_protocol::Options;
+use hw_protocol::{CPUS, Options};
 use switcher_gen::Policy;
 use switcher_gen::arch::PagingMode;
 use switcher_gen::layout::{Placement, Revision};
@@ -24,6 +24,11 @@ use crate::tools::{self, CHROOT, GRUB_MKRESCUE, GRUB_PC, MMDEBSTRAP, MTOOLS, Too
 
 const MODEL: &str = "sapphire_rapids";
 
+/// The engines, by how many CPUs they have.
+pub(super) const ONE_CPU: [&str; 3] =
+    ["bochs3-intel-la57", "bochs3-intel-4level", "bochs3-intel-la57-percpu-current"];
+pub(super) const SMP: &str = "bochs3-intel-la57-smp";
+
 /// A Sapphire Rapids in one paging mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bochs3 {
@@ -35,19 +40,17 @@ pub struct Bochs3 {
 
 impl Bochs3 {
     /// With 57-bit addresses.
-    pub const INTEL_LA57: Self = Self {
-        name: "bochs3-intel-la57",
-        cpus: 1,
-        paging: PagingMode::FiveLevel,
-        policy: Policy::DEFAULT,
-    };
+    pub const INTEL_LA57: Self =
+        Self { name: ONE_CPU[0], cpus: 1, paging: PagingMode::FiveLevel, policy: Policy::DEFAULT };
     /// With 48-bit addresses.
     pub const INTEL_4LEVEL: Self =
-        Self { name: "bochs3-intel-4level", paging: PagingMode::FourLevel, ..Self::INTEL_LA57 };
+        Self { name: ONE_CPU[1], paging: PagingMode::FourLevel, ..Self::INTEL_LA57 };
+    /// With 57-bit addresses and several CPUs, where an instruction with a breakpoint hangs all of them.
+    pub const INTEL_LA57_SMP: Self = Self { name: SMP, cpus: CPUS, ..Self::INTEL_LA57 };
     /// With 57-bit addresses, code of its own for each CPU, and RSP that passes through direct
     /// switches.
     pub const INTEL_LA57_PERCPU_CURRENT: Self = Self {
-        name: "bochs3-intel-la57-percpu-current",
+        name: ONE_CPU[2],
         policy: Policy { placement: Placement::PerCpu, revision: Revision::Current },
         ..Self::INTEL_LA57
     };
@@ -68,6 +71,10 @@ impl Engine for Bochs3 {
 
     fn cpus(&self) -> usize {
         self.cpus
+    }
+
+    fn breakpoints(&self) -> bool {
+        self.cpus == 1
     }
 
     fn paging(&self) -> PagingMode {

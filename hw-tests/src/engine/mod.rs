@@ -60,6 +60,11 @@ pub trait Engine {
         CPUS
     }
 
+    /// Whether an instruction with a breakpoint can be tried on it. Watchpoints always can.
+    fn breakpoints(&self) -> bool {
+        true
+    }
+
     /// What it runs.
     fn runs(&self) -> Runs {
         Runs::Kernel
@@ -97,6 +102,7 @@ pub fn all() -> Vec<Box<dyn Engine>> {
         Box::new(bochs3::Bochs3::INTEL_LA57),
         Box::new(bochs3::Bochs3::INTEL_4LEVEL),
         Box::new(bochs3::Bochs3::INTEL_LA57_PERCPU_CURRENT),
+        Box::new(bochs3::Bochs3::INTEL_LA57_SMP),
         Box::new(qemu::Qemu::KVM),
     ];
     emulators
@@ -133,7 +139,7 @@ pub fn run(engine: &dyn Engine, program: &Path, limit: Duration) -> Result<Outco
     if let Some(why) = engine.unavailable(program)? {
         return Ok(Outcome::Unavailable(why));
     }
-    let options = Options { paging: engine.paging(), policy: engine.policy(), suite: Suite::All };
+    let options = options(engine, Suite::All);
     let run = engine.boot(program, options, limit)?;
     let switchers = match (engine.runs(), options.policy.placement) {
         (Runs::Kernel, Placement::PerCpu) => engine.cpus(),
@@ -150,10 +156,19 @@ pub fn run(engine: &dyn Engine, program: &Path, limit: Duration) -> Result<Outco
     Ok(Outcome::Judged(judgement, run))
 }
 
+/// What a kernel is asked to do on an engine.
+fn options(engine: &dyn Engine, suite: Suite) -> Options {
+    Options {
+        paging: engine.paging(),
+        policy: engine.policy(),
+        suite,
+        breakpoints: engine.breakpoints(),
+    }
+}
+
 /// Runs the kernel's self tests alone on an engine; says why they did not pass, if they did not.
 fn self_test(engine: &dyn Engine, kernel: &Path, limit: Duration) -> Result<Option<String>> {
-    let options =
-        Options { paging: engine.paging(), policy: engine.policy(), suite: Suite::SelfTest };
+    let options = options(engine, Suite::SelfTest);
     let run = engine.boot(kernel, options, limit)?;
     let Options { paging, policy, .. } = options;
     let expected = Expected { paging, policy, cases: SELFTESTS, switchers: 0, not_here: &[] };
