@@ -73,7 +73,11 @@ impl Root {
     /// # Errors
     /// Says what is wrong, and how to make it.
     pub fn require(&self) -> Result<(), NoRoot> {
-        self.probe(&self.path()).map_err(|why| self.no_root(why))
+        let probed = match self.path().exists() && !is_root() {
+            true => Err("it is there, but this is not root, who alone may enter it".into()),
+            false => self.probe(&self.path()),
+        };
+        probed.map_err(|why| self.no_root(why))
     }
 
     /// Makes the root, unless it is there and its program runs. One that is broken is made anew.
@@ -87,7 +91,6 @@ impl Root {
         if self.require().is_ok() {
             return Ok(());
         }
-        println!("making {}", self.path().display());
         self.make_anew().map_err(|why| self.no_root(why))?;
         self.require()
     }
@@ -97,6 +100,7 @@ impl Root {
             return Err("this is not root".into());
         }
         tools::require(TOOLS).map_err(|why| why.to_string())?;
+        println!("making {}", self.path().display());
         let text = |why: io::Error| why.to_string();
         let target = workspace::target();
         fs::create_dir_all(&target).map_err(text)?;
@@ -122,7 +126,7 @@ impl Root {
         self.probe(new.path())?;
         let path = self.path();
         match fs::remove_dir_all(&path) {
-            Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(text(why)),
+            Err(why) if why.kind() != io::ErrorKind::NotFound => Err(text(why)),
             _ => fs::rename(new.keep(), &path).map_err(text),
         }
     }

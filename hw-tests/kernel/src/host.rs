@@ -748,7 +748,7 @@ fn push_in_32_bits(world: &mut BareMetal<'_>) -> Ended {
             expected.regs.rip = place::TEXT32 + 1;
             expected.regs.rsp = STACK32 + 0x800 - 4;
             let outcome = world.run(&setup).map_err(|why| format!("{why:?}"))?;
-            // Bochs 2.7 keeps SS's attributes as AMD's SYSRET does, on Intel's models too. Nothing
+            // Bochs, 3.0 too, keeps SS's attributes as AMD's SYSRET does, on Intel's models too. Nothing
             // reloads SS there, and the one that an event leaves has stacks of 16 bits.
             let in_16_bits = Expected::page_fault(USER_WRITE, (STACK32 + 0x800 - 4) & 0xFFFF);
             if platform.vendor == Vendor::Intel && outcome.exit == in_16_bits {
