@@ -38,12 +38,27 @@ pub const XORRISO: Tool = Tool { what: "xorriso", packages: &["xorriso"] };
 /// What `grub-mkrescue` makes the EFI image with, where GRUB for EFI is installed.
 pub const MTOOLS: Tool = Tool { what: "mformat", packages: &["mtools"] };
 
+/// Unpacks packages of another release of Debian's into a root of their own.
+pub const MMDEBSTRAP: Tool = Tool { what: "mmdebstrap", packages: &["mmdebstrap"] };
+/// Runs a program in such a root.
+pub const CHROOT: Tool = Tool { what: "/usr/sbin/chroot", packages: &["coreutils"] };
+
 /// What an ISO is made with.
 pub const ISO: &[Tool] = &[GRUB_MKRESCUE, GRUB_PC, XORRISO, MTOOLS];
 
 /// All of them.
-pub const ALL: &[Tool] =
-    &[QEMU, BOCHS, BOCHS_BIOS, VGA_BIOS, GRUB_MKRESCUE, GRUB_PC, XORRISO, MTOOLS];
+pub const ALL: &[Tool] = &[
+    QEMU,
+    BOCHS,
+    BOCHS_BIOS,
+    VGA_BIOS,
+    GRUB_MKRESCUE,
+    GRUB_PC,
+    XORRISO,
+    MTOOLS,
+    MMDEBSTRAP,
+    CHROOT,
+];
 
 /// Tools that are not there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! The workspace and the Cargo that builds it.
 
 use std::env;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The workspace's root directory: where this package was compiled from, one up.
@@ -9,6 +9,12 @@ use std::process::Command;
 pub fn root() -> &'static Path {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     package.parent().unwrap_or(package)
+}
+
+/// Where cargo builds: in the workspace, unless it was told otherwise.
+#[must_use]
+pub fn target() -> PathBuf {
+    root().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
 /// The Cargo that runs us, or the one in PATH, in the workspace's root.

@@ -9,9 +9,8 @@ use switcher_gen::arch::{
 use switcher_gen::mitigations::Assessment;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 
-use crate::registers::read_msr;
-
 use crate::cpu::Cpu;
+use crate::registers::read_msr;
 
 /// Detection of the CPU this code runs on.
 pub trait Detect {
@@ -88,7 +87,7 @@ fn spec_ctrl(says: Speculation) -> SpecCtrl {
         return SpecCtrl::empty();
     }
     // SAFETY: the MSR exists where CPUID reports any of its bits; reading it changes nothing.
-    SpecCtrl::from_bits_retain(unsafe { Msr::new(MsrName::SpecCtrl.address()).read() })
+    SpecCtrl::from_bits_retain(unsafe { read_msr(MsrName::SpecCtrl.address()) })
 }
 
 /// Empty where there is none: transactions do not abort then, if there are any.
@@ -97,7 +96,7 @@ fn tsx_ctrl(capabilities: ArchCapabilities) -> TsxCtrl {
         return TsxCtrl::empty();
     }
     // SAFETY: the MSR exists where IA32_ARCH_CAPABILITIES says so; reading it changes nothing.
-    TsxCtrl::from_bits_retain(unsafe { Msr::new(MsrName::TsxCtrl.address()).read() })
+    TsxCtrl::from_bits_retain(unsafe { read_msr(MsrName::TsxCtrl.address()) })
 }
 
 /// `None` where there is none: the microcode has not got what it could switch off then.
@@ -107,7 +106,7 @@ fn mcu_opt_ctrl(says: Speculation, capabilities: ArchCapabilities) -> Option<Mcu
     exists.then(|| {
         // SAFETY: the MSR exists where CPUID or IA32_ARCH_CAPABILITIES reports one of its bits;
         // reading it changes nothing.
-        let bits = unsafe { Msr::new(MsrName::McuOptCtrl.address()).read() };
+        let bits = unsafe { read_msr(MsrName::McuOptCtrl.address()) };
         McuOptCtrl::from_bits_retain(bits)
     })
 }

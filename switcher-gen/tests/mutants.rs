@@ -586,7 +586,7 @@ fn rows_45_and_46_behind_and_around_a_return() {
             }
             if mutant.operator == Operator::Line {
                 let fate = fate();
-                let is_asked = original.setting.variant.axes().mitigations.bhb;
+                let is_asked = original.setting.variant.axes().mitigations.bhb.is_on();
                 let fits = match fate {
                     Fate::Killed(name, _) => is_asked && name == "upper-half",
                     // A RET elsewhere is the same RET to CPUs that have no such fault.

@@ -1,8 +1,16 @@
 //! What this CPU is and can do, and the control bits this kernel wants.
 //!
 //! What belongs to the switcher's runtime is left alone: EFER.SCE, CR4.FSGSBASE, the SYSCALL MSRs.
+//!
+//! # Indirect branch tracking
+//! A switcher for a CPU that tracks indirect branches begins with ENDBR64 wherever one may lead. The
+//! compiler of this kernel's own code, and of the `core` that it came with, puts none anywhere. So
+//! branches are tracked for as long as a switcher runs, from just before its call to just after
+//! ([`track`], [`untrack`]), and while the runtime looks for what it runs on ([`tracked`]).
 
+use core::arch::global_asm;
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use raw_cpuid::{CpuId, CpuIdReader, CpuIdReaderNative};
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};
@@ -133,6 +141,9 @@ pub(crate) fn enable(features: &Features) {
     wanted.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, features.smep);
     wanted.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, features.smap);
     wanted.set(Cr4Flags::PROTECTION_KEY_USER, features.pku);
+    // By itself it does nothing: S_CET and U_CET say what is done.
+    wanted.set(Cr4Flags::CONTROL_FLOW_ENFORCEMENT, features.ibt);
+    TRACKING.store(if features.ibt { ENDBR_EN } else { 0 }, Ordering::Relaxed);
     // SAFETY: the CPU has what is set, and no page mapped so far is a user page.
     unsafe { Cr4::update(|cr4| cr4.insert(wanted)) }
 }
@@ -154,4 +165,69 @@ pub unsafe fn enable_pcid(features: &Features) -> bool {
 #[must_use]
 pub fn pcid_enabled() -> bool {
     Cr4::read().contains(Cr4Flags::PCID)
+}
+
+global_asm!(
+    r#"
+    .text
+    // Turn it on and off. They change RAX, RCX, RDX and flags, and need the host's root.
+    .global hw_kernel_track
+hw_kernel_track:
+    mov     rax, [rip + {tracking}]
+    jmp     0f
+    .global hw_kernel_untrack
+hw_kernel_untrack:
+    xor     eax, eax
+0:  cmp     qword ptr [rip + {tracking}], 0
+    je      1f                          // there may be no such MSR
+    mov     ecx, {s_cet}
+    xor     edx, edx
+    wrmsr
+1:  ret
+"#,
+    tracking = sym TRACKING,
+    s_cet = const S_CET,
+);
+
+unsafe extern "C" {
+    /// Tracks indirect branches from now on, if this CPU can: one that does not lead to an ENDBR64 is
+    /// a #CP. For assembly: it keeps all registers but RAX, RCX and RDX.
+    #[link_name = "hw_kernel_track"]
+    pub fn track();
+    /// Tracks them no more. For assembly, like [`track`].
+    #[link_name = "hw_kernel_untrack"]
+    pub fn untrack();
+}
+
+/// MSR S_CET, and its bits ENDBR_EN and NO_TRACK_EN (Intel SDM vol. 1, 17.1).
+const S_CET: u32 = 0x6A2;
+const ENDBR_EN: u64 = 1 << 2;
+const NO_TRACK_EN: u64 = 1 << 4;
+
+/// What S_CET is while branches are tracked; 0 on a CPU that cannot.
+static TRACKING: AtomicU64 = AtomicU64::new(0);
+
+/// Whether switchers run with their branches tracked.
+#[must_use]
+pub fn is_tracking() -> bool {
+    TRACKING.load(Ordering::Relaxed) != 0
+}
+
+/// Whether, while branches are tracked, those with the prefix NOTRACK are not. Switchers have none;
+/// a case that goes on where it has interrupted one does.
+pub fn set_notrack(allowed: bool) {
+    if is_tracking() {
+        TRACKING.store(ENDBR_EN | if allowed { NO_TRACK_EN } else { 0 }, Ordering::Relaxed);
+    }
+}
+
+/// Does something of the runtime's with branches tracked. Those of compiled code are let go on by
+/// the handler of this kernel's IDT ([`events`](crate::events)).
+pub fn tracked<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: from here to `untrack` this kernel's IDT is in force.
+    unsafe { track() }
+    let result = work();
+    // SAFETY: nothing is expected of a branch any more.
+    unsafe { untrack() }
+    result
 }

@@ -18,6 +18,8 @@
 //!   RSP points to the IRET frame. The `PtRegs` takes that frame as its end, so it says what the
 //!   guest was to be, and goes the same way.
 //! * An NMI at CPL0 is counted by the hook, here too.
+//! * #CP at CPL0 for an indirect branch of this kernel's own to its own code: what is compiled has no
+//!   ENDBR64, and goes on. This is what [`tracked`](crate::cpu::tracked) needs.
 //! * Anything else at CPL0 is fatal, unless `catch` is in force. The handler runs on the host's root
 //!   and on a stack of its own, and does not use GS, which may be the guest's.
 //!
@@ -35,6 +37,7 @@ use x86_64::registers::control::Cr2;
 
 use hw_protocol::FATAL;
 
+use crate::cpu;
 use crate::exit::{self, Outcome};
 use crate::high;
 use crate::percpu::Stack;
@@ -66,12 +69,16 @@ const _: () = assert!(core::mem::offset_of!(PtRegs, rdi) == 0x70);
 const _: () = assert!(core::mem::offset_of!(PtRegs, ss) == 0xA0);
 
 /// Bytes from one stub to the next.
-const STRIDE: u64 = 16;
+const STRIDE: u64 = 32;
 const VECTORS: usize = 256;
 /// The IRETQ's own faults that a guest can cause: #NP, #SS, #GP.
 const FIRST_IRETQ_FAULT: u32 = 11;
 const LAST_IRETQ_FAULT: u32 = 13;
 const NMI: u32 = 2;
+/// The vector of #CP, control protection.
+pub const CP: u32 = 21;
+/// The error code of a #CP: an indirect branch that leads to no ENDBR64 (Intel SDM vol. 3, 6.15).
+pub const NO_ENDBRANCH: u32 = 3;
 
 global_asm!(
     r#"
@@ -83,6 +90,7 @@ global_asm!(
 hw_kernel_event_stubs:
     .set    vector, 0
     .rept   {vectors}
+    endbr64
     .if !(vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 || vector == 30)
     push    -1                          // in place of the error code
     .endif
@@ -125,6 +133,9 @@ hw_kernel_event:
     // CPL0. Is it an NMI? Then the interrupted code goes on.
     cmp     dword ptr [rsp + 20], {nmi}
     je      5f
+    // Is it an indirect branch of the kernel's own?
+    cmp     dword ptr [rsp + 20], {cp}
+    je      9f
     // Is it a fault of the IRETQ that starts the guest?
     mov     rax, [rsp + 24]
     cmp     rax, [rip + {guest_iretq}]
@@ -153,13 +164,25 @@ hw_kernel_event:
     jmp     qword ptr [rip + {cpl0_event}]
 
 5:  lock inc qword ptr [rip + {nmis}]
-    pop     rcx
+6:  pop     rcx
     pop     rax
     add     rsp, 8
     iretq
 
+9:  cmp     dword ptr [rsp + 16], {no_endbranch}
+    jne     2b
+    mov     rax, [rsp + 24]             // the branch's target
+    lea     rcx, [rip + __image_start]
+    cmp     rax, rcx
+    jb      2b
+    lea     rcx, [rip + __text_end]
+    cmp     rax, rcx
+    jb      6b
+    jmp     2b
+
     // Where both kinds of events go that nobody expects; also where RETURN_FROM_GUEST points while no guest is expected.
 hw_kernel_fatal_event:
+    endbr64
     mov     rdi, rsp
     mov     rsi, cr3
     mov     rax, [rip + {host_cr3}]
@@ -169,11 +192,13 @@ hw_kernel_fatal_event:
 4:  mov     rsp, [rip + {fatal_stack}]
     push    2
     popfq                               // DF, AC, TF and NT clear
+    call    {untrack}
     call    {fatal}
     ud2
 
     // The switcher's hooks: RDI = the PtRegs of what was interrupted. They count, and leave nothing in
-    // the registers that a function may change. They have no vector registers to preserve.
+    // the registers that a function may change. They have no vector registers to preserve. Where a
+    // switcher is further than 2 GiB away, an indirect branch leads here.
     .text
     .macro  hw_hook_clobbers
     mov     rax, 0x5A5A5A5A5A5A5A5A
@@ -188,6 +213,7 @@ hw_kernel_fatal_event:
     .endm
     .global hw_kernel_hook_nmi
 hw_kernel_hook_nmi:
+    endbr64
     lock inc qword ptr [rip + {hooked}]
     lock inc qword ptr [rip + {nmis}]
     xor     eax, eax
@@ -198,6 +224,7 @@ hw_kernel_hook_nmi:
 6:  jmp     7f
     .global hw_kernel_hook_machine_check
 hw_kernel_hook_machine_check:
+    endbr64
     lock inc qword ptr [rip + {machine_checks}]
     // From elsewhere than the routines it returns without RF: a breakpoint would be met once more.
     mov     rax, [rdi + {rip_of_regs}]
@@ -213,12 +240,14 @@ hw_kernel_hook_machine_check:
     ret
     .global hw_kernel_hook_fatal
 hw_kernel_hook_fatal:
+    endbr64
     mov     rax, [rip + {fatal_landing}]
     test    rax, rax
     jz      8f
     jmp     rax
 8:  mov     rsi, cr3
     mov     rsp, [rip + {fatal_stack}]
+    call    {untrack}
     call    {fatal}
     ud2
 "#,
@@ -229,6 +258,9 @@ hw_kernel_hook_fatal:
     return_from_guest = sym RETURN_FROM_GUEST,
     guest_iretq = sym GUEST_IRETQ,
     nmi = const NMI,
+    cp = const CP,
+    no_endbranch = const NO_ENDBRANCH,
+    untrack = sym cpu::untrack,
     nmis = sym NMIS,
     cpl0_event = sym CPL0_EVENT,
     fatal_stack = sym FATAL_STACK,
@@ -467,13 +499,13 @@ fn load(idt: &'static [Gate; VECTORS]) {
 ///
 /// # Safety
 /// `landing` takes events that way, and gets on without whatever was interrupted.
-pub(crate) unsafe fn catch(stack: Stack, landing: u64) {
+pub unsafe fn catch(stack: Stack, landing: u64) {
     CPL0_EVENT.store(landing, Ordering::Relaxed);
     load(CATCHING.0.call_once(|| table(|_| stack)));
 }
 
 /// Makes events at CPL0 fatal again.
-pub(crate) fn no_catch() {
+pub fn no_catch() {
     CPL0_EVENT.store((&raw const hw_kernel_fatal_event).addr() as u64, Ordering::Relaxed);
     load(IDT.0.call_once(|| table(usual_stack)));
 }

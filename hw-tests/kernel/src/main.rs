@@ -9,6 +9,7 @@ mod cpu_state;
 mod host;
 mod nmi;
 mod second_nmi;
+mod tracking;
 mod unexpected;
 mod world;
 
@@ -23,8 +24,7 @@ use hw_kernel::high::Half;
 use hw_kernel::memory::code_start;
 use hw_kernel::report::Report;
 use hw_kernel::{Platform, cpu, events, exit, percpu, returns, segments, selftest, smp};
-use hw_protocol::{HOST_CASES, SELFTESTS, Suite};
-use switcher_runtime::switcher_gen::Policy;
+use hw_protocol::{HOST_CASES, Options, SELFTESTS, Suite};
 use switcher_runtime::switcher_gen::arch::Selectors;
 use switcher_runtime::switcher_gen::layout::Placement;
 use switcher_runtime::{Detect, HostFeatures, Switcher, Variant};
@@ -45,7 +45,7 @@ fn main(platform: Platform) -> ! {
     let mut report = Report::begin(&platform, SELFTESTS.len() + cases.len() + host_cases);
     selftest::all(&platform, &mut report);
     if !cases.is_empty() {
-        run(&cases, platform.options.policy, &mut report);
+        run(&cases, platform.options, &mut report);
     }
     report.end()
 }
@@ -81,32 +81,35 @@ impl Switchers {
 
 /// The host's part: choose a variant for this CPU, assemble it here, install it on all CPUs, run the
 /// cases.
-fn run(cases: &[hw_cases::Case], policy: Policy, report: &mut Report) {
-    let features = HostFeatures::detect();
+fn run(cases: &[hw_cases::Case], options: Options, report: &mut Report) {
+    let features = cpu::tracked(HostFeatures::detect);
     let variant = Variant::for_host(&features, Selectors::DEFAULT);
-    let variant = variant.unwrap_or_else(|why| fatal(&why)).with_policy(policy);
+    let variant = variant.unwrap_or_else(|why| fatal(&why)).with_policy(options.policy);
     let variant = returns::with_untraining(variant);
     let switchers = Switchers::assemble(&variant);
 
     switchers.0.iter().for_each(|switcher| report.switcher(switcher));
     let before = host::Control::read();
-    let others = Others::start(switchers);
-    let mut world = world_on(switchers, 0);
+    let others = Others::start(switchers, options.breakpoints);
+    let mut world = world_on(switchers, 0, options.breakpoints);
     for case in cases {
         let (runs, end) = case.run(&mut world);
         let failure = match end {
             End::Passed => None,
             End::Failed(why) => Some(format!("rows {:?}: {why}", case.rows)),
-            // There is nothing that this engine could not do.
-            End::NotHere(why) => Some(format!("refused: {why}")),
+            // The runner knows which cases may say so.
+            End::NotHere(why) => {
+                report.not_here(case.name, &why);
+                continue;
+            }
         };
         report.case(case.name, runs, failure.as_deref());
     }
-    host::all(world, others, before, report);
+    host::all(world, others, before, options.breakpoints, report);
 }
 
 /// Installs the switcher on the CPU that this runs on, and makes guests' memory for it.
-fn world_on(switchers: Switchers, cpu: usize) -> BareMetal<'static> {
+fn world_on(switchers: Switchers, cpu: usize, breakpoints: bool) -> BareMetal<'static> {
     let switcher = switchers.of(cpu);
     let variant = switcher.image().variant();
     let Some(block) = NonNull::new(percpu::block(cpu)) else {
@@ -115,7 +118,8 @@ fn world_on(switchers: Switchers, cpu: usize) -> BareMetal<'static> {
     // SAFETY: the block is this CPU's, its TSS is loaded, and sp0 and IST 1 to 4 are the tops of stacks
     // nobody else uses, with room for what lies above and for the hooks of events.rs, which are as the runtime
     // asks; and nothing else writes the SYSCALL MSRs or GS base.
-    let cpu = unsafe { switcher.install(block) }.unwrap_or_else(|why| fatal(&why));
+    let cpu = cpu::tracked(|| unsafe { switcher.install(block) });
+    let cpu = cpu.unwrap_or_else(|why| fatal(&why));
     let platform = hw_cases::Platform {
         vendor: variant.axes().vendor,
         paging: variant.axes().paging,
@@ -125,7 +129,7 @@ fn world_on(switchers: Switchers, cpu: usize) -> BareMetal<'static> {
         pku: variant.axes().pku,
     };
     let pcid = HostFeatures::detect().state().pcid_enabled();
-    BareMetal::new(cpu, platform, pcid).unwrap_or_else(|why| fatal(&why))
+    BareMetal::new(cpu, platform, pcid, breakpoints).unwrap_or_else(|why| fatal(&why))
 }
 
 /// Ends the run: without a switcher there is nothing to report on.

@@ -458,10 +458,25 @@ fn untouched_memory() -> Vec<u8> {
     ranges.flatten().map(read).collect()
 }
 
-/// NMIs at every instruction of the paths that return by SYSRETQ, and all the time, while RSP is an
-/// address of the host's wherever a guest can choose it: none is lost, as no decision rests on RSP
-/// and none comes between its load and SYSRETQ, and nothing is pushed there (rows 10 and 23).
-pub(crate) fn with_host_rsp(world: &mut BareMetal<'static>, paths: &[Path]) -> Ended {
+/// NMIs at every instruction of the paths that return by SYSRETQ, while RSP is an address of the
+/// host's wherever a guest can choose it: no decision rests on RSP, none comes between its load and
+/// SYSRETQ, and nothing is pushed there (rows 10 and 23).
+pub(crate) fn boundaries_with_host_rsp(world: &mut BareMetal<'_>, paths: &[Path]) -> Ended {
+    let before = untouched_memory();
+    let copy = IdtCopy::new(world, |gates| {
+        gates[usize::from(vector::DB)] = gates[usize::from(vector::NMI)];
+    })?;
+    let paths = paths.iter().filter(|path| path.executes.1 != 0);
+    let interruption = taken_for("an NMI");
+    let rsp = Stack::Nmi.top(0);
+    let ended = paths.map(|path| boundaries(world, &mut path.with_rsp(rsp), &interruption));
+    let ended = ended.sum::<Ended>();
+    copy.free(world)?;
+    unless_touched(&before, ended?)
+}
+
+/// NMIs all the time while RSP is such an address: none is lost, either.
+pub(crate) fn flood_with_host_rsp(world: &mut BareMetal<'static>) -> Ended {
     let block = percpu::block(0).addr() as u64;
     let stack = Stack::Nmi.top(0);
     let addresses = [
@@ -475,21 +490,16 @@ pub(crate) fn with_host_rsp(world: &mut BareMetal<'static>, paths: &[Path]) -> E
         world.pvcs_address() + 0x80,
     ];
     let before = untouched_memory();
-    let [first, ..] = addresses;
-    let copy = IdtCopy::new(world, |gates| {
-        gates[usize::from(vector::DB)] = gates[usize::from(vector::NMI)];
-    })?;
-    let paths = paths.iter().filter(|path| path.executes.1 != 0);
-    let interruption = taken_for("an NMI");
-    let ended = paths.map(|path| boundaries(world, &mut path.with_rsp(first), &interruption));
-    let ended = ended.sum::<Ended>();
-    copy.free(world)?;
-    let at_boundaries = ended?;
     let flooded = flood(world, addresses.len() as u64, 10_000, &addresses)?;
-    if untouched_memory() != before {
-        return Err("the host's memory has changed".into());
+    unless_touched(&before, flooded)
+}
+
+fn unless_touched(before: &[u8], entered: u64) -> Ended {
+    if untouched_memory() == before {
+        Ok(entered)
+    } else {
+        Err("the host's memory has changed".into())
     }
-    Ok(at_boundaries + flooded)
 }
 
 /// NMIs from another CPU, one as soon as the last has been handled, during direct switches: each of

@@ -9,10 +9,10 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use alloc::string::String;
 use hw_cases::Expected;
-use hw_kernel::events;
 use hw_kernel::memory::{Flags, PAGE, flags_of};
 use hw_kernel::percpu::Stack;
 use hw_kernel::smp::{self, COMMAND, COMMAND_NMI};
+use hw_kernel::{cpu, events};
 use switcher_runtime::switcher_gen::GateDescriptor;
 use switcher_runtime::switcher_gen::arch::vector;
 use switcher_runtime::switcher_gen::asm::Label;
@@ -31,6 +31,7 @@ global_asm!(
     // an NMI to this CPU if RSP was where it is wanted.
     .global hw_kernel_send_second
 hw_kernel_send_second:
+    endbr64
     push    rax
     mov     eax, {no_breakpoint}
     mov     dr7, rax
@@ -46,10 +47,11 @@ hw_kernel_send_second:
     // An NMI in the host: from now on they are blocked.
     .global hw_kernel_block_nmis
 hw_kernel_block_nmis:
+    endbr64
     push    rax
     lock inc qword ptr [rip + {blocked}]
 
-    // Back without an IRETQ. QEMU's interpreter leaves a null SS on any stack of the IST.
+    // Back without an IRETQ, to no ENDBR64. QEMU's interpreter leaves a null SS on any stack of the IST.
 0:  mov     ss, [rsp + 40]
     mov     rax, [rsp + 32]
     mov     [rip + hw_kernel_resume_rsp], rax
@@ -59,7 +61,7 @@ hw_kernel_block_nmis:
     add     rsp, 16
     popfq
     mov     rsp, [rip + hw_kernel_resume_rsp]
-    jmp     [rip + hw_kernel_resume_rip]
+    notrack jmp qword ptr [rip + hw_kernel_resume_rip]
 
     .section .entry.data, "aw", @progbits
     .balign 8
@@ -207,7 +209,9 @@ pub(crate) fn arrives(world: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
     for (page, flags) in pages.clone() {
         world.map_in_both(page, Some(flags)).map_err(nmi::mapping)?;
     }
+    cpu::set_notrack(true);
     let ended = each(world, paths);
+    cpu::set_notrack(false);
     for (page, _) in pages {
         world.map_in_both(page, None).map_err(nmi::mapping)?;
     }

@@ -78,13 +78,19 @@ pub(crate) fn init() -> Result<(), MapError> {
     let mut cpus = alloc::vec![u32::from(own)];
     cpus.extend(acpi::cpus().into_iter().filter(|id| *id != u32::from(own)));
     cpus.truncate(MAX_CPUS);
-    if cpus.len() > 1 {
+    if has_apic() {
         memory::map_host(APIC, APIC_PHYSICAL, Flags::WRITE)?;
         // Enabled by software, or it sends nothing; the vector of spurious interrupts is 255.
         write_apic(APIC_SPURIOUS, 0x1FF);
     }
     CPUS.call_once(|| cpus);
     Ok(())
+}
+
+/// Whether this CPU can send interrupts, if only to itself.
+#[must_use]
+pub fn has_apic() -> bool {
+    CpuId::new().get_feature_info().is_some_and(|info| info.has_apic())
 }
 
 /// Starts a CPU that is asleep: it runs `job`, and sleeps again.
@@ -126,8 +132,7 @@ pub fn start(cpu: usize, job: Job) -> Result<(), StartError> {
     Err(StartError::NoAnswer(cpu))
 }
 
-/// Sends an NMI to a CPU, which may be this one. There are several CPUs, or there is no APIC to
-/// send it with.
+/// Sends an NMI to a CPU, which may be this one. There is an [APIC](has_apic) to send it with.
 pub fn send_nmi(cpu: usize) {
     aim_nmis(cpu);
     command(cpu, COMMAND_NMI);

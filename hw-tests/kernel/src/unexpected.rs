@@ -9,14 +9,15 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hw_cases::{Expected, Setup, World, place};
-use hw_kernel::events;
 use hw_kernel::memory::{self, HIGH_BASE, PAGE};
 use hw_kernel::percpu::{self, Stack};
-use switcher_runtime::switcher_gen::arch::vector;
+use hw_kernel::{cpu, events};
+use switcher_runtime::switcher_gen::arch::{Msr as MsrName, vector};
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::{AsmLayout, OrigAx, PtRegs, Pvcs};
 use switcher_runtime::{Detail, Exit, Mode};
 use x86_64::registers::control::Cr3;
+use x86_64::registers::model_specific::Msr;
 
 use crate::host::{Ended, PROBE, SYSCALL, check, setup};
 use crate::world::{BareMetal, checked_call};
@@ -49,6 +50,7 @@ hw_kernel_ended_call:
     // The hook: RDI = PtRegs. Writes down the first two, and comes back as often as it is told to.
     .global hw_kernel_end_call
 hw_kernel_end_call:
+    endbr64
     mov     rsi, rdi
     mov     rdi, [rip + {calls}]
     cmp     rdi, 2
@@ -69,10 +71,12 @@ hw_kernel_end_call:
     dec     qword ptr [rip + {returns}]
     ret
 2:  mov     rsp, [rip + {stack}]
+    call    {untrack}
     jmp     0b
 "#,
     checked_call = sym checked_call_for_assembly,
     stack = sym STACK,
+    untrack = sym cpu::untrack,
     calls = sym CALLS,
     returns = sym RETURNS,
     records = sym RECORDS,
@@ -120,6 +124,9 @@ static RETURNS: AtomicU64 = AtomicU64::new(0);
 /// Where the call goes on.
 static STACK: AtomicU64 = AtomicU64::new(0);
 
+/// The length of an ENDBR64.
+const ENDBR64_LEN: u64 = 4;
+
 /// Nothing is mapped here, in any root.
 const NOWHERE: u64 = HIGH_BASE + 300 * PAGE;
 
@@ -133,6 +140,33 @@ unsafe fn call_without_pvcs(entry: u64) -> *mut PtRegs {
     let pvcs = unsafe { &raw mut (*percpu::block(0)).tss_extra.pvcs };
     // SAFETY: as above; the switcher has not been entered yet.
     unsafe { pvcs.write(NOWHERE) };
+    // SAFETY: as the caller says.
+    unsafe { call_that_may_end(entry) }
+}
+
+/// The call, while SYSCALL leads behind the ENDBR64 of its entry.
+///
+/// # Safety
+/// As for `checked_call`.
+unsafe fn call_with_lstar_behind_the_endbr64(entry: u64) -> *mut PtRegs {
+    let mut lstar = Msr::new(MsrName::Lstar.address());
+    // SAFETY: reading it changes nothing.
+    let before = unsafe { lstar.read() };
+    // SAFETY: a SYSCALL that leads there is refused where branches are tracked; it would do as well as
+    // the one before it where they are not.
+    unsafe { lstar.write(before + ENDBR64_LEN) };
+    // SAFETY: as the caller says.
+    let frame = unsafe { call_that_may_end(entry) };
+    // SAFETY: as it was.
+    unsafe { lstar.write(before) };
+    frame
+}
+
+/// `checked_call`, or what the hook finds, if a fatal event ends it.
+///
+/// # Safety
+/// As for `checked_call`.
+unsafe fn call_that_may_end(entry: u64) -> *mut PtRegs {
     CALLS.store(0, Ordering::Relaxed);
     events::set_fatal_landing((&raw const hw_kernel_end_call).addr() as u64);
     // SAFETY: as the caller says; what does not come back to `checked_call` comes back here.
@@ -177,6 +211,49 @@ pub(crate) fn ends_in_the_hook(world: &mut BareMetal<'_>) -> Ended {
                 check(world, &next, &expected).map_err(what)?;
                 entered += 2;
             }
+        }
+    }
+    Ok(entered)
+}
+
+/// SYSCALLs that lead behind the ENDBR64 of their entry, where branches are tracked: a #CP in ring 0,
+/// before anything is executed there. It has a stack where the guest has put RSP on one.
+pub(crate) fn syscalls_behind_the_endbr64(world: &mut BareMetal<'_>) -> Ended {
+    let mut rng = fastrand::Rng::with_seed(33);
+    let mut entered = 0;
+    let behind = world.cpu().switcher().address(Label::Syscall64) + ENDBR64_LEN;
+    for mode in [Mode::Smod, Mode::Umod] {
+        for (rsp, event) in
+            [(place::NOWHERE, u32::from(vector::DF)), (Stack::MachineCheck.top(0), events::CP)]
+        {
+            let mut setup = setup(world, &mut rng, mode, SYSCALL);
+            setup.regs.rsp = rsp;
+            RETURNS.store(0, Ordering::Relaxed);
+            // SAFETY: the call does what `checked_call` does, unless a fatal event ends it: then the
+            // hook has been called on the host's root and GS base, and the runtime clears the block.
+            let outcome = unsafe { world.run_by(&setup, call_with_lstar_behind_the_endbr64) };
+            let outcome = outcome.map_err(|why| format!("{why:?}"))?;
+            let calls = CALLS.load(Ordering::Relaxed);
+            if calls != 1 {
+                return Err(format!("{mode:?}: the hook was called {calls} times: {outcome:x?}"));
+            }
+            // SAFETY: the records are a static's, and the hook has returned.
+            let [Record { regs, .. }, _] = unsafe { RECORDS.0.get().read() };
+            let OrigAx { reason, error_code } = regs.orig_ax;
+            let is_cp = event == events::CP;
+            if reason != event
+                || (regs.rip, regs.rsp) != (behind, rsp)
+                || is_cp && error_code != events::NO_ENDBRANCH
+            {
+                return Err(format!("{mode:?}, RSP {rsp:#x}: not a #CP at {behind:#x}: {regs:x?}"));
+            }
+            let next = self::setup(world, &mut rng, Mode::Umod, SYSCALL).with(
+                Mode::Smod,
+                place::SMOD_ENTRY,
+                PROBE,
+            );
+            check(world, &next, &Expected::to_smod(&next, &world.platform(), place::UMOD_CODE))?;
+            entered += 2;
         }
     }
     Ok(entered)

@@ -9,10 +9,10 @@ use core::ops::Range;
 use core::ptr::NonNull;
 
 use hw_cases::{Entries, Failure, HostAfter, Outcome, Platform, Refusal, Setup, World, place};
-use hw_kernel::exit;
 use hw_kernel::memory::{self, AddressSpace, Flags, Frame, MapError};
 use hw_kernel::percpu::{self, Scratch};
 use hw_kernel::segments::gs_base;
+use hw_kernel::{cpu, exit};
 use switcher_runtime::switcher_gen::arch::{
     Cr3, Cr3Error, Msr as MsrName, PcidEnabled, RFlags, Vendor,
 };
@@ -49,6 +49,7 @@ hw_kernel_checked_call:
     movabs  r13, 0xBDBDBDBDBDBDBDBD
     movabs  r14, 0xBEBEBEBEBEBEBEBE
     movabs  r15, 0xBFBFBFBFBFBFBFBF
+    call    {track}
     call    rdi
     pushfq
     or      rcx, rdx
@@ -83,6 +84,9 @@ hw_kernel_checked_call:
     xor     r15, rdx
     or      rbx, r15
     mov     gs:[{callee_saved_changed}], rbx
+    mov     rbx, rax
+    call    {untrack}
+    mov     rax, rbx
     fninit
     fldcw   [rsp + 4]
     ldmxcsr [rsp]
@@ -101,6 +105,8 @@ hw_kernel_checked_call:
     flags_after = const Scratch::OFFSET + offset_of!(Scratch, flags_after),
     stack_segment_after = const Scratch::OFFSET + offset_of!(Scratch, stack_segment_after),
     callee_saved_changed = const Scratch::OFFSET + offset_of!(Scratch, callee_saved_changed),
+    track = sym cpu::track,
+    untrack = sym cpu::untrack,
 );
 
 unsafe extern "C" {
@@ -210,6 +216,8 @@ pub(crate) struct BareMetal<'s> {
     debug: GuestDebug,
     domain: Domain,
     pcid: Option<PcidEnabled>,
+    /// Whether a guest may have a breakpoint on execution.
+    breakpoints: bool,
 }
 
 /// A stack that 32-bit code reaches.
@@ -223,6 +231,7 @@ impl<'s> BareMetal<'s> {
         cpu: Cpu<'s>,
         platform: Platform,
         pcid: Option<PcidEnabled>,
+        breakpoints: bool,
     ) -> Result<Self, WorldError> {
         let pvcs = Frame::new().map_err(MapError::from)?;
         let text32 = Page::new(place::TEXT32)?;
@@ -235,7 +244,19 @@ impl<'s> BareMetal<'s> {
         ];
         let debug = GuestDebug::new(GUESTS);
         let domain = Domain::new();
-        Ok(Self { cpu, platform, smod, umod, text32, roots, pvcs, debug, domain, pcid })
+        Ok(Self {
+            cpu,
+            platform,
+            smod,
+            umod,
+            text32,
+            roots,
+            pvcs,
+            debug,
+            breakpoints,
+            domain,
+            pcid,
+        })
     }
 
     /// The CPU.
@@ -408,6 +429,9 @@ impl World for BareMetal<'_> {
     }
 
     fn run(&mut self, setup: &Setup) -> Result<Outcome, Refusal> {
+        if setup.breakpoint.is_some() && !self.breakpoints {
+            return Err(Refusal::NotHere("a breakpoint on execution hangs this CPU".into()));
+        }
         // SAFETY: `checked_call` does what `enter_with` asks.
         unsafe { self.run_by(setup, checked_call) }
     }

@@ -37,11 +37,19 @@ pub struct Options {
     pub policy: Policy,
     /// `suite=all` (the default) or `suite=selftest`.
     pub suite: Suite,
+    /// False is `breakpoints=none`: this CPU does not come back from an instruction that has one, and
+    /// what needs one is not run.
+    pub breakpoints: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { paging: PagingMode::FourLevel, policy: Policy::DEFAULT, suite: Suite::All }
+        Self {
+            paging: PagingMode::FourLevel,
+            policy: Policy::DEFAULT,
+            suite: Suite::All,
+            breakpoints: true,
+        }
     }
 }
 
@@ -56,15 +64,20 @@ pub enum OptionsError {
     Policy(UnknownPolicy),
     /// `suite=` with a value other than `all` and `selftest`.
     Suite,
+    /// `breakpoints=` with a value other than `all` and `none`.
+    Breakpoints,
 }
 
 impl fmt::Display for OptionsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::UnknownKey => "unknown option; the options are paging=, policy= and suite=",
+            Self::UnknownKey => {
+                "unknown option; the options are paging=, policy=, suite= and breakpoints="
+            }
             Self::PagingMode => "unknown paging mode; the modes are 4level and la57",
             Self::Policy(why) => return why.fmt(f),
             Self::Suite => "unknown suite; the suites are all and selftest",
+            Self::Breakpoints => "unknown breakpoints; they are all or none",
         })
     }
 }
@@ -73,8 +86,11 @@ impl core::error::Error for OptionsError {}
 
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { paging, policy, suite } = self;
+        let Self { paging, policy, suite, breakpoints } = self;
         write!(f, "paging={} suite={}", paging.name(), suite.name())?;
+        if !breakpoints {
+            write!(f, " breakpoints=none")?;
+        }
         // The default has no name, and needs none.
         if *policy == Policy::DEFAULT { Ok(()) } else { write!(f, " policy={policy}") }
     }
@@ -98,6 +114,9 @@ impl FromStr for Options {
                 Some(("suite", "all")) => options.suite = Suite::All,
                 Some(("suite", "selftest")) => options.suite = Suite::SelfTest,
                 Some(("suite", _)) => return Err(OptionsError::Suite),
+                Some(("breakpoints", "all")) => options.breakpoints = true,
+                Some(("breakpoints", "none")) => options.breakpoints = false,
+                Some(("breakpoints", _)) => return Err(OptionsError::Breakpoints),
                 Some(_) if !word.contains('/') => return Err(OptionsError::UnknownKey),
                 _ => {}
             }
@@ -116,8 +135,10 @@ mod tests {
         for paging in [PagingMode::FourLevel, PagingMode::FiveLevel] {
             for suite in [Suite::All, Suite::SelfTest] {
                 for policy in Policy::ALL {
-                    let options = Options { paging, policy, suite };
-                    assert_eq!(options.to_string().parse(), Ok(options));
+                    for breakpoints in [true, false] {
+                        let options = Options { paging, policy, suite, breakpoints };
+                        assert_eq!(options.to_string().parse(), Ok(options));
+                    }
                 }
             }
         }
@@ -140,5 +161,6 @@ mod tests {
         let policy = "policy=percpus".parse::<Options>();
         assert_eq!(policy, Err(OptionsError::Policy(UnknownPolicy)));
         assert_eq!("suite=".parse::<Options>(), Err(OptionsError::Suite));
+        assert_eq!("breakpoints=no".parse::<Options>(), Err(OptionsError::Breakpoints));
     }
 }

@@ -16,6 +16,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
 use hw_protocol::Options;
 use hw_tests::bare_metal::{BareMetal, KERNEL, MINIMAL_HOST};
+use hw_tests::debian::NoRoot;
 use hw_tests::engine::qemu::Qemu;
 use hw_tests::engine::{self, Engine, Outcome, Runs, hosted};
 use hw_tests::iso::{self, Entry};
@@ -75,7 +76,9 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Test { engine, timeout } => test(&engine, Duration::from_secs(timeout)),
         Task::Iso { output } => write_iso(&output),
-        Task::Install => install(tools::ALL).map(|()| true),
+        Task::Install => {
+            install(tools::ALL).and_then(|()| make_roots(&engine::all())).map(|()| true)
+        }
         Task::Cases { engine } => hosted::report(&engine).map(|()| true),
     };
     match result {
@@ -83,7 +86,7 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(why) => {
             eprintln!("error: {why:#}");
-            ExitCode::from(if why.is::<Missing>() { 2 } else { 1 })
+            ExitCode::from(if why.is::<Missing>() || why.is::<NoRoot>() { 2 } else { 1 })
         }
     }
 }
@@ -96,6 +99,7 @@ fn test(names: &[String], limit: Duration) -> Result<bool> {
     }
     let needed: Vec<Tool> = engines.iter().flat_map(|engine| engine.tools()).copied().collect();
     install(&needed)?;
+    make_roots(&engines)?;
 
     let mut summary = Summary::default();
     if names.is_empty() {
@@ -130,6 +134,14 @@ fn test(names: &[String], limit: Duration) -> Result<bool> {
     }
     println!("\n{summary}");
     Ok(summary.success())
+}
+
+/// Makes the roots that engines are in, and that are not there.
+fn make_roots(engines: &[Box<dyn Engine>]) -> Result<()> {
+    for root in engines.iter().filter_map(|engine| engine.root()) {
+        root.make()?;
+    }
+    Ok(())
 }
 
 /// Runs one engine. Asked for by name, one that cannot be used is no success.

@@ -1,7 +1,8 @@
 //! Bochs, as an Intel CPU with PCIDs and as an AMD CPU.
 //!
 //! Unlike QEMU's interpreter, Bochs follows the vendor it plays: SYSRETQ to a non-canonical address
-//! faults at CPL0 on the Intel model. Its release 2.7 has no model with five-level paging.
+//! faults at CPL0 on the Intel model. Its release 2.7 has no model with five-level paging;
+//! [`bochs3`](super::bochs3) has one.
 //!
 //! Bochs has no loader for kernels: it boots an ISO with GRUB. Debian's build starts in its
 //! debugger, hence the `c` on its input; at the end of input the debugger quits, so that a CPU that
@@ -58,28 +59,27 @@ impl Bochs {
         policy: Policy { revision: Revision::Current, ..Policy::DEFAULT },
         ..Self::AMD
     };
+}
 
-    /// The configuration file. Paths in it are relative to Bochs's working directory.
-    fn configuration(self) -> String {
-        let Self { model, .. } = self;
-        let (bios, vga) = (BOCHS_BIOS.what, VGA_BIOS.what);
-        format!(
-            "config_interface: textconfig\n\
-             display_library: rfb, options=\"timeout=0\"\n\
-             cpu: model={model}, count={CPUS}, ips=50000000, reset_on_triple_fault=0\n\
-             megs: 512\n\
-             romimage: file={bios}\n\
-             vgaromimage: file={vga}\n\
-             ata0-master: type=cdrom, path=boot.iso, status=inserted\n\
-             boot: cdrom\n\
-             com1: enabled=1, mode=file, dev=serial\n\
-             speaker: enabled=0\n\
-             log: log\n\
-             panic: action=fatal\n\
-             error: action=report\n\
-             info: action=ignore\n"
-        )
-    }
+/// The configuration file, for files in `directory`.
+pub(super) fn configuration(model: &str, cpus: usize, directory: &str) -> String {
+    let (bios, vga) = (BOCHS_BIOS.what, VGA_BIOS.what);
+    format!(
+        "config_interface: textconfig\n\
+         display_library: rfb, options=\"timeout=0\"\n\
+         cpu: model={model}, count={cpus}, ips=50000000, reset_on_triple_fault=0\n\
+         megs: 512\n\
+         romimage: file={bios}\n\
+         vgaromimage: file={vga}\n\
+         ata0-master: type=cdrom, path={directory}/boot.iso, status=inserted\n\
+         boot: cdrom\n\
+         com1: enabled=1, mode=file, dev={directory}/serial\n\
+         speaker: enabled=0\n\
+         log: {directory}/log\n\
+         panic: action=fatal\n\
+         error: action=report\n\
+         info: action=ignore\n"
+    )
 }
 
 impl Engine for Bochs {
@@ -104,7 +104,8 @@ impl Engine for Bochs {
         let path = |name: &str| directory.path().join(name);
         let entries = [Entry { title: "cases", options }];
         iso::write(kernel, &hw_vectors::table(self.name), &entries, 0, &path("boot.iso"))?;
-        fs::write(path("bochsrc"), self.configuration()).context("writing bochsrc")?;
+        let configuration = configuration(self.model, CPUS, ".");
+        fs::write(path("bochsrc"), configuration).context("writing bochsrc")?;
         fs::write(path("input"), "c\n").context("writing the debugger's input")?;
 
         let mut command = tools::command(BOCHS.what);
@@ -114,26 +115,31 @@ impl Engine for Bochs {
             .stdin(File::open(path("input")).context("the debugger's input")?);
         let file = File::create(path("output")).context("a temporary file")?;
         let (ending, took) = tools::run(&mut command, file, limit).context("running Bochs")?;
-        let output = read(&path("output"));
-        let end = match ending {
-            Ending::Exited(_) if output.contains(SHUTDOWN) => End::ByItself,
-            Ending::Exited(_) if output.contains(TRIPLE_FAULT) => {
-                End::Otherwise("the CPU shut down: a triple fault".into())
-            }
-            Ending::Exited(_) => End::Otherwise(format!("Bochs ended with {ending}")),
-            Ending::TimedOut(_) => End::Otherwise(format!("the kernel hangs: {ending}")),
-        };
-        // The output is the debugger's chatter, and the state of the CPU if Bochs gave up; the log
-        // has errors and panics only (see `configuration`).
-        let emulator = match end {
-            End::ByItself => String::new(),
-            End::Otherwise(_) => [output, read(&path("log"))]
-                .iter()
-                .flat_map(|text| text.lines())
-                .filter(|line| !line.starts_with(NOISE))
-                .flat_map(|line| [line, "\n"])
-                .collect(),
-        };
+        let (end, emulator) = ending_of(&ending, read(&path("output")), read(&path("log")));
         Ok(Run { log: read(&path("serial")), emulator, end, took })
     }
+}
+
+/// How a run ended, and what of Bochs's output and log is worth showing.
+pub(super) fn ending_of(ending: &Ending, output: String, log: String) -> (End, String) {
+    let end = match ending {
+        Ending::Exited(_) if output.contains(SHUTDOWN) => End::ByItself,
+        Ending::Exited(_) if output.contains(TRIPLE_FAULT) => {
+            End::Otherwise("the CPU shut down: a triple fault".into())
+        }
+        Ending::Exited(_) => End::Otherwise(format!("Bochs ended with {ending}")),
+        Ending::TimedOut(_) => End::Otherwise(format!("the kernel hangs: {ending}")),
+    };
+    // The output is the debugger's chatter, and the state of the CPU if Bochs gave up; the log has
+    // errors and panics only (see the configuration).
+    let emulator = match end {
+        End::ByItself => String::new(),
+        End::Otherwise(_) => [output, log]
+            .iter()
+            .flat_map(|text| text.lines())
+            .filter(|line| !line.starts_with(NOISE))
+            .flat_map(|line| [line, "\n"])
+            .collect(),
+    };
+    (end, emulator)
 }

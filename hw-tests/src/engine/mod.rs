@@ -14,11 +14,13 @@ use switcher_gen::arch::PagingMode;
 use switcher_gen::layout::Placement;
 
 use crate::cases;
+use crate::debian::Root;
 use crate::judge::{self, Expected, Judgement};
 use crate::run::Run;
 use crate::tools::{self, Tool};
 
 pub mod bochs;
+pub mod bochs3;
 pub mod hosted;
 pub mod machine;
 pub mod native;
@@ -47,6 +49,21 @@ pub trait Engine {
 
     /// The policy of the switcher that they are run through.
     fn policy(&self) -> Policy;
+
+    /// The root that it is in, if it is of another release of Debian than this machine's.
+    fn root(&self) -> Option<&'static Root> {
+        None
+    }
+
+    /// How many CPUs it has.
+    fn cpus(&self) -> usize {
+        CPUS
+    }
+
+    /// Whether an instruction with a breakpoint can be tried on it. Watchpoints always can.
+    fn breakpoints(&self) -> bool {
+        true
+    }
 
     /// What it runs.
     fn runs(&self) -> Runs {
@@ -82,6 +99,10 @@ pub fn all() -> Vec<Box<dyn Engine>> {
         Box::new(bochs::Bochs::AMD),
         Box::new(bochs::Bochs::INTEL_PERCPU),
         Box::new(bochs::Bochs::AMD_CURRENT),
+        Box::new(bochs3::Bochs3::INTEL_LA57),
+        Box::new(bochs3::Bochs3::INTEL_4LEVEL),
+        Box::new(bochs3::Bochs3::INTEL_LA57_PERCPU_CURRENT),
+        Box::new(bochs3::Bochs3::INTEL_LA57_SMP),
         Box::new(qemu::Qemu::KVM),
     ];
     emulators
@@ -114,13 +135,14 @@ pub enum Outcome {
 /// A tool is missing, or the engine could not be started.
 pub fn run(engine: &dyn Engine, program: &Path, limit: Duration) -> Result<Outcome> {
     tools::require(engine.tools())?;
+    engine.root().map_or(Ok(()), Root::require)?;
     if let Some(why) = engine.unavailable(program)? {
         return Ok(Outcome::Unavailable(why));
     }
-    let options = Options { paging: engine.paging(), policy: engine.policy(), suite: Suite::All };
+    let options = options(engine, Suite::All);
     let run = engine.boot(program, options, limit)?;
     let switchers = match (engine.runs(), options.policy.placement) {
-        (Runs::Kernel, Placement::PerCpu) => CPUS,
+        (Runs::Kernel, Placement::PerCpu) => engine.cpus(),
         (Runs::Kernel, Placement::Gs) | (Runs::Xtask, _) => 1,
     };
     let expected = Expected {
@@ -134,10 +156,19 @@ pub fn run(engine: &dyn Engine, program: &Path, limit: Duration) -> Result<Outco
     Ok(Outcome::Judged(judgement, run))
 }
 
+/// What a kernel is asked to do on an engine.
+fn options(engine: &dyn Engine, suite: Suite) -> Options {
+    Options {
+        paging: engine.paging(),
+        policy: engine.policy(),
+        suite,
+        breakpoints: engine.breakpoints(),
+    }
+}
+
 /// Runs the kernel's self tests alone on an engine; says why they did not pass, if they did not.
 fn self_test(engine: &dyn Engine, kernel: &Path, limit: Duration) -> Result<Option<String>> {
-    let options =
-        Options { paging: engine.paging(), policy: engine.policy(), suite: Suite::SelfTest };
+    let options = options(engine, Suite::SelfTest);
     let run = engine.boot(kernel, options, limit)?;
     let Options { paging, policy, .. } = options;
     let expected = Expected { paging, policy, cases: SELFTESTS, switchers: 0, not_here: &[] };

@@ -1,0 +1,107 @@
+//! Bochs 3, as an Intel CPU with five-level paging, PCIDs, protection keys and indirect branch
+//! tracking: all that the newest of Bochs 2.7's models lacks.
+//!
+//! It is of another release of Debian than the other tools, in a [root](crate::debian) of its own;
+//! its files are in a directory there. That release's build has no debugger unless it is asked for.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hw_protocol::{CPUS, Options};
+use switcher_gen::Policy;
+use switcher_gen::arch::PagingMode;
+use switcher_gen::layout::{Placement, Revision};
+
+use super::Engine;
+use super::bochs::{configuration, ending_of};
+use super::qemu::read;
+use crate::debian::{BOCHS3, Root};
+use crate::iso::{self, Entry};
+use crate::run::Run;
+use crate::tools::{self, CHROOT, GRUB_MKRESCUE, GRUB_PC, MMDEBSTRAP, MTOOLS, Tool, XORRISO};
+
+const MODEL: &str = "sapphire_rapids";
+
+/// The engines, by how many CPUs they have.
+pub(super) const ONE_CPU: [&str; 3] =
+    ["bochs3-intel-la57", "bochs3-intel-4level", "bochs3-intel-la57-percpu-current"];
+pub(super) const SMP: &str = "bochs3-intel-la57-smp";
+
+/// A Sapphire Rapids in one paging mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bochs3 {
+    name: &'static str,
+    cpus: usize,
+    paging: PagingMode,
+    policy: Policy,
+}
+
+impl Bochs3 {
+    /// With 57-bit addresses.
+    pub const INTEL_LA57: Self =
+        Self { name: ONE_CPU[0], cpus: 1, paging: PagingMode::FiveLevel, policy: Policy::DEFAULT };
+    /// With 48-bit addresses.
+    pub const INTEL_4LEVEL: Self =
+        Self { name: ONE_CPU[1], paging: PagingMode::FourLevel, ..Self::INTEL_LA57 };
+    /// With 57-bit addresses and several CPUs, where an instruction with a breakpoint hangs all of them.
+    pub const INTEL_LA57_SMP: Self = Self { name: SMP, cpus: CPUS, ..Self::INTEL_LA57 };
+    /// With 57-bit addresses, code of its own for each CPU, and RSP that passes through direct
+    /// switches.
+    pub const INTEL_LA57_PERCPU_CURRENT: Self = Self {
+        name: ONE_CPU[2],
+        policy: Policy { placement: Placement::PerCpu, revision: Revision::Current },
+        ..Self::INTEL_LA57
+    };
+}
+
+impl Engine for Bochs3 {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn tools(&self) -> &'static [Tool] {
+        &[MMDEBSTRAP, CHROOT, GRUB_MKRESCUE, GRUB_PC, XORRISO, MTOOLS]
+    }
+
+    fn root(&self) -> Option<&'static Root> {
+        Some(&BOCHS3)
+    }
+
+    fn cpus(&self) -> usize {
+        self.cpus
+    }
+
+    fn breakpoints(&self) -> bool {
+        self.cpus == 1
+    }
+
+    fn paging(&self) -> PagingMode {
+        self.paging
+    }
+
+    fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    fn boot(&self, kernel: &Path, options: Options, limit: Duration) -> Result<Run> {
+        let root = BOCHS3.path();
+        let directory = tempfile::tempdir_in(root.join("tmp")).context("a temporary directory")?;
+        let path = |name: &str| directory.path().join(name);
+        // The same directory for whoever is in the root.
+        let inside = Path::new("/").join(directory.path().strip_prefix(&root)?);
+        let inside = inside.to_str().context("the name of a temporary directory")?;
+        let entries = [Entry { title: "cases", options }];
+        iso::write(kernel, &hw_vectors::table(self.name), &entries, 0, &path("boot.iso"))?;
+        let configuration = configuration(MODEL, self.cpus, inside);
+        fs::write(path("bochsrc"), configuration).context("writing bochsrc")?;
+
+        let mut command = BOCHS3.command("/usr/bin/bochs-bin");
+        command.args(["-q", "-f"]).arg(format!("{inside}/bochsrc"));
+        let file = File::create(path("output")).context("a temporary file")?;
+        let (ending, took) = tools::run(&mut command, file, limit).context("running Bochs")?;
+        let (end, emulator) = ending_of(&ending, read(&path("output")), read(&path("log")));
+        Ok(Run { log: read(&path("serial")), emulator, end, took })
+    }
+}
