@@ -358,7 +358,7 @@ fn in_memory<'data, R: Contents<'data>>(
     let (step, has_distances) = match purpose {
         Purpose::Patches(_) => (1, true),
         Purpose::Unknown | Purpose::Harmless(_) => (4, true),
-        Purpose::Data => (8, false),
+        Purpose::Data => (4, false),
     };
     let is_of_entries = matches!(purpose, Purpose::Patches(_)) && name.contains("altinstructions");
     let mut buffer = vec![0; BLOCK + 16];
