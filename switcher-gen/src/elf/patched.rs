@@ -309,7 +309,8 @@ fn in_object<'data, R: Contents<'data>>(
         let from_start = exact.wrapping_sub(relocation.offset);
         let length = length(code, number, relocation.offset, purpose);
         let by_name = (!is_section).then_some(symbol);
-        let candidates = [Some(exact), Some(from_start).filter(|_| relocation.offset > 0), by_name];
+        let is_distance = relocation.is_relative() && relocation.offset > 0;
+        let candidates = [Some(exact), Some(from_start).filter(|_| is_distance), by_name];
         let found = candidates.into_iter().flatten();
         let mut found = found.filter_map(|address| reached.matters(purpose, address, length));
         if let Some(found) = found.next() {
