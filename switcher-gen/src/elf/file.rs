@@ -292,6 +292,11 @@ pub(super) struct Relocation {
 }
 
 impl Relocation {
+    /// Whether what it stores is a distance.
+    pub(super) fn is_relative(&self) -> bool {
+        Form::of(self.kind).is_some_and(|form| form.relative)
+    }
+
     /// As many bytes as it changes; of a kind that is not known, as many as any can.
     fn width(&self) -> u64 {
         Form::of(self.kind).map_or(8, |form| form.width as u64)

@@ -25,10 +25,8 @@ pub(super) fn check<'data, R: Contents<'data>>(
     overlapping_sections(code, area, ranges)?;
     // Before what the segments say: this names an address.
     let (dynamic, has_text_relocations) = dynamic(file)?;
-    for range in ranges {
-        if let Some(at) = relocated_at_load_time(file, &dynamic, range)? {
-            return Err(ReadError::LoadTime { at });
-        }
+    if let Some(at) = relocated_at_load_time(file, &dynamic, ranges)? {
+        return Err(ReadError::LoadTime { at });
     }
     if has_text_relocations {
         return Err(ReadError::TextRelocations);
@@ -49,6 +47,12 @@ fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
     a.start < b.end && b.start < a.end
 }
 
+/// The first of `ranges`, which are in order, that has to do with `other`.
+fn first_over<'a>(ranges: &'a [Range<u64>], other: &Range<u64>) -> Option<&'a Range<u64>> {
+    let behind = ranges.partition_point(|range| range.end <= other.start);
+    ranges.get(behind).filter(|range| range.start < other.end)
+}
+
 /// Another section at the same addresses: nobody knows which of them is there.
 fn overlapping_sections<'data, R: Contents<'data>>(
     code: &Code<'_, 'data, R>,
@@ -62,7 +66,7 @@ fn overlapping_sections<'data, R: Contents<'data>>(
         *number != area.section && other.has(SHF_ALLOC) && other.size > 0 && !has_no_place
     });
     for (_, other) in others {
-        if ranges.iter().any(|range| overlap(range, &other.range())) {
+        if first_over(ranges, &other.range()).is_some() {
             return Err(ReadError::Overlap { section: other.text(), address: other.address });
         }
     }
@@ -141,14 +145,14 @@ fn same<'data, R: Contents<'data>>(file: &File<'data, R>, a: u64, b: u64, length
     true
 }
 
-/// The first relocation at load time that changes something in `range`.
+/// The first relocation at load time that changes something in `ranges`, which are in order.
 fn relocated_at_load_time<'data, R: Contents<'data>>(
     file: &File<'data, R>,
     dynamic: &[Table],
-    range: &Range<u64>,
+    ranges: &[Range<u64>],
 ) -> Result<Option<u64>, ReadError> {
     // A relocation starts at most 7 bytes before the last byte it changes.
-    let touched = range.start.saturating_sub(7)..range.end;
+    let touched = |at: u64| first_over(ranges, &(at..at.saturating_add(8))).is_some();
     let tables = file.sections.iter().filter(|section| section.has(SHF_ALLOC));
     let tables = tables.filter_map(|section| {
         let entry = match section.header.sh_type(E) {
@@ -180,7 +184,7 @@ impl Table {
     fn find<'data, R: Contents<'data>>(
         &self,
         file: &File<'data, R>,
-        touched: &Range<u64>,
+        touched: &dyn Fn(u64) -> bool,
     ) -> Result<Option<u64>, ReadError> {
         let damaged = |()| ReadError::RelocationTable { section: "dynamic relocations".into() };
         let mut buffer = [0; 24 * 512];
@@ -196,7 +200,7 @@ impl Table {
                 let found = if self.entry == 8 {
                     relr(word, &mut next, touched)
                 } else {
-                    touched.contains(&word).then_some(word)
+                    touched(word).then_some(word)
                 };
                 if found.is_some() {
                     return Ok(found);
@@ -209,15 +213,15 @@ impl Table {
 }
 
 /// The generic ABI's compact form: an address, or a bitmap of the 63 words behind what was last.
-fn relr(word: u64, next: &mut u64, touched: &Range<u64>) -> Option<u64> {
+fn relr(word: u64, next: &mut u64, touched: &dyn Fn(u64) -> bool) -> Option<u64> {
     if word & 1 == 0 {
         *next = word.wrapping_add(8);
-        return touched.contains(&word).then_some(word);
+        return touched(word).then_some(word);
     }
     let base = *next;
     *next = base.wrapping_add(63 * 8);
     let mut set = (0..63).filter(|bit| word >> (bit + 1) & 1 == 1);
-    set.find_map(|bit| Some(base.wrapping_add(bit * 8)).filter(|at| touched.contains(at)))
+    set.find_map(|bit| Some(base.wrapping_add(bit * 8)).filter(|at| touched(*at)))
 }
 
 /// The tables that the dynamic section leads to, whatever the sections say, and whether it says that

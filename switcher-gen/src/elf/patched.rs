@@ -309,7 +309,8 @@ fn in_object<'data, R: Contents<'data>>(
         let from_start = exact.wrapping_sub(relocation.offset);
         let length = length(code, number, relocation.offset, purpose);
         let by_name = (!is_section).then_some(symbol);
-        let candidates = [Some(exact), Some(from_start).filter(|_| relocation.offset > 0), by_name];
+        let is_distance = relocation.is_relative() && relocation.offset > 0;
+        let candidates = [Some(exact), Some(from_start).filter(|_| is_distance), by_name];
         let found = candidates.into_iter().flatten();
         let mut found = found.filter_map(|address| reached.matters(purpose, address, length));
         if let Some(found) = found.next() {
@@ -358,7 +359,7 @@ fn in_memory<'data, R: Contents<'data>>(
     let (step, has_distances) = match purpose {
         Purpose::Patches(_) => (1, true),
         Purpose::Unknown | Purpose::Harmless(_) => (4, true),
-        Purpose::Data => (8, false),
+        Purpose::Data => (4, false),
     };
     let is_of_entries = matches!(purpose, Purpose::Patches(_)) && name.contains("altinstructions");
     let mut buffer = vec![0; BLOCK + 16];

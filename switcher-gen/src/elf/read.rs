@@ -747,9 +747,8 @@ impl Names {
             self.rewritten.push((symbol.text(), address));
         }
         let Ok(name) = std::str::from_utf8(symbol.name) else { return };
-        if let Some((known, definitions)) = self.known.iter_mut().find(|(known, _)| **known == name)
-        {
-            let is_hosts = known.starts_with("switcher_host_");
+        if let Some(definitions) = self.known.get_mut(name) {
+            let is_hosts = name.starts_with("switcher_host_");
             let linked = !code.file.is_object() && symbol.of == Of::Absolute;
             let anywhere = (is_hosts || linked && code.area(symbol.value).is_some())
                 .then_some(symbol.value)
