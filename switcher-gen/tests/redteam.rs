@@ -702,13 +702,8 @@ fn what_does_not_fence() {
             refuted(&mitigated(parts, &[(FENCE, &other)]), obligation);
         }
         // A WRMSR need not serialise.
-        refuted(
-            &mitigated(
-                parts,
-                &[(FENCE, "\tmovl\t$0x49, %ecx\n\tmovl\t$1, %eax\n\txorl\t%edx, %edx\n\twrmsr\n")],
-            ),
-            obligation,
-        );
+        let wrmsr = "\tmovl\t$0xC0000084, %ecx\n\trdmsr\n\twrmsr\n";
+        refuted(&mitigated(parts, &[(FENCE, wrmsr)]), obligation);
         // MOV to CR3 does.
         proved(&mitigated(parts, &[(FENCE, "\tmovq\t%gs:HOST_CR3, %rcx\n\tmovq\t%rcx, %cr3\n")]));
     }
