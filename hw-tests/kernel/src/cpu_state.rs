@@ -570,7 +570,8 @@ pub(crate) fn two_guests(world: &mut BareMetal<'_>) -> Ended {
 }
 
 /// A root on the page of a dead one, under the same PCID, flushed by nobody: its guest has its own memory
-/// (spec/hazards.md, row 53).
+/// (spec/hazards.md, row 53). No emulator here keeps translations under PCIDs, so there a runtime that takes a
+/// root for its address passes, too: the unit tests of `runtime/src/pcid.rs` hold that.
 pub(crate) fn recycled_root(world: &mut BareMetal<'_>) -> Ended {
     /// MOV AL, [RDI].
     const LOAD: &[u8] = &[0x8A, 0x07];
