@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::tools::{self, CHROOT, Ending, MMDEBSTRAP, Tool};
+use crate::tools::{self, BOCHS_BIOS, CHROOT, Ending, MMDEBSTRAP, Tool, VGA_BIOS};
 use crate::workspace;
 
 /// What a root is made and entered with.
@@ -28,6 +28,8 @@ pub struct Root {
     pub suite: &'static str,
     /// What is unpacked, besides what it depends on.
     pub packages: &'static [&'static str],
+    /// Files that must be there besides what the probe needs, by their paths in the root.
+    pub files: &'static [&'static str],
     /// A command that ends by itself, by its path in the root, and what it must print.
     pub probe: (&'static [&'static str], &'static str),
 }
@@ -37,6 +39,11 @@ pub const BOCHS3: Root = Root {
     directory: "bochs3-root",
     suite: "trixie",
     packages: &["bochs", "bochs-term", "bochsbios", "vgabios"],
+    files: &[
+        BOCHS_BIOS.what,
+        VGA_BIOS.what,
+        "/usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_rfb_gui.so",
+    ],
     probe: (&["/usr/bin/bochs-bin", "--help", "cpu"], "sapphire_rapids"),
 };
 
@@ -166,8 +173,11 @@ impl Root {
         let ([program, arguments @ ..], wanted) = self.probe else {
             return Err("there is no program to try".into());
         };
-        if !directory.join(program.trim_start_matches('/')).exists() {
-            return Err(format!("there is no {program} in it"));
+        // Whether a link leads somewhere is to be said from within the root.
+        let is_there =
+            |file: &str| directory.join(file.trim_start_matches('/')).symlink_metadata().is_ok();
+        if let Some(file) = [program].into_iter().chain(self.files).find(|file| !is_there(file)) {
+            return Err(format!("there is no {file} in it"));
         }
         let mut command = command_in(directory, program);
         let (ending, text) = output(command.args(arguments), PROBING)?;
@@ -260,7 +270,10 @@ mod tests {
         let program = directory.path().join(BOCHS3.probe.0[0].trim_start_matches('/'));
         fs::create_dir_all(program.parent().expect("a directory")).expect("writing");
         fs::write(&program, "").expect("writing");
-        let why = BOCHS3.probe(directory.path()).expect_err("it is no program");
+        let why = BOCHS3.probe(directory.path()).expect_err("files are missing");
+        assert_eq!(why, format!("there is no {} in it", BOCHS_BIOS.what));
+        let root = Root { files: &[], ..BOCHS3 };
+        let why = root.probe(directory.path()).expect_err("it is no program");
         assert!(why.starts_with("/usr/bin/bochs-bin does not print `sapphire_rapids`"), "{why}");
     }
 

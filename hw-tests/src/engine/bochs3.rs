@@ -27,7 +27,7 @@ const MODEL: &str = "sapphire_rapids";
 /// The engines, by how many CPUs they have.
 pub(super) const ONE_CPU: [&str; 3] =
     ["bochs3-intel-la57", "bochs3-intel-4level", "bochs3-intel-la57-percpu-current"];
-pub(super) const SMP: &str = "bochs3-intel-la57-smp";
+pub(super) const SMP: [&str; 2] = ["bochs3-intel-la57-smp", "bochs3-intel-4level-smp-percpu"];
 
 /// A Sapphire Rapids in one paging mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,14 @@ impl Bochs3 {
     pub const INTEL_4LEVEL: Self =
         Self { name: ONE_CPU[1], paging: PagingMode::FourLevel, ..Self::INTEL_LA57 };
     /// With 57-bit addresses and several CPUs, where an instruction with a breakpoint hangs all of them.
-    pub const INTEL_LA57_SMP: Self = Self { name: SMP, cpus: CPUS, ..Self::INTEL_LA57 };
+    pub const INTEL_LA57_SMP: Self = Self { name: SMP[0], cpus: CPUS, ..Self::INTEL_LA57 };
+    /// The same with 48-bit addresses, each CPU with code of its own.
+    pub const INTEL_4LEVEL_SMP_PERCPU: Self = Self {
+        name: SMP[1],
+        paging: PagingMode::FourLevel,
+        policy: Policy { placement: Placement::PerCpu, ..Policy::DEFAULT },
+        ..Self::INTEL_LA57_SMP
+    };
     /// With 57-bit addresses, code of its own for each CPU, and RSP that passes through direct
     /// switches.
     pub const INTEL_LA57_PERCPU_CURRENT: Self = Self {

@@ -103,6 +103,7 @@ pub fn all() -> Vec<Box<dyn Engine>> {
         Box::new(bochs3::Bochs3::INTEL_4LEVEL),
         Box::new(bochs3::Bochs3::INTEL_LA57_PERCPU_CURRENT),
         Box::new(bochs3::Bochs3::INTEL_LA57_SMP),
+        Box::new(bochs3::Bochs3::INTEL_4LEVEL_SMP_PERCPU),
         Box::new(qemu::Qemu::KVM),
     ];
     emulators

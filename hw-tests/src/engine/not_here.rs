@@ -20,7 +20,7 @@ pub struct NotHere {
 const NATIVE: &[&str] = &super::native::NAMES;
 /// Bochs 3 with one CPU, and with several.
 const ONE_CPU: &[&str] = &super::bochs3::ONE_CPU;
-const SMP: &[&str] = &[super::bochs3::SMP];
+const SMP: &[&str] = &super::bochs3::SMP;
 const NO_OTHER_CPU: &str = "this engine has one CPU";
 const BREAKPOINT: &str =
     "with several CPUs, Bochs 3.0 does not come back from a breakpoint on execution";
