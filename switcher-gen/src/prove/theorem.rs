@@ -531,7 +531,9 @@ impl<'a, D: Domain> Watch<'a, D> {
         // No CPU predicts a far one, and what it leads to is what was interrupted. An exit by one leads to
         // the host, which wants an exit's mitigations all the same.
         let is_resuming = is_far && self.theorem.keeps_blocking();
-        if branch == Branch::Return && !is_resuming {
+        if is_resuming {
+            self.verw(d);
+        } else if branch == Branch::Return {
             // To behind a call of the routine's own, or to the caller.
             let is_own = d.known(state.rip).is_some_and(|rip| self.target.program.contains(rip));
             self.at_return(d, state, is_own, false);
