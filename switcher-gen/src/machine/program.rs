@@ -469,6 +469,11 @@ impl Op {
             || matches!(self.kind, Kind::Iretq | Kind::Sysretq | Kind::Sysretl | Kind::ReturnFar(_))
     }
 
+    /// Whether ring 0 goes on by it where an event has interrupted it.
+    pub(crate) fn is_return_of_event(&self) -> bool {
+        matches!(self.kind, Kind::Iretq | Kind::ReturnFar(_))
+    }
+
     /// Whether an exception of it comes after it: what INT and INT3 ask for.
     #[must_use]
     pub fn is_trap<W>(&self, fault: &Fault<W>) -> bool {

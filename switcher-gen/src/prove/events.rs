@@ -21,6 +21,7 @@ use super::world::{
 };
 use crate::arch::{RFlags, vector};
 use crate::layout::{AsmLayout, FarFrame, IstTop, Tss, TssExtra};
+use crate::machine::program::Op;
 use crate::machine::{
     ARITHMETIC, Arrival, Domain, Flags, Gate, Gpr, Region, State as Machine, Step, Stuck, WRITABLE,
 };
@@ -395,8 +396,15 @@ pub(super) fn execute<D: Domain>(
     loop {
         watch.is_bounded()?;
         let at = d.code_at(world.machine.rip).unwrap_or_default();
-        let World { machine, model, .. } = world;
-        match machine.step(d, model, &target.program, watch) {
+        let World { machine, model, event, .. } = world;
+        let stepped = machine.step(d, model, &target.program, watch);
+        // A number may be an address in the code itself, and what is executed there no longer matters.
+        let interrupted = event.as_ref().map(|happening| happening.interrupted.rip);
+        let is_back = theorem.is_in_ring_0()
+            && interrupted == Some(machine.rip)
+            && target.program.at(at).and_then(Result::ok).is_some_and(Op::is_return_of_event);
+        match stepped {
+            Ok(Step::Next | Step::Left) if is_back => return Ok(End::Resumed { hooked }),
             Ok(Step::Next) if push_at == Some(at) => {
                 push_at = None;
                 is_any(d, world, &part);

@@ -681,7 +681,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         let at = self.trace.last().copied().unwrap_or_default();
         let to = d.code_at(state.rip);
         match branch {
-            Branch::Return if is_resuming => {}
+            Branch::Return if is_resuming => self.verw(d),
             Branch::Return => {
                 // To behind a call of the routine's own, or to the caller.
                 let is_own = self.barriers.is_predicted(to);
