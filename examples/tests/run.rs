@@ -27,8 +27,8 @@ fn struct_to_offset() {
 #[test]
 fn offset_to_code() {
     let text = run(env!("CARGO_BIN_EXE_ex2-offset-to-code"));
-    shows(&text, "count true: [48, ff, 47, 00, 8b, 47, 08, c3]");
-    shows(&text, "count false: [8b, 47, 08, c3]");
+    shows(&text, "count true: [48, ff, 47, 00, 8b, 47, 08, c3, cc]");
+    shows(&text, "count false: [8b, 47, 08, c3, cc]");
 }
 
 #[test]

@@ -487,9 +487,10 @@ mod tests {
                 }
                 assert_eq!(next.mnemonic(), Mnemonic::Int3, "{variant}: {:#x}", one.ip());
                 counted[0] += 1;
+                // A far return is not predicted.
                 let is_predicted = !matches!(
                     one.mnemonic(),
-                    Mnemonic::Iretq | Mnemonic::Sysretq | Mnemonic::Sysret
+                    Mnemonic::Iretq | Mnemonic::Sysretq | Mnemonic::Sysret | Mnemonic::Retf
                 );
                 if is_predicted {
                     let half = (next.ip() - 1) & 32;

@@ -10,7 +10,7 @@ use crate::image::Image;
 use crate::layout::TssExtra;
 use crate::machine::program::Kind;
 use crate::machine::{
-    CR4, Concrete, EFER, Event, Flags, Gpr, Memory, Model, Msrs, Observer, Program, State, Step,
+    Concrete, EFER, Event, Flags, Gpr, Memory, Model, Msrs, Observer, Program, State, Step, cr4,
     Stuck,
 };
 use crate::scenario::{Failure, may_load, may_sysret};
@@ -46,7 +46,7 @@ impl Ring0 {
             inactive_gs_base: 0,
             fs_base: 0,
             cr3: 0,
-            cr4: CR4,
+            cr4: cr4(image.variant()),
             pkru: 0,
             nmi_blocked: false,
             // Of these, SYSRETQ uses one, and mitigations write SPEC_CTRL.

@@ -160,7 +160,7 @@ fn all(
     prove: impl Fn(&Subject) -> Result<Proof, String> + Sync,
 ) -> Result<(Vec<Result<Proof, String>>, u64), Failure> {
     /// Variants of a CPU under one policy: mitigations, protection keys, PCIDs.
-    const TOGETHER: usize = 96;
+    const TOGETHER: usize = 48;
     let variants: Vec<Variant> = Variant::all().collect();
     let of = variants.len() as u64;
     interrupt::listen();
