@@ -263,7 +263,7 @@ fn faults_of_the_iretq_are_told_apart() {
         refused(&target, 38, "iretq-label");
     }
     // #PF is the guest's; or an interrupt with that number and more, if its high bits are not seen.
-    refused(&ours.patched(compared + 1, &[3]), 38, "hook");
+    refused(&ours.patched(compared + 1, &[3]), 7, "memory");
     let and = Instruction::with2(Code::And_rm32_imm8, Register::EAX, 0x1F).unwrap();
     let target = mutate::inserted(&ours.target, compared, &[and]).unwrap();
     let found = Prover::default().prove(&target);

@@ -51,6 +51,8 @@ fn moved(target: &Target) -> Target {
     for (_, range) in moved.windows.iter_mut().flatten() {
         *range = range.start + BY..range.end + BY;
     }
+    let routines = target.routines.clone();
+    moved.routines = routines.map(|range| range.start + BY..range.end + BY);
     moved
 }
 

@@ -82,6 +82,10 @@ impl Shared {
     /// What was shown of code that executes the same for such a host.
     pub(super) fn like(&self, host: Key, target: &Target, theorem: Theorem) -> Option<Vec<Report>> {
         let entries = theorem.entries(target);
+        // What executes nothing is about the IDT itself.
+        if entries.is_empty() {
+            return None;
+        }
         let shapes = self.shapes.lock().unwrap_or_else(PoisonError::into_inner);
         let known = shapes.get(&host).cloned().unwrap_or_default();
         drop(shapes);
@@ -99,6 +103,9 @@ impl Shared {
         reports: &[Report],
     ) {
         let entries = theorem.entries(target);
+        if entries.is_empty() {
+            return;
+        }
         let Some(shape) = Shape::new(target, &entries, executed) else { return };
         let mut shapes = self.shapes.lock().unwrap_or_else(PoisonError::into_inner);
         shapes.entry(host).or_default().push(Arc::new((shape, reports.to_vec())));

@@ -1583,10 +1583,16 @@ pub(super) fn compare_runs<D: Domain>(
 ) -> Result<Run<D>, BadCode> {
     let [one, other] = targets;
     let mut world = self::world(d, one, theorem, source, Some(saved[0]));
+    let mut second = self::world(d, other, theorem, source, Some(saved[1]));
+    if let (Some(first), Some(other)) = (&world.event, &second.event) {
+        // Code of another size has its routines elsewhere, and what it does rests on where they are:
+        // alike is what is said of RIPs that are within both, or within neither.
+        let agree = d.not(d.differ(first.in_routines, other.in_routines));
+        world.assumptions.push(("both have a routine there, or neither", agree));
+    }
     assume(&world.assumptions);
     let mut watch = Watch::new(d, one, theorem, &world);
     let end = execute(d, one, theorem, &mut world, &mut watch)?;
-    let mut second = self::world(d, other, theorem, source, Some(saved[1]));
     let mut ignored = Watch::new(d, other, theorem, &second);
     let second_end = execute(d, other, theorem, &mut second, &mut ignored)?;
 
