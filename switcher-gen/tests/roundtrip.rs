@@ -184,7 +184,7 @@ fn every_jump_lands_on_an_instruction() {
         for i in decode(&image, &meant.filler) {
             let is_branch = i.op_count() > 0 && i.op0_kind() == OpKind::NearBranch64;
             // To the host: it is not known yet how far that is.
-            let field = i.next_ip() as u32 - 4;
+            let field = (i.next_ip() as u32).wrapping_sub(4);
             if is_branch && !image.relocations().iter().any(|relocation| relocation.at == field) {
                 let target = u32::try_from(i.near_branch_target()).unwrap();
                 assert!(meant.instructions.contains_key(&target), "{variant}: {i:?}");
