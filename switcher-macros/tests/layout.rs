@@ -118,7 +118,7 @@ fn an_offset_is_seen_from_the_end_of_its_outermost_struct_whenever_it_is_said() 
         [Outer::last.below_end(), Outer::last.below_end()],
         [(Outer::inner + Inner::wide).below_end(), Outer::inner.below_end() + Inner::wide],
     ]
-    .map(|both| both.map(|offset| disp32::<8, _, _, _>(offset)));
+    .map(|both| both.map(disp32::<8, _, _, _>));
     let high = [
         disp32::<2, _, _, _>(Outer::inner.then(Inner::high).below_end()),
         disp32::<2, _, _, _>(Outer::inner.below_end().then(Inner::high)),
