@@ -257,6 +257,7 @@ impl Written {
             "jz" => "je",
             "jnz" => "jne",
             "sysretl" => "sysret",
+            "retfq" => "retf",
             other => other,
         };
         let mut depth = 0;

@@ -330,8 +330,8 @@ impl Instruction {
             };
         }
         let code = match words.as_slice() {
-            [mnemonic] if operands.is_empty() => missing_from_dynasm(mnemonic),
             [mnemonic] if mnemonic == "retfq" => Some(far_return(operands)),
+            [mnemonic] if operands.is_empty() => missing_from_dynasm(mnemonic),
             _ => self.segment_load(),
         };
         let code = code.unwrap_or_else(|| {

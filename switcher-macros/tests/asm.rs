@@ -246,6 +246,14 @@ fn sizes_are_checked_even_where_dynasm_wants_none() {
     assert_eq!(bytes(a), expected.concat());
 }
 
+/// Without REX.W it would pop halves.
+#[test]
+fn a_far_return_pops_whole_words() {
+    let mut a = Recorder::new(line!());
+    asm!(a ; retfq ; retfq 128);
+    assert_eq!(bytes(a), [0x48, 0xcb, 0x48, 0xca, 128, 0]);
+}
+
 #[test]
 fn mnemonics_that_dynasm_lacks() {
     let mut a = Recorder::new(line!());

@@ -10,8 +10,8 @@ use crate::image::Image;
 use crate::layout::TssExtra;
 use crate::machine::program::Kind;
 use crate::machine::{
-    Concrete, EFER, Event, Flags, Gpr, Memory, Model, Msrs, Observer, Program, State, Step, cr4,
-    Stuck,
+    Concrete, EFER, Event, Flags, Gpr, Memory, Model, Msrs, Observer, Program, State, Step, Stuck,
+    cr4,
 };
 use crate::scenario::{Failure, may_load, may_sysret};
 

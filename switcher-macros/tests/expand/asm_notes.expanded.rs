@@ -40,8 +40,12 @@ fn notes(a: &mut impl Sink) {
             ; rep movsq
             ;; a.source(::core::file!(), 20u32)
             ; .bytes & [0x0f, 0x07]
+            ;; a.source(::core::file!(), 20u32)
+            ; int3
             ;; a.source(::core::file!(), 21u32)
             ; .bytes & [0x48, 0x0f, 0x07]
+            ;; a.source(::core::file!(), 21u32)
+            ; int3
         }
     }
 }
