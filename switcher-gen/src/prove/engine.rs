@@ -39,11 +39,14 @@ pub enum Verdict {
     Unknown(String),
 }
 
+/// A state of numbers: what is not named is zero.
+pub type Numbers = Vec<(String, u64)>;
+
 /// Whether the proof of a theorem says anything: see [`Prover::substance`].
 #[derive(Clone, Debug, Default)]
 pub struct Substance {
     /// For each path, a state of numbers that meets all assumptions and takes it, if one was found.
-    pub paths: Vec<(Neighbour, Option<Vec<(String, u64)>>)>,
+    pub paths: Vec<(Neighbour, Option<Numbers>)>,
     /// By the name of an obligation: of how many goals the contrary is refuted, and how many there are.
     pub contrary: BTreeMap<&'static str, (usize, usize)>,
 }

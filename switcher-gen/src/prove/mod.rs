@@ -62,7 +62,7 @@ mod vectors;
 mod world;
 
 pub use counterexample::Counterexample;
-pub use engine::{Prover, Report, Substance, Unexplored, Verdict};
+pub use engine::{Numbers, Prover, Report, Substance, Unexplored, Verdict};
 pub use findings::{Findings, Refused};
 pub use obligation::Obligation;
 pub use overlap::Overlap;
