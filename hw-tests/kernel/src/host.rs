@@ -348,7 +348,7 @@ fn under_a_gs_base_of_the_hosts(other: &Switcher, block: NonNull<PerCpu>) -> Res
     unsafe { segments::set_gs_base(OWN) };
     memory::watch(gs);
     // SAFETY: as for the ones before; no guest is entered.
-    let installed = unsafe { other.install(block) };
+    let installed = cpu::tracked(|| unsafe { other.install(block) });
     let ended = installed.map_err(|why| format!("{why}")).and_then(|cpu| {
         write_lstar(entry + 16);
         let refused = cpu.uninstall();
