@@ -285,12 +285,16 @@ fn nops(mut length: usize) -> Vec<&'static [u8]> {
 impl Listing {
     /// Puts `more` in front of an instruction, which is [`behind`] them then. Whoever jumps to it finds
     /// them first.
-    fn insert(
-        &self,
-        instructions: &mut Vec<Instruction>,
-        index: usize,
-        mut more: Vec<Instruction>,
-    ) {
+    fn insert(&self, instructions: &mut Vec<Instruction>, index: usize, more: Vec<Instruction>) {
+        // Behind an IRETQ is a trap, as everywhere.
+        let mut more: Vec<_> = more
+            .into_iter()
+            .flat_map(|one| {
+                let is_iretq = one.mnemonic() == Mnemonic::Iretq;
+                [Some(one), is_iretq.then(|| Instruction::with(Code::Int3))]
+            })
+            .flatten()
+            .collect();
         let behind = behind(&self.target);
         // Addresses that nobody jumps to, but for the first.
         for (address, instruction) in (behind - 64..).zip(&mut more) {

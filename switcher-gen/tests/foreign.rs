@@ -110,7 +110,7 @@ fn a_counterexample_names_state_path_and_reason_and_was_replayed() {
 #[test]
 fn code_that_is_none_is_refused_with_its_address() {
     type Check = fn(&BadCode) -> bool;
-    let cases: [(&str, &str, Check); 6] = [
+    let cases: [(&str, &str, Check); 5] = [
         ("\tswapgs\n\tmovq\t%rsp, %gs:TSS_SP2\n", "\tcpuid\n", |bad| {
             matches!(bad, BadCode::Program(_)) && bad.to_string().contains("`cpuid`")
         }),

@@ -12,8 +12,8 @@ use switcher_gen::arch::{RFlags, vector};
 use switcher_gen::asm::{HostSymbol, Label};
 use switcher_gen::layout::{IretFrame, PerCpu, PtRegs, Pvcs, SwitchFlags, Tss, TssExtra};
 use switcher_gen::machine::{
-    ARITHMETIC, Arrival, Concrete, EFER, Entry, Flags, Gate, Gpr, Memory, Model, Msrs, Program,
-    Region, Sharing, State, Step, cr4,
+    ARITHMETIC, Arrival, Concrete, EFER, Entry, Features, Flags, Gate, Gpr, Memory, Model, Msrs,
+    Program, Region, Sharing, State, Step, cr4,
 };
 use switcher_gen::{Image, LinkedImage, Variant};
 
@@ -32,6 +32,12 @@ const HOST_CR3: u64 = 0x1000;
 const SMOD_CR3: u64 = 0x2000;
 const UMOD_CR3: u64 = 0x3000;
 const GUEST_GS: u64 = 0x7000_0000;
+/// A CPU that takes the values of SPEC_CTRL here.
+fn with_spec_ctrl(model: Model) -> Model {
+    let more = Features::IBRS | Features::STIBP | Features::SSBD;
+    Model { features: model.features | more, ..model }
+}
+
 const HOST_SPEC_CTRL: u64 = 5;
 const GUEST_SPEC_CTRL: u64 = 4;
 
@@ -161,7 +167,7 @@ impl Rig {
         };
         state.set(Gpr::Rsp, HOST_STACK - 8);
         let program = Program::new(BASE, linked.bytes().to_vec());
-        let model = Model::from(variant);
+        let model = with_spec_ctrl(Model::from(variant));
         Self { d, model, linked, program, state, executed: BTreeSet::new(), hooks: 0, pending: 0 }
     }
 
@@ -351,7 +357,7 @@ impl Rig {
             self.state.ss = user.user_ds().into();
             self.state.flags = Flags::new(&self.d, RFlags::GUEST_FIXED.bits() | RFlags::CF.bits());
             // No CPU has the upper half yet, and nothing decides that it has not.
-            self.state.msrs.spec_ctrl = GUEST_SPEC_CTRL | 1 << 40;
+            self.state.msrs.spec_ctrl = GUEST_SPEC_CTRL | 1 << 1;
         }
         match start {
             Start::Enter(frame, alike) => {

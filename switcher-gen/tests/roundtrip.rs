@@ -221,7 +221,8 @@ fn every_instruction_is_what_its_source_line_says() {
             });
             let written = Written::parse(text.lines().nth(line as usize - 1).unwrap());
             // `asm!` writes a trap behind what leads elsewhere.
-            let is_trapped = ["ret", "iretq", "sysretq", "sysret"].contains(&&*written.mnemonic);
+            let is_trapped =
+                ["ret", "retf", "iretq", "sysretq", "sysret"].contains(&&*written.mnemonic);
             if is_trapped && i.mnemonic() == Mnemonic::Int3 {
                 traps += 1;
                 continue;

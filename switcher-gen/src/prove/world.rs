@@ -162,8 +162,10 @@ impl Name {
             (Object::TssExtra, Part::Field(field)) if PUBLISHED.contains(&field) => {
                 Origin::Published
             }
-            // The guest's RSP of an earlier SYSCALL.
-            (Object::Tss, Part::Field("sp2")) => Origin::Stale,
+            // The guest's RSP of an earlier SYSCALL; and which mode it is in, a guest chooses.
+            (Object::Tss, Part::Field("sp2")) | (Object::TssExtra, Part::Field("switch_flags")) => {
+                Origin::Stale
+            }
             // What the host has put there, or zero.
             (Object::Interrupted, Part::Field("host_rsp")) => Origin::Host,
             (of, _) => match of {
