@@ -251,7 +251,8 @@ fn sizes_are_checked_even_where_dynasm_wants_none() {
 fn a_far_return_pops_whole_words() {
     let mut a = Recorder::new(line!());
     asm!(a ; retfq ; retfq 128);
-    assert_eq!(bytes(a), [0x48, 0xcb, 0x48, 0xca, 128, 0]);
+    // Behind each is a trap.
+    assert_eq!(bytes(a), [0x48, 0xcb, 0xcc, 0x48, 0xca, 128, 0, 0xcc]);
 }
 
 #[test]
@@ -266,7 +267,11 @@ fn mnemonics_that_dynasm_lacks() {
             Source(1),
             Bytes(vec![0x48, 0x0f, 0x07]),
             Source(1),
+            Bytes(vec![0xcc]),
+            Source(1),
             Bytes(vec![0x0f, 0x07]),
+            Source(1),
+            Bytes(vec![0xcc]),
         ]
     );
 }
