@@ -73,6 +73,20 @@ fn the_guests_page_is_used_as_scratch() {
     }
 }
 
+/// What lies beside a field is no part of it, however narrow: the error code of the PVCS of 2026, PKRU.
+#[test]
+fn what_lies_beside_a_field_is_scratch_for_an_instruction() {
+    for (at, size, register) in
+        [("0x44", "w", "ax"), ("0x45", "b", "al"), ("0x5C", "l", "eax"), ("0x3F", "b", "al")]
+    {
+        let code = format!(
+            "\tmov{size}\t{at}(%rdx), %{register}\n\tmov{size}\t$0, {at}(%rdx)\n\
+             \tmov{size}\t%{register}, {at}(%rdx)\n"
+        );
+        refuted(at, &inserted("intel-4level", &PLACES[1], &code), "kept");
+    }
+}
+
 #[test]
 fn an_msr_is_wrong_for_an_instruction() {
     for msr in ["0xC0000081", "0xC0000082", "0xC0000083", "0xC0000084"] {

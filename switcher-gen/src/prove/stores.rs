@@ -44,12 +44,16 @@ impl Store {
                 is_host_rsp && !interrupts && theorem != Theorem::SyscallCompat
                     || theorem == Theorem::Syscall64 && of_syscall.any(|at| is_within(at, 8))
             }
-            // Fields alone: the rest of the page is the guest's own.
+            // Fields alone, byte by byte, for two may be stored to at once: the rest of the page, and
+            // PKRU where the switcher does not switch it, is the guest's own.
             region::PVCS => {
-                let mut fields = pvcs_fields(setting.revision()).into_iter().flatten();
-                // Two selectors are stored at once.
-                let is_field = fields.any(|(_, at, size)| is_within(at, size.max(4)));
-                theorem == Theorem::Syscall64 && is_field
+                let has_keys = setting.variant.axes().pku;
+                let fields = || pvcs_fields(setting.revision()).into_iter().flatten();
+                let own = |byte: i64| {
+                    let mut own = fields().filter(|(name, ..)| has_keys || *name != "pkru");
+                    own.any(|(_, at, size)| (at..at + size as i64).contains(&byte))
+                };
+                theorem == Theorem::Syscall64 && (self.at..self.at + self.size as i64).all(own)
             }
             // What cannot be gone on from uses what it finds.
             region::SP0 => (!interrupts || theorem.is_fatal()) && theorem != Theorem::SyscallCompat,

@@ -203,8 +203,8 @@ impl std::fmt::Display for Theorem {
 pub enum Neighbour {
     /// It does: the outcome is compared with the specification.
     Quiet,
-    /// Every read finds something new (hazards.md, row 24): the outcome must be right for some
-    /// content of the PVCS, and all that does not depend on it must be as with a quiet guest.
+    /// Every read finds something new (hazards.md, row 24): the outcome must be right for what was
+    /// read of the PVCS, and all that does not depend on it must be as with a quiet guest.
     Hostile,
 }
 
