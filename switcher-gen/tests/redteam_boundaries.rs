@@ -129,6 +129,20 @@ fn switch_flags_are_changed_in_several_instructions() {
         to_umod.1.replace("$0", "$MODE_SMOD")
     );
     refuted("ERETU", &target("intel-4level", &[(to_umod.0, &stored)]), "one-update");
+    // In one instruction, but of bits that a hook sets: they are clear on this path, and need not be
+    // a moment later.
+    for (name, code) in [
+        ("AND", "\tandl\t$~0x300, %gs:SWITCH_FLAGS\n"),
+        ("BTR", "\tbtrl\t$9, %gs:SWITCH_FLAGS\n"),
+        ("set and cleared", "\torl\t$0x100, %gs:SWITCH_FLAGS\n\txorl\t$0x100, %gs:SWITCH_FLAGS\n"),
+        ("doubled and halved", "\tshll\t$1, %gs:SWITCH_FLAGS\n\tshrl\t$1, %gs:SWITCH_FLAGS\n"),
+        ("another byte", "\txorb\t$1, 1 + %gs:SWITCH_FLAGS\n\txorb\t$1, 1 + %gs:SWITCH_FLAGS\n"),
+    ] {
+        let code = code.replace("1 + %gs:SWITCH_FLAGS", "%gs:SWITCH_FLAGS + 1");
+        for place in &PLACES[1..3] {
+            refuted(name, &inserted("intel-4level", place, &code), "one-update");
+        }
+    }
     // In one instruction, whatever it is.
     let added = (to_smod.0, "\tmovq\t%gs:SMOD_CR3, %rax\n\tdecl\t%gs:SWITCH_FLAGS\n");
     proved("UMOD less one is SMOD", &target("intel-4level", &[added]));

@@ -423,25 +423,14 @@ impl Op {
         self.kind == Kind::Iretq
     }
 
-    /// Whether it makes its operand in memory out of what is there, in one instruction.
+    /// Whether it changes its operand in memory in one instruction, by what it adds to the value or flips
+    /// in it. Bits that it leaves alone, it leaves alone whatever they are: AND and its like do not,
+    /// for they clear a bit that was clear before, and that somebody has set since.
     #[must_use]
     pub fn updates_memory(&self) -> bool {
         let updates = matches!(
             self.kind,
-            Kind::Add
-                | Kind::Sub
-                | Kind::And
-                | Kind::Or
-                | Kind::Xor
-                | Kind::Not
-                | Kind::Neg
-                | Kind::Inc
-                | Kind::Dec
-                | Kind::Shl
-                | Kind::Shr
-                | Kind::Sar
-                | Kind::Bts
-                | Kind::Btr
+            Kind::Add | Kind::Sub | Kind::Or | Kind::Xor | Kind::Inc | Kind::Dec
         );
         updates && matches!(self.first, Operand::Memory(_))
     }

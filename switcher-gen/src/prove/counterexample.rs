@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::engine::Numbers;
 use super::obligation::{self, Obligation};
 use super::target::Target;
 use super::theorem::{self, Goal, Neighbour, Run, Theorem};
@@ -131,13 +132,7 @@ impl Counterexample {
             obligation::HOOK_REGISTERS,
         ];
         let is_rule = rules.contains(&goal.obligation);
-        let try_with = |bases| {
-            let mut values = Values { model, bases, asked: Vec::new() };
-            let met = model.iter().filter(|(name, _)| is_met(name));
-            let met = met.map(|(name, value)| (name.to_owned(), value));
-            let replayed = replay(target, theorem, neighbour, met, &mut values)?;
-            Some((replayed, values.asked))
-        };
+        let try_with = |bases| replay_model(target, theorem, neighbour, model, bases);
         let all = [Bases::Fixed, Bases::Some, Bases::All];
         let breaks_the_same = |(replayed, _): &(Run<Concrete>, _)| {
             replayed.goals.iter().any(|found| same(&found)) || is_rule && is_reached(replayed)
@@ -146,16 +141,11 @@ impl Counterexample {
             |(replayed, _): &(Run<Concrete>, _)| replayed.goals.iter().any(|found| !found.holds);
         let found = all.into_iter().filter_map(try_with).find(breaks_the_same);
         let found = found.or_else(|| all.into_iter().filter_map(try_with).find(breaks_another));
-        let (replayed, mut state) = found?;
+        let (replayed, state) = found?;
         let broken = replayed.goals.iter().find(same);
         let another = replayed.goals.iter().find(|found| !found.holds);
         let is_same = broken.is_some() || is_rule && is_reached(&replayed);
         let instead = another.filter(|_| !is_same).map(|found| found.obligation);
-        let met = model.iter().filter(|(name, _)| is_met(name));
-        state.extend(met.map(|(name, value)| (name.to_owned(), value)));
-        state.retain(|(_, value)| *value != 0);
-        state.sort();
-        state.dedup();
         let program = &target.program;
         let path = replayed.trace.iter().map(|at| (*at, program.text(*at).unwrap_or_default()));
         // A hostile guest is not to blame if it does not matter what it writes.
@@ -186,19 +176,32 @@ pub(super) fn witness(
     neighbour: Neighbour,
     run: &Run<Symbolic>,
     model: &Model,
-) -> Option<Vec<(String, u64)>> {
+) -> Option<Numbers> {
     [Bases::Fixed, Bases::Some, Bases::All].into_iter().find_map(|bases| {
-        let mut values = Values { model, bases, asked: Vec::new() };
-        let met = model.iter().filter(|(name, _)| is_met(name));
-        let met = met.map(|(name, value)| (name.to_owned(), value));
-        let replayed = replay(target, theorem, neighbour, met, &mut values)?;
+        let (replayed, state) = replay_model(target, theorem, neighbour, model, bases)?;
         let is_same = replayed.trace == run.trace && replayed.end == run.end;
-        let mut state = values.asked;
-        state.retain(|(_, value)| *value != 0);
-        state.sort();
-        state.dedup();
         (is_same && replayed.goals.iter().all(|goal| goal.holds)).then_some(state)
     })
+}
+
+/// Runs the theorem on the numbers of `model`, and the state that this is: what is not named is zero.
+fn replay_model(
+    target: &Target,
+    theorem: Theorem,
+    neighbour: Neighbour,
+    model: &Model,
+    bases: Bases,
+) -> Option<(Run<Concrete>, Numbers)> {
+    let mut values = Values { model, bases, asked: Vec::new() };
+    let met = model.iter().filter(|(name, _)| is_met(name));
+    let met: Numbers = met.map(|(name, value)| (name.to_owned(), value)).collect();
+    let replayed = replay(target, theorem, neighbour, met.iter().cloned(), &mut values)?;
+    let mut state = values.asked;
+    state.extend(met);
+    state.retain(|(_, value)| *value != 0);
+    state.sort();
+    state.dedup();
+    Some((replayed, state))
 }
 
 /// Whether an unknown comes up on the way, or is of the code as a whole: it is no part of a world.

@@ -77,10 +77,4 @@ impl Findings {
         }
         self.unknown.push(why);
     }
-
-    /// Whether nothing was found.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.refuted.is_empty() && self.unknown.is_empty() && self.refused.is_empty()
-    }
 }

@@ -9,7 +9,7 @@
 use super::theorem::Theorem;
 use super::world::{Setting, pvcs_fields, region};
 use crate::arch::Msr;
-use crate::layout::{Tss, TssExtra};
+use crate::layout::{SwitchFlags, Tss, TssExtra};
 use crate::machine::Op;
 
 /// Where a store goes.
@@ -65,15 +65,17 @@ impl Store {
         }
     }
 
-    /// Whether it goes to switch_flags: a hook may set a bit there between any two instructions.
-    pub(super) fn is_of_switch_flags(self, setting: &Setting) -> bool {
+    /// If it goes to switch_flags, the bits of what is stored that are a hook's to set: it may do so
+    /// between any two instructions.
+    pub(super) fn hooks_bits(self, setting: &Setting) -> Option<u64> {
         let at = setting.block.tss_extra + TssExtra::switch_flags.bytes() as i64;
-        self.region == region::TSS_EXTRA && self.at < at + 8 && at < self.at + self.size as i64
+        let is_there = self.region == region::TSS_EXTRA && (at..at + 8).contains(&self.at);
+        is_there.then(|| !SwitchFlags::MODE_TOGGLE.bits() >> (8 * (self.at - at)))
     }
 }
 
-/// Whether an instruction makes what is in memory out of what is there, so that nothing that was
-/// stored there since it was last read is lost.
+/// Whether an instruction makes what is in memory out of what is there, so that no bit is lost that was
+/// set there since it was last read.
 pub(super) fn is_one_update(op: Option<&Op>) -> bool {
     op.is_some_and(Op::updates_memory)
 }

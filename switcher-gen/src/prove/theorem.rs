@@ -445,8 +445,8 @@ impl<'a, D: Domain> Watch<'a, D> {
     }
 
     /// Whether an access to this region is to the frame that is returned to. A guest's lies there with
-    /// its registers, but what ring 0's lies with is the host's as well: only the IRETQ may read it, or what takes its
-    /// place on the interrupted stack.
+    /// its registers. Ring 0's lies beside values of the host's: only the IRETQ may read it, or what
+    /// takes its place on the interrupted stack.
     fn is_of_frame(&self, name: &str) -> bool {
         if self.theorem.has_hook() {
             let at = self.trace.last().and_then(|at| self.target.program.at(*at));
@@ -534,10 +534,16 @@ impl<'a, D: Domain> Watch<'a, D> {
         let store = Store { region: region.name, at, size: access.place.size };
         let setting = &self.target.setting;
         let is_allowed = store.is_allowed(self.theorem, setting);
-        if store.is_of_switch_flags(setting) && is_allowed {
-            let op = self.trace.last().and_then(|at| self.target.program.at(*at));
+        if let Some(hooks) = store.hooks_bits(setting).filter(|_| is_allowed) {
+            let at = self.trace.last().copied();
+            let op = at.and_then(|at| self.target.program.at(at));
             let is_one = stores::is_one_update(op.and_then(Result::ok));
             self.goal(obligation::ONE_UPDATE, d.bit(is_one), "switch_flags");
+            // What this breaks otherwise says more.
+            let changed = d.xor(access.value, region.read(d, store.at, store.size));
+            let holds = d.not(d.any(d.truncate(changed, store.size), hooks));
+            let (obligation, about) = (obligation::ONE_UPDATE, "switch_flags");
+            self.running.push(Goal { obligation, holds, about, values: None, at });
         }
         // At no instant, not only at the end.
         if region.sharing.is_guests() {
