@@ -124,6 +124,8 @@ impl Iced {
                 Step::Label(label) => a.set_label(&mut labels[label])?,
                 Step::Jump(Mnemonic::Je, to) => a.je(labels[to])?,
                 Step::Jump(Mnemonic::Ja, to) => a.ja(labels[to])?,
+                Step::Jump(Mnemonic::Jb, to) => a.jb(labels[to])?,
+                Step::Jump(Mnemonic::Jae, to) => a.jae(labels[to])?,
                 Step::Jump(Mnemonic::Jne, to) => a.jne(labels[to])?,
                 Step::Jump(Mnemonic::Jmp, to) => a.jmp(labels[to])?,
                 Step::Jump(other, _) => unreachable!("the switcher has no {other:?}"),
