@@ -13,7 +13,7 @@ use switcher_gen::asm::{HostSymbol, Label};
 use switcher_gen::layout::{IretFrame, PerCpu, PtRegs, Pvcs, SwitchFlags, Tss, TssExtra};
 use switcher_gen::machine::{
     ARITHMETIC, Arrival, Concrete, EFER, Entry, Features, Flags, Gate, Gpr, Memory, Model, Msrs,
-    Program, Region, Sharing, State, Step, cr4,
+    Program, Region, RegionName, Sharing, State, Step, cr4,
 };
 use switcher_gen::{Image, LinkedImage, Variant};
 
@@ -106,7 +106,7 @@ impl Rig {
         let linked = image.link(BASE, hook).unwrap();
         let stack =
             |name, top, above| Region::new(name, top, -(STACK as i64), vec![0; STACK + above]);
-        let mut per_cpu = Region::new("block", PER_CPU, 0, vec![0; size_of::<PerCpu>()]);
+        let mut per_cpu = Region::new(RegionName::PerCpu, PER_CPU, 0, vec![0; size_of::<PerCpu>()]);
         let tss = |field: usize| (PerCpu::tss.bytes() + field) as i64;
         per_cpu.write(&d, tss(Tss::sp0.bytes()), 8, SP0);
         for (slot, top) in (0..).zip(IST) {
@@ -129,14 +129,14 @@ impl Rig {
         ] {
             per_cpu.write(&d, extra(field), 8, value);
         }
-        let mut pvcs = Region::new("PVCS", PVCS, 0, vec![0; size_of::<Pvcs>()]);
+        let mut pvcs = Region::new(RegionName::Pvcs, PVCS, 0, vec![0; size_of::<Pvcs>()]);
         pvcs.sharing = Sharing::Guest;
-        let mut host = stack("host stack", HOST_STACK, 0);
+        let mut host = stack(RegionName::HostStack, HOST_STACK, 0);
         host.root = Some(HOST_CR3);
         host.write(&d, -8, 8, LANDING);
-        let mut regions = vec![per_cpu, stack("sp0 stack", SP0, 0), pvcs, host];
+        let mut regions = vec![per_cpu, stack(RegionName::Sp0Stack, SP0, 0), pvcs, host];
         for top in IST {
-            let mut ist = stack("IST stack", top, 16);
+            let mut ist = stack(RegionName::IstStack, top, 16);
             ist.write(&d, 0, 8, PER_CPU);
             regions.push(ist);
         }

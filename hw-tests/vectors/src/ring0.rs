@@ -9,7 +9,7 @@ use switcher_gen::fuzz::scenario::Random;
 use switcher_gen::layout::PtRegs;
 use switcher_gen::machine::{
     self, CR4, CR4_PCIDE, CR4_PKE, Concrete, EFER, Features, Flags, Gpr, Memory, Model, Msrs,
-    Region, State, Step, Stuck, Unobserved,
+    Region, RegionName, State, Step, Stuck, Unobserved,
 };
 
 use crate::forms::{self, Form};
@@ -184,7 +184,10 @@ fn run(
         pkru: 0,
         nmi_blocked: false,
         msrs: Msrs { star: 0, lstar: 0, cstar: 0, sfmask: 0, spec_ctrl: 0, efer: EFER },
-        memory: Memory { regions: vec![Region::new("data", DATA, 0, page)], hostile: false },
+        memory: Memory {
+            regions: vec![Region::new(RegionName::Stack, DATA, 0, page)],
+            hostile: false,
+        },
     };
     for _ in 0..LONGEST {
         let at = state.gpr;

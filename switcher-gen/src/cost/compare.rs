@@ -98,7 +98,7 @@ impl Row {
         let kernel_2024 = parts.iter().map(|part| kernel_2024(&part.path.kind)).sum();
         let touched = parts.iter().fold(super::Touched::default(), |mut all, part| {
             for (region, bytes) in &part.touched {
-                all.entry(region).or_default().extend(bytes);
+                all.entry(*region).or_default().extend(bytes);
             }
             all
         });

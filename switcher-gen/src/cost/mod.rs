@@ -34,10 +34,8 @@ use serde::{Serialize, Serializer};
 use crate::arch::RFlags;
 use crate::layout::{PtRegs, SwitchFlags, TssExtra};
 use crate::machine::symbolic::{Bit, Symbolic, Verdict, Word};
-use crate::machine::{Domain, Event, Gpr, Model, Observer, State};
-use crate::prove::{
-    Prover, Setting, Target, Theorem, Unexplored, Walk, read_extra, read_pvcs, region,
-};
+use crate::machine::{Domain, Event, Gpr, Model, Observer, RegionName, State};
+use crate::prove::{Prover, Setting, Target, Theorem, Unexplored, Walk, read_extra, read_pvcs};
 
 pub use compare::{Family, Row, compare, table};
 
@@ -160,7 +158,7 @@ pub(crate) fn paths_of(
 }
 
 /// Offsets from their region's base of the bytes accessed.
-type Touched = BTreeMap<&'static str, BTreeSet<i64>>;
+type Touched = BTreeMap<RegionName, BTreeSet<i64>>;
 
 /// A path that is not numbered yet.
 struct Figured {
@@ -252,10 +250,10 @@ impl Meter {
 
     fn facts(&self, d: &Symbolic, state: &State<Symbolic>) -> Option<Facts> {
         let region = |name| state.memory.region(name);
-        let extra = read_extra(d, region(region::TSS_EXTRA)?, &self.setting);
-        let pvcs = read_pvcs(d, region(region::PVCS)?, &self.setting);
+        let extra = read_extra(d, region(RegionName::TssExtra)?, &self.setting);
+        let pvcs = read_pvcs(d, region(RegionName::Pvcs)?, &self.setting);
         let flags_at = PtRegs::eflags.bytes() as i64 - size_of::<PtRegs>() as i64;
-        let frame_flags = region(region::SP0)?.read(d, flags_at, 8);
+        let frame_flags = region(RegionName::Sp0Stack)?.read(d, flags_at, 8);
         let selectors = self.setting.variant.selectors();
         let usual = d.both(
             d.is(pvcs.user_cs, selectors.user_cs().into()),
@@ -282,7 +280,7 @@ impl Observer<Symbolic> for Meter {
         match event {
             Event::Execute(_) => {
                 let at = self.setting.block.tss_extra + TssExtra::switch_flags.bytes() as i64;
-                let extra = state.memory.region(region::TSS_EXTRA);
+                let extra = state.memory.region(RegionName::TssExtra);
                 self.switch_flags = extra.map(|extra| extra.read(d, at, 8));
                 if self.start.is_none() {
                     self.start = self.facts(d, state);
@@ -311,7 +309,7 @@ impl Observer<Symbolic> for Meter {
 }
 
 impl Meter {
-    fn touch(&mut self, region: &'static str, offset: i64, size: usize) {
+    fn touch(&mut self, region: RegionName, offset: i64, size: usize) {
         self.touched.entry(region).or_default().extend(offset..offset + size as i64);
     }
 }
@@ -319,7 +317,7 @@ impl Meter {
 /// How many lines these bytes lie in.
 fn data_lines(touched: &Touched, target: &Target) -> DataLines {
     // Where the base can lie in a line.
-    let lines = |regions: &[&str], bases: &mut dyn Iterator<Item = u64>| {
+    let lines = |regions: &[RegionName], bases: &mut dyn Iterator<Item = u64>| {
         let bytes = regions.iter().filter_map(|name| touched.get(name)).flatten();
         let bytes: Vec<i64> = bytes.copied().collect();
         let from = |base: u64| {
@@ -334,12 +332,12 @@ fn data_lines(touched: &Touched, target: &Target) -> DataLines {
     // Multiples of 16, the CALL's return address being pushed from one.
     let multiples_of_16 = || (ALIGNED..ALIGNED + LINE).step_by(16);
     DataLines {
-        per_cpu: lines(&[region::TSS, region::TSS_EXTRA], &mut aligned()),
-        pvcs: lines(&[region::PVCS], &mut aligned()),
-        sp0_stack: lines(&[region::SP0], &mut aligned()),
-        ist_stack: lines(&[region::IST], &mut multiples_of_16()),
-        host_stack: lines(&[region::HOST], &mut multiples_of_16().map(|top| top - 8)),
-        code: lines(&[region::CODE], &mut std::iter::once(target.program.base())),
+        per_cpu: lines(&[RegionName::Tss, RegionName::TssExtra], &mut aligned()),
+        pvcs: lines(&[RegionName::Pvcs], &mut aligned()),
+        sp0_stack: lines(&[RegionName::Sp0Stack], &mut aligned()),
+        ist_stack: lines(&[RegionName::IstStack], &mut multiples_of_16()),
+        host_stack: lines(&[RegionName::HostStack], &mut multiples_of_16().map(|top| top - 8)),
+        code: lines(&[RegionName::Code], &mut std::iter::once(target.program.base())),
     }
 }
 

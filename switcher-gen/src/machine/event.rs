@@ -102,7 +102,7 @@ impl<D: Domain> State<D> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{CR4, Concrete, EFER, Flags, Memory, Msrs, Region};
+    use super::super::{CR4, Concrete, EFER, Flags, Memory, Msrs, Region, RegionName};
     use super::*;
     use crate::variant::Variant;
 
@@ -113,10 +113,10 @@ mod tests {
     /// A guest with the flags `rflags`.
     fn guest(rflags: u64) -> State<Concrete> {
         let d = Concrete::default();
-        let mut tss = Region::new("tss", TSS, 0, vec![0; size_of::<Tss>()]);
+        let mut tss = Region::new(RegionName::Tss, TSS, 0, vec![0; size_of::<Tss>()]);
         tss.write(&d, Tss::sp0.bytes() as i64, 8, SP0);
         tss.write(&d, Tss::ist2.bytes() as i64, 8, IST2 + 8);
-        let stack = |base| Region::new("stack", base, -64, vec![0; 80]);
+        let stack = |base| Region::new(RegionName::Stack, base, -64, vec![0; 80]);
         let memory = Memory { regions: vec![tss, stack(SP0), stack(IST2)], hostile: false };
         let mut gpr = [0; 16];
         gpr[Gpr::Rsp as usize] = 0xDEAD;

@@ -132,10 +132,7 @@ pub enum Condition {
         by: Features,
     },
     /// The value is a canonical address.
-    Canonical {
-        /// What is written.
-        of: &'static str,
-    },
+    Canonical(Address),
     /// The register's lower half is zero.
     Zero {
         /// Which.
@@ -146,6 +143,38 @@ pub enum Condition {
         /// Which MSR.
         of: &'static str,
     },
+}
+
+/// What holds an address that the CPU looks at as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// RIP, by a far RET.
+    Rip,
+    /// FS base.
+    FsBase,
+    /// GS base.
+    GsBase,
+    /// The MSR that SWAPGS swaps in.
+    KernelGsBase,
+    /// Where SYSCALL leads.
+    Lstar,
+    /// Where it leads from 32-bit code.
+    Cstar,
+}
+
+impl Address {
+    /// In reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rip => "RIP",
+            Self::FsBase => "FS base",
+            Self::GsBase => "GS base",
+            Self::KernelGsBase => "KERNEL_GS_BASE",
+            Self::Lstar => "LSTAR",
+            Self::Cstar => "CSTAR",
+        }
+    }
 }
 
 impl Condition {
@@ -168,10 +197,8 @@ impl Condition {
             Self::Cpu(_) => "CPUID",
             Self::Cr4 { .. } => "CR4",
             Self::Efer { .. } => "EFER",
-            Self::Bits { of, .. }
-            | Self::Canonical { of }
-            | Self::Zero { of }
-            | Self::Readable { of } => of,
+            Self::Canonical(of) => of.name(),
+            Self::Bits { of, .. } | Self::Zero { of } | Self::Readable { of } => of,
         }
     }
 }
@@ -192,7 +219,7 @@ impl fmt::Display for Condition {
                 f,
                 "no bits in {of} but {allowed:#x}: the others are reserved without one of {by}"
             ),
-            Self::Canonical { of } => write!(f, "a canonical address in {of}"),
+            Self::Canonical(of) => write!(f, "a canonical address in {}", of.name()),
             Self::Zero { of } => write!(f, "zero in {of}"),
             Self::Readable { of } => write!(f, "an MSR that can be read, and {of} cannot"),
         }
@@ -309,7 +336,7 @@ pub(super) enum Value {
     /// Anything.
     Any,
     /// Addresses.
-    Canonical,
+    Canonical(Address),
     /// These bits; each of them with one of these features, or always.
     Bits(&'static [(u64, Features)]),
 }
@@ -330,6 +357,10 @@ const SFMASK_BITS: &[(u64, Features)] = &[(0xFFFF_FFFF, Features::empty())];
 
 const fn rule(name: &'static str, value: Value) -> MsrRule {
     MsrRule { name, exists: None, is_readable: true, value }
+}
+
+const fn pointer(of: Address) -> MsrRule {
+    rule(of.name(), Value::Canonical(of))
 }
 
 /// The rule for the MSR of that number; `None` if it has no effect in the model.
@@ -353,12 +384,12 @@ pub(super) const fn msr(number: u64) -> Option<MsrRule> {
         },
         0xC000_0080 => rule("EFER", Value::Any),
         0xC000_0081 => rule("STAR", Value::Any),
-        0xC000_0082 => rule("LSTAR", Value::Canonical),
-        0xC000_0083 => rule("CSTAR", Value::Canonical),
+        0xC000_0082 => pointer(Address::Lstar),
+        0xC000_0083 => pointer(Address::Cstar),
         0xC000_0084 => rule("SFMASK", Value::Bits(SFMASK_BITS)),
-        0xC000_0100 => rule("FS base", Value::Canonical),
-        0xC000_0101 => rule("GS base", Value::Canonical),
-        0xC000_0102 => rule("KERNEL_GS_BASE", Value::Canonical),
+        0xC000_0100 => pointer(Address::FsBase),
+        0xC000_0101 => pointer(Address::GsBase),
+        0xC000_0102 => pointer(Address::KernelGsBase),
         _ => return None,
     })
 }

@@ -15,11 +15,90 @@ pub enum Sharing {
     Guest,
 }
 
+/// What a region is: an access to it is judged by this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RegionName {
+    /// A CPU's TSS.
+    Tss,
+    /// What follows it for the switcher.
+    TssExtra,
+    /// Both, and what else there is of a CPU.
+    PerCpu,
+    /// The page shared with the guest.
+    Pvcs,
+    /// The stack that TSS.sp0 points to.
+    Sp0Stack,
+    /// A stack of the IST.
+    IstStack,
+    /// The stack of who entered a guest.
+    HostStack,
+    /// The stack of ring 0 that an event has interrupted, wherever that is.
+    InterruptedStack,
+    /// Instructions.
+    Code,
+    /// A guest's own.
+    Guest,
+    /// Another stack.
+    Stack,
+}
+
+impl RegionName {
+    /// In reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tss => "tss",
+            Self::TssExtra => "tss_extra",
+            Self::PerCpu => "per-CPU block",
+            Self::Pvcs => "pvcs",
+            Self::Sp0Stack => "sp0 stack",
+            Self::IstStack => "ist stack",
+            Self::HostStack => "host stack",
+            Self::InterruptedStack => "interrupted stack",
+            Self::Code => "code",
+            Self::Guest => "guest",
+            Self::Stack => "stack",
+        }
+    }
+
+    /// Whether it is mapped under every root. The others are on the host's alone. An interrupted stack
+    /// is under the root on which it was interrupted, and is used on no other.
+    #[must_use]
+    pub const fn is_under_every_root(self) -> bool {
+        match self {
+            Self::Tss
+            | Self::TssExtra
+            | Self::PerCpu
+            | Self::Pvcs
+            | Self::Sp0Stack
+            | Self::IstStack
+            | Self::InterruptedStack
+            | Self::Code => true,
+            Self::HostStack | Self::Guest | Self::Stack => false,
+        }
+    }
+
+    /// Whether it is a stack of ring 0.
+    #[must_use]
+    pub const fn is_stack(self) -> bool {
+        match self {
+            Self::Sp0Stack
+            | Self::IstStack
+            | Self::HostStack
+            | Self::InterruptedStack
+            | Self::Stack => true,
+            Self::Tss | Self::TssExtra | Self::PerCpu | Self::Pvcs | Self::Code | Self::Guest => {
+                false
+            }
+        }
+    }
+}
+
 /// Memory around a base address.
 #[derive(Debug)]
 pub struct Region<D: Domain> {
-    /// In reports.
-    pub name: &'static str,
+    /// Which it is.
+    pub name: RegionName,
     /// The address that offsets are counted from.
     pub base: D::Word,
     /// The offset of the first cell: negative for a stack whose base is its top.
@@ -69,7 +148,7 @@ impl<D: Domain> Clone for Memory<D> {
 
 impl<D: Domain> Region<D> {
     /// Memory that only the host writes.
-    pub fn new(name: &'static str, base: D::Word, start: i64, cells: Vec<D::Cell>) -> Self {
+    pub fn new(name: RegionName, base: D::Word, start: i64, cells: Vec<D::Cell>) -> Self {
         Self { name, base, start, cells, sharing: Sharing::Host, is_code: false, root: None }
     }
 
@@ -137,7 +216,7 @@ impl<D: Domain> Memory<D> {
 
     /// The region of that name.
     #[must_use]
-    pub fn region(&self, name: &str) -> Option<&Region<D>> {
+    pub fn region(&self, name: RegionName) -> Option<&Region<D>> {
         self.regions.iter().find(|region| region.name == name)
     }
 }

@@ -257,7 +257,7 @@ impl<D: Domain> State<D> {
             Condition::Cr4 { bit, .. } => d.decide(d.any(self.cr4, 1 << bit)),
             Condition::Efer { bit, .. } => d.decide(d.any(self.msrs.efer, 1 << bit)),
             Condition::Bits { .. }
-            | Condition::Canonical { .. }
+            | Condition::Canonical(_)
             | Condition::Zero { .. }
             | Condition::Readable { .. } => false,
         }

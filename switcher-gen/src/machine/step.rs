@@ -1,7 +1,7 @@
 //! What each operation does.
 
 use super::domain::{Domain, low_bytes};
-use super::exists::{self, Condition as Needed, MsrRule, Value};
+use super::exists::{self, Address, Condition as Needed, MsrRule, Value};
 use super::flags::{Condition, even_parity};
 use super::memory::{Place, Region, Sharing};
 use super::program::{
@@ -424,12 +424,12 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             Kind::WriteGsBase => {
                 let base = self.read(op.first)?;
                 self.tell(Event::WriteGsBase(base));
-                self.canonical("GS base", base)?;
+                self.canonical(Address::GsBase, base)?;
                 self.state.gs_base = base;
             }
             Kind::WriteFsBase => {
                 let base = self.read(op.first)?;
-                self.canonical("FS base", base)?;
+                self.canonical(Address::FsBase, base)?;
                 self.state.fs_base = base;
             }
             Kind::ReadPkru => {
@@ -586,7 +586,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             // To CPL 3 there are other ways, and none of them is this one.
             return Err(Fault::protection(d.mask(cs, 0xFFFC)).into());
         }
-        self.canonical("RIP", rip)?;
+        self.canonical(Address::Rip, rip)?;
         self.state.rip = rip;
         self.state.cs = cs;
         self.tell(Event::Branch(Branch::Return));
@@ -693,7 +693,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         }
         match rule.value {
             Value::Any => {}
-            Value::Canonical => self.canonical(rule.name, value)?,
+            Value::Canonical(of) => self.canonical(of, value)?,
             Value::Bits(bits) => {
                 let has = |feature: &exists::Features| {
                     feature.is_empty() || self.model.features.intersects(*feature)
@@ -775,7 +775,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
 
     /// #GP unless `address` is canonical. Where a CPU has wider addresses than its paging mode, a
     /// base may be as wide; one that it has held already it takes back, whatever it has.
-    fn canonical(&mut self, of: &'static str, address: D::Word) -> Result<(), Stop<D::Word>> {
+    fn canonical(&mut self, of: Address, address: D::Word) -> Result<(), Stop<D::Word>> {
         let d = self.d;
         if self.observer.held(Held::Base).contains(&address) {
             return Ok(());
@@ -789,7 +789,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         };
         let is_known = d.known(address).is_none() && regions.iter().any(is_there);
         let met = is_known || d.decide(self.model.is_canonical(d, address));
-        self.needs(Needed::Canonical { of }, met, Fault::protection(d.word(0)))
+        self.needs(Needed::Canonical(of), met, Fault::protection(d.word(0)))
     }
 
     /// #GP if `value` has bits that are not allowed, nor in what the CPU is known to take.
@@ -1089,7 +1089,12 @@ mod tests {
         state.nmi_blocked = true;
         state.set(Gpr::Rsp, STACK);
         let cells = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        state.memory.regions.push(crate::machine::Region::new("stack", STACK, 0, cells));
+        state.memory.regions.push(crate::machine::Region::new(
+            crate::machine::RegionName::Stack,
+            STACK,
+            0,
+            cells,
+        ));
         let mut state = at_0(&state);
         let model = Model::from(&Variant::REFERENCE);
         let step = state.step(&d, &model, &program, &mut Unobserved).unwrap();

@@ -18,10 +18,10 @@
 use super::obligation;
 use super::target::Target;
 use super::theorem::{Theorem, Watch};
-use super::world::{World, region};
+use super::world::World;
 use crate::arch::RFlags;
 use crate::layout::{FarFrame, IstTop};
-use crate::machine::{Domain, Gpr, State as Machine};
+use crate::machine::{Domain, Gpr, RegionName, State as Machine};
 
 /// How much of a stack an event uses itself, at most: a `PtRegs`, a hook's alignment, and the calls of
 /// mitigations.
@@ -115,7 +115,8 @@ impl<D: Domain> Watch<'_, D> {
         if self.target.gates.is_none() {
             return;
         }
-        let sp0 = state.memory.region(region::SP0).expect("every world has all regions").base;
+        let sp0 =
+            state.memory.region(RegionName::Sp0Stack).expect("every world has all regions").base;
         let expected = d.plus(sp0, -40);
         self.equal(d, obligation::IRETQ_FRAME, "RSP", expected, state.get(Gpr::Rsp));
     }
@@ -126,10 +127,16 @@ fn has_room<D: Domain>(d: &D, state: &Machine<D>) -> bool {
     let rsp = state.get(Gpr::Rsp);
     state.memory.regions.iter().any(|stack| {
         let deepest = match stack.name {
-            region::SP0 | region::IST | region::HOST => OWN_STACK,
+            RegionName::Sp0Stack | RegionName::IstStack | RegionName::HostStack => OWN_STACK,
             // What is there is the frame of the far RET.
-            region::INTERRUPTED => ROOM,
-            _ => return false,
+            RegionName::InterruptedStack => ROOM,
+            RegionName::Tss
+            | RegionName::TssExtra
+            | RegionName::PerCpu
+            | RegionName::Pvcs
+            | RegionName::Code
+            | RegionName::Guest
+            | RegionName::Stack => return false,
         };
         let top = stack.offset(stack.cells.len());
         d.distance(rsp, stack.base).is_some_and(|at| (-deepest..=top).contains(&at))
@@ -137,7 +144,7 @@ fn has_room<D: Domain>(d: &D, state: &Machine<D>) -> bool {
 }
 
 fn is_on_ist<D: Domain>(d: &D, state: &Machine<D>) -> bool {
-    state.memory.region(region::IST).is_some_and(|stack| {
+    state.memory.region(RegionName::IstStack).is_some_and(|stack| {
         let at = d.distance(state.get(Gpr::Rsp), stack.base);
         at.is_some_and(|at| stack.index(at).is_some() || at == 0)
     })

@@ -17,10 +17,12 @@ use super::theorem::{BadCode, End, Theorem, Watch, entries, region_of, unchanged
 use super::vectors::{self, Part as Alike, Vectors};
 use super::world::{
     FRAME, FRAME_REST, Name, Object, Part, Saved, Source, Start, World, by_number, held_base,
-    in_frame, read_extra, region, registers,
+    in_frame, read_extra, registers,
 };
 use crate::arch::{RFlags, vector};
+use crate::asm::HostSymbol;
 use crate::layout::{AsmLayout, FarFrame, IstTop, Tss, TssExtra};
+use crate::machine::RegionName;
 use crate::machine::program::Op;
 use crate::machine::{
     ARITHMETIC, Arrival, Domain, Flags, Gate, Gpr, Region, State as Machine, Step, Stuck, WRITABLE,
@@ -163,25 +165,25 @@ pub(super) fn world<D: Domain>(
     let index = |name| move |region: &Region<D>| region.name == name;
     let at = |regions: &[Region<D>], name| regions.iter().position(index(name)).unwrap_or_default();
     // What is saved of the caller's stack is by its true address.
-    let callers = (whose == Whose::Elsewhere).then_some(region::HOST);
-    for name in [region::SP0].into_iter().chain(callers) {
+    let callers = (whose == Whose::Elsewhere).then_some(RegionName::HostStack);
+    for name in [RegionName::Sp0Stack].into_iter().chain(callers) {
         let stack = at(&memory.regions, name);
         memory.regions[stack].base = base(d, &memory.regions[stack]);
     }
-    let ist = at(&memory.regions, region::IST);
+    let ist = at(&memory.regions, RegionName::IstStack);
     let top = base(d, &memory.regions[ist]);
-    let mut stack = Region::new(region::IST, top, -STACK, cells(source, Object::IstStack));
+    let mut stack = Region::new(RegionName::IstStack, top, -STACK, cells(source, Object::IstStack));
     stack.write(d, IstTop::gs_base.bytes() as i64, 8, host_gs);
     memory.regions[ist] = stack;
     if matches!(whose, Whose::Iretq | Whose::AtIretq) {
-        let sp0 = at(&memory.regions, region::SP0);
+        let sp0 = at(&memory.regions, RegionName::Sp0Stack);
         let top = memory.regions[sp0].base;
         memory.regions[sp0] =
-            Region::new(region::SP0, top, -STACK, cells(source, Object::Sp0Stack));
+            Region::new(RegionName::Sp0Stack, top, -STACK, cells(source, Object::Sp0Stack));
     }
-    let sp0 = memory.regions[at(&memory.regions, region::SP0)].base;
-    let host = memory.regions[at(&memory.regions, region::HOST)].base;
-    let tss = at(&memory.regions, region::TSS);
+    let sp0 = memory.regions[at(&memory.regions, RegionName::Sp0Stack)].base;
+    let host = memory.regions[at(&memory.regions, RegionName::HostStack)].base;
+    let tss = at(&memory.regions, RegionName::Tss);
     let place = |field: usize| world.setting.block.tss + field as i64;
     memory.regions[tss].write(d, place(Tss::sp0.bytes()), 8, sp0);
     for gate in target.gates.iter().flatten().filter(|gate| gate.ist != 0) {
@@ -226,7 +228,7 @@ pub(super) fn world<D: Domain>(
             let [rip, cs, rflags, rsp, ss] = ["rip", "cs", "rflags", "rsp", "ss"]
                 .map(|name| field(source, Object::Frame, name, 64));
             let regions = &mut machine.memory.regions;
-            let stack = at(regions, region::SP0);
+            let stack = at(regions, RegionName::Sp0Stack);
             for (slot, word) in [rip, cs, rflags, rsp, ss].into_iter().enumerate() {
                 regions[stack].write(d, 8 * slot as i64 - 40, 8, word);
             }
@@ -247,7 +249,7 @@ pub(super) fn world<D: Domain>(
             machine.cr3 = d.mask(field(source, Object::Interrupted, "cr3", 64), !NOFLUSH);
             machine.rip = field(source, Object::Interrupted, "rip", 64);
             let host_rsp = field(source, Object::Interrupted, "host_rsp", 64);
-            let extra = at(&machine.memory.regions, region::TSS_EXTRA);
+            let extra = at(&machine.memory.regions, RegionName::TssExtra);
             let slot = world.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
             machine.memory.regions[extra].write(d, slot, 8, host_rsp);
             match whose {
@@ -272,7 +274,7 @@ pub(super) fn world<D: Domain>(
                             value(d, source, Object::InterruptedStack, Part::At(at), 64),
                         );
                     }
-                    let stack = Region::new(region::INTERRUPTED, rsp, -INTERRUPTED, cells);
+                    let stack = Region::new(RegionName::InterruptedStack, rsp, -INTERRUPTED, cells);
                     machine.memory.regions.push(stack);
                 }
                 _ => {}
@@ -306,7 +308,7 @@ pub(super) fn world<D: Domain>(
         Gpr::ALL.map(|register| value(d, source, Object::Hook, Part::Register(register), 64));
     let flags = d.mask(field(source, Object::Hook, "rflags", 64), ARITHMETIC);
     let below = cells(source, Object::HookStack);
-    let extra = region_of(&world, region::TSS_EXTRA);
+    let extra = region_of(&world, RegionName::TssExtra);
     world.spec.tss_extra = read_extra(d, extra, &world.setting);
     world.before = world.machine.memory.clone();
     let canonical = |address| world.model.is_canonical(d, address);
@@ -412,8 +414,7 @@ pub(super) fn execute<D: Domain>(
             Ok(Step::Next) => {}
             Ok(Step::Left) => {
                 let rip = d.code_at(machine.rip);
-                let hook = rip
-                    .and_then(|rip| target.hooks.iter().position(|hook| *hook == rip && rip != 0));
+                let hook = rip.and_then(|rip| target.hook(rip));
                 match (returns::left(d, target, world, watch), hook, rip) {
                     (Left::Back, ..) => {}
                     (Left::Broken(end), ..) => return Ok(end),
@@ -500,7 +501,7 @@ fn deliver<D: Domain>(
     vector: u8,
     error_code: Option<D::Word>,
 ) -> Option<End<D::Word>> {
-    let tss = d.plus(region_of(world, region::TSS).base, world.setting.block.tss);
+    let tss = d.plus(region_of(world, RegionName::Tss).base, world.setting.block.tss);
     let World { machine, model, .. } = world;
     let mut gates = target.gates.iter().flatten();
     let gate = gates.find(|gate| gate.vector == vector);
@@ -527,17 +528,17 @@ fn call<D: Domain>(
     world: &mut World<D>,
     watch: &mut Watch<'_, D>,
     at: u64,
-    hook: usize,
+    hook: HostSymbol,
 ) -> bool {
     let Some(happening) = &world.event else { return true };
     let Happening { event, interrupted, clobbered, flags, below, .. } = happening;
     let machine = &mut world.machine;
     let expected = match watch.theorem {
-        Theorem::NmiInRing0 => 0,
-        Theorem::McInRing0 => 1,
-        _ => 2,
+        Theorem::NmiInRing0 => HostSymbol::NMI,
+        Theorem::McInRing0 => HostSymbol::MACHINE_CHECK,
+        _ => HostSymbol::FATAL,
     };
-    let is_fatal = hook == 2;
+    let is_fatal = hook == HostSymbol::FATAL;
     if !watch.theorem.is_in_ring_0() {
         // A guest's event exits. That of the IRETQ must have been taken for the host's.
         let is_iretqs = matches!(watch.theorem.event(), Some((_, Whose::Iretq)));
@@ -552,7 +553,7 @@ fn call<D: Domain>(
     watch.equal(d, obligation::HOOK_ROOT, "CR3", root, machine.cr3);
     watch.equal(d, obligation::HOOK_GS, "GS base", world.host_gs, machine.gs_base);
     let rsp = machine.get(Gpr::Rsp);
-    let ist = machine.memory.region(region::IST).map_or(rsp, |stack| stack.base);
+    let ist = machine.memory.region(RegionName::IstStack).map_or(rsp, |stack| stack.base);
     let depth = d.distance(rsp, ist);
     // The return address is on it.
     let is_known = depth.is_some_and(|depth| (-STACK..0).contains(&depth) && depth % 16 == -8);
@@ -589,7 +590,7 @@ fn call<D: Domain>(
     }
     machine.flags = Flags::new(d, d.or(*flags, d.word(RFlags::FIXED.bits())));
     let regions = &mut machine.memory.regions;
-    if let Some(stack) = regions.iter_mut().find(|stack| stack.name == region::IST)
+    if let Some(stack) = regions.iter_mut().find(|stack| stack.name == RegionName::IstStack)
         && let Some(end) = stack.index(depth + 8)
     {
         stack.cells[..end].copy_from_slice(&below[..end]);
@@ -673,13 +674,19 @@ pub(super) fn resumed<D: Domain>(
     }
     untouched(d, world, watch, &world.spec);
     let all = i64::MIN..i64::MAX;
-    for name in [region::TSS, region::TSS_EXTRA, region::PVCS, region::SP0, region::HOST] {
+    for name in [
+        RegionName::Tss,
+        RegionName::TssExtra,
+        RegionName::Pvcs,
+        RegionName::Sp0Stack,
+        RegionName::HostStack,
+    ] {
         unchanged(d, world, watch, name, all.clone());
     }
-    unchanged(d, world, watch, region::IST, 0..TOP);
+    unchanged(d, world, watch, RegionName::IstStack, 0..TOP);
     if watch.theorem.keeps_blocking() {
         let red_zone = -(FarFrame::RED_ZONE as i64);
-        unchanged(d, world, watch, region::INTERRUPTED, red_zone..0);
+        unchanged(d, world, watch, RegionName::InterruptedStack, red_zone..0);
     }
     end
 }

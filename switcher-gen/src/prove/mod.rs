@@ -71,4 +71,4 @@ pub use target::{Target, TargetError, TargetGate};
 pub use theorem::{BadCode, Goal, Neighbour, Run, Theorem, Walk, run, saved};
 pub(crate) use vectors::executed as executed_vectors;
 pub use world::{BlockOffsets, Name, Object, Part, Saved, Setting, Source};
-pub(crate) use world::{read_extra, read_pvcs, region};
+pub(crate) use world::{read_extra, read_pvcs};

@@ -13,6 +13,9 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{Hash, Hasher};
+use std::ops::Range;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -21,12 +24,11 @@ use sha2::{Digest, Sha256};
 
 use super::engine::Report;
 use super::mitigations::is_in_upper_half;
-use super::obligation;
-use super::target::Target;
+use super::target::{Target, TargetGate};
 use super::theorem::{Run, Theorem};
 use super::vectors;
-use super::world::{Saved, Setting, region};
-use crate::asm::Window;
+use super::world::{Saved, Setting};
+use crate::asm::{HostSymbol, Window};
 use crate::machine::Domain;
 use crate::machine::program::Kind;
 use crate::machine::symbolic::Symbolic;
@@ -43,8 +45,27 @@ pub struct Shared {
     shared: AtomicUsize,
 }
 
-/// The SHA-256 of all that a proof depends on.
+/// The SHA-256 of all that a proof depends on, as the `Hash` of its types has it: a field that a type
+/// gets is part of it.
 pub(super) type Key = [u8; 32];
+
+/// What a value's `Hash` says of it.
+fn digest(of: &impl Hash) -> Key {
+    struct Digest(Sha256);
+    impl Hasher for Digest {
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.update(bytes);
+        }
+
+        fn finish(&self) -> u64 {
+            let digest: Key = self.0.clone().finalize().into();
+            digest.iter().fold(0, |all, byte| all << 8 | u64::from(*byte))
+        }
+    }
+    let mut hasher = Digest(Sha256::new());
+    of.hash(&mut hasher);
+    hasher.0.finalize().into()
+}
 
 /// What was shown of a theorem; `None` if that holds of one target only. Empty until it is known.
 pub(super) type Proof = OnceLock<Option<Vec<Report>>>;
@@ -123,37 +144,73 @@ impl Shared {
 
 /// The image, where it lies and what is said of it.
 pub(super) fn whole(target: &Target) -> Key {
-    let Target { program, enter_guest, return_from_guest, syscall_64, .. } = target;
-    let Target { syscall_compat, iretq, windows, gates, hooks, returns, routines, .. } = target;
+    let Target { program, enter_guest, return_from_guest, syscall_64, syscall_compat, .. } = target;
+    let Target { iretq, windows, gates, routines, hooks, returns, .. } = target;
+    // What it is meant for is of the host: see `host`. The others are words for whoever reads them.
+    let Target { setting: _, assumed: _, harmless: _, .. } = target;
     let entries = (enter_guest, return_from_guest, syscall_64, syscall_compat, iretq, routines);
-    let text =
-        format!("{:#x} {entries:?} {windows:?} {gates:?} {hooks:?} {returns:?}", program.base());
-    let whole = Sha256::new().chain_update(text);
-    let pieces = program.pieces().fold(whole, |whole, (start, bytes)| {
-        let length = (bytes.len() as u64).to_le_bytes();
-        whole.chain_update(start.to_le_bytes()).chain_update(length).chain_update(bytes)
-    });
-    pieces.finalize().into()
+    let pieces: Vec<_> = program.pieces().collect();
+    digest(&(program.base(), pieces, entries, windows, gates, hooks, returns))
 }
 
 /// All that a proof of `theorem` depends on: two targets with one key have one proof. Those of
 /// events are about the `whole` image: see [`Shape`] for what else they hold of.
 pub(super) fn key(target: &Target, theorem: Theorem, host: Key, whole: Key) -> Key {
     if theorem.is_of_events() {
-        let pku = [target.setting.variant.axes().pku.into()];
+        let Axes { pku, mitigations, .. } = target.setting.variant.axes();
         // What `host` leaves out may be asked of code that no theorem of this kind should come to.
-        let asked = format!("{:?}", target.setting.variant.axes().mitigations);
-        let key = Sha256::new().chain_update(host).chain_update(whole).chain_update(pku);
-        return key.chain_update(asked).finalize().into();
+        return digest(&(host, whole, pku, mitigations));
     }
     let entries = theorem.entries(target);
     let code: Vec<_> = entries.iter().map(|entry| code(target, *entry)).collect();
     let asked: Vec<_> = entries.iter().map(|entry| asked_of_branches(target, *entry)).collect();
-    let text = format!("{code:?} {asked:?}");
-    Sha256::new().chain_update(host).chain_update(text).finalize().into()
+    digest(&(host, code, asked))
 }
 
-/// All that a proof of `theorem` depends on besides the code.
+/// All that a proof depends on besides the code.
+#[derive(Hash)]
+struct Host<'a> {
+    theorem: Theorem,
+    setting: Setting,
+    has_windows: bool,
+    has_gates: bool,
+    before: Before,
+    /// Vector, stack and privilege level of each gate, if events are looked at; not where its handler
+    /// is.
+    gates: Option<Vec<(u8, u8, u8)>>,
+    parts: Vec<vectors::PartKey<'a>>,
+    /// Where NMIs are never blocked, if that is looked at.
+    routines: Option<&'a Option<Range<u64>>>,
+    /// Where the IRETQ to a guest is, if that is looked at.
+    iretq: Option<Option<u64>>,
+}
+
+/// What the entry has saved of the host.
+#[derive(Hash)]
+enum Before {
+    /// There was no entry.
+    Nothing,
+    Saved(Found),
+    /// What that code makes of it.
+    By(Vec<Code>),
+}
+
+/// A stack of nothing but the caller's values and constants.
+#[derive(Hash)]
+struct Found {
+    /// host_rsp, from where the caller had it.
+    host_rsp: i64,
+    stack: Vec<FoundWord>,
+}
+
+#[derive(Hash)]
+enum FoundWord {
+    Known(u64),
+    /// All of a value of that name.
+    Named(Rc<str>),
+}
+
+/// See [`Host`].
 pub(super) fn host(
     d: &Symbolic,
     target: &Target,
@@ -163,31 +220,30 @@ pub(super) fn host(
     let code = |theorem: Theorem| -> Vec<_> {
         theorem.entries(target).into_iter().map(|entry| code(target, entry)).collect()
     };
-    let before = match (theorem, saved.and_then(|saved| self::saved(d, saved))) {
-        (Theorem::EnterGuest, _) => "nothing".into(),
-        (_, Some(saved)) => saved,
-        // What was saved is what that code makes of it.
-        (_, None) => format!("{:?}", code(Theorem::EnterGuest)),
+    let before = match (theorem, saved.and_then(|saved| found(d, saved))) {
+        (Theorem::EnterGuest, _) => Before::Nothing,
+        (_, Some(found)) => Before::Saved(found),
+        (_, None) => Before::By(code(Theorem::EnterGuest)),
     };
-    let has_windows = target.windows.is_some();
-    let setting = judged(target.setting, theorem);
-    let has_gates = target.gates.is_some();
-    let mut text = format!("{theorem:?} {setting:?} {has_windows} {has_gates} {before}");
-    if theorem.is_of_events() {
-        // Not where the handlers are.
-        let gates = target.gates.iter().flatten();
-        let gates = gates.map(|gate| format!("{}:{}:{}", gate.vector, gate.ist, gate.dpl));
-        text += &gates.collect::<Vec<_>>().join(" ");
-        let parts = vectors::partition(target, theorem);
-        text += &parts.iter().map(vectors::Part::key).collect::<Vec<_>>().join(" ");
-    }
-    if theorem.keeps_blocking() {
-        text += &format!(" {:?}", target.routines);
-    }
-    if theorem.is_of_iretq() {
-        text += &format!(" {:?}", target.iretq);
-    }
-    Sha256::digest(text).into()
+    let parts = match theorem.is_of_events() {
+        true => vectors::partition(target, theorem),
+        false => Vec::new(),
+    };
+    digest(&Host {
+        theorem,
+        setting: judged(target.setting, theorem),
+        has_windows: target.windows.is_some(),
+        has_gates: target.gates.is_some(),
+        before,
+        gates: theorem.is_of_events().then(|| {
+            let gates = target.gates.iter().flatten();
+            let of = |TargetGate { vector, address: _, ist, dpl }: &_| (*vector, *ist, *dpl);
+            gates.map(of).collect()
+        }),
+        parts: parts.iter().map(vectors::Part::key).collect(),
+        routines: theorem.keeps_blocking().then_some(&target.routines),
+        iretq: theorem.is_of_iretq().then_some(target.iretq),
+    })
 }
 
 /// A setting without what no semantics, no specification and no obligation of the theorem looks at.
@@ -203,7 +259,7 @@ fn judged(setting: Setting, theorem: Theorem) -> Setting {
 
 /// Those of `all` mitigations that the theorem looks at as a rule; see [`Executed`] for others.
 fn as_a_rule(all: Mitigations, theorem: Theorem) -> Mitigations {
-    let Mitigations { ibrs, verw, .. } = all;
+    let Mitigations { ibrs, ibpb: _, untrain: _, rsb: _, bhb: _, verw } = all;
     match theorem {
         // No RET; of the guest's routines, VERW is asked for here alone.
         Theorem::EnterGuest => Mitigations { ibrs, verw, ..Mitigations::NONE },
@@ -306,7 +362,7 @@ impl Executed {
             || asks_more
             || run.trace.iter().any(is_indirect)
             || asks_for_more(target, theorem, run)
-            || reads_code(run)
+            || run.reads_code
             || !run.trace.array_windows().all(goes_on);
     }
 }
@@ -332,14 +388,14 @@ fn successors(target: &Target, at: u64) -> [Option<u64>; 2] {
 }
 
 /// All of an instruction that a proof looks at, but for where it and those after it lie.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Looks {
     /// Without what says how far it is to an address.
     pub(super) bytes: Vec<u8>,
     /// An address that the instruction makes a value.
     value: Option<u64>,
     /// Where it leaves the code for: a symbol of the host's, or elsewhere.
-    leaves: Option<Option<usize>>,
+    leaves: Option<Option<HostSymbol>>,
     windows: Vec<Window>,
     is_iretq: bool,
     /// Whether NMIs are never blocked there.
@@ -446,18 +502,16 @@ impl Shape {
 }
 
 /// Code, wherever it lies.
-#[derive(Debug)]
-#[expect(dead_code, reason = "to be shown, and so to be compared")]
+#[derive(Hash)]
 enum Code {
     /// Instructions by number, and which of them is the first.
     Anywhere { first: Option<usize>, instructions: Vec<Normal>, entries: Option<[Option<u64>; 2]> },
     /// It jumps to what a register or memory says: nobody knows what it needs.
-    Here { base: u64, pieces: Vec<(u64, Vec<u8>)>, entry: u64, labels: String },
+    Here { whole: Key, entry: u64 },
 }
 
 /// An instruction, with numbers of others for their addresses.
-#[derive(Debug)]
-#[expect(dead_code, reason = "to be shown, and so to be compared")]
+#[derive(Hash)]
 struct Normal {
     /// Without the displacement of a direct jump.
     bytes: Vec<u8>,
@@ -465,7 +519,7 @@ struct Normal {
     next: Option<usize>,
     target: Option<usize>,
     /// Which of the host's symbols, if it leads there.
-    leaves: Option<usize>,
+    leaves: Option<HostSymbol>,
     /// An address that the instruction makes a value.
     value: Option<u64>,
     /// What the host is told of its address.
@@ -486,13 +540,7 @@ fn code(target: &Target, entry: u64) -> Code {
         matches!(i.flow_control(), FlowControl::IndirectBranch | FlowControl::IndirectCall)
     };
     if decoded.iter().any(is_indirect) {
-        let Target { program, enter_guest, return_from_guest, .. } = target;
-        let Target { syscall_64, syscall_compat, iretq, windows, hooks, returns, routines, .. } =
-            target;
-        let entries = (enter_guest, return_from_guest, syscall_64, syscall_compat, iretq);
-        let labels = format!("{entries:?} {windows:?} {hooks:?} {returns:?} {routines:?}");
-        let pieces = program.pieces().map(|(start, bytes)| (start, bytes.into())).collect();
-        return Code::Here { base: program.base(), pieces, entry, labels };
+        return Code::Here { whole: whole(target), entry };
     }
     let has_lines = target.setting.variant.axes().mitigations.bhb.is_on();
     let instructions = decoded.iter().map(|i| {
@@ -543,19 +591,19 @@ fn displacement_at(target: &Target, jump: &Instruction) -> usize {
 }
 
 /// What the entry has saved of the host, if it is nothing but the caller's values and constants.
-fn saved(d: &Symbolic, saved: &Saved<Symbolic>) -> Option<String> {
-    let mut text = format!("{:?}", d.distance(saved.host_rsp, d.variable("host.rsp", 64))?);
-    for cells in saved.stack.chunks(8) {
+fn found(d: &Symbolic, saved: &Saved<Symbolic>) -> Option<Found> {
+    let host_rsp = d.distance(saved.host_rsp, d.variable("host.rsp", 64))?;
+    let word = |cells: &[_]| {
         let value = d.load(cells);
-        text += " ";
-        text += &match (d.known(value), d.variables_of(value).as_slice()) {
-            (Some(known), _) => format!("{known:#x}"),
+        match (d.known(value), d.variables_of(value).as_slice()) {
+            (Some(known), _) => Some(FoundWord::Known(known)),
             // The whole of it: parts are shown with what they are.
-            (None, [name]) if d.display(value) == **name => d.display(value),
-            _ => return None,
-        };
-    }
-    Some(text)
+            (None, [name]) if d.display(value) == **name => Some(FoundWord::Named(name.clone())),
+            _ => None,
+        }
+    };
+    let stack = saved.stack.chunks(8).map(word).collect::<Option<_>>()?;
+    Some(Found { host_rsp, stack })
 }
 
 /// Whether a run shows that more matters than [`key`] has: that code is read as data, that a RET led
@@ -568,15 +616,8 @@ pub(super) fn depends_on_place<D: Domain>(target: &Target, theorem: Theorem, run
     let returns =
         |at: &u64| op(at).is_some_and(|op| matches!(op.kind, Kind::Return(_) | Kind::Iretq));
     let before_last = run.trace.split_last().map_or(&[][..], |(_, before)| before);
-    reads_code(run)
+    run.reads_code
         || asks_for_more(target, theorem, run)
         || before_last.iter().any(returns)
         || !run.trace.iter().all(|at| reached.contains(at))
-}
-
-/// Whether code is read as data.
-fn reads_code<D: Domain>(run: &Run<D>) -> bool {
-    let is_of_code =
-        |goal: &super::Goal<D>| goal.obligation == obligation::MAPPED && goal.about == region::CODE;
-    run.goals.iter().any(is_of_code)
 }

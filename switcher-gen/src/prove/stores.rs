@@ -7,16 +7,17 @@
 //! failure by itself. What is left, a routine's own scratch and its results, is compared at its end.
 
 use super::theorem::Theorem;
-use super::world::{Setting, pvcs_fields, region};
+use super::world::{Setting, pvcs_fields};
 use crate::arch::Msr;
 use crate::layout::{SwitchFlags, Tss, TssExtra};
 use crate::machine::Op;
+use crate::machine::RegionName;
 
 /// Where a store goes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Store {
-    /// The region's name.
-    pub(super) region: &'static str,
+    /// The region.
+    pub(super) region: RegionName,
     /// The offset of the first byte from the region's base.
     pub(super) at: i64,
     /// How many bytes.
@@ -36,8 +37,8 @@ impl Store {
         let interrupts = theorem.is_in_ring_0();
         match self.region {
             // Scratch. All else is read by the CPU when an event comes.
-            region::TSS => !theorem.is_of_events() && is_within(tss(Tss::sp2.bytes()), 8),
-            region::TSS_EXTRA => {
+            RegionName::Tss => !theorem.is_of_events() && is_within(tss(Tss::sp2.bytes()), 8),
+            RegionName::TssExtra => {
                 let of_syscall = [TssExtra::switch_flags.bytes(), TssExtra::smod_rsp.bytes()];
                 let is_host_rsp = is_within(extra(TssExtra::host_rsp.bytes()), 8);
                 let mut of_syscall = of_syscall.into_iter().map(extra);
@@ -46,7 +47,7 @@ impl Store {
             }
             // Fields alone, byte by byte, for two may be stored to at once: the rest of the page, and
             // PKRU where the switcher does not switch it, is the guest's own.
-            region::PVCS => {
+            RegionName::Pvcs => {
                 let has_keys = setting.variant.axes().pku;
                 let fields = || pvcs_fields(setting.revision()).into_iter().flatten();
                 let own = |byte: i64| {
@@ -56,12 +57,19 @@ impl Store {
                 theorem == Theorem::Syscall64 && (self.at..self.at + self.size as i64).all(own)
             }
             // What cannot be gone on from uses what it finds.
-            region::SP0 => (!interrupts || theorem.is_fatal()) && theorem != Theorem::SyscallCompat,
+            RegionName::Sp0Stack => {
+                (!interrupts || theorem.is_fatal()) && theorem != Theorem::SyscallCompat
+            }
             // The host's GS base lies above.
-            region::IST => theorem.is_of_events() && self.at + self.size as i64 <= 0,
+            RegionName::IstStack => theorem.is_of_events() && self.at + self.size as i64 <= 0,
             // Where to return to is the caller's.
-            region::HOST => self.at + self.size as i64 <= 0,
-            _ => true,
+            RegionName::HostStack => self.at + self.size as i64 <= 0,
+            // The program refuses all stores to code; the others are in no world.
+            RegionName::InterruptedStack
+            | RegionName::Code
+            | RegionName::PerCpu
+            | RegionName::Guest
+            | RegionName::Stack => true,
         }
     }
 
@@ -69,7 +77,7 @@ impl Store {
     /// between any two instructions.
     pub(super) fn hooks_bits(self, setting: &Setting) -> Option<u64> {
         let at = setting.block.tss_extra + TssExtra::switch_flags.bytes() as i64;
-        let is_there = self.region == region::TSS_EXTRA && (at..at + 8).contains(&self.at);
+        let is_there = self.region == RegionName::TssExtra && (at..at + 8).contains(&self.at);
         is_there.then(|| !SwitchFlags::MODE_TOGGLE.bits() >> (8 * (self.at - at)))
     }
 }

@@ -66,7 +66,7 @@ pub enum TargetError {
 }
 
 /// An entry of the IDT.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TargetGate {
     /// Which.
     pub vector: u8,
@@ -182,10 +182,14 @@ impl Target {
         Ok(overlap::check(self)?)
     }
 
+    /// Which of the host's hooks is at `address`.
+    pub(super) fn hook(&self, address: u64) -> Option<HostSymbol> {
+        symbol_at(&HostSymbol::HOOKS, &self.hooks, address)
+    }
+
     /// Which of the host's symbols is at `address`: first the hooks, then the others.
-    pub(super) fn of_host(&self, address: u64) -> Option<usize> {
-        let mut known = self.hooks.iter().chain(&self.returns);
-        known.position(|of_host| *of_host == address && address != 0)
+    pub(super) fn of_host(&self, address: u64) -> Option<HostSymbol> {
+        self.hook(address).or_else(|| symbol_at(&HostSymbol::RETURNS, &self.returns, address))
     }
 
     /// What nothing is said about, because the code does not say where it is.
@@ -283,4 +287,10 @@ impl Target {
     ) -> World<D> {
         World::new(d, source, &self.setting, start, &self.program, saved)
     }
+}
+
+/// The first of `symbols` that has this address; 0 is none.
+fn symbol_at(symbols: &[HostSymbol], addresses: &[u64], address: u64) -> Option<HostSymbol> {
+    let mut all = symbols.iter().zip(addresses).filter(|_| address != 0);
+    all.find(|(_, at)| **at == address).map(|(symbol, _)| *symbol)
 }

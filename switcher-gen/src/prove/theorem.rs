@@ -17,12 +17,13 @@ use super::stores::{self, Store};
 use super::target::Target;
 use super::world::{
     self, BlockOffsets, EXTRA_FIELDS, FRAME_REST, FieldAt, Name, Object, Part, Saved, Setting,
-    Source, Start, World, by_number, in_frame, pvcs_fields, region,
+    Source, Start, World, by_number, in_frame, pvcs_fields,
 };
 use crate::arch::{Msr, RFlags, Vendor};
 use crate::asm::Window;
 use crate::layout::{FarFrame, PtRegs, Revision, SwitchFlags, Tss, TssExtra};
-use crate::machine::exists::Condition;
+use crate::machine::RegionName;
+use crate::machine::exists::{Address, Condition};
 use crate::machine::program::Kind;
 use crate::machine::{
     ARITHMETIC, Access, Branch, Domain, Entry, Event, Fault, Features, Gpr, Held, Msrs, Observer,
@@ -285,6 +286,8 @@ pub struct Run<D: Domain> {
     /// Whether the addresses that calls pushed went nowhere but to the RETs that they are for, and
     /// no MSR that holds an address was accessed.
     pub is_movable: bool,
+    /// Whether code was read as data.
+    pub reads_code: bool,
     /// The branches that must stay in their cache line for what was shown.
     pub lines: BTreeSet<u64>,
     /// What was asked of the CPU: the run says nothing about one that lacks it.
@@ -331,6 +334,7 @@ pub(super) struct Watch<'a, D: Domain> {
     /// them but to return.
     pushed: Vec<Place>,
     is_movable: bool,
+    reads_code: bool,
     was_interrupted: bool,
     /// What was read of the PVCS while the guest writes it.
     met: Met<D::Word>,
@@ -371,6 +375,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             on_ist_again: false,
             pushed: Vec::with_capacity(8),
             is_movable: true,
+            reads_code: false,
             was_interrupted: false,
             met: Met::default(),
             asked: Features::empty(),
@@ -405,7 +410,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         let text = format!("exception {} in ring 0 at {at:#x}", fault.vector);
         match self.missing {
             // Of GS, another says it.
-            Some(Condition::Canonical { of: "GS base" | "KERNEL_GS_BASE" }) | None => {
+            Some(Condition::Canonical(Address::GsBase | Address::KernelGsBase)) | None => {
                 (fault_breaks(self.target, at, fault), text, "RIP")
             }
             Some(condition) => {
@@ -447,13 +452,13 @@ impl<'a, D: Domain> Watch<'a, D> {
     /// Whether an access to this region is to the frame that is returned to. A guest's lies there with
     /// its registers. Ring 0's lies beside values of the host's: only the IRETQ may read it, or what
     /// takes its place on the interrupted stack.
-    fn is_of_frame(&self, name: &str) -> bool {
+    fn is_of_frame(&self, name: RegionName) -> bool {
         if self.theorem.has_hook() {
             let at = self.trace.last().and_then(|at| self.target.program.at(*at));
             let is_iretq = at.and_then(Result::ok).is_some_and(|op| op.is_iretq());
-            return is_iretq || name == region::INTERRUPTED;
+            return is_iretq || name == RegionName::InterruptedStack;
         }
-        name == region::SP0
+        name == RegionName::Sp0Stack
     }
 
     /// An access may be to an address that a call has pushed.
@@ -515,7 +520,7 @@ impl<'a, D: Domain> Watch<'a, D> {
     /// What an NMI or machine check relies on that comes now: if no guest is said to be run, CR3 is the
     /// host's, be it the root that an event has interrupted.
     fn running(&mut self, d: &D, state: &Machine<D>) {
-        let extra = state.memory.region(region::TSS_EXTRA).expect("every world has all regions");
+        let extra = state.memory.region(RegionName::TssExtra).expect("every world has all regions");
         let at = self.target.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
         let running = d.any(extra.read(d, at, 8), u64::MAX);
         let mut holds = d.either(d.eq(state.cr3, self.roots.host_cr3), running);
@@ -547,9 +552,13 @@ impl<'a, D: Domain> Watch<'a, D> {
         }
         // At no instant, not only at the end.
         if region.sharing.is_guests() {
-            self.goal(obligation::NO_HOST_VALUE, d.bit(!is_a_leak(d, access.value)), store.region);
+            self.goal(
+                obligation::NO_HOST_VALUE,
+                d.bit(!is_a_leak(d, access.value)),
+                store.region.name(),
+            );
         }
-        self.goal(obligation::KEPT, d.bit(is_allowed), store.region);
+        self.goal(obligation::KEPT, d.bit(is_allowed), store.region.name());
     }
 
     /// What must hold of an instruction because of what a CPU may do beside executing it.
@@ -598,9 +607,10 @@ impl<'a, D: Domain> Watch<'a, D> {
     /// isolation needs no instruction.
     fn mapped(&mut self, d: &D, state: &Machine<D>, region: usize) {
         let name = state.memory.regions[region].name;
-        let everywhere = d.bit(region::MAPPED.contains(&name));
+        let everywhere = d.bit(name.is_under_every_root());
         let holds = d.either(everywhere, d.eq(state.cr3, self.roots.host_cr3));
-        self.goal(obligation::MAPPED, holds, name);
+        self.reads_code |= name == RegionName::Code;
+        self.goal(obligation::MAPPED, holds, name.name());
     }
 
     fn cr3(&mut self, d: &D, value: D::Word) {
@@ -779,11 +789,9 @@ pub(super) fn is_a_leak<D: Domain>(d: &D, value: D::Word) -> bool {
 /// Whether RSP points into a stack of the host's, or to its top.
 fn is_on_a_stack<D: Domain>(d: &D, state: &Machine<D>) -> bool {
     state.memory.regions.iter().any(|region| {
-        let is_stack =
-            matches!(region.name, region::SP0 | region::IST | region::HOST | region::INTERRUPTED);
         let end = region.offset(region.cells.len());
         let distance = || d.distance(state.get(Gpr::Rsp), region.base);
-        is_stack && distance().is_some_and(|at| (region.start..=end).contains(&at))
+        region.name.is_stack() && distance().is_some_and(|at| (region.start..=end).contains(&at))
     })
 }
 
@@ -843,11 +851,11 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 let is_frame =
                     self.is_of_frame(name) && !d.mentions(access.value, Origin::is_the_hosts);
                 self.barriers.overwritten &= is_frame;
-                self.on_ist_again |= self.unblocked && name == region::IST;
-                if name == region::INTERRUPTED {
+                self.on_ist_again |= self.unblocked && name == RegionName::IstStack;
+                if name == RegionName::InterruptedStack {
                     self.interrupted_stack(d, state);
                 }
-                if name == region::PVCS {
+                if name == RegionName::Pvcs {
                     if !access.store {
                         self.met.read(access.place.index, access.place.size, access.value);
                     }
@@ -991,8 +999,8 @@ pub(super) fn run_to<D: Domain>(
         let sfmask = world.setting.sfmask;
         watch.goal(obligation::SFMASK, d.bit(sfmask.contains(cleared)), "SFMASK");
     }
-    let Watch { trace, goals, is_movable, asked, barriers, .. } = watch;
-    Ok(Run { trace, goals, end, is_movable, asked, lines: barriers.into_lines() })
+    let Watch { trace, goals, is_movable, reads_code, asked, barriers, .. } = watch;
+    Ok(Run { trace, goals, end, is_movable, reads_code, asked, lines: barriers.into_lines() })
 }
 
 /// A way through the code.
@@ -1260,13 +1268,13 @@ fn in_guest<D: Domain>(
         watch.goal(obligation::EXIT_HOST_RSP, d.any(extra.host_rsp, u64::MAX), "host_rsp");
         if let Some(saved) = saved {
             watch.equal(d, obligation::SAVED, "host_rsp", saved.host_rsp, extra.host_rsp);
-            compare_stack(d, watch, region_of(world, region::HOST), &saved.stack);
+            compare_stack(d, watch, region_of(world, RegionName::HostStack), &saved.stack);
         }
     } else {
-        unchanged(d, world, watch, region::HOST, i64::MIN..i64::MAX);
+        unchanged(d, world, watch, RegionName::HostStack, i64::MIN..i64::MAX);
     }
     memory(d, world, watch, &spec);
-    unchanged(d, world, watch, region::IST, i64::MIN..i64::MAX);
+    unchanged(d, world, watch, RegionName::IstStack, i64::MIN..i64::MAX);
     if is_late {
         watch.goal(obligation::KIND, d.bit(fits), "kind of return");
     }
@@ -1409,7 +1417,7 @@ fn in_host<D: Domain>(
     let size = size_of::<PtRegs>() as i64;
     match frame {
         Some(frame) => {
-            let stack = region_of(world, region::SP0);
+            let stack = region_of(world, RegionName::Sp0Stack);
             let guest = &frame.guest;
             let gpr = by_number(&guest.registers);
             for register in Gpr::ALL {
@@ -1423,12 +1431,12 @@ fn in_host<D: Domain>(
                 watch.equal(d, obligation::EXIT_FRAME, name, expected, got);
             }
             let start = if theorem.is_on_ist() { 0 } else { i64::MIN };
-            unchanged(d, world, watch, region::IST, start..i64::MAX);
+            unchanged(d, world, watch, RegionName::IstStack, start..i64::MAX);
         }
         // A handler has written it, and there it stays.
         None => {
-            unchanged(d, world, watch, region::SP0, -size..0);
-            unchanged(d, world, watch, region::IST, -size..0);
+            unchanged(d, world, watch, RegionName::Sp0Stack, -size..0);
+            unchanged(d, world, watch, RegionName::IstStack, -size..0);
         }
     }
     end
@@ -1453,12 +1461,12 @@ pub(super) fn untouched<D: Domain>(
     watch.equal(d, obligation::UNCHANGED, "SFMASK", before.sfmask, msrs.sfmask);
 }
 
-pub(super) fn region_of<'a, D: Domain>(world: &'a World<D>, name: &str) -> &'a Region<D> {
+pub(super) fn region_of<'a, D: Domain>(world: &'a World<D>, name: RegionName) -> &'a Region<D> {
     world.machine.memory.region(name).expect("every world has all regions")
 }
 
 fn extra_of<D: Domain>(d: &D, world: &World<D>) -> spec::TssExtra<D::Word> {
-    world::read_extra(d, region_of(world, region::TSS_EXTRA), &world.setting)
+    world::read_extra(d, region_of(world, RegionName::TssExtra), &world.setting)
 }
 
 /// Per-CPU block and PVCS are as specified.
@@ -1491,7 +1499,7 @@ fn memory<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>, spec: &s
         let is_scratch = name == "smod_rsp" && world.setting.revision() == Revision::Current;
         ((name, tss_extra + at, size), (!is_scratch).then_some(value), obligation)
     });
-    compare(d, world, watch, region::TSS_EXTRA, fields);
+    compare(d, world, watch, RegionName::TssExtra, fields);
     let p = &spec.pvcs;
     let values =
         [p.user_cs, p.user_ss, p.user_gsbase, p.eflags, p.pkru, p.rip, p.rsp, p.rcx, p.r11];
@@ -1502,11 +1510,11 @@ fn memory<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>, spec: &s
             if field.0 == "user_gsbase" { obligation::PVCS_GSBASE } else { obligation::PVCS };
         Some((field, Some(value), obligation))
     });
-    compare(d, world, watch, region::PVCS, fields);
+    compare(d, world, watch, RegionName::Pvcs, fields);
     // sp2 is scratch.
     let sp2 = tss + Tss::sp2.bytes() as i64;
-    unchanged(d, world, watch, region::TSS, i64::MIN..sp2);
-    unchanged(d, world, watch, region::TSS, sp2 + 8..i64::MAX);
+    unchanged(d, world, watch, RegionName::Tss, i64::MIN..sp2);
+    unchanged(d, world, watch, RegionName::Tss, sp2 + 8..i64::MAX);
 }
 
 /// A region holds `fields`, anything where there is no value, and is otherwise as before.
@@ -1514,7 +1522,7 @@ fn compare<D: Domain>(
     d: &D,
     world: &World<D>,
     watch: &mut Watch<'_, D>,
-    name: &'static str,
+    name: RegionName,
     fields: impl Iterator<Item = (world::FieldAt, Option<D::Word>, Obligation)>,
 ) {
     let region = region_of(world, name);
@@ -1540,7 +1548,7 @@ pub(super) fn unchanged<D: Domain>(
     d: &D,
     world: &World<D>,
     watch: &mut Watch<'_, D>,
-    name: &'static str,
+    name: RegionName,
     range: std::ops::Range<i64>,
 ) {
     let now = region_of(world, name);
@@ -1552,7 +1560,7 @@ pub(super) fn unchanged<D: Domain>(
         watch.equal(
             d,
             obligation::UNCHANGED,
-            name,
+            name.name(),
             before.read(d, at, size),
             now.read(d, at, size),
         );
@@ -1646,27 +1654,35 @@ pub(super) fn compare_runs<D: Domain>(
     let frame = -(size_of::<PtRegs>() as i64);
     for (a, b) in a.memory.regions.iter().zip(&b.memory.regions) {
         let is_read = |at: i64| match a.name {
-            region::CODE => false,
-            region::TSS => !(sp2..sp2 + 8).contains(&at),
-            region::TSS_EXTRA => has_smod_rsp || !(smod_rsp..smod_rsp + 8).contains(&at),
+            RegionName::Code => false,
+            RegionName::Tss => !(sp2..sp2 + 8).contains(&at),
+            RegionName::TssExtra => has_smod_rsp || !(smod_rsp..smod_rsp + 8).contains(&at),
             // Where an event has gone through, what it left there is nobody's.
-            region::IST if theorem.is_of_events() => at >= 0,
-            region::SP0 | region::IST => !in_guest && at >= frame,
-            region::INTERRUPTED => at >= -(FarFrame::RED_ZONE as i64),
-            region::HOST => in_guest,
-            _ => true,
+            RegionName::IstStack if theorem.is_of_events() => at >= 0,
+            RegionName::Sp0Stack | RegionName::IstStack => !in_guest && at >= frame,
+            RegionName::InterruptedStack => at >= -(FarFrame::RED_ZONE as i64),
+            RegionName::HostStack => in_guest,
+            RegionName::Pvcs | RegionName::PerCpu | RegionName::Guest | RegionName::Stack => true,
         };
         for index in (0..a.cells.len()).step_by(4) {
             let at = a.offset(index);
             if is_read(at) {
                 let size = (a.cells.len() - index).min(4);
-                watch.equal(d, same, a.name, a.read(d, at, size), b.read(d, at, size));
+                watch.equal(d, same, a.name.name(), a.read(d, at, size), b.read(d, at, size));
             }
         }
     }
     let end = String::from("the same way");
-    let Watch { trace, goals, asked, barriers, .. } = watch;
-    Ok(Run { trace, goals, end, is_movable: false, asked, lines: barriers.into_lines() })
+    let Watch { trace, goals, reads_code, asked, barriers, .. } = watch;
+    Ok(Run {
+        trace,
+        goals,
+        end,
+        is_movable: false,
+        reads_code,
+        asked,
+        lines: barriers.into_lines(),
+    })
 }
 
 /// What `switcher_enter_guest` leaves on the host's stack, found by entering a guest all of whose
@@ -1686,10 +1702,10 @@ pub fn saved<D: Domain>(
     let End::Guest { .. } = execute(d, target, Theorem::EnterGuest, &mut world, &mut watch)? else {
         return Ok(None);
     };
-    let extra = region_of(&world, region::TSS_EXTRA);
+    let extra = region_of(&world, RegionName::TssExtra);
     let at = world.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
     let host_rsp = extra.read(d, at, 8);
-    Ok(Some(Saved { stack: region_of(&world, region::HOST).cells.clone(), host_rsp }))
+    Ok(Some(Saved { stack: region_of(&world, RegionName::HostStack).cells.clone(), host_rsp }))
 }
 
 /// Whether the unknown of this name can have another value at the exit than it had at the entry.

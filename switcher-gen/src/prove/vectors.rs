@@ -107,10 +107,20 @@ impl Part {
     }
 
     /// Without what says where it lies, for what is kept of proofs: [`Looks`] of what is executed are.
-    pub(super) fn key(&self) -> String {
-        let is_byte = self.stub.as_ref().map(|stub| stub.is_byte);
-        format!("{:?}:{is_byte:?}", self.vectors)
+    pub(super) fn key(&self) -> PartKey<'_> {
+        let Self { vectors, stub } = self;
+        let is_byte =
+            stub.as_ref().map(|Stub { is_byte, looks: _, to: _, ist: _, push_at: _ }| *is_byte);
+        PartKey { vectors, is_byte }
     }
+}
+
+/// A [`Part`] by what is kept of proofs.
+#[derive(Hash)]
+pub(super) struct PartKey<'a> {
+    vectors: &'a [u8],
+    /// See [`Stub`].
+    is_byte: Option<bool>,
 }
 
 /// A stub as it is but for its vector.

@@ -11,8 +11,8 @@ use crate::layout::{
     TssExtra,
 };
 use crate::machine::{
-    Domain, EFER, Features, Flags, Gpr, Memory, Model, Msrs, Origin, Program, Region, Sharing,
-    State as Machine, cr4,
+    Domain, EFER, Features, Flags, Gpr, Memory, Model, Msrs, Origin, Program, Region, RegionName,
+    Sharing, State as Machine, cr4,
 };
 use crate::spec::{self, Caller, Guest, Host, Registers};
 use crate::variant::Variant;
@@ -104,9 +104,9 @@ impl Object {
             Self::PvcsAddress | Self::Pvcs => "pvcs",
             Self::Tss => "tss",
             Self::TssExtra => "tss_extra",
-            Self::Sp0Stack => region::SP0,
-            Self::IstStack => region::IST,
-            Self::HostStack => region::HOST,
+            Self::Sp0Stack => RegionName::Sp0Stack.name(),
+            Self::IstStack => RegionName::IstStack.name(),
+            Self::HostStack => RegionName::HostStack.name(),
             Self::FsBase => "fs_base",
             Self::Pkru => "pkru",
             Self::Cr4 => "cr4",
@@ -114,7 +114,7 @@ impl Object {
             Self::SpecCtrl => "spec_ctrl",
             Self::Untraining => "untraining",
             Self::Interrupted => "interrupted",
-            Self::InterruptedStack => region::INTERRUPTED,
+            Self::InterruptedStack => RegionName::InterruptedStack.name(),
             Self::Event => "event",
             Self::Hook => "hook",
             Self::HookStack => "hook stack",
@@ -222,7 +222,7 @@ impl std::fmt::Display for Name {
 
 /// Where in the per-CPU block the data lies: relative to the block's address, which is the host's GS
 /// base or a number, by the variant's placement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlockOffsets {
     /// The TSS.
     pub tss: i64,
@@ -240,7 +240,7 @@ impl Default for BlockOffsets {
 }
 
 /// What a switcher is meant for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Setting {
     /// The CPU, the paging mode and the selectors.
     pub variant: Variant,
@@ -288,23 +288,6 @@ impl Setting {
 pub(super) const FRAME: i64 = size_of::<PtRegs>() as i64;
 /// How much of the caller's stack `switcher_enter_guest` may use.
 const CALLER_STACK: i64 = 256;
-
-/// Names of regions.
-pub(crate) mod region {
-    pub(crate) const TSS: &str = "tss";
-    pub(crate) const TSS_EXTRA: &str = "tss_extra";
-    pub(crate) const PVCS: &str = "pvcs";
-    pub(crate) const SP0: &str = "sp0 stack";
-    pub(crate) const IST: &str = "ist stack";
-    pub(crate) const HOST: &str = "host stack";
-    /// The stack of ring 0 that an event has interrupted, wherever that is.
-    pub(crate) const INTERRUPTED: &str = "interrupted stack";
-    pub(crate) const CODE: &str = "code";
-
-    /// What is mapped under every root. The others are on the host's alone. An interrupted stack is
-    /// under the root on which it was interrupted, and is used on no other.
-    pub(crate) const MAPPED: [&str; 7] = [CODE, TSS, TSS_EXTRA, SP0, IST, PVCS, INTERRUPTED];
-}
 
 /// A field's place: name, offset, size.
 pub(super) type FieldAt = (&'static str, i64, usize);
@@ -570,24 +553,25 @@ impl<D: Domain> World<D> {
 
         // Memory.
         let cells = b.fields(Object::Tss, Tss::LAYOUT);
-        let mut tss = Region::new(region::TSS, block, setting.block.tss, cells);
+        let mut tss = Region::new(RegionName::Tss, block, setting.block.tss, cells);
         tss.write(d, setting.block.tss + Tss::sp0.bytes() as i64, 8, sp0);
         let at = setting.block.tss_extra;
         let cells = b.fields(Object::TssExtra, TssExtra::LAYOUT);
-        let mut extra = Region::new(region::TSS_EXTRA, block, at, cells);
+        let mut extra = Region::new(RegionName::TssExtra, block, at, cells);
         extra.write(d, at + TssExtra::pvcs.bytes() as i64, 8, pvcs_at);
         let pvcs_layout = match setting.revision() {
             Revision::Rfc => layout::Pvcs::LAYOUT,
             Revision::Current => layout::PvcsCurrent::LAYOUT,
         };
-        let mut pvcs = Region::new(region::PVCS, pvcs_at, 0, b.fields(Object::Pvcs, pvcs_layout));
+        let mut pvcs =
+            Region::new(RegionName::Pvcs, pvcs_at, 0, b.fields(Object::Pvcs, pvcs_layout));
         pvcs.sharing = Sharing::Guest;
-        let stack = |b: &mut Builder<'_, D, _>, of: Object, base, frame: &mut [(i64, D::Word)]| {
+        let stack = |b: &mut Builder<'_, D, _>, (name, of), base, frame: &mut [(i64, D::Word)]| {
             // All that the host promises: room for a frame.
             let start = -FRAME;
             let mut cells = Vec::with_capacity(start.unsigned_abs() as usize);
             b.bytes(of, &mut cells, start, 0);
-            let mut stack = Region::new(of.name(), base, start, cells);
+            let mut stack = Region::new(name, base, start, cells);
             for (offset, value) in frame {
                 stack.write(d, *offset - FRAME, 8, *value);
             }
@@ -611,8 +595,10 @@ impl<D: Domain> World<D> {
             Start::Handler { ist: true } => (Vec::new(), slots),
             Start::Guest | Start::Guest32 => (Vec::new(), Vec::new()),
         };
-        let sp0_stack = stack(b, Object::Sp0Stack, sp0, &mut on_sp0.clone());
-        let ist_stack = stack(b, Object::IstStack, ist, &mut on_ist.clone());
+        let sp0_stack =
+            stack(b, (RegionName::Sp0Stack, Object::Sp0Stack), sp0, &mut on_sp0.clone());
+        let ist_stack =
+            stack(b, (RegionName::IstStack, Object::IstStack), ist, &mut on_ist.clone());
 
         // The caller. RSP is as at the call, so that the return address lies right there.
         let caller_gpr = b.registers(Object::Host);
@@ -636,7 +622,7 @@ impl<D: Domain> World<D> {
                 cells
             }
         };
-        let mut host_stack = Region::new(region::HOST, host_rsp, -CALLER_STACK, cells);
+        let mut host_stack = Region::new(RegionName::HostStack, host_rsp, -CALLER_STACK, cells);
         match saved {
             Some(saved) => {
                 extra.write(d, at + TssExtra::host_rsp.bytes() as i64, 8, saved.host_rsp);
@@ -646,7 +632,7 @@ impl<D: Domain> World<D> {
         // As far as it is known: of others' code, what their entry points reach.
         let code_regions = code.pieces().map(|(start, bytes)| {
             let offset = start.wrapping_sub(code.base()).cast_signed();
-            let code = Region::new(region::CODE, d.code(code.base()), offset, d.cells(bytes));
+            let code = Region::new(RegionName::Code, d.code(code.base()), offset, d.cells(bytes));
             Region { is_code: true, ..code }
         });
 

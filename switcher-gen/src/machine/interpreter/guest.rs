@@ -6,7 +6,7 @@ use super::{Error, Interpreter, Kind};
 use crate::arch::{RFlags, Vendor, vector};
 use crate::machine::program::{Kind as Operation, Op, Operand};
 use crate::machine::state::Entry;
-use crate::machine::{Concrete, Fault, Memory, Program, Region, Step, Stuck};
+use crate::machine::{Concrete, Fault, Memory, Program, Region, RegionName, Step, Stuck};
 
 /// What one of the guest's roots maps.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ impl Space {
         let is_code = kind == Kind::Code;
         let filler = if is_code { FILLER } else { 0 };
         let region = self.memory.regions.len();
-        let mut memory = Region::new("guest", start, 0, vec![filler; len]);
+        let mut memory = Region::new(RegionName::Guest, start, 0, vec![filler; len]);
         memory.is_code = is_code;
         self.memory.regions.push(memory);
         if is_code {

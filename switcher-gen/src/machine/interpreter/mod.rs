@@ -28,7 +28,10 @@ mod watch;
 use std::ops::Range;
 
 use super::program::Program;
-use super::{Concrete, EFER, Flags, Memory, Model, Msrs, Region, State, Stuck, Undeliverable, cr4};
+use super::{
+    Concrete, EFER, Flags, Memory, Model, Msrs, Region, RegionName, State, Stuck, Undeliverable,
+    cr4,
+};
 use crate::arch::RFlags;
 use crate::asm::{AsmError, Label};
 use crate::image::{Image, LinkError};
@@ -193,11 +196,11 @@ impl Interpreter {
         let selectors = image.variant().selectors();
         let d = Concrete::default();
         let regions = vec![
-            Region::new("per-CPU block", places.per_cpu, 0, vec![0; PerCpu::LAYOUT.size]),
-            stack("sp0 stack", places.sp0),
-            Region::new("PVCS", places.pvcs, 0, vec![0; Pvcs::LAYOUT.size]),
-            stack("host stack", HOST_STACK),
-            stack("IST stack", IST_STACK),
+            Region::new(RegionName::PerCpu, places.per_cpu, 0, vec![0; PerCpu::LAYOUT.size]),
+            stack(RegionName::Sp0Stack, places.sp0),
+            Region::new(RegionName::Pvcs, places.pvcs, 0, vec![0; Pvcs::LAYOUT.size]),
+            stack(RegionName::HostStack, HOST_STACK),
+            stack(RegionName::IstStack, IST_STACK),
         ];
         let watch = Watch::new(&image, places.switcher, watch::stacks(&regions));
         let state = State {
@@ -345,6 +348,6 @@ impl Interpreter {
 }
 
 /// A stack that ends at `end`.
-fn stack(name: &'static str, end: u64) -> Region<Concrete> {
+fn stack(name: RegionName, end: u64) -> Region<Concrete> {
     Region::new(name, end, -(STACK_LEN as i64), vec![0; STACK_LEN])
 }

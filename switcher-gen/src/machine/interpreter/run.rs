@@ -439,15 +439,17 @@ impl Interpreter {
         let sp2 = PerCpu::tss.bytes() + Tss::sp2.bytes();
         untouched[sp2..sp2 + 8].copy_from_slice(&per_cpu[sp2..sp2 + 8]);
         if let Some(offset) = (0..untouched.len()).find(|at| untouched[*at] != per_cpu[*at]) {
-            return Err(Error::HostMemory { region: regions[region::PER_CPU].name, offset });
+            return Err(Error::HostMemory { region: regions[region::PER_CPU].name.name(), offset });
         }
         if self.revision() == Revision::Current {
             // Scratch, too: no guest has anything there.
             extra.smod_rsp = self.run.smod_rsp;
         }
         let cells = &regions[region::PVCS].cells;
-        let pvcs = bytes::get_whole_pvcs(cells, self.revision(), &self.run.pvcs)
-            .map_err(|offset| Error::HostMemory { region: regions[region::PVCS].name, offset })?;
+        let pvcs =
+            bytes::get_whole_pvcs(cells, self.revision(), &self.run.pvcs).map_err(|offset| {
+                Error::HostMemory { region: regions[region::PVCS].name.name(), offset }
+            })?;
 
         let stack =
             if self.run.frame_at + FRAME == IST_STACK { region::IST } else { region::FRAME };

@@ -153,96 +153,118 @@ impl Evaluation<'_> {
     }
 }
 
-/// Changes variables so that `bit` becomes `wanted`, where it can see how: a guess, which may fail
-/// or undo another one. Whoever uses it evaluates afterwards.
-pub(super) fn force(
-    pool: &Pool,
-    scratch: &mut Scratch,
-    values: &mut Vec<u64>,
-    bit: Bit,
-    wanted: bool,
-) {
-    if scratch.under(pool, values).bit(bit) == wanted {
-        return;
+/// Numbers that are changed until they are hoped to be a model.
+pub(super) struct Guess<'a> {
+    pool: &'a Pool,
+    scratch: &'a mut Scratch,
+    pub(super) values: Vec<u64>,
+    /// How many terms may still be looked at. Each leads to others, and there can be more ways through
+    /// a deep term than anybody can go.
+    left: u32,
+}
+
+impl<'a> Guess<'a> {
+    /// What is not found within this, the solver finds sooner.
+    const STEPS: u32 = 4096;
+
+    /// To begin with `values`.
+    pub(super) const fn new(pool: &'a Pool, scratch: &'a mut Scratch, values: Vec<u64>) -> Self {
+        Self { pool, scratch, values, left: Self::STEPS }
     }
-    match pool.node(bit) {
-        Node::True => {}
-        Node::Of(literal) => {
-            set(pool, scratch, values, literal, wanted != bit.negated());
+
+    fn under(&mut self) -> Evaluation<'_> {
+        self.scratch.under(self.pool, &self.values)
+    }
+
+    /// Whether there is one term more to be looked at.
+    const fn goes_on(&mut self) -> bool {
+        let is_left = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        is_left
+    }
+
+    /// Changes variables so that `bit` becomes `wanted`, where it can see how: a guess, which may fail
+    /// or undo another one. Whoever uses it evaluates afterwards.
+    pub(super) fn force(&mut self, bit: Bit, wanted: bool) {
+        if !self.goes_on() || self.under().bit(bit) == wanted {
+            return;
         }
-        Node::And(a, b) if wanted != bit.negated() => {
-            force(pool, scratch, values, a, true);
-            force(pool, scratch, values, b, true);
-        }
-        Node::And(a, b) => {
-            force(pool, scratch, values, a, false);
-            if scratch.under(pool, values).bit(bit) != wanted {
-                force(pool, scratch, values, b, false);
+        let pool = self.pool;
+        match pool.node(bit) {
+            Node::True => {}
+            Node::Of(literal) => {
+                self.set(literal, wanted != bit.negated());
             }
-        }
-        Node::Eq(a, b) => {
-            for (a, b) in pool.bits(a).into_iter().zip(pool.bits(b)) {
-                let mut now = scratch.under(pool, values);
-                let (left, right) = (now.literal(a), now.literal(b));
-                if wanted == bit.negated() {
-                    // To be unequal, one bit is enough.
-                    if set(pool, scratch, values, b, !left) {
-                        return;
+            Node::And(a, b) if wanted != bit.negated() => {
+                self.force(a, true);
+                self.force(b, true);
+            }
+            Node::And(a, b) => {
+                self.force(a, false);
+                if self.under().bit(bit) != wanted {
+                    self.force(b, false);
+                }
+            }
+            Node::Eq(a, b) => {
+                for (a, b) in pool.bits(a).into_iter().zip(pool.bits(b)) {
+                    let mut now = self.under();
+                    let (left, right) = (now.literal(a), now.literal(b));
+                    if wanted == bit.negated() {
+                        // To be unequal, one bit is enough.
+                        if self.set(b, !left) {
+                            return;
+                        }
+                    } else if left != right && !self.set(b, left) {
+                        self.set(a, right);
                     }
-                } else if left != right && !set(pool, scratch, values, b, left) {
-                    set(pool, scratch, values, a, right);
+                }
+            }
+            Node::Lt(a, b) => {
+                let less = wanted != bit.negated();
+                for (a, b) in pool.bits(a).into_iter().zip(pool.bits(b)) {
+                    self.set(a, !less);
+                    self.set(b, less);
                 }
             }
         }
-        Node::Lt(a, b) => {
-            let less = wanted != bit.negated();
-            for (a, b) in pool.bits(a).into_iter().zip(pool.bits(b)) {
-                set(pool, scratch, values, a, !less);
-                set(pool, scratch, values, b, less);
-            }
-        }
     }
-}
 
-/// Changes variables so that a literal becomes `wanted`; whether that succeeded.
-fn set(
-    pool: &Pool,
-    scratch: &mut Scratch,
-    values: &mut Vec<u64>,
-    literal: Literal,
-    wanted: bool,
-) -> bool {
-    let now = |scratch: &mut Scratch, values: &[u64], literal| {
-        scratch.under(pool, values).literal(literal)
-    };
-    let Some(atom) = literal.atom() else { return literal.inverted() == wanted };
-    let (at, plain) = (literal.index(), wanted != literal.inverted());
-    match pool.atoms[atom as usize].atom {
-        Atom::Variable(index) => {
-            let index = index as usize;
-            if values.len() <= index {
-                values.resize(index + 1, 0);
+    /// Changes variables so that a literal becomes `wanted`; whether that succeeded.
+    fn set(&mut self, literal: Literal, wanted: bool) -> bool {
+        let Some(atom) = literal.atom() else { return literal.inverted() == wanted };
+        if !self.goes_on() {
+            return false;
+        }
+        let (at, plain) = (literal.index(), wanted != literal.inverted());
+        let pool = self.pool;
+        match pool.atoms[atom as usize].atom {
+            Atom::Variable(index) => {
+                let index = index as usize;
+                if self.values.len() <= index {
+                    self.values.resize(index + 1, 0);
+                }
+                let value = &mut self.values[index];
+                *value = *value & !(1 << at) | u64::from(plain) << at;
+                return true;
             }
-            values[index] = values[index] & !(1 << at) | u64::from(plain) << at;
-            return true;
-        }
-        Atom::And(a, b) => {
-            let set_a = set(pool, scratch, values, pool.bit_of(a, at), plain);
-            if plain || !set_a {
-                set(pool, scratch, values, pool.bit_of(b, at), plain);
+            Atom::And(a, b) => {
+                let set_a = self.set(pool.bit_of(a, at), plain);
+                if plain || !set_a {
+                    self.set(pool.bit_of(b, at), plain);
+                }
             }
+            Atom::Xor(a, b) => {
+                let other = self.under().literal(pool.bit_of(b, at));
+                self.set(pool.bit_of(a, at), plain != other);
+            }
+            Atom::Select(condition, a, b) => {
+                let arm = if self.under().bit(condition) { a } else { b };
+                self.set(pool.bit_of(arm, at), plain);
+            }
+            Atom::Truth(bit) => self.force(bit, plain),
+            // Carries: left to the solver.
+            Atom::Sum(..) | Atom::Add(..) | Atom::Sub(..) => return false,
         }
-        Atom::Xor(a, b) => {
-            let other = now(scratch, values, pool.bit_of(b, at));
-            set(pool, scratch, values, pool.bit_of(a, at), plain != other);
-        }
-        Atom::Select(condition, a, b) => {
-            let arm = if scratch.under(pool, values).bit(condition) { a } else { b };
-            set(pool, scratch, values, pool.bit_of(arm, at), plain);
-        }
-        Atom::Truth(bit) => force(pool, scratch, values, bit, plain),
-        // Carries: left to the solver.
-        Atom::Sum(..) | Atom::Add(..) | Atom::Sub(..) => return false,
+        self.under().literal(literal) == wanted
     }
-    now(scratch, values, literal) == wanted
 }

@@ -11,7 +11,7 @@ use ordeal::{BoolTerm, BvTerm, CheckResult, Sort};
 
 use super::Bit;
 use super::bit::Node;
-use super::eval::{Scratch, Values, force};
+use super::eval::{Guess, Scratch, Values};
 use super::word::{Atom, Literal, Pool, Slice, slices};
 
 /// After so many conflicts ordeal gives up. Queries of real code need a few dozen.
@@ -147,12 +147,14 @@ impl Solver {
             Vec::new(),
             vec![u64::MAX; pool.variables.len()],
         ];
-        for mut values in starts {
+        for values in starts {
+            let mut guess = Guess::new(pool, &mut self.scratch, values);
             // The goal last, as the others may hold already; then what it undid.
             for &bit in conjuncts.iter().filter(|&&bit| bit != goal).chain([&goal]).chain(conjuncts)
             {
-                force(pool, &mut self.scratch, &mut values, bit, true);
+                guess.force(bit, true);
             }
+            let values = guess.values;
             if self.holds(pool, &values, conjuncts) {
                 return Some(self.keep(pool, values));
             }
