@@ -128,7 +128,7 @@ impl Domain for Concrete {
     fn decide(&self, condition: bool) -> bool {
         condition
     }
-    fn undefined(&self, what: &'static str) -> bool {
+    fn undefined(&self, what: &'static str, _of: &[u64]) -> bool {
         self.unknown(|| undefined_name(what), 1) & 1 != 0
     }
     fn adversary(&self, offset: usize, size: usize) -> u64 {

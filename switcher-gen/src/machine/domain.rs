@@ -29,7 +29,7 @@ pub enum Origin {
     Interrupted,
     /// The same of RSP and of a GS base, by which nobody may tell who was interrupted.
     InterruptedBase,
-    /// What the manuals leave undefined.
+    /// What the manuals leave undefined, beside what it may be made of.
     Cpu,
 }
 
@@ -140,8 +140,14 @@ pub trait Domain {
     /// Which way to go on. A concrete domain knows; a symbolic one goes each way that is possible,
     /// one run after the other, and takes the answer for granted in what follows.
     fn decide(&self, condition: Self::Bit) -> bool;
-    /// What the manuals leave undefined: any value. `what` names it.
-    fn undefined(&self, what: &'static str) -> Self::Bit;
+    /// Whether the last [`decide`](Self::decide) could have gone either way on this path. Where there
+    /// is one state only, nothing is open.
+    fn was_open(&self) -> bool {
+        false
+    }
+    /// What the manuals leave undefined: any value. `what` names it. CPUs make it of something all the
+    /// same: whoever learns it learns that, and so it comes from wherever `of` comes from.
+    fn undefined(&self, what: &'static str, of: &[Self::Word]) -> Self::Bit;
     /// What a read of `size` bytes at `offset` of memory that a guest may write at any moment finds,
     /// if it is to be anything at all.
     fn adversary(&self, offset: usize, size: usize) -> Self::Word;

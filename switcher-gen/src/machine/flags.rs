@@ -13,7 +13,7 @@ enum Arithmetic<D: Domain> {
     /// `result = a - b`.
     Sub { size: usize, a: D::Word, b: D::Word, result: D::Word },
     /// AND, OR, XOR, TEST.
-    Logic { size: usize, result: D::Word },
+    Logic { size: usize, a: D::Word, b: D::Word, result: D::Word },
 }
 
 /// RFLAGS.
@@ -111,8 +111,8 @@ impl<D: Domain> Flags<D> {
 
     /// After a bitwise operation of `size` bytes.
     #[inline]
-    pub(super) fn logic(&mut self, size: usize, result: D::Word) {
-        self.arithmetic = Arithmetic::Logic { size, result };
+    pub(super) fn logic(&mut self, size: usize, a: D::Word, b: D::Word, result: D::Word) {
+        self.arithmetic = Arithmetic::Logic { size, a, b, result };
     }
 
     /// Sets the flags of `mask` to those in `bits`, whichever they are.
@@ -155,7 +155,7 @@ impl<D: Domain> Flags<D> {
             Arithmetic::Stored(word) => d.test(word, SF),
             Arithmetic::Add { size, result, .. }
             | Arithmetic::Sub { size, result, .. }
-            | Arithmetic::Logic { size, result } => d.test(result, top(size)),
+            | Arithmetic::Logic { size, result, .. } => d.test(result, top(size)),
         }
     }
 
@@ -178,7 +178,7 @@ impl<D: Domain> Flags<D> {
             Arithmetic::Add { a, b, result, .. } | Arithmetic::Sub { a, b, result, .. } => {
                 d.test(d.xor(d.xor(a, b), result), 4)
             }
-            Arithmetic::Logic { .. } => d.undefined("AF"),
+            Arithmetic::Logic { a, b, result, .. } => d.undefined("AF", &[a, b, result]),
         }
     }
 

@@ -90,6 +90,8 @@ pub enum Event<W> {
     Access(Access<W>),
     /// A conditional jump, or another instruction whose effect depends on this.
     Depends(W),
+    /// A conditional jump has gone one way, by this, and might have gone the other way.
+    Decided(W),
     /// CR3 is to be loaded.
     LoadCr3(W),
     /// GS base is to be loaded.
@@ -312,7 +314,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             Kind::Xor => self.logic(op, D::xor)?,
             Kind::Test => {
                 let [a, b] = self.operands(op)?;
-                self.state.flags.logic(size, d.and(a, b));
+                self.state.flags.logic(size, a, b, d.and(a, b));
             }
             Kind::Not => {
                 let a = self.read(op.first)?;
@@ -346,6 +348,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 let index = index as u32 & (8 * size as u32 - 1);
                 let a = self.read(op.first)?;
                 let carry = d.test(a, index);
+                let was = self.state.flags.value(d);
                 match op.kind {
                     Kind::Bts => self.write(op.first, d.or(a, d.word(1 << index)))?,
                     Kind::Btr => self.write(op.first, d.mask(a, !(1 << index)))?,
@@ -355,7 +358,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 for (flag, name) in
                     [(RFlags::OF, "OF"), (RFlags::SF, "SF"), (RFlags::AF, "AF"), (RFlags::PF, "PF")]
                 {
-                    self.state.flags.set(d, flag, d.undefined(name));
+                    self.state.flags.set(d, flag, d.undefined(name, &[a, was]));
                 }
                 self.state.flags.set(d, RFlags::CF, carry);
             }
@@ -404,14 +407,16 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             Kind::Nothing => {}
             Kind::Fence(fence) => self.tell(Event::Fence(fence)),
             Kind::Verw => {
-                self.read(op.first)?;
+                let selector = self.read(op.first)?;
                 // With a register it says whether the segment may be written, and clears nothing
                 // (Intel, "Microarchitectural Data Sampling").
                 if matches!(op.first, Operand::Memory(_)) {
                     self.tell(Event::Verw);
                 }
-                let undefined = d.undefined("ZF");
-                self.state.flags.set(d, RFlags::ZF, undefined);
+                // It says whether that segment may be written, which is for the GDT to know.
+                let was = self.state.flags.value(d);
+                let writable = d.undefined("ZF", &[selector, was]);
+                self.state.flags.set(d, RFlags::ZF, writable);
             }
             Kind::ReadSegment(SegmentRegister::Cs) => self.write(op.first, self.state.cs)?,
             Kind::ReadSegment(SegmentRegister::Ss) => self.write(op.first, self.state.ss)?,
@@ -598,7 +603,11 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let d = self.d;
         let holds = self.state.flags.holds(d, condition);
         self.tell(Event::Depends(d.number(holds)));
-        if d.decide(holds) {
+        let taken = d.decide(holds);
+        if d.was_open() {
+            self.tell(Event::Decided(d.number(holds)));
+        }
+        if taken {
             self.state.rip = self.target(op)?;
             self.tell(Event::Branch(Branch::Jump));
         }
@@ -613,7 +622,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let [a, b] = self.operands(op)?;
         let result = operation(self.d, a, b);
         self.write(op.first, result)?;
-        self.state.flags.logic(op.size, result);
+        self.state.flags.logic(op.size, a, b, result);
         Ok(())
     }
 
@@ -627,6 +636,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             // Not even the flags change, but a 32-bit register is zero-extended.
             return self.write(op.first, a);
         }
+        let was = self.state.flags.value(d);
         let signed = d.sign_extend(a, op.size);
         let (result, last_out) = match op.kind {
             // CF is undefined if that is all bits.
@@ -634,19 +644,19 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             Kind::Shr if by < bits => (d.shr(a, by), d.test(a, by - 1)),
             Kind::Sar => (d.sar(signed, by), d.test(signed, by - 1)),
             // As many as the operand has, or more: all bits are out.
-            _ => (d.word(0), d.undefined("CF")),
+            _ => (d.word(0), d.undefined("CF", &[a, was])),
         };
         let result = d.truncate(result, op.size);
         self.write(op.first, result)?;
         let top = |word| d.test(word, bits - 1);
         let overflow = match op.kind {
-            _ if by != 1 => d.undefined("OF"),
+            _ if by != 1 => d.undefined("OF", &[a, was]),
             Kind::Shl => d.differ(top(result), last_out),
             Kind::Shr => top(a),
             _ => d.bit(false),
         };
         let flags = &mut self.state.flags;
-        flags.logic(op.size, result);
+        flags.logic(op.size, a, was, result);
         let parity = even_parity(d, result);
         flags.set(d, RFlags::PF, parity);
         flags.set(d, RFlags::CF, last_out);

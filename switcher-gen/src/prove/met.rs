@@ -34,6 +34,13 @@ impl<W: Copy> Met<W> {
         self.reads.push(Read { at, size, value });
     }
 
+    /// Whether some byte was read more than once, so that there is a choice between what was found.
+    pub(super) fn is_a_choice(&self) -> bool {
+        let overlap = |a: &Read<W>, b: &Read<W>| a.at < b.at + b.size && b.at < a.at + a.size;
+        let mut reads = self.reads.iter().enumerate();
+        reads.any(|(n, one)| self.reads[n + 1..].iter().any(|other| overlap(one, other)))
+    }
+
     /// What was read of a field: by each read that has all of it, and, put together, by the latest
     /// reads of its bytes.
     fn values<D: Domain<Word = W>>(&self, d: &D, (_, at, size): FieldAt) -> Vec<W> {
@@ -85,6 +92,12 @@ mod tests {
         assert_eq!(met.one(&d, ("rip", 8, 8), |value| value == 2), Some(2));
         assert_ne!(met.one(&d, ("rip", 8, 8), |value| value == 9), Some(9));
         assert_eq!(met.one(&d, ("rcx", 16, 8), |_| true), None);
+    }
+
+    #[test]
+    fn two_reads_of_a_byte_are_a_choice() {
+        assert!(!met(&[(8, 8, 1), (16, 8, 1)]).is_a_choice());
+        assert!(met(&[(8, 8, 1), (16, 8, 1), (15, 1, 1)]).is_a_choice());
     }
 
     #[test]

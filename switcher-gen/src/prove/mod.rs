@@ -46,6 +46,7 @@
 
 mod blocking;
 mod counterexample;
+mod decisions;
 mod engine;
 mod events;
 mod findings;

@@ -7,6 +7,7 @@ use iced_x86::{Mnemonic, Register};
 use serde::Serialize;
 
 use super::blocking::Blocking;
+use super::decisions::Decisions;
 use super::events;
 use super::met::Met;
 use super::mitigations::{AtReturn, Barriers, is_in_upper_half, is_steered};
@@ -338,6 +339,8 @@ pub(super) struct Watch<'a, D: Domain> {
     was_interrupted: bool,
     /// What was read of the PVCS while the guest writes it.
     met: Met<D::Word>,
+    /// What the guest could tell from the way here.
+    decisions: Decisions<D::Word>,
     /// What of the CPU was asked for, and what was not there.
     asked: Features,
     /// How many jumps the state has decided.
@@ -378,6 +381,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             reads_code: false,
             was_interrupted: false,
             met: Met::default(),
+            decisions: Decisions::default(),
             asked: Features::empty(),
             open: 0,
             missing: None,
@@ -459,6 +463,16 @@ impl<'a, D: Domain> Watch<'a, D> {
             return is_iretq || name == RegionName::InterruptedStack;
         }
         name == RegionName::Sp0Stack
+    }
+
+    /// How many bytes of switch_flags an access reads, from the first on.
+    fn reads_flags(&self, state: &Machine<D>, access: &Access<D::Word>) -> Option<usize> {
+        let Place { region, index, size } = access.place;
+        let region = &state.memory.regions[region];
+        let block = self.target.setting.block.tss_extra;
+        let is_there = region.name == RegionName::TssExtra
+            && region.offset(index) == block + TssExtra::switch_flags.bytes() as i64;
+        (is_there && !access.store).then_some(size)
     }
 
     /// An access may be to an address that a call has pushed.
@@ -819,6 +833,7 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 let depends = d.mentions(condition, Origin::is_no_ground_for_a_decision);
                 self.goal(obligation::NO_DECISION_ON_RSP, d.bit(!depends), "RSP");
             }
+            Event::Decided(condition) => self.decisions.decided(d, condition),
             Event::LoadCr3(value) => self.cr3(d, value),
             Event::WriteGsBase(base) => {
                 let canonical = self.target.model().is_canonical(d, base);
@@ -855,7 +870,12 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 if name == RegionName::InterruptedStack {
                     self.interrupted_stack(d, state);
                 }
+                if let Some(size) = self.reads_flags(state, &access) {
+                    self.decisions.read_flags(access.value, size);
+                }
                 if name == RegionName::Pvcs {
+                    let is_free = d.bit(!self.decisions.is_a_secret());
+                    self.goal(obligation::NO_HOST_VALUE, is_free, "what decided the way here");
                     if !access.store {
                         self.met.read(access.place.index, access.place.size, access.value);
                     }
@@ -976,6 +996,8 @@ pub(super) fn run_to<D: Domain>(
         }
         End::Guest { by_sysretq } => {
             watch.is_over(d, &world.machine);
+            let is_told = watch.decisions.is_a_secret() && watch.met.is_a_choice();
+            watch.goal(obligation::NO_HOST_VALUE, d.bit(!is_told), "what decided the way here");
             in_guest(d, &world, &mut watch, (theorem, extent), by_sysretq, saved)
         }
         End::Host => {

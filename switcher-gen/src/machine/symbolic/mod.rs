@@ -285,9 +285,14 @@ impl Domain for Symbolic {
     fn decide(&self, condition: Bit) -> bool {
         self.decide_bit(condition)
     }
-    fn undefined(&self, what: &'static str) -> Bit {
+    fn was_open(&self) -> bool {
+        self.last_was_open()
+    }
+    fn undefined(&self, what: &'static str, of: &[Word]) -> Bit {
         let name = self.fresh_name(undefined_name(what));
-        self.test(self.variable_from(name, 1, Origin::Cpu), 0)
+        let unknown = self.variable_from(name, 1, Origin::Cpu);
+        self.made_of(unknown, of);
+        self.test(unknown, 0)
     }
     fn adversary(&self, offset: usize, size: usize) -> Word {
         let name = self.fresh_name(adversary_name(offset));
@@ -310,7 +315,7 @@ impl Domain for Symbolic {
     fn mentions(&self, a: Word, is_one: impl Fn(Origin) -> bool) -> bool {
         let pool = self.pool.borrow();
         let support = pool.support(a);
-        support.iter().any(|&index| is_one(pool.variables[index as usize].origin))
+        self.origins(&pool, &support).iter().any(|origin| is_one(*origin))
     }
     fn cells(&self, bytes: &[u8]) -> Vec<Word> {
         bytes.iter().map(|&byte| self.word(byte.into())).collect()

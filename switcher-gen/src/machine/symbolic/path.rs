@@ -3,13 +3,15 @@
 //! There are no copies of states. A run that decides otherwise is the same run from its beginning,
 //! which is told its first decisions.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use super::eval::Values;
 use super::solve::Answer;
-use super::{Bit, By, Model, Symbolic, Verdict};
+use super::word::Pool;
+use super::{Bit, By, Model, Symbolic, Verdict, Word};
+use crate::machine::Origin;
 
 /// How many paths [`Symbolic::explore`] goes before it gives up.
 pub const MAX_PATHS: usize = 4096;
@@ -85,6 +87,10 @@ pub(super) struct Search {
     unknown: Option<String>,
     /// How many fresh variables of a name the run has.
     fresh: HashMap<String, u32>,
+    /// Where those variables come from that a CPU makes of others, by their index.
+    made_of: HashMap<u32, BTreeSet<Origin>>,
+    /// Whether the last decision could have gone either way.
+    was_open: bool,
 }
 
 impl Search {
@@ -178,6 +184,7 @@ impl Symbolic {
 
     pub(super) fn decide_bit(&self, bit: Bit) -> bool {
         let search = &mut *self.search.borrow_mut();
+        search.was_open = false;
         if let Some(fact) = search.fact(bit) {
             self.solver.borrow_mut().statistics.normal_form += 1;
             return fact;
@@ -189,6 +196,7 @@ impl Symbolic {
             }
             None => self.choose(search, bit),
         };
+        search.was_open = !decision.implied;
         self.learn(search, bit.negate_if(!decision.taken), !decision.implied);
         search.decisions.push(decision);
         decision.taken
@@ -343,6 +351,29 @@ impl Symbolic {
                 Verdict::Fails(variables.iter().map(value).collect::<Model>())
             }
         }
+    }
+
+    pub(super) fn last_was_open(&self) -> bool {
+        self.search.borrow().was_open
+    }
+
+    /// The variable `unknown` comes from wherever these come from, too, for as long as the run lasts.
+    pub(super) fn made_of(&self, unknown: Word, of: &[Word]) {
+        let pool = self.pool.borrow();
+        let origins =
+            of.iter().flat_map(|word| self.origins(&pool, &pool.support(*word))).collect();
+        let search = &mut *self.search.borrow_mut();
+        search
+            .made_of
+            .extend(pool.support(unknown).iter().map(|index| (*index, BTreeSet::clone(&origins))));
+    }
+
+    /// Where these variables come from.
+    pub(super) fn origins(&self, pool: &Pool, support: &[u32]) -> BTreeSet<Origin> {
+        let search = self.search.borrow();
+        let also = |index| search.made_of.get(index).into_iter().flatten().copied();
+        let own = |index: &u32| pool.variables[*index as usize].origin;
+        support.iter().flat_map(|index| also(index).chain([own(index)])).collect()
     }
 
     /// The number of the next fresh variable of this name in this run.

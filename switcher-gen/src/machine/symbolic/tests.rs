@@ -334,7 +334,7 @@ fn an_exploration_goes_each_feasible_way_once() {
                 // Known: a repetition, and what the decision implies.
                 assert!(d.decide(d.lt(x, d.word(50))) && d.decide(d.lt(x, d.word(60))));
                 if d.decide(d.is(x, 70)) { "impossible" } else { "low" }
-            } else if d.decide(d.undefined("CF after MUL")) {
+            } else if d.decide(d.undefined("CF after MUL", &[])) {
                 "high, carry"
             } else {
                 "high"
