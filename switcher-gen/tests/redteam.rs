@@ -6,10 +6,12 @@
 mod attack;
 mod gas;
 
+use std::sync::Arc;
+
 use attack::{Change, prove, target};
 use switcher_gen::arch::RFlags;
 use switcher_gen::machine::{Features, ProgramError};
-use switcher_gen::prove::{BadCode, Prover, Setting, Target, Verdict};
+use switcher_gen::prove::{BadCode, Prover, Setting, Shared, Target, Verdict};
 use switcher_gen::{Image, Variant, elf};
 
 #[track_caller]
@@ -605,6 +607,44 @@ const NOT_DONE: &str = "\tmovq\t%rax, %rbp\n";
 /// To the next instruction, in the upper half of its line, and trapped.
 const INDIRECT: &str = "\tjmp\t51f\n\t.p2align\t6, 0xCC\n\t.skip\t32, 0xCC\n\
                         51:\tleaq\t52f(%rip), %rcx\n\tjmp\t*%rcx\n\tint3\n52:\n";
+
+/// What lies around an instruction is asked again of code that looks the same: where a call goes on
+/// behind its trap, and whether a branch stays in its line.
+#[test]
+fn what_lies_around_an_instruction_is_not_shared() {
+    let fill = |behind: &str| {
+        let fill = format!(
+            "\tmovl\t$32, %ecx\n21:\tcall\t22f\n\tint3\n{behind}22:\taddq\t$8, %rsp\n\
+             \tdecl\t%ecx\n\tjnz\t21b\n"
+        );
+        mitigated(RSB, &[(FILL, &fill)])
+    };
+    let history = |between: &str| {
+        let history = format!(
+            "\t.p2align\t6, 0x90\n\tmovl\t$40, %ecx\n1:\tjmp\t2f\n\tnop\n{between}\
+             2:\tdecl\t%ecx\n\tjnz\t1b\n"
+        );
+        mitigated(BHB, &[(HISTORY, &history)])
+    };
+    for (right, wrong, obligation) in [
+        (fill(""), fill("\tnop\n"), "rsb-filled"),
+        (fill(""), fill("\tjmp\t*%r15\n"), "rsb-filled"),
+        // To the same place in the next line.
+        (history(""), history("\t.skip\t64, 0xCC\n"), "bhb-cleared"),
+    ] {
+        refuted(&wrong, obligation);
+        let shared = Arc::<Shared>::default();
+        proved_with(&Prover::sharing(&shared), &right);
+        match Prover::sharing(&shared).prove(&wrong) {
+            Ok(Verdict::Refuted(found)) => assert_eq!(found.obligation.name, obligation),
+            other => panic!("{obligation}: {other:?}"),
+        }
+    }
+}
+
+fn proved_with(prover: &Prover, target: &Target) {
+    assert!(matches!(prover.prove(target), Ok(Verdict::Proved(_))));
+}
 
 #[test]
 fn mitigations_by_hand_are_proved() {

@@ -22,8 +22,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 use sha2::{Digest, Sha256};
 
+use super::around::Around;
 use super::engine::Report;
-use super::mitigations::is_in_upper_half;
 use super::target::{Target, TargetGate};
 use super::theorem::{Run, Theorem};
 use super::vectors;
@@ -343,6 +343,8 @@ impl Executed {
             is_predicted(target, *at) || to != 0 && target.returns.contains(&to)
         };
         let is_indirect = |at: &u64| target.is_indirect(*at);
+        // Whether a RET stays in its line is not told by the code.
+        let is_open = |at: &u64| target.around(*at).stays_in_line.is_none();
         let asks_more = is_masked && run.trace.iter().any(is_asked);
         let kind =
             |at: &u64| target.program.at(*at).and_then(Result::ok).map(|op| (op.kind, op.next));
@@ -360,6 +362,7 @@ impl Executed {
         self.is_of_place = self.is_of_place
             || !run.is_movable
             || asks_more
+            || run.lines.iter().any(is_open)
             || run.trace.iter().any(is_indirect)
             || asks_for_more(target, theorem, run)
             || run.reads_code
@@ -400,15 +403,12 @@ pub(super) struct Looks {
     is_iretq: bool,
     /// Whether NMIs are never blocked there.
     is_routine: bool,
-    /// A trap behind it.
-    trap: Option<Mnemonic>,
-    /// Whether it is in the upper half of its cache line, of what is predicted.
-    is_upper: Option<bool>,
-    /// Whether it leads to its own line, of what has to.
-    is_in_line: Option<bool>,
+    /// Without its cache line where that is not looked at.
+    around: Around,
 }
 
-pub(super) fn looks(target: &Target, at: u64, is_in_line: bool) -> Looks {
+/// `in_line` says whether it matters that a branch stays in its cache line.
+pub(super) fn looks(target: &Target, at: u64, in_line: bool) -> Looks {
     let program = &target.program;
     let code = program.from(at);
     let mut decoder = Decoder::with_ip(64, code, at, DecoderOptions::NONE);
@@ -426,25 +426,18 @@ pub(super) fn looks(target: &Target, at: u64, is_in_line: bool) -> Looks {
     }
     let to = i.near_branch_target();
     let leaves = is_direct && !program.contains(to);
-    let leaves = leaves.then(|| target.of_host(to));
     let windows = target.windows.iter().flatten();
     let windows = windows.filter(|(_, range)| range.contains(&at)).map(|(window, _)| *window);
-    let trap = target.is_trap_behind(at).then(|| program.instruction(i.next_ip()).mnemonic());
-    let is_iretq = target.iretq == Some(at);
-    let is_in_line = is_in_line.then(|| i.near_branch_target() / line() == at / line());
-    let (windows, is_upper) = (windows.collect(), is_upper(target, at));
-    let is_routine = target.is_routine(at);
-    Looks { bytes, value, leaves, windows, is_iretq, is_routine, trap, is_upper, is_in_line }
-}
-
-const fn line() -> u64 {
-    crate::asm::LINE as u64
-}
-
-/// Which half of its line a RET or an indirect branch is in.
-fn is_upper(target: &Target, at: u64) -> Option<bool> {
-    let last = target.program.instruction(at).next_ip().wrapping_sub(1);
-    is_predicted(target, at).then(|| is_in_upper_half(last))
+    let around = target.around(at);
+    Looks {
+        bytes,
+        value,
+        leaves: leaves.then(|| target.of_host(to)),
+        windows: windows.collect(),
+        is_iretq: target.iretq == Some(at),
+        is_routine: target.is_routine(at),
+        around: Around { stays_in_line: around.stays_in_line.filter(|_| in_line), ..around },
+    }
 }
 
 /// Instructions that were executed, wherever they lie, and which of them follow which.
@@ -480,8 +473,8 @@ impl Shape {
         }
         while let Some((number, at)) = ahead.pop() {
             let (expected, follow) = &self.instructions[number];
-            let is_in_line = expected.is_in_line.is_some();
-            if !target.program.contains(at) || looks(target, at, is_in_line) != *expected {
+            let in_line = expected.around.stays_in_line.is_some();
+            if !target.program.contains(at) || looks(target, at, in_line) != *expected {
                 return false;
             }
             for (number, to) in follow.iter().zip(successors(target, at)) {
@@ -513,23 +506,12 @@ enum Code {
 /// An instruction, with numbers of others for their addresses.
 #[derive(Hash)]
 struct Normal {
-    /// Without the displacement of a direct jump.
-    bytes: Vec<u8>,
+    looks: Looks,
     /// What is executed next, and where a jump leads, if that is code.
     next: Option<usize>,
     target: Option<usize>,
-    /// Which of the host's symbols, if it leads there.
-    leaves: Option<HostSymbol>,
-    /// An address that the instruction makes a value.
-    value: Option<u64>,
-    /// What the host is told of its address.
-    windows: Vec<Window>,
-    is_iretq: bool,
-    /// A trap behind it, and where in its cache line it is, if that is looked at.
-    trap: Option<Mnemonic>,
-    is_upper: Option<bool>,
-    in_line: Option<u64>,
-    is_routine: bool,
+    /// The address that a call pushes.
+    pushed: Option<u64>,
 }
 
 fn code(target: &Target, entry: u64) -> Code {
@@ -544,35 +526,13 @@ fn code(target: &Target, entry: u64) -> Code {
     }
     let has_lines = target.setting.variant.axes().mitigations.bhb.is_on();
     let instructions = decoded.iter().map(|i| {
-        let is_direct = matches!(
-            i.flow_control(),
-            FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch | FlowControl::Call
-        );
-        let mut bytes = target.program.from(i.ip())[..i.len()].to_vec();
-        if is_direct {
-            // The displacement comes last.
-            bytes.truncate(displacement_at(target, i));
-        }
-        let windows = target.windows.iter().flatten();
-        let windows = windows.filter(|(_, range)| range.contains(&i.ip()));
+        let to = Some(i.near_branch_target()).filter(|to| *to != 0);
+        let is_call = i.flow_control() == FlowControl::Call;
         Normal {
-            bytes,
+            looks: looks(target, i.ip(), has_lines),
             next: number(i.next_ip()),
-            target: is_direct.then(|| number(i.near_branch_target())).flatten(),
-            leaves: is_direct.then(|| target.of_host(i.near_branch_target())).flatten(),
-            value: match i.flow_control() {
-                FlowControl::Call => Some(i.next_ip()),
-                _ if i.is_ip_rel_memory_operand() => Some(i.ip_rel_memory_address()),
-                _ => None,
-            },
-            windows: windows.map(|(window, _)| *window).collect(),
-            is_iretq: target.iretq == Some(i.ip()),
-            trap: target
-                .is_trap_behind(i.ip())
-                .then(|| target.program.instruction(i.next_ip()).mnemonic()),
-            is_upper: is_upper(target, i.ip()),
-            in_line: has_lines.then(|| i.ip() % line()),
-            is_routine: target.is_routine(i.ip()),
+            target: to.and_then(number),
+            pushed: is_call.then(|| i.next_ip()),
         }
     });
     // An MSR may be read that holds an entry's address, or be given one.
@@ -580,14 +540,6 @@ fn code(target: &Target, entry: u64) -> Code {
         decoded.iter().any(|i| matches!(i.mnemonic(), Mnemonic::Rdmsr | Mnemonic::Wrmsr));
     let entries = has_msrs.then_some([Some(target.syscall_64), target.syscall_compat]);
     Code::Anywhere { first: number(entry), instructions: instructions.collect(), entries }
-}
-
-/// Where in a direct jump its displacement begins.
-fn displacement_at(target: &Target, jump: &Instruction) -> usize {
-    let code = target.program.from(jump.ip());
-    let mut decoder = Decoder::with_ip(64, code, jump.ip(), DecoderOptions::NONE);
-    let again = decoder.decode();
-    decoder.get_constant_offsets(&again).immediate_offset()
 }
 
 /// What the entry has saved of the host, if it is nothing but the caller's values and constants.

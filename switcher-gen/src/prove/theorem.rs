@@ -10,7 +10,7 @@ use super::blocking::Blocking;
 use super::decisions::Decisions;
 use super::events;
 use super::met::Met;
-use super::mitigations::{AtReturn, Barriers, is_in_upper_half, is_steered};
+use super::mitigations::{AtReturn, Barriers, is_steered};
 use super::obligation::{self, Obligation};
 use super::overlap::{self, Overlap};
 use super::returns::{self, Left};
@@ -585,14 +585,14 @@ impl<'a, D: Domain> Watch<'a, D> {
         }
         let Some(Ok(op)) = self.target.program.at(at) else { return };
         if op.wants_trap() {
-            let is_trapped = self.target.is_trap_behind(at);
+            let is_trapped = self.target.around(at).trap.is_some();
             self.goal(obligation::TRAPPED, d.bit(is_trapped), "the next instruction");
         }
         let mitigations = self.target.setting.variant.axes().mitigations;
         // The CPUs that need it are among those that need the other.
         if mitigations.bhb.is_on() && (op.is_return() || op.is_indirect()) {
-            let is_there = is_in_upper_half(op.next.wrapping_sub(1));
-            self.goal(obligation::UPPER_HALF, d.bit(is_there), "address");
+            let is_there = self.target.around(at).is_upper;
+            self.goal(obligation::UPPER_HALF, d.bit(is_there == Some(true)), "address");
         }
         if op.is_indirect() {
             let holds = match self.theorem {
@@ -721,12 +721,8 @@ impl<'a, D: Domain> Watch<'a, D> {
             }
             Branch::Jump => self.barriers.branch(at, to),
             Branch::Call => {
-                let program = &self.target.program;
-                let next = program.instruction(at).next_ip();
-                // What fills the buffer goes on right behind the trap.
-                let fills = self.target.is_trap_behind(at)
-                    && to == Some(program.instruction(next).next_ip());
-                self.barriers.called(next, fills);
+                let next = self.target.program.instruction(at).next_ip();
+                self.barriers.called(next, self.target.around(at).fills);
             }
         }
     }
