@@ -5,8 +5,8 @@
 //! leave undefined is named here, per form (Intel SDM vol. 2, AMD APM vol. 3).
 
 use hw_protocol::vectors::Needs;
-use iced_x86::IcedError;
 use iced_x86::code_asm::*;
+use iced_x86::{Code, IcedError, Instruction};
 use switcher_gen::arch::RFlags;
 
 type Emit = Box<dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>>;
@@ -470,7 +470,40 @@ pub fn ring_0() -> Vec<Form> {
             xor(rcx, rdx); mov(edx, 0),
     }
     list[plain..].iter_mut().for_each(|row| row.needs |= Needs::PCID);
+    for (selector, release) in
+        [(0x10, 0), (0x10, 16), (0, 0), (3, 0), (0x13, 0), (0x18, 0), (0x18, 16), (0x7FF8, 0)]
+    {
+        list.push(retfq(selector, release));
+    }
+    instructions! { list:
+        // To no address.
+        NONE => mov(rdx, 0x4000_0000_0000_0000_u64); push(0x10); push(rdx);
+            add_instruction(Instruction::with(Code::Retfq)),
+    }
     list
+}
+
+/// A far RET within ring 0 to a label, which is how a #MC or a #DB returns where NMIs may be blocked.
+/// There is no way to CPL 3 among them: the model has none.
+fn retfq(selector: i32, release: u32) -> Form {
+    Form {
+        name: format!("retfq {release} to {selector:#x}"),
+        undefined: NONE,
+        needs: Needs::empty(),
+        emit: Box::new(move |a| {
+            let mut label = a.create_label();
+            a.lea(rdx, ptr(label))?;
+            a.push(selector)?;
+            a.push(rdx)?;
+            a.add_instruction(match release {
+                0 => Instruction::with(Code::Retfq),
+                _ => Instruction::with1(Code::Retfq_imm16, release)?,
+            })?;
+            a.mov(rdx, 0x5A5A_u64)?;
+            a.set_label(&mut label)?;
+            a.nop()
+        }),
+    }
 }
 
 /// What is the same at any privilege level.
