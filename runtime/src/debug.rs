@@ -112,10 +112,16 @@ impl GuestDebug {
     /// DR7 with nothing enabled: bit 10 is always set.
     const DISABLED: u64 = 1 << 10;
 
-    /// For a guest whose own addresses are these, in which the host has nothing: no range of
-    /// [`Cpu::mappings`](crate::Cpu::mappings), of any CPU, and nothing of the host's root.
+    /// For a guest whose own addresses are these.
+    ///
+    /// # Safety
+    /// The host has nothing there for as long as a guest may be entered with this: no range of
+    /// [`Cpu::mappings`](crate::Cpu::mappings), of any CPU, nor of
+    /// [`PvcsPage::mapping`](crate::PvcsPage::mapping), and nothing that its hooks or the code around the guest
+    /// access on the host's root. A breakpoint on the switcher's own code would be met in ring 0 for ever, and
+    /// a watchpoint on the host's memory tells the guest what the host does (spec/hazards.md, row 31).
     #[must_use]
-    pub const fn new(guest: Range<u64>) -> Self {
+    pub const unsafe fn new(guest: Range<u64>) -> Self {
         Self { guest, breakpoints: [None; 4] }
     }
 
@@ -163,12 +169,13 @@ impl GuestDebug {
     ///
     /// # Safety
     /// At CPL 0, with interrupts off, on the CPU that enters the guest; the host has no breakpoints of
-    /// its own, and DR7.GD is clear. The range given to [`new`](Self::new) is the guest's alone.
+    /// its own, and DR7.GD is clear.
     pub(crate) unsafe fn arm(&self) {
         let [dr0, dr1, dr2, dr3] =
             self.breakpoints.map(|set| set.map_or(0, |(address, _)| address));
         // SAFETY: the caller vouches for CPL 0 and GD. DR7 is written last; its reserved bits are as
-        // the manual wants them. What it enables are accesses to the guest's own memory.
+        // the manual wants them. What it enables are accesses to the guest's own memory: `set` has found each
+        // to lie within the range for which the caller of `new` vouches.
         unsafe {
             asm!(
                 "mov dr0, {dr0}",
@@ -221,7 +228,8 @@ mod tests {
     const WIDTHS: [Width; 4] = [Width::One, Width::Two, Width::Four, Width::Eight];
 
     fn debug() -> GuestDebug {
-        GuestDebug::new(0x1000..0x2004)
+        // SAFETY: never armed.
+        unsafe { GuestDebug::new(0x1000..0x2004) }
     }
 
     #[test]
@@ -251,7 +259,8 @@ mod tests {
 
     #[test]
     fn the_end_of_the_address_space_is_no_way_around() {
-        let mut debug = GuestDebug::new(0..u64::MAX);
+        // SAFETY: never armed.
+        let mut debug = unsafe { GuestDebug::new(0..u64::MAX) };
         let last = u64::MAX - 7;
         let refused = DebugError::NotTheGuests { address: last, bytes: 8 };
         assert_eq!(debug.set(0, Some((last, Access::Write(Width::Eight)))), Err(refused));
