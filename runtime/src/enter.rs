@@ -158,7 +158,7 @@ impl Cpu<'_> {
             let found = unsafe { registers::read_msr(MsrName::SpecCtrl.address()) };
             (extra.host_spec_ctrl, extra.guest_spec_ctrl) = spec_ctrl(found, self.has.stibp);
         }
-        if self.barriers == Barriers::Enter && self.predictors.enter(guest.domain()) {
+        if self.predictors.enter(guest.domain(), self.barriers) {
             self.barrier();
         }
         // SAFETY: `install` was given a block that is this CPU's alone, and `self` is borrowed
@@ -218,21 +218,23 @@ impl Cpu<'_> {
 
     /// To be called before code of the host's at CPL 3 runs on this CPU, such as the user part of a virtual
     /// machine monitor: what a guest has trained would steer it (VMScape, CVE-2025-40300). One IBPB, if a
-    /// guest has run since the last, and if the CPU has it.
+    /// guest has run since the last, and if the CPU has it, whatever [`set_barriers`](Self::set_barriers) says.
+    /// What that code trains would steer guests in turn: the next one that is entered is behind a barrier, unless
+    /// those are the host's.
     pub fn barrier_before_user_mode(&mut self) {
         if self.predictors.leave() {
             self.barrier();
         }
     }
 
-    /// Who sees to the barrier between guests of two [domains](crate::Domain). [`Barriers::Enter`], unless
-    /// this is called.
+    /// Who sees to the barrier before a guest of another [domain](crate::Domain) than the last one's.
+    /// [`Barriers::Enter`], unless this is called. What has run without a barrier meanwhile is remembered.
     pub const fn set_barriers(&mut self, barriers: Barriers) {
         self.barriers = barriers;
     }
 
-    /// How many barriers this CPU's guests, and the host's user mode after them, have made necessary. Each was
-    /// an IBPB, if the CPU has it.
+    /// How many barriers this CPU's guests, and the host's user mode after them, have made necessary, but for
+    /// those left to the host. Each was an IBPB, if the CPU has it.
     #[must_use]
     pub const fn barriers(&self) -> u64 {
         self.predictors.barriers()

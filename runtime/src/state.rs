@@ -994,10 +994,10 @@ cpu_state! {
         exchange [];
     PredCmd: "PRED_CMD, and the branch predictors behind it",
         rows [54],
-        why "What one guest has trained steers the next, and the user part of its host (VMScape, CVE-2025-40300).",
+        why "What one guest has trained steers the next, and the user part of its host (VMScape, CVE-2025-40300); what that trains steers guests.",
         care [
-            Enter("IBPB before a guest of another domain than the last one's on this CPU, where it exists, unless `Cpu::set_barriers` leaves it to the host"),
-            Duty { name: "user part", what: "a host that has code at CPL 3 of its own calls `Cpu::barrier_before_user_mode` before it runs that after a guest; between two processes of its own, it has barriers of its own" },
+            Enter("IBPB before a guest of another domain than the last one's on this CPU, and after code of the host's at CPL 3, where it exists, unless `Cpu::set_barriers` leaves it to the host"),
+            Duty { name: "user part", what: "a host that has code at CPL 3 of its own calls `Cpu::barrier_before_user_mode` before it runs that after a guest, whoever sees to the barriers between guests; between two processes of its own, it has barriers of its own" },
         ],
         install [],
         enter [],

@@ -560,6 +560,14 @@ pub(crate) fn two_guests(world: &mut BareMetal<'_>) -> Ended {
     if world.cpu().barriers() - before != 1 {
         return Err("user mode after a guest: not one barrier".into());
     }
+    // And the next guest behind another one: user mode has trained, too.
+    let before = world.cpu().barriers();
+    enter(world, &mut guests[1].clone())?;
+    enter(world, &mut guests[1].clone())?;
+    entered += 2;
+    if world.cpu().barriers() - before != 1 {
+        return Err("a guest after user mode: not one barrier".into());
+    }
     // Left to the host, there is none.
     world.cpu_mut().set_barriers(Barriers::Host);
     let before = world.cpu().barriers();
@@ -568,9 +576,26 @@ pub(crate) fn two_guests(world: &mut BareMetal<'_>) -> Ended {
         entered += 1;
     }
     world.cpu_mut().set_barriers(Barriers::Enter);
+    let came = world.cpu().barriers() - before;
+    if came != 0 {
+        return Err(format!("left to the host: {came} barriers"));
+    }
+    // But it is not forgotten that another one has run since the last of them, and user mode's barrier comes
+    // all the same.
+    enter(world, &mut guests[0].clone())?;
+    entered += 1;
+    let came = world.cpu().barriers() - before;
+    if came != 1 {
+        return Err(format!("after barriers of the host's: {came}"));
+    }
+    world.cpu_mut().set_barriers(Barriers::Host);
+    enter(world, &mut guests[1].clone())?;
+    entered += 1;
+    world.cpu_mut().barrier_before_user_mode();
+    world.cpu_mut().set_barriers(Barriers::Enter);
     match world.cpu().barriers() - before {
-        0 => Ok(entered),
-        came => Err(format!("left to the host: {came} barriers")),
+        2 => Ok(entered),
+        came => Err(format!("user mode, with barriers of the host's: {came} in all")),
     }
 }
 
