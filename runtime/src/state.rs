@@ -213,8 +213,8 @@ const SH_STK_EN: u64 = 1 << 0;
 const USER_MSR_CTL: u32 = 0x1C;
 /// MSR EFER.
 const EFER: u32 = 0xC000_0080;
-/// MSR SEV_STATUS, and its bits for guests that are told of what is intercepted by #VC (AMD APM vol. 2, 15.34.10:
-/// SEV-ES and SEV-SNP). With SEV alone there is no such exception.
+/// MSR SEV_STATUS, and its bits for guests that #VC tells of what is intercepted (AMD APM vol. 2, 15.34 to 15.36;
+/// Linux, asm/msr-index.h): SEV-ES and SEV-SNP. With SEV alone there is no such exception.
 const SEV_STATUS: u32 = 0xC001_0131;
 const SEV_ES_OR_SNP: u64 = 0b11 << 1;
 /// The leaf of CPUID by which guests of a TDX module know it: "IntelTDX    " in EBX, EDX and ECX (Intel TDX Module
@@ -398,15 +398,15 @@ const CR4_LA57: u64 = 1 << 12;
 const CR4_FSGSBASE: u64 = 1 << 16;
 const CR4_PCIDE: u64 = 1 << 17;
 const CR4_OSXSAVE: u64 = 1 << 18;
-/// Key Locker (Intel Key Locker Specification, 2.1).
+/// Key Locker (Intel SDM vol. 3, 2.5).
 const CR4_KL: u64 = 1 << 19;
 const CR4_SMEP: u64 = 1 << 20;
 const CR4_SMAP: u64 = 1 << 21;
 const CR4_PKE: u64 = 1 << 22;
 pub(crate) const CR4_CET: u64 = 1 << 23;
 const CR4_UINTR: u64 = 1 << 25;
-/// Linear address space separation, and masking of addresses with bit 63 set (Intel SDM vol. 3, 2.5 and 4.4 to 4.5;
-/// Linux, uapi/asm/processor-flags.h).
+/// Linear address space separation, and masking of addresses with bit 63 set (Intel SDM vol. 3, 2.5; Linux,
+/// uapi/asm/processor-flags.h).
 const CR4_LASS: u64 = 1 << 27;
 const CR4_LAM_SUP: u64 = 1 << 28;
 const CR4_FRED: u64 = 1 << 32;
