@@ -106,7 +106,7 @@ impl Cpu<'_> {
     /// [`enter_with`](Self::enter_with): between it and the guest there is no code but the
     /// switcher.
     ///
-    /// Its stack: 1 KiB, in an optimised build. It allocates nothing. Its call into the emitted code is a
+    /// Its stack: less than 1.25 KiB, in an optimised build. It allocates nothing. Its call into the emitted code is a
     /// retpoline, or, in variants with `untrain`, an indirect call behind LFENCE: a host with thunks of its
     /// own for either brings them in [`enter_with`](Self::enter_with).
     ///
