@@ -485,9 +485,11 @@ pub(crate) fn debugging(world: &mut BareMetal<'_>) -> Ended {
     Ok(4)
 }
 
-/// DR0 to DR3, disarmed, and DR6 with every bit clear, two of which say that there is a cause: a guest's #DB has its
-/// own causes alone, whether it has breakpoints or not, and the host its addresses afterwards.
+/// DR0 to DR3, disarmed, and DR6 with causes of the host's, those that a clear bit says among them: a guest's #DB has
+/// its own causes alone, whether it has breakpoints or not, and the host its addresses afterwards.
 fn what_the_host_has_left(world: &mut BareMetal<'_>) -> Result<(), String> {
+    /// An access to a debug register, a task switch, four matches; of bits that the hardware keeps set, none.
+    const STALE: u64 = 1 << 15 | 1 << 13 | 0b1111;
     let mine = [place::UMOD_CODE, place::UMOD_CODE + 2, HIGH_BASE, 8];
     let no_debug = world.debug().clone();
     for debug in [None, Some(no_debug)] {
@@ -495,7 +497,7 @@ fn what_the_host_has_left(world: &mut BareMetal<'_>) -> Result<(), String> {
         stepped.regs.eflags |= RFlags::TF.bits();
         let has = debug.is_some();
         stepped.debug = debug;
-        set_addresses(mine, 0);
+        set_addresses(mine, STALE);
         let ended = world.cpu_mut().enter(&mut stepped);
         let left = addresses();
         set_addresses([0; 4], DebugCauses::DR6_CLEAR);
