@@ -16,8 +16,8 @@ use crate::load::Switcher;
 use crate::mapping::MappingList;
 use crate::pcid::CleanRoots;
 use crate::predictors::{Barriers, Predictors};
-use crate::registers::{self, read_msr, write_msr};
-use crate::state::{self, Has, Host, StateError};
+use crate::registers::{read_msr, write_msr};
+use crate::state::{self, Has, Host, Installed, StateError};
 
 /// A CPU on which a switcher is installed. Not `Send`: it is the CPU it was made on.
 #[derive(Debug)]
@@ -26,8 +26,8 @@ pub struct Cpu<'s> {
     pub(crate) per_cpu: NonNull<PerCpu>,
     before: Registers,
     pub(crate) has: Has,
-    /// As `install` has left it.
-    pub(crate) cr4: u64,
+    /// As `install` has found or left it.
+    pub(crate) then: Installed,
     pub(crate) clean: CleanRoots,
     pub(crate) predictors: Predictors,
     pub(crate) barriers: Barriers,
@@ -171,6 +171,11 @@ impl Switcher {
     ///
     /// * the switcher is not dropped, and nothing else changes the registers written here, nor what
     ///   the variant follows: CR4.LA57, PCIDE, PKE and CET;
+    /// * what is checked here, but not by each [`Cpu::enter`] again, stays as it is: no entry of the GDT becomes one
+    ///   that would be refused, the I/O map base of the TSS stays beyond its limit, EFER.LMSLE and UAIE stay clear,
+    ///   and S_CET and IA32_USER_MSR_CTL as they are;
+    /// * with CR4.PCIDE, PCIDs 32 to 63 are the guests': the host has no translations under them, and loads no CR3
+    ///   with one;
     /// * `per_cpu` is valid for reads and writes, and used by nothing but this CPU's hardware, the
     ///   switcher and the result; its stacks do not change;
     /// * the stack below sp0 has room for a [`PtRegs`](switcher_gen::layout::PtRegs) and is used by
@@ -213,7 +218,7 @@ impl Switcher {
             per_cpu,
             before,
             has,
-            cr4: registers::cr4(),
+            then: Installed::read(),
             clean: CleanRoots::unknown(),
             predictors: Predictors::unknown(),
             barriers: Barriers::Enter,

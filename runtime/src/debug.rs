@@ -112,10 +112,16 @@ impl GuestDebug {
     /// DR7 with nothing enabled: bit 10 is always set.
     const DISABLED: u64 = 1 << 10;
 
-    /// For a guest whose own addresses are these, in which the host has nothing: no range of
-    /// [`Cpu::mappings`](crate::Cpu::mappings), of any CPU, and nothing of the host's root.
+    /// For a guest whose own addresses are these.
+    ///
+    /// # Safety
+    /// The host has nothing there for as long as a guest may be entered with this: no range of
+    /// [`Cpu::mappings`](crate::Cpu::mappings), of any CPU, nor of
+    /// [`PvcsPage::mapping`](crate::PvcsPage::mapping), and nothing that its hooks or the code around the guest
+    /// access on the host's root. A breakpoint on the switcher's own code would be met in ring 0 for ever, and
+    /// a watchpoint on the host's memory tells the guest what the host does (spec/hazards.md, row 31).
     #[must_use]
-    pub const fn new(guest: Range<u64>) -> Self {
+    pub const unsafe fn new(guest: Range<u64>) -> Self {
         Self { guest, breakpoints: [None; 4] }
     }
 
@@ -159,25 +165,32 @@ impl GuestDebug {
         dr7
     }
 
-    /// Makes the breakpoints live on this CPU, until [`disarm`](Self::disarm): directly around the guest.
+    /// Those that are set, as DR6 counts them: B0 is bit 0.
+    fn matches(&self) -> u64 {
+        let set = self.breakpoints.iter().enumerate().filter(|(_, set)| set.is_some());
+        set.map(|(number, _)| 1 << number).sum()
+    }
+
+    /// Makes the breakpoints live on this CPU, until [`disarm`](Self::disarm): directly around the guest. The result is
+    /// what the host had in DR0 to DR3.
     ///
     /// # Safety
     /// At CPL 0, with interrupts off, on the CPU that enters the guest; the host has no breakpoints of
-    /// its own, and DR7.GD is clear. The range given to [`new`](Self::new) is the guest's alone.
-    pub(crate) unsafe fn arm(&self) {
+    /// its own, and DR7.GD is clear.
+    pub(crate) unsafe fn arm(&self) -> [u64; 4] {
         let [dr0, dr1, dr2, dr3] =
             self.breakpoints.map(|set| set.map_or(0, |(address, _)| address));
+        let host = addresses();
         // SAFETY: the caller vouches for CPL 0 and GD. DR7 is written last; its reserved bits are as
-        // the manual wants them. What it enables are accesses to the guest's own memory.
+        // the manual wants them. What it enables are accesses to the guest's own memory: `set` has found each
+        // to lie within the range for which the caller of `new` vouches.
         unsafe {
             asm!(
                 "mov dr0, {dr0}",
                 "mov dr1, {dr1}",
                 "mov dr2, {dr2}",
                 "mov dr3, {dr3}",
-                "mov dr6, {dr6}",
                 "mov dr7, {dr7}",
-                dr6 = in(reg) DebugCauses::DR6_CLEAR,
                 dr0 = in(reg) dr0,
                 dr1 = in(reg) dr1,
                 dr2 = in(reg) dr2,
@@ -186,32 +199,64 @@ impl GuestDebug {
                 options(nostack, preserves_flags),
             );
         }
+        host
     }
 
-    /// Switches all breakpoints of this CPU off. The addresses go, too: DR6 reports what matches,
-    /// enabled or not. And so does what DR6 reports: a #DB that the switcher has ignored, left over
-    /// from a guest's MOV SS, is no cause of the next guest's.
+    /// Switches all breakpoints of this CPU off. The guest's addresses go, too, and the host's come back: DR6
+    /// reports what matches, enabled or not. And so does what DR6 reports: a #DB that the switcher has
+    /// ignored, left over from a guest's MOV SS, is none of the host's.
     ///
     /// # Safety
-    /// At CPL 0; the host has no breakpoints of its own.
-    pub(crate) unsafe fn disarm() {
+    /// At CPL 0; the host has no breakpoints of its own. `host` is what [`arm`](Self::arm) has returned.
+    pub(crate) unsafe fn disarm([dr0, dr1, dr2, dr3]: [u64; 4]) {
         // SAFETY: as the caller says; nothing is enabled from the first instruction on. After an exit
         // GD is clear, because `arm` has never set it.
         unsafe {
             asm!(
                 "mov dr7, {dr7}",
-                "mov dr0, {zero}",
-                "mov dr1, {zero}",
-                "mov dr2, {zero}",
-                "mov dr3, {zero}",
+                "mov dr0, {dr0}",
+                "mov dr1, {dr1}",
+                "mov dr2, {dr2}",
+                "mov dr3, {dr3}",
                 "mov dr6, {dr6}",
                 dr6 = in(reg) DebugCauses::DR6_CLEAR,
                 dr7 = in(reg) Self::DISABLED,
-                zero = in(reg) 0_u64,
+                dr0 = in(reg) dr0,
+                dr1 = in(reg) dr1,
+                dr2 = in(reg) dr2,
+                dr3 = in(reg) dr3,
                 options(nostack, preserves_flags),
             );
         }
     }
+}
+
+/// DR0 to DR3. With DR7.GD set the access faults, as that to DR7 itself does before.
+fn addresses() -> [u64; 4] {
+    let (dr0, dr1, dr2, dr3): (u64, u64, u64, u64);
+    // SAFETY: reading changes nothing. Elsewhere than at CPL 0, where `arm` runs, it faults.
+    unsafe {
+        asm!(
+            "mov {0}, dr0",
+            "mov {1}, dr1",
+            "mov {2}, dr2",
+            "mov {3}, dr3",
+            out(reg) dr0,
+            out(reg) dr1,
+            out(reg) dr2,
+            out(reg) dr3,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+    [dr0, dr1, dr2, dr3]
+}
+
+/// DR6 of a guest's #DB without the matches that are none of its own: the hardware reports what is in DR0 to DR3
+/// whether it is enabled or not (Intel SDM vol. 3, 18.2.3), and that may be an address of the host's, or the 0 of
+/// a breakpoint that is not set.
+pub(crate) fn of_guests(dr6: u64, guest: Option<&GuestDebug>) -> u64 {
+    const MATCHES: u64 = 0b1111;
+    dr6 & !MATCHES | dr6 & guest.map_or(0, GuestDebug::matches)
 }
 
 #[cfg(test)]
@@ -221,7 +266,8 @@ mod tests {
     const WIDTHS: [Width; 4] = [Width::One, Width::Two, Width::Four, Width::Eight];
 
     fn debug() -> GuestDebug {
-        GuestDebug::new(0x1000..0x2004)
+        // SAFETY: never armed.
+        unsafe { GuestDebug::new(0x1000..0x2004) }
     }
 
     #[test]
@@ -251,7 +297,8 @@ mod tests {
 
     #[test]
     fn the_end_of_the_address_space_is_no_way_around() {
-        let mut debug = GuestDebug::new(0..u64::MAX);
+        // SAFETY: never armed.
+        let mut debug = unsafe { GuestDebug::new(0..u64::MAX) };
         let last = u64::MAX - 7;
         let refused = DebugError::NotTheGuests { address: last, bytes: 8 };
         assert_eq!(debug.set(0, Some((last, Access::Write(Width::Eight)))), Err(refused));
@@ -270,6 +317,21 @@ mod tests {
         debug.set(1, None).unwrap();
         assert_eq!(debug.dr7(), 0xF000_0441);
         assert_eq!(debug.set(4, None), Err(DebugError::NoSuchBreakpoint(4)));
+    }
+
+    #[test]
+    fn a_match_is_a_guests_if_that_breakpoint_is_its_own() {
+        // Every match, a single step and the bits that are constant.
+        let all = DebugCauses::DR6_CLEAR | 1 << 14 | 0b1111;
+        let none = all & !0b1111;
+        assert_eq!(of_guests(all, None), none);
+        assert_eq!(of_guests(all, Some(&debug())), none);
+        for number in 0..4 {
+            let mut debug = debug();
+            debug.set(number, Some((0x1000, Access::Execute))).unwrap();
+            assert_eq!(of_guests(all, Some(&debug)), none | 1 << number);
+            assert_eq!(of_guests(none, Some(&debug)), none);
+        }
     }
 
     #[test]

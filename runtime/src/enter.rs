@@ -12,6 +12,7 @@ use x86_64::registers::rflags;
 use x86_64::registers::segmentation::SegmentSelector;
 
 use crate::cpu::Cpu;
+use crate::debug;
 use crate::exchange::Context;
 use crate::exit::{DebugCauses, Exit};
 use crate::guest::Guest;
@@ -90,11 +91,14 @@ impl Cpu<'_> {
     /// the switcher's IDT is loaded; on return, also with an error, it is the host's.
     ///
     /// What it uses up: KERNEL_GS_BASE (the guest's GS base on return; a host with processes of its
-    /// own saves theirs), CR2 (part of the exit: do not read the register later), and the stack
-    /// below sp0, where the guest's registers are put: this must not be called *on* that stack.
+    /// own saves theirs), CR2 (part of the exit: do not read the register later), DR6 (of the host's it has no
+    /// cause any more), and the stack below sp0, where the guest's registers are put: this must not be called *on*
+    /// that stack. In variants with `ibrs`, IBRS is set in SPEC_CTRL on return: a host that runs without it clears
+    /// it.
     ///
-    /// What it exchanges: all that [`CPU_STATE`](crate::CPU_STATE) says, such as segment registers, FS base,
-    /// breakpoints and DEBUGCTL.
+    /// What it exchanges: all that [`CPU_STATE`](crate::CPU_STATE) says, such as segment registers, FS base
+    /// and DEBUGCTL; and DR0 to DR3, if the guest has breakpoints. Without any, what the host has left in them
+    /// stays there, disarmed.
     ///
     /// What it leaves alone: FPU, SSE and further state. The guest runs with the host's, and leaves
     /// its own, but for MXCSR and the x87 control word, which the host gets back. A host whose
@@ -102,7 +106,7 @@ impl Cpu<'_> {
     /// [`enter_with`](Self::enter_with): between it and the guest there is no code but the
     /// switcher.
     ///
-    /// Its stack: 1 KiB, in an optimised build. It allocates nothing. Its call into the emitted code is a
+    /// Its stack: less than 1.25 KiB, in an optimised build. It allocates nothing. Its call into the emitted code is a
     /// retpoline, or, in variants with `untrain`, an indirect call behind LFENCE: a host with thunks of its
     /// own for either brings them in [`enter_with`](Self::enter_with).
     ///
@@ -138,7 +142,7 @@ impl Cpu<'_> {
         let variant = self.switcher.image().variant();
         let Axes { pcid, pku, paging, vendor, mitigations, .. } = variant.axes();
         // First of all: with CR0.TS set, anything else could use a vector register, and fault.
-        let running = Running::read(guest, variant.selectors(), self.cr4);
+        let running = Running::read(guest, variant.selectors(), self.then);
         state::check_running(&running)?;
         check(guest, RFlags::from_bits_retain(rflags::read_raw()), variant)?;
         let (found, expected) = (registers::gs_base(), self.per_cpu.as_ptr() as u64);
@@ -158,7 +162,7 @@ impl Cpu<'_> {
             let found = unsafe { registers::read_msr(MsrName::SpecCtrl.address()) };
             (extra.host_spec_ctrl, extra.guest_spec_ctrl) = spec_ctrl(found, self.has.stibp);
         }
-        if self.barriers == Barriers::Enter && self.predictors.enter(guest.domain()) {
+        if self.predictors.enter(guest.domain(), self.barriers) {
             self.barrier();
         }
         // SAFETY: `install` was given a block that is this CPU's alone, and `self` is borrowed
@@ -177,7 +181,7 @@ impl Cpu<'_> {
         // `install` the stacks to be there. The entries are in the sealed image of the switcher, which owns
         // the table and is borrowed until the host's is loaded again.
         let host_idt = unsafe { Idt::load(idt) };
-        let cet = running.cr4 & state::CR4_CET != 0;
+        let cet = running.now.cr4 & state::CR4_CET != 0;
         let context = Context { has: self.has, per_cpu: expected, pku, cet };
         // SAFETY: CPL 0, interrupts are off, the switcher's IDT is loaded, this is the CPU that `has` was
         // read on, and `check_running` has looked at the guest.
@@ -192,7 +196,8 @@ impl Cpu<'_> {
         // SAFETY: the switcher returns the address of the frame that an exit has built on the sp0
         // stack, which is the host's.
         let regs = unsafe { frame.read() };
-        let exit = Exit::from_frame(regs.orig_ax, || cr2, take_dr6);
+        let dr6 = || debug::of_guests(take_dr6(), guest.debug.as_ref());
+        let exit = Exit::from_frame(regs.orig_ax, || cr2, dr6);
         // SAFETY: as for loading: nothing here changes CPU.
         unsafe { exchanged.restore(&context, guest) };
         // SAFETY: the switcher has returned, which it does on the host's root; nothing here changes
@@ -218,21 +223,23 @@ impl Cpu<'_> {
 
     /// To be called before code of the host's at CPL 3 runs on this CPU, such as the user part of a virtual
     /// machine monitor: what a guest has trained would steer it (VMScape, CVE-2025-40300). One IBPB, if a
-    /// guest has run since the last, and if the CPU has it.
+    /// guest has run since the last, and if the CPU has it, whatever [`set_barriers`](Self::set_barriers) says.
+    /// What that code trains would steer guests in turn: the next one that is entered is behind a barrier, unless
+    /// those are the host's.
     pub fn barrier_before_user_mode(&mut self) {
         if self.predictors.leave() {
             self.barrier();
         }
     }
 
-    /// Who sees to the barrier between guests of two [domains](crate::Domain). [`Barriers::Enter`], unless
-    /// this is called.
+    /// Who sees to the barrier before a guest of another [domain](crate::Domain) than the last one's.
+    /// [`Barriers::Enter`], unless this is called. What has run without a barrier meanwhile is remembered.
     pub const fn set_barriers(&mut self, barriers: Barriers) {
         self.barriers = barriers;
     }
 
-    /// How many barriers this CPU's guests, and the host's user mode after them, have made necessary. Each was
-    /// an IBPB, if the CPU has it.
+    /// How many barriers this CPU's guests, and the host's user mode after them, have made necessary, but for
+    /// those left to the host. Each was an IBPB, if the CPU has it.
     #[must_use]
     pub const fn barriers(&self) -> u64 {
         self.predictors.barriers()

@@ -7,6 +7,7 @@
 use core::arch::asm;
 
 use crate::debug::GuestDebug;
+use crate::exit::DebugCauses;
 use crate::guest::{DataSelectors, Guest};
 use crate::registers;
 use crate::state::Has;
@@ -118,7 +119,7 @@ impl Exchange for Segments {
         let found = registers::data_selectors();
         guest.selectors = DataSelectors::from_array(found);
         guest.take_fs_base(registers::fs_base());
-        // SAFETY: the host has loaded them before, from this GDT.
+        // SAFETY: `check_running` has found that they load, by the GDT and the LDT that are loaded since.
         unsafe { load_selectors(found, selectors, context.per_cpu) };
         // SAFETY: this is what it was.
         unsafe { registers::set_fs_base(fs_base) };
@@ -290,22 +291,38 @@ impl Exchange for Pebs {
 pub(crate) struct Breakpoints;
 
 impl Exchange for Breakpoints {
+    /// DR0 to DR3.
+    type Kept = Option<[u64; 4]>;
+
+    unsafe fn load(_: &Context, guest: &Guest) -> Option<[u64; 4]> {
+        // SAFETY: `check_running` has found that the host has no breakpoint armed, and DR7.GD clear.
+        guest.debug.as_ref().map(|debug| unsafe { debug.arm() })
+    }
+
+    unsafe fn restore(_: &Context, kept: Option<[u64; 4]>, _: &mut Guest) {
+        if let Some(host) = kept {
+            // SAFETY: as above; it is what `arm` has returned.
+            unsafe { GuestDebug::disarm(host) };
+        }
+    }
+}
+
+/// The causes of a #DB: none is left of the host's, which may have cleared the bits that are set for none, nor of a
+/// #DB that the switcher has ignored. What is there afterwards is taken by whom it is reported to.
+pub(crate) struct Dr6;
+
+impl Exchange for Dr6 {
     type Kept = ();
 
-    unsafe fn load(_: &Context, guest: &Guest) {
-        if let Some(debug) = &guest.debug {
-            // SAFETY: `check_running` has found that the host has no breakpoint armed, and DR7.GD clear.
-            // That the addresses are the guest's, `GuestDebug` has checked.
-            unsafe { debug.arm() };
+    unsafe fn load(_: &Context, _: &Guest) {
+        // A MOV to a debug register waits for all that is before; mostly nothing changes.
+        if registers::dr6() != DebugCauses::DR6_CLEAR {
+            // SAFETY: at CPL 0, and `check_running` has found DR7.GD clear. The value has no reserved bit.
+            unsafe { registers::set_dr6(DebugCauses::DR6_CLEAR) };
         }
     }
 
-    unsafe fn restore(_: &Context, (): (), guest: &mut Guest) {
-        if guest.debug.is_some() {
-            // SAFETY: as above.
-            unsafe { GuestDebug::disarm() };
-        }
-    }
+    unsafe fn restore(_: &Context, (): (), _: &mut Guest) {}
 }
 
 #[cfg(test)]

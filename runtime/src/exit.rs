@@ -59,7 +59,8 @@ bitflags! {
     /// here: the hardware *clears* two of its bits for one. INT1 is a #DB without any of them.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct DebugCauses: u64 {
-        /// Breakpoint 0 matches. The hardware says so of breakpoints that are not enabled, too.
+        /// Breakpoint 0 matches, which is one of the guest's. The hardware says so of such as are not enabled, and
+        /// of what the host has left in DR0 to DR3, too: [`Cpu::enter`](crate::Cpu::enter) leaves those out.
         const B0 = 1 << 0;
         /// Breakpoint 1 matches.
         const B1 = 1 << 1;

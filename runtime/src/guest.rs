@@ -31,8 +31,12 @@ impl GuestRoot {
     /// For as long as a guest may be entered with it, the root must map, at the same addresses and
     /// for the supervisor alone, all that the host's root maps and the switcher or the handling of
     /// an event uses: [`Cpu::mappings`](crate::Cpu::mappings) of each CPU it is entered on,
-    /// [`PvcsPage::mapping`]. Nothing it maps for CPL 3 may be memory of the host. With a PCID:
-    /// nothing is taken out of it, or loses a right, while this very value is in use; see [`after_unmapping`](Self::after_unmapping).
+    /// [`PvcsPage::mapping`]. Nothing it maps for CPL 3 may be memory of the host. Of its entries for CPL 3, and
+    /// of those that map a PVCS, none is global: the G bit of the guest's own tables is not copied, as MOV to CR3
+    /// leaves global translations for the next root (Intel SDM vol. 3, 4.10.2.4 and 4.10.4.1), be it the host's or
+    /// another guest's. What else may be global, [`Mapping::may_be_global`] says. With a PCID: nothing is taken
+    /// out of it, or loses a right, while this very value is in use; see
+    /// [`after_unmapping`](Self::after_unmapping).
     ///
     /// Whoever makes a root gets a new one, on a page that has been a root before, too: no CPU has kept
     /// translations for it. So a root is made once for both modes that share it, and copied.

@@ -17,15 +17,18 @@
 //!
 //! * every [`GuestRoot`] maps what [`Cpu::mappings`] lists exactly as the host's root does, for the
 //!   supervisor alone;
-//! * the [`PvcsPage`] is mapped for the supervisor in every guest root;
+//! * the [`PvcsPage`] is mapped for the supervisor in every guest root, and neither it nor anything that a guest
+//!   can access is global there;
+//! * what [`Switcher::install`] has found in the GDT, EFER, S_CET and IA32_USER_MSR_CTL stays so, and with
+//!   CR4.PCIDE, PCIDs 32 to 63 are the guests' alone;
 //! * the TSS names four stacks, IST 1 to 4, for #DF, NMI, #DB and #MC, each of at least
 //!   [`MappingList::LEAST_STACK`] bytes under an [`IstTop`](switcher_gen::layout::IstTop), where the
 //!   TSS points, and what the host's [`Hooks`] use;
 //! * FPU, SSE and further state that XSAVE knows is the host's to switch: see [`Cpu::enter`].
 //!
-//! Of every register and structure that CPL 3 can see, change or be ruled by, [`CPU_STATE`] says who sees
-//! to it: the switcher, [`Switcher::install`], [`Cpu::enter`], or the host, by a duty with a name. The
-//! checks are in that table.
+//! Of every register and structure that CPL 3 can see, change or be ruled by, as far as the manuals of Intel and AMD
+//! tell, [`CPU_STATE`] says who sees to it: the switcher, [`Switcher::install`], [`Cpu::enter`], or the host, by a
+//! duty with a name. The checks are in that table.
 //!
 //! # Which events come to whom
 //!

@@ -44,10 +44,18 @@ pub unsafe trait CodeMapping {
     ///
     /// # Errors
     /// If the host cannot.
-    fn seal(&mut self, start: NonNull<u8>, len: usize) -> Result<(), Self::Error>;
+    ///
+    /// # Safety
+    /// [`reserve`](Self::reserve) of this very value has given `start` for `len`, and it has not been released
+    /// since; nothing writes there any more.
+    unsafe fn seal(&mut self, start: NonNull<u8>, len: usize) -> Result<(), Self::Error>;
 
     /// Takes reserved pages back, sealed or not: they are unmapped, or at least not executable.
-    fn release(&mut self, start: NonNull<u8>, len: usize);
+    ///
+    /// # Safety
+    /// [`reserve`](Self::reserve) of this very value has given `start` for `len`, and it has not been released
+    /// since; nothing refers to what is there, and no CPU executes it, now or later.
+    unsafe fn release(&mut self, start: NonNull<u8>, len: usize);
 
     /// How the page with `address` is mapped; `None` if it is not.
     fn protection(&self, address: NonNull<u8>) -> Option<Protection>;
@@ -177,28 +185,39 @@ impl Switcher {
             Ok(linked) => match Idt::new(&linked) {
                 Ok(idt) => Ok(Self { linked, idt, reserved, installed: AtomicUsize::new(0) }),
                 Err(why) => {
-                    memory.release(start, reserved);
+                    // SAFETY: as below; the image that was linked is dropped with this call.
+                    unsafe { memory.release(start, reserved) };
                     Err(LoadError::Idt(why))
                 }
             },
             Err(why) => {
-                memory.release(start, reserved);
+                // SAFETY: `reserve` of this value has just given it; no CPU has been told of it.
+                unsafe { memory.release(start, reserved) };
                 Err(why)
             }
         }
     }
 
-    /// Takes the code out of memory. `memory` must be what it was loaded into.
+    /// Takes the code out of memory.
     ///
     /// # Errors
     /// If it is still installed on a CPU: a [`Cpu`](crate::Cpu) was dropped and not
     /// [uninstalled](crate::Cpu::uninstall). The result is the switcher itself, and why.
-    pub fn unload<M: CodeMapping>(self, memory: &mut M) -> Result<(), Box<(Self, StillInstalled)>> {
+    ///
+    /// # Safety
+    /// `memory` is what the switcher was [loaded](Self::assemble) into: another one, of the same type as well,
+    /// would be told to take back what it has never given, or has given to somebody else.
+    pub unsafe fn unload<M: CodeMapping>(
+        self,
+        memory: &mut M,
+    ) -> Result<(), Box<(Self, StillInstalled)>> {
         match self.installed.load(Ordering::Acquire) {
             0 => {
                 let base = core::ptr::with_exposed_provenance_mut(self.base() as usize);
                 if let Some(start) = NonNull::new(base) {
-                    memory.release(start, self.reserved);
+                    // SAFETY: the caller says that this is where it was reserved. It is installed nowhere, so
+                    // no CPU comes to it, and `self` ends here.
+                    unsafe { memory.release(start, self.reserved) };
                 }
                 Ok(())
             }
@@ -285,7 +304,8 @@ fn write_and_seal<M: CodeMapping>(
     let behind = unsafe { start.byte_add(code) };
     // SAFETY: as for the code; the two lengths add up to `len`.
     unsafe { behind.copy_from_nonoverlapping(NonNull::from(thunks.bytes()).cast(), Thunks::LEN) };
-    memory.seal(start, len).map_err(LoadError::Mapping)?;
+    // SAFETY: `load` has reserved it here, and all that is to be written is.
+    unsafe { memory.seal(start, len) }.map_err(LoadError::Mapping)?;
     check(memory, start, len, "executable", |p| p.executable)?;
     Ok(linked)
 }
@@ -362,12 +382,12 @@ mod tests {
             if len <= LAYOUT.size() { Ok(self.memory) } else { Err("out of memory") }
         }
 
-        fn seal(&mut self, _: NonNull<u8>, _: usize) -> Result<(), &'static str> {
+        unsafe fn seal(&mut self, _: NonNull<u8>, _: usize) -> Result<(), &'static str> {
             self.sealed = true;
             Ok(())
         }
 
-        fn release(&mut self, _: NonNull<u8>, _: usize) {
+        unsafe fn release(&mut self, _: NonNull<u8>, _: usize) {
             self.released = true;
         }
 
@@ -420,11 +440,13 @@ mod tests {
         let switcher =
             Switcher::assemble(&Variant::REFERENCE, &Hooks::FOR_TESTS, &mut memory).unwrap();
         switcher.installed.store(2, Ordering::Relaxed);
-        let (switcher, why) = *switcher.unload(&mut memory).unwrap_err();
+        // SAFETY: it was loaded into this memory.
+        let (switcher, why) = *unsafe { switcher.unload(&mut memory) }.unwrap_err();
         assert_eq!(why, StillInstalled { cpus: 2 });
         assert!(!memory.released);
         switcher.installed.store(0, Ordering::Relaxed);
-        assert!(switcher.unload(&mut memory).is_ok());
+        // SAFETY: as above.
+        assert!(unsafe { switcher.unload(&mut memory) }.is_ok());
         assert!(memory.released);
     }
 

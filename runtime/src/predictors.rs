@@ -20,39 +20,69 @@ impl Domain {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Barriers {
     /// [`Cpu::enter`](crate::Cpu::enter), by IBPB, where the CPU has it. It costs some thousand cycles, when
-    /// another domain's guest is entered than the last one's, and makes the new one's first branches slow.
+    /// another domain's guest is entered than the last one's, or code of the host's at CPL 3 has run in between,
+    /// and makes the new one's first branches slow.
     #[default]
     Enter,
     /// The host, which has barriers of its own where it changes from one process to another, and runs
-    /// guests of one domain in one process only.
+    /// guests of one domain in one process only. Before its user mode
+    /// [`Cpu::barrier_before_user_mode`](crate::Cpu::barrier_before_user_mode) is as necessary as with the other.
     Host,
 }
 
-/// What a CPU's predictors have been trained by.
+/// Which guests have run since the last barrier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guests {
+    /// None.
+    Nobodys,
+    /// One domain's alone.
+    Of(Domain),
+    /// Those of several domains, or of who knows which.
+    Several,
+}
+
+/// What a CPU's predictors have been trained by since the last barrier. It is kept whoever sees to the barriers, or
+/// what has run meanwhile would be forgotten.
 #[derive(Debug)]
 pub(crate) struct Predictors {
-    last: Option<Domain>,
-    /// Of the last domain something may be left.
-    is_trained: bool,
+    guests: Guests,
+    /// Code of the host's at CPL 3, too.
+    user_mode: bool,
     barriers: u64,
 }
 
 impl Predictors {
     /// By nobody knows whom: a switcher that was installed here before may have run guests.
     pub(crate) const fn unknown() -> Self {
-        Self { last: None, is_trained: true, barriers: 0 }
+        Self { guests: Guests::Several, user_mode: true, barriers: 0 }
     }
 
-    /// A guest of this domain is about to run. Says whether a barrier has to come first.
-    pub(crate) fn enter(&mut self, domain: Domain) -> bool {
-        let foreign = self.is_trained && self.last != Some(domain);
-        (self.last, self.is_trained) = (Some(domain), true);
-        self.count(foreign)
+    /// A guest of this domain is about to run. Says whether a barrier has to come first. Where barriers are the
+    /// host's, none does, and what was there stays.
+    pub(crate) fn enter(&mut self, domain: Domain, barriers: Barriers) -> bool {
+        let foreign = self.user_mode
+            || match self.guests {
+                Guests::Nobodys => false,
+                Guests::Of(last) => last != domain,
+                Guests::Several => true,
+            };
+        let barrier = foreign && barriers == Barriers::Enter;
+        if barrier {
+            self.user_mode = false;
+        }
+        self.guests = match self.guests {
+            Guests::Several if !barrier => Guests::Several,
+            Guests::Of(last) if !barrier && last != domain => Guests::Several,
+            _ => Guests::Of(domain),
+        };
+        self.count(barrier)
     }
 
-    /// Code of the host's at CPL 3 is about to run. Says whether a barrier has to come first.
+    /// Code of the host's at CPL 3 is about to run, and to train. Says whether a barrier has to come first,
+    /// whoever sees to those between guests.
     pub(crate) fn leave(&mut self) -> bool {
-        let trained = core::mem::take(&mut self.is_trained);
+        let trained = self.guests != Guests::Nobodys;
+        (self.guests, self.user_mode) = (Guests::Nobodys, true);
         self.count(trained)
     }
 
@@ -71,32 +101,79 @@ impl Predictors {
 mod tests {
     use super::*;
 
+    const ENTER: Barriers = Barriers::Enter;
+    const HOST: Barriers = Barriers::Host;
+
     #[test]
     fn a_barrier_stands_between_two_domains_and_between_no_others() {
         let (a, b) = (Domain::new(), Domain::new());
         let mut cpu = Predictors::unknown();
         // Somebody may have trained something.
-        assert!(cpu.enter(a));
-        assert!(!cpu.enter(a));
-        assert!(cpu.enter(b));
-        assert!(!cpu.enter(b));
-        assert!(cpu.enter(a));
+        assert!(cpu.enter(a, ENTER));
+        assert!(!cpu.enter(a, ENTER));
+        assert!(cpu.enter(b, ENTER));
+        assert!(!cpu.enter(b, ENTER));
+        assert!(cpu.enter(a, ENTER));
         assert_eq!(cpu.barriers(), 3);
     }
 
     #[test]
-    fn the_hosts_user_mode_is_behind_a_barrier_once() {
+    fn the_hosts_user_mode_is_behind_a_barrier_once_and_so_is_the_guest_after_it() {
         let (a, b) = (Domain::new(), Domain::new());
         let mut cpu = Predictors::unknown();
         assert!(cpu.leave());
         assert!(!cpu.leave());
-        cpu.enter(a);
+        // What user mode has trained would steer a guest, whichever.
+        assert!(cpu.enter(a, ENTER));
+        assert!(!cpu.enter(a, ENTER));
         assert!(cpu.leave());
         assert!(!cpu.leave());
-        // What was there is gone: the next guest needs none.
-        assert!(!cpu.enter(b));
+        assert!(cpu.enter(a, ENTER));
         assert!(cpu.leave());
-        assert_eq!(cpu.barriers(), 3);
+        assert!(cpu.enter(b, ENTER));
+        assert!(!cpu.enter(b, ENTER));
+        assert!(cpu.leave());
+        assert_eq!(cpu.barriers(), 7);
+    }
+
+    #[test]
+    fn user_mode_is_behind_a_barrier_also_where_the_host_has_those_between_guests() {
+        let (a, b) = (Domain::new(), Domain::new());
+        let mut cpu = Predictors::unknown();
+        assert!(cpu.leave());
+        for domain in [a, b, a] {
+            assert!(!cpu.enter(domain, HOST));
+            assert!(cpu.leave());
+            assert!(!cpu.leave());
+        }
+    }
+
+    #[test]
+    fn what_has_run_while_barriers_were_the_hosts_is_not_forgotten() {
+        let (a, b) = (Domain::new(), Domain::new());
+        // Another domain in between, as the last one and not.
+        for meanwhile in [&[b][..], &[b, a], &[a, b, a]] {
+            let mut cpu = Predictors::unknown();
+            assert!(cpu.enter(a, ENTER));
+            for domain in meanwhile {
+                assert!(!cpu.enter(*domain, HOST));
+            }
+            assert!(cpu.enter(a, ENTER), "{meanwhile:?}");
+            assert!(!cpu.enter(a, ENTER));
+        }
+        // None in between.
+        let mut cpu = Predictors::unknown();
+        assert!(cpu.enter(a, ENTER));
+        assert!(!cpu.enter(a, HOST));
+        assert!(!cpu.enter(a, ENTER));
+        // User mode in between, and no barrier after it.
+        assert!(cpu.leave());
+        assert!(!cpu.enter(a, HOST));
+        assert!(cpu.enter(a, ENTER));
+        // What nobody knows stays unknown.
+        let mut cpu = Predictors::unknown();
+        assert!(!cpu.enter(a, HOST));
+        assert!(cpu.enter(a, ENTER));
     }
 
     #[test]

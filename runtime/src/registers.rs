@@ -152,6 +152,10 @@ read!(
     cr4: u64 = "mov {}, cr4",
 );
 read!(
+    /// DR6. As for DR7.
+    dr6: u64 = "mov {}, dr6",
+);
+read!(
     /// DR7. With DR7.GD set the access faults: no host sets it but for a debugger of its own.
     dr7: u64 = "mov {}, dr7",
 );
@@ -171,6 +175,15 @@ read!(
     /// GS base, likewise.
     gs_base: u64 = "rdgsbase {}",
 );
+
+/// Writes DR6.
+///
+/// # Safety
+/// At CPL 0; DR7.GD is clear, and nobody has yet to read what DR6 reports.
+pub(crate) unsafe fn set_dr6(value: u64) {
+    // SAFETY: as the caller says.
+    unsafe { asm!("mov dr6, {}", in(reg) value, options(nomem, nostack, preserves_flags)) };
+}
 
 /// Writes FS base.
 ///

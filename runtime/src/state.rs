@@ -1,5 +1,5 @@
-//! Every register and structure that CPL 3 can see, change or be ruled by: the one table (spec/hazards.md,
-//! "CPU state").
+//! What CPL 3 can see, change or be ruled by, every register and structure that the manuals of Intel and AMD tell of:
+//! the one table (spec/hazards.md, "CPU state"). A CPU that has more is for its host to judge.
 //!
 //! An entry says what it is, why it matters, who sees to it, and *has* the functions that do: what
 //! [`install`](crate::Switcher::install) checks, what [`enter`](crate::Cpu::enter) checks each time, and
@@ -15,7 +15,9 @@ use core::fmt;
 use raw_cpuid::CpuIdReader;
 use switcher_gen::arch::{PagingMode, Selectors};
 
-use crate::exchange::{Breakpoints, Context, DebugCtl, Exchange, GsBase, Pebs, Pkru, Segments};
+use crate::exchange::{
+    Breakpoints, Context, DebugCtl, Dr6, Exchange, GsBase, Pebs, Pkru, Segments,
+};
 use crate::exchange::{TscAux, UserCet};
 use crate::guest::Guest;
 use crate::registers;
@@ -143,6 +145,10 @@ pub(crate) struct Has {
     pub(crate) user_cet: bool,
     /// MSR IA32_PEBS_ENABLE exists.
     pub(crate) pebs: bool,
+    /// MSR SEV_STATUS exists.
+    pub(crate) sev: bool,
+    /// This is a guest of a TDX module's.
+    pub(crate) tdx: bool,
     /// MSR IA32_USER_MSR_CTL exists.
     pub(crate) user_msr: bool,
     /// DEBUGCTL has bus-lock detection.
@@ -162,11 +168,18 @@ impl Has {
     ) -> Self {
         let bit = |word: u32, bit: u32| word >> bit & 1 != 0;
         let (basic, extended) = (reader.cpuid2(0, 0).eax, reader.cpuid2(0x8000_0000, 0).eax);
+        // Architectural PEBS retires IA32_PEBS_ENABLE, which CPUs that have it need not take (Linux,
+        // perf/x86/intel, "Introduce pairs of PEBS static calls"); leaf 23h has both bits for it.
+        let arch_pebs = basic >= 0x23 && reader.cpuid2(0x23, 0).eax >> 4 & 0b11 == 0b11;
         // Debug store: BTS and PEBS.
         let mut has = Self {
-            pebs: bit(reader.cpuid2(1, 0).edx, 21) && !pebs_unavailable(),
+            pebs: bit(reader.cpuid2(1, 0).edx, 21) && !arch_pebs && !pebs_unavailable(),
             ..Self::default()
         };
+        if basic >= TDX_LEAF {
+            let leaf = reader.cpuid2(TDX_LEAF, 0);
+            has.tdx = [leaf.ebx, leaf.edx, leaf.ecx] == TDX_NAME;
+        }
         if basic >= 7 {
             let leaf = reader.cpuid2(7, 0);
             has.umip = bit(leaf.ecx, 2);
@@ -183,6 +196,9 @@ impl Has {
             has.ibpb |= bit(leaf.ebx, 12);
             has.stibp |= bit(leaf.ebx, 15);
         }
+        if extended >= 0x8000_001F {
+            has.sev = bit(reader.cpuid2(0x8000_001F, 0).eax, 1);
+        }
         has
     }
 }
@@ -197,6 +213,15 @@ const SH_STK_EN: u64 = 1 << 0;
 const USER_MSR_CTL: u32 = 0x1C;
 /// MSR EFER.
 const EFER: u32 = 0xC000_0080;
+/// MSR SEV_STATUS, and its bits for guests that #VC tells of what is intercepted (AMD APM vol. 2, 15.34 to 15.36;
+/// Linux, asm/msr-index.h): SEV-ES and SEV-SNP. With SEV alone there is no such exception.
+const SEV_STATUS: u32 = 0xC001_0131;
+const SEV_ES_OR_SNP: u64 = 0b11 << 1;
+/// The leaf of CPUID by which guests of a TDX module know it: "IntelTDX    " in EBX, EDX and ECX (Intel TDX Module
+/// Base Architecture Specification; Linux, arch/x86/coco/tdx/tdx.c).
+const TDX_LEAF: u32 = 0x21;
+const TDX_NAME: [u32; 3] =
+    [u32::from_le_bytes(*b"Inte"), u32::from_le_bytes(*b"lTDX"), u32::from_le_bytes(*b"    ")];
 
 /// What `install` looks at.
 #[derive(Clone, Debug)]
@@ -209,6 +234,7 @@ pub(crate) struct Host {
     pub(crate) efer: u64,
     pub(crate) s_cet: Option<u64>,
     pub(crate) user_msr_ctl: Option<u64>,
+    pub(crate) sev_status: Option<u64>,
     pub(crate) ldtr: u16,
     pub(crate) tr: u16,
     pub(crate) gdt_base: u64,
@@ -238,6 +264,8 @@ impl Host {
         let s_cet = (cr4 & CR4_CET != 0).then(|| unsafe { registers::read_msr(S_CET) });
         // SAFETY: CPUID says that it exists.
         let user_msr_ctl = has.user_msr.then(|| unsafe { registers::read_msr(USER_MSR_CTL) });
+        // SAFETY: CPUID says that the CPU can have such guests; Linux reads it there, too.
+        let sev_status = has.sev.then(|| unsafe { registers::read_msr(SEV_STATUS) });
         Self {
             has,
             paging,
@@ -248,6 +276,7 @@ impl Host {
             efer: unsafe { registers::read_msr(EFER) },
             s_cet,
             user_msr_ctl,
+            sev_status,
             ldtr: registers::ldtr(),
             tr: registers::tr(),
             gdt_base,
@@ -287,15 +316,36 @@ pub(crate) fn descriptor(gdtr: DescriptorTablePointer, selector: u16) -> u64 {
     unsafe { entry.read_unaligned() }
 }
 
+/// What `install` has found and left, with which `enter` compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Installed {
+    pub(crate) cr4: u64,
+    pub(crate) tr: u16,
+    pub(crate) gdtr: DescriptorTablePointer,
+}
+
+impl Installed {
+    /// Reads it, at CPL 0.
+    pub(crate) fn read() -> Self {
+        let (cr4, tr) = (registers::cr4(), registers::tr());
+        Self { cr4, tr, gdtr: DescriptorTablePointer::gdtr() }
+    }
+}
+
 /// What `enter` looks at each time.
 #[derive(Clone, Debug)]
 pub(crate) struct Running {
     pub(crate) cr0: u64,
-    pub(crate) cr4: u64,
+    /// What can be compared with what it was.
+    pub(crate) now: Installed,
     /// When `install` had been done.
-    pub(crate) cr4_then: u64,
+    pub(crate) then: Installed,
     pub(crate) ldtr: u16,
     pub(crate) dr7: u64,
+    /// What the host has in DS, ES, FS and GS, which it gets back.
+    pub(crate) hosts: [u16; 4],
+    /// The GDT's entries for them; for null selectors, 0.
+    pub(crate) hosts_descriptors: [u64; 4],
     /// What the guest is to be entered with: the selectors of CS and SS.
     pub(crate) code_and_stack: [u16; 2],
     /// And of DS, ES, FS and GS.
@@ -307,24 +357,28 @@ pub(crate) struct Running {
 impl Running {
     /// Reads it, at CPL 0. A guest with the switcher's own selectors and null ones has nothing read for
     /// them: `install` has seen these.
-    pub(crate) fn read(guest: &Guest, selectors: Selectors, cr4_then: u64) -> Self {
+    pub(crate) fn read(guest: &Guest, selectors: Selectors, then: Installed) -> Self {
+        let now = Installed::read();
+        let entry = |selector| if selector > NULL { descriptor(now.gdtr, selector) } else { 0 };
+        let hosts = registers::data_selectors();
         let code_and_stack = [guest.regs.cs as u16, guest.regs.ss as u16];
         let data = guest.selectors.as_array();
         let is_usual = code_and_stack == [selectors.user_cs(), selectors.user_ds()];
         let mut descriptors = [0; 6];
         if !is_usual || data.iter().any(|selector| *selector > NULL) {
-            let gdtr = DescriptorTablePointer::gdtr();
             let all = code_and_stack.into_iter().chain(data);
             for (found, selector) in descriptors.iter_mut().zip(all) {
-                *found = if selector > NULL { descriptor(gdtr, selector) } else { 0 };
+                *found = entry(selector);
             }
         }
         Self {
             cr0: registers::cr0(),
-            cr4: registers::cr4(),
-            cr4_then,
+            now,
+            then,
             ldtr: registers::ldtr(),
             dr7: registers::dr7(),
+            hosts,
+            hosts_descriptors: hosts.map(entry),
             code_and_stack,
             data,
             descriptors,
@@ -344,11 +398,17 @@ const CR4_LA57: u64 = 1 << 12;
 const CR4_FSGSBASE: u64 = 1 << 16;
 const CR4_PCIDE: u64 = 1 << 17;
 const CR4_OSXSAVE: u64 = 1 << 18;
+/// Key Locker (Intel SDM vol. 3, 2.5).
+const CR4_KL: u64 = 1 << 19;
 const CR4_SMEP: u64 = 1 << 20;
 const CR4_SMAP: u64 = 1 << 21;
 const CR4_PKE: u64 = 1 << 22;
 pub(crate) const CR4_CET: u64 = 1 << 23;
 const CR4_UINTR: u64 = 1 << 25;
+/// Linear address space separation, and masking of addresses with bit 63 set (Intel SDM vol. 3, 2.5; Linux,
+/// uapi/asm/processor-flags.h).
+const CR4_LASS: u64 = 1 << 27;
+const CR4_LAM_SUP: u64 = 1 << 28;
 const CR4_FRED: u64 = 1 << 32;
 /// AMD APM vol. 2, 3.1.7: segment limits in 64-bit mode; upper addresses are ignored.
 const EFER_LMSLE: u64 = 1 << 13;
@@ -396,12 +456,13 @@ const fn bit(
 
 /// A bit of CR4 that has to stay as `install` has found or made it.
 const fn kept(register: &'static str, running: &Running, bit: u64) -> Result<(), Wrong> {
-    if running.cr4 & bit == running.cr4_then & bit {
+    let (now, then) = (running.now.cr4, running.then.cr4);
+    if now & bit == then & bit {
         return Ok(());
     }
     wrong(
         register,
-        running.cr4,
+        now,
         "it was another one when the switcher was installed, which was checked for that",
         "leave it alone, or uninstall the switcher first",
     )
@@ -433,6 +494,34 @@ fn gdt_is_bounded(host: &Host) -> Result<(), Wrong> {
         );
     }
     Ok(())
+}
+
+/// `install` has judged the entries of one table, and each guest's root maps that.
+fn gdtr_is_as_it_was(running: &Running) -> Result<(), Wrong> {
+    const PROBLEM: &str = "it is another GDT than when the switcher was installed, which has judged that one's entries";
+    const MEND: &str = "load that one before a guest runs, or uninstall the switcher first";
+    let (now, then) = (running.now.gdtr, running.then.gdtr);
+    if now.base() != then.base() {
+        return wrong("GDTR's base", now.base(), PROBLEM, MEND);
+    }
+    if now.limit() != then.limit() {
+        return wrong("GDTR's limit", now.limit().into(), PROBLEM, MEND);
+    }
+    Ok(())
+}
+
+/// The hardware has what TR's descriptor said when it was loaded: what `install` has judged.
+fn tr_is_as_it_was(running: &Running) -> Result<(), Wrong> {
+    let tr = running.now.tr;
+    if tr == running.then.tr {
+        return Ok(());
+    }
+    wrong(
+        "TR",
+        tr.into(),
+        "it was another one when the switcher was installed, which was checked for the block's TSS",
+        "load that one again, or uninstall the switcher first",
+    )
 }
 
 fn gdt_entries_are_safe(host: &Host) -> Result<(), Wrong> {
@@ -620,6 +709,38 @@ fn data_selectors_load(running: &Running) -> Result<(), Wrong> {
     Ok(())
 }
 
+/// Whether the host's own selectors load once more when the guest is done: in ring 0, under the switcher's IDT, where
+/// a fault is the end. That they are loaded says nothing: the LDT is null by now, and an entry of the GDT may be
+/// gone, as those of a thread are in another one. Accessed, or loading it would write to the GDT, which hosts map
+/// read-only as well.
+fn hosts_selectors_load(running: &Running) -> Result<(), Wrong> {
+    const NAMES: [&str; 4] = ["the host's DS", "the host's ES", "the host's FS", "the host's GS"];
+    for ((register, selector), entry) in
+        NAMES.into_iter().zip(running.hosts).zip(running.hosts_descriptors)
+    {
+        if selector <= NULL {
+            continue;
+        }
+        let is = |bits: u64| entry & bits == bits;
+        let is_for_this_level =
+            is(IS_CODE | DOWN_OR_CONFORMING) || entry & DPL >= u64::from(selector & RPL) << 45;
+        let loads = selector & TABLE_INDICATOR == 0
+            && is(PRESENT | IS_SEGMENT | ACCESSED)
+            && (!is(IS_CODE) || is(READ_WRITE))
+            && is_for_this_level;
+        if !loads {
+            return wrong(
+                register,
+                selector.into(),
+                "it must be null, or name a present, accessed segment in the GDT that can be read: loading it \
+                 again after the guest would fault under the switcher's IDT",
+                "load a null selector before `enter`, and that one again when it has returned",
+            );
+        }
+    }
+    Ok(())
+}
+
 fn code_and_stack_are_safe(running: &Running) -> Result<(), Wrong> {
     let names = ["the guest's CS", "the guest's SS"];
     for ((register, selector), entry) in
@@ -755,9 +876,12 @@ cpu_state! {
     Gdt: "GDT: base, limit, and every descriptor that CPL 3 can load (its accessed, D, B and L bits)",
         rows [51, 58],
         why "A gate of DPL 3 leads to ring 0; a stack of 16 bits leaks the host's RSP by IRETQ; loading a descriptor that is not marked as accessed writes to the GDT.",
-        care [Checked("`install` judges every entry up to the limit, and refuses what is not known to be safe")],
+        care [
+            Checked("`install` judges every entry up to the limit, and refuses what is not known to be safe; `enter` finds the same base and limit"),
+            Duty { name: "GDT entries", what: "while the switcher is installed, none becomes what `install` would refuse: in a host whose threads have entries of their own, those of the thread that enters count, and a 16-bit one is cleared before" },
+        ],
         install [gdt_is_bounded, gdt_entries_are_safe, selectors_are_as_star_has_them],
-        enter [],
+        enter [gdtr_is_as_it_was],
         exchange [];
     DescriptorRegisters: "GDTR, IDTR, TR and LDTR as SGDT, SIDT, STR and SLDT show them; CR4.UMIP",
         rows [55],
@@ -779,9 +903,12 @@ cpu_state! {
     Tr: "TR: base, limit and I/O bitmap of the TSS",
         rows [22, 51],
         why "Stacks of events, and the ports that CPL 3 may use.",
-        care [Checked("it must be the per-CPU block's TSS, whole, with no I/O bitmap within its limit")],
+        care [
+            Checked("it must be the per-CPU block's TSS, whole, with no I/O bitmap within its limit; `enter` finds the same selector"),
+            Duty { name: "I/O bitmap", what: "while the switcher is installed, the TSS's I/O map base stays beyond its limit: a host that gives threads ports moves it back before it enters a guest" },
+        ],
         install [tss_is_the_blocks],
-        enter [],
+        enter [tr_is_as_it_was],
         exchange [];
     Idt: "IDTR",
         rows [32, 52],
@@ -818,17 +945,17 @@ cpu_state! {
         why "CPL 3 sees and changes them; a leak each way.",
         care [
             Enter("exchanged: the guest's are kept in `Guest`"),
-            Checked("the guest's selectors are null or load without a fault"),
+            Checked("the guest's selectors, and the host's, are null or load without a fault"),
         ],
         install [],
-        enter [data_selectors_load],
+        enter [data_selectors_load, hosts_selectors_load],
         exchange [segments: Segments];
-    TscAux: "MSR TSC_AUX",
+    TscAux: "MSR TSC_AUX; segment limits of the GDT, as LSL shows them",
         rows [55],
-        why "RDTSCP and RDPID show it: on most hosts, the number of the CPU.",
+        why "RDTSCP and RDPID show the former: on most hosts, the number of the CPU. Some have that in the limit of an entry of DPL 3, too.",
         care [
             Enter("exchanged, if `Guest::tsc_aux` says what the guest has"),
-            Duty { name: "TSC_AUX", what: "otherwise guests see the host's: it should be nothing that they may not know" },
+            Duty { name: "TSC_AUX", what: "otherwise guests see the host's: it should be nothing that they may not know, and so should the limit of every entry of DPL 3" },
         ],
         install [],
         enter [],
@@ -846,7 +973,9 @@ cpu_state! {
         ],
         enter [
             |it| bit("CR0.TS", it.cr0, CR0_TS, false, "the first FPU instruction in ring 0 would fault under the switcher's IDT", "give the FPU to the guest before `enter`: execute CLTS"),
-            |it| bit("CR0.EM", it.cr0, CR0_EM, false, "FPU instructions would fault in ring 0, under the switcher's IDT", "clear it")
+            |it| bit("CR0.EM", it.cr0, CR0_EM, false, "FPU instructions would fault in ring 0, under the switcher's IDT", "clear it"),
+            |it| bit("CR0.NE", it.cr0, CR0_NE, true, "a guest's FPU errors would be external interrupts", "set it"),
+            |it| bit("CR0.WP", it.cr0, CR0_WP, true, "ring 0 would write to pages that are read-only", "set it")
         ],
         exchange [];
     Cr4Fpu: "CR4.OSFXSR, OSXMMEXCPT, OSXSAVE",
@@ -858,37 +987,42 @@ cpu_state! {
         ],
         install [],
         enter [
-            |it| bit("CR4.OSFXSR", it.cr4, CR4_OSFXSR, true, "STMXCSR would be undefined in ring 0, under the switcher's IDT", "set it"),
+            |it| bit("CR4.OSFXSR", it.now.cr4, CR4_OSFXSR, true, "STMXCSR would be undefined in ring 0, under the switcher's IDT", "set it"),
             |it| kept("CR4.OSXSAVE", it, CR4_OSXSAVE)
         ],
         exchange [];
-    Cr4User: "CR4.PVI, PCE, UINTR, TSD, DE, VME",
+    Cr4User: "CR4.PVI, PCE, UINTR, KL, TSD, DE, VME",
         rows [14, 55],
-        why "With PVI, CLI and STI of CPL 3 change VIF, which no guest may have. With PCE, guests read the host's performance counters. With UINTR, they send and get user interrupts.",
+        why "With PVI, CLI and STI of CPL 3 change VIF, which no guest may have. With PCE, guests read the host's performance counters. With UINTR, they send and get user interrupts. With KL, they use the host's wrapping key for AES keys.",
         care [
-            Checked("PVI, PCE and UINTR must be clear"),
-            Choice("TSD makes a guest's RDTSC fault; DE and VME mean nothing to one"),
+            Checked("PVI, PCE, UINTR and KL must be clear"),
+            Choice("TSD makes a guest's RDTSC, RDTSCP and RDPRU fault, the last of which shows how fast the host's CPU runs; DE and VME mean nothing to one"),
         ],
         install [],
         enter [
-            |it| bit("CR4.PVI", it.cr4, CR4_PVI, false, "CLI and STI of a guest would change VIF", "clear it"),
-            |it| bit("CR4.PCE", it.cr4, CR4_PCE, false, "guests would read the host's performance counters", "clear it around `enter`"),
-            |it| bit("CR4.UINTR", it.cr4, CR4_UINTR, false, "guests would send user interrupts, and get the host's", "clear it around `enter`")
+            |it| bit("CR4.PVI", it.now.cr4, CR4_PVI, false, "CLI and STI of a guest would change VIF", "clear it"),
+            |it| bit("CR4.PCE", it.now.cr4, CR4_PCE, false, "guests would read the host's performance counters", "clear it around `enter`"),
+            |it| bit("CR4.UINTR", it.now.cr4, CR4_UINTR, false, "guests would send user interrupts, and get the host's", "clear it around `enter`"),
+            |it| bit("CR4.KL", it.now.cr4, CR4_KL, false, "guests would use key handles of the host's, and of each other's", "clear it around `enter`")
         ],
         exchange [];
-    Cr4Paging: "CR4.LA57, PCIDE, SMEP, SMAP, PGE, PKS, LASS",
+    Cr4Paging: "CR4.LA57, PCIDE, SMEP, SMAP, PGE, PKS, LASS, LAM_SUP; CR3.LAM_U48, LAM_U57; PCIDs and global translations",
         rows [3, 20, 21],
-        why "The variant is chosen by LA57 and PCIDE: they decide what an address and what a root is. SMEP and SMAP keep ring 0 from a guest's pages.",
+        why "The variant is chosen by LA57 and PCIDE: they decide what an address and what a root is. SMEP and SMAP keep ring 0 from a guest's pages. LASS keeps CPL 3 from addresses with bit 63 set, where guests' kernels are; LAM_SUP lets through such as are not canonical. A translation under a PCID or with G set outlives the root.",
         care [
-            Checked("LA57, PCIDE, SMEP and SMAP are as they were when the switcher was installed, and the variant is one for these"),
-            Choice("PGE: what may be global, `Cpu::mappings` says; PKS and LASS are about ring 0"),
+            Checked("LA57, PCIDE, SMEP and SMAP are as they were when the switcher was installed, and the variant is one for these; LASS and LAM_SUP must be clear; a root has neither LAM_U48 nor LAM_U57, by type"),
+            Duty { name: "global entries", what: "what of a guest's root is for CPL 3, and what maps a PVCS, has G clear, whatever the guest's own tables have: MOV to CR3 does not flush global translations (Intel SDM vol. 3, 4.10.2.4 and 4.10.4.1). What else may be global, `Mapping::may_be_global` says" },
+            Duty { name: "PCIDs", what: "while the switcher is installed, PCIDs 32 to 63 of this CPU are the guests' alone: the host loads no CR3 with one of them, tags of a TLB shared by CPUs included" },
+            Choice("PKS is about pages of the supervisor's"),
         ],
         install [],
         enter [
             |it| kept("CR4.LA57", it, CR4_LA57),
             |it| kept("CR4.PCIDE", it, CR4_PCIDE),
             |it| kept("CR4.SMEP", it, CR4_SMEP),
-            |it| kept("CR4.SMAP", it, CR4_SMAP)
+            |it| kept("CR4.SMAP", it, CR4_SMAP),
+            |it| bit("CR4.LASS", it.now.cr4, CR4_LASS, false, "a guest's accesses to addresses with bit 63 set would fault, and its kernel is there", "clear it around `enter`"),
+            |it| bit("CR4.LAM_SUP", it.now.cr4, CR4_LAM_SUP, false, "the proofs take addresses that are not canonical to fault", "clear it around `enter`")
         ],
         exchange [];
     Fred: "CR4.FRED",
@@ -896,15 +1030,16 @@ cpu_state! {
         why "SWAPGS is undefined then, and events do not come through the IDT (Intel FRED specification, 9).",
         care [Checked("it must be clear")],
         install [|host| bit("CR4.FRED", host.cr4, CR4_FRED, false, "no switcher supports it", "use the IDT on this CPU")],
-        enter [|it| bit("CR4.FRED", it.cr4, CR4_FRED, false, "no switcher supports it", "use the IDT on this CPU")],
+        enter [|it| bit("CR4.FRED", it.now.cr4, CR4_FRED, false, "no switcher supports it", "use the IDT on this CPU")],
         exchange [];
-    Efer: "EFER: SCE, NXE, LMSLE, UAIE, SVME, AIBRSE",
+    Efer: "EFER: SCE, NXE, LMSLE, UAIE, SVME, AIBRSE, FFXSR, TCE, MCOMMIT, INTWB",
         rows [3, 17],
         why "LMSLE gives segments limits in 64-bit mode; with UAIE, addresses that are not canonical are taken.",
         care [
             Install("SCE"),
-            Checked("LMSLE and UAIE must be clear"),
-            Choice("the others: mitigations are chosen with AIBRSE in view"),
+            Checked("LMSLE and UAIE must be clear when the switcher is installed"),
+            Duty { name: "EFER", what: "while it is installed, they stay so" },
+            Choice("the others: mitigations are chosen with AIBRSE in view; FFXSR, TCE and INTWB are about ring 0; with MCOMMIT, a guest waits for its own stores"),
         ],
         install [
             |host| bit("EFER.LMSLE", host.efer, EFER_LMSLE, false, "segments would have limits in 64-bit mode", "clear it"),
@@ -912,10 +1047,10 @@ cpu_state! {
         ],
         enter [],
         exchange [];
-    Xcr0: "XCR0, IA32_XSS; x87, XMM to ZMM, AMX and APX registers; IA32_XFD, XFD_ERR",
+    Xcr0: "XCR0, IA32_XSS; x87, XMM to ZMM, AMX and APX registers; IA32_XFD, XFD_ERR; IA32_PASID",
         rows [55],
         why "The guest runs with the host's, sees what was left there and leaves its own.",
-        care [Duty { name: "vector state", what: "switch XCR0, XFD and all that XSAVE knows, in the `call` of `enter_with` or around `enter`, or have no secrets in registers and keep nothing there; #NM of a guest with XFD_ERR set is the guest's" }],
+        care [Duty { name: "vector state", what: "switch XCR0, XFD and all that XSAVE knows, in the `call` of `enter_with` or around `enter`, or have no secrets in registers and keep nothing there; #NM of a guest with XFD_ERR set is the guest's. IA32_PASID is 0 while a guest runs, or no guest has a portal for ENQCMD" }],
         install [],
         enter [],
         exchange [];
@@ -939,7 +1074,10 @@ cpu_state! {
     SupervisorCet: "S_CET",
         rows [33],
         why "A shadow stack of ring 0 would not survive a call that returns elsewhere (Intel SDM vol. 1, 17.1). Indirect branch tracking wants ENDBR64.",
-        care [Checked("no supervisor shadow stacks; ENDBR_EN is as the variant has it")],
+        care [
+            Checked("no supervisor shadow stacks when the switcher is installed; ENDBR_EN is as the variant has it"),
+            Duty { name: "S_CET", what: "while it is installed, it stays as it was" },
+        ],
         install [|host| bit("S_CET.SH_STK_EN", host.s_cet.unwrap_or_default(), SH_STK_EN, false, "no switcher supports supervisor shadow stacks", "run without them on this CPU")],
         enter [],
         exchange [];
@@ -948,7 +1086,7 @@ cpu_state! {
         why "A breakpoint on an address of the host's fires in the middle of the switcher, and tells the guest what the host does; one of the host's fires in guests.",
         care [
             Checked("`enter` refuses while a breakpoint is armed"),
-            Enter("arms the guest's, which are on its own addresses alone, and disarms them"),
+            Enter("arms the guest's, which are on its own addresses alone, disarms them, and puts DR0 to DR3 back; without any, the host's addresses stay there, disarmed"),
         ],
         install [],
         enter [no_breakpoint_is_armed],
@@ -956,10 +1094,10 @@ cpu_state! {
     Dr6: "DR6",
         rows [57],
         why "The hardware sets causes and never clears them.",
-        care [Enter("a #DB exit has all its causes, and DR6 none any more")],
+        care [Enter("it has no cause when a guest is entered; a #DB exit has all its causes, but for matches of breakpoints that are not the guest's, and DR6 none any more")],
         install [],
         enter [],
-        exchange [];
+        exchange [dr6: Dr6];
     DebugCtl: "DEBUGCTL: BTF, LBR, BTS, bus-lock detection",
         rows [57],
         why "BTF changes what a guest's TF means; BTS stores to an address of the host's on a guest's root; bus-lock detection makes a #DB of what a guest may do.",
@@ -970,11 +1108,14 @@ cpu_state! {
     DebugStore: "DS area, IA32_PEBS_ENABLE",
         rows [57],
         why "PEBS stores to an address of the host's, on whatever root is loaded.",
-        care [Enter("IA32_PEBS_ENABLE is 0 while a guest runs, where it exists")],
+        care [
+            Enter("IA32_PEBS_ENABLE is 0 while a guest runs, where it exists"),
+            Choice("architectural PEBS (CPUID leaf 23h), which retires that MSR, stores to a physical address"),
+        ],
         install [],
         enter [],
         exchange [pebs: Pebs];
-    Tracing: "LBR, PT, IBS, PMU counters",
+    Tracing: "LBR, PT (PTWRITE), IBS, PMU counters, architectural PEBS",
         rows [55],
         why "They record what guests do, for the host; to physical addresses or registers that CPL 3 cannot read.",
         care [Choice("their interrupts are exits: NMIs or interrupts of the host's")],
@@ -986,7 +1127,7 @@ cpu_state! {
         why "IBRS protects ring 0, and stands for STIBP while it is set: without it the other thread of a core trains a guest's branches (CVE-2023-1998).",
         care [
             Switcher("exchanged in variants with `ibrs`"),
-            Enter("the guest's is the host's without IBRS, and with STIBP where the CPU has it"),
+            Enter("in those, the guest's is the host's without IBRS, and with STIBP where the CPU has it, and the host's has IBRS set from then on"),
             Duty { name: "thread siblings", what: "in variants without `ibrs`, SPEC_CTRL is the host's for guests, too: STIBP or core scheduling keep two guests on one core apart" },
         ],
         install [],
@@ -994,10 +1135,10 @@ cpu_state! {
         exchange [];
     PredCmd: "PRED_CMD, and the branch predictors behind it",
         rows [54],
-        why "What one guest has trained steers the next, and the user part of its host (VMScape, CVE-2025-40300).",
+        why "What one guest has trained steers the next, and the user part of its host (VMScape, CVE-2025-40300); what that trains steers guests.",
         care [
-            Enter("IBPB before a guest of another domain than the last one's on this CPU, where it exists, unless `Cpu::set_barriers` leaves it to the host"),
-            Duty { name: "user part", what: "a host that has code at CPL 3 of its own calls `Cpu::barrier_before_user_mode` before it runs that after a guest; between two processes of its own, it has barriers of its own" },
+            Enter("IBPB before a guest of another domain than the last one's on this CPU, and after code of the host's at CPL 3, where it exists, unless `Cpu::set_barriers` leaves it to the host"),
+            Duty { name: "user part", what: "a host that has code at CPL 3 of its own calls `Cpu::barrier_before_user_mode` before it runs that after a guest, whoever sees to the barriers between guests; between two processes of its own, it has barriers of its own" },
         ],
         install [],
         enter [],
@@ -1019,17 +1160,54 @@ cpu_state! {
     UserMsr: "IA32_USER_MSR_CTL",
         rows [55],
         why "URDMSR and UWRMSR give CPL 3 MSRs, user interrupts among them.",
-        care [Checked("where it exists, it must be 0")],
+        care [
+            Checked("where it exists, it must be 0 when the switcher is installed"),
+            Duty { name: "USER_MSR_CTL", what: "while it is installed, it stays 0" },
+        ],
         install [|host| match host.user_msr_ctl {
             None | Some(0) => Ok(()),
             Some(found) => wrong("IA32_USER_MSR_CTL", found, "CPL 3 could access MSRs", "clear it on this CPU"),
         }],
         enter [],
         exchange [];
-    Waiting: "UMWAIT and TPAUSE control, MONITOR and MWAIT for CPL 3",
+    Waiting: "UMWAIT and TPAUSE control; MWAITX; MONITOR and MWAIT for CPL 3 (MISC_FEATURES_ENABLES.RING3MWAIT, HWCR.MonMwaitUserEn)",
         rows [55],
         why "A guest stops the CPU for as long as that allows; an interrupt ends it.",
-        care [Duty { name: "user waits", what: "IA32_UMWAIT_CONTROL bounds the time, and its C0.2 bit the depth; HWCR.MonMwaitUserEn is clear" }],
+        care [
+            Duty { name: "user waits", what: "IA32_UMWAIT_CONTROL bounds the time, and its C0.2 bit the depth; RING3MWAIT and HWCR.MonMwaitUserEn are clear" },
+            Choice("on CPUs with MWAITX every CPL may execute it; it waits in a light state"),
+        ],
+        install [],
+        enter [],
+        exchange [];
+    Confidential: "SEV_STATUS; CPUID leaf 21h: a host that is itself a guest with a sealed state",
+        rows [48],
+        why "Where the hypervisor below intercepts, #VC or #VE come in ring 0: the switcher's IDT has no handler of them.",
+        care [Checked("no SEV-ES, SEV-SNP or TDX")],
+        install [
+            |host| bit("SEV_STATUS", host.sev_status.unwrap_or_default(), SEV_ES_OR_SNP, false, "with SEV-ES or SEV-SNP, #VC would come in ring 0, under the switcher's IDT", "run guests elsewhere"),
+            |host| bit("CPUID leaf 21h", host.has.tdx.into(), 1, false, "in a guest of a TDX module's, #VE would come in ring 0, under the switcher's IDT", "run guests elsewhere")
+        ],
+        enter [],
+        exchange [];
+    Hypercalls: "VMCALL, VMMCALL and VMFUNC; ports that a hypervisor answers whatever the CPL, such as VMware's",
+        rows [55],
+        why "Where the host runs in a virtual machine, the hypervisor below takes them for calls of the host's.",
+        care [Duty { name: "hypervisor below", what: "it refuses them at CPL 3, or what it does for them is nothing that guests may not have; on a CPU of one's own they are #UD and #GP" }],
+        install [],
+        enter [],
+        exchange [];
+    Enclaves: "SGX: FEATURE_CONTROL, ENCLU",
+        rows [55],
+        why "CPL 3 enters enclaves whose pages are mapped for it.",
+        care [Choice("no guest's root maps such pages, unless the host gives it some")],
+        install [],
+        enter [],
+        exchange [];
+    Transactions: "TSX_CTRL; MCU_OPT_CTRL: transactions, RDRAND and RDSEED",
+        rows [59],
+        why "They decide whether CPL 3 has transactions, and what random numbers cost it.",
+        care [Choice("mitigations are chosen with them in view")],
         install [],
         enter [],
         exchange [];
@@ -1049,8 +1227,8 @@ pub fn document() -> alloc::string::String {
 
     let mut text = alloc::string::String::from(
         "# CPU state\n\n\
-         Every register and structure that CPL 3 can see, change or be ruled by, and who sees to it. \
-         Written from `src/state.rs`, whose table has the functions that check and exchange; a test \
+         What CPL 3 can see, change or be ruled by, every register and structure that the manuals of Intel and \
+         AMD tell of, and who sees to it; a CPU that has more is for its host to judge. Written from `src/state.rs`, whose table has the functions that check and exchange; a test \
          compares, `BLESS=1 cargo test -p switcher-runtime` renews.\n\n\
          | state | why it matters | rows of hazards.md | `install` | `enter` | who sees to it |\n\
          |---|---|---|---|---|---|\n",

@@ -78,12 +78,12 @@ unsafe impl CodeMapping for Pages {
         Ok(self.memory)
     }
 
-    fn seal(&mut self, _: NonNull<u8>, _: usize) -> Result<(), Infallible> {
+    unsafe fn seal(&mut self, _: NonNull<u8>, _: usize) -> Result<(), Infallible> {
         self.sealed = true;
         Ok(())
     }
 
-    fn release(&mut self, _: NonNull<u8>, _: usize) {}
+    unsafe fn release(&mut self, _: NonNull<u8>, _: usize) {}
 
     fn protection(&self, _: NonNull<u8>) -> Option<Protection> {
         Some(Protection { writable: !self.sealed, executable: self.sealed, user: false })

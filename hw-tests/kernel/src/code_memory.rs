@@ -47,7 +47,7 @@ unsafe impl CodeMapping for CodeMemory {
             .ok_or(MapError::NotMapped)
     }
 
-    fn seal(&mut self, start: NonNull<u8>, len: usize) -> Result<(), MapError> {
+    unsafe fn seal(&mut self, start: NonNull<u8>, len: usize) -> Result<(), MapError> {
         let start = start.addr().get() as u64;
         for page in (start..start + len as u64).step_by(PAGE as usize) {
             // SAFETY: the pages were reserved for code that has been written; nothing refers to
@@ -57,7 +57,7 @@ unsafe impl CodeMapping for CodeMemory {
         Ok(())
     }
 
-    fn release(&mut self, start: NonNull<u8>, len: usize) {
+    unsafe fn release(&mut self, start: NonNull<u8>, len: usize) {
         let start = start.addr().get() as u64;
         for page in (start..start + len as u64).step_by(PAGE as usize) {
             // SAFETY: the pages were reserved for code that is not to be run; nothing refers to

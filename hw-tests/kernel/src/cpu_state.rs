@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::arch::{asm, global_asm};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
+use raw_cpuid::native_cpuid::cpuid_count;
 
 use hw_cases::{Expected, Setup, World, place};
 use hw_kernel::memory::{Frame, HIGH_BASE, PAGE};
@@ -14,8 +15,8 @@ use hw_kernel::{memory, percpu, segments};
 use switcher_runtime::switcher_gen::arch::RFlags;
 use switcher_runtime::switcher_gen::layout::PtRegs;
 use switcher_runtime::{
-    Barriers, DataSelectors, DescriptorTablePointer, Domain, EnterError, Guest, InstallError, Mode,
-    State, StateError,
+    Barriers, DataSelectors, DebugCauses, DescriptorTablePointer, Domain, EnterError, Guest,
+    InstallError, Mode, State, StateError,
 };
 use x86_64::registers::model_specific::Msr;
 
@@ -212,8 +213,47 @@ pub(crate) fn descriptors(world: &mut BareMetal<'_>) -> Ended {
         let said = with_gdt(|gdt| gdt.push(entry), || refused(world, &mut guest));
         expect(what, said, State::GeneralRegisters)?;
     }
+    // It is another table, or another part of it: which entries guests would find, nobody has judged.
+    let said = with_gdt(|_| (), || by_enter(world));
+    expect("another GDT", said, State::Gdt)?;
+    let short = DescriptorTablePointer::new(own.base(), own.limit() - 8, memory::paging());
+    // SAFETY: the same table but for its last entry, which nothing has loaded.
+    unsafe { short.map_err(|why| format!("{why}"))?.load_gdt() };
+    let said = by_enter(world);
+    // SAFETY: the kernel's own.
+    unsafe { own.load_gdt() };
+    expect("another limit", said, State::Gdt)?;
+    another_task(world)?;
     runs(world)?;
     Ok(1)
+}
+
+/// TR by another selector, of the same TSS.
+fn another_task(world: &mut BareMetal<'_>) -> Result<(), String> {
+    const BUSY: u64 = 1 << 41;
+    let index = usize::from(segments::TSS / 8);
+    let other = DescriptorTablePointer::gdtr().limit() + 1;
+    // SAFETY: in the copy of the GDT that is loaded then, an available TSS: the block's, which stays.
+    let load = |selector: u16| unsafe {
+        asm!("ltr {0:x}", in(reg) selector, options(nostack, preserves_flags));
+    };
+    with_gdt(
+        |gdt| gdt.extend([gdt[index] & !BUSY, gdt[index + 1]]),
+        || {
+            load(other);
+            Ok(())
+        },
+    )?;
+    let said = by_enter(world);
+    // The kernel's own descriptor is busy all the time, so it is made available in a copy as well.
+    with_gdt(
+        |gdt| gdt[index] &= !BUSY,
+        || {
+            load(segments::TSS);
+            Ok(())
+        },
+    )?;
+    expect("another TR", said, State::Tr)
 }
 
 /// Executes LLDT.
@@ -228,6 +268,10 @@ pub(crate) fn stale_ldt(world: &mut BareMetal<'_>) -> Ended {
     let mut table = Frame::new().map_err(|why| format!("an LDT: {why}"))?;
     let gate = u64::from(segments::KERNEL_CS) << 16 | 0xEC << 40;
     table.write(0, &gate.to_le_bytes());
+    // And what a process of the host's has there, for FS.
+    let data = descriptor(0x13, 3, 0xC);
+    table.write(8, &data.to_le_bytes());
+    let (at_first, of_ldt) = (host_segments(), 8 | 1 << 2 | 3);
     let base = table.address();
     let low = 0xFFF | (base & 0xFF_FFFF) << 16 | 0x82 << 40 | (base >> 24 & 0xFF) << 56;
     let selector = DescriptorTablePointer::gdtr().limit() + 1;
@@ -238,10 +282,29 @@ pub(crate) fn stale_ldt(world: &mut BareMetal<'_>) -> Ended {
             Ok(())
         },
     )?;
+    set_host_fs(of_ldt);
     let (install, enter) = (by_install(world), by_enter(world));
     load_ldt(0);
+    // FS has what it had, but would not load again.
+    let stale = by_enter(world);
+    // Nor would it by an entry of the GDT that is gone, as a thread's are in another GDT.
+    with_gdt(
+        |gdt| gdt.push(data),
+        || {
+            set_host_fs(selector | 3);
+            Ok(())
+        },
+    )?;
+    let gone = by_enter(world);
+    set_host_segments(at_first.0, at_first.1);
     expect("`install` with an LDT", install, State::Ldtr)?;
     expect("`enter` with an LDT", enter, State::Ldtr)?;
+    for said in [stale, gone] {
+        match said {
+            Ok(why) if why.register == "the host's FS" => {}
+            other => return Err(format!("FS that would not load again: {other:?}")),
+        }
+    }
     runs(world)?;
     Ok(1)
 }
@@ -280,19 +343,31 @@ pub(crate) fn control_bits(world: &mut BareMetal<'_>) -> Ended {
         }
         // SAFETY: no FPU error is pending, and nothing writes to a page that is read-only.
         unsafe { asm!("mov cr0, {}", in(reg) own & !bit, options(nostack, preserves_flags)) };
-        let said = by_install(world);
+        let (install, enter) = (by_install(world), by_enter(world));
         // SAFETY: as it was.
         unsafe { asm!("mov cr0, {}", in(reg) own, options(nostack, preserves_flags)) };
-        expect(what, said, State::Cr0)?;
+        expect(what, install, State::Cr0)?;
+        expect(what, enter, State::Cr0)?;
     }
-    for (what, bit) in [("CR4.PVI", PVI), ("CR4.PCE", PCE)] {
+    // Key Locker, and masking of the upper half's addresses, where the CPU has them.
+    let (leaf, more) = (cpuid_count(7, 0), cpuid_count(7, 1));
+    let exists = |word: u32, bit: u32| word >> bit & 1 != 0;
+    let mut forbidden =
+        alloc::vec![("CR4.PVI", PVI, State::Cr4User), ("CR4.PCE", PCE, State::Cr4User)];
+    if exists(leaf.ecx, 23) {
+        forbidden.push(("CR4.KL", 1 << 19, State::Cr4User));
+    }
+    if leaf.eax >= 1 && exists(more.eax, 26) {
+        forbidden.push(("CR4.LAM_SUP", 1 << 28, State::Cr4Paging));
+    }
+    for (what, bit, state) in forbidden {
         let own = cr4();
-        // SAFETY: both rule CPL 3 alone.
+        // SAFETY: they rule CPL 3 alone, or addresses that nothing here has.
         unsafe { asm!("mov cr4, {}", in(reg) own | bit, options(nostack, preserves_flags)) };
         let said = by_enter(world);
         // SAFETY: as it was.
         unsafe { asm!("mov cr4, {}", in(reg) own, options(nostack, preserves_flags)) };
-        expect(what, said, State::Cr4User)?;
+        expect(what, said, state)?;
     }
     // What the host had when the switcher was installed, it has to have when a guest is entered.
     for (bit, state) in [
@@ -379,6 +454,8 @@ pub(crate) fn debugging(world: &mut BareMetal<'_>) -> Ended {
         expect("a breakpoint of the host's", said, State::DebugRegisters)?;
     }
 
+    what_the_host_has_left(world)?;
+
     // SAFETY: every 64-bit CPU has it; it has no effect without TF.
     unsafe { Msr::new(DEBUGCTL_MSR).write(BTF_AND_LBR) };
     // SAFETY: as above. An emulator may have none of its bits.
@@ -405,7 +482,59 @@ pub(crate) fn debugging(world: &mut BareMetal<'_>) -> Ended {
         return Err("a breakpoint was armed that nobody has".into());
     }
     runs(world)?;
-    Ok(2)
+    Ok(4)
+}
+
+/// DR0 to DR3, disarmed, and DR6 with causes of the host's, those that a clear bit says among them: a guest's #DB has
+/// its own causes alone, whether it has breakpoints or not, and the host its addresses afterwards.
+fn what_the_host_has_left(world: &mut BareMetal<'_>) -> Result<(), String> {
+    /// An access to a debug register, a task switch, four matches; of bits that the hardware keeps set, none.
+    const STALE: u64 = 1 << 15 | 1 << 13 | 0b1111;
+    let mine = [place::UMOD_CODE, place::UMOD_CODE + 2, HIGH_BASE, 8];
+    let no_debug = world.debug().clone();
+    for debug in [None, Some(no_debug)] {
+        let mut stepped = guest(world, &[0xEB, 0x00]);
+        stepped.regs.eflags |= RFlags::TF.bits();
+        let has = debug.is_some();
+        stepped.debug = debug;
+        set_addresses(mine, STALE);
+        let ended = world.cpu_mut().enter(&mut stepped);
+        let left = addresses();
+        set_addresses([0; 4], DebugCauses::DR6_CLEAR);
+        match ended {
+            Ok(exit) if exit == Expected::SINGLE_STEP && left == mine => {}
+            other => {
+                return Err(format!(
+                    "with breakpoints: {has}; {other:?}, {left:x?}, not {mine:x?}"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn addresses() -> [u64; 4] {
+    let (dr0, dr1, dr2, dr3);
+    // SAFETY: reading changes nothing, and DR7.GD is clear.
+    unsafe {
+        asm!(
+            "mov {0}, dr0", "mov {1}, dr1", "mov {2}, dr2", "mov {3}, dr3",
+            out(reg) dr0, out(reg) dr1, out(reg) dr2, out(reg) dr3,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+    [dr0, dr1, dr2, dr3]
+}
+
+fn set_addresses([dr0, dr1, dr2, dr3]: [u64; 4], dr6: u64) {
+    // SAFETY: no breakpoint is armed, DR7.GD is clear, and nobody has a #DB to ask DR6 about.
+    unsafe {
+        asm!(
+            "mov dr0, {0}", "mov dr1, {1}", "mov dr2, {2}", "mov dr3, {3}", "mov dr6, {4}",
+            in(reg) dr0, in(reg) dr1, in(reg) dr2, in(reg) dr3, in(reg) dr6,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
 }
 
 /// The host's segment registers and FS base, and each guest's: nobody sees another one's.
@@ -518,6 +647,11 @@ fn host_segments() -> ([u16; 4], u64, u64) {
     ([ds, es, fs, gs], fs_base, segments::gs_base())
 }
 
+fn set_host_fs(selector: u16) {
+    // SAFETY: the caller has a flat segment there, in the tables that are loaded; nothing here uses FS.
+    unsafe { asm!("mov fs, {0:x}", in(reg) selector, options(nostack, preserves_flags)) }
+}
+
 fn set_host_segments([ds, es, fs, gs]: [u16; 4], fs_base: u64) {
     // SAFETY: null, or flat data of ring 0, which nothing here uses; GS base is what it was.
     unsafe {
@@ -560,6 +694,14 @@ pub(crate) fn two_guests(world: &mut BareMetal<'_>) -> Ended {
     if world.cpu().barriers() - before != 1 {
         return Err("user mode after a guest: not one barrier".into());
     }
+    // And the next guest behind another one: user mode has trained, too.
+    let before = world.cpu().barriers();
+    enter(world, &mut guests[1].clone())?;
+    enter(world, &mut guests[1].clone())?;
+    entered += 2;
+    if world.cpu().barriers() - before != 1 {
+        return Err("a guest after user mode: not one barrier".into());
+    }
     // Left to the host, there is none.
     world.cpu_mut().set_barriers(Barriers::Host);
     let before = world.cpu().barriers();
@@ -568,9 +710,26 @@ pub(crate) fn two_guests(world: &mut BareMetal<'_>) -> Ended {
         entered += 1;
     }
     world.cpu_mut().set_barriers(Barriers::Enter);
+    let came = world.cpu().barriers() - before;
+    if came != 0 {
+        return Err(format!("left to the host: {came} barriers"));
+    }
+    // But it is not forgotten that another one has run since the last of them, and user mode's barrier comes
+    // all the same.
+    enter(world, &mut guests[0].clone())?;
+    entered += 1;
+    let came = world.cpu().barriers() - before;
+    if came != 1 {
+        return Err(format!("after barriers of the host's: {came}"));
+    }
+    world.cpu_mut().set_barriers(Barriers::Host);
+    enter(world, &mut guests[1].clone())?;
+    entered += 1;
+    world.cpu_mut().barrier_before_user_mode();
+    world.cpu_mut().set_barriers(Barriers::Enter);
     match world.cpu().barriers() - before {
-        0 => Ok(entered),
-        came => Err(format!("left to the host: {came} barriers")),
+        2 => Ok(entered),
+        came => Err(format!("user mode, with barriers of the host's: {came} in all")),
     }
 }
 

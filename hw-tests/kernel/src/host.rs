@@ -315,7 +315,8 @@ fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
     let alone = under_a_gs_base_of_the_hosts(&other, block);
     as_before("and once more")?;
     // Sealed code cannot be freed: not before it is unloaded.
-    other.unload(&mut memory).map_err(|refused| format!("{}", refused.1))?;
+    // SAFETY: it was assembled into this memory above.
+    unsafe { other.unload(&mut memory) }.map_err(|refused| format!("{}", refused.1))?;
     alone?;
     if let Some(flags) = memory::host_flags(base) {
         return Err(format!("the unloaded switcher is still mapped, {flags:?}"));
@@ -577,7 +578,8 @@ fn watchpoints(world: &mut BareMetal<'_>) -> Ended {
             }
         }
     }
-    let mut straddling = GuestDebug::new(place::TEXT..end);
+    // SAFETY: a part of the guests' range, and it is armed for nobody.
+    let mut straddling = unsafe { GuestDebug::new(place::TEXT..end) };
     let eight = Access::Write(Width::Eight);
     match straddling.set(0, Some((end & !7, eight))) {
         Err(DebugError::NotTheGuests { .. }) => {}

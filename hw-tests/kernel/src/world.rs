@@ -242,7 +242,8 @@ impl<'s> BareMetal<'s> {
             guest_root(&smod.root, GuestPcid::FIRST, pcid)?,
             guest_root(&umod.root, GuestPcid::FIRST + 1, pcid)?,
         ];
-        let debug = GuestDebug::new(GUESTS);
+        // SAFETY: of the host, nothing is mapped within the guests' range, in any root.
+        let debug = unsafe { GuestDebug::new(GUESTS) };
         let domain = Domain::new();
         Ok(Self {
             cpu,

@@ -32,6 +32,7 @@ fn host() -> Host {
         efer: 0xD01,
         s_cet: None,
         user_msr_ctl: Some(0),
+        sev_status: Some(0),
         ldtr: 0,
         tr: 0x38,
         gdt_base: 0xFF10_A000_0004_2000,
@@ -44,12 +45,16 @@ fn host() -> Host {
 
 fn running() -> Running {
     let cr4 = CR4_OSFXSR | CR4_UMIP | CR4_LA57 | CR4_FSGSBASE;
+    let then = Installed { cr4, tr: 0x38, gdtr: gdtr(0xFF10_A000_0004_2000, 71) };
     Running {
         cr0: 0x8005_0033,
-        cr4,
-        cr4_then: cr4,
+        now: then,
+        then,
         ldtr: 0,
         dr7: 0x400,
+        // A kernel's data, a null selector, one of a thread's, and code that can be read.
+        hosts: [0x18, 0, 0x2B, 0x10],
+        hosts_descriptors: [KERNEL_DATA, 0, USER_DATA, KERNEL_CODE],
         code_and_stack: [0x33, 0x2B],
         data: [0x2B, 0, 3, 0x23],
         descriptors: [USER_CODE, USER_DATA, USER_DATA, 0, 0, USER_CODE32],
@@ -113,7 +118,14 @@ fn wrong_hosts() -> Vec<Spoilt<Host>> {
         (Efer, "EFER.UAIE", |it| it.efer |= EFER_UAIE),
         (SupervisorCet, "S_CET.SH_STK_EN", |it| it.s_cet = Some(SH_STK_EN | 1 << 2)),
         (UserMsr, "IA32_USER_MSR_CTL", |it| it.user_msr_ctl = Some(1)),
+        (Confidential, "SEV_STATUS", |it| it.sev_status = Some(0b011)),
+        (Confidential, "SEV_STATUS", |it| it.sev_status = Some(0b101)),
+        (Confidential, "CPUID leaf 21h", |it| it.has.tdx = true),
     ]
+}
+
+fn gdtr(base: u64, limit: u16) -> DescriptorTablePointer {
+    DescriptorTablePointer::new(base, limit, PagingMode::FiveLevel).unwrap()
 }
 
 /// CPUs on which `enter` has to refuse a guest.
@@ -127,10 +139,14 @@ fn wrong_moments() -> Vec<Spoilt<Running>> {
         (GeneralRegisters, "GDT entry", |it| it.descriptors[0] |= DOWN_OR_CONFORMING),
         (GeneralRegisters, "GDT entry", |it| it.descriptors[1] &= !SIZE32),
         (GeneralRegisters, "GDT entry", |it| it.descriptors[1] &= !ACCESSED),
-        (DescriptorRegisters, "CR4.UMIP", |it| it.cr4 &= !CR4_UMIP),
+        (Gdt, "GDTR's base", |it| it.now.gdtr = gdtr(0x1000, 71)),
+        (Gdt, "GDTR's limit", |it| it.now.gdtr = gdtr(it.then.gdtr.base(), 79)),
+        (Gdt, "GDTR's limit", |it| it.now.gdtr = gdtr(it.then.gdtr.base(), 63)),
+        (Tr, "TR", |it| it.now.tr = 0x40),
+        (DescriptorRegisters, "CR4.UMIP", |it| it.now.cr4 &= !CR4_UMIP),
         (Ldtr, "LDTR", |it| it.ldtr = 0x48),
-        (Pkru, "CR4.PKE", |it| it.cr4 |= CR4_PKE),
-        (GsBase, "CR4.FSGSBASE", |it| it.cr4 &= !CR4_FSGSBASE),
+        (Pkru, "CR4.PKE", |it| it.now.cr4 |= CR4_PKE),
+        (GsBase, "CR4.FSGSBASE", |it| it.now.cr4 &= !CR4_FSGSBASE),
         (Segments, "the guest's DS", |it| it.descriptors[2] = KERNEL_DATA),
         (Segments, "the guest's DS", |it| it.descriptors[2] &= !PRESENT),
         (Segments, "the guest's DS", |it| it.data[0] = 0x28),
@@ -140,19 +156,41 @@ fn wrong_moments() -> Vec<Spoilt<Running>> {
         (Segments, "the guest's GS", |it| it.data[3] = 0x27),
         (Segments, "the guest's ES", |it| it.data[1] = 0x53),
         (Segments, "GDT entry", |it| it.descriptors[2] &= !ACCESSED),
+        // The host's own: of an LDT that is null by now, of entries that are gone, or have become what does not
+        // load in ring 0.
+        (Segments, "the host's FS", |it| it.hosts[2] = 0x2F),
+        (Segments, "the host's DS", |it| it.hosts[0] = 4),
+        (Segments, "the host's FS", |it| it.hosts_descriptors[2] = 0),
+        (Segments, "the host's FS", |it| it.hosts_descriptors[2] &= !PRESENT),
+        (Segments, "the host's FS", |it| it.hosts_descriptors[2] &= !ACCESSED),
+        (Segments, "the host's FS", |it| it.hosts_descriptors[2] = KERNEL_DATA),
+        (Segments, "the host's DS", |it| it.hosts_descriptors[0] &= !IS_SEGMENT),
+        (Segments, "the host's DS", |it| it.hosts[0] |= 1),
+        (Segments, "the host's GS", |it| it.hosts_descriptors[3] &= !READ_WRITE),
+        (Segments, "the host's ES", |it| it.hosts[1] = 0x18),
+        (Cr0, "CR0.NE", |it| it.cr0 &= !CR0_NE),
+        (Cr0, "CR0.WP", |it| it.cr0 &= !CR0_WP),
         (Cr0, "CR0.TS", |it| it.cr0 |= CR0_TS),
         (Cr0, "CR0.EM", |it| it.cr0 |= CR0_EM),
-        (Cr4Fpu, "CR4.OSFXSR", |it| it.cr4 &= !CR4_OSFXSR),
-        (Cr4Fpu, "CR4.OSXSAVE", |it| it.cr4 |= CR4_OSXSAVE),
-        (Cr4User, "CR4.PVI", |it| it.cr4 |= CR4_PVI),
-        (Cr4User, "CR4.PCE", |it| it.cr4 |= CR4_PCE),
-        (Cr4User, "CR4.UINTR", |it| it.cr4 |= CR4_UINTR),
-        (Cr4Paging, "CR4.LA57", |it| it.cr4 &= !CR4_LA57),
-        (Cr4Paging, "CR4.PCIDE", |it| it.cr4 |= CR4_PCIDE),
-        (Cr4Paging, "CR4.SMEP", |it| it.cr4 |= CR4_SMEP),
-        (Cr4Paging, "CR4.SMAP", |it| it.cr4 |= CR4_SMAP),
-        (Fred, "CR4.FRED", |it| it.cr4 |= CR4_FRED),
-        (UserCet, "CR4.CET", |it| it.cr4 |= CR4_CET),
+        (Cr4Fpu, "CR4.OSFXSR", |it| it.now.cr4 &= !CR4_OSFXSR),
+        (Cr4Fpu, "CR4.OSXSAVE", |it| it.now.cr4 |= CR4_OSXSAVE),
+        (Cr4User, "CR4.PVI", |it| it.now.cr4 |= CR4_PVI),
+        (Cr4User, "CR4.PCE", |it| it.now.cr4 |= CR4_PCE),
+        (Cr4User, "CR4.UINTR", |it| it.now.cr4 |= CR4_UINTR),
+        (Cr4User, "CR4.KL", |it| it.now.cr4 |= CR4_KL),
+        (Cr4Paging, "CR4.LASS", |it| it.now.cr4 |= CR4_LASS),
+        (Cr4Paging, "CR4.LAM_SUP", |it| it.now.cr4 |= CR4_LAM_SUP),
+        // Also where it was so when the switcher was installed.
+        (Cr4Paging, "CR4.LASS", |it| {
+            it.now.cr4 |= CR4_LASS;
+            it.then.cr4 |= CR4_LASS;
+        }),
+        (Cr4Paging, "CR4.LA57", |it| it.now.cr4 &= !CR4_LA57),
+        (Cr4Paging, "CR4.PCIDE", |it| it.now.cr4 |= CR4_PCIDE),
+        (Cr4Paging, "CR4.SMEP", |it| it.now.cr4 |= CR4_SMEP),
+        (Cr4Paging, "CR4.SMAP", |it| it.now.cr4 |= CR4_SMAP),
+        (Fred, "CR4.FRED", |it| it.now.cr4 |= CR4_FRED),
+        (UserCet, "CR4.CET", |it| it.now.cr4 |= CR4_CET),
         (DebugRegisters, "DR7", |it| it.dr7 |= 1 << 1),
         (DebugRegisters, "DR7", |it| it.dr7 |= 1 << 6),
         (DebugRegisters, "DR7", |it| it.dr7 |= 1 << 13),
@@ -201,6 +239,28 @@ fn there_is_no_check_in_the_table_that_cannot_fail() {
             });
             assert!(fails && check(&running()).is_ok(), "{:?}", entry.state);
         }
+    }
+}
+
+#[test]
+fn a_host_gets_back_whatever_of_its_own_loads_in_ring_0() {
+    let ring = |dpl: u64| KERNEL_DATA | dpl << 45;
+    let readable = KERNEL_CODE | DOWN_OR_CONFORMING;
+    for (selector, entry) in [
+        (0x18, ring(0)),
+        (0x1A, ring(2)),
+        (0x18, ring(3)),
+        (0x1B, ring(3)),
+        // Data that cannot be written, of 16 bits, that expands down; code that conforms, whatever the RPL.
+        (0x18, ring(0) & !READ_WRITE & !SIZE32 | DOWN_OR_CONFORMING),
+        (0x1B, readable),
+        // Null, and what lies in the entry is nothing then.
+        (0, 0),
+        (3, 0),
+    ] {
+        let mut it = running();
+        (it.hosts[2], it.hosts_descriptors[2]) = (selector, entry);
+        assert_eq!(check_running(&it), Ok(()), "{selector:#x}, {entry:#x}");
     }
 }
 
@@ -278,49 +338,107 @@ fn a_table_is_read_only_where_it_is_bounded() {
     assert!(!is_within_a_page(0x1008, 0xFFF) && !is_within_a_page(0x1000, u16::MAX));
 }
 
-/// A CPU with what is in the words: leaf 1 EDX, leaf 7 ECX and EDX, leaf 7.1 EDX, leaf 8000_0008 EBX.
-#[derive(Clone)]
-struct Cpuid([u32; 5]);
+/// A register of a leaf and subleaf of CPUID.
+type Word = (u32, u32, Register, u32);
 
-impl CpuIdReader for Cpuid {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Register {
+    Eax,
+    Ebx,
+    Ecx,
+    Edx,
+}
+
+/// A CPU with all leaves, in which there is nothing but these words.
+#[derive(Clone)]
+struct Cpuid<'w>(&'w [Word]);
+
+impl CpuIdReader for Cpuid<'_> {
     fn cpuid2(&self, leaf: u32, subleaf: u32) -> CpuIdResult {
-        let Self([edx1, ecx7, edx7, edx71, ebx8]) = *self;
-        let (eax, ebx, ecx, edx) = match (leaf, subleaf) {
-            (0, _) => (7, 0, 0, 0),
-            (1, _) => (0, 0, 0, edx1),
-            (7, 0) => (1, 0, ecx7, edx7),
-            (7, 1) => (0, 0, 0, edx71),
-            (0x8000_0000, _) => (0x8000_0008, 0, 0, 0),
-            (0x8000_0008, _) => (0, ebx8, 0, 0),
-            _ => (0, 0, 0, 0),
+        const LEAVES: [Word; 3] = [
+            (0, 0, Register::Eax, 0x23),
+            (7, 0, Register::Eax, 1),
+            (0x8000_0000, 0, Register::Eax, 0x8000_001F),
+        ];
+        let word = |wanted| {
+            // Words of a test's own come first.
+            let mut all = self.0.iter().chain(&LEAVES);
+            let found = all.find(|(l, s, r, _)| (*l, *s) == (leaf, subleaf) && *r == wanted);
+            found.map_or(0, |(_, _, _, word)| *word)
         };
-        CpuIdResult { eax, ebx, ecx, edx }
+        CpuIdResult {
+            eax: word(Register::Eax),
+            ebx: word(Register::Ebx),
+            ecx: word(Register::Ecx),
+            edx: word(Register::Edx),
+        }
     }
 }
 
 #[test]
 fn an_msr_is_looked_at_only_where_cpuid_has_it() {
-    let found = |words| Has::from_cpuid(&Cpuid(words), || false);
+    use Register::{Eax, Ebx, Ecx, Edx};
+    const DS: Word = (1, 0, Edx, 1 << 21);
+    let found = |words: &[Word]| Has::from_cpuid(&Cpuid(words), || false);
     let nothing = Has::default();
-    assert_eq!(found([0; 5]), nothing);
-    assert_eq!(found([1 << 21, 0, 0, 0, 0]), Has { pebs: true, ..nothing });
-    assert_eq!(Has::from_cpuid(&Cpuid([1 << 21, 0, 0, 0, 0]), || true), nothing);
-    assert_eq!(found([0, 1 << 2, 0, 0, 0]), Has { umip: true, ..nothing });
-    assert_eq!(found([0, 1 << 7, 0, 0, 0]), Has { user_cet: true, ..nothing });
-    assert_eq!(found([0, 1 << 24, 0, 0, 0]), Has { bus_lock_detection: true, ..nothing });
-    assert_eq!(found([0, 0, 1 << 20, 0, 0]), Has { user_cet: true, ..nothing });
-    assert_eq!(found([0, 0, 1 << 26, 0, 0]), Has { ibpb: true, ..nothing });
-    assert_eq!(found([0, 0, 1 << 27, 0, 0]), Has { stibp: true, ..nothing });
-    assert_eq!(found([0, 0, 0, 1 << 15, 0]), Has { user_msr: true, ..nothing });
-    assert_eq!(found([0, 0, 0, 0, 1 << 12]), Has { ibpb: true, ..nothing });
-    assert_eq!(found([0, 0, 0, 0, 1 << 15]), Has { stibp: true, ..nothing });
+    assert_eq!(found(&[]), nothing);
+    assert_eq!(found(&[DS]), Has { pebs: true, ..nothing });
+    assert_eq!(Has::from_cpuid(&Cpuid(&[DS]), || true), nothing);
+    let is_here = [
+        ((7, 0, Ecx, 1 << 2), Has { umip: true, ..nothing }),
+        ((7, 0, Ecx, 1 << 7), Has { user_cet: true, ..nothing }),
+        ((7, 0, Ecx, 1 << 24), Has { bus_lock_detection: true, ..nothing }),
+        ((7, 0, Edx, 1 << 20), Has { user_cet: true, ..nothing }),
+        ((7, 0, Edx, 1 << 26), Has { ibpb: true, ..nothing }),
+        ((7, 0, Edx, 1 << 27), Has { stibp: true, ..nothing }),
+        ((7, 1, Edx, 1 << 15), Has { user_msr: true, ..nothing }),
+        ((0x8000_0008, 0, Ebx, 1 << 12), Has { ibpb: true, ..nothing }),
+        ((0x8000_0008, 0, Ebx, 1 << 15), Has { stibp: true, ..nothing }),
+        ((0x8000_001F, 0, Eax, 1 << 1), Has { sev: true, ..nothing }),
+    ];
+    for (word, has) in is_here {
+        assert_eq!(found(&[word]), has);
+    }
+    // Leaves that are not there have no meaning.
+    let few = [(0, 0, Eax, 6), (0x8000_0000, 0, Eax, 0x8000_0007)];
+    for (word, _) in is_here {
+        assert_eq!(found(&[few[0], few[1], word]), nothing);
+    }
+}
+
+#[test]
+fn the_enable_msr_of_pebs_is_left_alone_where_pebs_is_architectural() {
+    const DS: Word = (1, 0, Register::Edx, 1 << 21);
+    let leaf = |eax| (0x23, 0, Register::Eax, eax);
+    for (eax, pebs) in [(0b11_0001, false), (0b01_0001, true), (0b10_0001, true), (0b1, true)] {
+        assert_eq!(Has::from_cpuid(&Cpuid(&[DS, leaf(eax)]), || false).pebs, pebs, "{eax:#b}");
+    }
+    // Nor is the other MSR read, that says whether there is any.
+    let unread = || panic!("nothing says that it is there");
+    assert!(!Has::from_cpuid(&Cpuid(&[DS, leaf(0b11_0001)]), unread).pebs);
+    // A CPU without the leaf.
+    let old = [DS, (0, 0, Register::Eax, 0x22), leaf(0b11_0001)];
+    assert!(Has::from_cpuid(&Cpuid(&old), || false).pebs);
+}
+
+#[test]
+fn a_guest_of_a_tdx_modules_is_known_by_its_name() {
+    use Register::{Eax, Ebx, Ecx, Edx};
+    let name = |ebx: &[u8; 4], edx: &[u8; 4], ecx: &[u8; 4]| {
+        [(Ebx, ebx), (Edx, edx), (Ecx, ecx)]
+            .map(|(register, text)| (0x21, 0, register, u32::from_le_bytes(*text)))
+    };
+    let tdx = |words: &[Word]| Has::from_cpuid(&Cpuid(words), || false).tdx;
+    let module = name(b"Inte", b"lTDX", b"    ");
+    assert!(tdx(&module));
+    assert!(!tdx(&name(b"Inte", b"    ", b"lTDX")) && !tdx(&[]));
+    assert!(!tdx(&[&module[..], &[(0, 0, Eax, 0x20)]].concat()));
 }
 
 #[test]
 fn who_sees_to_it_is_what_the_code_does() {
     /// What `enter` does by itself, in one place, and not by an exchange.
-    const ELSEWHERE: [State; 5] =
-        [State::Idt, State::Mxcsr, State::Dr6, State::SpecCtrl, State::PredCmd];
+    const ELSEWHERE: [State; 4] = [State::Idt, State::Mxcsr, State::SpecCtrl, State::PredCmd];
     let mut names = Vec::new();
     for entry in CPU_STATE {
         let says = |what: fn(&Care) -> bool| entry.care.iter().any(what);
@@ -420,6 +538,29 @@ fn nothing_that_the_specification_lists_is_missing() {
         "OSFXSR",
         "split-lock",
         "FRED",
+        // What it does not list.
+        "LASS",
+        "LAM_SUP",
+        "LAM_U48",
+        "KL",
+        "PCIDs",
+        "global translations",
+        "FFXSR",
+        "TCE",
+        "MCOMMIT",
+        "RING3MWAIT",
+        "MWAITX",
+        "LSL",
+        "VMCALL",
+        "VMMCALL",
+        "VMFUNC",
+        "IA32_PASID",
+        "SEV_STATUS",
+        "architectural PEBS",
+        "PTWRITE",
+        "ENCLU",
+        "TSX_CTRL",
+        "MCU_OPT_CTRL",
     ];
     let why: String = CPU_STATE.iter().map(|entry| entry.why).collect();
     for name in listed {
