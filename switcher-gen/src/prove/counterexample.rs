@@ -61,6 +61,16 @@ enum Bases {
     Some,
     /// The model.
     All,
+    /// [`BASES`], so many bytes further on: what is wrong of an address may show where it carries alone.
+    Moved(u64),
+}
+
+impl Bases {
+    /// What is tried, one after the other.
+    fn all() -> impl Iterator<Item = Self> {
+        let moved = (1..16).map(|step| Self::Moved(0x10 * step));
+        [Self::Fixed, Self::Some, Self::All].into_iter().chain(moved)
+    }
 }
 
 /// Values of a model, and addresses for what it leaves open.
@@ -77,6 +87,7 @@ impl Source<Concrete> for Values<'_> {
         let base = BASES.iter().find(|(base, _)| *base == name);
         let value = match (self.bases, self.model.value_of_width(&name, bits), base) {
             (Bases::Fixed, _, Some((_, fixed))) | (Bases::Some, 0, Some((_, fixed))) => *fixed,
+            (Bases::Moved(by), _, Some((_, fixed))) => fixed + by,
             (_, wanted, _) => wanted,
         };
         self.asked.push((name, value));
@@ -133,14 +144,13 @@ impl Counterexample {
         ];
         let is_rule = rules.contains(&goal.obligation);
         let try_with = |bases| replay_model(target, theorem, neighbour, model, bases);
-        let all = [Bases::Fixed, Bases::Some, Bases::All];
         let breaks_the_same = |(replayed, _): &(Run<Concrete>, _)| {
             replayed.goals.iter().any(|found| same(&found)) || is_rule && is_reached(replayed)
         };
         let breaks_another =
             |(replayed, _): &(Run<Concrete>, _)| replayed.goals.iter().any(|found| !found.holds);
-        let found = all.into_iter().filter_map(try_with).find(breaks_the_same);
-        let found = found.or_else(|| all.into_iter().filter_map(try_with).find(breaks_another));
+        let found = Bases::all().filter_map(try_with).find(breaks_the_same);
+        let found = found.or_else(|| Bases::all().filter_map(try_with).find(breaks_another));
         let (replayed, state) = found?;
         let broken = replayed.goals.iter().find(same);
         let another = replayed.goals.iter().find(|found| !found.holds);
