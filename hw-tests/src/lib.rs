@@ -10,6 +10,7 @@
 
 pub mod bare_metal;
 pub mod cases;
+pub mod compare;
 pub mod debian;
 pub mod engine;
 pub mod iso;

@@ -1,4 +1,4 @@
-//! The project's tasks: `cargo xtask test`, `iso`, `install`.
+//! The project's tasks: `cargo xtask test`, `compare`, `iso`, `install`.
 //!
 //! Exit codes: 0, all is well; 1, something failed; 2, wrong usage, or a tool is missing that could
 //! not be installed.
@@ -16,6 +16,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
 use hw_protocol::Options;
 use hw_tests::bare_metal::{BareMetal, KERNEL, MINIMAL_HOST};
+use hw_tests::compare;
 use hw_tests::debian::NoRoot;
 use hw_tests::engine::qemu::Qemu;
 use hw_tests::engine::{self, Engine, Outcome, Runs, hosted};
@@ -52,6 +53,21 @@ enum Task {
         #[arg(long, value_name = "SECONDS", default_value_t = 300)]
         timeout: u64,
     },
+    /// Compare this tree with an earlier revision: the time of proofs, and what paths cost
+    ///
+    /// Both are built and run by turns on this machine: what counts is the ratio.
+    Compare {
+        /// The earlier revision, as git names it
+        revision: String,
+        /// Of which variants
+        #[arg(
+            long,
+            value_name = "NAME",
+            num_args = 1..,
+            default_values = ["intel-4level", "intel-la57-pcid+ibrs+rsb+bhb+verw", "amd-4level+untrain"]
+        )]
+        variant: Vec<String>,
+    },
     /// Write a bootable image of the kernel for a real machine
     Iso {
         /// Where to write it
@@ -75,6 +91,7 @@ fn engine_names() -> PossibleValuesParser {
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Test { engine, timeout } => test(&engine, Duration::from_secs(timeout)),
+        Task::Compare { revision, variant } => compare::run(&revision, &variant).map(|()| true),
         Task::Iso { output } => write_iso(&output),
         Task::Install => {
             install(tools::ALL).and_then(|()| make_roots(&engine::all())).map(|()| true)

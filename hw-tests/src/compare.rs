@@ -1,0 +1,149 @@
+//! This tree and an earlier revision of it, side by side in one run: how long a proof takes, and what
+//! each path of the emitted code costs. Machines are noisy: what counts is the ratio.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use crate::workspace;
+
+/// How often each is timed, the one after the other. The shortest time counts: noise only adds.
+const ROUNDS: usize = 5;
+
+/// What `switcher cost --format json` says.
+#[derive(Deserialize)]
+struct Costs {
+    paths: Vec<PathCost>,
+}
+
+#[derive(Deserialize)]
+struct PathCost {
+    kind: String,
+    number: usize,
+    instructions: u64,
+    code_bytes: u64,
+}
+
+/// The shortest time of a proof, and the instructions and bytes of each path.
+struct Measured {
+    proof: Duration,
+    paths: BTreeMap<(String, usize), (u64, u64)>,
+}
+
+/// Builds both, measures both, and prints what they differ in.
+///
+/// # Errors
+/// If there is no such revision, if it cannot be built, or if one of the variants is not proved.
+pub fn run(revision: &str, variants: &[String]) -> Result<()> {
+    let place = tempfile::tempdir().context("making a directory for the earlier revision")?;
+    let tree = place.path().join("tree");
+    let commit = git(&["rev-parse", "--verify", &format!("{revision}^{{commit}}")])?;
+    git(&["worktree", "add", "--detach", &tree.display().to_string(), commit.trim()])?;
+    let earlier = build(&tree, &workspace::target().join("compare"));
+    // Cleaned up whether that could be built or not.
+    let removed = git(&["worktree", "remove", "--force", &tree.display().to_string()]);
+    let tools = [earlier?, build(workspace::root(), &workspace::target())?];
+    removed?;
+    for variant in variants {
+        let [before, after] = measure(&tools, variant)?;
+        println!("{variant}");
+        println!(
+            "  proof: {:.0} ms before, {:.0} ms now: {:.2} of it (the shortest of {ROUNDS}, by turns)",
+            before.proof.as_secs_f64() * 1e3,
+            after.proof.as_secs_f64() * 1e3,
+            after.proof.as_secs_f64() / before.proof.as_secs_f64()
+        );
+        differences(&before, &after);
+    }
+    Ok(())
+}
+
+/// What the paths differ in.
+fn differences(before: &Measured, after: &Measured) {
+    let mut same = 0;
+    for (path, now) in &after.paths {
+        let (name, number) = path;
+        match before.paths.get(path) {
+            Some(was) if was == now => same += 1,
+            Some(was) => println!(
+                "  {name} ({number}): {} instructions before, {} now; {} bytes before, {} now",
+                was.0, now.0, was.1, now.1
+            ),
+            None => println!("  {name} ({number}): {} instructions, new", now.0),
+        }
+    }
+    for ((name, number), was) in &before.paths {
+        if !after.paths.contains_key(&(name.clone(), *number)) {
+            println!("  {name} ({number}): {} instructions before, gone", was.0);
+        }
+    }
+    println!("  {same} paths cost what they did");
+}
+
+/// Times both by turns.
+fn measure(tools: &[PathBuf; 2], variant: &str) -> Result<[Measured; 2]> {
+    let mut measured = [costs(&tools[0], variant)?, costs(&tools[1], variant)?];
+    for _ in 0..ROUNDS {
+        for (tool, measured) in tools.iter().zip(&mut measured) {
+            let started = Instant::now();
+            let proved = Command::new(tool)
+                .args(["prove", "--variant", variant])
+                .stdout(Stdio::null())
+                .status()
+                .with_context(|| format!("running {}", tool.display()))?;
+            if !proved.success() {
+                bail!("{} does not prove {variant}", tool.display());
+            }
+            measured.proof = measured.proof.min(started.elapsed());
+        }
+    }
+    Ok(measured)
+}
+
+/// What the paths cost; nothing is timed yet.
+fn costs(tool: &Path, variant: &str) -> Result<Measured> {
+    let output = Command::new(tool)
+        .args(["cost", "--variant", variant, "--format", "json"])
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("running {}", tool.display()))?;
+    if !output.status.success() {
+        bail!("{} has no costs of {variant}", tool.display());
+    }
+    let costs: Costs = serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("reading what {} says of {variant}", tool.display()))?;
+    let paths = costs.paths.into_iter();
+    let paths = paths.map(|path| ((path.kind, path.number), (path.instructions, path.code_bytes)));
+    Ok(Measured { proof: Duration::MAX, paths: paths.collect() })
+}
+
+/// The tool of the tree, optimised.
+fn build(tree: &Path, target: &Path) -> Result<PathBuf> {
+    let status = workspace::cargo()
+        .current_dir(tree)
+        .args(["build", "--release", "--package", "switcher-gen", "--bin", "switcher"])
+        .env("CARGO_TARGET_DIR", target)
+        .status()
+        .context("running cargo")?;
+    if !status.success() {
+        bail!("the tool of {} could not be built", tree.display());
+    }
+    Ok(target.join("release/switcher"))
+}
+
+fn git(arguments: &[&str]) -> Result<String> {
+    let output = Command::new("git")
+        .current_dir(workspace::root())
+        .args(arguments)
+        .output()
+        .context("running git")?;
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr);
+        bail!("git {}: {}", arguments.join(" "), why.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
