@@ -47,6 +47,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod barrier;
 mod cpu;
 mod debug;
 mod detect;
