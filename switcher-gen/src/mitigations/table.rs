@@ -95,8 +95,9 @@ const fn verw(works: Is) -> Code {
 
 const IBRS: Code = Code { exists: Is::Says(Said::IBRS), ..plain(Measure::Ibrs) };
 
-const NO_INDIRECT: &str = "it has no indirect jump or call, and the runtime leads to far hooks by \
-                           retpolines";
+const NO_INDIRECT: &str = "it has no indirect jump or call, and the runtime leads to it and to far hooks by \
+                           retpolines (with `+untrain`, `Cpu::enter` calls it indirectly, behind LFENCE, \
+                           unless the host brings a call of its own)";
 
 const SMT: &str = "run no other guest, and nothing with secrets, on the core's other thread while a \
                    guest runs on this one, or switch the other off";
