@@ -101,14 +101,18 @@ fn tsx_ctrl(capabilities: ArchCapabilities) -> TsxCtrl {
 
 /// `None` where there is none: the microcode has not got what it could switch off then.
 fn mcu_opt_ctrl(says: Speculation, capabilities: ArchCapabilities) -> Option<McuOptCtrl> {
-    let exists =
-        says.contains(Speculation::SRBDS_CTRL) || capabilities.contains(ArchCapabilities::GDS_CTRL);
-    exists.then(|| {
+    has_mcu_opt_ctrl(says, capabilities).then(|| {
         // SAFETY: the MSR exists where CPUID or IA32_ARCH_CAPABILITIES reports one of its bits;
         // reading it changes nothing.
         let bits = unsafe { read_msr(MsrName::McuOptCtrl.address()) };
         McuOptCtrl::from_bits_retain(bits)
     })
+}
+
+/// Whether one of its bits is reported (Intel SDM vol. 4, IA32_MCU_OPT_CTRL).
+const fn has_mcu_opt_ctrl(says: Speculation, capabilities: ArchCapabilities) -> bool {
+    let of_capabilities = ArchCapabilities::GDS_CTRL.union(ArchCapabilities::FB_CLEAR_CTRL);
+    says.contains(Speculation::SRBDS_CTRL) || capabilities.intersects(of_capabilities)
 }
 
 /// Empty where there is none: the CPU is then taken to suffer from everything.
@@ -119,4 +123,18 @@ fn arch_capabilities(says: Speculation) -> ArchCapabilities {
     // SAFETY: the MSR exists where CPUID says so; reading it changes nothing.
     let bits = unsafe { read_msr(MsrName::ArchCapabilities.address()) };
     ArchCapabilities::from_bits_retain(bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn microcodes_options_are_read_where_any_of_them_exists() {
+        let (none, no) = (Speculation::empty(), ArchCapabilities::empty());
+        assert!(has_mcu_opt_ctrl(Speculation::SRBDS_CTRL, no));
+        assert!(has_mcu_opt_ctrl(none, ArchCapabilities::GDS_CTRL));
+        assert!(has_mcu_opt_ctrl(none, ArchCapabilities::FB_CLEAR_CTRL));
+        assert!(!has_mcu_opt_ctrl(none, ArchCapabilities::FB_CLEAR));
+    }
 }

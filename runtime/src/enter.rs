@@ -11,6 +11,7 @@ use x86_64::instructions::segmentation::{SS, Segment};
 use x86_64::registers::rflags;
 use x86_64::registers::segmentation::SegmentSelector;
 
+use crate::barrier;
 use crate::cpu::Cpu;
 use crate::debug;
 use crate::exchange::Context;
@@ -212,13 +213,10 @@ impl Cpu<'_> {
         Ok(exit)
     }
 
-    /// Empties this CPU's branch predictors, where there is a way to.
+    /// Empties this CPU's branch predictors, that of returns among them, where there is a way to.
     fn barrier(&self) {
-        const IBPB: u64 = 1;
-        if self.has.ibpb {
-            // SAFETY: CPUID says that the MSR exists, and has the command.
-            unsafe { registers::write_msr(MsrName::PredCmd.address(), IBPB) };
-        }
+        // SAFETY: CPL 0, at which the switcher was installed; `has` is what CPUID says of this CPU.
+        unsafe { barrier::empty_predictors(self.has.ibpb) };
     }
 
     /// To be called before code of the host's at CPL 3 runs on this CPU, such as the user part of a virtual

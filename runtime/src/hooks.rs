@@ -32,9 +32,8 @@ pub type FatalHook = unsafe extern "C" fn(*mut PtRegs) -> !;
 ///   [`FarFrame::ROOM`](switcher_gen::layout::FarFrame::ROOM) bytes below RSP are a stack, twice over:
 ///   below 128 that they may use, a #DB and a machine check put there how they return;
 /// * they have no instruction breakpoint: with the RF that they cannot set, it would be met for ever;
-/// * further than 2 GiB from the code, they are reached by an indirect jump, and begin with ENDBR64
-///   on a host that tracks its own indirect branches; with `untrain`, which is of no help to an
-///   indirect jump, they may not be that far;
+/// * further than 2 GiB from the code, they are reached by a retpoline, whose RET needs no ENDBR64 to lead
+///   to; with `untrain`, for hosts that have no RET but their return thunk's, they may not be that far;
 /// * DS, ES, FS, GS, FS base, TSC_AUX and DR7 may be a guest's: they find their CPU by GS base alone (not by
 ///   RDPID or RDTSCP), and leave these as they are;
 /// * where there are protection keys, PKRU is a guest's: they access no user pages.
@@ -54,7 +53,7 @@ pub struct Hooks {
 /// its CPU may predict any other RET by what a guest has trained (spec/switcher.md, "Mitigations").
 /// Such a host takes
 /// [`with_return_thunks`](switcher_gen::Mitigations::with_return_thunks). Both are written in
-/// assembly and lie within 2 GiB of the switcher's code, as no indirect jump may lead there.
+/// assembly and lie within 2 GiB of the switcher's code, as a call has to lead there, and nothing else.
 #[derive(Clone, Copy, Debug)]
 pub struct ReturnThunk {
     /// Called on each exit before its first RET, and before each hook: makes the thunk's RET safe,
@@ -78,30 +77,64 @@ impl Hooks {
     }
 }
 
-/// A jump to each hook, for those that a call of the code does not reach: `jmp [rip + 0]` and the
-/// address. Under a guest's root nothing executes them.
+/// A way to each hook, for those that a call of the code does not reach: a retpoline. An indirect jump would
+/// be steered by what a guest has trained on a CPU whose only measure against that is to have none (AMD's
+/// without IBRS_PREFERRED), and in the lower half of a cache line it could lead anywhere (indirect target
+/// selection). It writes the hook's address as the return address of a call of its own: no register is lost,
+/// and the one predictor that is asked where the RET leads says, to the trap. Under a guest's root nothing
+/// executes them.
 pub(crate) struct Thunks {
     hooks: Hooks,
-    start: u64,
+    /// Where the first one is.
+    first: u64,
     bytes: [u8; Self::LEN],
 }
 
 impl Thunks {
-    const EACH: usize = 16;
-    /// How many bytes there are.
-    pub(crate) const LEN: usize = Self::EACH * HostSymbol::HOOKS.len();
+    /// Each has a cache line of its own, so that what is in its upper half stays there.
+    const LINE: usize = 64;
+    /// How many bytes there are: what precedes the first line is no code.
+    pub(crate) const LEN: usize = Self::LINE * HostSymbol::HOOKS.len() + Self::LINE - 1;
+
+    /// The line of a thunk that leads to `address`.
+    fn line(address: u64) -> [u8; Self::LINE] {
+        const INT3: u8 = 0xCC;
+        // call to the second half: what is behind it is where its RET is predicted to lead.
+        const CALL: [u8; 5] = [0xE8, 32 - 5, 0, 0, 0];
+        // pause; lfence; jmp to the PAUSE.
+        const TRAP: [u8; 7] = [0xF3, 0x90, 0x0F, 0xAE, 0xE8, 0xEB, 0xF9];
+        // mov dword [rsp], ..; mov dword [rsp + 4], ..: without a register, and without the flags.
+        const LOW: [u8; 3] = [0xC7, 0x04, 0x24];
+        const HIGH: [u8; 4] = [0xC7, 0x44, 0x24, 0x04];
+        const RET: u8 = 0xC3;
+        let address = address.to_le_bytes();
+        let (low, high) = address.split_at(4);
+        let (mut line, mut at) = ([INT3; Self::LINE], 0);
+        let mut write = |start: usize, bytes: &[u8]| {
+            at = start.max(at);
+            line[at..at + bytes.len()].copy_from_slice(bytes);
+            at += bytes.len();
+        };
+        write(0, &CALL);
+        write(0, &TRAP);
+        write(Self::LINE / 2, &LOW);
+        write(0, low);
+        write(0, &HIGH);
+        write(0, high);
+        write(0, &[RET]);
+        line
+    }
 
     /// To be placed at `start`.
     pub(crate) fn new(&hooks: &Hooks, start: u64) -> Self {
-        const JMP_RIP_0: [u8; 6] = [0xFF, 0x25, 0, 0, 0, 0];
         const INT3: u8 = 0xCC;
         let mut bytes = [INT3; Self::LEN];
-        for (thunk, symbol) in bytes.chunks_exact_mut(Self::EACH).zip(HostSymbol::HOOKS) {
-            let address = hooks.address(symbol).unwrap_or_default();
-            thunk[..6].copy_from_slice(&JMP_RIP_0);
-            thunk[6..14].copy_from_slice(&address.to_le_bytes());
+        let before = (start.wrapping_neg() % Self::LINE as u64) as usize;
+        let lines = bytes[before..].chunks_exact_mut(Self::LINE);
+        for (line, symbol) in lines.zip(HostSymbol::HOOKS) {
+            line.copy_from_slice(&Self::line(hooks.address(symbol).unwrap_or_default()));
         }
-        Self { hooks, start, bytes }
+        Self { hooks, first: start.wrapping_add(before as u64), bytes }
     }
 
     /// The bytes.
@@ -110,8 +143,8 @@ impl Thunks {
     }
 
     /// What code at `base` calls for a hook: the hook itself where it is near.
-    /// Where returns are `untrained`, it is always that, and an error of the link if it is far: what
-    /// a guest can train is no way to it.
+    /// Where returns are `untrained`, it is always that, and an error of the link if it is far: a RET of a
+    /// thunk's is none that the host has made safe.
     pub(crate) fn target(&self, symbol: HostSymbol, base: u64, untrained: bool) -> Option<u64> {
         /// Less than rel32 reaches, by more than the code is long.
         const NEAR: u64 = 0x7FF0_0000;
@@ -120,7 +153,16 @@ impl Thunks {
             return Some(hook);
         }
         let index = HostSymbol::HOOKS.iter().position(|known| *known == symbol)?;
-        Some(self.start + (index * Self::EACH) as u64)
+        Some(self.first.wrapping_add((index * Self::LINE) as u64))
+    }
+
+    /// Where the thunk that these bytes begin with leads, if they are one.
+    #[cfg(test)]
+    pub(crate) fn leads_to(bytes: &[u8]) -> Option<u64> {
+        let line = bytes.get(..Self::LINE)?;
+        let (low, high) = (line.get(35..39)?, line.get(43..47)?);
+        let address = u64::from_le_bytes([low, high].concat().try_into().ok()?);
+        (line == Self::line(address)).then_some(address)
     }
 }
 
@@ -153,14 +195,97 @@ mod tests {
                 assert_eq!(thunks.target(symbol, base, false), Some(hook));
             }
             for base in [hook + 0x8000_0000, hook.wrapping_sub(0x8000_0000)] {
-                let thunks = Thunks::new(&hooks, base.wrapping_add(0x1000));
-                let at =
-                    thunks.target(symbol, base, false).unwrap().wrapping_sub(thunks.start) as usize;
-                assert_eq!(thunks.bytes()[at..at + 6], [0xFF, 0x25, 0, 0, 0, 0]);
-                assert_eq!(thunks.bytes()[at + 6..at + 14], hook.to_le_bytes());
+                let start = base.wrapping_add(0x1000);
+                let thunks = Thunks::new(&hooks, start);
+                let target = thunks.target(symbol, base, false).unwrap();
+                let at = target.wrapping_sub(start) as usize;
+                assert_eq!(Thunks::leads_to(&thunks.bytes()[at..]), Some(hook));
             }
         }
         assert_eq!(Thunks::new(&hooks, 0).target(HostSymbol("other"), 0, false), None);
+    }
+
+    /// Wherever the code ends: what a guest has trained, or where in a line a branch is, has no say.
+    #[test]
+    fn a_thunk_has_no_indirect_branch_but_a_ret_in_the_upper_half_of_a_line_behind_its_own_call() {
+        for start in (0xFFFF_8000_0000_0000..).take(2 * Thunks::LINE) {
+            let thunks = Thunks::new(&Hooks::FOR_TESTS, start);
+            for symbol in HostSymbol::HOOKS {
+                let target = thunks.target(symbol, 0, false).unwrap();
+                assert_eq!(target % 64, 0);
+                let at = (target - start) as usize;
+                let line = &thunks.bytes()[at..at + 64];
+                let hook = thunks.hooks.address(symbol).unwrap();
+                // call; pause; lfence; jmp to the PAUSE; filler up to what is called.
+                assert_eq!(line[..5], [0xE8, 0x1B, 0, 0, 0]);
+                assert_eq!(line[5..12], [0xF3, 0x90, 0x0F, 0xAE, 0xE8, 0xEB, 0xF9]);
+                assert!(line[12..32].iter().all(|byte| *byte == 0xCC));
+                // The return address becomes the hook's; RET; a trap behind it.
+                assert_eq!(line[32..35], [0xC7, 0x04, 0x24]);
+                assert_eq!(line[35..39], (hook as u32).to_le_bytes());
+                assert_eq!(line[39..43], [0xC7, 0x44, 0x24, 0x04]);
+                assert_eq!(line[43..47], ((hook >> 32) as u32).to_le_bytes());
+                // In the upper half of its line.
+                assert_eq!(line[47], 0xC3);
+                assert!(line[48..].iter().all(|byte| *byte == 0xCC));
+            }
+            // No other byte is one: what is outside the lines is filler.
+            let first = (thunks.first - start) as usize;
+            let last = first + Thunks::LINE * HostSymbol::HOOKS.len();
+            let outside = thunks.bytes()[..first].iter().chain(&thunks.bytes()[last..]);
+            assert!(outside.into_iter().all(|byte| *byte == 0xCC));
+        }
+    }
+
+    /// Executed, in memory of the test's own: the hook gets its argument and an aligned stack, and returns
+    /// to the thunk's caller.
+    #[test]
+    fn a_thunk_leads_to_its_hook_and_the_hook_back() {
+        unsafe extern "C" fn answers(regs: *mut PtRegs) {
+            // A vector register is stored to the stack as if that were aligned.
+            let aligned = core::hint::black_box([1_u128; 2]);
+            // SAFETY: the test passes a frame of its own.
+            unsafe { (*regs).rax = aligned.iter().sum::<u128>() as u64 + 40 };
+        }
+        let memory = executable_page();
+        let hooks = Hooks { nmi: answers, ..Hooks::FOR_TESTS };
+        let thunks = Thunks::new(&hooks, memory as u64 + 5);
+        // SAFETY: the page is writable, and longer than the thunks behind its first bytes.
+        unsafe { memory.wrapping_add(5).cast::<[u8; Thunks::LEN]>().write(thunks.bytes) };
+        let target = thunks.target(HostSymbol::NMI, 0, false).unwrap();
+        // SAFETY: there is the thunk to `answers`, which has this type.
+        let thunk: Hook = unsafe { core::mem::transmute(target as usize) };
+        let mut regs = PtRegs::default();
+        // SAFETY: the frame is valid for writes.
+        unsafe { thunk(&raw mut regs) };
+        assert_eq!(regs.rax, 42);
+    }
+
+    /// Of Linux, which tests run on: writable and executable at once, and never given back.
+    fn executable_page() -> *mut u8 {
+        const MMAP: u64 = 9;
+        const READ_WRITE_EXECUTE: u64 = 7;
+        const PRIVATE_ANONYMOUS: u64 = 0x22;
+        let page: i64;
+        // SAFETY: a new mapping at an address of the kernel's choice changes no other memory; SYSCALL
+        // overwrites RAX, RCX and R11.
+        unsafe {
+            core::arch::asm!(
+                "syscall",
+                inlateout("rax") MMAP => page,
+                in("rdi") 0_u64,
+                in("rsi") 4096_u64,
+                in("rdx") READ_WRITE_EXECUTE,
+                in("r10") PRIVATE_ANONYMOUS,
+                in("r8") -1_i64,
+                in("r9") 0_u64,
+                lateout("rcx") _,
+                lateout("r11") _,
+                options(nostack),
+            );
+        }
+        assert!(page > 0, "mmap: {page}");
+        core::ptr::with_exposed_provenance_mut(page as usize)
     }
 
     #[test]

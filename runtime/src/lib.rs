@@ -50,6 +50,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod barrier;
 mod cpu;
 mod debug;
 mod detect;

@@ -424,11 +424,10 @@ mod tests {
             let mut target = (switcher.base() + at as u64 + 4).wrapping_add_signed(field.into());
             let offset = target.wrapping_sub(switcher.base()) as usize;
             if (bytes.len()..bytes.len() + Thunks::LEN).contains(&offset) {
-                let thunk = memory.memory.as_ptr().wrapping_byte_add(offset).cast::<[u8; 16]>();
+                let thunk = memory.memory.as_ptr().wrapping_byte_add(offset).cast::<[u8; 64]>();
                 // SAFETY: `assemble` wrote the thunks there, behind the code.
                 let thunk = unsafe { thunk.read() };
-                assert_eq!(thunk[..6], [0xFF, 0x25, 0, 0, 0, 0]);
-                target = u64::from_le_bytes(thunk[6..14].try_into().unwrap());
+                target = Thunks::leads_to(&thunk).unwrap();
             }
             assert_eq!(Some(target), Hooks::FOR_TESTS.address(relocation.symbol));
         }

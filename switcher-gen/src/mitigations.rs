@@ -4,7 +4,8 @@
 //! Direct switches carry none: both modes are the same guest's, and what one of them leaves in the
 //! predictors for the other is between the two. What is here stands on the way between guest and
 //! host. What every variant does anyway has no axis: registers are cleared on exits, DF and AC too,
-//! and no image has an indirect jump or call, so nothing needs a retpoline.
+//! and no image has an indirect jump or call. What is loaded beside an image has none either: the
+//! runtime's thunks, which lead to hooks too far for a call, are retpolines.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -23,13 +24,14 @@ pub use fault::{
 /// What becomes of the return stack buffer on an exit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rsb {
-    /// Nothing: the CPU keeps privilege levels apart.
+    /// Nothing: for comparisons, and for hosts that fill it themselves.
     #[default]
     Left,
     /// One harmless entry: for CPUs on which only the first RET of an exit may be predicted by what
-    /// the guest has left there.
+    /// the guest has left there. No table chooses it, for a guest may execute at the host's addresses; it
+    /// is for hosts whose guests' roots keep those from them.
     Lite,
-    /// All entries become harmless.
+    /// All entries become harmless: some 80 instructions on an exit, and none on a direct switch.
     Full,
 }
 
@@ -351,22 +353,22 @@ mod tests {
         assert_eq!(chosen([0; 4], Caps::empty(), none), "+rsb+bhb+verw");
         // Cascade Lake and later: IBRS stays on, if it is on.
         let enhanced = Caps::IBRS_ALL | Caps::MDS_NO;
-        assert_eq!(chosen(ALL, enhanced, SpecCtrl::IBRS), "+rsblite+bhb");
+        assert_eq!(chosen(ALL, enhanced, SpecCtrl::IBRS), "+rsb+bhb");
         assert_eq!(chosen(ALL, enhanced, none), "+ibrs+rsb+bhb");
         assert_eq!(chosen(ALL, enhanced, !SpecCtrl::IBRS), "+ibrs+rsb+bhb");
         let fill_buffers = enhanced | Caps::FB_CLEAR | Caps::PBRSB_NO;
-        assert_eq!(chosen(ALL, fill_buffers, SpecCtrl::IBRS), "+bhb+verw");
+        assert_eq!(chosen(ALL, fill_buffers, SpecCtrl::IBRS), "+rsb+bhb+verw");
         let no_fill_buffers = Caps::SBDR_SSDP_NO | Caps::FBSDP_NO | Caps::PSDP_NO;
-        assert_eq!(chosen(ALL, fill_buffers | no_fill_buffers, SpecCtrl::IBRS), "+bhb");
+        assert_eq!(chosen(ALL, fill_buffers | no_fill_buffers, SpecCtrl::IBRS), "+rsb+bhb");
         // Atoms.
         let atom = Caps::IBRS_ALL | Caps::MDS_NO | Caps::PBRSB_NO | Caps::BHI_NO;
-        assert_eq!(chosen(ALL, atom | Caps::RFDS_CLEAR, SpecCtrl::IBRS), "+verw");
-        assert_eq!(chosen(ALL, atom | Caps::RFDS_NO, SpecCtrl::IBRS), "");
+        assert_eq!(chosen(ALL, atom | Caps::RFDS_CLEAR, SpecCtrl::IBRS), "+rsb+verw");
+        assert_eq!(chosen(ALL, atom | Caps::RFDS_NO, SpecCtrl::IBRS), "+rsb");
         // Golden Cove: BHI_DIS_S stays on, if it is on.
         let golden = [ALL[0], 1 << 4, 0, 0];
         let both = SpecCtrl::IBRS | SpecCtrl::BHI_DIS_S;
-        assert_eq!(chosen(golden, fill_buffers | no_fill_buffers, both), "");
-        assert_eq!(chosen(golden, fill_buffers | no_fill_buffers, SpecCtrl::IBRS), "+bhblong");
+        assert_eq!(chosen(golden, fill_buffers | no_fill_buffers, both), "+rsb");
+        assert_eq!(chosen(golden, fill_buffers | no_fill_buffers, SpecCtrl::IBRS), "+rsb+bhblong");
         assert_eq!(chosen(golden, fill_buffers | no_fill_buffers, none), "+ibrs+rsb+bhblong");
     }
 
@@ -384,10 +386,10 @@ mod tests {
         assert_eq!(chosen(zen_3, 0, false), "+ibrs+ibpb+rsb");
         // Automatic IBRS stays on, if it is there and on.
         assert_eq!(chosen(zen_3, automatic, false), "+ibrs+ibpb+rsb");
-        assert_eq!(chosen(zen_3, automatic, true), "+ibpb");
-        assert_eq!(chosen(zen_3, automatic | srso_no, true), "");
+        assert_eq!(chosen(zen_3, automatic, true), "+ibpb+rsb");
+        assert_eq!(chosen(zen_3, automatic | srso_no, true), "+rsb");
         assert_eq!(chosen(zen_3, automatic | srso_no, false), "+ibrs+rsb");
         // SRSO between guests and hosts of one privilege alone, as from Zen 5 on.
-        assert_eq!(chosen(zen_3, automatic | 1 << 30, true), "");
+        assert_eq!(chosen(zen_3, automatic | 1 << 30, true), "+rsb");
     }
 }

@@ -15,8 +15,10 @@ use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
+use syn::spanned::Spanned;
 use syn::{
     Attribute, BinOp, Error, Expr, ExprBinary, ExprLit, ExprUnary, Lit, Meta, Result, Token, UnOp,
+    parse_quote_spanned,
 };
 
 use crate::text;
@@ -621,7 +623,8 @@ impl Address {
             offsets => (None, offsets),
         };
         offsets.iter().try_for_each(check_offset)?;
-        match (base, offsets, displacement) {
+        let offsets: Vec<_> = offsets.iter().map(|term| in_a_constant(term.clone())).collect();
+        match (base, offsets.as_slice(), displacement) {
             (Some(base), [], Displacement::Disp32) => Ok(Self::Base(base)),
             (_, [], Displacement::Disp8(byte)) => {
                 Err(Error::new(byte.span(), "there is no displacement that could be a `BYTE`"))
@@ -642,7 +645,7 @@ impl Address {
     }
 }
 
-/// The terms of a sum, whatever parentheses it has: addition of offsets is associative.
+/// The terms of a sum, whatever parentheses it has: addition of offsets is associative. At least one.
 fn flatten(sum: Expr, terms: &mut Vec<Expr>) {
     match sum {
         Expr::Binary(ExprBinary { op: BinOp::Add(_), left, right, .. }) => {
@@ -653,6 +656,27 @@ fn flatten(sum: Expr, terms: &mut Vec<Expr>) {
         Expr::Group(group) => flatten(*group.expr, terms),
         term => terms.push(term),
     }
+}
+
+/// A term of a sum as what a constant can be computed by, in which there is no `+` of offsets: what a method is
+/// called on, and what `then` and `pair` are given, may be sums themselves.
+fn in_a_constant(term: Expr) -> Expr {
+    let Expr::MethodCall(mut call) = term else { return term };
+    *call.receiver = sum_in_a_constant(*call.receiver);
+    if call.method == "then" || call.method == "pair" {
+        call.args = call.args.into_iter().map(sum_in_a_constant).collect();
+    }
+    Expr::MethodCall(call)
+}
+
+fn sum_in_a_constant(sum: Expr) -> Expr {
+    let span = Span::mixed_site().located_at(sum.span());
+    let mut terms = Vec::new();
+    flatten(sum, &mut terms);
+    let terms = terms.into_iter().map(in_a_constant);
+    terms
+        .reduce(|outer, inner| parse_quote_spanned!(span=> #outer.then(#inner)))
+        .expect("a sum has a term")
 }
 
 fn base_register(register: &Expr) -> Result<Ident> {

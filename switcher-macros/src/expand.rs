@@ -42,13 +42,17 @@ pub(crate) fn constants(input: &DeriveInput, fields: &[Field<'_>]) -> TokenStrea
             let line = format!(" Where `{}` lies in a [`{ident}`].", name.unraw());
             quote!(#[doc = #line])
         });
+        // SAFETY of what is generated: the offset is that which rustc has for the field, and the type the field's,
+        // for both come from its declaration.
         quote! {
             #(#docs)*
             #generated
             #vis const #name: ::switcher_gen::layout::Offset<#ident #ty_generics, #ty> =
-                ::switcher_gen::layout::Offset::__derived(
-                    ::switcher_gen::__private::memoffset::offset_of!(#ident #ty_generics, #name)
-                );
+                unsafe {
+                    ::switcher_gen::layout::Offset::__derived(
+                        ::switcher_gen::__private::memoffset::offset_of!(#ident #ty_generics, #name)
+                    )
+                };
         }
     });
     quote! {

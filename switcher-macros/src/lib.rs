@@ -158,7 +158,8 @@ pub fn derive_asm_layout(input: TokenStream) -> TokenStream {
 ///
 /// `SIZE` is `BYTE`, `WORD`, `DWORD` or `QWORD` and never left out. The register is a 64-bit
 /// general-purpose one. An offset is a constant expression of type `Offset`, usually a field
-/// (`Tss::sp0`), perhaps with one of `Offset`'s methods (`Pvcs::user_cs.pair(Pvcs::user_ss)`).
+/// (`Tss::sp0`), perhaps with one of `Offset`'s methods (`Pvcs::user_cs.pair(Pvcs::user_ss)`), whose
+/// receiver may be a sum in parentheses (`(Frame::iret + Iret::cs).below_end()`).
 /// Each offset starts in the struct in which the previous one ends, and the last one's field must
 /// be as wide as `SIZE` says. Whether an 8-bit displacement reaches is found out when the code
 /// around it is built, `cargo check` being blind to constants in generic functions.

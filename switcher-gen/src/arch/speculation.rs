@@ -27,6 +27,8 @@ bitflags! {
         const SSB_NO = 1 << 4;
         /// No microarchitectural data sampling.
         const MDS_NO = 1 << 5;
+        /// No machine check by a changed page size.
+        const PSCHANGE_MC_NO = 1 << 6;
         /// MSR IA32_TSX_CTRL exists.
         const TSX_CTRL = 1 << 7;
         /// No asynchronous abort of transactions.
@@ -39,6 +41,8 @@ bitflags! {
         const PSDP_NO = 1 << 15;
         /// VERW overwrites fill buffers.
         const FB_CLEAR = 1 << 17;
+        /// MSR IA32_MCU_OPT_CTRL has FB_CLEAR_DIS.
+        const FB_CLEAR_CTRL = 1 << 18;
         /// As [`RSBA`](Self::RSBA), but within what enhanced IBRS restricts.
         const RRSBA = 1 << 19;
         /// No branch history injection.
@@ -96,6 +100,8 @@ bitflags! {
     pub struct McuOptCtrl: u64 {
         /// RDRAND and RDSEED leave their values in the shared buffer.
         const RNGDS_MITG_DIS = 1 << 0;
+        /// VERW does not overwrite fill buffers.
+        const FB_CLEAR_DIS = 1 << 3;
         /// Gathers may forward stale data.
         const GDS_MITG_DIS = 1 << 4;
         // Others may be set.
@@ -161,6 +167,8 @@ bitflags! {
         const TSA_SQ_NO = 1 << 25;
         /// Nor by the L1 data cache (AMD).
         const TSA_L1_NO = 1 << 26;
+        /// IBPB empties the predictor of returns, too (AMD).
+        const IBPB_RET = 1 << 27;
     }
 }
 
@@ -176,7 +184,7 @@ enum Word {
 impl Speculation {
     /// Where CPUID says it: leaf, subleaf, register and bit. Intel's leaf 7 and AMD's extended leaves
     /// do not contradict each other: each vendor's has the other's bits clear.
-    const BITS: [(Self, u32, u32, Word, u32); 30] = [
+    const BITS: [(Self, u32, u32, Word, u32); 31] = [
         (Self::AVX, 1, 0, Word::Ecx, 28),
         (Self::RDRAND, 1, 0, Word::Ecx, 30),
         (Self::HYPERVISOR, 1, 0, Word::Ecx, 31),
@@ -198,6 +206,7 @@ impl Speculation {
         (Self::SSBD, 0x8000_0008, 0, Word::Ebx, 24),
         (Self::SSB_NO, 0x8000_0008, 0, Word::Ebx, 26),
         (Self::BTC_NO, 0x8000_0008, 0, Word::Ebx, 29),
+        (Self::IBPB_RET, 0x8000_0008, 0, Word::Ebx, 30),
         (Self::LFENCE_ALWAYS, 0x8000_0021, 0, Word::Eax, 2),
         (Self::VERW_CLEAR, 0x8000_0021, 0, Word::Eax, 5),
         (Self::AUTOMATIC_IBRS, 0x8000_0021, 0, Word::Eax, 8),
@@ -229,9 +238,13 @@ impl Speculation {
             };
             found.set(flag, found.contains(flag) || word >> bit & 1 != 0);
         }
-        // Leaf 0Bh, subleaf 0: the threads of a core.
-        if basic >= 0xB && reader.cpuid2(0xB, 0).ebx & 0xFFFF > 1 {
-            found |= Self::SMT;
+        // Leaf 0Bh, subleaf 0: the threads of a core. Zen 1 and Dhyana have it not, but leaf 8000_001Eh,
+        // whose EBX[15:8] is their number less one (AMD APM vol. 3, Fn8000_001E).
+        let other_threads = [(0xB, basic, 0xFFFF, 1), (0x8000_001E, extended, 0xFF00, 0)];
+        for (leaf, last, mask, one) in other_threads {
+            if leaf <= last && reader.cpuid2(leaf, 0).ebx & mask > one {
+                found |= Self::SMT;
+            }
         }
         found
     }
@@ -252,8 +265,8 @@ impl Speculation {
                 _ => alloc::format!("{leaf:X}.{word}[{bit}]"),
             }
         });
-        let smt = self.contains(Self::SMT).then(|| alloc::string::String::from("B.0.EBX > 1"));
-        places.chain(smt)
+        let smt = ["B.0.EBX > 1", "8000001E.EBX[15:8] > 0"].map(alloc::string::String::from);
+        places.chain(smt.into_iter().filter(move |_| self.contains(Self::SMT)))
     }
 
     /// As [`Self::BITS`] has them, for CPUs made up: leaf, subleaf, register from EAX on, bits.
@@ -346,7 +359,17 @@ mod tests {
                 if (leaf, bit) == (7, 26) { Speculation::IBRS | Speculation::IBPB } else { flag };
             assert_eq!(found, expected, "{leaf:#x}.{subleaf} {word:?}[{bit}]");
         }
-        let threads = FakeCpu::complete(b"GenuineIntel").with(0xB, 0, 1, 2);
-        assert_eq!(Speculation::from_cpuid(&threads), Speculation::SMT);
+    }
+
+    #[test]
+    fn a_cores_threads_are_seen_by_either_leaf() {
+        let said = |leaf, ebx| {
+            Speculation::from_cpuid(&FakeCpu::complete(b"AuthenticAMD").with(leaf, 0, 1, ebx))
+        };
+        assert_eq!(said(0xB, 2), Speculation::SMT);
+        assert_eq!(said(0xB, 1), Speculation::empty());
+        // Zen 1: the core's number in the low byte, its threads less one above.
+        assert_eq!(said(0x8000_001E, 0x0103), Speculation::SMT);
+        assert_eq!(said(0x8000_001E, 0x0003), Speculation::empty());
     }
 }

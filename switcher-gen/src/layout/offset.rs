@@ -3,7 +3,8 @@
 //! An [`Offset<S, F, A>`] says "so many bytes from the anchor `A` of an `S` there is an `F`". The derive
 //! ([`AsmLayout`](switcher_macros::AsmLayout)) makes one per field, [`Offset::then`] (or `+`)
 //! composes them through nested structs, and [`disp32`]/[`disp8`] turn one into an instruction's
-//! displacement, **if** the operand is as wide as the field. Nothing else yields a displacement.
+//! displacement, **if** the operand is as wide as the field. Nothing else yields a displacement, and
+//! without `unsafe` nothing else makes an offset.
 //!
 //! Where the base register points is part of the type, for a sum of bytes that are counted from
 //! different places means nothing. What two offsets can be together:
@@ -14,8 +15,15 @@
 //! | `S::f.below_end() + F::g`, `(S::f + F::g).below_end()` | the same field, from the end of the `S` |
 //! | `S::f + F::g.below_end()` | nothing: the register would have to point to two places |
 //! | `S::f.below_end().below_end()` | nothing: it points to the end already |
-//! | `S::f.pair(S::g)` | both, if they are small integers of one type and anchor, and `g` is right behind `f` |
+//! | `S::f.pair(S::g)` | both, if they are small integers of one type and anchor, and `g` is right behind `f` in the same struct |
+//! | `(S::f + F::g).pair(S::f + F::h)`, `S::f + F::g.pair(F::h)` | the same of a nested struct |
 //! | `S::f.element(i)` | one element, if `f` is an array of more than `i` |
+//! | `S::f.element(i).pair(S::f.element(i + 1))` | two elements of one array |
+//! | `(S::f + F::g).pair(S::h)` | nothing: two structs only happen to be neighbours |
+//! | `S::f.pair(S::g.low_word())` | nothing: half of a field is no field |
+//!
+//! `asm!` takes all of it in its memory operands. In a constant of one's own, a sum is written
+//! `S::f.then(F::g)`, for in constants Rust has no operators but those of its own types.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -30,10 +38,25 @@ pub enum Start {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {}
 
-mod sealed {
+pub(super) mod sealed {
     pub trait Sealed {}
     impl Sealed for super::Start {}
     impl Sealed for super::End {}
+
+    /// See [`Narrow`](super::Narrow): which integers have lower parts is arithmetic, and nobody else's to say.
+    pub trait Narrows<T> {}
+    impl Narrows<u8> for u16 {}
+    impl Narrows<u8> for u32 {}
+    impl Narrows<u8> for u64 {}
+    impl Narrows<u16> for u32 {}
+    impl Narrows<u16> for u64 {}
+    impl Narrows<u32> for u64 {}
+
+    /// See [`Half`](super::Half).
+    pub trait Halves {}
+    impl Halves for u8 {}
+    impl Halves for u16 {}
+    impl Halves for u32 {}
 }
 
 /// Where in a struct the base register points: [`Start`] or [`End`], and nowhere else.
@@ -53,10 +76,30 @@ impl Anchor for End {
 /// What an [`Offset`] knows of its types and does not own.
 type Types<S, F, A> = (fn(&S) -> &F, A);
 
+/// What an offset's field is part of: the struct that declares it, or the array that it is an element of. How
+/// deep that lies in the outermost struct, and where it starts, tell it from all others that have a field of
+/// any size, for what lies side by side does not start at one place.
+#[derive(Clone, Copy)]
+struct Container {
+    /// From the start of the outermost struct.
+    start: u32,
+    /// 1 for the outermost struct itself.
+    depth: u32,
+    /// Whether the offset is of all of a field or element, and not of its lower part or of two.
+    whole: bool,
+}
+
+impl Container {
+    const fn is(self, other: Self) -> bool {
+        self.start == other.start && self.depth == other.depth
+    }
+}
+
 /// Where in a struct `S` a field of type `F` lies, seen from the anchor `A` of the `S`.
 pub struct Offset<S, F, A = Start> {
     /// From the start of the `S`, wherever the anchor is.
     bytes: u32,
+    container: Container,
     types: PhantomData<Types<S, F, A>>,
 }
 
@@ -78,11 +121,23 @@ impl<S, F, A: Anchor> fmt::Debug for Offset<S, F, A> {
 }
 
 impl<S, F> Offset<S, F> {
-    /// For the derive alone: `bytes` must come from `offset_of!(S, field: F)`.
+    /// For the derive alone.
+    ///
+    /// # Safety
+    /// `bytes` must come from `offset_of!(S, field)`, and `F` be the field's type: whatever ring 0 reads or
+    /// writes there, it takes to be that.
+    ///
+    /// # Panics
+    /// If the `S` has no room for it. In a constant, as the derive has it, that does not compile.
     #[doc(hidden)]
     #[must_use]
-    pub const fn __derived(bytes: usize) -> Self {
-        Self::at(bytes)
+    #[expect(unsafe_code, reason = "a wrong offset is ring 0 code that is wrong")]
+    pub const unsafe fn __derived(bytes: usize) -> Self {
+        assert!(
+            bytes <= size_of::<S>() && size_of::<F>() <= size_of::<S>() - bytes,
+            "the struct has no room for such a field"
+        );
+        Self::at(bytes, Container { start: 0, depth: 1, whole: true })
     }
 
     /// The distance in bytes from the start of the struct. Only there is it one that can be added to
@@ -97,26 +152,29 @@ impl<S, F> Offset<S, F> {
     #[must_use]
     pub const fn below_end(self) -> Offset<S, F, End> {
         const { assert!(size_of::<S>() <= i32::MAX as usize, "out of a displacement's reach") };
-        Offset::at(self.bytes())
+        Offset::at(self.bytes(), self.container)
     }
 }
 
 impl<S, F, A> Offset<S, F, A> {
-    const fn at(bytes: usize) -> Self {
+    const fn at(bytes: usize, container: Container) -> Self {
         assert!(bytes <= i32::MAX as usize, "a struct larger than a displacement can reach");
-        Self { bytes: bytes as u32, types: PhantomData }
+        Self { bytes: bytes as u32, container, types: PhantomData }
     }
 
-    /// The same bytes of the same struct, as another type.
+    /// The same bytes of the same struct, as another type, which is not that of a field.
     const fn reinterpreted<G>(self) -> Offset<S, G, A> {
-        Offset { bytes: self.bytes, types: PhantomData }
+        let container = Container { whole: false, ..self.container };
+        Offset { bytes: self.bytes, container, types: PhantomData }
     }
 
     /// The offset of a field `G` inside the nested struct `F`, seen from where this one is. The inner
     /// one is counted from the start of the `F`, for that is what this one leads to.
     #[must_use]
     pub const fn then<G>(self, inner: Offset<F, G>) -> Offset<S, G, A> {
-        Offset::at(self.bytes as usize + inner.bytes())
+        let Container { start, depth, whole } = inner.container;
+        let (start, depth) = (self.bytes + start, self.container.depth + depth);
+        Offset::at(self.bytes as usize + inner.bytes(), Container { start, depth, whole })
     }
 
     /// The lowest byte of a field: x86 is little-endian, so it lies at the field's own offset.
@@ -154,15 +212,26 @@ impl<S, F, A> Offset<S, F, A> {
         self.reinterpreted()
     }
 
-    /// This field and the one right behind it, as one operand of twice the width.
+    /// This field and the one right behind it, as one operand of twice the width. Both are fields of the same
+    /// struct, at whatever depth that is nested, or elements of the same array: what is an operand together is
+    /// declared together.
     ///
     /// # Panics
-    /// At compile time (offsets are constants) if `next` does not follow without a gap.
+    /// If they are not, or `next` does not follow without a gap. In a constant, as the operands of `asm!` are,
+    /// that does not compile; elsewhere it is a panic at run time.
     #[must_use]
     pub const fn pair(self, next: Self) -> Offset<S, [F; 2], A>
     where
         F: Half,
     {
+        assert!(
+            self.container.whole && next.container.whole,
+            "a pair is of two whole fields, not of a field's lower part"
+        );
+        assert!(
+            self.container.is(next.container),
+            "the fields of a pair must be of one struct, or elements of one array"
+        );
         assert!(
             next.bytes as usize == self.bytes as usize + size_of::<F>(),
             "the second field of a pair must directly follow the first"
@@ -183,11 +252,14 @@ impl<S, T, const N: usize, A> Offset<S, [T; N], A> {
     /// One element of an array.
     ///
     /// # Panics
-    /// At compile time (offsets are constants) if the array has no such element.
+    /// If the array has no such element. In a constant, as the operands of `asm!` are, that does not compile;
+    /// elsewhere it is a panic at run time.
     #[must_use]
     pub const fn element(self, index: usize) -> Offset<S, T, A> {
         assert!(index < N, "the array has no such element");
-        Offset::at(self.bytes as usize + index * size_of::<T>())
+        let container =
+            Container { start: self.bytes, depth: self.container.depth + 1, whole: true };
+        Offset::at(self.bytes as usize + index * size_of::<T>(), container)
     }
 }
 
@@ -199,7 +271,8 @@ impl<S, F, G, A> Add<Offset<F, G>> for Offset<S, F, A> {
     }
 }
 
-/// A field type that an instruction can access as one operand of `BYTES` bytes.
+/// A field type that an instruction can access as one operand of `BYTES` bytes. A struct that is one number, such
+/// as a set of flags, may have it too, if it is as wide.
 #[diagnostic::on_unimplemented(
     message = "a field of type `{Self}` is not an operand of {BYTES} bytes",
     label = "the operand's size hint and the field's width differ",
@@ -222,7 +295,7 @@ impl Scalar<8> for [u32; 2] {}
     label = "only the lower part of a wider integer can be named",
     note = "of a struct name a field, of an array an `element`"
 )]
-pub trait Narrow<T> {}
+pub trait Narrow<T>: sealed::Narrows<T> {}
 
 impl Narrow<u8> for u16 {}
 impl Narrow<u8> for u32 {}
@@ -236,7 +309,7 @@ impl Narrow<u32> for u64 {}
     message = "two fields of type `{Self}` are not one operand",
     label = "only integers of 1, 2 or 4 bytes make a pair"
 )]
-pub trait Half {}
+pub trait Half: sealed::Halves {}
 
 impl Half for u8 {}
 impl Half for u16 {}
@@ -254,7 +327,8 @@ pub const fn disp32<const BYTES: usize, S, F: Scalar<BYTES>, A: Anchor>(
 /// As [`disp32`], for the shorter encoding with an 8-bit displacement.
 ///
 /// # Panics
-/// At compile time (offsets are constants) if the field lies outside -128 to 127 bytes.
+/// If the field lies outside -128 to 127 bytes. In a constant, as the displacements of `asm!` are, that does not
+/// compile; elsewhere it is a panic at run time.
 #[must_use]
 pub const fn disp8<const BYTES: usize, S, F: Scalar<BYTES>, A: Anchor>(
     offset: Offset<S, F, A>,

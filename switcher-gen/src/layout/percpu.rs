@@ -5,6 +5,7 @@
 
 use bitflags::bitflags;
 
+use super::offset::sealed;
 use super::{AsmLayout, Narrow, Scalar};
 use crate::arch::{Cr3, imm32};
 
@@ -140,6 +141,7 @@ bitflags! {
 
 impl Scalar<8> for SwitchFlags {}
 // A bit set is an integer.
+impl sealed::Narrows<u8> for SwitchFlags {}
 impl Narrow<u8> for SwitchFlags {}
 
 impl SwitchFlags {

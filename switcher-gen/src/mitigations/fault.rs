@@ -379,11 +379,13 @@ pub enum Switch {
     RngdsMitigated,
     /// MCU_OPT_CTRL.GDS_MITG_DIS, **clear**.
     GdsMitigated,
+    /// MCU_OPT_CTRL.FB_CLEAR_DIS, **clear**.
+    FillBuffersCleared,
 }
 
 impl Switch {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Ibrs,
         Self::Stibp,
         Self::RrsbaDisS,
@@ -393,6 +395,7 @@ impl Switch {
         Self::RtmDisable,
         Self::RngdsMitigated,
         Self::GdsMitigated,
+        Self::FillBuffersCleared,
     ];
 
     /// The register and the bit.
@@ -408,12 +411,13 @@ impl Switch {
             Self::RtmDisable => (Msr::TsxCtrl, 0, "TSX_CTRL.RTM_DISABLE"),
             Self::RngdsMitigated => (Msr::McuOptCtrl, 0, "MCU_OPT_CTRL.RNGDS_MITG_DIS"),
             Self::GdsMitigated => (Msr::McuOptCtrl, 4, "MCU_OPT_CTRL.GDS_MITG_DIS"),
+            Self::FillBuffersCleared => (Msr::McuOptCtrl, 3, "MCU_OPT_CTRL.FB_CLEAR_DIS"),
         };
         Place::Msr { register, bit, name }
     }
 
     const fn wants_clear(self) -> bool {
-        matches!(self, Self::RngdsMitigated | Self::GdsMitigated)
+        matches!(self, Self::RngdsMitigated | Self::GdsMitigated | Self::FillBuffersCleared)
     }
 
     const fn state(self, on: bool) -> &'static str {
@@ -445,6 +449,7 @@ impl Switch {
             Self::RtmDisable => state.tsx_ctrl.contains(TsxCtrl::RTM_DISABLE),
             Self::RngdsMitigated => option(McuOptCtrl::RNGDS_MITG_DIS),
             Self::GdsMitigated => option(McuOptCtrl::GDS_MITG_DIS),
+            Self::FillBuffersCleared => option(McuOptCtrl::FB_CLEAR_DIS),
         }
     }
 }

@@ -10,10 +10,7 @@ use super::{Bhb, Rsb};
 use crate::arch::{ArchCapabilities as Caps, Speculation as Said};
 
 // Intel's models.
-const SANDY_BRIDGE: Cpus = Cpus::intel(0x2A, "Sandy Bridge");
-const SANDY_BRIDGE_X: Cpus = Cpus::intel(0x2D, "Sandy Bridge-EP");
 const IVY_BRIDGE: Cpus = Cpus::intel(0x3A, "Ivy Bridge");
-const IVY_BRIDGE_X: Cpus = Cpus::intel(0x3E, "Ivy Bridge-EP");
 const HASWELL: Cpus = Cpus::intel(0x3C, "Haswell");
 const HASWELL_L: Cpus = Cpus::intel(0x45, "Haswell-ULT");
 const HASWELL_G: Cpus = Cpus::intel(0x46, "Haswell with GT3e");
@@ -42,15 +39,14 @@ const ALDER_LAKE_L: Cpus = Cpus::intel(0x9A, "Alder Lake-P");
 const RAPTOR_LAKE: Cpus = Cpus::intel(0xB7, "Raptor Lake");
 const RAPTOR_LAKE_P: Cpus = Cpus::intel(0xBA, "Raptor Lake-P");
 const RAPTOR_LAKE_S: Cpus = Cpus::intel(0xBF, "Raptor Lake-S");
-const METEOR_LAKE_L: Cpus = Cpus::intel(0xAA, "Meteor Lake");
-const ARROW_LAKE: Cpus = Cpus::intel(0xC6, "Arrow Lake");
-const ARROW_LAKE_H: Cpus = Cpus::intel(0xC5, "Arrow Lake-H");
-const ARROW_LAKE_U: Cpus = Cpus::intel(0xB5, "Arrow Lake-U");
-const LUNAR_LAKE: Cpus = Cpus::intel(0xBD, "Lunar Lake");
-const SAPPHIRE_RAPIDS: Cpus = Cpus::intel(0x8F, "Sapphire Rapids");
-const EMERALD_RAPIDS: Cpus = Cpus::intel(0xCF, "Emerald Rapids");
-const GRANITE_RAPIDS: Cpus = Cpus::intel(0xAD, "Granite Rapids");
-const SIERRA_FOREST: Cpus = Cpus::intel(0xAF, "Sierra Forest");
+const SILVERMONT: Cpus = Cpus::intel(0x37, "Silvermont");
+const SILVERMONT_D: Cpus = Cpus::intel(0x4D, "Avoton");
+const SILVERMONT_MID: Cpus = Cpus::intel(0x4A, "Merrifield");
+const AIRMONT: Cpus = Cpus::intel(0x4C, "Airmont");
+const AIRMONT_MID: Cpus = Cpus::intel(0x5A, "Moorefield");
+const AIRMONT_NP: Cpus = Cpus::intel(0x75, "Lightning Mountain");
+const KNIGHTS_LANDING: Cpus = Cpus::intel(0x57, "Knights Landing");
+const KNIGHTS_MILL: Cpus = Cpus::intel(0x85, "Knights Mill");
 const GOLDMONT: Cpus = Cpus::intel(0x5C, "Goldmont");
 const GOLDMONT_D: Cpus = Cpus::intel(0x5F, "Denverton");
 const GOLDMONT_PLUS: Cpus = Cpus::intel(0x7A, "Goldmont Plus");
@@ -62,7 +58,7 @@ const GRACEMONT: Cpus = Cpus::intel(0xBE, "Alder Lake-N");
 // AMD's families.
 const UP_TO_ZEN_2: Cpus = Cpus::families(0, 0x18, "all up to Zen 2 and Hygon's Dhyana");
 const ZEN_3_AND_4: Cpus = Cpus::families(0x19, 0x19, "Zen 3 and 4");
-const ZEN_AND_LATER: Cpus = Cpus::families(0x17, u16::MAX, "Zen and all later");
+const ZEN_TO_ZEN_2: Cpus = Cpus::families(0x17, 0x18, "Zen 1, Zen 2 and Hygon's Dhyana");
 
 /// Enhanced IBRS, switched on: what less privileged code has trained predicts nothing.
 const ENHANCED_IBRS_ON: Is = Is::All(&[Is::Has(Caps::IBRS_ALL), Is::On(Switch::Ibrs)]);
@@ -70,9 +66,23 @@ const ENHANCED_IBRS_ON: Is = Is::All(&[Is::Has(Caps::IBRS_ALL), Is::On(Switch::I
 const ENHANCED_IBRS: Instead =
     Instead { offered: Is::Has(Caps::IBRS_ALL), switches: &[Switch::Ibrs] };
 
-/// SMEP too: what a guest has left in the return stack buffer are addresses of its own.
-const ENHANCED_IBRS_AND_SMEP: Instead =
-    Instead { offered: Is::Has(Caps::IBRS_ALL), switches: &[Switch::Ibrs, Switch::Smep] };
+/// The return stack buffer is filled on every CPU, whatever the host has set. What lets other hosts do
+/// without is that SMEP makes of a guest's return addresses no supervisor's code: but on a root of its own
+/// a guest may execute at the address of any function of the host's that its root does not map, and what
+/// a CALL there has left leads, after an exit, to that function. So Linux says of poisoned entries behind a
+/// VM's exit that "SMEP provides no protection here" (arch/x86/kernel/cpu/bugs.c). That enhanced IBRS has
+/// them away is promised of the exits of VMX, and automatic IBRS' of SVM's, not of a way from CPL 3 to
+/// CPL 0.
+const FILL_RETURNS: Code = plain(Measure::Rsb(Rsb::Full));
+
+/// What SMEP is still for.
+const LEADS_TO_NO_USER_PAGE: Duty = Duty {
+    when: Is::Always,
+    place: Switch::Smep.place(),
+    what: "set it on every CPU, and leave it set: what is predicted before the buffer is filled, or by \
+           something else, then leads to no page of a guest's",
+    done: Done::If(Is::On(Switch::Smep)),
+};
 
 /// As [`Code`] that cannot fault and needs no microcode.
 const fn plain(measure: Measure) -> Code {
@@ -85,14 +95,50 @@ const fn verw(works: Is) -> Code {
 
 const IBRS: Code = Code { exists: Is::Says(Said::IBRS), ..plain(Measure::Ibrs) };
 
+const NO_INDIRECT: &str = "it has no indirect jump or call, and the runtime leads to it and to far hooks by \
+                           retpolines (with `+untrain`, `Cpu::enter` calls it indirectly, behind LFENCE, \
+                           unless the host brings a call of its own)";
+
 const SMT: &str = "run no other guest, and nothing with secrets, on the core's other thread while a \
                    guest runs on this one, or switch the other off";
 
+/// The core has another thread, or may have: what a hypervisor lets a virtual CPU say of its siblings need
+/// not be so.
+const THREADS: Is = Is::Any(&[Is::Says(Said::SMT), Is::Says(Said::HYPERVISOR)]);
+
 const SIBLINGS: Duty =
-    Duty { when: Is::Says(Said::SMT), place: Place::Software, what: SMT, done: Done::Unseen };
+    Duty { when: THREADS, place: Place::Software, what: SMT, done: Done::Unseen };
 
 const BETWEEN_GUESTS: &str = "write IBPB to PRED_CMD before another guest, or a process of the \
                               host's that does not trust this one, runs on the same CPU";
+
+const BEFORE_THE_VMM: &str = "write IBPB to PRED_CMD before the VMM's part in user mode runs after a \
+                              guest on this CPU, as `Cpu::barrier_before_user_mode` of the runtime does";
+
+const BEFORE_THE_VMM_OR_BY_AN_EXIT: &str = "write IBPB to PRED_CMD before the VMM's part in user mode runs \
+                                            after a guest on this CPU, as `Cpu::barrier_before_user_mode` \
+                                            of the runtime does; or exit with `+ibpb`, which has done it";
+
+/// Which CPUs suffer is published of guests of VMX and SVM, where some CPUs tell guest and host apart. A
+/// guest of this kind is at CPL 3 as the VMM is, so that none does, and so it is on a virtual CPU: no exit
+/// of its hypervisor's lies between the two.
+const VMM: Duty = Duty { when: Is::Always, place: Place::Software, what: "", done: Done::Unseen };
+
+const VMSCAPE: &str = "ETH Zurich, \"VMScape\"; Linux, hw-vuln/vmscape.rst; the affected CPUs named there are \
+                       those that do not tell the guests of VMX from user mode, and here guests are user mode";
+
+const VMSCAPE_AND_AMD: &str = "ETH Zurich, \"VMScape\" (AMD-SB-7046); Linux, hw-vuln/vmscape.rst; the affected \
+                               CPUs named there are those that do not tell the guests of SVM from user \
+                               mode, and here guests are user mode";
+
+/// Fill buffers that VERW does not overwrite any more: a switch that hypervisors use for guests (Linux,
+/// arch/x86/kvm/vmx/vmx.c, vmx_disable_fb_clear).
+const FILL_BUFFERS: Duty = Duty {
+    when: Is::Has(Caps::FB_CLEAR_CTRL),
+    place: Switch::FillBuffersCleared.place(),
+    what: "clear it while `+verw` is relied on: VERW spares the fill buffers with it",
+    done: Done::If(Is::On(Switch::FillBuffersCleared)),
+};
 
 const MITIGATION_OF_SSB: Duty = Duty {
     when: Is::Always,
@@ -122,7 +168,7 @@ pub(super) static INTEL: &[Fault] = &[
     Fault {
         name: "Branch target injection from the core's other thread",
         cves: &["CVE-2017-5715"],
-        suffers: Is::Says(Said::SMT),
+        suffers: THREADS,
         code: &[],
         instead: None,
         duties: &[Duty {
@@ -138,11 +184,12 @@ pub(super) static INTEL: &[Fault] = &[
         name: "Return stack buffer left by a guest (SpectreRSB, ret2spec)",
         cves: &["CVE-2018-15572"],
         suffers: Is::Always,
-        code: &[plain(Measure::Rsb(Rsb::Full))],
-        instead: Some(ENHANCED_IBRS_AND_SMEP),
-        duties: &[],
-        source: "Intel, \"Retpoline: A Branch Target Injection Mitigation\", \"RSB stuffing\": with \
-                 enhanced IBRS it is not needed where SMEP is on",
+        code: &[FILL_RETURNS],
+        instead: None,
+        duties: &[LEADS_TO_NO_USER_PAGE],
+        source: "Intel, \"Retpoline: A Branch Target Injection Mitigation\", \"RSB stuffing\"; Linux, \
+                 arch/x86/kernel/cpu/bugs.c, on RSB filling: SMEP does not help where a guest executes \
+                 at the host's addresses, and enhanced IBRS' promise is of VM exits",
     },
     Fault {
         name: "Post-barrier return stack buffer (PBRSB)",
@@ -231,7 +278,8 @@ pub(super) static INTEL: &[Fault] = &[
             ]),
         ]),
         code: &[plain(Measure::Always(
-            "it has no indirect jump or call, and its RETs end in the upper half of a cache line",
+            "neither it nor the thunks to far hooks have an indirect jump or call, and all their RETs end in \
+             the upper half of a cache line",
         ))],
         instead: None,
         duties: &[
@@ -271,56 +319,11 @@ pub(super) static INTEL: &[Fault] = &[
     Fault {
         name: "VMSCAPE",
         cves: &["CVE-2025-40300"],
-        suffers: Is::All(&[
-            Is::Not(&Is::Says(Said::HYPERVISOR)),
-            Is::Cpu(&[
-                SANDY_BRIDGE,
-                SANDY_BRIDGE_X,
-                IVY_BRIDGE,
-                IVY_BRIDGE_X,
-                HASWELL,
-                HASWELL_L,
-                HASWELL_G,
-                HASWELL_X,
-                BROADWELL,
-                BROADWELL_G,
-                BROADWELL_X,
-                BROADWELL_D,
-                SKYLAKE,
-                SKYLAKE_L,
-                SKYLAKE_X,
-                KABY_LAKE,
-                KABY_LAKE_L,
-                CANNON_LAKE,
-                COMET_LAKE,
-                COMET_LAKE_L,
-                ALDER_LAKE,
-                ALDER_LAKE_L,
-                RAPTOR_LAKE,
-                RAPTOR_LAKE_P,
-                RAPTOR_LAKE_S,
-                METEOR_LAKE_L,
-                ARROW_LAKE,
-                ARROW_LAKE_H,
-                ARROW_LAKE_U,
-                LUNAR_LAKE,
-                SAPPHIRE_RAPIDS,
-                EMERALD_RAPIDS,
-                GRANITE_RAPIDS,
-                SIERRA_FOREST,
-                GRACEMONT,
-            ]),
-        ]),
+        suffers: Is::Always,
         code: &[],
         instead: None,
-        duties: &[Duty {
-            when: Is::Always,
-            place: Place::Software,
-            what: "write IBPB to PRED_CMD before the VMM's part in user mode runs after a guest on \
-                   this CPU",
-            done: Done::Unseen,
-        }],
-        source: "ETH Zurich, \"VMScape\"; Linux, hw-vuln/vmscape.rst",
+        duties: &[Duty { what: BEFORE_THE_VMM, ..VMM }],
+        source: VMSCAPE,
     },
     Fault {
         name: "SWAPGS speculation",
@@ -370,12 +373,45 @@ pub(super) static INTEL: &[Fault] = &[
         source: "Intel, \"L1 Terminal Fault\" (INTEL-SA-00161)",
     },
     Fault {
+        name: "Machine check by a changed page size (iTLB multihit)",
+        cves: &["CVE-2018-12207"],
+        suffers: Is::All(&[
+            Is::Not(&Is::Has(Caps::PSCHANGE_MC_NO)),
+            Is::Not(&Is::Cpu(&[
+                SILVERMONT,
+                SILVERMONT_D,
+                SILVERMONT_MID,
+                AIRMONT,
+                AIRMONT_MID,
+                AIRMONT_NP,
+                KNIGHTS_LANDING,
+                KNIGHTS_MILL,
+                GOLDMONT,
+                GOLDMONT_D,
+                GOLDMONT_PLUS,
+                TREMONT_D,
+            ])),
+        ]),
+        code: &[],
+        instead: None,
+        duties: &[Duty {
+            when: Is::Always,
+            place: Place::Software,
+            what: "map what a guest may execute by 4-KiB pages alone; or never change the size of such a \
+                   page in a guest's root but by clearing the entry, flushing the TLBs of all CPUs that \
+                   may have it, and only then writing the new one",
+            done: Done::Unseen,
+        }],
+        source: "Intel, \"Machine Check Error Avoidance on Page Size Change\" (INTEL-SA-00210); Linux, \
+                 hw-vuln/multihit.rst, and NO_ITLB_MULTIHIT in arch/x86/kernel/cpu/common.c",
+    },
+    Fault {
         name: "Microarchitectural data sampling (MDS)",
         cves: &["CVE-2018-12126", "CVE-2018-12127", "CVE-2018-12130", "CVE-2019-11091"],
         suffers: Is::Not(&Is::Has(Caps::MDS_NO)),
         code: &[verw(Is::Says(Said::MD_CLEAR))],
         instead: None,
-        duties: &[SIBLINGS],
+        duties: &[FILL_BUFFERS, SIBLINGS],
         source: "Intel, \"Microarchitectural Data Sampling\" (INTEL-SA-00233)",
     },
     Fault {
@@ -385,13 +421,18 @@ pub(super) static INTEL: &[Fault] = &[
             Is::Not(&Is::Has(Caps::TAA_NO)),
             Is::Any(&[Is::Says(Said::RTM), Is::Has(Caps::TSX_CTRL)]),
         ]),
-        code: &[verw(Is::Says(Said::MD_CLEAR))],
+        // Where MDS_NO is set, VERW clears buffers only with the microcode that also brings TSX_CTRL.
+        code: &[verw(Is::All(&[
+            Is::Says(Said::MD_CLEAR),
+            Is::Any(&[Is::Not(&Is::Has(Caps::MDS_NO)), Is::Has(Caps::TSX_CTRL)]),
+        ]))],
         instead: Some(Instead {
             offered: Is::Has(Caps::TSX_CTRL),
             switches: &[Switch::RtmDisable],
         }),
-        duties: &[SIBLINGS],
-        source: "Intel, \"TSX Asynchronous Abort\" (INTEL-SA-00270)",
+        duties: &[FILL_BUFFERS, SIBLINGS],
+        source: "Intel, \"TSX Asynchronous Abort\" (INTEL-SA-00270); Linux, arch/x86/kernel/cpu/bugs.c, \
+                 taa_update_mitigation: with MDS_NO, VERW needs the microcode that brings TSX_CTRL",
     },
     Fault {
         name: "Stale data by memory-mapped I/O",
@@ -427,7 +468,7 @@ pub(super) static INTEL: &[Fault] = &[
             Is::All(&[Is::Says(Said::MD_CLEAR), Is::Not(&Is::Has(Caps::MDS_NO))]),
         ]))],
         instead: None,
-        duties: &[SIBLINGS],
+        duties: &[FILL_BUFFERS, SIBLINGS],
         source: "Intel, \"Processor MMIO Stale Data Vulnerabilities\" (INTEL-SA-00615)",
     },
     Fault {
@@ -539,11 +580,6 @@ pub(super) static INTEL: &[Fault] = &[
 const AUTOMATIC_IBRS: Instead =
     Instead { offered: Is::Says(Said::AUTOMATIC_IBRS), switches: &[Switch::AutomaticIbrs] };
 
-const AUTOMATIC_IBRS_AND_SMEP: Instead = Instead {
-    offered: Is::Says(Said::AUTOMATIC_IBRS),
-    switches: &[Switch::AutomaticIbrs, Switch::Smep],
-};
-
 /// The faults of AMD's CPUs, and of Hygon's.
 pub(super) static AMD: &[Fault] = &[
     Fault {
@@ -552,7 +588,7 @@ pub(super) static AMD: &[Fault] = &[
         suffers: Is::Always,
         code: &[
             Code { when: Is::Says(Said::IBRS_PREFERRED), ..IBRS },
-            plain(Measure::Always("it has no indirect jump or call")),
+            plain(Measure::Always(NO_INDIRECT)),
         ],
         instead: Some(AUTOMATIC_IBRS),
         duties: &[
@@ -586,7 +622,7 @@ pub(super) static AMD: &[Fault] = &[
     Fault {
         name: "Branch target injection from the core's other thread",
         cves: &["CVE-2017-5715"],
-        suffers: Is::Says(Said::SMT),
+        suffers: THREADS,
         code: &[],
         instead: None,
         duties: &[Duty {
@@ -602,11 +638,45 @@ pub(super) static AMD: &[Fault] = &[
         name: "Return stack buffer left by a guest (SpectreRSB, ret2spec)",
         cves: &["CVE-2018-15572"],
         suffers: Is::Always,
-        code: &[plain(Measure::Rsb(Rsb::Full))],
-        instead: Some(AUTOMATIC_IBRS_AND_SMEP),
-        duties: &[],
-        source: "AMD, \"Software Techniques for Managing Speculation on AMD Processors\", V2-3: needed \
-                 where SMEP is off",
+        code: &[FILL_RETURNS],
+        instead: None,
+        duties: &[LEADS_TO_NO_USER_PAGE],
+        source: "AMD, \"Software Techniques for Managing Speculation on AMD Processors\", V2-3, which \
+                 takes SMEP to do for guests that execute nowhere in the host's addresses; Linux, \
+                 arch/x86/kernel/cpu/bugs.c, on RSB filling: it does not for others",
+    },
+    Fault {
+        name: "Return predictions left by IBPB",
+        cves: &["CVE-2022-23824"],
+        suffers: Is::All(&[Is::Says(Said::IBPB), Is::Not(&Is::Says(Said::IBPB_RET))]),
+        code: &[FILL_RETURNS],
+        instead: None,
+        duties: &[Duty {
+            when: Is::Always,
+            place: Place::Software,
+            what: "fill the return stack buffer behind each IBPB of your own, by 32 CALLs whose return \
+                   addresses are traps, as the runtime does behind its own",
+            done: Done::Unseen,
+        }],
+        source: "AMD, \"IBPB and Return Address Predictor Interactions\" (AMD-SB-1040); Linux, \
+                 arch/x86/kernel/cpu/common.c, IBPB_NO_RET",
+    },
+    Fault {
+        name: "Return predictions of the core's other thread",
+        cves: &["CVE-2022-27672"],
+        suffers: Is::All(&[THREADS, Is::Cpu(&[ZEN_TO_ZEN_2])]),
+        code: &[FILL_RETURNS],
+        instead: None,
+        duties: &[Duty {
+            when: Is::Always,
+            place: Place::Software,
+            what: "run nothing of other trust on the core's other thread while a guest runs on this one, or \
+                   fill the return stack buffer by 32 CALLs wherever one changes to another there: a \
+                   thread that goes idle, as MWAITX lets CPL 3, leaves its entries to the other",
+            done: Done::Unseen,
+        }],
+        source: "AMD, \"Cross-Thread Return Address Predictions\" (AMD-SB-1045); Linux, \
+                 hw-vuln/cross-thread-rsb.rst, and SMT_RSB in arch/x86/kernel/cpu/common.c",
     },
     Fault {
         name: "Fences that do not serialise",
@@ -657,7 +727,7 @@ pub(super) static AMD: &[Fault] = &[
         code: &[verw(Is::Says(Said::VERW_CLEAR))],
         instead: None,
         duties: &[Duty {
-            when: Is::Says(Said::SMT),
+            when: THREADS,
             place: Place::Software,
             what: "execute VERW before a thread that has run secrets goes idle",
             done: Done::Unseen,
@@ -667,17 +737,11 @@ pub(super) static AMD: &[Fault] = &[
     Fault {
         name: "VMSCAPE",
         cves: &["CVE-2025-40300"],
-        suffers: Is::All(&[Is::Not(&Is::Says(Said::HYPERVISOR)), Is::Cpu(&[ZEN_AND_LATER])]),
+        suffers: Is::Always,
         code: &[],
         instead: None,
-        duties: &[Duty {
-            when: Is::Always,
-            place: Place::Software,
-            what: "write IBPB to PRED_CMD before the VMM's part in user mode runs after a guest on \
-                   this CPU, which an exit with `+ibpb` has done",
-            done: Done::Unseen,
-        }],
-        source: "ETH Zurich, \"VMScape\" (AMD-SB-7046); Linux, hw-vuln/vmscape.rst",
+        duties: &[Duty { what: BEFORE_THE_VMM_OR_BY_AN_EXIT, ..VMM }],
+        source: VMSCAPE_AND_AMD,
     },
     Fault {
         name: "Zenbleed",

@@ -2,9 +2,11 @@
 #[allow(dead_code, non_upper_case_globals)]
 impl PerCpu {
     /// The hardware's.
-    pub const tss: ::switcher_gen::layout::Offset<PerCpu, Tss> = ::switcher_gen::layout::Offset::__derived(
-        ::switcher_gen::__private::memoffset::offset_of!(PerCpu, tss),
-    );
+    pub const tss: ::switcher_gen::layout::Offset<PerCpu, Tss> = unsafe {
+        ::switcher_gen::layout::Offset::__derived(
+            ::switcher_gen::__private::memoffset::offset_of!(PerCpu, tss),
+        )
+    };
 }
 #[automatically_derived]
 impl ::switcher_gen::layout::AsmLayout for PerCpu {

@@ -8,9 +8,11 @@ where
     T: Send,
 {
     /// Where `items` lies in a [`Generic`].
-    const items: ::switcher_gen::layout::Offset<Generic<'a, T, N>, &'a [T; N]> = ::switcher_gen::layout::Offset::__derived(
-        ::switcher_gen::__private::memoffset::offset_of!(Generic < 'a, T, N >, items),
-    );
+    const items: ::switcher_gen::layout::Offset<Generic<'a, T, N>, &'a [T; N]> = unsafe {
+        ::switcher_gen::layout::Offset::__derived(
+            ::switcher_gen::__private::memoffset::offset_of!(Generic < 'a, T, N >, items),
+        )
+    };
 }
 #[automatically_derived]
 impl<'a, T: Copy, const N: usize> ::switcher_gen::layout::AsmLayout for Generic<'a, T, N>

@@ -5,9 +5,11 @@
 #[allow(dead_code, non_upper_case_globals)]
 impl NoRepr {
     /// Its constant stays, for the sake of its users.
-    pub const field: ::switcher_gen::layout::Offset<NoRepr, u64> = ::switcher_gen::layout::Offset::__derived(
-        ::switcher_gen::__private::memoffset::offset_of!(NoRepr, field),
-    );
+    pub const field: ::switcher_gen::layout::Offset<NoRepr, u64> = unsafe {
+        ::switcher_gen::layout::Offset::__derived(
+            ::switcher_gen::__private::memoffset::offset_of!(NoRepr, field),
+        )
+    };
 }
 #[automatically_derived]
 impl ::switcher_gen::layout::AsmLayout for NoRepr {

@@ -4,20 +4,26 @@ impl Stacks {
     /// Which stack is in use.
     ///
     /// Only the first line reaches listings.
-    pub const current: ::switcher_gen::layout::Offset<Stacks, u32> = ::switcher_gen::layout::Offset::__derived(
-        ::switcher_gen::__private::memoffset::offset_of!(Stacks, current),
-    );
+    pub const current: ::switcher_gen::layout::Offset<Stacks, u32> = unsafe {
+        ::switcher_gen::layout::Offset::__derived(
+            ::switcher_gen::__private::memoffset::offset_of!(Stacks, current),
+        )
+    };
     /// Where `sp0` lies in a [`Stacks`].
-    pub(crate) const sp0: ::switcher_gen::layout::Offset<Stacks, Split64> = ::switcher_gen::layout::Offset::__derived(
-        ::switcher_gen::__private::memoffset::offset_of!(Stacks, sp0),
-    );
+    pub(crate) const sp0: ::switcher_gen::layout::Offset<Stacks, Split64> = unsafe {
+        ::switcher_gen::layout::Offset::__derived(
+            ::switcher_gen::__private::memoffset::offset_of!(Stacks, sp0),
+        )
+    };
     /// Where `type` lies in a [`Stacks`].
     const r#type: ::switcher_gen::layout::Offset<
         Stacks,
         Option<core::num::NonZero<u64>>,
-    > = ::switcher_gen::layout::Offset::__derived(
-        ::switcher_gen::__private::memoffset::offset_of!(Stacks, r#type),
-    );
+    > = unsafe {
+        ::switcher_gen::layout::Offset::__derived(
+            ::switcher_gen::__private::memoffset::offset_of!(Stacks, r#type),
+        )
+    };
 }
 #[automatically_derived]
 impl ::switcher_gen::layout::AsmLayout for Stacks {
