@@ -475,11 +475,17 @@ pub fn ring_0() -> Vec<Form> {
     {
         list.push(retfq(selector, release));
     }
-    instructions! { list:
-        // To no address.
-        NONE => mov(rdx, 0x4000_0000_0000_0000_u64); push(0x10); push(rdx);
-            add_instruction(Instruction::with(Code::Retfq)),
-    }
+    list.push(Form {
+        name: crate::known::FAR.into(),
+        undefined: NONE,
+        needs: Needs::empty(),
+        emit: Box::new(|a| {
+            a.mov(rdx, 1_u64 << 62)?;
+            a.push(0x10)?;
+            a.push(rdx)?;
+            a.add_instruction(Instruction::with(Code::Retfq))
+        }),
+    });
     list
 }
 
