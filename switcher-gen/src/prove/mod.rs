@@ -49,6 +49,7 @@ mod counterexample;
 mod engine;
 mod events;
 mod findings;
+mod hooks;
 mod met;
 mod mitigations;
 pub mod obligation;

@@ -968,7 +968,10 @@ pub(super) fn run_to<D: Domain>(
     assume(&world.assumptions);
     let mut watch = Watch::new(d, target, theorem, &world);
     world.machine.memory.hostile = neighbour == Neighbour::Hostile;
-    let end = match execute(d, target, theorem, &mut world, &mut watch)? {
+    world.share_with_hooks(d);
+    let end = execute(d, target, theorem, &mut world, &mut watch)?;
+    world.add_what_hooks_set(d);
+    let end = match end {
         End::Broken { obligation, text, about, values } => {
             let at = watch.trace.last().copied();
             watch.goals.push(Goal { obligation, holds: d.bit(false), about, values, at });
@@ -1301,6 +1304,8 @@ fn specified<D: Domain>(
 ) -> Outcome<D::Word> {
     let host = world.setting.host();
     let machine = &world.machine;
+    let decided_on = world.flags_to_decide_on(to_guest);
+    spec.tss_extra.switch_flags = decided_on;
     if is_met(world, theorem) {
         let fields = pvcs_fields(world.setting.revision());
         let [cs, ss, gs_base, eflags, pkru, rip, rsp, rcx, r11] = fields;
@@ -1341,8 +1346,9 @@ fn specified<D: Domain>(
         }
         _ => events::specified(d, world, spec),
     };
+    world.with_what_hooks_set(d, decided_on, spec);
     if is_met(world, theorem) {
-        let flags = world.spec.tss_extra.switch_flags;
+        let flags = decided_on;
         // Only the switch to smod writes there.
         if d.decide(d.any(flags, SwitchFlags::NO_DS_TO_SMOD.bits())) {
             spec.pvcs = world.spec.pvcs;
