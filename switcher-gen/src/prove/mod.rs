@@ -45,11 +45,13 @@
 //! ```
 
 mod blocking;
+mod boundary;
 mod counterexample;
 mod engine;
 mod events;
 mod findings;
 mod hooks;
+mod lost;
 mod met;
 mod mitigations;
 pub mod obligation;

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::blocking::Blocking;
 use super::events;
+use super::lost::Lost;
 use super::met::Met;
 use super::mitigations::{AtReturn, Barriers, is_in_upper_half, is_steered};
 use super::obligation::{self, Obligation};
@@ -330,6 +331,10 @@ pub(super) struct Watch<'a, D: Domain> {
     pub(super) on_ist_again: bool,
     /// What blocks NMIs, and what may interrupt.
     pub(super) blocking: Blocking<D>,
+    /// What of stacks is overwritten between two instructions.
+    pub(super) lost: Lost,
+    /// How often host_rsp was stored to.
+    host_rsp_stored: usize,
     /// Where the addresses are that calls and INTs have pushed, and whether nothing was done with
     /// them but to return.
     pushed: Vec<Place>,
@@ -373,6 +378,8 @@ impl<'a, D: Domain> Watch<'a, D> {
             interrupted: world.event.as_ref().map(|event| event.interrupted.root),
             unblocked: false,
             on_ist_again: false,
+            lost: Lost::default(),
+            host_rsp_stored: 0,
             pushed: Vec::with_capacity(8),
             is_movable: true,
             reads_code: false,
@@ -559,6 +566,11 @@ impl<'a, D: Domain> Watch<'a, D> {
             );
         }
         self.goal(obligation::KEPT, d.bit(is_allowed), store.region.name());
+        if store.is_to_host_rsp(setting) {
+            // It is what it was, or what it will be, and nothing in between.
+            self.host_rsp_stored += 1;
+            self.goal(obligation::KEPT, d.bit(self.host_rsp_stored == 1), "host_rsp");
+        }
     }
 
     /// What must hold of an instruction because of what a CPU may do beside executing it.
@@ -828,6 +840,9 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
             }
             Event::Access(access) => {
                 self.mapped(d, state, access.place.region);
+                if state.memory.regions[access.place.region].name.is_stack() {
+                    self.lost.accessed(access.place);
+                }
                 let program = &self.target.program;
                 let op = self.trace.last().and_then(|at| program.at(*at)).and_then(Result::ok);
                 self.follow(d, &access, op.map(|op| op.kind));
@@ -979,6 +994,9 @@ pub(super) fn run_to<D: Domain>(
         }
         End::Guest { by_sysretq } => {
             watch.is_over(d, &world.machine);
+            // Only an entry and an exit have another value for it.
+            let is_kept = theorem == Theorem::EnterGuest || watch.host_rsp_stored == 0;
+            watch.goal(obligation::KEPT, d.bit(is_kept), "host_rsp");
             in_guest(d, &world, &mut watch, (theorem, extent), by_sysretq, saved)
         }
         End::Host => {
@@ -1092,6 +1110,7 @@ fn execute<D: Domain>(
         watch.is_bounded()?;
         let World { machine, model, .. } = world;
         let at = d.code_at(machine.rip).unwrap_or_default();
+        watch.lose(d, machine, at);
         if let Some(Ok(op)) = target.program.at(at)
             && op.is_iretq()
         {
