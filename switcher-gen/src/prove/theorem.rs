@@ -333,8 +333,9 @@ pub(super) struct Watch<'a, D: Domain> {
     pub(super) blocking: Blocking<D>,
     /// What of stacks is overwritten between two instructions.
     pub(super) lost: Lost,
-    /// How often host_rsp was stored to.
+    /// How often host_rsp and switch_flags were stored to.
     host_rsp_stored: usize,
+    flags_stored: usize,
     /// Where the addresses are that calls and INTs have pushed, and whether nothing was done with
     /// them but to return.
     pushed: Vec<Place>,
@@ -380,6 +381,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             on_ist_again: false,
             lost: Lost::default(),
             host_rsp_stored: 0,
+            flags_stored: 0,
             pushed: Vec::with_capacity(8),
             is_movable: true,
             reads_code: false,
@@ -549,7 +551,8 @@ impl<'a, D: Domain> Watch<'a, D> {
         if let Some(hooks) = store.hooks_bits(setting).filter(|_| is_allowed) {
             let at = self.trace.last().copied();
             let op = at.and_then(|at| self.target.program.at(at));
-            let is_one = stores::is_one_update(op.and_then(Result::ok));
+            self.flags_stored += 1;
+            let is_one = stores::is_one_update(op.and_then(Result::ok)) && self.flags_stored == 1;
             self.goal(obligation::ONE_UPDATE, d.bit(is_one), "switch_flags");
             // What this breaks otherwise says more.
             let changed = d.xor(access.value, region.read(d, store.at, store.size));
