@@ -64,7 +64,10 @@ pub enum InstallError {
         wanted: u64,
     },
     /// Event frames would not lie where the switcher looks for them.
-    #[error("sp0 is {sp0:#x}: it must be the non-null, 16-byte aligned top of a stack")]
+    #[error(
+        "sp0 is {sp0:#x}: it must be the 16-byte aligned top of a stack of {least} bytes",
+        least = MappingList::LEAST_ENTRY_STACK,
+    )]
     Sp0 {
         /// Its value.
         sp0: u64,
@@ -178,7 +181,7 @@ impl Switcher {
     ///   with one;
     /// * `per_cpu` is valid for reads and writes, and used by nothing but this CPU's hardware, the
     ///   switcher and the result; its stacks do not change;
-    /// * the stack below sp0 has room for a [`PtRegs`](switcher_gen::layout::PtRegs) and is used by
+    /// * the stack below sp0 has at least [`MappingList::LEAST_ENTRY_STACK`] bytes and is used by
     ///   nobody while a guest is entered: in particular, [`Cpu::enter`] is not called on it;
     /// * IST 1 to 4 of the TSS point to [`IstTop`]s, writable and nobody else's, above stacks of at least
     ///   [`MappingList::LEAST_STACK`] bytes each, and as many more as the host's [`Hooks`](crate::Hooks) need;
@@ -247,7 +250,8 @@ impl Switcher {
         // SAFETY: as the caller says.
         let PerCpu { tss, tss_extra } = unsafe { per_cpu.read() };
         let sp0 = u64::from(tss.sp0);
-        if sp0 == 0 || !sp0.is_multiple_of(16) || !paging.is_canonical(sp0) {
+        let room = sp0 > MappingList::LEAST_ENTRY_STACK;
+        if !room || !sp0.is_multiple_of(16) || !paging.is_canonical(sp0) {
             return Err(InstallError::Sp0 { sp0 });
         }
         let stacks = check_stacks(&tss, paging)?;

@@ -8,7 +8,7 @@
 use alloc::vec::{self, Vec};
 use core::slice;
 
-use switcher_gen::layout::{IstTop, PerCpu, Pvcs};
+use switcher_gen::layout::{IstTop, PerCpu, Pvcs, Sp0};
 
 use crate::registers::DescriptorTablePointer;
 
@@ -93,6 +93,10 @@ impl MappingList {
     /// there, and below that what a #MC and a #DB need to return if they interrupt it. What
     /// [`Hooks`](crate::Hooks) need comes on top.
     pub const LEAST_STACK: u64 = IstTop::LEAST as u64;
+
+    /// The least that the stack at sp0 must have, in bytes: a frame, and below that what a #MC and a #DB
+    /// need to return if they interrupt the entry of another event.
+    pub const LEAST_ENTRY_STACK: u64 = Sp0::LEAST as u64;
 
     /// What the hardware of this CPU uses to deliver events as it is set up now: GDT, IDT, the block
     /// with its TSS, and the stacks that this names. It is for guests without a switcher:

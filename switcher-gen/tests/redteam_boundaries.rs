@@ -6,6 +6,8 @@ mod attack;
 mod gas;
 
 use attack::{PLACES, inserted, proved, refuted, target};
+use switcher_gen::prove::{Setting, Target};
+use switcher_gen::{Variant, elf};
 
 /// Fields that event entries, the CPU or the next run of the guest rely on.
 const FIELDS: [&str; 19] = [
@@ -257,4 +259,141 @@ fn control_goes_where_a_guest_says() {
     let leave = "\tpop_all\trbx, rbp, r12, r13, r14, r15\n\tret\n";
     let jump = "\tmovq\t0x30(%rax), %rcx\n\tpop_all\trbx, rbp, r12, r13, r14, r15\n\taddq\t$8, %rsp\n\tjmp\t*%rcx\n";
     refuted("a register of the guest's", &target("intel-4level", &[(leave, jump)]), "exit-caller");
+}
+
+/// The one update of switch_flags on the way to smod, with the root that belongs to it.
+const TO_SMOD: &str = "\tmovq\t%gs:SMOD_CR3, %rax\n\txorl\t$MODE_BOTH, %gs:SWITCH_FLAGS\n";
+
+/// The same by other code, which may use RAX.
+fn toggled(code: &str) -> String {
+    format!("{code}\tmovq\t%gs:SMOD_CR3, %rax\n")
+}
+
+/// Row 37: a hook sets a bit between any two instructions, so that what was read says nothing of what is
+/// there now.
+#[test]
+fn a_hook_sets_a_bit_between_two_looks() {
+    // In one instruction, but by what was there before.
+    for (name, code) in [
+        (
+            "XOR",
+            "\tmovl\t%gs:SWITCH_FLAGS, %eax\n\torl\t$1, %eax\n\txorl\t%eax, %gs:SWITCH_FLAGS\n",
+        ),
+        ("SUB", "\tmovl\t%gs:SWITCH_FLAGS, %eax\n\tdecl\t%eax\n\tsubl\t%eax, %gs:SWITCH_FLAGS\n"),
+        (
+            "ADD of the negative",
+            "\txorl\t%eax, %eax\n\tsubq\t%gs:SWITCH_FLAGS, %rax\n\tincq\t%rax\n\
+             \taddq\t%rax, %gs:SWITCH_FLAGS\n",
+        ),
+    ] {
+        let target = target("intel-4level", &[(TO_SMOD, &toggled(code))]);
+        refuted(name, &target, "switch-flags");
+    }
+    let again = "\tmovq\t%gs:SWITCH_FLAGS, %rax\n\tnop\n\tcmpq\t%gs:SWITCH_FLAGS, %rax\n";
+    let inhibited = "\ttestq\t$NO_DS_TO_SMOD, %gs:SWITCH_FLAGS\n";
+    let one_bit = "\tbtl\t$9, %gs:SWITCH_FLAGS\n";
+    for (name, look, jump, then, obligation) in [
+        ("tested again", inhibited, "jz", "ud2", "no-trap"),
+        ("tested again", inhibited, "jz", "xorl\t%r15d, %r15d", "registers"),
+        ("compared", again, "je", "ud2", "no-trap"),
+        ("a bit of it", one_bit, "jnc", "ud2", "no-trap"),
+    ] {
+        let code = format!("{look}\t{jump}\t1f\n\t{then}\n1:\n");
+        refuted(name, &inserted("intel-4level", &PLACES[1], &code), obligation);
+    }
+    let to_umod = "\ttestq\t$NO_DS_TO_UMOD, %gs:SWITCH_FLAGS\n\tjz\t1f\n\
+                   \tmovq\t%gs:HOST_CR3, %rax\n1:\n";
+    refuted("tested again, to umod", &inserted("intel-4level", &PLACES[2], to_umod), "registers");
+    let kept = format!("\tpushq\t%rax\n{again}\tje\t1f\n\tud2\n1:\tpopq\t%rax\n");
+    refuted("compared, leaving", &inserted("intel-4level", &PLACES[3], &kept), "no-trap");
+    // To look again does no harm, nor does a jump that leads to the same.
+    for place in &PLACES[1..4] {
+        let code = "\ttestq\t$NO_DS_TO_SMOD, %gs:SWITCH_FLAGS\n\tjz\t1f\n\tnop\n1:\n";
+        proved(place.name, &inserted("intel-4level", place, code));
+    }
+    let other_root_first = toggled("\txorl\t$MODE_BOTH, %gs:SWITCH_FLAGS\n");
+    proved("the other order", &target("intel-4level", &[(TO_SMOD, &other_root_first)]));
+}
+
+/// Rows 36 and 37: the theorems about ring 0 start from a guest that is in one mode.
+#[test]
+fn a_guest_is_in_both_modes_or_in_none_for_an_instruction() {
+    for (name, code) in [
+        ("both", "\txorl\t$1, %gs:SWITCH_FLAGS\n\tnop\n\txorl\t$2, %gs:SWITCH_FLAGS\n"),
+        ("none", "\txorl\t$2, %gs:SWITCH_FLAGS\n\txorl\t$1, %gs:SWITCH_FLAGS\n"),
+        ("by sums", "\taddb\t$1, %gs:SWITCH_FLAGS\n\tsubb\t$2, %gs:SWITCH_FLAGS\n"),
+        (
+            "by what is there",
+            "\tmovl\t%gs:SWITCH_FLAGS, %eax\n\tandl\t$3, %eax\n\txorl\t%eax, %gs:SWITCH_FLAGS\n\
+             \txorl\t$1, %eax\n\tandl\t$1, %eax\n\torl\t%eax, %gs:SWITCH_FLAGS\n",
+        ),
+    ] {
+        refuted(name, &target("intel-4level", &[(TO_SMOD, &toggled(code))]), "one-mode");
+    }
+    // In one mode all the time, but not in one instruction.
+    let thrice = toggled(&"\txorl\t$3, %gs:SWITCH_FLAGS\n".repeat(3));
+    refuted("three times", &target("intel-4level", &[(TO_SMOD, &thrice)]), "one-update");
+    for place in &PLACES[..4] {
+        let twice = "\txorb\t$2, %gs:SWITCH_FLAGS\n\txorb\t$2, %gs:SWITCH_FLAGS\n";
+        let target = inserted("intel-4level", place, twice);
+        refuted(place.name, &target, if place.name == "entering" { "kept" } else { "one-mode" });
+    }
+}
+
+/// Row 36: an event entry that comes meanwhile would not load the host's root.
+#[test]
+fn host_rsp_is_another_for_an_instruction() {
+    for place in &PLACES[..4] {
+        for (name, code) in [
+            (
+                "the guest's R15",
+                "\tpushq\t%rax\n\tpushq\t%gs:HOST_RSP\n\tmovq\t%r15, %rax\n\torq\t$1, %rax\n\
+                 \tmovq\t%rax, %gs:HOST_RSP\n\tnop\n\tpopq\t%gs:HOST_RSP\n\tpopq\t%rax\n",
+            ),
+            ("itself", "\tpushq\t%gs:HOST_RSP\n\tpopq\t%gs:HOST_RSP\n"),
+            ("a byte of it", "\taddb\t$8, %gs:HOST_RSP\n\tsubb\t$8, %gs:HOST_RSP\n"),
+            ("its upper half", "\tnotl\t%gs:HOST_RSP + 4\n\tnotl\t%gs:HOST_RSP + 4\n"),
+        ] {
+            let what = format!("{name}, {}", place.name);
+            refuted(&what, &inserted("intel-4level", place, code), "kept");
+        }
+    }
+}
+
+/// What GS base was may be there again, and what lies between is canonical, too.
+#[test]
+fn gs_base_is_moved_away_and_back() {
+    let code = |other: &str| {
+        format!(
+            "\tpush_all rax, rcx\n\trdgsbase %rax\n{other}\twrgsbase %rcx\n\twrgsbase %rax\n\
+             \tpop_all rcx, rax\n"
+        )
+    };
+    for place in &PLACES[..4] {
+        proved(place.name, &inserted("intel-4level", place, &code("\txorl\t%ecx, %ecx\n")));
+    }
+    let far = code("\tmovl\t$1, %ecx\n\tshlq\t$60, %rcx\n");
+    refuted("far", &inserted("intel-4level", &PLACES[0], &far), "wrgsbase-canonical");
+}
+
+/// Row 40: nobody looks at where the frame lies if no event entry is judged, and the verdict says so.
+#[test]
+fn an_iretq_of_others_takes_its_frame_from_a_copy() {
+    let before = |code: &str| {
+        let label = "entry_IRETQ_switcher";
+        let ways = gas::SWITCHER.replace(&format!("\t{label}\n"), "\t.Lbefore\n");
+        let ways = ways.replace("\t.globl\t.Lbefore\n", &format!("\t.globl\t{label}\n"));
+        let source = ways.replace(&format!("{label}:\n"), &format!(".Lbefore:\n{code}{label}:\n"));
+        let foreign = elf::read(&gas::assemble(&source, &[])).unwrap();
+        let variant: Variant = "intel-4level".parse().unwrap();
+        Target::foreign(&foreign, Setting::from(&variant)).unwrap()
+    };
+    let target = before("\t.rept 5\n\tpushq\t32(%rsp)\n\t.endr\n");
+    proved("a copy", &target);
+    assert!(target.not_judged().iter().any(|what| what.contains("row 40")));
+    // The flags that such an IRETQ is executed with are judged all the same.
+    for flags in ["0x3002", "0x1002"] {
+        let code = format!("\tpushq\t${flags}\n\tpopfq\n");
+        refuted(flags, &before(&code), "iretq-flags");
+    }
 }

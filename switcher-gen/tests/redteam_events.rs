@@ -424,3 +424,179 @@ fn all_variants_keep_nmis_blocked() {
         refused(&with_iretq(&ours, ours.at(Label::InterruptionHook)), 39, "nmi-blocked");
     }
 }
+
+// What comes between two instructions.
+
+fn switch_flags() -> MemoryOperand {
+    let at = (PerCpu::tss_extra.bytes() + TssExtra::switch_flags.bytes()) as i64;
+    MemoryOperand::new(Register::None, Register::None, 1, at, 8, false, Register::GS)
+}
+
+/// Row 37: the bit that a hook sets is found by the second look.
+#[test]
+fn a_hook_sets_a_bit_between_two_looks() {
+    let ours = Ours::new("intel-4level");
+    let to_smod = ours.find(Label::Syscall64, "mov [rdi+60h],rcx");
+    let trap = Instruction::with(Code::Ud2);
+    let again = [
+        Instruction::with2(Code::Cmp_rm64_imm8, switch_flags(), 2).unwrap(),
+        ours.on(Code::Je_rel8_64),
+        trap,
+    ];
+    refused(&mutate::inserted(&ours.target, to_smod, &again).unwrap(), 30, "no-trap");
+    let twice = [
+        Instruction::with2(Code::Mov_r64_rm64, Register::RCX, switch_flags()).unwrap(),
+        Instruction::with2(Code::Cmp_r64_rm64, Register::RCX, switch_flags()).unwrap(),
+        ours.on(Code::Je_rel8_64),
+        trap,
+    ];
+    refused(&ours.with(Label::ReturnFromGuest, &twice), 30, "no-trap");
+    // Over a hook and behind it.
+    refused(&ours.with(Label::InterruptionOver, &twice), 30, "no-trap");
+    // Once is enough for nothing.
+    proved(&ours.with(Label::InterruptionOver, &twice[..1]));
+}
+
+/// Row 36.
+#[test]
+fn a_guest_is_in_no_mode_for_an_instruction() {
+    let ours = Ours::new("intel-4level");
+    let to_smod = ours.find(Label::Syscall64, "mov [rdi+60h],rcx");
+    let toggle = Instruction::with2(Code::Xor_rm8_imm8, switch_flags(), 2).unwrap();
+    let target = mutate::inserted(&ours.target, to_smod, &[toggle, toggle]).unwrap();
+    refused(&target, 36, "one-mode");
+}
+
+/// A register is kept at RSP and this over an instruction.
+fn keep(register: Register, at: i64) -> [Instruction; 3] {
+    [
+        Instruction::with2(Code::Mov_rm64_r64, stack(at), register).unwrap(),
+        Instruction::with2(Code::Mov_r64_imm64, register, 0_u64).unwrap(),
+        Instruction::with2(Code::Mov_r64_rm64, register, stack(at)).unwrap(),
+    ]
+}
+
+/// Rows 8, 27 and 39: a #MC or a #DB puts its far frame there.
+#[test]
+fn what_lies_deep_below_rsp_is_overwritten() {
+    for variant in VARIANTS {
+        let ours = Ours::new(variant);
+        for (label, row, obligation) in [
+            (Label::EventNmi, 38, "exit-frame"),
+            (Label::EventMc, 38, "exit-frame"),
+            (Label::EventDb, 38, "exit-frame"),
+            (Label::EventIstFromGuest, 38, "exit-frame"),
+            (Label::Interruption, 27, "hook-frame"),
+            (Label::EventDbRing0, 27, "resumed-registers"),
+        ] {
+            for at in [-0x84, -0x88, -0x90, -0x98, -0xA0] {
+                refused(&ours.with(label, &keep(Register::R15, at)), row, obligation);
+            }
+            // That much is left alone.
+            proved(&ours.with(label, &keep(Register::R15, -0x80)));
+        }
+        let iretq = ours.find(Label::EventIstFromGuest, "iretq");
+        let kept = keep(Register::RSI, -0x98);
+        refused(&mutate::inserted(&ours.target, iretq, &kept).unwrap(), 38, "exit-frame");
+        // RSP is raised over what is pushed, and over what the CPU has pushed.
+        let pop = ours.find(Label::InterruptionOver, "pop r15");
+        let raised = |by: i32| {
+            let add = Instruction::with2(Code::Add_rm64_imm32, Register::RSP, by).unwrap();
+            let sub = Instruction::with2(Code::Sub_rm64_imm32, Register::RSP, by).unwrap();
+            mutate::inserted(&ours.target, pop, &[add, Instruction::with(Code::Nopd), sub]).unwrap()
+        };
+        for by in [0x88, 0x98, 0xA0] {
+            refused(&raised(by), 27, "resumed-registers");
+        }
+        proved(&raised(0x80));
+        // Two looks at what nobody has put there.
+        let looks = [
+            Instruction::with2(Code::Mov_r64_rm64, Register::RAX, stack(-0xA0)).unwrap(),
+            Instruction::with2(Code::Cmp_r64_rm64, Register::RAX, stack(-0xA0)).unwrap(),
+            ours.on(Code::Je_rel8_64),
+            Instruction::with(Code::Ud2),
+        ];
+        refused(&ours.with(Label::InterruptionOver, &looks), 30, "no-trap");
+    }
+}
+
+/// Row 39: once RSP is elsewhere, the next event begins at the top of that stack.
+#[test]
+fn an_event_reads_its_stack_when_rsp_has_left_it() {
+    let ours = Ours::new("intel-4level");
+    let pop = ours.find(Label::ResumeOnStack, "pop rcx");
+    let at_rcx = |at| MemoryOperand::with_base_displ(Register::RCX, at);
+    let late = [
+        Instruction::with2(Code::Mov_r64_rm64, Register::RCX, Register::RSP).unwrap(),
+        Instruction::with2(Code::Mov_r64_rm64, Register::RSP, stack(40)).unwrap(),
+        Instruction::with2(Code::Mov_r64_rm64, Register::RAX, at_rcx(8)).unwrap(),
+        Instruction::with2(Code::Mov_r64_rm64, Register::RCX, at_rcx(0)).unwrap(),
+        Instruction::with(Code::Popfq),
+        Instruction::with1(Code::Retfq_imm16, 128).unwrap(),
+        Instruction::with(Code::Ud2),
+    ];
+    refused(&mutate::inserted(&ours.target, pop, &late).unwrap(), 27, "resumed-registers");
+    // The last look is the one by which RSP leaves.
+    let in_time = [
+        Instruction::with2(Code::Mov_r64_rm64, Register::RCX, stack(0)).unwrap(),
+        Instruction::with2(Code::Mov_r64_rm64, Register::RAX, stack(8)).unwrap(),
+        Instruction::with2(Code::Mov_r64_rm64, Register::RSP, stack(40)).unwrap(),
+        Instruction::with(Code::Popfq),
+        Instruction::with1(Code::Retfq_imm16, 128).unwrap(),
+        Instruction::with(Code::Ud2),
+    ];
+    proved(&mutate::inserted(&ours.target, pop, &in_time).unwrap());
+}
+
+/// Rows 14 and 40: the theorem about a fault of that IRETQ is not about such flags.
+#[test]
+fn ring_0_has_other_flags_at_the_iretq_to_a_guest() {
+    for variant in VARIANTS {
+        let ours = Ours::new(variant);
+        for (flags, is_right) in [(0x3002, false), (0x1002, false), (0x0003, true)] {
+            let code = [
+                Instruction::with1(Code::Pushq_imm32, flags).unwrap(),
+                Instruction::with(Code::Popfq),
+            ];
+            let target = ours.with(Label::ReturnToGuest, &code);
+            if is_right {
+                proved(&target);
+            } else {
+                refused(&target, 40, "iretq-flags");
+            }
+        }
+    }
+}
+
+/// Which of them the CPU takes, nobody can say.
+#[test]
+fn a_vector_has_two_gates() {
+    let ours = Ours::new("intel-4level");
+    for (vector, other) in [(0x21, 0x80), (14, 13), (2, 2)] {
+        let mut target = ours.target.clone();
+        let gates = target.gates.as_mut().unwrap();
+        let mut more = gates[vector];
+        more.address = gates[other].address;
+        gates.push(more);
+        refused(&target, 38, "gate-once");
+    }
+}
+
+/// Rows 10 and 39: a #DB that MOV SS has left pending comes at a stub's first instruction, and a #MC at its
+/// return.
+#[test]
+fn a_stub_leaves_no_room_below_it() {
+    let ours = Ours::new("intel-4level");
+    for vector in [3, 13] {
+        let deep = |by: i32| {
+            let sub = Instruction::with2(Code::Sub_rm64_imm32, Register::RSP, by).unwrap();
+            let add = Instruction::with2(Code::Add_rm64_imm32, Register::RSP, by).unwrap();
+            mutate::inserted(&ours.target, ours.stub(vector), &[sub, add]).unwrap()
+        };
+        for by in [136, 200, 336] {
+            refused(&deep(by), 39, "stack-room");
+        }
+        // The fault of the IRETQ to a guest comes 40 bytes further down.
+        proved(&deep(64));
+    }
+}

@@ -285,6 +285,17 @@ impl FarFrame {
     pub const ROOM: usize = Self::RED_ZONE + size_of::<Self>();
 }
 
+/// The stack that `TSS.sp0` points to, the end of which is the end of a guest's frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Sp0;
+
+impl Sp0 {
+    /// The least that it has: a [`PtRegs`], and below what a #MC and a #DB need to return, each once, if
+    /// they interrupt an entry that is not one of the routines: a #DB that a guest has left pending by a
+    /// MOV SS comes at the first instruction of a stub.
+    pub const LEAST: usize = size_of::<PtRegs>() + 2 * FarFrame::ROOM;
+}
+
 /// An event's own stack when ring 0 is about to be returned to: two registers are saved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
 #[repr(C)]

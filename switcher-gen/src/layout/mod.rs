@@ -10,7 +10,7 @@ mod pvcs;
 
 pub use frames::{
     EventFrame, EventOnIst, ExitReason, FarFrame, IretFrame, IstEntry, IstFrame, IstTop,
-    LeavingIst, OrigAx, PtRegs, RefusedIretq, ResumingRing0,
+    LeavingIst, OrigAx, PtRegs, RefusedIretq, ResumingRing0, Sp0,
 };
 #[doc(hidden)]
 pub use message::Message;

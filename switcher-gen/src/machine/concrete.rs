@@ -134,6 +134,9 @@ impl Domain for Concrete {
     fn adversary(&self, offset: usize, size: usize) -> u64 {
         self.unknown(|| adversary_name(offset), 8 * size)
     }
+    fn anew(&self, what: &'static str, size: usize) -> u64 {
+        self.unknown(|| what.to_owned(), 8 * size)
+    }
     #[inline]
     fn known(&self, a: u64) -> Option<u64> {
         Some(a)

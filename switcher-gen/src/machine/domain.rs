@@ -151,6 +151,8 @@ pub trait Domain {
     /// What a read of `size` bytes at `offset` of memory that a guest may write at any moment finds,
     /// if it is to be anything at all.
     fn adversary(&self, offset: usize, size: usize) -> Self::Word;
+    /// `size` bytes that something else of ring 0 has left meanwhile: any value. `what` names it.
+    fn anew(&self, what: &'static str, size: usize) -> Self::Word;
 
     /// Whether what `a` is depends on an unknown of such an origin. A number depends on nothing.
     fn mentions(&self, a: Self::Word, is_one: impl Fn(Origin) -> bool) -> bool {

@@ -111,6 +111,21 @@ pub struct Region<D: Domain> {
     pub is_code: bool,
     /// The CR3 value it is reached with; without one, any.
     pub root: Option<D::Word>,
+    /// Eight bytes in which hooks of the host's set bits, between any two instructions.
+    pub hooked: Option<Hooked<D::Word>>,
+}
+
+/// Eight bytes in which a hook may set bits at any moment, and clears none.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hooked<W> {
+    /// The offset of the first from the region's base.
+    pub at: i64,
+    /// The bits that are a hook's to set.
+    pub bits: u64,
+    /// What would be there by now if nobody else had stored there.
+    pub now: W,
+    /// Whether it was looked at: up to then, a bit that is set may as well have been set before.
+    pub is_seen: bool,
 }
 
 /// Where in memory.
@@ -123,6 +138,9 @@ pub struct Place {
     /// How many bytes.
     pub size: usize,
 }
+
+/// What the bits are called that a hook sets.
+const HOOKED: &str = "hook's flags";
 
 /// All memory there is.
 #[derive(Debug)]
@@ -149,7 +167,8 @@ impl<D: Domain> Clone for Memory<D> {
 impl<D: Domain> Region<D> {
     /// Memory that only the host writes.
     pub fn new(name: RegionName, base: D::Word, start: i64, cells: Vec<D::Cell>) -> Self {
-        Self { name, base, start, cells, sharing: Sharing::Host, is_code: false, root: None }
+        let sharing = Sharing::Host;
+        Self { name, base, start, cells, sharing, is_code: false, root: None, hooked: None }
     }
 
     /// The offset from the base of a cell.
@@ -197,6 +216,26 @@ impl<D: Domain> Memory<D> {
         })
     }
 
+    /// Before a load: a hook may have set bits there since the last one. What reads and stores in one
+    /// instruction stores right then.
+    #[inline]
+    pub fn look(&mut self, d: &D, place: Place) {
+        let region = &mut self.regions[place.region];
+        let Some(mut hooked) = region.hooked else { return };
+        let first = region.offset(place.index);
+        if first >= hooked.at + 8 || first + place.size as i64 <= hooked.at {
+            return;
+        }
+        if hooked.is_seen {
+            let set = d.mask(d.anew(HOOKED, 8), hooked.bits);
+            let found = region.read(d, hooked.at, 8);
+            region.write(d, hooked.at, 8, d.or(found, set));
+            hooked.now = d.or(hooked.now, set);
+        }
+        hooked.is_seen = true;
+        region.hooked = Some(hooked);
+    }
+
     /// What a load finds.
     #[inline]
     pub fn load(&self, d: &D, place: Place) -> D::Word {
@@ -212,6 +251,11 @@ impl<D: Domain> Memory<D> {
     pub fn store(&mut self, d: &D, place: Place, value: D::Word) {
         let cells = &mut self.regions[place.region].cells;
         d.store(&mut cells[place.index..place.index + place.size], value);
+    }
+
+    /// The region of that name, to change it.
+    pub fn region_mut(&mut self, name: RegionName) -> Option<&mut Region<D>> {
+        self.regions.iter_mut().find(|region| region.name == name)
     }
 
     /// The region of that name.

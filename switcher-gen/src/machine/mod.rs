@@ -39,7 +39,7 @@ pub use event::{Arrival, Gate, Undeliverable};
 pub use exists::Features;
 pub use flags::{ARITHMETIC, Condition, Flags};
 pub use interpreter::Interpreter;
-pub use memory::{Memory, Place, Region, RegionName, Sharing};
+pub use memory::{Hooked, Memory, Place, Region, RegionName, Sharing};
 pub use program::{Op, Program, ProgramError};
 pub(crate) use state::WRITABLE;
 pub use state::{CR4, CR4_PCIDE, CR4_PKE, EFER, Entry, Fault, Gpr, Model, Msrs, State, cr4};

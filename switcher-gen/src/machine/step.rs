@@ -942,6 +942,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
 
     fn load(&mut self, address: D::Word, size: usize, gs: bool) -> Result<D::Word, Stop<D::Word>> {
         let place = self.place(address, size, false)?;
+        self.state.memory.look(self.d, place);
         let value = self.state.memory.load(self.d, place);
         self.tell(Event::Access(Access { place, value, store: false, gs }));
         Ok(value)

@@ -15,6 +15,7 @@
 //! boundary of anything, and nested as the hardware nests them. What cannot be gone on from is
 //! excepted: nothing that it interrupted is ever looked at again.
 
+use super::boundary;
 use super::obligation;
 use super::target::Target;
 use super::theorem::{Theorem, Watch};
@@ -62,18 +63,23 @@ impl Target {
 impl<D: Domain> Watch<'_, D> {
     /// Before an instruction: what may come there finds what it relies on.
     pub(super) fn boundary(&mut self, d: &D, state: &Machine<D>, at: u64) {
-        if self.target.gates.is_none() || self.theorem.is_fatal() {
+        if self.theorem.is_fatal() {
             return;
         }
-        if self.target.is_routine(at) {
-            self.goal(obligation::NMI_OPEN, d.not(state.nmi_blocked), "NMIs");
-        } else {
+        let is_routine = self.target.is_routine(at);
+        // Of what has no event entries, it is not known where NMIs may be blocked.
+        let has_gates = self.target.gates.is_some();
+        let (model, setting) = (self.target.model(), self.target.setting);
+        let in_routines = d.bit(is_routine && has_gates);
+        for condition in boundary::conditions(d, &model, &setting, state, in_routines) {
+            self.goal(condition.obligation, condition.holds, condition.about);
+        }
+        if !has_gates {
+            return;
+        }
+        if !is_routine {
             let has_room = d.bit(has_room(d, state));
             self.goal(obligation::STACK_ROOM, has_room, "RSP");
-            // POPFQ leaves these as a hook has them.
-            let virtual_flags = (RFlags::VIF | RFlags::VIP).bits();
-            let has_none = d.not(d.any(state.rflags(d), virtual_flags));
-            self.goal(obligation::RING_0_FLAGS, has_none, "VIF, VIP");
         }
         self.still_blocked(d, state);
         self.on_ist_again |= self.unblocked && self.theorem.is_on_ist() && is_on_ist(d, state);
@@ -110,8 +116,11 @@ impl<D: Domain> Watch<'_, D> {
         self.goal(obligation::RESUMED_STACK, is_known, "RSP");
     }
 
-    /// The IRETQ to a guest takes its frame from where the theorems about its faults have it.
+    /// The IRETQ to a guest takes its frame from where the theorems about its faults have it, and those
+    /// have flags that a guest may have.
     pub(super) fn frame_of_iretq(&mut self, d: &D, state: &Machine<D>) {
+        let others = d.any(state.rflags(d), !RFlags::GUEST_ALLOWED.bits());
+        self.goal(obligation::IRETQ_FLAGS, d.not(others), "RFLAGS");
         if self.target.gates.is_none() {
             return;
         }
@@ -127,7 +136,12 @@ fn has_room<D: Domain>(d: &D, state: &Machine<D>) -> bool {
     let rsp = state.get(Gpr::Rsp);
     state.memory.regions.iter().any(|stack| {
         let deepest = match stack.name {
-            RegionName::Sp0Stack | RegionName::IstStack | RegionName::HostStack => OWN_STACK,
+            // Its room for them lies below.
+            RegionName::IstStack => OWN_STACK,
+            // All that a host has there, with their room.
+            RegionName::Sp0Stack => -stack.start - 2 * ROOM,
+            // The host promises as much below its own RSP.
+            RegionName::HostStack => 0,
             // What is there is the frame of the far RET.
             RegionName::InterruptedStack => ROOM,
             RegionName::Tss
@@ -143,7 +157,7 @@ fn has_room<D: Domain>(d: &D, state: &Machine<D>) -> bool {
     })
 }
 
-fn is_on_ist<D: Domain>(d: &D, state: &Machine<D>) -> bool {
+pub(super) fn is_on_ist<D: Domain>(d: &D, state: &Machine<D>) -> bool {
     state.memory.region(RegionName::IstStack).is_some_and(|stack| {
         let at = d.distance(state.get(Gpr::Rsp), stack.base);
         at.is_some_and(|at| stack.index(at).is_some() || at == 0)

@@ -9,6 +9,7 @@
 use iced_x86::Mnemonic;
 
 use super::blocking::ROOM;
+use super::boundary;
 use super::mitigations::is_steered;
 use super::obligation;
 use super::returns::{self, Left};
@@ -123,6 +124,11 @@ impl Theorem {
         matches!(self, Self::DbInRing0 | Self::McInRing0)
     }
 
+    /// Whether it is about NMIs, which no other interrupts before an IRET.
+    pub(super) const fn is_of_nmis(self) -> bool {
+        matches!(self, Self::EventNmi | Self::NmiInRing0)
+    }
+
     /// Whether a stack of the IST is the event's.
     pub(super) const fn is_on_ist(self) -> bool {
         matches!(self.event(), Some((Vectors::One(_), _)))
@@ -175,12 +181,6 @@ pub(super) fn world<D: Domain>(
     let mut stack = Region::new(RegionName::IstStack, top, -STACK, cells(source, Object::IstStack));
     stack.write(d, IstTop::gs_base.bytes() as i64, 8, host_gs);
     memory.regions[ist] = stack;
-    if matches!(whose, Whose::Iretq | Whose::AtIretq) {
-        let sp0 = at(&memory.regions, RegionName::Sp0Stack);
-        let top = memory.regions[sp0].base;
-        memory.regions[sp0] =
-            Region::new(RegionName::Sp0Stack, top, -STACK, cells(source, Object::Sp0Stack));
-    }
     let sp0 = memory.regions[at(&memory.regions, RegionName::Sp0Stack)].base;
     let host = memory.regions[at(&memory.regions, RegionName::HostStack)].base;
     let tss = at(&memory.regions, RegionName::Tss);
@@ -312,11 +312,17 @@ pub(super) fn world<D: Domain>(
     world.spec.tss_extra = read_extra(d, extra, &world.setting);
     world.before = world.machine.memory.clone();
     let canonical = |address| world.model.is_canonical(d, address);
-    world.assumptions.push(("the host's GS base is canonical", canonical(host_gs)));
     if theorem.is_in_ring_0() {
-        let bases = "what ring 0 has as its GS base and RIP is canonical";
-        let both = d.both(canonical(interrupted.gs_base), canonical(interrupted.rip));
-        world.assumptions.push((bases, both));
+        let rip = canonical(interrupted.rip);
+        world.assumptions.push(("what ring 0 has as its RIP is canonical", rip));
+        let (model, setting) = (world.model, world.setting);
+        let all = boundary::conditions(d, &model, &setting, &world.machine, in_routines);
+        // An NMI's entry, and what cannot be gone on from, assume less.
+        let needed = |condition: &boundary::Condition<D>| {
+            theorem.keeps_blocking() || condition.about != "IF, TF"
+        };
+        let needed = all.into_iter().filter(needed);
+        world.assumptions.extend(needed.map(|condition| (condition.text, condition.holds)));
     }
     if whose == Whose::Elsewhere {
         let elsewhere = d.not(d.eq(interrupted.rip, iretq));
@@ -324,13 +330,6 @@ pub(super) fn world<D: Domain>(
     }
     if !matches!(vectors, Vectors::One(_)) {
         world.assumptions.push(("hardware delivers this vector there", vectors.hold(d, vector)));
-    }
-    if let Some(blocked) = nmi_blocked {
-        let open = d.either(d.not(in_routines), d.not(blocked));
-        world.assumptions.push(("NMIs are not blocked in a routine", open));
-        let masked = d.not(d.any(interrupted.rflags, (RFlags::IF | RFlags::TF).bits()));
-        let masked = d.either(in_routines, masked);
-        world.assumptions.push(("IF and TF are clear in other code of ring 0", masked));
     }
     let event = Event { vector, error_code };
     world.event = Some(Happening {
@@ -399,6 +398,7 @@ pub(super) fn execute<D: Domain>(
         watch.is_bounded()?;
         let at = d.code_at(world.machine.rip).unwrap_or_default();
         let World { machine, model, event, .. } = world;
+        watch.lose(d, machine, at);
         let stepped = machine.step(d, model, &target.program, watch);
         // A number may be an address in the code itself, and what is executed there no longer matters.
         let interrupted = event.as_ref().map(|happening| happening.interrupted.rip);
@@ -698,6 +698,8 @@ fn gates<D: Domain>(d: &D, target: &Target, watch: &mut Watch<'_, D>) {
         let may_be_guests = matches!(gate.vector, vector::BP | vector::OF | vector::SYSTEM_CALL);
         let dpl = if may_be_guests { 3 } else { 0 };
         watch.goal_at(obligation::GATE_DPL, d.bit(gate.dpl == dpl), "DPL", gate.address);
+        let same = gates.iter().filter(|other| other.vector == gate.vector);
+        watch.goal_at(obligation::GATE_ONCE, d.bit(same.count() == 1), "vector", gate.address);
         let is_apart = match gate.vector {
             vector::DB | vector::NMI | vector::MC | vector::DF => {
                 let same = gates.iter().filter(|other| other.ist == gate.ist);

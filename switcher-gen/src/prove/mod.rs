@@ -46,11 +46,14 @@
 
 mod around;
 mod blocking;
+mod boundary;
 mod counterexample;
 mod decisions;
 mod engine;
 mod events;
 mod findings;
+mod hooks;
+mod lost;
 mod met;
 mod mitigations;
 pub mod obligation;

@@ -34,6 +34,8 @@ obligations! {
     MAPPED = "mapped" [22] "on a guest's root, only what every guest's root maps is accessed";
     KEPT = "kept" [36] "what an event entry relies on is not stored to, not even for one instruction";
     ONE_UPDATE = "one-update" [37] "switch_flags changes in one instruction, so that no hook's bit is lost";
+    ONE_MODE = "one-mode" [26, 36, 37] "between any two instructions, switch_flags says that the guest is in one mode";
+    GS_CANONICAL = "gs-canonical" [3, 5, 36] "between any two instructions, GS base is canonical";
     GS_IS_THE_HOSTS = "per-cpu-access" [7] "GS is the host's at each access to the per-CPU block";
     RING_0_FLAGS = "ring-0-flags" [13, 30] "IF and TF are clear in ring 0";
     SWAPGS_FENCED = "swapgs-fenced" [28, 43] "between a SWAPGS behind a jump and a GS access is a fence";
@@ -62,6 +64,7 @@ obligations! {
     IRETQ_NT = "iretq-nt" [15] "at IRETQ, NT is clear";
     IRETQ_LABEL = "iretq-label" [7, 38] "a fault of the IRETQ is recognised by its address";
     IRETQ_FRAME = "iretq-frame" [40] "the IRETQ to a guest takes its frame from right below sp0, where its fault is looked for";
+    IRETQ_FLAGS = "iretq-flags" [14, 40] "at the IRETQ to a guest, ring 0's flags are such as a guest may have, with which its fault is judged";
     IRETQ_RING_3 = "iretq-ring-3" [25] "IRETQ leads to CPL 3";
     GUEST_FLAGS = "guest-flags" [14] "flags at CPL 3 are within the allowed set, the fixed ones set";
     HOST_GS_KEPT = "host-gs-kept" [7] "at CPL 3, the inactive GS base is the host's";
@@ -117,6 +120,7 @@ obligations! {
     IRETQ_RING_0 = "iretq-ring-0" [25] "what IRETQ does not take to a guest stays in ring 0";
     FATAL_TRAP = "fatal-trap" [30] "behind the call of a hook that does not return is UD2";
     GATE_DPL = "gate-dpl" [32] "gates of DPL 3 are those of vectors 3, 4 and 0x80";
+    GATE_ONCE = "gate-once" [38] "each vector has one gate";
     GATE_IST = "gate-ist" [10, 12, 38] "#DF, NMI, #DB and #MC have stacks of their own, others have none";
     // By looking at the code (hazards.md's S rows).
     ADJACENT = "rsp-adjacent" [23] "the load of RSP is right in front of SYSRETQ";

@@ -40,7 +40,7 @@ impl Store {
             RegionName::Tss => !theorem.is_of_events() && is_within(tss(Tss::sp2.bytes()), 8),
             RegionName::TssExtra => {
                 let of_syscall = [TssExtra::switch_flags.bytes(), TssExtra::smod_rsp.bytes()];
-                let is_host_rsp = is_within(extra(TssExtra::host_rsp.bytes()), 8);
+                let is_host_rsp = self.is_to_host_rsp(setting) && self.size == 8;
                 let mut of_syscall = of_syscall.into_iter().map(extra);
                 is_host_rsp && !interrupts && theorem != Theorem::SyscallCompat
                     || theorem == Theorem::Syscall64 && of_syscall.any(|at| is_within(at, 8))
@@ -71,6 +71,12 @@ impl Store {
             | RegionName::Guest
             | RegionName::Stack => true,
         }
+    }
+
+    /// Whether it goes to host_rsp, by its first byte.
+    pub(super) fn is_to_host_rsp(self, setting: &Setting) -> bool {
+        let at = setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
+        self.region == RegionName::TssExtra && self.at == at
     }
 
     /// If it goes to switch_flags, the bits of what is stored that are a hook's to set: it may do so

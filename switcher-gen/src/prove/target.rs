@@ -199,10 +199,13 @@ impl Target {
         let compat = "entry_SYSCALL_compat_switcher: no such symbol (hazards.md, row 17)";
         let events = "event entries: no symbols switcher_event_stubs, switcher_event_stubs_end \
                       (hazards.md, rows 8, 10 to 12, 32)";
+        let frame = "where the IRETQ to a guest takes its frame from: whoever looks for it there when that \
+                     has faulted is no event entry that is judged (hazards.md, row 40)";
         let missing = [
             (self.windows.is_none(), windows),
             (self.syscall_compat.is_none(), compat),
             (self.gates.is_none(), events),
+            (self.gates.is_none(), frame),
         ];
         missing.into_iter().filter_map(|(is_missing, what)| is_missing.then_some(what)).collect()
     }

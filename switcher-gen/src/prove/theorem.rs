@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::blocking::Blocking;
 use super::decisions::Decisions;
 use super::events;
+use super::lost::Lost;
 use super::met::Met;
 use super::mitigations::{AtReturn, Barriers, is_steered};
 use super::obligation::{self, Obligation};
@@ -331,6 +332,11 @@ pub(super) struct Watch<'a, D: Domain> {
     pub(super) on_ist_again: bool,
     /// What blocks NMIs, and what may interrupt.
     pub(super) blocking: Blocking<D>,
+    /// What of stacks is overwritten between two instructions.
+    pub(super) lost: Lost,
+    /// How often host_rsp and switch_flags were stored to.
+    host_rsp_stored: usize,
+    flags_stored: usize,
     /// Where the addresses are that calls and INTs have pushed, and whether nothing was done with
     /// them but to return.
     pushed: Vec<Place>,
@@ -376,6 +382,9 @@ impl<'a, D: Domain> Watch<'a, D> {
             interrupted: world.event.as_ref().map(|event| event.interrupted.root),
             unblocked: false,
             on_ist_again: false,
+            lost: Lost::default(),
+            host_rsp_stored: 0,
+            flags_stored: 0,
             pushed: Vec::with_capacity(8),
             is_movable: true,
             reads_code: false,
@@ -556,7 +565,8 @@ impl<'a, D: Domain> Watch<'a, D> {
         if let Some(hooks) = store.hooks_bits(setting).filter(|_| is_allowed) {
             let at = self.trace.last().copied();
             let op = at.and_then(|at| self.target.program.at(at));
-            let is_one = stores::is_one_update(op.and_then(Result::ok));
+            self.flags_stored += 1;
+            let is_one = stores::is_one_update(op.and_then(Result::ok)) && self.flags_stored == 1;
             self.goal(obligation::ONE_UPDATE, d.bit(is_one), "switch_flags");
             // What this breaks otherwise says more.
             let changed = d.xor(access.value, region.read(d, store.at, store.size));
@@ -573,6 +583,11 @@ impl<'a, D: Domain> Watch<'a, D> {
             );
         }
         self.goal(obligation::KEPT, d.bit(is_allowed), store.region.name());
+        if store.is_to_host_rsp(setting) {
+            // It is what it was, or what it will be, and nothing in between.
+            self.host_rsp_stored += 1;
+            self.goal(obligation::KEPT, d.bit(self.host_rsp_stored == 1), "host_rsp");
+        }
     }
 
     /// What must hold of an instruction because of what a CPU may do beside executing it.
@@ -839,6 +854,9 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
             }
             Event::Access(access) => {
                 self.mapped(d, state, access.place.region);
+                if state.memory.regions[access.place.region].name.is_stack() {
+                    self.lost.accessed(access.place);
+                }
                 let program = &self.target.program;
                 let op = self.trace.last().and_then(|at| program.at(*at)).and_then(Result::ok);
                 self.follow(d, &access, op.map(|op| op.kind));
@@ -984,7 +1002,10 @@ pub(super) fn run_to<D: Domain>(
     assume(&world.assumptions);
     let mut watch = Watch::new(d, target, theorem, &world);
     world.machine.memory.hostile = neighbour == Neighbour::Hostile;
-    let end = match execute(d, target, theorem, &mut world, &mut watch)? {
+    world.share_with_hooks(d);
+    let end = execute(d, target, theorem, &mut world, &mut watch)?;
+    world.add_what_hooks_set(d);
+    let end = match end {
         End::Broken { obligation, text, about, values } => {
             let at = watch.trace.last().copied();
             watch.goals.push(Goal { obligation, holds: d.bit(false), about, values, at });
@@ -994,6 +1015,9 @@ pub(super) fn run_to<D: Domain>(
             watch.is_over(d, &world.machine);
             let is_told = watch.decisions.is_a_secret() && watch.met.is_a_choice();
             watch.goal(obligation::NO_HOST_VALUE, d.bit(!is_told), "what decided the way here");
+            // Only an entry and an exit have another value for it.
+            let is_kept = theorem == Theorem::EnterGuest || watch.host_rsp_stored == 0;
+            watch.goal(obligation::KEPT, d.bit(is_kept), "host_rsp");
             in_guest(d, &world, &mut watch, (theorem, extent), by_sysretq, saved)
         }
         End::Host => {
@@ -1107,6 +1131,7 @@ fn execute<D: Domain>(
         watch.is_bounded()?;
         let World { machine, model, .. } = world;
         let at = d.code_at(machine.rip).unwrap_or_default();
+        watch.lose(d, machine, at);
         if let Some(Ok(op)) = target.program.at(at)
             && op.is_iretq()
         {
@@ -1319,6 +1344,8 @@ fn specified<D: Domain>(
 ) -> Outcome<D::Word> {
     let host = world.setting.host();
     let machine = &world.machine;
+    let decided_on = world.flags_to_decide_on(to_guest);
+    spec.tss_extra.switch_flags = decided_on;
     if is_met(world, theorem) {
         let fields = pvcs_fields(world.setting.revision());
         let [cs, ss, gs_base, eflags, pkru, rip, rsp, rcx, r11] = fields;
@@ -1359,8 +1386,9 @@ fn specified<D: Domain>(
         }
         _ => events::specified(d, world, spec),
     };
+    world.with_what_hooks_set(d, decided_on, spec);
     if is_met(world, theorem) {
-        let flags = world.spec.tss_extra.switch_flags;
+        let flags = decided_on;
         // Only the switch to smod writes there.
         if d.decide(d.any(flags, SwitchFlags::NO_DS_TO_SMOD.bits())) {
             spec.pvcs = world.spec.pvcs;
@@ -1479,7 +1507,7 @@ pub(super) fn untouched<D: Domain>(
     watch.equal(d, obligation::UNCHANGED, "SFMASK", before.sfmask, msrs.sfmask);
 }
 
-pub(super) fn region_of<'a, D: Domain>(world: &'a World<D>, name: RegionName) -> &'a Region<D> {
+pub(super) fn region_of<D: Domain>(world: &World<D>, name: RegionName) -> &Region<D> {
     world.machine.memory.region(name).expect("every world has all regions")
 }
 

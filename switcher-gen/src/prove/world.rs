@@ -4,11 +4,11 @@
 //! is built from a [`Source`] of values: variables for a proof, numbers for a fuzzer or for the
 //! replay of a counterexample.
 
+use super::boundary;
 use super::events::Happening;
 use crate::arch::{PagingMode, RFlags};
 use crate::layout::{
-    self, AsmLayout, IretFrame, Layout, Placement, PtRegs, PvcsLayout, Revision, SwitchFlags, Tss,
-    TssExtra,
+    self, AsmLayout, IretFrame, Layout, Placement, PtRegs, PvcsLayout, Revision, Sp0, Tss, TssExtra,
 };
 use crate::machine::{
     Domain, EFER, Features, Flags, Gpr, Memory, Model, Msrs, Origin, Program, Region, RegionName,
@@ -566,9 +566,10 @@ impl<D: Domain> World<D> {
         let mut pvcs =
             Region::new(RegionName::Pvcs, pvcs_at, 0, b.fields(Object::Pvcs, pvcs_layout));
         pvcs.sharing = Sharing::Guest;
+        // All that the host promises: room for a frame, and at sp0 for what returns below it.
+        let least = |name| if name == RegionName::Sp0Stack { Sp0::LEAST as i64 } else { FRAME };
         let stack = |b: &mut Builder<'_, D, _>, (name, of), base, frame: &mut [(i64, D::Word)]| {
-            // All that the host promises: room for a frame.
-            let start = -FRAME;
+            let start = -least(name);
             let mut cells = Vec::with_capacity(start.unsigned_abs() as usize);
             b.bytes(of, &mut cells, start, 0);
             let mut stack = Region::new(name, base, start, cells);
@@ -745,7 +746,7 @@ impl<D: Domain> World<D> {
                 code.pieces().map(|(start, bytes)| start.wrapping_add(bytes.len() as u64)).max();
             let length = end.unwrap_or_default().wrapping_sub(code.base());
             let code = (d.code(code.base()), length);
-            Self::assume(d, &model, &frame, &spec, host_rsp, code, start)
+            Self::assume(d, &model, &frame, &spec, [host_rsp, host_gs], code, start)
         };
         Self {
             machine,
@@ -770,21 +771,15 @@ impl<D: Domain> World<D> {
         model: &Model,
         frame: &Guest<D::Word>,
         spec: &spec::State<D>,
-        host_rsp: D::Word,
+        [host_rsp, host_gs]: [D::Word; 2],
         code: (D::Word, u64),
         start: Start,
     ) -> Vec<(&'static str, D::Bit)> {
         let extra = &spec.tss_extra;
         let canonical = |address| model.is_canonical(d, address);
-        let mode = d.mask(extra.switch_flags, SwitchFlags::MODE_TOGGLE.bits());
         let mut assumptions = vec![
-            (
-                "exactly one of SMOD and UMOD is set in switch_flags",
-                d.either(
-                    d.is(mode, SwitchFlags::SMOD.bits()),
-                    d.is(mode, SwitchFlags::UMOD.bits()),
-                ),
-            ),
+            (boundary::ONE_MODE, boundary::has_one_mode(d, extra.switch_flags)),
+            ("the host's GS base is canonical", canonical(host_gs)),
             ("smod_entry is canonical", canonical(extra.smod_entry)),
             ("smod_gsbase is canonical", canonical(extra.smod_gsbase)),
             ("the guest's GS base is canonical", canonical(spec.guest.gs_base)),

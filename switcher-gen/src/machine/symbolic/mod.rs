@@ -298,6 +298,10 @@ impl Domain for Symbolic {
         let name = self.fresh_name(adversary_name(offset));
         self.variable_from(name, 8 * size as u32, Origin::Shared)
     }
+    fn anew(&self, what: &'static str, size: usize) -> Word {
+        let name = self.fresh_name(what.to_owned());
+        self.variable_from(name, 8 * size as u32, Origin::Stale)
+    }
     fn code(&self, address: u64) -> Word {
         self.add(self.slide(), self.word(address))
     }
