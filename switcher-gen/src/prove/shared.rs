@@ -325,7 +325,7 @@ pub(super) struct Executed {
 impl Executed {
     /// And this one.
     pub(super) fn add<D: Domain>(&mut self, target: &Target, theorem: Theorem, run: &Run<D>) {
-        self.at.extend(&run.trace);
+        self.at.extend(run.trace.iter().chain(&run.untaken));
         self.lines.extend(&run.lines);
         // A RET in code that has none as a rule is asked for mitigations that [`judged`] leaves out, of
         // this variant or of another that would get its proof.
@@ -343,7 +343,8 @@ impl Executed {
             is_predicted(target, *at) || to != 0 && target.returns.contains(&to)
         };
         let is_indirect = |at: &u64| target.is_indirect(*at);
-        let asks_more = is_masked && run.trace.iter().any(is_asked);
+        let mut all = run.trace.iter().chain(&run.untaken);
+        let asks_more = is_masked && all.clone().any(is_asked);
         let kind =
             |at: &u64| target.program.at(*at).and_then(Result::ok).map(|op| (op.kind, op.next));
         let is_named = |address| {
@@ -360,7 +361,7 @@ impl Executed {
         self.is_of_place = self.is_of_place
             || !run.is_movable
             || asks_more
-            || run.trace.iter().any(is_indirect)
+            || all.any(is_indirect)
             || asks_for_more(target, theorem, run)
             || run.reads_code
             || !run.trace.array_windows().all(goes_on);
@@ -619,5 +620,5 @@ pub(super) fn depends_on_place<D: Domain>(target: &Target, theorem: Theorem, run
     run.reads_code
         || asks_for_more(target, theorem, run)
         || before_last.iter().any(returns)
-        || !run.trace.iter().all(|at| reached.contains(at))
+        || !run.trace.iter().chain(&run.untaken).all(|at| reached.contains(at))
 }

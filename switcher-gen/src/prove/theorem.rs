@@ -1,6 +1,8 @@
 //! One run of one entry point, from a state to an outcome, and everything that must hold of it: over
 //! numbers or over unknowns.
 
+mod untaken;
+
 use std::collections::BTreeSet;
 
 use iced_x86::{Mnemonic, Register};
@@ -292,6 +294,8 @@ pub struct Run<D: Domain> {
     pub lines: BTreeSet<u64>,
     /// What was asked of the CPU: the run says nothing about one that lacks it.
     pub asked: Features,
+    /// The addresses of instructions on arms that the run has not taken: see `untaken`.
+    pub untaken: BTreeSet<u64>,
 }
 
 /// More instructions than any path of a switcher has; a loop whose bound is a number may have many.
@@ -347,6 +351,8 @@ pub(super) struct Watch<'a, D: Domain> {
     held_roots: Vec<D::Word>,
     held_spec_ctrl: [D::Word; 3],
     held_bases: [D::Word; 3],
+    /// Arms that were not taken, if they are looked at.
+    arms: Option<untaken::Arms<D>>,
     /// Who else watches.
     also: Option<&'a mut dyn Observer<D>>,
 }
@@ -387,6 +393,7 @@ impl<'a, D: Domain> Watch<'a, D> {
                 .collect(),
             held_spec_ctrl: [world.spec.spec_ctrl, extra.host_spec_ctrl, extra.guest_spec_ctrl],
             held_bases: [machine.fs_base, machine.gs_base, machine.inactive_gs_base],
+            arms: None,
             also: None,
         }
     }
@@ -497,6 +504,7 @@ impl<'a, D: Domain> Watch<'a, D> {
 
     /// Before each instruction of ring 0.
     fn execute(&mut self, d: &D, state: &Machine<D>, at: u64) {
+        self.pass(d, state, at);
         self.trace.push(at);
         self.speculation(d, state, at);
         let clear = |flag| d.not(state.flags.other(d, flag));
@@ -570,6 +578,9 @@ impl<'a, D: Domain> Watch<'a, D> {
             self.barriers.overwritten = !others.any(is_hosts);
         }
         let Some(Ok(op)) = self.target.program.at(at) else { return };
+        if op.kind == Kind::ReadGsBase {
+            self.base_is_read(d);
+        }
         if op.wants_trap() {
             let is_trapped = self.target.is_trap_behind(at);
             self.goal(obligation::TRAPPED, d.bit(is_trapped), "the next instruction");
@@ -871,6 +882,12 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
             // The others may hold an entry's address.
             Event::ReadMsr(number) => {
                 self.barriers.overwritten = false;
+                if [GS_BASE, KERNEL_GS_BASE]
+                    .into_iter()
+                    .any(|base| number.is_none_or(|n| n == base))
+                {
+                    self.base_is_read(d);
+                }
                 self.is_movable &= number == Some(Msr::SpecCtrl.address().into());
             }
             Event::WriteMsr { number, value } => {
@@ -878,10 +895,7 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 self.goal(obligation::KEPT, is_allowed, "MSR");
                 let others = [Msr::SpecCtrl, Msr::PredCmd].map(|msr| Some(msr.address().into()));
                 self.is_movable &= others.contains(&number);
-                self.barriers.restricted |= number == Some(Msr::SpecCtrl.address().into());
-                if number == Some(Msr::PredCmd.address().into()) {
-                    self.barriers.emptied |= d.known(value).is_some_and(|value| value & 1 != 0);
-                }
+                self.barriers.msr(d, number, value);
             }
             Event::Verw => self.barriers.overwritten = true,
             Event::Branch(branch) => self.branch(d, state, branch),
@@ -899,6 +913,10 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
         }
     }
 }
+
+/// The MSRs of both GS bases.
+const GS_BASE: u64 = 0xC000_0101;
+const KERNEL_GS_BASE: u64 = 0xC000_0102;
 
 /// Whether a CPU may go on as if a SWAPGS had been executed that was not, or the other way round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -968,10 +986,13 @@ pub(super) fn run_to<D: Domain>(
     assume(&world.assumptions);
     let mut watch = Watch::new(d, target, theorem, &world);
     world.machine.memory.hostile = neighbour == Neighbour::Hostile;
+    watch.arms = (extent == Extent::Everything).then(untaken::Arms::default);
     let end = match execute(d, target, theorem, &mut world, &mut watch)? {
         End::Broken { obligation, text, about, values } => {
             let at = watch.trace.last().copied();
             watch.goals.push(Goal { obligation, holds: d.bit(false), about, values, at });
+            // That says enough.
+            watch.arms = None;
             text
         }
         End::Guest { by_sysretq } => {
@@ -999,8 +1020,10 @@ pub(super) fn run_to<D: Domain>(
         let sfmask = world.setting.sfmask;
         watch.goal(obligation::SFMASK, d.bit(sfmask.contains(cleared)), "SFMASK");
     }
+    let untaken = untaken::follow(d, target, &mut world, &mut watch);
     let Watch { trace, goals, is_movable, reads_code, asked, barriers, .. } = watch;
-    Ok(Run { trace, goals, end, is_movable, reads_code, asked, lines: barriers.into_lines() })
+    let lines = barriers.into_lines();
+    Ok(Run { trace, goals, end, is_movable, reads_code, lines, asked, untaken })
 }
 
 /// A way through the code.
@@ -1682,6 +1705,7 @@ pub(super) fn compare_runs<D: Domain>(
         reads_code,
         asked,
         lines: barriers.into_lines(),
+        untaken: BTreeSet::new(),
     })
 }
 
