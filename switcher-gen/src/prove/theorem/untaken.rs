@@ -220,8 +220,11 @@ fn one<D: Domain>(
         let is_return = op.is_return();
         match op.kind {
             Kind::Fence(fence) if fence.stops_dispatch() => return,
-            Kind::Int3 | Kind::Ud2 | Kind::Int(_) | Kind::Halt => return,
-            Kind::WriteCr3 | Kind::Iretq | Kind::Syscall | Kind::Sysenter => return,
+            Kind::Int3 | Kind::Ud2 | Kind::Int(_) | Kind::WriteCr3 | Kind::Iretq => return,
+            // Nobody says what is executed behind these, or instead.
+            Kind::Syscall | Kind::Sysenter => {
+                return watch.broken(d, obligation::UNTAKEN_CODE, "instruction");
+            }
             // What is returned to by one of these might be executed.
             Kind::Sysretq | Kind::Sysretl | Kind::ReturnFar(_) => return watch.verw(d),
             Kind::JumpIf(condition) => {
@@ -259,7 +262,8 @@ fn one<D: Domain>(
                 let (state, barriers) = (copy(machine), watch.barriers.clone());
                 return watch.go_later(d, arms, Arm { to, state, barriers, has_stored });
             }
-            Ok(Step::Next) => {}
+            // HLT stops nothing that is ahead of it.
+            Ok(Step::Next | Step::Halted) => {}
             Ok(Step::Left) => {
                 let hook = d.code_at(machine.rip).and_then(|rip| target.hook(rip));
                 match hook {
@@ -284,7 +288,7 @@ fn one<D: Domain>(
                     }
                 }
             }
-            Ok(Step::Guest { .. } | Step::Halted | Step::Fault(_)) => return,
+            Ok(Step::Guest { .. } | Step::Fault(_)) => return,
             Err(Stuck::Wild { address, store, .. }) => {
                 let machine = &mut world.machine;
                 let instruction = target.program.instruction(at);
@@ -306,7 +310,10 @@ fn one<D: Domain>(
                 let value = match is_near {
                     // Of the host's, and no pointer.
                     true => watch.roots.host_cr3,
-                    false => d.number(d.undefined("what only speculation finds")),
+                    false => {
+                        let found = d.undefined("what only speculation finds");
+                        d.select(found, d.word(u64::MAX), d.word(0))
+                    }
                 };
                 if op.kind == Kind::Verw {
                     watch.barriers.overwritten = true;
