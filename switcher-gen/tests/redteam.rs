@@ -14,7 +14,7 @@ use attack::{Change, prove, target};
 use switcher_gen::arch::RFlags;
 use switcher_gen::machine::{Features, ProgramError};
 use switcher_gen::prove::{BadCode, Prover, Setting, Target, Verdict};
-use switcher_gen::{Image, Variant, elf};
+use switcher_gen::{Image, Variant};
 
 #[track_caller]
 fn refuted(target: &Target, obligation: &str) {

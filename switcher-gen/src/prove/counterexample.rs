@@ -122,7 +122,7 @@ impl Counterexample {
         // of addresses may not. What was to be shown is what is reported.
         let same = |found: &&Goal<Concrete>| !found.holds && found.obligation == goal.obligation;
         let is_reached = |run: &Run<Concrete>| {
-            goal.at.is_some_and(|at| run.trace.contains(&at) || run.untaken.contains(&at))
+            goal.at.is_some_and(|at| run.trace.contains(&at) || run.untaken.at.contains(&at))
         };
         // What a number comes from does not show in it; that it is reached does.
         let rules = [

@@ -3,6 +3,8 @@
 
 mod untaken;
 
+pub use untaken::Untaken;
+
 use std::collections::BTreeSet;
 
 use iced_x86::{Mnemonic, Register};
@@ -294,8 +296,8 @@ pub struct Run<D: Domain> {
     pub lines: BTreeSet<u64>,
     /// What was asked of the CPU: the run says nothing about one that lacks it.
     pub asked: Features,
-    /// The addresses of instructions on arms that the run has not taken: see `untaken`.
-    pub untaken: BTreeSet<u64>,
+    /// Where arms lead that the run has not taken.
+    pub untaken: Untaken,
 }
 
 /// More instructions than any path of a switcher has; a loop whose bound is a number may have many.
@@ -578,9 +580,6 @@ impl<'a, D: Domain> Watch<'a, D> {
             self.barriers.overwritten = !others.any(is_hosts);
         }
         let Some(Ok(op)) = self.target.program.at(at) else { return };
-        if op.kind == Kind::ReadGsBase {
-            self.base_is_read(d);
-        }
         if op.wants_trap() {
             let is_trapped = self.target.is_trap_behind(at);
             self.goal(obligation::TRAPPED, d.bit(is_trapped), "the next instruction");
@@ -882,12 +881,6 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
             // The others may hold an entry's address.
             Event::ReadMsr(number) => {
                 self.barriers.overwritten = false;
-                if [GS_BASE, KERNEL_GS_BASE]
-                    .into_iter()
-                    .any(|base| number.is_none_or(|n| n == base))
-                {
-                    self.base_is_read(d);
-                }
                 self.is_movable &= number == Some(Msr::SpecCtrl.address().into());
             }
             Event::WriteMsr { number, value } => {
@@ -913,10 +906,6 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
         }
     }
 }
-
-/// The MSRs of both GS bases.
-const GS_BASE: u64 = 0xC000_0101;
-const KERNEL_GS_BASE: u64 = 0xC000_0102;
 
 /// Whether a CPU may go on as if a SWAPGS had been executed that was not, or the other way round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -1705,7 +1694,7 @@ pub(super) fn compare_runs<D: Domain>(
         reads_code,
         asked,
         lines: barriers.into_lines(),
-        untaken: BTreeSet::new(),
+        untaken: Untaken::default(),
     })
 }
 

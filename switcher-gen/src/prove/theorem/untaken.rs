@@ -21,7 +21,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use iced_x86::{OpKind, Register};
 
-use super::{Speculation, Watch};
+use super::Watch;
 use crate::asm::HostSymbol;
 use crate::machine::program::Kind;
 use crate::machine::{
@@ -76,13 +76,21 @@ pub(super) struct Arms<D: Domain> {
     seen: HashSet<View>,
     open: Option<Jump<D>>,
     ahead: Vec<Arm<D>>,
+    reached: Untaken,
+}
+
+/// Where the arms of a path have led.
+#[derive(Clone, Debug, Default)]
+pub struct Untaken {
     /// The instructions that were come to.
-    reached: BTreeSet<u64>,
+    pub at: BTreeSet<u64>,
+    /// Whether a RET has led to what no call of the code's has pushed: what an address is matters.
+    pub by_value: bool,
 }
 
 impl<D: Domain> Default for Arms<D> {
     fn default() -> Self {
-        let (seen, reached) = (HashSet::new(), BTreeSet::new());
+        let (seen, reached) = (HashSet::new(), Untaken::default());
         Self { seen, open: None, ahead: Vec::new(), reached }
     }
 }
@@ -174,8 +182,8 @@ pub(super) fn follow<D: Domain>(
     target: &Target,
     world: &mut World<D>,
     watch: &mut Watch<'_, D>,
-) -> BTreeSet<u64> {
-    let Some(mut arms) = watch.arms.take() else { return BTreeSet::new() };
+) -> Untaken {
+    let Some(mut arms) = watch.arms.take() else { return Untaken::default() };
     watch.close(d, &mut arms, None);
     let path = std::mem::take(&mut watch.trace);
     let goals = std::mem::take(&mut watch.goals);
@@ -215,7 +223,7 @@ fn one<D: Domain>(
             return watch.broken(d, obligation::UNTAKEN_CODE, "instruction");
         };
         *left -= 1;
-        arms.reached.insert(at);
+        arms.reached.at.insert(at);
         watch.speculation(d, &world.machine, at);
         let is_return = op.is_return();
         match op.kind {
@@ -248,6 +256,11 @@ fn one<D: Domain>(
             _ => {}
         }
         let World { machine, model, .. } = &mut *world;
+        if is_return {
+            let place = machine.memory.locate(d, machine.get(Gpr::Rsp), 8, machine.cr3);
+            let to = place.and_then(|place| d.code_at(machine.memory.load(d, place)));
+            arms.reached.by_value |= to.is_some() && !watch.is_predicted(to);
+        }
         let stepped = machine.step(d, model, &target.program, &mut Eye(watch));
         let is_transfer = matches!(op.kind, Kind::Jump | Kind::Call) || is_return;
         let by_value = is_return || op.is_indirect();
@@ -399,16 +412,6 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
             Event::Verw => watch.barriers.overwritten = true,
             Event::Branch(branch) => watch.branch(d, state, branch),
             _ => {}
-        }
-    }
-}
-
-impl<D: Domain> Watch<'_, D> {
-    /// A GS base becomes a value: an access by that is one by GS.
-    pub(super) fn base_is_read(&mut self, d: &D) {
-        if let Some(speculation) = self.swapped {
-            let certain = d.bit(speculation == Speculation::None);
-            self.goal(obligation::SWAPGS_FENCED, certain, "GS base");
         }
     }
 }
