@@ -206,7 +206,7 @@ fn branches_in_the_shadow_of_a_jump() {
         refuted(never, &arm("\tcpuid\n"), "untaken-code");
         refuted(never, &arm("\tsyscall\n"), "untaken-code");
         // HLT stops nothing, and no path goes on behind it, so that nobody has read what is there.
-        refuted(never, &arm("\thlt\n"), "untaken-code");
+        refuted(never, &arm("\thlt\n\tjmp\t*%r15\n\tint3\n"), "untaken-code");
         for stop in ["int3\n", "ud2\n", "lfence\n\tjmp\t*%r15\n\tint3\n"] {
             proved(never, &arm(&format!("\t{stop}")));
         }
