@@ -132,6 +132,7 @@ impl Counterexample {
             obligation::VERW_LAST,
             obligation::INDIRECT_FIRST,
             obligation::HOOK_REGISTERS,
+            obligation::SWAPGS_FENCED,
             obligation::UNTAKEN_MEMORY,
             obligation::UNTAKEN_TARGET,
         ];

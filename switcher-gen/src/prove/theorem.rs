@@ -1473,7 +1473,7 @@ pub(super) fn untouched<D: Domain>(
     watch.equal(d, obligation::UNCHANGED, "SFMASK", before.sfmask, msrs.sfmask);
 }
 
-pub(super) fn region_of<'a, D: Domain>(world: &'a World<D>, name: RegionName) -> &'a Region<D> {
+pub(super) fn region_of<D: Domain>(world: &World<D>, name: RegionName) -> &Region<D> {
     world.machine.memory.region(name).expect("every world has all regions")
 }
 

@@ -307,8 +307,12 @@ fn one<D: Domain>(
                 let instruction = target.program.instruction(at);
                 let is_near = region(d, machine, address, NEAR).is_some();
                 let bases = [machine.gs_base, machine.inactive_gs_base];
-                let by_gs =
-                    |base| d.distance(address, base).is_some_and(|at| i32::try_from(at).is_ok());
+                // Numbers may be close by chance.
+                let is_term = d.mentions(address, |_| true);
+                let by_gs = |base| {
+                    let distance = d.distance(address, base).filter(|_| is_term);
+                    distance.is_some_and(|at| i32::try_from(at).is_ok())
+                };
                 if !is_near
                     && (instruction.memory_segment() == Register::GS
                         || bases.into_iter().any(by_gs))
