@@ -8,11 +8,15 @@ mod gas;
 
 use std::sync::Arc;
 
+use attack::mitigated::{
+    ALL, BHB, CLEAR_BUFFERS, DONE, ENTER, EXIT, FENCE, FILL, HISTORY, IBRS, INDIRECT, LAST_RET,
+    LEAVE, NOT_DONE, Parts, RSB, VERW, WRITE_SPEC_CTRL, mitigated,
+};
 use attack::{Change, prove, target};
 use switcher_gen::arch::RFlags;
 use switcher_gen::machine::{Features, ProgramError};
 use switcher_gen::prove::{BadCode, Prover, Setting, Shared, Target, Verdict};
-use switcher_gen::{Image, Variant, elf};
+use switcher_gen::{Image, Variant};
 
 #[track_caller]
 fn refuted(target: &Target, obligation: &str) {
@@ -37,10 +41,7 @@ const ERETU_END: &str =
     "\tmovq\tPVCS_R11(%rdx), %r11\n\tmovq\tPVCS_RCX(%rdx), %rcx\n\tpopq\t%rdx\n";
 const ERETU_BASE: &str = "\tmovq\tPVCS_USER_GSBASE(%rdx), %rcx\n\tshlq\t$63 - SIGN_BIT, %rcx\n\
                           \tsarq\t$63 - SIGN_BIT, %rcx\n\twrgsbase %rcx\n";
-const EXIT: &str = "\tclear_all ecx, edx, esi, edi, r8d, r9d, r10d, r11d\n";
 const EXIT_START: &str = "\tmovq\t%rsp, %rax\n\tmovq\t%gs:HOST_CR3, %rcx\n";
-const ENTER: &str = "\tpush_all r15, r14, r13, r12, rbp, rbx\n\tmovq\t%rsp, %gs:HOST_RSP\n";
-const LEAVE: &str = "\tpop_all\trbx, rbp, r12, r13, r14, r15\n\tret\n";
 
 /// `code` where the selectors, read again, are others: a guest with one CPU never gets there.
 fn flipped(code: &str) -> String {
@@ -536,77 +537,6 @@ fn an_iretq_that_the_host_does_not_know() {
 }
 
 // Mitigations that are there and have no effect (hazards.md, rows 41 to 46).
-
-/// Which mitigations a switcher written by hand has.
-#[derive(Clone, Copy, Default)]
-struct Parts {
-    ibrs: bool,
-    rsb: bool,
-    bhb: bool,
-    verw: bool,
-}
-
-const IBRS: Parts = Parts { ibrs: true, rsb: false, bhb: false, verw: false };
-const RSB: Parts = Parts { ibrs: false, rsb: true, bhb: false, verw: false };
-const BHB: Parts = Parts { ibrs: false, rsb: false, bhb: true, verw: false };
-const VERW: Parts = Parts { ibrs: false, rsb: false, bhb: false, verw: true };
-const ALL: Parts = Parts { ibrs: true, rsb: true, bhb: true, verw: true };
-
-const WRITE_SPEC_CTRL: &str = "\tmovl\t$0x48, %ecx\n\tmovl\t%gs:GS_TSS_EXTRA + 0x38, %eax\n\
-                               \txorl\t%edx, %edx\n\twrmsr\n";
-const FILL: &str = "\tmovl\t$16, %ecx\n21:\tcall\t22f\n\tint3\n22:\tcall\t23f\n\tint3\n\
-                    23:\taddq\t$16, %rsp\n\tdecl\t%ecx\n\tjnz\t21b\n";
-/// As Linux has it for CPUs with ITS.
-const HISTORY: &str = "\tmovl\t$5, %ecx\n\tcall\t31f\n\tjmp\t35f\n\
-                       \t.p2align\t6, 0xCC\n\t.skip\t32 - 5, 0xCC\n31:\tcall\t32f\n\tret\n\tint3\n\
-                       \t.p2align\t6, 0xCC\n\t.skip\t32 - 18, 0xCC\n32:\tmovl\t$5, %eax\n33:\tjmp\t34f\n\
-                       \tnop\n34:\tsubl\t$1, %eax\n\tjnz\t33b\n\tsubl\t$1, %ecx\n\tjnz\t31b\n\
-                       \tret\n\tint3\n35:\n";
-const FENCE: &str = "\tlfence\n";
-const CLEAR_BUFFERS: &str = "\tverw\tIRET_SS(%rsp)\n";
-/// The exit's RET, in the upper half of its line.
-const LAST_RET: &str = "\tjmp\t41f\n\t.p2align\t6, 0xCC\n\t.skip\t32, 0xCC\n41:\tret\n";
-
-/// The switcher written by hand, with mitigations, and `changes` of those.
-fn mitigated(parts: Parts, changes: &[Change<'_>]) -> Target {
-    let part = |is_there: bool, text: &'static str| if is_there { text } else { "" };
-    let enter_spec_ctrl = WRITE_SPEC_CTRL.replace("0x38", "0x3C");
-    let enter = format!("{ENTER}{}", if parts.ibrs { &enter_spec_ctrl } else { "" });
-    let frame = "\tswapgs\n\n\t/* SYSRETQ can load";
-    let verw = format!("\tswapgs\n{}\n\t/* SYSRETQ can load", part(parts.verw, CLEAR_BUFFERS));
-    let exit = format!(
-        "\tmovq\t%rax, %rbp\n{}{}{}{}\tmovq\t%rbp, %rax\n{EXIT}",
-        part(parts.ibrs, WRITE_SPEC_CTRL),
-        part(parts.rsb, FILL),
-        part(parts.bhb, HISTORY),
-        part(parts.rsb || parts.bhb, FENCE),
-    );
-    let leave = LEAVE.replace("\tret\n", LAST_RET);
-    let source = gas::replaced(
-        gas::SWITCHER,
-        &[(ENTER, &enter), (frame, &verw), (EXIT, &exit), (LEAVE, &leave)],
-    );
-    let source = gas::replaced(&source, changes);
-    let foreign = elf::read(&gas::assemble(&source, &[])).unwrap();
-    let name = |is_there: bool, name: &'static str| if is_there { name } else { "" };
-    let variant = format!(
-        "intel-4level{}{}{}{}",
-        name(parts.ibrs, "+ibrs"),
-        name(parts.rsb, "+rsb"),
-        name(parts.bhb, "+bhb"),
-        name(parts.verw, "+verw")
-    );
-    let variant: Variant = variant.parse().unwrap();
-    Target::foreign(&foreign, Setting::from(&variant)).unwrap()
-}
-
-/// In front of the exit's registers, where all mitigations are done.
-const DONE: &str = "\tmovq\t%rbp, %rax\n\tclear_all";
-/// Where none is.
-const NOT_DONE: &str = "\tmovq\t%rax, %rbp\n";
-/// To the next instruction, in the upper half of its line, and trapped.
-const INDIRECT: &str = "\tjmp\t51f\n\t.p2align\t6, 0xCC\n\t.skip\t32, 0xCC\n\
-                        51:\tleaq\t52f(%rip), %rcx\n\tjmp\t*%rcx\n\tint3\n52:\n";
 
 /// What lies around an instruction is asked again of code that looks the same: where a call goes on
 /// behind its trap, and whether a branch stays in its line.

@@ -132,7 +132,9 @@ impl Counterexample {
         // The numbers may break something else first, such as run into other memory: another choice
         // of addresses may not. What was to be shown is what is reported.
         let same = |found: &&Goal<Concrete>| !found.holds && found.obligation == goal.obligation;
-        let is_reached = |run: &Run<Concrete>| goal.at.is_some_and(|at| run.trace.contains(&at));
+        let is_reached = |run: &Run<Concrete>| {
+            goal.at.is_some_and(|at| run.trace.contains(&at) || run.untaken.at.contains(&at))
+        };
         // What a number comes from does not show in it; that it is reached does.
         let rules = [
             obligation::NO_DECISION_ON_RSP,
@@ -141,6 +143,9 @@ impl Counterexample {
             obligation::VERW_LAST,
             obligation::INDIRECT_FIRST,
             obligation::HOOK_REGISTERS,
+            obligation::SWAPGS_FENCED,
+            obligation::UNTAKEN_MEMORY,
+            obligation::UNTAKEN_TARGET,
         ];
         let is_rule = rules.contains(&goal.obligation);
         let try_with = |bases| replay_model(target, theorem, neighbour, model, bases);

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::arch::Msr;
 use crate::asm::LINE;
 use crate::machine::{Domain, Fence, Origin};
 use crate::mitigations::{Bhb, Mitigations, Rsb};
@@ -21,7 +22,7 @@ pub(super) fn is_steered<D: Domain>(d: &D, word: D::Word) -> bool {
 }
 
 /// An entry of the return stack buffer that the code has made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Entry {
     /// The address of a trap, by a call of what is right behind that.
     Trap,
@@ -67,7 +68,32 @@ pub(super) struct AtReturn {
     pub(super) history: bool,
 }
 
+/// What is done, as far as an arm that nobody takes is told apart by it: see `untaken`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Done {
+    flags: [bool; 6],
+    /// What the next RETs are predicted by.
+    last: Vec<Entry>,
+}
+
 impl Barriers {
+    /// See [`Done`].
+    pub(super) fn done(&self, mitigations: Mitigations) -> Done {
+        let Self { emptied, untrained, restricted, overwritten, cleared, .. } = *self;
+        let filled = self.at_return(mitigations, false, true, 0).filled;
+        let flags = [emptied, untrained, restricted, overwritten, cleared, filled];
+        let last = self.rsb.iter().rev().take(2).copied().collect();
+        Done { flags, last }
+    }
+
+    /// WRMSR.
+    pub(super) fn msr<D: Domain>(&mut self, d: &D, number: Option<u64>, value: D::Word) {
+        self.restricted |= number == Some(Msr::SpecCtrl.address().into());
+        if number == Some(Msr::PredCmd.address().into()) {
+            self.emptied |= d.known(value).is_some_and(|value| value & 1 != 0);
+        }
+    }
+
     /// Nothing is done yet; `bhb` says how the history is to be overwritten.
     pub(super) fn new(bhb: Bhb) -> Self {
         Self { bhb, ..Self::default() }

@@ -9,6 +9,7 @@
 //! | `met` | what was read of the PVCS while the guest writes it |
 //! | `obligation` | what must hold, by name and by row of hazards.md |
 //! | `theorem` | one run of one entry point, and the goals that come up on it |
+//! | `theorem/untaken` | arms of jumps that a path does not take, and a CPU may predict |
 //! | `events` | the same for event entries, which may come from anywhere in ring 0 |
 //! | `vectors` | which vectors an event's theorem is of, and which of their stubs are alike |
 //! | `blocking` | what blocks NMIs, and what a #DB or a #MC in ring 0 relies on |
@@ -73,7 +74,7 @@ pub use obligation::Obligation;
 pub use overlap::Overlap;
 pub use shared::Shared;
 pub use target::{Target, TargetError, TargetGate};
-pub use theorem::{BadCode, Goal, Neighbour, Run, Theorem, Walk, run, saved};
+pub use theorem::{BadCode, Goal, Neighbour, Run, Theorem, Untaken, Walk, run, saved};
 pub(crate) use vectors::executed as executed_vectors;
 pub use world::{BlockOffsets, Name, Object, Part, Saved, Setting, Source};
 pub(crate) use world::{read_extra, read_pvcs};

@@ -38,7 +38,7 @@ obligations! {
     GS_CANONICAL = "gs-canonical" [3, 5, 36] "between any two instructions, GS base is canonical";
     GS_IS_THE_HOSTS = "per-cpu-access" [7] "GS is the host's at each access to the per-CPU block";
     RING_0_FLAGS = "ring-0-flags" [13, 30] "IF and TF are clear in ring 0";
-    SWAPGS_FENCED = "swapgs-fenced" [28, 43] "between a SWAPGS behind a jump and a GS access is a fence";
+    SWAPGS_FENCED = "swapgs-fenced" [28, 43] "GS is the host's at each access, whichever way jumps are predicted up to a fence";
     NO_DECISION_ON_RSP = "no-decision-on-rsp" [10] "no decision rests on an RSP of the guest's";
     CR3_OPERAND = "cr3-operand" [19] "only the published roots are loaded into CR3";
     CR3_PREPARED = "cr3-prepared" [19] "the other mode's root is loaded only if it is prepared";
@@ -57,6 +57,9 @@ obligations! {
     RSB_FILLED = "rsb-filled" [29, 43, 44] "the return stack buffer is filled before an exit or a hook returns";
     BHB_CLEARED = "bhb-cleared" [29, 43, 44] "the history of branches is overwritten before an exit or a hook returns";
     VERW_LAST = "verw-last" [29, 42] "behind VERW, nothing is read but the frame that is returned to";
+    UNTAKEN_CODE = "untaken-code" [41, 49] "where a jump may be predicted to lead, there is code that is known";
+    UNTAKEN_MEMORY = "untaken-memory" [7, 22, 47] "where a jump may be predicted to lead, no access tells what a guest may not know";
+    UNTAKEN_TARGET = "untaken-target" [41] "where a jump may be predicted to lead, nothing goes on where a guest says";
     // At SYSRETQ and IRETQ.
     SYSRETQ_CANONICAL = "sysretq-canonical" [1, 2, 3] "at SYSRETQ, RCX is canonical";
     SYSRETQ_RF_TF = "sysretq-rf-tf" [13] "at SYSRETQ, RF and TF are clear";

@@ -318,6 +318,10 @@ pub(super) struct Executed {
     at: BTreeSet<u64>,
     /// Branches that have to stay in their cache line.
     lines: BTreeSet<u64>,
+    /// Where a run has gone, and not only an arm that it has not taken; and whether an address is
+    /// where one of those leads.
+    taken: BTreeSet<u64>,
+    arms_by_value: bool,
     /// Whether some run makes more of an address than [`Shape`] can tell.
     is_of_place: bool,
 }
@@ -325,8 +329,10 @@ pub(super) struct Executed {
 impl Executed {
     /// And this one.
     pub(super) fn add<D: Domain>(&mut self, target: &Target, theorem: Theorem, run: &Run<D>) {
-        self.at.extend(&run.trace);
+        self.at.extend(run.trace.iter().chain(&run.untaken.at));
         self.lines.extend(&run.lines);
+        self.taken.extend(&run.trace);
+        self.arms_by_value |= run.untaken.by_value;
         // A RET in code that has none as a rule is asked for mitigations that [`judged`] leaves out, of
         // this variant or of another that would get its proof.
         const EVERY: Mitigations = Mitigations {
@@ -345,7 +351,8 @@ impl Executed {
         let is_indirect = |at: &u64| target.is_indirect(*at);
         // Whether a RET stays in its line is not told by the code.
         let is_open = |at: &u64| target.around(*at).stays_in_line.is_none();
-        let asks_more = is_masked && run.trace.iter().any(is_asked);
+        let mut all = run.trace.iter().chain(&run.untaken.at);
+        let asks_more = is_masked && all.clone().any(is_asked);
         let kind =
             |at: &u64| target.program.at(*at).and_then(Result::ok).map(|op| (op.kind, op.next));
         let is_named = |address| {
@@ -363,7 +370,7 @@ impl Executed {
             || !run.is_movable
             || asks_more
             || run.lines.iter().any(is_open)
-            || run.trace.iter().any(is_indirect)
+            || all.any(is_indirect)
             || asks_for_more(target, theorem, run)
             || run.reads_code
             || !run.trace.array_windows().all(goes_on);
@@ -446,6 +453,15 @@ struct Shape {
     /// Where it begins: one for each stub that is executed.
     first: Vec<usize>,
     instructions: Vec<(Looks, [Option<usize>; 2])>,
+    /// Of which of them it does not matter what address they make a value: no path executes them, and
+    /// where they lead on an arm that is not taken does not depend on it.
+    free: Vec<bool>,
+}
+
+/// Without an address that LEA makes a value.
+fn without_value(target: &Target, at: u64, looks: Looks) -> Looks {
+    let is_lea = target.program.instruction(at).mnemonic() == Mnemonic::Lea;
+    Looks { value: looks.value.filter(|_| !is_lea), ..looks }
 }
 
 impl Shape {
@@ -453,10 +469,15 @@ impl Shape {
         let at: Vec<u64> = executed.at.iter().copied().collect();
         let number = |address: u64| at.binary_search(&address).ok();
         let follow = |at: u64| successors(target, at).map(|to| to.and_then(number));
-        let looks = |at: u64| looks(target, at, executed.lines.contains(&at));
+        let is_free = |at: &u64| !executed.arms_by_value && !executed.taken.contains(at);
+        let free = at.iter().map(is_free).collect();
+        let looks = |at: u64| {
+            let looks = looks(target, at, executed.lines.contains(&at));
+            if is_free(&at) { without_value(target, at, looks) } else { looks }
+        };
         let instructions = at.iter().map(|at| (looks(*at), follow(*at))).collect();
         let first = entries.iter().map(|entry| number(*entry)).collect::<Option<_>>()?;
-        let shape = Self { first, instructions };
+        let shape = Self { first, instructions, free };
         // Something might be executed that nothing leads to.
         (!executed.is_of_place && shape.is_of(target, entries)).then_some(shape)
     }
@@ -474,7 +495,13 @@ impl Shape {
         while let Some((number, at)) = ahead.pop() {
             let (expected, follow) = &self.instructions[number];
             let in_line = expected.around.stays_in_line.is_some();
-            if !target.program.contains(at) || looks(target, at, in_line) != *expected {
+            if !target.program.contains(at) {
+                return false;
+            }
+            let looks = looks(target, at, in_line);
+            let is_free = self.free[number];
+            let looks = if is_free { without_value(target, at, looks) } else { looks };
+            if looks != *expected {
                 return false;
             }
             for (number, to) in follow.iter().zip(successors(target, at)) {
@@ -571,5 +598,5 @@ pub(super) fn depends_on_place<D: Domain>(target: &Target, theorem: Theorem, run
     run.reads_code
         || asks_for_more(target, theorem, run)
         || before_last.iter().any(returns)
-        || !run.trace.iter().all(|at| reached.contains(at))
+        || !run.trace.iter().chain(&run.untaken.at).all(|at| reached.contains(at))
 }

@@ -1,6 +1,10 @@
 //! One run of one entry point, from a state to an outcome, and everything that must hold of it: over
 //! numbers or over unknowns.
 
+mod untaken;
+
+pub use untaken::Untaken;
+
 use std::collections::BTreeSet;
 
 use iced_x86::{Mnemonic, Register};
@@ -294,6 +298,8 @@ pub struct Run<D: Domain> {
     pub lines: BTreeSet<u64>,
     /// What was asked of the CPU: the run says nothing about one that lacks it.
     pub asked: Features,
+    /// Where arms lead that the run has not taken.
+    pub untaken: Untaken,
 }
 
 /// More instructions than any path of a switcher has; a loop whose bound is a number may have many.
@@ -356,6 +362,8 @@ pub(super) struct Watch<'a, D: Domain> {
     held_roots: Vec<D::Word>,
     held_spec_ctrl: [D::Word; 3],
     held_bases: [D::Word; 3],
+    /// Arms that were not taken, if they are looked at.
+    arms: Option<untaken::Arms<D>>,
     /// Who else watches.
     also: Option<&'a mut dyn Observer<D>>,
 }
@@ -400,6 +408,7 @@ impl<'a, D: Domain> Watch<'a, D> {
                 .collect(),
             held_spec_ctrl: [world.spec.spec_ctrl, extra.host_spec_ctrl, extra.guest_spec_ctrl],
             held_bases: [machine.fs_base, machine.gs_base, machine.inactive_gs_base],
+            arms: None,
             also: None,
         }
     }
@@ -520,6 +529,7 @@ impl<'a, D: Domain> Watch<'a, D> {
 
     /// Before each instruction of ring 0.
     fn execute(&mut self, d: &D, state: &Machine<D>, at: u64) {
+        self.pass(d, state, at);
         self.trace.push(at);
         self.speculation(d, state, at);
         let clear = |flag| d.not(state.flags.other(d, flag));
@@ -912,10 +922,7 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 self.goal(obligation::KEPT, is_allowed, "MSR");
                 let others = [Msr::SpecCtrl, Msr::PredCmd].map(|msr| Some(msr.address().into()));
                 self.is_movable &= others.contains(&number);
-                self.barriers.restricted |= number == Some(Msr::SpecCtrl.address().into());
-                if number == Some(Msr::PredCmd.address().into()) {
-                    self.barriers.emptied |= d.known(value).is_some_and(|value| value & 1 != 0);
-                }
+                self.barriers.msr(d, number, value);
             }
             Event::Verw => self.barriers.overwritten = true,
             Event::Branch(branch) => self.branch(d, state, branch),
@@ -1002,6 +1009,7 @@ pub(super) fn run_to<D: Domain>(
     assume(&world.assumptions);
     let mut watch = Watch::new(d, target, theorem, &world);
     world.machine.memory.hostile = neighbour == Neighbour::Hostile;
+    watch.arms = (extent == Extent::Everything).then(untaken::Arms::default);
     world.share_with_hooks(d);
     let end = execute(d, target, theorem, &mut world, &mut watch)?;
     world.add_what_hooks_set(d);
@@ -1009,6 +1017,8 @@ pub(super) fn run_to<D: Domain>(
         End::Broken { obligation, text, about, values } => {
             let at = watch.trace.last().copied();
             watch.goals.push(Goal { obligation, holds: d.bit(false), about, values, at });
+            // That says enough.
+            watch.arms = None;
             text
         }
         End::Guest { by_sysretq } => {
@@ -1041,8 +1051,10 @@ pub(super) fn run_to<D: Domain>(
         let sfmask = world.setting.sfmask;
         watch.goal(obligation::SFMASK, d.bit(sfmask.contains(cleared)), "SFMASK");
     }
+    let untaken = untaken::follow(d, target, &mut world, &mut watch);
     let Watch { trace, goals, is_movable, reads_code, asked, barriers, .. } = watch;
-    Ok(Run { trace, goals, end, is_movable, reads_code, asked, lines: barriers.into_lines() })
+    let lines = barriers.into_lines();
+    Ok(Run { trace, goals, end, is_movable, reads_code, lines, asked, untaken })
 }
 
 /// A way through the code.
@@ -1728,6 +1740,7 @@ pub(super) fn compare_runs<D: Domain>(
         reads_code,
         asked,
         lines: barriers.into_lines(),
+        untaken: Untaken::default(),
     })
 }
 

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test uses some of it")]
 
+pub(crate) mod mitigated;
+
 use switcher_gen::prove::{BadCode, Prover, Setting, Target, Verdict};
 use switcher_gen::{Variant, elf};
 
