@@ -214,7 +214,6 @@ fn what_nobody_knows_is_refused_or_assumed_and_then_said() {
         ".section my_sites, \"aw\", @init_array\n.quad inside",
         ".section my_sites, \"ax\", @progbits\n.long inside - .",
         ".section my_sites, \"awx\", @progbits\n.quad 0, inside",
-        ".section .rodata.sites, \"ax\", @progbits\n.long inside - .",
         ".section .text.sites, \"ax\", @progbits\n.long inside - .",
         // Code takes the address of what is no function.
         ".section .text.other, \"ax\", @progbits\nleaq inside(%rip), %rax\nret",
@@ -234,8 +233,6 @@ fn pointers_to_routines_are_pointers() {
          leaq switcher_return_from_guest(%rip), %rax\nmovq $7, %rcx\nret",
         ".text\n.p2align 4\nother: call switcher_enter_guest\njne inside\nmovl $1, %eax\n\
          leaq switcher_return_from_guest(%rip), %rax\nleaq inside(%rip), %rax\nret",
-        ".section .note.mine, \"a\", @note\n.long 1, 8, 1\n.byte 0, 0, 0, 0\n\
-         .quad switcher_enter_guest",
         ".section .debug_mine, \"\", @progbits\n.quad inside",
         ".section .discard.mine, \"\", @progbits\n.long inside - .",
         ".section .rodata\n.quad entry_SYSCALL_64_switcher",
@@ -305,6 +302,14 @@ fn numbers_that_may_be_places_in_the_code_are_assumed_not_to_be() {
     }
     let target = proved(&assemble(&with(".section my_sites, \"a\"\n.long 0, -1\n"), &[]));
     assert!(target.assumed.is_empty(), "{:?}", target.assumed);
+}
+
+#[test]
+fn a_note_may_name_an_entry_point_and_nothing_else() {
+    let note = |what: &str| with(&format!(".section .note.mine, \"a\", @note\n.quad {what}"));
+    proved(&assemble(&note("switcher_enter_guest"), &[]));
+    let found = error(&assemble(&note("inside"), &[]));
+    assert!(matches!(found, ReadError::MaybePatched { .. }), "{found}");
 }
 
 // Symbols.
@@ -764,7 +769,7 @@ fn only_what_is_reached_is_kept() {
 #[test]
 fn a_broken_file_has_a_verdict_or_an_error_and_soon() {
     let source = with(
-        "\t.section __ex_table, \"a\"\n\t.long inside - ., 0\n\t.data\n\t.quad inside\n\
+        "\t.section __ex_table, \"a\"\n\t.long inside - ., 0\n\t.data\n\t.quad switcher_enter_guest\n\
          \t.section .two, \"ax\"\n\tjmp inside\n",
     );
     let object = assemble(&source, &[]);

@@ -48,7 +48,10 @@ pub(super) fn is_operand<'data, R: Contents<'data>>(
     let Some(area) = code.areas.iter().find(|area| area.section == section) else { return false };
     let before = relocation.offset.min(IN_FRONT);
     let start = area.range.start.wrapping_add(relocation.offset - before);
-    let length = area.range.end.saturating_sub(start).min(IN_FRONT + 15);
+    if !area.range.contains(&start) {
+        return false;
+    }
+    let length = (area.range.end - start).min(IN_FRONT + 15);
     let mut bytes = [0; 26];
     let bytes = &mut bytes[..length as usize];
     if code.copy(area, start, bytes).is_err() {

@@ -331,7 +331,11 @@ pub(super) fn check<'data, R: Contents<'data>>(
 ) -> Result<Tables, ReadError> {
     let mut tables = Tables::default();
     for (number, section) in code.file.sections.iter().enumerate() {
-        let purpose = Purpose::of(section);
+        // What is executed is code, whatever its name.
+        let holds =
+            |range: &Range<u64>| code.area(range.start).is_some_and(|a| a.section == number);
+        let is_home = reached.ranges.iter().any(holds);
+        let purpose = if is_home { Purpose::Code } else { Purpose::of(section) };
         if section.size == 0 || purpose == Purpose::Harmless("") {
             continue;
         }

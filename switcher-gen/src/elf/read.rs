@@ -656,13 +656,15 @@ fn taken<'data, R: Contents<'data>>(
     let mut taken = Vec::new();
     if !unknown.is_empty() {
         taken.push(format!(
-            "what links the object keeps the code in {}, and leaves its bytes as they are: a name              that says nothing of that",
+            "what links the object keeps the code in {}, and leaves its bytes as they are: a name \
+             that says nothing of that",
             all(&unknown)
         ));
     }
     if !tables.unsearched.is_empty() {
         taken.push(format!(
-            "no table among the code in {} says that the switcher's is changed: it is too much to              be looked through",
+            "no table among the code in {} says that the switcher's is changed: it is too much to \
+             be looked through",
             all(&tables.unsearched)
         ));
     }
