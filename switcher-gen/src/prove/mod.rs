@@ -44,11 +44,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod apart;
 mod blocking;
 mod counterexample;
 mod engine;
 mod events;
 mod findings;
+mod locked;
 mod met;
 mod mitigations;
 pub mod obligation;
