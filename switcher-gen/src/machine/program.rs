@@ -450,6 +450,13 @@ fn usual(i: &Instruction, own: &[u8]) -> Option<(Instruction, Vec<u8>)> {
     let mut plain = *i;
     plain.set_has_rep_prefix(false);
     plain.set_has_repne_prefix(false);
+    // CPUs do not look at all bits of these.
+    match i.mnemonic() {
+        Mnemonic::Lfence => plain.set_code(Code::Lfence),
+        Mnemonic::Mfence => plain.set_code(Code::Mfence),
+        Mnemonic::Sfence => plain.set_code(Code::Sfence),
+        _ => {}
+    }
     let mut encoder = iced_x86::Encoder::new(64);
     encoder.encode(&plain, i.ip()).ok()?;
     let bytes = encoder.take_buffer();
