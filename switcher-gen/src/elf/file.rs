@@ -64,16 +64,18 @@ impl<'data> Contents<'data> for OnDisk<'data> {
     }
 }
 
+type Symbols<'data, R> = SymbolTable<'data, FileHeader64<Endianness>, R>;
+
 /// A file's tables.
 pub(super) struct File<'data, R: Contents<'data>> {
     pub(super) data: R,
     pub(super) kind: FileType,
     pub(super) sections: Vec<Section<'data>>,
     pub(super) segments: &'data [ProgramHeader64<Endianness>],
-    symbols: SymbolTable<'data, FileHeader64<Endianness>, R>,
+    symbols: Symbols<'data, R>,
     strings: &'data [u8],
     /// What else names symbols: in what is linked, what the loader looks at.
-    others: Vec<(SymbolTable<'data, FileHeader64<Endianness>, R>, &'data [u8])>,
+    others: Vec<(Symbols<'data, R>, &'data [u8])>,
     /// The sections that relocate a section.
     relocated_by: HashMap<usize, Vec<usize>>,
 }
@@ -183,11 +185,10 @@ impl<'data, R: Contents<'data>> File<'data, R> {
         if symbols.section().0 == 0 {
             symbols = table.symbols(E, data, SHT_DYNSYM)?;
         }
-        let strings =
-            |of: &SymbolTable<'data, FileHeader64<Endianness>, R>| match of.string_section().0 {
-                0 => Ok(&[][..]),
-                index => sections.get(index).map_or(Ok(&[][..]), |s| s.header.data(E, data)),
-            };
+        let strings = |of: &Symbols<'data, R>| match of.string_section().0 {
+            0 => Ok(&[][..]),
+            index => sections.get(index).map_or(Ok(&[][..]), |s| s.header.data(E, data)),
+        };
         let mut others = Vec::new();
         for (number, section) in sections.iter().enumerate() {
             let is_table = matches!(section.header.sh_type(E), SHT_SYMTAB | SHT_DYNSYM);
@@ -287,7 +288,7 @@ impl<'data, R: Contents<'data>> File<'data, R> {
 }
 
 fn symbol<'data, R: Contents<'data>>(
-    table: &SymbolTable<'data, FileHeader64<Endianness>, R>,
+    table: &Symbols<'data, R>,
     strings: &'data [u8],
     index: usize,
     raw: &Sym64<Endianness>,
