@@ -202,6 +202,21 @@ fn what_nobody_knows_is_refused_or_assumed_and_then_said() {
         ".section my_sites, \"a\"\nstart:\n.long 0\n.long inside - start",
         ".data\n.quad 0, inside + 1",
         ".section .rodata\n.quad inside + 3",
+        // A label inside of a routine is no function, whoever sees it.
+        ".data\n.quad inside",
+        "\t.globl inside\n\t.section .data.patches, \"aw\"\n.quad inside",
+        // Of data, functions' addresses are pointers, and distances are not.
+        ".section .rodata.sites, \"a\"\n.long inside - .",
+        // Whatever its flags and its type.
+        ".section my_sites, \"\", @progbits\n.long inside - .",
+        ".section my_sites, \"a\", @note\n.long inside - ., 0",
+        ".section .note.sites, \"a\", @note\n.long inside - ., 0",
+        ".section my_sites, \"aw\", @init_array\n.quad inside",
+        ".section my_sites, \"ax\", @progbits\n.long inside - .",
+        ".section my_sites, \"awx\", @progbits\n.quad 0, inside",
+        ".section .text.sites, \"ax\", @progbits\n.long inside - .",
+        // Code takes the address of what is no function.
+        ".section .text.other, \"ax\", @progbits\nleaq inside(%rip), %rax\nret",
     ] {
         let found = error(&assemble(&with(more), &[]));
         assert!(matches!(found, ReadError::MaybePatched { .. }), "{more}: {found}");
@@ -211,7 +226,15 @@ fn what_nobody_knows_is_refused_or_assumed_and_then_said() {
 #[test]
 fn pointers_to_routines_are_pointers() {
     for more in [
-        ".data\n.quad switcher_enter_guest, entry_IRETQ_switcher, inside",
+        ".data\n.quad switcher_enter_guest, entry_IRETQ_switcher",
+        ".section .data.mine, \"aw\"\n.type inside, @function\n.quad inside",
+        ".section .rodata.mine, \"a\"\n.long switcher_enter_guest - .",
+        ".section .text.other, \"ax\"\ncall switcher_enter_guest\n\
+         leaq switcher_return_from_guest(%rip), %rax\nmovq $7, %rcx\nret",
+        ".text\n.p2align 4\nother: call switcher_enter_guest\njne inside\nmovl $1, %eax\n\
+         leaq switcher_return_from_guest(%rip), %rax\nleaq inside(%rip), %rax\nret",
+        ".section .debug_mine, \"\", @progbits\n.quad inside",
+        ".section .discard.mine, \"\", @progbits\n.long inside - .",
         ".section .rodata\n.quad entry_SYSCALL_64_switcher",
         ".section my_operations, \"aw\"\n.quad switcher_enter_guest, switcher_return_from_guest",
         ".section .eh_frame, \"a\"\n.long inside - ., 0",
@@ -221,7 +244,120 @@ fn pointers_to_routines_are_pointers() {
     }
 }
 
+#[test]
+fn a_patch_table_is_one_whatever_its_flags() {
+    for (name, entry) in TABLES {
+        for flags in ["ax", "awx", "aw"] {
+            let source = with(&format!(".section {name}, \"{flags}\", @progbits\n{entry}"));
+            match error(&assemble(&source, &[])) {
+                ReadError::Patched { section, .. } => assert_eq!(section, name),
+                other => panic!("{name}, {flags}: {other}"),
+            }
+        }
+        let source = with(&format!(".section {name}, \"ax\", @progbits\n{entry}"));
+        match error(&linked(&source, &[])) {
+            ReadError::Patched { section, .. } => assert_eq!(section, name),
+            other => panic!("{name}, linked: {other}"),
+        }
+    }
+}
+
+#[test]
+fn a_table_among_code_is_found_without_relocations() {
+    for more in [
+        "\t.text\n\t.skip 4096, 0xC3\n\t.long inside - .",
+        "\t.text\n\tret\n\t.long inside - .",
+        "\t.text\n\t.subsection 1\n\t.skip 64, 0x90\n\t.p2align 2\n\t.long 9, inside - .",
+        "\t.text\n\tcall switcher_enter_guest\n\tret\n\t.long inside - .",
+    ] {
+        for data in [assemble(&with(more), &[]), linked(&with(more), &[])] {
+            let found = error(&data);
+            assert!(matches!(found, ReadError::MaybePatched { .. }), "{more}: {found}");
+        }
+    }
+    // In front of the code, and an address in what is linked.
+    let before = "\t.text\n\t.long inside - .\n";
+    let source = replaced(&with(""), &[("\t.text\n", before)]);
+    assert!(matches!(error(&assemble(&source, &[])), ReadError::MaybePatched { .. }));
+    let source = with("\t.text\n\tret\n\t.quad inside");
+    assert!(matches!(error(&linked(&source, &[])), ReadError::MaybePatched { .. }));
+    // Where there is more than can be told, that is said.
+    let source = with("\t.text\n\t.skip 1 << 17, 0xC3\n\t.long inside - .");
+    for data in [assemble(&source, &[]), linked(&source, &[])] {
+        let target = proved(&data);
+        assert!(target.assumed.iter().any(|text| text.contains("no table among the code")));
+    }
+}
+
+#[test]
+fn numbers_that_may_be_places_in_the_code_are_assumed_not_to_be() {
+    for more in [
+        ".section my_sites, \"a\"\n.quad switcher_enter_guest\n.long inside - switcher_enter_guest",
+        ".section my_sites, \"a\"\n.long inside - .text",
+        ".section my_sites, \"\", @progbits\n.long inside - .text",
+    ] {
+        let target = proved(&assemble(&with(&format!("{more}\n")), &[]));
+        let [assumed] = target.assumed.as_slice() else { panic!("{more}: {:?}", target.assumed) };
+        assert!(assumed.contains("numbers in `my_sites`"), "{assumed}");
+    }
+    let target = proved(&assemble(&with(".section my_sites, \"a\"\n.long 0, -1\n"), &[]));
+    assert!(target.assumed.is_empty(), "{:?}", target.assumed);
+}
+
+#[test]
+fn a_note_may_name_an_entry_point_and_nothing_else() {
+    let note = |what: &str| with(&format!(".section .note.mine, \"a\", @note\n.quad {what}"));
+    proved(&assemble(&note("switcher_enter_guest"), &[]));
+    let found = error(&assemble(&note("inside"), &[]));
+    assert!(matches!(found, ReadError::MaybePatched { .. }), "{found}");
+}
+
 // Symbols.
+
+/// Where in the file the value of a dynamic symbol is.
+fn dynamic_symbol(file: &[u8], name: &str) -> usize {
+    use object::{Object, ObjectSymbol};
+    let parsed = object::File::parse(file).unwrap();
+    let symbol = parsed.dynamic_symbols().find(|symbol| symbol.name() == Ok(name)).unwrap();
+    let table = section_header(file, ".dynsym");
+    u64_at(file, table + 24) as usize + 24 * symbol.index().0 + 8
+}
+
+#[test]
+fn the_loaders_symbols_must_be_those_of_linkers() {
+    let args = ["-shared", "-Bsymbolic"];
+    let right = linked(SWITCHER, &args);
+    proved(&right);
+    for name in ["switcher_enter_guest", "entry_SYSCALL_64_switcher", "entry_IRETQ_switcher"] {
+        let mut changed = right.clone();
+        let other = u64_at(&right, dynamic_symbol(&right, "switcher_return_from_guest"));
+        patch(&mut changed, dynamic_symbol(&right, name), &other.to_le_bytes());
+        match error(&changed) {
+            ReadError::Ambiguous { symbol, at } => {
+                assert_eq!((symbol.as_str(), at.len()), (name, 2))
+            }
+            other => panic!("{name}: {other}"),
+        }
+    }
+    for (section, field) in [(".dynsym", 24), (".dynsym", 32), (".dynstr", 24)] {
+        // The section is elsewhere, or ends before the loader's table does.
+        let mut changed = right.clone();
+        let at = section_header(&right, section) + field;
+        let value = u64_at(&right, at);
+        let other = if field == 24 { value + 24 } else { value - 24 };
+        patch(&mut changed, at, &other.to_le_bytes());
+        let found = error(&changed);
+        let is_found = matches!(found, ReadError::DynamicSymbols | ReadError::Malformed(_));
+        assert!(is_found, "{section}, {field}: {found}");
+    }
+    // By the other table of names, too.
+    for hash in ["--hash-style=sysv", "--hash-style=gnu", "--hash-style=both"] {
+        proved(&linked(SWITCHER, &["-shared", "-Bsymbolic", hash]));
+        let stripped =
+            process("strip", &["--strip-all"], &linked(SWITCHER, &["-shared", hash, "-Bsymbolic"]));
+        proved(&stripped);
+    }
+}
 
 #[test]
 fn an_entry_that_another_file_may_override_is_refused() {
@@ -347,10 +483,44 @@ fn a_section_that_is_not_what_is_in_memory_is_refused() {
         assert!(matches!(found, ReadError::Section { .. }), "{flags}: {found}");
         assert!(found.to_string().contains(part), "{flags}: {found}");
     }
-    for name in [".init.text", ".exit.text", ".static_call.text", ".altinstr_replacement"] {
+    let in_section = |name: &str| {
         let section = format!("\t.section {name}, \"ax\", @progbits\n");
-        let found = error(&assemble(&replaced(SWITCHER, &[("\t.text\n", &section)]), &[]));
+        assemble(&replaced(SWITCHER, &[("\t.text\n", &section)]), &[])
+    };
+    for name in [
+        ".init.text",
+        "init.text",
+        ".exit.text",
+        ".static_call.text",
+        ".altinstr_replacement",
+        ".text.startup",
+        ".text.startup.mine",
+        ".text.exit",
+        ".exitcall.exit",
+        ".memexit.text",
+        ".cpuexit.text",
+        ".modinfo",
+        ".export_symbol",
+        ".discard.text",
+        ".init",
+        ".fini",
+    ] {
+        let found = error(&in_section(name));
         assert!(matches!(found, ReadError::Section { .. }), "{name}: {found}");
+    }
+    // What is freed once it has run is not there later, linked or not.
+    let freed = process("ld", &["-e", "switcher_enter_guest"], &in_section(".init.text"));
+    assert!(matches!(error(&freed), ReadError::Section { .. }));
+    for name in [".text", ".text.unlikely", ".entry.text", ".noinstr.text"] {
+        assert!(proved(&in_section(name)).assumed.is_empty(), "{name}");
+    }
+    // Of other names, who links it knows.
+    for name in ["mine", ".initial", ".textual", ".far.text"] {
+        let target = proved(&in_section(name));
+        let [assumed] = target.assumed.as_slice() else { panic!("{name}: {:?}", target.assumed) };
+        assert!(assumed.contains(&format!("the code in `{name}`")), "{assumed}");
+        let linked = process("ld", &["-e", "switcher_enter_guest"], &in_section(name));
+        assert_eq!(proved(&linked).assumed.len(), 1, "{name}");
     }
     // Compressed: SHF_COMPRESSED is set by hand, since no tool compresses code.
     let mut object = assemble(SWITCHER, &[]);
@@ -415,6 +585,26 @@ fn sections_and_segments_must_say_the_same() {
     patch(&mut changed, at, &(offset - 16).to_le_bytes());
     let found = error(&changed);
     assert!(matches!(found, ReadError::OtherBytes { .. }), "{found}");
+}
+
+#[test]
+fn what_the_loader_makes_read_only_is_not_executed() {
+    let source = with("\t.section .data.rel.ro, \"aw\"\n\t.quad 1\n");
+    let right = linked(&source, &["-pie", "-z", "relro"]);
+    proved(&right);
+    let (start, count) = (u64_at(&right, 0x20) as usize, right[56] as usize);
+    let mut headers = (0..count).map(|number| start + 56 * number);
+    let relro = headers.find(|at| right[*at..*at + 4] == 0x6474_E552_u32.to_le_bytes()).unwrap();
+    let code = code_segment(&right);
+    // Over the code, in front of it in its page, and with the page behind it.
+    for (address, size) in [(u64_at(&right, code + 16), 0x1000), (0x3F_F000, 0x1001)] {
+        let mut changed = right.clone();
+        patch(&mut changed, relro + 16, &address.to_le_bytes());
+        patch(&mut changed, relro + 32, &[0; 8]);
+        patch(&mut changed, relro + 40, &(size as u64).to_le_bytes());
+        let found = error(&changed);
+        assert!(matches!(found, ReadError::Relro { .. }), "{found}");
+    }
 }
 
 #[test]
@@ -579,7 +769,7 @@ fn only_what_is_reached_is_kept() {
 #[test]
 fn a_broken_file_has_a_verdict_or_an_error_and_soon() {
     let source = with(
-        "\t.section __ex_table, \"a\"\n\t.long inside - ., 0\n\t.data\n\t.quad inside\n\
+        "\t.section __ex_table, \"a\"\n\t.long inside - ., 0\n\t.data\n\t.quad switcher_enter_guest\n\
          \t.section .two, \"ax\"\n\tjmp inside\n",
     );
     let object = assemble(&source, &[]);

@@ -14,7 +14,7 @@ use object::elf::{
     STT_GNU_IFUNC, STT_SECTION, SectionHeader64, Sym64, SymbolBind, SymbolType,
 };
 use object::read::elf::{FileHeader, ProgramHeader, Rel, Rela, SectionHeader, Sym, SymbolTable};
-use object::read::{ReadCache, ReadRef, SymbolIndex};
+use object::read::{ReadCache, ReadRef, SectionIndex, SymbolIndex};
 
 use super::read::{Foreign, LIMIT, Place, ReadError};
 
@@ -64,14 +64,18 @@ impl<'data> Contents<'data> for OnDisk<'data> {
     }
 }
 
+type Symbols<'data, R> = SymbolTable<'data, FileHeader64<Endianness>, R>;
+
 /// A file's tables.
 pub(super) struct File<'data, R: Contents<'data>> {
     pub(super) data: R,
     pub(super) kind: FileType,
     pub(super) sections: Vec<Section<'data>>,
     pub(super) segments: &'data [ProgramHeader64<Endianness>],
-    symbols: SymbolTable<'data, FileHeader64<Endianness>, R>,
+    symbols: Symbols<'data, R>,
     strings: &'data [u8],
+    /// What else names symbols: in what is linked, what the loader looks at.
+    others: Vec<(Symbols<'data, R>, &'data [u8])>,
     /// The sections that relocate a section.
     relocated_by: HashMap<usize, Vec<usize>>,
 }
@@ -181,10 +185,21 @@ impl<'data, R: Contents<'data>> File<'data, R> {
         if symbols.section().0 == 0 {
             symbols = table.symbols(E, data, SHT_DYNSYM)?;
         }
-        let strings = match symbols.string_section().0 {
-            0 => &[][..],
-            index => sections.get(index).map_or(Ok(&[][..]), |s| s.header.data(E, data))?,
+        let strings = |of: &Symbols<'data, R>| match of.string_section().0 {
+            0 => Ok(&[][..]),
+            index => sections.get(index).map_or(Ok(&[][..]), |s| s.header.data(E, data)),
         };
+        let mut others = Vec::new();
+        for (number, section) in sections.iter().enumerate() {
+            let is_table = matches!(section.header.sh_type(E), SHT_SYMTAB | SHT_DYNSYM);
+            if is_table && number != symbols.section().0 {
+                let other =
+                    SymbolTable::parse(E, data, &table, SectionIndex(number), section.header)?;
+                let strings = strings(&other)?;
+                others.push((other, strings));
+            }
+        }
+        let strings = strings(&symbols)?;
         let mut relocated_by = HashMap::<usize, Vec<usize>>::new();
         for (number, section) in sections.iter().enumerate() {
             if matches!(section.header.sh_type(E), SHT_REL | SHT_RELA | SHT_CREL) {
@@ -196,7 +211,7 @@ impl<'data, R: Contents<'data>> File<'data, R> {
             ET_REL | ET_EXEC | ET_DYN if symbols.section().0 == 0 => Err(ReadError::Stripped),
             ET_REL | ET_EXEC | ET_DYN => {
                 let segments = header.program_headers(E, data)?;
-                Ok(Self { data, kind, sections, segments, symbols, strings, relocated_by })
+                Ok(Self { data, kind, sections, segments, symbols, strings, others, relocated_by })
             }
             other => Err(ReadError::FileType(other.0)),
         }
@@ -207,27 +222,20 @@ impl<'data, R: Contents<'data>> File<'data, R> {
     }
 
     fn symbol(&self, index: usize, raw: &Sym64<Endianness>) -> Result<Symbol<'data>, ReadError> {
-        let of = match raw.st_shndx(E) {
-            SHN_UNDEF => Of::Undefined,
-            SHN_ABS => Of::Absolute,
-            SHN_COMMON => Of::Common,
-            _ => match self.symbols.symbol_section(E, raw, SymbolIndex(index))? {
-                Some(section) => Of::Section(section.0),
-                None => Of::Other,
-            },
-        };
-        Ok(Symbol {
-            name: string(self.strings, raw.st_name(E)),
-            bind: raw.st_bind(),
-            kind: raw.st_type(),
-            value: raw.st_value(E),
-            of,
-        })
+        symbol(&self.symbols, self.strings, index, raw)
     }
 
     pub(super) fn symbols(&self) -> impl Iterator<Item = Result<Symbol<'data>, ReadError>> {
         let all = self.symbols.symbols().iter().enumerate();
         all.map(|(index, raw)| self.symbol(index, raw))
+    }
+
+    /// Those of all other tables.
+    pub(super) fn other_symbols(&self) -> impl Iterator<Item = Result<Symbol<'data>, ReadError>> {
+        self.others.iter().flat_map(|(table, strings)| {
+            let all = table.symbols().iter().enumerate();
+            all.map(move |(index, raw)| symbol(table, strings, index, raw))
+        })
     }
 
     fn symbol_by_index(&self, index: usize) -> Result<Symbol<'data>, ReadError> {
@@ -277,6 +285,30 @@ impl<'data, R: Contents<'data>> File<'data, R> {
             _ => None,
         })
     }
+}
+
+fn symbol<'data, R: Contents<'data>>(
+    table: &Symbols<'data, R>,
+    strings: &'data [u8],
+    index: usize,
+    raw: &Sym64<Endianness>,
+) -> Result<Symbol<'data>, ReadError> {
+    let of = match raw.st_shndx(E) {
+        SHN_UNDEF => Of::Undefined,
+        SHN_ABS => Of::Absolute,
+        SHN_COMMON => Of::Common,
+        _ => match table.symbol_section(E, raw, SymbolIndex(index))? {
+            Some(section) => Of::Section(section.0),
+            None => Of::Other,
+        },
+    };
+    Ok(Symbol {
+        name: string(strings, raw.st_name(E)),
+        bind: raw.st_bind(),
+        kind: raw.st_type(),
+        value: raw.st_value(E),
+        of,
+    })
 }
 
 /// A relocation of an object.
@@ -488,7 +520,8 @@ impl<'f, 'data, R: Contents<'data>> Code<'f, 'data, R> {
         Ok(bytes)
     }
 
-    fn copy(&self, area: &Area, address: u64, to: &mut [u8]) -> Result<(), ReadError> {
+    /// The bytes at `address` as they are in the file.
+    pub(super) fn copy(&self, area: &Area, address: u64, to: &mut [u8]) -> Result<(), ReadError> {
         let damaged = || ReadError::NoContents { section: self.section(area).text() };
         if !self.section(area).has_bytes() {
             return Err(damaged());

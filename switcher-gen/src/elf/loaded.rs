@@ -5,10 +5,11 @@
 use std::ops::Range;
 
 use object::elf::{
-    PF_W, PF_X, PT_DYNAMIC, PT_LOAD, SHF_ALLOC, SHF_TLS, SHT_REL, SHT_RELA, SHT_RELR,
+    PF_W, PF_X, PT_DYNAMIC, PT_GNU_RELRO, PT_LOAD, SHF_ALLOC, SHF_TLS, SHT_REL, SHT_RELA, SHT_RELR,
 };
 use object::read::elf::{ProgramHeader, SectionHeader};
 
+use super::exports;
 use super::file::{Area, Code, Contents, E, File, Segment};
 use super::read::ReadError;
 
@@ -30,6 +31,15 @@ pub(super) fn check<'data, R: Contents<'data>>(
     }
     if has_text_relocations {
         return Err(ReadError::TextRelocations);
+    }
+    // Whole pages become so.
+    let relro = file.segments.iter().filter(|segment| segment.p_type(E) == PT_GNU_RELRO);
+    for segment in relro.map(Segment::new) {
+        let end = segment.address.saturating_add(segment.in_memory.max(segment.in_file));
+        if let Some(range) = first_over(ranges, &(segment.address & !(PAGE - 1)..end)) {
+            let section = code.section(area).text();
+            return Err(ReadError::Relro { section, at: range.start });
+        }
     }
     let segments: Vec<Segment> = file
         .segments
@@ -224,12 +234,25 @@ fn relr(word: u64, next: &mut u64, touched: &dyn Fn(u64) -> bool) -> Option<u64>
     set.find_map(|bit| Some(base.wrapping_add(bit * 8)).filter(|at| touched(*at)))
 }
 
+/// Where in the file the byte is that is loaded to an address.
+fn place<'data, R: Contents<'data>>(file: &File<'data, R>, at: u64) -> Option<u64> {
+    let loaded = file.segments.iter().filter(|segment| segment.p_type(E) == PT_LOAD);
+    loaded.map(Segment::new).find_map(|segment| {
+        let distance = at.checked_sub(segment.address)?;
+        (distance < segment.in_file).then(|| segment.offset.checked_add(distance))?
+    })
+}
+
 /// The tables that the dynamic section leads to, whatever the sections say, and whether it says that
 /// what is not writable is relocated.
 fn dynamic<'data, R: Contents<'data>>(
     file: &File<'data, R>,
 ) -> Result<(Vec<Table>, bool), ReadError> {
     const PLTRELSZ: u64 = 2;
+    const HASH: u64 = 4;
+    const STRTAB: u64 = 5;
+    const SYMTAB: u64 = 6;
+    const GNU_HASH: u64 = 0x6FFF_FEF5;
     const RELA: u64 = 7;
     const RELASZ: u64 = 8;
     const REL: u64 = 17;
@@ -248,6 +271,7 @@ fn dynamic<'data, R: Contents<'data>>(
     for segment in file.segments.iter().filter(|segment| segment.p_type(E) == PT_DYNAMIC) {
         let damaged = |()| ReadError::RelocationTable { section: "PT_DYNAMIC".into() };
         let (mut values, mut offset) = ([0; 37], segment.p_offset(E));
+        let mut gnu_hash = 0;
         let entries = (segment.p_filesz(E) / 16).min(ENTRIES as u64);
         for _ in 0..entries {
             let mut entry = [0; 16];
@@ -258,6 +282,7 @@ fn dynamic<'data, R: Contents<'data>>(
                 0 => break,
                 // That they are there is what matters.
                 TEXTREL => values[TEXTREL as usize] = 1,
+                GNU_HASH => gnu_hash = value,
                 tag if tag < values.len() as u64 => values[tag as usize] = value,
                 _ => {}
             }
@@ -272,14 +297,13 @@ fn dynamic<'data, R: Contents<'data>>(
             if size == 0 {
                 continue;
             }
-            let loaded = file.segments.iter().filter(|segment| segment.p_type(E) == PT_LOAD);
-            let place = loaded.map(Segment::new).find_map(|segment| {
-                let distance = at.checked_sub(segment.address)?;
-                (distance < segment.in_file).then(|| segment.offset.checked_add(distance))?
-            });
-            let offset = place.ok_or(()).map_err(damaged)?;
+            let offset = place(file, at).ok_or(()).map_err(damaged)?;
             tables.push(Table { offset, size, entry });
         }
+        let [symbols, strings, hash, gnu_hash] =
+            [value(SYMTAB), value(STRTAB), value(HASH), gnu_hash]
+                .map(|at| if at == 0 { None } else { Some(place(file, at).unwrap_or(u64::MAX)) });
+        exports::check(file, &exports::Tables { symbols, strings, hash, gnu_hash })?;
         has_text_relocations |= value(TEXTREL) != 0 || value(FLAGS) & DF_TEXTREL != 0;
     }
     Ok((tables, has_text_relocations))

@@ -8,6 +8,8 @@
 //! | `reach` | what of the code a switcher's routines reach |
 //! | `loaded` | whether a linked file's code is what is loaded |
 //! | `patched` | tables by which somebody rewrites code |
+//! | `among` | such tables among code |
+//! | `exports` | whether what the dynamic section names is what was looked at |
 //!
 //! What the object of an image holds:
 //!
@@ -33,6 +35,8 @@
 //! /* start of w, for instance: */ (uintptr_t)&w->start + w->start
 //! ```
 
+mod among;
+mod exports;
 mod file;
 mod loaded;
 mod patched;

@@ -4,28 +4,33 @@
 //! or at this moment: alternatives, static branches and calls, return and indirect-branch sites,
 //! landing pads to be sealed, calls for tracing, LOCK prefixes. What such a table names is not what
 //! runs. Other tables also name places in code and change nothing. And of a section with a name
-//! that nobody knows, nobody knows what it is for.
+//! that nobody knows, nobody knows what it is for. Linux collects tables by their names alone: that
+//! one is marked as executable, as a note or as not loaded makes it no other table.
 
 use std::ops::Range;
 
 use object::elf::{
-    SHF_ALLOC, SHT_DYNAMIC, SHT_DYNSYM, SHT_GNU_HASH, SHT_HASH, SHT_NOTE, SHT_REL, SHT_RELA,
-    SHT_RELR, SHT_STRTAB, SHT_SYMTAB,
+    SHF_ALLOC, SHT_CREL, SHT_DYNAMIC, SHT_DYNSYM, SHT_GNU_HASH, SHT_GNU_VERDEF, SHT_GNU_VERNEED,
+    SHT_GNU_VERSYM, SHT_GROUP, SHT_HASH, SHT_NULL, SHT_REL, SHT_RELA, SHT_RELR, SHT_STRTAB,
+    SHT_SYMTAB, SHT_SYMTAB_SHNDX,
 };
 use object::read::elf::SectionHeader;
 
+use super::among;
 use super::file::{Code, Contents, E, Section};
 use super::read::{Place, ReadError};
 
 /// What a section is for, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
+pub(super) enum Purpose {
     /// The code that it names is changed: how.
     Patches(&'static str),
     /// It is not: why it names code.
     Harmless(&'static str),
-    /// The usual places for data: a pointer to something that has a name is a pointer.
+    /// The usual places for data: a pointer to a function is a pointer.
     Data,
+    /// Where code lies, and what refers to code is an instruction as a rule.
+    Code,
     Unknown,
 }
 
@@ -51,7 +56,8 @@ const PATCHES: [(&str, &str); 17] = [
 ];
 
 /// By the whole name, or the part of it before a dot.
-const HARMLESS: [(&str, &str); 16] = [
+const HARMLESS: [(&str, &str); 17] = [
+    (".discard", "it is for the checks of objtool, and linkers drop it"),
     ("__bug_table", "it says where UD2 stands, for reports"),
     (".kcfi_traps", "it says where UD2 stands, for reports"),
     ("__kcfi_traps", "it says where UD2 stands, for reports"),
@@ -94,6 +100,22 @@ const DATA: [&str; 20] = [
     ".relro_padding",
 ];
 
+/// What is not loaded, and describes the code to debuggers and linkers.
+const DESCRIPTIONS: [&str; 12] = [
+    ".debug",
+    ".zdebug",
+    ".gdb_index",
+    ".stab",
+    ".comment",
+    ".line",
+    ".gnu",
+    ".llvm",
+    ".symtab",
+    ".strtab",
+    ".shstrtab",
+    ".note.GNU-stack",
+];
+
 impl Purpose {
     fn of(section: &Section<'_>) -> Self {
         let is_linkers = matches!(
@@ -101,17 +123,32 @@ impl Purpose {
             SHT_REL
                 | SHT_RELA
                 | SHT_RELR
+                | SHT_CREL
+                | SHT_NULL
+                | SHT_GROUP
                 | SHT_SYMTAB
+                | SHT_SYMTAB_SHNDX
                 | SHT_DYNSYM
                 | SHT_STRTAB
                 | SHT_HASH
                 | SHT_GNU_HASH
+                | SHT_GNU_VERDEF
+                | SHT_GNU_VERNEED
+                | SHT_GNU_VERSYM
                 | SHT_DYNAMIC
-                | SHT_NOTE
         );
-        match Self::of_name(&section.text()) {
+        let name = section.text();
+        let describes = || DESCRIPTIONS.iter().any(|known| name.starts_with(known));
+        // Linux's script takes it for code, whatever else is in the name.
+        if section.is_code() && code(&name) != Kept::Unknown {
+            return Self::Code;
+        }
+        match Self::of_name(&name) {
             patches @ Self::Patches(_) => patches,
             _ if is_linkers => Self::Harmless(""),
+            Self::Unknown if !section.has(SHF_ALLOC) && describes() => Self::Harmless(""),
+            // By its name it is data, and its flags say that it is not.
+            Self::Data | Self::Harmless(_) if section.is_code() => Self::Unknown,
             other => other,
         }
     }
@@ -133,20 +170,83 @@ impl Purpose {
     }
 }
 
-/// Code that Linux rewrites, or drops, by the name of its section.
-const CODE: [(&str, &str); 6] = [
-    (".static_call.text", "it is rewritten to redirect static calls"),
-    (".init.text", "it is freed once the kernel has booted"),
-    (".meminit.text", "it may be freed once the kernel has booted"),
-    (".exit.text", "it is dropped where it is linked in"),
-    (".discard", "linkers drop it"),
-    (".altinstr", "it is copied to elsewhere, or not used"),
+/// What linkers make to call what may be elsewhere.
+fn is_plt(name: &str) -> bool {
+    name == ".plt" || name.starts_with(".plt.")
+}
+
+/// Code that Linux or a linker rewrites, drops or takes apart, by the start of its section's name,
+/// or by all of it; and whether that is still to come once a file is linked.
+const LOST: [(&str, bool, &str); 22] = [
+    (".static_call.text", true, "it is rewritten to redirect static calls"),
+    (".init.text", true, "it is freed once the kernel has booted"),
+    ("init.text", true, "it is freed once the kernel has booted"),
+    (".text.startup", false, "it is put among what is freed once the kernel has booted"),
+    (".head.text", false, "it is what boots, and need not be mapped later"),
+    (".meminit.text", true, "it may be freed once the kernel has booted"),
+    (".cpuinit.text", true, "it may be freed once the kernel has booted"),
+    (".devinit.text", true, "it may be freed once the kernel has booted"),
+    (".exit.text", true, "it is dropped where it is linked in"),
+    ("exit.text", true, "it is dropped where it is linked in"),
+    (".text.exit", false, "it is dropped where it is linked in"),
+    (".exitcall", false, "it is dropped where it is linked in"),
+    (".memexit.text", true, "it may be dropped where it is linked in"),
+    (".cpuexit.text", true, "it may be dropped where it is linked in"),
+    (".devexit.text", true, "it may be dropped where it is linked in"),
+    (".modinfo", false, "it is dropped where it is linked in"),
+    (".export_symbol", false, "it is dropped where it is linked in"),
+    (".no_trim_symbol", false, "it is dropped where it is linked in"),
+    (".discard", false, "linkers drop it"),
+    (".altinstr_", true, "it is copied to elsewhere, or not used"),
+    (".init", false, "linkers put it between the beginning and the end of a function"),
+    (".fini", false, "linkers put it between the beginning and the end of a function"),
 ];
 
-/// Why code in a section of this name is not what runs there.
-pub(super) fn code(name: &str) -> Option<&'static str> {
-    let found = CODE.iter().find(|(known, _)| name.starts_with(known));
-    found.map(|(_, why)| *why)
+/// Of these, what begins so is something else.
+const WHOLE: [&str; 2] = [".init", ".fini"];
+
+/// Sections of code that Linux's script and those of linkers keep, and leave as they are.
+const KEEPS: [&str; 11] = [
+    ".text",
+    ".entry.text",
+    ".noinstr.text",
+    ".sched.text",
+    ".spinlock.text",
+    ".lock.text",
+    ".cpuidle.text",
+    ".irqentry.text",
+    ".softirqentry.text",
+    ".kprobes.text",
+    ".ref.text",
+];
+
+/// Whether code of an object is in what is linked from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    Yes,
+    /// Why not, and whether what is linked already may still lose it.
+    No {
+        is_later: bool,
+        why: &'static str,
+    },
+    /// The script that it is linked by says so.
+    Unknown,
+}
+
+/// Whether code in a section of this name is what runs there.
+pub(super) fn code(name: &str) -> Kept {
+    let is = |known: &str| {
+        name.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    let mut lost = LOST.iter().filter(|(known, ..)| match WHOLE.contains(known) {
+        true => name == *known,
+        false => name.starts_with(known),
+    });
+    match lost.next() {
+        Some((_, is_later, why)) => Kept::No { is_later: *is_later, why },
+        None if KEEPS.iter().any(|known| is(known)) || is_plt(name) => Kept::Yes,
+        None => Kept::Unknown,
+    }
 }
 
 /// A function that Linux rewrites, by its name: the trampoline of a static call.
@@ -171,71 +271,102 @@ pub(super) struct Tables {
     pub(super) harmless: Vec<String>,
     /// Those of which it is not known what they are for.
     pub(super) unknown: Vec<(String, Place)>,
+    /// Those with numbers that would be places in the code if somebody counted from its start.
+    pub(super) numbers: Vec<String>,
+    /// Sections of code that were not looked through for tables.
+    pub(super) unsearched: Vec<String>,
 }
 
 /// What a reference has to do with what is reached.
-struct Reached<'a> {
-    ranges: &'a [Range<u64>],
-    /// What has a name that others may have a pointer to; and the entry points, which are called.
-    named: &'a [u64],
-    entries: &'a [u64],
+pub(super) struct Reached<'a> {
+    pub(super) ranges: &'a [Range<u64>],
+    /// Functions, which others may have a pointer to; and the entry points, which are called.
+    pub(super) named: &'a [u64],
+    pub(super) entries: &'a [u64],
+    /// The first byte of each instruction, in order.
+    pub(super) instructions: &'a [u64],
 }
 
 impl Reached<'_> {
     /// The first byte that is reached of `length` at `address`.
-    fn first(&self, address: u64, length: u64) -> Option<u64> {
+    pub(super) fn first(&self, address: u64, length: u64) -> Option<u64> {
         let end = address.saturating_add(length);
         let behind = self.ranges.partition_point(|range| range.end <= address);
         let range = self.ranges.get(behind)?;
         (range.start < end).then(|| range.start.max(address))
     }
 
-    /// The byte that a word at some place in a table refers to, if that matters.
-    fn matters(&self, purpose: Purpose, address: u64, length: u64) -> Option<u64> {
+    /// Whether others may well refer to what lies there.
+    pub(super) fn is_named(&self, address: u64) -> bool {
+        self.entries.contains(&address) || self.named.binary_search(&address).is_ok()
+    }
+
+    /// The byte that a word at some place in a table refers to, if that matters. A distance is no
+    /// pointer as data holds them.
+    pub(super) fn matters(
+        &self,
+        purpose: Purpose,
+        address: u64,
+        length: u64,
+        is_distance: bool,
+    ) -> Option<u64> {
         let found = self.first(address, length.max(1))?;
         let is_pointer = match purpose {
-            Purpose::Data => self.named.binary_search(&address).is_ok(),
-            Purpose::Unknown => self.entries.contains(&address),
+            Purpose::Data if !is_distance => self.is_named(address),
+            Purpose::Data | Purpose::Unknown | Purpose::Code => self.entries.contains(&address),
             Purpose::Patches(_) | Purpose::Harmless(_) => false,
         };
         (!is_pointer).then_some(found)
     }
 }
 
-/// Looks for tables that name bytes in `ranges`, which are in order.
+/// Looks for tables that name bytes of what is `reached`.
 ///
 /// # Errors
 /// If one says that they are changed.
 pub(super) fn check<'data, R: Contents<'data>>(
     code: &Code<'_, 'data, R>,
-    ranges: &[Range<u64>],
-    named: &[u64],
-    entries: &[u64],
+    reached: &Reached<'_>,
     bounds: &[(String, Range<u64>)],
 ) -> Result<Tables, ReadError> {
-    let reached = Reached { ranges, named, entries };
     let mut tables = Tables::default();
     for (number, section) in code.file.sections.iter().enumerate() {
-        let purpose = Purpose::of(section);
-        let is_patches = matches!(purpose, Purpose::Patches(_));
-        // A table is one whether or not it is marked as loaded: the linker puts it together with others.
-        if section.size == 0 || section.is_code() || !section.has(SHF_ALLOC) && !is_patches {
+        // What is executed is code, whatever its name.
+        let holds =
+            |range: &Range<u64>| code.area(range.start).is_some_and(|a| a.section == number);
+        let is_home = reached.ranges.iter().any(holds);
+        let purpose = if is_home { Purpose::Code } else { Purpose::of(section) };
+        if section.size == 0 || purpose == Purpose::Harmless("") {
             continue;
         }
+        let name = section.text();
+        // A table is one whether or not it is marked as loaded: the linker puts it together with
+        // others, and whoever looks for it takes it from the file.
+        let (address, offset) = (section.address, section.offset());
+        let is_memory = section.has_bytes() && (address != 0 || !section.has(SHF_ALLOC));
         let found = if code.file.is_object() {
-            in_object(code, number, purpose, &reached)?
-        } else if section.has_bytes() && section.address != 0 {
-            let (address, offset) = (section.address, section.offset());
-            let name = section.text();
-            in_memory(
-                code,
-                &Table { name, purpose, address, offset, size: section.size },
-                &reached,
-            )?
+            in_object(code, number, purpose, reached)?
+        } else if is_memory && purpose != Purpose::Code {
+            let table = Table { name: name.clone(), purpose, address, offset, size: section.size };
+            in_memory(code, &table, reached)?
         } else {
             None
         };
-        tables.add(code, section.text(), purpose, found)?;
+        tables.add(code, name.clone(), purpose, found)?;
+        if found.is_none() && purpose == Purpose::Code {
+            // What an assembler can resolve by itself leaves no relocation.
+            match among::search(code, number, reached)? {
+                among::Found::Nothing => {}
+                among::Found::Table(at) => tables.add(code, name, purpose, Some(at))?,
+                among::Found::TooLarge => tables.unsearched.push(name),
+            }
+        } else if found.is_none()
+            && purpose == Purpose::Unknown
+            && section.has_bytes()
+            && numbers(code, section, reached)?
+        {
+            tables.numbers.push(name);
+        }
     }
     if !code.file.is_object() {
         // Where linkers have put them into sections with other things.
@@ -247,12 +378,13 @@ pub(super) fn check<'data, R: Contents<'data>>(
                     && section.range().start <= range.start
                     && range.end <= section.range().end
             });
-            if let (Purpose::Patches(_), Some(section)) = (purpose, section) {
+            let is_of_interest = matches!(purpose, Purpose::Patches(_) | Purpose::Unknown);
+            if let Some(section) = section.filter(|_| is_of_interest) {
                 let address = range.start;
                 let offset = section.offset().saturating_add(address - section.address);
                 let (name, size) = (name.clone(), range.end - range.start);
                 let table = Table { name: name.clone(), purpose, address, offset, size };
-                tables.add(code, name, purpose, in_memory(code, &table, &reached)?)?;
+                tables.add(code, name, purpose, in_memory(code, &table, reached)?)?;
             }
         }
     }
@@ -281,7 +413,7 @@ impl Tables {
             Purpose::Harmless(why) if self.harmless.len() < MANY => {
                 self.harmless.push(format!("`{section}` names {at}: {why}"));
             }
-            Purpose::Unknown | Purpose::Data if self.unknown.len() < MANY => {
+            Purpose::Unknown | Purpose::Data | Purpose::Code if self.unknown.len() < MANY => {
                 self.unknown.push((section, at));
             }
             _ => {}
@@ -297,22 +429,31 @@ fn in_object<'data, R: Contents<'data>>(
     purpose: Purpose,
     reached: &Reached<'_>,
 ) -> Result<Option<u64>, ReadError> {
+    let is_code = code.file.sections[number].is_code();
     for relocation in code.file.relocations(number)? {
         let Some((section, value, is_section)) = code.file.refers_to(&relocation)? else {
             continue;
         };
         let Some(start) = code.address_in(section, 0) else { continue };
         let symbol = start.wrapping_add(value);
+        if is_code
+            && (among::is_reached_code(code, number, relocation.offset, reached)
+                || among::is_operand(code, number, &relocation, symbol, reached))
+        {
+            continue;
+        }
         let addend = relocation.addend.unwrap_or_default();
         let exact = symbol.wrapping_add_signed(addend);
         // `label - table` is stored with the distance from the table's start.
         let from_start = exact.wrapping_sub(relocation.offset);
         let length = length(code, number, relocation.offset, purpose);
         let by_name = (!is_section).then_some(symbol);
-        let is_distance = relocation.is_relative() && relocation.offset > 0;
+        let is_relative = relocation.is_relative();
+        let is_distance = is_relative && relocation.offset > 0;
         let candidates = [Some(exact), Some(from_start).filter(|_| is_distance), by_name];
         let found = candidates.into_iter().flatten();
-        let mut found = found.filter_map(|address| reached.matters(purpose, address, length));
+        let mut found =
+            found.filter_map(|address| reached.matters(purpose, address, length, is_relative));
         if let Some(found) = found.next() {
             return Ok(Some(found));
         }
@@ -356,11 +497,17 @@ fn in_memory<'data, R: Contents<'data>>(
     };
     let window = first.start.saturating_sub(255)..last.end;
     // Entries of Linux's tables are packed; pointers and distances are aligned elsewhere.
-    let (step, has_distances) = match purpose {
-        Purpose::Patches(_) => (1, true),
-        Purpose::Unknown | Purpose::Harmless(_) => (4, true),
-        Purpose::Data => (4, false),
+    let step = match purpose {
+        Purpose::Patches(_) => 1,
+        Purpose::Unknown | Purpose::Harmless(_) | Purpose::Data | Purpose::Code => 4,
     };
+    // Of data, distances are what tells nothing: there is too much of it.
+    let has_distances = *purpose != Purpose::Data || *size <= among::FEW;
+    let is_code = code
+        .file
+        .sections
+        .iter()
+        .any(|section| section.is_code() && section.range().contains(address));
     let is_of_entries = matches!(purpose, Purpose::Patches(_)) && name.contains("altinstructions");
     let mut buffer = vec![0; BLOCK + 16];
     let mut done = 0;
@@ -378,10 +525,15 @@ fn in_memory<'data, R: Contents<'data>>(
             let qword = rest.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
             let relative = dword.filter(|_| has_distances);
             let relative = relative.map(|by| place.wrapping_add_signed(by.into()));
-            let absolute = dword.filter(|_| has_distances && *purpose != Purpose::Unknown);
+            let is_known = matches!(purpose, Purpose::Patches(_) | Purpose::Harmless(_));
+            let absolute = dword.filter(|_| is_known);
             let absolute = absolute.map(|value| i64::from(value).cast_unsigned());
-            for address in [relative, absolute, qword].into_iter().flatten() {
-                if !window.contains(&address) {
+            let candidates = [(relative, true), (absolute, false), (qword, false)];
+            for (address, is_distance) in candidates {
+                let Some(address) = address.filter(|address| window.contains(address)) else {
+                    continue;
+                };
+                if is_code && is_distance && among::ends_a_branch(&part[..at]) {
                     continue;
                 }
                 let bytes = if is_of_entries {
@@ -390,7 +542,7 @@ fn in_memory<'data, R: Contents<'data>>(
                 } else {
                     1
                 };
-                if let Some(found) = reached.matters(*purpose, address, bytes) {
+                if let Some(found) = reached.matters(*purpose, address, bytes, is_distance) {
                     return Ok(Some(found));
                 }
             }
@@ -398,6 +550,41 @@ fn in_memory<'data, R: Contents<'data>>(
         done += BLOCK as u64;
     }
     Ok(None)
+}
+
+/// Whether a section that nobody knows holds numbers that are where instructions begin, counted from
+/// the code's start, or from an entry point. They leave no relocation, and numbers are often small:
+/// that they are none is no more than assumed.
+fn numbers<'data, R: Contents<'data>>(
+    code: &Code<'_, 'data, R>,
+    section: &Section<'_>,
+    reached: &Reached<'_>,
+) -> Result<bool, ReadError> {
+    const BLOCK: usize = 1 << 14;
+    let Some(area) = reached.ranges.first().and_then(|range| code.area(range.start)) else {
+        return Ok(false);
+    };
+    let counted_from = |start: u64, by: u32| {
+        let at = start.wrapping_add(by.into());
+        by != 0 && reached.instructions.binary_search(&at).is_ok() && !reached.entries.contains(&at)
+    };
+    let mut buffer = vec![0; BLOCK];
+    let mut done = 0;
+    while done < section.size {
+        let part = &mut buffer[..(section.size - done).min(BLOCK as u64) as usize];
+        let truncated = || ReadError::Truncated { section: section.text() };
+        let from = section.offset().checked_add(done).ok_or_else(truncated)?;
+        code.file.data.copy(from, part).map_err(|()| truncated())?;
+        for dword in part.as_chunks::<4>().0 {
+            let by = u32::from_le_bytes(*dword);
+            let mut starts = reached.entries.iter().chain([&area.range.start]);
+            if starts.any(|start| counted_from(*start, by)) {
+                return Ok(true);
+            }
+        }
+        done += BLOCK as u64;
+    }
+    Ok(false)
 }
 
 #[cfg(test)]
@@ -422,6 +609,12 @@ mod tests {
         assert_eq!(Purpose::of_name(".data.rel.ro"), Purpose::Data);
         assert_eq!(Purpose::of_name(".database"), Purpose::Unknown);
         assert!(matches!(Purpose::of_name("__bug_table"), Purpose::Harmless(_)));
-        assert!(code(".static_call.text").is_some() && code(".text").is_none());
+        for (name, is_kept) in [(".text", true), (".text.unlikely", true), (".entry.text", true)]
+            .into_iter()
+            .chain([(".static_call.text", false), (".text.startup", false), (".fini", false)])
+        {
+            assert_eq!(code(name) == Kept::Yes, is_kept, "{name}");
+        }
+        assert_eq!((code("mine"), code(".initial")), (Kept::Unknown, Kept::Unknown));
     }
 }

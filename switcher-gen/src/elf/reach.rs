@@ -37,14 +37,23 @@ struct Sweep<'a, 'f, 'data, R: Contents<'data>> {
     found: Vec<Range<u64>>,
 }
 
-/// The addresses that are reached from `entries`, as ranges in their order, and the section that they
-/// are in. `ends` are the host's own routines, which are not looked at.
+/// What is reached.
+pub(super) struct Reached<'a> {
+    /// The section that it is in.
+    pub(super) home: &'a Area,
+    /// In their order.
+    pub(super) ranges: Vec<Range<u64>>,
+    /// Where instructions begin, in order.
+    pub(super) instructions: Vec<u64>,
+}
+
+/// What is reached from `entries`. `ends` are the host's own routines, which are not looked at.
 pub(super) fn reached<'a, 'f, 'data, R: Contents<'data>>(
     code: &'a Code<'f, 'data, R>,
     entries: &[u64],
     whole: &[Range<u64>],
     ends: &[u64],
-) -> Result<(&'a Area, Vec<Range<u64>>), ReadError> {
+) -> Result<Reached<'a>, ReadError> {
     // An entry behind the last instruction is none that could be swept from.
     let home = entries.iter().find_map(|entry| code.area(*entry)).ok_or(ReadError::NoCode)?;
     let ahead = entries.iter().map(|entry| (*entry, Sure::Yes, None)).collect();
@@ -61,8 +70,8 @@ pub(super) fn reached<'a, 'f, 'data, R: Contents<'data>>(
         }
         sweep.at(at, sure, from)?;
     }
-    let found = sweep.joined()?;
-    Ok((home, found))
+    let instructions = sweep.seen.keys().copied().collect();
+    Ok(Reached { home, ranges: sweep.joined()?, instructions })
 }
 
 impl<'data, R: Contents<'data>> Sweep<'_, '_, 'data, R> {

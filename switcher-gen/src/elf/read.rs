@@ -11,12 +11,13 @@ use std::ops::Range;
 
 use object::elf::{
     self, ET_DYN, ET_EXEC, SHF_COMPRESSED, SHF_EXCLUDE, SHF_GROUP, SHF_MERGE, SHF_TLS, SHF_WRITE,
-    SHT_PROGBITS, STT_FILE, STT_GNU_IFUNC, STT_SECTION, STT_TLS,
+    SHT_PROGBITS, STT_FILE, STT_FUNC, STT_GNU_IFUNC, STT_SECTION, STT_TLS,
 };
 use object::read::ReadCache;
 use object::read::elf::SectionHeader;
 
 use super::file::{Area, Code, Contents, E, File, Of, OnDisk, Symbol};
+use super::patched::Kept;
 use super::{loaded, patched, reach};
 use crate::asm::{HostSymbol, Label};
 
@@ -45,6 +46,8 @@ pub struct Foreign {
     pub unknown: Vec<(String, Place)>,
     /// Those of which somebody has said it.
     pub unpatched: Vec<(String, Place)>,
+    /// What else of the file cannot be told from it, and is taken for granted: whole sentences.
+    pub taken: Vec<String>,
 }
 
 /// What decides about the address of code.
@@ -384,6 +387,23 @@ pub enum ReadError {
          change code: link it without `-z notext`"
     )]
     TextRelocations,
+    /// The loader would find other symbols than were looked at.
+    #[error(
+        "the dynamic section leads to other symbols than the section of dynamic symbols holds: link \
+         the file again"
+    )]
+    DynamicSymbols,
+    /// The loader makes it read-only, and no longer executable.
+    #[error(
+        "the code at {at:#x} in `{section}` is in what the loader makes read-only alone \
+         (PT_GNU_RELRO), so that it cannot be executed: link the file without that"
+    )]
+    Relro {
+        /// Its name.
+        section: String,
+        /// Where.
+        at: u64,
+    },
     /// The loader would change the code.
     #[error("the loader relocates the code at {at:#x}: link the file to a fixed address")]
     LoadTime {
@@ -461,6 +481,7 @@ impl Foreign {
         assumed.extend(self.unpatched.iter().map(|(section, at)| {
             format!("what `{section}` is for, which names {at}, does not change the code")
         }));
+        assumed.extend(self.taken.iter().cloned());
         assumed
     }
 
@@ -537,15 +558,16 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
     let code = Code::new(&file)?;
     let names = Names::new(&code)?;
     let entries = names.entries()?;
-    let (home, reached) = if entries.is_empty() {
+    let (home, reached, instructions) = if entries.is_empty() {
         for area in &code.areas {
             usable(&code, area)?;
         }
-        (None, whole(&code)?)
+        (None, whole(&code)?, Vec::new())
     } else {
         let (whole, ends) = (names.stubs()?, names.hooks()?);
-        let (home, reached) = reach::reached(&code, &entries, whole.as_slice(), &ends)?;
-        (Some(home), reached.into_iter().map(|range| (home, range)).collect())
+        let reach::Reached { home, ranges, instructions } =
+            reach::reached(&code, &entries, whole.as_slice(), &ends)?;
+        (Some(home), ranges.into_iter().map(|range| (home, range)).collect(), instructions)
     };
     let parts: Vec<&Area> = match home {
         Some(home) => vec![home],
@@ -567,7 +589,13 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
         pieces.push((range.start, code.bytes(area, range)?));
     }
     let found = names.within(&code, &ranges)?;
-    let tables = patched::check(&code, &ranges, &found.pointers, &entries, &names.bounds)?;
+    let reached = patched::Reached {
+        ranges: &ranges,
+        named: &found.pointers,
+        entries: &entries,
+        instructions: &instructions,
+    };
+    let tables = patched::check(&code, &reached, &names.bounds)?;
     let base = home.map_or(ranges[0].start, |home| home.range.start);
     // As with symbols, a file's size is no limit for the sum of its names' lengths.
     let sections: Vec<_> = parts
@@ -588,6 +616,7 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
         .absolute
         .get()
         .map(|(section, offset)| Place { section: file.sections[section].text(), offset });
+    let taken = taken(&file, &sections, &tables);
     Ok(Foreign {
         base,
         pieces,
@@ -602,7 +631,50 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
         harmless: tables.harmless,
         unknown: tables.unknown,
         unpatched: Vec::new(),
+        taken,
     })
+}
+
+/// What the file does not tell, and is taken for granted.
+fn taken<'data, R: Contents<'data>>(
+    file: &File<'data, R>,
+    sections: &[CodeSection],
+    tables: &patched::Tables,
+) -> Vec<String> {
+    /// So many sections are told of by name.
+    const FEW: usize = 4;
+    let all = |names: &[String]| {
+        let more = names.len().saturating_sub(FEW);
+        let few: Vec<_> = names.iter().take(FEW).map(|name| format!("`{name}`")).collect();
+        let few = few.join(", ");
+        if more == 0 { few } else { format!("{few} and {more} more") }
+    };
+    let is_unknown = |section: &&CodeSection| patched::code(&section.name) == Kept::Unknown;
+    let of_objects: &[CodeSection] = if file.is_object() { sections } else { &[] };
+    let unknown = of_objects.iter().filter(is_unknown).map(|section| section.name.clone());
+    let unknown: Vec<_> = unknown.collect();
+    let mut taken = Vec::new();
+    if !unknown.is_empty() {
+        taken.push(format!(
+            "what links the object keeps the code in {}, and leaves its bytes as they are: a name \
+             that says nothing of that",
+            all(&unknown)
+        ));
+    }
+    if !tables.unsearched.is_empty() {
+        taken.push(format!(
+            "no table among the code in {} says that the switcher's is changed: it is too much to \
+             be looked through",
+            all(&tables.unsearched)
+        ));
+    }
+    if !tables.numbers.is_empty() {
+        taken.push(format!(
+            "the numbers in {} are not places in the code, counted from its start, that are changed",
+            all(&tables.numbers)
+        ));
+    }
+    taken
 }
 
 /// Linked files are moved by whole pages only.
@@ -636,6 +708,12 @@ fn usable<'data, R: Contents<'data>>(
 ) -> Result<(), ReadError> {
     let section = code.section(area);
     let name = section.text();
+    if let Kept::No { is_later, why } = patched::code(&name)
+        && (is_later || code.file.is_object())
+    {
+        let why = format!("is one that Linux does not keep as it is: {why}; use another name");
+        return Err(ReadError::Section { section: name, why });
+    }
     let alignment = section.header.sh_addralign(E).max(1);
     if code.file.is_object() && !(alignment.is_power_of_two() && alignment <= LIMIT) {
         return Err(ReadError::Alignment { section: name, alignment });
@@ -660,9 +738,6 @@ fn usable<'data, R: Contents<'data>>(
         "is rearranged by linkers (SHF_MERGE): drop that flag"
     } else if section.has(SHF_GROUP) || name.starts_with(".gnu.linkonce") {
         "is in a group, of which linkers keep that of any file: take it out, or link the file first"
-    } else if let Some(why) = patched::code(&name) {
-        let why = format!("is one that Linux does not keep as it is: {why}; use another name");
-        return Err(ReadError::Section { section: name, why });
     } else {
         return Ok(());
     };
@@ -727,6 +802,15 @@ impl Names {
                 } else if let Some(name) = symbol.name.strip_prefix(b"__stop_") {
                     stops.insert(name, symbol.value);
                 }
+            }
+        }
+        // The loader, and who asks it for a symbol, looks at another table than linkers do.
+        for symbol in code.file.other_symbols() {
+            let symbol = symbol?;
+            let name = std::str::from_utf8(symbol.name).unwrap_or_default();
+            let is_known = names.known.contains_key(name);
+            if is_known && symbol.of != Of::Undefined && !is_no_name(&symbol) {
+                names.add(code, &symbol);
             }
         }
         for (name, start) in starts {
@@ -860,8 +944,12 @@ impl Names {
             let Some(address) = code.address(&symbol).filter(|address| is_in(*address)) else {
                 continue;
             };
-            pointers.push(address);
-            let Ok(name) = std::str::from_utf8(symbol.name) else { continue };
+            // A label inside of a routine is no function, and what points there may change it.
+            let name = std::str::from_utf8(symbol.name);
+            if symbol.kind == STT_FUNC || name.is_ok_and(|name| self.known.contains_key(name)) {
+                pointers.push(address);
+            }
+            let Ok(name) = name else { continue };
             length += name.len() as u64;
             if length > LIMIT {
                 return Err(ReadError::TooLarge { what: "the names of symbols" });

@@ -172,6 +172,17 @@ pub trait Domain {
         self.known(address)
     }
 
+    /// Where `a` is one of several words by conditions, the one that it is: as [`decide`](Self::decide)
+    /// goes each way, so does this.
+    fn settle(&self, a: Self::Word) -> Self::Word {
+        a
+    }
+    /// Whether `a` depends on where the code lies, so that it may be an address of its own.
+    fn is_of_code(&self, a: Self::Word) -> bool {
+        let _ = a;
+        false
+    }
+
     /// The word's number, if it can have only one.
     fn known(&self, a: Self::Word) -> Option<u64>;
     /// `a - b`, if it can have only one value.

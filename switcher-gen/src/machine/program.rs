@@ -19,6 +19,8 @@ use super::step::Fence;
 #[derive(Clone, Debug)]
 pub struct Program {
     base: u64,
+    /// Whether it lies there and nowhere else.
+    is_fixed: bool,
     /// In the order of their addresses, apart from each other; at least one.
     pieces: Vec<Piece>,
 }
@@ -72,6 +74,21 @@ pub enum ProgramError {
         /// The instruction.
         text: String,
     },
+    /// The same instruction is modelled in the form that assemblers give it.
+    #[error(
+        "{at:#x}: {bytes} has a prefix or an encoding that is not modelled, of an instruction that \
+         is: write `{text}` as assemblers do ({usual})"
+    )]
+    Encoding {
+        /// Where.
+        at: u64,
+        /// What stands there.
+        bytes: String,
+        /// The instruction, as it is usually.
+        text: String,
+        /// Its usual bytes.
+        usual: String,
+    },
     /// Two decoders read the bytes in two ways: a CPU may do so in a third.
     #[error("{at:#x}: {bytes} is `{first}` to one decoder and `{second}` to another")]
     Disagreement {
@@ -106,6 +123,7 @@ impl ProgramError {
         match self {
             Self::Invalid { at, .. }
             | Self::NotModelled { at, .. }
+            | Self::Encoding { at, .. }
             | Self::Disagreement { at, .. }
             | Self::Prefix { at, .. } => *at,
         }
@@ -259,7 +277,19 @@ impl Program {
     /// `bytes` at `base`.
     #[must_use]
     pub fn new(base: u64, bytes: Vec<u8>) -> Self {
-        Self { base, pieces: vec![Piece::new(base, bytes)] }
+        Self { base, is_fixed: false, pieces: vec![Piece::new(base, bytes)] }
+    }
+
+    /// The same of code that holds addresses of its own as numbers, so that it can lie nowhere else.
+    #[must_use]
+    pub fn fixed(self) -> Self {
+        Self { is_fixed: true, ..self }
+    }
+
+    /// Whether the code lies where it says, and nowhere else.
+    #[must_use]
+    pub const fn is_fixed(&self) -> bool {
+        self.is_fixed
     }
 
     /// What is known of the code at `base`: these bytes at these addresses, of which none overlap.
@@ -272,7 +302,7 @@ impl Program {
         if pieces.is_empty() {
             pieces.push(Piece::new(base, Vec::new()));
         }
-        Self { base, pieces }
+        Self { base, is_fixed: false, pieces }
     }
 
     /// Where the code begins: the first byte of it that is known, or before it.
@@ -391,7 +421,15 @@ impl Program {
             return Err(meaningless(prefix));
         }
         let op = if self.is_short_branch(&instruction) { None } else { Op::new(&instruction) };
-        let op = op.ok_or_else(|| ProgramError::NotModelled { at, text: text() })?;
+        let op = op.ok_or_else(|| match usual(&instruction, own) {
+            Some((plain, usual)) => ProgramError::Encoding {
+                at,
+                bytes: hexadecimal(own.iter()),
+                text: plain.to_string(),
+                usual: hexadecimal(usual.iter()),
+            },
+            None => ProgramError::NotModelled { at, text: text() },
+        })?;
         if !second::op(code, at).is_some_and(|other| op.agrees(&other)) {
             let first = format!("{} ({} bytes)", text(), own.len());
             let (bytes, second) = (hexadecimal(code.iter().take(15)), second::text(code));
@@ -404,6 +442,26 @@ impl Program {
         };
         prefixes::superfluous(own, &op, decode).map_or(Ok(op), |prefix| Err(meaningless(prefix)))
     }
+}
+
+/// The form that is modelled of an instruction that is not, if there is one: another encoding, or
+/// without its prefixes.
+fn usual(i: &Instruction, own: &[u8]) -> Option<(Instruction, Vec<u8>)> {
+    let mut plain = *i;
+    plain.set_has_rep_prefix(false);
+    plain.set_has_repne_prefix(false);
+    // CPUs do not look at all bits of these.
+    match i.mnemonic() {
+        Mnemonic::Lfence => plain.set_code(Code::Lfence),
+        Mnemonic::Mfence => plain.set_code(Code::Mfence),
+        Mnemonic::Sfence => plain.set_code(Code::Sfence),
+        _ => {}
+    }
+    let mut encoder = iced_x86::Encoder::new(64);
+    encoder.encode(&plain, i.ip()).ok()?;
+    let bytes = encoder.take_buffer();
+    let again = Decoder::with_ip(64, &bytes, i.ip(), DecoderOptions::NONE).decode();
+    (bytes != own && Op::new(&again).is_some()).then_some((again, bytes))
 }
 
 fn hexadecimal<'a>(bytes: impl Iterator<Item = &'a u8>) -> String {
@@ -524,6 +582,13 @@ impl Op {
         let is_gpr = |operand| matches!(operand, Operand::Gpr { .. } | Operand::High { .. });
         let is_turned = self.kind == Kind::Xchg && is_gpr(self.first) && is_gpr(self.second);
         of(self) == of(other) || is_turned && of(self) == turned(of(other))
+    }
+
+    /// Whether its access to memory is locked: XCHG's always is.
+    pub(crate) fn locks(&self) -> bool {
+        let is_memory = |operand| matches!(operand, Operand::Memory(_));
+        let has_memory = is_memory(self.first) || is_memory(self.second);
+        has_memory && (self.locked || self.kind == Kind::Xchg)
     }
 
     /// Whether LOCK is allowed (Intel SDM vol. 2, LOCK): elsewhere it is #UD.

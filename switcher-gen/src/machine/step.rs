@@ -60,6 +60,12 @@ pub enum Stuck<W: core::fmt::Debug> {
         /// RCX.
         number: W,
     },
+    /// Code goes on at one of its own addresses, and at which is not known.
+    #[error("{at:#x}: a jump to one of several addresses")]
+    Several {
+        /// The instruction.
+        at: u64,
+    },
     /// No instruction is fetched from where RIP points.
     #[error("no code at RIP")]
     NoCode {
@@ -251,9 +257,28 @@ impl<D: Domain> State<D> {
 }
 
 impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
-    fn jumped(&self, program: &Program) -> Result<Step<D::Word>, Stuck<D::Word>> {
+    fn jumped(&mut self, program: &Program) -> Result<Step<D::Word>, Stuck<D::Word>> {
+        let d = self.d;
         let target = self.state.rip;
-        match self.d.code_at(target) {
+        if d.code_at(target).is_none() {
+            match d.known(target) {
+                // Where code has one address, that is a number.
+                Some(number) if program.is_fixed() => self.state.rip = d.code(number),
+                Some(_) => {}
+                None if d.is_of_code(target) => {
+                    self.tell(Event::Depends(target));
+                    // By what is added to where the code lies.
+                    self.tell(Event::Decided(d.sub(target, d.code(0))));
+                    self.state.rip = d.settle(target);
+                    let is_open = d.code_at(self.state.rip).is_none();
+                    if is_open && d.is_of_code(self.state.rip) {
+                        return Err(Stuck::Several { at: self.at });
+                    }
+                }
+                None => {}
+            }
+        }
+        match d.code_at(self.state.rip) {
             Some(target) if program.contains(target) => Ok(Step::Next),
             // Also the return address of a caller: wherever that is, not here.
             Some(_) | None => Ok(Step::Left),

@@ -12,7 +12,7 @@ use super::counterexample::{self, Counterexample};
 use super::findings::{Findings, Refused};
 use super::shared::{self, Executed, Key, Shared};
 use super::target::Target;
-use super::theorem::{self, BadCode, Extent, Neighbour, Run, Theorem, Walk};
+use super::theorem::{self, BadCode, Extent, Neighbour, Run, Theorem, WORK, Walk};
 use super::world::{Name, Saved, Source};
 use crate::machine::symbolic::{self, By, ExploreError, Symbolic, Verdict as Answer, Word};
 use crate::machine::{Domain, Observer};
@@ -175,7 +175,9 @@ impl Prover {
         saved: Option<&Saved<Symbolic>>,
         whole: Key,
     ) -> Judged {
-        let Some(shared) = &self.shared else { return self.both(target, theorem, saved) };
+        // What holds at one address is not what holds of the same code anywhere.
+        let shared = self.shared.as_ref().filter(|_| !target.program.is_fixed());
+        let Some(shared) = shared else { return self.both(target, theorem, saved) };
         let d = &self.domain;
         let host = shared::host(d, target, theorem, saved);
         let proof = shared.proof(shared::key(target, theorem, host, whole));
@@ -323,9 +325,16 @@ impl Prover {
             obligations: BTreeMap::new(),
         };
         let mut bad = None;
+        // Also of what turns out to be no path.
+        let executed = Cell::new(0);
         let run = |d: &Symbolic| {
             let how = (neighbour, extent);
-            theorem::run_to(d, target, theorem, how, &mut Unknowns, saved, assume(d))
+            let run = theorem::run_to(d, target, theorem, how, &mut Unknowns, saved, assume(d))?;
+            executed.set(executed.get() + run.trace.len());
+            match run.trace.last() {
+                Some(&at) if executed.get() > WORK => Err(BadCode::Work { at, limit: WORK }),
+                _ => Ok(run),
+            }
         };
         let explored = d.explore_until(run, |_, result| match result {
             Err(error) => {

@@ -45,6 +45,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod apart;
 mod around;
 mod blocking;
 mod boundary;
@@ -54,6 +55,7 @@ mod engine;
 mod events;
 mod findings;
 mod hooks;
+mod locked;
 mod lost;
 mod met;
 mod mitigations;

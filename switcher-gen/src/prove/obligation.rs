@@ -47,6 +47,7 @@ obligations! {
     WINDOW_STACK = "window-unsafe-stack" [10] "ring 0 on a guest's RSP is within the window";
     NO_FAULT = "no-fault" [30] "no instruction faults in ring 0";
     EXISTS = "exists" [48] "each instruction exists, and each value is allowed, where the variant says so";
+    SPLIT_LOCK = "split-lock" [30] "what is locked lies in one cache line";
     NO_TRAP = "no-trap" [30] "UD2 and INT3 are not reached";
     TRAPPED = "trapped" [45] "behind a return and an indirect jump is a trap";
     UPPER_HALF = "upper-half" [46] "RETs and indirect branches are in the upper half of a cache line";

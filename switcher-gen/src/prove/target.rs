@@ -149,8 +149,9 @@ impl Target {
             let taken = Foreign::of_host(symbol.0).filter(|_| foreign.linkage == Linkage::Object);
             own.or(taken).unwrap_or_default()
         };
+        let program = Program::of_pieces(foreign.base, foreign.pieces.clone());
         let target = Self {
-            program: Program::of_pieces(foreign.base, foreign.pieces.clone()),
+            program: if foreign.absolute.is_some() { program.fixed() } else { program },
             enter_guest: required(Label::EnterGuest)?,
             return_from_guest: required(Label::ReturnFromGuest)?,
             syscall_64: required(Label::Syscall64)?,

@@ -10,9 +10,11 @@ use std::collections::BTreeSet;
 use iced_x86::{Mnemonic, Register};
 use serde::Serialize;
 
+use super::apart;
 use super::blocking::Blocking;
 use super::decisions::Decisions;
 use super::events;
+use super::locked;
 use super::lost::Lost;
 use super::met::Met;
 use super::mitigations::{AtReturn, Barriers, is_steered};
@@ -263,6 +265,26 @@ pub enum BadCode {
         /// How many.
         limit: usize,
     },
+    /// A jump through a value that is an address of the code's own, and which is not known.
+    #[error(
+        "{at:#x}: jumps to one of several addresses, and which is not known: choose it by conditional \
+         jumps"
+    )]
+    Several {
+        /// The instruction.
+        at: u64,
+    },
+    /// More instructions on all paths together than any theorem has.
+    #[error(
+        "{at:#x}: more than {limit} instructions on all paths together: loops behind jumps that \
+         depend on the state"
+    )]
+    Work {
+        /// Where it was when it was given up.
+        at: u64,
+        /// How many.
+        limit: usize,
+    },
     /// A store to code.
     #[error("{at:#x}: the code writes to itself")]
     SelfModifying {
@@ -304,6 +326,9 @@ pub struct Run<D: Domain> {
 
 /// More instructions than any path of a switcher has; a loop whose bound is a number may have many.
 const LIMIT: usize = 10_000;
+/// More instructions than any theorem of a switcher has on all of its paths together: each is one
+/// that is executed, from the beginning of its path on.
+pub(super) const WORK: usize = 1 << 17;
 /// More jumps that no number decides than any path of a switcher has. Each of them may make two paths
 /// of one, and asks the solver.
 const OPEN: usize = 256;
@@ -883,6 +908,12 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                         self.goal(obligation::SWAPGS_FENCED, certain, "GS base");
                     }
                 }
+                let region = &state.memory.regions[access.place.region];
+                if op.is_some_and(|op| op.locks()) {
+                    let (at, size) = (region.offset(access.place.index), access.place.size);
+                    let is_whole = locked::is_in_one_line(region.name, at, size);
+                    self.goal(obligation::SPLIT_LOCK, d.bit(is_whole), region.name.name());
+                }
                 if access.store {
                     self.store(d, state, &access);
                 }
@@ -1006,6 +1037,9 @@ pub(super) fn run_to<D: Domain>(
     assume: impl FnOnce(&[(&'static str, D::Bit)]),
 ) -> Result<Run<D>, BadCode> {
     let mut world = self::world(d, target, theorem, source, saved);
+    if !apart::are_regions(d, &world) {
+        world.assumptions.push(("no two regions overlap", d.bit(false)));
+    }
     assume(&world.assumptions);
     let mut watch = Watch::new(d, target, theorem, &world);
     world.machine.memory.hostile = neighbour == Neighbour::Hostile;
@@ -1201,6 +1235,7 @@ pub(super) fn bad<W: core::fmt::Debug>(stuck: Stuck<W>, at: u64) -> BadCode {
         Stuck::SelfModifying { at } => BadCode::SelfModifying { at },
         Stuck::NoCode { .. } | Stuck::Wild { .. } => BadCode::Leaves { at, target: at },
         Stuck::Msr { at, .. } => BadCode::Msr { at },
+        Stuck::Several { at } => BadCode::Several { at },
     }
 }
 

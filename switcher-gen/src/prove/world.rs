@@ -745,8 +745,18 @@ impl<D: Domain> World<D> {
             let end =
                 code.pieces().map(|(start, bytes)| start.wrapping_add(bytes.len() as u64)).max();
             let length = end.unwrap_or_default().wrapping_sub(code.base());
-            let code = (d.code(code.base()), length);
-            Self::assume(d, &model, &frame, &spec, [host_rsp, host_gs], code, start)
+            let code_at = (d.code(code.base()), length);
+            let mut assumptions =
+                Self::assume(d, &model, &frame, &spec, [host_rsp, host_gs], code_at, start);
+            assumptions.push((
+                "the caller's return address is canonical",
+                model.is_canonical(d, return_address),
+            ));
+            if code.is_fixed() {
+                let lies_there = d.is(d.code(0), 0);
+                assumptions.push(("the code lies where it is linked to", lies_there));
+            }
+            assumptions
         };
         Self {
             machine,

@@ -193,6 +193,8 @@ fn place(error: &BadCode) -> Option<u64> {
         BadCode::Leaves { at, .. }
         | BadCode::Loop { at, .. }
         | BadCode::Open { at, .. }
+        | BadCode::Work { at, .. }
+        | BadCode::Several { at }
         | BadCode::SelfModifying { at }
         | BadCode::Msr { at } => Some(*at),
         BadCode::Overlap(_) => None,

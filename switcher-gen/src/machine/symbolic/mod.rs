@@ -41,6 +41,8 @@ use std::rc::Rc;
 use super::concrete::{SLIDE, adversary_name, undefined_name};
 use super::domain::{Domain, Origin};
 
+use word::Atom;
+
 pub use eval::Model;
 pub use path::{Decision, ExploreError, Explored, MAX_PATHS, Path};
 pub use solve::Statistics;
@@ -307,6 +309,24 @@ impl Domain for Symbolic {
     }
     fn code_at(&self, address: Word) -> Option<u64> {
         self.known(self.sub(address, self.slide()))
+    }
+    fn settle(&self, a: Word) -> Word {
+        let atom = self.pool.borrow().as_atom(a);
+        match atom {
+            Some(Atom::Select(condition, yes, no)) => {
+                self.settle(if self.decide(condition) { yes } else { no })
+            }
+            Some(Atom::Sum(inner, by)) => {
+                let settled = self.settle(inner);
+                if settled == inner { a } else { self.add(settled, self.word(by)) }
+            }
+            _ => a,
+        }
+    }
+    fn is_of_code(&self, a: Word) -> bool {
+        let pool = self.pool.borrow();
+        let support = pool.support(a);
+        support.iter().any(|&index| &*pool.variables[index as usize].name == SLIDE)
     }
     fn known(&self, a: Word) -> Option<u64> {
         self.pool.borrow().known(a)

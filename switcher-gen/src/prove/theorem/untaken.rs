@@ -337,6 +337,10 @@ fn one<D: Domain>(
                 }
                 skip(d, machine, &op, &instruction, value);
             }
+            // Which of them it is, nobody knows.
+            Err(Stuck::Several { .. }) => {
+                return watch.broken(d, obligation::UNTAKEN_TARGET, "RIP");
+            }
             Err(Stuck::SelfModifying { .. }) => {
                 return watch.broken(d, obligation::UNTAKEN_MEMORY, "address");
             }

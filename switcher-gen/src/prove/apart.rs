@@ -1,0 +1,21 @@
+//! Whether a state of numbers is one that proofs speak of: they take regions to be apart, and a model
+//! of their unknown addresses may have them over each other.
+
+use super::world::World;
+use crate::machine::Domain;
+
+/// Whether no two regions share a byte, as far as their addresses are numbers.
+pub(super) fn are_regions<D: Domain>(d: &D, world: &World<D>) -> bool {
+    let regions = world.machine.memory.regions.iter();
+    let spans = regions.filter_map(|region| {
+        let base = d.known(region.base)?;
+        Some((base.wrapping_add_signed(region.start), region.cells.len() as u64))
+    });
+    let spans: Vec<_> = spans.filter(|(_, size)| *size > 0).collect();
+    // Addresses wrap around.
+    let overlap = |(a, a_size): (u64, u64), (b, b_size): (u64, u64)| {
+        b.wrapping_sub(a) < a_size || a.wrapping_sub(b) < b_size
+    };
+    let mut pairs = spans.iter().enumerate();
+    pairs.all(|(number, one)| !spans[number + 1..].iter().any(|other| overlap(*one, *other)))
+}
