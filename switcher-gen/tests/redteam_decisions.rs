@@ -45,6 +45,15 @@ fn a_bit_of_the_hosts_decides_how_often_it_is_stored() {
     refuted("a loop", &to_smod(code), "no-host-value");
 }
 
+/// A jump to one of two addresses is a decision, too.
+#[test]
+fn a_bit_of_the_hosts_decides_where_a_jump_leads() {
+    let code = "\tpushq\t%rcx\n\tpushq\t%rbx\n\tleaq\t1f(%rip), %rcx\n\tleaq\t2f(%rip), %rbx\n\
+                \tmovq\t%gs:HOST_CR3, %rax\n\ttestl\t$0x100000, %eax\n\tcmovzq\t%rbx, %rcx\n\
+                \tpopq\t%rbx\n\tjmp\t*%rcx\n\tint3\n1:\tmovq\t%rax, %rcx\n2:\tpopq\t%rcx\n";
+    refuted("a jump", &to_smod(code), "no-host-value");
+}
+
 /// The guest writes other numbers into the PVCS all the time: which of them arrives tells the bit.
 #[test]
 fn a_bit_of_the_hosts_decides_which_read_counts() {
