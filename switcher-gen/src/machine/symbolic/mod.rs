@@ -34,8 +34,8 @@ mod solve;
 mod tests;
 mod word;
 
+use foldhash::HashMap;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::concrete::{SLIDE, adversary_name, undefined_name};

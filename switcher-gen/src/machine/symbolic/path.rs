@@ -3,9 +3,11 @@
 //! There are no copies of states. A run that decides otherwise is the same run from its beginning,
 //! which is told its first decisions.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::rc::Rc;
+
+use foldhash::HashMap;
 
 use super::eval::Values;
 use super::solve::Answer;

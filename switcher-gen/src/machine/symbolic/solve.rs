@@ -3,11 +3,13 @@
 //! No verdict rests on what this module believes. "Satisfiable" is believed after an evaluation of
 //! every conjunct under the model; "unsatisfiable" is ordeal's, which checks its own proof.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use ordeal::{BoolTerm, BvTerm, CheckResult, Sort};
+
+use foldhash::HashMap;
 
 use super::Bit;
 use super::bit::Node;
@@ -269,8 +271,8 @@ impl<'a> Lowering<'a> {
     fn new(pool: &'a Pool, conjuncts: &[Bit]) -> Self {
         let mut lowering = Self {
             pool,
-            atom_uses: HashMap::new(),
-            node_uses: HashMap::new(),
+            atom_uses: HashMap::default(),
+            node_uses: HashMap::default(),
             defined: HashSet::new(),
             equations: Vec::new(),
         };

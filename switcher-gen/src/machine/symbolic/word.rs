@@ -6,7 +6,7 @@
 //! and back is what it was. An operation of bits makes an atom of *all* the bits of its operands,
 //! whichever of them are needed: `(x & y) >> 3` and `(x >> 3) & (y >> 3)` are bits of one atom.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 use std::rc::Rc;
 
 use super::super::domain::Origin;
@@ -101,21 +101,22 @@ impl Slice {
 
 /// The slices of some literals, each as wide as can be: equal literals have equal slices.
 pub(super) fn slices(literals: &[Literal]) -> Vec<Slice> {
-    let mut slices = Vec::new();
+    fn run(rest: &[Literal], same: impl Fn(usize) -> bool) -> usize {
+        (1..rest.len()).take_while(|&i| same(i)).count() + 1
+    }
+    let mut slices = Vec::with_capacity(8);
     let mut at = 0;
     while let Some(&first) = literals.get(at) {
         let rest = &literals[at..];
-        let run =
-            |same: &dyn Fn(usize) -> bool| (1..rest.len()).take_while(|&i| same(i)).count() + 1;
         let width = if first.constant().is_some() {
-            let width = run(&|i| rest[i].constant().is_some());
+            let width = run(rest, |i| rest[i].constant().is_some());
             let ones = (0..width).filter(|&i| rest[i] == Literal::ONE);
             let value = ones.fold(0, |value, i| value | 1 << i);
             slices.push(Slice::Const { width: width as u32, value });
             width
         } else {
-            let fill = run(&|i| rest[i] == first);
-            let part = run(&|i| rest[i].follows(rest[i - 1]));
+            let fill = run(rest, |i| rest[i] == first);
+            let part = run(rest, |i| rest[i].follows(rest[i - 1]));
             slices.push(match fill {
                 1 => Slice::Part { width: part as u32, first },
                 _ => Slice::Fill { width: fill as u32, literal: first },
@@ -213,10 +214,15 @@ impl Pool {
     }
 
     pub(super) fn intern(&mut self, bits: &Bits) -> Word {
-        let slices: Rc<[Slice]> = slices(bits).into();
-        if let Some(&id) = self.word_ids.get(&slices) {
+        self.of_slices(&slices(bits))
+    }
+
+    /// The word of these slices, which are as wide as can be.
+    fn of_slices(&mut self, slices: &[Slice]) -> Word {
+        if let Some(&id) = self.word_ids.get(slices) {
             return Word(id);
         }
+        let slices: Rc<[Slice]> = slices.into();
         let id = self.words.len() as u32;
         self.words.push(Rc::clone(&slices));
         self.word_ids.insert(slices, id);
@@ -294,7 +300,7 @@ impl Pool {
     }
 
     pub(super) fn constant(&mut self, value: u64) -> Word {
-        self.intern(&std::array::from_fn(|i| Literal::from_bool(value >> i & 1 != 0)))
+        self.of_slices(&[Slice::Const { width: u64::BITS, value }])
     }
 
     pub(super) fn known(&self, word: Word) -> Option<u64> {
