@@ -417,7 +417,7 @@ fn a_switcher_that_writes_to_the_hosts_memory_is_refused() {
     let mut setup = machine.setup(Mode::Umod);
     setup.frame.rsp = 0x1234;
     match machine.run(&setup) {
-        Err(Error::HostMemory { region: "PVCS", offset: 0x20 }) => {}
+        Err(Error::HostMemory { region: "pvcs", offset: 0x20 }) => {}
         other => panic!("{other:?}"),
     }
 }

@@ -337,7 +337,8 @@ impl Values {
                 };
                 mode.bits() | inhibitor
             }
-            (Object::TssExtra, Part::Field("smod_entry" | "smod_gsbase"))
+            (Object::Host, Part::Field("rip"))
+            | (Object::TssExtra, Part::Field("smod_entry" | "smod_gsbase"))
             | (Object::Guest, Part::Field("gs_base")) => {
                 let word = self.word();
                 self.paging.canonicalize(word)

@@ -87,10 +87,11 @@ impl Barriers {
     }
 
     /// WRMSR.
-    pub(super) fn msr<D: Domain>(&mut self, d: &D, number: Option<u64>, value: D::Word) {
+    pub(super) fn msr(&mut self, number: Option<u64>) {
         self.restricted |= number == Some(Msr::SpecCtrl.address().into());
         if number == Some(Msr::PredCmd.address().into()) {
-            self.emptied |= d.known(value).is_some_and(|value| value & 1 != 0);
+            // That it is an IBPB is a goal of its own.
+            self.emptied = true;
         }
     }
 

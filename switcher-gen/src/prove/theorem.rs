@@ -953,7 +953,11 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 self.goal(obligation::KEPT, is_allowed, "MSR");
                 let others = [Msr::SpecCtrl, Msr::PredCmd].map(|msr| Some(msr.address().into()));
                 self.is_movable &= others.contains(&number);
-                self.barriers.msr(d, number, value);
+                if number == Some(Msr::PredCmd.address().into()) {
+                    // IBPB; another bit empties less, and none of them nothing.
+                    self.goal(obligation::IBPB_FIRST, d.test(value, 0), "PRED_CMD");
+                }
+                self.barriers.msr(number);
             }
             Event::Verw => self.barriers.overwritten = true,
             Event::Branch(branch) => self.branch(d, state, branch),
