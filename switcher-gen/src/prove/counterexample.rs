@@ -61,15 +61,37 @@ enum Bases {
     Some,
     /// The model.
     All,
+    /// The model for the one of this number, and [`BASES`] for the others.
+    One(usize),
+    /// [`BASES`] in the lower half, with few bits set: such that parts of one are addresses, too.
+    Low,
     /// [`BASES`], so many bytes further on: what is wrong of an address may show where it carries alone.
     Moved(u64),
+    /// The same with zeros below that, for what carries out of 16 bits.
+    Rounded(u64),
 }
 
 impl Bases {
     /// What is tried, one after the other.
     fn all() -> impl Iterator<Item = Self> {
-        let moved = (1..16).map(|step| Self::Moved(0x10 * step));
-        [Self::Fixed, Self::Some, Self::All].into_iter().chain(moved)
+        let steps = || (0..16).map(|step| 0x10 * step);
+        let some = [Self::Fixed, Self::Some, Self::All].into_iter();
+        let some = some.chain((0..BASES.len()).map(Self::One)).chain([Self::Low]);
+        some.chain(steps().skip(1).map(Self::Moved)).chain(steps().map(Self::Rounded))
+    }
+
+    /// The value of the address of this number, of which the model says `wanted`.
+    const fn value(self, number: usize, wanted: u64) -> u64 {
+        let (_, fixed) = BASES[number];
+        match self {
+            Self::All => wanted,
+            Self::Some if wanted != 0 => wanted,
+            Self::One(one) if one == number => wanted,
+            Self::Fixed | Self::Some | Self::One(_) => fixed,
+            Self::Low => fixed & 0xF_0000_FFFF,
+            Self::Moved(by) => fixed + by,
+            Self::Rounded(by) => fixed & !0xFFFF | by,
+        }
     }
 }
 
@@ -84,12 +106,9 @@ struct Values<'a> {
 impl Source<Concrete> for Values<'_> {
     fn value(&mut self, _d: &Concrete, name: Name, bits: u32) -> u64 {
         let name = name.to_string();
-        let base = BASES.iter().find(|(base, _)| *base == name);
-        let value = match (self.bases, self.model.value_of_width(&name, bits), base) {
-            (Bases::Fixed, _, Some((_, fixed))) | (Bases::Some, 0, Some((_, fixed))) => *fixed,
-            (Bases::Moved(by), _, Some((_, fixed))) => fixed + by,
-            (_, wanted, _) => wanted,
-        };
+        let wanted = self.model.value_of_width(&name, bits);
+        let number = BASES.iter().position(|(base, _)| *base == name);
+        let value = number.map_or(wanted, |number| self.bases.value(number, wanted));
         self.asked.push((name, value));
         value
     }
