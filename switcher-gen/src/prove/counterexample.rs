@@ -163,6 +163,7 @@ impl Counterexample {
             obligation::INDIRECT_FIRST,
             obligation::HOOK_REGISTERS,
             obligation::SWAPGS_FENCED,
+            obligation::UNTAKEN_CODE,
             obligation::UNTAKEN_MEMORY,
             obligation::UNTAKEN_TARGET,
         ];
