@@ -31,7 +31,7 @@ struct PathCost {
 /// The shortest time of a proof, and the instructions and bytes of each path.
 struct Measured {
     proof: Duration,
-    paths: BTreeMap<(String, usize), (u64, u64)>,
+    paths: Paths,
 }
 
 /// Builds both, measures both, and prints what they differ in.
@@ -57,31 +57,36 @@ pub fn run(revision: &str, variants: &[String]) -> Result<()> {
             after.proof.as_secs_f64() * 1e3,
             after.proof.as_secs_f64() / before.proof.as_secs_f64()
         );
-        differences(&before, &after);
+        for line in differences(&before.paths, &after.paths) {
+            println!("  {line}");
+        }
     }
     Ok(())
 }
 
-/// What the paths differ in.
-fn differences(before: &Measured, after: &Measured) {
+/// A path's name and number, and how many instructions and bytes it has.
+type Paths = BTreeMap<(String, usize), (u64, u64)>;
+
+/// What the paths differ in, a line for each, and how many do not.
+fn differences(before: &Paths, after: &Paths) -> Vec<String> {
+    let mut lines = Vec::new();
     let mut same = 0;
-    for (path, now) in &after.paths {
+    for (path, now) in after {
         let (name, number) = path;
-        match before.paths.get(path) {
+        match before.get(path) {
             Some(was) if was == now => same += 1,
-            Some(was) => println!(
-                "  {name} ({number}): {} instructions before, {} now; {} bytes before, {} now",
+            Some(was) => lines.push(format!(
+                "{name} ({number}): {} instructions before, {} now; {} bytes before, {} now",
                 was.0, now.0, was.1, now.1
-            ),
-            None => println!("  {name} ({number}): {} instructions, new", now.0),
+            )),
+            None => lines.push(format!("{name} ({number}): {} instructions, new", now.0)),
         }
     }
-    for ((name, number), was) in &before.paths {
-        if !after.paths.contains_key(&(name.clone(), *number)) {
-            println!("  {name} ({number}): {} instructions before, gone", was.0);
-        }
+    for ((name, number), was) in before.iter().filter(|(path, _)| !after.contains_key(*path)) {
+        lines.push(format!("{name} ({number}): {} instructions before, gone", was.0));
     }
-    println!("  {same} paths cost what they did");
+    lines.push(format!("{same} paths cost what they did"));
+    lines
 }
 
 /// Times both by turns.
@@ -146,4 +151,27 @@ fn git(arguments: &[&str]) -> Result<String> {
         bail!("git {}: {}", arguments.join(" "), why.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_cost_more_are_new_or_gone_are_told_and_the_others_counted() {
+        let paths = |all: &[(&str, (u64, u64))]| {
+            all.iter().map(|(name, cost)| (((*name).to_owned(), 1), *cost)).collect::<Paths>()
+        };
+        let before = paths(&[("as it was", (1, 2)), ("gone", (3, 4)), ("other", (5, 6))]);
+        let after = paths(&[("as it was", (1, 2)), ("new", (7, 8)), ("other", (5, 9))]);
+        assert_eq!(
+            differences(&before, &after),
+            [
+                "new (1): 7 instructions, new",
+                "other (1): 5 instructions before, 5 now; 6 bytes before, 9 now",
+                "gone (1): 3 instructions before, gone",
+                "1 paths cost what they did",
+            ]
+        );
+    }
 }

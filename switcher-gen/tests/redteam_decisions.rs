@@ -22,6 +22,14 @@ fn a_bit_of_the_hosts_decides_what_is_stored() {
         ("the root is compared", "\tcmpq\t%gs:HOST_CR3, %rcx\n\tjb\t1f\n"),
         ("a bit of CR4", "\tmovq\t%cr4, %rax\n\ttestl\t$1 << 20, %eax\n\tjz\t1f\n"),
         ("what lies on the stack", "\ttestb\t$4, -0x40(%rsp)\n\tjz\t1f\n"),
+        ("a bit of GS base", "\trdgsbase\t%rax\n\tbtq\t$13, %rax\n\tjc\t1f\n"),
+        ("a bit of RSP", "\ttestb\t$0x10, %spl\n\tjnz\t1f\n"),
+        ("where the code lies", "\tleaq\t0(%rip), %rax\n\tbtq\t$21, %rax\n\tjc\t1f\n"),
+        (
+            "a flag in between",
+            "\tcmpq\t%gs:HOST_CR3, %rcx\n\tsetb\t%al\n\ttestb\t%al, %al\n\tjz\t1f\n",
+        ),
+        ("an undefined flag", "\tmovq\t%gs:HOST_CR3, %rax\n\tshlq\t$5, %rax\n\tjo\t1f\n"),
         ("the parity of the root", "\tmovq\t%gs:HOST_CR3, %rax\n\ttestb\t%al, %al\n\tjp\t1f\n"),
     ];
     let shown = [

@@ -158,6 +158,13 @@ fn ibpb_and_the_untraining_are_skipped() {
         let code = |skip: &str| exits(&format!("{skip}{ibpb}"));
         proved("ibpb", &target("amd-4level+ibpb", &[(EXIT, &code(""))]));
         refuted("ibpb", &target("amd-4level+ibpb", &[(EXIT, &code(never))]), "ibpb-first");
+        // Nothing is emptied by what is written then.
+        let other = exits(&format!(
+            "\txorl\t%eax, %eax\n{never}\tmovl\t$1, %eax\n9:\tmovl\t$0x49, %ecx\n\
+             \txorl\t%edx, %edx\n\twrmsr\n"
+        ));
+        let other = other.replace("9:\tpopq", "\tpopq");
+        refuted("ibpb", &target("amd-4level+ibpb", &[(EXIT, &other)]), "ibpb-first");
         let code = |skip: &str| exits(&format!("{skip}\tcall\t{untrain}\n"));
         let with =
             |code: &str| target("amd-4level+untrain", &[(EXIT, code), ("\tret\n\tud2\n", &thunk)]);

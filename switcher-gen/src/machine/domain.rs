@@ -29,7 +29,8 @@ pub enum Origin {
     Interrupted,
     /// The same of RSP and of a GS base, by which nobody may tell who was interrupted.
     InterruptedBase,
-    /// What the manuals leave undefined, beside what it may be made of.
+    /// What the manuals leave undefined. What a CPU may make it of is kept beside: see
+    /// [`Domain::undefined`].
     Cpu,
 }
 

@@ -506,6 +506,12 @@ impl Op {
         matches!(self.kind, Kind::Return(_))
     }
 
+    /// Whether a predictor says where it leads.
+    #[must_use]
+    pub fn is_predicted(&self) -> bool {
+        self.is_return() || self.is_indirect()
+    }
+
     /// Whether a CPU may go on behind it although it never does so for good: where it leads is found
     /// out late, and there is no condition.
     #[must_use]

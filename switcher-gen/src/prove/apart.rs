@@ -1,6 +1,7 @@
 //! Whether a state of numbers is one that proofs speak of: they take regions to be apart, and a model
 //! of their unknown addresses may have them over each other.
 
+use super::overlap::share_a_byte;
 use super::world::World;
 use crate::machine::Domain;
 
@@ -12,10 +13,6 @@ pub(super) fn are_regions<D: Domain>(d: &D, world: &World<D>) -> bool {
         Some((base.wrapping_add_signed(region.start), region.cells.len() as u64))
     });
     let spans: Vec<_> = spans.filter(|(_, size)| *size > 0).collect();
-    // Addresses wrap around.
-    let overlap = |(a, a_size): (u64, u64), (b, b_size): (u64, u64)| {
-        b.wrapping_sub(a) < a_size || a.wrapping_sub(b) < b_size
-    };
     let mut pairs = spans.iter().enumerate();
-    pairs.all(|(number, one)| !spans[number + 1..].iter().any(|other| overlap(*one, *other)))
+    pairs.all(|(number, one)| !spans[number + 1..].iter().any(|other| share_a_byte(*one, *other)))
 }

@@ -8,6 +8,7 @@ use iced_x86::Mnemonic;
 use super::mitigations::is_in_upper_half;
 use super::target::Target;
 use crate::asm::LINE;
+use crate::machine::program::Op;
 
 /// The answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,7 +32,7 @@ impl Target {
         let trap = self.is_trap_behind(at).then(|| self.program.instruction(next));
         let to = (instruction.near_branch_target() != 0).then(|| instruction.near_branch_target());
         let op = self.program.at(at).and_then(Result::ok);
-        let is_predicted = op.is_some_and(|op| op.is_return() || op.is_indirect());
+        let is_predicted = op.is_some_and(Op::is_predicted);
         let line = LINE as u64;
         Around {
             trap: trap.map(|trap| trap.mnemonic()),

@@ -174,9 +174,15 @@ impl Counterexample {
         };
         let breaks_another =
             |(replayed, _): &(Run<Concrete>, _)| replayed.goals.iter().any(|found| !found.holds);
-        let found = Bases::all().filter_map(try_with).find(breaks_the_same);
-        let found = found.or_else(|| Bases::all().filter_map(try_with).find(breaks_another));
-        let (replayed, state) = found?;
+        let (mut found, mut other) = (None, None);
+        for replayed in Bases::all().filter_map(try_with) {
+            if breaks_the_same(&replayed) {
+                found = Some(replayed);
+                break;
+            }
+            other = other.or_else(|| Some(replayed).filter(breaks_another));
+        }
+        let (replayed, state) = found.or(other)?;
         let broken = replayed.goals.iter().find(same);
         let another = replayed.goals.iter().find(|found| !found.holds);
         let is_same = broken.is_some() || is_rule && is_reached(&replayed);
@@ -212,7 +218,7 @@ pub(super) fn witness(
     run: &Run<Symbolic>,
     model: &Model,
 ) -> Option<Numbers> {
-    [Bases::Fixed, Bases::Some, Bases::All].into_iter().find_map(|bases| {
+    Bases::all().find_map(|bases| {
         let (replayed, state) = replay_model(target, theorem, neighbour, model, bases)?;
         let is_same = replayed.trace == run.trace && replayed.end == run.end;
         (is_same && replayed.goals.iter().all(|goal| goal.holds)).then_some(state)

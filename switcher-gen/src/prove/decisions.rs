@@ -10,7 +10,7 @@
 
 use super::theorem::is_a_leak;
 use crate::layout::SwitchFlags;
-use crate::machine::{Domain, low_bytes};
+use crate::machine::Domain;
 
 /// What was decided by the host's values so far.
 #[derive(Debug)]
@@ -46,11 +46,14 @@ impl<W: Copy + PartialEq> Decisions<W> {
     fn is_told<D: Domain<Word = W>>(&self, d: &D, condition: W) -> bool {
         let [smod, umod] = [SwitchFlags::SMOD, SwitchFlags::UMOD].map(|mode| mode.bits());
         let both = SwitchFlags::MODE_TOGGLE.bits();
-        let masks = [smod, umod, !smod, !umod, both, !both];
+        // What may inhibit is one answer of all bits: a part of them says which it is.
+        let (modes, inhibited) = ([smod, umod, both], [!smod, !umod, !both]);
         self.flags.iter().any(|(flags, size)| {
-            let any = masks.iter().map(|mask| d.any(*flags, mask & low_bytes(*size)));
+            let is_whole = *size == 8;
+            let any = modes.into_iter().chain(inhibited.into_iter().filter(|_| is_whole));
+            let any = any.map(|mask| d.any(*flags, mask));
             // As numbers: what is below UMOD is SMOD alone, for it is always one of them.
-            let compared = [smod, umod].into_iter().flat_map(|mode| {
+            let compared = [smod, umod].into_iter().filter(|_| is_whole).flat_map(|mode| {
                 let (is, below) = (d.is(*flags, mode), d.lt(*flags, d.word(mode)));
                 [is, below, d.either(below, is), d.lt(d.word(mode), *flags)]
             });

@@ -564,9 +564,7 @@ fn call<D: Domain>(
     frame(d, machine, watch, interrupted, orig_ax);
     if is_fatal {
         untold(d, machine, watch);
-        let next = target.program.instruction(at).next_ip();
-        let is_trap = target.program.contains(next)
-            && target.program.instruction(next).mnemonic() == Mnemonic::Ud2;
+        let is_trap = target.around(at).trap == Some(Mnemonic::Ud2);
         watch.goal(obligation::FATAL_TRAP, d.bit(is_trap), "the next instruction");
         return true;
     }

@@ -6,15 +6,21 @@
 //! | `target` | the code: an [`Image`](crate::Image), or anybody's |
 //! | `world` | the states a theorem is about, as the machine and as the specification have them; **all assumptions** |
 //! | `stores` | what may be stored to, judged at each store |
+//! | `locked` | where a locked access may lie |
+//! | `decisions` | what a guest learns from the way that a run went |
 //! | `met` | what was read of the PVCS while the guest writes it |
 //! | `obligation` | what must hold, by name and by row of hazards.md |
 //! | `theorem` | one run of one entry point, and the goals that come up on it |
 //! | `theorem/untaken` | arms of jumps that a path does not take, and a CPU may predict |
 //! | `events` | the same for event entries, which may come from anywhere in ring 0 |
 //! | `vectors` | which vectors an event's theorem is of, and which of their stubs are alike |
+//! | `boundary` | what those about ring 0 assume, shown between any two instructions |
+//! | `hooks` | which bits of `switch_flags` a hook may have set meanwhile |
+//! | `lost` | what a #MC or a #DB overwrites on a stack meanwhile |
 //! | `blocking` | what blocks NMIs, and what a #DB or a #MC in ring 0 relies on |
 //! | `engine` | every path of every theorem, goal by goal |
-//! | `overlap` | regions that must be apart, where they are numbers |
+//! | `around` | what a proof may ask of code beside what is executed |
+//! | `apart`, `overlap` | regions that must be apart, where they are numbers |
 //! | `shared` | which targets a proof holds of, so that each code is proved once |
 //! | `findings` | all that is wrong with a target, or the first of it |
 //! | `counterexample` | the state in which a goal does not hold, in words, replayed on numbers |

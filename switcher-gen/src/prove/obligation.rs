@@ -76,7 +76,7 @@ obligations! {
     // At CPL 3, against the specification.
     KIND = "kind" [3, 13, 25, 26, 38] "the routine ends where and how the specification says";
     REGISTERS = "registers" [4, 27] "every general register is the guest's";
-    NO_HOST_VALUE = "no-host-value" [24, 27, 34, 35] "no value of the host's gets to the guest, nor, for one instruction, to what it reads";
+    NO_HOST_VALUE = "no-host-value" [24, 27, 34, 35] "no value of the host's gets to the guest, nor, for one instruction, to what it reads, nor decides what that is";
     RIP = "rip" [27] "RIP is the guest's";
     RFLAGS = "rflags" [13, 14] "RFLAGS is the guest's, sanitised";
     SELECTORS = "selectors" [25] "CS and SS are the guest's";

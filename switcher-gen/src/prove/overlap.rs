@@ -29,11 +29,9 @@ struct Span {
 }
 
 impl Span {
-    /// Addresses and offsets wrap around.
     const fn overlaps(&self, other: &Self) -> bool {
         self.is_relative == other.is_relative
-            && (other.start.wrapping_sub(self.start) < self.size
-                || self.start.wrapping_sub(other.start) < other.size)
+            && share_a_byte((self.start, self.size), (other.start, other.size))
     }
 
     fn text(&self) -> String {
@@ -45,6 +43,11 @@ impl Span {
             (true, true) => format!("{name} ({size:#x} bytes at GS-{:#x})", offset.unsigned_abs()),
         }
     }
+}
+
+/// Whether two regions do, by their starts and sizes. Addresses wrap around.
+pub(super) const fn share_a_byte(one: (u64, u64), other: (u64, u64)) -> bool {
+    other.0.wrapping_sub(one.0) < one.1 || one.0.wrapping_sub(other.0) < other.1
 }
 
 /// Refuses a target of which two regions share bytes.

@@ -30,7 +30,7 @@ use super::vectors;
 use super::world::{Saved, Setting};
 use crate::asm::{HostSymbol, Window};
 use crate::machine::Domain;
-use crate::machine::program::Kind;
+use crate::machine::program::{Kind, Op};
 use crate::machine::symbolic::Symbolic;
 use crate::mitigations::{Bhb, Mitigations, Rsb};
 use crate::variant::{Axes, Variant};
@@ -303,7 +303,7 @@ fn asked_of_branches(target: &Target, entry: u64) -> Option<Mitigations> {
 /// Whether a predictor says where the instruction leads.
 fn is_predicted(target: &Target, at: u64) -> bool {
     let op = target.program.at(at).and_then(Result::ok);
-    op.is_some_and(|op| op.is_return() || op.is_indirect())
+    op.is_some_and(Op::is_predicted)
 }
 
 /// Whether a run has asked for something of the CPU by which [`judged`] does not tell hosts apart.

@@ -640,7 +640,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         }
         let mitigations = self.target.setting.variant.axes().mitigations;
         // The CPUs that need it are among those that need the other.
-        if mitigations.bhb.is_on() && (op.is_return() || op.is_indirect()) {
+        if mitigations.bhb.is_on() && op.is_predicted() {
             let is_there = self.target.around(at).is_upper;
             self.goal(obligation::UPPER_HALF, d.bit(is_there == Some(true)), "address");
         }
@@ -750,6 +750,15 @@ impl<'a, D: Domain> Watch<'a, D> {
         self.flags(d, flags);
         self.verw(d);
         self.frame_of_iretq(d, state);
+    }
+
+    /// WRMSR, on a path or on an arm that none takes: of PRED_CMD, it must be an IBPB. Another bit empties
+    /// less, and none of them nothing.
+    fn barrier(&mut self, d: &D, number: Option<u64>, value: D::Word) {
+        if number == Some(Msr::PredCmd.address().into()) {
+            self.goal(obligation::IBPB_FIRST, d.test(value, 0), "PRED_CMD");
+        }
+        self.barriers.msr(number);
     }
 
     fn branch(&mut self, d: &D, state: &Machine<D>, branch: Branch) {
@@ -953,11 +962,7 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 self.goal(obligation::KEPT, is_allowed, "MSR");
                 let others = [Msr::SpecCtrl, Msr::PredCmd].map(|msr| Some(msr.address().into()));
                 self.is_movable &= others.contains(&number);
-                if number == Some(Msr::PredCmd.address().into()) {
-                    // IBPB; another bit empties less, and none of them nothing.
-                    self.goal(obligation::IBPB_FIRST, d.test(value, 0), "PRED_CMD");
-                }
-                self.barriers.msr(number);
+                self.barrier(d, number, value);
             }
             Event::Verw => self.barriers.overwritten = true,
             Event::Branch(branch) => self.branch(d, state, branch),

@@ -1,7 +1,5 @@
 //! The switcher written by hand, with mitigations, to have them broken.
 
-#![allow(dead_code, reason = "each test uses some of it")]
-
 use switcher_gen::prove::{Setting, Target};
 use switcher_gen::{Variant, elf};
 

@@ -416,7 +416,7 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
                 }
             }
             Event::ReadMsr(_) => watch.barriers.overwritten = false,
-            Event::WriteMsr { number, .. } => watch.barriers.msr(number),
+            Event::WriteMsr { number, value } => watch.barrier(d, number, value),
             Event::Verw => watch.barriers.overwritten = true,
             Event::Branch(branch) => watch.branch(d, state, branch),
             _ => {}
