@@ -300,6 +300,16 @@ fn row_24_a_field_of_the_pvcs_read_twice() {
     }
 }
 
+/// A state that breaks them is found, although few addresses do.
+#[test]
+fn row_39_what_breaks_by_some_addresses_alone() {
+    let ours = ours("amd-4level+ibpb");
+    let clear = "and qword ptr [rsp+10h],0FFFFFFFFFFFFFEFFh";
+    let other = "and qword ptr [rsp+18h],0FFFFFFFFFFFFFEFFh";
+    let found = refuted(&with(&ours, Operator::Displacement, clear, 0, other));
+    assert_eq!(found.obligation.name, "memory", "{found}");
+}
+
 #[test]
 fn row_25_selectors_taken_for_granted() {
     let ours = without_jump_behind(&ours("intel-4level"), "cmp dword ptr [rcx+40h],2B0033h", 0);

@@ -77,7 +77,10 @@ impl Bases {
         let steps = || (0..16).map(|step| 0x10 * step);
         let some = [Self::Fixed, Self::Some, Self::All].into_iter();
         let some = some.chain((0..BASES.len()).map(Self::One)).chain([Self::Low]);
-        some.chain(steps().skip(1).map(Self::Moved)).chain(steps().map(Self::Rounded))
+        // Each bit that is not set in any of them.
+        let bits = (8..12).map(|bit| Self::Moved(1 << bit));
+        let moved = steps().skip(1).map(Self::Moved).chain(bits);
+        some.chain(moved).chain(steps().map(Self::Rounded))
     }
 
     /// The value of the address of this number, of which the model says `wanted`.
