@@ -113,7 +113,7 @@ impl Pool {
 
     /// Words that are equal if and only if `a` and `b` are, one of them without an added constant.
     fn balance(&mut self, a: Word, b: Word) -> (Word, Word) {
-        if ![a, b].into_iter().any(|word| matches!(self.as_atom(word), Some(Atom::Sum(..)))) {
+        if ![a, b].into_iter().any(|word| self.as_sum(word).is_some()) {
             return (a, b);
         }
         let ((p, c), (q, d)) = (self.decompose(a), self.decompose(b));

@@ -311,17 +311,14 @@ impl Domain for Symbolic {
         self.known(self.sub(address, self.slide()))
     }
     fn settle(&self, a: Word) -> Word {
-        let atom = self.pool.borrow().as_atom(a);
-        match atom {
-            Some(Atom::Select(condition, yes, no)) => {
-                self.settle(if self.decide(condition) { yes } else { no })
-            }
-            Some(Atom::Sum(inner, by)) => {
-                let settled = self.settle(inner);
-                if settled == inner { a } else { self.add(settled, self.word(by)) }
-            }
-            _ => a,
+        let sum = self.pool.borrow().as_sum(a);
+        if let Some((inner, by)) = sum {
+            let settled = self.settle(inner);
+            return if settled == inner { a } else { self.add(settled, self.word(by)) };
         }
+        let atom = self.pool.borrow().as_atom(a);
+        let Some(Atom::Select(condition, yes, no)) = atom else { return a };
+        self.settle(if self.decide(condition) { yes } else { no })
     }
     fn is_of_code(&self, a: Word) -> bool {
         let pool = self.pool.borrow();

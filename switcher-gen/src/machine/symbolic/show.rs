@@ -21,7 +21,20 @@ struct Term {
 
 impl Pool {
     pub(super) fn show(&self, word: Word, depth: u32) -> String {
-        self.show_literals(&self.bits(word), depth)
+        let Some((base, constant)) = self.as_sum(word) else {
+            return self.show_literals(&self.bits(word), depth);
+        };
+        let Some(depth) = depth.checked_sub(1) else { return "...".into() };
+        self.show_sum(base, constant, depth)
+    }
+
+    fn show_sum(&self, base: Word, constant: u64, depth: u32) -> String {
+        let base = self.show(base, depth);
+        if constant.cast_signed() < 0 {
+            format!("({base} - {:#x})", constant.wrapping_neg())
+        } else {
+            format!("({base} + {constant:#x})")
+        }
     }
 
     fn show_literals(&self, literals: &[Literal], depth: u32) -> String {
@@ -92,10 +105,7 @@ impl Pool {
         let word = |word| self.show(word, depth);
         let text = match self.atoms[atom as usize].atom {
             Atom::Variable(index) => self.variables[index as usize].name.to_string(),
-            Atom::Sum(a, c) if c.cast_signed() < 0 => {
-                format!("({} - {:#x})", word(a), c.wrapping_neg())
-            }
-            Atom::Sum(a, c) => format!("({} + {c:#x})", word(a)),
+            Atom::Sum(base, constant) => self.show_sum(base, constant, depth),
             Atom::Add(a, b) => format!("({} + {})", word(a), word(b)),
             Atom::Sub(a, b) => format!("({} - {})", word(a), word(b)),
             Atom::And(a, b) if inverted => {

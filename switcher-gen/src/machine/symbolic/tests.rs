@@ -240,6 +240,20 @@ fn sums_have_one_constant() {
 }
 
 #[test]
+fn what_cannot_carry_into_the_next_byte_is_a_sum() {
+    let d = Symbolic::default();
+    let low_byte = |word, by| d.or(d.mask(word, !0xFF), d.mask(d.plus(word, by), 0xFF));
+    let top = d.plus(d.mask(d.variable("x", 64), !0xF), -48);
+    assert_eq!(low_byte(top, 8), d.plus(top, 8));
+    assert_eq!(d.distance(low_byte(top, 8), d.plus(top, -8)), Some(16));
+    // From here, it may.
+    let below = d.plus(top, -8);
+    assert_eq!(d.distance(low_byte(below, 8), top), None);
+    assert_eq!(d.test(top, 3), d.bit(false));
+    assert_eq!(d.test(below, 3), d.bit(true));
+}
+
+#[test]
 fn comparisons_have_one_form() {
     let d = Symbolic::default();
     let (x, y) = (d.variable("x", 64), d.variable("y", 32));

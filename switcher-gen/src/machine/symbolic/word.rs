@@ -138,7 +138,8 @@ pub(super) fn low_bits(width: u32) -> u64 {
 pub(super) enum Atom {
     /// Index of a [`Variable`].
     Variable(u32),
-    /// Plus a constant. The word is no sum of this kind itself, and has no constant one bits.
+    /// Plus a constant. The word is no sum of this kind itself, and has no constant one bits; where its
+    /// lowest bits are zero, so are the constant's: they are constants beside the atom.
     Sum(Word, u64),
     Add(Word, Word),
     Sub(Word, Word),
@@ -470,10 +471,32 @@ impl Pool {
         out
     }
 
+    /// The word as another one plus a constant, if it is all of a sum and the constants below that.
+    pub(super) fn as_sum(&self, word: Word) -> Option<(Word, u64)> {
+        let (low, from, first) = match **self.slices(word) {
+            [Slice::Part { width: 64, first }] => (0, 0, first),
+            [Slice::Const { width, value }, Slice::Part { first, .. }] => (value, width, first),
+            _ => return None,
+        };
+        let Atom::Sum(base, constant) = self.atoms[first.atom()? as usize].atom else {
+            return None;
+        };
+        let is_all = !first.inverted() && first.index() == from;
+        (is_all && from == self.zeros_below(base)).then_some((base, constant | low))
+    }
+
+    /// How many of the word's lowest bits are zero.
+    fn zeros_below(&self, word: Word) -> u32 {
+        match self.slices(word).first() {
+            Some(&Slice::Const { width, value }) => value.trailing_zeros().min(width),
+            _ => 0,
+        }
+    }
+
     /// The word as another one plus a constant: a sum's, or the constant one bits.
     pub(super) fn decompose(&mut self, word: Word) -> (Word, u64) {
-        if let Some(Atom::Sum(base, constant)) = self.as_atom(word) {
-            return (base, constant);
+        if let Some(sum) = self.as_sum(word) {
+            return sum;
         }
         let mut bits = self.bits(word);
         let mut constant = 0;
@@ -494,8 +517,23 @@ impl Pool {
         let constants = self.constant(constant);
         match self.disjoint(base, constants) {
             Some(joined) => joined,
-            None => self.whole(Atom::Sum(base, constant), 64),
+            None => self.sum(base, constant),
         }
+    }
+
+    /// What has carries; none come from where the word has no bits.
+    fn sum(&mut self, base: Word, constant: u64) -> Word {
+        let zeros = self.zeros_below(base);
+        let low = constant & low_bits(zeros);
+        let above = self.whole(Atom::Sum(base, constant - low), 64);
+        if zeros == 0 {
+            return above;
+        }
+        let mut bits = self.bits(above);
+        for (i, bit) in bits.iter_mut().enumerate().take(zeros as usize) {
+            *bit = Literal::from_bool(low >> i & 1 != 0);
+        }
+        self.intern(&bits)
     }
 
     /// The bits of both, if each bit is zero in one of them: no carries.
