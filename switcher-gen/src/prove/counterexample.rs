@@ -171,21 +171,28 @@ impl Counterexample {
             obligation::UNTAKEN_TARGET,
         ];
         let is_rule = rules.contains(&goal.obligation);
-        let try_with = |bases| replay_model(target, theorem, neighbour, model, bases);
+        let try_with =
+            |model: &Model, bases| replay_model(target, theorem, neighbour, model, bases);
         let breaks_the_same = |(replayed, _): &(Run<Concrete>, _)| {
             replayed.goals.iter().any(|found| same(&found)) || is_rule && is_reached(replayed)
         };
         let breaks_another =
             |(replayed, _): &(Run<Concrete>, _)| replayed.goals.iter().any(|found| !found.holds);
         let (mut found, mut other) = (None, None);
-        for replayed in Bases::all().filter_map(try_with) {
+        for replayed in Bases::all().filter_map(|bases| try_with(model, bases)) {
             if breaks_the_same(&replayed) {
                 found = Some(replayed);
                 break;
             }
             other = other.or_else(|| Some(replayed).filter(breaks_another));
         }
-        let (replayed, state) = found.or(other)?;
+        // Where the addresses matter, the solver knows which can be as they would be tried.
+        let (replayed, state) = found
+            .or_else(|| {
+                let near = d.fails_near(goal.holds, &BASES)?;
+                try_with(&near, Bases::All).filter(breaks_the_same)
+            })
+            .or(other)?;
         let broken = replayed.goals.iter().find(same);
         let another = replayed.goals.iter().find(|found| !found.holds);
         let is_same = broken.is_some() || is_rule && is_reached(&replayed);

@@ -343,16 +343,31 @@ impl Symbolic {
             Answer::Unsatisfiable => Verdict::Holds { by: By::Solver },
             Answer::Unknown(why) => Verdict::Unknown(why),
             Answer::Satisfiable(values) => {
-                let bits = search.conjuncts.iter().chain([&goal]);
-                let supports: Vec<_> = bits.map(|&bit| pool.bit_support(bit)).collect();
-                let variables = super::word::union(&supports);
-                let value = |&index: &u32| {
-                    let value = values.get(index as usize).copied().unwrap_or_default();
-                    (Rc::clone(&pool.variables[index as usize].name), value)
-                };
-                Verdict::Fails(variables.iter().map(value).collect::<Model>())
+                Verdict::Fails(model(&pool, &search.conjuncts, goal, &values))
             }
         }
+    }
+
+    /// A state in which `goal` fails, and in which as many variables as can be have the values that
+    /// are wished for, the first ones first. `None` if no wish can be met.
+    pub(crate) fn fails_near(&self, goal: Bit, wishes: &[(&str, u64)]) -> Option<Model> {
+        let search = self.search.borrow();
+        let pool = &mut *self.pool.borrow_mut();
+        let mut solver = self.solver.borrow_mut();
+        let mut conjuncts = search.conjuncts.clone();
+        conjuncts.push(goal.negate());
+        let mut found = None;
+        for (name, value) in wishes {
+            let Some(wish) = pool.variable_is(name, *value) else { continue };
+            conjuncts.push(wish);
+            match solver.solve(pool, &conjuncts, Bit::TRUE, None) {
+                Answer::Satisfiable(values) => found = Some(values),
+                Answer::Unsatisfiable | Answer::Unknown(_) => {
+                    conjuncts.pop();
+                }
+            }
+        }
+        found.map(|values| model(pool, &conjuncts, goal, &values))
     }
 
     pub(super) fn last_was_open(&self) -> bool {
@@ -385,4 +400,16 @@ impl Symbolic {
         *count += 1;
         format!("{what}#{}", *count - 1)
     }
+}
+
+/// What `values` say of the variables of a path and a goal.
+fn model(pool: &Pool, conjuncts: &[Bit], goal: Bit, values: &Values) -> Model {
+    let supports: Vec<_> =
+        conjuncts.iter().chain([&goal]).map(|&bit| pool.bit_support(bit)).collect();
+    let variables = super::word::union(&supports);
+    let value = |&index: &u32| {
+        let value = values.get(index as usize).copied().unwrap_or_default();
+        (Rc::clone(&pool.variables[index as usize].name), value)
+    };
+    variables.iter().map(value).collect()
 }

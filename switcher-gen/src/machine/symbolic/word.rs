@@ -300,6 +300,15 @@ impl Pool {
         word
     }
 
+    /// Whether the variable of this name, if there is one, has this value.
+    pub(super) fn variable_is(&mut self, name: &str, value: u64) -> Option<Bit> {
+        let known = self.variables.iter().find(|variable| &*variable.name == name)?;
+        let (name, width, origin) = (Rc::clone(&known.name), known.width, known.origin);
+        let word = self.variable(name, width, origin);
+        let value = self.constant(value & low_bits(width));
+        Some(self.eq(word, value))
+    }
+
     pub(super) fn constant(&mut self, value: u64) -> Word {
         self.of_slices(&[Slice::Const { width: u64::BITS, value }])
     }
