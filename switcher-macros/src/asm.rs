@@ -255,8 +255,13 @@ impl Instruction {
                 operands.push(Operand::parse(input)?);
             }
         }
-        let instruction = Self { words, operands };
+        let mut instruction = Self { words, operands };
         instruction.check_percpu()?;
+        instruction.check_absolute()?;
+        instruction.check_sizeless()?;
+        if instruction.percpu().is_some() {
+            instruction.operands.iter_mut().for_each(Operand::in_per_cpu_block);
+        }
         if let Some(segment) = instruction.loads_segment()
             && instruction.segment_load().is_none()
         {
@@ -278,16 +283,44 @@ impl Instruction {
             return Err(Error::new(word.span(), "`percpu` is the only prefix of its instruction"));
         }
         let Some(word) = self.percpu() else { return Ok(()) };
-        let is_absolute = |operand: &Operand| {
-            matches!(operand, Operand::Memory(memory)
-                if matches!(memory.address, Address::Field { base: None, .. }))
-        };
-        if self.operands.iter().any(is_absolute) {
+        if self.operands.iter().any(|operand| operand.absolute().is_some()) {
             return Ok(());
         }
         let message = "`percpu` is for a field of the per-CPU block: `SIZE [PerCpu::field]`, without \
                        a register";
         Err(Error::new(word.span(), message))
+    }
+
+    /// An address without a register is a number of bytes from where a segment starts; from zero, there
+    /// is no struct.
+    fn check_absolute(&self) -> Result<()> {
+        let has_base = |word: &Ident| [Self::PERCPU, "fs", "gs"].iter().any(|known| word == known);
+        if self.words.iter().any(has_base) {
+            return Ok(());
+        }
+        match self.operands.iter().find_map(Operand::absolute) {
+            None => Ok(()),
+            Some(span) => Err(Error::new(
+                span,
+                "this address has no register: say what it is counted from, by `percpu`, `gs` or \
+                 `fs` in front of the instruction",
+            )),
+        }
+    }
+
+    /// The memory operand of an instruction that knows one size only is of that size.
+    fn check_sizeless(&self) -> Result<()> {
+        let is_word = self.words.last().is_some_and(is_of_a_word);
+        let wrong = self.operands.iter().find_map(|operand| match operand {
+            Operand::Memory(memory) if is_word && memory.width != 2 => Some(&memory.hint),
+            _ => None,
+        });
+        match wrong {
+            None => Ok(()),
+            Some(hint) => {
+                Err(Error::new(hint.span(), "this instruction accesses 16 bits: write `WORD`"))
+            }
+        }
     }
 
     /// The destination of a MOV, if it is a segment register.
@@ -360,9 +393,12 @@ impl Instruction {
     /// has an indirect target, and no condition.
     fn wants_trap(&self) -> bool {
         let Some(mnemonic) = self.words.last().map(Ident::to_string) else { return false };
+        // dynasm has several names for each of them.
+        if ["ret", "iret", "sysret", "sysexit"].iter().any(|family| mnemonic.starts_with(family)) {
+            return true;
+        }
         match mnemonic.as_str() {
-            "ret" | "retf" | "retfq" | "iret" | "iretd" | "iretq" | "sysret" | "sysretl"
-            | "sysretq" => true,
+            "jmpf" => true,
             "jmp" => self.operands.first().is_some_and(|target| match target {
                 Operand::Memory(_) => true,
                 // A register, and no label.
@@ -410,6 +446,11 @@ fn is_sizeless(mnemonic: &Ident) -> bool {
     SIZELESS.iter().any(|known| mnemonic == known)
 }
 
+/// Those of them that access 16 bits; the others only compute an address.
+fn is_of_a_word(mnemonic: &Ident) -> bool {
+    is_sizeless(mnemonic) && !["invlpg", "lea"].iter().any(|known| mnemonic == known)
+}
+
 enum Operand {
     Memory(Memory),
     /// An expression whose value rustc finds out, with dynasm's size hint if it has one.
@@ -425,13 +466,13 @@ impl Operand {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
         let hint = parse_hint(input)?;
         if let Some(label) = parse_label_address(input)? {
-            return Ok(Self::Verbatim(quote!(#hint #label)));
+            return Ok(Self::Verbatim(quote!(#hint [#label])));
         }
         if input.peek(syn::token::Bracket) {
             return Memory::parse(hint, input).map(Self::Memory);
         }
         if let Some(marker) = parse_label_marker(input)? {
-            let target: Expr = input.parse()?;
+            let target = parse_place(input)?;
             return Ok(Self::Verbatim(quote!(#hint #marker #target)));
         }
         let value: Expr = input.parse()?;
@@ -444,6 +485,22 @@ impl Operand {
             Ok(Self::Verbatim(quote!(#hint #value)))
         } else {
             Ok(Self::Immediate { hint, value })
+        }
+    }
+
+    /// Where an address is that has no register.
+    fn absolute(&self) -> Option<Span> {
+        match self {
+            Self::Memory(memory) if memory.is_absolute() => Some(memory.span),
+            _ => None,
+        }
+    }
+
+    /// The memory operand without a register is a field of the per-CPU block.
+    fn in_per_cpu_block(&mut self) {
+        match self {
+            Self::Memory(memory) if memory.is_absolute() => memory.of = Of::PerCpu,
+            _ => {}
         }
     }
 
@@ -485,8 +542,34 @@ fn parse_label_address(input: ParseStream<'_>) -> Result<Option<TokenStream>> {
         syn::bracketed!(content in ahead);
         content.peek(Token![=>])
     };
-    if is_label { input.parse::<TokenTree>().map(|tree| Some(tree.into())) } else { Ok(None) }
+    if !is_label {
+        return Ok(None);
+    }
+    let content;
+    syn::bracketed!(content in input);
+    let marker: Token![=>] = content.parse()?;
+    let label = parse_place(&content)?;
+    match content.is_empty() {
+        true => Ok(Some(quote!(#marker #label))),
+        false => Err(content.error(NO_DISTANCE)),
+    }
 }
+
+/// A place in the code is named: what is some bytes from there has no name, and would be a displacement
+/// that no struct vouches for.
+fn parse_place(input: ParseStream<'_>) -> Result<Expr> {
+    let place: Expr = input.parse()?;
+    let mut name = &place;
+    while let Expr::Field(field) = name {
+        name = &field.base;
+    }
+    match name {
+        Expr::Path(_) => Ok(place),
+        _ => Err(Error::new_spanned(&place, NO_DISTANCE)),
+    }
+}
+
+const NO_DISTANCE: &str = "a label is a path or a field, and nothing is added to it";
 
 /// What dynasm wants in front of a label that is an operand: `->`, `=>`, `>`, `<` or `extern`.
 fn parse_label_marker(input: ParseStream<'_>) -> Result<Option<TokenStream>> {
@@ -509,6 +592,18 @@ struct Memory {
     /// Of the brackets and what they enclose.
     span: Span,
     address: Address,
+    of: Of,
+}
+
+/// What the offsets of an address are counted from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// Where a register points, be it the start of a struct or its end.
+    Register,
+    /// Where a segment starts, and a struct there.
+    Segment,
+    /// The same, and the struct is the per-CPU block.
+    PerCpu,
 }
 
 enum Address {
@@ -547,7 +642,15 @@ impl Memory {
             }
         };
         let address = Address::parse(span, &content)?;
-        Ok(Self { hint, width, span, address })
+        let of = match address {
+            Address::Field { base: None, .. } => Of::Segment,
+            Address::Base(_) | Address::Field { .. } => Of::Register,
+        };
+        Ok(Self { hint, width, span, address, of })
+    }
+
+    fn is_absolute(&self) -> bool {
+        self.of != Of::Register
     }
 
     fn note(&self, sink: &Ident) -> TokenStream {
@@ -561,9 +664,17 @@ impl Memory {
             Displacement::Disp32 => quote_spanned!(span=> disp32),
         };
         let width = self.width;
+        let (of, anchor) = match self.of {
+            Of::Register => (quote!(_), quote!(_)),
+            Of::Segment => (quote!(_), quote!(::switcher_gen::layout::Start)),
+            Of::PerCpu => (
+                quote!(::switcher_gen::layout::PerCpu),
+                quote!(::switcher_gen::layout::Start),
+            ),
+        };
         quote_spanned! {span=>
             ;; let (operand, displacement) = const {
-                let offset: ::switcher_gen::layout::Offset<_, _, _> = #offset;
+                let offset: ::switcher_gen::layout::Offset<#of, _, #anchor> = #offset;
                 (
                     ::switcher_gen::layout::layout_of(offset),
                     ::switcher_gen::layout::#function::<#width, _, _, _>(offset)

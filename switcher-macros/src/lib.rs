@@ -153,7 +153,8 @@ pub fn derive_asm_layout(input: TokenStream) -> TokenStream {
 /// SIZE [ register ]
 /// SIZE [ register + offset + offset .. ]        32-bit displacement
 /// SIZE [ BYTE register + offset + offset .. ]   8-bit displacement
-/// SIZE [ offset + offset .. ]                   32-bit absolute address, as for `gs`
+/// SIZE [ offset + offset .. ]                   with `percpu`, `gs` or `fs` in front
+/// SIZE [ =>label ]                              a place in the code, named by a path
 /// ```
 ///
 /// `SIZE` is `BYTE`, `WORD`, `DWORD` or `QWORD` and never left out. The register is a 64-bit
@@ -167,7 +168,7 @@ pub fn derive_asm_layout(input: TokenStream) -> TokenStream {
 /// # The per-CPU block
 ///
 /// `percpu` in front of an instruction says that its memory operand, which has no register, is a
-/// field of the per-CPU block. How that is reached is the sink's to say (`Sink::placement`): with a
+/// field of `switcher_gen::layout::PerCpu`, the per-CPU block. How that is reached is the sink's to say (`Sink::placement`): with a
 /// GS prefix, or relative to RIP.
 ///
 /// # More mnemonics
@@ -176,9 +177,9 @@ pub fn derive_asm_layout(input: TokenStream) -> TokenStream {
 ///
 /// # Traps
 ///
-/// Behind RET, IRET, SYSRET and JMP through a register or memory, `asm!` writes an INT3: nothing is
-/// executed there, but CPUs go on there before they know where the instruction leads (CVE-2021-26341,
-/// straight-line speculation). So no emitter can forget it.
+/// After RET, IRET, SYSRET, SYSEXIT, a far JMP and JMP through a register or memory, `asm!` writes an
+/// INT3: nothing is executed there, but CPUs go on there before they know where the instruction leads
+/// (CVE-2021-26341, straight-line speculation). So no emitter can forget it.
 ///
 /// # Notes for the listing
 ///
