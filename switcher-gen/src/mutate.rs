@@ -578,7 +578,7 @@ impl Listing {
             bytes.extend(block.bytes);
             moved.extend(block.places);
         }
-        bytes.resize(bytes.len().max(self.target.program.bytes().len()), FILLER);
+        bytes.resize(bytes.len().max((self.target.program.end() - base) as usize), FILLER);
         let end = base + bytes.len() as u64;
         let place = |old: u64| moved.get(&old).copied();
         // A window ends behind an instruction.

@@ -311,10 +311,11 @@ impl Program {
         self.base
     }
 
-    /// The bytes of the first piece: all there are, unless others have made the code.
+    /// The address after the last byte.
     #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        &self.pieces[0].bytes
+    pub fn end(&self) -> u64 {
+        let ends = self.pieces.iter().map(|piece| piece.start + piece.bytes.len() as u64);
+        ends.max().unwrap_or(self.base)
     }
 
     /// All bytes, with their addresses.

@@ -66,8 +66,8 @@ impl Ring0 {
     }
 
     fn decode(&self) {
-        for offset in 0..self.program.bytes().len() as u64 {
-            let _ = self.program.at(self.program.base() + offset);
+        for address in self.program.base()..self.program.end() {
+            let _ = self.program.at(address);
         }
     }
 

@@ -24,6 +24,8 @@ pub struct Prover {
     shared: Option<Arc<Shared>>,
     /// Whether a run of the present theorem did: see [`shared::depends_on_place`].
     depends_on_place: Cell<bool>,
+    /// Whether a run of it has touched the PVCS.
+    touches_pvcs: Cell<bool>,
     /// What the runs of the present theorem have executed.
     executed: RefCell<Executed>,
 }
@@ -242,25 +244,28 @@ impl Prover {
         saved: Option<&Saved<Symbolic>>,
         findings: &mut Findings,
     ) -> Result<Vec<Report>, BadCode> {
+        use {Extent::*, Neighbour::*};
         let mut reports = Vec::new();
         // What is safe first: the specification makes one path many, and each may break more.
-        let all = [
-            (Neighbour::Hostile, Extent::Safety),
-            (Neighbour::Hostile, Extent::Specified),
-            (Neighbour::Quiet, Extent::Specified),
-            (Neighbour::Quiet, Extent::Everything),
-        ];
-        // Events touch nothing of the guest's, as they show.
-        let needed = if theorem.is_of_events() { &all[3..] } else { &all };
-        for &(neighbour, extent) in needed {
-            let is_repeated = extent == Extent::Safety
-                || (neighbour, extent) == (Neighbour::Quiet, Extent::Specified);
-            let report = self.theorem(target, theorem, (neighbour, extent), saved, findings)?;
+        let hostile = [(Hostile, Safety), (Hostile, Specified)];
+        let quiet = [(Quiet, Specified), (Quiet, Everything)];
+        // What another CPU of the guest writes matters to what touches the PVCS. Events do not, as a
+        // rule; and on what only such a guest leads to, everything holds that holds elsewhere.
+        let (always, if_touched) = match theorem.is_of_events() {
+            true => (quiet[1..].to_vec(), [&hostile[..], &[(Hostile, Everything)]].concat()),
+            false => ([hostile, quiet].concat(), vec![(Hostile, Everything)]),
+        };
+        self.touches_pvcs.set(false);
+        for (i, how) in always.iter().chain(&if_touched).copied().enumerate() {
+            if i >= always.len() && !self.touches_pvcs.get() {
+                break;
+            }
+            let report = self.theorem(target, theorem, how, saved, findings)?;
             if findings.are_enough() {
                 break;
             }
-            // The next one repeats it.
-            if !is_repeated {
+            // The others repeat one of these.
+            if matches!(how, (Hostile, Specified) | (Quiet, Everything)) {
                 reports.push(report);
             }
         }
@@ -373,6 +378,9 @@ impl Prover {
         findings: &mut Findings,
     ) {
         let d = &self.domain;
+        if run.touches_pvcs {
+            self.touches_pvcs.set(true);
+        }
         if self.shared.is_some() {
             self.executed.borrow_mut().add(target, theorem, run);
             if !theorem.is_of_events() && shared::depends_on_place(target, theorem, run) {

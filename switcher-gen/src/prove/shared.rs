@@ -157,9 +157,8 @@ pub(super) fn whole(target: &Target) -> Key {
 /// events are about the `whole` image: see [`Shape`] for what else they hold of.
 pub(super) fn key(target: &Target, theorem: Theorem, host: Key, whole: Key) -> Key {
     if theorem.is_of_events() {
-        let Axes { pku, mitigations, .. } = target.setting.variant.axes();
         // What `host` leaves out may be asked of code that no theorem of this kind should come to.
-        return digest(&(host, whole, pku, mitigations));
+        return digest(&(host, whole, target.setting));
     }
     let entries = theorem.entries(target);
     let code: Vec<_> = entries.iter().map(|entry| code(target, *entry)).collect();

@@ -322,6 +322,8 @@ pub struct Run<D: Domain> {
     pub asked: Features,
     /// Where arms lead that the run has not taken.
     pub untaken: Untaken,
+    /// Whether the PVCS was accessed.
+    pub touches_pvcs: bool,
 }
 
 /// More instructions than any path of a switcher has; a loop whose bound is a number may have many.
@@ -1095,9 +1097,9 @@ pub(super) fn run_to<D: Domain>(
         watch.goal(obligation::SFMASK, d.bit(sfmask.contains(cleared)), "SFMASK");
     }
     let untaken = untaken::follow(d, target, &mut world, &mut watch);
-    let Watch { trace, goals, is_movable, reads_code, asked, barriers, .. } = watch;
-    let lines = barriers.into_lines();
-    Ok(Run { trace, goals, end, is_movable, reads_code, lines, asked, untaken })
+    let Watch { trace, goals, is_movable, reads_code, asked, barriers, pvcs_at, .. } = watch;
+    let (lines, touches_pvcs) = (barriers.into_lines(), pvcs_at.is_some());
+    Ok(Run { trace, goals, end, is_movable, reads_code, lines, asked, untaken, touches_pvcs })
 }
 
 /// A way through the code.
@@ -1597,8 +1599,7 @@ fn memory<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>, spec: &s
             "host_rsp" => obligation::EXIT_HOST_RSP,
             _ => obligation::TSS_EXTRA,
         };
-        // Where RSP passes through, nobody has a use for this but the switcher: scratch, as sp2 is.
-        let is_scratch = name == "smod_rsp" && world.setting.revision() == Revision::Current;
+        let is_scratch = world::is_scratch(Object::TssExtra, name, world.setting.revision());
         ((name, tss_extra + at, size), (!is_scratch).then_some(value), obligation)
     });
     compare(d, world, watch, RegionName::TssExtra, fields);
@@ -1775,7 +1776,7 @@ pub(super) fn compare_runs<D: Domain>(
         }
     }
     let end = String::from("the same way");
-    let Watch { trace, goals, reads_code, asked, barriers, .. } = watch;
+    let Watch { trace, goals, reads_code, asked, barriers, pvcs_at, .. } = watch;
     Ok(Run {
         trace,
         goals,
@@ -1785,6 +1786,7 @@ pub(super) fn compare_runs<D: Domain>(
         asked,
         lines: barriers.into_lines(),
         untaken: Untaken::default(),
+        touches_pvcs: pvcs_at.is_some(),
     })
 }
 
@@ -1817,8 +1819,8 @@ fn is_changed(Name { of, part, .. }: Name) -> bool {
         (of, part),
         (Object::FsBase | Object::Pkru | Object::Pvcs, _)
             | (Object::Guest, Part::Field("gs_base"))
-            | (Object::Tss, Part::Field("sp2"))
-            | (Object::TssExtra, Part::Field("switch_flags" | "smod_rsp"))
+            | (_, Part::Scratch(_))
+            | (Object::TssExtra, Part::Field("switch_flags"))
             | (Object::Sp0Stack | Object::IstStack, _)
     )
 }

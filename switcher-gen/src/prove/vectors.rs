@@ -215,8 +215,7 @@ fn stub_of(target: &Target, gate: &TargetGate) -> Option<Stub> {
 }
 
 fn decoded(target: &Target, at: u64) -> (iced_x86::Instruction, ConstantOffsets) {
-    let code = &target.program.bytes()[(at - target.program.base()) as usize..];
-    let mut decoder = Decoder::with_ip(64, code, at, DecoderOptions::NONE);
+    let mut decoder = Decoder::with_ip(64, target.program.from(at), at, DecoderOptions::NONE);
     let instruction = decoder.decode();
     let offsets = decoder.get_constant_offsets(&instruction);
     (instruction, offsets)

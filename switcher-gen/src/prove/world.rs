@@ -133,6 +133,8 @@ pub enum Part {
     GsBase(&'static str),
     /// Another register or a field: `frame.rip`.
     Field(&'static str),
+    /// A field in which every routine may leave what it likes: see [`is_scratch`].
+    Scratch(&'static str),
     /// What lies at an offset: `pvcs+0x80`.
     At(i64),
 }
@@ -162,10 +164,10 @@ impl Name {
             (Object::TssExtra, Part::Field(field)) if PUBLISHED.contains(&field) => {
                 Origin::Published
             }
-            // The guest's RSP of an earlier SYSCALL; and which mode it is in, a guest chooses.
-            (Object::Tss, Part::Field("sp2")) | (Object::TssExtra, Part::Field("switch_flags")) => {
-                Origin::Stale
-            }
+            // Nobody compares what is left there: it may be anything of the host's.
+            (_, Part::Scratch(_)) => Origin::Stale,
+            // Which mode it is in, a guest chooses.
+            (Object::TssExtra, Part::Field("switch_flags")) => Origin::Stale,
             // What the host has put there, or zero.
             (Object::Interrupted, Part::Field("host_rsp")) => Origin::Host,
             (of, _) => match of {
@@ -213,10 +215,23 @@ impl std::fmt::Display for Name {
         match part {
             Part::Whole => f.write_str(of),
             Part::Register(register) => write!(f, "{of}.{}", register.name()),
-            Part::Field(field) | Part::GsBase(field) => write!(f, "{of}.{field}"),
+            Part::Field(field) | Part::Scratch(field) | Part::GsBase(field) => {
+                write!(f, "{of}.{field}")
+            }
             Part::At(at) if *at < 0 => write!(f, "{of}-{:#x}", at.unsigned_abs()),
             Part::At(at) => write!(f, "{of}+{at:#x}"),
         }
+    }
+}
+
+/// Whether a routine may leave anything in this field, so that the next one finds it there: where RSP
+/// passes through. What is not compared at an end is this, and has an origin that no guest may learn.
+pub(super) fn is_scratch(of: Object, field: &str, revision: Revision) -> bool {
+    match (of, field) {
+        (Object::Tss, "sp2") => true,
+        // With the other revision, the stack that the guest has chosen for its kernel.
+        (Object::TssExtra, "smod_rsp") => revision == Revision::Current,
+        _ => false,
     }
 }
 
@@ -438,6 +453,7 @@ struct Builder<'a, D: Domain, S> {
     source: &'a mut S,
     /// A cell, whatever is in it.
     zero: D::Cell,
+    revision: Revision,
 }
 
 impl<D: Domain, S: Source<D>> Builder<'_, D, S> {
@@ -463,7 +479,12 @@ impl<D: Domain, S: Source<D>> Builder<'_, D, S> {
         for field in layout.fields {
             self.gap(name, &mut cells, field.offset);
             if matches!(field.size, 1 | 2 | 4 | 8) && !field.name.starts_with('_') {
-                let value = self.field(name, field.name, 8 * field.size as u32);
+                let part = match is_scratch(name, field.name, self.revision) {
+                    true => Part::Scratch(field.name),
+                    false => Part::Field(field.name),
+                };
+                let name = Name { of: name, part, at_entry: false };
+                let value = self.value(name, 8 * field.size as u32);
                 self.append(&mut cells, field.size, value);
             }
         }
@@ -537,7 +558,8 @@ impl<D: Domain> World<D> {
     ) -> Self {
         let model = setting.model();
         let selectors = model.selectors;
-        let b = &mut Builder { d, source, zero: d.cells(&[0])[0] };
+        let revision = setting.revision();
+        let b = &mut Builder { d, source, zero: d.cells(&[0])[0], revision };
 
         // Addresses, each the base of a region of its own.
         let host_gs = b.field(Object::Host, "gs_base", 64);

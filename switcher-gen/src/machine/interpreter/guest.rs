@@ -55,7 +55,7 @@ impl Space {
             return false;
         };
         let offset = (address - page.program.base()) as usize;
-        if bytes.len() > page.program.bytes().len() - offset {
+        if bytes.len() > page.program.from(address).len() {
             return false;
         }
         page.program.patch(address, bytes);
