@@ -4,7 +4,7 @@
 mod attack;
 mod gas;
 
-use attack::{PLACES, inserted, proved, refuted, target};
+use attack::{proved, refuted, target};
 use iced_x86::{Code, Instruction, MemoryOperand, Register};
 use switcher_gen::Image;
 use switcher_gen::asm::Label;
@@ -87,35 +87,4 @@ fn a_path_that_only_a_race_takes_is_held_to_everything() {
     let arm = "\tlfence\n\tcmpq\t%rsp, %rsp\n\tjne\t9f\n\tjmp\t.Lexit_restore_rdx\n\
                9:\tjmp\t*%r15\n\tint3\n";
     refuted("an arm", &race(arm), "untaken-target");
-}
-
-/// What no theorem compares at its end is a secret to the next one.
-#[test]
-fn scratch_carries_a_secret_from_one_routine_to_the_next() {
-    // sp2 is scratch with either revision; smod_rsp with the newer one.
-    let leak = "\tmovq\t%gs:TSS_SP2, %rax\n\tmovq\t%rax, PVCS_R11(%rdx)\n\
-                \tmovq\t%r11, PVCS_R11(%rdx)\n";
-    refuted("sp2", &inserted("intel-4level", &PLACES[1], leak), "no-host-value");
-    let image = Image::new(&"intel-4level-current".parse().unwrap()).unwrap();
-    let ours = Target::image(&image);
-    let start = Target::BASE + u64::from(image.offset(Label::Syscall64));
-    let mut at = start;
-    while ours.program.text(at).unwrap() != "mov [rdi+60h],rcx" {
-        at = ours.program.instruction(at).next_ip();
-    }
-    // RCX is free there once it is stored; R11 is in the PVCS next.
-    let next = ours.program.instruction(at).next_ip();
-    let r11 = MemoryOperand::with_base_displ(
-        Register::RDI,
-        switcher_gen::layout::PvcsCurrent::r11.bytes() as i64,
-    );
-    let leak = |field: usize| {
-        let code = [
-            Instruction::with2(Code::Mov_r64_rm64, Register::RCX, gs(field)),
-            Instruction::with2(Code::Mov_rm64_r64, r11, Register::RCX),
-        ];
-        mutate::inserted(&ours, next, &code.map(Result::unwrap)).unwrap()
-    };
-    refuted("host_cr3", &leak(TssExtra::host_cr3.bytes()), "no-host-value");
-    refuted("retu_rip, which is the guest's own", &leak(TssExtra::retu_rip.bytes()), "registers");
 }

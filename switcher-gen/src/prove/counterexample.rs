@@ -1,6 +1,7 @@
 //! A state in which a goal does not hold, in words, and replayed on the concrete machine.
 
 use std::fmt;
+use std::rc::Rc;
 
 use serde::Serialize;
 
@@ -189,7 +190,7 @@ impl Counterexample {
         // Where the addresses matter, the solver knows which can be as they would be tried.
         let (replayed, state) = found
             .or_else(|| {
-                let near = d.fails_near(goal.holds, &BASES)?;
+                let near = d.fails_near(goal.holds, &wishes(d, goal))?;
                 try_with(&near, Bases::All).filter(breaks_the_same)
             })
             .or(other)?;
@@ -217,6 +218,20 @@ impl Counterexample {
             instead,
         })
     }
+}
+
+/// Where what a goal is about leads far from everything, whoever has a say in it: what a solver leaves
+/// open is zero, and an address may be right by that.
+const FAR: [u64; 3] = [0x1234_5678_9AB8, 0x1235_6780, 0xFFFF_9234_5678_9AB8];
+
+/// Values that a state should have, if it can: addresses that lie apart, and others that lead astray.
+fn wishes(d: &Symbolic, goal: &Goal<Symbolic>) -> Vec<(Rc<str>, u64)> {
+    let bases = BASES.map(|(name, at)| (Rc::from(name), at));
+    let about = goal.values.iter().flat_map(|(one, other)| [one, other]);
+    let about = about.flat_map(|word| d.variables_of(*word));
+    let others = about.filter(|name| BASES.iter().all(|(base, _)| **name != **base));
+    let far = others.flat_map(|name| FAR.map(|value| (Rc::clone(&name), value)));
+    bases.into_iter().chain(far).collect()
 }
 
 /// A state of numbers that meets all assumptions and takes the path of `run`, of what `model` says of

@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
@@ -26,6 +27,9 @@ pub struct Prover {
     depends_on_place: Cell<bool>,
     /// Whether a run of it has touched the PVCS.
     touches_pvcs: Cell<bool>,
+    /// Set by whoever wants an end; and whether it came before all was done.
+    stop: Option<Arc<AtomicBool>>,
+    was_stopped: Cell<bool>,
     /// What the runs of the present theorem have executed.
     executed: RefCell<Executed>,
 }
@@ -109,6 +113,26 @@ impl Prover {
         Self { shared: Some(Arc::clone(shared)), ..Self::default() }
     }
 
+    /// The same, which comes to an end soon after `flag` is set: what was found until then is returned,
+    /// and nothing is proved.
+    #[must_use]
+    pub fn stopped_by(self, flag: Arc<AtomicBool>) -> Self {
+        Self { stop: Some(flag), ..self }
+    }
+
+    /// Whether that has happened before all was done.
+    #[must_use]
+    pub fn was_stopped(&self) -> bool {
+        self.was_stopped.get()
+    }
+
+    /// Whether there is to be an end.
+    fn is_to_stop(&self) -> bool {
+        let stop = self.stop.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed));
+        self.was_stopped.set(self.was_stopped.get() || stop);
+        stop
+    }
+
     /// Proves or refutes all theorems about `target`. The first goal that fails ends it.
     ///
     /// # Errors
@@ -126,6 +150,7 @@ impl Prover {
     ) -> Result<Verdict, BadCode> {
         let d = &self.domain;
         d.reset();
+        d.try_again();
         let saved = theorem::saved(d, target, &mut Unknowns)?;
         // The one that says why.
         let order = if saved.is_none() { &[Theorem::EnterGuest] } else { order };
@@ -151,9 +176,13 @@ impl Prover {
     pub fn findings(&self, target: &Target) -> Result<Findings, BadCode> {
         let d = &self.domain;
         d.reset();
+        d.try_again();
         let saved = theorem::saved(d, target, &mut Unknowns)?;
         let mut findings = Findings::default();
         for theorem in Theorem::of(target) {
+            if self.was_stopped() {
+                break;
+            }
             // The others return to whoever has entered a guest.
             if saved.is_none() && theorem != Theorem::EnterGuest {
                 continue;
@@ -261,7 +290,7 @@ impl Prover {
                 break;
             }
             let report = self.theorem(target, theorem, how, saved, findings)?;
-            if findings.are_enough() {
+            if findings.are_enough() || self.was_stopped() {
                 break;
             }
             // The others repeat one of these.
@@ -348,7 +377,10 @@ impl Prover {
             }
             Ok(run) => {
                 self.path(target, (theorem, neighbour), &run, &mut report, findings);
-                if findings.are_enough() {
+                if self.is_to_stop() {
+                    findings.leave_open(None, format!("{}: interrupted", theorem.name()));
+                    ControlFlow::Break(())
+                } else if findings.are_enough() {
                     ControlFlow::Break(())
                 } else {
                     ControlFlow::Continue(())

@@ -26,6 +26,11 @@ pub(crate) fn listen() {
     let _ = register();
 }
 
+/// What Ctrl-C sets, for whoever looks at it.
+pub(crate) fn flag() -> Arc<AtomicBool> {
+    Arc::clone(FLAG.get_or_init(Arc::default))
+}
+
 /// Whether Ctrl-C was pressed.
 pub(crate) fn requested() -> bool {
     FLAG.get().is_some_and(|flag| flag.load(Ordering::Relaxed))

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -37,7 +38,7 @@ Targets share proofs: what was shown of one holds of each that executes the same
 same order, wherever they lie, for a host that differs in nothing the theorem looks at. Not shared is
 what depends on an address: a value that is read back and not only returned to, code read as data.
 
-Ctrl-C ends `--all`: what was proved until then is reported.
+Ctrl-C ends it: what was proved or found until then is reported.
 
 JSON is one object: `interrupted`, null unless Ctrl-C was pressed, then an object: `after`, so many
 targets are in it, `of`, so many there are; `theorems_proved` and `theorems_shared`, how many proofs were made and how many
@@ -106,11 +107,20 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let shared = Arc::<Shared>::default();
     // A new prover for each: what it knows of terms does not depend on the others.
+    // Of many targets, the last one is finished; one alone is left where it is.
+    let stop = (!args.all).then(interrupt::flag);
+    let stopping = |prover: Prover| match &stop {
+        Some(flag) => prover.stopped_by(Arc::clone(flag)),
+        None => prover,
+    };
+    let was_stopped = AtomicBool::new(false);
     let prove = |subject: &Subject| {
-        let verdict = Prover::sharing(&shared).prove(&subject.target);
+        let (first, others) = (stopping(Prover::sharing(&shared)), stopping(Prover::default()));
+        let verdict = first.prove(&subject.target);
         let is_all = args.first || matches!(verdict, Ok(Verdict::Proved(_)));
         // Whatever else is wrong with it, too: the first finding hides the others.
-        let findings = (!is_all).then(|| Prover::default().findings(&subject.target));
+        let findings = (!is_all).then(|| others.findings(&subject.target));
+        was_stopped.fetch_or(first.was_stopped() || others.was_stopped(), Ordering::Relaxed);
         match (verdict, findings) {
             (Ok(verdict), findings) => {
                 Ok(Proof::new(subject, verdict).with(subject, findings.and_then(Result::ok)))
@@ -124,9 +134,14 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     };
     let (results, of) = match args.all {
         true => all(&args.jobs, prove)?,
-        false => (vec![prove(&args.target.subject()?)], 1),
+        false => {
+            let subject = args.target.subject()?;
+            interrupt::listen();
+            (vec![prove(&subject)], 1)
+        }
     };
-    let interrupted = Interrupted::new(results.len() as u64, of);
+    let done = if was_stopped.into_inner() { 0 } else { results.len() as u64 };
+    let interrupted = Interrupted::new(done, of);
     let (mut proofs, mut refused) = (Vec::new(), Vec::new());
     for result in results {
         match result {
@@ -141,6 +156,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let heading = interrupted.map(|interrupted| interrupted.heading(WHAT)).unwrap_or_default();
     let report = match args.format {
         Format::Text if args.all => heading + &text(&proofs) + &sharing(&shared),
+        Format::Text if interrupted.is_some() => {
+            String::from("interrupted: this is what was found until then\n") + &text(&proofs)
+        }
         Format::Text => text(&proofs),
         Format::Json => json(&Whole {
             interrupted,

@@ -164,6 +164,11 @@ impl Symbolic {
         self.exploring.set(false);
     }
 
+    /// Forgets how often the solver has given up: what is asked next is about something else.
+    pub fn try_again(&self) {
+        self.solver.borrow_mut().given_up = 0;
+    }
+
     /// Why something is not known that had to be; what was explored says nothing then.
     #[must_use]
     pub fn unknown(&self) -> Option<String> {
@@ -350,7 +355,7 @@ impl Symbolic {
 
     /// A state in which `goal` fails, and in which as many variables as can be have the values that
     /// are wished for, the first ones first. `None` if no wish can be met.
-    pub(crate) fn fails_near(&self, goal: Bit, wishes: &[(&str, u64)]) -> Option<Model> {
+    pub(crate) fn fails_near(&self, goal: Bit, wishes: &[(Rc<str>, u64)]) -> Option<Model> {
         let search = self.search.borrow();
         let pool = &mut *self.pool.borrow_mut();
         let mut solver = self.solver.borrow_mut();

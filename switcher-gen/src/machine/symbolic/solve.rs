@@ -17,7 +17,10 @@ use super::eval::{Guess, Scratch, Values};
 use super::word::{Atom, Literal, Pool, Slice, slices};
 
 /// After so many conflicts ordeal gives up. Queries of real code need a few dozen.
-const CONFLICTS: u64 = 200_000;
+const CONFLICTS: u64 = 5_000;
+/// How often it may give up on the questions of one target before none is asked any more: where one
+/// is too hard, so are many, and each takes seconds.
+pub(super) const GIVE_UPS: u32 = 8;
 /// How many models and answers are kept.
 const MODELS: usize = 256;
 const ANSWERS: usize = 1 << 16;
@@ -61,6 +64,8 @@ pub(super) struct Solver {
     pub(super) scratch: Scratch,
     pub(super) statistics: Statistics,
     pub(super) recheck: bool,
+    /// How often ordeal has given up lately.
+    pub(super) given_up: u32,
 }
 
 impl Solver {
@@ -194,6 +199,10 @@ impl Solver {
     }
 
     fn ask_ordeal(&mut self, pool: &Pool, conjuncts: &[Bit]) -> Answer {
+        if self.given_up >= GIVE_UPS {
+            let why = format!("ordeal was not asked: it has given up {GIVE_UPS} times before");
+            return Answer::Unknown(why);
+        }
         let start = Instant::now();
         let mut solver = ordeal::Solver::new();
         for term in Lowering::new(pool, conjuncts).finish(conjuncts) {
@@ -230,7 +239,10 @@ impl Solver {
                     Answer::Unknown("ordeal's model is no model".into())
                 }
             }
-            CheckResult::Unknown => Answer::Unknown(format!("ordeal gave up after {took:?}")),
+            CheckResult::Unknown => {
+                self.given_up += 1;
+                Answer::Unknown(format!("ordeal gave up after {CONFLICTS} conflicts"))
+            }
         }
     }
 }

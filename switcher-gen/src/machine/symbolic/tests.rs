@@ -253,6 +253,34 @@ fn what_cannot_carry_into_the_next_byte_is_a_sum() {
     assert_eq!(d.test(below, 3), d.bit(true));
 }
 
+/// Rounds of a cipher: additions and exclusive ors that nobody sees through.
+fn scrambled(d: &Symbolic, mut x: Word, mut y: Word, rounds: usize) -> Word {
+    let rotated = |word, by| d.or(d.shl(word, by), d.shr(word, 64 - by));
+    for _ in 0..rounds {
+        x = d.xor(d.add(rotated(x, 56), y), d.word(0x1234_5678_9ABC));
+        y = d.xor(rotated(y, 3), x);
+    }
+    y
+}
+
+#[test]
+fn the_solver_gives_up_in_time_and_is_not_asked_for_ever() {
+    let d = Symbolic::default();
+    let x = d.variable("x", 64);
+    let hard = |i: u64| d.not(d.is(scrambled(&d, x, x, 12), i));
+    let gave_up = |answer| matches!(answer, Verdict::Unknown(why) if why.contains("gave up"));
+    for i in 0..u64::from(super::solve::GIVE_UPS) {
+        assert!(gave_up(d.check(hard(i))), "{i}");
+    }
+    let asked = d.statistics().solver;
+    assert!(matches!(d.check(hard(99)), Verdict::Unknown(why) if why.contains("not asked")));
+    assert_eq!(d.statistics().solver, asked);
+    // What is plain is known all the same.
+    assert!(matches!(d.check(d.eq(x, x)), Verdict::Holds { .. }));
+    d.try_again();
+    assert!(gave_up(d.check(hard(100))));
+}
+
 #[test]
 fn comparisons_have_one_form() {
     let d = Symbolic::default();
