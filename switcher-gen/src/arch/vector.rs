@@ -12,8 +12,9 @@ pub const OF: u8 = 4;
 pub const UD: u8 = 6;
 /// Double fault.
 pub const DF: u8 = 8;
-/// Coprocessor segment overrun: reserved since the 80486, nothing raises it, and no interrupt
-/// controller can deliver it.
+/// Coprocessor segment overrun: reserved since the 80486, and nothing raises it. A local APIC delivers
+/// no vector below 16 (Intel SDM vol. 3, "Valid Interrupt Vectors"). An 8259 would, if its vectors
+/// started at 8 as firmware leaves them: a host that runs guests has moved them, or masked it.
 pub const SEGMENT_OVERRUN: u8 = 9;
 /// Segment not present.
 pub const NP: u8 = 11;
