@@ -560,8 +560,13 @@ fn parse_label_address(input: ParseStream<'_>) -> Result<Option<TokenStream>> {
 fn parse_place(input: ParseStream<'_>) -> Result<Expr> {
     let place: Expr = input.parse()?;
     let mut name = &place;
-    while let Expr::Field(field) = name {
-        name = &field.base;
+    loop {
+        name = match name {
+            Expr::Field(field) => &field.base,
+            // What makes a name: `HostSymbol("..")`.
+            Expr::Call(call) => &call.func,
+            _ => break,
+        };
     }
     match name {
         Expr::Path(_) => Ok(place),
@@ -569,7 +574,7 @@ fn parse_place(input: ParseStream<'_>) -> Result<Expr> {
     }
 }
 
-const NO_DISTANCE: &str = "a label is a path or a field, and nothing is added to it";
+const NO_DISTANCE: &str = "a place in the code is named, and nothing is added to its name";
 
 /// What dynasm wants in front of a label that is an operand: `->`, `=>`, `>`, `<` or `extern`.
 fn parse_label_marker(input: ParseStream<'_>) -> Result<Option<TokenStream>> {
@@ -667,10 +672,9 @@ impl Memory {
         let (of, anchor) = match self.of {
             Of::Register => (quote!(_), quote!(_)),
             Of::Segment => (quote!(_), quote!(::switcher_gen::layout::Start)),
-            Of::PerCpu => (
-                quote!(::switcher_gen::layout::PerCpu),
-                quote!(::switcher_gen::layout::Start),
-            ),
+            Of::PerCpu => {
+                (quote!(::switcher_gen::layout::PerCpu), quote!(::switcher_gen::layout::Start))
+            }
         };
         quote_spanned! {span=>
             ;; let (operand, displacement) = const {

@@ -1,7 +1,7 @@
 //! What `asm!` tells its sink: the bytes that dynasm makes, and the notes in front of them.
 
 use switcher_gen::asm::{External, HostSymbol, Label, Sink, Window};
-use switcher_gen::layout::{Operand, Placement};
+use switcher_gen::layout::{self, Offset, Operand, Placement};
 use switcher_macros::{AsmLayout, asm};
 
 #[repr(C)]
@@ -212,23 +212,25 @@ fn displacements_are_offsets() {
 
 #[test]
 fn percpu_is_what_the_sinks_placement_makes_of_it() {
+    const AT: usize = layout::PerCpu::tss_extra.then(FIELD).bytes();
+    const FIELD: Offset<layout::TssExtra, u32> = layout::TssExtra::host_spec_ctrl;
     let mut a = Recorder::new(line!());
     for placement in [Placement::Gs, Placement::PerCpu] {
         a.place(placement);
-        asm!(a ; percpu cmp DWORD [Frame::flags], TF);
+        asm!(a ; percpu cmp DWORD [layout::PerCpu::tss_extra + FIELD], TF);
     }
     assert_eq!(
         a.calls,
         [
             Source(3),
-            Memory("Frame"),
+            Memory("PerCpu"),
             Immediate("TF"),
-            Bytes(vec![0x65, 0x81, 0x3c, 0x25, 8, 0, 0, 0, 0, 1, 0, 0]),
+            Bytes(vec![0x65, 0x81, 0x3c, 0x25, AT as u8, 0, 0, 0, 0, 1, 0, 0]),
             Source(3),
-            Memory("Frame"),
+            Memory("PerCpu"),
             Immediate("TF"),
             Bytes(vec![0x81, 0x3d, 0, 0, 0, 0, 0, 1, 0, 0]),
-            PerCpu(8),
+            PerCpu(AT as i32),
         ]
     );
 }

@@ -17,7 +17,7 @@ fn notes(a: &mut impl Sink) {
             ;; a.immediate("!Flags::RF.bits()")
             ; and eax, !Flags::RF.bits()
             ;; a.source(::core::file!(), 10u32)
-            ;; let (operand, displacement) = const { let offset: ::switcher_gen::layout::Offset < _, _, _ > =TssExtra::flags.low_byte(); (::switcher_gen::layout::layout_of(offset), ::switcher_gen::layout::disp32::<1usize, _, _, _>(offset)) }
+            ;; let (operand, displacement) = const { let offset: ::switcher_gen::layout::Offset < _, _, ::switcher_gen::layout::Start > =TssExtra::flags.low_byte(); (::switcher_gen::layout::layout_of(offset), ::switcher_gen::layout::disp32::<1usize, _, _, _>(offset)) }
             ;; a.operand(operand)
             ;; a.immediate("FLAGS as i8")
             ; gs test BYTE[displacement], BYTE FLAGS as i8

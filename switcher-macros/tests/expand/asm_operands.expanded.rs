@@ -16,7 +16,7 @@ fn operands(a: &mut impl Sink) {
             ;; a.operand(operand)
             ; mov QWORD[BYTE rsp + displacement], rcx
             ;; a.source(::core::file!(), 6u32)
-            ;; let (operand, displacement) = const { let offset: ::switcher_gen::layout::Offset < _, _, _ > =PerCpu::tss.then(Tss::sp0); (::switcher_gen::layout::layout_of(offset), ::switcher_gen::layout::disp32::<8usize, _, _, _>(offset)) }
+            ;; let (operand, displacement) = const { let offset: ::switcher_gen::layout::Offset < _, _, ::switcher_gen::layout::Start > =PerCpu::tss.then(Tss::sp0); (::switcher_gen::layout::layout_of(offset), ::switcher_gen::layout::disp32::<8usize, _, _, _>(offset)) }
             ;; a.operand(operand)
             ; gs mov rsp, QWORD[displacement]
             ;; a.source(::core::file!(), 7u32)
@@ -33,7 +33,7 @@ fn operands(a: &mut impl Sink) {
             ;; a.operand(operand)
             ; lea rax, [rsp + displacement]
             ;; a.source(::core::file!(), 10u32)
-            ;; let (operand, displacement) = const { let offset: ::switcher_gen::layout::Offset < _, _, _ > =PerCpu::tss.then(Tss::sp0); (::switcher_gen::layout::layout_of(offset), ::switcher_gen::layout::disp32::<8usize, _, _, _>(offset)) }
+            ;; let (operand, displacement) = const { let offset: ::switcher_gen::layout::Offset < ::switcher_gen::layout::PerCpu, _, ::switcher_gen::layout::Start > =PerCpu::tss.then(Tss::sp0); (::switcher_gen::layout::layout_of(offset), ::switcher_gen::layout::disp32::<8usize, _, _, _>(offset)) }
             ;; a.operand(operand)
             ;; match a.placement() { ::switcher_gen::layout::Placement::Gs => { ::switcher_gen::__private::dynasm!(a; .arch x64; gs mov rsp, QWORD[displacement]) }::switcher_gen::layout::Placement::PerCpu => { ::switcher_gen::__private::dynasm!(a; .arch x64; mov rsp, QWORD[extern::switcher_gen::asm::External::PerCpu(displacement)]) } }
         }

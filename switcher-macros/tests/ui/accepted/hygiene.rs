@@ -17,7 +17,7 @@ fn main() {
     let mut owned = CodeBuffer::new();
     asm!(owned ; add DWORD [rax + Frame::high], operand + offset + displacement);
     let borrowed = &mut owned;
-    asm!(borrowed ; add DWORD [Frame::low], displacement ;);
+    asm!(borrowed ; gs add DWORD [Frame::low], displacement ;);
     asm!(borrowed);
     assert_eq!(
         owned.finish().unwrap().bytes,
