@@ -43,6 +43,7 @@ impl Detect for HostFeatures {
             mcu_opt_ctrl: mcu_opt_ctrl(says, arch_capabilities),
             arch_capabilities,
         };
+            return_thunks: false,
         Self::from_cpuid(CpuIdReaderNative, state)
     }
 }

@@ -52,8 +52,8 @@ pub struct Hooks {
 
 /// What a host has all of whose code, this crate included, returns through a return thunk, because
 /// its CPU may predict any other RET by what a guest has trained (spec/switcher.md, "Mitigations").
-/// Such a host takes
-/// [`with_return_thunks`](switcher_gen::Mitigations::with_return_thunks). Both are written in
+/// Such a host says so by
+/// [`with_return_thunks`](switcher_gen::arch::HostFeatures::with_return_thunks). Both are written in
 /// assembly and lie within 2 GiB of the switcher's code, as a call has to lead there, and nothing else.
 #[derive(Clone, Copy, Debug)]
 pub struct ReturnThunk {
