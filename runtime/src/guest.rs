@@ -293,7 +293,8 @@ impl Guest {
     }
 
     /// What inhibits direct switching besides what follows from the state: windows the host waits
-    /// for, single-stepping, bits of the host's own.
+    /// for, single-stepping, bits of the host's own. Takes the place of what was set before, and of what hooks have
+    /// set since: see [`inhibitors`](Self::inhibitors).
     ///
     /// # Errors
     /// If `flags` has a bit that follows from the state.
@@ -308,6 +309,14 @@ impl Guest {
 
     /// The flags the guest will be entered with.
     #[must_use]
+    /// What inhibits direct switching besides what follows from the state: what
+    /// [`set_inhibitors`](Self::set_inhibitors) has set, and what [`Hooks`](crate::Hooks) have set in
+    /// `switch_flags` while the guest ran. Such a bit stays until the host takes it away, as one of its own does.
+    #[must_use]
+    pub const fn inhibitors(&self) -> SwitchFlags {
+        self.inhibitors
+    }
+
     pub fn switch_flags(&self) -> SwitchFlags {
         let mut flags = self.inhibitors | self.mode.flag();
         flags.set(SwitchFlags::NO_DS_CR3, self.root(self.mode.other()).is_none());
@@ -343,6 +352,8 @@ impl Guest {
         self.mode = if umod { Mode::Umod } else { Mode::Smod };
     }
 
+        // A hook of the host's may have set bits, and the block is overwritten. The switcher clears none.
+        self.inhibitors |= extra.switch_flags.difference(Self::DERIVED);
     /// A base from the hardware, which will accept it again. It need not be an address of the paging
     /// mode: CPUs with LA57 take 57-bit bases under 4-level paging too.
     pub(crate) const fn take_gs_base(&mut self, base: u64) {
@@ -421,6 +432,23 @@ mod tests {
 
     #[test]
     fn addresses_are_refused_by_the_width_of_the_paging_mode() {
+    #[test]
+    fn what_a_hook_has_set_stays_until_the_host_takes_it_away() {
+        let mut guest = guest();
+        guest.set_inhibitors(SwitchFlags::IRQ_WIN).unwrap();
+        let mut extra = guest.tss_extra(Cr3::NONE, &mut CleanRoots::unknown()).unwrap();
+        let own = SwitchFlags::from_bits_retain(1 << 40);
+        // Of the hook's bits, one follows from the state; and the guest has changed its mode.
+        extra.switch_flags |= SwitchFlags::NMI_WIN | own | SwitchFlags::PVCS_INVALID;
+        extra.switch_flags.toggle(SwitchFlags::MODE_TOGGLE);
+        guest.take_back(PtRegs::ZERO, &extra);
+        let wanted = SwitchFlags::IRQ_WIN | SwitchFlags::NMI_WIN | own;
+        assert_eq!(guest.inhibitors(), wanted);
+        assert_eq!(guest.switch_flags(), wanted | SwitchFlags::UMOD);
+        guest.set_inhibitors(SwitchFlags::empty()).unwrap();
+        assert_eq!(guest.switch_flags(), SwitchFlags::UMOD);
+    }
+
         let mut four = Guest::new(PagingMode::FourLevel);
         assert!(four.set_smod_entry(1 << 47, 0).is_err());
         assert!(four.set_smod_entry(0, 1 << 60).is_err());

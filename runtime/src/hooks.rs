@@ -31,7 +31,8 @@ pub type FatalHook = unsafe extern "C" fn(*mut PtRegs) -> !;
 /// * they have no more of a stack than the host's TSS gives them, and wherever they are interrupted, the
 ///   [`FarFrame::ROOM`](switcher_gen::layout::FarFrame::ROOM) bytes below RSP are a stack, twice over:
 ///   below 128 that they may use, a #DB and a machine check put there how they return;
-/// * of `switch_flags` they may set bits, but for the two of the mode, and clear none;
+/// * of `switch_flags` they may set bits, but for the two of the mode, and clear none. After the exit,
+///   [`Guest::inhibitors`](crate::Guest::inhibitors) has them, but for those that follow from the guest's state;
 /// * they have no instruction breakpoint: with the RF that they cannot set, it would be met for ever;
 /// * further than 2 GiB from the code, they are reached by a retpoline, whose RET needs no ENDBR64 to lead
 ///   to; with `untrain`, for hosts that have no RET but their return thunk's, they may not be that far;
