@@ -36,9 +36,10 @@ pub type FatalHook = unsafe extern "C" fn(*mut PtRegs) -> !;
 /// * they have no instruction breakpoint: with the RF that they cannot set, it would be met for ever;
 /// * further than 2 GiB from the code, they are reached by a retpoline, whose RET needs no ENDBR64 to lead
 ///   to; with `untrain`, for hosts that have no RET but their return thunk's, they may not be that far;
-/// * DS, ES, FS, GS, FS base, TSC_AUX and DR7 may be a guest's: they find their CPU by GS base alone (not by
-///   RDPID or RDTSCP), and leave these as they are;
-/// * where there are protection keys, PKRU is a guest's: they access no user pages.
+/// * they find their CPU by GS base alone (not by FS, RDPID or RDTSCP), access no user pages, and keep to what
+///   follows.
+///
+#[doc = include_str!("../EXCHANGED.md")]
 #[derive(Clone, Copy, Debug)]
 pub struct Hooks {
     /// An NMI that interrupted the switcher. NMIs are blocked.

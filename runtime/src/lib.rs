@@ -79,7 +79,7 @@ pub use mapping::{Mapping, MappingList, Purpose, Rights};
 pub use pcid::{GuestPcid, NotAGuests};
 pub use predictors::{Barriers, Domain};
 pub use registers::DescriptorTablePointer;
-pub use state::{CPU_STATE, Care, Entry, State, StateError, document};
+pub use state::{CPU_STATE, Care, Entry, State, StateError, document, exchanged};
 pub use switcher_gen::arch::HostFeatures;
 pub use switcher_gen::layout::Mode;
 pub use switcher_gen::{self, Variant};
