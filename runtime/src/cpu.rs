@@ -417,7 +417,7 @@ impl Cpu<'_> {
     /// No SYSCALL, SYSENTER or event of this CPU leads to the switcher, now or later, but by another
     /// [`install`](Switcher::install): its LSTAR and CSTAR do not name the switcher's entries, its IDT is not the
     /// switcher's, and no guest is running on it. Before code of the host's at CPL 3 runs there, its branch predictors
-    /// are empty; and before a CR3 with one of the PCIDs 32 to 63, so is its TLB: a reset does both.
+    /// are empty; and before a CR3 with one of the PCIDs 32 to 63, so is its TLB: a reset does both, INIT neither.
     pub unsafe fn gone(self) {
         self.switcher.installed.fetch_sub(1, Ordering::AcqRel);
     }
