@@ -99,7 +99,7 @@ impl Cpu<'_> {
     /// [`enter_with`](Self::enter_with): between it and the guest there is no code but the
     /// switcher.
     ///
-    /// Its stack: less than 1.25 KiB, in an optimised build. It allocates nothing. Its call into the emitted code is a
+    /// Its stack: less than 1.5 KiB, in an optimised build. It allocates nothing. Its call into the emitted code is a
     /// retpoline, or, in variants with `untrain`, an IRETQ: a host with thunks of its
     /// own for either brings them in [`enter_with`](Self::enter_with).
     ///
