@@ -16,7 +16,7 @@ use crate::load::Switcher;
 use crate::mapping::MappingList;
 use crate::pcid::CleanRoots;
 use crate::predictors::{Barriers, Predictors};
-use crate::registers::{read_msr, write_msr};
+use crate::registers::{self, DescriptorTablePointer, read_msr, write_msr};
 use crate::state::{self, Has, Host, Installed, StateError};
 
 /// A CPU on which a switcher is installed. Not `Send`: it is the CPU it was made on.
@@ -34,9 +34,41 @@ pub struct Cpu<'s> {
     this_cpu_only: PhantomData<*mut ()>,
 }
 
+/// Why something about a CPU is not done here and now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotHere {
+    /// It could begin on this CPU and end on another one.
+    #[error("interrupts are enabled: disable them around this")]
+    InterruptsEnabled,
+    /// This code has been moved to another CPU since `install`, or GS base has been changed.
+    #[error("GS base is {found:#x}, not this CPU's block at {expected:#x}: disable preemption")]
+    OtherCpu {
+        /// GS base.
+        found: u64,
+        /// The block that `install` was given.
+        expected: u64,
+    },
+}
+
+impl NotHere {
+    /// Whether code with these flags and this GS base is on the CPU with this block, and stays there.
+    pub(crate) const fn check(flags: RFlags, gs_base: u64, block: u64) -> Result<(), Self> {
+        if flags.contains(RFlags::IF) {
+            return Err(Self::InterruptsEnabled);
+        }
+        if gs_base != block {
+            return Err(Self::OtherCpu { found: gs_base, expected: block });
+        }
+        Ok(())
+    }
+}
+
 /// Why a CPU cannot use a switcher. It is left as it was.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InstallError {
+    /// What is found on one CPU could be written to another one.
+    #[error("interrupts are enabled: disable them around `install`")]
+    InterruptsEnabled,
     /// No switcher can run here.
     #[error(transparent)]
     NoVariant(#[from] NoVariant),
@@ -96,19 +128,17 @@ pub enum InstallError {
 /// Why a switcher stays installed on a CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UninstallError {
-    /// The registers to be restored are another CPU's.
-    #[error("GS base is {found:#x}, not this CPU's block at {expected:#x}: disable preemption")]
-    OtherCpu {
-        /// GS base.
-        found: u64,
-        /// The block that `install` was given.
-        expected: u64,
-    },
+    /// The registers to be restored are another CPU's, or may be in the middle of it.
+    #[error(transparent)]
+    NotHere(#[from] NotHere),
     /// It would find another host when it exits.
     #[error("a guest is running on this CPU: host_rsp is not zero")]
     GuestRunning,
-    /// Somebody else has changed a register since, and relies on it.
-    #[error("{register:?} is {found:#x}, not what `install` has written: {written:#x}")]
+    /// Somebody else has changed a register since, and relies on it; or the CPU has been reset.
+    #[error(
+        "{register:?} is {found:#x}, not what `install` has written: {written:#x}; after a reset of the CPU, \
+         call `Cpu::gone` instead"
+    )]
     Changed {
         /// Which.
         register: MsrName,
@@ -170,8 +200,10 @@ impl Switcher {
     /// [`CPU_STATE`](crate::CPU_STATE) has an objection. Nothing has been changed then.
     ///
     /// # Safety
-    /// Must be called at CPL 0. From then on, until [`Cpu::uninstall`]:
+    /// Must be called at CPL 0, with interrupts off, which is checked, or otherwise so that the caller stays on this
+    /// CPU. From then on, until [`Cpu::uninstall`]:
     ///
+    /// * the CPU is not reset, suspended or taken offline; if it has been, [`Cpu::gone`] comes before anything else;
     /// * the switcher is not dropped, and nothing else changes the registers written here, nor what
     ///   the variant follows: CR4.LA57, PCIDE, PKE and CET;
     /// * what is checked here, but not by each [`Cpu::enter`] again, stays as it is: no entry of the GDT becomes one
@@ -234,6 +266,7 @@ impl Switcher {
     /// # Safety
     /// At CPL 0; `per_cpu` is valid for reads.
     unsafe fn check(&self, per_cpu: NonNull<PerCpu>) -> Result<Checked, InstallError> {
+        check_flags(registers::flags())?;
         let assembled = *self.image().variant();
         let selectors = assembled.selectors();
         let features = HostFeatures::detect();
@@ -270,8 +303,17 @@ impl Switcher {
     /// is read: it must be the one that guests run with.
     #[must_use]
     pub fn mappings_of(&self, block: &PerCpu, address: u64) -> MappingList {
+        self.mappings_with(block, address, DescriptorTablePointer::gdtr())
+    }
+
+    fn mappings_with(
+        &self,
+        block: &PerCpu,
+        address: u64,
+        gdtr: DescriptorTablePointer,
+    ) -> MappingList {
         let idt = self.idt();
-        MappingList::with_idt(block, address, idt.address(), size_of_val(idt) as u64)
+        MappingList::with_tables(block, address, gdtr, idt.address(), size_of_val(idt) as u64)
             .with_code(self.base(), self.image().bytes().len() as u64)
     }
 
@@ -295,7 +337,8 @@ impl Cpu<'_> {
         self.switcher
     }
 
-    /// What every guest root that is entered on this CPU must map, as the host's does. Besides it:
+    /// What every guest root that is entered on this CPU must map, as the host's does, wherever this is called: the GDT
+    /// is that of `install`. Besides it:
     /// [`PvcsPage::mapping`](crate::PvcsPage::mapping). The host's IDT and what it leads to is not among
     /// it: under a guest's root it is not loaded.
     ///
@@ -315,22 +358,28 @@ impl Cpu<'_> {
     pub fn mappings(&self) -> MappingList {
         // SAFETY: `install` was given a block that is valid for reads. No guest is running.
         let block = unsafe { self.per_cpu.read() };
-        self.switcher.mappings_of(&block, self.per_cpu.addr().get() as u64)
+        self.switcher.mappings_with(&block, self.per_cpu.addr().get() as u64, self.then.gdtr)
     }
 
     /// Gives the CPU back as [`install`](Switcher::install) found it: STAR, LSTAR, CSTAR, SFMASK,
     /// SYSENTER_CS, GS base and KERNEL_GS_BASE have their values of then, CR4.FSGSBASE and EFER.SCE
     /// are clear again if they were. Interrupts must be off.
     ///
+    /// Then it forgets the guests: with CR4.PCIDE, all translations of the CPU go, those of PCIDs 32 to 63 and global
+    /// ones among them, so that the host may use these PCIDs; and at last its predictors are emptied as by
+    /// [`barrier_before_user_mode`](Self::barrier_before_user_mode), whoever sees to the barriers between guests.
+    /// That comes last because nothing of a guest's is executed any more behind it: whatever the host runs next on
+    /// this CPU, at CPL 3 or under another switcher, owes no barrier for what ran before.
+    ///
     /// # Errors
-    /// If this is not the CPU of `install`, if a guest is running, or if somebody else has changed a
-    /// register. Nothing has been changed then, and the switcher stays installed: the result is the
+    /// If this is not the CPU of `install`, if interrupts are enabled, if a guest is running, or if somebody else has
+    /// changed a register. Nothing has been changed then, and the switcher stays installed: the result is the
     /// CPU itself, and why.
     #[expect(
         clippy::result_large_err,
         reason = "a box would be allocated under the switcher's GS base"
     )]
-    pub fn uninstall(self) -> Result<(), (Self, UninstallError)> {
+    pub fn uninstall(mut self) -> Result<(), (Self, UninstallError)> {
         if let Err(why) = self.can_be_uninstalled() {
             return Err((self, why));
         }
@@ -349,24 +398,47 @@ impl Cpu<'_> {
             // SAFETY: as for EFER.
             unsafe { Cr4::update(|cr4| cr4.remove(Cr4Flags::FSGSBASE)) };
         }
+        for debt in Debt::of(self.switcher.image().variant().axes().pcid) {
+            match debt {
+                Debt::Translations => flush_all_translations(),
+                Debt::Training => self.forget_training(),
+            }
+        }
         self.switcher.installed.fetch_sub(1, Ordering::AcqRel);
         Ok(())
     }
 
+    /// Declares that this CPU has nothing of the switcher any more: it has been reset, by being taken offline,
+    /// suspended with the machine, or sent INIT, or is no more. Nothing is restored: what is in its registers is what
+    /// its host has put there since, if anything. [`enter`](Self::enter) refuses on such a CPU, and
+    /// [`uninstall`](Self::uninstall) would.
+    ///
+    /// # Safety
+    /// No SYSCALL, SYSENTER or event of this CPU leads to the switcher, now or later, but by another
+    /// [`install`](Switcher::install): its LSTAR and CSTAR do not name the switcher's entries, its IDT is not the
+    /// switcher's, and no guest is running on it. Before code of the host's at CPL 3 runs there, its branch predictors
+    /// are empty; and before a CR3 with one of the PCIDs 32 to 63, so is its TLB: a reset does both, INIT neither.
+    pub unsafe fn gone(self) {
+        self.switcher.installed.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether this runs on the CPU that it is about, and stays there. GS base is read as an MSR: elsewhere,
+    /// CR4.FSGSBASE may be clear.
+    pub(crate) fn is_here(&self) -> Result<(), NotHere> {
+        // SAFETY: an MSR of every CPU with long mode; reading changes nothing.
+        let gs_base = unsafe { read_msr(MsrName::GsBase.address()) };
+        NotHere::check(registers::flags(), gs_base, self.per_cpu.addr().get() as u64)
+    }
+
     fn can_be_uninstalled(&self) -> Result<(), UninstallError> {
-        // GS base first: it says whether the others are those of `install`'s CPU.
-        let mut written = self.switcher.msrs(self.per_cpu);
-        written.reverse();
-        for (register, written) in written {
+        self.is_here()?;
+        for (register, written) in self.switcher.msrs(self.per_cpu) {
             // SAFETY: MSRs of every CPU with long mode; reading changes nothing.
             let found = unsafe { read_msr(register.address()) };
             if found == written {
                 continue;
             }
-            return Err(match register {
-                MsrName::GsBase => UninstallError::OtherCpu { found, expected: written },
-                _ => UninstallError::Changed { register, found, written },
-            });
+            return Err(UninstallError::Changed { register, found, written });
         }
         // SAFETY: `install` was given a block that is valid for reads, and this is its CPU.
         match unsafe { self.tss_extra().read() }.host_rsp {
@@ -380,6 +452,38 @@ impl Cpu<'_> {
         // SAFETY: `install` was given a pointer to a whole `PerCpu`; the field lies within it.
         unsafe { self.per_cpu.byte_add(PerCpu::tss_extra.bytes()) }.cast()
     }
+}
+
+/// What a CPU owes its host when it has no guests any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Debt {
+    /// Translations under the guests' PCIDs.
+    Translations,
+    /// What guests have trained.
+    Training,
+}
+
+impl Debt {
+    /// In the order in which they are paid. Without PCIDs, the last exit has flushed all that a guest's root had, by
+    /// loading the host's.
+    const fn of(pcid: bool) -> &'static [Self] {
+        if pcid { &[Self::Translations, Self::Training] } else { &[Self::Training] }
+    }
+}
+
+/// Of all PCIDs, and global ones: whatever changes CR4.PGE does that, on CPUs without INVPCID, too (Intel SDM vol. 3,
+/// 4.10.4.1; AMD APM vol. 2, 5.5.3).
+fn flush_all_translations() {
+    let cr4 = registers::cr4();
+    for value in [cr4 ^ Cr4Flags::PAGE_GLOBAL.bits(), cr4] {
+        // SAFETY: at CPL 0, as `install` was. PGE may be set and clear in any mode, and decides about nothing but
+        // what outlives a load of CR3; nothing loads it between the two.
+        unsafe { Cr4::write_raw(value) };
+    }
+}
+
+const fn check_flags(flags: RFlags) -> Result<(), InstallError> {
+    if flags.contains(RFlags::IF) { Err(InstallError::InterruptsEnabled) } else { Ok(()) }
 }
 
 /// Whether the MSRs exist that the mitigations write.
@@ -438,6 +542,24 @@ mod tests {
         assert!(refused.starts_with("this switcher has `ibpb`, whose MSR this CPU lacks"));
         assert!(check(Speculation::IBPB).unwrap_err().contains("`ibrs`"));
         assert!(check_mitigations(Mitigations::NONE, Speculation::empty()).is_ok());
+    }
+
+    #[test]
+    fn what_is_about_one_cpu_is_done_there_and_without_interrupts() {
+        let fixed = RFlags::FIXED;
+        let enabled = fixed | RFlags::IF;
+        assert_eq!(NotHere::check(fixed, 0x1000, 0x1000), Ok(()));
+        let elsewhere = NotHere::OtherCpu { found: 0x2000, expected: 0x1000 };
+        assert_eq!(NotHere::check(fixed, 0x2000, 0x1000), Err(elsewhere));
+        assert_eq!(NotHere::check(enabled, 0x1000, 0x1000), Err(NotHere::InterruptsEnabled));
+        assert_eq!(check_flags(fixed), Ok(()));
+        assert_eq!(check_flags(enabled), Err(InstallError::InterruptsEnabled));
+    }
+
+    #[test]
+    fn a_cpu_without_guests_has_none_of_their_translations_nor_of_their_training() {
+        assert_eq!(Debt::of(true), [Debt::Translations, Debt::Training]);
+        assert_eq!(Debt::of(false), [Debt::Training]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use core::arch::asm;
 use core::ops::Range;
 
 use crate::exit::DebugCauses;
+use crate::registers;
 
 /// Which accesses a breakpoint is about (Intel SDM vol. 3, 18.2.4, R/W fields). I/O ports are not
 /// to be had.
@@ -152,7 +153,8 @@ impl GuestDebug {
         Ok(())
     }
 
-    /// DR7 while the guest runs: the exact-match bit LE and local enables, and never GD.
+    /// DR7 while the guest runs: local enables, and never GD. LE and GE, the exact-match bits, are clear: no CPU with
+    /// long mode heeds them (Intel SDM vol. 3, 18.2.4).
     #[must_use]
     pub fn dr7(&self) -> u64 {
         let mut dr7 = Self::DISABLED;
@@ -169,6 +171,12 @@ impl GuestDebug {
     fn matches(&self) -> u64 {
         let set = self.breakpoints.iter().enumerate().filter(|(_, set)| set.is_some());
         set.map(|(number, _)| 1 << number).sum()
+    }
+
+    /// Whether this CPU has them live, as [`arm`](Self::arm) has left it. To be asked at CPL 0, as there.
+    pub(crate) fn is_armed(&self) -> bool {
+        let wanted = self.breakpoints.map(|set| set.map_or(0, |(address, _)| address));
+        registers::dr7() == self.dr7() && addresses() == wanted
     }
 
     /// Makes the breakpoints live on this CPU, until [`disarm`](Self::disarm): directly around the guest. The result is
@@ -317,6 +325,8 @@ mod tests {
         debug.set(1, None).unwrap();
         assert_eq!(debug.dr7(), 0xF000_0441);
         assert_eq!(debug.set(4, None), Err(DebugError::NoSuchBreakpoint(4)));
+        // Neither LE nor GE, as the documentation has it.
+        assert_eq!(debug.dr7() & 0b11 << 8, 0);
     }
 
     #[test]

@@ -2,14 +2,15 @@
 
 use raw_cpuid::CpuIdReaderNative;
 use raw_cpuid::native_cpuid::cpuid_count;
+use switcher_gen::Axes;
 use switcher_gen::arch::{
     ArchCapabilities, HostFeatures, HostState, McuOptCtrl, Msr as MsrName, PagingMode, SpecCtrl,
-    Speculation, TsxCtrl,
+    Speculation, TsxCtrl, Vendor,
 };
 use switcher_gen::mitigations::Assessment;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, NotHere};
 use crate::registers::read_msr;
 
 /// Detection of the CPU this code runs on.
@@ -42,6 +43,7 @@ impl Detect for HostFeatures {
             tsx_ctrl: tsx_ctrl(arch_capabilities),
             mcu_opt_ctrl: mcu_opt_ctrl(says, arch_capabilities),
             arch_capabilities,
+            return_thunks: false,
         };
         Self::from_cpuid(CpuIdReaderNative, state)
     }
@@ -52,12 +54,22 @@ impl Cpu<'_> {
     /// about them. A variant is chosen once, MSRs are each CPU's own: one on which SPEC_CTRL is not
     /// what it is elsewhere needs more than the variant has, which
     /// [`Mitigations::covers`](switcher_gen::Mitigations::covers) tells. A host may know better, so
-    /// [`install`](crate::Switcher::install) does not refuse.
-    #[must_use]
-    pub fn assess(&self) -> Assessment {
-        let vendor = self.switcher().image().variant().axes().vendor;
-        Assessment::of(&HostFeatures::detect(), vendor)
+    /// [`install`](crate::Switcher::install) does not refuse. A variant with `untrain` is taken for the word of a host
+    /// that has return thunks.
+    ///
+    /// # Errors
+    /// If this is not the CPU of `install`, or may be another one in the middle of it.
+    pub fn assess(&self) -> Result<Assessment, NotHere> {
+        self.is_here()?;
+        let Axes { vendor, mitigations, .. } = self.switcher().image().variant().axes();
+        Ok(assess(HostFeatures::detect(), vendor, mitigations.untrain))
     }
+}
+
+/// What a CPU needs whose host has return thunks or has none.
+fn assess(features: HostFeatures, vendor: Vendor, untrained: bool) -> Assessment {
+    let features = if untrained { features.with_return_thunks() } else { features };
+    Assessment::of(&features, vendor)
 }
 
 /// CR4.CET (Intel SDM vol. 3, 2.5).

@@ -3,16 +3,15 @@
 use core::arch::asm;
 use core::ptr::NonNull;
 
-use switcher_gen::arch::{Cr3, Msr as MsrName, NonCanonical, PagingMode, RFlags, Vendor};
+use switcher_gen::arch::{Cr3, Msr as MsrName, NonCanonical, PagingMode, Vendor};
 use switcher_gen::asm::Label;
 use switcher_gen::layout::{Mode, PtRegs, SwitchFlags, TssExtra};
 use switcher_gen::{Axes, Variant};
 use x86_64::instructions::segmentation::{SS, Segment};
-use x86_64::registers::rflags;
 use x86_64::registers::segmentation::SegmentSelector;
 
 use crate::barrier;
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, NotHere};
 use crate::debug;
 use crate::exchange::Context;
 use crate::exit::{DebugCauses, Exit};
@@ -26,9 +25,10 @@ use crate::state::{self, Exchanged, Running, StateError};
 /// Why a guest was not entered. It is as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EnterError {
-    /// An interrupt could come between loading the guest's state and entering it.
-    #[error("interrupts are enabled: disable them around `enter`")]
-    InterruptsEnabled,
+    /// An interrupt could come between loading the guest's state and entering it, or this is another CPU than that of
+    /// `install`.
+    #[error(transparent)]
+    NotHere(#[from] NotHere),
     /// This CPU is not as it has to be for guests to run, or not as `install` has found it.
     #[error(transparent)]
     State(#[from] StateError),
@@ -74,14 +74,6 @@ pub enum EnterError {
         /// CR3's value.
         cr3: u64,
     },
-    /// This code has been moved to another CPU since `install`, or GS base has been changed.
-    #[error("GS base is {found:#x}, not this CPU's block at {expected:#x}: disable preemption")]
-    OtherCpu {
-        /// GS base.
-        found: u64,
-        /// The block that `install` was given.
-        expected: u64,
-    },
     /// There is nothing to load into CR3.
     #[error("the guest is in {0:?}, whose root is not prepared")]
     NoRoot(Mode),
@@ -107,21 +99,31 @@ impl Cpu<'_> {
     /// [`enter_with`](Self::enter_with): between it and the guest there is no code but the
     /// switcher.
     ///
-    /// Its stack: less than 1.25 KiB, in an optimised build. It allocates nothing. Its call into the emitted code is a
-    /// retpoline, or, in variants with `untrain`, an indirect call behind LFENCE: a host with thunks of its
+    /// Its stack: less than 1.5 KiB, in an optimised build. It allocates nothing. Its call into the emitted code is a
+    /// retpoline, or, in variants with `untrain`, an IRETQ: a host with thunks of its
     /// own for either brings them in [`enter_with`](Self::enter_with).
     ///
     /// # Errors
     /// If interrupts are enabled, if this is not the CPU of `install`, or if the guest's state
     /// cannot be entered: see [`EnterError`].
     pub fn enter(&mut self, guest: &mut Guest) -> Result<Exit, EnterError> {
-        let untrained = self.switcher.image().variant().axes().mitigations.untrain;
-        // SAFETY: both call what they are given, as `enter_with` asks.
-        unsafe { self.enter_with(guest, if untrained { call_fenced } else { call }) }
+        // Each is called by its name: which one it is must not become an indirect call.
+        if self.switcher.image().variant().axes().mitigations.untrain {
+            // SAFETY: `run` passes the entry of the switcher, ready to be called.
+            let call = |entry| unsafe { call_by_iret(entry) };
+            // SAFETY: it calls what it is given once, as `enter_with` asks.
+            unsafe { self.run(guest, call) }
+        } else {
+            // SAFETY: as above.
+            let call = |entry| unsafe { call(entry) };
+            // SAFETY: as above.
+            unsafe { self.run(guest, call) }
+        }
     }
 
     /// As [`enter`](Self::enter), but leaves the call itself to `call`: for hosts that must do
-    /// something of their own directly around it.
+    /// something of their own directly around it. `call` itself is called indirectly, unless the compiler sees which
+    /// one it is: a host whose indirect calls must be retpolines compiles this crate so, like the rest of its code.
     ///
     /// # Errors
     /// As [`enter`](Self::enter).
@@ -129,27 +131,40 @@ impl Cpu<'_> {
     /// # Safety
     /// `call` must call the function at the address it is given exactly once, as `extern "C" fn()
     /// -> *mut PtRegs` with interrupts off, and return what that returns. The function may change
-    /// MXCSR and the x87 state, which `call` must restore. `call` must not change CR2 after it. Where
-    /// there are protection keys, PKRU is the guest's: `call` leaves it alone (no component 9 of
-    /// XSAVE) and accesses no user page. Segment registers but CS and SS, FS base and breakpoints are the
-    /// guest's, too: `call` uses no FS, and leaves them as they are. The switcher's IDT is loaded: a fault
+    /// MXCSR and the x87 state, which `call` must restore. `call` must not change CR2 after it. It leaves PKRU alone (no
+    /// component 9 of XSAVE) and accesses no user page. The switcher's IDT is loaded: a fault
     /// of `call`'s own is the end ([`Hooks::fatal`](crate::Hooks::fatal)), and GS base must stay the per-CPU
-    /// block's.
+    /// block's. For the rest it keeps to what follows.
+    ///
+    #[doc = include_str!("../EXCHANGED.md")]
     pub unsafe fn enter_with(
         &mut self,
         guest: &mut Guest,
         call: unsafe fn(u64) -> *mut PtRegs,
+    ) -> Result<Exit, EnterError> {
+        // SAFETY: the caller says what `call` does with the entry of the switcher, which `run` passes.
+        let call = |entry| unsafe { call(entry) };
+        // SAFETY: as the caller says.
+        unsafe { self.run(guest, call) }
+    }
+
+    /// All of it but the call.
+    ///
+    /// # Safety
+    /// As [`enter_with`](Self::enter_with) has it, of `call`.
+    unsafe fn run(
+        &mut self,
+        guest: &mut Guest,
+        call: impl FnOnce(u64) -> *mut PtRegs,
     ) -> Result<Exit, EnterError> {
         let variant = self.switcher.image().variant();
         let Axes { pcid, pku, paging, vendor, mitigations, .. } = variant.axes();
         // First of all: with CR0.TS set, anything else could use a vector register, and fault.
         let running = Running::read(guest, variant.selectors(), self.then);
         state::check_running(&running)?;
-        check(guest, RFlags::from_bits_retain(rflags::read_raw()), variant)?;
-        let (found, expected) = (registers::gs_base(), self.per_cpu.as_ptr() as u64);
-        if found != expected {
-            return Err(EnterError::OtherCpu { found, expected });
-        }
+        check(guest, variant)?;
+        let block = self.per_cpu.as_ptr() as u64;
+        NotHere::check(running.flags, registers::gs_base(), block)?;
         let cr3 = Cr3::from_register(registers::cr3());
         if pcid {
             check_host_pcid(guest, cr3)?;
@@ -183,13 +198,13 @@ impl Cpu<'_> {
         // the table and is borrowed until the host's is loaded again.
         let host_idt = unsafe { Idt::load(idt) };
         let cet = running.now.cr4 & state::CR4_CET != 0;
-        let context = Context { has: self.has, per_cpu: expected, pku, cet };
+        let context = Context { has: self.has, per_cpu: block, pku, cet };
         // SAFETY: CPL 0, interrupts are off, the switcher's IDT is loaded, this is the CPU that `has` was
         // read on, and `check_running` has looked at the guest.
         let exchanged = unsafe { Exchanged::load(&context, guest) };
-        // SAFETY: the state just written is what `switcher_enter_guest` expects, and interrupts are
+        // The state just written is what `switcher_enter_guest` expects, and interrupts are
         // off. `GuestRoot`, `PvcsPage` and `install` carry the host's promises about the rest.
-        let frame = unsafe { call(self.switcher.address(Label::EnterGuest)) };
+        let frame = call(self.switcher.address(Label::EnterGuest));
 
         // Before anything can fault or be interrupted and change it: an NMI handler of the host's,
         // which may do both, comes only once its IDT is back.
@@ -199,7 +214,10 @@ impl Cpu<'_> {
         let regs = unsafe { frame.read() };
         let dr6 = || debug::of_guests(take_dr6(), guest.debug.as_ref());
         let exit = Exit::from_frame(regs.orig_ax, || cr2, dr6);
+        let look = cfg!(debug_assertions);
         // SAFETY: as for loading: nothing here changes CPU.
+        let touched = if look { unsafe { exchanged.touched(&context, guest) } } else { None };
+        // SAFETY: as above.
         unsafe { exchanged.restore(&context, guest) };
         // SAFETY: the switcher has returned, which it does on the host's root; nothing here changes
         // CPU.
@@ -210,6 +228,11 @@ impl Cpu<'_> {
         // SAFETY: as above.
         unsafe { self.tss_extra().write(idle()) };
         guest.take_back(regs, &extra);
+        // Not before everything is the host's again: its panic may need that.
+        debug_assert!(
+            touched.is_none(),
+            "{touched:?}: a hook, or the `call` of `enter_with`, has changed what it must leave as it is"
+        );
         Ok(exit)
     }
 
@@ -224,7 +247,18 @@ impl Cpu<'_> {
     /// guest has run since the last, and if the CPU has it, whatever [`set_barriers`](Self::set_barriers) says.
     /// What that code trains would steer guests in turn: the next one that is entered is behind a barrier, unless
     /// those are the host's.
-    pub fn barrier_before_user_mode(&mut self) {
+    ///
+    /// # Errors
+    /// If this is not the CPU of `install`, or may be another one in the middle of it: the barrier would be had by the
+    /// wrong one, and is still owed.
+    pub fn barrier_before_user_mode(&mut self) -> Result<(), NotHere> {
+        self.is_here()?;
+        self.forget_training();
+        Ok(())
+    }
+
+    /// On this CPU, nothing of a guest's steers what comes.
+    pub(crate) fn forget_training(&mut self) {
         if self.predictors.leave() {
             self.barrier();
         }
@@ -281,12 +315,9 @@ fn check_host_pcid(guest: &Guest, host: Cr3) -> Result<(), EnterError> {
     Ok(())
 }
 
-/// Whether `guest` may be entered by a host with these flags on a switcher of this variant.
-fn check(guest: &Guest, host_flags: RFlags, variant: &Variant) -> Result<(), EnterError> {
+/// Whether `guest` may be entered on a switcher of this variant.
+fn check(guest: &Guest, variant: &Variant) -> Result<(), EnterError> {
     let Axes { paging, pcid, .. } = variant.axes();
-    if host_flags.contains(RFlags::IF) {
-        return Err(EnterError::InterruptsEnabled);
-    }
     if guest.paging() != paging {
         return Err(EnterError::OtherPaging { guest: guest.paging(), host: paging });
     }
@@ -392,15 +423,62 @@ call!(
     ]
 );
 
-call!(
-    /// For hosts whose RETs go through a thunk, which only they know: a RET of a retpoline's would go
-    /// elsewhere first. The target is in its register before the call is fetched.
-    ///
-    /// # Safety
-    /// As for [`call`].
-    call_fenced,
-    ["lfence", "call {entry}"]
-);
+/// A call of what a register has by IRETQ, whose target no branch predictor is asked for: it serialises, so that nothing
+/// is fetched before it has retired (AMD APM vol. 2, 7.6.4; Intel SDM vol. 3, 9.3). It stays at this privilege level,
+/// with the same flags and, but for its frame, the same stack. NMIs are not blocked here, so it unblocks none.
+macro_rules! by_iret {
+    ($asm:ident, $entry:literal, [$($before:literal),*], [$($behind:tt)*]) => {
+        $asm! {
+            $($before,)*
+            "call 3f",
+            "jmp 5f",
+            // RSP -> the address behind the call.
+            "3: mov rax, rsp",
+            "mov ecx, ss",
+            "push rcx",
+            "push rax",
+            "pushfq",
+            "mov ecx, cs",
+            "push rcx",
+            concat!("push ", $entry),
+            "iretq",
+            "int3",
+            "5:",
+            $($behind)*
+        }
+    };
+}
+/// For hosts whose RETs go through a thunk, which only they know: a RET of a retpoline's would be none that has been
+/// untrained, and a jump to their thunk would be indirect. LFENCE in front of an indirect call is no mitigation
+/// (CVE-2021-26401, AMD-SB-1036).
+///
+/// # Safety
+/// As for [`call`].
+unsafe fn call_by_iret(entry: u64) -> *mut PtRegs {
+    let mut saved = FloatingPoint { mxcsr: 0, x87_control: 0 };
+    let frame: *mut PtRegs;
+    // SAFETY: as in `call`. IRETQ to where this code is, at this level, with the selectors that are loaded: SS is
+    // null or of this level, as CPL 0 needs it, and its descriptors are in the GDT, which `install` has judged.
+    unsafe {
+        by_iret!(
+            asm,
+            "rdx",
+            ["stmxcsr [r12 + {mxcsr}]", "fnstcw [r12 + {x87_control}]"],
+            [
+                "fninit",
+                "fldcw [r12 + {x87_control}]",
+                "ldmxcsr [r12 + {mxcsr}]",
+                in("rdx") entry,
+                mxcsr = const core::mem::offset_of!(FloatingPoint, mxcsr),
+                x87_control = const core::mem::offset_of!(FloatingPoint, x87_control),
+                in("r12") &raw mut saved,
+                lateout("rax") frame,
+                clobber_abi("sysv64"),
+            ]
+        );
+    }
+    frame
+}
 
 /// The control registers of floating point that a function must preserve.
 #[repr(C)]
@@ -414,6 +492,7 @@ mod tests {
     use super::*;
 
     use crate::GuestRoot;
+    use core::arch::global_asm;
     use switcher_gen::arch::HostState;
 
     #[test]
@@ -483,15 +562,13 @@ mod tests {
     }
 
     fn checked(guest: &Guest) -> Result<(), EnterError> {
-        check(guest, RFlags::FIXED, &Variant::REFERENCE)
+        check(guest, &Variant::REFERENCE)
     }
 
     #[test]
-    fn a_guest_is_entered_at_cpl_3_with_interrupts_off_or_not_at_all() {
+    fn a_guest_is_entered_with_selectors_or_not_at_all() {
         let mut guest = guest();
         assert_eq!(checked(&guest), Ok(()));
-        let enabled = check(&guest, RFlags::FIXED | RFlags::IF, &Variant::REFERENCE);
-        assert_eq!(enabled, Err(EnterError::InterruptsEnabled));
         guest.regs.cs = 0x1_0033;
         let refused = EnterError::NoSelector { register: "CS", found: 0x1_0033 };
         assert_eq!(checked(&guest), Err(refused));
@@ -526,11 +603,11 @@ mod tests {
         let with_pcid: Variant = "intel-4level-pcid".parse().unwrap();
         let mut guest = guest();
         guest.set_root(Mode::Umod, Some(tagged));
-        assert_eq!(check(&guest, RFlags::FIXED, &with_pcid), Ok(()));
+        assert_eq!(check(&guest, &with_pcid), Ok(()));
         // SAFETY: never entered.
         let other = unsafe { GuestRoot::new(Cr3::new(0x2000).unwrap()) };
         guest.set_root(Mode::Smod, Some(other.with_pcid(GuestPcid::new(32, enabled).unwrap())));
-        assert_eq!(check(&guest, RFlags::FIXED, &with_pcid), Err(EnterError::SharedPcid));
+        assert_eq!(check(&guest, &with_pcid), Err(EnterError::SharedPcid));
     }
 
     #[test]
@@ -563,11 +640,47 @@ mod tests {
     #[test]
     fn floating_point_control_survives_a_guest_that_changes_it() {
         let before = floating_point();
-        for call in [call, call_fenced, call] {
+        for call in [call, call_by_iret, call] {
             // SAFETY: the test's own function, which keeps the ABI but for floating point control.
             let frame = unsafe { call(switcher_runtime_test_guest as *const () as u64) };
             assert_eq!(frame.addr(), 0x1230);
             assert_eq!(floating_point(), before);
         }
+    }
+
+    by_iret!(
+        global_asm,
+        "rdx",
+        [
+            ".global switcher_runtime_test_by_iret",
+            ".global switcher_runtime_test_by_iret_end",
+            "switcher_runtime_test_by_iret:"
+        ],
+        ["switcher_runtime_test_by_iret_end:",]
+    );
+
+    unsafe extern "C" {
+        static switcher_runtime_test_by_iret: u8;
+        static switcher_runtime_test_by_iret_end: u8;
+    }
+
+    /// CVE-2021-26401: LFENCE in front of an indirect branch is no mitigation; and where returns are untrained, a RET
+    /// here is none that has been.
+    #[test]
+    fn where_returns_are_untrained_nothing_that_is_predicted_leads_to_the_switcher() {
+        let (start, end) = (
+            &raw const switcher_runtime_test_by_iret,
+            &raw const switcher_runtime_test_by_iret_end,
+        );
+        // SAFETY: between the two labels are instructions of this program's, which it may read.
+        let code = unsafe { core::slice::from_raw_parts(start, end.addr() - start.addr()) };
+        // call over the JMP; jmp to the end.
+        let rest = code.strip_prefix(&[0xE8, 2, 0, 0, 0, 0xEB, (code.len() - 7) as u8]).unwrap();
+        // mov rax, rsp; mov ecx, ss; push rcx; push rax; pushfq; mov ecx, cs; push rcx; push rdx; iretq; int3.
+        let wanted = [
+            0x48, 0x89, 0xE0, 0x8C, 0xD1, 0x51, 0x50, 0x9C, 0x8C, 0xC9, 0x51, 0x52, 0x48, 0xCF,
+            0xCC,
+        ];
+        assert_eq!(rest, wanted);
     }
 }

@@ -29,12 +29,24 @@ pub(crate) trait Exchange {
     /// What is kept of the host's meanwhile.
     type Kept: core::fmt::Debug;
 
+    /// What is the guest's, or off, between the two functions: for who runs meanwhile.
+    const REGISTERS: &'static str;
+
     /// Loads the guest's.
     ///
     /// # Safety
     /// At CPL 0, with interrupts off, under the switcher's IDT, on the CPU of `context`, which tells the
     /// truth about it. `check_running` has found the guest to be fit.
     unsafe fn load(context: &Context, guest: &Guest) -> Self::Kept;
+
+    /// Whether what neither CPL 3 nor the switcher can have changed is still what `load` has made it. If it is not,
+    /// a hook or the host's call has changed it, and `restore` would not know.
+    ///
+    /// # Safety
+    /// The same, between the other two on this CPU.
+    unsafe fn is_untouched(_: &Context, _: &Self::Kept, _: &Guest) -> bool {
+        true
+    }
 
     /// Takes the guest's back, and loads the host's.
     ///
@@ -48,6 +60,8 @@ pub(crate) struct Pkru;
 
 impl Exchange for Pkru {
     type Kept = Option<u32>;
+
+    const REGISTERS: &'static str = "PKRU, where CR4.PKE is set";
 
     unsafe fn load(context: &Context, guest: &Guest) -> Option<u32> {
         // SAFETY: CR4.PKE is set.
@@ -85,6 +99,8 @@ pub(crate) struct GsBase;
 impl Exchange for GsBase {
     type Kept = ();
 
+    const REGISTERS: &'static str = "KERNEL_GS_BASE";
+
     unsafe fn load(_: &Context, guest: &Guest) {
         // SAFETY: the value is canonical: `set_gs_base` has checked it for the paging mode that `enter`
         // has found to be this host's, or it was read from this MSR.
@@ -103,6 +119,8 @@ pub(crate) struct Segments;
 
 impl Exchange for Segments {
     type Kept = ([u16; 4], u64);
+
+    const REGISTERS: &'static str = "DS, ES, FS and GS selectors, and FS base";
 
     unsafe fn load(context: &Context, guest: &Guest) -> ([u16; 4], u64) {
         let host = (registers::data_selectors(), registers::fs_base());
@@ -170,6 +188,8 @@ pub(crate) struct TscAux;
 impl Exchange for TscAux {
     type Kept = Option<u64>;
 
+    const REGISTERS: &'static str = "TSC_AUX, which RDPID and RDTSCP show";
+
     unsafe fn load(_: &Context, guest: &Guest) -> Option<u64> {
         guest.tsc_aux.map(|guest| {
             // SAFETY: the MSR exists where RDTSCP does, which `for_host` asks for.
@@ -178,6 +198,12 @@ impl Exchange for TscAux {
             unsafe { registers::write_msr(TSC_AUX, guest.into()) };
             host
         })
+    }
+
+    unsafe fn is_untouched(_: &Context, kept: &Option<u64>, guest: &Guest) -> bool {
+        // SAFETY: as for loading.
+        kept.is_none()
+            || guest.tsc_aux.map(u64::from) == Some(unsafe { registers::read_msr(TSC_AUX) })
     }
 
     unsafe fn restore(_: &Context, kept: Option<u64>, _: &mut Guest) {
@@ -218,15 +244,28 @@ const U_CET: u32 = 0x6A0;
 /// Shadow stacks and branch tracking of CPL 3: off, where there could be any.
 pub(crate) struct UserCet;
 
+impl UserCet {
+    const fn is_here(context: &Context) -> bool {
+        context.cet && context.has.user_cet
+    }
+}
+
 impl Exchange for UserCet {
     type Kept = u64;
 
+    const REGISTERS: &'static str = "U_CET";
+
     unsafe fn load(context: &Context, _: &Guest) -> u64 {
-        if !(context.cet && context.has.user_cet) {
+        if !Self::is_here(context) {
             return 0;
         }
         // SAFETY: CPUID says that it exists; it has no effect in ring 0.
         unsafe { load_instead(U_CET, 0) }
+    }
+
+    unsafe fn is_untouched(context: &Context, _: &u64, _: &Guest) -> bool {
+        // SAFETY: as for loading.
+        !Self::is_here(context) || unsafe { registers::read_msr(U_CET) } == 0
     }
 
     unsafe fn restore(_: &Context, kept: u64, _: &mut Guest) {
@@ -252,11 +291,18 @@ impl DebugCtl {
 impl Exchange for DebugCtl {
     type Kept = (u64, u64);
 
+    const REGISTERS: &'static str = "DEBUGCTL";
+
     unsafe fn load(context: &Context, guest: &Guest) -> (u64, u64) {
         let wanted = Self::of(context, guest);
         // SAFETY: every 64-bit CPU has the MSR, and takes 0; CPUID says that it has the other bit, which
         // has no effect in ring 0.
         (unsafe { load_instead(DEBUGCTL, wanted) }, wanted)
+    }
+
+    unsafe fn is_untouched(_: &Context, (_, guest): &(u64, u64), _: &Guest) -> bool {
+        // SAFETY: as for loading. What a #DB clears (BTF and LBR) is clear.
+        unsafe { registers::read_msr(DEBUGCTL) == *guest }
     }
 
     unsafe fn restore(_: &Context, (host, guest): (u64, u64), _: &mut Guest) {
@@ -273,6 +319,8 @@ pub(crate) struct Pebs;
 impl Exchange for Pebs {
     type Kept = u64;
 
+    const REGISTERS: &'static str = "IA32_PEBS_ENABLE";
+
     unsafe fn load(context: &Context, _: &Guest) -> u64 {
         if !context.has.pebs {
             return 0;
@@ -281,28 +329,74 @@ impl Exchange for Pebs {
         unsafe { load_instead(PEBS_ENABLE, 0) }
     }
 
+    unsafe fn is_untouched(context: &Context, _: &u64, _: &Guest) -> bool {
+        // SAFETY: as for loading.
+        !context.has.pebs || unsafe { registers::read_msr(PEBS_ENABLE) } == 0
+    }
+
     unsafe fn restore(_: &Context, kept: u64, _: &mut Guest) {
         // SAFETY: it is not 0 only where the MSR exists.
         unsafe { put_back(PEBS_ENABLE, kept, 0) };
     }
 }
 
-/// The guest's breakpoints, if it has any.
+/// The guest's breakpoints, if it has any. Where AMD's CPUs have masks for their addresses, none is masked: a bit
+/// that does not count makes a breakpoint of the guest's one on addresses that nobody has looked at.
 pub(crate) struct Breakpoints;
 
-impl Exchange for Breakpoints {
-    /// DR0 to DR3.
-    type Kept = Option<[u64; 4]>;
+impl Breakpoints {
+    /// DR0_ADDR_MASK to DR3_ADDR_MASK (AMD APM vol. 2, 13.1.1.5), where they exist.
+    const fn masks(has: Has) -> &'static [u32] {
+        if has.breakpoint_masks {
+            &[0xC001_1027, 0xC001_1019, 0xC001_101A, 0xC001_101B]
+        } else {
+            &[]
+        }
+    }
+}
 
-    unsafe fn load(_: &Context, guest: &Guest) -> Option<[u64; 4]> {
-        // SAFETY: `check_running` has found that the host has no breakpoint armed, and DR7.GD clear.
-        guest.debug.as_ref().map(|debug| unsafe { debug.arm() })
+/// DR0 to DR3, and their masks.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct HostsBreakpoints {
+    addresses: [u64; 4],
+    masks: [u64; 4],
+}
+
+impl Exchange for Breakpoints {
+    type Kept = Option<HostsBreakpoints>;
+
+    const REGISTERS: &'static str = "DR0 to DR3 and DR7, and AMD's masks of their addresses";
+
+    unsafe fn load(context: &Context, guest: &Guest) -> Option<HostsBreakpoints> {
+        guest.debug.as_ref().map(|debug| {
+            let mut host = HostsBreakpoints::default();
+            for (kept, msr) in host.masks.iter_mut().zip(Self::masks(context.has)) {
+                // SAFETY: CPUID says that it exists, and it takes 0. Nothing is armed that it could matter to.
+                *kept = unsafe { load_instead(*msr, 0) };
+            }
+            // SAFETY: `check_running` has found that the host has no breakpoint armed, and DR7.GD clear.
+            host.addresses = unsafe { debug.arm() };
+            host
+        })
     }
 
-    unsafe fn restore(_: &Context, kept: Option<[u64; 4]>, _: &mut Guest) {
-        if let Some(host) = kept {
+    unsafe fn is_untouched(context: &Context, _: &Self::Kept, guest: &Guest) -> bool {
+        // SAFETY: as for loading.
+        let is_zero = |msr: &u32| unsafe { registers::read_msr(*msr) } == 0;
+        guest
+            .debug
+            .as_ref()
+            .is_none_or(|debug| debug.is_armed() && Self::masks(context.has).iter().all(is_zero))
+    }
+
+    unsafe fn restore(context: &Context, kept: Option<HostsBreakpoints>, _: &mut Guest) {
+        if let Some(HostsBreakpoints { addresses, masks }) = kept {
             // SAFETY: as above; it is what `arm` has returned.
-            unsafe { GuestDebug::disarm(host) };
+            unsafe { GuestDebug::disarm(addresses) };
+            for (host, msr) in masks.into_iter().zip(Self::masks(context.has)) {
+                // SAFETY: this is what it was; nothing is armed any more.
+                unsafe { put_back(*msr, host, 0) };
+            }
         }
     }
 }
@@ -313,6 +407,8 @@ pub(crate) struct Dr6;
 
 impl Exchange for Dr6 {
     type Kept = ();
+
+    const REGISTERS: &'static str = "DR6";
 
     unsafe fn load(_: &Context, _: &Guest) {
         // A MOV to a debug register waits for all that is before; mostly nothing changes.
@@ -343,5 +439,13 @@ mod tests {
         guest.trap_bus_locks = true;
         assert_eq!(DebugCtl::of(&context(true), &guest), 1 << 2);
         assert_eq!(DebugCtl::of(&context(false), &guest), 0);
+    }
+
+    #[test]
+    fn each_breakpoint_has_its_mask_where_the_cpu_has_masks() {
+        let masks =
+            |breakpoint_masks| Breakpoints::masks(Has { breakpoint_masks, ..Has::default() });
+        assert_eq!(masks(true), [0xC001_1027, 0xC001_1019, 0xC001_101A, 0xC001_101B]);
+        assert!(masks(false).is_empty());
     }
 }

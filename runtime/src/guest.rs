@@ -31,10 +31,12 @@ impl GuestRoot {
     /// For as long as a guest may be entered with it, the root must map, at the same addresses and
     /// for the supervisor alone, all that the host's root maps and the switcher or the handling of
     /// an event uses: [`Cpu::mappings`](crate::Cpu::mappings) of each CPU it is entered on,
-    /// [`PvcsPage::mapping`]. Nothing it maps for CPL 3 may be memory of the host. Of its entries for CPL 3, and
-    /// of those that map a PVCS, none is global: the G bit of the guest's own tables is not copied, as MOV to CR3
-    /// leaves global translations for the next root (Intel SDM vol. 3, 4.10.2.4 and 4.10.4.1), be it the host's or
-    /// another guest's. What else may be global, [`Mapping::may_be_global`] says. With a PCID: nothing is taken
+    /// [`PvcsPage::mapping`]. Nothing it maps for CPL 3 may be memory of the host. Of this root and any other that is
+    /// loaded on the same CPU, the host's own among them, an entry at an address that the other one does not
+    /// translate alike is not global, in either: MOV to CR3 leaves global translations for the next root (Intel SDM
+    /// vol. 3, 4.10.2.4 and 4.10.4.1). So the G bit of the guest's own tables is not copied, entries for CPL 3 and
+    /// those that map a PVCS have none, and neither have those of the *host's* root for pages that this one does not
+    /// map alike. What may be global, [`Mapping::may_be_global`] says. With a PCID: nothing is taken
     /// out of it, or loses a right, while this very value is in use; see
     /// [`after_unmapping`](Self::after_unmapping).
     ///
@@ -293,7 +295,8 @@ impl Guest {
     }
 
     /// What inhibits direct switching besides what follows from the state: windows the host waits
-    /// for, single-stepping, bits of the host's own.
+    /// for, single-stepping, bits of the host's own. Takes the place of what was set before, and of what hooks have
+    /// set since: see [`inhibitors`](Self::inhibitors).
     ///
     /// # Errors
     /// If `flags` has a bit that follows from the state.
@@ -304,6 +307,14 @@ impl Guest {
         }
         self.inhibitors = flags;
         Ok(())
+    }
+
+    /// What inhibits direct switching besides what follows from the state: what
+    /// [`set_inhibitors`](Self::set_inhibitors) has set, and what [`Hooks`](crate::Hooks) have set in
+    /// `switch_flags` while the guest ran. Such a bit stays until the host takes it away, as one of its own does.
+    #[must_use]
+    pub const fn inhibitors(&self) -> SwitchFlags {
+        self.inhibitors
     }
 
     /// The flags the guest will be entered with.
@@ -341,6 +352,8 @@ impl Guest {
         self.smod_rsp = extra.smod_rsp;
         let umod = extra.switch_flags.contains(SwitchFlags::UMOD);
         self.mode = if umod { Mode::Umod } else { Mode::Smod };
+        // A hook of the host's may have set bits, and the block is overwritten. The switcher clears none.
+        self.inhibitors |= extra.switch_flags.difference(Self::DERIVED);
     }
 
     /// A base from the hardware, which will accept it again. It need not be an address of the paging
@@ -417,6 +430,23 @@ mod tests {
         }
         guest.set_inhibitors(SwitchFlags::IRQ_WIN).unwrap();
         assert_eq!(guest.switch_flags(), SwitchFlags::SMOD | SwitchFlags::IRQ_WIN);
+    }
+
+    #[test]
+    fn what_a_hook_has_set_stays_until_the_host_takes_it_away() {
+        let mut guest = guest();
+        guest.set_inhibitors(SwitchFlags::IRQ_WIN).unwrap();
+        let mut extra = guest.tss_extra(Cr3::NONE, &mut CleanRoots::unknown()).unwrap();
+        let own = SwitchFlags::from_bits_retain(1 << 40);
+        // Of the hook's bits, one follows from the state; and the guest has changed its mode.
+        extra.switch_flags |= SwitchFlags::NMI_WIN | own | SwitchFlags::PVCS_INVALID;
+        extra.switch_flags.toggle(SwitchFlags::MODE_TOGGLE);
+        guest.take_back(PtRegs::ZERO, &extra);
+        let wanted = SwitchFlags::IRQ_WIN | SwitchFlags::NMI_WIN | own;
+        assert_eq!(guest.inhibitors(), wanted);
+        assert_eq!(guest.switch_flags(), wanted | SwitchFlags::UMOD);
+        guest.set_inhibitors(SwitchFlags::empty()).unwrap();
+        assert_eq!(guest.switch_flags(), SwitchFlags::UMOD);
     }
 
     #[test]

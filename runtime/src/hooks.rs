@@ -31,13 +31,15 @@ pub type FatalHook = unsafe extern "C" fn(*mut PtRegs) -> !;
 /// * they have no more of a stack than the host's TSS gives them, and wherever they are interrupted, the
 ///   [`FarFrame::ROOM`](switcher_gen::layout::FarFrame::ROOM) bytes below RSP are a stack, twice over:
 ///   below 128 that they may use, a #DB and a machine check put there how they return;
-/// * of `switch_flags` they may set bits, but for the two of the mode, and clear none;
+/// * of `switch_flags` they may set bits, but for the two of the mode, and clear none. After the exit,
+///   [`Guest::inhibitors`](crate::Guest::inhibitors) has them, but for those that follow from the guest's state;
 /// * they have no instruction breakpoint: with the RF that they cannot set, it would be met for ever;
 /// * further than 2 GiB from the code, they are reached by a retpoline, whose RET needs no ENDBR64 to lead
 ///   to; with `untrain`, for hosts that have no RET but their return thunk's, they may not be that far;
-/// * DS, ES, FS, GS, FS base, TSC_AUX and DR7 may be a guest's: they find their CPU by GS base alone (not by
-///   RDPID or RDTSCP), and leave these as they are;
-/// * where there are protection keys, PKRU is a guest's: they access no user pages.
+/// * they find their CPU by GS base alone (not by FS, RDPID or RDTSCP), access no user pages, and keep to what
+///   follows.
+///
+#[doc = include_str!("../EXCHANGED.md")]
 #[derive(Clone, Copy, Debug)]
 pub struct Hooks {
     /// An NMI that interrupted the switcher. NMIs are blocked.
@@ -52,8 +54,8 @@ pub struct Hooks {
 
 /// What a host has all of whose code, this crate included, returns through a return thunk, because
 /// its CPU may predict any other RET by what a guest has trained (spec/switcher.md, "Mitigations").
-/// Such a host takes
-/// [`with_return_thunks`](switcher_gen::Mitigations::with_return_thunks). Both are written in
+/// Such a host says so by
+/// [`with_return_thunks`](switcher_gen::arch::HostFeatures::with_return_thunks). Both are written in
 /// assembly and lie within 2 GiB of the switcher's code, as a call has to lead there, and nothing else.
 #[derive(Clone, Copy, Debug)]
 pub struct ReturnThunk {

@@ -8,7 +8,8 @@
 //!    it is written, executable afterwards, never both.
 //! 3. [`Switcher::install`] programs one CPU to use it, after checking all it can check.
 //! 4. [`Cpu::enter`] runs a [`Guest`] until it exits, and says why ([`Exit`]).
-//! 5. [`Cpu::uninstall`] gives the CPU back as it was, [`Switcher::unload`] the memory.
+//! 5. [`Cpu::uninstall`] gives the CPU back as it was, with nothing of its guests' in the TLB or the predictors,
+//!    [`Switcher::unload`] the memory.
 //!
 //! # What the host must see to
 //!
@@ -17,8 +18,11 @@
 //!
 //! * every [`GuestRoot`] maps what [`Cpu::mappings`] lists exactly as the host's root does, for the
 //!   supervisor alone;
-//! * the [`PvcsPage`] is mapped for the supervisor in every guest root, and neither it nor anything that a guest
-//!   can access is global there;
+//! * the [`PvcsPage`] is mapped for the supervisor in every guest root;
+//! * of any two roots that are loaded on a CPU, the host's own among them, an entry at an address that the other one
+//!   does not translate alike is not global;
+//! * a CPU is not reset, suspended or taken offline while a switcher is installed there, or is declared [gone](Cpu::gone)
+//!   afterwards;
 //! * what [`Switcher::install`] has found in the GDT, EFER, S_CET and IA32_USER_MSR_CTL stays so, and with
 //!   CR4.PCIDE, PCIDs 32 to 63 are the guests' alone;
 //! * the TSS names four stacks, IST 1 to 4, for #DF, NMI, #DB and #MC, each of at least
@@ -67,7 +71,7 @@ mod predictors;
 mod registers;
 mod state;
 
-pub use cpu::{Cpu, InstallError, UninstallError};
+pub use cpu::{Cpu, InstallError, NotHere, UninstallError};
 pub use debug::{Access, DebugError, GuestDebug, Width};
 pub use detect::Detect;
 pub use enter::EnterError;
@@ -79,7 +83,7 @@ pub use mapping::{Mapping, MappingList, Purpose, Rights};
 pub use pcid::{GuestPcid, NotAGuests};
 pub use predictors::{Barriers, Domain};
 pub use registers::DescriptorTablePointer;
-pub use state::{CPU_STATE, Care, Entry, State, StateError, document};
+pub use state::{CPU_STATE, Care, Entry, State, StateError, document, exchanged};
 pub use switcher_gen::arch::HostFeatures;
 pub use switcher_gen::layout::Mode;
 pub use switcher_gen::{self, Variant};

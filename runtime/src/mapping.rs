@@ -57,9 +57,10 @@ pub struct Mapping {
     pub len: u64,
     /// With which rights.
     pub rights: Rights,
-    /// Whether every root that its CPUs ever load translates these addresses alike, so that the
-    /// entry may be global. What one root translates differently must not be: its translation would
-    /// outlive the switch to the other (spec/hazards.md, row 21).
+    /// Whether every root that its CPUs ever load, the host's own among them, translates these addresses alike, so
+    /// that the entry may be global. What one of two roots translates differently must not be, in either: its
+    /// translation would outlive the switch to the other (spec/hazards.md, row 21). Of what is no mapping of
+    /// this list, such as the host's pages that only its own root has, that says nothing: they must not be.
     pub may_be_global: bool,
     /// What it is.
     pub purpose: Purpose,
@@ -104,12 +105,18 @@ impl MappingList {
     #[must_use]
     pub fn of_hardware(block: &PerCpu, address: u64) -> Self {
         let idt = DescriptorTablePointer::idtr();
-        Self::with_idt(block, address, idt.base(), u64::from(idt.limit()) + 1)
+        let gdtr = DescriptorTablePointer::gdtr();
+        Self::with_tables(block, address, gdtr, idt.base(), u64::from(idt.limit()) + 1)
     }
 
-    /// The same with another IDT.
-    pub(crate) fn with_idt(block: &PerCpu, address: u64, idt: u64, idt_len: u64) -> Self {
-        let gdt = DescriptorTablePointer::gdtr();
+    /// The same with other tables.
+    pub(crate) fn with_tables(
+        block: &PerCpu,
+        address: u64,
+        gdt: DescriptorTablePointer,
+        idt: u64,
+        idt_len: u64,
+    ) -> Self {
         let mut list = Self(Vec::new());
         list.add(address, size_of::<PerCpu>() as u64, Rights::ReadWrite, Purpose::PerCpuBlock);
         list.add(gdt.base(), u64::from(gdt.limit()) + 1, Rights::Read, Purpose::Gdt);

@@ -7,7 +7,8 @@
 
 use core::arch::asm;
 
-use switcher_gen::arch::{CanonicalAddr, NonCanonical, PagingMode};
+use switcher_gen::arch::{CanonicalAddr, NonCanonical, PagingMode, RFlags};
+use x86_64::registers::rflags;
 
 /// What LGDT, LIDT, SGDT and SIDT read and write (Intel SDM vol. 3, 2.4.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -192,6 +193,11 @@ pub(crate) unsafe fn set_dr6(value: u64) {
 pub(crate) unsafe fn set_fs_base(base: u64) {
     // SAFETY: as the caller says.
     unsafe { asm!("wrfsbase {}", in(reg) base, options(nostack, preserves_flags)) };
+}
+
+/// RFLAGS.
+pub(crate) fn flags() -> RFlags {
+    RFlags::from_bits_retain(rflags::read_raw())
 }
 
 /// The selectors in DS, ES, FS and GS.

@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use raw_cpuid::CpuIdReader;
-use switcher_gen::arch::{PagingMode, Selectors};
+use switcher_gen::arch::{PagingMode, RFlags, Selectors};
 
 use crate::exchange::{
     Breakpoints, Context, DebugCtl, Dr6, Exchange, GsBase, Pebs, Pkru, Segments,
@@ -65,8 +65,8 @@ pub struct Entry {
     install: &'static [HostCheck],
     /// What `enter` checks each time.
     enter: &'static [RunningCheck],
-    /// Whether `enter` exchanges it.
-    exchanged: bool,
+    /// What of it `enter` exchanges.
+    exchanged: &'static [&'static str],
 }
 
 impl Entry {
@@ -85,7 +85,7 @@ impl Entry {
     /// Whether `enter` exchanges it.
     #[must_use]
     pub const fn is_exchanged(&self) -> bool {
-        self.exchanged
+        !self.exchanged.is_empty()
     }
 }
 
@@ -157,6 +157,8 @@ pub(crate) struct Has {
     pub(crate) stibp: bool,
     /// PRED_CMD has IBPB.
     pub(crate) ibpb: bool,
+    /// The addresses of breakpoints have masks (AMD).
+    pub(crate) breakpoint_masks: bool,
 }
 
 impl Has {
@@ -191,6 +193,9 @@ impl Has {
                 has.user_msr = bit(reader.cpuid2(7, 1).edx, 15);
             }
         }
+        if extended >= 0x8000_0001 {
+            has.breakpoint_masks = bit(reader.cpuid2(0x8000_0001, 0).ecx, 26);
+        }
         if extended >= 0x8000_0008 {
             let leaf = reader.cpuid2(0x8000_0008, 0);
             has.ibpb |= bit(leaf.ebx, 12);
@@ -211,6 +216,8 @@ const S_CET: u32 = 0x6A2;
 const SH_STK_EN: u64 = 1 << 0;
 /// MSR IA32_USER_MSR_CTL.
 const USER_MSR_CTL: u32 = 0x1C;
+/// MSR LSTAR.
+const LSTAR: u32 = 0xC000_0082;
 /// MSR EFER.
 const EFER: u32 = 0xC000_0080;
 /// MSR SEV_STATUS, and its bits for guests that #VC tells of what is intercepted (AMD APM vol. 2, 15.34 to 15.36;
@@ -322,19 +329,25 @@ pub(crate) struct Installed {
     pub(crate) cr4: u64,
     pub(crate) tr: u16,
     pub(crate) gdtr: DescriptorTablePointer,
+    /// Where SYSCALL leads: elsewhere, if this CPU has been reset in between, and set up anew.
+    pub(crate) lstar: u64,
 }
 
 impl Installed {
     /// Reads it, at CPL 0.
     pub(crate) fn read() -> Self {
         let (cr4, tr) = (registers::cr4(), registers::tr());
-        Self { cr4, tr, gdtr: DescriptorTablePointer::gdtr() }
+        // SAFETY: every CPU with long mode has the MSR; reading it changes nothing.
+        let lstar = unsafe { registers::read_msr(LSTAR) };
+        Self { cr4, tr, gdtr: DescriptorTablePointer::gdtr(), lstar }
     }
 }
 
 /// What `enter` looks at each time.
 #[derive(Clone, Debug)]
 pub(crate) struct Running {
+    /// RFLAGS of who enters the guest.
+    pub(crate) flags: RFlags,
     pub(crate) cr0: u64,
     /// What can be compared with what it was.
     pub(crate) now: Installed,
@@ -372,6 +385,7 @@ impl Running {
             }
         }
         Self {
+            flags: registers::flags(),
             cr0: registers::cr0(),
             now,
             then,
@@ -666,7 +680,7 @@ fn tss_is_the_blocks(host: &Host) -> Result<(), Wrong> {
             "TR's limit",
             found.limit.into(),
             "the stacks of the IST are not within it",
-            "give the TSS's descriptor a limit of 103",
+            "give the TSS's descriptor a limit of 103, and load TR again: the CPU keeps the limit that LTR has found",
         );
     }
     if u32::from(host.iomap_base) <= found.limit {
@@ -674,14 +688,16 @@ fn tss_is_the_blocks(host: &Host) -> Result<(), Wrong> {
             "the TSS's I/O map base",
             host.iomap_base.into(),
             "there is an I/O bitmap within the TSS's limit: guests could use ports",
-            "set the base to the limit plus one, or more",
+            "set the base to the limit plus one, or more; after a change of the limit, load TR again",
         );
     }
     Ok(())
 }
 
 /// Whether MOV to a data segment register takes it, which faults in ring 0 if it does not. What a guest
-/// has loaded itself is so, unless the GDT has changed.
+/// has loaded itself is so, unless the GDT has changed: CPL 3 may load what the DPL allows for it and for the
+/// selector's RPL, whatever that is, and the register keeps the RPL (Intel SDM vol. 3, 5.5). Whatever CPL 3 may
+/// load, CPL 0 may.
 fn data_selectors_load(running: &Running) -> Result<(), Wrong> {
     const NAMES: [&str; 4] =
         ["the guest's DS", "the guest's ES", "the guest's FS", "the guest's GS"];
@@ -692,15 +708,17 @@ fn data_selectors_load(running: &Running) -> Result<(), Wrong> {
             continue;
         }
         let is = |bits: u64| entry & bits == bits;
-        let loads = selector & (RPL | TABLE_INDICATOR) == RPL
-            && is(PRESENT | IS_SEGMENT | DPL)
+        let is_for_cpl_3 = is(DPL) || is(IS_CODE | DOWN_OR_CONFORMING);
+        let loads = selector & TABLE_INDICATOR == 0
+            && is(PRESENT | IS_SEGMENT)
+            && is_for_cpl_3
             && (!is(IS_CODE) || is(READ_WRITE));
         if !loads {
             return wrong(
                 register,
                 selector.into(),
-                "it must be null, or name a present segment of DPL 3 in the GDT that can be read, with \
-                 RPL 3: loading it would fault in ring 0",
+                "it must be null, or name a present segment of DPL 3 in the GDT that can be read: CPL 3 could \
+                 not have loaded it, and loading it may fault in ring 0",
                 "clear it, or load the GDT that the guest had when it exited",
             );
         }
@@ -760,6 +778,58 @@ fn code_and_stack_are_safe(running: &Running) -> Result<(), Wrong> {
     Ok(())
 }
 
+/// What the proofs take the caller's flags to be, but for IF, of which `enter` has an error of its own.
+fn flags_are_clear(running: &Running) -> Result<(), Wrong> {
+    let Running { flags, now, .. } = running;
+    let wanted = [
+        (
+            RFlags::DF,
+            "the host's RFLAGS.DF",
+            "the ABI has it clear, and so have the proofs",
+            "execute CLD",
+        ),
+        (
+            RFlags::NT,
+            "the host's RFLAGS.NT",
+            "the IRETQ to the guest would fault, which would be taken for a fault of the guest's",
+            "clear it: CPL 3 may have set it before it came to the host",
+        ),
+        (
+            RFlags::TF,
+            "the host's RFLAGS.TF",
+            "each instruction of the switcher would end with a #DB",
+            "do not single-step `enter`",
+        ),
+        (
+            RFlags::AC,
+            "the host's RFLAGS.AC",
+            "ring 0 could access pages of CPL 3, from which CR4.SMAP keeps it",
+            "execute CLAC",
+        ),
+    ];
+    for (flag, register, problem, mend) in wanted {
+        let matters = flag != RFlags::AC || now.cr4 & CR4_SMAP != 0;
+        if flags.contains(flag) && matters {
+            return wrong(register, flags.bits(), problem, mend);
+        }
+    }
+    Ok(())
+}
+
+fn lstar_is_the_switchers(running: &Running) -> Result<(), Wrong> {
+    let lstar = running.now.lstar;
+    if lstar == running.then.lstar {
+        return Ok(());
+    }
+    wrong(
+        "LSTAR",
+        lstar,
+        "a guest's SYSCALL would come to ring 0 elsewhere than in the switcher: this CPU has been reset since, or \
+         somebody has changed the register",
+        "give it its value back; or, after a reset, call `Cpu::gone`, and install the switcher anew",
+    )
+}
+
 fn no_breakpoint_is_armed(running: &Running) -> Result<(), Wrong> {
     /// L0 to G3, and GD.
     const LIVE: u64 = 0xFF | 1 << 13;
@@ -804,7 +874,7 @@ macro_rules! cpu_state {
                 care: &$care,
                 install: &[$($install),*],
                 enter: &[$($enter),*],
-                exchanged: { const FIELDS: &[&str] = &[$(stringify!($field)),*]; !FIELDS.is_empty() },
+                exchanged: &[$(<$exchange as Exchange>::REGISTERS),*],
             },
         )*];
 
@@ -846,6 +916,20 @@ macro_rules! cpu_state {
                 Self { $($($field,)*)* }
             }
 
+            /// What of it somebody has changed who may not, if anybody has: see [`Exchange::is_untouched`].
+            ///
+            /// # Safety
+            /// As [`Exchange::is_untouched`] has it, of each.
+            pub(crate) unsafe fn touched(&self, context: &Context, guest: &Guest) -> Option<&'static str> {
+                $($(
+                    // SAFETY: as the caller says.
+                    if !unsafe { <$exchange as Exchange>::is_untouched(context, &self.$field, guest) } {
+                        return Some(<$exchange as Exchange>::REGISTERS);
+                    }
+                )*)*
+                None
+            }
+
             /// Gives the host its own back, in the same order.
             ///
             /// # Safety
@@ -872,6 +956,23 @@ cpu_state! {
         ],
         install [],
         enter [code_and_stack_are_safe],
+        exchange [];
+    HostFlags: "RFLAGS of the host: IF, DF, NT, TF, AC; NMI blocking",
+        rows [14, 39],
+        why "The switcher runs with them. With NT, the IRETQ to a guest faults, and the guest is blamed; with AC, SMAP is off.",
+        care [
+            Checked("`enter` refuses while IF, DF, NT or TF is set, and AC where CR4.SMAP is; so does `install` with IF"),
+            Duty { name: "NMI blocking", what: "`enter` is not called by an NMI's handler: the IRETQ to a guest ends the blocking" },
+        ],
+        install [],
+        enter [flags_are_clear],
+        exchange [];
+    TaskPriority: "CR8, the local APIC's task priority",
+        rows [60],
+        why "It decides which interrupts end a guest's run; CPL 3 can neither read nor write it.",
+        care [Choice("what it holds back stays pending; a guest runs on meanwhile")],
+        install [],
+        enter [],
         exchange [];
     Gdt: "GDT: base, limit, and every descriptor that CPL 3 can load (its accessed, D, B and L bits)",
         rows [51, 58],
@@ -905,6 +1006,7 @@ cpu_state! {
         why "Stacks of events, and the ports that CPL 3 may use.",
         care [
             Checked("it must be the per-CPU block's TSS, whole, with no I/O bitmap within its limit; `enter` finds the same selector"),
+            Duty { name: "TR's limit", what: "TR's descriptor is as LTR has found it: the CPU keeps the base and the limit that it read then, which no instruction shows. A host that has changed the descriptor loads TR again before it installs the switcher" },
             Duty { name: "I/O bitmap", what: "while the switcher is installed, the TSS's I/O map base stays beyond its limit: a host that gives threads ports moves it back before it enters a guest" },
         ],
         install [tss_is_the_blocks],
@@ -978,6 +1080,27 @@ cpu_state! {
             |it| bit("CR0.WP", it.cr0, CR0_WP, true, "ring 0 would write to pages that are read-only", "set it")
         ],
         exchange [];
+    Cr4Ring0: "CR4.SMXE, VMXE, MCE, PSE, PAE; CR0.CD, NW; PAT, MTRRs",
+        rows [55],
+        why "With SMXE, CPL 3 may ask GETSEC what the chipset can do; its other leaves, and all that VMXE allows but VMCALL and VMFUNC, fault at CPL 3. Without MCE, a machine check stops the CPU. The others decide how memory is cached.",
+        care [Choice("none of them gives a guest anything of the host's")],
+        install [],
+        enter [],
+        exchange [];
+    Cr2: "CR2",
+        rows [55],
+        why "The address of a guest's page fault; CPL 3 cannot read it.",
+        care [Enter("a part of the exit, and read before anything else can fault")],
+        install [],
+        enter [],
+        exchange [];
+    Time: "TSC, TSC_ADJUST, MPERF, APERF",
+        rows [55],
+        why "RDTSC, RDTSCP and RDPRU show them.",
+        care [Choice("they are the host's; CR4.TSD makes the three fault at CPL 3")],
+        install [],
+        enter [],
+        exchange [];
     Cr4Fpu: "CR4.OSFXSR, OSXMMEXCPT, OSXSAVE",
         rows [56],
         why "Without OSFXSR, STMXCSR is #UD in ring 0. The others decide how a guest's SSE errors come and whether it has XSAVE.",
@@ -1011,7 +1134,7 @@ cpu_state! {
         why "The variant is chosen by LA57 and PCIDE: they decide what an address and what a root is. SMEP and SMAP keep ring 0 from a guest's pages. LASS keeps CPL 3 from addresses with bit 63 set, where guests' kernels are; LAM_SUP lets through such as are not canonical. A translation under a PCID or with G set outlives the root.",
         care [
             Checked("LA57, PCIDE, SMEP and SMAP are as they were when the switcher was installed, and the variant is one for these; LASS and LAM_SUP must be clear; a root has neither LAM_U48 nor LAM_U57, by type"),
-            Duty { name: "global entries", what: "what of a guest's root is for CPL 3, and what maps a PVCS, has G clear, whatever the guest's own tables have: MOV to CR3 does not flush global translations (Intel SDM vol. 3, 4.10.2.4 and 4.10.4.1). What else may be global, `Mapping::may_be_global` says" },
+            Duty { name: "global entries", what: "of any two roots that are loaded on this CPU, the host's own among them, an entry at an address that the other one does not translate alike (to the same page, with the same rights) has G clear: MOV to CR3 does not flush global translations (Intel SDM vol. 3, 4.10.2.4 and 4.10.4.1). So what of a guest's root is for CPL 3 has G clear, whatever the guest's own tables have, and what maps a PVCS; and so have the host's pages that a guest's root does not map, or maps something else at the address of, or the guest would find them there, and on a CPU without RDCL_NO read them. What may be global, `Mapping::may_be_global` says; with CR4.PGE clear, nothing is" },
             Duty { name: "PCIDs", what: "while the switcher is installed, PCIDs 32 to 63 of this CPU are the guests' alone: the host loads no CR3 with one of them, tags of a TLB shared by CPUs included" },
             Choice("PKS is about pages of the supervisor's"),
         ],
@@ -1047,7 +1170,7 @@ cpu_state! {
         ],
         enter [],
         exchange [];
-    Xcr0: "XCR0, IA32_XSS; x87, XMM to ZMM, AMX and APX registers; IA32_XFD, XFD_ERR; IA32_PASID",
+    Xcr0: "XCR0, IA32_XSS; x87, XMM to ZMM, AMX and APX registers; LWP_CFG, BNDCFGU; IA32_XFD, XFD_ERR; IA32_PASID",
         rows [55],
         why "The guest runs with the host's, sees what was left there and leaves its own.",
         care [Duty { name: "vector state", what: "switch XCR0, XFD and all that XSAVE knows, in the `call` of `enter_with` or around `enter`, or have no secrets in registers and keep nothing there; #NM of a guest with XFD_ERR set is the guest's. IA32_PASID is 0 while a guest runs, or no guest has a portal for ENQCMD" }],
@@ -1081,12 +1204,12 @@ cpu_state! {
         install [|host| bit("S_CET.SH_STK_EN", host.s_cet.unwrap_or_default(), SH_STK_EN, false, "no switcher supports supervisor shadow stacks", "run without them on this CPU")],
         enter [],
         exchange [];
-    DebugRegisters: "DR0 to DR3, DR7",
+    DebugRegisters: "DR0 to DR3, DR7; AMD's masks of their addresses (MSRs C001_1027h, C001_1019h to C001_101Bh)",
         rows [31],
-        why "A breakpoint on an address of the host's fires in the middle of the switcher, and tells the guest what the host does; one of the host's fires in guests.",
+        why "A breakpoint on an address of the host's fires in the middle of the switcher, and tells the guest what the host does; one of the host's fires in guests. A mask that a debugger has left makes a guest's breakpoint one on the host's addresses.",
         care [
             Checked("`enter` refuses while a breakpoint is armed"),
-            Enter("arms the guest's, which are on its own addresses alone, disarms them, and puts DR0 to DR3 back; without any, the host's addresses stay there, disarmed"),
+            Enter("arms the guest's, which are on its own addresses alone, with masks of 0, disarms them, and puts DR0 to DR3 and the masks back; without any, the host's stay there, disarmed"),
         ],
         install [],
         enter [no_breakpoint_is_armed],
@@ -1153,9 +1276,13 @@ cpu_state! {
     SyscallMsrs: "STAR, LSTAR, CSTAR, SFMASK, SYSENTER MSRs",
         rows [17],
         why "Where CPL 3 comes to ring 0.",
-        care [Install("SYSENTER_CS is 0, so that SYSENTER faults; the others lead to the switcher")],
+        care [
+            Install("SYSENTER_CS is 0, so that SYSENTER faults; the others lead to the switcher"),
+            Checked("`enter` finds LSTAR to be the switcher's: a CPU that has been reset, and set up by its host, has another one"),
+            Duty { name: "power states", what: "before a CPU is taken offline, suspended with the machine, or sent INIT, the switcher is uninstalled there; or `Cpu::gone` is called afterwards, and the switcher installed anew. Who sets the CPU up again does not write these MSRs, EFER, CR4 or SYSENTER_CS one by one to what `install` had written" },
+        ],
         install [],
-        enter [],
+        enter [lstar_is_the_switchers],
         exchange [];
     UserMsr: "IA32_USER_MSR_CTL",
         rows [55],
@@ -1270,6 +1397,26 @@ pub fn document() -> alloc::string::String {
     }
     text.push_str("\n## Duties of the host\n\nNobody checks these.\n\n");
     text.push_str(&duties);
+    text.push_str("\n## What is not the host's while a guest runs\n\n");
+    text.push_str(&exchanged());
+    text
+}
+
+/// What `enter` exchanges, as a document for those who run meanwhile: `runtime/EXCHANGED.md`, which the contracts
+/// of [`Hooks`](crate::Hooks) and of [`Cpu::enter_with`](crate::Cpu::enter_with) include.
+#[must_use]
+pub fn exchanged() -> alloc::string::String {
+    use core::fmt::Write;
+
+    let mut text = alloc::string::String::from(
+        "From before the switcher is called until it has returned, these have a guest's values, or are off. A hook, \
+         and the `call` that `enter_with` is given, rely on none of them, and leave each as it is; debug builds \
+         look whether those of them have stayed so that no guest can change.\n\n",
+    );
+    for registers in CPU_STATE.iter().flat_map(|entry| entry.exchanged) {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "* {registers}");
+    }
     text
 }
 

@@ -6,6 +6,9 @@
 //! host. What every variant does anyway has no axis: registers are cleared on exits, DF and AC too,
 //! and no image has an indirect jump or call. What is loaded beside an image has none either: the
 //! runtime's thunks, which lead to hooks too far for a call, are retpolines.
+//!
+//! A choice is made once, of everything that is known: [`Mitigations`] do not say why they are what they are,
+//! so nothing is derived from them that depends on the reason.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -18,7 +21,8 @@ mod fault;
 mod table;
 
 pub use fault::{
-    Assessment, Code, Cpus, Done, Duty, Fault, Instead, Is, Measure, Place, Switch, Unmet,
+    Assessment, Code, Cpus, Done, Duty, Elsewhere, Fault, Instead, Is, Measure, Place, Switch,
+    Unmet,
 };
 
 /// What becomes of the return stack buffer on an exit.
@@ -176,17 +180,11 @@ impl Mitigations {
     /// The mitigations that a vendor's CPU needs which says of itself what this one does, set up as its
     /// host has it: those of [`Assessment`], which also knows what the host has left undone. Cautious
     /// where a host may know better. AMD's CPUs whose returns a guest can train get IBPB, which is
-    /// the slow way: see [`with_return_thunks`](Self::with_return_thunks).
+    /// the slow way, or untraining, on a host
+    /// [with return thunks](HostFeatures::with_return_thunks).
     #[must_use]
     pub fn for_cpu(features: &HostFeatures, vendor: Vendor) -> Self {
         Assessment::of(features, vendor).mitigations
-    }
-
-    /// The same for a host all of whose code returns through its return thunk: untraining takes the
-    /// place of IBPB.
-    #[must_use]
-    pub const fn with_return_thunks(self) -> Self {
-        Self { ibpb: false, untrain: self.untrain || self.ibpb, ..self }
     }
 
     /// Whether a switcher with these does all that `needed` asks for: more is no harm, and untraining
@@ -322,7 +320,8 @@ mod tests {
             for one in Mitigations::all(vendor) {
                 assert!(one.covers(one) && one.covers(Mitigations::NONE));
                 assert_eq!(Mitigations::NONE.covers(one), one == Mitigations::NONE);
-                assert!(one.with_return_thunks().covers(one), "{one}");
+                let untrain = Mitigations { ibpb: false, untrain: one.ibpb, ..one };
+                assert!(one.untrain || untrain.covers(one), "{one}");
             }
         }
         let covers = |more: &str, less: &str| {
@@ -347,19 +346,19 @@ mod tests {
         };
         type Caps = ArchCapabilities;
         let none = SpecCtrl::empty();
-        // Skylake: IBRS is to be written each time.
-        assert_eq!(chosen(ALL, Caps::empty(), none), "+ibrs+rsb+bhb+verw");
+        // A CPU that nobody knows has a long history of branches. IBRS is to be written each time.
+        assert_eq!(chosen(ALL, Caps::empty(), none), "+ibrs+rsb+bhblong+verw");
         // No microcode for any of it.
-        assert_eq!(chosen([0; 4], Caps::empty(), none), "+rsb+bhb+verw");
+        assert_eq!(chosen([0; 4], Caps::empty(), none), "+rsb+bhblong+verw");
         // Cascade Lake and later: IBRS stays on, if it is on.
         let enhanced = Caps::IBRS_ALL | Caps::MDS_NO;
-        assert_eq!(chosen(ALL, enhanced, SpecCtrl::IBRS), "+rsb+bhb");
-        assert_eq!(chosen(ALL, enhanced, none), "+ibrs+rsb+bhb");
-        assert_eq!(chosen(ALL, enhanced, !SpecCtrl::IBRS), "+ibrs+rsb+bhb");
+        assert_eq!(chosen(ALL, enhanced, SpecCtrl::IBRS), "+rsb+bhblong");
+        assert_eq!(chosen(ALL, enhanced, none), "+ibrs+rsb+bhblong");
+        assert_eq!(chosen(ALL, enhanced, !SpecCtrl::IBRS), "+ibrs+rsb+bhblong");
         let fill_buffers = enhanced | Caps::FB_CLEAR | Caps::PBRSB_NO;
-        assert_eq!(chosen(ALL, fill_buffers, SpecCtrl::IBRS), "+rsb+bhb+verw");
+        assert_eq!(chosen(ALL, fill_buffers, SpecCtrl::IBRS), "+rsb+bhblong+verw");
         let no_fill_buffers = Caps::SBDR_SSDP_NO | Caps::FBSDP_NO | Caps::PSDP_NO;
-        assert_eq!(chosen(ALL, fill_buffers | no_fill_buffers, SpecCtrl::IBRS), "+rsb+bhb");
+        assert_eq!(chosen(ALL, fill_buffers | no_fill_buffers, SpecCtrl::IBRS), "+rsb+bhblong");
         // Atoms.
         let atom = Caps::IBRS_ALL | Caps::MDS_NO | Caps::PBRSB_NO | Caps::BHI_NO;
         assert_eq!(chosen(ALL, atom | Caps::RFDS_CLEAR, SpecCtrl::IBRS), "+rsb+verw");

@@ -401,7 +401,7 @@ mod tests {
         let state = HostState { paging, pcid: true, ibt: true, pku: true, ..HostState::PLAIN };
         let intel = features(FakeCpu::complete(b"GenuineIntel"), state);
         let variant = Variant::for_host(&intel, Selectors::DEFAULT).unwrap();
-        assert_eq!(variant.to_string(), "intel-la57-ibt-pcid-pku+rsb+bhb+verw");
+        assert_eq!(variant.to_string(), "intel-la57-ibt-pcid-pku+rsb+bhblong+verw");
         let amd = FakeCpu::complete(b"AuthenticAMD");
         let refused =
             Variant::for_host(&features(amd.clone(), state), Selectors::DEFAULT).unwrap_err();
@@ -409,6 +409,9 @@ mod tests {
         let amd = features(amd, HostState { ibt: false, ..state });
         let variant = Variant::for_host(&amd, Selectors::DEFAULT).unwrap();
         assert_eq!(variant.to_string(), "amd-la57-pcid-pku+rsb");
+        // Its returns can be trained, and it has no IBPB.
+        let variant = Variant::for_host(&amd.with_return_thunks(), Selectors::DEFAULT).unwrap();
+        assert_eq!(variant.to_string(), "amd-la57-pcid-pku+untrain+rsb");
     }
 
     #[test]

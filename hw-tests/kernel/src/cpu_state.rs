@@ -557,7 +557,9 @@ pub(crate) fn segment_registers(world: &mut BareMetal<'_>) -> Ended {
     let mut entered = 0;
     let mut ended = Ok(());
     // Null selectors with an RPL are not among them: IRETQ makes some of them 0.
-    for theirs in [[user, code, code32, user], [0, 0, user, 0], [code32, user, 0, 0]] {
+    // An RPL below 3 is kept, and loads again.
+    let other_rpls = [user & !3, code & !1, code32 & !2, user & !3];
+    for theirs in [[user, code, code32, user], other_rpls, [0, 0, user, 0], [code32, user, 0, 0]] {
         let result = (|| {
             let is = |guest: &Guest, what: &str| {
                 let regs = guest.regs;
@@ -603,7 +605,7 @@ pub(crate) fn segment_registers(world: &mut BareMetal<'_>) -> Ended {
         ended = ended.and(result);
     }
     // What does not load is refused, and nothing has been loaded.
-    for bad in [kernel, kernel | 3, user & !3, user | 4, segments::TSS | 3, 0xFFFB] {
+    for bad in [kernel, kernel | 3, kernel | 1, user | 4, segments::TSS | 3, 0xFFFB] {
         let mut guest = guest(world, PROBE);
         guest.selectors.es = bad;
         let said = refused(world, &mut guest);
@@ -689,8 +691,8 @@ pub(crate) fn two_guests(world: &mut BareMetal<'_>) -> Ended {
     }
     // The host's own user mode comes behind one barrier, whoever has run.
     let before = world.cpu().barriers();
-    world.cpu_mut().barrier_before_user_mode();
-    world.cpu_mut().barrier_before_user_mode();
+    world.cpu_mut().barrier_before_user_mode().map_err(|why| format!("{why}"))?;
+    world.cpu_mut().barrier_before_user_mode().map_err(|why| format!("{why}"))?;
     if world.cpu().barriers() - before != 1 {
         return Err("user mode after a guest: not one barrier".into());
     }
@@ -725,7 +727,7 @@ pub(crate) fn two_guests(world: &mut BareMetal<'_>) -> Ended {
     world.cpu_mut().set_barriers(Barriers::Host);
     enter(world, &mut guests[1].clone())?;
     entered += 1;
-    world.cpu_mut().barrier_before_user_mode();
+    world.cpu_mut().barrier_before_user_mode().map_err(|why| format!("{why}"))?;
     world.cpu_mut().set_barriers(Barriers::Enter);
     match world.cpu().barriers() - before {
         2 => Ok(entered),

@@ -108,8 +108,9 @@ pub(crate) fn set_breakpoint(enabled: bool) {
     const ENABLED: u64 = 1 << 10 | 1;
     const DISABLED: u64 = 1 << 10;
     const DR6_CLEAR: u64 = 0xFFFF_0FF0;
-    let at = BREAKPOINT.load(Ordering::Relaxed);
-    let control = if enabled { ENABLED } else { DISABLED };
+    // Nothing is left behind: a guest without breakpoints has 0 there, as the runtime's debug builds check.
+    let (at, control) =
+        if enabled { (BREAKPOINT.load(Ordering::Relaxed), ENABLED) } else { (0, DISABLED) };
     // SAFETY: the breakpoint is in the switcher, which comes back from what happens there.
     unsafe {
         asm!(

@@ -63,7 +63,8 @@ pub fn thunk() -> ReturnThunk {
 pub fn with_untraining(variant: Variant) -> Variant {
     let axes = variant.axes();
     let untrain = axes.vendor == Vendor::Amd;
-    let mitigations = Mitigations { untrain, ..axes.mitigations.with_return_thunks() };
+    let ibpb = axes.mitigations.ibpb && !untrain;
+    let mitigations = Mitigations { untrain, ibpb, ..axes.mitigations };
     // The mitigations are this vendor's.
     Variant::new(Axes { mitigations, ..axes }, variant.selectors()).unwrap_or(variant)
 }

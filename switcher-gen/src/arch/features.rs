@@ -102,6 +102,9 @@ pub struct HostState {
     /// MSR IA32_ARCH_CAPABILITIES; empty where there is none, or where it cannot be read: then the
     /// CPU is taken to suffer from everything.
     pub arch_capabilities: ArchCapabilities,
+    /// Every RET of the host's code is that of its return thunk, which it untrains: its word, since no
+    /// register shows it. See [`HostFeatures::with_return_thunks`].
+    pub return_thunks: bool,
 }
 
 impl HostState {
@@ -117,6 +120,7 @@ impl HostState {
         tsx_ctrl: TsxCtrl::empty(),
         mcu_opt_ctrl: None,
         arch_capabilities: ArchCapabilities::empty(),
+        return_thunks: false,
     };
 
     /// Leave to make [`Cr3`](super::Cr3) values with PCIDs, where CR4.PCIDE is set.
@@ -211,6 +215,14 @@ impl HostFeatures {
     #[must_use]
     pub fn has(&self, feature: Feature) -> bool {
         self.present.contains(&feature)
+    }
+
+    /// The same for a host all of whose code returns through its return thunk. What its CPU needs for its
+    /// returns then follows from the CPU, as the rest does: untraining, whether there is an IBPB or not.
+    #[must_use]
+    pub const fn with_return_thunks(mut self) -> Self {
+        self.state.return_thunks = true;
+        self
     }
 
     /// The host's control register settings.

@@ -9,7 +9,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::table::{AMD, INTEL};
+use super::table::{AMD, ELSEWHERE, INTEL};
 use super::{Bhb, Mitigations, Rsb};
 use crate::arch::{
     ArchCapabilities, HostFeatures, McuOptCtrl, Msr, Signature, SpecCtrl, Speculation, TsxCtrl,
@@ -33,6 +33,22 @@ pub struct Fault {
     pub duties: &'static [Duty],
     /// Who says all that.
     pub source: &'static str,
+}
+
+/// What is published of the speculation of CPUs, and is no matter of a switcher's.
+#[derive(Debug)]
+pub struct Elsewhere {
+    /// What it is called in public.
+    pub name: &'static str,
+    /// Its numbers.
+    pub cves: &'static [&'static str],
+    /// Why it has no row.
+    pub why: &'static str,
+}
+
+impl Elsewhere {
+    /// All of them.
+    pub const ALL: &'static [Self] = ELSEWHERE;
 }
 
 /// What the switcher's code does about a fault.
@@ -87,8 +103,10 @@ pub enum Measure {
     Always(&'static str),
     /// [`Mitigations::ibrs`].
     Ibrs,
-    /// [`Mitigations::ibpb`], or [`Mitigations::untrain`] in its place.
+    /// [`Mitigations::ibpb`].
     Ibpb,
+    /// [`Mitigations::untrain`].
+    Untrain,
     /// [`Mitigations::rsb`], at least that.
     Rsb(Rsb),
     /// [`Mitigations::bhb`], at least that.
@@ -103,6 +121,7 @@ impl Measure {
             Self::Always(_) => {}
             Self::Ibrs => chosen.ibrs = true,
             Self::Ibpb => chosen.ibpb = true,
+            Self::Untrain => chosen.untrain = true,
             Self::Rsb(rsb) => chosen.rsb = chosen.rsb.max(rsb),
             Self::Bhb(bhb) => chosen.bhb = chosen.bhb.max(bhb),
             Self::Verw => chosen.verw = true,
@@ -118,9 +137,9 @@ impl fmt::Display for Measure {
             Self::Ibrs => f.write_str(
                 "`+ibrs`: an exit writes the host's SPEC_CTRL, with IBRS, an entry the guest's",
             ),
-            Self::Ibpb => f.write_str(
-                "`+ibpb`: an exit writes IBPB to PRED_CMD; or `+untrain`, where all of the host's \
-                 RETs are its return thunk's",
+            Self::Ibpb => f.write_str("`+ibpb`: an exit writes IBPB to PRED_CMD"),
+            Self::Untrain => f.write_str(
+                "`+untrain`: an exit calls the host's untraining of returns, and returns through its thunk",
             ),
             Self::Rsb(Rsb::Left) | Self::Bhb(Bhb::Left) => f.write_str("nothing"),
             Self::Rsb(Rsb::Lite) => {
@@ -215,12 +234,17 @@ pub enum Is {
     Always,
     /// One of these CPUs.
     Cpu(&'static [Cpus]),
+    /// One of these, or a virtual one: its model is its hypervisor's choice, and it may be moved to any of
+    /// these. For faults about which hypervisors have no bit to say so.
+    MayBe(&'static [Cpus]),
     /// CPUID says all of it.
     Says(Speculation),
     /// IA32_ARCH_CAPABILITIES has all of it.
     Has(ArchCapabilities),
     /// The host has set it.
     On(Switch),
+    /// The host's code has no RET but its return thunk's.
+    ReturnThunks,
     /// Not that.
     Not(&'static Is),
     /// All of these.
@@ -236,9 +260,13 @@ impl Is {
         match self {
             Self::Always => true,
             Self::Cpu(some) => some.iter().any(|cpus| cpus.has(host.signature())),
+            Self::MayBe(some) => {
+                host.speculation().contains(Speculation::HYPERVISOR) || Self::Cpu(some).on(host)
+            }
             Self::Says(flags) => host.speculation().contains(*flags),
             Self::Has(flags) => host.state().arch_capabilities.contains(*flags),
             Self::On(switch) => switch.is_on(host),
+            Self::ReturnThunks => host.state().return_thunks,
             Self::Not(is) => !is.on(host),
             Self::All(all) => all.iter().all(|is| is.on(host)),
             Self::Any(any) => any.iter().any(|is| is.on(host)),
@@ -255,6 +283,15 @@ impl Is {
                 let names: Vec<_> = some.iter().map(ToString::to_string).collect();
                 f.write_str(&names.join(", "))
             }
+            Self::MayBe(some) => {
+                Self::Says(Speculation::HYPERVISOR).write(f, negated)?;
+                f.write_str(&not(" or ", " and "))?;
+                Self::Cpu(some).write(f, negated)
+            }
+            Self::ReturnThunks => f.write_str(&not(
+                "all of the host's RETs are its return thunk's",
+                "not all of the host's RETs are its return thunk's",
+            )),
             Self::Says(flags) => {
                 f.write_str(&not("CPUID says ", "CPUID does not say "))?;
                 let names = flags.iter().map(|flag| {
@@ -307,7 +344,7 @@ impl Is {
     const fn is_compound(&self) -> bool {
         match self {
             Self::Not(is) => is.is_compound(),
-            Self::All(_) | Self::Any(_) => true,
+            Self::All(_) | Self::Any(_) | Self::MayBe(_) => true,
             _ => false,
         }
     }
@@ -541,6 +578,10 @@ impl Fault {
             for fault in Self::of(vendor) {
                 text += &fault.section();
             }
+        }
+        text += "\n## No matter of a switcher's\n\n";
+        for Elsewhere { name, cves, why } in Elsewhere::ALL {
+            text += &alloc::format!("* **{name}** ({}): {why}.\n", cves.join(", "));
         }
         text
     }

@@ -5,7 +5,7 @@
 //! documentation (Documentation/admin-guide/hw-vuln). What a CPU is not known to be free of, it has:
 //! only where a vendor lists the affected ones and gives no bit for the others, the list decides.
 
-use super::fault::{Code, Cpus, Done, Duty, Fault, Instead, Is, Measure, Place, Switch};
+use super::fault::{Code, Cpus, Done, Duty, Elsewhere, Fault, Instead, Is, Measure, Place, Switch};
 use super::{Bhb, Rsb};
 use crate::arch::{ArchCapabilities as Caps, Speculation as Said};
 
@@ -53,6 +53,10 @@ const GOLDMONT_PLUS: Cpus = Cpus::intel(0x7A, "Goldmont Plus");
 const TREMONT: Cpus = Cpus::intel(0x96, "Elkhart Lake");
 const TREMONT_D: Cpus = Cpus::intel(0x86, "Snow Ridge");
 const TREMONT_L: Cpus = Cpus::intel(0x9C, "Jasper Lake");
+const LUNAR_LAKE: Cpus = Cpus::intel(0xBD, "Lunar Lake");
+const ARROW_LAKE: Cpus = Cpus::intel(0xC6, "Arrow Lake");
+const ARROW_LAKE_H: Cpus = Cpus::intel(0xC5, "Arrow Lake-H");
+const ARROW_LAKE_U: Cpus = Cpus::intel(0xB5, "Arrow Lake-U");
 const GRACEMONT: Cpus = Cpus::intel(0xBE, "Alder Lake-N");
 
 // AMD's families.
@@ -96,8 +100,8 @@ const fn verw(works: Is) -> Code {
 const IBRS: Code = Code { exists: Is::Says(Said::IBRS), ..plain(Measure::Ibrs) };
 
 const NO_INDIRECT: &str = "it has no indirect jump or call, and the runtime leads to it and to far hooks by \
-                           retpolines (with `+untrain`, `Cpu::enter` calls it indirectly, behind LFENCE, \
-                           unless the host brings a call of its own)";
+                           retpolines (with `+untrain`, `Cpu::enter` leads to it by IRETQ, unless the host \
+                           brings a call of its own)";
 
 const SMT: &str = "run no other guest, and nothing with secrets, on the core's other thread while a \
                    guest runs on this one, or switch the other off";
@@ -105,6 +109,15 @@ const SMT: &str = "run no other guest, and nothing with secrets, on the core's o
 /// The core has another thread, or may have: what a hypervisor lets a virtual CPU say of its siblings need
 /// not be so.
 const THREADS: Is = Is::Any(&[Is::Says(Said::SMT), Is::Says(Said::HYPERVISOR)]);
+
+/// What the host's returns need of an exit where a guest can train them. Untraining needs nothing of the CPU; it
+/// comes first, so that a host with return thunks has it whatever the CPU says of IBPB.
+const fn returns(works: Is) -> [Code; 2] {
+    [
+        Code { when: Is::ReturnThunks, works, ..plain(Measure::Untrain) },
+        Code { exists: Is::Says(Said::IBPB), works, ..plain(Measure::Ibpb) },
+    ]
+}
 
 const SIBLINGS: Duty =
     Duty { when: THREADS, place: Place::Software, what: SMT, done: Done::Unseen };
@@ -244,18 +257,38 @@ pub(super) static INTEL: &[Fault] = &[
         cves: &["CVE-2022-0001", "CVE-2022-0002", "CVE-2024-2201"],
         suffers: Is::Not(&Is::Has(Caps::BHI_NO)),
         code: &[
-            // A hypervisor may hide BHI_CTRL from a virtual CPU that needs the long sequence.
+            // Where the history is known to be short. That BHI_CTRL is not said shows nothing: older microcode
+            // lacks it, a hypervisor may hide it, and a virtual CPU's model is its hypervisor's choice.
             Code {
-                when: Is::Any(&[Is::Says(Said::BHI_CTRL), Is::Says(Said::HYPERVISOR)]),
-                ..plain(Measure::Bhb(Bhb::Long))
+                when: Is::All(&[
+                    Is::Cpu(&[
+                        SKYLAKE,
+                        SKYLAKE_L,
+                        SKYLAKE_X,
+                        KABY_LAKE,
+                        KABY_LAKE_L,
+                        CANNON_LAKE,
+                        COMET_LAKE,
+                        COMET_LAKE_L,
+                        ICE_LAKE_L,
+                        ICE_LAKE_D,
+                        ICE_LAKE_X,
+                        TIGER_LAKE,
+                        TIGER_LAKE_L,
+                        ROCKET_LAKE,
+                    ]),
+                    Is::Not(&Is::Says(Said::BHI_CTRL)),
+                    Is::Not(&Is::Says(Said::HYPERVISOR)),
+                ]),
+                ..plain(Measure::Bhb(Bhb::Short))
             },
-            plain(Measure::Bhb(Bhb::Short)),
+            plain(Measure::Bhb(Bhb::Long)),
         ],
         instead: Some(Instead { offered: Is::Says(Said::BHI_CTRL), switches: &[Switch::BhiDisS] }),
         duties: &[],
         source: "Intel, \"Branch History Injection and Intra-mode Branch Target Injection\": \
-                 BHI_DIS_S, and the software sequences, of which cores with BHI_CTRL (Golden Cove and \
-                 later) need the longer one",
+                 BHI_DIS_S, and the software sequences, of which cores since Golden Cove need the longer \
+                 one, whether their microcode has BHI_CTRL or not",
     },
     Fault {
         name: "Indirect target selection (ITS)",
@@ -263,7 +296,7 @@ pub(super) static INTEL: &[Fault] = &[
         suffers: Is::All(&[
             Is::Not(&Is::Has(Caps::ITS_NO)),
             Is::Not(&Is::Says(Said::BHI_CTRL)),
-            Is::Cpu(&[
+            Is::MayBe(&[
                 SKYLAKE_X.since_stepping(6),
                 KABY_LAKE_L.since_stepping(12),
                 KABY_LAKE.since_stepping(13),
@@ -299,7 +332,36 @@ pub(super) static INTEL: &[Fault] = &[
             },
         ],
         source: "Intel, \"Indirect Target Selection\" (INTEL-SA-01153); Linux, \
-                 hw-vuln/indirect-target-selection.rst",
+                 hw-vuln/indirect-target-selection.rst, and vulnerable_to_its in \
+                 arch/x86/kernel/cpu/common.c: without ITS_NO, a virtual CPU is taken to be affected",
+    },
+    Fault {
+        name: "Branch predictor isolation of Lion Cove",
+        cves: &["CVE-2025-24495"],
+        suffers: Is::MayBe(&[LUNAR_LAKE, ARROW_LAKE, ARROW_LAKE_H, ARROW_LAKE_U]),
+        code: &[],
+        instead: None,
+        duties: &[Duty {
+            when: Is::Always,
+            place: Place::Microcode,
+            what: "load that of May 2025 or later: direct branches train indirect ones without it",
+            done: Done::Unseen,
+        }],
+        source: "Intel, INTEL-SA-01322; VU Amsterdam, \"Training Solo\"",
+    },
+    Fault {
+        name: "Return predictor targets shared between contexts",
+        cves: &["CVE-2023-38575"],
+        suffers: Is::Always,
+        code: &[FILL_RETURNS],
+        instead: None,
+        duties: &[Duty {
+            when: Is::Always,
+            place: Place::Microcode,
+            what: "load that of March 2024 or later",
+            done: Done::Unseen,
+        }],
+        source: "Intel, INTEL-SA-00982; no bit tells the affected CPUs from others",
     },
     Fault {
         name: "Branch privilege injection",
@@ -345,13 +407,38 @@ pub(super) static INTEL: &[Fault] = &[
             "on a guest's root it accesses only what every guest's root has to map",
         ))],
         instead: None,
+        duties: &[
+            Duty {
+                when: Is::Always,
+                place: Place::Software,
+                what: "map nothing else of the host's in a guest's root",
+                done: Done::Unseen,
+            },
+            Duty {
+                when: Is::Always,
+                place: Place::Software,
+                what: "leave G clear in every entry of the host's own root, too, that a guest's root does \
+                       not have alike, or CR4.PGE clear: MOV to CR3 keeps global translations, and what \
+                       the TLB has a guest reads, mapped in its root or not",
+                done: Done::Unseen,
+            },
+        ],
+        source: "Intel, \"Rogue Data Cache Load\"; SDM vol. 3, 4.10.2.4, on global pages; Linux, \
+                 arch/x86/mm/pti.c, which clears _PAGE_GLOBAL in the kernel's own mappings",
+    },
+    Fault {
+        name: "Rogue system register read (variant 3a)",
+        cves: &["CVE-2018-3640"],
+        suffers: Is::Always,
+        code: &[],
+        instead: None,
         duties: &[Duty {
             when: Is::Always,
-            place: Place::Software,
-            what: "map nothing else of the host's in a guest's root",
-            done: Done::Unseen,
+            place: Place::Microcode,
+            what: "load that of May 2018 or later, which also brings SSBD",
+            done: Done::If(Is::Says(Said::SSBD)),
         }],
-        source: "Intel, \"Rogue Data Cache Load\"",
+        source: "Intel, \"Rogue System Register Read\" (INTEL-SA-00115)",
     },
     Fault {
         name: "L1 terminal fault (L1TF, Foreshadow)",
@@ -413,6 +500,36 @@ pub(super) static INTEL: &[Fault] = &[
         instead: None,
         duties: &[FILL_BUFFERS, SIBLINGS],
         source: "Intel, \"Microarchitectural Data Sampling\" (INTEL-SA-00233)",
+    },
+    Fault {
+        name: "L1 data cache eviction and vector register sampling (CacheOut)",
+        cves: &["CVE-2020-0548", "CVE-2020-0549"],
+        suffers: Is::All(&[
+            Is::Not(&Is::Has(Caps::RDCL_NO.union(Caps::MDS_NO).union(Caps::TAA_NO))),
+            Is::MayBe(&[
+                SKYLAKE,
+                SKYLAKE_L,
+                SKYLAKE_X,
+                KABY_LAKE,
+                KABY_LAKE_L,
+                CANNON_LAKE,
+                COMET_LAKE,
+                COMET_LAKE_L,
+            ]),
+        ]),
+        code: &[],
+        instead: None,
+        duties: &[
+            Duty {
+                when: Is::Always,
+                place: Place::Microcode,
+                what: "load that of June 2020 or later: VERW does not keep evicted lines from the fill \
+                       buffers",
+                done: Done::Unseen,
+            },
+            SIBLINGS,
+        ],
+        source: "Intel, \"L1D Eviction Sampling\" and \"Vector Register Sampling\" (INTEL-SA-00329)",
     },
     Fault {
         name: "Asynchronous abort of transactions (TAA)",
@@ -504,7 +621,7 @@ pub(super) static INTEL: &[Fault] = &[
         cves: &["CVE-2020-0543"],
         suffers: Is::All(&[
             Is::Any(&[Is::Says(Said::RDRAND), Is::Says(Said::RDSEED)]),
-            Is::Cpu(&[
+            Is::MayBe(&[
                 IVY_BRIDGE,
                 HASWELL,
                 HASWELL_L,
@@ -539,7 +656,7 @@ pub(super) static INTEL: &[Fault] = &[
         suffers: Is::All(&[
             Is::Not(&Is::Has(Caps::GDS_NO)),
             Is::Says(Said::AVX),
-            Is::Cpu(&[
+            Is::MayBe(&[
                 SKYLAKE,
                 SKYLAKE_L,
                 SKYLAKE_X,
@@ -580,6 +697,10 @@ pub(super) static INTEL: &[Fault] = &[
 const AUTOMATIC_IBRS: Instead =
     Instead { offered: Is::Says(Said::AUTOMATIC_IBRS), switches: &[Switch::AutomaticIbrs] };
 
+/// A guest's speculation goes past UMIP and CR4.TSD; AMD mends neither.
+const NO_SECRETS: &str = "have no secret in CR0, CR4, GDTR, IDTR, LDTR, TR or TSC_AUX while a guest runs, whatever \
+                          UMIP and TSD forbid: `Guest::tsc_aux` gives a guest one of its own";
+
 /// The faults of AMD's CPUs, and of Hygon's.
 pub(super) static AMD: &[Fault] = &[
     Fault {
@@ -618,6 +739,38 @@ pub(super) static AMD: &[Fault] = &[
         ],
         source: "AMD, \"Software Techniques for Managing Speculation on AMD Processors\"; APM vol. 2, \
                  3.2.9 and 3.1.7: automatic IBRS is EFER.AIBRSE",
+    },
+    Fault {
+        name: "LFENCE in front of an indirect branch (LFENCE/JMP)",
+        cves: &["CVE-2021-26401"],
+        suffers: Is::Always,
+        code: &[plain(Measure::Always(
+            "neither it nor the runtime takes LFENCE for a mitigation of the indirect branch behind it",
+        ))],
+        instead: None,
+        duties: &[Duty {
+            when: Is::Not(&Is::Any(&[
+                Is::Says(Said::IBRS_PREFERRED),
+                Is::On(Switch::AutomaticIbrs),
+            ])),
+            place: Place::Software,
+            what: "make the retpolines of your own the generic ones, of CALL and RET, and not of LFENCE and \
+                   an indirect branch",
+            done: Done::Unseen,
+        }],
+        source: "AMD, \"LFENCE/JMP Mitigation Update for CVE-2017-5715\" (AMD-SB-1036); Linux, \
+                 arch/x86/kernel/cpu/bugs.c, SPECTRE_V2_LFENCE",
+    },
+    Fault {
+        name: "Straight-line speculation",
+        cves: &["CVE-2021-26341"],
+        suffers: Is::Always,
+        code: &[plain(Measure::Always(
+            "a trap follows every return, which is proved, and it has no indirect jump or call",
+        ))],
+        instead: None,
+        duties: &[],
+        source: "AMD, \"Software Techniques for Managing Speculation on AMD Processors\", and AMD-SB-1026",
     },
     Fault {
         name: "Branch target injection from the core's other thread",
@@ -664,7 +817,7 @@ pub(super) static AMD: &[Fault] = &[
     Fault {
         name: "Return predictions of the core's other thread",
         cves: &["CVE-2022-27672"],
-        suffers: Is::All(&[THREADS, Is::Cpu(&[ZEN_TO_ZEN_2])]),
+        suffers: Is::All(&[THREADS, Is::MayBe(&[ZEN_TO_ZEN_2])]),
         code: &[FILL_RETURNS],
         instead: None,
         duties: &[Duty {
@@ -696,8 +849,8 @@ pub(super) static AMD: &[Fault] = &[
     Fault {
         name: "Branch type confusion (Retbleed)",
         cves: &["CVE-2022-29900", "CVE-2022-23825"],
-        suffers: Is::All(&[Is::Not(&Is::Says(Said::BTC_NO)), Is::Cpu(&[UP_TO_ZEN_2])]),
-        code: &[Code { exists: Is::Says(Said::IBPB), ..plain(Measure::Ibpb) }],
+        suffers: Is::All(&[Is::Not(&Is::Says(Said::BTC_NO)), Is::MayBe(&[UP_TO_ZEN_2])]),
+        code: &returns(Is::Always),
         instead: None,
         duties: &[SIBLINGS],
         source: "AMD, \"Technical Guidance for Mitigating Branch Type Confusion\" (AMD-SB-1037)",
@@ -706,11 +859,7 @@ pub(super) static AMD: &[Fault] = &[
         name: "Speculative return stack overflow (SRSO, Inception)",
         cves: &["CVE-2023-20569"],
         suffers: Is::Not(&Is::Any(&[Is::Says(Said::SRSO_NO), Is::Says(Said::SRSO_USER_KERNEL_NO)])),
-        code: &[Code {
-            exists: Is::Says(Said::IBPB),
-            works: Is::Any(&[Is::Says(Said::IBPB_BRTYPE), Is::Cpu(&[UP_TO_ZEN_2])]),
-            ..plain(Measure::Ibpb)
-        }],
+        code: &returns(Is::Any(&[Is::Says(Said::IBPB_BRTYPE), Is::Cpu(&[UP_TO_ZEN_2])])),
         instead: None,
         duties: &[],
         source: "AMD, \"Technical Update Regarding Speculative Return Stack Overflow\" (AMD-SB-7005): \
@@ -735,6 +884,20 @@ pub(super) static AMD: &[Fault] = &[
         source: "AMD, \"Technical Guidance for Mitigating Transient Scheduler Attacks\" (AMD-SB-7029)",
     },
     Fault {
+        name: "System registers read by speculation (TSA)",
+        cves: &["CVE-2024-36348", "CVE-2024-36349"],
+        suffers: Is::Always,
+        code: &[],
+        instead: None,
+        duties: &[Duty {
+            when: Is::Always,
+            place: Place::Software,
+            what: NO_SECRETS,
+            done: Done::Unseen,
+        }],
+        source: "AMD-SB-7029, which has them beside the transient scheduler attacks and mends neither",
+    },
+    Fault {
         name: "VMSCAPE",
         cves: &["CVE-2025-40300"],
         suffers: Is::Always,
@@ -746,7 +909,7 @@ pub(super) static AMD: &[Fault] = &[
     Fault {
         name: "Zenbleed",
         cves: &["CVE-2023-20593"],
-        suffers: Is::Cpu(&[
+        suffers: Is::MayBe(&[
             Cpus::families(0x17, 0x17, "Zen 2").models(0x30, 0x4F),
             Cpus::families(0x17, 0x17, "Zen 2").models(0x60, 0x7F),
             Cpus::families(0x17, 0x17, "Zen 2").models(0x90, 0x91),
@@ -765,7 +928,7 @@ pub(super) static AMD: &[Fault] = &[
     Fault {
         name: "Division by zero leaves a quotient",
         cves: &["CVE-2023-20588"],
-        suffers: Is::Cpu(&[
+        suffers: Is::MayBe(&[
             Cpus::families(0x17, 0x17, "Zen 1").models(0x00, 0x2F),
             Cpus::families(0x17, 0x17, "Zen 1").models(0x50, 0x5F),
             Cpus::families(0x18, 0x18, "Hygon's Dhyana"),
@@ -788,5 +951,51 @@ pub(super) static AMD: &[Fault] = &[
         instead: None,
         duties: &[MITIGATION_OF_SSB],
         source: "AMD, \"Speculative Store Bypass Disable\"",
+    },
+];
+
+/// What is published of speculation and asks nothing of a switcher, nor of its host for a switcher's sake.
+pub(super) static ELSEWHERE: &[Elsewhere] = &[
+    Elsewhere {
+        name: "Bounds check bypass (Spectre variant 1)",
+        cves: &["CVE-2017-5753"],
+        why: "a switcher has no array that a guest's number selects from. What both arms of its branches may \
+              do is proved; a host's own code is its own matter",
+    },
+    Elsewhere {
+        name: "Lazy FPU state restore",
+        cves: &["CVE-2018-3665"],
+        why: "`enter` refuses while CR0.TS is set, so no guest runs with registers that are another's: see \
+              `runtime/CPU-STATE.md`",
+    },
+    Elsewhere {
+        name: "Foreshadow (SGX)",
+        cves: &["CVE-2018-3615"],
+        why: "it is about enclaves. What it is for page tables is L1 terminal fault's row",
+    },
+    Elsewhere {
+        name: "Load value injection (LVI)",
+        cves: &["CVE-2020-0551"],
+        why: "its victim loads where the load faults or takes an assist. A switcher loads only what every root \
+              maps, which is proved and a duty, so none of its loads faults; Intel asks for fences behind loads \
+              in enclaves alone (INTEL-SA-00334)",
+    },
+    Elsewhere {
+        name: "Snoop-assisted L1 data sampling",
+        cves: &["CVE-2020-0550"],
+        why: "where L1 terminal fault is dealt with, so is this, and Intel asks for nothing else \
+              (INTEL-SA-00330)",
+    },
+    Elsewhere {
+        name: "Floating-point value injection",
+        cves: &["CVE-2021-0086", "CVE-2021-26314"],
+        why: "a switcher computes nothing with floating-point numbers (INTEL-SA-00516, AMD-SB-1003)",
+    },
+    Elsewhere {
+        name: "Speculative code store bypass",
+        cves: &["CVE-2021-0089", "CVE-2021-26313"],
+        why: "its victim executes what it has just written. A switcher's code is written before it is sealed, \
+              and executed only when the pages have been made executable, of which the TLBs of all CPUs had to \
+              be told (INTEL-SA-00516, AMD-SB-1003)",
     },
 ];

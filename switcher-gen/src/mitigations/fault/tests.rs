@@ -23,6 +23,7 @@ struct Set {
     spec_ctrl: SpecCtrl,
     tsx_ctrl: TsxCtrl,
     mcu_opt_ctrl: Option<McuOptCtrl>,
+    return_thunks: bool,
 }
 
 impl Set {
@@ -33,6 +34,7 @@ impl Set {
         spec_ctrl: SpecCtrl::all(),
         tsx_ctrl: TsxCtrl::all(),
         mcu_opt_ctrl: Some(McuOptCtrl::empty()),
+        return_thunks: false,
     };
 
     /// All but that.
@@ -63,13 +65,15 @@ impl Host {
         let (family, model, stepping) = self.cpu;
         let cpu =
             FakeCpu::complete(name).signed(Signature { family, model, stepping }).saying(self.says);
-        let Set { smep, automatic_ibrs, spec_ctrl, tsx_ctrl, mcu_opt_ctrl } = self.set;
+        let Set { smep, automatic_ibrs, spec_ctrl, tsx_ctrl, mcu_opt_ctrl, return_thunks } =
+            self.set;
         let state = HostState {
             smep,
             automatic_ibrs,
             spec_ctrl,
             tsx_ctrl,
             mcu_opt_ctrl,
+            return_thunks,
             arch_capabilities: self.has,
             ..HostState::PLAIN
         };
@@ -106,6 +110,7 @@ const UNSET: Set = Set {
     spec_ctrl: SpecCtrl::empty(),
     tsx_ctrl: TsxCtrl::empty(),
     mcu_opt_ctrl: None,
+    return_thunks: false,
 };
 
 const fn says(host: Host, says: Said) -> Host {
@@ -122,6 +127,8 @@ const SKYLAKE: Host = cpu(6, 0x5E, 3);
 const CASCADE_LAKE: Host = cpu(6, 0x55, 7);
 const ALDER_LAKE: Host = cpu(6, 0x97, 2);
 const MMIO_NO: Caps = Caps::SBDR_SSDP_NO.union(Caps::FBSDP_NO).union(Caps::PSDP_NO);
+
+const SAMPLING_NO: Caps = Caps::RDCL_NO.union(Caps::MDS_NO).union(Caps::TAA_NO);
 
 const ZEN_2: Host = cpu(0x17, 0x31, 0);
 const ZEN_4: Host = cpu(0x19, 0x11, 1);
@@ -170,10 +177,13 @@ const INTEL_ROWS: &[Row] = &[
         Some(has(ALDER_LAKE, Caps::BHI_NO)),
     ),
     ("Indirect target", CASCADE_LAKE, "", &[], Some(cpu(6, 0x55, 5))),
+    ("Branch predictor isolation", cpu(6, 0xC6, 2), "", &[], Some(ALDER_LAKE)),
+    ("Return predictor targets", NEW, "+rsb", &[], None),
     ("Branch privilege", has(NEW, Caps::IBRS_ALL), "", &[], Some(NEW)),
     ("VMSCAPE", says(NEW, Said::HYPERVISOR), "", &[], None),
     ("SWAPGS", NEW, "", &[], None),
     ("Meltdown", NEW, "", &[], Some(has(NEW, Caps::RDCL_NO))),
+    ("Rogue system", NEW, "", &["the microcode"], None),
     ("L1 terminal", NEW, "", &[], Some(has(NEW, Caps::RDCL_NO))),
     ("Machine check", NEW, "", &[], Some(has(NEW, Caps::PSCHANGE_MC_NO))),
     (
@@ -183,6 +193,7 @@ const INTEL_ROWS: &[Row] = &[
         &[],
         Some(has(NEW, Caps::MDS_NO)),
     ),
+    ("L1 data cache", SKYLAKE, "", &[], Some(has(SKYLAKE, SAMPLING_NO))),
     (
         "Asynchronous abort",
         has(says(NEW, Said::MD_CLEAR), Caps::TSX_CTRL.union(Caps::MDS_NO)),
@@ -223,6 +234,8 @@ const AMD_ROWS: &[Row] = &[
         &["EFER.AIBRSE (MSR C0000080h, bit 21)"],
         None,
     ),
+    ("LFENCE in front", ZEN_2, "", &[], None),
+    ("Straight-line", ZEN_2, "", &[], None),
     (
         "Branch target injection from",
         says(ZEN_4, Said::SMT),
@@ -255,6 +268,7 @@ const AMD_ROWS: &[Row] = &[
         Some(says(ZEN_5, Said::SRSO_USER_KERNEL_NO)),
     ),
     ("Transient", says(ZEN_4, Said::VERW_CLEAR), "+verw", &[], Some(ZEN_5)),
+    ("System registers", ZEN_4, "", &[], None),
     ("VMSCAPE", says(ZEN_5, Said::HYPERVISOR), "", &[], None),
     ("Zenbleed", ZEN_2, "", &[], Some(ZEN_4)),
     ("Division", cpu(0x17, 0x01, 2), "", &[], Some(ZEN_2)),
@@ -378,6 +392,191 @@ fn the_longer_sequence_is_for_longer_histories_and_for_who_cannot_know() {
     assert_eq!(code(CASCADE_LAKE), "+bhb");
     assert_eq!(code(says(ALDER_LAKE, Said::BHI_CTRL)), "+bhblong");
     assert_eq!(code(says(CASCADE_LAKE, Said::HYPERVISOR)), "+bhblong");
+    // On iron, without the microcode that brings BHI_CTRL: Alder Lake, Raptor Lake, Meteor Lake, Sapphire
+    // Rapids, and what nobody knows yet.
+    for model in [0x97, 0x9A, 0xB7, 0xBA, 0xBF, 0xAA, 0xAC, 0x8F, 0xF0] {
+        assert_eq!(code(cpu(6, model, 2)), "+bhblong", "{model:#x}");
+    }
+    assert_eq!(code(cpu(0x12, 1, 0)), "+bhblong");
+    for model in [0x4E, 0x5E, 0x55, 0x8E, 0x9E, 0xA5, 0xA6, 0x7E, 0x6A, 0x6C, 0x8C, 0x8D, 0xA7] {
+        assert_eq!(code(cpu(6, model, 2)), "+bhb", "{model:#x}");
+    }
+}
+
+/// A virtual CPU's model is its hypervisor's choice: where nothing but a list of models says who suffers, it
+/// does, unless it has a bit that says that it does not.
+#[test]
+fn a_virtual_cpu_of_whatever_model_has_what_only_lists_of_models_tell_of() {
+    let named = |vendor| move |name| fault(vendor, name);
+    let intel = [
+        "Indirect target",
+        "Branch predictor isolation",
+        "L1 data cache",
+        "Special register",
+        "Gather",
+    ];
+    let amd = ["Return predictions of", "Branch type", "Zenbleed", "Division"];
+    let intel = intel.map(named(Vendor::Intel)).map(|fault| (Vendor::Intel, NEW, fault));
+    let amd = amd.map(named(Vendor::Amd)).map(|fault| (Vendor::Amd, ZEN_5, fault));
+    for (vendor, host, fault) in intel.into_iter().chain(amd) {
+        let host = says(host, Said::RDRAND.union(Said::AVX));
+        assert!(!fault.suffers.on(&host.features(vendor)), "{}", fault.name);
+        let host = says(host, Said::HYPERVISOR);
+        assert!(fault.suffers.on(&host.features(vendor)), "{}", fault.name);
+        let has_a_duty = !fault.duties.is_empty() || !fault.code.is_empty();
+        assert!(has_a_duty, "{}", fault.name);
+    }
+    let its_no = has(says(NEW, Said::HYPERVISOR), Caps::ITS_NO);
+    assert_eq!(alone(Vendor::Intel, "Indirect target", its_no), None);
+    // Every other list of models stands beside a bit that hypervisors set for CPUs that they move about, or
+    // is of those that do not suffer.
+    let bits = [Caps::RSBA, Caps::FB_CLEAR, Caps::RFDS_CLEAR];
+    let virtual_cpu = says(NEW, Said::HYPERVISOR);
+    for (name, bit) in ["Retbleed", "Stale", "Register file"].into_iter().zip(bits) {
+        assert_eq!(alone(Vendor::Intel, name, virtual_cpu), None, "{name}");
+        assert!(alone(Vendor::Intel, name, has(virtual_cpu, bit)).is_some(), "{name}");
+    }
+}
+
+/// Hosts of every kind that the tables tell apart.
+fn all_hosts(vendor: Vendor) -> Vec<Host> {
+    const HOSTS_OF_INTEL: &[Host] = &[NEW, SKYLAKE, CASCADE_LAKE, ALDER_LAKE];
+    const SAID_BY_INTEL: &[Said] =
+        &[Said::IBRS.union(Said::IBPB), Said::BHI_CTRL, Said::MD_CLEAR, Said::HYPERVISOR];
+    const HOSTS_OF_AMD: &[Host] =
+        &[ZEN_2, ZEN_4, ZEN_5, cpu(0x17, 1, 2), cpu(0x18, 0, 0), cpu(0x15, 2, 0)];
+    const SAID_BY_AMD: &[Said] = &[
+        Said::IBPB,
+        Said::BTC_NO,
+        Said::SRSO_NO,
+        Said::SRSO_USER_KERNEL_NO,
+        Said::IBPB_BRTYPE,
+        Said::IBPB_RET,
+        Said::IBRS.union(Said::IBRS_PREFERRED),
+        Said::HYPERVISOR,
+        Said::SMT,
+    ];
+    let (hosts, flags) = match vendor {
+        Vendor::Intel => (HOSTS_OF_INTEL, SAID_BY_INTEL),
+        Vendor::Amd => (HOSTS_OF_AMD, SAID_BY_AMD),
+    };
+    let some = |chosen: u32| {
+        let on = flags.iter().enumerate().filter(move |(bit, _)| chosen >> bit & 1 != 0);
+        on.map(|(_, flag)| *flag).fold(Said::empty(), Said::union)
+    };
+    let all = 0..1 << flags.len();
+    hosts.iter().flat_map(|host| all.clone().map(|chosen| says(*host, some(chosen)))).collect()
+}
+
+/// Zen 1 and 2 that do not say IBPB got neither that nor untraining.
+#[test]
+fn return_thunks_never_mean_fewer_measures() {
+    for vendor in [Vendor::Intel, Vendor::Amd] {
+        for host in all_hosts(vendor) {
+            let features = host.features(vendor);
+            let plain = Assessment::of(&features, vendor);
+            let thunks = Assessment::of(&features.clone().with_return_thunks(), vendor);
+            let (has, had) = (thunks.mitigations, plain.mitigations);
+            assert!(has.covers(had), "{:?} {:?}: {has}, not {had}", host.cpu, host.says);
+            assert!(!has.ibpb && !had.untrain);
+            assert_eq!(has.fit(vendor), Ok(()));
+            // Whoever suffers has the one or the other; without the other, only for want of an IBPB.
+            let suffers = Fault::of(vendor).iter().any(|fault| {
+                fault.code.iter().any(|code| matches!(code.measure, Measure::Ibpb))
+                    && fault.suffers.on(&features)
+            });
+            assert_eq!(has.untrain, suffers, "{:?} {:?}", host.cpu, host.says);
+            assert_eq!(had.ibpb, suffers && features.speculation().contains(Said::IBPB));
+        }
+    }
+    let thunks = Set { return_thunks: true, ..UNSET };
+    let zen_2 = ZEN_2.set(thunks).features(Vendor::Amd);
+    assert_eq!(Mitigations::for_cpu(&zen_2, Vendor::Amd).to_string(), "+untrain+rsb");
+}
+
+/// What the vendors have published of speculation that software can know by a number: each has a row, or a
+/// line that says why it has none.
+#[test]
+fn every_number_that_is_public_is_in_the_document() {
+    const PUBLIC: &[&str] = &[
+        "2017-5715",
+        "2017-5753",
+        "2017-5754",
+        "2018-3615",
+        "2018-3620",
+        "2018-3639",
+        "2018-3640",
+        "2018-3646",
+        "2018-3665",
+        "2018-12126",
+        "2018-12127",
+        "2018-12130",
+        "2018-12207",
+        "2018-15572",
+        "2019-1125",
+        "2019-11091",
+        "2019-11135",
+        "2020-0543",
+        "2020-0548",
+        "2020-0549",
+        "2020-0550",
+        "2020-0551",
+        "2021-0086",
+        "2021-0089",
+        "2021-26313",
+        "2021-26314",
+        "2021-26341",
+        "2021-26401",
+        "2022-0001",
+        "2022-0002",
+        "2022-21123",
+        "2022-21125",
+        "2022-21127",
+        "2022-21166",
+        "2022-23824",
+        "2022-23825",
+        "2022-26373",
+        "2022-27672",
+        "2022-28693",
+        "2022-29900",
+        "2022-29901",
+        "2022-40982",
+        "2023-20569",
+        "2023-20588",
+        "2023-20593",
+        "2023-28746",
+        "2023-38575",
+        "2024-2201",
+        "2024-28956",
+        "2024-36348",
+        "2024-36349",
+        "2024-36350",
+        "2024-36357",
+        "2024-45332",
+        "2025-24495",
+        "2025-40300",
+    ];
+    let document = Fault::document();
+    for number in PUBLIC {
+        let (before, after) = document.split_once(&format!("CVE-{number}")).expect(number);
+        assert!(!before.is_empty() && !after.starts_with(|c: char| c.is_ascii_digit()), "{number}");
+    }
+    // And what has a line is in no row.
+    for Elsewhere { name, cves, why } in Elsewhere::ALL {
+        let rows = [Vendor::Intel, Vendor::Amd].map(Fault::of).into_iter().flatten();
+        let mut numbers = rows.flat_map(|fault| fault.cves);
+        assert!(!numbers.any(|number| cves.contains(number)) && !why.is_empty(), "{name}");
+    }
+}
+
+/// Row 21 is of pairs of roots: a page of the host's that no guest's root maps is read through its global
+/// translation all the same.
+#[test]
+fn meltdowns_duties_are_about_the_hosts_own_root_too() {
+    let duties = fault(Vendor::Intel, "Meltdown").duties;
+    let is_global =
+        |duty: &Duty| duty.what.contains("leave G clear") && duty.what.contains("host's own root");
+    assert!(duties.iter().any(is_global));
 }
 
 #[test]
