@@ -12,13 +12,13 @@ use switcher_gen::{Image, Variant};
 
 /// Every instruction of `program`, one behind the other.
 fn check(name: &str, program: &Program, met: &mut BTreeSet<Vec<u8>>) {
-    let end = program.base() + program.bytes().len() as u64;
+    let end = program.base() + program.first_piece().len() as u64;
     let mut at = program.base();
     while at < end {
         match program.at(at).expect("within") {
             Ok(op) => {
                 let place = |address: u64| (address - program.base()) as usize;
-                met.insert(program.bytes()[place(at)..place(op.next)].to_vec());
+                met.insert(program.first_piece()[place(at)..place(op.next)].to_vec());
                 at = op.next;
             }
             Err(why) => panic!("{name}: {why}"),

@@ -440,7 +440,7 @@ fn row_29_mitigations_left_out_or_out_of_order() {
     });
     let [call] = calls.collect::<Vec<_>>()[..] else { panic!("one call behind IBPB") };
     let offset = |at: u64| (at - both.program.base()) as usize;
-    let mut moved = both.program.bytes()[offset(start)..offset(call)].to_vec();
+    let mut moved = both.program.first_piece()[offset(start)..offset(call)].to_vec();
     let to = i32::try_from(both.returns[0].wrapping_sub(start + 5).cast_signed()).unwrap();
     moved.splice(0..0, [0xE8].into_iter().chain(to.to_le_bytes()));
     let mut early = both.clone();
@@ -479,7 +479,7 @@ fn row_29_mitigations_left_out_or_out_of_order() {
     let start = start.unwrap();
     let len = verw.program.instruction(end).len();
     let offset = |at: u64| (at - verw.program.base()) as usize;
-    let mut moved = verw.program.bytes()[offset(start)..offset(end) + len].to_vec();
+    let mut moved = verw.program.first_piece()[offset(start)..offset(end) + len].to_vec();
     moved.rotate_right(len);
     let mut early = verw.clone();
     early.program.patch(start, &moved);
@@ -675,7 +675,7 @@ fn per_cpu_code_is_refused_for_the_same_reasons() {
 #[test]
 fn per_cpu_code_somewhere_else_than_its_block_is_refused() {
     let ours = ours("intel-4level-percpu");
-    let bytes = ours.program.bytes().to_vec();
+    let bytes = ours.program.first_piece().to_vec();
     // The same code, 16 bytes further on in its region.
     let mut moved = vec![0xCC; 16];
     moved.extend(bytes);

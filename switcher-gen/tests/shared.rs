@@ -36,7 +36,7 @@ fn by_hand(replacements: &[(&str, &str)]) -> Target {
 fn moved(target: &Target) -> Target {
     const BY: u64 = 0x3040;
     let mut moved = target.clone();
-    moved.program = Program::new(target.program.base() + BY, target.program.bytes().to_vec());
+    moved.program = Program::new(target.program.base() + BY, target.program.first_piece().to_vec());
     for at in [&mut moved.enter_guest, &mut moved.return_from_guest, &mut moved.syscall_64] {
         *at += BY;
     }
@@ -166,7 +166,7 @@ fn fatal_through_a_gap(code: &[u8], offset: usize) -> Target {
     let mut target = ours(&"intel-4level+bhb".parse().unwrap());
     let base = target.program.base();
     // The last is within the window of the guest's root.
-    let mut starts = target.program.bytes().windows(32);
+    let mut starts = target.program.first_piece().windows(32);
     let gap = base + (starts.rposition(|bytes| bytes == [0xCC; 32]).unwrap() - offset) as u64;
     // The entry of INT 9, whose first instruction is five bytes, as a jump is.
     let entry = target.gates.as_ref().unwrap()[usize::from(vector::SEGMENT_OVERRUN)].address;
@@ -174,7 +174,7 @@ fn fatal_through_a_gap(code: &[u8], offset: usize) -> Target {
     let length = target.program.instruction(entry).len();
     assert_eq!(length, 5);
     let first = (entry - base) as usize..(entry - base) as usize + length;
-    let first = target.program.bytes()[first].to_vec();
+    let first = target.program.first_piece()[first].to_vec();
     let jump = |from: u64, to: u64| {
         let distance = i32::try_from(to.wrapping_sub(from + 5).cast_signed()).unwrap();
         [&[0xE9][..], &distance.to_le_bytes()].concat()
@@ -319,7 +319,7 @@ fn a_proof_without_mitigations_is_none_with_them() {
 
 /// The same code so many bytes further on, at the same address.
 fn further_on(target: &Target, by: u64) -> Target {
-    let bytes = [&vec![0xCC; by as usize][..], target.program.bytes()].concat();
+    let bytes = [&vec![0xCC; by as usize][..], target.program.first_piece()].concat();
     let mut moved = target.clone();
     moved.program = Program::new(target.program.base(), bytes);
     for at in [&mut moved.enter_guest, &mut moved.return_from_guest, &mut moved.syscall_64] {

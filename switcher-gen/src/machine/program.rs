@@ -311,6 +311,12 @@ impl Program {
         self.base
     }
 
+    /// The bytes of the first piece: all there are, unless others have made the code.
+    #[must_use]
+    pub fn first_piece(&self) -> &[u8] {
+        &self.pieces[0].bytes
+    }
+
     /// The address after the last byte.
     #[must_use]
     pub fn end(&self) -> u64 {
