@@ -10,8 +10,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use raw_cpuid::native_cpuid::cpuid_count;
 
 use hw_cases::{Expected, Setup, World, place};
-use hw_kernel::memory::{Frame, HIGH_BASE, PAGE};
-use hw_kernel::{memory, percpu, segments};
+use hw_platform::memory::{Frame, HIGH_BASE, PAGE};
+use hw_platform::{gs, memory, percpu, segments};
 use switcher_runtime::switcher_gen::arch::RFlags;
 use switcher_runtime::switcher_gen::layout::PtRegs;
 use switcher_runtime::{
@@ -104,7 +104,7 @@ fn by_install(world: &BareMetal<'_>) -> Result<StateError, String> {
     let block = NonNull::new(percpu::block(0)).ok_or("no block")?;
     // SAFETY: it is installed here already, with this block; if it is refused, nothing changes, and if
     // not, it is the same once more.
-    match hw_kernel::cpu::tracked(|| unsafe { world.cpu().switcher().install(block) }) {
+    match hw_platform::cpu::tracked(|| unsafe { world.cpu().switcher().install(block) }) {
         Err(InstallError::State(why)) => Ok(why),
         Err(other) => Err(format!("`install` said {other}")),
         Ok(_) => Err("`install` had no objection".into()),
@@ -618,7 +618,7 @@ pub(crate) fn segment_registers(world: &mut BareMetal<'_>) -> Ended {
 
 /// Enters a guest that ends at its probe. Nothing is allocated for that: GS base is the switcher's.
 fn enter(world: &mut BareMetal<'_>, guest: &mut Guest) -> Result<(), String> {
-    memory::watch(segments::gs_base());
+    memory::watch(gs::base());
     let ended = world.cpu_mut().enter(guest);
     match memory::watched() {
         0 => {}
@@ -644,7 +644,7 @@ fn host_segments() -> ([u16; 4], u64, u64) {
     let fs_base: u64;
     // SAFETY: CR4.FSGSBASE is set while a switcher is installed.
     unsafe { asm!("rdfsbase {}", out(reg) fs_base, options(nomem, nostack, preserves_flags)) };
-    ([ds, es, fs, gs], fs_base, segments::gs_base())
+    ([ds, es, fs, gs], fs_base, gs::base())
 }
 
 fn set_host_fs(selector: u16) {

@@ -10,12 +10,12 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hw_cases::{Case, End, Expected, HostAfter, Setup, World, place};
-use hw_kernel::code_memory::CodeMemory;
-use hw_kernel::high::Half;
-use hw_kernel::memory::{self, HIGH_BASE, PAGE, flags_of};
-use hw_kernel::percpu::{self, MAX_CPUS, Scratch, Stack};
-use hw_kernel::report::Report;
-use hw_kernel::{boot, cpu, events, returns, segments, smp};
+use hw_platform::boot::MAX_CPUS;
+use hw_platform::code_memory::CodeMemory;
+use hw_platform::high::Half;
+use hw_platform::memory::{self, HIGH_BASE, PAGE, flags_of};
+use hw_platform::percpu::{self, Scratch, Stack};
+use hw_platform::{apic, boot, cpu, gs, hooks, returns, smp};
 use hw_protocol::HOST_CASES;
 use spin::Mutex;
 use switcher_runtime::switcher_gen::arch::{Msr as MsrName, RFlags, Vendor, vector};
@@ -32,6 +32,7 @@ use x86_64::registers::control::{Cr4, Efer};
 use x86_64::registers::debug::Dr7;
 use x86_64::registers::model_specific::Msr;
 
+use crate::report::Report;
 use crate::world::{BareMetal, GUESTS, STACK32};
 use crate::{Switchers, cpu_state, fatal, nmi, second_nmi, tracking, unexpected, world_on};
 
@@ -143,7 +144,7 @@ pub(crate) fn all(
             {
                 Some("there is no other CPU")
             }
-            "host/a_second_nmi_arrives_when_the_first_one_is_over" if !smp::has_apic() => {
+            "host/a_second_nmi_arrives_when_the_first_one_is_over" if !apic::is_there() => {
                 Some("there is no local APIC")
             }
             "host/an_indirect_branch_to_no_endbr64_is_refused" if !cpu::is_tracking() => {
@@ -300,7 +301,7 @@ fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
     let elsewhere = Variant::new(axes, variant.selectors()).map_err(|why| format!("{why}"))?;
     let elsewhere = elsewhere.with_policy(Policy { placement: Placement::Gs, ..policy });
     let mut memory = CodeMemory::at(memory::code_start(Half::Lower) + 64 * PAGE);
-    let other = Switcher::assemble(&elsewhere, &events::hooks(), &mut memory)
+    let other = Switcher::assemble(&elsewhere, &hooks::hooks(), &mut memory)
         .map_err(|why| format!("{why}"))?;
     let base = other.base();
     let block = NonNull::new(percpu::block(0)).ok_or("no block")?;
@@ -339,14 +340,14 @@ fn under_a_gs_base_of_the_hosts(other: &Switcher, block: NonNull<PerCpu>) -> Res
     let entry = other.address(Label::Syscall64);
     // SAFETY: no SYSCALL is executed until the MSR has its value again.
     let write_lstar = |value| unsafe { Msr::new(LSTAR).write(value) };
-    let gs = segments::gs_base();
+    let gs = gs::base();
     memory::watch(gs);
     drop(core::hint::black_box(Box::new(gs)));
     if memory::watched() < 2 {
         return Err("the allocator is not watched".into());
     }
     // SAFETY: nothing here asks for the CPU's number until it is back.
-    unsafe { segments::set_gs_base(OWN) };
+    unsafe { gs::set_base(OWN) };
     memory::watch(gs);
     // SAFETY: as for the ones before; no guest is entered.
     let installed = cpu::tracked(|| unsafe { other.install(block) });
@@ -359,9 +360,9 @@ fn under_a_gs_base_of_the_hosts(other: &Switcher, block: NonNull<PerCpu>) -> Res
         };
         cpu.uninstall().map_err(|refused| format!("{}", refused.1))
     });
-    let (times, left) = (memory::watched(), segments::gs_base());
+    let (times, left) = (memory::watched(), gs::base());
     // SAFETY: as it was.
-    unsafe { segments::set_gs_base(gs) };
+    unsafe { gs::set_base(gs) };
     ended?;
     match (times, left) {
         (0, OWN) => Ok(()),

@@ -7,8 +7,11 @@ extern crate alloc;
 
 mod cpu_state;
 mod host;
+mod model;
 mod nmi;
+mod report;
 mod second_nmi;
+mod selftest;
 mod tracking;
 mod unexpected;
 mod world;
@@ -19,25 +22,43 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec::Vec;
 use hw_cases::End;
-use hw_kernel::code_memory::CodeMemory;
-use hw_kernel::high::Half;
-use hw_kernel::memory::code_start;
-use hw_kernel::report::Report;
-use hw_kernel::{Platform, cpu, events, exit, percpu, returns, segments, selftest, smp};
-use hw_protocol::{HOST_CASES, Options, SELFTESTS, Suite};
-use switcher_runtime::switcher_gen::arch::Selectors;
+use hw_platform::code_memory::CodeMemory;
+use hw_platform::high::Half;
+use hw_platform::memory::code_start;
+use hw_platform::{Platform, boot, cpu, exit, hooks, percpu, segments, smp};
+use hw_protocol::{CPUS, FATAL, HOST_CASES, Options, PANIC, SELFTESTS, Suite};
+use switcher_runtime::switcher_gen::arch::{Selectors, Vendor};
 use switcher_runtime::switcher_gen::layout::Placement;
+use switcher_runtime::switcher_gen::{Axes, Mitigations};
 use switcher_runtime::{Detect, HostFeatures, Switcher, Variant};
 
 use host::Others;
+use report::Report;
 use world::BareMetal;
 
-hw_kernel::kernel_main!(main);
+hw_platform::kernel_main!(main);
+
+// What the runner counts on is what the platform does.
+const _: () = assert!(boot::MAX_CPUS == CPUS);
+const _: () = assert!(are_equal(exit::PANIC, PANIC) && are_equal(exit::FATAL, FATAL));
+
+const fn are_equal(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut at = 0;
+    while at < a.len() && at < b.len() && a[at] == b[at] {
+        at += 1;
+    }
+    at == a.len() && at == b.len()
+}
 
 fn main(platform: Platform) -> ! {
     // SAFETY: the platform's CR3 selects PCID 0; the roots made later know whether PCIDs are on.
     unsafe { cpu::enable_pcid(&platform.features) };
-    let cases = match platform.options.suite {
+    let options: Options = match platform.command_line.parse() {
+        Ok(options) => options,
+        Err(why) => fatal(&format_args!("the command line: {why}")),
+    };
+    let cases = match options.suite {
         Suite::All => hw_cases::all(),
         Suite::SelfTest => Vec::new(),
     };
@@ -45,7 +66,7 @@ fn main(platform: Platform) -> ! {
     let mut report = Report::begin(&platform, SELFTESTS.len() + cases.len() + host_cases);
     selftest::all(&platform, &mut report);
     if !cases.is_empty() {
-        run(&cases, platform.options, &mut report);
+        run(&cases, options, &mut report);
     }
     report.end()
 }
@@ -67,7 +88,7 @@ impl Switchers {
         };
         let switchers = places.into_iter().map(|place| {
             let memory = Box::leak(Box::new(CodeMemory::at(place)));
-            let switcher = Switcher::assemble(variant, &events::hooks(), memory);
+            let switcher = Switcher::assemble(variant, &hooks::hooks(), memory);
             switcher.unwrap_or_else(|why| fatal(&why))
         });
         Self(Vec::leak(switchers.collect()))
@@ -85,7 +106,7 @@ fn run(cases: &[hw_cases::Case], options: Options, report: &mut Report) {
     let features = cpu::tracked(HostFeatures::detect);
     let variant = Variant::for_host(&features, Selectors::DEFAULT);
     let variant = variant.unwrap_or_else(|why| fatal(&why)).with_policy(options.policy);
-    let variant = returns::with_untraining(variant);
+    let variant = with_untraining(variant);
     let switchers = Switchers::assemble(&variant);
 
     switchers.0.iter().for_each(|switcher| report.switcher(switcher));
@@ -108,6 +129,15 @@ fn run(cases: &[hw_cases::Case], options: Options, report: &mut Report) {
     host::all(world, others, before, options.breakpoints, report);
 }
 
+/// The variant with untraining on AMD's CPUs, whether this one needs it or not, so that it is run.
+fn with_untraining(variant: Variant) -> Variant {
+    let axes = variant.axes();
+    let untrain = axes.vendor == Vendor::Amd;
+    let mitigations = Mitigations { untrain, ..axes.mitigations.with_return_thunks() };
+    // The mitigations are this vendor's.
+    Variant::new(Axes { mitigations, ..axes }, variant.selectors()).unwrap_or(variant)
+}
+
 /// Installs the switcher on the CPU that this runs on, and makes guests' memory for it.
 fn world_on(switchers: Switchers, cpu: usize, breakpoints: bool) -> BareMetal<'static> {
     let switcher = switchers.of(cpu);
@@ -116,7 +146,7 @@ fn world_on(switchers: Switchers, cpu: usize, breakpoints: bool) -> BareMetal<'s
         fatal(&"the per-CPU block is at address 0")
     };
     // SAFETY: the block is this CPU's, its TSS is loaded, and sp0 and IST 1 to 4 are the tops of stacks
-    // nobody else uses, with room for what lies above and for the hooks of events.rs, which are as the runtime
+    // nobody else uses, with room for what lies above and for the hooks of hooks.rs, which are as the runtime
     // asks; and nothing else writes the SYSCALL MSRs or GS base.
     let cpu = cpu::tracked(|| unsafe { switcher.install(block) });
     let cpu = cpu.unwrap_or_else(|why| fatal(&why));

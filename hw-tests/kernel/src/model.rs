@@ -20,11 +20,11 @@ use switcher_gen::layout::PtRegs;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
 
-use crate::cpu::{self, Features};
-use crate::memory::{self, Flags, Frame, PAGE};
-use crate::percpu::Stack;
-use crate::segments::{KERNEL_CS, KERNEL_DS};
-use crate::{Platform, events};
+use hw_platform::cpu::{self, Features};
+use hw_platform::memory::{self, Flags, Frame, PAGE};
+use hw_platform::percpu::Stack;
+use hw_platform::segments::{KERNEL_CS, KERNEL_DS};
+use hw_platform::{Platform, events};
 
 global_asm!(
     r#"
@@ -122,10 +122,10 @@ struct Counts {
 /// Executes a table. Returns how many vectors were executed, what is worth knowing about them, and
 /// whether all came out as they had to.
 pub(crate) fn run(platform: &Platform) -> (u64, Result<String, String>) {
-    if platform.vectors.is_empty() {
+    if platform.module.is_empty() {
         return (0, Err("no table of vectors was loaded".into()));
     }
-    let table = match Table::parse(platform.vectors) {
+    let table = match Table::parse(platform.module) {
         Ok(table) => table,
         Err(why) => return (0, Err(why.to_string())),
     };

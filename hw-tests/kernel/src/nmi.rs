@@ -9,9 +9,9 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hw_cases::{Expected, Setup, World, place};
-use hw_kernel::memory::{self, Flags, Frame, MapError, PAGE};
-use hw_kernel::percpu::{self, Stack};
-use hw_kernel::{events, exit, smp};
+use hw_platform::memory::{self, Flags, Frame, MapError, PAGE};
+use hw_platform::percpu::{self, Stack};
+use hw_platform::{events, exit, hooks, smp};
 use switcher_runtime::switcher_gen::GateDescriptor;
 use switcher_runtime::switcher_gen::arch::{RFlags, Vendor, vector};
 use switcher_runtime::switcher_gen::asm::Label;
@@ -141,12 +141,12 @@ unsafe fn call_under_copy(entry: u64) -> *mut PtRegs {
 /// # Safety
 /// As for [`call_under_copy`].
 unsafe fn call_with_breakpoint(entry: u64) -> *mut PtRegs {
-    events::set_resuming(true);
+    hooks::set_resuming(true);
     set_breakpoint(true);
     // SAFETY: as the caller says. The switcher comes back from what happens at the breakpoint.
     let frame = unsafe { call_under_copy(entry) };
     set_breakpoint(false);
-    events::set_resuming(false);
+    hooks::set_resuming(false);
     frame
 }
 
@@ -168,7 +168,7 @@ const fn taken_for(name: &'static str) -> Interruption {
     Interruption {
         name,
         call: call_with_breakpoint,
-        count: || Ok(events::hooked_nmis() + events::hooked_machine_checks()),
+        count: || Ok(hooks::hooked_nmis() + hooks::hooked_machine_checks()),
         is_breakpoint: true,
     }
 }
@@ -366,7 +366,7 @@ pub(crate) fn boundaries(
     let switcher = world.cpu().switcher();
     let base = switcher.base();
     let stubs = switcher.address(Label::EventStubs);
-    events::set_no_rf_from(switcher.address(Label::RoutinesEnd));
+    hooks::set_no_rf_from(switcher.address(Label::RoutinesEnd));
     // All code that does something, the stubs of the two exceptions that end these guests, and an
     // NMI's.
     let stub = |vector| {
@@ -407,8 +407,8 @@ pub(crate) fn boundaries(
         let before = count()?;
         same(world, at)?;
         let here = count().map_err(|why| format!("{}, at {at:#x}: {why}", path.name))? - before;
-        if is_breakpoint && here != 0 && events::last_interrupted() != at {
-            let got = events::last_interrupted();
+        if is_breakpoint && here != 0 && hooks::last_interrupted() != at {
+            let got = hooks::last_interrupted();
             return Err(format!("{}: the hook saw {got:#x}, not {at:#x}", path.name));
         }
         if let Some((_, least)) = by.iter().find(|(label, _)| *label == at) {
@@ -528,7 +528,7 @@ pub(crate) fn flood(
 
     let received = || EXITS.load(Ordering::Acquire) + events::nmis();
     let before = received();
-    let hooked_before = events::hooked_nmis();
+    let hooked_before = hooks::hooked_nmis();
     let exits_before = EXITS.load(Ordering::Acquire);
     let sent_before = SENT.load(Ordering::Acquire);
     STOP.store(false, Ordering::Release);
@@ -558,7 +558,7 @@ pub(crate) fn flood(
     smp::wait(1);
     let (sent, got) = (SENT.load(Ordering::Acquire) - sent_before, received() - before);
     result?;
-    let hooked = events::hooked_nmis() - hooked_before;
+    let hooked = hooks::hooked_nmis() - hooked_before;
     let exits = EXITS.load(Ordering::Acquire) - exits_before;
     if LOST.load(Ordering::Acquire) || sent != got {
         return Err(format!("{sent} NMIs were sent and {got} arrived"));

@@ -9,10 +9,11 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use alloc::string::String;
 use hw_cases::Expected;
-use hw_kernel::memory::{Flags, PAGE, flags_of};
-use hw_kernel::percpu::Stack;
-use hw_kernel::smp::{self, COMMAND, COMMAND_NMI};
-use hw_kernel::{cpu, events};
+use hw_platform::apic::{COMMAND, COMMAND_NMI};
+use hw_platform::memory::{Flags, PAGE, flags_of};
+use hw_platform::percpu::Stack;
+use hw_platform::smp;
+use hw_platform::{cpu, events, hooks};
 use switcher_runtime::switcher_gen::GateDescriptor;
 use switcher_runtime::switcher_gen::arch::vector;
 use switcher_runtime::switcher_gen::asm::Label;
@@ -128,16 +129,16 @@ fn count() -> Result<u64, String> {
 /// # Safety
 /// As for `checked_call`; there is an [`IdtCopy`] whose #DB is [`hw_kernel_send_second`]'s.
 unsafe fn call_with_two(entry: u64) -> *mut PtRegs {
-    let (sent, hooked) = (SENT.load(Ordering::Acquire), events::hooked_nmis());
+    let (sent, hooked) = (SENT.load(Ordering::Acquire), hooks::hooked_nmis());
     // SAFETY: as the caller says.
     unsafe { IdtCopy::load() };
-    events::set_second(COMMAND);
+    hooks::set_second(COMMAND);
     nmi::set_breakpoint(true);
     // SAFETY: as the caller says. The switcher comes back from what happens at the breakpoint.
     let frame = unsafe { checked_call(entry) };
     nmi::set_breakpoint(false);
-    wait_for(|| hooked + 2 * (SENT.load(Ordering::Acquire) - sent), events::hooked_nmis);
-    events::set_second(0);
+    wait_for(|| hooked + 2 * (SENT.load(Ordering::Acquire) - sent), hooks::hooked_nmis);
+    hooks::set_second(0);
     frame
 }
 
@@ -147,12 +148,12 @@ unsafe fn call_with_two(entry: u64) -> *mut PtRegs {
 /// # Safety
 /// As for [`call_with_two`].
 unsafe fn call_after_one(entry: u64) -> *mut PtRegs {
-    let (sent, hooked) = (SENT.load(Ordering::Acquire), events::hooked_nmis());
+    let (sent, hooked) = (SENT.load(Ordering::Acquire), hooks::hooked_nmis());
     // SAFETY: as the caller says.
     unsafe { IdtCopy::load() };
     nmi::set_breakpoint(true);
     smp::send_nmi(0);
-    wait_for(|| hooked + 1 + SENT.load(Ordering::Acquire) - sent, events::hooked_nmis);
+    wait_for(|| hooked + 1 + SENT.load(Ordering::Acquire) - sent, hooks::hooked_nmis);
     nmi::set_breakpoint(false);
     // SAFETY: as the caller says.
     unsafe { checked_call(entry) }
@@ -164,7 +165,7 @@ unsafe fn call_after_one(entry: u64) -> *mut PtRegs {
 /// # Safety
 /// As for [`call_with_two`]. The guest is entered by IRETQ.
 unsafe fn call_with_one_pending(entry: u64) -> *mut PtRegs {
-    let (sent, hooked) = (SENT.load(Ordering::Acquire), events::hooked_nmis());
+    let (sent, hooked) = (SENT.load(Ordering::Acquire), hooks::hooked_nmis());
     let blocked = BLOCKED.load(Ordering::Acquire);
     // SAFETY: as the caller says.
     let gate = unsafe { IdtCopy::gate(vector::NMI) };
@@ -181,7 +182,7 @@ unsafe fn call_with_one_pending(entry: u64) -> *mut PtRegs {
     // SAFETY: as the caller says.
     let frame = unsafe { checked_call(entry) };
     nmi::set_breakpoint(false);
-    wait_for(|| hooked + SENT.load(Ordering::Acquire) - sent, events::hooked_nmis);
+    wait_for(|| hooked + SENT.load(Ordering::Acquire) - sent, hooks::hooked_nmis);
     frame
 }
 

@@ -17,13 +17,16 @@ use switcher_gen::layout::{OrigAx, PtRegs};
 use switcher_runtime::MappingList;
 use x86_64::registers::control::Cr2;
 
-use crate::Platform;
-use crate::events::{self, GUEST_IRETQ, RETURN_FROM_GUEST};
-use crate::memory::{self, AddressSpace, Flags, Frame, HIGH_BASE, HOST_RANGE, MapError, PAGE};
+use hw_platform::events::{self, GUEST_IRETQ, RETURN_FROM_GUEST};
+use hw_platform::memory::{
+    self, AddressSpace, Flags, Frame, HIGH_BASE, HOST_RANGE, MapError, PAGE,
+};
+use hw_platform::percpu::{self, Stack};
+use hw_platform::segments::{TSS, USER_CS, USER_DS};
+use hw_platform::{Platform, gs};
+
 use crate::model;
-use crate::percpu::{self, Stack};
 use crate::report::Report;
-use crate::segments::{self, TSS, USER_CS, USER_DS};
 
 global_asm!(
     r#"
@@ -304,13 +307,13 @@ fn run(guest: &Guest, test: &Test) -> Result<(), String> {
     );
     // SAFETY: the sp0 stack is a static larger than this, and no event is being handled.
     unsafe { place.write(start) }
-    segments::set_base(segments::KERNEL_GS_BASE, GUEST_GS);
+    gs::set_inactive(GUEST_GS);
     // SAFETY: the space maps the host as the current one does; the state is CPL3's, or one that
     // faults on the IRETQ, which `all` has named; either way it comes back through the landing,
     // which restores CR3, the stack and the registers the C ABI preserves.
     let frame = unsafe { hw_kernel_selftest_enter(place, guest.space.cr3()) };
     let cr2 = Cr2::read_raw();
-    let (gs, kernel_gs) = (segments::gs_base(), segments::base(segments::KERNEL_GS_BASE));
+    let (gs, kernel_gs) = (gs::base(), gs::inactive());
     // SAFETY: the landing returns the frame the stub built, which stays until the next event.
     let mut got = unsafe { frame.read() };
 
@@ -386,7 +389,7 @@ fn host_code(guest: &AddressSpace) -> Result<(), String> {
 }
 
 /// Runs every test of [`SELFTESTS`] and reports each as a case.
-pub fn all(platform: &Platform, report: &mut Report) {
+pub(crate) fn all(platform: &Platform, report: &mut Report) {
     let guest = Guest::new();
     RETURN_FROM_GUEST
         .store((&raw const hw_kernel_selftest_landing).addr() as u64, Ordering::Relaxed);

@@ -5,10 +5,10 @@ use core::arch::global_asm;
 
 use alloc::format;
 use alloc::string::String;
-use hw_kernel::cpu;
-use hw_kernel::events::{self, CP, NO_ENDBRANCH};
-use hw_kernel::percpu::Stack;
-use hw_kernel::segments::KERNEL_DS;
+use hw_platform::cpu;
+use hw_platform::events::{self, NO_ENDBRANCH};
+use hw_platform::percpu::Stack;
+use hw_platform::segments::KERNEL_DS;
 use switcher_runtime::switcher_gen::arch::vector;
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::PtRegs;
@@ -97,7 +97,7 @@ pub(crate) fn enforced(world: &mut BareMetal<'_>) -> Ended {
     if !switcher.image().variant().axes().ibt {
         return Err("branches are tracked, and the variant knows nothing of it".into());
     }
-    let refused = |at: u64| (CP, NO_ENDBRANCH, at);
+    let refused = |at: u64| (u32::from(vector::CP), NO_ENDBRANCH, at);
     let wrong = |at: u64, got: (u32, u32, u64)| -> Result<(), String> {
         Err(format!("a branch to {at:#x}: vector {}, error {:#x}, RIP {:#x}", got.0, got.1, got.2))
     };

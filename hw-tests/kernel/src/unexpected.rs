@@ -9,9 +9,9 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hw_cases::{Expected, Setup, World, place};
-use hw_kernel::memory::{self, HIGH_BASE, PAGE};
-use hw_kernel::percpu::{self, Stack};
-use hw_kernel::{cpu, events};
+use hw_platform::memory::{self, HIGH_BASE, PAGE};
+use hw_platform::percpu::{self, Stack};
+use hw_platform::{cpu, events, hooks};
 use switcher_runtime::switcher_gen::arch::{Msr as MsrName, vector};
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::{AsmLayout, OrigAx, PtRegs, Pvcs};
@@ -168,10 +168,10 @@ unsafe fn call_with_lstar_behind_the_endbr64(entry: u64) -> *mut PtRegs {
 /// As for `checked_call`.
 unsafe fn call_that_may_end(entry: u64) -> *mut PtRegs {
     CALLS.store(0, Ordering::Relaxed);
-    events::set_fatal_landing((&raw const hw_kernel_end_call).addr() as u64);
+    hooks::set_fatal_landing((&raw const hw_kernel_end_call).addr() as u64);
     // SAFETY: as the caller says; what does not come back to `checked_call` comes back here.
     let frame = unsafe { hw_kernel_ended_call(entry) };
-    events::set_fatal_landing(0);
+    hooks::set_fatal_landing(0);
     match CALLS.load(Ordering::Relaxed) {
         0 => frame,
         // SAFETY: the records are a static's, and the hook has returned.
@@ -223,9 +223,10 @@ pub(crate) fn syscalls_behind_the_endbr64(world: &mut BareMetal<'_>) -> Ended {
     let mut entered = 0;
     let behind = world.cpu().switcher().address(Label::Syscall64) + ENDBR64_LEN;
     for mode in [Mode::Smod, Mode::Umod] {
-        for (rsp, event) in
-            [(place::NOWHERE, u32::from(vector::DF)), (Stack::MachineCheck.top(0), events::CP)]
-        {
+        for (rsp, event) in [
+            (place::NOWHERE, u32::from(vector::DF)),
+            (Stack::MachineCheck.top(0), u32::from(vector::CP)),
+        ] {
             let mut setup = setup(world, &mut rng, mode, SYSCALL);
             setup.regs.rsp = rsp;
             RETURNS.store(0, Ordering::Relaxed);
@@ -240,7 +241,7 @@ pub(crate) fn syscalls_behind_the_endbr64(world: &mut BareMetal<'_>) -> Ended {
             // SAFETY: the records are a static's, and the hook has returned.
             let [Record { regs, .. }, _] = unsafe { RECORDS.0.get().read() };
             let OrigAx { reason, error_code } = regs.orig_ax;
-            let is_cp = event == events::CP;
+            let is_cp = event == u32::from(vector::CP);
             if reason != event
                 || (regs.rip, regs.rsp) != (behind, rsp)
                 || is_cp && error_code != events::NO_ENDBRANCH

@@ -16,6 +16,8 @@ pub enum Msr {
     McuOptCtrl = 0x123,
     /// Code segment SYSENTER loads; 0 makes SYSENTER fault.
     SysenterCs = 0x174,
+    /// What debugging records: last branches, single steps of branches.
+    Debugctl = 0x1D9,
     /// Supervisor CET: bit 2 is ENDBR_EN, indirect branch tracking.
     SCet = 0x6A2,
     /// Extended features: SCE, AIBRSE, LME, LMA, NXE.
@@ -28,6 +30,8 @@ pub enum Msr {
     Cstar = 0xC000_0083,
     /// RFLAGS bits that SYSCALL clears.
     Sfmask = 0xC000_0084,
+    /// FS base.
+    FsBase = 0xC000_0100,
     /// The active GS base.
     GsBase = 0xC000_0101,
     /// The inactive GS base, which SWAPGS exchanges with the active one.

@@ -12,8 +12,14 @@ use switcher_gen::arch::PagingMode;
 use x86_64::PhysAddr;
 use x86_64::structures::paging::page_table::{PageTable, PageTableEntry, PageTableFlags};
 
-use super::TABLE;
 use super::frames::{Frame, OutOfFrames, PAGE};
+
+/// What one entry of a level-2 table maps.
+pub(super) const LARGE_PAGE: u64 = 2 << 20;
+
+/// The flags of an entry that points to a table: each leaf decides for itself.
+const TABLE: PageTableFlags =
+    PageTableFlags::PRESENT.union(PageTableFlags::WRITABLE).union(PageTableFlags::USER_ACCESSIBLE);
 
 bitflags! {
     /// What a mapped page can be used for, beyond being read.

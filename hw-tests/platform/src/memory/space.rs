@@ -2,14 +2,15 @@
 
 use alloc::vec::Vec;
 
-use switcher_gen::arch::PagingMode;
 use switcher_runtime::{Mapping, Rights};
 use x86_64::registers::control::Cr3;
-use x86_64::structures::paging::PageTableFlags;
 
-use super::tables::{Flags, Leaf, MapError, Tree};
-use super::{HIGH_BASE, LARGE_PAGE, PAGE, events, exit, flush_all, host, paging};
+use super::frames::PAGE;
+use super::host::{HIGH_BASE, flush_all, host};
+use super::root::Root;
+use super::tables::{Flags, Leaf, MapError};
 use crate::high::Half;
+use crate::{events, exit};
 
 /// A root page table, and whatever is mapped for a guest.
 ///
@@ -21,8 +22,7 @@ use crate::high::Half;
 /// not: see [`load_cr3`](super::load_cr3), and the switcher's contract for the roots it is given.
 #[derive(Debug)]
 pub struct AddressSpace {
-    tree: Tree,
-    paging: PagingMode,
+    root: Root,
 }
 
 impl AddressSpace {
@@ -33,7 +33,7 @@ impl AddressSpace {
     /// The host does not map what is listed, or not with such rights, or no frame is left for the
     /// tables.
     pub fn new(list: impl IntoIterator<Item = Mapping>) -> Result<Self, MapError> {
-        let mut space = Self { tree: Tree::new(host().paging.levels().into())?, paging: paging() };
+        let mut space = Self { root: Root::new(host().root.paging())? };
         for mapping in list {
             for page in mapping.pages() {
                 space.map_of_host(page, mapping.rights)?;
@@ -46,7 +46,7 @@ impl AddressSpace {
     ///
     /// # Errors
     /// No frame is left for the tables.
-    pub(crate) fn map_stubs(&mut self) -> Result<(), MapError> {
+    pub fn map_stubs(&mut self) -> Result<(), MapError> {
         for (region, rights) in events::mappings() {
             for page in (region.start..region.end).step_by(PAGE as usize) {
                 self.map_of_host(page, rights)?;
@@ -61,32 +61,15 @@ impl AddressSpace {
         let flags = flags_of(rights);
         let phys = root.translate(page).ok_or(MapError::NotMapped)?;
         match root.flags(page) {
-            Some(has) if has.contains(flags) => self.tree.map(page, phys, flags),
+            Some(has) if has.contains(flags) => self.root.tree.map(page, phys, flags),
             _ => Err(MapError::NotSoByTheHost),
         }
-    }
-
-    /// The host's own space.
-    pub(super) fn of_host(
-        paging: PagingMode,
-        low: &Tree,
-        high: &Tree,
-        halves: Option<&[Tree; 2]>,
-    ) -> Result<Self, MapError> {
-        // A space from the start, so that its drop unlinks what the tree does not own.
-        let space = Self { tree: Tree::new(paging.levels().into())?, paging };
-        space.tree.link(0, low)?;
-        space.tree.link(HIGH_BASE, high)?;
-        for (half, tree) in Half::ALL.into_iter().zip(halves.into_iter().flatten()) {
-            space.tree.link(half.base(), tree)?;
-        }
-        Ok(space)
     }
 
     /// The value for CR3, PCID 0. Add a PCID, and NOFLUSH, as CR4.PCIDE allows.
     #[must_use]
     pub fn cr3(&self) -> u64 {
-        self.tree.address()
+        self.root.cr3()
     }
 
     /// Maps a page of 4 KiB.
@@ -96,7 +79,7 @@ impl AddressSpace {
     /// would be writable and executable, or no frame is left for a table.
     pub fn map(&mut self, virt: u64, phys: u64, flags: Flags) -> Result<(), MapError> {
         self.check(virt)?;
-        self.tree.map(virt, phys, flags)
+        self.root.tree.map(virt, phys, flags)
     }
 
     /// Changes the permissions of a page.
@@ -105,7 +88,7 @@ impl AddressSpace {
     /// As for [`map`](Self::map), and the page is not mapped.
     pub fn protect(&mut self, virt: u64, flags: Flags) -> Result<(), MapError> {
         self.check(virt)?;
-        self.tree.protect(virt, flags)?;
+        self.root.tree.protect(virt, flags)?;
         flush_all();
         Ok(())
     }
@@ -116,7 +99,7 @@ impl AddressSpace {
     /// The address is not a guest's, or the page is not mapped.
     pub fn unmap(&mut self, virt: u64) -> Result<u64, MapError> {
         self.check(virt)?;
-        let phys = self.tree.unmap(virt)?;
+        let phys = self.root.tree.unmap(virt)?;
         flush_all();
         Ok(phys)
     }
@@ -130,33 +113,29 @@ impl AddressSpace {
     /// As for [`unmap`](Self::unmap).
     pub unsafe fn unmap_unflushed(&mut self, virt: u64) -> Result<u64, MapError> {
         self.check(virt)?;
-        self.tree.unmap(virt)
+        self.root.tree.unmap(virt)
     }
 
     /// Every page it maps.
     #[must_use]
     pub fn leaves(&self) -> Vec<Leaf> {
-        self.tree.leaves(self.paging)
+        self.root.tree.leaves(self.root.paging())
     }
 
     /// How the page at an address is mapped, the host's pages included; `None` if it is not.
     #[must_use]
     pub fn flags(&self, virt: u64) -> Option<Flags> {
-        self.paging.is_canonical(virt).then_some(())?;
-        self.tree.lookup(virt).map(|(_, flags)| Flags::of(flags))
+        self.root.flags(virt)
     }
 
     /// The physical address of a byte, the host's ranges included; `None` if it is not mapped.
     #[must_use]
     pub fn translate(&self, virt: u64) -> Option<u64> {
-        self.paging.is_canonical(virt).then_some(())?;
-        let (page, flags) = self.tree.lookup(virt)?;
-        let size = if flags.contains(PageTableFlags::HUGE_PAGE) { LARGE_PAGE } else { PAGE };
-        Some(page + virt % size)
+        self.root.translate(virt)
     }
 
     fn check(&self, virt: u64) -> Result<(), MapError> {
-        if !self.paging.is_canonical(virt) {
+        if !self.root.paging().is_canonical(virt) {
             return Err(MapError::NonCanonical);
         }
         Ok(())
@@ -169,10 +148,10 @@ impl Drop for AddressSpace {
             exit::fatal(format_args!("the address space in use was dropped"));
         }
         let host = host();
-        self.tree.unlink(0, &host.low);
-        self.tree.unlink(HIGH_BASE, &host.high);
+        self.root.tree.unlink(0, &host.low);
+        self.root.tree.unlink(HIGH_BASE, &host.high);
         for (half, tree) in Half::ALL.into_iter().zip(host.halves.iter().flatten()) {
-            self.tree.unlink(half.base(), tree);
+            self.root.tree.unlink(half.base(), tree);
         }
         flush_all();
     }

@@ -17,16 +17,13 @@ use switcher_gen::layout::{IstTop, Tss};
 use x86_64::structures::gdt::GlobalDescriptorTable;
 use x86_64::structures::tss::TaskStateSegment;
 
-use crate::exit;
+use crate::boot::MAX_CPUS;
 use crate::high::{self, Half};
 use crate::regions::Region;
-use crate::segments;
+use crate::{exit, gs};
 
 // segments.rs hands the TSS to the x86_64 crate as that crate's type.
 const _: () = assert!(size_of::<TaskStateSegment>() == size_of::<Tss>());
-
-/// How many CPUs are used at most; further ones are left asleep.
-pub const MAX_CPUS: usize = hw_protocol::CPUS;
 
 /// A page-aligned static that the CPU or the switcher writes behind the compiler's back.
 #[repr(C, align(4096))]
@@ -191,7 +188,7 @@ pub fn code_near_image(cpu: usize) -> Region {
 /// The number of the CPU that this runs on.
 #[must_use]
 pub fn this() -> usize {
-    let block = segments::gs_base();
+    let block = gs::base();
     let found = (0..MAX_CPUS).find(|cpu| self::block(*cpu).addr() as u64 == block);
     found.unwrap_or_else(|| exit::fatal(format_args!("GS base is no CPU's block: {block:#x}")))
 }

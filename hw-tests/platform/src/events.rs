@@ -1,4 +1,4 @@
-//! The IDT and the stubs behind it.
+//! The IDT and the stubs that its gates lead to.
 //!
 //! # What the CPU has done before a stub's first instruction
 //! Taken RSP from the TSS (sp0 from CPL3; the IST stack if the gate names one; otherwise, at CPL0,
@@ -8,7 +8,7 @@
 //!
 //! # What becomes of an event
 //! While a guest of a switcher runs, its IDT is loaded, and nothing comes here: the switcher calls
-//! [`hooks`]. The rest is this kernel's own:
+//! what [`hooks`](crate::hooks) names. The rest is this kernel's own:
 //!
 //! * From CPL3, where the platform's self test enters guests without a switcher: a [`PtRegs`] is built
 //!   where the CPU pushed, with `orig_ax` = vector in the high half, error code (or -1) in the low half;
@@ -17,7 +17,7 @@
 //!   guest, so the event is the guest's. Every register is the guest's by then, GS and CR3 too, and
 //!   RSP points to the IRET frame. The `PtRegs` takes that frame as its end, so it says what the
 //!   guest was to be, and goes the same way.
-//! * An NMI at CPL0 is counted by the hook, here too.
+//! * An NMI at CPL0 is counted.
 //! * #CP at CPL0 for an indirect branch of this kernel's own to its own code: what is compiled has no
 //!   ENDBR64, and goes on. This is what [`tracked`](crate::cpu::tracked) needs.
 //! * Anything else at CPL0 is fatal, unless `catch` is in force. The handler runs on the host's root
@@ -29,23 +29,17 @@
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-pub use switcher_gen::arch::RFlags;
+use switcher_gen::arch::vector;
 use switcher_gen::layout::PtRegs;
-use switcher_runtime::{DescriptorTablePointer, Hooks, Rights};
+use switcher_runtime::{DescriptorTablePointer, Rights};
 use x86_64::instructions::port::Port;
 use x86_64::registers::control::Cr2;
 
-use hw_protocol::FATAL;
-
-use crate::cpu;
-use crate::exit::{self, Outcome};
-use crate::high;
+use crate::exit::{self, FATAL, Outcome};
 use crate::percpu::Stack;
 use crate::regions::Region;
-use crate::returns;
 use crate::segments::KERNEL_CS;
-use crate::serial_println;
-use crate::smp::COMMAND_NMI;
+use crate::{cpu, high, serial_println};
 
 /// Where a stub goes with a guest's event: RSP is the address of the [`PtRegs`], GS base is the
 /// host's, CR3 the guest's, AC and DF the guest's.
@@ -72,11 +66,8 @@ const _: () = assert!(core::mem::offset_of!(PtRegs, ss) == 0xA0);
 const STRIDE: u64 = 32;
 const VECTORS: usize = 256;
 /// The IRETQ's own faults that a guest can cause: #NP, #SS, #GP.
-const FIRST_IRETQ_FAULT: u32 = 11;
-const LAST_IRETQ_FAULT: u32 = 13;
-const NMI: u32 = 2;
-/// The vector of #CP, control protection.
-pub const CP: u32 = 21;
+const FIRST_IRETQ_FAULT: u8 = vector::NP;
+const LAST_IRETQ_FAULT: u8 = vector::GP;
 /// The error code of a #CP: an indirect branch that leads to no ENDBR64 (Intel SDM vol. 3, 6.15).
 pub const NO_ENDBRANCH: u32 = 3;
 
@@ -86,8 +77,8 @@ global_asm!(
 
     // One stub per vector, {stride} bytes each: .org refuses a longer one, and traps in the rest.
     .balign {stride}
-    .global hw_kernel_event_stubs
-hw_kernel_event_stubs:
+    .global hw_platform_event_stubs
+hw_platform_event_stubs:
     .set    vector, 0
     .rept   {vectors}
     endbr64
@@ -96,9 +87,9 @@ hw_kernel_event_stubs:
     .endif
     .byte   0xC7, 0x44, 0x24, 0x04      // mov dword ptr [rsp + 4], vector
     .long   vector
-    jmp     hw_kernel_event
+    jmp     hw_platform_event
     .set    vector, vector + 1
-    .org    hw_kernel_event_stubs + vector * {stride}, 0xCC
+    .org    hw_platform_event_stubs + vector * {stride}, 0xCC
     .endr
 
     // A PtRegs from RSI down, when RDI and all above it are there.
@@ -120,7 +111,7 @@ hw_kernel_event_stubs:
     .endm
 
     // RSP -> orig_ax, then the CPU's frame: RIP, CS, RFLAGS, RSP, SS.
-hw_kernel_event:
+hw_platform_event:
     test    byte ptr [rsp + 16], 3      // CS
     jz      1f
     push    rdi
@@ -181,7 +172,7 @@ hw_kernel_event:
     jmp     2b
 
     // Where both kinds of events go that nobody expects; also where RETURN_FROM_GUEST points while no guest is expected.
-hw_kernel_fatal_event:
+hw_platform_fatal_event:
     endbr64
     mov     rdi, rsp
     mov     rsi, cr3
@@ -196,60 +187,6 @@ hw_kernel_fatal_event:
     call    {fatal}
     ud2
 
-    // The switcher's hooks: RDI = the PtRegs of what was interrupted. They count, and leave nothing in
-    // the registers that a function may change. They have no vector registers to preserve. Where a
-    // switcher is further than 2 GiB away, an indirect branch leads here.
-    .text
-    .macro  hw_hook_clobbers
-    mov     rax, 0x5A5A5A5A5A5A5A5A
-    mov     rcx, rax
-    mov     rdx, rax
-    mov     rsi, rax
-    mov     rdi, rax
-    mov     r8, rax
-    mov     r9, rax
-    mov     r10, rax
-    mov     r11, rax
-    .endm
-    .global hw_kernel_hook_nmi
-hw_kernel_hook_nmi:
-    endbr64
-    lock inc qword ptr [rip + {hooked}]
-    lock inc qword ptr [rip + {nmis}]
-    xor     eax, eax
-    xchg    rax, [rip + {second}]
-    test    rax, rax
-    jz      6f
-    mov     dword ptr [rax], {nmi_command}
-6:  jmp     7f
-    .global hw_kernel_hook_machine_check
-hw_kernel_hook_machine_check:
-    endbr64
-    lock inc qword ptr [rip + {machine_checks}]
-    // From elsewhere than the routines it returns without RF: a breakpoint would be met once more.
-    mov     rax, [rdi + {rip_of_regs}]
-    cmp     rax, [rip + {no_rf_from}]
-    jb      7f
-    mov     eax, {no_breakpoint}
-    mov     dr7, rax
-7:  mov     rax, [rdi + {rip_of_regs}]
-    mov     [rip + {interrupted}], rax
-    mov     rax, [rip + {resuming}]
-    or      [rdi + {eflags_of_regs}], rax
-    hw_hook_clobbers
-    ret
-    .global hw_kernel_hook_fatal
-hw_kernel_hook_fatal:
-    endbr64
-    mov     rax, [rip + {fatal_landing}]
-    test    rax, rax
-    jz      8f
-    jmp     rax
-8:  mov     rsi, cr3
-    mov     rsp, [rip + {fatal_stack}]
-    call    {untrack}
-    call    {fatal}
-    ud2
 "#,
     stride = const STRIDE,
     vectors = const VECTORS,
@@ -257,112 +194,30 @@ hw_kernel_hook_fatal:
     last_fault = const LAST_IRETQ_FAULT,
     return_from_guest = sym RETURN_FROM_GUEST,
     guest_iretq = sym GUEST_IRETQ,
-    nmi = const NMI,
-    cp = const CP,
+    nmi = const vector::NMI,
+    cp = const vector::CP,
     no_endbranch = const NO_ENDBRANCH,
     untrack = sym cpu::untrack,
     nmis = sym NMIS,
     cpl0_event = sym CPL0_EVENT,
     fatal_stack = sym FATAL_STACK,
     host_cr3 = sym HOST_CR3,
-    hooked = sym HOOKED,
-    machine_checks = sym MACHINE_CHECKS,
-    second = sym SECOND,
-    nmi_command = const COMMAND_NMI,
-    interrupted = sym INTERRUPTED,
-    resuming = sym RESUMING,
-    no_rf_from = sym NO_RF_FROM,
-    no_breakpoint = const 1 << 10,
-    rip_of_regs = const core::mem::offset_of!(PtRegs, rip),
-    eflags_of_regs = const core::mem::offset_of!(PtRegs, eflags),
-    fatal_landing = sym FATAL_LANDING,
     fatal = sym fatal_event,
 );
 
 unsafe extern "C" {
-    static hw_kernel_event_stubs: u8;
-    static hw_kernel_fatal_event: u8;
-    fn hw_kernel_hook_nmi(regs: *mut PtRegs);
-    fn hw_kernel_hook_machine_check(regs: *mut PtRegs);
-    fn hw_kernel_hook_fatal(regs: *mut PtRegs) -> !;
+    static hw_platform_event_stubs: u8;
+    static hw_platform_fatal_event: u8;
 }
 
-/// How many NMIs have interrupted CPL0, on all CPUs, and how many of them a switcher.
+/// How many NMIs have interrupted CPL0, on all CPUs: here and in [`hooks`](crate::hooks).
 #[unsafe(link_section = ".entry.data")]
-static NMIS: AtomicU64 = AtomicU64::new(0);
-static HOOKED: AtomicU64 = AtomicU64::new(0);
-/// How many machine checks have interrupted a switcher.
-static MACHINE_CHECKS: AtomicU64 = AtomicU64::new(0);
-/// Where the last event of either kind did.
-static INTERRUPTED: AtomicU64 = AtomicU64::new(0);
-/// The register through which the NMI's hook sends another one, once; 0: it sends none.
-static SECOND: AtomicU64 = AtomicU64::new(0);
-/// What a case has in place of the fatal hook; 0: nothing.
-static FATAL_LANDING: AtomicU64 = AtomicU64::new(0);
-/// Flags that a hook sets in what it returns to: none, or RF.
-static RESUMING: AtomicU64 = AtomicU64::new(0);
-
-/// From which address on a machine check's hook disarms the breakpoint that is taken for one.
-static NO_RF_FROM: AtomicU64 = AtomicU64::new(u64::MAX);
+pub(crate) static NMIS: AtomicU64 = AtomicU64::new(0);
 
 /// How many NMIs have interrupted CPL0 so far, on all CPUs.
 #[must_use]
 pub fn nmis() -> u64 {
     NMIS.load(Ordering::Acquire)
-}
-
-/// How many of them came through a switcher's IDT.
-#[must_use]
-pub fn hooked_nmis() -> u64 {
-    HOOKED.load(Ordering::Acquire)
-}
-
-/// How many machine checks have interrupted CPL0, or what a switcher took for one.
-#[must_use]
-pub fn hooked_machine_checks() -> u64 {
-    MACHINE_CHECKS.load(Ordering::Acquire)
-}
-
-/// Where the last NMI or machine check that came through a switcher's IDT has interrupted CPL0.
-#[must_use]
-pub fn last_interrupted() -> u64 {
-    INTERRUPTED.load(Ordering::Acquire)
-}
-
-/// The next NMI's hook sends another one to its CPU, by writing to this register of its APIC:
-/// [`smp::aim_nmis`](crate::smp::aim_nmis).
-pub fn set_second(register: u64) {
-    SECOND.store(register, Ordering::Release);
-}
-
-/// Gives a switcher's fatal events to an own hook of a case's, or to this kernel's again if it is
-/// 0: then they are the end.
-pub fn set_fatal_landing(hook: u64) {
-    FATAL_LANDING.store(hook, Ordering::Release);
-}
-
-/// Whether hooks set RF in what they return to: for a breakpoint that is taken for an NMI or a
-/// machine check, whose instruction is to be executed afterwards.
-pub fn set_resuming(resuming: bool) {
-    let flags = if resuming { RFlags::RF } else { RFlags::empty() };
-    RESUMING.store(flags.bits(), Ordering::Release);
-}
-
-/// From this address on, which is the end of a switcher's routines, its machine checks return without
-/// RF: a breakpoint there is met once.
-pub fn set_no_rf_from(address: u64) {
-    NO_RF_FROM.store(address, Ordering::Release);
-}
-
-/// What a switcher's event entries call.
-#[must_use]
-pub fn hooks() -> Hooks {
-    Hooks {
-        nmi: hw_kernel_hook_nmi,
-        machine_check: hw_kernel_hook_machine_check,
-        fatal: hw_kernel_hook_fatal,
-        returns: Some(returns::thunk()),
-    }
 }
 
 /// The host's root, for the stubs; 0 while the boot tables are in force.
@@ -376,14 +231,14 @@ pub(crate) fn set_host_cr3(cr3: u64) {
 
 /// The top of [`Stack::Fatal`] of one CPU: who comes second, does not come back.
 #[unsafe(link_section = ".entry.data")]
-static FATAL_STACK: AtomicU64 = AtomicU64::new(0);
+pub(crate) static FATAL_STACK: AtomicU64 = AtomicU64::new(0);
 
 /// An event that the kernel cannot go on after.
 ///
 /// # Safety
 /// `frame` is a `PtRegs` that the stubs built on a stack of the host's. This runs on the fatal stack,
 /// at CPL0, on the host's root, with GS unknown. `cr3` is what was interrupted.
-unsafe extern "C" fn fatal_event(frame: *const PtRegs, cr3: u64) -> ! {
+pub(crate) unsafe extern "C" fn fatal_event(frame: *const PtRegs, cr3: u64) -> ! {
     // An event in this very function would come back here: print once, then only end.
     static ENTERED: AtomicU64 = AtomicU64::new(0);
     if ENTERED.swap(1, Ordering::Relaxed) != 0 {
@@ -474,7 +329,7 @@ fn usual_stack(vector: usize) -> Stack {
 
 /// Gates to the stubs.
 fn table(stack: impl Fn(usize) -> Stack) -> [Gate; VECTORS] {
-    let stubs = (&raw const hw_kernel_event_stubs).addr() as u64;
+    let stubs = (&raw const hw_platform_event_stubs).addr() as u64;
     let mut idt = [Gate::MISSING; VECTORS];
     for (vector, gate) in idt.iter_mut().enumerate() {
         *gate = Gate::new(vector, stubs + vector as u64 * STRIDE, stack(vector));
@@ -506,7 +361,7 @@ pub unsafe fn catch(stack: Stack, landing: u64) {
 
 /// Makes events at CPL0 fatal again.
 pub fn no_catch() {
-    CPL0_EVENT.store((&raw const hw_kernel_fatal_event).addr() as u64, Ordering::Relaxed);
+    CPL0_EVENT.store((&raw const hw_platform_fatal_event).addr() as u64, Ordering::Relaxed);
     load(IDT.0.call_once(|| table(usual_stack)));
 }
 
@@ -550,7 +405,7 @@ pub fn mappings() -> [(Region, Rights); 2] {
 
 /// Makes every event from CPL3 fatal again: no guest is expected.
 pub fn no_guest() {
-    let fatal = (&raw const hw_kernel_fatal_event).addr() as u64;
+    let fatal = (&raw const hw_platform_fatal_event).addr() as u64;
     RETURN_FROM_GUEST.store(fatal, Ordering::Relaxed);
     GUEST_IRETQ.store(0, Ordering::Relaxed);
 }

@@ -11,32 +11,15 @@ use raw_cpuid::CpuId;
 use spin::{Mutex, Once};
 use x86_64::instructions::port::Port;
 
-use crate::memory::{self, Flags, HIGH_BASE, HOST_RANGE, MapError, PAGE};
-use crate::percpu::MAX_CPUS;
-use crate::{boot, cpu, events, segments};
+use crate::boot::MAX_CPUS;
+use crate::memory::{self, MapError, PAGE};
+use crate::{apic, boot, cpu, events, segments};
 
 /// What a CPU is started for.
 pub type Job = Box<dyn FnOnce() + Send>;
 
 /// Where a CPU starts: a page below 1 MiB that is nobody's once the loader's information is read.
 const START_PAGE: u64 = 0x8000;
-/// Where the local APIC's registers are on every PC, and where they are mapped.
-const APIC_PHYSICAL: u64 = 0xFEE0_0000;
-const APIC: u64 = HIGH_BASE + HOST_RANGE / 2;
-/// Offsets of its registers.
-const APIC_SPURIOUS: u64 = 0xF0;
-const APIC_COMMAND_LOW: u64 = 0x300;
-const APIC_COMMAND_HIGH: u64 = 0x310;
-/// Interrupt commands: an INIT, a SIPI; both edge-triggered and asserted, to one CPU.
-const COMMAND_INIT: u32 = 0x4500;
-const COMMAND_START: u32 = 0x4600;
-/// And an NMI.
-pub const COMMAND_NMI: u32 = 0x4400;
-/// Writing [`COMMAND_NMI`] here sends one, to the CPU that it was [aimed](aim_nmis) at.
-pub const COMMAND: u64 = APIC + APIC_COMMAND_LOW;
-/// The command has not been taken yet.
-const COMMAND_PENDING: u32 = 1 << 12;
-
 /// The APIC IDs of the CPUs that are used; the one that has booted comes first.
 static CPUS: Once<Vec<u32>> = Once::new();
 /// What each CPU has to do.
@@ -78,19 +61,12 @@ pub(crate) fn init() -> Result<(), MapError> {
     let mut cpus = alloc::vec![u32::from(own)];
     cpus.extend(acpi::cpus().into_iter().filter(|id| *id != u32::from(own)));
     cpus.truncate(MAX_CPUS);
-    if has_apic() {
-        memory::map_host(APIC, APIC_PHYSICAL, Flags::WRITE)?;
-        // Enabled by software, or it sends nothing; the vector of spurious interrupts is 255.
-        write_apic(APIC_SPURIOUS, 0x1FF);
+    if apic::is_there() {
+        apic::map()?;
+        apic::enable();
     }
     CPUS.call_once(|| cpus);
     Ok(())
-}
-
-/// Whether this CPU can send interrupts, if only to itself.
-#[must_use]
-pub fn has_apic() -> bool {
-    CpuId::new().get_feature_info().is_some_and(|info| info.has_apic())
 }
 
 /// Starts a CPU that is asleep: it runs `job`, and sleeps again.
@@ -108,19 +84,19 @@ pub fn start(cpu: usize, job: Job) -> Result<(), StartError> {
     BUSY[cpu].store(true, Ordering::Release);
     STARTING.store(cpu, Ordering::Release);
     // SAFETY: the last CPU to be started has said that it is there, in this function.
-    unsafe { boot::prepare_start(cpu, cr3) }
+    unsafe { boot::prepare_start(cpu, cr3, started) }
     let code = boot::start_code();
     let page = core::ptr::with_exposed_provenance_mut::<u8>(START_PAGE as usize);
     // SAFETY: the page is below 1 MiB, where no frame is handed out, and in the identity map; the
     // code is shorter.
     unsafe { page.copy_from_nonoverlapping(code.as_ptr(), code.len()) }
 
-    command(cpu, COMMAND_INIT);
+    command(cpu, apic::COMMAND_INIT);
     delay(10_000);
     // The second SIPI is for CPUs that miss the first; others ignore it.
     for _ in 0..2 {
         if STARTING.load(Ordering::Acquire) == cpu {
-            command(cpu, COMMAND_START | (START_PAGE / PAGE) as u32);
+            command(cpu, apic::COMMAND_START | (START_PAGE / PAGE) as u32);
             for _ in 0..5_000 {
                 delay(100);
                 if STARTING.load(Ordering::Acquire) == 0 {
@@ -132,18 +108,17 @@ pub fn start(cpu: usize, job: Job) -> Result<(), StartError> {
     Err(StartError::NoAnswer(cpu))
 }
 
-/// Sends an NMI to a CPU, which may be this one. There is an [APIC](has_apic) to send it with.
+/// Sends an NMI to a CPU, which may be this one. There is an [APIC](apic::is_there) to send it with.
 pub fn send_nmi(cpu: usize) {
     aim_nmis(cpu);
-    command(cpu, COMMAND_NMI);
+    command(cpu, apic::COMMAND_NMI);
 }
 
-/// Prepares this CPU's APIC for whoever sends NMIs by a write to [`COMMAND`] and has no Rust to do
-/// it with.
+/// Prepares this CPU's APIC for assembly that sends NMIs by a write to [`apic::COMMAND`].
 pub fn aim_nmis(cpu: usize) {
     // This CPU's APIC may have been reset with it.
-    write_apic(APIC_SPURIOUS, 0x1FF);
-    aim(cpu);
+    apic::enable();
+    apic::aim(apic_id(cpu));
 }
 
 /// Whether a CPU has finished its job.
@@ -159,7 +134,7 @@ pub fn wait(cpu: usize) {
 }
 
 /// Where a started CPU comes to Rust.
-pub(crate) extern "C" fn started() -> ! {
+extern "C" fn started() -> ! {
     let index = STARTING.load(Ordering::Acquire);
     let features = cpu::detect();
     cpu::enable(&features);
@@ -179,31 +154,12 @@ pub(crate) extern "C" fn started() -> ! {
 
 /// Sends an interrupt command to a CPU.
 fn command(cpu: usize, command: u32) {
-    aim(cpu);
-    write_apic(APIC_COMMAND_LOW, command);
-    while read_apic(APIC_COMMAND_LOW) & COMMAND_PENDING != 0 {
-        core::hint::spin_loop();
-    }
+    apic::aim(apic_id(cpu));
+    apic::send(command);
 }
 
-/// The CPU that the next command is for.
-fn aim(cpu: usize) {
-    let id = CPUS.get().and_then(|cpus| cpus.get(cpu)).copied().unwrap_or_default();
-    write_apic(APIC_COMMAND_HIGH, id << 24);
-}
-
-fn apic(register: u64) -> *mut u32 {
-    core::ptr::with_exposed_provenance_mut((APIC + register) as usize)
-}
-
-fn write_apic(register: u64, value: u32) {
-    // SAFETY: init has mapped the registers, which reach no memory.
-    unsafe { apic(register).write_volatile(value) }
-}
-
-fn read_apic(register: u64) -> u32 {
-    // SAFETY: as for writing.
-    unsafe { apic(register).read_volatile() }
+fn apic_id(cpu: usize) -> u32 {
+    CPUS.get().and_then(|cpus| cpus.get(cpu)).copied().unwrap_or_default()
 }
 
 /// Waits for some microseconds: an access to port 0x80 takes about one, on any PC.

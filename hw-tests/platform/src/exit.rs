@@ -1,9 +1,13 @@
 //! The end of a run: telling the emulator, or stopping.
 
-use hw_protocol::{FATAL, PANIC};
 use x86_64::instructions::port::PortWriteOnly;
 
 use crate::{boot, serial, serial_println};
+
+/// Opens the line of a Rust panic.
+pub const PANIC: &str = "panic: ";
+/// Opens the line of an event that the host cannot go on after, or of a machine that it cannot use.
+pub const FATAL: &str = "fatal: ";
 
 /// How the run as a whole went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

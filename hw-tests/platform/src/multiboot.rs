@@ -1,4 +1,4 @@
-//! What the boot loader says: the command line and the memory map.
+//! What the boot loader says: the command line, the memory map and a module.
 //!
 //! The structures are those of the Multiboot Specification 0.6.96, section 3.3. They lie anywhere
 //! in low memory and are copied before anything is allocated.
@@ -6,15 +6,15 @@
 use core::fmt;
 use core::mem::size_of;
 
-use hw_protocol::{Options, OptionsError};
+use spin::Once;
 
 use crate::boot::LOADER_MAGIC;
 use crate::regions::{Region, Regions, TooManyRegions};
 
 /// The loader's information, copied.
 pub(crate) struct BootInfo {
-    /// What the command line asks for.
-    pub(crate) options: Options,
+    /// The command line, empty if there is none.
+    pub(crate) command_line: &'static str,
     /// The usable memory above 1 MiB, whole pages, the image not yet taken out.
     pub(crate) usable: Regions,
     /// What the loader put into memory along with the kernel: the first module, empty if there is
@@ -31,10 +31,8 @@ pub(crate) enum BootError {
     NoMemoryMap,
     /// A structure lies beyond what the boot page tables map.
     OutOfReach(u64),
-    /// The command line is not ASCII, or longer than a command line is.
+    /// The command line is not UTF-8, or longer than a command line is.
     CommandLine,
-    /// The command line asks for something unknown.
-    Options(OptionsError),
     /// The memory map does not fit.
     Regions(TooManyRegions),
 }
@@ -48,7 +46,6 @@ impl fmt::Display for BootError {
                 write!(f, "the boot loader's information at {at:#x} is out of reach")
             }
             Self::CommandLine => f.write_str("the command line is unreadable"),
-            Self::Options(error) => write!(f, "the command line: {error}"),
             Self::Regions(error) => write!(f, "{error}"),
         }
     }
@@ -103,6 +100,8 @@ const LOW_MEMORY: u64 = 1 << 20;
 const HIGHEST: u64 = 1 << 32;
 /// The longest command line that is looked at.
 const COMMAND_LINE: usize = 4096;
+/// A copy of the command line, and its length: where the loader has left it, memory is handed out.
+static LINE: Once<([u8; COMMAND_LINE], usize)> = Once::new();
 
 /// Reads a structure from physical memory, which the boot page tables map at its own address.
 ///
@@ -130,12 +129,12 @@ pub(crate) unsafe fn read(magic: u32, information: u32) -> Result<BootInfo, Boot
     // SAFETY: the structure is the loader's and nothing has overwritten it; it is plain numbers.
     let header: Information = unsafe { read_physical(u64::from(information)) }?;
 
-    let mut options = Options::default();
+    let mut command_line = "";
     if header.flags & FLAG_CMDLINE != 0 {
-        let mut line = [0; COMMAND_LINE];
         // SAFETY: as for the structure that points to it.
-        let line = unsafe { read_string(u64::from(header.cmdline), &mut line) }?;
-        options = line.parse().map_err(BootError::Options)?;
+        let copy = unsafe { copy_string(u64::from(header.cmdline)) }?;
+        let (bytes, len) = LINE.call_once(|| copy);
+        command_line = core::str::from_utf8(&bytes[..*len]).map_err(|_| BootError::CommandLine)?;
     }
 
     if header.flags & FLAG_MMAP == 0 {
@@ -164,21 +163,22 @@ pub(crate) unsafe fn read(magic: u32, information: u32) -> Result<BootInfo, Boot
         module = Region::new(first.start.into(), first.end.into());
         usable.remove(module.grow_to_pages(4096)).map_err(BootError::Regions)?;
     }
-    Ok(BootInfo { options, usable, module })
+    Ok(BootInfo { command_line, usable, module })
 }
 
-/// Copies a zero-terminated ASCII string into `buffer`.
+/// Copies a zero-terminated string, and counts its bytes.
 ///
 /// # Safety
 /// As for [`read_physical`].
-unsafe fn read_string(address: u64, buffer: &mut [u8]) -> Result<&str, BootError> {
-    for index in 0..buffer.len() {
+unsafe fn copy_string(address: u64) -> Result<([u8; COMMAND_LINE], usize), BootError> {
+    let mut copy = [0; COMMAND_LINE];
+    for index in 0..copy.len() {
         // SAFETY: the caller's promise, byte by byte.
         let byte = unsafe { read_physical::<u8>(address + index as u64) }?;
         if byte == 0 {
-            return core::str::from_utf8(&buffer[..index]).map_err(|_| BootError::CommandLine);
+            return Ok((copy, index));
         }
-        buffer[index] = byte;
+        copy[index] = byte;
     }
     Err(BootError::CommandLine)
 }

@@ -1,4 +1,4 @@
-//! GDT and task register, and the GS bases.
+//! GDT and task register.
 //!
 //! The GDT is built in the order that [`SELECTORS`] wants: SYSCALL loads CS and SS from the first
 //! two of its entries, SYSRET from the other three.
@@ -10,12 +10,11 @@ use x86_64::PrivilegeLevel;
 use x86_64::PrivilegeLevel::Ring0;
 use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
 use x86_64::instructions::tables::load_tss;
-use x86_64::registers::model_specific::Msr;
 use x86_64::registers::segmentation::SegmentSelector;
 use x86_64::structures::gdt::{Descriptor, DescriptorFlags, GlobalDescriptorTable};
 
 use crate::boot::BOOT_CS32;
-use crate::{exit, high, percpu};
+use crate::{exit, gs, high, percpu};
 use switcher_runtime::DescriptorTablePointer;
 
 /// The selectors that STAR will have.
@@ -100,37 +99,6 @@ pub(crate) unsafe fn init(cpu: usize) {
     // SAFETY: no selector in use is of the LDT. At reset, one of 64 KiB lies at address 0, and any
     // guest could load from it.
     unsafe { asm!("lldt {0:x}", in(reg) 0_u16, options(nostack, preserves_flags)) }
-    set_base(GS_BASE, percpu::block(cpu).addr() as u64);
-    set_base(KERNEL_GS_BASE, 0);
-}
-
-/// The MSR of the active GS base.
-pub(crate) const GS_BASE: u32 = 0xC000_0101;
-/// Of the inactive one.
-pub(crate) const KERNEL_GS_BASE: u32 = 0xC000_0102;
-
-/// A GS base. The `x86_64` crate's types for it know 48 bits only.
-pub(crate) fn base(msr: u32) -> u64 {
-    // SAFETY: one of the two MSRs above, which every CPU with long mode has.
-    unsafe { Msr::new(msr).read() }
-}
-
-/// Writes one.
-pub(crate) fn set_base(msr: u32, base: u64) {
-    // SAFETY: as for reading; whoever calls this names an address, and GS is used through it alone.
-    unsafe { Msr::new(msr).write(base) }
-}
-
-/// The active GS base.
-#[must_use]
-pub fn gs_base() -> u64 {
-    base(GS_BASE)
-}
-
-/// Changes it.
-///
-/// # Safety
-/// It is an address, and until it is this CPU's block again, nobody asks which CPU this is.
-pub unsafe fn set_gs_base(base: u64) {
-    set_base(GS_BASE, base);
+    gs::set_active(percpu::block(cpu).addr() as u64);
+    gs::set_inactive(0);
 }

@@ -11,14 +11,14 @@
 core::arch::global_asm!(
     r#"
     .section .text.mem, "ax", @progbits
-    .macro hw_kernel_function name
+    .macro hw_platform_function name
     .weak   \name
     .type   \name, @function
 \name:
     .endm
 
     // rdi = to, rsi = from, rdx = bytes -> rax = to
-    hw_kernel_function memmove
+    hw_platform_function memmove
     mov     rax, rdi
     mov     rcx, rdi
     sub     rcx, rsi
@@ -32,14 +32,14 @@ core::arch::global_asm!(
     cld
     ret
 
-    hw_kernel_function memcpy
+    hw_platform_function memcpy
     mov     rax, rdi
     mov     rcx, rdx
     rep movsb
     ret
 
     // rdi = to, sil = byte, rdx = bytes -> rax = to
-    hw_kernel_function memset
+    hw_platform_function memset
     mov     r8, rdi
     mov     eax, esi
     mov     rcx, rdx
@@ -48,8 +48,8 @@ core::arch::global_asm!(
     ret
 
     // rdi, rsi = what to compare, rdx = bytes -> eax = <0, 0, >0
-    hw_kernel_function memcmp
-    hw_kernel_function bcmp
+    hw_platform_function memcmp
+    hw_platform_function bcmp
     mov     rcx, rdx
     xor     eax, eax
     cmp     eax, eax                    // ZF set, for no bytes at all
@@ -60,12 +60,12 @@ core::arch::global_asm!(
     sub     eax, ecx
 1:  ret
 
-    hw_kernel_function _Unwind_Resume
-    hw_kernel_function rust_eh_personality
+    hw_platform_function _Unwind_Resume
+    hw_platform_function rust_eh_personality
     ud2
 
     // rdi = string -> rax = its length
-    hw_kernel_function strlen
+    hw_platform_function strlen
     mov     rcx, -1
     xor     eax, eax
     repne scasb

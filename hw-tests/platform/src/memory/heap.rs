@@ -5,9 +5,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use linked_list_allocator::LockedHeap;
 
-use crate::exit;
 use crate::regions::Region;
-use crate::segments;
+use crate::{exit, gs};
 
 #[global_allocator]
 static ALLOCATOR: Watched = Watched;
@@ -25,7 +24,7 @@ struct Watched;
 impl Watched {
     fn note(&self) {
         let watched = WATCHED.load(Ordering::Acquire);
-        if watched != 0 && segments::gs_base() == watched {
+        if watched != 0 && gs::base() == watched {
             SEEN.fetch_add(1, Ordering::AcqRel);
         }
     }

@@ -7,16 +7,14 @@
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use switcher_runtime::switcher_gen::arch::Vendor;
-use switcher_runtime::switcher_gen::{Axes, Mitigations};
-use switcher_runtime::{ReturnThunk, Variant};
+use switcher_runtime::ReturnThunk;
 
 global_asm!(
     r#"
     // Counted, and with everything changed that may be.
     .text
-    .global hw_kernel_untrain_returns
-hw_kernel_untrain_returns:
+    .global hw_platform_untrain_returns
+hw_platform_untrain_returns:
     lock inc qword ptr [rip + {untrained}]
     mov     rax, 0x5A5A5A5A5A5A5A5A
     mov     rcx, rax
@@ -28,20 +26,20 @@ hw_kernel_untrain_returns:
     .balign 64, 0xCC
     .skip   63, 0xCC
 3:  .byte   0xF6
-    .global hw_kernel_return_thunk
-hw_kernel_return_thunk:
+    .global hw_platform_return_thunk
+hw_platform_return_thunk:
     ret
     int3
     lfence
-    jmp     hw_kernel_return_thunk
+    jmp     hw_platform_return_thunk
     int3
 "#,
     untrained = sym UNTRAINED,
 );
 
 unsafe extern "C" {
-    fn hw_kernel_untrain_returns();
-    fn hw_kernel_return_thunk();
+    fn hw_platform_untrain_returns();
+    fn hw_platform_return_thunk();
 }
 
 static UNTRAINED: AtomicU64 = AtomicU64::new(0);
@@ -55,15 +53,5 @@ pub fn untrained() -> u64 {
 /// For [`Hooks`](switcher_runtime::Hooks).
 #[must_use]
 pub fn thunk() -> ReturnThunk {
-    ReturnThunk { untrain: hw_kernel_untrain_returns, thunk: hw_kernel_return_thunk }
-}
-
-/// The variant with untraining on AMD's CPUs, whether this one needs it or not, so that it is run.
-#[must_use]
-pub fn with_untraining(variant: Variant) -> Variant {
-    let axes = variant.axes();
-    let untrain = axes.vendor == Vendor::Amd;
-    let mitigations = Mitigations { untrain, ..axes.mitigations.with_return_thunks() };
-    // The mitigations are this vendor's.
-    Variant::new(Axes { mitigations, ..axes }, variant.selectors()).unwrap_or(variant)
+    ReturnThunk { untrain: hw_platform_untrain_returns, thunk: hw_platform_return_thunk }
 }

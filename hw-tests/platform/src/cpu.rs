@@ -171,12 +171,12 @@ global_asm!(
     r#"
     .text
     // Turn it on and off. They change RAX, RCX, RDX and flags, and need the host's root.
-    .global hw_kernel_track
-hw_kernel_track:
+    .global hw_platform_track
+hw_platform_track:
     mov     rax, [rip + {tracking}]
     jmp     0f
-    .global hw_kernel_untrack
-hw_kernel_untrack:
+    .global hw_platform_untrack
+hw_platform_untrack:
     xor     eax, eax
 0:  cmp     qword ptr [rip + {tracking}], 0
     je      1f                          // there may be no such MSR
@@ -192,10 +192,10 @@ hw_kernel_untrack:
 unsafe extern "C" {
     /// Tracks indirect branches from now on, if this CPU can: one that does not lead to an ENDBR64 is
     /// a #CP. For assembly: it keeps all registers but RAX, RCX and RDX.
-    #[link_name = "hw_kernel_track"]
+    #[link_name = "hw_platform_track"]
     pub fn track();
     /// Tracks them no more. For assembly, like [`track`].
-    #[link_name = "hw_kernel_untrack"]
+    #[link_name = "hw_platform_untrack"]
     pub fn untrack();
 }
 
