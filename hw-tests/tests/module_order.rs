@@ -168,6 +168,16 @@ fn the_files_of_the_platforms_memory_import_only_from_above() {
 }
 
 #[test]
+fn the_kernels_modules_import_only_from_above() {
+    check("hw-tests/kernel/src", "main.rs");
+}
+
+#[test]
+fn the_files_of_the_kernels_cases_import_only_from_above() {
+    check("hw-tests/kernel/src/cases", "mod.rs");
+}
+
+#[test]
 fn every_way_to_name_a_module_is_an_import() {
     let source = "use crate::{a, b::{c, d}, e};\nuse crate::f;\nlet x = crate::g::h(); // crate::i\n\
         $crate::j::k!();\nother_crate::l();";

@@ -1,40 +1,58 @@
 //! The case runner: a bare-metal host hypervisor that reports over the serial port.
+//!
+//! # The order of the modules
+//! A module imports only from those above it in this list: `hw-tests/tests/module_order.rs` sees to it.
+//!
+//! 1. `report`: the lines of the report.
+//! 2. `model`: does this CPU do what the model says?
+//! 3. `selftest`: is this kernel fit to judge a switcher?
+//! 4. `programs`: what guests run here.
+//! 5. `world`: the engine that shared cases run on.
+//! 6. `switchers`: the switchers of this run, and CPUs that they are installed on.
+//! 7. `others`: the case list on the other CPUs.
+//! 8. `setup`: guests of host cases, and what must come of them.
+//! 9. `idt`: the switcher's IDT with some gates changed.
+//! 10. `paths`: every way through the switcher.
+//! 11. `bench`: what host cases are, and what they work on.
+//! 12. `boundaries`: an interruption in front of every instruction of a path.
+//! 13. `registers`: registers of this CPU.
+//! 14. `refusal`: what the runtime says of a state that it should refuse.
+//! 15. `cases`: the host cases.
 
 #![no_std]
 #![no_main]
 
 extern crate alloc;
 
-mod cpu_state;
-mod host;
+mod bench;
+mod boundaries;
+mod cases;
+mod idt;
 mod model;
-mod nmi;
+mod others;
+mod paths;
+mod programs;
+mod refusal;
+mod registers;
 mod report;
-mod second_nmi;
 mod selftest;
-mod tracking;
-mod unexpected;
+mod setup;
+mod switchers;
 mod world;
 
-use core::ptr::NonNull;
-
-use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec::Vec;
-use hw_cases::End;
-use hw_platform::code_memory::CodeMemory;
-use hw_platform::high::Half;
-use hw_platform::memory::code_start;
-use hw_platform::{Platform, boot, cpu, exit, hooks, percpu, segments, smp};
-use hw_protocol::{CPUS, FATAL, HOST_CASES, Options, PANIC, SELFTESTS, Suite};
-use switcher_runtime::switcher_gen::arch::{Selectors, Vendor};
-use switcher_runtime::switcher_gen::layout::Placement;
-use switcher_runtime::switcher_gen::{Axes, Mitigations};
-use switcher_runtime::{Detect, HostFeatures, Switcher, Variant};
 
-use host::Others;
+use hw_cases::End;
+use hw_platform::{Platform, boot, cpu, exit};
+use hw_protocol::{CPUS, FATAL, Options, PANIC, Suite};
+use switcher_runtime::switcher_gen::arch::Selectors;
+use switcher_runtime::{Detect, HostFeatures, Variant};
+
+use bench::{Bench, Control};
+use others::Others;
 use report::Report;
-use world::BareMetal;
+use switchers::{Switchers, fatal, with_untraining, world_on};
 
 hw_platform::kernel_main!(main);
 
@@ -62,42 +80,13 @@ fn main(platform: Platform) -> ! {
         Suite::All => hw_cases::all(),
         Suite::SelfTest => Vec::new(),
     };
-    let host_cases = if cases.is_empty() { 0 } else { HOST_CASES.len() };
-    let mut report = Report::begin(&platform, SELFTESTS.len() + cases.len() + host_cases);
+    let host_cases = if cases.is_empty() { 0 } else { cases::count() };
+    let mut report = Report::begin(&platform, selftest::TESTS.len() + cases.len() + host_cases);
     selftest::all(&platform, &mut report);
     if !cases.is_empty() {
         run(&cases, options, &mut report);
     }
     report.end()
-}
-
-/// The switchers: each CPU's own, where placement wants that, or one for all CPUs.
-#[derive(Clone, Copy)]
-pub(crate) struct Switchers(&'static [Switcher]);
-
-impl Switchers {
-    /// Assembles them. The SYSCALL MSRs refer to them for ever.
-    fn assemble(variant: &Variant) -> Self {
-        let places: Vec<u64> = match variant.axes().policy.placement {
-            // Of an untraining host, all that the switcher calls is near.
-            Placement::Gs if variant.axes().mitigations.untrain => {
-                [percpu::code_near_image(0).start].into()
-            }
-            Placement::Gs => [code_start(Half::Upper)].into(),
-            Placement::PerCpu => (0..smp::count()).map(|cpu| percpu::code(cpu).start).collect(),
-        };
-        let switchers = places.into_iter().map(|place| {
-            let memory = Box::leak(Box::new(CodeMemory::at(place)));
-            let switcher = Switcher::assemble(variant, &hooks::hooks(), memory);
-            switcher.unwrap_or_else(|why| fatal(&why))
-        });
-        Self(Vec::leak(switchers.collect()))
-    }
-
-    /// A CPU's.
-    pub(crate) fn of(self, cpu: usize) -> &'static Switcher {
-        &self.0[cpu.min(self.0.len() - 1)]
-    }
 }
 
 /// The host's part: choose a variant for this CPU, assemble it here, install it on all CPUs, run the
@@ -109,8 +98,8 @@ fn run(cases: &[hw_cases::Case], options: Options, report: &mut Report) {
     let variant = with_untraining(variant);
     let switchers = Switchers::assemble(&variant);
 
-    switchers.0.iter().for_each(|switcher| report.switcher(switcher));
-    let before = host::Control::read();
+    switchers.iter().for_each(|switcher| report.switcher(switcher));
+    let before = Control::read();
     let others = Others::start(switchers, options.breakpoints);
     let mut world = world_on(switchers, 0, options.breakpoints);
     for case in cases {
@@ -126,43 +115,5 @@ fn run(cases: &[hw_cases::Case], options: Options, report: &mut Report) {
         };
         report.case(case.name, runs, failure.as_deref());
     }
-    host::all(world, others, before, options.breakpoints, report);
-}
-
-/// The variant with untraining on AMD's CPUs, whether this one needs it or not, so that it is run.
-fn with_untraining(variant: Variant) -> Variant {
-    let axes = variant.axes();
-    let untrain = axes.vendor == Vendor::Amd;
-    let mitigations = Mitigations { untrain, ..axes.mitigations.with_return_thunks() };
-    // The mitigations are this vendor's.
-    Variant::new(Axes { mitigations, ..axes }, variant.selectors()).unwrap_or(variant)
-}
-
-/// Installs the switcher on the CPU that this runs on, and makes guests' memory for it.
-fn world_on(switchers: Switchers, cpu: usize, breakpoints: bool) -> BareMetal<'static> {
-    let switcher = switchers.of(cpu);
-    let variant = switcher.image().variant();
-    let Some(block) = NonNull::new(percpu::block(cpu)) else {
-        fatal(&"the per-CPU block is at address 0")
-    };
-    // SAFETY: the block is this CPU's, its TSS is loaded, and sp0 and IST 1 to 4 are the tops of stacks
-    // nobody else uses, with room for what lies above and for the hooks of hooks.rs, which are as the runtime
-    // asks; and nothing else writes the SYSCALL MSRs or GS base.
-    let cpu = cpu::tracked(|| unsafe { switcher.install(block) });
-    let cpu = cpu.unwrap_or_else(|why| fatal(&why));
-    let platform = hw_cases::Platform {
-        vendor: variant.axes().vendor,
-        paging: variant.axes().paging,
-        selectors: variant.selectors(),
-        aliases: (segments::USER_CS_ALIAS, segments::USER_DS_ALIAS),
-        revision: variant.axes().policy.revision,
-        pku: variant.axes().pku,
-    };
-    let pcid = HostFeatures::detect().state().pcid_enabled();
-    BareMetal::new(cpu, platform, pcid, breakpoints).unwrap_or_else(|why| fatal(&why))
-}
-
-/// Ends the run: without a switcher there is nothing to report on.
-pub(crate) fn fatal(why: &dyn core::fmt::Display) -> ! {
-    exit::fatal(format_args!("{why}"))
+    cases::all(&mut Bench::new(world, others, before), options.breakpoints, report);
 }

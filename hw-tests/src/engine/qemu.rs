@@ -80,6 +80,10 @@ impl Engine for Qemu {
 
     /// KVM is there if it boots the kernel: a `/dev/kvm` may belong to a hypervisor that runs
     /// nothing but its own paravirtualised guests.
+    fn tracks_branches(&self) -> Option<bool> {
+        if self.kvm { None } else { Some(false) }
+    }
+
     fn unavailable(&self, kernel: &Path) -> Result<Option<String>> {
         if !self.kvm {
             return Ok(None);

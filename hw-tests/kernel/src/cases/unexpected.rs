@@ -19,8 +19,19 @@ use switcher_runtime::{Detail, Exit, Mode};
 use x86_64::registers::control::Cr3;
 use x86_64::registers::model_specific::Msr;
 
-use crate::host::{Ended, PROBE, SYSCALL, check, setup};
+use crate::bench::{Ended, HostCase};
+use crate::programs::{PROBE, SYSCALL};
+use crate::setup::{check, setup};
 use crate::world::{BareMetal, checked_call};
+
+pub(super) const CASES: &[HostCase] = &[HostCase {
+    name: "host/an_unexpected_fault_in_the_switcher_ends_in_the_hosts_hook",
+    shown: "A fault of the switcher's is the host's to know, and nothing after it is executed.",
+    rows: &[30],
+    cpus: 1,
+    needs: &[],
+    run: |bench| ends_in_the_hook(bench.world()?),
+}];
 
 global_asm!(
     r#"
@@ -181,7 +192,7 @@ unsafe fn call_that_may_end(entry: u64) -> *mut PtRegs {
 
 /// Direct switches of a guest whose PVCS is not mapped: the fault has a stack where the guest has
 /// put RSP on one of the host's, and is a double fault where it has not.
-pub(crate) fn ends_in_the_hook(world: &mut BareMetal<'_>) -> Ended {
+fn ends_in_the_hook(world: &mut BareMetal<'_>) -> Ended {
     if memory::host_flags(NOWHERE).is_some() {
         return Err(format!("something is mapped at {NOWHERE:#x}"));
     }
@@ -218,7 +229,7 @@ pub(crate) fn ends_in_the_hook(world: &mut BareMetal<'_>) -> Ended {
 
 /// SYSCALLs that lead behind the ENDBR64 of their entry, where branches are tracked: a #CP in ring 0,
 /// before anything is executed there. It has a stack where the guest has put RSP on one.
-pub(crate) fn syscalls_behind_the_endbr64(world: &mut BareMetal<'_>) -> Ended {
+pub(super) fn syscalls_behind_the_endbr64(world: &mut BareMetal<'_>) -> Ended {
     let mut rng = fastrand::Rng::with_seed(33);
     let mut entered = 0;
     let behind = world.cpu().switcher().address(Label::Syscall64) + ENDBR64_LEN;

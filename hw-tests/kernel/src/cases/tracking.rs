@@ -9,13 +9,23 @@ use hw_platform::cpu;
 use hw_platform::events::{self, NO_ENDBRANCH};
 use hw_platform::percpu::Stack;
 use hw_platform::segments::KERNEL_DS;
+use hw_protocol::Need;
 use switcher_runtime::switcher_gen::arch::vector;
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::PtRegs;
 
-use crate::host::Ended;
-use crate::unexpected;
+use super::unexpected;
+use crate::bench::{Ended, HostCase};
 use crate::world::BareMetal;
+
+pub(super) const CASES: &[HostCase] = &[HostCase {
+    name: "host/an_indirect_branch_to_no_endbr64_is_refused",
+    shown: "The switcher has an ENDBR64 at its entries and nowhere else, and the CPU insists on it.",
+    rows: &[33],
+    cpus: 1,
+    needs: &[Need::BranchTracking],
+    run: |bench| enforced(bench.world()?),
+}];
 
 global_asm!(
     r#"
@@ -92,7 +102,7 @@ unsafe fn branch(target: u64, tracked: bool) -> (u32, u32, u64) {
 
 /// Branches to every byte of the switcher that no ENDBR64 begins at, from ring 0; and SYSCALLs that
 /// lead behind the one of their entry.
-pub(crate) fn enforced(world: &mut BareMetal<'_>) -> Ended {
+fn enforced(world: &mut BareMetal<'_>) -> Ended {
     let switcher = world.cpu().switcher();
     if !switcher.image().variant().axes().ibt {
         return Err("branches are tracked, and the variant knows nothing of it".into());

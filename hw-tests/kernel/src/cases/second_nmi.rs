@@ -14,15 +14,32 @@ use hw_platform::memory::{Flags, PAGE, flags_of};
 use hw_platform::percpu::Stack;
 use hw_platform::smp;
 use hw_platform::{cpu, events, hooks};
+use hw_protocol::Need;
 use switcher_runtime::switcher_gen::GateDescriptor;
 use switcher_runtime::switcher_gen::arch::vector;
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::PtRegs;
 use switcher_runtime::{Exit, Mode};
 
-use crate::host::{Ended, PROBE, setup};
-use crate::nmi::{self, IdtCopy, Interruption, Path};
+use crate::bench::{Ended, HostCase};
+use crate::boundaries::{Interruption, boundaries};
+use crate::idt::{IdtCopy, mapping, set_breakpoint};
+use crate::paths::Path;
+use crate::programs::PROBE;
+use crate::setup::setup;
 use crate::world::{BareMetal, checked_call};
+
+pub(super) const CASES: &[HostCase] = &[HostCase {
+    name: "host/a_second_nmi_arrives_when_the_first_one_is_over",
+    shown: "An NMI that is sent while another one is handled arrives when that is over.",
+    rows: &[11, 39],
+    cpus: 1,
+    needs: &[Need::LocalApic, Need::Breakpoints],
+    run: |bench| {
+        let (world, paths) = bench.world_and_paths()?;
+        arrives(world, paths)
+    },
+}];
 
 global_asm!(
     r#"
@@ -133,10 +150,10 @@ unsafe fn call_with_two(entry: u64) -> *mut PtRegs {
     // SAFETY: as the caller says.
     unsafe { IdtCopy::load() };
     hooks::set_second(COMMAND);
-    nmi::set_breakpoint(true);
+    set_breakpoint(true);
     // SAFETY: as the caller says. The switcher comes back from what happens at the breakpoint.
     let frame = unsafe { checked_call(entry) };
-    nmi::set_breakpoint(false);
+    set_breakpoint(false);
     wait_for(|| hooked + 2 * (SENT.load(Ordering::Acquire) - sent), hooks::hooked_nmis);
     hooks::set_second(0);
     frame
@@ -151,10 +168,10 @@ unsafe fn call_after_one(entry: u64) -> *mut PtRegs {
     let (sent, hooked) = (SENT.load(Ordering::Acquire), hooks::hooked_nmis());
     // SAFETY: as the caller says.
     unsafe { IdtCopy::load() };
-    nmi::set_breakpoint(true);
+    set_breakpoint(true);
     smp::send_nmi(0);
     wait_for(|| hooked + 1 + SENT.load(Ordering::Acquire) - sent, hooks::hooked_nmis);
-    nmi::set_breakpoint(false);
+    set_breakpoint(false);
     // SAFETY: as the caller says.
     unsafe { checked_call(entry) }
 }
@@ -178,10 +195,10 @@ unsafe fn call_with_one_pending(entry: u64) -> *mut PtRegs {
     // SAFETY: this is the gate that the copy was made with.
     unsafe { IdtCopy::set_gate(vector::NMI, gate) };
     smp::send_nmi(0);
-    nmi::set_breakpoint(true);
+    set_breakpoint(true);
     // SAFETY: as the caller says.
     let frame = unsafe { checked_call(entry) };
-    nmi::set_breakpoint(false);
+    set_breakpoint(false);
     wait_for(|| hooked + SENT.load(Ordering::Acquire) - sent, hooks::hooked_nmis);
     frame
 }
@@ -195,7 +212,7 @@ fn to(gate: GateDescriptor, handler: *const u8) -> GateDescriptor {
 }
 
 /// All of it. The result is how many second NMIs there were.
-pub(crate) fn arrives(world: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
+fn arrives(world: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
     smp::aim_nmis(0);
     let copy = IdtCopy::new(world, |gates| {
         let gate = &mut gates[usize::from(vector::DB)];
@@ -208,13 +225,13 @@ pub(crate) fn arrives(world: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
     });
     let pages = stubs.chain([(COMMAND & !(PAGE - 1), Flags::WRITE)]);
     for (page, flags) in pages.clone() {
-        world.map_in_both(page, Some(flags)).map_err(nmi::mapping)?;
+        world.map_in_both(page, Some(flags)).map_err(mapping)?;
     }
     cpu::set_notrack(true);
     let ended = each(world, paths);
     cpu::set_notrack(false);
     for (page, _) in pages {
-        world.map_in_both(page, None).map_err(nmi::mapping)?;
+        world.map_in_both(page, None).map_err(mapping)?;
     }
     copy.free(world)?;
     ended
@@ -227,7 +244,7 @@ fn each(world: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
     let two =
         Interruption { name: "a second NMI", call: call_with_two, count, is_breakpoint: false };
     for path in paths {
-        seconds += nmi::boundaries(world, path, &two)?;
+        seconds += boundaries(world, path, &two)?;
     }
 
     send_where(true);
@@ -243,7 +260,7 @@ fn each(world: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
     let in_guest = Path::of_event("an NMI in the guest", setup, in_guest, by);
     let calls = [call_after_one as unsafe fn(u64) -> *mut PtRegs, call_with_one_pending];
     for (path, call) in [in_host, in_guest].iter_mut().zip(calls) {
-        seconds += nmi::boundaries(world, path, &Interruption { call, ..two })?;
+        seconds += boundaries(world, path, &Interruption { call, ..two })?;
     }
     Ok(seconds)
 }
