@@ -7,9 +7,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use hw_platform::exit;
 use hw_platform::memory::{self, Flags, Frame, MapError};
-use switcher_runtime::DescriptorTablePointer;
 use switcher_runtime::switcher_gen::GateDescriptor;
+use switcher_runtime::switcher_gen::arch::dr7;
 use switcher_runtime::switcher_gen::layout::PtRegs;
+use switcher_runtime::{DebugCauses, DescriptorTablePointer};
 
 use crate::world::{BareMetal, checked_call};
 
@@ -101,12 +102,10 @@ pub(crate) fn aim_breakpoint(at: u64) {
 
 /// Puts the breakpoint where it is wanted, or nowhere, and forgets what DR6 says of the last one.
 pub(crate) fn set_breakpoint(enabled: bool) {
-    /// DR7: breakpoint 0, on execution. And nothing.
-    const ENABLED: u64 = 1 << 10 | 1;
-    const DISABLED: u64 = 1 << 10;
-    const DR6_CLEAR: u64 = 0xFFFF_0FF0;
+    /// Breakpoint 0, on execution.
+    const ENABLED: u64 = dr7::DISABLED | dr7::L0;
     let at = BREAKPOINT.load(Ordering::Relaxed);
-    let control = if enabled { ENABLED } else { DISABLED };
+    let control = if enabled { ENABLED } else { dr7::DISABLED };
     // SAFETY: the breakpoint is in the switcher, which comes back from what happens there.
     unsafe {
         asm!(
@@ -114,7 +113,7 @@ pub(crate) fn set_breakpoint(enabled: bool) {
             "mov dr6, {clear}",
             "mov dr7, {control}",
             at = in(reg) at,
-            clear = in(reg) DR6_CLEAR,
+            clear = in(reg) DebugCauses::DR6_CLEAR,
             control = in(reg) control,
         );
     }

@@ -7,7 +7,7 @@ use switcher_runtime::Mode;
 use switcher_runtime::switcher_gen::arch::{RFlags, Vendor};
 use switcher_runtime::switcher_gen::asm::Label;
 
-use crate::programs::{PROBE, SYSCALL};
+use crate::programs::{IRETQ, PROBE, SYSCALL, SYSRETQ};
 use crate::setup::setup;
 use crate::world::BareMetal;
 
@@ -28,8 +28,6 @@ pub(crate) struct Path {
     pub(crate) met: Vec<u64>,
 }
 
-const SYSRETQ: &[u8] = &[0x48, 0x0F, 0x07];
-const IRETQ: &[u8] = &[0x48, 0xCF];
 /// No entry and exit together have fewer instructions.
 const LEAST: u64 = 80;
 

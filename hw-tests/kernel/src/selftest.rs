@@ -11,7 +11,7 @@ use alloc::string::String;
 use core::arch::global_asm;
 use core::sync::atomic::Ordering;
 
-use switcher_gen::arch::{PagingMode, vector};
+use switcher_gen::arch::{PagingMode, RFlags, vector};
 use switcher_gen::layout::{OrigAx, PtRegs};
 use switcher_runtime::MappingList;
 use x86_64::registers::control::Cr2;
@@ -133,9 +133,6 @@ const GUEST_GS: u64 = 0x0000_0123_4567_8000;
 
 /// CF, PF and AF on top of IF and the fixed bit.
 const FLAGS: u64 = 0x217;
-const TF: u64 = 1 << 8;
-/// Faults may be reported with RF set; the emulators do not agree.
-const RF: u64 = 1 << 16;
 /// `orig_ax`'s low half for a vector that has no error code.
 const NO_ERROR: u32 = u32::MAX;
 
@@ -238,7 +235,7 @@ pub(crate) const TESTS: &[SelfTest] = &[
         run: Run::Event(Event {
             start: |regs, _| {
                 regs.rip = CODE + 4 * SLOT;
-                regs.eflags |= TF;
+                regs.eflags |= RFlags::TF.bits();
             },
             expect: |regs| {
                 regs.orig_ax = event(vector::DB, NO_ERROR);
@@ -380,7 +377,8 @@ fn run(guest: &Guest, test: &Event) -> Result<(), String> {
     // SAFETY: the landing returns the frame the stub built, which stays until the next event.
     let mut got = unsafe { frame.read() };
 
-    got.eflags &= !RF;
+    // Faults may be reported with RF set; the emulators do not agree.
+    got.eflags &= !RFlags::RF.bits();
     if got != expected {
         return Err(differences(&got, &expected));
     }

@@ -13,6 +13,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use raw_cpuid::{CpuId, CpuIdReader, CpuIdReaderNative};
+use switcher_gen::arch::{Msr, s_cet};
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};
 
 use crate::exit;
@@ -143,7 +144,7 @@ pub(crate) fn enable(features: &Features) {
     wanted.set(Cr4Flags::PROTECTION_KEY_USER, features.pku);
     // By itself it does nothing: S_CET and U_CET say what is done.
     wanted.set(Cr4Flags::CONTROL_FLOW_ENFORCEMENT, features.ibt);
-    TRACKING.store(if features.ibt { ENDBR_EN } else { 0 }, Ordering::Relaxed);
+    TRACKING.store(if features.ibt { s_cet::ENDBR_EN } else { 0 }, Ordering::Relaxed);
     // SAFETY: the CPU has what is set, and no page mapped so far is a user page.
     unsafe { Cr4::update(|cr4| cr4.insert(wanted)) }
 }
@@ -186,7 +187,7 @@ hw_platform_untrack:
 1:  ret
 "#,
     tracking = sym TRACKING,
-    s_cet = const S_CET,
+    s_cet = const Msr::SCet.address(),
 );
 
 unsafe extern "C" {
@@ -198,11 +199,6 @@ unsafe extern "C" {
     #[link_name = "hw_platform_untrack"]
     pub fn untrack();
 }
-
-/// MSR S_CET, and its bits ENDBR_EN and NO_TRACK_EN (Intel SDM vol. 1, 17.1).
-const S_CET: u32 = 0x6A2;
-const ENDBR_EN: u64 = 1 << 2;
-const NO_TRACK_EN: u64 = 1 << 4;
 
 /// What S_CET is while branches are tracked; 0 on a CPU that cannot.
 static TRACKING: AtomicU64 = AtomicU64::new(0);
@@ -217,7 +213,10 @@ pub fn is_tracking() -> bool {
 /// a case that goes on where it has interrupted one does.
 pub fn set_notrack(allowed: bool) {
     if is_tracking() {
-        TRACKING.store(ENDBR_EN | if allowed { NO_TRACK_EN } else { 0 }, Ordering::Relaxed);
+        TRACKING.store(
+            s_cet::ENDBR_EN | if allowed { s_cet::NO_TRACK_EN } else { 0 },
+            Ordering::Relaxed,
+        );
     }
 }
 

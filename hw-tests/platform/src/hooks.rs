@@ -7,7 +7,7 @@
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use switcher_gen::arch::RFlags;
+use switcher_gen::arch::{RFlags, dr7};
 use switcher_gen::layout::PtRegs;
 use switcher_runtime::Hooks;
 
@@ -83,7 +83,7 @@ hw_platform_hook_fatal:
     interrupted = sym INTERRUPTED,
     resuming = sym RESUMING,
     no_rf_from = sym NO_RF_FROM,
-    no_breakpoint = const 1 << 10,
+    no_breakpoint = const dr7::DISABLED,
     rip_of_regs = const core::mem::offset_of!(PtRegs, rip),
     eflags_of_regs = const core::mem::offset_of!(PtRegs, eflags),
     fatal_landing = sym FATAL_LANDING,

@@ -2,9 +2,10 @@
 
 use alloc::format;
 
-use hw_cases::{Expected, World, place};
+use hw_cases::{Expected, Program, World, asm, place, program};
 use switcher_runtime::Mode;
 use switcher_runtime::switcher_gen::arch::{RFlags, Vendor};
+use switcher_runtime::switcher_gen::layout::AsmLayout;
 
 use crate::bench::{Ended, HostCase};
 use crate::programs::{PROBE, SYSCALL};
@@ -20,21 +21,31 @@ pub(super) const CASES: &[HostCase] = &[HostCase {
     run: |bench| push_in_32_bits(bench.world()?),
 }];
 
+/// What a far jump takes from memory.
+#[derive(AsmLayout)]
+#[repr(C)]
+struct FarPointer {
+    offset: u32,
+    selector: u16,
+    _reserved: u16,
+}
+
 /// After an exit by an event, which on AMD leaves a null SS in ring 0, the guest is entered by SYSRET
 /// and goes to 32-bit code, whose pushes need SS's attributes (spec/hazards.md, row 18).
 fn push_in_32_bits(world: &mut BareMetal<'_>) -> Ended {
-    /// MOV DWORD [RSP], TEXT32; MOV WORD [RSP+4], user32_cs; JMP FAR DWORD [RSP].
-    const TO_32_BITS: &[u8] =
-        &[0xC7, 0x04, 0x24, 0, 0, 0, 0xC0, 0x66, 0xC7, 0x44, 0x24, 0x04, 0x23, 0, 0xFF, 0x2C, 0x24];
     /// A page fault's error code.
     const USER_WRITE: u32 = 6;
-    /// PUSH EAX; UD2.
-    const PUSH: &[u8] = &[0x50, 0x0F, 0x0B];
+    /// In 32-bit mode, PUSH EAX; UD2.
+    const PUSH: &[u8] = program!(; push rax ; ud2);
     let platform = world.platform();
-    let cs = u64::from(platform.selectors.user32_cs());
-    if cs != u64::from(TO_32_BITS[12]) || place::TEXT32 != 0xC000_0000 {
-        return Err("the guest's program is for other places".into());
-    }
+    let cs = platform.selectors.user32_cs();
+    let mut to_32_bits = Program::new();
+    asm!(to_32_bits
+        ; mov DWORD [rsp], place::TEXT32 as i32
+        ; mov WORD [BYTE rsp + FarPointer::selector], cs.cast_signed()
+        // JMP FAR DWORD [RSP], which dynasm has in 32-bit mode only.
+        ; .bytes &[0xFF, 0x2C, 0x24]
+    );
     let mut rng = fastrand::Rng::with_seed(18);
     let mut entered = 0;
     for round in 0..20 {
@@ -44,7 +55,7 @@ fn push_in_32_bits(world: &mut BareMetal<'_>) -> Ended {
             check(world, &first, &Expected::unchanged(&first, Expected::UD))?;
             // The entry, straight to umod or to smod, whose ERETU returns by SYSRET as well.
             let flags = RFlags::GUEST_FIXED.bits();
-            let mut setup = setup(world, &mut rng, Mode::Umod, TO_32_BITS)
+            let mut setup = setup(world, &mut rng, Mode::Umod, to_32_bits.bytes())
                 .with(Mode::Umod, place::TEXT32, PUSH)
                 .with(Mode::Smod, place::ERETU, SYSCALL);
             let regs = &mut setup.regs;
@@ -75,7 +86,7 @@ fn push_in_32_bits(world: &mut BareMetal<'_>) -> Ended {
                 true => Expected::to_umod(&setup, &platform),
                 false => Expected::unchanged(&setup, Expected::UD),
             };
-            expected.regs.cs = cs;
+            expected.regs.cs = cs.into();
             expected.regs.rip = place::TEXT32 + 1;
             expected.regs.rsp = STACK32 + 0x800 - 4;
             let outcome = world.run(&setup).map_err(|why| format!("{why:?}"))?;

@@ -7,6 +7,7 @@ use core::arch::{asm, global_asm};
 use hw_platform::memory::{self, Frame};
 use hw_platform::segments;
 use raw_cpuid::native_cpuid::cpuid_count;
+use switcher_runtime::switcher_gen::arch::{cr0, cr4, vector};
 use switcher_runtime::{DescriptorTablePointer, Guest, State, StateError};
 
 use crate::bench::{Ended, HostCase};
@@ -38,37 +39,33 @@ hw_kernel_take_fpu:
     pop     rax
     iretq
 "#,
-    own = const !(CR0_EM | CR0_TS) as u32,
+    own = const !(cr0::EM | cr0::TS) as u32,
 );
 
 unsafe extern "C" {
     static hw_kernel_take_fpu: u8;
 }
 
-const CR0_EM: u64 = 1 << 2;
-const CR0_TS: u64 = 1 << 3;
-
 /// Runs `then` under a copy of the kernel's IDT, in which #UD and #NM give it the FPU.
 fn with_lazy_fpu<T>(then: impl FnOnce() -> T) -> Result<T, String> {
     /// The stack of #DB, which does not come: code of this kernel's has a red zone.
     const IST: u64 = 3 << 32;
-    const UD: usize = 6;
-    const NM: usize = 7;
     let own = DescriptorTablePointer::idtr();
     let mut page = Frame::new().map_err(|why| format!("an IDT: {why}"))?;
     let handler = (&raw const hw_kernel_take_fpu).addr() as u64;
-    for vector in 0..256 {
-        let entry =
-            core::ptr::with_exposed_provenance::<[u64; 2]>(own.base() as usize + 16 * vector);
+    for vector in 0..=u8::MAX {
+        let entry = core::ptr::with_exposed_provenance::<[u64; 2]>(
+            own.base() as usize + 16 * usize::from(vector),
+        );
         // SAFETY: the IDT that is loaded, a static with 256 gates.
         let mut gate = unsafe { entry.read_volatile() };
-        if matches!(vector, UD | NM) {
+        if matches!(vector, vector::UD | vector::NM) {
             let attributes = gate[0] & 0x0000_FF00_FFFF_0000;
             gate[0] = attributes | IST | handler & 0xFFFF | (handler >> 16 & 0xFFFF) << 48;
             gate[1] = handler >> 32;
         }
-        page.write(16 * vector, &gate[0].to_le_bytes());
-        page.write(16 * vector + 8, &gate[1].to_le_bytes());
+        page.write(16 * usize::from(vector), &gate[0].to_le_bytes());
+        page.write(16 * usize::from(vector) + 8, &gate[1].to_le_bytes());
     }
     let copy = DescriptorTablePointer::new(page.address(), 4095, memory::paging());
     // SAFETY: the kernel's own table but for two gates, whose handler takes no more than it says.
@@ -82,19 +79,16 @@ fn with_lazy_fpu<T>(then: impl FnOnce() -> T) -> Result<T, String> {
 /// Control bits under which ring 0 would fault with a guest's state loaded, or a guest could do what it may
 /// not.
 fn control_bits(world: &mut BareMetal<'_>) -> Ended {
-    const MP_NE_WP: [(&str, u64); 2] = [("NE", 1 << 5), ("WP", 1 << 16)];
-    const CR4_CET: u64 = 1 << 23;
-    const PVI: u64 = 1 << 1;
-    const PCE: u64 = 1 << 8;
+    const NE_AND_WP: [(&str, u64); 2] = [("NE", cr0::NE), ("WP", cr0::WP)];
     let mut guest = guest(world, PROBE);
-    for (what, bit) in [("CR0.TS", CR0_TS), ("CR0.EM", CR0_EM)] {
+    for (what, bit) in [("CR0.TS", cr0::TS), ("CR0.EM", cr0::EM)] {
         let said = with_lazy_fpu(|| refused_with_cr0(world, &mut guest, cr0() | bit))?;
         expect(what, said, State::Cr0)?;
     }
-    for (what, bit) in MP_NE_WP {
+    for (what, bit) in NE_AND_WP {
         let own = cr0();
         // Where CR4.CET is set, the CPU itself does not take a CR0 without WP (Intel SDM vol. 3, 2.5).
-        if what == "WP" && cr4() & CR4_CET != 0 {
+        if what == "WP" && cr4() & cr4::CET != 0 {
             continue;
         }
         // SAFETY: no FPU error is pending, and nothing writes to a page that is read-only.
@@ -109,12 +103,12 @@ fn control_bits(world: &mut BareMetal<'_>) -> Ended {
     let (leaf, more) = (cpuid_count(7, 0), cpuid_count(7, 1));
     let exists = |word: u32, bit: u32| word >> bit & 1 != 0;
     let mut forbidden =
-        alloc::vec![("CR4.PVI", PVI, State::Cr4User), ("CR4.PCE", PCE, State::Cr4User)];
+        alloc::vec![("CR4.PVI", cr4::PVI, State::Cr4User), ("CR4.PCE", cr4::PCE, State::Cr4User)];
     if exists(leaf.ecx, 23) {
-        forbidden.push(("CR4.KL", 1 << 19, State::Cr4User));
+        forbidden.push(("CR4.KL", cr4::KL, State::Cr4User));
     }
     if leaf.eax >= 1 && exists(more.eax, 26) {
-        forbidden.push(("CR4.LAM_SUP", 1 << 28, State::Cr4Paging));
+        forbidden.push(("CR4.LAM_SUP", cr4::LAM_SUP, State::Cr4Paging));
     }
     for (what, bit, state) in forbidden {
         let own = cr4();
@@ -127,9 +121,9 @@ fn control_bits(world: &mut BareMetal<'_>) -> Ended {
     }
     // What the host had when the switcher was installed, it has to have when a guest is entered.
     for (bit, state) in [
-        (1 << 20, State::Cr4Paging),
-        (1 << 21, State::Cr4Paging),
-        (1 << 11, State::DescriptorRegisters),
+        (cr4::SMEP, State::Cr4Paging),
+        (cr4::SMAP, State::Cr4Paging),
+        (cr4::UMIP, State::DescriptorRegisters),
     ] {
         let own = cr4();
         if own & bit == 0 {

@@ -3,14 +3,15 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use hw_cases::{Expected, World, place};
+use hw_cases::{Expected, World, place, program};
 use hw_platform::memory;
 use hw_platform::percpu::Stack;
+use switcher_runtime::switcher_gen::arch::{dr7, vector};
 use switcher_runtime::{Access, DebugError, Exit, GuestDebug, Mode, Width};
 use x86_64::registers::debug::Dr7;
 
 use crate::bench::{Ended, HostCase};
-use crate::programs::{PROBE, STORE};
+use crate::programs::{MOV_SS, PROBE, STORE, SYSCALL, SYSENTER};
 use crate::setup::{check, setup};
 use crate::world::{BareMetal, GUESTS};
 
@@ -77,8 +78,7 @@ fn watchpoints(world: &mut BareMetal<'_>) -> Ended {
         other => return Err(format!("a watchpoint behind the end of the range: {other:?}")),
     }
     // A watchpoint in force when the guest exits is not in force in the host.
-    let enabled = Dr7::read_raw() & 0xFF;
-    if enabled != 0 || Dr7::read_raw() & 1 << 13 != 0 {
+    if Dr7::read_raw() & (dr7::ARMED | dr7::GD) != 0 {
         return Err(format!("DR7 is {:#x} in the host", Dr7::read_raw()));
     }
     Ok(entered)
@@ -88,10 +88,7 @@ fn watchpoints(world: &mut BareMetal<'_>) -> Ended {
 /// held off until the SYSCALL has been executed, and comes at its entry, in ring 0 (spec/hazards.md,
 /// row 12: CVE-2018-8897). It is ignored there.
 fn mov_ss(world: &mut BareMetal<'_>) -> Ended {
-    /// MOV SS, [RDI]; SYSCALL.
-    const MOV_SS_SYSCALL: &[u8] = &[0x8E, 0x17, 0x0F, 0x05];
-    /// MOV [RDI], SS; MOV SS, [RDI]; SYSCALL.
-    const STORE_SS: &[u8] = &[0x8C, 0x17];
+    const STORE_SS: &[u8] = program!(; mov WORD [rdi], ss);
 
     let platform = world.platform();
     let mut rng = fastrand::Rng::with_seed(12);
@@ -109,11 +106,8 @@ fn mov_ss(world: &mut BareMetal<'_>) -> Ended {
             expected.regs.rip += STORE_SS.len() as u64;
             check(world, &setup, &expected).map_err(|why| format!("storing SS: {why}"))?;
 
-            let mut setup = self::setup(world, &mut rng, Mode::Umod, MOV_SS_SYSCALL).with(
-                Mode::Smod,
-                place::SMOD_ENTRY,
-                PROBE,
-            );
+            let mut setup = self::setup(world, &mut rng, Mode::Umod, &[MOV_SS, SYSCALL].concat())
+                .with(Mode::Smod, place::SMOD_ENTRY, PROBE);
             setup.regs.rdi = if watched { at } else { at + 0x40 };
             setup.regs.rsp = rsp;
             if !watched {
@@ -126,7 +120,7 @@ fn mov_ss(world: &mut BareMetal<'_>) -> Ended {
                 check(world, &first, &stored).map_err(|why| format!("storing SS: {why}"))?;
                 entered += 1;
             }
-            let syscall = place::UMOD_CODE + 2;
+            let syscall = place::UMOD_CODE + MOV_SS.len() as u64;
             let outcome = world.run(&setup).map_err(|why| format!("{why:?}"))?;
             // QEMU's interpreter does not hold data breakpoints off.
             let at_once = Expected::debug(1 << 1);
@@ -151,22 +145,24 @@ fn mov_ss(world: &mut BareMetal<'_>) -> Ended {
 /// What else the #DB of MOV SS is held off by: each instruction that leaves CPL 3 by an event. The guest
 /// gets that event, and the host does not notice the other one. `watched` is of umod's, and holds SS.
 fn behind_mov_ss(world: &mut BareMetal<'_>, rng: &mut fastrand::Rng, watched: u64) -> Ended {
-    /// MOV SS, [RDI].
-    const MOV_SS: &[u8] = &[0x8E, 0x17];
     /// Of a page fault: user.
     const U: u32 = 4;
 
     let gp = Expected::general_protection;
-    // INT3; INT 0x80; INT 0x21, whose error code is another one in QEMU 7.2; CLI; MOV AL, [RSI];
-    // SYSENTER, by vendor; INT1. What it is, whether it is a trap, and what may come of it.
+    // What it is, whether it is a trap, and what may come of it: the error code of INT n is another one in
+    // QEMU 7.2, and SYSENTER is refused by vendor.
     let behind: [(&[u8], bool, [Exit; 2]); 7] = [
-        (&[0xCC], true, [Expected::exception(3); 2]),
-        (&[0xCD, 0x80], true, [Exit::Interrupt { vector: 0x80 }; 2]),
-        (&[0xCD, 0x21], false, [gp(0x21 * 8 + 2), gp(0x21 * 16 + 2)]),
-        (&[0xFA], false, [gp(0); 2]),
-        (&[0x8A, 0x06], false, [Expected::page_fault(U, place::NOWHERE); 2]),
-        (&[0x0F, 0x34], false, [gp(0), Expected::UD]),
-        (&[0xF1], true, [Expected::debug(0), Expected::debug(1 << 1)]),
+        (program!(; int3), true, [Expected::exception(vector::BP); 2]),
+        (
+            program!(; int BYTE vector::SYSTEM_CALL.cast_signed()),
+            true,
+            [Exit::Interrupt { vector: vector::SYSTEM_CALL }; 2],
+        ),
+        (program!(; int 0x21), false, [gp(0x21 * 8 + 2), gp(0x21 * 16 + 2)]),
+        (program!(; cli), false, [gp(0); 2]),
+        (program!(; mov al, BYTE [rsi]), false, [Expected::page_fault(U, place::NOWHERE); 2]),
+        (SYSENTER, false, [gp(0), Expected::UD]),
+        (program!(; int1), true, [Expected::debug(0), Expected::debug(1 << 1)]),
     ];
     let mut entered = 0;
     for (code, is_trap, exits) in behind {
@@ -176,7 +172,8 @@ fn behind_mov_ss(world: &mut BareMetal<'_>, rng: &mut fastrand::Rng, watched: u6
             let outcome = world.run(&setup).map_err(|why| format!("{why:?}"))?;
             // QEMU's interpreter does not hold data breakpoints off.
             let at_once = Expected::debug(1 << 1);
-            let is_early = outcome.exit == at_once && outcome.regs.rip == place::UMOD_CODE + 2;
+            let is_early = outcome.exit == at_once
+                && outcome.regs.rip == place::UMOD_CODE + MOV_SS.len() as u64;
             let known = exits.into_iter().find(|exit| *exit == outcome.exit).unwrap_or(exits[0]);
             let mut expected = Expected::unchanged(&setup, if is_early { at_once } else { known });
             let executed = if is_trap && !is_early { code.len() } else { 0 };

@@ -7,13 +7,13 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use hw_cases::{Expected, place};
 use hw_platform::memory::{HIGH_BASE, PAGE};
-use switcher_runtime::switcher_gen::arch::{Msr as MsrName, RFlags};
+use switcher_runtime::switcher_gen::arch::{Msr as MsrName, RFlags, debugctl, dr7};
 use switcher_runtime::switcher_gen::layout::PtRegs;
 use switcher_runtime::{DebugCauses, Mode, State};
 use x86_64::registers::model_specific::Msr;
 
 use crate::bench::{Ended, HostCase};
-use crate::programs::PROBE;
+use crate::programs::{JUMP, PROBE};
 use crate::refusal::{by_enter, expect, guest, runs};
 use crate::registers::{addresses, dr7, set_addresses};
 use crate::setup::setup;
@@ -33,7 +33,7 @@ static DR7: AtomicU64 = AtomicU64::new(0);
 static DEBUGCTL: AtomicU64 = AtomicU64::new(0);
 
 /// MSR DEBUGCTL.
-fn debugctl() -> Msr {
+fn debugctl_msr() -> Msr {
     Msr::new(MsrName::Debugctl.address())
 }
 
@@ -44,26 +44,25 @@ fn debugctl() -> Msr {
 unsafe fn noting_call(entry: u64) -> *mut PtRegs {
     DR7.store(dr7(), Ordering::Relaxed);
     // SAFETY: every 64-bit CPU has it.
-    DEBUGCTL.store(unsafe { debugctl().read() }, Ordering::Relaxed);
+    DEBUGCTL.store(unsafe { debugctl_msr().read() }, Ordering::Relaxed);
     // SAFETY: as the caller says.
     unsafe { checked_call(entry) }
 }
 
 /// Breakpoints and DEBUGCTL of the host's: the former are refused, the latter is not the guest's.
 fn debugging(world: &mut BareMetal<'_>) -> Ended {
-    const DISABLED: u64 = 1 << 10;
-    const BTF_AND_LBR: u64 = 0b11;
+    const BTF_AND_LBR: u64 = debugctl::BTF | debugctl::LBR;
     // Nothing is mapped there.
     let nowhere = HIGH_BASE + 300 * PAGE;
-    for live in [1_u64, 1 << 1, 1 << 7] {
+    for live in [dr7::L0, dr7::L0 << 1, dr7::L0 << 7] {
         // SAFETY: nothing accesses that address.
         unsafe {
-            asm!("mov dr0, {0}", "mov dr3, {0}", "mov dr7, {1}", in(reg) nowhere, in(reg) DISABLED | live);
+            asm!("mov dr0, {0}", "mov dr3, {0}", "mov dr7, {1}", in(reg) nowhere, in(reg) dr7::DISABLED | live);
         }
         let said = by_enter(world);
         // SAFETY: no breakpoint at all.
         unsafe {
-            asm!("mov dr7, {1}", "mov dr0, {0}", "mov dr3, {0}", in(reg) 0_u64, in(reg) DISABLED);
+            asm!("mov dr7, {1}", "mov dr0, {0}", "mov dr3, {0}", in(reg) 0_u64, in(reg) dr7::DISABLED);
         }
         expect("a breakpoint of the host's", said, State::DebugRegisters)?;
     }
@@ -71,19 +70,19 @@ fn debugging(world: &mut BareMetal<'_>) -> Ended {
     what_the_host_has_left(world)?;
 
     // SAFETY: every 64-bit CPU has it; it has no effect without TF.
-    unsafe { debugctl().write(BTF_AND_LBR) };
+    unsafe { debugctl_msr().write(BTF_AND_LBR) };
     // SAFETY: as above. An emulator may have none of its bits.
-    let host = unsafe { debugctl().read() };
+    let host = unsafe { debugctl_msr().read() };
     let mut rng = fastrand::Rng::with_seed(57);
-    let mut setup = setup(world, &mut rng, Mode::Umod, &[&[0xEB, 0x00][..], PROBE].concat());
+    let mut setup = setup(world, &mut rng, Mode::Umod, &[JUMP, PROBE].concat());
     setup.regs.eflags = RFlags::GUEST_FIXED.bits() | RFlags::TF.bits();
     // A jump under TF traps with and without BTF; what BTF would hide is the NOP's.
     // SAFETY: `noting_call` is `checked_call`.
     let outcome = unsafe { world.run_by(&setup, noting_call) };
     // SAFETY: as above.
-    let after = unsafe { debugctl().read() };
+    let after = unsafe { debugctl_msr().read() };
     // SAFETY: as above.
-    unsafe { debugctl().write(0) };
+    unsafe { debugctl_msr().write(0) };
     let outcome = outcome.map_err(|why| format!("{why:?}"))?;
     let seen = DEBUGCTL.load(Ordering::Relaxed);
     if outcome.exit != Expected::SINGLE_STEP || seen != 0 || after != host {
@@ -92,7 +91,7 @@ fn debugging(world: &mut BareMetal<'_>) -> Ended {
             outcome.exit
         ));
     }
-    if DR7.load(Ordering::Relaxed) & 0xFF != 0 || dr7() & 0xFF != 0 {
+    if DR7.load(Ordering::Relaxed) & dr7::ARMED != 0 || dr7() & dr7::ARMED != 0 {
         return Err("a breakpoint was armed that nobody has".into());
     }
     runs(world)?;
@@ -107,7 +106,7 @@ fn what_the_host_has_left(world: &mut BareMetal<'_>) -> Result<(), String> {
     let mine = [place::UMOD_CODE, place::UMOD_CODE + 2, HIGH_BASE, 8];
     let no_debug = world.debug().clone();
     for debug in [None, Some(no_debug)] {
-        let mut stepped = guest(world, &[0xEB, 0x00]);
+        let mut stepped = guest(world, JUMP);
         stepped.regs.eflags |= RFlags::TF.bits();
         let has = debug.is_some();
         stepped.debug = debug;

@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use hw_cases::{Expected, World, place};
+use hw_cases::{Expected, SYSCALLS, World, place};
 use hw_platform::memory::PAGE;
 use hw_platform::percpu::{self, Stack};
 use hw_platform::{events, hooks, smp};
@@ -15,7 +15,7 @@ use switcher_runtime::switcher_gen::layout::{IstTop, PerCpu, PtRegs, Tss};
 use switcher_runtime::{Exit, Mode};
 
 use crate::bench::{Ended, HostCase};
-use crate::programs::SYSCALL;
+use crate::programs::{PROBE, SYSCALL};
 use crate::setup::setup;
 use crate::world::BareMetal;
 
@@ -95,9 +95,6 @@ fn flood(world: &mut BareMetal<'static>, entries: u64, rounds: u64, rsps: &[u64]
     /// And how long it then waits: an emulator that runs the CPUs in turn would otherwise never let
     /// the guest get from one NMI to the next instruction.
     const PAUSE: u64 = 20_000;
-    /// 1: SYSCALL; DEC RBX; JNZ 1b; UD2.
-    const LOOP: &[u8] = &[0x0F, 0x05, 0x48, 0xFF, 0xCB, 0x75, 0xF9, 0x0F, 0x0B];
-
     static STOP: AtomicBool = AtomicBool::new(false);
     static SENT: AtomicU64 = AtomicU64::new(0);
     static LOST: AtomicBool = AtomicBool::new(false);
@@ -131,7 +128,7 @@ fn flood(world: &mut BareMetal<'static>, entries: u64, rounds: u64, rsps: &[u64]
         }
     };
     smp::start(1, Box::new(send)).map_err(|why| format!("{why}"))?;
-    let result = switch_under_nmis(world, LOOP, entries, rounds, rsps, &EXITS);
+    let result = switch_under_nmis(world, entries, rounds, rsps, &EXITS);
     STOP.store(true, Ordering::Release);
     smp::wait(1);
     let (sent, got) = (SENT.load(Ordering::Acquire) - sent_before, received() - before);
@@ -150,7 +147,6 @@ fn flood(world: &mut BareMetal<'static>, entries: u64, rounds: u64, rsps: &[u64]
 /// Runs guests that make system calls, each until it has made all of them.
 fn switch_under_nmis(
     world: &mut BareMetal<'_>,
-    code: &[u8],
     entries: u64,
     rounds: u64,
     rsps: &[u64],
@@ -159,7 +155,7 @@ fn switch_under_nmis(
     let mut rng = fastrand::Rng::with_seed(10);
     for entry in 0..entries {
         let mut setup =
-            setup(world, &mut rng, Mode::Umod, code).with(Mode::Smod, place::ERETU, SYSCALL);
+            setup(world, &mut rng, Mode::Umod, SYSCALLS).with(Mode::Smod, place::ERETU, SYSCALL);
         setup.smod_entry = place::ERETU;
         setup.regs.eflags = RFlags::GUEST_FIXED.bits();
         setup.regs.rbx = rounds;
@@ -196,7 +192,7 @@ fn switch_under_nmis(
                     setup.smod_rsp = outcome.smod_rsp;
                 }
                 exit if exit == Expected::UD => {
-                    let at = place::UMOD_CODE + code.len() as u64 - 2;
+                    let at = place::UMOD_CODE + (SYSCALLS.len() - PROBE.len()) as u64;
                     let gs_kept = outcome.gs_base == first.gs_base;
                     let pkru_kept = outcome.pkru == first.pkru;
                     if outcome.mode == Mode::Umod

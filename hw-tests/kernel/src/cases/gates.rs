@@ -2,7 +2,7 @@
 
 use alloc::format;
 
-use hw_cases::{Expected, World};
+use hw_cases::{Expected, Program, World, asm};
 use switcher_runtime::{Exit, Mode};
 
 use crate::bench::{Ended, HostCase};
@@ -24,7 +24,9 @@ fn int_n(world: &mut BareMetal<'_>) -> Ended {
     let mut entered = 0;
     for vector in 0..=255_u8 {
         for mode in [Mode::Smod, Mode::Umod] {
-            let setup = setup(world, &mut rng, mode, &[0xCD, vector]);
+            let mut code = Program::new();
+            asm!(code ; int BYTE vector.cast_signed());
+            let setup = setup(world, &mut rng, mode, code.bytes());
             let outcome = world.run(&setup).map_err(|why| format!("{why:?}"))?;
             let exit = match vector {
                 3 | 4 => Expected::exception(vector),

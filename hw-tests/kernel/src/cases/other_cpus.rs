@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use hw_cases::{Expected, HostAfter, Setup, World, place};
+use hw_cases::{Expected, HostAfter, Setup, World, place, program};
 use hw_platform::smp;
 use switcher_runtime::switcher_gen::arch::RFlags;
 use switcher_runtime::switcher_gen::layout::{Pvcs, PvcsCurrent, PvcsLayout, Revision};
@@ -119,8 +119,7 @@ fn words_of<P: PvcsLayout>() -> Vec<usize> {
 
 /// Enters guests that make direct switches for as long as the PVCS lets them.
 fn switch_for(world: &mut BareMetal<'_>, entries: u64, rips: &[u64]) -> Ended {
-    /// 1: SYSCALL; JMP 1b.
-    const AGAIN: &[u8] = &[0x0F, 0x05, 0xEB, 0xFC];
+    const AGAIN: &[u8] = program!(; again: ; syscall ; jmp BYTE <again);
     let platform = world.platform();
     let mut rng = fastrand::Rng::with_seed(25);
     let mut in_umod = 0;

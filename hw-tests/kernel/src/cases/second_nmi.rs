@@ -16,7 +16,7 @@ use hw_platform::smp;
 use hw_platform::{cpu, events, hooks};
 use hw_protocol::Need;
 use switcher_runtime::switcher_gen::GateDescriptor;
-use switcher_runtime::switcher_gen::arch::vector;
+use switcher_runtime::switcher_gen::arch::{dr7, vector};
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::PtRegs;
 use switcher_runtime::{Exit, Mode};
@@ -87,7 +87,7 @@ hw_kernel_resume_rsp: .quad 0
 hw_kernel_resume_rip: .quad 0
     .text
 "#,
-    no_breakpoint = const 1 << 10,
+    no_breakpoint = const dr7::DISABLED,
     from = sym FROM,
     len = sym LEN,
     sent = sym SENT,

@@ -2,6 +2,7 @@
 
 use alloc::format;
 
+use hw_cases::program;
 use hw_platform::segments;
 use switcher_runtime::{DataSelectors, Guest, State};
 
@@ -22,12 +23,20 @@ pub(super) const CASES: &[HostCase] = &[HostCase {
 
 /// The host's segment registers and FS base, and each guest's: nobody sees another one's.
 fn segment_registers(world: &mut BareMetal<'_>) -> Ended {
-    /// MOV EAX, DS; MOV EBX, ES; MOV ECX, FS; MOV EDX, GS; RDFSBASE RSI.
-    const READ: &[u8] =
-        &[0x8C, 0xD8, 0x8C, 0xC3, 0x8C, 0xE1, 0x8C, 0xEA, 0xF3, 0x48, 0x0F, 0xAE, 0xC6];
-    /// MOV DS, EAX; MOV ES, EBX; MOV FS, ECX; MOV GS, EDX; WRFSBASE RSI.
-    const WRITE: &[u8] =
-        &[0x8E, 0xD8, 0x8E, 0xC3, 0x8E, 0xE1, 0x8E, 0xEA, 0xF3, 0x48, 0x0F, 0xAE, 0xD6];
+    const READ: &[u8] = program!(
+        ; mov eax, ds
+        ; mov ebx, es
+        ; mov ecx, fs
+        ; mov edx, gs
+        ; rdfsbase rsi
+    );
+    const WRITE: &[u8] = program!(
+        ; mov ds, ax
+        ; mov es, bx
+        ; mov fs, cx
+        ; mov gs, dx
+        ; wrfsbase rsi
+    );
     const HOST_FS: u64 = 0x0000_1234_5678_9ABC;
     const GUEST_FS: u64 = 0xFFFF_8765_4321_0FED;
 

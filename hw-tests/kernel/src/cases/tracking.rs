@@ -16,6 +16,7 @@ use switcher_runtime::switcher_gen::layout::PtRegs;
 
 use super::unexpected;
 use crate::bench::{Ended, HostCase};
+use crate::programs::ENDBR64;
 use crate::world::BareMetal;
 
 pub(super) const CASES: &[HostCase] = &[HostCase {
@@ -80,7 +81,6 @@ unsafe extern "C" {
 }
 
 const INT3: u8 = 0xCC;
-const ENDBR64: [u8; 4] = [0xF3, 0x0F, 0x1E, 0xFA];
 
 /// Jumps to an address that has an exception there; returns its vector, error code and RIP.
 ///

@@ -20,7 +20,7 @@ use x86_64::registers::control::Cr3;
 use x86_64::registers::model_specific::Msr;
 
 use crate::bench::{Ended, HostCase};
-use crate::programs::{PROBE, SYSCALL};
+use crate::programs::{ENDBR64, PROBE, SYSCALL};
 use crate::setup::{check, setup};
 use crate::world::{BareMetal, checked_call};
 
@@ -136,7 +136,7 @@ static RETURNS: AtomicU64 = AtomicU64::new(0);
 static STACK: AtomicU64 = AtomicU64::new(0);
 
 /// The length of an ENDBR64.
-const ENDBR64_LEN: u64 = 4;
+const ENDBR64_LEN: u64 = ENDBR64.len() as u64;
 
 /// Nothing is mapped here, in any root.
 const NOWHERE: u64 = HIGH_BASE + 300 * PAGE;
