@@ -5,7 +5,7 @@
 //! all registers, the PVCS, the mode, and the host itself. The cases know nothing of engines; the
 //! bare-metal kernel is one, the model of a CPU and the real CPU in user mode are others.
 //!
-//! The guest's programs are a few instructions ([`program!`]). UD2 is the probe: its #UD shows every
+//! The guest's programs are a few instructions ([`program!`](switcher_gen::program!)). UD2 is the probe: its #UD shows every
 //! register as it is, RCX and R11 too.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -20,8 +20,6 @@ mod world;
 
 pub use expect::{Expected, Failure};
 pub use list::all;
-pub use program::{PROBE, Program, SYSCALL, SYSCALLS};
+pub use program::{PROBE, SYSCALL, SYSCALLS};
 pub use run::{Case, End, Run};
-#[doc(hidden)]
-pub use switcher_macros::asm;
 pub use world::{Code, Entries, HostAfter, Outcome, Platform, Refusal, Setup, World, place};

@@ -1,7 +1,7 @@
 //! What guests run here, and instructions that are looked for in the switcher.
 
-use hw_cases::program;
 pub(crate) use hw_cases::{PROBE, SYSCALL};
+use switcher_gen::program;
 
 /// MOV AL, [RDI].
 pub(crate) const LOAD: &[u8] = program!(; mov al, BYTE [rdi]);

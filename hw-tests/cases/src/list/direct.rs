@@ -2,12 +2,12 @@
 
 use super::{MANY, SOME};
 use crate::expect::{Expected, Failure};
-use crate::program;
 use crate::program::{PROBE, SYSCALL, SYSCALL_PROBE, SYSCALLS};
 use crate::run::{Case, Run};
 use crate::world::{Setup, place};
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::SwitchFlags;
+use switcher_gen::program;
 use switcher_runtime::Mode;
 
 pub(super) const CASES: &[Case] = &[

@@ -2,10 +2,10 @@
 
 use super::{MANY, SOME};
 use crate::expect::{Expected, Failure};
-use crate::program;
 use crate::program::{PROBE, SYSCALL};
 use crate::run::{Case, Run};
 use crate::world::place;
+use switcher_gen::program;
 use switcher_runtime::Mode;
 
 pub(super) const CASES: &[Case] = &[

@@ -2,12 +2,12 @@
 
 use super::SOME;
 use crate::expect::{Expected, Failure};
-use crate::program;
 use crate::program::{PROBE, SYSCALL};
 use crate::run::{Case, Run};
 use crate::world::{Entries, place};
 use alloc::format;
 use switcher_gen::arch::{RFlags, Vendor};
+use switcher_gen::program;
 use switcher_runtime::Mode;
 
 pub(super) const CASES: &[Case] = &[

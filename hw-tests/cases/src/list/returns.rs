@@ -3,12 +3,12 @@
 
 use super::{MANY, SOME};
 use crate::expect::{Expected, Failure};
-use crate::program;
 use crate::program::{NOP_PROBE, PROBE, SYSCALL};
 use crate::run::{Case, Run};
 use crate::world::{Setup, place};
 use alloc::vec::Vec;
 use switcher_gen::arch::RFlags;
+use switcher_gen::program;
 use switcher_runtime::Mode;
 
 pub(super) const CASES: &[Case] = &[

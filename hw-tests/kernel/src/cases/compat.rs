@@ -2,7 +2,10 @@
 
 use alloc::format;
 
-use hw_cases::{Expected, Program, World, asm, place, program};
+use hw_cases::{Expected, World, place};
+use switcher_gen::asm::Program;
+use switcher_gen::program;
+use switcher_macros::asm;
 use switcher_runtime::Mode;
 use switcher_runtime::switcher_gen::arch::{RFlags, Vendor};
 use switcher_runtime::switcher_gen::layout::AsmLayout;

@@ -3,9 +3,10 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use hw_cases::{Expected, World, place, program};
+use hw_cases::{Expected, World, place};
 use hw_platform::memory;
 use hw_platform::percpu::Stack;
+use switcher_gen::program;
 use switcher_runtime::switcher_gen::arch::{dr7, vector};
 use switcher_runtime::{Access, DebugError, Exit, GuestDebug, Mode, Width};
 use x86_64::registers::debug::Dr7;

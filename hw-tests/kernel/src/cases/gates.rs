@@ -2,7 +2,9 @@
 
 use alloc::format;
 
-use hw_cases::{Expected, Program, World, asm};
+use hw_cases::{Expected, World};
+use switcher_gen::asm::Program;
+use switcher_macros::asm;
 use switcher_runtime::{Exit, Mode};
 
 use crate::bench::{Ended, HostCase};

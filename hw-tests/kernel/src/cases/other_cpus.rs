@@ -5,8 +5,9 @@ use alloc::format;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use hw_cases::{Expected, HostAfter, Setup, World, place, program};
+use hw_cases::{Expected, HostAfter, Setup, World, place};
 use hw_platform::smp;
+use switcher_gen::program;
 use switcher_runtime::switcher_gen::arch::RFlags;
 use switcher_runtime::switcher_gen::layout::{Pvcs, PvcsCurrent, PvcsLayout, Revision};
 use switcher_runtime::{DebugCauses, Detail, Exit, Mode};

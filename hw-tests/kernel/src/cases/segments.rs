@@ -2,8 +2,8 @@
 
 use alloc::format;
 
-use hw_cases::program;
 use hw_platform::segments;
+use switcher_gen::program;
 use switcher_runtime::{DataSelectors, Guest, State};
 
 use crate::bench::{Ended, HostCase};
