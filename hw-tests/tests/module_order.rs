@@ -1,5 +1,6 @@
 //! The modules of the bare-metal packages stand in an order, which each package's head states as a
-//! numbered list, and import only from modules above them in it: so there is no circle.
+//! numbered list, and import only from modules above them in it: so there is no circle. And what is not
+//! a test depends on no package that is one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -155,6 +156,24 @@ fn check(folder: &str, head: &str) {
     assert!(!modules.imports().is_empty(), "no import is found in {folder}");
     let wrong = modules.violations();
     assert!(wrong.is_empty(), "{folder}:\n{}", wrong.join("\n"));
+}
+
+/// The packages of `hw-tests` that a manifest depends on.
+fn of_hw_tests(manifest: &str) -> Vec<String> {
+    let text = fs::read_to_string(workspace::root().join(manifest)).expect("a manifest");
+    let names = text.lines().filter(|line| line.starts_with("hw-")).map(|line| {
+        line.split(|letter: char| ".= ".contains(letter)).next().unwrap_or_default().to_owned()
+    });
+    names.collect()
+}
+
+#[test]
+fn no_example_and_no_platform_depends_on_the_test_harness() {
+    assert_eq!(of_hw_tests("examples/minimal-host/Cargo.toml"), ["hw-platform"]);
+    assert_eq!(of_hw_tests("examples/Cargo.toml"), [""; 0]);
+    assert_eq!(of_hw_tests("hw-tests/platform/Cargo.toml"), [""; 0]);
+    // What is read is what is there.
+    assert!(of_hw_tests("hw-tests/kernel/Cargo.toml").contains(&"hw-protocol".to_owned()));
 }
 
 #[test]
