@@ -1,36 +1,12 @@
-//! Link arguments of a bare-metal image.
-//!
-//! Another package with a bare-metal binary depends on `hw-kernel` and repeats the loop below over
-//! the semicolon-separated `DEP_HW_KERNEL_LINK_ARGS`, which Cargo hands to its build script.
+//! Links the binary as `hw-platform` says bare-metal images are linked.
 
 use std::env;
-use std::path::Path;
 
 fn main() {
-    let directory = env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| ".".into());
-    let script = Path::new(&directory).join("kernel.ld");
-    let script = script.display();
-    let arguments = [
-        // No C start-up code and no C library: boot.rs is the start, linkage.rs the few functions that
-        // `core` expects of a C library.
-        "-nostartfiles".to_string(),
-        "-nostdlib".to_string(),
-        // The addresses in kernel.ld are final; nobody would process relocations.
-        "-static".to_string(),
-        "-no-pie".to_string(),
-        format!("-Wl,-T,{script}"),
-        "-Wl,--build-id=none".to_string(),
-        // Multiboot's a.out kludge (boot.rs) takes the file as one piece: the distance between two
-        // sections must be the same in the file as in memory. This keeps the linker from padding.
-        "-Wl,-z,max-page-size=4096".to_string(),
-        "-Wl,-z,norelro".to_string(),
-        "-Wl,-z,noexecstack".to_string(),
-        "-Wl,--no-eh-frame-hdr".to_string(),
-    ];
-    for argument in &arguments {
-        println!("cargo::rustc-link-arg-bins={argument}");
-    }
-    println!("cargo::metadata=link_args={}", arguments.join(";"));
-    println!("cargo::rerun-if-changed=kernel.ld");
     println!("cargo::rerun-if-changed=build.rs");
+    if let Ok(arguments) = env::var("DEP_HW_PLATFORM_LINK_ARGS") {
+        for argument in arguments.split(';') {
+            println!("cargo::rustc-link-arg-bins={argument}");
+        }
+    }
 }

@@ -5,7 +5,17 @@ use hw_protocol::{HOST_CASES, SELFTESTS};
 /// The platform self tests, the case list and the host cases, in the order the kernel runs them.
 #[must_use]
 pub fn names() -> Vec<&'static str> {
-    SELFTESTS.iter().copied().chain(shared()).chain(HOST_CASES.iter().copied()).collect()
+    self_tests()
+        .into_iter()
+        .chain(shared())
+        .chain(HOST_CASES.iter().map(|case| case.name))
+        .collect()
+}
+
+/// The platform self tests.
+#[must_use]
+pub fn self_tests() -> Vec<&'static str> {
+    SELFTESTS.iter().map(|test| test.name).collect()
 }
 
 /// The case list, which every engine runs.
@@ -24,5 +34,17 @@ mod tests {
         let names = names();
         let different: BTreeSet<_> = names.iter().collect();
         assert_eq!(different.len(), names.len());
+    }
+
+    #[test]
+    fn the_kernels_own_cases_are_said_to_show_something() {
+        for test in SELFTESTS {
+            assert!(test.name.starts_with("selftest/") && test.shown.ends_with('.'), "{test:?}");
+        }
+        for case in HOST_CASES {
+            assert!(case.name.starts_with("host/") && case.shown.ends_with('.'), "{case:?}");
+            assert!((1..=hw_protocol::CPUS).contains(&case.cpus), "{case:?}");
+            assert!(case.rows.iter().all(|row| (1..=60).contains(row)), "{case:?}");
+        }
     }
 }

@@ -529,7 +529,7 @@ mod tests {
             let log = [&begin, A, B, &c, &end].join("\n");
             let run =
                 Run { log, emulator: String::new(), end: End::ByItself, took: Duration::ZERO };
-            let not_here = &[NotHere { engines: &["e"], case: "c", why: "because", always }];
+            let not_here = &[NotHere { case: "c", why: "because", always }];
             let cases = &["a", "b", name];
             judge(&run, &Expected { cases, not_here, ..EXPECTED })
         };

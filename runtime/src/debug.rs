@@ -9,6 +9,8 @@
 use core::arch::asm;
 use core::ops::Range;
 
+use switcher_gen::arch::dr7;
+
 use crate::exit::DebugCauses;
 use crate::registers;
 
@@ -110,9 +112,6 @@ pub struct GuestDebug {
 }
 
 impl GuestDebug {
-    /// DR7 with nothing enabled: bit 10 is always set.
-    const DISABLED: u64 = 1 << 10;
-
     /// For a guest whose own addresses are these.
     ///
     /// # Safety
@@ -157,7 +156,7 @@ impl GuestDebug {
     /// long mode heeds them (Intel SDM vol. 3, 18.2.4).
     #[must_use]
     pub fn dr7(&self) -> u64 {
-        let mut dr7 = Self::DISABLED;
+        let mut dr7 = dr7::DISABLED;
         for (number, breakpoint) in self.breakpoints.iter().enumerate() {
             if let Some((_, access)) = breakpoint {
                 let field = access.field() | access.width().field() << 2;
@@ -228,7 +227,7 @@ impl GuestDebug {
                 "mov dr3, {dr3}",
                 "mov dr6, {dr6}",
                 dr6 = in(reg) DebugCauses::DR6_CLEAR,
-                dr7 = in(reg) Self::DISABLED,
+                dr7 = in(reg) dr7::DISABLED,
                 dr0 = in(reg) dr0,
                 dr1 = in(reg) dr1,
                 dr2 = in(reg) dr2,
@@ -346,14 +345,13 @@ mod tests {
 
     #[test]
     fn no_breakpoint_sets_gd_or_watches_io_ports() {
-        const GD: u64 = 1 << 13;
         for number in 0..4 {
             let accesses =
                 WIDTHS.into_iter().flat_map(|w| [Access::Write(w), Access::ReadWrite(w)]);
             for access in accesses.chain([Access::Execute]) {
                 let mut debug = debug();
                 debug.set(number, Some((0x1000, access))).unwrap();
-                assert_eq!(debug.dr7() & GD, 0);
+                assert_eq!(debug.dr7() & dr7::GD, 0);
                 assert_ne!(debug.dr7() >> (16 + 4 * number) & 3, 0b10);
             }
         }

@@ -5,7 +5,7 @@ use raw_cpuid::native_cpuid::cpuid_count;
 use switcher_gen::Axes;
 use switcher_gen::arch::{
     ArchCapabilities, HostFeatures, HostState, McuOptCtrl, Msr as MsrName, PagingMode, SpecCtrl,
-    Speculation, TsxCtrl, Vendor,
+    Speculation, TsxCtrl, Vendor, cr4, s_cet,
 };
 use switcher_gen::mitigations::Assessment;
 use x86_64::registers::control::{Cr4, Cr4Flags};
@@ -36,7 +36,7 @@ impl Detect for HostFeatures {
             paging,
             pcid: cr4 & Cr4Flags::PCID.bits() != 0,
             pku: cr4 & Cr4Flags::PROTECTION_KEY_USER.bits() != 0,
-            ibt: cr4 & CR4_CET != 0 && endbranch_enabled(),
+            ibt: cr4 & cr4::CET != 0 && endbranch_enabled(),
             smep: cr4 & Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION.bits() != 0,
             automatic_ibrs: automatic_ibrs(),
             spec_ctrl: spec_ctrl(says),
@@ -72,17 +72,13 @@ fn assess(features: HostFeatures, vendor: Vendor, untrained: bool) -> Assessment
     Assessment::of(&features, vendor)
 }
 
-/// CR4.CET (Intel SDM vol. 3, 2.5).
-const CR4_CET: u64 = 1 << 23;
-
 /// S_CET.ENDBR_EN (Intel SDM vol. 1, 17.1), on CPUs that have indirect branch tracking.
 fn endbranch_enabled() -> bool {
     const CET_IBT: u32 = 1 << 20;
-    const ENDBR_EN: u64 = 1 << 2;
     // CR4.CET is set, so leaf 7 exists.
     let tracking = cpuid_count(7, 0).edx & CET_IBT != 0;
     // SAFETY: the MSR exists where CPUID reports CET_IBT; reading it changes nothing.
-    tracking && unsafe { read_msr(MsrName::SCet.address()) } & ENDBR_EN != 0
+    tracking && unsafe { read_msr(MsrName::SCet.address()) } & s_cet::ENDBR_EN != 0
 }
 
 /// EFER.AIBRSE (AMD APM vol. 2, 3.1.7); reserved, and zero, on CPUs without automatic IBRS.

@@ -3,7 +3,7 @@
 use core::arch::asm;
 use core::ptr::NonNull;
 
-use switcher_gen::arch::{Cr3, Msr as MsrName, NonCanonical, PagingMode, Vendor};
+use switcher_gen::arch::{Cr3, Msr as MsrName, NonCanonical, PagingMode, Vendor, cr4};
 use switcher_gen::asm::Label;
 use switcher_gen::layout::{Mode, PtRegs, SwitchFlags, TssExtra};
 use switcher_gen::{Axes, Variant};
@@ -197,7 +197,7 @@ impl Cpu<'_> {
         // `install` the stacks to be there. The entries are in the sealed image of the switcher, which owns
         // the table and is borrowed until the host's is loaded again.
         let host_idt = unsafe { Idt::load(idt) };
-        let cet = running.now.cr4 & state::CR4_CET != 0;
+        let cet = running.now.cr4 & cr4::CET != 0;
         let context = Context { has: self.has, per_cpu: block, pku, cet };
         // SAFETY: CPL 0, interrupts are off, the switcher's IDT is loaded, this is the CPU that `has` was
         // read on, and `check_running` has looked at the guest.

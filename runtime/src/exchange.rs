@@ -6,6 +6,8 @@
 
 use core::arch::asm;
 
+use switcher_gen::arch::{Msr as MsrName, debugctl};
+
 use crate::debug::GuestDebug;
 use crate::exit::DebugCauses;
 use crate::guest::{DataSelectors, Guest};
@@ -91,8 +93,6 @@ unsafe fn exchange_pkru(new: u32) -> u32 {
     old
 }
 
-const KERNEL_GS_BASE: u32 = 0xC000_0102;
-
 /// The inactive GS base, which the switcher makes the active one. The host has no use for what it was.
 pub(crate) struct GsBase;
 
@@ -104,12 +104,12 @@ impl Exchange for GsBase {
     unsafe fn load(_: &Context, guest: &Guest) {
         // SAFETY: the value is canonical: `set_gs_base` has checked it for the paging mode that `enter`
         // has found to be this host's, or it was read from this MSR.
-        unsafe { registers::write_msr(KERNEL_GS_BASE, guest.gs_base()) };
+        unsafe { registers::write_msr(MsrName::KernelGsBase.address(), guest.gs_base()) };
     }
 
     unsafe fn restore(_: &Context, (): (), guest: &mut Guest) {
         // SAFETY: an MSR of every CPU with long mode.
-        guest.take_gs_base(unsafe { registers::read_msr(KERNEL_GS_BASE) });
+        guest.take_gs_base(unsafe { registers::read_msr(MsrName::KernelGsBase.address()) });
     }
 }
 
@@ -180,8 +180,6 @@ unsafe fn load_selectors(now: [u16; 4], wanted: [u16; 4], gs_base: u64) {
     }
 }
 
-const TSC_AUX: u32 = 0xC000_0103;
-
 /// What RDTSCP and RDPID show, if the guest has one of its own.
 pub(crate) struct TscAux;
 
@@ -193,9 +191,9 @@ impl Exchange for TscAux {
     unsafe fn load(_: &Context, guest: &Guest) -> Option<u64> {
         guest.tsc_aux.map(|guest| {
             // SAFETY: the MSR exists where RDTSCP does, which `for_host` asks for.
-            let host = unsafe { registers::read_msr(TSC_AUX) };
+            let host = unsafe { registers::read_msr(MsrName::TscAux.address()) };
             // SAFETY: as above; it takes any 32 bits. Hooks find their CPU by GS.
-            unsafe { registers::write_msr(TSC_AUX, guest.into()) };
+            unsafe { registers::write_msr(MsrName::TscAux.address(), guest.into()) };
             host
         })
     }
@@ -203,13 +201,13 @@ impl Exchange for TscAux {
     unsafe fn is_untouched(_: &Context, kept: &Option<u64>, guest: &Guest) -> bool {
         // SAFETY: as for loading.
         kept.is_none()
-            || guest.tsc_aux.map(u64::from) == Some(unsafe { registers::read_msr(TSC_AUX) })
+            || guest.tsc_aux.map(u64::from) == Some(unsafe { registers::read_msr(MsrName::TscAux.address()) })
     }
 
     unsafe fn restore(_: &Context, kept: Option<u64>, _: &mut Guest) {
         if let Some(host) = kept {
             // SAFETY: this is what it was.
-            unsafe { registers::write_msr(TSC_AUX, host) };
+            unsafe { registers::write_msr(MsrName::TscAux.address(), host) };
         }
     }
 }
@@ -239,8 +237,6 @@ unsafe fn put_back(msr: u32, host: u64, guest: u64) {
     }
 }
 
-const U_CET: u32 = 0x6A0;
-
 /// Shadow stacks and branch tracking of CPL 3: off, where there could be any.
 pub(crate) struct UserCet;
 
@@ -260,22 +256,19 @@ impl Exchange for UserCet {
             return 0;
         }
         // SAFETY: CPUID says that it exists; it has no effect in ring 0.
-        unsafe { load_instead(U_CET, 0) }
+        unsafe { load_instead(MsrName::UCet.address(), 0) }
     }
 
     unsafe fn is_untouched(context: &Context, _: &u64, _: &Guest) -> bool {
         // SAFETY: as for loading.
-        !Self::is_here(context) || unsafe { registers::read_msr(U_CET) } == 0
+        !Self::is_here(context) || unsafe { registers::read_msr(MsrName::UCet.address()) } == 0
     }
 
     unsafe fn restore(_: &Context, kept: u64, _: &mut Guest) {
         // SAFETY: it is not 0 only where the MSR exists.
-        unsafe { put_back(U_CET, kept, 0) };
+        unsafe { put_back(MsrName::UCet.address(), kept, 0) };
     }
 }
-
-const DEBUGCTL: u32 = 0x1D9;
-const BUS_LOCK_DETECT: u64 = 1 << 2;
 
 /// Debugging and tracing of what runs: off, but for bus locks where the host wants to be told.
 pub(crate) struct DebugCtl;
@@ -284,7 +277,7 @@ impl DebugCtl {
     /// What a guest runs with.
     const fn of(context: &Context, guest: &Guest) -> u64 {
         let traps = guest.trap_bus_locks && context.has.bus_lock_detection;
-        if traps { BUS_LOCK_DETECT } else { 0 }
+        if traps { debugctl::BUS_LOCK_DETECT } else { 0 }
     }
 }
 
@@ -297,21 +290,19 @@ impl Exchange for DebugCtl {
         let wanted = Self::of(context, guest);
         // SAFETY: every 64-bit CPU has the MSR, and takes 0; CPUID says that it has the other bit, which
         // has no effect in ring 0.
-        (unsafe { load_instead(DEBUGCTL, wanted) }, wanted)
+        (unsafe { load_instead(MsrName::Debugctl.address(), wanted) }, wanted)
     }
 
     unsafe fn is_untouched(_: &Context, (_, guest): &(u64, u64), _: &Guest) -> bool {
         // SAFETY: as for loading. What a #DB clears (BTF and LBR) is clear.
-        unsafe { registers::read_msr(DEBUGCTL) == *guest }
+        unsafe { registers::read_msr(MsrName::Debugctl.address()) == *guest }
     }
 
     unsafe fn restore(_: &Context, (host, guest): (u64, u64), _: &mut Guest) {
         // SAFETY: this is what it was.
-        unsafe { put_back(DEBUGCTL, host, guest) };
+        unsafe { put_back(MsrName::Debugctl.address(), host, guest) };
     }
 }
-
-const PEBS_ENABLE: u32 = 0x3F1;
 
 /// Sampling to memory: off, where there is any.
 pub(crate) struct Pebs;
@@ -326,17 +317,17 @@ impl Exchange for Pebs {
             return 0;
         }
         // SAFETY: `Has` says that it exists.
-        unsafe { load_instead(PEBS_ENABLE, 0) }
+        unsafe { load_instead(MsrName::PebsEnable.address(), 0) }
     }
 
     unsafe fn is_untouched(context: &Context, _: &u64, _: &Guest) -> bool {
         // SAFETY: as for loading.
-        !context.has.pebs || unsafe { registers::read_msr(PEBS_ENABLE) } == 0
+        !context.has.pebs || unsafe { registers::read_msr(MsrName::PebsEnable.address()) } == 0
     }
 
     unsafe fn restore(_: &Context, kept: u64, _: &mut Guest) {
         // SAFETY: it is not 0 only where the MSR exists.
-        unsafe { put_back(PEBS_ENABLE, kept, 0) };
+        unsafe { put_back(MsrName::PebsEnable.address(), kept, 0) };
     }
 }
 

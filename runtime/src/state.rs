@@ -13,7 +13,9 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use raw_cpuid::CpuIdReader;
-use switcher_gen::arch::{PagingMode, RFlags, Selectors};
+use switcher_gen::arch::{
+    Msr as MsrName, PagingMode, RFlags, Selectors, cr0, cr4, dr7, efer, s_cet,
+};
 
 use crate::exchange::{
     Breakpoints, Context, DebugCtl, Dr6, Exchange, GsBase, Pebs, Pkru, Segments,
@@ -208,21 +210,10 @@ impl Has {
     }
 }
 
-/// MSR IA32_MISC_ENABLE, and its bit that says that there is no PEBS (Intel SDM vol. 4).
-const MISC_ENABLE: u32 = 0x1A0;
+/// The bit of MSR IA32_MISC_ENABLE that says that there is no PEBS (Intel SDM vol. 4).
 const PEBS_UNAVAILABLE: u64 = 1 << 12;
-/// MSR S_CET, and SH_STK_EN in it.
-const S_CET: u32 = 0x6A2;
-const SH_STK_EN: u64 = 1 << 0;
-/// MSR IA32_USER_MSR_CTL.
-const USER_MSR_CTL: u32 = 0x1C;
-/// MSR LSTAR.
-const LSTAR: u32 = 0xC000_0082;
-/// MSR EFER.
-const EFER: u32 = 0xC000_0080;
-/// MSR SEV_STATUS, and its bits for guests that #VC tells of what is intercepted (AMD APM vol. 2, 15.34 to 15.36;
+/// The bits of MSR SEV_STATUS for guests that #VC tells of what is intercepted (AMD APM vol. 2, 15.34 to 15.36;
 /// Linux, asm/msr-index.h): SEV-ES and SEV-SNP. With SEV alone there is no such exception.
-const SEV_STATUS: u32 = 0xC001_0131;
 const SEV_ES_OR_SNP: u64 = 0b11 << 1;
 /// The leaf of CPUID by which guests of a TDX module know it: "IntelTDX    " in EBX, EDX and ECX (Intel TDX Module
 /// Base Architecture Specification; Linux, arch/x86/coco/tdx/tdx.c).
@@ -268,11 +259,14 @@ impl Host {
         let (gdt_base, gdt_limit) = (gdtr.base(), gdtr.limit());
         let entries = if is_within_a_page(gdt_base, gdt_limit) { gdt_limit / 8 + 1 } else { 0 };
         // SAFETY: the MSR exists where CR4.CET can be set.
-        let s_cet = (cr4 & CR4_CET != 0).then(|| unsafe { registers::read_msr(S_CET) });
+        let s_cet =
+            (cr4 & cr4::CET != 0).then(|| unsafe { registers::read_msr(MsrName::SCet.address()) });
         // SAFETY: CPUID says that it exists.
-        let user_msr_ctl = has.user_msr.then(|| unsafe { registers::read_msr(USER_MSR_CTL) });
+        let user_msr_ctl =
+            has.user_msr.then(|| unsafe { registers::read_msr(MsrName::UserMsrCtl.address()) });
         // SAFETY: CPUID says that the CPU can have such guests; Linux reads it there, too.
-        let sev_status = has.sev.then(|| unsafe { registers::read_msr(SEV_STATUS) });
+        let sev_status =
+            has.sev.then(|| unsafe { registers::read_msr(MsrName::SevStatus.address()) });
         Self {
             has,
             paging,
@@ -280,7 +274,7 @@ impl Host {
             cr0: registers::cr0(),
             cr4,
             // SAFETY: every 64-bit CPU has EFER.
-            efer: unsafe { registers::read_msr(EFER) },
+            efer: unsafe { registers::read_msr(MsrName::Efer.address()) },
             s_cet,
             user_msr_ctl,
             sev_status,
@@ -302,7 +296,7 @@ impl Host {
 /// Whether the CPU this runs on has PEBS switched off for good.
 pub(crate) fn pebs_is_unavailable() -> bool {
     // SAFETY: CPUs with a debug store have the MSR.
-    unsafe { registers::read_msr(MISC_ENABLE) & PEBS_UNAVAILABLE != 0 }
+    unsafe { registers::read_msr(MsrName::MiscEnable.address()) & PEBS_UNAVAILABLE != 0 }
 }
 
 /// A table with its last byte on the page of its first one.
@@ -338,7 +332,7 @@ impl Installed {
     pub(crate) fn read() -> Self {
         let (cr4, tr) = (registers::cr4(), registers::tr());
         // SAFETY: every CPU with long mode has the MSR; reading it changes nothing.
-        let lstar = unsafe { registers::read_msr(LSTAR) };
+        let lstar = unsafe { registers::read_msr(MsrName::Lstar.address()) };
         Self { cr4, tr, gdtr: DescriptorTablePointer::gdtr(), lstar }
     }
 }
@@ -399,34 +393,6 @@ impl Running {
         }
     }
 }
-
-const CR0_EM: u64 = 1 << 2;
-const CR0_TS: u64 = 1 << 3;
-const CR0_NE: u64 = 1 << 5;
-const CR0_WP: u64 = 1 << 16;
-const CR4_PVI: u64 = 1 << 1;
-const CR4_PCE: u64 = 1 << 8;
-const CR4_OSFXSR: u64 = 1 << 9;
-const CR4_UMIP: u64 = 1 << 11;
-const CR4_LA57: u64 = 1 << 12;
-const CR4_FSGSBASE: u64 = 1 << 16;
-const CR4_PCIDE: u64 = 1 << 17;
-const CR4_OSXSAVE: u64 = 1 << 18;
-/// Key Locker (Intel SDM vol. 3, 2.5).
-const CR4_KL: u64 = 1 << 19;
-const CR4_SMEP: u64 = 1 << 20;
-const CR4_SMAP: u64 = 1 << 21;
-const CR4_PKE: u64 = 1 << 22;
-pub(crate) const CR4_CET: u64 = 1 << 23;
-const CR4_UINTR: u64 = 1 << 25;
-/// Linear address space separation, and masking of addresses with bit 63 set (Intel SDM vol. 3, 2.5; Linux,
-/// uapi/asm/processor-flags.h).
-const CR4_LASS: u64 = 1 << 27;
-const CR4_LAM_SUP: u64 = 1 << 28;
-const CR4_FRED: u64 = 1 << 32;
-/// AMD APM vol. 2, 3.1.7: segment limits in 64-bit mode; upper addresses are ignored.
-const EFER_LMSLE: u64 = 1 << 13;
-const EFER_UAIE: u64 = 1 << 20;
 
 /// Selectors up to this one are null, whatever their RPL.
 pub(crate) const NULL: u16 = 3;
@@ -808,7 +774,7 @@ fn flags_are_clear(running: &Running) -> Result<(), Wrong> {
         ),
     ];
     for (flag, register, problem, mend) in wanted {
-        let matters = flag != RFlags::AC || now.cr4 & CR4_SMAP != 0;
+        let matters = flag != RFlags::AC || now.cr4 & cr4::SMAP != 0;
         if flags.contains(flag) && matters {
             return wrong(register, flags.bits(), problem, mend);
         }
@@ -832,7 +798,7 @@ fn lstar_is_the_switchers(running: &Running) -> Result<(), Wrong> {
 
 fn no_breakpoint_is_armed(running: &Running) -> Result<(), Wrong> {
     /// L0 to G3, and GD.
-    const LIVE: u64 = 0xFF | 1 << 13;
+    const LIVE: u64 = dr7::ARMED | dr7::GD;
     if running.dr7 & LIVE == 0 {
         return Ok(());
     }
@@ -991,8 +957,8 @@ cpu_state! {
             Checked("on CPUs with UMIP, CR4.UMIP must be set"),
             Duty { name: "descriptor addresses", what: "on CPUs without UMIP, guests know where the GDT and the switcher's IDT lie: their addresses should tell nothing of the rest of the host" },
         ],
-        install [|host| bit("CR4.UMIP", host.cr4, CR4_UMIP, host.has.umip || host.cr4 & CR4_UMIP != 0, "guests could read where the GDT and the IDT lie", "set it: this CPU has it")],
-        enter [|it| kept("CR4.UMIP", it, CR4_UMIP)],
+        install [|host| bit("CR4.UMIP", host.cr4, cr4::UMIP, host.has.umip || host.cr4 & cr4::UMIP != 0, "guests could read where the GDT and the IDT lie", "set it: this CPU has it")],
+        enter [|it| kept("CR4.UMIP", it, cr4::UMIP)],
         exchange [];
     Ldtr: "LDTR",
         rows [51],
@@ -1028,7 +994,7 @@ cpu_state! {
             Checked("CR4.PKE is as the variant has it"),
         ],
         install [],
-        enter [|it| kept("CR4.PKE", it, CR4_PKE)],
+        enter [|it| kept("CR4.PKE", it, cr4::PKE)],
         exchange [pkru: Pkru];
     GsBase: "both GS bases",
         rows [5, 6, 7],
@@ -1040,7 +1006,7 @@ cpu_state! {
             Checked("CR4.FSGSBASE stays set, and `enter` finds GS base to be the block of this CPU"),
         ],
         install [],
-        enter [|it| kept("CR4.FSGSBASE", it, CR4_FSGSBASE)],
+        enter [|it| kept("CR4.FSGSBASE", it, cr4::FSGSBASE)],
         exchange [gs_base: GsBase];
     Segments: "DS, ES, FS and GS selectors; FS base",
         rows [55],
@@ -1070,14 +1036,14 @@ cpu_state! {
             Choice("MP means nothing then; AM decides whether AC has an effect in guests"),
         ],
         install [
-            |host| bit("CR0.NE", host.cr0, CR0_NE, true, "a guest's FPU errors would be external interrupts", "set it"),
-            |host| bit("CR0.WP", host.cr0, CR0_WP, true, "ring 0 would write to pages that are read-only", "set it")
+            |host| bit("CR0.NE", host.cr0, cr0::NE, true, "a guest's FPU errors would be external interrupts", "set it"),
+            |host| bit("CR0.WP", host.cr0, cr0::WP, true, "ring 0 would write to pages that are read-only", "set it")
         ],
         enter [
-            |it| bit("CR0.TS", it.cr0, CR0_TS, false, "the first FPU instruction in ring 0 would fault under the switcher's IDT", "give the FPU to the guest before `enter`: execute CLTS"),
-            |it| bit("CR0.EM", it.cr0, CR0_EM, false, "FPU instructions would fault in ring 0, under the switcher's IDT", "clear it"),
-            |it| bit("CR0.NE", it.cr0, CR0_NE, true, "a guest's FPU errors would be external interrupts", "set it"),
-            |it| bit("CR0.WP", it.cr0, CR0_WP, true, "ring 0 would write to pages that are read-only", "set it")
+            |it| bit("CR0.TS", it.cr0, cr0::TS, false, "the first FPU instruction in ring 0 would fault under the switcher's IDT", "give the FPU to the guest before `enter`: execute CLTS"),
+            |it| bit("CR0.EM", it.cr0, cr0::EM, false, "FPU instructions would fault in ring 0, under the switcher's IDT", "clear it"),
+            |it| bit("CR0.NE", it.cr0, cr0::NE, true, "a guest's FPU errors would be external interrupts", "set it"),
+            |it| bit("CR0.WP", it.cr0, cr0::WP, true, "ring 0 would write to pages that are read-only", "set it")
         ],
         exchange [];
     Cr4Ring0: "CR4.SMXE, VMXE, MCE, PSE, PAE; CR0.CD, NW; PAT, MTRRs",
@@ -1110,8 +1076,8 @@ cpu_state! {
         ],
         install [],
         enter [
-            |it| bit("CR4.OSFXSR", it.now.cr4, CR4_OSFXSR, true, "STMXCSR would be undefined in ring 0, under the switcher's IDT", "set it"),
-            |it| kept("CR4.OSXSAVE", it, CR4_OSXSAVE)
+            |it| bit("CR4.OSFXSR", it.now.cr4, cr4::OSFXSR, true, "STMXCSR would be undefined in ring 0, under the switcher's IDT", "set it"),
+            |it| kept("CR4.OSXSAVE", it, cr4::OSXSAVE)
         ],
         exchange [];
     Cr4User: "CR4.PVI, PCE, UINTR, KL, TSD, DE, VME",
@@ -1123,10 +1089,10 @@ cpu_state! {
         ],
         install [],
         enter [
-            |it| bit("CR4.PVI", it.now.cr4, CR4_PVI, false, "CLI and STI of a guest would change VIF", "clear it"),
-            |it| bit("CR4.PCE", it.now.cr4, CR4_PCE, false, "guests would read the host's performance counters", "clear it around `enter`"),
-            |it| bit("CR4.UINTR", it.now.cr4, CR4_UINTR, false, "guests would send user interrupts, and get the host's", "clear it around `enter`"),
-            |it| bit("CR4.KL", it.now.cr4, CR4_KL, false, "guests would use key handles of the host's, and of each other's", "clear it around `enter`")
+            |it| bit("CR4.PVI", it.now.cr4, cr4::PVI, false, "CLI and STI of a guest would change VIF", "clear it"),
+            |it| bit("CR4.PCE", it.now.cr4, cr4::PCE, false, "guests would read the host's performance counters", "clear it around `enter`"),
+            |it| bit("CR4.UINTR", it.now.cr4, cr4::UINTR, false, "guests would send user interrupts, and get the host's", "clear it around `enter`"),
+            |it| bit("CR4.KL", it.now.cr4, cr4::KL, false, "guests would use key handles of the host's, and of each other's", "clear it around `enter`")
         ],
         exchange [];
     Cr4Paging: "CR4.LA57, PCIDE, SMEP, SMAP, PGE, PKS, LASS, LAM_SUP; CR3.LAM_U48, LAM_U57; PCIDs and global translations",
@@ -1140,20 +1106,20 @@ cpu_state! {
         ],
         install [],
         enter [
-            |it| kept("CR4.LA57", it, CR4_LA57),
-            |it| kept("CR4.PCIDE", it, CR4_PCIDE),
-            |it| kept("CR4.SMEP", it, CR4_SMEP),
-            |it| kept("CR4.SMAP", it, CR4_SMAP),
-            |it| bit("CR4.LASS", it.now.cr4, CR4_LASS, false, "a guest's accesses to addresses with bit 63 set would fault, and its kernel is there", "clear it around `enter`"),
-            |it| bit("CR4.LAM_SUP", it.now.cr4, CR4_LAM_SUP, false, "the proofs take addresses that are not canonical to fault", "clear it around `enter`")
+            |it| kept("CR4.LA57", it, cr4::LA57),
+            |it| kept("CR4.PCIDE", it, cr4::PCIDE),
+            |it| kept("CR4.SMEP", it, cr4::SMEP),
+            |it| kept("CR4.SMAP", it, cr4::SMAP),
+            |it| bit("CR4.LASS", it.now.cr4, cr4::LASS, false, "a guest's accesses to addresses with bit 63 set would fault, and its kernel is there", "clear it around `enter`"),
+            |it| bit("CR4.LAM_SUP", it.now.cr4, cr4::LAM_SUP, false, "the proofs take addresses that are not canonical to fault", "clear it around `enter`")
         ],
         exchange [];
     Fred: "CR4.FRED",
         rows [33],
         why "SWAPGS is undefined then, and events do not come through the IDT (Intel FRED specification, 9).",
         care [Checked("it must be clear")],
-        install [|host| bit("CR4.FRED", host.cr4, CR4_FRED, false, "no switcher supports it", "use the IDT on this CPU")],
-        enter [|it| bit("CR4.FRED", it.now.cr4, CR4_FRED, false, "no switcher supports it", "use the IDT on this CPU")],
+        install [|host| bit("CR4.FRED", host.cr4, cr4::FRED, false, "no switcher supports it", "use the IDT on this CPU")],
+        enter [|it| bit("CR4.FRED", it.now.cr4, cr4::FRED, false, "no switcher supports it", "use the IDT on this CPU")],
         exchange [];
     Efer: "EFER: SCE, NXE, LMSLE, UAIE, SVME, AIBRSE, FFXSR, TCE, MCOMMIT, INTWB",
         rows [3, 17],
@@ -1165,8 +1131,8 @@ cpu_state! {
             Choice("the others: mitigations are chosen with AIBRSE in view; FFXSR, TCE and INTWB are about ring 0; with MCOMMIT, a guest waits for its own stores"),
         ],
         install [
-            |host| bit("EFER.LMSLE", host.efer, EFER_LMSLE, false, "segments would have limits in 64-bit mode", "clear it"),
-            |host| bit("EFER.UAIE", host.efer, EFER_UAIE, false, "the proofs take addresses that are not canonical to fault", "clear it")
+            |host| bit("EFER.LMSLE", host.efer, efer::LMSLE, false, "segments would have limits in 64-bit mode", "clear it"),
+            |host| bit("EFER.UAIE", host.efer, efer::UAIE, false, "the proofs take addresses that are not canonical to fault", "clear it")
         ],
         enter [],
         exchange [];
@@ -1192,7 +1158,7 @@ cpu_state! {
             Checked("CR4.CET is as it was when the switcher was installed"),
         ],
         install [],
-        enter [|it| kept("CR4.CET", it, CR4_CET)],
+        enter [|it| kept("CR4.CET", it, cr4::CET)],
         exchange [user_cet: UserCet];
     SupervisorCet: "S_CET",
         rows [33],
@@ -1201,7 +1167,7 @@ cpu_state! {
             Checked("no supervisor shadow stacks when the switcher is installed; ENDBR_EN is as the variant has it"),
             Duty { name: "S_CET", what: "while it is installed, it stays as it was" },
         ],
-        install [|host| bit("S_CET.SH_STK_EN", host.s_cet.unwrap_or_default(), SH_STK_EN, false, "no switcher supports supervisor shadow stacks", "run without them on this CPU")],
+        install [|host| bit("S_CET.SH_STK_EN", host.s_cet.unwrap_or_default(), s_cet::SH_STK_EN, false, "no switcher supports supervisor shadow stacks", "run without them on this CPU")],
         enter [],
         exchange [];
     DebugRegisters: "DR0 to DR3, DR7; AMD's masks of their addresses (MSRs C001_1027h, C001_1019h to C001_101Bh)",

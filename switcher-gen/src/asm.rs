@@ -5,6 +5,10 @@
 //! labels, windows and relocations. It allocates five times and never panics; what goes wrong on
 //! the way is kept and reported by [`CodeBuffer::finish`].
 
+mod program;
+
+pub use program::Program;
+
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 

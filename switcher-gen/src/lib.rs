@@ -107,4 +107,5 @@ pub use variant::{
 pub mod __private {
     pub use dynasm::dynasm;
     pub use memoffset;
+    pub use switcher_macros::asm;
 }

@@ -3,7 +3,7 @@
 
 mod gas;
 
-use switcher_gen::layout::Revision;
+use switcher_gen::layout::{IretFrame, PtRegs, Pvcs, PvcsCurrent, Revision, Tss, TssExtra};
 use switcher_gen::prove::{BadCode, BlockOffsets, Prover, Setting, Target, Verdict};
 use switcher_gen::{Policy, Variant, elf};
 
@@ -48,23 +48,86 @@ fn its_data_may_lie_anywhere_but_must_lie_where_it_is_said_to() {
     assert_eq!(found.obligation.name, "memory", "{found}");
 }
 
+/// A field of the PVCS, from where the one of 2024 has it to where that of 2026 does.
+fn moved(name: &str, from: usize, to: usize) -> (String, String) {
+    (format!("{name}, 0x{from:02X}"), format!("{name}, 0x{to:02X}"))
+}
+
 /// From the PVCS of 2024 to that of 2026: fields move, and RSP passes through.
-const TO_CURRENT: [(&str, &str); 8] = [
-    ("PVCS_USER_GSBASE, 0x50", "PVCS_USER_GSBASE, 0x48"),
-    ("PVCS_EFLAGS, 0x58", "PVCS_EFLAGS, 0x50"),
-    ("PVCS_RIP, 0x60", "PVCS_RIP, 0x58"),
-    ("PVCS_RCX, 0x70", "PVCS_RCX, 0x60"),
-    ("PVCS_R11, 0x78", "PVCS_R11, 0x68"),
-    ("\tpushq\t%gs:SMOD_RSP\n", "\tpushq\t%gs:TSS_SP2\n"),
-    ("\tmovq\t%gs:TSS_SP2, %rax\n\tmovq\t%rax, PVCS_RSP(%rdx)\n", ""),
-    ("\tmovq\t%gs:TSS_SP2, %rcx\n\tmovq\t%rcx, %gs:SMOD_RSP\n", ""),
-];
+fn to_current() -> Vec<(String, String)> {
+    let moved = [
+        moved("PVCS_USER_GSBASE", Pvcs::user_gsbase.bytes(), PvcsCurrent::user_gsbase.bytes()),
+        moved("PVCS_EFLAGS", Pvcs::eflags.bytes(), PvcsCurrent::eflags.bytes()),
+        moved("PVCS_RIP", Pvcs::rip.bytes(), PvcsCurrent::rip.bytes()),
+        moved("PVCS_RCX", Pvcs::rcx.bytes(), PvcsCurrent::rcx.bytes()),
+        moved("PVCS_R11", Pvcs::r11.bytes(), PvcsCurrent::r11.bytes()),
+    ];
+    let passes_through = [
+        ("\tpushq\t%gs:SMOD_RSP\n", "\tpushq\t%gs:TSS_SP2\n"),
+        ("\tmovq\t%gs:TSS_SP2, %rax\n\tmovq\t%rax, PVCS_RSP(%rdx)\n", ""),
+        ("\tmovq\t%gs:TSS_SP2, %rcx\n\tmovq\t%rcx, %gs:SMOD_RSP\n", ""),
+    ];
+    let passes_through = passes_through.map(|(from, to)| (from.to_owned(), to.to_owned()));
+    moved.into_iter().chain(passes_through).collect()
+}
+
+/// The hand-written switcher has its numbers from nowhere: where a field has moved, this says so.
+#[test]
+fn its_numbers_are_those_of_the_layouts() {
+    let (tss, extra) = ("GS_TSS + ", "GS_TSS_EXTRA + ");
+    let fields = [
+        ("TSS_SP0", tss, Tss::sp0.bytes()),
+        ("TSS_SP1", tss, Tss::sp1.bytes()),
+        ("TSS_SP2", tss, Tss::sp2.bytes()),
+        ("TSS_IST1", tss, Tss::ist1.bytes()),
+        ("HOST_CR3", extra, TssExtra::host_cr3.bytes()),
+        ("HOST_RSP", extra, TssExtra::host_rsp.bytes()),
+        ("ENTER_CR3", extra, TssExtra::enter_cr3.bytes()),
+        ("HOST_SPEC_CTRL", extra, TssExtra::host_spec_ctrl.bytes()),
+        ("GUEST_SPEC_CTRL", extra, TssExtra::guest_spec_ctrl.bytes()),
+        ("SWITCH_FLAGS", extra, TssExtra::switch_flags.bytes()),
+        ("SMOD_CR3", extra, TssExtra::smod_cr3.bytes()),
+        ("UMOD_CR3", extra, TssExtra::umod_cr3.bytes()),
+        ("PVCS", extra, TssExtra::pvcs.bytes()),
+        ("RETU_RIP", extra, TssExtra::retu_rip.bytes()),
+        ("SMOD_ENTRY", extra, TssExtra::smod_entry.bytes()),
+        ("SMOD_GSBASE", extra, TssExtra::smod_gsbase.bytes()),
+        ("SMOD_RSP", extra, TssExtra::smod_rsp.bytes()),
+        ("PVCS_USER_CS_SS", "", Pvcs::user_cs.bytes()),
+        ("PVCS_USER_GSBASE", "", Pvcs::user_gsbase.bytes()),
+        ("PVCS_EFLAGS", "", Pvcs::eflags.bytes()),
+        ("PVCS_RIP", "", Pvcs::rip.bytes()),
+        ("PVCS_RSP", "", Pvcs::rsp.bytes()),
+        ("PVCS_RCX", "", Pvcs::rcx.bytes()),
+        ("PVCS_R11", "", Pvcs::r11.bytes()),
+        ("IRET_RIP", "", IretFrame::rip.bytes()),
+        ("IRET_CS", "", IretFrame::cs.bytes()),
+        ("IRET_FLAGS", "", IretFrame::eflags.bytes()),
+        ("IRET_RSP", "", IretFrame::rsp.bytes()),
+        ("IRET_SS", "", IretFrame::ss.bytes()),
+        ("PT_REGS_SIZE", "", size_of::<PtRegs>()),
+    ];
+    let of_a_struct =
+        |name: &str| ["TSS_", "PVCS_", "IRET_"].iter().any(|kind| name.starts_with(kind));
+    for line in gas::SWITCHER.lines().filter_map(|line| line.strip_prefix("\t.set\t")) {
+        let (name, value) = line.split_once(", ").expect("a name and its value");
+        let known = fields.iter().find(|field| field.0 == name);
+        assert!(known.is_some() || !of_a_struct(name), "{name} is not looked at");
+        if let Some((_, base, at)) = known {
+            assert_eq!(value, format!("{base}0x{at:02X}"), "{name}");
+        }
+    }
+    let set = |name: &str| gas::SWITCHER.contains(&format!("\t.set\t{name}, "));
+    assert!(fields.iter().all(|(name, ..)| set(name)), "a name is gone");
+}
 /// This must go, too: the frame holds the guest's own RSP already.
 const RSP_OF_THE_PVCS: &str = "\tmovq\tPVCS_RSP(%rdx), %r11\n\tmovq\t%r11, 8 + IRET_RSP(%rsp)\n";
 
 #[test]
 fn of_the_current_revision_it_is_proved_as_such_and_as_no_other() {
-    let moved = gas::replaced(gas::SWITCHER, &TO_CURRENT);
+    let changes = to_current();
+    let changes: Vec<_> = changes.iter().map(|(from, to)| (&**from, &**to)).collect();
+    let moved = gas::replaced(gas::SWITCHER, &changes);
     let current = gas::replaced(&moved, &[(RSP_OF_THE_PVCS, "")]);
     let as_revision = |source: &str, revision| {
         let object = gas::assemble(source, &[]);

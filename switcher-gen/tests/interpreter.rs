@@ -4,12 +4,12 @@
 
 use switcher_gen::arch::{PagingMode, RFlags, Vendor};
 use switcher_gen::fuzz::scenario::{Random, USER, random_setup, random_smod, random_umod};
-use switcher_gen::layout::{OrigAx, PtRegs, SwitchFlags};
+use switcher_gen::layout::{OrigAx, PtRegs, Pvcs, SwitchFlags};
 use switcher_gen::machine::Interpreter;
 use switcher_gen::machine::interpreter::{Error, Kind};
 use switcher_gen::native::{self, Machine};
 use switcher_gen::scenario::{Emulated, Failure, Mode, Origin, Outcome, Places, Setup, Target};
-use switcher_gen::{Image, Variant};
+use switcher_gen::{Image, Variant, program};
 
 /// Random states per variant and program.
 const STATES: usize = 150;
@@ -406,18 +406,19 @@ fn an_endless_guest_is_given_up_and_the_machine_is_as_good_as_new() {
 /// A store that no other check sees: the host's slots and what is reserved stay as they were.
 #[test]
 fn a_switcher_that_writes_to_the_hosts_memory_is_refused() {
-    // mov [rdi + PVCS.rsp], rsp on the way to smod: to a reserved field instead.
-    let store = [0x48, 0x89, 0x67, 0x68];
+    // On the way to smod, RSP goes to a reserved field instead.
+    let store = program!(; mov QWORD [BYTE rdi + Pvcs::rsp], rsp);
+    const RESERVED: usize = Pvcs::cr2.bytes() + size_of::<u64>();
     let mut machine = Interpreter::new(&Variant::REFERENCE).unwrap();
     machine.load(Mode::Umod, 0, &SYSCALL).unwrap();
     machine.load(Mode::Smod, 0, &UD2).unwrap();
     let bytes = machine.image().bytes();
-    let found = bytes.windows(4).position(|bytes| bytes == store).unwrap();
-    machine.overwrite(found + 3, &[0x20]);
+    let found = bytes.windows(store.len()).position(|bytes| bytes == store).unwrap();
+    machine.overwrite(found + store.len() - 1, &[RESERVED as u8]);
     let mut setup = machine.setup(Mode::Umod);
     setup.frame.rsp = 0x1234;
     match machine.run(&setup) {
-        Err(Error::HostMemory { region: "pvcs", offset: 0x20 }) => {}
+        Err(Error::HostMemory { region: "pvcs", offset: RESERVED }) => {}
         other => panic!("{other:?}"),
     }
 }

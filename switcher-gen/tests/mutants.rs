@@ -4,17 +4,53 @@
 //! line. Rows without a test here are of what the runtime programs (20, 21, 31).
 
 mod gas;
+mod text;
 
 use std::sync::Arc;
 
-use switcher_gen::arch::RFlags;
+use switcher_gen::arch::{RFlags, Selectors, vector};
 use switcher_gen::asm::Window;
+use switcher_gen::layout::{
+    EventFrame, FarFrame, IretFrame, OrigAx, PerCpu, PtRegs, Pvcs, SwitchFlags, Tss, TssExtra,
+};
 use switcher_gen::machine::Program;
 use switcher_gen::mutate::{self, Fate, Mutant, Operator, Tally};
 use switcher_gen::prove::{
     Counterexample, Neighbour, Prover, Setting, Target, TargetGate, Theorem, Verdict,
 };
 use switcher_gen::{Image, Variant, elf};
+use text::text;
+
+/// Is it umod's SYSCALL, and does nothing forbid a direct switch?
+fn umods_flags() -> String {
+    text!(; gs cmp QWORD [PerCpu::tss_extra + TssExtra::switch_flags], SwitchFlags::UMOD.imm32())
+}
+
+/// Are the selectors of the PVCS the usual ones?
+fn selectors() -> String {
+    text!(
+        ; cmp DWORD [BYTE rcx + Pvcs::user_cs.pair(Pvcs::user_ss)],
+            Selectors::DEFAULT.user_pair().cast_signed()
+    )
+}
+
+/// What #DB returns to is not traced.
+fn untraced() -> String {
+    text!(; and QWORD [BYTE rsp + IretFrame::eflags], RFlags::NOT_TRACED.imm32())
+}
+
+/// The VERW before a guest is entered.
+fn verw_of_guests() -> String {
+    text!(; verw WORD [BYTE rsp + IretFrame::ss.below_end().low_word()])
+}
+
+/// Those before an event returns: by IRETQ, and by a far RET.
+fn verws_of_events() -> (String, String) {
+    (
+        text!(; verw WORD [BYTE rsp + IretFrame::ss.low_word()]),
+        text!(; verw WORD [BYTE rsp + FarFrame::cs.low_word()]),
+    )
+}
 
 fn ours(variant: &str) -> Target {
     Target::image(&Image::new(&variant.parse().unwrap()).unwrap())
@@ -122,7 +158,8 @@ fn row_3_the_other_paging_modes_width() {
 
 #[test]
 fn row_4_rcx_lost_on_the_way_to_the_iretq() {
-    killed(&without(&ours("intel-4level"), "mov rcx,[rsp-28h]", 0), 4, "registers");
+    let rcx = text!(; mov rcx, QWORD [BYTE rsp + IretFrame::rip.below_end()]);
+    killed(&without(&ours("intel-4level"), &rcx, 0), 4, "registers");
     let spoilt = [
         ("\tja\tentry_IRETQ_switcher\n", "\tja\t2f\n"),
         ("\tiretq\n\tud2\n", "\tiretq\n\tud2\n2:\txorl\t%ecx, %ecx\n\tjmp\tentry_IRETQ_switcher\n"),
@@ -193,8 +230,11 @@ fn row_13_tf_and_rf_through_sysretq() {
 #[test]
 fn row_14_privileged_flags_from_memory() {
     let ours = ours("intel-4level");
+    let and = text!(
+        ; and QWORD [BYTE rsp + IretFrame::eflags.below_end()], RFlags::GUEST_ALLOWED.imm32()
+    );
     for nth in 0..3 {
-        let broken = without(&ours, "and qword ptr [rsp-18h],254FD7h", nth);
+        let broken = without(&ours, &and, nth);
         killed(&broken, 14, "guest-flags");
     }
     killed(&without(&ours, "or r11d,202h", 0), 14, "guest-flags");
@@ -230,7 +270,7 @@ fn row_18_a_null_ss_for_the_next_sysretq() {
 
 #[test]
 fn row_19_a_root_that_is_not_prepared() {
-    let ours = without_jump_behind(&ours("intel-4level"), "cmp qword ptr gs:[0C0h],2", 0);
+    let ours = without_jump_behind(&ours("intel-4level"), &umods_flags(), 0);
     killed(&ours, 19, "cr3-prepared");
     killed(&by_hand(&[("\tjnz\t.Lnot_to_smod\n", "")]), 19, "cr3-prepared");
 }
@@ -304,15 +344,15 @@ fn row_24_a_field_of_the_pvcs_read_twice() {
 #[test]
 fn row_39_what_breaks_by_some_addresses_alone() {
     let ours = ours("amd-4level+ibpb");
-    let clear = "and qword ptr [rsp+10h],0FFFFFFFFFFFFFEFFh";
-    let other = "and qword ptr [rsp+18h],0FFFFFFFFFFFFFEFFh";
-    let found = refuted(&with(&ours, Operator::Displacement, clear, 0, other));
+    let clear = untraced();
+    let other = text!(; and QWORD [BYTE rsp + IretFrame::rsp], RFlags::NOT_TRACED.imm32());
+    let found = refuted(&with(&ours, Operator::Displacement, &clear, 0, &other));
     assert_eq!(found.obligation.name, "memory", "{found}");
 }
 
 #[test]
 fn row_25_selectors_taken_for_granted() {
-    let ours = without_jump_behind(&ours("intel-4level"), "cmp dword ptr [rcx+40h],2B0033h", 0);
+    let ours = without_jump_behind(&ours("intel-4level"), &selectors(), 0);
     killed(&ours, 25, "kind");
     killed(&by_hand(&[("\tjne\t.Lexit_restore_rdx\n", "")]), 25, "kind");
 }
@@ -320,13 +360,25 @@ fn row_25_selectors_taken_for_granted() {
 #[test]
 fn row_26_mode_and_inhibitors() {
     let ours = ours("intel-4level");
-    let byte =
-        with(&ours, Operator::Size, "cmp qword ptr gs:[0C0h],2", 0, "cmp byte ptr gs:[0C0h],2");
+    let narrow = text!(
+        ; gs cmp BYTE [PerCpu::tss_extra + TssExtra::switch_flags.low_byte()], 2
+    );
+    let byte = with(&ours, Operator::Size, &umods_flags(), 0, &narrow);
     // Of some inhibitors it is told whether they are set, and of the others not even that is asked.
     killed(&byte, 34, "no-host-value");
     killed(&by_hand(&[("\tcmpq\t%gs:RETU_RIP, %rcx\n\tjne\t.Lexit\n", "")]), 26, "kind");
-    for toggle in ["xor byte ptr [rsp+0C0h],3", "xor byte ptr gs:[0C0h],3"] {
-        let untoggled = without(&ours, toggle, 0);
+    let toggles = [
+        text!(
+            ; xor BYTE [rsp + PerCpu::tss_extra + TssExtra::switch_flags.low_byte()],
+                SwitchFlags::MODE_TOGGLE.imm8()
+        ),
+        text!(
+            ; gs xor BYTE [PerCpu::tss_extra + TssExtra::switch_flags.low_byte()],
+                SwitchFlags::MODE_TOGGLE.imm8()
+        ),
+    ];
+    for toggle in toggles {
+        let untoggled = without(&ours, &toggle, 0);
         killed(&untoggled, 26, "root-of-mode");
     }
     let root = without(&ours, "mov cr3,rcx", 0);
@@ -335,8 +387,9 @@ fn row_26_mode_and_inhibitors() {
 
 #[test]
 fn row_27_registers_dropped_or_swapped() {
+    let r14 = text!(; mov r14, QWORD [rsp + PtRegs::r14.below_end()]);
     let ours = ours("intel-4level");
-    killed(&without(&ours, "mov r14,[rsp-0A0h]", 0), 27, "registers");
+    killed(&without(&ours, &r14, 0), 27, "registers");
     killed(&without(&ours, "xor r9d,r9d", 0), 27, "exit-scratch");
     let swapped = changes(&ours, Operator::Swap, "pop r15", 0).remove(0).target().unwrap();
     killed(&swapped, 27, "exit-caller");
@@ -364,7 +417,7 @@ fn row_27_pkru_of_the_other_mode_or_lost() {
     }
     // umod's is lost; smod runs with umod's.
     let ours = ours("intel-4level-pku");
-    killed(&without(&ours, "mov [rdx+5Ch],eax", 0), 27, "pvcs");
+    killed(&without(&ours, &text!(; mov DWORD [BYTE rdx + Pvcs::pkru], eax), 0), 27, "pvcs");
     let setting = ours.setting;
     killed(&Target { setting, ..self::ours("intel-4level") }, 27, "pkru");
     // Where there are no keys, RDPKRU is #UD.
@@ -452,7 +505,7 @@ fn row_29_mitigations_left_out_or_out_of_order() {
     killed(&rounds, 29, "bhb-cleared");
     let branches = with(&intel, Operator::Immediate, "mov eax,5", 0, "mov eax,4");
     killed(&branches, 29, "bhb-cleared");
-    killed(&without(&intel, "verw [rsp-8]", 0), 29, "verw-last");
+    killed(&without(&intel, &verw_of_guests(), 0), 29, "verw-last");
     let lite = ours("intel-4level+rsblite");
     killed(&without(&lite, "lfence", 0), 29, "rsb-filled");
     // What one variant needs, another has not.
@@ -470,7 +523,7 @@ fn row_29_mitigations_left_out_or_out_of_order() {
     // VERW before the guest's registers are loaded, where the per-CPU block is read behind it.
     let verw = ours("intel-4level+verw");
     let at = |text: &str| changes(&verw, Operator::Delete, text, 0).remove(0).at;
-    let (start, end) = (at("mov cr3,rdi"), at("verw [rsp-8]"));
+    let (start, end) = (at("mov cr3,rdi"), at(&verw_of_guests()));
     // The load of CR3's operand, too.
     let start = (start - 15..start).find(|at| {
         let instruction = verw.program.instruction(*at);
@@ -513,7 +566,8 @@ fn row_29_a_hook_in_the_middle_of_a_mitigation() {
     killed(&without(&ours("intel-4level+bhb"), "lfence", 3), 29, "bhb-cleared");
     killed(&without(&ours("intel-4level+rsblite"), "lfence", 3), 29, "rsb-filled");
     // The return of a machine check by either way, and that of an NMI.
-    for (text, nth) in [("verw [rsp+20h]", 0), ("verw [rsp+10h]", 0), ("verw [rsp+20h]", 1)] {
+    let (by_iretq, by_retf) = verws_of_events();
+    for (text, nth) in [(&by_iretq, 0), (&by_retf, 0), (&by_iretq, 1)] {
         killed(&without(&intel, text, nth), 29, "verw-last");
     }
     // VERW, and then registers are read that may be the host's.
@@ -524,13 +578,14 @@ fn row_29_a_hook_in_the_middle_of_a_mitigation() {
         swaps.next().unwrap().target().unwrap()
     };
     // The far RET's, and the IRETQ's.
-    for text in ["verw [rsp+10h]", "verw [rsp+20h]"] {
-        killed(&early(text), 29, "verw-last");
+    for text in [by_retf, by_iretq] {
+        killed(&early(&text), 29, "verw-last");
     }
     // host_rsp does not say whether an exit has come to its sequences.
     let ibrs = ours("intel-4level+ibrs");
-    let at = |text, nth| changes(&ibrs, Operator::Delete, text, nth).remove(0).at;
-    let jump = ibrs.program.instruction(at("cmp qword ptr gs:[88h],0", 0)).next_ip();
+    let at = |text: &str, nth| changes(&ibrs, Operator::Delete, text, nth).remove(0).at;
+    let host_rsp = text!(; gs cmp QWORD [PerCpu::tss_extra + TssExtra::host_rsp], BYTE 0);
+    let jump = ibrs.program.instruction(at(&host_rsp, 0)).next_ip();
     let over = u8::try_from(at("push 2", 2) - ibrs.program.instruction(jump).next_ip()).unwrap();
     let mut guessed = ibrs.clone();
     guessed.program.patch(jump + 1, &[over]);
@@ -666,8 +721,7 @@ fn per_cpu_code_is_refused_for_the_same_reasons() {
         let swapped = changes(&ours, Operator::Swap, "mov r11d,202h", 0).remove(0);
         killed(&swapped.target().unwrap(), 23, "rsp-adjacent");
         // Row 25.
-        let selectors = "cmp dword ptr [rcx+40h],2B0033h";
-        killed(&without_jump_behind(&ours, selectors, 0), 25, "kind");
+        killed(&without_jump_behind(&ours, &selectors(), 0), 25, "kind");
     }
 }
 
@@ -722,10 +776,20 @@ fn with_gate(target: &Target, vector: u8, change: impl Fn(&mut TargetGate)) -> T
 }
 
 /// What tells the hook of a machine check from that of an NMI.
-const WHICH_HOOK: &str = "cmp byte ptr [rdi+7Ch],12h";
+fn which_hook() -> String {
+    text!(
+        ; cmp BYTE [BYTE rdi + PtRegs::orig_ax + OrigAx::reason.low_byte()],
+            vector::MC.cast_signed()
+    )
+}
 
 /// The test that tells a guest's NMI from ring 0's; a machine check's comes after it.
-const NMI_FROM: &str = "test byte ptr [rsp+18h],3";
+fn nmi_from() -> String {
+    text!(
+        ; test BYTE [BYTE rsp + EventFrame::iret + IretFrame::cs.low_byte()],
+            Selectors::RPL.cast_signed()
+    )
+}
 
 #[test]
 fn row_7_events_with_the_wrong_gs_and_an_iretq_that_is_not_recognised() {
@@ -765,8 +829,12 @@ fn row_8_an_nmi_that_leaves_the_root_to_chance() {
         killed(&without(&ours, "mov cr3,rcx", nth), 8, "hook-root");
     }
     // An NMI for a machine check, and the other way round.
-    killed(&without_jump_behind(&ours, WHICH_HOOK, 0), 8, "hook");
-    killed(&with(&ours, Operator::Immediate, WHICH_HOOK, 0, "cmp byte ptr [rdi+7Ch],2"), 8, "hook");
+    let is_nmi = text!(
+        ; cmp BYTE [BYTE rdi + PtRegs::orig_ax + OrigAx::reason.low_byte()],
+            vector::NMI.cast_signed()
+    );
+    killed(&without_jump_behind(&ours, &which_hook(), 0), 8, "hook");
+    killed(&with(&ours, Operator::Immediate, &which_hook(), 0, &is_nmi), 8, "hook");
     // On the guest's root before anything says so: an NMI would stay on it.
     let enter = ("\tmovq\t%gs:ENTER_CR3, %rdi\n\tmovq\t%rdi, %cr3\n", "");
     let early = (
@@ -780,7 +848,7 @@ fn row_8_an_nmi_that_leaves_the_root_to_chance() {
 fn row_10_an_nmi_that_is_told_by_the_guests_rsp() {
     let ours = ours("intel-4level");
     // The saved RSP instead of the saved CS.
-    killed(&patched(&ours, NMI_FROM, 1, 3, &[0x28]), 10, "no-decision-on-rsp");
+    killed(&patched(&ours, &nmi_from(), 1, 3, &[0x28]), 10, "no-decision-on-rsp");
     let own_stack = |vector| with_gate(&ours, vector, |gate| gate.ist = 0);
     for vector in [2, 18] {
         killed(&own_stack(vector), 10, "gate-ist");
@@ -794,8 +862,8 @@ fn row_11_an_nmi_that_exits_without_an_iret() {
     let ours = ours("intel-4level");
     // The same jump that other events take: where they push their registers.
     let mutants = mutate::mutants(&ours);
-    let from_guest = mutants.iter().find(|mutant| mutant.original == NMI_FROM).unwrap().at + 7;
-    let test = changes(&ours, Operator::Delete, NMI_FROM, 1).remove(0).at;
+    let from_guest = mutants.iter().find(|mutant| mutant.original == nmi_from()).unwrap().at + 7;
+    let test = changes(&ours, Operator::Delete, &nmi_from(), 1).remove(0).at;
     let jump = mutants.iter().find(|mutant| {
         mutant.operator == Operator::Branch
             && mutant.at > test
@@ -809,8 +877,9 @@ fn row_12_a_debug_exception_on_the_guests_stack() {
     let ours = ours("intel-4level");
     killed(&with_gate(&ours, 1, |gate| gate.ist = 0), 12, "gate-ist");
     // One that is met again and again, or that goes on tracing.
-    killed(&without(&ours, "or qword ptr [rsp+10h],10000h", 0), 12, "resumed");
-    killed(&without(&ours, "and qword ptr [rsp+10h],0FFFFFFFFFFFFFEFFh", 0), 12, "resumed");
+    let resume = text!(; or QWORD [BYTE rsp + IretFrame::eflags], RFlags::RF.imm32());
+    killed(&without(&ours, &resume, 0), 12, "resumed");
+    killed(&without(&ours, &untraced(), 0), 12, "resumed");
 }
 
 #[test]
@@ -825,13 +894,11 @@ fn row_16_df_and_ac_in_a_hook() {
 
 #[test]
 fn row_22_an_event_with_one_more_per_cpu_access() {
-    let more = with(
-        &ours("intel-4level"),
-        Operator::Displacement,
-        "mov rdi,gs:[4]",
-        0,
-        "mov rdi,gs:[1004h]",
-    );
+    let sp0 = text!(; gs mov rdi, QWORD [PerCpu::tss + Tss::sp0]);
+    // A page further on.
+    let at = (PerCpu::tss + Tss::sp0).bytes() + 0x1000;
+    let further = format!("mov rdi,gs:[{at:X}h]");
+    let more = with(&ours("intel-4level"), Operator::Displacement, &sp0, 0, &further);
     killed(&more, 22, "memory");
 }
 
@@ -878,12 +945,13 @@ fn row_32_one_more_gate_for_guests() {
 /// has been asked before.
 #[test]
 fn a_counterexample_is_found_whatever_was_asked_before() {
+    let r11 = text!(; mov r11, QWORD [BYTE rcx + Pvcs::r11]);
     let prover = Prover::default();
     for variant in ["intel-4level", "amd-la57"] {
         let original = ours(variant);
         // The first read another width.
         for operator in [Operator::Size, Operator::Register] {
-            for mutant in changes(&original, operator, "mov r11,[rcx+78h]", 0) {
+            for mutant in changes(&original, operator, &r11, 0) {
                 let fate = mutate::judge(&prover, &original, &mutant);
                 assert!(!matches!(fate, Fate::Hole(_)), "{variant}: {mutant}: {fate:?}");
             }

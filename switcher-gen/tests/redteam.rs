@@ -13,7 +13,8 @@ use attack::mitigated::{
     LEAVE, NOT_DONE, Parts, RSB, VERW, WRITE_SPEC_CTRL, mitigated,
 };
 use attack::{Change, prove, target};
-use switcher_gen::arch::RFlags;
+use switcher_gen::arch::{Msr, RFlags};
+use switcher_gen::layout::Pvcs;
 use switcher_gen::machine::{Features, ProgramError};
 use switcher_gen::prove::{BadCode, Prover, Setting, Shared, Target, Verdict};
 use switcher_gen::{Image, Variant};
@@ -107,7 +108,10 @@ fn a_host_value_in_the_pvcs_if_the_pvcs_changed() {
 
 #[test]
 fn a_store_behind_the_pvcs_fields_if_the_pvcs_changed() {
-    let bad = format!("{ERETU}{}", flipped("\tmovq\t%rsp, 0x20(%rdx)\n"));
+    let bad = format!(
+        "{ERETU}{}",
+        flipped(&format!("\tmovq\t%rsp, {}(%rdx)\n", Pvcs::user_cs.bytes() - 0x20))
+    );
     refused(&[(ERETU, &bad)], "no-host-value");
 }
 
@@ -169,7 +173,7 @@ fn more_stack_than_the_host_gives() {
 
 #[test]
 fn an_msr_of_the_hosts_is_overwritten() {
-    for msr in ["0xC0000081", "0xC0000082", "0xC0000083", "0xC0000084"] {
+    for msr in [Msr::Star, Msr::Lstar, Msr::Cstar, Msr::Sfmask].map(Msr::address) {
         let bad = format!(
             "\tpushq\t%rax\n\txorl\t%eax, %eax\n\txorl\t%edx, %edx\n\tmovl\t${msr}, %ecx\n\twrmsr\n\tpopq\t%rax\n{EXIT}"
         );
@@ -194,7 +198,7 @@ fn reserved_bytes_and_fields_of_the_host() {
         "\tmovq\t$USER_CS_SS, PVCS_USER_CS_SS(%rdx)\n",
     );
     refused(&[wide], "kept");
-    let sp1 = format!("\tmovq\t%rax, %gs:GS_TSS + 0x0C\n{EXIT}");
+    let sp1 = format!("\tmovq\t%rax, %gs:TSS_SP1\n{EXIT}");
     refused(&[(EXIT, &sp1)], "kept");
     let slot = format!("\tmovq\t%rax, %gs:ENTER_CR3\n{EXIT}");
     refused(&[(EXIT, &slot)], "kept");
@@ -753,12 +757,15 @@ fn a_history_sequence_elsewhere_in_its_lines() {
 #[test]
 fn spec_ctrl_is_the_hosts_and_was_written() {
     // Undone before the RET.
-    let undone = format!("{WRITE_SPEC_CTRL}{}", WRITE_SPEC_CTRL.replace("0x38", "0x3C"));
+    let undone = format!(
+        "{WRITE_SPEC_CTRL}{}",
+        WRITE_SPEC_CTRL.replace("HOST_SPEC_CTRL", "GUEST_SPEC_CTRL")
+    );
     refuted(&mitigated(IBRS, &[(WRITE_SPEC_CTRL, &undone)]), "ibrs-first");
     // Left as it is if it is the host's already: a CPU may have to be told again.
     let spared = format!(
         "\tmovl\t$0x48, %ecx\n\trdmsr\n\tshlq\t$32, %rdx\n\torq\t%rdx, %rax\n\
-         \tmovl\t%gs:GS_TSS_EXTRA + 0x38, %ecx\n\tcmpq\t%rcx, %rax\n\tje\t81f\n{WRITE_SPEC_CTRL}81:\n"
+         \tmovl\t%gs:HOST_SPEC_CTRL, %ecx\n\tcmpq\t%rcx, %rax\n\tje\t81f\n{WRITE_SPEC_CTRL}81:\n"
     );
     refuted(&mitigated(IBRS, &[(WRITE_SPEC_CTRL, &spared)]), "ibrs-first");
 }

@@ -6,38 +6,44 @@ mod attack;
 mod gas;
 
 use attack::{PLACES, inserted, proved, refuted, target};
+use switcher_gen::arch::Msr;
+use switcher_gen::layout::{Offset, Pvcs, Tss};
 use switcher_gen::prove::{Setting, Target};
 use switcher_gen::{Variant, elf};
 
+/// A field of the TSS, as the hand-written switcher's operand.
+fn tss<T>(field: Offset<Tss, T>) -> String {
+    format!("GS_TSS + {:#x}", field.bytes())
+}
+
 /// Fields that event entries, the CPU or the next run of the guest rely on.
-const FIELDS: [&str; 19] = [
-    "GS_TSS + 0x04",
-    "GS_TSS + 0x0C",
-    "GS_TSS + 0x24",
-    "GS_TSS + 0x2C",
-    "GS_TSS + 0x34",
-    "GS_TSS + 0x3C",
-    "GS_TSS + 0x44",
-    "GS_TSS + 0x4C",
-    "GS_TSS + 0x54",
-    // The base of the I/O bitmap.
-    "GS_TSS + 0x60",
-    "HOST_CR3",
-    "ENTER_CR3",
-    "SMOD_CR3",
-    "UMOD_CR3",
-    "PVCS",
-    "RETU_RIP",
-    "SMOD_ENTRY",
-    "SMOD_GSBASE",
-    // Behind the fields that there are.
-    "GS_TSS_EXTRA + 0x38",
-];
+fn fields() -> Vec<String> {
+    let stacks = [Tss::sp0, Tss::sp1].map(tss).into_iter();
+    let ists = [Tss::ist1, Tss::ist2, Tss::ist3, Tss::ist4, Tss::ist5, Tss::ist6, Tss::ist7];
+    // With what is reserved in front of it: the store has eight bytes.
+    let io_map = format!("GS_TSS + {:#x}", Tss::iomap_base.bytes() - 6);
+    let named = [
+        "HOST_CR3",
+        "ENTER_CR3",
+        "SMOD_CR3",
+        "UMOD_CR3",
+        "PVCS",
+        "RETU_RIP",
+        "SMOD_ENTRY",
+        "SMOD_GSBASE",
+    ];
+    stacks
+        .chain(ists.map(tss))
+        .chain([io_map])
+        .chain(named.map(str::to_owned))
+        .chain(["HOST_SPEC_CTRL".to_owned()])
+        .collect()
+}
 
 #[test]
 fn a_field_is_wrong_for_three_instructions() {
     for place in &PLACES {
-        for field in FIELDS {
+        for field in fields() {
             let code = format!(
                 "\tpushq\t%rax\n\tmovq\t%gs:{field}, %rax\n\tmovq\t$0, %gs:{field}\n\tnop\n\
                  \tmovq\t%rax, %gs:{field}\n\tpopq\t%rax\n"
@@ -58,47 +64,55 @@ fn a_field_is_written_with_what_it_holds() {
         let code =
             "\tpushq\t%rax\n\tmovq\t%gs:HOST_CR3, %rax\n\tmovq\t%rax, %gs:HOST_CR3\n\tpopq\t%rax\n";
         refuted(place.name, &inserted("intel-4level", place, code), "kept");
-        let code = "\tlock orq\t$0, %gs:GS_TSS + 0x2C\n".replace("lock ", "");
+        let code = format!("\torq\t$0, %gs:{}\n", tss(Tss::ist2));
         refuted(place.name, &inserted("intel-4level", place, &code), "kept");
-        let code = "\txchgb\t%al, %gs:GS_TSS + 0x24\n\txchgb\t%al, %gs:GS_TSS + 0x24\n";
-        refuted(place.name, &inserted("intel-4level", place, code), "kept");
+        let code = format!("\txchgb\t%al, %gs:{}\n", tss(Tss::ist1)).repeat(2);
+        refuted(place.name, &inserted("intel-4level", place, &code), "kept");
     }
 }
 
 /// The guest's own page has more than the fields that a switch is about.
 #[test]
 fn the_guests_page_is_used_as_scratch() {
-    for at in ["0x00", "0x08", "0x10", "0x20", "0x48", "0x38"] {
+    let reserved = Pvcs::cr2.bytes() + size_of::<u64>();
+    let last = Pvcs::user_cs.bytes() - size_of::<u64>();
+    let after = Pvcs::user_gsbase.bytes() - size_of::<u64>();
+    let places = [Pvcs::event_flags.bytes(), Pvcs::event_errcode.bytes(), Pvcs::cr2.bytes()];
+    for at in places.into_iter().chain([reserved + 8, after, last]) {
         let code =
             format!("\tmovq\t{at}(%rdx), %rax\n\tmovq\t$0, {at}(%rdx)\n\tmovq\t%rax, {at}(%rdx)\n");
-        refuted(at, &inserted("intel-4level", &PLACES[1], &code), "kept");
+        refuted(&format!("{at:#x}"), &inserted("intel-4level", &PLACES[1], &code), "kept");
     }
 }
 
 /// What lies beside a field is no part of it, however narrow: the error code of the PVCS of 2026, PKRU.
 #[test]
 fn what_lies_beside_a_field_is_scratch_for_an_instruction() {
-    for (at, size, register) in
-        [("0x44", "w", "ax"), ("0x45", "b", "al"), ("0x5C", "l", "eax"), ("0x3F", "b", "al")]
-    {
+    let after = Pvcs::user_ss.bytes() + size_of::<u16>();
+    for (at, size, register) in [
+        (after, "w", "ax"),
+        (after + 1, "b", "al"),
+        (Pvcs::pkru.bytes(), "l", "eax"),
+        (Pvcs::user_cs.bytes() - 1, "b", "al"),
+    ] {
         let code = format!(
             "\tmov{size}\t{at}(%rdx), %{register}\n\tmov{size}\t$0, {at}(%rdx)\n\
              \tmov{size}\t%{register}, {at}(%rdx)\n"
         );
-        refuted(at, &inserted("intel-4level", &PLACES[1], &code), "kept");
+        refuted(&format!("{at:#x}"), &inserted("intel-4level", &PLACES[1], &code), "kept");
     }
 }
 
 #[test]
 fn an_msr_is_wrong_for_an_instruction() {
-    for msr in ["0xC0000081", "0xC0000082", "0xC0000083", "0xC0000084"] {
+    for msr in [Msr::Star, Msr::Lstar, Msr::Cstar, Msr::Sfmask].map(Msr::address) {
         for place in &PLACES {
             let code = format!(
                 "\tpush_all rax, rdx, rcx\n\tmovl\t${msr}, %ecx\n\trdmsr\n\tpushq\t%rax\n\
                  \txorl\t%eax, %eax\n\twrmsr\n\tpopq\t%rax\n\twrmsr\n\tpop_all rcx, rdx, rax\n"
             );
             refuted(
-                &format!("{msr}, {}", place.name),
+                &format!("{msr:#x}, {}", place.name),
                 &inserted("intel-4level", place, &code),
                 "kept",
             );
@@ -161,7 +175,7 @@ const SECRETS: [(&str, &str); 14] = [
     ("a root of the guest's", "\tmovq\t%gs:SMOD_CR3, %rax\n"),
     ("the host's stack", "\tmovq\t%gs:HOST_RSP, %rax\n"),
     ("sp0", "\tmovq\t%rsp, %rax\n"),
-    ("a stack of the IST", "\tmovq\t%gs:GS_TSS + 0x24, %rax\n"),
+    ("a stack of the IST", "\tmovq\t%gs:TSS_IST1, %rax\n"),
     ("where the PVCS is", "\tmovq\t%gs:PVCS, %rax\n"),
     ("the host's GS base", "\trdgsbase %rax\n"),
     ("the host's stack's content", "\tmovq\t-0x40(%rsp), %rax\n"),

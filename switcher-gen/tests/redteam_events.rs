@@ -3,13 +3,16 @@
 //!
 //! Row numbers are those of spec/hazards.md.
 
+mod text;
+
 use iced_x86::{Code, Instruction, MemoryOperand, Register};
 use switcher_gen::arch::vector;
 use switcher_gen::asm::Label;
-use switcher_gen::layout::{PerCpu, TssExtra};
+use switcher_gen::layout::{OrigAx, PerCpu, PtRegs, Pvcs, TssExtra};
 use switcher_gen::mutate::{self, Operator};
 use switcher_gen::prove::{Prover, Target, Verdict};
 use switcher_gen::{Image, Variant};
+use text::text;
 
 fn image(variant: &str) -> Image {
     Image::new(&variant.parse().unwrap()).unwrap()
@@ -176,7 +179,7 @@ fn one_vector_loses_a_register() {
 fn a_bit_of_the_vector_is_cut() {
     for variant in VARIANTS {
         let ours = Ours::new(variant);
-        let mov = ours.find(Label::EventOnSp0, "mov [rsp+70h],rdi");
+        let mov = ours.find(Label::EventOnSp0, &text!(; mov QWORD [BYTE rsp + PtRegs::rdi], rdi));
         for bit in 0..8 {
             let mask = !(1 << bit);
             let and = Instruction::with2(Code::And_rm32_imm32, Register::EAX, mask & 0xFF).unwrap();
@@ -184,7 +187,8 @@ fn a_bit_of_the_vector_is_cut() {
             refused(&cut, 38, "exit-frame");
         }
         // Its sign is not cut.
-        let movzx = ours.find(Label::EventOnSp0, "movzx eax,byte ptr [rsp+70h]");
+        let movzx = ours
+            .find(Label::EventOnSp0, &text!(; movzx eax, BYTE [BYTE rsp + PtRegs::rdi.low_byte()]));
         refused(&ours.patched(movzx + 1, &[0xBE]), 38, "exit-frame");
     }
 }
@@ -369,7 +373,10 @@ fn the_other_way_back_is_taken_where_it_must_not_be() {
     let over = u8::try_from(on_stack - (lea + 2)).unwrap();
     refused(&ours.patched(lea, &[0xEB, over]), 39, "resumed-stack");
     // By an NMI: NMIs are blocked for ever.
-    let je = ours.find(Label::InterruptionOver, "cmp byte ptr [rsp-4],12h");
+    let je = ours.find(
+        Label::InterruptionOver,
+        &text!(; cmp BYTE [BYTE rsp + OrigAx::reason.low_byte().below_end()], vector::MC.cast_signed()),
+    );
     let je = ours.target.program.instruction(je).next_ip();
     let jump = ours.target.program.instruction(je);
     assert_eq!(jump.code(), Code::Je_rel32_64);
@@ -436,7 +443,7 @@ fn switch_flags() -> MemoryOperand {
 #[test]
 fn a_hook_sets_a_bit_between_two_looks() {
     let ours = Ours::new("intel-4level");
-    let to_smod = ours.find(Label::Syscall64, "mov [rdi+60h],rcx");
+    let to_smod = ours.find(Label::Syscall64, &text!(; mov QWORD [BYTE rdi + Pvcs::rip], rcx));
     let trap = Instruction::with(Code::Ud2);
     let again = [
         Instruction::with2(Code::Cmp_rm64_imm8, switch_flags(), 2).unwrap(),
@@ -461,7 +468,7 @@ fn a_hook_sets_a_bit_between_two_looks() {
 #[test]
 fn a_guest_is_in_no_mode_for_an_instruction() {
     let ours = Ours::new("intel-4level");
-    let to_smod = ours.find(Label::Syscall64, "mov [rdi+60h],rcx");
+    let to_smod = ours.find(Label::Syscall64, &text!(; mov QWORD [BYTE rdi + Pvcs::rip], rcx));
     let toggle = Instruction::with2(Code::Xor_rm8_imm8, switch_flags(), 2).unwrap();
     let target = mutate::inserted(&ours.target, to_smod, &[toggle, toggle]).unwrap();
     refused(&target, 36, "one-mode");

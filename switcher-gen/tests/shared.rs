@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use switcher_gen::arch::{RFlags, vector};
+use switcher_gen::layout::IretFrame;
 use switcher_gen::machine::Program;
 use switcher_gen::mutate::{self, Operator};
 use switcher_gen::prove::{BadCode, Prover, Report, Setting, Shared, Target, Theorem, Verdict};
 use switcher_gen::{Image, Mitigations, Variant, elf};
+use text::text;
 
 mod gas;
+mod text;
 
 const THEOREMS: usize = Theorem::ALL.len();
 const WITH_EVENTS: usize = THEOREMS + Theorem::EVENTS.len();
@@ -309,7 +312,8 @@ fn a_proof_without_mitigations_is_none_with_them() {
     // Of a hook alone, all else having what it needs.
     let verw = ours(&"intel-4level+verw".parse().unwrap());
     let without = Setting::from(&Variant::REFERENCE);
-    let hooks = mutate::mutants_of(&verw, "verw [rsp+20h]");
+    let hooks =
+        mutate::mutants_of(&verw, &text!(; verw WORD [BYTE rsp + IretFrame::ss.low_word()]));
     let hooks = hooks.iter().find(|mutant| mutant.operator == Operator::Delete).unwrap();
     let hooks = hooks.target().unwrap();
     let shared = Arc::<Shared>::default();

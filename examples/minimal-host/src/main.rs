@@ -12,8 +12,8 @@
 //!
 //! QEMU then exits with 33 (the device doubles the kernel's 16 and adds 1): success.
 //!
-//! `hw_kernel` is the machine: boot, page tables, GDT, TSS, hooks for NMIs, serial port. A hypervisor brings
-//! its own; what it must provide is what is used of `hw_kernel` here.
+//! `hw_platform` is the machine: boot, page tables, GDT, TSS, hooks for NMIs, serial port. A hypervisor brings
+//! its own; what it must provide is what is used of `hw_platform` here.
 
 #![no_std]
 #![no_main]
@@ -24,15 +24,15 @@ use alloc::boxed::Box;
 use core::fmt::Display;
 use core::ptr::NonNull;
 
-use hw_kernel::code_memory::CodeMemory;
-use hw_kernel::exit::{self, Outcome};
-use hw_kernel::memory::{AddressSpace, Flags, Frame, MapError};
-use hw_kernel::{Platform, events, percpu, serial_println};
+use hw_platform::code_memory::CodeMemory;
+use hw_platform::exit::{self, Outcome};
+use hw_platform::memory::{AddressSpace, Flags, Frame, MapError};
+use hw_platform::{Platform, hooks, percpu, serial_println};
 use switcher_runtime::switcher_gen::arch::{Cr3, Selectors};
 use switcher_runtime::{Detect, Exit, Guest, GuestRoot, HostFeatures, Mapping, Mode, PvcsPage};
 use switcher_runtime::{Switcher, Variant};
 
-hw_kernel::kernel_main!(main);
+hw_platform::kernel_main!(main);
 
 /// Where both modes have their code, each its own.
 const TEXT: u64 = 0x4000_0000_0000;
@@ -54,7 +54,7 @@ fn main(_: Platform) -> ! {
     // 2. Assemble it here and now. The memory is writable, then executable, never both. NMIs and
     //    machine checks that interrupt the switcher come to the hooks.
     let memory = Box::leak(Box::<CodeMemory>::default());
-    let switcher = or_stop(Switcher::assemble(&variant, &events::hooks(), memory));
+    let switcher = or_stop(Switcher::assemble(&variant, &hooks::hooks(), memory));
     serial_println!("{variant} at {:#x} on {}", switcher.base(), features.brand());
 
     // 3. SYSCALL goes to the switcher's entry.

@@ -5,20 +5,21 @@
 //! all registers, the PVCS, the mode, and the host itself. The cases know nothing of engines; the
 //! bare-metal kernel is one, the model of a CPU and the real CPU in user mode are others.
 //!
-//! The guest's programs are a few bytes of machine code. UD2 is the probe: its #UD shows every
+//! The guest's programs are a few instructions ([`program!`](switcher_gen::program!)). UD2 is the probe: its #UD shows every
 //! register as it is, RCX and R11 too.
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
-mod code;
 mod expect;
 mod list;
+mod program;
 mod run;
 mod world;
 
 pub use expect::{Expected, Failure};
 pub use list::all;
+pub use program::{PROBE, SYSCALL, SYSCALLS};
 pub use run::{Case, End, Run};
 pub use world::{Code, Entries, HostAfter, Outcome, Platform, Refusal, Setup, World, place};

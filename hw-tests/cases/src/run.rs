@@ -3,8 +3,8 @@
 use alloc::format;
 use alloc::string::String;
 
-use crate::code;
 use crate::expect::{Expected, Failure};
+use crate::program;
 use crate::world::{Entries, Outcome, Platform, Refusal, Setup, World, place};
 use switcher_runtime::Mode;
 
@@ -108,12 +108,12 @@ impl Run<'_> {
 
     /// A random guest in umod, about to make a SYSCALL that leads to `code` in smod.
     pub fn syscall_to(&mut self, code: &[u8]) -> Setup {
-        self.about_to(Mode::Umod, code::SYSCALL).with(Mode::Smod, place::SMOD_ENTRY, code)
+        self.about_to(Mode::Umod, program::SYSCALL).with(Mode::Smod, place::SMOD_ENTRY, code)
     }
 
     /// A random guest in smod, about to execute the ERETU that leads to `code` in umod.
     pub fn eretu_to(&mut self, code: &[u8]) -> Setup {
-        let setup = self.setup(Mode::Smod).with(Mode::Smod, place::ERETU, code::SYSCALL);
+        let setup = self.setup(Mode::Smod).with(Mode::Smod, place::ERETU, program::SYSCALL);
         setup.with(Mode::Umod, place::UMOD_CODE, code)
     }
 
@@ -121,7 +121,7 @@ impl Run<'_> {
     pub fn round_trip(&mut self, code: &[u8]) -> Setup {
         let mut setup = self.about_to(Mode::Umod, code);
         setup.smod_entry = place::ERETU;
-        setup.with(Mode::Smod, place::ERETU, code::SYSCALL)
+        setup.with(Mode::Smod, place::ERETU, program::SYSCALL)
     }
 
     /// A random guest about to run `code`, which is neither at smod's entry nor ERETU.

@@ -1,82 +1,92 @@
 //! The case runner: a bare-metal host hypervisor that reports over the serial port.
+//!
+//! # The order of the modules
+//! A module imports only from those above it in this list: `hw-tests/tests/module_order.rs` sees to it.
+//!
+//! 1. `report`: the lines of the report.
+//! 2. `model`: does this CPU do what the model says?
+//! 3. `selftest`: is this kernel fit to judge a switcher?
+//! 4. `programs`: what guests run here.
+//! 5. `world`: the engine that shared cases run on.
+//! 6. `switchers`: the switchers of this run, and CPUs that they are installed on.
+//! 7. `others`: the case list on the other CPUs.
+//! 8. `setup`: guests of host cases, and what must come of them.
+//! 9. `idt`: the switcher's IDT with some gates changed.
+//! 10. `paths`: every way through the switcher.
+//! 11. `bench`: what host cases are, and what they work on.
+//! 12. `boundaries`: an interruption in front of every instruction of a path.
+//! 13. `registers`: registers of this CPU.
+//! 14. `refusal`: what the runtime says of a state that it should refuse.
+//! 15. `cases`: the host cases.
 
 #![no_std]
 #![no_main]
 
 extern crate alloc;
 
-mod cpu_state;
-mod host;
-mod nmi;
-mod second_nmi;
-mod tracking;
-mod unexpected;
+mod bench;
+mod boundaries;
+mod cases;
+mod idt;
+mod model;
+mod others;
+mod paths;
+mod programs;
+mod refusal;
+mod registers;
+mod report;
+mod selftest;
+mod setup;
+mod switchers;
 mod world;
 
-use core::ptr::NonNull;
-
-use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec::Vec;
+
 use hw_cases::End;
-use hw_kernel::code_memory::CodeMemory;
-use hw_kernel::high::Half;
-use hw_kernel::memory::code_start;
-use hw_kernel::report::Report;
-use hw_kernel::{Platform, cpu, events, exit, percpu, returns, segments, selftest, smp};
-use hw_protocol::{HOST_CASES, Options, SELFTESTS, Suite};
+use hw_platform::{Platform, boot, cpu, exit};
+use hw_protocol::{CPUS, FATAL, Options, PANIC, Suite};
 use switcher_runtime::switcher_gen::arch::Selectors;
-use switcher_runtime::switcher_gen::layout::Placement;
-use switcher_runtime::{Detect, HostFeatures, Switcher, Variant};
+use switcher_runtime::{Detect, HostFeatures, Variant};
 
-use host::Others;
-use world::BareMetal;
+use bench::{Bench, Control};
+use others::Others;
+use report::Report;
+use switchers::{Switchers, fatal, with_untraining, world_on};
 
-hw_kernel::kernel_main!(main);
+hw_platform::kernel_main!(main);
+
+// What the runner counts on is what the platform does.
+const _: () = assert!(boot::MAX_CPUS == CPUS);
+const _: () = assert!(are_equal(exit::PANIC, PANIC) && are_equal(exit::FATAL, FATAL));
+
+const fn are_equal(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut at = 0;
+    while at < a.len() && at < b.len() && a[at] == b[at] {
+        at += 1;
+    }
+    at == a.len() && at == b.len()
+}
 
 fn main(platform: Platform) -> ! {
     // SAFETY: the platform's CR3 selects PCID 0; the roots made later know whether PCIDs are on.
     unsafe { cpu::enable_pcid(&platform.features) };
-    let cases = match platform.options.suite {
+    let options: Options = match platform.command_line.parse() {
+        Ok(options) => options,
+        Err(why) => fatal(&format_args!("the command line: {why}")),
+    };
+    let cases = match options.suite {
         Suite::All => hw_cases::all(),
         Suite::SelfTest => Vec::new(),
     };
-    let host_cases = if cases.is_empty() { 0 } else { HOST_CASES.len() };
-    let mut report = Report::begin(&platform, SELFTESTS.len() + cases.len() + host_cases);
+    let host_cases = if cases.is_empty() { 0 } else { cases::count() };
+    let mut report = Report::begin(&platform, selftest::TESTS.len() + cases.len() + host_cases);
     selftest::all(&platform, &mut report);
     if !cases.is_empty() {
-        run(&cases, platform.options, &mut report);
+        run(&cases, options, &mut report);
     }
     report.end()
-}
-
-/// The switchers: each CPU's own, where placement wants that, or one for all CPUs.
-#[derive(Clone, Copy)]
-pub(crate) struct Switchers(&'static [Switcher]);
-
-impl Switchers {
-    /// Assembles them. The SYSCALL MSRs refer to them for ever.
-    fn assemble(variant: &Variant) -> Self {
-        let places: Vec<u64> = match variant.axes().policy.placement {
-            // Of an untraining host, all that the switcher calls is near.
-            Placement::Gs if variant.axes().mitigations.untrain => {
-                [percpu::code_near_image(0).start].into()
-            }
-            Placement::Gs => [code_start(Half::Upper)].into(),
-            Placement::PerCpu => (0..smp::count()).map(|cpu| percpu::code(cpu).start).collect(),
-        };
-        let switchers = places.into_iter().map(|place| {
-            let memory = Box::leak(Box::new(CodeMemory::at(place)));
-            let switcher = Switcher::assemble(variant, &events::hooks(), memory);
-            switcher.unwrap_or_else(|why| fatal(&why))
-        });
-        Self(Vec::leak(switchers.collect()))
-    }
-
-    /// A CPU's.
-    pub(crate) fn of(self, cpu: usize) -> &'static Switcher {
-        &self.0[cpu.min(self.0.len() - 1)]
-    }
 }
 
 /// The host's part: choose a variant for this CPU, assemble it here, install it on all CPUs, run the
@@ -85,11 +95,11 @@ fn run(cases: &[hw_cases::Case], options: Options, report: &mut Report) {
     let features = cpu::tracked(HostFeatures::detect);
     let variant = Variant::for_host(&features, Selectors::DEFAULT);
     let variant = variant.unwrap_or_else(|why| fatal(&why)).with_policy(options.policy);
-    let variant = returns::with_untraining(variant);
+    let variant = with_untraining(variant);
     let switchers = Switchers::assemble(&variant);
 
-    switchers.0.iter().for_each(|switcher| report.switcher(switcher));
-    let before = host::Control::read();
+    switchers.iter().for_each(|switcher| report.switcher(switcher));
+    let before = Control::read();
     let others = Others::start(switchers, options.breakpoints);
     let mut world = world_on(switchers, 0, options.breakpoints);
     for case in cases {
@@ -105,34 +115,5 @@ fn run(cases: &[hw_cases::Case], options: Options, report: &mut Report) {
         };
         report.case(case.name, runs, failure.as_deref());
     }
-    host::all(world, others, before, options.breakpoints, report);
-}
-
-/// Installs the switcher on the CPU that this runs on, and makes guests' memory for it.
-fn world_on(switchers: Switchers, cpu: usize, breakpoints: bool) -> BareMetal<'static> {
-    let switcher = switchers.of(cpu);
-    let variant = switcher.image().variant();
-    let Some(block) = NonNull::new(percpu::block(cpu)) else {
-        fatal(&"the per-CPU block is at address 0")
-    };
-    // SAFETY: the block is this CPU's, its TSS is loaded, and sp0 and IST 1 to 4 are the tops of stacks
-    // nobody else uses, with room for what lies above and for the hooks of events.rs, which are as the runtime
-    // asks; and nothing else writes the SYSCALL MSRs or GS base.
-    let cpu = cpu::tracked(|| unsafe { switcher.install(block) });
-    let cpu = cpu.unwrap_or_else(|why| fatal(&why));
-    let platform = hw_cases::Platform {
-        vendor: variant.axes().vendor,
-        paging: variant.axes().paging,
-        selectors: variant.selectors(),
-        aliases: (segments::USER_CS_ALIAS, segments::USER_DS_ALIAS),
-        revision: variant.axes().policy.revision,
-        pku: variant.axes().pku,
-    };
-    let pcid = HostFeatures::detect().state().pcid_enabled();
-    BareMetal::new(cpu, platform, pcid, breakpoints).unwrap_or_else(|why| fatal(&why))
-}
-
-/// Ends the run: without a switcher there is nothing to report on.
-pub(crate) fn fatal(why: &dyn core::fmt::Display) -> ! {
-    exit::fatal(format_args!("{why}"))
+    cases::all(&mut Bench::new(world, others, before), options.breakpoints, report);
 }

@@ -15,16 +15,16 @@ use core::fmt::Write;
 use hw_protocol::vectors::{
     CODE, DATA, DATA_LEN, NONE, Needs, Outcome, Platforms, Registers, Table, Vector, filler,
 };
-use switcher_gen::arch::{RFlags, Vendor};
+use switcher_gen::arch::{Msr as MsrName, RFlags, Vendor};
 use switcher_gen::layout::PtRegs;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
 
-use crate::cpu::{self, Features};
-use crate::memory::{self, Flags, Frame, PAGE};
-use crate::percpu::Stack;
-use crate::segments::{KERNEL_CS, KERNEL_DS};
-use crate::{Platform, events};
+use hw_platform::cpu::{self, Features};
+use hw_platform::memory::{self, Flags, Frame, PAGE};
+use hw_platform::percpu::Stack;
+use hw_platform::segments::{KERNEL_CS, KERNEL_DS};
+use hw_platform::{Platform, events};
 
 global_asm!(
     r#"
@@ -97,11 +97,18 @@ const DESCRIBED: usize = 4;
 const NAMED: usize = 40;
 
 /// MSRs that programs write: STAR, LSTAR, CSTAR, SFMASK, the bases.
-const WRITTEN: [u32; 7] =
-    [0xC000_0081, 0xC000_0082, 0xC000_0083, 0xC000_0084, FS_BASE, GS_BASE, KERNEL_GS_BASE];
-const FS_BASE: u32 = 0xC000_0100;
-const GS_BASE: u32 = 0xC000_0101;
-const KERNEL_GS_BASE: u32 = 0xC000_0102;
+const WRITTEN: [MsrName; 7] = [
+    MsrName::Star,
+    MsrName::Lstar,
+    MsrName::Cstar,
+    MsrName::Sfmask,
+    MsrName::FsBase,
+    MsrName::GsBase,
+    MsrName::KernelGsBase,
+];
+
+/// The bases that programs change.
+const BASES: [MsrName; 3] = [MsrName::FsBase, MsrName::GsBase, MsrName::KernelGsBase];
 
 /// What came of a table.
 #[derive(Debug, Default)]
@@ -122,10 +129,10 @@ struct Counts {
 /// Executes a table. Returns how many vectors were executed, what is worth knowing about them, and
 /// whether all came out as they had to.
 pub(crate) fn run(platform: &Platform) -> (u64, Result<String, String>) {
-    if platform.vectors.is_empty() {
+    if platform.module.is_empty() {
         return (0, Err("no table of vectors was loaded".into()));
     }
-    let table = match Table::parse(platform.vectors) {
+    let table = match Table::parse(platform.module) {
         Ok(table) => table,
         Err(why) => return (0, Err(why.to_string())),
     };
@@ -278,7 +285,7 @@ struct Machine {
     // Mapped below until the drop, which comes before that of the fields.
     code: Vec<Frame>,
     control: Cr4Flags,
-    msrs: [(u32, u64); WRITTEN.len()],
+    msrs: [(MsrName, u64); WRITTEN.len()],
 }
 
 impl Machine {
@@ -290,7 +297,7 @@ impl Machine {
         let mapping = |why: memory::MapError| format!("mapping the programs: {why}");
         let frame = || Frame::new().map_err(|why| mapping(why.into()));
         let control = Cr4::read();
-        let msrs = WRITTEN.map(|number| (number, read_msr(number)));
+        let msrs = WRITTEN.map(|name| (name, read_msr(name)));
         let mut machine = Self { data: frame()?, code: Vec::new(), control, msrs };
         let data = machine.data.address();
         memory::map_host(DATA, data, Flags::WRITE).map_err(mapping)?;
@@ -343,9 +350,9 @@ impl Machine {
             ..PtRegs::default()
         };
         let landing = (&raw const hw_kernel_model_landing).addr() as u64;
-        write_msr(FS_BASE, before.fs_base);
-        write_msr(GS_BASE, before.gs_base);
-        write_msr(KERNEL_GS_BASE, before.kernel_gs_base);
+        write_msr(MsrName::FsBase, before.fs_base);
+        write_msr(MsrName::GsBase, before.gs_base);
+        write_msr(MsrName::KernelGsBase, before.kernel_gs_base);
         // SAFETY: the landing takes a `PtRegs` at RSP, wherever it is; until the next line but one,
         // nothing is executed but the program.
         unsafe { events::catch(Stack::DoubleFault, landing) }
@@ -354,9 +361,9 @@ impl Machine {
         // rest below. Interrupts that it may allow are masked at their controllers.
         let frame = unsafe { hw_kernel_model_enter(&raw const start) };
         events::no_catch();
-        let [fs_base, gs_base, kernel_gs_base] = [FS_BASE, GS_BASE, KERNEL_GS_BASE].map(read_msr);
-        for (number, value) in self.msrs {
-            write_msr(number, value);
+        let [fs_base, gs_base, kernel_gs_base] = BASES.map(read_msr);
+        for (name, value) in self.msrs {
+            write_msr(name, value);
         }
         // SAFETY: the landing returns the frame that the stub built, which stays until the next event.
         let frame = unsafe { frame.read() };
@@ -402,13 +409,13 @@ impl Drop for Machine {
     }
 }
 
-fn read_msr(number: u32) -> u64 {
+fn read_msr(name: MsrName) -> u64 {
     // SAFETY: one of WRITTEN, which every CPU with long mode has.
-    unsafe { Msr::new(number).read() }
+    unsafe { Msr::new(name.address()).read() }
 }
 
-fn write_msr(number: u32, value: u64) {
+fn write_msr(name: MsrName, value: u64) {
     // SAFETY: one of WRITTEN, with what it had or a canonical base; nothing here uses either base, and no
     // SYSCALL is executed before they are restored.
-    unsafe { Msr::new(number).write(value) }
+    unsafe { Msr::new(name.address()).write(value) }
 }

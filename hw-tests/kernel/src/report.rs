@@ -1,16 +1,15 @@
 //! Report lines on the serial port: the kernel's side of `hw-protocol`.
 
 use alloc::borrow::Cow;
-
 use alloc::string::ToString;
+
+use hw_platform::exit::{self, Outcome};
+use hw_platform::{Platform, cpu, serial_println};
 use hw_protocol::{Event, Verdict};
 use switcher_runtime::Switcher;
 
-use crate::exit::{self, Outcome};
-use crate::{Platform, cpu, serial_println};
-
 /// Prints one event.
-pub fn event(event: &Event<'_>) {
+pub(crate) fn event(event: &Event<'_>) {
     match event.to_line() {
         Ok(line) => serial_println!("{line}"),
         Err(why) => exit::fatal(format_args!("{why}")),
@@ -19,7 +18,7 @@ pub fn event(event: &Event<'_>) {
 
 /// Counts the cases as they are reported, so that the closing line cannot disagree with them.
 #[derive(Debug)]
-pub struct Report {
+pub(crate) struct Report {
     passed: u64,
     failed: u64,
 }
@@ -27,7 +26,7 @@ pub struct Report {
 impl Report {
     /// Reports the machine and the beginning of a run of `cases` cases.
     #[must_use]
-    pub fn begin(platform: &Platform, cases: usize) -> Self {
+    pub(crate) fn begin(platform: &Platform, cases: usize) -> Self {
         // BIOS and GRUB leave a line without an end.
         serial_println!();
         event(&Event::Machine {
@@ -37,7 +36,7 @@ impl Report {
         });
         event(&Event::Begin {
             vendor: platform.features.vendor.as_str().into(),
-            paging: platform.options.paging.name().into(),
+            paging: platform.paging.name().into(),
             pcid: cpu::pcid_enabled(),
             cases: cases as u64,
         });
@@ -45,7 +44,7 @@ impl Report {
     }
 
     /// Reports a switcher that the following cases are about.
-    pub fn switcher(&self, switcher: &Switcher) {
+    pub(crate) fn switcher(&self, switcher: &Switcher) {
         let image = switcher.image();
         event(&Event::Switcher {
             variant: image.variant().to_string().into(),
@@ -55,12 +54,12 @@ impl Report {
     }
 
     /// Reports one case that was run `runs` times. `failure` says what went wrong, if it did.
-    pub fn case(&mut self, name: &str, runs: u64, failure: Option<&str>) {
+    pub(crate) fn case(&mut self, name: &str, runs: u64, failure: Option<&str>) {
         self.detailed(name, runs, failure.is_none(), failure.unwrap_or(""));
     }
 
     /// Reports one case, with something worth knowing even if it passed.
-    pub fn detailed(&mut self, name: &str, runs: u64, passed: bool, detail: &str) {
+    pub(crate) fn detailed(&mut self, name: &str, runs: u64, passed: bool, detail: &str) {
         let (verdict, count) = match passed {
             true => (Verdict::Pass, &mut self.passed),
             false => (Verdict::Fail, &mut self.failed),
@@ -70,13 +69,13 @@ impl Report {
     }
 
     /// Reports one case that cannot be run on this machine.
-    pub fn not_here(&mut self, name: &str, why: &str) {
+    pub(crate) fn not_here(&mut self, name: &str, why: &str) {
         let verdict = Verdict::NotHere;
         event(&Event::Case { name: name.into(), verdict, runs: 0, detail: why.into() });
     }
 
     /// Reports the end, and ends the run.
-    pub fn end(self) -> ! {
+    pub(crate) fn end(self) -> ! {
         event(&Event::End { passed: self.passed, failed: self.failed });
         exit::exit(if self.failed == 0 { Outcome::Success } else { Outcome::Failure })
     }

@@ -11,19 +11,21 @@ use alloc::string::String;
 use core::arch::global_asm;
 use core::sync::atomic::Ordering;
 
-use hw_protocol::{MODEL, SELFTESTS};
-use switcher_gen::arch::PagingMode;
+use switcher_gen::arch::{PagingMode, RFlags, vector};
 use switcher_gen::layout::{OrigAx, PtRegs};
 use switcher_runtime::MappingList;
 use x86_64::registers::control::Cr2;
 
-use crate::Platform;
-use crate::events::{self, GUEST_IRETQ, RETURN_FROM_GUEST};
-use crate::memory::{self, AddressSpace, Flags, Frame, HIGH_BASE, HOST_RANGE, MapError, PAGE};
+use hw_platform::events::{self, GUEST_IRETQ, RETURN_FROM_GUEST};
+use hw_platform::memory::{
+    self, AddressSpace, Flags, Frame, HIGH_BASE, HOST_RANGE, MapError, PAGE,
+};
+use hw_platform::percpu::{self, Stack};
+use hw_platform::segments::{TSS, USER_CS, USER_DS};
+use hw_platform::{Platform, gs};
+
 use crate::model;
-use crate::percpu::{self, Stack};
 use crate::report::Report;
-use crate::segments::{self, TSS, USER_CS, USER_DS};
 
 global_asm!(
     r#"
@@ -131,14 +133,34 @@ const GUEST_GS: u64 = 0x0000_0123_4567_8000;
 
 /// CF, PF and AF on top of IF and the fixed bit.
 const FLAGS: u64 = 0x217;
-const TF: u64 = 1 << 8;
-/// Faults may be reported with RF set; the emulators do not agree.
-const RF: u64 = 1 << 16;
 /// `orig_ax`'s low half for a vector that has no error code.
 const NO_ERROR: u32 = u32::MAX;
 
-/// One test: how the guest starts, and what must come of it.
-struct Test {
+/// One self test.
+///
+/// `hw-protocol` reads the table of these at build time, and has all but `run`.
+pub(crate) struct SelfTest {
+    /// Unique, and stable.
+    name: &'static str,
+    /// What a pass shows.
+    #[expect(dead_code, reason = "for the runner, which has it by way of hw-protocol")]
+    shown: &'static str,
+    /// What is run.
+    run: Run,
+}
+
+/// What a test does.
+enum Run {
+    /// Looks at host code, and at the space of a guest.
+    Code(fn(&AddressSpace) -> Result<(), String>),
+    /// Enters a guest, which an event ends.
+    Event(Event),
+    /// Executes the loader's table of instructions: how many there were, and what came of it.
+    Model(fn(&Platform) -> (u64, Result<String, String>)),
+}
+
+/// How a guest starts, and what must come of it.
+struct Event {
     /// Changes the state from the common one.
     start: fn(&mut PtRegs, PagingMode),
     /// Changes the expected frame from the state the guest started in.
@@ -149,71 +171,112 @@ struct Test {
     stack: Stack,
 }
 
-fn event(reason: u32, error_code: u32) -> OrigAx {
-    OrigAx { reason, error_code }
-}
+const PLAIN: Event = Event { start: |_, _| (), expect: |_| (), cr2: None, stack: Stack::Sp0 };
 
-fn test(name: &str) -> Option<Test> {
-    let plain = Test { start: |_, _| (), expect: |_| (), cr2: None, stack: Stack::Sp0 };
-    Some(match name {
-        "selftest/int3" => Test {
+/// All of them, in the order in which they are run.
+///
+/// They show that the kernel is fit to judge a switcher: that an event from CPL3 leaves an exact `PtRegs`,
+/// whatever the vector, and that code of the host is mapped in no guest's root and never writable while it is
+/// executable. The last one is the other way round: the CPU judges the model.
+pub(crate) const TESTS: &[SelfTest] = &[
+    SelfTest {
+        name: "selftest/host_code",
+        shown: "Host code is never writable and executable, and in no guest's root.",
+        run: Run::Code(host_code),
+    },
+    SelfTest {
+        name: "selftest/int3",
+        shown: "INT3 leaves an exact PtRegs.",
+        run: Run::Event(Event {
             expect: |regs| {
-                regs.orig_ax = event(3, NO_ERROR);
+                regs.orig_ax = event(vector::BP, NO_ERROR);
                 regs.rip += 1;
             },
-            ..plain
-        },
-        "selftest/ud2" => Test {
+            ..PLAIN
+        }),
+    },
+    SelfTest {
+        name: "selftest/ud2",
+        shown: "UD2 leaves an exact PtRegs.",
+        run: Run::Event(Event {
             start: |regs, _| regs.rip = CODE + SLOT,
-            expect: |regs| regs.orig_ax = event(6, NO_ERROR),
-            ..plain
-        },
-        "selftest/int_n" => Test {
+            expect: |regs| regs.orig_ax = event(vector::UD, NO_ERROR),
+            ..PLAIN
+        }),
+    },
+    SelfTest {
+        name: "selftest/int_n",
+        shown: "INT n to a gate that is not the guest's is #GP.",
+        run: Run::Event(Event {
             start: |regs, _| regs.rip = CODE + 2 * SLOT,
             // The error code names the gate: vector * 8, and bit 1 for the IDT. Vector 0, because
             // QEMU 7.2 says vector * 16.
-            expect: |regs| regs.orig_ax = event(13, 2),
-            ..plain
-        },
-        "selftest/page_fault" => Test {
+            expect: |regs| regs.orig_ax = event(vector::GP, 2),
+            ..PLAIN
+        }),
+    },
+    SelfTest {
+        name: "selftest/page_fault",
+        shown: "A page fault leaves an exact PtRegs, and its address in CR2.",
+        run: Run::Event(Event {
             start: |regs, _| {
                 regs.rip = CODE + 3 * SLOT;
                 regs.rdi = NOTHING;
             },
             // A write, from CPL3, to a page that is not present.
-            expect: |regs| regs.orig_ax = event(14, 6),
+            expect: |regs| regs.orig_ax = event(vector::PF, 6),
             cr2: Some(NOTHING),
-            ..plain
-        },
-        "selftest/single_step" => Test {
+            ..PLAIN
+        }),
+    },
+    SelfTest {
+        name: "selftest/single_step",
+        shown: "A single step leaves an exact PtRegs, on the stack of #DB.",
+        run: Run::Event(Event {
             start: |regs, _| {
                 regs.rip = CODE + 4 * SLOT;
-                regs.eflags |= TF;
+                regs.eflags |= RFlags::TF.bits();
             },
             expect: |regs| {
-                regs.orig_ax = event(1, NO_ERROR);
+                regs.orig_ax = event(vector::DB, NO_ERROR);
                 regs.rip += 1;
             },
             stack: Stack::Debug,
-            ..plain
-        },
-        "selftest/iret_bad_cs" => Test {
+            ..PLAIN
+        }),
+    },
+    SelfTest {
+        name: "selftest/iret_bad_cs",
+        shown: "An IRETQ that cannot load CS leaves what the guest was to be.",
+        run: Run::Event(Event {
             start: |regs, _| regs.cs = u64::from(TSS | 3),
-            expect: |regs| regs.orig_ax = event(13, u32::from(TSS)),
-            ..plain
-        },
-        "selftest/iret_non_canonical" => Test {
+            expect: |regs| regs.orig_ax = event(vector::GP, u32::from(TSS)),
+            ..PLAIN
+        }),
+    },
+    SelfTest {
+        name: "selftest/iret_non_canonical",
+        shown: "An IRETQ to what is no address leaves what the guest was to be.",
+        run: Run::Event(Event {
             start: |regs, paging| {
                 regs.rip = match paging {
                     PagingMode::FourLevel => 1 << 47,
                     PagingMode::FiveLevel => 1 << 56,
                 };
             },
-            expect: |regs| regs.orig_ax = event(13, 0),
-            ..plain
-        },
-        _ => return None,
-    })
+            expect: |regs| regs.orig_ax = event(vector::GP, 0),
+            ..PLAIN
+        }),
+    },
+    SelfTest {
+        name: "selftest/instructions_do_what_the_model_says",
+        shown: "This CPU does what the model of a CPU does, instruction by instruction.",
+        run: Run::Model(model::run),
+    },
+];
+
+const fn event(vector: u8, error_code: u32) -> OrigAx {
+    OrigAx { reason: vector as u32, error_code }
 }
 
 /// A guest with the code above and a stack, in a space of its own.
@@ -291,8 +354,8 @@ fn differences(got: &PtRegs, expected: &PtRegs) -> String {
     text
 }
 
-/// Runs one test.
-fn run(guest: &Guest, test: &Test) -> Result<(), String> {
+/// Enters a guest, and looks at what its event leaves.
+fn run(guest: &Guest, test: &Event) -> Result<(), String> {
     let mut start = common_state();
     (test.start)(&mut start, memory::paging());
     let mut expected = start;
@@ -304,17 +367,18 @@ fn run(guest: &Guest, test: &Test) -> Result<(), String> {
     );
     // SAFETY: the sp0 stack is a static larger than this, and no event is being handled.
     unsafe { place.write(start) }
-    segments::set_base(segments::KERNEL_GS_BASE, GUEST_GS);
+    gs::set_inactive(GUEST_GS);
     // SAFETY: the space maps the host as the current one does; the state is CPL3's, or one that
     // faults on the IRETQ, which `all` has named; either way it comes back through the landing,
     // which restores CR3, the stack and the registers the C ABI preserves.
     let frame = unsafe { hw_kernel_selftest_enter(place, guest.space.cr3()) };
     let cr2 = Cr2::read_raw();
-    let (gs, kernel_gs) = (segments::gs_base(), segments::base(segments::KERNEL_GS_BASE));
+    let (gs, kernel_gs) = (gs::base(), gs::inactive());
     // SAFETY: the landing returns the frame the stub built, which stays until the next event.
     let mut got = unsafe { frame.read() };
 
-    got.eflags &= !RF;
+    // Faults may be reported with RF set; the emulators do not agree.
+    got.eflags &= !RFlags::RF.bits();
     if got != expected {
         return Err(differences(&got, &expected));
     }
@@ -332,9 +396,7 @@ fn run(guest: &Guest, test: &Test) -> Result<(), String> {
     Ok(())
 }
 
-/// The one test that is not about events.
-const HOST_CODE: &str = "selftest/host_code";
-/// Where it maps its page: the last one of the high host range, which nobody else wants.
+/// Where [`host_code`] maps its page: the last one of the high host range, which nobody else wants.
 const CODE_PAGE: u64 = HIGH_BASE + HOST_RANGE - PAGE;
 
 /// Writes, seals, calls and unmaps a page of host code, and looks at every mapping of it. A guest's
@@ -385,24 +447,25 @@ fn host_code(guest: &AddressSpace) -> Result<(), String> {
     }
 }
 
-/// Runs every test of [`SELFTESTS`] and reports each as a case.
-pub fn all(platform: &Platform, report: &mut Report) {
-    let guest = Guest::new();
+/// Runs every test and reports each as a case.
+pub(crate) fn all(platform: &Platform, report: &mut Report) {
+    let guest = Guest::new().map_err(|why| format!("no guest: {why}"));
     RETURN_FROM_GUEST
         .store((&raw const hw_kernel_selftest_landing).addr() as u64, Ordering::Relaxed);
     GUEST_IRETQ.store((&raw const hw_kernel_selftest_iretq).addr() as u64, Ordering::Relaxed);
-    for &name in SELFTESTS {
-        if name == MODEL {
-            let (runs, result) = model::run(platform);
-            let (Ok(detail) | Err(detail)) = &result;
-            report.detailed(name, runs, result.is_ok(), detail);
-            continue;
-        }
-        let result = match (&guest, test(name)) {
-            (Ok(guest), _) if name == HOST_CODE => host_code(&guest.space),
-            (Ok(guest), Some(test)) => run(guest, &test),
-            (Err(why), _) => Err(format!("no guest: {why}")),
-            (_, None) => Err("no such test".into()),
+    for SelfTest { name, run: what, .. } in TESTS {
+        let in_guest = |test: &dyn Fn(&Guest) -> Result<(), String>| {
+            guest.as_ref().map_err(String::clone).and_then(test)
+        };
+        let result = match what {
+            Run::Code(test) => in_guest(&|guest| test(&guest.space)),
+            Run::Event(event) => in_guest(&|guest| run(guest, event)),
+            Run::Model(test) => {
+                let (runs, result) = test(platform);
+                let (Ok(detail) | Err(detail)) = &result;
+                report.detailed(name, runs, result.is_ok(), detail);
+                continue;
+            }
         };
         report.case(name, 1, result.as_ref().err().map(String::as_str));
     }

@@ -9,10 +9,10 @@ use core::ops::Range;
 use core::ptr::NonNull;
 
 use hw_cases::{Entries, Failure, HostAfter, Outcome, Platform, Refusal, Setup, World, place};
-use hw_kernel::memory::{self, AddressSpace, Flags, Frame, MapError};
-use hw_kernel::percpu::{self, Scratch};
-use hw_kernel::segments::gs_base;
-use hw_kernel::{cpu, exit};
+use hw_platform::gs;
+use hw_platform::memory::{self, AddressSpace, Flags, Frame, MapError};
+use hw_platform::percpu::{self, Scratch};
+use hw_platform::{cpu, exit};
 use switcher_runtime::switcher_gen::arch::{
     Cr3, Cr3Error, Msr as MsrName, PcidEnabled, RFlags, Vendor,
 };
@@ -483,7 +483,7 @@ impl BareMetal<'_> {
         let mut guest = self.prepare(setup);
 
         let root = Cr3Register::read_raw();
-        let gs = gs_base();
+        let gs = gs::base();
         let mut debug = self.debug.clone();
         if let Some(at) = setup.breakpoint
             && let Err(why) = debug.set(0, Some((at, Access::Execute)))
@@ -521,7 +521,7 @@ impl BareMetal<'_> {
                 stack_segment_loaded: self.platform.vendor == Vendor::Intel
                     || after.stack_segment_after == u64::from(self.platform.selectors.kernel_ds()),
                 root_kept: Cr3Register::read_raw() == root,
-                gs_kept: gs_base() == gs,
+                gs_kept: gs::base() == gs,
                 host_rsp_cleared: after.host_rsp == 0,
             },
         })

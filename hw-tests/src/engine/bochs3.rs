@@ -24,9 +24,7 @@ use crate::tools::{self, CHROOT, GRUB_MKRESCUE, GRUB_PC, MMDEBSTRAP, MTOOLS, Too
 
 const MODEL: &str = "sapphire_rapids";
 
-/// The engines, by how many CPUs they have.
-pub(super) const ONE_CPU: [&str; 3] =
-    ["bochs3-intel-la57", "bochs3-intel-4level", "bochs3-intel-la57-percpu-current"];
+/// The engines with several CPUs.
 pub(super) const SMP: [&str; 2] = ["bochs3-intel-la57-smp", "bochs3-intel-4level-smp-percpu"];
 
 /// A Sapphire Rapids in one paging mode.
@@ -40,11 +38,15 @@ pub struct Bochs3 {
 
 impl Bochs3 {
     /// With 57-bit addresses.
-    pub const INTEL_LA57: Self =
-        Self { name: ONE_CPU[0], cpus: 1, paging: PagingMode::FiveLevel, policy: Policy::DEFAULT };
+    pub const INTEL_LA57: Self = Self {
+        name: "bochs3-intel-la57",
+        cpus: 1,
+        paging: PagingMode::FiveLevel,
+        policy: Policy::DEFAULT,
+    };
     /// With 48-bit addresses.
     pub const INTEL_4LEVEL: Self =
-        Self { name: ONE_CPU[1], paging: PagingMode::FourLevel, ..Self::INTEL_LA57 };
+        Self { name: "bochs3-intel-4level", paging: PagingMode::FourLevel, ..Self::INTEL_LA57 };
     /// With 57-bit addresses and several CPUs, where an instruction with a breakpoint hangs all of them.
     pub const INTEL_LA57_SMP: Self = Self { name: SMP[0], cpus: CPUS, ..Self::INTEL_LA57 };
     /// The same with 48-bit addresses, each CPU with code of its own.
@@ -57,7 +59,7 @@ impl Bochs3 {
     /// With 57-bit addresses, code of its own for each CPU, and RSP that passes through direct
     /// switches.
     pub const INTEL_LA57_PERCPU_CURRENT: Self = Self {
-        name: ONE_CPU[2],
+        name: "bochs3-intel-la57-percpu-current",
         policy: Policy { placement: Placement::PerCpu, revision: Revision::Current },
         ..Self::INTEL_LA57
     };
@@ -74,6 +76,10 @@ impl Engine for Bochs3 {
 
     fn root(&self) -> Option<&'static Root> {
         Some(&BOCHS3)
+    }
+
+    fn tracks_branches(&self) -> Option<bool> {
+        Some(true)
     }
 
     fn cpus(&self) -> usize {

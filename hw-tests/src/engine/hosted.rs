@@ -194,7 +194,7 @@ pub(super) fn failure(why: impl std::fmt::Display) -> Refusal {
 
 /// What a variant means for the cases.
 pub(super) fn platform(variant: &Variant) -> Platform {
-    /// As hw-tests/kernel/src/segments.rs has them.
+    /// As hw-tests/platform/src/segments.rs has them.
     const ALIASES: (u16, u16) = (0x4B, 0x53);
     let axes = variant.axes();
     Platform {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
-use hw_protocol::{CPUS, Options, SELFTESTS, Suite};
+use hw_protocol::{CPUS, Options, Suite};
 use switcher_gen::Policy;
 use switcher_gen::arch::PagingMode;
 use switcher_gen::layout::Placement;
@@ -63,6 +63,11 @@ pub trait Engine {
     /// Whether an instruction with a breakpoint can be tried on it. Watchpoints always can.
     fn breakpoints(&self) -> bool {
         true
+    }
+
+    /// Whether its CPUs track indirect branches; `None` if that depends on the machine.
+    fn tracks_branches(&self) -> Option<bool> {
+        Some(false)
     }
 
     /// What it runs.
@@ -151,7 +156,7 @@ pub fn run(engine: &dyn Engine, program: &Path, limit: Duration) -> Result<Outco
         policy: options.policy,
         cases: &cases(engine),
         switchers,
-        not_here: &not_here::of(engine.name()),
+        not_here: &not_here::of(engine),
     };
     let judgement = judge::judge(&run, &expected);
     Ok(Outcome::Judged(judgement, run))
@@ -172,7 +177,8 @@ fn self_test(engine: &dyn Engine, kernel: &Path, limit: Duration) -> Result<Opti
     let options = options(engine, Suite::SelfTest);
     let run = engine.boot(kernel, options, limit)?;
     let Options { paging, policy, .. } = options;
-    let expected = Expected { paging, policy, cases: SELFTESTS, switchers: 0, not_here: &[] };
+    let cases = &cases::self_tests();
+    let expected = Expected { paging, policy, cases, switchers: 0, not_here: &[] };
     let judgement = judge::judge(&run, &expected);
     Ok(judgement.failures.first().map(|why| {
         let emulator = run.emulator.lines().find(|line| !line.trim().is_empty());

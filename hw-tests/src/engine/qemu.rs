@@ -18,7 +18,7 @@ use super::{Engine, self_test};
 use crate::run::{End, Run};
 use crate::tools::{self, Ending, QEMU, Tool};
 
-/// `isa-debug-exit` turns the value written into `value * 2 + 1`: hw-tests/kernel/src/exit.rs
+/// `isa-debug-exit` turns the value written into `value * 2 + 1`: hw-tests/platform/src/exit.rs
 /// writes 0x10 or 0x11. Anything else is not the kernel's doing.
 const KERNEL_EXITS: [i32; 2] = [0x10 * 2 + 1, 0x11 * 2 + 1];
 /// KVM that can boot the kernel at all does it within a second.
@@ -80,6 +80,10 @@ impl Engine for Qemu {
 
     /// KVM is there if it boots the kernel: a `/dev/kvm` may belong to a hypervisor that runs
     /// nothing but its own paravirtualised guests.
+    fn tracks_branches(&self) -> Option<bool> {
+        if self.kvm { None } else { Some(false) }
+    }
+
     fn unavailable(&self, kernel: &Path) -> Result<Option<String>> {
         if !self.kvm {
             return Ok(None);

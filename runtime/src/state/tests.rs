@@ -28,7 +28,7 @@ fn host() -> Host {
         paging: PagingMode::FiveLevel,
         selectors: Selectors::DEFAULT,
         cr0: 0x8005_0033,
-        cr4: CR4_OSFXSR | CR4_UMIP | CR4_LA57,
+        cr4: cr4::OSFXSR | cr4::UMIP | cr4::LA57,
         efer: 0xD01,
         s_cet: None,
         user_msr_ctl: Some(0),
@@ -44,7 +44,7 @@ fn host() -> Host {
 }
 
 fn running() -> Running {
-    let cr4 = CR4_OSFXSR | CR4_UMIP | CR4_LA57 | CR4_FSGSBASE;
+    let cr4 = cr4::OSFXSR | cr4::UMIP | cr4::LA57 | cr4::FSGSBASE;
     let gdtr = gdtr(0xFF10_A000_0004_2000, 71);
     let then = Installed { cr4, tr: 0x38, gdtr, lstar: 0xFF10_A000_0100_0000 };
     Running {
@@ -105,7 +105,7 @@ fn wrong_hosts() -> Vec<Spoilt<Host>> {
         (Gdt, "USER_DS", |it| it.gdt[5] = KERNEL_DATA),
         (Gdt, "USER_CS", |it| it.gdt[6] = USER_CODE32),
         (Gdt, "USER_CS", |it| it.gdt.truncate(6)),
-        (DescriptorRegisters, "CR4.UMIP", |it| it.cr4 &= !CR4_UMIP),
+        (DescriptorRegisters, "CR4.UMIP", |it| it.cr4 &= !cr4::UMIP),
         (Ldtr, "LDTR", |it| it.ldtr = 0x48),
         (Ldtr, "LDTR", |it| it.ldtr = 4),
         (Tr, "TR's TSS", |it| it.tss += 8),
@@ -113,12 +113,12 @@ fn wrong_hosts() -> Vec<Spoilt<Host>> {
         (Tr, "TR's TSS", |it| it.tr = 0),
         (Tr, "TR's limit", |it| it.gdt[7] -= 1),
         (Tr, "the TSS's I/O map base", |it| it.iomap_base = 103),
-        (Cr0, "CR0.NE", |it| it.cr0 &= !CR0_NE),
-        (Cr0, "CR0.WP", |it| it.cr0 &= !CR0_WP),
-        (Fred, "CR4.FRED", |it| it.cr4 |= CR4_FRED),
-        (Efer, "EFER.LMSLE", |it| it.efer |= EFER_LMSLE),
-        (Efer, "EFER.UAIE", |it| it.efer |= EFER_UAIE),
-        (SupervisorCet, "S_CET.SH_STK_EN", |it| it.s_cet = Some(SH_STK_EN | 1 << 2)),
+        (Cr0, "CR0.NE", |it| it.cr0 &= !cr0::NE),
+        (Cr0, "CR0.WP", |it| it.cr0 &= !cr0::WP),
+        (Fred, "CR4.FRED", |it| it.cr4 |= cr4::FRED),
+        (Efer, "EFER.LMSLE", |it| it.efer |= efer::LMSLE),
+        (Efer, "EFER.UAIE", |it| it.efer |= efer::UAIE),
+        (SupervisorCet, "S_CET.SH_STK_EN", |it| it.s_cet = Some(s_cet::SH_STK_EN | 1 << 2)),
         (UserMsr, "IA32_USER_MSR_CTL", |it| it.user_msr_ctl = Some(1)),
         (Confidential, "SEV_STATUS", |it| it.sev_status = Some(0b011)),
         (Confidential, "SEV_STATUS", |it| it.sev_status = Some(0b101)),
@@ -146,8 +146,8 @@ fn wrong_moments() -> Vec<Spoilt<Running>> {
         (HostFlags, "the host's RFLAGS.TF", |it| it.flags |= RFlags::TF),
         (HostFlags, "the host's RFLAGS.AC", |it| {
             it.flags |= RFlags::AC;
-            it.now.cr4 |= CR4_SMAP;
-            it.then.cr4 |= CR4_SMAP;
+            it.now.cr4 |= cr4::SMAP;
+            it.then.cr4 |= cr4::SMAP;
         }),
         (SyscallMsrs, "LSTAR", |it| it.now.lstar = 0),
         (SyscallMsrs, "LSTAR", |it| it.now.lstar += 16),
@@ -155,10 +155,10 @@ fn wrong_moments() -> Vec<Spoilt<Running>> {
         (Gdt, "GDTR's limit", |it| it.now.gdtr = gdtr(it.then.gdtr.base(), 79)),
         (Gdt, "GDTR's limit", |it| it.now.gdtr = gdtr(it.then.gdtr.base(), 63)),
         (Tr, "TR", |it| it.now.tr = 0x40),
-        (DescriptorRegisters, "CR4.UMIP", |it| it.now.cr4 &= !CR4_UMIP),
+        (DescriptorRegisters, "CR4.UMIP", |it| it.now.cr4 &= !cr4::UMIP),
         (Ldtr, "LDTR", |it| it.ldtr = 0x48),
-        (Pkru, "CR4.PKE", |it| it.now.cr4 |= CR4_PKE),
-        (GsBase, "CR4.FSGSBASE", |it| it.now.cr4 &= !CR4_FSGSBASE),
+        (Pkru, "CR4.PKE", |it| it.now.cr4 |= cr4::PKE),
+        (GsBase, "CR4.FSGSBASE", |it| it.now.cr4 &= !cr4::FSGSBASE),
         (Segments, "the guest's DS", |it| it.descriptors[2] = KERNEL_DATA),
         (Segments, "the guest's DS", |it| it.descriptors[2] &= !PRESENT),
         // Execute-only code does not load; nor a gate; nor anything of an LDT.
@@ -179,29 +179,29 @@ fn wrong_moments() -> Vec<Spoilt<Running>> {
         (Segments, "the host's DS", |it| it.hosts[0] |= 1),
         (Segments, "the host's GS", |it| it.hosts_descriptors[3] &= !READ_WRITE),
         (Segments, "the host's ES", |it| it.hosts[1] = 0x18),
-        (Cr0, "CR0.NE", |it| it.cr0 &= !CR0_NE),
-        (Cr0, "CR0.WP", |it| it.cr0 &= !CR0_WP),
-        (Cr0, "CR0.TS", |it| it.cr0 |= CR0_TS),
-        (Cr0, "CR0.EM", |it| it.cr0 |= CR0_EM),
-        (Cr4Fpu, "CR4.OSFXSR", |it| it.now.cr4 &= !CR4_OSFXSR),
-        (Cr4Fpu, "CR4.OSXSAVE", |it| it.now.cr4 |= CR4_OSXSAVE),
-        (Cr4User, "CR4.PVI", |it| it.now.cr4 |= CR4_PVI),
-        (Cr4User, "CR4.PCE", |it| it.now.cr4 |= CR4_PCE),
-        (Cr4User, "CR4.UINTR", |it| it.now.cr4 |= CR4_UINTR),
-        (Cr4User, "CR4.KL", |it| it.now.cr4 |= CR4_KL),
-        (Cr4Paging, "CR4.LASS", |it| it.now.cr4 |= CR4_LASS),
-        (Cr4Paging, "CR4.LAM_SUP", |it| it.now.cr4 |= CR4_LAM_SUP),
+        (Cr0, "CR0.NE", |it| it.cr0 &= !cr0::NE),
+        (Cr0, "CR0.WP", |it| it.cr0 &= !cr0::WP),
+        (Cr0, "CR0.TS", |it| it.cr0 |= cr0::TS),
+        (Cr0, "CR0.EM", |it| it.cr0 |= cr0::EM),
+        (Cr4Fpu, "CR4.OSFXSR", |it| it.now.cr4 &= !cr4::OSFXSR),
+        (Cr4Fpu, "CR4.OSXSAVE", |it| it.now.cr4 |= cr4::OSXSAVE),
+        (Cr4User, "CR4.PVI", |it| it.now.cr4 |= cr4::PVI),
+        (Cr4User, "CR4.PCE", |it| it.now.cr4 |= cr4::PCE),
+        (Cr4User, "CR4.UINTR", |it| it.now.cr4 |= cr4::UINTR),
+        (Cr4User, "CR4.KL", |it| it.now.cr4 |= cr4::KL),
+        (Cr4Paging, "CR4.LASS", |it| it.now.cr4 |= cr4::LASS),
+        (Cr4Paging, "CR4.LAM_SUP", |it| it.now.cr4 |= cr4::LAM_SUP),
         // Also where it was so when the switcher was installed.
         (Cr4Paging, "CR4.LASS", |it| {
-            it.now.cr4 |= CR4_LASS;
-            it.then.cr4 |= CR4_LASS;
+            it.now.cr4 |= cr4::LASS;
+            it.then.cr4 |= cr4::LASS;
         }),
-        (Cr4Paging, "CR4.LA57", |it| it.now.cr4 &= !CR4_LA57),
-        (Cr4Paging, "CR4.PCIDE", |it| it.now.cr4 |= CR4_PCIDE),
-        (Cr4Paging, "CR4.SMEP", |it| it.now.cr4 |= CR4_SMEP),
-        (Cr4Paging, "CR4.SMAP", |it| it.now.cr4 |= CR4_SMAP),
-        (Fred, "CR4.FRED", |it| it.now.cr4 |= CR4_FRED),
-        (UserCet, "CR4.CET", |it| it.now.cr4 |= CR4_CET),
+        (Cr4Paging, "CR4.LA57", |it| it.now.cr4 &= !cr4::LA57),
+        (Cr4Paging, "CR4.PCIDE", |it| it.now.cr4 |= cr4::PCIDE),
+        (Cr4Paging, "CR4.SMEP", |it| it.now.cr4 |= cr4::SMEP),
+        (Cr4Paging, "CR4.SMAP", |it| it.now.cr4 |= cr4::SMAP),
+        (Fred, "CR4.FRED", |it| it.now.cr4 |= cr4::FRED),
+        (UserCet, "CR4.CET", |it| it.now.cr4 |= cr4::CET),
         (DebugRegisters, "DR7", |it| it.dr7 |= 1 << 1),
         (DebugRegisters, "DR7", |it| it.dr7 |= 1 << 6),
         (DebugRegisters, "DR7", |it| it.dr7 |= 1 << 13),
@@ -320,7 +320,7 @@ fn an_error_says_what_was_found_where_and_what_to_do() {
     let text = check_host(&it).unwrap_err().to_string();
     assert!(text.starts_with("GDT entry 0x8 is 0xec0000101000: CPL 3 can use this"), "{text}");
     let mut it = running();
-    it.cr0 |= CR0_TS;
+    it.cr0 |= cr0::TS;
     let text = check_running(&it).unwrap_err().to_string();
     assert!(text.starts_with("CR0.TS is 0x8005003b: the first FPU instruction"), "{text}");
     assert!(text.ends_with("; give the FPU to the guest before `enter`: execute CLTS"), "{text}");

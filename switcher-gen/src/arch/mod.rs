@@ -1,6 +1,7 @@
 //! Facts of the x86-64 architecture, as types: flags, control registers, MSRs, selectors, paging
 //! modes and what a host has of them. Knows nothing of switchers.
 
+mod control;
 mod cr3;
 mod features;
 mod immediate;
@@ -11,6 +12,7 @@ mod selectors;
 mod speculation;
 pub mod vector;
 
+pub use control::{cr0, cr4, debugctl, dr7, efer, s_cet};
 pub use cr3::{Cr3, Cr3Error, Pcid, PcidEnabled};
 #[cfg(test)]
 pub(crate) use features::fake;

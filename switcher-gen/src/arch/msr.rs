@@ -4,6 +4,8 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Msr {
+    /// Whether CPL 3 may access MSRs (USER_MSR).
+    UserMsrCtl = 0x1C,
     /// What of speculation is restricted: IBRS and others.
     SpecCtrl = 0x48,
     /// Commands to the predictors; IBPB is bit 0. Write only.
@@ -16,6 +18,14 @@ pub enum Msr {
     McuOptCtrl = 0x123,
     /// Code segment SYSENTER loads; 0 makes SYSENTER fault.
     SysenterCs = 0x174,
+    /// What a CPU has switched off; bit 12 says that there is no PEBS.
+    MiscEnable = 0x1A0,
+    /// What debugging records: last branches, single steps of branches.
+    Debugctl = 0x1D9,
+    /// Which counters sample to memory.
+    PebsEnable = 0x3F1,
+    /// User CET: shadow stacks and indirect branch tracking of CPL 3.
+    UCet = 0x6A0,
     /// Supervisor CET: bit 2 is ENDBR_EN, indirect branch tracking.
     SCet = 0x6A2,
     /// Extended features: SCE, AIBRSE, LME, LMA, NXE.
@@ -28,10 +38,16 @@ pub enum Msr {
     Cstar = 0xC000_0083,
     /// RFLAGS bits that SYSCALL clears.
     Sfmask = 0xC000_0084,
+    /// FS base.
+    FsBase = 0xC000_0100,
     /// The active GS base.
     GsBase = 0xC000_0101,
     /// The inactive GS base, which SWAPGS exchanges with the active one.
     KernelGsBase = 0xC000_0102,
+    /// What RDTSCP and RDPID show.
+    TscAux = 0xC000_0103,
+    /// How a guest of AMD's is protected from its host: SEV, SEV-ES, SEV-SNP.
+    SevStatus = 0xC001_0131,
 }
 
 impl Msr {

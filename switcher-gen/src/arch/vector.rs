@@ -10,6 +10,8 @@ pub const BP: u8 = 3;
 pub const OF: u8 = 4;
 /// Invalid opcode.
 pub const UD: u8 = 6;
+/// Device not available: the FPU is not there, or not this task's.
+pub const NM: u8 = 7;
 /// Double fault.
 pub const DF: u8 = 8;
 /// Coprocessor segment overrun: reserved since the 80486, and nothing raises it. A local APIC delivers
@@ -26,6 +28,8 @@ pub const GP: u8 = 13;
 pub const PF: u8 = 14;
 /// Machine check.
 pub const MC: u8 = 18;
+/// Control protection: an indirect branch that leads to no ENDBR64, or a shadow stack that disagrees.
+pub const CP: u8 = 21;
 /// The first vector that is no exception.
 pub const FIRST_INTERRUPT: u8 = 32;
 /// The vector of guests' 32-bit system calls, by Linux's custom.

@@ -779,10 +779,10 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         Ok(match self.d.known(number) {
             Some(SPEC_CTRL) => &mut state.msrs.spec_ctrl,
             Some(MSR_EFER) => &mut state.msrs.efer,
-            Some(0xC000_0081) => &mut state.msrs.star,
+            Some(STAR) => &mut state.msrs.star,
             Some(LSTAR) => &mut state.msrs.lstar,
             Some(CSTAR) => &mut state.msrs.cstar,
-            Some(0xC000_0084) => &mut state.msrs.sfmask,
+            Some(SFMASK) => &mut state.msrs.sfmask,
             Some(FS_BASE) => &mut state.fs_base,
             Some(GS_BASE) => &mut state.gs_base,
             Some(KERNEL_GS_BASE) => &mut state.inactive_gs_base,
@@ -1006,13 +1006,15 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
 
 const SPEC_CTRL: u64 = Msr::SpecCtrl as u64;
 const PRED_CMD: u64 = Msr::PredCmd as u64;
-const MSR_EFER: u64 = 0xC000_0080;
+const MSR_EFER: u64 = Msr::Efer as u64;
+const STAR: u64 = Msr::Star as u64;
+const SFMASK: u64 = Msr::Sfmask as u64;
 // MSRs that hold addresses.
-const LSTAR: u64 = 0xC000_0082;
-const CSTAR: u64 = 0xC000_0083;
-const FS_BASE: u64 = 0xC000_0100;
-const GS_BASE: u64 = 0xC000_0101;
-const KERNEL_GS_BASE: u64 = 0xC000_0102;
+const LSTAR: u64 = Msr::Lstar as u64;
+const CSTAR: u64 = Msr::Cstar as u64;
+const FS_BASE: u64 = Msr::FsBase as u64;
+const GS_BASE: u64 = Msr::GsBase as u64;
+const KERNEL_GS_BASE: u64 = Msr::KernelGsBase as u64;
 
 /// How many bytes an operand has.
 const fn width(operand: Operand) -> usize {

@@ -4,39 +4,49 @@
 use std::ops::Range;
 
 use super::{Error, Failure, Machine, Mode, Outcome, Setup};
-use crate::arch::{Cr3, RFlags};
+use crate::arch::{Cr3, RFlags, Selectors};
 use crate::asm::{Label, Window};
 use crate::image::Image;
-use crate::layout::SwitchFlags;
+use crate::layout::{IretFrame, PerCpu, SwitchFlags, TssExtra};
 use crate::machine::Interpreter;
 use crate::machine::interpreter;
+use crate::program;
 use crate::scenario::Places;
 use crate::variant::Variant;
 
-const SYSCALL: [u8; 2] = [0x0F, 0x05];
-const UD2: [u8; 2] = [0x0F, 0x0B];
+const SYSCALL: &[u8] = program!(; syscall);
+const UD2: &[u8] = program!(; ud2);
 const NOP: u8 = 0x90;
 
-// What is searched for, as objdump would show it.
-const AND_FRAME_FLAGS: &[u8] = &[0x48, 0x81, 0x64, 0x24, 0xE8, 0xD7, 0x4F, 0x25, 0x00];
-const MOV_FRAME_CS: &[u8] = &[0x48, 0xC7, 0x44, 0x24, 0xE0, 0x33, 0x00, 0x00, 0x00];
+// What is searched for.
+const AND_FRAME_FLAGS: &[u8] = program!(
+    ; and QWORD [BYTE rsp + IretFrame::eflags.below_end()], RFlags::GUEST_ALLOWED.imm32()
+);
+const MOV_FRAME_CS: &[u8] = program!(
+    ; mov QWORD [BYTE rsp + IretFrame::cs.below_end()], Selectors::DEFAULT.user_cs() as i32
+);
+/// Without its distance.
 const JNE_NEAR: &[u8] = &[0x0F, 0x85];
 const JMP_RAX: &[u8] = &[0xFF, 0xE0];
-const MOV_CR3_RAX: &[u8] = &[0x0F, 0x22, 0xD8];
-const MOV_CR3_RCX: &[u8] = &[0x0F, 0x22, 0xD9];
-const MOV_SS_CX: &[u8] = &[0x8E, 0xD1];
-const POP_R15_R14: &[u8] = &[0x41, 0x5F, 0x41, 0x5E];
-const POP_R14_R15: &[u8] = &[0x41, 0x5E, 0x41, 0x5F];
+const MOV_CR3_RAX: &[u8] = program!(; mov cr3, rax);
+const MOV_CR3_RCX: &[u8] = program!(; mov cr3, rcx);
+const MOV_SS_CX: &[u8] = program!(; mov ss, cx);
+const POP_R15_R14: &[u8] = program!(; pop r15 ; pop r14);
+const POP_R14_R15: &[u8] = program!(; pop r14 ; pop r15);
+/// Without the trap after the RET, which is as long as the JMP in its place.
 const POP_RBP_RET: &[u8] = &[0x5D, 0xC3];
-const PUSH_2_POPFQ: &[u8] = &[0x6A, 0x02, 0x9D];
-const RDGSBASE_RCX: &[u8] = &[0xF3, 0x48, 0x0F, 0xAE, 0xC9];
-const RDGSBASE_RSP_SWAPGS: &[u8] = &[0xF3, 0x48, 0x0F, 0xAE, 0xCC, 0x0F, 0x01, 0xF8];
-const SHL_SAR_R11_16: &[u8] = &[0x49, 0xC1, 0xE3, 0x10, 0x49, 0xC1, 0xFB, 0x10];
-const SHL_SAR_RCX_16: &[u8] = &[0x48, 0xC1, 0xE1, 0x10, 0x48, 0xC1, 0xF9, 0x10];
-const SWAPGS: &[u8] = &[0x0F, 0x01, 0xF8];
-const TEST_R11: &[u8] = &[0x49, 0xF7, 0xC3];
-const XOR_MODE: &[u8] = &[0x80, 0xB4, 0x24, 0xC0, 0x00, 0x00, 0x00, 0x03];
-const XOR_R11D: &[u8] = &[0x45, 0x31, 0xDB];
+const PUSH_2_POPFQ: &[u8] = program!(; push 2 ; popfq);
+const RDGSBASE_RCX: &[u8] = program!(; rdgsbase rcx);
+const RDGSBASE_RSP_SWAPGS: &[u8] = program!(; rdgsbase rsp ; swapgs);
+const SHL_SAR_R11_16: &[u8] = program!(; shl r11, 16 ; sar r11, 16);
+const SHL_SAR_RCX_16: &[u8] = program!(; shl rcx, 16 ; sar rcx, 16);
+const SWAPGS: &[u8] = program!(; swapgs);
+const TEST_R11: &[u8] = program!(; test r11, RFlags::sysret_obstacles().imm32());
+const XOR_MODE: &[u8] = program!(
+    ; xor BYTE [rsp + PerCpu::tss_extra + TssExtra::switch_flags.low_byte()],
+        SwitchFlags::MODE_TOGGLE.imm8()
+);
+const XOR_R11D: &[u8] = program!(; xor r11d, r11d);
 
 /// A change to a switcher.
 struct Broken {
@@ -108,7 +118,7 @@ impl Broken {
         let mut machine = Interpreter::with_image(Image::new(&self.variant)?, places)?;
         let (offset, bad) = self.patch(machine.image());
         machine.overwrite(offset, &bad);
-        machine.load(Mode::Smod, 0, &SYSCALL)?;
+        machine.load(Mode::Smod, 0, SYSCALL)?;
         machine.load(Mode::Umod, 0, &[SYSCALL, UD2].concat())?;
         let mut setup = machine.setup(mode);
         change(&mut setup);
@@ -119,7 +129,7 @@ impl Broken {
         let mut machine = Machine::new(&self.variant)?;
         let (offset, bad) = self.patch(machine.image());
         machine.overwrite(offset, &bad)?;
-        machine.load(Mode::Smod, 0, &SYSCALL)?;
+        machine.load(Mode::Smod, 0, SYSCALL)?;
         machine.load(Mode::Umod, 0, &[SYSCALL, UD2].concat())?;
         Ok(machine)
     }
@@ -181,7 +191,7 @@ fn row_9_an_exit_that_stays_on_the_guests_root() {
 fn row_13_sysretq_to_a_traced_guest() {
     let r11 = (RFlags::GUEST_FIXED | RFlags::TF).bits();
     // Not the test but the short jump behind it.
-    let jump = TEST_R11.len() + size_of::<i32>();
+    let jump = TEST_R11.len();
     let broken =
         Broken { range: jump..jump + 2, ..Broken::dropped(Label::ReturnToGuest, TEST_R11) };
     let failure = broken.failure(Mode::Smod, |setup| {

@@ -25,7 +25,7 @@ pub(crate) const BHB: Parts = Parts { ibrs: false, rsb: false, bhb: true, verw: 
 pub(crate) const VERW: Parts = Parts { ibrs: false, rsb: false, bhb: false, verw: true };
 pub(crate) const ALL: Parts = Parts { ibrs: true, rsb: true, bhb: true, verw: true };
 
-pub(crate) const WRITE_SPEC_CTRL: &str = "\tmovl\t$0x48, %ecx\n\tmovl\t%gs:GS_TSS_EXTRA + 0x38, %eax\n\
+pub(crate) const WRITE_SPEC_CTRL: &str = "\tmovl\t$0x48, %ecx\n\tmovl\t%gs:HOST_SPEC_CTRL, %eax\n\
                                \txorl\t%edx, %edx\n\twrmsr\n";
 pub(crate) const FILL: &str = "\tmovl\t$16, %ecx\n21:\tcall\t22f\n\tint3\n22:\tcall\t23f\n\tint3\n\
                     23:\taddq\t$16, %rsp\n\tdecl\t%ecx\n\tjnz\t21b\n";
@@ -43,7 +43,7 @@ pub(crate) const LAST_RET: &str = "\tjmp\t41f\n\t.p2align\t6, 0xCC\n\t.skip\t32,
 /// The switcher written by hand, with mitigations, and `changes` of those.
 pub(crate) fn mitigated(parts: Parts, changes: &[Change<'_>]) -> Target {
     let part = |is_there: bool, text: &'static str| if is_there { text } else { "" };
-    let enter_spec_ctrl = WRITE_SPEC_CTRL.replace("0x38", "0x3C");
+    let enter_spec_ctrl = WRITE_SPEC_CTRL.replace("HOST_SPEC_CTRL", "GUEST_SPEC_CTRL");
     let enter = format!("{ENTER}{}", if parts.ibrs { &enter_spec_ctrl } else { "" });
     let frame = "\tswapgs\n\n\t/* SYSRETQ can load";
     let verw = format!("\tswapgs\n{}\n\t/* SYSRETQ can load", part(parts.verw, CLEAR_BUFFERS));

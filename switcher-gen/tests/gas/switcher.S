@@ -14,12 +14,16 @@
 
 /* The TSS. sp2 belongs to nobody and holds the guest's RSP for a moment. */
 	.set	TSS_SP0, GS_TSS + 0x04
+	.set	TSS_SP1, GS_TSS + 0x0C
 	.set	TSS_SP2, GS_TSS + 0x14
+	.set	TSS_IST1, GS_TSS + 0x24
 
 /* TssExtra. */
 	.set	HOST_CR3, GS_TSS_EXTRA + 0x00
 	.set	HOST_RSP, GS_TSS_EXTRA + 0x08
 	.set	ENTER_CR3, GS_TSS_EXTRA + 0x10
+	.set	HOST_SPEC_CTRL, GS_TSS_EXTRA + 0x38
+	.set	GUEST_SPEC_CTRL, GS_TSS_EXTRA + 0x3C
 	.set	SWITCH_FLAGS, GS_TSS_EXTRA + 0x40
 	.set	SMOD_CR3, GS_TSS_EXTRA + 0x48
 	.set	UMOD_CR3, GS_TSS_EXTRA + 0x50

@@ -1,12 +1,13 @@
 //! Direct switches between the modes, both ways, with random state.
 
 use super::{MANY, SOME};
-use crate::code::{PROBE, SYSCALL, SYSCALL_PROBE};
 use crate::expect::{Expected, Failure};
+use crate::program::{PROBE, SYSCALL, SYSCALL_PROBE, SYSCALLS};
 use crate::run::{Case, Run};
 use crate::world::{Setup, place};
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::SwitchFlags;
+use switcher_gen::program;
 use switcher_runtime::Mode;
 
 pub(super) const CASES: &[Case] = &[
@@ -101,11 +102,9 @@ fn round_trip(run: &mut Run<'_>) -> Result<(), Failure> {
 }
 
 fn long_round_trips(run: &mut Run<'_>) -> Result<(), Failure> {
-    /// 1: SYSCALL; DEC RBX; JNZ 1b; UD2.
-    const LOOP: &[u8] = &[0x0F, 0x05, 0x48, 0xFF, 0xCB, 0x75, 0xF9, 0x0F, 0x0B];
     const ROUNDS: u64 = 10_000;
 
-    let mut setup = run.round_trip(LOOP);
+    let mut setup = run.round_trip(SYSCALLS);
     setup.regs.rbx = ROUNDS;
     let outcome = run.enter(&setup)?;
 
@@ -123,7 +122,7 @@ fn long_round_trips(run: &mut Run<'_>) -> Result<(), Failure> {
     expected.pkru = setup.pkru;
     expected.regs = setup.regs;
     expected.regs.rbx = 0;
-    expected.regs.rip = place::UMOD_CODE + LOOP.len() as u64 - 2;
+    expected.regs.rip = place::UMOD_CODE + (SYSCALLS.len() - PROBE.len()) as u64;
     expected.regs.rcx = place::UMOD_CODE + 2;
     expected.regs.r11 = before.bits();
     expected.regs.eflags = after.bits();
@@ -146,8 +145,7 @@ fn umod_syscall_at_eretu(run: &mut Run<'_>) -> Result<(), Failure> {
 
 /// Where there are no protection keys, the switcher leaves PVCS.pkru alone: all other cases say so.
 fn pkru(run: &mut Run<'_>) -> Result<(), Failure> {
-    /// XOR ECX, ECX; XOR EDX, EDX; WRPKRU; SYSCALL.
-    const WRITE: &[u8] = &[0x31, 0xC9, 0x31, 0xD2, 0x0F, 0x01, 0xEF, 0x0F, 0x05];
+    const WRITE: &[u8] = program!(; xor ecx, ecx ; xor edx, edx ; wrpkru ; syscall);
 
     for _ in 0..SOME {
         // From any PKRU, or from smod's, so that only what umod writes differs.

@@ -2,8 +2,8 @@
 //! selectors.
 
 use super::{MANY, SOME};
-use crate::code::SYSCALL;
 use crate::expect::{Expected, Failure};
+use crate::program::SYSCALL;
 use crate::run::{Case, Run};
 use crate::world::Setup;
 use switcher_gen::layout::SwitchFlags;

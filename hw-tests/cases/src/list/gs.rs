@@ -1,10 +1,11 @@
 //! GS bases: hostile ones in the PVCS, and those a guest changes itself.
 
 use super::{MANY, SOME};
-use crate::code::{PROBE, SYSCALL};
 use crate::expect::{Expected, Failure};
+use crate::program::{PROBE, SYSCALL};
 use crate::run::{Case, Run};
 use crate::world::place;
+use switcher_gen::program;
 use switcher_runtime::Mode;
 
 pub(super) const CASES: &[Case] = &[
@@ -22,10 +23,8 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "each_mode_reads_its_own_gs_base", rows: &[6, 7], body: rdgsbase },
 ];
 
-/// WRGSBASE RAX.
-const WRGSBASE: &[u8] = &[0xF3, 0x48, 0x0F, 0xAE, 0xD8];
-/// RDGSBASE RAX.
-const RDGSBASE: &[u8] = &[0xF3, 0x48, 0x0F, 0xAE, 0xC8];
+const WRGSBASE: &[u8] = program!(; wrgsbase rax);
+const RDGSBASE: &[u8] = program!(; rdgsbase rax);
 
 fn hostile_gsbase(run: &mut Run<'_>) -> Result<(), Failure> {
     for bit in 0..64 {

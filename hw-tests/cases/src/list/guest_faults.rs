@@ -1,12 +1,13 @@
 //! Events of a guest: none of its flags reach the host, and the doors beside SYSCALL are shut.
 
 use super::SOME;
-use crate::code::{PROBE, SYSCALL};
 use crate::expect::{Expected, Failure};
+use crate::program::{PROBE, SYSCALL};
 use crate::run::{Case, Run};
 use crate::world::{Entries, place};
 use alloc::format;
 use switcher_gen::arch::{RFlags, Vendor};
+use switcher_gen::program;
 use switcher_runtime::Mode;
 
 pub(super) const CASES: &[Case] = &[
@@ -46,8 +47,8 @@ fn ac_and_df(run: &mut Run<'_>) -> Result<(), Failure> {
 }
 
 fn sysenter(run: &mut Run<'_>) -> Result<(), Failure> {
-    /// SYSENTER.
-    const SYSENTER: &[u8] = &[0x0F, 0x34];
+    // dynasm has it in 32-bit mode only.
+    const SYSENTER: &[u8] = program!(; .bytes &[0x0F, 0x34]);
     // Intel: SYSENTER_CS is 0. AMD: there is no SYSENTER in long mode; an emulator that has it all
     // the same (Bochs 2.7) must find SYSENTER_CS 0.
     let exits: &[_] = match run.platform.vendor {
@@ -109,8 +110,7 @@ fn entries(run: &mut Run<'_>) -> Result<(), Failure> {
 }
 
 fn io_ports(run: &mut Run<'_>) -> Result<(), Failure> {
-    /// IN AL, DX.
-    const IN: &[u8] = &[0xEC];
+    const IN: &[u8] = program!(; in al, dx);
     for port in [0x20, 0x60, 0x64, 0x92, 0xCF8, 0x3F8, 0xFFFF] {
         for mode in [Mode::Smod, Mode::Umod] {
             let mut setup = run.about_to(mode, IN);

@@ -2,12 +2,13 @@
 //! forbidden flags, other selectors.
 
 use super::{MANY, SOME};
-use crate::code::{NOP_PROBE, PROBE, SYSCALL};
 use crate::expect::{Expected, Failure};
+use crate::program::{NOP_PROBE, PROBE, SYSCALL};
 use crate::run::{Case, Run};
 use crate::world::{Setup, place};
 use alloc::vec::Vec;
 use switcher_gen::arch::RFlags;
+use switcher_gen::program;
 use switcher_runtime::Mode;
 
 pub(super) const CASES: &[Case] = &[
@@ -206,8 +207,7 @@ fn resume_flag(run: &mut Run<'_>) -> Result<(), Failure> {
 }
 
 fn forbidden_flags(run: &mut Run<'_>) -> Result<(), Failure> {
-    /// PUSHFQ; POP RAX; CLI.
-    const SHOW_AND_CLI: &[u8] = &[0x9C, 0x58, 0xFA];
+    const SHOW_AND_CLI: &[u8] = program!(; pushfq ; pop rax ; cli);
     let forbidden = RFlags::IOPL | RFlags::VM | RFlags::VIF | RFlags::VIP;
     for bits in [forbidden, RFlags::IOPL, RFlags::VM, RFlags::VIF, RFlags::VIP] {
         for sysret in [true, false] {

@@ -264,6 +264,7 @@ fn occupied() -> io::Result<Option<u64>> {
 mod tests {
     use super::*;
     use crate::layout::Pvcs;
+    use crate::program;
     use crate::variant::Variant;
 
     fn engines(variant: &Variant) -> Engines {
@@ -294,7 +295,7 @@ mod tests {
 
     /// On the way to smod, umod's RSP goes to the PVCS's CR2 and not to its RSP.
     fn break_store(image: &Image) -> (usize, [u8; 1]) {
-        let store = [0x48, 0x89, 0x67, Pvcs::rsp.bytes() as u8]; // mov [rdi + PVCS.rsp], rsp
+        let store = program!(; mov QWORD [BYTE rdi + Pvcs::rsp], rsp);
         let found = image.bytes().windows(store.len()).position(|bytes| bytes == store);
         (found.expect("it is there") + store.len() - 1, [Pvcs::cr2.bytes() as u8])
     }
@@ -344,8 +345,8 @@ mod tests {
     #[test]
     fn a_failure_of_the_switcher_is_a_difference() {
         let image = Image::new(&Variant::REFERENCE).unwrap();
-        // shl r11, 16; sar r11, 16: what makes umod's GS base canonical.
-        let canonicalise = [0x49, 0xC1, 0xE3, 0x10, 0x49, 0xC1, 0xFB, 0x10];
+        // What makes umod's GS base canonical.
+        let canonicalise = program!(; shl r11, 16 ; sar r11, 16);
         let found = image.bytes().windows(canonicalise.len()).position(|b| b == canonicalise);
         let (offset, nops) = (found.expect("it is there"), [0x90; 8]);
         let mut engines = Engines::new(image).unwrap();

@@ -1,0 +1,105 @@
+//! What host cases are: what only a kernel can run, with several CPUs and page tables of its own. Each is an
+//! entry in the table of its file in `cases/`, from which also the names come that the runner expects.
+
+use alloc::string::String;
+
+use hw_protocol::Need;
+use switcher_runtime::switcher_gen::arch::Msr as MsrName;
+use x86_64::registers::control::{Cr4, Efer};
+use x86_64::registers::model_specific::Msr;
+
+use crate::others::Others;
+use crate::paths::{self, Path};
+use crate::world::BareMetal;
+
+/// What came of a host case: how many guests were entered, or why it failed.
+pub(crate) type Ended = Result<u64, String>;
+
+/// A case that is about the host around a switcher.
+///
+/// `hw-protocol` reads the tables of these at build time, and has all but `run`.
+pub(crate) struct HostCase {
+    /// Unique, stable, and a sentence.
+    pub(crate) name: &'static str,
+    /// What a pass shows.
+    #[expect(dead_code, reason = "for the runner, which has it by way of hw-protocol")]
+    pub(crate) shown: &'static str,
+    /// Rows of spec/hazards.md.
+    #[expect(dead_code, reason = "for the runner, which has it by way of hw-protocol")]
+    pub(crate) rows: &'static [u8],
+    /// How many CPUs it takes at least.
+    pub(crate) cpus: usize,
+    /// What else an engine must have for it.
+    pub(crate) needs: &'static [Need],
+    /// The case itself.
+    pub(crate) run: fn(&mut Bench) -> Ended,
+}
+
+/// What host cases work on.
+pub(crate) struct Bench {
+    /// The CPU that has booted, with a switcher and guests' memory, until a case takes it apart.
+    world: Option<BareMetal<'static>>,
+    /// Every path through the switcher. Where its instructions are, the first case that interrupts them finds
+    /// out for the others.
+    paths: [Path; 7],
+    /// The other CPUs, as long as they run the case list.
+    others: Option<Others>,
+    /// The boot CPU before a switcher was installed.
+    before: Control,
+}
+
+impl Bench {
+    pub(crate) fn new(world: BareMetal<'static>, others: Others, before: Control) -> Self {
+        let paths = paths::paths(&world);
+        Self { world: Some(world), paths, others: Some(others), before }
+    }
+
+    pub(crate) fn world(&mut self) -> Result<&mut BareMetal<'static>, String> {
+        self.world.as_mut().ok_or_else(|| "no switcher is installed any more".into())
+    }
+
+    /// The same, and the paths through it.
+    pub(crate) fn world_and_paths(
+        &mut self,
+    ) -> Result<(&mut BareMetal<'static>, &mut [Path]), String> {
+        let world = self.world.as_mut().ok_or("no switcher is installed any more")?;
+        Ok((world, &mut self.paths))
+    }
+
+    /// The CPU, to be taken apart, and as it was before.
+    pub(crate) fn take_world(&mut self) -> Result<(BareMetal<'static>, &Control), String> {
+        let world = self.world.take().ok_or("no switcher is installed any more")?;
+        Ok((world, &self.before))
+    }
+
+    /// The other CPUs, if they still run the case list.
+    pub(crate) fn take_others(&mut self) -> Option<Others> {
+        self.others.take()
+    }
+}
+
+/// What a switcher changes of a CPU.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Control {
+    cr4: u64,
+    efer: u64,
+    msrs: [u64; 7],
+}
+
+impl Control {
+    const MSRS: [MsrName; 7] = [
+        MsrName::Star,
+        MsrName::Lstar,
+        MsrName::Cstar,
+        MsrName::Sfmask,
+        MsrName::SysenterCs,
+        MsrName::GsBase,
+        MsrName::KernelGsBase,
+    ];
+
+    pub(crate) fn read() -> Self {
+        // SAFETY: MSRs of every CPU with long mode; reading changes nothing.
+        let msr = |name: MsrName| unsafe { Msr::new(name.address()).read() };
+        Self { cr4: Cr4::read_raw(), efer: Efer::read_raw(), msrs: Self::MSRS.map(msr) }
+    }
+}

@@ -1,0 +1,136 @@
+//! An interruption in front of every instruction of a path through the switcher.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use hw_platform::hooks;
+use switcher_runtime::switcher_gen::arch::vector;
+use switcher_runtime::switcher_gen::asm::Label;
+use switcher_runtime::switcher_gen::layout::PtRegs;
+
+use crate::bench::Ended;
+use crate::idt::{aim_breakpoint, call_under_copy, set_breakpoint};
+use crate::paths::Path;
+use crate::world::BareMetal;
+
+/// The same with an instruction breakpoint in the switcher. Its #DB takes the entry and the stack
+/// of an NMI or a machine check; the hook sets RF, so that the instruction is executed then, and is
+/// met again if the path comes by again.
+///
+/// # Safety
+/// As for [`call_under_copy`].
+unsafe fn call_with_breakpoint(entry: u64) -> *mut PtRegs {
+    hooks::set_resuming(true);
+    set_breakpoint(true);
+    // SAFETY: as the caller says. The switcher comes back from what happens at the breakpoint.
+    let frame = unsafe { call_under_copy(entry) };
+    set_breakpoint(false);
+    hooks::set_resuming(false);
+    frame
+}
+
+/// What comes in front of an instruction.
+pub(crate) struct Interruption {
+    /// For messages.
+    pub(crate) name: &'static str,
+    /// Runs a guest with a breakpoint at which it comes.
+    pub(crate) call: unsafe fn(u64) -> *mut PtRegs,
+    /// How many there have been, or what has become of one.
+    pub(crate) count: fn() -> Result<u64, String>,
+    /// Whether it is the breakpoint itself that is taken for it: then it comes each time that the
+    /// path comes by, and exactly there.
+    pub(crate) is_breakpoint: bool,
+}
+
+/// A breakpoint that is taken for an NMI or a machine check.
+pub(crate) const fn taken_for(name: &'static str) -> Interruption {
+    Interruption {
+        name,
+        call: call_with_breakpoint,
+        count: || Ok(hooks::hooked_nmis() + hooks::hooked_machine_checks()),
+        is_breakpoint: true,
+    }
+}
+
+/// The same for one path; the result is how many there have been.
+pub(crate) fn boundaries(
+    world: &mut BareMetal<'_>,
+    path: &mut Path,
+    interruption: &Interruption,
+) -> Ended {
+    let Interruption { name, call, count, is_breakpoint } = *interruption;
+    let switcher = world.cpu().switcher();
+    let base = switcher.base();
+    let stubs = switcher.address(Label::EventStubs);
+    hooks::set_no_rf_from(switcher.address(Label::RoutinesEnd));
+    // All code that does something, the stubs of the two exceptions that end these guests, and an
+    // NMI's.
+    let stub = |vector| {
+        let at = base + u64::from(switcher.image().gate(vector).offset);
+        at..at + 8
+    };
+    let all =
+        (base..stubs).chain(stub(vector::UD)).chain(stub(vector::GP)).chain(stub(vector::NMI));
+    // Without any, first: nothing is at address 0.
+    let addresses: Vec<_> = match &path.met[..] {
+        [] => [0].into_iter().chain(all).collect(),
+        met => met.to_vec(),
+    };
+    let by = path.by.iter().map(|(label, times)| (switcher.address(*label), *times));
+    let by: Vec<_> = by.collect();
+    let (executed, times) = path.executes;
+    let code = switcher.linked().bytes().windows(executed.len());
+    let executed_at: Vec<_> =
+        (base..).zip(code).filter_map(|(at, code)| (code == executed).then_some(at)).collect();
+
+    let same = |world: &mut BareMetal<'_>, at: u64| {
+        // SAFETY: `call` does what `checked_call` does; there is a copy of the IDT.
+        let outcome = unsafe { world.run_by(&path.setup, call) };
+        let outcome = outcome.map_err(|why| format!("{}: {why:?}", path.name))?;
+        let [expected, other] = &path.expected;
+        let compared = expected.compare(&path.setup, &outcome);
+        compared
+            .or_else(|_| other.compare(&path.setup, &outcome))
+            .map_err(|why| format!("{}, {name} at {at:#x}: {}", path.name, why.0))
+    };
+
+    let mut met = Vec::new();
+    let mut all = 0;
+    let mut found = 0;
+    let mut executed = 0;
+    for at in addresses {
+        aim_breakpoint(at);
+        let before = count()?;
+        same(world, at)?;
+        let here = count().map_err(|why| format!("{}, at {at:#x}: {why}", path.name))? - before;
+        if is_breakpoint && here != 0 && hooks::last_interrupted() != at {
+            let got = hooks::last_interrupted();
+            return Err(format!("{}: the hook saw {got:#x}, not {at:#x}", path.name));
+        }
+        if let Some((_, least)) = by.iter().find(|(label, _)| *label == at) {
+            // Sent from a breakpoint, it comes when that is met first.
+            let least = if is_breakpoint { *least } else { 1 };
+            if here < least {
+                return Err(format!("{}: {name} came {here} times at {at:#x}", path.name));
+            }
+            found += 1;
+        }
+        if here != 0 || at == 0 {
+            met.push(at);
+        }
+        all += here;
+        executed += if executed_at.contains(&at) { here } else { 0 };
+    }
+    if executed < times {
+        return Err(format!("{}: {name} came {executed} times at its return", path.name));
+    }
+    if all < path.least {
+        return Err(format!("{}: {name} came only {all} times", path.name));
+    }
+    if found != by.len() {
+        return Err(format!("{}: {found} of {} places are in the code", path.name, by.len()));
+    }
+    path.met = met;
+    Ok(all)
+}

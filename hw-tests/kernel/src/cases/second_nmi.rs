@@ -1,0 +1,266 @@
+//! A second NMI that is sent while the first one is handled: it is blocked until then, and arrives
+//! (spec/hazards.md, row 11: an IRET ends the blocking before the guest runs).
+//!
+//! A breakpoint sends them, at each instruction in turn. Its handler must not return by IRETQ,
+//! which would end the blocking in the switcher's place, and writes to no stack but its own.
+
+use core::arch::global_asm;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use alloc::string::String;
+use hw_cases::Expected;
+use hw_platform::apic::{COMMAND, COMMAND_NMI};
+use hw_platform::memory::{Flags, PAGE, flags_of};
+use hw_platform::percpu::Stack;
+use hw_platform::smp;
+use hw_platform::{cpu, events, hooks};
+use hw_protocol::Need;
+use switcher_runtime::switcher_gen::GateDescriptor;
+use switcher_runtime::switcher_gen::arch::{dr7, vector};
+use switcher_runtime::switcher_gen::asm::Label;
+use switcher_runtime::switcher_gen::layout::PtRegs;
+use switcher_runtime::{Exit, Mode};
+
+use crate::bench::{Ended, HostCase};
+use crate::boundaries::{Interruption, boundaries};
+use crate::idt::{IdtCopy, mapping, set_breakpoint};
+use crate::paths::Path;
+use crate::programs::PROBE;
+use crate::setup::setup;
+use crate::world::{BareMetal, checked_call};
+
+pub(super) const CASES: &[HostCase] = &[HostCase {
+    name: "host/a_second_nmi_arrives_when_the_first_one_is_over",
+    shown: "An NMI that is sent while another one is handled arrives when that is over.",
+    rows: &[11, 39],
+    cpus: 1,
+    needs: &[Need::LocalApic, Need::Breakpoints],
+    run: |bench| {
+        let (world, paths) = bench.world_and_paths()?;
+        arrives(world, paths)
+    },
+}];
+
+global_asm!(
+    r#"
+    .section .entry.text, "ax", @progbits
+
+    // #DB in ring 0, on a stack of its own, under any root: RSP -> RIP, CS, RFLAGS, RSP, SS. Sends
+    // an NMI to this CPU if RSP was where it is wanted.
+    .global hw_kernel_send_second
+hw_kernel_send_second:
+    endbr64
+    push    rax
+    mov     eax, {no_breakpoint}
+    mov     dr7, rax
+    mov     rax, [rsp + 32]
+    sub     rax, [rip + {from}]
+    cmp     rax, [rip + {len}]
+    jae     0f
+    lock inc qword ptr [rip + {sent}]
+    movabs  rax, {command}
+    mov     dword ptr [rax], {nmi}
+    jmp     0f
+
+    // An NMI in the host: from now on they are blocked.
+    .global hw_kernel_block_nmis
+hw_kernel_block_nmis:
+    endbr64
+    push    rax
+    lock inc qword ptr [rip + {blocked}]
+
+    // Back without an IRETQ, to no ENDBR64. QEMU's interpreter leaves a null SS on any stack of the IST.
+0:  mov     ss, [rsp + 40]
+    mov     rax, [rsp + 32]
+    mov     [rip + hw_kernel_resume_rsp], rax
+    mov     rax, [rsp + 8]
+    mov     [rip + hw_kernel_resume_rip], rax
+    pop     rax
+    add     rsp, 16
+    popfq
+    mov     rsp, [rip + hw_kernel_resume_rsp]
+    notrack jmp qword ptr [rip + hw_kernel_resume_rip]
+
+    .section .entry.data, "aw", @progbits
+    .balign 8
+hw_kernel_resume_rsp: .quad 0
+hw_kernel_resume_rip: .quad 0
+    .text
+"#,
+    no_breakpoint = const dr7::DISABLED,
+    from = sym FROM,
+    len = sym LEN,
+    sent = sym SENT,
+    blocked = sym BLOCKED,
+    command = const COMMAND,
+    nmi = const COMMAND_NMI,
+);
+
+unsafe extern "C" {
+    static hw_kernel_send_second: u8;
+    static hw_kernel_block_nmis: u8;
+}
+
+/// Where RSP has to be for the breakpoint to send an NMI.
+#[unsafe(link_section = ".entry.data")]
+static FROM: AtomicU64 = AtomicU64::new(0);
+#[unsafe(link_section = ".entry.data")]
+static LEN: AtomicU64 = AtomicU64::new(0);
+/// How many the breakpoint has sent.
+#[unsafe(link_section = ".entry.data")]
+static SENT: AtomicU64 = AtomicU64::new(0);
+/// How many have come to the handler that does not end the blocking.
+#[unsafe(link_section = ".entry.data")]
+static BLOCKED: AtomicU64 = AtomicU64::new(0);
+/// An NMI has not arrived by the time that the switcher had returned, or too many have.
+static LOST: AtomicBool = AtomicBool::new(false);
+
+/// Sends NMIs at the breakpoint if RSP is anywhere, or on the NMIs' own stack, during one.
+fn send_where(on_the_stack_of_nmis: bool) {
+    let stack = Stack::Nmi.guard(0);
+    let (from, len) =
+        if on_the_stack_of_nmis { (stack, Stack::Nmi.top(0) - stack) } else { (0, u64::MAX) };
+    FROM.store(from, Ordering::Relaxed);
+    LEN.store(len, Ordering::Relaxed);
+}
+
+/// Waits until so many NMIs have arrived. Nothing here ends the blocking.
+fn wait_for(wanted: impl Fn() -> u64, arrived: impl Fn() -> u64) {
+    const PATIENCE: u64 = 100_000_000;
+    if !(0..PATIENCE).any(|_| arrived() >= wanted()) || arrived() != wanted() {
+        LOST.store(true, Ordering::Release);
+    }
+}
+
+/// How many the breakpoint has sent, if all of them and all seconds have arrived.
+fn count() -> Result<u64, String> {
+    match LOST.load(Ordering::Acquire) {
+        false => Ok(SENT.load(Ordering::Acquire)),
+        true => Err("an NMI was sent and has not arrived when the switcher returned".into()),
+    }
+}
+
+/// The breakpoint in front of an instruction of the switcher sends the first NMI, which arrives in
+/// the breakpoint's own handler, with the switcher's root and GS base; and its hook sends the second.
+///
+/// # Safety
+/// As for `checked_call`; there is an [`IdtCopy`] whose #DB is [`hw_kernel_send_second`]'s.
+unsafe fn call_with_two(entry: u64) -> *mut PtRegs {
+    let (sent, hooked) = (SENT.load(Ordering::Acquire), hooks::hooked_nmis());
+    // SAFETY: as the caller says.
+    unsafe { IdtCopy::load() };
+    hooks::set_second(COMMAND);
+    set_breakpoint(true);
+    // SAFETY: as the caller says. The switcher comes back from what happens at the breakpoint.
+    let frame = unsafe { checked_call(entry) };
+    set_breakpoint(false);
+    wait_for(|| hooked + 2 * (SENT.load(Ordering::Acquire) - sent), hooks::hooked_nmis);
+    hooks::set_second(0);
+    frame
+}
+
+/// The first NMI comes in the host, a moment before the call, and the breakpoint sends the second
+/// while it is handled.
+///
+/// # Safety
+/// As for [`call_with_two`].
+unsafe fn call_after_one(entry: u64) -> *mut PtRegs {
+    let (sent, hooked) = (SENT.load(Ordering::Acquire), hooks::hooked_nmis());
+    // SAFETY: as the caller says.
+    unsafe { IdtCopy::load() };
+    set_breakpoint(true);
+    smp::send_nmi(0);
+    wait_for(|| hooked + 1 + SENT.load(Ordering::Acquire) - sent, hooks::hooked_nmis);
+    set_breakpoint(false);
+    // SAFETY: as the caller says.
+    unsafe { checked_call(entry) }
+}
+
+/// The first NMI is blocked until the IRETQ that enters the guest, and is the guest's exit; the
+/// breakpoint sends the second while it is handled, and it comes in ring 0.
+///
+/// # Safety
+/// As for [`call_with_two`]. The guest is entered by IRETQ.
+unsafe fn call_with_one_pending(entry: u64) -> *mut PtRegs {
+    let (sent, hooked) = (SENT.load(Ordering::Acquire), hooks::hooked_nmis());
+    let blocked = BLOCKED.load(Ordering::Acquire);
+    // SAFETY: as the caller says.
+    let gate = unsafe { IdtCopy::gate(vector::NMI) };
+    // SAFETY: the handler is for this one NMI.
+    unsafe { IdtCopy::set_gate(vector::NMI, to(gate, &raw const hw_kernel_block_nmis)) };
+    // SAFETY: as the caller says.
+    unsafe { IdtCopy::load() };
+    smp::send_nmi(0);
+    wait_for(|| blocked + 1, || BLOCKED.load(Ordering::Acquire));
+    // SAFETY: this is the gate that the copy was made with.
+    unsafe { IdtCopy::set_gate(vector::NMI, gate) };
+    smp::send_nmi(0);
+    set_breakpoint(true);
+    // SAFETY: as the caller says.
+    let frame = unsafe { checked_call(entry) };
+    set_breakpoint(false);
+    wait_for(|| hooked + SENT.load(Ordering::Acquire) - sent, hooks::hooked_nmis);
+    frame
+}
+
+/// The same gate to another handler.
+fn to(gate: GateDescriptor, handler: *const u8) -> GateDescriptor {
+    let address = handler.addr() as u64;
+    let kept = gate.low & 0x0000_FFFF_FFFF_0000;
+    let low = kept | address & 0xFFFF | (address >> 16 & 0xFFFF) << 48;
+    GateDescriptor { low, high: address >> 32 }
+}
+
+/// All of it. The result is how many second NMIs there were.
+fn arrives(world: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
+    smp::aim_nmis(0);
+    let copy = IdtCopy::new(world, |gates| {
+        let gate = &mut gates[usize::from(vector::DB)];
+        *gate = to(*gate, &raw const hw_kernel_send_second);
+    })?;
+    // The breakpoint's handler runs under any root.
+    let stubs = events::mappings().into_iter().flat_map(|(region, rights)| {
+        let pages = (region.start..region.end).step_by(PAGE as usize);
+        pages.map(move |page| (page, flags_of(rights)))
+    });
+    let pages = stubs.chain([(COMMAND & !(PAGE - 1), Flags::WRITE)]);
+    for (page, flags) in pages.clone() {
+        world.map_in_both(page, Some(flags)).map_err(mapping)?;
+    }
+    cpu::set_notrack(true);
+    let ended = each(world, paths);
+    cpu::set_notrack(false);
+    for (page, _) in pages {
+        world.map_in_both(page, None).map_err(mapping)?;
+    }
+    copy.free(world)?;
+    ended
+}
+
+/// Each of the three.
+fn each(world: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
+    let mut seconds = 0;
+    send_where(false);
+    let two =
+        Interruption { name: "a second NMI", call: call_with_two, count, is_breakpoint: false };
+    for path in paths {
+        seconds += boundaries(world, path, &two)?;
+    }
+
+    send_where(true);
+    let mut rng = fastrand::Rng::with_seed(11);
+    // Entered by IRETQ: RCX is not RIP.
+    let setup = setup(world, &mut rng, Mode::Umod, PROBE);
+    let exits = [Expected::UD, Exit::Nmi].map(|exit| Expected::unchanged(&setup, exit));
+    let [in_host, in_guest] = exits;
+    use Label::{EventIstFromGuest, EventNmi, InterruptionHook};
+    let by: &[_] = &[(EventNmi, 1), (InterruptionHook, 1)];
+    let in_host = Path::of_event("an NMI in the host", setup.clone(), in_host, by);
+    let by: &[_] = &[(EventNmi, 1), (EventIstFromGuest, 1)];
+    let in_guest = Path::of_event("an NMI in the guest", setup, in_guest, by);
+    let calls = [call_after_one as unsafe fn(u64) -> *mut PtRegs, call_with_one_pending];
+    for (path, call) in [in_host, in_guest].iter_mut().zip(calls) {
+        seconds += boundaries(world, path, &Interruption { call, ..two })?;
+    }
+    Ok(seconds)
+}

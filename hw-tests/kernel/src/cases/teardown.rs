@@ -1,0 +1,144 @@
+//! Taking a switcher away from a CPU again.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use core::ptr::NonNull;
+
+use hw_cases::Expected;
+use hw_platform::code_memory::CodeMemory;
+use hw_platform::high::Half;
+use hw_platform::memory::{self, PAGE};
+use hw_platform::{cpu, gs, hooks, percpu, smp};
+use switcher_runtime::switcher_gen::arch::Msr as MsrName;
+use switcher_runtime::switcher_gen::asm::Label;
+use switcher_runtime::switcher_gen::layout::{PerCpu, Placement};
+use switcher_runtime::switcher_gen::{Axes, Mitigations, Policy};
+use switcher_runtime::{Mode, Switcher, UninstallError, Variant};
+use x86_64::registers::model_specific::Msr;
+
+use crate::bench::{Control, Ended, HostCase};
+use crate::programs::PROBE;
+use crate::setup::{check, setup};
+use crate::world::BareMetal;
+
+pub(super) const CASES: &[HostCase] = &[HostCase {
+    name: "host/a_cpu_without_its_switcher_is_as_it_was",
+    shown: "Uninstalling restores all that installing has changed, or says why it cannot.",
+    rows: &[],
+    cpus: 1,
+    needs: &[],
+    run: |bench| {
+        let (world, before) = bench.take_world()?;
+        teardown(world, before)
+    },
+}];
+
+/// Uninstalls the switcher, installs and unloads another one: the CPU is as it was before the first.
+fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
+    let as_before = |what: &str| match Control::read() {
+        now if now == *before => Ok(()),
+        now => Err(format!("{what}: {now:x?}, not {before:x?}")),
+    };
+    // An entry leaves another KERNEL_GS_BASE.
+    let mut rng = fastrand::Rng::with_seed(4);
+    let setup = setup(&world, &mut rng, Mode::Smod, PROBE);
+    check(&mut world, &setup, &Expected::unchanged(&setup, Expected::UD))?;
+    if Control::read() == *before {
+        return Err("a switcher is installed and nothing has changed".into());
+    }
+
+    let cpu = world.into_cpu();
+    let switcher = cpu.switcher();
+    let variant = *switcher.image().variant();
+    let installed = switcher.installed();
+    // Whoever changes LSTAR relies on it: nothing is restored behind its back.
+    let entry = switcher.address(Label::Syscall64);
+    // SAFETY: no guest runs, and no SYSCALL is executed, until the MSR has its value again.
+    let write_lstar = |value| unsafe { Msr::new(MsrName::Lstar.address()).write(value) };
+    write_lstar(entry + 16);
+    let cpu = match cpu.uninstall() {
+        Err((cpu, UninstallError::Changed { register: MsrName::Lstar, .. })) => cpu,
+        Err((_, why)) => return Err(format!("LSTAR was changed, and this was refused: {why}")),
+        Ok(()) => return Err("LSTAR was changed, and lost".into()),
+    };
+    write_lstar(entry);
+    cpu.uninstall().map_err(|refused| format!("{}", refused.1))?;
+    as_before("uninstalled")?;
+
+    // The other one: it leaves the CPU and the memory. It has no place behind this CPU's block, nor
+    // near the return thunk.
+    let Axes { policy, mitigations, .. } = variant.axes();
+    let mitigations = Mitigations { untrain: false, ..mitigations };
+    let axes = Axes { mitigations, ..variant.axes() };
+    let elsewhere = Variant::new(axes, variant.selectors()).map_err(|why| format!("{why}"))?;
+    let elsewhere = elsewhere.with_policy(Policy { placement: Placement::Gs, ..policy });
+    let mut memory = CodeMemory::at(memory::code_start(Half::Lower) + 64 * PAGE);
+    let other = Switcher::assemble(&elsewhere, &hooks::hooks(), &mut memory)
+        .map_err(|why| format!("{why}"))?;
+    let base = other.base();
+    let block = NonNull::new(percpu::block(0)).ok_or("no block")?;
+    // SAFETY: as for the first one, which is not installed here any more; no guest is entered.
+    let cpu = cpu::tracked(|| unsafe { other.install(block) });
+    let cpu = cpu.map_err(|why| format!("{why}"))?;
+    if other.installed() != 1 || Control::read() == *before {
+        return Err("the other one is not installed".into());
+    }
+    cpu.uninstall().map_err(|refused| format!("{}", refused.1))?;
+    as_before("uninstalled again")?;
+    let alone = under_a_gs_base_of_the_hosts(&other, block);
+    as_before("and once more")?;
+    // Sealed code cannot be freed: not before it is unloaded.
+    // SAFETY: it was assembled into this memory above.
+    unsafe { other.unload(&mut memory) }.map_err(|refused| format!("{}", refused.1))?;
+    alone?;
+    if let Some(flags) = memory::host_flags(base) {
+        return Err(format!("the unloaded switcher is still mapped, {flags:?}"));
+    }
+    let expected = match policy.placement {
+        Placement::Gs => smp::count(),
+        Placement::PerCpu => 1,
+    };
+    if installed != expected {
+        return Err(format!("it was installed on {installed} CPUs"));
+    }
+    Ok(1)
+}
+
+/// A host whose GS base is another one than the switcher's, as that of every kernel is: from the moment that
+/// `install` has written it until `uninstall` gives it back, nothing is allocated or freed, also where
+/// `uninstall` refuses.
+fn under_a_gs_base_of_the_hosts(other: &Switcher, block: NonNull<PerCpu>) -> Result<(), String> {
+    const OWN: u64 = 0x5A5A_0000;
+    let entry = other.address(Label::Syscall64);
+    // SAFETY: no SYSCALL is executed until the MSR has its value again.
+    let write_lstar = |value| unsafe { Msr::new(MsrName::Lstar.address()).write(value) };
+    let gs = gs::base();
+    memory::watch(gs);
+    drop(core::hint::black_box(Box::new(gs)));
+    if memory::watched() < 2 {
+        return Err("the allocator is not watched".into());
+    }
+    // SAFETY: nothing here asks for the CPU's number until it is back.
+    unsafe { gs::set_base(OWN) };
+    memory::watch(gs);
+    // SAFETY: as for the ones before; no guest is entered.
+    let installed = cpu::tracked(|| unsafe { other.install(block) });
+    let ended = installed.map_err(|why| format!("{why}")).and_then(|cpu| {
+        write_lstar(entry + 16);
+        let refused = cpu.uninstall();
+        write_lstar(entry);
+        let Err((cpu, UninstallError::Changed { .. })) = refused else {
+            return Err("LSTAR was changed, and this was not refused".into());
+        };
+        cpu.uninstall().map_err(|refused| format!("{}", refused.1))
+    });
+    let (times, left) = (memory::watched(), gs::base());
+    // SAFETY: as it was.
+    unsafe { gs::set_base(gs) };
+    ended?;
+    match (times, left) {
+        (0, OWN) => Ok(()),
+        _ => Err(format!("the allocator was used {times} times; GS base was left as {left:#x}")),
+    }
+}

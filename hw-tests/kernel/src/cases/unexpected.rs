@@ -1,0 +1,345 @@
+//! A fault in ring 0 that no right host lets happen: the end of the switcher, not of the host's
+//! control (spec/hazards.md, row 30). The hook is told what it was, on a stack of its own, with the
+//! host's root and GS; and a hook that comes back, as none may, meets the trap behind its call.
+
+use alloc::format;
+use alloc::string::String;
+use core::arch::global_asm;
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use hw_cases::{Expected, Setup, World, place};
+use hw_platform::memory::{self, HIGH_BASE, PAGE};
+use hw_platform::percpu::{self, Stack};
+use hw_platform::{cpu, events, hooks};
+use switcher_runtime::switcher_gen::arch::{Msr as MsrName, vector};
+use switcher_runtime::switcher_gen::asm::Label;
+use switcher_runtime::switcher_gen::layout::{AsmLayout, OrigAx, PtRegs, Pvcs};
+use switcher_runtime::{Detail, Exit, Mode};
+use x86_64::registers::control::Cr3;
+use x86_64::registers::model_specific::Msr;
+
+use crate::bench::{Ended, HostCase};
+use crate::programs::{ENDBR64, PROBE, SYSCALL};
+use crate::setup::{check, setup};
+use crate::world::{BareMetal, checked_call};
+
+pub(super) const CASES: &[HostCase] = &[HostCase {
+    name: "host/an_unexpected_fault_in_the_switcher_ends_in_the_hosts_hook",
+    shown: "A fault of the switcher's is the host's to know, and nothing after it is executed.",
+    rows: &[30],
+    cpus: 1,
+    needs: &[],
+    run: |bench| ends_in_the_hook(bench.world()?),
+}];
+
+global_asm!(
+    r#"
+    .text
+    // unsafe extern "C" fn(entry: u64) -> *mut PtRegs
+    // Calls checked_call, which does not come back if a fatal event ends it: then RAX is nothing.
+    .global hw_kernel_ended_call
+hw_kernel_ended_call:
+    push    rbx
+    push    rbp
+    push    r12
+    push    r13
+    push    r14
+    push    r15
+    sub     rsp, 8
+    mov     [rip + {stack}], rsp
+    call    {checked_call}
+0:  add     rsp, 8
+    pop     r15
+    pop     r14
+    pop     r13
+    pop     r12
+    pop     rbp
+    pop     rbx
+    ret
+
+    // The hook: RDI = PtRegs. Writes down the first two, and comes back as often as it is told to.
+    .global hw_kernel_end_call
+hw_kernel_end_call:
+    endbr64
+    mov     rsi, rdi
+    mov     rdi, [rip + {calls}]
+    cmp     rdi, 2
+    jae     1f
+    imul    rdi, rdi, {record_size}
+    lea     rax, [rip + {records}]
+    add     rdi, rax
+    mov     rax, cr3
+    mov     [rdi + {cr3}], rax
+    rdgsbase rax
+    mov     [rdi + {gs_base}], rax
+    mov     [rdi + {rsp}], rsp
+    mov     ecx, {regs_words}
+    rep movsq
+1:  inc     qword ptr [rip + {calls}]
+    cmp     qword ptr [rip + {returns}], 0
+    je      2f
+    dec     qword ptr [rip + {returns}]
+    ret
+2:  mov     rsp, [rip + {stack}]
+    call    {untrack}
+    jmp     0b
+"#,
+    checked_call = sym checked_call_for_assembly,
+    stack = sym STACK,
+    untrack = sym cpu::untrack,
+    calls = sym CALLS,
+    returns = sym RETURNS,
+    records = sym RECORDS,
+    record_size = const size_of::<Record>(),
+    regs_words = const size_of::<PtRegs>() / 8,
+    cr3 = const core::mem::offset_of!(Record, cr3),
+    gs_base = const core::mem::offset_of!(Record, gs_base),
+    rsp = const core::mem::offset_of!(Record, rsp),
+);
+
+unsafe extern "C" {
+    fn hw_kernel_ended_call(entry: u64) -> *mut PtRegs;
+    static hw_kernel_end_call: u8;
+}
+
+/// [`checked_call`], as assembly calls it.
+unsafe extern "C" fn checked_call_for_assembly(entry: u64) -> *mut PtRegs {
+    // SAFETY: as the caller of `hw_kernel_ended_call` says.
+    unsafe { checked_call(entry) }
+}
+
+/// What the hook finds.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct Record {
+    regs: PtRegs,
+    rsp: u64,
+    cr3: u64,
+    gs_base: u64,
+}
+
+/// Written by assembly alone.
+#[repr(transparent)]
+struct Records(UnsafeCell<[Record; 2]>);
+
+// SAFETY: one CPU runs these cases, and reads them when nothing writes there.
+unsafe impl Sync for Records {}
+
+static RECORDS: Records =
+    Records(UnsafeCell::new([Record { regs: PtRegs::ZERO, rsp: 0, cr3: 0, gs_base: 0 }; 2]));
+/// How often the hook has been called.
+static CALLS: AtomicU64 = AtomicU64::new(0);
+/// How often it still comes back.
+static RETURNS: AtomicU64 = AtomicU64::new(0);
+/// Where the call goes on.
+static STACK: AtomicU64 = AtomicU64::new(0);
+
+/// The length of an ENDBR64.
+const ENDBR64_LEN: u64 = ENDBR64.len() as u64;
+
+/// Nothing is mapped here, in any root.
+const NOWHERE: u64 = HIGH_BASE + 300 * PAGE;
+
+/// The call that `enter_with` leaves to the host, once the per-CPU block says that the PVCS is
+/// where nothing is.
+///
+/// # Safety
+/// As for `checked_call`.
+unsafe fn call_without_pvcs(entry: u64) -> *mut PtRegs {
+    // SAFETY: the block is a static, and this CPU's; the place of one of its fields is within it.
+    let pvcs = unsafe { &raw mut (*percpu::block(0)).tss_extra.pvcs };
+    // SAFETY: as above; the switcher has not been entered yet.
+    unsafe { pvcs.write(NOWHERE) };
+    // SAFETY: as the caller says.
+    unsafe { call_that_may_end(entry) }
+}
+
+/// The call, while SYSCALL leads behind the ENDBR64 of its entry.
+///
+/// # Safety
+/// As for `checked_call`.
+unsafe fn call_with_lstar_behind_the_endbr64(entry: u64) -> *mut PtRegs {
+    let mut lstar = Msr::new(MsrName::Lstar.address());
+    // SAFETY: reading it changes nothing.
+    let before = unsafe { lstar.read() };
+    // SAFETY: a SYSCALL that leads there is refused where branches are tracked; it would do as well as
+    // the one before it where they are not.
+    unsafe { lstar.write(before + ENDBR64_LEN) };
+    // SAFETY: as the caller says.
+    let frame = unsafe { call_that_may_end(entry) };
+    // SAFETY: as it was.
+    unsafe { lstar.write(before) };
+    frame
+}
+
+/// `checked_call`, or what the hook finds, if a fatal event ends it.
+///
+/// # Safety
+/// As for `checked_call`.
+unsafe fn call_that_may_end(entry: u64) -> *mut PtRegs {
+    CALLS.store(0, Ordering::Relaxed);
+    hooks::set_fatal_landing((&raw const hw_kernel_end_call).addr() as u64);
+    // SAFETY: as the caller says; what does not come back to `checked_call` comes back here.
+    let frame = unsafe { hw_kernel_ended_call(entry) };
+    hooks::set_fatal_landing(0);
+    match CALLS.load(Ordering::Relaxed) {
+        0 => frame,
+        // SAFETY: the records are a static's, and the hook has returned.
+        _ => unsafe { &raw mut (*RECORDS.0.get())[0].regs },
+    }
+}
+
+/// Direct switches of a guest whose PVCS is not mapped: the fault has a stack where the guest has
+/// put RSP on one of the host's, and is a double fault where it has not.
+fn ends_in_the_hook(world: &mut BareMetal<'_>) -> Ended {
+    if memory::host_flags(NOWHERE).is_some() {
+        return Err(format!("something is mapped at {NOWHERE:#x}"));
+    }
+    let mut rng = fastrand::Rng::with_seed(30);
+    let mut entered = 0;
+    for mode in [Mode::Smod, Mode::Umod] {
+        for rsp in [place::NOWHERE, Stack::MachineCheck.top(0)] {
+            for returns in [0, 1] {
+                let what = |why| format!("{mode:?}, RSP {rsp:#x}, {returns} returns: {why}");
+                let mut setup = match mode {
+                    Mode::Smod => Setup::random(&mut rng, &world.platform(), mode).with(
+                        mode,
+                        place::ERETU,
+                        SYSCALL,
+                    ),
+                    Mode::Umod => setup(world, &mut rng, mode, SYSCALL),
+                };
+                setup.regs.rsp = rsp;
+                one(world, &setup, returns).map_err(what)?;
+                // The CPU is none the worse.
+                let next = self::setup(world, &mut rng, Mode::Umod, SYSCALL).with(
+                    Mode::Smod,
+                    place::SMOD_ENTRY,
+                    PROBE,
+                );
+                let expected = Expected::to_smod(&next, &world.platform(), place::UMOD_CODE);
+                check(world, &next, &expected).map_err(what)?;
+                entered += 2;
+            }
+        }
+    }
+    Ok(entered)
+}
+
+/// SYSCALLs that lead behind the ENDBR64 of their entry, where branches are tracked: a #CP in ring 0,
+/// before anything is executed there. It has a stack where the guest has put RSP on one.
+pub(super) fn syscalls_behind_the_endbr64(world: &mut BareMetal<'_>) -> Ended {
+    let mut rng = fastrand::Rng::with_seed(33);
+    let mut entered = 0;
+    let behind = world.cpu().switcher().address(Label::Syscall64) + ENDBR64_LEN;
+    for mode in [Mode::Smod, Mode::Umod] {
+        for (rsp, event) in [
+            (place::NOWHERE, u32::from(vector::DF)),
+            (Stack::MachineCheck.top(0), u32::from(vector::CP)),
+        ] {
+            let mut setup = setup(world, &mut rng, mode, SYSCALL);
+            setup.regs.rsp = rsp;
+            RETURNS.store(0, Ordering::Relaxed);
+            // SAFETY: the call does what `checked_call` does, unless a fatal event ends it: then the
+            // hook has been called on the host's root and GS base, and the runtime clears the block.
+            let outcome = unsafe { world.run_by(&setup, call_with_lstar_behind_the_endbr64) };
+            let outcome = outcome.map_err(|why| format!("{why:?}"))?;
+            let calls = CALLS.load(Ordering::Relaxed);
+            if calls != 1 {
+                return Err(format!("{mode:?}: the hook was called {calls} times: {outcome:x?}"));
+            }
+            // SAFETY: the records are a static's, and the hook has returned.
+            let [Record { regs, .. }, _] = unsafe { RECORDS.0.get().read() };
+            let OrigAx { reason, error_code } = regs.orig_ax;
+            let is_cp = event == u32::from(vector::CP);
+            if reason != event
+                || (regs.rip, regs.rsp) != (behind, rsp)
+                || is_cp && error_code != events::NO_ENDBRANCH
+            {
+                return Err(format!("{mode:?}, RSP {rsp:#x}: not a #CP at {behind:#x}: {regs:x?}"));
+            }
+            let next = self::setup(world, &mut rng, Mode::Umod, SYSCALL).with(
+                Mode::Smod,
+                place::SMOD_ENTRY,
+                PROBE,
+            );
+            check(world, &next, &Expected::to_smod(&next, &world.platform(), place::UMOD_CODE))?;
+            entered += 2;
+        }
+    }
+    Ok(entered)
+}
+
+/// One guest, and a hook that comes back so often.
+fn one(world: &mut BareMetal<'_>, setup: &Setup, returns: u64) -> Result<(), String> {
+    RETURNS.store(returns, Ordering::Relaxed);
+    let host_cr3 = Cr3::read_raw();
+    // SAFETY: `call_without_pvcs` does what `checked_call` does, unless a fatal event ends it: then
+    // the hook has been called on the host's root and GS base, and the runtime clears the block.
+    let outcome = unsafe { world.run_by(setup, call_without_pvcs) };
+    let outcome = outcome.map_err(|why| format!("{why:?}"))?;
+    let calls = CALLS.load(Ordering::Relaxed);
+    if calls != 1 + returns {
+        return Err(format!("the hook was called {calls} times: {outcome:x?}"));
+    }
+    // SAFETY: the records are a static's, and the hook has returned.
+    let records = unsafe { RECORDS.0.get().read() };
+    let linked = world.cpu().switcher().linked();
+    let code = linked.address(Label::EnterGuest)..linked.address(Label::EventStubs);
+    let [fault, trap] = records;
+    let wrong = |what: &str| Err(format!("{what}: {records:x?}"));
+    for record in &records[..calls as usize] {
+        let stack = Stack::DoubleFault.guard(0)..Stack::DoubleFault.top(0);
+        let root = host_cr3.0.start_address().as_u64();
+        if !stack.contains(&record.rsp) {
+            return wrong("the hook has not the stack of #DF");
+        }
+        if record.cr3 & !(PAGE - 1) != root || record.gs_base != percpu::block(0).addr() as u64 {
+            return wrong("the hook has not the host's root and GS base");
+        }
+    }
+
+    // What it was: everything that the switcher has not touched by then is the guest's.
+    let kept = |regs: &PtRegs| {
+        let PtRegs { rax, rbx, rdx, rsi, rbp, r8, r9, r10, r12, r13, r14, r15, .. } = *regs;
+        [rax, rbx, rdx, rsi, rbp, r8, r9, r10, r12, r13, r14, r15]
+    };
+    if kept(&fault.regs) != kept(&setup.regs) || !code.contains(&fault.regs.rip) {
+        return wrong("these are not the registers of a direct switch");
+    }
+    let is_on_a_stack = setup.regs.rsp != place::NOWHERE;
+    let expected: &[u8] = match (setup.mode, is_on_a_stack) {
+        (Mode::Smod, true) => &[vector::PF],
+        (Mode::Smod, false) => &[vector::DF],
+        // It depends on the variant what RSP is by then.
+        (Mode::Umod, _) => &[vector::PF, vector::DF],
+    };
+    let OrigAx { reason, error_code } = fault.regs.orig_ax;
+    if !expected.iter().any(|vector| u32::from(*vector) == reason) {
+        return wrong("another event");
+    }
+    if setup.mode == Mode::Smod && fault.regs.rsp != setup.regs.rsp {
+        return wrong("another RSP than the guest's");
+    }
+    if reason == u32::from(vector::PF) {
+        let pvcs = NOWHERE..NOWHERE + Pvcs::LAYOUT.size as u64;
+        // A page that is not present: a read of ERETU's, or a write.
+        let wanted = if setup.mode == Mode::Smod { 0 } else { 2 };
+        let address = match outcome.exit {
+            Exit::Exception(exception) => exception.detail,
+            _ => Detail::None,
+        };
+        if error_code != wanted || !matches!(address, Detail::Cr2(at) if pvcs.contains(&at)) {
+            return wrong("not the page fault of the PVCS");
+        }
+    }
+    // Behind the call, there is a trap and nothing else.
+    if returns != 0 {
+        let OrigAx { reason, .. } = trap.regs.orig_ax;
+        if reason != u32::from(vector::UD) || trap.regs.rip != linked.address(Label::NoHook) {
+            return wrong("the hook came back, and not to a trap");
+        }
+    }
+    Ok(())
+}

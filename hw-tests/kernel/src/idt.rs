@@ -1,0 +1,134 @@
+//! The switcher's IDT with some gates changed, and a breakpoint in the switcher whose #DB takes one of them.
+
+use alloc::format;
+use alloc::string::String;
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use hw_platform::exit;
+use hw_platform::memory::{self, Flags, Frame, MapError};
+use switcher_runtime::switcher_gen::GateDescriptor;
+use switcher_runtime::switcher_gen::arch::dr7;
+use switcher_runtime::switcher_gen::layout::PtRegs;
+use switcher_runtime::{DebugCauses, DescriptorTablePointer};
+
+use crate::world::{BareMetal, checked_call};
+
+/// Where the breakpoint is.
+static BREAKPOINT: AtomicU64 = AtomicU64::new(0);
+/// The IDT under which the switcher is called.
+static IDT: AtomicU64 = AtomicU64::new(0);
+
+/// The switcher's IDT with some gates changed, on a page that guests' roots map.
+pub(crate) struct IdtCopy {
+    page: Frame,
+}
+
+impl IdtCopy {
+    /// Makes it the one that [`load`](Self::load) loads.
+    pub(crate) fn new(
+        world: &mut BareMetal<'_>,
+        change: impl FnOnce(&mut [GateDescriptor; 256]),
+    ) -> Result<Self, String> {
+        let mut gates = world.cpu().switcher().linked().idt();
+        change(&mut gates);
+        let mut copy = Self { page: Frame::new().map_err(|why| format!("an IDT: {why}"))? };
+        for (vector, gate) in (0..).zip(&gates) {
+            copy.set(vector, gate);
+        }
+        world.map_in_both(copy.page.address(), Some(Flags::empty())).map_err(mapping)?;
+        IDT.store(copy.page.address(), Ordering::Relaxed);
+        Ok(copy)
+    }
+
+    fn set(&mut self, vector: u8, gate: &GateDescriptor) {
+        let at = size_of::<GateDescriptor>() * usize::from(vector);
+        self.page.write(at, &gate.low.to_le_bytes());
+        self.page.write(at + 8, &gate.high.to_le_bytes());
+    }
+
+    /// A gate of the copy there is.
+    fn place(vector: u8) -> *mut GateDescriptor {
+        let at = size_of::<GateDescriptor>() * usize::from(vector);
+        core::ptr::with_exposed_provenance_mut(IDT.load(Ordering::Relaxed) as usize + at)
+    }
+
+    /// Reads a gate of the copy there is.
+    ///
+    /// # Safety
+    /// There is one.
+    pub(crate) unsafe fn gate(vector: u8) -> GateDescriptor {
+        // SAFETY: the copy's page is in the identity map, and nothing has a reference into it.
+        unsafe { Self::place(vector).read_volatile() }
+    }
+
+    /// Changes a gate of the copy there is.
+    ///
+    /// # Safety
+    /// There is one, and `gate` leads to an entry for `vector`.
+    pub(crate) unsafe fn set_gate(vector: u8, gate: GateDescriptor) {
+        // SAFETY: as for reading; the CPU reads it when an event comes.
+        unsafe { Self::place(vector).write_volatile(gate) }
+    }
+
+    /// Loads it, until the runtime loads the host's when the call has returned.
+    ///
+    /// # Safety
+    /// There is a copy, and this is in a call of `enter_with`.
+    pub(crate) unsafe fn load() {
+        let base = IDT.load(Ordering::Relaxed);
+        let Ok(pointer) = DescriptorTablePointer::new(base, 4095, memory::paging()) else {
+            exit::fatal(format_args!("a copy of the IDT at {base:#x}"))
+        };
+        // SAFETY: but for some gates, whose makers vouch for them, this is the switcher's own
+        // table, which is loaded here.
+        unsafe { pointer.load_idt() }
+    }
+
+    /// Gives the page back.
+    pub(crate) fn free(self, world: &mut BareMetal<'_>) -> Result<(), String> {
+        world.map_in_both(self.page.address(), None).map_err(mapping)
+    }
+}
+
+pub(crate) fn mapping(why: MapError) -> String {
+    format!("a page in both roots: {why}")
+}
+
+/// Where the next breakpoint will be.
+pub(crate) fn aim_breakpoint(at: u64) {
+    BREAKPOINT.store(at, Ordering::Relaxed);
+}
+
+/// Puts the breakpoint where it is wanted, or nowhere, and forgets what DR6 says of the last one.
+pub(crate) fn set_breakpoint(enabled: bool) {
+    /// Breakpoint 0, on execution.
+    const ENABLED: u64 = dr7::DISABLED | dr7::L0;
+    // Nothing is left behind: a guest without breakpoints has 0 there, as the runtime's debug builds check.
+    let (at, control) = match enabled {
+        true => (BREAKPOINT.load(Ordering::Relaxed), ENABLED),
+        false => (0, dr7::DISABLED),
+    };
+    // SAFETY: the breakpoint is in the switcher, which comes back from what happens there.
+    unsafe {
+        asm!(
+            "mov dr0, {at}",
+            "mov dr6, {clear}",
+            "mov dr7, {control}",
+            at = in(reg) at,
+            clear = in(reg) DebugCauses::DR6_CLEAR,
+            control = in(reg) control,
+        );
+    }
+}
+
+/// The call that `enter_with` leaves to the host, under the copy of the IDT.
+///
+/// # Safety
+/// As for `checked_call`. There is an [`IdtCopy`].
+pub(crate) unsafe fn call_under_copy(entry: u64) -> *mut PtRegs {
+    // SAFETY: as the caller says.
+    unsafe { IdtCopy::load() };
+    // SAFETY: as the caller says.
+    unsafe { checked_call(entry) }
+}

@@ -1,0 +1,85 @@
+//! The case list on the other CPUs, a part of it on each, while the CPU that has booted runs all of it.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use hw_cases::{Case, End};
+use hw_platform::boot::MAX_CPUS;
+use hw_platform::smp;
+use spin::Mutex;
+
+use crate::switchers::{Switchers, fatal, world_on};
+use crate::world::BareMetal;
+
+/// How many guests were entered, or why it failed.
+type Ended = Result<u64, String>;
+
+/// The other CPUs, which run the case list.
+pub(crate) struct Others {
+    done: [Arc<Mutex<Ended>>; MAX_CPUS],
+    /// CPUs that are running it, and how many do at this moment.
+    count: usize,
+}
+
+/// How many CPUs have a guest, or are about to have one.
+pub(crate) static RUNNING: AtomicU64 = AtomicU64::new(0);
+/// The most there were at once.
+static MOST: AtomicU64 = AtomicU64::new(0);
+
+impl Others {
+    /// Starts them.
+    pub(crate) fn start(switchers: Switchers, breakpoints: bool) -> Self {
+        let done = core::array::from_fn(|_| Arc::new(Mutex::new(Err("not run".into()))));
+        let count = smp::count();
+        for (cpu, done) in (0..).zip(&done).take(count).skip(1) {
+            let done: Arc<Mutex<Ended>> = Arc::clone(done);
+            let job = move || {
+                let running = RUNNING.fetch_add(1, Ordering::AcqRel) + 1;
+                MOST.fetch_max(running, Ordering::AcqRel);
+                let ended = part_of_cases(cpu, &mut world_on(switchers, cpu, breakpoints));
+                RUNNING.fetch_sub(1, Ordering::AcqRel);
+                *done.lock() = ended;
+            };
+            smp::start(cpu, Box::new(job)).unwrap_or_else(|why| fatal(&why));
+        }
+        Self { done, count }
+    }
+
+    /// Waits for them.
+    pub(crate) fn wait(self) -> Ended {
+        (1..self.count).for_each(smp::wait);
+        let of =
+            |cpu: usize| self.done[cpu].lock().clone().map_err(|why| format!("CPU {cpu}: {why}"));
+        (1..self.count).map(of).sum()
+    }
+
+    /// Waits for them; all of them have had guests at once.
+    pub(crate) fn end(self) -> Ended {
+        let count = self.count;
+        let entered = self.wait()?;
+        let most = MOST.load(Ordering::Acquire) as usize + 1;
+        if most != count {
+            return Err(format!("only {most} of {count} CPUs ran guests at the same time"));
+        }
+        Ok(entered)
+    }
+}
+
+/// A CPU's part of the list. The one that has booted runs all of it.
+fn part_of_cases(cpu: usize, world: &mut BareMetal<'_>) -> Ended {
+    let cases = hw_cases::all();
+    let len = cases.len().div_ceil(MAX_CPUS - 1);
+    cases.iter().skip((cpu - 1) * len).take(len).map(|case| one_case(case, world)).sum()
+}
+
+fn one_case(case: &Case, world: &mut BareMetal<'_>) -> Ended {
+    match case.run(world) {
+        (entered, End::Passed) => Ok(entered),
+        (_, End::Failed(why)) => Err(format!("{}: {why}", case.name)),
+        // The CPU that has booted runs the case, too, and reports this.
+        (_, End::NotHere(_)) => Ok(0),
+    }
+}

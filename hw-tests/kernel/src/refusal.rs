@@ -1,0 +1,120 @@
+//! What the runtime says of a CPU whose state it should refuse: each thing is really so on this CPU, for as
+//! long as the runtime is asked (spec/hazards.md, rows 51 to 58).
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::ptr::NonNull;
+
+use hw_cases::Expected;
+use hw_platform::memory::Frame;
+use hw_platform::{cpu, gs, memory, percpu};
+use switcher_runtime::{
+    DescriptorTablePointer, EnterError, Guest, InstallError, Mode, State, StateError,
+};
+
+use crate::programs::PROBE;
+use crate::setup::{check, setup};
+use crate::world::BareMetal;
+
+/// A guest in umod that runs `code`.
+pub(crate) fn guest(world: &mut BareMetal<'_>, code: &[u8]) -> Guest {
+    let mut rng = fastrand::Rng::with_seed(51);
+    let setup = setup(world, &mut rng, Mode::Umod, &[code, PROBE].concat());
+    world.prepare(&setup)
+}
+
+/// What `enter` says of this CPU's state. That of a guest is of no interest.
+pub(crate) fn by_enter(world: &mut BareMetal<'_>) -> Result<StateError, String> {
+    let mut guest = guest(world, PROBE);
+    refused(world, &mut guest)
+}
+
+/// What `enter` says of a guest.
+pub(crate) fn refused(world: &mut BareMetal<'_>, guest: &mut Guest) -> Result<StateError, String> {
+    match world.cpu_mut().enter(guest) {
+        Err(EnterError::State(why)) => Ok(why),
+        other => Err(format!("`enter` said {other:?}")),
+    }
+}
+
+/// What `install` says.
+pub(crate) fn by_install(world: &BareMetal<'_>) -> Result<StateError, String> {
+    let block = NonNull::new(percpu::block(0)).ok_or("no block")?;
+    // SAFETY: it is installed here already, with this block; if it is refused, nothing changes, and if
+    // not, it is the same once more.
+    match cpu::tracked(|| unsafe { world.cpu().switcher().install(block) }) {
+        Err(InstallError::State(why)) => Ok(why),
+        Err(other) => Err(format!("`install` said {other}")),
+        Ok(_) => Err("`install` had no objection".into()),
+    }
+}
+
+/// What the runtime said is about this state.
+pub(crate) fn expect(
+    what: &str,
+    said: Result<StateError, String>,
+    state: State,
+) -> Result<(), String> {
+    match said {
+        Ok(why) if why.state == state => Ok(()),
+        Ok(why) => Err(format!("{what}: {why}")),
+        Err(why) => Err(format!("{what}: {why}")),
+    }
+}
+
+/// The guest is none the worse for having been refused.
+pub(crate) fn runs(world: &mut BareMetal<'_>) -> Result<(), String> {
+    let mut rng = fastrand::Rng::with_seed(52);
+    let setup = setup(world, &mut rng, Mode::Umod, PROBE);
+    check(world, &setup, &Expected::unchanged(&setup, Expected::UD))
+}
+
+/// Enters a guest that ends at its probe. Nothing is allocated for that: GS base is the switcher's.
+pub(crate) fn enter(world: &mut BareMetal<'_>, guest: &mut Guest) -> Result<(), String> {
+    memory::watch(gs::base());
+    let ended = world.cpu_mut().enter(guest);
+    match memory::watched() {
+        0 => {}
+        times => return Err(format!("`enter` has used the allocator {times} times")),
+    }
+    match ended {
+        Ok(exit) if exit == Expected::UD => Ok(()),
+        other => Err(format!("{other:?}: {guest:x?}")),
+    }
+}
+
+/// Runs `then` under a copy of the GDT with a change. No guest can be entered meanwhile: its root does not
+/// map the copy.
+pub(crate) fn with_gdt<T>(
+    change: impl FnOnce(&mut Vec<u64>),
+    then: impl FnOnce() -> Result<T, String>,
+) -> Result<T, String> {
+    let own = DescriptorTablePointer::gdtr();
+    let entries = (0..=own.limit() as usize).step_by(8).map(|at| {
+        let entry = core::ptr::with_exposed_provenance::<u64>(own.base() as usize + at);
+        // SAFETY: the GDT that is loaded, in a static's page.
+        unsafe { entry.read_volatile() }
+    });
+    let mut entries: Vec<u64> = entries.collect();
+    change(&mut entries);
+    let mut page = Frame::new().map_err(|why| format!("a GDT: {why}"))?;
+    for (at, entry) in entries.iter().enumerate() {
+        page.write(8 * at, &entry.to_le_bytes());
+    }
+    let limit = (8 * entries.len() - 1) as u16;
+    let copy = DescriptorTablePointer::new(page.address(), limit, memory::paging())
+        .map_err(|why| format!("{why}"))?;
+    // SAFETY: the same table but for what a case is about, which nothing in ring 0 has loaded.
+    unsafe { copy.load_gdt() };
+    let done = then();
+    // SAFETY: the kernel's own.
+    unsafe { own.load_gdt() };
+    done
+}
+
+/// A code, data or system descriptor: type and S, DPL, flags.
+pub(crate) const fn descriptor(kind: u64, dpl: u64, flags: u64) -> u64 {
+    const PRESENT: u64 = 1 << 47;
+    0xFFFF | kind << 40 | dpl << 45 | PRESENT | 0xF << 48 | flags << 52
+}

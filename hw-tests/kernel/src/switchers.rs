@@ -1,0 +1,89 @@
+//! The switchers of this run, and CPUs that they are installed on.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::ptr::NonNull;
+
+use hw_platform::code_memory::CodeMemory;
+use hw_platform::high::Half;
+use hw_platform::memory::code_start;
+use hw_platform::{cpu, exit, hooks, percpu, segments, smp};
+use switcher_runtime::switcher_gen::arch::Vendor;
+use switcher_runtime::switcher_gen::layout::Placement;
+use switcher_runtime::switcher_gen::{Axes, Mitigations};
+use switcher_runtime::{Detect, HostFeatures, Switcher, Variant};
+
+use crate::world::BareMetal;
+
+/// The switchers: each CPU's own, where placement wants that, or one for all CPUs.
+#[derive(Clone, Copy)]
+pub(crate) struct Switchers(&'static [Switcher]);
+
+impl Switchers {
+    /// Assembles them. The SYSCALL MSRs refer to them for ever.
+    pub(crate) fn assemble(variant: &Variant) -> Self {
+        let places: Vec<u64> = match variant.axes().policy.placement {
+            // Of an untraining host, all that the switcher calls is near.
+            Placement::Gs if variant.axes().mitigations.untrain => {
+                [percpu::code_near_image(0).start].into()
+            }
+            Placement::Gs => [code_start(Half::Upper)].into(),
+            Placement::PerCpu => (0..smp::count()).map(|cpu| percpu::code(cpu).start).collect(),
+        };
+        let switchers = places.into_iter().map(|place| {
+            let memory = Box::leak(Box::new(CodeMemory::at(place)));
+            let switcher = Switcher::assemble(variant, &hooks::hooks(), memory);
+            switcher.unwrap_or_else(|why| fatal(&why))
+        });
+        Self(Vec::leak(switchers.collect()))
+    }
+
+    /// Each of them.
+    pub(crate) fn iter(self) -> impl Iterator<Item = &'static Switcher> {
+        self.0.iter()
+    }
+
+    /// A CPU's.
+    pub(crate) fn of(self, cpu: usize) -> &'static Switcher {
+        &self.0[cpu.min(self.0.len() - 1)]
+    }
+}
+
+/// The variant with untraining on AMD's CPUs, whether this one needs it or not, so that it is run.
+pub(crate) fn with_untraining(variant: Variant) -> Variant {
+    let axes = variant.axes();
+    let untrain = axes.vendor == Vendor::Amd;
+    let ibpb = axes.mitigations.ibpb && !untrain;
+    let mitigations = Mitigations { untrain, ibpb, ..axes.mitigations };
+    // The mitigations are this vendor's.
+    Variant::new(Axes { mitigations, ..axes }, variant.selectors()).unwrap_or(variant)
+}
+
+/// Installs the switcher on the CPU that this runs on, and makes guests' memory for it.
+pub(crate) fn world_on(switchers: Switchers, cpu: usize, breakpoints: bool) -> BareMetal<'static> {
+    let switcher = switchers.of(cpu);
+    let variant = switcher.image().variant();
+    let Some(block) = NonNull::new(percpu::block(cpu)) else {
+        fatal(&"the per-CPU block is at address 0")
+    };
+    // SAFETY: the block is this CPU's, its TSS is loaded, and sp0 and IST 1 to 4 are the tops of stacks
+    // nobody else uses, with room for what lies above and for the hooks of hooks.rs, which are as the runtime
+    // asks; and nothing else writes the SYSCALL MSRs or GS base.
+    let cpu = cpu::tracked(|| unsafe { switcher.install(block) });
+    let cpu = cpu.unwrap_or_else(|why| fatal(&why));
+    let platform = hw_cases::Platform {
+        vendor: variant.axes().vendor,
+        paging: variant.axes().paging,
+        selectors: variant.selectors(),
+        aliases: (segments::USER_CS_ALIAS, segments::USER_DS_ALIAS),
+        revision: variant.axes().policy.revision,
+        pku: variant.axes().pku,
+    };
+    let pcid = HostFeatures::detect().state().pcid_enabled();
+    BareMetal::new(cpu, platform, pcid, breakpoints).unwrap_or_else(|why| fatal(&why))
+}
+
+/// Ends the run: without a switcher there is nothing to report on.
+pub(crate) fn fatal(why: &dyn core::fmt::Display) -> ! {
+    exit::fatal(format_args!("{why}"))
+}

@@ -1,0 +1,44 @@
+//! The two GS bases. The `x86_64` crate's types for them know addresses of 48 bits only.
+
+use switcher_gen::arch::Msr as Name;
+use x86_64::registers::model_specific::Msr;
+
+fn read(name: Name) -> u64 {
+    // SAFETY: one of the two MSRs of GS bases, which every CPU with long mode has.
+    unsafe { Msr::new(name.address()).read() }
+}
+
+fn write(name: Name, base: u64) {
+    // SAFETY: as for reading; whoever calls this names an address, and GS is used through it alone.
+    unsafe { Msr::new(name.address()).write(base) }
+}
+
+/// The active GS base.
+#[must_use]
+pub fn base() -> u64 {
+    read(Name::GsBase)
+}
+
+/// Changes the active GS base.
+///
+/// # Safety
+/// It is an address, and until it is this CPU's block again, nobody asks which CPU this is.
+pub unsafe fn set_base(base: u64) {
+    set_active(base);
+}
+
+/// The inactive GS base, which SWAPGS exchanges with the active one.
+#[must_use]
+pub fn inactive() -> u64 {
+    read(Name::KernelGsBase)
+}
+
+/// Changes the inactive GS base, which must be an address.
+pub fn set_inactive(base: u64) {
+    write(Name::KernelGsBase, base);
+}
+
+/// Changes the active GS base on a CPU that is being set up.
+pub(crate) fn set_active(base: u64) {
+    write(Name::GsBase, base);
+}

@@ -1,0 +1,166 @@
+//! What a switcher's event entries call: this host's hooks for NMIs, machine checks and faults that
+//! nothing explains.
+//!
+//! A hypervisor's own hooks would handle the event. These count it, and do what a test has asked for:
+//! send another NMI, set RF so that a breakpoint's instruction is executed, or end a call.
+
+use core::arch::global_asm;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use switcher_gen::arch::{RFlags, dr7};
+use switcher_gen::layout::PtRegs;
+use switcher_runtime::Hooks;
+
+use crate::apic::COMMAND_NMI;
+use crate::events::{FATAL_STACK, NMIS, fatal_event};
+use crate::{cpu, returns};
+
+global_asm!(
+    r#"
+    // The switcher's hooks: RDI = the PtRegs of what was interrupted. They count, and leave nothing in
+    // the registers that a function may change. They have no vector registers to preserve. Where a
+    // switcher is further than 2 GiB away, an indirect branch leads here.
+    .text
+    .macro  hw_hook_clobbers
+    mov     rax, 0x5A5A5A5A5A5A5A5A
+    mov     rcx, rax
+    mov     rdx, rax
+    mov     rsi, rax
+    mov     rdi, rax
+    mov     r8, rax
+    mov     r9, rax
+    mov     r10, rax
+    mov     r11, rax
+    .endm
+    .global hw_platform_hook_nmi
+hw_platform_hook_nmi:
+    endbr64
+    lock inc qword ptr [rip + {hooked}]
+    lock inc qword ptr [rip + {nmis}]
+    xor     eax, eax
+    xchg    rax, [rip + {second}]
+    test    rax, rax
+    jz      6f
+    mov     dword ptr [rax], {nmi_command}
+6:  jmp     7f
+    .global hw_platform_hook_machine_check
+hw_platform_hook_machine_check:
+    endbr64
+    lock inc qword ptr [rip + {machine_checks}]
+    // From elsewhere than the routines it returns without RF: a breakpoint would be met once more.
+    mov     rax, [rdi + {rip_of_regs}]
+    cmp     rax, [rip + {no_rf_from}]
+    jb      7f
+    mov     eax, {no_breakpoint}
+    mov     dr7, rax
+7:  mov     rax, [rdi + {rip_of_regs}]
+    mov     [rip + {interrupted}], rax
+    mov     rax, [rip + {resuming}]
+    or      [rdi + {eflags_of_regs}], rax
+    hw_hook_clobbers
+    ret
+    .global hw_platform_hook_fatal
+hw_platform_hook_fatal:
+    endbr64
+    mov     rax, [rip + {fatal_landing}]
+    test    rax, rax
+    jz      8f
+    jmp     rax
+8:  mov     rsi, cr3
+    mov     rsp, [rip + {fatal_stack}]
+    call    {untrack}
+    call    {fatal}
+    ud2
+"#,
+    nmis = sym NMIS,
+    fatal_stack = sym FATAL_STACK,
+    untrack = sym cpu::untrack,
+    fatal = sym fatal_event,
+    hooked = sym HOOKED,
+    machine_checks = sym MACHINE_CHECKS,
+    second = sym SECOND,
+    nmi_command = const COMMAND_NMI,
+    interrupted = sym INTERRUPTED,
+    resuming = sym RESUMING,
+    no_rf_from = sym NO_RF_FROM,
+    no_breakpoint = const dr7::DISABLED,
+    rip_of_regs = const core::mem::offset_of!(PtRegs, rip),
+    eflags_of_regs = const core::mem::offset_of!(PtRegs, eflags),
+    fatal_landing = sym FATAL_LANDING,
+);
+
+unsafe extern "C" {
+    fn hw_platform_hook_nmi(regs: *mut PtRegs);
+    fn hw_platform_hook_machine_check(regs: *mut PtRegs);
+    fn hw_platform_hook_fatal(regs: *mut PtRegs) -> !;
+}
+
+/// How many NMIs have interrupted a switcher, on all CPUs.
+static HOOKED: AtomicU64 = AtomicU64::new(0);
+/// How many machine checks have interrupted a switcher.
+static MACHINE_CHECKS: AtomicU64 = AtomicU64::new(0);
+/// Where the last event of either kind did.
+static INTERRUPTED: AtomicU64 = AtomicU64::new(0);
+/// The register through which the NMI's hook sends another one, once; 0: it sends none.
+static SECOND: AtomicU64 = AtomicU64::new(0);
+/// What a case has in place of the fatal hook; 0: nothing.
+static FATAL_LANDING: AtomicU64 = AtomicU64::new(0);
+/// Flags that a hook sets in what it returns to: none, or RF.
+static RESUMING: AtomicU64 = AtomicU64::new(0);
+
+/// From which address on a machine check's hook disarms the breakpoint that is taken for one.
+static NO_RF_FROM: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// How many NMIs have come through a switcher's IDT, on all CPUs.
+#[must_use]
+pub fn hooked_nmis() -> u64 {
+    HOOKED.load(Ordering::Acquire)
+}
+
+/// How many machine checks have interrupted CPL0, or what a switcher took for one.
+#[must_use]
+pub fn hooked_machine_checks() -> u64 {
+    MACHINE_CHECKS.load(Ordering::Acquire)
+}
+
+/// Where the last NMI or machine check that came through a switcher's IDT has interrupted CPL0.
+#[must_use]
+pub fn last_interrupted() -> u64 {
+    INTERRUPTED.load(Ordering::Acquire)
+}
+
+/// The next NMI's hook sends another one to its CPU, by writing to this register of its APIC:
+/// [`smp::aim_nmis`](crate::smp::aim_nmis).
+pub fn set_second(register: u64) {
+    SECOND.store(register, Ordering::Release);
+}
+
+/// Gives a switcher's fatal events to an own hook of a case's, or to this kernel's again if it is
+/// 0: then they are the end.
+pub fn set_fatal_landing(hook: u64) {
+    FATAL_LANDING.store(hook, Ordering::Release);
+}
+
+/// Whether hooks set RF in what they return to: for a breakpoint that is taken for an NMI or a
+/// machine check, whose instruction is to be executed afterwards.
+pub fn set_resuming(resuming: bool) {
+    let flags = if resuming { RFlags::RF } else { RFlags::empty() };
+    RESUMING.store(flags.bits(), Ordering::Release);
+}
+
+/// From this address on, which is the end of a switcher's routines, its machine checks return without
+/// RF: a breakpoint there is met once.
+pub fn set_no_rf_from(address: u64) {
+    NO_RF_FROM.store(address, Ordering::Release);
+}
+
+/// What a switcher's event entries call.
+#[must_use]
+pub fn hooks() -> Hooks {
+    Hooks {
+        nmi: hw_platform_hook_nmi,
+        machine_check: hw_platform_hook_machine_check,
+        fatal: hw_platform_hook_fatal,
+        returns: Some(returns::thunk()),
+    }
+}

@@ -1,0 +1,87 @@
+//! The global allocator.
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use linked_list_allocator::LockedHeap;
+
+use crate::regions::Region;
+use crate::{exit, gs};
+
+#[global_allocator]
+static ALLOCATOR: Watched = Watched;
+
+static HEAP: LockedHeap = LockedHeap::empty();
+
+/// The GS base under which nothing may be allocated or freed; 0: nobody asks.
+static WATCHED: AtomicU64 = AtomicU64::new(0);
+/// How often it has been, since it was asked.
+static SEEN: AtomicU64 = AtomicU64::new(0);
+
+/// The allocator, which can tell what GS base it has been used under: a host's own may need that of the host.
+struct Watched;
+
+impl Watched {
+    fn note(&self) {
+        let watched = WATCHED.load(Ordering::Acquire);
+        if watched != 0 && gs::base() == watched {
+            SEEN.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}
+
+// SAFETY: everything is `LockedHeap`'s.
+unsafe impl GlobalAlloc for Watched {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.note();
+        // SAFETY: the caller's promise.
+        unsafe { HEAP.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        self.note();
+        // SAFETY: the caller's promise.
+        unsafe { HEAP.dealloc(place, layout) }
+    }
+}
+
+/// From now on, counts what is allocated or freed on a CPU with this GS base.
+pub fn watch(gs_base: u64) {
+    SEEN.store(0, Ordering::Release);
+    WATCHED.store(gs_base, Ordering::Release);
+}
+
+/// Ends that, and says how often it was.
+pub fn watched() -> u64 {
+    WATCHED.store(0, Ordering::Release);
+    SEEN.load(Ordering::Acquire)
+}
+
+/// Gives the allocator its memory.
+///
+/// # Safety
+/// Called once. The region is writable memory at its own address, now and for ever, and nobody
+/// else's.
+pub(super) unsafe fn init(region: Region) {
+    let start = core::ptr::with_exposed_provenance_mut(region.start as usize);
+    // SAFETY: the caller's promise is what the allocator asks for.
+    unsafe { HEAP.lock().init(start, region.len() as usize) }
+}
+
+/// Moves the allocator to other addresses of its memory.
+///
+/// # Safety
+/// The region is the memory given before, at its addresses from now on.
+pub(super) unsafe fn move_to(region: Region) {
+    let mut heap = HEAP.lock();
+    if heap.used() != 0 {
+        exit::fatal(format_args!(
+            "{} bytes of the heap are in use before it is moved",
+            heap.used()
+        ));
+    }
+    let start = core::ptr::with_exposed_provenance_mut(region.start as usize);
+    *heap = linked_list_allocator::Heap::empty();
+    // SAFETY: the caller's promise; nobody has a part of it.
+    unsafe { heap.init(start, region.len() as usize) }
+}
