@@ -25,6 +25,7 @@ use hw_kernel::memory::code_start;
 use hw_kernel::report::Report;
 use hw_kernel::{Platform, cpu, events, exit, percpu, returns, segments, selftest, smp};
 use hw_protocol::{HOST_CASES, Options, SELFTESTS, Suite};
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::Selectors;
 use switcher_runtime::switcher_gen::layout::Placement;
 use switcher_runtime::{Detect, HostFeatures, Switcher, Variant};
@@ -96,7 +97,7 @@ fn run(cases: &[hw_cases::Case], options: Options, report: &mut Report) {
         let (runs, end) = case.run(&mut world);
         let failure = match end {
             End::Passed => None,
-            End::Failed(why) => Some(format!("rows {:?}: {why}", case.rows)),
+            End::Failed(why) => Some(format!("{}: {why}", Hazard::join(case.rows))),
             // The runner knows which cases may say so.
             End::NotHere(why) => {
                 report.not_here(case.name, &why);
