@@ -518,7 +518,7 @@ fn what_the_tree_cites_is_there() {
     }
     assert_eq!(objections, Vec::<String>::new());
     // There is something to be looked at.
-    assert!(cited.pages > 150 && cited.rows > 100 && cited.sections > 30, "{cited:?}");
+    assert!(cited.pages > 100 && cited.rows > 50 && cited.sections > 25, "{cited:?}");
 }
 
 #[test]
