@@ -201,7 +201,8 @@ impl Exchange for TscAux {
     unsafe fn is_untouched(_: &Context, kept: &Option<u64>, guest: &Guest) -> bool {
         // SAFETY: as for loading.
         kept.is_none()
-            || guest.tsc_aux.map(u64::from) == Some(unsafe { registers::read_msr(MsrName::TscAux.address()) })
+            || guest.tsc_aux.map(u64::from)
+                == Some(unsafe { registers::read_msr(MsrName::TscAux.address()) })
     }
 
     unsafe fn restore(_: &Context, kept: Option<u64>, _: &mut Guest) {

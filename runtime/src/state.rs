@@ -13,6 +13,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use raw_cpuid::CpuIdReader;
+use switcher_gen::Hazard;
 use switcher_gen::arch::{
     Msr as MsrName, PagingMode, RFlags, Selectors, cr0, cr4, dr7, efer, s_cet,
 };
@@ -58,7 +59,7 @@ pub struct Entry {
     /// The registers or structures, as the manuals call them.
     pub registers: &'static str,
     /// Rows of spec/hazards.md.
-    pub rows: &'static [u8],
+    pub rows: &'static [Hazard],
     /// What would go wrong.
     pub why: &'static str,
     /// Who sees to it.
@@ -814,7 +815,7 @@ fn no_breakpoint_is_armed(running: &Running) -> Result<(), Wrong> {
 macro_rules! cpu_state {
     ($(
         $state:ident: $registers:literal,
-        rows $rows:expr,
+        rows [$($row:ident),*],
         why $why:literal,
         care $care:expr,
         install [$($install:expr),*],
@@ -835,7 +836,7 @@ macro_rules! cpu_state {
             Entry {
                 state: State::$state,
                 registers: $registers,
-                rows: &$rows,
+                rows: &[$(Hazard::$row),*],
                 why: $why,
                 care: &$care,
                 install: &[$($install),*],
@@ -914,7 +915,7 @@ use Care::{Checked, Choice, Duty, Enter, Install, Switcher};
 
 cpu_state! {
     GeneralRegisters: "RAX to R15, RIP, RFLAGS, CS, SS",
-        rows [14, 27],
+        rows [PrivilegedFlags, Registers],
         why "The guest's own.",
         care [
             Switcher("exchanged; forbidden flags are dropped"),
@@ -924,7 +925,7 @@ cpu_state! {
         enter [code_and_stack_are_safe],
         exchange [];
     HostFlags: "RFLAGS of the host: IF, DF, NT, TF, AC; NMI blocking",
-        rows [14, 39],
+        rows [PrivilegedFlags, EarlyNmi],
         why "The switcher runs with them. With NT, the IRETQ to a guest faults, and the guest is blamed; with AC, SMAP is off.",
         care [
             Checked("`enter` refuses while IF, DF, NT or TF is set, and AC where CR4.SMAP is; so does `install` with IF"),
@@ -934,14 +935,14 @@ cpu_state! {
         enter [flags_are_clear],
         exchange [];
     TaskPriority: "CR8, the local APIC's task priority",
-        rows [60],
+        rows [HandedOn],
         why "It decides which interrupts end a guest's run; CPL 3 can neither read nor write it.",
         care [Choice("what it holds back stays pending; a guest runs on meanwhile")],
         install [],
         enter [],
         exchange [];
     Gdt: "GDT: base, limit, and every descriptor that CPL 3 can load (its accessed, D, B and L bits)",
-        rows [51, 58],
+        rows [LdtGate, IretqReads],
         why "A gate of DPL 3 leads to ring 0; a stack of 16 bits leaks the host's RSP by IRETQ; loading a descriptor that is not marked as accessed writes to the GDT.",
         care [
             Checked("`install` judges every entry up to the limit, and refuses what is not known to be safe; `enter` finds the same base and limit"),
@@ -951,7 +952,7 @@ cpu_state! {
         enter [gdtr_is_as_it_was],
         exchange [];
     DescriptorRegisters: "GDTR, IDTR, TR and LDTR as SGDT, SIDT, STR and SLDT show them; CR4.UMIP",
-        rows [55],
+        rows [VisibleHostState],
         why "Without UMIP, CPL 3 reads where the GDT and the switcher's IDT lie.",
         care [
             Checked("on CPUs with UMIP, CR4.UMIP must be set"),
@@ -961,14 +962,14 @@ cpu_state! {
         enter [|it| kept("CR4.UMIP", it, cr4::UMIP)],
         exchange [];
     Ldtr: "LDTR",
-        rows [51],
+        rows [LdtGate],
         why "A guest that has memory where a forgotten LDT points makes itself a call gate.",
         care [Checked("it must be null")],
         install [|host| ldtr_is_null(host.ldtr)],
         enter [|it| ldtr_is_null(it.ldtr)],
         exchange [];
     Tr: "TR: base, limit and I/O bitmap of the TSS",
-        rows [22, 51],
+        rows [MappedSet, LdtGate],
         why "Stacks of events, and the ports that CPL 3 may use.",
         care [
             Checked("it must be the per-CPU block's TSS, whole, with no I/O bitmap within its limit; `enter` finds the same selector"),
@@ -979,14 +980,14 @@ cpu_state! {
         enter [tr_is_as_it_was],
         exchange [];
     Idt: "IDTR",
-        rows [32, 52],
+        rows [VectorSpoofing, TruncatedAddress],
         why "Its gates decide what CPL 3 may call, and where events go.",
         care [Enter("the switcher's is loaded around the guest, with gates of DPL 3 for vectors 3, 4 and 0x80 alone; its address is one of the paging mode")],
         install [],
         enter [],
         exchange [];
     Pkru: "PKRU; CR4.PKE",
-        rows [55],
+        rows [VisibleHostState],
         why "CPL 3 writes it; it rules user pages, of whoever runs.",
         care [
             Switcher("exchanged by direct switches, in variants with `pku`"),
@@ -997,7 +998,7 @@ cpu_state! {
         enter [|it| kept("CR4.PKE", it, cr4::PKE)],
         exchange [pkru: Pkru];
     GsBase: "both GS bases",
-        rows [5, 6, 7],
+        rows [WrgsbaseFault, StaleGsBase, SwapgsParity],
         why "CPL 3 writes the active one.",
         care [
             Switcher("exchanged"),
@@ -1009,7 +1010,7 @@ cpu_state! {
         enter [|it| kept("CR4.FSGSBASE", it, cr4::FSGSBASE)],
         exchange [gs_base: GsBase];
     Segments: "DS, ES, FS and GS selectors; FS base",
-        rows [55],
+        rows [VisibleHostState],
         why "CPL 3 sees and changes them; a leak each way.",
         care [
             Enter("exchanged: the guest's are kept in `Guest`"),
@@ -1019,7 +1020,7 @@ cpu_state! {
         enter [data_selectors_load, hosts_selectors_load],
         exchange [segments: Segments];
     TscAux: "MSR TSC_AUX; segment limits of the GDT, as LSL shows them",
-        rows [55],
+        rows [VisibleHostState],
         why "RDTSCP and RDPID show the former: on most hosts, the number of the CPU. Some have that in the limit of an entry of DPL 3, too.",
         care [
             Enter("exchanged, if `Guest::tsc_aux` says what the guest has"),
@@ -1029,7 +1030,7 @@ cpu_state! {
         enter [],
         exchange [tsc_aux: TscAux];
     Cr0: "CR0.TS, EM, MP, NE, AM, WP",
-        rows [56],
+        rows [FpuControl],
         why "With TS or EM, the host's own STMXCSR and FNSTCW around a guest fault in ring 0, and guests see FPU state that is switched lazily. Without NE, a guest's FPU error is an external interrupt.",
         care [
             Checked("TS and EM must be clear, NE and WP set"),
@@ -1047,28 +1048,28 @@ cpu_state! {
         ],
         exchange [];
     Cr4Ring0: "CR4.SMXE, VMXE, MCE, PSE, PAE; CR0.CD, NW; PAT, MTRRs",
-        rows [55],
+        rows [VisibleHostState],
         why "With SMXE, CPL 3 may ask GETSEC what the chipset can do; its other leaves, and all that VMXE allows but VMCALL and VMFUNC, fault at CPL 3. Without MCE, a machine check stops the CPU. The others decide how memory is cached.",
         care [Choice("none of them gives a guest anything of the host's")],
         install [],
         enter [],
         exchange [];
     Cr2: "CR2",
-        rows [55],
+        rows [VisibleHostState],
         why "The address of a guest's page fault; CPL 3 cannot read it.",
         care [Enter("a part of the exit, and read before anything else can fault")],
         install [],
         enter [],
         exchange [];
     Time: "TSC, TSC_ADJUST, MPERF, APERF",
-        rows [55],
+        rows [VisibleHostState],
         why "RDTSC, RDTSCP and RDPRU show them.",
         care [Choice("they are the host's; CR4.TSD makes the three fault at CPL 3")],
         install [],
         enter [],
         exchange [];
     Cr4Fpu: "CR4.OSFXSR, OSXMMEXCPT, OSXSAVE",
-        rows [56],
+        rows [FpuControl],
         why "Without OSFXSR, STMXCSR is #UD in ring 0. The others decide how a guest's SSE errors come and whether it has XSAVE.",
         care [
             Checked("OSFXSR must be set; OSXSAVE is as it was when the switcher was installed"),
@@ -1081,7 +1082,7 @@ cpu_state! {
         ],
         exchange [];
     Cr4User: "CR4.PVI, PCE, UINTR, KL, TSD, DE, VME",
-        rows [14, 55],
+        rows [PrivilegedFlags, VisibleHostState],
         why "With PVI, CLI and STI of CPL 3 change VIF, which no guest may have. With PCE, guests read the host's performance counters. With UINTR, they send and get user interrupts. With KL, they use the host's wrapping key for AES keys.",
         care [
             Checked("PVI, PCE, UINTR and KL must be clear"),
@@ -1096,7 +1097,7 @@ cpu_state! {
         ],
         exchange [];
     Cr4Paging: "CR4.LA57, PCIDE, SMEP, SMAP, PGE, PKS, LASS, LAM_SUP; CR3.LAM_U48, LAM_U57; PCIDs and global translations",
-        rows [3, 20, 21],
+        rows [AddressWidth, StaleTranslations, GlobalEntries],
         why "The variant is chosen by LA57 and PCIDE: they decide what an address and what a root is. SMEP and SMAP keep ring 0 from a guest's pages. LASS keeps CPL 3 from addresses with bit 63 set, where guests' kernels are; LAM_SUP lets through such as are not canonical. A translation under a PCID or with G set outlives the root.",
         care [
             Checked("LA57, PCIDE, SMEP and SMAP are as they were when the switcher was installed, and the variant is one for these; LASS and LAM_SUP must be clear; a root has neither LAM_U48 nor LAM_U57, by type"),
@@ -1115,14 +1116,14 @@ cpu_state! {
         ],
         exchange [];
     Fred: "CR4.FRED",
-        rows [33],
+        rows [FredAndIbt],
         why "SWAPGS is undefined then, and events do not come through the IDT (Intel FRED specification, 9).",
         care [Checked("it must be clear")],
         install [|host| bit("CR4.FRED", host.cr4, cr4::FRED, false, "no switcher supports it", "use the IDT on this CPU")],
         enter [|it| bit("CR4.FRED", it.now.cr4, cr4::FRED, false, "no switcher supports it", "use the IDT on this CPU")],
         exchange [];
     Efer: "EFER: SCE, NXE, LMSLE, UAIE, SVME, AIBRSE, FFXSR, TCE, MCOMMIT, INTWB",
-        rows [3, 17],
+        rows [AddressWidth, OpenEntries],
         why "LMSLE gives segments limits in 64-bit mode; with UAIE, addresses that are not canonical are taken.",
         care [
             Install("SCE"),
@@ -1137,21 +1138,21 @@ cpu_state! {
         enter [],
         exchange [];
     Xcr0: "XCR0, IA32_XSS; x87, XMM to ZMM, AMX and APX registers; LWP_CFG, BNDCFGU; IA32_XFD, XFD_ERR; IA32_PASID",
-        rows [55],
+        rows [VisibleHostState],
         why "The guest runs with the host's, sees what was left there and leaves its own.",
         care [Duty { name: "vector state", what: "switch XCR0, XFD and all that XSAVE knows, in the `call` of `enter_with` or around `enter`, or have no secrets in registers and keep nothing there; #NM of a guest with XFD_ERR set is the guest's. IA32_PASID is 0 while a guest runs, or no guest has a portal for ENQCMD" }],
         install [],
         enter [],
         exchange [];
     Mxcsr: "MXCSR, x87 control word and stack",
-        rows [55],
+        rows [VisibleHostState],
         why "A function has to preserve the first two, and finds the third empty.",
         care [Enter("the host's are put back by `enter`; by `enter_with`, `call` has to")],
         install [],
         enter [],
         exchange [];
     UserCet: "U_CET, PL3_SSP; CR4.CET",
-        rows [55],
+        rows [VisibleHostState],
         why "A guest would run with the shadow stack of the host's thread, and RDSSP shows where it lies.",
         care [
             Enter("U_CET is 0 while a guest runs, where CR4.CET is set, so PL3_SSP is not used"),
@@ -1161,7 +1162,7 @@ cpu_state! {
         enter [|it| kept("CR4.CET", it, cr4::CET)],
         exchange [user_cet: UserCet];
     SupervisorCet: "S_CET",
-        rows [33],
+        rows [FredAndIbt],
         why "A shadow stack of ring 0 would not survive a call that returns elsewhere (Intel SDM vol. 1, 17.1). Indirect branch tracking wants ENDBR64.",
         care [
             Checked("no supervisor shadow stacks when the switcher is installed; ENDBR_EN is as the variant has it"),
@@ -1171,7 +1172,7 @@ cpu_state! {
         enter [],
         exchange [];
     DebugRegisters: "DR0 to DR3, DR7; AMD's masks of their addresses (MSRs C001_1027h, C001_1019h to C001_101Bh)",
-        rows [31],
+        rows [GuestBreakpoints],
         why "A breakpoint on an address of the host's fires in the middle of the switcher, and tells the guest what the host does; one of the host's fires in guests. A mask that a debugger has left makes a guest's breakpoint one on the host's addresses.",
         care [
             Checked("`enter` refuses while a breakpoint is armed"),
@@ -1181,21 +1182,21 @@ cpu_state! {
         enter [no_breakpoint_is_armed],
         exchange [breakpoints: Breakpoints];
     Dr6: "DR6",
-        rows [57],
+        rows [DebugControl],
         why "The hardware sets causes and never clears them.",
         care [Enter("it has no cause when a guest is entered; a #DB exit has all its causes, but for matches of breakpoints that are not the guest's, and DR6 none any more")],
         install [],
         enter [],
         exchange [dr6: Dr6];
     DebugCtl: "DEBUGCTL: BTF, LBR, BTS, bus-lock detection",
-        rows [57],
+        rows [DebugControl],
         why "BTF changes what a guest's TF means; BTS stores to an address of the host's on a guest's root; bus-lock detection makes a #DB of what a guest may do.",
         care [Enter("0 while a guest runs, but for bus-lock detection if `Guest::trap_bus_locks` asks for it")],
         install [],
         enter [],
         exchange [debugctl: DebugCtl];
     DebugStore: "DS area, IA32_PEBS_ENABLE",
-        rows [57],
+        rows [DebugControl],
         why "PEBS stores to an address of the host's, on whatever root is loaded.",
         care [
             Enter("IA32_PEBS_ENABLE is 0 while a guest runs, where it exists"),
@@ -1205,14 +1206,14 @@ cpu_state! {
         enter [],
         exchange [pebs: Pebs];
     Tracing: "LBR, PT (PTWRITE), IBS, PMU counters, architectural PEBS",
-        rows [55],
+        rows [VisibleHostState],
         why "They record what guests do, for the host; to physical addresses or registers that CPL 3 cannot read.",
         care [Choice("their interrupts are exits: NMIs or interrupts of the host's")],
         install [],
         enter [],
         exchange [];
     SpecCtrl: "SPEC_CTRL: IBRS, STIBP, SSBD, BHI_DIS_S; virtual SPEC_CTRL",
-        rows [29, 54, 59],
+        rows [MitigationOrder, GuestAfterGuest, CapabilityForSetting],
         why "IBRS protects ring 0, and stands for STIBP while it is set: without it the other thread of a core trains a guest's branches (CVE-2023-1998).",
         care [
             Switcher("exchanged in variants with `ibrs`"),
@@ -1223,7 +1224,7 @@ cpu_state! {
         enter [],
         exchange [];
     PredCmd: "PRED_CMD, and the branch predictors behind it",
-        rows [54],
+        rows [GuestAfterGuest],
         why "What one guest has trained steers the next, and the user part of its host (VMScape, CVE-2025-40300); what that trains steers guests.",
         care [
             Enter("IBPB before a guest of another domain than the last one's on this CPU, and after code of the host's at CPL 3, where it exists, unless `Cpu::set_barriers` leaves it to the host"),
@@ -1233,14 +1234,14 @@ cpu_state! {
         enter [],
         exchange [];
     BusLocks: "split-lock detection (TEST_CTRL)",
-        rows [57],
+        rows [DebugControl],
         why "A guest's split lock is #AC, whose error code is 0.",
         care [Choice("the exit is an exception as any other")],
         install [],
         enter [],
         exchange [];
     SyscallMsrs: "STAR, LSTAR, CSTAR, SFMASK, SYSENTER MSRs",
-        rows [17],
+        rows [OpenEntries],
         why "Where CPL 3 comes to ring 0.",
         care [
             Install("SYSENTER_CS is 0, so that SYSENTER faults; the others lead to the switcher"),
@@ -1251,7 +1252,7 @@ cpu_state! {
         enter [lstar_is_the_switchers],
         exchange [];
     UserMsr: "IA32_USER_MSR_CTL",
-        rows [55],
+        rows [VisibleHostState],
         why "URDMSR and UWRMSR give CPL 3 MSRs, user interrupts among them.",
         care [
             Checked("where it exists, it must be 0 when the switcher is installed"),
@@ -1264,7 +1265,7 @@ cpu_state! {
         enter [],
         exchange [];
     Waiting: "UMWAIT and TPAUSE control; MWAITX; MONITOR and MWAIT for CPL 3 (MISC_FEATURES_ENABLES.RING3MWAIT, HWCR.MonMwaitUserEn)",
-        rows [55],
+        rows [VisibleHostState],
         why "A guest stops the CPU for as long as that allows; an interrupt ends it.",
         care [
             Duty { name: "user waits", what: "IA32_UMWAIT_CONTROL bounds the time, and its C0.2 bit the depth; RING3MWAIT and HWCR.MonMwaitUserEn are clear" },
@@ -1274,7 +1275,7 @@ cpu_state! {
         enter [],
         exchange [];
     Confidential: "SEV_STATUS; CPUID leaf 21h: a host that is itself a guest with a sealed state",
-        rows [48],
+        rows [Nonexistent],
         why "Where the hypervisor below intercepts, #VC or #VE come in ring 0: the switcher's IDT has no handler of them.",
         care [Checked("no SEV-ES, SEV-SNP or TDX")],
         install [
@@ -1284,28 +1285,28 @@ cpu_state! {
         enter [],
         exchange [];
     Hypercalls: "VMCALL, VMMCALL and VMFUNC; ports that a hypervisor answers whatever the CPL, such as VMware's",
-        rows [55],
+        rows [VisibleHostState],
         why "Where the host runs in a virtual machine, the hypervisor below takes them for calls of the host's.",
         care [Duty { name: "hypervisor below", what: "it refuses them at CPL 3, or what it does for them is nothing that guests may not have; on a CPU of one's own they are #UD and #GP" }],
         install [],
         enter [],
         exchange [];
     Enclaves: "SGX: FEATURE_CONTROL, ENCLU",
-        rows [55],
+        rows [VisibleHostState],
         why "CPL 3 enters enclaves whose pages are mapped for it.",
         care [Choice("no guest's root maps such pages, unless the host gives it some")],
         install [],
         enter [],
         exchange [];
     Transactions: "TSX_CTRL; MCU_OPT_CTRL: transactions, RDRAND and RDSEED",
-        rows [59],
+        rows [CapabilityForSetting],
         why "They decide whether CPL 3 has transactions, and what random numbers cost it.",
         care [Choice("mitigations are chosen with them in view")],
         install [],
         enter [],
         exchange [];
     CpuidFaulting: "MISC_FEATURES_ENABLES, HWCR.CpuidUserDis: CPUID faulting",
-        rows [55],
+        rows [VisibleHostState],
         why "CPUID shows guests the host's CPU, unless it faults at CPL 3.",
         care [Duty { name: "CPUID", what: "a host that wants to say what its guests' CPU is switches faulting on around `enter`" }],
         install [],
@@ -1328,7 +1329,8 @@ pub fn document() -> alloc::string::String {
     );
     let mut duties = alloc::string::String::new();
     for entry in CPU_STATE {
-        let rows: Vec<_> = entry.rows.iter().map(alloc::string::ToString::to_string).collect();
+        let rows: Vec<_> =
+            entry.rows.iter().map(|row| alloc::format!("{}", row.number())).collect();
         let install = if entry.is_checked_by_install() { "checks" } else { "" };
         let enter = match (entry.is_checked_by_enter(), entry.is_exchanged()) {
             (true, true) => "checks, exchanges",

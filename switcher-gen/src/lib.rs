@@ -72,6 +72,7 @@ pub mod elf;
 pub mod emit;
 #[cfg(feature = "std")]
 pub mod fuzz;
+mod hazard;
 mod image;
 pub mod layout;
 #[cfg(feature = "std")]
@@ -96,6 +97,7 @@ pub mod spec;
 pub mod superfluous;
 mod variant;
 
+pub use hazard::Hazard;
 pub use image::{Fingerprint, Gate, GateDescriptor, Image, LinkError, LinkedImage};
 pub use mitigations::{Bhb, Mitigations, NotForVendor, Rsb, UnknownMitigation};
 pub use variant::{

@@ -19,6 +19,7 @@ use iced_x86::{
 };
 
 use crate::arch::Selectors;
+use crate::hazard::Hazard;
 use crate::layout::{
     AsmLayout, Layout, PerCpu, PtRegs, Pvcs, PvcsCurrent, Revision, Tss, TssExtra,
 };
@@ -120,8 +121,8 @@ enum Inserted {
 /// What became of a mutant.
 #[derive(Clone, Debug)]
 pub enum Fate {
-    /// Refuted: the obligation's name and rows.
-    Killed(&'static str, &'static [u8]),
+    /// Refuted: the obligation's name and its hazards.
+    Killed(&'static str, &'static [Hazard]),
     /// Not even code that a theorem can be about.
     Refused(BadCode),
     /// No such instruction: there is no mutant.

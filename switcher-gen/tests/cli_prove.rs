@@ -6,9 +6,9 @@ mod gas;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use switcher_gen::prove::{Obligation, Theorem};
-use switcher_gen::{Image, Variant};
+use switcher_gen::{Hazard, Image, Variant};
 
 const REFERENCE: [&str; 2] = ["--variant", "intel-4level"];
 
@@ -75,7 +75,13 @@ fn prove_says_what_was_proved_by_theorem_and_by_obligation() {
         }
     }
     for obligation in Obligation::ALL {
-        assert!(text.lines().any(|line| line.starts_with(obligation.name)), "{text}");
+        let start = format!("{:<20} ", obligation.name);
+        let mut lines = text.lines().skip_while(|line| !line.starts_with(&start));
+        assert!(lines.next().is_some(), "{}: {text}", obligation.name);
+        // Below it are its hazards, with their titles.
+        let below: Vec<_> = lines.take(obligation.rows.len()).map(str::trim).collect();
+        let rows: Vec<_> = obligation.rows.iter().map(ToString::to_string).collect();
+        assert_eq!(below, rows, "{}", obligation.name);
     }
     assert_eq!(text, ends(0, &args).0);
 }
@@ -128,7 +134,9 @@ fn prove_proves_what_others_have_assembled() {
 fn prove_shows_a_counterexample_and_ends_with_1() {
     let elf = Elf::new(&[UNCHECKED]);
     let (text, stderr) = ends(1, &elf.args(&["prove"]));
-    for expected in [": refuted", "`sysretq-canonical`", "frame.rcx", "sysretq  <--", "Replayed"] {
+    let hazard = format!("spec/hazards.md, {}\n", Hazard::SysretNonCanonical);
+    let expected = [": refuted", "`sysretq-canonical`", "frame.rcx", "sysretq  <--", "Replayed"];
+    for expected in expected.into_iter().chain([&*hazard]) {
         assert!(text.contains(expected), "{expected}: {text}");
     }
     assert!(stderr.starts_with("error: refuted: "), "{stderr}");
@@ -136,7 +144,10 @@ fn prove_shows_a_counterexample_and_ends_with_1() {
     let target = &json(&text)["targets"][0];
     assert_eq!(target["verdict"], "refuted");
     assert_eq!(target["fingerprint"], Value::Null);
-    assert_eq!(target["counterexample"]["obligation"]["name"], "sysretq-canonical");
+    let obligation = &target["counterexample"]["obligation"];
+    assert_eq!(obligation["name"], "sysretq-canonical");
+    let first = json!({ "row": 1, "title": Hazard::SysretNonCanonical.title() });
+    assert_eq!(obligation["rows"][0], first);
     assert_eq!(target["counterexample"]["theorem"], "enter_guest");
 }
 

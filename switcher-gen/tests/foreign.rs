@@ -5,7 +5,7 @@ mod gas;
 
 use switcher_gen::layout::{IretFrame, PtRegs, Pvcs, PvcsCurrent, Revision, Tss, TssExtra};
 use switcher_gen::prove::{BadCode, BlockOffsets, Prover, Setting, Target, Verdict};
-use switcher_gen::{Policy, Variant, elf};
+use switcher_gen::{Hazard, Policy, Variant, elf};
 
 fn setting(block: BlockOffsets) -> Setting {
     Setting { block, ..Setting::from(&Variant::REFERENCE) }
@@ -153,7 +153,7 @@ fn a_counterexample_names_state_path_and_reason_and_was_replayed() {
     let unchecked = gas::replaced(gas::SWITCHER, &[("\tja\tentry_IRETQ_switcher\n", "")]);
     let broken = target(&gas::assemble(&unchecked, &[]), BlockOffsets::default());
     let Verdict::Refuted(found) = prove(&broken) else { panic!("not refuted") };
-    assert_eq!(found.obligation.rows[0], 1);
+    assert_eq!(found.obligation.rows[0], Hazard::SysretNonCanonical);
     let rcx = found.state.iter().find(|(name, _)| name == "frame.rcx").unwrap().1;
     let paging = Variant::REFERENCE.axes().paging;
     assert!(!paging.is_canonical(rcx), "{rcx:#x}");

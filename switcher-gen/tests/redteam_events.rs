@@ -102,7 +102,10 @@ fn refused(target: &Target, row: u8, obligation: &str) {
     match Prover::default().prove(target) {
         Ok(Verdict::Refuted(found)) => {
             assert_eq!(found.obligation.name, obligation, "{found}");
-            assert!(found.obligation.rows.contains(&row), "row {row}: {found}");
+            assert!(
+                found.obligation.rows.iter().any(|it| it.number() == row),
+                "row {row}: {found}"
+            );
             assert!(found.replay(target), "{found}");
         }
         Ok(Verdict::Proved(_)) => panic!("proved"),

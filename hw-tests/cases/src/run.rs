@@ -6,6 +6,7 @@ use alloc::string::String;
 use crate::expect::{Expected, Failure};
 use crate::program;
 use crate::world::{Entries, Outcome, Platform, Refusal, Setup, World, place};
+use switcher_gen::Hazard;
 use switcher_runtime::Mode;
 
 /// A case: a name, the rows of spec/hazards.md it covers, and what to do.
@@ -14,7 +15,7 @@ pub struct Case {
     /// Unique, stable, and a sentence.
     pub name: &'static str,
     /// Rows of spec/hazards.md.
-    pub rows: &'static [u8],
+    pub rows: &'static [Hazard],
     /// The case itself.
     pub body: fn(&mut Run<'_>) -> Result<(), Failure>,
 }

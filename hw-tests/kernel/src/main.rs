@@ -46,6 +46,7 @@ use alloc::vec::Vec;
 use hw_cases::End;
 use hw_platform::{Platform, boot, cpu, exit};
 use hw_protocol::{CPUS, FATAL, Options, PANIC, Suite};
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::Selectors;
 use switcher_runtime::{Detect, HostFeatures, Variant};
 
@@ -106,7 +107,7 @@ fn run(cases: &[hw_cases::Case], options: Options, report: &mut Report) {
         let (runs, end) = case.run(&mut world);
         let failure = match end {
             End::Passed => None,
-            End::Failed(why) => Some(format!("rows {:?}: {why}", case.rows)),
+            End::Failed(why) => Some(format!("{}: {why}", Hazard::join(case.rows))),
             // The runner knows which cases may say so.
             End::NotHere(why) => {
                 report.not_here(case.name, &why);

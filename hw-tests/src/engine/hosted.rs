@@ -12,7 +12,7 @@ use hw_protocol::{Event, Options, Verdict};
 use switcher_gen::arch::{Cr3, PagingMode};
 use switcher_gen::layout::{Mode, SwitchFlags};
 use switcher_gen::scenario::{Outcome, Setup};
-use switcher_gen::{Image, Policy, Variant};
+use switcher_gen::{Hazard, Image, Policy, Variant};
 use switcher_runtime::{DebugCauses, Exit};
 
 use super::qemu::read;
@@ -117,7 +117,7 @@ pub fn report(name: &str) -> Result<()> {
             }
             hw_cases::End::Failed(why) => {
                 failed += 1;
-                (Verdict::Fail, format!("rows {:?}: {why}", case.rows))
+                (Verdict::Fail, format!("{}: {why}", Hazard::join(case.rows)))
             }
             hw_cases::End::NotHere(why) => (Verdict::NotHere, why),
         };

@@ -296,8 +296,8 @@ fn replay(
 impl fmt::Display for Counterexample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Obligation { name, rows, statement } = self.obligation;
-        write!(f, "{}: `{name}` does not hold: {statement}", self.theorem.name())?;
-        writeln!(f, " (hazards.md, row {})", join(rows))?;
+        writeln!(f, "{}: `{name}` does not hold: {statement}", self.theorem.name())?;
+        rows.iter().try_for_each(|row| writeln!(f, "  spec/hazards.md, {row}"))?;
         if self.neighbour == Neighbour::Hostile {
             writeln!(f, "  while another CPU of the guest writes the PVCS")?;
         }
@@ -341,8 +341,4 @@ impl fmt::Display for Counterexample {
             None => writeln!(f, "  Replayed on the concrete machine: so it is ({}).", self.about),
         }
     }
-}
-
-fn join(rows: &[u8]) -> String {
-    rows.iter().map(u8::to_string).collect::<Vec<_>>().join(", ")
 }

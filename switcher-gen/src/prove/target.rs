@@ -7,6 +7,7 @@ use super::overlap::{self, Overlap};
 use super::world::{Saved, Setting, Source, Start, World};
 use crate::asm::{HostSymbol, LINE, Label, Window};
 use crate::elf::{Foreign, Linkage, ReadError};
+use crate::hazard::Hazard;
 use crate::image::{Gate, Image};
 use crate::machine::{Domain, Model, Program};
 
@@ -195,20 +196,33 @@ impl Target {
 
     /// What nothing is said about, because the code does not say where it is.
     #[must_use]
-    pub fn not_judged(&self) -> Vec<&'static str> {
-        let windows = "the windows: no table of them (hazards.md, rows 9 and 10)";
-        let compat = "entry_SYSCALL_compat_switcher: no such symbol (hazards.md, row 17)";
-        let events = "event entries: no symbols switcher_event_stubs, switcher_event_stubs_end \
-                      (hazards.md, rows 8, 10 to 12, 32)";
-        let frame = "where the IRETQ to a guest takes its frame from: whoever looks for it there when that \
-                     has faulted is no event entry that is judged (hazards.md, row 40)";
+    pub fn not_judged(&self) -> Vec<String> {
+        use Hazard::{
+            IretqFrame, MovSsSyscall, NmiRoot, NmisStayBlocked, OpenEntries, RspAtNmiStack,
+            VectorSpoofing, WindowGap,
+        };
+        let windows = ("the windows: no table of them", &[WindowGap, RspAtNmiStack][..]);
+        let compat = ("entry_SYSCALL_compat_switcher: no such symbol", &[OpenEntries][..]);
+        let events = (
+            "event entries: no symbols switcher_event_stubs, switcher_event_stubs_end",
+            &[NmiRoot, RspAtNmiStack, NmisStayBlocked, MovSsSyscall, VectorSpoofing][..],
+        );
+        let frame = (
+            "where the IRETQ to a guest takes its frame from: whoever looks for it there when that has \
+             faulted is no event entry that is judged",
+            &[IretqFrame][..],
+        );
         let missing = [
             (self.windows.is_none(), windows),
             (self.syscall_compat.is_none(), compat),
             (self.gates.is_none(), events),
             (self.gates.is_none(), frame),
         ];
-        missing.into_iter().filter_map(|(is_missing, what)| is_missing.then_some(what)).collect()
+        missing
+            .into_iter()
+            .filter(|(is_missing, _)| *is_missing)
+            .map(|(_, (what, rows))| format!("{what} (spec/hazards.md, {})", Hazard::join(rows)))
+            .collect()
     }
 
     /// The addresses that are entered from outside.

@@ -1,4 +1,4 @@
-//! `switcher_enter_guest` (spec/switcher.md, "Enter guest"): the way in.
+//! `switcher_enter_guest` (spec/switcher.md, "Enter guest and common exit"): the way in.
 
 use super::{Guest, Host, Outcome, State, return_to_guest, sanitised};
 use crate::machine::Domain;

@@ -10,9 +10,9 @@
 //! | `syscall_64` | "SYSCALL entry": the decision |
 //! | `to_smod`, `to_umod` | its points 1 and 2: the direct switches |
 //! | `return_to_guest` | "Return to the guest" |
-//! | `enter_guest` | "Enter guest", the way in |
+//! | `enter_guest` | "Enter guest and common exit", the way in |
 //! | `return_from_guest` | "Enter guest and common exit", the way out |
-//! | `syscall_compat` | what CSTAR must be: a safe stub |
+//! | `syscall_compat` | "32-bit SYSCALL": what CSTAR leads to |
 //! | `event` | "Events from the guest" |
 //!
 //! `d.decide(condition)` reads "if"; `d` is the [`Domain`], the kind of values a register holds.

@@ -1,5 +1,5 @@
-//! `entry_SYSCALL_compat_switcher`: CSTAR "must be a safe stub" (spec/switcher.md, "SYSCALL entry";
-//! hazards.md, row 17).
+//! `entry_SYSCALL_compat_switcher`: the stub that answers a 32-bit SYSCALL (spec/switcher.md, "32-bit
+//! SYSCALL"; hazards.md, row 17).
 
 use super::{Host, Outcome, Return, State};
 use crate::arch::RFlags;

@@ -5,6 +5,7 @@ use crate::expect::{Expected, Failure};
 use crate::program::{PROBE, SYSCALL, SYSCALL_PROBE, SYSCALLS};
 use crate::run::{Case, Run};
 use crate::world::{Setup, place};
+use switcher_gen::Hazard;
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::SwitchFlags;
 use switcher_gen::program;
@@ -13,43 +14,53 @@ use switcher_runtime::Mode;
 pub(super) const CASES: &[Case] = &[
     Case {
         name: "umod_syscall_enters_smod_with_every_register_as_specified",
-        rows: &[6, 7, 27],
+        rows: &[Hazard::StaleGsBase, Hazard::SwapgsParity, Hazard::Registers],
         body: umod_syscall,
     },
     Case {
         name: "eretu_enters_umod_with_every_register_from_the_pvcs",
-        rows: &[4, 5, 7, 14, 27],
+        rows: &[
+            Hazard::RcxOnIret,
+            Hazard::WrgsbaseFault,
+            Hazard::SwapgsParity,
+            Hazard::PrivilegedFlags,
+            Hazard::Registers,
+        ],
         body: eretu,
     },
     Case {
         name: "eretu_by_sysret_enters_umod_exactly_as_by_iret",
-        rows: &[4, 7, 27],
+        rows: &[Hazard::RcxOnIret, Hazard::SwapgsParity, Hazard::Registers],
         body: eretu_by_sysret,
     },
     Case {
         name: "a_system_call_and_its_return_change_only_rcx_and_r11",
-        rows: &[6, 26, 27],
+        rows: &[Hazard::StaleGsBase, Hazard::ModeConfusion, Hazard::Registers],
         body: round_trip,
     },
     Case {
         name: "ten_thousand_round_trips_in_one_entry_keep_every_register",
-        rows: &[26, 27],
+        rows: &[Hazard::ModeConfusion, Hazard::Registers],
         body: long_round_trips,
     },
     Case {
         name: "umod_syscall_at_the_eretu_address_is_a_plain_syscall",
-        rows: &[26],
+        rows: &[Hazard::ModeConfusion],
         body: umod_syscall_at_eretu,
     },
     Case {
         name: "no_path_depends_on_where_the_guests_rsp_points",
-        rows: &[27],
+        rows: &[Hazard::Registers],
         body: rsp_anywhere,
     },
-    Case { name: "what_umod_writes_to_its_pkru_is_umods_alone", rows: &[27], body: pkru },
+    Case {
+        name: "what_umod_writes_to_its_pkru_is_umods_alone",
+        rows: &[Hazard::Registers],
+        body: pkru,
+    },
     Case {
         name: "smod_rsp_is_saved_by_eretu_and_loaded_by_the_next_syscall",
-        rows: &[27],
+        rows: &[Hazard::Registers],
         body: smod_rsp,
     },
 ];

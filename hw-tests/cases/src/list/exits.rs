@@ -6,34 +6,39 @@ use crate::expect::{Expected, Failure};
 use crate::program::SYSCALL;
 use crate::run::{Case, Run};
 use crate::world::Setup;
+use switcher_gen::Hazard;
 use switcher_gen::layout::SwitchFlags;
 use switcher_runtime::Mode;
 
 pub(super) const CASES: &[Case] = &[
     Case {
         name: "a_syscall_of_smod_elsewhere_is_a_hypercall_with_all_registers",
-        rows: &[26, 27],
+        rows: &[Hazard::ModeConfusion, Hazard::Registers],
         body: hypercall,
     },
     Case {
         name: "every_inhibitor_bit_sends_both_direct_switches_to_the_host",
-        rows: &[26],
+        rows: &[Hazard::ModeConfusion],
         body: inhibitors,
     },
-    Case { name: "without_a_pvcs_no_direct_switch_is_made", rows: &[26], body: no_pvcs },
+    Case {
+        name: "without_a_pvcs_no_direct_switch_is_made",
+        rows: &[Hazard::ModeConfusion],
+        body: no_pvcs,
+    },
     Case {
         name: "without_the_other_modes_root_no_direct_switch_is_made",
-        rows: &[19],
+        rows: &[Hazard::BadCr3],
         body: no_root,
     },
     Case {
         name: "eretu_to_other_selectors_is_left_to_the_host",
-        rows: &[25],
+        rows: &[Hazard::AssumedSelectors],
         body: other_selectors,
     },
     Case {
         name: "a_syscall_next_to_the_eretu_address_is_a_hypercall",
-        rows: &[26],
+        rows: &[Hazard::ModeConfusion],
         body: near_eretu,
     },
 ];

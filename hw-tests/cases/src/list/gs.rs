@@ -5,22 +5,30 @@ use crate::expect::{Expected, Failure};
 use crate::program::{PROBE, SYSCALL};
 use crate::run::{Case, Run};
 use crate::world::place;
-use switcher_gen::program;
+use switcher_gen::{Hazard, program};
 use switcher_runtime::Mode;
 
 pub(super) const CASES: &[Case] = &[
-    Case { name: "a_user_gsbase_that_is_no_address_is_made_one", rows: &[5], body: hostile_gsbase },
+    Case {
+        name: "a_user_gsbase_that_is_no_address_is_made_one",
+        rows: &[Hazard::WrgsbaseFault],
+        body: hostile_gsbase,
+    },
     Case {
         name: "wrgsbase_in_umod_shows_in_the_pvcs_after_syscall",
-        rows: &[6],
+        rows: &[Hazard::StaleGsBase],
         body: wrgsbase_then_syscall,
     },
     Case {
         name: "wrgsbase_in_either_mode_shows_after_an_event",
-        rows: &[6, 7],
+        rows: &[Hazard::StaleGsBase, Hazard::SwapgsParity],
         body: wrgsbase_then_event,
     },
-    Case { name: "each_mode_reads_its_own_gs_base", rows: &[6, 7], body: rdgsbase },
+    Case {
+        name: "each_mode_reads_its_own_gs_base",
+        rows: &[Hazard::StaleGsBase, Hazard::SwapgsParity],
+        body: rdgsbase,
+    },
 ];
 
 const WRGSBASE: &[u8] = program!(; wrgsbase rax);

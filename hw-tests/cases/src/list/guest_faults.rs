@@ -6,6 +6,7 @@ use crate::program::{PROBE, SYSCALL};
 use crate::run::{Case, Run};
 use crate::world::{Entries, place};
 use alloc::format;
+use switcher_gen::Hazard;
 use switcher_gen::arch::{RFlags, Vendor};
 use switcher_gen::program;
 use switcher_runtime::Mode;
@@ -13,20 +14,24 @@ use switcher_runtime::Mode;
 pub(super) const CASES: &[Case] = &[
     Case {
         name: "ac_and_df_of_a_faulting_guest_do_not_reach_the_host",
-        rows: &[16],
+        rows: &[Hazard::FlagsInHost],
         body: ac_and_df,
     },
-    Case { name: "sysenter_is_shut", rows: &[17], body: sysenter },
+    Case { name: "sysenter_is_shut", rows: &[Hazard::OpenEntries], body: sysenter },
     Case {
         name: "syscall_and_its_like_lead_where_the_abi_says",
-        rows: &[15, 16, 17],
+        rows: &[Hazard::NestedTask, Hazard::FlagsInHost, Hazard::OpenEntries],
         body: entries,
     },
-    Case { name: "a_32_bit_syscall_is_answered_or_shut", rows: &[17], body: compat_syscall },
-    Case { name: "io_ports_are_not_the_guests", rows: &[14], body: io_ports },
+    Case {
+        name: "a_32_bit_syscall_is_answered_or_shut",
+        rows: &[Hazard::OpenEntries],
+        body: compat_syscall,
+    },
+    Case { name: "io_ports_are_not_the_guests", rows: &[Hazard::PrivilegedFlags], body: io_ports },
     Case {
         name: "the_host_survives_thousands_of_entries_untouched",
-        rows: &[18, 27],
+        rows: &[Hazard::SysretSs, Hazard::Registers],
         body: thousands,
     },
 ];

@@ -7,6 +7,7 @@ use crate::program::{NOP_PROBE, PROBE, SYSCALL};
 use crate::run::{Case, Run};
 use crate::world::{Setup, place};
 use alloc::vec::Vec;
+use switcher_gen::Hazard;
 use switcher_gen::arch::RFlags;
 use switcher_gen::program;
 use switcher_runtime::Mode;
@@ -14,59 +15,77 @@ use switcher_runtime::Mode;
 pub(super) const CASES: &[Case] = &[
     Case {
         name: "eretu_to_a_rip_with_any_high_bit_faults_in_the_guest",
-        rows: &[1, 3, 4, 7],
+        rows: &[
+            Hazard::SysretNonCanonical,
+            Hazard::AddressWidth,
+            Hazard::RcxOnIret,
+            Hazard::SwapgsParity,
+        ],
         body: eretu_to_high_bits,
     },
     Case {
         name: "entering_at_a_rip_with_any_high_bit_faults_in_the_guest",
-        rows: &[1, 3, 4, 7],
+        rows: &[
+            Hazard::SysretNonCanonical,
+            Hazard::AddressWidth,
+            Hazard::RcxOnIret,
+            Hazard::SwapgsParity,
+        ],
         body: enter_at_high_bits,
     },
     Case {
         name: "syscall_as_the_last_canonical_instruction_returns_behind_it",
-        rows: &[2, 3],
+        rows: &[Hazard::SyscallAtCanonicalEnd, Hazard::AddressWidth],
         body: last_instruction,
     },
     Case {
         name: "a_trap_flag_from_the_pvcs_traps_after_exactly_one_instruction",
-        rows: &[13],
+        rows: &[Hazard::TrapAndResumeFlags],
         body: trap_flag,
     },
     Case {
         name: "a_resume_flag_from_the_pvcs_passes_the_breakpoint",
-        rows: &[13],
+        rows: &[Hazard::TrapAndResumeFlags],
         body: resume_flag,
     },
-    Case { name: "forbidden_flags_in_the_pvcs_reach_no_guest", rows: &[14], body: forbidden_flags },
+    Case {
+        name: "forbidden_flags_in_the_pvcs_reach_no_guest",
+        rows: &[Hazard::PrivilegedFlags],
+        body: forbidden_flags,
+    },
     Case {
         name: "a_guest_is_entered_with_its_own_flags_whatever_the_frame_says",
-        rows: &[14],
+        rows: &[Hazard::PrivilegedFlags],
         body: flags_of_the_frame,
     },
     Case {
         name: "each_condition_of_sysret_alone_gives_the_same_registers",
-        rows: &[4, 13, 27],
+        rows: &[Hazard::RcxOnIret, Hazard::TrapAndResumeFlags, Hazard::Registers],
         body: conditions_of_sysret,
     },
-    Case { name: "nt_and_tf_survive_a_system_call_of_umod", rows: &[13, 15], body: nt_and_tf },
+    Case {
+        name: "nt_and_tf_survive_a_system_call_of_umod",
+        rows: &[Hazard::TrapAndResumeFlags, Hazard::NestedTask],
+        body: nt_and_tf,
+    },
     Case {
         name: "entering_with_32_bit_selectors_does_not_take_sysret",
-        rows: &[25],
+        rows: &[Hazard::AssumedSelectors],
         body: user32_selectors,
     },
     Case {
         name: "selectors_of_the_guests_own_are_entered_with_and_end_with_an_eretu",
-        rows: &[25],
+        rows: &[Hazard::AssumedSelectors],
         body: own_selectors,
     },
     Case {
         name: "entering_with_bad_selectors_is_a_fault_of_the_guest",
-        rows: &[7, 25],
+        rows: &[Hazard::SwapgsParity, Hazard::AssumedSelectors],
         body: bad_selectors,
     },
     Case {
         name: "entering_gives_the_guest_every_register_of_the_frame",
-        rows: &[27],
+        rows: &[Hazard::Registers],
         body: enter_random,
     },
 ];

@@ -7,15 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use serde::Serialize;
-use switcher_gen::Variant;
 use switcher_gen::mutate::{self, Fate, Mutant};
 use switcher_gen::prove::{Obligation, Prover, Shared, Verdict};
+use switcher_gen::{Hazard, Variant};
 
 use crate::host;
 use crate::interrupt::{self, Interrupted};
 use crate::output::{Failure, Format, conclude, json};
 use crate::parallel::{Jobs, note, progress};
-use crate::prove::rows_of;
 use crate::target::{Subject, Texts};
 
 #[derive(clap::Args)]
@@ -41,8 +40,8 @@ variants are done, `of`, so many there are; `every`; and `variants`, an array of
 there are; `mutants`, how many were proved; `holes` and `equivalent`, arrays of objects:
 `operator`, `at`, the address in hexadecimal if the code lies at 0xfffffe8000000000, `original`,
 `changed`, `source`, the emitter's file and line or null, and `why`, null unless it is a hole;
-`killed`, an array of objects: `obligation`, `rows` of spec/hazards.md, `mutants`; `refused`, how
-many. Fields may be added.
+`killed`, an array of objects: `obligation`, `rows`, an array of objects, `row` of spec/hazards.md and
+its `title`, and `mutants`; `refused`, how many. Fields may be added.
 
 ", exit_codes!()))]
 pub(crate) struct Args {
@@ -87,7 +86,7 @@ struct Survey {
 #[derive(Serialize)]
 struct Killed {
     obligation: &'static str,
-    rows: &'static [u8],
+    rows: &'static [Hazard],
     mutants: usize,
 }
 
@@ -282,10 +281,15 @@ fn text(every: usize, surveys: &[Survey]) -> String {
             equivalent.len()
         );
         text.extend(equivalent.iter().map(Change::line));
-        text += &format!("\n  {:<20} {:<15} {:>7}\n", "killed by", "hazards", "mutants");
+        text += &format!("\n  {:<20} {:>7}  hazards\n", "killed by", "mutants");
         for Killed { obligation, rows, mutants } in killed {
-            text += &format!("  {obligation:<20} {:<15} {mutants:>7}\n", rows_of(rows));
+            text += &format!("  {obligation:<20} {mutants:>7}");
+            for (at, row) in rows.iter().enumerate() {
+                // The first one is in the same line.
+                let indent = if at == 0 { 0 } else { 30 };
+                text += &format!("{:indent$}  {row}\n", "");
+            }
         }
     }
-    text + "\nhazards: rows of spec/hazards.md.\n"
+    text + "\nRows are those of spec/hazards.md.\n"
 }

@@ -48,7 +48,8 @@ not ours; `not_judged`, what nothing is said about; `assumed`, what is taken for
 beside what CAVEATS.md lists; `harmless`, what names the code and does not change it; `theorems`, empty unless proved, an array of objects: `theorem`, `neighbour` (\"quiet\"
 or \"hostile\"), `paths`, `goals`, `by_solver`, and `obligations`, an object: goals by name;
 `counterexample`, null unless refuted, an object: `theorem`, `neighbour`, `obligation` (an
-object: `name`, `rows`, `statement`), `about`, `at`, `terms`, `state` (an array of names and
+object: `name`, `rows`, an array of objects, `row` of spec/hazards.md and its `title`, and
+`statement`), `about`, `at`, `terms`, `state` (an array of names and
 values: what is not named is zero), `path` (an array of addresses and instructions), `end`,
 `replay` (what should be and what is, or null); `findings`, null if proved or with --first, an object:
 `refuted`, an array of all counterexamples; `unknown`, an array of texts; `refused`, an array of
@@ -82,7 +83,7 @@ struct Proof {
     verdict: &'static str,
     fingerprint: Option<String>,
     certificate: Option<bool>,
-    not_judged: Vec<&'static str>,
+    not_judged: Vec<String>,
     assumed: Vec<String>,
     harmless: Vec<String>,
     theorems: Vec<Report>,
@@ -364,17 +365,14 @@ fn theorems(reports: &[Report]) -> String {
 }
 
 fn obligations(reports: &[Report]) -> String {
-    let mut text = format!("\n{:<20} {:<15} {:>7}  what holds\n", "obligation", "hazards", "goals");
+    let mut text =
+        format!("\n{:<20} {:>7}  what holds, and which hazards it is for\n", "obligation", "goals");
     for Obligation { name, rows, statement } in Obligation::ALL {
         let goals: usize = reports.iter().filter_map(|report| report.obligations.get(name)).sum();
-        text += &format!("{name:<20} {:<15} {goals:>7}  {statement}\n", rows_of(rows));
+        text += &format!("{name:<20} {goals:>7}  {statement}\n");
+        text.extend(rows.iter().map(|row| format!("{:<28}  {row}\n", "")));
     }
-    text + "\nhazards: rows of spec/hazards.md. Where there are 0 goals, no path had occasion for one.\n"
-}
-
-/// Rows of spec/hazards.md.
-pub(crate) fn rows_of(rows: &[u8]) -> String {
-    rows.iter().map(u8::to_string).collect::<Vec<_>>().join(", ")
+    text + "\nRows are those of spec/hazards.md. Where there are 0 goals, no path had occasion for one.\n"
 }
 
 #[cfg(test)]

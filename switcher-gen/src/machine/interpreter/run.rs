@@ -321,7 +321,8 @@ impl Interpreter {
         cause: Cause,
     ) -> Result<(), Error> {
         self.leave_space();
-        // #DB, NMI, #DF and #MC have a stack of their own (spec/switcher.md, "Events").
+        // #DB, NMI, #DF and #MC have a stack of their own
+        // (spec/switcher.md, "Events from the guest").
         let ist = u8::from(has_own_stack(vector));
         // The handler itself is not emitted code: see `handler`.
         let gate = Gate { handler: 0, ist };
@@ -505,7 +506,7 @@ const _: () = assert!(
 );
 
 /// Whether a host handles events of this vector on a stack of the IST: #DB, NMI, #DF and #MC
-/// (spec/switcher.md, "Events").
+/// (spec/switcher.md, "Events from the guest").
 const fn has_own_stack(vector: u8) -> bool {
     matches!(vector, 1 | 2 | 8 | 18)
 }
