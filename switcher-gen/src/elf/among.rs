@@ -7,9 +7,11 @@
 
 use iced_x86::{Decoder, DecoderOptions, OpKind};
 
-use super::file::{Code, Contents, Relocation};
+use super::code::Code;
+use super::error::ReadError;
+use super::file::Contents;
 use super::patched::Reached;
-use super::read::ReadError;
+use super::relocation::Relocation;
 
 /// So many bytes are looked through for distances. In more, chance finds some.
 pub(super) const FEW: u64 = 1 << 16;

@@ -9,9 +9,10 @@ use object::elf::{
 };
 use object::read::elf::{ProgramHeader, SectionHeader};
 
+use super::code::{Area, Code};
+use super::error::ReadError;
 use super::exports;
-use super::file::{Area, Code, Contents, E, File, Segment};
-use super::read::ReadError;
+use super::file::{Contents, E, File, Segment};
 
 /// What `mmap` maps at least.
 const PAGE: u64 = 4096;
