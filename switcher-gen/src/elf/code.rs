@@ -10,7 +10,7 @@ use object::read::elf::SectionHeader;
 use super::error::ReadError;
 use super::file::{Contents, E, File, Of, Section, Symbol};
 use super::read::{Foreign, LIMIT, Place};
-use super::relocation::{Form, Relocation};
+use super::relocation::{FAR, Form, Relocation};
 
 /// An object's code reaches all of itself, as far as a displacement of 32 bits can.
 const REACH: u64 = 1 << 30;
@@ -142,18 +142,16 @@ impl<'f, 'data, R: Contents<'data>> Code<'f, 'data, R> {
         &self,
         area: &'a Area,
         range: &Range<u64>,
-    ) -> Result<&'a [Relocation], ReadError> {
+    ) -> Result<Vec<&'a Relocation>, ReadError> {
         let all = self.relocations(area)?;
         let start = range.start - area.range.start;
         let end = range.end - area.range.start;
-        let first = all.partition_point(|relocation| relocation.offset.saturating_add(8) <= start);
-        let mut touching = &all[first..all.partition_point(|relocation| relocation.offset < end)];
-        while let Some((before, rest)) = touching.split_first()
-            && before.end() <= start
-        {
-            touching = rest;
-        }
-        Ok(touching)
+        let first =
+            all.partition_point(|relocation| relocation.offset.saturating_add(FAR) <= start);
+        let last = all.partition_point(|relocation| relocation.offset < end.saturating_add(FAR));
+        let near = all.get(first..last).unwrap_or_default().iter();
+        let touches = |changed: Range<u64>| changed.start < end && start < changed.end;
+        Ok(near.filter(|relocation| touches(relocation.range())).collect())
     }
 
     /// What the CPU finds from `address` on, which lies in `area`: as much as an instruction can be.
@@ -167,8 +165,9 @@ impl<'f, 'data, R: Contents<'data>> Code<'f, 'data, R> {
             match self.resolve(area, relocation) {
                 Ok((field, width)) => put(&mut glance.bytes[..len], address, at, &field[..width]),
                 Err(error) => {
-                    let end = area.range.start.saturating_add(relocation.end());
-                    glance.wrong.push((at..end, error));
+                    let Range { start, end } = relocation.range();
+                    let place = |offset| area.range.start.saturating_add(offset);
+                    glance.wrong.push((place(start)..place(end), error));
                 }
             }
         }
@@ -182,7 +181,7 @@ impl<'f, 'data, R: Contents<'data>> Code<'f, 'data, R> {
         let touching = self.touching(area, range)?;
         for (number, relocation) in touching.iter().enumerate() {
             let next = touching.get(number + 1);
-            if let Some(next) = next.filter(|next| next.offset < relocation.end()) {
+            if let Some(next) = next.filter(|next| next.offset < relocation.range().end) {
                 let at = Place { section: self.section(area).text(), offset: next.offset };
                 return Err(ReadError::RelocatedTwice { at });
             }
@@ -231,7 +230,7 @@ impl<'f, 'data, R: Contents<'data>> Code<'f, 'data, R> {
         };
         let addend = relocation.addend.ok_or_else(|| ReadError::ImplicitAddend { at: at() })?;
         let target = self.target(relocation, &at)?;
-        if relocation.end() > area.range.end - area.range.start {
+        if relocation.range().end > area.range.end - area.range.start {
             return Err(ReadError::OutsideSection { at: at() });
         }
         let address = area.range.start + relocation.offset;

@@ -301,6 +301,23 @@ pub enum ReadError {
          change code: link it without `-z notext`"
     )]
     TextRelocations,
+    /// The loader would not find there what the file seems to have.
+    #[error("the dynamic section {why}: link the file again")]
+    Dynamic {
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Where memory is addressed by physical addresses, something else is put over the code.
+    #[error(
+        "the code at {at:#x} in `{section}` has the physical address (p_paddr) of another segment, \
+         so that who loads by it overwrites one of them: give each its own (`AT` in the script)"
+    )]
+    Physical {
+        /// Its name.
+        section: String,
+        /// Where.
+        at: u64,
+    },
     /// The loader would find other symbols than were looked at.
     #[error(
         "the dynamic section leads to other symbols than the section of dynamic symbols holds: link \

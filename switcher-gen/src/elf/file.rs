@@ -9,7 +9,7 @@ use object::elf::{
     SHN_ABS, SHN_COMMON, SHN_UNDEF, SHT_CREL, SHT_DYNSYM, SHT_NOBITS, SHT_REL, SHT_RELA,
     SHT_SYMTAB, STB_LOCAL, STB_WEAK, STT_SECTION, SectionHeader64, Sym64, SymbolBind, SymbolType,
 };
-use object::read::elf::{FileHeader, ProgramHeader, Rel, Rela, SectionHeader, Sym, SymbolTable};
+use object::read::elf::{FileHeader, Rel, Rela, SectionHeader, Sym, SymbolTable};
 use object::read::{ReadCache, ReadRef, SectionIndex, SymbolIndex};
 
 use super::error::ReadError;
@@ -304,25 +304,4 @@ fn symbol<'data, R: Contents<'data>>(
         value: raw.st_value(E),
         of,
     })
-}
-
-/// A segment that is loaded.
-pub(super) struct Segment {
-    pub(super) address: u64,
-    pub(super) offset: u64,
-    pub(super) in_file: u64,
-    pub(super) in_memory: u64,
-    pub(super) flags: u32,
-}
-
-impl Segment {
-    pub(super) fn new(header: &ProgramHeader64<Endianness>) -> Self {
-        Self {
-            address: header.p_vaddr(E),
-            offset: header.p_offset(E),
-            in_file: header.p_filesz(E),
-            in_memory: header.p_memsz(E),
-            flags: header.p_flags(E).0,
-        }
-    }
 }

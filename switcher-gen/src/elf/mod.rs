@@ -10,6 +10,8 @@
 //! | `relocation` | what each kind of relocation changes |
 //! | `names` | what its symbols say |
 //! | `reach` | what of the code a switcher's routines reach |
+//! | `segments` | what a loader maps, and where |
+//! | `dynamic` | what the dynamic section says to it |
 //! | `loaded` | whether a linked file's code is what is loaded |
 //! | `purpose` | what a section is for, by its name and its type |
 //! | `patched` | tables by which somebody rewrites code |
@@ -42,6 +44,7 @@
 
 mod among;
 mod code;
+mod dynamic;
 mod error;
 mod exports;
 mod file;
@@ -52,6 +55,7 @@ mod purpose;
 mod reach;
 mod read;
 mod relocation;
+mod segments;
 mod write;
 
 pub use error::ReadError;

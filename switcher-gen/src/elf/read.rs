@@ -16,6 +16,7 @@ use object::read::ReadCache;
 use object::read::elf::SectionHeader;
 
 use super::code::{Area, Code};
+use super::dynamic::Loaded;
 use super::error::ReadError;
 use super::file::{Contents, E, File, OnDisk};
 use super::names::Names;
@@ -235,11 +236,12 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
         usable(&code, area)?;
     }
     let ranges: Vec<_> = reached.iter().map(|(_, range)| range.clone()).collect();
-    if !file.is_object() {
+    let loaded = if file.is_object() { None } else { Some(Loaded::new(&file)?) };
+    if let Some(loaded) = &loaded {
         for area in &parts {
             let own = reached.iter().filter(|(of, _)| std::ptr::eq(*of, *area));
             let own: Vec<_> = own.map(|(_, range)| range.clone()).collect();
-            loaded::check(&code, area, &own)?;
+            loaded::check(&code, loaded, area, &own)?;
         }
     }
     let mut pieces = Vec::new();

@@ -1,8 +1,17 @@
 //! Relocations: which bytes each kind changes, and with what.
 
+use std::ops::Range;
+
 use object::elf::{
-    R_X86_64_32, R_X86_64_32S, R_X86_64_64, R_X86_64_PC8, R_X86_64_PC16, R_X86_64_PC32,
-    R_X86_64_PC64, R_X86_64_PLT32, RelocationType,
+    R_X86_64_8, R_X86_64_16, R_X86_64_32, R_X86_64_32S, R_X86_64_64, R_X86_64_DTPMOD64,
+    R_X86_64_DTPOFF32, R_X86_64_DTPOFF64, R_X86_64_GLOB_DAT, R_X86_64_GOT32, R_X86_64_GOT64,
+    R_X86_64_GOTOFF64, R_X86_64_GOTPC32, R_X86_64_GOTPC32_TLSDESC, R_X86_64_GOTPC64,
+    R_X86_64_GOTPCREL, R_X86_64_GOTPCREL64, R_X86_64_GOTPCRELX, R_X86_64_GOTPLT64,
+    R_X86_64_GOTTPOFF, R_X86_64_IRELATIVE, R_X86_64_JUMP_SLOT, R_X86_64_NONE, R_X86_64_PC8,
+    R_X86_64_PC16, R_X86_64_PC32, R_X86_64_PC64, R_X86_64_PLT32, R_X86_64_PLTOFF64,
+    R_X86_64_RELATIVE, R_X86_64_RELATIVE64, R_X86_64_REX_GOTPCRELX, R_X86_64_SIZE32,
+    R_X86_64_SIZE64, R_X86_64_TLSDESC, R_X86_64_TLSDESC_CALL, R_X86_64_TLSGD, R_X86_64_TLSLD,
+    R_X86_64_TPOFF32, R_X86_64_TPOFF64, RelocationType,
 };
 
 /// A relocation of an object.
@@ -23,13 +32,39 @@ impl Relocation {
         Form::of(self.kind).is_some_and(|form| form.relative)
     }
 
-    /// As many bytes as it changes; of a kind that is not known, as many as any can.
-    fn width(&self) -> u64 {
-        Form::of(self.kind).map_or(8, |form| form.width as u64)
+    /// The bytes that change, from the start of the section.
+    pub(super) fn range(&self) -> Range<u64> {
+        let (before, width) = span(self.kind);
+        self.offset.saturating_sub(before)..self.offset.saturating_add(width)
     }
+}
 
-    pub(super) fn end(&self) -> u64 {
-        self.offset.saturating_add(self.width())
+/// So far away, a relocation of a kind that is not known may change something. No known one does.
+pub(super) const FAR: u64 = 64;
+
+/// How many bytes in front of its place, and from there on, a relocation changes that a linker or a
+/// loader applies. Some let a linker rewrite the instruction that they are in, or several.
+pub(super) fn span(kind: RelocationType) -> (u64, u64) {
+    if let Some(form) = Form::of(kind) {
+        return (0, form.width as u64);
+    }
+    match kind {
+        R_X86_64_NONE => (0, 0),
+        R_X86_64_8 => (0, 1),
+        R_X86_64_16 | R_X86_64_TLSDESC_CALL => (0, 2),
+        R_X86_64_GOT32 | R_X86_64_GOTPCREL | R_X86_64_DTPOFF32 | R_X86_64_TPOFF32
+        | R_X86_64_GOTPC32 | R_X86_64_SIZE32 => (0, 4),
+        R_X86_64_GLOB_DAT | R_X86_64_JUMP_SLOT | R_X86_64_RELATIVE | R_X86_64_DTPMOD64
+        | R_X86_64_DTPOFF64 | R_X86_64_TPOFF64 | R_X86_64_GOTOFF64 | R_X86_64_GOT64
+        | R_X86_64_GOTPCREL64 | R_X86_64_GOTPC64 | R_X86_64_GOTPLT64 | R_X86_64_PLTOFF64
+        | R_X86_64_SIZE64 | R_X86_64_IRELATIVE | R_X86_64_RELATIVE64 => (0, 8),
+        // A function and what it is called with.
+        R_X86_64_TLSDESC => (0, 16),
+        R_X86_64_GOTPCRELX => (2, 4),
+        R_X86_64_REX_GOTPCRELX | R_X86_64_GOTTPOFF | R_X86_64_GOTPC32_TLSDESC => (3, 4),
+        // LEA and the call of __tls_get_addr behind it.
+        R_X86_64_TLSGD | R_X86_64_TLSLD => (4, 12),
+        _ => (FAR, FAR),
     }
 }
 
