@@ -20,6 +20,8 @@ pub(super) struct Code<'f, 'data, R: Contents<'data>> {
     pub(super) file: &'f File<'data, R>,
     /// By address; none is empty.
     pub(super) areas: Vec<Area>,
+    /// The place among them of a section's.
+    numbers: HashMap<usize, usize>,
     /// What each section covers, empty ones too: they can have symbols.
     ranges: HashMap<usize, Range<u64>>,
     /// The first absolute address of the code's own that was stored into it.
@@ -87,7 +89,13 @@ impl<'f, 'data, R: Contents<'data>> Code<'f, 'data, R> {
             return Err(ReadError::NoCode);
         }
         areas.sort_by_key(|area| area.range.start);
-        Ok(Self { file, areas, ranges, absolute: Cell::new(None) })
+        let numbers = areas.iter().enumerate().map(|(at, area)| (area.section, at)).collect();
+        Ok(Self { file, areas, numbers, ranges, absolute: Cell::new(None) })
+    }
+
+    /// The code of a section.
+    pub(super) fn area_of(&self, section: usize) -> Option<&Area> {
+        self.areas.get(*self.numbers.get(&section)?)
     }
 
     pub(super) fn section(&self, area: &Area) -> &'f Section<'data> {

@@ -1,7 +1,7 @@
 //! Where the dynamic section leads. A loader finds it by its address, and all that it names by theirs;
 //! where in the file anything is, nobody asks. So neither is it asked here.
 
-use object::elf::{PT_DYNAMIC, SHT_REL, SHT_RELA, SHT_RELR};
+use object::elf::{PT_DYNAMIC, RelocationType, SHT_REL, SHT_RELA, SHT_RELR};
 use object::read::elf::{ProgramHeader, SectionHeader};
 
 use super::error::ReadError;
@@ -69,6 +69,44 @@ impl Table {
     }
 }
 
+/// A relocation that a loader applies.
+pub(super) struct Applied {
+    pub(super) at: u64,
+    pub(super) kind: RelocationType,
+    pub(super) symbol: u64,
+    pub(super) addend: u64,
+}
+
+impl Table {
+    /// Its relocations, if they have addends: else what they store is in the bytes already.
+    pub(super) fn each<'data, R: Contents<'data>>(
+        &self,
+        file: &File<'data, R>,
+        look: &mut dyn FnMut(Applied) -> Result<(), ReadError>,
+    ) -> Result<(), ReadError> {
+        let truncated = || ReadError::RelocationTable { section: "dynamic relocations".into() };
+        let mut buffer = [0; 24 * 512];
+        let mut done = 0;
+        while self.entry == 24 && done + self.entry <= self.size {
+            let size = (self.size - done).min(buffer.len() as u64);
+            let part = &mut buffer[..(size - size % self.entry) as usize];
+            let offset = self.offset.checked_add(done).ok_or_else(truncated)?;
+            file.data.copy(offset, part).map_err(|()| truncated())?;
+            done += part.len() as u64;
+            for entry in part.chunks_exact(24) {
+                let (at, info) = (word(entry), word(&entry[8..]));
+                let kind = RelocationType(info as u32);
+                look(Applied { at, kind, symbol: info >> 32, addend: word(&entry[16..]) })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn word(bytes: &[u8]) -> u64 {
+    bytes.first_chunk().map_or(0, |word| u64::from_le_bytes(*word))
+}
+
 fn damaged(why: &'static str) -> ReadError {
     ReadError::Dynamic { why }
 }
@@ -95,7 +133,6 @@ impl Dynamic {
         let offset = at.filter(|at| *at == header.offset).ok_or_else(elsewhere)?;
         let mut bytes = vec![0; size as usize];
         file.data.copy(offset, &mut bytes).map_err(|()| elsewhere())?;
-        let word = |bytes: &[u8]| bytes.first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
         let mut entries = bytes.chunks_exact(16).map(|entry| (word(entry), word(&entry[8..])));
         loop {
             let (tag, value) = entries.next().ok_or_else(|| damaged("has no end (DT_NULL)"))?;

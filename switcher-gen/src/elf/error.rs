@@ -38,6 +38,18 @@ pub enum ReadError {
         /// What is too large.
         what: &'static str,
     },
+    /// Many headers lead to the same bytes, so that to look at all of them has no end.
+    #[error("{what} claim more bytes than the file could hold without sharing them: make it again")]
+    Claims {
+        /// Which headers.
+        what: &'static str,
+    },
+    /// One of them may not be looked at by who links it.
+    #[error("`{section}` is relocated by more than one section: make the file again")]
+    RelocatedBySeveral {
+        /// Its name.
+        section: String,
+    },
     /// Not a power of two, or more than a file could need.
     #[error(
         "section `{section}` wants to be aligned to {alignment:#x}: use a power of two, at most {LIMIT:#x}"
@@ -247,8 +259,8 @@ pub enum ReadError {
     },
     /// Something names the code that may be such a table.
     #[error(
-        "`{section}` names {at}, which is reached, and it is not known what for: if it changes the \
-         code, other bytes run; if it does not, say so (`--assume-unpatched`)"
+        "`{section}` names {at}, and it is not known what for: if it changes the code that is reached, \
+         other bytes run; if it does not, say so (`--assume-unpatched`)"
     )]
     MaybePatched {
         /// The section.
@@ -288,6 +300,15 @@ pub enum ReadError {
         section: String,
         /// Where.
         at: u64,
+    },
+    /// A table is not where its section says.
+    #[error(
+        "`{section}` is elsewhere in the file than what is loaded to its address: sections and \
+         program headers contradict each other, link the file again"
+    )]
+    Elsewhere {
+        /// Its name.
+        section: String,
     },
     /// The segment cannot be executed.
     #[error("the segment of `{section}` is not executable: link the file again")]

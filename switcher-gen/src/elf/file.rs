@@ -1,18 +1,21 @@
 //! The tables of an ELF file: sections, symbols, relocations and segments.
 
-use std::collections::HashMap;
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use object::Endianness;
 use object::elf::{
-    ET_DYN, ET_EXEC, ET_REL, FileHeader64, FileType, ProgramHeader64, SHF_ALLOC, SHF_EXECINSTR,
-    SHN_ABS, SHN_COMMON, SHN_UNDEF, SHT_CREL, SHT_DYNSYM, SHT_NOBITS, SHT_REL, SHT_RELA,
-    SHT_SYMTAB, STB_LOCAL, STB_WEAK, STT_SECTION, SectionHeader64, Sym64, SymbolBind, SymbolType,
+    ET_DYN, ET_EXEC, ET_REL, FileHeader64, FileType, PT_LOAD, ProgramHeader64, SHF_ALLOC,
+    SHF_EXECINSTR, SHN_ABS, SHN_COMMON, SHN_UNDEF, SHT_CREL, SHT_DYNAMIC, SHT_DYNSYM,
+    SHT_GNU_VERDEF, SHT_GNU_VERNEED, SHT_GROUP, SHT_NOBITS, SHT_REL, SHT_RELA, SHT_SYMTAB,
+    STB_LOCAL, STB_WEAK, STT_SECTION, SectionHeader64, Sym64, SymbolBind, SymbolType,
 };
-use object::read::elf::{FileHeader, Rel, Rela, SectionHeader, Sym, SymbolTable};
+use object::read::elf::{FileHeader, ProgramHeader, Rel, Rela, SectionHeader, Sym, SymbolTable};
 use object::read::{ReadCache, ReadRef, SectionIndex, SymbolIndex};
 
 use super::error::ReadError;
+use super::read::LIMIT;
 use super::relocation::Relocation;
 
 /// What [`read`](super::read()) has checked.
@@ -71,9 +74,22 @@ pub(super) struct File<'data, R: Contents<'data>> {
     strings: &'data [u8],
     /// What else names symbols: in what is linked, what the loader looks at.
     others: Vec<(Symbols<'data, R>, &'data [u8])>,
-    /// The sections that relocate a section.
+    /// The sections that relocate a section; in an object, at most one each.
     relocated_by: HashMap<usize, Vec<usize>>,
+    /// Those that a group lists, whatever they say themselves.
+    grouped: HashSet<usize>,
+    /// Bytes of the file's header and the program headers, if they follow each other as usual.
+    pub(super) headers: u64,
+    /// Those that something takes names from.
+    named_from: HashSet<usize>,
+    /// Bytes of names that are still looked at: each may be a part of the longest.
+    names: Cell<u64>,
 }
+
+/// As often may the headers of a file claim its bytes. Those of a right one share next to nothing.
+const TIMES: u64 = 4;
+/// A right file has a few.
+const SEGMENTS: usize = 4096;
 
 /// A section, by its number in the file.
 pub(super) struct Section<'data> {
@@ -123,10 +139,25 @@ pub(super) fn text(name: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }
 
-/// The string at `offset`, without its end.
-fn string(strings: &[u8], offset: u32) -> &[u8] {
+/// The string at `offset`, without its end; none if it is longer than what is `left`.
+fn string<'a>(strings: &'a [u8], offset: u32, left: &Cell<u64>) -> Option<&'a [u8]> {
     let rest = strings.get(offset as usize..).unwrap_or_default();
-    rest.split(|byte| *byte == 0).next().unwrap_or_default()
+    let most = rest.len().min(usize::try_from(left.get()).unwrap_or(usize::MAX));
+    let end = rest[..most].iter().position(|byte| *byte == 0);
+    let end = end.or_else(|| (most == rest.len()).then_some(most))?;
+    left.set(left.get() - end as u64);
+    Some(&rest[..end])
+}
+
+/// Refuses headers that lead to the same bytes again and again.
+fn claims(
+    sizes: impl Iterator<Item = u64>,
+    length: u64,
+    what: &'static str,
+) -> Result<(), ReadError> {
+    // What reaches beyond the file is an error of its own, where it matters.
+    let sum = sizes.fold(0_u64, |sum, size| sum.saturating_add(size.min(length)));
+    if sum > TIMES.saturating_mul(length) { Err(ReadError::Claims { what }) } else { Ok(()) }
 }
 
 impl Section<'_> {
@@ -150,6 +181,19 @@ impl Section<'_> {
         self.header.sh_offset(E)
     }
 
+    /// Of a group, the sections that it lists.
+    fn members<'data, R: Contents<'data>>(&self, data: R) -> Result<Vec<usize>, ReadError> {
+        let truncated = || ReadError::Truncated { section: self.text() };
+        if self.size > data.len().unwrap_or_default() {
+            return Err(truncated());
+        }
+        let mut bytes = vec![0; self.size as usize];
+        data.copy(self.offset(), &mut bytes).map_err(|()| truncated())?;
+        let words = bytes.as_chunks::<4>().0.iter();
+        // In front of them are the group's flags.
+        Ok(words.skip(1).map(|word| u32::from_le_bytes(*word) as usize).collect())
+    }
+
     /// The addresses it covers, as far as there are addresses.
     pub(super) fn range(&self) -> Range<u64> {
         self.address..self.address.saturating_add(self.size)
@@ -166,15 +210,23 @@ impl<'data, R: Contents<'data>> File<'data, R> {
             Err(error) => Err(error),
         };
         let names = if table.is_empty() { &[][..] } else { names? };
-        let sections: Vec<_> = table
-            .iter()
-            .map(|header| Section {
-                header,
-                name: string(names, header.sh_name(E)),
-                address: header.sh_addr(E),
-                size: header.sh_size(E),
-            })
-            .collect();
+        let length = data.len().unwrap_or_default();
+        let left = Cell::new(TIMES.saturating_mul(length).saturating_add(LIMIT));
+        let mut sections = Vec::new();
+        for header in table.iter() {
+            let name = string(names, header.sh_name(E), &left);
+            let name = name.ok_or(ReadError::TooLarge { what: "the names of sections" })?;
+            let (address, size) = (header.sh_addr(E), header.sh_size(E));
+            sections.push(Section { header, name, address, size });
+        }
+        let in_file = sections.iter().filter(|section| section.has_bytes());
+        claims(in_file.map(|section| section.size), length, "the sections' headers")?;
+        let segments = header.program_headers(E, data).unwrap_or_default();
+        let loaded = segments.iter().filter(|segment| segment.p_type(E) == PT_LOAD);
+        claims(loaded.clone().map(|segment| segment.p_filesz(E)), length, "the program headers")?;
+        if loaded.count() > SEGMENTS {
+            return Err(ReadError::Claims { what: "the program headers" });
+        }
         let mut symbols = table.symbols(E, data, SHT_SYMTAB)?;
         // Of a stripped library, what it exports is left.
         if symbols.section().0 == 0 {
@@ -199,14 +251,47 @@ impl<'data, R: Contents<'data>> File<'data, R> {
         for (number, section) in sections.iter().enumerate() {
             if matches!(section.header.sh_type(E), SHT_REL | SHT_RELA | SHT_CREL) {
                 let of = section.header.sh_info(E) as usize;
-                relocated_by.entry(of).or_default().push(number);
+                let all = relocated_by.entry(of).or_default();
+                all.push(number);
+                if kind == ET_REL && all.len() > 1 {
+                    let section = sections.get(of).map(Section::text).unwrap_or_default();
+                    return Err(ReadError::RelocatedBySeveral { section });
+                }
+            }
+        }
+        let headers = match header.e_phoff(E) {
+            at @ 64 => at.saturating_add(size_of_val(segments) as u64),
+            _ => 64,
+        };
+        let (mut grouped, mut named_from) = (HashSet::new(), HashSet::new());
+        named_from.extend(header.section_strings_index(E, data).map(|index| index.0));
+        for section in &sections {
+            match section.header.sh_type(E) {
+                SHT_GROUP if kind == ET_REL => grouped.extend(section.members(data)?),
+                SHT_SYMTAB | SHT_DYNSYM | SHT_DYNAMIC | SHT_GNU_VERDEF | SHT_GNU_VERNEED => {
+                    named_from.insert(section.header.sh_link(E) as usize);
+                }
+                _ => {}
             }
         }
         match kind {
             ET_REL | ET_EXEC | ET_DYN if symbols.section().0 == 0 => Err(ReadError::Stripped),
             ET_REL | ET_EXEC | ET_DYN => {
-                let segments = header.program_headers(E, data)?;
-                Ok(Self { data, kind, sections, segments, symbols, strings, others, relocated_by })
+                header.program_headers(E, data)?;
+                Ok(Self {
+                    data,
+                    kind,
+                    sections,
+                    segments,
+                    symbols,
+                    strings,
+                    others,
+                    relocated_by,
+                    grouped,
+                    headers,
+                    named_from,
+                    names: left,
+                })
             }
             other => Err(ReadError::FileType(other.0)),
         }
@@ -217,7 +302,7 @@ impl<'data, R: Contents<'data>> File<'data, R> {
     }
 
     fn symbol(&self, index: usize, raw: &Sym64<Endianness>) -> Result<Symbol<'data>, ReadError> {
-        symbol(&self.symbols, self.strings, index, raw)
+        symbol(&self.symbols, self.strings, index, raw, &self.names)
     }
 
     pub(super) fn symbols(&self) -> impl Iterator<Item = Result<Symbol<'data>, ReadError>> {
@@ -227,10 +312,31 @@ impl<'data, R: Contents<'data>> File<'data, R> {
 
     /// Those of all other tables.
     pub(super) fn other_symbols(&self) -> impl Iterator<Item = Result<Symbol<'data>, ReadError>> {
-        self.others.iter().flat_map(|(table, strings)| {
+        self.others.iter().flat_map(move |(table, strings)| {
             let all = table.symbols().iter().enumerate();
-            all.map(move |(index, raw)| symbol(table, strings, index, raw))
+            all.map(move |(index, raw)| symbol(table, strings, index, raw, &self.names))
         })
+    }
+
+    /// Whether a linker may leave out a section, or what relocates it, since a group lists it.
+    pub(super) fn is_in_group(&self, section: usize) -> bool {
+        let by = self.relocated_by.get(&section).into_iter().flatten();
+        self.grouped.contains(&section) || by.into_iter().any(|by| self.grouped.contains(by))
+    }
+
+    /// Whether something relocates a section.
+    pub(super) fn is_relocated(&self, section: usize) -> bool {
+        self.relocated_by.contains_key(&section)
+    }
+
+    /// Whether names are taken from a section.
+    pub(super) fn has_names(&self, section: usize) -> bool {
+        self.named_from.contains(&section)
+    }
+
+    /// How many bytes headers may claim.
+    pub(super) fn claims(&self, sizes: impl Iterator<Item = u64>) -> Result<(), ReadError> {
+        claims(sizes, self.data.len().unwrap_or_default(), "pairs of `__start_` and `__stop_`")
     }
 
     pub(super) fn symbol_by_index(&self, index: usize) -> Result<Symbol<'data>, ReadError> {
@@ -274,9 +380,10 @@ impl<'data, R: Contents<'data>> File<'data, R> {
         if relocation.symbol == 0 {
             return Ok(None);
         }
-        let symbol = self.symbol_by_index(relocation.symbol)?;
-        Ok(match symbol.of {
-            Of::Section(section) => Some((section, symbol.value, symbol.kind == STT_SECTION)),
+        let index = SymbolIndex(relocation.symbol);
+        let raw = self.symbols.symbol(index)?;
+        Ok(match of(&self.symbols, index, raw)? {
+            Of::Section(section) => Some((section, raw.st_value(E), raw.st_type() == STT_SECTION)),
             _ => None,
         })
     }
@@ -287,21 +394,30 @@ fn symbol<'data, R: Contents<'data>>(
     strings: &'data [u8],
     index: usize,
     raw: &Sym64<Endianness>,
+    left: &Cell<u64>,
 ) -> Result<Symbol<'data>, ReadError> {
-    let of = match raw.st_shndx(E) {
-        SHN_UNDEF => Of::Undefined,
-        SHN_ABS => Of::Absolute,
-        SHN_COMMON => Of::Common,
-        _ => match table.symbol_section(E, raw, SymbolIndex(index))? {
-            Some(section) => Of::Section(section.0),
-            None => Of::Other,
-        },
-    };
+    let name = string(strings, raw.st_name(E), left);
     Ok(Symbol {
-        name: string(strings, raw.st_name(E)),
+        name: name.ok_or(ReadError::TooLarge { what: "the names of symbols" })?,
         bind: raw.st_bind(),
         kind: raw.st_type(),
         value: raw.st_value(E),
-        of,
+        of: of(table, SymbolIndex(index), raw)?,
+    })
+}
+
+fn of<'data, R: Contents<'data>>(
+    table: &Symbols<'data, R>,
+    index: SymbolIndex,
+    raw: &Sym64<Endianness>,
+) -> Result<Of, ReadError> {
+    Ok(match raw.st_shndx(E) {
+        SHN_UNDEF => Of::Undefined,
+        SHN_ABS => Of::Absolute,
+        SHN_COMMON => Of::Common,
+        _ => match table.symbol_section(E, raw, index)? {
+            Some(section) => Of::Section(section.0),
+            None => Of::Other,
+        },
     })
 }

@@ -15,6 +15,7 @@
 //! | `loaded` | whether a linked file's code is what is loaded |
 //! | `purpose` | what a section is for, by its name and its type |
 //! | `patched` | tables by which somebody rewrites code |
+//! | `words` | what the words of such a table may be |
 //! | `among` | such tables among code |
 //! | `exports` | whether what the dynamic section names is what was looked at |
 //!
@@ -56,6 +57,7 @@ mod reach;
 mod read;
 mod relocation;
 mod segments;
+mod words;
 mod write;
 
 pub use error::ReadError;

@@ -3,11 +3,12 @@
 use object::elf::{
     SHF_ALLOC, SHT_CREL, SHT_DYNAMIC, SHT_DYNSYM, SHT_GNU_HASH, SHT_GNU_VERDEF, SHT_GNU_VERNEED,
     SHT_GNU_VERSYM, SHT_GROUP, SHT_HASH, SHT_NULL, SHT_REL, SHT_RELA, SHT_RELR, SHT_STRTAB,
-    SHT_SYMTAB, SHT_SYMTAB_SHNDX,
+    SHT_SYMTAB, SHT_SYMTAB_SHNDX, SectionType,
 };
 use object::read::elf::SectionHeader;
 
-use super::file::{E, Section};
+use super::dynamic::Loaded;
+use super::file::{Contents, E, File};
 
 /// What a section is for, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub(super) enum Purpose {
 }
 
 /// By a part of the name: there are variants of each, such as those of `__init` code.
-const PATCHES: [(&str, &str); 17] = [
+const PATCHES: [(&str, &str); 19] = [
     ("altinstructions", "alternatives are put there on some CPUs"),
     ("parainstructions", "paravirtual calls are put there"),
     ("jump_table", "static branches are switched there"),
@@ -41,11 +42,13 @@ const PATCHES: [(&str, &str); 17] = [
     ("runtime_shift_", "constants are stored there"),
     (".klp.", "a live patch changes it"),
     ("livepatch", "a live patch changes it"),
+    ("hotpatch", "NetBSD puts other instructions there"),
+    ("codepatch", "OpenBSD puts other instructions there"),
     ("nops_sites", "instructions are replaced there"),
 ];
 
 /// By the whole name, or the part of it before a dot.
-const HARMLESS: [(&str, &str); 17] = [
+const HARMLESS: [(&str, &str); 18] = [
     (".discard", "it is for the checks of objtool, and linkers drop it"),
     ("__bug_table", "it says where UD2 stands, for reports"),
     (".kcfi_traps", "it says where UD2 stands, for reports"),
@@ -53,6 +56,7 @@ const HARMLESS: [(&str, &str); 17] = [
     ("_kprobe_blacklist", "it says where no probe may be set"),
     ("__ex_table", "it says where to go on after a fault, and none is allowed here"),
     ("switcher_windows", "it is the table of windows"),
+    (".note.switcher", "it says what the code is"),
     (".orc_unwind", "it is for stack traces"),
     (".orc_unwind_ip", "it is for stack traces"),
     (".orc_lookup", "it is for stack traces"),
@@ -106,26 +110,12 @@ const DESCRIPTIONS: [&str; 12] = [
 ];
 
 impl Purpose {
-    pub(super) fn of(section: &Section<'_>) -> Self {
-        let is_linkers = matches!(
-            section.header.sh_type(E),
-            SHT_REL
-                | SHT_RELA
-                | SHT_RELR
-                | SHT_CREL
-                | SHT_NULL
-                | SHT_GROUP
-                | SHT_SYMTAB
-                | SHT_SYMTAB_SHNDX
-                | SHT_DYNSYM
-                | SHT_STRTAB
-                | SHT_HASH
-                | SHT_GNU_HASH
-                | SHT_GNU_VERDEF
-                | SHT_GNU_VERNEED
-                | SHT_GNU_VERSYM
-                | SHT_DYNAMIC
-        );
+    pub(super) fn of<'data, R: Contents<'data>>(
+        file: &File<'data, R>,
+        number: usize,
+        loaded: Option<&Loaded>,
+    ) -> Self {
+        let section = &file.sections[number];
         let name = section.text();
         let describes = || DESCRIPTIONS.iter().any(|known| name.starts_with(known));
         // Linux's script takes it for code, whatever else is in the name.
@@ -134,7 +124,7 @@ impl Purpose {
         }
         match Self::of_name(&name) {
             patches @ Self::Patches(_) => patches,
-            _ if is_linkers => Self::Harmless(""),
+            _ if is_linkers(file, number, loaded) => Self::Harmless(""),
             Self::Unknown if !section.has(SHF_ALLOC) && describes() => Self::Harmless(""),
             // By its name it is data, and its flags say that it is not.
             Self::Data | Self::Harmless(_) if section.is_code() => Self::Unknown,
@@ -157,6 +147,41 @@ impl Purpose {
             Self::Unknown
         }
     }
+}
+
+/// Whether a section is a table of linkers and loaders: not since its type says so, but since all else
+/// that makes it one is there, too. What is loaded is one if the loader is led to it.
+fn is_linkers<'data, R: Contents<'data>>(
+    file: &File<'data, R>,
+    number: usize,
+    loaded: Option<&Loaded>,
+) -> bool {
+    let section = &file.sections[number];
+    let (link, info) = (section.header.sh_link(E) as usize, section.header.sh_info(E) as usize);
+    let linked = |types: &[SectionType]| {
+        file.sections.get(link).is_some_and(|to| types.contains(&to.header.sh_type(E)))
+    };
+    let is_linked = match section.header.sh_type(E) {
+        SHT_NULL => true,
+        SHT_REL | SHT_RELA | SHT_CREL => {
+            let has_symbols = linked(&[SHT_SYMTAB, SHT_DYNSYM]) || !file.is_object() && link == 0;
+            has_symbols && info < file.sections.len()
+        }
+        SHT_RELR => link == 0,
+        SHT_GROUP | SHT_SYMTAB_SHNDX => linked(&[SHT_SYMTAB]),
+        SHT_STRTAB => file.has_names(number),
+        SHT_HASH | SHT_GNU_HASH | SHT_GNU_VERSYM => linked(&[SHT_DYNSYM]),
+        SHT_SYMTAB | SHT_DYNSYM | SHT_DYNAMIC | SHT_GNU_VERDEF | SHT_GNU_VERNEED => {
+            linked(&[SHT_STRTAB])
+        }
+        _ => false,
+    };
+    let is_found = match loaded {
+        _ if !section.has(SHF_ALLOC) => true,
+        Some(loaded) => loaded.dynamic.leads_to(section),
+        None => false,
+    };
+    is_linked && is_found && !(file.is_object() && file.is_relocated(number))
 }
 
 /// What linkers make to call what may be elsewhere.
@@ -255,6 +280,8 @@ mod tests {
             ("__jump_table", true),
             (".static_call_sites", true),
             ("runtime_ptr_dentry_hashtable", true),
+            (".rodata.hotpatch", true),
+            (".codepatch", true),
             ("__bug_table", false),
             (".rodata.str1.1", false),
             ("anything", false),

@@ -137,7 +137,7 @@ impl Foreign {
                 )
             }),
         });
-        assumed.extend(self.unpatched.iter().map(|(section, at)| {
+        assumed.extend(few(&self.unpatched, |(section, at)| {
             format!("what `{section}` is for, which names {at}, does not change the code")
         }));
         assumed.extend(self.taken.iter().cloned());
@@ -255,7 +255,7 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
         entries: &entries,
         instructions: &instructions,
     };
-    let tables = patched::check(&code, &reached, &names.bounds)?;
+    let tables = patched::check(&code, loaded.as_ref(), &reached, &names.bounds)?;
     let base = home.map_or(ranges[0].start, |home| home.range.start);
     // As with symbols, a file's size is no limit for the sum of its names' lengths.
     let sections: Vec<_> = parts
@@ -288,11 +288,28 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
             _ => Linkage::Object,
         },
         absolute,
-        harmless: tables.harmless,
+        harmless: harmless(&tables),
         unknown: tables.unknown,
         unpatched: Vec::new(),
         taken,
     })
+}
+
+/// A sentence for each of the first, and one that says how many more there are.
+fn few<T>(all: &[T], sentence: impl Fn(&T) -> String) -> Vec<String> {
+    /// So many are shown.
+    const MANY: usize = 16;
+    let mut few: Vec<_> = all.iter().take(MANY).map(sentence).collect();
+    let more = all.len().saturating_sub(MANY);
+    few.extend((more > 0).then(|| format!("and {more} more of the same")));
+    few
+}
+
+/// Why tables that name the code do no harm.
+fn harmless(tables: &patched::Tables) -> Vec<String> {
+    let more = Some(tables.more_harmless).filter(|more| *more > 0);
+    let more = more.map(|more| format!("and {more} more of the same"));
+    tables.harmless.iter().cloned().chain(more).collect()
 }
 
 /// What the file does not tell, and is taken for granted.
@@ -328,9 +345,25 @@ fn taken<'data, R: Contents<'data>>(
             all(&tables.unsearched)
         ));
     }
+    taken.extend(few(&tables.pointers, |(section, at)| {
+        format!("`{section}`, of which it is not known what for it names the entry point {at}, does not change it")
+    }));
+    if !tables.beside.is_empty() {
+        taken.push(format!(
+            "{} name code beside the switcher's, and not to count from there to what is changed",
+            all(&tables.beside)
+        ));
+    }
+    if !tables.chance.is_empty() {
+        taken.push(format!(
+            "words in {} that are places in the code are so by chance, among so many",
+            all(&tables.chance)
+        ));
+    }
     if !tables.numbers.is_empty() {
         taken.push(format!(
-            "the numbers in {} are not places in the code, counted from its start, that are changed",
+            "the numbers in {} are not places in the code, counted from its start, that are \
+             changed",
             all(&tables.numbers)
         ));
     }
@@ -396,7 +429,10 @@ fn usable<'data, R: Contents<'data>>(
         "is left out by linkers (SHF_EXCLUDE): drop that flag"
     } else if section.has(SHF_MERGE) {
         "is rearranged by linkers (SHF_MERGE): drop that flag"
-    } else if section.has(SHF_GROUP) || name.starts_with(".gnu.linkonce") {
+    } else if section.has(SHF_GROUP)
+        || code.file.is_in_group(area.section)
+        || name.starts_with(".gnu.linkonce")
+    {
         "is in a group, of which linkers keep that of any file: take it out, or link the file first"
     } else {
         return Ok(());
