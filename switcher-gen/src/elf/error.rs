@@ -246,8 +246,8 @@ pub enum ReadError {
     },
     /// A table says that other bytes will run.
     #[error(
-        "`{section}` names {at}, which is reached: {how}, so that other bytes run than are in the \
-         file; give the code without it, assembled once for each CPU that it is for"
+        "`{section}` names {at}, which is reached or counted from: {how}, so that other bytes run than \
+         are in the file; give the code without it, assembled once for each CPU that it is for"
     )]
     Patched {
         /// The table.

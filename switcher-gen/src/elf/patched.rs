@@ -367,8 +367,8 @@ fn in_object<'data, R: Contents<'data>>(
         }
         // Of another part of the section, it may be other code; of none, it is a place that somebody
         // counts from.
-        let is_data = matches!(purpose, Purpose::Unknown | Purpose::Data);
-        if is_data
+        let is_table = matches!(purpose, Purpose::Unknown | Purpose::Data | Purpose::Patches(_));
+        if is_table
             && homes.contains(&section)
             && let Some(area) = code.area_of(section)
         {

@@ -122,6 +122,10 @@ fn a_place_that_somebody_counts_from_is_named_with_any_addend() {
             with(&format!(".section {name}, \"aw\"\n.reloc ., R_X86_64_32, {symbol}\n.long 0, 7"));
         unknown(&assemble(&source, &[]), name);
     }
+    let source =
+        with(".section .codepatch, \"a\"\n.reloc ., R_X86_64_32, .text + 0x70000f43\n.long 0, 7");
+    let found = error(&assemble(&source, &[]));
+    assert!(matches!(found, ReadError::Patched { .. }), "{found}");
     // What is beside the switcher's code may be other code; that it is, is said.
     let other = "\t.text\n\t.p2align 12\nother:\tret\n\t.skip 64, 0xC3\n";
     let source = with(&format!("{other}\t.section my_operations, \"aw\"\n\t.quad other"));
