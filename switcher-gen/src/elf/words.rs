@@ -107,14 +107,17 @@ pub(super) fn numbers<'data, R: Contents<'data>>(
     Ok(is_found)
 }
 
+/// Looks at an address, what is in front of it, and what is there; says whether that is enough.
+type Look<'a> = dyn FnMut(u64, &[u8], &[u8]) -> bool + 'a;
+
 impl Table {
-    /// Goes through its bytes, at each place that is a multiple of `step`: the address, what is in
-    /// front of it, and what is there. Until it is said to be enough.
+    /// Goes through its bytes, at each place that is a multiple of `step`, until it is said to
+    /// be enough.
     fn walk<'data, R: Contents<'data>>(
         &self,
         file: &File<'data, R>,
         step: u64,
-        look: &mut dyn FnMut(u64, &[u8], &[u8]) -> bool,
+        look: &mut Look<'_>,
     ) -> Result<(), ReadError> {
         let mut buffer = vec![0; BLOCK + 16];
         let mut done = 0;
