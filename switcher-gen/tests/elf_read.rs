@@ -382,14 +382,16 @@ fn samples() -> Vec<Vec<u8>> {
         .quad _start
     "#;
     let object = assemble(source, &[]);
-    let linked = process("ld", &["-z", "max-page-size=16", "-Ttext=0x10000"], &object);
-    let library = process(
-        "ld",
-        &["-shared", "-z", "notext", "-z", "max-page-size=16", "-Ttext=0x10000"],
-        &object,
-    );
+    let library = assemble(&source.replace("        .quad second\n", ""), &[]);
+    // In one page, code and data could not be apart.
+    let small = ["-z", "max-page-size=4096", "-z", "noseparate-code", "-Ttext=0x10000"];
+    let linked = process("ld", &small, &object);
+    let library = process("ld", &[&["-shared", "-Bsymbolic"], &small[..]].concat(), &library);
     let samples = vec![object, linked, library];
-    assert!(samples.iter().all(|sample| sample.len() < 0x8000));
+    for sample in &samples {
+        assert!(sample.len() < 0x8000);
+        read(sample).unwrap_or_else(|error| panic!("{error}"));
+    }
     samples
 }
 
@@ -423,4 +425,111 @@ fn no_changed_byte_makes_it_panic_or_take_much_memory() {
         let shifted = [&[0][..], &sample].concat();
         assert_eq!(read(&shifted[1..]), read(&sample));
     }
+}
+
+// Size: what many headers say of the same bytes.
+
+fn u64_at(file: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(file[at..at + 8].try_into().unwrap())
+}
+
+/// The same file with `bytes` at its end, and `count` more section headers, of which `header` is told
+/// where those are and gives the words.
+fn with_headers(
+    object: &[u8],
+    bytes: &[u8],
+    count: usize,
+    header: impl Fn(u64) -> [u64; 8],
+) -> Vec<u8> {
+    let mut file = object.to_vec();
+    file.resize(file.len().next_multiple_of(64), 0);
+    let start = file.len() as u64;
+    file.extend(bytes);
+    file.resize(file.len().next_multiple_of(64), 0);
+    let table = file.len() as u64;
+    let at = u64_at(object, 0x28) as usize;
+    let before = usize::from(u16::from_le_bytes([object[60], object[61]]));
+    file.extend(&object[at..at + 64 * before]);
+    for _ in 0..count {
+        file.extend(header(start).iter().flat_map(|word| word.to_le_bytes()));
+    }
+    file[0x28..0x30].copy_from_slice(&table.to_le_bytes());
+    file[60..62].copy_from_slice(&((before + count) as u16).to_le_bytes());
+    file
+}
+
+#[test]
+fn headers_that_share_their_bytes_are_refused_before_anything_is_read() {
+    let object = elf::object(&Image::new(&Variant::REFERENCE).unwrap()).unwrap();
+    let size = 1 << 20;
+    let bytes = vec![0x11; size];
+    let start = std::time::Instant::now();
+    // Type and flags are PROGBITS and loaded: of unknown purpose, since they have no name.
+    let unknown = |at| [1 << 32, 2, 0, at, size as u64, 0, 1, 0];
+    let found = read(&with_headers(&object, &bytes, 2000, unknown)).unwrap_err();
+    assert!(matches!(found, ReadError::Claims { .. }), "{found}");
+    // A few are as good as any.
+    foreign(&with_headers(&object, &bytes, 3, unknown));
+    // Relocations of the code, again and again.
+    let relocations = |at| [4 << 32, 0, 0, at, 24, 1 | 1 << 32, 8, 24];
+    let found = read(&with_headers(&object, &[0; 24], 2000, relocations)).unwrap_err();
+    assert!(matches!(found, ReadError::RelocatedBySeveral { .. }), "{found}");
+    assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+}
+
+#[test]
+fn program_headers_that_share_their_bytes_are_refused() {
+    let object = assemble(".globl _start; _start: ret", &[]);
+    let linked = process("ld", &["-z", "max-page-size=4096"], &object);
+    let table = u64_at(&linked, 0x20) as usize;
+    let mut file = linked.clone();
+    let at = file.len() as u64;
+    for _ in 0..6 {
+        let mut header = linked[table..table + 56].to_vec();
+        header[..4].copy_from_slice(&1_u32.to_le_bytes());
+        header[32..40].copy_from_slice(&(linked.len() as u64).to_le_bytes());
+        file.extend(header);
+    }
+    file[0x20..0x28].copy_from_slice(&at.to_le_bytes());
+    file[56..58].copy_from_slice(&6_u16.to_le_bytes());
+    let found = read(&file).unwrap_err();
+    assert!(matches!(found, ReadError::Claims { .. }), "{found}");
+}
+
+#[test]
+fn names_that_share_their_bytes_are_no_more_than_the_file() {
+    // One name of a mebibyte, which is that of many sections, or of many symbols.
+    let name = "n".repeat(1 << 20);
+    let start = std::time::Instant::now();
+    let object = assemble(&format!(".section {name}, \"a\"; .quad 1; .text; nop"), &[]);
+    let at = u64_at(&object, 0x28) as usize;
+    let headers = object[at..].chunks_exact(64);
+    let index = headers.clone().position(|header| {
+        let offset = u64_at(header, 24) as usize;
+        u64_at(header, 32) == 8 && object[offset] == 1
+    });
+    let header = &object[at + 64 * index.unwrap()..];
+    let word = u64_at(header, 0);
+    let many = with_headers(&object, &[], 1000, |_| [word, 2, 0, 64, 0, 0, 1, 0]);
+    let found = read(&many).unwrap_err();
+    assert!(matches!(found, ReadError::TooLarge { .. }), "{found}");
+
+    let object = assemble(&format!(".globl {name}; {name}: nop"), &[]);
+    let at = u64_at(&object, 0x28) as usize;
+    let headers = object[at..].chunks_exact(64);
+    let table = headers.clone().position(|header| header[4] == 2).unwrap();
+    let header = &object[at + 64 * table..][..64];
+    let (from, size) = (u64_at(header, 24) as usize, u64_at(header, 32) as usize);
+    let symbols = &object[from..from + size];
+    let last = &symbols[size - 24..];
+    let many: Vec<u8> =
+        symbols.iter().chain(last.iter().cycle().take(24 * 1000)).copied().collect();
+    let mut file = with_headers(&object, &many, 0, |_| [0; 8]);
+    let start_of_table = object.len().next_multiple_of(64) as u64;
+    let at = u64_at(&file, 0x28) as usize + 64 * table;
+    file[at + 24..at + 32].copy_from_slice(&start_of_table.to_le_bytes());
+    file[at + 32..at + 40].copy_from_slice(&(many.len() as u64).to_le_bytes());
+    let found = read(&file).unwrap_err();
+    assert!(matches!(found, ReadError::TooLarge { .. }), "{found}");
+    assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
 }

@@ -7,9 +7,11 @@
 
 use iced_x86::{Decoder, DecoderOptions, OpKind};
 
-use super::file::{Code, Contents, Relocation};
+use super::code::Code;
+use super::error::ReadError;
+use super::file::Contents;
 use super::patched::Reached;
-use super::read::ReadError;
+use super::relocation::Relocation;
 
 /// So many bytes are looked through for distances. In more, chance finds some.
 pub(super) const FEW: u64 = 1 << 16;
@@ -45,7 +47,7 @@ pub(super) fn is_operand<'data, R: Contents<'data>>(
     symbol: u64,
     reached: &Reached<'_>,
 ) -> bool {
-    let Some(area) = code.areas.iter().find(|area| area.section == section) else { return false };
+    let Some(area) = code.area_of(section) else { return false };
     let before = relocation.offset.min(IN_FRONT);
     let start = area.range.start.wrapping_add(relocation.offset - before);
     if !area.range.contains(&start) {
@@ -85,9 +87,7 @@ pub(super) fn search<'data, R: Contents<'data>>(
     section: usize,
     reached: &Reached<'_>,
 ) -> Result<Found, ReadError> {
-    let Some(area) = code.areas.iter().find(|area| area.section == section) else {
-        return Ok(Found::Nothing);
-    };
+    let Some(area) = code.area_of(section) else { return Ok(Found::Nothing) };
     if reached.instructions.is_empty() || !code.section(area).has_bytes() {
         return Ok(Found::Nothing);
     }

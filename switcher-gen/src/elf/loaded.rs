@@ -5,50 +5,47 @@
 use std::ops::Range;
 
 use object::elf::{
-    PF_W, PF_X, PT_DYNAMIC, PT_GNU_RELRO, PT_LOAD, SHF_ALLOC, SHF_TLS, SHT_REL, SHT_RELA, SHT_RELR,
+    PF_W, PF_X, PT_GNU_RELRO, R_X86_64_COPY, RelocationType, SHF_ALLOC, SHF_TLS, SHT_DYNSYM,
 };
 use object::read::elf::{ProgramHeader, SectionHeader};
 
+use super::code::{Area, Code};
+use super::dynamic::{Loaded, Table};
+use super::error::ReadError;
 use super::exports;
-use super::file::{Area, Code, Contents, E, File, Segment};
-use super::read::ReadError;
-
-/// What `mmap` maps at least.
-const PAGE: u64 = 4096;
+use super::file::{Contents, E, File};
+use super::relocation;
+use super::segments::{PAGE, Segment};
 
 /// Refuses `ranges` of `area` that are not what the loader puts there.
 pub(super) fn check<'data, R: Contents<'data>>(
     code: &Code<'_, 'data, R>,
+    loaded: &Loaded,
     area: &Area,
     ranges: &[Range<u64>],
 ) -> Result<(), ReadError> {
     let file = code.file;
     overlapping_sections(code, area, ranges)?;
     // Before what the segments say: this names an address.
-    let (dynamic, has_text_relocations) = dynamic(file)?;
-    if let Some(at) = relocated_at_load_time(file, &dynamic, ranges)? {
+    if let Some(at) = relocated_at_load_time(file, &loaded.dynamic.tables, ranges)? {
         return Err(ReadError::LoadTime { at });
     }
-    if has_text_relocations {
+    if loaded.dynamic.has_text_relocations() {
         return Err(ReadError::TextRelocations);
     }
+    exports::check(file, &loaded.dynamic.symbols(&loaded.segments))?;
     // Whole pages become so.
     let relro = file.segments.iter().filter(|segment| segment.p_type(E) == PT_GNU_RELRO);
     for segment in relro.map(Segment::new) {
-        let end = segment.address.saturating_add(segment.in_memory.max(segment.in_file));
-        if let Some(range) = first_over(ranges, &(segment.address & !(PAGE - 1)..end)) {
+        let Range { start, end } = segment.memory();
+        if let Some(range) = first_over(ranges, &(start & !(PAGE - 1)..end)) {
             let section = code.section(area).text();
             return Err(ReadError::Relro { section, at: range.start });
         }
     }
-    let segments: Vec<Segment> = file
-        .segments
-        .iter()
-        .filter(|segment| segment.p_type(E) == PT_LOAD)
-        .map(Segment::new)
-        .collect();
     for range in ranges {
-        mapped(code, area, range, &segments)?;
+        let segment = mapped(code, area, range, &loaded.segments)?;
+        physical(code, area, range, segment, &loaded.segments)?;
     }
     Ok(())
 }
@@ -83,23 +80,20 @@ fn overlapping_sections<'data, R: Contents<'data>>(
     Ok(())
 }
 
-fn mapped<'data, R: Contents<'data>>(
+/// The one segment that has a range, which nothing else is mapped to a page of.
+fn mapped<'a, 'data, R: Contents<'data>>(
     code: &Code<'_, 'data, R>,
     area: &Area,
     range: &Range<u64>,
-    segments: &[Segment],
-) -> Result<(), ReadError> {
+    segments: &'a [Segment],
+) -> Result<&'a Segment, ReadError> {
     let section = || code.section(area).text();
     let at = range.start;
-    let memory = |s: &Segment| s.address..s.address.saturating_add(s.in_memory.max(s.in_file));
-    let mut there = segments.iter().filter(|segment| overlap(range, &memory(segment)));
-    let (Some(segment), None) = (there.next(), there.next()) else {
-        let overlaps = segments.iter().filter(|s| overlap(range, &memory(s))).count() > 1;
-        return Err(if overlaps {
-            ReadError::Segments { section: section(), at }
-        } else {
-            ReadError::NotMapped { section: section(), at }
-        });
+    let mut there = segments.iter().filter(|segment| overlap(range, &segment.memory()));
+    let segment = match (there.next(), there.next()) {
+        (Some(segment), None) => segment,
+        (None, _) => return Err(ReadError::NotMapped { section: section(), at }),
+        (Some(_), Some(_)) => return Err(ReadError::Segments { section: section(), at }),
     };
     let in_file = segment.address..segment.address.saturating_add(segment.in_file);
     if range.start < in_file.start || in_file.end < range.end {
@@ -111,28 +105,40 @@ fn mapped<'data, R: Contents<'data>>(
     if segment.flags & PF_W.0 != 0 {
         return Err(ReadError::Writable { section: section() });
     }
+    // Pages are mapped whole, and have the rights of what is mapped last.
+    let is_other = |other: &&Segment| !std::ptr::eq(*other, segment);
+    let mut others = segments.iter().filter(is_other);
+    if others.any(|other| overlap(range, &other.pages())) {
+        return Err(ReadError::Segments { section: section(), at });
+    }
     let own = code.section(area).offset().wrapping_add(at - area.range.start);
-    let length = range.end - range.start;
-    // Pages are mapped whole: what is mapped beside a segment must be the same there.
-    let page =
-        |s: &Segment| s.address & !(PAGE - 1)..memory(s).end.saturating_add(PAGE - 1) & !(PAGE - 1);
-    for other in segments.iter().filter(|other| overlap(range, &page(other))) {
-        let is_own = std::ptr::eq(other, segment);
-        if !is_own && other.in_memory > other.in_file {
-            // The rest of its last page is zero.
-            let zero = other.address.saturating_add(other.in_file)..page(other).end;
-            if overlap(range, &zero) {
-                return Err(ReadError::Segments { section: section(), at });
-            }
-        }
-        let there = other.offset.wrapping_add(at.wrapping_sub(other.address));
-        if there != own && !same(code.file, own, there, length) {
-            return Err(if is_own {
-                ReadError::OtherBytes { section: section(), at }
-            } else {
-                ReadError::Segments { section: section(), at }
-            });
-        }
+    let there = segment.offset.wrapping_add(at - segment.address);
+    if there != own && !same(code.file, own, there, range.end - range.start) {
+        return Err(ReadError::OtherBytes { section: section(), at });
+    }
+    Ok(segment)
+}
+
+/// Who boots a kernel loads it by physical addresses, byte by byte. That all of them are 0 means that
+/// nobody does.
+fn physical<'data, R: Contents<'data>>(
+    code: &Code<'_, 'data, R>,
+    area: &Area,
+    range: &Range<u64>,
+    segment: &Segment,
+    segments: &[Segment],
+) -> Result<(), ReadError> {
+    if segments.iter().all(|segment| segment.physical == 0) {
+        return Ok(());
+    }
+    let start = segment.physical.wrapping_add(range.start - segment.address);
+    let own = start..start.saturating_add(range.end - range.start);
+    let is_other = |other: &&Segment| !std::ptr::eq(*other, segment);
+    let mut others = segments.iter().filter(is_other);
+    let is_over = |s: &Segment| overlap(&own, &(s.physical..s.physical.saturating_add(s.size())));
+    if own.start > start.wrapping_add(range.end - range.start) || others.any(is_over) {
+        let section = code.section(area).text();
+        return Err(ReadError::Physical { section, at: range.start });
     }
     Ok(())
 }
@@ -161,19 +167,9 @@ fn relocated_at_load_time<'data, R: Contents<'data>>(
     dynamic: &[Table],
     ranges: &[Range<u64>],
 ) -> Result<Option<u64>, ReadError> {
-    // A relocation starts at most 7 bytes before the last byte it changes.
-    let touched = |at: u64| first_over(ranges, &(at..at.saturating_add(8))).is_some();
+    let touched = |changed: Range<u64>| first_over(ranges, &changed).is_some();
     let tables = file.sections.iter().filter(|section| section.has(SHF_ALLOC));
-    let tables = tables.filter_map(|section| {
-        let entry = match section.header.sh_type(E) {
-            SHT_RELA => 24,
-            SHT_REL => 16,
-            SHT_RELR => 8,
-            _ => return None,
-        };
-        Some(Table { offset: section.offset(), size: section.size, entry })
-    });
-    for table in tables.chain(dynamic.iter().copied()) {
+    for table in tables.filter_map(Table::of).chain(dynamic.iter().copied()) {
         if let Some(at) = table.find(file, &touched)? {
             return Ok(Some(at));
         }
@@ -181,20 +177,32 @@ fn relocated_at_load_time<'data, R: Contents<'data>>(
     Ok(None)
 }
 
-/// Relocations, in the file.
-#[derive(Clone, Copy)]
-struct Table {
-    offset: u64,
-    size: u64,
-    /// 24 bytes with an addend, 16 without, 8 for the compact form of addresses alone.
-    entry: u64,
+/// What a loader changes by a relocation at `at`.
+fn changed<'data, R: Contents<'data>>(file: &File<'data, R>, at: u64, info: u64) -> Range<u64> {
+    /// What a library defines may be larger than what was linked with it.
+    const LARGE: u64 = 1 << 16;
+    let kind = RelocationType(info as u32);
+    let (before, width) = match kind {
+        R_X86_64_COPY => (0, size_of_symbol(file, info >> 32).unwrap_or_default().max(LARGE)),
+        kind => relocation::span(kind),
+    };
+    at.saturating_sub(before)..at.saturating_add(width)
+}
+
+/// The size of a dynamic symbol.
+fn size_of_symbol<'data, R: Contents<'data>>(file: &File<'data, R>, number: u64) -> Option<u64> {
+    let mut sections = file.sections.iter();
+    let table = sections.find(|section| section.header.sh_type(E) == SHT_DYNSYM)?;
+    let mut size = [0; 8];
+    file.data.copy(table.offset().checked_add(24 * number + 16)?, &mut size).ok()?;
+    Some(u64::from_le_bytes(size))
 }
 
 impl Table {
     fn find<'data, R: Contents<'data>>(
         &self,
         file: &File<'data, R>,
-        touched: &dyn Fn(u64) -> bool,
+        touched: &dyn Fn(Range<u64>) -> bool,
     ) -> Result<Option<u64>, ReadError> {
         let damaged = |()| ReadError::RelocationTable { section: "dynamic relocations".into() };
         let mut buffer = [0; 24 * 512];
@@ -206,11 +214,14 @@ impl Table {
             let offset = self.offset.checked_add(done).ok_or(()).map_err(damaged)?;
             file.data.copy(offset, part).map_err(damaged)?;
             for entry in part.chunks_exact(self.entry as usize) {
-                let word = u64::from_le_bytes(entry[..8].try_into().unwrap_or_default());
+                let word = |bytes: &[u8]| {
+                    bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+                };
+                let at = word(entry);
                 let found = if self.entry == 8 {
-                    relr(word, &mut next, touched)
+                    relr(at, &mut next, &|at| touched(at..at.saturating_add(8)))
                 } else {
-                    touched(word).then_some(word)
+                    touched(changed(file, at, word(&entry[8..]))).then_some(at)
                 };
                 if found.is_some() {
                     return Ok(found);
@@ -232,79 +243,4 @@ fn relr(word: u64, next: &mut u64, touched: &dyn Fn(u64) -> bool) -> Option<u64>
     *next = base.wrapping_add(63 * 8);
     let mut set = (0..63).filter(|bit| word >> (bit + 1) & 1 == 1);
     set.find_map(|bit| Some(base.wrapping_add(bit * 8)).filter(|at| touched(*at)))
-}
-
-/// Where in the file the byte is that is loaded to an address.
-fn place<'data, R: Contents<'data>>(file: &File<'data, R>, at: u64) -> Option<u64> {
-    let loaded = file.segments.iter().filter(|segment| segment.p_type(E) == PT_LOAD);
-    loaded.map(Segment::new).find_map(|segment| {
-        let distance = at.checked_sub(segment.address)?;
-        (distance < segment.in_file).then(|| segment.offset.checked_add(distance))?
-    })
-}
-
-/// The tables that the dynamic section leads to, whatever the sections say, and whether it says that
-/// what is not writable is relocated.
-fn dynamic<'data, R: Contents<'data>>(
-    file: &File<'data, R>,
-) -> Result<(Vec<Table>, bool), ReadError> {
-    const PLTRELSZ: u64 = 2;
-    const HASH: u64 = 4;
-    const STRTAB: u64 = 5;
-    const SYMTAB: u64 = 6;
-    const GNU_HASH: u64 = 0x6FFF_FEF5;
-    const RELA: u64 = 7;
-    const RELASZ: u64 = 8;
-    const REL: u64 = 17;
-    const RELSZ: u64 = 18;
-    const PLTREL: u64 = 20;
-    const TEXTREL: u64 = 22;
-    const JMPREL: u64 = 23;
-    const FLAGS: u64 = 30;
-    const RELRSZ: u64 = 35;
-    const RELR: u64 = 36;
-    const DF_TEXTREL: u64 = 4;
-    /// More than there are tags.
-    const ENTRIES: usize = 4096;
-
-    let (mut tables, mut has_text_relocations) = (Vec::new(), false);
-    for segment in file.segments.iter().filter(|segment| segment.p_type(E) == PT_DYNAMIC) {
-        let damaged = |()| ReadError::RelocationTable { section: "PT_DYNAMIC".into() };
-        let (mut values, mut offset) = ([0; 37], segment.p_offset(E));
-        let mut gnu_hash = 0;
-        let entries = (segment.p_filesz(E) / 16).min(ENTRIES as u64);
-        for _ in 0..entries {
-            let mut entry = [0; 16];
-            file.data.copy(offset, &mut entry).map_err(damaged)?;
-            let [tag, value] = [0, 8]
-                .map(|at| u64::from_le_bytes(entry[at..at + 8].try_into().unwrap_or_default()));
-            match tag {
-                0 => break,
-                // That they are there is what matters.
-                TEXTREL => values[TEXTREL as usize] = 1,
-                GNU_HASH => gnu_hash = value,
-                tag if tag < values.len() as u64 => values[tag as usize] = value,
-                _ => {}
-            }
-            offset = offset.checked_add(16).ok_or(()).map_err(damaged)?;
-        }
-        let value = |tag: u64| values[tag as usize];
-        let plt = if value(PLTREL) == REL { 16 } else { 24 };
-        for (at, size, entry) in
-            [(RELA, RELASZ, 24), (REL, RELSZ, 16), (JMPREL, PLTRELSZ, plt), (RELR, RELRSZ, 8)]
-        {
-            let (at, size) = (value(at), value(size));
-            if size == 0 {
-                continue;
-            }
-            let offset = place(file, at).ok_or(()).map_err(damaged)?;
-            tables.push(Table { offset, size, entry });
-        }
-        let [symbols, strings, hash, gnu_hash] =
-            [value(SYMTAB), value(STRTAB), value(HASH), gnu_hash]
-                .map(|at| if at == 0 { None } else { Some(place(file, at).unwrap_or(u64::MAX)) });
-        exports::check(file, &exports::Tables { symbols, strings, hash, gnu_hash })?;
-        has_text_relocations |= value(TEXTREL) != 0 || value(FLAGS) & DF_TEXTREL != 0;
-    }
-    Ok((tables, has_text_relocations))
 }

@@ -4,10 +4,18 @@
 //! |---|---|
 //! | `write` | an image as an object, for hosts that link it and for every tool that reads objects |
 //! | `read` | the code of any object or linked file, for checking what others have written |
-//! | `file` | its tables, and its code byte by byte |
+//! | `error` | why it cannot be had |
+//! | `file` | its tables |
+//! | `code` | its code byte by byte |
+//! | `relocation` | what each kind of relocation changes |
+//! | `names` | what its symbols say |
 //! | `reach` | what of the code a switcher's routines reach |
+//! | `segments` | what a loader maps, and where |
+//! | `dynamic` | what the dynamic section says to it |
 //! | `loaded` | whether a linked file's code is what is loaded |
+//! | `purpose` | what a section is for, by its name and its type |
 //! | `patched` | tables by which somebody rewrites code |
+//! | `words` | what the words of such a table may be |
 //! | `among` | such tables among code |
 //! | `exports` | whether what the dynamic section names is what was looked at |
 //!
@@ -36,13 +44,22 @@
 //! ```
 
 mod among;
+mod code;
+mod dynamic;
+mod error;
 mod exports;
 mod file;
 mod loaded;
+mod names;
 mod patched;
+mod purpose;
 mod reach;
 mod read;
+mod relocation;
+mod segments;
+mod words;
 mod write;
 
-pub use read::{CodeSection, Foreign, Linkage, Place, ReadError, read, read_file};
+pub use error::ReadError;
+pub use read::{CodeSection, Foreign, Linkage, Place, read, read_file};
 pub use write::object;

@@ -6,275 +6,70 @@
 //! runs. Other tables also name places in code and change nothing. And of a section with a name
 //! that nobody knows, nobody knows what it is for. Linux collects tables by their names alone: that
 //! one is marked as executable, as a note or as not loaded makes it no other table.
+//!
+//! What is certain refuses a file; what may be chance, or a pointer to call an entry point by, is said
+//! with the verdict. Nothing is left out because there is too much of it.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
-use object::elf::{
-    SHF_ALLOC, SHT_CREL, SHT_DYNAMIC, SHT_DYNSYM, SHT_GNU_HASH, SHT_GNU_VERDEF, SHT_GNU_VERNEED,
-    SHT_GNU_VERSYM, SHT_GROUP, SHT_HASH, SHT_NULL, SHT_REL, SHT_RELA, SHT_RELR, SHT_STRTAB,
-    SHT_SYMTAB, SHT_SYMTAB_SHNDX,
-};
+use object::elf::{R_X86_64_64, R_X86_64_RELATIVE, R_X86_64_RELATIVE64, SHF_ALLOC, SHT_DYNSYM};
 use object::read::elf::SectionHeader;
 
 use super::among;
-use super::file::{Code, Contents, E, Section};
-use super::read::{Place, ReadError};
-
-/// What a section is for, by its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// The code that it names is changed: how.
-    Patches(&'static str),
-    /// It is not: why it names code.
-    Harmless(&'static str),
-    /// The usual places for data: a pointer to a function is a pointer.
-    Data,
-    /// Where code lies, and what refers to code is an instruction as a rule.
-    Code,
-    Unknown,
-}
-
-/// By a part of the name: there are variants of each, such as those of `__init` code.
-const PATCHES: [(&str, &str); 17] = [
-    ("altinstructions", "alternatives are put there on some CPUs"),
-    ("parainstructions", "paravirtual calls are put there"),
-    ("jump_table", "static branches are switched there"),
-    ("static_call", "static calls are redirected there"),
-    ("return_sites", "returns become jumps to a thunk there, or the reverse"),
-    ("retpoline_sites", "indirect branches are replaced there"),
-    ("call_sites", "calls are redirected there for call depth tracking"),
-    ("cfi_sites", "checks of indirect calls are rewritten there"),
-    ("endbr_seal", "ENDBR64 is removed there"),
-    ("mcount_loc", "calls for tracing are switched there"),
-    ("patchable_function_entries", "calls for tracing are switched there"),
-    ("smp_locks", "LOCK prefixes are removed there on one CPU"),
-    ("runtime_ptr_", "constants are stored there"),
-    ("runtime_shift_", "constants are stored there"),
-    (".klp.", "a live patch changes it"),
-    ("livepatch", "a live patch changes it"),
-    ("nops_sites", "instructions are replaced there"),
-];
-
-/// By the whole name, or the part of it before a dot.
-const HARMLESS: [(&str, &str); 17] = [
-    (".discard", "it is for the checks of objtool, and linkers drop it"),
-    ("__bug_table", "it says where UD2 stands, for reports"),
-    (".kcfi_traps", "it says where UD2 stands, for reports"),
-    ("__kcfi_traps", "it says where UD2 stands, for reports"),
-    ("_kprobe_blacklist", "it says where no probe may be set"),
-    ("__ex_table", "it says where to go on after a fault, and none is allowed here"),
-    ("switcher_windows", "it is the table of windows"),
-    (".orc_unwind", "it is for stack traces"),
-    (".orc_unwind_ip", "it is for stack traces"),
-    (".orc_lookup", "it is for stack traces"),
-    (".eh_frame", "it is for stack traces"),
-    (".eh_frame_hdr", "it is for stack traces"),
-    (".sframe", "it is for stack traces"),
-    (".gcc_except_table", "it is for stack traces"),
-    ("__ksymtab", "it is for modules that are linked to it"),
-    ("__ksymtab_gpl", "it is for modules that are linked to it"),
-    (".kallsyms", "it is for stack traces"),
-];
-
-/// What linkers make, and compilers use.
-const DATA: [&str; 20] = [
-    ".data",
-    ".rodata",
-    ".bss",
-    ".init_array",
-    ".fini_array",
-    ".preinit_array",
-    ".ctors",
-    ".dtors",
-    ".got",
-    ".plt",
-    ".tdata",
-    ".tbss",
-    ".ldata",
-    ".lrodata",
-    ".lbss",
-    ".sdata",
-    ".dynamic",
-    ".interp",
-    ".opd",
-    ".relro_padding",
-];
-
-/// What is not loaded, and describes the code to debuggers and linkers.
-const DESCRIPTIONS: [&str; 12] = [
-    ".debug",
-    ".zdebug",
-    ".gdb_index",
-    ".stab",
-    ".comment",
-    ".line",
-    ".gnu",
-    ".llvm",
-    ".symtab",
-    ".strtab",
-    ".shstrtab",
-    ".note.GNU-stack",
-];
-
-impl Purpose {
-    fn of(section: &Section<'_>) -> Self {
-        let is_linkers = matches!(
-            section.header.sh_type(E),
-            SHT_REL
-                | SHT_RELA
-                | SHT_RELR
-                | SHT_CREL
-                | SHT_NULL
-                | SHT_GROUP
-                | SHT_SYMTAB
-                | SHT_SYMTAB_SHNDX
-                | SHT_DYNSYM
-                | SHT_STRTAB
-                | SHT_HASH
-                | SHT_GNU_HASH
-                | SHT_GNU_VERDEF
-                | SHT_GNU_VERNEED
-                | SHT_GNU_VERSYM
-                | SHT_DYNAMIC
-        );
-        let name = section.text();
-        let describes = || DESCRIPTIONS.iter().any(|known| name.starts_with(known));
-        // Linux's script takes it for code, whatever else is in the name.
-        if section.is_code() && code(&name) != Kept::Unknown {
-            return Self::Code;
-        }
-        match Self::of_name(&name) {
-            patches @ Self::Patches(_) => patches,
-            _ if is_linkers => Self::Harmless(""),
-            Self::Unknown if !section.has(SHF_ALLOC) && describes() => Self::Harmless(""),
-            // By its name it is data, and its flags say that it is not.
-            Self::Data | Self::Harmless(_) if section.is_code() => Self::Unknown,
-            other => other,
-        }
-    }
-
-    fn of_name(name: &str) -> Self {
-        let mut patches = PATCHES.iter().filter(|(part, _)| name.contains(part));
-        let is = |known: &str| {
-            name.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        };
-        if let Some((_, how)) = patches.next() {
-            Self::Patches(how)
-        } else if let Some((_, why)) = HARMLESS.iter().find(|(known, _)| is(known)) {
-            Self::Harmless(why)
-        } else if DATA.iter().any(|known| is(known)) {
-            Self::Data
-        } else {
-            Self::Unknown
-        }
-    }
-}
-
-/// What linkers make to call what may be elsewhere.
-fn is_plt(name: &str) -> bool {
-    name == ".plt" || name.starts_with(".plt.")
-}
-
-/// Code that Linux or a linker rewrites, drops or takes apart, by the start of its section's name,
-/// or by all of it; and whether that is still to come once a file is linked.
-const LOST: [(&str, bool, &str); 22] = [
-    (".static_call.text", true, "it is rewritten to redirect static calls"),
-    (".init.text", true, "it is freed once the kernel has booted"),
-    ("init.text", true, "it is freed once the kernel has booted"),
-    (".text.startup", false, "it is put among what is freed once the kernel has booted"),
-    (".head.text", false, "it is what boots, and need not be mapped later"),
-    (".meminit.text", true, "it may be freed once the kernel has booted"),
-    (".cpuinit.text", true, "it may be freed once the kernel has booted"),
-    (".devinit.text", true, "it may be freed once the kernel has booted"),
-    (".exit.text", true, "it is dropped where it is linked in"),
-    ("exit.text", true, "it is dropped where it is linked in"),
-    (".text.exit", false, "it is dropped where it is linked in"),
-    (".exitcall", false, "it is dropped where it is linked in"),
-    (".memexit.text", true, "it may be dropped where it is linked in"),
-    (".cpuexit.text", true, "it may be dropped where it is linked in"),
-    (".devexit.text", true, "it may be dropped where it is linked in"),
-    (".modinfo", false, "it is dropped where it is linked in"),
-    (".export_symbol", false, "it is dropped where it is linked in"),
-    (".no_trim_symbol", false, "it is dropped where it is linked in"),
-    (".discard", false, "linkers drop it"),
-    (".altinstr_", true, "it is copied to elsewhere, or not used"),
-    (".init", false, "linkers put it between the beginning and the end of a function"),
-    (".fini", false, "linkers put it between the beginning and the end of a function"),
-];
-
-/// Of these, what begins so is something else.
-const WHOLE: [&str; 2] = [".init", ".fini"];
-
-/// Sections of code that Linux's script and those of linkers keep, and leave as they are.
-const KEEPS: [&str; 11] = [
-    ".text",
-    ".entry.text",
-    ".noinstr.text",
-    ".sched.text",
-    ".spinlock.text",
-    ".lock.text",
-    ".cpuidle.text",
-    ".irqentry.text",
-    ".softirqentry.text",
-    ".kprobes.text",
-    ".ref.text",
-];
-
-/// Whether code of an object is in what is linked from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kept {
-    Yes,
-    /// Why not, and whether what is linked already may still lose it.
-    No {
-        is_later: bool,
-        why: &'static str,
-    },
-    /// The script that it is linked by says so.
-    Unknown,
-}
-
-/// Whether code in a section of this name is what runs there.
-pub(super) fn code(name: &str) -> Kept {
-    let is = |known: &str| {
-        name.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-    };
-    let mut lost = LOST.iter().filter(|(known, ..)| match WHOLE.contains(known) {
-        true => name == *known,
-        false => name.starts_with(known),
-    });
-    match lost.next() {
-        Some((_, is_later, why)) => Kept::No { is_later: *is_later, why },
-        None if KEEPS.iter().any(|known| is(known)) || is_plt(name) => Kept::Yes,
-        None => Kept::Unknown,
-    }
-}
-
-/// A function that Linux rewrites, by its name: the trampoline of a static call.
-pub(super) fn is_rewritten(symbol: &[u8]) -> bool {
-    symbol.starts_with(b"__SCT__")
-}
-
-/// Somewhere in a file where addresses are kept.
-struct Table {
-    name: String,
-    purpose: Purpose,
-    /// Its bytes, by address and by place in the file.
-    address: u64,
-    offset: u64,
-    size: u64,
-}
+use super::code::{Area, Code};
+use super::dynamic::{Applied, Loaded};
+use super::error::ReadError;
+use super::file::{Contents, E, File, Section};
+use super::purpose::Purpose;
+use super::read::Place;
+use super::segments::place;
+use super::words::{self, Sites, Table};
 
 /// What tables say of the code.
 #[derive(Default)]
 pub(super) struct Tables {
     /// Why those that name the code do no harm.
     pub(super) harmless: Vec<String>,
+    /// How many more of them there are.
+    pub(super) more_harmless: usize,
     /// Those of which it is not known what they are for.
     pub(super) unknown: Vec<(String, Place)>,
+    /// Those of them that name an entry point, as a pointer would.
+    pub(super) pointers: Vec<(String, Place)>,
+    /// Those that name code which is not the switcher's, in its section.
+    pub(super) beside: Vec<String>,
+    /// Those with words that are places in the code, as some are among so many.
+    pub(super) chance: Vec<String>,
     /// Those with numbers that would be places in the code if somebody counted from its start.
     pub(super) numbers: Vec<String>,
     /// Sections of code that were not looked through for tables.
     pub(super) unsearched: Vec<String>,
+}
+
+/// What one table names.
+#[derive(Default)]
+pub(super) struct Found {
+    /// A place that is reached, and that nobody would have a pointer to.
+    pub(super) site: Option<u64>,
+    /// An entry point.
+    pub(super) pointer: Option<u64>,
+    /// Code of the same section that is not reached.
+    pub(super) is_beside: bool,
+    /// A place that is reached, by chance, since there are so many words.
+    pub(super) is_chance: bool,
+    /// Numbers that are the distance to a place that is reached.
+    pub(super) has_numbers: bool,
+}
+
+/// What an address has to do with what is reached.
+#[derive(Clone, Copy)]
+pub(super) enum Named {
+    Nothing,
+    /// It is what others have pointers to.
+    Pointer,
+    /// The byte.
+    Site(u64),
 }
 
 /// What a reference has to do with what is reached.
@@ -301,122 +96,215 @@ impl Reached<'_> {
         self.entries.contains(&address) || self.named.binary_search(&address).is_ok()
     }
 
-    /// The byte that a word at some place in a table refers to, if that matters. A distance is no
-    /// pointer as data holds them.
+    /// What a word in a table refers to. A distance is no pointer as data holds them.
     pub(super) fn matters(
         &self,
         purpose: Purpose,
         address: u64,
         length: u64,
         is_distance: bool,
-    ) -> Option<u64> {
-        let found = self.first(address, length.max(1))?;
+    ) -> Named {
+        let Some(found) = self.first(address, length.max(1)) else { return Named::Nothing };
         let is_pointer = match purpose {
             Purpose::Data if !is_distance => self.is_named(address),
             Purpose::Data | Purpose::Unknown | Purpose::Code => self.entries.contains(&address),
             Purpose::Patches(_) | Purpose::Harmless(_) => false,
         };
-        (!is_pointer).then_some(found)
+        if is_pointer { Named::Pointer } else { Named::Site(found) }
     }
 }
 
-/// Looks for tables that name bytes of what is `reached`.
+/// Looks for tables that name bytes of what is `reached`. Of what is linked, `loaded` says what is in
+/// memory.
 ///
 /// # Errors
 /// If one says that they are changed.
 pub(super) fn check<'data, R: Contents<'data>>(
     code: &Code<'_, 'data, R>,
+    loaded: Option<&Loaded>,
     reached: &Reached<'_>,
     bounds: &[(String, Range<u64>)],
 ) -> Result<Tables, ReadError> {
     let mut tables = Tables::default();
-    for (number, section) in code.file.sections.iter().enumerate() {
+    let areas = reached.ranges.iter().filter_map(|range| code.area(range.start));
+    let homes: HashSet<usize> = areas.map(|area| area.section).collect();
+    let Some(home) = reached.ranges.first().and_then(|range| code.area(range.start)) else {
+        return Ok(tables);
+    };
+    let sites = Sites::new(home, reached);
+    // The first header is nobody's.
+    for (number, section) in code.file.sections.iter().enumerate().skip(1) {
         // What is executed is code, whatever its name.
-        let holds =
-            |range: &Range<u64>| code.area(range.start).is_some_and(|a| a.section == number);
-        let is_home = reached.ranges.iter().any(holds);
-        let purpose = if is_home { Purpose::Code } else { Purpose::of(section) };
+        let is_home = homes.contains(&number);
+        let purpose = if is_home { Purpose::Code } else { Purpose::of(code.file, number, loaded) };
         if section.size == 0 || purpose == Purpose::Harmless("") {
             continue;
         }
         let name = section.text();
         // A table is one whether or not it is marked as loaded: the linker puts it together with
         // others, and whoever looks for it takes it from the file.
-        let (address, offset) = (section.address, section.offset());
-        let is_memory = section.has_bytes() && (address != 0 || !section.has(SHF_ALLOC));
         let found = if code.file.is_object() {
-            in_object(code, number, purpose, reached)?
-        } else if is_memory && purpose != Purpose::Code {
-            let table = Table { name: name.clone(), purpose, address, offset, size: section.size };
-            in_memory(code, &table, reached)?
+            let mut found = in_object(code, number, purpose, reached, &homes)?;
+            found.has_numbers =
+                section.has_bytes() && words::numbers(code.file, section, purpose, &sites)?;
+            found
+        } else if purpose == Purpose::Code {
+            Found::default()
+        } else if let Some(table) = in_file(section, purpose, loaded)? {
+            words::search(code.file, &table, reached, &sites)?
         } else {
-            None
+            continue;
         };
-        tables.add(code, name.clone(), purpose, found)?;
-        if found.is_none() && purpose == Purpose::Code {
+        let is_clear = found.site.is_none();
+        tables.add(code, home, &name, purpose, &found)?;
+        if is_clear && (purpose == Purpose::Code || section.is_code()) {
             // What an assembler can resolve by itself leaves no relocation.
             match among::search(code, number, reached)? {
                 among::Found::Nothing => {}
-                among::Found::Table(at) => tables.add(code, name, purpose, Some(at))?,
+                among::Found::Table(at) => {
+                    let found = Found { site: Some(at), ..Found::default() };
+                    tables.add(code, home, &name, purpose, &found)?;
+                }
                 among::Found::TooLarge => tables.unsearched.push(name),
             }
-        } else if found.is_none()
-            && purpose == Purpose::Unknown
-            && section.has_bytes()
-            && numbers(code, section, reached)?
-        {
-            tables.numbers.push(name);
         }
     }
-    if !code.file.is_object() {
-        // Where linkers have put them into sections with other things.
-        for (name, range) in bounds {
-            let purpose = Purpose::of_name(name);
-            let section = code.file.sections.iter().find(|section| {
-                section.has(SHF_ALLOC)
-                    && section.has_bytes()
-                    && section.range().start <= range.start
-                    && range.end <= section.range().end
-            });
-            let is_of_interest = matches!(purpose, Purpose::Patches(_) | Purpose::Unknown);
-            if let Some(section) = section.filter(|_| is_of_interest) {
-                let address = range.start;
-                let offset = section.offset().saturating_add(address - section.address);
-                let (name, size) = (name.clone(), range.end - range.start);
-                let table = Table { name: name.clone(), purpose, address, offset, size };
-                tables.add(code, name, purpose, in_memory(code, &table, reached)?)?;
-            }
-        }
+    let Some(loaded) = loaded else { return Ok(tables) };
+    // Where linkers have put them into sections with other things.
+    code.file.claims(bounds.iter().map(|(_, range)| range.end - range.start))?;
+    let is_of_interest = |(name, _): &&(String, Range<u64>)| {
+        matches!(Purpose::of_name(name), Purpose::Patches(_) | Purpose::Unknown)
+    };
+    for (name, range) in bounds.iter().filter(is_of_interest) {
+        let purpose = Purpose::of_name(name);
+        let (address, size) = (range.start, range.end - range.start);
+        let Some(offset) = place(&loaded.segments, address, size) else { continue };
+        let table = Table { name: name.clone(), purpose, address, offset, size, is_code: false };
+        let found = words::search(code.file, &table, reached, &sites)?;
+        tables.add(code, home, name, purpose, &found)?;
+    }
+    relocated(code, home, loaded, reached, &mut tables)?;
+    // What is loaded and no section has.
+    for (range, offset) in words::uncovered(code.file, &loaded.segments) {
+        let name = format!("the memory at {:#x} that no section has", range.start);
+        let (address, size) = (range.start, range.end - range.start);
+        let purpose = Purpose::Unknown;
+        let table = Table { name: name.clone(), purpose, address, offset, size, is_code: false };
+        let found = words::search(code.file, &table, reached, &sites)?;
+        tables.add(code, home, &name, purpose, &found)?;
     }
     Ok(tables)
+}
+
+/// Of what may be loaded anywhere, addresses are in the loader's relocations, and nothing is where they
+/// will be stored.
+fn relocated<'data, R: Contents<'data>>(
+    code: &Code<'_, 'data, R>,
+    home: &Area,
+    loaded: &Loaded,
+    reached: &Reached<'_>,
+    tables: &mut Tables,
+) -> Result<(), ReadError> {
+    let mut known = HashSet::new();
+    for table in &loaded.dynamic.tables {
+        table.each(code.file, &mut |relocation: Applied| {
+            let symbol = match relocation.kind {
+                R_X86_64_RELATIVE | R_X86_64_RELATIVE64 => Some(0),
+                R_X86_64_64 => value_of_symbol(code.file, relocation.symbol),
+                _ => None,
+            };
+            let Some(symbol) = symbol else { return Ok(()) };
+            let address = symbol.wrapping_add(relocation.addend);
+            if reached.first(address, 1).is_none() {
+                return Ok(());
+            }
+            let mut sections = code.file.sections.iter();
+            let holds = |s: &Section<'_>| s.has(SHF_ALLOC) && s.range().contains(&relocation.at);
+            let number = sections.position(holds);
+            let purpose = number
+                .map_or(Purpose::Unknown, |number| Purpose::of(code.file, number, Some(loaded)));
+            let name = number.map(|number| code.file.sections[number].text());
+            let name = name.unwrap_or_else(|| format!("the memory at {:#x}", relocation.at));
+            let found = match reached.matters(purpose, address, 1, false) {
+                Named::Nothing => return Ok(()),
+                Named::Pointer => Found { pointer: Some(address), ..Found::default() },
+                Named::Site(site) => Found { site: Some(site), ..Found::default() },
+            };
+            // Of each, one is told of.
+            if known.insert((number, found.site.is_some())) {
+                tables.add(code, home, &name, purpose, &found)?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// The value of a dynamic symbol.
+fn value_of_symbol<'data, R: Contents<'data>>(file: &File<'data, R>, number: u64) -> Option<u64> {
+    let mut sections = file.sections.iter();
+    let table = sections.find(|section| section.header.sh_type(E) == SHT_DYNSYM)?;
+    let mut value = [0; 8];
+    file.data.copy(table.offset().checked_add(24 * number + 8)?, &mut value).ok()?;
+    Some(u64::from_le_bytes(value))
+}
+
+/// The bytes of a section of what is linked: those that are loaded to its address, if any are.
+fn in_file(
+    section: &Section<'_>,
+    purpose: Purpose,
+    loaded: Option<&Loaded>,
+) -> Result<Option<Table>, ReadError> {
+    let is_loaded = section.has(SHF_ALLOC);
+    let (address, size) = (section.address, section.size);
+    let segments = loaded.filter(|_| is_loaded).map_or(&[][..], |loaded| &loaded.segments);
+    let there = place(segments, address, size);
+    if section.has_bytes() && there.is_some_and(|there| there != section.offset()) {
+        return Err(ReadError::Elsewhere { section: section.text() });
+    }
+    let own = section.has_bytes() && (address != 0 || !is_loaded);
+    let offset = there.or_else(|| own.then(|| section.offset()));
+    let is_code = section.is_code();
+    Ok(offset.map(|offset| Table { name: section.text(), purpose, address, offset, size, is_code }))
 }
 
 impl Tables {
     fn add<'data, R: Contents<'data>>(
         &mut self,
         code: &Code<'_, 'data, R>,
-        section: String,
+        home: &Area,
+        section: &str,
         purpose: Purpose,
-        found: Option<u64>,
+        found: &Found,
     ) -> Result<(), ReadError> {
         /// So many are shown.
         const MANY: usize = 16;
-        let Some(address) = found else { return Ok(()) };
-        let area = code.area(address);
-        let at = area.map_or_else(
-            || Place { section: String::new(), offset: address },
-            |area| code.place(area, address),
-        );
-        match purpose {
-            Purpose::Patches(how) => return Err(ReadError::Patched { section, at, how }),
-            Purpose::Harmless("") => {}
-            Purpose::Harmless(why) if self.harmless.len() < MANY => {
-                self.harmless.push(format!("`{section}` names {at}: {why}"));
+        let at = |address: u64| code.place(code.area(address).unwrap_or(home), address);
+        let name = || section.to_owned();
+        let is_unknown = purpose == Purpose::Unknown;
+        match (purpose, found.site) {
+            (Purpose::Patches(how), Some(site)) => {
+                return Err(ReadError::Patched { section: name(), at: at(site), how });
             }
-            Purpose::Unknown | Purpose::Data | Purpose::Code if self.unknown.len() < MANY => {
-                self.unknown.push((section, at));
+            (Purpose::Harmless(why), Some(site)) if self.harmless.len() < MANY => {
+                self.harmless.push(format!("`{section}` names {}: {why}", at(site)));
             }
-            _ => {}
+            (Purpose::Harmless(_), Some(_)) => self.more_harmless += 1,
+            (_, Some(site)) => self.unknown.push((name(), at(site))),
+            (_, None) => {
+                if let Some(pointer) = found.pointer.filter(|_| is_unknown) {
+                    self.pointers.push((name(), at(pointer)));
+                }
+                if found.is_beside {
+                    self.beside.push(name());
+                }
+                if found.is_chance {
+                    self.chance.push(name());
+                }
+                if found.has_numbers {
+                    self.numbers.push(name());
+                }
+            }
         }
         Ok(())
     }
@@ -428,7 +316,9 @@ fn in_object<'data, R: Contents<'data>>(
     number: usize,
     purpose: Purpose,
     reached: &Reached<'_>,
-) -> Result<Option<u64>, ReadError> {
+    homes: &HashSet<usize>,
+) -> Result<Found, ReadError> {
+    let mut all = Found::default();
     let is_code = code.file.sections[number].is_code();
     for relocation in code.file.relocations(number)? {
         let Some((section, value, is_section)) = code.file.refers_to(&relocation)? else {
@@ -449,16 +339,48 @@ fn in_object<'data, R: Contents<'data>>(
         let length = length(code, number, relocation.offset, purpose);
         let by_name = (!is_section).then_some(symbol);
         let is_relative = relocation.is_relative();
-        let is_distance = is_relative && relocation.offset > 0;
-        let candidates = [Some(exact), Some(from_start).filter(|_| is_distance), by_name];
-        let found = candidates.into_iter().flatten();
-        let mut found =
-            found.filter_map(|address| reached.matters(purpose, address, length, is_relative));
-        if let Some(found) = found.next() {
-            return Ok(Some(found));
+        let from_start = Some(from_start).filter(|_| is_relative && relocation.offset > 0);
+        let mut is_pointer = false;
+        for address in [Some(exact), from_start].into_iter().flatten() {
+            match reached.matters(purpose, address, length, is_relative) {
+                Named::Nothing => {}
+                Named::Site(site) => {
+                    all.site = Some(site);
+                    return Ok(all);
+                }
+                // What it names is known: it is not counted from elsewhere, too.
+                Named::Pointer => {
+                    all.pointer.get_or_insert(address);
+                    is_pointer = true;
+                    break;
+                }
+            }
+        }
+        if is_pointer {
+            continue;
+        }
+        if let Some(name) = by_name
+            && let Named::Site(site) = reached.matters(purpose, name, length, is_relative)
+        {
+            all.site = Some(site);
+            return Ok(all);
+        }
+        // Of another part of the section, it may be other code; of none, it is a place that somebody
+        // counts from.
+        let is_table = matches!(purpose, Purpose::Unknown | Purpose::Data | Purpose::Patches(_));
+        if is_table
+            && homes.contains(&section)
+            && let Some(area) = code.area_of(section)
+        {
+            let is_in = |at: u64| (area.range.start..=area.range.end).contains(&at);
+            if !is_in(exact) && !from_start.is_some_and(is_in) {
+                all.site = Some(exact);
+                return Ok(all);
+            }
+            all.is_beside |= purpose == Purpose::Unknown;
         }
     }
-    Ok(None)
+    Ok(all)
 }
 
 /// How many bytes are changed at what a table's entry at `offset` names. Alternatives say it
@@ -482,139 +404,4 @@ fn length<'data, R: Contents<'data>>(
     };
     let lengths = [10, 12].map(|by| offset.checked_add(by).and_then(byte).unwrap_or_default());
     lengths.into_iter().max().unwrap_or_default().max(1)
-}
-
-/// By a linked table's bytes: distances from their own place, and addresses.
-fn in_memory<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
-    table: &Table,
-    reached: &Reached<'_>,
-) -> Result<Option<u64>, ReadError> {
-    const BLOCK: usize = 1 << 14;
-    let Table { name, purpose, address, offset, size } = table;
-    let (Some(first), Some(last)) = (reached.ranges.first(), reached.ranges.last()) else {
-        return Ok(None);
-    };
-    let window = first.start.saturating_sub(255)..last.end;
-    // Entries of Linux's tables are packed; pointers and distances are aligned elsewhere.
-    let step = match purpose {
-        Purpose::Patches(_) => 1,
-        Purpose::Unknown | Purpose::Harmless(_) | Purpose::Data | Purpose::Code => 4,
-    };
-    // Of data, distances are what tells nothing: there is too much of it.
-    let has_distances = *purpose != Purpose::Data || *size <= among::FEW;
-    let is_code = code
-        .file
-        .sections
-        .iter()
-        .any(|section| section.is_code() && section.range().contains(address));
-    let is_of_entries = matches!(purpose, Purpose::Patches(_)) && name.contains("altinstructions");
-    let mut buffer = vec![0; BLOCK + 16];
-    let mut done = 0;
-    while done < *size {
-        let length = (*size - done).min(buffer.len() as u64) as usize;
-        let part = &mut buffer[..length];
-        let truncated = || ReadError::Truncated { section: name.clone() };
-        let from = offset.checked_add(done).ok_or_else(truncated)?;
-        code.file.data.copy(from, part).map_err(|()| truncated())?;
-        let here = address.wrapping_add(done);
-        let aligned = here.next_multiple_of(step).wrapping_sub(here) as usize;
-        for at in (aligned..length.min(BLOCK)).step_by(step as usize) {
-            let (rest, place) = (&part[at..], here.wrapping_add(at as u64));
-            let dword = rest.first_chunk().map(|bytes| i32::from_le_bytes(*bytes));
-            let qword = rest.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
-            let relative = dword.filter(|_| has_distances);
-            let relative = relative.map(|by| place.wrapping_add_signed(by.into()));
-            let is_known = matches!(purpose, Purpose::Patches(_) | Purpose::Harmless(_));
-            let absolute = dword.filter(|_| is_known);
-            let absolute = absolute.map(|value| i64::from(value).cast_unsigned());
-            let candidates = [(relative, true), (absolute, false), (qword, false)];
-            for (address, is_distance) in candidates {
-                let Some(address) = address.filter(|address| window.contains(address)) else {
-                    continue;
-                };
-                if is_code && is_distance && among::ends_a_branch(&part[..at]) {
-                    continue;
-                }
-                let bytes = if is_of_entries {
-                    let by = |by: usize| rest.get(by).copied().unwrap_or_default();
-                    by(10).max(by(12)).max(1).into()
-                } else {
-                    1
-                };
-                if let Some(found) = reached.matters(*purpose, address, bytes, is_distance) {
-                    return Ok(Some(found));
-                }
-            }
-        }
-        done += BLOCK as u64;
-    }
-    Ok(None)
-}
-
-/// Whether a section that nobody knows holds numbers that are where instructions begin, counted from
-/// the code's start, or from an entry point. They leave no relocation, and numbers are often small:
-/// that they are none is no more than assumed.
-fn numbers<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
-    section: &Section<'_>,
-    reached: &Reached<'_>,
-) -> Result<bool, ReadError> {
-    const BLOCK: usize = 1 << 14;
-    let Some(area) = reached.ranges.first().and_then(|range| code.area(range.start)) else {
-        return Ok(false);
-    };
-    let counted_from = |start: u64, by: u32| {
-        let at = start.wrapping_add(by.into());
-        by != 0 && reached.instructions.binary_search(&at).is_ok() && !reached.entries.contains(&at)
-    };
-    let mut buffer = vec![0; BLOCK];
-    let mut done = 0;
-    while done < section.size {
-        let part = &mut buffer[..(section.size - done).min(BLOCK as u64) as usize];
-        let truncated = || ReadError::Truncated { section: section.text() };
-        let from = section.offset().checked_add(done).ok_or_else(truncated)?;
-        code.file.data.copy(from, part).map_err(|()| truncated())?;
-        for dword in part.as_chunks::<4>().0 {
-            let by = u32::from_le_bytes(*dword);
-            let mut starts = reached.entries.iter().chain([&area.range.start]);
-            if starts.any(|start| counted_from(*start, by)) {
-                return Ok(true);
-            }
-        }
-        done += BLOCK as u64;
-    }
-    Ok(false)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_section_is_known_by_its_name_and_by_its_variants() {
-        for (name, is_patches) in [
-            (".altinstructions", true),
-            (".init.altinstructions", true),
-            ("__jump_table", true),
-            (".static_call_sites", true),
-            ("runtime_ptr_dentry_hashtable", true),
-            ("__bug_table", false),
-            (".rodata.str1.1", false),
-            ("anything", false),
-        ] {
-            let purpose = Purpose::of_name(name);
-            assert_eq!(matches!(purpose, Purpose::Patches(_)), is_patches, "{name}: {purpose:?}");
-        }
-        assert_eq!(Purpose::of_name(".data.rel.ro"), Purpose::Data);
-        assert_eq!(Purpose::of_name(".database"), Purpose::Unknown);
-        assert!(matches!(Purpose::of_name("__bug_table"), Purpose::Harmless(_)));
-        for (name, is_kept) in [(".text", true), (".text.unlikely", true), (".entry.text", true)]
-            .into_iter()
-            .chain([(".static_call.text", false), (".text.startup", false), (".fini", false)])
-        {
-            assert_eq!(code(name) == Kept::Yes, is_kept, "{name}");
-        }
-        assert_eq!((code("mine"), code(".initial")), (Kept::Unknown, Kept::Unknown));
-    }
 }

@@ -9,8 +9,10 @@ use std::ops::Range;
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
 
-use super::file::{Area, Code, Contents};
-use super::read::{Place, ReadError};
+use super::code::{Area, Code};
+use super::error::ReadError;
+use super::file::Contents;
+use super::read::Place;
 
 /// No switcher has more instructions. Behind these, code is not looked at any more.
 const INSTRUCTIONS: usize = 1 << 16;

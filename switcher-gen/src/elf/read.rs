@@ -4,22 +4,25 @@
 //! else, or where something says that other bytes will run, or elsewhere, that is an error and not a
 //! guess: what is proved must be what will run.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
 use object::elf::{
     self, ET_DYN, ET_EXEC, SHF_COMPRESSED, SHF_EXCLUDE, SHF_GROUP, SHF_MERGE, SHF_TLS, SHF_WRITE,
-    SHT_PROGBITS, STT_FILE, STT_FUNC, STT_GNU_IFUNC, STT_SECTION, STT_TLS,
+    SHT_PROGBITS,
 };
 use object::read::ReadCache;
 use object::read::elf::SectionHeader;
 
-use super::file::{Area, Code, Contents, E, File, Of, OnDisk, Symbol};
-use super::patched::Kept;
+use super::code::{Area, Code};
+use super::dynamic::Loaded;
+use super::error::ReadError;
+use super::file::{Contents, E, File, OnDisk};
+use super::names::Names;
+use super::purpose::{self, Kept};
 use super::{loaded, patched, reach};
-use crate::asm::{HostSymbol, Label};
+use crate::asm::HostSymbol;
 
 /// The code of an ELF file, as it lies in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,350 +91,6 @@ impl fmt::Display for Place {
     }
 }
 
-/// Why a file's code cannot be had.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ReadError {
-    /// The magic number is not there.
-    #[error("not an ELF file: give an object (from `as` or `cc -c`) or a linked file")]
-    NotElf,
-    /// Code for another CPU, or for another mode of it.
-    #[error("the file holds {found}; a switcher is 64-bit little-endian code for x86-64")]
-    NotX86_64 {
-        /// What it is for.
-        found: String,
-    },
-    /// A core dump, for instance.
-    #[error("an ELF file of type {0} is neither an object nor linked: give one of those")]
-    FileType(u16),
-    /// The file contradicts itself or ends early.
-    #[error("the file is damaged or truncated: {0}; make it again")]
-    Malformed(#[from] object::read::Error),
-    /// There is nothing to look at.
-    #[error("no section holds code: mark the code's section executable (`.section x, \"ax\"`)")]
-    NoCode,
-    /// Without names, nobody knows where the routines are.
-    #[error(
-        "the file has no symbol table: name its routines (`.globl`), or give it as it was before \
-         it was stripped"
-    )]
-    Stripped,
-    /// Code is spread over more memory than any switcher, or names are.
-    #[error(
-        "{what} take more than {} MiB, which is no switcher: give the file that holds it alone",
-        LIMIT >> 20
-    )]
-    TooLarge {
-        /// What is too large.
-        what: &'static str,
-    },
-    /// Not a power of two, or more than a file could need.
-    #[error(
-        "section `{section}` wants to be aligned to {alignment:#x}: use a power of two, at most {LIMIT:#x}"
-    )]
-    Alignment {
-        /// Its name.
-        section: String,
-        /// What it asks for.
-        alignment: u64,
-    },
-    /// A variant's mitigations depend on where in its cache lines the code lies.
-    #[error(
-        "section `{section}` is aligned to {alignment}, and the variant's mitigations depend on where \
-         code lies in its cache lines: align it to {line}", line = crate::asm::LINE
-    )]
-    Line {
-        /// Its name.
-        section: String,
-        /// What it asks for.
-        alignment: u64,
-    },
-    /// Two sections claim an address.
-    #[error("`{section}` at {address:#x} lies over the code: check the addresses given to `ld`")]
-    Overlap {
-        /// The second one.
-        section: String,
-        /// Where it starts.
-        address: u64,
-    },
-    /// Memory without bytes in the file is executable.
-    #[error("`{section}` is executable but the file does not hold its bytes: make it PROGBITS")]
-    NoContents {
-        /// Its name.
-        section: String,
-    },
-    /// The address space ends before the code does.
-    #[error("`{section}` reaches beyond the last address: check the addresses given to `ld`")]
-    WrapsAround {
-        /// Its name.
-        section: String,
-    },
-    /// Code refers to what another file defines.
-    #[error("{at} refers to `{symbol}`, which the file does not define: link it with what does")]
-    Undefined {
-        /// Where.
-        at: Place,
-        /// To what.
-        symbol: String,
-    },
-    /// Code refers to memory that is not code.
-    #[error(
-        "{at} refers to section `{section}`: only code is modelled; reach data through GS, or \
-         make it an immediate"
-    )]
-    Data {
-        /// Where.
-        at: Place,
-        /// To what.
-        section: String,
-    },
-    /// A reference that only a linker understands.
-    #[error(
-        "{at} has a relocation of kind {kind}, and only direct references are modelled (64, 32, \
-         32S, PC64, PC32, PC16, PC8, PLT32): link the file first"
-    )]
-    Relocation {
-        /// Where.
-        at: Place,
-        /// `ELF64_R_TYPE`.
-        kind: u32,
-    },
-    /// A relocation reaches over the end of its section.
-    #[error("the relocation at {at} is not inside its section: the file is damaged")]
-    OutsideSection {
-        /// Where.
-        at: Place,
-    },
-    /// A relocation whose addend is in the code, which no x86-64 toolchain makes.
-    #[error("the relocation at {at} has no addend: make the file with RELA relocations")]
-    ImplicitAddend {
-        /// Where.
-        at: Place,
-    },
-    /// Too far away, or an absolute address that the field is too small for.
-    #[error(
-        "{at}: {value:#x} does not fit into {bits} bits (relocation of kind {kind}); objects are \
-         read at {:#x}: link the file to where it will run",
-        Foreign::BASE
-    )]
-    Overflow {
-        /// Where.
-        at: Place,
-        /// `ELF64_R_TYPE`.
-        kind: u32,
-        /// What should be stored.
-        value: u64,
-        /// Size of the field.
-        bits: usize,
-    },
-    /// Two relocations change the same bytes.
-    #[error("the relocation at {at} lies over the one before it: make the file again")]
-    RelocatedTwice {
-        /// The second one.
-        at: Place,
-    },
-    /// Relocations in a form that is not read.
-    #[error(
-        "the relocations of `{section}` cannot be read: make the file with RELA relocations of its \
-         symbol table"
-    )]
-    RelocationTable {
-        /// The section that holds them.
-        section: String,
-    },
-    /// The file ends before its code does.
-    #[error("the file ends before `{section}` does: it is truncated, make it again")]
-    Truncated {
-        /// Its name.
-        section: String,
-    },
-    /// Another file may define it, too, and then that is what runs.
-    #[error(
-        "`{symbol}` is weak, so that another file may take its place: make it global (`.globl`), or \
-         link the file first"
-    )]
-    Weak {
-        /// Its name.
-        symbol: String,
-    },
-    /// Nobody need define it, and then its address is 0.
-    #[error(
-        "{at} refers to `{symbol}`, which is weak and not defined, so that it may be address 0: \
-         drop `.weak`"
-    )]
-    WeakUndefined {
-        /// Where.
-        at: Place,
-        /// To what.
-        symbol: String,
-    },
-    /// Which function it is, code decides at run time.
-    #[error(
-        "`{symbol}` is an indirect function (STT_GNU_IFUNC), so that another one is called: make it \
-         a function (`.type {symbol}, @function`)"
-    )]
-    Indirect {
-        /// Its name.
-        symbol: String,
-    },
-    /// Nobody knows which of them is meant.
-    #[error("`{symbol}` is defined more than once, at {}: leave one", addresses(.at))]
-    Ambiguous {
-        /// Its name.
-        symbol: String,
-        /// Where.
-        at: Vec<u64>,
-    },
-    /// A routine's name is that of something else.
-    #[error("`{symbol}` is not in a section of code: define it where its routine begins")]
-    NotCode {
-        /// Its name.
-        symbol: String,
-    },
-    /// The bytes of a section are not what will be in memory.
-    #[error("the code's section `{section}` {why}")]
-    Section {
-        /// Its name.
-        section: String,
-        /// Why, and what to do.
-        why: String,
-    },
-    /// Code may be written to while it runs.
-    #[error(
-        "the code's section `{section}` is writable, so that other bytes may run: mark it \
-         executable alone (`.section {section}, \"ax\"`; `ld` without `-N`)"
-    )]
-    Writable {
-        /// Its name.
-        section: String,
-    },
-    /// Code is not all in one place.
-    #[error(
-        "{}`{section}` is reached, and `{first}` holds the code: a guest's root need not map both, so \
-         put all code of the switcher into one section",
-        from.as_ref().map(|at| format!("from {at}, ")).unwrap_or_default()
-    )]
-    SecondSection {
-        /// The one that need not be mapped.
-        section: String,
-        /// The one that holds the first routine.
-        first: String,
-        /// The jump.
-        from: Option<Place>,
-    },
-    /// A table says that other bytes will run.
-    #[error(
-        "`{section}` names {at}, which is reached: {how}, so that other bytes run than are in the \
-         file; give the code without it, assembled once for each CPU that it is for"
-    )]
-    Patched {
-        /// The table.
-        section: String,
-        /// What it names.
-        at: Place,
-        /// What happens there.
-        how: &'static str,
-    },
-    /// Something names the code that may be such a table.
-    #[error(
-        "`{section}` names {at}, which is reached, and it is not known what for: if it changes the \
-         code, other bytes run; if it does not, say so (`--assume-unpatched`)"
-    )]
-    MaybePatched {
-        /// The section.
-        section: String,
-        /// What it names.
-        at: Place,
-    },
-    /// No segment has the code.
-    #[error(
-        "`{section}` has code at {at:#x} that no segment loads: sections and program headers \
-         contradict each other, link the file again"
-    )]
-    NotMapped {
-        /// Its name.
-        section: String,
-        /// Where.
-        at: u64,
-    },
-    /// A segment has other bytes than the section.
-    #[error(
-        "`{section}` has other bytes at {at:#x} than the segment that is loaded there: sections and \
-         program headers contradict each other, link the file again"
-    )]
-    OtherBytes {
-        /// Its name.
-        section: String,
-        /// From where on they were compared.
-        at: u64,
-    },
-    /// Two segments have the code, or one page of it.
-    #[error(
-        "the code at {at:#x} in `{section}` is in a page of two segments: link the file with \
-         segments apart (`-z separate-code`)"
-    )]
-    Segments {
-        /// Its name.
-        section: String,
-        /// Where.
-        at: u64,
-    },
-    /// The segment cannot be executed.
-    #[error("the segment of `{section}` is not executable: link the file again")]
-    NotExecutable {
-        /// Its name.
-        section: String,
-    },
-    /// The dynamic section says so.
-    #[error(
-        "the file asks for relocations in what is not writable (DT_TEXTREL), so that the loader may \
-         change code: link it without `-z notext`"
-    )]
-    TextRelocations,
-    /// The loader would find other symbols than were looked at.
-    #[error(
-        "the dynamic section leads to other symbols than the section of dynamic symbols holds: link \
-         the file again"
-    )]
-    DynamicSymbols,
-    /// The loader makes it read-only, and no longer executable.
-    #[error(
-        "the code at {at:#x} in `{section}` is in what the loader makes read-only alone \
-         (PT_GNU_RELRO), so that it cannot be executed: link the file without that"
-    )]
-    Relro {
-        /// Its name.
-        section: String,
-        /// Where.
-        at: u64,
-    },
-    /// The loader would change the code.
-    #[error("the loader relocates the code at {at:#x}: link the file to a fixed address")]
-    LoadTime {
-        /// Where.
-        at: u64,
-    },
-    /// Not among the names in the code.
-    #[error("no code is called `{name}`; {}", list(.known))]
-    NoSymbol {
-        /// The name asked for.
-        name: String,
-        /// Names there are: all if they are few, else the most similar.
-        known: Vec<String>,
-    },
-}
-
-fn addresses(all: &[u64]) -> String {
-    let all: Vec<_> = all.iter().map(|address| format!("{address:#x}")).collect();
-    all.join(" and ")
-}
-
-fn list(names: &[String]) -> String {
-    match names {
-        [] => "the file names no code at all".into(),
-        names => format!("there is `{}`", names.join("`, `")),
-    }
-}
-
 /// Code, and the names in it, may not take more memory than this, whatever a file says.
 pub(super) const LIMIT: u64 = 16 << 20;
 /// INT3: what fills gaps, so that a jump into one stops at once.
@@ -478,7 +137,7 @@ impl Foreign {
                 )
             }),
         });
-        assumed.extend(self.unpatched.iter().map(|(section, at)| {
+        assumed.extend(few(&self.unpatched, |(section, at)| {
             format!("what `{section}` is for, which names {at}, does not change the code")
         }));
         assumed.extend(self.taken.iter().cloned());
@@ -516,7 +175,7 @@ impl Foreign {
 }
 
 /// How many bytes two names have in common at both ends.
-fn likeness(a: &str, b: &str) -> usize {
+pub(super) fn likeness(a: &str, b: &str) -> usize {
     let same = |(a, b): &(u8, u8)| a == b;
     a.bytes().zip(b.bytes()).take_while(same).count()
         + a.bytes().rev().zip(b.bytes().rev()).take_while(same).count()
@@ -577,11 +236,12 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
         usable(&code, area)?;
     }
     let ranges: Vec<_> = reached.iter().map(|(_, range)| range.clone()).collect();
-    if !file.is_object() {
+    let loaded = if file.is_object() { None } else { Some(Loaded::new(&file)?) };
+    if let Some(loaded) = &loaded {
         for area in &parts {
             let own = reached.iter().filter(|(of, _)| std::ptr::eq(*of, *area));
             let own: Vec<_> = own.map(|(_, range)| range.clone()).collect();
-            loaded::check(&code, area, &own)?;
+            loaded::check(&code, loaded, area, &own)?;
         }
     }
     let mut pieces = Vec::new();
@@ -595,7 +255,7 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
         entries: &entries,
         instructions: &instructions,
     };
-    let tables = patched::check(&code, &reached, &names.bounds)?;
+    let tables = patched::check(&code, loaded.as_ref(), &reached, &names.bounds)?;
     let base = home.map_or(ranges[0].start, |home| home.range.start);
     // As with symbols, a file's size is no limit for the sum of its names' lengths.
     let sections: Vec<_> = parts
@@ -628,11 +288,28 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
             _ => Linkage::Object,
         },
         absolute,
-        harmless: tables.harmless,
+        harmless: harmless(&tables),
         unknown: tables.unknown,
         unpatched: Vec::new(),
         taken,
     })
+}
+
+/// A sentence for each of the first, and one that says how many more there are.
+fn few<T>(all: &[T], sentence: impl Fn(&T) -> String) -> Vec<String> {
+    /// So many are shown.
+    const MANY: usize = 16;
+    let mut few: Vec<_> = all.iter().take(MANY).map(sentence).collect();
+    let more = all.len().saturating_sub(MANY);
+    few.extend((more > 0).then(|| format!("and {more} more of the same")));
+    few
+}
+
+/// Why tables that name the code do no harm.
+fn harmless(tables: &patched::Tables) -> Vec<String> {
+    let more = Some(tables.more_harmless).filter(|more| *more > 0);
+    let more = more.map(|more| format!("and {more} more of the same"));
+    tables.harmless.iter().cloned().chain(more).collect()
 }
 
 /// What the file does not tell, and is taken for granted.
@@ -649,7 +326,7 @@ fn taken<'data, R: Contents<'data>>(
         let few = few.join(", ");
         if more == 0 { few } else { format!("{few} and {more} more") }
     };
-    let is_unknown = |section: &&CodeSection| patched::code(&section.name) == Kept::Unknown;
+    let is_unknown = |section: &&CodeSection| purpose::code(&section.name) == Kept::Unknown;
     let of_objects: &[CodeSection] = if file.is_object() { sections } else { &[] };
     let unknown = of_objects.iter().filter(is_unknown).map(|section| section.name.clone());
     let unknown: Vec<_> = unknown.collect();
@@ -668,9 +345,25 @@ fn taken<'data, R: Contents<'data>>(
             all(&tables.unsearched)
         ));
     }
+    taken.extend(few(&tables.pointers, |(section, at)| {
+        format!("`{section}`, of which it is not known what for it names the entry point {at}, does not change it")
+    }));
+    if !tables.beside.is_empty() {
+        taken.push(format!(
+            "{} name code beside the switcher's, and not to count from there to what is changed",
+            all(&tables.beside)
+        ));
+    }
+    if !tables.chance.is_empty() {
+        taken.push(format!(
+            "words in {} that are places in the code are so by chance, among so many",
+            all(&tables.chance)
+        ));
+    }
     if !tables.numbers.is_empty() {
         taken.push(format!(
-            "the numbers in {} are not places in the code, counted from its start, that are changed",
+            "the numbers in {} are not places in the code, counted from its start, that are \
+             changed",
             all(&tables.numbers)
         ));
     }
@@ -708,7 +401,7 @@ fn usable<'data, R: Contents<'data>>(
 ) -> Result<(), ReadError> {
     let section = code.section(area);
     let name = section.text();
-    if let Kept::No { is_later, why } = patched::code(&name)
+    if let Kept::No { is_later, why } = purpose::code(&name)
         && (is_later || code.file.is_object())
     {
         let why = format!("is one that Linux does not keep as it is: {why}; use another name");
@@ -736,267 +429,15 @@ fn usable<'data, R: Contents<'data>>(
         "is left out by linkers (SHF_EXCLUDE): drop that flag"
     } else if section.has(SHF_MERGE) {
         "is rearranged by linkers (SHF_MERGE): drop that flag"
-    } else if section.has(SHF_GROUP) || name.starts_with(".gnu.linkonce") {
+    } else if section.has(SHF_GROUP)
+        || code.file.is_in_group(area.section)
+        || name.starts_with(".gnu.linkonce")
+    {
         "is in a group, of which linkers keep that of any file: take it out, or link the file first"
     } else {
         return Ok(());
     };
     Err(ReadError::Section { section: name, why: why.into() })
-}
-
-/// What a symbol says of a name.
-struct Definition {
-    /// In code, or anywhere if it is the host's.
-    address: Option<u64>,
-    is_weak: bool,
-    is_local: bool,
-    is_indirect: bool,
-}
-
-/// What the symbols say that have a meaning here.
-struct Names {
-    is_object: bool,
-    /// Of what code must or may have, and of the host's symbols.
-    known: BTreeMap<&'static str, Vec<Definition>>,
-    /// Names most like those of routines that are not there.
-    similar: BTreeSet<(usize, String, u64)>,
-    /// Functions that are rewritten.
-    rewritten: Vec<(String, u64)>,
-    /// What lies between `__start_` and `__stop_`.
-    bounds: Vec<(String, Range<u64>)>,
-}
-
-/// Names in what is reached.
-struct Found {
-    symbols: BTreeMap<String, u64>,
-    /// What others may have pointers to.
-    pointers: Vec<u64>,
-}
-
-const ENTRIES: [Label; 4] =
-    [Label::EnterGuest, Label::ReturnFromGuest, Label::Syscall64, Label::SyscallCompat];
-const OTHERS: [Label; 3] = [Label::Iretq, Label::EventStubs, Label::EventStubsEnd];
-
-impl Names {
-    fn new<'data, R: Contents<'data>>(code: &Code<'_, 'data, R>) -> Result<Self, ReadError> {
-        let labels = ENTRIES.iter().chain(&OTHERS).map(|label| label.name());
-        let hosts = HostSymbol::HOOKS.iter().chain(&HostSymbol::RETURNS).map(|symbol| symbol.0);
-        let known = labels.chain(hosts).map(|name| (name, Vec::new())).collect();
-        let mut names = Self {
-            is_object: code.file.is_object(),
-            known,
-            similar: BTreeSet::new(),
-            rewritten: Vec::new(),
-            bounds: Vec::new(),
-        };
-        let (mut starts, mut stops) = (BTreeMap::new(), BTreeMap::new());
-        for symbol in code.file.symbols() {
-            let symbol = symbol?;
-            if symbol.of == Of::Undefined || is_no_name(&symbol) {
-                continue;
-            }
-            names.add(code, &symbol);
-            if !code.file.is_object() {
-                if let Some(name) = symbol.name.strip_prefix(b"__start_") {
-                    starts.insert(name, symbol.value);
-                } else if let Some(name) = symbol.name.strip_prefix(b"__stop_") {
-                    stops.insert(name, symbol.value);
-                }
-            }
-        }
-        // The loader, and who asks it for a symbol, looks at another table than linkers do.
-        for symbol in code.file.other_symbols() {
-            let symbol = symbol?;
-            let name = std::str::from_utf8(symbol.name).unwrap_or_default();
-            let is_known = names.known.contains_key(name);
-            if is_known && symbol.of != Of::Undefined && !is_no_name(&symbol) {
-                names.add(code, &symbol);
-            }
-        }
-        for (name, start) in starts {
-            if let Some(stop) = stops.get(name).filter(|stop| **stop > start) {
-                names.bounds.push((super::file::text(name), start..*stop));
-            }
-        }
-        Ok(names)
-    }
-
-    fn add<'data, R: Contents<'data>>(&mut self, code: &Code<'_, 'data, R>, symbol: &Symbol<'_>) {
-        /// So many names are like one that is not there.
-        const FEW: usize = 16;
-        let address = code.address(symbol);
-        if patched::is_rewritten(symbol.name)
-            && let Some(address) = address
-        {
-            self.rewritten.push((symbol.text(), address));
-        }
-        let Ok(name) = std::str::from_utf8(symbol.name) else { return };
-        if let Some(definitions) = self.known.get_mut(name) {
-            let is_hosts = name.starts_with("switcher_host_");
-            let linked = !code.file.is_object() && symbol.of == Of::Absolute;
-            let anywhere = (is_hosts || linked && code.area(symbol.value).is_some())
-                .then_some(symbol.value)
-                .filter(|_| !code.file.is_object() || symbol.of == Of::Absolute);
-            definitions.push(Definition {
-                address: address.or(anywhere),
-                is_weak: symbol.is_weak(),
-                is_local: symbol.is_local(),
-                is_indirect: symbol.kind == STT_GNU_IFUNC,
-            });
-        } else if let Some(address) = address {
-            let required = ENTRIES[..3].iter().map(|label| likeness(label.name(), name));
-            let most = required.max().unwrap_or_default();
-            let least = self.similar.first().map_or(0, |(likeness, ..)| *likeness);
-            if self.similar.len() < FEW || most > least {
-                self.similar.insert((most, name.into(), address));
-                if self.similar.len() > FEW {
-                    self.similar.pop_first();
-                }
-            }
-        }
-    }
-
-    /// Where `name` is, if it is anywhere.
-    fn place(&self, name: &'static str) -> Result<Option<u64>, ReadError> {
-        let symbol = || name.to_owned();
-        let all = self.known.get(name).map_or(&[][..], Vec::as_slice);
-        // What others see of the name is the global one.
-        let is_global = all.iter().any(|definition| !definition.is_local);
-        let chosen: Vec<_> = all.iter().filter(|one| one.is_local != is_global).collect();
-        if chosen.iter().any(|definition| definition.is_indirect) {
-            return Err(ReadError::Indirect { symbol: symbol() });
-        }
-        // Of what is linked, nobody takes the place any more.
-        if self.is_object && chosen.iter().any(|definition| definition.is_weak) {
-            return Err(ReadError::Weak { symbol: symbol() });
-        }
-        let places: BTreeSet<_> = chosen.iter().map(|definition| definition.address).collect();
-        let places: Vec<_> = places.into_iter().collect();
-        match places.as_slice() {
-            [] => Ok(None),
-            [Some(address)] => Ok(Some(*address)),
-            [None] => Err(ReadError::NotCode { symbol: symbol() }),
-            several => {
-                let at = several.iter().map(|address| address.unwrap_or_default()).collect();
-                Err(ReadError::Ambiguous { symbol: symbol(), at })
-            }
-        }
-    }
-
-    fn places(&self, names: impl IntoIterator<Item = &'static str>) -> Result<Vec<u64>, ReadError> {
-        let found = names.into_iter().filter_map(|name| self.place(name).transpose());
-        found.collect()
-    }
-
-    /// All that is entered from outside.
-    fn entries(&self) -> Result<Vec<u64>, ReadError> {
-        let mut entries = self.places(ENTRIES.iter().map(|label| label.name()))?;
-        if entries.is_empty() {
-            return Ok(entries);
-        }
-        if let Some(stubs) = self.stubs()? {
-            let stride = (stubs.end - stubs.start) / 256;
-            entries.extend((0..256).map(|vector| stubs.start + stride * vector));
-        }
-        Ok(entries)
-    }
-
-    /// The event stubs, which are also looked at as they are.
-    fn stubs(&self) -> Result<Option<Range<u64>>, ReadError> {
-        /// 256 stubs of a page each.
-        const MOST: u64 = 1 << 20;
-        let [start, end] = [Label::EventStubs, Label::EventStubsEnd].map(Label::name);
-        let (start, end) = (self.place(start)?, self.place(end)?);
-        let stubs = start.zip(end).filter(|(start, end)| start < end);
-        match stubs {
-            Some((start, end)) if end - start > MOST => {
-                Err(ReadError::TooLarge { what: "the event stubs" })
-            }
-            stubs => Ok(stubs.map(|(start, end)| start..end)),
-        }
-    }
-
-    /// The host's own routines, as far as they are in the file.
-    fn hooks(&self) -> Result<Vec<u64>, ReadError> {
-        let hosts = HostSymbol::HOOKS.iter().chain(&HostSymbol::RETURNS);
-        self.places(hosts.map(|symbol| symbol.0))
-    }
-
-    /// The names in `ranges`, which are in order, and those that have a meaning.
-    fn within<'data, R: Contents<'data>>(
-        &self,
-        code: &Code<'_, 'data, R>,
-        ranges: &[Range<u64>],
-    ) -> Result<Found, ReadError> {
-        // Each name may be a part of the longest: a file's size is no limit for the sum.
-        let mut length = 0;
-        let mut found = BTreeMap::<String, (bool, u64)>::new();
-        let mut pointers = Vec::new();
-        let is_in = |address: u64| {
-            let behind = ranges.partition_point(|range| range.end < address);
-            ranges.get(behind).is_some_and(|range| range.start <= address)
-        };
-        for symbol in code.file.symbols() {
-            let symbol = symbol?;
-            if is_no_name(&symbol) {
-                continue;
-            }
-            let Some(address) = code.address(&symbol).filter(|address| is_in(*address)) else {
-                continue;
-            };
-            // A label inside of a routine is no function, and what points there may change it.
-            let name = std::str::from_utf8(symbol.name);
-            if symbol.kind == STT_FUNC || name.is_ok_and(|name| self.known.contains_key(name)) {
-                pointers.push(address);
-            }
-            let Ok(name) = name else { continue };
-            length += name.len() as u64;
-            if length > LIMIT {
-                return Err(ReadError::TooLarge { what: "the names of symbols" });
-            }
-            let is_global = !symbol.is_local();
-            match found.entry(name.into()) {
-                Entry::Vacant(entry) => {
-                    entry.insert((is_global, address));
-                }
-                Entry::Occupied(mut entry) => {
-                    if is_global && !entry.get().0 {
-                        entry.insert((is_global, address));
-                    }
-                }
-            }
-        }
-        for (symbol, address) in &self.rewritten {
-            if is_in(*address) {
-                let why = format!(
-                    "holds `{symbol}`, which Linux rewrites to redirect static calls: call the \
-                     function itself"
-                );
-                let section = code.area(*address).map(|area| code.section(area).text());
-                return Err(ReadError::Section { section: section.unwrap_or_default(), why });
-            }
-        }
-        pointers.sort_unstable();
-        let mut symbols: BTreeMap<_, _> =
-            found.into_iter().map(|(name, (_, address))| (name, address)).collect();
-        let is_missing = |label: &Label| !symbols.contains_key(label.name());
-        if ENTRIES[..3].iter().any(is_missing) {
-            // To be shown to whoever looks for it.
-            for (_, name, address) in &self.similar {
-                symbols.entry(name.clone()).or_insert(*address);
-            }
-        }
-        for name in self.known.keys() {
-            if let Some(address) = self.place(name)? {
-                symbols.insert((*name).into(), address);
-            }
-        }
-        Ok(Found { symbols, pointers })
-    }
-}
-
-fn is_no_name(symbol: &Symbol<'_>) -> bool {
-    matches!(symbol.kind, STT_SECTION | STT_FILE | STT_TLS) || symbol.name.is_empty()
 }
 
 /// Refuses other files with a name for what they are. What is too short for a header is left to

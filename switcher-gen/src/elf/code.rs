@@ -1,0 +1,294 @@
+//! The code of a file as it lies in memory, byte by byte and only where somebody looks.
+
+use std::cell::{Cell, OnceCell};
+use std::collections::HashMap;
+use std::ops::Range;
+
+use object::elf::{R_X86_64_NONE, STT_GNU_IFUNC};
+use object::read::elf::SectionHeader;
+
+use super::error::ReadError;
+use super::file::{Contents, E, File, Of, Section, Symbol};
+use super::read::{Foreign, LIMIT, Place};
+use super::relocation::{FAR, Form, Relocation};
+
+/// An object's code reaches all of itself, as far as a displacement of 32 bits can.
+const REACH: u64 = 1 << 30;
+
+/// The code of a file, by address.
+pub(super) struct Code<'f, 'data, R: Contents<'data>> {
+    pub(super) file: &'f File<'data, R>,
+    /// By address; none is empty.
+    pub(super) areas: Vec<Area>,
+    /// The place among them of a section's.
+    numbers: HashMap<usize, usize>,
+    /// What each section covers, empty ones too: they can have symbols.
+    ranges: HashMap<usize, Range<u64>>,
+    /// The first absolute address of the code's own that was stored into it.
+    pub(super) absolute: Cell<Option<(usize, u64)>>,
+}
+
+/// A section of code.
+pub(super) struct Area {
+    /// Its number in the file.
+    pub(super) section: usize,
+    pub(super) range: Range<u64>,
+    /// Where its bytes are in the file.
+    offset: u64,
+    /// By offset.
+    relocations: OnceCell<Vec<Relocation>>,
+}
+
+/// Bytes in memory, with what could not be resolved in them.
+pub(super) struct Glance {
+    pub(super) bytes: [u8; 15],
+    pub(super) len: usize,
+    /// By address.
+    pub(super) wrong: Vec<(Range<u64>, ReadError)>,
+}
+
+impl<'f, 'data, R: Contents<'data>> Code<'f, 'data, R> {
+    /// Of an object, sections lie one behind the other from [`Foreign::BASE`] on, in the file's order
+    /// and aligned as they ask; of a linked file, where it says.
+    pub(super) fn new(file: &'f File<'data, R>) -> Result<Self, ReadError> {
+        let (mut areas, mut ranges) = (Vec::new(), HashMap::new());
+        let mut next = Foreign::BASE;
+        for (number, section) in file.sections.iter().enumerate().filter(|(_, s)| s.is_code()) {
+            let address = if file.is_object() {
+                // What is wrong with an alignment is said of a section that is reached.
+                let alignment = section.header.sh_addralign(E).max(1);
+                let is_usual = alignment.is_power_of_two() && alignment <= LIMIT;
+                next.next_multiple_of(if is_usual { alignment } else { 1 })
+            } else {
+                section.address
+            };
+            let end = address.checked_add(section.size);
+            let Some(end) = end.filter(|end| !file.is_object() || end - Foreign::BASE <= REACH)
+            else {
+                if !section.has_bytes() {
+                    return Err(ReadError::NoContents { section: section.text() });
+                }
+                return Err(if file.is_object() {
+                    ReadError::TooLarge { what: "the sections of code" }
+                } else {
+                    ReadError::WrapsAround { section: section.text() }
+                });
+            };
+            next = end;
+            ranges.insert(number, address..end);
+            if section.size > 0 {
+                areas.push(Area {
+                    section: number,
+                    range: address..end,
+                    offset: section.offset(),
+                    relocations: OnceCell::new(),
+                });
+            }
+        }
+        if areas.is_empty() {
+            return Err(ReadError::NoCode);
+        }
+        areas.sort_by_key(|area| area.range.start);
+        let numbers = areas.iter().enumerate().map(|(at, area)| (area.section, at)).collect();
+        Ok(Self { file, areas, numbers, ranges, absolute: Cell::new(None) })
+    }
+
+    /// The code of a section.
+    pub(super) fn area_of(&self, section: usize) -> Option<&Area> {
+        self.areas.get(*self.numbers.get(&section)?)
+    }
+
+    pub(super) fn section(&self, area: &Area) -> &'f Section<'data> {
+        &self.file.sections[area.section]
+    }
+
+    pub(super) fn place(&self, area: &Area, address: u64) -> Place {
+        let offset = address.wrapping_sub(area.range.start);
+        Place { section: self.section(area).text(), offset }
+    }
+
+    /// What lies at an address.
+    pub(super) fn area(&self, address: u64) -> Option<&Area> {
+        let behind = self.areas.partition_point(|area| area.range.start <= address);
+        self.areas[..behind].last().filter(|area| area.range.contains(&address))
+    }
+
+    /// Where `symbol` is, if it is in code. The end of a section counts, for labels behind the last
+    /// instruction.
+    pub(super) fn address(&self, symbol: &Symbol<'_>) -> Option<u64> {
+        let Of::Section(section) = symbol.of else { return None };
+        self.address_in(section, symbol.value)
+    }
+
+    /// The address of an offset in a section, if that is code; in a linked file it is one already.
+    pub(super) fn address_in(&self, section: usize, value: u64) -> Option<u64> {
+        let range = self.ranges.get(&section)?;
+        let start = if self.file.is_object() { range.start } else { 0 };
+        let address = start.checked_add(value)?;
+        (range.start..=range.end).contains(&address).then_some(address)
+    }
+
+    /// Where the relocations of a section lie: of an object's code, at an address.
+    fn relocations<'a>(&self, area: &'a Area) -> Result<&'a [Relocation], ReadError> {
+        if let Some(known) = area.relocations.get() {
+            return Ok(known);
+        }
+        let mut all =
+            if self.file.is_object() { self.file.relocations(area.section)? } else { Vec::new() };
+        all.retain(|relocation| relocation.kind != R_X86_64_NONE);
+        all.sort_by_key(|relocation| relocation.offset);
+        let size = area.range.end - area.range.start;
+        if let Some(outside) = all.last().filter(|last| last.offset >= size) {
+            let at = Place { section: self.section(area).text(), offset: outside.offset };
+            return Err(ReadError::OutsideSection { at });
+        }
+        Ok(area.relocations.get_or_init(|| all))
+    }
+
+    /// The relocations that change something in `range`, which lies in `area`.
+    pub(super) fn touching<'a>(
+        &self,
+        area: &'a Area,
+        range: &Range<u64>,
+    ) -> Result<Vec<&'a Relocation>, ReadError> {
+        let all = self.relocations(area)?;
+        let start = range.start - area.range.start;
+        let end = range.end - area.range.start;
+        let first =
+            all.partition_point(|relocation| relocation.offset.saturating_add(FAR) <= start);
+        let last = all.partition_point(|relocation| relocation.offset < end.saturating_add(FAR));
+        let near = all.get(first..last).unwrap_or_default().iter();
+        let touches = |changed: Range<u64>| changed.start < end && start < changed.end;
+        Ok(near.filter(|relocation| touches(relocation.range())).collect())
+    }
+
+    /// What the CPU finds from `address` on, which lies in `area`: as much as an instruction can be.
+    pub(super) fn glance(&self, area: &Area, address: u64) -> Result<Glance, ReadError> {
+        let len = (area.range.end - address).min(15) as usize;
+        let mut glance = Glance { bytes: [0; 15], len, wrong: Vec::new() };
+        self.copy(area, address, &mut glance.bytes[..len])?;
+        let range = address..address + len as u64;
+        for relocation in self.touching(area, &range)? {
+            let at = area.range.start + relocation.offset;
+            match self.resolve(area, relocation) {
+                Ok((field, width)) => put(&mut glance.bytes[..len], address, at, &field[..width]),
+                Err(error) => {
+                    let Range { start, end } = relocation.range();
+                    let place = |offset| area.range.start.saturating_add(offset);
+                    glance.wrong.push((place(start)..place(end), error));
+                }
+            }
+        }
+        Ok(glance)
+    }
+
+    /// The bytes at `range`, which lies in `area`, with all that is relocated in them.
+    pub(super) fn bytes(&self, area: &Area, range: &Range<u64>) -> Result<Vec<u8>, ReadError> {
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        self.copy(area, range.start, &mut bytes)?;
+        let touching = self.touching(area, range)?;
+        for (number, relocation) in touching.iter().enumerate() {
+            let next = touching.get(number + 1);
+            if let Some(next) = next.filter(|next| next.offset < relocation.range().end) {
+                let at = Place { section: self.section(area).text(), offset: next.offset };
+                return Err(ReadError::RelocatedTwice { at });
+            }
+            let at = area.range.start + relocation.offset;
+            let (field, width) = self.resolve(area, relocation)?;
+            put(&mut bytes, range.start, at, &field[..width]);
+            if self.is_absolute(relocation)? && self.absolute.get().is_none() {
+                self.absolute.set(Some((area.section, relocation.offset)));
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// The bytes at `address` as they are in the file.
+    pub(super) fn copy(&self, area: &Area, address: u64, to: &mut [u8]) -> Result<(), ReadError> {
+        let damaged = || ReadError::NoContents { section: self.section(area).text() };
+        if !self.section(area).has_bytes() {
+            return Err(damaged());
+        }
+        let offset = area.offset.checked_add(address - area.range.start).ok_or_else(damaged)?;
+        self.file
+            .data
+            .copy(offset, to)
+            .map_err(|()| ReadError::Truncated { section: self.section(area).text() })
+    }
+
+    /// Whether what is stored depends on where the code lies: an address of its own, or the distance
+    /// to one that is a number.
+    fn is_absolute(&self, relocation: &Relocation) -> Result<bool, ReadError> {
+        let is_relative = Form::of(relocation.kind).is_some_and(|form| form.relative);
+        if relocation.symbol == 0 {
+            return Ok(is_relative);
+        }
+        Ok(match self.file.symbol_by_index(relocation.symbol)?.of {
+            Of::Absolute => is_relative,
+            _ => !is_relative,
+        })
+    }
+
+    /// What a relocation stores, and how many bytes of it.
+    fn resolve(&self, area: &Area, relocation: &Relocation) -> Result<([u8; 8], usize), ReadError> {
+        let at = || Place { section: self.section(area).text(), offset: relocation.offset };
+        let kind = relocation.kind.0;
+        let Some(form) = Form::of(relocation.kind) else {
+            return Err(ReadError::Relocation { at: at(), kind });
+        };
+        let addend = relocation.addend.ok_or_else(|| ReadError::ImplicitAddend { at: at() })?;
+        let target = self.target(relocation, &at)?;
+        if relocation.range().end > area.range.end - area.range.start {
+            return Err(ReadError::OutsideSection { at: at() });
+        }
+        let address = area.range.start + relocation.offset;
+        let value = target.wrapping_add_signed(addend);
+        let value = if form.relative { value.wrapping_sub(address) } else { value };
+        if !form.holds(value) {
+            return Err(ReadError::Overflow { at: at(), kind, value, bits: form.bits() });
+        }
+        Ok((value.to_le_bytes(), form.width))
+    }
+
+    /// The address a relocation refers to, without its addend.
+    fn target(&self, relocation: &Relocation, at: &dyn Fn() -> Place) -> Result<u64, ReadError> {
+        // Symbol 0: the addend is all there is.
+        if relocation.symbol == 0 {
+            return Ok(0);
+        }
+        let symbol = self.file.symbol_by_index(relocation.symbol)?;
+        if symbol.kind == STT_GNU_IFUNC {
+            return Err(ReadError::Indirect { symbol: symbol.text() });
+        }
+        match symbol.of {
+            Of::Undefined if symbol.is_weak() => {
+                Err(ReadError::WeakUndefined { at: at(), symbol: symbol.text() })
+            }
+            Of::Undefined | Of::Other => {
+                let symbol = symbol.text();
+                Foreign::of_host(&symbol).ok_or_else(|| ReadError::Undefined { at: at(), symbol })
+            }
+            _ if symbol.is_weak() => Err(ReadError::Weak { symbol: symbol.text() }),
+            Of::Absolute => Ok(symbol.value),
+            Of::Section(index) => match self.ranges.get(&index) {
+                Some(range) => Ok(range.start.wrapping_add(symbol.value)),
+                None => {
+                    let section =
+                        self.file.sections.get(index).map_or_else(String::new, Section::text);
+                    Err(ReadError::Data { at: at(), section })
+                }
+            },
+            Of::Common => Err(ReadError::Data { at: at(), section: "COMMON".into() }),
+        }
+    }
+}
+
+/// Puts `field`, which lies at `at`, into `bytes`, which lie at `start`: what of it is among them.
+fn put(bytes: &mut [u8], start: u64, at: u64, field: &[u8]) {
+    for (address, byte) in (at..).zip(field) {
+        let place = address.checked_sub(start).and_then(|place| bytes.get_mut(place as usize));
+        if let Some(place) = place {
+            *place = *byte;
+        }
+    }
+}

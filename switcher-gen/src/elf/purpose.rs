@@ -1,0 +1,303 @@
+//! What a section is for, by its name and its type; and whether code in one is kept as it is.
+
+use object::elf::{
+    SHF_ALLOC, SHT_CREL, SHT_DYNAMIC, SHT_DYNSYM, SHT_GNU_HASH, SHT_GNU_VERDEF, SHT_GNU_VERNEED,
+    SHT_GNU_VERSYM, SHT_GROUP, SHT_HASH, SHT_NULL, SHT_REL, SHT_RELA, SHT_RELR, SHT_STRTAB,
+    SHT_SYMTAB, SHT_SYMTAB_SHNDX, SectionType,
+};
+use object::read::elf::SectionHeader;
+
+use super::dynamic::Loaded;
+use super::file::{Contents, E, File};
+
+/// What a section is for, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The code that it names is changed: how.
+    Patches(&'static str),
+    /// It is not: why it names code.
+    Harmless(&'static str),
+    /// The usual places for data: a pointer to a function is a pointer.
+    Data,
+    /// Where code lies, and what refers to code is an instruction as a rule.
+    Code,
+    Unknown,
+}
+
+/// By a part of the name: there are variants of each, such as those of `__init` code.
+const PATCHES: [(&str, &str); 19] = [
+    ("altinstructions", "alternatives are put there on some CPUs"),
+    ("parainstructions", "paravirtual calls are put there"),
+    ("jump_table", "static branches are switched there"),
+    ("static_call", "static calls are redirected there"),
+    ("return_sites", "returns become jumps to a thunk there, or the reverse"),
+    ("retpoline_sites", "indirect branches are replaced there"),
+    ("call_sites", "calls are redirected there for call depth tracking"),
+    ("cfi_sites", "checks of indirect calls are rewritten there"),
+    ("endbr_seal", "ENDBR64 is removed there"),
+    ("mcount_loc", "calls for tracing are switched there"),
+    ("patchable_function_entries", "calls for tracing are switched there"),
+    ("smp_locks", "LOCK prefixes are removed there on one CPU"),
+    ("runtime_ptr_", "constants are stored there"),
+    ("runtime_shift_", "constants are stored there"),
+    (".klp.", "a live patch changes it"),
+    ("livepatch", "a live patch changes it"),
+    ("hotpatch", "NetBSD puts other instructions there"),
+    ("codepatch", "OpenBSD puts other instructions there"),
+    ("nops_sites", "instructions are replaced there"),
+];
+
+/// By the whole name, or the part of it before a dot.
+const HARMLESS: [(&str, &str); 18] = [
+    (".discard", "it is for the checks of objtool, and linkers drop it"),
+    ("__bug_table", "it says where UD2 stands, for reports"),
+    (".kcfi_traps", "it says where UD2 stands, for reports"),
+    ("__kcfi_traps", "it says where UD2 stands, for reports"),
+    ("_kprobe_blacklist", "it says where no probe may be set"),
+    ("__ex_table", "it says where to go on after a fault, and none is allowed here"),
+    ("switcher_windows", "it is the table of windows"),
+    (".note.switcher", "it says what the code is"),
+    (".orc_unwind", "it is for stack traces"),
+    (".orc_unwind_ip", "it is for stack traces"),
+    (".orc_lookup", "it is for stack traces"),
+    (".eh_frame", "it is for stack traces"),
+    (".eh_frame_hdr", "it is for stack traces"),
+    (".sframe", "it is for stack traces"),
+    (".gcc_except_table", "it is for stack traces"),
+    ("__ksymtab", "it is for modules that are linked to it"),
+    ("__ksymtab_gpl", "it is for modules that are linked to it"),
+    (".kallsyms", "it is for stack traces"),
+];
+
+/// What linkers make, and compilers use.
+const DATA: [&str; 20] = [
+    ".data",
+    ".rodata",
+    ".bss",
+    ".init_array",
+    ".fini_array",
+    ".preinit_array",
+    ".ctors",
+    ".dtors",
+    ".got",
+    ".plt",
+    ".tdata",
+    ".tbss",
+    ".ldata",
+    ".lrodata",
+    ".lbss",
+    ".sdata",
+    ".dynamic",
+    ".interp",
+    ".opd",
+    ".relro_padding",
+];
+
+/// What is not loaded, and describes the code to debuggers and linkers.
+const DESCRIPTIONS: [&str; 12] = [
+    ".debug",
+    ".zdebug",
+    ".gdb_index",
+    ".stab",
+    ".comment",
+    ".line",
+    ".gnu",
+    ".llvm",
+    ".symtab",
+    ".strtab",
+    ".shstrtab",
+    ".note.GNU-stack",
+];
+
+impl Purpose {
+    pub(super) fn of<'data, R: Contents<'data>>(
+        file: &File<'data, R>,
+        number: usize,
+        loaded: Option<&Loaded>,
+    ) -> Self {
+        let section = &file.sections[number];
+        let name = section.text();
+        let describes = || DESCRIPTIONS.iter().any(|known| name.starts_with(known));
+        // Linux's script takes it for code, whatever else is in the name.
+        if section.is_code() && code(&name) != Kept::Unknown {
+            return Self::Code;
+        }
+        match Self::of_name(&name) {
+            patches @ Self::Patches(_) => patches,
+            _ if is_linkers(file, number, loaded) => Self::Harmless(""),
+            Self::Unknown if !section.has(SHF_ALLOC) && describes() => Self::Harmless(""),
+            // By its name it is data, and its flags say that it is not.
+            Self::Data | Self::Harmless(_) if section.is_code() => Self::Unknown,
+            other => other,
+        }
+    }
+
+    pub(super) fn of_name(name: &str) -> Self {
+        let mut patches = PATCHES.iter().filter(|(part, _)| name.contains(part));
+        let is = |known: &str| {
+            name.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        if let Some((_, how)) = patches.next() {
+            Self::Patches(how)
+        } else if let Some((_, why)) = HARMLESS.iter().find(|(known, _)| is(known)) {
+            Self::Harmless(why)
+        } else if DATA.iter().any(|known| is(known)) {
+            Self::Data
+        } else {
+            Self::Unknown
+        }
+    }
+}
+
+/// Whether a section is a table of linkers and loaders: not since its type says so, but since all else
+/// that makes it one is there, too. What is loaded is one if the loader is led to it.
+fn is_linkers<'data, R: Contents<'data>>(
+    file: &File<'data, R>,
+    number: usize,
+    loaded: Option<&Loaded>,
+) -> bool {
+    let section = &file.sections[number];
+    let (link, info) = (section.header.sh_link(E) as usize, section.header.sh_info(E) as usize);
+    let linked = |types: &[SectionType]| {
+        file.sections.get(link).is_some_and(|to| types.contains(&to.header.sh_type(E)))
+    };
+    let is_linked = match section.header.sh_type(E) {
+        SHT_NULL => true,
+        SHT_REL | SHT_RELA | SHT_CREL => {
+            let has_symbols = linked(&[SHT_SYMTAB, SHT_DYNSYM]) || !file.is_object() && link == 0;
+            has_symbols && info < file.sections.len()
+        }
+        SHT_RELR => link == 0,
+        SHT_GROUP | SHT_SYMTAB_SHNDX => linked(&[SHT_SYMTAB]),
+        SHT_STRTAB => file.has_names(number),
+        SHT_HASH | SHT_GNU_HASH | SHT_GNU_VERSYM => linked(&[SHT_DYNSYM]),
+        SHT_SYMTAB | SHT_DYNSYM | SHT_DYNAMIC | SHT_GNU_VERDEF | SHT_GNU_VERNEED => {
+            linked(&[SHT_STRTAB])
+        }
+        _ => false,
+    };
+    let is_found = match loaded {
+        _ if !section.has(SHF_ALLOC) => true,
+        Some(loaded) => loaded.dynamic.leads_to(section),
+        None => false,
+    };
+    is_linked && is_found && !(file.is_object() && file.is_relocated(number))
+}
+
+/// What linkers make to call what may be elsewhere.
+fn is_plt(name: &str) -> bool {
+    name == ".plt" || name.starts_with(".plt.")
+}
+
+/// Code that Linux or a linker rewrites, drops or takes apart, by the start of its section's name,
+/// or by all of it; and whether that is still to come once a file is linked.
+const LOST: [(&str, bool, &str); 22] = [
+    (".static_call.text", true, "it is rewritten to redirect static calls"),
+    (".init.text", true, "it is freed once the kernel has booted"),
+    ("init.text", true, "it is freed once the kernel has booted"),
+    (".text.startup", false, "it is put among what is freed once the kernel has booted"),
+    (".head.text", false, "it is what boots, and need not be mapped later"),
+    (".meminit.text", true, "it may be freed once the kernel has booted"),
+    (".cpuinit.text", true, "it may be freed once the kernel has booted"),
+    (".devinit.text", true, "it may be freed once the kernel has booted"),
+    (".exit.text", true, "it is dropped where it is linked in"),
+    ("exit.text", true, "it is dropped where it is linked in"),
+    (".text.exit", false, "it is dropped where it is linked in"),
+    (".exitcall", false, "it is dropped where it is linked in"),
+    (".memexit.text", true, "it may be dropped where it is linked in"),
+    (".cpuexit.text", true, "it may be dropped where it is linked in"),
+    (".devexit.text", true, "it may be dropped where it is linked in"),
+    (".modinfo", false, "it is dropped where it is linked in"),
+    (".export_symbol", false, "it is dropped where it is linked in"),
+    (".no_trim_symbol", false, "it is dropped where it is linked in"),
+    (".discard", false, "linkers drop it"),
+    (".altinstr_", true, "it is copied to elsewhere, or not used"),
+    (".init", false, "linkers put it between the beginning and the end of a function"),
+    (".fini", false, "linkers put it between the beginning and the end of a function"),
+];
+
+/// Of these, what begins so is something else.
+const WHOLE: [&str; 2] = [".init", ".fini"];
+
+/// Sections of code that Linux's script and those of linkers keep, and leave as they are.
+const KEEPS: [&str; 11] = [
+    ".text",
+    ".entry.text",
+    ".noinstr.text",
+    ".sched.text",
+    ".spinlock.text",
+    ".lock.text",
+    ".cpuidle.text",
+    ".irqentry.text",
+    ".softirqentry.text",
+    ".kprobes.text",
+    ".ref.text",
+];
+
+/// Whether code of an object is in what is linked from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    Yes,
+    /// Why not, and whether what is linked already may still lose it.
+    No {
+        is_later: bool,
+        why: &'static str,
+    },
+    /// The script that it is linked by says so.
+    Unknown,
+}
+
+/// Whether code in a section of this name is what runs there.
+pub(super) fn code(name: &str) -> Kept {
+    let is = |known: &str| {
+        name.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    let mut lost = LOST.iter().filter(|(known, ..)| match WHOLE.contains(known) {
+        true => name == *known,
+        false => name.starts_with(known),
+    });
+    match lost.next() {
+        Some((_, is_later, why)) => Kept::No { is_later: *is_later, why },
+        None if KEEPS.iter().any(|known| is(known)) || is_plt(name) => Kept::Yes,
+        None => Kept::Unknown,
+    }
+}
+
+/// A function that Linux rewrites, by its name: the trampoline of a static call.
+pub(super) fn is_rewritten(symbol: &[u8]) -> bool {
+    symbol.starts_with(b"__SCT__")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_is_known_by_its_name_and_by_its_variants() {
+        for (name, is_patches) in [
+            (".altinstructions", true),
+            (".init.altinstructions", true),
+            ("__jump_table", true),
+            (".static_call_sites", true),
+            ("runtime_ptr_dentry_hashtable", true),
+            (".rodata.hotpatch", true),
+            (".codepatch", true),
+            ("__bug_table", false),
+            (".rodata.str1.1", false),
+            ("anything", false),
+        ] {
+            let purpose = Purpose::of_name(name);
+            assert_eq!(matches!(purpose, Purpose::Patches(_)), is_patches, "{name}: {purpose:?}");
+        }
+        assert_eq!(Purpose::of_name(".data.rel.ro"), Purpose::Data);
+        assert_eq!(Purpose::of_name(".database"), Purpose::Unknown);
+        assert!(matches!(Purpose::of_name("__bug_table"), Purpose::Harmless(_)));
+        for (name, is_kept) in [(".text", true), (".text.unlikely", true), (".entry.text", true)]
+            .into_iter()
+            .chain([(".static_call.text", false), (".text.startup", false), (".fini", false)])
+        {
+            assert_eq!(code(name) == Kept::Yes, is_kept, "{name}");
+        }
+        assert_eq!((code("mine"), code(".initial")), (Kept::Unknown, Kept::Unknown));
+    }
+}
