@@ -133,7 +133,7 @@ pub enum Part {
     GsBase(&'static str),
     /// Another register or a field: `frame.rip`.
     Field(&'static str),
-    /// A field in which every routine may leave what it likes: see [`is_scratch`].
+    /// A field in which every routine may leave what it likes, such as `TSS.sp2`.
     Scratch(&'static str),
     /// What lies at an offset: `pvcs+0x80`.
     At(i64),
