@@ -1820,7 +1820,8 @@ fn is_changed(Name { of, part, .. }: Name) -> bool {
         (Object::FsBase | Object::Pkru | Object::Pvcs, _)
             | (Object::Guest, Part::Field("gs_base"))
             | (_, Part::Scratch(_))
-            | (Object::TssExtra, Part::Field("switch_flags"))
+            // ERETU writes down the stack of the guest's kernel.
+            | (Object::TssExtra, Part::Field("switch_flags" | "smod_rsp"))
             | (Object::Sp0Stack | Object::IstStack, _)
     )
 }
