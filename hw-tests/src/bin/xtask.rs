@@ -114,6 +114,8 @@ fn test(names: &[String], limit: Duration) -> Result<bool> {
     if !names.is_empty() {
         engines.retain(|engine| names.iter().any(|name| name == engine.name()));
     }
+    // Now, while this file is there: the tests of this package build the program anew.
+    let xtask = env::current_exe().context("the path of this program")?;
     let needed: Vec<Tool> = engines.iter().flat_map(|engine| engine.tools()).copied().collect();
     install(&needed)?;
     make_roots(&engines)?;
@@ -125,7 +127,6 @@ fn test(names: &[String], limit: Duration) -> Result<bool> {
     let (kernel, hosted): (Vec<_>, Vec<_>) =
         engines.iter().partition(|engine| engine.runs() == Runs::Kernel);
     // Those that take seconds and need nothing come first.
-    let xtask = env::current_exe().context("the path of this program")?;
     for engine in hosted {
         summary.0.push(run_named(engine.as_ref(), &xtask, limit, names)?);
     }
