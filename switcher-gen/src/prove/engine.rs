@@ -12,7 +12,7 @@ use super::counterexample::{self, Counterexample};
 use super::findings::{Findings, Refused};
 use super::shared::{self, Executed, Key, Shared};
 use super::target::Target;
-use super::theorem::{self, BadCode, Extent, Neighbour, Run, Theorem, WORK, Walk};
+use super::theorem::{self, ARMS, BadCode, Extent, Neighbour, Run, Theorem, WORK, Walk};
 use super::world::{Name, Saved, Source};
 use crate::machine::symbolic::{self, By, ExploreError, Symbolic, Verdict as Answer, Word};
 use crate::machine::{Domain, Observer};
@@ -66,6 +66,17 @@ pub struct Report {
     pub by_solver: usize,
     /// Goals by the name of their obligation.
     pub obligations: BTreeMap<&'static str, usize>,
+}
+
+impl Report {
+    /// The goals of the same paths that were shown apart.
+    fn add_goals(&mut self, other: Self) {
+        self.goals += other.goals;
+        self.by_solver += other.by_solver;
+        for (name, goals) in other.obligations {
+            *self.obligations.entry(name).or_default() += goals;
+        }
+    }
 }
 
 /// What became of one theorem: what was shown, or what it ends with.
@@ -242,16 +253,19 @@ impl Prover {
         saved: Option<&Saved<Symbolic>>,
         findings: &mut Findings,
     ) -> Result<Vec<Report>, BadCode> {
-        let mut reports = Vec::new();
+        let mut reports: Vec<Report> = Vec::new();
         // What is safe first: the specification makes one path many, and each may break more.
         let all = [
             (Neighbour::Hostile, Extent::Safety),
             (Neighbour::Hostile, Extent::Specified),
             (Neighbour::Quiet, Extent::Specified),
-            (Neighbour::Quiet, Extent::Everything),
+            (Neighbour::Quiet, Extent::Ended),
+            // Whatever a quiet guest leaves, another may leave, too.
+            (Neighbour::Hostile, Extent::Arms),
         ];
         // Events touch nothing of the guest's, as they show.
-        let needed = if theorem.is_of_events() { &all[3..] } else { &all };
+        let of_events = [(Neighbour::Quiet, Extent::Everything)];
+        let needed = if theorem.is_of_events() { &of_events[..] } else { &all };
         for &(neighbour, extent) in needed {
             let is_repeated = extent == Extent::Safety
                 || (neighbour, extent) == (Neighbour::Quiet, Extent::Specified);
@@ -259,9 +273,11 @@ impl Prover {
             if findings.are_enough() {
                 break;
             }
-            // The next one repeats it.
-            if !is_repeated {
-                reports.push(report);
+            match reports.first_mut() {
+                // The next one repeats it.
+                _ if is_repeated => {}
+                Some(first) if extent == Extent::Arms => first.add_goals(report),
+                _ => reports.push(report),
             }
         }
         Ok(reports)
@@ -326,13 +342,15 @@ impl Prover {
         };
         let mut bad = None;
         // Also of what turns out to be no path.
-        let executed = Cell::new(0);
+        let (executed, in_arms) = (Cell::new(0), Cell::new(0));
         let run = |d: &Symbolic| {
             let how = (neighbour, extent);
             let run = theorem::run_to(d, target, theorem, how, &mut Unknowns, saved, assume(d))?;
             executed.set(executed.get() + run.trace.len());
-            match run.trace.last() {
-                Some(&at) if executed.get() > WORK => Err(BadCode::Work { at, limit: WORK }),
+            in_arms.set(in_arms.get() + run.untaken.executed);
+            match (run.trace.last(), run.untaken.at.last()) {
+                (Some(&at), _) if executed.get() > WORK => Err(BadCode::Work { at, limit: WORK }),
+                (_, Some(&at)) if in_arms.get() > ARMS => Err(BadCode::Arms { at, limit: ARMS }),
                 _ => Ok(run),
             }
         };
