@@ -312,7 +312,7 @@ fn a_ret_is_predicted_to_another_call() {
     refuted("a jump", &left("\tmovq\t%r15, %rcx\n\tjmp\t*%rcx\n\tint3\n"), "untaken-target");
     refuted(
         "a load",
-        &left("\tmovq\t(%rax), %rcx\n\tmovq\t(%rcx), %rcx\n\tint3\n"),
+        &left("\tmovq\t(%rax), %rcx\n\tmovq\t(%rcx), %rcx\n\tmovq\t(%rcx), %rcx\n\tint3\n"),
         "untaken-memory",
     );
     refuted("no code", &left("\t.byte\t0x06\n"), "untaken-code");
@@ -378,7 +378,7 @@ fn an_arm_calls_a_hook() {
 /// What ring 0 had in its registers is the host's as well as anybody's.
 #[test]
 fn an_interrupted_register_is_an_index() {
-    let (target, at) = ours(Label::Interruption, "mov       rdi");
+    let (target, at) = ours(Label::Interruption, "mov rdi,rsp");
     let index = MemoryOperand::with_base_index(Register::R15, Register::RCX);
     let mut code = never_taken(Code::Je_rel32_64, mutate::behind(&target)).to_vec();
     code.push(Instruction::with2(Code::Movzx_r32_rm8, Register::ECX, Register::CL).unwrap());
@@ -469,8 +469,13 @@ fn an_arm_asks_for_a_feature() {
 /// Limits are called so, and are come to soon.
 #[test]
 fn arms_have_an_end() {
-    let many = "\tmovq\t(%r15), %rcx\n".repeat(140_000);
-    let code = format!("{}\tjmp\t8f\n9:{many}\tud2\n8:\n", NEVER[0]);
+    let bits: String = (0..3)
+        .map(|bit| {
+            format!("\ttestb\t${}, %r15b\n\tjz\t{}f\n\tnop\n{}:\n", 1 << bit, 60 + bit, 60 + bit)
+        })
+        .collect();
+    let many = "\tmovq\t(%r15), %rcx\n".repeat(45_000);
+    let code = format!("{bits}{}\tjmp\t8f\n9:{many}\tud2\n8:\n", NEVER[0]);
     match Prover::default().prove(&exits(&code)) {
         Err(BadCode::Arms { .. }) => {}
         other => panic!("{other:?}"),

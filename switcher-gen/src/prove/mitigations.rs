@@ -74,14 +74,14 @@ pub(super) struct AtReturn {
 
 impl Barriers {
     /// Whether whatever is wrong from here on after `other` is so after this, too: nothing is done that
-    /// `other` has not done, and RETs are predicted alike.
+    /// `other` has not done, and RETs are predicted alike. A sequence of branches that has begun counts for
+    /// nothing: it ends with a fence, and so do arms.
     pub(super) fn is_no_better_than(&self, other: &Self, mitigations: Mitigations) -> bool {
         let done = |barriers: &Self| {
             let Self { emptied, untrained, restricted, overwritten, cleared, .. } = *barriers;
             let filled = barriers.at_return(mitigations, false, true, 0).filled;
             [emptied, untrained, restricted, overwritten, cleared, filled]
         };
-        let less = |a: usize, b: usize, most: usize| a.min(most) <= b.min(most);
         let are_traps = |barriers: &Self| barriers.rsb.iter().all(|entry| *entry == Entry::Trap);
         // What is deep within calls from one place ends as it does less deep within.
         // Behind the traps is what a guest has left, and nothing that is wrong with a trap is right
@@ -90,8 +90,6 @@ impl Barriers {
             || are_traps(self) && are_traps(other) && self.rsb.len() <= other.rsb.len();
         is_predicted
             && self.fenced <= other.fenced
-            && less(self.taken, other.taken, self.bhb.taken())
-            && less(self.inner.len(), other.inner.len(), self.bhb.within_a_line())
             && done(self).into_iter().zip(done(other)).all(|(a, b)| a <= b)
     }
 

@@ -155,6 +155,8 @@ pub struct Untaken {
     pub executed: usize,
     /// The branches that must stay in their cache line for what was shown.
     pub lines: BTreeSet<u64>,
+    /// Whether an arm has ended because the CPU lacks something that another may have.
+    pub lacks: bool,
 }
 
 impl<D: Domain> Default for Arms<D> {
@@ -270,9 +272,9 @@ impl<D: Domain> Seen<D> {
                 .all(|((known, now), to)| known == now || region(d, state, now, 0) == to)
         };
         self.traits == *traits
-            && points_alike()
             && self.barriers.is_no_better_than(barriers, mitigations)
             && is_deep()
+            && points_alike()
     }
 
     /// What of `state` is there only because it is deeper within calls: these chunks of a stack, and that
@@ -363,11 +365,11 @@ impl<D: Domain> Watch<'_, D> {
         let traits = self.traits(d, state, so_far);
         let here = (state, barriers);
         let is_like = |seen: &Seen<D>| seen.is_like(d, here, &traits, self);
-        if seen.iter().any(|seen| is_like(seen) && seen.covers(d, here)) {
+        let alike: Vec<usize> = (0..seen.len()).filter(|at| is_like(&seen[*at])).collect();
+        if alike.iter().any(|at| seen[*at].covers(d, here)) {
             return;
         }
-        let is_enough = seen.iter().filter(|seen| is_like(seen)).count() >= EXACT;
-        let like = if is_enough { seen.iter_mut().rev().find(|seen| is_like(seen)) } else { None };
+        let like = alike.last().filter(|_| alike.len() >= EXACT).map(|at| &mut seen[*at]);
         let (state, barriers) = match like {
             Some(like) => {
                 like.forget(d, here);
@@ -658,7 +660,7 @@ fn one<D: Domain>(
             d,
             model,
             &target.program,
-            &mut Eye { watch, is_last, told: &mut arms.told },
+            &mut Eye { watch, is_last, told: &mut arms.told, lacks: &mut arms.reached.lacks },
         );
         let is_transfer = matches!(op.kind, Kind::Jump | Kind::Call) || is_return;
         let by_value = is_return || op.is_indirect();
@@ -743,8 +745,9 @@ fn one<D: Domain>(
                     false => found(d),
                 };
                 // By which ring 0 goes on where an event has interrupted it.
+                let next = target.program.at(op.next).and_then(Result::ok);
                 let is_frame = op.kind == Kind::PopFlags
-                    && d.mentions(address, Origin::is_no_ground_for_a_decision);
+                    && next.is_some_and(|next| matches!(next.kind, Kind::ReturnFar(_)));
                 watch.has_read(d, is_last && !is_frame);
                 watch.barriers.overwritten &= is_frame;
                 watch.barriers.overwritten |= op.kind == Kind::Verw;
@@ -879,6 +882,7 @@ struct Eye<'a, 'b, D: Domain> {
     /// Whether nothing may be read but the frame that is returned to.
     is_last: bool,
     told: &'a mut Vec<D::Word>,
+    lacks: &'a mut bool,
 }
 
 impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
@@ -921,7 +925,10 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
             Event::Branch(branch) => watch.branch(d, state, branch),
             Event::Fence(fence) => watch.barriers.fence(fence),
             // What it says of another CPU, which may lack that, is another's.
-            Event::Needs { condition, .. } => watch.asked |= condition.asks(),
+            Event::Needs { condition, met } => {
+                watch.asked |= condition.asks();
+                *self.lacks |= !met && !condition.asks().is_empty();
+            }
             // That it goes there is what an arm is; the rest is said of each access.
             Event::Execute(_)
             | Event::Decided(_)
