@@ -519,7 +519,7 @@ fn a_loop_with_a_bound_and_one_without() {
     exit_proved("\tmovl\t$2000, %ecx\n1:\tdecl\t%ecx\n\tjnz\t1b\n");
     exit_proved("\tmovl\t$16, %ecx\n1:\tpushq\t$0\n\tpopq\t%rdx\n\tdecl\t%ecx\n\tjnz\t1b\n");
     // The state's own bound is one, too, if it is small.
-    exit_proved("\tmovl\t(%rsp), %ecx\n\tandl $7, %ecx\n1:\tdecl\t%ecx\n\tjns\t1b\n");
+    exit_proved("\tmovl\t%edi, %ecx\n\tandl $7, %ecx\n1:\tdecl\t%ecx\n\tjns\t1b\n");
     let verdict = |code| prove(&target("intel-4level", &[(EXIT, &exit(code))]));
     for code in ["1:\tjmp\t1b\n", "\tmovl $6000, %ecx\n1:\tdecl\t%ecx\n\tjnz\t1b\n"] {
         let verdict = verdict(code);

@@ -10,7 +10,10 @@ use attack::mitigated::{
     RSB, VERW, mitigated,
 };
 use attack::{Change, proved, refuted, target};
-use switcher_gen::asm::HostSymbol;
+use iced_x86::{Code, Instruction, MemoryOperand, Register};
+use switcher_gen::asm::{HostSymbol, Label};
+use switcher_gen::prove::{BadCode, Prover, Target, Verdict};
+use switcher_gen::{Image, mutate};
 
 const INTEL: &str = "intel-4level";
 /// The entry up to the host's stack.
@@ -260,7 +263,6 @@ fn accesses_in_the_shadow_of_a_jump() {
 /// Nor is a proof taken for that of code which differs where no path goes.
 #[test]
 fn a_proof_is_not_shared_with_another_arm() {
-    use switcher_gen::prove::{Prover, Verdict};
     let arm = |code: &str| exits(&format!("{}\tjmp\t8f\n9:{code}8:\n", NEVER[0]));
     let shared = std::sync::Arc::default();
     let right = Prover::sharing(&shared).prove(&arm("\tint3\n\tint3\n\tint3\n\tint3\n"));
@@ -268,5 +270,225 @@ fn a_proof_is_not_shared_with_another_arm() {
     match Prover::sharing(&shared).prove(&arm("\tjmp\t*%r15\n\tint3\n")) {
         Ok(Verdict::Refuted(found)) => assert_eq!(found.obligation.name, "untaken-target"),
         other => panic!("{other:?}"),
+    }
+}
+
+// What one arm has left, another may find (views of an arm).
+
+#[test]
+fn a_harmless_arm_comes_first() {
+    let never = NEVER[0];
+    let access = "\tjmp\t8f\n9:\tmovq\t(%r15,%rcx), %rcx\n8:\n";
+    let code = format!("\txorl\t%ecx, %ecx\n{never}\tmovq\t%gs:HOST_CR3, %rcx\n{never}{access}");
+    refuted("a register", &exits(&code), "untaken-memory");
+    let found = format!(
+        "\txorl\t%ecx, %ecx\n{never}\tcmpq\t%rsp, %rsp\n\tjne\t7f\n\tjmp\t8f\n\
+         7:\tmovzbl\t(%r14), %ecx\n\tshll\t$12, %ecx\n\tjmp\t9f\n9:\tmovq\t(%r15,%rcx), %rcx\n8:\n"
+    );
+    refuted("what is found", &exits(&found), "untaken-memory");
+    let jump = "\tjmp\t8f\n9:\tmovq\t-8(%rsp), %rcx\n\tjmp\t*%rcx\n\tint3\n8:\n";
+    let slot = format!(
+        "\tleaq\t8f(%rip), %rcx\n\tmovq\t%rcx, -8(%rsp)\n{never}\tmovq\t%r15, -8(%rsp)\n{never}{jump}"
+    );
+    refuted("a stack slot", &exits(&slot), "untaken-target");
+    // One is a number where they are the same, and a guest's where they are not.
+    let difference = format!(
+        "\tmovq\t%r14, %rcx\n\tmovq\t%r14, %rdx\n{never}\tmovq\t%r15, %rdx\n{never}\tjmp\t8f\n\
+         9:\tsubq\t%rdx, %rcx\n\tmovq\t-8(%rsp,%rcx), %rcx\n\tmovq\t(%rcx), %rcx\n8:\n"
+    );
+    refuted("a difference", &exits(&difference), "untaken-memory");
+    // What is found where a jump leads is found where code comes to it without one, too.
+    let fallen = format!(
+        "\txorl\t%ecx, %ecx\n{never}\tmovq\t%gs:HOST_CR3, %rcx\n\tcmpq\t%rsp, %rsp\n\tjne\t7f\n\
+         \tjmp\t8f\n7:\tnop\n9:\tmovq\t(%r15,%rcx), %rcx\n8:\n"
+    );
+    refuted("fallen into", &exits(&fallen), "untaken-memory");
+}
+
+/// The return stack buffer has the latest call on top, wherever the RET leads.
+#[test]
+fn a_ret_is_predicted_to_another_call() {
+    let left = |code: &str| exits(&format!("\tcall\t1f\n{code}1:\taddq\t$8, %rsp\n"));
+    refuted("a jump", &left("\tmovq\t%r15, %rcx\n\tjmp\t*%rcx\n\tint3\n"), "untaken-target");
+    refuted(
+        "a load",
+        &left("\tmovq\t(%rax), %rcx\n\tmovq\t(%rcx), %rcx\n\tmovq\t(%rcx), %rcx\n\tint3\n"),
+        "untaken-memory",
+    );
+    refuted("no code", &left("\t.byte\t0x06\n"), "untaken-code");
+    // The stack is one word higher there, and the trap says that this is no place to return to.
+    proved("a trap", &left("\tint3\n"));
+    let elsewhere = "\tcall\t1f\n\tjmp\t*%r15\n\tint3\n1:\tleaq\t2f(%rip), %rcx\n\
+                     \tmovq\t%rcx, (%rsp)\n\tret\n\tint3\n2:\n";
+    refuted("its own", &exits(elsewhere), "untaken-target");
+}
+
+#[test]
+fn a_jump_is_predicted_to_its_other_target() {
+    let before = "\tmovq\t%r14, %rdx\n\tleaq\t1f(%rip), %rcx\n\tleaq\t3f(%rip), %rsi\n\
+                  \tleaq\t2f(%rip), %rdi\n\ttestq\t%r15, %r15\n\tcmovzq\t%rsi, %rdx\n";
+    let then = "\tjmp\t*%rcx\n\tint3\n1:\tjmp\t*%rdx\n\tint3\n2:\n3:\n";
+    for choice in ["\tcmovnzq\t%rdi, %rcx\n", "\tjz\t4f\n\tmovq\t%rdi, %rcx\n4:\n"] {
+        let code = format!("{before}{choice}{then}");
+        refuted(choice, &exits(&code), "untaken-target");
+    }
+}
+
+#[test]
+fn an_arm_leaves_for_the_host() {
+    let skip = format!("{}{EXIT}9:\n", NEVER[0]);
+    refuted("the guest's registers", &target(INTEL, &[(EXIT, &skip)]), "exit-scratch");
+    let gs = format!(
+        "\tswapgs\n{}\tswapgs\n\tlfence\n\tjmp\t8f\n9:\tclear_all ecx, edx, esi, edi, r8d, r9d, r10d, \
+         r11d\n\tpushq $2\n\tpopfq\n\tpop_all rbx, rbp, r12, r13, r14, r15\n\tret\n\tud2\n8:\n{EXIT}",
+        NEVER[0]
+    );
+    refuted("the guest's GS", &target(INTEL, &[(EXIT, &gs)]), "swapgs-fenced");
+}
+
+/// An image of ours, and where it is attacked.
+fn ours(label: Label, text: &str) -> (Target, u64) {
+    let image = Image::new(&INTEL.parse().unwrap()).unwrap();
+    let target = Target::image(&image);
+    let mut at = Target::BASE + u64::from(image.offset(label));
+    while !target.program.text(at).unwrap().starts_with(text) {
+        at = target.program.instruction(at).next_ip();
+    }
+    (target, at)
+}
+
+fn never_taken(code: Code, to: u64) -> [Instruction; 2] {
+    let (rsp, cmp) = (Register::RSP, Code::Cmp_rm64_r64);
+    [Instruction::with2(cmp, rsp, rsp).unwrap(), Instruction::with_branch(code, to).unwrap()]
+}
+
+#[test]
+fn an_arm_calls_a_hook() {
+    let (target, cleared) = ours(Label::InterruptionHook, "push");
+    let (_, hook) = ours(Label::InterruptionHook, "");
+    let skip = never_taken(Code::Jne_rel32_64, cleared);
+    let skipped = mutate::inserted(&target, hook, &skip).unwrap();
+    refuted("the interrupted registers", &skipped, "hook-registers");
+    let (_, gs) = ours(Label::Interruption, "wrgsbase");
+    let skip = never_taken(Code::Jne_rel32_64, hook);
+    let skipped = mutate::inserted(&target, gs, &skip).unwrap();
+    refuted("the interrupted GS", &skipped, "swapgs-fenced");
+}
+
+/// What ring 0 had in its registers is the host's as well as anybody's.
+#[test]
+fn an_interrupted_register_is_an_index() {
+    let (target, at) = ours(Label::Interruption, "mov rdi,rsp");
+    let index = MemoryOperand::with_base_index(Register::R15, Register::RCX);
+    let mut code = never_taken(Code::Je_rel32_64, mutate::behind(&target)).to_vec();
+    code.push(Instruction::with2(Code::Movzx_r32_rm8, Register::ECX, Register::CL).unwrap());
+    code.push(Instruction::with2(Code::Mov_r64_rm64, Register::RCX, index).unwrap());
+    code.push(Instruction::with(Code::Ud2));
+    let wrong = mutate::inserted(&target, at, &code).unwrap();
+    refuted("an index", &wrong, "untaken-memory");
+}
+
+#[test]
+fn something_is_read_behind_verw() {
+    let end = "\n\t/* SYSRETQ can load";
+    let behind = |code: &str| {
+        let never = NEVER[0];
+        let to = format!("{CLEAR_BUFFERS}{never}\tjmp\t8f\n9:{code}8:\n{end}");
+        mitigated(VERW, &[(&format!("{CLEAR_BUFFERS}{end}"), &to)])
+    };
+    for code in [
+        "\tcmpq\t$0, -0x180(%rsp)\n\tud2\n",
+        "\tcmpq\t$0, 0x800(%rsp)\n",
+        "\tcmpq\t$0, (%r15)\n\tud2\n",
+    ] {
+        refuted(code, &behind(code), "verw-last");
+    }
+    proved("the frame", &behind("\tcmpq\t$0, IRET_SS(%rsp)\n\tud2\n"));
+    // What is read is overwritten again.
+    proved("once more", &behind(&format!("\tcmpq\t$0, (%r15)\n\tud2\n8:{CLEAR_BUFFERS}")));
+}
+
+#[test]
+fn an_arm_tells_by_its_jumps() {
+    let arm = |code: &str| exits(&format!("{}\tjmp\t8f\n9:{code}8:\n", NEVER[0]));
+    for code in [
+        "\tmovq\t%gs:HOST_CR3, %rcx\n\tbtq\t$20, %rcx\n\tjc\t8f\n\tmovq\t(%r15), %rcx\n",
+        "\tmovq\t0x800(%rsp), %rcx\n\ttestb\t$1, %cl\n\tjz\t8f\n\tmovq\t(%r15), %rcx\n",
+    ] {
+        refuted(code, &arm(code), "untaken-memory");
+    }
+    for code in [
+        "\tmovq\t%gs:HOST_CR3, %rcx\n\tjmp\t*%rcx\n\tint3\n",
+        "\tpushq\t%gs:HOST_CR3\n\tret\n\tint3\n",
+    ] {
+        refuted(code, &arm(code), "untaken-target");
+    }
+    // What was stored to where a guest says may be what is loaded.
+    let store = "\tmovq\t%r14, (%r15)\n\tmovq\t%gs:PVCS, %rcx\n\tmovq\t(%rcx), %rdx\n\
+                 \tmovq\t(%r13,%rdx), %rdx\n\tud2\n";
+    refuted(store, &arm(store), "untaken-memory");
+}
+
+/// Only another CPU of the guest's leads a path there.
+#[test]
+fn a_race_leads_to_an_arm() {
+    let compare = "\tcmpl\t$USER_CS_SS, PVCS_USER_CS_SS(%rdx)\n\tjne\t.Lexit_restore_rdx\n";
+    let twice = format!(
+        "\tpushq\t%rax\n\tmovl\tPVCS_USER_CS_SS(%rdx), %eax\n\tcmpl\tPVCS_USER_CS_SS(%rdx), %eax\n\
+         \tpopq\t%rax\n\tjne\t.Lrace\n{compare}"
+    );
+    let label = ".Lexit_restore_rdx:\n";
+    let race = format!(
+        ".Lrace:\n\tlfence\n\tcmpq\t%rsp, %rsp\n\tjne\t9f\n\tjmp\t.Lexit_restore_rdx\n\
+         9:\tjmp\t*%r15\n\tint3\n{label}"
+    );
+    let raced = target(INTEL, &[(compare, &twice), (label, &race)]);
+    refuted("raced", &raced, "untaken-target");
+}
+
+/// What an arm has asked of the CPU decides whose proof it is.
+#[test]
+fn an_arm_asks_for_a_feature() {
+    let ss = "\tmovl\t$0x18, %ecx\n\tmovl\t%ecx, %ss\n";
+    let ibpb = "\tmovl\t$0x49, %ecx\n\tmovl\t$1, %eax\n\txorl\t%edx, %edx\n\twrmsr\n";
+    let exit = format!("\tpushq\t%rax\n{ibpb}\tpopq\t%rax\n{ss}{EXIT}");
+    let place = attack::PLACES[0].before;
+    let leak = format!(
+        "\tcmpq\t%rsp, %rsp\n\tjne\t9f\n\tjmp\t8f\n9:{ibpb}\tmovq\t%gs:HOST_CR3, %rcx\n\
+         \tmovq\t(%r15,%rcx), %rcx\n8:\n{place}"
+    );
+    let of = |variant| target(variant, &[(EXIT, &exit), (place, &leak)]);
+    let shared = std::sync::Arc::default();
+    let _without = Prover::sharing(&shared).prove(&of("amd-4level"));
+    match Prover::sharing(&shared).prove(&of("amd-4level+ibpb")) {
+        Ok(Verdict::Refuted(found)) => assert_eq!(found.obligation.name, "untaken-memory"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Limits are called so, and are come to soon.
+#[test]
+fn arms_have_an_end() {
+    let bits: String = (0..3)
+        .map(|bit| {
+            format!("\ttestb\t${}, %r15b\n\tjz\t{}f\n\tnop\n{}:\n", 1 << bit, 60 + bit, 60 + bit)
+        })
+        .collect();
+    let many = "\tmovq\t(%r15), %rcx\n".repeat(45_000);
+    let code = format!("{bits}{}\tjmp\t8f\n9:{many}\tud2\n8:\n", NEVER[0]);
+    match Prover::default().prove(&exits(&code)) {
+        Err(BadCode::Arms { .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    // Each arm falls into the next one.
+    let count = 100..700;
+    let jumps: String =
+        count.clone().map(|n| format!("\tcmpq\t%rsp, %rsp\n\tjne\t{n}f\n")).collect();
+    let arms: String = count.map(|n| format!("{n}:\tnop\n")).collect();
+    let code = format!("{jumps}\tjmp\t8f\n{arms}\tud2\n8:\n");
+    match Prover::default().prove(&exits(&code)) {
+        // More jumps than a path has, maybe; but not more instructions on arms.
+        Err(BadCode::Arms { .. }) => panic!("arms are followed again and again"),
+        other => drop(other),
     }
 }

@@ -133,19 +133,19 @@ fn where_code_lies_matters_where_an_address_is_a_value() {
     const EXIT: &str = "\tclear_all ecx, edx,";
     let exit = |more: &str| by_hand(&[(EXIT, &format!("{more}{EXIT}"))]);
     // Three theorems come to the exit. What is said of the same place holds there.
-    let call = exit("\tcall\t1f\n1:\tpopq\t%rcx\n");
+    let call = exit("\tcall\t1f\n\tint3\n1:\tpopq\t%rcx\n");
     assert_eq!(sharing(&call, &call), THEOREMS);
     assert_eq!(sharing(&call, &moved(&call)), THEOREMS - 3);
     // A part of it.
-    let part = exit("\tcall\t1f\n1:\tmovb\t3(%rsp), %cl\n\taddq\t$8, %rsp\n");
+    let part = exit("\tcall\t1f\n\tint3\n1:\tmovb\t3(%rsp), %cl\n\taddq\t$8, %rsp\n");
     assert_eq!(sharing(&part, &moved(&part)), THEOREMS - 3);
     // What is left of it, once a part has been overwritten; nothing is left of the whole.
-    let part = exit("\tcall\t1f\n1:\tmovb\t$0, 3(%rsp)\n\taddq\t$8, %rsp\n");
+    let part = exit("\tcall\t1f\n\tint3\n1:\tmovb\t$0, 3(%rsp)\n\taddq\t$8, %rsp\n");
     assert_eq!(sharing(&part, &moved(&part)), THEOREMS - 3);
-    let whole = exit("\tcall\t1f\n1:\tmovq\t$0, (%rsp)\n\tpopq\t%rcx\n");
+    let whole = exit("\tcall\t1f\n\tint3\n1:\tmovq\t$0, (%rsp)\n\tpopq\t%rcx\n");
     assert_eq!(sharing(&whole, &moved(&whole)), THEOREMS);
     // Nobody reads it.
-    let call = exit("\tcall\t1f\n1:\taddq\t$8, %rsp\n");
+    let call = exit("\tcall\t1f\n\tint3\n1:\taddq\t$8, %rsp\n");
     assert_eq!(sharing(&call, &moved(&call)), THEOREMS);
     // Only a RET does.
     let call = exit("\tcall\t1f\n\tjmp\t2f\n1:\tret\n\tint3\n2:\n");

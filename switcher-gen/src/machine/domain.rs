@@ -32,6 +32,11 @@ pub enum Origin {
     /// What the manuals leave undefined. What a CPU may make it of is kept beside: see
     /// [`Domain::undefined`].
     Cpu,
+    /// Nobody: it stands for numbers of the code's own, of which it is not told apart which it is. See
+    /// [`Domain::forgotten`].
+    Code,
+    /// Where the code lies.
+    Place,
 }
 
 impl Origin {
@@ -39,10 +44,15 @@ impl Origin {
     #[must_use]
     pub const fn may_reach_a_guest(self) -> bool {
         match self {
-            Self::Guest | Self::GuestStackPointer | Self::Shared | Self::Published | Self::Cpu => {
-                true
+            Self::Guest
+            | Self::GuestStackPointer
+            | Self::Shared
+            | Self::Published
+            | Self::Cpu
+            | Self::Code => true,
+            Self::Host | Self::Stale | Self::Interrupted | Self::InterruptedBase | Self::Place => {
+                false
             }
-            Self::Host | Self::Stale | Self::Interrupted | Self::InterruptedBase => false,
         }
     }
 
@@ -57,7 +67,7 @@ impl Origin {
             | Self::Stale
             | Self::Interrupted
             | Self::InterruptedBase => true,
-            Self::Host | Self::Cpu => false,
+            Self::Host | Self::Cpu | Self::Code | Self::Place => false,
         }
     }
 
@@ -65,14 +75,15 @@ impl Origin {
     #[must_use]
     pub const fn is_the_hosts(self) -> bool {
         match self {
-            Self::Host | Self::Stale => true,
+            Self::Host | Self::Stale | Self::Place => true,
             Self::Guest
             | Self::GuestStackPointer
             | Self::Shared
             | Self::Published
             | Self::Interrupted
             | Self::InterruptedBase
-            | Self::Cpu => false,
+            | Self::Cpu
+            | Self::Code => false,
         }
     }
 
@@ -87,7 +98,9 @@ impl Origin {
             | Self::Host
             | Self::Stale
             | Self::Interrupted
-            | Self::Cpu => false,
+            | Self::Cpu
+            | Self::Code
+            | Self::Place => false,
         }
     }
 }
@@ -99,7 +112,7 @@ pub trait Domain {
     /// A truth value.
     type Bit: Copy + Debug + PartialEq;
     /// One byte in memory.
-    type Cell: Copy + Debug;
+    type Cell: Copy + Debug + PartialEq;
 
     /// A constant.
     fn word(&self, value: u64) -> Self::Word;
@@ -154,6 +167,15 @@ pub trait Domain {
     fn adversary(&self, offset: usize, size: usize) -> Self::Word;
     /// `size` bytes that something else of ring 0 has left meanwhile: any value. `what` names it.
     fn anew(&self, what: &'static str, size: usize) -> Self::Word;
+
+    /// Any word, of which no more is known than that it comes from wherever these come from.
+    fn forgotten(&self, of: &[Self::Word]) -> Self::Word {
+        of.first().copied().unwrap_or(self.word(0))
+    }
+    /// Where `a` is one of several words by conditions, all of them, up to a number of them.
+    fn alternatives(&self, a: Self::Word) -> Vec<Self::Word> {
+        vec![a]
+    }
 
     /// Whether what `a` is depends on an unknown of such an origin. A number depends on nothing.
     fn mentions(&self, a: Self::Word, is_one: impl Fn(Origin) -> bool) -> bool {

@@ -79,6 +79,28 @@ impl<D: Domain> Flags<D> {
         Self { arithmetic: Arithmetic::Stored(value), others: d.mask(value, !ARITHMETIC) }
     }
 
+    /// All that they are computed from.
+    pub(crate) fn made_of(&self) -> [D::Word; 4] {
+        let others = self.others;
+        match self.arithmetic {
+            Arithmetic::Stored(word) => [word, word, word, others],
+            Arithmetic::Add { a, b, result, .. }
+            | Arithmetic::Sub { a, b, result, .. }
+            | Arithmetic::Logic { a, b, result, .. } => [a, b, result, others],
+        }
+    }
+
+    /// Whether they are computed in the same way.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let how = |flags: &Self| match flags.arithmetic {
+            Arithmetic::Stored(_) => (0, 0),
+            Arithmetic::Add { size, .. } => (1, size),
+            Arithmetic::Sub { size, .. } => (2, size),
+            Arithmetic::Logic { size, .. } => (3, size),
+        };
+        how(self) == how(other) && self.made_of() == other.made_of()
+    }
+
     /// The whole register.
     pub fn value(&self, d: &D) -> D::Word {
         if let Arithmetic::Stored(word) = self.arithmetic {

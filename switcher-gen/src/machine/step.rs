@@ -256,6 +256,41 @@ impl<D: Domain> State<D> {
     }
 }
 
+impl<D: Domain> State<D> {
+    /// Where `op` leads, if that is a register's or memory's to say and it is known what is there.
+    pub(crate) fn leads_to(&self, d: &D, op: &Op) -> Option<D::Word> {
+        let address = match (op.kind, op.first) {
+            (Kind::Return(_), _) => self.get(Gpr::Rsp),
+            (Kind::Jump | Kind::Call, Operand::Gpr { index, .. }) => return Some(self.gpr[index]),
+            (Kind::Jump | Kind::Call, Operand::Memory(memory)) => self.address(d, memory),
+            _ => return None,
+        };
+        let place = self.memory.locate(d, address, 8, self.cr3)?;
+        Some(self.memory.load(d, place))
+    }
+
+    fn address(&self, d: &D, memory: MemoryOperand) -> D::Word {
+        let offset = self.offset(d, memory);
+        match memory.segment {
+            Segment::Flat => offset,
+            Segment::Fs => d.add(self.fs_base, offset),
+            Segment::Gs => d.add(self.gs_base, offset),
+        }
+    }
+
+    fn offset(&self, d: &D, memory: MemoryOperand) -> D::Word {
+        let displacement = memory.displacement;
+        let mut address = if memory.is_code { d.code(displacement) } else { d.word(displacement) };
+        if let Some(base) = memory.base {
+            address = d.add(self.gpr[base], address);
+        }
+        if let Some((index, shift)) = memory.index {
+            address = d.add(address, d.shl(self.gpr[index], shift));
+        }
+        address
+    }
+}
+
 impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
     fn jumped(&mut self, program: &Program) -> Result<Step<D::Word>, Stuck<D::Word>> {
         let d = self.d;
@@ -930,25 +965,11 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
 
     /// The linear address, and whether it is relative to GS.
     fn address(&self, memory: MemoryOperand) -> (D::Word, bool) {
-        let offset = self.offset(memory);
-        match memory.segment {
-            Segment::Flat => (offset, false),
-            Segment::Fs => (self.d.add(self.state.fs_base, offset), false),
-            Segment::Gs => (self.d.add(self.state.gs_base, offset), true),
-        }
+        (self.state.address(self.d, memory), memory.segment == Segment::Gs)
     }
 
     fn offset(&self, memory: MemoryOperand) -> D::Word {
-        let d = self.d;
-        let displacement = memory.displacement;
-        let mut address = if memory.is_code { d.code(displacement) } else { d.word(displacement) };
-        if let Some(base) = memory.base {
-            address = d.add(self.state.gpr[base], address);
-        }
-        if let Some((index, shift)) = memory.index {
-            address = d.add(address, d.shl(self.state.gpr[index], shift));
-        }
-        address
+        self.state.offset(self.d, memory)
     }
 
     fn push(&mut self, value: D::Word) -> Result<(), Stop<D::Word>> {

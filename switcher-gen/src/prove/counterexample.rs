@@ -166,6 +166,7 @@ impl Counterexample {
             obligation::VERW_LAST,
             obligation::INDIRECT_FIRST,
             obligation::HOOK_REGISTERS,
+            obligation::EXIT_SCRATCH,
             obligation::SWAPGS_FENCED,
             obligation::UNTAKEN_CODE,
             obligation::UNTAKEN_MEMORY,

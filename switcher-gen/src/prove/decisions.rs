@@ -43,7 +43,7 @@ impl<W: Copy + PartialEq> Decisions<W> {
     }
 
     /// Whether the guest sees the answer anyway.
-    fn is_told<D: Domain<Word = W>>(&self, d: &D, condition: W) -> bool {
+    pub(super) fn is_told<D: Domain<Word = W>>(&self, d: &D, condition: W) -> bool {
         let [smod, umod] = [SwitchFlags::SMOD, SwitchFlags::UMOD].map(|mode| mode.bits());
         let both = SwitchFlags::MODE_TOGGLE.bits();
         // What may inhibit is one answer of all bits: a part of them says which it is.

@@ -13,7 +13,7 @@ use super::counterexample::{self, Counterexample};
 use super::findings::{Findings, Refused};
 use super::shared::{self, Executed, Key, Shared};
 use super::target::Target;
-use super::theorem::{self, BadCode, Extent, Neighbour, Run, Theorem, WORK, Walk};
+use super::theorem::{self, ARMS, BadCode, Extent, Neighbour, Run, Theorem, WORK, Walk};
 use super::world::{Name, Saved, Source};
 use crate::machine::symbolic::{self, By, ExploreError, Symbolic, Verdict as Answer, Word};
 use crate::machine::{Domain, Observer};
@@ -72,6 +72,17 @@ pub struct Report {
     pub by_solver: usize,
     /// Goals by the name of their obligation.
     pub obligations: BTreeMap<&'static str, usize>,
+}
+
+impl Report {
+    /// The goals of the same paths that were shown apart.
+    fn add_goals(&mut self, other: Self) {
+        self.goals += other.goals;
+        self.by_solver += other.by_solver;
+        for (name, goals) in other.obligations {
+            *self.obligations.entry(name).or_default() += goals;
+        }
+    }
 }
 
 /// What became of one theorem: what was shown, or what it ends with.
@@ -274,18 +285,25 @@ impl Prover {
         findings: &mut Findings,
     ) -> Result<Vec<Report>, BadCode> {
         use {Extent::*, Neighbour::*};
-        let mut reports = Vec::new();
-        // What is safe first: the specification makes one path many, and each may break more.
-        let hostile = [(Hostile, Safety), (Hostile, Specified)];
-        let quiet = [(Quiet, Specified), (Quiet, Everything)];
+        let mut reports: Vec<Report> = Vec::new();
+        // What is safe first: the specification makes one path many, and each may break more. Arms last:
+        // whatever a quiet guest leaves, another may leave, too.
+        let routines = [
+            (Hostile, Safety),
+            (Hostile, Specified),
+            (Quiet, Specified),
+            (Quiet, Ended),
+            (Hostile, Arms),
+        ];
         // What another CPU of the guest writes matters to what touches the PVCS. Events do not, as a
         // rule; and on what only such a guest leads to, everything holds that holds elsewhere.
+        let raced = [(Hostile, Safety), (Hostile, Specified), (Hostile, Everything)];
         let (always, if_touched) = match theorem.is_of_events() {
-            true => (quiet[1..].to_vec(), [&hostile[..], &[(Hostile, Everything)]].concat()),
-            false => ([hostile, quiet].concat(), vec![(Hostile, Everything)]),
+            true => (&[(Quiet, Everything)][..], &raced[..]),
+            false => (&routines[..], &[(Hostile, Ended)][..]),
         };
         self.touches_pvcs.set(false);
-        for (i, how) in always.iter().chain(&if_touched).copied().enumerate() {
+        for (i, &how) in always.iter().chain(if_touched).enumerate() {
             if i >= always.len() && !self.touches_pvcs.get() {
                 break;
             }
@@ -293,9 +311,11 @@ impl Prover {
             if findings.are_enough() || self.was_stopped() {
                 break;
             }
-            // The others repeat one of these.
-            if matches!(how, (Hostile, Specified) | (Quiet, Everything)) {
-                reports.push(report);
+            match (how, reports.first_mut()) {
+                ((_, Arms), Some(first)) => first.add_goals(report),
+                ((Hostile, Specified) | (Quiet, Ended | Everything), _) => reports.push(report),
+                // The others repeat one of these.
+                _ => {}
             }
         }
         Ok(reports)
@@ -360,13 +380,15 @@ impl Prover {
         };
         let mut bad = None;
         // Also of what turns out to be no path.
-        let executed = Cell::new(0);
+        let (executed, in_arms) = (Cell::new(0), Cell::new(0));
         let run = |d: &Symbolic| {
             let how = (neighbour, extent);
             let run = theorem::run_to(d, target, theorem, how, &mut Unknowns, saved, assume(d))?;
             executed.set(executed.get() + run.trace.len());
-            match run.trace.last() {
-                Some(&at) if executed.get() > WORK => Err(BadCode::Work { at, limit: WORK }),
+            in_arms.set(in_arms.get() + run.untaken.executed);
+            match (run.trace.last(), run.untaken.at.last()) {
+                (Some(&at), _) if executed.get() > WORK => Err(BadCode::Work { at, limit: WORK }),
+                (_, Some(&at)) if in_arms.get() > ARMS => Err(BadCode::Arms { at, limit: ARMS }),
                 _ => Ok(run),
             }
         };

@@ -252,6 +252,13 @@ pub(super) fn world<D: Domain>(
             let extra = at(&machine.memory.regions, RegionName::TssExtra);
             let slot = world.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
             machine.memory.regions[extra].write(d, slot, 8, host_rsp);
+            if whose != Whose::AtIretq {
+                // Anybody's. At the IRETQ, they are the guest's.
+                for register in Gpr::ALL.into_iter().filter(|register| *register != Gpr::Rsp) {
+                    let own = Part::Register(register);
+                    machine.set(register, value(d, source, Object::Interrupted, own, 64));
+                }
+            }
             match whose {
                 Whose::Elsewhere => {
                     machine.set(Gpr::Rsp, host);
@@ -598,7 +605,7 @@ fn call<D: Domain>(
 
 /// Nothing but the frame says what was interrupted: what a guest has left in registers would be there
 /// for whatever the host's code does speculatively.
-fn untold<D: Domain>(d: &D, machine: &Machine<D>, watch: &mut Watch<'_, D>) {
+pub(super) fn untold<D: Domain>(d: &D, machine: &Machine<D>, watch: &mut Watch<'_, D>) {
     let told = |register| matches!(register, Gpr::Rdi | Gpr::Rsp);
     for register in Gpr::ALL.into_iter().filter(|register| !told(*register)) {
         let is_free = !is_steered(d, machine.get(register));

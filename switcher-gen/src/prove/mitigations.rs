@@ -15,6 +15,10 @@ use crate::mitigations::{Bhb, Mitigations, Rsb};
 
 /// Calls that fill a return stack buffer: no CPU's has more entries.
 const RSB_ENTRIES: usize = 32;
+/// How many of the latest calls are kept in mind: what is older is in no buffer any more.
+const CALLS: usize = 2 * RSB_ENTRIES;
+/// How often a call that is within itself is told apart from one that is so more often.
+const DEPTH: usize = 2;
 
 /// Whether what `word` is depends on a value that a guest may have chosen, or has had a hand in.
 pub(super) fn is_steered<D: Domain>(d: &D, word: D::Word) -> bool {
@@ -68,22 +72,51 @@ pub(super) struct AtReturn {
     pub(super) history: bool,
 }
 
-/// What is done, as far as an arm that nobody takes is told apart by it: see `untaken`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Done {
-    flags: [bool; 6],
-    /// What the next RETs are predicted by.
-    last: Vec<Entry>,
-}
-
 impl Barriers {
-    /// See [`Done`].
-    pub(super) fn done(&self, mitigations: Mitigations) -> Done {
-        let Self { emptied, untrained, restricted, overwritten, cleared, .. } = *self;
-        let filled = self.at_return(mitigations, false, true, 0).filled;
-        let flags = [emptied, untrained, restricted, overwritten, cleared, filled];
-        let last = self.rsb.iter().rev().take(2).copied().collect();
-        Done { flags, last }
+    /// Whether whatever is wrong from here on after `other` is so after this, too: nothing is done that
+    /// `other` has not done, and RETs are predicted alike. A sequence of branches that has begun counts for
+    /// nothing: it ends with a fence, and so do arms.
+    pub(super) fn is_no_better_than(&self, other: &Self, mitigations: Mitigations) -> bool {
+        let done = |barriers: &Self| {
+            let Self { emptied, untrained, restricted, overwritten, cleared, .. } = *barriers;
+            let filled = barriers.at_return(mitigations, false, true, 0).filled;
+            [emptied, untrained, restricted, overwritten, cleared, filled]
+        };
+        let are_traps = |barriers: &Self| barriers.rsb.iter().all(|entry| *entry == Entry::Trap);
+        // What is deep within calls from one place ends as it does less deep within.
+        // Behind the traps is what a guest has left, and nothing that is wrong with a trap is right
+        // with that.
+        let is_predicted = self.deeper(other).is_some()
+            || are_traps(self) && are_traps(other) && self.rsb.len() <= other.rsb.len();
+        is_predicted
+            && self.fenced <= other.fenced
+            && done(self).into_iter().zip(done(other)).all(|(a, b)| a <= b)
+    }
+
+    /// How many more calls `other` is within, each from where the one around it is from, if they differ in
+    /// nothing else and in more than [`DEPTH`].
+    pub(super) fn deeper(&self, other: &Self) -> Option<usize> {
+        let more = other.rsb.len().checked_sub(self.rsb.len())?;
+        let same = self.rsb.iter().zip(&other.rsb).take_while(|(a, b)| a == b).count();
+        if more == 0 {
+            return (same == self.rsb.len()).then_some(0);
+        }
+        // What is left of both is one and the same again, wherever in there it begins.
+        let one = *other.rsb.get(same).or(other.rsb.last())?;
+        let (before, rest) = self.rsb.split_at(same);
+        let is_same = other.rsb[same + more..] == *rest
+            && other.rsb[same..same + more].iter().all(|entry| *entry == one);
+        let depth = before.iter().rev().take_while(|entry| **entry == one).count();
+        (is_same && depth >= DEPTH).then_some(more)
+    }
+
+    /// Where the next RET is predicted to lead, if a call of the code's says so that may be returned
+    /// from.
+    pub(super) fn prediction(&self) -> Option<u64> {
+        match self.rsb.last() {
+            Some(Entry::Call(next)) => Some(*next),
+            Some(Entry::Trap) | None => None,
+        }
     }
 
     /// WRMSR.
@@ -113,6 +146,10 @@ impl Barriers {
     pub(super) fn called(&mut self, next: u64, fills: bool) {
         self.taken += 1;
         self.rsb.push(if fills { Entry::Trap } else { Entry::Call(next) });
+        if self.rsb.len() > CALLS {
+            self.rsb.remove(0);
+            self.fenced = self.fenced.saturating_sub(1);
+        }
         if fills {
             // Counted apart: what fills the buffer is not the history's sequence.
             self.forget();
@@ -192,6 +229,11 @@ impl Barriers {
     }
 
     /// The branches that a proof relies on to stay in their line.
+    pub(super) const fn lines(&self) -> &BTreeSet<u64> {
+        &self.lines
+    }
+
+    /// The same.
     pub(super) fn into_lines(self) -> BTreeSet<u64> {
         self.lines
     }

@@ -308,7 +308,8 @@ fn is_predicted(target: &Target, at: u64) -> bool {
 /// Whether a run has asked for something of the CPU by which [`judged`] does not tell hosts apart.
 fn asks_for_more<D: Domain>(target: &Target, theorem: Theorem, run: &Run<D>) -> bool {
     let (all, told) = (target.setting.model(), judged(target.setting, theorem).model());
-    run.asked.intersects(all.features.difference(told.features))
+    // Where the CPU lacks something, a path is refuted, but an arm ends.
+    run.untaken.lacks || run.asked.intersects(all.features.difference(told.features))
 }
 
 /// What runs have executed.

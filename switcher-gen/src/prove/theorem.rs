@@ -3,6 +3,7 @@
 
 mod untaken;
 
+pub(super) use untaken::ARMS;
 pub use untaken::Untaken;
 
 use std::collections::BTreeSet;
@@ -247,7 +248,10 @@ pub enum BadCode {
         target: u64,
     },
     /// More instructions than any path has.
-    #[error("{at:#x}: a loop without a bound: more than {limit} instructions on one path")]
+    #[error(
+        "{at:#x}: more than {limit} instructions on one path: a loop of too many rounds, or without a \
+         bound"
+    )]
     Loop {
         /// Where it was when it was given up.
         at: u64,
@@ -280,6 +284,17 @@ pub enum BadCode {
          depend on the state"
     )]
     Work {
+        /// Where it was when it was given up.
+        at: u64,
+        /// How many.
+        limit: usize,
+    },
+    /// More instructions where jumps may be predicted to lead than any theorem has.
+    #[error(
+        "{at:#x}: more than {limit} instructions where jumps may be predicted to lead and no path goes \
+         from there"
+    )]
+    Arms {
         /// Where it was when it was given up.
         at: u64,
         /// How many.
@@ -1035,7 +1050,18 @@ pub(super) enum Extent {
     /// And what the specification says.
     Specified,
     /// And what is broken by most that is wrong otherwise.
+    Ended,
+    /// And where jumps may be predicted to lead.
     Everything,
+    /// That alone.
+    Arms,
+}
+
+impl Extent {
+    /// Whether the specification is asked nothing.
+    const fn is_unspecified(self) -> bool {
+        matches!(self, Self::Safety | Self::Arms)
+    }
 }
 
 pub(super) fn run_to<D: Domain>(
@@ -1054,7 +1080,8 @@ pub(super) fn run_to<D: Domain>(
     assume(&world.assumptions);
     let mut watch = Watch::new(d, target, theorem, &world);
     world.machine.memory.hostile = neighbour == Neighbour::Hostile;
-    watch.arms = (extent == Extent::Everything).then(untaken::Arms::default);
+    let has_arms = matches!(extent, Extent::Everything | Extent::Arms);
+    watch.arms = has_arms.then(untaken::Arms::default);
     world.share_with_hooks(d);
     let end = execute(d, target, theorem, &mut world, &mut watch)?;
     world.add_what_hooks_set(d);
@@ -1086,7 +1113,7 @@ pub(super) fn run_to<D: Domain>(
         End::Resumed { hooked } => events::resumed(d, &world, &mut watch, hooked),
         End::Stopped => String::from("for good"),
     };
-    if extent == Extent::Everything {
+    if matches!(extent, Extent::Ended | Extent::Everything) {
         watch.goals.append(&mut watch.running);
         watch.pvcs(d);
     }
@@ -1096,9 +1123,14 @@ pub(super) fn run_to<D: Domain>(
         let sfmask = world.setting.sfmask;
         watch.goal(obligation::SFMASK, d.bit(sfmask.contains(cleared)), "SFMASK");
     }
-    let untaken = untaken::follow(d, target, &mut world, &mut watch);
+    if extent == Extent::Arms {
+        // They are shown elsewhere.
+        watch.goals.clear();
+    }
+    let untaken = untaken::follow(d, target, &mut world, &mut watch)?;
     let Watch { trace, goals, is_movable, reads_code, asked, barriers, pvcs_at, .. } = watch;
-    let (lines, touches_pvcs) = (barriers.into_lines(), pvcs_at.is_some());
+    let (mut lines, touches_pvcs) = (barriers.into_lines(), pvcs_at.is_some());
+    lines.extend(&untaken.lines);
     Ok(Run { trace, goals, end, is_movable, reads_code, lines, asked, untaken, touches_pvcs })
 }
 
@@ -1317,7 +1349,7 @@ fn in_guest<D: Domain>(
         let root = d.select(smod, extra.smod_cr3, extra.umod_cr3);
         watch.equal(d, obligation::ROOT_OF_MODE, "CR3", root, machine.cr3);
     }
-    if extent == Extent::Safety {
+    if extent.is_unspecified() {
         return end;
     }
 
@@ -1467,11 +1499,11 @@ fn in_host<D: Domain>(
     let end = String::from("to the host");
     let mut spec = world.spec;
     let outcome = match extent {
-        Extent::Safety => {
+        Extent::Safety | Extent::Arms => {
             let host = world.setting.host();
             spec::return_from_guest(d, &host, &world.caller, None, world.frame_at, &mut spec)
         }
-        Extent::Specified | Extent::Everything => {
+        Extent::Specified | Extent::Ended | Extent::Everything => {
             specified(d, world, theorem, &watch.met, false, &mut spec)
         }
     };
@@ -1514,7 +1546,7 @@ fn in_host<D: Domain>(
     if world.model.vendor == Vendor::Amd {
         watch.goal(obligation::EXIT_SS, d.any(machine.ss, 0xFFFC), "SS");
     }
-    if extent == Extent::Safety {
+    if extent.is_unspecified() {
         return end;
     }
     memory(d, world, watch, &spec);

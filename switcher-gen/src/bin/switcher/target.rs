@@ -194,6 +194,7 @@ fn place(error: &BadCode) -> Option<u64> {
         | BadCode::Loop { at, .. }
         | BadCode::Open { at, .. }
         | BadCode::Work { at, .. }
+        | BadCode::Arms { at, .. }
         | BadCode::Several { at }
         | BadCode::SelfModifying { at }
         | BadCode::Msr { at } => Some(*at),

@@ -144,7 +144,7 @@ impl Symbolic {
 
     /// How far from where a program has it the code lies.
     pub fn slide(&self) -> Word {
-        self.variable_from(SLIDE, 64, Origin::Host)
+        self.variable_from(SLIDE, 64, Origin::Place)
     }
 
     /// The word's number in a model.
@@ -303,6 +303,27 @@ impl Domain for Symbolic {
     fn anew(&self, what: &'static str, size: usize) -> Word {
         let name = self.fresh_name(what.to_owned());
         self.variable_from(name, 8 * size as u32, Origin::Stale)
+    }
+    fn forgotten(&self, of: &[Word]) -> Word {
+        let name = self.fresh_name("forgotten".to_owned());
+        let unknown = self.variable_from(name, 64, Origin::Code);
+        self.made_of(unknown, of);
+        unknown
+    }
+    fn alternatives(&self, a: Word) -> Vec<Word> {
+        const MOST: usize = 64;
+        let (mut found, mut ahead) = (Vec::new(), vec![(a, 0)]);
+        while let Some((word, by)) = ahead.pop() {
+            let sum = self.pool.borrow().as_sum(word);
+            let atom = self.pool.borrow().as_atom(word);
+            match (sum, atom) {
+                _ if found.len() + ahead.len() >= MOST => found.push(self.add(word, self.word(by))),
+                (Some((inner, more)), _) => ahead.push((inner, by.wrapping_add(more))),
+                (None, Some(Atom::Select(_, yes, no))) => ahead.extend([(no, by), (yes, by)]),
+                _ => found.push(self.add(word, self.word(by))),
+            }
+        }
+        found
     }
     fn code(&self, address: u64) -> Word {
         self.add(self.slide(), self.word(address))

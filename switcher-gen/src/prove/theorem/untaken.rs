@@ -1,82 +1,147 @@
-//! Arms of conditional jumps that a path does not take, and a CPU may take all the same: predictors
-//! do not ask what the operands say, nor whether they can.
+//! Where a CPU may go on that a path does not: predictors do not ask what the operands say, nor whether
+//! they can.
 //!
-//! From each such jump, with the registers and the memory that the path has there, the other arm is
-//! executed on the same machine, and from there both arms of each further jump, up to what nothing is
-//! executed behind before the jump is certain: what serialises, LFENCE, a trap, INT. On it
+//! From each conditional jump, with the registers and the memory that the path has there, the other arm
+//! is executed on the same machine, and from there both arms of each further jump, up to what nothing is
+//! executed behind before the jump is certain: what serialises, LFENCE, a trap, INT. So is what follows a
+//! call that a RET does not return from, although it is predicted to: the return stack buffer has the
+//! latest call on top. And so is each place whose address the code makes a value, or that the target may
+//! be by its conditions, where a jump through a register or memory leads elsewhere. On an arm
 //!
 //! * a RET, an indirect branch and a hook of the host's want of mitigations what they want on a path:
-//!   a sequence that the arm jumps over was not executed;
+//!   a sequence that the arm jumps over was not executed. Where it leaves for the host or a guest,
+//!   registers hold nothing that would steer the one, or tell the other;
 //! * GS is the host's at each access (hazards.md, row 28), by whatever register its base got into the
-//!   address;
-//! * what lies elsewhere may be loaded from where a guest says, but what was found there, and what the
-//!   host keeps to itself, is no address of another access and decides no jump: either would tell it;
+//!   address, and in the host;
+//! * what lies elsewhere may be loaded from where a guest says, but what was found there, and what no
+//!   guest may learn, is no address of another access, decides no jump that the path does not decide in
+//!   the same way, and is nowhere to go: each would tell it;
+//! * what a store to where a guest says may have reached is found, too, whatever it was;
+//! * nothing is read but the frame that is returned to, if the path has no VERW to come;
 //! * what it leads to is code, and known.
 //!
 //! All of this is judged of the path's own states, and after the path: that nobody can be there is no
-//! excuse. An arm is not followed again from where another has come with registers that point to the
-//! same things and with the same mitigations done.
+//! excuse. An arm is not followed again from where another has come in the same state, or in one of which
+//! less is known: of states at one place that point to the same things with the same done, whatever they
+//! differ in is forgotten but for where it comes from ([`Domain::forgotten`]), and the next of them is
+//! one of these.
 
-use std::collections::{BTreeSet, HashSet};
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::RangeInclusive;
+use std::rc::Rc;
 
-use iced_x86::{OpKind, Register};
+use iced_x86::{Mnemonic, OpKind, Register};
 
-use super::Watch;
+use super::{BadCode, Watch, is_a_leak};
 use crate::asm::HostSymbol;
+use crate::layout::TssExtra;
 use crate::machine::program::Kind;
 use crate::machine::{
-    ARITHMETIC, Domain, Event, Flags, Gpr, Held, Msrs, Observer, Op, Origin, State as Machine,
-    Step, Stuck,
+    ARITHMETIC, Access, Domain, Event, Flags, Gpr, Held, Msrs, Observer, Op, Origin, Place,
+    RegionName, State as Machine, Step, Stuck,
 };
-use crate::prove::mitigations::{Barriers, Done, is_steered};
+use crate::prove::events;
+use crate::prove::mitigations::{Barriers, is_steered};
 use crate::prove::obligation::{self, Obligation};
 use crate::prove::returns::{self, Left};
 use crate::prove::target::Target;
+use crate::prove::theorem::Theorem;
 use crate::prove::world::World;
 
-/// More instructions than all arms of a path have.
-const LIMIT: usize = 50_000;
+/// More instructions than all arms of a theorem have.
+pub(in crate::prove) const ARMS: usize = 1 << 17;
 /// How far beyond a region an address is still one of it: what is there is the host's.
 const NEAR: i64 = 4096;
+/// How many states of a kind are told apart at one place.
+const EXACT: usize = 1;
+/// How many of any kind, before RSP is forgotten too.
+const MANY: usize = 64;
+/// A cell is forgotten together with those beside it.
+const CHUNK: usize = 8;
 
 /// Where an arm begins, or comes to.
 #[derive(Debug)]
 struct Arm<D: Domain> {
     to: u64,
-    state: Machine<D>,
+    state: Rc<Machine<D>>,
     barriers: Barriers,
-    /// Whether it has stored to where a guest says: what a RET takes may be from there.
-    has_stored: bool,
+    so_far: SoFar,
 }
 
-/// All that matters to what an arm comes to, as far as it is told apart.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct View {
-    to: u64,
-    /// The regions that registers and FS base point to.
-    pointers: [Option<usize>; 17],
+/// What an arm has done, and the path in front of it, besides what [`Barriers`] say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct SoFar {
+    /// Whether it has stored to where a guest says.
+    has_stored: bool,
+    /// How many VERWs the path had executed, if nothing may be read behind the last of them.
+    overwritten: usize,
+}
+
+/// What is never forgotten of a state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Traits {
+    so_far: SoFar,
     /// Whether either GS base is the host's.
     gs: [bool; 2],
     has_host_spec_ctrl: bool,
-    has_stored: bool,
-    done: Done,
+}
+
+/// What is forgotten of a state but for where it comes from: sets of [`Origin`]s, none of them empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Forgotten {
+    words: [u16; WORDS],
+    flags: u16,
+    /// By region and index of the chunk.
+    cells: BTreeMap<(usize, usize), u16>,
+}
+
+/// What has come to a place.
+#[derive(Debug)]
+struct Seen<D: Domain> {
+    traits: Traits,
+    /// The regions that registers and FS base point to.
+    pointers: [Option<usize>; 17],
+    barriers: Barriers,
+    state: Rc<Machine<D>>,
+    forgotten: Forgotten,
+    /// How many were seen before.
+    rounds: usize,
+}
+
+/// See [`Seen::deeper`].
+struct Deeper {
+    region: usize,
+    chunks: RangeInclusive<usize>,
+}
+
+impl Deeper {
+    fn has(&self, (region, chunk): (usize, usize)) -> bool {
+        region == self.region && self.chunks.contains(&chunk)
+    }
 }
 
 /// A conditional jump of which it is not known yet which arm is taken.
 #[derive(Debug)]
 struct Jump<D: Domain> {
     arms: [u64; 2],
-    state: Machine<D>,
+    state: Rc<Machine<D>>,
     barriers: Barriers,
+    so_far: SoFar,
 }
 
 /// The arms of a path.
 #[derive(Debug)]
 pub(super) struct Arms<D: Domain> {
-    seen: HashSet<View>,
+    seen: HashMap<u64, Vec<Seen<D>>>,
     open: Option<Jump<D>>,
     ahead: Vec<Arm<D>>,
     reached: Untaken,
+    /// How many VERWs of memory the path has executed.
+    verws: usize,
+    /// What decides no jump that tells more than is told anyway: truth values as numbers, and their
+    /// contrary. The path's jumps were decided by them, or they say whether a guest is being run.
+    told: Vec<D::Word>,
 }
 
 /// Where the arms of a path have led.
@@ -86,12 +151,18 @@ pub struct Untaken {
     pub at: BTreeSet<u64>,
     /// Whether a RET has led to what no call of the code's has pushed: what an address is matters.
     pub by_value: bool,
+    /// How many instructions were executed.
+    pub executed: usize,
+    /// The branches that must stay in their cache line for what was shown.
+    pub lines: BTreeSet<u64>,
+    /// Whether an arm has ended because the CPU lacks something that another may have.
+    pub lacks: bool,
 }
 
 impl<D: Domain> Default for Arms<D> {
     fn default() -> Self {
-        let (seen, reached) = (HashSet::new(), Untaken::default());
-        Self { seen, open: None, ahead: Vec::new(), reached }
+        let (seen, reached) = (HashMap::new(), Untaken::default());
+        Self { seen, open: None, ahead: Vec::new(), reached, verws: 0, told: Vec::new() }
     }
 }
 
@@ -109,65 +180,367 @@ fn region<D: Domain>(d: &D, state: &Machine<D>, address: D::Word, near: i64) -> 
     })
 }
 
-impl<D: Domain> Watch<'_, D> {
-    fn view(&self, d: &D, arm: &Arm<D>) -> View {
-        let Arm { to, state, barriers, has_stored } = arm;
-        let point = |word| region(d, state, word, 0);
-        let mut pointers = [point(state.fs_base); 17];
-        for (slot, word) in pointers.iter_mut().zip(&state.gpr) {
-            *slot = point(*word);
+/// The words that are told apart by the region that they point to.
+fn pointers<D: Domain>(state: &Machine<D>) -> [D::Word; 17] {
+    let mut all = [state.fs_base; 17];
+    all[..16].copy_from_slice(&state.gpr);
+    all
+}
+
+/// How many words a state has besides RIP, flags and memory.
+const WORDS: usize = 29;
+
+/// All that instructions change.
+fn words<D: Domain>(state: &Machine<D>) -> [D::Word; WORDS] {
+    let Machine { gpr, cs, ss, gs_base, inactive_gs_base, fs_base, cr3, pkru, msrs, .. } = state;
+    let Msrs { star, lstar, cstar, sfmask, spec_ctrl, efer } = msrs;
+    let mut all = [state.rip; WORDS];
+    all[..16].copy_from_slice(gpr);
+    let others =
+        [cs, ss, gs_base, inactive_gs_base, fs_base, cr3, pkru, star, lstar, cstar, sfmask];
+    let others = others.into_iter().chain([spec_ctrl, efer]);
+    all[16..].iter_mut().zip(others).for_each(|(slot, word)| *slot = *word);
+    all
+}
+
+fn set_words<D: Domain>(state: &mut Machine<D>, all: [D::Word; WORDS]) {
+    state.gpr.copy_from_slice(&all[..16]);
+    let [.., cs, ss, gs_base, inactive, fs_base, cr3, pkru, star, lstar, cstar, sfmask, ctrl, efer] =
+        all;
+    (state.cs, state.ss, state.gs_base, state.inactive_gs_base) = (cs, ss, gs_base, inactive);
+    (state.fs_base, state.cr3, state.pkru) = (fs_base, cr3, pkru);
+    state.msrs = Msrs { star, lstar, cstar, sfmask, spec_ctrl: ctrl, efer };
+}
+
+/// Where a word comes from, as a set.
+fn origins<D: Domain>(d: &D, word: D::Word) -> u16 {
+    let set = Cell::new(0);
+    d.mentions(word, |origin| {
+        set.set(set.get() | 1 << origin as u16);
+        false
+    });
+    set.get()
+}
+
+const fn is_within(part: u16, whole: u16) -> bool {
+    part & !whole == 0
+}
+
+/// What is known only to be nobody's choice comes from here.
+const CODE: u16 = 1 << Origin::Code as u16;
+
+/// The chunks of memory that two states have differently.
+fn other_chunks<'a, D: Domain>(
+    a: &'a Machine<D>,
+    b: &'a Machine<D>,
+) -> impl Iterator<Item = (usize, usize)> + 'a {
+    let regions = a.memory.regions.iter().zip(&b.memory.regions).enumerate();
+    regions.filter(|(_, (a, b))| a.cells != b.cells).flat_map(|(region, (a, b))| {
+        let chunks = a.cells.chunks(CHUNK).zip(b.cells.chunks(CHUNK)).enumerate();
+        chunks.filter(|(_, (a, b))| a != b).map(move |(chunk, _)| (region, chunk))
+    })
+}
+
+/// What is in a chunk of memory.
+fn chunk<D: Domain>(d: &D, state: &Machine<D>, (region, chunk): (usize, usize)) -> D::Word {
+    let cells = &state.memory.regions[region].cells;
+    d.load(&cells[chunk * CHUNK..cells.len().min((chunk + 1) * CHUNK)])
+}
+
+impl<D: Domain> Seen<D> {
+    /// Whether it is all of `state`'s kind, so that what differs may be forgotten.
+    fn is_like(
+        &self,
+        d: &D,
+        (state, barriers): (&Machine<D>, &Barriers),
+        traits: &Traits,
+        watch: &Watch<'_, D>,
+    ) -> bool {
+        let mitigations = watch.target.setting.variant.axes().mitigations;
+        let is_deep = || {
+            let more = self.barriers.deeper(barriers).unwrap_or_default();
+            let [known, now] = [&*self.state, state].map(|state| state.get(Gpr::Rsp));
+            // Where it goes round with another RSP each time, there is an end to telling them apart.
+            let is_round = more == 0 && self.rounds >= MANY;
+            is_round || known == now || d.distance(known, now) == Some(8 * more as i64)
+        };
+        // What is the same points to the same.
+        let points_alike = || {
+            let pairs = pointers(&self.state).into_iter().zip(pointers(state)).zip(self.pointers);
+            pairs
+                .into_iter()
+                .all(|((known, now), to)| known == now || region(d, state, now, 0) == to)
+        };
+        self.traits == *traits
+            && self.barriers.is_no_better_than(barriers, mitigations)
+            && is_deep()
+            && points_alike()
+    }
+
+    /// What of `state` is there only because it is deeper within calls: these chunks of a stack, and that
+    /// RSP is below them.
+    fn deeper(&self, d: &D, (state, barriers): (&Machine<D>, &Barriers)) -> Option<Deeper> {
+        let more = self.barriers.deeper(barriers).filter(|more| *more > 0)?;
+        let rsp = state.get(Gpr::Rsp);
+        let place = state.memory.locate(d, rsp, 8 * more, state.cr3)?;
+        let first = place.index / CHUNK;
+        Some(Deeper {
+            region: place.region,
+            chunks: first..=(place.index + place.size - 1) / CHUNK,
+        })
+    }
+
+    /// Whether `state` is one of these.
+    fn covers(&self, d: &D, (state, barriers): (&Machine<D>, &Barriers)) -> bool {
+        let deeper = self.deeper(d, (state, barriers));
+        let is_rsp = |slot| deeper.is_some() && slot == Gpr::Rsp as usize;
+        let fits = |set: u16, word| set != 0 && is_within(origins(d, word), set);
+        let Forgotten { words: sets, flags, cells } = &self.forgotten;
+        let mut all = words(&self.state).into_iter().zip(words(state)).zip(sets).enumerate();
+        let are_flags = || {
+            let fits = |word| fits(*flags, word);
+            self.state.flags.is_same(&state.flags) || state.flags.made_of().into_iter().all(fits)
+        };
+        let is_cell = |at| cells.get(&at).is_some_and(|set| fits(*set, chunk(d, state, at)));
+        all.all(|(slot, ((known, now), set))| known == now || is_rsp(slot) || fits(*set, now))
+            && are_flags()
+            && other_chunks(&self.state, state)
+                .all(|at| deeper.as_ref().is_some_and(|deeper| deeper.has(at)) || is_cell(at))
+    }
+
+    /// Forgets whatever `state` has differently.
+    fn forget(&mut self, d: &D, (state, barriers): (&Machine<D>, &Barriers)) {
+        let deeper = self.deeper(d, (state, barriers));
+        let mut joined = copy(&self.state);
+        let mut all = words(&joined);
+        for (slot, (word, now)) in all.iter_mut().zip(words(state)).enumerate() {
+            if *word != now && (deeper.is_none() || slot != Gpr::Rsp as usize) {
+                let set = &mut self.forgotten.words[slot];
+                *set |= CODE | origins(d, *word) | origins(d, now);
+                *word = d.forgotten(&[now, *word]);
+            }
         }
+        set_words(&mut joined, all);
+        if !joined.flags.is_same(&state.flags) {
+            let both: Vec<_> =
+                state.flags.made_of().into_iter().chain(joined.flags.made_of()).collect();
+            let from = both.iter().fold(CODE, |set, word| set | origins(d, *word));
+            self.forgotten.flags |= from;
+            joined.flags = Flags::new(d, d.forgotten(&both));
+        }
+        let others = other_chunks(&self.state, state);
+        for at in others.filter(|at| !deeper.as_ref().is_some_and(|deeper| deeper.has(*at))) {
+            let [was, now] = [&*self.state, state].map(|state| chunk(d, state, at));
+            let set = self.forgotten.cells.entry(at).or_default();
+            *set |= CODE | origins(d, was) | origins(d, now);
+            let cells = &mut joined.memory.regions[at.0].cells;
+            let end = cells.len().min((at.1 + 1) * CHUNK);
+            d.store(&mut cells[at.1 * CHUNK..end], d.forgotten(&[now, was]));
+        }
+        self.state = Rc::new(joined);
+    }
+}
+
+impl<D: Domain> Watch<'_, D> {
+    fn traits(&self, d: &D, state: &Machine<D>, so_far: SoFar) -> Traits {
         let is = |a, b| d.distance(a, b) == Some(0);
-        View {
-            to: *to,
-            pointers,
+        Traits {
+            so_far,
             gs: [state.gs_base, state.inactive_gs_base].map(|base| is(base, self.host_gs)),
             has_host_spec_ctrl: is(state.msrs.spec_ctrl, self.roots.host_spec_ctrl),
-            has_stored: *has_stored,
-            done: barriers.done(self.target.setting.variant.axes().mitigations),
         }
     }
 
-    /// Goes there later, unless that was done.
-    fn go_later(&mut self, d: &D, arms: &mut Arms<D>, arm: Arm<D>) {
-        if arms.seen.insert(self.view(d, &arm)) {
-            arms.ahead.push(arm);
+    /// Goes to `to` later, unless that was done in such a state.
+    fn go_later(
+        &self,
+        d: &D,
+        arms: &mut Arms<D>,
+        to: u64,
+        state: &Machine<D>,
+        barriers: &Barriers,
+        so_far: SoFar,
+    ) {
+        let seen = arms.seen.entry(to).or_default();
+        let traits = self.traits(d, state, so_far);
+        let here = (state, barriers);
+        let is_like = |seen: &Seen<D>| seen.is_like(d, here, &traits, self);
+        let alike: Vec<usize> = (0..seen.len()).filter(|at| is_like(&seen[*at])).collect();
+        if alike.iter().any(|at| seen[*at].covers(d, here)) {
+            return;
         }
+        let like = alike.last().filter(|_| alike.len() >= EXACT).map(|at| &mut seen[*at]);
+        let (state, barriers) = match like {
+            Some(like) => {
+                like.forget(d, here);
+                (Rc::clone(&like.state), like.barriers.clone())
+            }
+            None => {
+                let (state, barriers) = (Rc::new(copy(state)), barriers.clone());
+                let forgotten = Forgotten::default();
+                let (kept, done) = (Rc::clone(&state), barriers.clone());
+                let rounds = seen.len();
+                let pointers = pointers(&kept).map(|word| region(d, &kept, word, 0));
+                seen.push(Seen {
+                    traits,
+                    pointers,
+                    barriers: done,
+                    state: kept,
+                    forgotten,
+                    rounds,
+                });
+                (state, barriers)
+            }
+        };
+        arms.ahead.push(Arm { to, state, barriers, so_far });
     }
 
     /// Before each instruction of the path.
     pub(super) fn pass(&mut self, d: &D, state: &Machine<D>, at: u64) {
         let Some(mut arms) = self.arms.take() else { return };
         self.close(d, &mut arms, Some(at));
-        if let Some(Ok(op)) = self.target.program.at(at)
-            && let Kind::JumpIf(condition) = op.kind
-        {
-            let [next, to] = arms_of(self.target, at);
-            // A loop's is a number.
-            let holds = d.known(d.number(state.flags.holds(d, condition)));
-            let jump =
-                Jump { arms: [next, to], state: copy(state), barriers: self.barriers.clone() };
-            match holds {
-                Some(holds) => {
-                    arms.open = Some(jump);
-                    self.close(d, &mut arms, Some(if holds == 0 { next } else { to }));
+        if let Some(Ok(op)) = self.target.program.at(at) {
+            let is_last = self.barriers.overwritten;
+            let overwritten = if is_last { arms.verws } else { 0 };
+            let so_far = SoFar { has_stored: false, overwritten };
+            if let Kind::JumpIf(condition) = op.kind {
+                let [next, to] = arms_of(self.target, at);
+                let condition = state.flags.holds(d, condition);
+                // A loop's is a number.
+                let holds = d.known(d.number(condition));
+                arms.told.extend([condition, d.not(condition)].map(|bit| d.number(bit)));
+                match holds {
+                    Some(holds) => {
+                        let other = if holds == 0 { to } else { next };
+                        self.go_later(d, &mut arms, other, state, &self.barriers, so_far);
+                    }
+                    None => {
+                        let (state, barriers) = (Rc::new(copy(state)), self.barriers.clone());
+                        arms.open = Some(Jump { arms: [next, to], state, barriers, so_far });
+                    }
                 }
-                None => arms.open = Some(jump),
             }
+            let is_in_memory = || self.target.program.instruction(at).op0_kind() == OpKind::Memory;
+            arms.verws += usize::from(op.kind == Kind::Verw && is_in_memory());
+            self.predict(d, &mut arms, (state, &self.barriers, so_far), op, at);
         }
         self.arms = Some(arms);
     }
 
     /// The path has gone on at `taken`, or has left the code.
-    fn close(&mut self, d: &D, arms: &mut Arms<D>, taken: Option<u64>) {
-        let Some(Jump { arms: [next, to], state, barriers }) = arms.open.take() else { return };
+    fn close(&self, d: &D, arms: &mut Arms<D>, taken: Option<u64>) {
+        let Some(Jump { arms: [next, to], state, barriers, so_far }) = arms.open.take() else {
+            return;
+        };
         let is_next = taken == Some(next) || taken.is_none() && self.target.program.contains(to);
         let to = if is_next { to } else { next };
-        self.go_later(d, arms, Arm { to, state, barriers, has_stored: false });
+        self.go_later(d, arms, to, &state, &barriers, so_far);
+    }
+
+    /// The RET or the jump through a register or memory at `at` may be predicted to lead elsewhere in the
+    /// code.
+    fn predict(
+        &self,
+        d: &D,
+        arms: &mut Arms<D>,
+        (state, barriers, so_far): (&Machine<D>, &Barriers, SoFar),
+        op: &Op,
+        at: u64,
+    ) {
+        let program = &self.target.program;
+        let [_, thunk] = self.target.returns;
+        let is_thunk = || thunk != 0 && program.instruction(at).near_branch_target() == thunk;
+        let release = match op.kind {
+            Kind::Return(release) => Some(release),
+            Kind::Jump if is_thunk() => Some(0),
+            _ => None,
+        };
+        if let Some(release) = release {
+            let Some(to) = barriers.prediction() else { return };
+            let rsp = state.get(Gpr::Rsp);
+            let place = state.memory.locate(d, rsp, 8, state.cr3);
+            let real = place.and_then(|place| d.code_at(state.memory.load(d, place)));
+            if real != Some(to) {
+                let (mut state, mut barriers) = (copy(state), barriers.clone());
+                state.set(Gpr::Rsp, d.plus(rsp, 8 + i64::from(release)));
+                barriers.returned();
+                barriers.branch(at, None);
+                self.go_later(d, arms, to, &state, &barriers, so_far);
+            }
+        } else if op.is_indirect() {
+            let real = state.leads_to(d, op);
+            let code = |word| d.code_at(word).filter(|to| matches!(program.at(*to), Some(Ok(_))));
+            let only = real.and_then(code);
+            let others = real.map(|word| d.alternatives(word)).unwrap_or_default();
+            let named = self.named().into_iter();
+            let targets: BTreeSet<u64> = others.into_iter().filter_map(code).chain(named).collect();
+            let mut state = copy(state);
+            let mut barriers = barriers.clone();
+            barriers.poison();
+            if op.kind == Kind::Call {
+                let rsp = d.plus(state.get(Gpr::Rsp), -8);
+                if let Some(place) = state.memory.locate(d, rsp, 8, state.cr3) {
+                    state.memory.store(d, place, d.code(op.next));
+                }
+                state.set(Gpr::Rsp, rsp);
+                barriers.called(op.next, self.target.around(at).fills);
+            }
+            for to in targets.into_iter().filter(|to| only != Some(*to)) {
+                let mut barriers = barriers.clone();
+                if op.kind == Kind::Jump {
+                    barriers.branch(at, Some(to));
+                }
+                self.go_later(d, arms, to, &state, &barriers, so_far);
+            }
+        }
+    }
+
+    /// The places in the code whose address the theorem's code makes a value.
+    fn named(&self) -> BTreeSet<u64> {
+        let program = &self.target.program;
+        let entries = self.theorem.entries(self.target).into_iter();
+        let mut reached: BTreeSet<u64> =
+            entries.flat_map(|entry| self.target.reached_from(entry)).collect();
+        reached.extend(&self.trace);
+        let named = reached.into_iter().filter_map(|at| {
+            let instruction = program.instruction(at);
+            let is_lea = instruction.mnemonic() == Mnemonic::Lea;
+            if is_lea && instruction.is_ip_rel_memory_operand() {
+                return Some(instruction.ip_rel_memory_address());
+            }
+            let is_number = matches!(
+                instruction.try_op_kind(1),
+                Ok(OpKind::Immediate32 | OpKind::Immediate32to64 | OpKind::Immediate64)
+            );
+            (program.is_fixed() && is_number).then(|| instruction.immediate(1))
+        });
+        named.filter(|to| matches!(program.at(*to), Some(Ok(_)))).collect()
     }
 
     fn broken(&mut self, d: &D, obligation: Obligation, about: &'static str) {
         self.goal(obligation, d.bit(false), about);
+    }
+
+    /// The arm has read something, or the like.
+    fn has_read(&mut self, d: &D, is_last: bool) {
+        let wanted = self.target.setting.variant.axes().mitigations.verw;
+        if wanted && is_last && (self.theorem == Theorem::EnterGuest || self.theorem.has_hook()) {
+            self.broken(d, obligation::VERW_LAST, "VERW");
+        }
+    }
+
+    /// Whether all of host_rsp is read.
+    fn is_host_rsp(&self, state: &Machine<D>, access: &Access<D::Word>) -> bool {
+        let Place { region, index, size } = access.place;
+        let region = &state.memory.regions[region];
+        let at = self.target.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
+        region.name == RegionName::TssExtra && region.offset(index) == at && size == 8
+    }
+
+    /// The arm leaves for the host, or calls a hook.
+    fn is_host(&mut self, d: &D, machine: &Machine<D>) {
+        let ours = d.eq(machine.gs_base, self.host_gs);
+        self.goal(obligation::SWAPGS_FENCED, ours, "GS base");
     }
 }
 
@@ -182,22 +555,22 @@ pub(super) fn follow<D: Domain>(
     target: &Target,
     world: &mut World<D>,
     watch: &mut Watch<'_, D>,
-) -> Untaken {
-    let Some(mut arms) = watch.arms.take() else { return Untaken::default() };
+) -> Result<Untaken, BadCode> {
+    let Some(mut arms) = watch.arms.take() else { return Ok(Untaken::default()) };
     watch.close(d, &mut arms, None);
     let path = std::mem::take(&mut watch.trace);
     let goals = std::mem::take(&mut watch.goals);
     let barriers = std::mem::take(&mut watch.barriers);
-    let mut left = LIMIT;
     while let Some(arm) = arms.ahead.pop() {
-        one(d, target, world, watch, &mut arms, arm, &mut left);
+        one(d, target, world, watch, &mut arms, arm)?;
+        arms.reached.lines.extend(watch.barriers.lines());
     }
     // Where the host's untraining runs is for paths to show.
     watch.goals.retain(|goal| goal.obligation != obligation::UNTRAINED || goal.about == "RIP");
     let found = std::mem::replace(&mut watch.goals, goals);
     watch.goals.extend(found);
     (watch.trace, watch.barriers) = (path, barriers);
-    arms.reached
+    Ok(arms.reached)
 }
 
 /// Follows one arm to its end, or to where it splits.
@@ -208,37 +581,59 @@ fn one<D: Domain>(
     watch: &mut Watch<'_, D>,
     arms: &mut Arms<D>,
     arm: Arm<D>,
-    left: &mut usize,
-) {
-    let Arm { to, state, barriers, mut has_stored } = arm;
-    world.machine = state;
+) -> Result<(), BadCode> {
+    let Arm { to, state, barriers, mut so_far } = arm;
+    world.machine = copy(&state);
+    drop(state);
     world.machine.rip = d.code(to);
     watch.barriers = barriers;
+    let mut is_first = true;
+    // Behind the path's last VERW.
+    let is_last = so_far.overwritten != 0 && so_far.overwritten == arms.verws;
     loop {
         let at = d.code_at(world.machine.rip).unwrap_or_default();
+        if !std::mem::take(&mut is_first) && arms.seen.contains_key(&at) {
+            // Others have come here by a jump.
+            watch.go_later(d, arms, at, &world.machine, &watch.barriers, so_far);
+            return Ok(());
+        }
         watch.trace.clear();
         watch.trace.push(at);
         let code = target.program.at(at).and_then(Result::ok).copied();
-        let Some(op) = code.filter(|_| *left > 0) else {
-            return watch.broken(d, obligation::UNTAKEN_CODE, "instruction");
+        let Some(op) = code else {
+            watch.broken(d, obligation::UNTAKEN_CODE, "instruction");
+            return Ok(());
         };
-        *left -= 1;
+        arms.reached.executed += 1;
+        if arms.reached.executed > ARMS {
+            return Err(BadCode::Arms { at, limit: ARMS });
+        }
         arms.reached.at.insert(at);
         watch.speculation(d, &world.machine, at);
         let is_return = op.is_return();
         match op.kind {
-            Kind::Fence(fence) if fence.stops_dispatch() => return,
-            Kind::Int3 | Kind::Ud2 | Kind::Int(_) | Kind::WriteCr3 | Kind::Iretq => return,
+            Kind::Fence(fence) if fence.stops_dispatch() => return Ok(()),
+            Kind::Int3 | Kind::Ud2 | Kind::Int(_) | Kind::WriteCr3 => return Ok(()),
+            Kind::Iretq => {
+                at_guest(d, &world.machine, watch);
+                return Ok(());
+            }
             // Nobody says what is executed behind these, or instead.
             Kind::Syscall | Kind::Sysenter => {
-                return watch.broken(d, obligation::UNTAKEN_CODE, "instruction");
+                watch.broken(d, obligation::UNTAKEN_CODE, "instruction");
+                return Ok(());
             }
             // What is returned to by one of these might be executed.
-            Kind::Sysretq | Kind::Sysretl | Kind::ReturnFar(_) => return watch.verw(d),
+            Kind::Sysretq | Kind::Sysretl | Kind::ReturnFar(_) => {
+                watch.verw(d);
+                at_guest(d, &world.machine, watch);
+                return Ok(());
+            }
             Kind::JumpIf(condition) => {
                 let condition = d.number(world.machine.flags.holds(d, condition));
-                if is_found(d, condition) {
-                    return watch.broken(d, obligation::UNTAKEN_MEMORY, "flags");
+                if arms.tells(d, watch, condition) {
+                    watch.broken(d, obligation::UNTAKEN_MEMORY, "flags");
+                    return Ok(());
                 }
                 if is_steered(d, condition) {
                     watch.barriers.poison();
@@ -248,60 +643,71 @@ fn one<D: Domain>(
                     if is_taken != 0 {
                         barriers.branch(at, Some(to));
                     }
-                    let state = copy(&world.machine);
-                    watch.go_later(d, arms, Arm { to, state, barriers, has_stored });
+                    watch.go_later(d, arms, to, &world.machine, &barriers, so_far);
                 }
-                return;
+                return Ok(());
             }
             _ => {}
         }
+        watch.predict(d, arms, (&world.machine, &watch.barriers, so_far), &op, at);
         let World { machine, model, .. } = &mut *world;
         if is_return {
             let place = machine.memory.locate(d, machine.get(Gpr::Rsp), 8, machine.cr3);
             let to = place.and_then(|place| d.code_at(machine.memory.load(d, place)));
             arms.reached.by_value |= to.is_some() && !watch.is_predicted(to);
         }
-        let stepped = machine.step(d, model, &target.program, &mut Eye(watch));
+        let stepped = machine.step(
+            d,
+            model,
+            &target.program,
+            &mut Eye { watch, is_last, told: &mut arms.told, lacks: &mut arms.reached.lacks },
+        );
         let is_transfer = matches!(op.kind, Kind::Jump | Kind::Call) || is_return;
         let by_value = is_return || op.is_indirect();
         match stepped {
             Ok(Step::Next | Step::Left)
-                if by_value && (has_stored || is_a_guests(d, machine.rip)) =>
+                if by_value && (so_far.has_stored || is_a_guests(d, machine.rip)) =>
             {
-                return watch.broken(d, obligation::UNTAKEN_TARGET, "RIP");
+                watch.broken(d, obligation::UNTAKEN_TARGET, "RIP");
+                return Ok(());
             }
             Ok(Step::Next) if is_transfer => {
                 let to = d.code_at(machine.rip).unwrap_or_default();
-                let (state, barriers) = (copy(machine), watch.barriers.clone());
-                return watch.go_later(d, arms, Arm { to, state, barriers, has_stored });
+                watch.go_later(d, arms, to, machine, &watch.barriers, so_far);
+                return Ok(());
             }
             // HLT stops nothing that is ahead of it.
             Ok(Step::Next | Step::Halted) => {}
             Ok(Step::Left) => {
                 let hook = d.code_at(machine.rip).and_then(|rip| target.hook(rip));
-                match hook {
-                    // Has none of the mitigations anywhere.
-                    Some(HostSymbol::FATAL) => return,
-                    Some(_) => {
+                if let Some(hook) = hook {
+                    // That of what is fatal has none of the mitigations anywhere.
+                    if hook != HostSymbol::FATAL {
                         let within = usize::from(watch.is_predicted(Some(op.next)));
-                        return watch.at_return(d, machine, false, true, within);
+                        watch.at_return(d, machine, false, true, within);
                     }
-                    None => {}
+                    events::untold(d, machine, watch);
+                    watch.is_host(d, machine);
+                    return Ok(());
                 }
                 match returns::left(d, target, world, watch) {
                     Left::Back => {}
-                    Left::Returned => return,
                     Left::Broken(_) => {
-                        return watch.broken(d, obligation::UNTAKEN_MEMORY, "address");
+                        watch.broken(d, obligation::UNTAKEN_MEMORY, "address");
+                        return Ok(());
+                    }
+                    Left::Elsewhere if !by_value => {
+                        watch.broken(d, obligation::UNTAKEN_CODE, "RIP");
+                        return Ok(());
                     }
                     // The caller's.
-                    Left::Elsewhere if by_value => return,
-                    Left::Elsewhere => {
-                        return watch.broken(d, obligation::UNTAKEN_CODE, "RIP");
+                    Left::Returned | Left::Elsewhere => {
+                        at_caller(d, world, watch);
+                        return Ok(());
                     }
                 }
             }
-            Ok(Step::Guest { .. } | Step::Fault(_)) => return,
+            Ok(Step::Guest { .. } | Step::Fault(_)) => return Ok(()),
             Err(Stuck::Wild { address, store, .. }) => {
                 let machine = &mut world.machine;
                 let instruction = target.program.instruction(at);
@@ -317,38 +723,115 @@ fn one<D: Domain>(
                     && (instruction.memory_segment() == Register::GS
                         || bases.into_iter().any(by_gs))
                 {
-                    return watch.broken(d, obligation::SWAPGS_FENCED, "GS base");
+                    watch.broken(d, obligation::SWAPGS_FENCED, "GS base");
+                    return Ok(());
                 }
-                let tells = is_found(d, address) || d.mentions(address, Origin::is_the_hosts);
-                if tells && !is_near || is_transfer {
-                    return watch.broken(d, obligation::UNTAKEN_MEMORY, "address");
+                // A call's own address, on a stack: how far down that goes is for paths to show.
+                let is_call = op.kind == Kind::Call && !op.is_indirect() && is_near;
+                if is_call {
+                    machine.set(Gpr::Rsp, d.plus(machine.get(Gpr::Rsp), -8));
+                    watch.barriers.called(op.next, target.around(at).fills);
+                    let to = instruction.near_branch_target();
+                    watch.go_later(d, arms, to, machine, &watch.barriers, so_far);
+                    return Ok(());
                 }
-                has_stored |= store && !is_near;
+                if tells(d, address) && !is_near || is_transfer {
+                    watch.broken(d, obligation::UNTAKEN_MEMORY, "address");
+                    return Ok(());
+                }
                 let value = match is_near {
                     // Of the host's, and no pointer.
                     true => watch.roots.host_cr3,
-                    false => {
-                        let found = d.undefined("what only speculation finds", &[]);
-                        d.select(found, d.word(u64::MAX), d.word(0))
-                    }
+                    false => found(d),
                 };
-                if op.kind == Kind::Verw {
-                    watch.barriers.overwritten = true;
-                }
+                // By which ring 0 goes on where an event has interrupted it.
+                let next = target.program.at(op.next).and_then(Result::ok);
+                let is_frame = op.kind == Kind::PopFlags
+                    && next.is_some_and(|next| matches!(next.kind, Kind::ReturnFar(_)));
+                watch.has_read(d, is_last && !is_frame);
+                watch.barriers.overwritten &= is_frame;
+                watch.barriers.overwritten |= op.kind == Kind::Verw;
                 skip(d, machine, &op, &instruction, value);
+                if store && !is_near {
+                    so_far.has_stored = true;
+                    forget_memory(d, machine);
+                }
             }
             // Which of them it is, nobody knows.
             Err(Stuck::Several { .. }) => {
-                return watch.broken(d, obligation::UNTAKEN_TARGET, "RIP");
+                watch.broken(d, obligation::UNTAKEN_TARGET, "RIP");
+                return Ok(());
             }
             Err(Stuck::SelfModifying { .. }) => {
-                return watch.broken(d, obligation::UNTAKEN_MEMORY, "address");
+                watch.broken(d, obligation::UNTAKEN_MEMORY, "address");
+                return Ok(());
             }
             Err(Stuck::Program(_) | Stuck::Msr { .. } | Stuck::NoCode { .. }) => {
-                return watch.broken(d, obligation::UNTAKEN_CODE, "instruction");
+                watch.broken(d, obligation::UNTAKEN_CODE, "instruction");
+                return Ok(());
             }
         }
     }
+}
+
+impl<D: Domain> Arms<D> {
+    /// Whether a jump by `condition` tells what was found, or what no guest may learn, beyond what it is
+    /// told anyway: by the way of the path itself, or because it is run at all. Where something has been
+    /// interrupted, in the code or not, decides what is done about it.
+    fn tells(&self, d: &D, watch: &Watch<'_, D>, condition: D::Word) -> bool {
+        let is_of_code = d.is_of_code(condition);
+        let is_secret = |origin: Origin| match origin {
+            Origin::Interrupted => !is_of_code,
+            Origin::Place => false,
+            origin => !origin.may_reach_a_guest(),
+        };
+        let is_told = || self.told.contains(&condition) || watch.decisions.is_told(d, condition);
+        is_found(d, condition) || d.mentions(condition, is_secret) && !is_told()
+    }
+}
+
+/// The arm returns to the host, behind the call of `switcher_enter_guest`.
+fn at_caller<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>) {
+    let machine = &world.machine;
+    if is_a_leak(d, machine.rip) && d.distance(machine.rip, world.caller.rip) != Some(0) {
+        watch.broken(d, obligation::UNTAKEN_TARGET, "RIP");
+    }
+    watch.is_host(d, machine);
+    for register in Gpr::ALL.into_iter().filter(|register| *register != Gpr::Rsp) {
+        let is_free = !is_steered(d, machine.get(register));
+        watch.goal(obligation::EXIT_SCRATCH, d.bit(is_free), register.name());
+    }
+}
+
+/// The arm enters a guest, if it is about routines that do.
+fn at_guest<D: Domain>(d: &D, machine: &Machine<D>, watch: &mut Watch<'_, D>) {
+    if watch.theorem.is_of_events() {
+        return;
+    }
+    for register in Gpr::ALL.into_iter().filter(|register| *register != Gpr::Rsp) {
+        let is_free = !is_a_leak(d, machine.get(register));
+        watch.goal(obligation::NO_HOST_VALUE, d.bit(is_free), register.name());
+    }
+}
+
+/// What a load finds where the path loads nothing.
+fn found<D: Domain>(d: &D) -> D::Word {
+    let found = d.undefined("what only speculation finds", &[]);
+    d.select(found, d.word(u64::MAX), d.word(0))
+}
+
+/// A store has gone to where a guest says: that may be anywhere, and a load behind it finds that.
+fn forget_memory<D: Domain>(d: &D, machine: &mut Machine<D>) {
+    for region in machine.memory.regions.iter_mut().filter(|region| !region.is_code) {
+        for chunk in region.cells.chunks_mut(CHUNK) {
+            d.store(chunk, found(d));
+        }
+    }
+}
+
+/// Whether it says what no guest may learn, or what was found.
+fn tells<D: Domain>(d: &D, word: D::Word) -> bool {
+    is_found(d, word) || is_a_leak(d, word)
 }
 
 /// Whether it depends on what was loaded from where the path loads nothing.
@@ -394,32 +877,66 @@ fn skip<D: Domain>(
 }
 
 /// Sees of an arm what mitigations are judged by.
-struct Eye<'a, 'b, D: Domain>(&'a mut Watch<'b, D>);
+struct Eye<'a, 'b, D: Domain> {
+    watch: &'a mut Watch<'b, D>,
+    /// Whether nothing may be read but the frame that is returned to.
+    is_last: bool,
+    told: &'a mut Vec<D::Word>,
+    lacks: &'a mut bool,
+}
 
 impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
     fn held(&self, what: Held) -> &[D::Word] {
-        self.0.held(what)
+        self.watch.held(what)
     }
 
     fn observe(&mut self, d: &D, state: &Machine<D>, event: Event<D::Word>) {
-        let watch = &mut *self.0;
+        let watch = &mut *self.watch;
         match event {
-            Event::Depends(condition) if is_steered(d, condition) => watch.barriers.poison(),
+            Event::Depends(condition) => {
+                if is_steered(d, condition) {
+                    watch.barriers.poison();
+                }
+            }
             Event::Access(access) => {
                 let name = state.memory.regions[access.place.region].name;
                 let is_frame =
                     watch.is_of_frame(name) && !d.mentions(access.value, Origin::is_the_hosts);
                 watch.barriers.overwritten &= is_frame;
+                watch.has_read(d, self.is_last && !is_frame);
+                if let Some(size) = watch.reads_flags(state, &access) {
+                    watch.decisions.read_flags(access.value, size);
+                }
+                if watch.is_host_rsp(state, &access) {
+                    let is_zero = d.is(access.value, 0);
+                    self.told.extend([is_zero, d.not(is_zero)].map(|bit| d.number(bit)));
+                }
                 if access.gs {
                     let ours = d.eq(state.gs_base, watch.host_gs);
                     watch.goal(obligation::SWAPGS_FENCED, ours, "GS base");
                 }
             }
-            Event::ReadMsr(_) => watch.barriers.overwritten = false,
+            Event::ReadMsr(_) => {
+                watch.barriers.overwritten = false;
+                watch.has_read(d, self.is_last);
+            }
             Event::WriteMsr { number, value } => watch.barrier(d, number, value),
             Event::Verw => watch.barriers.overwritten = true,
             Event::Branch(branch) => watch.branch(d, state, branch),
-            _ => {}
+            Event::Fence(fence) => watch.barriers.fence(fence),
+            // What it says of another CPU, which may lack that, is another's.
+            Event::Needs { condition, met } => {
+                watch.asked |= condition.asks();
+                *self.lacks |= !met && !condition.asks().is_empty();
+            }
+            // That it goes there is what an arm is; the rest is said of each access.
+            Event::Execute(_)
+            | Event::Decided(_)
+            | Event::LoadCr3(_)
+            | Event::WriteGsBase(_)
+            | Event::SwapGs
+            | Event::Sysretq
+            | Event::Iretq(_) => {}
         }
     }
 }
