@@ -300,7 +300,7 @@ impl Prover {
         let raced = [(Hostile, Safety), (Hostile, Specified), (Hostile, Everything)];
         let (always, if_touched) = match theorem.is_of_events() {
             true => (&[(Quiet, Everything)][..], &raced[..]),
-            false => (&routines[..], &[(Hostile, Ended)][..]),
+            false => (&routines[..], &[][..]),
         };
         self.touches_pvcs.set(false);
         for (i, &how) in always.iter().chain(if_touched).enumerate() {

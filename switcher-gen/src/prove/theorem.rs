@@ -1053,7 +1053,7 @@ pub(super) enum Extent {
     Ended,
     /// And where jumps may be predicted to lead.
     Everything,
-    /// That alone.
+    /// What these two add, without the specification.
     Arms,
 }
 
@@ -1113,7 +1113,11 @@ pub(super) fn run_to<D: Domain>(
         End::Resumed { hooked } => events::resumed(d, &world, &mut watch, hooked),
         End::Stopped => String::from("for good"),
     };
-    if matches!(extent, Extent::Ended | Extent::Everything) {
+    if extent == Extent::Arms {
+        // They are shown elsewhere.
+        watch.goals.clear();
+    }
+    if matches!(extent, Extent::Ended | Extent::Everything | Extent::Arms) {
         watch.goals.append(&mut watch.running);
         watch.pvcs(d);
     }
@@ -1122,10 +1126,6 @@ pub(super) fn run_to<D: Domain>(
         let cleared = RFlags::DF | RFlags::AC | RFlags::IOPL | RFlags::RF;
         let sfmask = world.setting.sfmask;
         watch.goal(obligation::SFMASK, d.bit(sfmask.contains(cleared)), "SFMASK");
-    }
-    if extent == Extent::Arms {
-        // They are shown elsewhere.
-        watch.goals.clear();
     }
     let untaken = untaken::follow(d, target, &mut world, &mut watch)?;
     let Watch { trace, goals, is_movable, reads_code, asked, barriers, pvcs_at, .. } = watch;
