@@ -12,7 +12,7 @@ use super::counterexample::{self, Counterexample};
 use super::findings::{Findings, Refused};
 use super::shared::{self, Executed, Key, Shared};
 use super::target::Target;
-use super::theorem::{self, ARMS, BadCode, Extent, Neighbour, Run, Theorem, WORK, Walk};
+use super::theorem::{self, ARMS, BadCode, Extent, Goal, Neighbour, Run, Theorem, WORK, Walk};
 use super::world::{Name, Saved, Source};
 use crate::machine::symbolic::{self, By, ExploreError, Symbolic, Verdict as Answer, Word};
 use crate::machine::{Domain, Observer};
@@ -69,6 +69,11 @@ pub struct Report {
 }
 
 impl Report {
+    const fn new(theorem: Theorem, neighbour: Neighbour) -> Self {
+        let obligations = BTreeMap::new();
+        Self { theorem, neighbour, paths: 0, goals: 0, by_solver: 0, obligations }
+    }
+
     /// The goals of the same paths that were shown apart.
     fn add_goals(&mut self, other: Self) {
         self.goals += other.goals;
@@ -254,14 +259,15 @@ impl Prover {
         findings: &mut Findings,
     ) -> Result<Vec<Report>, BadCode> {
         let mut reports: Vec<Report> = Vec::new();
+        // Where jumps may lead: whatever a quiet guest leaves, another may leave, too. What is wrong with a
+        // path says more.
+        let mut of_arms = (findings.of_this_kind(), None);
         // What is safe first: the specification makes one path many, and each may break more.
         let all = [
             (Neighbour::Hostile, Extent::Safety),
             (Neighbour::Hostile, Extent::Specified),
             (Neighbour::Quiet, Extent::Specified),
             (Neighbour::Quiet, Extent::Ended),
-            // Whatever a quiet guest leaves, another may leave, too.
-            (Neighbour::Hostile, Extent::Arms),
         ];
         // Events touch nothing of the guest's, as they show.
         let of_events = [(Neighbour::Quiet, Extent::Everything)];
@@ -269,16 +275,22 @@ impl Prover {
         for &(neighbour, extent) in needed {
             let is_repeated = extent == Extent::Safety
                 || (neighbour, extent) == (Neighbour::Quiet, Extent::Specified);
-            let report = self.theorem(target, theorem, (neighbour, extent), saved, findings)?;
+            let how = (neighbour, extent);
+            let report = self.theorem(target, theorem, how, saved, (findings, &mut of_arms))?;
             if findings.are_enough() {
                 break;
             }
-            match reports.first_mut() {
-                // The next one repeats it.
-                _ if is_repeated => {}
-                Some(first) if extent == Extent::Arms => first.add_goals(report),
-                _ => reports.push(report),
+            // The next one repeats it.
+            if !is_repeated {
+                reports.push(report);
             }
+        }
+        let (found, goals) = of_arms;
+        if !findings.are_enough() {
+            findings.append(found);
+        }
+        if let (Some(first), Some(goals)) = (reports.first_mut(), goals) {
+            first.add_goals(goals);
         }
         Ok(reports)
     }
@@ -328,18 +340,11 @@ impl Prover {
         theorem: Theorem,
         (neighbour, extent): (Neighbour, Extent),
         saved: Option<&Saved<Symbolic>>,
-        findings: &mut Findings,
+        (findings, of_arms): (&mut Findings, &mut (Findings, Option<Report>)),
     ) -> Result<Report, BadCode> {
         let d = &self.domain;
         d.reset();
-        let mut report = Report {
-            theorem,
-            neighbour,
-            paths: 0,
-            goals: 0,
-            by_solver: 0,
-            obligations: BTreeMap::new(),
-        };
+        let mut report = Report::new(theorem, neighbour);
         let mut bad = None;
         // Also of what turns out to be no path.
         let (executed, in_arms) = (Cell::new(0), Cell::new(0));
@@ -360,7 +365,14 @@ impl Prover {
                 ControlFlow::Break(())
             }
             Ok(run) => {
-                self.path(target, (theorem, neighbour), &run, &mut report, findings);
+                self.executed(target, theorem, &run);
+                let what = (theorem, neighbour);
+                self.path(target, what, (&run, &run.goals), &mut report, findings);
+                let (later, goals) = &mut *of_arms;
+                if !run.of_arms.is_empty() && !findings.are_enough() && !later.are_enough() {
+                    let goals = goals.get_or_insert_with(|| Report::new(theorem, neighbour));
+                    self.path(target, what, (&run, &run.of_arms), goals, later);
+                }
                 if findings.are_enough() {
                     ControlFlow::Break(())
                 } else {
@@ -381,23 +393,27 @@ impl Prover {
         }
     }
 
-    /// Shows every goal of one path.
-    fn path(
-        &self,
-        target: &Target,
-        (theorem, neighbour): (Theorem, Neighbour),
-        run: &Run<Symbolic>,
-        report: &mut Report,
-        findings: &mut Findings,
-    ) {
-        let d = &self.domain;
+    /// Keeps in mind what a run has executed.
+    fn executed(&self, target: &Target, theorem: Theorem, run: &Run<Symbolic>) {
         if self.shared.is_some() {
             self.executed.borrow_mut().add(target, theorem, run);
             if !theorem.is_of_events() && shared::depends_on_place(target, theorem, run) {
                 self.depends_on_place.set(true);
             }
         }
-        for goal in &run.goals {
+    }
+
+    /// Shows every one of these goals of one path.
+    fn path(
+        &self,
+        target: &Target,
+        (theorem, neighbour): (Theorem, Neighbour),
+        (run, goals): (&Run<Symbolic>, &[Goal<Symbolic>]),
+        report: &mut Report,
+        findings: &mut Findings,
+    ) {
+        let d = &self.domain;
+        for goal in goals {
             let key = (theorem, goal.obligation, goal.at);
             match d.check(goal.holds) {
                 Answer::Holds { by } => {

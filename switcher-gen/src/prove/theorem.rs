@@ -324,6 +324,8 @@ pub struct Run<D: Domain> {
     pub trace: Vec<u64>,
     /// In the order in which they came up.
     pub goals: Vec<Goal<D>>,
+    /// What must hold where it has not gone, if that is judged apart.
+    pub of_arms: Vec<Goal<D>>,
     /// How it ended, in words.
     pub end: String,
     /// Whether the addresses that calls pushed went nowhere but to the RETs that they are for, and
@@ -1043,7 +1045,8 @@ pub fn run<D: Domain>(
 /// How much is to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Extent {
-    /// What can be said without the specification, whose questions make one path many.
+    /// What can be said without the specification, whose questions make one path many; and, apart from
+    /// that, where jumps may be predicted to lead.
     Safety,
     /// And what the specification says.
     Specified,
@@ -1051,15 +1054,6 @@ pub(super) enum Extent {
     Ended,
     /// And where jumps may be predicted to lead.
     Everything,
-    /// That alone.
-    Arms,
-}
-
-impl Extent {
-    /// Whether the specification is asked nothing.
-    const fn is_unspecified(self) -> bool {
-        matches!(self, Self::Safety | Self::Arms)
-    }
 }
 
 pub(super) fn run_to<D: Domain>(
@@ -1078,7 +1072,7 @@ pub(super) fn run_to<D: Domain>(
     assume(&world.assumptions);
     let mut watch = Watch::new(d, target, theorem, &world);
     world.machine.memory.hostile = neighbour == Neighbour::Hostile;
-    let has_arms = matches!(extent, Extent::Everything | Extent::Arms);
+    let has_arms = matches!(extent, Extent::Safety | Extent::Everything);
     watch.arms = has_arms.then(untaken::Arms::default);
     world.share_with_hooks(d);
     let end = execute(d, target, theorem, &mut world, &mut watch)?;
@@ -1121,15 +1115,14 @@ pub(super) fn run_to<D: Domain>(
         let sfmask = world.setting.sfmask;
         watch.goal(obligation::SFMASK, d.bit(sfmask.contains(cleared)), "SFMASK");
     }
-    if extent == Extent::Arms {
-        // They are shown elsewhere.
-        watch.goals.clear();
+    let (untaken, mut of_arms) = untaken::follow(d, target, &mut world, &mut watch)?;
+    if extent == Extent::Everything {
+        watch.goals.append(&mut of_arms);
     }
-    let untaken = untaken::follow(d, target, &mut world, &mut watch)?;
     let Watch { trace, goals, is_movable, reads_code, asked, barriers, .. } = watch;
     let mut lines = barriers.into_lines();
     lines.extend(&untaken.lines);
-    Ok(Run { trace, goals, end, is_movable, reads_code, lines, asked, untaken })
+    Ok(Run { trace, goals, of_arms, end, is_movable, reads_code, lines, asked, untaken })
 }
 
 /// A way through the code.
@@ -1347,7 +1340,7 @@ fn in_guest<D: Domain>(
         let root = d.select(smod, extra.smod_cr3, extra.umod_cr3);
         watch.equal(d, obligation::ROOT_OF_MODE, "CR3", root, machine.cr3);
     }
-    if extent.is_unspecified() {
+    if extent == Extent::Safety {
         return end;
     }
 
@@ -1497,7 +1490,7 @@ fn in_host<D: Domain>(
     let end = String::from("to the host");
     let mut spec = world.spec;
     let outcome = match extent {
-        Extent::Safety | Extent::Arms => {
+        Extent::Safety => {
             let host = world.setting.host();
             spec::return_from_guest(d, &host, &world.caller, None, world.frame_at, &mut spec)
         }
@@ -1544,7 +1537,7 @@ fn in_host<D: Domain>(
     if world.model.vendor == Vendor::Amd {
         watch.goal(obligation::EXIT_SS, d.any(machine.ss, 0xFFFC), "SS");
     }
-    if extent.is_unspecified() {
+    if extent == Extent::Safety {
         return end;
     }
     memory(d, world, watch, &spec);
@@ -1811,6 +1804,7 @@ pub(super) fn compare_runs<D: Domain>(
     Ok(Run {
         trace,
         goals,
+        of_arms: Vec::new(),
         end,
         is_movable: false,
         reads_code,
