@@ -13,7 +13,7 @@ use super::counterexample::{self, Counterexample};
 use super::findings::{Findings, Refused};
 use super::shared::{self, Executed, Key, Shared};
 use super::target::Target;
-use super::theorem::{self, ARMS, BadCode, Extent, Neighbour, Run, Theorem, WORK, Walk};
+use super::theorem::{self, ARMS, BadCode, Extent, Goal, Neighbour, Run, Theorem, WORK, Walk};
 use super::world::{Name, Saved, Source};
 use crate::machine::symbolic::{self, By, ExploreError, Symbolic, Verdict as Answer, Word};
 use crate::machine::{Domain, Observer};
@@ -75,6 +75,11 @@ pub struct Report {
 }
 
 impl Report {
+    const fn new(theorem: Theorem, neighbour: Neighbour) -> Self {
+        let obligations = BTreeMap::new();
+        Self { theorem, neighbour, paths: 0, goals: 0, by_solver: 0, obligations }
+    }
+
     /// The goals of the same paths that were shown apart.
     fn add_goals(&mut self, other: Self) {
         self.goals += other.goals;
@@ -286,20 +291,15 @@ impl Prover {
     ) -> Result<Vec<Report>, BadCode> {
         use {Extent::*, Neighbour::*};
         let mut reports: Vec<Report> = Vec::new();
-        // What is safe first: the specification makes one path many, and each may break more. Arms last:
-        // whatever a quiet guest leaves, another may leave, too.
-        let routines = [
-            (Hostile, Safety),
-            (Hostile, Specified),
-            (Quiet, Specified),
-            (Quiet, Ended),
-            (Hostile, Arms),
-        ];
-        // What another CPU of the guest writes matters to what touches the PVCS. Events do not, as a
-        // rule; and on what only such a guest leads to, everything holds that holds elsewhere.
-        let raced = [(Hostile, Safety), (Hostile, Specified), (Hostile, Everything)];
+        // Where jumps may lead, and what other faults of a path break, too: what is wrong with the path says
+        // more. Whatever a quiet guest leaves, another may leave, too.
+        let mut later = (findings.of_this_kind(), None);
+        // What is safe first: the specification makes one path many, and each may break more.
+        let hostile = [(Hostile, Safety), (Hostile, Specified)];
+        let routines = [hostile[0], hostile[1], (Quiet, Specified), (Quiet, Ended)];
+        // What another CPU of the guest writes matters to what touches the PVCS. Events do not, as a rule.
         let (always, if_touched) = match theorem.is_of_events() {
-            true => (&[(Quiet, Everything)][..], &raced[..]),
+            true => (&[(Quiet, Everything)][..], &hostile[..]),
             false => (&routines[..], &[][..]),
         };
         self.touches_pvcs.set(false);
@@ -307,16 +307,21 @@ impl Prover {
             if i >= always.len() && !self.touches_pvcs.get() {
                 break;
             }
-            let report = self.theorem(target, theorem, how, saved, findings)?;
+            let report = self.theorem(target, theorem, how, saved, (findings, &mut later))?;
             if findings.are_enough() || self.was_stopped() {
                 break;
             }
-            match (how, reports.first_mut()) {
-                ((_, Arms), Some(first)) => first.add_goals(report),
-                ((Hostile, Specified) | (Quiet, Ended | Everything), _) => reports.push(report),
-                // The others repeat one of these.
-                _ => {}
+            // The others repeat one of these.
+            if matches!(how, (Hostile, Specified) | (Quiet, Ended | Everything)) {
+                reports.push(report);
             }
+        }
+        let (found, goals) = later;
+        if !findings.are_enough() {
+            findings.append(found);
+        }
+        if let (Some(first), Some(goals)) = (reports.first_mut(), goals) {
+            first.add_goals(goals);
         }
         Ok(reports)
     }
@@ -366,18 +371,11 @@ impl Prover {
         theorem: Theorem,
         (neighbour, extent): (Neighbour, Extent),
         saved: Option<&Saved<Symbolic>>,
-        findings: &mut Findings,
+        (findings, later): (&mut Findings, &mut (Findings, Option<Report>)),
     ) -> Result<Report, BadCode> {
         let d = &self.domain;
         d.reset();
-        let mut report = Report {
-            theorem,
-            neighbour,
-            paths: 0,
-            goals: 0,
-            by_solver: 0,
-            obligations: BTreeMap::new(),
-        };
+        let mut report = Report::new(theorem, neighbour);
         let mut bad = None;
         // Also of what turns out to be no path.
         let (executed, in_arms) = (Cell::new(0), Cell::new(0));
@@ -398,7 +396,14 @@ impl Prover {
                 ControlFlow::Break(())
             }
             Ok(run) => {
-                self.path(target, (theorem, neighbour), &run, &mut report, findings);
+                self.executed(target, theorem, &run);
+                let what = (theorem, neighbour);
+                self.path(target, what, (&run, &run.goals), &mut report, findings);
+                let (found, goals) = &mut *later;
+                if !run.later.is_empty() && !findings.are_enough() && !found.are_enough() {
+                    let goals = goals.get_or_insert_with(|| Report::new(theorem, neighbour));
+                    self.path(target, what, (&run, &run.later), goals, found);
+                }
                 if self.is_to_stop() {
                     findings.leave_open(None, format!("{}: interrupted", theorem.name()));
                     ControlFlow::Break(())
@@ -422,16 +427,8 @@ impl Prover {
         }
     }
 
-    /// Shows every goal of one path.
-    fn path(
-        &self,
-        target: &Target,
-        (theorem, neighbour): (Theorem, Neighbour),
-        run: &Run<Symbolic>,
-        report: &mut Report,
-        findings: &mut Findings,
-    ) {
-        let d = &self.domain;
+    /// Keeps in mind what a run has executed.
+    fn executed(&self, target: &Target, theorem: Theorem, run: &Run<Symbolic>) {
         if run.touches_pvcs {
             self.touches_pvcs.set(true);
         }
@@ -441,7 +438,19 @@ impl Prover {
                 self.depends_on_place.set(true);
             }
         }
-        for goal in &run.goals {
+    }
+
+    /// Shows every one of these goals of one path.
+    fn path(
+        &self,
+        target: &Target,
+        (theorem, neighbour): (Theorem, Neighbour),
+        (run, goals): (&Run<Symbolic>, &[Goal<Symbolic>]),
+        report: &mut Report,
+        findings: &mut Findings,
+    ) {
+        let d = &self.domain;
+        for goal in goals {
             let key = (theorem, goal.obligation, goal.at);
             match d.check(goal.holds) {
                 Answer::Holds { by } => {

@@ -49,6 +49,28 @@ impl Findings {
         Self { ends_with_the_first: true, ..Self::default() }
     }
 
+    /// None yet, for who needs as many.
+    pub(super) fn of_this_kind(&self) -> Self {
+        Self { ends_with_the_first: self.ends_with_the_first, ..Self::default() }
+    }
+
+    /// And these, but for what is known.
+    pub(super) fn append(&mut self, others: Self) {
+        let Self { refuted, unknown, refused, known, .. } = others;
+        let places = known.iter().filter_map(|(key, place)| Some(((*place)?, *key)));
+        let keys: HashMap<usize, Key> = places.collect();
+        for (place, found) in refuted.into_iter().enumerate() {
+            if let Some(key) = keys.get(&place).filter(|key| !self.known.contains_key(key)) {
+                self.refute(*key, found);
+            }
+        }
+        for (key, _) in known.into_iter().filter(|(_, place)| place.is_none()) {
+            self.known.entry(key).or_insert(None);
+        }
+        self.unknown.extend(unknown);
+        self.refused.extend(refused);
+    }
+
     /// Whether there is nothing more to be looked for.
     pub(super) fn are_enough(&self) -> bool {
         self.ends_with_the_first && !(self.refuted.is_empty() && self.unknown.is_empty())

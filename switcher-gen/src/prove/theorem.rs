@@ -324,6 +324,9 @@ pub struct Run<D: Domain> {
     pub trace: Vec<u64>,
     /// In the order in which they came up.
     pub goals: Vec<Goal<D>>,
+    /// What must hold where it has not gone, and what is broken by most that is wrong otherwise, if that is
+    /// judged apart.
+    pub later: Vec<Goal<D>>,
     /// How it ended, in words.
     pub end: String,
     /// Whether the addresses that calls pushed went nowhere but to the RETs that they are for, and
@@ -724,15 +727,17 @@ impl<'a, D: Domain> Watch<'a, D> {
         }
     }
 
-    /// Without a PVCS, the pointer to it means nothing. Comes last: what else is wrong with a path
-    /// that should not have come there says more.
-    fn pvcs(&mut self, d: &D) {
+    /// What most faults break, too: it comes last, for what else is wrong with a path that should not have
+    /// come there says more. Without a PVCS, the pointer to it means nothing.
+    fn broken_by_most(&mut self, d: &D) -> Vec<Goal<D>> {
+        let mut goals = std::mem::take(&mut self.running);
         let at = self.pvcs_at;
         if at.is_some() {
             let none = d.any(self.roots.switch_flags, SwitchFlags::PVCS_INVALID.bits());
             let (obligation, about) = (obligation::PVCS_REGISTERED, "switch_flags");
-            self.goals.push(Goal { obligation, holds: d.not(none), about, values: None, at });
+            goals.push(Goal { obligation, holds: d.not(none), about, values: None, at });
         }
+        goals
     }
 
     /// Whether the instruction right in front of the present one, in the code and on the path, has
@@ -1045,23 +1050,15 @@ pub fn run<D: Domain>(
 /// How much is to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Extent {
-    /// What can be said without the specification, whose questions make one path many.
+    /// What can be said without the specification, whose questions make one path many; and, apart from
+    /// that, where jumps may be predicted to lead.
     Safety,
     /// And what the specification says.
     Specified,
     /// And what is broken by most that is wrong otherwise.
     Ended,
-    /// And where jumps may be predicted to lead.
+    /// And where jumps may be predicted to lead, at once.
     Everything,
-    /// What these two add, without the specification.
-    Arms,
-}
-
-impl Extent {
-    /// Whether the specification is asked nothing.
-    const fn is_unspecified(self) -> bool {
-        matches!(self, Self::Safety | Self::Arms)
-    }
 }
 
 pub(super) fn run_to<D: Domain>(
@@ -1080,7 +1077,7 @@ pub(super) fn run_to<D: Domain>(
     assume(&world.assumptions);
     let mut watch = Watch::new(d, target, theorem, &world);
     world.machine.memory.hostile = neighbour == Neighbour::Hostile;
-    let has_arms = matches!(extent, Extent::Everything | Extent::Arms);
+    let has_arms = matches!(extent, Extent::Safety | Extent::Everything);
     watch.arms = has_arms.then(untaken::Arms::default);
     world.share_with_hooks(d);
     let end = execute(d, target, theorem, &mut world, &mut watch)?;
@@ -1113,13 +1110,9 @@ pub(super) fn run_to<D: Domain>(
         End::Resumed { hooked } => events::resumed(d, &world, &mut watch, hooked),
         End::Stopped => String::from("for good"),
     };
-    if extent == Extent::Arms {
-        // They are shown elsewhere.
-        watch.goals.clear();
-    }
-    if matches!(extent, Extent::Ended | Extent::Everything | Extent::Arms) {
-        watch.goals.append(&mut watch.running);
-        watch.pvcs(d);
+    if matches!(extent, Extent::Ended | Extent::Everything) {
+        let mut goals = watch.broken_by_most(d);
+        watch.goals.append(&mut goals);
     }
     if matches!(theorem, Theorem::Syscall64 | Theorem::SyscallCompat) {
         // The others show where they do harm.
@@ -1127,11 +1120,30 @@ pub(super) fn run_to<D: Domain>(
         let sfmask = world.setting.sfmask;
         watch.goal(obligation::SFMASK, d.bit(sfmask.contains(cleared)), "SFMASK");
     }
-    let untaken = untaken::follow(d, target, &mut world, &mut watch)?;
+    let mut later = match extent {
+        Extent::Safety => watch.broken_by_most(d),
+        Extent::Specified | Extent::Ended | Extent::Everything => Vec::new(),
+    };
+    let (untaken, mut of_arms) = untaken::follow(d, target, &mut world, &mut watch)?;
+    match extent {
+        Extent::Everything => watch.goals.append(&mut of_arms),
+        Extent::Safety | Extent::Specified | Extent::Ended => later.append(&mut of_arms),
+    }
     let Watch { trace, goals, is_movable, reads_code, asked, barriers, pvcs_at, .. } = watch;
     let (mut lines, touches_pvcs) = (barriers.into_lines(), pvcs_at.is_some());
     lines.extend(&untaken.lines);
-    Ok(Run { trace, goals, end, is_movable, reads_code, lines, asked, untaken, touches_pvcs })
+    Ok(Run {
+        trace,
+        goals,
+        later,
+        end,
+        is_movable,
+        reads_code,
+        lines,
+        asked,
+        untaken,
+        touches_pvcs,
+    })
 }
 
 /// A way through the code.
@@ -1349,7 +1361,7 @@ fn in_guest<D: Domain>(
         let root = d.select(smod, extra.smod_cr3, extra.umod_cr3);
         watch.equal(d, obligation::ROOT_OF_MODE, "CR3", root, machine.cr3);
     }
-    if extent.is_unspecified() {
+    if extent == Extent::Safety {
         return end;
     }
 
@@ -1499,7 +1511,7 @@ fn in_host<D: Domain>(
     let end = String::from("to the host");
     let mut spec = world.spec;
     let outcome = match extent {
-        Extent::Safety | Extent::Arms => {
+        Extent::Safety => {
             let host = world.setting.host();
             spec::return_from_guest(d, &host, &world.caller, None, world.frame_at, &mut spec)
         }
@@ -1546,7 +1558,7 @@ fn in_host<D: Domain>(
     if world.model.vendor == Vendor::Amd {
         watch.goal(obligation::EXIT_SS, d.any(machine.ss, 0xFFFC), "SS");
     }
-    if extent.is_unspecified() {
+    if extent == Extent::Safety {
         return end;
     }
     memory(d, world, watch, &spec);
@@ -1812,6 +1824,7 @@ pub(super) fn compare_runs<D: Domain>(
     Ok(Run {
         trace,
         goals,
+        later: Vec::new(),
         end,
         is_movable: false,
         reads_code,

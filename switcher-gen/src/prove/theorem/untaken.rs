@@ -33,7 +33,7 @@ use std::rc::Rc;
 
 use iced_x86::{Mnemonic, OpKind, Register};
 
-use super::{BadCode, Watch, is_a_leak};
+use super::{BadCode, Goal, Watch, is_a_leak};
 use crate::asm::HostSymbol;
 use crate::layout::TssExtra;
 use crate::machine::program::Kind;
@@ -555,22 +555,26 @@ pub(super) fn follow<D: Domain>(
     target: &Target,
     world: &mut World<D>,
     watch: &mut Watch<'_, D>,
-) -> Result<Untaken, BadCode> {
-    let Some(mut arms) = watch.arms.take() else { return Ok(Untaken::default()) };
+) -> Result<(Untaken, Vec<Goal<D>>), BadCode> {
+    let Some(mut arms) = watch.arms.take() else { return Ok(Default::default()) };
     watch.close(d, &mut arms, None);
     let path = std::mem::take(&mut watch.trace);
     let goals = std::mem::take(&mut watch.goals);
     let barriers = std::mem::take(&mut watch.barriers);
     while let Some(arm) = arms.ahead.pop() {
+        // Otherwise something has been forgotten of it meanwhile, and that is followed.
+        let is_it = |seen: &Seen<D>| Rc::ptr_eq(&seen.state, &arm.state);
+        if !arms.seen.get(&arm.to).is_some_and(|seen| seen.iter().any(is_it)) {
+            continue;
+        }
         one(d, target, world, watch, &mut arms, arm)?;
         arms.reached.lines.extend(watch.barriers.lines());
     }
     // Where the host's untraining runs is for paths to show.
     watch.goals.retain(|goal| goal.obligation != obligation::UNTRAINED || goal.about == "RIP");
     let found = std::mem::replace(&mut watch.goals, goals);
-    watch.goals.extend(found);
     (watch.trace, watch.barriers) = (path, barriers);
-    Ok(arms.reached)
+    Ok((arms.reached, found))
 }
 
 /// Follows one arm to its end, or to where it splits.
