@@ -50,11 +50,9 @@ impl Origin {
             | Self::Published
             | Self::Cpu
             | Self::Code => true,
-            Self::Host
-            | Self::Stale
-            | Self::Interrupted
-            | Self::InterruptedBase
-            | Self::Place => false,
+            Self::Host | Self::Stale | Self::Interrupted | Self::InterruptedBase | Self::Place => {
+                false
+            }
         }
     }
 
