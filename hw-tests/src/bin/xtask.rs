@@ -241,7 +241,8 @@ fn checks(summary: &mut Summary) -> Result<()> {
     heading("tests");
     let started = Instant::now();
     let mut tests = workspace::cargo();
-    tests.args(["test", "--workspace"]);
+    // All that fails, and not the first alone.
+    tests.args(["test", "--workspace", "--no-fail-fast"]);
     let (success, output) = tee(&mut tests)?;
     let (passed, failed) = count_tests(&output);
     // A test that does not compile, or kills its process, is not in the counts.
