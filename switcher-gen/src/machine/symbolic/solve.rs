@@ -17,7 +17,7 @@ use super::eval::{Guess, Scratch, Values};
 use super::word::{Atom, Literal, Pool, Slice, slices};
 
 /// After so many conflicts ordeal gives up. Queries of real code need a few dozen.
-const CONFLICTS: u64 = 1_000;
+const CONFLICTS: u64 = 5_000;
 /// How often it may give up on the questions of one target before none is asked any more: where one
 /// is too hard, so are many, and each takes seconds.
 pub(super) const GIVE_UPS: u32 = 4;
