@@ -156,11 +156,13 @@ pub(super) fn whole(target: &Target) -> Key {
 /// All that a proof of `theorem` depends on: two targets with one key have one proof. Those of
 /// events are about the `whole` image: see [`Shape`] for what else they hold of.
 pub(super) fn key(target: &Target, theorem: Theorem, host: Key, whole: Key) -> Key {
-    if theorem.is_of_events() {
-        // What `host` leaves out may be asked of code that no theorem of this kind should come to.
-        return digest(&(host, whole, target.setting));
-    }
     let entries = theorem.entries(target);
+    if theorem.is_of_events() {
+        // What `host` leaves out may be asked of code that no theorem of this kind should come to; of the IDT
+        // itself, nothing is.
+        let asked = (!entries.is_empty()).then_some(target.setting);
+        return digest(&(host, whole, asked));
+    }
     let code: Vec<_> = entries.iter().map(|entry| code(target, *entry)).collect();
     let asked: Vec<_> = entries.iter().map(|entry| asked_of_branches(target, *entry)).collect();
     digest(&(host, code, asked))
