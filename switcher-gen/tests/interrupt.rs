@@ -1,6 +1,8 @@
 //! Ctrl-C: what was found until then is printed, as a part of the result and as nothing else.
 #![cfg(all(feature = "std", unix))]
 
+mod gas;
+
 use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
@@ -77,4 +79,30 @@ fn a_search_that_is_interrupted_reports_what_it_has_found() {
     let report = json(&output);
     is_a_part(&report);
     assert_eq!(report["verdict"], "interrupted");
+}
+
+/// One finding comes at once, and then questions that take the solver long.
+#[test]
+fn a_proof_that_is_interrupted_reports_what_it_has_found() {
+    let enter = "\tmovq\t%gs:TSS_SP0, %rsp\n\tsubq\t$PT_REGS_SIZE, %rsp\n";
+    let forbidden = format!("\tmovq\t%rax, %gs:ENTER_CR3\n{enter}");
+    let syscall = "\nroutine entry_SYSCALL_64_switcher\n";
+    // Rounds of a cipher, all of whose inputs are one unknown: for which of them is the end this number?
+    let start = "\tmovq\t%rdi, %rsi\n\tmovq\t%rdi, %r8\n";
+    let rounds = "\tmovq\t%r8, %r9\n\tmovq\t%r8, %r10\n\tshlq\t$56, %r9\n\tshrq\t$8, %r10\n\
+                  \torq\t%r10, %r9\n\taddq\t%rdi, %r9\n\txorq\t%rsi, %r9\n\tmovq\t%rdi, %r10\n\
+                  \tshlq\t$3, %rdi\n\tshrq\t$61, %r10\n\torq\t%r10, %rdi\n\txorq\t%r9, %rdi\n\
+                  \tmovq\t%r9, %r8\n";
+    let rounds = rounds.repeat(24);
+    let hard = format!("{syscall}{start}{rounds}\tcmpq\t$0x1234567, %rdi\n\tje\t1f\n1:\n");
+    let source = gas::replaced(gas::SWITCHER, &[(enter, &forbidden), (syscall, &hard)]);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("hard.o");
+    std::fs::write(&file, gas::assemble(&source, &[])).unwrap();
+    let elf = ["prove", "--elf", file.to_str().unwrap(), "--variant", "intel-4level"];
+    let output = interrupted(&[&elf[..], &["--format", "json"]].concat());
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    let report = json(&output);
+    assert_eq!(is_a_part(&report), 0);
+    assert_eq!(report["targets"][0]["findings"]["refuted"][0]["obligation"]["name"], "kept");
 }

@@ -202,6 +202,19 @@ fn reserved_bytes_and_fields_of_the_host() {
     refused(&[(EXIT, &sp1)], "kept");
     let slot = format!("\tmovq\t%rax, %gs:ENTER_CR3\n{EXIT}");
     refused(&[(EXIT, &slot)], "kept");
+    // By an address that a guest has a hand in, however it comes about.
+    for address in [
+        "%gs:(%rdi)",
+        "%gs:0x80(%rdi)",
+        "(%rsp,%rdi)",
+        "-0x40(%rsp,%rdi,8)",
+        "%fs:(%rsp)",
+        "%fs:0(%rip)",
+        "%gs:(%rsp)",
+    ] {
+        let load = format!("{ERETU}\tpushq\t%rax\n\tmovb\t{address}, %al\n\tpopq\t%rax\n");
+        refused(&[(ERETU, &load)], "memory");
+    }
     // The caller's stack.
     let above = format!("\tmovq\t%rax, 0x38(%rsp)\n{EXIT}");
     refused(&[(EXIT, &above)], "memory");

@@ -9,6 +9,7 @@ use iced_x86::{Code, Instruction, MemoryOperand, Register};
 use switcher_gen::arch::vector;
 use switcher_gen::asm::Label;
 use switcher_gen::layout::{OrigAx, PerCpu, PtRegs, Pvcs, TssExtra};
+use switcher_gen::machine::Program;
 use switcher_gen::mutate::{self, Operator};
 use switcher_gen::prove::{Prover, Target, Verdict};
 use switcher_gen::{Image, Variant};
@@ -576,6 +577,22 @@ fn ring_0_has_other_flags_at_the_iretq_to_a_guest() {
             }
         }
     }
+}
+
+/// Others' files may have the stubs in another piece than the routines.
+#[test]
+fn code_lies_in_several_pieces() {
+    let ours = Ours::new("intel-4level");
+    let bytes = ours.target.program.first_piece();
+    let stubs = ours.image.offset(Label::EventStubs) as usize;
+    // A trap is left where one may be wanted.
+    let end = bytes[..stubs].iter().rposition(|byte| *byte != 0xCC).unwrap() + 2;
+    assert!(end < stubs, "there is filler in front of the stubs");
+    let pieces = [(0, &bytes[..end]), (stubs, &bytes[stubs..])];
+    let pieces = pieces.map(|(at, bytes)| (Target::BASE + at as u64, bytes.to_vec()));
+    let mut target = ours.target.clone();
+    target.program = Program::of_pieces(Target::BASE, pieces);
+    proved(&target);
 }
 
 /// Which of them the CPU takes, nobody can say.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use iced_x86::{Code, Instruction, Register};
+
 use switcher_gen::arch::{RFlags, vector};
 use switcher_gen::layout::IretFrame;
 use switcher_gen::machine::Program;
@@ -319,6 +321,31 @@ fn a_proof_without_mitigations_is_none_with_them() {
     let shared = Arc::<Shared>::default();
     proved(Prover::sharing(&shared).prove(&Target { setting: without, ..hooks.clone() }));
     assert_eq!(verdict_beside(&shared, &hooks), Some("verw-last"));
+}
+
+/// An NMI's entry that takes NOFLUSH away and sets it again, as may be done where there are PCIDs.
+#[test]
+fn what_events_ask_of_the_cpu_is_not_shared() {
+    let ours = reference();
+    let routines = ours.routines.clone().unwrap();
+    let roots = mutate::mutants_of(&ours, "mov cr3,rcx");
+    let at = roots.iter().map(|mutant| mutant.at).find(|at| !routines.contains(at)).unwrap();
+    let bit = |code| Instruction::with2(code, Register::RCX, 63).unwrap();
+    let code = [
+        // No arm decides by a bit of the host's.
+        Instruction::with(Code::Lfence),
+        bit(Code::Btr_rm64_imm8),
+        Instruction::with_branch(Code::Jae_rel32_64, mutate::behind(&ours)).unwrap(),
+        bit(Code::Bts_rm64_imm8),
+    ];
+    let alone = mutate::inserted(&ours, at, &code).unwrap();
+    let setting = Setting::from(&"intel-4level-pcid".parse().unwrap());
+    let with_pcids = Target { setting, ..alone.clone() };
+    let shared = Arc::<Shared>::default();
+    let own = verdict(Prover::default().prove(&alone));
+    assert!(own.is_some());
+    proved(Prover::sharing(&shared).prove(&with_pcids));
+    assert_eq!(verdict_beside(&shared, &alone), own);
 }
 
 /// The same code so many bytes further on, at the same address.

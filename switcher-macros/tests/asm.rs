@@ -248,6 +248,29 @@ fn sizes_are_checked_even_where_dynasm_wants_none() {
     assert_eq!(bytes(a), expected.concat());
 }
 
+/// By whatever name dynasm has for it.
+#[test]
+fn nothing_is_executed_after_what_leads_elsewhere() {
+    let mut a = Recorder::new(line!());
+    asm!(a ; ret ; retn ; retf ; iretd ; iretq ; sysretl ; sysretq ; jmp rax ; jmp QWORD [rax]);
+    let expected: [&[u8]; 9] = [
+        &[0xC3],
+        &[0xC3],
+        &[0xCB],
+        &[0xCF],
+        &[0x48, 0xCF],
+        &[0x0F, 0x07],
+        &[0x48, 0x0F, 0x07],
+        &[0xFF, 0xE0],
+        &[0xFF, 0x20],
+    ];
+    assert_eq!(bytes(a), expected.map(|code| [code, &[0xCC]].concat()).concat());
+    // A direct jump's target is known, and a call comes back.
+    let mut a = Recorder::new(line!());
+    asm!(a ; call rax ; nop);
+    assert_eq!(bytes(a), [0xFF, 0xD0, 0x90]);
+}
+
 /// Without REX.W it would pop halves.
 #[test]
 fn a_far_return_pops_whole_words() {
