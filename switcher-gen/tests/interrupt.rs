@@ -85,17 +85,18 @@ fn a_search_that_is_interrupted_reports_what_it_has_found() {
 #[test]
 fn a_proof_that_is_interrupted_reports_what_it_has_found() {
     let enter = "\tmovq\t%gs:TSS_SP0, %rsp\n\tsubq\t$PT_REGS_SIZE, %rsp\n";
-    let forbidden = format!("\tmovq\t%rax, %gs:ENTER_CR3\n{enter}");
-    let syscall = "\nroutine entry_SYSCALL_64_switcher\n";
-    // Rounds of a cipher, all of whose inputs are one unknown: for which of them is the end this number?
-    let start = "\tmovq\t%rdi, %rsi\n\tmovq\t%rdi, %r8\n";
-    let rounds = "\tmovq\t%r8, %r9\n\tmovq\t%r8, %r10\n\tshlq\t$56, %r9\n\tshrq\t$8, %r10\n\
-                  \torq\t%r10, %r9\n\taddq\t%rdi, %r9\n\txorq\t%rsi, %r9\n\tmovq\t%rdi, %r10\n\
-                  \tshlq\t$3, %rdi\n\tshrq\t$61, %r10\n\torq\t%r10, %rdi\n\txorq\t%r9, %rdi\n\
-                  \tmovq\t%r9, %r8\n";
-    let rounds = rounds.repeat(24);
-    let hard = format!("{syscall}{start}{rounds}\tcmpq\t$0x1234567, %rdi\n\tje\t1f\n1:\n");
-    let source = gas::replaced(gas::SWITCHER, &[(enter, &forbidden), (syscall, &hard)]);
+    let forbidden = format!("\tmovq\t%rax, %gs:TSS_SP1\n{enter}");
+    // Rounds of a cipher whose key is the guest's: for which of them is the end this number?
+    let stack = "\tmovq\t%rsp, %gs:TSS_SP2\n\tmovq\t%gs:TSS_SP0, %rsp\n";
+    let round = "\tmovq\t%rax, %rsi\n\tshrq\t$8, %rax\n\tshlq\t$56, %rsi\n\torq\t%rsi, %rax\n\
+                 \taddq\t%rdx, %rax\n\txorq\t%rdi, %rax\n\tmovq\t%rdx, %rsi\n\tshlq\t$3, %rdx\n\
+                 \tshrq\t$61, %rsi\n\torq\t%rsi, %rdx\n\txorq\t%rax, %rdx\n";
+    let hard = format!(
+        "{stack}\tpushq\t%rax\n\tpushq\t%rdx\n\tpushq\t%rsi\n\tmovq\t%rdi, %rax\n\tmovq\t%rsi, %rdx\n\
+         {}\tcmpq\t$0x1234567, %rax\n\tjne\t1f\n1:\tpopq\t%rsi\n\tpopq\t%rdx\n\tpopq\t%rax\n",
+        round.repeat(24)
+    );
+    let source = gas::replaced(gas::SWITCHER, &[(enter, &forbidden), (stack, &hard)]);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("hard.o");
     std::fs::write(&file, gas::assemble(&source, &[])).unwrap();
