@@ -12,12 +12,14 @@
 
 extern crate alloc;
 
+mod compat;
 mod expect;
 mod list;
 mod program;
 mod run;
 mod world;
 
+pub use compat::CompatSyscall;
 pub use expect::{Expected, Failure};
 pub use list::all;
 pub use program::{PROBE, SYSCALL, SYSCALLS};

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use hw_cases::{Expected, Setup, World, place};
+use hw_cases::{CompatSyscall, Expected, Setup, World, place};
 use switcher_runtime::Mode;
 use switcher_runtime::switcher_gen::arch::{RFlags, Vendor};
 use switcher_runtime::switcher_gen::asm::Label;
@@ -72,7 +72,6 @@ impl Path {
 /// Every path that there is without a fault of the switcher's.
 pub(crate) fn paths(world: &BareMetal<'_>) -> [Path; 7] {
     /// What the stub for 32-bit SYSCALL answers.
-    const ENOSYS: u64 = -38_i32 as u32 as u64;
 
     let platform = world.platform();
     let mut rng = fastrand::Rng::with_seed(8);
@@ -107,31 +106,8 @@ pub(crate) fn paths(world: &BareMetal<'_>) -> [Path; 7] {
     refused.regs.rip = 1 << 63;
     let faulted = Expected::unchanged(&refused, Expected::general_protection(0));
 
-    let mut compat = Setup::random(&mut rng, &platform, Mode::Umod).with(
-        Mode::Umod,
-        place::TEXT32,
-        &[SYSCALL, PROBE].concat(),
-    );
-    let regs = &mut compat.regs;
-    (regs.cs, regs.rip) = (platform.selectors.user32_cs().into(), place::TEXT32);
-    for register in [
-        &mut regs.rax,
-        &mut regs.rbx,
-        &mut regs.rcx,
-        &mut regs.rdx,
-        &mut regs.rsi,
-        &mut regs.rdi,
-        &mut regs.rbp,
-        &mut regs.rsp,
-    ] {
-        *register &= u64::from(u32::MAX);
-    }
-    let shut = Expected::unchanged(&compat, Expected::UD);
-    let mut answered = shut.clone();
-    answered.regs.rax = ENOSYS;
-    answered.regs.rip += SYSCALL.len() as u64;
-    answered.regs.rcx = answered.regs.rip;
-    answered.regs.r11 = answered.regs.eflags;
+    let compat = Setup::random(&mut rng, &platform, Mode::Umod);
+    let CompatSyscall { setup: compat, shut, answered } = CompatSyscall::new(compat, &platform);
     // Intel has no SYSCALL in 32-bit mode; QEMU's interpreter has it under either name.
     let shut = if platform.vendor == Vendor::Intel { shut } else { answered.clone() };
 

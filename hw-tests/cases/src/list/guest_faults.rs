@@ -1,10 +1,11 @@
 //! Events of a guest: none of its flags reach the host, and the doors beside SYSCALL are shut.
 
 use super::SOME;
+use crate::compat::CompatSyscall;
 use crate::expect::{Expected, Failure};
-use crate::program::{PROBE, SYSCALL};
+use crate::program::PROBE;
 use crate::run::{Case, Run};
-use crate::world::{Entries, place};
+use crate::world::Entries;
 use alloc::format;
 use switcher_gen::Hazard;
 use switcher_gen::arch::{RFlags, Vendor};
@@ -128,38 +129,12 @@ fn io_ports(run: &mut Run<'_>) -> Result<(), Failure> {
 }
 
 fn compat_syscall(run: &mut Run<'_>) -> Result<(), Failure> {
-    /// What the stub answers: -ENOSYS as 32 bits.
-    const ENOSYS: u64 = -38_i32 as u32 as u64;
-
     for _ in 0..SOME {
-        let mut setup =
-            run.setup(Mode::Umod).with(Mode::Umod, place::TEXT32, &[SYSCALL, PROBE].concat());
-        let regs = &mut setup.regs;
-        regs.cs = run.platform.selectors.user32_cs().into();
-        regs.rip = place::TEXT32;
-        // What lies beyond 32 bits of these registers is not defined in 32-bit mode.
-        for register in [
-            &mut regs.rax,
-            &mut regs.rbx,
-            &mut regs.rcx,
-            &mut regs.rdx,
-            &mut regs.rsi,
-            &mut regs.rdi,
-            &mut regs.rbp,
-            &mut regs.rsp,
-        ] {
-            *register &= u64::from(u32::MAX);
-        }
-        // Intel: there is no SYSCALL in 32-bit mode; an emulator that has it all the same (QEMU's
-        // interpreter) must find the stub in CSTAR, as AMD does.
-        let shut = Expected::unchanged(&setup, Expected::UD);
-        let mut answered = shut.clone();
-        answered.regs.rax = ENOSYS;
-        answered.regs.rip += SYSCALL.len() as u64;
-        answered.regs.rcx = answered.regs.rip;
-        answered.regs.r11 = answered.regs.eflags;
+        let setup = run.setup(Mode::Umod);
+        let CompatSyscall { setup, shut, answered } = CompatSyscall::new(setup, &run.platform);
         let outcome = run.enter(&setup)?;
         let intel = run.platform.vendor == Vendor::Intel;
+        // An emulator that has it all the same must find the stub.
         let expected = if intel && outcome.regs.rip == setup.regs.rip { shut } else { answered };
         expected.compare(&setup, &outcome)?;
     }
