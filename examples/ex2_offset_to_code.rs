@@ -5,6 +5,7 @@
 
 use std::error::Error;
 
+use switcher_asm::Sink as _;
 use switcher_gen::asm::{CodeBuffer, Label, Sink};
 use switcher_gen::layout::AsmLayout;
 use switcher_macros::asm;

@@ -3,8 +3,8 @@
 
 use std::error::Error;
 
-use switcher_gen::listing::{Line, Listing, ListingOptions};
 use switcher_gen::{Image, Variant};
+use switcher_listing::{Line, Listing, ListingOptions};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let image = Image::new(&Variant::REFERENCE)?;

@@ -3,9 +3,10 @@
 
 use std::error::Error;
 
-use switcher_gen::mutate::{self, Operator};
-use switcher_gen::prove::{Prover, Target, Verdict};
 use switcher_gen::{Image, Variant};
+use switcher_prove::mutate;
+use switcher_prove::mutate::Operator;
+use switcher_prove::{Prover, Target, Verdict};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let right = Target::image(&Image::new(&Variant::REFERENCE)?);

@@ -3,8 +3,9 @@
 
 use std::error::Error;
 
+use switcher_engine::native;
+use switcher_engine::native::{Machine, Mode};
 use switcher_gen::Variant;
-use switcher_gen::native::{self, Machine, Mode};
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("guests' SYSCALLs are intercepted by {:?}", native::supported()?);

@@ -10,8 +10,8 @@ use std::path::Path;
 use similar::{ChangeTag, TextDiff};
 use switcher_gen::arch::{PagingMode, Selectors, Vendor};
 use switcher_gen::layout::{LAYOUTS, Placement, Revision};
-use switcher_gen::listing::{Listing, ListingOptions};
 use switcher_gen::{Axes, Image, Policy, Variant};
+use switcher_listing::{Listing, ListingOptions};
 
 /// Every snapshot there is, one test each.
 const SNAPSHOTS: [&str; 14] = [
@@ -194,7 +194,7 @@ fn changes(old: &str, new: &str) -> String {
 
 #[test]
 fn no_snapshot_is_stale_or_pending() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../snapshots");
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../snapshots");
     let names = std::fs::read_dir(dir)
         .unwrap()
         .map(|file| file.unwrap().file_name().into_string().expect("file names are UTF-8"));

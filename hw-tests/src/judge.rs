@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use hw_protocol::{Event, FATAL, PANIC, Verdict};
 use switcher_gen::arch::PagingMode;
 
-use switcher_gen::listing::{Line, Listing, ListingOptions};
 use switcher_gen::{Image, Policy, Variant};
+use switcher_listing::{Line, Listing, ListingOptions};
 
 use crate::engine::not_here::NotHere;
 use crate::run::{End, Run};

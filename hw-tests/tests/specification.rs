@@ -15,7 +15,7 @@ use switcher_gen::layout::{
     AsmLayout, EventFrame, EventOnIst, ExitReason, FarFrame, IstEntry, IstFrame, IstTop, LAYOUTS,
     Layout, LeavingIst, RefusedIretq, ResumingRing0, Sp0, SwitchFlags,
 };
-use switcher_gen::prove::Obligation;
+use switcher_prove::Obligation;
 use switcher_runtime::{CPU_STATE, Care};
 
 /// The pages' folder.
@@ -143,7 +143,7 @@ fn a_table_with_one_wrong_offset_size_name_or_row_is_objected_to() {
 #[test]
 fn no_struct_of_the_layouts_is_left_out() {
     let mut derived = BTreeSet::new();
-    let folder = workspace::root().join("switcher-gen/src/layout");
+    let folder = workspace::root().join("switcher-gen/abi/src/layout");
     for file in files(&folder).iter().filter(|file| has_extension(file, &["rs"])) {
         let text = read(file);
         let after = text.split("#[derive(").skip(1);

@@ -18,7 +18,9 @@ use dynasmrt::x64::X64Relocation;
 use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, VecAssembler};
 use iced_x86::code_asm::{CodeAssembler, CodeLabel};
 use iced_x86::{Decoder, DecoderOptions, FlowControl, IcedError, Instruction, Mnemonic};
-use switcher_gen::asm::{External, LINE, Label, Sink, Window, to_upper_half};
+use switcher_asm::Sink;
+use switcher_gen::asm::Switcher;
+use switcher_gen::asm::{External, LINE, Label, Window, to_upper_half};
 use switcher_gen::layout::Placement;
 use switcher_gen::{Image, Variant, emit};
 
@@ -45,6 +47,8 @@ impl Dynasmrt {
 }
 
 impl Sink for Dynasmrt {
+    type Names = Switcher;
+
     fn push(&mut self, byte: u8) {
         self.assembler.push(byte);
     }

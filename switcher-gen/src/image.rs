@@ -59,7 +59,8 @@ impl Gate {
     pub const STACKS: [u8; 4] = [1, 2, 3, 4];
 
     /// The entry for `vector` with its handler at `offset`.
-    pub(crate) const fn of(offset: u32, vector: u8) -> Self {
+    #[must_use]
+    pub const fn of(offset: u32, vector: u8) -> Self {
         Self { offset, ist: Self::ist(vector), dpl: Self::dpl(vector) }
     }
 
@@ -121,7 +122,8 @@ impl Image {
         Self::from_code(*variant, buffer)
     }
 
-    pub(crate) fn from_code(variant: Variant, buffer: CodeBuffer) -> Result<Self, AsmError> {
+    #[doc(hidden)]
+    pub fn from_code(variant: Variant, buffer: CodeBuffer) -> Result<Self, AsmError> {
         let code = buffer.finish()?;
         // Everything the accessors below rely on.
         let stubs = |label: Label| code.labels[label as usize].unwrap_or_default() as usize;
@@ -394,9 +396,9 @@ pub enum LinkError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::asm::Sink;
     use std::collections::BTreeSet;
     use std::string::ToString;
+    use switcher_asm::Sink as _;
 
     const NOTHING: fn(HostSymbol) -> Option<u64> = |_| None;
 

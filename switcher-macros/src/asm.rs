@@ -33,7 +33,7 @@ fn try_expand(input: TokenStream) -> Result<TokenStream> {
     Ok(quote! {{
         // The sink's methods are called as methods, so that any kind of reference will do.
         #[allow(unused_imports)]
-        use ::switcher_gen::asm::Sink as _;
+        use ::switcher_gen::__private::Sink as _;
         ::switcher_gen::__private::dynasm! { #sink ; .arch x64 #(#statements)* }
     }})
 }

@@ -1,7 +1,10 @@
 //! What `asm!` tells its sink: the bytes that dynasm makes, and the notes in front of them.
 
-use switcher_gen::asm::{External, HostSymbol, Label, Sink, Window};
-use switcher_gen::layout::{self, Offset, Operand, Placement};
+use switcher_asm::Sink;
+use switcher_gen::asm::Switcher;
+use switcher_gen::asm::{External, HostSymbol, Label, Window};
+use switcher_gen::layout;
+use switcher_gen::layout::{Offset, Operand, Placement};
 use switcher_macros::{AsmLayout, asm};
 
 #[repr(C)]
@@ -54,6 +57,8 @@ impl Recorder {
 }
 
 impl Sink for Recorder {
+    type Names = Switcher;
+
     fn push(&mut self, byte: u8) {
         self.extend(&[byte]);
     }

@@ -9,9 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use hw_cases::{HostAfter, Platform, Refusal, World};
 use hw_protocol::{Event, Options, Verdict};
+use switcher_engine::scenario::{Outcome, Setup};
 use switcher_gen::arch::{Cr3, PagingMode};
 use switcher_gen::layout::{Mode, SwitchFlags};
-use switcher_gen::scenario::{Outcome, Setup};
 use switcher_gen::{Hazard, Image, Policy, Variant};
 use switcher_runtime::{DebugCauses, Exit};
 

@@ -1,13 +1,13 @@
-//! The cases in the one semantics (`switcher_gen::machine`): no CPU is needed, both vendors and both
+//! The cases in the one semantics (`switcher_model`): no CPU is needed, both vendors and both
 //! paging modes are there, and every instruction of the switcher is looked at.
 
 use anyhow::Result;
 use hw_cases::{Entries, Outcome, Platform, Refusal, Setup, World, place};
+use switcher_engine::Interpreter;
+use switcher_engine::interpreter::{Error, Kind};
+use switcher_engine::scenario::Places;
 use switcher_gen::asm::Label;
 use switcher_gen::layout::Mode;
-use switcher_gen::machine::Interpreter;
-use switcher_gen::machine::interpreter::{Error, Kind};
-use switcher_gen::scenario::Places;
 use switcher_gen::{Image, Variant};
 
 use super::hosted::{self, Hosted, NamedWorld};

@@ -1,4 +1,4 @@
-//! The cases on this CPU, in user mode (`switcher_gen::native`): the emitted bytes are executed by
+//! The cases on this CPU, in user mode (`switcher_engine::native`): the emitted bytes are executed by
 //! the CPU, and so are the guests, whose pages follow the root they run on. What Linux keeps from
 //! user mode is refused here by name, and listed in [`not_here`](super::not_here).
 
@@ -6,10 +6,11 @@ use std::fs;
 
 use anyhow::{Result, anyhow};
 use hw_cases::{Entries, Outcome, Platform, Refusal, Setup, World, place};
+use switcher_engine::native;
+use switcher_engine::native::{Error, Failure, Machine};
+use switcher_engine::scenario;
 use switcher_gen::arch::{Selectors, Vendor, vector};
 use switcher_gen::layout::{Mode, Placement};
-use switcher_gen::native::{self, Error, Failure, Machine};
-use switcher_gen::scenario;
 use switcher_gen::{Axes, Image, Policy, Variant};
 
 use super::hosted::{self, Hosted, NamedWorld};

@@ -1,4 +1,4 @@
-//! Is the model of a CPU (`switcher_gen::machine`) right?
+//! Is the model of a CPU (`switcher_model`) right?
 //!
 //! [`forms`] lists the instructions, [`random`] makes states to execute them from. The tests of
 //! `switcher-gen` run both as a guest's code on this CPU. For ring 0, [`table`] asks the model what

@@ -1,6 +1,6 @@
 //! Random operands, the same on every run.
 
-use switcher_gen::fuzz::scenario::Random;
+use switcher_engine::fuzz::scenario::Random;
 use switcher_gen::layout::PtRegs;
 
 /// Interesting numbers more often than others.

@@ -4,12 +4,13 @@ use hw_protocol::vectors::{
     CODE, DATA, DATA_LEN, NO_ERROR, NONE, Needs, Outcome, Platforms, Program, Registers, Vector,
     filler, write,
 };
+use switcher_engine::fuzz::scenario::Random;
 use switcher_gen::arch::{PagingMode, RFlags, Selectors, Vendor, vector};
-use switcher_gen::fuzz::scenario::Random;
 use switcher_gen::layout::PtRegs;
-use switcher_gen::machine::{
-    self, CR4, CR4_PCIDE, CR4_PKE, Concrete, EFER, Features, Flags, Gpr, Memory, Model, Msrs,
-    Region, RegionName, State, Step, Stuck, Unobserved,
+use switcher_model as machine;
+use switcher_model::{
+    CR4, CR4_PCIDE, CR4_PKE, Concrete, EFER, Features, Flags, Gpr, Memory, Model, Msrs, Region,
+    RegionName, State, Step, Stuck, Unobserved,
 };
 
 use crate::forms::{self, Form};

@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::format;
 
 use super::*;
 use crate::arch::HostState;

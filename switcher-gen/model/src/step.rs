@@ -1,0 +1,1244 @@
+//! What each operation does.
+
+use super::domain::{Domain, low_bytes};
+use super::exists::{self, Address, Condition as Needed, MsrRule, Value};
+use super::flags::{Condition, even_parity};
+use super::memory::{Place, Region, Sharing};
+use super::program::{
+    Kind, MemoryOperand, Op, Operand, Program, ProgramError, Segment, SegmentRegister,
+};
+use super::state::{Fault, Gpr, Model, State};
+use switcher_gen::arch::{Msr, RFlags, Vendor};
+
+/// What one step came to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Step<W> {
+    /// The next instruction is within the program.
+    Next,
+    /// CPL 3 has been reached: by SYSRETQ, or else by IRETQ.
+    Guest {
+        /// Which.
+        by_sysretq: bool,
+    },
+    /// RIP is an address outside of the program.
+    Left,
+    /// The instruction was not executed.
+    Fault(Fault<W>),
+    /// HLT.
+    Halted,
+}
+
+/// Why there is no telling what the CPU would do.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Stuck<W: core::fmt::Debug> {
+    /// Not modelled.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// Memory that no assumption is made of.
+    #[error("{at:#x}: an access to memory that is not the switcher's")]
+    Wild {
+        /// The instruction.
+        at: u64,
+        /// The address.
+        address: W,
+        /// How many bytes.
+        size: usize,
+        /// Whether it is a store.
+        store: bool,
+    },
+    /// A store to code.
+    #[error("{at:#x}: the code writes to itself")]
+    SelfModifying {
+        /// The instruction.
+        at: u64,
+    },
+    /// An MSR that has no effect here.
+    #[error("{at:#x}: an access to an MSR that is not modelled")]
+    Msr {
+        /// The instruction.
+        at: u64,
+        /// RCX.
+        number: W,
+    },
+    /// Code goes on at one of its own addresses, and at which is not known.
+    #[error("{at:#x}: a jump to one of several addresses")]
+    Several {
+        /// The instruction.
+        at: u64,
+    },
+    /// No instruction is fetched from where RIP points.
+    #[error("no code at RIP")]
+    NoCode {
+        /// RIP.
+        rip: W,
+    },
+}
+
+/// One access to memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Access<W> {
+    /// Where.
+    pub place: Place,
+    /// The value read or written.
+    pub value: W,
+    /// Whether it is a store.
+    pub store: bool,
+    /// Whether the address was relative to GS.
+    pub gs: bool,
+}
+
+/// What an [`Observer`] is told, before it takes effect.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Event<W> {
+    /// The instruction at this address is about to be executed.
+    Execute(u64),
+    /// Memory is accessed.
+    Access(Access<W>),
+    /// A conditional jump, or another instruction whose effect depends on this.
+    Depends(W),
+    /// A conditional jump has gone one way, by this, and might have gone the other way.
+    Decided(W),
+    /// CR3 is to be loaded.
+    LoadCr3(W),
+    /// GS base is to be loaded.
+    WriteGsBase(W),
+    /// An MSR is to be read; its number, if that is known.
+    ReadMsr(Option<u64>),
+    /// An MSR is to be written; its number, if that is known.
+    WriteMsr {
+        /// Which.
+        number: Option<u64>,
+        /// What.
+        value: W,
+    },
+    /// VERW of memory.
+    Verw,
+    /// A jump that is taken; RIP is where it leads.
+    Branch(Branch),
+    /// SWAPGS.
+    SwapGs,
+    /// SYSRETQ.
+    Sysretq,
+    /// IRETQ, of this frame.
+    Iretq([W; 5]),
+    /// An instruction that others wait for. MOV to CR3, IRETQ and WRMSR are told as what they are
+    /// besides.
+    Fence(Fence),
+    /// An instruction, or a value, needs something of the CPU.
+    Needs {
+        /// What.
+        condition: Needed,
+        /// Whether it is there: otherwise the instruction faults.
+        met: bool,
+    },
+}
+
+/// What others wait for, or might be thought to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "instructions are what they are called")]
+pub enum Fence {
+    Lfence,
+    Mfence,
+    Sfence,
+    LoadCr3,
+    Iretq,
+    WriteMsr,
+}
+
+impl Fence {
+    /// Whether nothing behind it is executed, not even speculatively, before all in front of it is
+    /// certain. LFENCE does so (AMD's where DE_CFG says so, which is the host's to see to), and what
+    /// serialises: Intel SDM vol. 3, 9.3; AMD APM vol. 2, 7.6.4. SFENCE and MFENCE order accesses to
+    /// memory and nothing else; whether a WRMSR serialises depends on the MSR, and those that have to
+    /// do with speculation are among those that need not.
+    #[must_use]
+    pub const fn stops_dispatch(self) -> bool {
+        matches!(self, Self::Lfence | Self::LoadCr3 | Self::Iretq)
+    }
+}
+
+/// What a CPU can hold besides what the table of `exists` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// In CR3.
+    Root,
+    /// In MSR SPEC_CTRL.
+    SpecCtrl,
+    /// As a base of FS or GS.
+    Base,
+}
+
+/// What kind of jump it is, for a branch predictor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "instructions are what they are called")]
+pub enum Branch {
+    Jump,
+    Call,
+    Return,
+}
+
+/// Somebody who watches an execution.
+pub trait Observer<D: Domain> {
+    /// `event` is about to happen in `state`.
+    fn observe(&mut self, d: &D, state: &State<D>, event: Event<D::Word>);
+
+    /// Values that a CPU is known to take because it has held them, or because its host vouches for
+    /// them: what the table calls reserved may be defined on this one.
+    fn held(&self, _what: Held) -> &[D::Word] {
+        &[]
+    }
+}
+
+/// Nobody watches.
+#[derive(Clone, Copy, Debug)]
+pub struct Unobserved;
+
+impl<D: Domain> Observer<D> for Unobserved {
+    #[inline]
+    fn observe(&mut self, _d: &D, _state: &State<D>, _event: Event<D::Word>) {}
+}
+
+/// An instruction that did not come to its end.
+enum Stop<W: core::fmt::Debug> {
+    Fault(Fault<W>),
+    Stuck(Stuck<W>),
+}
+
+impl<W: core::fmt::Debug> From<Fault<W>> for Stop<W> {
+    fn from(fault: Fault<W>) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// One instruction being executed.
+struct Cpu<'a, D: Domain, O> {
+    d: &'a D,
+    model: &'a Model,
+    state: &'a mut State<D>,
+    observer: &'a mut O,
+    at: u64,
+}
+
+impl<D: Domain> State<D> {
+    /// Executes the instruction at RIP.
+    ///
+    /// # Errors
+    /// If there is no telling what a CPU would do.
+    #[inline]
+    pub fn step<O: Observer<D>>(
+        &mut self,
+        d: &D,
+        model: &Model,
+        program: &Program,
+        observer: &mut O,
+    ) -> Result<Step<D::Word>, Stuck<D::Word>> {
+        let no_code = Stuck::NoCode { rip: self.rip };
+        let at = d.code_at(self.rip).ok_or(no_code.clone())?;
+        let op = program.at(at).ok_or(no_code)?.map_err(Clone::clone)?;
+        observer.observe(d, self, Event::Execute(at));
+        let next = d.code(op.next);
+        let rip = core::mem::replace(&mut self.rip, next);
+        let mut cpu = Cpu { d, model, state: self, observer, at };
+        match cpu.execute(op) {
+            Ok(Step::Next) if cpu.state.rip != next => cpu.jumped(program),
+            // An instruction that is not a jump may still be the last one.
+            Ok(Step::Next) if !program.contains(op.next) => Ok(Step::Left),
+            Ok(step) => Ok(step),
+            Err(Stop::Fault(fault)) => {
+                self.rip = rip;
+                Ok(Step::Fault(fault))
+            }
+            Err(Stop::Stuck(stuck)) => {
+                self.rip = rip;
+                Err(stuck)
+            }
+        }
+    }
+}
+
+impl<D: Domain> State<D> {
+    /// Where `op` leads, if that is a register's or memory's to say and it is known what is there.
+    pub fn leads_to(&self, d: &D, op: &Op) -> Option<D::Word> {
+        let address = match (op.kind, op.first) {
+            (Kind::Return(_), _) => self.get(Gpr::Rsp),
+            (Kind::Jump | Kind::Call, Operand::Gpr { index, .. }) => return Some(self.gpr[index]),
+            (Kind::Jump | Kind::Call, Operand::Memory(memory)) => self.address(d, memory),
+            _ => return None,
+        };
+        let place = self.memory.locate(d, address, 8, self.cr3)?;
+        Some(self.memory.load(d, place))
+    }
+
+    fn address(&self, d: &D, memory: MemoryOperand) -> D::Word {
+        let offset = self.offset(d, memory);
+        match memory.segment {
+            Segment::Flat => offset,
+            Segment::Fs => d.add(self.fs_base, offset),
+            Segment::Gs => d.add(self.gs_base, offset),
+        }
+    }
+
+    fn offset(&self, d: &D, memory: MemoryOperand) -> D::Word {
+        let displacement = memory.displacement;
+        let mut address = if memory.is_code { d.code(displacement) } else { d.word(displacement) };
+        if let Some(base) = memory.base {
+            address = d.add(self.gpr[base], address);
+        }
+        if let Some((index, shift)) = memory.index {
+            address = d.add(address, d.shl(self.gpr[index], shift));
+        }
+        address
+    }
+}
+
+impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
+    fn jumped(&mut self, program: &Program) -> Result<Step<D::Word>, Stuck<D::Word>> {
+        let d = self.d;
+        let target = self.state.rip;
+        if d.code_at(target).is_none() {
+            match d.known(target) {
+                // Where code has one address, that is a number.
+                Some(number) if program.is_fixed() => self.state.rip = d.code(number),
+                Some(_) => {}
+                None if d.is_of_code(target) => {
+                    self.tell(Event::Depends(target));
+                    // By what is added to where the code lies.
+                    self.tell(Event::Decided(d.sub(target, d.code(0))));
+                    self.state.rip = d.settle(target);
+                    let is_open = d.code_at(self.state.rip).is_none();
+                    if is_open && d.is_of_code(self.state.rip) {
+                        return Err(Stuck::Several { at: self.at });
+                    }
+                }
+                None => {}
+            }
+        }
+        match d.code_at(self.state.rip) {
+            Some(target) if program.contains(target) => Ok(Step::Next),
+            // Also the return address of a caller: wherever that is, not here.
+            Some(_) | None => Ok(Step::Left),
+        }
+    }
+
+    #[expect(clippy::too_many_lines, reason = "one line or two for each operation")]
+    #[inline]
+    fn execute(&mut self, op: &Op) -> Result<Step<D::Word>, Stop<D::Word>> {
+        let d = self.d;
+        let size = op.size;
+        for condition in exists::of_instruction(op.kind) {
+            let met = self.state.meets(d, self.model, condition);
+            self.needs(*condition, met, Fault::UNDEFINED)?;
+        }
+        match op.kind {
+            Kind::Mov => {
+                let value = self.read(op.second)?;
+                self.write(op.first, value)?;
+            }
+            Kind::MovZeroExtended => {
+                let value = self.read(op.second)?;
+                self.write(op.first, value)?;
+            }
+            Kind::MovSignExtended => {
+                let from = width(op.second);
+                let value = d.sign_extend(self.read(op.second)?, from);
+                self.write(op.first, d.truncate(value, size))?;
+            }
+            Kind::Lea => {
+                let Operand::Memory(memory) = op.second else { unreachable!("LEA has an address") };
+                let address = self.offset(memory);
+                self.write(op.first, d.truncate(address, size))?;
+            }
+            Kind::Xchg => {
+                let (a, b) = (self.read(op.first)?, self.read(op.second)?);
+                self.write(op.first, b)?;
+                self.write(op.second, a)?;
+            }
+            Kind::Add => {
+                let [a, b] = self.operands(op)?;
+                let result = d.truncate(d.add(a, b), size);
+                self.write(op.first, result)?;
+                self.state.flags.add(size, a, b, result);
+            }
+            Kind::Sub => {
+                let [a, b] = self.operands(op)?;
+                let result = d.truncate(d.sub(a, b), size);
+                self.write(op.first, result)?;
+                self.state.flags.sub(size, a, b, result);
+            }
+            Kind::Cmp => {
+                let [a, b] = self.operands(op)?;
+                self.state.flags.sub(size, a, b, d.truncate(d.sub(a, b), size));
+            }
+            Kind::And => self.logic(op, D::and)?,
+            Kind::Or => self.logic(op, D::or)?,
+            Kind::Xor => self.logic(op, D::xor)?,
+            Kind::Test => {
+                let [a, b] = self.operands(op)?;
+                self.state.flags.logic(size, a, b, d.and(a, b));
+            }
+            Kind::Not => {
+                let a = self.read(op.first)?;
+                self.write(op.first, d.xor(a, d.word(low_bytes(size))))?;
+            }
+            Kind::Neg => {
+                let a = self.read(op.first)?;
+                let zero = d.word(0);
+                let result = d.truncate(d.sub(zero, a), size);
+                self.write(op.first, result)?;
+                self.state.flags.sub(size, zero, a, result);
+            }
+            Kind::Inc | Kind::Dec => {
+                // The carry is not theirs.
+                let carry = self.state.flags.carry(d);
+                let (a, one) = (self.read(op.first)?, d.word(1));
+                let is_inc = op.kind == Kind::Inc;
+                let result = if is_inc { d.add(a, one) } else { d.sub(a, one) };
+                let result = d.truncate(result, size);
+                self.write(op.first, result)?;
+                if is_inc {
+                    self.state.flags.add(size, a, one, result);
+                } else {
+                    self.state.flags.sub(size, a, one, result);
+                }
+                self.state.flags.set(d, RFlags::CF, carry);
+            }
+            Kind::Shl | Kind::Shr | Kind::Sar => self.shift(op)?,
+            Kind::Bt | Kind::Bts | Kind::Btr => {
+                let Operand::Immediate(index) = op.second else { unreachable!("decoded so") };
+                let index = index as u32 & (8 * size as u32 - 1);
+                let a = self.read(op.first)?;
+                let carry = d.test(a, index);
+                let was = self.state.flags.value(d);
+                match op.kind {
+                    Kind::Bts => self.write(op.first, d.or(a, d.word(1 << index)))?,
+                    Kind::Btr => self.write(op.first, d.mask(a, !(1 << index)))?,
+                    _ => {}
+                }
+                // ZF stays; the others are undefined.
+                for (flag, name) in
+                    [(RFlags::OF, "OF"), (RFlags::SF, "SF"), (RFlags::AF, "AF"), (RFlags::PF, "PF")]
+                {
+                    self.state.flags.set(d, flag, d.undefined(name, &[a, was]));
+                }
+                self.state.flags.set(d, RFlags::CF, carry);
+            }
+            Kind::Set(condition) => {
+                let value = d.number(self.state.flags.holds(d, condition));
+                self.write(op.first, value)?;
+            }
+            Kind::MovIf(condition) => {
+                let condition = self.state.flags.holds(d, condition);
+                // Read in any case; a 32-bit destination is zero-extended in any case.
+                let (a, b) = (self.read(op.first)?, self.read(op.second)?);
+                self.write(op.first, d.select(condition, b, a))?;
+            }
+            Kind::Push => {
+                let value = self.read(op.first)?;
+                self.push(value)?;
+            }
+            Kind::Pop => {
+                let value = self.pop()?;
+                self.write(op.first, value)?;
+            }
+            Kind::PushFlags => {
+                // VM and RF are pushed as zero.
+                let flags = d.mask(self.state.rflags(d), !(RFlags::VM | RFlags::RF).bits());
+                self.push(flags)?;
+            }
+            Kind::PopFlags => self.pop_flags()?,
+            Kind::Jump => {
+                self.state.rip = self.target(op)?;
+                self.tell(Event::Branch(Branch::Jump));
+            }
+            Kind::JumpIf(condition) => self.jump_if(op, condition)?,
+            Kind::Call => {
+                let target = self.target(op)?;
+                self.push(d.code(op.next))?;
+                self.state.rip = target;
+                self.tell(Event::Branch(Branch::Call));
+            }
+            Kind::Return(release) => {
+                self.state.rip = self.pop()?;
+                self.tell(Event::Branch(Branch::Return));
+                let rsp = self.state.get(Gpr::Rsp);
+                self.state.set(Gpr::Rsp, d.plus(rsp, release.into()));
+            }
+            Kind::ReturnFar(release) => self.return_far(release)?,
+            Kind::Nothing => {}
+            Kind::Fence(fence) => self.tell(Event::Fence(fence)),
+            Kind::Verw => {
+                let selector = self.read(op.first)?;
+                // With a register it says whether the segment may be written, and clears nothing
+                // (Intel, "Microarchitectural Data Sampling").
+                if matches!(op.first, Operand::Memory(_)) {
+                    self.tell(Event::Verw);
+                }
+                // It says whether that segment may be written, which is for the GDT to know.
+                let was = self.state.flags.value(d);
+                let writable = d.undefined("ZF", &[selector, was]);
+                self.state.flags.set(d, RFlags::ZF, writable);
+            }
+            Kind::ReadSegment(SegmentRegister::Cs) => self.write(op.first, self.state.cs)?,
+            Kind::ReadSegment(SegmentRegister::Ss) => self.write(op.first, self.state.ss)?,
+            Kind::ReadGsBase => {
+                self.write(op.first, self.state.gs_base)?;
+            }
+            Kind::ReadFsBase => {
+                self.write(op.first, self.state.fs_base)?;
+            }
+            Kind::WriteGsBase => {
+                let base = self.read(op.first)?;
+                self.tell(Event::WriteGsBase(base));
+                self.canonical(Address::GsBase, base)?;
+                self.state.gs_base = base;
+            }
+            Kind::WriteFsBase => {
+                let base = self.read(op.first)?;
+                self.canonical(Address::FsBase, base)?;
+                self.state.fs_base = base;
+            }
+            Kind::ReadPkru => {
+                self.zero(exists::PKRU_ECX, Gpr::Rcx)?;
+                self.state.set(Gpr::Rax, self.state.pkru);
+                self.state.set(Gpr::Rdx, d.word(0));
+            }
+            Kind::WritePkru => {
+                self.zero(exists::PKRU_ECX, Gpr::Rcx)?;
+                self.zero(exists::PKRU_EDX, Gpr::Rdx)?;
+                self.state.pkru = d.truncate(self.state.get(Gpr::Rax), 4);
+            }
+            Kind::Syscall => {
+                if self.state.cpl != 3 {
+                    // Of ring 0, nothing returns here.
+                    return Err(Fault::UNDEFINED.into());
+                }
+                let entry = super::state::Entry::Long;
+                self.state.syscall(d, self.model, entry)?;
+            }
+            Kind::Ud2 => return Err(Fault::UNDEFINED.into()),
+            Kind::Int3 => return Err(Fault::BREAKPOINT.into()),
+            // A gate of DPL 0 is named by the error code; bit 1 says that it is the IDT's. Ring 0 may
+            // use any.
+            Kind::Int(vector) => {
+                return Err(match vector {
+                    _ if self.state.cpl == 0 => Fault { vector, error_code: None },
+                    3 | 4 | 0x80 => Fault { vector, error_code: None },
+                    _ => Fault::protection(d.word(u64::from(vector) << 3 | 2)),
+                }
+                .into());
+            }
+            // Intel: the host has set SYSENTER_CS to 0. AMD: there is none in long mode.
+            Kind::Sysenter => {
+                return Err(match self.model.vendor {
+                    Vendor::Intel => Fault::protection(d.word(0)),
+                    Vendor::Amd => Fault::UNDEFINED,
+                }
+                .into());
+            }
+            Kind::ClearDirection => self.state.flags.set(d, RFlags::DF, d.bit(false)),
+            Kind::SetDirection => self.state.flags.set(d, RFlags::DF, d.bit(true)),
+            Kind::WriteSs => {
+                let selector = d.truncate(self.read(op.second)?, 2);
+                let s = self.model.selectors;
+                let fits = match self.state.cpl {
+                    // A null SS is fine at CPL 0 in 64-bit mode.
+                    0 => d.either(d.is(selector, s.kernel_ds().into()), d.is(selector, 0)),
+                    _ => d.is(selector, s.user_ds().into()),
+                };
+                if !d.decide(fits) {
+                    return Err(Fault::protection(d.mask(selector, 0xFFFC)).into());
+                }
+                self.state.ss = selector;
+            }
+            Kind::SwapGs
+            | Kind::ReadCr3
+            | Kind::ReadCr4
+            | Kind::WriteCr3
+            | Kind::ReadMsr
+            | Kind::WriteMsr
+            | Kind::Sysretq
+            | Kind::Sysretl
+            | Kind::Iretq
+            | Kind::ClearAc
+            | Kind::SetAc
+            | Kind::ClearInterrupt
+            | Kind::SetInterrupt
+            | Kind::In
+            | Kind::Halt => return self.privileged(op),
+        }
+        Ok(Step::Next)
+    }
+
+    /// What faults at CPL 3.
+    fn privileged(&mut self, op: &Op) -> Result<Step<D::Word>, Stop<D::Word>> {
+        let d = self.d;
+        if op.kind == Kind::Iretq {
+            return self.iretq();
+        }
+        if self.state.cpl != 0 {
+            return Err(match op.kind {
+                Kind::ClearAc | Kind::SetAc => Fault::UNDEFINED,
+                _ => Fault::protection(d.word(0)),
+            }
+            .into());
+        }
+        match op.kind {
+            Kind::SwapGs => {
+                self.tell(Event::SwapGs);
+                let state = &mut *self.state;
+                core::mem::swap(&mut state.gs_base, &mut state.inactive_gs_base);
+            }
+            Kind::ReadCr4 => self.write(op.first, self.state.cr4)?,
+            // NOFLUSH is not kept.
+            Kind::ReadCr3 => self.write(op.first, d.mask(self.state.cr3, !(1 << 63)))?,
+            Kind::WriteCr3 => {
+                let value = self.read(op.second)?;
+                self.tell(Event::LoadCr3(value));
+                self.root(value)?;
+                self.tell(Event::Fence(Fence::LoadCr3));
+                self.state.cr3 = value;
+            }
+            Kind::ReadMsr => self.read_msr()?,
+            Kind::WriteMsr => self.write_msr()?,
+            Kind::Sysretq => {
+                self.tell(Event::Sysretq);
+                self.state.sysretq(d, self.model)?;
+                return Ok(Step::Guest { by_sysretq: true });
+            }
+            Kind::Sysretl => {
+                self.state.sysretl(d);
+                return Ok(Step::Guest { by_sysretq: true });
+            }
+            Kind::ClearAc => self.state.flags.set(d, RFlags::AC, d.bit(false)),
+            Kind::SetAc => self.state.flags.set(d, RFlags::AC, d.bit(true)),
+            Kind::ClearInterrupt => self.state.flags.set(d, RFlags::IF, d.bit(false)),
+            Kind::SetInterrupt => self.state.flags.set(d, RFlags::IF, d.bit(true)),
+            // At CPL 3 a port is a fault: IOPL is 0, and there is no I/O bitmap. At CPL 0 it is a
+            // device.
+            Kind::In => {
+                let error = ProgramError::NotModelled { at: self.at, text: "in".into() };
+                return Err(Stop::Stuck(error.into()));
+            }
+            _ => return Ok(Step::Halted),
+        }
+        Ok(Step::Next)
+    }
+
+    fn iretq(&mut self) -> Result<Step<D::Word>, Stop<D::Word>> {
+        let d = self.d;
+        let rsp = self.state.get(Gpr::Rsp);
+        let mut frame = [rsp; 5];
+        for (slot, word) in frame.iter_mut().enumerate() {
+            *word = self.load(d.plus(rsp, 8 * slot as i64), 8, false)?;
+        }
+        self.tell(Event::Iretq(frame));
+        let before = self.state.cpl;
+        self.state.iretq(d, self.model, frame)?;
+        self.tell(Event::Fence(Fence::Iretq));
+        let is_within_ring = self.state.cpl == before;
+        Ok(if is_within_ring { Step::Next } else { Step::Guest { by_sysretq: false } })
+    }
+
+    /// RET to what RIP and CS on the stack say (Intel SDM vol. 2, RET): within ring 0 alone. CPUs do not
+    /// predict it, but who watches may want to know.
+    fn return_far(&mut self, release: u16) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        let rsp = self.state.get(Gpr::Rsp);
+        let rip = self.load(rsp, 8, false)?;
+        let cs = d.truncate(self.load(d.plus(rsp, 8), 8, false)?, 2);
+        let is_kernels = d.is(cs, self.model.selectors.kernel_cs().into());
+        if self.state.cpl != 0 || !d.decide(is_kernels) {
+            // To CPL 3 there are other ways, and none of them is this one.
+            return Err(Fault::protection(d.mask(cs, 0xFFFC)).into());
+        }
+        self.canonical(Address::Rip, rip)?;
+        self.state.rip = rip;
+        self.state.cs = cs;
+        self.tell(Event::Branch(Branch::Return));
+        self.state.set(Gpr::Rsp, d.plus(rsp, 16 + i64::from(release)));
+        Ok(())
+    }
+
+    fn jump_if(&mut self, op: &Op, condition: Condition) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        let holds = self.state.flags.holds(d, condition);
+        self.tell(Event::Depends(d.number(holds)));
+        let taken = d.decide(holds);
+        if d.was_open() {
+            self.tell(Event::Decided(d.number(holds)));
+        }
+        if taken {
+            self.state.rip = self.target(op)?;
+            self.tell(Event::Branch(Branch::Jump));
+        }
+        Ok(())
+    }
+
+    fn logic(
+        &mut self,
+        op: &Op,
+        operation: fn(&D, D::Word, D::Word) -> D::Word,
+    ) -> Result<(), Stop<D::Word>> {
+        let [a, b] = self.operands(op)?;
+        let result = operation(self.d, a, b);
+        self.write(op.first, result)?;
+        self.state.flags.logic(op.size, a, b, result);
+        Ok(())
+    }
+
+    fn shift(&mut self, op: &Op) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        let bits = 8 * op.size as u32;
+        let Operand::Immediate(count) = op.second else { unreachable!("decoded so") };
+        let by = count as u32 & if op.size == 8 { 63 } else { 31 };
+        let a = self.read(op.first)?;
+        if by == 0 {
+            // Not even the flags change, but a 32-bit register is zero-extended.
+            return self.write(op.first, a);
+        }
+        let was = self.state.flags.value(d);
+        let signed = d.sign_extend(a, op.size);
+        let (result, last_out) = match op.kind {
+            // CF is undefined if that is all bits.
+            Kind::Shl if by < bits => (d.shl(a, by), d.test(a, bits - by)),
+            Kind::Shr if by < bits => (d.shr(a, by), d.test(a, by - 1)),
+            Kind::Sar => (d.sar(signed, by), d.test(signed, by - 1)),
+            // As many as the operand has, or more: all bits are out.
+            _ => (d.word(0), d.undefined("CF", &[a, was])),
+        };
+        let result = d.truncate(result, op.size);
+        self.write(op.first, result)?;
+        let top = |word| d.test(word, bits - 1);
+        let overflow = match op.kind {
+            _ if by != 1 => d.undefined("OF", &[a, was]),
+            Kind::Shl => d.differ(top(result), last_out),
+            Kind::Shr => top(a),
+            _ => d.bit(false),
+        };
+        let flags = &mut self.state.flags;
+        flags.logic(op.size, a, was, result);
+        let parity = even_parity(d, result);
+        flags.set(d, RFlags::PF, parity);
+        flags.set(d, RFlags::CF, last_out);
+        flags.set(d, RFlags::OF, overflow);
+        Ok(())
+    }
+
+    fn pop_flags(&mut self) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        let popped = self.pop()?;
+        let mut kept = (RFlags::VM | RFlags::VIF | RFlags::VIP).bits();
+        if self.state.cpl != 0 {
+            // IOPL is 0 here, and IF is the host's.
+            kept |= (RFlags::IOPL | RFlags::IF).bits();
+        }
+        let flags = d.or(d.mask(popped, !kept), d.mask(self.state.rflags(d), kept));
+        // POPF clears RF, whatever was popped.
+        self.state.load_flags(d, d.mask(flags, !RFlags::RF.bits()));
+        Ok(())
+    }
+
+    fn read_msr(&mut self) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        self.tell(Event::ReadMsr(self.msr_number()));
+        let rule = self.msr_exists()?;
+        let general = Fault::protection(d.word(0));
+        self.needs(Needed::Readable { of: rule.name }, rule.is_readable, general)?;
+        let value = *self.msr()?;
+        self.state.set(Gpr::Rax, d.truncate(value, 4));
+        self.state.set(Gpr::Rdx, d.shr(value, 32));
+        Ok(())
+    }
+
+    fn write_msr(&mut self) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        let low = d.truncate(self.state.get(Gpr::Rax), 4);
+        let value = d.or(d.shl(self.state.get(Gpr::Rdx), 32), low);
+        self.tell(Event::Fence(Fence::WriteMsr));
+        let number = self.msr_number();
+        self.tell(Event::WriteMsr { number, value });
+        let rule = self.msr_exists()?;
+        if let Some(GS_BASE | KERNEL_GS_BASE) = number {
+            self.tell(Event::WriteGsBase(value));
+        }
+        match rule.value {
+            Value::Any => {}
+            Value::Canonical(of) => self.canonical(of, value)?,
+            Value::Bits(bits) => {
+                let has = |feature: &exists::Features| {
+                    feature.is_empty() || self.model.features.intersects(*feature)
+                };
+                let allowed = bits.iter().filter(|(_, feature)| has(feature));
+                let allowed = allowed.fold(0, |all, (bits, _)| all | bits);
+                let by = bits.iter().fold(exists::Features::empty(), |all, (_, one)| all | *one);
+                let held = (number == Some(SPEC_CTRL)).then_some(Held::SpecCtrl);
+                self.bits(Needed::Bits { of: rule.name, allowed, by }, held, value)?;
+            }
+        }
+        match number {
+            // Nothing that is modelled.
+            Some(PRED_CMD) => return Ok(()),
+            // What it switches would have to be modelled, too.
+            Some(number @ MSR_EFER) => {
+                let number = d.word(number);
+                return Err(Stop::Stuck(Stuck::Msr { at: self.at, number }));
+            }
+            _ => {}
+        }
+        *self.msr()? = value;
+        Ok(())
+    }
+
+    /// The rule for the MSR that ECX names, which exists.
+    fn msr_exists(&mut self) -> Result<MsrRule, Stop<D::Word>> {
+        let d = self.d;
+        let number = d.truncate(self.state.get(Gpr::Rcx), 4);
+        let rule = d.known(number).and_then(exists::msr);
+        let rule = rule.ok_or(Stop::Stuck(Stuck::Msr { at: self.at, number }))?;
+        if let Some(condition) = rule.exists {
+            let met = self.state.meets(d, self.model, &condition);
+            self.needs(condition, met, Fault::protection(d.word(0)))?;
+        }
+        Ok(rule)
+    }
+
+    /// What ECX holds, if that is known.
+    fn msr_number(&self) -> Option<u64> {
+        self.d.known(self.d.truncate(self.state.get(Gpr::Rcx), 4))
+    }
+
+    /// The MSR that ECX names.
+    fn msr(&mut self) -> Result<&mut D::Word, Stop<D::Word>> {
+        let number = self.d.truncate(self.state.get(Gpr::Rcx), 4);
+        let state = &mut *self.state;
+        Ok(match self.d.known(number) {
+            Some(SPEC_CTRL) => &mut state.msrs.spec_ctrl,
+            Some(MSR_EFER) => &mut state.msrs.efer,
+            Some(STAR) => &mut state.msrs.star,
+            Some(LSTAR) => &mut state.msrs.lstar,
+            Some(CSTAR) => &mut state.msrs.cstar,
+            Some(SFMASK) => &mut state.msrs.sfmask,
+            Some(FS_BASE) => &mut state.fs_base,
+            Some(GS_BASE) => &mut state.gs_base,
+            Some(KERNEL_GS_BASE) => &mut state.inactive_gs_base,
+            _ => return Err(Stop::Stuck(Stuck::Msr { at: self.at, number })),
+        })
+    }
+
+    /// `fault` unless a condition is met.
+    fn needs(
+        &mut self,
+        condition: Needed,
+        met: bool,
+        fault: Fault<D::Word>,
+    ) -> Result<(), Stop<D::Word>> {
+        self.tell(Event::Needs { condition, met });
+        if met { Ok(()) } else { Err(fault.into()) }
+    }
+
+    /// #GP unless the lower half of a register is zero.
+    fn zero(&mut self, condition: Needed, register: Gpr) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        let met = d.decide(d.is(d.truncate(self.state.get(register), 4), 0));
+        self.needs(condition, met, Fault::protection(d.word(0)))
+    }
+
+    /// #GP unless `address` is canonical. Where a CPU has wider addresses than its paging mode, a
+    /// base may be as wide; one that it has held already it takes back, whatever it has.
+    fn canonical(&mut self, of: Address, address: D::Word) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        if self.observer.held(Held::Base).contains(&address) {
+            return Ok(());
+        }
+        // So is what lies in memory that is there.
+        let regions = &self.state.memory.regions;
+        let is_there = |region: &Region<D>| {
+            let at = d.distance(address, region.base);
+            let end = region.offset(region.cells.len());
+            at.is_some_and(|at| (region.start..end).contains(&at))
+        };
+        let is_known = d.known(address).is_none() && regions.iter().any(is_there);
+        let met = is_known || d.decide(self.model.is_canonical(d, address));
+        self.needs(Needed::Canonical(of), met, Fault::protection(d.word(0)))
+    }
+
+    /// #GP if `value` has bits that are not allowed, nor in what the CPU is known to take.
+    fn bits(
+        &mut self,
+        condition: Needed,
+        held: Option<Held>,
+        value: D::Word,
+    ) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        let Needed::Bits { allowed, .. } = condition else {
+            unreachable!("that is what it is about")
+        };
+        let outside = d.mask(value, !allowed);
+        let fits = |outside| d.not(d.any(outside, u64::MAX));
+        let mut met = fits(outside);
+        for one in held.map(|held| self.observer.held(held)).unwrap_or_default() {
+            if *one == value {
+                return Ok(());
+            }
+            // What it has of bits that are not known, and less, is legal there.
+            let others = d.xor(*one, d.word(u64::MAX));
+            met = d.either(met, d.either(d.eq(*one, value), fits(d.and(outside, others))));
+        }
+        // The way that faults is gone first: where the CPU takes the value by chance, whatever else
+        // is wrong says less.
+        let met = !d.decide(d.not(met));
+        self.needs(condition, met, Fault::protection(d.word(0)))
+    }
+
+    /// #GP unless `value` can be a root.
+    fn root(&mut self, value: D::Word) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        if self.observer.held(Held::Root).contains(&value) {
+            return Ok(());
+        }
+        let noflush = d.test(value, exists::CR3_NOFLUSH);
+        if d.decide(noflush) {
+            let met = self.state.meets(d, self.model, &exists::CR4_PCIDE);
+            self.needs(exists::CR4_PCIDE, met, Fault::protection(d.word(0)))?;
+        }
+        let rest = d.mask(value, !(1 << exists::CR3_NOFLUSH));
+        self.bits(exists::CR3, Some(Held::Root), rest)
+    }
+
+    // Operands.
+
+    /// Both operands, truncated to the operand size.
+    fn operands(&mut self, op: &Op) -> Result<[D::Word; 2], Stop<D::Word>> {
+        let a = self.read(op.first)?;
+        let b = self.read(op.second)?;
+        Ok([a, self.d.truncate(b, op.size)])
+    }
+
+    /// Where a jump or call leads: a distance that is part of the code, or an operand.
+    fn target(&mut self, op: &Op) -> Result<D::Word, Stop<D::Word>> {
+        match op.first {
+            Operand::Immediate(target) => Ok(self.d.code(target)),
+            other => self.read(other),
+        }
+    }
+
+    /// An operand, zero-extended; an immediate is sign-extended.
+    #[inline]
+    fn read(&mut self, operand: Operand) -> Result<D::Word, Stop<D::Word>> {
+        let d = self.d;
+        Ok(match operand {
+            Operand::None => d.word(0),
+            Operand::Gpr { index, size: 8 } => self.state.gpr[index],
+            Operand::Gpr { index, size } => d.truncate(self.state.gpr[index], size),
+            Operand::High { index } => d.mask(d.shr(self.state.gpr[index], 8), 0xFF),
+            Operand::Immediate(value) => d.word(value),
+            Operand::Memory(memory) => {
+                let (address, gs) = self.address(memory);
+                self.load(address, memory.size, gs)?
+            }
+        })
+    }
+
+    #[inline]
+    fn write(&mut self, operand: Operand, value: D::Word) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        match operand {
+            Operand::None | Operand::Immediate(_) => {}
+            Operand::Gpr { index, size: 8 } => self.state.gpr[index] = value,
+            // A 32-bit result is zero-extended.
+            Operand::Gpr { index, size: 4 } => self.state.gpr[index] = d.truncate(value, 4),
+            Operand::Gpr { index, size } => {
+                let kept = d.mask(self.state.gpr[index], !low_bytes(size));
+                self.state.gpr[index] = d.or(kept, d.truncate(value, size));
+            }
+            Operand::High { index } => {
+                let kept = d.mask(self.state.gpr[index], !0xFF00);
+                self.state.gpr[index] = d.or(kept, d.shl(d.mask(value, 0xFF), 8));
+            }
+            Operand::Memory(memory) => {
+                let (address, gs) = self.address(memory);
+                self.store(address, memory.size, value, gs)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The linear address, and whether it is relative to GS.
+    fn address(&self, memory: MemoryOperand) -> (D::Word, bool) {
+        (self.state.address(self.d, memory), memory.segment == Segment::Gs)
+    }
+
+    fn offset(&self, memory: MemoryOperand) -> D::Word {
+        self.state.offset(self.d, memory)
+    }
+
+    fn push(&mut self, value: D::Word) -> Result<(), Stop<D::Word>> {
+        let rsp = self.d.plus(self.state.get(Gpr::Rsp), -8);
+        self.store(rsp, 8, value, false)?;
+        self.state.set(Gpr::Rsp, rsp);
+        Ok(())
+    }
+
+    fn pop(&mut self) -> Result<D::Word, Stop<D::Word>> {
+        let rsp = self.state.get(Gpr::Rsp);
+        let value = self.load(rsp, 8, false)?;
+        self.state.set(Gpr::Rsp, self.d.plus(rsp, 8));
+        Ok(value)
+    }
+
+    fn load(&mut self, address: D::Word, size: usize, gs: bool) -> Result<D::Word, Stop<D::Word>> {
+        let place = self.place(address, size, false)?;
+        self.state.memory.look(self.d, place);
+        let value = self.state.memory.load(self.d, place);
+        self.tell(Event::Access(Access { place, value, store: false, gs }));
+        Ok(value)
+    }
+
+    fn store(
+        &mut self,
+        address: D::Word,
+        size: usize,
+        value: D::Word,
+        gs: bool,
+    ) -> Result<(), Stop<D::Word>> {
+        let place = self.place(address, size, true)?;
+        if self.state.memory.regions[place.region].is_code {
+            return Err(Stop::Stuck(Stuck::SelfModifying { at: self.at }));
+        }
+        self.tell(Event::Access(Access { place, value, store: true, gs }));
+        self.state.memory.store(self.d, place, value);
+        Ok(())
+    }
+
+    fn place(&self, address: D::Word, size: usize, store: bool) -> Result<Place, Stop<D::Word>> {
+        let memory = &self.state.memory;
+        memory.locate(self.d, address, size, self.state.cr3).ok_or(Stop::Stuck(Stuck::Wild {
+            at: self.at,
+            address,
+            size,
+            store,
+        }))
+    }
+
+    fn tell(&mut self, event: Event<D::Word>) {
+        self.observer.observe(self.d, self.state, event);
+    }
+}
+
+const SPEC_CTRL: u64 = Msr::SpecCtrl as u64;
+const PRED_CMD: u64 = Msr::PredCmd as u64;
+const MSR_EFER: u64 = Msr::Efer as u64;
+const STAR: u64 = Msr::Star as u64;
+const SFMASK: u64 = Msr::Sfmask as u64;
+// MSRs that hold addresses.
+const LSTAR: u64 = Msr::Lstar as u64;
+const CSTAR: u64 = Msr::Cstar as u64;
+const FS_BASE: u64 = Msr::FsBase as u64;
+const GS_BASE: u64 = Msr::GsBase as u64;
+const KERNEL_GS_BASE: u64 = Msr::KernelGsBase as u64;
+
+/// How many bytes an operand has.
+const fn width(operand: Operand) -> usize {
+    match operand {
+        Operand::Gpr { size, .. } => size,
+        Operand::High { .. } => 1,
+        Operand::Memory(memory) => memory.size,
+        Operand::None | Operand::Immediate(_) => 8,
+    }
+}
+
+impl Sharing {
+    /// Whether the guest writes it too.
+    #[must_use]
+    pub const fn is_guests(self) -> bool {
+        matches!(self, Self::Guest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{CR4, CR4_PKE, Concrete, EFER, Flags, Memory, Msrs};
+    use switcher_gen::Variant;
+
+    /// Ring 0 with RAX, RCX and RDX, after its next instruction.
+    fn stepped(code: &[u8], cr3: u64, [rax, rcx, rdx]: [u64; 3]) -> (State<Concrete>, Step<u64>) {
+        let d = Concrete::default();
+        let program = Program::new(0, code.to_vec());
+        let mut state = State {
+            gpr: [0; 16],
+            rip: 0,
+            flags: Flags::new(&d, RFlags::FIXED.bits()),
+            cs: 0x10,
+            ss: 0x18,
+            cpl: 0,
+            gs_base: 0,
+            inactive_gs_base: 0,
+            fs_base: 0,
+            cr3,
+            cr4: CR4,
+            pkru: 0,
+            nmi_blocked: false,
+            msrs: Msrs { star: 0, lstar: 0, cstar: 0, sfmask: 0, spec_ctrl: 0, efer: EFER },
+            memory: Memory { regions: Vec::new(), hostile: false },
+        };
+        for (register, value) in [(Gpr::Rax, rax), (Gpr::Rcx, rcx), (Gpr::Rdx, rdx)] {
+            state.set(register, value);
+        }
+        let model = Model::from(&Variant::REFERENCE);
+        let step = state.step(&d, &model, &program, &mut Unobserved).unwrap();
+        (state, step)
+    }
+
+    /// The same, about to execute what lies at 0.
+    fn at_0(state: &State<Concrete>) -> State<Concrete> {
+        let mut state = state.clone();
+        state.rip = 0;
+        state
+    }
+
+    const WRMSR: [u8; 2] = [0x0F, 0x30];
+    const MOV_RAX_CR3: [u8; 3] = [0x0F, 0x20, 0xD8];
+
+    #[test]
+    fn an_msr_for_an_address_takes_no_other_number() {
+        for msr in [LSTAR, CSTAR, FS_BASE, GS_BASE, KERNEL_GS_BASE] {
+            let (_, step) = stepped(&WRMSR, 0, [0, msr, 0x8000]);
+            assert_eq!(step, Step::Fault(Fault::protection(0)), "{msr:#x}");
+            let (_, step) = stepped(&WRMSR, 0, [0, msr, 0x7FFF]);
+            assert_eq!(step, Step::Left, "{msr:#x}");
+        }
+        // STAR is not an address.
+        assert_eq!(stepped(&WRMSR, 0, [0, 0xC000_0081, 0x8000]).1, Step::Left);
+    }
+
+    #[test]
+    fn without_fsgsbase_pke_and_sce_their_instructions_are_undefined() {
+        let d = Concrete::default();
+        let undefined = Step::Fault(Fault::UNDEFINED);
+        // RDGSBASE RAX, WRFSBASE RAX, SYSRETQ, RDPKRU, WRPKRU.
+        let instructions: [&[u8]; 5] = [
+            &[0xF3, 0x48, 0x0F, 0xAE, 0xC8],
+            &[0xF3, 0x48, 0x0F, 0xAE, 0xD0],
+            &[0x48, 0x0F, 0x07],
+            &[0x0F, 0x01, 0xEE],
+            &[0x0F, 0x01, 0xEF],
+        ];
+        for code in instructions {
+            let program = Program::new(0, code.to_vec());
+            let model = Model::from(&Variant::REFERENCE);
+            let (mut state, _) = stepped(&[0x90], 0, [0; 3]);
+            state.cr4 |= CR4_PKE;
+            assert_ne!(at_0(&state).step(&d, &model, &program, &mut Unobserved), Ok(undefined));
+            (state.cr4, state.msrs.efer) = (0, 0);
+            assert_eq!(at_0(&state).step(&d, &model, &program, &mut Unobserved), Ok(undefined));
+        }
+        // RDMSR of EFER, and MOV RAX, CR4.
+        let (state, _) = stepped(&[0x0F, 0x32], 0, [0, MSR_EFER, 0]);
+        assert_eq!(state.get(Gpr::Rax), EFER);
+        assert_eq!(stepped(&[0x0F, 0x20, 0xE0], 0, [0; 3]).0.get(Gpr::Rax), CR4);
+    }
+
+    /// Ring 0 with NMIs blocked and these words on its stack, after its next instruction.
+    fn returned(code: &[u8], words: &[u64]) -> (State<Concrete>, Step<u64>) {
+        const STACK: u64 = 0x7000_0000;
+        let d = Concrete::default();
+        let program = Program::new(0, code.to_vec());
+        let (mut state, _) = stepped(&[0x90], 0, [0; 3]);
+        state.nmi_blocked = true;
+        state.set(Gpr::Rsp, STACK);
+        let cells = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        state.memory.regions.push(crate::Region::new(crate::RegionName::Stack, STACK, 0, cells));
+        let mut state = at_0(&state);
+        let model = Model::from(&Variant::REFERENCE);
+        let step = state.step(&d, &model, &program, &mut Unobserved).unwrap();
+        state.set(Gpr::Rsp, state.get(Gpr::Rsp).wrapping_sub(STACK));
+        (state, step)
+    }
+
+    const IRETQ: [u8; 2] = [0x48, 0xCF];
+    const RETFQ: [u8; 2] = [0x48, 0xCB];
+    const RETFQ_128: [u8; 4] = [0x48, 0xCA, 128, 0];
+    const KERNEL_RIP: u64 = 0xFFFF_FFFF_8100_0000;
+
+    #[test]
+    fn an_iret_ends_the_blocking_of_nmis_whatever_comes_of_it() {
+        let (state, step) = returned(&IRETQ, &[KERNEL_RIP, 0x10, 2, 0x1234, 0x18]);
+        assert_eq!((step, state.rip, state.nmi_blocked), (Step::Left, KERNEL_RIP, false));
+        // CS is nothing.
+        let (state, step) = returned(&IRETQ, &[KERNEL_RIP, 0x50, 2, 0x1234, 0x18]);
+        assert_eq!((step, state.nmi_blocked), (Step::Fault(Fault::protection(0x50)), false));
+    }
+
+    #[test]
+    fn a_far_return_within_ring_0_leaves_nmis_blocked() {
+        for (code, released) in [(&RETFQ[..], 16), (&RETFQ_128, 16 + 128)] {
+            let (state, step) = returned(code, &[KERNEL_RIP, 0x10]);
+            assert_eq!((step, state.rip, state.nmi_blocked), (Step::Left, KERNEL_RIP, true));
+            assert_eq!((state.get(Gpr::Rsp), state.cs, state.ss), (released, 0x10, 0x18));
+            // To CPL 3, and to no address.
+            let (_, step) = returned(code, &[KERNEL_RIP, 0x33]);
+            assert_eq!(step, Step::Fault(Fault::protection(0x30)));
+            let (state, step) = returned(code, &[1 << 47, 0x10]);
+            assert_eq!((step, state.rip), (Step::Fault(Fault::protection(0)), 0));
+        }
+    }
+
+    #[test]
+    fn what_a_cpu_lacks_faults() {
+        let d = Concrete::default();
+        let run = |code: &[u8], features, cr4, [rax, rcx, rdx]: [u64; 3]| {
+            let program = Program::new(0, code.to_vec());
+            let model = Model { features, ..Model::from(&Variant::REFERENCE) };
+            let (mut state, _) = stepped(&[0x90], 0, [rax, rcx, rdx]);
+            state.cr4 = cr4;
+            at_0(&state).step(&d, &model, &program, &mut Unobserved).unwrap()
+        };
+        let (undefined, general) =
+            (Step::Fault(Fault::UNDEFINED), Step::Fault(Fault::protection(0)));
+        let none = exists::Features::empty();
+        // CLAC, STAC.
+        for code in [[0x0F, 0x01, 0xCA], [0x0F, 0x01, 0xCB]] {
+            assert_eq!(run(&code, none, CR4, [0; 3]), undefined);
+            assert_eq!(run(&code, exists::Features::SMAP, CR4, [0; 3]), Step::Left);
+        }
+        // A feature, an MSR, a value that it allows, and one that it does not.
+        type F = exists::Features;
+        let msrs = [
+            (F::IBPB, PRED_CMD, [1, 0], [0x81, 0]),
+            (F::SBPB, PRED_CMD, [0x80, 0], [0x81, 0]),
+            (F::IBRS, SPEC_CTRL, [1, 0], [2, 0]),
+            (F::IBRS | F::STIBP, SPEC_CTRL, [3, 0], [4, 0]),
+            (F::IBRS | F::BHI_CTRL, SPEC_CTRL, [0x401, 0], [0x200, 0]),
+            (F::IBRS, SPEC_CTRL, [0, 0], [1, 1]),
+            (none, 0xC000_0084, [0x4_7700, 0], [0, 1]),
+        ];
+        for (features, msr, [low, high], [other, other_high]) in msrs {
+            assert_eq!(run(&WRMSR, features, CR4, [low, msr, high]), Step::Left, "{msr:#x}");
+            let reserved = run(&WRMSR, features, CR4, [other, msr, other_high]);
+            assert_eq!(reserved, general, "{msr:#x}");
+            if !features.is_empty() {
+                assert_eq!(run(&WRMSR, none, CR4, [low, msr, high]), general, "{msr:#x}");
+            }
+        }
+        // RDMSR of PRED_CMD, and of SPEC_CTRL where it is not.
+        assert_eq!(run(&[0x0F, 0x32], F::IBPB, CR4, [0, PRED_CMD, 0]), general);
+        assert_eq!(run(&[0x0F, 0x32], none, CR4, [0, SPEC_CTRL, 0]), general);
+        assert_eq!(run(&[0x0F, 0x32], F::SSBD, CR4, [0, SPEC_CTRL, 0]), Step::Left);
+        // MOV CR3, RAX: NOFLUSH without PCIDs, and beyond any physical address.
+        let mov = [0x0F, 0x22, 0xD8];
+        assert_eq!(run(&mov, none, CR4, [1 << 63, 0, 0]), general);
+        assert_eq!(run(&mov, none, CR4 | crate::CR4_PCIDE, [1 << 63, 0, 0]), Step::Left);
+        for bit in [52, 61, 62] {
+            let cr4 = CR4 | crate::CR4_PCIDE;
+            assert_eq!(run(&mov, none, cr4, [1 << bit, 0, 0]), general, "{bit}");
+        }
+        assert_eq!(run(&mov, none, CR4, [(1 << 52) - 1, 0, 0]), Step::Left);
+    }
+
+    #[test]
+    fn cr3_does_not_keep_noflush() {
+        let (state, _) = stepped(&MOV_RAX_CR3, 1 << 63 | 0x1003, [0; 3]);
+        assert_eq!(state.get(Gpr::Rax), 0x1003);
+    }
+}

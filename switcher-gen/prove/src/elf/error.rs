@@ -1,0 +1,385 @@
+//! Why a file's code cannot be had: what is wrong, where, and what to do.
+
+use super::read::{Foreign, LIMIT, Place};
+
+/// Why a file's code cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The magic number is not there.
+    #[error("not an ELF file: give an object (from `as` or `cc -c`) or a linked file")]
+    NotElf,
+    /// Code for another CPU, or for another mode of it.
+    #[error("the file holds {found}; a switcher is 64-bit little-endian code for x86-64")]
+    NotX86_64 {
+        /// What it is for.
+        found: String,
+    },
+    /// A core dump, for instance.
+    #[error("an ELF file of type {0} is neither an object nor linked: give one of those")]
+    FileType(u16),
+    /// The file contradicts itself or ends early.
+    #[error("the file is damaged or truncated: {0}; make it again")]
+    Malformed(#[from] object::read::Error),
+    /// There is nothing to look at.
+    #[error("no section holds code: mark the code's section executable (`.section x, \"ax\"`)")]
+    NoCode,
+    /// Without names, nobody knows where the routines are.
+    #[error(
+        "the file has no symbol table: name its routines (`.globl`), or give it as it was before \
+         it was stripped"
+    )]
+    Stripped,
+    /// Code is spread over more memory than any switcher, or names are.
+    #[error(
+        "{what} take more than {} MiB, which is no switcher: give the file that holds it alone",
+        LIMIT >> 20
+    )]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+    },
+    /// Many headers lead to the same bytes, so that to look at all of them has no end.
+    #[error("{what} claim more bytes than the file could hold without sharing them: make it again")]
+    Claims {
+        /// Which headers.
+        what: &'static str,
+    },
+    /// One of them may not be looked at by who links it.
+    #[error("`{section}` is relocated by more than one section: make the file again")]
+    RelocatedBySeveral {
+        /// Its name.
+        section: String,
+    },
+    /// Not a power of two, or more than a file could need.
+    #[error(
+        "section `{section}` wants to be aligned to {alignment:#x}: use a power of two, at most {LIMIT:#x}"
+    )]
+    Alignment {
+        /// Its name.
+        section: String,
+        /// What it asks for.
+        alignment: u64,
+    },
+    /// A variant's mitigations depend on where in its cache lines the code lies.
+    #[error(
+        "section `{section}` is aligned to {alignment}, and the variant's mitigations depend on where \
+         code lies in its cache lines: align it to {line}", line = switcher_gen::asm::LINE
+    )]
+    Line {
+        /// Its name.
+        section: String,
+        /// What it asks for.
+        alignment: u64,
+    },
+    /// Two sections claim an address.
+    #[error("`{section}` at {address:#x} lies over the code: check the addresses given to `ld`")]
+    Overlap {
+        /// The second one.
+        section: String,
+        /// Where it starts.
+        address: u64,
+    },
+    /// Memory without bytes in the file is executable.
+    #[error("`{section}` is executable but the file does not hold its bytes: make it PROGBITS")]
+    NoContents {
+        /// Its name.
+        section: String,
+    },
+    /// The address space ends before the code does.
+    #[error("`{section}` reaches beyond the last address: check the addresses given to `ld`")]
+    WrapsAround {
+        /// Its name.
+        section: String,
+    },
+    /// Code refers to what another file defines.
+    #[error("{at} refers to `{symbol}`, which the file does not define: link it with what does")]
+    Undefined {
+        /// Where.
+        at: Place,
+        /// To what.
+        symbol: String,
+    },
+    /// Code refers to memory that is not code.
+    #[error(
+        "{at} refers to section `{section}`: only code is modelled; reach data through GS, or \
+         make it an immediate"
+    )]
+    Data {
+        /// Where.
+        at: Place,
+        /// To what.
+        section: String,
+    },
+    /// A reference that only a linker understands.
+    #[error(
+        "{at} has a relocation of kind {kind}, and only direct references are modelled (64, 32, \
+         32S, PC64, PC32, PC16, PC8, PLT32): link the file first"
+    )]
+    Relocation {
+        /// Where.
+        at: Place,
+        /// `ELF64_R_TYPE`.
+        kind: u32,
+    },
+    /// A relocation reaches over the end of its section.
+    #[error("the relocation at {at} is not inside its section: the file is damaged")]
+    OutsideSection {
+        /// Where.
+        at: Place,
+    },
+    /// A relocation whose addend is in the code, which no x86-64 toolchain makes.
+    #[error("the relocation at {at} has no addend: make the file with RELA relocations")]
+    ImplicitAddend {
+        /// Where.
+        at: Place,
+    },
+    /// Too far away, or an absolute address that the field is too small for.
+    #[error(
+        "{at}: {value:#x} does not fit into {bits} bits (relocation of kind {kind}); objects are \
+         read at {:#x}: link the file to where it will run",
+        Foreign::BASE
+    )]
+    Overflow {
+        /// Where.
+        at: Place,
+        /// `ELF64_R_TYPE`.
+        kind: u32,
+        /// What should be stored.
+        value: u64,
+        /// Size of the field.
+        bits: usize,
+    },
+    /// Two relocations change the same bytes.
+    #[error("the relocation at {at} lies over the one before it: make the file again")]
+    RelocatedTwice {
+        /// The second one.
+        at: Place,
+    },
+    /// Relocations in a form that is not read.
+    #[error(
+        "the relocations of `{section}` cannot be read: make the file with RELA relocations of its \
+         symbol table"
+    )]
+    RelocationTable {
+        /// The section that holds them.
+        section: String,
+    },
+    /// The file ends before its code does.
+    #[error("the file ends before `{section}` does: it is truncated, make it again")]
+    Truncated {
+        /// Its name.
+        section: String,
+    },
+    /// Another file may define it, too, and then that is what runs.
+    #[error(
+        "`{symbol}` is weak, so that another file may take its place: make it global (`.globl`), or \
+         link the file first"
+    )]
+    Weak {
+        /// Its name.
+        symbol: String,
+    },
+    /// Nobody need define it, and then its address is 0.
+    #[error(
+        "{at} refers to `{symbol}`, which is weak and not defined, so that it may be address 0: \
+         drop `.weak`"
+    )]
+    WeakUndefined {
+        /// Where.
+        at: Place,
+        /// To what.
+        symbol: String,
+    },
+    /// Which function it is, code decides at run time.
+    #[error(
+        "`{symbol}` is an indirect function (STT_GNU_IFUNC), so that another one is called: make it \
+         a function (`.type {symbol}, @function`)"
+    )]
+    Indirect {
+        /// Its name.
+        symbol: String,
+    },
+    /// Nobody knows which of them is meant.
+    #[error("`{symbol}` is defined more than once, at {}: leave one", addresses(.at))]
+    Ambiguous {
+        /// Its name.
+        symbol: String,
+        /// Where.
+        at: Vec<u64>,
+    },
+    /// A routine's name is that of something else.
+    #[error("`{symbol}` is not in a section of code: define it where its routine begins")]
+    NotCode {
+        /// Its name.
+        symbol: String,
+    },
+    /// The bytes of a section are not what will be in memory.
+    #[error("the code's section `{section}` {why}")]
+    Section {
+        /// Its name.
+        section: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// Code may be written to while it runs.
+    #[error(
+        "the code's section `{section}` is writable, so that other bytes may run: mark it \
+         executable alone (`.section {section}, \"ax\"`; `ld` without `-N`)"
+    )]
+    Writable {
+        /// Its name.
+        section: String,
+    },
+    /// Code is not all in one place.
+    #[error(
+        "{}`{section}` is reached, and `{first}` holds the code: a guest's root need not map both, so \
+         put all code of the switcher into one section",
+        from.as_ref().map(|at| format!("from {at}, ")).unwrap_or_default()
+    )]
+    SecondSection {
+        /// The one that need not be mapped.
+        section: String,
+        /// The one that holds the first routine.
+        first: String,
+        /// The jump.
+        from: Option<Place>,
+    },
+    /// A table says that other bytes will run.
+    #[error(
+        "`{section}` names {at}, which is reached or counted from: {how}, so that other bytes run than \
+         are in the file; give the code without it, assembled once for each CPU that it is for"
+    )]
+    Patched {
+        /// The table.
+        section: String,
+        /// What it names.
+        at: Place,
+        /// What happens there.
+        how: &'static str,
+    },
+    /// Something names the code that may be such a table.
+    #[error(
+        "`{section}` names {at}, and it is not known what for: if it changes the code that is reached, \
+         other bytes run; if it does not, say so (`--assume-unpatched`)"
+    )]
+    MaybePatched {
+        /// The section.
+        section: String,
+        /// What it names.
+        at: Place,
+    },
+    /// No segment has the code.
+    #[error(
+        "`{section}` has code at {at:#x} that no segment loads: sections and program headers \
+         contradict each other, link the file again"
+    )]
+    NotMapped {
+        /// Its name.
+        section: String,
+        /// Where.
+        at: u64,
+    },
+    /// A segment has other bytes than the section.
+    #[error(
+        "`{section}` has other bytes at {at:#x} than the segment that is loaded there: sections and \
+         program headers contradict each other, link the file again"
+    )]
+    OtherBytes {
+        /// Its name.
+        section: String,
+        /// From where on they were compared.
+        at: u64,
+    },
+    /// Two segments have the code, or one page of it.
+    #[error(
+        "the code at {at:#x} in `{section}` is in a page of two segments: link the file with \
+         segments apart (`-z separate-code`)"
+    )]
+    Segments {
+        /// Its name.
+        section: String,
+        /// Where.
+        at: u64,
+    },
+    /// A table is not where its section says.
+    #[error(
+        "`{section}` is elsewhere in the file than what is loaded to its address: sections and \
+         program headers contradict each other, link the file again"
+    )]
+    Elsewhere {
+        /// Its name.
+        section: String,
+    },
+    /// The segment cannot be executed.
+    #[error("the segment of `{section}` is not executable: link the file again")]
+    NotExecutable {
+        /// Its name.
+        section: String,
+    },
+    /// The dynamic section says so.
+    #[error(
+        "the file asks for relocations in what is not writable (DT_TEXTREL), so that the loader may \
+         change code: link it without `-z notext`"
+    )]
+    TextRelocations,
+    /// The loader would not find there what the file seems to have.
+    #[error("the dynamic section {why}: link the file again")]
+    Dynamic {
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Where memory is addressed by physical addresses, something else is put over the code.
+    #[error(
+        "the code at {at:#x} in `{section}` has the physical address (p_paddr) of another segment, \
+         so that who loads by it overwrites one of them: give each its own (`AT` in the script)"
+    )]
+    Physical {
+        /// Its name.
+        section: String,
+        /// Where.
+        at: u64,
+    },
+    /// The loader would find other symbols than were looked at.
+    #[error(
+        "the dynamic section leads to other symbols than the section of dynamic symbols holds: link \
+         the file again"
+    )]
+    DynamicSymbols,
+    /// The loader makes it read-only, and no longer executable.
+    #[error(
+        "the code at {at:#x} in `{section}` is in what the loader makes read-only alone \
+         (PT_GNU_RELRO), so that it cannot be executed: link the file without that"
+    )]
+    Relro {
+        /// Its name.
+        section: String,
+        /// Where.
+        at: u64,
+    },
+    /// The loader would change the code.
+    #[error("the loader relocates the code at {at:#x}: link the file to a fixed address")]
+    LoadTime {
+        /// Where.
+        at: u64,
+    },
+    /// Not among the names in the code.
+    #[error("no code is called `{name}`; {}", list(.known))]
+    NoSymbol {
+        /// The name asked for.
+        name: String,
+        /// Names there are: all if they are few, else the most similar.
+        known: Vec<String>,
+    },
+}
+
+fn addresses(all: &[u64]) -> String {
+    let all: Vec<_> = all.iter().map(|address| format!("{address:#x}")).collect();
+    all.join(" and ")
+}
+
+fn list(names: &[String]) -> String {
+    match names {
+        [] => "the file names no code at all".into(),
+        names => format!("there is `{}`", names.join("`, `")),
+    }
+}

@@ -1,0 +1,271 @@
+//! What the symbols of a file say of a switcher: where its routines are, and who may take their place.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use object::elf::{STT_FILE, STT_FUNC, STT_GNU_IFUNC, STT_SECTION, STT_TLS};
+
+use super::code::Code;
+use super::error::ReadError;
+use super::file::{Contents, Of, Symbol};
+use super::purpose;
+use super::read::{LIMIT, likeness};
+use switcher_gen::asm::{HostSymbol, Label};
+
+/// What a symbol says of a name.
+struct Definition {
+    /// In code, or anywhere if it is the host's.
+    address: Option<u64>,
+    is_weak: bool,
+    is_local: bool,
+    is_indirect: bool,
+}
+
+/// What the symbols say that have a meaning here.
+pub(super) struct Names {
+    is_object: bool,
+    /// Of what code must or may have, and of the host's symbols.
+    known: BTreeMap<&'static str, Vec<Definition>>,
+    /// Names most like those of routines that are not there.
+    similar: BTreeSet<(usize, String, u64)>,
+    /// Functions that are rewritten.
+    rewritten: Vec<(String, u64)>,
+    /// What lies between `__start_` and `__stop_`.
+    pub(super) bounds: Vec<(String, Range<u64>)>,
+}
+
+/// Names in what is reached.
+pub(super) struct Found {
+    pub(super) symbols: BTreeMap<String, u64>,
+    /// What others may have pointers to.
+    pub(super) pointers: Vec<u64>,
+}
+
+const ENTRIES: [Label; 4] =
+    [Label::EnterGuest, Label::ReturnFromGuest, Label::Syscall64, Label::SyscallCompat];
+const OTHERS: [Label; 3] = [Label::Iretq, Label::EventStubs, Label::EventStubsEnd];
+
+impl Names {
+    pub(super) fn new<'data, R: Contents<'data>>(
+        code: &Code<'_, 'data, R>,
+    ) -> Result<Self, ReadError> {
+        let labels = ENTRIES.iter().chain(&OTHERS).map(|label| label.name());
+        let hosts = HostSymbol::HOOKS.iter().chain(&HostSymbol::RETURNS).map(|symbol| symbol.0);
+        let known = labels.chain(hosts).map(|name| (name, Vec::new())).collect();
+        let mut names = Self {
+            is_object: code.file.is_object(),
+            known,
+            similar: BTreeSet::new(),
+            rewritten: Vec::new(),
+            bounds: Vec::new(),
+        };
+        let (mut starts, mut stops) = (BTreeMap::new(), BTreeMap::new());
+        for symbol in code.file.symbols() {
+            let symbol = symbol?;
+            if symbol.of == Of::Undefined || is_no_name(&symbol) {
+                continue;
+            }
+            names.add(code, &symbol);
+            if !code.file.is_object() {
+                if let Some(name) = symbol.name.strip_prefix(b"__start_") {
+                    starts.insert(name, symbol.value);
+                } else if let Some(name) = symbol.name.strip_prefix(b"__stop_") {
+                    stops.insert(name, symbol.value);
+                }
+            }
+        }
+        // The loader, and who asks it for a symbol, looks at another table than linkers do.
+        for symbol in code.file.other_symbols() {
+            let symbol = symbol?;
+            let name = std::str::from_utf8(symbol.name).unwrap_or_default();
+            let is_known = names.known.contains_key(name);
+            if is_known && symbol.of != Of::Undefined && !is_no_name(&symbol) {
+                names.add(code, &symbol);
+            }
+        }
+        for (name, start) in starts {
+            if let Some(stop) = stops.get(name).filter(|stop| **stop > start) {
+                names.bounds.push((super::file::text(name), start..*stop));
+            }
+        }
+        Ok(names)
+    }
+
+    fn add<'data, R: Contents<'data>>(&mut self, code: &Code<'_, 'data, R>, symbol: &Symbol<'_>) {
+        /// So many names are like one that is not there.
+        const FEW: usize = 16;
+        let address = code.address(symbol);
+        if purpose::is_rewritten(symbol.name)
+            && let Some(address) = address
+        {
+            self.rewritten.push((symbol.text(), address));
+        }
+        let Ok(name) = std::str::from_utf8(symbol.name) else { return };
+        if let Some(definitions) = self.known.get_mut(name) {
+            let is_hosts = name.starts_with("switcher_host_");
+            let linked = !code.file.is_object() && symbol.of == Of::Absolute;
+            let anywhere = (is_hosts || linked && code.area(symbol.value).is_some())
+                .then_some(symbol.value)
+                .filter(|_| !code.file.is_object() || symbol.of == Of::Absolute);
+            definitions.push(Definition {
+                address: address.or(anywhere),
+                is_weak: symbol.is_weak(),
+                is_local: symbol.is_local(),
+                is_indirect: symbol.kind == STT_GNU_IFUNC,
+            });
+        } else if let Some(address) = address {
+            let required = ENTRIES[..3].iter().map(|label| likeness(label.name(), name));
+            let most = required.max().unwrap_or_default();
+            let least = self.similar.first().map_or(0, |(likeness, ..)| *likeness);
+            if self.similar.len() < FEW || most > least {
+                self.similar.insert((most, name.into(), address));
+                if self.similar.len() > FEW {
+                    self.similar.pop_first();
+                }
+            }
+        }
+    }
+
+    /// Where `name` is, if it is anywhere.
+    fn place(&self, name: &'static str) -> Result<Option<u64>, ReadError> {
+        let symbol = || name.to_owned();
+        let all = self.known.get(name).map_or(&[][..], Vec::as_slice);
+        // What others see of the name is the global one.
+        let is_global = all.iter().any(|definition| !definition.is_local);
+        let chosen: Vec<_> = all.iter().filter(|one| one.is_local != is_global).collect();
+        if chosen.iter().any(|definition| definition.is_indirect) {
+            return Err(ReadError::Indirect { symbol: symbol() });
+        }
+        // Of what is linked, nobody takes the place any more.
+        if self.is_object && chosen.iter().any(|definition| definition.is_weak) {
+            return Err(ReadError::Weak { symbol: symbol() });
+        }
+        let places: BTreeSet<_> = chosen.iter().map(|definition| definition.address).collect();
+        let places: Vec<_> = places.into_iter().collect();
+        match places.as_slice() {
+            [] => Ok(None),
+            [Some(address)] => Ok(Some(*address)),
+            [None] => Err(ReadError::NotCode { symbol: symbol() }),
+            several => {
+                let at = several.iter().map(|address| address.unwrap_or_default()).collect();
+                Err(ReadError::Ambiguous { symbol: symbol(), at })
+            }
+        }
+    }
+
+    fn places(&self, names: impl IntoIterator<Item = &'static str>) -> Result<Vec<u64>, ReadError> {
+        let found = names.into_iter().filter_map(|name| self.place(name).transpose());
+        found.collect()
+    }
+
+    /// All that is entered from outside.
+    pub(super) fn entries(&self) -> Result<Vec<u64>, ReadError> {
+        let mut entries = self.places(ENTRIES.iter().map(|label| label.name()))?;
+        if entries.is_empty() {
+            return Ok(entries);
+        }
+        if let Some(stubs) = self.stubs()? {
+            let stride = (stubs.end - stubs.start) / 256;
+            entries.extend((0..256).map(|vector| stubs.start + stride * vector));
+        }
+        Ok(entries)
+    }
+
+    /// The event stubs, which are also looked at as they are.
+    pub(super) fn stubs(&self) -> Result<Option<Range<u64>>, ReadError> {
+        /// 256 stubs of a page each.
+        const MOST: u64 = 1 << 20;
+        let [start, end] = [Label::EventStubs, Label::EventStubsEnd].map(Label::name);
+        let (start, end) = (self.place(start)?, self.place(end)?);
+        let stubs = start.zip(end).filter(|(start, end)| start < end);
+        match stubs {
+            Some((start, end)) if end - start > MOST => {
+                Err(ReadError::TooLarge { what: "the event stubs" })
+            }
+            stubs => Ok(stubs.map(|(start, end)| start..end)),
+        }
+    }
+
+    /// The host's own routines, as far as they are in the file.
+    pub(super) fn hooks(&self) -> Result<Vec<u64>, ReadError> {
+        let hosts = HostSymbol::HOOKS.iter().chain(&HostSymbol::RETURNS);
+        self.places(hosts.map(|symbol| symbol.0))
+    }
+
+    /// The names in `ranges`, which are in order, and those that have a meaning.
+    pub(super) fn within<'data, R: Contents<'data>>(
+        &self,
+        code: &Code<'_, 'data, R>,
+        ranges: &[Range<u64>],
+    ) -> Result<Found, ReadError> {
+        // Each name may be a part of the longest: a file's size is no limit for the sum.
+        let mut length = 0;
+        let mut found = BTreeMap::<String, (bool, u64)>::new();
+        let mut pointers = Vec::new();
+        let is_in = |address: u64| {
+            let behind = ranges.partition_point(|range| range.end < address);
+            ranges.get(behind).is_some_and(|range| range.start <= address)
+        };
+        for symbol in code.file.symbols() {
+            let symbol = symbol?;
+            if is_no_name(&symbol) {
+                continue;
+            }
+            let Some(address) = code.address(&symbol).filter(|address| is_in(*address)) else {
+                continue;
+            };
+            // A label inside of a routine is no function, and what points there may change it.
+            let name = std::str::from_utf8(symbol.name);
+            if symbol.kind == STT_FUNC || name.is_ok_and(|name| self.known.contains_key(name)) {
+                pointers.push(address);
+            }
+            let Ok(name) = name else { continue };
+            length += name.len() as u64;
+            if length > LIMIT {
+                return Err(ReadError::TooLarge { what: "the names of symbols" });
+            }
+            let is_global = !symbol.is_local();
+            match found.entry(name.into()) {
+                Entry::Vacant(entry) => {
+                    entry.insert((is_global, address));
+                }
+                Entry::Occupied(mut entry) => {
+                    if is_global && !entry.get().0 {
+                        entry.insert((is_global, address));
+                    }
+                }
+            }
+        }
+        for (symbol, address) in &self.rewritten {
+            if is_in(*address) {
+                let why = format!(
+                    "holds `{symbol}`, which Linux rewrites to redirect static calls: call the \
+                     function itself"
+                );
+                let section = code.area(*address).map(|area| code.section(area).text());
+                return Err(ReadError::Section { section: section.unwrap_or_default(), why });
+            }
+        }
+        pointers.sort_unstable();
+        let mut symbols: BTreeMap<_, _> =
+            found.into_iter().map(|(name, (_, address))| (name, address)).collect();
+        let is_missing = |label: &Label| !symbols.contains_key(label.name());
+        if ENTRIES[..3].iter().any(is_missing) {
+            // To be shown to whoever looks for it.
+            for (_, name, address) in &self.similar {
+                symbols.entry(name.clone()).or_insert(*address);
+            }
+        }
+        for name in self.known.keys() {
+            if let Some(address) = self.place(name)? {
+                symbols.insert((*name).into(), address);
+            }
+        }
+        Ok(Found { symbols, pointers })
+    }
+}
+
+fn is_no_name(symbol: &Symbol<'_>) -> bool {
+    matches!(symbol.kind, STT_SECTION | STT_FILE | STT_TLS) || symbol.name.is_empty()
+}

@@ -1,0 +1,94 @@
+//! Proofs: the bytes do what the specification says, for every state, and stay safe if the guest
+//! changes its memory between any two instructions.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `target` | the code: an [`Image`](switcher_gen::Image), or anybody's |
+//! | `world` | the states a theorem is about, as the machine and as the specification have them; **all assumptions** |
+//! | `stores` | what may be stored to, judged at each store |
+//! | `locked` | where a locked access may lie |
+//! | `decisions` | what a guest learns from the way that a run went |
+//! | `met` | what was read of the PVCS while the guest writes it |
+//! | `obligation` | what must hold, by name and by row of hazards.md |
+//! | `theorem` | one run of one entry point, and the goals that come up on it |
+//! | `theorem/untaken` | arms of jumps that a path does not take, and a CPU may predict |
+//! | `events` | the same for event entries, which may come from anywhere in ring 0 |
+//! | `vectors` | which vectors an event's theorem is of, and which of their stubs are alike |
+//! | `boundary` | what those about ring 0 assume, shown between any two instructions |
+//! | `hooks` | which bits of `switch_flags` a hook may have set meanwhile |
+//! | `lost` | what a #MC or a #DB overwrites on a stack meanwhile |
+//! | `blocking` | what blocks NMIs, and what a #DB or a #MC in ring 0 relies on |
+//! | `engine` | every path of every theorem, goal by goal |
+//! | `around` | what a proof may ask of code beside what is executed |
+//! | `apart`, `overlap` | regions that must be apart, where they are numbers |
+//! | `shared` | which targets a proof holds of, so that each code is proved once |
+//! | `findings` | all that is wrong with a target, or the first of it |
+//! | `counterexample` | the state in which a goal does not hold, in words, replayed on numbers |
+//!
+//! A theorem is run like a test: from a state to an outcome, by [`machine`](switcher_model), and the
+//! outcome is compared with what [`spec`](switcher_spec) makes of the same state. On numbers that is
+//! one case ([`fuzz`](switcher_engine::fuzz)); on unknowns it is all of them.
+//!
+//! ```
+//! use crate::mutate;
+//! use crate::mutate::Operator;
+//! use crate::{Prover, Target, Verdict};
+//! use switcher_gen::{Image, Variant};
+//!
+//! let right = Target::image(&Image::new(&Variant::REFERENCE)?);
+//! let prover = Prover::default();
+//! assert!(matches!(prover.prove(&right)?, Verdict::Proved(_)));
+//!
+//! // Without one instruction: what WRGSBASE loads is not made canonical.
+//! let mutants = mutate::mutants(&right);
+//! let wrong = mutants.iter().find(|mutant| {
+//!     mutant.operator == Operator::Delete && mutant.original == "sar r11,10h"
+//! });
+//! let wrong = wrong.and_then(|mutant| mutant.target()).ok_or("there is such an instruction")?;
+//! let Verdict::Refuted(found) = prover.prove(&wrong)? else { panic!("it was not refuted") };
+//! assert_eq!(found.obligation.name, "wrgsbase-canonical");
+//! assert!(found.replay(&wrong) && !found.replay(&right));
+//! println!("{found}");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod cost;
+pub mod elf;
+pub mod mutate;
+pub mod superfluous;
+
+mod apart;
+mod around;
+mod blocking;
+mod boundary;
+mod counterexample;
+mod decisions;
+mod engine;
+mod events;
+mod findings;
+mod hooks;
+mod locked;
+mod lost;
+mod met;
+mod mitigations;
+pub mod obligation;
+mod overlap;
+mod returns;
+mod shared;
+mod stores;
+mod target;
+mod theorem;
+mod vectors;
+mod world;
+
+pub use counterexample::Counterexample;
+pub use engine::{Numbers, Prover, Report, Substance, Unexplored, Verdict};
+pub use findings::{Findings, Refused};
+pub use obligation::Obligation;
+pub use overlap::Overlap;
+pub use shared::Shared;
+pub use target::{Target, TargetError, TargetGate};
+pub use theorem::{BadCode, Goal, Neighbour, Run, Theorem, Untaken, Walk, run, saved};
+pub(crate) use vectors::executed as executed_vectors;
+pub use world::{BlockOffsets, Name, Object, Part, Saved, Setting, Source};
+pub(crate) use world::{read_extra, read_pvcs};

@@ -1,0 +1,495 @@
+//! Attacks on the prover by jumps that go one way only, or by which way they go: CPUs predict the
+//! other one all the same (hazards.md, rows 28, 29 and 41 to 45). Each must be refused, for the reason
+//! given; beside each stands what is right.
+
+mod attack;
+mod gas;
+
+use attack::mitigated::{
+    ALL, BHB, CLEAR_BUFFERS, DONE, EXIT, FENCE, FILL, HISTORY, IBRS, LAST_RET, NOT_DONE, Parts,
+    RSB, VERW, mitigated,
+};
+use attack::{Change, proved, refuted, target};
+use iced_x86::{Code, Instruction, MemoryOperand, Register};
+use switcher_gen::Image;
+use switcher_gen::asm::{HostSymbol, Label};
+use switcher_prove::mutate;
+use switcher_prove::{BadCode, Prover, Target, Verdict};
+
+const INTEL: &str = "intel-4level";
+/// The entry up to the host's stack.
+const ENTRY: &str = "\nroutine entry_SYSCALL_64_switcher\n\tswapgs\n\tmovq\t%rsp, %gs:TSS_SP2\n\
+                     \tmovq\t%gs:TSS_SP0, %rsp\n";
+const LATE: &str = "\t/* smod -> umod: ERETU. No way back from here, so RCX and R11 are free. */\n";
+
+/// Jumps to label 9 that a path never takes: by flags of one register, by a number, by what memory
+/// holds whenever code comes here.
+const NEVER: [&str; 4] = [
+    "\tcmpq\t%rsp, %rsp\n\tjne\t9f\n",
+    "\txorl\t%ecx, %ecx\n\tjnz\t9f\n",
+    "\tmovl\t$3, %ecx\n\tcmpl\t$2, %ecx\n\tjb\t9f\n",
+    "\ttestq\t$MODE_BOTH, %gs:SWITCH_FLAGS\n\tjz\t9f\n",
+];
+
+/// What is added to an exit, with RAX, RCX and RDX to spare.
+fn exit(code: &str) -> String {
+    format!("\tpushq\t%rax\n{code}\tpopq\t%rax\n{EXIT}")
+}
+
+fn exits(code: &str) -> switcher_prove::Target {
+    target(INTEL, &[(EXIT, &exit(code))])
+}
+
+#[track_caller]
+fn skipped(parts: Parts, (from, to): (&str, &str), never: &str, obligation: &str) {
+    let (begin, end) = (format!("{from}{never}"), format!("9:{to}"));
+    refuted(never, &mitigated(parts, &[(from, &begin), (to, &end)]), obligation);
+}
+
+// GS.
+
+#[test]
+fn a_swapgs_is_skipped_together_with_its_fence() {
+    let pair = |each: &str, then: &str| {
+        format!(
+            "{LATE}\ttestq\t%r15, %r15\n\tjz\t1f\n{each}1:\ttestq\t%r15, %r15\n\tjz\t2f\n{each}2:\n{then}"
+        )
+    };
+    let at = |what: &str, code: &str, is_right| {
+        let target = target(INTEL, &[(LATE, code)]);
+        match is_right {
+            true => proved(what, &target),
+            false => refuted(what, &target, "swapgs-fenced"),
+        }
+    };
+    at("each with a fence of its own", &pair("\tswapgs\n\tlfence\n", ""), false);
+    at("and one where both meet", &pair("\tswapgs\n\tlfence\n", "\tlfence\n"), true);
+    at("either way, fenced", &pair("\tswapgs\n", "\tlfence\n"), true);
+    let entry = |code: &str| {
+        format!(
+            "\nroutine entry_SYSCALL_64_switcher\n{code}\tmovq\t%rsp, %gs:TSS_SP2\n\
+             \tmovq\t%gs:TSS_SP0, %rsp\n"
+        )
+    };
+    for skip in ["\tcmpq\t%rcx, %rcx\n\tjne\t1f\n", "\tcmpq\t%rsi, %rsi\n\tja\t1f\n"] {
+        let early = entry(&format!("{skip}\tswapgs\n\tlfence\n1:"));
+        refuted("at the entry", &target(INTEL, &[(ENTRY, &early)]), "swapgs-fenced");
+        let right = entry(&format!("{skip}\tswapgs\n1:\tlfence\n"));
+        proved("the fence behind both", &target(INTEL, &[(ENTRY, &right)]));
+        // Once more than right, where nothing is skipped.
+        let doubled = entry(&format!("\tswapgs\n{skip}\tjmp\t2f\n1:\tswapgs\n2:"));
+        refuted("doubled", &target(INTEL, &[(ENTRY, &doubled)]), "swapgs-fenced");
+        let skips = entry(&format!("\tswapgs\n{skip}\tlfence\n1:"));
+        proved("a fence that nobody needs", &target(INTEL, &[(ENTRY, &skips)]));
+    }
+    // Row 28's own fence is what is skipped.
+    let fence = entry(
+        "\ttestq\t%rcx, %rcx\n\tjz\t1f\n\tswapgs\n\tjmp\t2f\n1:\tswapgs\n2:\tcmpq\t%rcx, %rcx\n\
+         \tjne\t3f\n\tlfence\n3:",
+    );
+    proved("either way the same", &target(INTEL, &[(ENTRY, &fence)]));
+}
+
+#[test]
+fn the_guests_gs_base_by_another_register() {
+    let from = format!(
+        "{LATE}\tmovq\t%gs:TSS_SP2, %rcx\n\tmovq\t%rcx, %gs:SMOD_RSP\n\tmovq\t%gs:UMOD_CR3, %rcx\n\
+         \txorl\t$MODE_BOTH, %gs:SWITCH_FLAGS\n\tmovq\t%rcx, %cr3\n"
+    );
+    let to = |fence: &str, read: &str| {
+        format!(
+            "{LATE}\ttestq\t%r15, %r15\n\tjz\t1f\n\tswapgs\n1:\ttestq\t%r15, %r15\n\tjz\t2f\n\tswapgs\n\
+             2:\n{fence}{read}\tmovq\tTSS_SP2(%r11), %rcx\n\tmovq\t%rcx, SMOD_RSP(%r11)\n\
+             \tmovq\tUMOD_CR3(%r11), %rcx\n\txorl\t$MODE_BOTH, SWITCH_FLAGS(%r11)\n\
+             \tmovq\t%rcx, %cr3\n"
+        )
+    };
+    let msr = "\tmovl\t$0xC0000101, %ecx\n\tpushq\t%rax\n\tpushq\t%rdx\n\trdmsr\n\tshlq\t$32, %rdx\n\
+               \torq\t%rdx, %rax\n\tmovq\t%rax, %r11\n\tpopq\t%rdx\n\tpopq\t%rax\n";
+    for read in ["\trdgsbase %r11\n", msr] {
+        let wrong = target(INTEL, &[(&from, &to("", read))]);
+        refuted(read, &wrong, "swapgs-fenced");
+        let right = target(INTEL, &[(&from, &to("\tlfence\n", read))]);
+        proved(read, &right);
+    }
+    // By FS, whose base it becomes.
+    let fs = |fence: &str| {
+        let code = format!(
+            "\trdfsbase %rdx\n\ttestq\t%r15, %r15\n\tjz\t1f\n\tswapgs\n1:\ttestq\t%r15, %r15\n\tjz\t2f\n\
+             \tswapgs\n2:\n{fence}\trdgsbase %rcx\n\twrfsbase %rcx\n\tmovq\t%fs:UMOD_CR3, %rcx\n\
+             \twrfsbase %rdx\n"
+        );
+        exits(&code)
+    };
+    refuted("fs", &fs(""), "swapgs-fenced");
+    proved("fs", &fs("\tlfence\n"));
+}
+
+// Mitigations.
+
+#[test]
+fn mitigations_are_skipped_by_a_jump_that_nobody_takes() {
+    for never in NEVER {
+        // What of all of them is missed first.
+        skipped(ALL, (NOT_DONE, DONE), never, "ibrs-first");
+        skipped(IBRS, (NOT_DONE, DONE), never, "ibrs-first");
+        skipped(RSB, (NOT_DONE, DONE), never, "rsb-filled");
+        skipped(BHB, (NOT_DONE, DONE), never, "bhb-cleared");
+        // The fence alone.
+        let fence = format!("{never}{FENCE}9:\n");
+        refuted(never, &mitigated(BHB, &[(FENCE, &fence)]), "bhb-cleared");
+        refuted(never, &mitigated(RSB, &[(FENCE, &fence)]), "rsb-filled");
+        // Part of a sequence, with its fence behind it: nothing returns before that.
+        let fill = format!("{never}{FILL}9:\n");
+        proved(never, &mitigated(RSB, &[(FILL, &fill)]));
+        let history = format!("{never}{HISTORY}9:\n");
+        proved(never, &mitigated(BHB, &[(HISTORY, &history)]));
+    }
+    let verw = |never: &str| format!("{never}{CLEAR_BUFFERS}9:\n");
+    refuted("verw", &mitigated(VERW, &[(CLEAR_BUFFERS, &verw(NEVER[0]))]), "verw-last");
+    let twice = format!("{}{CLEAR_BUFFERS}", verw(NEVER[0]));
+    proved("verw", &mitigated(VERW, &[(CLEAR_BUFFERS, &twice)]));
+}
+
+#[test]
+fn ibpb_and_the_untraining_are_skipped() {
+    let ss = "\tmovl\t$0x18, %ecx\n\tmovl\t%ecx, %ss\n";
+    let ibpb = "\tmovl\t$0x49, %ecx\n\tmovl\t$1, %eax\n\txorl\t%edx, %edx\n\twrmsr\n";
+    let [untrain, thunk] = HostSymbol::RETURNS.map(|symbol| symbol.0);
+    let exits = |code: &str| format!("\tpushq\t%rax\n{code}9:\tpopq\t%rax\n{ss}{EXIT}");
+    let thunk = format!("\tjmp\t{thunk}\n\tud2\n");
+    for never in &NEVER[..3] {
+        let code = |skip: &str| exits(&format!("{skip}{ibpb}"));
+        proved("ibpb", &target("amd-4level+ibpb", &[(EXIT, &code(""))]));
+        refuted("ibpb", &target("amd-4level+ibpb", &[(EXIT, &code(never))]), "ibpb-first");
+        // Nothing is emptied by what is written then.
+        let other = exits(&format!(
+            "\txorl\t%eax, %eax\n{never}\tmovl\t$1, %eax\n9:\tmovl\t$0x49, %ecx\n\
+             \txorl\t%edx, %edx\n\twrmsr\n"
+        ));
+        let other = other.replace("9:\tpopq", "\tpopq");
+        refuted("ibpb", &target("amd-4level+ibpb", &[(EXIT, &other)]), "ibpb-first");
+        let code = |skip: &str| exits(&format!("{skip}\tcall\t{untrain}\n"));
+        let with =
+            |code: &str| target("amd-4level+untrain", &[(EXIT, code), ("\tret\n\tud2\n", &thunk)]);
+        proved("untrain", &with(&code("")));
+        refuted("untrain", &with(&code(never)), "untrained");
+    }
+}
+
+#[test]
+fn a_second_exit_that_nobody_takes() {
+    let second = |ret: &str| -> [(String, String); 2] {
+        let jump = format!("{NOT_DONE}\tmovl\t$1, %ecx\n\ttestl\t%ecx, %ecx\n\tjz\t9f\n");
+        let back =
+            format!("\tmovq\t%rbp, %rax\n\tjmp\t98f\n9:\tmovq\t%rbp, %rax\n{ret}98:\n\tclear_all");
+        [(NOT_DONE.into(), jump), (DONE.into(), back)]
+    };
+    let with = |parts, ret: &str| {
+        let changes = second(ret);
+        let changes: Vec<Change<'_>> = changes.iter().map(|(a, b)| (&**a, &**b)).collect();
+        mitigated(parts, &changes)
+    };
+    refuted("untrapped", &with(RSB, "\tret\n"), "trapped");
+    refuted("trapped", &with(RSB, "\tret\n\tint3\n"), "rsb-filled");
+    refuted("a jump", &with(IBRS, "\tpopq\t%rcx\n\tjmp\t*%rcx\n\tint3\n"), "indirect-first");
+    proved("a trap", &with(ALL, "\tud2\n"));
+    proved("a fence, then nothing", &with(ALL, "\tlfence\n\tret\n"));
+    refuted("the last RET", &with(IBRS, LAST_RET), "trapped");
+}
+
+// Whatever else must not be executed, be it without effect.
+
+#[test]
+fn branches_in_the_shadow_of_a_jump() {
+    for never in NEVER {
+        let arm = |code: &str| exits(&format!("{never}\tjmp\t8f\n9:{code}8:\n"));
+        refuted(never, &arm("\tjmp\t*%r15\n"), "trapped");
+        refuted(never, &arm("\tjmp\t*%r15\n\tint3\n"), "untaken-target");
+        refuted(never, &arm("\tcall\t*%r15\n\tint3\n"), "untaken-target");
+        refuted(never, &arm("\tpushq\t%r15\n\tret\n\tint3\n"), "untaken-target");
+        // Through what a guest's pointer leads to, and where a store by one may have been.
+        refuted(never, &arm("\tjmp\t*(%r15)\n\tint3\n"), "untaken-memory");
+        let forged = "\tmovq\t%r14, (%r15)\n\tcall\t6f\n\tjmp\t8f\n6:\tret\n\tint3\n";
+        refuted(never, &arm(forged), "untaken-target");
+        refuted(never, &arm("\t.byte\t0x06, 0x07\n"), "untaken-code");
+        refuted(never, &arm("\t.byte\t0xF3, 0x41, 0x90\n"), "untaken-code");
+        refuted(never, &arm("\tcpuid\n"), "untaken-code");
+        refuted(never, &arm("\tsyscall\n"), "untaken-code");
+        // HLT stops nothing, and no path goes on behind it, so that nobody has read what is there.
+        refuted(never, &arm("\thlt\n\tjmp\t*%r15\n\tint3\n"), "untaken-code");
+        for stop in ["int3\n", "ud2\n", "lfence\n\tjmp\t*%r15\n\tint3\n"] {
+            proved(never, &arm(&format!("\t{stop}")));
+        }
+        proved(never, &arm("\tcall\t6f\n\tjmp\t8f\n6:\tret\n\tint3\n"));
+        for no_stop in ["mfence", "sfence", "pause"] {
+            refuted(never, &arm(&format!("\t{no_stop}\n\tjmp\t*%r15\n\tint3\n")), "untaken-target");
+        }
+    }
+}
+
+#[test]
+fn accesses_in_the_shadow_of_a_jump() {
+    for never in NEVER {
+        let arm = |code: &str| exits(&format!("{never}\tjmp\t8f\n9:{code}8:\n"));
+        for code in [
+            // What is found becomes an address, an index, a decision.
+            "\tmovq\t(%r15), %rcx\n\tmovq\t(%rcx), %rcx\n",
+            "\tmovzbl\t(%r15), %ecx\n\tshll\t$12, %ecx\n\tmovq\t(%r14,%rcx), %rcx\n",
+            "\tmovzbl\t(%r15), %ecx\n\tandl\t$8, %ecx\n\tmovq\t(%rsp,%rcx), %rcx\n",
+            "\taddq\t(%r15), %rcx\n\tmovq\t%rcx, (%r14,%rcx)\n",
+            "\tcmpb\t$1, (%r15)\n\tjz\t8f\n\tnop\n",
+            "\ttestq\t(%r15), %rcx\n\tjz\t8f\n\tnop\n",
+            "\tmovq\t%rsp, %rdx\n\tmovq\t%r15, %rsp\n\tpopq\t%rcx\n\tmovq\t%rdx, %rsp\n\tmovq\t(%rcx), %rcx\n",
+            // What the host has is one.
+            "\tmovq\t%gs:HOST_CR3, %rcx\n\tmovq\t(%r15,%rcx), %rcx\n",
+            "\tmovq\t%gs:HOST_CR3, %rcx\n\tmovq\t(%rcx), %rcx\n",
+            "\tmovq\t%gs:HOST_CR3, %rcx\n\tmovq\t%rax, (%r15,%rcx)\n",
+        ] {
+            refuted(code, &arm(code), "untaken-memory");
+            let stopped = format!("\tlfence\n{code}");
+            proved(code, &arm(&stopped));
+        }
+        // It stays in a register; it is the guest's; it is the host's own.
+        for code in [
+            "\tmovq\t(%r15), %rcx\n",
+            "\tmovq\t%gs:TSS_SP0, %rcx\n\tmovq\t-8(%rcx), %rcx\n",
+            "\tmovq\t%rcx, -8(%rsp)\n",
+        ] {
+            proved(code, &arm(code));
+        }
+    }
+}
+
+/// Nor is a proof taken for that of code which differs where no path goes.
+#[test]
+fn a_proof_is_not_shared_with_another_arm() {
+    let arm = |code: &str| exits(&format!("{}\tjmp\t8f\n9:{code}8:\n", NEVER[0]));
+    let shared = std::sync::Arc::default();
+    let right = Prover::sharing(&shared).prove(&arm("\tint3\n\tint3\n\tint3\n\tint3\n"));
+    assert!(matches!(right, Ok(Verdict::Proved(_))), "{right:?}");
+    match Prover::sharing(&shared).prove(&arm("\tjmp\t*%r15\n\tint3\n")) {
+        Ok(Verdict::Refuted(found)) => assert_eq!(found.obligation.name, "untaken-target"),
+        other => panic!("{other:?}"),
+    }
+}
+
+// What one arm has left, another may find (views of an arm).
+
+#[test]
+fn a_harmless_arm_comes_first() {
+    let never = NEVER[0];
+    let access = "\tjmp\t8f\n9:\tmovq\t(%r15,%rcx), %rcx\n8:\n";
+    let code = format!("\txorl\t%ecx, %ecx\n{never}\tmovq\t%gs:HOST_CR3, %rcx\n{never}{access}");
+    refuted("a register", &exits(&code), "untaken-memory");
+    let found = format!(
+        "\txorl\t%ecx, %ecx\n{never}\tcmpq\t%rsp, %rsp\n\tjne\t7f\n\tjmp\t8f\n\
+         7:\tmovzbl\t(%r14), %ecx\n\tshll\t$12, %ecx\n\tjmp\t9f\n9:\tmovq\t(%r15,%rcx), %rcx\n8:\n"
+    );
+    refuted("what is found", &exits(&found), "untaken-memory");
+    let jump = "\tjmp\t8f\n9:\tmovq\t-8(%rsp), %rcx\n\tjmp\t*%rcx\n\tint3\n8:\n";
+    let slot = format!(
+        "\tleaq\t8f(%rip), %rcx\n\tmovq\t%rcx, -8(%rsp)\n{never}\tmovq\t%r15, -8(%rsp)\n{never}{jump}"
+    );
+    refuted("a stack slot", &exits(&slot), "untaken-target");
+    // One is a number where they are the same, and a guest's where they are not.
+    let difference = format!(
+        "\tmovq\t%r14, %rcx\n\tmovq\t%r14, %rdx\n{never}\tmovq\t%r15, %rdx\n{never}\tjmp\t8f\n\
+         9:\tsubq\t%rdx, %rcx\n\tmovq\t-8(%rsp,%rcx), %rcx\n\tmovq\t(%rcx), %rcx\n8:\n"
+    );
+    refuted("a difference", &exits(&difference), "untaken-memory");
+    // What is found where a jump leads is found where code comes to it without one, too.
+    let fallen = format!(
+        "\txorl\t%ecx, %ecx\n{never}\tmovq\t%gs:HOST_CR3, %rcx\n\tcmpq\t%rsp, %rsp\n\tjne\t7f\n\
+         \tjmp\t8f\n7:\tnop\n9:\tmovq\t(%r15,%rcx), %rcx\n8:\n"
+    );
+    refuted("fallen into", &exits(&fallen), "untaken-memory");
+}
+
+/// The return stack buffer has the latest call on top, wherever the RET leads.
+#[test]
+fn a_ret_is_predicted_to_another_call() {
+    let left = |code: &str| exits(&format!("\tcall\t1f\n{code}1:\taddq\t$8, %rsp\n"));
+    refuted("a jump", &left("\tmovq\t%r15, %rcx\n\tjmp\t*%rcx\n\tint3\n"), "untaken-target");
+    refuted(
+        "a load",
+        &left("\tmovq\t(%rax), %rcx\n\tmovq\t(%rcx), %rcx\n\tmovq\t(%rcx), %rcx\n\tint3\n"),
+        "untaken-memory",
+    );
+    refuted("no code", &left("\t.byte\t0x06\n"), "untaken-code");
+    // The stack is one word higher there, and the trap says that this is no place to return to.
+    proved("a trap", &left("\tint3\n"));
+    let elsewhere = "\tcall\t1f\n\tjmp\t*%r15\n\tint3\n1:\tleaq\t2f(%rip), %rcx\n\
+                     \tmovq\t%rcx, (%rsp)\n\tret\n\tint3\n2:\n";
+    refuted("its own", &exits(elsewhere), "untaken-target");
+}
+
+#[test]
+fn a_jump_is_predicted_to_its_other_target() {
+    let before = "\tmovq\t%r14, %rdx\n\tleaq\t1f(%rip), %rcx\n\tleaq\t3f(%rip), %rsi\n\
+                  \tleaq\t2f(%rip), %rdi\n\ttestq\t%r15, %r15\n\tcmovzq\t%rsi, %rdx\n";
+    let then = "\tjmp\t*%rcx\n\tint3\n1:\tjmp\t*%rdx\n\tint3\n2:\n3:\n";
+    for choice in ["\tcmovnzq\t%rdi, %rcx\n", "\tjz\t4f\n\tmovq\t%rdi, %rcx\n4:\n"] {
+        let code = format!("{before}{choice}{then}");
+        refuted(choice, &exits(&code), "untaken-target");
+    }
+}
+
+#[test]
+fn an_arm_leaves_for_the_host() {
+    let skip = format!("{}{EXIT}9:\n", NEVER[0]);
+    refuted("the guest's registers", &target(INTEL, &[(EXIT, &skip)]), "exit-scratch");
+    let gs = format!(
+        "\tswapgs\n{}\tswapgs\n\tlfence\n\tjmp\t8f\n9:\tclear_all ecx, edx, esi, edi, r8d, r9d, r10d, \
+         r11d\n\tpushq $2\n\tpopfq\n\tpop_all rbx, rbp, r12, r13, r14, r15\n\tret\n\tud2\n8:\n{EXIT}",
+        NEVER[0]
+    );
+    refuted("the guest's GS", &target(INTEL, &[(EXIT, &gs)]), "swapgs-fenced");
+}
+
+/// An image of ours, and where it is attacked.
+fn ours(label: Label, text: &str) -> (Target, u64) {
+    let image = Image::new(&INTEL.parse().unwrap()).unwrap();
+    let target = Target::image(&image);
+    let mut at = Target::BASE + u64::from(image.offset(label));
+    while !target.program.text(at).unwrap().starts_with(text) {
+        at = target.program.instruction(at).next_ip();
+    }
+    (target, at)
+}
+
+fn never_taken(code: Code, to: u64) -> [Instruction; 2] {
+    let (rsp, cmp) = (Register::RSP, Code::Cmp_rm64_r64);
+    [Instruction::with2(cmp, rsp, rsp).unwrap(), Instruction::with_branch(code, to).unwrap()]
+}
+
+#[test]
+fn an_arm_calls_a_hook() {
+    let (target, cleared) = ours(Label::InterruptionHook, "push");
+    let (_, hook) = ours(Label::InterruptionHook, "");
+    let skip = never_taken(Code::Jne_rel32_64, cleared);
+    let skipped = mutate::inserted(&target, hook, &skip).unwrap();
+    refuted("the interrupted registers", &skipped, "hook-registers");
+    let (_, gs) = ours(Label::Interruption, "wrgsbase");
+    let skip = never_taken(Code::Jne_rel32_64, hook);
+    let skipped = mutate::inserted(&target, gs, &skip).unwrap();
+    refuted("the interrupted GS", &skipped, "swapgs-fenced");
+}
+
+/// What ring 0 had in its registers is the host's as well as anybody's.
+#[test]
+fn an_interrupted_register_is_an_index() {
+    let (target, at) = ours(Label::Interruption, "mov rdi,rsp");
+    let index = MemoryOperand::with_base_index(Register::R15, Register::RCX);
+    let mut code = never_taken(Code::Je_rel32_64, mutate::behind(&target)).to_vec();
+    code.push(Instruction::with2(Code::Movzx_r32_rm8, Register::ECX, Register::CL).unwrap());
+    code.push(Instruction::with2(Code::Mov_r64_rm64, Register::RCX, index).unwrap());
+    code.push(Instruction::with(Code::Ud2));
+    let wrong = mutate::inserted(&target, at, &code).unwrap();
+    refuted("an index", &wrong, "untaken-memory");
+}
+
+#[test]
+fn something_is_read_behind_verw() {
+    let end = "\n\t/* SYSRETQ can load";
+    let behind = |code: &str| {
+        let never = NEVER[0];
+        let to = format!("{CLEAR_BUFFERS}{never}\tjmp\t8f\n9:{code}8:\n{end}");
+        mitigated(VERW, &[(&format!("{CLEAR_BUFFERS}{end}"), &to)])
+    };
+    for code in [
+        "\tcmpq\t$0, -0x180(%rsp)\n\tud2\n",
+        "\tcmpq\t$0, 0x800(%rsp)\n",
+        "\tcmpq\t$0, (%r15)\n\tud2\n",
+    ] {
+        refuted(code, &behind(code), "verw-last");
+    }
+    proved("the frame", &behind("\tcmpq\t$0, IRET_SS(%rsp)\n\tud2\n"));
+    // What is read is overwritten again.
+    proved("once more", &behind(&format!("\tcmpq\t$0, (%r15)\n\tud2\n8:{CLEAR_BUFFERS}")));
+}
+
+#[test]
+fn an_arm_tells_by_its_jumps() {
+    let arm = |code: &str| exits(&format!("{}\tjmp\t8f\n9:{code}8:\n", NEVER[0]));
+    for code in [
+        "\tmovq\t%gs:HOST_CR3, %rcx\n\tbtq\t$20, %rcx\n\tjc\t8f\n\tmovq\t(%r15), %rcx\n",
+        "\tmovq\t0x800(%rsp), %rcx\n\ttestb\t$1, %cl\n\tjz\t8f\n\tmovq\t(%r15), %rcx\n",
+    ] {
+        refuted(code, &arm(code), "untaken-memory");
+    }
+    for code in [
+        "\tmovq\t%gs:HOST_CR3, %rcx\n\tjmp\t*%rcx\n\tint3\n",
+        "\tpushq\t%gs:HOST_CR3\n\tret\n\tint3\n",
+    ] {
+        refuted(code, &arm(code), "untaken-target");
+    }
+    // What was stored to where a guest says may be what is loaded.
+    let store = "\tmovq\t%r14, (%r15)\n\tmovq\t%gs:PVCS, %rcx\n\tmovq\t(%rcx), %rdx\n\
+                 \tmovq\t(%r13,%rdx), %rdx\n\tud2\n";
+    refuted(store, &arm(store), "untaken-memory");
+}
+
+/// Only another CPU of the guest's leads a path there.
+#[test]
+fn a_race_leads_to_an_arm() {
+    let compare = "\tcmpl\t$USER_CS_SS, PVCS_USER_CS_SS(%rdx)\n\tjne\t.Lexit_restore_rdx\n";
+    let twice = format!(
+        "\tpushq\t%rax\n\tmovl\tPVCS_USER_CS_SS(%rdx), %eax\n\tcmpl\tPVCS_USER_CS_SS(%rdx), %eax\n\
+         \tpopq\t%rax\n\tjne\t.Lrace\n{compare}"
+    );
+    let label = ".Lexit_restore_rdx:\n";
+    let race = format!(
+        ".Lrace:\n\tlfence\n\tcmpq\t%rsp, %rsp\n\tjne\t9f\n\tjmp\t.Lexit_restore_rdx\n\
+         9:\tjmp\t*%r15\n\tint3\n{label}"
+    );
+    let raced = target(INTEL, &[(compare, &twice), (label, &race)]);
+    refuted("raced", &raced, "untaken-target");
+}
+
+/// What an arm has asked of the CPU decides whose proof it is.
+#[test]
+fn an_arm_asks_for_a_feature() {
+    let ss = "\tmovl\t$0x18, %ecx\n\tmovl\t%ecx, %ss\n";
+    let ibpb = "\tmovl\t$0x49, %ecx\n\tmovl\t$1, %eax\n\txorl\t%edx, %edx\n\twrmsr\n";
+    let exit = format!("\tpushq\t%rax\n{ibpb}\tpopq\t%rax\n{ss}{EXIT}");
+    let place = attack::PLACES[0].before;
+    let leak = format!(
+        "\tcmpq\t%rsp, %rsp\n\tjne\t9f\n\tjmp\t8f\n9:{ibpb}\tmovq\t%gs:HOST_CR3, %rcx\n\
+         \tmovq\t(%r15,%rcx), %rcx\n8:\n{place}"
+    );
+    let of = |variant| target(variant, &[(EXIT, &exit), (place, &leak)]);
+    let shared = std::sync::Arc::default();
+    let _without = Prover::sharing(&shared).prove(&of("amd-4level"));
+    match Prover::sharing(&shared).prove(&of("amd-4level+ibpb")) {
+        Ok(Verdict::Refuted(found)) => assert_eq!(found.obligation.name, "untaken-memory"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Limits are called so, and are come to soon.
+#[test]
+fn arms_have_an_end() {
+    let bits: String = (0..3)
+        .map(|bit| {
+            format!("\ttestb\t${}, %r15b\n\tjz\t{}f\n\tnop\n{}:\n", 1 << bit, 60 + bit, 60 + bit)
+        })
+        .collect();
+    let many = "\tmovq\t(%r15), %rcx\n".repeat(45_000);
+    let code = format!("{bits}{}\tjmp\t8f\n9:{many}\tud2\n8:\n", NEVER[0]);
+    match Prover::default().prove(&exits(&code)) {
+        Err(BadCode::Arms { .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    // Each arm falls into the next one.
+    let count = 100..700;
+    let jumps: String =
+        count.clone().map(|n| format!("\tcmpq\t%rsp, %rsp\n\tjne\t{n}f\n")).collect();
+    let arms: String = count.map(|n| format!("{n}:\tnop\n")).collect();
+    let code = format!("{jumps}\tjmp\t8f\n{arms}\tud2\n8:\n");
+    match Prover::default().prove(&exits(&code)) {
+        // More jumps than a path has, maybe; but not more instructions on arms.
+        Err(BadCode::Arms { .. }) => panic!("arms are followed again and again"),
+        other => drop(other),
+    }
+}

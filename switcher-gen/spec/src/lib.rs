@@ -1,0 +1,220 @@
+//! What each routine must do, as Rust: the executable form of spec/switcher.md.
+//!
+//! One file per routine, with the name of the emitter's. Read a file beside its section of
+//! switcher.md; nothing else is needed, no assembly and no layout: state is named fields, and what
+//! is not changed stays as it was. The proofs ([`prove`](switcher_prove)) compare this with what the
+//! bytes do, for every state; the fuzzers, for many.
+//!
+//! | file | section of switcher.md |
+//! |---|---|
+//! | `syscall_64` | "SYSCALL entry": the decision |
+//! | `to_smod`, `to_umod` | its points 1 and 2: the direct switches |
+//! | `return_to_guest` | "Return to the guest" |
+//! | `enter_guest` | "Enter guest and common exit", the way in |
+//! | `return_from_guest` | "Enter guest and common exit", the way out |
+//! | `syscall_compat` | "32-bit SYSCALL": what CSTAR leads to |
+//! | `event` | "Events from the guest" |
+//!
+//! `d.decide(condition)` reads "if"; `d` is the [`Domain`], the kind of values a register holds.
+
+mod enter_guest;
+mod event;
+mod return_from_guest;
+mod return_to_guest;
+mod syscall_64;
+mod syscall_compat;
+mod to_smod;
+mod to_umod;
+
+pub use enter_guest::enter_guest;
+pub use event::{Event, Hook, Interrupted, debug_in_ring_0, event, hook, machine_check_in_ring_0};
+pub use return_from_guest::return_from_guest;
+pub use return_to_guest::return_to_guest;
+pub use syscall_64::syscall_64;
+pub use syscall_compat::syscall_compat;
+
+use switcher_gen::arch::{PagingMode, RFlags, Selectors};
+use switcher_gen::layout::Revision;
+use switcher_model::Domain;
+
+/// What a host has fixed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Which addresses are canonical.
+    pub paging: PagingMode,
+    /// The selectors of ring 0 and ring 3.
+    pub selectors: Selectors,
+    /// What the PVCS looks like.
+    pub revision: Revision,
+    /// Whether SPEC_CTRL is switched between host and guest.
+    pub ibrs: bool,
+    /// Whether each mode of a guest has a PKRU of its own.
+    pub pku: bool,
+}
+
+/// The general registers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[expect(missing_docs, reason = "registers are what they are called")]
+pub struct Registers<W> {
+    pub rax: W,
+    pub rcx: W,
+    pub rdx: W,
+    pub rbx: W,
+    pub rsp: W,
+    pub rbp: W,
+    pub rsi: W,
+    pub rdi: W,
+    pub r8: W,
+    pub r9: W,
+    pub r10: W,
+    pub r11: W,
+    pub r12: W,
+    pub r13: W,
+    pub r14: W,
+    pub r15: W,
+}
+
+/// A guest's CPU, as the guest sees it at CPL 3.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Guest<W> {
+    /// The general registers.
+    pub registers: Registers<W>,
+    /// The next instruction.
+    pub rip: W,
+    /// RFLAGS.
+    pub rflags: W,
+    /// The code selector.
+    pub cs: W,
+    /// The stack selector.
+    pub ss: W,
+    /// GS base.
+    pub gs_base: W,
+}
+
+/// What the host keeps of a guest for the switcher (spec/abi.md, "The per-CPU block").
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[expect(missing_docs, reason = "the fields of layout::TssExtra")]
+pub struct TssExtra<W> {
+    pub host_cr3: W,
+    pub host_rsp: W,
+    pub enter_cr3: W,
+    pub switch_flags: W,
+    pub smod_cr3: W,
+    pub umod_cr3: W,
+    pub pvcs: W,
+    pub retu_rip: W,
+    pub smod_entry: W,
+    pub smod_gsbase: W,
+    pub smod_rsp: W,
+    pub host_spec_ctrl: W,
+    pub guest_spec_ctrl: W,
+    pub smod_pkru: W,
+}
+
+/// The fields of the PVCS that a switcher uses (spec/abi.md, "PVCS").
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[expect(missing_docs, reason = "the fields of layout::Pvcs")]
+pub struct Pvcs<W> {
+    pub user_cs: W,
+    pub user_ss: W,
+    pub user_gsbase: W,
+    pub eflags: W,
+    pub pkru: W,
+    pub rip: W,
+    /// Not in the current revision.
+    pub rsp: W,
+    pub rcx: W,
+    pub r11: W,
+}
+
+/// What a guest's exit leaves for the host (spec/abi.md, "The exit frame").
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ExitFrame<W> {
+    /// All registers of the guest; its GS base stays in the CPU.
+    pub guest: Guest<W>,
+    /// Error code and reason.
+    pub orig_ax: W,
+}
+
+/// Who called `switcher_enter_guest`: the System V ABI's callee-saved registers, and where to
+/// return to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[expect(missing_docs, reason = "registers are what they are called")]
+pub struct Caller<W> {
+    pub rbx: W,
+    pub rbp: W,
+    pub r12: W,
+    pub r13: W,
+    pub r14: W,
+    pub r15: W,
+    /// As it is once the call has returned.
+    pub rsp: W,
+    /// The return address.
+    pub rip: W,
+}
+
+/// Everything a routine may change.
+#[derive(Debug)]
+pub struct State<D: Domain> {
+    /// The guest that runs, or is about to.
+    pub guest: Guest<D::Word>,
+    /// CR3.
+    pub root: D::Word,
+    /// MSR SPEC_CTRL.
+    pub spec_ctrl: D::Word,
+    /// PKRU.
+    pub pkru: D::Word,
+    /// The per-CPU block's part about the guest.
+    pub tss_extra: TssExtra<D::Word>,
+    /// The page shared with the guest.
+    pub pvcs: Pvcs<D::Word>,
+}
+
+impl<D: Domain> Clone for State<D> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<D: Domain> Copy for State<D> {}
+
+/// Where a routine ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Outcome<W> {
+    /// In the guest, with exactly the registers of [`State::guest`]. GS base is the guest's, the
+    /// inactive one the host's.
+    Guest(Return),
+    /// In the host, behind the call of `switcher_enter_guest`: see [`Exit`].
+    Host(Exit<W>),
+}
+
+/// Which instruction returns to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "instructions are what they are called")]
+pub enum Return {
+    Sysretq,
+    Iretq,
+}
+
+/// What the host finds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Exit<W> {
+    /// The frame, if the routine wrote it.
+    pub frame: Option<ExitFrame<W>>,
+    /// Where it is: what the call returns.
+    pub frame_at: W,
+    /// The caller's registers, restored.
+    pub caller: Caller<W>,
+}
+
+/// RFLAGS of a guest that wants `wanted` (spec/abi.md, "RFLAGS").
+pub fn sanitised<D: Domain>(d: &D, wanted: D::Word) -> D::Word {
+    let allowed = d.mask(wanted, RFlags::GUEST_ALLOWED.bits());
+    d.or(allowed, d.word(RFlags::GUEST_FIXED.bits()))
+}
+
+/// `address` with the bits above the paging mode's width replaced by its sign bit.
+pub fn canonical<D: Domain>(d: &D, host: &Host, address: D::Word) -> D::Word {
+    let by = host.paging.sign_bits().into();
+    d.sar(d.shl(address, by), by)
+}
