@@ -1,6 +1,6 @@
 //! Makes the snapshots beside this file and compares them with what was reviewed: see README.md.
 //!
-//! A test of `switcher-gen`. It lies here and not in `switcher-gen/tests` because `cargo insta`
+//! A test of `switcher-listing`. It lies here and not in `switcher-gen/listing/tests` because `cargo insta`
 //! looks for pending snapshots in packages and in the directories of their targets, and nowhere
 //! else.
 

@@ -126,11 +126,11 @@ fn costs(tool: &Path, variant: &str) -> Result<Measured> {
     Ok(Measured { proof: Duration::MAX, paths: paths.collect() })
 }
 
-/// The tool of the tree, optimised.
+/// The tool of the tree, optimised. Its package is the default one, whatever the tree calls it.
 fn build(tree: &Path, target: &Path) -> Result<PathBuf> {
     let status = workspace::cargo()
         .current_dir(tree)
-        .args(["build", "--release", "--package", "switcher-gen", "--bin", "switcher"])
+        .args(["build", "--release", "--bin", "switcher"])
         .env("CARGO_TARGET_DIR", target)
         .status()
         .context("running cargo")?;

@@ -390,7 +390,8 @@ impl Documents {
         let root = workspace::root();
         let documents = files(root).into_iter().filter(|file| has_extension(file, &["md"]));
         let all = documents.filter_map(|file| Some(file.strip_prefix(root).ok()?.to_owned()));
-        let pages = files(&pages()).into_iter().map(|file| {
+        let pages = files(&pages()).into_iter().filter(|file| has_extension(file, &["md"]));
+        let pages = pages.map(|file| {
             (file.file_name().unwrap_or_default().to_string_lossy().into_owned(), read(&file))
         });
         Self { pages: pages.collect(), all: all.collect() }

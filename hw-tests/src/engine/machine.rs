@@ -30,7 +30,7 @@ const fn engine(name: &'static str, variant: fn() -> Result<Variant>) -> Hosted 
 
 fn world(variant: &Variant) -> Result<NamedWorld> {
     let world = Machine::new(variant)?;
-    Ok((Box::new(world), "the model of switcher-gen/src/machine".into()))
+    Ok((Box::new(world), "the model of switcher-gen/model".into()))
 }
 
 /// A model with the pages that cases use.

@@ -253,7 +253,7 @@ fn the_table_beside_the_kernels_counts_is_the_one_on_record() {
         assert_eq!(
             include_str!("../../costs.txt"),
             table,
-            "costs.txt is stale: run `BLESS=1 cargo test -p switcher-gen --test cost`"
+            "costs.txt is stale: run `BLESS=1 cargo test -p switcher-cli --test cost`"
         );
     }
 }

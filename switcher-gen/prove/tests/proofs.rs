@@ -7,7 +7,7 @@ use switcher_prove::{Neighbour, Obligation, Prover, Report, Target, Theorem, Ver
 
 const HEADER: &str = "\
 # Images all of whose theorems are proved: the variant's name and the image's fingerprint.
-# Made by `BLESS=1 cargo test -p switcher-gen --test proofs`; see src/certificate.rs.
+# Made by `BLESS=1 cargo test -p switcher-prove --test proofs`; see src/certificate.rs.
 ";
 
 fn proved(prover: &Prover, image: &Image) -> Vec<Report> {
@@ -45,7 +45,7 @@ fn every_variant_is_proved_and_in_the_table() {
         assert_eq!(
             certificate::TABLE,
             table,
-            "certificates.txt is stale: run `BLESS=1 cargo test -p switcher-gen --test proofs`"
+            "certificates.txt is stale: run `BLESS=1 cargo test -p switcher-prove --test proofs`"
         );
     }
 }
