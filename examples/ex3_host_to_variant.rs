@@ -4,7 +4,7 @@ use std::error::Error;
 
 use raw_cpuid::CpuIdReaderNative;
 use switcher_gen::arch::{HostFeatures, HostState, Selectors, Vendor};
-use switcher_gen::{Axes, Image, Variant};
+use switcher_gen::{Config, Image, Variant};
 
 fn main() -> Result<(), Box<dyn Error>> {
     // In ring 0, `switcher-runtime` reads the control registers; here we suppose some.
@@ -22,8 +22,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 
     // What no CPU has cannot be built.
-    let axes = Axes { vendor: Vendor::Amd, ibt: true, ..Variant::REFERENCE.axes() };
-    if let Err(illegal) = Variant::new(axes, Selectors::DEFAULT) {
+    let config = Config { vendor: Vendor::Amd, ibt: true, ..Variant::REFERENCE.config() };
+    if let Err(illegal) = Variant::new(config, Selectors::DEFAULT) {
         println!("refused: {illegal}");
     }
     Ok(())

@@ -16,7 +16,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     for report in &reports {
         let (paths, goals) = (report.paths, report.goals);
-        println!("{} ({:?} guest): {paths} paths, {goals} goals", report.theorem, report.neighbour);
+        println!(
+            "{} ({:?} guest): {paths} paths, {goals} goals",
+            report.theorem, report.guest_memory
+        );
     }
 
     // The test of RF and TF in front of SYSRETQ is followed by a jump. Without that jump:

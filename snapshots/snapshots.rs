@@ -10,7 +10,7 @@ use std::path::Path;
 use similar::{ChangeTag, TextDiff};
 use switcher_gen::arch::{PagingMode, Selectors, Vendor};
 use switcher_gen::layout::{LAYOUTS, Placement, Revision};
-use switcher_gen::{Axes, Image, Policy, Variant};
+use switcher_gen::{Config, Image, Policy, Variant};
 use switcher_listing::{Listing, ListingOptions};
 
 /// Every snapshot there is, one test each.
@@ -90,68 +90,68 @@ fn in_full(placement: Placement) {
 
 #[test]
 fn what_vendor_amd_changes() {
-    diff("diff_amd", Placement::Gs, |axes| axes.vendor = Vendor::Amd);
+    diff("diff_amd", Placement::Gs, |config| config.vendor = Vendor::Amd);
 }
 
 #[test]
 fn what_la57_changes() {
-    diff("diff_la57", Placement::Gs, |axes| axes.paging = PagingMode::FiveLevel);
+    diff("diff_la57", Placement::Gs, |config| config.paging = PagingMode::FiveLevel);
 }
 
 #[test]
 fn what_ibt_changes() {
-    diff("diff_ibt", Placement::Gs, |axes| axes.ibt = true);
+    diff("diff_ibt", Placement::Gs, |config| config.ibt = true);
 }
 
 #[test]
 fn what_pcid_changes() {
-    diff("diff_pcid", Placement::Gs, |axes| axes.pcid = true);
+    diff("diff_pcid", Placement::Gs, |config| config.pcid = true);
 }
 
 #[test]
 fn what_mitigations_change() {
-    diff("diff_mitigations", Placement::Gs, |axes| {
-        axes.mitigations = "+ibrs+rsb+bhb+verw".parse().unwrap();
+    diff("diff_mitigations", Placement::Gs, |config| {
+        config.mitigations = "+ibrs+rsb+bhb+verw".parse().unwrap();
     });
 }
 
 #[test]
 fn what_amds_mitigations_change() {
-    diff("diff_amd_mitigations", Placement::Gs, |axes| {
-        axes.vendor = Vendor::Amd;
-        axes.mitigations = "+ibrs+ibpb+untrain+rsblite".parse().unwrap();
+    diff("diff_amd_mitigations", Placement::Gs, |config| {
+        config.vendor = Vendor::Amd;
+        config.mitigations = "+ibrs+ibpb+untrain+rsblite".parse().unwrap();
     });
 }
 
 #[test]
 fn what_the_current_pvcs_changes() {
-    diff("diff_current", Placement::Gs, |axes| axes.policy.revision = Revision::Current);
+    diff("diff_current", Placement::Gs, |config| config.policy.revision = Revision::V2026);
 }
 
 #[test]
 fn what_the_current_pvcs_changes_in_per_cpu_code() {
     let name = "diff_percpu_current";
-    diff(name, Placement::PerCpu, |axes| axes.policy.revision = Revision::Current);
+    diff(name, Placement::PerCpu, |config| config.policy.revision = Revision::V2026);
 }
 
 #[test]
 fn what_protection_keys_change() {
-    diff("diff_pku", Placement::Gs, |axes| axes.pku = true);
+    diff("diff_pku", Placement::Gs, |config| config.pku = true);
 }
 
 #[test]
 fn what_protection_keys_change_in_per_cpu_code() {
-    diff("diff_percpu_pku", Placement::PerCpu, |axes| axes.pku = true);
+    diff("diff_percpu_pku", Placement::PerCpu, |config| config.pku = true);
 }
 
-/// The snapshot of how the code changes if `change` is made to the axes of the reference with that
+/// The snapshot of how the code changes if `change` is made to the config of the reference with that
 /// placement.
-fn diff(name: &str, placement: Placement, change: impl FnOnce(&mut Axes)) {
+fn diff(name: &str, placement: Placement, change: impl FnOnce(&mut Config)) {
     let old = Variant::REFERENCE.with_policy(Policy { placement, ..Policy::DEFAULT });
-    let mut axes = old.axes();
-    change(&mut axes);
+    let mut config = old.config();
+    change(&mut config);
     let old = listing(&old);
-    let new = listing(&Variant::new(axes, Selectors::DEFAULT).unwrap());
+    let new = listing(&Variant::new(config, Selectors::DEFAULT).unwrap());
     let text = format!(
         "--- {}  {} bytes\n+++ {}  {} bytes\n{}",
         old.variant,

@@ -62,7 +62,7 @@ fn code_to_address() {
 #[test]
 fn prove_and_break() {
     let text = run(env!("CARGO_BIN_EXE_ex6-prove-and-break"));
-    shows(&text, "syscall_64 (Hostile guest): ");
+    shows(&text, "syscall_64 (Racing guest): ");
     shows(&text, "`sysretq-rf-tf` does not hold");
     shows(&text, "Replayed on the concrete machine");
     shows(&text, "The same state in the right switcher: broken = false");

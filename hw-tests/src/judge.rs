@@ -281,7 +281,7 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
 /// the same variant: what was run is what the snapshots show. The policy is what was asked for.
 fn same_switcher(variant: &str, fingerprint: &str, policy: Policy) -> Result<Image, String> {
     let known: Variant = variant.parse().map_err(|why| format!("{why}"))?;
-    if known.axes().policy != policy {
+    if known.policy() != policy {
         return Err(format!("{variant} has not the policy that was asked for, `{policy}`"));
     }
     let image = Image::new(&known).map_err(|why| format!("{variant}: {why}"))?;
@@ -296,7 +296,7 @@ fn same_switcher(variant: &str, fingerprint: &str, policy: Policy) -> Result<Ima
 fn instruction_at(image: &Image, text: &str, base: u64) -> Option<String> {
     let digits = text.strip_prefix("0x")?.split(|c: char| !c.is_ascii_hexdigit()).next()?;
     let rip = u64::from_str_radix(digits, 16).ok()?;
-    let base = image.variant().axes().paging.address(base).ok()?;
+    let base = image.variant().paging().address(base).ok()?;
     let options = ListingOptions { base: Some(base), source: true };
     let listing = Listing::new(image, &options).ok()?;
     let mut routine = "";
@@ -422,7 +422,7 @@ mod tests {
     #[test]
     fn each_cpus_own_switcher_is_there_and_of_the_policy_that_was_asked_for() {
         let (name, other) = ("amd-la57-percpu", "amd-4level-percpu");
-        let policy = name.parse::<Variant>().unwrap().axes().policy;
+        let policy = name.parse::<Variant>().unwrap().policy();
         let expected = Expected { switchers: 2, policy, ..EXPECTED };
         let lines = |two: [(&str, u64); 2]| two.map(|(it, at)| switcher(it, &fingerprint(it), at));
         let judged = |two| judge_switchers(&lines(two), &expected);

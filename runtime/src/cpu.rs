@@ -8,7 +8,7 @@ use raw_cpuid::CpuIdReaderNative;
 use switcher_gen::arch::{HostFeatures, Msr as MsrName, PagingMode, RFlags, Speculation};
 use switcher_gen::asm::Label;
 use switcher_gen::layout::{IstTop, PerCpu, Placement, Tss, TssExtra};
-use switcher_gen::{Axes, Gate, Mitigations, NoVariant, Variant};
+use switcher_gen::{Config, Gate, Mitigations, NoVariant, Variant};
 use x86_64::registers::control::{Cr4, Cr4Flags, Efer, EferFlags};
 
 use crate::detect::Detect;
@@ -270,11 +270,11 @@ impl Switcher {
         let assembled = *self.image().variant();
         let selectors = assembled.selectors();
         let features = HostFeatures::detect();
-        let Axes { policy, mitigations, paging, .. } = assembled.axes();
+        let Config { policy, mitigations, paging, .. } = assembled.config();
         let needed = Variant::for_host(&features, selectors)?;
         // What a host does not decide by its CPU; mitigations of another vendor stay a difference.
-        let axes = Axes { policy, mitigations, ..needed.axes() };
-        let needed = Variant::new(axes, selectors).unwrap_or(needed);
+        let config = Config { policy, mitigations, ..needed.config() };
+        let needed = Variant::new(config, selectors).unwrap_or(needed);
         if needed != assembled {
             return Err(InstallError::OtherVariant { needed, assembled });
         }
@@ -398,7 +398,7 @@ impl Cpu<'_> {
             // SAFETY: as for EFER.
             unsafe { Cr4::update(|cr4| cr4.remove(Cr4Flags::FSGSBASE)) };
         }
-        for debt in Debt::of(self.switcher.image().variant().axes().pcid) {
+        for debt in Debt::of(self.switcher.image().variant().pcid()) {
             match debt {
                 Debt::Translations => flush_all_translations(),
                 Debt::Training => self.forget_training(),

@@ -2,7 +2,7 @@
 
 use raw_cpuid::CpuIdReaderNative;
 use raw_cpuid::native_cpuid::cpuid_count;
-use switcher_gen::Axes;
+use switcher_gen::Config;
 use switcher_gen::arch::{
     ArchCapabilities, HostFeatures, HostState, McuOptCtrl, Msr as MsrName, PagingMode, SpecCtrl,
     Speculation, TsxCtrl, Vendor, cr4, s_cet,
@@ -61,7 +61,7 @@ impl Cpu<'_> {
     /// If this is not the CPU of `install`, or may be another one in the middle of it.
     pub fn assess(&self) -> Result<Assessment, NotHere> {
         self.is_here()?;
-        let Axes { vendor, mitigations, .. } = self.switcher().image().variant().axes();
+        let Config { vendor, mitigations, .. } = self.switcher().image().variant().config();
         Ok(assess(HostFeatures::detect(), vendor, mitigations.untrain))
     }
 }

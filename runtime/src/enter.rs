@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 use switcher_gen::arch::{Cr3, Msr as MsrName, NonCanonical, PagingMode, Vendor, cr4};
 use switcher_gen::asm::Label;
 use switcher_gen::layout::{Mode, PtRegs, SwitchFlags, TssExtra};
-use switcher_gen::{Axes, Variant};
+use switcher_gen::{Config, Variant};
 use x86_64::instructions::segmentation::{SS, Segment};
 use x86_64::registers::segmentation::SegmentSelector;
 
@@ -108,7 +108,7 @@ impl Cpu<'_> {
     /// cannot be entered: see [`EnterError`].
     pub fn enter(&mut self, guest: &mut Guest) -> Result<Exit, EnterError> {
         // Each is called by its name: which one it is must not become an indirect call.
-        if self.switcher.image().variant().axes().mitigations.untrain {
+        if self.switcher.image().variant().mitigations().untrain {
             // SAFETY: `run` passes the entry of the switcher, ready to be called.
             let call = |entry| unsafe { call_by_iret(entry) };
             // SAFETY: it calls what it is given once, as `enter_with` asks.
@@ -158,7 +158,7 @@ impl Cpu<'_> {
         call: impl FnOnce(u64) -> *mut PtRegs,
     ) -> Result<Exit, EnterError> {
         let variant = self.switcher.image().variant();
-        let Axes { pcid, pku, paging, vendor, mitigations, .. } = variant.axes();
+        let Config { pcid, pku, paging, vendor, mitigations, .. } = variant.config();
         // First of all: with CR0.TS set, anything else could use a vector register, and fault.
         let running = Running::read(guest, variant.selectors(), self.then);
         state::check_running(&running)?;
@@ -317,7 +317,7 @@ fn check_host_pcid(guest: &Guest, host: Cr3) -> Result<(), EnterError> {
 
 /// Whether `guest` may be entered on a switcher of this variant.
 fn check(guest: &Guest, variant: &Variant) -> Result<(), EnterError> {
-    let Axes { paging, pcid, .. } = variant.axes();
+    let Config { paging, pcid, .. } = variant.config();
     if guest.paging() != paging {
         return Err(EnterError::OtherPaging { guest: guest.paging(), host: paging });
     }

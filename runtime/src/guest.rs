@@ -74,7 +74,7 @@ unsafe impl Sync for PvcsPage {}
 
 impl PvcsPage {
     /// A page laid out as the switcher's variant has it: a
-    /// [`PvcsCurrent`](switcher_gen::layout::PvcsCurrent), which is as large, is cast.
+    /// [`PvcsV2026`](switcher_gen::layout::PvcsV2026), which is as large, is cast.
     ///
     /// # Safety
     /// The page must stay mapped there, writable and for the supervisor, in the host's root and in

@@ -295,7 +295,7 @@ fn write_and_seal<M: CodeMapping>(
     check(memory, start, len, "writable", |p| p.writable)?;
     let base = start.as_ptr() as u64;
     let thunks = Thunks::new(hooks, base + code as u64);
-    let untrained = image.variant().axes().mitigations.untrain;
+    let untrained = image.variant().mitigations().untrain;
     let linked = image.link(base, |symbol| thunks.target(symbol, base, untrained))?;
     // SAFETY: `reserve` gave memory that is valid for writes of `len` bytes, `code` among them, and
     // that nothing else uses; `linked` is a buffer of its own, so the two do not overlap.
@@ -452,7 +452,7 @@ mod tests {
     #[test]
     fn what_nobody_has_proved_is_refused_unless_the_host_insists() {
         let own = switcher_gen::arch::Selectors::new(0x10, 0x33).unwrap();
-        let variant = Variant::new(Variant::REFERENCE.axes(), own).unwrap();
+        let variant = Variant::new(Variant::REFERENCE.config(), own).unwrap();
         let mut memory = Claims::new(RW, RX);
         let refused = Switcher::assemble(&variant, &Hooks::FOR_TESTS, &mut memory).unwrap_err();
         assert!(matches!(refused, LoadError::NotProved { .. }), "{refused}");

@@ -42,13 +42,13 @@ fn is(text: &str, fingerprint: Fingerprint) -> bool {
 mod tests {
     use super::*;
     use crate::arch::Selectors;
-    use crate::variant::{Axes, Variant};
+    use crate::variant::{Config, Variant};
 
     #[test]
     fn an_image_that_differs_from_those_in_the_table_is_not_proved() {
         let own = Selectors::new(0x10, 0x33).unwrap();
-        let axes: Axes = Variant::REFERENCE.axes();
-        let image = Image::new(&Variant::new(axes, own).unwrap()).unwrap();
+        let config: Config = Variant::REFERENCE.config();
+        let image = Image::new(&Variant::new(config, own).unwrap()).unwrap();
         assert!(!is_proved(&image));
     }
 

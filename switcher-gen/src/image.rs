@@ -249,7 +249,7 @@ impl Image {
         base: u64,
         resolve: impl Fn(HostSymbol) -> Option<u64>,
     ) -> Result<LinkedImage, LinkError> {
-        let mode = self.variant.axes().paging;
+        let mode = self.variant.paging();
         let base = mode.address(base)?;
         // The last byte too: an image may not straddle the end of the canonical half.
         let last = base.get().checked_add(self.bytes().len() as u64 - 1);
@@ -412,7 +412,7 @@ mod tests {
             assert_eq!(image.fingerprint(), again.fingerprint());
             let hooks: BTreeSet<_> = image.relocations().iter().map(|r| r.symbol).collect();
             let mut expected: BTreeSet<_> = HostSymbol::HOOKS.into();
-            if variant.axes().mitigations.untrain {
+            if variant.mitigations().untrain {
                 expected.extend(HostSymbol::RETURNS);
             }
             assert_eq!(hooks, expected, "{variant}");
@@ -443,7 +443,7 @@ mod tests {
             let linked = Image::new(&variant).unwrap().link_without_hooks(0xFFFF_FE80_0000_0000);
             let linked = linked.unwrap();
             let idt = linked.idt();
-            let stride = if variant.axes().ibt { 16 } else { 8 };
+            let stride = if variant.ibt() { 16 } else { 8 };
             for (vector, gate) in (0_u64..).zip(idt) {
                 let dpl = gate.low >> 45 & 3;
                 assert_eq!(dpl, if [3, 4, 0x80].contains(&vector) { 3 } else { 0 }, "{vector}");

@@ -15,15 +15,15 @@
 //! use switcher_gen::arch::{PagingMode, Selectors};
 //! use switcher_gen::asm::{Label, Window};
 //! use switcher_gen::layout::{PerCpu, TssExtra};
-//! use switcher_gen::{Axes, Image, Variant, certificate};
+//! use switcher_gen::{Config, Image, Variant, certificate};
 //!
 //! // Struct -> offset.
 //! let flags = PerCpu::tss_extra + TssExtra::switch_flags;
 //! assert_eq!(flags.bytes(), 0xC0);
 //!
 //! // Offset -> code, for one kind of host.
-//! let axes = Axes { paging: PagingMode::FiveLevel, pcid: true, ..Variant::REFERENCE.axes() };
-//! let variant = Variant::new(axes, Selectors::DEFAULT)?;
+//! let config = Config { paging: PagingMode::FiveLevel, pcid: true, ..Variant::REFERENCE.config() };
+//! let variant = Variant::new(config, Selectors::DEFAULT)?;
 //! let image = Image::new(&variant)?;
 //! assert!(image.is_in(Window::UnsafeStack, image.offset(Label::SysretqUnsafeStack)));
 //! assert!(certificate::is_proved(&image));
@@ -53,7 +53,7 @@ pub use image::{Fingerprint, Gate, GateDescriptor, Image, LinkError, LinkedImage
 pub use mitigations::{Bhb, Mitigations, NotForVendor, Rsb, UnknownMitigation};
 pub use switcher_abi::{Hazard, arch, layout};
 pub use variant::{
-    Axes, IllegalVariant, NoVariant, Policy, UnknownPolicy, UnknownVariant, Variant,
+    Config, IllegalVariant, NoVariant, Policy, UnknownPolicy, UnknownVariant, Variant,
 };
 
 /// What expansions of the macros refer to.

@@ -8,16 +8,16 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::str::FromStr;
 
-use crate::arch::{HostFeatures, HostState, PagingMode, Selectors, Unfit, Vendor};
+use crate::arch::{HostFeatures, HostState, PagingMode, Selectors, UnsupportedCpu, Vendor};
 use crate::layout::{Placement, Revision};
 use crate::mitigations::{Bhb, Mitigations, NotForVendor, Rsb, UnknownMitigation};
 
-/// The independent choices a variant is made of.
+/// The independent choices that a variant is made of.
 ///
 /// Host page-table isolation has none: no variant accesses, on a guest's root, anything that every
 /// guest's root does not have to map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Axes {
+pub struct Config {
     /// Whose SYSRET and SS semantics to emit for.
     pub vendor: Vendor,
     /// How wide a canonical address is.
@@ -47,21 +47,21 @@ pub struct Policy {
 
 impl Policy {
     /// One copy of the code for all CPUs, and the PVCS of the RFC: `Default`, for constants.
-    pub const DEFAULT: Self = Self { placement: Placement::Gs, revision: Revision::Rfc };
+    pub const DEFAULT: Self = Self { placement: Placement::Gs, revision: Revision::V2024 };
 
     /// All of them, the default first.
     pub const ALL: [Self; 4] = [
         Self::DEFAULT,
-        Self { placement: Placement::PerCpu, revision: Revision::Rfc },
-        Self { placement: Placement::Gs, revision: Revision::Current },
-        Self { placement: Placement::PerCpu, revision: Revision::Current },
+        Self { placement: Placement::PerCpu, revision: Revision::V2024 },
+        Self { placement: Placement::Gs, revision: Revision::V2026 },
+        Self { placement: Placement::PerCpu, revision: Revision::V2026 },
     ];
 
     /// What it does not leave as it is by default, by name, in the order of a variant's name.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         let options = [
             (self.placement == Placement::PerCpu, "percpu"),
-            (self.revision == Revision::Current, "current"),
+            (self.revision == Revision::V2026, "current"),
         ];
         options.into_iter().filter_map(|(is_on, name)| is_on.then_some(name))
     }
@@ -95,14 +95,14 @@ impl FromStr for Policy {
     }
 }
 
-/// A legal combination of [`Axes`], with the selectors of its host.
+/// A legal combination of [`Config`], with the selectors of its host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
-    axes: Axes,
+    config: Config,
     selectors: Selectors,
 }
 
-/// Axes that no CPU has together.
+/// Choices that no CPU allows together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IllegalVariant {
     /// CET indirect branch tracking is Intel's.
@@ -118,7 +118,7 @@ pub enum IllegalVariant {
 pub enum NoVariant {
     /// Its CPU cannot run any.
     #[error(transparent)]
-    Unfit(#[from] Unfit),
+    UnsupportedCpu(#[from] UnsupportedCpu),
     /// It is set up as no CPU should be.
     #[error("this host cannot run a switcher: {0}")]
     Illegal(#[from] IllegalVariant),
@@ -155,7 +155,7 @@ pub enum UnknownVariant {
 impl Variant {
     /// What the others are compared with in reviews: the commonest host, nothing optional.
     pub const REFERENCE: Self = Self {
-        axes: Axes {
+        config: Config {
             vendor: Vendor::Intel,
             paging: PagingMode::FourLevel,
             ibt: false,
@@ -169,14 +169,14 @@ impl Variant {
 
     /// # Errors
     /// If no CPU has the combination.
-    pub const fn new(axes: Axes, selectors: Selectors) -> Result<Self, IllegalVariant> {
-        if axes.ibt && matches!(axes.vendor, Vendor::Amd) {
+    pub const fn new(config: Config, selectors: Selectors) -> Result<Self, IllegalVariant> {
+        if config.ibt && matches!(config.vendor, Vendor::Amd) {
             return Err(IllegalVariant::IbtOnAmd);
         }
-        if let Err(mitigation) = axes.mitigations.fit(axes.vendor) {
+        if let Err(mitigation) = config.mitigations.fit(config.vendor) {
             return Err(IllegalVariant::Mitigation(mitigation));
         }
-        Ok(Self { axes, selectors })
+        Ok(Self { config, selectors })
     }
 
     /// The variant for a host as it is, under the default policy: see
@@ -190,27 +190,27 @@ impl Variant {
         let HostState { paging, pcid, ibt, pku, .. } = features.state();
         let mitigations = Mitigations::for_cpu(features, vendor);
         let policy = Policy::DEFAULT;
-        let axes = Axes { vendor, paging, ibt, pcid, pku, policy, mitigations };
-        Ok(Self::new(axes, selectors)?)
+        let config = Config { vendor, paging, ibt, pcid, pku, policy, mitigations };
+        Ok(Self::new(config, selectors)?)
     }
 
     /// The same under another policy, which any CPU allows.
     #[must_use]
     pub const fn with_policy(self, policy: Policy) -> Self {
-        Self { axes: Axes { policy, ..self.axes }, ..self }
+        Self { config: Config { policy, ..self.config }, ..self }
     }
 
     /// The same for a host that has protection keys off.
     #[must_use]
     pub const fn without_pku(self) -> Self {
-        Self { axes: Axes { pku: false, ..self.axes }, ..self }
+        Self { config: Config { pku: false, ..self.config }, ..self }
     }
 
     /// Every variant there is, with default selectors, the reference first.
     pub fn all() -> impl Iterator<Item = Self> {
         Self::unmitigated().flat_map(|variant| {
-            Mitigations::all(variant.axes.vendor).into_iter().filter_map(move |mitigations| {
-                Self::new(Axes { mitigations, ..variant.axes }, variant.selectors).ok()
+            Mitigations::all(variant.config.vendor).into_iter().filter_map(move |mitigations| {
+                Self::new(Config { mitigations, ..variant.config }, variant.selectors).ok()
             })
         })
     }
@@ -228,8 +228,9 @@ impl Variant {
             [PagingMode::FourLevel, PagingMode::FiveLevel].into_iter().flat_map(move |paging| {
                 (0..1 << 3).filter_map(move |on| {
                     let [ibt, pcid, pku] = [on & 4 != 0, on & 2 != 0, on & 1 != 0];
-                    let axes = Axes { vendor, paging, ibt, pcid, pku, ..Self::REFERENCE.axes };
-                    Self::new(axes, Selectors::DEFAULT).ok()
+                    let config =
+                        Config { vendor, paging, ibt, pcid, pku, ..Self::REFERENCE.config };
+                    Self::new(config, Selectors::DEFAULT).ok()
                 })
             })
         })
@@ -240,7 +241,7 @@ impl Variant {
     /// first each mitigation alone, and all of them.
     pub fn representative() -> impl Iterator<Item = Self> {
         let mitigated = [Vendor::Intel, Vendor::Amd].into_iter().flat_map(|vendor| {
-            let axes = Axes { vendor, ..Self::REFERENCE.axes };
+            let config = Config { vendor, ..Self::REFERENCE.config };
             let all = Mitigations::all(vendor);
             let most = all.iter().map(|one| one.names().count()).max();
             let chosen = all.into_iter().filter(move |one| {
@@ -250,14 +251,14 @@ impl Variant {
                 count == 1 || Some(count) == most && one.rsb == Rsb::Full && one.bhb != Bhb::Long
             });
             chosen.filter_map(move |mitigations| {
-                Self::new(Axes { mitigations, ..axes }, Selectors::DEFAULT).ok()
+                Self::new(Config { mitigations, ..config }, Selectors::DEFAULT).ok()
             })
         });
-        let is_first = |Axes { paging, ibt, pcid, .. }: Axes| {
+        let is_first = |Config { paging, ibt, pcid, .. }: Config| {
             !ibt && !pcid && matches!(paging, PagingMode::FourLevel)
         };
-        let unmitigated =
-            Self::unmitigated().filter(move |variant| !variant.axes.pku || is_first(variant.axes));
+        let unmitigated = Self::unmitigated()
+            .filter(move |variant| !variant.config.pku || is_first(variant.config));
         unmitigated.chain(mitigated)
     }
 
@@ -269,8 +270,62 @@ impl Variant {
 
     /// The choices made.
     #[must_use]
-    pub const fn axes(&self) -> Axes {
-        self.axes
+    pub const fn config(&self) -> Config {
+        self.config
+    }
+
+    /// Whose CPU it is for.
+    #[must_use]
+    pub const fn vendor(&self) -> Vendor {
+        self.config.vendor
+    }
+
+    /// How wide canonical addresses are.
+    #[must_use]
+    pub const fn paging(&self) -> PagingMode {
+        self.config.paging
+    }
+
+    /// Whether indirect branches in ring 0 must land on ENDBR64.
+    #[must_use]
+    pub const fn ibt(&self) -> bool {
+        self.config.ibt
+    }
+
+    /// Whether the CR3 slots may hold PCIDs.
+    #[must_use]
+    pub const fn pcid(&self) -> bool {
+        self.config.pcid
+    }
+
+    /// Whether protection keys are on.
+    #[must_use]
+    pub const fn pku(&self) -> bool {
+        self.config.pku
+    }
+
+    /// What the host has chosen, whatever its CPU.
+    #[must_use]
+    pub const fn policy(&self) -> Policy {
+        self.config.policy
+    }
+
+    /// How the code reaches the per-CPU block.
+    #[must_use]
+    pub const fn placement(&self) -> Placement {
+        self.config.policy.placement
+    }
+
+    /// What the PVCS looks like.
+    #[must_use]
+    pub const fn revision(&self) -> Revision {
+        self.config.policy.revision
+    }
+
+    /// What is done against speculative execution.
+    #[must_use]
+    pub const fn mitigations(&self) -> Mitigations {
+        self.config.mitigations
     }
 
     /// The host's selectors.
@@ -284,7 +339,7 @@ impl Variant {
 /// part of the name.
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Axes { vendor, paging, ibt, pcid, pku, policy, mitigations } = self.axes;
+        let Config { vendor, paging, ibt, pcid, pku, policy, mitigations } = self.config;
         write!(f, "{vendor}-{paging}")?;
         let of_cpu = [(ibt, "ibt"), (pcid, "pcid"), (pku, "pku")];
         let of_cpu = of_cpu.into_iter().filter_map(|(is_on, name)| is_on.then_some(name));
@@ -304,7 +359,7 @@ impl FromStr for Variant {
         let mitigations = mitigations
             .parse()
             .map_err(|why| UnknownVariant::Mitigation { name: name.into(), why })?;
-        Self::new(Axes { mitigations, ..base.axes }, base.selectors)
+        Self::new(Config { mitigations, ..base.config }, base.selectors)
             .map_err(|why| UnknownVariant::Illegal { name: name.into(), why })
     }
 }
@@ -390,8 +445,8 @@ mod tests {
 
     #[test]
     fn amd_has_no_ibt() {
-        let axes = Axes { vendor: Vendor::Amd, ibt: true, ..Variant::REFERENCE.axes() };
-        assert_eq!(Variant::new(axes, Selectors::DEFAULT), Err(IllegalVariant::IbtOnAmd));
+        let config = Config { vendor: Vendor::Amd, ibt: true, ..Variant::REFERENCE.config() };
+        assert_eq!(Variant::new(config, Selectors::DEFAULT), Err(IllegalVariant::IbtOnAmd));
     }
 
     #[test]
@@ -420,7 +475,7 @@ mod tests {
         use crate::arch::fake::{FakeCpu, STATE, features};
         let cpu = FakeCpu { fsgsbase: false, ..FakeCpu::complete(b"GenuineIntel") };
         let refused = Variant::for_host(&features(cpu, STATE), Selectors::DEFAULT).unwrap_err();
-        let unfit = Unfit { missing: [Feature::FsGsBase].into(), unknown_vendor: None };
-        assert_eq!(refused, NoVariant::Unfit(unfit));
+        let unfit = UnsupportedCpu { missing: [Feature::FsGsBase].into(), unknown_vendor: None };
+        assert_eq!(refused, NoVariant::UnsupportedCpu(unfit));
     }
 }

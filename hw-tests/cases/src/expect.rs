@@ -133,12 +133,12 @@ impl Expected {
         pvcs.eflags = umod as u32;
         pvcs.rip = rip;
         let rsp = match platform.revision {
-            Revision::Rfc => {
+            Revision::V2024 => {
                 pvcs.rsp = setup.regs.rsp;
                 setup.smod_rsp
             }
             // It passes through.
-            Revision::Current => setup.regs.rsp,
+            Revision::V2026 => setup.regs.rsp,
         };
         pvcs.rcx = rip;
         pvcs.r11 = umod;
@@ -173,9 +173,9 @@ impl Expected {
         let pvcs = setup.pvcs;
         let selectors = platform.selectors;
         let (rsp, smod_rsp) = match platform.revision {
-            Revision::Rfc => (pvcs.rsp, setup.regs.rsp),
+            Revision::V2024 => (pvcs.rsp, setup.regs.rsp),
             // It passes through.
-            Revision::Current => (setup.regs.rsp, setup.smod_rsp),
+            Revision::V2026 => (setup.regs.rsp, setup.smod_rsp),
         };
         Self {
             exit: Self::UD,

@@ -10,7 +10,7 @@ use hw_platform::memory::code_start;
 use hw_platform::{cpu, exit, hooks, percpu, segments, smp};
 use switcher_runtime::switcher_gen::arch::Vendor;
 use switcher_runtime::switcher_gen::layout::Placement;
-use switcher_runtime::switcher_gen::{Axes, Mitigations};
+use switcher_runtime::switcher_gen::{Config, Mitigations};
 use switcher_runtime::{Detect, HostFeatures, Switcher, Variant};
 
 use crate::world::BareMetal;
@@ -22,9 +22,9 @@ pub(crate) struct Switchers(&'static [Switcher]);
 impl Switchers {
     /// Assembles them. The SYSCALL MSRs refer to them for ever.
     pub(crate) fn assemble(variant: &Variant) -> Self {
-        let places: Vec<u64> = match variant.axes().policy.placement {
+        let places: Vec<u64> = match variant.placement() {
             // Of an untraining host, all that the switcher calls is near.
-            Placement::Gs if variant.axes().mitigations.untrain => {
+            Placement::Gs if variant.mitigations().untrain => {
                 [percpu::code_near_image(0).start].into()
             }
             Placement::Gs => [code_start(Half::Upper)].into(),
@@ -51,12 +51,12 @@ impl Switchers {
 
 /// The variant with untraining on AMD's CPUs, whether this one needs it or not, so that it is run.
 pub(crate) fn with_untraining(variant: Variant) -> Variant {
-    let axes = variant.axes();
-    let untrain = axes.vendor == Vendor::Amd;
-    let ibpb = axes.mitigations.ibpb && !untrain;
-    let mitigations = Mitigations { untrain, ibpb, ..axes.mitigations };
+    let config = variant.config();
+    let untrain = config.vendor == Vendor::Amd;
+    let ibpb = config.mitigations.ibpb && !untrain;
+    let mitigations = Mitigations { untrain, ibpb, ..config.mitigations };
     // The mitigations are this vendor's.
-    Variant::new(Axes { mitigations, ..axes }, variant.selectors()).unwrap_or(variant)
+    Variant::new(Config { mitigations, ..config }, variant.selectors()).unwrap_or(variant)
 }
 
 /// Installs the switcher on the CPU that this runs on, and makes guests' memory for it.
@@ -72,12 +72,12 @@ pub(crate) fn world_on(switchers: Switchers, cpu: usize, breakpoints: bool) -> B
     let cpu = cpu::tracked(|| unsafe { switcher.install(block) });
     let cpu = cpu.unwrap_or_else(|why| fatal(&why));
     let platform = hw_cases::Platform {
-        vendor: variant.axes().vendor,
-        paging: variant.axes().paging,
+        vendor: variant.vendor(),
+        paging: variant.paging(),
         selectors: variant.selectors(),
         aliases: (segments::USER_CS_ALIAS, segments::USER_DS_ALIAS),
-        revision: variant.axes().policy.revision,
-        pku: variant.axes().pku,
+        revision: variant.revision(),
+        pku: variant.pku(),
     };
     let pcid = HostFeatures::detect().state().pcid_enabled();
     BareMetal::new(cpu, platform, pcid, breakpoints).unwrap_or_else(|why| fatal(&why))

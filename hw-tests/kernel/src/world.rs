@@ -17,7 +17,7 @@ use switcher_runtime::switcher_gen::arch::{
     Cr3, Cr3Error, Msr as MsrName, PcidEnabled, RFlags, Vendor,
 };
 use switcher_runtime::switcher_gen::asm::Label;
-use switcher_runtime::switcher_gen::layout::{PtRegs, Pvcs, PvcsCurrent, Revision, SwitchFlags};
+use switcher_runtime::switcher_gen::layout::{PtRegs, Pvcs, PvcsV2026, Revision, SwitchFlags};
 use switcher_runtime::{
     Access, Cpu, Domain, Guest, GuestDebug, GuestError, GuestPcid, GuestRoot, Mapping, MappingList,
     Mode, NotAGuests, PvcsPage, Rights,
@@ -379,10 +379,10 @@ fn guest_root(
 
 /// Places a PVCS in its frame, as `revision` has it; what is reserved there is zero.
 fn write_pvcs(frame: &mut Frame, pvcs: &Pvcs, revision: Revision) {
-    let current = PvcsCurrent::from_rfc(pvcs);
+    let current = PvcsV2026::from_v2024(pvcs);
     let start: *const u8 = match revision {
-        Revision::Rfc => (&raw const *pvcs).cast(),
-        Revision::Current => (&raw const current).cast(),
+        Revision::V2024 => (&raw const *pvcs).cast(),
+        Revision::V2026 => (&raw const current).cast(),
     };
     // SAFETY: either is 128 bytes of integers without padding: reserved fields are fields.
     frame.write(0, unsafe { core::slice::from_raw_parts(start, size_of::<Pvcs>()) });
@@ -395,12 +395,12 @@ fn read_pvcs(frame: &Frame, before: &Pvcs, revision: Revision) -> Result<Pvcs, R
     // CPU write to it all the time.
     let rfc = unsafe { start.cast::<Pvcs>().read_volatile() };
     // SAFETY: as above.
-    let current = unsafe { start.cast::<PvcsCurrent>().read_volatile() };
+    let current = unsafe { start.cast::<PvcsV2026>().read_volatile() };
     match revision {
-        Revision::Rfc => Ok(rfc),
-        Revision::Current => {
-            let pvcs = current.to_rfc(before);
-            if PvcsCurrent::from_rfc(&pvcs) != current {
+        Revision::V2024 => Ok(rfc),
+        Revision::V2026 => {
+            let pvcs = current.to_v2024(before);
+            if PvcsV2026::from_v2024(&pvcs) != current {
                 let why = format!("something reserved in the PVCS is written to: {current:x?}");
                 return Err(Refusal::Failure(Failure(why)));
             }
@@ -500,9 +500,9 @@ impl BareMetal<'_> {
 
         let pvcs = read_pvcs(&self.pvcs, &setup.pvcs, self.platform.revision)?;
         let smod_rsp = match self.platform.revision {
-            Revision::Rfc => guest.smod_rsp,
+            Revision::V2024 => guest.smod_rsp,
             // Where RSP passes through, nobody may rely on what the switcher leaves there.
-            Revision::Current => setup.smod_rsp,
+            Revision::V2026 => setup.smod_rsp,
         };
         Ok(Outcome {
             exit,

@@ -56,7 +56,7 @@ impl Bochs {
     /// The Ryzen, with RSP that passes through direct switches.
     pub const AMD_CURRENT: Self = Self {
         name: "bochs-amd-current",
-        policy: Policy { revision: Revision::Current, ..Policy::DEFAULT },
+        policy: Policy { revision: Revision::V2026, ..Policy::DEFAULT },
         ..Self::AMD
     };
 }

@@ -60,7 +60,7 @@ impl Bochs3 {
     /// switches.
     pub const INTEL_LA57_PERCPU_CURRENT: Self = Self {
         name: "bochs3-intel-la57-percpu-current",
-        policy: Policy { placement: Placement::PerCpu, revision: Revision::Current },
+        policy: Policy { placement: Placement::PerCpu, revision: Revision::V2026 },
         ..Self::INTEL_LA57
     };
 }

@@ -51,11 +51,11 @@ impl Engine for Hosted {
 
     fn paging(&self) -> PagingMode {
         // An engine without a variant says so when it is run.
-        (self.variant)().map_or(PagingMode::FourLevel, |variant| variant.axes().paging)
+        (self.variant)().map_or(PagingMode::FourLevel, |variant| variant.paging())
     }
 
     fn policy(&self) -> Policy {
-        (self.variant)().map_or(Policy::DEFAULT, |variant| variant.axes().policy)
+        (self.variant)().map_or(Policy::DEFAULT, |variant| variant.policy())
     }
 
     fn runs(&self) -> Runs {
@@ -94,12 +94,12 @@ pub fn report(name: &str) -> Result<()> {
     let (mut world, brand) = (engine.world)(&variant)?;
     let cases = hw_cases::all();
     let image = Image::new(&variant)?;
-    let axes = variant.axes();
+    let config = variant.config();
     say(&Event::Machine { brand: brand.into(), features: Vec::new(), memory: 0 })?;
     say(&Event::Begin {
-        vendor: axes.vendor.to_string().into(),
-        paging: axes.paging.name().into(),
-        pcid: axes.pcid,
+        vendor: config.vendor.to_string().into(),
+        paging: config.paging.name().into(),
+        pcid: config.pcid,
         cases: cases.len() as u64,
     })?;
     say(&Event::Switcher {
@@ -196,13 +196,13 @@ pub(super) fn failure(why: impl std::fmt::Display) -> Refusal {
 pub(super) fn platform(variant: &Variant) -> Platform {
     /// As hw-tests/platform/src/segments.rs has them.
     const ALIASES: (u16, u16) = (0x4B, 0x53);
-    let axes = variant.axes();
+    let config = variant.config();
     Platform {
-        vendor: axes.vendor,
-        paging: axes.paging,
+        vendor: config.vendor,
+        paging: config.paging,
         selectors: variant.selectors(),
         aliases: ALIASES,
-        revision: axes.policy.revision,
-        pku: axes.pku,
+        revision: config.policy.revision,
+        pku: config.pku,
     }
 }

@@ -11,7 +11,7 @@ use switcher_engine::native::{Error, Failure, Machine};
 use switcher_engine::scenario;
 use switcher_gen::arch::{Selectors, Vendor, vector};
 use switcher_gen::layout::{Mode, Placement};
-use switcher_gen::{Axes, Image, Policy, Variant};
+use switcher_gen::{Config, Image, Policy, Variant};
 
 use super::hosted::{self, Hosted, NamedWorld};
 
@@ -42,8 +42,8 @@ fn variant() -> Result<Variant> {
         _ => Vendor::Intel,
     };
     let paging = Machine::new(&Variant::REFERENCE)?.real_paging();
-    let axes = Axes { vendor, paging, ..Variant::REFERENCE.axes() };
-    Ok(Variant::new(axes, Selectors::DEFAULT)?)
+    let config = Config { vendor, paging, ..Variant::REFERENCE.config() };
+    Ok(Variant::new(config, Selectors::DEFAULT)?)
 }
 
 fn percpu() -> Result<Variant> {

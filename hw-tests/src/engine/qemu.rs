@@ -48,7 +48,7 @@ impl Qemu {
     /// The same, each CPU with code of its own, and RSP passes through direct switches.
     pub const TCG_4LEVEL_PERCPU_CURRENT: Self = Self {
         name: "qemu-tcg-4level-percpu-current",
-        policy: Policy { placement: Placement::PerCpu, revision: Revision::Current },
+        policy: Policy { placement: Placement::PerCpu, revision: Revision::V2026 },
         ..Self::TCG_4LEVEL
     };
     /// The interpreter, 57-bit addresses.

@@ -187,7 +187,7 @@ fn run(
         msrs: Msrs { star: 0, lstar: 0, cstar: 0, sfmask: 0, spec_ctrl: 0, efer: EFER },
         memory: Memory {
             regions: vec![Region::new(RegionName::Stack, DATA, 0, page)],
-            hostile: false,
+            racing: false,
         },
     };
     for _ in 0..LONGEST {

@@ -583,7 +583,7 @@ mod tests {
         assert_eq!(a.finish().unwrap_err(), error);
 
         let mut a = CodeBuffer::new();
-        a.extend([0xE9, 0, 0, 0, 0].iter());
+        a.extend(&[0xE9, 0, 0, 0, 0]);
         a.dynamic_reloc(Label::Iretq, 1, 4, 0, 2);
         assert_eq!(a.finish().unwrap_err(), AsmError::BesideLabel(Label::Iretq));
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde::Serialize;
 use switcher_gen::{Variant, certificate};
 use switcher_prove::{
-    Counterexample, Findings, Neighbour, Obligation, Prover, Refused, Report, Shared, Verdict,
+    Counterexample, Findings, GuestMemory, Obligation, Prover, Refused, Report, Shared, Verdict,
 };
 
 use crate::interrupt::{self, Interrupted};
@@ -45,9 +45,9 @@ targets are in it, `of`, so many there are; `theorems_proved` and `theorems_shar
 theorems needed none of their own; `targets`, an array of objects: `name`; `verdict`: \"proved\", \"refuted\" or
 \"unknown\"; `fingerprint` and `certificate`, whether it is on record, both null for code that is
 not ours; `not_judged`, what nothing is said about; `assumed`, what is taken for granted of this code
-beside what CAVEATS.md lists; `harmless`, what names the code and does not change it; `theorems`, empty unless proved, an array of objects: `theorem`, `neighbour` (\"quiet\"
+beside what CAVEATS.md lists; `harmless`, what names the code and does not change it; `theorems`, empty unless proved, an array of objects: `theorem`, `guest_memory` (\"quiet\"
 or \"hostile\"), `paths`, `goals`, `by_solver`, and `obligations`, an object: goals by name;
-`counterexample`, null unless refuted, an object: `theorem`, `neighbour`, `obligation` (an
+`counterexample`, null unless refuted, an object: `theorem`, `guest_memory`, `obligation` (an
 object: `name`, `rows`, an array of objects, `row` of spec/hazards.md and its `title`, and
 `statement`), `about`, `at`, `terms`, `state` (an array of names and
 values: what is not named is zero), `path` (an array of addresses and instructions), `end`,
@@ -351,13 +351,13 @@ fn theorems(reports: &[Report]) -> String {
         "\n{:<24} {:<8} {:>6} {:>7} {:>10}\n",
         "theorem", "PVCS", "paths", "goals", "by solver"
     );
-    for Report { theorem, neighbour, paths, goals, by_solver, .. } in reports {
-        let neighbour = match neighbour {
-            Neighbour::Quiet => "quiet",
-            Neighbour::Hostile => "hostile",
+    for Report { theorem, guest_memory, paths, goals, by_solver, .. } in reports {
+        let guest_memory = match guest_memory {
+            GuestMemory::Stable => "quiet",
+            GuestMemory::Racing => "hostile",
         };
         text += &format!(
-            "{:<24} {neighbour:<8} {paths:>6} {goals:>7} {by_solver:>10}\n",
+            "{:<24} {guest_memory:<8} {paths:>6} {goals:>7} {by_solver:>10}\n",
             theorem.name()
         );
     }

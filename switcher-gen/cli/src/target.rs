@@ -58,9 +58,9 @@ pub(crate) struct TargetArgs {
 #[derive(Clone, Copy, ValueEnum)]
 enum Pvcs {
     /// Of 2024: smod has a stack of its own
-    Rfc,
+    V2024,
     /// Of 2026: RSP passes through every direct switch
-    Current,
+    V2026,
 }
 
 impl TargetArgs {
@@ -101,11 +101,11 @@ impl TargetArgs {
         let wrong = |error: &dyn std::fmt::Display| {
             Failure::Usage(format!("cannot take {}: {error}", path.display()))
         };
-        let policy = variant.axes().policy;
+        let policy = variant.policy();
         let revision = match self.pvcs {
             None => policy.revision,
-            Some(Pvcs::Rfc) => Revision::Rfc,
-            Some(Pvcs::Current) => Revision::Current,
+            Some(Pvcs::V2024) => Revision::V2024,
+            Some(Pvcs::V2026) => Revision::V2026,
         };
         let variant = variant.with_policy(Policy { revision, ..policy });
         let features = self.features.iter().copied().collect();
@@ -166,7 +166,7 @@ impl Subject {
     /// emitter's file and line.
     pub(crate) fn texts(&self) -> Texts<'_> {
         let listing = self.image.as_ref().and_then(|image| {
-            let paging = image.variant().axes().paging;
+            let paging = image.variant().paging();
             let options = ListingOptions { base: paging.address(Target::BASE).ok(), source: true };
             // Whoever cannot be listed is shown as anybody's code is.
             Listing::new(image, &options).ok()

@@ -9,7 +9,7 @@ use switcher_gen::arch::{Feature, HostFeatures, PagingMode};
 use switcher_gen::asm::Label;
 use switcher_gen::{Image, Variant, certificate};
 use switcher_listing::{Listing, ListingOptions};
-use switcher_prove::{Neighbour, Prover, Report, Target, Verdict};
+use switcher_prove::{GuestMemory, Prover, Report, Target, Verdict};
 
 use crate::host;
 use crate::output::{Failure, print};
@@ -148,7 +148,7 @@ fn proved(image: &Image) -> Result<String, Failure> {
         "   From any state of a guest's, these bytes do what the specification says; and they stay\n   \
             safe if another of its CPUs changes the PVCS between any two instructions.\n\n",
     );
-    for quiet in reports.iter().filter(|report| report.neighbour == Neighbour::Quiet) {
+    for quiet in reports.iter().filter(|report| report.guest_memory == GuestMemory::Stable) {
         let Report { theorem, paths, goals, .. } = quiet;
         text += &format!("   {:<24} {paths:>3} paths  {goals:>5} goals\n", theorem.name());
     }

@@ -48,7 +48,7 @@ struct Entry {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let host = host::variant_if_known();
-    let mitigated = host.filter(|host| host.axes().mitigations != Mitigations::NONE);
+    let mitigated = host.filter(|host| host.mitigations() != Mitigations::NONE);
     let entries = Variant::unmitigated()
         .chain(mitigated)
         .map(|variant| entry(&variant, host == Some(variant)));
@@ -65,15 +65,15 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 fn entry(variant: &Variant, this_host: bool) -> Result<Entry, Failure> {
     let image = Image::new(variant)
         .map_err(|error| Failure::failed(format!("cannot assemble {variant}"), error))?;
-    let axes = variant.axes();
+    let config = variant.config();
     Ok(Entry {
         name: variant.to_string(),
-        vendor: axes.vendor.name(),
-        paging: axes.paging.name(),
-        ibt: axes.ibt,
-        pcid: axes.pcid,
-        pku: axes.pku,
-        mitigations: axes.mitigations.names().collect(),
+        vendor: config.vendor.name(),
+        paging: config.paging.name(),
+        ibt: config.ibt,
+        pcid: config.pcid,
+        pku: config.pku,
+        mitigations: config.mitigations.names().collect(),
         size: image.bytes().len(),
         fingerprint: image.fingerprint().to_string(),
         this_host,

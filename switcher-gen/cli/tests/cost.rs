@@ -62,7 +62,7 @@ fn names(paths: &[Path]) -> Vec<String> {
 
 #[test]
 fn the_model_counts_what_this_cpu_executes() {
-    for (variant, paths) in OURS.iter().filter(|(variant, _)| !variant.axes().pku) {
+    for (variant, paths) in OURS.iter().filter(|(variant, _)| !variant.pku()) {
         let tour = native::tour(variant).unwrap_or_else(|error| panic!("{variant}: {error}"));
         assert_eq!(tour.paths.len(), KERNEL_2024.len());
         for counted in tour.paths {
@@ -120,7 +120,7 @@ fn our_paths_have_names_that_depend_on_placement_and_protection_keys_alone() {
     let [gs, per_cpu] = [Placement::Gs, Placement::PerCpu];
     for (placement, pku) in [(gs, false), (gs, true), (per_cpu, false), (per_cpu, true)] {
         let is_placed = |(variant, _): &&(Variant, Vec<Path>)| {
-            variant.axes().policy.placement == placement && variant.axes().pku == pku
+            variant.placement() == placement && variant.pku() == pku
         };
         let mut of_placement = OURS.iter().filter(is_placed);
         let (_, reference) = of_placement.next().unwrap();
@@ -179,7 +179,7 @@ fn paths_that_nothing_tells_apart_are_numbered_by_their_jumps() {
 /// The switcher is not for this revision: what it does is not what is specified.
 #[test]
 fn the_specification_adds_no_paths() {
-    let policy = Policy { revision: Revision::Current, ..Policy::DEFAULT };
+    let policy = Policy { revision: Revision::V2026, ..Policy::DEFAULT };
     let setting = Setting::from(&Variant::REFERENCE.with_policy(policy));
     let object = elf::read(&assemble(SWITCHER, &[])).unwrap();
     let current = paths(&Target::foreign(&object, setting).unwrap()).unwrap();
@@ -298,7 +298,7 @@ fn the_command_takes_foreign_code() {
     std::fs::write(&file, process("ld", &place, &object)).unwrap();
     let file = file.to_str().unwrap();
     let elf = ["--elf", file, "--variant", "intel-4level"];
-    let placed = ["--pvcs", "rfc", "--gs-tss", "64", "--gs-tss-extra", "0x1000"];
+    let placed = ["--pvcs", "v2024", "--gs-tss", "64", "--gs-tss-extra", "0x1000"];
     let text = cost(0, &[&elf[..], &placed].concat());
     assert!(text.contains("\nSYSCALL in umod -> smod "), "{text}");
     // The usual places are not this code's.
@@ -323,7 +323,7 @@ fn what_cannot_be_counted_is_refused_with_the_reason() {
     assert!(cost(2, &["--compare", "--elf", &good]).contains("--compare"));
     assert!(cost(2, &["--gs-tss", "0"]).contains("--elf"));
     assert!(elf(&good, &["--gs-tss", "here"]).contains("32-bit displacement"));
-    assert!(elf(&good, &["--pvcs", "newest"]).contains("current"));
+    assert!(elf(&good, &["--pvcs", "newest"]).contains("v2026"));
     assert!(elf(&good, &["--gs-tss", "0x20"]).contains("overlap"));
     assert!(elf("/nonexistent/file.o", &[]).contains("No such file"));
     assert!(elf("/dev/zero", &[]).contains("not a file"));

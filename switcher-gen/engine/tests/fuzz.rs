@@ -12,7 +12,7 @@ const CASES: u64 = 2000;
 /// no address is one for only one of the modes, and the others are still compared without it.
 #[test]
 fn this_cpu_the_model_and_the_specification_agree_on_every_variant() {
-    let variants = Variant::representative().filter(|variant| !variant.axes().pku);
+    let variants = Variant::representative().filter(|variant| !variant.pku());
     for (seed, variant) in variants.enumerate() {
         let real_paging = Machine::new(&variant).unwrap().real_paging();
         let mut engines = Engines::new(Image::new(&variant).unwrap()).unwrap();
@@ -26,7 +26,7 @@ fn this_cpu_the_model_and_the_specification_agree_on_every_variant() {
         assert_eq!(cases, CASES);
         assert!(paths > 40, "{variant}: {paths}");
         assert!(coverage.round_trips > CASES, "{variant}: {}", coverage.round_trips);
-        if variant.axes().paging == real_paging {
+        if variant.paging() == real_paging {
             assert_eq!(coverage.not_here, 0, "{variant}");
         } else {
             assert!(0 < coverage.not_here && coverage.not_here < CASES / 10, "{variant}");

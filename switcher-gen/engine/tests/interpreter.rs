@@ -81,7 +81,7 @@ fn comparable(outcome: &Outcome) -> Outcome {
 }
 
 fn for_all(smod: &[u8], umod: &[u8], mut check: impl FnMut(&mut Both, &mut Random)) {
-    let variants = Variant::representative().filter(|variant| !variant.axes().pku);
+    let variants = Variant::representative().filter(|variant| !variant.pku());
     for (seed, variant) in variants.enumerate() {
         println!("{variant}");
         check(&mut Both::new(&variant, smod, umod), &mut Random(seed as u64));
@@ -243,7 +243,7 @@ fn an_address_is_canonical_by_the_variants_paging_mode() {
                 setup.pvcs.rip = 1 << bit;
                 setup.pvcs.rcx = if forced_to_iret { 0 } else { 1 << bit };
                 let outcome = machine.run(&setup).unwrap();
-                let canonical = bit == 47 && variant.axes().paging == PagingMode::FiveLevel;
+                let canonical = bit == 47 && variant.paging() == PagingMode::FiveLevel;
                 let expected = if canonical { event(PF, 0x14) } else { event(13, 0) };
                 assert_eq!(outcome.frame.orig_ax, expected, "{variant}: {bit}");
                 assert_eq!(outcome.frame.rcx, setup.pvcs.rcx);
@@ -257,7 +257,7 @@ fn an_address_is_canonical_by_the_variants_paging_mode() {
 fn syscall_as_the_last_canonical_instruction_returns_behind_it() {
     for variant in Variant::representative() {
         let mut machine = Interpreter::new(&variant).unwrap();
-        let behind = 1 << (variant.axes().paging.address_bits() - 1);
+        let behind = 1 << (variant.paging().address_bits() - 1);
         machine.map(Mode::Umod, behind - PAGE as u64, PAGE, Kind::Code);
         machine.write_code(Mode::Umod, behind - 2, &SYSCALL).unwrap();
         machine.load(Mode::Smod, 0, &SYSCALL).unwrap();
@@ -283,7 +283,7 @@ fn a_32_bit_syscall_is_answered_on_amd_and_undefined_on_intel() {
         setup.frame.cs = USER.user32_cs().into();
         setup.frame.rip = 0xC000_0000;
         let outcome = machine.run(&setup).unwrap();
-        let amd = variant.axes().vendor == Vendor::Amd;
+        let amd = variant.vendor() == Vendor::Amd;
         assert_eq!(outcome.frame.orig_ax, event(6, NO_ERROR_CODE));
         assert_eq!(outcome.frame.cs, u64::from(USER.user32_cs()));
         assert_eq!(outcome.frame.rip, if amd { 0xC000_0002 } else { 0xC000_0000 });

@@ -55,7 +55,7 @@ fn filled(variant: &Variant, smod: &[u8], umod: &[u8]) -> Machine {
 
 /// Those that run in user mode.
 fn without_pku(variants: impl Iterator<Item = Variant>) -> impl Iterator<Item = Variant> {
-    variants.filter(|variant| !variant.axes().pku)
+    variants.filter(|variant| !variant.pku())
 }
 
 /// `check` for each variant, on a machine of its own and with its own random numbers.
@@ -82,7 +82,7 @@ fn run(machine: &mut Machine, setup: &Setup) -> Outcome {
 /// mitigations.
 #[track_caller]
 fn check_counts(outcome: &Outcome, setup: &Setup, variant: &Variant) {
-    if variant.axes().mitigations != Mitigations::NONE {
+    if variant.mitigations() != Mitigations::NONE {
         return;
     }
     let allowed = setup.frame.eflags & !RFlags::GUEST_ALLOWED.bits() == 0;
@@ -121,7 +121,7 @@ fn syscall_exit(before: &PtRegs) -> PtRegs {
 }
 
 fn revision(machine: &Machine) -> Revision {
-    machine.image().variant().axes().policy.revision
+    machine.image().variant().revision()
 }
 
 /// What a SYSCALL of umod with the registers `umod` must leave in the PVCS.
@@ -133,7 +133,7 @@ fn saved(machine: &Machine, before: &Pvcs, umod: &PtRegs, gs_base: u64) -> Pvcs 
     pvcs.user_gsbase = gs_base;
     pvcs.eflags = umod.eflags as u32;
     pvcs.rip = after.rip;
-    if revision(machine) == Revision::Rfc {
+    if revision(machine) == Revision::V2024 {
         pvcs.rsp = after.rsp;
     }
     pvcs.rcx = after.rcx;
@@ -144,8 +144,8 @@ fn saved(machine: &Machine, before: &Pvcs, umod: &PtRegs, gs_base: u64) -> Pvcs 
 /// umod as ERETU must start it: `smod`'s registers but for those in the PVCS.
 fn restored(machine: &Machine, smod: &PtRegs, pvcs: &Pvcs) -> PtRegs {
     let rsp = match revision(machine) {
-        Revision::Rfc => pvcs.rsp,
-        Revision::Current => smod.rsp,
+        Revision::V2024 => pvcs.rsp,
+        Revision::V2026 => smod.rsp,
     };
     let wanted = RFlags::from_bits_retain(pvcs.eflags.into());
     PtRegs {
@@ -208,8 +208,8 @@ fn a_syscall_of_umod_saves_umod_and_starts_smod() {
                 rip: extra.smod_entry,
                 rcx: extra.smod_entry,
                 rsp: match revision(machine) {
-                    Revision::Rfc => extra.smod_rsp,
-                    Revision::Current => setup.frame.rsp,
+                    Revision::V2024 => extra.smod_rsp,
+                    Revision::V2026 => setup.frame.rsp,
                 },
                 r11: START,
                 eflags: START | RF,
@@ -251,8 +251,8 @@ fn eretu_restores_umod_from_the_pvcs() {
             assert_eq!(outcome.pvcs, setup.pvcs);
             assert_eq!(outcome.extra.switch_flags, SwitchFlags::UMOD);
             let smod_rsp = match revision(machine) {
-                Revision::Rfc => setup.frame.rsp,
-                Revision::Current => setup.extra.smod_rsp,
+                Revision::V2024 => setup.frame.rsp,
+                Revision::V2026 => setup.extra.smod_rsp,
             };
             assert_eq!(outcome.extra.smod_rsp, smod_rsp);
             let extra = &setup.extra;
@@ -735,7 +735,7 @@ fn int_0x80_of_a_guest_does_not_reach_linux() {
 #[test]
 fn what_cannot_be_run_is_refused() {
     let selectors = Selectors::new(0x08, 0x1B).unwrap();
-    let variant = Variant::new(Variant::REFERENCE.axes(), selectors).unwrap();
+    let variant = Variant::new(Variant::REFERENCE.config(), selectors).unwrap();
     let image = Image::new(&variant).unwrap();
     assert!(matches!(Machine::with_image(image), Err(Error::Selectors { .. })));
 

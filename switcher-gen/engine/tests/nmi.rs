@@ -163,7 +163,7 @@ impl Rig {
                 spec_ctrl: HOST_SPEC_CTRL,
                 efer: EFER,
             },
-            memory: Memory { regions, hostile: false },
+            memory: Memory { regions, racing: false },
         };
         state.set(Gpr::Rsp, HOST_STACK - 8);
         let program = Program::new(BASE, linked.bytes().to_vec());
@@ -190,7 +190,7 @@ impl Rig {
         self.hooks += 1;
         let state = &mut self.state;
         assert_eq!((state.cr3, state.gs_base), (HOST_CR3, PER_CPU));
-        if self.linked.image().variant().axes().mitigations.ibrs {
+        if self.linked.image().variant().mitigations().ibrs {
             assert_eq!(state.msrs.spec_ctrl, HOST_SPEC_CTRL);
         }
         let rsp = state.get(Gpr::Rsp);

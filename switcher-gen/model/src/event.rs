@@ -117,7 +117,7 @@ mod tests {
         tss.write(&d, Tss::sp0.bytes() as i64, 8, SP0);
         tss.write(&d, Tss::ist2.bytes() as i64, 8, IST2 + 8);
         let stack = |base| Region::new(RegionName::Stack, base, -64, vec![0; 80]);
-        let memory = Memory { regions: vec![tss, stack(SP0), stack(IST2)], hostile: false };
+        let memory = Memory { regions: vec![tss, stack(SP0), stack(IST2)], racing: false };
         let mut gpr = [0; 16];
         gpr[Gpr::Rsp as usize] = 0xDEAD;
         State {

@@ -59,12 +59,12 @@ impl Features {
     /// be another.
     #[must_use]
     pub const fn of(variant: &Variant) -> Self {
-        let axes = variant.axes();
+        let config = variant.config();
         let implied = [
-            (axes.mitigations.ibrs, Self::IBRS),
-            (axes.mitigations.ibpb, Self::IBPB),
-            (axes.pcid, Self::PCID),
-            (axes.pku, Self::PKU),
+            (config.mitigations.ibrs, Self::IBRS),
+            (config.mitigations.ibpb, Self::IBPB),
+            (config.pcid, Self::PCID),
+            (config.pku, Self::PKU),
         ];
         let (mut all, mut index) = (Self::empty(), 0);
         while index < implied.len() {
@@ -79,7 +79,7 @@ impl Features {
     /// The names of those that a CPU may have besides what a variant implies.
     #[must_use]
     pub fn names() -> Vec<String> {
-        // The axes say whether these are on.
+        // The config say whether these are on.
         let named = Self::all().difference(Self::PCID | Self::PKU);
         named.iter_names().map(|(name, _)| name.to_lowercase().replace('_', "-")).collect()
     }

@@ -148,7 +148,7 @@ pub struct Memory<D: Domain> {
     /// The regions.
     pub regions: Vec<Region<D>>,
     /// Whether each read of what a guest may write finds something new.
-    pub hostile: bool,
+    pub racing: bool,
 }
 
 // Not derived: words and cells are `Copy`, a domain need not be `Clone`.
@@ -240,7 +240,7 @@ impl<D: Domain> Memory<D> {
     #[inline]
     pub fn load(&self, d: &D, place: Place) -> D::Word {
         let region = &self.regions[place.region];
-        if self.hostile && region.sharing == Sharing::Guest {
+        if self.racing && region.sharing == Sharing::Guest {
             return d.adversary(place.index, place.size);
         }
         d.load(&region.cells[place.index..place.index + place.size])

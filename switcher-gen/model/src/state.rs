@@ -84,10 +84,10 @@ pub struct Model {
 
 impl From<&Variant> for Model {
     fn from(variant: &Variant) -> Self {
-        let axes = variant.axes();
+        let config = variant.config();
         let selectors = variant.selectors();
         let features = Features::of(variant);
-        Self { vendor: axes.vendor, paging: axes.paging, selectors, aliases: None, features }
+        Self { vendor: config.vendor, paging: config.paging, selectors, aliases: None, features }
     }
 }
 
@@ -193,9 +193,9 @@ pub const CR4_PKE: u64 = 1 << 22;
 pub const CR4_PCIDE: u64 = 1 << exists::PCIDE;
 /// CR4 of a host that `variant` is for.
 pub const fn cr4(variant: &Variant) -> u64 {
-    let axes = variant.axes();
-    let pke = if axes.pku { CR4_PKE } else { 0 };
-    let pcide = if axes.pcid { CR4_PCIDE } else { 0 };
+    let config = variant.config();
+    let pke = if config.pku { CR4_PKE } else { 0 };
+    let pcide = if config.pcid { CR4_PCIDE } else { 0 };
     CR4 | pke | pcide
 }
 

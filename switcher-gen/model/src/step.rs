@@ -1080,7 +1080,7 @@ mod tests {
             pkru: 0,
             nmi_blocked: false,
             msrs: Msrs { star: 0, lstar: 0, cstar: 0, sfmask: 0, spec_ctrl: 0, efer: EFER },
-            memory: Memory { regions: Vec::new(), hostile: false },
+            memory: Memory { regions: Vec::new(), racing: false },
         };
         for (register, value) in [(Gpr::Rax, rax), (Gpr::Rcx, rcx), (Gpr::Rdx, rdx)] {
             state.set(register, value);

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::engine::Numbers;
 use super::obligation::{self, Obligation};
 use super::target::Target;
-use super::theorem::{self, Goal, Neighbour, Run, Theorem};
+use super::theorem::{self, Goal, GuestMemory, Run, Theorem};
 use super::world::{Name, Source};
 use switcher_model::symbolic::{Model, Symbolic};
 use switcher_model::{Concrete, Domain, SLIDE};
@@ -19,7 +19,7 @@ pub struct Counterexample {
     /// Where it starts.
     pub theorem: Theorem,
     /// Whether the guest writes the PVCS meanwhile.
-    pub neighbour: Neighbour,
+    pub guest_memory: GuestMemory,
     /// What is broken.
     pub obligation: Obligation,
     /// What of the state.
@@ -135,7 +135,7 @@ impl Counterexample {
     pub fn replay(&self, target: &Target) -> bool {
         let met = self.state.iter().filter(|(name, _)| is_met(name)).cloned();
         let mut values = Written(&self.state);
-        replay(target, self.theorem, self.neighbour, met, &mut values).is_some_and(|run| {
+        replay(target, self.theorem, self.guest_memory, met, &mut values).is_some_and(|run| {
             let broken = self.instead.unwrap_or(self.obligation);
             run.goals.iter().any(|goal| !goal.holds && goal.obligation == broken)
         })
@@ -147,7 +147,7 @@ impl Counterexample {
         d: &Symbolic,
         target: &Target,
         theorem: Theorem,
-        neighbour: Neighbour,
+        guest_memory: GuestMemory,
         run: &Run<Symbolic>,
         goal: &Goal<Symbolic>,
         model: &Model,
@@ -174,7 +174,7 @@ impl Counterexample {
         ];
         let is_rule = rules.contains(&goal.obligation);
         let try_with =
-            |model: &Model, bases| replay_model(target, theorem, neighbour, model, bases);
+            |model: &Model, bases| replay_model(target, theorem, guest_memory, model, bases);
         let breaks_the_same = |(replayed, _): &(Run<Concrete>, _)| {
             replayed.goals.iter().any(|found| same(&found)) || is_rule && is_reached(replayed)
         };
@@ -203,10 +203,10 @@ impl Counterexample {
         let path = replayed.trace.iter().map(|at| (*at, program.text(*at).unwrap_or_default()));
         // A hostile guest is not to blame if it does not matter what it writes.
         let is_shared = state.iter().any(|(name, _)| name.starts_with("pvcs["));
-        let neighbour = if is_shared { neighbour } else { Neighbour::Quiet };
+        let guest_memory = if is_shared { guest_memory } else { GuestMemory::Stable };
         Some(Self {
             theorem,
-            neighbour,
+            guest_memory,
             obligation: goal.obligation,
             about: broken.map_or(goal.about, |broken| broken.about),
             also: Vec::new(),
@@ -240,12 +240,12 @@ fn wishes(d: &Symbolic, goal: &Goal<Symbolic>) -> Vec<(Rc<str>, u64)> {
 pub(super) fn witness(
     target: &Target,
     theorem: Theorem,
-    neighbour: Neighbour,
+    guest_memory: GuestMemory,
     run: &Run<Symbolic>,
     model: &Model,
 ) -> Option<Numbers> {
     Bases::all().find_map(|bases| {
-        let (replayed, state) = replay_model(target, theorem, neighbour, model, bases)?;
+        let (replayed, state) = replay_model(target, theorem, guest_memory, model, bases)?;
         let is_same = replayed.trace == run.trace && replayed.end == run.end;
         (is_same && replayed.goals.iter().all(|goal| goal.holds)).then_some(state)
     })
@@ -255,14 +255,14 @@ pub(super) fn witness(
 fn replay_model(
     target: &Target,
     theorem: Theorem,
-    neighbour: Neighbour,
+    guest_memory: GuestMemory,
     model: &Model,
     bases: Bases,
 ) -> Option<(Run<Concrete>, Numbers)> {
     let mut values = Values { model, bases, asked: Vec::new() };
     let met = model.iter().filter(|(name, _)| is_met(name));
     let met: Numbers = met.map(|(name, value)| (name.to_owned(), value)).collect();
-    let replayed = replay(target, theorem, neighbour, met.iter().cloned(), &mut values)?;
+    let replayed = replay(target, theorem, guest_memory, met.iter().cloned(), &mut values)?;
     let mut state = values.asked;
     state.extend(met);
     state.retain(|(_, value)| *value != 0);
@@ -280,7 +280,7 @@ fn is_met(name: &str) -> bool {
 fn replay(
     target: &Target,
     theorem: Theorem,
-    neighbour: Neighbour,
+    guest_memory: GuestMemory,
     met: impl Iterator<Item = (String, u64)>,
     values: &mut impl Source<Concrete>,
 ) -> Option<Run<Concrete>> {
@@ -290,7 +290,8 @@ fn replay(
     let assume = |all: &[(&'static str, <Concrete as Domain>::Bit)]| {
         holds = all.iter().all(|(_, bit)| *bit);
     };
-    let run = theorem::run(&d, target, theorem, neighbour, values, saved.as_ref(), assume).ok()?;
+    let run =
+        theorem::run(&d, target, theorem, guest_memory, values, saved.as_ref(), assume).ok()?;
     holds.then_some(run)
 }
 
@@ -299,7 +300,7 @@ impl fmt::Display for Counterexample {
         let Obligation { name, rows, statement } = self.obligation;
         writeln!(f, "{}: `{name}` does not hold: {statement}", self.theorem.name())?;
         rows.iter().try_for_each(|row| writeln!(f, "  spec/hazards.md, {row}"))?;
-        if self.neighbour == Neighbour::Hostile {
+        if self.guest_memory == GuestMemory::Racing {
             writeln!(f, "  while another CPU of the guest writes the PVCS")?;
         }
         writeln!(f, "\n  from this state (what is not named is zero):")?;

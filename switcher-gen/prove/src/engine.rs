@@ -13,7 +13,7 @@ use super::counterexample::{self, Counterexample};
 use super::findings::{Findings, Refused};
 use super::shared::{self, Executed, Key, Shared};
 use super::target::Target;
-use super::theorem::{self, ARMS, BadCode, Extent, Goal, Neighbour, Run, Theorem, WORK, Walk};
+use super::theorem::{self, ARMS, BadCode, Extent, Goal, GuestMemory, Run, Theorem, WORK, Walk};
 use super::world::{Name, Saved, Source};
 use switcher_model::symbolic;
 use switcher_model::symbolic::{By, ExploreError, Symbolic, Verdict as Answer, Word};
@@ -53,7 +53,7 @@ pub type Numbers = Vec<(String, u64)>;
 #[derive(Clone, Debug, Default)]
 pub struct Substance {
     /// For each path, a state of numbers that meets all assumptions and takes it, if one was found.
-    pub paths: Vec<(Neighbour, Option<Numbers>)>,
+    pub paths: Vec<(GuestMemory, Option<Numbers>)>,
     /// By the name of an obligation: of how many goals the contrary is refuted, and how many there are.
     pub contrary: BTreeMap<&'static str, (usize, usize)>,
 }
@@ -64,7 +64,7 @@ pub struct Report {
     /// Which.
     pub theorem: Theorem,
     /// With or without a hostile guest.
-    pub neighbour: Neighbour,
+    pub guest_memory: GuestMemory,
     /// How many ways there are through the code.
     pub paths: usize,
     /// How many goals were shown, on all of them.
@@ -76,9 +76,9 @@ pub struct Report {
 }
 
 impl Report {
-    const fn new(theorem: Theorem, neighbour: Neighbour) -> Self {
+    const fn new(theorem: Theorem, guest_memory: GuestMemory) -> Self {
         let obligations = BTreeMap::new();
-        Self { theorem, neighbour, paths: 0, goals: 0, by_solver: 0, obligations }
+        Self { theorem, guest_memory, paths: 0, goals: 0, by_solver: 0, obligations }
     }
 
     /// The goals of the same paths that were shown apart.
@@ -290,17 +290,17 @@ impl Prover {
         saved: Option<&Saved<Symbolic>>,
         findings: &mut Findings,
     ) -> Result<Vec<Report>, BadCode> {
-        use {Extent::*, Neighbour::*};
+        use {Extent::*, GuestMemory::*};
         let mut reports: Vec<Report> = Vec::new();
         // Where jumps may lead, and what other faults of a path break, too: what is wrong with the path says
         // more. Whatever a quiet guest leaves, another may leave, too.
         let mut later = (findings.of_this_kind(), None);
         // What is safe first: the specification makes one path many, and each may break more.
-        let hostile = [(Hostile, Safety), (Hostile, Specified)];
-        let routines = [hostile[0], hostile[1], (Quiet, Specified), (Quiet, Ended)];
+        let hostile = [(Racing, Safety), (Racing, Specified)];
+        let routines = [hostile[0], hostile[1], (Stable, Specified), (Stable, Ended)];
         // What another CPU of the guest writes matters to what touches the PVCS. Events do not, as a rule.
         let (always, if_touched) = match theorem.is_of_events() {
-            true => (&[(Quiet, Everything)][..], &hostile[..]),
+            true => (&[(Stable, Everything)][..], &hostile[..]),
             false => (&routines[..], &[][..]),
         };
         self.touches_pvcs.set(false);
@@ -313,7 +313,7 @@ impl Prover {
                 break;
             }
             // The others repeat one of these.
-            if matches!(how, (Hostile, Specified) | (Quiet, Ended | Everything)) {
+            if matches!(how, (Racing, Specified) | (Stable, Ended | Everything)) {
                 reports.push(report);
             }
         }
@@ -370,18 +370,18 @@ impl Prover {
         &self,
         target: &Target,
         theorem: Theorem,
-        (neighbour, extent): (Neighbour, Extent),
+        (guest_memory, extent): (GuestMemory, Extent),
         saved: Option<&Saved<Symbolic>>,
         (findings, later): (&mut Findings, &mut (Findings, Option<Report>)),
     ) -> Result<Report, BadCode> {
         let d = &self.domain;
         d.reset();
-        let mut report = Report::new(theorem, neighbour);
+        let mut report = Report::new(theorem, guest_memory);
         let mut bad = None;
         // Also of what turns out to be no path.
         let (executed, in_arms) = (Cell::new(0), Cell::new(0));
         let run = |d: &Symbolic| {
-            let how = (neighbour, extent);
+            let how = (guest_memory, extent);
             let run = theorem::run_to(d, target, theorem, how, &mut Unknowns, saved, assume(d))?;
             executed.set(executed.get() + run.trace.len());
             in_arms.set(in_arms.get() + run.untaken.executed);
@@ -398,11 +398,11 @@ impl Prover {
             }
             Ok(run) => {
                 self.executed(target, theorem, &run);
-                let what = (theorem, neighbour);
+                let what = (theorem, guest_memory);
                 self.path(target, what, (&run, &run.goals), &mut report, findings);
                 let (found, goals) = &mut *later;
                 if !run.later.is_empty() && !findings.are_enough() && !found.are_enough() {
-                    let goals = goals.get_or_insert_with(|| Report::new(theorem, neighbour));
+                    let goals = goals.get_or_insert_with(|| Report::new(theorem, guest_memory));
                     self.path(target, what, (&run, &run.later), goals, found);
                 }
                 if self.is_to_stop() {
@@ -445,7 +445,7 @@ impl Prover {
     fn path(
         &self,
         target: &Target,
-        (theorem, neighbour): (Theorem, Neighbour),
+        (theorem, guest_memory): (Theorem, GuestMemory),
         (run, goals): (&Run<Symbolic>, &[Goal<Symbolic>]),
         report: &mut Report,
         findings: &mut Findings,
@@ -462,7 +462,7 @@ impl Prover {
                 Answer::Fails(_) | Answer::Unknown(_) if findings.has(key, goal.about) => {}
                 Answer::Fails(model) => {
                     let found =
-                        Counterexample::new(d, target, theorem, neighbour, run, goal, &model);
+                        Counterexample::new(d, target, theorem, guest_memory, run, goal, &model);
                     match found {
                         Some(found) => findings.refute(key, found),
                         None => findings.leave_open(
@@ -498,13 +498,13 @@ impl Prover {
         d.reset();
         let saved = theorem::saved(d, target, &mut Unknowns)?.ok_or(Unexplored::NoEntry)?;
         let mut found = Substance::default();
-        let neighbours = [Neighbour::Hostile, Neighbour::Quiet];
-        let needed = if theorem.is_of_events() { &neighbours[1..] } else { &neighbours };
-        for &neighbour in needed {
+        let guest_memories = [GuestMemory::Racing, GuestMemory::Stable];
+        let needed = if theorem.is_of_events() { &guest_memories[1..] } else { &guest_memories };
+        for &guest_memory in needed {
             d.reset();
             let mut bad = None;
             let run = |d: &Symbolic| {
-                let how = (neighbour, Extent::Everything);
+                let how = (guest_memory, Extent::Everything);
                 theorem::run_to(d, target, theorem, how, &mut Unknowns, Some(&saved), assume(d))
             };
             let explored = d.explore_until(run, |_, result| {
@@ -518,11 +518,11 @@ impl Prover {
                 // That nothing is the case is refuted by whatever is.
                 let state = match d.check(d.bit(false)) {
                     Answer::Fails(model) => {
-                        counterexample::witness(target, theorem, neighbour, &run, &model)
+                        counterexample::witness(target, theorem, guest_memory, &run, &model)
                     }
                     Answer::Holds { .. } | Answer::Unknown(_) => None,
                 };
-                found.paths.push((neighbour, state));
+                found.paths.push((guest_memory, state));
                 for goal in &run.goals {
                     let is_refuted = matches!(d.check(d.not(goal.holds)), Answer::Fails(_));
                     let (refuted, all) = found.contrary.entry(goal.obligation.name).or_default();

@@ -29,16 +29,16 @@ use switcher_model::{
     ARITHMETIC, Arrival, Domain, Flags, Gate, Gpr, Region, State as Machine, Step, Stuck, WRITABLE,
 };
 use switcher_spec as spec;
-use switcher_spec::{Event, Guest, Interrupted, Outcome};
+use switcher_spec::{Event, Guest, InterruptedCode, Outcome};
 
 /// What happens in a theorem.
 #[derive(Debug)]
-pub(super) struct Happening<D: Domain> {
+pub(super) struct EventContext<D: Domain> {
     pub(super) event: Event<D::Word>,
     /// Whose event it is, if it is a guest's.
     guest: Guest<D::Word>,
     /// What it interrupts, if that is ring 0.
-    pub(super) interrupted: Interrupted<D::Word>,
+    pub(super) interrupted: InterruptedCode<D::Word>,
     /// What a hook leaves in the registers that are not its caller's, by number, and in the flags.
     clobbered: [D::Word; 16],
     flags: D::Word,
@@ -296,7 +296,7 @@ pub(super) fn world<D: Domain>(
     let blocked = |source: &mut _| field(source, Object::Interrupted, "nmi_blocked", 1);
     let nmi_blocked = theorem.keeps_blocking().then(|| d.test(blocked(source), 0));
     machine.nmi_blocked = nmi_blocked.unwrap_or(d.bit(false));
-    let interrupted = Interrupted {
+    let interrupted = InterruptedCode {
         registers: registers(&machine.gpr),
         rip: machine.rip,
         rflags: machine.rflags(d),
@@ -340,7 +340,7 @@ pub(super) fn world<D: Domain>(
         world.assumptions.push(("hardware delivers this vector there", vectors.hold(d, vector)));
     }
     let event = Event { vector, error_code };
-    world.event = Some(Happening {
+    world.event = Some(EventContext {
         event,
         guest,
         interrupted,
@@ -376,7 +376,7 @@ pub(super) fn specified<D: Domain>(
 ) -> Outcome<D::Word> {
     let host = world.setting.host();
     match &world.event {
-        Some(Happening { event, guest, .. }) => {
+        Some(EventContext { event, guest, .. }) => {
             spec::event(d, &host, &world.caller, event, guest, world.frame_at, state)
         }
         None => spec::return_from_guest(d, &host, &world.caller, None, world.frame_at, state),
@@ -478,7 +478,7 @@ pub(super) fn execute<D: Domain>(
 /// vector is a number from here on.
 fn which<D: Domain>(d: &D, target: &Target, theorem: Theorem, world: &mut World<D>) -> Alike {
     let mut parts = vectors::partition(target, theorem);
-    let Some(Happening { event, .. }) = &mut world.event else {
+    let Some(EventContext { event, .. }) = &mut world.event else {
         unreachable!("only what is about an event is executed");
     };
     // One of them it is.
@@ -495,7 +495,7 @@ fn which<D: Domain>(d: &D, target: &Target, theorem: Theorem, world: &mut World<
 fn is_any<D: Domain>(d: &D, world: &mut World<D>, part: &Alike) {
     let World { machine, event, .. } = world;
     let place = machine.memory.locate(d, machine.get(Gpr::Rsp), 8, machine.cr3);
-    if let (Some(place), Some(Happening { event, .. })) = (place, event) {
+    if let (Some(place), Some(EventContext { event, .. })) = (place, event) {
         machine.memory.store(d, place, part.pushed(d, event.vector));
     }
 }
@@ -514,7 +514,7 @@ fn deliver<D: Domain>(
     let mut gates = target.gates.iter().flatten();
     let gate = gates.find(|gate| gate.vector == vector);
     let arrived = gate.is_some_and(|gate| {
-        if target.setting.variant.axes().ibt {
+        if target.setting.variant.ibt() {
             let is_endbr = d.bit(target.is_endbr(gate.address));
             watch.goal(obligation::ENDBR, is_endbr, "event entry");
         }
@@ -539,7 +539,7 @@ fn call<D: Domain>(
     hook: HostSymbol,
 ) -> bool {
     let Some(happening) = &world.event else { return true };
-    let Happening { event, interrupted, clobbered, flags, below, .. } = happening;
+    let EventContext { event, interrupted, clobbered, flags, below, .. } = happening;
     let machine = &mut world.machine;
     let expected = match watch.theorem {
         Theorem::NmiInRing0 => HostSymbol::NMI,
@@ -621,10 +621,10 @@ fn frame<D: Domain>(
     d: &D,
     machine: &Machine<D>,
     watch: &mut Watch<'_, D>,
-    interrupted: &Interrupted<D::Word>,
+    interrupted: &InterruptedCode<D::Word>,
     orig_ax: D::Word,
 ) {
-    let Interrupted { rip, cs, rflags, ss, .. } = *interrupted;
+    let InterruptedCode { rip, cs, rflags, ss, .. } = *interrupted;
     let gpr = by_number(&interrupted.registers);
     let rest = [orig_ax, rip, cs, rflags, ss];
     let slots = Gpr::ALL.iter().map(|r| (r.name(), in_frame(*r), gpr[*r as usize]));
@@ -649,7 +649,7 @@ pub(super) fn resumed<D: Domain>(
     hooked: bool,
 ) -> String {
     let end = String::from("where it was interrupted");
-    let Some(Happening { interrupted, in_routines, .. }) = &world.event else { return end };
+    let Some(EventContext { interrupted, in_routines, .. }) = &world.event else { return end };
     let is_debug = watch.theorem == Theorem::DbInRing0;
     watch.goal(obligation::HOOK, d.bit(hooked != is_debug), "whether it is called");
     let expected = &match watch.theorem {

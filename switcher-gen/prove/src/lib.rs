@@ -88,7 +88,7 @@ pub use obligation::Obligation;
 pub use overlap::Overlap;
 pub use shared::Shared;
 pub use target::{Target, TargetError, TargetGate};
-pub use theorem::{BadCode, Goal, Neighbour, Run, Theorem, Untaken, Walk, run, saved};
+pub use theorem::{BadCode, Goal, GuestMemory, Run, Theorem, Untaken, Walk, run, saved};
 pub(crate) use vectors::executed as executed_vectors;
 pub use world::{BlockOffsets, Name, Object, Part, Saved, Setting, Source};
 pub(crate) use world::{read_extra, read_pvcs};

@@ -22,7 +22,7 @@ use crate::{BadCode, Prover, Target, TargetGate, Verdict, executed_vectors};
 use switcher_gen::Hazard;
 use switcher_gen::arch::Selectors;
 use switcher_gen::layout::{
-    AsmLayout, Layout, PerCpu, PtRegs, Pvcs, PvcsCurrent, Revision, Tss, TssExtra,
+    AsmLayout, Layout, PerCpu, PtRegs, Pvcs, PvcsV2026, Revision, Tss, TssExtra,
 };
 use switcher_model::Program;
 
@@ -553,8 +553,8 @@ impl Listing {
     fn siblings(&self, old: i64, per_cpu: bool) -> Vec<i64> {
         let setting = &self.target.setting;
         let pvcs = match setting.revision() {
-            Revision::Rfc => Pvcs::LAYOUT,
-            Revision::Current => PvcsCurrent::LAYOUT,
+            Revision::V2024 => Pvcs::LAYOUT,
+            Revision::V2026 => PvcsV2026::LAYOUT,
         };
         let structs: &[(&Layout, i64)] = if per_cpu {
             &[(Tss::LAYOUT, setting.block.tss), (TssExtra::LAYOUT, setting.block.tss_extra)]

@@ -53,7 +53,7 @@ pub(super) const fn share_a_byte(one: (u64, u64), other: (u64, u64)) -> bool {
 /// Refuses a target of which two regions share bytes.
 pub(super) fn check(target: &Target) -> Result<(), Overlap> {
     let Target { program, setting, hooks, returns, .. } = target;
-    let (is_relative, block) = match setting.variant.axes().policy.placement {
+    let (is_relative, block) = match setting.variant.placement() {
         Placement::Gs => (true, 0),
         Placement::PerCpu => (false, program.base().wrapping_sub(PerCpu::BEFORE_CODE)),
     };

@@ -2,7 +2,7 @@
 //! thunk itself ([`HostSymbol::RETURNS`](switcher_gen::asm::HostSymbol::RETURNS)), as far as their contract
 //! goes.
 
-use super::events::Happening;
+use super::events::EventContext;
 use super::target::Target;
 use super::theorem::{End, Watch, wild};
 use super::world::{Untraining, World};
@@ -48,7 +48,7 @@ pub(super) fn left<D: Domain>(
     let is_back = d.code_at(value).is_some_and(|rip| target.program.contains(rip));
     if untrain {
         let root = match event {
-            Some(Happening { event, interrupted, .. }) if watch.theorem.is_in_ring_0() => {
+            Some(EventContext { event, interrupted, .. }) if watch.theorem.is_in_ring_0() => {
                 spec::hook(d, &setting.host(), event, interrupted, spec).root
             }
             _ => spec.tss_extra.host_cr3,

@@ -30,7 +30,7 @@ use super::vectors;
 use super::world::{Saved, Setting};
 use switcher_gen::asm::{HostSymbol, Window};
 use switcher_gen::mitigations::{Bhb, Mitigations, Rsb};
-use switcher_gen::{Axes, Variant};
+use switcher_gen::{Config, Variant};
 use switcher_model::Domain;
 use switcher_model::program::{Kind, Op};
 use switcher_model::symbolic::Symbolic;
@@ -250,12 +250,12 @@ pub(super) fn host(
 /// A setting without what no semantics, no specification and no obligation of the theorem looks at.
 fn judged(setting: Setting, theorem: Theorem) -> Setting {
     let Setting { variant, .. } = setting;
-    let mitigations = as_a_rule(variant.axes().mitigations, theorem);
+    let mitigations = as_a_rule(variant.mitigations(), theorem);
     // Of protection keys, only the direct switches know; see `asks_for_more` for others.
-    let pku = variant.axes().pku && theorem == Theorem::Syscall64;
-    let axes = Axes { pcid: false, pku, mitigations, ..variant.axes() };
+    let pku = variant.pku() && theorem == Theorem::Syscall64;
+    let config = Config { pcid: false, pku, mitigations, ..variant.config() };
     // Every combination is legal that a legal one becomes without PCIDs.
-    Setting { variant: Variant::new(axes, variant.selectors()).unwrap_or(variant), ..setting }
+    Setting { variant: Variant::new(config, variant.selectors()).unwrap_or(variant), ..setting }
 }
 
 /// Those of `all` mitigations that the theorem looks at as a rule; see [`Executed`] for others.
@@ -298,7 +298,7 @@ fn of_branches(all: Mitigations) -> Mitigations {
 fn asked_of_branches(target: &Target, entry: u64) -> Option<Mitigations> {
     let reached = target.reached_from(entry);
     let mut branches = reached.iter().filter(|at| is_predicted(target, **at));
-    branches.next().map(|_| of_branches(target.setting.variant.axes().mitigations))
+    branches.next().map(|_| of_branches(target.setting.variant.mitigations()))
 }
 
 /// Whether a predictor says where the instruction leads.
@@ -553,7 +553,7 @@ fn code(target: &Target, entry: u64) -> Code {
     if decoded.iter().any(is_indirect) {
         return Code::Here { whole: whole(target), entry };
     }
-    let has_lines = target.setting.variant.axes().mitigations.bhb.is_on();
+    let has_lines = target.setting.variant.mitigations().bhb.is_on();
     let instructions = decoded.iter().map(|i| {
         let to = Some(i.near_branch_target()).filter(|to| *to != 0);
         let is_call = i.flow_control() == FlowControl::Call;

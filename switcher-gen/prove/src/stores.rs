@@ -48,7 +48,7 @@ impl Store {
             // Fields alone, byte by byte, for two may be stored to at once: the rest of the page, and
             // PKRU where the switcher does not switch it, is the guest's own.
             RegionName::Pvcs => {
-                let has_keys = setting.variant.axes().pku;
+                let has_keys = setting.variant.pku();
                 let fields = || pvcs_fields(setting.revision()).into_iter().flatten();
                 let own = |byte: i64| {
                     let mut own = fields().filter(|(name, ..)| has_keys || *name != "pkru");

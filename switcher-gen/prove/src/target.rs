@@ -122,7 +122,7 @@ impl Target {
     /// Names the symbol that is missing, or what lies where the code does, or the section of an object
     /// that may come to lie elsewhere in its cache lines, if the variant's mitigations depend on that.
     pub fn foreign(foreign: &Foreign, setting: Setting) -> Result<Self, TargetError> {
-        let has_lines = setting.variant.axes().mitigations.bhb.is_on();
+        let has_lines = setting.variant.mitigations().bhb.is_on();
         let mut sections = foreign.sections.iter().filter(|_| has_lines);
         if let Some(section) = sections.find(|section| section.alignment < LINE as u64) {
             let (section, alignment) = (section.name.clone(), section.alignment);
@@ -173,7 +173,7 @@ impl Target {
 
     /// Whether the code and its data can lie where they are said to.
     fn is_possible(&self) -> Result<(), TargetError> {
-        let paging = self.setting.variant.axes().paging;
+        let paging = self.setting.variant.paging();
         let ends = self.program.pieces().flat_map(|(start, bytes)| {
             [start, start.wrapping_add((bytes.len() as u64).saturating_sub(1))]
         });

@@ -211,12 +211,12 @@ impl std::fmt::Display for Theorem {
 /// Whether the guest leaves the PVCS alone while the switcher runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Neighbour {
+pub enum GuestMemory {
     /// It does: the outcome is compared with the specification.
-    Quiet,
+    Stable,
     /// Every read finds something new (hazards.md, row 24): the outcome must be right for what was
     /// read of the PVCS, and all that does not depend on it must be as with a quiet guest.
-    Hostile,
+    Racing,
 }
 
 /// One thing to be shown.
@@ -428,7 +428,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             swapped: None,
             jumped: false,
             gs_is_known: false,
-            barriers: Barriers::new(target.setting.variant.axes().mitigations.bhb),
+            barriers: Barriers::new(target.setting.variant.mitigations().bhb),
             spec_ctrl: world.spec.spec_ctrl,
             host_gs: world.host_gs,
             roots: world.spec.tss_extra,
@@ -659,7 +659,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             let is_trapped = self.target.around(at).trap.is_some();
             self.goal(obligation::TRAPPED, d.bit(is_trapped), "the next instruction");
         }
-        let mitigations = self.target.setting.variant.axes().mitigations;
+        let mitigations = self.target.setting.variant.mitigations();
         // The CPUs that need it are among those that need the other.
         if mitigations.bhb.is_on() && op.is_predicted() {
             let is_there = self.target.around(at).is_upper;
@@ -681,7 +681,7 @@ impl<'a, D: Domain> Watch<'a, D> {
 
     /// Whether SPEC_CTRL has been made the host's, if that is switched.
     fn is_restricted(&self, d: &D, state: &Machine<D>) -> D::Bit {
-        if !self.target.setting.variant.axes().mitigations.ibrs {
+        if !self.target.setting.variant.mitigations().ibrs {
             return d.bit(true);
         }
         let is_hosts = d.eq(state.msrs.spec_ctrl, self.roots.host_spec_ctrl);
@@ -829,7 +829,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         is_thunks: bool,
         within: usize,
     ) {
-        let mitigations = self.target.setting.variant.axes().mitigations;
+        let mitigations = self.target.setting.variant.mitigations();
         let AtReturn { emptied, untrained, filled, history } =
             self.barriers.at_return(mitigations, is_own, is_thunks, within);
         if mitigations.ibrs {
@@ -858,7 +858,7 @@ impl<'a, D: Domain> Watch<'a, D> {
     /// Where an entry gets to the guest, or the hook's event to what it has interrupted: that may be
     /// an entry behind its own VERW.
     fn verw(&mut self, d: &D) {
-        let wanted = self.target.setting.variant.axes().mitigations.verw;
+        let wanted = self.target.setting.variant.mitigations().verw;
         if wanted && (self.theorem == Theorem::EnterGuest || self.theorem.has_hook()) {
             self.goal(obligation::VERW_LAST, d.bit(self.barriers.overwritten), "VERW");
         }
@@ -1040,12 +1040,12 @@ pub fn run<D: Domain>(
     d: &D,
     target: &Target,
     theorem: Theorem,
-    neighbour: Neighbour,
+    guest_memory: GuestMemory,
     source: &mut impl Source<D>,
     saved: Option<&Saved<D>>,
     assume: impl FnOnce(&[(&'static str, D::Bit)]),
 ) -> Result<Run<D>, BadCode> {
-    run_to(d, target, theorem, (neighbour, Extent::Everything), source, saved, assume)
+    run_to(d, target, theorem, (guest_memory, Extent::Everything), source, saved, assume)
 }
 
 /// How much is to hold.
@@ -1066,7 +1066,7 @@ pub(super) fn run_to<D: Domain>(
     d: &D,
     target: &Target,
     theorem: Theorem,
-    (neighbour, extent): (Neighbour, Extent),
+    (guest_memory, extent): (GuestMemory, Extent),
     source: &mut impl Source<D>,
     saved: Option<&Saved<D>>,
     assume: impl FnOnce(&[(&'static str, D::Bit)]),
@@ -1077,7 +1077,7 @@ pub(super) fn run_to<D: Domain>(
     }
     assume(&world.assumptions);
     let mut watch = Watch::new(d, target, theorem, &world);
-    world.machine.memory.hostile = neighbour == Neighbour::Hostile;
+    world.machine.memory.racing = guest_memory == GuestMemory::Racing;
     let has_arms = matches!(extent, Extent::Safety | Extent::Everything);
     watch.arms = has_arms.then(untaken::Arms::default);
     world.share_with_hooks(d);
@@ -1225,7 +1225,7 @@ fn execute<D: Domain>(
         return events::execute(d, target, theorem, world, watch);
     }
     begin(d, target, theorem, world);
-    if target.setting.variant.axes().ibt {
+    if target.setting.variant.ibt() {
         let entry = d.code_at(world.machine.rip).unwrap_or_default();
         watch.goal(obligation::ENDBR, d.bit(target.is_endbr(entry)), "entry point");
     }
@@ -1242,7 +1242,7 @@ fn execute<D: Domain>(
         let broken =
             |obligation, text, about| Ok(End::Broken { obligation, text, about, values: None });
         let stepped = machine.step(d, model, &target.program, watch);
-        if target.setting.variant.axes().ibt && target.is_indirect(at) {
+        if target.setting.variant.ibt() && target.is_indirect(at) {
             let to = d.code_at(machine.rip).unwrap_or_default();
             watch.goal(obligation::ENDBR, d.bit(target.is_endbr(to)), "indirect jump");
         }
@@ -1430,7 +1430,7 @@ fn in_guest<D: Domain>(
 /// Whether the end depends on what was met in the PVCS: only SYSCALL reads it, and a hostile guest
 /// writes it meanwhile.
 fn is_met<D: Domain>(world: &World<D>, theorem: Theorem) -> bool {
-    world.machine.memory.hostile && theorem == Theorem::Syscall64
+    world.machine.memory.racing && theorem == Theorem::Syscall64
 }
 
 /// What the specification makes of the state. If a guest writes the PVCS meanwhile, it must make what
@@ -1798,7 +1798,7 @@ pub(super) fn compare_runs<D: Domain>(
     let BlockOffsets { tss, tss_extra } = world.setting.block;
     let sp2 = tss + Tss::sp2.bytes() as i64;
     let smod_rsp = tss_extra + TssExtra::smod_rsp.bytes() as i64;
-    let has_smod_rsp = world.setting.revision() == Revision::Rfc;
+    let has_smod_rsp = world.setting.revision() == Revision::V2024;
     let frame = -(size_of::<PtRegs>() as i64);
     for (a, b) in a.memory.regions.iter().zip(&b.memory.regions) {
         let is_read = |at: i64| match a.name {

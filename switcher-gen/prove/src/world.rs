@@ -5,7 +5,7 @@
 //! replay of a counterexample.
 
 use super::boundary;
-use super::events::Happening;
+use super::events::EventContext;
 use switcher_gen::Variant;
 use switcher_gen::arch::{PagingMode, RFlags};
 use switcher_gen::layout;
@@ -232,7 +232,7 @@ pub(super) fn is_scratch(of: Object, field: &str, revision: Revision) -> bool {
     match (of, field) {
         (Object::Tss, "sp2") => true,
         // With the other revision, the stack that the guest has chosen for its kernel.
-        (Object::TssExtra, "smod_rsp") => revision == Revision::Current,
+        (Object::TssExtra, "smod_rsp") => revision == Revision::V2026,
         _ => false,
     }
 }
@@ -281,7 +281,7 @@ impl Setting {
     /// What the PVCS looks like.
     #[must_use]
     pub const fn revision(&self) -> Revision {
-        self.variant.axes().policy.revision
+        self.variant.revision()
     }
 
     /// The CPU.
@@ -293,11 +293,11 @@ impl Setting {
 
     pub(super) fn host(&self) -> Host {
         Host {
-            paging: self.variant.axes().paging,
+            paging: self.variant.paging(),
             selectors: self.variant.selectors(),
             revision: self.revision(),
-            ibrs: self.variant.axes().mitigations.ibrs,
-            pku: self.variant.axes().pku,
+            ibrs: self.variant.mitigations().ibrs,
+            pku: self.variant.pku(),
         }
     }
 }
@@ -347,7 +347,7 @@ pub(super) struct World<D: Domain> {
     /// FS base as it was.
     pub(super) fs_base: D::Word,
     /// The event, if there is one.
-    pub(super) event: Option<Happening<D>>,
+    pub(super) event: Option<EventContext<D>>,
     /// The initial memory, to tell what has changed.
     pub(super) before: Memory<D>,
 }
@@ -412,8 +412,8 @@ pub(super) fn pvcs_fields(revision: Revision) -> [Option<FieldAt>; 9] {
         ]
     }
     match revision {
-        Revision::Rfc => of::<layout::Pvcs>(),
-        Revision::Current => of::<layout::PvcsCurrent>(),
+        Revision::V2024 => of::<layout::Pvcs>(),
+        Revision::V2026 => of::<layout::PvcsV2026>(),
     }
 }
 
@@ -565,7 +565,7 @@ impl<D: Domain> World<D> {
 
         // Addresses, each the base of a region of its own.
         let host_gs = b.field(Object::Host, "gs_base", 64);
-        let block = match setting.variant.axes().policy.placement {
+        let block = match setting.variant.placement() {
             Placement::Gs => host_gs,
             // Code refers to the block by their distance.
             Placement::PerCpu => d.code(code.base().wrapping_sub(layout::PerCpu::BEFORE_CODE)),
@@ -584,8 +584,8 @@ impl<D: Domain> World<D> {
         let mut extra = Region::new(RegionName::TssExtra, block, at, cells);
         extra.write(d, at + TssExtra::pvcs.bytes() as i64, 8, pvcs_at);
         let pvcs_layout = match setting.revision() {
-            Revision::Rfc => layout::Pvcs::LAYOUT,
-            Revision::Current => layout::PvcsCurrent::LAYOUT,
+            Revision::V2024 => layout::Pvcs::LAYOUT,
+            Revision::V2026 => layout::PvcsV2026::LAYOUT,
         };
         let mut pvcs =
             Region::new(RegionName::Pvcs, pvcs_at, 0, b.fields(Object::Pvcs, pvcs_layout));
@@ -710,7 +710,7 @@ impl<D: Domain> World<D> {
         let spec_pvcs = read_pvcs(d, &pvcs, setting);
         let mut regions = vec![tss, extra, pvcs, sp0_stack, host_stack, ist_stack];
         regions.extend(code_regions);
-        let memory = Memory { regions, hostile: false };
+        let memory = Memory { regions, racing: false };
         let rip = match start {
             Start::Call | Start::Handler { .. } => d.word(0),
             Start::Guest | Start::Guest32 => guest_rip,
@@ -743,7 +743,7 @@ impl<D: Domain> World<D> {
             memory: memory.clone(),
         };
         let fs_base = machine.fs_base;
-        let untrains = setting.variant.axes().mitigations.untrain;
+        let untrains = setting.variant.mitigations().untrain;
         let untraining = untrains.then(|| {
             let mut below = Vec::new();
             b.bytes(Object::Untraining, &mut below, -CALLER_STACK, 0);

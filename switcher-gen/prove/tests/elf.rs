@@ -53,7 +53,7 @@ fn symbols_and_sections_read_back() {
                 other => panic!("{other:?}"),
             })
             .collect();
-        let returns = HostSymbol::RETURNS.iter().filter(|_| variant.axes().mitigations.untrain);
+        let returns = HostSymbol::RETURNS.iter().filter(|_| variant.mitigations().untrain);
         let expected = HostSymbol::HOOKS.iter().chain(returns).map(|symbol| symbol.0);
         assert_eq!(referred, expected.collect(), "{variant}");
         let stack = file.section_by_name(".note.GNU-stack").unwrap();

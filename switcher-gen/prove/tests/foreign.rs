@@ -3,7 +3,7 @@
 
 mod gas;
 
-use switcher_gen::layout::{IretFrame, PtRegs, Pvcs, PvcsCurrent, Revision, Tss, TssExtra};
+use switcher_gen::layout::{IretFrame, PtRegs, Pvcs, PvcsV2026, Revision, Tss, TssExtra};
 use switcher_gen::{Hazard, Policy, Variant};
 use switcher_prove::elf;
 use switcher_prove::{BadCode, BlockOffsets, Prover, Setting, Target, Verdict};
@@ -57,11 +57,11 @@ fn moved(name: &str, from: usize, to: usize) -> (String, String) {
 /// From the PVCS of 2024 to that of 2026: fields move, and RSP passes through.
 fn to_current() -> Vec<(String, String)> {
     let moved = [
-        moved("PVCS_USER_GSBASE", Pvcs::user_gsbase.bytes(), PvcsCurrent::user_gsbase.bytes()),
-        moved("PVCS_EFLAGS", Pvcs::eflags.bytes(), PvcsCurrent::eflags.bytes()),
-        moved("PVCS_RIP", Pvcs::rip.bytes(), PvcsCurrent::rip.bytes()),
-        moved("PVCS_RCX", Pvcs::rcx.bytes(), PvcsCurrent::rcx.bytes()),
-        moved("PVCS_R11", Pvcs::r11.bytes(), PvcsCurrent::r11.bytes()),
+        moved("PVCS_USER_GSBASE", Pvcs::user_gsbase.bytes(), PvcsV2026::user_gsbase.bytes()),
+        moved("PVCS_EFLAGS", Pvcs::eflags.bytes(), PvcsV2026::eflags.bytes()),
+        moved("PVCS_RIP", Pvcs::rip.bytes(), PvcsV2026::rip.bytes()),
+        moved("PVCS_RCX", Pvcs::rcx.bytes(), PvcsV2026::rcx.bytes()),
+        moved("PVCS_R11", Pvcs::r11.bytes(), PvcsV2026::r11.bytes()),
     ];
     let passes_through = [
         ("\tpushq\t%gs:SMOD_RSP\n", "\tpushq\t%gs:TSS_SP2\n"),
@@ -136,13 +136,13 @@ fn of_the_current_revision_it_is_proved_as_such_and_as_no_other() {
         let setting = Setting::from(&variant);
         prove(&Target::foreign(&elf::read(&object).unwrap(), setting).unwrap())
     };
-    let verdict = as_revision(&current, Revision::Current);
+    let verdict = as_revision(&current, Revision::V2026);
     assert!(matches!(verdict, Verdict::Proved(_)), "{verdict:?}");
     // Each taken for the other, and a leftover of the old one.
     for (source, revision) in [
-        (current.as_str(), Revision::Rfc),
-        (gas::SWITCHER, Revision::Current),
-        (moved.as_str(), Revision::Current),
+        (current.as_str(), Revision::V2024),
+        (gas::SWITCHER, Revision::V2026),
+        (moved.as_str(), Revision::V2026),
     ] {
         let Verdict::Refuted(found) = as_revision(source, revision) else { panic!("not refuted") };
         assert!(found.to_string().contains("Replayed"), "{found}");
@@ -156,7 +156,7 @@ fn a_counterexample_names_state_path_and_reason_and_was_replayed() {
     let Verdict::Refuted(found) = prove(&broken) else { panic!("not refuted") };
     assert_eq!(found.obligation.rows[0], Hazard::SysretNonCanonical);
     let rcx = found.state.iter().find(|(name, _)| name == "frame.rcx").unwrap().1;
-    let paging = Variant::REFERENCE.axes().paging;
+    let paging = Variant::REFERENCE.paging();
     assert!(!paging.is_canonical(rcx), "{rcx:#x}");
     let (at, last) = found.path.last().unwrap();
     assert_eq!(found.at, Some(*at));

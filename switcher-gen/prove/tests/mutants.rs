@@ -19,7 +19,7 @@ use switcher_prove::elf;
 use switcher_prove::mutate;
 use switcher_prove::mutate::{Fate, Mutant, Operator, Tally};
 use switcher_prove::{
-    Counterexample, Neighbour, Prover, Setting, Target, TargetGate, Theorem, Verdict,
+    Counterexample, GuestMemory, Prover, Setting, Target, TargetGate, Theorem, Verdict,
 };
 use text::text;
 
@@ -338,7 +338,7 @@ fn row_24_a_field_of_the_pvcs_read_twice() {
     for (twice, obligation) in [(base, "wrgsbase-canonical"), (flags, "guest-flags")] {
         let found = refuted(&by_hand(&[twice]));
         assert_eq!(found.obligation.name, obligation, "{found}");
-        assert_eq!(found.neighbour, Neighbour::Hostile, "{found}");
+        assert_eq!(found.guest_memory, GuestMemory::Racing, "{found}");
     }
 }
 
@@ -661,7 +661,7 @@ fn rows_45_and_46_behind_and_around_a_return() {
             }
             if mutant.operator == Operator::Line {
                 let fate = fate();
-                let is_asked = original.setting.variant.axes().mitigations.bhb.is_on();
+                let is_asked = original.setting.variant.mitigations().bhb.is_on();
                 let fits = match fate {
                     Fate::Killed(name, _) => is_asked && name == "upper-half",
                     // A RET elsewhere is the same RET to CPUs that have no such fault.

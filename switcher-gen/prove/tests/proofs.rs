@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use switcher_gen::{Image, Variant, certificate};
-use switcher_prove::{Neighbour, Obligation, Prover, Report, Target, Theorem, Verdict};
+use switcher_prove::{GuestMemory, Obligation, Prover, Report, Target, Theorem, Verdict};
 
 const HEADER: &str = "\
 # Images all of whose theorems are proved: the variant's name and the image's fingerprint.
@@ -56,7 +56,7 @@ fn the_number_of_paths_is_that_of_the_ways_through_the_code() {
     let reports = proved(&prover, &Image::new(&Variant::REFERENCE).unwrap());
     let paths = |theorem| {
         let mut reports = reports.iter().filter(|report| report.theorem == theorem);
-        let report = reports.find(|report| report.neighbour == Neighbour::Quiet).unwrap();
+        let report = reports.find(|report| report.guest_memory == GuestMemory::Stable).unwrap();
         (report.paths, report.goals)
     };
     // By SYSRETQ at either test of the flags; by IRETQ for RCX, the address, R11's flags, R11; and

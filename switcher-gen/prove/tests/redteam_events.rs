@@ -430,7 +430,7 @@ fn an_iretq_to_the_guest_from_a_copy_of_its_frame() {
 #[test]
 fn all_variants_keep_nmis_blocked() {
     // Where VERW comes last, that is broken first.
-    let variants = Variant::representative().filter(|v| !v.axes().mitigations.verw);
+    let variants = Variant::representative().filter(|v| !v.mitigations().verw);
     for variant in variants {
         let ours = Ours::new(&variant.to_string());
         refused(&with_iretq(&ours, ours.at(Label::InterruptionHook)), 39, "nmi-blocked");

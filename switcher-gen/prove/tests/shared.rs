@@ -101,7 +101,7 @@ fn a_shared_proof_is_the_one_there_would_have_been() {
     assert!(shared.proved() <= theorems * 3 / 5, "{}", shared.proved());
     // Those that were not proved themselves.
     let is_like_another =
-        |variant: &Variant| variant.axes().pcid || variant.axes().mitigations != Mitigations::NONE;
+        |variant: &Variant| variant.pcid() || variant.mitigations() != Mitigations::NONE;
     for (variant, reports) in Variant::representative().zip(one) {
         if !is_like_another(&variant) {
             continue;

@@ -38,10 +38,10 @@ fn each_path_is_taken_by_a_state_and_each_goal_could_fail() {
         for theorem in Theorem::of(&target) {
             let found = Prover::default().substance(&target, theorem).unwrap();
             assert!(!found.paths.is_empty(), "{name}: {theorem}");
-            for (number, (neighbour, state)) in found.paths.iter().enumerate() {
+            for (number, (guest_memory, state)) in found.paths.iter().enumerate() {
                 assert!(
                     state.is_some(),
-                    "{name}: {theorem}: no state takes path {number} ({neighbour:?})"
+                    "{name}: {theorem}: no state takes path {number} ({guest_memory:?})"
                 );
             }
             for (obligation, (refuted, goals)) in found.contrary {

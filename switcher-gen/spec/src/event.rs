@@ -30,7 +30,7 @@ pub struct Event<W> {
 
 /// What an event in ring 0 has interrupted: the switcher anywhere, or the host.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Interrupted<W> {
+pub struct InterruptedCode<W> {
     /// The general registers.
     pub registers: Registers<W>,
     /// The next instruction.
@@ -57,7 +57,7 @@ pub struct Hook<W> {
     /// MSR SPEC_CTRL.
     pub spec_ctrl: W,
     /// What the `PtRegs` that it is given says.
-    pub interrupted: Interrupted<W>,
+    pub interrupted: InterruptedCode<W>,
     /// Error code and vector.
     pub orig_ax: W,
 }
@@ -93,7 +93,7 @@ pub fn hook<D: Domain>(
     d: &D,
     host: &Host,
     event: &Event<D::Word>,
-    interrupted: &Interrupted<D::Word>,
+    interrupted: &InterruptedCode<D::Word>,
     state: &State<D>,
 ) -> Hook<D::Word> {
     let running = d.any(state.tss_extra.host_rsp, u64::MAX);
@@ -106,12 +106,12 @@ pub fn hook<D: Domain>(
 /// which only an IRETQ can set: it is kept `in_routines`, and clear elsewhere.
 pub fn machine_check_in_ring_0<D: Domain>(
     d: &D,
-    interrupted: &Interrupted<D::Word>,
+    interrupted: &InterruptedCode<D::Word>,
     in_routines: D::Bit,
-) -> Interrupted<D::Word> {
+) -> InterruptedCode<D::Word> {
     let without = d.mask(interrupted.rflags, !RFlags::RF.bits());
     let rflags = d.select(in_routines, interrupted.rflags, without);
-    Interrupted { rflags, ..*interrupted }
+    InterruptedCode { rflags, ..*interrupted }
 }
 
 /// #DB in ring 0: what goes on. It is ignored, and so that it is not met again at once, TF is clear
@@ -119,10 +119,10 @@ pub fn machine_check_in_ring_0<D: Domain>(
 /// instruction is there.
 pub fn debug_in_ring_0<D: Domain>(
     d: &D,
-    interrupted: &Interrupted<D::Word>,
+    interrupted: &InterruptedCode<D::Word>,
     in_routines: D::Bit,
-) -> Interrupted<D::Word> {
+) -> InterruptedCode<D::Word> {
     let without = d.mask(interrupted.rflags, !(RFlags::TF | RFlags::RF).bits());
     let rflags = d.select(in_routines, d.or(without, d.word(RFlags::RF.bits())), without);
-    Interrupted { rflags, ..*interrupted }
+    InterruptedCode { rflags, ..*interrupted }
 }

@@ -27,7 +27,9 @@ mod to_smod;
 mod to_umod;
 
 pub use enter_guest::enter_guest;
-pub use event::{Event, Hook, Interrupted, debug_in_ring_0, event, hook, machine_check_in_ring_0};
+pub use event::{
+    Event, Hook, InterruptedCode, debug_in_ring_0, event, hook, machine_check_in_ring_0,
+};
 pub use return_from_guest::return_from_guest;
 pub use return_to_guest::return_to_guest;
 pub use syscall_64::syscall_64;

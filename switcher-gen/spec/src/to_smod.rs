@@ -17,7 +17,7 @@ pub(super) fn to_smod<D: Domain>(d: &D, host: &Host, state: &mut State<D>) -> Ou
     pvcs.rcx = guest.rip;
     pvcs.r11 = guest.registers.r11;
     pvcs.user_gsbase = guest.gs_base;
-    if host.revision == Revision::Rfc {
+    if host.revision == Revision::V2024 {
         pvcs.rsp = guest.registers.rsp;
     }
     if host.pku {
@@ -32,7 +32,7 @@ pub(super) fn to_smod<D: Domain>(d: &D, host: &Host, state: &mut State<D>) -> Ou
 
     // smod; all other registers are untouched.
     guest.gs_base = tss_extra.smod_gsbase;
-    if host.revision == Revision::Rfc {
+    if host.revision == Revision::V2024 {
         guest.registers.rsp = tss_extra.smod_rsp;
     }
     guest.rip = tss_extra.smod_entry;

@@ -8,7 +8,7 @@ use switcher_model::Domain;
 pub(super) fn to_umod<D: Domain>(d: &D, host: &Host, state: &mut State<D>) -> Outcome<D::Word> {
     let State { guest, root, pkru, tss_extra, pvcs, .. } = state;
 
-    if host.revision == Revision::Rfc {
+    if host.revision == Revision::V2024 {
         tss_extra.smod_rsp = guest.registers.rsp;
     }
 
@@ -19,7 +19,7 @@ pub(super) fn to_umod<D: Domain>(d: &D, host: &Host, state: &mut State<D>) -> Ou
 
     // umod, from the PVCS; all other registers are untouched.
     guest.gs_base = canonical(d, host, pvcs.user_gsbase);
-    if host.revision == Revision::Rfc {
+    if host.revision == Revision::V2024 {
         guest.registers.rsp = pvcs.rsp;
     }
     if host.pku {

@@ -79,7 +79,7 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
 #[rustfmt::skip]
 pub(super) fn swapgs<S: Sink>(a: &mut S, variant: &Variant) {
     asm!(a ; swapgs);
-    if variant.axes().policy.placement == Placement::Gs {
+    if variant.placement() == Placement::Gs {
         asm!(a ; lfence);
     }
 }

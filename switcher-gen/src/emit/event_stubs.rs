@@ -17,7 +17,7 @@ use crate::variant::Variant;
 
 /// How many bytes there are from one stub to the next: an ENDBR64 takes four.
 pub(crate) const fn stride(variant: &Variant) -> usize {
-    if variant.axes().ibt { 16 } else { 8 }
+    if variant.ibt() { 16 } else { 8 }
 }
 
 #[rustfmt::skip]
@@ -25,7 +25,7 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
     a.align(ENTRY_ALIGNMENT, FILLER);
     a.dynamic_label(Label::EventStubs);
     for vector in 0..=u8::MAX {
-        if variant.axes().ibt {
+        if variant.ibt() {
             asm!(a ; endbr64);
         }
         match vector {

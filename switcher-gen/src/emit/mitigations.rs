@@ -69,7 +69,7 @@ const HOOK: Labels = Labels {
 /// **May be clobbered**: RAX, RCX, RDX, flags, and the host's stack below RSP.
 #[rustfmt::skip]
 pub(super) fn at_exit<S: Sink>(a: &mut S, variant: &Variant, to_ret: usize) {
-    if variant.axes().mitigations.ibrs {
+    if variant.mitigations().ibrs {
         asm!(a
             /// SPEC_CTRL is the host's.
             ; mov   ecx, Msr::SpecCtrl.address().cast_signed()
@@ -85,7 +85,7 @@ pub(super) fn at_exit<S: Sink>(a: &mut S, variant: &Variant, to_ret: usize) {
 /// switched, it is on the stack afterwards, two words for [`after_hook`].
 #[rustfmt::skip]
 pub(super) fn before_hook<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
-    if variant.axes().mitigations.ibrs {
+    if variant.mitigations().ibrs {
         asm!(a
             /// SPEC_CTRL is kept, its reserved half too, and is the host's.
             ; mov   ecx, Msr::SpecCtrl.address().cast_signed()
@@ -102,7 +102,7 @@ pub(super) fn before_hook<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
 /// was behind [`before_hook`]. **May be clobbered**: RAX, RCX, RDX.
 #[rustfmt::skip]
 pub(super) fn after_hook<S: Sink>(a: &mut S, variant: &Variant) {
-    if variant.axes().mitigations.ibrs {
+    if variant.mitigations().ibrs {
         asm!(a
             /// SPEC_CTRL is as it was.
             ; mov   ecx, Msr::SpecCtrl.address().cast_signed()
@@ -117,7 +117,7 @@ pub(super) fn after_hook<S: Sink>(a: &mut S, variant: &Variant) {
 /// **May be clobbered**: ZF.
 #[rustfmt::skip]
 pub(super) fn before_ring_0<S: Sink>(a: &mut S, variant: &Variant) {
-    if variant.axes().mitigations.verw {
+    if variant.mitigations().verw {
         asm!(a
             /// What was interrupted may have its own VERW behind it.
             ; verw  WORD [BYTE rsp + IretFrame::ss.low_word()]
@@ -128,7 +128,7 @@ pub(super) fn before_ring_0<S: Sink>(a: &mut S, variant: &Variant) {
 /// The same, but RSP points to the [`FarFrame`] by which ring 0 is returned to.
 #[rustfmt::skip]
 pub(super) fn before_far_return<S: Sink>(a: &mut S, variant: &Variant) {
-    if variant.axes().mitigations.verw {
+    if variant.mitigations().verw {
         asm!(a
             /// As above.
             ; verw  WORD [BYTE rsp + FarFrame::cs.low_word()]
@@ -140,7 +140,7 @@ pub(super) fn before_far_return<S: Sink>(a: &mut S, variant: &Variant) {
 /// one of ours, if it is. ECX is the number of SPEC_CTRL, if that is switched.
 #[rustfmt::skip]
 fn sequences<S: Sink>(a: &mut S, variant: &Variant, labels: &Labels, to_ret: Option<usize>) {
-    let mitigations = variant.axes().mitigations;
+    let mitigations = variant.mitigations();
 
     if mitigations.ibrs {
         asm!(a
@@ -248,7 +248,7 @@ fn in_a_line<S: Sink>(a: &mut S, labels: &Labels, of_round: Part) {
 /// be clobbered**: RAX, RCX, RDX, flags, and the stack below RSP.
 #[rustfmt::skip]
 pub(super) fn ready<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
-    let mitigations = variant.axes().mitigations;
+    let mitigations = variant.mitigations();
     if mitigations.bhb != Bhb::Left || mitigations.rsb != Rsb::Left {
         asm!(a
             /// No RET is predicted before all of that is done.
@@ -282,7 +282,7 @@ pub(super) struct Cleared {
 /// What an entry starts with, on the host's root and GS. **May be clobbered**: RAX, RCX, RDX.
 #[rustfmt::skip]
 pub(super) fn at_entry<S: Sink>(a: &mut S, variant: &Variant) {
-    if variant.axes().mitigations.ibrs {
+    if variant.mitigations().ibrs {
         asm!(a
             /// SPEC_CTRL is the guest's: no host code follows but this routine.
             ; mov   ecx, Msr::SpecCtrl.address().cast_signed()
@@ -297,7 +297,7 @@ pub(super) fn at_entry<S: Sink>(a: &mut S, variant: &Variant) {
 /// clobbered**: ZF. From here on only the guest's own frame is read.
 #[rustfmt::skip]
 pub(super) fn before_guest<S: Sink>(a: &mut S, variant: &Variant) {
-    if variant.axes().mitigations.verw {
+    if variant.mitigations().verw {
         asm!(a
             /// VERW overwrites the CPU's buffers, whatever the selector is.
             ; verw  WORD [BYTE rsp + IretFrame::ss.below_end().low_word()]

@@ -56,7 +56,7 @@ const ENTRY_ALIGNMENT: usize = 16;
 
 /// Emits a whole switcher. Deterministic: equal variants give equal bytes.
 pub fn switcher<S: Sink>(a: &mut S, variant: &Variant) {
-    a.place(variant.axes().policy.placement);
+    a.place(variant.placement());
     a.dynamic_label(Label::Routines);
     enter_guest::emit(a, variant);
     return_to_guest::emit(a, variant);
@@ -80,7 +80,7 @@ fn exit<S: Sink>(a: &mut S, variant: &Variant) {
         return_from_guest::emit(a, variant);
     }
     // The others have a better place for filler.
-    let mitigations = variant.axes().mitigations;
+    let mitigations = variant.mitigations();
     if !mitigations.bhb.is_on() && !mitigations.untrain {
         let mut length = Length::new(a.placement());
         whole(&mut length, variant);
@@ -93,7 +93,7 @@ fn exit<S: Sink>(a: &mut S, variant: &Variant) {
 /// branch tracking, such a target must be an ENDBR64.
 fn entry_point<S: Sink>(a: &mut S, variant: &Variant, label: Label) {
     a.dynamic_label(label);
-    if variant.axes().ibt {
+    if variant.ibt() {
         asm!(a ; endbr64);
     }
 }

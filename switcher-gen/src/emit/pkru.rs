@@ -19,7 +19,7 @@ use crate::variant::Variant;
 /// umod's goes to the PVCS, and smod's is loaded.
 #[rustfmt::skip]
 pub(super) fn to_smod<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
-    if !variant.axes().pku {
+    if !variant.pku() {
         return;
     }
     read(a);
@@ -33,7 +33,7 @@ pub(super) fn to_smod<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
 /// umod's is loaded from the PVCS, to which RCX points again.
 #[rustfmt::skip]
 pub(super) fn to_umod<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
-    if !variant.axes().pku {
+    if !variant.pku() {
         return;
     }
     read(a);

@@ -25,14 +25,14 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
         ; mov   cr3, rax
     );
     a.close(Window::GuestRoot);
-    if variant.axes().vendor == Vendor::Amd {
+    if variant.vendor() == Vendor::Amd {
         asm!(a
             /// An event from CPL 3 left SS null; the next SYSRETQ would pass its attributes on.
             ; mov   ecx, variant.selectors().kernel_ds().into()
             ; mov   ss, cx
         );
     }
-    let is_mitigated = variant.axes().mitigations.at_exit();
+    let is_mitigated = variant.mitigations().at_exit();
     if is_mitigated {
         asm!(a
             /// The host's stack; the frame's address is kept where mitigations leave it alone.
@@ -53,7 +53,7 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
     back(&mut length, variant);
     mitigations::at_exit(a, variant, length.bytes() - TRAPPED_RET);
     back(a, variant);
-    if variant.axes().mitigations.untrain {
+    if variant.mitigations().untrain {
         a.upper_half(0, FILLER);
         asm!(a
             /// For an image that is linked without a host.
@@ -66,7 +66,7 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
 /// Back to the host, once all predictors are as they should be. Ends with the RET.
 #[rustfmt::skip]
 fn back<S: Sink>(a: &mut S, variant: &Variant) {
-    let is_mitigated = variant.axes().mitigations.at_exit();
+    let is_mitigated = variant.mitigations().at_exit();
     let cleared = mitigations::ready(a, variant);
     if is_mitigated {
         asm!(a
@@ -100,7 +100,7 @@ fn back<S: Sink>(a: &mut S, variant: &Variant) {
         ; pop   rbx
         ; pop   rbp
     );
-    if variant.axes().mitigations.untrain {
+    if variant.mitigations().untrain {
         asm!(a
             /// RET, as all of the host's code does it.
             ; jmp   extern HostSymbol::RETURN_THUNK

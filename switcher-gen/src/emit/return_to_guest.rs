@@ -25,7 +25,7 @@ use crate::variant::Variant;
 
 #[rustfmt::skip]
 pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
-    let paging = variant.axes().paging;
+    let paging = variant.paging();
 
     let selectors = variant.selectors();
 

@@ -17,21 +17,21 @@ use super::pt_regs::push_below_rdi;
 use super::{entry_point, to_smod, to_umod};
 use crate::asm::{Label, Sink, Window};
 use crate::layout::{
-    ExitReason, IretFrame, OrigAx, PerCpu, Placement, Pvcs, PvcsCurrent, PvcsLayout, Revision,
+    ExitReason, IretFrame, OrigAx, PerCpu, Placement, Pvcs, PvcsLayout, PvcsV2026, Revision,
     SwitchFlags, Tss, TssExtra,
 };
 use crate::variant::Variant;
 
 pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
-    match variant.axes().policy.revision {
-        Revision::Rfc => emit_for::<S, Pvcs>(a, variant),
-        Revision::Current => emit_for::<S, PvcsCurrent>(a, variant),
+    match variant.revision() {
+        Revision::V2024 => emit_for::<S, Pvcs>(a, variant),
+        Revision::V2026 => emit_for::<S, PvcsV2026>(a, variant),
     }
 }
 
 #[rustfmt::skip]
 fn emit_for<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
-    let placement = variant.axes().policy.placement;
+    let placement = variant.placement();
 
     a.open(Window::GuestRoot);
     a.open(Window::UnsafeStack);
@@ -72,7 +72,7 @@ fn emit_for<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
 #[rustfmt::skip]
 pub(super) fn exit<S: Sink>(a: &mut S, variant: &Variant) {
     let selectors = variant.selectors();
-    let placement = variant.axes().policy.placement;
+    let placement = variant.placement();
 
     asm!(a
         /// ERETU after all, but to other selectors: RCX was found equal to retu_rip.

@@ -17,7 +17,7 @@ use crate::layout::{PerCpu, Placement, Pvcs, PvcsLayout, Revision, SwitchFlags, 
 use crate::variant::Variant;
 
 pub(super) fn emit<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
-    match variant.axes().policy.placement {
+    match variant.placement() {
         Placement::Gs => with_swapgs::<S, P>(a, variant),
         Placement::PerCpu => without_swapgs::<S, P>(a, variant),
     }
@@ -34,9 +34,9 @@ fn with_swapgs<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
         ; gs mov QWORD [PerCpu::tss + Tss::sp2], rdi
         ; gs mov rdi, QWORD [PerCpu::tss_extra + TssExtra::pvcs]
     );
-    match variant.axes().policy.revision {
-        Revision::Rfc => asm!(a ; mov QWORD [BYTE rdi + Pvcs::rsp], rsp),
-        Revision::Current => asm!(a
+    match variant.revision() {
+        Revision::V2024 => asm!(a ; mov QWORD [BYTE rdi + Pvcs::rsp], rsp),
+        Revision::V2026 => asm!(a
             /// RSP passes through.
             ; gs mov QWORD [PerCpu::tss_extra + TssExtra::smod_rsp], rsp
         ),
@@ -76,14 +76,14 @@ fn with_swapgs<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
 #[rustfmt::skip]
 fn without_swapgs<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     let selectors = variant.selectors();
-    let revision = variant.axes().policy.revision;
+    let revision = variant.revision();
 
     match revision {
-        Revision::Rfc => asm!(a
+        Revision::V2024 => asm!(a
             /// umod -> smod. RSP is saved to hold the PVCS.
             ; percpu mov QWORD [PerCpu::tss + Tss::sp2], rsp
         ),
-        Revision::Current => asm!(a
+        Revision::V2026 => asm!(a
             /// umod -> smod. RSP passes through; until then it holds the PVCS.
             ; percpu mov QWORD [PerCpu::tss_extra + TssExtra::smod_rsp], rsp
         ),
@@ -96,7 +96,7 @@ fn without_swapgs<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
         ; mov   DWORD [BYTE rsp + P::EFLAGS], r11d
         ; mov   DWORD [BYTE rsp + P::USER_CS.pair(P::USER_SS)], selectors.user_pair().cast_signed()
     );
-    if revision == Revision::Rfc {
+    if revision == Revision::V2024 {
         asm!(a
             ; percpu mov rcx, QWORD [PerCpu::tss + Tss::sp2]
             ; mov   QWORD [BYTE rsp + Pvcs::rsp], rcx

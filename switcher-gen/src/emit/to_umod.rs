@@ -30,7 +30,7 @@ pub(super) fn emit<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
         ; cmp   DWORD [BYTE rcx + P::USER_CS.pair(P::USER_SS)], selectors.user_pair().cast_signed()
         ; jne   =>Label::ExitEretu
     );
-    match variant.axes().policy.placement {
+    match variant.placement() {
         Placement::Gs => on_the_hosts_stack::<S, P>(a, variant),
         Placement::PerCpu => without_a_stack::<S, P>(a, variant),
     }
@@ -38,18 +38,18 @@ pub(super) fn emit<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
 
 #[rustfmt::skip]
 fn on_the_hosts_stack<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
-    let revision = variant.axes().policy.revision;
-    let paging = variant.axes().paging;
+    let revision = variant.revision();
+    let paging = variant.paging();
 
-    let pku = variant.axes().pku;
-    if revision == Revision::Rfc || pku {
+    let pku = variant.pku();
+    if revision == Revision::V2024 || pku {
         asm!(a
             /// RSP is saved to be a scratch register.
             ; gs mov QWORD [PerCpu::tss_extra + TssExtra::smod_rsp], rsp
         );
     }
     pkru::to_umod::<S, P>(a, variant);
-    if revision == Revision::Current && !pku {
+    if revision == Revision::V2026 && !pku {
         asm!(a ; mov r11, rsp);
     }
     asm!(a
@@ -58,11 +58,11 @@ fn on_the_hosts_stack<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     );
     a.close(Window::UnsafeStack);
     match revision {
-        Revision::Rfc => asm!(a ; mov r11, QWORD [BYTE rcx + Pvcs::rsp]),
-        Revision::Current if pku => {
+        Revision::V2024 => asm!(a ; mov r11, QWORD [BYTE rcx + Pvcs::rsp]),
+        Revision::V2026 if pku => {
             asm!(a ; gs mov r11, QWORD [PerCpu::tss_extra + TssExtra::smod_rsp]);
         }
-        Revision::Current => {}
+        Revision::V2026 => {}
     }
     asm!(a
         ; mov   QWORD [BYTE rsp + IretFrame::rsp.below_end()], r11
@@ -92,8 +92,8 @@ fn on_the_hosts_stack<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
 /// the sp0 stack.
 #[rustfmt::skip]
 fn without_a_stack<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
-    let revision = variant.axes().policy.revision;
-    let paging = variant.axes().paging;
+    let revision = variant.revision();
+    let paging = variant.paging();
 
     asm!(a
         /// RSP is saved to be a scratch register. (Where it passes through, this slot is free.)
@@ -129,11 +129,11 @@ fn without_a_stack<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
         ; =>Label::ToUmodSysretq
     );
     match revision {
-        Revision::Rfc => asm!(a
+        Revision::V2024 => asm!(a
             ; percpu mov rsp, QWORD [PerCpu::tss_extra + TssExtra::pvcs]
             ; mov   rsp, QWORD [BYTE rsp + Pvcs::rsp]
         ),
-        Revision::Current => {
+        Revision::V2026 => {
             asm!(a ; percpu mov rsp, QWORD [PerCpu::tss_extra + TssExtra::smod_rsp]);
         }
     }
@@ -151,8 +151,8 @@ fn without_a_stack<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
         ; percpu mov rcx, QWORD [PerCpu::tss_extra + TssExtra::pvcs]
     );
     match revision {
-        Revision::Rfc => asm!(a ; push QWORD [BYTE rcx + Pvcs::rsp]),
-        Revision::Current => {
+        Revision::V2024 => asm!(a ; push QWORD [BYTE rcx + Pvcs::rsp]),
+        Revision::V2026 => {
             asm!(a ; percpu push QWORD [PerCpu::tss_extra + TssExtra::smod_rsp]);
         }
     }
@@ -185,18 +185,18 @@ fn without_a_stack<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
         ; pop   QWORD [BYTE rsp + IretFrame::rip.below_end()]
     );
     match revision {
-        Revision::Rfc => asm!(a
+        Revision::V2024 => asm!(a
             ; percpu mov r11, QWORD [PerCpu::tss_extra + TssExtra::pvcs]
             ; push  QWORD [BYTE r11 + Pvcs::rsp]
         ),
-        Revision::Current => {
+        Revision::V2026 => {
             asm!(a ; percpu push QWORD [PerCpu::tss_extra + TssExtra::smod_rsp]);
         }
     }
     asm!(a
         ; pop   QWORD [BYTE rsp + IretFrame::rsp.below_end()]
     );
-    if revision == Revision::Rfc {
+    if revision == Revision::V2024 {
         asm!(a ; mov r11, QWORD [BYTE rsp + IretFrame::eflags.below_end()]);
     }
     asm!(a

@@ -9,7 +9,7 @@ use hw_cases::{Expected, HostAfter, Setup, World, place};
 use hw_platform::smp;
 use switcher_gen::program;
 use switcher_runtime::switcher_gen::arch::RFlags;
-use switcher_runtime::switcher_gen::layout::{Pvcs, PvcsCurrent, PvcsLayout, Revision};
+use switcher_runtime::switcher_gen::layout::{Pvcs, PvcsLayout, PvcsV2026, Revision};
 use switcher_runtime::{DebugCauses, Detail, Exit, Mode};
 
 use crate::bench::{Ended, HostCase};
@@ -59,8 +59,8 @@ fn flipping_pvcs(world: &mut BareMetal<'static>) -> Ended {
     WRITTEN.store(0, Ordering::Release);
     let pvcs = world.pvcs_address() as usize;
     let words = match platform.revision {
-        Revision::Rfc => words_of::<Pvcs>(),
-        Revision::Current => words_of::<PvcsCurrent>(),
+        Revision::V2024 => words_of::<Pvcs>(),
+        Revision::V2026 => words_of::<PvcsV2026>(),
     };
     let flip = move || {
         let mut rng = fastrand::Rng::with_seed(24);
@@ -139,7 +139,7 @@ fn switch_for(world: &mut BareMetal<'_>, entries: u64, rips: &[u64]) -> Ended {
         let got = outcome.regs;
         (regs.rip, regs.rcx, regs.r11) = (got.rip, got.rcx, got.r11);
         (regs.eflags, regs.orig_ax) = (got.eflags, got.orig_ax);
-        if platform.revision == Revision::Rfc {
+        if platform.revision == Revision::V2024 {
             regs.rsp = got.rsp;
         }
         if got != regs {

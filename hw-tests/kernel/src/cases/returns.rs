@@ -25,7 +25,7 @@ pub(super) const CASES: &[HostCase] = &[HostCase {
 fn untraining(world: &mut BareMetal<'_>) -> Ended {
     let mut rng = fastrand::Rng::with_seed(29);
     let variant = *world.cpu().switcher().image().variant();
-    let each = u64::from(variant.axes().mitigations.untrain);
+    let each = u64::from(variant.mitigations().untrain);
     let mut entered = 0;
     // smod's SYSCALL is an exit; umod's leads to smod, which faults.
     for code in [PROBE, &[SYSCALL, PROBE].concat()] {

@@ -13,7 +13,7 @@ use hw_platform::{cpu, gs, hooks, percpu, smp};
 use switcher_runtime::switcher_gen::arch::Msr as MsrName;
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::{PerCpu, Placement};
-use switcher_runtime::switcher_gen::{Axes, Mitigations, Policy};
+use switcher_runtime::switcher_gen::{Config, Mitigations, Policy};
 use switcher_runtime::{Mode, Switcher, UninstallError, Variant};
 use x86_64::registers::model_specific::Msr;
 
@@ -68,10 +68,10 @@ fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
 
     // The other one: it leaves the CPU and the memory. It has no place behind this CPU's block, nor
     // near the return thunk.
-    let Axes { policy, mitigations, .. } = variant.axes();
+    let Config { policy, mitigations, .. } = variant.config();
     let mitigations = Mitigations { untrain: false, ..mitigations };
-    let axes = Axes { mitigations, ..variant.axes() };
-    let elsewhere = Variant::new(axes, variant.selectors()).map_err(|why| format!("{why}"))?;
+    let config = Config { mitigations, ..variant.config() };
+    let elsewhere = Variant::new(config, variant.selectors()).map_err(|why| format!("{why}"))?;
     let elsewhere = elsewhere.with_policy(Policy { placement: Placement::Gs, ..policy });
     let mut memory = CodeMemory::at(memory::code_start(Half::Lower) + 64 * PAGE);
     let other = Switcher::assemble(&elsewhere, &hooks::hooks(), &mut memory)

@@ -143,14 +143,14 @@ pub struct HostFeatures {
 
 /// A host that no switcher can be emitted for. Names everything that is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unfit {
+pub struct UnsupportedCpu {
     /// The required features the CPU lacks.
     pub missing: Vec<Feature>,
     /// CPUID's vendor string, if SYSRET's behaviour on such CPUs is not known.
     pub unknown_vendor: Option<String>,
 }
 
-impl fmt::Display for Unfit {
+impl fmt::Display for UnsupportedCpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("this host cannot run a switcher:")?;
         let mut separator = " its CPU lacks ";
@@ -168,7 +168,7 @@ impl fmt::Display for Unfit {
     }
 }
 
-impl core::error::Error for Unfit {}
+impl core::error::Error for UnsupportedCpu {}
 
 impl HostFeatures {
     /// Reads a CPU's features through CPUID; `state` comes from whoever can read control registers.
@@ -247,11 +247,13 @@ impl HostFeatures {
     ///
     /// # Errors
     /// Names every missing feature, and the vendor if it is unknown.
-    pub fn fit(&self) -> Result<Vendor, Unfit> {
+    pub fn fit(&self) -> Result<Vendor, UnsupportedCpu> {
         let missing: Vec<_> = Feature::REQUIRED.into_iter().filter(|f| !self.has(*f)).collect();
         match &self.vendor {
             Ok(vendor) if missing.is_empty() => Ok(*vendor),
-            vendor => Err(Unfit { missing, unknown_vendor: vendor.as_ref().err().cloned() }),
+            vendor => {
+                Err(UnsupportedCpu { missing, unknown_vendor: vendor.as_ref().err().cloned() })
+            }
         }
     }
 }

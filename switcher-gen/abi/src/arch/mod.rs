@@ -16,7 +16,7 @@ pub use control::{cr0, cr4, debugctl, dr7, efer, s_cet};
 pub use cr3::{Cr3, Cr3Error, Pcid, PcidEnabled};
 #[cfg(any(test, feature = "fake"))]
 pub use features::fake;
-pub use features::{Feature, HostFeatures, HostState, Unfit, Vendor};
+pub use features::{Feature, HostFeatures, HostState, UnsupportedCpu, Vendor};
 pub use immediate::imm32;
 pub use msr::{Msr, Star};
 pub use paging::{CanonicalAddr, NonCanonical, PagingMode};

@@ -19,7 +19,7 @@ pub use offset::{
     disp32, layout_of,
 };
 pub use percpu::{Mode, PerCpu, Placement, Split64, SwitchFlags, Tss, TssExtra};
-pub use pvcs::{EventFlags, Pvcs, PvcsCurrent, PvcsLayout, Revision};
+pub use pvcs::{EventFlags, Pvcs, PvcsLayout, PvcsV2026, Revision};
 pub use switcher_macros::AsmLayout;
 
 /// Every layout emitted code may name, in the order of a reader's journey.
@@ -28,7 +28,7 @@ pub const LAYOUTS: &[&Layout] = &[
     Tss::LAYOUT,
     TssExtra::LAYOUT,
     Pvcs::LAYOUT,
-    PvcsCurrent::LAYOUT,
+    PvcsV2026::LAYOUT,
     PtRegs::LAYOUT,
     OrigAx::LAYOUT,
     IretFrame::LAYOUT,

@@ -12,9 +12,9 @@ use super::{AsmLayout, Offset};
 pub enum Revision {
     /// 2024, [`Pvcs`]: smod has a stack of its own, and umod's RSP is kept in the PVCS.
     #[default]
-    Rfc,
-    /// 2026, [`PvcsCurrent`]: RSP passes through every direct switch.
-    Current,
+    V2024,
+    /// 2026, [`PvcsV2026`]: RSP passes through every direct switch.
+    V2026,
 }
 
 bitflags! {
@@ -80,7 +80,7 @@ pub struct Pvcs {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
 #[repr(C)]
 #[asm(size = 128, align = 8)]
-pub struct PvcsCurrent {
+pub struct PvcsV2026 {
     /// Virtual interrupt flag and pending flag: see [`EventFlags`].
     #[asm(at = 0x00)]
     pub event_flags: u64,
@@ -122,7 +122,7 @@ pub struct PvcsCurrent {
 }
 
 /// What a switcher uses of the PVCS, where one revision has it: emitters are one text for both.
-#[expect(missing_docs, reason = "the fields of Pvcs and PvcsCurrent")]
+#[expect(missing_docs, reason = "the fields of Pvcs and PvcsV2026")]
 pub trait PvcsLayout: AsmLayout {
     const USER_CS: Offset<Self, u16>;
     const USER_SS: Offset<Self, u16>;
@@ -148,7 +148,7 @@ impl PvcsLayout for Pvcs {
     const R11: Offset<Self, u64> = Self::r11;
 }
 
-impl PvcsLayout for PvcsCurrent {
+impl PvcsLayout for PvcsV2026 {
     const USER_CS: Offset<Self, u16> = Self::user_cs;
     const USER_SS: Offset<Self, u16> = Self::user_ss;
     const USER_GSBASE: Offset<Self, u64> = Self::user_gsbase;
@@ -160,10 +160,10 @@ impl PvcsLayout for PvcsCurrent {
     const R11: Offset<Self, u64> = Self::r11;
 }
 
-impl PvcsCurrent {
+impl PvcsV2026 {
     /// The fields that both revisions have. Error code and vector lose their upper halves.
     #[must_use]
-    pub const fn from_rfc(pvcs: &Pvcs) -> Self {
+    pub const fn from_v2024(pvcs: &Pvcs) -> Self {
         Self {
             event_flags: pvcs.event_flags,
             cr2: pvcs.cr2,
@@ -184,7 +184,7 @@ impl PvcsCurrent {
 
     /// The way back: what is not in this revision is `rest`'s.
     #[must_use]
-    pub const fn to_rfc(&self, rest: &Pvcs) -> Pvcs {
+    pub const fn to_v2024(&self, rest: &Pvcs) -> Pvcs {
         const UPPER: u32 = 0xFFFF_0000;
         Pvcs {
             event_flags: self.event_flags,
@@ -228,9 +228,9 @@ mod tests {
             r11: 15,
             ..Pvcs::default()
         };
-        let current = PvcsCurrent::from_rfc(&rfc);
-        assert_eq!(current.to_rfc(&rfc), rfc);
+        let current = PvcsV2026::from_v2024(&rfc);
+        assert_eq!(current.to_v2024(&rfc), rfc);
         let lost = Pvcs { event_errcode: 3, event_vector: 5, rsp: 0, ..rfc };
-        assert_eq!(current.to_rfc(&Pvcs::default()), lost);
+        assert_eq!(current.to_v2024(&Pvcs::default()), lost);
     }
 }

@@ -12,7 +12,7 @@ use switcher_gen::arch::{PagingMode, RFlags, Selectors};
 use switcher_gen::layout::SwitchFlags;
 use switcher_model::{Concrete, Gpr};
 use switcher_prove as prove;
-use switcher_prove::{BadCode, Name, Neighbour, Object, Part, Setting, Source, Target, Theorem};
+use switcher_prove::{BadCode, GuestMemory, Name, Object, Part, Setting, Source, Target, Theorem};
 
 /// What was tried.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -124,7 +124,7 @@ pub fn machine(
         let check = |assumptions: &[(&'static str, bool)]| {
             debug_assert!(assumptions.iter().all(|(_, holds)| *holds), "{assumptions:?}");
         };
-        let quiet = Neighbour::Quiet;
+        let quiet = GuestMemory::Stable;
         let run = prove::run(&d, target, theorem, quiet, &mut values, saved.as_ref(), check)?;
         let path = hash(&run.trace);
         *coverage.classes.entry((theorem, path, values.class(theorem))).or_default() += 1;
@@ -201,7 +201,8 @@ fn minimise(
         let mut assumed = true;
         let check = |all: &[(&'static str, bool)]| assumed = all.iter().all(|(_, holds)| *holds);
         let run =
-            prove::run(d, target, theorem, Neighbour::Quiet, values, saved.as_ref(), check).ok()?;
+            prove::run(d, target, theorem, GuestMemory::Stable, values, saved.as_ref(), check)
+                .ok()?;
         let goal = run.goals.into_iter().find(|goal| !goal.holds)?;
         assumed.then_some(goal)
     };
@@ -246,7 +247,7 @@ struct Values {
 
 impl Values {
     fn new(setting: &Setting, seed: u64) -> Self {
-        let (paging, selectors) = (setting.variant.axes().paging, setting.variant.selectors());
+        let (paging, selectors) = (setting.variant.paging(), setting.variant.selectors());
         let (guests, hosts) = (Quick::default(), Quick::default());
         let random = fastrand::Rng::with_seed(0);
         Self { paging, selectors, seed, guests, hosts, random, fixed: None }

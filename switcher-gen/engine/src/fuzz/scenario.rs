@@ -101,7 +101,7 @@ impl Engine for Machine {
         self.code(mode)
     }
     fn paging(&self) -> PagingMode {
-        self.image().variant().axes().paging
+        self.image().variant().paging()
     }
 }
 

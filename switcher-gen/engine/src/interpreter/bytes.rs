@@ -1,7 +1,7 @@
 //! Structs that emitted code shares with its host, as bytes in memory.
 
 use switcher_gen::layout::{
-    AsmLayout, IretFrame, PtRegs, Pvcs, PvcsCurrent, Revision, Tss, TssExtra,
+    AsmLayout, IretFrame, PtRegs, Pvcs, PvcsV2026, Revision, Tss, TssExtra,
 };
 
 /// Puts a number at `offset`.
@@ -72,7 +72,7 @@ integers!(put_pvcs_fields, get_pvcs: Pvcs {
     user_gsbase: u64, eflags: u32, pkru: u32, rip: u64, rsp: u64, rcx: u64, r11: u64,
 });
 
-integers!(put_current_fields, get_current: PvcsCurrent {
+integers!(put_v2026_fields, get_v2026: PvcsV2026 {
     event_flags: u64, cr2: u64, user_cs: u16, user_ss: u16, event_errcode: u16, event_vector: u16,
     user_gsbase: u64, eflags: u32, pkru: u32, rip: u64, rcx: u64, r11: u64,
 });
@@ -81,8 +81,8 @@ integers!(put_current_fields, get_current: PvcsCurrent {
 pub(super) fn put_pvcs(pvcs: &Pvcs, revision: Revision, cells: &mut [u8]) {
     cells.fill(0);
     match revision {
-        Revision::Rfc => put_pvcs_fields(pvcs, cells),
-        Revision::Current => put_current_fields(&PvcsCurrent::from_rfc(pvcs), cells),
+        Revision::V2024 => put_pvcs_fields(pvcs, cells),
+        Revision::V2026 => put_v2026_fields(&PvcsV2026::from_v2024(pvcs), cells),
     }
 }
 
@@ -94,8 +94,8 @@ pub(super) fn get_whole_pvcs(
     before: &Pvcs,
 ) -> Result<Pvcs, usize> {
     let pvcs = match revision {
-        Revision::Rfc => get_pvcs(cells),
-        Revision::Current => get_current(cells).to_rfc(before),
+        Revision::V2024 => get_pvcs(cells),
+        Revision::V2026 => get_v2026(cells).to_v2024(before),
     };
     let mut whole = [0; Pvcs::LAYOUT.size];
     put_pvcs(&pvcs, revision, &mut whole);
@@ -156,8 +156,8 @@ mod tests {
     #[test]
     fn a_pvcs_survives_memory_and_its_reserved_fields_are_watched() {
         let reserved: [(Revision, &[std::ops::Range<usize>]); 2] = [
-            (Revision::Rfc, &[0x18..0x40, 0x44..0x50]),
-            (Revision::Current, &[0x10..0x40, 0x70..0x80]),
+            (Revision::V2024, &[0x18..0x40, 0x44..0x50]),
+            (Revision::V2026, &[0x10..0x40, 0x70..0x80]),
         ];
         for (revision, reserved) in reserved {
             let size = Pvcs::LAYOUT.size;
@@ -171,7 +171,7 @@ mod tests {
             let mut copy = vec![!0; size];
             put_pvcs(&pvcs, revision, &mut copy);
             assert_eq!(copy, cells, "{revision:?}: every other byte belongs to a field");
-            assert_eq!(pvcs.rsp == before.rsp, revision == Revision::Current);
+            assert_eq!(pvcs.rsp == before.rsp, revision == Revision::V2026);
         }
     }
 }

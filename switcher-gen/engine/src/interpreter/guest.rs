@@ -29,7 +29,7 @@ struct Page {
 
 impl Default for Space {
     fn default() -> Self {
-        Self { memory: Memory { regions: Vec::new(), hostile: false }, code: Vec::new() }
+        Self { memory: Memory { regions: Vec::new(), racing: false }, code: Vec::new() }
     }
 }
 

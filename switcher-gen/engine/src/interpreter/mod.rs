@@ -183,7 +183,7 @@ impl Interpreter {
     pub fn with_image(image: Image, mut places: Places) -> Result<Self, Error> {
         /// What a host may have there if no switcher uses it.
         const OF_NO_SWITCHER: u64 = 0xFFFF_8880_0000_1000;
-        let host_gs = match image.variant().axes().policy.placement {
+        let host_gs = match image.variant().placement() {
             Placement::Gs => places.per_cpu,
             Placement::PerCpu => {
                 places.per_cpu = places.switcher.wrapping_sub(PerCpu::BEFORE_CODE);
@@ -225,7 +225,7 @@ impl Interpreter {
                 spec_ctrl: 0,
                 efer: EFER,
             },
-            memory: Memory { regions, hostile: false },
+            memory: Memory { regions, racing: false },
         };
         let mut machine = Self {
             d,

@@ -147,7 +147,7 @@ impl Interpreter {
     }
 
     fn revision(&self) -> Revision {
-        self.image.variant().axes().policy.revision
+        self.image.variant().revision()
     }
 
     // In the switcher.
@@ -442,7 +442,7 @@ impl Interpreter {
         if let Some(offset) = (0..untouched.len()).find(|at| untouched[*at] != per_cpu[*at]) {
             return Err(Error::HostMemory { region: regions[region::PER_CPU].name.name(), offset });
         }
-        if self.revision() == Revision::Current {
+        if self.revision() == Revision::V2026 {
             // Scratch, too: no guest has anything there.
             extra.smod_rsp = self.run.smod_rsp;
         }

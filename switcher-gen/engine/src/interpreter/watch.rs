@@ -38,14 +38,14 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn new(image: &Image, base: u64, stacks: [Stack; 3]) -> Self {
-        let axes = image.variant().axes();
+        let config = image.variant().config();
         let windows = (0..image.bytes().len() as u32)
             .map(|at| (image.is_in(Window::UnsafeStack, at), image.is_in(Window::GuestRoot, at)));
         Self {
             base,
-            paging: axes.paging,
-            pcid: axes.pcid,
-            sysret_keeps_ss: axes.vendor == Vendor::Amd,
+            paging: config.paging,
+            pcid: config.pcid,
+            sysret_keeps_ss: config.vendor == Vendor::Amd,
             windows: windows.collect(),
             stacks,
             extra: TssExtra::default(),

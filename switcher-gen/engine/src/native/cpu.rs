@@ -195,7 +195,7 @@ impl Cpu {
 
     /// The host's GS base: where per-CPU code does not use it, somewhere else than its block.
     fn host_gs(&self) -> u64 {
-        match self.image.variant().axes().policy.placement {
+        match self.image.variant().placement() {
             Placement::Gs => self.memory.per_cpu.address(),
             Placement::PerCpu => self.memory.code.address(),
         }
@@ -399,7 +399,7 @@ impl Cpu {
         let Some(kind) = self.ring_0.emulated(regs.rip()) else { return Err(refused) };
         let mut checks = Checks {
             extra: self.memory.per_cpu.read().tss_extra,
-            pcid: self.image.variant().axes().pcid,
+            pcid: self.image.variant().pcid(),
             paging: self.paging(),
             null_ss: self.sysret_keeps_ss() && self.ss == 0,
             failure: None,
@@ -453,12 +453,12 @@ impl Cpu {
     }
 
     fn paging(&self) -> PagingMode {
-        self.image.variant().axes().paging
+        self.image.variant().paging()
     }
 
     /// Whether SYSRETQ hands SS's attributes on to the guest.
     fn sysret_keeps_ss(&self) -> bool {
-        self.image.variant().axes().vendor == Vendor::Amd
+        self.image.variant().vendor() == Vendor::Amd
     }
 
     fn swapgs(&mut self) {

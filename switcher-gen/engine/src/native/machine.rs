@@ -10,7 +10,7 @@ use crate::scenario::{Failure, Outcome, Places, Setup};
 use switcher_gen::Image;
 use switcher_gen::Variant;
 use switcher_gen::arch::{PagingMode, Selectors};
-use switcher_gen::layout::{Mode, PerCpu, Placement, PvcsCurrent, Revision};
+use switcher_gen::layout::{Mode, PerCpu, Placement, PvcsV2026, Revision};
 
 /// An image, loaded, with memory around it: a per-CPU block, a stack for frames, a PVCS and a page
 /// of code for each of the guest's modes. Roots are numbers here: all of it is mapped all the time.
@@ -58,7 +58,7 @@ impl Machine {
 
     fn with_guest(image: Image, guest: GuestCode) -> Result<Self, Error> {
         let interception = supported()?;
-        if image.variant().axes().pku {
+        if image.variant().pku() {
             return Err(Error::ProtectionKeys);
         }
         let selectors = image.variant().selectors();
@@ -66,7 +66,7 @@ impl Machine {
             return Err(Error::Selectors { selectors });
         }
         signal::install()?;
-        let (mut code, per_cpu) = match image.variant().axes().policy.placement {
+        let (mut code, per_cpu) = match image.variant().placement() {
             Placement::Gs => (Code::new(image.bytes())?, Data::new()?),
             Placement::PerCpu => Code::with_data_in_front(image.bytes())?,
         };
@@ -172,11 +172,11 @@ impl Machine {
         per_cpu.tss_extra = setup.extra;
         per_cpu.tss.sp0 = self.cpu.sp0().into();
         self.cpu.memory.per_cpu.write(per_cpu);
-        let revision = self.image().variant().axes().policy.revision;
+        let revision = self.image().variant().revision();
         let pvcs = &self.cpu.memory.pvcs;
         match revision {
-            Revision::Rfc => pvcs.write(setup.pvcs),
-            Revision::Current => pvcs.viewed_as().write(PvcsCurrent::from_rfc(&setup.pvcs)),
+            Revision::V2024 => pvcs.write(setup.pvcs),
+            Revision::V2026 => pvcs.viewed_as().write(PvcsV2026::from_v2024(&setup.pvcs)),
         }
         self.cpu.memory.frame.write(setup.frame);
         self.cpu.prepare(gs_base, Limits { count: setup.count, traps: setup.traps });
@@ -187,11 +187,11 @@ impl Machine {
         let mut extra = self.cpu.memory.per_cpu.read().tss_extra;
         let pvcs = &self.cpu.memory.pvcs;
         let pvcs = match revision {
-            Revision::Rfc => pvcs.read(),
-            Revision::Current => {
+            Revision::V2024 => pvcs.read(),
+            Revision::V2026 => {
                 // The switcher's scratch: no guest has anything there.
                 extra.smod_rsp = setup.extra.smod_rsp;
-                pvcs.viewed_as::<PvcsCurrent>().read().to_rfc(&setup.pvcs)
+                pvcs.viewed_as::<PvcsV2026>().read().to_v2024(&setup.pvcs)
             }
         };
         Ok(Outcome {

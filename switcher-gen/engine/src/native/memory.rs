@@ -10,7 +10,7 @@ use std::ptr::{self, NonNull};
 use std::rc::Rc;
 
 use switcher_gen::arch::PagingMode;
-use switcher_gen::layout::{Mode, PerCpu, PtRegs, Pvcs, PvcsCurrent};
+use switcher_gen::layout::{Mode, PerCpu, PtRegs, Pvcs, PvcsV2026};
 
 /// Bytes of a page.
 pub(super) const PAGE: usize = 4096;
@@ -314,7 +314,7 @@ unsafe impl Plain for PerCpu {}
 // SAFETY: `repr(C)`, all fields are integers.
 unsafe impl Plain for Pvcs {}
 // SAFETY: `repr(C)`, all fields are integers.
-unsafe impl Plain for PvcsCurrent {}
+unsafe impl Plain for PvcsV2026 {}
 // SAFETY: `repr(C)`, all fields are integers but one pair of integers.
 unsafe impl Plain for PtRegs {}
 

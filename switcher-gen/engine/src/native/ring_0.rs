@@ -58,7 +58,7 @@ impl Ring0 {
                 spec_ctrl: 0,
                 efer: EFER,
             },
-            memory: Memory { regions: Vec::new(), hostile: false },
+            memory: Memory { regions: Vec::new(), racing: false },
         };
         let ring_0 = Self { d, model: Model::from(image.variant()), program, state };
         ring_0.decode();

@@ -113,9 +113,9 @@ impl Setup {
     /// ERETU being a SYSCALL at smod's entry, and a frame that enters `mode` by SYSRETQ.
     #[must_use]
     pub fn new(variant: &Variant, places: &Places, mode: Mode) -> Self {
-        let axes = variant.axes();
+        let config = variant.config();
         // PCIDs as a host would have them: its own flushed when loaded, the guest's never.
-        let state = HostState { paging: axes.paging, pcid: axes.pcid, ..HostState::PLAIN };
+        let state = HostState { paging: config.paging, pcid: config.pcid, ..HostState::PLAIN };
         let root = |address, pcid| {
             // Page-aligned and low, and a small PCID: neither is ever refused.
             let root = Cr3::new(address).unwrap_or(Cr3::NONE);

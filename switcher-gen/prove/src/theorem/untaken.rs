@@ -258,7 +258,7 @@ impl<D: Domain> Seen<D> {
         traits: &Traits,
         watch: &Watch<'_, D>,
     ) -> bool {
-        let mitigations = watch.target.setting.variant.axes().mitigations;
+        let mitigations = watch.target.setting.variant.mitigations();
         let is_deep = || {
             let more = self.barriers.deeper(barriers).unwrap_or_default();
             let [known, now] = [&*self.state, state].map(|state| state.get(Gpr::Rsp));
@@ -525,7 +525,7 @@ impl<D: Domain> Watch<'_, D> {
 
     /// The arm has read something, or the like.
     fn has_read(&mut self, d: &D, is_last: bool) {
-        let wanted = self.target.setting.variant.axes().mitigations.verw;
+        let wanted = self.target.setting.variant.mitigations().verw;
         if wanted && is_last && (self.theorem == Theorem::EnterGuest || self.theorem.has_hook()) {
             self.broken(d, obligation::VERW_LAST, "VERW");
         }

@@ -226,13 +226,13 @@ impl Next {
 
 impl Specification {
     pub(super) fn new(variant: &Variant, places: Places, code: Code) -> Self {
-        let (axes, selectors) = (variant.axes(), variant.selectors());
+        let (config, selectors) = (variant.config(), variant.selectors());
         let host = Host {
-            paging: axes.paging,
+            paging: config.paging,
             selectors,
-            revision: axes.policy.revision,
-            ibrs: axes.mitigations.ibrs,
-            pku: axes.pku,
+            revision: config.policy.revision,
+            ibrs: config.mitigations.ibrs,
+            pku: config.pku,
         };
         Self { host, places, code }
     }
