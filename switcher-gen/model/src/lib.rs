@@ -40,4 +40,4 @@ pub use memory::{Hooked, Memory, Place, Region, RegionName, Sharing};
 pub use program::{Op, Program, ProgramError};
 pub use state::WRITABLE;
 pub use state::{CR4, CR4_PCIDE, CR4_PKE, EFER, Entry, Fault, Gpr, Model, Msrs, State, cr4};
-pub use step::{Access, Branch, Event, Fence, Held, Observer, Step, Stuck, Unobserved};
+pub use step::{Access, Branch, Elsewhere, Event, Fence, Held, Observer, Step, Stuck, Unobserved};

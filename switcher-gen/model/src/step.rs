@@ -87,6 +87,17 @@ pub struct Access<W> {
     pub gs: bool,
 }
 
+/// An access to memory that no assumption is made of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Elsewhere<W> {
+    /// The address.
+    pub address: W,
+    /// How many bytes.
+    pub size: usize,
+    /// Whether the address is relative to GS.
+    pub gs: bool,
+}
+
 /// What an [`Observer`] is told, before it takes effect.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Event<W> {
@@ -186,6 +197,35 @@ pub trait Observer<D: Domain> {
     /// them: what the table calls reserved may be defined on this one.
     fn held(&self, _what: Held) -> &[D::Word] {
         &[]
+    }
+
+    // Who watches an execution that does not take place has an answer where a CPU's would depend on what
+    // nobody knows. As a rule there is none.
+
+    /// What a load finds where no assumption is made of memory, if it is gone on with.
+    fn found(&mut self, _d: &D, _state: &State<D>, _at: Elsewhere<D::Word>) -> Option<D::Word> {
+        None
+    }
+
+    /// Whether it is gone on behind a store of `value` there.
+    fn left(
+        &mut self,
+        _d: &D,
+        _state: &State<D>,
+        _at: Elsewhere<D::Word>,
+        _value: D::Word,
+    ) -> bool {
+        false
+    }
+
+    /// What a load finds where `value` is said to lie.
+    fn loaded(&mut self, _d: &D, _state: &State<D>, _place: Place, value: D::Word) -> D::Word {
+        value
+    }
+
+    /// Whether it matters what an instruction needs, and what makes it fault.
+    fn asks(&self) -> bool {
+        true
     }
 }
 
@@ -326,6 +366,9 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let d = self.d;
         let size = op.size;
         for condition in exists::of_instruction(op.kind) {
+            if !self.observer.asks() {
+                break;
+            }
             let met = self.state.meets(d, self.model, condition);
             self.needs(*condition, met, Fault::UNDEFINED)?;
         }
@@ -545,7 +588,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                     0 => d.either(d.is(selector, s.kernel_ds().into()), d.is(selector, 0)),
                     _ => d.is(selector, s.user_ds().into()),
                 };
-                if !d.decide(fits) {
+                if self.observer.asks() && !d.decide(fits) {
                     return Err(Fault::protection(d.mask(selector, 0xFFFC)).into());
                 }
                 self.state.ss = selector;
@@ -795,7 +838,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let number = d.truncate(self.state.get(Gpr::Rcx), 4);
         let rule = d.known(number).and_then(exists::msr);
         let rule = rule.ok_or(Stop::Stuck(Stuck::Msr { at: self.at, number }))?;
-        if let Some(condition) = rule.exists {
+        if let Some(condition) = rule.exists.filter(|_| self.observer.asks()) {
             let met = self.state.meets(d, self.model, &condition);
             self.needs(condition, met, Fault::protection(d.word(0)))?;
         }
@@ -832,12 +875,18 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         met: bool,
         fault: Fault<D::Word>,
     ) -> Result<(), Stop<D::Word>> {
+        if !self.observer.asks() {
+            return Ok(());
+        }
         self.tell(Event::Needs { condition, met });
         if met { Ok(()) } else { Err(fault.into()) }
     }
 
     /// #GP unless the lower half of a register is zero.
     fn zero(&mut self, condition: Needed, register: Gpr) -> Result<(), Stop<D::Word>> {
+        if !self.observer.asks() {
+            return Ok(());
+        }
         let d = self.d;
         let met = d.decide(d.is(d.truncate(self.state.get(register), 4), 0));
         self.needs(condition, met, Fault::protection(d.word(0)))
@@ -847,7 +896,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
     /// base may be as wide; one that it has held already it takes back, whatever it has.
     fn canonical(&mut self, of: Address, address: D::Word) -> Result<(), Stop<D::Word>> {
         let d = self.d;
-        if self.observer.held(Held::Base).contains(&address) {
+        if !self.observer.asks() || self.observer.held(Held::Base).contains(&address) {
             return Ok(());
         }
         // So is what lies in memory that is there.
@@ -869,6 +918,9 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         held: Option<Held>,
         value: D::Word,
     ) -> Result<(), Stop<D::Word>> {
+        if !self.observer.asks() {
+            return Ok(());
+        }
         let d = self.d;
         let Needed::Bits { allowed, .. } = condition else {
             unreachable!("that is what it is about")
@@ -893,7 +945,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
     /// #GP unless `value` can be a root.
     fn root(&mut self, value: D::Word) -> Result<(), Stop<D::Word>> {
         let d = self.d;
-        if self.observer.held(Held::Root).contains(&value) {
+        if !self.observer.asks() || self.observer.held(Held::Root).contains(&value) {
             return Ok(());
         }
         let noflush = d.test(value, exists::CR3_NOFLUSH);
@@ -987,9 +1039,17 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
     }
 
     fn load(&mut self, address: D::Word, size: usize, gs: bool) -> Result<D::Word, Stop<D::Word>> {
-        let place = self.place(address, size, false)?;
+        let place = match self.place(address, size, false) {
+            Ok(place) => place,
+            Err(stop) => {
+                let at = Elsewhere { address, size, gs };
+                let found = self.observer.found(self.d, self.state, at);
+                return found.ok_or(stop);
+            }
+        };
         self.state.memory.look(self.d, place);
         let value = self.state.memory.load(self.d, place);
+        let value = self.observer.loaded(self.d, self.state, place, value);
         self.tell(Event::Access(Access { place, value, store: false, gs }));
         Ok(value)
     }
@@ -1001,7 +1061,14 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         value: D::Word,
         gs: bool,
     ) -> Result<(), Stop<D::Word>> {
-        let place = self.place(address, size, true)?;
+        let place = match self.place(address, size, true) {
+            Ok(place) => place,
+            Err(stop) => {
+                let at = Elsewhere { address, size, gs };
+                let is_left = self.observer.left(self.d, self.state, at, value);
+                return if is_left { Ok(()) } else { Err(stop) };
+            }
+        };
         if self.state.memory.regions[place.region].is_code {
             return Err(Stop::Stuck(Stuck::SelfModifying { at: self.at }));
         }

@@ -310,8 +310,7 @@ fn is_predicted(target: &Target, at: u64) -> bool {
 /// Whether a run has asked for something of the CPU by which [`judged`] does not tell hosts apart.
 fn asks_for_more<D: Domain>(target: &Target, theorem: Theorem, run: &Run<D>) -> bool {
     let (all, told) = (target.setting.model(), judged(target.setting, theorem).model());
-    // Where the CPU lacks something, a path is refuted, but an arm ends.
-    run.untaken.lacks || run.asked.intersects(all.features.difference(told.features))
+    run.asked.intersects(all.features.difference(told.features))
 }
 
 /// What runs have executed.
@@ -320,10 +319,8 @@ pub(super) struct Executed {
     at: BTreeSet<u64>,
     /// Branches that have to stay in their cache line.
     lines: BTreeSet<u64>,
-    /// Where a run has gone, and not only an arm that it has not taken; and whether an address is
-    /// where one of those leads.
+    /// Where a run has gone, and not only an arm that it has not taken.
     taken: BTreeSet<u64>,
-    arms_by_value: bool,
     /// Whether some run makes more of an address than [`Shape`] can tell.
     is_of_place: bool,
 }
@@ -334,7 +331,6 @@ impl Executed {
         self.at.extend(run.trace.iter().chain(&run.untaken.at));
         self.lines.extend(&run.lines);
         self.taken.extend(&run.trace);
-        self.arms_by_value |= run.untaken.by_value;
         // A RET in code that has none as a rule is asked for mitigations that [`judged`] leaves out, of
         // this variant or of another that would get its proof.
         const EVERY: Mitigations = Mitigations {
@@ -375,6 +371,7 @@ impl Executed {
             || all.any(is_indirect)
             || asks_for_more(target, theorem, run)
             || run.reads_code
+            || run.untaken.of_place
             || !run.trace.array_windows().all(goes_on);
     }
 }
@@ -471,7 +468,7 @@ impl Shape {
         let at: Vec<u64> = executed.at.iter().copied().collect();
         let number = |address: u64| at.binary_search(&address).ok();
         let follow = |at: u64| successors(target, at).map(|to| to.and_then(number));
-        let is_free = |at: &u64| !executed.arms_by_value && !executed.taken.contains(at);
+        let is_free = |at: &u64| !executed.taken.contains(at);
         let free = at.iter().map(is_free).collect();
         let looks = |at: u64| {
             let looks = looks(target, at, executed.lines.contains(&at));

@@ -26,12 +26,16 @@
 //! differ in is forgotten but for where it comes from ([`Domain::forgotten`]), and the next of them is
 //! one of these.
 
-use std::cell::Cell;
+mod eye;
+mod origins;
+mod strayed;
+mod tells;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
-use iced_x86::{Mnemonic, OpKind, Register};
+use iced_x86::{Mnemonic, OpKind};
 
 use super::{BadCode, Goal, Watch, is_a_leak};
 use crate::events;
@@ -47,14 +51,16 @@ use switcher_gen::asm::HostSymbol;
 use switcher_gen::layout::TssExtra;
 use switcher_model::program::Kind;
 use switcher_model::{
-    ARITHMETIC, Access, Domain, Event, Flags, Gpr, Held, Msrs, Observer, Op, Origin, Place,
-    RegionName, State as Machine, Step, Stuck,
+    Access, Domain, Flags, Gpr, Msrs, Op, Origin, Place, RegionName, State as Machine, Step, Stuck,
 };
+
+use eye::Eye;
+use origins::Origins;
+use strayed::{Strayed, is_counted};
+use tells::is_of_interrupted_rip;
 
 /// More instructions than all arms of a theorem have.
 pub(crate) const ARMS: usize = 1 << 17;
-/// How far beyond a region an address is still one of it: what is there is the host's.
-const NEAR: i64 = 4096;
 /// How many states of a kind are told apart at one place.
 const EXACT: usize = 1;
 /// How many of any kind, before RSP is forgotten too.
@@ -72,10 +78,10 @@ struct Arm<D: Domain> {
 }
 
 /// What an arm has done, and the path in front of it, besides what [`Barriers`] say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 struct SoFar {
-    /// Whether it has stored to where a guest says.
-    has_stored: bool,
+    /// What its stores may have left where nobody knows.
+    strayed: Strayed,
     /// How many VERWs the path had executed, if nothing may be read behind the last of them.
     overwritten: usize,
 }
@@ -83,7 +89,9 @@ struct SoFar {
 /// What is never forgotten of a state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Traits {
-    so_far: SoFar,
+    /// Whether a store may have been to anywhere.
+    has_strayed: bool,
+    overwritten: usize,
     /// Whether either GS base is the host's.
     gs: [bool; 2],
     has_host_spec_ctrl: bool,
@@ -92,10 +100,12 @@ struct Traits {
 /// What is forgotten of a state but for where it comes from: sets of [`Origin`]s, none of them empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Forgotten {
-    words: [u16; WORDS],
-    flags: u16,
+    words: [Origins; WORDS],
+    flags: Origins,
     /// By region and index of the chunk.
-    cells: BTreeMap<(usize, usize), u16>,
+    cells: BTreeMap<(usize, usize), Origins>,
+    /// What may lie anywhere.
+    strayed: Strayed,
 }
 
 /// What has come to a place.
@@ -151,14 +161,12 @@ pub(super) struct Arms<D: Domain> {
 pub struct Untaken {
     /// The instructions that were come to.
     pub at: BTreeSet<u64>,
-    /// Whether a RET has led to what no call of the code's has pushed: what an address is matters.
-    pub by_value: bool,
     /// How many instructions were executed.
     pub executed: usize,
     /// The branches that must stay in their cache line for what was shown.
     pub lines: BTreeSet<u64>,
-    /// Whether an arm has ended because the CPU lacks something that another may have.
-    pub lacks: bool,
+    /// Whether it may matter how far addresses of the code are from each other.
+    pub of_place: bool,
 }
 
 impl<D: Domain> Default for Arms<D> {
@@ -173,12 +181,15 @@ fn arms_of(target: &Target, at: u64) -> [u64; 2] {
     [jump.next_ip(), jump.near_branch_target()]
 }
 
-/// The region that `address` points to, or right behind.
-fn region<D: Domain>(d: &D, state: &Machine<D>, address: D::Word, near: i64) -> Option<usize> {
+/// The region that `address` points to, or right behind, or that it is counted from.
+fn region<D: Domain>(d: &D, state: &Machine<D>, address: D::Word) -> Option<usize> {
     state.memory.regions.iter().position(|region| {
-        let end = region.offset(region.cells.len());
-        let around = region.start.saturating_sub(near)..=end.saturating_add(near);
-        d.distance(address, region.base).is_some_and(|at| around.contains(&at))
+        let there = region.start..=region.offset(region.cells.len());
+        let distance = d.sub(address, region.base);
+        match d.known(distance) {
+            Some(at) => there.contains(&at.cast_signed()),
+            None => !region.is_code && is_counted(d, distance),
+        }
     })
 }
 
@@ -205,6 +216,12 @@ fn words<D: Domain>(state: &Machine<D>) -> [D::Word; WORDS] {
     all
 }
 
+/// Where [`words`] has one of [`pointers`].
+const fn slot_of(pointer: usize) -> usize {
+    // FS base is behind CS, SS and the bases of GS.
+    if pointer < 16 { pointer } else { 20 }
+}
+
 fn set_words<D: Domain>(state: &mut Machine<D>, all: [D::Word; WORDS]) {
     state.gpr.copy_from_slice(&all[..16]);
     let [.., cs, ss, gs_base, inactive, fs_base, cr3, pkru, star, lstar, cstar, sfmask, ctrl, efer] =
@@ -213,23 +230,6 @@ fn set_words<D: Domain>(state: &mut Machine<D>, all: [D::Word; WORDS]) {
     (state.fs_base, state.cr3, state.pkru) = (fs_base, cr3, pkru);
     state.msrs = Msrs { star, lstar, cstar, sfmask, spec_ctrl: ctrl, efer };
 }
-
-/// Where a word comes from, as a set.
-fn origins<D: Domain>(d: &D, word: D::Word) -> u16 {
-    let set = Cell::new(0);
-    d.mentions(word, |origin| {
-        set.set(set.get() | 1 << origin as u16);
-        false
-    });
-    set.get()
-}
-
-const fn is_within(part: u16, whole: u16) -> bool {
-    part & !whole == 0
-}
-
-/// What is known only to be nobody's choice comes from here.
-const CODE: u16 = 1 << Origin::Code as u16;
 
 /// The chunks of memory that two states have differently.
 fn other_chunks<'a, D: Domain>(
@@ -271,7 +271,7 @@ impl<D: Domain> Seen<D> {
             let pairs = pointers(&self.state).into_iter().zip(pointers(state)).zip(self.pointers);
             pairs
                 .into_iter()
-                .all(|((known, now), to)| known == now || region(d, state, now, 0) == to)
+                .all(|((known, now), to)| known == now || region(d, state, now) == to)
         };
         self.traits == *traits
             && self.barriers.is_no_better_than(barriers, mitigations)
@@ -293,11 +293,16 @@ impl<D: Domain> Seen<D> {
     }
 
     /// Whether `state` is one of these.
-    fn covers(&self, d: &D, (state, barriers): (&Machine<D>, &Barriers)) -> bool {
+    fn covers(
+        &self,
+        d: &D,
+        (state, barriers): (&Machine<D>, &Barriers),
+        strayed: &Strayed,
+    ) -> bool {
         let deeper = self.deeper(d, (state, barriers));
         let is_rsp = |slot| deeper.is_some() && slot == Gpr::Rsp as usize;
-        let fits = |set: u16, word| set != 0 && is_within(origins(d, word), set);
-        let Forgotten { words: sets, flags, cells } = &self.forgotten;
+        let fits = |set: Origins, word| !set.is_empty() && Origins::of(d, word).is_within(set);
+        let Forgotten { words: sets, flags, cells, strayed: known } = &self.forgotten;
         let mut all = words(&self.state).into_iter().zip(words(state)).zip(sets).enumerate();
         let are_flags = || {
             let fits = |word| fits(*flags, word);
@@ -306,48 +311,71 @@ impl<D: Domain> Seen<D> {
         let is_cell = |at| cells.get(&at).is_some_and(|set| fits(*set, chunk(d, state, at)));
         all.all(|(slot, ((known, now), set))| known == now || is_rsp(slot) || fits(*set, now))
             && are_flags()
+            && strayed.is_within(known)
             && other_chunks(&self.state, state)
                 .all(|at| deeper.as_ref().is_some_and(|deeper| deeper.has(at)) || is_cell(at))
     }
 
     /// Forgets whatever `state` has differently.
-    fn forget(&mut self, d: &D, (state, barriers): (&Machine<D>, &Barriers)) {
+    fn forget(
+        &mut self,
+        d: &D,
+        (state, barriers): (&Machine<D>, &Barriers),
+        strayed: &Strayed,
+    ) {
         let deeper = self.deeper(d, (state, barriers));
         let mut joined = copy(&self.state);
         let mut all = words(&joined);
         for (slot, (word, now)) in all.iter_mut().zip(words(state)).enumerate() {
             if *word != now && (deeper.is_none() || slot != Gpr::Rsp as usize) {
                 let set = &mut self.forgotten.words[slot];
-                *set |= CODE | origins(d, *word) | origins(d, now);
-                *word = d.forgotten(&[now, *word]);
+                *set = both(d, *set, [*word, now]);
+                *word = self.either(d, slot, [now, *word]);
             }
         }
         set_words(&mut joined, all);
         if !joined.flags.is_same(&state.flags) {
-            let both: Vec<_> =
+            let made_of: Vec<_> =
                 state.flags.made_of().into_iter().chain(joined.flags.made_of()).collect();
-            let from = both.iter().fold(CODE, |set, word| set | origins(d, *word));
-            self.forgotten.flags |= from;
-            joined.flags = Flags::new(d, d.forgotten(&both));
+            let all = made_of.iter().map(|word| Origins::of(d, *word));
+            self.forgotten.flags = all.fold(self.forgotten.flags.and(Origins::CODE), Origins::and);
+            joined.flags = Flags::new(d, d.forgotten(&made_of));
         }
         let others = other_chunks(&self.state, state);
         for at in others.filter(|at| !deeper.as_ref().is_some_and(|deeper| deeper.has(*at))) {
             let [was, now] = [&*self.state, state].map(|state| chunk(d, state, at));
             let set = self.forgotten.cells.entry(at).or_default();
-            *set |= CODE | origins(d, was) | origins(d, now);
+            *set = both(d, *set, [was, now]);
             let cells = &mut joined.memory.regions[at.0].cells;
             let end = cells.len().min((at.1 + 1) * CHUNK);
             d.store(&mut cells[at.1 * CHUNK..end], d.forgotten(&[now, was]));
         }
+        self.forgotten.strayed.join(strayed);
         self.state = Rc::new(joined);
     }
+
+    /// One of two words, of which no more is known. Two that are counted from a region stay so.
+    fn either(&self, d: &D, slot: usize, words: [D::Word; 2]) -> D::Word {
+        let of = (0..self.pointers.len()).find(|pointer| slot_of(*pointer) == slot);
+        let Some(region) = of.and_then(|pointer| self.pointers[pointer]) else {
+            return d.forgotten(&words);
+        };
+        let base = self.state.memory.regions[region].base;
+        d.add(base, d.forgotten(&words.map(|word| d.sub(word, base))))
+    }
+}
+
+/// What is forgotten of two words that differ, besides `set`.
+fn both<D: Domain>(d: &D, set: Origins, words: [D::Word; 2]) -> Origins {
+    words.into_iter().fold(set.and(Origins::CODE), |set, word| set.and(Origins::of(d, word)))
 }
 
 impl<D: Domain> Watch<'_, D> {
     fn traits(&self, d: &D, state: &Machine<D>, so_far: SoFar) -> Traits {
         let is = |a, b| d.distance(a, b) == Some(0);
         Traits {
-            so_far,
+            has_strayed: so_far.strayed.is_open_somewhere(),
+            overwritten: so_far.overwritten,
             gs: [state.gs_base, state.inactive_gs_base].map(|base| is(base, self.host_gs)),
             has_host_spec_ctrl: is(state.msrs.spec_ctrl, self.roots.host_spec_ctrl),
         }
@@ -368,21 +396,21 @@ impl<D: Domain> Watch<'_, D> {
         let here = (state, barriers);
         let is_like = |seen: &Seen<D>| seen.is_like(d, here, &traits, self);
         let alike: Vec<usize> = (0..seen.len()).filter(|at| is_like(&seen[*at])).collect();
-        if alike.iter().any(|at| seen[*at].covers(d, here)) {
+        if alike.iter().any(|at| seen[*at].covers(d, here, &so_far.strayed)) {
             return;
         }
         let like = alike.last().filter(|_| alike.len() >= EXACT).map(|at| &mut seen[*at]);
-        let (state, barriers) = match like {
+        let (state, barriers, strayed) = match like {
             Some(like) => {
-                like.forget(d, here);
-                (Rc::clone(&like.state), like.barriers.clone())
+                like.forget(d, here, &so_far.strayed);
+                (Rc::clone(&like.state), like.barriers.clone(), like.forgotten.strayed)
             }
             None => {
                 let (state, barriers) = (Rc::new(copy(state)), barriers.clone());
-                let forgotten = Forgotten::default();
+                let forgotten = Forgotten { strayed: so_far.strayed, ..Forgotten::default() };
                 let (kept, done) = (Rc::clone(&state), barriers.clone());
                 let rounds = seen.len();
-                let pointers = pointers(&kept).map(|word| region(d, &kept, word, 0));
+                let pointers = pointers(&kept).map(|word| region(d, &kept, word));
                 seen.push(Seen {
                     traits,
                     pointers,
@@ -391,9 +419,10 @@ impl<D: Domain> Watch<'_, D> {
                     forgotten,
                     rounds,
                 });
-                (state, barriers)
+                (state, barriers, so_far.strayed)
             }
         };
+        let so_far = SoFar { strayed, ..so_far };
         arms.ahead.push(Arm { to, state, barriers, so_far });
     }
 
@@ -404,7 +433,7 @@ impl<D: Domain> Watch<'_, D> {
         if let Some(Ok(op)) = self.target.program.at(at) {
             let is_last = self.barriers.overwritten;
             let overwritten = if is_last { arms.verws } else { 0 };
-            let so_far = SoFar { has_stored: false, overwritten };
+            let so_far = SoFar { strayed: Strayed::default(), overwritten };
             if let Kind::JumpIf(condition) = op.kind {
                 let [next, to] = arms_of(self.target, at);
                 let condition = state.flags.holds(d, condition);
@@ -596,6 +625,7 @@ fn one<D: Domain>(
     let mut is_first = true;
     // Behind the path's last VERW.
     let is_last = so_far.overwritten != 0 && so_far.overwritten == arms.verws;
+    let interrupted = world.event.as_ref().map(|event| event.interrupted.rip);
     loop {
         let at = d.code_at(world.machine.rip).unwrap_or_default();
         if !std::mem::take(&mut is_first) && arms.seen.contains_key(&at) {
@@ -637,7 +667,9 @@ fn one<D: Domain>(
             }
             Kind::JumpIf(condition) => {
                 let condition = d.number(world.machine.flags.holds(d, condition));
-                if arms.tells(d, watch, condition) {
+                let is_excused =
+                    || is_of_interrupted_rip(d, &world.machine, interrupted, condition);
+                if arms.tells(d, watch, condition) && !is_excused() {
                     watch.broken(d, obligation::UNTAKEN_MEMORY, "flags");
                     return Ok(());
                 }
@@ -660,20 +692,37 @@ fn one<D: Domain>(
         if is_return {
             let place = machine.memory.locate(d, machine.get(Gpr::Rsp), 8, machine.cr3);
             let to = place.and_then(|place| d.code_at(machine.memory.load(d, place)));
-            arms.reached.by_value |= to.is_some() && !watch.is_predicted(to);
+            arms.reached.of_place |= to.is_some() && !watch.is_predicted(to);
         }
-        let stepped = machine.step(
-            d,
-            model,
-            &target.program,
-            &mut Eye { watch, is_last, told: &mut arms.told, lacks: &mut arms.reached.lacks },
-        );
+        // By which ring 0 goes on where an event has interrupted it.
+        let next = target.program.at(op.next).and_then(Result::ok);
+        let is_frame = op.kind == Kind::PopFlags
+            && next.is_some_and(|next| matches!(next.kind, Kind::ReturnFar(_)));
+        let mut eye = Eye {
+            op,
+            is_last,
+            is_frame,
+            told: &mut arms.told,
+            strayed: &mut so_far.strayed,
+            is_over: false,
+            settled_by: Vec::new(),
+            places: eye::places(d, machine, &op),
+            watch: &mut *watch,
+        };
+        let stepped = machine.step(d, model, &target.program, &mut eye);
+        let (is_over, settled_by) = (eye.is_over, std::mem::take(&mut eye.settled_by));
+        arms.reached.of_place |= eye.places > 1;
+        if is_over {
+            return Ok(());
+        }
+        if settled_by.into_iter().any(|condition| arms.tells(d, watch, condition)) {
+            watch.broken(d, obligation::UNTAKEN_MEMORY, "RIP");
+            return Ok(());
+        }
         let is_transfer = matches!(op.kind, Kind::Jump | Kind::Call) || is_return;
         let by_value = is_return || op.is_indirect();
         match stepped {
-            Ok(Step::Next | Step::Left)
-                if by_value && (so_far.has_stored || is_a_guests(d, machine.rip)) =>
-            {
+            Ok(Step::Next | Step::Left) if by_value && is_a_guests(d, machine.rip) => {
                 watch.broken(d, obligation::UNTAKEN_TARGET, "RIP");
                 return Ok(());
             }
@@ -696,6 +745,15 @@ fn one<D: Domain>(
                     watch.is_host(d, machine);
                     return Ok(());
                 }
+                let rsp = machine.get(Gpr::Rsp);
+                let place = machine.memory.locate(d, rsp, 8, machine.cr3);
+                let is_of_host = d.code_at(machine.rip).is_some_and(|rip| {
+                    target.returns.iter().any(|of_host| *of_host != 0 && *of_host == rip)
+                });
+                if is_of_host && place.is_some_and(|place| so_far.strayed.is_open(place.region)) {
+                    watch.broken(d, obligation::UNTAKEN_TARGET, "RIP");
+                    return Ok(());
+                }
                 match returns::left(d, target, world, watch) {
                     Left::Back => {}
                     Left::Broken(_) => {
@@ -714,54 +772,10 @@ fn one<D: Domain>(
                 }
             }
             Ok(Step::Guest { .. } | Step::Fault(_)) => return Ok(()),
-            Err(Stuck::Wild { address, store, .. }) => {
-                let machine = &mut world.machine;
-                let instruction = target.program.instruction(at);
-                let is_near = region(d, machine, address, NEAR).is_some();
-                let bases = [machine.gs_base, machine.inactive_gs_base];
-                // Numbers may be close by chance.
-                let is_term = d.mentions(address, |_| true);
-                let by_gs = |base| {
-                    let distance = d.distance(address, base).filter(|_| is_term);
-                    distance.is_some_and(|at| i32::try_from(at).is_ok())
-                };
-                if !is_near
-                    && (instruction.memory_segment() == Register::GS
-                        || bases.into_iter().any(by_gs))
-                {
-                    watch.broken(d, obligation::SWAPGS_FENCED, "GS base");
-                    return Ok(());
-                }
-                // A call's own address, on a stack: how far down that goes is for paths to show.
-                let is_call = op.kind == Kind::Call && !op.is_indirect() && is_near;
-                if is_call {
-                    machine.set(Gpr::Rsp, d.plus(machine.get(Gpr::Rsp), -8));
-                    watch.barriers.called(op.next, target.around(at).fills);
-                    let to = instruction.near_branch_target();
-                    watch.go_later(d, arms, to, machine, &watch.barriers, so_far);
-                    return Ok(());
-                }
-                if tells(d, address) && !is_near || is_transfer {
-                    watch.broken(d, obligation::UNTAKEN_MEMORY, "address");
-                    return Ok(());
-                }
-                let value = match is_near {
-                    // Of the host's, and no pointer.
-                    true => watch.roots.host_cr3,
-                    false => found(d),
-                };
-                // By which ring 0 goes on where an event has interrupted it.
-                let next = target.program.at(op.next).and_then(Result::ok);
-                let is_frame = op.kind == Kind::PopFlags
-                    && next.is_some_and(|next| matches!(next.kind, Kind::ReturnFar(_)));
-                watch.has_read(d, is_last && !is_frame);
-                watch.barriers.overwritten &= is_frame;
-                watch.barriers.overwritten |= op.kind == Kind::Verw;
-                skip(d, machine, &op, &instruction, value);
-                if store && !is_near {
-                    so_far.has_stored = true;
-                    forget_memory(d, machine);
-                }
+            // All that is loaded or stored has an answer, but for what the host's code is found to do.
+            Err(Stuck::Wild { .. }) => {
+                watch.broken(d, obligation::UNTAKEN_MEMORY, "address");
+                return Ok(());
             }
             // Which of them it is, nobody knows.
             Err(Stuck::Several { .. }) => {
@@ -777,22 +791,6 @@ fn one<D: Domain>(
                 return Ok(());
             }
         }
-    }
-}
-
-impl<D: Domain> Arms<D> {
-    /// Whether a jump by `condition` tells what was found, or what no guest may learn, beyond what it is
-    /// told anyway: by the way of the path itself, or because it is run at all. Where something has been
-    /// interrupted, in the code or not, decides what is done about it.
-    fn tells(&self, d: &D, watch: &Watch<'_, D>, condition: D::Word) -> bool {
-        let is_of_code = d.is_of_code(condition);
-        let is_secret = |origin: Origin| match origin {
-            Origin::Interrupted => !is_of_code,
-            Origin::Place => false,
-            origin => !origin.may_reach_a_guest(),
-        };
-        let is_told = || self.told.contains(&condition) || watch.decisions.is_told(d, condition);
-        is_found(d, condition) || d.mentions(condition, is_secret) && !is_told()
     }
 }
 
@@ -820,129 +818,7 @@ fn at_guest<D: Domain>(d: &D, machine: &Machine<D>, watch: &mut Watch<'_, D>) {
     }
 }
 
-/// What a load finds where the path loads nothing.
-fn found<D: Domain>(d: &D) -> D::Word {
-    let found = d.undefined("what only speculation finds", &[]);
-    d.select(found, d.word(u64::MAX), d.word(0))
-}
-
-/// A store has gone to where a guest says: that may be anywhere, and a load behind it finds that.
-fn forget_memory<D: Domain>(d: &D, machine: &mut Machine<D>) {
-    for region in machine.memory.regions.iter_mut().filter(|region| !region.is_code) {
-        for chunk in region.cells.chunks_mut(CHUNK) {
-            d.store(chunk, found(d));
-        }
-    }
-}
-
-/// Whether it says what no guest may learn, or what was found.
-fn tells<D: Domain>(d: &D, word: D::Word) -> bool {
-    is_found(d, word) || is_a_leak(d, word)
-}
-
-/// Whether it depends on what was loaded from where the path loads nothing.
-fn is_found<D: Domain>(d: &D, word: D::Word) -> bool {
-    d.mentions(word, |origin| origin == Origin::Cpu)
-}
-
 /// Whether a guest has a hand in where this leads.
 fn is_a_guests<D: Domain>(d: &D, rip: D::Word) -> bool {
     d.mentions(rip, |origin| origin.is_a_guests_choice() || origin == Origin::Cpu)
-}
-
-/// The instruction has accessed memory of which nothing is known: `value` is what it finds.
-fn skip<D: Domain>(
-    d: &D,
-    machine: &mut Machine<D>,
-    op: &Op,
-    instruction: &iced_x86::Instruction,
-    value: D::Word,
-) {
-    machine.rip = d.code(op.next);
-    let rsp = machine.get(Gpr::Rsp);
-    match op.kind {
-        Kind::Push | Kind::PushFlags => machine.set(Gpr::Rsp, d.plus(rsp, -8)),
-        Kind::Pop | Kind::PopFlags => machine.set(Gpr::Rsp, d.plus(rsp, 8)),
-        _ => {}
-    }
-    let only_reads = matches!(op.kind, Kind::Cmp | Kind::Test | Kind::Bt | Kind::Push | Kind::Verw);
-    let is_register = |n| instruction.op_count() > n && instruction.op_kind(n) == OpKind::Register;
-    for n in 0..2 {
-        let is_written = n == 0 || op.kind == Kind::Xchg;
-        if is_written && !only_reads && is_register(n) && instruction.op_register(n).is_gpr() {
-            machine.gpr[instruction.op_register(n).full_register().number()] = value;
-        }
-    }
-    if !matches!(op.kind, Kind::Mov | Kind::Push | Kind::Pop | Kind::PushFlags | Kind::Verw) {
-        let bit = d.mask(value, 1);
-        let set = (0..64).filter(|bit| ARITHMETIC >> bit & 1 != 0);
-        let kept = d.mask(machine.rflags(d), !ARITHMETIC);
-        let flags = set.fold(kept, |flags, at| d.or(flags, d.shl(bit, at)));
-        machine.flags = Flags::new(d, flags);
-    }
-}
-
-/// Sees of an arm what mitigations are judged by.
-struct Eye<'a, 'b, D: Domain> {
-    watch: &'a mut Watch<'b, D>,
-    /// Whether nothing may be read but the frame that is returned to.
-    is_last: bool,
-    told: &'a mut Vec<D::Word>,
-    lacks: &'a mut bool,
-}
-
-impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
-    fn held(&self, what: Held) -> &[D::Word] {
-        self.watch.held(what)
-    }
-
-    fn observe(&mut self, d: &D, state: &Machine<D>, event: Event<D::Word>) {
-        let watch = &mut *self.watch;
-        match event {
-            Event::Depends(condition) => {
-                if is_steered(d, condition) {
-                    watch.barriers.poison();
-                }
-            }
-            Event::Access(access) => {
-                let name = state.memory.regions[access.place.region].name;
-                let is_frame =
-                    watch.is_of_frame(name) && !d.mentions(access.value, Origin::is_the_hosts);
-                watch.barriers.overwritten &= is_frame;
-                watch.has_read(d, self.is_last && !is_frame);
-                if let Some(size) = watch.reads_flags(state, &access) {
-                    watch.decisions.read_flags(access.value, size);
-                }
-                if watch.is_host_rsp(state, &access) {
-                    let is_zero = d.is(access.value, 0);
-                    self.told.extend([is_zero, d.not(is_zero)].map(|bit| d.number(bit)));
-                }
-                if access.gs {
-                    let ours = d.eq(state.gs_base, watch.host_gs);
-                    watch.goal(obligation::SWAPGS_FENCED, ours, "GS base");
-                }
-            }
-            Event::ReadMsr(_) => {
-                watch.barriers.overwritten = false;
-                watch.has_read(d, self.is_last);
-            }
-            Event::WriteMsr { number, value } => watch.barrier(d, number, value),
-            Event::Verw => watch.barriers.overwritten = true,
-            Event::Branch(branch) => watch.branch(d, state, branch),
-            Event::Fence(fence) => watch.barriers.fence(fence),
-            // What it says of another CPU, which may lack that, is another's.
-            Event::Needs { condition, met } => {
-                watch.asked |= condition.asks();
-                *self.lacks |= !met && !condition.asks().is_empty();
-            }
-            // That it goes there is what an arm is; the rest is said of each access.
-            Event::Execute(_)
-            | Event::Decided(_)
-            | Event::LoadCr3(_)
-            | Event::WriteGsBase(_)
-            | Event::SwapGs
-            | Event::Sysretq
-            | Event::Iretq(_) => {}
-        }
-    }
 }

@@ -1,0 +1,234 @@
+//! Who watches an arm, and answers what no path knows.
+
+use switcher_model::program::{Kind, MemoryOperand, Op, Operand, Segment};
+use switcher_model::{Access, Domain, Elsewhere, Event, Held, Observer, Origin, Place};
+use switcher_model::{RegionName, State as Machine};
+
+use super::super::{Watch, is_a_leak};
+use super::origins::Origins;
+use super::strayed::{Lies, Strayed, is_counted, is_partly_within};
+use crate::mitigations::is_steered;
+use crate::obligation;
+use crate::obligation::Obligation;
+
+/// Sees of an arm what mitigations are judged by, says what memory holds there, and whether something is
+/// told by where its loads, stores and jumps go.
+pub(super) struct Eye<'a, 'b, D: Domain> {
+    pub(super) watch: &'a mut Watch<'b, D>,
+    /// The instruction.
+    pub(super) op: Op,
+    /// Whether nothing may be read but the frame that is returned to.
+    pub(super) is_last: bool,
+    /// Whether what the instruction reads is that frame, wherever it lies.
+    pub(super) is_frame: bool,
+    pub(super) told: &'a mut Vec<D::Word>,
+    pub(super) strayed: &'a mut Strayed,
+    /// Whether the arm is broken, so that there is no need to go on.
+    pub(super) is_over: bool,
+    /// The conditions by which the instruction has settled where it leads.
+    pub(super) settled_by: Vec<D::Word>,
+    /// How many of the values that the instruction combines say where the code lies.
+    pub(super) places: usize,
+}
+
+impl<D: Domain> Eye<'_, '_, D> {
+    fn broken(&mut self, d: &D, obligation: Obligation, about: &'static str) {
+        self.watch.broken(d, obligation, about);
+        self.is_over = true;
+    }
+
+    /// Whether where the instruction leads is what it loads.
+    fn is_transfer(&self) -> bool {
+        matches!(self.op.kind, Kind::Jump | Kind::Call) || self.op.is_return()
+    }
+
+    /// An access to where nothing is said to be, and where that is. `None` if it is broken.
+    fn judged(&mut self, d: &D, state: &Machine<D>, at: Elsewhere<D::Word>) -> Option<Lies> {
+        let address = at.address;
+        let lies = Lies::new(d, state, address);
+        let bases = [state.gs_base, state.inactive_gs_base];
+        // Numbers may be close by chance.
+        let is_term = d.mentions(address, |_| true);
+        let by_gs = |base| {
+            let distance = d.sub(address, base);
+            let is_near = d.known(distance).map(u64::cast_signed);
+            is_term
+                && (is_near.is_some_and(|at| i32::try_from(at).is_ok()) || is_counted(d, distance))
+        };
+        if lies == Lies::Elsewhere && (at.gs || bases.into_iter().any(by_gs)) {
+            self.broken(d, obligation::SWAPGS_FENCED, "GS base");
+            return None;
+        }
+        // A call's own address, on a stack: how far down that goes is for paths to show.
+        let is_call = self.op.kind == Kind::Call && !self.op.is_indirect();
+        let is_call = is_call && matches!(lies, Lies::Beside(_));
+        let is_told = lies == Lies::Elsewhere && is_a_leak(d, address);
+        if is_told || self.is_transfer() && !is_call {
+            self.broken(d, obligation::UNTAKEN_MEMORY, "address");
+            return None;
+        }
+        self.watch.reads_code |= lies.is_code(state);
+        if !is_call {
+            self.watch.has_read(d, self.is_last && !self.is_frame);
+            self.watch.barriers.overwritten &= self.is_frame;
+        }
+        Some(lies)
+    }
+}
+
+/// How many of the values that `op` combines in registers say where the code lies.
+pub(super) fn places<D: Domain>(d: &D, state: &Machine<D>, op: &Op) -> usize {
+    let mut registers: Vec<usize> = Vec::new();
+    let mut words = Vec::new();
+    let mut of_address = |memory: MemoryOperand| {
+        registers.extend(memory.base);
+        registers.extend(memory.index.map(|(index, _)| index));
+        match memory.segment {
+            Segment::Flat => {}
+            Segment::Fs => words.push(state.fs_base),
+            Segment::Gs => words.push(state.gs_base),
+        }
+        if memory.is_code && (memory.base.is_some() || memory.index.is_some()) {
+            words.push(d.code(0));
+        }
+    };
+    let operands = [op.first, op.second];
+    operands.into_iter().for_each(|operand| {
+        if let Operand::Memory(memory) = operand {
+            of_address(memory);
+        }
+    });
+    if combines(op.kind) {
+        registers.extend(operands.into_iter().filter_map(|operand| match operand {
+            Operand::Gpr { index, .. } | Operand::High { index } => Some(index),
+            _ => None,
+        }));
+    }
+    registers.sort_unstable();
+    registers.dedup();
+    words.extend(registers.into_iter().map(|register| state.gpr[register]));
+    words.into_iter().filter(|word| is_of_place(d, *word)).count()
+}
+
+fn is_of_place<D: Domain>(d: &D, word: D::Word) -> bool {
+    d.mentions(word, |origin| origin == Origin::Place)
+}
+
+/// Whether an operation makes one value of two.
+const fn combines(kind: Kind) -> bool {
+    !matches!(
+        kind,
+        Kind::Mov
+            | Kind::MovIf(_)
+            | Kind::MovZeroExtended
+            | Kind::MovSignExtended
+            | Kind::Xchg
+            | Kind::Push
+            | Kind::Pop
+            | Kind::Call
+            | Kind::Return(_)
+    )
+}
+
+impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
+    fn held(&self, what: Held) -> &[D::Word] {
+        self.watch.held(what)
+    }
+
+    /// CPUs differ in what they have, and in when an instruction that faults ends those after it.
+    fn asks(&self) -> bool {
+        false
+    }
+
+    fn found(&mut self, d: &D, state: &Machine<D>, at: Elsewhere<D::Word>) -> Option<D::Word> {
+        let lies = self.judged(d, state, at)?;
+        let is_partly = is_partly_within(d, state, at.address, at.size);
+        let from = self.strayed.load(d, state, lies, is_partly);
+        Some(d.any_of("found", at.size, &from.list()))
+    }
+
+    fn left(
+        &mut self,
+        d: &D,
+        state: &Machine<D>,
+        at: Elsewhere<D::Word>,
+        value: D::Word,
+    ) -> bool {
+        let Some(lies) = self.judged(d, state, at) else { return false };
+        let is_partly = is_partly_within(d, state, at.address, at.size);
+        self.strayed.store(state, lies, Origins::of(d, value), is_partly);
+        true
+    }
+
+    fn loaded(&mut self, d: &D, _state: &Machine<D>, place: Place, value: D::Word) -> D::Word {
+        let Some(from) = self.strayed.amended(place.region, Origins::of(d, value)) else {
+            return value;
+        };
+        if !self.is_transfer() {
+            return d.any_of("strayed", place.size, &from.list());
+        }
+        // A number of the code's own is nowhere to go to.
+        if self.strayed.is_open(place.region) {
+            self.broken(d, obligation::UNTAKEN_TARGET, "RIP");
+        }
+        value
+    }
+
+    fn observe(&mut self, d: &D, state: &Machine<D>, event: Event<D::Word>) {
+        let watch = &mut *self.watch;
+        match event {
+            Event::Depends(condition) => {
+                if is_steered(d, condition) {
+                    watch.barriers.poison();
+                }
+            }
+            // Each of the conditions is one by which a jump goes.
+            Event::Decided(_) => {
+                let conditions = d.settled_by(state.rip);
+                self.settled_by.extend(conditions.into_iter().map(|bit| d.number(bit)));
+            }
+            Event::Access(access) => self.access(d, state, &access),
+            Event::ReadMsr(_) => {
+                watch.barriers.overwritten = false;
+                watch.has_read(d, self.is_last);
+            }
+            Event::WriteMsr { number, value } => watch.barrier(d, number, value),
+            Event::Verw => watch.barriers.overwritten = true,
+            Event::Branch(branch) => watch.branch(d, state, branch),
+            Event::Fence(fence) => watch.barriers.fence(fence),
+            // That it goes there is what an arm is; the rest is said of each access.
+            Event::Execute(_)
+            | Event::Needs { .. }
+            | Event::LoadCr3(_)
+            | Event::WriteGsBase(_)
+            | Event::SwapGs
+            | Event::Sysretq
+            | Event::Iretq(_) => {}
+        }
+    }
+}
+
+impl<D: Domain> Eye<'_, '_, D> {
+    fn access(&mut self, d: &D, state: &Machine<D>, access: &Access<D::Word>) {
+        let watch = &mut *self.watch;
+        let name = state.memory.regions[access.place.region].name;
+        let is_frame = watch.is_of_frame(name) && !d.mentions(access.value, Origin::is_the_hosts);
+        watch.barriers.overwritten &= is_frame;
+        watch.has_read(d, self.is_last && !is_frame);
+        watch.reads_code |= name == RegionName::Code;
+        if let Some(size) = watch.own_flags(d, state, access) {
+            watch.decisions.read_flags(access.value, size);
+        }
+        if watch.is_own_host_rsp(state, access) {
+            let is_zero = d.is(access.value, 0);
+            self.told.extend([is_zero, d.not(is_zero)].map(|bit| d.number(bit)));
+        }
+        if access.gs {
+            let ours = d.eq(state.gs_base, watch.host_gs);
+            watch.goal(obligation::SWAPGS_FENCED, ours, "GS base");
+        }
+        if !access.store && combines(self.op.kind) {
+            self.places += usize::from(is_of_place(d, access.value));
+        }
+    }
+}

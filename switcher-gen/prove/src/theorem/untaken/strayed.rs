@@ -1,0 +1,202 @@
+//! Memory on an arm: what lies where nothing is said to lie, and what may lie elsewhere since a store has
+//! gone astray.
+//!
+//! An address is one of a region, or
+//!
+//! * beside one: less than a page from it. What lies there is the host's, and from before, or a guest's
+//!   beside the PVCS, and whatever the arm has stored beside that region;
+//! * counted from one: by a number of the code's own, of which it is not known any more which it is. That
+//!   is a loop that goes round once more than it does. It leads to anywhere in this region, or beside it;
+//! * elsewhere. What lies there may be anything ([`Origin::Found`]), and what is stored there may be what
+//!   is found in any region from then on.
+//!
+//! A load never finds the same twice: each has an unknown of its own.
+
+use switcher_model::{Domain, Origin, RegionName, State as Machine};
+
+use super::origins::Origins;
+
+/// How far beyond a region an address is still beside it.
+const NEAR: i64 = 4096;
+/// More regions than a world has.
+const REGIONS: usize = 16;
+
+/// Some of a world's regions, by number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Regions(u16);
+
+impl Regions {
+    const ALL: Self = Self(u16::MAX);
+
+    fn of(regions: impl Iterator<Item = usize>) -> Self {
+        Self(regions.fold(0, |set, region| set | 1 << region))
+    }
+
+    const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    const fn has(self, region: usize) -> bool {
+        self.0 >> region & 1 != 0
+    }
+}
+
+/// Where an address leads that is none in a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lies {
+    /// Beside these, or partly within.
+    Beside(Regions),
+    /// Anywhere in these, or beside them.
+    Counted(Regions),
+    Elsewhere,
+}
+
+/// Whether a number is the code's own, and not known.
+pub(super) fn is_counted<D: Domain>(d: &D, number: D::Word) -> bool {
+    d.known(number).is_none() && Origins::of(d, number).is_within(Origins::CODE)
+}
+
+impl Lies {
+    /// Where `address` leads, and which of the regions it is counted from.
+    pub(super) fn new<D: Domain>(d: &D, state: &Machine<D>, address: D::Word) -> Self {
+        let regions = || state.memory.regions.iter().enumerate();
+        let near = regions().filter(|(_, region)| {
+            let end = region.offset(region.cells.len());
+            let around = region.start.saturating_sub(NEAR)..=end.saturating_add(NEAR);
+            d.distance(address, region.base).is_some_and(|at| around.contains(&at))
+        });
+        let near = Regions::of(near.map(|(number, _)| number));
+        if !near.is_empty() {
+            return Self::Beside(near);
+        }
+        let counted = regions().filter(|(_, region)| {
+            !region.is_code && is_counted(d, d.sub(address, region.base))
+        });
+        let counted = Regions::of(counted.map(|(number, _)| number));
+        if counted.is_empty() { Self::Elsewhere } else { Self::Counted(counted) }
+    }
+
+    /// Whether it leads to code, or beside it.
+    pub(super) fn is_code<D: Domain>(self, state: &Machine<D>) -> bool {
+        let mut regions = state.memory.regions.iter().enumerate();
+        regions.any(|(number, region)| region.is_code && self.regions().has(number))
+    }
+
+    const fn regions(self) -> Regions {
+        match self {
+            Self::Beside(regions) | Self::Counted(regions) => regions,
+            Self::Elsewhere => Regions::ALL,
+        }
+    }
+}
+
+/// What may lie in memory by stores of which it is not known where they have gone: where it comes from,
+/// by region.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Strayed {
+    within: [Origins; REGIONS],
+    beside: [Origins; REGIONS],
+}
+
+impl Strayed {
+    /// Whether nothing may lie anywhere but what may in `other`, too.
+    pub(super) fn is_within(&self, other: &Self) -> bool {
+        let pairs = |a: &[Origins; REGIONS], b: &[Origins; REGIONS]| {
+            a.iter().zip(b).all(|(a, b)| a.is_within(*b))
+        };
+        pairs(&self.within, &other.within) && pairs(&self.beside, &other.beside)
+    }
+
+    /// And what may lie there in `other`.
+    pub(super) fn join(&mut self, other: &Self) {
+        let all = self.within.iter_mut().zip(&other.within);
+        let all = all.chain(self.beside.iter_mut().zip(&other.beside));
+        all.for_each(|(set, more)| *set = set.and(*more));
+    }
+
+    /// Whether what is loaded from this region may be what somebody else than the code has chosen, or
+    /// tell something.
+    pub(super) fn is_open(&self, region: usize) -> bool {
+        !self.within[region].is_within(Origins::CODE)
+    }
+
+    /// Whether that is so of any region.
+    pub(super) fn is_open_somewhere(&self) -> bool {
+        (0..REGIONS).any(|region| self.is_open(region))
+    }
+
+    /// A store of what comes from `value`.
+    pub(super) fn store<D: Domain>(
+        &mut self,
+        state: &Machine<D>,
+        lies: Lies,
+        value: Origins,
+        is_partly_within: bool,
+    ) {
+        let more = match lies {
+            Lies::Beside(_) => value,
+            Lies::Counted(_) => value.and(Origins::CODE),
+            Lies::Elsewhere => value.with(Origin::Found),
+        };
+        let is_within = is_partly_within || !matches!(lies, Lies::Beside(_));
+        assert!(state.memory.regions.len() <= REGIONS, "a world has fewer regions");
+        for number in 0..state.memory.regions.len() {
+            if !lies.regions().has(number) || state.memory.regions[number].is_code {
+                continue;
+            }
+            self.beside[number] = self.beside[number].and(more);
+            if is_within {
+                self.within[number] = self.within[number].and(more);
+            }
+        }
+    }
+
+    /// Where what a load finds comes from that leads there.
+    pub(super) fn load<D: Domain>(
+        &self,
+        d: &D,
+        state: &Machine<D>,
+        lies: Lies,
+        is_partly_within: bool,
+    ) -> Origins {
+        if lies == Lies::Elsewhere {
+            return Origins::NONE.with(Origin::Found);
+        }
+        let is_within = is_partly_within || matches!(lies, Lies::Counted(_));
+        let mut from = Origins::NONE.with(Origin::Stale);
+        for (number, region) in state.memory.regions.iter().enumerate() {
+            if !lies.regions().has(number) {
+                continue;
+            }
+            from = from.and(self.beside[number]);
+            if region.name == RegionName::Pvcs {
+                from = from.with(Origin::Guest);
+            }
+            if is_within {
+                let cells = region.cells.chunks(8).map(|cells| Origins::of(d, d.load(cells)));
+                from = cells.fold(from.and(self.within[number]), Origins::and);
+            }
+        }
+        from
+    }
+
+    /// What may be found in a region, where `value` was stored last.
+    pub(super) fn amended(&self, region: usize, value: Origins) -> Option<Origins> {
+        let more = self.within[region];
+        (!more.is_empty()).then(|| more.and(value))
+    }
+}
+
+/// Whether some of `size` bytes at `address` are a region's: on another root, or over its end.
+pub(super) fn is_partly_within<D: Domain>(
+    d: &D,
+    state: &Machine<D>,
+    address: D::Word,
+    size: usize,
+) -> bool {
+    state.memory.regions.iter().any(|region| {
+        let there = region.start..region.offset(region.cells.len());
+        d.distance(address, region.base)
+            .is_some_and(|at| at < there.end && there.start < at.saturating_add(size as i64))
+    })
+}

@@ -1,0 +1,50 @@
+//! What a jump on an arm may depend on.
+
+use switcher_model::{Access, Domain, State as Machine};
+
+use super::super::{Watch, is_a_leak};
+use super::Arms;
+
+impl<D: Domain> Arms<D> {
+    /// Whether a jump by `condition`, a truth value as a number, tells what was found, or what no guest may
+    /// learn, beyond what it is told anyway: by the way of the path itself, or because it is run at all.
+    pub(super) fn tells(&self, d: &D, watch: &Watch<'_, D>, condition: D::Word) -> bool {
+        is_a_leak(d, condition)
+            && !self.told.contains(&condition)
+            && !watch.decisions.is_told(d, condition)
+    }
+}
+
+/// Whether `condition` is what a comparison of the interrupted address with one of the code's comes to, by
+/// the flags of `state`: whether something has been interrupted in the code, and where in there, decides
+/// what is done about it.
+pub(super) fn is_of_interrupted_rip<D: Domain>(
+    d: &D,
+    state: &Machine<D>,
+    interrupted: Option<D::Word>,
+    condition: D::Word,
+) -> bool {
+    let [a, b, ..] = state.flags.made_of();
+    let is_label = |word| d.known(word).is_none() && d.code_at(word).is_some();
+    let is_it = interrupted.is_some_and(|rip| a == rip && is_label(b) || b == rip && is_label(a));
+    let (is, below) = (d.eq(a, b), d.lt(a, b));
+    let all = [is, below, d.either(is, below)];
+    is_it && all.iter().any(|bit| [*bit, d.not(*bit)].map(|bit| d.number(bit)).contains(&condition))
+}
+
+impl<D: Domain> Watch<'_, D> {
+    /// The bytes of switch_flags that a load has read, if they are what the path itself would read there, or
+    /// that with some of its bits toggled. What an arm has stored there is another's.
+    pub(super) fn own_flags(&self, d: &D, state: &Machine<D>, load: &Access<D::Word>) -> Option<usize> {
+        let size = self.reads_flags(state, load)?;
+        let region = &state.memory.regions[load.place.region];
+        let now = region.hooked.map_or(self.roots.switch_flags, |hooked| hooked.now);
+        let toggled = d.xor(load.value, d.truncate(now, size));
+        d.known(toggled).is_some().then_some(size)
+    }
+
+    /// Whether all of host_rsp is loaded, as the path has found it.
+    pub(super) fn is_own_host_rsp(&self, state: &Machine<D>, load: &Access<D::Word>) -> bool {
+        !load.store && self.is_host_rsp(state, load) && load.value == self.roots.host_rsp
+    }
+}
