@@ -207,11 +207,11 @@ pub trait Observer<D: Domain> {
         None
     }
 
-    /// Whether it is gone on behind a store of `value` there.
+    /// Whether it is gone on behind a store of `value` there, which may have changed any memory.
     fn left(
         &mut self,
         _d: &D,
-        _state: &State<D>,
+        _state: &mut State<D>,
         _at: Elsewhere<D::Word>,
         _value: D::Word,
     ) -> bool {

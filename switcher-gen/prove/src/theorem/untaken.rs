@@ -374,7 +374,7 @@ impl<D: Domain> Watch<'_, D> {
     fn traits(&self, d: &D, state: &Machine<D>, so_far: SoFar) -> Traits {
         let is = |a, b| d.distance(a, b) == Some(0);
         Traits {
-            has_strayed: so_far.strayed.is_open_somewhere(),
+            has_strayed: so_far.strayed.is_elsewhere(),
             overwritten: so_far.overwritten,
             gs: [state.gs_base, state.inactive_gs_base].map(|base| is(base, self.host_gs)),
             has_host_spec_ctrl: is(state.msrs.spec_ctrl, self.roots.host_spec_ctrl),
@@ -549,6 +549,7 @@ impl<D: Domain> Watch<'_, D> {
     }
 
     fn broken(&mut self, d: &D, obligation: Obligation, about: &'static str) {
+        if std::env::var("ARMDBG").is_ok() { eprintln!("BROKEN {} {about} {:x?} {}", obligation.name, self.trace, self.trace.last().and_then(|at| self.target.program.text(*at)).unwrap_or_default()); }
         self.goal(obligation, d.bit(false), about);
     }
 
@@ -670,6 +671,7 @@ fn one<D: Domain>(
                 let is_excused =
                     || is_of_interrupted_rip(d, &world.machine, interrupted, condition);
                 if arms.tells(d, watch, condition) && !is_excused() {
+                    if std::env::var("ARMDBG").is_ok() { eprintln!("{condition:?} {:?} {:?} {:?} known {:?}", world.machine.flags.made_of(), Origins::of(d, condition), interrupted, world.machine.flags.made_of().map(|w| (Origins::of(d, w).list(), d.code_at(w)))); }
                     watch.broken(d, obligation::UNTAKEN_MEMORY, "flags");
                     return Ok(());
                 }
@@ -722,7 +724,8 @@ fn one<D: Domain>(
         let is_transfer = matches!(op.kind, Kind::Jump | Kind::Call) || is_return;
         let by_value = is_return || op.is_indirect();
         match stepped {
-            Ok(Step::Next | Step::Left) if by_value && is_a_guests(d, machine.rip) => {
+            Ok(Step::Next | Step::Left) if by_value
+                    && (so_far.strayed.is_elsewhere() || is_a_guests(d, machine.rip)) => {
                 watch.broken(d, obligation::UNTAKEN_TARGET, "RIP");
                 return Ok(());
             }

@@ -150,13 +150,13 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
     fn left(
         &mut self,
         d: &D,
-        state: &Machine<D>,
+        state: &mut Machine<D>,
         at: Elsewhere<D::Word>,
         value: D::Word,
     ) -> bool {
         let Some(lies) = self.judged(d, state, at) else { return false };
         let is_partly = is_partly_within(d, state, at.address, at.size);
-        self.strayed.store(state, lies, Origins::of(d, value), is_partly);
+        self.strayed.store(d, state, lies, Origins::of(d, value), is_partly);
         true
     }
 

@@ -94,6 +94,8 @@ impl Lies {
 /// by region.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Strayed {
+    /// Whether a store has been elsewhere: nothing that lay in memory by then is known any more.
+    elsewhere: bool,
     within: [Origins; REGIONS],
     beside: [Origins; REGIONS],
 }
@@ -104,49 +106,60 @@ impl Strayed {
         let pairs = |a: &[Origins; REGIONS], b: &[Origins; REGIONS]| {
             a.iter().zip(b).all(|(a, b)| a.is_within(*b))
         };
-        pairs(&self.within, &other.within) && pairs(&self.beside, &other.beside)
+        self.elsewhere <= other.elsewhere
+            && pairs(&self.within, &other.within)
+            && pairs(&self.beside, &other.beside)
     }
 
     /// And what may lie there in `other`.
     pub(super) fn join(&mut self, other: &Self) {
+        self.elsewhere |= other.elsewhere;
         let all = self.within.iter_mut().zip(&other.within);
         let all = all.chain(self.beside.iter_mut().zip(&other.beside));
         all.for_each(|(set, more)| *set = set.and(*more));
     }
 
-    /// Whether what is loaded from this region may be what somebody else than the code has chosen, or
-    /// tell something.
+    /// Whether somebody else than the code may have chosen what is loaded from this region, or it tells
+    /// something, by such a store.
     pub(super) fn is_open(&self, region: usize) -> bool {
-        !self.within[region].is_within(Origins::CODE)
+        self.elsewhere || !self.within[region].is_within(Origins::CODE)
     }
 
-    /// Whether that is so of any region.
-    pub(super) fn is_open_somewhere(&self) -> bool {
-        (0..REGIONS).any(|region| self.is_open(region))
+    /// Whether a store has been elsewhere.
+    pub(super) const fn is_elsewhere(&self) -> bool {
+        self.elsewhere
     }
 
     /// A store of what comes from `value`.
     pub(super) fn store<D: Domain>(
         &mut self,
-        state: &Machine<D>,
+        d: &D,
+        state: &mut Machine<D>,
         lies: Lies,
         value: Origins,
         is_partly_within: bool,
     ) {
-        let more = match lies {
-            Lies::Beside(_) => value,
-            Lies::Counted(_) => value.and(Origins::CODE),
-            Lies::Elsewhere => value.with(Origin::Found),
-        };
-        let is_within = is_partly_within || !matches!(lies, Lies::Beside(_));
         assert!(state.memory.regions.len() <= REGIONS, "a world has fewer regions");
-        for number in 0..state.memory.regions.len() {
-            if !lies.regions().has(number) || state.memory.regions[number].is_code {
+        self.elsewhere |= lies == Lies::Elsewhere;
+        let is_within = is_partly_within || matches!(lies, Lies::Counted(_));
+        for (number, region) in state.memory.regions.iter_mut().enumerate() {
+            if !lies.regions().has(number) || region.is_code {
                 continue;
             }
-            self.beside[number] = self.beside[number].and(more);
-            if is_within {
-                self.within[number] = self.within[number].and(more);
+            let beside = &mut self.beside[number];
+            match lies {
+                Lies::Beside(_) => *beside = beside.and(value),
+                Lies::Counted(_) => *beside = beside.and(value).and(Origins::CODE),
+                // What is stored from now on lies there.
+                Lies::Elsewhere => {
+                    *beside = beside.with(Origin::Found);
+                    for cells in region.cells.chunks_mut(8) {
+                        d.store(cells, d.any_of("found", 8, &[Origin::Found]));
+                    }
+                }
+            }
+            if is_within && lies != Lies::Elsewhere {
+                self.within[number] = self.within[number].and(value).and(Origins::CODE);
             }
         }
     }
