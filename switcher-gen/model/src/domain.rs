@@ -98,7 +98,7 @@ impl Origin {
     #[must_use]
     pub const fn is_the_hosts(self) -> bool {
         match self {
-            Self::Host | Self::Stale | Self::Place | Self::Found => true,
+            Self::Host | Self::Stale | Self::Place => true,
             Self::Guest
             | Self::GuestStackPointer
             | Self::Shared
@@ -106,7 +106,8 @@ impl Origin {
             | Self::Interrupted
             | Self::InterruptedBase
             | Self::Cpu
-            | Self::Code => false,
+            | Self::Code
+            | Self::Found => false,
         }
     }
 

@@ -39,7 +39,7 @@ use iced_x86::{Mnemonic, OpKind};
 
 use super::{BadCode, Goal, Watch, is_a_leak};
 use crate::events;
-use crate::mitigations::{Barriers, is_steered};
+use crate::mitigations::{Barriers, Pushed, is_steered};
 use crate::obligation;
 use crate::obligation::Obligation;
 use crate::returns;
@@ -51,13 +51,13 @@ use switcher_gen::asm::HostSymbol;
 use switcher_gen::layout::TssExtra;
 use switcher_model::program::Kind;
 use switcher_model::{
-    Access, Domain, Flags, Gpr, Msrs, Op, Origin, Place, RegionName, State as Machine, Step, Stuck,
+    Access, Domain, Flags, Gpr, Msrs, Op, Origin, Place, Program, RegionName, State as Machine, Step, Stuck,
 };
 
 use eye::Eye;
 use origins::Origins;
-use strayed::{Strayed, is_counted};
-use tells::is_of_interrupted_rip;
+use strayed::{NEAR, Strayed, is_counted};
+use tells::is_of_places;
 
 /// More instructions than all arms of a theorem have.
 pub(crate) const ARMS: usize = 1 << 17;
@@ -131,6 +131,12 @@ impl Deeper {
     fn has(&self, (region, chunk): (usize, usize)) -> bool {
         region == self.region && self.chunks.contains(&chunk)
     }
+
+    /// Whether it is said that there may be as much.
+    fn is_said(&self, strayed: &Strayed) -> bool {
+        let index = self.chunks.end() * CHUNK;
+        strayed.is_among_calls(Place { region: self.region, index, size: 8 }, false)
+    }
 }
 
 /// A conditional jump of which it is not known yet which arm is taken.
@@ -181,13 +187,13 @@ fn arms_of(target: &Target, at: u64) -> [u64; 2] {
     [jump.next_ip(), jump.near_branch_target()]
 }
 
-/// The region that `address` points to, or right behind, or that it is counted from.
+/// The region that `address` points to, or beside, or that it is counted from.
 fn region<D: Domain>(d: &D, state: &Machine<D>, address: D::Word) -> Option<usize> {
     state.memory.regions.iter().position(|region| {
-        let there = region.start..=region.offset(region.cells.len());
+        let around = region.start - NEAR..=region.offset(region.cells.len()) + NEAR;
         let distance = d.sub(address, region.base);
         match d.known(distance) {
-            Some(at) => there.contains(&at.cast_signed()),
+            Some(at) => around.contains(&at.cast_signed()),
             None => !region.is_code && is_counted(d, distance),
         }
     })
@@ -281,10 +287,32 @@ impl<D: Domain> Seen<D> {
 
     /// What of `state` is there only because it is deeper within calls: these chunks of a stack, and that
     /// RSP is below them.
-    fn deeper(&self, d: &D, (state, barriers): (&Machine<D>, &Barriers)) -> Option<Deeper> {
+    /// Each of those must hold what its call has pushed: else a RET ends in another way there.
+    fn deeper(
+        &self,
+        d: &D,
+        (state, barriers): (&Machine<D>, &Barriers),
+        program: &Program,
+    ) -> Option<Deeper> {
         let more = self.barriers.deeper(barriers).filter(|more| *more > 0)?;
         let rsp = state.get(Gpr::Rsp);
         let place = state.memory.locate(d, rsp, 8 * more, state.cr3)?;
+        let is_return = |depth: usize| {
+            let place = Place { index: place.index + 8 * depth, size: 8, ..place };
+            let to = d.code_at(state.memory.load(d, place));
+            match barriers.pushed(depth) {
+                Some(Pushed::Address(next)) => to == Some(next),
+                Some(Pushed::Trap) => {
+                    let op = to.and_then(|to| program.at(to)).and_then(Result::ok);
+                    op.is_some_and(|op| matches!(op.kind, Kind::Int3 | Kind::Ud2))
+                }
+                None => false,
+            }
+        };
+        let is_whole = place.index.is_multiple_of(CHUNK);
+        if !is_whole || !(0..more).all(is_return) {
+            return None;
+        }
         let first = place.index / CHUNK;
         Some(Deeper {
             region: place.region,
@@ -298,8 +326,9 @@ impl<D: Domain> Seen<D> {
         d: &D,
         (state, barriers): (&Machine<D>, &Barriers),
         strayed: &Strayed,
+        program: &Program,
     ) -> bool {
-        let deeper = self.deeper(d, (state, barriers));
+        let deeper = self.deeper(d, (state, barriers), program);
         let is_rsp = |slot| deeper.is_some() && slot == Gpr::Rsp as usize;
         let fits = |set: Origins, word| !set.is_empty() && Origins::of(d, word).is_within(set);
         let Forgotten { words: sets, flags, cells, strayed: known } = &self.forgotten;
@@ -312,6 +341,7 @@ impl<D: Domain> Seen<D> {
         all.all(|(slot, ((known, now), set))| known == now || is_rsp(slot) || fits(*set, now))
             && are_flags()
             && strayed.is_within(known)
+            && deeper.as_ref().is_none_or(|deeper| deeper.is_said(known))
             && other_chunks(&self.state, state)
                 .all(|at| deeper.as_ref().is_some_and(|deeper| deeper.has(at)) || is_cell(at))
     }
@@ -322,8 +352,9 @@ impl<D: Domain> Seen<D> {
         d: &D,
         (state, barriers): (&Machine<D>, &Barriers),
         strayed: &Strayed,
+        program: &Program,
     ) {
-        let deeper = self.deeper(d, (state, barriers));
+        let deeper = self.deeper(d, (state, barriers), program);
         let mut joined = copy(&self.state);
         let mut all = words(&joined);
         for (slot, (word, now)) in all.iter_mut().zip(words(state)).enumerate() {
@@ -351,6 +382,9 @@ impl<D: Domain> Seen<D> {
             d.store(&mut cells[at.1 * CHUNK..end], d.forgotten(&[now, was]));
         }
         self.forgotten.strayed.join(strayed);
+        if let Some(Deeper { region, chunks }) = &deeper {
+            self.forgotten.strayed.call_below(*region, (chunks.end() + 1) * CHUNK);
+        }
         self.state = Rc::new(joined);
     }
 
@@ -394,15 +428,16 @@ impl<D: Domain> Watch<'_, D> {
         let seen = arms.seen.entry(to).or_default();
         let traits = self.traits(d, state, so_far);
         let here = (state, barriers);
+        let program = &self.target.program;
         let is_like = |seen: &Seen<D>| seen.is_like(d, here, &traits, self);
         let alike: Vec<usize> = (0..seen.len()).filter(|at| is_like(&seen[*at])).collect();
-        if alike.iter().any(|at| seen[*at].covers(d, here, &so_far.strayed)) {
+        if alike.iter().any(|at| seen[*at].covers(d, here, &so_far.strayed, program)) {
             return;
         }
         let like = alike.last().filter(|_| alike.len() >= EXACT).map(|at| &mut seen[*at]);
         let (state, barriers, strayed) = match like {
             Some(like) => {
-                like.forget(d, here, &so_far.strayed);
+                like.forget(d, here, &so_far.strayed, program);
                 (Rc::clone(&like.state), like.barriers.clone(), like.forgotten.strayed)
             }
             None => {
@@ -661,15 +696,19 @@ fn one<D: Domain>(
                 return Ok(());
             }
             // What is returned to by one of these might be executed.
-            Kind::Sysretq | Kind::Sysretl | Kind::ReturnFar(_) => {
+            Kind::Sysretq | Kind::Sysretl => {
+                watch.verw(d);
+                tells_a_guest(d, &world.machine, watch);
+                return Ok(());
+            }
+            Kind::ReturnFar(_) => {
                 watch.verw(d);
                 at_guest(d, &world.machine, watch);
                 return Ok(());
             }
             Kind::JumpIf(condition) => {
                 let condition = d.number(world.machine.flags.holds(d, condition));
-                let is_excused =
-                    || is_of_interrupted_rip(d, &world.machine, interrupted, condition);
+                let is_excused = || is_of_places(d, &world.machine, interrupted, condition);
                 if arms.tells(d, watch, condition) && !is_excused() {
                     if std::env::var("ARMDBG").is_ok() { eprintln!("{condition:?} {:?} {:?} {:?} known {:?}", world.machine.flags.made_of(), Origins::of(d, condition), interrupted, world.machine.flags.made_of().map(|w| (Origins::of(d, w).list(), d.code_at(w)))); }
                     watch.broken(d, obligation::UNTAKEN_MEMORY, "flags");
@@ -712,6 +751,9 @@ fn one<D: Domain>(
             watch: &mut *watch,
         };
         let stepped = machine.step(d, model, &target.program, &mut eye);
+        if eye::sets_rsp(&op) {
+            eye.strayed.set_rsp();
+        }
         let (is_over, settled_by) = (eye.is_over, std::mem::take(&mut eye.settled_by));
         arms.reached.of_place |= eye.places > 1;
         if is_over {
@@ -810,11 +852,15 @@ fn at_caller<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>) {
     }
 }
 
-/// The arm enters a guest, if it is about routines that do.
+/// The arm enters a guest, if it is about routines that do: an event returns to ring 0.
 fn at_guest<D: Domain>(d: &D, machine: &Machine<D>, watch: &mut Watch<'_, D>) {
-    if watch.theorem.is_of_events() {
-        return;
+    if !watch.theorem.is_of_events() {
+        tells_a_guest(d, machine, watch);
     }
+}
+
+/// The arm goes on at CPL 3.
+fn tells_a_guest<D: Domain>(d: &D, machine: &Machine<D>, watch: &mut Watch<'_, D>) {
     for register in Gpr::ALL.into_iter().filter(|register| *register != Gpr::Rsp) {
         let is_free = !is_a_leak(d, machine.get(register));
         watch.goal(obligation::NO_HOST_VALUE, d.bit(is_free), register.name());

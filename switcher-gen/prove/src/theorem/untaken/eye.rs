@@ -1,7 +1,7 @@
 //! Who watches an arm, and answers what no path knows.
 
 use switcher_model::program::{Kind, MemoryOperand, Op, Operand, Segment};
-use switcher_model::{Access, Domain, Elsewhere, Event, Held, Observer, Origin, Place};
+use switcher_model::{Access, Domain, Elsewhere, Event, Gpr, Held, Observer, Origin, Place};
 use switcher_model::{RegionName, State as Machine};
 
 use super::super::{Watch, is_a_leak};
@@ -40,6 +40,18 @@ impl<D: Domain> Eye<'_, '_, D> {
     /// Whether where the instruction leads is what it loads.
     fn is_transfer(&self) -> bool {
         matches!(self.op.kind, Kind::Jump | Kind::Call) || self.op.is_return()
+    }
+
+    /// Whether the address that the instruction accesses is counted from RSP, and not below it but for what
+    /// it pushes.
+    fn is_by_rsp(&self) -> bool {
+        let memory = [self.op.first, self.op.second].into_iter().find_map(|operand| match operand {
+            Operand::Memory(memory) => Some(memory),
+            _ => None,
+        });
+        let Some(memory) = memory else { return true };
+        let is_above = memory.displacement.cast_signed() >= 0 && memory.index.is_none();
+        memory.segment == Segment::Flat && memory.base == Some(Gpr::Rsp as usize) && is_above
     }
 
     /// An access to where nothing is said to be, and where that is. `None` if it is broken.
@@ -114,6 +126,15 @@ fn is_of_place<D: Domain>(d: &D, word: D::Word) -> bool {
     d.mentions(word, |origin| origin == Origin::Place)
 }
 
+/// Whether `op` makes RSP something that is not counted from it.
+pub(super) fn sets_rsp(op: &Op) -> bool {
+    let is_rsp = |operand| matches!(operand, Operand::Gpr { index, .. } if index == Gpr::Rsp as usize);
+    let is_moved = matches!(op.kind, Kind::Add | Kind::Sub | Kind::Inc | Kind::Dec)
+        && (op.second == Operand::None || matches!(op.second, Operand::Immediate(_)));
+    let is_read = matches!(op.kind, Kind::Cmp | Kind::Test | Kind::Push | Kind::Bt);
+    (is_rsp(op.first) && !is_moved && !is_read) || op.kind == Kind::Xchg && is_rsp(op.second)
+}
+
 /// Whether an operation makes one value of two.
 const fn combines(kind: Kind) -> bool {
     !matches!(
@@ -161,14 +182,16 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
     }
 
     fn loaded(&mut self, d: &D, _state: &Machine<D>, place: Place, value: D::Word) -> D::Word {
-        let Some(from) = self.strayed.amended(place.region, Origins::of(d, value)) else {
+        let is_by_rsp = self.is_by_rsp();
+        let among_calls = self.strayed.is_among_calls(place, is_by_rsp);
+        let Some(from) = self.strayed.amended(place, is_by_rsp, Origins::of(d, value)) else {
             return value;
         };
         if !self.is_transfer() {
             return d.any_of("strayed", place.size, &from.list());
         }
         // A number of the code's own is nowhere to go to.
-        if self.strayed.is_open(place.region) {
+        if among_calls || self.strayed.is_open(place.region) {
             self.broken(d, obligation::UNTAKEN_TARGET, "RIP");
         }
         value
@@ -226,6 +249,10 @@ impl<D: Domain> Eye<'_, '_, D> {
         if access.gs {
             let ours = d.eq(state.gs_base, watch.host_gs);
             watch.goal(obligation::SWAPGS_FENCED, ours, "GS base");
+        }
+        if access.store {
+            let is_by_rsp = self.is_by_rsp();
+            self.strayed.stored(access.place, is_by_rsp, Origins::of(d, access.value));
         }
         if !access.store && combines(self.op.kind) {
             self.places += usize::from(is_of_place(d, access.value));

@@ -12,12 +12,12 @@
 //!
 //! A load never finds the same twice: each has an unknown of its own.
 
-use switcher_model::{Domain, Origin, RegionName, State as Machine};
+use switcher_model::{Domain, Origin, Place, RegionName, State as Machine};
 
 use super::origins::Origins;
 
 /// How far beyond a region an address is still beside it.
-const NEAR: i64 = 4096;
+pub(super) const NEAR: i64 = 4096;
 /// More regions than a world has.
 const REGIONS: usize = 16;
 
@@ -62,7 +62,7 @@ impl Lies {
         let regions = || state.memory.regions.iter().enumerate();
         let near = regions().filter(|(_, region)| {
             let end = region.offset(region.cells.len());
-            let around = region.start.saturating_sub(NEAR)..=end.saturating_add(NEAR);
+            let around = region.start - NEAR..=end + NEAR;
             d.distance(address, region.base).is_some_and(|at| around.contains(&at))
         });
         let near = Regions::of(near.map(|(number, _)| number));
@@ -98,6 +98,12 @@ pub(super) struct Strayed {
     elsewhere: bool,
     within: [Origins; REGIONS],
     beside: [Origins; REGIONS],
+    /// Below which cell of a stack there may be more of the return addresses that calls from one place
+    /// within each other have pushed, with RSP below them. How many is not known, nor, therefore, where an
+    /// address leads down there that is not counted from RSP.
+    calls_below: [usize; REGIONS],
+    /// Whether RSP has been set to such an address.
+    is_set: bool,
 }
 
 impl Strayed {
@@ -106,7 +112,10 @@ impl Strayed {
         let pairs = |a: &[Origins; REGIONS], b: &[Origins; REGIONS]| {
             a.iter().zip(b).all(|(a, b)| a.is_within(*b))
         };
+        let calls = self.calls_below.iter().zip(&other.calls_below);
         self.elsewhere <= other.elsewhere
+            && self.is_set <= other.is_set
+            && calls.into_iter().all(|(a, b)| a <= b)
             && pairs(&self.within, &other.within)
             && pairs(&self.beside, &other.beside)
     }
@@ -114,6 +123,9 @@ impl Strayed {
     /// And what may lie there in `other`.
     pub(super) fn join(&mut self, other: &Self) {
         self.elsewhere |= other.elsewhere;
+        self.is_set |= other.is_set;
+        let calls = self.calls_below.iter_mut().zip(&other.calls_below);
+        calls.for_each(|(end, other)| *end = (*end).max(*other));
         let all = self.within.iter_mut().zip(&other.within);
         let all = all.chain(self.beside.iter_mut().zip(&other.beside));
         all.for_each(|(set, more)| *set = set.and(*more));
@@ -194,9 +206,36 @@ impl Strayed {
     }
 
     /// What may be found in a region, where `value` was stored last.
-    pub(super) fn amended(&self, region: usize, value: Origins) -> Option<Origins> {
-        let more = self.within[region];
+    pub(super) fn amended(&self, place: Place, is_by_rsp: bool, value: Origins) -> Option<Origins> {
+        let more = self.within[place.region];
+        if self.is_among_calls(place, is_by_rsp) {
+            return Some(more.and(value).with(Origin::Stale).with(Origin::Place));
+        }
         (!more.is_empty()).then(|| more.and(value))
+    }
+
+    /// A store to a region.
+    pub(super) fn stored(&mut self, place: Place, is_by_rsp: bool, value: Origins) {
+        if self.is_among_calls(place, is_by_rsp) {
+            let within = &mut self.within[place.region];
+            *within = within.and(value).and(Origins::CODE);
+        }
+    }
+
+    /// Whether there may be more calls or fewer than where this is. `is_by_rsp` says whether it is counted
+    /// from RSP, and not below it.
+    pub(super) fn is_among_calls(&self, place: Place, is_by_rsp: bool) -> bool {
+        place.index < self.calls_below[place.region] && (!is_by_rsp || self.is_set)
+    }
+
+    /// Below this cell of a stack there may be more calls.
+    pub(super) fn call_below(&mut self, region: usize, end: usize) {
+        self.calls_below[region] = self.calls_below[region].max(end);
+    }
+
+    /// RSP is set to something that is not counted from it.
+    pub(super) fn set_rsp(&mut self) {
+        self.is_set |= self.calls_below.iter().any(|end| *end != 0);
     }
 }
 

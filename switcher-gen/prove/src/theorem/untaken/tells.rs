@@ -4,6 +4,7 @@ use switcher_model::{Access, Domain, State as Machine};
 
 use super::super::{Watch, is_a_leak};
 use super::Arms;
+use super::strayed::is_counted;
 
 impl<D: Domain> Arms<D> {
     /// Whether a jump by `condition`, a truth value as a number, tells what was found, or what no guest may
@@ -15,10 +16,12 @@ impl<D: Domain> Arms<D> {
     }
 }
 
-/// Whether `condition` is what a comparison of the interrupted address with one of the code's comes to, by
-/// the flags of `state`: whether something has been interrupted in the code, and where in there, decides
-/// what is done about it.
-pub(super) fn is_of_interrupted_rip<D: Domain>(
+/// Whether `condition` is what a comparison comes to, by the flags of `state`,
+///
+/// * of the interrupted address with one of the code's: whether something has been interrupted in the code,
+///   and where in there, decides what is done about it;
+/// * of two addresses that are apart by a number of the code's own: wherever they lie.
+pub(super) fn is_of_places<D: Domain>(
     d: &D,
     state: &Machine<D>,
     interrupted: Option<D::Word>,
@@ -26,10 +29,11 @@ pub(super) fn is_of_interrupted_rip<D: Domain>(
 ) -> bool {
     let [a, b, ..] = state.flags.made_of();
     let is_label = |word| d.known(word).is_none() && d.code_at(word).is_some();
-    let is_it = interrupted.is_some_and(|rip| a == rip && is_label(b) || b == rip && is_label(a));
+    let is_rip = interrupted.is_some_and(|rip| a == rip && is_label(b) || b == rip && is_label(a));
     let (is, below) = (d.eq(a, b), d.lt(a, b));
     let all = [is, below, d.either(is, below)];
-    is_it && all.iter().any(|bit| [*bit, d.not(*bit)].map(|bit| d.number(bit)).contains(&condition))
+    let is_one = |bit: D::Bit| [bit, d.not(bit)].map(|bit| d.number(bit)).contains(&condition);
+    (is_rip || is_counted(d, d.sub(a, b))) && all.into_iter().any(is_one)
 }
 
 impl<D: Domain> Watch<'_, D> {
