@@ -1,0 +1,162 @@
+//! What must hold of an arm: what it may tell, and what it leaves to the host, to a guest and to a hook.
+
+use crate::obligation;
+use crate::obligation::Obligation;
+use crate::run::barriers::is_steered;
+use crate::run::origins::is_a_leak;
+use crate::run::untaken::Arms;
+use crate::run::watch::Watch;
+use crate::theorem::Theorem;
+use crate::world::World;
+use switcher_gen::layout::TssExtra;
+use switcher_model::{
+    Access, Domain, Event, Gpr, Held, Observer, Origin, Place, RegionName, State as Machine,
+};
+
+impl<D: Domain> Watch<'_, D> {
+    pub(crate) fn broken(&mut self, d: &D, obligation: Obligation, about: &'static str) {
+        self.goal(obligation, d.bit(false), about);
+    }
+
+    /// The arm has read something, or the like.
+    pub(crate) fn has_read(&mut self, d: &D, is_last: bool) {
+        let wanted = self.target.setting.variant.mitigations().verw;
+        if wanted && is_last && (self.theorem == Theorem::EnterGuest || self.theorem.has_hook()) {
+            self.broken(d, obligation::VERW_LAST, "VERW");
+        }
+    }
+
+    /// Whether all of host_rsp is read.
+    fn is_host_rsp(&self, state: &Machine<D>, access: &Access<D::Word>) -> bool {
+        let Place { region, index, size } = access.place;
+        let region = &state.memory.regions[region];
+        let at = self.target.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
+        region.name == RegionName::TssExtra && region.offset(index) == at && size == 8
+    }
+
+    /// The arm leaves for the host, or calls a hook.
+    pub(crate) fn is_host(&mut self, d: &D, machine: &Machine<D>) {
+        let ours = d.eq(machine.gs_base, self.host_gs);
+        self.goal(obligation::SWAPGS_FENCED, ours, "GS base");
+    }
+}
+
+impl<D: Domain> Arms<D> {
+    /// Whether a jump by `condition` tells what was found, or what no guest may learn, beyond what it is
+    /// told anyway: by the way of the path itself, or because it is run at all. Where something has been
+    /// interrupted, in the code or not, decides what is done about it.
+    pub(crate) fn tells(&self, d: &D, watch: &Watch<'_, D>, condition: D::Word) -> bool {
+        let is_of_code = d.is_of_code(condition);
+        let is_secret = |origin: Origin| match origin {
+            Origin::Interrupted => !is_of_code,
+            Origin::Place => false,
+            origin => !origin.may_reach_a_guest(),
+        };
+        let is_told = || self.told.contains(&condition) || watch.decisions.is_told(d, condition);
+        is_found(d, condition) || d.mentions(condition, is_secret) && !is_told()
+    }
+}
+
+/// The arm returns to the host, behind the call of `switcher_enter_guest`.
+pub(crate) fn at_caller<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>) {
+    let machine = &world.machine;
+    if is_a_leak(d, machine.rip) && d.distance(machine.rip, world.caller.rip) != Some(0) {
+        watch.broken(d, obligation::UNTAKEN_TARGET, "RIP");
+    }
+    watch.is_host(d, machine);
+    for register in Gpr::ALL.into_iter().filter(|register| *register != Gpr::Rsp) {
+        let is_free = !is_steered(d, machine.get(register));
+        watch.goal(obligation::EXIT_SCRATCH, d.bit(is_free), register.name());
+    }
+}
+
+/// The arm enters a guest, if it is about routines that do.
+pub(crate) fn at_guest<D: Domain>(d: &D, machine: &Machine<D>, watch: &mut Watch<'_, D>) {
+    if watch.theorem.is_of_events() {
+        return;
+    }
+    for register in Gpr::ALL.into_iter().filter(|register| *register != Gpr::Rsp) {
+        let is_free = !is_a_leak(d, machine.get(register));
+        watch.goal(obligation::NO_HOST_VALUE, d.bit(is_free), register.name());
+    }
+}
+
+/// Whether it says what no guest may learn, or what was found.
+pub(crate) fn tells<D: Domain>(d: &D, word: D::Word) -> bool {
+    is_found(d, word) || is_a_leak(d, word)
+}
+
+/// Whether it depends on what was loaded from where the path loads nothing.
+fn is_found<D: Domain>(d: &D, word: D::Word) -> bool {
+    d.mentions(word, |origin| origin == Origin::Cpu)
+}
+
+/// Whether a guest has a hand in where this leads.
+pub(crate) fn is_a_guests<D: Domain>(d: &D, rip: D::Word) -> bool {
+    d.mentions(rip, |origin| origin.is_a_guests_choice() || origin == Origin::Cpu)
+}
+
+/// Sees of an arm what mitigations are judged by.
+pub(crate) struct Eye<'a, 'b, D: Domain> {
+    pub(crate) watch: &'a mut Watch<'b, D>,
+    /// Whether nothing may be read but the frame that is returned to.
+    pub(crate) is_last: bool,
+    pub(crate) told: &'a mut Vec<D::Word>,
+    pub(crate) lacks: &'a mut bool,
+}
+
+impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
+    fn held(&self, what: Held) -> &[D::Word] {
+        self.watch.held(what)
+    }
+
+    fn observe(&mut self, d: &D, state: &Machine<D>, event: Event<D::Word>) {
+        let watch = &mut *self.watch;
+        match event {
+            Event::Depends(condition) => {
+                if is_steered(d, condition) {
+                    watch.barriers.poison();
+                }
+            }
+            Event::Access(access) => {
+                let name = state.memory.regions[access.place.region].name;
+                let is_frame =
+                    watch.is_of_frame(name) && !d.mentions(access.value, Origin::is_the_hosts);
+                watch.barriers.overwritten &= is_frame;
+                watch.has_read(d, self.is_last && !is_frame);
+                if let Some(size) = watch.reads_flags(state, &access) {
+                    watch.decisions.read_flags(access.value, size);
+                }
+                if watch.is_host_rsp(state, &access) {
+                    let is_zero = d.is(access.value, 0);
+                    self.told.extend([is_zero, d.not(is_zero)].map(|bit| d.number(bit)));
+                }
+                if access.gs {
+                    let ours = d.eq(state.gs_base, watch.host_gs);
+                    watch.goal(obligation::SWAPGS_FENCED, ours, "GS base");
+                }
+            }
+            Event::ReadMsr(_) => {
+                watch.barriers.overwritten = false;
+                watch.has_read(d, self.is_last);
+            }
+            Event::WriteMsr { number, value } => watch.barrier(d, number, value),
+            Event::Verw => watch.barriers.overwritten = true,
+            Event::Branch(branch) => watch.branch(d, state, branch),
+            Event::Fence(fence) => watch.barriers.fence(fence),
+            // What it says of another CPU, which may lack that, is another's.
+            Event::Needs { condition, met } => {
+                watch.asked |= condition.asks();
+                *self.lacks |= !met && !condition.asks().is_empty();
+            }
+            // That it goes there is what an arm is; the rest is said of each access.
+            Event::Execute(_)
+            | Event::Decided(_)
+            | Event::LoadCr3(_)
+            | Event::WriteGsBase(_)
+            | Event::SwapGs
+            | Event::Sysretq
+            | Event::Iretq(_) => {}
+        }
+    }
+}
