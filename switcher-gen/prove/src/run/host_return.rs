@@ -11,7 +11,7 @@ use switcher_model::{ARITHMETIC, Access, Domain, Flags, Gpr};
 use switcher_spec as spec;
 
 /// Where code has left for.
-pub(crate) enum Left<W> {
+pub(crate) enum HostReturn<W> {
     /// Nothing of this.
     Elsewhere,
     /// The host has returned to the code.
@@ -28,19 +28,19 @@ pub(crate) fn left<D: Domain>(
     target: &Target,
     world: &mut World<D>,
     watch: &mut Watch<'_, D>,
-) -> Left<D::Word> {
+) -> HostReturn<D::Word> {
     let World { machine, untraining, host_gs, setting, event, spec, .. } = world;
     let rip = d.code_at(machine.rip);
     let [untrain, thunk] = target.returns.map(|of_host| rip == Some(of_host) && of_host != 0);
     // Other hosts have neither.
-    let Some(untraining) = untraining else { return Left::Elsewhere };
+    let Some(untraining) = untraining else { return HostReturn::Elsewhere };
     if !untrain && !thunk {
-        return Left::Elsewhere;
+        return HostReturn::Elsewhere;
     }
     let rsp = machine.get(Gpr::Rsp);
     let Some(place) = machine.memory.locate(d, rsp, 8, machine.cr3) else {
         let at = watch.trace.last().copied().unwrap_or_default();
-        return Left::Broken(wild(at, rsp, 8, false));
+        return HostReturn::Broken(wild(at, rsp, 8, false));
     };
     let value = machine.memory.load(d, place);
     watch.popped(d, &Access { place, value, gs: false, store: false });
@@ -73,7 +73,7 @@ pub(crate) fn left<D: Domain>(
     watch.at_return(d, machine, is_own, true, 0);
     watch.returned();
     match is_back {
-        true => Left::Back,
-        false => Left::Returned,
+        true => HostReturn::Back,
+        false => HostReturn::Returned,
     }
 }

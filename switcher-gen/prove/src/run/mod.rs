@@ -58,7 +58,7 @@ use crate::{obligation, world};
 use crate::run::compare::{in_guest, in_host, resumed};
 use crate::run::end::{End, bad, wild};
 use crate::run::events::{call, deliver, gates, is_any, which};
-use crate::run::host_return::Left;
+use crate::run::host_return::HostReturn;
 use crate::run::transfer::iretq;
 use crate::run::untaken::Untaken;
 use crate::run::watch::Watch;
@@ -310,13 +310,13 @@ pub(crate) fn execute<D: Domain>(
             Ok(Step::Left) => {
                 let rip = d.code_at(machine.rip);
                 match (host_return::left(d, target, world, watch), rip) {
-                    (Left::Back, _) => {}
-                    (Left::Broken(end), _) => return Ok(end),
+                    (HostReturn::Back, _) => {}
+                    (HostReturn::Broken(end), _) => return Ok(end),
                     // A number in the code itself, and the caller is unknown to it.
-                    (Left::Elsewhere, Some(rip)) if target.leaves(at) => {
+                    (HostReturn::Elsewhere, Some(rip)) if target.leaves(at) => {
                         return Err(BadCode::Leaves { at, target: rip });
                     }
-                    (Left::Elsewhere | Left::Returned, _) => return Ok(End::Host),
+                    (HostReturn::Elsewhere | HostReturn::Returned, _) => return Ok(End::Host),
                 }
             }
             Ok(Step::Halted) => {
@@ -375,16 +375,16 @@ fn execute_event<D: Domain>(
                 let rip = d.code_at(machine.rip);
                 let hook = rip.and_then(|rip| target.hook(rip));
                 match (host_return::left(d, target, world, watch), hook, rip) {
-                    (Left::Back, ..) => {}
-                    (Left::Broken(end), ..) => return Ok(end),
-                    (Left::Elsewhere, Some(hook), _) => {
+                    (HostReturn::Back, ..) => {}
+                    (HostReturn::Broken(end), ..) => return Ok(end),
+                    (HostReturn::Elsewhere, Some(hook), _) => {
                         watch.goal(obligation::HOOK, d.bit(!hooked), "how often");
                         hooked = true;
                         if call(d, target, world, watch, at, hook) {
                             return Ok(End::Stopped);
                         }
                     }
-                    (Left::Elsewhere, None, Some(rip)) if target.leaves(at) => {
+                    (HostReturn::Elsewhere, None, Some(rip)) if target.leaves(at) => {
                         return Err(BadCode::Leaves { at, target: rip });
                     }
                     _ if theorem.is_in_ring_0() => {

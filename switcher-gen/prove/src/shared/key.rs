@@ -55,7 +55,7 @@ pub(crate) fn whole(target: &Target) -> Key {
 }
 
 /// All that a proof of `theorem` depends on: two targets with one key have one proof. Those of
-/// events are about the `whole` image: see [`Shape`] for what else they hold of.
+/// events are about the `whole` image: see [`TraceShape`] for what else they hold of.
 pub(crate) fn key(target: &Target, theorem: Theorem, host: Key, whole: Key) -> Key {
     let entries = theorem.entries(target);
     if theorem.is_of_events() {

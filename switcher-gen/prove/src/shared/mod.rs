@@ -6,7 +6,7 @@
 //! a proof is kept by all this, [`key`], if it has not shown on the way that more matters: see
 //! [`depends_on_place`].
 //!
-//! A proof also holds of code that is the same in all that the proof has **executed**, a [`Shape`]:
+//! A proof also holds of code that is the same in all that the proof has **executed**, a [`TraceShape`]:
 //! every run of it is a run of the other code, too, with other addresses. What a call pushes may
 //! differ, then, if it is seen at proof time that nothing but its RET has read it; any other address
 //! that becomes a value must be the same number. What was not executed does not matter.
@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::shared::key::Key;
-use crate::shared::shape::{Executed, Shape};
+use crate::shared::shape::{Executed, TraceShape};
 use crate::target::Target;
 use crate::theorem::Theorem;
 use crate::verdict::Report;
@@ -39,7 +39,7 @@ pub struct Shared {
 pub(crate) type Proof = OnceLock<Option<Vec<Report>>>;
 
 /// Code, and what was shown of it.
-type Shaped = (Shape, Vec<Report>);
+type Shaped = (TraceShape, Vec<Report>);
 
 impl Shared {
     /// How many theorems were tried to be proved, each with and without a hostile guest.
@@ -95,7 +95,7 @@ impl Shared {
         if entries.is_empty() {
             return;
         }
-        let Some(shape) = Shape::new(target, &entries, executed) else { return };
+        let Some(shape) = TraceShape::new(target, &entries, executed) else { return };
         let mut shapes = self.shapes.lock().unwrap_or_else(PoisonError::into_inner);
         shapes.entry(host).or_default().push(Arc::new((shape, reports.to_vec())));
     }

@@ -23,7 +23,7 @@ pub(crate) struct Executed {
     /// where one of those leads.
     taken: BTreeSet<u64>,
     arms_by_value: bool,
-    /// Whether some run makes more of an address than [`Shape`] can tell.
+    /// Whether some run makes more of an address than [`TraceShape`] can tell.
     is_of_place: bool,
 }
 
@@ -100,7 +100,7 @@ fn successors(target: &Target, at: u64) -> [Option<u64>; 2] {
 
 /// Instructions that were executed, wherever they lie, and which of them follow which.
 #[derive(Debug)]
-pub(crate) struct Shape {
+pub(crate) struct TraceShape {
     /// Where it begins: one for each stub that is executed.
     first: Vec<usize>,
     instructions: Vec<(Looks, [Option<usize>; 2])>,
@@ -115,7 +115,7 @@ fn without_value(target: &Target, at: u64, looks: Looks) -> Looks {
     Looks { value: looks.value.filter(|_| !is_lea), ..looks }
 }
 
-impl Shape {
+impl TraceShape {
     pub(crate) fn new(target: &Target, entries: &[u64], executed: &Executed) -> Option<Self> {
         let at: Vec<u64> = executed.at.iter().copied().collect();
         let number = |address: u64| at.binary_search(&address).ok();

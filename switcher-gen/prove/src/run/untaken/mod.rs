@@ -42,7 +42,7 @@ use crate::obligation;
 use crate::run::barriers::{Barriers, is_steered};
 use crate::run::events::untold;
 use crate::run::host_return;
-use crate::run::host_return::Left;
+use crate::run::host_return::HostReturn;
 use crate::run::untaken::join::{Seen, region};
 use crate::run::untaken::judge::{Eye, at_caller, at_guest, is_a_guests, tells};
 use crate::run::untaken::memory::{NEAR, forget_memory, found, skip};
@@ -271,17 +271,17 @@ fn one<D: Domain>(
                     return Ok(());
                 }
                 match host_return::left(d, target, world, watch) {
-                    Left::Back => {}
-                    Left::Broken(_) => {
+                    HostReturn::Back => {}
+                    HostReturn::Broken(_) => {
                         watch.broken(d, obligation::UNTAKEN_MEMORY, "address");
                         return Ok(());
                     }
-                    Left::Elsewhere if !by_value => {
+                    HostReturn::Elsewhere if !by_value => {
                         watch.broken(d, obligation::UNTAKEN_CODE, "RIP");
                         return Ok(());
                     }
                     // The caller's.
-                    Left::Returned | Left::Elsewhere => {
+                    HostReturn::Returned | HostReturn::Elsewhere => {
                         at_caller(d, world, watch);
                         return Ok(());
                     }
