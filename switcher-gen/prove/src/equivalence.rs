@@ -3,12 +3,11 @@
 use std::ops::ControlFlow;
 
 use crate::bad_code::BadCode;
-use crate::goal::Goal;
+use crate::goal::{Goal, Goals};
 use crate::prover::{Prover, Unknowns};
 use crate::run::end::End;
-use crate::run::untaken::Untaken;
+use crate::run::execute::execute;
 use crate::run::watch::Watch;
-use crate::run::{Run, execute};
 use crate::setting::BlockOffsets;
 use crate::target::Target;
 use crate::theorem::Theorem;
@@ -33,7 +32,7 @@ pub(crate) fn compare_runs<D: Domain>(
     source: &mut impl Source<D>,
     saved: [&Saved<D>; 2],
     assume: impl FnOnce(&[(&'static str, D::Bit)]),
-) -> Result<Run<D>, BadCode> {
+) -> Result<Vec<Goal<D>>, BadCode> {
     let [one, other] = targets;
     let mut world = world::of(d, one, theorem, source, Some(saved[0]));
     let mut second = world::of(d, other, theorem, source, Some(saved[1]));
@@ -44,12 +43,15 @@ pub(crate) fn compare_runs<D: Domain>(
         world.assumptions.push(("both have a routine there, or neither", agree));
     }
     assume(&world.assumptions);
-    let mut watch = Watch::new(d, one, theorem, &world);
-    let end = execute(d, one, theorem, &mut world, &mut watch)?;
-    let mut ignored = Watch::new(d, other, theorem, &second);
-    let second_end = execute(d, other, theorem, &mut second, &mut ignored)?;
+    // Both are proved: what must hold of each was shown.
+    let ends = [(one, &mut world), (other, &mut second)].map(|(target, world)| {
+        let mut watch = Watch::new(d, target, theorem, world);
+        execute(d, target, theorem, world, &mut watch, &mut Goals::new())
+    });
+    let [end, second_end] = ends;
+    let (end, second_end) = (end?, second_end?);
 
-    watch.goals.clear();
+    let mut goals = Goals::new();
     let in_guest = matches!(end, End::Guest { .. });
     let same_end = match (&end, &second_end) {
         (End::Guest { by_sysretq: a }, End::Guest { by_sysretq: b }) => a == b,
@@ -57,11 +59,11 @@ pub(crate) fn compare_runs<D: Domain>(
         (End::Resumed { hooked: a }, End::Resumed { hooked: b }) => a == b,
         _ => false,
     };
-    watch.goal(obligation::KIND, d.bit(same_end), "kind of end");
+    goals.add(obligation::KIND, d.bit(same_end), "kind of end");
     let same = obligation::UNCHANGED;
     let (a, b) = (&world.machine, &second.machine);
     for register in Gpr::ALL {
-        watch.equal(d, same, register.name(), a.get(register), b.get(register));
+        goals.equal(d, same, register.name(), a.get(register), b.get(register));
     }
     let flags = |m: &Machine<D>| {
         let flags = m.rflags(d);
@@ -84,7 +86,7 @@ pub(crate) fn compare_runs<D: Domain>(
         ]
     };
     for ((name, a), (_, b)) in others(a).into_iter().zip(others(b)) {
-        watch.equal(d, same, name, a, b);
+        goals.equal(d, same, name, a, b);
     }
     let BlockOffsets { tss, tss_extra } = world.setting.block;
     let sp2 = tss + Tss::sp2.bytes() as i64;
@@ -107,24 +109,11 @@ pub(crate) fn compare_runs<D: Domain>(
             let at = a.offset(index);
             if is_read(at) {
                 let size = (a.cells.len() - index).min(4);
-                watch.equal(d, same, a.name.name(), a.read(d, at, size), b.read(d, at, size));
+                goals.equal(d, same, a.name.name(), a.read(d, at, size), b.read(d, at, size));
             }
         }
     }
-    let end = String::from("the same way");
-    let Watch { trace, goals, reads_code, asked, barriers, pvcs_at, .. } = watch;
-    Ok(Run {
-        trace,
-        goals,
-        later: Vec::new(),
-        end,
-        is_movable: false,
-        reads_code,
-        asked,
-        lines: barriers.into_lines(),
-        untaken: Untaken::default(),
-        touches_pvcs: pvcs_at.is_some(),
-    })
+    Ok(goals.into_all())
 }
 
 impl Prover {
@@ -156,7 +145,7 @@ impl Prover {
             };
             let explored = d.explore_until(run, |_, result| {
                 let goals = match result {
-                    Ok(run) => run.goals,
+                    Ok(goals) => goals,
                     Err(error) => {
                         bad = Some(error);
                         return ControlFlow::Break(());

@@ -12,7 +12,7 @@ use std::hash::Hash;
 use switcher_gen::arch::Msr;
 use switcher_gen::asm::LINE;
 use switcher_gen::mitigations::{Bhb, Mitigations, Rsb};
-use switcher_model::{Domain, Fence, Origin};
+use switcher_model::Fence;
 
 /// Calls that fill a return stack buffer: no CPU's has more entries.
 const RSB_ENTRIES: usize = 32;
@@ -20,11 +20,6 @@ const RSB_ENTRIES: usize = 32;
 const CALLS: usize = 2 * RSB_ENTRIES;
 /// How often a call that is within itself is told apart from one that is so more often.
 const DEPTH: usize = 2;
-
-/// Whether what `word` is depends on a value that a guest may have chosen, or has had a hand in.
-pub(crate) fn is_steered<D: Domain>(d: &D, word: D::Word) -> bool {
-    d.mentions(word, Origin::is_a_guests_choice)
-}
 
 /// An entry of the return stack buffer that the code has made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -15,6 +15,7 @@
 //! boundary of anything, and nested as the hardware nests them. What cannot be gone on from is
 //! excepted: nothing that it interrupted is ever looked at again.
 
+use crate::goal::Goals;
 use crate::run::watch::Watch;
 use crate::target::Target;
 use crate::theorem::Theorem;
@@ -31,15 +32,19 @@ pub(crate) const OWN_STACK: i64 = IstTop::USED as i64;
 /// other's return.
 pub(crate) const ROOM: i64 = FarFrame::ROOM as i64;
 
-/// What is known of NMIs when a theorem starts.
+/// What is known of NMIs: when a theorem starts, and by what an event has done.
 #[derive(Debug)]
 pub(crate) struct Blocking<D: Domain> {
     /// Whether they were blocked in the ring 0 that is interrupted, where that matters.
     before: Option<D::Bit>,
     /// Whether what is interrupted there is one of the routines.
     in_routines: D::Bit,
-    /// And on which root.
+    /// The root that it is interrupted on.
     root: D::Word,
+    /// Whether an event has executed an IRETQ.
+    is_ended: bool,
+    /// Whether it has used its stack of the IST since.
+    is_on_ist_again: bool,
 }
 
 impl<D: Domain> Blocking<D> {
@@ -49,7 +54,24 @@ impl<D: Domain> Blocking<D> {
             before: happening.and_then(|happening| happening.nmi_blocked),
             in_routines: happening.map_or(d.bit(false), |happening| happening.in_routines),
             root: happening.map_or(world.machine.cr3, |happening| happening.interrupted.root),
+            is_ended: false,
+            is_on_ist_again: false,
         }
+    }
+
+    /// An IRETQ of an event's: NMIs are no longer blocked.
+    pub(crate) const fn end(&mut self) {
+        self.is_ended = true;
+    }
+
+    /// An access to this region.
+    pub(crate) fn uses(&mut self, region: RegionName) {
+        self.is_on_ist_again |= self.is_ended && region == RegionName::IstStack;
+    }
+
+    /// Whether an event has used its stack of the IST after its IRETQ.
+    pub(crate) const fn is_on_ist_again(&self) -> bool {
+        self.is_on_ist_again
     }
 }
 
@@ -62,7 +84,7 @@ impl Target {
 
 impl<D: Domain> Watch<'_, D> {
     /// Before an instruction: what may come there finds what it relies on.
-    pub(crate) fn boundary(&mut self, d: &D, state: &Machine<D>, at: u64) {
+    pub(crate) fn boundary(&mut self, d: &D, goals: &mut Goals<D>, state: &Machine<D>, at: u64) {
         if self.theorem.is_fatal() {
             return;
         }
@@ -72,62 +94,64 @@ impl<D: Domain> Watch<'_, D> {
         let (model, setting) = (self.target.model(), self.target.setting);
         let in_routines = d.bit(is_routine && has_gates);
         for condition in boundary::conditions(d, &model, &setting, state, in_routines) {
-            self.goal(condition.obligation, condition.holds, condition.about);
+            goals.add(condition.obligation, condition.holds, condition.about);
         }
         if !has_gates {
             return;
         }
         if !is_routine {
             let has_room = d.bit(has_room(d, state));
-            self.goal(obligation::STACK_ROOM, has_room, "RSP");
+            goals.add(obligation::STACK_ROOM, has_room, "RSP");
         }
-        self.still_blocked(d, state);
-        self.on_ist_again |= self.unblocked && self.theorem.is_on_ist() && is_on_ist(d, state);
+        self.still_blocked(d, goals, state);
+        if self.theorem.is_on_ist() && is_on_ist(d, state) {
+            self.blocking.uses(RegionName::IstStack);
+        }
     }
 
     /// NMIs are blocked if they were when ring 0 was interrupted, and until it goes on if it was by one.
-    fn still_blocked(&mut self, d: &D, state: &Machine<D>) {
+    fn still_blocked(&self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
         if self.theorem == Theorem::NmiInRing0 {
-            self.goal(obligation::NMI_KEPT, state.nmi_blocked, "NMIs");
+            goals.add(obligation::NMI_KEPT, state.nmi_blocked, "NMIs");
         } else if let Some(before) = self.blocking.before {
             let is_kept = d.either(d.not(before), state.nmi_blocked);
-            self.goal(obligation::NMI_KEPT, is_kept, "NMIs");
+            goals.add(obligation::NMI_KEPT, is_kept, "NMIs");
         }
     }
 
     /// What was interrupted goes on.
-    pub(crate) fn resumed(&mut self, d: &D, state: &Machine<D>) {
+    pub(crate) fn resumed(&self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
         if self.theorem == Theorem::NmiInRing0 {
-            self.goal(obligation::NMI_UNBLOCKED, d.not(state.nmi_blocked), "NMIs");
+            goals.add(obligation::NMI_UNBLOCKED, d.not(state.nmi_blocked), "NMIs");
         } else {
-            self.still_blocked(d, state);
+            self.still_blocked(d, goals, state);
         }
     }
 
     /// The guest, or the host behind its call, goes on: whatever interrupted a guest is over.
-    pub(crate) fn is_over(&mut self, d: &D, state: &Machine<D>) {
-        self.goal(obligation::NMI_UNBLOCKED, d.not(state.nmi_blocked), "NMIs");
+    pub(crate) fn is_over(&self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
+        goals.add(obligation::NMI_UNBLOCKED, d.not(state.nmi_blocked), "NMIs");
     }
 
     /// An access to the stack of what was interrupted.
-    pub(crate) fn interrupted_stack(&mut self, d: &D, state: &Machine<D>) {
+    pub(crate) fn interrupted_stack(&self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
         let Blocking { in_routines, root, .. } = self.blocking;
         let is_known = d.both(d.not(in_routines), d.eq(state.cr3, root));
-        self.goal(obligation::RESUMED_STACK, is_known, "RSP");
+        goals.add(obligation::RESUMED_STACK, is_known, "RSP");
     }
 
     /// The IRETQ to a guest takes its frame from where the theorems about its faults have it, and those
     /// have flags that a guest may have.
-    pub(crate) fn frame_of_iretq(&mut self, d: &D, state: &Machine<D>) {
+    pub(crate) fn frame_of_iretq(&self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
         let others = d.any(state.rflags(d), !RFlags::GUEST_ALLOWED.bits());
-        self.goal(obligation::IRETQ_FLAGS, d.not(others), "RFLAGS");
+        goals.add(obligation::IRETQ_FLAGS, d.not(others), "RFLAGS");
         if self.target.gates.is_none() {
             return;
         }
         let sp0 =
             state.memory.region(RegionName::Sp0Stack).expect("every world has all regions").base;
         let expected = d.plus(sp0, -40);
-        self.equal(d, obligation::IRETQ_FRAME, "RSP", expected, state.get(Gpr::Rsp));
+        goals.equal(d, obligation::IRETQ_FRAME, "RSP", expected, state.get(Gpr::Rsp));
     }
 }
 

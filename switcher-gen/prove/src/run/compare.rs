@@ -1,5 +1,6 @@
 //! The end of a run, compared with what the specification makes of the same state.
 
+use crate::goal::Goals;
 use crate::obligation;
 use crate::run::Extent;
 use crate::run::met::Met;
@@ -22,6 +23,7 @@ pub(crate) fn in_guest<D: Domain>(
     d: &D,
     world: &World<D>,
     watch: &mut Watch<'_, D>,
+    goals: &mut Goals<D>,
     (theorem, extent): (Theorem, Extent),
     by_sysretq: bool,
     saved: Option<&Saved<D>>,
@@ -30,7 +32,7 @@ pub(crate) fn in_guest<D: Domain>(
     let how = if by_sysretq { "SYSRET" } else { "IRETQ" };
     let end = format!("to the guest by {how}");
     // What must hold whatever the guest does meanwhile.
-    watch.equal(
+    goals.equal(
         d,
         obligation::HOST_GS_KEPT,
         "inactive GS base",
@@ -44,7 +46,7 @@ pub(crate) fn in_guest<D: Domain>(
             SwitchFlags::SMOD.bits(),
         );
         let root = d.select(smod, extra.smod_cr3, extra.umod_cr3);
-        watch.equal(d, obligation::ROOT_OF_MODE, "CR3", root, machine.cr3);
+        goals.equal(d, obligation::ROOT_OF_MODE, "CR3", root, machine.cr3);
     }
     if extent == Extent::Safety {
         return end;
@@ -62,7 +64,7 @@ pub(crate) fn in_guest<D: Domain>(
             ("PKRU", machine.pkru),
         ];
         for (name, value) in values {
-            watch.goal(obligation::NO_HOST_VALUE, d.bit(!is_a_leak(d, value)), name);
+            goals.add(obligation::NO_HOST_VALUE, d.bit(!is_a_leak(d, value)), name);
         }
     }
     let mut spec = world.spec;
@@ -73,40 +75,40 @@ pub(crate) fn in_guest<D: Domain>(
     // says more, and comes first.
     let is_late = is_met(world, theorem) && matches!(outcome, Outcome::Guest(_));
     if !is_late {
-        watch.goal(obligation::KIND, d.bit(fits), "kind of return");
+        goals.add(obligation::KIND, d.bit(fits), "kind of return");
         if !fits {
             return end;
         }
     }
     let guest = &spec.guest;
-    watch.equal(d, obligation::GS_BASE, "GS base", guest.gs_base, machine.gs_base);
-    watch.equal(d, obligation::ROOT, "CR3", spec.root, machine.cr3);
-    watch.equal(d, obligation::RFLAGS, "RFLAGS", guest.rflags, machine.rflags(d));
-    watch.equal(d, obligation::SELECTORS, "CS", guest.cs, machine.cs);
-    watch.equal(d, obligation::SELECTORS, "SS", guest.ss, machine.ss);
-    untouched(d, world, watch, &spec);
-    watch.equal(d, obligation::RIP, "RIP", guest.rip, machine.rip);
+    goals.equal(d, obligation::GS_BASE, "GS base", guest.gs_base, machine.gs_base);
+    goals.equal(d, obligation::ROOT, "CR3", spec.root, machine.cr3);
+    goals.equal(d, obligation::RFLAGS, "RFLAGS", guest.rflags, machine.rflags(d));
+    goals.equal(d, obligation::SELECTORS, "CS", guest.cs, machine.cs);
+    goals.equal(d, obligation::SELECTORS, "SS", guest.ss, machine.ss);
+    untouched(d, world, watch, goals, &spec);
+    goals.equal(d, obligation::RIP, "RIP", guest.rip, machine.rip);
     let expected = by_number(&guest.registers);
     for register in Gpr::ALL {
         let got = machine.get(register);
-        watch.equal(d, obligation::REGISTERS, register.name(), expected[register as usize], got);
+        goals.equal(d, obligation::REGISTERS, register.name(), expected[register as usize], got);
     }
     if theorem == Theorem::EnterGuest {
         // The switcher's own choice.
         let extra = extra_of(d, world);
         spec.tss_extra.host_rsp = extra.host_rsp;
-        watch.goal(obligation::EXIT_HOST_RSP, d.any(extra.host_rsp, u64::MAX), "host_rsp");
+        goals.add(obligation::EXIT_HOST_RSP, d.any(extra.host_rsp, u64::MAX), "host_rsp");
         if let Some(saved) = saved {
-            watch.equal(d, obligation::SAVED, "host_rsp", saved.host_rsp, extra.host_rsp);
-            compare_stack(d, watch, region_of(world, RegionName::HostStack), &saved.stack);
+            goals.equal(d, obligation::SAVED, "host_rsp", saved.host_rsp, extra.host_rsp);
+            compare_stack(d, goals, region_of(world, RegionName::HostStack), &saved.stack);
         }
     } else {
-        unchanged(d, world, watch, RegionName::HostStack, i64::MIN..i64::MAX);
+        unchanged(d, world, goals, RegionName::HostStack, i64::MIN..i64::MAX);
     }
-    memory(d, world, watch, &spec);
-    unchanged(d, world, watch, RegionName::IstStack, i64::MIN..i64::MAX);
+    memory(d, world, goals, &spec);
+    unchanged(d, world, goals, RegionName::IstStack, i64::MIN..i64::MAX);
     if is_late {
-        watch.goal(obligation::KIND, d.bit(fits), "kind of return");
+        goals.add(obligation::KIND, d.bit(fits), "kind of return");
     }
     end
 }
@@ -189,6 +191,7 @@ pub(crate) fn in_host<D: Domain>(
     d: &D,
     world: &World<D>,
     watch: &mut Watch<'_, D>,
+    goals: &mut Goals<D>,
     theorem: Theorem,
     extent: Extent,
 ) -> String {
@@ -205,11 +208,11 @@ pub(crate) fn in_host<D: Domain>(
         }
     };
     let Outcome::Host(Exit { frame, frame_at, caller }) = outcome else {
-        watch.goal(obligation::KIND, d.bit(false), "kind of exit");
+        goals.add(obligation::KIND, d.bit(false), "kind of exit");
         return end;
     };
-    watch.equal(d, obligation::EXIT_CALLER, "RIP", caller.rip, machine.rip);
-    watch.equal(d, obligation::EXIT_CALLER, "RSP", caller.rsp, machine.get(Gpr::Rsp));
+    goals.equal(d, obligation::EXIT_CALLER, "RIP", caller.rip, machine.rip);
+    goals.equal(d, obligation::EXIT_CALLER, "RSP", caller.rsp, machine.get(Gpr::Rsp));
     let kept = [
         (Gpr::Rbx, caller.rbx),
         (Gpr::Rbp, caller.rbp),
@@ -220,11 +223,11 @@ pub(crate) fn in_host<D: Domain>(
     ];
     for (register, expected) in kept {
         let got = machine.get(register);
-        watch.equal(d, obligation::EXIT_CALLER, register.name(), expected, got);
+        goals.equal(d, obligation::EXIT_CALLER, register.name(), expected, got);
     }
-    watch.equal(d, obligation::EXIT_ROOT, "CR3", spec.root, machine.cr3);
-    watch.equal(d, obligation::EXIT_GS, "GS base", world.host_gs, machine.gs_base);
-    watch.equal(
+    goals.equal(d, obligation::EXIT_ROOT, "CR3", spec.root, machine.cr3);
+    goals.equal(d, obligation::EXIT_GS, "GS base", world.host_gs, machine.gs_base);
+    goals.equal(
         d,
         obligation::EXIT_GS,
         "inactive GS base",
@@ -233,20 +236,20 @@ pub(crate) fn in_host<D: Domain>(
     );
     let unwanted = RFlags::DF | RFlags::AC | RFlags::NT | RFlags::TF | RFlags::IF | RFlags::IOPL;
     let flags = d.mask(machine.rflags(d), unwanted.bits());
-    watch.equal(d, obligation::EXIT_FLAGS, "DF, AC, NT, TF, IF, IOPL", d.word(0), flags);
-    watch.equal(d, obligation::EXIT_RESULT, "rax", frame_at, machine.get(Gpr::Rax));
+    goals.equal(d, obligation::EXIT_FLAGS, "DF, AC, NT, TF, IF, IOPL", d.word(0), flags);
+    goals.equal(d, obligation::EXIT_RESULT, "rax", frame_at, machine.get(Gpr::Rax));
     for register in [Gpr::Rcx, Gpr::Rdx, Gpr::Rsi, Gpr::Rdi, Gpr::R8, Gpr::R9, Gpr::R10, Gpr::R11] {
         let got = machine.get(register);
-        watch.equal(d, obligation::EXIT_SCRATCH, register.name(), d.word(0), got);
+        goals.equal(d, obligation::EXIT_SCRATCH, register.name(), d.word(0), got);
     }
-    untouched(d, world, watch, &spec);
+    untouched(d, world, watch, goals, &spec);
     if world.model.vendor == Vendor::Amd {
-        watch.goal(obligation::EXIT_SS, d.any(machine.ss, 0xFFFC), "SS");
+        goals.add(obligation::EXIT_SS, d.any(machine.ss, 0xFFFC), "SS");
     }
     if extent == Extent::Safety {
         return end;
     }
-    memory(d, world, watch, &spec);
+    memory(d, world, goals, &spec);
     let size = size_of::<PtRegs>() as i64;
     match frame {
         Some(frame) => {
@@ -256,20 +259,20 @@ pub(crate) fn in_host<D: Domain>(
             for register in Gpr::ALL {
                 let got = stack.read(d, in_frame(register) - size, 8);
                 let expected = gpr[register as usize];
-                watch.equal(d, obligation::EXIT_FRAME, register.name(), expected, got);
+                goals.equal(d, obligation::EXIT_FRAME, register.name(), expected, got);
             }
             let rest = [frame.orig_ax, guest.rip, guest.cs, guest.rflags, guest.ss];
             for ((name, at, _), expected) in FRAME_REST.into_iter().zip(rest) {
                 let got = stack.read(d, at - size, 8);
-                watch.equal(d, obligation::EXIT_FRAME, name, expected, got);
+                goals.equal(d, obligation::EXIT_FRAME, name, expected, got);
             }
             let start = if theorem.is_on_ist() { 0 } else { i64::MIN };
-            unchanged(d, world, watch, RegionName::IstStack, start..i64::MAX);
+            unchanged(d, world, goals, RegionName::IstStack, start..i64::MAX);
         }
         // A handler has written it, and there it stays.
         None => {
-            unchanged(d, world, watch, RegionName::Sp0Stack, -size..0);
-            unchanged(d, world, watch, RegionName::IstStack, -size..0);
+            unchanged(d, world, goals, RegionName::Sp0Stack, -size..0);
+            unchanged(d, world, goals, RegionName::IstStack, -size..0);
         }
     }
     end
@@ -280,25 +283,26 @@ pub(crate) fn resumed<D: Domain>(
     d: &D,
     world: &World<D>,
     watch: &mut Watch<'_, D>,
+    goals: &mut Goals<D>,
     hooked: bool,
 ) -> String {
     let end = String::from("where it was interrupted");
     let Some(EventContext { interrupted, in_routines, .. }) = &world.event else { return end };
     let is_debug = watch.theorem == Theorem::DbInRing0;
-    watch.goal(obligation::HOOK, d.bit(hooked != is_debug), "whether it is called");
+    goals.add(obligation::HOOK, d.bit(hooked != is_debug), "whether it is called");
     let expected = &match watch.theorem {
         Theorem::DbInRing0 => spec::debug_in_ring_0(d, interrupted, *in_routines),
         Theorem::McInRing0 => spec::machine_check_in_ring_0(d, interrupted, *in_routines),
         _ => *interrupted,
     };
     let machine = &world.machine;
-    watch.resumed(d, machine);
+    watch.resumed(d, goals, machine);
     // What is read from CR3 has no NOFLUSH, and there it counts for nothing.
     let root = d.mask(machine.cr3, !NOFLUSH);
-    watch.equal(d, obligation::RESUMED_ROOT, "CR3", expected.root, root);
-    watch.equal(d, obligation::RESUMED_GS, "GS base", expected.gs_base, machine.gs_base);
+    goals.equal(d, obligation::RESUMED_ROOT, "CR3", expected.root, root);
+    goals.equal(d, obligation::RESUMED_GS, "GS base", expected.gs_base, machine.gs_base);
     let inactive = ("inactive GS base", expected.inactive_gs_base, machine.inactive_gs_base);
-    watch.equal(d, obligation::RESUMED_GS, inactive.0, inactive.1, inactive.2);
+    goals.equal(d, obligation::RESUMED_GS, inactive.0, inactive.1, inactive.2);
     let rest = [
         ("RIP", expected.rip, machine.rip),
         ("RFLAGS", expected.rflags, machine.rflags(d)),
@@ -306,13 +310,13 @@ pub(crate) fn resumed<D: Domain>(
         ("SS", expected.ss, machine.ss),
     ];
     for (name, expected, got) in rest {
-        watch.equal(d, obligation::RESUMED, name, expected, got);
+        goals.equal(d, obligation::RESUMED, name, expected, got);
     }
     for (register, expected) in Gpr::ALL.into_iter().zip(by_number(&expected.registers)) {
         let got = machine.get(register);
-        watch.equal(d, obligation::RESUMED_REGISTERS, register.name(), expected, got);
+        goals.equal(d, obligation::RESUMED_REGISTERS, register.name(), expected, got);
     }
-    untouched(d, world, watch, &world.spec);
+    untouched(d, world, watch, goals, &world.spec);
     let all = i64::MIN..i64::MAX;
     for name in [
         RegionName::Tss,
@@ -321,12 +325,12 @@ pub(crate) fn resumed<D: Domain>(
         RegionName::Sp0Stack,
         RegionName::HostStack,
     ] {
-        unchanged(d, world, watch, name, all.clone());
+        unchanged(d, world, goals, name, all.clone());
     }
-    unchanged(d, world, watch, RegionName::IstStack, 0..TOP);
+    unchanged(d, world, goals, RegionName::IstStack, 0..TOP);
     if watch.theorem.keeps_blocking() {
         let red_zone = -(FarFrame::RED_ZONE as i64);
-        unchanged(d, world, watch, RegionName::InterruptedStack, red_zone..0);
+        unchanged(d, world, goals, RegionName::InterruptedStack, red_zone..0);
     }
     end
 }

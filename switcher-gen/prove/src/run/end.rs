@@ -31,7 +31,14 @@ pub(crate) enum End<W> {
     },
 }
 
-impl<'a, D: Domain> Watch<'a, D> {
+impl<W> End<W> {
+    /// Something is broken, and no values show it.
+    pub(crate) const fn broken(obligation: Obligation, text: String, about: &'static str) -> Self {
+        Self::Broken { obligation, text, about, values: None }
+    }
+}
+
+impl<D: Domain> Watch<'_, D> {
     /// What an exception of the instruction at `at` breaks, and why.
     pub(crate) fn fault(
         &self,
@@ -39,7 +46,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         fault: &Fault<D::Word>,
     ) -> (Obligation, String, &'static str) {
         let text = format!("exception {} in ring 0 at {at:#x}", fault.vector);
-        match self.missing {
+        match self.needs.missing {
             // Of GS, another says it.
             Some(Condition::Canonical(Address::GsBase | Address::KernelGsBase)) | None => {
                 (fault_breaks(self.target, at, fault), text, "RIP")

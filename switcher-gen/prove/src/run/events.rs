@@ -1,11 +1,12 @@
 //! Events in a run: which stub is executed, how the CPU delivers them, and what a hook of the host's finds
 //! and leaves.
 
+use crate::goal::Goals;
 use iced_x86::Mnemonic;
 
 use crate::obligation;
-use crate::run::barriers::is_steered;
 use crate::run::end::End;
+use crate::run::origins::is_steered;
 use crate::run::watch::Watch;
 use crate::stubs::{Alike, partition};
 use crate::target::{Target, TargetGate};
@@ -55,7 +56,7 @@ pub(crate) fn deliver<D: Domain>(
     d: &D,
     target: &Target,
     world: &mut World<D>,
-    watch: &mut Watch<'_, D>,
+    goals: &mut Goals<D>,
     vector: u8,
     error_code: Option<D::Word>,
 ) -> Option<End<D::Word>> {
@@ -66,7 +67,7 @@ pub(crate) fn deliver<D: Domain>(
     let arrived = gate.is_some_and(|gate| {
         if target.setting.variant.ibt() {
             let is_endbr = d.bit(target.is_endbr(gate.address));
-            watch.goal(obligation::ENDBR, is_endbr, "event entry");
+            goals.add(obligation::ENDBR, is_endbr, "event entry");
         }
         // A fault's frame has RF set, whatever it was. It may have been set: that is no other case.
         let is_nmi = vector == vector::NMI;
@@ -85,8 +86,8 @@ pub(crate) fn call<D: Domain>(
     target: &Target,
     world: &mut World<D>,
     watch: &mut Watch<'_, D>,
-    at: u64,
-    hook: HostSymbol,
+    goals: &mut Goals<D>,
+    (at, hook): (u64, HostSymbol),
 ) -> bool {
     let Some(happening) = &world.event else { return true };
     let EventContext { event, interrupted, clobbered, flags, below, .. } = happening;
@@ -101,39 +102,39 @@ pub(crate) fn call<D: Domain>(
         // A guest's event exits. That of the IRETQ must have been taken for the host's.
         let is_iretqs = matches!(watch.theorem.event(), Some((_, Whose::Iretq)));
         let missed = if is_iretqs { obligation::IRETQ_LABEL } else { obligation::HOOK };
-        watch.goal(missed, d.bit(false), "which hook");
+        goals.add(missed, d.bit(false), "which hook");
         return true;
     }
-    watch.goal(obligation::HOOK, d.bit(hook == expected), "which hook");
+    goals.add(obligation::HOOK, d.bit(hook == expected), "which hook");
     let host = world.setting.host();
     let spec::Hook { root, spec_ctrl, orig_ax, .. } =
         spec::hook(d, &host, event, interrupted, &world.spec);
-    watch.equal(d, obligation::HOOK_ROOT, "CR3", root, machine.cr3);
-    watch.equal(d, obligation::HOOK_GS, "GS base", world.host_gs, machine.gs_base);
+    goals.equal(d, obligation::HOOK_ROOT, "CR3", root, machine.cr3);
+    goals.equal(d, obligation::HOOK_GS, "GS base", world.host_gs, machine.gs_base);
     let rsp = machine.get(Gpr::Rsp);
     let ist = machine.memory.region(RegionName::IstStack).map_or(rsp, |stack| stack.base);
     let depth = d.distance(rsp, ist);
     // The return address is on it.
     let is_known = depth.is_some_and(|depth| (-STACK..0).contains(&depth) && depth % 16 == -8);
-    watch.goal(obligation::HOOK_STACK, d.bit(is_known), "RSP");
+    goals.add(obligation::HOOK_STACK, d.bit(is_known), "RSP");
     let unwanted = RFlags::DF | RFlags::AC | RFlags::NT | RFlags::TF | RFlags::IF;
     let host_flags = d.mask(machine.rflags(d), unwanted.bits());
-    watch.equal(d, obligation::HOOK_FLAGS, "DF, AC, NT, TF, IF", d.word(0), host_flags);
-    frame(d, machine, watch, interrupted, orig_ax);
+    goals.equal(d, obligation::HOOK_FLAGS, "DF, AC, NT, TF, IF", d.word(0), host_flags);
+    frame(d, machine, goals, interrupted, orig_ax);
     if is_fatal {
-        untold(d, machine, watch);
+        untold(d, machine, goals);
         let is_trap = target.around(at).trap == Some(Mnemonic::Ud2);
-        watch.goal(obligation::FATAL_TRAP, d.bit(is_trap), "the next instruction");
+        goals.add(obligation::FATAL_TRAP, d.bit(is_trap), "the next instruction");
         return true;
     }
     // Its first RET that is not of a call of its own is to the code.
     let to = machine.memory.locate(d, rsp, 8, machine.cr3);
     let to = to.and_then(|place| d.code_at(machine.memory.load(d, place)));
     let within = usize::from(watch.is_predicted(to));
-    watch.at_return(d, machine, false, true, within);
+    watch.at_return(d, goals, machine, false, true, within);
     watch.returned();
-    watch.equal(d, obligation::SPEC_CTRL, "SPEC_CTRL", spec_ctrl, machine.msrs.spec_ctrl);
-    untold(d, machine, watch);
+    goals.equal(d, obligation::SPEC_CTRL, "SPEC_CTRL", spec_ctrl, machine.msrs.spec_ctrl);
+    untold(d, machine, goals);
     let (Some(depth), Some(place)) = (depth, machine.memory.locate(d, rsp, 8, machine.cr3)) else {
         return true;
     };
@@ -156,21 +157,21 @@ pub(crate) fn call<D: Domain>(
 
 /// Nothing but the frame says what was interrupted: what a guest has left in registers would be there
 /// for whatever the host's code does speculatively.
-pub(crate) fn untold<D: Domain>(d: &D, machine: &Machine<D>, watch: &mut Watch<'_, D>) {
+pub(crate) fn untold<D: Domain>(d: &D, machine: &Machine<D>, goals: &mut Goals<D>) {
     let told = |register| matches!(register, Gpr::Rdi | Gpr::Rsp);
     for register in Gpr::ALL.into_iter().filter(|register| !told(*register)) {
         let is_free = !is_steered(d, machine.get(register));
-        watch.goal(obligation::HOOK_REGISTERS, d.bit(is_free), register.name());
+        goals.add(obligation::HOOK_REGISTERS, d.bit(is_free), register.name());
     }
     let is_free = !is_steered(d, d.mask(machine.rflags(d), ARITHMETIC));
-    watch.goal(obligation::HOOK_REGISTERS, d.bit(is_free), "RFLAGS");
+    goals.add(obligation::HOOK_REGISTERS, d.bit(is_free), "RFLAGS");
 }
 
 /// The `PtRegs` that RDI points to.
 fn frame<D: Domain>(
     d: &D,
     machine: &Machine<D>,
-    watch: &mut Watch<'_, D>,
+    goals: &mut Goals<D>,
     interrupted: &InterruptedCode<D::Word>,
     orig_ax: D::Word,
 ) {
@@ -184,22 +185,22 @@ fn frame<D: Domain>(
         match machine.memory.locate(d, address, 8, machine.cr3) {
             Some(place) => {
                 let got = machine.memory.load(d, place);
-                watch.equal(d, obligation::HOOK_FRAME, name, expected, got);
+                goals.equal(d, obligation::HOOK_FRAME, name, expected, got);
             }
-            None => watch.goal(obligation::HOOK_FRAME, d.bit(false), name),
+            None => goals.add(obligation::HOOK_FRAME, d.bit(false), name),
         }
     }
 }
 
 /// What is known by looking at the IDT and its stubs.
-pub(crate) fn gates<D: Domain>(d: &D, target: &Target, watch: &mut Watch<'_, D>) {
+pub(crate) fn gates<D: Domain>(d: &D, target: &Target, goals: &mut Goals<D>) {
     let gates = target.gates.as_deref().unwrap_or_default();
     for gate in gates {
         let may_be_guests = matches!(gate.vector, vector::BP | vector::OF | vector::SYSTEM_CALL);
         let dpl = if may_be_guests { 3 } else { 0 };
-        watch.goal_at(obligation::GATE_DPL, d.bit(gate.dpl == dpl), "DPL", gate.address);
+        goals.add_at(obligation::GATE_DPL, d.bit(gate.dpl == dpl), "DPL", gate.address);
         let same = gates.iter().filter(|other| other.vector == gate.vector);
-        watch.goal_at(obligation::GATE_ONCE, d.bit(same.count() == 1), "vector", gate.address);
+        goals.add_at(obligation::GATE_ONCE, d.bit(same.count() == 1), "vector", gate.address);
         let is_apart = match gate.vector {
             vector::DB | vector::NMI | vector::MC | vector::DF => {
                 let same = gates.iter().filter(|other| other.ist == gate.ist);
@@ -213,6 +214,6 @@ pub(crate) fn gates<D: Domain>(d: &D, target: &Target, watch: &mut Watch<'_, D>)
             vector::SEGMENT_OVERRUN => (1..=7).contains(&gate.ist),
             _ => gate.ist == 0,
         };
-        watch.goal_at(obligation::GATE_IST, d.bit(is_apart), "IST", gate.address);
+        goals.add_at(obligation::GATE_IST, d.bit(is_apart), "IST", gate.address);
     }
 }

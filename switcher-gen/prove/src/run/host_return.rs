@@ -2,6 +2,7 @@
 //! thunk itself ([`HostSymbol::RETURNS`](switcher_gen::asm::HostSymbol::RETURNS)), as far as their contract
 //! goes.
 
+use crate::goal::Goals;
 use crate::run::end::{End, wild};
 use crate::run::watch::Watch;
 use crate::target::Target;
@@ -28,6 +29,7 @@ pub(crate) fn left<D: Domain>(
     target: &Target,
     world: &mut World<D>,
     watch: &mut Watch<'_, D>,
+    goals: &mut Goals<D>,
 ) -> HostReturn<D::Word> {
     let World { machine, untraining, host_gs, setting, event, spec, .. } = world;
     let rip = d.code_at(machine.rip);
@@ -43,7 +45,7 @@ pub(crate) fn left<D: Domain>(
         return HostReturn::Broken(wild(at, rsp, 8, false));
     };
     let value = machine.memory.load(d, place);
-    watch.popped(d, &Access { place, value, gs: false, store: false });
+    watch.pushed.popped(d, &target.program, &Access { place, value, gs: false, store: false });
     machine.rip = value;
     machine.set(Gpr::Rsp, d.plus(rsp, 8));
     let is_back = d.code_at(value).is_some_and(|rip| target.program.contains(rip));
@@ -54,7 +56,7 @@ pub(crate) fn left<D: Domain>(
             }
             _ => spec.tss_extra.host_cr3,
         };
-        watch.untrain(d, machine, [root, *host_gs]);
+        watch.untrain(d, goals, machine, [root, *host_gs]);
         let Untraining { registers: [rax, rcx, rdx], flags, below } = untraining;
         for (register, word) in [(Gpr::Rax, rax), (Gpr::Rcx, rcx), (Gpr::Rdx, rdx)] {
             machine.set(register, *word);
@@ -70,7 +72,7 @@ pub(crate) fn left<D: Domain>(
     }
     // Either is a RET of the thunk's.
     let is_own = watch.is_predicted(d.code_at(value));
-    watch.at_return(d, machine, is_own, true, 0);
+    watch.at_return(d, goals, machine, is_own, true, 0);
     watch.returned();
     match is_back {
         true => HostReturn::Back,

@@ -20,7 +20,7 @@ impl<'a, D: Domain> Watch<'a, D> {
     /// Whether there may be an end to the path.
     pub(crate) fn is_bounded(&self) -> Result<(), BadCode> {
         let at = self.trace.last().copied().unwrap_or_default();
-        match (self.trace.len(), self.open) {
+        match (self.trace.len(), self.decided) {
             (LIMIT.., _) => Err(BadCode::Loop { at, limit: LIMIT }),
             (_, OPEN..) => Err(BadCode::Open { at, limit: OPEN }),
             _ => Ok(()),

@@ -1,6 +1,7 @@
 //! What entering a guest leaves on the host's stack, which every exit finds there.
 
 use crate::bad_code::BadCode;
+use crate::goal::Goals;
 use crate::run::end::End;
 use crate::run::execute;
 use crate::run::watch::Watch;
@@ -26,7 +27,11 @@ pub fn saved<D: Domain>(
     let mut known = KnownFrame { inner: source, selectors: target.model().selectors };
     let mut world = target.world(d, &mut known, Start::Call, None);
     let mut watch = Watch::new(d, target, Theorem::EnterGuest, &world);
-    let End::Guest { .. } = execute(d, target, Theorem::EnterGuest, &mut world, &mut watch)? else {
+    // What must hold is for the theorem itself to show.
+    let mut goals = Goals::new();
+    let End::Guest { .. } =
+        execute(d, target, Theorem::EnterGuest, &mut world, &mut watch, &mut goals)?
+    else {
         return Ok(None);
     };
     let extra = region_of(&world, RegionName::TssExtra);

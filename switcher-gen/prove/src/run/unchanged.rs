@@ -1,5 +1,6 @@
 //! Memory and MSRs at the end of a run: what is as specified, and what is as before.
 
+use crate::goal::Goals;
 use crate::obligation;
 use crate::obligation::Obligation;
 use crate::run::watch::Watch;
@@ -16,25 +17,26 @@ pub(crate) fn untouched<D: Domain>(
     d: &D,
     world: &World<D>,
     watch: &mut Watch<'_, D>,
+    goals: &mut Goals<D>,
     spec: &spec::State<D>,
 ) {
     let World { machine, fs_base, .. } = world;
-    watch.equal(d, obligation::UNCHANGED, "FS base", *fs_base, machine.fs_base);
-    watch.equal(d, obligation::PKRU, "PKRU", spec.pkru, machine.pkru);
-    watch.equal(d, obligation::SPEC_CTRL, "SPEC_CTRL", spec.spec_ctrl, machine.msrs.spec_ctrl);
+    goals.equal(d, obligation::UNCHANGED, "FS base", *fs_base, machine.fs_base);
+    goals.equal(d, obligation::PKRU, "PKRU", spec.pkru, machine.pkru);
+    goals.equal(d, obligation::SPEC_CTRL, "SPEC_CTRL", spec.spec_ctrl, machine.msrs.spec_ctrl);
     let before = entries(d, watch.target, &world.setting);
     let msrs = &machine.msrs;
-    watch.equal(d, obligation::UNCHANGED, "STAR", before.star, msrs.star);
-    watch.equal(d, obligation::UNCHANGED, "LSTAR", before.lstar, msrs.lstar);
-    watch.equal(d, obligation::UNCHANGED, "CSTAR", before.cstar, msrs.cstar);
-    watch.equal(d, obligation::UNCHANGED, "SFMASK", before.sfmask, msrs.sfmask);
+    goals.equal(d, obligation::UNCHANGED, "STAR", before.star, msrs.star);
+    goals.equal(d, obligation::UNCHANGED, "LSTAR", before.lstar, msrs.lstar);
+    goals.equal(d, obligation::UNCHANGED, "CSTAR", before.cstar, msrs.cstar);
+    goals.equal(d, obligation::UNCHANGED, "SFMASK", before.sfmask, msrs.sfmask);
 }
 
 /// Per-CPU block and PVCS are as specified.
 pub(crate) fn memory<D: Domain>(
     d: &D,
     world: &World<D>,
-    watch: &mut Watch<'_, D>,
+    goals: &mut Goals<D>,
     spec: &spec::State<D>,
 ) {
     let BlockOffsets { tss, tss_extra } = world.setting.block;
@@ -64,7 +66,7 @@ pub(crate) fn memory<D: Domain>(
         let is_scratch = is_scratch(Object::TssExtra, name, world.setting.revision());
         ((name, tss_extra + at, size), (!is_scratch).then_some(value), obligation)
     });
-    compare(d, world, watch, RegionName::TssExtra, fields);
+    compare(d, world, goals, RegionName::TssExtra, fields);
     let p = &spec.pvcs;
     let values =
         [p.user_cs, p.user_ss, p.user_gsbase, p.eflags, p.pkru, p.rip, p.rsp, p.rcx, p.r11];
@@ -75,18 +77,18 @@ pub(crate) fn memory<D: Domain>(
             if field.0 == "user_gsbase" { obligation::PVCS_GSBASE } else { obligation::PVCS };
         Some((field, Some(value), obligation))
     });
-    compare(d, world, watch, RegionName::Pvcs, fields);
+    compare(d, world, goals, RegionName::Pvcs, fields);
     // sp2 is scratch.
     let sp2 = tss + Tss::sp2.bytes() as i64;
-    unchanged(d, world, watch, RegionName::Tss, i64::MIN..sp2);
-    unchanged(d, world, watch, RegionName::Tss, sp2 + 8..i64::MAX);
+    unchanged(d, world, goals, RegionName::Tss, i64::MIN..sp2);
+    unchanged(d, world, goals, RegionName::Tss, sp2 + 8..i64::MAX);
 }
 
 /// A region holds `fields`, anything where there is no value, and is otherwise as before.
 fn compare<D: Domain>(
     d: &D,
     world: &World<D>,
-    watch: &mut Watch<'_, D>,
+    goals: &mut Goals<D>,
     name: RegionName,
     fields: impl Iterator<Item = (FieldAt, Option<D::Word>, Obligation)>,
 ) {
@@ -99,12 +101,12 @@ fn compare<D: Domain>(
         others.push(next..at);
         next = at + size as i64;
         if let Some(value) = value {
-            watch.equal(d, obligation, field, value, region.read(d, at, size));
+            goals.equal(d, obligation, field, value, region.read(d, at, size));
         }
     }
     others.push(next..region.offset(region.cells.len()));
     for range in others {
-        unchanged(d, world, watch, name, range);
+        unchanged(d, world, goals, name, range);
     }
 }
 
@@ -112,7 +114,7 @@ fn compare<D: Domain>(
 pub(crate) fn unchanged<D: Domain>(
     d: &D,
     world: &World<D>,
-    watch: &mut Watch<'_, D>,
+    goals: &mut Goals<D>,
     name: RegionName,
     range: std::ops::Range<i64>,
 ) {
@@ -122,7 +124,7 @@ pub(crate) fn unchanged<D: Domain>(
     let mut at = range.start.max(now.start);
     while at < end {
         let size = (end - at).min(8) as usize;
-        watch.equal(
+        goals.equal(
             d,
             obligation::UNCHANGED,
             name.name(),
@@ -136,12 +138,12 @@ pub(crate) fn unchanged<D: Domain>(
 /// What the entry has saved of its caller is what it always saves.
 pub(crate) fn compare_stack<D: Domain>(
     d: &D,
-    watch: &mut Watch<'_, D>,
+    goals: &mut Goals<D>,
     now: &Region<D>,
     expected: &[D::Cell],
 ) {
     for (index, cells) in expected.chunks(8).enumerate() {
         let got = d.load(&now.cells[8 * index..8 * index + cells.len()]);
-        watch.equal(d, obligation::SAVED, "host stack", d.load(cells), got);
+        goals.equal(d, obligation::SAVED, "host stack", d.load(cells), got);
     }
 }

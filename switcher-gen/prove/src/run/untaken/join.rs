@@ -243,8 +243,8 @@ impl<D: Domain> Watch<'_, D> {
         let is = |a, b| d.distance(a, b) == Some(0);
         Traits {
             so_far,
-            gs: [state.gs_base, state.inactive_gs_base].map(|base| is(base, self.host_gs)),
-            has_host_spec_ctrl: is(state.msrs.spec_ctrl, self.roots.host_spec_ctrl),
+            gs: [state.gs_base, state.inactive_gs_base].map(|base| is(base, self.start.host_gs)),
+            has_host_spec_ctrl: is(state.msrs.spec_ctrl, self.start.block.host_spec_ctrl),
         }
     }
 

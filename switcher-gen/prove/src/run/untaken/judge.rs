@@ -1,9 +1,9 @@
 //! What must hold of an arm: what it may tell, and what it leaves to the host, to a guest and to a hook.
 
+use crate::goal::Goals;
 use crate::obligation;
-use crate::obligation::Obligation;
-use crate::run::barriers::is_steered;
 use crate::run::origins::is_a_leak;
+use crate::run::origins::is_steered;
 use crate::run::untaken::Arms;
 use crate::run::watch::Watch;
 use crate::theorem::Theorem;
@@ -14,15 +14,11 @@ use switcher_model::{
 };
 
 impl<D: Domain> Watch<'_, D> {
-    pub(crate) fn broken(&mut self, d: &D, obligation: Obligation, about: &'static str) {
-        self.goal(obligation, d.bit(false), about);
-    }
-
     /// The arm has read something, or the like.
-    pub(crate) fn has_read(&mut self, d: &D, is_last: bool) {
+    pub(crate) fn has_read(&self, d: &D, goals: &mut Goals<D>, is_last: bool) {
         let wanted = self.target.setting.variant.mitigations().verw;
         if wanted && is_last && (self.theorem == Theorem::EnterGuest || self.theorem.has_hook()) {
-            self.broken(d, obligation::VERW_LAST, "VERW");
+            goals.broken(d, obligation::VERW_LAST, "VERW", None);
         }
     }
 
@@ -35,9 +31,9 @@ impl<D: Domain> Watch<'_, D> {
     }
 
     /// The arm leaves for the host, or calls a hook.
-    pub(crate) fn is_host(&mut self, d: &D, machine: &Machine<D>) {
-        let ours = d.eq(machine.gs_base, self.host_gs);
-        self.goal(obligation::SWAPGS_FENCED, ours, "GS base");
+    pub(crate) fn is_host(&self, d: &D, goals: &mut Goals<D>, machine: &Machine<D>) {
+        let ours = d.eq(machine.gs_base, self.start.host_gs);
+        goals.add(obligation::SWAPGS_FENCED, ours, "GS base");
     }
 }
 
@@ -58,26 +54,36 @@ impl<D: Domain> Arms<D> {
 }
 
 /// The arm returns to the host, behind the call of `switcher_enter_guest`.
-pub(crate) fn at_caller<D: Domain>(d: &D, world: &World<D>, watch: &mut Watch<'_, D>) {
+pub(crate) fn at_caller<D: Domain>(
+    d: &D,
+    world: &World<D>,
+    watch: &mut Watch<'_, D>,
+    goals: &mut Goals<D>,
+) {
     let machine = &world.machine;
     if is_a_leak(d, machine.rip) && d.distance(machine.rip, world.caller.rip) != Some(0) {
-        watch.broken(d, obligation::UNTAKEN_TARGET, "RIP");
+        goals.broken(d, obligation::UNTAKEN_TARGET, "RIP", None);
     }
-    watch.is_host(d, machine);
+    watch.is_host(d, goals, machine);
     for register in Gpr::ALL.into_iter().filter(|register| *register != Gpr::Rsp) {
         let is_free = !is_steered(d, machine.get(register));
-        watch.goal(obligation::EXIT_SCRATCH, d.bit(is_free), register.name());
+        goals.add(obligation::EXIT_SCRATCH, d.bit(is_free), register.name());
     }
 }
 
 /// The arm enters a guest, if it is about routines that do.
-pub(crate) fn at_guest<D: Domain>(d: &D, machine: &Machine<D>, watch: &mut Watch<'_, D>) {
+pub(crate) fn at_guest<D: Domain>(
+    d: &D,
+    machine: &Machine<D>,
+    watch: &mut Watch<'_, D>,
+    goals: &mut Goals<D>,
+) {
     if watch.theorem.is_of_events() {
         return;
     }
     for register in Gpr::ALL.into_iter().filter(|register| *register != Gpr::Rsp) {
         let is_free = !is_a_leak(d, machine.get(register));
-        watch.goal(obligation::NO_HOST_VALUE, d.bit(is_free), register.name());
+        goals.add(obligation::NO_HOST_VALUE, d.bit(is_free), register.name());
     }
 }
 
@@ -99,6 +105,7 @@ pub(crate) fn is_a_guests<D: Domain>(d: &D, rip: D::Word) -> bool {
 /// Sees of an arm what mitigations are judged by.
 pub(crate) struct Eye<'a, 'b, D: Domain> {
     pub(crate) watch: &'a mut Watch<'b, D>,
+    pub(crate) goals: &'a mut Goals<D>,
     /// Whether nothing may be read but the frame that is returned to.
     pub(crate) is_last: bool,
     pub(crate) told: &'a mut Vec<D::Word>,
@@ -111,7 +118,7 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
     }
 
     fn observe(&mut self, d: &D, state: &Machine<D>, event: Event<D::Word>) {
-        let watch = &mut *self.watch;
+        let (watch, goals) = (&mut *self.watch, &mut *self.goals);
         match event {
             Event::Depends(condition) => {
                 if is_steered(d, condition) {
@@ -123,7 +130,7 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
                 let is_frame =
                     watch.is_of_frame(name) && !d.mentions(access.value, Origin::is_the_hosts);
                 watch.barriers.overwritten &= is_frame;
-                watch.has_read(d, self.is_last && !is_frame);
+                watch.has_read(d, goals, self.is_last && !is_frame);
                 if let Some(size) = watch.reads_flags(state, &access) {
                     watch.decisions.read_flags(access.value, size);
                 }
@@ -132,21 +139,21 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
                     self.told.extend([is_zero, d.not(is_zero)].map(|bit| d.number(bit)));
                 }
                 if access.gs {
-                    let ours = d.eq(state.gs_base, watch.host_gs);
-                    watch.goal(obligation::SWAPGS_FENCED, ours, "GS base");
+                    let ours = d.eq(state.gs_base, watch.start.host_gs);
+                    goals.add(obligation::SWAPGS_FENCED, ours, "GS base");
                 }
             }
             Event::ReadMsr(_) => {
                 watch.barriers.overwritten = false;
-                watch.has_read(d, self.is_last);
+                watch.has_read(d, goals, self.is_last);
             }
-            Event::WriteMsr { number, value } => watch.barrier(d, number, value),
+            Event::WriteMsr { number, value } => watch.barrier(d, goals, number, value),
             Event::Verw => watch.barriers.overwritten = true,
-            Event::Branch(branch) => watch.branch(d, state, branch),
+            Event::Branch(branch) => watch.branch(d, goals, state, branch),
             Event::Fence(fence) => watch.barriers.fence(fence),
             // What it says of another CPU, which may lack that, is another's.
             Event::Needs { condition, met } => {
-                watch.asked |= condition.asks();
+                watch.needs.asked |= condition.asks();
                 *self.lacks |= !met && !condition.asks().is_empty();
             }
             // That it goes there is what an arm is; the rest is said of each access.

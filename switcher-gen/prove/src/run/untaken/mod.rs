@@ -37,12 +37,13 @@ use std::rc::Rc;
 use iced_x86::Register;
 
 use crate::bad_code::BadCode;
-use crate::goal::Goal;
+use crate::goal::{Goal, Goals};
 use crate::obligation;
-use crate::run::barriers::{Barriers, is_steered};
+use crate::run::barriers::Barriers;
 use crate::run::events::untold;
 use crate::run::host_return;
 use crate::run::host_return::HostReturn;
+use crate::run::origins::is_steered;
 use crate::run::untaken::join::{Seen, region};
 use crate::run::untaken::judge::{Eye, at_caller, at_guest, is_a_guests, tells};
 use crate::run::untaken::memory::{NEAR, forget_memory, found, skip};
@@ -135,21 +136,21 @@ pub(crate) fn follow<D: Domain>(
     let Some(mut arms) = watch.arms.take() else { return Ok(Default::default()) };
     watch.close(d, &mut arms, None);
     let path = std::mem::take(&mut watch.trace);
-    let goals = std::mem::take(&mut watch.goals);
     let barriers = std::mem::take(&mut watch.barriers);
+    let mut goals = Goals::new();
     while let Some(arm) = arms.ahead.pop() {
         // Otherwise something has been forgotten of it meanwhile, and that is followed.
         let is_it = |seen: &Seen<D>| Rc::ptr_eq(&seen.state, &arm.state);
         if !arms.seen.get(&arm.to).is_some_and(|seen| seen.iter().any(is_it)) {
             continue;
         }
-        one(d, target, world, watch, &mut arms, arm)?;
+        one(d, target, world, watch, &mut goals, &mut arms, arm)?;
         arms.reached.lines.extend(watch.barriers.lines());
     }
-    // Where the host's untraining runs is for paths to show.
-    watch.goals.retain(|goal| goal.obligation != obligation::UNTRAINED || goal.about == "RIP");
-    let found = std::mem::replace(&mut watch.goals, goals);
     (watch.trace, watch.barriers) = (path, barriers);
+    let mut found = goals.into_all();
+    // Where the host's untraining runs is for paths to show.
+    found.retain(|goal| goal.obligation != obligation::UNTRAINED || goal.about == "RIP");
     Ok((arms.reached, found))
 }
 
@@ -159,6 +160,7 @@ fn one<D: Domain>(
     target: &Target,
     world: &mut World<D>,
     watch: &mut Watch<'_, D>,
+    goals: &mut Goals<D>,
     arms: &mut Arms<D>,
     arm: Arm<D>,
 ) -> Result<(), BadCode> {
@@ -179,9 +181,10 @@ fn one<D: Domain>(
         }
         watch.trace.clear();
         watch.trace.push(at);
+        goals.execute(at);
         let code = target.program.at(at).and_then(Result::ok).copied();
         let Some(op) = code else {
-            watch.broken(d, obligation::UNTAKEN_CODE, "instruction");
+            goals.broken(d, obligation::UNTAKEN_CODE, "instruction", None);
             return Ok(());
         };
         arms.reached.executed += 1;
@@ -189,30 +192,30 @@ fn one<D: Domain>(
             return Err(BadCode::Arms { at, limit: ARMS });
         }
         arms.reached.at.insert(at);
-        watch.speculation(d, &world.machine, at);
+        watch.speculation(d, goals, &world.machine, at);
         let is_return = op.is_return();
         match op.kind {
             Kind::Fence(fence) if fence.stops_dispatch() => return Ok(()),
             Kind::Int3 | Kind::Ud2 | Kind::Int(_) | Kind::WriteCr3 => return Ok(()),
             Kind::Iretq => {
-                at_guest(d, &world.machine, watch);
+                at_guest(d, &world.machine, watch, goals);
                 return Ok(());
             }
             // Nobody says what is executed behind these, or instead.
             Kind::Syscall | Kind::Sysenter => {
-                watch.broken(d, obligation::UNTAKEN_CODE, "instruction");
+                goals.broken(d, obligation::UNTAKEN_CODE, "instruction", None);
                 return Ok(());
             }
             // What is returned to by one of these might be executed.
             Kind::Sysretq | Kind::Sysretl | Kind::ReturnFar(_) => {
-                watch.verw(d);
-                at_guest(d, &world.machine, watch);
+                watch.verw(d, goals);
+                at_guest(d, &world.machine, watch, goals);
                 return Ok(());
             }
             Kind::JumpIf(condition) => {
                 let condition = d.number(world.machine.flags.holds(d, condition));
                 if arms.tells(d, watch, condition) {
-                    watch.broken(d, obligation::UNTAKEN_MEMORY, "flags");
+                    goals.broken(d, obligation::UNTAKEN_MEMORY, "flags", None);
                     return Ok(());
                 }
                 if is_steered(d, condition) {
@@ -240,7 +243,13 @@ fn one<D: Domain>(
             d,
             model,
             &target.program,
-            &mut Eye { watch, is_last, told: &mut arms.told, lacks: &mut arms.reached.lacks },
+            &mut Eye {
+                watch,
+                goals,
+                is_last,
+                told: &mut arms.told,
+                lacks: &mut arms.reached.lacks,
+            },
         );
         let is_transfer = matches!(op.kind, Kind::Jump | Kind::Call) || is_return;
         let by_value = is_return || op.is_indirect();
@@ -248,7 +257,7 @@ fn one<D: Domain>(
             Ok(Step::Next | Step::Left)
                 if by_value && (so_far.has_stored || is_a_guests(d, machine.rip)) =>
             {
-                watch.broken(d, obligation::UNTAKEN_TARGET, "RIP");
+                goals.broken(d, obligation::UNTAKEN_TARGET, "RIP", None);
                 return Ok(());
             }
             Ok(Step::Next) if is_transfer => {
@@ -264,25 +273,25 @@ fn one<D: Domain>(
                     // That of what is fatal has none of the mitigations anywhere.
                     if hook != HostSymbol::FATAL {
                         let within = usize::from(watch.is_predicted(Some(op.next)));
-                        watch.at_return(d, machine, false, true, within);
+                        watch.at_return(d, goals, machine, false, true, within);
                     }
-                    untold(d, machine, watch);
-                    watch.is_host(d, machine);
+                    untold(d, machine, goals);
+                    watch.is_host(d, goals, machine);
                     return Ok(());
                 }
-                match host_return::left(d, target, world, watch) {
+                match host_return::left(d, target, world, watch, goals) {
                     HostReturn::Back => {}
                     HostReturn::Broken(_) => {
-                        watch.broken(d, obligation::UNTAKEN_MEMORY, "address");
+                        goals.broken(d, obligation::UNTAKEN_MEMORY, "address", None);
                         return Ok(());
                     }
                     HostReturn::Elsewhere if !by_value => {
-                        watch.broken(d, obligation::UNTAKEN_CODE, "RIP");
+                        goals.broken(d, obligation::UNTAKEN_CODE, "RIP", None);
                         return Ok(());
                     }
                     // The caller's.
                     HostReturn::Returned | HostReturn::Elsewhere => {
-                        at_caller(d, world, watch);
+                        at_caller(d, world, watch, goals);
                         return Ok(());
                     }
                 }
@@ -303,7 +312,7 @@ fn one<D: Domain>(
                     && (instruction.memory_segment() == Register::GS
                         || bases.into_iter().any(by_gs))
                 {
-                    watch.broken(d, obligation::SWAPGS_FENCED, "GS base");
+                    goals.broken(d, obligation::SWAPGS_FENCED, "GS base", None);
                     return Ok(());
                 }
                 // A call's own address, on a stack: how far down that goes is for paths to show.
@@ -316,19 +325,19 @@ fn one<D: Domain>(
                     return Ok(());
                 }
                 if tells(d, address) && !is_near || is_transfer {
-                    watch.broken(d, obligation::UNTAKEN_MEMORY, "address");
+                    goals.broken(d, obligation::UNTAKEN_MEMORY, "address", None);
                     return Ok(());
                 }
                 let value = match is_near {
                     // Of the host's, and no pointer.
-                    true => watch.roots.host_cr3,
+                    true => watch.start.block.host_cr3,
                     false => found(d),
                 };
                 // By which ring 0 goes on where an event has interrupted it.
                 let next = target.program.at(op.next).and_then(Result::ok);
                 let is_frame = op.kind == Kind::PopFlags
                     && next.is_some_and(|next| matches!(next.kind, Kind::ReturnFar(_)));
-                watch.has_read(d, is_last && !is_frame);
+                watch.has_read(d, goals, is_last && !is_frame);
                 watch.barriers.overwritten &= is_frame;
                 watch.barriers.overwritten |= op.kind == Kind::Verw;
                 skip(d, machine, &op, &instruction, value);
@@ -339,15 +348,15 @@ fn one<D: Domain>(
             }
             // Which of them it is, nobody knows.
             Err(Stuck::Several { .. }) => {
-                watch.broken(d, obligation::UNTAKEN_TARGET, "RIP");
+                goals.broken(d, obligation::UNTAKEN_TARGET, "RIP", None);
                 return Ok(());
             }
             Err(Stuck::SelfModifying { .. }) => {
-                watch.broken(d, obligation::UNTAKEN_MEMORY, "address");
+                goals.broken(d, obligation::UNTAKEN_MEMORY, "address", None);
                 return Ok(());
             }
             Err(Stuck::Program(_) | Stuck::Msr { .. } | Stuck::NoCode { .. }) => {
-                watch.broken(d, obligation::UNTAKEN_CODE, "instruction");
+                goals.broken(d, obligation::UNTAKEN_CODE, "instruction", None);
                 return Ok(());
             }
         }
