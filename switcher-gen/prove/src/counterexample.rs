@@ -5,11 +5,14 @@ use std::rc::Rc;
 
 use serde::Serialize;
 
-use super::engine::Numbers;
-use super::obligation::{self, Obligation};
-use super::target::Target;
-use super::theorem::{self, Goal, GuestMemory, Run, Theorem};
-use super::world::{Name, Source};
+use crate::goal::Goal;
+use crate::obligation::Obligation;
+use crate::run::Run;
+use crate::substance::Numbers;
+use crate::target::Target;
+use crate::theorem::{GuestMemory, Theorem};
+use crate::world::name::{Name, Source};
+use crate::{obligation, run};
 use switcher_model::symbolic::{Model, Symbolic};
 use switcher_model::{Concrete, Domain, SLIDE};
 
@@ -143,7 +146,7 @@ impl Counterexample {
 
     /// Replays what `model` says about `goal` of `run`. `None` if the concrete machine does not
     /// break the same obligation.
-    pub(super) fn new(
+    pub(crate) fn new(
         d: &Symbolic,
         target: &Target,
         theorem: Theorem,
@@ -237,7 +240,7 @@ fn wishes(d: &Symbolic, goal: &Goal<Symbolic>) -> Vec<(Rc<str>, u64)> {
 
 /// A state of numbers that meets all assumptions and takes the path of `run`, of what `model` says of
 /// it. `None` if the concrete machine goes another way.
-pub(super) fn witness(
+pub(crate) fn witness(
     target: &Target,
     theorem: Theorem,
     guest_memory: GuestMemory,
@@ -285,13 +288,12 @@ fn replay(
     values: &mut impl Source<Concrete>,
 ) -> Option<Run<Concrete>> {
     let d = Concrete::told(met);
-    let saved = theorem::saved(&d, target, values).ok()?;
+    let saved = run::saved(&d, target, values).ok()?;
     let mut holds = true;
     let assume = |all: &[(&'static str, <Concrete as Domain>::Bit)]| {
         holds = all.iter().all(|(_, bit)| *bit);
     };
-    let run =
-        theorem::run(&d, target, theorem, guest_memory, values, saved.as_ref(), assume).ok()?;
+    let run = run::run(&d, target, theorem, guest_memory, values, saved.as_ref(), assume).ok()?;
     holds.then_some(run)
 }
 

@@ -7,9 +7,10 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::counterexample::Counterexample;
-use super::obligation::Obligation;
-use super::theorem::{BadCode, Theorem};
+use crate::bad_code::BadCode;
+use crate::counterexample::Counterexample;
+use crate::obligation::Obligation;
+use crate::theorem::Theorem;
 
 /// All that is wrong with a target, as far as it can be told.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -45,17 +46,17 @@ pub struct Refused {
 
 impl Findings {
     /// For who needs one.
-    pub(super) fn first() -> Self {
+    pub(crate) fn first() -> Self {
         Self { ends_with_the_first: true, ..Self::default() }
     }
 
     /// None yet, for who needs as many.
-    pub(super) fn of_this_kind(&self) -> Self {
+    pub(crate) fn of_this_kind(&self) -> Self {
         Self { ends_with_the_first: self.ends_with_the_first, ..Self::default() }
     }
 
     /// And these, but for what is known.
-    pub(super) fn append(&mut self, others: Self) {
+    pub(crate) fn append(&mut self, others: Self) {
         let Self { refuted, unknown, refused, known, .. } = others;
         let places = known.iter().filter_map(|(key, place)| Some(((*place)?, *key)));
         let keys: HashMap<usize, Key> = places.collect();
@@ -72,12 +73,12 @@ impl Findings {
     }
 
     /// Whether there is nothing more to be looked for.
-    pub(super) fn are_enough(&self) -> bool {
+    pub(crate) fn are_enough(&self) -> bool {
         self.ends_with_the_first && !(self.refuted.is_empty() && self.unknown.is_empty())
     }
 
     /// Whether it is known already. It is also `about` this, then.
-    pub(super) fn has(&mut self, key: Key, about: &'static str) -> bool {
+    pub(crate) fn has(&mut self, key: Key, about: &'static str) -> bool {
         let Some(place) = self.known.get(&key) else { return false };
         if let Some(found) = place.and_then(|place| self.refuted.get_mut(place))
             && found.about != about
@@ -88,12 +89,12 @@ impl Findings {
         true
     }
 
-    pub(super) fn refute(&mut self, key: Key, found: Counterexample) {
+    pub(crate) fn refute(&mut self, key: Key, found: Counterexample) {
         self.known.insert(key, Some(self.refuted.len()));
         self.refuted.push(found);
     }
 
-    pub(super) fn leave_open(&mut self, key: Option<Key>, why: String) {
+    pub(crate) fn leave_open(&mut self, key: Option<Key>, why: String) {
         if let Some(key) = key {
             self.known.insert(key, None);
         }

@@ -353,7 +353,8 @@ impl Domain for Symbolic {
         while let Some(word) = ahead.pop() {
             if let Some((inner, _)) = self.pool.borrow().as_sum(word) {
                 ahead.push(inner);
-            } else if let Some(Atom::Select(condition, yes, no)) = self.pool.borrow().as_atom(word) {
+            } else if let Some(Atom::Select(condition, yes, no)) = self.pool.borrow().as_atom(word)
+            {
                 // Of many that share what they are made of, each is looked at once.
                 if !found.contains(&condition) {
                     found.push(condition);

@@ -1,0 +1,173 @@
+//! Whether two targets leave the same, down to what the specification does not speak of.
+
+use std::ops::ControlFlow;
+
+use crate::bad_code::BadCode;
+use crate::goal::{Goal, Goals};
+use crate::prover::{Prover, Unknowns};
+use crate::run::end::End;
+use crate::run::execute::execute;
+use crate::run::watch::Watch;
+use crate::setting::BlockOffsets;
+use crate::target::Target;
+use crate::theorem::Theorem;
+use crate::world::Saved;
+use crate::world::name::Source;
+use crate::{obligation, run, world};
+use switcher_gen::arch::Vendor;
+use switcher_gen::layout::{FarFrame, PtRegs, Revision, Tss, TssExtra};
+use switcher_model::symbolic::{Symbolic, Verdict as Answer};
+use switcher_model::{ARITHMETIC, Domain, Gpr, RegionName, State as Machine, symbolic};
+
+/// Runs `theorem` of two targets from the same state: what they leave must be the same, whether the
+/// specification speaks of it or not. Left out is what nobody can read: stacks below what they hold,
+/// sp2, smod_rsp where it is scratch too, and the arithmetic flags and Intel's SS in the host.
+///
+/// # Errors
+/// If one of them is none that a theorem can be about.
+pub(crate) fn compare_runs<D: Domain>(
+    d: &D,
+    targets: [&Target; 2],
+    theorem: Theorem,
+    source: &mut impl Source<D>,
+    saved: [&Saved<D>; 2],
+    assume: impl FnOnce(&[(&'static str, D::Bit)]),
+) -> Result<Vec<Goal<D>>, BadCode> {
+    let [one, other] = targets;
+    let mut world = world::of(d, one, theorem, source, Some(saved[0]));
+    let mut second = world::of(d, other, theorem, source, Some(saved[1]));
+    if let (Some(first), Some(other)) = (&world.event, &second.event) {
+        // Code of another size has its routines elsewhere, and what it does rests on where they are:
+        // alike is what is said of RIPs that are within both, or within neither.
+        let agree = d.not(d.differ(first.in_routines, other.in_routines));
+        world.assumptions.push(("both have a routine there, or neither", agree));
+    }
+    assume(&world.assumptions);
+    // Both are proved: what must hold of each was shown.
+    let ends = [(one, &mut world), (other, &mut second)].map(|(target, world)| {
+        let mut watch = Watch::new(d, target, theorem, world);
+        execute(d, target, theorem, world, &mut watch, &mut Goals::new())
+    });
+    let [end, second_end] = ends;
+    let (end, second_end) = (end?, second_end?);
+
+    let mut goals = Goals::new();
+    let in_guest = matches!(end, End::Guest { .. });
+    let same_end = match (&end, &second_end) {
+        (End::Guest { by_sysretq: a }, End::Guest { by_sysretq: b }) => a == b,
+        (End::Host, End::Host) | (End::Stopped, End::Stopped) => true,
+        (End::Resumed { hooked: a }, End::Resumed { hooked: b }) => a == b,
+        _ => false,
+    };
+    goals.add(obligation::KIND, d.bit(same_end), "kind of end");
+    let same = obligation::UNCHANGED;
+    let (a, b) = (&world.machine, &second.machine);
+    for register in Gpr::ALL {
+        goals.equal(d, same, register.name(), a.get(register), b.get(register));
+    }
+    let flags = |m: &Machine<D>| {
+        let flags = m.rflags(d);
+        if in_guest { flags } else { d.mask(flags, !ARITHMETIC) }
+    };
+    // In the host, SS may be null or not, but for AMD.
+    let has_ss = !matches!(end, End::Host) || world.model.vendor == Vendor::Amd;
+    let others = |m: &Machine<D>| {
+        [
+            ("RIP", m.rip),
+            ("RFLAGS", flags(m)),
+            ("CS", m.cs),
+            ("SS", if has_ss { m.ss } else { d.word(0) }),
+            ("GS base", m.gs_base),
+            ("inactive GS base", m.inactive_gs_base),
+            ("FS base", m.fs_base),
+            ("CR3", m.cr3),
+            ("PKRU", m.pkru),
+            ("SPEC_CTRL", m.msrs.spec_ctrl),
+        ]
+    };
+    for ((name, a), (_, b)) in others(a).into_iter().zip(others(b)) {
+        goals.equal(d, same, name, a, b);
+    }
+    let BlockOffsets { tss, tss_extra } = world.setting.block;
+    let sp2 = tss + Tss::sp2.bytes() as i64;
+    let smod_rsp = tss_extra + TssExtra::smod_rsp.bytes() as i64;
+    let has_smod_rsp = world.setting.revision() == Revision::V2024;
+    let frame = -(size_of::<PtRegs>() as i64);
+    for (a, b) in a.memory.regions.iter().zip(&b.memory.regions) {
+        let is_read = |at: i64| match a.name {
+            RegionName::Code => false,
+            RegionName::Tss => !(sp2..sp2 + 8).contains(&at),
+            RegionName::TssExtra => has_smod_rsp || !(smod_rsp..smod_rsp + 8).contains(&at),
+            // Where an event has gone through, what it left there is nobody's.
+            RegionName::IstStack if theorem.is_of_events() => at >= 0,
+            RegionName::Sp0Stack | RegionName::IstStack => !in_guest && at >= frame,
+            RegionName::InterruptedStack => at >= -(FarFrame::RED_ZONE as i64),
+            RegionName::HostStack => in_guest,
+            RegionName::Pvcs | RegionName::PerCpu | RegionName::Guest | RegionName::Stack => true,
+        };
+        for index in (0..a.cells.len()).step_by(4) {
+            let at = a.offset(index);
+            if is_read(at) {
+                let size = (a.cells.len() - index).min(4);
+                goals.equal(d, same, a.name.name(), a.read(d, at, size), b.read(d, at, size));
+            }
+        }
+    }
+    Ok(goals.into_all())
+}
+
+impl Prover {
+    /// Whether two targets, both proved, leave the same in everything that can be read, beyond what
+    /// the specification speaks of. Says what differs if something does.
+    ///
+    /// # Errors
+    /// If one of them is none that a theorem can be about.
+    pub fn equivalent(&self, one: &Target, other: &Target) -> Result<Option<String>, BadCode> {
+        let d = &self.domain;
+        d.reset();
+        let saved = [one, other].map(|target| run::saved(d, target, &mut Unknowns));
+        let [Some(first), Some(second)] = saved.map(|saved| saved.ok().flatten()) else {
+            return Ok(Some("entering a guest does not lead to one".into()));
+        };
+        let events = if one.gates.is_some() { &Theorem::EVENTS[..] } else { &[] };
+        // What is fatal leaves nothing that the specification does not speak of.
+        let events = events.iter().copied().filter(|theorem| !theorem.is_fatal());
+        for theorem in Theorem::ALL.into_iter().chain(events) {
+            d.reset();
+            let mut difference = None;
+            let mut bad = None;
+            let run = |d: &Symbolic| {
+                let assume = |assumptions: &[(&'static str, symbolic::Bit)]| {
+                    assumptions.iter().for_each(|(_, bit)| d.assume(*bit));
+                };
+                let saved = [&first, &second];
+                compare_runs(d, [one, other], theorem, &mut Unknowns, saved, assume)
+            };
+            let explored = d.explore_until(run, |_, result| {
+                let goals = match result {
+                    Ok(goals) => goals,
+                    Err(error) => {
+                        bad = Some(error);
+                        return ControlFlow::Break(());
+                    }
+                };
+                let differs =
+                    |goal: &Goal<Symbolic>| !matches!(d.check(goal.holds), Answer::Holds { .. });
+                match goals.iter().find(|goal| differs(goal)) {
+                    None => ControlFlow::Continue(()),
+                    Some(goal) => {
+                        difference = Some(format!("{}: {} differs", theorem.name(), goal.about));
+                        ControlFlow::Break(())
+                    }
+                }
+            });
+            match (bad, difference, explored) {
+                (Some(bad), ..) => return Err(bad),
+                (None, None, Ok(_)) => {}
+                (None, None, Err(error)) => return Ok(Some(error.to_string())),
+                (None, difference, _) => return Ok(difference),
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,446 @@
+//! Goes through every path of every theorem and shows every goal, or finds the state in which one
+//! does not hold.
+
+use std::cell::{Cell, RefCell};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::bad_code::BadCode;
+use crate::counterexample::Counterexample;
+use crate::findings::{Findings, Refused};
+use crate::goal::Goal;
+use crate::run;
+use crate::run::limits::WORK;
+use crate::run::untaken::ARMS;
+use crate::run::{Extent, Run, Walk};
+use crate::shared::key::Key;
+use crate::shared::shape::Executed;
+use crate::shared::{Shared, key};
+use crate::target::Target;
+use crate::theorem::{GuestMemory, Theorem};
+use crate::verdict::{Report, Verdict};
+use crate::world::Saved;
+use crate::world::name::{Name, Source};
+use switcher_model::symbolic::{By, ExploreError, Symbolic, Verdict as Answer, Word};
+use switcher_model::{Observer, symbolic};
+
+/// Proves. One prover can be asked many times: what it has found out about terms it keeps.
+#[derive(Debug, Default)]
+pub struct Prover {
+    pub(crate) domain: Symbolic,
+    shared: Option<Arc<Shared>>,
+    /// Whether a run of the present theorem did: see [`shared::depends_on_place`].
+    depends_on_place: Cell<bool>,
+    /// Whether a run of it has touched the PVCS.
+    touches_pvcs: Cell<bool>,
+    /// Set by whoever wants an end; and whether it came before all was done.
+    stop: Option<Arc<AtomicBool>>,
+    was_stopped: Cell<bool>,
+    /// What the runs of the present theorem have executed.
+    executed: RefCell<Executed>,
+}
+
+/// What became of one theorem: what was shown, or what it ends with.
+type Judged = Result<Result<Vec<Report>, Box<Verdict>>, BadCode>;
+
+/// Unknowns.
+pub(crate) struct Unknowns;
+
+impl Source<Symbolic> for Unknowns {
+    fn value(&mut self, d: &Symbolic, name: Name, bits: u32) -> Word {
+        d.variable_from(name.to_string(), bits, name.origin())
+    }
+}
+
+/// Why the paths of a theorem are not known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unexplored {
+    /// There is no telling what the code does.
+    #[error(transparent)]
+    Code(#[from] BadCode),
+    /// Nor how many paths it has.
+    #[error(transparent)]
+    Explore(#[from] ExploreError),
+    /// The exits return to whoever has entered a guest.
+    #[error("entering a guest with nothing unusual in its frame does not lead to one")]
+    NoEntry,
+}
+
+/// Takes assumptions for granted.
+pub(crate) fn assume(d: &Symbolic) -> impl Fn(&[(&'static str, symbolic::Bit)]) {
+    |assumptions| assumptions.iter().for_each(|(_, bit)| d.assume(*bit))
+}
+
+impl Prover {
+    /// One that proves nothing again that was proved of the same code for another target by whoever
+    /// has these proofs.
+    #[must_use]
+    pub fn sharing(shared: &Arc<Shared>) -> Self {
+        Self { shared: Some(Arc::clone(shared)), ..Self::default() }
+    }
+
+    /// The same, which comes to an end soon after `flag` is set: what was found until then is returned,
+    /// and nothing is proved.
+    #[must_use]
+    pub fn stopped_by(self, flag: Arc<AtomicBool>) -> Self {
+        Self { stop: Some(flag), ..self }
+    }
+
+    /// Whether that has happened before all was done.
+    #[must_use]
+    pub fn was_stopped(&self) -> bool {
+        self.was_stopped.get()
+    }
+
+    /// Whether there is to be an end.
+    fn is_to_stop(&self) -> bool {
+        let stop = self.stop.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed));
+        self.was_stopped.set(self.was_stopped.get() || stop);
+        stop
+    }
+
+    /// Proves or refutes all theorems about `target`. The first goal that fails ends it.
+    ///
+    /// # Errors
+    /// If the code is none that a theorem can be about.
+    pub fn prove(&self, target: &Target) -> Result<Verdict, BadCode> {
+        self.prove_in_order(target, &Theorem::of(target).collect::<Vec<_>>())
+    }
+
+    /// The same, theorem by theorem in this order, which has all of them: what is likely to fail first
+    /// is found soonest.
+    pub(crate) fn prove_in_order(
+        &self,
+        target: &Target,
+        order: &[Theorem],
+    ) -> Result<Verdict, BadCode> {
+        let d = &self.domain;
+        d.reset();
+        d.try_again();
+        let saved = run::saved(d, target, &mut Unknowns)?;
+        // The one that says why.
+        let order = if saved.is_none() { &[Theorem::EnterGuest] } else { order };
+        let whole = if self.shared.is_some() { key::whole(target) } else { Key::default() };
+        let mut reports = Vec::new();
+        for &theorem in order {
+            match self.shared(target, theorem, saved.as_ref(), whole)? {
+                Ok(more) => reports.extend(more),
+                Err(verdict) => return Ok(*verdict),
+            }
+        }
+        if saved.is_none() {
+            return Ok(Verdict::Unknown("entering a guest does not lead to one".into()));
+        }
+        Ok(Verdict::Proved(reports))
+    }
+
+    /// Everything that is wrong with `target`, as far as it can be told: each with a state of its own
+    /// that breaks it. Nothing, if it is proved.
+    ///
+    /// # Errors
+    /// If the code cannot even enter a guest.
+    pub fn findings(&self, target: &Target) -> Result<Findings, BadCode> {
+        let d = &self.domain;
+        d.reset();
+        d.try_again();
+        let saved = run::saved(d, target, &mut Unknowns)?;
+        let mut findings = Findings::default();
+        for theorem in Theorem::of(target) {
+            if self.was_stopped() {
+                break;
+            }
+            // The others return to whoever has entered a guest.
+            if saved.is_none() && theorem != Theorem::EnterGuest {
+                continue;
+            }
+            if let Err(code) = self.all_of(target, theorem, saved.as_ref(), &mut findings) {
+                let why = code.to_string();
+                findings.refused.push(Refused { theorem, why, code });
+            }
+        }
+        if saved.is_none() {
+            findings.leave_open(None, "entering a guest does not lead to one".into());
+        }
+        Ok(findings)
+    }
+
+    /// Proves or refutes one theorem, or finds it proved.
+    fn shared(
+        &self,
+        target: &Target,
+        theorem: Theorem,
+        saved: Option<&Saved<Symbolic>>,
+        whole: Key,
+    ) -> Judged {
+        // What holds at one address is not what holds of the same code anywhere.
+        let shared = self.shared.as_ref().filter(|_| !target.program.is_fixed());
+        let Some(shared) = shared else { return self.both(target, theorem, saved) };
+        let d = &self.domain;
+        let host = key::host(d, target, theorem, saved);
+        let proof = shared.proof(key::key(target, theorem, host, whole));
+        let mut own = None;
+        let known = proof.get_or_init(|| {
+            self.depends_on_place.set(false);
+            let (is_proved, result) = self.like(shared, target, theorem, saved, host);
+            // Of a proof that is another's, only this is known: it holds of this very image.
+            let is_shared = theorem.is_of_events() || is_proved && !self.depends_on_place.get();
+            let result = own.insert(result);
+            result.as_ref().ok()?.as_ref().ok().filter(|_| is_shared).cloned()
+        });
+        match (own, known) {
+            (Some(own), _) => own,
+            (None, Some(found)) => {
+                shared.count(true);
+                Ok(Ok(found.clone()))
+            }
+            (None, None) => self.like(shared, target, theorem, saved, host).1,
+        }
+    }
+
+    /// Finds one theorem proved of code that executes the same, or proves it; and whether it did.
+    fn like(
+        &self,
+        shared: &Shared,
+        target: &Target,
+        theorem: Theorem,
+        saved: Option<&Saved<Symbolic>>,
+        host: Key,
+    ) -> (bool, Judged) {
+        let found = shared.like(host, target, theorem);
+        shared.count(found.is_some());
+        if let Some(found) = found {
+            return (false, Ok(Ok(found)));
+        }
+        self.executed.take();
+        let result = self.both(target, theorem, saved);
+        if let Ok(Ok(reports)) = &result {
+            shared.keep(host, target, theorem, &self.executed.take(), reports);
+        }
+        (true, result)
+    }
+
+    /// Proves or refutes one theorem, with and without a hostile guest.
+    fn both(&self, target: &Target, theorem: Theorem, saved: Option<&Saved<Symbolic>>) -> Judged {
+        let mut findings = Findings::first();
+        let reports = self.all_of(target, theorem, saved, &mut findings)?;
+        let Findings { mut refuted, mut unknown, .. } = findings;
+        Ok(match (refuted.pop(), unknown.pop()) {
+            (Some(found), _) => Err(Box::new(Verdict::Refuted(Box::new(found)))),
+            (None, Some(why)) => Err(Box::new(Verdict::Unknown(why))),
+            (None, None) => Ok(reports),
+        })
+    }
+
+    /// The same, and what is found wrong is added to `findings`.
+    fn all_of(
+        &self,
+        target: &Target,
+        theorem: Theorem,
+        saved: Option<&Saved<Symbolic>>,
+        findings: &mut Findings,
+    ) -> Result<Vec<Report>, BadCode> {
+        use {Extent::*, GuestMemory::*};
+        let mut reports: Vec<Report> = Vec::new();
+        // Where jumps may lead, and what other faults of a path break, too: what is wrong with the path says
+        // more. Whatever a quiet guest leaves, another may leave, too.
+        let mut later = (findings.of_this_kind(), None);
+        // What is safe first: the specification makes one path many, and each may break more.
+        let hostile = [(Racing, Safety), (Racing, Specified)];
+        let routines = [hostile[0], hostile[1], (Stable, Specified), (Stable, Ended)];
+        // What another CPU of the guest writes matters to what touches the PVCS. Events do not, as a rule.
+        let (always, if_touched) = match theorem.is_of_events() {
+            true => (&[(Stable, Everything)][..], &hostile[..]),
+            false => (&routines[..], &[][..]),
+        };
+        self.touches_pvcs.set(false);
+        for (i, &how) in always.iter().chain(if_touched).enumerate() {
+            if i >= always.len() && !self.touches_pvcs.get() {
+                break;
+            }
+            let report = self.theorem(target, theorem, how, saved, (findings, &mut later))?;
+            if findings.are_enough() || self.was_stopped() {
+                break;
+            }
+            // The others repeat one of these.
+            if matches!(how, (Racing, Specified) | (Stable, Ended | Everything)) {
+                reports.push(report);
+            }
+        }
+        let (found, goals) = later;
+        if !findings.are_enough() {
+            findings.append(found);
+        }
+        if let (Some(first), Some(goals)) = (reports.first_mut(), goals) {
+            first.add_goals(goals);
+        }
+        Ok(reports)
+    }
+
+    /// Goes every path of `theorem`, the guest being quiet, and `visit`s its end. On each, somebody
+    /// new watches. As long as a visit lasts, the domain answers questions about the path.
+    ///
+    /// # Errors
+    /// If the code is none that a theorem can be about, or if there may be paths besides those that
+    /// were visited.
+    pub fn paths<O: Observer<Symbolic>>(
+        &self,
+        target: &Target,
+        theorem: Theorem,
+        mut watcher: impl FnMut() -> O,
+        mut visit: impl FnMut(&Symbolic, Walk, O),
+    ) -> Result<(), Unexplored> {
+        let d = &self.domain;
+        d.reset();
+        let saved = run::saved(d, target, &mut Unknowns)?.ok_or(Unexplored::NoEntry)?;
+        d.reset();
+        let run = |d: &Symbolic| {
+            let (source, mut watcher) = (&mut Unknowns, watcher());
+            run::walk(d, target, theorem, source, Some(&saved), assume(d), &mut watcher)
+                .map(|walk| (walk, watcher))
+        };
+        let mut bad = None;
+        let explored = d.explore_until(run, |_, result| match result {
+            Ok((walk, watcher)) => {
+                visit(d, walk, watcher);
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                bad = Some(error);
+                ControlFlow::Break(())
+            }
+        });
+        match bad {
+            Some(bad) => Err(bad.into()),
+            None => Ok(explored.map(drop)?),
+        }
+    }
+
+    fn theorem(
+        &self,
+        target: &Target,
+        theorem: Theorem,
+        (guest_memory, extent): (GuestMemory, Extent),
+        saved: Option<&Saved<Symbolic>>,
+        (findings, later): (&mut Findings, &mut (Findings, Option<Report>)),
+    ) -> Result<Report, BadCode> {
+        let d = &self.domain;
+        d.reset();
+        let mut report = Report::new(theorem, guest_memory);
+        let mut bad = None;
+        // Also of what turns out to be no path.
+        let (executed, in_arms) = (Cell::new(0), Cell::new(0));
+        let run = |d: &Symbolic| {
+            let how = (guest_memory, extent);
+            let run = run::run_to(d, target, theorem, how, &mut Unknowns, saved, assume(d))?;
+            executed.set(executed.get() + run.trace.len());
+            in_arms.set(in_arms.get() + run.untaken.executed);
+            match (run.trace.last(), run.untaken.at.last()) {
+                (Some(&at), _) if executed.get() > WORK => Err(BadCode::Work { at, limit: WORK }),
+                (_, Some(&at)) if in_arms.get() > ARMS => Err(BadCode::Arms { at, limit: ARMS }),
+                _ => Ok(run),
+            }
+        };
+        let explored = d.explore_until(run, |_, result| match result {
+            Err(error) => {
+                bad = Some(error);
+                ControlFlow::Break(())
+            }
+            Ok(run) => {
+                self.executed(target, theorem, &run);
+                let what = (theorem, guest_memory);
+                self.path(target, what, (&run, &run.goals), &mut report, findings);
+                let (found, goals) = &mut *later;
+                if !run.later.is_empty() && !findings.are_enough() && !found.are_enough() {
+                    let goals = goals.get_or_insert_with(|| Report::new(theorem, guest_memory));
+                    self.path(target, what, (&run, &run.later), goals, found);
+                }
+                if self.is_to_stop() {
+                    findings.leave_open(None, format!("{}: interrupted", theorem.name()));
+                    ControlFlow::Break(())
+                } else if findings.are_enough() {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            }
+        });
+        match (bad, explored) {
+            (Some(bad), _) => Err(bad),
+            (None, Ok(explored)) => {
+                report.paths = explored.visited;
+                Ok(report)
+            }
+            (None, Err(error)) => {
+                findings.leave_open(None, format!("{}: {error}", theorem.name()));
+                Ok(report)
+            }
+        }
+    }
+
+    /// Keeps in mind what a run has executed.
+    fn executed(&self, target: &Target, theorem: Theorem, run: &Run<Symbolic>) {
+        if run.touches_pvcs {
+            self.touches_pvcs.set(true);
+        }
+        if self.shared.is_some() {
+            self.executed.borrow_mut().add(target, theorem, run);
+            if !theorem.is_of_events() && key::depends_on_place(target, theorem, run) {
+                self.depends_on_place.set(true);
+            }
+        }
+    }
+
+    /// Shows every one of these goals of one path.
+    fn path(
+        &self,
+        target: &Target,
+        (theorem, guest_memory): (Theorem, GuestMemory),
+        (run, goals): (&Run<Symbolic>, &[Goal<Symbolic>]),
+        report: &mut Report,
+        findings: &mut Findings,
+    ) {
+        let d = &self.domain;
+        for goal in goals {
+            let key = (theorem, goal.obligation, goal.at);
+            match d.check(goal.holds) {
+                Answer::Holds { by } => {
+                    report.goals += 1;
+                    report.by_solver += usize::from(by == By::Solver);
+                    *report.obligations.entry(goal.obligation.name).or_default() += 1;
+                }
+                Answer::Fails(_) | Answer::Unknown(_) if findings.has(key, goal.about) => {}
+                Answer::Fails(model) => {
+                    let found =
+                        Counterexample::new(d, target, theorem, guest_memory, run, goal, &model);
+                    match found {
+                        Some(found) => findings.refute(key, found),
+                        None => findings.leave_open(
+                            Some(key),
+                            format!(
+                                "{}: `{}` ({}) could not be shown, and no state was found in which \
+                                 the concrete machine breaks it",
+                                theorem.name(),
+                                goal.obligation.name,
+                                goal.about,
+                            ),
+                        ),
+                    }
+                }
+                Answer::Unknown(why) => {
+                    let why = format!("{}: `{}`: {why}", theorem.name(), goal.obligation.name);
+                    findings.leave_open(Some(key), why);
+                }
+            }
+            if findings.are_enough() {
+                return;
+            }
+        }
+    }
+
+    /// How questions were answered so far.
+    #[must_use]
+    pub fn statistics(&self) -> symbolic::Statistics {
+        self.domain.statistics()
+    }
+}

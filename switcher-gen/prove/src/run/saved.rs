@@ -1,0 +1,75 @@
+//! What entering a guest leaves on the host's stack, which every exit finds there.
+
+use crate::bad_code::BadCode;
+use crate::goal::Goals;
+use crate::run::end::End;
+use crate::run::execute;
+use crate::run::watch::Watch;
+use crate::target::{Target, overlap};
+use crate::theorem::Theorem;
+use crate::world::name::{Name, Object, Part, Source};
+use crate::world::{Saved, Start, region_of};
+use switcher_gen::arch::RFlags;
+use switcher_gen::layout::TssExtra;
+use switcher_model::{Domain, RegionName};
+
+/// What `switcher_enter_guest` leaves on the host's stack, found by entering a guest all of whose
+/// registers are known. That it is always the same is part of the theorem about it.
+///
+/// # Errors
+/// If the code is none that a theorem can be about, or does not get to the guest.
+pub fn saved<D: Domain>(
+    d: &D,
+    target: &Target,
+    source: &mut impl Source<D>,
+) -> Result<Option<Saved<D>>, BadCode> {
+    overlap::check(target)?;
+    let mut known = KnownFrame { inner: source, selectors: target.model().selectors };
+    let mut world = target.world(d, &mut known, Start::Call, None);
+    let mut watch = Watch::new(d, target, Theorem::EnterGuest, &world);
+    // What must hold is for the theorem itself to show.
+    let mut goals = Goals::new();
+    let End::Guest { .. } =
+        execute(d, target, Theorem::EnterGuest, &mut world, &mut watch, &mut goals)?
+    else {
+        return Ok(None);
+    };
+    let extra = region_of(&world, RegionName::TssExtra);
+    let at = world.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
+    let host_rsp = extra.read(d, at, 8);
+    Ok(Some(Saved { stack: region_of(&world, RegionName::HostStack).cells.clone(), host_rsp }))
+}
+
+/// Whether the unknown of this name can have another value at the exit than it had at the entry.
+fn is_changed(Name { of, part, .. }: Name) -> bool {
+    matches!(
+        (of, part),
+        (Object::FsBase | Object::Pkru | Object::Pvcs, _)
+            | (Object::Guest, Part::Field("gs_base"))
+            | (_, Part::Scratch(_))
+            // ERETU writes down the stack of the guest's kernel.
+            | (Object::TssExtra, Part::Field("switch_flags" | "smod_rsp"))
+            | (Object::Sp0Stack | Object::IstStack, _)
+    )
+}
+
+/// A source whose frame is one of known numbers, so that there is one path.
+struct KnownFrame<'a, S> {
+    inner: &'a mut S,
+    selectors: switcher_gen::arch::Selectors,
+}
+
+impl<D: Domain, S: Source<D>> Source<D> for KnownFrame<'_, S> {
+    fn value(&mut self, d: &D, name: Name, bits: u32) -> D::Word {
+        match (name.of, name.part) {
+            (Object::Frame, Part::Field("cs")) => d.word(self.selectors.user_cs().into()),
+            (Object::Frame, Part::Field("ss")) => d.word(self.selectors.user_ds().into()),
+            (Object::Frame, Part::Field("rflags")) => d.word(RFlags::GUEST_FIXED.bits()),
+            (Object::Frame | Object::OrigAx, _) => d.word(0),
+            // The guest, or another routine, changes these until there is an exit: what was saved of
+            // them is not what they are then.
+            _ if is_changed(name) => self.inner.value(d, Name { at_entry: true, ..name }, bits),
+            _ => self.inner.value(d, name, bits),
+        }
+    }
+}

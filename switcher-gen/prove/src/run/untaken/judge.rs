@@ -1,0 +1,78 @@
+//! What must hold of an arm: what it may tell, and what it leaves to the host, to a guest and to a hook.
+
+use crate::goal::Goals;
+use crate::obligation;
+use crate::run::origins::is_a_leak;
+use crate::run::origins::is_steered;
+use crate::run::watch::Watch;
+use crate::theorem::Theorem;
+use crate::world::World;
+use switcher_gen::layout::TssExtra;
+use switcher_model::{Access, Domain, Gpr, Origin, Place, RegionName, State as Machine};
+
+impl<D: Domain> Watch<'_, D> {
+    /// The arm has read something, or the like.
+    pub(crate) fn has_read(&self, d: &D, goals: &mut Goals<D>, is_last: bool) {
+        let wanted = self.target.setting.variant.mitigations().verw;
+        if wanted && is_last && (self.theorem == Theorem::EnterGuest || self.theorem.has_hook()) {
+            goals.broken(d, obligation::VERW_LAST, "VERW", None);
+        }
+    }
+
+    /// Whether all of host_rsp is read.
+    pub(crate) fn is_host_rsp(&self, state: &Machine<D>, access: &Access<D::Word>) -> bool {
+        let Place { region, index, size } = access.place;
+        let region = &state.memory.regions[region];
+        let at = self.target.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
+        region.name == RegionName::TssExtra && region.offset(index) == at && size == 8
+    }
+
+    /// The arm leaves for the host, or calls a hook.
+    pub(crate) fn is_host(&self, d: &D, goals: &mut Goals<D>, machine: &Machine<D>) {
+        let ours = d.eq(machine.gs_base, self.start.host_gs);
+        goals.add(obligation::SWAPGS_FENCED, ours, "GS base");
+    }
+}
+
+/// The arm returns to the host, behind the call of `switcher_enter_guest`.
+pub(crate) fn at_caller<D: Domain>(
+    d: &D,
+    world: &World<D>,
+    watch: &mut Watch<'_, D>,
+    goals: &mut Goals<D>,
+) {
+    let machine = &world.machine;
+    if is_a_leak(d, machine.rip) && d.distance(machine.rip, world.caller.rip) != Some(0) {
+        goals.broken(d, obligation::UNTAKEN_TARGET, "RIP", None);
+    }
+    watch.is_host(d, goals, machine);
+    for register in Gpr::ALL.into_iter().filter(|register| *register != Gpr::Rsp) {
+        let is_free = !is_steered(d, machine.get(register));
+        goals.add(obligation::EXIT_SCRATCH, d.bit(is_free), register.name());
+    }
+}
+
+/// The arm enters a guest, if it is about routines that do: an event returns to ring 0.
+pub(crate) fn at_guest<D: Domain>(
+    d: &D,
+    machine: &Machine<D>,
+    watch: &Watch<'_, D>,
+    goals: &mut Goals<D>,
+) {
+    if !watch.theorem.is_of_events() {
+        tells_a_guest(d, machine, goals);
+    }
+}
+
+/// The arm goes on at CPL 3.
+pub(crate) fn tells_a_guest<D: Domain>(d: &D, machine: &Machine<D>, goals: &mut Goals<D>) {
+    for register in Gpr::ALL.into_iter().filter(|register| *register != Gpr::Rsp) {
+        let is_free = !is_a_leak(d, machine.get(register));
+        goals.add(obligation::NO_HOST_VALUE, d.bit(is_free), register.name());
+    }
+}
+
+/// Whether a guest has a hand in where this leads.
+pub(crate) fn is_a_guests<D: Domain>(d: &D, rip: D::Word) -> bool {
+    d.mentions(rip, |origin| origin.is_a_guests_choice() || origin == Origin::Cpu)
+}

@@ -1,0 +1,355 @@
+//! Where a CPU may go on that a path does not: predictors do not ask what the operands say, nor whether
+//! they can.
+//!
+//! From each conditional jump, with the registers and the memory that the path has there, the other arm
+//! is executed on the same machine, and from there both arms of each further jump, up to what nothing is
+//! executed behind before the jump is certain: what serialises, LFENCE, a trap, INT. So is what follows a
+//! call that a RET does not return from, although it is predicted to: the return stack buffer has the
+//! latest call on top. And so is each place whose address the code makes a value, or that the target may
+//! be by its conditions, where a jump through a register or memory leads elsewhere. On an arm
+//!
+//! * a RET, an indirect branch and a hook of the host's want of mitigations what they want on a path:
+//!   a sequence that the arm jumps over was not executed. Where it leaves for the host or a guest,
+//!   registers hold nothing that would steer the one, or tell the other;
+//! * GS is the host's at each access (hazards.md, row 28), by whatever register its base got into the
+//!   address, and in the host;
+//! * what lies elsewhere may be loaded from where a guest says, but what was found there, and what no
+//!   guest may learn, is no address of another access, decides no jump that the path does not decide in
+//!   the same way, and is nowhere to go: each would tell it;
+//! * what a store to where a guest says may have reached is found, too, whatever it was;
+//! * nothing is read but the frame that is returned to, if the path has no VERW to come;
+//! * what it leads to is code, and known.
+//!
+//! All of this is judged of the path's own states, and after the path: that nobody can be there is no
+//! excuse. An arm is not followed again from where another has come in the same state, or in one of which
+//! less is known: of states at one place that point to the same things with the same done, whatever they
+//! differ in is forgotten but for where it comes from ([`Domain::forgotten`]), and the next of them is
+//! one of these.
+
+mod eye;
+pub(crate) mod join;
+mod judge;
+mod memory;
+mod origin_set;
+mod predict;
+mod tells;
+
+use std::collections::{BTreeSet, HashMap};
+use std::rc::Rc;
+
+use crate::bad_code::BadCode;
+use crate::goal::{Goal, Goals};
+use crate::obligation;
+use crate::run::barriers::Barriers;
+use crate::run::events::untold;
+use crate::run::host_return;
+use crate::run::host_return::HostReturn;
+use crate::run::origins::is_steered;
+use crate::run::untaken::eye::Eye;
+use crate::run::untaken::join::Seen;
+use crate::run::untaken::judge::{at_caller, at_guest, is_a_guests, tells_a_guest};
+use crate::run::untaken::memory::Strayed;
+use crate::run::untaken::predict::arms_of;
+use crate::run::untaken::tells::is_of_places;
+use crate::run::watch::Watch;
+use crate::target::Target;
+use crate::world::World;
+use switcher_gen::asm::HostSymbol;
+use switcher_model::program::Kind;
+use switcher_model::{Domain, Gpr, Msrs, State as Machine, Step, Stuck};
+
+/// Where the arms of a path have led.
+#[derive(Clone, Debug, Default)]
+pub struct Untaken {
+    /// The instructions that were come to.
+    pub at: BTreeSet<u64>,
+    /// How many instructions were executed.
+    pub executed: usize,
+    /// The branches that must stay in their cache line for what was shown.
+    pub lines: BTreeSet<u64>,
+    /// Whether it may matter how far addresses of the code are from each other: a RET has led to what no
+    /// call of the code's has pushed, or something was made of two of them.
+    pub of_place: bool,
+}
+
+/// What an arm has done, and the path in front of it, besides what [`Barriers`] say.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SoFar {
+    /// What its stores may have left where nobody knows.
+    strayed: Strayed,
+    /// How many VERWs the path had executed, if nothing may be read behind the last of them.
+    overwritten: usize,
+}
+
+/// Where an arm begins, or comes to.
+#[derive(Debug)]
+struct Arm<D: Domain> {
+    to: u64,
+    state: Rc<Machine<D>>,
+    barriers: Barriers,
+    so_far: SoFar,
+}
+
+/// A conditional jump of which it is not known yet which arm is taken.
+#[derive(Debug)]
+struct Jump<D: Domain> {
+    arms: [u64; 2],
+    state: Rc<Machine<D>>,
+    barriers: Barriers,
+    so_far: SoFar,
+}
+
+/// The arms of a path.
+#[derive(Debug)]
+pub(crate) struct Arms<D: Domain> {
+    seen: HashMap<u64, Vec<Seen<D>>>,
+    open: Option<Jump<D>>,
+    ahead: Vec<Arm<D>>,
+    reached: Untaken,
+    /// How many VERWs of memory the path has executed.
+    verws: usize,
+    /// What decides no jump that tells more than is told anyway: truth values as numbers, and their
+    /// contrary. The path's jumps were decided by them, or they say whether a guest is being run.
+    told: Vec<D::Word>,
+}
+
+impl<D: Domain> Default for Arms<D> {
+    fn default() -> Self {
+        let (seen, reached) = (HashMap::new(), Untaken::default());
+        Self { seen, open: None, ahead: Vec::new(), reached, verws: 0, told: Vec::new() }
+    }
+}
+
+/// More instructions than all arms of a theorem have.
+pub(crate) const ARMS: usize = 1 << 17;
+
+fn copy<D: Domain>(state: &Machine<D>) -> Machine<D> {
+    let Machine { msrs, memory, .. } = state;
+    Machine { msrs: Msrs { ..*msrs }, memory: memory.clone(), ..*state }
+}
+
+/// Follows all arms that a path has left. Says which instructions they have come to.
+pub(crate) fn follow<D: Domain>(
+    d: &D,
+    target: &Target,
+    world: &mut World<D>,
+    watch: &mut Watch<'_, D>,
+) -> Result<(Untaken, Vec<Goal<D>>), BadCode> {
+    let Some(mut arms) = watch.arms.take() else { return Ok(Default::default()) };
+    watch.close(d, &mut arms, None);
+    let path = std::mem::take(&mut watch.trace);
+    let barriers = std::mem::take(&mut watch.barriers);
+    let mut goals = Goals::new();
+    while let Some(arm) = arms.ahead.pop() {
+        // Otherwise something has been forgotten of it meanwhile, and that is followed.
+        let is_it = |seen: &Seen<D>| Rc::ptr_eq(&seen.state, &arm.state);
+        if !arms.seen.get(&arm.to).is_some_and(|seen| seen.iter().any(is_it)) {
+            continue;
+        }
+        one(d, target, world, watch, &mut goals, &mut arms, arm)?;
+        arms.reached.lines.extend(watch.barriers.lines());
+    }
+    (watch.trace, watch.barriers) = (path, barriers);
+    let mut found = goals.into_all();
+    // Where the host's untraining runs is for paths to show.
+    found.retain(|goal| goal.obligation != obligation::UNTRAINED || goal.about == "RIP");
+    Ok((arms.reached, found))
+}
+
+/// Follows one arm to its end, or to where it splits.
+fn one<D: Domain>(
+    d: &D,
+    target: &Target,
+    world: &mut World<D>,
+    watch: &mut Watch<'_, D>,
+    goals: &mut Goals<D>,
+    arms: &mut Arms<D>,
+    arm: Arm<D>,
+) -> Result<(), BadCode> {
+    let Arm { to, state, barriers, mut so_far } = arm;
+    world.machine = copy(&state);
+    drop(state);
+    world.machine.rip = d.code(to);
+    watch.barriers = barriers;
+    let mut is_first = true;
+    // Behind the path's last VERW.
+    let is_last = so_far.overwritten != 0 && so_far.overwritten == arms.verws;
+    let interrupted = world.event.as_ref().map(|event| event.interrupted.rip);
+    loop {
+        let at = d.code_at(world.machine.rip).unwrap_or_default();
+        if !std::mem::take(&mut is_first) && arms.seen.contains_key(&at) {
+            // Others have come here by a jump.
+            watch.go_later(d, arms, at, &world.machine, &watch.barriers, so_far);
+            return Ok(());
+        }
+        watch.trace.clear();
+        watch.trace.push(at);
+        goals.execute(at);
+        let code = target.program.at(at).and_then(Result::ok).copied();
+        let Some(op) = code else {
+            goals.broken(d, obligation::UNTAKEN_CODE, "instruction", None);
+            return Ok(());
+        };
+        arms.reached.executed += 1;
+        if arms.reached.executed > ARMS {
+            return Err(BadCode::Arms { at, limit: ARMS });
+        }
+        arms.reached.at.insert(at);
+        watch.speculation(d, goals, &world.machine, at);
+        let is_return = op.is_return();
+        match op.kind {
+            Kind::Fence(fence) if fence.stops_dispatch() => return Ok(()),
+            Kind::Int3 | Kind::Ud2 | Kind::Int(_) | Kind::WriteCr3 => return Ok(()),
+            Kind::Iretq => {
+                at_guest(d, &world.machine, watch, goals);
+                return Ok(());
+            }
+            // Nobody says what is executed behind these, or instead.
+            Kind::Syscall | Kind::Sysenter => {
+                goals.broken(d, obligation::UNTAKEN_CODE, "instruction", None);
+                return Ok(());
+            }
+            // What is returned to by one of these might be executed.
+            Kind::Sysretq | Kind::Sysretl => {
+                watch.verw(d, goals);
+                tells_a_guest(d, &world.machine, goals);
+                return Ok(());
+            }
+            Kind::ReturnFar(_) => {
+                watch.verw(d, goals);
+                at_guest(d, &world.machine, watch, goals);
+                return Ok(());
+            }
+            Kind::JumpIf(condition) => {
+                let condition = d.number(world.machine.flags.holds(d, condition));
+                let is_excused = || is_of_places(d, &world.machine, interrupted, condition);
+                if arms.tells(d, watch, condition) && !is_excused() {
+                    goals.broken(d, obligation::UNTAKEN_MEMORY, "flags", None);
+                    return Ok(());
+                }
+                if is_steered(d, condition) {
+                    watch.barriers.poison();
+                }
+                for (is_taken, to) in arms_of(target, at).into_iter().enumerate() {
+                    let mut barriers = watch.barriers.clone();
+                    if is_taken != 0 {
+                        barriers.branch(at, Some(to));
+                    }
+                    watch.go_later(d, arms, to, &world.machine, &barriers, so_far);
+                }
+                return Ok(());
+            }
+            _ => {}
+        }
+        watch.predict(d, arms, (&world.machine, &watch.barriers, so_far), &op, at);
+        let World { machine, model, .. } = &mut *world;
+        if is_return {
+            let place = machine.memory.locate(d, machine.get(Gpr::Rsp), 8, machine.cr3);
+            let to = place.and_then(|place| d.code_at(machine.memory.load(d, place)));
+            arms.reached.of_place |= to.is_some() && !watch.is_predicted(to);
+        }
+        // By which ring 0 goes on where an event has interrupted it.
+        let next = target.program.at(op.next).and_then(Result::ok);
+        let is_frame = op.kind == Kind::PopFlags
+            && next.is_some_and(|next| matches!(next.kind, Kind::ReturnFar(_)));
+        let mut eye = Eye {
+            op,
+            is_last,
+            is_frame,
+            told: &mut arms.told,
+            strayed: &mut so_far.strayed,
+            is_over: false,
+            settled_by: Vec::new(),
+            places: eye::places(d, machine, &op),
+            watch: &mut *watch,
+            goals: &mut *goals,
+        };
+        let stepped = machine.step(d, model, &target.program, &mut eye);
+        if eye::sets_rsp(&op) {
+            eye.strayed.set_rsp();
+        }
+        let (is_over, settled_by) = (eye.is_over, std::mem::take(&mut eye.settled_by));
+        arms.reached.of_place |= eye.places > 1;
+        if is_over {
+            return Ok(());
+        }
+        if settled_by.into_iter().any(|condition| arms.tells(d, watch, condition)) {
+            goals.broken(d, obligation::UNTAKEN_MEMORY, "RIP", None);
+            return Ok(());
+        }
+        let is_transfer = matches!(op.kind, Kind::Jump | Kind::Call) || is_return;
+        let by_value = is_return || op.is_indirect();
+        match stepped {
+            Ok(Step::Next | Step::Left)
+                if by_value && (so_far.strayed.is_elsewhere() || is_a_guests(d, machine.rip)) =>
+            {
+                goals.broken(d, obligation::UNTAKEN_TARGET, "RIP", None);
+                return Ok(());
+            }
+            Ok(Step::Next) if is_transfer => {
+                let to = d.code_at(machine.rip).unwrap_or_default();
+                watch.go_later(d, arms, to, machine, &watch.barriers, so_far);
+                return Ok(());
+            }
+            // HLT stops nothing that is ahead of it.
+            Ok(Step::Next | Step::Halted) => {}
+            Ok(Step::Left) => {
+                let hook = d.code_at(machine.rip).and_then(|rip| target.hook(rip));
+                if let Some(hook) = hook {
+                    // That of what is fatal has none of the mitigations anywhere.
+                    if hook != HostSymbol::FATAL {
+                        let within = usize::from(watch.is_predicted(Some(op.next)));
+                        watch.at_return(d, goals, machine, false, true, within);
+                    }
+                    untold(d, machine, goals);
+                    watch.is_host(d, goals, machine);
+                    return Ok(());
+                }
+                let rsp = machine.get(Gpr::Rsp);
+                let place = machine.memory.locate(d, rsp, 8, machine.cr3);
+                let is_of_host = d.code_at(machine.rip).is_some_and(|rip| {
+                    target.returns.iter().any(|of_host| *of_host != 0 && *of_host == rip)
+                });
+                if is_of_host && place.is_some_and(|place| so_far.strayed.is_open(place.region)) {
+                    goals.broken(d, obligation::UNTAKEN_TARGET, "RIP", None);
+                    return Ok(());
+                }
+                match host_return::left(d, target, world, watch, goals) {
+                    HostReturn::Back => {}
+                    HostReturn::Broken(_) => {
+                        goals.broken(d, obligation::UNTAKEN_MEMORY, "address", None);
+                        return Ok(());
+                    }
+                    HostReturn::Elsewhere if !by_value => {
+                        goals.broken(d, obligation::UNTAKEN_CODE, "RIP", None);
+                        return Ok(());
+                    }
+                    // The caller's.
+                    HostReturn::Returned | HostReturn::Elsewhere => {
+                        at_caller(d, world, watch, goals);
+                        return Ok(());
+                    }
+                }
+            }
+            Ok(Step::Guest { .. } | Step::Fault(_)) => return Ok(()),
+            // All that is loaded or stored has an answer.
+            Err(Stuck::Wild { .. }) => {
+                goals.broken(d, obligation::UNTAKEN_MEMORY, "address", None);
+                return Ok(());
+            }
+            // Which of them it is, nobody knows.
+            Err(Stuck::Several { .. }) => {
+                goals.broken(d, obligation::UNTAKEN_TARGET, "RIP", None);
+                return Ok(());
+            }
+            Err(Stuck::SelfModifying { .. }) => {
+                goals.broken(d, obligation::UNTAKEN_MEMORY, "address", None);
+                return Ok(());
+            }
+            Err(Stuck::Program(_) | Stuck::Msr { .. } | Stuck::NoCode { .. }) => {
+                goals.broken(d, obligation::UNTAKEN_CODE, "instruction", None);
+                return Ok(());
+            }
+        }
+    }
+}

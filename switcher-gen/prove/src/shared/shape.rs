@@ -1,0 +1,171 @@
+//! What runs have executed, as a shape that other code can be held against.
+
+use std::collections::BTreeSet;
+
+use iced_x86::{FlowControl, Mnemonic};
+
+use crate::run::Run;
+use crate::shared::key::{as_a_rule, asks_for_more, is_predicted, of_branches};
+use crate::target::Target;
+use crate::target::looks::{Looks, looks};
+use crate::theorem::Theorem;
+use switcher_gen::mitigations::{Bhb, Mitigations, Rsb};
+use switcher_model::Domain;
+use switcher_model::program::Kind;
+
+/// What runs have executed.
+#[derive(Debug, Default)]
+pub(crate) struct Executed {
+    at: BTreeSet<u64>,
+    /// Branches that have to stay in their cache line.
+    lines: BTreeSet<u64>,
+    /// Where a run has gone, and not only an arm that it has not taken.
+    taken: BTreeSet<u64>,
+    /// Whether some run makes more of an address than [`TraceShape`] can tell.
+    is_of_place: bool,
+}
+
+impl Executed {
+    /// And this one.
+    pub(crate) fn add<D: Domain>(&mut self, target: &Target, theorem: Theorem, run: &Run<D>) {
+        self.at.extend(run.trace.iter().chain(&run.untaken.at));
+        self.lines.extend(&run.lines);
+        self.taken.extend(&run.trace);
+        // A RET in code that has none as a rule is asked for mitigations that [`judged`] leaves out, of
+        // this variant or of another that would get its proof.
+        const EVERY: Mitigations = Mitigations {
+            ibrs: true,
+            ibpb: true,
+            untrain: true,
+            rsb: Rsb::Full,
+            bhb: Bhb::Long,
+            verw: true,
+        };
+        let is_masked = of_branches(as_a_rule(EVERY, theorem)) != of_branches(EVERY);
+        let is_asked = |at: &u64| {
+            let to = target.program.instruction(*at).near_branch_target();
+            is_predicted(target, *at) || to != 0 && target.returns.contains(&to)
+        };
+        let is_indirect = |at: &u64| target.is_indirect(*at);
+        // Whether a RET stays in its line is not told by the code.
+        let is_open = |at: &u64| target.around(*at).stays_in_line.is_none();
+        let mut all = run.trace.iter().chain(&run.untaken.at);
+        let asks_more = is_masked && all.clone().any(is_asked);
+        let kind =
+            |at: &u64| target.program.at(*at).and_then(Result::ok).map(|op| (op.kind, op.next));
+        let is_named = |address| {
+            let mut named = run.trace.iter().map(|at| target.program.instruction(*at));
+            named.any(|i| i.is_ip_rel_memory_operand() && i.ip_rel_memory_address() == address)
+        };
+        let goes_on = |&[from, to]: &[u64; 2]| match kind(&from) {
+            // To behind a call, or the run says that it is not movable.
+            Some((Kind::Return(_), _)) => true,
+            Some((Kind::Iretq, _)) => is_named(to),
+            Some((_, next)) => to == next || successors(target, from).contains(&Some(to)),
+            None => false,
+        };
+        self.is_of_place = self.is_of_place
+            || !run.is_movable
+            || asks_more
+            || run.lines.iter().any(is_open)
+            || all.any(is_indirect)
+            || asks_for_more(target, theorem, run)
+            || run.reads_code
+            || run.untaken.of_place
+            || !run.trace.array_windows().all(goes_on);
+    }
+}
+
+/// Where an instruction leads: on, and to the address that it names. A RET, an IRETQ and a jump
+/// through a register lead to a value.
+fn successors(target: &Target, at: u64) -> [Option<u64>; 2] {
+    let i = target.program.instruction(at);
+    let next = Some(i.next_ip());
+    match i.flow_control() {
+        FlowControl::Next => {
+            [next, i.is_ip_rel_memory_operand().then(|| i.ip_rel_memory_address())]
+        }
+        FlowControl::ConditionalBranch | FlowControl::Call => [next, Some(i.near_branch_target())],
+        FlowControl::UnconditionalBranch => [None, Some(i.near_branch_target())],
+        FlowControl::Interrupt if i.mnemonic() == Mnemonic::Int => {
+            let mut gates = target.gates.iter().flatten();
+            let gate = gates.find(|gate| gate.vector == i.immediate8());
+            [None, gate.map(|gate| gate.address)]
+        }
+        _ => [None, None],
+    }
+}
+
+/// Instructions that were executed, wherever they lie, and which of them follow which.
+#[derive(Debug)]
+pub(crate) struct TraceShape {
+    /// Where it begins: one for each stub that is executed.
+    first: Vec<usize>,
+    instructions: Vec<(Looks, [Option<usize>; 2])>,
+    /// Of which of them it does not matter what address they make a value: no path executes them, and an
+    /// arm that is not taken neither goes there nor makes anything of two of these.
+    free: Vec<bool>,
+}
+
+/// Without an address that LEA makes a value.
+fn without_value(target: &Target, at: u64, looks: Looks) -> Looks {
+    let is_lea = target.program.instruction(at).mnemonic() == Mnemonic::Lea;
+    Looks { value: looks.value.filter(|_| !is_lea), ..looks }
+}
+
+impl TraceShape {
+    pub(crate) fn new(target: &Target, entries: &[u64], executed: &Executed) -> Option<Self> {
+        let at: Vec<u64> = executed.at.iter().copied().collect();
+        let number = |address: u64| at.binary_search(&address).ok();
+        let follow = |at: u64| successors(target, at).map(|to| to.and_then(number));
+        let is_free = |at: &u64| !executed.taken.contains(at);
+        let free = at.iter().map(is_free).collect();
+        let looks = |at: u64| {
+            let looks = looks(target, at, executed.lines.contains(&at));
+            if is_free(&at) { without_value(target, at, looks) } else { looks }
+        };
+        let instructions = at.iter().map(|at| (looks(*at), follow(*at))).collect();
+        let first = entries.iter().map(|entry| number(*entry)).collect::<Option<_>>()?;
+        let shape = Self { first, instructions, free };
+        // Something might be executed that nothing leads to.
+        (!executed.is_of_place && shape.is_of(target, entries)).then_some(shape)
+    }
+
+    /// Whether `target`'s code at `entries` is this.
+    pub(crate) fn is_of(&self, target: &Target, entries: &[u64]) -> bool {
+        if self.first.len() != entries.len() {
+            return false;
+        }
+        let mut places = vec![None; self.instructions.len()];
+        let mut ahead: Vec<_> = self.first.iter().copied().zip(entries.iter().copied()).collect();
+        for (number, entry) in &ahead {
+            places[*number] = Some(*entry);
+        }
+        while let Some((number, at)) = ahead.pop() {
+            let (expected, follow) = &self.instructions[number];
+            let in_line = expected.around.stays_in_line.is_some();
+            if !target.program.contains(at) {
+                return false;
+            }
+            let looks = looks(target, at, in_line);
+            let is_free = self.free[number];
+            let looks = if is_free { without_value(target, at, looks) } else { looks };
+            if looks != *expected {
+                return false;
+            }
+            for (number, to) in follow.iter().zip(successors(target, at)) {
+                let Some(number) = *number else { continue };
+                let Some(to) = to else { return false };
+                match places[number] {
+                    Some(known) if known != to => return false,
+                    Some(_) => {}
+                    None => {
+                        places[number] = Some(to);
+                        ahead.push((number, to));
+                    }
+                }
+            }
+        }
+        places.iter().all(Option::is_some)
+    }
+}
