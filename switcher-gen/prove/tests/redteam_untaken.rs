@@ -240,7 +240,7 @@ fn accesses_in_the_shadow_of_a_jump() {
             "\tmovzbl\t(%r15), %ecx\n\tandl\t$8, %ecx\n\tmovq\t(%rsp,%rcx), %rcx\n",
             "\taddq\t(%r15), %rcx\n\tmovq\t%rcx, (%r14,%rcx)\n",
             "\tcmpb\t$1, (%r15)\n\tjz\t8f\n\tnop\n",
-            "\ttestq\t(%r15), %rcx\n\tjz\t8f\n\tnop\n",
+            "\ttestq\t(%r15), %r14\n\tjz\t8f\n\tnop\n",
             "\tmovq\t%rsp, %rdx\n\tmovq\t%r15, %rsp\n\tpopq\t%rcx\n\tmovq\t%rdx, %rsp\n\tmovq\t(%rcx), %rcx\n",
             // What the host has is one.
             "\tmovq\t%gs:HOST_CR3, %rcx\n\tmovq\t(%r15,%rcx), %rcx\n",
@@ -722,30 +722,30 @@ fn interrupted_arm(code: &[Instruction]) -> Target {
 
 #[test]
 fn an_interrupted_value_decides_a_jump() {
-    let (target, _) = ours(Label::Interruption, "mov rdi,rsp");
+    let (target, trap) = ours(Label::NoHook, "ud2");
     let here = MemoryOperand::with_base_displ(Register::RIP, target.iretq.unwrap().cast_signed());
     let lea = Instruction::with2(Code::Lea_r64_m, Register::RAX, here).unwrap();
     let with = |code, a, b| Instruction::with2(code, a, b).unwrap();
     let add = with(Code::Add_rm64_r64, Register::RCX, Register::RAX);
     let test = Instruction::with2(Code::Test_rm8_imm8, Register::CL, 1).unwrap();
-    let jump = |to| Instruction::with_branch(Code::Je_rel32_64, to).unwrap();
-    let to = mutate::behind(&target);
-    refuted("a bit", &interrupted_arm(&[test, jump(to)]), "untaken-memory");
-    refuted("and an address", &interrupted_arm(&[lea, add, test, jump(to)]), "untaken-memory");
+    let jump = Instruction::with_branch(Code::Je_rel32_64, trap).unwrap();
+    refuted("a bit", &interrupted_arm(&[test, jump]), "untaken-memory");
+    refuted("and an address", &interrupted_arm(&[lea, add, test, jump]), "untaken-memory");
     let place = with(Code::Test_rm64_r64, Register::RAX, Register::RAX);
-    refuted("an address", &interrupted_arm(&[lea, place, jump(to)]), "untaken-memory");
+    refuted("an address", &interrupted_arm(&[lea, place, jump]), "untaken-memory");
     // Where in the code something was interrupted is what an entry asks; another register is not that.
     let frame = MemoryOperand::with_base_displ(Register::RSP, 0x80);
     let rip = Instruction::with2(Code::Cmp_rm64_r64, frame, Register::RAX).unwrap();
-    proved("the interrupted address", &interrupted_arm(&[lea, rip, jump(to)]));
+    proved("the interrupted address", &interrupted_arm(&[lea, rip, jump]));
     let other = with(Code::Cmp_rm64_r64, Register::RCX, Register::RAX);
-    refuted("another", &interrupted_arm(&[lea, other, jump(to)]), "untaken-memory");
+    refuted("another", &interrupted_arm(&[lea, other, jump]), "untaken-memory");
 }
 
 #[test]
 fn an_events_arm_goes_on_in_a_guest() {
     let cr3 = i64::try_from((PerCpu::tss_extra + TssExtra::host_cr3).bytes()).unwrap();
-    let cr3 = MemoryOperand::new(Register::None, Register::None, 1, cr3, 4, false, Register::GS);
+    let none = Register::None;
+    let cr3 = MemoryOperand::new(none, none, 1, cr3, 8, false, Register::GS);
     let (target, at) = ours(Label::InterruptionHook, "push");
     let never = never_taken(Code::Je_rel32_64, mutate::behind(&target));
     let load = Instruction::with2(Code::Mov_r64_rm64, Register::RBX, cr3).unwrap();
@@ -754,7 +754,7 @@ fn an_events_arm_goes_on_in_a_guest() {
     let code = [never[0], never[1], load, swap, leave, trap];
     refuted("a root", &mutate::inserted(&target, at, &code).unwrap(), "no-host-value");
     // And a hook finds nothing that was found.
-    let absolute = MemoryOperand::with_displ(0x1000, 4);
+    let absolute = MemoryOperand::with_displ(0x1000, 8);
     let load = Instruction::with2(Code::Mov_r64_rm64, Register::RBX, absolute).unwrap();
     let code = [never[0], never[1], load];
     refuted("a hook", &mutate::inserted(&target, at, &code).unwrap(), "hook-registers");
@@ -798,8 +798,8 @@ fn deep_calls_are_no_place_to_hide() {
         let stored = "\tmovq\t$0, (%rsp)\n\tmovq\t%rdx, (%rax)\n";
         refuted("an index", &deep(offset, stored, index), "untaken-memory");
         // Where nothing is stored until they are over.
-        let end = "\tmovq\t%r15, (%rax)\n\tret\n\tint3\n";
-        refuted("a RET", &deep(offset, "", end), "untaken-target");
+        let end = format!("\tmovq\t%rdx, (%rax)\n{index}");
+        refuted("stored later", &deep(offset, "", &end), "untaken-memory");
     }
     proved("nothing else", &deep(8, "", "\tud2\n"));
 }
@@ -820,7 +820,7 @@ fn a_loop_over_an_array() {
     proved("a pointer", &exits(pointer));
     // What a guest has stored over the return address is where that leads; what lies there is a secret.
     let guests = format!("\tmovq\t%r15, (%rsp,%rcx,8)\n{next}");
-    refuted("the guest's", &exits(&room(&guests)), "exit-scratch");
+    refuted("the guest's", &exits(&room(&guests)), "untaken-target");
     let told = format!(
         "\tmovq\t$0, (%rsp,%rcx,8)\n{next}\txorl\t%ecx, %ecx\n2:\tmovq\t(%rsp,%rcx,8), %rdx\n\
          \tandl\t$8, %edx\n\tmovq\t(%rsp,%rdx), %rdx\n\tincl\t%ecx\n\tcmpl\t$8, %ecx\n\tjne\t2b\n"

@@ -77,7 +77,8 @@ impl Lies {
     /// Whether it leads to code, or beside it.
     pub(crate) fn is_code<D: Domain>(self, state: &Machine<D>) -> bool {
         let mut regions = state.memory.regions.iter().enumerate();
-        regions.any(|(number, region)| region.is_code && self.regions().has(number))
+        self != Self::Elsewhere
+            && regions.any(|(number, region)| region.is_code && self.regions().has(number))
     }
 
     const fn regions(self) -> Regions {
