@@ -21,8 +21,8 @@ mod fault;
 mod table;
 
 pub use fault::{
-    Assessment, Code, Cpus, Done, Duty, Elsewhere, Fault, Instead, Is, Measure, Place, Switch,
-    Unmet,
+    Assessment, Countermeasure, Cpus, Done, Duty, Elsewhere, Fault, Instead, Is, Measure, Place,
+    Switch, Unmet,
 };
 
 /// What becomes of the return stack buffer on an exit.

@@ -25,7 +25,7 @@ use core::fmt::Display;
 use core::ptr::NonNull;
 
 use hw_platform::code_memory::CodeMemory;
-use hw_platform::exit::{self, Outcome};
+use hw_platform::exit::{self, ExitStatus};
 use hw_platform::memory::{AddressSpace, Flags, Frame, MapError};
 use hw_platform::{Platform, hooks, percpu, serial_println};
 use switcher_runtime::switcher_gen::arch::{Cr3, Selectors};
@@ -99,7 +99,7 @@ fn main(_: Platform) -> ! {
         ),
         other => exit::fatal(format_args!("unexpected exit: {other:?}")),
     }
-    exit::exit(Outcome::Success)
+    exit::exit(ExitStatus::Success)
 }
 
 /// An address space with a list of the host's pages and one page of code.

@@ -1,8 +1,8 @@
 //! SYSCALL of 32-bit code, which not every CPU has.
 
+use crate::case_host::{Platform, Setup, place};
 use crate::expect::Expected;
 use crate::program::{PROBE, SYSCALL};
-use crate::world::{Platform, Setup, place};
 use switcher_runtime::Mode;
 
 /// A guest's SYSCALL of 32-bit code, and the two things that may come of it.

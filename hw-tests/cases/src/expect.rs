@@ -9,7 +9,7 @@ use switcher_gen::arch::RFlags;
 use switcher_gen::layout::{OrigAx, PtRegs, Pvcs, Revision, SwitchFlags};
 use switcher_runtime::{DebugCauses, Detail, Exception, Exit, Mode};
 
-use crate::world::{Code, HostAfter, Outcome, Platform, Setup, place};
+use crate::case_host::{GuestBytes, HostAfter, Observed, Platform, Setup, place};
 
 /// Why a case failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -204,7 +204,7 @@ impl Expected {
     ///
     /// # Errors
     /// With every difference, by name.
-    pub fn compare(&self, setup: &Setup, got: &Outcome) -> Result<(), Failure> {
+    pub fn compare(&self, setup: &Setup, got: &Observed) -> Result<(), Failure> {
         let mut differences = Differences(Vec::new());
         differences.note("exit", &self.exit, &got.exit);
         for ((name, wanted), (_, got)) in
@@ -374,7 +374,7 @@ impl Setup {
     /// Adds to a mode's program.
     #[must_use]
     pub fn with(mut self, mode: Mode, at: u64, bytes: &[u8]) -> Self {
-        self.code.push(Code { mode, at, bytes: bytes.to_vec() });
+        self.code.push(GuestBytes { mode, at, bytes: bytes.to_vec() });
         self
     }
 }

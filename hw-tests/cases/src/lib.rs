@@ -1,7 +1,7 @@
 //! What a switcher must do, case by case, with its exact outcome for each vendor and paging mode.
 //!
-//! A case puts a guest into a state ([`Setup`]), an engine ([`World`]) runs it until it exits, and
-//! *everything* the exit shows ([`Outcome`]) is compared with what must come of it ([`Expected`]):
+//! A case puts a guest into a state ([`Setup`]), an engine ([`CaseHost`]) runs it until it exits, and
+//! *everything* the exit shows ([`Observed`]) is compared with what must come of it ([`Expected`]):
 //! all registers, the PVCS, the mode, and the host itself. The cases know nothing of engines; the
 //! bare-metal kernel is one, the model of a CPU and the real CPU in user mode are others.
 //!
@@ -12,16 +12,18 @@
 
 extern crate alloc;
 
+mod case_host;
 mod compat;
 mod expect;
 mod list;
 mod program;
 mod run;
-mod world;
 
+pub use case_host::{
+    CaseHost, Entries, GuestBytes, HostAfter, Observed, Platform, Refusal, Setup, place,
+};
 pub use compat::CompatSyscall;
 pub use expect::{Expected, Failure};
 pub use list::all;
 pub use program::{PROBE, SYSCALL, SYSCALLS};
-pub use run::{Case, End, Run};
-pub use world::{Code, Entries, HostAfter, Outcome, Platform, Refusal, Setup, World, place};
+pub use run::{Case, CaseEnd, CaseRun};

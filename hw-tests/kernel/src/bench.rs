@@ -8,9 +8,9 @@ use switcher_runtime::switcher_gen::arch::Msr as MsrName;
 use x86_64::registers::control::{Cr4, Efer};
 use x86_64::registers::model_specific::Msr;
 
+use crate::case_host::BareMetal;
 use crate::others::Others;
 use crate::paths::{self, Path};
-use crate::world::BareMetal;
 
 /// What came of a host case: how many guests were entered, or why it failed.
 pub(crate) type Ended = Result<u64, String>;
@@ -38,7 +38,7 @@ pub(crate) struct HostCase {
 /// What host cases work on.
 pub(crate) struct Bench {
     /// The CPU that has booted, with a switcher and guests' memory, until a case takes it apart.
-    world: Option<BareMetal<'static>>,
+    host: Option<BareMetal<'static>>,
     /// Every path through the switcher. Where its instructions are, the first case that interrupts them finds
     /// out for the others.
     paths: [Path; 7],
@@ -49,27 +49,27 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    pub(crate) fn new(world: BareMetal<'static>, others: Others, before: Control) -> Self {
-        let paths = paths::paths(&world);
-        Self { world: Some(world), paths, others: Some(others), before }
+    pub(crate) fn new(host: BareMetal<'static>, others: Others, before: Control) -> Self {
+        let paths = paths::paths(&host);
+        Self { host: Some(host), paths, others: Some(others), before }
     }
 
-    pub(crate) fn world(&mut self) -> Result<&mut BareMetal<'static>, String> {
-        self.world.as_mut().ok_or_else(|| "no switcher is installed any more".into())
+    pub(crate) fn host(&mut self) -> Result<&mut BareMetal<'static>, String> {
+        self.host.as_mut().ok_or_else(|| "no switcher is installed any more".into())
     }
 
     /// The same, and the paths through it.
-    pub(crate) fn world_and_paths(
+    pub(crate) fn host_and_paths(
         &mut self,
     ) -> Result<(&mut BareMetal<'static>, &mut [Path]), String> {
-        let world = self.world.as_mut().ok_or("no switcher is installed any more")?;
-        Ok((world, &mut self.paths))
+        let host = self.host.as_mut().ok_or("no switcher is installed any more")?;
+        Ok((host, &mut self.paths))
     }
 
     /// The CPU, to be taken apart, and as it was before.
-    pub(crate) fn take_world(&mut self) -> Result<(BareMetal<'static>, &Control), String> {
-        let world = self.world.take().ok_or("no switcher is installed any more")?;
-        Ok((world, &self.before))
+    pub(crate) fn take_host(&mut self) -> Result<(BareMetal<'static>, &Control), String> {
+        let host = self.host.take().ok_or("no switcher is installed any more")?;
+        Ok((host, &self.before))
     }
 
     /// The other CPUs, if they still run the case list.

@@ -10,9 +10,9 @@ use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::PtRegs;
 
 use crate::bench::Ended;
+use crate::case_host::BareMetal;
 use crate::idt::{aim_breakpoint, call_under_copy, set_breakpoint};
 use crate::paths::Path;
-use crate::world::BareMetal;
 
 /// The same with an instruction breakpoint in the switcher. Its #DB takes the entry and the stack
 /// of an NMI or a machine check; the hook sets RF, so that the instruction is executed then, and is
@@ -55,12 +55,12 @@ pub(crate) const fn taken_for(name: &'static str) -> Interruption {
 
 /// The same for one path; the result is how many there have been.
 pub(crate) fn boundaries(
-    world: &mut BareMetal<'_>,
+    host: &mut BareMetal<'_>,
     path: &mut Path,
     interruption: &Interruption,
 ) -> Ended {
     let Interruption { name, call, count, is_breakpoint } = *interruption;
-    let switcher = world.cpu().switcher();
+    let switcher = host.cpu().switcher();
     let base = switcher.base();
     let stubs = switcher.address(Label::EventStubs);
     hooks::set_no_rf_from(switcher.address(Label::RoutinesEnd));
@@ -84,9 +84,9 @@ pub(crate) fn boundaries(
     let executed_at: Vec<_> =
         (base..).zip(code).filter_map(|(at, code)| (code == executed).then_some(at)).collect();
 
-    let same = |world: &mut BareMetal<'_>, at: u64| {
+    let same = |host: &mut BareMetal<'_>, at: u64| {
         // SAFETY: `call` does what `checked_call` does; there is a copy of the IDT.
-        let outcome = unsafe { world.run_by(&path.setup, call) };
+        let outcome = unsafe { host.run_by(&path.setup, call) };
         let outcome = outcome.map_err(|why| format!("{}: {why:?}", path.name))?;
         let [expected, other] = &path.expected;
         let compared = expected.compare(&path.setup, &outcome);
@@ -102,7 +102,7 @@ pub(crate) fn boundaries(
     for at in addresses {
         aim_breakpoint(at);
         let before = count()?;
-        same(world, at)?;
+        same(host, at)?;
         let here = count().map_err(|why| format!("{}, at {at:#x}: {why}", path.name))? - before;
         if is_breakpoint && here != 0 && hooks::last_interrupted() != at {
             let got = hooks::last_interrupted();

@@ -12,7 +12,7 @@ use switcher_runtime::switcher_gen::arch::dr7;
 use switcher_runtime::switcher_gen::layout::PtRegs;
 use switcher_runtime::{DebugCauses, DescriptorTablePointer};
 
-use crate::world::{BareMetal, checked_call};
+use crate::case_host::{BareMetal, checked_call};
 
 /// Where the breakpoint is.
 static BREAKPOINT: AtomicU64 = AtomicU64::new(0);
@@ -27,16 +27,16 @@ pub(crate) struct IdtCopy {
 impl IdtCopy {
     /// Makes it the one that [`load`](Self::load) loads.
     pub(crate) fn new(
-        world: &mut BareMetal<'_>,
+        host: &mut BareMetal<'_>,
         change: impl FnOnce(&mut [GateDescriptor; 256]),
     ) -> Result<Self, String> {
-        let mut gates = world.cpu().switcher().linked().idt();
+        let mut gates = host.cpu().switcher().linked().idt();
         change(&mut gates);
         let mut copy = Self { page: Frame::new().map_err(|why| format!("an IDT: {why}"))? };
         for (vector, gate) in (0..).zip(&gates) {
             copy.set(vector, gate);
         }
-        world.map_in_both(copy.page.address(), Some(Flags::empty())).map_err(mapping)?;
+        host.map_in_both(copy.page.address(), Some(Flags::empty())).map_err(mapping)?;
         IDT.store(copy.page.address(), Ordering::Relaxed);
         Ok(copy)
     }
@@ -86,8 +86,8 @@ impl IdtCopy {
     }
 
     /// Gives the page back.
-    pub(crate) fn free(self, world: &mut BareMetal<'_>) -> Result<(), String> {
-        world.map_in_both(self.page.address(), None).map_err(mapping)
+    pub(crate) fn free(self, host: &mut BareMetal<'_>) -> Result<(), String> {
+        host.map_in_both(self.page.address(), None).map_err(mapping)
     }
 }
 

@@ -13,7 +13,7 @@ use core::arch::{asm, global_asm};
 use core::fmt::Write;
 
 use hw_protocol::vectors::{
-    CODE, DATA, DATA_LEN, NONE, Needs, Outcome, Platforms, Registers, Table, Vector, filler,
+    CODE, DATA, DATA_LEN, NONE, Needs, Platforms, Registers, Vector, VectorEnd, VectorTable, filler,
 };
 use switcher_gen::arch::{Msr as MsrName, RFlags, Vendor};
 use switcher_gen::layout::PtRegs;
@@ -132,7 +132,7 @@ pub(crate) fn run(platform: &Platform) -> (u64, Result<String, String>) {
     if platform.module.is_empty() {
         return (0, Err("no table of vectors was loaded".into()));
     }
-    let table = match Table::parse(platform.module) {
+    let table = match VectorTable::parse(platform.module) {
         Ok(table) => table,
         Err(why) => return (0, Err(why.to_string())),
     };
@@ -154,7 +154,7 @@ pub(crate) fn run(platform: &Platform) -> (u64, Result<String, String>) {
 }
 
 fn all(
-    table: &Table<'_>,
+    table: &VectorTable<'_>,
     machine: &Machine,
     platform: &Platform,
     counts: &mut Counts,
@@ -209,7 +209,7 @@ fn lacking(needs: Needs, features: &Features) -> Option<&'static str> {
 }
 
 /// What is not as the model says, in words; empty if everything is.
-fn differences(got: &Outcome, expected: &Outcome, undefined: u64) -> String {
+fn differences(got: &VectorEnd, expected: &VectorEnd, undefined: u64) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
     let mut differ = |name: &str, got: u64, expected: u64| {
@@ -249,7 +249,7 @@ fn describe(name: &str, vector: &Vector, different: &str) -> String {
 }
 
 /// Which programs failed, and how the first of them did.
-fn failures(table: &Table<'_>, counts: &Counts) -> String {
+fn failures(table: &VectorTable<'_>, counts: &Counts) -> String {
     let mut text = format!("{} of {} failed: ", counts.failed, counts.executed);
     for (program, count) in counts.failures.iter().take(NAMED) {
         let _ = write!(text, "`{}` x {count}, ", table.programs[usize::from(*program)].name);
@@ -264,7 +264,7 @@ fn failures(table: &Table<'_>, counts: &Counts) -> String {
 }
 
 /// How many were executed, and which were not.
-fn summary(table: &Table<'_>, counts: &Counts) -> String {
+fn summary(table: &VectorTable<'_>, counts: &Counts) -> String {
     let mut text = format!("{} vectors of {} instructions", counts.executed, table.programs.len());
     if counts.elsewhere > 0 {
         let _ = write!(text, "; {} are for other CPUs", counts.elsewhere);
@@ -318,7 +318,7 @@ impl Machine {
     }
 
     /// Runs a program from a state to its exception.
-    fn run(&self, before: &Registers) -> Outcome {
+    fn run(&self, before: &Registers) -> VectorEnd {
         let page = core::ptr::with_exposed_provenance_mut::<u64>(DATA as usize);
         for word in 0..DATA_LEN / 8 {
             // SAFETY: the page is mapped here, and nothing refers to it.
@@ -372,7 +372,7 @@ impl Machine {
             let value = unsafe { page.wrapping_add(word).read_volatile() };
             (value != filler(word)).then_some((word as u16, value))
         };
-        Outcome {
+        VectorEnd {
             registers: Registers {
                 gpr: [
                     frame.rax, frame.rcx, frame.rdx, frame.rbx, frame.rsp, frame.rbp, frame.rsi,

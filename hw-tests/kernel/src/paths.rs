@@ -2,14 +2,14 @@
 
 use alloc::vec::Vec;
 
-use hw_cases::{CompatSyscall, Expected, Setup, World, place};
+use hw_cases::{CaseHost, CompatSyscall, Expected, Setup, place};
 use switcher_runtime::Mode;
 use switcher_runtime::switcher_gen::arch::{RFlags, Vendor};
 use switcher_runtime::switcher_gen::asm::Label;
 
+use crate::case_host::BareMetal;
 use crate::programs::{IRETQ, PROBE, SYSCALL, SYSRETQ};
 use crate::setup::setup;
-use crate::world::BareMetal;
 
 /// A way through the switcher, from the host's call to its return.
 #[derive(Clone)]
@@ -70,14 +70,13 @@ impl Path {
 }
 
 /// Every path that there is without a fault of the switcher's.
-pub(crate) fn paths(world: &BareMetal<'_>) -> [Path; 7] {
-    /// What the stub for 32-bit SYSCALL answers.
-    let platform = world.platform();
+pub(crate) fn paths(host: &BareMetal<'_>) -> [Path; 7] {
+    let platform = host.platform();
     let mut rng = fastrand::Rng::with_seed(8);
     let fixed = RFlags::GUEST_FIXED.bits();
 
     let to_smod =
-        setup(world, &mut rng, Mode::Umod, SYSCALL).with(Mode::Smod, place::SMOD_ENTRY, PROBE);
+        setup(host, &mut rng, Mode::Umod, SYSCALL).with(Mode::Smod, place::SMOD_ENTRY, PROBE);
     let in_smod = Expected::to_smod(&to_smod, &platform, place::UMOD_CODE);
 
     let mut eretu = || {
@@ -93,15 +92,15 @@ pub(crate) fn paths(world: &BareMetal<'_>) -> [Path; 7] {
     let umod_by_iretq = Expected::to_umod(&by_iretq, &platform);
     let umod_by_sysretq = Expected::to_umod(&by_sysretq, &platform);
 
-    let hypercall = setup(world, &mut rng, Mode::Smod, SYSCALL);
+    let hypercall = setup(host, &mut rng, Mode::Smod, SYSCALL);
     let to_host = Expected::syscall_exit(&hypercall, place::UMOD_CODE);
 
-    let mut entered = setup(world, &mut rng, Mode::Umod, PROBE);
+    let mut entered = setup(host, &mut rng, Mode::Umod, PROBE);
     entered.regs.eflags = fixed;
     (entered.regs.rcx, entered.regs.r11) = (entered.regs.rip, fixed);
     let probed = Expected::unchanged(&entered, Expected::UD);
 
-    let mut refused = setup(world, &mut rng, Mode::Umod, PROBE);
+    let mut refused = setup(host, &mut rng, Mode::Umod, PROBE);
     refused.regs.rip = 1 << 63;
     let faulted = Expected::unchanged(&refused, Expected::general_protection(0));
 

@@ -13,7 +13,7 @@ use switcher_runtime::switcher_gen::layout::Placement;
 use switcher_runtime::switcher_gen::{Config, Mitigations};
 use switcher_runtime::{Detect, HostFeatures, Switcher, Variant};
 
-use crate::world::BareMetal;
+use crate::case_host::BareMetal;
 
 /// The switchers: each CPU's own, where placement wants that, or one for all CPUs.
 #[derive(Clone, Copy)]
@@ -60,7 +60,7 @@ pub(crate) fn with_untraining(variant: Variant) -> Variant {
 }
 
 /// Installs the switcher on the CPU that this runs on, and makes guests' memory for it.
-pub(crate) fn world_on(switchers: Switchers, cpu: usize, breakpoints: bool) -> BareMetal<'static> {
+pub(crate) fn host_on(switchers: Switchers, cpu: usize, breakpoints: bool) -> BareMetal<'static> {
     let switcher = switchers.of(cpu);
     let variant = switcher.image().variant();
     let Some(block) = NonNull::new(percpu::block(cpu)) else {

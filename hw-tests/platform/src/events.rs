@@ -35,7 +35,7 @@ use switcher_runtime::{DescriptorTablePointer, Rights};
 use x86_64::instructions::port::Port;
 use x86_64::registers::control::Cr2;
 
-use crate::exit::{self, FATAL, Outcome};
+use crate::exit::{self, ExitStatus, FATAL};
 use crate::percpu::Stack;
 use crate::regions::Region;
 use crate::segments::KERNEL_CS;
@@ -242,7 +242,7 @@ pub(crate) unsafe extern "C" fn fatal_event(frame: *const PtRegs, cr3: u64) -> !
     // An event in this very function would come back here: print once, then only end.
     static ENTERED: AtomicU64 = AtomicU64::new(0);
     if ENTERED.swap(1, Ordering::Relaxed) != 0 {
-        exit::exit(Outcome::Failure)
+        exit::exit(ExitStatus::Failure)
     }
     // SAFETY: the stubs pass a frame they have just written, which nothing else refers to.
     let regs = unsafe { frame.read() };
@@ -260,7 +260,7 @@ pub(crate) unsafe extern "C" fn fatal_event(frame: *const PtRegs, cr3: u64) -> !
         cr3,
     );
     serial_println!("{regs:x?}");
-    exit::exit(Outcome::Failure)
+    exit::exit(ExitStatus::Failure)
 }
 
 /// An interrupt gate: SDM vol. 3, 6.14.1, figure 6-8.

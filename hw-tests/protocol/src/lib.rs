@@ -3,13 +3,13 @@
 //!
 //! * Runner to kernel: words on the multiboot command line, [`Options`], and a multiboot module with
 //!   instructions to execute, [`vectors`].
-//! * Kernel to runner: one line per event on the serial port, [`Event`], each [`PREFIX`]ed so that
+//! * Kernel to runner: one line per event on the serial port, [`ReportLine`], each [`PREFIX`]ed so that
 //!   what the BIOS, GRUB or an emulator's debugger prints is told apart from a report.
 //!
 //! Both directions are defined here once, and used by both sides. The lines of a run are, in this
-//! order: one [`Event::Machine`], one [`Event::Begin`], an [`Event::Case`] per self test, an
-//! [`Event::Switcher`] per switcher that is assembled, an [`Event::Case`] per case and per [host
-//! case](HOST_CASES), one [`Event::End`]. A kernel that dies prints a [`PANIC`] or a [`FATAL`] line
+//! order: one [`ReportLine::Machine`], one [`ReportLine::Begin`], an [`ReportLine::Case`] per self test, an
+//! [`ReportLine::Switcher`] per switcher that is assembled, an [`ReportLine::Case`] per case and per [host
+//! case](HOST_CASES), one [`ReportLine::End`]. A kernel that dies prints a [`PANIC`] or a [`FATAL`] line
 //! instead, which are plain text because nothing (the heap least of all) can be trusted by then.
 
 #![no_std]
@@ -17,13 +17,13 @@
 extern crate alloc;
 
 mod cases;
-mod event;
 mod options;
+mod report_line;
 pub mod vectors;
 
 pub use cases::{HOST_CASES, HostCase, Need, SELFTESTS, SelfTest};
-pub use event::{Event, EventError, FATAL, PANIC, PREFIX, Verdict};
 pub use options::{Options, OptionsError, Suite};
+pub use report_line::{CaseVerdict, FATAL, PANIC, PREFIX, ReportLine, ReportLineError};
 
 /// How many CPUs an engine has for the kernel, and how many of a machine's it uses at most.
 pub const CPUS: usize = 4;

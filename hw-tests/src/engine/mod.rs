@@ -16,7 +16,7 @@ use switcher_gen::layout::Placement;
 use crate::cases;
 use crate::debian::Root;
 use crate::judge::{self, Expected, Judgement};
-use crate::run::Run;
+use crate::run::EngineRun;
 use crate::tools::{self, Tool};
 
 pub mod bochs;
@@ -88,8 +88,8 @@ pub trait Engine {
     /// Runs what it [`runs`](Self::runs) and collects what that says, for no longer than `limit`.
     ///
     /// # Errors
-    /// The engine could not be started. A program that dies or hangs is a [`Run`] all the same.
-    fn boot(&self, program: &Path, options: Options, limit: Duration) -> Result<Run>;
+    /// The engine could not be started. A program that dies or hangs is a [`EngineRun`] all the same.
+    fn boot(&self, program: &Path, options: Options, limit: Duration) -> Result<EngineRun>;
 }
 
 /// Every engine, in the order they are run.
@@ -128,22 +128,22 @@ pub fn cases(engine: &dyn Engine) -> Vec<&'static str> {
 
 /// What came of an engine.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum EngineEnd {
     /// It cannot be used on this machine; neither a pass nor a failure.
     Unavailable(String),
     /// It ran the cases.
-    Judged(Judgement, Run),
+    Judged(Judgement, EngineRun),
 }
 
 /// Runs all cases on an engine, and judges the run against the names of those that must be reported.
 ///
 /// # Errors
 /// A tool is missing, or the engine could not be started.
-pub fn run(engine: &dyn Engine, program: &Path, limit: Duration) -> Result<Outcome> {
+pub fn run(engine: &dyn Engine, program: &Path, limit: Duration) -> Result<EngineEnd> {
     tools::require(engine.tools())?;
     engine.root().map_or(Ok(()), Root::require)?;
     if let Some(why) = engine.unavailable(program)? {
-        return Ok(Outcome::Unavailable(why));
+        return Ok(EngineEnd::Unavailable(why));
     }
     let options = options(engine, Suite::All);
     let run = engine.boot(program, options, limit)?;
@@ -159,7 +159,7 @@ pub fn run(engine: &dyn Engine, program: &Path, limit: Duration) -> Result<Outco
         not_here: &not_here::of(engine),
     };
     let judgement = judge::judge(&run, &expected);
-    Ok(Outcome::Judged(judgement, run))
+    Ok(EngineEnd::Judged(judgement, run))
 }
 
 /// What a kernel is asked to do on an engine.

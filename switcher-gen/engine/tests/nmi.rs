@@ -13,8 +13,8 @@ use switcher_gen::asm::{HostSymbol, Label};
 use switcher_gen::layout::{IretFrame, PerCpu, PtRegs, Pvcs, SwitchFlags, Tss, TssExtra};
 use switcher_gen::{Image, LinkedImage, Variant};
 use switcher_model::{
-    ARITHMETIC, Arrival, Concrete, EFER, Entry, Features, Flags, Gate, Gpr, Memory, Model, Msrs,
-    Program, Region, RegionName, Sharing, State, Step, cr4,
+    ARITHMETIC, Arrival, Concrete, CpuModel, EFER, Features, Flags, Gate, Gpr, Memory, Msrs,
+    Program, Region, RegionName, Sharing, State, Step, SyscallKind, cr4,
 };
 
 const BASE: u64 = 0xFFFF_FE80_0000_0000;
@@ -33,9 +33,9 @@ const SMOD_CR3: u64 = 0x2000;
 const UMOD_CR3: u64 = 0x3000;
 const GUEST_GS: u64 = 0x7000_0000;
 /// A CPU that takes the values of SPEC_CTRL here.
-fn with_spec_ctrl(model: Model) -> Model {
+fn with_spec_ctrl(model: CpuModel) -> CpuModel {
     let more = Features::IBRS | Features::STIBP | Features::SSBD;
-    Model { features: model.features | more, ..model }
+    CpuModel { features: model.features | more, ..model }
 }
 
 const HOST_SPEC_CTRL: u64 = 5;
@@ -55,7 +55,7 @@ mod region {
 /// A switcher with a host around it.
 struct Rig {
     d: Concrete,
-    model: Model,
+    model: CpuModel,
     linked: LinkedImage,
     program: Program,
     state: State<Concrete>,
@@ -82,7 +82,7 @@ enum Interruption {
 #[derive(Clone, Copy, Debug)]
 enum Start {
     Enter(IretFrame, bool),
-    Syscall { rip: u64, flags: SwitchFlags, entry: Entry },
+    Syscall { rip: u64, flags: SwitchFlags, entry: SyscallKind },
     Event(u8),
     Handler,
 }
@@ -167,7 +167,7 @@ impl Rig {
         };
         state.set(Gpr::Rsp, HOST_STACK - 8);
         let program = Program::new(BASE, linked.bytes().to_vec());
-        let model = with_spec_ctrl(Model::from(variant));
+        let model = with_spec_ctrl(CpuModel::from(variant));
         Self { d, model, linked, program, state, executed: BTreeSet::new(), hooks: 0, pending: 0 }
     }
 
@@ -378,10 +378,10 @@ impl Rig {
                 (self.state.cr3, self.state.rip) = (root, rip);
                 // On Intel there is none in 32-bit code, but emulators go there all the same.
                 let lstar = self.state.msrs.lstar;
-                if entry == Entry::Compatibility {
+                if entry == SyscallKind::Compatibility {
                     self.state.msrs.lstar = self.state.msrs.cstar;
                 }
-                self.state.syscall(&self.d, &self.model, Entry::Long).unwrap();
+                self.state.syscall(&self.d, &self.model, SyscallKind::Long).unwrap();
                 self.state.msrs.lstar = lstar;
             }
             Start::Event(number) => {
@@ -531,11 +531,14 @@ fn starts(rig: &mut Rig) -> Vec<(&'static str, Start)> {
             Start::Enter(IretFrame { cs: user.user32_cs().into(), ..frame }, true)
         }),
         ("a refused IRETQ", Start::Enter(IretFrame { rip: no_address, ..frame }, true)),
-        ("SYSCALL in umod", syscall(0x4000_3000, umod, Entry::Long)),
-        ("ERETU", syscall(RETU, smod, Entry::Long)),
-        ("SYSCALL in smod", syscall(0x4000_3000, smod, Entry::Long)),
-        ("an inhibited SYSCALL", syscall(0x4000_3000, umod | SwitchFlags::IRQ_WIN, Entry::Long)),
-        ("a 32-bit SYSCALL", syscall(0x4000_3000, umod, Entry::Compatibility)),
+        ("SYSCALL in umod", syscall(0x4000_3000, umod, SyscallKind::Long)),
+        ("ERETU", syscall(RETU, smod, SyscallKind::Long)),
+        ("SYSCALL in smod", syscall(0x4000_3000, smod, SyscallKind::Long)),
+        (
+            "an inhibited SYSCALL",
+            syscall(0x4000_3000, umod | SwitchFlags::IRQ_WIN, SyscallKind::Long),
+        ),
+        ("a 32-bit SYSCALL", syscall(0x4000_3000, umod, SyscallKind::Compatibility)),
         ("a handler's exit", Start::Handler),
         ("a page fault", Start::Event(vector::PF)),
         ("an interrupt", Start::Event(0x40)),

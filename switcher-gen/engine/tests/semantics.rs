@@ -12,9 +12,9 @@ use hw_vectors::forms::{self, Form};
 use hw_vectors::random::operands;
 use switcher_engine::Interpreter;
 use switcher_engine::fuzz::scenario::Random;
-use switcher_engine::interpreter::Kind;
+use switcher_engine::interpreter::PageKind;
 use switcher_engine::native::Machine;
-use switcher_engine::scenario::{Mode, Outcome};
+use switcher_engine::scenario::{Mode, ScenarioEnd};
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::PtRegs;
 use switcher_gen::{Image, Variant};
@@ -39,7 +39,7 @@ impl Both {
         native.map_data(data).unwrap();
         let image = Image::new(&Variant::REFERENCE).unwrap();
         let mut interpreter = Interpreter::with_image(image, native.places()).unwrap();
-        interpreter.map(Mode::Umod, data, 4096, Kind::Data);
+        interpreter.map(Mode::Umod, data, 4096, PageKind::Data);
         Self { native, interpreter, data }
     }
 
@@ -78,7 +78,7 @@ impl Both {
 }
 
 /// What can be the same.
-fn comparable(outcome: &Outcome, undefined: u64) -> (PtRegs, Option<u64>, u64) {
+fn comparable(outcome: &ScenarioEnd, undefined: u64) -> (PtRegs, Option<u64>, u64) {
     let mut frame = outcome.frame;
     frame.eflags &= !undefined;
     if frame.orig_ax.reason == PF {

@@ -64,13 +64,13 @@ impl Listing {
     /// Some of the lines as text, without bytes and with names alone where they stand for numbers:
     /// narrow enough for a terminal.
     pub fn brief<'a>(&'a self, lines: &'a [Line]) -> impl fmt::Display + 'a {
-        struct Part<'a>(&'a Listing, &'a [Line]);
-        impl fmt::Display for Part<'_> {
+        struct Excerpt<'a>(&'a Listing, &'a [Line]);
+        impl fmt::Display for Excerpt<'_> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 self.0.write_lines(f, self.1, Detail::Brief)
             }
         }
-        Part(self, lines)
+        Excerpt(self, lines)
     }
 
     /// The lines without addresses, bytes and what depends on them: two variants' outlines differ
@@ -88,7 +88,7 @@ impl Listing {
                 Line::Comment { text } => outline += &format!("    ; {text}\n"),
                 Line::Label { name } => outline += &format!("{name}:\n"),
                 Line::Instruction(i) => {
-                    outline += format!("{}  {}", Margin(&i.windows), Code(i)).trim_end();
+                    outline += format!("{}  {}", Margin(&i.windows), OperationText(i)).trim_end();
                     outline.push('\n');
                 }
                 // How much there is follows from the alignment of what comes next.
@@ -163,7 +163,7 @@ impl Listing {
                     let (margin, address) = (Margin(&line.windows), self.address(line.address));
                     let text = match detail {
                         Detail::Full => full(line),
-                        Detail::Brief => with_source(Code(line).to_string(), line, 60),
+                        Detail::Brief => with_source(OperationText(line).to_string(), line, 60),
                     };
                     writeln!(f, "{margin}  {address}  {text}")?;
                 }
@@ -178,9 +178,9 @@ impl Listing {
 }
 
 /// Mnemonic and operands.
-struct Code<'a>(&'a Instruction);
+struct OperationText<'a>(&'a Instruction);
 
-impl fmt::Display for Code<'_> {
+impl fmt::Display for OperationText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Instruction { mnemonic, operands, .. } = self.0;
         match operands.as_slice() {
@@ -191,7 +191,7 @@ impl fmt::Display for Code<'_> {
 }
 
 fn full(line: &Instruction) -> String {
-    let mut text = format!("{:<26}  {}", Hex(&line.bytes).to_string(), Code(line));
+    let mut text = format!("{:<26}  {}", Hex(&line.bytes).to_string(), OperationText(line));
     if !line.encoded.is_empty() {
         text = format!("{text:<86} ; {}", line.encoded.join(", "));
     }

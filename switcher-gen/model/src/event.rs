@@ -2,7 +2,7 @@
 //! and 6.14; AMD APM vol. 2, 8.9).
 
 use super::domain::Domain;
-use super::state::{Gpr, Model, State};
+use super::state::{CpuModel, Gpr, State};
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::Tss;
 
@@ -40,7 +40,7 @@ impl<D: Domain> State<D> {
     pub fn deliver(
         &mut self,
         d: &D,
-        model: &Model,
+        model: &CpuModel,
         tss: D::Word,
         gate: Gate<D::Word>,
         arrival: Arrival<D::Word>,
@@ -140,7 +140,7 @@ mod tests {
     }
 
     fn deliver(state: &mut State<Concrete>, ist: u8, arrival: Arrival<u64>) {
-        let model = Model::from(&Variant::REFERENCE);
+        let model = CpuModel::from(&Variant::REFERENCE);
         let gate = Gate { handler: 0xFFFF_8000_0000_0000, ist };
         state.deliver(&Concrete::default(), &model, TSS, gate, arrival).unwrap();
     }
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn without_a_stack_nothing_is_delivered() {
         let mut state = guest(RFlags::GUEST_FIXED.bits());
-        let model = Model::from(&Variant::REFERENCE);
+        let model = CpuModel::from(&Variant::REFERENCE);
         let gate = Gate { handler: 1, ist: 3 };
         let arrival = Arrival { error_code: None, is_fault: false, is_nmi: true };
         let delivered = state.deliver(&Concrete::default(), &model, TSS, gate, arrival);

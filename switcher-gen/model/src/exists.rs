@@ -9,7 +9,7 @@ use core::str::FromStr;
 
 use bitflags::bitflags;
 
-use super::program::Kind;
+use super::program::Operation;
 use switcher_gen::Variant;
 use switcher_gen::arch::Msr;
 
@@ -238,69 +238,70 @@ const EFER_SCE: Condition = Condition::Efer { bit: 0, name: "SCE" };
 /// Without which an instruction is #UD, at any privilege level. What is not written here of an
 /// instruction is on every CPU in 64-bit mode: LFENCE, CMOVcc, SWAPGS, VERW; ENDBR64 is a NOP where
 /// there is no CET.
-pub(super) const fn of_instruction(kind: Kind) -> &'static [Condition] {
+pub(super) const fn of_instruction(kind: Operation) -> &'static [Condition] {
     match kind {
-        Kind::ClearAc | Kind::SetAc => &[Condition::Cpu(Features::SMAP)],
-        Kind::ReadGsBase | Kind::WriteGsBase | Kind::ReadFsBase | Kind::WriteFsBase => {
-            &[CR4_FSGSBASE]
-        }
-        Kind::ReadPkru | Kind::WritePkru => &[CR4_PKE],
-        Kind::Syscall | Kind::Sysretq | Kind::Sysretl => &[EFER_SCE],
-        Kind::Mov
-        | Kind::MovZeroExtended
-        | Kind::MovSignExtended
-        | Kind::Lea
-        | Kind::Xchg
-        | Kind::Add
-        | Kind::Sub
-        | Kind::Cmp
-        | Kind::And
-        | Kind::Or
-        | Kind::Xor
-        | Kind::Test
-        | Kind::Not
-        | Kind::Neg
-        | Kind::Inc
-        | Kind::Dec
-        | Kind::Shl
-        | Kind::Shr
-        | Kind::Sar
-        | Kind::Bt
-        | Kind::Bts
-        | Kind::Btr
-        | Kind::Set(_)
-        | Kind::MovIf(_)
-        | Kind::Push
-        | Kind::Pop
-        | Kind::PushFlags
-        | Kind::PopFlags
-        | Kind::Jump
-        | Kind::JumpIf(_)
-        | Kind::Call
-        | Kind::Return(_)
-        | Kind::ReturnFar(_)
-        | Kind::SwapGs
-        | Kind::ReadCr3
-        | Kind::ReadCr4
-        | Kind::WriteCr3
-        | Kind::ReadMsr
-        | Kind::WriteMsr
-        | Kind::WriteSs
-        | Kind::ReadSegment(_)
-        | Kind::Iretq
-        | Kind::ClearDirection
-        | Kind::SetDirection
-        | Kind::ClearInterrupt
-        | Kind::SetInterrupt
-        | Kind::Nothing
-        | Kind::Fence(_)
-        | Kind::Verw
-        | Kind::Ud2
-        | Kind::Int3
-        | Kind::Int(_)
-        | Kind::Sysenter
-        | Kind::In
-        | Kind::Halt => &[],
+        Operation::ClearAc | Operation::SetAc => &[Condition::Cpu(Features::SMAP)],
+        Operation::ReadGsBase
+        | Operation::WriteGsBase
+        | Operation::ReadFsBase
+        | Operation::WriteFsBase => &[CR4_FSGSBASE],
+        Operation::ReadPkru | Operation::WritePkru => &[CR4_PKE],
+        Operation::Syscall | Operation::Sysretq | Operation::Sysretl => &[EFER_SCE],
+        Operation::Mov
+        | Operation::MovZeroExtended
+        | Operation::MovSignExtended
+        | Operation::Lea
+        | Operation::Xchg
+        | Operation::Add
+        | Operation::Sub
+        | Operation::Cmp
+        | Operation::And
+        | Operation::Or
+        | Operation::Xor
+        | Operation::Test
+        | Operation::Not
+        | Operation::Neg
+        | Operation::Inc
+        | Operation::Dec
+        | Operation::Shl
+        | Operation::Shr
+        | Operation::Sar
+        | Operation::Bt
+        | Operation::Bts
+        | Operation::Btr
+        | Operation::Set(_)
+        | Operation::MovIf(_)
+        | Operation::Push
+        | Operation::Pop
+        | Operation::PushFlags
+        | Operation::PopFlags
+        | Operation::Jump
+        | Operation::JumpIf(_)
+        | Operation::Call
+        | Operation::Return(_)
+        | Operation::ReturnFar(_)
+        | Operation::SwapGs
+        | Operation::ReadCr3
+        | Operation::ReadCr4
+        | Operation::WriteCr3
+        | Operation::ReadMsr
+        | Operation::WriteMsr
+        | Operation::WriteSs
+        | Operation::ReadSegment(_)
+        | Operation::Iretq
+        | Operation::ClearDirection
+        | Operation::SetDirection
+        | Operation::ClearInterrupt
+        | Operation::SetInterrupt
+        | Operation::Nothing
+        | Operation::Fence(_)
+        | Operation::Verw
+        | Operation::Ud2
+        | Operation::Int3
+        | Operation::Int(_)
+        | Operation::Sysenter
+        | Operation::In
+        | Operation::Halt => &[],
     }
 }
 

@@ -39,5 +39,7 @@ pub use flags::{ARITHMETIC, Condition, Flags};
 pub use memory::{Hooked, Memory, Place, Region, RegionName, Sharing};
 pub use program::{Op, Program, ProgramError};
 pub use state::WRITABLE;
-pub use state::{CR4, CR4_PCIDE, CR4_PKE, EFER, Entry, Fault, Gpr, Model, Msrs, State, cr4};
-pub use step::{Access, Branch, Event, Fence, Held, Observer, Step, Stuck, Unobserved};
+pub use state::{
+    CR4, CR4_PCIDE, CR4_PKE, CpuModel, EFER, Fault, Gpr, Msrs, State, SyscallKind, cr4,
+};
+pub use step::{Access, Branch, Effect, Fence, Held, Observer, Step, Stuck, Unobserved};

@@ -10,7 +10,7 @@ use super::program::Op;
 
 /// What is said of a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Superfluous {
+pub(super) struct MeaninglessPrefix {
     /// Its name.
     pub(super) name: &'static str,
     /// Its byte.
@@ -147,11 +147,11 @@ const fn group(byte: u8) -> u8 {
 }
 
 /// Where `code` begins with a REX that is ignored, because it is not the last prefix.
-pub(super) fn misplaced(code: &[u8]) -> Option<Superfluous> {
+pub(super) fn misplaced(code: &[u8]) -> Option<MeaninglessPrefix> {
     let mut ahead = code.iter().skip_while(|byte| is_legacy(**byte));
     let (rex, next) = (*ahead.next()?, *ahead.next()?);
     let is_ignored = is_rex(rex) && (is_legacy(next) || is_rex(next));
-    is_ignored.then_some(Superfluous { name: "REX in front of another prefix", byte: rex })
+    is_ignored.then_some(MeaninglessPrefix { name: "REX in front of another prefix", byte: rex })
 }
 
 /// A prefix of the instruction that `code` is, all of it, which means nothing there; none of them is
@@ -160,7 +160,7 @@ pub(super) fn superfluous(
     code: &[u8],
     op: &Op,
     decode: impl Fn(&[u8]) -> Option<Op>,
-) -> Option<Superfluous> {
+) -> Option<MeaninglessPrefix> {
     let count = code.iter().take_while(|byte| is_legacy(**byte)).count();
     let (legacy, rest) = code.split_at(count);
     let rex = rest.first().copied().filter(|byte| is_rex(*byte));
@@ -174,7 +174,7 @@ pub(super) fn superfluous(
         let is_repeated = legacy[..index].iter().any(|other| group(*other) == group(byte));
         let without = [&legacy[..index], &legacy[index + 1..], rest].concat();
         if is_repeated || decode(&without).as_ref() == Some(op) {
-            return Some(Superfluous { name: name(byte).unwrap_or_default(), byte });
+            return Some(MeaninglessPrefix { name: name(byte).unwrap_or_default(), byte });
         }
     }
     let rex = rex.filter(|_| !(is_known && is_long_nop(opcode)))?;
@@ -184,10 +184,10 @@ pub(super) fn superfluous(
     if set.peek().is_none() {
         // It says that SPL is meant and not AH, and so on.
         let same = with(&[]).as_ref() == Some(op);
-        return same.then_some(Superfluous { name: "REX", byte: rex });
+        return same.then_some(MeaninglessPrefix { name: "REX", byte: rex });
     }
     let found = set.find(|(bit, _)| with(&[rex & !bit]).as_ref() == Some(op));
-    found.map(|(_, name)| Superfluous { name, byte: rex })
+    found.map(|(_, name)| MeaninglessPrefix { name, byte: rex })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Reg
 
 use super::domain::low_bytes;
 use super::flags::Condition;
-use super::prefixes::{self, Superfluous};
+use super::prefixes::{self, MeaninglessPrefix};
 use super::second;
 use super::state::{Fault, Gpr};
 use super::step::Fence;
@@ -134,7 +134,7 @@ impl ProgramError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Op {
     /// What it does.
-    pub kind: Kind,
+    pub kind: Operation,
     /// Operand size in bytes.
     pub size: usize,
     /// Destination or first operand.
@@ -200,7 +200,7 @@ pub enum Segment {
 
 /// Operations. Operands are in the order of Intel's manuals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum Operation {
     /// MOV of data.
     Mov,
     /// MOVZX.
@@ -491,7 +491,7 @@ impl Program {
         }
         let text = || instruction.to_string();
         let own = &code[..instruction.len()];
-        let meaningless = |Superfluous { name, byte }| {
+        let meaningless = |MeaninglessPrefix { name, byte }| {
             let (bytes, prefix) = (hexadecimal(own.iter()), format!("{name} ({byte:02x})"));
             ProgramError::Prefix { at, bytes, prefix, text: text() }
         };
@@ -556,7 +556,7 @@ impl Op {
     /// Whether it is IRETQ.
     #[must_use]
     pub fn is_iretq(&self) -> bool {
-        self.kind == Kind::Iretq
+        self.kind == Operation::Iretq
     }
 
     /// Whether it changes its operand in memory in one instruction, by what it adds to the value or flips
@@ -566,7 +566,12 @@ impl Op {
     pub fn updates_memory(&self) -> bool {
         let updates = matches!(
             self.kind,
-            Kind::Add | Kind::Sub | Kind::Or | Kind::Xor | Kind::Inc | Kind::Dec
+            Operation::Add
+                | Operation::Sub
+                | Operation::Or
+                | Operation::Xor
+                | Operation::Inc
+                | Operation::Dec
         );
         updates && matches!(self.first, Operand::Memory(_))
     }
@@ -574,14 +579,14 @@ impl Op {
     /// Whether it is a jump or call to what a register or memory says.
     #[must_use]
     pub fn is_indirect(&self) -> bool {
-        let is_branch = matches!(self.kind, Kind::Jump | Kind::Call);
+        let is_branch = matches!(self.kind, Operation::Jump | Operation::Call);
         is_branch && !matches!(self.first, Operand::Immediate(_))
     }
 
     /// Whether it is a near RET.
     #[must_use]
     pub fn is_return(&self) -> bool {
-        matches!(self.kind, Kind::Return(_))
+        matches!(self.kind, Operation::Return(_))
     }
 
     /// Whether a predictor says where it leads.
@@ -594,21 +599,27 @@ impl Op {
     /// out late, and there is no condition.
     #[must_use]
     pub fn wants_trap(&self) -> bool {
-        let is_jump = self.kind == Kind::Jump && self.is_indirect();
+        let is_jump = self.kind == Operation::Jump && self.is_indirect();
         is_jump
             || self.is_return()
-            || matches!(self.kind, Kind::Iretq | Kind::Sysretq | Kind::Sysretl | Kind::ReturnFar(_))
+            || matches!(
+                self.kind,
+                Operation::Iretq
+                    | Operation::Sysretq
+                    | Operation::Sysretl
+                    | Operation::ReturnFar(_)
+            )
     }
 
     /// Whether ring 0 goes on by it where an event has interrupted it.
     pub fn is_return_of_event(&self) -> bool {
-        matches!(self.kind, Kind::Iretq | Kind::ReturnFar(_))
+        matches!(self.kind, Operation::Iretq | Operation::ReturnFar(_))
     }
 
     /// Whether an exception of it comes after it: what INT and INT3 ask for.
     #[must_use]
     pub fn is_trap<W>(&self, fault: &Fault<W>) -> bool {
-        matches!(self.kind, Kind::Int3 | Kind::Int(_)) && fault.error_code.is_none()
+        matches!(self.kind, Operation::Int3 | Operation::Int(_)) && fault.error_code.is_none()
     }
 
     /// Whether a bad address in it is #SS and not #GP: RSP and RBP imply the stack segment.
@@ -626,14 +637,14 @@ impl Op {
         }
         matches!(
             self.kind,
-            Kind::Push
-                | Kind::Pop
-                | Kind::PushFlags
-                | Kind::PopFlags
-                | Kind::Call
-                | Kind::Return(_)
-                | Kind::ReturnFar(_)
-                | Kind::Iretq
+            Operation::Push
+                | Operation::Pop
+                | Operation::PushFlags
+                | Operation::PopFlags
+                | Operation::Call
+                | Operation::Return(_)
+                | Operation::ReturnFar(_)
+                | Operation::Iretq
         )
     }
 
@@ -642,29 +653,34 @@ impl Op {
     fn agrees(&self, other: &Self) -> bool {
         let is_count = matches!(
             self.kind,
-            Kind::Shl | Kind::Shr | Kind::Sar | Kind::Bt | Kind::Bts | Kind::Btr
+            Operation::Shl
+                | Operation::Shr
+                | Operation::Sar
+                | Operation::Bt
+                | Operation::Bts
+                | Operation::Btr
         );
         let constant = low_bytes(if is_count { 1 } else { self.size });
         let known = |operand| match (operand, self.kind) {
             (Operand::Immediate(value), _) => Operand::Immediate(value & constant),
             // A selector has 16 bits: the others are zero, or not read.
-            (Operand::Gpr { index, .. }, Kind::WriteSs | Kind::Verw) => {
+            (Operand::Gpr { index, .. }, Operation::WriteSs | Operation::Verw) => {
                 Operand::Gpr { index, size: 2 }
             }
-            (Operand::Gpr { index, size: 8 }, Kind::ReadSegment(_)) => {
+            (Operand::Gpr { index, size: 8 }, Operation::ReadSegment(_)) => {
                 Operand::Gpr { index, size: 4 }
             }
             (other, _) => other,
         };
         let of = |op: &Self| {
-            let is_selector = matches!(op.kind, Kind::ReadSegment(_) | Kind::Verw);
+            let is_selector = matches!(op.kind, Operation::ReadSegment(_) | Operation::Verw);
             let size = if is_selector { 8 } else { op.size };
             Self { first: known(op.first), second: known(op.second), size, ..*op }
         };
         // An exchange of registers has no direction, and each decoder another one.
         let turned = |op: Self| Self { first: op.second, second: op.first, ..op };
         let is_gpr = |operand| matches!(operand, Operand::Gpr { .. } | Operand::High { .. });
-        let is_turned = self.kind == Kind::Xchg && is_gpr(self.first) && is_gpr(self.second);
+        let is_turned = self.kind == Operation::Xchg && is_gpr(self.first) && is_gpr(self.second);
         of(self) == of(other) || is_turned && of(self) == turned(of(other))
     }
 
@@ -672,25 +688,25 @@ impl Op {
     pub fn locks(&self) -> bool {
         let is_memory = |operand| matches!(operand, Operand::Memory(_));
         let has_memory = is_memory(self.first) || is_memory(self.second);
-        has_memory && (self.locked || self.kind == Kind::Xchg)
+        has_memory && (self.locked || self.kind == Operation::Xchg)
     }
 
     /// Whether LOCK is allowed (Intel SDM vol. 2, LOCK): elsewhere it is #UD.
     fn is_lockable(&self) -> bool {
         let is_one = matches!(
             self.kind,
-            Kind::Add
-                | Kind::And
-                | Kind::Bts
-                | Kind::Btr
-                | Kind::Dec
-                | Kind::Inc
-                | Kind::Neg
-                | Kind::Not
-                | Kind::Or
-                | Kind::Sub
-                | Kind::Xor
-                | Kind::Xchg
+            Operation::Add
+                | Operation::And
+                | Operation::Bts
+                | Operation::Btr
+                | Operation::Dec
+                | Operation::Inc
+                | Operation::Neg
+                | Operation::Not
+                | Operation::Or
+                | Operation::Sub
+                | Operation::Xor
+                | Operation::Xchg
         );
         is_one && matches!(self.first, Operand::Memory(_))
     }
@@ -706,7 +722,7 @@ impl Op {
             return None;
         }
         let mut op = Self {
-            kind: Kind::Nothing,
+            kind: Operation::Nothing,
             size: 8,
             first: Operand::None,
             second: Operand::None,
@@ -714,7 +730,7 @@ impl Op {
             next: i.next_ip(),
         };
         if let Some(kind) = kind_without_operands(i) {
-            let size = if kind == Kind::In { i.op0_register().size() } else { op.size };
+            let size = if kind == Operation::In { i.op0_register().size() } else { op.size };
             return Some(Self { kind, size, ..op });
         }
         if i.op_count() > 2 {
@@ -738,46 +754,46 @@ impl Op {
 }
 
 /// What takes no operands, or operands that need no look.
-fn kind_without_operands(i: &Instruction) -> Option<Kind> {
+fn kind_without_operands(i: &Instruction) -> Option<Operation> {
     Some(match i.code() {
-        Code::Swapgs => Kind::SwapGs,
-        Code::Rdmsr => Kind::ReadMsr,
-        Code::Wrmsr => Kind::WriteMsr,
-        Code::Rdpkru => Kind::ReadPkru,
-        Code::Wrpkru => Kind::WritePkru,
-        Code::Sysretq => Kind::Sysretq,
-        Code::Sysretd => Kind::Sysretl,
-        Code::Iretq => Kind::Iretq,
-        Code::Syscall => Kind::Syscall,
-        Code::Clac => Kind::ClearAc,
-        Code::Stac => Kind::SetAc,
-        Code::Cld => Kind::ClearDirection,
-        Code::Std => Kind::SetDirection,
-        Code::Cli => Kind::ClearInterrupt,
-        Code::Sti => Kind::SetInterrupt,
-        Code::Pushfq => Kind::PushFlags,
-        Code::Popfq => Kind::PopFlags,
-        Code::Lfence => Kind::Fence(Fence::Lfence),
-        Code::Mfence => Kind::Fence(Fence::Mfence),
-        Code::Sfence => Kind::Fence(Fence::Sfence),
-        Code::Endbr64 | Code::Pause => Kind::Nothing,
-        Code::Ud2 => Kind::Ud2,
-        Code::Int3 => Kind::Int3,
-        Code::Int_imm8 => Kind::Int(i.immediate8()),
-        Code::Sysenter => Kind::Sysenter,
-        Code::In_AL_DX | Code::In_EAX_DX | Code::In_AX_DX => Kind::In,
-        Code::Hlt => Kind::Halt,
-        Code::Retnq => Kind::Return(0),
-        Code::Retnq_imm16 => Kind::Return(i.immediate16()),
-        Code::Retfq => Kind::ReturnFar(0),
-        Code::Retfq_imm16 => Kind::ReturnFar(i.immediate16()),
+        Code::Swapgs => Operation::SwapGs,
+        Code::Rdmsr => Operation::ReadMsr,
+        Code::Wrmsr => Operation::WriteMsr,
+        Code::Rdpkru => Operation::ReadPkru,
+        Code::Wrpkru => Operation::WritePkru,
+        Code::Sysretq => Operation::Sysretq,
+        Code::Sysretd => Operation::Sysretl,
+        Code::Iretq => Operation::Iretq,
+        Code::Syscall => Operation::Syscall,
+        Code::Clac => Operation::ClearAc,
+        Code::Stac => Operation::SetAc,
+        Code::Cld => Operation::ClearDirection,
+        Code::Std => Operation::SetDirection,
+        Code::Cli => Operation::ClearInterrupt,
+        Code::Sti => Operation::SetInterrupt,
+        Code::Pushfq => Operation::PushFlags,
+        Code::Popfq => Operation::PopFlags,
+        Code::Lfence => Operation::Fence(Fence::Lfence),
+        Code::Mfence => Operation::Fence(Fence::Mfence),
+        Code::Sfence => Operation::Fence(Fence::Sfence),
+        Code::Endbr64 | Code::Pause => Operation::Nothing,
+        Code::Ud2 => Operation::Ud2,
+        Code::Int3 => Operation::Int3,
+        Code::Int_imm8 => Operation::Int(i.immediate8()),
+        Code::Sysenter => Operation::Sysenter,
+        Code::In_AL_DX | Code::In_EAX_DX | Code::In_AX_DX => Operation::In,
+        Code::Hlt => Operation::Halt,
+        Code::Retnq => Operation::Return(0),
+        Code::Retnq_imm16 => Operation::Return(i.immediate16()),
+        Code::Retfq => Operation::ReturnFar(0),
+        Code::Retfq_imm16 => Operation::ReturnFar(i.immediate16()),
         // Of every form: the operand is not accessed.
-        _ if i.mnemonic() == Mnemonic::Nop => Kind::Nothing,
+        _ if i.mnemonic() == Mnemonic::Nop => Operation::Nothing,
         _ => return None,
     })
 }
 
-fn kind_with_operands(i: &Instruction, op: &Op) -> Option<Kind> {
+fn kind_with_operands(i: &Instruction, op: &Op) -> Option<Operation> {
     use iced_x86::ConditionCode as Cc;
     let condition = match i.condition_code() {
         Cc::None => None,
@@ -802,11 +818,11 @@ fn kind_with_operands(i: &Instruction, op: &Op) -> Option<Kind> {
         // What has a condition and two operands is CMOVcc: it takes at least 16 bits.
         return match (op.first, op.second) {
             (Operand::Immediate(_), Operand::None) if i.is_jcc_short_or_near() => {
-                Some(Kind::JumpIf(condition))
+                Some(Operation::JumpIf(condition))
             }
-            (_, Operand::None) if op.size == 1 => Some(Kind::Set(condition)),
+            (_, Operand::None) if op.size == 1 => Some(Operation::Set(condition)),
             (Operand::Gpr { .. }, Operand::Gpr { .. } | Operand::Memory(_)) => {
-                Some(Kind::MovIf(condition))
+                Some(Operation::MovIf(condition))
             }
             _ => None,
         };
@@ -815,52 +831,56 @@ fn kind_with_operands(i: &Instruction, op: &Op) -> Option<Kind> {
     Some(match i.mnemonic() {
         Mnemonic::Mov if is_control(Register::CR3) => {
             if i.op0_register() == Register::CR3 {
-                Kind::WriteCr3
+                Operation::WriteCr3
             } else {
-                Kind::ReadCr3
+                Operation::ReadCr3
             }
         }
         // Writing it changes more than is modelled.
-        Mnemonic::Mov if i.op1_register() == Register::CR4 => Kind::ReadCr4,
+        Mnemonic::Mov if i.op1_register() == Register::CR4 => Operation::ReadCr4,
         Mnemonic::Mov if is_control(Register::CR4) => return None,
-        Mnemonic::Mov if i.op0_register() == Register::SS => Kind::WriteSs,
-        Mnemonic::Mov if i.op1_register() == Register::SS => Kind::ReadSegment(SegmentRegister::Ss),
-        Mnemonic::Mov if i.op1_register() == Register::CS => Kind::ReadSegment(SegmentRegister::Cs),
-        Mnemonic::Mov => Kind::Mov,
-        Mnemonic::Movzx => Kind::MovZeroExtended,
-        Mnemonic::Movsx | Mnemonic::Movsxd => Kind::MovSignExtended,
-        Mnemonic::Lea => Kind::Lea,
-        Mnemonic::Xchg => Kind::Xchg,
-        Mnemonic::Add => Kind::Add,
-        Mnemonic::Sub => Kind::Sub,
-        Mnemonic::Cmp => Kind::Cmp,
-        Mnemonic::And => Kind::And,
-        Mnemonic::Or => Kind::Or,
-        Mnemonic::Xor => Kind::Xor,
-        Mnemonic::Test => Kind::Test,
-        Mnemonic::Not => Kind::Not,
-        Mnemonic::Neg => Kind::Neg,
-        Mnemonic::Inc => Kind::Inc,
-        Mnemonic::Dec => Kind::Dec,
+        Mnemonic::Mov if i.op0_register() == Register::SS => Operation::WriteSs,
+        Mnemonic::Mov if i.op1_register() == Register::SS => {
+            Operation::ReadSegment(SegmentRegister::Ss)
+        }
+        Mnemonic::Mov if i.op1_register() == Register::CS => {
+            Operation::ReadSegment(SegmentRegister::Cs)
+        }
+        Mnemonic::Mov => Operation::Mov,
+        Mnemonic::Movzx => Operation::MovZeroExtended,
+        Mnemonic::Movsx | Mnemonic::Movsxd => Operation::MovSignExtended,
+        Mnemonic::Lea => Operation::Lea,
+        Mnemonic::Xchg => Operation::Xchg,
+        Mnemonic::Add => Operation::Add,
+        Mnemonic::Sub => Operation::Sub,
+        Mnemonic::Cmp => Operation::Cmp,
+        Mnemonic::And => Operation::And,
+        Mnemonic::Or => Operation::Or,
+        Mnemonic::Xor => Operation::Xor,
+        Mnemonic::Test => Operation::Test,
+        Mnemonic::Not => Operation::Not,
+        Mnemonic::Neg => Operation::Neg,
+        Mnemonic::Inc => Operation::Inc,
+        Mnemonic::Dec => Operation::Dec,
         // By a constant: a count in CL would be one more unknown.
-        Mnemonic::Shl | Mnemonic::Sal if is_constant(op.second) => Kind::Shl,
-        Mnemonic::Shr if is_constant(op.second) => Kind::Shr,
-        Mnemonic::Sar if is_constant(op.second) => Kind::Sar,
+        Mnemonic::Shl | Mnemonic::Sal if is_constant(op.second) => Operation::Shl,
+        Mnemonic::Shr if is_constant(op.second) => Operation::Shr,
+        Mnemonic::Sar if is_constant(op.second) => Operation::Sar,
         // With a register as the index, the operand in memory could be anywhere.
-        Mnemonic::Bt if is_constant(op.second) => Kind::Bt,
-        Mnemonic::Bts if is_constant(op.second) => Kind::Bts,
-        Mnemonic::Btr if is_constant(op.second) => Kind::Btr,
+        Mnemonic::Bt if is_constant(op.second) => Operation::Bt,
+        Mnemonic::Bts if is_constant(op.second) => Operation::Bts,
+        Mnemonic::Btr if is_constant(op.second) => Operation::Btr,
         // A constant has no size of its own.
         _ if matches!(i.code(), Code::Push_imm16 | Code::Pushw_imm8) => return None,
-        Mnemonic::Push if op.size == 8 => Kind::Push,
-        Mnemonic::Pop if op.size == 8 => Kind::Pop,
-        Mnemonic::Jmp if op.size == 8 => Kind::Jump,
-        Mnemonic::Call if op.size == 8 => Kind::Call,
-        Mnemonic::Rdgsbase if op.size == 8 => Kind::ReadGsBase,
-        Mnemonic::Wrgsbase if op.size == 8 => Kind::WriteGsBase,
-        Mnemonic::Rdfsbase if op.size == 8 => Kind::ReadFsBase,
-        Mnemonic::Wrfsbase if op.size == 8 => Kind::WriteFsBase,
-        Mnemonic::Verw => Kind::Verw,
+        Mnemonic::Push if op.size == 8 => Operation::Push,
+        Mnemonic::Pop if op.size == 8 => Operation::Pop,
+        Mnemonic::Jmp if op.size == 8 => Operation::Jump,
+        Mnemonic::Call if op.size == 8 => Operation::Call,
+        Mnemonic::Rdgsbase if op.size == 8 => Operation::ReadGsBase,
+        Mnemonic::Wrgsbase if op.size == 8 => Operation::WriteGsBase,
+        Mnemonic::Rdfsbase if op.size == 8 => Operation::ReadFsBase,
+        Mnemonic::Wrfsbase if op.size == 8 => Operation::WriteFsBase,
+        Mnemonic::Verw => Operation::Verw,
         _ => return None,
     })
 }
@@ -994,24 +1014,25 @@ mod tests {
             _ if prefixes::misplaced(code).is_some() => {
                 "REX in front of another prefix, which CPUs ignore: yaxpeax-x86 does not"
             }
-            (Kind::MovSignExtended, Some(Kind::MovSignExtended)) if !has_rex(8) => {
+            (Operation::MovSignExtended, Some(Operation::MovSignExtended)) if !has_rex(8) => {
                 "MOVSXD without REX.W: yaxpeax-x86 has a destination of 64 bits"
             }
-            (Kind::ReadSegment(_) | Kind::WriteSs, None) if has_rex(4) => {
+            (Operation::ReadSegment(_) | Operation::WriteSs, None) if has_rex(4) => {
                 "MOV of a segment register with REX.R, which CPUs ignore: yaxpeax-x86 refuses it"
             }
-            (Kind::Push | Kind::Pop | Kind::PushFlags | Kind::PopFlags, None)
-                if has(0x66) && has_rex(8) =>
-            {
+            (
+                Operation::Push | Operation::Pop | Operation::PushFlags | Operation::PopFlags,
+                None,
+            ) if has(0x66) && has_rex(8) => {
                 "66 and REX.W with PUSH and POP: to yaxpeax-x86, 66 counts"
             }
-            (Kind::Push | Kind::Pop, None) if matches!(opcode, Some(0x8F | 0xFF)) => {
+            (Operation::Push | Operation::Pop, None) if matches!(opcode, Some(0x8F | 0xFF)) => {
                 "PUSH and POP of a register by FF and 8F: yaxpeax-x86 has one of 32 bits"
             }
-            (Kind::Nothing, None) if has(0xF3) && has_rex(1) => {
+            (Operation::Nothing, None) if has(0xF3) && has_rex(1) => {
                 "F3 41 90 and its like: iced-x86 does not see that REX.B makes it XCHG"
             }
-            (Kind::Nothing, None) if has(0xF3) => {
+            (Operation::Nothing, None) if has(0xF3) => {
                 "PAUSE with further prefixes: to yaxpeax-x86 it is not"
             }
             _ => return None,

@@ -1,13 +1,13 @@
 //! The CPU's state, and the transitions between rings that are its own.
 //!
 //! Sources: Intel SDM vol. 2 (SYSCALL, SYSRET, IRET, SWAPGS, WRGSBASE) and vol. 3, 6.14; AMD APM
-//! vol. 3. Where the vendors differ, [`Model::vendor`] decides.
+//! vol. 3. Where the vendors differ, [`CpuModel::vendor`] decides.
 
 use super::domain::Domain;
 use super::exists::{self, Condition, Features};
 use super::flags::Flags;
 use super::memory::Memory;
-use super::program::Kind;
+use super::program::Operation;
 use switcher_gen::Variant;
 use switcher_gen::arch::{PagingMode, RFlags, Selectors, Vendor};
 
@@ -68,7 +68,7 @@ impl Gpr {
 
 /// What does not change while a switcher runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Model {
+pub struct CpuModel {
     /// Whose SYSRET and SYSCALL.
     pub vendor: Vendor,
     /// How wide a canonical address is.
@@ -82,7 +82,7 @@ pub struct Model {
     pub features: Features,
 }
 
-impl From<&Variant> for Model {
+impl From<&Variant> for CpuModel {
     fn from(variant: &Variant) -> Self {
         let config = variant.config();
         let selectors = variant.selectors();
@@ -91,7 +91,7 @@ impl From<&Variant> for Model {
     }
 }
 
-impl Model {
+impl CpuModel {
     /// Whether `address` is canonical.
     pub fn is_canonical<D: Domain>(&self, d: &D, address: D::Word) -> D::Bit {
         let by = self.paging.sign_bits().into();
@@ -157,7 +157,7 @@ impl<D: Domain> Clone for State<D> {
 
 /// Which way SYSCALL was executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry {
+pub enum SyscallKind {
     /// In 64-bit code: to LSTAR.
     Long,
     /// In 32-bit code: to CSTAR on AMD, #UD on Intel.
@@ -227,15 +227,20 @@ impl<D: Domain> State<D> {
     ///
     /// # Errors
     /// #UD where there is none.
-    pub fn syscall(&mut self, d: &D, model: &Model, entry: Entry) -> Result<(), Fault<D::Word>> {
-        let exists = exists::of_instruction(Kind::Syscall);
+    pub fn syscall(
+        &mut self,
+        d: &D,
+        model: &CpuModel,
+        entry: SyscallKind,
+    ) -> Result<(), Fault<D::Word>> {
+        let exists = exists::of_instruction(Operation::Syscall);
         if !exists.iter().all(|condition| self.meets(d, model, condition)) {
             return Err(Fault::UNDEFINED);
         }
         let target = match (entry, model.vendor) {
-            (Entry::Long, _) => self.msrs.lstar,
-            (Entry::Compatibility, Vendor::Amd) => self.msrs.cstar,
-            (Entry::Compatibility, Vendor::Intel) => return Err(Fault::UNDEFINED),
+            (SyscallKind::Long, _) => self.msrs.lstar,
+            (SyscallKind::Compatibility, Vendor::Amd) => self.msrs.cstar,
+            (SyscallKind::Compatibility, Vendor::Intel) => return Err(Fault::UNDEFINED),
         };
         self.set(Gpr::Rcx, self.rip);
         // RF was for the SYSCALL.
@@ -251,7 +256,7 @@ impl<D: Domain> State<D> {
     }
 
     /// Whether what a condition says of the CPU is so; of a value, whoever has it must say.
-    pub(super) fn meets(&self, d: &D, model: &Model, condition: &Condition) -> bool {
+    pub(super) fn meets(&self, d: &D, model: &CpuModel, condition: &Condition) -> bool {
         match condition {
             Condition::Cpu(features) => model.features.intersects(*features),
             Condition::Cr4 { bit, .. } => d.decide(d.any(self.cr4, 1 << bit)),
@@ -267,7 +272,7 @@ impl<D: Domain> State<D> {
     ///
     /// # Errors
     /// On Intel, #GP **at CPL 0** if RCX is not canonical. AMD faults at CPL 3, at the fetch.
-    pub(super) fn sysretq(&mut self, d: &D, model: &Model) -> Result<(), Fault<D::Word>> {
+    pub(super) fn sysretq(&mut self, d: &D, model: &CpuModel) -> Result<(), Fault<D::Word>> {
         let rip = self.get(Gpr::Rcx);
         if model.vendor == Vendor::Intel && d.decide(d.not(model.is_canonical(d, rip))) {
             return Err(Fault::protection(d.word(0)));
@@ -301,7 +306,7 @@ impl<D: Domain> State<D> {
     pub(super) fn iretq(
         &mut self,
         d: &D,
-        model: &Model,
+        model: &CpuModel,
         [rip, cs, flags, rsp, ss]: [D::Word; 5],
     ) -> Result<(), Fault<D::Word>> {
         // Whether it comes to its end or not.

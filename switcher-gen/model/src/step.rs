@@ -5,9 +5,9 @@ use super::exists::{self, Address, Condition as Needed, MsrRule, Value};
 use super::flags::{Condition, even_parity};
 use super::memory::{Place, Region, Sharing};
 use super::program::{
-    Kind, MemoryOperand, Op, Operand, Program, ProgramError, Segment, SegmentRegister,
+    MemoryOperand, Op, Operand, Operation, Program, ProgramError, Segment, SegmentRegister,
 };
-use super::state::{Fault, Gpr, Model, State};
+use super::state::{CpuModel, Fault, Gpr, State};
 use switcher_gen::arch::{Msr, RFlags, Vendor};
 
 /// What one step came to.
@@ -89,7 +89,7 @@ pub struct Access<W> {
 
 /// What an [`Observer`] is told, before it takes effect.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Event<W> {
+pub enum Effect<W> {
     /// The instruction at this address is about to be executed.
     Execute(u64),
     /// Memory is accessed.
@@ -180,7 +180,7 @@ pub enum Branch {
 /// Somebody who watches an execution.
 pub trait Observer<D: Domain> {
     /// `event` is about to happen in `state`.
-    fn observe(&mut self, d: &D, state: &State<D>, event: Event<D::Word>);
+    fn observe(&mut self, d: &D, state: &State<D>, effect: Effect<D::Word>);
 
     /// Values that a CPU is known to take because it has held them, or because its host vouches for
     /// them: what the table calls reserved may be defined on this one.
@@ -195,7 +195,7 @@ pub struct Unobserved;
 
 impl<D: Domain> Observer<D> for Unobserved {
     #[inline]
-    fn observe(&mut self, _d: &D, _state: &State<D>, _event: Event<D::Word>) {}
+    fn observe(&mut self, _d: &D, _state: &State<D>, _effect: Effect<D::Word>) {}
 }
 
 /// An instruction that did not come to its end.
@@ -213,7 +213,7 @@ impl<W: core::fmt::Debug> From<Fault<W>> for Stop<W> {
 /// One instruction being executed.
 struct Cpu<'a, D: Domain, O> {
     d: &'a D,
-    model: &'a Model,
+    model: &'a CpuModel,
     state: &'a mut State<D>,
     observer: &'a mut O,
     at: u64,
@@ -228,14 +228,14 @@ impl<D: Domain> State<D> {
     pub fn step<O: Observer<D>>(
         &mut self,
         d: &D,
-        model: &Model,
+        model: &CpuModel,
         program: &Program,
         observer: &mut O,
     ) -> Result<Step<D::Word>, Stuck<D::Word>> {
         let no_code = Stuck::NoCode { rip: self.rip };
         let at = d.code_at(self.rip).ok_or(no_code.clone())?;
         let op = program.at(at).ok_or(no_code)?.map_err(Clone::clone)?;
-        observer.observe(d, self, Event::Execute(at));
+        observer.observe(d, self, Effect::Execute(at));
         let next = d.code(op.next);
         let rip = core::mem::replace(&mut self.rip, next);
         let mut cpu = Cpu { d, model, state: self, observer, at };
@@ -260,9 +260,11 @@ impl<D: Domain> State<D> {
     /// Where `op` leads, if that is a register's or memory's to say and it is known what is there.
     pub fn leads_to(&self, d: &D, op: &Op) -> Option<D::Word> {
         let address = match (op.kind, op.first) {
-            (Kind::Return(_), _) => self.get(Gpr::Rsp),
-            (Kind::Jump | Kind::Call, Operand::Gpr { index, .. }) => return Some(self.gpr[index]),
-            (Kind::Jump | Kind::Call, Operand::Memory(memory)) => self.address(d, memory),
+            (Operation::Return(_), _) => self.get(Gpr::Rsp),
+            (Operation::Jump | Operation::Call, Operand::Gpr { index, .. }) => {
+                return Some(self.gpr[index]);
+            }
+            (Operation::Jump | Operation::Call, Operand::Memory(memory)) => self.address(d, memory),
             _ => return None,
         };
         let place = self.memory.locate(d, address, 8, self.cr3)?;
@@ -301,9 +303,9 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 Some(number) if program.is_fixed() => self.state.rip = d.code(number),
                 Some(_) => {}
                 None if d.is_of_code(target) => {
-                    self.tell(Event::Depends(target));
+                    self.tell(Effect::Depends(target));
                     // By what is added to where the code lies.
-                    self.tell(Event::Decided(d.sub(target, d.code(0))));
+                    self.tell(Effect::Decided(d.sub(target, d.code(0))));
                     self.state.rip = d.settle(target);
                     let is_open = d.code_at(self.state.rip).is_none();
                     if is_open && d.is_of_code(self.state.rip) {
@@ -330,68 +332,68 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             self.needs(*condition, met, Fault::UNDEFINED)?;
         }
         match op.kind {
-            Kind::Mov => {
+            Operation::Mov => {
                 let value = self.read(op.second)?;
                 self.write(op.first, value)?;
             }
-            Kind::MovZeroExtended => {
+            Operation::MovZeroExtended => {
                 let value = self.read(op.second)?;
                 self.write(op.first, value)?;
             }
-            Kind::MovSignExtended => {
+            Operation::MovSignExtended => {
                 let from = width(op.second);
                 let value = d.sign_extend(self.read(op.second)?, from);
                 self.write(op.first, d.truncate(value, size))?;
             }
-            Kind::Lea => {
+            Operation::Lea => {
                 let Operand::Memory(memory) = op.second else { unreachable!("LEA has an address") };
                 let address = self.offset(memory);
                 self.write(op.first, d.truncate(address, size))?;
             }
-            Kind::Xchg => {
+            Operation::Xchg => {
                 let (a, b) = (self.read(op.first)?, self.read(op.second)?);
                 self.write(op.first, b)?;
                 self.write(op.second, a)?;
             }
-            Kind::Add => {
+            Operation::Add => {
                 let [a, b] = self.operands(op)?;
                 let result = d.truncate(d.add(a, b), size);
                 self.write(op.first, result)?;
                 self.state.flags.add(size, a, b, result);
             }
-            Kind::Sub => {
+            Operation::Sub => {
                 let [a, b] = self.operands(op)?;
                 let result = d.truncate(d.sub(a, b), size);
                 self.write(op.first, result)?;
                 self.state.flags.sub(size, a, b, result);
             }
-            Kind::Cmp => {
+            Operation::Cmp => {
                 let [a, b] = self.operands(op)?;
                 self.state.flags.sub(size, a, b, d.truncate(d.sub(a, b), size));
             }
-            Kind::And => self.logic(op, D::and)?,
-            Kind::Or => self.logic(op, D::or)?,
-            Kind::Xor => self.logic(op, D::xor)?,
-            Kind::Test => {
+            Operation::And => self.logic(op, D::and)?,
+            Operation::Or => self.logic(op, D::or)?,
+            Operation::Xor => self.logic(op, D::xor)?,
+            Operation::Test => {
                 let [a, b] = self.operands(op)?;
                 self.state.flags.logic(size, a, b, d.and(a, b));
             }
-            Kind::Not => {
+            Operation::Not => {
                 let a = self.read(op.first)?;
                 self.write(op.first, d.xor(a, d.word(low_bytes(size))))?;
             }
-            Kind::Neg => {
+            Operation::Neg => {
                 let a = self.read(op.first)?;
                 let zero = d.word(0);
                 let result = d.truncate(d.sub(zero, a), size);
                 self.write(op.first, result)?;
                 self.state.flags.sub(size, zero, a, result);
             }
-            Kind::Inc | Kind::Dec => {
+            Operation::Inc | Operation::Dec => {
                 // The carry is not theirs.
                 let carry = self.state.flags.carry(d);
                 let (a, one) = (self.read(op.first)?, d.word(1));
-                let is_inc = op.kind == Kind::Inc;
+                let is_inc = op.kind == Operation::Inc;
                 let result = if is_inc { d.add(a, one) } else { d.sub(a, one) };
                 let result = d.truncate(result, size);
                 self.write(op.first, result)?;
@@ -402,16 +404,16 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 }
                 self.state.flags.set(d, RFlags::CF, carry);
             }
-            Kind::Shl | Kind::Shr | Kind::Sar => self.shift(op)?,
-            Kind::Bt | Kind::Bts | Kind::Btr => {
+            Operation::Shl | Operation::Shr | Operation::Sar => self.shift(op)?,
+            Operation::Bt | Operation::Bts | Operation::Btr => {
                 let Operand::Immediate(index) = op.second else { unreachable!("decoded so") };
                 let index = index as u32 & (8 * size as u32 - 1);
                 let a = self.read(op.first)?;
                 let carry = d.test(a, index);
                 let was = self.state.flags.value(d);
                 match op.kind {
-                    Kind::Bts => self.write(op.first, d.or(a, d.word(1 << index)))?,
-                    Kind::Btr => self.write(op.first, d.mask(a, !(1 << index)))?,
+                    Operation::Bts => self.write(op.first, d.or(a, d.word(1 << index)))?,
+                    Operation::Btr => self.write(op.first, d.mask(a, !(1 << index)))?,
                     _ => {}
                 }
                 // ZF stays; the others are undefined.
@@ -422,104 +424,104 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 }
                 self.state.flags.set(d, RFlags::CF, carry);
             }
-            Kind::Set(condition) => {
+            Operation::Set(condition) => {
                 let value = d.number(self.state.flags.holds(d, condition));
                 self.write(op.first, value)?;
             }
-            Kind::MovIf(condition) => {
+            Operation::MovIf(condition) => {
                 let condition = self.state.flags.holds(d, condition);
                 // Read in any case; a 32-bit destination is zero-extended in any case.
                 let (a, b) = (self.read(op.first)?, self.read(op.second)?);
                 self.write(op.first, d.select(condition, b, a))?;
             }
-            Kind::Push => {
+            Operation::Push => {
                 let value = self.read(op.first)?;
                 self.push(value)?;
             }
-            Kind::Pop => {
+            Operation::Pop => {
                 let value = self.pop()?;
                 self.write(op.first, value)?;
             }
-            Kind::PushFlags => {
+            Operation::PushFlags => {
                 // VM and RF are pushed as zero.
                 let flags = d.mask(self.state.rflags(d), !(RFlags::VM | RFlags::RF).bits());
                 self.push(flags)?;
             }
-            Kind::PopFlags => self.pop_flags()?,
-            Kind::Jump => {
+            Operation::PopFlags => self.pop_flags()?,
+            Operation::Jump => {
                 self.state.rip = self.target(op)?;
-                self.tell(Event::Branch(Branch::Jump));
+                self.tell(Effect::Branch(Branch::Jump));
             }
-            Kind::JumpIf(condition) => self.jump_if(op, condition)?,
-            Kind::Call => {
+            Operation::JumpIf(condition) => self.jump_if(op, condition)?,
+            Operation::Call => {
                 let target = self.target(op)?;
                 self.push(d.code(op.next))?;
                 self.state.rip = target;
-                self.tell(Event::Branch(Branch::Call));
+                self.tell(Effect::Branch(Branch::Call));
             }
-            Kind::Return(release) => {
+            Operation::Return(release) => {
                 self.state.rip = self.pop()?;
-                self.tell(Event::Branch(Branch::Return));
+                self.tell(Effect::Branch(Branch::Return));
                 let rsp = self.state.get(Gpr::Rsp);
                 self.state.set(Gpr::Rsp, d.plus(rsp, release.into()));
             }
-            Kind::ReturnFar(release) => self.return_far(release)?,
-            Kind::Nothing => {}
-            Kind::Fence(fence) => self.tell(Event::Fence(fence)),
-            Kind::Verw => {
+            Operation::ReturnFar(release) => self.return_far(release)?,
+            Operation::Nothing => {}
+            Operation::Fence(fence) => self.tell(Effect::Fence(fence)),
+            Operation::Verw => {
                 let selector = self.read(op.first)?;
                 // With a register it says whether the segment may be written, and clears nothing
                 // (Intel, "Microarchitectural Data Sampling").
                 if matches!(op.first, Operand::Memory(_)) {
-                    self.tell(Event::Verw);
+                    self.tell(Effect::Verw);
                 }
                 // It says whether that segment may be written, which is for the GDT to know.
                 let was = self.state.flags.value(d);
                 let writable = d.undefined("ZF", &[selector, was]);
                 self.state.flags.set(d, RFlags::ZF, writable);
             }
-            Kind::ReadSegment(SegmentRegister::Cs) => self.write(op.first, self.state.cs)?,
-            Kind::ReadSegment(SegmentRegister::Ss) => self.write(op.first, self.state.ss)?,
-            Kind::ReadGsBase => {
+            Operation::ReadSegment(SegmentRegister::Cs) => self.write(op.first, self.state.cs)?,
+            Operation::ReadSegment(SegmentRegister::Ss) => self.write(op.first, self.state.ss)?,
+            Operation::ReadGsBase => {
                 self.write(op.first, self.state.gs_base)?;
             }
-            Kind::ReadFsBase => {
+            Operation::ReadFsBase => {
                 self.write(op.first, self.state.fs_base)?;
             }
-            Kind::WriteGsBase => {
+            Operation::WriteGsBase => {
                 let base = self.read(op.first)?;
-                self.tell(Event::WriteGsBase(base));
+                self.tell(Effect::WriteGsBase(base));
                 self.canonical(Address::GsBase, base)?;
                 self.state.gs_base = base;
             }
-            Kind::WriteFsBase => {
+            Operation::WriteFsBase => {
                 let base = self.read(op.first)?;
                 self.canonical(Address::FsBase, base)?;
                 self.state.fs_base = base;
             }
-            Kind::ReadPkru => {
+            Operation::ReadPkru => {
                 self.zero(exists::PKRU_ECX, Gpr::Rcx)?;
                 self.state.set(Gpr::Rax, self.state.pkru);
                 self.state.set(Gpr::Rdx, d.word(0));
             }
-            Kind::WritePkru => {
+            Operation::WritePkru => {
                 self.zero(exists::PKRU_ECX, Gpr::Rcx)?;
                 self.zero(exists::PKRU_EDX, Gpr::Rdx)?;
                 self.state.pkru = d.truncate(self.state.get(Gpr::Rax), 4);
             }
-            Kind::Syscall => {
+            Operation::Syscall => {
                 if self.state.cpl != 3 {
                     // Of ring 0, nothing returns here.
                     return Err(Fault::UNDEFINED.into());
                 }
-                let entry = super::state::Entry::Long;
+                let entry = super::state::SyscallKind::Long;
                 self.state.syscall(d, self.model, entry)?;
             }
-            Kind::Ud2 => return Err(Fault::UNDEFINED.into()),
-            Kind::Int3 => return Err(Fault::BREAKPOINT.into()),
+            Operation::Ud2 => return Err(Fault::UNDEFINED.into()),
+            Operation::Int3 => return Err(Fault::BREAKPOINT.into()),
             // A gate of DPL 0 is named by the error code; bit 1 says that it is the IDT's. Ring 0 may
             // use any.
-            Kind::Int(vector) => {
+            Operation::Int(vector) => {
                 return Err(match vector {
                     _ if self.state.cpl == 0 => Fault { vector, error_code: None },
                     3 | 4 | 0x80 => Fault { vector, error_code: None },
@@ -528,16 +530,16 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 .into());
             }
             // Intel: the host has set SYSENTER_CS to 0. AMD: there is none in long mode.
-            Kind::Sysenter => {
+            Operation::Sysenter => {
                 return Err(match self.model.vendor {
                     Vendor::Intel => Fault::protection(d.word(0)),
                     Vendor::Amd => Fault::UNDEFINED,
                 }
                 .into());
             }
-            Kind::ClearDirection => self.state.flags.set(d, RFlags::DF, d.bit(false)),
-            Kind::SetDirection => self.state.flags.set(d, RFlags::DF, d.bit(true)),
-            Kind::WriteSs => {
+            Operation::ClearDirection => self.state.flags.set(d, RFlags::DF, d.bit(false)),
+            Operation::SetDirection => self.state.flags.set(d, RFlags::DF, d.bit(true)),
+            Operation::WriteSs => {
                 let selector = d.truncate(self.read(op.second)?, 2);
                 let s = self.model.selectors;
                 let fits = match self.state.cpl {
@@ -550,21 +552,21 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 }
                 self.state.ss = selector;
             }
-            Kind::SwapGs
-            | Kind::ReadCr3
-            | Kind::ReadCr4
-            | Kind::WriteCr3
-            | Kind::ReadMsr
-            | Kind::WriteMsr
-            | Kind::Sysretq
-            | Kind::Sysretl
-            | Kind::Iretq
-            | Kind::ClearAc
-            | Kind::SetAc
-            | Kind::ClearInterrupt
-            | Kind::SetInterrupt
-            | Kind::In
-            | Kind::Halt => return self.privileged(op),
+            Operation::SwapGs
+            | Operation::ReadCr3
+            | Operation::ReadCr4
+            | Operation::WriteCr3
+            | Operation::ReadMsr
+            | Operation::WriteMsr
+            | Operation::Sysretq
+            | Operation::Sysretl
+            | Operation::Iretq
+            | Operation::ClearAc
+            | Operation::SetAc
+            | Operation::ClearInterrupt
+            | Operation::SetInterrupt
+            | Operation::In
+            | Operation::Halt => return self.privileged(op),
         }
         Ok(Step::Next)
     }
@@ -572,50 +574,50 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
     /// What faults at CPL 3.
     fn privileged(&mut self, op: &Op) -> Result<Step<D::Word>, Stop<D::Word>> {
         let d = self.d;
-        if op.kind == Kind::Iretq {
+        if op.kind == Operation::Iretq {
             return self.iretq();
         }
         if self.state.cpl != 0 {
             return Err(match op.kind {
-                Kind::ClearAc | Kind::SetAc => Fault::UNDEFINED,
+                Operation::ClearAc | Operation::SetAc => Fault::UNDEFINED,
                 _ => Fault::protection(d.word(0)),
             }
             .into());
         }
         match op.kind {
-            Kind::SwapGs => {
-                self.tell(Event::SwapGs);
+            Operation::SwapGs => {
+                self.tell(Effect::SwapGs);
                 let state = &mut *self.state;
                 core::mem::swap(&mut state.gs_base, &mut state.inactive_gs_base);
             }
-            Kind::ReadCr4 => self.write(op.first, self.state.cr4)?,
+            Operation::ReadCr4 => self.write(op.first, self.state.cr4)?,
             // NOFLUSH is not kept.
-            Kind::ReadCr3 => self.write(op.first, d.mask(self.state.cr3, !(1 << 63)))?,
-            Kind::WriteCr3 => {
+            Operation::ReadCr3 => self.write(op.first, d.mask(self.state.cr3, !(1 << 63)))?,
+            Operation::WriteCr3 => {
                 let value = self.read(op.second)?;
-                self.tell(Event::LoadCr3(value));
+                self.tell(Effect::LoadCr3(value));
                 self.root(value)?;
-                self.tell(Event::Fence(Fence::LoadCr3));
+                self.tell(Effect::Fence(Fence::LoadCr3));
                 self.state.cr3 = value;
             }
-            Kind::ReadMsr => self.read_msr()?,
-            Kind::WriteMsr => self.write_msr()?,
-            Kind::Sysretq => {
-                self.tell(Event::Sysretq);
+            Operation::ReadMsr => self.read_msr()?,
+            Operation::WriteMsr => self.write_msr()?,
+            Operation::Sysretq => {
+                self.tell(Effect::Sysretq);
                 self.state.sysretq(d, self.model)?;
                 return Ok(Step::Guest { by_sysretq: true });
             }
-            Kind::Sysretl => {
+            Operation::Sysretl => {
                 self.state.sysretl(d);
                 return Ok(Step::Guest { by_sysretq: true });
             }
-            Kind::ClearAc => self.state.flags.set(d, RFlags::AC, d.bit(false)),
-            Kind::SetAc => self.state.flags.set(d, RFlags::AC, d.bit(true)),
-            Kind::ClearInterrupt => self.state.flags.set(d, RFlags::IF, d.bit(false)),
-            Kind::SetInterrupt => self.state.flags.set(d, RFlags::IF, d.bit(true)),
+            Operation::ClearAc => self.state.flags.set(d, RFlags::AC, d.bit(false)),
+            Operation::SetAc => self.state.flags.set(d, RFlags::AC, d.bit(true)),
+            Operation::ClearInterrupt => self.state.flags.set(d, RFlags::IF, d.bit(false)),
+            Operation::SetInterrupt => self.state.flags.set(d, RFlags::IF, d.bit(true)),
             // At CPL 3 a port is a fault: IOPL is 0, and there is no I/O bitmap. At CPL 0 it is a
             // device.
-            Kind::In => {
+            Operation::In => {
                 let error = ProgramError::NotModelled { at: self.at, text: "in".into() };
                 return Err(Stop::Stuck(error.into()));
             }
@@ -631,10 +633,10 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         for (slot, word) in frame.iter_mut().enumerate() {
             *word = self.load(d.plus(rsp, 8 * slot as i64), 8, false)?;
         }
-        self.tell(Event::Iretq(frame));
+        self.tell(Effect::Iretq(frame));
         let before = self.state.cpl;
         self.state.iretq(d, self.model, frame)?;
-        self.tell(Event::Fence(Fence::Iretq));
+        self.tell(Effect::Fence(Fence::Iretq));
         let is_within_ring = self.state.cpl == before;
         Ok(if is_within_ring { Step::Next } else { Step::Guest { by_sysretq: false } })
     }
@@ -654,7 +656,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         self.canonical(Address::Rip, rip)?;
         self.state.rip = rip;
         self.state.cs = cs;
-        self.tell(Event::Branch(Branch::Return));
+        self.tell(Effect::Branch(Branch::Return));
         self.state.set(Gpr::Rsp, d.plus(rsp, 16 + i64::from(release)));
         Ok(())
     }
@@ -662,14 +664,14 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
     fn jump_if(&mut self, op: &Op, condition: Condition) -> Result<(), Stop<D::Word>> {
         let d = self.d;
         let holds = self.state.flags.holds(d, condition);
-        self.tell(Event::Depends(d.number(holds)));
+        self.tell(Effect::Depends(d.number(holds)));
         let taken = d.decide(holds);
         if d.was_open() {
-            self.tell(Event::Decided(d.number(holds)));
+            self.tell(Effect::Decided(d.number(holds)));
         }
         if taken {
             self.state.rip = self.target(op)?;
-            self.tell(Event::Branch(Branch::Jump));
+            self.tell(Effect::Branch(Branch::Jump));
         }
         Ok(())
     }
@@ -700,9 +702,9 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let signed = d.sign_extend(a, op.size);
         let (result, last_out) = match op.kind {
             // CF is undefined if that is all bits.
-            Kind::Shl if by < bits => (d.shl(a, by), d.test(a, bits - by)),
-            Kind::Shr if by < bits => (d.shr(a, by), d.test(a, by - 1)),
-            Kind::Sar => (d.sar(signed, by), d.test(signed, by - 1)),
+            Operation::Shl if by < bits => (d.shl(a, by), d.test(a, bits - by)),
+            Operation::Shr if by < bits => (d.shr(a, by), d.test(a, by - 1)),
+            Operation::Sar => (d.sar(signed, by), d.test(signed, by - 1)),
             // As many as the operand has, or more: all bits are out.
             _ => (d.word(0), d.undefined("CF", &[a, was])),
         };
@@ -711,8 +713,8 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let top = |word| d.test(word, bits - 1);
         let overflow = match op.kind {
             _ if by != 1 => d.undefined("OF", &[a, was]),
-            Kind::Shl => d.differ(top(result), last_out),
-            Kind::Shr => top(a),
+            Operation::Shl => d.differ(top(result), last_out),
+            Operation::Shr => top(a),
             _ => d.bit(false),
         };
         let flags = &mut self.state.flags;
@@ -740,7 +742,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
 
     fn read_msr(&mut self) -> Result<(), Stop<D::Word>> {
         let d = self.d;
-        self.tell(Event::ReadMsr(self.msr_number()));
+        self.tell(Effect::ReadMsr(self.msr_number()));
         let rule = self.msr_exists()?;
         let general = Fault::protection(d.word(0));
         self.needs(Needed::Readable { of: rule.name }, rule.is_readable, general)?;
@@ -754,12 +756,12 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let d = self.d;
         let low = d.truncate(self.state.get(Gpr::Rax), 4);
         let value = d.or(d.shl(self.state.get(Gpr::Rdx), 32), low);
-        self.tell(Event::Fence(Fence::WriteMsr));
+        self.tell(Effect::Fence(Fence::WriteMsr));
         let number = self.msr_number();
-        self.tell(Event::WriteMsr { number, value });
+        self.tell(Effect::WriteMsr { number, value });
         let rule = self.msr_exists()?;
         if let Some(GS_BASE | KERNEL_GS_BASE) = number {
-            self.tell(Event::WriteGsBase(value));
+            self.tell(Effect::WriteGsBase(value));
         }
         match rule.value {
             Value::Any => {}
@@ -832,7 +834,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         met: bool,
         fault: Fault<D::Word>,
     ) -> Result<(), Stop<D::Word>> {
-        self.tell(Event::Needs { condition, met });
+        self.tell(Effect::Needs { condition, met });
         if met { Ok(()) } else { Err(fault.into()) }
     }
 
@@ -990,7 +992,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let place = self.place(address, size, false)?;
         self.state.memory.look(self.d, place);
         let value = self.state.memory.load(self.d, place);
-        self.tell(Event::Access(Access { place, value, store: false, gs }));
+        self.tell(Effect::Access(Access { place, value, store: false, gs }));
         Ok(value)
     }
 
@@ -1005,7 +1007,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         if self.state.memory.regions[place.region].is_code {
             return Err(Stop::Stuck(Stuck::SelfModifying { at: self.at }));
         }
-        self.tell(Event::Access(Access { place, value, store: true, gs }));
+        self.tell(Effect::Access(Access { place, value, store: true, gs }));
         self.state.memory.store(self.d, place, value);
         Ok(())
     }
@@ -1020,8 +1022,8 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         }))
     }
 
-    fn tell(&mut self, event: Event<D::Word>) {
-        self.observer.observe(self.d, self.state, event);
+    fn tell(&mut self, effect: Effect<D::Word>) {
+        self.observer.observe(self.d, self.state, effect);
     }
 }
 
@@ -1085,7 +1087,7 @@ mod tests {
         for (register, value) in [(Gpr::Rax, rax), (Gpr::Rcx, rcx), (Gpr::Rdx, rdx)] {
             state.set(register, value);
         }
-        let model = Model::from(&Variant::REFERENCE);
+        let model = CpuModel::from(&Variant::REFERENCE);
         let step = state.step(&d, &model, &program, &mut Unobserved).unwrap();
         (state, step)
     }
@@ -1126,7 +1128,7 @@ mod tests {
         ];
         for code in instructions {
             let program = Program::new(0, code.to_vec());
-            let model = Model::from(&Variant::REFERENCE);
+            let model = CpuModel::from(&Variant::REFERENCE);
             let (mut state, _) = stepped(&[0x90], 0, [0; 3]);
             state.cr4 |= CR4_PKE;
             assert_ne!(at_0(&state).step(&d, &model, &program, &mut Unobserved), Ok(undefined));
@@ -1150,7 +1152,7 @@ mod tests {
         let cells = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         state.memory.regions.push(crate::Region::new(crate::RegionName::Stack, STACK, 0, cells));
         let mut state = at_0(&state);
-        let model = Model::from(&Variant::REFERENCE);
+        let model = CpuModel::from(&Variant::REFERENCE);
         let step = state.step(&d, &model, &program, &mut Unobserved).unwrap();
         state.set(Gpr::Rsp, state.get(Gpr::Rsp).wrapping_sub(STACK));
         (state, step)
@@ -1189,7 +1191,7 @@ mod tests {
         let d = Concrete::default();
         let run = |code: &[u8], features, cr4, [rax, rcx, rdx]: [u64; 3]| {
             let program = Program::new(0, code.to_vec());
-            let model = Model { features, ..Model::from(&Variant::REFERENCE) };
+            let model = CpuModel { features, ..CpuModel::from(&Variant::REFERENCE) };
             let (mut state, _) = stepped(&[0x90], 0, [rax, rcx, rdx]);
             state.cr4 = cr4;
             at_0(&state).step(&d, &model, &program, &mut Unobserved).unwrap()

@@ -10,7 +10,7 @@ use super::obligation::{self, Obligation};
 use super::world::Setting;
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::{SwitchFlags, TssExtra};
-use switcher_model::{Domain, Model, RegionName, State as Machine};
+use switcher_model::{CpuModel, Domain, RegionName, State as Machine};
 
 /// One thing that holds at every boundary.
 pub(super) struct Condition<D: Domain> {
@@ -27,7 +27,7 @@ pub(super) struct Condition<D: Domain> {
 /// What holds between any two instructions of ring 0, one of a routine's or not.
 pub(super) fn conditions<D: Domain>(
     d: &D,
-    model: &Model,
+    model: &CpuModel,
     setting: &Setting,
     state: &Machine<D>,
     in_routines: D::Bit,

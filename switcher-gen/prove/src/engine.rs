@@ -16,7 +16,7 @@ use super::target::Target;
 use super::theorem::{self, ARMS, BadCode, Extent, Goal, GuestMemory, Run, Theorem, WORK, Walk};
 use super::world::{Name, Saved, Source};
 use switcher_model::symbolic;
-use switcher_model::symbolic::{By, ExploreError, Symbolic, Verdict as Answer, Word};
+use switcher_model::symbolic::{By, ExploreError, Symbolic, Validity as Answer, Word};
 use switcher_model::{Domain, Observer};
 
 /// Proves. One prover can be asked many times: what it has found out about terms it keeps.

@@ -32,7 +32,7 @@ use switcher_gen::asm::{HostSymbol, Window};
 use switcher_gen::mitigations::{Bhb, Mitigations, Rsb};
 use switcher_gen::{Config, Variant};
 use switcher_model::Domain;
-use switcher_model::program::{Kind, Op};
+use switcher_model::program::{Op, Operation};
 use switcher_model::symbolic::Symbolic;
 
 /// Proofs that several provers share, on any number of threads.
@@ -363,8 +363,8 @@ impl Executed {
         };
         let goes_on = |&[from, to]: &[u64; 2]| match kind(&from) {
             // To behind a call, or the run says that it is not movable.
-            Some((Kind::Return(_), _)) => true,
-            Some((Kind::Iretq, _)) => is_named(to),
+            Some((Operation::Return(_), _)) => true,
+            Some((Operation::Iretq, _)) => is_named(to),
             Some((_, next)) => to == next || successors(target, from).contains(&Some(to)),
             None => false,
         };
@@ -594,8 +594,9 @@ pub(super) fn depends_on_place<D: Domain>(target: &Target, theorem: Theorem, run
     let reached: BTreeSet<_> =
         entries.into_iter().flat_map(|entry| target.reached_from(entry)).collect();
     let op = |at: &u64| target.program.at(*at).and_then(Result::ok);
-    let returns =
-        |at: &u64| op(at).is_some_and(|op| matches!(op.kind, Kind::Return(_) | Kind::Iretq));
+    let returns = |at: &u64| {
+        op(at).is_some_and(|op| matches!(op.kind, Operation::Return(_) | Operation::Iretq))
+    };
     let before_last = run.trace.split_last().map_or(&[][..], |(_, before)| before);
     run.reads_code
         || asks_for_more(target, theorem, run)

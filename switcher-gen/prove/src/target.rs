@@ -9,7 +9,7 @@ use crate::elf::{Foreign, Linkage, ReadError};
 use switcher_gen::Hazard;
 use switcher_gen::asm::{HostSymbol, LINE, Label, Window};
 use switcher_gen::{Gate, Image};
-use switcher_model::{Domain, Model, Program};
+use switcher_model::{CpuModel, Domain, Program};
 
 /// Bytes at an address, their entry points, and what they are meant for.
 #[derive(Clone, Debug)]
@@ -256,7 +256,7 @@ impl Target {
         reached
     }
 
-    pub(super) fn model(&self) -> Model {
+    pub(super) fn model(&self) -> CpuModel {
         self.setting.model()
     }
 

@@ -33,10 +33,10 @@ use switcher_gen::asm::Window;
 use switcher_gen::layout::{FarFrame, PtRegs, Revision, SwitchFlags, Tss, TssExtra};
 use switcher_model::RegionName;
 use switcher_model::exists::{Address, Condition};
-use switcher_model::program::Kind;
+use switcher_model::program::Operation;
 use switcher_model::{
-    ARITHMETIC, Access, Branch, Domain, Entry, Event, Fault, Features, Gpr, Held, Msrs, Observer,
-    Origin, Place, ProgramError, Region, State as Machine, Step, Stuck,
+    ARITHMETIC, Access, Branch, Domain, Effect, Fault, Features, Gpr, Held, Msrs, Observer, Origin,
+    Place, ProgramError, Region, State as Machine, Step, Stuck, SyscallKind,
 };
 use switcher_spec as spec;
 use switcher_spec::{Exit, Outcome, Return};
@@ -540,10 +540,10 @@ impl<'a, D: Domain> Watch<'a, D> {
     }
 
     /// An access may be to an address that a call has pushed.
-    fn follow(&mut self, d: &D, access: &Access<D::Word>, kind: Option<Kind>) {
+    fn follow(&mut self, d: &D, access: &Access<D::Word>, kind: Option<Operation>) {
         let Place { region, index, size } = access.place;
         let program = &self.target.program;
-        let is_return = matches!(kind, Some(Kind::Return(_)));
+        let is_return = matches!(kind, Some(Operation::Return(_)));
         let overlaps =
             |p: &Place| p.region == region && p.index < index + size && index < p.index + p.size;
         let is_pushed = self.pushed.iter().any(overlaps);
@@ -551,7 +551,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             let covers = |p: &Place| index <= p.index && p.index + p.size <= index + size;
             self.is_movable &= self.pushed.iter().all(|p| !overlaps(p) || covers(p));
             self.pushed.retain(|p| !overlaps(p));
-            if kind == Some(Kind::Call) {
+            if kind == Some(Operation::Call) {
                 self.pushed.push(access.place);
             }
         } else if is_pushed {
@@ -786,7 +786,7 @@ impl<'a, D: Domain> Watch<'a, D> {
 
     fn branch(&mut self, d: &D, state: &Machine<D>, branch: Branch) {
         let op = self.trace.last().and_then(|at| self.target.program.at(*at));
-        let is_far = matches!(op, Some(Ok(op)) if matches!(op.kind, Kind::ReturnFar(_)));
+        let is_far = matches!(op, Some(Ok(op)) if matches!(op.kind, Operation::ReturnFar(_)));
         // No CPU predicts a far one, and what it leads to is what was interrupted. An exit by one leads to
         // the host, which wants an exit's mitigations all the same.
         let is_resuming = is_far && self.theorem.keeps_blocking();
@@ -852,7 +852,7 @@ impl<'a, D: Domain> Watch<'a, D> {
 
     /// The host's code, which is not looked at, has popped its return address.
     pub(super) fn popped(&mut self, d: &D, access: &Access<D::Word>) {
-        self.follow(d, access, Some(Kind::Return(0)));
+        self.follow(d, access, Some(Operation::Return(0)));
     }
 
     /// Where an entry gets to the guest, or the hook's event to what it has interrupted: that may be
@@ -896,13 +896,13 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
         }
     }
 
-    fn observe(&mut self, d: &D, state: &Machine<D>, event: Event<D::Word>) {
+    fn observe(&mut self, d: &D, state: &Machine<D>, event: Effect<D::Word>) {
         if let Some(also) = &mut self.also {
             also.observe(d, state, event);
         }
         match event {
-            Event::Execute(at) => self.execute(d, state, at),
-            Event::Depends(condition) => {
+            Effect::Execute(at) => self.execute(d, state, at),
+            Effect::Depends(condition) => {
                 self.open += usize::from(d.known(condition).is_none());
                 self.jumped = true;
                 if is_steered(d, condition) {
@@ -911,15 +911,15 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 let depends = d.mentions(condition, Origin::is_no_ground_for_a_decision);
                 self.goal(obligation::NO_DECISION_ON_RSP, d.bit(!depends), "RSP");
             }
-            Event::Decided(condition) => self.decisions.decided(d, condition),
-            Event::LoadCr3(value) => self.cr3(d, value),
-            Event::WriteGsBase(base) => {
+            Effect::Decided(condition) => self.decisions.decided(d, condition),
+            Effect::LoadCr3(value) => self.cr3(d, value),
+            Effect::WriteGsBase(base) => {
                 let canonical = self.target.model().is_canonical(d, base);
                 self.goal(obligation::WRGSBASE_CANONICAL, canonical, "GS base");
                 // Whichever it was.
                 self.gs_is_known = true;
             }
-            Event::Access(access) => {
+            Effect::Access(access) => {
                 self.mapped(d, state, access.place.region);
                 if state.memory.regions[access.place.region].name.is_stack() {
                     self.lost.accessed(access.place);
@@ -969,31 +969,31 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                     self.pvcs_at = self.pvcs_at.or(self.trace.last().copied());
                 }
             }
-            Event::Needs { condition, met } => {
+            Effect::Needs { condition, met } => {
                 self.asked |= condition.asks();
                 self.missing = self.missing.or((!met).then_some(condition));
             }
-            Event::Sysretq => self.sysretq(d, state),
-            Event::Iretq(frame) => self.iretq(d, state, frame),
+            Effect::Sysretq => self.sysretq(d, state),
+            Effect::Iretq(frame) => self.iretq(d, state, frame),
             // The others may hold an entry's address.
-            Event::ReadMsr(number) => {
+            Effect::ReadMsr(number) => {
                 self.barriers.overwritten = false;
                 self.is_movable &= number == Some(Msr::SpecCtrl.address().into());
             }
-            Event::WriteMsr { number, value } => {
+            Effect::WriteMsr { number, value } => {
                 let is_allowed = d.bit(stores::may_write(number));
                 self.goal(obligation::KEPT, is_allowed, "MSR");
                 let others = [Msr::SpecCtrl, Msr::PredCmd].map(|msr| Some(msr.address().into()));
                 self.is_movable &= others.contains(&number);
                 self.barrier(d, number, value);
             }
-            Event::Verw => self.barriers.overwritten = true,
-            Event::Branch(branch) => self.branch(d, state, branch),
-            Event::SwapGs => {
+            Effect::Verw => self.barriers.overwritten = true,
+            Effect::Branch(branch) => self.branch(d, state, branch),
+            Effect::SwapGs => {
                 let certain = if self.jumped { Speculation::Possible } else { Speculation::None };
                 self.swapped = Some(certain);
             }
-            Event::Fence(fence) => {
+            Effect::Fence(fence) => {
                 if fence.stops_dispatch() {
                     self.swapped = self.swapped.map(|_| Speculation::None);
                     self.jumped = false;
@@ -1201,12 +1201,12 @@ fn begin<D: Domain>(d: &D, target: &Target, theorem: Theorem, world: &mut World<
         }
         Theorem::Syscall64 => {
             // 64-bit code's SYSCALL goes to LSTAR on every CPU.
-            let _ = machine.syscall(d, &world.model, Entry::Long);
+            let _ = machine.syscall(d, &world.model, SyscallKind::Long);
         }
         Theorem::SyscallCompat => {
             // On Intel it is #UD; emulators that play Intel go to CSTAR all the same.
-            let amd = switcher_model::Model { vendor: Vendor::Amd, ..world.model };
-            let _ = machine.syscall(d, &amd, Entry::Compatibility);
+            let amd = switcher_model::CpuModel { vendor: Vendor::Amd, ..world.model };
+            let _ = machine.syscall(d, &amd, SyscallKind::Compatibility);
         }
         // The event comes first: see `events::execute`.
         _ => {}
@@ -1303,7 +1303,7 @@ fn iretq<D: Domain>(
     watch: &mut Watch<'_, D>,
     at: u64,
 ) -> End<D::Word> {
-    watch.observe(d, machine, Event::Execute(at));
+    watch.observe(d, machine, Effect::Execute(at));
     let rsp = machine.get(Gpr::Rsp);
     let mut frame = [rsp; 5];
     for (slot, word) in frame.iter_mut().enumerate() {
@@ -1318,7 +1318,7 @@ fn iretq<D: Domain>(
         watch.mapped(d, machine, place.region);
         *word = machine.memory.load(d, place);
     }
-    watch.observe(d, machine, Event::Iretq(frame));
+    watch.observe(d, machine, Effect::Iretq(frame));
     machine.arrive(d, frame);
     End::Guest { by_sysretq: false }
 }

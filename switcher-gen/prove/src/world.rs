@@ -13,8 +13,8 @@ use switcher_gen::layout::{
     AsmLayout, IretFrame, Layout, Placement, PtRegs, PvcsLayout, Revision, Sp0, Tss, TssExtra,
 };
 use switcher_model::{
-    Domain, EFER, Features, Flags, Gpr, Memory, Model, Msrs, Origin, Program, Region, RegionName,
-    Sharing, State as Machine, cr4,
+    CpuModel, Domain, EFER, Features, Flags, Gpr, Memory, Msrs, Origin, Program, Region,
+    RegionName, Sharing, State as Machine, cr4,
 };
 use switcher_spec as spec;
 use switcher_spec::{Caller, Guest, Host, Registers};
@@ -286,9 +286,9 @@ impl Setting {
 
     /// The CPU.
     #[must_use]
-    pub fn model(&self) -> Model {
-        let model = Model::from(&self.variant);
-        Model { features: model.features | self.features, ..model }
+    pub fn model(&self) -> CpuModel {
+        let model = CpuModel::from(&self.variant);
+        CpuModel { features: model.features | self.features, ..model }
     }
 
     pub(super) fn host(&self) -> Host {
@@ -338,7 +338,7 @@ pub(super) struct World<D: Domain> {
     /// What is assumed of the values, in words.
     pub assumptions: Vec<(&'static str, D::Bit)>,
     /// What the CPU is.
-    pub model: Model,
+    pub model: CpuModel,
     pub(super) setting: Setting,
     /// The host's GS base.
     pub(super) host_gs: D::Word,
@@ -802,7 +802,7 @@ impl<D: Domain> World<D> {
     /// What the host guarantees, and the runtime checks where it can.
     fn assume(
         d: &D,
-        model: &Model,
+        model: &CpuModel,
         frame: &Guest<D::Word>,
         spec: &spec::State<D>,
         [host_rsp, host_gs]: [D::Word; 2],

@@ -193,8 +193,8 @@ fn sequences<S: Sink>(a: &mut S, variant: &Variant, labels: &Labels, to_ret: Opt
             ; call  =>labels.round
             ; jmp   =>labels.cleared
         );
-        in_a_line(a, labels, Part::Call);
-        in_a_line(a, labels, Part::Branches(branches));
+        in_a_line(a, labels, RoundPart::Call);
+        in_a_line(a, labels, RoundPart::Branches(branches));
         if let Some(to_ret) = to_ret {
             a.upper_half(to_ret, FILLER);
         }
@@ -204,21 +204,21 @@ fn sequences<S: Sink>(a: &mut S, variant: &Variant, labels: &Labels, to_ret: Opt
 
 /// The two parts of a round; how many branches the second one has.
 #[derive(Clone, Copy)]
-enum Part {
+enum RoundPart {
     Call,
     Branches(i32),
 }
 
 /// A part of a round: the call of its branches, or these.
 #[rustfmt::skip]
-fn part<S: Sink>(a: &mut S, labels: &Labels, part: Part) {
+fn part<S: Sink>(a: &mut S, labels: &Labels, part: RoundPart) {
     match part {
-        Part::Call => asm!(a
+        RoundPart::Call => asm!(a
             ; =>labels.round
             ; call  =>labels.branches
             ; ret
         ),
-        Part::Branches(branches) => asm!(a
+        RoundPart::Branches(branches) => asm!(a
             ; =>labels.branches
             ; mov   eax, branches
             ; =>labels.branch
@@ -236,7 +236,7 @@ fn part<S: Sink>(a: &mut S, labels: &Labels, part: Part) {
 
 /// Code that ends with a RET, in a line of its own: its branches' addresses are part of the history,
 /// and are what they are in the vendor's sequence. Its RET is in the upper half.
-fn in_a_line<S: Sink>(a: &mut S, labels: &Labels, of_round: Part) {
+fn in_a_line<S: Sink>(a: &mut S, labels: &Labels, of_round: RoundPart) {
     let mut length = Length::new(a.placement());
     part(&mut length, labels, of_round);
     a.align(LINE, FILLER);

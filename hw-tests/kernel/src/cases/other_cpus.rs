@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use hw_cases::{Expected, HostAfter, Setup, World, place};
+use hw_cases::{CaseHost, Expected, HostAfter, Setup, place};
 use hw_platform::smp;
 use switcher_gen::program;
 use switcher_runtime::switcher_gen::arch::RFlags;
@@ -13,9 +13,9 @@ use switcher_runtime::switcher_gen::layout::{Pvcs, PvcsLayout, PvcsV2026, Revisi
 use switcher_runtime::{DebugCauses, Detail, Exit, Mode};
 
 use crate::bench::{Ended, HostCase};
+use crate::case_host::BareMetal;
 use crate::others::Others;
 use crate::programs::SYSCALL;
-use crate::world::BareMetal;
 
 pub(super) const CASES: &[HostCase] = &[
     HostCase {
@@ -32,20 +32,20 @@ pub(super) const CASES: &[HostCase] = &[
         rows: &[24],
         cpus: 2,
         needs: &[],
-        run: |bench| flipping_pvcs(bench.world()?),
+        run: |bench| flipping_pvcs(bench.host()?),
     },
 ];
 
 /// Another CPU writes to the PVCS all the time, while this one makes direct switches through it:
 /// whatever the switcher reads, and however often, nothing comes of it but the guest's own faults
 /// (spec/hazards.md, row 24).
-fn flipping_pvcs(world: &mut BareMetal<'static>) -> Ended {
+fn flipping_pvcs(host: &mut BareMetal<'static>) -> Ended {
     /// Entries. Each makes direct switches until one of them leads to an exit.
     const ENTRIES: u64 = 2000;
     static STOP: AtomicBool = AtomicBool::new(false);
     static WRITTEN: AtomicU64 = AtomicU64::new(0);
 
-    let platform = world.platform();
+    let platform = host.platform();
     let selectors = platform.selectors;
     let behind = place::first_non_canonical(platform.paging);
     let rips = [place::UMOD_CODE, place::UMOD_CODE + 0x40, behind, 1 << 63, place::NOWHERE];
@@ -57,7 +57,7 @@ fn flipping_pvcs(world: &mut BareMetal<'static>) -> Ended {
     ];
     STOP.store(false, Ordering::Release);
     WRITTEN.store(0, Ordering::Release);
-    let pvcs = world.pvcs_address() as usize;
+    let pvcs = host.pvcs_address() as usize;
     let words = match platform.revision {
         Revision::V2024 => words_of::<Pvcs>(),
         Revision::V2026 => words_of::<PvcsV2026>(),
@@ -92,7 +92,7 @@ fn flipping_pvcs(world: &mut BareMetal<'static>) -> Ended {
         }
     };
     smp::start(1, Box::new(flip)).map_err(|why| format!("{why}"))?;
-    let result = switch_for(world, ENTRIES, &rips);
+    let result = switch_for(host, ENTRIES, &rips);
     STOP.store(true, Ordering::Release);
     smp::wait(1);
     let written = WRITTEN.load(Ordering::Acquire);
@@ -119,9 +119,9 @@ fn words_of<P: PvcsLayout>() -> Vec<usize> {
 }
 
 /// Enters guests that make direct switches for as long as the PVCS lets them.
-fn switch_for(world: &mut BareMetal<'_>, entries: u64, rips: &[u64]) -> Ended {
+fn switch_for(host: &mut BareMetal<'_>, entries: u64, rips: &[u64]) -> Ended {
     const AGAIN: &[u8] = program!(; again: ; syscall ; jmp BYTE <again);
-    let platform = world.platform();
+    let platform = host.platform();
     let mut rng = fastrand::Rng::with_seed(25);
     let mut in_umod = 0;
     for entry in 0..entries {
@@ -132,7 +132,7 @@ fn switch_for(world: &mut BareMetal<'_>, entries: u64, rips: &[u64]) -> Ended {
             .with(Mode::Umod, place::UMOD_CODE + 0x40, AGAIN);
         setup.smod_entry = place::ERETU;
         setup.regs.eflags = RFlags::GUEST_FIXED.bits();
-        let outcome = world.run(&setup).map_err(|why| format!("entry {entry}: {why:?}"))?;
+        let outcome = host.run(&setup).map_err(|why| format!("entry {entry}: {why:?}"))?;
         let wrong = |what: &str| Err(format!("entry {entry}: {what}: {outcome:x?}"));
         // Everything but what the PVCS gives is the guest's own, whatever has been read of it.
         let Expected { mut regs, .. } = Expected::unchanged(&setup, outcome.exit);

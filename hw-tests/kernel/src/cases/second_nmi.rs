@@ -23,11 +23,11 @@ use switcher_runtime::{Exit, Mode};
 
 use crate::bench::{Ended, HostCase};
 use crate::boundaries::{Interruption, boundaries};
+use crate::case_host::{BareMetal, checked_call};
 use crate::idt::{IdtCopy, mapping, set_breakpoint};
 use crate::paths::Path;
 use crate::programs::PROBE;
 use crate::setup::setup;
-use crate::world::{BareMetal, checked_call};
 
 pub(super) const CASES: &[HostCase] = &[HostCase {
     name: "host/a_second_nmi_arrives_when_the_first_one_is_over",
@@ -36,8 +36,8 @@ pub(super) const CASES: &[HostCase] = &[HostCase {
     cpus: 1,
     needs: &[Need::LocalApic, Need::Breakpoints],
     run: |bench| {
-        let (world, paths) = bench.world_and_paths()?;
-        arrives(world, paths)
+        let (host, paths) = bench.host_and_paths()?;
+        arrives(host, paths)
     },
 }];
 
@@ -212,9 +212,9 @@ fn to(gate: GateDescriptor, handler: *const u8) -> GateDescriptor {
 }
 
 /// All of it. The result is how many second NMIs there were.
-fn arrives(world: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
+fn arrives(host: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
     smp::aim_nmis(0);
-    let copy = IdtCopy::new(world, |gates| {
+    let copy = IdtCopy::new(host, |gates| {
         let gate = &mut gates[usize::from(vector::DB)];
         *gate = to(*gate, &raw const hw_kernel_send_second);
     })?;
@@ -225,32 +225,32 @@ fn arrives(world: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
     });
     let pages = stubs.chain([(COMMAND & !(PAGE - 1), Flags::WRITE)]);
     for (page, flags) in pages.clone() {
-        world.map_in_both(page, Some(flags)).map_err(mapping)?;
+        host.map_in_both(page, Some(flags)).map_err(mapping)?;
     }
     cpu::set_notrack(true);
-    let ended = each(world, paths);
+    let ended = each(host, paths);
     cpu::set_notrack(false);
     for (page, _) in pages {
-        world.map_in_both(page, None).map_err(mapping)?;
+        host.map_in_both(page, None).map_err(mapping)?;
     }
-    copy.free(world)?;
+    copy.free(host)?;
     ended
 }
 
 /// Each of the three.
-fn each(world: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
+fn each(host: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
     let mut seconds = 0;
     send_where(false);
     let two =
         Interruption { name: "a second NMI", call: call_with_two, count, is_breakpoint: false };
     for path in paths {
-        seconds += boundaries(world, path, &two)?;
+        seconds += boundaries(host, path, &two)?;
     }
 
     send_where(true);
     let mut rng = fastrand::Rng::with_seed(11);
     // Entered by IRETQ: RCX is not RIP.
-    let setup = setup(world, &mut rng, Mode::Umod, PROBE);
+    let setup = setup(host, &mut rng, Mode::Umod, PROBE);
     let exits = [Expected::UD, Exit::Nmi].map(|exit| Expected::unchanged(&setup, exit));
     let [in_host, in_guest] = exits;
     use Label::{EventIstFromGuest, EventNmi, InterruptionHook};
@@ -260,7 +260,7 @@ fn each(world: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
     let in_guest = Path::of_event("an NMI in the guest", setup, in_guest, by);
     let calls = [call_after_one as unsafe fn(u64) -> *mut PtRegs, call_with_one_pending];
     for (path, call) in [in_host, in_guest].iter_mut().zip(calls) {
-        seconds += boundaries(world, path, &Interruption { call, ..two })?;
+        seconds += boundaries(host, path, &Interruption { call, ..two })?;
     }
     Ok(seconds)
 }

@@ -18,9 +18,9 @@ use switcher_runtime::{Mode, Switcher, UninstallError, Variant};
 use x86_64::registers::model_specific::Msr;
 
 use crate::bench::{Control, Ended, HostCase};
+use crate::case_host::BareMetal;
 use crate::programs::PROBE;
 use crate::setup::{check, setup};
-use crate::world::BareMetal;
 
 pub(super) const CASES: &[HostCase] = &[HostCase {
     name: "host/a_cpu_without_its_switcher_is_as_it_was",
@@ -29,26 +29,26 @@ pub(super) const CASES: &[HostCase] = &[HostCase {
     cpus: 1,
     needs: &[],
     run: |bench| {
-        let (world, before) = bench.take_world()?;
-        teardown(world, before)
+        let (host, before) = bench.take_host()?;
+        teardown(host, before)
     },
 }];
 
 /// Uninstalls the switcher, installs and unloads another one: the CPU is as it was before the first.
-fn teardown(mut world: BareMetal<'static>, before: &Control) -> Ended {
+fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
     let as_before = |what: &str| match Control::read() {
         now if now == *before => Ok(()),
         now => Err(format!("{what}: {now:x?}, not {before:x?}")),
     };
     // An entry leaves another KERNEL_GS_BASE.
     let mut rng = fastrand::Rng::with_seed(4);
-    let setup = setup(&world, &mut rng, Mode::Smod, PROBE);
-    check(&mut world, &setup, &Expected::unchanged(&setup, Expected::UD))?;
+    let setup = setup(&host, &mut rng, Mode::Smod, PROBE);
+    check(&mut host, &setup, &Expected::unchanged(&setup, Expected::UD))?;
     if Control::read() == *before {
         return Err("a switcher is installed and nothing has changed".into());
     }
 
-    let cpu = world.into_cpu();
+    let cpu = host.into_cpu();
     let switcher = cpu.switcher();
     let variant = *switcher.image().variant();
     let installed = switcher.installed();

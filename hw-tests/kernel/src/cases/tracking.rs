@@ -16,8 +16,8 @@ use switcher_runtime::switcher_gen::layout::PtRegs;
 
 use super::unexpected;
 use crate::bench::{Ended, HostCase};
+use crate::case_host::BareMetal;
 use crate::programs::ENDBR64;
-use crate::world::BareMetal;
 
 pub(super) const CASES: &[HostCase] = &[HostCase {
     name: "host/an_indirect_branch_to_no_endbr64_is_refused",
@@ -25,7 +25,7 @@ pub(super) const CASES: &[HostCase] = &[HostCase {
     rows: &[33],
     cpus: 1,
     needs: &[Need::BranchTracking],
-    run: |bench| enforced(bench.world()?),
+    run: |bench| enforced(bench.host()?),
 }];
 
 global_asm!(
@@ -102,8 +102,8 @@ unsafe fn branch(target: u64, tracked: bool) -> (u32, u32, u64) {
 
 /// Branches to every byte of the switcher that no ENDBR64 begins at, from ring 0; and SYSCALLs that
 /// lead behind the one of their entry.
-fn enforced(world: &mut BareMetal<'_>) -> Ended {
-    let switcher = world.cpu().switcher();
+fn enforced(host: &mut BareMetal<'_>) -> Ended {
+    let switcher = host.cpu().switcher();
     if !switcher.image().variant().ibt() {
         return Err("branches are tracked, and the variant knows nothing of it".into());
     }
@@ -141,5 +141,5 @@ fn enforced(world: &mut BareMetal<'_>) -> Ended {
             branches += 1;
         }
     }
-    Ok(branches + unexpected::syscalls_behind_the_endbr64(world)?)
+    Ok(branches + unexpected::syscalls_behind_the_endbr64(host)?)
 }

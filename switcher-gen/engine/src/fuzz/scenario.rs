@@ -83,7 +83,7 @@ impl Random {
 }
 
 /// What generators ask of an engine.
-pub trait Engine {
+pub trait FuzzEngine {
     /// Everything in order: see [`Setup::new`].
     fn setup(&self, mode: Mode) -> Setup;
     /// Where `mode` has its code.
@@ -93,7 +93,7 @@ pub trait Engine {
 }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-impl Engine for Machine {
+impl FuzzEngine for Machine {
     fn setup(&self, mode: Mode) -> Setup {
         self.setup(mode)
     }
@@ -105,7 +105,7 @@ impl Engine for Machine {
     }
 }
 
-impl Engine for Interpreter {
+impl FuzzEngine for Interpreter {
     fn setup(&self, mode: Mode) -> Setup {
         self.setup(mode)
     }
@@ -129,7 +129,7 @@ impl Random {
     }
 
     /// An address in the code of `mode`, a multiple of 4.
-    pub fn place(&mut self, machine: &impl Engine, mode: Mode) -> u64 {
+    pub fn place(&mut self, machine: &impl FuzzEngine, mode: Mode) -> u64 {
         machine.code(mode).start + 4 * self.below(Places::CODE_LEN as u64 / 4)
     }
 
@@ -176,7 +176,7 @@ impl Random {
 }
 
 /// A setup that enters `mode` with random registers, at `rip`.
-pub fn random_setup(random: &mut Random, machine: &impl Engine, mode: Mode, rip: u64) -> Setup {
+pub fn random_setup(random: &mut Random, machine: &impl FuzzEngine, mode: Mode, rip: u64) -> Setup {
     let mut setup = machine.setup(mode);
     setup.frame = random.registers();
     setup.frame.rip = rip;
@@ -194,7 +194,7 @@ pub fn random_setup(random: &mut Random, machine: &impl Engine, mode: Mode, rip:
 }
 
 /// Enters umod at a SYSCALL.
-pub fn random_umod(random: &mut Random, machine: &impl Engine) -> Setup {
+pub fn random_umod(random: &mut Random, machine: &impl FuzzEngine) -> Setup {
     let rip = random.place(machine, Mode::Umod);
     let mut setup = random_setup(random, machine, Mode::Umod, rip);
     setup.pvcs = random.pvcs();
@@ -202,7 +202,7 @@ pub fn random_umod(random: &mut Random, machine: &impl Engine) -> Setup {
 }
 
 /// Enters smod at an ERETU that goes somewhere in umod.
-pub fn random_smod(random: &mut Random, machine: &impl Engine) -> Setup {
+pub fn random_smod(random: &mut Random, machine: &impl FuzzEngine) -> Setup {
     let eretu = random.place(machine, Mode::Smod);
     let mut setup = random_setup(random, machine, Mode::Smod, eretu);
     setup.extra.retu_rip = eretu + 2;

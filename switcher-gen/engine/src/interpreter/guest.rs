@@ -2,10 +2,10 @@
 
 use super::run::Cause;
 use super::watch::Alignment;
-use super::{Error, Interpreter, Kind};
+use super::{Error, Interpreter, PageKind};
 use switcher_gen::arch::{RFlags, Vendor, vector};
-use switcher_model::Entry;
-use switcher_model::program::{Kind as Operation, Op, Operand};
+use switcher_model::SyscallKind;
+use switcher_model::program::{Op, Operand, Operation};
 use switcher_model::{Concrete, Fault, Memory, Program, Region, RegionName, Step, Stuck};
 
 /// What one of the guest's roots maps.
@@ -37,8 +37,8 @@ impl Default for Space {
 const FILLER: u8 = 0xCC;
 
 impl Space {
-    pub(super) fn map(&mut self, start: u64, len: usize, kind: Kind) {
-        let is_code = kind == Kind::Code;
+    pub(super) fn map(&mut self, start: u64, len: usize, kind: PageKind) {
+        let is_code = kind == PageKind::Code;
         let filler = if is_code { FILLER } else { 0 };
         let region = self.memory.regions.len();
         let mut memory = Region::new(RegionName::Guest, start, 0, vec![filler; len]);
@@ -137,7 +137,7 @@ impl Interpreter {
         match step {
             Ok(Step::Next | Step::Left) => {
                 if self.state.cpl == 0 {
-                    return self.system_call(Entry::Long);
+                    return self.system_call(SyscallKind::Long);
                 }
                 if self.state.rip != op.next && !self.model.paging.is_canonical(self.state.rip) {
                     // Intel's CPUs fault at the branch, AMD's at its target.
@@ -259,8 +259,8 @@ impl Interpreter {
             (Operation::Syscall, Vendor::Amd) => {
                 self.state.rip = op.next & LOW;
                 // AMD has it, so it cannot fail.
-                match self.state.syscall(&self.d, &self.model, Entry::Compatibility) {
-                    Ok(()) => self.system_call(Entry::Compatibility),
+                match self.state.syscall(&self.d, &self.model, SyscallKind::Compatibility) {
+                    Ok(()) => self.system_call(SyscallKind::Compatibility),
                     Err(fault) => self.fault(fault, op),
                 }
             }

@@ -4,7 +4,7 @@
 //! The engine that needs no CPU: both vendors, both paging modes, ring 0 and CPL 3 with memory of
 //! their own, each mode of the guest with its own pages behind the same addresses. It takes the
 //! same [`Setup`]s as [`native`](crate::native) and gives the same
-//! [`Outcome`](crate::scenario::Outcome)s.
+//! [`ScenarioEnd`](crate::scenario::ScenarioEnd)s.
 //!
 //! | file | purpose |
 //! |---|---|
@@ -36,7 +36,7 @@ use switcher_gen::layout::{AsmLayout, Mode, PerCpu, Placement, Pvcs};
 use switcher_gen::{Image, LinkError};
 use switcher_model::program::Program;
 use switcher_model::{
-    Concrete, EFER, Flags, Memory, Model, Msrs, Region, RegionName, State, Stuck, Undeliverable,
+    Concrete, CpuModel, EFER, Flags, Memory, Msrs, Region, RegionName, State, Stuck, Undeliverable,
     cr4,
 };
 use watch::Watch;
@@ -107,7 +107,7 @@ pub enum Error {
 
 /// What a guest's page holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum PageKind {
     /// Instructions: readable, not writable; INT3 where nothing was loaded.
     Code,
     /// Data: readable and writable, not executable.
@@ -136,7 +136,7 @@ const IST_STACK: u64 = 0xFFFF_C900_0001_4000;
 pub struct Interpreter {
     d: Concrete,
     image: Image,
-    model: Model,
+    model: CpuModel,
     places: Places,
     /// The host's GS base.
     host_gs: u64,
@@ -148,7 +148,7 @@ pub struct Interpreter {
     watch: Watch,
     /// The mode whose memory the CPU reaches: that of ring 0 is then in its [`Space`].
     inside: Option<usize>,
-    run: run::Run,
+    run: run::RunState,
 }
 
 impl Interpreter {
@@ -192,7 +192,7 @@ impl Interpreter {
         };
         let linked = image.link_without_hooks(places.switcher)?;
         let switcher = Program::new(places.switcher, linked.bytes().to_vec());
-        let model = Model::from(image.variant());
+        let model = CpuModel::from(image.variant());
         let selectors = image.variant().selectors();
         let d = Concrete::default();
         let regions = vec![
@@ -239,11 +239,11 @@ impl Interpreter {
             state,
             watch,
             inside: None,
-            run: run::Run::default(),
+            run: run::RunState::default(),
             image,
         };
-        machine.map(Mode::Smod, places.smod, Self::CODE_LEN, Kind::Code);
-        machine.map(Mode::Umod, places.umod, Self::CODE_LEN, Kind::Code);
+        machine.map(Mode::Smod, places.smod, Self::CODE_LEN, PageKind::Code);
+        machine.map(Mode::Umod, places.umod, Self::CODE_LEN, PageKind::Code);
         Ok(machine)
     }
 
@@ -267,7 +267,7 @@ impl Interpreter {
 
     /// The CPU.
     #[must_use]
-    pub const fn model(&self) -> &Model {
+    pub const fn model(&self) -> &CpuModel {
         &self.model
     }
 
@@ -278,7 +278,7 @@ impl Interpreter {
     }
 
     /// Gives `mode` a page, or several. Where it has one already, that one stays in front.
-    pub fn map(&mut self, mode: Mode, start: u64, len: usize, kind: Kind) {
+    pub fn map(&mut self, mode: Mode, start: u64, len: usize, kind: PageKind) {
         self.spaces[mode as usize].map(start, len, kind);
     }
 
@@ -310,7 +310,7 @@ impl Interpreter {
         self.breakpoint = at;
     }
 
-    /// Gives the GDT two more descriptors: see [`Model::aliases`].
+    /// Gives the GDT two more descriptors: see [`CpuModel::aliases`].
     pub const fn set_aliases(&mut self, aliases: (u16, u16)) {
         self.model.aliases = Some(aliases);
     }

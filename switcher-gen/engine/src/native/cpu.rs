@@ -10,19 +10,19 @@
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::memory::{Code, Data, GuestCode, PAGE};
+use super::memory::{CodePages, Data, GuestCode, PAGE};
 use super::registers::Regs;
 use super::ring_0::{Checks, Ring0};
 use super::signal::{self, SYSCALLS_PASS, SYSCALLS_TRAP};
 use crate::scenario::{
-    Crossing, Failure, NO_ERROR_CODE, Origin, Record, Target, may_iret, right_root,
+    Crossing, Failure, NO_ERROR_CODE, Record, WayIn, WayOut, may_iret, right_root,
 };
 use switcher_gen::arch::{PagingMode, RFlags, Vendor, vector};
 use switcher_gen::asm::{Label, Window};
 use switcher_gen::layout::{IretFrame, Mode, OrigAx, PerCpu, Placement, PtRegs, Pvcs, TssExtra};
 use switcher_gen::{Image, LinkedImage};
 use switcher_model::Step;
-use switcher_model::program::Kind;
+use switcher_model::program::Operation;
 
 /// How a guest's SYSCALL is kept from this machine's own kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -116,7 +116,7 @@ pub(super) struct Cpu {
     cr3: u64,
     /// SS as ring 0 would have it: user mode's does not change.
     ss: u16,
-    origin: Origin,
+    way_in: WayIn,
     executed: u64,
     /// Stepped up to the IRETQ, which itself is not stepped.
     leaving: bool,
@@ -129,7 +129,7 @@ pub(super) struct Cpu {
 
 /// The memory of a [`Cpu`].
 pub(super) struct Memory {
-    pub(super) code: Code,
+    pub(super) code: CodePages,
     pub(super) guest: GuestCode,
     pub(super) per_cpu: Data<PerCpu>,
     /// The frame that ends at sp0.
@@ -160,7 +160,7 @@ impl Cpu {
             inactive_gs: 0,
             cr3: 0,
             ss: 0,
-            origin: Origin::Enter,
+            way_in: WayIn::Enter,
             executed: 0,
             leaving: false,
             guest_tf: false,
@@ -258,7 +258,7 @@ impl Cpu {
             regs.set(register, value);
         }
         self.selector.store(SYSCALLS_TRAP, Ordering::Relaxed);
-        self.go_into_switcher(Origin::Enter, Label::EnterGuest, regs)
+        self.go_into_switcher(WayIn::Enter, Label::EnterGuest, regs)
     }
 
     /// Leaves emitted code for the end of `enter`.
@@ -319,12 +319,12 @@ impl Cpu {
 
     fn go_into_switcher(
         &mut self,
-        origin: Origin,
+        way_in: WayIn,
         at: Label,
         regs: &mut Regs<'_>,
     ) -> Result<(), Failure> {
         self.place = Place::Switcher;
-        self.origin = origin;
+        self.way_in = way_in;
         self.executed = 0;
         self.leaving = false;
         regs.go_on(self.address(at), regs.eflags(), self.stepping());
@@ -416,7 +416,7 @@ impl Cpu {
         let rip = state.rip;
         self.executed += u64::from(self.limits.count);
         match kind {
-            Kind::SwapGs => {
+            Operation::SwapGs => {
                 let (active, inactive) = (state.gs_base, state.inactive_gs_base);
                 // SAFETY: SWAPGS has made the inactive one active. `prepare` wants a canonical one,
                 // and later ones were active GS bases.
@@ -424,13 +424,13 @@ impl Cpu {
                 self.inactive_gs = inactive;
                 self.record.emulated.swapgs += 1;
             }
-            Kind::WriteCr3 => {
+            Operation::WriteCr3 => {
                 self.cr3 = state.cr3;
                 self.loaded_cr3(&checks.extra);
             }
             // SPEC_CTRL is kept in the model; what it does is not this CPU's business here.
-            Kind::WriteMsr => self.record.emulated.wrmsr += 1,
-            Kind::WriteSs => {
+            Operation::WriteMsr => self.record.emulated.wrmsr += 1,
+            Operation::WriteSs => {
                 // Ring 0 may have a null SS; a switcher that loads it is up to no good.
                 if state.ss != u64::from(self.image.variant().selectors().kernel_ds()) {
                     return Err(refused);
@@ -438,10 +438,10 @@ impl Cpu {
                 self.ss = state.ss as u16;
                 self.record.emulated.mov_ss += 1;
             }
-            Kind::Sysretq => {
+            Operation::Sysretq => {
                 let eflags = state.rflags(&self.ring_0.d);
                 self.record.emulated.sysretq += 1;
-                self.cross(Target::Sysretq)?;
+                self.cross(WayOut::Sysretq)?;
                 return self.arrive(rip, eflags, regs);
             }
             // WRGSBASE, which is executed here and has faulted: the address is one for the image's
@@ -502,7 +502,7 @@ impl Cpu {
         if !may_iret(cs, eflags) {
             return Err(Failure::IretFrame { cs, eflags });
         }
-        self.cross(Target::Iretq)
+        self.cross(WayOut::Iretq)
     }
 
     /// A guest's fault although it is the switcher that was interrupted: the frame that IRETQ
@@ -517,10 +517,10 @@ impl Cpu {
     // Between the switcher and the guest.
 
     /// Control leaves the switcher, and everything must be as it has to be outside.
-    fn cross(&mut self, target: Target) -> Result<(), Failure> {
-        if target != Target::Host {
+    fn cross(&mut self, way_out: WayOut) -> Result<(), Failure> {
+        if way_out != WayOut::Host {
             let extra = self.memory.per_cpu.read().tss_extra;
-            let root = right_root(self.origin, &extra);
+            let root = right_root(self.way_in, &extra);
             if root.map(|root| root.bits()) != Some(self.cr3) {
                 let flags = extra.switch_flags.bits();
                 return Err(Failure::Root { flags, cr3: self.cr3 });
@@ -530,8 +530,8 @@ impl Cpu {
             }
             self.place = Place::Guest;
         }
-        let Self { origin, executed, .. } = *self;
-        self.record.crossed(Crossing { origin, target, executed });
+        let Self { way_in, executed, .. } = *self;
+        self.record.crossed(Crossing { way_in, way_out, executed });
         Ok(())
     }
 
@@ -566,7 +566,7 @@ impl Cpu {
         self.memory.frame.write(PtRegs { cs, ss, ..PtRegs::ZERO });
         self.record.emulated.syscall += 1;
         let flags = self.memory.per_cpu.read().tss_extra.switch_flags;
-        self.go_into_switcher(Origin::Syscall(flags), Label::Syscall64, regs)
+        self.go_into_switcher(WayIn::Syscall(flags), Label::Syscall64, regs)
     }
 
     /// What a host's handler does with an event of a guest: frame, GS, exit.
@@ -592,7 +592,7 @@ impl Cpu {
         regs.set(libc::REG_RSP, self.memory.frame.address());
         let cleared = RFlags::TF | RFlags::NT | RFlags::RF | RFlags::VM;
         regs.go_on(regs.rip(), regs.eflags() & !cleared.bits(), false);
-        self.go_into_switcher(Origin::Event, Label::ReturnFromGuest, regs)
+        self.go_into_switcher(WayIn::Event, Label::ReturnFromGuest, regs)
     }
 
     // In the guest.
@@ -676,7 +676,7 @@ impl Cpu {
         if self.sysret_keeps_ss() && self.ss == 0 {
             return Err(Failure::NullSs);
         }
-        self.cross(Target::Host)?;
+        self.cross(WayOut::Host)?;
         self.end(regs);
         Ok(())
     }

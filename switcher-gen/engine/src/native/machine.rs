@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use super::cpu::{Cpu, Interception, Limits, Memory};
-use super::memory::{self, Code, Data, GuestCode, Mapping, PAGE, Shared};
+use super::memory::{self, CodePages, Data, GuestCode, Mapping, ModesPage, PAGE};
 use super::signal::{self, SignalStack};
 use super::{Error, supported};
-use crate::scenario::{Failure, Outcome, Places, Setup};
+use crate::scenario::{Failure, Places, ScenarioEnd, Setup};
 use switcher_gen::Image;
 use switcher_gen::Variant;
 use switcher_gen::arch::{PagingMode, Selectors};
@@ -43,7 +43,7 @@ impl Machine {
     /// # Errors
     /// If this machine cannot do it, or memory cannot be had.
     pub fn with_image(image: Image) -> Result<Self, Error> {
-        let guest = GuestCode::Apart { smod: Code::new(&[])?, umod: Code::new(&[])? };
+        let guest = GuestCode::Apart { smod: CodePages::new(&[])?, umod: CodePages::new(&[])? };
         Self::with_guest(image, guest)
     }
 
@@ -53,7 +53,7 @@ impl Machine {
     /// # Errors
     /// As [`with_image`](Self::with_image), or if there is something at that address.
     pub fn with_code_at(image: Image, address: u64) -> Result<Self, Error> {
-        Self::with_guest(image, GuestCode::Shared(Shared::new(address)?))
+        Self::with_guest(image, GuestCode::OnePage(ModesPage::new(address)?))
     }
 
     fn with_guest(image: Image, guest: GuestCode) -> Result<Self, Error> {
@@ -67,8 +67,8 @@ impl Machine {
         }
         signal::install()?;
         let (mut code, per_cpu) = match image.variant().placement() {
-            Placement::Gs => (Code::new(image.bytes())?, Data::new()?),
-            Placement::PerCpu => Code::with_data_in_front(image.bytes())?,
+            Placement::Gs => (CodePages::new(image.bytes())?, Data::new()?),
+            Placement::PerCpu => CodePages::with_data_in_front(image.bytes())?,
         };
         let linked = image.link_without_hooks(code.address())?;
         // The same length that the pages were made for.
@@ -163,7 +163,7 @@ impl Machine {
     ///
     /// # Errors
     /// If the switcher did what no switcher may, or if this machine could not run it.
-    pub fn run(&mut self, setup: &Setup) -> Result<Outcome, Error> {
+    pub fn run(&mut self, setup: &Setup) -> Result<ScenarioEnd, Error> {
         let gs_base = setup.gs_base;
         if !self.cpu.real_paging.is_canonical(gs_base) {
             return Err(Failure::NotOnThisCpu { address: gs_base }.into());
@@ -194,7 +194,7 @@ impl Machine {
                 pvcs.viewed_as::<PvcsV2026>().read().to_v2024(&setup.pvcs)
             }
         };
-        Ok(Outcome {
+        Ok(ScenarioEnd {
             frame: self.cpu.memory.frame.read(),
             cr2: self.cpu.cr2(),
             // Linux keeps it to itself.

@@ -91,7 +91,7 @@ impl Mapping {
     /// Puts `file`'s pages where its own were.
     fn share(&self, file: &File, protection: libc::c_int) -> io::Result<()> {
         // SAFETY: MAP_FIXED replaces pages of exactly this mapping, into which nobody has a
-        // reference: it has just been made, and `Shared` makes none but for the length of a copy.
+        // reference: it has just been made, and `ModesPage` makes none but for the length of a copy.
         let shared = unsafe {
             libc::mmap(
                 self.base.as_ptr().cast(),
@@ -110,7 +110,7 @@ impl Mapping {
         assert!(start.is_multiple_of(PAGE) && start <= self.len);
         let pages = self.base.as_ptr().wrapping_add(start);
         // SAFETY: the range is exactly the rest of this mapping; Rust holds no reference into it,
-        // because `Code` and `Data` make theirs for the length of a call that does not get here.
+        // because `CodePages` and `Data` make theirs for the length of a call that does not get here.
         let failed = unsafe { libc::mprotect(pages.cast(), self.len - start, protection) };
         if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
@@ -126,13 +126,13 @@ impl Drop for Mapping {
 }
 
 /// Pages of code: executable and readable, except while [`load`](Self::load) writes to them.
-pub(super) struct Code {
+pub(super) struct CodePages {
     mapping: Rc<Mapping>,
     /// Where in the mapping they begin: what lies in front is data.
     start: usize,
 }
 
-impl Code {
+impl CodePages {
     /// Pages that hold `bytes`, and INT3 behind them.
     pub(super) fn new(bytes: &[u8]) -> io::Result<Self> {
         Self::behind(0, bytes)
@@ -204,14 +204,14 @@ impl Code {
 
 /// One page of code for both modes of a guest, at an address of the caller's choice. Which mode's it
 /// is follows the root, as under a host: [`show`](Self::show) writes it, through a second mapping.
-pub(super) struct Shared {
+pub(super) struct ModesPage {
     code: Mapping,
     alias: Mapping,
     contents: [Vec<u8>; 2],
     shown: Mode,
 }
 
-impl Shared {
+impl ModesPage {
     /// INT3 in both modes.
     pub(super) fn new(address: u64) -> io::Result<Self> {
         // SAFETY: a name that ends with a zero, and no flags; the result is checked.
@@ -246,12 +246,12 @@ pub(super) enum GuestCode {
     /// In pages of their own.
     Apart {
         /// smod's.
-        smod: Code,
+        smod: CodePages,
         /// umod's.
-        umod: Code,
+        umod: CodePages,
     },
     /// Behind the same address.
-    Shared(Shared),
+    OnePage(ModesPage),
 }
 
 impl GuestCode {
@@ -260,7 +260,7 @@ impl GuestCode {
         match (self, mode) {
             (Self::Apart { smod, .. }, Mode::Smod) => smod.address(),
             (Self::Apart { umod, .. }, Mode::Umod) => umod.address(),
-            (Self::Shared(shared), _) => shared.code.address(),
+            (Self::OnePage(shared), _) => shared.code.address(),
         }
     }
 
@@ -269,7 +269,7 @@ impl GuestCode {
         match (self, mode) {
             (Self::Apart { smod, .. }, Mode::Smod) => smod.load(offset, bytes),
             (Self::Apart { umod, .. }, Mode::Umod) => umod.load(offset, bytes),
-            (Self::Shared(shared), _) => {
+            (Self::OnePage(shared), _) => {
                 let content = &mut shared.contents[mode as usize];
                 let Some(to) =
                     offset.checked_add(bytes.len()).and_then(|end| content.get_mut(offset..end))
@@ -284,7 +284,7 @@ impl GuestCode {
 
     /// `mode` is the one whose root is loaded.
     pub(super) fn show(&mut self, mode: Mode) {
-        if let Self::Shared(shared) = self {
+        if let Self::OnePage(shared) = self {
             shared.show(mode);
         }
     }
@@ -294,7 +294,7 @@ impl GuestCode {
         match self {
             Self::Apart { smod, .. } if smod.contains(address) => smod.at(address),
             Self::Apart { umod, .. } => umod.at(address),
-            Self::Shared(shared) => {
+            Self::OnePage(shared) => {
                 let offset = usize::try_from(address.wrapping_sub(shared.code.address()));
                 let content = &shared.contents[shared.shown as usize];
                 offset.ok().and_then(|offset| content.get(offset..)).unwrap_or_default()

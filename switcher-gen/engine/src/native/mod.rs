@@ -36,9 +36,9 @@ use std::io;
 
 pub use cpu::Interception;
 pub use machine::Machine;
-pub use tour::{PathCount, Report, tour};
+pub use tour::{PathCount, TourReport, tour};
 
-pub use crate::scenario::{Crossing, Emulated, Failure, Mode, Origin, Outcome, Setup, Target};
+pub use crate::scenario::{Crossing, Emulated, Failure, Mode, ScenarioEnd, Setup, WayIn, WayOut};
 use switcher_gen::LinkError;
 use switcher_gen::arch::Selectors;
 use switcher_gen::asm::AsmError;

@@ -9,24 +9,27 @@ use crate::scenario::{Failure, may_load, may_sysret};
 use switcher_gen::Image;
 use switcher_gen::arch::PagingMode;
 use switcher_gen::layout::TssExtra;
-use switcher_model::program::Kind;
+use switcher_model::program::Operation;
 use switcher_model::{
-    Concrete, EFER, Event, Flags, Gpr, Memory, Model, Msrs, Observer, Program, State, Step, Stuck,
-    cr4,
+    Concrete, CpuModel, EFER, Effect, Flags, Gpr, Memory, Msrs, Observer, Program, State, Step,
+    Stuck, cr4,
 };
 
 /// The semantics' CPU, and the code.
 pub(super) struct Ring0 {
     pub(super) d: Concrete,
-    model: Model,
+    model: CpuModel,
     program: Program,
     /// As the last step left it.
     pub(super) state: State<Concrete>,
 }
 
 /// Whether CPL 3 is refused this, whatever the operand: SWAPGS, MOV CR3, WRMSR, SYSRETQ.
-const fn always_faults(kind: Kind) -> bool {
-    matches!(kind, Kind::SwapGs | Kind::WriteCr3 | Kind::WriteMsr | Kind::Sysretq)
+const fn always_faults(kind: Operation) -> bool {
+    matches!(
+        kind,
+        Operation::SwapGs | Operation::WriteCr3 | Operation::WriteMsr | Operation::Sysretq
+    )
 }
 
 impl Ring0 {
@@ -60,7 +63,7 @@ impl Ring0 {
             },
             memory: Memory { regions: Vec::new(), racing: false },
         };
-        let ring_0 = Self { d, model: Model::from(image.variant()), program, state };
+        let ring_0 = Self { d, model: CpuModel::from(image.variant()), program, state };
         ring_0.decode();
         ring_0
     }
@@ -80,9 +83,10 @@ impl Ring0 {
 
     /// What stands at `rip`, if it is among the instructions that are emulated: the others do the
     /// same at CPL 3, or are none that a switcher has.
-    pub(super) fn emulated(&self, rip: u64) -> Option<Kind> {
+    pub(super) fn emulated(&self, rip: u64) -> Option<Operation> {
         let kind = self.program.at(rip)?.ok()?.kind;
-        let is_it = always_faults(kind) || matches!(kind, Kind::WriteSs | Kind::WriteGsBase);
+        let is_it =
+            always_faults(kind) || matches!(kind, Operation::WriteSs | Operation::WriteGsBase);
         is_it.then_some(kind)
     }
 
@@ -124,12 +128,12 @@ pub(super) struct Checks {
 }
 
 impl Observer<Concrete> for Checks {
-    fn observe(&mut self, _: &Concrete, state: &State<Concrete>, event: Event<u64>) {
+    fn observe(&mut self, _: &Concrete, state: &State<Concrete>, event: Effect<u64>) {
         self.failure = match event {
-            Event::LoadCr3(value) if !may_load(value, &self.extra, self.pcid) => {
+            Effect::LoadCr3(value) if !may_load(value, &self.extra, self.pcid) => {
                 Some(Failure::Cr3 { value })
             }
-            Event::Sysretq => {
+            Effect::Sysretq => {
                 let (rcx, r11) = (state.get(Gpr::Rcx), state.get(Gpr::R11));
                 if !self.paging.is_canonical(rcx) {
                     Some(Failure::SysretNonCanonical { rcx })

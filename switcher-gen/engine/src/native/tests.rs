@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{Error, Failure, Machine, Mode, Outcome, Setup};
+use super::{Error, Failure, Machine, Mode, ScenarioEnd, Setup};
 use crate::Interpreter;
 use crate::interpreter;
 use crate::scenario::Places;
@@ -114,7 +114,7 @@ impl Broken {
         places: Places,
         mode: Mode,
         change: impl Fn(&mut Setup),
-    ) -> Result<Outcome, interpreter::Error> {
+    ) -> Result<ScenarioEnd, interpreter::Error> {
         let mut machine = Interpreter::with_image(Image::new(&self.variant)?, places)?;
         let (offset, bad) = self.patch(machine.image());
         machine.overwrite(offset, &bad);

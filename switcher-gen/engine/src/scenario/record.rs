@@ -4,7 +4,7 @@ use switcher_gen::layout::SwitchFlags;
 
 /// How control got into the switcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Origin {
+pub enum WayIn {
     /// The host's call.
     Enter,
     /// SYSCALL, with the mode and the inhibitors that were set then.
@@ -17,7 +17,7 @@ pub enum Origin {
 
 /// How control left the switcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Target {
+pub enum WayOut {
     /// SYSRETQ to the guest.
     Sysretq,
     /// IRETQ to the guest, even if it faulted.
@@ -30,9 +30,9 @@ pub enum Target {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Crossing {
     /// Where it began.
-    pub origin: Origin,
+    pub way_in: WayIn,
     /// Where it ended.
-    pub target: Target,
+    pub way_out: WayOut,
     /// Executed instructions of the switcher, SYSRETQ and RET included, IRETQ, the host's CALL and
     /// the guest's SYSCALL not. Zero unless the run counts.
     pub executed: u64,

@@ -12,7 +12,7 @@ use foldhash::HashMap;
 use super::eval::Values;
 use super::solve::Answer;
 use super::word::Pool;
-use super::{Bit, By, Model, Symbolic, Verdict, Word};
+use super::{Bit, By, Model, Symbolic, Validity, Word};
 use crate::Origin;
 
 /// How many paths [`Symbolic::explore`] goes before it gives up.
@@ -324,14 +324,14 @@ impl Symbolic {
 
     /// Whether `goal` holds wherever the assumptions and the decisions so far do.
     #[must_use]
-    pub fn check(&self, goal: Bit) -> Verdict {
+    pub fn check(&self, goal: Bit) -> Validity {
         let search = &mut *self.search.borrow_mut();
         if search.fact(goal) == Some(true) {
             self.solver.borrow_mut().statistics.normal_form += 1;
-            return Verdict::Holds { by: By::Normalisation };
+            return Validity::Holds { by: By::Normalisation };
         }
         if !self.feasible(search) {
-            return Verdict::Unknown("the path is not feasible".into());
+            return Validity::Unknown("the path is not feasible".into());
         }
         let pool = self.pool.borrow();
         let mut solver = self.solver.borrow_mut();
@@ -345,10 +345,10 @@ impl Symbolic {
             None => solver.solve(&pool, &search.conjuncts, goal.negate(), witness),
         };
         match answer {
-            Answer::Unsatisfiable => Verdict::Holds { by: By::Solver },
-            Answer::Unknown(why) => Verdict::Unknown(why),
+            Answer::Unsatisfiable => Validity::Holds { by: By::Solver },
+            Answer::Unknown(why) => Validity::Unknown(why),
             Answer::Satisfiable(values) => {
-                Verdict::Fails(model(&pool, &search.conjuncts, goal, &values))
+                Validity::Fails(model(&pool, &search.conjuncts, goal, &values))
             }
         }
     }

@@ -153,7 +153,7 @@ pub(super) enum Atom {
 
 /// An atom, and what is worth knowing of it.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct AtomEntry {
     pub(super) atom: Atom,
     pub(super) width: u32,
     /// The variables that it depends on, sorted.
@@ -173,7 +173,7 @@ pub(super) struct Variable {
 pub(super) struct Pool {
     words: Vec<Rc<[Slice]>>,
     word_ids: HashMap<Rc<[Slice]>, u32>,
-    pub(super) atoms: Vec<Entry>,
+    pub(super) atoms: Vec<AtomEntry>,
     atom_ids: HashMap<Atom, u32>,
     pub(super) variables: Vec<Variable>,
     variable_ids: HashMap<(Rc<str>, u32), Word>,
@@ -248,7 +248,7 @@ impl Pool {
         let id = self.atoms.len() as u32;
         // A literal has 25 bits for the atom; memory runs out long before.
         assert!(id < (1 << 25) - 1, "too many terms");
-        self.atoms.push(Entry { atom, width, support });
+        self.atoms.push(AtomEntry { atom, width, support });
         self.atom_ids.insert(atom, id);
         id
     }

@@ -30,7 +30,7 @@ pub struct Family {
 /// One path, or the round trip.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Row {
-    /// What: [`Path::kind`](super::Path::kind), or the round trip.
+    /// What: [`PathCost::kind`](super::PathCost::kind), or the round trip.
     pub path: String,
     /// Executed instructions.
     pub instructions: usize,
@@ -94,7 +94,7 @@ fn rows(target: &Target) -> Result<Vec<Row>, Unexplored> {
 impl Row {
     /// These one after the other.
     fn of(path: &str, target: &Target, parts: &[&Figured]) -> Self {
-        let sum = |of: fn(&super::Path) -> usize| parts.iter().map(|part| of(&part.path)).sum();
+        let sum = |of: fn(&super::PathCost) -> usize| parts.iter().map(|part| of(&part.path)).sum();
         let kernel_2024 = parts.iter().map(|part| kernel_2024(&part.path.kind)).sum();
         let touched = parts.iter().fold(super::Touched::default(), |mut all, part| {
             for (region, bytes) in &part.touched {

@@ -7,7 +7,7 @@
 
 use iced_x86::{Decoder, DecoderOptions, OpKind};
 
-use super::code::Code;
+use super::code::FileCode;
 use super::error::ReadError;
 use super::file::Contents;
 use super::patched::Reached;
@@ -19,7 +19,7 @@ pub(super) const FEW: u64 = 1 << 16;
 const IN_FRONT: u64 = 11;
 
 /// What there is beside the reached code of a section.
-pub(super) enum Found {
+pub(super) enum Beside {
     Nothing,
     /// A word that is the distance to the instruction at this address.
     Table(u64),
@@ -29,7 +29,7 @@ pub(super) enum Found {
 
 /// Whether it is the reached code itself that is relocated there.
 pub(super) fn is_reached_code<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     section: usize,
     offset: u64,
     reached: &Reached<'_>,
@@ -41,7 +41,7 @@ pub(super) fn is_reached_code<'data, R: Contents<'data>>(
 /// Whether what is relocated is an operand: of a branch, or the address of what others may well refer
 /// to.
 pub(super) fn is_operand<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     section: usize,
     relocation: &Relocation,
     symbol: u64,
@@ -83,13 +83,13 @@ pub(super) fn ends_a_branch(before: &[u8]) -> bool {
 
 /// Looks through what is not reached of a section of code.
 pub(super) fn search<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     section: usize,
     reached: &Reached<'_>,
-) -> Result<Found, ReadError> {
-    let Some(area) = code.area_of(section) else { return Ok(Found::Nothing) };
+) -> Result<Beside, ReadError> {
+    let Some(area) = code.area_of(section) else { return Ok(Beside::Nothing) };
     if reached.instructions.is_empty() || !code.section(area).has_bytes() {
-        return Ok(Found::Nothing);
+        return Ok(Beside::Nothing);
     }
     let (mut gaps, mut next) = (Vec::new(), area.range.start);
     for range in reached.ranges.iter().filter(|range| area.range.contains(&range.start)) {
@@ -98,16 +98,16 @@ pub(super) fn search<'data, R: Contents<'data>>(
     }
     gaps.push(next..area.range.end.max(next));
     if gaps.iter().map(|gap| gap.end.saturating_sub(gap.start)).sum::<u64>() > FEW {
-        return Ok(Found::TooLarge);
+        return Ok(Beside::TooLarge);
     }
     for gap in gaps.into_iter().filter(|gap| !gap.is_empty()) {
         let mut bytes = vec![0; (gap.end - gap.start) as usize];
         code.copy(area, gap.start, &mut bytes)?;
         if let Some(found) = distance(&bytes, gap.start, reached) {
-            return Ok(Found::Table(found));
+            return Ok(Beside::Table(found));
         }
     }
-    Ok(Found::Nothing)
+    Ok(Beside::Nothing)
 }
 
 /// The first instruction whose distance or address stands in `bytes`, which are at `start`, where

@@ -9,14 +9,14 @@ use object::read::elf::SectionHeader;
 
 use super::error::ReadError;
 use super::file::{Contents, E, File, Of, Section, Symbol};
-use super::read::{Foreign, LIMIT, Place};
+use super::read::{Foreign, LIMIT, PlaceInFile};
 use super::relocation::{FAR, Form, Relocation};
 
 /// An object's code reaches all of itself, as far as a displacement of 32 bits can.
 const REACH: u64 = 1 << 30;
 
 /// The code of a file, by address.
-pub(super) struct Code<'f, 'data, R: Contents<'data>> {
+pub(super) struct FileCode<'f, 'data, R: Contents<'data>> {
     pub(super) file: &'f File<'data, R>,
     /// By address; none is empty.
     pub(super) areas: Vec<Area>,
@@ -47,7 +47,7 @@ pub(super) struct Glance {
     pub(super) wrong: Vec<(Range<u64>, ReadError)>,
 }
 
-impl<'f, 'data, R: Contents<'data>> Code<'f, 'data, R> {
+impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
     /// Of an object, sections lie one behind the other from [`Foreign::BASE`] on, in the file's order
     /// and aligned as they ask; of a linked file, where it says.
     pub(super) fn new(file: &'f File<'data, R>) -> Result<Self, ReadError> {
@@ -102,9 +102,9 @@ impl<'f, 'data, R: Contents<'data>> Code<'f, 'data, R> {
         &self.file.sections[area.section]
     }
 
-    pub(super) fn place(&self, area: &Area, address: u64) -> Place {
+    pub(super) fn place(&self, area: &Area, address: u64) -> PlaceInFile {
         let offset = address.wrapping_sub(area.range.start);
-        Place { section: self.section(area).text(), offset }
+        PlaceInFile { section: self.section(area).text(), offset }
     }
 
     /// What lies at an address.
@@ -139,7 +139,7 @@ impl<'f, 'data, R: Contents<'data>> Code<'f, 'data, R> {
         all.sort_by_key(|relocation| relocation.offset);
         let size = area.range.end - area.range.start;
         if let Some(outside) = all.last().filter(|last| last.offset >= size) {
-            let at = Place { section: self.section(area).text(), offset: outside.offset };
+            let at = PlaceInFile { section: self.section(area).text(), offset: outside.offset };
             return Err(ReadError::OutsideSection { at });
         }
         Ok(area.relocations.get_or_init(|| all))
@@ -190,7 +190,7 @@ impl<'f, 'data, R: Contents<'data>> Code<'f, 'data, R> {
         for (number, relocation) in touching.iter().enumerate() {
             let next = touching.get(number + 1);
             if let Some(next) = next.filter(|next| next.offset < relocation.range().end) {
-                let at = Place { section: self.section(area).text(), offset: next.offset };
+                let at = PlaceInFile { section: self.section(area).text(), offset: next.offset };
                 return Err(ReadError::RelocatedTwice { at });
             }
             let at = area.range.start + relocation.offset;
@@ -231,7 +231,7 @@ impl<'f, 'data, R: Contents<'data>> Code<'f, 'data, R> {
 
     /// What a relocation stores, and how many bytes of it.
     fn resolve(&self, area: &Area, relocation: &Relocation) -> Result<([u8; 8], usize), ReadError> {
-        let at = || Place { section: self.section(area).text(), offset: relocation.offset };
+        let at = || PlaceInFile { section: self.section(area).text(), offset: relocation.offset };
         let kind = relocation.kind.0;
         let Some(form) = Form::of(relocation.kind) else {
             return Err(ReadError::Relocation { at: at(), kind });
@@ -251,7 +251,11 @@ impl<'f, 'data, R: Contents<'data>> Code<'f, 'data, R> {
     }
 
     /// The address a relocation refers to, without its addend.
-    fn target(&self, relocation: &Relocation, at: &dyn Fn() -> Place) -> Result<u64, ReadError> {
+    fn target(
+        &self,
+        relocation: &Relocation,
+        at: &dyn Fn() -> PlaceInFile,
+    ) -> Result<u64, ReadError> {
         // Symbol 0: the addend is all there is.
         if relocation.symbol == 0 {
             return Ok(0);

@@ -42,12 +42,12 @@ pub(super) struct Dynamic {
     /// The addresses it covers itself.
     at: Option<u64>,
     /// Relocations.
-    pub(super) tables: Vec<Table>,
+    pub(super) tables: Vec<RelocationTable>,
 }
 
 /// Relocations, in the file.
 #[derive(Clone, Copy)]
-pub(super) struct Table {
+pub(super) struct RelocationTable {
     address: u64,
     pub(super) offset: u64,
     pub(super) size: u64,
@@ -55,7 +55,7 @@ pub(super) struct Table {
     pub(super) entry: u64,
 }
 
-impl Table {
+impl RelocationTable {
     /// Those of a section, if it has any.
     pub(super) fn of(section: &Section<'_>) -> Option<Self> {
         let entry = match section.header.sh_type(E) {
@@ -77,7 +77,7 @@ pub(super) struct Applied {
     pub(super) addend: u64,
 }
 
-impl Table {
+impl RelocationTable {
     /// Its relocations, if they have addends: else what they store is in the bytes already.
     pub(super) fn each<'data, R: Contents<'data>>(
         &self,
@@ -166,7 +166,7 @@ impl Dynamic {
             let address = address.unwrap_or_default();
             let offset = place(segments, address, size)
                 .ok_or_else(|| damaged("leads to relocations that no segment has as they are"))?;
-            self.tables.push(Table { address, offset, size, entry });
+            self.tables.push(RelocationTable { address, offset, size, entry });
         }
         Ok(())
     }
@@ -197,7 +197,7 @@ impl Dynamic {
     pub(super) fn leads_to(&self, section: &Section<'_>) -> bool {
         let address = section.address;
         let tags = [HASH, STRTAB, SYMTAB, GNU_HASH, VERSYM, VERDEF, VERNEED];
-        let is_table = |table: &Table| {
+        let is_table = |table: &RelocationTable| {
             let distance = address.checked_sub(table.address);
             distance
                 .and_then(|by| by.checked_add(section.size))

@@ -1,6 +1,6 @@
 //! Why a file's code cannot be had: what is wrong, where, and what to do.
 
-use super::read::{Foreign, LIMIT, Place};
+use super::read::{Foreign, LIMIT, PlaceInFile};
 
 /// Why a file's code cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -95,7 +95,7 @@ pub enum ReadError {
     #[error("{at} refers to `{symbol}`, which the file does not define: link it with what does")]
     Undefined {
         /// Where.
-        at: Place,
+        at: PlaceInFile,
         /// To what.
         symbol: String,
     },
@@ -106,7 +106,7 @@ pub enum ReadError {
     )]
     Data {
         /// Where.
-        at: Place,
+        at: PlaceInFile,
         /// To what.
         section: String,
     },
@@ -117,7 +117,7 @@ pub enum ReadError {
     )]
     Relocation {
         /// Where.
-        at: Place,
+        at: PlaceInFile,
         /// `ELF64_R_TYPE`.
         kind: u32,
     },
@@ -125,13 +125,13 @@ pub enum ReadError {
     #[error("the relocation at {at} is not inside its section: the file is damaged")]
     OutsideSection {
         /// Where.
-        at: Place,
+        at: PlaceInFile,
     },
     /// A relocation whose addend is in the code, which no x86-64 toolchain makes.
     #[error("the relocation at {at} has no addend: make the file with RELA relocations")]
     ImplicitAddend {
         /// Where.
-        at: Place,
+        at: PlaceInFile,
     },
     /// Too far away, or an absolute address that the field is too small for.
     #[error(
@@ -141,7 +141,7 @@ pub enum ReadError {
     )]
     Overflow {
         /// Where.
-        at: Place,
+        at: PlaceInFile,
         /// `ELF64_R_TYPE`.
         kind: u32,
         /// What should be stored.
@@ -153,7 +153,7 @@ pub enum ReadError {
     #[error("the relocation at {at} lies over the one before it: make the file again")]
     RelocatedTwice {
         /// The second one.
-        at: Place,
+        at: PlaceInFile,
     },
     /// Relocations in a form that is not read.
     #[error(
@@ -186,7 +186,7 @@ pub enum ReadError {
     )]
     WeakUndefined {
         /// Where.
-        at: Place,
+        at: PlaceInFile,
         /// To what.
         symbol: String,
     },
@@ -242,7 +242,7 @@ pub enum ReadError {
         /// The one that holds the first routine.
         first: String,
         /// The jump.
-        from: Option<Place>,
+        from: Option<PlaceInFile>,
     },
     /// A table says that other bytes will run.
     #[error(
@@ -253,7 +253,7 @@ pub enum ReadError {
         /// The table.
         section: String,
         /// What it names.
-        at: Place,
+        at: PlaceInFile,
         /// What happens there.
         how: &'static str,
     },
@@ -266,7 +266,7 @@ pub enum ReadError {
         /// The section.
         section: String,
         /// What it names.
-        at: Place,
+        at: PlaceInFile,
     },
     /// No segment has the code.
     #[error(

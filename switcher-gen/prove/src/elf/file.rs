@@ -95,7 +95,7 @@ const SEGMENTS: usize = 4096;
 pub(super) struct Section<'data> {
     pub(super) header: &'data SectionHeader64<Endianness>,
     name: &'data [u8],
-    /// In a linked file, where it lies; of an object, [`Code`] decides.
+    /// In a linked file, where it lies; of an object, [`FileCode`] decides.
     pub(super) address: u64,
     pub(super) size: u64,
 }

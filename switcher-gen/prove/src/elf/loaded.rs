@@ -9,8 +9,8 @@ use object::elf::{
 };
 use object::read::elf::{ProgramHeader, SectionHeader};
 
-use super::code::{Area, Code};
-use super::dynamic::{Loaded, Table};
+use super::code::{Area, FileCode};
+use super::dynamic::{Loaded, RelocationTable};
 use super::error::ReadError;
 use super::exports;
 use super::file::{Contents, E, File};
@@ -19,7 +19,7 @@ use super::segments::{PAGE, Segment};
 
 /// Refuses `ranges` of `area` that are not what the loader puts there.
 pub(super) fn check<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     loaded: &Loaded,
     area: &Area,
     ranges: &[Range<u64>],
@@ -62,7 +62,7 @@ fn first_over<'a>(ranges: &'a [Range<u64>], other: &Range<u64>) -> Option<&'a Ra
 
 /// Another section at the same addresses: nobody knows which of them is there.
 fn overlapping_sections<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     area: &Area,
     ranges: &[Range<u64>],
 ) -> Result<(), ReadError> {
@@ -82,7 +82,7 @@ fn overlapping_sections<'data, R: Contents<'data>>(
 
 /// The one segment that has a range, which nothing else is mapped to a page of.
 fn mapped<'a, 'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     area: &Area,
     range: &Range<u64>,
     segments: &'a [Segment],
@@ -122,7 +122,7 @@ fn mapped<'a, 'data, R: Contents<'data>>(
 /// Who boots a kernel loads it by physical addresses, byte by byte. That all of them are 0 means that
 /// nobody does.
 fn physical<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     area: &Area,
     range: &Range<u64>,
     segment: &Segment,
@@ -164,12 +164,12 @@ fn same<'data, R: Contents<'data>>(file: &File<'data, R>, a: u64, b: u64, length
 /// The first relocation at load time that changes something in `ranges`, which are in order.
 fn relocated_at_load_time<'data, R: Contents<'data>>(
     file: &File<'data, R>,
-    dynamic: &[Table],
+    dynamic: &[RelocationTable],
     ranges: &[Range<u64>],
 ) -> Result<Option<u64>, ReadError> {
     let touched = |changed: Range<u64>| first_over(ranges, &changed).is_some();
     let tables = file.sections.iter().filter(|section| section.has(SHF_ALLOC));
-    for table in tables.filter_map(Table::of).chain(dynamic.iter().copied()) {
+    for table in tables.filter_map(RelocationTable::of).chain(dynamic.iter().copied()) {
         if let Some(at) = table.find(file, &touched)? {
             return Ok(Some(at));
         }
@@ -198,7 +198,7 @@ fn size_of_symbol<'data, R: Contents<'data>>(file: &File<'data, R>, number: u64)
     Some(u64::from_le_bytes(size))
 }
 
-impl Table {
+impl RelocationTable {
     fn find<'data, R: Contents<'data>>(
         &self,
         file: &File<'data, R>,

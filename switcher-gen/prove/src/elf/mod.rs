@@ -60,4 +60,4 @@ mod segments;
 mod words;
 
 pub use error::ReadError;
-pub use read::{CodeSection, Foreign, Linkage, Place, read, read_file};
+pub use read::{CodeSection, Foreign, Linkage, PlaceInFile, read, read_file};

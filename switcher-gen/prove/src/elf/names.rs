@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use object::elf::{STT_FILE, STT_FUNC, STT_GNU_IFUNC, STT_SECTION, STT_TLS};
 
-use super::code::Code;
+use super::code::FileCode;
 use super::error::ReadError;
 use super::file::{Contents, Of, Symbol};
 use super::purpose;
@@ -36,7 +36,7 @@ pub(super) struct Names {
 }
 
 /// Names in what is reached.
-pub(super) struct Found {
+pub(super) struct NamesFound {
     pub(super) symbols: BTreeMap<String, u64>,
     /// What others may have pointers to.
     pub(super) pointers: Vec<u64>,
@@ -48,7 +48,7 @@ const OTHERS: [Label; 3] = [Label::Iretq, Label::EventStubs, Label::EventStubsEn
 
 impl Names {
     pub(super) fn new<'data, R: Contents<'data>>(
-        code: &Code<'_, 'data, R>,
+        code: &FileCode<'_, 'data, R>,
     ) -> Result<Self, ReadError> {
         let labels = ENTRIES.iter().chain(&OTHERS).map(|label| label.name());
         let hosts = HostSymbol::HOOKS.iter().chain(&HostSymbol::RETURNS).map(|symbol| symbol.0);
@@ -92,7 +92,11 @@ impl Names {
         Ok(names)
     }
 
-    fn add<'data, R: Contents<'data>>(&mut self, code: &Code<'_, 'data, R>, symbol: &Symbol<'_>) {
+    fn add<'data, R: Contents<'data>>(
+        &mut self,
+        code: &FileCode<'_, 'data, R>,
+        symbol: &Symbol<'_>,
+    ) {
         /// So many names are like one that is not there.
         const FEW: usize = 16;
         let address = code.address(symbol);
@@ -196,9 +200,9 @@ impl Names {
     /// The names in `ranges`, which are in order, and those that have a meaning.
     pub(super) fn within<'data, R: Contents<'data>>(
         &self,
-        code: &Code<'_, 'data, R>,
+        code: &FileCode<'_, 'data, R>,
         ranges: &[Range<u64>],
-    ) -> Result<Found, ReadError> {
+    ) -> Result<NamesFound, ReadError> {
         // Each name may be a part of the longest: a file's size is no limit for the sum.
         let mut length = 0;
         let mut found = BTreeMap::<String, (bool, u64)>::new();
@@ -262,7 +266,7 @@ impl Names {
                 symbols.insert((*name).into(), address);
             }
         }
-        Ok(Found { symbols, pointers })
+        Ok(NamesFound { symbols, pointers })
     }
 }
 

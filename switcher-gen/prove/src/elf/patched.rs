@@ -17,14 +17,14 @@ use object::elf::{R_X86_64_64, R_X86_64_RELATIVE, R_X86_64_RELATIVE64, SHF_ALLOC
 use object::read::elf::SectionHeader;
 
 use super::among;
-use super::code::{Area, Code};
+use super::code::{Area, FileCode};
 use super::dynamic::{Applied, Loaded};
 use super::error::ReadError;
 use super::file::{Contents, E, File, Section};
 use super::purpose::Purpose;
-use super::read::Place;
+use super::read::PlaceInFile;
 use super::segments::place;
-use super::words::{self, Sites, Table};
+use super::words::{self, Sites, WordTable};
 
 /// What tables say of the code.
 #[derive(Default)]
@@ -34,9 +34,9 @@ pub(super) struct Tables {
     /// How many more of them there are.
     pub(super) more_harmless: usize,
     /// Those of which it is not known what they are for.
-    pub(super) unknown: Vec<(String, Place)>,
+    pub(super) unknown: Vec<(String, PlaceInFile)>,
     /// Those of them that name an entry point, as a pointer would.
-    pub(super) pointers: Vec<(String, Place)>,
+    pub(super) pointers: Vec<(String, PlaceInFile)>,
     /// Those that name code which is not the switcher's, in its section.
     pub(super) beside: Vec<String>,
     /// Those with words that are places in the code, as some are among so many.
@@ -49,7 +49,7 @@ pub(super) struct Tables {
 
 /// What one table names.
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct TableContents {
     /// A place that is reached, and that nobody would have a pointer to.
     pub(super) site: Option<u64>,
     /// An entry point.
@@ -120,7 +120,7 @@ impl Reached<'_> {
 /// # Errors
 /// If one says that they are changed.
 pub(super) fn check<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     loaded: Option<&Loaded>,
     reached: &Reached<'_>,
     bounds: &[(String, Range<u64>)],
@@ -149,7 +149,7 @@ pub(super) fn check<'data, R: Contents<'data>>(
                 section.has_bytes() && words::numbers(code.file, section, purpose, &sites)?;
             found
         } else if purpose == Purpose::Code {
-            Found::default()
+            TableContents::default()
         } else if let Some(table) = in_file(section, purpose, loaded)? {
             words::search(code.file, &table, reached, &sites)?
         } else {
@@ -160,12 +160,12 @@ pub(super) fn check<'data, R: Contents<'data>>(
         if is_clear && (purpose == Purpose::Code || section.is_code()) {
             // What an assembler can resolve by itself leaves no relocation.
             match among::search(code, number, reached)? {
-                among::Found::Nothing => {}
-                among::Found::Table(at) => {
-                    let found = Found { site: Some(at), ..Found::default() };
+                among::Beside::Nothing => {}
+                among::Beside::Table(at) => {
+                    let found = TableContents { site: Some(at), ..TableContents::default() };
                     tables.add(code, home, &name, purpose, &found)?;
                 }
-                among::Found::TooLarge => tables.unsearched.push(name),
+                among::Beside::TooLarge => tables.unsearched.push(name),
             }
         }
     }
@@ -179,7 +179,8 @@ pub(super) fn check<'data, R: Contents<'data>>(
         let purpose = Purpose::of_name(name);
         let (address, size) = (range.start, range.end - range.start);
         let Some(offset) = place(&loaded.segments, address, size) else { continue };
-        let table = Table { name: name.clone(), purpose, address, offset, size, is_code: false };
+        let table =
+            WordTable { name: name.clone(), purpose, address, offset, size, is_code: false };
         let found = words::search(code.file, &table, reached, &sites)?;
         tables.add(code, home, name, purpose, &found)?;
     }
@@ -189,7 +190,8 @@ pub(super) fn check<'data, R: Contents<'data>>(
         let name = format!("the memory at {:#x} that no section has", range.start);
         let (address, size) = (range.start, range.end - range.start);
         let purpose = Purpose::Unknown;
-        let table = Table { name: name.clone(), purpose, address, offset, size, is_code: false };
+        let table =
+            WordTable { name: name.clone(), purpose, address, offset, size, is_code: false };
         let found = words::search(code.file, &table, reached, &sites)?;
         tables.add(code, home, &name, purpose, &found)?;
     }
@@ -199,7 +201,7 @@ pub(super) fn check<'data, R: Contents<'data>>(
 /// Of what may be loaded anywhere, addresses are in the loader's relocations, and nothing is where they
 /// will be stored.
 fn relocated<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     home: &Area,
     loaded: &Loaded,
     reached: &Reached<'_>,
@@ -227,8 +229,10 @@ fn relocated<'data, R: Contents<'data>>(
             let name = name.unwrap_or_else(|| format!("the memory at {:#x}", relocation.at));
             let found = match reached.matters(purpose, address, 1, false) {
                 Named::Nothing => return Ok(()),
-                Named::Pointer => Found { pointer: Some(address), ..Found::default() },
-                Named::Site(site) => Found { site: Some(site), ..Found::default() },
+                Named::Pointer => {
+                    TableContents { pointer: Some(address), ..TableContents::default() }
+                }
+                Named::Site(site) => TableContents { site: Some(site), ..TableContents::default() },
             };
             // Of each, one is told of.
             if known.insert((number, found.site.is_some())) {
@@ -254,7 +258,7 @@ fn in_file(
     section: &Section<'_>,
     purpose: Purpose,
     loaded: Option<&Loaded>,
-) -> Result<Option<Table>, ReadError> {
+) -> Result<Option<WordTable>, ReadError> {
     let is_loaded = section.has(SHF_ALLOC);
     let (address, size) = (section.address, section.size);
     let segments = loaded.filter(|_| is_loaded).map_or(&[][..], |loaded| &loaded.segments);
@@ -265,17 +269,24 @@ fn in_file(
     let own = section.has_bytes() && (address != 0 || !is_loaded);
     let offset = there.or_else(|| own.then(|| section.offset()));
     let is_code = section.is_code();
-    Ok(offset.map(|offset| Table { name: section.text(), purpose, address, offset, size, is_code }))
+    Ok(offset.map(|offset| WordTable {
+        name: section.text(),
+        purpose,
+        address,
+        offset,
+        size,
+        is_code,
+    }))
 }
 
 impl Tables {
     fn add<'data, R: Contents<'data>>(
         &mut self,
-        code: &Code<'_, 'data, R>,
+        code: &FileCode<'_, 'data, R>,
         home: &Area,
         section: &str,
         purpose: Purpose,
-        found: &Found,
+        found: &TableContents,
     ) -> Result<(), ReadError> {
         /// So many are shown.
         const MANY: usize = 16;
@@ -312,13 +323,13 @@ impl Tables {
 
 /// By an object's relocations.
 fn in_object<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     number: usize,
     purpose: Purpose,
     reached: &Reached<'_>,
     homes: &HashSet<usize>,
-) -> Result<Found, ReadError> {
-    let mut all = Found::default();
+) -> Result<TableContents, ReadError> {
+    let mut all = TableContents::default();
     let is_code = code.file.sections[number].is_code();
     for relocation in code.file.relocations(number)? {
         let Some((section, value, is_section)) = code.file.refers_to(&relocation)? else {
@@ -386,7 +397,7 @@ fn in_object<'data, R: Contents<'data>>(
 /// How many bytes are changed at what a table's entry at `offset` names. Alternatives say it
 /// themselves: 10 or 12 bytes behind the start of an entry, by the version.
 fn length<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     number: usize,
     offset: u64,
     purpose: Purpose,

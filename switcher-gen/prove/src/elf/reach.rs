@@ -9,10 +9,10 @@ use std::ops::Range;
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
 
-use super::code::{Area, Code};
+use super::code::{Area, FileCode};
 use super::error::ReadError;
 use super::file::Contents;
-use super::read::Place;
+use super::read::PlaceInFile;
 
 /// No switcher has more instructions. Behind these, code is not looked at any more.
 const INSTRUCTIONS: usize = 1 << 16;
@@ -31,7 +31,7 @@ enum Sure {
 }
 
 struct Sweep<'a, 'f, 'data, R: Contents<'data>> {
-    code: &'a Code<'f, 'data, R>,
+    code: &'a FileCode<'f, 'data, R>,
     /// The only section that may be reached.
     home: &'a Area,
     ahead: VecDeque<(u64, Sure, Option<u64>)>,
@@ -51,7 +51,7 @@ pub(super) struct Reached<'a> {
 
 /// What is reached from `entries`. `ends` are the host's own routines, which are not looked at.
 pub(super) fn reached<'a, 'f, 'data, R: Contents<'data>>(
-    code: &'a Code<'f, 'data, R>,
+    code: &'a FileCode<'f, 'data, R>,
     entries: &[u64],
     whole: &[Range<u64>],
     ends: &[u64],
@@ -113,7 +113,7 @@ impl<'data, R: Contents<'data>> Sweep<'_, '_, 'data, R> {
         Ok(())
     }
 
-    fn place(&self, at: u64) -> Place {
+    fn place(&self, at: u64) -> PlaceInFile {
         self.code.place(self.home, at)
     }
 

@@ -15,7 +15,7 @@ use object::elf::{
 use object::read::ReadCache;
 use object::read::elf::SectionHeader;
 
-use super::code::{Area, Code};
+use super::code::{Area, FileCode};
 use super::dynamic::Loaded;
 use super::error::ReadError;
 use super::file::{Contents, E, File, OnDisk};
@@ -41,14 +41,14 @@ pub struct Foreign {
     /// What decides about the code's address.
     pub linkage: Linkage,
     /// The first place in an object where the code stores an address of its own as a number.
-    pub absolute: Option<Place>,
+    pub absolute: Option<PlaceInFile>,
     /// Tables that name the code and do not change it, and why.
     pub harmless: Vec<String>,
     /// Sections that name the code, of which it is not known what for: whoever knows that they do not
     /// change it says so with [`Foreign::assume_unpatched`].
-    pub unknown: Vec<(String, Place)>,
+    pub unknown: Vec<(String, PlaceInFile)>,
     /// Those of which somebody has said it.
-    pub unpatched: Vec<(String, Place)>,
+    pub unpatched: Vec<(String, PlaceInFile)>,
     /// What else of the file cannot be told from it, and is taken for granted: whole sentences.
     pub taken: Vec<String>,
 }
@@ -78,14 +78,14 @@ pub struct CodeSection {
 
 /// A place in an object, in the way disassemblers show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct PlaceInFile {
     /// The section's name.
     pub section: String,
     /// Bytes from its start.
     pub offset: u64,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for PlaceInFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}+{:#x}", self.section, self.offset)
     }
@@ -214,7 +214,7 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
     let length = data.len().unwrap_or_default().min(64);
     check_header(data.read_bytes_at(0, length).unwrap_or_default())?;
     let file = File::parse(data)?;
-    let code = Code::new(&file)?;
+    let code = FileCode::new(&file)?;
     let names = Names::new(&code)?;
     let entries = names.entries()?;
     let (home, reached, instructions) = if entries.is_empty() {
@@ -275,7 +275,7 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
     let absolute = code
         .absolute
         .get()
-        .map(|(section, offset)| Place { section: file.sections[section].text(), offset });
+        .map(|(section, offset)| PlaceInFile { section: file.sections[section].text(), offset });
     let taken = taken(&file, &sections, &tables);
     Ok(Foreign {
         base,
@@ -375,7 +375,7 @@ const PAGE: u64 = 4096;
 
 /// All code of a file that does not say what of it is a switcher.
 fn whole<'a, 'data, R: Contents<'data>>(
-    code: &'a Code<'_, 'data, R>,
+    code: &'a FileCode<'_, 'data, R>,
 ) -> Result<Vec<(&'a Area, Range<u64>)>, ReadError> {
     let base = code.areas[0].range.start;
     let mut end = base;
@@ -396,7 +396,7 @@ fn whole<'a, 'data, R: Contents<'data>>(
 
 /// Refuses a section whose bytes are not, or need not be, those that will be in memory.
 fn usable<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     area: &Area,
 ) -> Result<(), ReadError> {
     let section = code.section(area);

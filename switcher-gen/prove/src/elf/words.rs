@@ -9,7 +9,7 @@ use super::among::{self, FEW};
 use super::code::Area;
 use super::error::ReadError;
 use super::file::{Contents, File, Section};
-use super::patched::{Found, Named, Reached};
+use super::patched::{Named, Reached, TableContents};
 use super::purpose::Purpose;
 use super::segments::Segment;
 
@@ -17,7 +17,7 @@ use super::segments::Segment;
 const BLOCK: usize = 1 << 14;
 
 /// Somewhere in a file where addresses are kept.
-pub(super) struct Table {
+pub(super) struct WordTable {
     pub(super) name: String,
     pub(super) purpose: Purpose,
     /// Its bytes, by address and by place in the file.
@@ -98,7 +98,8 @@ pub(super) fn numbers<'data, R: Contents<'data>>(
         return Ok(false);
     }
     let (name, size) = (section.text(), section.size);
-    let table = Table { name, purpose, address: 0, offset: section.offset(), size, is_code: false };
+    let table =
+        WordTable { name, purpose, address: 0, offset: section.offset(), size, is_code: false };
     let mut is_found = false;
     table.each(file, 1, &mut |_, rest| {
         is_found = sites.has_number(rest, None);
@@ -110,7 +111,7 @@ pub(super) fn numbers<'data, R: Contents<'data>>(
 /// Looks at an address, what is in front of it, and what is there; says whether that is enough.
 type Look<'a> = dyn FnMut(u64, &[u8], &[u8]) -> bool + 'a;
 
-impl Table {
+impl WordTable {
     /// Goes through its bytes, at each place that is a multiple of `step`, until it is said to
     /// be enough.
     fn walk<'data, R: Contents<'data>>(
@@ -163,11 +164,11 @@ impl Table {
 /// By a linked table's bytes: distances from their own place, and addresses.
 pub(super) fn search<'data, R: Contents<'data>>(
     file: &File<'data, R>,
-    table: &Table,
+    table: &WordTable,
     reached: &Reached<'_>,
     sites: &Sites<'_>,
-) -> Result<Found, ReadError> {
-    let mut all = Found::default();
+) -> Result<TableContents, ReadError> {
+    let mut all = TableContents::default();
     let (Some(first), Some(last)) = (reached.ranges.first(), reached.ranges.last()) else {
         return Ok(all);
     };

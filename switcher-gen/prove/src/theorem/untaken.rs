@@ -45,9 +45,9 @@ use crate::theorem::Theorem;
 use crate::world::World;
 use switcher_gen::asm::HostSymbol;
 use switcher_gen::layout::TssExtra;
-use switcher_model::program::Kind;
+use switcher_model::program::Operation;
 use switcher_model::{
-    ARITHMETIC, Access, Domain, Event, Flags, Gpr, Held, Msrs, Observer, Op, Origin, Place,
+    ARITHMETIC, Access, Domain, Effect, Flags, Gpr, Held, Msrs, Observer, Op, Origin, Place,
     RegionName, State as Machine, Step, Stuck,
 };
 
@@ -405,7 +405,7 @@ impl<D: Domain> Watch<'_, D> {
             let is_last = self.barriers.overwritten;
             let overwritten = if is_last { arms.verws } else { 0 };
             let so_far = SoFar { has_stored: false, overwritten };
-            if let Kind::JumpIf(condition) = op.kind {
+            if let Operation::JumpIf(condition) = op.kind {
                 let [next, to] = arms_of(self.target, at);
                 let condition = state.flags.holds(d, condition);
                 // A loop's is a number.
@@ -423,7 +423,7 @@ impl<D: Domain> Watch<'_, D> {
                 }
             }
             let is_in_memory = || self.target.program.instruction(at).op0_kind() == OpKind::Memory;
-            arms.verws += usize::from(op.kind == Kind::Verw && is_in_memory());
+            arms.verws += usize::from(op.kind == Operation::Verw && is_in_memory());
             self.predict(d, &mut arms, (state, &self.barriers, so_far), op, at);
         }
         self.arms = Some(arms);
@@ -453,8 +453,8 @@ impl<D: Domain> Watch<'_, D> {
         let [_, thunk] = self.target.returns;
         let is_thunk = || thunk != 0 && program.instruction(at).near_branch_target() == thunk;
         let release = match op.kind {
-            Kind::Return(release) => Some(release),
-            Kind::Jump if is_thunk() => Some(0),
+            Operation::Return(release) => Some(release),
+            Operation::Jump if is_thunk() => Some(0),
             _ => None,
         };
         if let Some(release) = release {
@@ -479,7 +479,7 @@ impl<D: Domain> Watch<'_, D> {
             let mut state = copy(state);
             let mut barriers = barriers.clone();
             barriers.poison();
-            if op.kind == Kind::Call {
+            if op.kind == Operation::Call {
                 let rsp = d.plus(state.get(Gpr::Rsp), -8);
                 if let Some(place) = state.memory.locate(d, rsp, 8, state.cr3) {
                     state.memory.store(d, place, d.code(op.next));
@@ -489,7 +489,7 @@ impl<D: Domain> Watch<'_, D> {
             }
             for to in targets.into_iter().filter(|to| only != Some(*to)) {
                 let mut barriers = barriers.clone();
-                if op.kind == Kind::Jump {
+                if op.kind == Operation::Jump {
                     barriers.branch(at, Some(to));
                 }
                 self.go_later(d, arms, to, &state, &barriers, so_far);
@@ -618,24 +618,26 @@ fn one<D: Domain>(
         watch.speculation(d, &world.machine, at);
         let is_return = op.is_return();
         match op.kind {
-            Kind::Fence(fence) if fence.stops_dispatch() => return Ok(()),
-            Kind::Int3 | Kind::Ud2 | Kind::Int(_) | Kind::WriteCr3 => return Ok(()),
-            Kind::Iretq => {
+            Operation::Fence(fence) if fence.stops_dispatch() => return Ok(()),
+            Operation::Int3 | Operation::Ud2 | Operation::Int(_) | Operation::WriteCr3 => {
+                return Ok(());
+            }
+            Operation::Iretq => {
                 at_guest(d, &world.machine, watch);
                 return Ok(());
             }
             // Nobody says what is executed behind these, or instead.
-            Kind::Syscall | Kind::Sysenter => {
+            Operation::Syscall | Operation::Sysenter => {
                 watch.broken(d, obligation::UNTAKEN_CODE, "instruction");
                 return Ok(());
             }
             // What is returned to by one of these might be executed.
-            Kind::Sysretq | Kind::Sysretl | Kind::ReturnFar(_) => {
+            Operation::Sysretq | Operation::Sysretl | Operation::ReturnFar(_) => {
                 watch.verw(d);
                 at_guest(d, &world.machine, watch);
                 return Ok(());
             }
-            Kind::JumpIf(condition) => {
+            Operation::JumpIf(condition) => {
                 let condition = d.number(world.machine.flags.holds(d, condition));
                 if arms.tells(d, watch, condition) {
                     watch.broken(d, obligation::UNTAKEN_MEMORY, "flags");
@@ -668,7 +670,7 @@ fn one<D: Domain>(
             &target.program,
             &mut Eye { watch, is_last, told: &mut arms.told, lacks: &mut arms.reached.lacks },
         );
-        let is_transfer = matches!(op.kind, Kind::Jump | Kind::Call) || is_return;
+        let is_transfer = matches!(op.kind, Operation::Jump | Operation::Call) || is_return;
         let by_value = is_return || op.is_indirect();
         match stepped {
             Ok(Step::Next | Step::Left)
@@ -733,7 +735,7 @@ fn one<D: Domain>(
                     return Ok(());
                 }
                 // A call's own address, on a stack: how far down that goes is for paths to show.
-                let is_call = op.kind == Kind::Call && !op.is_indirect() && is_near;
+                let is_call = op.kind == Operation::Call && !op.is_indirect() && is_near;
                 if is_call {
                     machine.set(Gpr::Rsp, d.plus(machine.get(Gpr::Rsp), -8));
                     watch.barriers.called(op.next, target.around(at).fills);
@@ -752,11 +754,11 @@ fn one<D: Domain>(
                 };
                 // By which ring 0 goes on where an event has interrupted it.
                 let next = target.program.at(op.next).and_then(Result::ok);
-                let is_frame = op.kind == Kind::PopFlags
-                    && next.is_some_and(|next| matches!(next.kind, Kind::ReturnFar(_)));
+                let is_frame = op.kind == Operation::PopFlags
+                    && next.is_some_and(|next| matches!(next.kind, Operation::ReturnFar(_)));
                 watch.has_read(d, is_last && !is_frame);
                 watch.barriers.overwritten &= is_frame;
-                watch.barriers.overwritten |= op.kind == Kind::Verw;
+                watch.barriers.overwritten |= op.kind == Operation::Verw;
                 skip(d, machine, &op, &instruction, value);
                 if store && !is_near {
                     so_far.has_stored = true;
@@ -861,19 +863,25 @@ fn skip<D: Domain>(
     machine.rip = d.code(op.next);
     let rsp = machine.get(Gpr::Rsp);
     match op.kind {
-        Kind::Push | Kind::PushFlags => machine.set(Gpr::Rsp, d.plus(rsp, -8)),
-        Kind::Pop | Kind::PopFlags => machine.set(Gpr::Rsp, d.plus(rsp, 8)),
+        Operation::Push | Operation::PushFlags => machine.set(Gpr::Rsp, d.plus(rsp, -8)),
+        Operation::Pop | Operation::PopFlags => machine.set(Gpr::Rsp, d.plus(rsp, 8)),
         _ => {}
     }
-    let only_reads = matches!(op.kind, Kind::Cmp | Kind::Test | Kind::Bt | Kind::Push | Kind::Verw);
+    let only_reads = matches!(
+        op.kind,
+        Operation::Cmp | Operation::Test | Operation::Bt | Operation::Push | Operation::Verw
+    );
     let is_register = |n| instruction.op_count() > n && instruction.op_kind(n) == OpKind::Register;
     for n in 0..2 {
-        let is_written = n == 0 || op.kind == Kind::Xchg;
+        let is_written = n == 0 || op.kind == Operation::Xchg;
         if is_written && !only_reads && is_register(n) && instruction.op_register(n).is_gpr() {
             machine.gpr[instruction.op_register(n).full_register().number()] = value;
         }
     }
-    if !matches!(op.kind, Kind::Mov | Kind::Push | Kind::Pop | Kind::PushFlags | Kind::Verw) {
+    if !matches!(
+        op.kind,
+        Operation::Mov | Operation::Push | Operation::Pop | Operation::PushFlags | Operation::Verw
+    ) {
         let bit = d.mask(value, 1);
         let set = (0..64).filter(|bit| ARITHMETIC >> bit & 1 != 0);
         let kept = d.mask(machine.rflags(d), !ARITHMETIC);
@@ -896,15 +904,15 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
         self.watch.held(what)
     }
 
-    fn observe(&mut self, d: &D, state: &Machine<D>, event: Event<D::Word>) {
+    fn observe(&mut self, d: &D, state: &Machine<D>, event: Effect<D::Word>) {
         let watch = &mut *self.watch;
         match event {
-            Event::Depends(condition) => {
+            Effect::Depends(condition) => {
                 if is_steered(d, condition) {
                     watch.barriers.poison();
                 }
             }
-            Event::Access(access) => {
+            Effect::Access(access) => {
                 let name = state.memory.regions[access.place.region].name;
                 let is_frame =
                     watch.is_of_frame(name) && !d.mentions(access.value, Origin::is_the_hosts);
@@ -922,27 +930,27 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
                     watch.goal(obligation::SWAPGS_FENCED, ours, "GS base");
                 }
             }
-            Event::ReadMsr(_) => {
+            Effect::ReadMsr(_) => {
                 watch.barriers.overwritten = false;
                 watch.has_read(d, self.is_last);
             }
-            Event::WriteMsr { number, value } => watch.barrier(d, number, value),
-            Event::Verw => watch.barriers.overwritten = true,
-            Event::Branch(branch) => watch.branch(d, state, branch),
-            Event::Fence(fence) => watch.barriers.fence(fence),
+            Effect::WriteMsr { number, value } => watch.barrier(d, number, value),
+            Effect::Verw => watch.barriers.overwritten = true,
+            Effect::Branch(branch) => watch.branch(d, state, branch),
+            Effect::Fence(fence) => watch.barriers.fence(fence),
             // What it says of another CPU, which may lack that, is another's.
-            Event::Needs { condition, met } => {
+            Effect::Needs { condition, met } => {
                 watch.asked |= condition.asks();
                 *self.lacks |= !met && !condition.asks().is_empty();
             }
             // That it goes there is what an arm is; the rest is said of each access.
-            Event::Execute(_)
-            | Event::Decided(_)
-            | Event::LoadCr3(_)
-            | Event::WriteGsBase(_)
-            | Event::SwapGs
-            | Event::Sysretq
-            | Event::Iretq(_) => {}
+            Effect::Execute(_)
+            | Effect::Decided(_)
+            | Effect::LoadCr3(_)
+            | Effect::WriteGsBase(_)
+            | Effect::SwapGs
+            | Effect::Sysretq
+            | Effect::Iretq(_) => {}
         }
     }
 }

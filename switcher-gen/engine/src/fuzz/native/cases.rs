@@ -1,7 +1,7 @@
 //! What cases are made of: scenarios at random, or near a boundary, within what a host guarantees.
 
-use super::specified::{Code, SLOT_LEN, SLOTS, Slot};
-use crate::fuzz::scenario::{Engine, Random, random_smod, random_umod};
+use super::specified::{GuestSlots, SLOT_LEN, SLOTS, Slot};
+use crate::fuzz::scenario::{FuzzEngine, Random, random_smod, random_umod};
 use crate::scenario::{SYSCALL_LEN, Setup};
 use switcher_gen::arch::{Cr3, PagingMode};
 use switcher_gen::layout::{Mode, PtRegs, SwitchFlags};
@@ -13,7 +13,7 @@ const LOOP: u64 = 512;
 /// One case of so many is a loop.
 const LOOP_EVERY: u64 = 32;
 
-impl Code {
+impl GuestSlots {
     /// umod has a long run of SYSCALLs and then short ones, smod short ones alone. Both pages end
     /// with a SYSCALL: behind it there is nothing.
     pub(super) fn new() -> Self {
@@ -49,10 +49,10 @@ pub(super) const NULL: std::ops::Range<u64> = 0..0x1000;
 /// Makes the cases of one machine.
 pub(super) struct Cases<'a, E> {
     pub(super) engine: &'a E,
-    pub(super) code: &'a Code,
+    pub(super) code: &'a GuestSlots,
 }
 
-impl<E: Engine> Cases<'_, E> {
+impl<E: FuzzEngine> Cases<'_, E> {
     /// One case.
     pub(super) fn make(&self, random: &mut Random) -> Setup {
         let is_loop = random.below(LOOP_EVERY) == 0;

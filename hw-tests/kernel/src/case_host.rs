@@ -8,7 +8,7 @@ use core::mem::offset_of;
 use core::ops::Range;
 use core::ptr::NonNull;
 
-use hw_cases::{Entries, Failure, HostAfter, Outcome, Platform, Refusal, Setup, World, place};
+use hw_cases::{CaseHost, Entries, Failure, HostAfter, Observed, Platform, Refusal, Setup, place};
 use hw_platform::gs;
 use hw_platform::memory::{self, AddressSpace, Flags, Frame, MapError};
 use hw_platform::percpu::{self, Scratch};
@@ -193,9 +193,9 @@ impl Space {
     }
 }
 
-/// Why the world could not be made.
+/// Why the host could not be made.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum WorldError {
+pub(crate) enum HostError {
     #[error("guest memory: {0}")]
     Map(#[from] MapError),
     #[error(transparent)]
@@ -232,7 +232,7 @@ impl<'s> BareMetal<'s> {
         platform: Platform,
         pcid: Option<PcidEnabled>,
         breakpoints: bool,
-    ) -> Result<Self, WorldError> {
+    ) -> Result<Self, HostError> {
         let pvcs = Frame::new().map_err(MapError::from)?;
         let text32 = Page::new(place::TEXT32)?;
         let page = pvcs_page(&pvcs);
@@ -304,7 +304,7 @@ impl<'s> BareMetal<'s> {
 
     /// Makes a new root on the page of umod's, with another stack that is full of a byte, and flushes
     /// nothing: as if the former root's guest had gone, and its page come to a new one.
-    pub(crate) fn recycle_umod(&mut self, byte: u8) -> Result<(), WorldError> {
+    pub(crate) fn recycle_umod(&mut self, byte: u8) -> Result<(), HostError> {
         let mut stack = Frame::new().map_err(MapError::from)?;
         stack.write(0, &[byte; place::PAGE as usize]);
         let Space { root, stack: old, .. } = &mut self.umod;
@@ -356,8 +356,8 @@ fn pvcs_page(frame: &Frame) -> PvcsPage {
     let Some(pvcs) = NonNull::new(frame.as_ptr().cast::<Pvcs>()) else {
         exit::fatal(format_args!("a frame at address 0"))
     };
-    // SAFETY: the frame lives as long as the world whose guests alone have it, and every root of
-    // the world maps it, writable and for the supervisor.
+    // SAFETY: the frame lives as long as the host whose guests alone have it, and every root of
+    // the host maps it, writable and for the supervisor.
     unsafe { PvcsPage::new(pvcs) }
 }
 
@@ -366,8 +366,8 @@ fn guest_root(
     space: &AddressSpace,
     pcid: u16,
     enabled: Option<PcidEnabled>,
-) -> Result<GuestRoot, WorldError> {
-    // SAFETY: `Space::new` has mapped what the runtime lists for this CPU and the world's PVCS, for
+) -> Result<GuestRoot, HostError> {
+    // SAFETY: `Space::new` has mapped what the runtime lists for this CPU and the host's PVCS, for
     // the supervisor alone, as the host's root does. What it adds for users are frames
     // of the guests' own. `set_stack_mapped` alone takes something out, and renews the root.
     let root = unsafe { GuestRoot::new(Cr3::new(space.cr3())?) };
@@ -409,7 +409,7 @@ fn read_pvcs(frame: &Frame, before: &Pvcs, revision: Revision) -> Result<Pvcs, R
     }
 }
 
-impl World for BareMetal<'_> {
+impl CaseHost for BareMetal<'_> {
     fn platform(&self) -> Platform {
         self.platform
     }
@@ -429,7 +429,7 @@ impl World for BareMetal<'_> {
         })
     }
 
-    fn run(&mut self, setup: &Setup) -> Result<Outcome, Refusal> {
+    fn run(&mut self, setup: &Setup) -> Result<Observed, Refusal> {
         if setup.breakpoint.is_some() && !self.breakpoints {
             return Err(Refusal::NotHere("a breakpoint on execution hangs this CPU".into()));
         }
@@ -479,7 +479,7 @@ impl BareMetal<'_> {
         &mut self,
         setup: &Setup,
         call: unsafe fn(u64) -> *mut PtRegs,
-    ) -> Result<Outcome, Refusal> {
+    ) -> Result<Observed, Refusal> {
         let mut guest = self.prepare(setup);
 
         let root = Cr3Register::read_raw();
@@ -504,7 +504,7 @@ impl BareMetal<'_> {
             // Where RSP passes through, nobody may rely on what the switcher leaves there.
             Revision::V2026 => setup.smod_rsp,
         };
-        Ok(Outcome {
+        Ok(Observed {
             exit,
             regs: guest.regs,
             gs_base: guest.gs_base(),

@@ -68,7 +68,7 @@ pub mod place {
 
 /// Bytes of a guest's program.
 #[derive(Clone, Debug)]
-pub struct Code {
+pub struct GuestBytes {
     /// Whose page.
     pub mode: Mode,
     /// Where, in [`place::TEXT`], [`place::last`] or [`place::TEXT32`].
@@ -107,14 +107,14 @@ pub struct Setup {
     /// And with which PKRU.
     pub smod_pkru: u32,
     /// The programs.
-    pub code: Vec<Code>,
+    pub code: Vec<GuestBytes>,
     /// An instruction breakpoint (DR0) while the guest runs.
     pub breakpoint: Option<u64>,
 }
 
 /// Everything that shows after an exit.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct Observed {
     /// Why.
     pub exit: Exit,
     /// The guest's registers.
@@ -210,7 +210,7 @@ pub enum Refusal {
 }
 
 /// Something that can run guests: an engine.
-pub trait World {
+pub trait CaseHost {
     /// What its CPU does with SYSCALL, SYSENTER and 32-bit SYSCALL.
     ///
     /// # Errors
@@ -222,5 +222,5 @@ pub trait World {
     ///
     /// # Errors
     /// If it could not be run, or did not come to an exit as it must.
-    fn run(&mut self, setup: &Setup) -> Result<Outcome, Refusal>;
+    fn run(&mut self, setup: &Setup) -> Result<Observed, Refusal>;
 }
