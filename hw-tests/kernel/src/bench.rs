@@ -4,6 +4,7 @@
 use alloc::string::String;
 
 use hw_protocol::Need;
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::Msr as MsrName;
 use x86_64::registers::control::{Cr4, Efer};
 use x86_64::registers::model_specific::Msr;
@@ -24,9 +25,9 @@ pub(crate) struct HostCase {
     /// What a pass shows.
     #[expect(dead_code, reason = "for the runner, which has it by way of hw-protocol")]
     pub(crate) shown: &'static str,
-    /// Rows of spec/hazards.md.
+    /// The rows of spec/hazards.md that the case tries.
     #[expect(dead_code, reason = "for the runner, which has it by way of hw-protocol")]
-    pub(crate) rows: &'static [u8],
+    pub(crate) rows: &'static [Hazard],
     /// How many CPUs it takes at least.
     pub(crate) cpus: usize,
     /// What else an engine must have for it.

@@ -4,6 +4,8 @@
 //! `hw-tests/kernel/src/selftest.rs` and the files of `hw-tests/kernel/src/cases`. The build script of this
 //! crate takes the lists here from there.
 
+use switcher_gen::Hazard;
+
 /// A test of the kernel itself, which it runs before any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SelfTest {
@@ -21,8 +23,8 @@ pub struct HostCase {
     pub name: &'static str,
     /// What a pass shows.
     pub shown: &'static str,
-    /// Rows of spec/hazards.md.
-    pub rows: &'static [u8],
+    /// The rows of spec/hazards.md that the case tries.
+    pub rows: &'static [Hazard],
     /// How many CPUs it takes at least.
     pub cpus: usize,
     /// What else an engine must have for it.

@@ -7,6 +7,7 @@ use switcher_gen::asm::Program;
 use switcher_gen::program;
 use switcher_macros::asm;
 use switcher_runtime::Mode;
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::{RFlags, Vendor};
 use switcher_runtime::switcher_gen::layout::AsmLayout;
 
@@ -18,7 +19,7 @@ use crate::setup::{check, setup};
 pub(super) const CASES: &[HostCase] = &[HostCase {
     name: "host/a_push_works_in_32_bit_code_after_sysret",
     shown: "SS has the attributes of a flat stack after SYSRET.",
-    rows: &[18],
+    rows: &[Hazard::SysretSs],
     cpus: 1,
     needs: &[],
     run: |bench| push_in_32_bits(bench.host()?),

@@ -7,6 +7,7 @@ use core::arch::{asm, global_asm};
 use hw_platform::memory::{self, Frame};
 use hw_platform::segments;
 use raw_cpuid::native_cpuid::cpuid_count;
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::{cr0, cr4, vector};
 use switcher_runtime::{DescriptorTablePointer, Guest, State, StateError};
 
@@ -19,7 +20,7 @@ use crate::registers::{cr0, cr4};
 pub(super) const CASES: &[HostCase] = &[HostCase {
     name: "host/control_bits_that_no_guest_may_run_with_are_refused",
     shown: "No guest is entered with control bits that ring 0 would fault under, or that give it more than it may have.",
-    rows: &[56],
+    rows: &[Hazard::FpuControl],
     cpus: 1,
     needs: &[],
     run: |bench| control_bits(bench.host()?),

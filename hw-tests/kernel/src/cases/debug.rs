@@ -7,6 +7,7 @@ use hw_cases::{CaseHost, Expected, place};
 use hw_platform::memory;
 use hw_platform::percpu::Stack;
 use switcher_gen::program;
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::{dr7, vector};
 use switcher_runtime::{Access, DebugError, Exit, GuestDebug, Mode, Width};
 use x86_64::registers::debug::Dr7;
@@ -20,7 +21,7 @@ pub(super) const CASES: &[HostCase] = &[
     HostCase {
         name: "host/a_guests_watchpoint_is_live_on_its_own_addresses_alone",
         shown: "A watchpoint is set on addresses of the guest's alone, and armed for it alone.",
-        rows: &[31],
+        rows: &[Hazard::GuestBreakpoints],
         cpus: 1,
         needs: &[],
         run: |bench| watchpoints(bench.host()?),
@@ -28,7 +29,7 @@ pub(super) const CASES: &[HostCase] = &[
     HostCase {
         name: "host/mov_ss_on_a_watched_operand_and_syscall_is_no_event_of_the_host",
         shown: "A #DB that MOV SS holds off until ring 0 changes nothing there.",
-        rows: &[12],
+        rows: &[Hazard::MovSsSyscall],
         cpus: 1,
         needs: &[],
         run: |bench| mov_ss(bench.host()?),

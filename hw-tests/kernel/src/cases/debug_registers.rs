@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use hw_cases::{Expected, place};
 use hw_platform::memory::{HIGH_BASE, PAGE};
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::{Msr as MsrName, RFlags, debugctl, dr7};
 use switcher_runtime::switcher_gen::layout::PtRegs;
 use switcher_runtime::{DebugCauses, Mode, State};
@@ -22,7 +23,7 @@ use crate::setup::setup;
 pub(super) const CASES: &[HostCase] = &[HostCase {
     name: "host/breakpoints_and_debugctl_of_the_hosts_are_no_guests",
     shown: "A breakpoint of the host's is refused, and its DEBUGCTL and debug registers are exchanged.",
-    rows: &[57],
+    rows: &[Hazard::DebugControl],
     cpus: 1,
     needs: &[],
     run: |bench| debugging(bench.host()?),

@@ -6,6 +6,7 @@ use core::arch::asm;
 
 use hw_platform::memory::Frame;
 use hw_platform::{memory, segments};
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::{DescriptorTablePointer, State};
 
 use crate::bench::{Ended, HostCase};
@@ -18,7 +19,7 @@ pub(super) const CASES: &[HostCase] = &[
     HostCase {
         name: "host/a_forgotten_ldt_is_refused",
         shown: "No guest is entered while an LDT is loaded.",
-        rows: &[51],
+        rows: &[Hazard::LdtGate],
         cpus: 1,
         needs: &[],
         run: |bench| stale_ldt(bench.host()?),
@@ -26,7 +27,7 @@ pub(super) const CASES: &[HostCase] = &[
     HostCase {
         name: "host/descriptors_that_no_guest_may_have_are_refused",
         shown: "No guest is entered with a GDT that has a call gate, conforming code or what would fault.",
-        rows: &[51, 58],
+        rows: &[Hazard::LdtGate, Hazard::IretqReads],
         cpus: 1,
         needs: &[],
         run: |bench| descriptors(bench.host()?),

@@ -10,6 +10,7 @@ use hw_cases::{CaseHost, Expected, SYSCALLS, place};
 use hw_platform::memory::PAGE;
 use hw_platform::percpu::{self, Stack};
 use hw_platform::{events, hooks, smp};
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::RFlags;
 use switcher_runtime::switcher_gen::layout::{IstTop, PerCpu, PtRegs, Tss};
 use switcher_runtime::{Exit, Mode};
@@ -23,7 +24,7 @@ pub(super) const CASES: &[HostCase] = &[
     HostCase {
         name: "host/no_nmi_is_lost_during_a_million_switches",
         shown: "Every NMI that is sent during direct switches arrives.",
-        rows: &[8, 11],
+        rows: &[Hazard::NmiRoot, Hazard::NmisStayBlocked],
         cpus: 2,
         needs: &[],
         run: |bench| flood(bench.host()?, 10, 50_000, &[]),
@@ -31,7 +32,7 @@ pub(super) const CASES: &[HostCase] = &[
     HostCase {
         name: "host/no_nmi_is_lost_while_rsp_is_an_address_of_the_hosts",
         shown: "The same with an RSP that points into the host.",
-        rows: &[10, 23],
+        rows: &[Hazard::RspAtNmiStack, Hazard::RspToSysret],
         cpus: 2,
         needs: &[],
         run: |bench| flood_with_host_rsp(bench.host()?),

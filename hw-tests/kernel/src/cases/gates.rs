@@ -5,6 +5,7 @@ use alloc::format;
 use hw_cases::{CaseHost, Expected};
 use switcher_gen::asm::Program;
 use switcher_macros::asm;
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::{Exit, Mode};
 
 use crate::bench::{Ended, HostCase};
@@ -14,7 +15,7 @@ use crate::setup::setup;
 pub(super) const CASES: &[HostCase] = &[HostCase {
     name: "host/int_n_reaches_three_gates_and_no_other",
     shown: "INT n is #GP but for INT3, INTO and the guest's system call.",
-    rows: &[32],
+    rows: &[Hazard::VectorSpoofing],
     cpus: 1,
     needs: &[],
     run: |bench| int_n(bench.host()?),

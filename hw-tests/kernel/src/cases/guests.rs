@@ -2,6 +2,7 @@
 
 use alloc::format;
 
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::{Barriers, Domain};
 
 use crate::bench::{Ended, HostCase};
@@ -12,7 +13,7 @@ use crate::refusal::{enter, guest};
 pub(super) const CASES: &[HostCase] = &[HostCase {
     name: "host/a_barrier_stands_between_two_guests_by_turns",
     shown: "A barrier comes whenever another guest than the last is entered, and nowhere else.",
-    rows: &[54],
+    rows: &[Hazard::GuestAfterGuest],
     cpus: 1,
     needs: &[],
     run: |bench| two_guests(bench.host()?),

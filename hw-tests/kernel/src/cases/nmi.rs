@@ -5,6 +5,7 @@ use alloc::format;
 use hw_cases::Expected;
 use hw_platform::percpu::Stack;
 use hw_protocol::Need;
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::vector;
 use switcher_runtime::{Exit, Mode};
 
@@ -21,7 +22,7 @@ pub(super) const CASES: &[HostCase] = &[
     HostCase {
         name: "host/an_nmi_at_every_instruction_of_every_path_changes_nothing",
         shown: "An NMI may come in front of any instruction of the switcher.",
-        rows: &[8, 9],
+        rows: &[Hazard::NmiRoot, Hazard::WindowGap],
         cpus: 1,
         needs: &[Need::Breakpoints],
         run: |bench| {
@@ -32,7 +33,7 @@ pub(super) const CASES: &[HostCase] = &[
     HostCase {
         name: "host/a_machine_check_at_every_instruction_of_every_path_changes_nothing",
         shown: "A machine check may come in front of any instruction of the switcher.",
-        rows: &[8, 9],
+        rows: &[Hazard::NmiRoot, Hazard::WindowGap],
         cpus: 1,
         needs: &[Need::Breakpoints],
         run: |bench| {
@@ -43,7 +44,7 @@ pub(super) const CASES: &[HostCase] = &[
     HostCase {
         name: "host/an_nmi_at_every_instruction_writes_nowhere_while_rsp_is_the_hosts",
         shown: "No event is handled on an RSP that a guest has chosen.",
-        rows: &[10, 23],
+        rows: &[Hazard::RspAtNmiStack, Hazard::RspToSysret],
         cpus: 1,
         needs: &[Need::Breakpoints],
         run: |bench| {

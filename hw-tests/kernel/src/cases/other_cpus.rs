@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use hw_cases::{CaseHost, Expected, HostAfter, Setup, place};
 use hw_platform::smp;
 use switcher_gen::program;
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::RFlags;
 use switcher_runtime::switcher_gen::layout::{Pvcs, PvcsLayout, PvcsV2026, Revision};
 use switcher_runtime::{DebugCauses, Detail, Exit, Mode};
@@ -21,7 +22,8 @@ pub(super) const CASES: &[HostCase] = &[
     HostCase {
         name: "host/four_cpus_run_guests_at_once",
         shown: "The case list passes on four CPUs at the same time.",
-        rows: &[],
+        // Each CPU has its own block: what one of them holds of its guest shows in no other guest.
+        rows: &[Hazard::Registers],
         cpus: 4,
         needs: &[],
         run: |bench| bench.take_others().map_or_else(|| Err("run twice".into()), Others::end),
@@ -29,7 +31,7 @@ pub(super) const CASES: &[HostCase] = &[
     HostCase {
         name: "host/the_pvcs_flips_while_guests_switch",
         shown: "A PVCS that another CPU changes all the time leads to the guest's own faults alone.",
-        rows: &[24],
+        rows: &[Hazard::DoubleFetch],
         cpus: 2,
         needs: &[],
         run: |bench| flipping_pvcs(bench.host()?),

@@ -5,6 +5,7 @@ use alloc::format;
 use hw_cases::{CaseHost, place};
 use hw_platform::returns;
 use switcher_runtime::Mode;
+use switcher_runtime::switcher_gen::Hazard;
 
 use crate::bench::{Ended, HostCase};
 use crate::case_host::BareMetal;
@@ -14,7 +15,7 @@ use crate::setup::setup;
 pub(super) const CASES: &[HostCase] = &[HostCase {
     name: "host/each_exit_untrains_returns_once_where_the_host_does",
     shown: "Each exit calls the host's untraining once, and direct switches do not.",
-    rows: &[29],
+    rows: &[Hazard::MitigationOrder],
     cpus: 1,
     needs: &[],
     run: |bench| untraining(bench.host()?),

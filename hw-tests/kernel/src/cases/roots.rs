@@ -8,6 +8,7 @@ use hw_cases::{CaseHost, Expected, Setup, place};
 use hw_platform::boot;
 use hw_platform::memory::{self, HIGH_BASE, PAGE, flags_of};
 use hw_platform::percpu::{self, Scratch, Stack};
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::RFlags;
 use switcher_runtime::{Mode, Purpose};
 
@@ -21,7 +22,7 @@ pub(super) const CASES: &[HostCase] = &[
     HostCase {
         name: "host/a_guests_root_has_what_is_listed_and_nothing_else",
         shown: "A guest's root maps the listed pages of the host, as listed, and no other.",
-        rows: &[22],
+        rows: &[Hazard::MappedSet],
         cpus: 1,
         needs: &[],
         run: |bench| roots(bench.host()?),
@@ -29,7 +30,7 @@ pub(super) const CASES: &[HostCase] = &[
     HostCase {
         name: "host/a_guest_that_probes_the_host_faults",
         shown: "A guest can read, write and execute nothing of the host's.",
-        rows: &[21, 22],
+        rows: &[Hazard::GlobalEntries, Hazard::MappedSet],
         cpus: 1,
         needs: &[],
         run: |bench| probes(bench.host()?),
@@ -37,7 +38,7 @@ pub(super) const CASES: &[HostCase] = &[
     HostCase {
         name: "host/what_was_unmapped_faults_after_a_direct_switch",
         shown: "No translation outlives an unmapping by a direct switch.",
-        rows: &[20],
+        rows: &[Hazard::StaleTranslations],
         cpus: 1,
         needs: &[],
         run: |bench| unmapped(bench.host()?),
@@ -45,7 +46,7 @@ pub(super) const CASES: &[HostCase] = &[
     HostCase {
         name: "host/a_root_on_a_dead_ones_page_has_none_of_its_translations",
         shown: "A new root on a former one's page is a new identity.",
-        rows: &[53],
+        rows: &[Hazard::RecycledTag],
         cpus: 1,
         needs: &[],
         run: |bench| recycled_root(bench.host()?),

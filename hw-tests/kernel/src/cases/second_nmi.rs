@@ -16,6 +16,7 @@ use hw_platform::smp;
 use hw_platform::{cpu, events, hooks};
 use hw_protocol::Need;
 use switcher_runtime::switcher_gen::GateDescriptor;
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::{dr7, vector};
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::PtRegs;
@@ -32,7 +33,7 @@ use crate::setup::setup;
 pub(super) const CASES: &[HostCase] = &[HostCase {
     name: "host/a_second_nmi_arrives_when_the_first_one_is_over",
     shown: "An NMI that is sent while another one is handled arrives when that is over.",
-    rows: &[11, 39],
+    rows: &[Hazard::NmisStayBlocked, Hazard::EarlyNmi],
     cpus: 1,
     needs: &[Need::LocalApic, Need::Breakpoints],
     run: |bench| {

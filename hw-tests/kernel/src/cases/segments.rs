@@ -4,6 +4,7 @@ use alloc::format;
 
 use hw_platform::segments;
 use switcher_gen::program;
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::{DataSelectors, Guest, State};
 
 use crate::bench::{Ended, HostCase};
@@ -15,7 +16,7 @@ use crate::registers::{host_segments, set_host_segments};
 pub(super) const CASES: &[HostCase] = &[HostCase {
     name: "host/segment_registers_and_fs_base_are_each_ones_own",
     shown: "Nobody sees another one's segment registers or FS base.",
-    rows: &[55],
+    rows: &[Hazard::VisibleHostState],
     cpus: 1,
     needs: &[],
     run: |bench| segment_registers(bench.host()?),

@@ -10,6 +10,7 @@ use hw_platform::events::{self, NO_ENDBRANCH};
 use hw_platform::percpu::Stack;
 use hw_platform::segments::KERNEL_DS;
 use hw_protocol::Need;
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::vector;
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::PtRegs;
@@ -22,7 +23,7 @@ use crate::programs::ENDBR64;
 pub(super) const CASES: &[HostCase] = &[HostCase {
     name: "host/an_indirect_branch_to_no_endbr64_is_refused",
     shown: "The switcher has an ENDBR64 at its entries and nowhere else, and the CPU insists on it.",
-    rows: &[33],
+    rows: &[Hazard::FredAndIbt],
     cpus: 1,
     needs: &[Need::BranchTracking],
     run: |bench| enforced(bench.host()?),

@@ -12,6 +12,7 @@ use hw_cases::{CaseHost, Expected, Setup, place};
 use hw_platform::memory::{self, HIGH_BASE, PAGE};
 use hw_platform::percpu::{self, Stack};
 use hw_platform::{cpu, events, hooks};
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::{Msr as MsrName, vector};
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::{AsmLayout, OrigAx, PtRegs, Pvcs};
@@ -27,7 +28,7 @@ use crate::setup::{check, setup};
 pub(super) const CASES: &[HostCase] = &[HostCase {
     name: "host/an_unexpected_fault_in_the_switcher_ends_in_the_hosts_hook",
     shown: "A fault of the switcher's is the host's to know, and nothing after it is executed.",
-    rows: &[30],
+    rows: &[Hazard::PastTrap],
     cpus: 1,
     needs: &[],
     run: |bench| ends_in_the_hook(bench.host()?),
