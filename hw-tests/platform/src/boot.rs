@@ -12,6 +12,7 @@
 
 use core::arch::{asm, global_asm};
 
+use switcher_gen::arch::Msr;
 use x86_64::registers::control::Cr4;
 
 /// What a multiboot loader leaves in EAX.
@@ -74,7 +75,7 @@ hw_platform_start:
     mov     cr4, eax
     mov     eax, offset hw_platform_boot_pml4
     mov     cr3, eax
-    mov     ecx, 0xC0000080             // EFER
+    mov     ecx, {efer}
     rdmsr
     or      eax, 0x100                  // LME
     wrmsr
@@ -184,7 +185,7 @@ hw_platform_start_cpu32:
     mov     cr4, eax
     mov     eax, [hw_platform_started_cr3]
     mov     cr3, eax
-    mov     ecx, 0xC0000080             // EFER
+    mov     ecx, {efer}
     rdmsr
     or      eax, 0x900                  // LME, NXE
     wrmsr
@@ -244,6 +245,7 @@ hw_platform_boot_stack_top:
     cs32 = const BOOT_CS32,
     stack = const BOOT_STACK_SIZE,
     cpus = const MAX_CPUS,
+    efer = const Msr::Efer.address(),
 );
 
 /// Bytes of the stack that the host's own code runs on, its guard page included.

@@ -7,7 +7,7 @@
 use hw_protocol::vectors::Needs;
 use iced_x86::code_asm::*;
 use iced_x86::{Code, IcedError, Instruction};
-use switcher_gen::arch::RFlags;
+use switcher_gen::arch::{Msr, RFlags};
 
 type Emit = Box<dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>>;
 
@@ -527,11 +527,11 @@ pub fn everywhere() -> Vec<Form> {
     lists.into_iter().flatten().collect()
 }
 
-// Model-specific registers, as ECX names them.
-const STAR: u32 = 0xC000_0081;
-const LSTAR: u32 = 0xC000_0082;
-const CSTAR: u32 = 0xC000_0083;
-const SFMASK: u32 = 0xC000_0084;
-const FS_BASE: u32 = 0xC000_0100;
-const GS_BASE: u32 = 0xC000_0101;
-const KERNEL_GS_BASE: u32 = 0xC000_0102;
+// The numbers by which ECX names model-specific registers.
+const STAR: u32 = Msr::Star.address();
+const LSTAR: u32 = Msr::Lstar.address();
+const CSTAR: u32 = Msr::Cstar.address();
+const SFMASK: u32 = Msr::Sfmask.address();
+const FS_BASE: u32 = Msr::FsBase.address();
+const GS_BASE: u32 = Msr::GsBase.address();
+const KERNEL_GS_BASE: u32 = Msr::KernelGsBase.address();

@@ -11,7 +11,6 @@ use bitflags::bitflags;
 
 use super::program::Operation;
 use switcher_gen::Variant;
-use switcher_gen::arch::Msr;
 
 bitflags! {
     /// What not every CPU has that a switcher could run on, as far as an instruction or a value
@@ -364,12 +363,26 @@ const fn pointer(of: Address) -> MsrRule {
     rule(of.name(), Value::Canonical(of))
 }
 
+/// The numbers by which RDMSR and WRMSR name the model's MSRs, as the patterns of a `match`.
+pub(super) mod msr_number {
+    use switcher_gen::arch::Msr;
+
+    pub(crate) const SPEC_CTRL: u64 = Msr::SpecCtrl as u64;
+    pub(crate) const PRED_CMD: u64 = Msr::PredCmd as u64;
+    pub(crate) const EFER: u64 = Msr::Efer as u64;
+    pub(crate) const STAR: u64 = Msr::Star as u64;
+    pub(crate) const LSTAR: u64 = Msr::Lstar as u64;
+    pub(crate) const CSTAR: u64 = Msr::Cstar as u64;
+    pub(crate) const SFMASK: u64 = Msr::Sfmask as u64;
+    pub(crate) const FS_BASE: u64 = Msr::FsBase as u64;
+    pub(crate) const GS_BASE: u64 = Msr::GsBase as u64;
+    pub(crate) const KERNEL_GS_BASE: u64 = Msr::KernelGsBase as u64;
+}
+
 /// The rule for the MSR of that number; `None` if it has no effect in the model.
 pub(super) const fn msr(number: u64) -> Option<MsrRule> {
-    const SPEC_CTRL: u64 = Msr::SpecCtrl as u64;
-    const PRED_CMD: u64 = Msr::PredCmd as u64;
     Some(match number {
-        SPEC_CTRL => MsrRule {
+        msr_number::SPEC_CTRL => MsrRule {
             name: "SPEC_CTRL",
             exists: Some(Condition::Cpu(
                 Features::IBRS.union(Features::STIBP).union(Features::SSBD),
@@ -377,20 +390,20 @@ pub(super) const fn msr(number: u64) -> Option<MsrRule> {
             is_readable: true,
             value: Value::Bits(SPEC_CTRL_BITS),
         },
-        PRED_CMD => MsrRule {
+        msr_number::PRED_CMD => MsrRule {
             name: "PRED_CMD",
             exists: Some(Condition::Cpu(Features::IBPB.union(Features::SBPB))),
             is_readable: false,
             value: Value::Bits(PRED_CMD_BITS),
         },
-        0xC000_0080 => rule("EFER", Value::Any),
-        0xC000_0081 => rule("STAR", Value::Any),
-        0xC000_0082 => pointer(Address::Lstar),
-        0xC000_0083 => pointer(Address::Cstar),
-        0xC000_0084 => rule("SFMASK", Value::Bits(SFMASK_BITS)),
-        0xC000_0100 => pointer(Address::FsBase),
-        0xC000_0101 => pointer(Address::GsBase),
-        0xC000_0102 => pointer(Address::KernelGsBase),
+        msr_number::EFER => rule("EFER", Value::Any),
+        msr_number::STAR => rule("STAR", Value::Any),
+        msr_number::LSTAR => pointer(Address::Lstar),
+        msr_number::CSTAR => pointer(Address::Cstar),
+        msr_number::SFMASK => rule("SFMASK", Value::Bits(SFMASK_BITS)),
+        msr_number::FS_BASE => pointer(Address::FsBase),
+        msr_number::GS_BASE => pointer(Address::GsBase),
+        msr_number::KERNEL_GS_BASE => pointer(Address::KernelGsBase),
         _ => return None,
     })
 }

@@ -1,14 +1,14 @@
 //! What each operation does.
 
 use super::domain::{Domain, low_bytes};
-use super::exists::{self, Address, Condition as Needed, MsrRule, Value};
+use super::exists::{self, Address, Condition as Needed, MsrRule, Value, msr_number};
 use super::flags::{Condition, even_parity};
 use super::memory::{Place, Region, Sharing};
 use super::program::{
     MemoryOperand, Op, Operand, Operation, Program, ProgramError, Segment, SegmentRegister,
 };
 use super::state::{CpuModel, Fault, Gpr, State};
-use switcher_gen::arch::{Msr, RFlags, Vendor};
+use switcher_gen::arch::{RFlags, Vendor};
 
 /// What one step came to.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -760,7 +760,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let number = self.msr_number();
         self.tell(Effect::WriteMsr { number, value });
         let rule = self.msr_exists()?;
-        if let Some(GS_BASE | KERNEL_GS_BASE) = number {
+        if let Some(msr_number::GS_BASE | msr_number::KERNEL_GS_BASE) = number {
             self.tell(Effect::WriteGsBase(value));
         }
         match rule.value {
@@ -773,15 +773,15 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 let allowed = bits.iter().filter(|(_, feature)| has(feature));
                 let allowed = allowed.fold(0, |all, (bits, _)| all | bits);
                 let by = bits.iter().fold(exists::Features::empty(), |all, (_, one)| all | *one);
-                let held = (number == Some(SPEC_CTRL)).then_some(Held::SpecCtrl);
+                let held = (number == Some(msr_number::SPEC_CTRL)).then_some(Held::SpecCtrl);
                 self.bits(Needed::Bits { of: rule.name, allowed, by }, held, value)?;
             }
         }
         match number {
             // Nothing that is modelled.
-            Some(PRED_CMD) => return Ok(()),
+            Some(msr_number::PRED_CMD) => return Ok(()),
             // What it switches would have to be modelled, too.
-            Some(number @ MSR_EFER) => {
+            Some(number @ msr_number::EFER) => {
                 let number = d.word(number);
                 return Err(Stop::Stuck(Stuck::Msr { at: self.at, number }));
             }
@@ -814,15 +814,15 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let number = self.d.truncate(self.state.get(Gpr::Rcx), 4);
         let state = &mut *self.state;
         Ok(match self.d.known(number) {
-            Some(SPEC_CTRL) => &mut state.msrs.spec_ctrl,
-            Some(MSR_EFER) => &mut state.msrs.efer,
-            Some(STAR) => &mut state.msrs.star,
-            Some(LSTAR) => &mut state.msrs.lstar,
-            Some(CSTAR) => &mut state.msrs.cstar,
-            Some(SFMASK) => &mut state.msrs.sfmask,
-            Some(FS_BASE) => &mut state.fs_base,
-            Some(GS_BASE) => &mut state.gs_base,
-            Some(KERNEL_GS_BASE) => &mut state.inactive_gs_base,
+            Some(msr_number::SPEC_CTRL) => &mut state.msrs.spec_ctrl,
+            Some(msr_number::EFER) => &mut state.msrs.efer,
+            Some(msr_number::STAR) => &mut state.msrs.star,
+            Some(msr_number::LSTAR) => &mut state.msrs.lstar,
+            Some(msr_number::CSTAR) => &mut state.msrs.cstar,
+            Some(msr_number::SFMASK) => &mut state.msrs.sfmask,
+            Some(msr_number::FS_BASE) => &mut state.fs_base,
+            Some(msr_number::GS_BASE) => &mut state.gs_base,
+            Some(msr_number::KERNEL_GS_BASE) => &mut state.inactive_gs_base,
             _ => return Err(Stop::Stuck(Stuck::Msr { at: self.at, number })),
         })
     }
@@ -1027,18 +1027,6 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
     }
 }
 
-const SPEC_CTRL: u64 = Msr::SpecCtrl as u64;
-const PRED_CMD: u64 = Msr::PredCmd as u64;
-const MSR_EFER: u64 = Msr::Efer as u64;
-const STAR: u64 = Msr::Star as u64;
-const SFMASK: u64 = Msr::Sfmask as u64;
-// MSRs that hold addresses.
-const LSTAR: u64 = Msr::Lstar as u64;
-const CSTAR: u64 = Msr::Cstar as u64;
-const FS_BASE: u64 = Msr::FsBase as u64;
-const GS_BASE: u64 = Msr::GsBase as u64;
-const KERNEL_GS_BASE: u64 = Msr::KernelGsBase as u64;
-
 /// How many bytes an operand has.
 const fn width(operand: Operand) -> usize {
     match operand {
@@ -1104,14 +1092,20 @@ mod tests {
 
     #[test]
     fn an_msr_for_an_address_takes_no_other_number() {
-        for msr in [LSTAR, CSTAR, FS_BASE, GS_BASE, KERNEL_GS_BASE] {
+        for msr in [
+            msr_number::LSTAR,
+            msr_number::CSTAR,
+            msr_number::FS_BASE,
+            msr_number::GS_BASE,
+            msr_number::KERNEL_GS_BASE,
+        ] {
             let (_, step) = stepped(&WRMSR, 0, [0, msr, 0x8000]);
             assert_eq!(step, Step::Fault(Fault::protection(0)), "{msr:#x}");
             let (_, step) = stepped(&WRMSR, 0, [0, msr, 0x7FFF]);
             assert_eq!(step, Step::Left, "{msr:#x}");
         }
         // STAR is not an address.
-        assert_eq!(stepped(&WRMSR, 0, [0, 0xC000_0081, 0x8000]).1, Step::Left);
+        assert_eq!(stepped(&WRMSR, 0, [0, msr_number::STAR, 0x8000]).1, Step::Left);
     }
 
     #[test]
@@ -1136,7 +1130,7 @@ mod tests {
             assert_eq!(at_0(&state).step(&d, &model, &program, &mut Unobserved), Ok(undefined));
         }
         // RDMSR of EFER, and MOV RAX, CR4.
-        let (state, _) = stepped(&[0x0F, 0x32], 0, [0, MSR_EFER, 0]);
+        let (state, _) = stepped(&[0x0F, 0x32], 0, [0, msr_number::EFER, 0]);
         assert_eq!(state.get(Gpr::Rax), EFER);
         assert_eq!(stepped(&[0x0F, 0x20, 0xE0], 0, [0; 3]).0.get(Gpr::Rax), CR4);
     }
@@ -1207,12 +1201,12 @@ mod tests {
         // A feature, an MSR, a value that it allows, and one that it does not.
         type F = exists::Features;
         let msrs = [
-            (F::IBPB, PRED_CMD, [1, 0], [0x81, 0]),
-            (F::SBPB, PRED_CMD, [0x80, 0], [0x81, 0]),
-            (F::IBRS, SPEC_CTRL, [1, 0], [2, 0]),
-            (F::IBRS | F::STIBP, SPEC_CTRL, [3, 0], [4, 0]),
-            (F::IBRS | F::BHI_CTRL, SPEC_CTRL, [0x401, 0], [0x200, 0]),
-            (F::IBRS, SPEC_CTRL, [0, 0], [1, 1]),
+            (F::IBPB, msr_number::PRED_CMD, [1, 0], [0x81, 0]),
+            (F::SBPB, msr_number::PRED_CMD, [0x80, 0], [0x81, 0]),
+            (F::IBRS, msr_number::SPEC_CTRL, [1, 0], [2, 0]),
+            (F::IBRS | F::STIBP, msr_number::SPEC_CTRL, [3, 0], [4, 0]),
+            (F::IBRS | F::BHI_CTRL, msr_number::SPEC_CTRL, [0x401, 0], [0x200, 0]),
+            (F::IBRS, msr_number::SPEC_CTRL, [0, 0], [1, 1]),
             (none, 0xC000_0084, [0x4_7700, 0], [0, 1]),
         ];
         for (features, msr, [low, high], [other, other_high]) in msrs {
@@ -1224,9 +1218,9 @@ mod tests {
             }
         }
         // RDMSR of PRED_CMD, and of SPEC_CTRL where it is not.
-        assert_eq!(run(&[0x0F, 0x32], F::IBPB, CR4, [0, PRED_CMD, 0]), general);
-        assert_eq!(run(&[0x0F, 0x32], none, CR4, [0, SPEC_CTRL, 0]), general);
-        assert_eq!(run(&[0x0F, 0x32], F::SSBD, CR4, [0, SPEC_CTRL, 0]), Step::Left);
+        assert_eq!(run(&[0x0F, 0x32], F::IBPB, CR4, [0, msr_number::PRED_CMD, 0]), general);
+        assert_eq!(run(&[0x0F, 0x32], none, CR4, [0, msr_number::SPEC_CTRL, 0]), general);
+        assert_eq!(run(&[0x0F, 0x32], F::SSBD, CR4, [0, msr_number::SPEC_CTRL, 0]), Step::Left);
         // MOV CR3, RAX: NOFLUSH without PCIDs, and beyond any physical address.
         let mov = [0x0F, 0x22, 0xD8];
         assert_eq!(run(&mov, none, CR4, [1 << 63, 0, 0]), general);
