@@ -7,6 +7,8 @@
 //! | [`native`] | runs on this CPU, in user mode |
 //! | [`fuzz`] | many random states, on both, against the specification |
 
+#[cfg(test)]
+mod find;
 pub mod fuzz;
 pub mod interpreter;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]

@@ -11,8 +11,10 @@ use switcher_engine::scenario::{
     Emulated, Failure, Mode, Places, ScenarioEnd, Setup, WayIn, WayOut,
 };
 use switcher_gen::arch::{PagingMode, RFlags, Vendor};
+use switcher_gen::asm::Label;
 use switcher_gen::layout::{OrigAx, PtRegs, Pvcs, SwitchFlags};
 use switcher_gen::{Image, Variant, program};
+use switcher_model::Program;
 
 /// Random states per variant and program.
 const STATES: usize = 150;
@@ -415,9 +417,13 @@ fn a_switcher_that_writes_to_the_hosts_memory_is_refused() {
     let mut machine = Interpreter::new(&Variant::REFERENCE).unwrap();
     machine.load(Mode::Umod, 0, &SYSCALL).unwrap();
     machine.load(Mode::Smod, 0, &UD2).unwrap();
-    let bytes = machine.image().bytes();
-    let found = bytes.windows(store.len()).position(|bytes| bytes == store).unwrap();
-    machine.overwrite(found + store.len() - 1, &[RESERVED as u8]);
+    let program = Program::new(0, machine.image().bytes().to_vec());
+    let mut at = u64::from(machine.image().offset(Label::Syscall64));
+    while !program.from(at).starts_with(store) {
+        at = program.instruction(at).next_ip();
+    }
+    // The displacement is the instruction's last byte.
+    machine.overwrite(at as usize + store.len() - 1, &[RESERVED as u8]);
     let mut setup = machine.setup(Mode::Umod);
     setup.frame.rsp = 0x1234;
     match machine.run(&setup) {

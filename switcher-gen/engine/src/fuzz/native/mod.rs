@@ -2,9 +2,9 @@
 //! the same of all that comes out.
 //!
 //! A case is a whole run: the host's entry, by SYSRETQ or IRETQ, then SYSCALLs of a guest whose
-//! pages have nothing else but a few instructions that fault, until something exits. Some are loops:
-//! hundreds of direct switches. Equal seeds give equal cases, but for the addresses at which this
-//! process has the guest's pages.
+//! pages have nothing else but a few instructions that fault, until something exits. Some are
+//! loops: hundreds of direct switches. Equal seeds give equal cases, but for the addresses at which
+//! this process has the guest's pages.
 //!
 //! | file | purpose |
 //! |---|---|
@@ -264,7 +264,9 @@ fn occupied() -> io::Result<Option<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::find;
     use switcher_gen::Variant;
+    use switcher_gen::asm::Label;
     use switcher_gen::layout::Pvcs;
     use switcher_gen::program;
 
@@ -295,10 +297,10 @@ mod tests {
     }
 
     /// On the way to smod, umod's RSP goes to the PVCS's CR2 and not to its RSP.
-    fn break_store(image: &Image) -> (usize, [u8; 1]) {
-        let store = program!(; mov QWORD [BYTE rdi + Pvcs::rsp], rsp);
-        let found = image.bytes().windows(store.len()).position(|bytes| bytes == store);
-        (found.expect("it is there") + store.len() - 1, [Pvcs::cr2.bytes() as u8])
+    fn break_store(image: &Image) -> (usize, &'static [u8]) {
+        let right = program!(; mov QWORD [BYTE rdi + Pvcs::rsp], rsp);
+        let wrong = program!(; mov QWORD [BYTE rdi + Pvcs::cr2], rsp);
+        (find::encoded(image, Label::Syscall64, right), wrong)
     }
 
     fn difference(engines: &mut Engines) -> NativeDifference {
@@ -313,8 +315,8 @@ mod tests {
         let image = Image::new(&Variant::REFERENCE).unwrap();
         let (offset, bad) = break_store(&image);
         let mut engines = Engines::new(image).unwrap();
-        engines.native.overwrite(offset, &bad).unwrap();
-        engines.interpreter.overwrite(offset, &bad);
+        engines.native.overwrite(offset, bad).unwrap();
+        engines.interpreter.overwrite(offset, bad);
         let found = difference(&mut engines);
         let wrong = Witness::Specification;
         assert_eq!(found.between, [(wrong, Witness::Native), (wrong, Witness::Interpreter)]);
@@ -328,7 +330,7 @@ mod tests {
         let image = Image::new(&Variant::REFERENCE).unwrap();
         let (offset, bad) = break_store(&image);
         let mut engines = Engines::new(image).unwrap();
-        engines.interpreter.overwrite(offset, &bad);
+        engines.interpreter.overwrite(offset, bad);
         let (code, model) = (Witness::Native, Witness::Interpreter);
         assert_eq!(
             difference(&mut engines).between,
@@ -336,7 +338,7 @@ mod tests {
         );
         let image = Image::new(&Variant::REFERENCE).unwrap();
         let mut engines = Engines::new(image).unwrap();
-        engines.native.overwrite(offset, &bad).unwrap();
+        engines.native.overwrite(offset, bad).unwrap();
         assert_eq!(
             difference(&mut engines).between,
             [(Witness::Specification, code), (code, model)]
@@ -348,8 +350,8 @@ mod tests {
         let image = Image::new(&Variant::REFERENCE).unwrap();
         // What makes umod's GS base canonical.
         let canonicalise = program!(; shl r11, 16 ; sar r11, 16);
-        let found = image.bytes().windows(canonicalise.len()).position(|b| b == canonicalise);
-        let (offset, nops) = (found.expect("it is there"), [0x90; 8]);
+        let offset = find::encoded(&image, Label::NotToSmod, canonicalise);
+        let nops = program!(; nop).repeat(canonicalise.len());
         let mut engines = Engines::new(image).unwrap();
         engines.native.overwrite(offset, &nops).unwrap();
         engines.interpreter.overwrite(offset, &nops);
