@@ -159,17 +159,17 @@ pub fn derive_asm_layout(input: TokenStream) -> TokenStream {
 ///
 /// `SIZE` is `BYTE`, `WORD`, `DWORD` or `QWORD` and never left out. The register is a 64-bit
 /// general-purpose one. An offset is a constant expression of type `Offset`, usually a field
-/// (`Tss::sp0`), perhaps with one of `Offset`'s methods (`Pvcs::user_cs.pair(Pvcs::user_ss)`), whose
-/// receiver may be a sum in parentheses (`(Frame::iret + Iret::cs).below_end()`).
-/// Each offset starts in the struct in which the previous one ends, and the last one's field must
-/// be as wide as `SIZE` says. Whether an 8-bit displacement reaches is found out when the code
-/// around it is built, `cargo check` being blind to constants in generic functions.
+/// (`Tss::sp0`), perhaps with one of `Offset`'s methods (`Pvcs::user_cs.pair(Pvcs::user_ss)`),
+/// whose receiver may be a sum in parentheses (`(Frame::iret + Iret::cs).below_end()`). Each offset
+/// starts in the struct in which the previous one ends, and the last one's field must be as wide as
+/// `SIZE` says. Whether an 8-bit displacement reaches is found out when the code around it is
+/// built, `cargo check` being blind to constants in generic functions.
 ///
 /// # The per-CPU block
 ///
 /// `percpu` in front of an instruction says that its memory operand, which has no register, is a
-/// field of `switcher_gen::layout::PerCpu`, the per-CPU block. How that is reached is the sink's to say (`Sink::placement`): with a
-/// GS prefix, or relative to RIP.
+/// field of `switcher_gen::layout::PerCpu`, the per-CPU block. How that is reached is the sink's to
+/// say (`Sink::placement`): with a GS prefix, or relative to RIP.
 ///
 /// # More mnemonics
 ///
@@ -177,9 +177,9 @@ pub fn derive_asm_layout(input: TokenStream) -> TokenStream {
 ///
 /// # Traps
 ///
-/// After RET, IRET, SYSRET, SYSEXIT, a far JMP and JMP through a register or memory, `asm!` writes an
-/// INT3: nothing is executed there, but CPUs go on there before they know where the instruction leads
-/// (CVE-2021-26341, straight-line speculation). So no emitter can forget it.
+/// After RET, IRET, SYSRET, SYSEXIT, a far JMP and JMP through a register or memory, `asm!` writes
+/// an INT3: nothing is executed there, but CPUs go on there before they know where the instruction
+/// leads (CVE-2021-26341, straight-line speculation). So no emitter can forget it.
 ///
 /// # Notes for the listing
 ///

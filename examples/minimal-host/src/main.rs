@@ -12,8 +12,8 @@
 //!
 //! QEMU then exits with 33 (the device doubles the kernel's 16 and adds 1): success.
 //!
-//! `hw_platform` is the machine: boot, page tables, GDT, TSS, hooks for NMIs, serial port. A hypervisor brings
-//! its own; what it must provide is what is used of `hw_platform` here.
+//! `hw_platform` is the machine: boot, page tables, GDT, TSS, hooks for NMIs, serial port. A
+//! hypervisor brings its own; what it must provide is what is used of `hw_platform` here.
 
 #![no_std]
 #![no_main]
@@ -59,8 +59,8 @@ fn main(_: Platform) -> ! {
 
     // 3. SYSCALL goes to the switcher's entry.
     let block = or_stop(NonNull::new(percpu::block(0)).ok_or("no per-CPU block"));
-    // SAFETY: the block holds the TSS this CPU has loaded, with a stack at sp0 and four in the IST, and is
-    // nobody else's; the hooks are as the runtime asks; the MSRs are left alone from now on.
+    // SAFETY: the block holds the TSS this CPU has loaded, with a stack at sp0 and four in the IST,
+    // and is nobody else's; the hooks are as the runtime asks; the MSRs are left alone from now on.
     let mut cpu = or_stop(unsafe { switcher.install(block) });
 
     // 4. A guest: two address spaces with a page of code each, and a PVCS.

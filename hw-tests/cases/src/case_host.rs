@@ -20,8 +20,9 @@ pub struct Platform {
     /// CS and SS of other GDT entries with the same content as `user_cs` and `user_ds`: only
     /// IRETQ can load them.
     pub aliases: (u16, u16),
-    /// What the PVCS looks like. Cases speak of it as the RFC has it; an engine whose switcher is for
-    /// another one puts the fields where that has them, and leaves alone what that has no place for.
+    /// What the PVCS looks like. Cases speak of it as the RFC has it; an engine whose switcher is
+    /// for another one puts the fields where that has them, and leaves alone what that has no place
+    /// for.
     pub revision: Revision,
     /// Whether each mode has a PKRU of its own: CR4.PKE.
     pub pku: bool,

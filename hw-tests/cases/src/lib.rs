@@ -1,12 +1,13 @@
 //! What a switcher must do, case by case, with its exact outcome for each vendor and paging mode.
 //!
-//! A case puts a guest into a state ([`Setup`]), an engine ([`CaseHost`]) runs it until it exits, and
-//! *everything* the exit shows ([`Observed`]) is compared with what must come of it ([`Expected`]):
-//! all registers, the PVCS, the mode, and the host itself. The cases know nothing of engines; the
-//! bare-metal kernel is one, the model of a CPU and the real CPU in user mode are others.
+//! A case puts a guest into a state ([`Setup`]), an engine ([`CaseHost`]) runs it until it exits,
+//! and *everything* the exit shows ([`Observed`]) is compared with what must come of it
+//! ([`Expected`]): all registers, the PVCS, the mode, and the host itself. The cases know nothing
+//! of engines; the bare-metal kernel is one, the model of a CPU and the real CPU in user mode are
+//! others.
 //!
-//! The guest's programs are a few instructions ([`program!`](switcher_gen::program!)). UD2 is the probe: its #UD shows every
-//! register as it is, RCX and R11 too.
+//! The guest's programs are a few instructions ([`program!`](switcher_gen::program!)). UD2 is the
+//! probe: its #UD shows every register as it is, RCX and R11 too.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -1,5 +1,6 @@
-//! What host cases are: what only a kernel can run, with several CPUs and page tables of its own. Each is an
-//! entry in the table of its file in `cases/`, from which also the names come that the runner expects.
+//! What host cases are: what only a kernel can run, with several CPUs and page tables of its own.
+//! Each is an entry in the table of its file in `cases/`, from which also the names come that the
+//! runner expects.
 
 use alloc::string::String;
 
@@ -40,8 +41,8 @@ pub(crate) struct HostCase {
 pub(crate) struct Bench {
     /// The CPU that has booted, with a switcher and guests' memory, until a case takes it apart.
     host: Option<BareMetal<'static>>,
-    /// Every path through the switcher. Where its instructions are, the first case that interrupts them finds
-    /// out for the others.
+    /// Every path through the switcher. Where its instructions are, the first case that interrupts
+    /// them finds out for the others.
     paths: [Path; 7],
     /// The other CPUs, as long as they run the case list.
     others: Option<Others>,

@@ -28,9 +28,9 @@ use x86_64::registers::model_specific::Msr;
 global_asm!(
     r#"
     .text
-    // unsafe extern "C" fn(entry: u64) -> *mut PtRegs
-    // Calls entry with a known value in every callee-saved register, and writes down what the call
-    // has left of them, of RSP, SS and RFLAGS: where GS base says, which is the one thing it relies on.
+    // unsafe extern "C" fn(entry: u64) -> *mut PtRegs Calls entry with a known value in every
+    // callee-saved register, and writes down what the call has left of them, of RSP, SS and RFLAGS:
+    // where GS base says, which is the one thing it relies on.
     .global hw_kernel_checked_call
 hw_kernel_checked_call:
     push    rbx
@@ -302,8 +302,8 @@ impl<'s> BareMetal<'s> {
         Ok(())
     }
 
-    /// Makes a new root on the page of umod's, with another stack that is full of a byte, and flushes
-    /// nothing: as if the former root's guest had gone, and its page come to a new one.
+    /// Makes a new root on the page of umod's, with another stack that is full of a byte, and
+    /// flushes nothing: as if the former root's guest had gone, and its page come to a new one.
     pub(crate) fn recycle_umod(&mut self, byte: u8) -> Result<(), HostError> {
         let mut stack = Frame::new().map_err(MapError::from)?;
         stack.write(0, &[byte; place::PAGE as usize]);
@@ -474,7 +474,8 @@ impl BareMetal<'_> {
     /// Runs a guest by another call.
     ///
     /// # Safety
-    /// As [`Cpu::enter_with`] asks; and what the outcome says of the host is noted by `checked_call`.
+    /// As [`Cpu::enter_with`] asks; and what the outcome says of the host is noted by
+    /// `checked_call`.
     pub(crate) unsafe fn run_by(
         &mut self,
         setup: &Setup,

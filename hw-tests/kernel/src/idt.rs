@@ -1,4 +1,5 @@
-//! The switcher's IDT with some gates changed, and a breakpoint in the switcher whose #DB takes one of them.
+//! The switcher's IDT with some gates changed, and a breakpoint in the switcher whose #DB takes one
+//! of them.
 
 use alloc::format;
 use alloc::string::String;
@@ -104,7 +105,8 @@ pub(crate) fn aim_breakpoint(at: u64) {
 pub(crate) fn set_breakpoint(enabled: bool) {
     /// Breakpoint 0, on execution.
     const ENABLED: u64 = dr7::DISABLED | dr7::L0;
-    // Nothing is left behind: a guest without breakpoints has 0 there, as the runtime's debug builds check.
+    // Nothing is left behind: a guest without breakpoints has 0 there, as the runtime's debug
+    // builds check.
     let (at, control) = match enabled {
         true => (BREAKPOINT.load(Ordering::Relaxed), ENABLED),
         false => (0, dr7::DISABLED),

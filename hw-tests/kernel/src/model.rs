@@ -289,7 +289,8 @@ struct Machine {
 }
 
 impl Machine {
-    /// Maps code and data, lets instructions for the bases be executed, and keeps what programs change.
+    /// Maps code and data, lets instructions for the bases be executed, and keeps what programs
+    /// change.
     fn new(code: &[u8], features: &Features) -> Result<Self, String> {
         if !features.fsgsbase {
             return Err("this CPU has no FSGSBASE".into());
@@ -356,16 +357,17 @@ impl Machine {
         // SAFETY: the landing takes a `PtRegs` at RSP, wherever it is; until the next line but one,
         // nothing is executed but the program.
         unsafe { events::catch(Stack::DoubleFault, landing) }
-        // SAFETY: the state is of CPL0, at a program that was written to end with an exception, on a
-        // page of its own. All that it changes is restored: registers and flags by the landing, the
-        // rest below. Interrupts that it may allow are masked at their controllers.
+        // SAFETY: the state is of CPL0, at a program that was written to end with an exception, on
+        // a page of its own. All that it changes is restored: registers and flags by the landing,
+        // the rest below. Interrupts that it may allow are masked at their controllers.
         let frame = unsafe { hw_kernel_model_enter(&raw const start) };
         events::no_catch();
         let [fs_base, gs_base, kernel_gs_base] = BASES.map(read_msr);
         for (name, value) in self.msrs {
             write_msr(name, value);
         }
-        // SAFETY: the landing returns the frame that the stub built, which stays until the next event.
+        // SAFETY: the landing returns the frame that the stub built, which stays until the next
+        // event.
         let frame = unsafe { frame.read() };
         let changed = |word| {
             // SAFETY: as above; the program is over.
@@ -415,7 +417,7 @@ fn read_msr(name: MsrName) -> u64 {
 }
 
 fn write_msr(name: MsrName, value: u64) {
-    // SAFETY: one of WRITTEN, with what it had or a canonical base; nothing here uses either base, and no
-    // SYSCALL is executed before they are restored.
+    // SAFETY: one of WRITTEN, with what it had or a canonical base; nothing here uses either base,
+    // and no SYSCALL is executed before they are restored.
     unsafe { Msr::new(name.address()).write(value) }
 }

@@ -1,4 +1,5 @@
-//! The case list on the other CPUs, a part of it on each, while the CPU that has booted runs all of it.
+//! The case list on the other CPUs, a part of it on each, while the CPU that has booted runs all of
+//! it.
 
 use alloc::boxed::Box;
 use alloc::format;

@@ -1,5 +1,5 @@
-//! What the runtime says of a CPU whose state it should refuse: each thing is really so on this CPU, for as
-//! long as the runtime is asked (spec/hazards.md, rows 51 to 58).
+//! What the runtime says of a CPU whose state it should refuse: each thing is really so on this
+//! CPU, for as long as the runtime is asked (spec/hazards.md, rows 51 to 58).
 
 use alloc::format;
 use alloc::string::String;
@@ -41,8 +41,8 @@ pub(crate) fn refused(host: &mut BareMetal<'_>, guest: &mut Guest) -> Result<Sta
 /// What `install` says.
 pub(crate) fn by_install(host: &BareMetal<'_>) -> Result<StateError, String> {
     let block = NonNull::new(percpu::block(0)).ok_or("no block")?;
-    // SAFETY: it is installed here already, with this block; if it is refused, nothing changes, and if
-    // not, it is the same once more.
+    // SAFETY: it is installed here already, with this block; if it is refused, nothing changes, and
+    // if not, it is the same once more.
     match cpu::tracked(|| unsafe { host.cpu().switcher().install(block) }) {
         Err(InstallError::State(why)) => Ok(why),
         Err(other) => Err(format!("`install` said {other}")),
@@ -84,8 +84,8 @@ pub(crate) fn enter(host: &mut BareMetal<'_>, guest: &mut Guest) -> Result<(), S
     }
 }
 
-/// Runs `then` under a copy of the GDT with a change. No guest can be entered meanwhile: its root does not
-/// map the copy.
+/// Runs `then` under a copy of the GDT with a change. No guest can be entered meanwhile: its root
+/// does not map the copy.
 pub(crate) fn with_gdt<T>(
     change: impl FnOnce(&mut Vec<u64>),
     then: impl FnOnce() -> Result<T, String>,

@@ -176,9 +176,9 @@ const PLAIN: EventTest =
 
 /// All of them, in the order in which they are run.
 ///
-/// They show that the kernel is fit to judge a switcher: that an event from CPL3 leaves an exact `PtRegs`,
-/// whatever the vector, and that code of the host is mapped in no guest's root and never writable while it is
-/// executable. The last one is the other way round: the CPU judges the model.
+/// They show that the kernel is fit to judge a switcher: that an event from CPL3 leaves an exact
+/// `PtRegs`, whatever the vector, and that code of the host is mapped in no guest's root and never
+/// writable while it is executable. The last one is the other way round: the CPU judges the model.
 pub(crate) const TESTS: &[SelfTest] = &[
     SelfTest {
         name: "selftest/host_code",
@@ -290,7 +290,8 @@ struct Guest {
 
 impl Guest {
     fn new() -> Result<Self, MapError> {
-        // SAFETY: the block is this CPU's, and neither the hardware nor a switcher writes to it now.
+        // SAFETY: the block is this CPU's, and neither the hardware nor a switcher writes to it
+        // now.
         let block = unsafe { percpu::block(0).read() };
         let address = percpu::block(0).addr() as u64;
         let mut space = AddressSpace::new(MappingList::of_hardware(&block, address))?;

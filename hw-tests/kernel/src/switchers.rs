@@ -66,9 +66,9 @@ pub(crate) fn host_on(switchers: Switchers, cpu: usize, breakpoints: bool) -> Ba
     let Some(block) = NonNull::new(percpu::block(cpu)) else {
         fatal(&"the per-CPU block is at address 0")
     };
-    // SAFETY: the block is this CPU's, its TSS is loaded, and sp0 and IST 1 to 4 are the tops of stacks
-    // nobody else uses, with room for what lies above and for the hooks of hooks.rs, which are as the runtime
-    // asks; and nothing else writes the SYSCALL MSRs or GS base.
+    // SAFETY: the block is this CPU's, its TSS is loaded, and sp0 and IST 1 to 4 are the tops of
+    // stacks nobody else uses, with room for what lies above and for the hooks of hooks.rs, which
+    // are as the runtime asks; and nothing else writes the SYSCALL MSRs or GS base.
     let cpu = cpu::tracked(|| unsafe { switcher.install(block) });
     let cpu = cpu.unwrap_or_else(|why| fatal(&why));
     let platform = hw_cases::Platform {

@@ -35,7 +35,8 @@ pub(crate) fn map() -> Result<(), MapError> {
     memory::map_host(REGISTERS, PHYSICAL, Flags::WRITE)
 }
 
-/// Enables this CPU's APIC by software, or it sends nothing. The vector of spurious interrupts is 255.
+/// Enables this CPU's APIC by software, or it sends nothing. The vector of spurious interrupts is
+/// 255.
 pub(crate) fn enable() {
     write(SPURIOUS, 0x1FF);
 }

@@ -281,8 +281,8 @@ pub(crate) fn start_code() -> &'static [u8] {
     unsafe { core::slice::from_raw_parts(start, end.addr() - start.addr()) }
 }
 
-/// Writes down what the next CPU to be started loads: the host's root, and this CPU's paging mode. Then it
-/// calls `entry`.
+/// Writes down what the next CPU to be started loads: the host's root, and this CPU's paging mode.
+/// Then it calls `entry`.
 ///
 /// # Safety
 /// No other CPU is being started.

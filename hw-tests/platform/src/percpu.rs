@@ -4,10 +4,10 @@
 //! pages there: a switcher with placement `percpu` lies nowhere else.
 //!
 //! GS base is the block's address while the host runs; the hardware's TSS is its first part. The
-//! layout is the switcher's: [`switcher_gen::layout::PerCpu`]. Under five-level paging, all of it is
-//! reached at addresses above 47 bits, in the upper half for even CPUs and in the lower for odd ones
-//! ([`crate::high`]). Everything here that a guest's root
-//! has to map is on pages of its own, so that such a root shows nothing else of the host.
+//! layout is the switcher's: [`switcher_gen::layout::PerCpu`]. Under five-level paging, all of it
+//! is reached at addresses above 47 bits, in the upper half for even CPUs and in the lower for odd
+//! ones ([`crate::high`]). Everything here that a guest's root has to map is on pages of its own,
+//! so that such a root shows nothing else of the host.
 
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
@@ -145,8 +145,8 @@ impl Stack {
     }
 
     /// The address after its last byte: what the TSS holds. A multiple of 16, so the CPU's own
-    /// alignment of RSP leaves no gap, and an event's frame ends exactly here. On the stacks of the IST
-    /// there is an [`IstTop`] of the switcher's above it.
+    /// alignment of RSP leaves no gap, and an event's frame ends exactly here. On the stacks of the
+    /// IST there is an [`IstTop`] of the switcher's above it.
     #[must_use]
     pub fn top(self, cpu: usize) -> u64 {
         let above = if self.ist() == 0 { 0 } else { size_of::<IstTop>() };

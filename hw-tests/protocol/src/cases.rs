@@ -1,8 +1,8 @@
 //! The cases that only the kernel runs: its self tests, and those about the host around a switcher.
 //!
-//! They are written down once, in tables of the kernel's own, each beside the function that runs it:
-//! `hw-tests/kernel/src/selftest.rs` and the files of `hw-tests/kernel/src/cases`. The build script of this
-//! crate takes the lists here from there.
+//! They are written down once, in tables of the kernel's own, each beside the function that runs
+//! it: `hw-tests/kernel/src/selftest.rs` and the files of `hw-tests/kernel/src/cases`. The build
+//! script of this crate takes the lists here from there.
 
 use switcher_gen::Hazard;
 
@@ -15,8 +15,8 @@ pub struct SelfTest {
     pub shown: &'static str,
 }
 
-/// A case about the host around a switcher: with several CPUs and page tables of its own, which only the kernel
-/// has. It runs them after the case list.
+/// A case about the host around a switcher: with several CPUs and page tables of its own, which
+/// only the kernel has. It runs them after the case list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostCase {
     /// As it is reported.

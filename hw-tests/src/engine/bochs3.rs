@@ -47,7 +47,8 @@ impl Bochs3 {
     /// With 48-bit addresses.
     pub const INTEL_4LEVEL: Self =
         Self { name: "bochs3-intel-4level", paging: PagingMode::FourLevel, ..Self::INTEL_LA57 };
-    /// With 57-bit addresses and several CPUs, where an instruction with a breakpoint hangs all of them.
+    /// With 57-bit addresses and several CPUs, where an instruction with a breakpoint hangs all of
+    /// them.
     pub const INTEL_LA57_SMP: Self = Self { name: SMP[0], cpus: CPUS, ..Self::INTEL_LA57 };
     /// The same with 48-bit addresses, each CPU with code of its own.
     pub const INTEL_4LEVEL_SMP_PERCPU: Self = Self {

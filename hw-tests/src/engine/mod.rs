@@ -1,5 +1,5 @@
-//! Engines: what can run the cases. Emulators boot the kernel, one file per emulator; the others are
-//! this program itself in a second process ([`hosted`]), which writes the same report.
+//! Engines: what can run the cases. Emulators boot the kernel, one file per emulator; the others
+//! are this program itself in a second process ([`hosted`]), which writes the same report.
 //!
 //! An engine only starts, waits and collects. Whether the run is worth anything is
 //! [`judge`]'s business.
@@ -88,7 +88,8 @@ pub trait Engine {
     /// Runs what it [`runs`](Self::runs) and collects what that says, for no longer than `limit`.
     ///
     /// # Errors
-    /// The engine could not be started. A program that dies or hangs is a [`EngineRun`] all the same.
+    /// The engine could not be started. A program that dies or hangs is a [`EngineRun`] all the
+    /// same.
     fn boot(&self, program: &Path, options: Options, limit: Duration) -> Result<EngineRun>;
 }
 
@@ -135,7 +136,8 @@ pub enum EngineEnd {
     Judged(Judgement, EngineRun),
 }
 
-/// Runs all cases on an engine, and judges the run against the names of those that must be reported.
+/// Runs all cases on an engine, and judges the run against the names of those that must be
+/// reported.
 ///
 /// # Errors
 /// A tool is missing, or the engine could not be started.

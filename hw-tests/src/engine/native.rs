@@ -1,6 +1,6 @@
-//! The cases on this CPU, in user mode (`switcher_engine::native`): the emitted bytes are executed by
-//! the CPU, and so are the guests, whose pages follow the root they run on. What Linux keeps from
-//! user mode is refused here by name, and listed in [`not_here`](super::not_here).
+//! The cases on this CPU, in user mode (`switcher_engine::native`): the emitted bytes are executed
+//! by the CPU, and so are the guests, whose pages follow the root they run on. What Linux keeps
+//! from user mode is refused here by name, and listed in [`not_here`](super::not_here).
 
 use std::fs;
 
@@ -126,7 +126,8 @@ impl CaseHost for Native {
 }
 
 /// Linux shows every page of its own half of the address space as present, so that user mode cannot
-/// tell which are (arch/x86/mm/fault.c, `sanitize_error_code`). Nothing is mapped there for a guest.
+/// tell which are (arch/x86/mm/fault.c, `sanitize_error_code`). Nothing is mapped there for a
+/// guest.
 fn as_hardware_says(mut outcome: scenario::ScenarioEnd) -> scenario::ScenarioEnd {
     const PRESENT: u32 = 1;
     let is_kernels = outcome.cr2.is_some_and(|address| address >> 63 != 0);

@@ -489,8 +489,8 @@ pub fn ring_0() -> Vec<Form> {
     list
 }
 
-/// A far RET within ring 0 to a label, which is how a #MC or a #DB returns where NMIs may be blocked.
-/// There is no way to CPL 3 among them: the model has none.
+/// A far RET within ring 0 to a label, which is how a #MC or a #DB returns where NMIs may be
+/// blocked. There is no way to CPL 3 among them: the model has none.
 fn retfq(selector: i32, release: u32) -> Form {
     Form {
         name: format!("retfq {release} to {selector:#x}"),

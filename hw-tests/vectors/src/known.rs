@@ -44,7 +44,8 @@ pub const ALL: &[Known] = &[
     Known {
         engines: QEMU,
         concerns: |name, vector| vector.after.vector == GP && name == FAR,
-        // Intel SDM vol. 2, RET, operation: #GP(0) before anything is popped; so AMD's vol. 3, RET (Far).
+        // Intel SDM vol. 2, RET, operation: #GP(0) before anything is popped; so AMD's vol. 3, RET
+        // (Far).
         why: "QEMU 7.2 executes a far RET to an address that is not canonical, and faults there",
     },
 ];

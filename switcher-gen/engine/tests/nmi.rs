@@ -1,5 +1,5 @@
-//! An NMI, a machine check and a #DB at every instruction boundary of every path of the switcher, on
-//! the model of the CPU: what was interrupted comes to the same end as if nothing had happened,
+//! An NMI, a machine check and a #DB at every instruction boundary of every path of the switcher,
+//! on the model of the CPU: what was interrupted comes to the same end as if nothing had happened,
 //! whatever the host's hook does to what is not its caller's. The proofs say so of all states; this
 //! is one of each path, run for real, with the nesting that theorems take one step at a time.
 //!
@@ -221,7 +221,8 @@ impl Rig {
         state.rip = back;
     }
 
-    /// One instruction of ring 0, and what the CPU or a hook makes of it. Whether that was the last.
+    /// One instruction of ring 0, and what the CPU or a hook makes of it. Whether that was the
+    /// last.
     fn step(&mut self) -> bool {
         let rip = self.state.rip;
         if (HOOKS..HOOKS + 32).contains(&rip) {
@@ -285,8 +286,8 @@ impl Rig {
             && matches!(self.program.instruction(rip).mnemonic(), Mnemonic::Iretq | Mnemonic::Retf)
     }
 
-    /// What an event in ring 0 must leave as it is. Of the stack, where ring 0 has one: that is what
-    /// code may use below RSP.
+    /// What an event in ring 0 must leave as it is. Of the stack, where ring 0 has one: that is
+    /// what code may use below RSP.
     fn kept(&self) -> ([u64; 6], Vec<u8>) {
         let state = &self.state;
         let rsp = state.get(Gpr::Rsp);
@@ -317,8 +318,8 @@ impl Rig {
         }
     }
 
-    /// `number` arrives, at a boundary of its entry the first of the `others`, and so on, and whatever
-    /// waits as soon as it can. Ring 0 is then where it was. How many boundaries it had.
+    /// `number` arrives, at a boundary of its entry the first of the `others`, and so on, and
+    /// whatever waits as soon as it can. Ring 0 is then where it was. How many boundaries it had.
     fn nested(&mut self, number: u8, others: &[(u8, usize)]) -> usize {
         let before = self.kept();
         self.deliver(number, None);
@@ -410,8 +411,8 @@ impl Rig {
         }
     }
 
-    /// From `start` to the end, with the first of `events` at a boundary of it, the next one at one of
-    /// that one's, and so on. One more NMI waits from there on.
+    /// From `start` to the end, with the first of `events` at a boundary of it, the next one at one
+    /// of that one's, and so on. One more NMI waits from there on.
     fn run_nested(&self, start: Start, events: &[(u8, usize)]) -> Self {
         let mut rig = self.copy();
         rig.begin(start);
@@ -430,7 +431,8 @@ impl Rig {
         unreachable!("a run has an end")
     }
 
-    /// From `start` to the end, with `interruption` at a boundary; how many there were, and the end.
+    /// From `start` to the end, with `interruption` at a boundary; how many there were, and the
+    /// end.
     fn run(&self, start: Start, at: usize, interruption: Interruption) -> (usize, Self) {
         let mut rig = self.copy();
         rig.begin(start);
@@ -651,8 +653,8 @@ fn an_nmi_of_the_hosts_own_code_stays_on_its_root() {
     assert_eq!((rig.hooks, rig.end()), (1, before));
 }
 
-/// What an NMI, and a guest's NMI, are interrupted by, and where: at each boundary of its entry, its
-/// hook and its return. Behind it another one waits, that comes as soon as it can.
+/// What an NMI, and a guest's NMI, are interrupted by, and where: at each boundary of its entry,
+/// its hook and its return. Behind it another one waits, that comes as soon as it can.
 fn nests(rig: &mut Rig) -> Vec<(Start, Vec<(u8, usize)>)> {
     let starts = starts(rig);
     let start = |name| starts.iter().find(|(known, _)| *known == name).unwrap().1;

@@ -1,9 +1,9 @@
 //! Every instruction that the model knows and that user mode can try, on this CPU and in the model:
 //! registers, memory, GS base, faults and all flags that the manuals define must be the same.
 //!
-//! The instructions and the random states are those of `hw-tests/vectors`; both engines run them as a
-//! guest. What ring 0 does with them, and with those that are its own, is compared under emulators:
-//! `cargo xtask test`. Not here: SYSENTER, INT 0x80 and SYSCALL, which are Linux's
+//! The instructions and the random states are those of `hw-tests/vectors`; both engines run them as
+//! a guest. What ring 0 does with them, and with those that are its own, is compared under
+//! emulators: `cargo xtask test`. Not here: SYSENTER, INT 0x80 and SYSCALL, which are Linux's
 //! (`tests/interpreter.rs` has the guest's), and RDPKRU and WRPKRU, which need CR4.PKE.
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,8 +1,8 @@
 //! What a register holds: the values that the one semantics of `step` computes with.
 //!
 //! A [`Domain`] is either [`Concrete`](super::Concrete) (numbers: an interpreter) or
-//! [`Symbolic`](super::symbolic::Symbolic) (terms over the unknowns of a state: proofs). Instruction
-//! semantics and specifications are written once, against this trait.
+//! [`Symbolic`](super::symbolic::Symbolic) (terms over the unknowns of a state: proofs).
+//! Instruction semantics and specifications are written once, against this trait.
 //!
 //! A word has 64 bits. Narrower operands are words whose upper bits are zero.
 
@@ -22,8 +22,8 @@ pub enum Origin {
     Published,
     /// The host's: no guest may learn it.
     Host,
-    /// What lies in the host's memory, or in a register, from before: the host's, a former guest's, or
-    /// what host code that is not looked at has left.
+    /// What lies in the host's memory, or in a register, from before: the host's, a former guest's,
+    /// or what host code that is not looked at has left.
     Stale,
     /// What ring 0 had in a register when an event came. It may have been anybody's.
     Interrupted,
@@ -32,8 +32,8 @@ pub enum Origin {
     /// What the manuals leave undefined. What a CPU may make it of is kept beside: see
     /// [`Domain::undefined`].
     Cpu,
-    /// Nobody: it stands for numbers of the code's own, of which it is not told apart which it is. See
-    /// [`Domain::forgotten`].
+    /// Nobody: it stands for numbers of the code's own, of which it is not told apart which it is.
+    /// See [`Domain::forgotten`].
     Code,
     /// Where the code lies.
     Place,
@@ -154,16 +154,16 @@ pub trait Domain {
     /// Which way to go on. A concrete domain knows; a symbolic one goes each way that is possible,
     /// one run after the other, and takes the answer for granted in what follows.
     fn decide(&self, condition: Self::Bit) -> bool;
-    /// Whether the last [`decide`](Self::decide) could have gone either way on this path. Where there
-    /// is one state only, nothing is open.
+    /// Whether the last [`decide`](Self::decide) could have gone either way on this path. Where
+    /// there is one state only, nothing is open.
     fn was_open(&self) -> bool {
         false
     }
-    /// What the manuals leave undefined: any value. `what` names it. CPUs make it of something all the
-    /// same: whoever learns it learns that, and so it comes from wherever `of` comes from.
+    /// What the manuals leave undefined: any value. `what` names it. CPUs make it of something all
+    /// the same: whoever learns it learns that, and so it comes from wherever `of` comes from.
     fn undefined(&self, what: &'static str, of: &[Self::Word]) -> Self::Bit;
-    /// What a read of `size` bytes at `offset` of memory that a guest may write at any moment finds,
-    /// if it is to be anything at all.
+    /// What a read of `size` bytes at `offset` of memory that a guest may write at any moment
+    /// finds, if it is to be anything at all.
     fn adversary(&self, offset: usize, size: usize) -> Self::Word;
     /// `size` bytes that something else of ring 0 has left meanwhile: any value. `what` names it.
     fn anew(&self, what: &'static str, size: usize) -> Self::Word;
@@ -183,9 +183,9 @@ pub trait Domain {
         false
     }
 
-    /// The address of the code's byte that a [`Program`](super::Program) has at `address`. Code runs
-    /// wherever it is loaded, so in proofs that is `address` and an unknown distance: what is right
-    /// at one place only is not proved.
+    /// The address of the code's byte that a [`Program`](super::Program) has at `address`. Code
+    /// runs wherever it is loaded, so in proofs that is `address` and an unknown distance: what is
+    /// right at one place only is not proved.
     fn code(&self, address: u64) -> Self::Word {
         self.word(address)
     }
@@ -195,8 +195,8 @@ pub trait Domain {
         self.known(address)
     }
 
-    /// Where `a` is one of several words by conditions, the one that it is: as [`decide`](Self::decide)
-    /// goes each way, so does this.
+    /// Where `a` is one of several words by conditions, the one that it is: as
+    /// [`decide`](Self::decide) goes each way, so does this.
     fn settle(&self, a: Self::Word) -> Self::Word {
         a
     }

@@ -1,8 +1,9 @@
 //! Memory: a few regions, each at a base address and reached by no other.
 //!
 //! The regions of a proof have unknown bases. **Assumed** is that an address computed from one base
-//! never lies in a region with another: stacks, per-CPU block, PVCS and code do not overlap, and the
-//! block's pointers point to the regions that they are for. An access anywhere else is reported.
+//! never lies in a region with another: stacks, per-CPU block, PVCS and code do not overlap, and
+//! the block's pointers point to the regions that they are for. An access anywhere else is
+//! reported.
 
 use super::domain::Domain;
 
@@ -61,8 +62,8 @@ impl RegionName {
         }
     }
 
-    /// Whether it is mapped under every root. The others are on the host's alone. An interrupted stack
-    /// is under the root on which it was interrupted, and is used on no other.
+    /// Whether it is mapped under every root. The others are on the host's alone. An interrupted
+    /// stack is under the root on which it was interrupted, and is used on no other.
     #[must_use]
     pub const fn is_under_every_root(self) -> bool {
         match self {
@@ -216,8 +217,8 @@ impl<D: Domain> Memory<D> {
         })
     }
 
-    /// Before a load: a hook may have set bits there since the last one. What reads and stores in one
-    /// instruction stores right then.
+    /// Before a load: a hook may have set bits there since the last one. What reads and stores in
+    /// one instruction stores right then.
     #[inline]
     pub fn look(&mut self, d: &D, place: Place) {
         let region = &mut self.regions[place.region];

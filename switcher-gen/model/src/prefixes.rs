@@ -154,8 +154,8 @@ pub(super) fn misplaced(code: &[u8]) -> Option<MeaninglessPrefix> {
     is_ignored.then_some(MeaninglessPrefix { name: "REX in front of another prefix", byte: rex })
 }
 
-/// A prefix of the instruction that `code` is, all of it, which means nothing there; none of them is
-/// [`misplaced`]. `decode` says what bytes are that end where it ends.
+/// A prefix of the instruction that `code` is, all of it, which means nothing there; none of them
+/// is [`misplaced`]. `decode` says what bytes are that end where it ends.
 pub(super) fn superfluous(
     code: &[u8],
     op: &Op,

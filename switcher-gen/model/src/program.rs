@@ -1,8 +1,9 @@
 //! Bytes as operations: decoded by iced-x86, reduced to what [`step`](super::step) has a semantics
 //! for. Whatever it has none for is an error that names the instruction, never a guess.
 //!
-//! One decoder is not trusted alone: [`second`] decodes the same bytes by another, and both must agree
-//! in length, operation and operands; and a prefix that means nothing is refused ([`prefixes`]).
+//! One decoder is not trusted alone: [`second`] decodes the same bytes by another, and both must
+//! agree in length, operation and operands; and a prefix that means nothing is refused
+//! ([`prefixes`]).
 
 use std::cell::OnceCell;
 
@@ -351,7 +352,8 @@ impl Program {
         Self { base, is_fixed: false, pieces: vec![Piece::new(base, bytes)] }
     }
 
-    /// The same of code that holds addresses of its own as numbers, so that it can lie nowhere else.
+    /// The same of code that holds addresses of its own as numbers, so that it can lie nowhere
+    /// else.
     #[must_use]
     pub fn fixed(self) -> Self {
         Self { is_fixed: true, ..self }
@@ -513,7 +515,8 @@ impl Program {
             let (bytes, second) = (hexadecimal(code.iter().take(15)), second::text(code));
             return Err(ProgramError::Disagreement { at, bytes, first, second });
         }
-        // What is shorter begins later, so that it ends at the same address and names the same ones.
+        // What is shorter begins later, so that it ends at the same address and names the same
+        // ones.
         let decode = |shorter: &[u8]| {
             let at = op.next.wrapping_sub(shorter.len() as u64);
             Op::new(&Decoder::with_ip(64, shorter, at, DecoderOptions::NONE).decode())
@@ -559,9 +562,9 @@ impl Op {
         self.kind == Operation::Iretq
     }
 
-    /// Whether it changes its operand in memory in one instruction, by what it adds to the value or flips
-    /// in it. Bits that it leaves alone, it leaves alone whatever they are: AND and its like do not,
-    /// for they clear a bit that was clear before, and that somebody has set since.
+    /// Whether it changes its operand in memory in one instruction, by what it adds to the value or
+    /// flips in it. Bits that it leaves alone, it leaves alone whatever they are: AND and its like
+    /// do not, for they clear a bit that was clear before, and that somebody has set since.
     #[must_use]
     pub fn updates_memory(&self) -> bool {
         let updates = matches!(
@@ -595,8 +598,8 @@ impl Op {
         self.is_return() || self.is_indirect()
     }
 
-    /// Whether a CPU may go on behind it although it never does so for good: where it leads is found
-    /// out late, and there is no condition.
+    /// Whether a CPU may go on behind it although it never does so for good: where it leads is
+    /// found out late, and there is no condition.
     #[must_use]
     pub fn wants_trap(&self) -> bool {
         let is_jump = self.kind == Operation::Jump && self.is_indirect();
@@ -648,8 +651,8 @@ impl Op {
         )
     }
 
-    /// Whether another reading of the same bytes is this one. Of a constant, what an operand of this
-    /// size holds is compared.
+    /// Whether another reading of the same bytes is this one. Of a constant, what an operand of
+    /// this size holds is compared.
     fn agrees(&self, other: &Self) -> bool {
         let is_count = matches!(
             self.kind,
@@ -1000,8 +1003,8 @@ mod tests {
         code
     }
 
-    /// What the decoders are known to disagree about, where the first says that it is an instruction
-    /// of the model's: all of it is refused.
+    /// What the decoders are known to disagree about, where the first says that it is an
+    /// instruction of the model's: all of it is refused.
     fn known(code: &[u8], first: Op, second: Option<Op>) -> Option<&'static str> {
         let prefixes = code.iter().take_while(|byte| {
             matches!(byte, 0x26 | 0x2E | 0x36 | 0x3E | 0x64..=0x67 | 0xF0 | 0xF2 | 0xF3)

@@ -257,7 +257,8 @@ impl Reading<'_> {
         is_one && !matches!(self.i.operand(1), Raw::Register { .. })
     }
 
-    /// Whether it is MOV from a segment register to a general one, whose size it does not tell either.
+    /// Whether it is MOV from a segment register to a general one, whose size it does not tell
+    /// either.
     fn is_selector_read(&self) -> bool {
         let is_segment = |register: RegSpec| register.class() == register_class::S;
         let from = self.i.operand(1);

@@ -75,8 +75,8 @@ pub struct CpuModel {
     pub paging: PagingMode,
     /// The GDT has these five descriptors; a selector of anything else is refused.
     pub selectors: Selectors,
-    /// Further descriptors, if the GDT has them, with the content of USER_CS and USER_DS: only IRETQ
-    /// loads them.
+    /// Further descriptors, if the GDT has them, with the content of USER_CS and USER_DS: only
+    /// IRETQ loads them.
     pub aliases: Option<(u16, u16)>,
     /// What the CPU has.
     pub features: Features,
@@ -298,8 +298,8 @@ impl<D: Domain> State<D> {
         self.rip = rip;
     }
 
-    /// IRETQ of a frame that has been read: RIP, CS, RFLAGS, RSP, SS. To CPL 3, or from CPL 0 to the
-    /// host's own code.
+    /// IRETQ of a frame that has been read: RIP, CS, RFLAGS, RSP, SS. To CPL 3, or from CPL 0 to
+    /// the host's own code.
     ///
     /// # Errors
     /// #GP as the frame deserves; nothing has changed then but that NMIs are no longer blocked.

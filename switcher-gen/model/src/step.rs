@@ -147,10 +147,10 @@ pub enum Fence {
 
 impl Fence {
     /// Whether nothing behind it is executed, not even speculatively, before all in front of it is
-    /// certain. LFENCE does so (AMD's where DE_CFG says so, which is the host's to see to), and what
-    /// serialises: Intel SDM vol. 3, 9.3; AMD APM vol. 2, 7.6.4. SFENCE and MFENCE order accesses to
-    /// memory and nothing else; whether a WRMSR serialises depends on the MSR, and those that have to
-    /// do with speculation are among those that need not.
+    /// certain. LFENCE does so (AMD's where DE_CFG says so, which is the host's to see to), and
+    /// what serialises: Intel SDM vol. 3, 9.3; AMD APM vol. 2, 7.6.4. SFENCE and MFENCE order
+    /// accesses to memory and nothing else; whether a WRMSR serialises depends on the MSR, and
+    /// those that have to do with speculation are among those that need not.
     #[must_use]
     pub const fn stops_dispatch(self) -> bool {
         matches!(self, Self::Lfence | Self::LoadCr3 | Self::Iretq)
@@ -519,8 +519,8 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             }
             Operation::Ud2 => return Err(Fault::UNDEFINED.into()),
             Operation::Int3 => return Err(Fault::BREAKPOINT.into()),
-            // A gate of DPL 0 is named by the error code; bit 1 says that it is the IDT's. Ring 0 may
-            // use any.
+            // A gate of DPL 0 is named by the error code; bit 1 says that it is the IDT's. Ring 0
+            // may use any.
             Operation::Int(vector) => {
                 return Err(match vector {
                     _ if self.state.cpl == 0 => Fault { vector, error_code: None },
@@ -641,8 +641,8 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         Ok(if is_within_ring { Step::Next } else { Step::Guest { by_sysretq: false } })
     }
 
-    /// RET to what RIP and CS on the stack say (Intel SDM vol. 2, RET): within ring 0 alone. CPUs do not
-    /// predict it, but who watches may want to know.
+    /// RET to what RIP and CS on the stack say (Intel SDM vol. 2, RET): within ring 0 alone. CPUs
+    /// do not predict it, but who watches may want to know.
     fn return_far(&mut self, release: u16) -> Result<(), Stop<D::Word>> {
         let d = self.d;
         let rsp = self.state.get(Gpr::Rsp);

@@ -1,14 +1,16 @@
 //! Events (spec/switcher.md, "Events from the guest"): exceptions, interrupts, NMIs.
 //!
-//! What is said here is said of every vector alike. Which are a guest's, which a hook is called for and
-//! which cannot be gone on from depends on what was interrupted, and on nothing but this of the vector:
+//! What is said here is said of every vector alike. Which are a guest's, which a hook is called for
+//! and which cannot be gone on from depends on what was interrupted, and on nothing but this of the
+//! vector:
 //! #DB, NMI, #MC and #DF have stacks of their own and a meaning in ring 0, and #NP, #SS and #GP are the
 //! guest's if the IRETQ to it raises them.
 //!
-//! **NMIs are blocked** from the delivery of one until an IRET is executed, whatever that returns from
-//! (spec/hazards.md, rows 11 and 39). So:
+//! **NMIs are blocked** from the delivery of one until an IRET is executed, whatever that returns
+//! from (spec/hazards.md, rows 11 and 39). So:
 //!
-//! * a guest's NMI has left the NMIs' stack by the time that an IRETQ ends the blocking, before it exits;
+//! * a guest's NMI has left the NMIs' stack by the time that an IRETQ ends the blocking, before it
+//!   exits;
 //! * an NMI in ring 0 keeps others blocked up to the one IRETQ by which it returns;
 //! * #DB and #MC in ring 0 leave NMIs blocked if they were: within the routines they never are, and
 //!   what was interrupted goes on by IRETQ; elsewhere, which may be an NMI's entry, its hook or its

@@ -2,8 +2,8 @@
 //!
 //! One file per routine, with the name of the emitter's. Read a file beside its section of
 //! switcher.md; nothing else is needed, no assembly and no layout: state is named fields, and what
-//! is not changed stays as it was. The proofs ([`prove`](switcher_prove)) compare this with what the
-//! bytes do, for every state; the fuzzers, for many.
+//! is not changed stays as it was. The proofs ([`prove`](switcher_prove)) compare this with what
+//! the bytes do, for every state; the fuzzers, for many.
 //!
 //! | file | section of switcher.md |
 //! |---|---|

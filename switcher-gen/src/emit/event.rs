@@ -8,10 +8,10 @@
 //! **Live**: all general registers.
 //! **May be clobbered**: nothing before it is saved.
 //!
-//! Whose event it is, the saved CS says, which only the CPU can have written, and neither RSP nor GS
-//! base does (spec/hazards.md, row 10). From CPL 3, GS base is the guest's. In ring 0, only the one
-//! IRETQ to a guest may fault: a guest's registers are loaded by then, and its GS base, so it is
-//! its event. Nothing else that comes here from ring 0 can be gone on from.
+//! Whose event it is, the saved CS says, which only the CPU can have written, and neither RSP nor
+//! GS base does (spec/hazards.md, row 10). From CPL 3, GS base is the guest's. In ring 0, only the
+//! one IRETQ to a guest may fault: a guest's registers are loaded by then, and its GS base, so it
+//! is its event. Nothing else that comes here from ring 0 can be gone on from.
 
 use switcher_macros::asm;
 
@@ -74,8 +74,8 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
     );
 }
 
-/// SWAPGS behind a test of what was interrupted. With [`Placement::PerCpu`], the next access by GS is
-/// the host's own, behind the exit's load of CR3, which is a fence.
+/// SWAPGS behind a test of what was interrupted. With [`Placement::PerCpu`], the next access by GS
+/// is the host's own, behind the exit's load of CR3, which is a fence.
 #[rustfmt::skip]
 pub(super) fn swapgs<S: Sink>(a: &mut S, variant: &Variant) {
     asm!(a ; swapgs);

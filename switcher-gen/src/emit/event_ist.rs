@@ -13,10 +13,10 @@
 //! GS base are saved and restored exactly, whatever they are, so that no decision rests on the
 //! address that was interrupted, on RSP or on GS (rows 8 to 10). The host's GS base lies at the
 //! stack's top. Whether a guest is being run (host_rsp) decides whether the host's root is loaded:
-//! if none is, the host's code was interrupted on a root of the host's. What is kept meanwhile is on
-//! the stack: no register tells a hook of what was interrupted (row 47). Mitigations stand around
-//! the hook as around the host: see `mitigations`. What cannot be gone on from has none: no guest
-//! runs on this CPU any more.
+//! if none is, the host's code was interrupted on a root of the host's. What is kept meanwhile is
+//! on the stack: no register tells a hook of what was interrupted (row 47). Mitigations stand
+//! around the hook as around the host: see `mitigations`. What cannot be gone on from has none: no
+//! guest runs on this CPU any more.
 
 use switcher_macros::asm;
 
@@ -135,8 +135,8 @@ fn from_guest<S: Sink>(a: &mut S, entry: Label, vector: u8) {
 }
 
 /// No register but RDI, which points to the `PtRegs`, is one of what was interrupted: that may be a
-/// guest's, and is read by whatever the hook speculates on. RAX is the host's GS base or SPEC_CTRL, or
-/// a constant, unless [`Cleared`] says otherwise.
+/// guest's, and is read by whatever the hook speculates on. RAX is the host's GS base or SPEC_CTRL,
+/// or a constant, unless [`Cleared`] says otherwise.
 #[rustfmt::skip]
 fn clear_registers<S: Sink>(a: &mut S, left: Cleared) {
     a.comment("No register that a guest could steer speculation with.");

@@ -11,11 +11,11 @@
 //! (host_rsp is zero before an exit's sequences, not behind them), so it does all of this each
 //! time: the sequences before the hook, then SPEC_CTRL as it was, and VERW last.
 //!
-//! Where code lies is a part of it: the branches that overwrite the history are in one cache line, as
-//! in the vendor's sequence, since the history is made of their addresses; and each RET is in the upper
-//! half of its line, as CPUs with ITS need it (Intel, "Indirect Target Selection"; the layout is that of
-//! Linux's `clear_bhb_loop`). Filler stands where nothing is executed. The trap behind each return,
-//! against straight-line speculation, is written by `asm!`.
+//! Where code lies is a part of it: the branches that overwrite the history are in one cache line,
+//! as in the vendor's sequence, since the history is made of their addresses; and each RET is in
+//! the upper half of its line, as CPUs with ITS need it (Intel, "Indirect Target Selection"; the
+//! layout is that of Linux's `clear_bhb_loop`). Filler stands where nothing is executed. The trap
+//! behind each return, against straight-line speculation, is written by `asm!`.
 
 use switcher_macros::asm;
 
@@ -98,8 +98,8 @@ pub(super) fn before_hook<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
     ready(a, variant)
 }
 
-/// What has no RET behind it but the guest's or an exit's, which has its own sequences. RSP is what it
-/// was behind [`before_hook`]. **May be clobbered**: RAX, RCX, RDX.
+/// What has no RET behind it but the guest's or an exit's, which has its own sequences. RSP is what
+/// it was behind [`before_hook`]. **May be clobbered**: RAX, RCX, RDX.
 #[rustfmt::skip]
 pub(super) fn after_hook<S: Sink>(a: &mut S, variant: &Variant) {
     if variant.mitigations().ibrs {
@@ -136,8 +136,8 @@ pub(super) fn before_far_return<S: Sink>(a: &mut S, variant: &Variant) {
     }
 }
 
-/// What comes before a RET of the host's, but for what [`ready`] adds; `to_ret` bytes behind that is
-/// one of ours, if it is. ECX is the number of SPEC_CTRL, if that is switched.
+/// What comes before a RET of the host's, but for what [`ready`] adds; `to_ret` bytes behind that
+/// is one of ours, if it is. ECX is the number of SPEC_CTRL, if that is switched.
 #[rustfmt::skip]
 fn sequences<S: Sink>(a: &mut S, variant: &Variant, labels: &Labels, to_ret: Option<usize>) {
     let mitigations = variant.mitigations();
@@ -234,8 +234,8 @@ fn part<S: Sink>(a: &mut S, labels: &Labels, part: RoundPart) {
     }
 }
 
-/// Code that ends with a RET, in a line of its own: its branches' addresses are part of the history,
-/// and are what they are in the vendor's sequence. Its RET is in the upper half.
+/// Code that ends with a RET, in a line of its own: its branches' addresses are part of the
+/// history, and are what they are in the vendor's sequence. Its RET is in the upper half.
 fn in_a_line<S: Sink>(a: &mut S, labels: &Labels, of_round: RoundPart) {
     let mut length = Length::new(a.placement());
     part(&mut length, labels, of_round);

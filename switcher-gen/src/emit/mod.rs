@@ -18,8 +18,8 @@
 //! | `pt_regs` | what exits and events save registers with |
 //!
 //! `percpu` in front of an instruction is a GS prefix or nothing, by the variant's
-//! [`Placement`](crate::layout::Placement): with [`PerCpu`](crate::layout::Placement::PerCpu), direct
-//! switches have neither SWAPGS nor a stack, and RSP is one of their scratch registers.
+//! [`Placement`](crate::layout::Placement): with [`PerCpu`](crate::layout::Placement::PerCpu),
+//! direct switches have neither SWAPGS nor a stack, and RSP is one of their scratch registers.
 //!
 //! Inside `asm!`, a `///` line becomes a comment of the listing, so it is written for its reader.
 
@@ -48,8 +48,8 @@ use crate::variant::Variant;
 /// INT3: what fills gaps, so that a jump into one stops at once.
 const FILLER: u8 = 0xCC;
 /// A RET and the trap behind it, which `asm!` writes. CPUs that do not keep the targets of indirect
-/// branches apart (ITS, CVE-2024-28956) do so for those in the upper half of a cache line: there all
-/// RETs of an image are. They get there by filler where nothing is executed.
+/// branches apart (ITS, CVE-2024-28956) do so for those in the upper half of a cache line: there
+/// all RETs of an image are. They get there by filler where nothing is executed.
 const TRAPPED_RET: usize = 2;
 /// Entry points start on a boundary of the size CPUs fetch at.
 const ENTRY_ALIGNMENT: usize = 16;

@@ -1,5 +1,5 @@
-//! PKRU on the direct switches, in variants with protection keys: umod's is kept in the PVCS, smod's
-//! is the host's choice (spec/abi.md, `TssExtra` and "PVCS").
+//! PKRU on the direct switches, in variants with protection keys: umod's is kept in the PVCS,
+//! smod's is the host's choice (spec/abi.md, `TssExtra` and "PVCS").
 //!
 //! **Reached** within `to_smod` and `to_umod`, at CPL 0, with
 //! [`Placement::Gs`](crate::layout::Placement::Gs) on the host's GS.
@@ -7,8 +7,9 @@
 //! **May be clobbered**: RCX, R11, RSP and flags. RAX and RDX, which RDPKRU and WRPKRU use, are
 //! restored.
 //!
-//! WRPKRU is executed only where it changes something: never for a guest that uses no keys. Whatever
-//! umod's PVCS says is a PKRU, and applies to user pages alone, of which the switcher accesses none.
+//! WRPKRU is executed only where it changes something: never for a guest that uses no keys.
+//! Whatever umod's PVCS says is a PKRU, and applies to user pages alone, of which the switcher
+//! accesses none.
 
 use switcher_macros::asm;
 

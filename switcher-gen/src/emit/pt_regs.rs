@@ -1,5 +1,5 @@
-//! The registers of a [`PtRegs`](crate::layout::PtRegs), onto the stack: of what exits, and of what an
-//! event interrupts.
+//! The registers of a [`PtRegs`](crate::layout::PtRegs), onto the stack: of what exits, and of what
+//! an event interrupts.
 
 use switcher_macros::asm;
 

@@ -12,8 +12,8 @@
 //! R11 equals the sanitised RFLAGS, RCX equals RIP, and RIP is canonical (spec/switcher.md, "Return
 //! to the guest"). The frame lies in host memory: no check here can be undone by the guest.
 //!
-//! The check for a canonical RIP is emitted for AMD too, although AMD's own SYSRETQ faults at CPL 3.
-//! CPUID's vendor is not the silicon's under a hypervisor that plays another one, and emulators
+//! The check for a canonical RIP is emitted for AMD too, although AMD's own SYSRETQ faults at CPL
+//! 3. CPUID's vendor is not the silicon's under a hypervisor that plays another one, and emulators
 //! (Bochs 2.7) fault at CPL 0 whatever vendor they play: four instructions against the host.
 
 use switcher_macros::asm;

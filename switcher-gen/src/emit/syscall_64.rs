@@ -8,8 +8,8 @@
 //! **May be clobbered**: nothing before the decision; afterwards what each path says.
 //!
 //! Until RSP is the host's, only NMI, #MC and #DB can get in, and they have stacks of their own. An
-//! exit makes it the host's, and so does an ERETU that needs a stack. With [`Placement::PerCpu`], only
-//! an exit needs the host's GS.
+//! exit makes it the host's, and so does an ERETU that needs a stack. With [`Placement::PerCpu`],
+//! only an exit needs the host's GS.
 
 use switcher_macros::asm;
 

@@ -34,8 +34,8 @@ struct FarPointer {
     _reserved: u16,
 }
 
-/// After an exit by an event, which on AMD leaves a null SS in ring 0, the guest is entered by SYSRET
-/// and goes to 32-bit code, whose pushes need SS's attributes (spec/hazards.md, row 18).
+/// After an exit by an event, which on AMD leaves a null SS in ring 0, the guest is entered by
+/// SYSRET and goes to 32-bit code, whose pushes need SS's attributes (spec/hazards.md, row 18).
 fn push_in_32_bits(host: &mut BareMetal<'_>) -> Ended {
     /// A page fault's error code.
     const USER_WRITE: u32 = 6;
@@ -94,8 +94,8 @@ fn push_in_32_bits(host: &mut BareMetal<'_>) -> Ended {
             expected.regs.rip = place::TEXT32 + 1;
             expected.regs.rsp = STACK32 + 0x800 - 4;
             let outcome = host.run(&setup).map_err(|why| format!("{why:?}"))?;
-            // Bochs, 3.0 too, keeps SS's attributes as AMD's SYSRET does, on Intel's models too. Nothing
-            // reloads SS there, and the one that an event leaves has stacks of 16 bits.
+            // Bochs, 3.0 too, keeps SS's attributes as AMD's SYSRET does, on Intel's models too.
+            // Nothing reloads SS there, and the one that an event leaves has stacks of 16 bits.
             let in_16_bits = Expected::page_fault(USER_WRITE, (STACK32 + 0x800 - 4) & 0xFFFF);
             if platform.vendor == Vendor::Intel && outcome.exit == in_16_bits {
                 expected.exit = in_16_bits;

@@ -77,8 +77,8 @@ fn with_lazy_fpu<T>(then: impl FnOnce() -> T) -> Result<T, String> {
     Ok(done)
 }
 
-/// Control bits under which ring 0 would fault with a guest's state loaded, or a guest could do what it may
-/// not.
+/// Control bits under which ring 0 would fault with a guest's state loaded, or a guest could do
+/// what it may not.
 fn control_bits(host: &mut BareMetal<'_>) -> Ended {
     const NE_AND_WP: [(&str, u64); 2] = [("NE", cr0::NE), ("WP", cr0::WP)];
     let mut guest = guest(host, PROBE);
@@ -88,7 +88,8 @@ fn control_bits(host: &mut BareMetal<'_>) -> Ended {
     }
     for (what, bit) in NE_AND_WP {
         let own = cr0();
-        // Where CR4.CET is set, the CPU itself does not take a CR0 without WP (Intel SDM vol. 3, 2.5).
+        // Where CR4.CET is set, the CPU itself does not take a CR0 without WP (Intel SDM vol. 3,
+        // 2.5).
         if what == "WP" && cr4() & cr4::CET != 0 {
             continue;
         }
@@ -137,7 +138,8 @@ fn control_bits(host: &mut BareMetal<'_>) -> Ended {
         unsafe { asm!("mov cr4, {}", in(reg) own, options(nostack, preserves_flags)) };
         expect("CR4 without a bit", said, state)?;
     }
-    // A stack selector of another level, which a host that builds frames itself may make a mistake about.
+    // A stack selector of another level, which a host that builds frames itself may make a mistake
+    // about.
     for ss in [0, u64::from(segments::KERNEL_DS)] {
         guest.regs.ss = ss;
         expect("SS", refused(host, &mut guest), State::GeneralRegisters)?;

@@ -87,8 +87,8 @@ fn watchpoints(host: &mut BareMetal<'_>) -> Ended {
 }
 
 /// MOV SS from a watched word, and SYSCALL, on a stack that is none: the #DB of the watchpoint is
-/// held off until the SYSCALL has been executed, and comes at its entry, in ring 0 (spec/hazards.md,
-/// row 12: CVE-2018-8897). It is ignored there.
+/// held off until the SYSCALL has been executed, and comes at its entry, in ring 0
+/// (spec/hazards.md, row 12: CVE-2018-8897). It is ignored there.
 fn mov_ss(host: &mut BareMetal<'_>) -> Ended {
     const STORE_SS: &[u8] = program!(; mov WORD [rdi], ss);
 
@@ -144,15 +144,16 @@ fn mov_ss(host: &mut BareMetal<'_>) -> Ended {
     Ok(entered)
 }
 
-/// What else the #DB of MOV SS is held off by: each instruction that leaves CPL 3 by an event. The guest
-/// gets that event, and the host does not notice the other one. `watched` is of umod's, and holds SS.
+/// What else the #DB of MOV SS is held off by: each instruction that leaves CPL 3 by an event. The
+/// guest gets that event, and the host does not notice the other one. `watched` is of umod's, and
+/// holds SS.
 fn behind_mov_ss(host: &mut BareMetal<'_>, rng: &mut fastrand::Rng, watched: u64) -> Ended {
     /// Of a page fault: user.
     const U: u32 = 4;
 
     let gp = Expected::general_protection;
-    // What it is, whether it is a trap, and what may come of it: the error code of INT n is another one in
-    // QEMU 7.2, and SYSENTER is refused by vendor.
+    // What it is, whether it is a trap, and what may come of it: the error code of INT n is another
+    // one in QEMU 7.2, and SYSENTER is refused by vendor.
     let behind: [(&[u8], bool, [Exit; 2]); 7] = [
         (program!(; int3), true, [Expected::exception(vector::BP); 2]),
         (

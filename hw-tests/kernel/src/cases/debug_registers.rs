@@ -99,10 +99,12 @@ fn debugging(host: &mut BareMetal<'_>) -> Ended {
     Ok(4)
 }
 
-/// DR0 to DR3, disarmed, and DR6 with causes of the host's, those that a clear bit says among them: a guest's #DB has
-/// its own causes alone, whether it has breakpoints or not, and the host its addresses afterwards.
+/// DR0 to DR3, disarmed, and DR6 with causes of the host's, those that a clear bit says among them:
+/// a guest's #DB has its own causes alone, whether it has breakpoints or not, and the host its
+/// addresses afterwards.
 fn what_the_host_has_left(host: &mut BareMetal<'_>) -> Result<(), String> {
-    /// An access to a debug register, a task switch, four matches; of bits that the hardware keeps set, none.
+    /// An access to a debug register, a task switch, four matches; of bits that the hardware keeps
+    /// set, none.
     const STALE: u64 = 1 << 15 | 1 << 13 | 0b1111;
     let mine = [place::UMOD_CODE, place::UMOD_CODE + 2, HIGH_BASE, 8];
     let no_debug = host.debug().clone();

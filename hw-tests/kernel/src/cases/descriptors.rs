@@ -36,12 +36,13 @@ pub(super) const CASES: &[HostCase] = &[
 
 /// Executes LLDT.
 fn load_ldt(selector: u16) {
-    // SAFETY: null, or of an LDT's descriptor in the GDT that is loaded. The kernel uses none of its.
+    // SAFETY: null, or of an LDT's descriptor in the GDT that is loaded. The kernel uses none of
+    // its.
     unsafe { asm!("lldt {0:x}", in(reg) selector, options(nostack, preserves_flags)) }
 }
 
-/// An LDT that a host has forgotten, with a call gate to ring 0 in it: what a guest would put there that has
-/// the memory at its address.
+/// An LDT that a host has forgotten, with a call gate to ring 0 in it: what a guest would put there
+/// that has the memory at its address.
 fn stale_ldt(host: &mut BareMetal<'_>) -> Ended {
     let mut table = Frame::new().map_err(|why| format!("an LDT: {why}"))?;
     let gate = u64::from(segments::KERNEL_CS) << 16 | 0xEC << 40;
@@ -139,7 +140,8 @@ fn descriptors(host: &mut BareMetal<'_>) -> Ended {
         let said = with_gdt(|gdt| gdt.push(entry), || refused(host, &mut guest));
         expect(what, said, State::GeneralRegisters)?;
     }
-    // It is another table, or another part of it: which entries guests would find, nobody has judged.
+    // It is another table, or another part of it: which entries guests would find, nobody has
+    // judged.
     let said = with_gdt(|_| (), || by_enter(host));
     expect("another GDT", said, State::Gdt)?;
     let short = DescriptorTablePointer::new(own.base(), own.limit() - 8, memory::paging());
@@ -159,7 +161,8 @@ fn another_task(host: &mut BareMetal<'_>) -> Result<(), String> {
     const BUSY: u64 = 1 << 41;
     let index = usize::from(segments::TSS / 8);
     let other = DescriptorTablePointer::gdtr().limit() + 1;
-    // SAFETY: in the copy of the GDT that is loaded then, an available TSS: the block's, which stays.
+    // SAFETY: in the copy of the GDT that is loaded then, an available TSS: the block's, which
+    // stays.
     let load = |selector: u16| unsafe {
         asm!("ltr {0:x}", in(reg) selector, options(nostack, preserves_flags));
     };

@@ -21,7 +21,8 @@ pub(super) const CASES: &[HostCase] = &[HostCase {
     run: |bench| int_n(bench.host()?),
 }];
 
-/// INT n for all n: three gates are a guest's, and everything else is #GP (spec/hazards.md, row 32).
+/// INT n for all n: three gates are a guest's, and everything else is #GP (spec/hazards.md, row
+/// 32).
 fn int_n(host: &mut BareMetal<'_>) -> Ended {
     let mut rng = fastrand::Rng::with_seed(32);
     let mut entered = 0;

@@ -87,7 +87,8 @@ fn flipping_pvcs(host: &mut BareMetal<'static>) -> Ended {
             ];
             for (&at, value) in words.iter().zip(values) {
                 // SAFETY: the PVCS's frame is in the identity map, and nothing has a reference into
-                // it; the words are aligned and within its 128 bytes. Whoever reads expects anything.
+                // it; the words are aligned and within its 128 bytes. Whoever reads expects
+                // anything.
                 unsafe { word(at).write_volatile(value) }
             }
             WRITTEN.fetch_add(1, Ordering::Relaxed);

@@ -21,8 +21,8 @@ pub(super) const CASES: &[HostCase] = &[HostCase {
     run: |bench| untraining(bench.host()?),
 }];
 
-/// Exits call the host's untraining of returns, direct switches do not (spec/hazards.md, row 29). Only
-/// this CPU runs guests now.
+/// Exits call the host's untraining of returns, direct switches do not (spec/hazards.md, row 29).
+/// Only this CPU runs guests now.
 fn untraining(host: &mut BareMetal<'_>) -> Ended {
     let mut rng = fastrand::Rng::with_seed(29);
     let variant = *host.cpu().switcher().image().variant();

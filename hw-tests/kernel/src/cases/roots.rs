@@ -53,8 +53,8 @@ pub(super) const CASES: &[HostCase] = &[
     },
 ];
 
-/// Every leaf of both roots: what is not for users is on the list, with the rights and the page that
-/// the host's root has there, and everything on the list is there.
+/// Every leaf of both roots: what is not for users is on the list, with the rights and the page
+/// that the host's root has there, and everything on the list is there.
 fn roots(host: &BareMetal<'_>) -> Ended {
     let listed = host.listed();
     for (mode, space) in host.spaces() {
@@ -201,9 +201,10 @@ fn unmapped(host: &mut BareMetal<'_>) -> Ended {
     Ok(entered)
 }
 
-/// A root on the page of a dead one, under the same PCID, flushed by nobody: its guest has its own memory
-/// (spec/hazards.md, row 53). No emulator here keeps translations under PCIDs, so there a runtime that takes a
-/// root for its address passes, too: the unit tests of `runtime/src/pcid.rs` hold that.
+/// A root on the page of a dead one, under the same PCID, flushed by nobody: its guest has its own
+/// memory (spec/hazards.md, row 53). No emulator here keeps translations under PCIDs, so there a
+/// runtime that takes a root for its address passes, too: the unit tests of `runtime/src/pcid.rs`
+/// hold that.
 fn recycled_root(host: &mut BareMetal<'_>) -> Ended {
     let platform = host.platform();
     let mut rng = fastrand::Rng::with_seed(53);

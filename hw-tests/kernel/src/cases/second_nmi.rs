@@ -70,7 +70,8 @@ hw_kernel_block_nmis:
     push    rax
     lock inc qword ptr [rip + {blocked}]
 
-    // Back without an IRETQ, to no ENDBR64. QEMU's interpreter leaves a null SS on any stack of the IST.
+    // Back without an IRETQ, to no ENDBR64. QEMU's interpreter leaves a null SS on any stack of the
+    // IST.
 0:  mov     ss, [rsp + 40]
     mov     rax, [rsp + 32]
     mov     [rip + hw_kernel_resume_rsp], rax
@@ -142,7 +143,8 @@ fn count() -> Result<u64, String> {
 }
 
 /// The breakpoint in front of an instruction of the switcher sends the first NMI, which arrives in
-/// the breakpoint's own handler, with the switcher's root and GS base; and its hook sends the second.
+/// the breakpoint's own handler, with the switcher's root and GS base; and its hook sends the
+/// second.
 ///
 /// # Safety
 /// As for `checked_call`; there is an [`IdtCopy`] whose #DB is [`hw_kernel_send_second`]'s.

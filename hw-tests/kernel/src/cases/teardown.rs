@@ -36,7 +36,8 @@ pub(super) const CASES: &[HostCase] = &[HostCase {
     },
 }];
 
-/// Uninstalls the switcher, installs and unloads another one: the CPU is as it was before the first.
+/// Uninstalls the switcher, installs and unloads another one: the CPU is as it was before the
+/// first.
 fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
     let as_before = |what: &str| match Control::read() {
         now if now == *before => Ok(()),
@@ -107,9 +108,9 @@ fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
     Ok(1)
 }
 
-/// A host whose GS base is another one than the switcher's, as that of every kernel is: from the moment that
-/// `install` has written it until `uninstall` gives it back, nothing is allocated or freed, also where
-/// `uninstall` refuses.
+/// A host whose GS base is another one than the switcher's, as that of every kernel is: from the
+/// moment that `install` has written it until `uninstall` gives it back, nothing is allocated or
+/// freed, also where `uninstall` refuses.
 fn under_a_gs_base_of_the_hosts(other: &Switcher, block: NonNull<PerCpu>) -> Result<(), String> {
     const OWN: u64 = 0x5A5A_0000;
     let entry = other.address(Label::Syscall64);

@@ -1,4 +1,5 @@
-//! Indirect branch tracking is enforced here: a branch into the switcher that leads to no ENDBR64 is a
+//! Indirect branch tracking is enforced here: a branch into the switcher that leads to no ENDBR64
+//! is a
 //! #CP (Intel SDM vol. 1, 17.3). What is run with it on shows something only where this holds.
 
 use core::arch::global_asm;
@@ -89,8 +90,8 @@ const INT3: u8 = 0xCC;
 /// What is executed there, if anything, changes nothing before the exception.
 unsafe fn branch(target: u64, tracked: bool) -> (u32, u32, u64) {
     let landing = (&raw const hw_kernel_branch_landing).addr() as u64;
-    // SAFETY: the landing takes a `PtRegs` at RSP, wherever it is; until `no_catch` there is no other
-    // event than the branch's.
+    // SAFETY: the landing takes a `PtRegs` at RSP, wherever it is; until `no_catch` there is no
+    // other event than the branch's.
     unsafe { events::catch(Stack::DoubleFault, landing) }
     // SAFETY: as the caller says, it comes back by the landing, which restores the stack and all
     // callee-saved registers.

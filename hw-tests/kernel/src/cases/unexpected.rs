@@ -164,8 +164,8 @@ unsafe fn call_with_lstar_behind_the_endbr64(entry: u64) -> *mut PtRegs {
     let mut lstar = Msr::new(MsrName::Lstar.address());
     // SAFETY: reading it changes nothing.
     let before = unsafe { lstar.read() };
-    // SAFETY: a SYSCALL that leads there is refused where branches are tracked; it would do as well as
-    // the one before it where they are not.
+    // SAFETY: a SYSCALL that leads there is refused where branches are tracked; it would do as well
+    // as the one before it where they are not.
     unsafe { lstar.write(before + ENDBR64_LEN) };
     // SAFETY: as the caller says.
     let frame = unsafe { call_that_may_end(entry) };
@@ -228,8 +228,8 @@ fn ends_in_the_hook(host: &mut BareMetal<'_>) -> Ended {
     Ok(entered)
 }
 
-/// SYSCALLs that lead behind the ENDBR64 of their entry, where branches are tracked: a #CP in ring 0,
-/// before anything is executed there. It has a stack where the guest has put RSP on one.
+/// SYSCALLs that lead behind the ENDBR64 of their entry, where branches are tracked: a #CP in ring
+/// 0, before anything is executed there. It has a stack where the guest has put RSP on one.
 pub(super) fn syscalls_behind_the_endbr64(host: &mut BareMetal<'_>) -> Ended {
     let mut rng = fastrand::Rng::with_seed(33);
     let mut entered = 0;
@@ -242,8 +242,9 @@ pub(super) fn syscalls_behind_the_endbr64(host: &mut BareMetal<'_>) -> Ended {
             let mut setup = setup(host, &mut rng, mode, SYSCALL);
             setup.regs.rsp = rsp;
             RETURNS.store(0, Ordering::Relaxed);
-            // SAFETY: the call does what `checked_call` does, unless a fatal event ends it: then the
-            // hook has been called on the host's root and GS base, and the runtime clears the block.
+            // SAFETY: the call does what `checked_call` does, unless a fatal event ends it: then
+            // the hook has been called on the host's root and GS base, and the runtime clears the
+            // block.
             let outcome = unsafe { host.run_by(&setup, call_with_lstar_behind_the_endbr64) };
             let outcome = outcome.map_err(|why| format!("{why:?}"))?;
             let calls = CALLS.load(Ordering::Relaxed);

@@ -18,7 +18,8 @@ static WATCHED: AtomicU64 = AtomicU64::new(0);
 /// How often it has been, since it was asked.
 static SEEN: AtomicU64 = AtomicU64::new(0);
 
-/// The allocator, which can tell what GS base it has been used under: a host's own may need that of the host.
+/// The allocator, which can tell what GS base it has been used under: a host's own may need that of
+/// the host.
 struct Watched;
 
 impl Watched {

@@ -182,8 +182,8 @@ enum Word {
 }
 
 impl Speculation {
-    /// Where CPUID says it: leaf, subleaf, register and bit. Intel's leaf 7 and AMD's extended leaves
-    /// do not contradict each other: each vendor's has the other's bits clear.
+    /// Where CPUID says it: leaf, subleaf, register and bit. Intel's leaf 7 and AMD's extended
+    /// leaves do not contradict each other: each vendor's has the other's bits clear.
     const BITS: [(Self, u32, u32, Word, u32); 31] = [
         (Self::AVX, 1, 0, Word::Ecx, 28),
         (Self::RDRAND, 1, 0, Word::Ecx, 30),
@@ -238,8 +238,8 @@ impl Speculation {
             };
             found.set(flag, found.contains(flag) || word >> bit & 1 != 0);
         }
-        // Leaf 0Bh, subleaf 0: the threads of a core. Zen 1 and Dhyana have it not, but leaf 8000_001Eh,
-        // whose EBX[15:8] is their number less one (AMD APM vol. 3, Fn8000_001E).
+        // Leaf 0Bh, subleaf 0: the threads of a core. Zen 1 and Dhyana have it not, but leaf
+        // 8000_001Eh, whose EBX[15:8] is their number less one (AMD APM vol. 3, Fn8000_001E).
         let other_threads = [(0xB, basic, 0xFFFF, 1), (0x8000_001E, extended, 0xFF00, 0)];
         for (leaf, last, mask, one) in other_threads {
             if leaf <= last && reader.cpuid2(leaf, 0).ebx & mask > one {

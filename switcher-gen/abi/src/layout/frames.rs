@@ -191,17 +191,17 @@ pub struct RefusedIretq {
 #[repr(C, align(16))]
 #[asm(size = 16, align = 16)]
 pub struct IstTop {
-    /// The host's GS base on this CPU: with [`Placement::Gs`](super::Placement), its per-CPU block's
-    /// address.
+    /// The host's GS base on this CPU: with [`Placement::Gs`](super::Placement), its per-CPU
+    /// block's address.
     #[asm(at = 0x00)]
     pub gs_base: u64,
     _reserved: u64,
 }
 
 impl IstTop {
-    /// How much of the stack below it emitted code uses itself: a [`PtRegs`], what is kept over a hook,
-    /// and the return addresses of [`Bhb::Long`](crate::Bhb), each of whose rounds is called by the one
-    /// before. The proofs allow no more. Hooks come on top.
+    /// How much of the stack below it emitted code uses itself: a [`PtRegs`], what is kept over a
+    /// hook, and the return addresses of [`Bhb::Long`](crate::Bhb), each of whose rounds is called
+    /// by the one before. The proofs allow no more. Hooks come on top.
     pub const USED: usize = 384;
     /// The least that such a stack has: below what is used, a #MC and a #DB may each need their
     /// [`FarFrame`], for either may interrupt the other's return. Neither interrupts itself.
@@ -278,8 +278,8 @@ pub struct FarFrame {
 }
 
 impl FarFrame {
-    /// What may be in use below the stack that is returned to (System V ABI, "The Stack Frame"): the
-    /// frame lies below that.
+    /// What may be in use below the stack that is returned to (System V ABI, "The Stack Frame"):
+    /// the frame lies below that.
     pub const RED_ZONE: usize = 128;
     /// How much below RSP is used to return there.
     pub const ROOM: usize = Self::RED_ZONE + size_of::<Self>();
@@ -290,9 +290,9 @@ impl FarFrame {
 pub struct Sp0;
 
 impl Sp0 {
-    /// The least that it has: a [`PtRegs`], and below what a #MC and a #DB need to return, each once, if
-    /// they interrupt an entry that is not one of the routines: a #DB that a guest has left pending by a
-    /// MOV SS comes at the first instruction of a stub.
+    /// The least that it has: a [`PtRegs`], and below what a #MC and a #DB need to return, each
+    /// once, if they interrupt an entry that is not one of the routines: a #DB that a guest has
+    /// left pending by a MOV SS comes at the first instruction of a stub.
     pub const LEAST: usize = size_of::<PtRegs>() + 2 * FarFrame::ROOM;
 }
 

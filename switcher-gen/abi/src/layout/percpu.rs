@@ -1,7 +1,7 @@
 //! The per-CPU block: the hardware's TSS and, behind it, what the switcher keeps of the running
-//! guest. Code reaches it by its [`Placement`]: relative to GS, whose base is the block's address in
-//! the host, or relative to RIP, as it lies a page in front of the code. Displacements are offsets
-//! into [`PerCpu`] either way. (spec/abi.md, "The per-CPU block" and "switch_flags".)
+//! guest. Code reaches it by its [`Placement`]: relative to GS, whose base is the block's address
+//! in the host, or relative to RIP, as it lies a page in front of the code. Displacements are
+//! offsets into [`PerCpu`] either way. (spec/abi.md, "The per-CPU block" and "switch_flags".)
 
 use bitflags::bitflags;
 

@@ -1,5 +1,5 @@
-//! Random guests, for engines that run whole scenarios: registers, flags, a PVCS, where the guest is
-//! and where it goes. Equal numbers to begin with give equal guests, but for addresses of this
+//! Random guests, for engines that run whole scenarios: registers, flags, a PVCS, where the guest
+//! is and where it goes. Equal numbers to begin with give equal guests, but for addresses of this
 //! process.
 
 use std::ops::Range;

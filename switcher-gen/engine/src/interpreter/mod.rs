@@ -14,8 +14,8 @@
 //! | `bytes` | structs in memory |
 //!
 //! **Memory.** Ring 0 reaches the per-CPU block, the PVCS, the frame's stack and an IST stack under
-//! any root, and the host's own stack under the host's; nothing of the guest's, as under SMAP. CPL 3
-//! reaches the pages of the root that is loaded. Any other access is a fault.
+//! any root, and the host's own stack under the host's; nothing of the guest's, as under SMAP. CPL
+//! 3 reaches the pages of the root that is loaded. Any other access is a fault.
 //!
 //! **Not modelled**: interrupts and NMIs, #AC, 32-bit code beyond SYSCALL and a few traps, and
 //! whatever [`machine`](switcher_model) has no semantics for. Each is an [`Error`] if it is met.

@@ -1,6 +1,6 @@
 //! What ring 0 has and user mode lacks: this CPU with an inactive GS base, CR3, SS and SYSCALL
-//! target of its own. The few instructions that fault at CPL 3 because they are about these are done
-//! by the one semantics (`ring_0`).
+//! target of its own. The few instructions that fault at CPL 3 because they are about these are
+//! done by the one semantics (`ring_0`).
 //!
 //! [`Cpu::trap`] is called for every signal. It is in one of three places: with the *host* before
 //! and after the call of `switcher_enter_guest`, in the *switcher*, or in the *guest*. What the
@@ -392,8 +392,8 @@ impl Cpu {
         Ok(())
     }
 
-    /// One step of the one semantics, on these registers and without memory: what it does to GS, CR3
-    /// and SS is done to this CPU's, unless no switcher may do it.
+    /// One step of the one semantics, on these registers and without memory: what it does to GS,
+    /// CR3 and SS is done to this CPU's, unless no switcher may do it.
     fn emulate_one(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
         let refused = Failure::Fault { vector: GP, offset: self.offset(regs.rip()), address: 0 };
         let Some(kind) = self.ring_0.emulated(regs.rip()) else { return Err(refused) };

@@ -91,7 +91,8 @@ impl Mapping {
     /// Puts `file`'s pages where its own were.
     fn share(&self, file: &File, protection: libc::c_int) -> io::Result<()> {
         // SAFETY: MAP_FIXED replaces pages of exactly this mapping, into which nobody has a
-        // reference: it has just been made, and `ModesPage` makes none but for the length of a copy.
+        // reference: it has just been made, and `ModesPage` makes none but for the length of a
+        // copy.
         let shared = unsafe {
             libc::mmap(
                 self.base.as_ptr().cast(),
@@ -105,12 +106,14 @@ impl Mapping {
         if shared == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Changes the rights of the pages from `start` on, a multiple of their size within the mapping.
+    /// Changes the rights of the pages from `start` on, a multiple of their size within the
+    /// mapping.
     fn protect(&self, start: usize, protection: libc::c_int) -> io::Result<()> {
         assert!(start.is_multiple_of(PAGE) && start <= self.len);
         let pages = self.base.as_ptr().wrapping_add(start);
         // SAFETY: the range is exactly the rest of this mapping; Rust holds no reference into it,
-        // because `CodePages` and `Data` make theirs for the length of a call that does not get here.
+        // because `CodePages` and `Data` make theirs for the length of a call that does not get
+        // here.
         let failed = unsafe { libc::mprotect(pages.cast(), self.len - start, protection) };
         if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
@@ -202,8 +205,9 @@ impl CodePages {
     }
 }
 
-/// One page of code for both modes of a guest, at an address of the caller's choice. Which mode's it
-/// is follows the root, as under a host: [`show`](Self::show) writes it, through a second mapping.
+/// One page of code for both modes of a guest, at an address of the caller's choice. Which mode's
+/// it is follows the root, as under a host: [`show`](Self::show) writes it, through a second
+/// mapping.
 pub(super) struct ModesPage {
     code: Mapping,
     alias: Mapping,

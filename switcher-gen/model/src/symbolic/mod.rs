@@ -1,9 +1,9 @@
 //! Terms over the unknowns of a state: the domain of proofs.
 //!
 //! [`Symbolic`] owns all terms; [`Word`] and [`Bit`] are handles, and equal handles are equal
-//! terms. Most questions answer themselves because terms are kept in a normal form (`word.rs`, which
-//! is to be read first, and `bit.rs`); the others go to the solver (`solve.rs`), together with what
-//! is assumed and decided on the present path (`path.rs`).
+//! terms. Most questions answer themselves because terms are kept in a normal form (`word.rs`,
+//! which is to be read first, and `bit.rs`); the others go to the solver (`solve.rs`), together
+//! with what is assumed and decided on the present path (`path.rs`).
 //!
 //! ```
 //! use switcher_model::domain::Domain;

@@ -134,8 +134,8 @@ impl Symbolic {
         }
     }
 
-    /// Adds a fact to the path, and to the conjuncts if `asserted`: what is implied by them need not
-    /// burden the solver.
+    /// Adds a fact to the path, and to the conjuncts if `asserted`: what is implied by them need
+    /// not burden the solver.
     fn learn(&self, search: &mut Search, bit: Bit, asserted: bool) {
         match search.fact(bit) {
             Some(true) => return,
@@ -244,8 +244,8 @@ impl Symbolic {
     }
 
     /// Runs `run` once for each way that its decisions can go, the ways of `true` first, and
-    /// `visit`s each result. Both may [`check`](Self::check) and decide, but not explore. Returns how
-    /// many paths there are.
+    /// `visit`s each result. Both may [`check`](Self::check) and decide, but not explore. Returns
+    /// how many paths there are.
     ///
     /// # Errors
     ///
@@ -379,7 +379,8 @@ impl Symbolic {
         self.search.borrow().was_open
     }
 
-    /// The variable `unknown` comes from wherever these come from, too, for as long as the run lasts.
+    /// The variable `unknown` comes from wherever these come from, too, for as long as the run
+    /// lasts.
     pub(super) fn made_of(&self, unknown: Word, of: &[Word]) {
         let pool = self.pool.borrow();
         let origins =

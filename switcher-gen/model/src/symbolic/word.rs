@@ -138,8 +138,8 @@ pub(super) fn low_bits(width: u32) -> u64 {
 pub(super) enum Atom {
     /// Index of a [`Variable`].
     Variable(u32),
-    /// Plus a constant. The word is no sum of this kind itself, and has no constant one bits; where its
-    /// lowest bits are zero, so are the constant's: they are constants beside the atom.
+    /// Plus a constant. The word is no sum of this kind itself, and has no constant one bits; where
+    /// its lowest bits are zero, so are the constant's: they are constants beside the atom.
     Sum(Word, u64),
     Add(Word, Word),
     Sub(Word, Word),

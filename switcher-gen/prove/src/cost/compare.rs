@@ -52,8 +52,8 @@ pub struct Row {
     pub pvcs_lines: usize,
 }
 
-/// What the paths that matter cost in each of these targets. Those that cost the same come together,
-/// in the order of the first of them.
+/// What the paths that matter cost in each of these targets. Those that cost the same come
+/// together, in the order of the first of them.
 ///
 /// # Errors
 /// If not all paths of a target can be found.

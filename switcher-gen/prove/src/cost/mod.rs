@@ -1,9 +1,9 @@
 //! What each path through a switcher costs: instructions, memory, serialising operations, cache
 //! lines.
 //!
-//! The paths are found as the proofs find theirs ([`Prover::paths`]): all that are possible from any
-//! state, and no others, as long as the guest leaves the PVCS alone meanwhile. That the code is right
-//! is not said here; [`Prover::prove`] says it.
+//! The paths are found as the proofs find theirs ([`Prover::paths`]): all that are possible from
+//! any state, and no others, as long as the guest leaves the PVCS alone meanwhile. That the code is
+//! right is not said here; [`Prover::prove`] says it.
 //!
 //! | figure | what is counted |
 //! |---|---|
@@ -19,9 +19,9 @@
 //!
 //! A line has 64 bytes. How many are touched depends on where regions lie, and only this is
 //! **assumed** of that: the code is as aligned as in the target, the per-CPU block (GS base) to 64,
-//! the PVCS to 4096, the sp0 stack's top to 64. An IST stack's top is a multiple of 16 for all the CPU
-//! does (Intel SDM vol. 3, 6.14.2), and so is the host's at its CALL (System V ABI): of these the
-//! worst case is taken.
+//! the PVCS to 4096, the sp0 stack's top to 64. An IST stack's top is a multiple of 16 for all the
+//! CPU does (Intel SDM vol. 3, 6.14.2), and so is the host's at its CALL (System V ABI): of these
+//! the worst case is taken.
 
 mod compare;
 

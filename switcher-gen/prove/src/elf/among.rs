@@ -2,8 +2,8 @@
 //!
 //! Linux finds its tables by name, and a compiler puts none among code. Who writes assembly can: a
 //! distance from the same section leaves no relocation, so that only the bytes tell of it. What is
-//! an operand of an instruction is none, and for large amounts of code the rest says nothing: some of
-//! it would be such a distance by chance.
+//! an operand of an instruction is none, and for large amounts of code the rest says nothing: some
+//! of it would be such a distance by chance.
 
 use iced_x86::{Decoder, DecoderOptions, OpKind};
 
@@ -38,8 +38,8 @@ pub(super) fn is_reached_code<'data, R: Contents<'data>>(
     at.is_some_and(|at| reached.first(at, 1).is_some())
 }
 
-/// Whether what is relocated is an operand: of a branch, or the address of what others may well refer
-/// to.
+/// Whether what is relocated is an operand: of a branch, or the address of what others may well
+/// refer to.
 pub(super) fn is_operand<'data, R: Contents<'data>>(
     code: &FileCode<'_, 'data, R>,
     section: usize,

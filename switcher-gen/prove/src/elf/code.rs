@@ -48,8 +48,8 @@ pub(super) struct Glance {
 }
 
 impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
-    /// Of an object, sections lie one behind the other from [`Foreign::BASE`] on, in the file's order
-    /// and aligned as they ask; of a linked file, where it says.
+    /// Of an object, sections lie one behind the other from [`Foreign::BASE`] on, in the file's
+    /// order and aligned as they ask; of a linked file, where it says.
     pub(super) fn new(file: &'f File<'data, R>) -> Result<Self, ReadError> {
         let (mut areas, mut ranges) = (Vec::new(), HashMap::new());
         let mut next = Foreign::BASE;
@@ -162,7 +162,8 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
         Ok(near.filter(|relocation| touches(relocation.range())).collect())
     }
 
-    /// What the CPU finds from `address` on, which lies in `area`: as much as an instruction can be.
+    /// What the CPU finds from `address` on, which lies in `area`: as much as an instruction can
+    /// be.
     pub(super) fn glance(&self, area: &Area, address: u64) -> Result<Glance, ReadError> {
         let len = (area.range.end - address).min(15) as usize;
         let mut glance = Glance { bytes: [0; 15], len, wrong: Vec::new() };
@@ -216,8 +217,8 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
             .map_err(|()| ReadError::Truncated { section: self.section(area).text() })
     }
 
-    /// Whether what is stored depends on where the code lies: an address of its own, or the distance
-    /// to one that is a number.
+    /// Whether what is stored depends on where the code lies: an address of its own, or the
+    /// distance to one that is a number.
     fn is_absolute(&self, relocation: &Relocation) -> Result<bool, ReadError> {
         let is_relative = Form::of(relocation.kind).is_some_and(|form| form.relative);
         if relocation.symbol == 0 {

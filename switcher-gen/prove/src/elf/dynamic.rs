@@ -1,5 +1,5 @@
-//! Where the dynamic section leads. A loader finds it by its address, and all that it names by theirs;
-//! where in the file anything is, nobody asks. So neither is it asked here.
+//! Where the dynamic section leads. A loader finds it by its address, and all that it names by
+//! theirs; where in the file anything is, nobody asks. So neither is it asked here.
 
 use object::elf::{PT_DYNAMIC, RelocationType, SHT_REL, SHT_RELA, SHT_RELR};
 use object::read::elf::{ProgramHeader, SectionHeader};
@@ -29,7 +29,8 @@ const VERSYM: u64 = 0x6FFF_FFF0;
 const VERDEF: u64 = 0x6FFF_FFFC;
 const VERNEED: u64 = 0x6FFF_FFFE;
 const DF_TEXTREL: u64 = 4;
-/// The tags that count here. Each may be there once: of two values, loaders take the first or the last.
+/// The tags that count here. Each may be there once: of two values, loaders take the first or the
+/// last.
 const KNOWN: [u64; 18] = [
     PLTRELSZ, HASH, STRTAB, SYMTAB, RELA, RELASZ, REL, RELSZ, PLTREL, TEXTREL, JMPREL, FLAGS,
     RELRSZ, RELR, GNU_HASH, VERSYM, VERDEF, VERNEED,
@@ -86,8 +87,8 @@ impl Applied {
 }
 
 impl RelocationTable {
-    /// Its relocations. Of those without an addend, it is in the bytes already, and they are looked at as
-    /// they are; what is left is the symbol. The compact form has addresses alone.
+    /// Its relocations. Of those without an addend, it is in the bytes already, and they are looked
+    /// at as they are; what is left is the symbol. The compact form has addresses alone.
     pub(super) fn each<'data, R: Contents<'data>>(
         &self,
         file: &File<'data, R>,
@@ -202,8 +203,8 @@ impl Dynamic {
         }
     }
 
-    /// Whether the loader has a use for a section by what the dynamic section says, which is the one
-    /// reason why a linker's tables are loaded.
+    /// Whether the loader has a use for a section by what the dynamic section says, which is the
+    /// one reason why a linker's tables are loaded.
     pub(super) fn leads_to(&self, section: &Section<'_>) -> bool {
         let address = section.address;
         let tags = [HASH, STRTAB, SYMTAB, GNU_HASH, VERSYM, VERDEF, VERNEED];

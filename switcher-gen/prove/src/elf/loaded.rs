@@ -119,8 +119,8 @@ fn mapped<'a, 'data, R: Contents<'data>>(
     Ok(segment)
 }
 
-/// Who boots a kernel loads it by physical addresses, byte by byte. That all of them are 0 means that
-/// nobody does.
+/// Who boots a kernel loads it by physical addresses, byte by byte. That all of them are 0 means
+/// that nobody does.
 fn physical<'data, R: Contents<'data>>(
     code: &FileCode<'_, 'data, R>,
     area: &Area,

@@ -1,4 +1,5 @@
-//! What the symbols of a file say of a switcher: where its routines are, and who may take their place.
+//! What the symbols of a file say of a switcher: where its routines are, and who may take their
+//! place.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};

@@ -7,8 +7,8 @@
 //! that nobody knows, nobody knows what it is for. Linux collects tables by their names alone: that
 //! one is marked as executable, as a note or as not loaded makes it no other table.
 //!
-//! What is certain refuses a file; what may be chance, or a pointer to call an entry point by, is said
-//! with the verdict. Nothing is left out because there is too much of it.
+//! What is certain refuses a file; what may be chance, or a pointer to call an entry point by, is
+//! said with the verdict. Nothing is left out because there is too much of it.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -114,8 +114,8 @@ impl Reached<'_> {
     }
 }
 
-/// Looks for tables that name bytes of what is `reached`. Of what is linked, `loaded` says what is in
-/// memory.
+/// Looks for tables that name bytes of what is `reached`. Of what is linked, `loaded` says what is
+/// in memory.
 ///
 /// # Errors
 /// If one says that they are changed.
@@ -198,8 +198,8 @@ pub(super) fn check<'data, R: Contents<'data>>(
     Ok(tables)
 }
 
-/// Of what may be loaded anywhere, addresses are in the loader's relocations, and nothing is where they
-/// will be stored.
+/// Of what may be loaded anywhere, addresses are in the loader's relocations, and nothing is where
+/// they will be stored.
 fn relocated<'data, R: Contents<'data>>(
     code: &FileCode<'_, 'data, R>,
     home: &Area,
@@ -266,8 +266,8 @@ fn relocated<'data, R: Contents<'data>>(
     Ok(())
 }
 
-/// What a loader's relocation may name, whatever it makes of it: its symbol, and what is so far from
-/// it as it says. A kind that a loader does not know is one that another may know.
+/// What a loader's relocation may name, whatever it makes of it: its symbol, and what is so far
+/// from it as it says. A kind that a loader does not know is one that another may know.
 fn names<'data, R: Contents<'data>>(
     file: &File<'data, R>,
     relocation: &Applied,
@@ -414,8 +414,8 @@ fn in_object<'data, R: Contents<'data>>(
             all.site = Some(site);
             return Ok(all);
         }
-        // Of another part of the section, it may be other code; of none, it is a place that somebody
-        // counts from.
+        // Of another part of the section, it may be other code; of none, it is a place that
+        // somebody counts from.
         let is_table = matches!(purpose, Purpose::Unknown | Purpose::Data | Purpose::Patches(_));
         if is_table
             && homes.contains(&section)

@@ -155,8 +155,8 @@ impl Purpose {
         }
     }
 
-    /// How many bytes are changed where an entry of a table of this name leads. A name can be that of
-    /// several tables.
+    /// How many bytes are changed where an entry of a table of this name leads. A name can be that
+    /// of several tables.
     pub(super) fn lengths(name: &str) -> impl Iterator<Item = Length> {
         PATCHES.iter().filter(move |(part, ..)| name.contains(part)).map(|(_, length, _)| *length)
     }
@@ -178,8 +178,8 @@ impl Purpose {
     }
 }
 
-/// Whether a section is a table of linkers and loaders: not since its type says so, but since all else
-/// that makes it one is there, too. What is loaded is one if the loader is led to it.
+/// Whether a section is a table of linkers and loaders: not since its type says so, but since all
+/// else that makes it one is there, too. What is loaded is one if the loader is led to it.
 fn is_linkers<'data, R: Contents<'data>>(
     file: &File<'data, R>,
     number: usize,
@@ -292,8 +292,8 @@ pub(super) fn code(name: &str) -> Kept {
     }
 }
 
-/// Whether a section holds code for linkers to compile anew, as GCC and LLVM put it beside what they have
-/// compiled already.
+/// Whether a section holds code for linkers to compile anew, as GCC and LLVM put it beside what
+/// they have compiled already.
 pub(super) fn is_lto(name: &str) -> bool {
     name.starts_with(".gnu.lto_") || name.starts_with(".llvm.lto")
 }

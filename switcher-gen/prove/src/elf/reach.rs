@@ -1,8 +1,9 @@
-//! What of a file's code its entry points reach: only that is judged, and only that has to be right.
+//! What of a file's code its entry points reach: only that is judged, and only that has to be
+//! right.
 //!
-//! Direct jumps and calls are followed, and what else may become the address of an instruction: what
-//! LEA makes, constants, and words of the code that are read as data. What is not found here is not
-//! among the bytes that a prover sees: to go there is to leave the code.
+//! Direct jumps and calls are followed, and what else may become the address of an instruction:
+//! what LEA makes, constants, and words of the code that are read as data. What is not found here
+//! is not among the bytes that a prover sees: to go there is to leave the code.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;

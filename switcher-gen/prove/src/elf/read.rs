@@ -1,8 +1,8 @@
 //! The code of an ELF file: what a prover needs to look at assembly that others have written.
 //!
-//! Only code is taken, and of that what the routines of a switcher reach. Where it refers to anything
-//! else, or where something says that other bytes will run, or elsewhere, that is an error and not a
-//! guess: what is proved must be what will run.
+//! Only code is taken, and of that what the routines of a switcher reach. Where it refers to
+//! anything else, or where something says that other bytes will run, or elsewhere, that is an error
+//! and not a guess: what is proved must be what will run.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,8 +27,8 @@ use switcher_gen::asm::HostSymbol;
 /// The code of an ELF file, as it lies in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Foreign {
-    /// Where the section begins that holds the code. An object has no address yet: its first section
-    /// of code is taken to lie at [`Foreign::BASE`].
+    /// Where the section begins that holds the code. An object has no address yet: its first
+    /// section of code is taken to lie at [`Foreign::BASE`].
     pub base: u64,
     /// What the routines of a switcher reach, by address, relocations applied. Of a file that has
     /// none of them by name, all code.
@@ -44,8 +44,8 @@ pub struct Foreign {
     pub absolute: Option<PlaceInFile>,
     /// Tables that name the code and do not change it, and why.
     pub harmless: Vec<String>,
-    /// Sections that name the code, of which it is not known what for: whoever knows that they do not
-    /// change it says so with [`Foreign::assume_unpatched`].
+    /// Sections that name the code, of which it is not known what for: whoever knows that they do
+    /// not change it says so with [`Foreign::assume_unpatched`].
     pub unknown: Vec<(String, PlaceInFile)>,
     /// Those of which somebody has said it.
     pub unpatched: Vec<(String, PlaceInFile)>,
@@ -71,8 +71,8 @@ pub struct CodeSection {
     pub name: String,
     /// The addresses it covers; never empty.
     pub range: Range<u64>,
-    /// What its address will be a multiple of: what an object's asks for. A linked file's is where it
-    /// says that it is, or whole pages from there.
+    /// What its address will be a multiple of: what an object's asks for. A linked file's is where
+    /// it says that it is, or whole pages from there.
     pub alignment: u64,
 }
 
@@ -110,8 +110,8 @@ impl Foreign {
         Some(Self::BASE - (1 << 24) + 0x100 * index as u64)
     }
 
-    /// Takes it for granted that what names the code for an unknown purpose does not change it. That
-    /// is [assumed](Self::assumed), then.
+    /// Takes it for granted that what names the code for an unknown purpose does not change it.
+    /// That is [assumed](Self::assumed), then.
     pub fn assume_unpatched(&mut self) {
         self.unpatched.append(&mut self.unknown);
     }
@@ -188,9 +188,9 @@ pub(super) fn likeness(a: &str, b: &str) -> usize {
 /// them are applied as a linker would. Of a **linked** file, the same sections are taken where they
 /// lie; what its code refers to elsewhere is not known any more.
 ///
-/// Of the code, what counts is what can be executed from the symbols of a switcher on: how large the
-/// rest is, and what is wrong with it, does not matter. Of a file that has none of them, all code is
-/// taken.
+/// Of the code, what counts is what can be executed from the symbols of a switcher on: how large
+/// the rest is, and what is wrong with it, does not matter. Of a file that has none of them, all
+/// code is taken.
 ///
 /// # Errors
 /// If the file is not such a file, if its code is not complete without other code or data, or if

@@ -72,8 +72,8 @@ impl<'a> Sites<'a> {
         Self { all, near, instructions: reached.instructions }
     }
 
-    /// Whether the number that `bytes` begin with may be such a distance; or one from its own place,
-    /// in so few bytes that it tells nothing.
+    /// Whether the number that `bytes` begin with may be such a distance; or one from its own
+    /// place, in so few bytes that it tells nothing.
     fn has_number(&self, bytes: &[u8], own: Option<u64>) -> bool {
         let word = bytes.first_chunk().map(|bytes| i16::from_le_bytes(*bytes));
         let dword = bytes.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
@@ -85,9 +85,9 @@ impl<'a> Sites<'a> {
     }
 }
 
-/// Whether a section holds numbers that are where instructions begin, counted from the code's start,
-/// or from an entry point. They leave no relocation, and numbers are often small: that they are none
-/// is no more than assumed.
+/// Whether a section holds numbers that are where instructions begin, counted from the code's
+/// start, or from an entry point. They leave no relocation, and numbers are often small: that they
+/// are none is no more than assumed.
 pub(super) fn numbers<'data, R: Contents<'data>>(
     file: &File<'data, R>,
     section: &Section<'_>,
@@ -188,8 +188,9 @@ pub(super) fn search<'data, R: Contents<'data>>(
         let relative = dword.map(|by| place.wrapping_add_signed(by.into()));
         let absolute = dword.map(|value| i64::from(value).cast_unsigned());
         let is_sure = table.is_sure(place);
-        // Where nothing is aligned, and among data, two small numbers beside each other make others that are not so
-        // large, such as the address of a program that is linked low, or a distance to close by.
+        // Where nothing is aligned, and among data, two small numbers beside each other make others
+        // that are not so large, such as the address of a program that is linked low, or a distance
+        // to close by.
         let is_aligned = place.is_multiple_of(4) || matches!(table.purpose, Purpose::Patches(_));
         let is_high = |value: &u64| *value >> 32 != 0;
         let is_large = |by: &i32| by.unsigned_abs() >> 16 != 0;
@@ -228,8 +229,8 @@ pub(super) fn search<'data, R: Contents<'data>>(
     Ok(all)
 }
 
-/// What of the segments no section has, by address and by place in the file. The headers of the file
-/// are what they are.
+/// What of the segments no section has, by address and by place in the file. The headers of the
+/// file are what they are.
 pub(super) fn uncovered<'data, R: Contents<'data>>(
     file: &File<'data, R>,
     segments: &[Segment],

@@ -31,7 +31,8 @@ impl Witness {
     }
 }
 
-/// A scenario of which engines say different things, every value of it zero or as usual that may be.
+/// A scenario of which engines say different things, every value of it zero or as usual that may
+/// be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NativeDifference {
     /// Which case of the seed.
@@ -46,8 +47,8 @@ pub struct NativeDifference {
     pub places: Places,
 }
 
-/// One thing that engines say differently, in the order of [`Witness`]'s variants; `None` if an engine
-/// could not run the scenario, or says nothing about it.
+/// One thing that engines say differently, in the order of [`Witness`]'s variants; `None` if an
+/// engine could not run the scenario, or says nothing about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disagreement {
     /// A field of the outcome.
@@ -182,8 +183,8 @@ macro_rules! fields {
     (@ $struct:ident, $field:ident, $facts:ident) => { $facts.$struct.$field.into() };
 }
 
-/// What may be anything: where the guest's registers come from. Selectors of the frame, the mode and
-/// the roots may not.
+/// What may be anything: where the guest's registers come from. Selectors of the frame, the mode
+/// and the roots may not.
 const FIELDS: &[Field] = fields![
     frame.r15: u64,
     frame.r14: u64,

@@ -1,5 +1,5 @@
-//! A whole scenario by the specification alone: [`spec`]'s routines one after the other, and between
-//! them guests whose programs are too short to need a CPU.
+//! A whole scenario by the specification alone: [`spec`]'s routines one after the other, and
+//! between them guests whose programs are too short to need a CPU.
 
 use std::fmt;
 
@@ -237,8 +237,8 @@ impl Specification {
         Self { host, places, code }
     }
 
-    /// The whole scenario. It has an end: umod, which alone is returned to behind its SYSCALLs, gets
-    /// to the end of its page.
+    /// The whole scenario. It has an end: umod, which alone is returned to behind its SYSCALLs,
+    /// gets to the end of its page.
     pub(super) fn run(&self, setup: &Setup) -> Specified {
         let d = Concrete::default();
         let frame_at = self.places.sp0 - size_of::<PtRegs>() as u64;
