@@ -46,7 +46,7 @@ pub const CHROOT: Tool = Tool { what: "/usr/sbin/chroot", packages: &["coreutils
 /// What an ISO is made with.
 pub const ISO: &[Tool] = &[GRUB_MKRESCUE, GRUB_PC, XORRISO, MTOOLS];
 
-/// All of them.
+/// All tools.
 pub const ALL: &[Tool] = &[
     QEMU,
     BOCHS,

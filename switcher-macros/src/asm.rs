@@ -374,7 +374,7 @@ impl Instruction {
             let operands = operands.iter().map(|operand| operand.expand(sized));
             quote!(#(#words)* #(#operands),*)
         });
-        // Straight-line speculation behind it ends at once: see the crate's documentation.
+        // Straight-line speculation after it ends at once: see the crate's documentation.
         let trap = self.wants_trap().then(|| {
             quote! {
                 ;; #sink.source(::core::file!(), #line)
@@ -389,7 +389,7 @@ impl Instruction {
         }
     }
 
-    /// Whether nothing behind it is ever executed, although a CPU may go on there for a while: it
+    /// Whether nothing after it is ever executed, although a CPU may go on there for a while: it
     /// has an indirect target, and no condition.
     fn wants_trap(&self) -> bool {
         let Some(mnemonic) = self.words.last().map(Ident::to_string) else { return false };

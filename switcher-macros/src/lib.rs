@@ -145,7 +145,7 @@ pub fn derive_asm_layout(input: TokenStream) -> TokenStream {
 /// `asm!(sink ; statement ; statement ..)` takes the name of a variable, something with the
 /// methods that `dynasm!` calls and that implements `switcher_gen::asm::Sink`, and statements in
 /// [dynasm's x64 syntax](https://censoredusername.github.io/dynasm-rs/language/langref_x64.html):
-/// instructions, labels, directives and, behind a doubled semicolon, Rust. What differs:
+/// instructions, labels, directives and, after a doubled semicolon, Rust. What differs:
 ///
 /// # Memory operands
 ///

@@ -41,9 +41,9 @@ const SMOD_ENTRY: u64 = TEXT + 0x100;
 
 /// umod: `mov eax, 41; syscall; ud2`.
 const UMOD: &[u8] = &[0xB8, 41, 0, 0, 0, 0x0F, 0x05, 0x0F, 0x0B];
-/// smod, at its entry: `inc eax; syscall`. The SYSCALL is ERETU: RETU_RIP is the address behind it.
+/// smod, at its entry: `inc eax; syscall`. The SYSCALL is ERETU: RETU_RIP is the address after it.
 const SMOD: &[u8] = &[0xFF, 0xC0, 0x0F, 0x05];
-/// The address behind smod's SYSCALL.
+/// The address after smod's SYSCALL.
 const RETU_RIP: u64 = SMOD_ENTRY + SMOD.len() as u64;
 
 fn main(_: Platform) -> ! {

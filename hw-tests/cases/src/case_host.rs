@@ -28,8 +28,8 @@ pub struct Platform {
     pub pku: bool,
 }
 
-/// Where a guest's pages lie. smod and umod have pages of their own behind the same addresses, so
-/// that running on the wrong root shows.
+/// Where a guest's pages lie. smod and umod have pages of their own at the same addresses, so that
+/// a guest that runs on the wrong root is noticed.
 pub mod place {
     use switcher_gen::arch::PagingMode;
 
@@ -60,7 +60,7 @@ pub mod place {
         first_non_canonical(paging) - PAGE
     }
 
-    /// The address behind the lower canonical half.
+    /// The address after the lower canonical half.
     #[must_use]
     pub const fn first_non_canonical(paging: PagingMode) -> u64 {
         1 << (paging.address_bits() - 1)
@@ -116,7 +116,7 @@ pub struct Setup {
 /// Everything that shows after an exit.
 #[derive(Clone, Debug)]
 pub struct Observed {
-    /// Why.
+    /// Why the guest exited.
     pub exit: Exit,
     /// The guest's registers.
     pub regs: PtRegs,

@@ -63,7 +63,7 @@ pub(crate) fn expect(
     }
 }
 
-/// The guest is none the worse for having been refused.
+/// The guest still runs, although it has been refused before.
 pub(crate) fn runs(host: &mut BareMetal<'_>) -> Result<(), String> {
     let mut rng = fastrand::Rng::with_seed(52);
     let setup = setup(host, &mut rng, Mode::Umod, PROBE);

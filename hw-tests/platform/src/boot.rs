@@ -297,8 +297,8 @@ pub(crate) unsafe fn prepare_start(cpu: usize, cr3: u32, entry: extern "C" fn() 
         (&raw mut hw_platform_started_stack, stack),
         (&raw mut hw_platform_started_entry, entry as usize as u64),
     ] {
-        // SAFETY: the words are statics that only a CPU being started reads, and there is none.
-        // Volatile, as it does so behind the compiler's back.
+        // SAFETY: the words are statics that only a CPU being started reads, and no CPU is being
+        // started. Volatile, as it does so behind the compiler's back.
         unsafe { place.write_volatile(value) }
     }
 }

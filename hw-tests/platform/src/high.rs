@@ -20,7 +20,7 @@ pub enum Half {
 }
 
 impl Half {
-    /// Both.
+    /// Both halves.
     pub const ALL: [Self; 2] = [Self::Lower, Self::Upper];
 
     /// Where physical address 0 would be.

@@ -134,7 +134,7 @@ pub enum Stack {
 
 impl Stack {
     const COUNT: usize = 6;
-    /// All of them.
+    /// All stacks.
     pub const ALL: [Self; Self::COUNT] =
         [Self::Sp0, Self::DoubleFault, Self::Nmi, Self::Debug, Self::MachineCheck, Self::Fatal];
 
@@ -171,7 +171,7 @@ pub fn block(cpu: usize) -> *mut PerCpu {
     place!(cpu, block).cast()
 }
 
-/// Where code of a CPU's own goes, [`PerCpu::BEFORE_CODE`] bytes behind its block.
+/// Where code of a CPU's own goes, [`PerCpu::BEFORE_CODE`] bytes after its block.
 #[must_use]
 pub fn code(cpu: usize) -> Region {
     let start = place!(cpu, code).addr() as u64;

@@ -73,7 +73,7 @@ pub unsafe fn init(magic: u32, information: u32) -> Platform {
     Platform { command_line: boot.command_line, paging, features, memory, module }
 }
 
-/// The paging mode that a command line asks for; `None` if there is none of that name.
+/// The paging mode that a command line asks for; `None` if no paging mode has that name.
 fn paging(command_line: &str) -> Option<PagingMode> {
     let asked = command_line.split_ascii_whitespace().find_map(|word| word.strip_prefix(PAGING));
     let Some(asked) = asked else {

@@ -236,7 +236,7 @@ impl<'a> VectorTable<'a> {
     /// Reads a table.
     ///
     /// # Errors
-    /// It is none.
+    /// The bytes are no table of this version.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let mut reader = Reader(bytes);
         if reader.take(MAGIC.len())? != MAGIC {

@@ -17,7 +17,7 @@ pub struct Known {
     pub why: &'static str,
 }
 
-/// All of them.
+/// All known differences.
 pub const ALL: &[Known] = &[
     Known {
         engines: QEMU,

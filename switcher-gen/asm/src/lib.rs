@@ -253,9 +253,9 @@ pub enum AsmError<N: Names> {
     /// Opened twice or closed without having been opened.
     #[error("window `{}` is opened or closed out of turn at {at:#x}", window.name())]
     Window {
-        /// Which.
+        /// The window.
         window: N::Window,
-        /// Where.
+        /// The offset.
         at: u32,
     },
 }
@@ -615,7 +615,7 @@ mod tests {
     #[test]
     fn the_per_cpu_block_lies_a_page_in_front_of_the_code() {
         let mut a = CodeBuffer::new();
-        // With an immediate behind the displacement, which is relative to the instruction's end.
+        // With an immediate after the displacement, which is relative to the instruction's end.
         dynasm!(a ; .arch x64
             ; nop
             ; mov BYTE [extern External::<HostSymbol>::PerCpu(0xC0)], 7

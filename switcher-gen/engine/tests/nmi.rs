@@ -124,7 +124,7 @@ impl Rig {
             (TssExtra::smod_gsbase.bytes(), 0x6000),
             (TssExtra::smod_rsp.bytes(), 0x5000),
             (TssExtra::switch_flags.bytes(), SwitchFlags::UMOD.bits()),
-            // And the guest's behind it.
+            // And the guest's after it.
             (TssExtra::host_spec_ctrl.bytes(), HOST_SPEC_CTRL | GUEST_SPEC_CTRL << 32),
         ] {
             per_cpu.write(&d, extra(field), 8, value);
@@ -377,7 +377,7 @@ impl Rig {
                 self.write(region::PER_CPU, flags, mode.bits());
                 let root = if mode.contains(SwitchFlags::SMOD) { SMOD_CR3 } else { UMOD_CR3 };
                 (self.state.cr3, self.state.rip) = (root, rip);
-                // On Intel there is none in 32-bit code, but emulators go there all the same.
+                // Intel's CPUs have no SYSCALL in 32-bit code, but emulators go there all the same.
                 let lstar = self.state.msrs.lstar;
                 if entry == SyscallKind::Compatibility {
                     self.state.msrs.lstar = self.state.msrs.cstar;
@@ -711,7 +711,7 @@ fn what_interrupts_an_nmi_leaves_the_next_one_blocked() {
             assert!(nested.hooks >= nmis, "{name}: {start:?}: {events:?}");
             more += nested.hooks - nmis;
         }
-        // Some machine checks were to come behind the end of what they interrupt.
+        // Some machine checks were due only after the end of the code that they interrupt.
         assert!(more > 500, "{name}: {more} machine checks");
     }
 }

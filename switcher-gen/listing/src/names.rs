@@ -22,7 +22,7 @@ fn path(layout: &Layout, offset: usize, size: usize) -> Option<String> {
     if inner != 0 {
         return None;
     }
-    // Wider than the field: it and those behind it, if they fill the access.
+    // Wider than the field: it and those after it, if they fill the access.
     let mut names = Vec::new();
     let mut end = offset;
     for field in &layout.fields[i..] {

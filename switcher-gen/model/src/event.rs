@@ -11,7 +11,7 @@ use switcher_gen::layout::Tss;
 pub struct Gate<W> {
     /// The handler, in the host's 64-bit code segment.
     pub handler: W,
-    /// Which stack of the TSS, 1 to 7; 0: none of them.
+    /// The number of the stack in the IST, 1 to 7; 0 if the event uses none of them.
     pub ist: u8,
 }
 
@@ -46,7 +46,7 @@ impl<D: Domain> State<D> {
         arrival: Arrival<D::Word>,
     ) -> Result<(), Undeliverable> {
         let from_guest = self.cpl != 0;
-        // IST 1 to 7 lie one behind the other.
+        // IST 1 to 7 lie one after the other.
         let slot = match gate.ist {
             0 if from_guest => Some(Tss::sp0.bytes()),
             0 => None,

@@ -109,16 +109,16 @@ pub enum Condition {
     Cpu(Features),
     /// This bit of CR4 is set.
     Cr4 {
-        /// Which.
+        /// The number of the bit.
         bit: u32,
-        /// What it is called.
+        /// The name of the bit.
         name: &'static str,
     },
     /// This bit of EFER is set.
     Efer {
-        /// Which.
+        /// The number of the bit.
         bit: u32,
-        /// What it is called.
+        /// The name of the bit.
         name: &'static str,
     },
     /// No other bits are set in a value.
@@ -134,7 +134,7 @@ pub enum Condition {
     Canonical(Address),
     /// The register's lower half is zero.
     Zero {
-        /// Which.
+        /// The name of the register.
         of: &'static str,
     },
     /// It can be read.

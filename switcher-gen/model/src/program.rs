@@ -60,9 +60,9 @@ pub enum ProgramError {
     /// No instruction, or one that reaches beyond the end.
     #[error("{at:#x}: {bytes} is no instruction")]
     Invalid {
-        /// Where.
+        /// The address.
         at: u64,
-        /// What stands there.
+        /// The bytes at that address.
         bytes: String,
     },
     /// An instruction for which there is no semantics.
@@ -70,7 +70,7 @@ pub enum ProgramError {
         "{at:#x}: `{text}` is not modelled: the model has what switchers use, see machine/program.rs"
     )]
     NotModelled {
-        /// Where.
+        /// The address.
         at: u64,
         /// The instruction.
         text: String,
@@ -81,9 +81,9 @@ pub enum ProgramError {
          is: write `{text}` as assemblers do ({usual})"
     )]
     Encoding {
-        /// Where.
+        /// The address.
         at: u64,
-        /// What stands there.
+        /// The bytes at that address.
         bytes: String,
         /// The instruction, as it is usually.
         text: String,
@@ -93,9 +93,9 @@ pub enum ProgramError {
     /// Two decoders read the bytes in two ways: a CPU may do so in a third.
     #[error("{at:#x}: {bytes} is `{first}` to one decoder and `{second}` to another")]
     Disagreement {
-        /// Where.
+        /// The address.
         at: u64,
-        /// What stands there.
+        /// The bytes at that address.
         bytes: String,
         /// What iced-x86 makes of it.
         first: String,
@@ -106,9 +106,9 @@ pub enum ProgramError {
     /// known.
     #[error("{at:#x}: {bytes} is `{text}`, and its prefix {prefix} means nothing there")]
     Prefix {
-        /// Where.
+        /// The address.
         at: u64,
-        /// What stands there.
+        /// The bytes at that address.
         bytes: String,
         /// Its name and its byte.
         prefix: String,
@@ -446,7 +446,7 @@ impl Program {
     /// The operation at `address`; `None` if that is elsewhere.
     ///
     /// # Errors
-    /// If it is none, or not modelled.
+    /// If the bytes are no instruction, or one that is not modelled.
     #[inline]
     pub fn at(&self, address: u64) -> Option<Result<&Op, &ProgramError>> {
         let (piece, offset) = self.find(address)?;
@@ -598,7 +598,7 @@ impl Op {
         self.is_return() || self.is_indirect()
     }
 
-    /// Whether a CPU may go on behind it although it never does so for good: where it leads is
+    /// Whether a CPU may go on after it although it never does so for good: where it leads is
     /// found out late, and there is no condition.
     #[must_use]
     pub fn wants_trap(&self) -> bool {

@@ -142,7 +142,7 @@ pub struct State<D: Domain> {
     /// delivery of one up to the next IRET, whatever that returns from, and even if it faults
     /// (vol. 3, 28.2.3, "NMI unblocking due to IRET").
     pub nmi_blocked: D::Bit,
-    /// The rest.
+    /// The model-specific registers.
     pub msrs: Msrs<D>,
     /// Memory.
     pub memory: Memory<D>,
@@ -223,10 +223,10 @@ impl<D: Domain> State<D> {
         self.flags.value(d)
     }
 
-    /// SYSCALL at CPL 3; RIP is the address behind it.
+    /// SYSCALL at CPL 3; RIP is the address after it.
     ///
     /// # Errors
-    /// #UD where there is none.
+    /// #UD where the CPU has no such SYSCALL.
     pub fn syscall(
         &mut self,
         d: &D,

@@ -17,7 +17,7 @@ pub enum Step<W> {
     Next,
     /// CPL 3 has been reached: by SYSRETQ, or else by IRETQ.
     Guest {
-        /// Which.
+        /// Whether it was SYSRETQ rather than IRETQ.
         by_sysretq: bool,
     },
     /// RIP is an address outside of the program.
@@ -77,7 +77,7 @@ pub enum Stuck<W: core::fmt::Debug> {
 /// One access to memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Access<W> {
-    /// Where.
+    /// The accessed bytes.
     pub place: Place,
     /// The value read or written.
     pub value: W,
@@ -106,9 +106,9 @@ pub enum Effect<W> {
     ReadMsr(Option<u64>),
     /// An MSR is to be written; its number, if that is known.
     WriteMsr {
-        /// Which.
+        /// The number of the MSR, if it is known.
         number: Option<u64>,
-        /// What.
+        /// The value that is written.
         value: W,
     },
     /// VERW of memory.
@@ -126,7 +126,7 @@ pub enum Effect<W> {
     Fence(Fence),
     /// An instruction, or a value, needs something of the CPU.
     Needs {
-        /// What.
+        /// The condition.
         condition: Needed,
         /// Whether it is there: otherwise the instruction faults.
         met: bool,
@@ -146,9 +146,9 @@ pub enum Fence {
 }
 
 impl Fence {
-    /// Whether nothing behind it is executed, not even speculatively, before all in front of it is
-    /// certain. LFENCE does so (AMD's where DE_CFG says so, which is the host's to see to), and
-    /// what serialises: Intel SDM vol. 3, 9.3; AMD APM vol. 2, 7.6.4. SFENCE and MFENCE order
+    /// Whether nothing after it is executed, not even speculatively, before everything in front of
+    /// it is certain. LFENCE does so (AMD's where DE_CFG says so, which is the host's to see to),
+    /// and what serialises: Intel SDM vol. 3, 9.3; AMD APM vol. 2, 7.6.4. SFENCE and MFENCE order
     /// accesses to memory and nothing else; whether a WRMSR serialises depends on the MSR, and
     /// those that have to do with speculation are among those that need not.
     #[must_use]
@@ -529,7 +529,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 }
                 .into());
             }
-            // Intel: the host has set SYSENTER_CS to 0. AMD: there is none in long mode.
+            // Intel: the host has set SYSENTER_CS to 0. AMD: it does not exist in long mode.
             Operation::Sysenter => {
                 return Err(match self.model.vendor {
                     Vendor::Intel => Fault::protection(d.word(0)),
@@ -650,7 +650,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let cs = d.truncate(self.load(d.plus(rsp, 8), 8, false)?, 2);
         let is_kernels = d.is(cs, self.model.selectors.kernel_cs().into());
         if self.state.cpl != 0 || !d.decide(is_kernels) {
-            // To CPL 3 there are other ways, and none of them is this one.
+            // No guest is entered by a far RET.
             return Err(Fault::protection(d.mask(cs, 0xFFFC)).into());
         }
         self.canonical(Address::Rip, rip)?;

@@ -15,7 +15,7 @@
 //! * #DB and #MC in ring 0 leave NMIs blocked if they were: within the routines they never are, and
 //!   what was interrupted goes on by IRETQ; elsewhere, which may be an NMI's entry, its hook or its
 //!   return, it goes on without one;
-//! * in a guest, and in the host behind an exit, NMIs are not blocked.
+//! * in a guest, and in the host after an exit, NMIs are not blocked.
 
 use super::{Caller, ExitFrame, Guest, Host, Outcome, Registers, State, return_from_guest};
 use switcher_gen::arch::RFlags;
@@ -43,9 +43,9 @@ pub struct InterruptedCode<W> {
     pub cs: W,
     /// The stack selector.
     pub ss: W,
-    /// GS base, whosesoever it is.
+    /// The active GS base: the host's or a guest's.
     pub gs_base: W,
-    /// The other one.
+    /// The inactive GS base.
     pub inactive_gs_base: W,
     /// CR3.
     pub root: W,

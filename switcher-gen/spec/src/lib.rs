@@ -186,7 +186,7 @@ pub enum Outcome<W> {
     /// In the guest, with exactly the registers of [`State::guest`]. GS base is the guest's, the
     /// inactive one the host's.
     Guest(Return),
-    /// In the host, behind the call of `switcher_enter_guest`: see [`Exit`].
+    /// In the host, after the call of `switcher_enter_guest`: see [`Exit`].
     Host(Exit<W>),
 }
 

@@ -74,8 +74,8 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
     );
 }
 
-/// SWAPGS behind a test of what was interrupted. With [`Placement::PerCpu`], the next access by GS
-/// is the host's own, behind the exit's load of CR3, which is a fence.
+/// SWAPGS after a test of what was interrupted. With [`Placement::PerCpu`], the next access by GS
+/// is the host's own, after the exit's load of CR3, which is a fence.
 #[rustfmt::skip]
 pub(super) fn swapgs<S: Sink>(a: &mut S, variant: &Variant) {
     asm!(a ; swapgs);

@@ -7,15 +7,15 @@
 //! with VERW.
 //!
 //! An NMI or #MC in ring 0 brings host code, too, its hook, and may have come anywhere: before an
-//! exit has got so far, or behind an entry's VERW. Nothing in the per-CPU block says where
-//! (host_rsp is zero before an exit's sequences, not behind them), so it does all of this each
+//! exit has got so far, or after an entry's VERW. Nothing in the per-CPU block says where
+//! (host_rsp is zero before an exit's sequences, not after them), so it does all of this each
 //! time: the sequences before the hook, then SPEC_CTRL as it was, and VERW last.
 //!
 //! Where code lies is a part of it: the branches that overwrite the history are in one cache line,
 //! as in the vendor's sequence, since the history is made of their addresses; and each RET is in
 //! the upper half of its line, as CPUs with ITS need it (Intel, "Indirect Target Selection"; the
 //! layout is that of Linux's `clear_bhb_loop`). Filler stands where nothing is executed. The trap
-//! behind each return, against straight-line speculation, is written by `asm!`.
+//! after each return, against straight-line speculation, is written by `asm!`.
 
 use switcher_macros::asm;
 
@@ -64,7 +64,7 @@ const HOOK: Labels = Labels {
 };
 
 /// What an exit does, on the host's root, stack and GS. [`ready`] comes next, and `to_ret` bytes
-/// behind its start a RET.
+/// after its start a RET.
 ///
 /// **May be clobbered**: RAX, RCX, RDX, flags, and the host's stack below RSP.
 #[rustfmt::skip]
@@ -98,8 +98,8 @@ pub(super) fn before_hook<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
     ready(a, variant)
 }
 
-/// What has no RET behind it but the guest's or an exit's, which has its own sequences. RSP is what
-/// it was behind [`before_hook`]. **May be clobbered**: RAX, RCX, RDX.
+/// What has no RET after it but the guest's or an exit's, which has its own sequences. RSP is what
+/// it was after [`before_hook`]. **May be clobbered**: RAX, RCX, RDX.
 #[rustfmt::skip]
 pub(super) fn after_hook<S: Sink>(a: &mut S, variant: &Variant) {
     if variant.mitigations().ibrs {
@@ -136,7 +136,7 @@ pub(super) fn before_far_return<S: Sink>(a: &mut S, variant: &Variant) {
     }
 }
 
-/// What comes before a RET of the host's, but for what [`ready`] adds; `to_ret` bytes behind that
+/// What comes before a RET of the host's, but for what [`ready`] adds; `to_ret` bytes after that
 /// is one of ours, if it is. ECX is the number of SPEC_CTRL, if that is switched.
 #[rustfmt::skip]
 fn sequences<S: Sink>(a: &mut S, variant: &Variant, labels: &Labels, to_ret: Option<usize>) {

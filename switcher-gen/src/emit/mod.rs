@@ -47,7 +47,7 @@ use crate::variant::Variant;
 
 /// INT3: what fills gaps, so that a jump into one stops at once.
 const FILLER: u8 = 0xCC;
-/// A RET and the trap behind it, which `asm!` writes. CPUs that do not keep the targets of indirect
+/// A RET and the trap after it, which `asm!` writes. CPUs that do not keep the targets of indirect
 /// branches apart (ITS, CVE-2024-28956) do so for those in the upper half of a cache line: there
 /// all RETs of an image are. They get there by filler where nothing is executed.
 const TRAPPED_RET: usize = 2;

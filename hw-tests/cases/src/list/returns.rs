@@ -160,7 +160,7 @@ fn last_instruction(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     let behind = place::first_non_canonical(run.platform.paging);
     let at = behind - 2;
     for _ in 0..SOME {
-        // umod: there and back again; the return faults behind the SYSCALL.
+        // umod makes a SYSCALL and is returned to; the instruction after the SYSCALL faults.
         let mut setup = run.setup(Mode::Umod).with(Mode::Umod, at, SYSCALL).with(
             Mode::Smod,
             place::ERETU,
@@ -177,7 +177,7 @@ fn last_instruction(run: &mut CaseRun<'_>) -> Result<(), Failure> {
         expected.pvcs = there.pvcs;
         run.check(&setup, &expected)?;
 
-        // smod: a hypercall, and the host lets it go on behind the SYSCALL.
+        // smod makes a hypercall, and the host lets it go on after the SYSCALL.
         let mut setup = run.setup(Mode::Smod).with(Mode::Smod, at, SYSCALL);
         setup.regs.rip = at;
         let hypercall = Expected::syscall_exit(&setup, at);

@@ -86,8 +86,8 @@ fn watchpoints(host: &mut BareMetal<'_>) -> Ended {
     Ok(entered)
 }
 
-/// MOV SS from a watched word, and SYSCALL, on a stack that is none: the #DB of the watchpoint is
-/// held off until the SYSCALL has been executed, and comes at its entry, in ring 0
+/// MOV SS from a watched word, and SYSCALL, with an RSP that points to no stack: the #DB of the
+/// watchpoint is held off until the SYSCALL has been executed, and comes at its entry, in ring 0
 /// (spec/hazards.md, row 12: CVE-2018-8897). It is ignored there.
 fn mov_ss(host: &mut BareMetal<'_>) -> Ended {
     const STORE_SS: &[u8] = program!(; mov WORD [rdi], ss);

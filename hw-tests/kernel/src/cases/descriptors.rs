@@ -127,7 +127,7 @@ fn descriptors(host: &mut BareMetal<'_>) -> Ended {
     // A limit that makes descriptors of what follows.
     let own = DescriptorTablePointer::gdtr();
     let long = DescriptorTablePointer::new(own.base(), 0xFFFF, memory::paging());
-    // SAFETY: the same table; nothing loads what lies behind it.
+    // SAFETY: the same table; nothing loads what lies after it.
     unsafe { long.map_err(|why| format!("{why}"))?.load_gdt() };
     let said = by_install(host);
     // SAFETY: the kernel's own.

@@ -41,14 +41,14 @@ fn two_guests(host: &mut BareMetal<'_>) -> Ended {
         }
         entered += 1;
     }
-    // The host's own user mode comes behind one barrier, whoever has run.
+    // One barrier comes before the host's own user mode, whichever guest has run.
     let before = host.cpu().barriers();
     host.cpu_mut().barrier_before_user_mode().map_err(|why| format!("{why}"))?;
     host.cpu_mut().barrier_before_user_mode().map_err(|why| format!("{why}"))?;
     if host.cpu().barriers() - before != 1 {
         return Err("user mode after a guest: not one barrier".into());
     }
-    // And the next guest behind another one: user mode has trained, too.
+    // Another barrier comes before the next guest, because user mode has trained predictors, too.
     let before = host.cpu().barriers();
     enter(host, &mut guests[1].clone())?;
     enter(host, &mut guests[1].clone())?;
@@ -56,7 +56,7 @@ fn two_guests(host: &mut BareMetal<'_>) -> Ended {
     if host.cpu().barriers() - before != 1 {
         return Err("a guest after user mode: not one barrier".into());
     }
-    // Left to the host, there is none.
+    // If barriers are left to the host, entering takes none.
     host.cpu_mut().set_barriers(Barriers::Host);
     let before = host.cpu().barriers();
     for who in [0, 1, 0] {

@@ -117,7 +117,7 @@ fn probes(host: &mut BareMetal<'_>) -> Ended {
         percpu::block(0).addr() as u64 + Scratch::OFFSET as u64,
         percpu::block(1).addr() as u64,
         Stack::Sp0.top(1) - 8,
-        // Page tables, firmware, the page behind the switcher, the rest of both halves' middle.
+        // Page tables, firmware, the page after the switcher, the rest of both halves' middle.
         memory::host_cr3(),
         host.spaces()[0].1.cr3(),
         0x1000,

@@ -69,7 +69,7 @@ fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
     cpu.uninstall().map_err(|refused| format!("{}", refused.1))?;
     as_before("uninstalled")?;
 
-    // The other one: it leaves the CPU and the memory. It has no place behind this CPU's block, nor
+    // The other one: it leaves the CPU and the memory. It has no place after this CPU's block, nor
     // near the return thunk.
     let Config { policy, mitigations, .. } = variant.config();
     let mitigations = Mitigations { untrain: false, ..mitigations };

@@ -103,7 +103,7 @@ unsafe fn branch(target: u64, tracked: bool) -> (u32, u32, u64) {
 }
 
 /// Branches to every byte of the switcher that no ENDBR64 begins at, from ring 0; and SYSCALLs that
-/// lead behind the one of their entry.
+/// land on the instruction after the one at their entry.
 fn enforced(host: &mut BareMetal<'_>) -> Ended {
     let switcher = host.cpu().switcher();
     if !switcher.image().variant().ibt() {

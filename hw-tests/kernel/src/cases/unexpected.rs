@@ -1,6 +1,6 @@
 //! A fault in ring 0 that no right host lets happen: the end of the switcher, not of the host's
 //! control (spec/hazards.md, row 30). The hook is told what it was, on a stack of its own, with the
-//! host's root and GS; and a hook that comes back, as none may, meets the trap behind its call.
+//! host's root and GS; and a hook that returns, which no hook may, meets the trap after its call.
 
 use alloc::format;
 use alloc::string::String;
@@ -156,7 +156,7 @@ unsafe fn call_without_pvcs(entry: u64) -> *mut PtRegs {
     unsafe { call_that_may_end(entry) }
 }
 
-/// The call, while SYSCALL leads behind the ENDBR64 of its entry.
+/// Calls the switcher while LSTAR points to the instruction after the ENDBR64 of the entry.
 ///
 /// # Safety
 /// As for `checked_call`.
@@ -213,7 +213,7 @@ fn ends_in_the_hook(host: &mut BareMetal<'_>) -> Ended {
                 };
                 setup.regs.rsp = rsp;
                 one(host, &setup, returns).map_err(what)?;
-                // The CPU is none the worse.
+                // The CPU still works.
                 let next = self::setup(host, &mut rng, Mode::Umod, SYSCALL).with(
                     Mode::Smod,
                     place::SMOD_ENTRY,
@@ -228,8 +228,9 @@ fn ends_in_the_hook(host: &mut BareMetal<'_>) -> Ended {
     Ok(entered)
 }
 
-/// SYSCALLs that lead behind the ENDBR64 of their entry, where branches are tracked: a #CP in ring
-/// 0, before anything is executed there. It has a stack where the guest has put RSP on one.
+/// SYSCALLs that land on the instruction after the ENDBR64 of their entry, where branches are
+/// tracked: a #CP in ring 0, before anything is executed there. It has a stack where the guest has
+/// put RSP on one.
 pub(super) fn syscalls_behind_the_endbr64(host: &mut BareMetal<'_>) -> Ended {
     let mut rng = fastrand::Rng::with_seed(33);
     let mut entered = 0;

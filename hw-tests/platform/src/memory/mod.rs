@@ -4,7 +4,7 @@
 //! | range | what | who maps it |
 //! |---|---|---|
 //! | 0 .. 512 GiB | the **identity map**: all memory in use, supervisor; kernel image by section | here, once |
-//! | within it, [`percpu::code`] | **holes** behind the per-CPU blocks, for code of one CPU | [`map_host`] |
+//! | within it, [`percpu::code`] | **holes** after the per-CPU blocks, for code of one CPU | [`map_host`] |
 //! | [`HIGH_BASE`] .. + 512 GiB | the **high host range**: the switcher of all CPUs and what else must have an address of its own, supervisor | [`map_host`] |
 //!
 //! Both ranges have the same addresses under four and five levels.

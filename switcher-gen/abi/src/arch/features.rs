@@ -93,14 +93,14 @@ pub struct HostState {
     pub smep: bool,
     /// EFER.AIBRSE, AMD's automatic IBRS.
     pub automatic_ibrs: bool,
-    /// MSR SPEC_CTRL while the host runs; empty where there is none, or where it cannot be read.
+    /// MSR SPEC_CTRL while the host runs; empty where the CPU lacks it, or where it cannot be read.
     pub spec_ctrl: SpecCtrl,
     /// MSR IA32_TSX_CTRL, likewise.
     pub tsx_ctrl: TsxCtrl,
     /// MSR IA32_MCU_OPT_CTRL. Its bits switch mitigations off, so what has not been read is `None`.
     pub mcu_opt_ctrl: Option<McuOptCtrl>,
-    /// MSR IA32_ARCH_CAPABILITIES; empty where there is none, or where it cannot be read: then the
-    /// CPU is taken to suffer from everything.
+    /// MSR IA32_ARCH_CAPABILITIES; empty where the CPU lacks it, or where it cannot be read: then
+    /// the CPU is taken to suffer from everything.
     pub arch_capabilities: ArchCapabilities,
     /// Every RET of the host's code is that of its return thunk, which it untrains: its word, since
     /// no register shows it. See [`HostFeatures::with_return_thunks`].

@@ -70,7 +70,7 @@ const _: () =
     assert!(RFlags::GUEST_ALLOWED.bits() == 0x25_4FD7 && RFlags::GUEST_FIXED.bits() == 0x202);
 
 impl RFlags {
-    /// All but TF: what ring 0 goes on with after a #DB that is none of its business.
+    /// All but TF: ring 0 goes on with these flags after a #DB that it has not caused.
     pub const NOT_TRACED: Self = Self::from_bits_retain(!Self::TF.bits());
 
     /// These bits as an instruction's immediate.

@@ -15,7 +15,7 @@
 //! | `S::f.below_end() + F::g`, `(S::f + F::g).below_end()` | the same field, from the end of the `S` |
 //! | `S::f + F::g.below_end()` | nothing: the register would have to point to two places |
 //! | `S::f.below_end().below_end()` | nothing: it points to the end already |
-//! | `S::f.pair(S::g)` | both, if they are small integers of one type and anchor, and `g` is right behind `f` in the same struct |
+//! | `S::f.pair(S::g)` | both, if they are small integers of one type and anchor, and `g` is right after `f` in the same struct |
 //! | `(S::f + F::g).pair(S::f + F::h)`, `S::f + F::g.pair(F::h)` | the same of a nested struct |
 //! | `S::f.element(i)` | one element, if `f` is an array of more than `i` |
 //! | `S::f.element(i).pair(S::f.element(i + 1))` | two elements of one array |
@@ -33,7 +33,7 @@ use core::ops::Add;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {}
 
-/// The anchor of an offset: the base register points to the first byte behind the struct. See
+/// The anchor of an offset: the base register points to the first byte after the struct. See
 /// [`Offset::below_end`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {}
@@ -213,7 +213,7 @@ impl<S, F, A> Offset<S, F, A> {
         self.reinterpreted()
     }
 
-    /// This field and the one right behind it, as one operand of twice the width. Both are fields
+    /// This field and the one right after it, as one operand of twice the width. Both are fields
     /// of the same struct, at whatever depth that is nested, or elements of the same array: what is
     /// an operand together is declared together.
     ///

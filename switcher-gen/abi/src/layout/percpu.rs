@@ -1,4 +1,4 @@
-//! The per-CPU block: the hardware's TSS and, behind it, what the switcher keeps of the running
+//! The per-CPU block: the hardware's TSS and, after it, what the switcher keeps of the running
 //! guest. Code reaches it by its [`Placement`]: relative to GS, whose base is the block's address
 //! in the host, or relative to RIP, as it lies a page in front of the code. Displacements are
 //! offsets into [`PerCpu`] either way. (spec/abi.md, "The per-CPU block" and "switch_flags".)
@@ -15,7 +15,7 @@ pub enum Placement {
     /// Through the host's GS base: one code for all CPUs, SWAPGS on every way in and out.
     #[default]
     Gs,
-    /// Relative to RIP: a copy of the code for each CPU, [`PerCpu::BEFORE_CODE`] bytes behind its
+    /// Relative to RIP: a copy of the code for each CPU, [`PerCpu::BEFORE_CODE`] bytes after its
     /// block. Direct switches have no SWAPGS.
     PerCpu,
 }
@@ -76,7 +76,8 @@ pub struct Tss {
     pub ist7: Split64,
     _reserved2: Split64,
     _reserved3: u16,
-    /// Offset of the I/O permission bitmap; at or beyond the segment's limit there is none.
+    /// Offset of the I/O permission bitmap; at or beyond the segment's limit, the TSS has no
+    /// bitmap.
     #[asm(at = 0x66)]
     pub iomap_base: u16,
 }
@@ -169,7 +170,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// The other one.
+    /// The mode that this one switches to.
     #[must_use]
     pub const fn other(self) -> Self {
         match self {

@@ -101,7 +101,7 @@ impl std::fmt::Display for Difference {
 /// Runs cases `cases` of `seed`; the first difference ends it.
 ///
 /// # Errors
-/// If the code is none that a theorem can be about.
+/// If no theorem can be about the code.
 pub fn machine(
     target: &Target,
     seed: u64,

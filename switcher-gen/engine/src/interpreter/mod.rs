@@ -2,8 +2,8 @@
 //! guest's own instructions at CPL 3, SYSCALLs and events, until the call returns.
 //!
 //! The engine that needs no CPU: both vendors, both paging modes, ring 0 and CPL 3 with memory of
-//! their own, each mode of the guest with its own pages behind the same addresses. It takes the
-//! same [`Setup`]s as [`native`](crate::native) and gives the same
+//! their own, each mode of the guest with its own pages at the same addresses. It takes the same
+//! [`Setup`]s as [`native`](crate::native) and gives the same
 //! [`ScenarioEnd`](crate::scenario::ScenarioEnd)s.
 //!
 //! | file | purpose |
@@ -50,7 +50,7 @@ pub enum Error {
     /// The switcher has changed memory that is the host's alone.
     #[error("the switcher wrote to {region}+{offset:#x}")]
     HostMemory {
-        /// Which.
+        /// The name of the region.
         region: &'static str,
         /// The first byte that differs, from the start of the region.
         offset: usize,
@@ -70,9 +70,9 @@ pub enum Error {
     /// The guest came to what is not modelled.
     #[error("the guest at {rip:#x}: {what} is not modelled")]
     NotModelled {
-        /// Where.
+        /// The value of RIP.
         rip: u64,
-        /// What.
+        /// The instruction, and why it cannot be executed.
         what: String,
     },
     /// No CPU would load it.
@@ -87,20 +87,21 @@ pub enum Error {
         /// How many there were.
         instructions: u64,
     },
-    /// Code that is to be placed where there is none.
+    /// Code is to be placed where the mode has no page of code.
     #[error("{mode:?} has no page of code for {len} bytes at {address:#x}")]
     NoPage {
-        /// Whose.
+        /// The mode whose code it is.
         mode: Mode,
-        /// Where.
+        /// The address.
         address: u64,
-        /// How many.
+        /// The number of bytes.
         len: usize,
     },
     /// An emitter is wrong.
     #[error(transparent)]
     Asm(#[from] AsmError),
-    /// The image refers to a host, and there is none, or cannot lie where it is to.
+    /// The image refers to a host, which does not exist here, or it cannot lie at the address that
+    /// it is given.
     #[error(transparent)]
     Link(#[from] LinkError),
 }

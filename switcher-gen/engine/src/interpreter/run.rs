@@ -23,7 +23,7 @@ pub(super) struct RunState {
     pub(super) cr2: Option<u64>,
     pub(super) dr6: Option<u64>,
     count: bool,
-    /// As they were.
+    /// The PVCS and smod's RSP as they were before the run.
     pvcs: Pvcs,
     smod_rsp: u64,
     way_in: Option<WayIn>,

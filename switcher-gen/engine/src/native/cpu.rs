@@ -468,7 +468,7 @@ impl Cpu {
         self.inactive_gs = active;
     }
 
-    /// MOV CR3 has been emulated: each mode has its own code behind the same address.
+    /// MOV CR3 has been emulated: each mode has its own code at the same address.
     fn loaded_cr3(&mut self, extra: &TssExtra) {
         for (mode, root) in [(Mode::Smod, extra.smod_cr3), (Mode::Umod, extra.umod_cr3)] {
             if root.bits() == self.cr3 {

@@ -136,12 +136,12 @@ pub(super) struct CodePages {
 }
 
 impl CodePages {
-    /// Pages that hold `bytes`, and INT3 behind them.
+    /// Pages that hold `bytes`, and INT3 after them.
     pub(super) fn new(bytes: &[u8]) -> io::Result<Self> {
         Self::behind(0, bytes)
     }
 
-    /// The same behind a page of data, which holds a `T`.
+    /// The same after a page of data, which holds a `T`.
     pub(super) fn with_data_in_front<T: Plain>(bytes: &[u8]) -> io::Result<(Self, Data<T>)> {
         const { assert!(size_of::<T>() <= PAGE) };
         let code = Self::behind(PAGE, bytes)?;
@@ -350,7 +350,7 @@ impl<T: Plain> Data<T> {
         self.pointer() as u64
     }
 
-    /// Whether `address` lies in the value's pages, or right behind them as a stack's end does.
+    /// Whether `address` lies in the value's pages, or right after them as a stack's end does.
     pub(super) fn has_stack_pointer(&self, address: u64) -> bool {
         address.wrapping_sub(self.mapping.address()) <= self.mapping.len() as u64
     }

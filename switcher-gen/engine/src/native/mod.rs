@@ -75,7 +75,7 @@ pub enum Error {
     /// An emitter is wrong.
     #[error(transparent)]
     Asm(#[from] AsmError),
-    /// The image refers to a host, and there is none.
+    /// The image refers to a host, and no host exists here.
     #[error(transparent)]
     Link(#[from] LinkError),
     /// The variant is for other selectors than this machine's own kernel has.
@@ -98,7 +98,7 @@ pub enum Error {
     Unexpected {
         /// What was being run.
         run: &'static str,
-        /// Where.
+        /// The value of RIP.
         rip: u64,
         /// The high half of `orig_ax`.
         reason: u32,

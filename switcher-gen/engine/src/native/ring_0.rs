@@ -1,7 +1,7 @@
 //! What an instruction that faults at CPL 3 does in ring 0: a step of the one semantics
 //! ([`machine`](switcher_model)), from the registers that a signal interrupted.
 //!
-//! None of these instructions accesses memory, so there is none here. All decoding is done
+//! None of these instructions accesses memory, so the state has no memory. All decoding is done
 //! beforehand: a signal handler only looks it up.
 
 use super::registers::Regs;
@@ -82,7 +82,7 @@ impl Ring0 {
     }
 
     /// What stands at `rip`, if it is among the instructions that are emulated: the others do the
-    /// same at CPL 3, or are none that a switcher has.
+    /// same at CPL 3, or do not occur in a switcher.
     pub(super) fn emulated(&self, rip: u64) -> Option<Operation> {
         let kind = self.program.at(rip)?.ok()?.kind;
         let is_it =

@@ -207,7 +207,7 @@ struct SystemCallInfo {
     _errno: c_int,
     code: c_int,
     _padding: c_int,
-    /// The address behind the instruction.
+    /// The address after the instruction.
     call_addr: u64,
     /// The lower half of RAX.
     syscall: c_int,

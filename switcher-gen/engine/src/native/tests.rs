@@ -204,7 +204,7 @@ fn row_9_an_exit_that_stays_on_the_guests_root() {
 #[test]
 fn row_13_sysretq_to_a_traced_guest() {
     let r11 = (RFlags::GUEST_FIXED | RFlags::TF).bits();
-    // Not the test but the short jump behind it.
+    // Not the test but the short jump after it.
     let jump = TEST_R11.len();
     let broken =
         Broken { range: jump..jump + 2, ..Broken::dropped(Label::ReturnToGuest, TEST_R11) };

@@ -23,7 +23,7 @@ pub const MAX_PATHS: usize = 4096;
 pub struct Decision {
     /// What was to be decided.
     pub condition: Bit,
-    /// How.
+    /// Whether the condition was taken to hold.
     pub taken: bool,
     /// Whether what was before left no other way.
     pub implied: bool,

@@ -76,7 +76,7 @@ pub(super) fn is_operand<'data, R: Contents<'data>>(
     })
 }
 
-/// Whether a distance behind these bytes is that of a call or a jump.
+/// Whether a distance after these bytes is that of a call or a jump.
 pub(super) fn ends_a_branch(before: &[u8]) -> bool {
     matches!(before, [.., 0xE8 | 0xE9] | [.., 0x0F, 0x80..=0x8F])
 }

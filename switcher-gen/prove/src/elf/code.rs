@@ -48,7 +48,7 @@ pub(super) struct Glance {
 }
 
 impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
-    /// Of an object, sections lie one behind the other from [`Foreign::BASE`] on, in the file's
+    /// Of an object, sections lie one after the other from [`Foreign::BASE`] on, in the file's
     /// order and aligned as they ask; of a linked file, where it says.
     pub(super) fn new(file: &'f File<'data, R>) -> Result<Self, ReadError> {
         let (mut areas, mut ranges) = (Vec::new(), HashMap::new());
@@ -113,7 +113,7 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
         self.areas[..behind].last().filter(|area| area.range.contains(&address))
     }
 
-    /// Where `symbol` is, if it is in code. The end of a section counts, for labels behind the last
+    /// Where `symbol` is, if it is in code. The end of a section counts, for labels after the last
     /// instruction.
     pub(super) fn address(&self, symbol: &Symbol<'_>) -> Option<u64> {
         let Of::Section(section) = symbol.of else { return None };

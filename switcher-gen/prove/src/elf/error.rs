@@ -94,9 +94,9 @@ pub enum ReadError {
     /// Code refers to what another file defines.
     #[error("{at} refers to `{symbol}`, which the file does not define: link it with what does")]
     Undefined {
-        /// Where.
+        /// Where in the file.
         at: PlaceInFile,
-        /// To what.
+        /// The symbol that it refers to.
         symbol: String,
     },
     /// Code refers to memory that is not code.
@@ -105,9 +105,9 @@ pub enum ReadError {
          make it an immediate"
     )]
     Data {
-        /// Where.
+        /// Where in the file.
         at: PlaceInFile,
-        /// To what.
+        /// The section that it refers to.
         section: String,
     },
     /// A reference that only a linker understands.
@@ -116,7 +116,7 @@ pub enum ReadError {
          32S, PC64, PC32, PC16, PC8, PLT32): link the file first"
     )]
     Relocation {
-        /// Where.
+        /// Where in the file.
         at: PlaceInFile,
         /// `ELF64_R_TYPE`.
         kind: u32,
@@ -124,13 +124,13 @@ pub enum ReadError {
     /// A relocation reaches over the end of its section.
     #[error("the relocation at {at} is not inside its section: the file is damaged")]
     OutsideSection {
-        /// Where.
+        /// Where in the file.
         at: PlaceInFile,
     },
     /// A relocation whose addend is in the code, which no x86-64 toolchain makes.
     #[error("the relocation at {at} has no addend: make the file with RELA relocations")]
     ImplicitAddend {
-        /// Where.
+        /// Where in the file.
         at: PlaceInFile,
     },
     /// Too far away, or an absolute address that the field is too small for.
@@ -140,7 +140,7 @@ pub enum ReadError {
         Foreign::BASE
     )]
     Overflow {
-        /// Where.
+        /// Where in the file.
         at: PlaceInFile,
         /// `ELF64_R_TYPE`.
         kind: u32,
@@ -185,9 +185,9 @@ pub enum ReadError {
          drop `.weak`"
     )]
     WeakUndefined {
-        /// Where.
+        /// Where in the file.
         at: PlaceInFile,
-        /// To what.
+        /// The symbol that it refers to.
         symbol: String,
     },
     /// The file asks another one for the routine, and has one of that name for itself.
@@ -222,7 +222,7 @@ pub enum ReadError {
     Ambiguous {
         /// Its name.
         symbol: String,
-        /// Where.
+        /// The addresses.
         at: Vec<u64>,
     },
     /// A routine's name is that of something else.
@@ -294,7 +294,7 @@ pub enum ReadError {
     NotMapped {
         /// Its name.
         section: String,
-        /// Where.
+        /// The address.
         at: u64,
     },
     /// A segment has other bytes than the section.
@@ -316,7 +316,7 @@ pub enum ReadError {
     Segments {
         /// Its name.
         section: String,
-        /// Where.
+        /// The address.
         at: u64,
     },
     /// A table is not where its section says.
@@ -354,7 +354,7 @@ pub enum ReadError {
     Physical {
         /// Its name.
         section: String,
-        /// Where.
+        /// The address.
         at: u64,
     },
     /// The loader would find other symbols than were looked at.
@@ -371,13 +371,13 @@ pub enum ReadError {
     Relro {
         /// Its name.
         section: String,
-        /// Where.
+        /// The address.
         at: u64,
     },
     /// The loader would change the code.
     #[error("the loader relocates the code at {at:#x}: link the file to a fixed address")]
     LoadTime {
-        /// Where.
+        /// The address.
         at: u64,
     },
     /// Not among the names in the code.

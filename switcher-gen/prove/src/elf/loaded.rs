@@ -233,7 +233,7 @@ impl RelocationTable {
     }
 }
 
-/// The generic ABI's compact form: an address, or a bitmap of the 63 words behind what was last.
+/// The generic ABI's compact form: an address, or a bitmap of the 63 words after what was last.
 fn relr(word: u64, next: &mut u64, touched: &dyn Fn(u64) -> bool) -> Option<u64> {
     if word & 1 == 0 {
         *next = word.wrapping_add(8);

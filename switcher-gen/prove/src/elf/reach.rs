@@ -57,7 +57,7 @@ pub(super) fn reached<'a, 'f, 'data, R: Contents<'data>>(
     whole: &[Range<u64>],
     ends: &[u64],
 ) -> Result<Reached<'a>, ReadError> {
-    // An entry behind the last instruction is none that could be swept from.
+    // A sweep cannot start from an entry after the last instruction.
     let home = entries.iter().find_map(|entry| code.area(*entry)).ok_or(ReadError::NoCode)?;
     let ahead = entries.iter().map(|entry| (*entry, Sure::Yes, None)).collect();
     let mut sweep = Sweep { code, home, ahead, seen: BTreeMap::new(), found: Vec::new() };
@@ -160,7 +160,7 @@ impl<'data, R: Contents<'data>> Sweep<'_, '_, 'data, R> {
         Ok(())
     }
 
-    /// What stops speculation behind the end of a path belongs to it.
+    /// What stops speculation after the end of a path belongs to it.
     fn trap(&mut self, at: u64) -> Result<(), ReadError> {
         if !self.home.range.contains(&at) {
             return Ok(());

@@ -183,7 +183,7 @@ pub(super) fn likeness(a: &str, b: &str) -> usize {
 
 /// The code of an x86-64 ELF file.
 ///
-/// Of an **object**, all sections that are loaded and executable are laid out one behind the other
+/// Of an **object**, all sections that are loaded and executable are laid out one after the other
 /// from [`Foreign::BASE`] on, in the file's order and aligned as they ask, and relocations among
 /// them are applied as a linker would. Of a **linked** file, the same sections are taken where they
 /// lie; what its code refers to elsewhere is not known any more.

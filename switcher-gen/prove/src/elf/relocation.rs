@@ -62,7 +62,7 @@ pub(super) fn span(kind: RelocationType) -> (u64, u64) {
         R_X86_64_TLSDESC => (0, 16),
         R_X86_64_GOTPCRELX => (2, 4),
         R_X86_64_REX_GOTPCRELX | R_X86_64_GOTTPOFF | R_X86_64_GOTPC32_TLSDESC => (3, 4),
-        // LEA and the call of __tls_get_addr behind it.
+        // LEA and the call of __tls_get_addr after it.
         R_X86_64_TLSGD | R_X86_64_TLSLD => (4, 12),
         _ => (FAR, FAR),
     }

@@ -15,7 +15,7 @@ const LOOP_EVERY: u64 = 32;
 
 impl GuestSlots {
     /// umod has a long run of SYSCALLs and then short ones, smod short ones alone. Both pages end
-    /// with a SYSCALL: behind it there is nothing.
+    /// with a SYSCALL: after it there is nothing.
     pub(super) fn new() -> Self {
         let mut random = Random(0);
         let mut slot = || match random.below(8) {
@@ -270,7 +270,7 @@ fn roots(random: &mut Random, setup: &mut Setup) {
     extra.enter_cr3 = if enters_smod { extra.smod_cr3 } else { extra.umod_cr3 };
 }
 
-/// An address that no page of this process is at, or what is none.
+/// An address at which this process has no page, or a number that is not canonical.
 fn nowhere(random: &mut Random) -> u64 {
     let any = random.next();
     match random.below(8) {

@@ -52,7 +52,7 @@ pub enum NativeError {
     /// This process has memory where guests are to find none.
     #[error("this process has memory at {address:#x}, where guests are to find none")]
     Occupied {
-        /// Where.
+        /// The address.
         address: u64,
     },
 }

@@ -151,7 +151,7 @@ pub(super) struct Specified {
 /// the reason of the exit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SwitcherPath {
-    /// From the last to the first, five bits each; zero is none.
+    /// The steps from the last to the first, five bits each; zero stands for no step.
     steps: u64,
     reason: u32,
 }
@@ -208,7 +208,7 @@ pub(super) struct Specification {
 
 /// What a guest does next.
 enum Next {
-    /// RIP is the address behind it.
+    /// RIP is the address after it.
     Syscall,
     /// RIP and RFLAGS are what the CPU pushes.
     Event { vector: u8, error_code: u32, cr2: Option<u64> },
@@ -237,7 +237,7 @@ impl Specification {
         Self { host, places, code }
     }
 
-    /// The whole scenario. It has an end: umod, which alone is returned to behind its SYSCALLs,
+    /// The whole scenario. It has an end: umod, which alone is returned to after its SYSCALLs,
     /// gets to the end of its page.
     pub(super) fn run(&self, setup: &Setup) -> Specified {
         let d = Concrete::default();
