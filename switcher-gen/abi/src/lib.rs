@@ -6,12 +6,13 @@
 //! | [`Hazard`] | what has gone wrong in such code before, by the numbers of spec/hazards.md |
 //! | [`layout`] | the structs that emitted code reads and writes, with a typed [`Offset`](layout::Offset) per field |
 //!
-//! Without std, and without a word on how a switcher is made. `switcher-gen` re-exports all of it.
+//! The crate needs no std and knows nothing of how a switcher is made. `switcher-gen` re-exports
+//! all of it.
 #![no_std]
 #![deny(unsafe_code)]
 
 extern crate alloc;
-// What the macros' expansions name.
+// The macros' expansions name this crate `switcher_gen`.
 extern crate self as switcher_gen;
 #[cfg(test)]
 extern crate std;

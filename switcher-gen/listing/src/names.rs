@@ -51,7 +51,8 @@ pub fn snake_case(name: &str) -> String {
     snake
 }
 
-/// An immediate as it was written, without the conversions an operand's type asked for.
+/// An immediate as it was written in the source, without the conversions that an operand's type
+/// asked for.
 pub(super) fn immediate(text: &str) -> &str {
     const CONVERSIONS: [&str; 13] = [
         ".imm32()",

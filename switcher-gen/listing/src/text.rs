@@ -14,7 +14,7 @@ impl fmt::Display for Hex<'_> {
     }
 }
 
-/// Its letter in the margin of a listing.
+/// The letter of a window in the margin of a listing.
 fn letter(window: Window) -> char {
     match window {
         Window::UnsafeStack => 'S',
@@ -25,7 +25,7 @@ fn letter(window: Window) -> char {
 /// What a line of text shows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Detail {
-    /// All there is.
+    /// Everything that the listing knows.
     Full,
     /// No bytes, and names alone where they stand for numbers.
     Brief,
@@ -36,7 +36,7 @@ enum Detail {
 const STUBS: u64 = 256;
 const SHOWN: u64 = 11;
 
-/// A line, or that there are more of its like.
+/// A line, or the number of lines like it that are left out.
 enum Folded<'a> {
     Line(&'a Line),
     More,
@@ -91,7 +91,7 @@ impl Listing {
                     outline += format!("{}  {}", Margin(&i.windows), OperationText(i)).trim_end();
                     outline.push('\n');
                 }
-                // How much there is follows from the alignment of what comes next.
+                // The number of its bytes follows from the alignment of the code that comes next.
                 Line::Filler { .. } => outline += "    ; filler\n",
             }
         }
@@ -145,7 +145,7 @@ impl Listing {
         let mut leads_in = false;
         let shown: Vec<_> = self.folded(lines).collect();
         for (i, line) in shown.iter().enumerate() {
-            // An empty line in front of what leads in a label, be it a comment or a heading.
+            // An empty line stands in front of the comments and headings that lead in a label.
             let was_leading = std::mem::replace(&mut leads_in, leads_to_label(&shown[i..]));
             if leads_in && !was_leading {
                 writeln!(f)?;

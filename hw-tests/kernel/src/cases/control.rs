@@ -29,8 +29,8 @@ pub(super) const CASES: &[HostCase] = &[HostCase {
 global_asm!(
     r#"
     .text
-    // #NM or #UD of this kernel's own code, which is compiled with vector registers: it gets the FPU, as
-    // hosts do that switch it lazily, and goes on.
+    // #NM or #UD of this kernel's own code, which is compiled with vector registers: it gets the
+    // FPU, as hosts do that switch it lazily, and goes on.
     .global hw_kernel_take_fpu
 hw_kernel_take_fpu:
     push    rax

@@ -179,8 +179,8 @@ pub struct RefusedIretq {
     pub eflags: u64,
     #[asm(at = 0x30)]
     pub rsp: u64,
-    /// What is to be made of it: the event of a guest that has got that far. It begins where the
-    /// CPU has pushed SS, and its error code is what alignment has left out.
+    /// The frame that is made of it: an event of the guest whose IRETQ has faulted. It begins where
+    /// the CPU has pushed SS, and its error code lies where the CPU's alignment has left a gap.
     #[asm(at = 0x38, nested)]
     pub guests: EventFrame,
 }
@@ -222,7 +222,7 @@ pub struct IstFrame {
     _reserved: u64,
 }
 
-/// The same where nothing has been pushed but by the CPU, and no error code.
+/// A stack of the IST on which only the CPU has pushed, without an error code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
 #[repr(C)]
 #[asm(size = 56, align = 8)]
@@ -250,7 +250,7 @@ pub struct EventOnIst {
     pub event: EventFrame,
 }
 
-/// The same with the frame of the IRETQ that goes there.
+/// An event on a stack of the IST, with the frame of the IRETQ that leads to the sp0 stack.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
 #[repr(C)]
 #[asm(size = 112, align = 8)]

@@ -43,8 +43,8 @@ pub(super) mod sealed {
     impl Sealed for super::Start {}
     impl Sealed for super::End {}
 
-    /// See [`Narrow`](super::Narrow): which integers have lower parts is arithmetic, and nobody
-    /// else's to say.
+    /// See [`Narrow`](super::Narrow). The trait is sealed, because arithmetic alone decides which
+    /// integers have lower parts.
     pub trait Narrows<T> {}
     impl Narrows<u8> for u16 {}
     impl Narrows<u8> for u32 {}
@@ -74,12 +74,13 @@ impl Anchor for End {
     const IS_END: bool = true;
 }
 
-/// What an [`Offset`] knows of its types and does not own.
+/// The types that an [`Offset`] is about without owning a value of them.
 type Types<S, F, A> = (fn(&S) -> &F, A);
 
 /// What an offset's field is part of: the struct that declares it, or the array that it is an
-/// element of. How deep that lies in the outermost struct, and where it starts, tell it from all
-/// others that have a field of any size, for what lies side by side does not start at one place.
+/// element of. Its depth in the outermost struct and its start tell it from every other container
+/// that has a field of any size, because containers that lie side by side start at different
+/// places.
 #[derive(Clone, Copy)]
 struct Container {
     /// From the start of the outermost struct.
@@ -141,8 +142,8 @@ impl<S, F> Offset<S, F> {
         Self::at(bytes, Container { start: 0, depth: 1, whole: true })
     }
 
-    /// The distance in bytes from the start of the struct. Only there is it one that can be added
-    /// to a pointer to the struct.
+    /// The distance in bytes from the start of the struct. Only this distance can be added to a
+    /// pointer to the struct.
     #[must_use]
     pub const fn bytes(self) -> usize {
         self.bytes as usize
@@ -163,7 +164,7 @@ impl<S, F, A> Offset<S, F, A> {
         Self { bytes: bytes as u32, container, types: PhantomData }
     }
 
-    /// The same bytes of the same struct, as another type, which is not that of a field.
+    /// The same bytes of the same struct with another type, which is not the type of a field.
     const fn reinterpreted<G>(self) -> Offset<S, G, A> {
         let container = Container { whole: false, ..self.container };
         Offset { bytes: self.bytes, container, types: PhantomData }
