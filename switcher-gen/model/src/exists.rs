@@ -1,5 +1,5 @@
 //! What a CPU must have, or have switched on, for an instruction to exist and for a value to be
-//! allowed: **one table**, and the machine asks nothing else (hazards.md, row 48).
+//! allowed. It is **one table**, and the model asks nothing else (hazards.md, row 48).
 //!
 //! Sources: Intel SDM vol. 2 (each instruction's exceptions in 64-bit mode), vol. 3, 2.5 (CR3, CR4)
 //! and vol. 4, table 2-2 (MSRs); AMD APM vol. 2, 3.1 (CR3, CR4, EFER), vol. 3 and PPR (PRED_CMD).
@@ -13,8 +13,8 @@ use super::program::Operation;
 use switcher_gen::Variant;
 
 bitflags! {
-    /// What not every CPU has that a switcher could run on, as far as an instruction or a value
-    /// depends on it.
+    /// Features that some CPUs lack although a switcher could run on them, as far as an instruction
+    /// or a value depends on them.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub struct Features: u32 {
         /// CLAC and STAC.
@@ -39,14 +39,14 @@ bitflags! {
         const IBPB = 1 << 9;
         /// Its bit 7.
         const SBPB = 1 << 10;
-        /// CR4.PCIDE is set: an axis of variants.
+        /// CR4.PCIDE is set, which is part of a variant's configuration.
         const PCID = 1 << 11;
-        /// CR4.PKE is set: likewise.
+        /// CR4.PKE is set, which is part of a variant's configuration, too.
         const PKU = 1 << 12;
     }
 }
 
-/// No feature that could be added has this name.
+/// A name that no optional feature has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown feature `{name}`; known are: {}", Features::names().join(", "))]
 pub struct UnknownFeature {
@@ -78,7 +78,7 @@ impl Features {
     /// The names of those that a CPU may have besides what a variant implies.
     #[must_use]
     pub fn names() -> Vec<String> {
-        // The config say whether these are on.
+        // A variant's configuration says whether these are on.
         let named = Self::all().difference(Self::PCID | Self::PKU);
         named.iter_names().map(|(name, _)| name.to_lowercase().replace('_', "-")).collect()
     }
@@ -144,7 +144,7 @@ pub enum Condition {
     },
 }
 
-/// What holds an address that the CPU looks at as it is written.
+/// Registers whose addresses the CPU checks as they are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Address {
     /// RIP, by a far RET.
@@ -157,7 +157,7 @@ pub enum Address {
     KernelGsBase,
     /// Where SYSCALL leads.
     Lstar,
-    /// Where it leads from 32-bit code.
+    /// Where SYSCALL leads from 32-bit code.
     Cstar,
 }
 
@@ -177,7 +177,7 @@ impl Address {
 }
 
 impl Condition {
-    /// What the answer depends on that not all variants have alike.
+    /// The features that the answer depends on and that differ between variants.
     #[must_use]
     pub const fn asks(self) -> Features {
         match self {
@@ -189,7 +189,7 @@ impl Condition {
         }
     }
 
-    /// What of the state it is about.
+    /// The part of the state that it is about.
     #[must_use]
     pub const fn about(self) -> &'static str {
         match self {
@@ -202,7 +202,7 @@ impl Condition {
     }
 }
 
-/// As the end of "... needs".
+/// The condition as the end of a sentence that begins with "... needs".
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -234,9 +234,9 @@ pub(super) const CR4_PCIDE: Condition = Condition::Cr4 { bit: PCIDE, name: "PCID
 const CR4_PKE: Condition = Condition::Cr4 { bit: PKE, name: "PKE" };
 const EFER_SCE: Condition = Condition::Efer { bit: 0, name: "SCE" };
 
-/// Without which an instruction is #UD, at any privilege level. What is not written here of an
-/// instruction is on every CPU in 64-bit mode: LFENCE, CMOVcc, SWAPGS, VERW; ENDBR64 is a NOP where
-/// there is no CET.
+/// The conditions without which an instruction is #UD, at any privilege level. An instruction
+/// without conditions is on every CPU in 64-bit mode: LFENCE, CMOVcc, SWAPGS, VERW; ENDBR64 is a
+/// NOP where there is no CET.
 pub(super) const fn of_instruction(kind: Operation) -> &'static [Condition] {
     match kind {
         Operation::ClearAc | Operation::SetAc => &[Condition::Cpu(Features::SMAP)],
@@ -304,9 +304,9 @@ pub(super) const fn of_instruction(kind: Operation) -> &'static [Condition] {
     }
 }
 
-/// What RDPKRU asks for, and WRPKRU of both (#GP).
+/// RDPKRU and WRPKRU need a zero in ECX (#GP).
 pub(super) const PKRU_ECX: Condition = Condition::Zero { of: "ECX" };
-/// The upper half of PKRU.
+/// WRPKRU needs a zero in EDX, too.
 pub(super) const PKRU_EDX: Condition = Condition::Zero { of: "EDX" };
 
 /// The bits of CR3 below the width of a physical address, of which no CPU has more than 52; bit 63,
@@ -322,9 +322,9 @@ pub(super) const CR3_NOFLUSH: u32 = 63;
 pub(super) struct MsrRule {
     /// What it is called.
     pub(super) name: &'static str,
-    /// Without which it does not exist (#GP).
+    /// The condition without which it does not exist (#GP).
     pub(super) exists: Option<Condition>,
-    /// Whether RDMSR of it is no #GP.
+    /// Whether RDMSR can read it without a #GP.
     pub(super) is_readable: bool,
     /// What WRMSR of it may write.
     pub(super) value: Value,

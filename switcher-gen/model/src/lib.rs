@@ -12,7 +12,6 @@
 //! | `event` | exceptions, interrupts and NMIs: how the CPU delivers them |
 //! | `exists` | what a CPU must have for an instruction to exist, and for a value to be allowed |
 //! | `step` | the semantics of each operation |
-//! | `interpreter` | whole runs on numbers: host, switcher, guest, and what must never happen |
 //!
 //! The interpreter, the proofs, the cost model and the fuzzers all go through [`State::step`]. What
 //! it says is compared with the real CPU and with emulators by the tests.

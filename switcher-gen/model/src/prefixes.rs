@@ -1,4 +1,4 @@
-//! Prefixes that mean nothing where they stand.
+//! Refuses prefixes that mean nothing where they stand.
 //!
 //! A CPU ignores most of them, or takes them for something else on the next generation; decoders
 //! disagree about them before anything else (F3 41 90 is XCHG, and PAUSE to some). So whoever reads
@@ -8,7 +8,7 @@
 
 use super::program::Op;
 
-/// What is said of a prefix.
+/// A prefix that means nothing where it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct MeaninglessPrefix {
     /// Its name.
@@ -118,7 +118,7 @@ const fn is_rex(byte: u8) -> bool {
     byte >> 4 == 4
 }
 
-/// What a legacy prefix is called.
+/// The name of a legacy prefix.
 const fn name(byte: u8) -> Option<&'static str> {
     Some(match byte {
         0x26 => "ES",
@@ -154,8 +154,8 @@ pub(super) fn misplaced(code: &[u8]) -> Option<MeaninglessPrefix> {
     is_ignored.then_some(MeaninglessPrefix { name: "REX in front of another prefix", byte: rex })
 }
 
-/// A prefix of the instruction that `code` is, all of it, which means nothing there; none of them
-/// is [`misplaced`]. `decode` says what bytes are that end where it ends.
+/// A prefix that means nothing in the instruction that all of `code` is. None of its prefixes is
+/// [`misplaced`]. `decode` decodes shorter bytes that end where `code` ends.
 pub(super) fn superfluous(
     code: &[u8],
     op: &Op,
@@ -230,7 +230,7 @@ mod tests {
             ("GS", &[0x65, 0x89, 0xC8]),
             // LEA does not access what it has the address of.
             ("GS", &[0x65, 0x48, 0x8D, 0x01]),
-            // The last one counts.
+            // CPUs obey the last segment prefix.
             ("FS", &[0x64, 0x65, 0x48, 0x8B, 0x07]),
             ("CS", &[0x2E, 0x0F, 0x07]),
             ("DS", &[0x3E, 0xE8, 0, 0, 0, 0]),

@@ -1,9 +1,8 @@
 //! Bytes as operations: decoded by iced-x86, reduced to what [`step`](super::step) has a semantics
-//! for. Whatever it has none for is an error that names the instruction, never a guess.
+//! for. An instruction without a semantics is an error that names it, never a guess.
 //!
-//! One decoder is not trusted alone: [`second`] decodes the same bytes by another, and both must
-//! agree in length, operation and operands; and a prefix that means nothing is refused
-//! ([`prefixes`]).
+//! No decoder is trusted alone: [`second`] decodes the same bytes by another one, and both must
+//! agree in length, operation and operands. A prefix that means nothing is refused ([`prefixes`]).
 
 use std::cell::OnceCell;
 
@@ -16,13 +15,14 @@ use super::second;
 use super::state::{Fault, Gpr};
 use super::step::Fence;
 
-/// Code at an address: one piece of memory, or several of which nothing between them is known.
+/// Code at an address. It is one piece of memory, or several pieces; nothing is known of what lies
+/// between them.
 #[derive(Clone, Debug)]
 pub struct Program {
     base: u64,
-    /// Whether it lies there and nowhere else.
+    /// Whether the code can lie at this address only.
     is_fixed: bool,
-    /// In the order of their addresses, apart from each other; at least one.
+    /// At least one piece, in the order of their addresses. No two touch each other.
     pieces: Vec<Piece>,
 }
 
@@ -36,7 +36,7 @@ struct Piece {
     blocks: Vec<OnceCell<Box<Block>>>,
 }
 
-/// So many offsets have their room together.
+/// How many offsets share one block.
 const BLOCK: usize = 64;
 type Block = [OnceCell<Result<Op, ProgramError>>; BLOCK];
 
@@ -67,7 +67,7 @@ pub enum ProgramError {
     },
     /// An instruction for which there is no semantics.
     #[error(
-        "{at:#x}: `{text}` is not modelled: the model has what switchers use, see machine/program.rs"
+        "{at:#x}: `{text}` is not modelled: the model has what switchers use, see switcher-gen/model/src/program.rs"
     )]
     NotModelled {
         /// The address.
@@ -97,9 +97,9 @@ pub enum ProgramError {
         at: u64,
         /// The bytes at that address.
         bytes: String,
-        /// What iced-x86 makes of it.
+        /// The instruction that iced-x86 reads.
         first: String,
-        /// What yaxpeax-x86 makes of it.
+        /// The instruction that yaxpeax-x86 reads.
         second: String,
     },
     /// A prefix without which the instruction would be the same, and not one of the forms that are
@@ -151,7 +151,7 @@ pub struct Op {
 /// What an operand is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operand {
-    /// There is none.
+    /// The operation has no such operand.
     None,
     /// A general register, or its low `size` bytes.
     Gpr {
@@ -180,7 +180,7 @@ pub struct MemoryOperand {
     pub base: Option<usize>,
     /// The index register's number, and the power of two it is multiplied by.
     pub index: Option<(usize, u32)>,
-    /// Where it is relative to RIP: the address itself, as the program has it.
+    /// If it is relative to RIP, this is the address itself, at the program's base.
     pub displacement: u64,
     /// Whether it is relative to RIP: it moves with the code.
     pub is_code: bool,
@@ -191,7 +191,7 @@ pub struct MemoryOperand {
 /// Segments with a base in 64-bit mode, and the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Segment {
-    /// One whose base is zero.
+    /// A segment whose base is zero.
     Flat,
     /// FS.
     Fs,
@@ -266,7 +266,7 @@ pub enum Operation {
     Call,
     /// And the bytes to release.
     Return(u16),
-    /// To another code segment, or the same: likewise.
+    /// RET to another code segment, or to the same one, and the number of bytes to release.
     ReturnFar(u16),
     /// SWAPGS.
     SwapGs,
@@ -318,7 +318,7 @@ pub enum Operation {
     SetInterrupt,
     /// NOP, ENDBR64, PAUSE, ...: no effect on what is modelled.
     Nothing,
-    /// Nor have these, but something waits for something else.
+    /// An instruction without an effect on what is modelled, except that others wait for it.
     Fence(Fence),
     /// VERW: the selector is read.
     Verw,
@@ -352,14 +352,14 @@ impl Program {
         Self { base, is_fixed: false, pieces: vec![Piece::new(base, bytes)] }
     }
 
-    /// The same of code that holds addresses of its own as numbers, so that it can lie nowhere
+    /// This program, of code that holds addresses of its own as numbers, so that it can lie nowhere
     /// else.
     #[must_use]
     pub fn fixed(self) -> Self {
         Self { is_fixed: true, ..self }
     }
 
-    /// Whether the code lies where it says, and nowhere else.
+    /// Whether the code can lie at its address only.
     #[must_use]
     pub const fn is_fixed(&self) -> bool {
         self.is_fixed
@@ -426,7 +426,7 @@ impl Program {
         Some((piece, piece.offset(address)?))
     }
 
-    /// Changes bytes, as whoever breaks code on purpose does.
+    /// Changes bytes, for those who break code on purpose.
     ///
     /// # Panics
     /// If they are not all within one piece.
@@ -531,7 +531,7 @@ fn usual(i: &Instruction, own: &[u8]) -> Option<(Instruction, Vec<u8>)> {
     let mut plain = *i;
     plain.set_has_rep_prefix(false);
     plain.set_has_repne_prefix(false);
-    // CPUs do not look at all bits of these.
+    // CPUs ignore some bits of these instructions.
     match i.mnemonic() {
         Mnemonic::Lfence => plain.set_code(Code::Lfence),
         Mnemonic::Mfence => plain.set_code(Code::Mfence),
@@ -549,7 +549,7 @@ fn hexadecimal<'a>(bytes: impl Iterator<Item = &'a u8>) -> String {
     bytes.map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
 }
 
-/// Not in the way of what is executed again and again.
+/// Kept out of line, because code that is executed again and again does not come here.
 #[cold]
 fn empty_block() -> Box<Block> {
     Box::new([const { OnceCell::new() }; BLOCK])
@@ -562,9 +562,9 @@ impl Op {
         self.kind == Operation::Iretq
     }
 
-    /// Whether it changes its operand in memory in one instruction, by what it adds to the value or
-    /// flips in it. Bits that it leaves alone, it leaves alone whatever they are: AND and its like
-    /// do not, for they clear a bit that was clear before, and that somebody has set since.
+    /// Whether it changes its operand in memory in one instruction, by adding to the value or by
+    /// flipping bits of it, and leaves all other bits as they are at that moment. AND and its like
+    /// do not: they may clear a bit that was clear before and that somebody else has set since.
     #[must_use]
     pub fn updates_memory(&self) -> bool {
         let updates = matches!(
@@ -598,8 +598,8 @@ impl Op {
         self.is_return() || self.is_indirect()
     }
 
-    /// Whether a CPU may go on after it although it never does so for good: where it leads is
-    /// found out late, and there is no condition.
+    /// Whether a CPU may speculate past it although it never falls through: its target is found out
+    /// late, and it has no condition.
     #[must_use]
     pub fn wants_trap(&self) -> bool {
         let is_jump = self.kind == Operation::Jump && self.is_indirect();
@@ -614,12 +614,12 @@ impl Op {
             )
     }
 
-    /// Whether ring 0 goes on by it where an event has interrupted it.
+    /// Whether it is an instruction by which interrupted code of ring 0 goes on.
     pub fn is_return_of_event(&self) -> bool {
         matches!(self.kind, Operation::Iretq | Operation::ReturnFar(_))
     }
 
-    /// Whether an exception of it comes after it: what INT and INT3 ask for.
+    /// Whether this exception comes after the instruction, as those do that INT and INT3 ask for.
     #[must_use]
     pub fn is_trap<W>(&self, fault: &Fault<W>) -> bool {
         matches!(self.kind, Operation::Int3 | Operation::Int(_)) && fault.error_code.is_none()
@@ -651,8 +651,8 @@ impl Op {
         )
     }
 
-    /// Whether another reading of the same bytes is this one. Of a constant, what an operand of
-    /// this size holds is compared.
+    /// Whether another reading of the same bytes agrees with this one. Of a constant, only the bits
+    /// that an operand of this size has are compared.
     fn agrees(&self, other: &Self) -> bool {
         let is_count = matches!(
             self.kind,
@@ -680,14 +680,15 @@ impl Op {
             let size = if is_selector { 8 } else { op.size };
             Self { first: known(op.first), second: known(op.second), size, ..*op }
         };
-        // An exchange of registers has no direction, and each decoder another one.
+        // An exchange of registers has no direction, and the decoders order its operands
+        // differently.
         let turned = |op: Self| Self { first: op.second, second: op.first, ..op };
         let is_gpr = |operand| matches!(operand, Operand::Gpr { .. } | Operand::High { .. });
         let is_turned = self.kind == Operation::Xchg && is_gpr(self.first) && is_gpr(self.second);
         of(self) == of(other) || is_turned && of(self) == turned(of(other))
     }
 
-    /// Whether its access to memory is locked: XCHG's always is.
+    /// Whether its access to memory is locked. XCHG always locks.
     pub fn locks(&self) -> bool {
         let is_memory = |operand| matches!(operand, Operand::Memory(_));
         let has_memory = is_memory(self.first) || is_memory(self.second);
@@ -756,7 +757,7 @@ impl Op {
     }
 }
 
-/// What takes no operands, or operands that need no look.
+/// Operations without operands, or with operands that need not be looked at.
 fn kind_without_operands(i: &Instruction) -> Option<Operation> {
     Some(match i.code() {
         Code::Swapgs => Operation::SwapGs,
@@ -790,7 +791,7 @@ fn kind_without_operands(i: &Instruction) -> Option<Operation> {
         Code::Retnq_imm16 => Operation::Return(i.immediate16()),
         Code::Retfq => Operation::ReturnFar(0),
         Code::Retfq_imm16 => Operation::ReturnFar(i.immediate16()),
-        // Of every form: the operand is not accessed.
+        // This holds for every form of NOP, because its operand is not accessed.
         _ if i.mnemonic() == Mnemonic::Nop => Operation::Nothing,
         _ => return None,
     })
@@ -951,7 +952,7 @@ fn memory(i: &Instruction) -> Option<MemoryOperand> {
     };
     let number = |register: Register| match register {
         Register::None => Some(None),
-        // A 32-bit address is not something switchers have.
+        // Switchers have no 32-bit addresses, so they are not modelled.
         _ if register.is_gpr64() => Some(Some(register.number())),
         _ => None,
     };

@@ -1,4 +1,4 @@
-//! The CPU's state, and the transitions between rings that are its own.
+//! The CPU's state, and the transitions between rings that the CPU makes by itself.
 //!
 //! Sources: Intel SDM vol. 2 (SYSCALL, SYSRET, IRET, SWAPGS, WRGSBASE) and vol. 3, 6.14; AMD APM
 //! vol. 3. Where the vendors differ, [`CpuModel::vendor`] decides.
@@ -69,9 +69,9 @@ impl Gpr {
 /// What does not change while a switcher runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuModel {
-    /// Whose SYSRET and SYSCALL.
+    /// The vendor, whose SYSRET and SYSCALL the CPU has.
     pub vendor: Vendor,
-    /// How wide a canonical address is.
+    /// The paging mode, which says how wide a canonical address is.
     pub paging: PagingMode,
     /// The GDT has these five descriptors; a selector of anything else is refused.
     pub selectors: Selectors,
@@ -99,7 +99,7 @@ impl CpuModel {
     }
 }
 
-/// Model-specific registers that have an effect here.
+/// The model-specific registers that have an effect in the model.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "registers are what they are called")]
 pub struct Msrs<D: Domain> {
@@ -134,7 +134,7 @@ pub struct State<D: Domain> {
     pub fs_base: D::Word,
     /// The root, with PCID and NOFLUSH as written.
     pub cr3: D::Word,
-    /// What is switched on: see [`CR4`].
+    /// CR4, which says what is switched on: see [`CR4`].
     pub cr4: D::Word,
     /// Protection keys of user pages.
     pub pkru: D::Word,
@@ -243,7 +243,7 @@ impl<D: Domain> State<D> {
             (SyscallKind::Compatibility, Vendor::Intel) => return Err(Fault::UNDEFINED),
         };
         self.set(Gpr::Rcx, self.rip);
-        // RF was for the SYSCALL.
+        // RF applied to the SYSCALL and is not saved.
         let flags = d.mask(self.rflags(d), !RFlags::RF.bits());
         self.set(Gpr::R11, flags);
         let kept = d.xor(self.msrs.sfmask, d.word(u64::MAX));
@@ -255,7 +255,8 @@ impl<D: Domain> State<D> {
         Ok(())
     }
 
-    /// Whether what a condition says of the CPU is so; of a value, whoever has it must say.
+    /// Whether a condition about the CPU holds. A condition about a value is for the caller to
+    /// judge.
     pub(super) fn meets(&self, d: &D, model: &CpuModel, condition: &Condition) -> bool {
         match condition {
             Condition::Cpu(features) => model.features.intersects(*features),
@@ -286,7 +287,7 @@ impl<D: Domain> State<D> {
         self.sysret(d, 0, d.truncate(self.get(Gpr::Rcx), 4));
     }
 
-    /// What both SYSRETs have in common.
+    /// The part that both SYSRETs have in common.
     fn sysret(&mut self, d: &D, to_cs: i64, rip: D::Word) {
         self.load_flags(d, self.get(Gpr::R11));
         // RF is not restored, and VM does not exist in long mode.
@@ -309,7 +310,7 @@ impl<D: Domain> State<D> {
         model: &CpuModel,
         [rip, cs, flags, rsp, ss]: [D::Word; 5],
     ) -> Result<(), Fault<D::Word>> {
-        // Whether it comes to its end or not.
+        // NMIs are no longer blocked, whether the IRETQ completes or not.
         self.nmi_blocked = d.bit(false);
         if d.decide(self.flags.other(d, RFlags::NT)) {
             return Err(Fault::protection(d.word(0)));
@@ -340,7 +341,7 @@ impl<D: Domain> State<D> {
         if !d.decide(is(ss, s.user_ds(), model.aliases.map(|(_, ss)| ss))) {
             return Err(Fault::protection(d.mask(ss, 0xFFFC)));
         }
-        // In 32-bit code, the upper half of RIP does not count.
+        // In 32-bit code, the upper half of RIP is ignored.
         if d.decide(d.both(is_long, d.not(model.is_canonical(d, rip)))) {
             return Err(Fault::protection(d.word(0)));
         }
@@ -355,7 +356,7 @@ impl<D: Domain> State<D> {
         Ok(())
     }
 
-    /// IRETQ to CPL 3 once nothing speaks against the frame.
+    /// The end of an IRETQ to CPL 3, once the frame has been checked.
     pub fn arrive(&mut self, d: &D, frame: [D::Word; 5]) {
         self.load_frame(d, frame);
         self.nmi_blocked = d.bit(false);

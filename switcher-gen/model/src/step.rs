@@ -1,4 +1,4 @@
-//! What each operation does.
+//! The semantics of each operation: one step of the CPU.
 
 use super::domain::{Domain, low_bytes};
 use super::exists::{self, Address, Condition as Needed, MsrRule, Value, msr_number};
@@ -13,28 +13,28 @@ use switcher_gen::arch::{RFlags, Vendor};
 /// What one step came to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Step<W> {
-    /// The next instruction is within the program.
+    /// The instruction was executed, and the next one is within the program.
     Next,
-    /// CPL 3 has been reached: by SYSRETQ, or else by IRETQ.
+    /// SYSRETQ or IRETQ has led to CPL 3.
     Guest {
         /// Whether it was SYSRETQ rather than IRETQ.
         by_sysretq: bool,
     },
     /// RIP is an address outside of the program.
     Left,
-    /// The instruction was not executed.
+    /// The instruction was not executed, because of an exception.
     Fault(Fault<W>),
     /// HLT.
     Halted,
 }
 
-/// Why there is no telling what the CPU would do.
+/// Why the model cannot say what a CPU would do.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Stuck<W: core::fmt::Debug> {
     /// Not modelled.
     #[error(transparent)]
     Program(#[from] ProgramError),
-    /// Memory that no assumption is made of.
+    /// An access to memory of which nothing is assumed.
     #[error("{at:#x}: an access to memory that is not the switcher's")]
     Wild {
         /// The instruction.
@@ -52,7 +52,7 @@ pub enum Stuck<W: core::fmt::Debug> {
         /// The instruction.
         at: u64,
     },
-    /// An MSR that has no effect here.
+    /// An access to an MSR that the model does not have.
     #[error("{at:#x}: an access to an MSR that is not modelled")]
     Msr {
         /// The instruction.
@@ -60,7 +60,7 @@ pub enum Stuck<W: core::fmt::Debug> {
         /// RCX.
         number: W,
     },
-    /// Code goes on at one of its own addresses, and at which is not known.
+    /// The code goes on at one of its own addresses, and it is not known at which.
     #[error("{at:#x}: a jump to one of several addresses")]
     Several {
         /// The instruction.
@@ -87,16 +87,16 @@ pub struct Access<W> {
     pub gs: bool,
 }
 
-/// What an [`Observer`] is told, before it takes effect.
+/// What an instruction is about to do. An [`Observer`] is told of it before it happens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Effect<W> {
     /// The instruction at this address is about to be executed.
     Execute(u64),
     /// Memory is accessed.
     Access(Access<W>),
-    /// A conditional jump, or another instruction whose effect depends on this.
+    /// The effect of a conditional jump, or of another instruction, depends on this word.
     Depends(W),
-    /// A conditional jump has gone one way, by this, and might have gone the other way.
+    /// A conditional jump has gone one way because of this word, and might have gone the other way.
     Decided(W),
     /// CR3 is to be loaded.
     LoadCr3(W),
@@ -119,21 +119,21 @@ pub enum Effect<W> {
     SwapGs,
     /// SYSRETQ.
     Sysretq,
-    /// IRETQ, of this frame.
+    /// IRETQ is about to load this frame.
     Iretq([W; 5]),
-    /// An instruction that others wait for. MOV to CR3, IRETQ and WRMSR are told as what they are
-    /// besides.
+    /// An instruction that others wait for. MOV to CR3, IRETQ and WRMSR are reported as what they
+    /// are besides.
     Fence(Fence),
     /// An instruction, or a value, needs something of the CPU.
     Needs {
         /// The condition.
         condition: Needed,
-        /// Whether it is there: otherwise the instruction faults.
+        /// Whether the condition is met. If it is not, the instruction faults.
         met: bool,
     },
 }
 
-/// What others wait for, or might be thought to.
+/// Instructions that others wait for, or that might be thought to have this effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "instructions are what they are called")]
 pub enum Fence {
@@ -157,7 +157,7 @@ impl Fence {
     }
 }
 
-/// What a CPU can hold besides what the table of `exists` says.
+/// Where a CPU can hold values besides those that the table of `exists` allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
     /// In CR3.
@@ -168,7 +168,7 @@ pub enum Held {
     Base,
 }
 
-/// What kind of jump it is, for a branch predictor.
+/// The kind of a jump, as a branch predictor sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "instructions are what they are called")]
 pub enum Branch {
@@ -177,13 +177,13 @@ pub enum Branch {
     Return,
 }
 
-/// Somebody who watches an execution.
+/// Watches an execution.
 pub trait Observer<D: Domain> {
-    /// `event` is about to happen in `state`.
+    /// `effect` is about to happen in `state`.
     fn observe(&mut self, d: &D, state: &State<D>, effect: Effect<D::Word>);
 
-    /// Values that a CPU is known to take because it has held them, or because its host vouches for
-    /// them: what the table calls reserved may be defined on this one.
+    /// Values that this CPU is known to accept, because it has held them or because its host
+    /// vouches for them. Bits that the table calls reserved may be defined on this CPU.
     fn held(&self, _what: Held) -> &[D::Word] {
         &[]
     }
@@ -223,7 +223,7 @@ impl<D: Domain> State<D> {
     /// Executes the instruction at RIP.
     ///
     /// # Errors
-    /// If there is no telling what a CPU would do.
+    /// If the model cannot say what a CPU would do.
     #[inline]
     pub fn step<O: Observer<D>>(
         &mut self,
@@ -257,7 +257,7 @@ impl<D: Domain> State<D> {
 }
 
 impl<D: Domain> State<D> {
-    /// Where `op` leads, if that is a register's or memory's to say and it is known what is there.
+    /// Where `op` leads, if a register or memory says it and the value there is known.
     pub fn leads_to(&self, d: &D, op: &Op) -> Option<D::Word> {
         let address = match (op.kind, op.first) {
             (Operation::Return(_), _) => self.get(Gpr::Rsp),
@@ -299,12 +299,12 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let target = self.state.rip;
         if d.code_at(target).is_none() {
             match d.known(target) {
-                // Where code has one address, that is a number.
+                // If the code lies at one fixed address, the target is a number.
                 Some(number) if program.is_fixed() => self.state.rip = d.code(number),
                 Some(_) => {}
                 None if d.is_of_code(target) => {
                     self.tell(Effect::Depends(target));
-                    // By what is added to where the code lies.
+                    // The decision depends on what is added to the address of the code.
                     self.tell(Effect::Decided(d.sub(target, d.code(0))));
                     self.state.rip = d.settle(target);
                     let is_open = d.code_at(self.state.rip).is_none();
@@ -317,7 +317,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         }
         match d.code_at(self.state.rip) {
             Some(target) if program.contains(target) => Ok(Step::Next),
-            // Also the return address of a caller: wherever that is, not here.
+            // The target may be the return address of a caller, which is outside of the program.
             Some(_) | None => Ok(Step::Left),
         }
     }
@@ -390,7 +390,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 self.state.flags.sub(size, zero, a, result);
             }
             Operation::Inc | Operation::Dec => {
-                // The carry is not theirs.
+                // INC and DEC leave the carry as it is.
                 let carry = self.state.flags.carry(d);
                 let (a, one) = (self.read(op.first)?, d.word(1));
                 let is_inc = op.kind == Operation::Inc;
@@ -571,7 +571,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         Ok(Step::Next)
     }
 
-    /// What faults at CPL 3.
+    /// Instructions that fault at CPL 3.
     fn privileged(&mut self, op: &Op) -> Result<Step<D::Word>, Stop<D::Word>> {
         let d = self.d;
         if op.kind == Operation::Iretq {
@@ -591,7 +591,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 core::mem::swap(&mut state.gs_base, &mut state.inactive_gs_base);
             }
             Operation::ReadCr4 => self.write(op.first, self.state.cr4)?,
-            // NOFLUSH is not kept.
+            // A CPU does not keep NOFLUSH.
             Operation::ReadCr3 => self.write(op.first, d.mask(self.state.cr3, !(1 << 63)))?,
             Operation::WriteCr3 => {
                 let value = self.read(op.second)?;
@@ -642,7 +642,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
     }
 
     /// RET to what RIP and CS on the stack say (Intel SDM vol. 2, RET): within ring 0 alone. CPUs
-    /// do not predict it, but who watches may want to know.
+    /// do not predict it, but an observer may want to know of it.
     fn return_far(&mut self, release: u16) -> Result<(), Stop<D::Word>> {
         let d = self.d;
         let rsp = self.state.get(Gpr::Rsp);
@@ -701,11 +701,11 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let was = self.state.flags.value(d);
         let signed = d.sign_extend(a, op.size);
         let (result, last_out) = match op.kind {
-            // CF is undefined if that is all bits.
+            // CF is undefined if all bits are shifted out.
             Operation::Shl if by < bits => (d.shl(a, by), d.test(a, bits - by)),
             Operation::Shr if by < bits => (d.shr(a, by), d.test(a, by - 1)),
             Operation::Sar => (d.sar(signed, by), d.test(signed, by - 1)),
-            // As many as the operand has, or more: all bits are out.
+            // The count is as large as the operand, or larger: all bits are shifted out.
             _ => (d.word(0), d.undefined("CF", &[a, was])),
         };
         let result = d.truncate(result, op.size);
@@ -778,9 +778,9 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             }
         }
         match number {
-            // Nothing that is modelled.
+            // It changes nothing that is modelled.
             Some(msr_number::PRED_CMD) => return Ok(()),
-            // What it switches would have to be modelled, too.
+            // The features that EFER switches are not modelled.
             Some(number @ msr_number::EFER) => {
                 let number = d.word(number);
                 return Err(Stop::Stuck(Stuck::Msr { at: self.at, number }));
@@ -845,14 +845,14 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         self.needs(condition, met, Fault::protection(d.word(0)))
     }
 
-    /// #GP unless `address` is canonical. Where a CPU has wider addresses than its paging mode, a
-    /// base may be as wide; one that it has held already it takes back, whatever it has.
+    /// #GP unless `address` is canonical. If a CPU has wider addresses than its paging mode, a base
+    /// may be as wide as those. A base that the CPU has held already is accepted again.
     fn canonical(&mut self, of: Address, address: D::Word) -> Result<(), Stop<D::Word>> {
         let d = self.d;
         if self.observer.held(Held::Base).contains(&address) {
             return Ok(());
         }
-        // So is what lies in memory that is there.
+        // An address of memory that exists is canonical.
         let regions = &self.state.memory.regions;
         let is_there = |region: &Region<D>| {
             let at = d.distance(address, region.base);
@@ -864,7 +864,8 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         self.needs(Needed::Canonical(of), met, Fault::protection(d.word(0)))
     }
 
-    /// #GP if `value` has bits that are not allowed, nor in what the CPU is known to take.
+    /// #GP if `value` has bits that are neither allowed nor part of a value that the CPU is known
+    /// to accept.
     fn bits(
         &mut self,
         condition: Needed,
@@ -882,12 +883,12 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             if *one == value {
                 return Ok(());
             }
-            // What it has of bits that are not known, and less, is legal there.
+            // A value with the same unknown bits, or with fewer, is legal there.
             let others = d.xor(*one, d.word(u64::MAX));
             met = d.either(met, d.either(d.eq(*one, value), fits(d.and(outside, others))));
         }
-        // The way that faults is gone first: where the CPU takes the value by chance, whatever else
-        // is wrong says less.
+        // The path on which the value faults comes first. On the path where the CPU happens to
+        // accept it, any other mistake says less.
         let met = !d.decide(d.not(met));
         self.needs(condition, met, Fault::protection(d.word(0)))
     }
@@ -1038,7 +1039,7 @@ const fn width(operand: Operand) -> usize {
 }
 
 impl Sharing {
-    /// Whether the guest writes it too.
+    /// Whether the guest writes to this region, too.
     #[must_use]
     pub const fn is_guests(self) -> bool {
         matches!(self, Self::Guest)
@@ -1080,7 +1081,7 @@ mod tests {
         (state, step)
     }
 
-    /// The same, about to execute what lies at 0.
+    /// `state`, about to execute the code at address 0.
     fn at_0(state: &State<Concrete>) -> State<Concrete> {
         let mut state = state.clone();
         state.rip = 0;
@@ -1172,7 +1173,7 @@ mod tests {
             let (state, step) = returned(code, &[KERNEL_RIP, 0x10]);
             assert_eq!((step, state.rip, state.nmi_blocked), (Step::Left, KERNEL_RIP, true));
             assert_eq!((state.get(Gpr::Rsp), state.cs, state.ss), (released, 0x10, 0x18));
-            // To CPL 3, and to no address.
+            // To CPL 3, and to a number that is not canonical.
             let (_, step) = returned(code, &[KERNEL_RIP, 0x33]);
             assert_eq!(step, Step::Fault(Fault::protection(0x30)));
             let (state, step) = returned(code, &[1 << 47, 0x10]);

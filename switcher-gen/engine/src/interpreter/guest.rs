@@ -11,19 +11,19 @@ use switcher_model::{Concrete, Fault, Memory, Program, Region, RegionName, Step,
 /// What one of the guest's roots maps.
 #[derive(Debug)]
 pub(super) struct Space {
-    /// While the CPU is in this space, ring 0's.
+    /// The memory of the mode. While the CPU is in this space, it is exchanged for ring 0's.
     pub(super) memory: Memory<Concrete>,
-    /// The pages of code among it.
+    /// The pages of code in that memory.
     code: Vec<Page>,
 }
 
-/// A page of code, or several.
+/// One or several pages of code.
 #[derive(Debug)]
 struct Page {
     program: Program,
-    /// Where in the memory.
+    /// The index of the region in the memory.
     region: usize,
-    /// What is not INT3: offset and length.
+    /// Where something was loaded: offset and length. INT3 lies everywhere else.
     written: Vec<(usize, usize)>,
 }
 
@@ -90,7 +90,7 @@ const WRITE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
 const FETCH: u64 = 1 << 4;
 
-/// Where an instruction of 32-bit code is.
+/// The address bits that count in 32-bit code.
 const LOW: u64 = u32::MAX as u64;
 
 impl Interpreter {
@@ -143,7 +143,7 @@ impl Interpreter {
                     // Intel's CPUs fault at the branch, AMD's at its target.
                     return Err(self.not_modelled("a branch to what is no address"));
                 }
-                // IRETQ has just loaded it, for the next one.
+                // IRETQ has just loaded RF, for the next instruction.
                 if is_resumed && op.kind != Operation::Iretq {
                     self.state.flags.set(&self.d, RFlags::RF, false);
                 }
@@ -167,11 +167,11 @@ impl Interpreter {
 
     /// An exception of the instruction at RIP.
     fn fault(&mut self, fault: Fault<u64>, op: &Op) -> Result<(), Error> {
-        // What INT and INT3 ask for comes after them.
+        // The exception of an INT or INT3 comes after the instruction.
         let is_trap = op.is_trap(&fault);
         if is_trap {
             self.state.rip = op.next;
-            // It was for the instruction that has now been executed: CPUs push it as zero.
+            // RF applied to the instruction that has been executed. CPUs push it as zero.
             self.state.flags.set(&self.d, RFlags::RF, false);
         }
         let cause = if is_trap { Cause::Trap } else { Cause::Fault };
@@ -193,7 +193,7 @@ impl Interpreter {
         self.event(vector::PF, Some(error_code as u32), Cause::Fault)
     }
 
-    /// Whether there is memory, whosesoever it is.
+    /// Whether memory exists at the address, the guest's or the host's.
     fn is_mapped(&self, address: u64) -> bool {
         let is_in = |memory: &Memory<Concrete>| {
             // The root is the host's business: its stack is not mapped in a guest's.
@@ -237,7 +237,7 @@ impl Interpreter {
     /// it would overwrite.
     fn address_of_store(&mut self, op: &Op) -> Option<u64> {
         if matches!(op.kind, Operation::Call | Operation::Push) {
-            // What it reads could be in the code, too.
+            // The instruction may read from the code, too.
             return None;
         }
         let mut state = self.state.clone();
@@ -258,7 +258,7 @@ impl Interpreter {
         match (op.kind, self.model.vendor) {
             (Operation::Syscall, Vendor::Amd) => {
                 self.state.rip = op.next & LOW;
-                // AMD has it, so it cannot fail.
+                // AMD's CPUs have this SYSCALL, so it cannot fail.
                 match self.state.syscall(&self.d, &self.model, SyscallKind::Compatibility) {
                     Ok(()) => self.system_call(SyscallKind::Compatibility),
                     Err(fault) => self.fault(fault, op),

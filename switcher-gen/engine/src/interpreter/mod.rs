@@ -1,9 +1,9 @@
-//! Whole runs in the one semantics: the host's call of `switcher_enter_guest`, the switcher, the
+//! Whole runs on the model of the CPU: the host's call of `switcher_enter_guest`, the switcher, the
 //! guest's own instructions at CPL 3, SYSCALLs and events, until the call returns.
 //!
-//! The engine that needs no CPU: both vendors, both paging modes, ring 0 and CPL 3 with memory of
-//! their own, each mode of the guest with its own pages at the same addresses. It takes the same
-//! [`Setup`]s as [`native`](crate::native) and gives the same
+//! This engine depends on no CPU. It has both vendors, both paging modes, ring 0 and CPL 3 with
+//! memory of their own, each mode of the guest with its own pages at the same addresses. It takes
+//! the same [`Setup`]s as [`native`](crate::native) and gives the same
 //! [`ScenarioEnd`](crate::scenario::ScenarioEnd)s.
 //!
 //! | file | purpose |
@@ -55,7 +55,7 @@ pub enum Error {
         /// The first byte that differs, from the start of the region.
         offset: usize,
     },
-    /// The switcher came to an instruction that nobody knows the effect of.
+    /// The switcher came to an instruction whose effect is not known.
     #[error(transparent)]
     Stuck(#[from] Stuck<u64>),
     /// An event of the guest has no stack to land on.
@@ -67,7 +67,7 @@ pub enum Error {
         /// Where, from the start of the image.
         offset: u64,
     },
-    /// The guest came to what is not modelled.
+    /// The guest came to an instruction or a situation that is not modelled.
     #[error("the guest at {rip:#x}: {what} is not modelled")]
     NotModelled {
         /// The value of RIP.
@@ -75,16 +75,16 @@ pub enum Error {
         /// The instruction, and why it cannot be executed.
         what: String,
     },
-    /// No CPU would load it.
+    /// No CPU would load this GS base.
     #[error("the guest's GS base {address:#x} is not canonical")]
     GsBase {
         /// The base.
         address: u64,
     },
-    /// The guest goes on and on.
+    /// The guest has not exited within the limit.
     #[error("still running after {instructions} instructions")]
     Endless {
-        /// How many there were.
+        /// The number of instructions that were executed.
         instructions: u64,
     },
     /// Code is to be placed where the mode has no page of code.

@@ -17,7 +17,7 @@ use switcher_gen::layout::{Mode, PerCpu, Placement, PvcsV2026, Revision};
 pub struct Machine {
     cpu: Box<Cpu>,
     signal_stack: SignalStack,
-    /// The guest's own, for as long as the machine is there.
+    /// The guest's pages of data, kept as long as the machine exists.
     data: Vec<Mapping>,
 }
 
@@ -71,7 +71,7 @@ impl Machine {
             Placement::PerCpu => CodePages::with_data_in_front(image.bytes())?,
         };
         let linked = image.link_without_hooks(code.address())?;
-        // The same length that the pages were made for.
+        // The linked code is as long as the bytes that the pages were made for.
         code.load(0, linked.bytes())?;
         let memory = Memory {
             code,
@@ -111,7 +111,7 @@ impl Machine {
         self.cpu.interception = Interception::Stepping;
     }
 
-    /// What runs here.
+    /// The image that this machine runs.
     #[must_use]
     pub fn image(&self) -> &Image {
         self.cpu.image()
@@ -146,7 +146,7 @@ impl Machine {
         if loaded { Ok(()) } else { Err(Error::ProgramTooLong) }
     }
 
-    /// Breaks the code it runs.
+    /// Changes the code that it runs, to break it on purpose.
     #[cfg(test)]
     pub(crate) fn overwrite(&mut self, offset: usize, bytes: &[u8]) -> Result<(), Error> {
         if self.cpu.overwrite(offset, bytes)? { Ok(()) } else { Err(Error::ProgramTooLong) }
@@ -197,10 +197,10 @@ impl Machine {
         Ok(ScenarioEnd {
             frame: self.cpu.memory.frame.read(),
             cr2: self.cpu.cr2(),
-            // Linux keeps it to itself.
+            // Linux does not show DR6 to user mode.
             dr6: None,
             gs_base,
-            // Nobody has changed it.
+            // A native run does not change PKRU.
             pkru: setup.pkru,
             extra,
             pvcs,

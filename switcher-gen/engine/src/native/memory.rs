@@ -15,8 +15,8 @@ use switcher_gen::layout::{Mode, PerCpu, PtRegs, Pvcs, PvcsV2026};
 /// Bytes of a page.
 pub(super) const PAGE: usize = 4096;
 
-/// The paging mode this CPU is in, as its kernel shows it: only with five levels is there memory to
-/// be had above the lower half of a 48-bit address space, for those who ask.
+/// The paging mode this CPU is in, as its kernel shows it: only with five levels does it give
+/// memory above the lower half of a 48-bit address space, to those who ask for it.
 pub(super) fn paging_mode() -> io::Result<PagingMode> {
     const BEYOND_FOUR_LEVELS: usize = 1 << 52;
     let found = Mapping::near(BEYOND_FOUR_LEVELS, PAGE, 0)?;
@@ -27,7 +27,7 @@ pub(super) fn paging_mode() -> io::Result<PagingMode> {
 /// INT3: what code pages hold where nothing was loaded.
 const FILLER: u8 = 0xCC;
 
-/// Whole pages of our own, with an inaccessible one on either side.
+/// Whole pages, with an inaccessible page on either side.
 pub(super) struct Mapping {
     base: NonNull<u8>,
     len: usize,
@@ -43,7 +43,7 @@ impl Mapping {
     pub(super) fn at(address: u64, len: usize) -> io::Result<Self> {
         let guarded = (address as usize).saturating_sub(PAGE);
         let mapping = Self::near(guarded, len, libc::MAP_FIXED_NOREPLACE)?;
-        // A kernel before 4.17 takes the flag for no more than a hint.
+        // A kernel before 4.17 treats the address as no more than a hint.
         if mapping.address() == address {
             Ok(mapping)
         } else {
@@ -131,7 +131,7 @@ impl Drop for Mapping {
 /// Pages of code: executable and readable, except while [`load`](Self::load) writes to them.
 pub(super) struct CodePages {
     mapping: Rc<Mapping>,
-    /// Where in the mapping they begin: what lies in front is data.
+    /// The offset in the mapping where the code begins. In front of it lies data.
     start: usize,
 }
 
@@ -141,7 +141,7 @@ impl CodePages {
         Self::behind(0, bytes)
     }
 
-    /// The same after a page of data, which holds a `T`.
+    /// Pages that hold `bytes`, after a page of data, which holds a `T`.
     pub(super) fn with_data_in_front<T: Plain>(bytes: &[u8]) -> io::Result<(Self, Data<T>)> {
         const { assert!(size_of::<T>() <= PAGE) };
         let code = Self::behind(PAGE, bytes)?;
@@ -216,7 +216,7 @@ pub(super) struct ModesPage {
 }
 
 impl ModesPage {
-    /// INT3 in both modes.
+    /// A page that holds INT3 in both modes.
     pub(super) fn new(address: u64) -> io::Result<Self> {
         // SAFETY: a name that ends with a zero, and no flags; the result is checked.
         let file = unsafe { libc::memfd_create(c"switcher-guest".as_ptr(), 0) };
@@ -254,7 +254,7 @@ pub(super) enum GuestCode {
         /// umod's.
         umod: CodePages,
     },
-    /// Behind the same address.
+    /// Both modes have their code at the same address.
     OnePage(ModesPage),
 }
 
@@ -286,7 +286,7 @@ impl GuestCode {
         }
     }
 
-    /// `mode` is the one whose root is loaded.
+    /// Shows the code of `mode`, whose root has been loaded.
     pub(super) fn show(&mut self, mode: Mode) {
         if let Self::OnePage(shared) = self {
             shared.show(mode);
@@ -330,13 +330,13 @@ pub(super) struct Data<T> {
 }
 
 impl<T: Plain> Data<T> {
-    /// At the start of its pages.
+    /// A value at the start of its pages.
     pub(super) fn new() -> io::Result<Self> {
         let mapping = Rc::new(Mapping::new(size_of::<T>())?);
         Ok(Self { mapping, offset: 0, value: PhantomData })
     }
 
-    /// At the end of a stack of at least `len` bytes.
+    /// A value at the end of a stack of at least `len` bytes.
     pub(super) fn ending_stack(len: usize) -> io::Result<Self> {
         const { assert!(PAGE.is_multiple_of(align_of::<T>())) };
         const { assert!(size_of::<T>().is_multiple_of(align_of::<T>())) };

@@ -1,9 +1,9 @@
 //! Runs a switcher's emitted bytes on this CPU, in user mode.
 //!
-//! The bytes are the ones a host would map, and the CPU executes them; so nothing is said here
-//! about what an instruction does, except of the few that CPL 3 refuses: SWAPGS, MOV CR3, SYSRETQ,
-//! MOV SS. They fault, and a signal handler does what [`machine`](switcher_model) says they do in
-//! ring 0. A guest's SYSCALL, which would reach Linux, comes to the same handler (Syscall User
+//! The bytes are the ones a host would map, and the CPU executes them; so this module says nothing
+//! about what instructions do, except for the few that CPL 3 refuses: SWAPGS, MOV CR3, SYSRETQ, MOV
+//! SS. They fault, and a signal handler does what [`machine`](switcher_model) says they do in ring
+//! 0. A guest's SYSCALL, which would reach Linux, comes to the same handler (Syscall User
 //! Dispatch), and is made to land on `entry_SYSCALL_64_switcher`. Guests are small programs in
 //! pages of their own.
 //!
@@ -93,7 +93,7 @@ pub enum Error {
     /// The operating system refused.
     #[error("this machine's operating system refused: {0}")]
     Os(#[from] io::Error),
-    /// A guest came to another end than it was to.
+    /// A guest exited in another way than it should.
     #[error("{run}: the guest exited at {rip:#x} for reason {reason}, not as expected")]
     Unexpected {
         /// What was being run.
@@ -111,7 +111,7 @@ const HWCAP2_FSGSBASE: libc::c_ulong = 1 << 1;
 /// Whether, and how, emitted bytes can be run here.
 ///
 /// # Errors
-/// What is missing.
+/// An error that names what is missing.
 pub fn supported() -> Result<Interception, Unsupported> {
     // SAFETY: reads the auxiliary vector; 0 for what the kernel does not say.
     let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };

@@ -1,5 +1,5 @@
-//! What an instruction that faults at CPL 3 does in ring 0: a step of the one semantics
-//! ([`machine`](switcher_model)), from the registers that a signal interrupted.
+//! What an instruction that faults at CPL 3 does in ring 0: a step of the model
+//! ([`switcher_model`]), from the registers that a signal interrupted.
 //!
 //! None of these instructions accesses memory, so the state has no memory. All decoding is done
 //! beforehand: a signal handler only looks it up.
@@ -20,7 +20,7 @@ pub(super) struct Ring0 {
     pub(super) d: Concrete,
     model: CpuModel,
     program: Program,
-    /// As the last step left it.
+    /// The state after the last step.
     pub(super) state: State<Concrete>,
 }
 
@@ -33,7 +33,7 @@ const fn always_faults(kind: Operation) -> bool {
 }
 
 impl Ring0 {
-    /// For `image`, linked as `code` and loaded at `base`.
+    /// The state for `image`, which is linked as `code` and loaded at `base`.
     pub(super) fn new(image: &Image, base: u64, code: &[u8]) -> Self {
         let d = Concrete::default();
         let selectors = image.variant().selectors();
@@ -52,7 +52,7 @@ impl Ring0 {
             cr4: cr4(image.variant()),
             pkru: 0,
             nmi_blocked: false,
-            // Of these, SYSRETQ uses one, and mitigations write SPEC_CTRL.
+            // SYSRETQ uses STAR, and mitigations write SPEC_CTRL. The other MSRs are not used.
             msrs: Msrs {
                 star: selectors.star().bits(),
                 lstar: 0,

@@ -1,5 +1,6 @@
-//! Breaks emitted code on purpose, one instruction at a time: the machine must object, and for the
-//! right reason; and so must the model of it, for the same. Rows are those of spec/hazards.md.
+//! Breaks emitted code on purpose, one instruction at a time. The machine must object, for the
+//! right reason, and the interpreter must object for the same reason. Rows are those of
+//! spec/hazards.md.
 
 use std::ops::Range;
 
@@ -21,7 +22,7 @@ const SYSCALL: &[u8] = program!(; syscall);
 const UD2: &[u8] = program!(; ud2);
 const NOP: u8 = 0x90;
 
-// What is searched for.
+// The instructions that are searched for.
 const AND_FRAME_FLAGS: &[u8] = program!(
     ; and QWORD [BYTE rsp + IretFrame::eflags.below_end()], RFlags::GUEST_ALLOWED.imm32()
 );
@@ -90,8 +91,7 @@ impl Broken {
             Err(error) => panic!("{error}"),
             Ok(_) => panic!("not refused"),
         };
-        // The machine that is a model looks at every instruction, as this CPU does if it is
-        // stepped.
+        // The interpreter looks at every instruction, as the machine does if it is stepped.
         let stepped = |setup: &mut Setup| {
             change(setup);
             setup.count = true;
@@ -240,7 +240,7 @@ fn row_14_privileged_flags_by_iretq() {
     assert_eq!(by_cs, Failure::IretFrame { cs: 0x23, eflags });
 }
 
-/// An ERETU leaves them to the IRETQ; what lies there is of an earlier frame.
+/// An ERETU leaves the selectors to the code before the IRETQ. An earlier frame lies there.
 #[test]
 fn row_25_selectors_of_an_earlier_frame_by_iretq() {
     let failure = Broken::dropped(Label::ReturnByIretq, MOV_FRAME_CS)
@@ -325,7 +325,7 @@ fn control_that_leaves_the_switcher_otherwise_is_caught() {
     assert!(matches!(unstepped, Failure::Root { .. }), "{unstepped}");
 }
 
-/// IRETQ in ring 0 would obey.
+/// IRETQ in ring 0 would load the host's CS. The engine must refuse.
 #[test]
 fn a_host_that_asks_for_ring_0_is_told() {
     let broken = Broken::replaced(Label::Iretq, IRETQ, IRETQ);

@@ -31,13 +31,13 @@ const UD: u32 = 6;
 /// How many instructions a path executes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PathCount {
-    /// From where to where.
+    /// Where the path begins and where it ends.
     pub name: &'static str,
     /// The same for [`cost`].
     pub kind: &'static str,
     /// Executed instructions of the switcher: see [`Crossing::executed`].
     pub executed: u64,
-    /// As many the kernel's switcher of 2024 executes on the path.
+    /// How many instructions the kernel's switcher of 2024 executes on the path.
     pub kernel_2024: u64,
 }
 
