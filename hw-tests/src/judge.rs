@@ -1,4 +1,4 @@
-//! What a run is worth.
+//! Judges a run.
 //!
 //! A run passes if the kernel reported exactly the expected cases, each once and passed, between a
 //! beginning and an end that agree with them, in the paging mode asked for, and then ended by
@@ -15,7 +15,7 @@ use switcher_listing::{Line, Listing, ListingOptions};
 use crate::engine::not_here::NotHere;
 use crate::run::{EngineRun, RunEnd};
 
-/// What must be in the report.
+/// What the report must contain.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected<'a> {
     /// The paging mode.
@@ -39,10 +39,10 @@ pub enum Failure {
     /// The emulator did not end because the kernel asked it to.
     #[error("{0}")]
     Ended(String),
-    /// A report line that is no event.
+    /// A line that is marked as a report and cannot be read.
     #[error("malformed line: {0}")]
     Malformed(String),
-    /// An event where none of its kind belongs.
+    /// A report line at a place where no line of its kind belongs.
     #[error("out of place: {0}")]
     OutOfPlace(String),
     /// The run never began.
@@ -82,7 +82,7 @@ pub enum Failure {
     /// A case was reported more than once.
     #[error("{0}: reported more than once")]
     Duplicate(String),
-    /// An engine could not run a case, and nobody knows of that.
+    /// An engine could not run a case, and the case is not listed as impossible there.
     #[error("{name}: not run, and not known to be impossible there: {detail}")]
     NotRun {
         /// The case.
@@ -90,7 +90,7 @@ pub enum Failure {
         /// What the engine says about it.
         detail: String,
     },
-    /// A case was run after all.
+    /// A case was run although it is listed as impossible.
     #[error("{0}: listed as impossible on this engine, but it was run")]
     Possible(String),
     /// A case did not pass.
@@ -112,7 +112,7 @@ pub struct Judgement {
     pub runs: u64,
     /// Expected cases that this engine cannot run: their names, and why. Neither passed nor failed.
     pub not_here: Vec<(String, String)>,
-    /// What passed cases have to say besides: their names, and that.
+    /// The names of passed cases that report a detail, and the detail.
     pub notes: Vec<(String, String)>,
     /// Everything that is wrong. Nothing wrong is a pass.
     pub failures: Vec<Failure>,

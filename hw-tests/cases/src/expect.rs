@@ -1,4 +1,4 @@
-//! What must come of a setup, and how it differs from what came.
+//! What must come of a setup, and the comparison with what was observed.
 
 use alloc::format;
 use alloc::string::String;
@@ -21,8 +21,8 @@ impl fmt::Display for Failure {
     }
 }
 
-/// An outcome to the letter, except for RF in the flags of an event: hardware sets it there for
-/// faults, some emulators do not.
+/// The exact state that must be observed, except for RF in the flags of an event: hardware sets it
+/// there for faults, some emulators do not.
 #[derive(Clone, Debug)]
 pub struct Expected {
     /// Why the guest exits.
@@ -137,7 +137,7 @@ impl Expected {
                 pvcs.rsp = setup.regs.rsp;
                 setup.smod_rsp
             }
-            // It passes through.
+            // RSP passes through in this revision.
             Revision::V2026 => setup.regs.rsp,
         };
         pvcs.rcx = rip;
@@ -174,7 +174,7 @@ impl Expected {
         let selectors = platform.selectors;
         let (rsp, smod_rsp) = match platform.revision {
             Revision::V2024 => (pvcs.rsp, setup.regs.rsp),
-            // It passes through.
+            // RSP passes through in this revision.
             Revision::V2026 => (setup.regs.rsp, setup.smod_rsp),
         };
         Self {
@@ -200,7 +200,7 @@ impl Expected {
     /// The probe's exit.
     pub const UD: Exit = Self::exception(6);
 
-    /// Compares all of it.
+    /// Compares everything that was observed.
     ///
     /// # Errors
     /// With every difference, by name.
@@ -226,7 +226,7 @@ impl Expected {
     }
 }
 
-/// What a guest runs with that wants these flags.
+/// The flags that a guest gets when it asks for these.
 fn flags(wanted: u64) -> u64 {
     RFlags::from_bits_retain(wanted).sanitised().bits()
 }
@@ -332,7 +332,8 @@ impl Setup {
         };
         let mut pvcs = random_pvcs(&mut any, platform);
         if mode == Mode::Umod {
-            // What is there before umod's SYSCALL is nobody's: all of it must be written.
+            // The fields start with random values before umod's SYSCALL, because the switcher must
+            // write all of them.
             pvcs.user_cs = any() as u16;
             pvcs.user_ss = any() as u16;
         }

@@ -1,4 +1,4 @@
-//! One case, and what runs it.
+//! One case, and the run of it.
 
 use alloc::format;
 use alloc::string::String;
@@ -9,12 +9,12 @@ use crate::program;
 use switcher_gen::Hazard;
 use switcher_runtime::Mode;
 
-/// A case: a name, the rows of spec/hazards.md it covers, and what to do.
+/// A case: its name, the hazards that it tries, and what to do.
 #[derive(Clone, Copy)]
 pub struct Case {
     /// Unique, stable, and a sentence.
     pub name: &'static str,
-    /// Rows of spec/hazards.md.
+    /// The hazards that the case tries.
     pub rows: &'static [Hazard],
     /// The case itself.
     pub body: fn(&mut CaseRun<'_>) -> Result<(), Failure>,
@@ -25,14 +25,14 @@ pub struct Case {
 pub enum CaseEnd {
     /// Everything was as it must be.
     Passed,
-    /// Something was not.
+    /// Something was not as it must be.
     Failed(Failure),
-    /// The engine cannot do what the case asks for: why.
+    /// The engine cannot do what the case asks for, and says why.
     NotHere(String),
 }
 
 impl Case {
-    /// Runs the case; the number of guests entered, and what came of it.
+    /// Runs the case. Returns the number of guests that were entered, and what came of it.
     pub fn run(&self, host: &mut dyn CaseHost) -> (u64, CaseEnd) {
         let platform = host.platform();
         // Every case has its own sequence, so that adding one changes no other.
@@ -60,7 +60,7 @@ impl Case {
 /// A case being run.
 pub struct CaseRun<'w> {
     host: &'w mut dyn CaseHost,
-    /// What it is run on.
+    /// The platform that the case is run on.
     pub platform: Platform,
     /// The case's own random numbers.
     pub rng: fastrand::Rng,

@@ -20,10 +20,10 @@ use super::{Engine, Runs, machine, native};
 use crate::run::{EngineRun, RunEnd};
 use crate::tools::{self, Ending, Tool};
 
-/// What runs the cases, and what it is, for the report.
+/// The host that runs the cases, and its description for the report.
 pub(super) type NamedHost = (Box<dyn CaseHost>, String);
 
-/// One of them.
+/// An engine that runs in a process of its own.
 #[derive(Debug, Clone, Copy)]
 pub struct Hosted {
     pub(super) name: &'static str,
@@ -192,7 +192,7 @@ pub(super) fn failure(why: impl std::fmt::Display) -> Refusal {
     Refusal::Failure(hw_cases::Failure(why.to_string()))
 }
 
-/// What a variant means for the cases.
+/// The platform that a variant gives the cases.
 pub(super) fn platform(variant: &Variant) -> Platform {
     /// As hw-tests/platform/src/segments.rs has them.
     const ALIASES: (u16, u16) = (0x4B, 0x53);

@@ -1,5 +1,5 @@
-//! What must go to the host: hypercalls, inhibitors, roots that are not prepared, ERETU to other
-//! selectors.
+//! SYSCALLs that must exit to the host: hypercalls, inhibitors, roots that are not prepared, ERETU
+//! to other selectors.
 
 use super::{MANY, SOME};
 use crate::case_host::Setup;

@@ -1,4 +1,5 @@
-//! Events of a guest: none of its flags reach the host, and the doors beside SYSCALL are shut.
+//! Events of a guest: none of its flags reach the host, and SYSENTER and 32-bit SYSCALL are no way
+//! into it.
 
 use super::SOME;
 use crate::case_host::Entries;

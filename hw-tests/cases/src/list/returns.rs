@@ -1,4 +1,4 @@
-//! The return to a guest where SYSRETQ would be wrong: RIPs that are no addresses, RF and TF,
+//! The return to a guest where SYSRETQ would be wrong: RIPs that are not canonical, RF and TF,
 //! forbidden flags, other selectors.
 
 use super::{MANY, SOME};

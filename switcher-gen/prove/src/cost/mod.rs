@@ -67,7 +67,7 @@ pub struct PathCost {
     pub of: usize,
     /// Executed instructions.
     pub instructions: usize,
-    /// As many the kernel's switcher of 2024 executes, if that is known.
+    /// How many instructions the kernel's switcher of 2024 executes, if that is known.
     pub kernel_2024: Option<u64>,
     /// Loads from memory.
     pub loads: usize,

@@ -1,4 +1,4 @@
-//! The code of a file as it lies in memory, byte by byte and only where somebody looks.
+//! The code of a file as it lies in memory, read byte by byte and only where it is looked at.
 
 use std::cell::{Cell, OnceCell};
 use std::collections::HashMap;
@@ -18,11 +18,12 @@ const REACH: u64 = 1 << 30;
 /// The code of a file, by address.
 pub(super) struct FileCode<'f, 'data, R: Contents<'data>> {
     pub(super) file: &'f File<'data, R>,
-    /// By address; none is empty.
+    /// The sections of code, by address. None is empty.
     pub(super) areas: Vec<Area>,
-    /// The place among them of a section's.
+    /// For each section, the index of its area.
     numbers: HashMap<usize, usize>,
-    /// What each section covers, empty ones too: they can have symbols.
+    /// The addresses that each section covers. Empty ones are included, because they can have
+    /// symbols.
     ranges: HashMap<usize, Range<u64>>,
     /// The first absolute address of the code's own that was stored into it.
     pub(super) absolute: Cell<Option<(usize, u64)>>,
@@ -35,7 +36,7 @@ pub(super) struct Area {
     pub(super) range: Range<u64>,
     /// Where its bytes are in the file.
     offset: u64,
-    /// By offset.
+    /// The relocations of the section, by offset.
     relocations: OnceCell<Vec<Relocation>>,
 }
 
@@ -43,7 +44,7 @@ pub(super) struct Area {
 pub(super) struct Glance {
     pub(super) bytes: [u8; 15],
     pub(super) len: usize,
-    /// By address.
+    /// The ranges that could not be resolved and why, by address.
     pub(super) wrong: Vec<(Range<u64>, ReadError)>,
 }
 
@@ -55,7 +56,7 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
         let mut next = Foreign::BASE;
         for (number, section) in file.sections.iter().enumerate().filter(|(_, s)| s.is_code()) {
             let address = if file.is_object() {
-                // What is wrong with an alignment is said of a section that is reached.
+                // A wrong alignment is reported only of a section that is reached.
                 let alignment = section.header.sh_addralign(E).max(1);
                 let is_usual = alignment.is_power_of_two() && alignment <= LIMIT;
                 next.next_multiple_of(if is_usual { alignment } else { 1 })
@@ -120,7 +121,8 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
         self.address_in(section, symbol.value)
     }
 
-    /// The address of an offset in a section, if that is code; in a linked file it is one already.
+    /// The address of an offset in a section, if the section is code. In a linked file, the offset
+    /// is an address already.
     pub(super) fn address_in(&self, section: usize, value: u64) -> Option<u64> {
         let range = self.ranges.get(&section)?;
         let start = if self.file.is_object() { range.start } else { 0 };
@@ -162,8 +164,8 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
         Ok(near.filter(|relocation| touches(relocation.range())).collect())
     }
 
-    /// What the CPU finds from `address` on, which lies in `area`: as much as an instruction can
-    /// be.
+    /// The bytes that the CPU finds from `address` on, which lies in `area`: as many as an
+    /// instruction can have.
     pub(super) fn glance(&self, area: &Area, address: u64) -> Result<Glance, ReadError> {
         let len = (area.range.end - address).min(15) as usize;
         let mut glance = Glance { bytes: [0; 15], len, wrong: Vec::new() };
@@ -257,7 +259,7 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
         relocation: &Relocation,
         at: &dyn Fn() -> PlaceInFile,
     ) -> Result<u64, ReadError> {
-        // Symbol 0: the addend is all there is.
+        // Symbol 0 stands for address 0, so the addend is the target.
         if relocation.symbol == 0 {
             return Ok(0);
         }
@@ -288,7 +290,7 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
     }
 }
 
-/// Puts `field`, which lies at `at`, into `bytes`, which lie at `start`: what of it is among them.
+/// Copies that part of `field`, which lies at `at`, that is within `bytes`, which lie at `start`.
 fn put(bytes: &mut [u8], start: u64, at: u64, field: &[u8]) {
     for (address, byte) in (at..).zip(field) {
         let place = address.checked_sub(start).and_then(|place| bytes.get_mut(place as usize));

@@ -1,5 +1,6 @@
-//! Where the dynamic section leads. A loader finds it by its address, and all that it names by
-//! theirs; where in the file anything is, nobody asks. So neither is it asked here.
+//! The tables that the dynamic section leads to. A loader finds the section, and everything that
+//! the section names, by address. It does not use offsets in the file, so this module does not use
+//! them either.
 
 use object::elf::{PT_DYNAMIC, RelocationType, SHT_REL, SHT_RELA, SHT_RELR};
 use object::read::elf::{ProgramHeader, SectionHeader};
@@ -29,17 +30,17 @@ const VERSYM: u64 = 0x6FFF_FFF0;
 const VERDEF: u64 = 0x6FFF_FFFC;
 const VERNEED: u64 = 0x6FFF_FFFE;
 const DF_TEXTREL: u64 = 4;
-/// The tags that count here. Each may be there once: of two values, loaders take the first or the
-/// last.
+/// The tags that matter. Each may occur once only, because of two values some loaders take the
+/// first and some the last.
 const KNOWN: [u64; 18] = [
     PLTRELSZ, HASH, STRTAB, SYMTAB, RELA, RELASZ, REL, RELSZ, PLTREL, TEXTREL, JMPREL, FLAGS,
     RELRSZ, RELR, GNU_HASH, VERSYM, VERDEF, VERNEED,
 ];
 
-/// What the loader follows.
+/// What the dynamic section says to the loader.
 #[derive(Default)]
 pub(super) struct Dynamic {
-    /// By [`KNOWN`]'s order.
+    /// The values of the tags, in the order of [`KNOWN`].
     values: [Option<u64>; KNOWN.len()],
     /// The addresses it covers itself.
     at: Option<u64>,
@@ -47,7 +48,7 @@ pub(super) struct Dynamic {
     pub(super) tables: Vec<RelocationTable>,
 }
 
-/// Relocations, in the file.
+/// A table of relocations, by its place in the file.
 #[derive(Clone, Copy)]
 pub(super) struct RelocationTable {
     address: u64,
@@ -58,7 +59,7 @@ pub(super) struct RelocationTable {
 }
 
 impl RelocationTable {
-    /// Those of a section, if it has any.
+    /// The relocations of a section, if it holds any.
     pub(super) fn of(section: &Section<'_>) -> Option<Self> {
         let entry = match section.header.sh_type(E) {
             SHT_RELA => 24,
@@ -87,8 +88,9 @@ impl Applied {
 }
 
 impl RelocationTable {
-    /// Its relocations. Of those without an addend, it is in the bytes already, and they are looked
-    /// at as they are; what is left is the symbol. The compact form has addresses alone.
+    /// Calls `each` for the relocations of the table. A relocation without an addend has it in the
+    /// bytes already, which are examined as they are; only its symbol is left. The compact form has
+    /// addresses alone.
     pub(super) fn each<'data, R: Contents<'data>>(
         &self,
         file: &File<'data, R>,
@@ -123,12 +125,12 @@ fn damaged(why: &'static str) -> ReadError {
 }
 
 impl Dynamic {
-    /// Reads it where a loader does.
+    /// Reads the dynamic section where a loader does.
     pub(super) fn new<'data, R: Contents<'data>>(
         file: &File<'data, R>,
         segments: &[Segment],
     ) -> Result<Self, ReadError> {
-        /// More than there are tags.
+        /// More bytes than all tags together could need.
         const MOST: u64 = 4096 * 16;
         let mut dynamic = Self::default();
         let mut headers = file.segments.iter().filter(|s| s.p_type(E) == PT_DYNAMIC);
@@ -184,7 +186,7 @@ impl Dynamic {
 
     /// Whether it says that what is not writable is relocated.
     pub(super) fn has_text_relocations(&self) -> bool {
-        // That the one is there is what matters.
+        // The presence of the tag matters, not its value.
         let flags = self.value(FLAGS).unwrap_or_default();
         self.value(TEXTREL).is_some() || flags & DF_TEXTREL != 0
     }

@@ -1,14 +1,14 @@
-//! Why a file's code cannot be had: what is wrong, where, and what to do.
+//! Why a file's code cannot be read: what is wrong, where, and what to do.
 
 use super::read::{Foreign, LIMIT, PlaceInFile};
 
-/// Why a file's code cannot be had.
+/// Why a file's code cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// The magic number is not there.
     #[error("not an ELF file: give an object (from `as` or `cc -c`) or a linked file")]
     NotElf,
-    /// Code for another CPU, or for another mode of it.
+    /// The file is for another CPU, or for another mode of it.
     #[error("the file holds {found}; a switcher is 64-bit little-endian code for x86-64")]
     NotX86_64 {
         /// What it is for.
@@ -20,7 +20,7 @@ pub enum ReadError {
     /// The file contradicts itself or ends early.
     #[error("the file is damaged or truncated: {0}; make it again")]
     Malformed(#[from] object::read::Error),
-    /// There is nothing to look at.
+    /// The file has no code.
     #[error("no section holds code: mark the code's section executable (`.section x, \"ax\"`)")]
     NoCode,
     /// Without names, nobody knows where the routines are.
@@ -38,19 +38,19 @@ pub enum ReadError {
         /// What is too large.
         what: &'static str,
     },
-    /// Many headers lead to the same bytes, so that to look at all of them has no end.
+    /// Many headers lead to the same bytes, so that looking at all of them could take for ever.
     #[error("{what} claim more bytes than the file could hold without sharing them: make it again")]
     Claims {
         /// Which headers.
         what: &'static str,
     },
-    /// One of them may not be looked at by who links it.
+    /// Several sections relocate one section, and a linker may ignore one of them.
     #[error("`{section}` is relocated by more than one section: make the file again")]
     RelocatedBySeveral {
         /// Its name.
         section: String,
     },
-    /// Not a power of two, or more than a file could need.
+    /// An alignment is not a power of two, or larger than a file could need.
     #[error(
         "section `{section}` wants to be aligned to {alignment:#x}: use a power of two, at most {LIMIT:#x}"
     )]
@@ -133,7 +133,7 @@ pub enum ReadError {
         /// Where in the file.
         at: PlaceInFile,
     },
-    /// Too far away, or an absolute address that the field is too small for.
+    /// The target is too far away, or an absolute address is too large for the field.
     #[error(
         "{at}: {value:#x} does not fit into {bits} bits (relocation of kind {kind}); objects are \
          read at {:#x}: link the file to where it will run",
@@ -170,7 +170,7 @@ pub enum ReadError {
         /// Its name.
         section: String,
     },
-    /// Another file may define it, too, and then that is what runs.
+    /// Another file may define the symbol, too, and then that definition runs.
     #[error(
         "`{symbol}` is weak, so that another file may take its place: make it global (`.globl`), or \
          link the file first"
@@ -179,7 +179,7 @@ pub enum ReadError {
         /// Its name.
         symbol: String,
     },
-    /// Nobody need define it, and then its address is 0.
+    /// The symbol need not be defined by any file, and its address is 0 then.
     #[error(
         "{at} refers to `{symbol}`, which is weak and not defined, so that it may be address 0: \
          drop `.weak`"
@@ -208,7 +208,7 @@ pub enum ReadError {
         /// Its name.
         section: String,
     },
-    /// Which function it is, code decides at run time.
+    /// Code decides at run time which function is called.
     #[error(
         "`{symbol}` is an indirect function (STT_GNU_IFUNC), so that another one is called: make it \
          a function (`.type {symbol}, @function`)"
@@ -217,7 +217,7 @@ pub enum ReadError {
         /// Its name.
         symbol: String,
     },
-    /// Nobody knows which of them is meant.
+    /// Several symbols have the name, and it is not known which of them is meant.
     #[error("`{symbol}` is defined more than once, at {}: leave one", addresses(.at))]
     Ambiguous {
         /// Its name.
@@ -334,7 +334,7 @@ pub enum ReadError {
         /// Its name.
         section: String,
     },
-    /// The dynamic section says so.
+    /// The dynamic section says that the loader relocates what is not writable.
     #[error(
         "the file asks for relocations in what is not writable (DT_TEXTREL), so that the loader may \
          change code: link it without `-z notext`"
@@ -363,7 +363,7 @@ pub enum ReadError {
          the file again"
     )]
     DynamicSymbols,
-    /// The loader makes it read-only, and no longer executable.
+    /// The loader makes the code read-only, so that it is no longer executable.
     #[error(
         "the code at {at:#x} in `{section}` is in what the loader makes read-only alone \
          (PT_GNU_RELRO), so that it cannot be executed: link the file without that"
@@ -380,12 +380,12 @@ pub enum ReadError {
         /// The address.
         at: u64,
     },
-    /// Not among the names in the code.
+    /// The name is not among those in the code.
     #[error("no code is called `{name}`; {}", list(.known))]
     NoSymbol {
         /// The name asked for.
         name: String,
-        /// Names there are: all if they are few, else the most similar.
+        /// The names that exist: all of them if they are few, otherwise the most similar ones.
         known: Vec<String>,
     },
 }

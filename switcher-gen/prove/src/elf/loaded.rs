@@ -26,7 +26,7 @@ pub(super) fn check<'data, R: Contents<'data>>(
 ) -> Result<(), ReadError> {
     let file = code.file;
     overlapping_sections(code, area, ranges)?;
-    // Before what the segments say: this names an address.
+    // This comes before the checks of segments, because it names an address.
     if let Some(at) = relocated_at_load_time(file, &loaded.dynamic.tables, ranges)? {
         return Err(ReadError::LoadTime { at });
     }
@@ -34,7 +34,7 @@ pub(super) fn check<'data, R: Contents<'data>>(
         return Err(ReadError::TextRelocations);
     }
     exports::check(file, &loaded.dynamic.symbols(&loaded.segments))?;
-    // Whole pages become so.
+    // The loader makes whole pages read-only.
     let relro = file.segments.iter().filter(|segment| segment.p_type(E) == PT_GNU_RELRO);
     for segment in relro.map(Segment::new) {
         let Range { start, end } = segment.memory();
@@ -54,13 +54,13 @@ fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
     a.start < b.end && b.start < a.end
 }
 
-/// The first of `ranges`, which are in order, that has to do with `other`.
+/// The first of `ranges`, which are in order, that overlaps `other`.
 fn first_over<'a>(ranges: &'a [Range<u64>], other: &Range<u64>) -> Option<&'a Range<u64>> {
     let behind = ranges.partition_point(|range| range.end <= other.start);
     ranges.get(behind).filter(|range| range.start < other.end)
 }
 
-/// Another section at the same addresses: nobody knows which of them is there.
+/// Another section at the same addresses. It is not known which of the two is loaded.
 fn overlapping_sections<'data, R: Contents<'data>>(
     code: &FileCode<'_, 'data, R>,
     area: &Area,
@@ -119,8 +119,8 @@ fn mapped<'a, 'data, R: Contents<'data>>(
     Ok(segment)
 }
 
-/// Who boots a kernel loads it by physical addresses, byte by byte. That all of them are 0 means
-/// that nobody does.
+/// A boot loader loads a kernel by physical addresses, byte by byte. If all of them are 0, the file
+/// is not loaded in this way.
 fn physical<'data, R: Contents<'data>>(
     code: &FileCode<'_, 'data, R>,
     area: &Area,
@@ -179,7 +179,7 @@ fn relocated_at_load_time<'data, R: Contents<'data>>(
 
 /// What a loader changes by a relocation at `at`.
 fn changed<'data, R: Contents<'data>>(file: &File<'data, R>, at: u64, info: u64) -> Range<u64> {
-    /// What a library defines may be larger than what was linked with it.
+    /// The object that a library defines may be larger than the one that the file was linked with.
     const LARGE: u64 = 1 << 16;
     let kind = RelocationType(info as u32);
     let (before, width) = match kind {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `write` | an image as an object, for hosts that link it and for every tool that reads objects |
 //! | `read` | the code of any object or linked file, for checking what others have written |
-//! | `error` | why it cannot be had |
+//! | `error` | why it cannot be read |
 //! | `file` | its tables |
 //! | `code` | its code byte by byte |
 //! | `relocation` | what each kind of relocation changes |

@@ -14,21 +14,21 @@ use super::purpose;
 use super::read::{LIMIT, likeness};
 use switcher_gen::asm::{HostSymbol, Label};
 
-/// What a symbol says of a name.
+/// A definition of a name by a symbol.
 struct Definition {
-    /// In code, or anywhere if it is the host's.
+    /// The address, if it is in code. A symbol of the host's may be anywhere.
     address: Option<u64>,
     is_weak: bool,
     is_local: bool,
     is_indirect: bool,
 }
 
-/// What the symbols say that have a meaning here.
+/// What the symbols say that have a meaning for a switcher.
 pub(super) struct Names {
     is_object: bool,
-    /// Of what code must or may have, and of the host's symbols.
+    /// The definitions of the names that code must or may have, and of the host's symbols.
     known: BTreeMap<&'static str, Vec<Definition>>,
-    /// Of them, those that another file is asked for.
+    /// Those of these names that another file is asked for.
     undefined: BTreeSet<&'static str>,
     /// Names most like those of routines that are not there.
     similar: BTreeSet<(usize, String, u64)>,
@@ -41,7 +41,7 @@ pub(super) struct Names {
 /// Names in what is reached.
 pub(super) struct NamesFound {
     pub(super) symbols: BTreeMap<String, u64>,
-    /// What others may have pointers to.
+    /// The addresses that other code may have pointers to.
     pub(super) pointers: Vec<u64>,
 }
 
@@ -84,7 +84,7 @@ impl Names {
                 }
             }
         }
-        // The loader, and who asks it for a symbol, looks at another table than linkers do.
+        // The loader, and code that asks it for a symbol, use another table than linkers do.
         for symbol in code.file.other_symbols() {
             let symbol = symbol?;
             let is_known = names.known.contains_key(meaning(symbol.name));
@@ -146,7 +146,7 @@ impl Names {
     fn place(&self, name: &'static str) -> Result<Option<u64>, ReadError> {
         let symbol = || name.to_owned();
         let all = self.known.get(name).map_or(&[][..], Vec::as_slice);
-        // What others see of the name is the global one.
+        // Other files see the global definition of the name.
         let is_global = all.iter().any(|definition| !definition.is_local);
         let chosen: Vec<_> = all.iter().filter(|one| one.is_local != is_global).collect();
         if chosen.iter().any(|definition| definition.is_indirect) {
@@ -155,7 +155,7 @@ impl Names {
         if self.is_object && !is_global && !chosen.is_empty() && self.undefined.contains(name) {
             return Err(ReadError::LocalAndUndefined { symbol: symbol() });
         }
-        // Of what is linked, nobody takes the place any more.
+        // In a linked file, no other definition can take its place any more.
         if self.is_object && chosen.iter().any(|definition| definition.is_weak) {
             return Err(ReadError::Weak { symbol: symbol() });
         }
@@ -177,7 +177,7 @@ impl Names {
         found.collect()
     }
 
-    /// All that is entered from outside.
+    /// The addresses of all entry points.
     pub(super) fn entries(&self) -> Result<Vec<u64>, ReadError> {
         let mut entries = self.places(ENTRIES.iter().map(|label| label.name()))?;
         if entries.is_empty() {
@@ -233,7 +233,8 @@ impl Names {
             let Some(address) = code.address(&symbol).filter(|address| is_in(*address)) else {
                 continue;
             };
-            // A label inside of a routine is no function, and what points there may change it.
+            // A label inside a routine is no function, and a table that points to it may change the
+            // code there.
             let name = std::str::from_utf8(symbol.name);
             if symbol.kind == STT_FUNC || name.is_ok_and(|name| self.known.contains_key(name)) {
                 pointers.push(address);
@@ -270,7 +271,7 @@ impl Names {
             found.into_iter().map(|(name, (_, address))| (name, address)).collect();
         let is_missing = |label: &Label| !symbols.contains_key(label.name());
         if ENTRIES[..3].iter().any(is_missing) {
-            // To be shown to whoever looks for it.
+            // They are shown to a user who looks for a name that does not exist.
             for (_, name, address) in &self.similar {
                 symbols.entry(name.clone()).or_insert(*address);
             }
@@ -284,7 +285,8 @@ impl Names {
     }
 }
 
-/// What linkers look for: a name without the version that follows it. Nothing, if it is no text.
+/// The name that linkers look for, without the version that follows it. It is empty if the name is
+/// no text.
 fn meaning(name: &[u8]) -> &str {
     let version = name.iter().position(|byte| *byte == b'@').unwrap_or(name.len());
     std::str::from_utf8(&name[..version]).unwrap_or_default()

@@ -1,14 +1,16 @@
 //! Tables by which somebody rewrites code when it is loaded, or later.
 //!
-//! Linux keeps, beside its code, the places that are other bytes on this CPU, in this configuration
-//! or at this moment: alternatives, static branches and calls, return and indirect-branch sites,
-//! landing pads to be sealed, calls for tracing, LOCK prefixes. What such a table names is not what
-//! runs. Other tables also name places in code and change nothing. And of a section with a name
-//! that nobody knows, nobody knows what it is for. Linux collects tables by their names alone: that
-//! one is marked as executable, as a note or as not loaded makes it no other table.
+//! Beside its code, Linux keeps tables of the places that hold other bytes on some CPUs, in some
+//! configurations or at some moments: alternatives, static branches and calls, return and
+//! indirect-branch sites, landing pads to be sealed, calls for tracing, LOCK prefixes. The bytes
+//! that such a table names are not the bytes that run. Other tables also name places in code and
+//! change nothing. If the name of a section is not known, its purpose is not known either. Linux
+//! collects tables by their names alone. A table remains one if it is marked as executable, as a
+//! note or as not loaded.
 //!
-//! What is certain refuses a file; what may be chance, or a pointer to call an entry point by, is
-//! said with the verdict. Nothing is left out because there is too much of it.
+//! A table that certainly changes the code makes the file be refused. A finding that may be chance,
+//! or a pointer to an entry point, is reported with the verdict. No finding is dropped because
+//! there are too many.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -26,22 +28,22 @@ use super::read::PlaceInFile;
 use super::segments::place;
 use super::words::{self, Sites, WordTable};
 
-/// What tables say of the code.
+/// What the tables of a file say of the code.
 #[derive(Default)]
 pub(super) struct Tables {
-    /// Why those that name the code do no harm.
+    /// Why tables that name the code do no harm.
     pub(super) harmless: Vec<String>,
     /// How many more of them there are.
     pub(super) more_harmless: usize,
-    /// Those of which it is not known what they are for.
+    /// Tables whose purpose is not known.
     pub(super) unknown: Vec<(String, PlaceInFile)>,
-    /// Those of them that name an entry point, as a pointer would.
+    /// Tables of unknown purpose that name an entry point, as a pointer would.
     pub(super) pointers: Vec<(String, PlaceInFile)>,
-    /// Those that name code which is not the switcher's, in its section.
+    /// Tables that name code in the switcher's section which is not the switcher's.
     pub(super) beside: Vec<String>,
-    /// Those with words that are places in the code, as some are among so many.
+    /// Tables with words that are places in the code, as happens by chance among so many words.
     pub(super) chance: Vec<String>,
-    /// Those with numbers that would be places in the code if somebody counted from its start.
+    /// Tables with numbers that would be places in the code if they were counted from its start.
     pub(super) numbers: Vec<String>,
     /// Sections of code that were not looked through for tables.
     pub(super) unsearched: Vec<String>,
@@ -62,17 +64,17 @@ pub(super) struct TableContents {
     pub(super) has_numbers: bool,
 }
 
-/// What an address has to do with what is reached.
+/// The relation of an address to the reached code.
 #[derive(Clone, Copy)]
 pub(super) enum Named {
     Nothing,
-    /// It is what others have pointers to.
+    /// The address is one that other code has pointers to.
     Pointer,
-    /// The byte.
+    /// The address is this byte of the reached code.
     Site(u64),
 }
 
-/// What a reference has to do with what is reached.
+/// The reached code, to judge references by.
 pub(super) struct Reached<'a> {
     pub(super) ranges: &'a [Range<u64>],
     /// Functions, which others may have a pointer to; and the entry points, which are called.
@@ -118,7 +120,7 @@ impl Reached<'_> {
 /// in memory.
 ///
 /// # Errors
-/// If one says that they are changed.
+/// If a table says that the code is changed.
 pub(super) fn check<'data, R: Contents<'data>>(
     code: &FileCode<'_, 'data, R>,
     loaded: Option<&Loaded>,
@@ -132,9 +134,9 @@ pub(super) fn check<'data, R: Contents<'data>>(
         return Ok(tables);
     };
     let sites = Sites::new(home, reached);
-    // The first header is nobody's.
+    // The first header belongs to no section.
     for (number, section) in code.file.sections.iter().enumerate().skip(1) {
-        // What is executed is code, whatever its name.
+        // The section that is executed is code, whatever its name.
         let is_home = homes.contains(&number);
         let purpose = if is_home { Purpose::Code } else { Purpose::of(code.file, number, loaded) };
         if section.size == 0 || purpose == Purpose::Harmless("") {
@@ -158,7 +160,7 @@ pub(super) fn check<'data, R: Contents<'data>>(
         let is_clear = found.site.is_none();
         tables.add(code, home, &name, purpose, &found)?;
         if is_clear && (purpose == Purpose::Code || section.is_code()) {
-            // What an assembler can resolve by itself leaves no relocation.
+            // A distance that an assembler can resolve by itself leaves no relocation.
             match among::search(code, number, reached)? {
                 among::Beside::Nothing => {}
                 among::Beside::Table(at) => {
@@ -170,7 +172,7 @@ pub(super) fn check<'data, R: Contents<'data>>(
         }
     }
     let Some(loaded) = loaded else { return Ok(tables) };
-    // Where linkers have put them into sections with other things.
+    // Linkers may have put tables into sections together with other data.
     code.file.claims(bounds.iter().map(|(_, range)| range.end - range.start))?;
     let is_of_interest = |(name, _): &&(String, Range<u64>)| {
         matches!(Purpose::of_name(name), Purpose::Patches(_) | Purpose::Unknown)
@@ -185,7 +187,7 @@ pub(super) fn check<'data, R: Contents<'data>>(
         tables.add(code, home, name, purpose, &found)?;
     }
     relocated(code, home, loaded, reached, &mut tables)?;
-    // What is loaded and no section has.
+    // Bytes that are loaded and belong to no section.
     for (range, offset) in words::uncovered(code.file, &loaded.segments) {
         let name = format!("the memory at {:#x} that no section has", range.start);
         let (address, size) = (range.start, range.end - range.start);
@@ -198,8 +200,8 @@ pub(super) fn check<'data, R: Contents<'data>>(
     Ok(tables)
 }
 
-/// Of what may be loaded anywhere, addresses are in the loader's relocations, and nothing is where
-/// they will be stored.
+/// If a file can be loaded anywhere, its addresses are in the loader's relocations, and the places
+/// where they will be stored hold nothing yet.
 fn relocated<'data, R: Contents<'data>>(
     code: &FileCode<'_, 'data, R>,
     home: &Area,
@@ -218,7 +220,7 @@ fn relocated<'data, R: Contents<'data>>(
         let (range, number) = places.get(after.checked_sub(1)?)?;
         range.contains(&address).then_some(*number)
     };
-    /// As many bytes as any entry of a table can say.
+    /// The largest length that an entry of a table can state.
     const MOST: u64 = 255;
     let mut purposes = HashMap::new();
     let mut known = HashSet::new();
@@ -252,7 +254,7 @@ fn relocated<'data, R: Contents<'data>>(
                         TableContents { site: Some(site), ..TableContents::default() }
                     }
                 };
-                // Of each, one is told of.
+                // Only one finding of each kind is reported.
                 if known.insert((number, found.site.is_some())) {
                     let name = number.map(|number| code.file.sections[number].text());
                     let name =
@@ -266,8 +268,8 @@ fn relocated<'data, R: Contents<'data>>(
     Ok(())
 }
 
-/// What a loader's relocation may name, whatever it makes of it: its symbol, and what is so far
-/// from it as it says. A kind that a loader does not know is one that another may know.
+/// The addresses that a loader's relocation may name, whatever its kind: its symbol, and the symbol
+/// plus the addend. A kind that one loader does not know may be known to another.
 fn names<'data, R: Contents<'data>>(
     file: &File<'data, R>,
     relocation: &Applied,
@@ -278,7 +280,7 @@ fn names<'data, R: Contents<'data>>(
     };
     let by_itself = symbol.filter(|_| relocation.symbol != 0);
     let with_addend = symbol.map(|symbol| symbol.wrapping_add(relocation.addend));
-    // Where nothing is added, they are the same.
+    // If the addend is zero, both are the same.
     by_itself.into_iter().chain(with_addend.filter(|at| Some(*at) != by_itself))
 }
 
@@ -326,7 +328,7 @@ impl Tables {
         purpose: Purpose,
         found: &TableContents,
     ) -> Result<(), ReadError> {
-        /// So many are shown.
+        /// How many are shown.
         const MANY: usize = 16;
         let at = |address: u64| code.place(code.area(address).unwrap_or(home), address);
         let name = || section.to_owned();
@@ -359,7 +361,7 @@ impl Tables {
     }
 }
 
-/// By an object's relocations.
+/// What a table of an object names, by its relocations.
 fn in_object<'data, R: Contents<'data>>(
     code: &FileCode<'_, 'data, R>,
     number: usize,
@@ -397,7 +399,7 @@ fn in_object<'data, R: Contents<'data>>(
                     all.site = Some(site);
                     return Ok(all);
                 }
-                // What it names is known: it is not counted from elsewhere, too.
+                // The table's target is known, so it is not also counted from another place.
                 Named::Pointer => {
                     all.pointer.get_or_insert(address);
                     is_pointer = true;

@@ -13,10 +13,10 @@ use super::patched::{Named, Reached, TableContents};
 use super::purpose::Purpose;
 use super::segments::Segment;
 
-/// So much is read at a time.
+/// How many bytes are read at a time.
 const BLOCK: usize = 1 << 14;
 
-/// Somewhere in a file where addresses are kept.
+/// A part of a file that may hold addresses.
 pub(super) struct WordTable {
     pub(super) name: String,
     pub(super) purpose: Purpose,
@@ -28,12 +28,13 @@ pub(super) struct WordTable {
     pub(super) is_code: bool,
 }
 
-/// How far instructions are from where somebody may count: the code's start, or an entry point. By
-/// one bit for each distance, since there are many starts.
+/// The distances of instructions from the places that a number may be counted from: the start of
+/// the code, or an entry point. There is one bit for each distance, because there are many entry
+/// points.
 pub(super) struct Sites<'a> {
-    /// From any of them.
+    /// The distances from any of these places.
     all: Vec<u64>,
-    /// From the code's start, and from the entries that have a name.
+    /// The distances from the start of the code, and from the entry points that have a name.
     near: Vec<u64>,
     instructions: &'a [u64],
 }
@@ -86,8 +87,8 @@ impl<'a> Sites<'a> {
 }
 
 /// Whether a section holds numbers that are where instructions begin, counted from the code's
-/// start, or from an entry point. They leave no relocation, and numbers are often small: that they
-/// are none is no more than assumed.
+/// start, or from an entry point. Such numbers leave no relocation, and numbers are often small. A
+/// proof assumes that they are no distances.
 pub(super) fn numbers<'data, R: Contents<'data>>(
     file: &File<'data, R>,
     section: &Section<'_>,
@@ -161,7 +162,7 @@ impl WordTable {
     }
 }
 
-/// By a linked table's bytes: distances from their own place, and addresses.
+/// Searches the bytes of a linked table for addresses, and for distances from their own place.
 pub(super) fn search<'data, R: Contents<'data>>(
     file: &File<'data, R>,
     table: &WordTable,
@@ -229,8 +230,8 @@ pub(super) fn search<'data, R: Contents<'data>>(
     Ok(all)
 }
 
-/// What of the segments no section has, by address and by place in the file. The headers of the
-/// file are what they are.
+/// The parts of segments that no section covers, by address and by offset in the file. The headers
+/// of the file are left out.
 pub(super) fn uncovered<'data, R: Contents<'data>>(
     file: &File<'data, R>,
     segments: &[Segment],
