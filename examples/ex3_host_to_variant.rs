@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("{variant:24} {:4} bytes  {}", image.bytes().len(), image.fingerprint());
     }
 
-    // What no CPU has cannot be built.
+    // A configuration that no CPU has cannot be built.
     let config = Config { vendor: Vendor::Amd, ibt: true, ..Variant::REFERENCE.config() };
     if let Err(illegal) = Variant::new(config, Selectors::DEFAULT) {
         println!("refused: {illegal}");

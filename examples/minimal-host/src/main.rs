@@ -1,4 +1,4 @@
-//! Step 7. A hypervisor in one file: it boots on bare metal, assembles a switcher for the CPU it
+//! Step 8. A hypervisor in one file: it boots on bare metal, assembles a switcher for the CPU it
 //! finds, and runs a guest whose user program makes a system call to its own kernel, without the
 //! hypervisor seeing it.
 //!
@@ -13,7 +13,7 @@
 //! QEMU then exits with 33 (the device doubles the kernel's 16 and adds 1): success.
 //!
 //! `hw_platform` is the machine: boot, page tables, GDT, TSS, hooks for NMIs, serial port. A
-//! hypervisor brings its own; what it must provide is what is used of `hw_platform` here.
+//! hypervisor brings its own; it must provide everything that this file uses of `hw_platform`.
 
 #![no_std]
 #![no_main]

@@ -1,6 +1,6 @@
-//! What host cases are: what only a kernel can run, with several CPUs and page tables of its own.
-//! Each is an entry in the table of its file in `cases/`, from which also the names come that the
-//! runner expects.
+//! Host cases: cases that only a kernel can run, because they need several CPUs or page tables of
+//! their own. Each is an entry in the table of its file in `cases/`. The runner takes the names
+//! that it expects from there, too.
 
 use alloc::string::String;
 
@@ -37,12 +37,12 @@ pub(crate) struct HostCase {
     pub(crate) run: fn(&mut Bench) -> Ended,
 }
 
-/// What host cases work on.
+/// What the host cases work on.
 pub(crate) struct Bench {
     /// The CPU that has booted, with a switcher and guests' memory, until a case takes it apart.
     host: Option<BareMetal<'static>>,
-    /// Every path through the switcher. Where its instructions are, the first case that interrupts
-    /// them finds out for the others.
+    /// Every path through the switcher. The first case that interrupts a path finds the addresses
+    /// of its instructions, for the other cases as well.
     paths: [Path; 7],
     /// The other CPUs, as long as they run the case list.
     others: Option<Others>,
@@ -60,7 +60,7 @@ impl Bench {
         self.host.as_mut().ok_or_else(|| "no switcher is installed any more".into())
     }
 
-    /// The same, and the paths through it.
+    /// The CPU, and the paths through its switcher.
     pub(crate) fn host_and_paths(
         &mut self,
     ) -> Result<(&mut BareMetal<'static>, &mut [Path]), String> {
@@ -68,7 +68,8 @@ impl Bench {
         Ok((host, &mut self.paths))
     }
 
-    /// The CPU, to be taken apart, and as it was before.
+    /// The CPU, to take its switcher away, and the state that it had before the switcher was
+    /// installed.
     pub(crate) fn take_host(&mut self) -> Result<(BareMetal<'static>, &Control), String> {
         let host = self.host.take().ok_or("no switcher is installed any more")?;
         Ok((host, &self.before))

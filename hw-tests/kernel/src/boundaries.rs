@@ -14,7 +14,7 @@ use crate::case_host::BareMetal;
 use crate::idt::{aim_breakpoint, call_under_copy, set_breakpoint};
 use crate::paths::Path;
 
-/// The same with an instruction breakpoint in the switcher. Its #DB takes the entry and the stack
+/// Calls the switcher with an instruction breakpoint in it. Its #DB takes the entry and the stack
 /// of an NMI or a machine check; the hook sets RF, so that the instruction is executed then, and is
 /// met again if the path comes by again.
 ///
@@ -30,16 +30,16 @@ unsafe fn call_with_breakpoint(entry: u64) -> *mut PtRegs {
     frame
 }
 
-/// What comes in front of an instruction.
+/// An interruption that comes in front of an instruction.
 pub(crate) struct Interruption {
     /// For messages.
     pub(crate) name: &'static str,
-    /// Runs a guest with a breakpoint at which it comes.
+    /// Runs a guest with a breakpoint at which the interruption comes.
     pub(crate) call: unsafe fn(u64) -> *mut PtRegs,
-    /// How many there have been, or what has become of one.
+    /// The number of interruptions so far, or an error if one has gone wrong.
     pub(crate) count: fn() -> Result<u64, String>,
-    /// Whether it is the breakpoint itself that is taken for it: then it comes each time that the
-    /// path comes by, and exactly there.
+    /// Whether the breakpoint itself is taken for the interruption. Then it comes each time that
+    /// the path passes the instruction, and exactly there.
     pub(crate) is_breakpoint: bool,
 }
 
@@ -53,7 +53,7 @@ pub(crate) const fn taken_for(name: &'static str) -> Interruption {
     }
 }
 
-/// The same for one path; the result is how many there have been.
+/// Interrupts every instruction of one path. Returns the number of interruptions.
 pub(crate) fn boundaries(
     host: &mut BareMetal<'_>,
     path: &mut Path,
@@ -64,15 +64,14 @@ pub(crate) fn boundaries(
     let base = switcher.base();
     let stubs = switcher.address(Label::EventStubs);
     hooks::set_no_rf_from(switcher.address(Label::RoutinesEnd));
-    // All code that does something, the stubs of the two exceptions that end these guests, and an
-    // NMI's.
+    // All routines, the stubs of the two exceptions that end these guests, and the stub of the NMI.
     let stub = |vector| {
         let at = base + u64::from(switcher.image().gate(vector).offset);
         at..at + 8
     };
     let all =
         (base..stubs).chain(stub(vector::UD)).chain(stub(vector::GP)).chain(stub(vector::NMI));
-    // Without any, first: nothing is at address 0.
+    // The first run has no breakpoint in the path: nothing is at address 0.
     let addresses: Vec<_> = match &path.met[..] {
         [] => [0].into_iter().chain(all).collect(),
         met => met.to_vec(),

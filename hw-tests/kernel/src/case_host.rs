@@ -28,9 +28,9 @@ use x86_64::registers::model_specific::Msr;
 global_asm!(
     r#"
     .text
-    // unsafe extern "C" fn(entry: u64) -> *mut PtRegs Calls entry with a known value in every
-    // callee-saved register, and writes down what the call has left of them, of RSP, SS and RFLAGS:
-    // where GS base says, which is the one thing it relies on.
+    // unsafe extern "C" fn(entry: u64) -> *mut PtRegs
+    // Calls entry with a known value in every callee-saved register, and writes down what the call
+    // has left of them, of RSP, SS and RFLAGS. It writes relative to GS, and relies on nothing else.
     .global hw_kernel_checked_call
 hw_kernel_checked_call:
     push    rbx
@@ -160,7 +160,7 @@ impl Page {
         }
     }
 
-    /// Writes what of `bytes` at `at` lies in this page.
+    /// Writes that part of `bytes`, which lie at `at`, that is within this page.
     fn place(&mut self, at: u64, bytes: &[u8]) {
         if let Some(offset) = at.checked_sub(self.start).filter(|offset| *offset < place::PAGE) {
             let offset = offset as usize;
@@ -172,7 +172,8 @@ impl Page {
 }
 
 impl Space {
-    /// With what the host's side needs of this CPU, of `pvcs` and of 32-bit code.
+    /// A space with the pages that the host needs on this CPU, with `pvcs`, and with the page of
+    /// 32-bit code.
     fn new(
         platform: &Platform,
         list: MappingList,
@@ -193,7 +194,7 @@ impl Space {
     }
 }
 
-/// Why the host could not be made.
+/// Why the guests' memory could not be made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HostError {
     #[error("guest memory: {0}")]
@@ -329,7 +330,7 @@ impl<'s> BareMetal<'s> {
         }
     }
 
-    /// The setup as `runtime` has it.
+    /// The setup as a guest of `runtime`.
     fn guest(&self, setup: &Setup) -> Result<Guest, GuestError> {
         let mut guest = Guest::new(self.platform.paging);
         guest.set_domain(self.domain);
@@ -388,7 +389,7 @@ fn write_pvcs(frame: &mut Frame, pvcs: &Pvcs, revision: Revision) {
     frame.write(0, unsafe { core::slice::from_raw_parts(start, size_of::<Pvcs>()) });
 }
 
-/// What has become of it. `before` says what a revision has no place for.
+/// Reads the PVCS again. Fields that the revision lacks are taken from `before`.
 fn read_pvcs(frame: &Frame, before: &Pvcs, revision: Revision) -> Result<Pvcs, Refusal> {
     let start = frame.as_ptr();
     // SAFETY: a frame is a page, and any bits are integers. Volatile, because a case has another
@@ -471,7 +472,7 @@ impl BareMetal<'_> {
         }
     }
 
-    /// Runs a guest by another call.
+    /// Runs a guest, and uses another call of the switcher.
     ///
     /// # Safety
     /// As [`Cpu::enter_with`] asks; and what the outcome says of the host is noted by

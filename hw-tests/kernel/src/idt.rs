@@ -26,7 +26,7 @@ pub(crate) struct IdtCopy {
 }
 
 impl IdtCopy {
-    /// Makes it the one that [`load`](Self::load) loads.
+    /// Makes the copy that [`load`](Self::load) loads.
     pub(crate) fn new(
         host: &mut BareMetal<'_>,
         change: impl FnOnce(&mut [GateDescriptor; 256]),
@@ -72,7 +72,7 @@ impl IdtCopy {
         unsafe { Self::place(vector).write_volatile(gate) }
     }
 
-    /// Loads it, until the runtime loads the host's when the call has returned.
+    /// Loads the copy. The runtime loads the host's IDT again when the call has returned.
     ///
     /// # Safety
     /// There is a copy, and this is in a call of `enter_with`.

@@ -1,4 +1,4 @@
-//! Is the model of a CPU right about this one?
+//! Compares the model of a CPU with this CPU.
 //!
 //! A table of [`vectors`](hw_protocol::vectors), made from the model by the engine runner, is
 //! executed instruction by instruction in ring 0. Each program ends with an exception, its own or
@@ -114,14 +114,14 @@ const BASES: [MsrName; 3] = [MsrName::FsBase, MsrName::GsBase, MsrName::KernelGs
 #[derive(Debug, Default)]
 struct Counts {
     executed: u64,
-    /// For other vendors and paging modes.
+    /// The vectors for other vendors and paging modes.
     elsewhere: u64,
-    /// By what they need and this CPU lacks.
+    /// The vectors that need something this CPU lacks, by what they need.
     lacking: BTreeMap<&'static str, u64>,
-    /// By known difference.
+    /// The vectors that fail as known, by known difference.
     known: BTreeMap<u16, u64>,
     failed: u64,
-    /// By program.
+    /// The vectors that fail, by program.
     failures: BTreeMap<u16, u64>,
     described: Vec<String>,
 }

@@ -16,15 +16,15 @@ use crate::setup::setup;
 pub(crate) struct Path {
     pub(crate) name: &'static str,
     pub(crate) setup: Setup,
-    /// What may come of it.
+    /// What may come of it. Either is right.
     pub(crate) expected: [Expected; 2],
-    /// Where it comes by, and how often at least.
+    /// The labels that it passes, and how often at least.
     pub(crate) by: &'static [(Label, u64)],
     /// An instruction that it executes, and how often at least: each variant has its own SYSRETQs.
     pub(crate) executes: (&'static [u8], u64),
     /// How many instructions there are in it at least.
     pub(crate) least: u64,
-    /// Where they are, once they have been met: then nobody looks elsewhere again.
+    /// The addresses of its instructions, once they have been found. Later runs look nowhere else.
     pub(crate) met: Vec<u64>,
 }
 
@@ -44,7 +44,7 @@ impl Path {
         Self { name, setup, expected, by, executes, least: LEAST, met: Vec::new() }
     }
 
-    /// The same with RSP of both modes.
+    /// This path with another RSP in both modes.
     pub(crate) fn with_rsp(&self, rsp: u64) -> Self {
         let mut path = self.clone();
         let Setup { regs, pvcs, smod_rsp, .. } = &mut path.setup;

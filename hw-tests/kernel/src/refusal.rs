@@ -24,7 +24,7 @@ pub(crate) fn guest(host: &mut BareMetal<'_>, code: &[u8]) -> Guest {
     host.prepare(&setup)
 }
 
-/// What `enter` says of this CPU's state. That of a guest is of no interest.
+/// What `enter` says of this CPU's state, with a guest that is in order.
 pub(crate) fn by_enter(host: &mut BareMetal<'_>) -> Result<StateError, String> {
     let mut guest = guest(host, PROBE);
     refused(host, &mut guest)
@@ -50,7 +50,7 @@ pub(crate) fn by_install(host: &BareMetal<'_>) -> Result<StateError, String> {
     }
 }
 
-/// What the runtime said is about this state.
+/// Checks that the runtime's answer is about this state.
 pub(crate) fn expect(
     what: &str,
     said: Result<StateError, String>,

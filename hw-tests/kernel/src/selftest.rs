@@ -1,4 +1,4 @@
-//! The platform's own test: is this kernel fit to judge a switcher?
+//! The platform's own tests, which show whether this kernel is fit to judge a switcher.
 //!
 //! A few instructions of guest code are entered by an IRETQ from here, without any switcher, and
 //! each must come back as an exact `PtRegs`, on the right stack, with GS and KERNEL_GS_BASE
@@ -149,7 +149,7 @@ pub(crate) struct SelfTest {
     run: TestBody,
 }
 
-/// What a test does.
+/// The body of a test.
 enum TestBody {
     /// Looks at host code, and at the space of a guest.
     Code(fn(&AddressSpace) -> Result<(), String>),
@@ -159,7 +159,7 @@ enum TestBody {
     Model(fn(&Platform) -> (u64, Result<String, String>)),
 }
 
-/// How a guest starts, and what must come of it.
+/// A test by an event: how a guest starts, and what must come of it.
 struct EventTest {
     /// Changes the state from the common one.
     start: fn(&mut PtRegs, PagingMode),

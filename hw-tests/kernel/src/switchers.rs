@@ -38,12 +38,12 @@ impl Switchers {
         Self(Vec::leak(switchers.collect()))
     }
 
-    /// Each of them.
+    /// All switchers.
     pub(crate) fn iter(self) -> impl Iterator<Item = &'static Switcher> {
         self.0.iter()
     }
 
-    /// A CPU's.
+    /// The switcher of a CPU.
     pub(crate) fn of(self, cpu: usize) -> &'static Switcher {
         &self.0[cpu.min(self.0.len() - 1)]
     }

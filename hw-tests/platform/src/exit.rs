@@ -14,7 +14,7 @@ pub const FATAL: &str = "fatal: ";
 pub enum ExitStatus {
     /// Every case passed. QEMU exits with 33.
     Success,
-    /// Not so. QEMU exits with 35.
+    /// A case failed, or the run could not go on. QEMU exits with 35.
     Failure,
 }
 

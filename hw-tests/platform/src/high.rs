@@ -1,7 +1,7 @@
 //! Addresses above 47 bits: under five-level paging, the kernel's own state lies there.
 //!
-//! A host may have its memory anywhere in its paging mode's addresses, and whoever cuts one to 48
-//! bits is found out here (spec/hazards.md, row 52). The image itself is linked low, as it boots
+//! A host may have its memory at any address of its paging mode, and code that cuts an address to
+//! 48 bits fails here (spec/hazards.md, row 52). The image itself is linked low, as it boots
 //! without paging; its data, which is all that a CPU is given addresses of (GDT, IDT, TSS, stacks,
 //! per-CPU blocks), and the heap are mapped a second time, in both halves. Nothing is mapped at
 //! what an address there is when it is cut.

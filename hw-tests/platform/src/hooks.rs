@@ -1,5 +1,5 @@
-//! What a switcher's event entries call: this host's hooks for NMIs, machine checks and faults that
-//! nothing explains.
+//! The hooks that a switcher's event entries call: for NMIs, for machine checks, and for faults
+//! after which the host cannot go on.
 //!
 //! A hypervisor's own hooks would handle the event. These count it, and do what a test has asked
 //! for: send another NMI, set RF so that a breakpoint's instruction is executed, or end a call.
@@ -99,7 +99,7 @@ unsafe extern "C" {
 static HOOKED: AtomicU64 = AtomicU64::new(0);
 /// How many machine checks have interrupted a switcher.
 static MACHINE_CHECKS: AtomicU64 = AtomicU64::new(0);
-/// Where the last event of either kind did.
+/// The address at which the last NMI or machine check has interrupted a switcher.
 static INTERRUPTED: AtomicU64 = AtomicU64::new(0);
 /// The register through which the NMI's hook sends another one, once; 0: it sends none.
 static SECOND: AtomicU64 = AtomicU64::new(0);

@@ -1,7 +1,7 @@
 //! What each CPU has for itself: the per-CPU block, the GDT, the stacks.
 //!
-//! Behind the block there is room for code, which is a hole in the host's root until somebody maps
-//! pages there: a switcher with placement `percpu` lies nowhere else.
+//! After the block there is room for code. It is a hole in the host's root until pages are mapped
+//! there. A switcher with placement `percpu` always lies there.
 //!
 //! GS base is the block's address while the host runs; the hardware's TSS is its first part. The
 //! layout is the switcher's: [`switcher_gen::layout::PerCpu`]. Under five-level paging, all of it
@@ -178,7 +178,7 @@ pub fn code(cpu: usize) -> Region {
     Region::new(start, start + CODE_SIZE as u64)
 }
 
-/// The same by the image's own addresses, near the image's code.
+/// The place for code of a CPU, by the image's own addresses, near the image's code.
 #[must_use]
 pub fn code_near_image(cpu: usize) -> Region {
     let start = (&raw const AREAS[cpu].code).addr() as u64;

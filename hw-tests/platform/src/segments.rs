@@ -32,9 +32,9 @@ pub const USER_CS: u16 = SELECTORS.user_cs();
 /// The task state segment, 16 bytes of the GDT.
 pub const TSS: u16 = 0x38;
 
-/// The same as [`USER_CS`], by another name.
+/// A second descriptor with the content of [`USER_CS`].
 pub const USER_CS_ALIAS: u16 = 0x4B;
-/// The same as [`USER_DS`], by another name.
+/// A second descriptor with the content of [`USER_DS`].
 pub const USER_DS_ALIAS: u16 = 0x53;
 
 /// Builds the GDT in the order that the selectors say.

@@ -9,7 +9,7 @@ use switcher_gen::Hazard;
 /// A test of the kernel itself, which it runs before any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SelfTest {
-    /// As it is reported.
+    /// The name in reports.
     pub name: &'static str,
     /// What a pass shows.
     pub shown: &'static str,
@@ -19,7 +19,7 @@ pub struct SelfTest {
 /// only the kernel has. It runs them after the case list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostCase {
-    /// As it is reported.
+    /// The name in reports.
     pub name: &'static str,
     /// What a pass shows.
     pub shown: &'static str,

@@ -7,11 +7,11 @@
 //!   that what the BIOS, GRUB or an emulator's debugger prints is told apart from a report.
 //!
 //! Both directions are defined here once, and used by both sides. The lines of a run are, in this
-//! order: one [`ReportLine::Machine`], one [`ReportLine::Begin`], an [`ReportLine::Case`] per self
-//! test, an [`ReportLine::Switcher`] per switcher that is assembled, an [`ReportLine::Case`] per
-//! case and per [host case](HOST_CASES), one [`ReportLine::End`]. A kernel that dies prints a
-//! [`PANIC`] or a [`FATAL`] line instead, which are plain text because nothing (the heap least of
-//! all) can be trusted by then.
+//! order: one [`ReportLine::Machine`], one [`ReportLine::Begin`], a [`ReportLine::Case`] per self
+//! test, a [`ReportLine::Switcher`] per switcher that is assembled, a [`ReportLine::Case`] per case
+//! and per [host case](HOST_CASES), one [`ReportLine::End`]. A kernel that dies prints a [`PANIC`]
+//! or a [`FATAL`] line instead, which are plain text because nothing (the heap least of all) can be
+//! trusted by then.
 
 #![no_std]
 

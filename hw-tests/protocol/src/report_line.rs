@@ -18,9 +18,9 @@ pub const FATAL: &str = "fatal: ";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CaseVerdict {
-    /// Every outcome was the expected one.
+    /// Everything was as expected.
     Pass,
-    /// At least one was not; the case's `detail` says which.
+    /// Something was not as expected; the case's `detail` says what.
     Fail,
     /// The engine cannot run the case; its `detail` says why.
     NotHere,
@@ -80,7 +80,7 @@ pub enum ReportLine<'a> {
     },
 }
 
-/// A line that opens with [`PREFIX`] and is no event.
+/// A line that opens with [`PREFIX`] and is not a report line.
 #[derive(Debug)]
 pub struct ReportLineError(serde_json::Error);
 
@@ -93,11 +93,11 @@ impl fmt::Display for ReportLineError {
 impl core::error::Error for ReportLineError {}
 
 impl<'a> ReportLine<'a> {
-    /// The event in this line, if it has one. The prefix may stand after other text: an emulator's
-    /// prompt, an escape sequence of GRUB's.
+    /// The report in this line of output, if it has one. The prefix may stand after other text: an
+    /// emulator's prompt, an escape sequence of GRUB's.
     ///
     /// # Errors
-    /// The prefix is there, and what follows is not an event.
+    /// The prefix is there, and what follows is not a report.
     pub fn parse(line: &'a str) -> Result<Option<Self>, ReportLineError> {
         let Some((_, json)) = line.split_once(PREFIX) else {
             return Ok(None);
@@ -105,10 +105,10 @@ impl<'a> ReportLine<'a> {
         serde_json::from_str(json.trim_end()).map(Some).map_err(ReportLineError)
     }
 
-    /// The event as a line, without the line's end.
+    /// The report as a line of output, without the line's end.
     ///
     /// # Errors
-    /// None today: no event has a map with keys that are not strings.
+    /// It never fails today: no report has a map with keys that are not strings.
     pub fn to_line(&self) -> Result<String, ReportLineError> {
         let json = serde_json::to_string(self).map_err(ReportLineError)?;
         let mut line = String::with_capacity(PREFIX.len() + json.len());

@@ -37,7 +37,7 @@ pub const MAGIC: [u8; 8] = *b"SWVECT\0\x01";
 pub const CODE: u64 = 0xFFFF_FEFF_FFE0_0000;
 /// The page that the programs use for data and stack.
 pub const DATA: u64 = 0xFFFF_FEFF_FFD0_0000;
-/// How many bytes it has.
+/// The size of that page in bytes.
 pub const DATA_LEN: usize = 4096;
 /// No known difference.
 pub const NONE: u16 = u16::MAX;
@@ -73,7 +73,7 @@ bitflags! {
 }
 
 impl Platforms {
-    /// The one with this vendor and paging mode.
+    /// The platform with this vendor and paging mode.
     #[must_use]
     pub const fn of(vendor: Vendor, paging: PagingMode) -> Self {
         match (vendor, paging) {
@@ -114,7 +114,7 @@ pub struct Registers {
 }
 
 impl Registers {
-    /// What they are called.
+    /// The names of the registers.
     pub const NAMES: [&str; WORDS] = [
         "rax",
         "rcx",
@@ -194,7 +194,7 @@ pub struct VectorEnd {
 pub struct Vector {
     /// The index of the program.
     pub program: u16,
-    /// Where it is true.
+    /// The platforms that it is for.
     pub platforms: Platforms,
     /// What it needs there.
     pub needs: Needs,
@@ -211,7 +211,7 @@ pub struct Vector {
 pub struct VectorTable<'a> {
     /// To be executed at [`CODE`].
     pub code: &'a [u8],
-    /// What this CPU is known to do otherwise.
+    /// The known differences of this CPU.
     pub known: Vec<&'a str>,
     /// What is executed.
     pub programs: Vec<VectorProgram<'a>>,

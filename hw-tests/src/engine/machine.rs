@@ -1,4 +1,4 @@
-//! The cases in the one semantics (`switcher_model`): no CPU is needed, both vendors and both
+//! The cases on the model of a CPU (`switcher_model`): no real CPU is needed, both vendors and both
 //! paging modes are there, and every instruction of the switcher is looked at.
 
 use anyhow::Result;

@@ -1,8 +1,7 @@
-//! Engines: what can run the cases. Emulators boot the kernel, one file per emulator; the others
-//! are this program itself in a second process ([`hosted`]), which writes the same report.
+//! Engines, which run the cases. Emulators boot the kernel, one file per emulator; the others are
+//! this program itself in a second process ([`hosted`]), which writes the same report.
 //!
-//! An engine only starts, waits and collects. Whether the run is worth anything is
-//! [`judge`]'s business.
+//! An engine only starts, waits and collects. [`judge`] decides whether a run has passed.
 
 use std::path::Path;
 use std::time::Duration;
@@ -36,12 +35,12 @@ pub enum Runs {
     Xtask,
 }
 
-/// Something that runs the cases.
+/// An engine: an emulator, a machine or a process that runs the cases.
 pub trait Engine {
     /// What `--engine` and the summary call it.
     fn name(&self) -> &'static str;
 
-    /// What has to be installed for it.
+    /// The tools that have to be installed for it.
     fn tools(&self) -> &'static [Tool];
 
     /// The paging mode that its cases are run in.
@@ -88,8 +87,7 @@ pub trait Engine {
     /// Runs what it [`runs`](Self::runs) and collects what that says, for no longer than `limit`.
     ///
     /// # Errors
-    /// The engine could not be started. A program that dies or hangs is a [`EngineRun`] all the
-    /// same.
+    /// The engine could not be started. A program that dies or hangs gives an [`EngineRun`], too.
     fn boot(&self, program: &Path, options: Options, limit: Duration) -> Result<EngineRun>;
 }
 
@@ -127,7 +125,7 @@ pub fn cases(engine: &dyn Engine) -> Vec<&'static str> {
     }
 }
 
-/// What came of an engine.
+/// What came of running an engine.
 #[derive(Debug)]
 pub enum EngineEnd {
     /// It cannot be used on this machine; neither a pass nor a failure.

@@ -62,7 +62,7 @@ fn host(variant: &Variant) -> Result<NamedHost> {
 struct Native {
     machine: Machine,
     platform: Platform,
-    /// What of the guests' code is not INT3.
+    /// The parts of the guests' code that are not INT3.
     loaded: Vec<(Mode, usize, usize)>,
 }
 
@@ -70,7 +70,7 @@ const INT3: u8 = 0xCC;
 const SYSENTER: [u8; 2] = [0x0F, 0x34];
 
 impl Native {
-    /// Refuses what would not come back from Linux, or would come back as something else.
+    /// Refuses setups from which Linux would not return, or would return in another way than a CPU.
     fn check(&self, setup: &Setup) -> Result<(), Refusal> {
         let (cs, ss) = self.platform.aliases;
         let why = if setup.breakpoint.is_some() {

@@ -1,7 +1,7 @@
-//! What an engine cannot run, whatever the switcher does.
+//! The cases that an engine cannot run, whatever the switcher does.
 //!
-//! Of the shared cases, this is the one list of that. A host case says in its entry what it takes,
-//! so that nothing has to be listed for it: see [`HOST_CASES`].
+//! This is the only list for the shared cases. A host case says in its entry what it needs, so none
+//! has to be listed: see [`HOST_CASES`].
 //!
 //! Such a case is run all the same, so that the engine itself has to refuse it: a case that is
 //! listed here and could be run is a failure, and so is one that is refused and not listed. See
@@ -18,7 +18,7 @@ pub struct NotHere {
     pub case: &'static str,
     /// What it lacks.
     pub why: &'static str,
-    /// Whether it always does: where it depends on the machine, the case may be run after all.
+    /// Whether the engine lacks it on every machine. If not, the case may be run after all.
     pub always: bool,
 }
 
@@ -50,7 +50,7 @@ pub const SHARED: &[Shared] = &[
     ("a_32_bit_syscall_is_answered_or_shut", NATIVE, "a 32-bit SYSCALL would reach Linux"),
 ];
 
-/// Those of one engine.
+/// The cases that one engine cannot run.
 #[must_use]
 pub fn of(engine: &dyn Engine) -> Vec<NotHere> {
     let shared = SHARED.iter().filter(|(_, engines, _)| engines.contains(&engine.name()));

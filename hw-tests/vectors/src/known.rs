@@ -1,7 +1,7 @@
-//! The one list of what emulators do otherwise than the model, and than the manuals.
+//! The only list of what emulators do differently from the model and the manuals.
 //!
-//! What is listed is executed all the same and has to be different there: a difference that is gone
-//! fails as one that nobody knows of does.
+//! A listed vector is executed all the same and has to fail there. A difference that is gone fails
+//! the run, as an unknown difference does.
 
 use hw_protocol::vectors::Vector;
 use switcher_gen::arch::vector::{GP, SS};

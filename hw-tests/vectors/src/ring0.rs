@@ -21,9 +21,9 @@ use crate::random::operands;
 const STATES: usize = 12;
 /// Random states of what is ring 0's.
 const STATES_OF_RING_0: usize = 64;
-/// So many states are tried until one can be foretold.
+/// How many states are tried until the outcome of one can be foretold.
 const TRIES: usize = 64;
-/// No program has as many instructions.
+/// The limit of instructions. No program has as many.
 const LONGEST: usize = 64;
 /// Where the kernel has its GDT entries.
 const SELECTORS: Selectors = Selectors::DEFAULT;

@@ -1,12 +1,12 @@
-//! What emitted code is written into: the calls that `dynasm!` makes, without std.
+//! The assembler that emitted code is written into: the calls that `dynasm!` makes, without std.
 //!
 //! [`Sink`] is those calls plus the notes a listing wants; emitters are generic over it, so the
 //! notes cost nothing where nobody takes them. [`CodeBuffer`] is the sink of production: bytes,
 //! labels, windows and relocations. It allocates five times and never panics; what goes wrong on
 //! the way is kept and reported by [`CodeBuffer::finish`].
 //!
-//! What is assembled is nothing to this crate: its labels, windows and the symbols outside of it
-//! are types of the user's, brought together by [`Names`].
+//! This crate does not know what is assembled. The labels, the windows and the external symbols are
+//! types of the user's, brought together by [`Names`].
 #![no_std]
 #![deny(unsafe_code)]
 
@@ -21,23 +21,23 @@ use core::fmt::Debug;
 
 use switcher_abi::layout::{Operand, Placement};
 
-/// A name out of a list.
+/// A name from a list of names.
 pub trait Named: Copy + Debug + Eq + 'static {
     /// All of them, in the order of their numbers.
     const ALL: &'static [Self];
 
-    /// As listings and errors have it.
+    /// The name as listings and errors show it.
     fn name(self) -> &'static str;
 
-    /// Its place in [`ALL`](Self::ALL).
+    /// The position of the name in [`ALL`](Self::ALL).
     fn index(self) -> usize;
 }
 
-/// What has a name in the code that is assembled, and outside of it.
+/// The names in the code that is assembled, and the names outside of it that it refers to.
 pub trait Names: Copy + Debug + Eq + 'static {
     /// Places in the code.
     type Label: Named;
-    /// Stretches of the code of which something is said: see [`Sink::open`].
+    /// The kinds of stretches of the code that are recorded: see [`Sink::open`].
     type Window: Named + Ord;
     /// What the code refers to that lies elsewhere.
     type Symbol: Copy + Debug + Eq;

@@ -1,4 +1,4 @@
-//! What a register holds: the values that the one semantics of `step` computes with.
+//! What a register holds: the values that the semantics in `step` computes with.
 //!
 //! A [`Domain`] is either [`Concrete`](super::Concrete) (numbers: an interpreter) or
 //! [`Symbolic`](super::symbolic::Symbolic) (terms over the unknowns of a state: proofs).

@@ -25,7 +25,7 @@ pub(super) const CASES: &[HostCase] = &[HostCase {
     run: |bench| push_in_32_bits(bench.host()?),
 }];
 
-/// What a far jump takes from memory.
+/// The operand that a far jump reads from memory.
 #[derive(AsmLayout)]
 #[repr(C)]
 struct FarPointer {

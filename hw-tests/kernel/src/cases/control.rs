@@ -138,8 +138,8 @@ fn control_bits(host: &mut BareMetal<'_>) -> Ended {
         unsafe { asm!("mov cr4, {}", in(reg) own, options(nostack, preserves_flags)) };
         expect("CR4 without a bit", said, state)?;
     }
-    // A stack selector of another level, which a host that builds frames itself may make a mistake
-    // about.
+    // A stack selector of another privilege level. A host that builds frames itself may make this
+    // mistake.
     for ss in [0, u64::from(segments::KERNEL_DS)] {
         guest.regs.ss = ss;
         expect("SS", refused(host, &mut guest), State::GeneralRegisters)?;

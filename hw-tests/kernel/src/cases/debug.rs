@@ -62,7 +62,8 @@ fn watchpoints(host: &mut BareMetal<'_>) -> Ended {
         let cleared = host.debug().set(number, None);
         cleared.map_err(|why| format!("{width:?}: {why}"))?;
     }
-    // What straddles the end of the guest's range, and everything of the host's, is refused.
+    // A watchpoint that straddles the end of the guest's range is refused, and so is one on
+    // anything of the host's.
     let end = GUESTS.end - 4;
     let hosts = host.cpu().mappings().into_iter().map(|mapping| mapping.start & !7);
     for address in hosts.chain([GUESTS.end, memory::host_cr3(), 0x10_0000]).collect::<Vec<_>>() {

@@ -47,7 +47,7 @@ fn stale_ldt(host: &mut BareMetal<'_>) -> Ended {
     let mut table = Frame::new().map_err(|why| format!("an LDT: {why}"))?;
     let gate = u64::from(segments::KERNEL_CS) << 16 | 0xEC << 40;
     table.write(0, &gate.to_le_bytes());
-    // And what a process of the host's has there, for FS.
+    // Beside it lies a segment that a process of the host's has in FS.
     let data = descriptor(0x13, 3, 0xC);
     table.write(8, &data.to_le_bytes());
     let (at_first, of_ldt) = (host_segments(), 8 | 1 << 2 | 3);
@@ -115,7 +115,7 @@ fn descriptors(host: &mut BareMetal<'_>) -> Ended {
         let said = with_gdt(|gdt| gdt.push(entry), || by_install(host));
         expect(what, said, State::Gdt)?;
     }
-    // What the switcher itself uses.
+    // Changes to the descriptors that the switcher itself uses.
     for (index, entry) in [
         (segments::USER_DS / 8, descriptor(DATA, 3, SIZE16)),
         (segments::USER_CS / 8, descriptor(CODE - ACCESSED, 3, LONG)),
@@ -140,8 +140,8 @@ fn descriptors(host: &mut BareMetal<'_>) -> Ended {
         let said = with_gdt(|gdt| gdt.push(entry), || refused(host, &mut guest));
         expect(what, said, State::GeneralRegisters)?;
     }
-    // It is another table, or another part of it: which entries guests would find, nobody has
-    // judged.
+    // The loaded table is another one, or another part of it, so the entries that guests would find
+    // have not been checked.
     let said = with_gdt(|_| (), || by_enter(host));
     expect("another GDT", said, State::Gdt)?;
     let short = DescriptorTablePointer::new(own.base(), own.limit() - 8, memory::paging());

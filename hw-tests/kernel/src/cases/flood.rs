@@ -39,7 +39,7 @@ pub(super) const CASES: &[HostCase] = &[
     },
 ];
 
-/// What of the host's memory no event and no SYSCALL writes to, as bytes.
+/// The bytes of the host's memory that no event and no SYSCALL writes to.
 pub(super) fn untouched_memory() -> Vec<u8> {
     let block = percpu::block(0).addr();
     let sp2 = block + PerCpu::tss.bytes() + Tss::sp2.bytes();
@@ -93,8 +93,8 @@ pub(super) fn unless_touched(before: &[u8], entered: u64) -> Ended {
 fn flood(host: &mut BareMetal<'static>, entries: u64, rounds: u64, rsps: &[u64]) -> Ended {
     /// How long the sender looks for what it has sent.
     const PATIENCE: u64 = 2_000_000_000;
-    /// And how long it then waits: an emulator that runs the CPUs in turn would otherwise never let
-    /// the guest get from one NMI to the next instruction.
+    /// How long it then waits. Without the wait, an emulator that runs the CPUs in turn would never
+    /// let the guest get from one NMI to the next instruction.
     const PAUSE: u64 = 20_000;
     static STOP: AtomicBool = AtomicBool::new(false);
     static SENT: AtomicU64 = AtomicU64::new(0);

@@ -54,9 +54,9 @@ pub(super) const CASES: &[HostCase] = &[
     },
 ];
 
-/// In front of every instruction of every path, each time that the path comes by it: an NMI or a
-/// machine check, as far as the switcher can tell. What becomes of the guest and of the host is
-/// what does without.
+/// An NMI or a machine check, as far as the switcher can tell, comes in front of every instruction
+/// of every path, each time that the path passes it. The guest and the host end up as they do
+/// without it.
 fn at_every_boundary(host: &mut BareMetal<'_>, paths: &mut [Path], event: u8) -> Ended {
     let interruption = taken_for(if event == vector::NMI { "an NMI" } else { "a machine check" });
     let copy = IdtCopy::new(host, |gates| {
@@ -68,7 +68,7 @@ fn at_every_boundary(host: &mut BareMetal<'_>, paths: &mut [Path], event: u8) ->
     ended
 }
 
-/// The same in front of a guest's instruction: it is the guest's exit.
+/// The interruption in front of a guest's instruction, which is the guest's exit.
 fn in_the_guest(host: &mut BareMetal<'_>, event: u8) -> Ended {
     let exit = if event == vector::NMI { Exit::Nmi } else { Exit::MachineCheck };
     let mut rng = fastrand::Rng::with_seed(9);

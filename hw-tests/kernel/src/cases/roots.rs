@@ -53,8 +53,8 @@ pub(super) const CASES: &[HostCase] = &[
     },
 ];
 
-/// Every leaf of both roots: what is not for users is on the list, with the rights and the page
-/// that the host's root has there, and everything on the list is there.
+/// Looks at every leaf of both roots. A page that is not for users is on the list, with the rights
+/// and the frame that the host's root has there, and every page on the list is mapped.
 fn roots(host: &BareMetal<'_>) -> Ended {
     let listed = host.listed();
     for (mode, space) in host.spaces() {
@@ -80,7 +80,7 @@ fn roots(host: &BareMetal<'_>) -> Ended {
             return Err(format!("{mode:?}: {found} pages of {} on the list", listed.len()));
         }
     }
-    // The list itself: what a switch needs, each on pages of its own.
+    // The list itself names what a switch needs, each on pages of its own.
     let list = host.cpu().mappings();
     for purpose in [Purpose::Code, Purpose::PerCpuBlock, Purpose::EntryStack, Purpose::IstStack(1)]
         .into_iter()

@@ -108,10 +108,10 @@ unsafe extern "C" {
 static FROM: AtomicU64 = AtomicU64::new(0);
 #[unsafe(link_section = ".entry.data")]
 static LEN: AtomicU64 = AtomicU64::new(0);
-/// How many the breakpoint has sent.
+/// The number of NMIs that the breakpoint has sent.
 #[unsafe(link_section = ".entry.data")]
 static SENT: AtomicU64 = AtomicU64::new(0);
-/// How many have come to the handler that does not end the blocking.
+/// The number of NMIs that have come to the handler that does not end the blocking.
 #[unsafe(link_section = ".entry.data")]
 static BLOCKED: AtomicU64 = AtomicU64::new(0);
 /// An NMI has not arrived by the time that the switcher had returned, or too many have.
@@ -206,7 +206,7 @@ unsafe fn call_with_one_pending(entry: u64) -> *mut PtRegs {
     frame
 }
 
-/// The same gate to another handler.
+/// The gate with another handler.
 fn to(gate: GateDescriptor, handler: *const u8) -> GateDescriptor {
     let address = handler.addr() as u64;
     let kept = gate.low & 0x0000_FFFF_FFFF_0000;
@@ -214,7 +214,7 @@ fn to(gate: GateDescriptor, handler: *const u8) -> GateDescriptor {
     GateDescriptor { low, high: address >> 32 }
 }
 
-/// All of it. The result is how many second NMIs there were.
+/// Runs all of it. Returns the number of second NMIs.
 fn arrives(host: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
     smp::aim_nmis(0);
     let copy = IdtCopy::new(host, |gates| {
@@ -240,7 +240,7 @@ fn arrives(host: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
     ended
 }
 
-/// Each of the three.
+/// Runs each of the three ways.
 fn each(host: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
     let mut seconds = 0;
     send_where(false);

@@ -1,6 +1,5 @@
 //! Indirect branch tracking is enforced here: a branch into the switcher that leads to no ENDBR64
-//! is a
-//! #CP (Intel SDM vol. 1, 17.3). What is run with it on shows something only where this holds.
+//! is a #CP (Intel SDM vol. 1, 17.3). What is run with it on shows something only where this holds.
 
 use core::arch::global_asm;
 

@@ -1,6 +1,7 @@
 //! A fault in ring 0 that no right host lets happen: the end of the switcher, not of the host's
-//! control (spec/hazards.md, row 30). The hook is told what it was, on a stack of its own, with the
-//! host's root and GS; and a hook that returns, which no hook may, meets the trap after its call.
+//! control (spec/hazards.md, row 30). The hook is told which fault it was, on a stack of its own,
+//! with the host's root and GS; and a hook that returns, which no hook may, meets the trap after
+//! its call.
 
 use alloc::format;
 use alloc::string::String;
@@ -110,7 +111,7 @@ unsafe extern "C" fn checked_call_for_assembly(entry: u64) -> *mut PtRegs {
     unsafe { checked_call(entry) }
 }
 
-/// What the hook finds.
+/// What the hook has found.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 struct Record {
@@ -131,7 +132,7 @@ static RECORDS: Records =
     Records(UnsafeCell::new([Record { regs: PtRegs::ZERO, rsp: 0, cr3: 0, gs_base: 0 }; 2]));
 /// How often the hook has been called.
 static CALLS: AtomicU64 = AtomicU64::new(0);
-/// How often it still comes back.
+/// How often the hook still returns.
 static RETURNS: AtomicU64 = AtomicU64::new(0);
 /// Where the call goes on.
 static STACK: AtomicU64 = AtomicU64::new(0);
@@ -274,7 +275,7 @@ pub(super) fn syscalls_behind_the_endbr64(host: &mut BareMetal<'_>) -> Ended {
     Ok(entered)
 }
 
-/// One guest, and a hook that comes back so often.
+/// Runs one guest with a hook that returns so often.
 fn one(host: &mut BareMetal<'_>, setup: &Setup, returns: u64) -> Result<(), String> {
     RETURNS.store(returns, Ordering::Relaxed);
     let host_cr3 = Cr3::read_raw();
@@ -337,7 +338,7 @@ fn one(host: &mut BareMetal<'_>, setup: &Setup, returns: u64) -> Result<(), Stri
             return wrong("not the page fault of the PVCS");
         }
     }
-    // Behind the call, there is a trap and nothing else.
+    // After the call there is a trap and nothing else.
     if returns != 0 {
         let OrigAx { reason, .. } = trap.regs.orig_ax;
         if reason != u32::from(vector::UD) || trap.regs.rip != linked.address(Label::NoHook) {

@@ -238,7 +238,7 @@ pub struct TssExtra {
     #[asm(at = 0x70)]
     pub smod_gsbase: u64,
     /// Stack of smod: saved by ERETU, loaded by umod's SYSCALL. The switcher's and the host's. In
-    /// the current revision of the PVCS, where RSP passes through, the switcher's scratch.
+    /// the revision of the PVCS of 2026, RSP passes through, and this is scratch of the switcher's.
     #[asm(at = 0x78)]
     pub smod_rsp: u64,
 }

@@ -12,7 +12,7 @@
 //! | `memory` | code and data pages, never writable and executable at once |
 //! | `signal` | the real CPU: entry, signal handler, GS base |
 //! | `registers` | the context of a signal |
-//! | `ring_0` | what faults at CPL 3, by the one semantics |
+//! | `ring_0` | the instructions that fault at CPL 3, on the model of the CPU |
 //! | `cpu` | what ring 0 adds: its registers, SYSCALL, events, and what must never happen |
 //! | `machine` | an image with memory around it, ready to run |
 //! | `tour` | a demonstration: round trips at full speed, and counted paths |

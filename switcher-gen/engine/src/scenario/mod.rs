@@ -1,6 +1,6 @@
-//! A run of a switcher: what it starts from, what comes of it, and what must not happen in it. The
-//! same for every engine that runs one: [`native`](crate::native) on this CPU, and
-//! [`machine::Interpreter`](crate::Interpreter) in the one semantics.
+//! A run of a switcher: what it starts from, what comes of it, and what must not happen in it. It
+//! is the same for every engine: [`native`](crate::native) on this CPU, and
+//! [`Interpreter`](crate::Interpreter) on the model of a CPU.
 //!
 //! | file | purpose |
 //! |---|---|

@@ -9,7 +9,7 @@ pub enum WayIn {
     Enter,
     /// SYSCALL, with the mode and the inhibitors that were set then.
     Syscall(SwitchFlags),
-    /// The same from 32-bit code, where the CPU has it.
+    /// SYSCALL from 32-bit code, where the CPU has it, with the mode and the inhibitors.
     SyscallCompat(SwitchFlags),
     /// An event of the guest, through the host's handler.
     Event,
@@ -29,9 +29,9 @@ pub enum WayOut {
 /// One way through the switcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Crossing {
-    /// Where it began.
+    /// How control got into the switcher.
     pub way_in: WayIn,
-    /// Where it ended.
+    /// How control left the switcher.
     pub way_out: WayOut,
     /// Executed instructions of the switcher, SYSRETQ and RET included, IRETQ, the host's CALL and
     /// the guest's SYSCALL not. Zero unless the run counts.

@@ -6,7 +6,7 @@ use super::specified::{EXTRA, Facts};
 use crate::scenario::{Places, Setup};
 use switcher_gen::layout::PtRegs;
 
-/// Who says what comes of a scenario.
+/// A witness: one of those that say what comes of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Witness {
     /// The executable specification.
