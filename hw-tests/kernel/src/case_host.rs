@@ -30,7 +30,8 @@ global_asm!(
     .text
     // unsafe extern "C" fn(entry: u64) -> *mut PtRegs
     // Calls entry with a known value in every callee-saved register, and writes down what the call
-    // has left of them, of RSP, SS and RFLAGS. It writes relative to GS, and relies on nothing else.
+    // has left of them, of RSP, SS and RFLAGS. It writes relative to GS and relies on nothing
+    // else.
     .global hw_kernel_checked_call
 hw_kernel_checked_call:
     push    rbx
