@@ -33,6 +33,7 @@ pub mod symbolic;
 
 pub use concrete::Concrete;
 pub(crate) use concrete::SLIDE;
+pub(crate) use domain::low_bytes;
 pub use domain::{Domain, Origin};
 pub use event::{Arrival, Gate, Undeliverable};
 pub use exists::Features;

@@ -249,8 +249,8 @@ pub enum BadCode {
     },
     /// More instructions than any path has.
     #[error(
-        "{at:#x}: more than {limit} instructions on one path: a loop of too many rounds, or without a \
-         bound"
+        "{at:#x}: more than {limit} instructions on one path: a loop without a bound, or of more rounds \
+         than `--instructions` allows"
     )]
     Loop {
         /// Where it was when it was given up.
@@ -275,6 +275,15 @@ pub enum BadCode {
          jumps"
     )]
     Several {
+        /// The instruction.
+        at: u64,
+    },
+    /// A REP, and how often it repeats is not known.
+    #[error(
+        "{at:#x}: a REP that repeats as often as the state says: load a constant into RCX in front of \
+         it, on each path its own"
+    )]
+    Count {
         /// The instruction.
         at: u64,
     },
@@ -344,14 +353,19 @@ pub struct Run<D: Domain> {
     pub touches_pvcs: bool,
 }
 
-/// More instructions than any path of a switcher has; a loop whose bound is a number may have many.
-const LIMIT: usize = 10_000;
 /// More instructions than any theorem of a switcher has on all of its paths together: each is one
 /// that is executed, from the beginning of its path on.
-pub(super) const WORK: usize = 1 << 17;
+const WORK: usize = 1 << 17;
+/// And than this many paths have that are as long as they may be.
+const LONG_PATHS: usize = 12;
 /// More jumps that no number decides than any path of a switcher has. Each of them may make two paths
 /// of one, and asks the solver.
 const OPEN: usize = 256;
+
+/// More instructions than all paths of a theorem about `target` have together.
+pub(super) fn work(target: &Target) -> usize {
+    WORK.max(target.limit.saturating_mul(LONG_PATHS))
+}
 
 /// What a run is watched for.
 pub(super) struct Watch<'a, D: Domain> {
@@ -462,7 +476,9 @@ impl<'a, D: Domain> Watch<'a, D> {
     pub(super) fn is_bounded(&self) -> Result<(), BadCode> {
         let at = self.trace.last().copied().unwrap_or_default();
         match (self.trace.len(), self.open) {
-            (LIMIT.., _) => Err(BadCode::Loop { at, limit: LIMIT }),
+            (length, _) if length >= self.target.limit => {
+                Err(BadCode::Loop { at, limit: self.target.limit })
+            }
             (_, OPEN..) => Err(BadCode::Open { at, limit: OPEN }),
             _ => Ok(()),
         }
@@ -528,14 +544,14 @@ impl<'a, D: Domain> Watch<'a, D> {
         name == RegionName::Sp0Stack
     }
 
-    /// How many bytes of switch_flags an access reads, from the first on.
-    fn reads_flags(&self, state: &Machine<D>, access: &Access<D::Word>) -> Option<usize> {
+    /// From which byte on an access reads switch_flags, and how many bytes.
+    fn reads_flags(&self, state: &Machine<D>, access: &Access<D::Word>) -> Option<(usize, usize)> {
         let Place { region, index, size } = access.place;
         let region = &state.memory.regions[region];
-        let block = self.target.setting.block.tss_extra;
-        let is_there = region.name == RegionName::TssExtra
-            && region.offset(index) == block + TssExtra::switch_flags.bytes() as i64;
-        (is_there && !access.store).then_some(size)
+        let flags = self.target.setting.block.tss_extra + TssExtra::switch_flags.bytes() as i64;
+        let at = usize::try_from(region.offset(index) - flags).ok()?;
+        let is_there = region.name == RegionName::TssExtra && at + size <= 8;
+        (is_there && !access.store).then_some((at, size))
     }
 
     /// An access may be to an address that a call has pushed.
@@ -801,6 +817,7 @@ impl<'a, D: Domain> Watch<'a, D> {
                 self.barriers.branch(at, None);
             }
             Branch::Jump => self.barriers.branch(at, to),
+            Branch::Counted => {}
             Branch::Call => {
                 let next = self.target.program.instruction(at).next_ip();
                 self.barriers.called(next, self.target.around(at).fills);
@@ -910,7 +927,7 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 let depends = d.mentions(condition, Origin::is_no_ground_for_a_decision);
                 self.goal(obligation::NO_DECISION_ON_RSP, d.bit(!depends), "RSP");
             }
-            Event::Decided(condition) => self.decisions.decided(d, condition),
+            Event::Decided(condition) => self.decisions.decided(d, state, condition),
             Event::LoadCr3(value) => self.cr3(d, value),
             Event::WriteGsBase(base) => {
                 let canonical = self.target.model().is_canonical(d, base);
@@ -956,8 +973,8 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 if name == RegionName::InterruptedStack {
                     self.interrupted_stack(d, state);
                 }
-                if let Some(size) = self.reads_flags(state, &access) {
-                    self.decisions.read_flags(access.value, size);
+                if let Some((at, size)) = self.reads_flags(state, &access) {
+                    self.decisions.read_flags(access.value, at, size);
                 }
                 if name == RegionName::Pvcs {
                     let is_free = d.bit(!self.decisions.is_a_secret());
@@ -1291,6 +1308,7 @@ pub(super) fn bad<W: core::fmt::Debug>(stuck: Stuck<W>, at: u64) -> BadCode {
         Stuck::NoCode { .. } | Stuck::Wild { .. } => BadCode::Leaves { at, target: at },
         Stuck::Msr { at, .. } => BadCode::Msr { at },
         Stuck::Several { at } => BadCode::Several { at },
+        Stuck::Count { at } => BadCode::Count { at },
     }
 }
 
