@@ -399,9 +399,9 @@ pub(super) struct Watch<'a, D: Domain> {
     pub(super) blocking: Blocking<D>,
     /// What of stacks is overwritten between two instructions.
     pub(super) lost: Lost,
-    /// How often host_rsp and switch_flags were stored to.
+    /// How often host_rsp was stored to, and whether switch_flags were changed.
     host_rsp_stored: usize,
-    flags_stored: usize,
+    flags_changed: D::Bit,
     /// Where the addresses are that calls and INTs have pushed, and whether nothing was done with
     /// them but to return.
     pushed: Vec<Place>,
@@ -451,7 +451,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             on_ist_again: false,
             lost: Lost::default(),
             host_rsp_stored: 0,
-            flags_stored: 0,
+            flags_changed: d.bit(false),
             pushed: Vec::with_capacity(8),
             is_movable: true,
             reads_code: false,
@@ -636,12 +636,17 @@ impl<'a, D: Domain> Watch<'a, D> {
         if let Some(hooks) = store.hooks_bits(setting).filter(|_| is_allowed) {
             let at = self.trace.last().copied();
             let op = at.and_then(|at| self.target.program.at(at));
-            self.flags_stored += 1;
-            let is_one = stores::is_one_update(op.and_then(Result::ok)) && self.flags_stored == 1;
-            self.goal(obligation::ONE_UPDATE, d.bit(is_one), "switch_flags");
-            // What this breaks otherwise says more.
             let changed = d.xor(access.value, region.read(d, store.at, store.size));
-            let holds = d.not(d.any(d.truncate(changed, store.size), hooks));
+            let changed = d.truncate(changed, store.size);
+            // Twice, unless the first was none: a CMPXCHG may fail.
+            let is_change = d.any(changed, u64::MAX);
+            let again = d.both(self.flags_changed, is_change);
+            self.flags_changed = d.either(self.flags_changed, is_change);
+            let is_one = stores::is_one_update(op.and_then(Result::ok));
+            let holds = d.both(d.bit(is_one), d.not(again));
+            self.goal(obligation::ONE_UPDATE, holds, "switch_flags");
+            // What this breaks otherwise says more.
+            let holds = d.not(d.any(changed, hooks));
             let (obligation, about) = (obligation::ONE_UPDATE, "switch_flags");
             self.running.push(Goal { obligation, holds, about, values: None, at });
         }
