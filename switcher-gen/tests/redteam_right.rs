@@ -6,7 +6,8 @@ mod gas;
 
 use attack::mitigated::{FENCE, FILL, RSB, mitigated};
 use attack::{Change, PLACES, Place, inserted, prove, target};
-use switcher_gen::prove::{BadCode, Target, Verdict};
+use switcher_gen::prove::{BadCode, Setting, Target, Verdict};
+use switcher_gen::{Variant, elf};
 
 /// What became of it: "proved", the obligation that refutes it, or what kind of code it is.
 fn outcome(target: &Target) -> String {
@@ -47,19 +48,20 @@ fn changed(changes: &[Change<'_>]) -> Target {
     target("intel-4level", changes)
 }
 
-/// Words below RSP are set to zero, from the last one down.
+/// The word that lies as many words below what is saved is set to zero. Behind a round that is one too many,
+/// the CPU is not to go on.
 fn by_loop(count: usize) -> String {
     format!(
-        "\tleaq\t-64(%rsp), %rdi\n\tmovl\t${count}, %ecx\n\txorl\t%eax, %eax\n\
-         1:\tmovq\t%rax, -8(%rdi, %rcx, 8)\n\tloop\t1b\n"
+        "\tleaq\t64(%rsp), %rdi\n\tmovl\t${count}, %ecx\n\
+         1:\tleaq\t-8(%rdi), %rdi\n\tloop\t1b\n\tlfence\n\tmovq\t%rcx, (%rdi)\n"
     )
 }
 
 #[test]
 fn a_loop_that_rcx_counts() {
     come_to([
-        ("LOOP", at(ENTERING, &by_loop(8)), "proved"),
-        ("LOOP, once more", at(ENTERING, &by_loop(9)), "exit-caller"),
+        ("LOOP", at(ENTERING, &by_loop(9)), "proved"),
+        ("LOOP, once less", at(ENTERING, &by_loop(8)), "exit-caller"),
         ("LOOP of the caller's RCX", at(ENTERING, "1:\tloop\t1b\n"), "open"),
         (
             "LOOPE",
@@ -139,8 +141,16 @@ fn the_mode_is_changed_by_xadd() {
         // A hook comes between two instructions of this CPU, and no other CPU stores there.
         ("XADD", by(-1, "xaddq"), "proved"),
         ("by one more", by(-2, "lock xaddq"), "one-mode"),
-        ("by one less", by(0, "lock xaddq"), "switch-flags"),
-        ("over two lines", by(-1, "lock xaddq"), "proved"),
+        ("by one less", by(0, "lock xaddq"), "root-of-mode"),
+        ("on a stack", at(ENTERING, "\tlock xaddq\t%rax, -16(%rsp)\n"), "proved"),
+        ("over two lines", at(ENTERING, "\tlock xaddq\t%rax, -12(%rsp)\n"), "split-lock"),
+        ("over two lines without LOCK", at(ENTERING, "\txaddq\t%rax, -12(%rsp)\n"), "proved"),
+        ("CMPXCHG over two lines", at(ENTERING, "\tlock cmpxchgl\t%ecx, -6(%rsp)\n"), "split-lock"),
+        (
+            "of a root",
+            at(ENTERING, "\txorl\t%eax, %eax\n\tlock xaddq\t%rax, %gs:HOST_CR3\n"),
+            "kept",
+        ),
     ]);
 }
 
@@ -165,8 +175,12 @@ fn the_mode_is_changed_by_cmpxchg() {
             by_cmpxchg("leaq\t8(%rsp), %rsp", "\tjne\t.Lnot_to_smod\n"),
             "exit-frame",
         ),
-        ("it fails unseen", by_cmpxchg("popq\t%rax", ""), "kind"),
-        ("it fails where it does not", by_cmpxchg("popq\t%rax", "\tje\t.Lnot_to_smod\n"), "kind"),
+        ("it fails unseen", by_cmpxchg("popq\t%rax", ""), "cr3-prepared"),
+        (
+            "it fails where it does not",
+            by_cmpxchg("popq\t%rax", "\tje\t.Lnot_to_smod\n"),
+            "one-update",
+        ),
     ]);
 }
 
@@ -194,7 +208,7 @@ fn the_return_stack_buffer_is_filled_with_loops() {
         ("a loop that leads on", fill("775b", "774f"), "rsb-filled"),
         ("a loop that leads behind its fence", fill("jmp\t773b", "jmp\t775f"), "rsb-filled"),
         ("more behind a loop", fill("772:\tcall", "\tnop\n772:\tcall"), "rsb-filled"),
-        ("nothing is certain", mitigated(RSB, &[(FILL, FILL_AS_LINUX), (FENCE, "")]), "rsb-filled"),
+        ("nothing is certain", mitigated(RSB, &[(FENCE, ""), (FILL, FILL_AS_LINUX)]), "rsb-filled"),
     ]);
 }
 
@@ -209,7 +223,11 @@ fn a_root_is_read_left_and_loaded_again() {
     come_to([
         ("entering", at(ENTERING, &code("HOST_CR3", "%rax")), "proved"),
         ("entering, by way of a guest's", at(ENTERING, &code("ENTER_CR3", "%rax")), "proved"),
-        ("the other one again", at(ENTERING, &code("ENTER_CR3", "%rcx")), "mapped"),
+        (
+            "it stays away",
+            at(ENTERING, &(code("ENTER_CR3", "%rcx") + "\tpushq\t%rax\n\tpopq\t%rax\n")),
+            "mapped",
+        ),
         (
             "one bit of it",
             at(
@@ -249,8 +267,8 @@ fn what_inhibits_is_asked_in_two_questions() {
         ("halves", asked(&format!("{low}{high}")), "proved"),
         ("the other way round", asked(&format!("{high}{low}")), "proved"),
         ("three parts", asked(&format!("{high}{less}{bit}")), "proved"),
-        ("one half", asked(low), "kind"),
-        ("all but a bit", asked(&format!("{high}{less}")), "kind"),
+        ("one half", asked(low), "no-host-value"),
+        ("all but a bit", asked(&format!("{high}{less}")), "no-host-value"),
         ("a store in between", asked(&format!("{low}{between}{high}")), "no-host-value"),
         (
             "a store before the last bit",
@@ -271,4 +289,36 @@ fn a_loop_of_many_rounds() {
         ("where it may", rounds(50_000), "proved"),
         ("one round less than it takes", rounds(20_000), "loop"),
     ]);
+}
+
+/// What a linker makes of it is what runs: a call of the function itself, or of a stub that jumps to what
+/// the loader has found.
+#[test]
+fn a_function_is_called_by_way_of_the_plt() {
+    let call = format!("\tcall\tof_my_own@PLT\n{}", ENTERING.before);
+    let own = "\t.globl\tof_my_own\n\t.type\tof_my_own, @function\nof_my_own:\n\tret\n\tud2\n\
+               routine entry_SYSCALL_64_switcher\n";
+    let source = gas::replaced(
+        gas::SWITCHER,
+        &[(ENTERING.before, &call), ("routine entry_SYSCALL_64_switcher\n", own)],
+    );
+    let object = gas::assemble(&source, &[]);
+    let judged = |file: &[u8]| match elf::read(file) {
+        Ok(foreign) => {
+            let setting = Setting::from(&"intel-4level".parse::<Variant>().unwrap());
+            Target::foreign(&foreign, setting).map_or_else(|why| why.to_string(), |t| outcome(&t))
+        }
+        Err(why) => why.to_string(),
+    };
+    let linked = |args: &[&str]| judged(&gas::process("ld", args, &object));
+    let found = [
+        ("an object", judged(&object)),
+        ("a program", linked(&["--entry=0"])),
+        ("a program anywhere", linked(&["--entry=0", "-pie"])),
+        ("a library of its own", linked(&["-shared", "-Bsymbolic"])),
+    ];
+    let stub = linked(&["-shared"]);
+    println!("{found:#?}\n{stub}");
+    assert!(found.iter().all(|(_, found)| found == "proved"), "{found:#?}");
+    assert!(stub.contains("PLT") && stub.contains("-Bsymbolic"), "{stub}");
 }

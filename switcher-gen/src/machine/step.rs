@@ -665,6 +665,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             Kind::ReadCr3 => self.write(op.first, d.mask(self.state.cr3, !(1 << 63)))?,
             Kind::WriteCr3 => {
                 let value = self.read(op.second)?;
+                let value = self.same_root(value);
                 self.tell(Event::LoadCr3(value));
                 self.root(value)?;
                 self.tell(Event::Fence(Fence::LoadCr3));
@@ -998,6 +999,19 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         // is wrong says less.
         let met = !d.decide(d.not(met));
         self.needs(condition, met, Fault::protection(d.word(0)))
+    }
+
+    /// A root as it was known before, if `value` is what MOV from CR3 makes of it: that is the same root,
+    /// whatever NOFLUSH was, which CR3 does not keep. To load it with NOFLUSH clear is always allowed.
+    fn same_root(&self, value: D::Word) -> D::Word {
+        let held = self.observer.held(Held::Root);
+        let is_read = |root: &&D::Word| {
+            **root != value && self.d.mask(**root, !(1 << exists::CR3_NOFLUSH)) == value
+        };
+        match held.contains(&value) {
+            true => value,
+            false => held.iter().find(is_read).copied().unwrap_or(value),
+        }
     }
 
     /// #GP unless `value` can be a root.

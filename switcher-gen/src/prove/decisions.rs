@@ -76,9 +76,13 @@ impl<W: Copy + PartialEq> Decisions<W> {
             let read = low_bytes(size);
             let mut masks = masks.iter().map(|mask| mask & read).filter(|mask| *mask != 0);
             masks.find_map(|mask| {
-                let is_set = d.any(flags, mask);
-                let is_it = [is_set, d.not(is_set)].map(|bit| d.number(bit)).contains(&condition);
-                is_it.then_some((mask << (8 * at), is_set))
+                // BT asks for a bit otherwise.
+                let bit = mask.is_power_of_two().then(|| d.test(flags, mask.trailing_zeros()));
+                let mut asked = [Some(d.any(flags, mask)), bit].into_iter().flatten();
+                let is_set = asked.find(|is_set| {
+                    [*is_set, d.not(*is_set)].map(|bit| d.number(bit)).contains(&condition)
+                })?;
+                Some((mask << (8 * at), is_set))
             })
         })
     }
