@@ -267,6 +267,11 @@ fn what_inhibits_is_asked_in_two_questions() {
         ("halves", asked(&format!("{low}{high}")), "proved"),
         ("the other way round", asked(&format!("{high}{low}")), "proved"),
         ("three parts", asked(&format!("{high}{less}{bit}")), "proved"),
+        (
+            "asked again behind a store",
+            at(TO_SMOD, "\tbtl\t$9, %gs:SWITCH_FLAGS\n\tjc\t1f\n1:\n"),
+            "no-host-value",
+        ),
         ("one half", asked(low), "no-host-value"),
         ("all but a bit", asked(&format!("{high}{less}")), "no-host-value"),
         ("a store in between", asked(&format!("{low}{between}{high}")), "no-host-value"),

@@ -8,7 +8,7 @@
 //! One question about the host's own is answered by what the guest sees anyway: whether it may switch
 //! directly, and which mode it is in. It must be asked as the specification asks it, or in parts: once all
 //! of them are answered, and none of what may inhibit was found set, they say what the one question does.
-//! Until then they say more.
+//! Until then they say more, and so they do where the PVCS was accessed before: that the run ends there is seen.
 
 use super::theorem::is_a_leak;
 use crate::layout::SwitchFlags;
@@ -43,19 +43,29 @@ impl<W: Copy + PartialEq> Decisions<W> {
         self.parts.push((value, at, size));
     }
 
-    /// A jump that might have gone either way has depended on `condition`, a truth value as a number.
-    pub(super) fn decided<D: Domain<Word = W>>(&mut self, d: &D, state: &Machine<D>, condition: W) {
+    /// A jump that might have gone either way has depended on `condition`, a truth value as a number; and
+    /// whether the PVCS was accessed before it.
+    pub(super) fn decided<D: Domain<Word = W>>(
+        &mut self,
+        d: &D,
+        state: &Machine<D>,
+        condition: W,
+        is_shown: bool,
+    ) {
         if !is_a_leak(d, condition) {
             return;
         }
         let is_told = self.is_told(d, condition);
         match self.part(d, state, condition) {
-            // The way has been chosen already. Nobody clears a bit: what is clear was so before.
-            Some((bits, is_set)) => {
+            // Which mode it is in says nothing of the others.
+            Some((bits, _)) if is_told && bits & !SwitchFlags::MODE_TOGGLE.bits() == 0 => {}
+            Some((bits, is_set)) if is_told || !is_shown => {
                 self.asked |= if is_told { 0 } else { bits };
-                self.clear |= if d.decide(is_set) { 0 } else { bits };
+                // The way has been chosen already. Nobody clears a bit: what is clear was so before, and
+                // what is set may have been clear until now.
+                self.clear = if d.decide(is_set) { 0 } else { self.clear | bits };
             }
-            None => self.is_a_secret |= !is_told,
+            _ => self.is_a_secret |= !is_told,
         }
     }
 
@@ -87,15 +97,15 @@ impl<W: Copy + PartialEq> Decisions<W> {
         })
     }
 
-    /// Whether a jump by `condition` is the rest of the one question, which the way here has asked in part.
-    pub(super) fn completes<D: Domain<Word = W>>(
+    /// Whether a jump by `condition` is a part of the one question, where the way here has asked it in parts:
+    /// other ways are decided by it.
+    pub(super) fn is_in_parts<D: Domain<Word = W>>(
         &self,
         d: &D,
         state: &Machine<D>,
         condition: W,
     ) -> bool {
-        let part = self.part(d, state, condition).filter(|_| self.asked != 0);
-        part.is_some_and(|(bits, _)| is_all(self.asked | bits))
+        self.asked != 0 && self.part(d, state, condition).is_some()
     }
 
     /// Whether the way here says what no guest may learn.

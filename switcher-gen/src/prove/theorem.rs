@@ -389,6 +389,8 @@ pub(super) struct Watch<'a, D: Domain> {
     /// Whether a guest is said to be run where its root is loaded. Comes last: what else is wrong
     /// says more.
     running: Vec<Goal<D>>,
+    /// The root that a routine was called or reached on: it may be left and loaded again.
+    first_root: D::Word,
     /// The root that an event has interrupted: it is restored.
     interrupted: Option<D::Word>,
     /// Whether an event has executed an IRETQ.
@@ -446,6 +448,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             host_gs: world.host_gs,
             roots: world.spec.tss_extra,
             running: Vec::with_capacity(64),
+            first_root: machine.cr3,
             interrupted: world.event.as_ref().map(|event| event.interrupted.root),
             unblocked: false,
             on_ist_again: false,
@@ -464,6 +467,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             held_roots: [extra.host_cr3, extra.enter_cr3, extra.smod_cr3, extra.umod_cr3]
                 .into_iter()
                 .chain(world.event.as_ref().map(|event| event.interrupted.root))
+                .chain([machine.cr3])
                 .collect(),
             held_spec_ctrl: [world.spec.spec_ctrl, extra.host_spec_ctrl, extra.guest_spec_ctrl],
             held_bases: [machine.fs_base, machine.gs_base, machine.inactive_gs_base],
@@ -723,7 +727,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         let peers = d.either(d.eq(value, roots.smod_cr3), d.eq(value, roots.umod_cr3));
         let others = d.either(d.eq(value, roots.host_cr3), d.eq(value, roots.enter_cr3));
         let restored = self.interrupted.map_or(d.bit(false), |root| d.eq(value, root));
-        let others = d.either(others, restored);
+        let others = d.either(others, d.either(restored, d.eq(value, self.first_root)));
         let unprepared = d.any(roots.switch_flags, SwitchFlags::NO_DS_CR3.bits());
         // Slots may hold the same value: what counts is that there is a reason to load it.
         let prepared = d.either(others, d.not(unprepared));
@@ -932,7 +936,9 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 let depends = d.mentions(condition, Origin::is_no_ground_for_a_decision);
                 self.goal(obligation::NO_DECISION_ON_RSP, d.bit(!depends), "RSP");
             }
-            Event::Decided(condition) => self.decisions.decided(d, state, condition),
+            Event::Decided(condition) => {
+                self.decisions.decided(d, state, condition, self.pvcs_at.is_some());
+            }
             Event::LoadCr3(value) => self.cr3(d, value),
             Event::WriteGsBase(base) => {
                 let canonical = self.target.model().is_canonical(d, base);

@@ -813,7 +813,7 @@ impl<D: Domain> Arms<D> {
         let is_told = || {
             self.told.contains(&condition)
                 || watch.decisions.is_told(d, condition)
-                || watch.decisions.completes(d, state, condition)
+                || watch.decisions.is_in_parts(d, state, condition)
         };
         is_found(d, condition) || d.mentions(condition, is_secret) && !is_told()
     }
