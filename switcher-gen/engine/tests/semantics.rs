@@ -94,6 +94,16 @@ fn moves_are_as_on_this_cpu() {
 }
 
 #[test]
+fn exchanges_are_as_on_this_cpu() {
+    Both::new().check(&forms::exchanges());
+}
+
+#[test]
+fn strings_and_loops_are_as_on_this_cpu() {
+    Both::new().check(&forms::strings_and_loops());
+}
+
+#[test]
 fn arithmetic_is_as_on_this_cpu() {
     Both::new().check(&forms::arithmetic());
 }
