@@ -151,6 +151,30 @@ pub fn exchanges() -> Vec<Form> {
     list
 }
 
+/// Pointers are back where the end of a form reads memory.
+fn with_pointers_back(list: &mut [Form]) {
+    for form in list {
+        let emit = std::mem::replace(&mut form.emit, Box::new(|_| Ok(())));
+        form.emit = Box::new(move |a| {
+            a.mov(r10, rdi)?;
+            emit(a)?;
+            a.mov(rdx, rdi)?;
+            a.mov(rdi, r10)
+        });
+    }
+}
+
+/// What is repeated up to where nothing is mapped: of ring 0, there is more behind a page.
+#[must_use]
+pub fn strings_to_the_end() -> Vec<Form> {
+    let mut list: Vec<Form> = Vec::new();
+    instructions! { list:
+        NONE => rep().stosb(), NONE => rep().stosq(), NONE => lea(rsi, ptr(rsp)); rep().movsq(),
+    }
+    with_pointers_back(&mut list);
+    list
+}
+
 /// STOS, MOVS and what repeats them, LOOP and JRCXZ.
 #[must_use]
 pub fn strings_and_loops() -> Vec<Form> {
@@ -167,21 +191,12 @@ pub fn strings_and_loops() -> Vec<Form> {
         NONE => lea(rsi, ptr(rsp - 8)); and(ecx, 15); rep().movsb(),
         NONE => lea(rsi, ptr(rsp - 8)); mov(ecx, 2); rep().movsq(),
         NONE => lea(rsi, ptr(rsp)); mov(ecx, 3); std(); rep().movsw(),
-        // Over each other, and up to where nothing is mapped.
+        // Over each other.
         NONE => lea(rsi, ptr(rdi)); inc(rdi); mov(ecx, 9); rep().movsb(),
-        NONE => rep().stosb(), NONE => lea(rsi, ptr(rsp)); rep().movsq(),
         NONE => mov(rdi, rax); mov(ecx, 2); rep().stosd(),
     }
-    // Pointers that are back where the end of a form reads memory.
-    for form in &mut list {
-        let emit = std::mem::replace(&mut form.emit, Box::new(|_| Ok(())));
-        form.emit = Box::new(move |a| {
-            a.mov(r10, rdi)?;
-            emit(a)?;
-            a.mov(rdx, rdi)?;
-            a.mov(rdi, r10)
-        });
-    }
+    with_pointers_back(&mut list);
+
     macro_rules! loops {
         ($($name:ident),*) => {$(
             for (number, count) in [None, Some(0), Some(1), Some(2)].into_iter().enumerate() {
@@ -211,7 +226,7 @@ pub fn strings_and_loops() -> Vec<Form> {
         needs: Needs::empty(),
         emit: Box::new(|a| {
             let mut label = a.create_label();
-            a.and(ecx, 63)?;
+            a.and(ecx, 15)?;
             a.or(ecx, 1)?;
             a.set_label(&mut label)?;
             a.add(rax, rdx)?;

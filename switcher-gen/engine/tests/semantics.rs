@@ -101,6 +101,7 @@ fn exchanges_are_as_on_this_cpu() {
 #[test]
 fn strings_and_loops_are_as_on_this_cpu() {
     Both::new().check(&forms::strings_and_loops());
+    Both::new().check(&forms::strings_to_the_end());
 }
 
 #[test]

@@ -302,11 +302,11 @@ fn a_loop_of_many_rounds() {
 #[test]
 fn a_function_is_called_by_way_of_the_plt() {
     let call = format!("\tcall\tof_my_own@PLT\n{}", ENTERING.before);
-    let own = "\t.globl\tof_my_own\n\t.type\tof_my_own, @function\nof_my_own:\n\tret\n\tud2\n\
+    let own = "\n\t.globl\tof_my_own\n\t.type\tof_my_own, @function\nof_my_own:\n\tret\n\tud2\n\
                routine entry_SYSCALL_64_switcher\n";
     let source = gas::replaced(
         gas::SWITCHER,
-        &[(ENTERING.before, &call), ("routine entry_SYSCALL_64_switcher\n", own)],
+        &[(ENTERING.before, &call), ("\nroutine entry_SYSCALL_64_switcher\n", own)],
     );
     let object = gas::assemble(&source, &[]);
     let judged = |file: &[u8]| match elf::read(file) {
