@@ -139,7 +139,7 @@ fn said(output: &Output) -> String {
 /// How many inputs were tried, and what they have reached.
 fn last_line(output: &Output) -> String {
     let text = said(output);
-    let is_last = |line: &&str| line.starts_with("#") && line.contains(" DONE ");
+    let is_last = |line: &&str| line.starts_with('#') && line.contains("\tDONE ");
     text.lines().rfind(is_last).unwrap_or_default().replace('\t', " ").trim().to_owned()
 }
 
