@@ -14,7 +14,7 @@ use switcher_runtime::switcher_gen::arch::Msr as MsrName;
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::{PerCpu, Placement};
 use switcher_runtime::switcher_gen::{Config, Mitigations, Policy};
-use switcher_runtime::{Mode, Switcher, UninstallError, Variant};
+use switcher_runtime::{Mode, Refused, Switcher, UninstallError, Variant};
 use x86_64::registers::model_specific::Msr;
 
 use crate::bench::{Control, Ended, HostCase};
