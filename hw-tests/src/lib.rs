@@ -13,6 +13,7 @@ pub mod cases;
 pub mod compare;
 pub mod debian;
 pub mod engine;
+pub mod fuzzing;
 pub mod iso;
 pub mod judge;
 pub mod run;

@@ -61,7 +61,7 @@ impl Cpu<'_> {
     /// If this is not the CPU of `install`, or may be another one in the middle of it.
     pub fn assess(&self) -> Result<Assessment, NotHere> {
         self.is_here()?;
-        let Config { vendor, mitigations, .. } = self.switcher().image().variant().config();
+        let Config { vendor, mitigations, .. } = self.switcher().variant().config();
         Ok(assess(HostFeatures::detect(), vendor, mitigations.untrain))
     }
 }

@@ -48,6 +48,12 @@
 //!
 //! While the host's is loaded, before and after, NMIs and machine checks come to the host's own
 //! entries, on the same stacks. Interrupts are off all the time, so each NMI comes to one or the other.
+//!
+//! # What may grow
+//!
+//! Errors and what they hold are `#[non_exhaustive]`: later versions check more. [`Exit`] is not, nor is what a
+//! variant is chosen from ([`Variant`], [`switcher_gen`]): a host that does not handle a new kind of exit would
+//! be wrong, and its compiler must say so.
 #![no_std]
 
 extern crate alloc;
@@ -68,6 +74,7 @@ mod load;
 mod mapping;
 mod pcid;
 mod predictors;
+mod refused;
 mod registers;
 mod state;
 
@@ -82,6 +89,7 @@ pub use load::{CodeMapping, LoadError, Protection, StillInstalled, Switcher};
 pub use mapping::{Mapping, MappingList, Purpose, Rights};
 pub use pcid::{GuestPcid, NotAGuests};
 pub use predictors::{Barriers, Domain};
+pub use refused::Refused;
 pub use registers::DescriptorTablePointer;
 pub use state::{CPU_STATE, Care, Entry, State, StateError, document, exchanged};
 pub use switcher_gen::arch::HostFeatures;

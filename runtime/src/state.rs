@@ -94,6 +94,7 @@ impl Entry {
 
 /// A register or structure that is not as it has to be for guests to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StateError {
     /// The table's line.
     pub state: State,

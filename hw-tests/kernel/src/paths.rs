@@ -71,7 +71,6 @@ impl Path {
 
 /// Every path that there is without a fault of the switcher's.
 pub(crate) fn paths(world: &BareMetal<'_>) -> [Path; 7] {
-    /// What the stub for 32-bit SYSCALL answers.
     let platform = world.platform();
     let mut rng = fastrand::Rng::with_seed(8);
     let fixed = RFlags::GUEST_FIXED.bits();

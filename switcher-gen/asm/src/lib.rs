@@ -222,6 +222,7 @@ pub trait Sink {
 
 /// Why code could not be assembled. Each is a bug of an emitter, found by the tests of all variants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum AsmError<N: Names> {
     /// A jump to nowhere.
     #[error("label `{}` is used but not defined", .0.name())]

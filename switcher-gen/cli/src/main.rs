@@ -9,12 +9,15 @@
 mod output;
 
 mod cost;
+mod diff;
 mod emit;
 mod fuzz;
 mod host;
 mod interrupt;
 mod mutate;
+mod names;
 mod offsets;
+mod outline;
 mod parallel;
 mod prove;
 mod superfluous;
@@ -53,6 +56,7 @@ Examples:
   switcher emit --variant amd-la57            list a variant
   switcher emit --format elf -o switcher.o    an object to link into a host
   switcher offsets --format c -o switcher.h   the layouts for C
+  switcher diff intel-4level amd-4level       where two variants differ
   switcher cost                               what each path costs
   switcher prove --all                        prove every variant, for every state
   switcher mutate --variant intel-4level --every 50
@@ -72,6 +76,8 @@ enum Command {
     Emit(emit::Args),
     /// Export the layouts that hosts, guests and emitted code share
     Offsets(offsets::Args),
+    /// Show where two variants differ, or a variant and anybody's code
+    Diff(diff::Args),
     /// Count what each path costs: instructions, memory, serialising operations, cache lines
     Cost(cost::Args),
     /// Prove a variant or anybody's code: for every state, it does what the specification says
@@ -90,6 +96,7 @@ fn main() -> ExitCode {
         Some(Command::Variants(args)) => variants::run(&args),
         Some(Command::Emit(args)) => emit::run(&args),
         Some(Command::Offsets(args)) => offsets::run(&args),
+        Some(Command::Diff(args)) => diff::run(&args),
         Some(Command::Cost(args)) => cost::run(&args),
         Some(Command::Prove(args)) => prove::run(&args),
         Some(Command::Mutate(args)) => mutate::run(&args),
@@ -100,7 +107,10 @@ fn main() -> ExitCode {
         // Whoever closed the pipe, such as `head`, has seen enough.
         Ok(()) | Err(Failure::PipeClosed) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            // That two texts differ is a result, and is printed as one.
+            if !matches!(failure, Failure::Different) {
+                eprintln!("error: {failure}");
+            }
             failure.exit_code()
         }
     }

@@ -14,6 +14,7 @@ use switcher_prove::{Obligation, Prover, Shared, Verdict};
 
 use crate::host;
 use crate::interrupt::{self, Interrupted};
+use crate::names;
 use crate::output::{Failure, Format, conclude, json};
 use crate::parallel::{Jobs, note, progress};
 use crate::target::{Subject, Texts};
@@ -47,7 +48,7 @@ its `title`, and `mutants`; `refused`, how many. Fields may be added.
 ", exit_codes!()))]
 pub(crate) struct Args {
     /// Which variant [default: the one for this host; intel-4level if there is none]
-    #[arg(long, value_name = "NAME", value_parser = str::parse::<Variant>)]
+    #[arg(long, value_name = "NAME", value_parser = names::variant)]
     variant: Option<Variant>,
     /// Every variant
     #[arg(long, conflicts_with = "variant")]

@@ -24,7 +24,7 @@ pub(super) const CASES: &[HostCase] = &[HostCase {
 /// this CPU runs guests now.
 fn untraining(world: &mut BareMetal<'_>) -> Ended {
     let mut rng = fastrand::Rng::with_seed(29);
-    let variant = *world.cpu().switcher().image().variant();
+    let variant = *world.cpu().switcher().variant();
     let each = u64::from(variant.mitigations().untrain);
     let mut entered = 0;
     // smod's SYSCALL is an exit; umod's leads to smod, which faults.

@@ -104,7 +104,7 @@ unsafe fn branch(target: u64, tracked: bool) -> (u32, u32, u64) {
 /// lead behind the one of their entry.
 fn enforced(world: &mut BareMetal<'_>) -> Ended {
     let switcher = world.cpu().switcher();
-    if !switcher.image().variant().ibt() {
+    if !switcher.variant().ibt() {
         return Err("branches are tracked, and the variant knows nothing of it".into());
     }
     let refused = |at: u64| (u32::from(vector::CP), NO_ENDBRANCH, at);
