@@ -11,6 +11,7 @@
 pub mod bare_metal;
 pub mod cases;
 pub mod compare;
+pub mod coverage;
 pub mod debian;
 pub mod engine;
 pub mod iso;

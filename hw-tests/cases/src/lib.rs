@@ -20,8 +20,10 @@ mod run;
 mod world;
 
 pub use compat::CompatSyscall;
-pub use expect::{Expected, Failure};
+pub use expect::Expected;
 pub use list::all;
 pub use program::{PROBE, SYSCALL, SYSCALLS};
 pub use run::{Case, End, Run};
-pub use world::{Code, Entries, HostAfter, Outcome, Platform, Refusal, Setup, World, place};
+pub use world::{
+    Code, Entries, Failure, HostAfter, Outcome, Platform, Refusal, Setup, World, place,
+};

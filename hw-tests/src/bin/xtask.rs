@@ -96,7 +96,10 @@ fn main() -> ExitCode {
         Task::Install => {
             install(tools::ALL).and_then(|()| make_roots(&engine::all())).map(|()| true)
         }
-        Task::Cases { engine } => hosted::report(&engine).map(|()| true),
+        Task::Cases { engine } => engine::hosted(&engine)
+            .with_context(|| format!("there is no engine {engine} that runs in a process"))
+            .and_then(hosted::report)
+            .map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
