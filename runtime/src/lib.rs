@@ -11,6 +11,38 @@
 //! 5. [`Cpu::uninstall`] gives the CPU back as it was, with nothing of its guests' in the TLB or the predictors,
 //!    [`Switcher::unload`] the memory.
 //!
+//! As a program, of a host that has its memory, its roots and its GDT already
+//! (`examples/minimal-host` is a whole one):
+//!
+//! ```no_run
+//! use core::ptr::NonNull;
+//! use switcher_runtime::switcher_gen::arch::{Cr3, Selectors};
+//! use switcher_runtime::switcher_gen::layout::PerCpu;
+//! use switcher_runtime::{
+//!     CodeMapping, Detect, Exit, Guest, GuestRoot, Hooks, HostFeatures, Mode, Switcher, Variant,
+//! };
+//!
+//! fn run(
+//!     memory: &mut impl CodeMapping,
+//!     hooks: &Hooks,
+//!     block: NonNull<PerCpu>,
+//!     root: Cr3,
+//! ) -> Result<Exit, &'static str> {
+//!     let features = HostFeatures::detect();
+//!     let variant =
+//!         Variant::for_host(&features, Selectors::DEFAULT).map_err(|_| "an unfit host")?;
+//!     // What is not on record as proved is refused here.
+//!     let switcher = Switcher::assemble(&variant, hooks, memory).map_err(|_| "not loaded")?;
+//!     // SAFETY: the block is this CPU's alone, its TSS is loaded, and it lies where the code expects it.
+//!     let mut cpu = unsafe { switcher.install(block) }.map_err(|_| "not installed")?;
+//!     let mut guest = Guest::new(features.state().paging);
+//!     // SAFETY: the root maps what `Cpu::mappings` lists, for the supervisor alone.
+//!     guest.set_root(Mode::Smod, Some(unsafe { GuestRoot::new(root) }));
+//!     guest.regs.rip = 0x40_0000;
+//!     cpu.enter(&mut guest).map_err(|_| "not entered")
+//! }
+//! ```
+//!
 //! # What the host must see to
 //!
 //! The switcher runs at CPL 0 on a *guest's* page tables. Its soundness therefore rests on things

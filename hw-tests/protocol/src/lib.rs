@@ -11,6 +11,18 @@
 //! [`Event::Switcher`] per switcher that is assembled, an [`Event::Case`] per case and per [host
 //! case](HOST_CASES), one [`Event::End`]. A kernel that dies prints a [`PANIC`] or a [`FATAL`] line
 //! instead, which are plain text because nothing (the heap least of all) can be trusted by then.
+//!
+//! ```
+//! use hw_protocol::{Event, Verdict};
+//!
+//! let case = Event::Case { name: "c".into(), verdict: Verdict::Pass, runs: 20, detail: "".into() };
+//! let line = case.to_line()?;
+//! assert!(line.starts_with(hw_protocol::PREFIX));
+//! assert_eq!(Event::parse(&line)?, Some(case));
+//! // Whatever else an emulator prints is no event.
+//! assert_eq!(Event::parse("SeaBIOS (version 1.16)")?, None);
+//! # Ok::<(), hw_protocol::EventError>(())
+//! ```
 
 #![no_std]
 

@@ -12,10 +12,25 @@
 //! | `event` | exceptions, interrupts and NMIs: how the CPU delivers them |
 //! | `exists` | what a CPU must have for an instruction to exist, and for a value to be allowed |
 //! | `step` | the semantics of each operation |
-//! | `interpreter` | whole runs on numbers: host, switcher, guest, and what must never happen |
 //!
-//! The interpreter, the proofs, the cost model and the fuzzers all go through [`State::step`]. What
-//! it says is compared with the real CPU and with emulators by the tests.
+//! The proofs of `switcher-prove`, the interpreter and the fuzzers of `switcher-engine`, and the cost of paths all go
+//! through [`State::step`]. What it says is compared with the real CPU and with emulators by the tests of
+//! `hw-vectors`. To teach it an instruction, see CONTRIBUTING.md.
+//!
+//! ```
+//! use switcher_model::Program;
+//!
+//! // Two decoders read each instruction: the operation is what both make of the bytes.
+//! let program = Program::new(0x1000, vec![0x48, 0x89, 0xD8, 0x0F, 0x05]);
+//! assert_eq!(program.text(0x1000).as_deref(), Some("mov rax,rbx"));
+//! assert!(matches!(program.at(0x1003), Some(Ok(_))));
+//!
+//! // What has no semantics here is an error, and not a guess: CPUID.
+//! let unknown = Program::new(0x1000, vec![0x0F, 0xA2]);
+//! assert!(matches!(unknown.at(0x1000), Some(Err(_))));
+//! ```
+//!
+//! [`symbolic`] has an example of terms, paths and the solver.
 
 pub mod concrete;
 pub mod domain;
