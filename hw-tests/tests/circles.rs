@@ -313,12 +313,6 @@ fn all_reached(from: &String, uses: &BTreeMap<String, BTreeSet<String>>) -> BTre
 /// Circles that are there and are to go: a package, and what [`Modules::circles`] calls the circle. A line that
 /// is no longer true fails, so this list only gets shorter.
 const KNOWN: &[(&str, &str)] = &[
-    ("switcher-engine", "interpreter::{guest, run}"),
-    ("switcher-engine", "native::{cpu, signal}"),
-    ("switcher-gen", "mitigations::{fault, table}"),
-    ("switcher-macros", "{expand, fallback}"),
-    ("switcher-model", "symbolic::{bit, word}"),
-    ("switcher-model", "{exists, prefixes, program, second, state, step}"),
     (
         "switcher-prove",
         "elf::{among, code, dynamic, error, exports, file, loaded, names, patched, purpose, reach, read, segments, words}",
@@ -327,8 +321,6 @@ const KNOWN: &[(&str, &str)] = &[
         "switcher-prove",
         "{apart, around, blocking, boundary, counterexample, decisions, engine, events, findings, lost, met, overlap, returns, shared, stores, target, theorem, vectors, world}",
     ),
-    ("switcher-runtime", "{cpu, detect}"),
-    ("switcher-runtime", "{exchange, state}"),
 ];
 
 /// The packages of the workspace, each with its root files.

@@ -94,6 +94,7 @@ mod enter;
 mod exchange;
 mod exit;
 mod guest;
+mod has;
 mod hooks;
 mod idt;
 mod load;

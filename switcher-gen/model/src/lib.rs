@@ -4,7 +4,8 @@
 //! | file | what it is |
 //! |---|---|
 //! | `domain`, `concrete`, `symbolic` | values: numbers for interpretation, terms for proofs |
-//! | `program` | bytes decoded by iced-x86 into operations; anything not modelled is an error |
+//! | `operation` | what an instruction is once it is decoded, and how one of iced-x86's becomes one |
+//! | `program` | bytes, decoded into operations; anything not modelled is an error |
 //! | `second`, `prefixes` | the same bytes by another decoder, which must agree; prefixes that mean nothing |
 //! | `flags` | RFLAGS and conditions |
 //! | `memory` | regions, and what is assumed of their addresses |
@@ -38,6 +39,7 @@ mod event;
 pub mod exists;
 mod flags;
 mod memory;
+mod operation;
 mod prefixes;
 pub mod program;
 mod second;
@@ -52,7 +54,8 @@ pub use event::{Arrival, Gate, Undeliverable};
 pub use exists::Features;
 pub use flags::{ARITHMETIC, Condition, Flags};
 pub use memory::{Hooked, Memory, Place, Region, RegionName, Sharing};
+pub use operation::{Fault, Fence, Gpr};
 pub use program::{Op, Program, ProgramError};
 pub use state::WRITABLE;
-pub use state::{CR4, CR4_PCIDE, CR4_PKE, EFER, Entry, Fault, Gpr, Model, Msrs, State, cr4};
-pub use step::{Access, Branch, Event, Fence, Held, Observer, Step, Stuck, Unobserved};
+pub use state::{CR4, CR4_PCIDE, CR4_PKE, EFER, Entry, Model, Msrs, State, cr4};
+pub use step::{Access, Branch, Event, Held, Observer, Step, Stuck, Unobserved};

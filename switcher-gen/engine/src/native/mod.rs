@@ -9,7 +9,8 @@
 //! | file | purpose |
 //! |---|---|
 //! | `memory` | code and data pages, never writable and executable at once |
-//! | `signal` | the real CPU: entry, signal handler, GS base |
+//! | `thread` | what a thread has for itself: GS base, and what Linux is told of its SYSCALLs |
+//! | `signal` | the real CPU: entry, signal handler |
 //! | `registers` | the context of a signal |
 //! | `ring_0` | what faults at CPL 3, by the one semantics |
 //! | `cpu` | what ring 0 adds: its registers, SYSCALL, events, and what must never happen |
@@ -30,6 +31,7 @@ mod ring_0;
 mod signal;
 #[cfg(test)]
 mod tests;
+mod thread;
 mod tour;
 
 use std::io;
