@@ -241,6 +241,8 @@ fn checks(summary: &mut Summary) -> Result<()> {
         summary.0.push(row(name, counts, started.elapsed(), ""));
     }
 
+    summary.0.push(dependencies()?);
+
     heading("tests");
     let started = Instant::now();
     let mut tests = workspace::cargo();
@@ -252,6 +254,36 @@ fn checks(summary: &mut Summary) -> Result<()> {
     let failed = if success { failed } else { failed.max(1) };
     summary.0.push(row("tests", (passed, failed), started.elapsed(), ""));
     Ok(())
+}
+
+/// The version of cargo-deny that deny.toml was written for.
+const CARGO_DENY: &str = "0.20.2";
+
+/// Licences, versions and sources of all packages, against deny.toml. Where cargo-deny is not there and cannot be
+/// installed, the test `dependencies` is what reads deny.toml, and the summary says so. Known vulnerabilities are not
+/// asked about: that needs a network.
+fn dependencies() -> Result<Row> {
+    heading("deny");
+    let started = Instant::now();
+    let is_there = || -> Result<bool> {
+        let mut version = workspace::cargo();
+        version.args(["deny", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(version.status().context("running cargo")?.success())
+    };
+    if !is_there()? {
+        // Unoptimised, it is built in a minute.
+        let mut install = workspace::cargo();
+        install.args(["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--debug"]);
+        let installed = install.status().context("running cargo install")?;
+        if !installed.success() || !is_there()? {
+            let note = "cargo-deny is not here; the test `dependencies` reads deny.toml";
+            return Ok(row("deny", (0, 0), started.elapsed(), note));
+        }
+    }
+    let mut check = workspace::cargo();
+    check.args(["deny", "--locked", "check", "licenses", "bans", "sources"]);
+    let success = check.status().context("running cargo deny")?.success();
+    Ok(row("deny", if success { (1, 0) } else { (0, 1) }, started.elapsed(), ""))
 }
 
 /// Runs a command, shows its output, and returns it.
