@@ -1,7 +1,8 @@
-//! Which hazard is tried on which engine: `hw-tests/COVERAGE.md`, written from the cases' hazards and from what
-//! the engines say they cannot run ([`not_here`]) or cannot show ([`blind`]).
+//! Which hazard is tried on which engine: `hw-tests/COVERAGE.md`, written from the cases' hazards
+//! and from what the engines say they cannot run ([`not_here`]) or cannot show ([`blind`]).
 //!
-//! `hw-tests/tests/coverage.rs` compares the document with [`document`], and rewrites it on request.
+//! `hw-tests/tests/coverage.rs` compares the document with [`document`], and rewrites it on
+//! request.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,4 +1,5 @@
-//! Runs the cases (`hw-tests/cases`) on every engine, and judges what is reported: the library of `cargo xtask`.
+//! Runs the cases (`hw-tests/cases`) on every engine, and judges what is reported: the library of
+//! `cargo xtask`.
 //!
 //! An [`Engine`](engine::Engine) is something that boots the bare-metal kernel (`hw-tests/kernel`),
 //! an emulator, or one that runs the cases in a process: the model of a CPU, or this CPU itself in
@@ -18,7 +19,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! `src/bin/xtask.rs` is the command line around it. [`coverage`] writes COVERAGE.md from the cases and the engines.
+//! `src/bin/xtask.rs` is the command line around it. [`coverage`] writes COVERAGE.md from the cases
+//! and the engines.
 
 pub mod bare_metal;
 pub mod cases;

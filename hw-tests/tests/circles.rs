@@ -1,13 +1,14 @@
 //! No files of different purpose import each other in a circle, in any package of the workspace.
 //!
-//! A package's modules are a tree. Of each module with children, the children (each with all that lies in it)
-//! must not name each other in a circle. What a child takes from its parent, or a parent from its children,
-//! counts as nothing: a module and the files that it is divided into are one purpose. Names are followed
-//! through `use` to where a thing is defined, so that a name taken from the root of a package counts as one of
-//! the file that defines it. Modules of tests may import what they like.
+//! A package's modules are a tree. Of each module with children, the children (each with all that
+//! lies in it) must not name each other in a circle. What a child takes from its parent, or a
+//! parent from its children, counts as nothing: a module and the files that it is divided into are
+//! one purpose. Names are followed through `use` to where a thing is defined, so that a name taken
+//! from the root of a package counts as one of the file that defines it. Modules of tests may
+//! import what they like.
 //!
-//! That no package imports from one below it is the business of `layers.rs`, and `module_order.rs` holds those
-//! packages to an order whose heads state one.
+//! That no package imports from one below it is the business of `layers.rs`, and `module_order.rs`
+//! holds those packages to an order whose heads state one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -253,7 +254,8 @@ impl Modules {
         all
     }
 
-    /// The circles: for each, the module whose children they are and which, and the imports that make it.
+    /// The circles: for each, the module whose children they are and which, and the imports that
+    /// make it.
     fn circles(&self) -> BTreeMap<String, Vec<String>> {
         let imports = self.imports();
         let mut circles = BTreeMap::new();
@@ -310,8 +312,8 @@ fn all_reached(from: &String, uses: &BTreeMap<String, BTreeSet<String>>) -> BTre
     reached
 }
 
-/// Circles that are there and are to go: a package, and what [`Modules::circles`] calls the circle. A line that
-/// is no longer true fails, so this list only gets shorter.
+/// Circles that are there and are to go: a package, and what [`Modules::circles`] calls the circle.
+/// A line that is no longer true fails, so this list only gets shorter.
 const KNOWN: &[(&str, &str)] = &[
     (
         "switcher-prove",

@@ -1,8 +1,10 @@
-//! The commands in documents and comments exist. Here are those of cargo and of `cargo xtask`; those of the program
-//! `switcher` are tried by the tests of its package (switcher-gen/cli/tests/documents.rs), which have it built.
+//! The commands in documents and comments exist. Here are those of cargo and of `cargo xtask`;
+//! those of the program `switcher` are tried by the tests of its package
+//! (switcher-gen/cli/tests/documents.rs), which have it built.
 //!
-//! A command of cargo's is compared with what packages, targets and features there are; one of `cargo xtask` is
-//! parsed by the program itself, which then prints its help. What is neither is in a list, with the reason.
+//! A command of cargo's is compared with what packages, targets and features there are; one of
+//! `cargo xtask` is parsed by the program itself, which then prints its help. What is neither is in
+//! a list, with the reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -1,6 +1,7 @@
-//! What is built is what deny.toml allows: licences, one version of each package, sources, exact versions where
-//! a proof rests on them. This is read from `cargo metadata` without network, so that CI can check it everywhere;
-//! known vulnerabilities need the network, and `cargo deny check advisories`.
+//! What is built is what deny.toml allows: licences, one version of each package, sources, exact
+//! versions where a proof rests on them. This is read from `cargo metadata` without network, so
+//! that CI can check it everywhere; known vulnerabilities need the network, and
+//! `cargo deny check advisories`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -57,8 +58,8 @@ fn packages(policy: &Table) -> Vec<Package> {
         .collect()
 }
 
-/// Whether a licence expression can be met with the allowed ones: AND binds closer than OR, parentheses closer
-/// than both, and the old `/` means OR.
+/// Whether a licence expression can be met with the allowed ones: AND binds closer than OR,
+/// parentheses closer than both, and the old `/` means OR.
 fn is_met(expression: &str, allowed: &BTreeSet<&str>) -> Result<bool, String> {
     let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
     let words: Vec<_> = spaced.split_whitespace().collect();

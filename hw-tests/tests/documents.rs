@@ -1,7 +1,8 @@
-//! What documents and comments say of the tree is so: the files that they name are there, links lead somewhere,
-//! lists of files are whole, and README is short.
+//! What documents and comments say of the tree is so: the files that they name are there, links
+//! lead somewhere, lists of files are whole, and README is short.
 //!
-//! Each comparison is a function that returns what it objects to, and is itself tried on what is wrong.
+//! Each comparison is a function that returns what it objects to, and is itself tried on what is
+//! wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -27,8 +28,8 @@ fn readme_is_at_most_90_lines() {
 
 // Names of files.
 
-/// The names of files in a text: runs of the letters of paths that end like a source or a document, and paths that
-/// begin with a folder of the tree's root.
+/// The names of files in a text: runs of the letters of paths that end like a source or a document,
+/// and paths that begin with a folder of the tree's root.
 fn named_files(text: &str, folders: &BTreeSet<String>) -> BTreeSet<String> {
     const ENDINGS: &[&str] = &[".rs", ".md", ".toml", ".snap", ".stderr", ".ld", ".S", ".txt"];
     let is_of_path = |letter: char| letter.is_ascii_alphanumeric() || "_-./*".contains(letter);
@@ -201,7 +202,8 @@ fn anchors(text: &str) -> BTreeSet<String> {
     titles.map(anchor).collect()
 }
 
-/// Links of a document that lead nowhere. What is out of the tree is not looked at: that needs a network.
+/// Links of a document that lead nowhere. What is out of the tree is not looked at: that needs a
+/// network.
 fn objections_to_links(
     path: &Path,
     text: &str,
@@ -328,8 +330,8 @@ fn declared(source: &str) -> BTreeSet<String> {
     modules
 }
 
-/// What the table of files in a head has otherwise than the modules that are declared. One of a folder's files, as
-/// `theorem/untaken`, may be in it, too.
+/// What the table of files in a head has otherwise than the modules that are declared. One of a
+/// folder's files, as `theorem/untaken`, may be in it, too.
 fn objections_to_head(source: &str) -> Vec<String> {
     let head = head(source);
     let heading =
@@ -402,7 +404,8 @@ fn the_list_of_snapshots_is_the_folder() {
     assert_eq!(listed, there);
 }
 
-/// The dependencies of the workspace's manifest that are of others, and those of the table in ARCHITECTURE.md.
+/// The dependencies of the workspace's manifest that are of others, and those of the table in
+/// ARCHITECTURE.md.
 #[test]
 fn every_dependency_has_a_reason_in_architecture() {
     let manifest: toml::Table = read(&root().join("Cargo.toml")).parse().unwrap();
@@ -461,7 +464,8 @@ fn each_package_says_what_it_is() {
         for target in package["targets"].as_array().unwrap() {
             if ["lib", "proc-macro"].iter().any(|kind| target["kind"][0] == *kind) {
                 let head = head(&read(Path::new(target["src_path"].as_str().unwrap())));
-                // Where nothing runs under an operating system, the example is a program of its own.
+                // Where nothing runs under an operating system, the example is a program of its
+                // own.
                 let has_example = head.contains("```\n") || head.contains("examples/");
                 assert!(head.len() > 300 && has_example, "{name}: {}", target["src_path"]);
             }
@@ -501,8 +505,8 @@ fn git(arguments: &[&str]) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// The commits that are new against the main branch. On it, or without a history, there are none, and the
-/// output says so: what is on record is not to be rewritten.
+/// The commits that are new against the main branch. On it, or without a history, there are none,
+/// and the output says so: what is on record is not to be rewritten.
 #[test]
 fn subjects_of_new_commits_have_an_area_and_a_verb() {
     let main = ["origin/main", "main"].iter().find_map(|name| git(&["merge-base", "HEAD", name]));

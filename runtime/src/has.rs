@@ -2,8 +2,8 @@
 
 use raw_cpuid::CpuIdReader;
 
-/// The leaf of CPUID by which guests of a TDX module know it: "IntelTDX    " in EBX, EDX and ECX (Intel TDX Module
-/// Base Architecture Specification; Linux, arch/x86/coco/tdx/tdx.c).
+/// The leaf of CPUID by which guests of a TDX module know it: "IntelTDX    " in EBX, EDX and ECX
+/// (Intel TDX Module Base Architecture Specification; Linux, arch/x86/coco/tdx/tdx.c).
 const TDX_LEAF: u32 = 0x21;
 const TDX_NAME: [u32; 3] =
     [u32::from_le_bytes(*b"Inte"), u32::from_le_bytes(*b"lTDX"), u32::from_le_bytes(*b"    ")];
@@ -34,16 +34,17 @@ pub(crate) struct Has {
 }
 
 impl Has {
-    /// Asks CPUID (Intel SDM vol. 2A; AMD APM vol. 3, E.4.7), and of PEBS, which a bit of CPUID and one of
-    /// MISC_ENABLE say, `pebs_unavailable`.
+    /// Asks CPUID (Intel SDM vol. 2A; AMD APM vol. 3, E.4.7), and of PEBS, which a bit of CPUID and
+    /// one of MISC_ENABLE say, `pebs_unavailable`.
     pub(crate) fn from_cpuid<R: CpuIdReader>(
         reader: &R,
         pebs_unavailable: impl FnOnce() -> bool,
     ) -> Self {
         let bit = |word: u32, bit: u32| word >> bit & 1 != 0;
         let (basic, extended) = (reader.cpuid2(0, 0).eax, reader.cpuid2(0x8000_0000, 0).eax);
-        // Architectural PEBS retires IA32_PEBS_ENABLE, which CPUs that have it need not take (Linux,
-        // perf/x86/intel, "Introduce pairs of PEBS static calls"); leaf 23h has both bits for it.
+        // Architectural PEBS retires IA32_PEBS_ENABLE, which CPUs that have it need not take
+        // (Linux, perf/x86/intel, "Introduce pairs of PEBS static calls"); leaf 23h has both bits
+        // for it.
         let arch_pebs = basic >= 0x23 && reader.cpuid2(0x23, 0).eax >> 4 & 0b11 == 0b11;
         // Debug store: BTS and PEBS.
         let mut has = Self {

@@ -3,11 +3,11 @@
 //! A case puts a guest into a state ([`Setup`]), an engine ([`World`]) runs it until it exits, and
 //! *everything* the exit shows ([`Outcome`]) is compared with what must come of it ([`Expected`]):
 //! all registers, the PVCS, the mode, and the host itself. The cases know nothing of engines; the
-//! bare-metal kernel is one, the model of a CPU and the real CPU in user mode are others. Whoever writes an
-//! engine implements [`World`] and runs the list.
+//! bare-metal kernel is one, the model of a CPU and the real CPU in user mode are others. Whoever
+//! writes an engine implements [`World`] and runs the list.
 //!
-//! The guest's programs are a few instructions ([`program!`](switcher_gen::program!)). UD2 is the probe: its #UD shows every
-//! register as it is, RCX and R11 too.
+//! The guest's programs are a few instructions ([`program!`](switcher_gen::program!)). UD2 is the
+//! probe: its #UD shows every register as it is, RCX and R11 too.
 //!
 //! ```
 //! use switcher_gen::Hazard;

@@ -1,8 +1,8 @@
 //! What the bare-metal kernel (`hw-tests/kernel`) and the engine runner (`hw-tests`) say to each
 //! other.
 //!
-//! * Runner to kernel: words on the multiboot command line, [`Options`], and a multiboot module with
-//!   instructions to execute, [`vectors`].
+//! * Runner to kernel: words on the multiboot command line, [`Options`], and a multiboot module
+//!   with instructions to execute, [`vectors`].
 //! * Kernel to runner: one line per event on the serial port, [`Event`], each [`PREFIX`]ed so that
 //!   what the BIOS, GRUB or an emulator's debugger prints is told apart from a report.
 //!

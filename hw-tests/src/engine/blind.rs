@@ -1,8 +1,9 @@
-//! Cases that pass on an engine whatever the switcher does about one of their hazards, because the engine lacks
-//! what the hazard needs.
+//! Cases that pass on an engine whatever the switcher does about one of their hazards, because the
+//! engine lacks what the hazard needs.
 //!
 //! They are run there all the same, as they show other things as well. The coverage matrix
-//! ([`coverage`](crate::coverage)) does not count them: a hazard is tried only where its case can fail.
+//! ([`coverage`](crate::coverage)) does not count them: a hazard is tried only where its case can
+//! fail.
 
 use switcher_gen::Hazard;
 

@@ -1,4 +1,5 @@
-//! The files of the tree, and what documents and comments say, for the tests that hold the two together.
+//! The files of the tree, and what documents and comments say, for the tests that hold the two
+//! together.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,8 +53,9 @@ pub(crate) fn prose(path: &Path, text: &str) -> String {
     comments.collect::<Vec<_>>().join("\n")
 }
 
-/// The commands in a text: lines of ```` ```console ```` blocks that begin with `$ `, indented lines and spans of
-/// code, where they begin with a program that this project is worked with, after variables that are set for it.
+/// The commands in a text: lines of ```` ```console ```` blocks that begin with `$ `, indented
+/// lines and spans of code, where they begin with a program that this project is worked with, after
+/// variables that are set for it.
 pub(crate) fn commands(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut is_console = false;

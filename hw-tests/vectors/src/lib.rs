@@ -1,8 +1,8 @@
 //! Is the model of a CPU (`switcher_model`) right?
 //!
 //! [`forms`] lists the instructions, [`random`] makes states to execute them from. The tests of
-//! `switcher-engine` run both as a guest's code on this CPU. For ring 0, [`table`] asks the model what
-//! becomes of them there, and the bare-metal kernel (`hw-tests/kernel`) compares.
+//! `switcher-engine` run both as a guest's code on this CPU. For ring 0, [`table`] asks the model
+//! what becomes of them there, and the bare-metal kernel (`hw-tests/kernel`) compares.
 //!
 //! What an emulator is known to do otherwise is in [`known`], and nowhere else.
 //!

@@ -6,9 +6,9 @@
 //! the way is kept and reported by [`CodeBuffer::finish`].
 //!
 //! What is assembled is nothing to this crate: its labels, windows and the symbols outside of it
-//! are types of the user's, brought together by [`Names`]. `switcher-gen` is that user, and its module `asm` has
-//! the names of a switcher. Anybody who wants to assemble something else at run time, with `asm!` of
-//! `switcher-macros` or with `dynasm!`, can do it like this:
+//! are types of the user's, brought together by [`Names`]. `switcher-gen` is that user, and its
+//! module `asm` has the names of a switcher. Anybody who wants to assemble something else at run
+//! time, with `asm!` of `switcher-macros` or with `dynasm!`, can do it like this:
 //!
 //! ```
 //! use dynasm::dynasm;
@@ -119,8 +119,8 @@ pub trait Names: Copy + Debug + Eq + 'static {
 pub enum External<S> {
     /// A symbol of the host.
     Host(S),
-    /// So many bytes into the per-CPU block, which lies [`Names::PER_CPU_BEFORE_CODE`] bytes in front of
-    /// the code, wherever that is: what `asm!` makes of `percpu`.
+    /// So many bytes into the per-CPU block, which lies [`Names::PER_CPU_BEFORE_CODE`] bytes in
+    /// front of the code, wherever that is: what `asm!` makes of `percpu`.
     PerCpu(i32),
 }
 
@@ -252,8 +252,8 @@ pub trait Sink {
     );
     /// Fills up to a multiple of `alignment` with `byte`.
     fn align(&mut self, alignment: usize, byte: u8);
-    /// Fills with `byte` until the byte that lies `distance` bytes ahead is in the upper half of its
-    /// line of [`LINE`] bytes. What is filled must be nothing that is executed.
+    /// Fills with `byte` until the byte that lies `distance` bytes ahead is in the upper half of
+    /// its line of [`LINE`] bytes. What is filled must be nothing that is executed.
     fn upper_half(&mut self, distance: usize, byte: u8);
 
     /// A signed byte.
@@ -289,7 +289,8 @@ pub trait Sink {
     fn immediate(&mut self, _text: &'static str) {}
 }
 
-/// Why code could not be assembled. Each is a bug of an emitter, found by the tests of all variants.
+/// Why code could not be assembled. Each is a bug of an emitter, found by the tests of all
+/// variants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AsmError<N: Names> {
     /// A jump to nowhere.

@@ -1,4 +1,5 @@
-//! `switcher explain`: what an instruction is for. It is taken away, and whoever objects is asked why.
+//! `switcher explain`: what an instruction is for. It is taken away, and whoever objects is asked
+//! why.
 
 use std::fmt::Write as _;
 

@@ -1,8 +1,9 @@
-//! The commands of the program `switcher` in documents and comments exist, and those of README do what it says.
+//! The commands of the program `switcher` in documents and comments exist, and those of README do
+//! what it says.
 //!
-//! Each is given to the program with `--help` after it: the program then reads all that stands before, objects to what
-//! it does not know, and does nothing else. README's are run, in a folder that has the file that they name, except for
-//! those in [`LONG`].
+//! Each is given to the program with `--help` after it: the program then reads all that stands
+//! before, objects to what it does not know, and does nothing else. README's are run, in a folder
+//! that has the file that they name, except for those in [`LONG`].
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -43,7 +44,8 @@ fn arguments(command: &str) -> Option<Vec<String>> {
     Some(words.collect())
 }
 
-/// Why the program does not know what it is told. An option at the end may be named without its value.
+/// Why the program does not know what it is told. An option at the end may be named without its
+/// value.
 fn objection(arguments: &[String]) -> Option<String> {
     let is_option = arguments.last().is_some_and(|last| last.starts_with("--"));
     let ask = |more: &[&str]| {

@@ -14,9 +14,9 @@
 //! | `exists` | what a CPU must have for an instruction to exist, and for a value to be allowed |
 //! | `step` | the semantics of each operation |
 //!
-//! The proofs of `switcher-prove`, the interpreter and the fuzzers of `switcher-engine`, and the cost of paths all go
-//! through [`State::step`]. What it says is compared with the real CPU and with emulators by the tests of
-//! `hw-vectors`. To teach it an instruction, see CONTRIBUTING.md.
+//! The proofs of `switcher-prove`, the interpreter and the fuzzers of `switcher-engine`, and the
+//! cost of paths all go through [`State::step`]. What it says is compared with the real CPU and
+//! with emulators by the tests of `hw-vectors`. To teach it an instruction, see CONTRIBUTING.md.
 //!
 //! ```
 //! use switcher_model::Program;

@@ -1,7 +1,7 @@
 //! Operations: what an instruction is once it is decoded, and how one of iced-x86's becomes one.
 //!
-//! [`program`](super::program) decodes, [`second`](super::second) makes the same of another decoder's reading, and
-//! [`step`](super::step) says what each operation does.
+//! [`program`](super::program) decodes, [`second`](super::second) makes the same of another
+//! decoder's reading, and [`step`](super::step) says what each operation does.
 
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
@@ -291,10 +291,10 @@ pub enum Fence {
 
 impl Fence {
     /// Whether nothing behind it is executed, not even speculatively, before all in front of it is
-    /// certain. LFENCE does so (AMD's where DE_CFG says so, which is the host's to see to), and what
-    /// serialises: Intel SDM vol. 3, 9.3; AMD APM vol. 2, 7.6.4. SFENCE and MFENCE order accesses to
-    /// memory and nothing else; whether a WRMSR serialises depends on the MSR, and those that have to
-    /// do with speculation are among those that need not.
+    /// certain. LFENCE does so (AMD's where DE_CFG says so, which is the host's to see to), and
+    /// what serialises: Intel SDM vol. 3, 9.3; AMD APM vol. 2, 7.6.4. SFENCE and MFENCE order
+    /// accesses to memory and nothing else; whether a WRMSR serialises depends on the MSR, and
+    /// those that have to do with speculation are among those that need not.
     #[must_use]
     pub const fn stops_dispatch(self) -> bool {
         matches!(self, Self::Lfence | Self::LoadCr3 | Self::Iretq)
@@ -329,9 +329,9 @@ impl Op {
         self.kind == Kind::Iretq
     }
 
-    /// Whether it changes its operand in memory in one instruction, by what it adds to the value or flips
-    /// in it. Bits that it leaves alone, it leaves alone whatever they are: AND and its like do not,
-    /// for they clear a bit that was clear before, and that somebody has set since.
+    /// Whether it changes its operand in memory in one instruction, by what it adds to the value or
+    /// flips in it. Bits that it leaves alone, it leaves alone whatever they are: AND and its like
+    /// do not, for they clear a bit that was clear before, and that somebody has set since.
     #[must_use]
     pub fn updates_memory(&self) -> bool {
         let updates = matches!(
@@ -360,8 +360,8 @@ impl Op {
         self.is_return() || self.is_indirect()
     }
 
-    /// Whether a CPU may go on behind it although it never does so for good: where it leads is found
-    /// out late, and there is no condition.
+    /// Whether a CPU may go on behind it although it never does so for good: where it leads is
+    /// found out late, and there is no condition.
     #[must_use]
     pub fn wants_trap(&self) -> bool {
         let is_jump = self.kind == Kind::Jump && self.is_indirect();
@@ -407,8 +407,8 @@ impl Op {
         )
     }
 
-    /// Whether another reading of the same bytes is this one. Of a constant, what an operand of this
-    /// size holds is compared.
+    /// Whether another reading of the same bytes is this one. Of a constant, what an operand of
+    /// this size holds is compared.
     pub(super) fn agrees(&self, other: &Self) -> bool {
         let is_count = matches!(
             self.kind,

@@ -1,9 +1,10 @@
 //! Proofs: the bytes do what the specification says, for every state, and stay safe if the guest
 //! changes its memory between any two instructions.
 //!
-//! A [`Target`] is code: an image, or anybody's object file ([`elf`]). A [`Prover`] gives a [`Verdict`] about it: proved,
-//! refuted with a state that shows it, or not known. `switcher prove` prints verdicts, and the tests prove every
-//! variant and write `certificates.txt`, without which the runtime maps no image.
+//! A [`Target`] is code: an image, or anybody's object file ([`elf`]). A [`Prover`] gives a
+//! [`Verdict`] about it: proved, refuted with a state that shows it, or not known. `switcher prove`
+//! prints verdicts, and the tests prove every variant and write `certificates.txt`, without which
+//! the runtime maps no image.
 //!
 //! | file | what it is |
 //! |---|---|
@@ -35,9 +36,9 @@
 //! | `superfluous` | code without one of its instructions: does anything object? |
 //! | `cost` | what each path costs |
 //!
-//! A theorem is run like a test: from a state to an outcome, by [`machine`](switcher_model), and the
-//! outcome is compared with what [`spec`](switcher_spec) makes of the same state. On numbers that is
-//! one case ([`fuzz`](switcher_engine::fuzz)); on unknowns it is all of them.
+//! A theorem is run like a test: from a state to an outcome, by [`machine`](switcher_model), and
+//! the outcome is compared with what [`spec`](switcher_spec) makes of the same state. On numbers
+//! that is one case ([`fuzz`](switcher_engine::fuzz)); on unknowns it is all of them.
 //!
 //! ```
 //! use switcher_gen::{Image, Variant};

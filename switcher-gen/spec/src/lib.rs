@@ -15,8 +15,8 @@
 //! | `syscall_compat` | "32-bit SYSCALL": what CSTAR leads to |
 //! | `event` | "Events from the guest" |
 //!
-//! `d.decide(condition)` reads "if"; `d` is the [`Domain`], the kind of values a register holds. With numbers, the
-//! specification is a program that can be run:
+//! `d.decide(condition)` reads "if"; `d` is the [`Domain`], the kind of values a register holds.
+//! With numbers, the specification is a program that can be run:
 //!
 //! ```
 //! use switcher_gen::arch::{PagingMode, Selectors};

@@ -3,8 +3,9 @@
 //! The bytes are the ones a host would map, and the CPU executes them; so nothing is said here
 //! about what an instruction does, except of the few that CPL 3 refuses: SWAPGS, MOV CR3, SYSRETQ,
 //! MOV SS. They fault, and a signal handler does what [`machine`](switcher_model) says they do in
-//! ring 0. A guest's SYSCALL, which would reach Linux, comes to the same handler (Syscall User Dispatch), and is made to land on
-//! `entry_SYSCALL_64_switcher`. Guests are small programs in pages of their own.
+//! ring 0. A guest's SYSCALL, which would reach Linux, comes to the same handler (Syscall User
+//! Dispatch), and is made to land on `entry_SYSCALL_64_switcher`. Guests are small programs in
+//! pages of their own.
 //!
 //! | file | purpose |
 //! |---|---|

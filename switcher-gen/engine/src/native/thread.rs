@@ -1,4 +1,5 @@
-//! What a thread has for itself: its GS base, and the byte by which it tells Linux what its SYSCALLs are.
+//! What a thread has for itself: its GS base, and the byte by which it tells Linux what its
+//! SYSCALLs are.
 
 use std::arch::asm;
 
