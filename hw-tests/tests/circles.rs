@@ -171,7 +171,7 @@ impl Modules {
             let (flat, nested) =
                 (folder.join(format!("{name}.rs")), folder.join(&name).join("mod.rs"));
             let child = if flat.exists() { flat } else { nested };
-            let place = [&place[..], &[name.clone()]].concat();
+            let place = [&place[..], std::slice::from_ref(&name)].concat();
             self.read(&child, place, &folder.join(name));
         }
         self.0.insert(place, code);

@@ -99,7 +99,7 @@ fn objections(words: &[&str], packages: &BTreeMap<String, Package>) -> Vec<Strin
                     "--bin" => package.binaries.contains(name),
                     _ => package.features.contains(name),
                 };
-                if !named.iter().any(|package| has(package)) {
+                if !named.iter().any(has) {
                     objections
                         .push(format!("no package that is named has the {} {name}", &word[2..]));
                 }

@@ -314,10 +314,9 @@ fn head(source: &str) -> String {
 
 /// The modules that a source declares for more than tests, each in a file of its own.
 fn declared(source: &str) -> BTreeSet<String> {
-    let mut lines = source.lines().peekable();
     let mut before = "";
     let mut modules = BTreeSet::new();
-    while let Some(line) = lines.next() {
+    for line in source.lines() {
         let declaration =
             line.strip_prefix("pub(crate) ").or(line.strip_prefix("pub ")).unwrap_or(line);
         if let Some(name) = declaration.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';'))

@@ -1,8 +1,6 @@
 //! `switcher explain`: what an instruction is for. It is taken away, and whoever objects is asked
 //! why.
 
-use std::fmt::Write as _;
-
 use serde::Serialize;
 use switcher_gen::Hazard;
 use switcher_prove::mutate;
@@ -199,8 +197,10 @@ impl Explained {
 
     fn text(&self) -> String {
         let mut text = format!("{}  {}\n", self.offset, self.text);
-        // A string takes everything that is written to it.
-        let mut line = |what: std::fmt::Arguments<'_>| drop(writeln!(text, "{what}"));
+        let mut line = |what: std::fmt::Arguments<'_>| {
+            text += &what.to_string();
+            text.push('\n');
+        };
         if let Some(source) = &self.source {
             line(format_args!("  written in    switcher-gen/src/{source}"));
         }
