@@ -133,7 +133,7 @@ fn objections(policy: &Table, packages: &[Package]) -> Vec<String> {
     let mut used = BTreeSet::new();
     let bans = &policy["bans"];
     let (skipped, denied) = (crates(&bans["skip"]), crates(&bans["deny"]));
-    let registries = strings(&policy["sources"]["allow-registry"]);
+    let mut registries = BTreeSet::new();
     let mut versions: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for Package { name, version, licence, source, asks } in packages {
         let of = format!("{name} {version}");
@@ -147,8 +147,9 @@ fn objections(policy: &Table, packages: &[Package]) -> Vec<String> {
             wrong.push(format!("{of} is denied"));
         }
         if let Some(source) = source {
-            let registry = source.strip_prefix("registry+");
-            if !registry.is_some_and(|it| registries.contains(it)) {
+            if source.starts_with("registry+") {
+                registries.insert(source);
+            } else {
                 wrong.push(format!("{of} comes from {source}"));
             }
         } else {
@@ -164,6 +165,10 @@ fn objections(policy: &Table, packages: &[Package]) -> Vec<String> {
     }
     for (name, versions) in versions.iter().filter(|(_, versions)| versions.len() > 1) {
         wrong.push(format!("{name} is built in several versions: {versions:?}"));
+    }
+    // Which registry is the public one, cargo knows; here, there must be no second one.
+    if registries.len() > 1 {
+        wrong.push(format!("packages come from several registries: {registries:?}"));
     }
     for (name, version) in &skipped {
         let count = packages.iter().filter(|package| package.name == *name).count();
@@ -210,6 +215,9 @@ fn what_deny_toml_does_not_allow_is_objected_to() {
         changed("libc", &|package| package.source = Some("git+https://example.org/libc".into())),
         [format!("libc {libc} comes from git+https://example.org/libc")]
     );
+    let other =
+        |package: &mut Package| package.source = Some("registry+https://example.org".into());
+    assert_eq!(changed("libc", &other).len(), 1);
     assert_eq!(changed("libc", &|package| package.name = "ring".into()).len(), 1);
     assert_eq!(
         changed("switcher-cli", &|package| package.asks.push(("libc".into(), "*".into()))),

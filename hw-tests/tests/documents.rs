@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use switcher_gen::layout::Placement;
+use switcher_gen::{Policy, Variant};
+
 #[allow(dead_code)]
 mod tree;
 use tree::{files, has_extension, prose, read, root};
@@ -541,5 +544,77 @@ fn a_subject_without_area_or_verb_is_objected_to() {
         &long,
     ] {
         assert!(objection_to_subject(wrong).is_some(), "{wrong}");
+    }
+}
+
+// Numbers.
+
+/// Of one variant, what costs.txt says of a path: all the numbers of its line.
+fn costs(record: &str, variant: &str, path: &str) -> Vec<u32> {
+    let blocks = record.split("\n\nvariants: ");
+    // The names stand at the end of the block before.
+    let mut named = false;
+    for block in blocks {
+        if named {
+            let line = block.lines().find(|line| line.starts_with(path));
+            let line = line.unwrap_or_else(|| panic!("{variant} has no {path}"));
+            let words = line[path.len()..].split_whitespace();
+            let numbers = words.filter_map(|word| word.trim_matches(['(', ')']).parse().ok());
+            return numbers.collect();
+        }
+        let names = block.rsplit("\n\n").next().unwrap_or_default();
+        named = names.split_whitespace().any(|name| name == variant);
+    }
+    panic!("there is no {variant}");
+}
+
+/// The table of ARCHITECTURE.md, as costs.txt has it.
+fn placements(record: &str) -> Vec<[String; 7]> {
+    let mut rows = Vec::new();
+    for policy in Policy::ALL {
+        let variant = Variant::REFERENCE.with_policy(policy).to_string();
+        let of = |path| costs(record, &variant, path);
+        let (to_smod, to_umod) = (of("SYSCALL in umod -> smod"), of("ERETU -> umod by SYSRETQ"));
+        let both = of("round trip by SYSRETQ");
+        let lines = both[both.len() - 2];
+        let name = if policy.placement == Placement::Gs { "`gs`" } else { "`percpu`" };
+        let numbers = [to_smod[0], to_umod[0], both[0], both[2], lines].map(|it| it.to_string());
+        let [there, back, together, swapgs, lines] = numbers;
+        let revision = format!("{:?}", policy.revision);
+        rows.push([name.into(), revision, there, back, together, swapgs, lines]);
+    }
+    rows.sort();
+    rows
+}
+
+#[test]
+fn the_counts_in_architecture_are_those_on_record() {
+    let record = read(&root().join("switcher-gen/costs.txt"));
+    let text = read(&root().join("ARCHITECTURE.md"));
+    let heading =
+        "| placement | PVCS | SYSCALL -> smod | ERETU -> umod | together | SWAPGS | lines |";
+    let said = table(&text, heading);
+    assert_eq!(said, placements(&record));
+    // One count otherwise, and it would show.
+    let other = record.replacen(
+        "round trip by SYSRETQ                    66",
+        "round trip by SYSRETQ  67",
+        1,
+    );
+    assert_ne!(other, record);
+    assert_ne!(said, placements(&other));
+}
+
+#[test]
+fn the_number_of_variants_is_that_of_those_on_record() {
+    let record = read(&root().join("switcher-gen/certificates.txt"));
+    let count = Variant::all().count().to_string();
+    assert!(record.lines().count() > 100);
+    for document in ["README.md", "ARCHITECTURE.md"] {
+        let text = read(&root().join(document));
+        assert!(
+            text.split(|it: char| !it.is_ascii_digit()).any(|it| it == count),
+            "{document}: {count}"
+        );
     }
 }
