@@ -463,8 +463,8 @@ mod tests {
         let read = |code: &[u8]| {
             Program::new(0x1000, code.to_vec()).at(0x1000).unwrap().copied().map_err(Clone::clone)
         };
-        // ADD, AND, BTS, BTR, DEC, INC, NEG, NOT, OR, SUB, XOR, XCHG of memory at RDI.
-        let legal: [&[u8]; 12] = [
+        // ADD, AND, BTS, BTR, DEC, INC, NEG, NOT, OR, SUB, XOR, XCHG, CMPXCHG, XADD of memory at RDI.
+        let legal: [&[u8]; 14] = [
             &[0xF0, 0x48, 0x01, 0x07],
             &[0xF0, 0x83, 0x27, 0x01],
             &[0xF0, 0x0F, 0xBA, 0x2F, 0x01],
@@ -477,6 +477,8 @@ mod tests {
             &[0xF0, 0x29, 0x07],
             &[0x65, 0xF0, 0x31, 0x07],
             &[0xF0, 0x87, 0x07],
+            &[0xF0, 0x0F, 0xB1, 0x0F],
+            &[0xF0, 0x48, 0x0F, 0xC1, 0x0F],
         ];
         for code in legal {
             let op = read(code).unwrap();
@@ -493,8 +495,8 @@ mod tests {
             &[0xF0, 0x0F, 0xBA, 0x27, 0x01],
             &[0xF0, 0x0F, 0x01, 0xF8],
             &[0xF0, 0xC3],
-            &[0xF0, 0x0F, 0xB1, 0x0F],
-            &[0xF0, 0x0F, 0xC1, 0x0F],
+            &[0xF0, 0x0F, 0xB1, 0xCF],
+            &[0xF0, 0x0F, 0xC1, 0xCF],
         ];
         for code in illegal {
             assert!(read(code).is_err(), "{}", hexadecimal(code.iter()));
