@@ -25,7 +25,7 @@ Examples:
   switcher prove --elf theirs.o --variant intel-4level --gs-tss 0x6000 --gs-tss-extra 0x6080
 
 A theorem is about one entry point: whatever state the CPU and the memory are in, within what
-CAVEATS.md says is assumed, every obligation holds on every path. Each that may access the PVCS is
+spec/proofs.md says is assumed, every obligation holds on every path. Each that may access the PVCS is
 proved twice: with a guest that leaves it alone, against the whole specification; and with one that
 rewrites it at any moment, for what must stay safe even then. What is refuted comes with a state, the
 instructions executed from there, and what the concrete machine makes of them. All findings are
@@ -45,7 +45,7 @@ targets are in it, `of`, so many there are; `theorems_proved` and `theorems_shar
 theorems needed none of their own; `targets`, an array of objects: `name`; `verdict`: \"proved\", \"refuted\" or
 \"unknown\"; `fingerprint` and `certificate`, whether it is on record, both null for code that is
 not ours; `not_judged`, what nothing is said about; `assumed`, what is taken for granted of this code
-beside what CAVEATS.md lists; `harmless`, what names the code and does not change it; `theorems`, empty unless proved, an array of objects: `theorem`, `guest_memory` (\"quiet\"
+beside what spec/proofs.md lists; `harmless`, what names the code and does not change it; `theorems`, empty unless proved, an array of objects: `theorem`, `guest_memory` (\"quiet\"
 or \"hostile\"), `paths`, `goals`, `by_solver`, and `obligations`, an object: goals by name;
 `counterexample`, null unless refuted, an object: `theorem`, `guest_memory`, `obligation` (an
 object: `name`, `rows`, an array of objects, `row` of spec/hazards.md and its `title`, and

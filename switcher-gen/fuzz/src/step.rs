@@ -271,6 +271,7 @@ fn in_numbers<W: Copy + std::fmt::Debug>(
         Err(Stuck::SelfModifying { at }) => Err(Stuck::SelfModifying { at }),
         Err(Stuck::Msr { at, number }) => Err(Stuck::Msr { at, number: word(number) }),
         Err(Stuck::Several { at }) => Err(Stuck::Several { at }),
+        Err(Stuck::Count { at }) => Err(Stuck::Count { at }),
         Err(Stuck::NoCode { rip }) => Err(Stuck::NoCode { rip: word(rip) }),
     }
 }

@@ -1,6 +1,11 @@
 //! Proofs: the bytes do what the specification says, for every state, and stay safe if the guest
 //! changes its memory between any two instructions.
 //!
+//! A [`Target`] is code: an image, or anybody's object file ([`elf`]). A [`Prover`] gives a
+//! [`Verdict`] about it: proved, refuted with a state that shows it, or not known. `switcher prove`
+//! prints verdicts, and the tests prove every variant and write `certificates.txt`, without which
+//! the runtime maps no image.
+//!
 //! | file | what it is |
 //! |---|---|
 //! | `target` | the code: an [`Image`](switcher_gen::Image), or anybody's |
@@ -23,17 +28,22 @@
 //! | `apart`, `overlap` | regions that must be apart, where they are numbers |
 //! | `shared` | which targets a proof holds of, so that each code is proved once |
 //! | `findings` | all that is wrong with a target, or the first of it |
+//! | `returns` | whom a routine returns to, and with what |
+//! | `mitigations` | sequences against faults of CPUs: complete, in order and in place |
 //! | `counterexample` | the state in which a goal does not hold, in words, replayed on numbers |
+//! | `elf` | anybody's object or linked file, read as a target |
+//! | `mutate` | code that is broken on purpose: do the proofs object? |
+//! | `superfluous` | code without one of its instructions: does anything object? |
+//! | `cost` | what each path costs |
 //!
-//! A theorem is run like a test: from a state to an outcome, by [`machine`](switcher_model), and the
-//! outcome is compared with what [`spec`](switcher_spec) makes of the same state. On numbers that is
-//! one case ([`fuzz`](switcher_engine::fuzz)); on unknowns it is all of them.
+//! A theorem is run like a test: from a state to an outcome, by [`machine`](switcher_model), and
+//! the outcome is compared with what [`spec`](switcher_spec) makes of the same state. On numbers
+//! that is one case ([`fuzz`](switcher_engine::fuzz)); on unknowns it is all of them.
 //!
 //! ```
-//! use switcher_prove::mutate;
-//! use switcher_prove::mutate::Operator;
-//! use switcher_prove::{Prover, Target, Verdict};
 //! use switcher_gen::{Image, Variant};
+//! use switcher_prove::mutate::{self, Operator};
+//! use switcher_prove::{Prover, Target, Verdict};
 //!
 //! let right = Target::image(&Image::new(&Variant::REFERENCE)?);
 //! let prover = Prover::default();
