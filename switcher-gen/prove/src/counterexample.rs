@@ -5,16 +5,19 @@ use std::rc::Rc;
 
 use serde::Serialize;
 
+use crate::entry::{Entry, EntryPoints};
 use crate::goal::Goal;
 use crate::obligation::Obligation;
 use crate::run::Run;
-use crate::substance::Numbers;
 use crate::target::Target;
 use crate::theorem::{GuestMemory, Theorem};
 use crate::world::name::{Name, Source};
 use crate::{obligation, run};
 use switcher_model::symbolic::{Model, Symbolic};
 use switcher_model::{Concrete, Domain, SLIDE};
+
+/// A state of numbers: what is not named is zero.
+pub type Numbers = Vec<(String, u64)>;
 
 /// The state, what happens from there, and what is wrong with that.
 #[derive(Clone, Debug, Serialize)]
@@ -136,9 +139,10 @@ impl Counterexample {
     /// Runs `target` on the concrete machine from this state: whether it breaks the obligation.
     #[must_use]
     pub fn replay(&self, target: &Target) -> bool {
+        let points = EntryPoints::of(target);
         let met = self.state.iter().filter(|(name, _)| is_met(name)).cloned();
         let mut values = Written(&self.state);
-        replay(target, self.theorem, self.guest_memory, met, &mut values).is_some_and(|run| {
+        replay(points.entry(self.theorem), self.guest_memory, met, &mut values).is_some_and(|run| {
             let broken = self.instead.unwrap_or(self.obligation);
             run.goals.iter().any(|goal| !goal.holds && goal.obligation == broken)
         })
@@ -148,8 +152,7 @@ impl Counterexample {
     /// break the same obligation.
     pub(crate) fn new(
         d: &Symbolic,
-        target: &Target,
-        theorem: Theorem,
+        entry: Entry<'_>,
         guest_memory: GuestMemory,
         run: &Run<Symbolic>,
         goal: &Goal<Symbolic>,
@@ -176,8 +179,7 @@ impl Counterexample {
             obligation::UNTAKEN_TARGET,
         ];
         let is_rule = rules.contains(&goal.obligation);
-        let try_with =
-            |model: &Model, bases| replay_model(target, theorem, guest_memory, model, bases);
+        let try_with = |model: &Model, bases| replay_model(entry, guest_memory, model, bases);
         let breaks_the_same = |(replayed, _): &(Run<Concrete>, _)| {
             replayed.goals.iter().any(|found| same(&found)) || is_rule && is_reached(replayed)
         };
@@ -202,13 +204,13 @@ impl Counterexample {
         let another = replayed.goals.iter().find(|found| !found.holds);
         let is_same = broken.is_some() || is_rule && is_reached(&replayed);
         let instead = another.filter(|_| !is_same).map(|found| found.obligation);
-        let program = &target.program;
+        let program = &entry.target.program;
         let path = replayed.trace.iter().map(|at| (*at, program.text(*at).unwrap_or_default()));
         // A hostile guest is not to blame if it does not matter what it writes.
         let is_shared = state.iter().any(|(name, _)| name.starts_with("pvcs["));
         let guest_memory = if is_shared { guest_memory } else { GuestMemory::Stable };
         Some(Self {
-            theorem,
+            theorem: entry.theorem,
             guest_memory,
             obligation: goal.obligation,
             about: broken.map_or(goal.about, |broken| broken.about),
@@ -241,14 +243,13 @@ fn wishes(d: &Symbolic, goal: &Goal<Symbolic>) -> Vec<(Rc<str>, u64)> {
 /// A state of numbers that meets all assumptions and takes the path of `run`, of what `model` says of
 /// it. `None` if the concrete machine goes another way.
 pub(crate) fn witness(
-    target: &Target,
-    theorem: Theorem,
+    entry: Entry<'_>,
     guest_memory: GuestMemory,
     run: &Run<Symbolic>,
     model: &Model,
 ) -> Option<Numbers> {
     Bases::all().find_map(|bases| {
-        let (replayed, state) = replay_model(target, theorem, guest_memory, model, bases)?;
+        let (replayed, state) = replay_model(entry, guest_memory, model, bases)?;
         let is_same = replayed.trace == run.trace && replayed.end == run.end;
         (is_same && replayed.goals.iter().all(|goal| goal.holds)).then_some(state)
     })
@@ -256,8 +257,7 @@ pub(crate) fn witness(
 
 /// Runs the theorem on the numbers of `model`, and the state that this is: what is not named is zero.
 fn replay_model(
-    target: &Target,
-    theorem: Theorem,
+    entry: Entry<'_>,
     guest_memory: GuestMemory,
     model: &Model,
     bases: Bases,
@@ -265,7 +265,7 @@ fn replay_model(
     let mut values = Values { model, bases, asked: Vec::new() };
     let met = model.iter().filter(|(name, _)| is_met(name));
     let met: Numbers = met.map(|(name, value)| (name.to_owned(), value)).collect();
-    let replayed = replay(target, theorem, guest_memory, met.iter().cloned(), &mut values)?;
+    let replayed = replay(entry, guest_memory, met.iter().cloned(), &mut values)?;
     let mut state = values.asked;
     state.extend(met);
     state.retain(|(_, value)| *value != 0);
@@ -281,19 +281,18 @@ fn is_met(name: &str) -> bool {
 
 /// Runs the theorem on numbers; those in `met` come up on the way.
 fn replay(
-    target: &Target,
-    theorem: Theorem,
+    entry: Entry<'_>,
     guest_memory: GuestMemory,
     met: impl Iterator<Item = (String, u64)>,
     values: &mut impl Source<Concrete>,
 ) -> Option<Run<Concrete>> {
     let d = Concrete::told(met);
-    let saved = run::saved(&d, target, values).ok()?;
+    let saved = run::saved(&d, entry.points, values).ok()?;
     let mut holds = true;
     let assume = |all: &[(&'static str, <Concrete as Domain>::Bit)]| {
         holds = all.iter().all(|(_, bit)| *bit);
     };
-    let run = run::run(&d, target, theorem, guest_memory, values, saved.as_ref(), assume).ok()?;
+    let run = run::run(&d, entry, guest_memory, values, saved.as_ref(), assume).ok()?;
     holds.then_some(run)
 }
 

@@ -11,6 +11,7 @@ use crate::bad_code::BadCode;
 use crate::counterexample::Counterexample;
 use crate::obligation::Obligation;
 use crate::theorem::Theorem;
+use crate::verdict::{Report, Verdict};
 
 /// All that is wrong with a target, as far as it can be told.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -21,6 +22,9 @@ pub struct Findings {
     pub unknown: Vec<String>,
     /// Theorems that there is no telling of, and why.
     pub refused: Vec<Refused>,
+    /// The theorem in the middle of which somebody wanted an end.
+    #[serde(skip)]
+    interrupted: Option<Theorem>,
     /// Whether the first is enough.
     #[serde(skip)]
     ends_with_the_first: bool,
@@ -35,11 +39,11 @@ type Key = (Theorem, Obligation, Option<u64>);
 /// A theorem that the code is none for.
 #[derive(Clone, Debug, Serialize)]
 pub struct Refused {
-    /// Which.
+    /// The theorem.
     pub theorem: Theorem,
     /// Why, in words.
     pub why: String,
-    /// Why.
+    /// Why, as the code that it is.
     #[serde(skip)]
     pub code: BadCode,
 }
@@ -75,6 +79,24 @@ impl Findings {
     /// Whether there is nothing more to be looked for.
     pub(crate) fn are_enough(&self) -> bool {
         self.ends_with_the_first && !(self.refuted.is_empty() && self.unknown.is_empty())
+    }
+
+    /// Somebody wants an end in the middle of `theorem`.
+    pub(crate) fn interrupt(&mut self, theorem: Theorem) {
+        self.interrupted = Some(theorem);
+        self.unknown.push(format!("{}: interrupted", theorem.name()));
+    }
+
+    /// What became of the theorem that was looked at, of which this was shown if nothing was found.
+    pub(crate) fn into_verdict(mut self, reports: Vec<Report>) -> Verdict {
+        if let Some(found) = self.refuted.pop() {
+            return Verdict::Refuted(Box::new(found));
+        }
+        match (self.interrupted, self.unknown.pop()) {
+            (Some(theorem), _) => Verdict::Interrupted(theorem),
+            (None, Some(why)) => Verdict::Unknown(why),
+            (None, None) => Verdict::Proved(reports),
+        }
     }
 
     /// Whether it is known already. It is also `about` this, then.

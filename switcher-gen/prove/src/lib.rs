@@ -37,7 +37,7 @@
 //!
 //! let right = Target::image(&Image::new(&Variant::REFERENCE)?);
 //! let prover = Prover::default();
-//! assert!(matches!(prover.prove(&right)?, Verdict::Proved(_)));
+//! assert!(matches!(prover.prove(&right), Verdict::Proved(_)));
 //!
 //! // Without one instruction: what WRGSBASE loads is not made canonical.
 //! let mutants = mutate::mutants(&right);
@@ -45,7 +45,7 @@
 //!     mutant.operator == Operator::Delete && mutant.original == "sar r11,10h"
 //! });
 //! let wrong = wrong.and_then(|mutant| mutant.target()).ok_or("there is such an instruction")?;
-//! let Verdict::Refuted(found) = prover.prove(&wrong)? else { panic!("it was not refuted") };
+//! let Verdict::Refuted(found) = prover.prove(&wrong) else { panic!("it was not refuted") };
 //! assert_eq!(found.obligation.name, "wrgsbase-canonical");
 //! assert!(found.replay(&wrong) && !found.replay(&right));
 //! println!("{found}");
@@ -61,6 +61,7 @@ pub mod redundancy;
 mod bad_code;
 mod boundary;
 mod counterexample;
+mod entry;
 mod equivalence;
 mod findings;
 mod goal;
@@ -77,17 +78,19 @@ mod verdict;
 mod world;
 
 pub use bad_code::BadCode;
-pub use counterexample::Counterexample;
+pub use counterexample::{Counterexample, Numbers};
+pub use entry::{Entry, EntryPoints};
+pub use equivalence::Equivalence;
 pub use findings::{Findings, Refused};
 pub use goal::Goal;
 pub use obligation::Obligation;
-pub use prover::{Prover, Unexplored};
+pub use prover::{Prove, Prover, Unexplored};
 pub use run::saved::saved;
 pub use run::untaken::Untaken;
 pub use run::{Run, Walk, run};
 pub use setting::{BlockOffsets, Setting};
-pub use shared::Shared;
-pub use substance::{Numbers, Substance};
+pub use shared::{Shared, SharingProver};
+pub use substance::Substance;
 pub use target::overlap::Overlap;
 pub use target::{Target, TargetError, TargetGate};
 pub use theorem::{GuestMemory, Theorem};

@@ -13,8 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use crate::cost::Path;
+use crate::entry::EntryPoints;
 use crate::mutate::Mutant;
-use crate::prover::Prover;
+use crate::prover::Prove;
 use crate::target::Target;
 use crate::theorem::Theorem;
 use crate::verdict::Verdict;
@@ -69,12 +70,9 @@ impl Search {
     /// Every instruction of `target` that a theorem may come to, in the order of addresses.
     #[must_use]
     pub fn new(target: &Target) -> Self {
+        let points = EntryPoints::of(target);
         let mut reached: Vec<_> = Theorem::of(target)
-            .map(|theorem| {
-                let entries = theorem.entries(target).into_iter();
-                let reached = entries.flat_map(|entry| target.reached_from(entry));
-                (theorem, reached.collect::<BTreeSet<_>>())
-            })
+            .map(|theorem| (theorem, points.entry(theorem).reached().collect::<BTreeSet<_>>()))
             .collect();
         // Short ones take less time.
         reached.sort_by_key(|(_, reached)| reached.len());
@@ -111,16 +109,19 @@ impl Search {
     /// # Panics
     /// If there are not as many.
     #[must_use]
-    pub fn unneeded(&self, prover: &Prover, number: usize) -> Option<Unneeded> {
+    pub fn unneeded(&self, prover: &impl Prove, number: usize) -> Option<Unneeded> {
         let Trial { mutant, order } = &self.trials[number];
         let purpose = match mutant.target() {
             None => Purpose::Unknown("the code without it cannot be assembled".into()),
             Some(without) => match prover.prove_in_order(&without, order) {
-                Ok(Verdict::Refuted(_)) | Err(_) => return None,
-                Ok(Verdict::Proved(_)) => {
+                Verdict::Refuted(_) | Verdict::Unsupported(_) => return None,
+                Verdict::Proved(_) => {
                     self.shortens(&without, mutant.nops()).unwrap_or(Purpose::None)
                 }
-                Ok(Verdict::Unknown(why)) => Purpose::Unknown(why),
+                Verdict::Unknown(why) => Purpose::Unknown(why),
+                Verdict::Interrupted(theorem) => {
+                    Purpose::Unknown(format!("{theorem}: interrupted"))
+                }
             },
         };
         Some(Unneeded { at: mutant.at, text: mutant.original.clone(), purpose })

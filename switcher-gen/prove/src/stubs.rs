@@ -2,7 +2,7 @@
 //!
 //! The vector is an unknown of its theorem: all code after the stubs is executed with it, so that what
 //! treats one vector unlike the others is a path of its own. The stubs themselves are code, and each
-//! names its vector. They are put into [`parts`](partition): in one part are those that execute the
+//! names its vector. They are put into [parts](Stubs::partition): in one part are those that execute the
 //! same instructions, in the same windows and on the same stack, push **their own** vector, and jump to
 //! one place. One of them is executed, and what it has pushed becomes the unknown. A stub that does
 //! anything else is like no other: it is a part by itself and is executed with its number.
@@ -13,9 +13,7 @@ use iced_x86::{Code, ConstantOffsets, Decoder, DecoderOptions};
 
 use crate::target::looks::{Looks, looks};
 use crate::target::{Target, TargetGate};
-use crate::theorem::Theorem;
 use crate::vectors::{Vectors, is_one_of};
-use switcher_gen::arch::vector;
 use switcher_model::Domain;
 
 /// Vectors with stubs that are alike.
@@ -97,31 +95,32 @@ impl PartialEq for Stub {
 
 impl Eq for Stub {}
 
-/// The vectors of `theorem` by stubs that are alike, the largest part first.
-pub(crate) fn partition(target: &Target, theorem: Theorem) -> Vec<Alike> {
-    let mut parts: Vec<Alike> = Vec::new();
-    let Some((vectors, _)) = theorem.event() else { return parts };
-    for vector in vectors.all() {
-        let mut gates = target.gates.iter().flatten();
-        let gate = gates.find(|gate| gate.vector == vector);
-        let stub = gate.filter(|_| !matches!(vectors, Vectors::One(_)));
-        let stub = stub.and_then(|gate| stub_of(target, gate));
-        match parts.iter_mut().find(|part| stub.is_some() && part.stub == stub) {
-            Some(part) => part.vectors.push(vector),
-            None => parts.push(Alike { vectors: vec![vector], stub }),
-        }
-    }
-    parts.sort_by_key(|part| std::cmp::Reverse(part.vectors.len()));
-    parts
+/// The stub of each vector, if it is one of those that may be like others.
+pub(crate) struct Stubs {
+    all: Vec<Option<Stub>>,
 }
 
-/// The vectors whose stubs are executed: one for each part of each theorem, and that of the code's own
-/// INT.
-pub(crate) fn executed(target: &Target) -> Vec<u8> {
-    let parts = Theorem::EVENTS.into_iter().flat_map(|theorem| partition(target, theorem));
-    let mut vectors: Vec<_> = parts.map(|part| part.first()).collect();
-    vectors.push(vector::SEGMENT_OVERRUN);
-    vectors
+impl Stubs {
+    /// Looks at all stubs of `target`, whose gate of a vector `gate` says.
+    pub(crate) fn of<'t>(target: &Target, gate: impl Fn(u8) -> Option<&'t TargetGate>) -> Self {
+        let stub = |vector| gate(vector).and_then(|gate| stub_of(target, gate));
+        Self { all: (0..=u8::MAX).map(stub).collect() }
+    }
+
+    /// These vectors by stubs that are alike, those of most vectors first.
+    pub(crate) fn partition(&self, vectors: Vectors) -> Vec<Alike> {
+        let mut parts: Vec<Alike> = Vec::new();
+        for vector in vectors.all() {
+            let stub = self.all[usize::from(vector)].as_ref();
+            let stub = stub.filter(|_| !matches!(vectors, Vectors::One(_)));
+            match parts.iter_mut().find(|part| stub.is_some() && part.stub.as_ref() == stub) {
+                Some(part) => part.vectors.push(vector),
+                None => parts.push(Alike { vectors: vec![vector], stub: stub.cloned() }),
+            }
+        }
+        parts.sort_by_key(|part| std::cmp::Reverse(part.vectors.len()));
+        parts
+    }
 }
 
 /// ENDBR64 or none, PUSH of the vector, JMP.
@@ -174,7 +173,9 @@ fn decoded(target: &Target, at: u64) -> (iced_x86::Instruction, ConstantOffsets)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::theorem::Whose;
+    use crate::entry::EntryPoints;
+    use crate::theorem::{Theorem, Whose};
+    use switcher_gen::arch::vector;
     use switcher_gen::{Image, Variant};
 
     /// In each situation in which hardware can deliver an event, each vector but the one that nothing
@@ -201,8 +202,9 @@ mod tests {
     fn all_stubs_of_a_kind_are_alike_in_our_images() {
         for variant in Variant::representative() {
             let target = Target::image(&Image::new(&variant).unwrap());
+            let points = EntryPoints::of(&target);
             for theorem in Theorem::EVENTS {
-                let parts = partition(&target, theorem);
+                let parts = points.entry(theorem).stubs();
                 let is_one = parts.len() == usize::from(theorem != Theorem::Gates);
                 assert!(is_one, "{variant}: {theorem}: {parts:?}");
             }

@@ -1,5 +1,7 @@
 //! Whether a proof says anything: whether its assumptions can be met on each path, and its goals be broken.
 
+use crate::counterexample::Numbers;
+use crate::entry::EntryPoints;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use switcher_model::Domain;
@@ -10,9 +12,6 @@ use crate::target::Target;
 use crate::theorem::{GuestMemory, Theorem};
 use crate::{counterexample, run};
 use switcher_model::symbolic::{Symbolic, Verdict as Answer};
-
-/// A state of numbers: what is not named is zero.
-pub type Numbers = Vec<(String, u64)>;
 
 /// Whether the proof of a theorem says anything: see [`Prover::substance`].
 #[derive(Clone, Debug, Default)]
@@ -32,7 +31,9 @@ impl Prover {
     pub fn substance(&self, target: &Target, theorem: Theorem) -> Result<Substance, Unexplored> {
         let d = &self.domain;
         d.reset();
-        let saved = run::saved(d, target, &mut Unknowns)?.ok_or(Unexplored::NoEntry)?;
+        let points = EntryPoints::of(target);
+        let entry = points.entry(theorem);
+        let saved = run::saved(d, &points, &mut Unknowns)?.ok_or(Unexplored::NoEntry)?;
         let mut found = Substance::default();
         let guest_memories = [GuestMemory::Racing, GuestMemory::Stable];
         let needed = if theorem.is_of_events() { &guest_memories[1..] } else { &guest_memories };
@@ -41,7 +42,7 @@ impl Prover {
             let mut bad = None;
             let run = |d: &Symbolic| {
                 let how = (guest_memory, Extent::Everything);
-                run::run_to(d, target, theorem, how, &mut Unknowns, Some(&saved), assume(d))
+                run::run_to(d, entry, how, &mut Unknowns, Some(&saved), assume(d))
             };
             let explored = d.explore_until(run, |_, result| {
                 let run = match result {
@@ -54,7 +55,7 @@ impl Prover {
                 // That nothing is the case is refuted by whatever is.
                 let state = match d.check(d.bit(false)) {
                     Answer::Fails(model) => {
-                        counterexample::witness(target, theorem, guest_memory, &run, &model)
+                        counterexample::witness(entry, guest_memory, &run, &model)
                     }
                     Answer::Holds { .. } | Answer::Unknown(_) => None,
                 };

@@ -7,7 +7,6 @@ use std::hash::Hash;
 
 use serde::Serialize;
 
-use crate::stubs::partition;
 use crate::target::Target;
 use crate::vectors::Vectors;
 use crate::world::Start;
@@ -124,25 +123,6 @@ impl Theorem {
             Self::FatalErrorInRing0 => "ring 0 (others, error code)",
             Self::FatalAtIretq => "IRETQ (others)",
             Self::FatalErrorAtIretq => "IRETQ (others, error code)",
-        }
-    }
-
-    /// Where it begins: an event at one stub of those that are alike. Empty if `target` has no such
-    /// entry.
-    pub(crate) fn entries(self, target: &Target) -> Vec<u64> {
-        match self {
-            Self::EnterGuest => vec![target.enter_guest],
-            Self::Syscall64 => vec![target.syscall_64],
-            Self::SyscallCompat => target.syscall_compat.into_iter().collect(),
-            Self::ReturnFromGuest | Self::ReturnFromGuestIst => vec![target.return_from_guest],
-            of_events => {
-                let parts = partition(target, of_events);
-                let gate_of = |vector| {
-                    let mut gates = target.gates.iter().flatten();
-                    gates.find(|gate| gate.vector == vector).map(|gate| gate.address)
-                };
-                parts.iter().filter_map(|part| gate_of(part.first())).collect()
-            }
         }
     }
 

@@ -4,24 +4,29 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::bad_code::BadCode;
 use crate::counterexample::Counterexample;
 use crate::theorem::{GuestMemory, Theorem};
 
-/// What became of a target.
+/// What became of a target, or of one theorem about it.
 #[derive(Clone, Debug)]
 pub enum Verdict {
     /// Every goal of every theorem holds.
     Proved(Vec<Report>),
-    /// One does not.
+    /// A goal does not hold: a state from which the code breaks it.
     Refuted(Box<Counterexample>),
-    /// The solver does not know. That is no proof.
+    /// The solver does not know whether a goal holds. That is no proof.
     Unknown(String),
+    /// No theorem can be about the code: there is no telling what it does.
+    Unsupported(BadCode),
+    /// Somebody wanted an end before this theorem was gone through.
+    Interrupted(Theorem),
 }
 
 /// What was shown of one theorem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Which.
+    /// The theorem.
     pub theorem: Theorem,
     /// With or without a hostile guest.
     pub guest_memory: GuestMemory,

@@ -1,5 +1,6 @@
 //! The code as instructions, and every change to each of them.
 
+use crate::entry::EntryPoints;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -79,7 +80,7 @@ impl Listing {
                 instructions.push(instruction);
             }
         }
-        let executed = crate::stubs::executed(target);
+        let executed = EntryPoints::of(target).executed_vectors();
         Self { target: target.clone(), instructions, starts, executed }
     }
 

@@ -21,9 +21,10 @@ use std::rc::Rc;
 use iced_x86::{Code, Instruction};
 
 use crate::bad_code::BadCode;
+use crate::equivalence::Equivalence;
 use crate::mutate::listing::Listing;
 use crate::mutate::operators::sequence;
-use crate::prover::Prover;
+use crate::prover::Prove;
 use crate::target::Target;
 use crate::verdict::Verdict;
 use switcher_gen::Hazard;
@@ -178,16 +179,17 @@ pub fn mutants_of(target: &Target, text: &str) -> Vec<Mutant> {
 
 /// What becomes of `mutant` of `original`.
 #[must_use]
-pub fn judge(prover: &Prover, original: &Target, mutant: &Mutant) -> Fate {
+pub fn judge(prover: &impl Prove, original: &Target, mutant: &Mutant) -> Fate {
     let Some(target) = mutant.target() else { return Fate::NoCode };
     match prover.prove(&target) {
-        Err(bad) => Fate::Refused(bad),
-        Ok(Verdict::Refuted(found)) => Fate::Killed(found.obligation.name, found.obligation.rows),
-        Ok(Verdict::Unknown(why)) => Fate::Hole(why),
-        Ok(Verdict::Proved(_)) => match prover.equivalent(original, &target) {
-            Ok(None) => Fate::Equivalent,
-            Ok(Some(difference)) => Fate::Hole(difference),
-            Err(bad) => Fate::Refused(bad),
+        Verdict::Unsupported(code) => Fate::Refused(code),
+        Verdict::Refuted(found) => Fate::Killed(found.obligation.name, found.obligation.rows),
+        Verdict::Unknown(why) => Fate::Hole(why),
+        Verdict::Interrupted(theorem) => Fate::Hole(format!("{theorem}: interrupted")),
+        Verdict::Proved(_) => match prover.prover().equivalent(original, &target) {
+            Equivalence::Same => Fate::Equivalent,
+            Equivalence::Differs(what) => Fate::Hole(what),
+            Equivalence::Unsupported(code) => Fate::Refused(code),
         },
     }
 }

@@ -24,13 +24,13 @@ impl<'a, D: Domain> Watch<'a, D> {
         if name.is_stack() {
             self.lost.accessed(access.place);
         }
-        let program = &self.target.program;
+        let program = &self.entry.target.program;
         let op = self.trace.last().and_then(|at| program.at(*at)).and_then(Result::ok);
         self.pushed.access(d, program, access, op.map(|op| op.kind));
         if access.gs {
             let ours = d.eq(state.gs_base, self.start.host_gs);
             goals.add(obligation::GS_IS_THE_HOSTS, ours, "GS base");
-            if let Some(is_certain) = self.gs.is_certain(self.theorem) {
+            if let Some(is_certain) = self.gs.is_certain(self.entry.theorem) {
                 goals.add(obligation::SWAPGS_FENCED, d.bit(is_certain), "GS base");
             }
         }
@@ -65,8 +65,8 @@ impl<'a, D: Domain> Watch<'a, D> {
     /// its registers. Ring 0's lies beside values of the host's: only the IRETQ may read it, or what
     /// takes its place on the interrupted stack.
     pub(crate) fn is_of_frame(&self, name: RegionName) -> bool {
-        if self.theorem.has_hook() {
-            let at = self.trace.last().and_then(|at| self.target.program.at(*at));
+        if self.entry.theorem.has_hook() {
+            let at = self.trace.last().and_then(|at| self.entry.target.program.at(*at));
             let is_iretq = at.and_then(Result::ok).is_some_and(|op| op.is_iretq());
             return is_iretq || name == RegionName::InterruptedStack;
         }
@@ -81,7 +81,7 @@ impl<'a, D: Domain> Watch<'a, D> {
     ) -> Option<usize> {
         let Place { region, index, size } = access.place;
         let region = &state.memory.regions[region];
-        let block = self.target.setting.block.tss_extra;
+        let block = self.entry.target.setting.block.tss_extra;
         let is_there = region.name == RegionName::TssExtra
             && region.offset(index) == block + TssExtra::switch_flags.bytes() as i64;
         (is_there && !access.store).then_some(size)
@@ -98,11 +98,11 @@ impl<'a, D: Domain> Watch<'a, D> {
         let region = &state.memory.regions[access.place.region];
         let at = region.offset(access.place.index);
         let store = Store { region: region.name, at, size: access.place.size };
-        let setting = &self.target.setting;
-        let is_allowed = store.is_allowed(self.theorem, setting);
+        let setting = &self.entry.target.setting;
+        let is_allowed = store.is_allowed(self.entry.theorem, setting);
         if let Some(hooks) = store.hooks_bits(setting).filter(|_| is_allowed) {
             let at = self.trace.last().copied();
-            let op = at.and_then(|at| self.target.program.at(at));
+            let op = at.and_then(|at| self.entry.target.program.at(at));
             self.stored.switch_flags += 1;
             let is_one =
                 stores::is_one_update(op.and_then(Result::ok)) && self.stored.switch_flags == 1;

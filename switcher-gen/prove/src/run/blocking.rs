@@ -85,13 +85,13 @@ impl Target {
 impl<D: Domain> Watch<'_, D> {
     /// Before an instruction: what may come there finds what it relies on.
     pub(crate) fn boundary(&mut self, d: &D, goals: &mut Goals<D>, state: &Machine<D>, at: u64) {
-        if self.theorem.is_fatal() {
+        if self.entry.theorem.is_fatal() {
             return;
         }
-        let is_routine = self.target.is_routine(at);
+        let is_routine = self.entry.target.is_routine(at);
         // Of what has no event entries, it is not known where NMIs may be blocked.
-        let has_gates = self.target.gates.is_some();
-        let (model, setting) = (self.target.model(), self.target.setting);
+        let has_gates = self.entry.target.gates.is_some();
+        let (model, setting) = (self.entry.target.model(), self.entry.target.setting);
         let in_routines = d.bit(is_routine && has_gates);
         for condition in boundary::conditions(d, &model, &setting, state, in_routines) {
             goals.add(condition.obligation, condition.holds, condition.about);
@@ -104,14 +104,14 @@ impl<D: Domain> Watch<'_, D> {
             goals.add(obligation::STACK_ROOM, has_room, "RSP");
         }
         self.still_blocked(d, goals, state);
-        if self.theorem.is_on_ist() && is_on_ist(d, state) {
+        if self.entry.theorem.is_on_ist() && is_on_ist(d, state) {
             self.blocking.uses(RegionName::IstStack);
         }
     }
 
     /// NMIs are blocked if they were when ring 0 was interrupted, and until it goes on if it was by one.
     fn still_blocked(&self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
-        if self.theorem == Theorem::NmiInRing0 {
+        if self.entry.theorem == Theorem::NmiInRing0 {
             goals.add(obligation::NMI_KEPT, state.nmi_blocked, "NMIs");
         } else if let Some(before) = self.blocking.before {
             let is_kept = d.either(d.not(before), state.nmi_blocked);
@@ -121,7 +121,7 @@ impl<D: Domain> Watch<'_, D> {
 
     /// What was interrupted goes on.
     pub(crate) fn resumed(&self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
-        if self.theorem == Theorem::NmiInRing0 {
+        if self.entry.theorem == Theorem::NmiInRing0 {
             goals.add(obligation::NMI_UNBLOCKED, d.not(state.nmi_blocked), "NMIs");
         } else {
             self.still_blocked(d, goals, state);
@@ -145,7 +145,7 @@ impl<D: Domain> Watch<'_, D> {
     pub(crate) fn frame_of_iretq(&self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
         let others = d.any(state.rflags(d), !RFlags::GUEST_ALLOWED.bits());
         goals.add(obligation::IRETQ_FLAGS, d.not(others), "RFLAGS");
-        if self.target.gates.is_none() {
+        if self.entry.target.gates.is_none() {
             return;
         }
         let sp0 =

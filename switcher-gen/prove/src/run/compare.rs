@@ -288,9 +288,9 @@ pub(crate) fn resumed<D: Domain>(
 ) -> String {
     let end = String::from("where it was interrupted");
     let Some(EventContext { interrupted, in_routines, .. }) = &world.event else { return end };
-    let is_debug = watch.theorem == Theorem::DbInRing0;
+    let is_debug = watch.entry.theorem == Theorem::DbInRing0;
     goals.add(obligation::HOOK, d.bit(hooked != is_debug), "whether it is called");
-    let expected = &match watch.theorem {
+    let expected = &match watch.entry.theorem {
         Theorem::DbInRing0 => spec::debug_in_ring_0(d, interrupted, *in_routines),
         Theorem::McInRing0 => spec::machine_check_in_ring_0(d, interrupted, *in_routines),
         _ => *interrupted,
@@ -328,7 +328,7 @@ pub(crate) fn resumed<D: Domain>(
         unchanged(d, world, goals, name, all.clone());
     }
     unchanged(d, world, goals, RegionName::IstStack, 0..TOP);
-    if watch.theorem.keeps_blocking() {
+    if watch.entry.theorem.keeps_blocking() {
         let red_zone = -(FarFrame::RED_ZONE as i64);
         unchanged(d, world, goals, RegionName::InterruptedStack, red_zone..0);
     }

@@ -49,10 +49,10 @@ impl<D: Domain> Watch<'_, D> {
         match self.needs.missing {
             // Of GS, another says it.
             Some(Condition::Canonical(Address::GsBase | Address::KernelGsBase)) | None => {
-                (fault_breaks(self.target, at, fault), text, "RIP")
+                (fault_breaks(self.entry.target, at, fault), text, "RIP")
             }
             Some(condition) => {
-                let instruction = self.target.program.text(at).unwrap_or_default();
+                let instruction = self.entry.target.program.text(at).unwrap_or_default();
                 let text = format!("{text}: `{instruction}` needs {condition}");
                 (obligation::EXISTS, text, condition.about())
             }

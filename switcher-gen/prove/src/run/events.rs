@@ -4,11 +4,12 @@
 use crate::goal::Goals;
 use iced_x86::Mnemonic;
 
+use crate::entry::Entry;
 use crate::obligation;
 use crate::run::end::End;
 use crate::run::origins::is_steered;
 use crate::run::watch::Watch;
-use crate::stubs::{Alike, partition};
+use crate::stubs::Alike;
 use crate::target::{Target, TargetGate};
 use crate::theorem::{Theorem, Whose};
 use crate::world::event::{EventContext, STACK};
@@ -22,20 +23,20 @@ use switcher_spec::InterruptedCode;
 
 /// Which of the stubs is executed: the one that stands for the vector's. If that is like no other, the
 /// vector is a number from here on.
-pub(crate) fn which<D: Domain>(
-    d: &D,
-    target: &Target,
-    theorem: Theorem,
-    world: &mut World<D>,
-) -> Alike {
-    let mut parts = partition(target, theorem);
+pub(crate) fn which<'a, D: Domain>(d: &D, entry: Entry<'a>, world: &mut World<D>) -> &'a Alike {
     let Some(EventContext { event, .. }) = &mut world.event else {
         unreachable!("only what is about an event is executed");
     };
-    // One of them it is.
-    let last = parts.len() - 1;
-    let chosen = parts[..last].iter().position(|part| d.decide(part.holds(d, event.vector)));
-    let part = parts.swap_remove(chosen.unwrap_or(last));
+    let mut last = None;
+    let mut parts = entry.stubs().iter().peekable();
+    while let Some(part) = parts.next() {
+        // One of them it is.
+        if parts.peek().is_none() || d.decide(part.holds(d, event.vector)) {
+            last = Some(part);
+            break;
+        }
+    }
+    let part = last.expect("an event has a vector");
     if !part.has_others() {
         event.vector = d.word(part.first().into());
     }
@@ -54,7 +55,7 @@ pub(crate) fn is_any<D: Domain>(d: &D, world: &mut World<D>, part: &Alike) {
 /// The CPU delivers `vector`. Where it cannot, that is the end.
 pub(crate) fn deliver<D: Domain>(
     d: &D,
-    target: &Target,
+    entry: Entry<'_>,
     world: &mut World<D>,
     goals: &mut Goals<D>,
     vector: u8,
@@ -62,9 +63,8 @@ pub(crate) fn deliver<D: Domain>(
 ) -> Option<End<D::Word>> {
     let tss = d.plus(region_of(world, RegionName::Tss).base, world.setting.block.tss);
     let World { machine, model, .. } = world;
-    let mut gates = target.gates.iter().flatten();
-    let gate = gates.find(|gate| gate.vector == vector);
-    let arrived = gate.is_some_and(|gate| {
+    let target = entry.target;
+    let arrived = entry.gate(vector).is_some_and(|gate| {
         if target.setting.variant.ibt() {
             let is_endbr = d.bit(target.is_endbr(gate.address));
             goals.add(obligation::ENDBR, is_endbr, "event entry");
@@ -83,7 +83,6 @@ pub(crate) fn deliver<D: Domain>(
 /// A call of the host's: what it finds, and what it leaves. Whether it does not return.
 pub(crate) fn call<D: Domain>(
     d: &D,
-    target: &Target,
     world: &mut World<D>,
     watch: &mut Watch<'_, D>,
     goals: &mut Goals<D>,
@@ -92,15 +91,15 @@ pub(crate) fn call<D: Domain>(
     let Some(happening) = &world.event else { return true };
     let EventContext { event, interrupted, clobbered, flags, below, .. } = happening;
     let machine = &mut world.machine;
-    let expected = match watch.theorem {
+    let expected = match watch.entry.theorem {
         Theorem::NmiInRing0 => HostSymbol::NMI,
         Theorem::McInRing0 => HostSymbol::MACHINE_CHECK,
         _ => HostSymbol::FATAL,
     };
     let is_fatal = hook == HostSymbol::FATAL;
-    if !watch.theorem.is_in_ring_0() {
+    if !watch.entry.theorem.is_in_ring_0() {
         // A guest's event exits. That of the IRETQ must have been taken for the host's.
-        let is_iretqs = matches!(watch.theorem.event(), Some((_, Whose::Iretq)));
+        let is_iretqs = matches!(watch.entry.theorem.event(), Some((_, Whose::Iretq)));
         let missed = if is_iretqs { obligation::IRETQ_LABEL } else { obligation::HOOK };
         goals.add(missed, d.bit(false), "which hook");
         return true;
@@ -123,7 +122,7 @@ pub(crate) fn call<D: Domain>(
     frame(d, machine, goals, interrupted, orig_ax);
     if is_fatal {
         untold(d, machine, goals);
-        let is_trap = target.around(at).trap == Some(Mnemonic::Ud2);
+        let is_trap = watch.entry.target.around(at).trap == Some(Mnemonic::Ud2);
         goals.add(obligation::FATAL_TRAP, d.bit(is_trap), "the next instruction");
         return true;
     }

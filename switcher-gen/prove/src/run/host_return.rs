@@ -5,7 +5,6 @@
 use crate::goal::Goals;
 use crate::run::end::{End, wild};
 use crate::run::watch::Watch;
-use crate::target::Target;
 use crate::world::event::EventContext;
 use crate::world::{Untraining, World};
 use switcher_model::{ARITHMETIC, Access, Domain, Flags, Gpr};
@@ -26,11 +25,11 @@ pub(crate) enum HostReturn<W> {
 /// The code has left. If for the host's untraining or thunk, that is executed.
 pub(crate) fn left<D: Domain>(
     d: &D,
-    target: &Target,
     world: &mut World<D>,
     watch: &mut Watch<'_, D>,
     goals: &mut Goals<D>,
 ) -> HostReturn<D::Word> {
+    let target = watch.entry.target;
     let World { machine, untraining, host_gs, setting, event, spec, .. } = world;
     let rip = d.code_at(machine.rip);
     let [untrain, thunk] = target.returns.map(|of_host| rip == Some(of_host) && of_host != 0);
@@ -51,7 +50,7 @@ pub(crate) fn left<D: Domain>(
     let is_back = d.code_at(value).is_some_and(|rip| target.program.contains(rip));
     if untrain {
         let root = match event {
-            Some(EventContext { event, interrupted, .. }) if watch.theorem.is_in_ring_0() => {
+            Some(EventContext { event, interrupted, .. }) if watch.entry.theorem.is_in_ring_0() => {
                 spec::hook(d, &setting.host(), event, interrupted, spec).root
             }
             _ => spec.tss_extra.host_cr3,

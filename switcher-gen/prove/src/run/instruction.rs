@@ -19,7 +19,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         goals.add(obligation::RING_0_FLAGS, d.both(clear(RFlags::IF), clear(RFlags::TF)), "RFLAGS");
         self.boundary(d, goals, state, at);
         self.running(d, goals, state);
-        let Some(windows) = &self.target.windows else { return };
+        let Some(windows) = &self.entry.target.windows else { return };
         let within =
             |window| windows.iter().any(|(which, range)| *which == window && range.contains(&at));
         let (root, stack) = (within(Window::GuestRoot), within(Window::UnsafeStack));
@@ -37,10 +37,12 @@ impl<'a, D: Domain> Watch<'a, D> {
     /// host's, be it the root that an event has interrupted.
     fn running(&self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
         let extra = state.memory.region(RegionName::TssExtra).expect("every world has all regions");
-        let at = self.target.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
+        let at = self.entry.target.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
         let running = d.any(extra.read(d, at, 8), u64::MAX);
         let mut holds = d.either(d.eq(state.cr3, self.start.block.host_cr3), running);
-        if let Some(root) = self.start.interrupted_root.filter(|_| self.theorem.is_in_ring_0()) {
+        if let Some(root) =
+            self.start.interrupted_root.filter(|_| self.entry.theorem.is_in_ring_0())
+        {
             holds = d.either(holds, d.eq(state.cr3, root));
         }
         goals.add_last(obligation::HOST_RSP_SET, holds, "host_rsp");

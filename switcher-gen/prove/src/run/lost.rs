@@ -65,12 +65,12 @@ impl Lost {
 impl<D: Domain> Watch<'_, D> {
     /// Before the instruction at `at`: what comes there overwrites what it may.
     pub(crate) fn lose(&mut self, d: &D, state: &mut Machine<D>, at: u64) {
-        if self.target.gates.is_none() || self.theorem.is_fatal() {
+        if self.entry.target.gates.is_none() || self.entry.theorem.is_fatal() {
             return;
         }
-        let is_blocked = self.theorem.is_of_nmis() && state.nmi_blocked == d.bit(true);
-        let is_left = self.theorem.is_on_ist() && !is_blocked && !is_on_ist(d, state);
-        let is_routine = self.target.is_routine(at);
+        let is_blocked = self.entry.theorem.is_of_nmis() && state.nmi_blocked == d.bit(true);
+        let is_left = self.entry.theorem.is_on_ist() && !is_blocked && !is_on_ist(d, state);
+        let is_routine = self.entry.target.is_routine(at);
         let rsp = state.get(Gpr::Rsp);
         for (region, stack) in state.memory.regions.iter_mut().enumerate() {
             if !stack.name.is_stack() {

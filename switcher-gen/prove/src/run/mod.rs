@@ -54,6 +54,7 @@ pub(crate) mod watch;
 use std::collections::BTreeSet;
 
 use crate::bad_code::BadCode;
+use crate::entry::Entry;
 use crate::goal::{Goal, Goals};
 use crate::{obligation, world};
 
@@ -62,7 +63,6 @@ use crate::run::end::End;
 use crate::run::execute::execute;
 use crate::run::untaken::Untaken;
 use crate::run::watch::Watch;
-use crate::target::Target;
 use crate::theorem::{GuestMemory, Theorem};
 use crate::world::name::Source;
 use crate::world::{Saved, World};
@@ -97,21 +97,20 @@ pub struct Run<D: Domain> {
     pub touches_pvcs: bool,
 }
 
-/// Runs `theorem` of `target`'s code from a state of `source`'s values. `assume` is told what is
+/// Runs the theorem of `entry` from a state of `source`'s values. `assume` is told what is
 /// assumed of them before anything is executed.
 ///
 /// # Errors
 /// If the code is none that a theorem can be about.
 pub fn run<D: Domain>(
     d: &D,
-    target: &Target,
-    theorem: Theorem,
+    entry: Entry<'_>,
     guest_memory: GuestMemory,
     source: &mut impl Source<D>,
     saved: Option<&Saved<D>>,
     assume: impl FnOnce(&[(&'static str, D::Bit)]),
 ) -> Result<Run<D>, BadCode> {
-    run_to(d, target, theorem, (guest_memory, Extent::Everything), source, saved, assume)
+    run_to(d, entry, (guest_memory, Extent::Everything), source, saved, assume)
 }
 
 /// How much is to hold.
@@ -130,25 +129,24 @@ pub(crate) enum Extent {
 
 pub(crate) fn run_to<D: Domain>(
     d: &D,
-    target: &Target,
-    theorem: Theorem,
+    entry: Entry<'_>,
     (guest_memory, extent): (GuestMemory, Extent),
     source: &mut impl Source<D>,
     saved: Option<&Saved<D>>,
     assume: impl FnOnce(&[(&'static str, D::Bit)]),
 ) -> Result<Run<D>, BadCode> {
-    let mut world = world::of(d, target, theorem, source, saved);
+    let mut world = world::of(d, entry, source, saved);
     if !crate::world::apart::are_regions(d, &world) {
         world.assumptions.push(("no two regions overlap", d.bit(false)));
     }
     assume(&world.assumptions);
-    let mut watch = Watch::new(d, target, theorem, &world);
+    let mut watch = Watch::new(d, entry, &world);
     let mut goals = Goals::new();
     world.machine.memory.racing = guest_memory == GuestMemory::Racing;
     let has_arms = matches!(extent, Extent::Safety | Extent::Everything);
     watch.arms = has_arms.then(untaken::Arms::default);
     world.share_with_hooks(d);
-    let end = execute(d, target, theorem, &mut world, &mut watch, &mut goals)?;
+    let end = execute(d, &mut world, &mut watch, &mut goals)?;
     world.add_what_hooks_set(d);
     let end = judge_end(d, &world, &mut watch, &mut goals, (end, extent), saved);
     watch.pvcs_is_registered(d, &mut goals);
@@ -159,13 +157,13 @@ pub(crate) fn run_to<D: Domain>(
         Extent::Specified => {}
         Extent::Ended | Extent::Everything => goals.append(last),
     }
-    if matches!(theorem, Theorem::Syscall64 | Theorem::SyscallCompat) {
+    if matches!(entry.theorem, Theorem::Syscall64 | Theorem::SyscallCompat) {
         // The other flags show where they do harm.
         let cleared = RFlags::DF | RFlags::AC | RFlags::IOPL | RFlags::RF;
         let sfmask = world.setting.sfmask;
         goals.add(obligation::SFMASK, d.bit(sfmask.contains(cleared)), "SFMASK");
     }
-    let (untaken, of_arms) = untaken::follow(d, target, &mut world, &mut watch)?;
+    let (untaken, of_arms) = untaken::follow(d, &mut world, &mut watch)?;
     match extent {
         Extent::Everything => goals.append(of_arms),
         Extent::Safety | Extent::Specified | Extent::Ended => later.extend(of_arms),
@@ -196,7 +194,7 @@ fn judge_end<D: Domain>(
     (end, extent): (End<D::Word>, Extent),
     saved: Option<&Saved<D>>,
 ) -> String {
-    let theorem = watch.theorem;
+    let theorem = watch.entry.theorem;
     match end {
         End::Broken { obligation, text, about, values } => {
             goals.broken(d, obligation, about, values);
@@ -240,20 +238,19 @@ pub struct Walk {
 /// would add paths that the code does not have. `also` is told everything.
 pub(crate) fn walk<'a, D: Domain>(
     d: &D,
-    target: &'a Target,
-    theorem: Theorem,
+    entry: Entry<'a>,
     source: &mut impl Source<D>,
     saved: Option<&Saved<D>>,
     assume: impl FnOnce(&[(&'static str, D::Bit)]),
     also: &'a mut dyn Observer<D>,
 ) -> Result<Walk, BadCode> {
-    let mut world = world::of(d, target, theorem, source, saved);
+    let mut world = world::of(d, entry, source, saved);
     assume(&world.assumptions);
-    let mut watch = Watch::new(d, target, theorem, &world);
+    let mut watch = Watch::new(d, entry, &world);
     watch.also = Some(also);
     // Whether they hold is not asked.
     let mut goals = Goals::new();
-    let broken = match execute(d, target, theorem, &mut world, &mut watch, &mut goals)? {
+    let broken = match execute(d, &mut world, &mut watch, &mut goals)? {
         End::Broken { text, .. } => Some(text),
         End::Guest { .. } | End::Host | End::Resumed { .. } | End::Stopped => None,
     };

@@ -65,19 +65,19 @@ impl<'a, D: Domain> Watch<'a, D> {
             let is_hosts = |register| d.mentions(state.get(register), Origin::is_the_hosts);
             self.barriers.overwritten = !others.any(is_hosts);
         }
-        let Some(Ok(op)) = self.target.program.at(at) else { return };
+        let Some(Ok(op)) = self.entry.target.program.at(at) else { return };
         if op.wants_trap() {
-            let is_trapped = self.target.around(at).trap.is_some();
+            let is_trapped = self.entry.target.around(at).trap.is_some();
             goals.add(obligation::TRAPPED, d.bit(is_trapped), "the next instruction");
         }
-        let mitigations = self.target.setting.variant.mitigations();
+        let mitigations = self.entry.target.setting.variant.mitigations();
         // The CPUs that need it are among those that need the other.
         if mitigations.bhb.is_on() && op.is_predicted() {
-            let is_there = self.target.around(at).is_upper;
+            let is_there = self.entry.target.around(at).is_upper;
             goals.add(obligation::UPPER_HALF, d.bit(is_there == Some(true)), "address");
         }
         if op.is_indirect() {
-            let holds = match self.theorem {
+            let holds = match self.entry.theorem {
                 // The host's own code, as long as it is restricted as that is.
                 Theorem::EnterGuest => d.eq(state.msrs.spec_ctrl, self.start.spec_ctrl),
                 _ => {
@@ -92,7 +92,7 @@ impl<'a, D: Domain> Watch<'a, D> {
 
     /// Whether SPEC_CTRL has been made the host's, if that is switched.
     fn is_restricted(&self, d: &D, state: &Machine<D>) -> D::Bit {
-        if !self.target.setting.variant.mitigations().ibrs {
+        if !self.entry.target.setting.variant.mitigations().ibrs {
             return d.bit(true);
         }
         let is_hosts = d.eq(state.msrs.spec_ctrl, self.start.block.host_spec_ctrl);
@@ -121,11 +121,11 @@ impl<'a, D: Domain> Watch<'a, D> {
         state: &Machine<D>,
         branch: Branch,
     ) {
-        let op = self.trace.last().and_then(|at| self.target.program.at(*at));
+        let op = self.trace.last().and_then(|at| self.entry.target.program.at(*at));
         let is_far = matches!(op, Some(Ok(op)) if matches!(op.kind, Kind::ReturnFar(_)));
         // No CPU predicts a far one, and what it leads to is what was interrupted. An exit by one leads to
         // the host, which wants an exit's mitigations all the same.
-        let is_resuming = is_far && self.theorem.keeps_blocking();
+        let is_resuming = is_far && self.entry.theorem.keeps_blocking();
         let at = self.trace.last().copied().unwrap_or_default();
         let to = d.code_at(state.rip);
         match branch {
@@ -139,8 +139,8 @@ impl<'a, D: Domain> Watch<'a, D> {
             }
             Branch::Jump => self.barriers.branch(at, to),
             Branch::Call => {
-                let next = self.target.program.instruction(at).next_ip();
-                self.barriers.called(next, self.target.around(at).fills);
+                let next = self.entry.target.program.instruction(at).next_ip();
+                self.barriers.called(next, self.entry.target.around(at).fills);
             }
         }
     }
@@ -166,7 +166,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         is_thunks: bool,
         within: usize,
     ) {
-        let mitigations = self.target.setting.variant.mitigations();
+        let mitigations = self.entry.target.setting.variant.mitigations();
         let AtReturn { emptied, untrained, filled, history } =
             self.barriers.at_return(mitigations, is_own, is_thunks, within);
         if mitigations.ibrs {
@@ -196,8 +196,8 @@ impl<'a, D: Domain> Watch<'a, D> {
     /// Where an entry gets to the guest, or the hook's event to what it has interrupted: that may be
     /// an entry behind its own VERW.
     pub(crate) fn verw(&mut self, d: &D, goals: &mut Goals<D>) {
-        let wanted = self.target.setting.variant.mitigations().verw;
-        if wanted && (self.theorem == Theorem::EnterGuest || self.theorem.has_hook()) {
+        let wanted = self.entry.target.setting.variant.mitigations().verw;
+        if wanted && (self.entry.theorem == Theorem::EnterGuest || self.entry.theorem.has_hook()) {
             goals.add(obligation::VERW_LAST, d.bit(self.barriers.overwritten), "VERW");
         }
     }

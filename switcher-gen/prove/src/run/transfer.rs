@@ -27,7 +27,7 @@ impl<'a, D: Domain> Watch<'a, D> {
     }
 
     pub(crate) fn sysretq(&mut self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
-        let model = self.target.model();
+        let model = self.entry.target.model();
         let canonical = model.is_canonical(d, state.get(Gpr::Rcx));
         goals.add(obligation::SYSRETQ_CANONICAL, canonical, "RCX");
         let traced = d.any(state.get(Gpr::R11), RFlags::NOT_BY_SYSRET.bits());
@@ -38,7 +38,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             goals.add(obligation::SYSRETQ_SS, d.any(state.ss, 0xFFFC), "SS");
         }
         // 32-bit code's stub leaves the guest's RSP where it is.
-        if self.theorem != Theorem::SyscallCompat {
+        if self.entry.theorem != Theorem::SyscallCompat {
             goals.add(obligation::ADJACENT, d.bit(self.rsp_was_loaded_last()), "RSP");
         }
     }
@@ -47,7 +47,7 @@ impl<'a, D: Domain> Watch<'a, D> {
     /// loaded RSP. The code is asked and no value: what RSP held before may be anything.
     fn rsp_was_loaded_last(&self) -> bool {
         let [.., before, at] = *self.trace.as_slice() else { return false };
-        let instruction = self.target.program.instruction(before);
+        let instruction = self.entry.target.program.instruction(before);
         let loads = instruction.op_count() > 0
             && instruction.op0_register() == Register::RSP
             && matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::Pop);
@@ -64,15 +64,15 @@ impl<'a, D: Domain> Watch<'a, D> {
         [_, cs, flags, _, ss]: [D::Word; 5],
     ) {
         let at = self.trace.last().copied();
-        if self.theorem.is_of_events() {
+        if self.entry.theorem.is_of_events() {
             // To a guest there is another way.
-            let kernel = self.target.model().selectors.kernel_cs();
+            let kernel = self.entry.target.model().selectors.kernel_cs();
             goals.add(obligation::IRETQ_RING_0, d.is(cs, kernel.into()), "CS");
             self.verw(d, goals);
             self.blocking.end();
             return;
         }
-        let is_known = at.is_some() && at == self.target.iretq;
+        let is_known = at.is_some() && at == self.entry.target.iretq;
         goals.add(obligation::IRETQ_LABEL, d.bit(is_known), "RIP");
         let nested = state.flags.other(d, RFlags::NT);
         goals.add(obligation::IRETQ_NT, d.not(nested), "RFLAGS");

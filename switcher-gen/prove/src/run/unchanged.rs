@@ -24,7 +24,7 @@ pub(crate) fn untouched<D: Domain>(
     goals.equal(d, obligation::UNCHANGED, "FS base", *fs_base, machine.fs_base);
     goals.equal(d, obligation::PKRU, "PKRU", spec.pkru, machine.pkru);
     goals.equal(d, obligation::SPEC_CTRL, "SPEC_CTRL", spec.spec_ctrl, machine.msrs.spec_ctrl);
-    let before = entries(d, watch.target, &world.setting);
+    let before = entries(d, watch.entry.target, &world.setting);
     let msrs = &machine.msrs;
     goals.equal(d, obligation::UNCHANGED, "STAR", before.star, msrs.star);
     goals.equal(d, obligation::UNCHANGED, "LSTAR", before.lstar, msrs.lstar);

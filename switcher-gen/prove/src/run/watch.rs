@@ -4,6 +4,7 @@
 //! instruction is executed. What must hold is said in the files beside this one, each of which adds methods
 //! to `Watch` or has a part of its state.
 
+use crate::entry::Entry;
 use crate::goal::Goals;
 use crate::obligation;
 use crate::run::barriers::Barriers;
@@ -15,8 +16,6 @@ use crate::run::met::Met;
 use crate::run::origins::is_steered;
 use crate::run::speculation::GsSpeculation;
 use crate::run::{stores, untaken};
-use crate::target::Target;
-use crate::theorem::Theorem;
 use crate::world::World;
 use switcher_gen::arch::Msr;
 use switcher_gen::layout::SwitchFlags;
@@ -26,8 +25,8 @@ use switcher_spec as spec;
 
 /// What is remembered of a run.
 pub(crate) struct Watch<'a, D: Domain> {
-    pub(crate) target: &'a Target,
-    pub(crate) theorem: Theorem,
+    /// What the run is about, and where it begins.
+    pub(crate) entry: Entry<'a>,
     /// The addresses of all instructions executed.
     pub(crate) trace: Vec<u64>,
     /// What the run has found at its start.
@@ -97,14 +96,13 @@ pub(crate) struct Needs {
 }
 
 impl<'a, D: Domain> Watch<'a, D> {
-    pub(crate) fn new(d: &D, target: &'a Target, theorem: Theorem, world: &World<D>) -> Self {
+    pub(crate) fn new(d: &D, entry: Entry<'a>, world: &World<D>) -> Self {
         let (block, machine) = (world.spec.tss_extra, &world.machine);
         let interrupted_root = world.event.as_ref().map(|event| event.interrupted.root);
         let roots = [block.host_cr3, block.enter_cr3, block.smod_cr3, block.umod_cr3];
         let spec_ctrl = world.spec.spec_ctrl;
         Self {
-            target,
-            theorem,
+            entry,
             trace: Vec::with_capacity(64),
             start: AtStart { host_gs: world.host_gs, spec_ctrl, block, interrupted_root },
             held: HeldValues {
@@ -113,7 +111,7 @@ impl<'a, D: Domain> Watch<'a, D> {
                 bases: [machine.fs_base, machine.gs_base, machine.inactive_gs_base],
             },
             gs: GsSpeculation::default(),
-            barriers: Barriers::new(target.setting.variant.mitigations().bhb),
+            barriers: Barriers::new(entry.target.setting.variant.mitigations().bhb),
             pushed: PushedAddresses::new(),
             blocking: Blocking::new(d, world),
             lost: Lost::default(),
@@ -178,7 +176,7 @@ impl<D: Domain> Observer<D> for Observed<'_, '_, D> {
             Event::Decided(condition) => watch.decisions.decided(d, condition),
             Event::LoadCr3(value) => watch.cr3(d, goals, value),
             Event::WriteGsBase(base) => {
-                let canonical = watch.target.model().is_canonical(d, base);
+                let canonical = watch.entry.target.model().is_canonical(d, base);
                 goals.add(obligation::WRGSBASE_CANONICAL, canonical, "GS base");
                 watch.gs.write();
             }

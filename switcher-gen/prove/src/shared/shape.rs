@@ -1,5 +1,6 @@
 //! What runs have executed, as a shape that other code can be held against.
 
+use crate::entry::Entry;
 use std::collections::BTreeSet;
 
 use iced_x86::{FlowControl, Mnemonic};
@@ -8,7 +9,6 @@ use crate::run::Run;
 use crate::shared::key::{as_a_rule, asks_for_more, is_predicted, of_branches};
 use crate::target::Target;
 use crate::target::looks::{Looks, looks};
-use crate::theorem::Theorem;
 use switcher_gen::mitigations::{Bhb, Mitigations, Rsb};
 use switcher_model::Domain;
 use switcher_model::program::Kind;
@@ -29,7 +29,8 @@ pub(crate) struct Executed {
 
 impl Executed {
     /// And this one.
-    pub(crate) fn add<D: Domain>(&mut self, target: &Target, theorem: Theorem, run: &Run<D>) {
+    pub(crate) fn add<D: Domain>(&mut self, entry: Entry<'_>, run: &Run<D>) {
+        let Entry { target, theorem, .. } = entry;
         self.at.extend(run.trace.iter().chain(&run.untaken.at));
         self.lines.extend(&run.lines);
         self.taken.extend(&run.trace);
@@ -64,7 +65,7 @@ impl Executed {
             // To behind a call, or the run says that it is not movable.
             Some((Kind::Return(_), _)) => true,
             Some((Kind::Iretq, _)) => is_named(to),
-            Some((_, next)) => to == next || successors(target, from).contains(&Some(to)),
+            Some((_, next)) => to == next || successors(entry, from).contains(&Some(to)),
             None => false,
         };
         self.is_of_place = self.is_of_place
@@ -72,7 +73,7 @@ impl Executed {
             || asks_more
             || run.lines.iter().any(is_open)
             || all.any(is_indirect)
-            || asks_for_more(target, theorem, run)
+            || asks_for_more(entry, run)
             || run.reads_code
             || !run.trace.array_windows().all(goes_on);
     }
@@ -80,7 +81,8 @@ impl Executed {
 
 /// Where an instruction leads: on, and to the address that it names. A RET, an IRETQ and a jump
 /// through a register lead to a value.
-fn successors(target: &Target, at: u64) -> [Option<u64>; 2] {
+fn successors(entry: Entry<'_>, at: u64) -> [Option<u64>; 2] {
+    let target = entry.target;
     let i = target.program.instruction(at);
     let next = Some(i.next_ip());
     match i.flow_control() {
@@ -90,9 +92,7 @@ fn successors(target: &Target, at: u64) -> [Option<u64>; 2] {
         FlowControl::ConditionalBranch | FlowControl::Call => [next, Some(i.near_branch_target())],
         FlowControl::UnconditionalBranch => [None, Some(i.near_branch_target())],
         FlowControl::Interrupt if i.mnemonic() == Mnemonic::Int => {
-            let mut gates = target.gates.iter().flatten();
-            let gate = gates.find(|gate| gate.vector == i.immediate8());
-            [None, gate.map(|gate| gate.address)]
+            [None, entry.gate(i.immediate8()).map(|gate| gate.address)]
         }
         _ => [None, None],
     }
@@ -116,10 +116,11 @@ fn without_value(target: &Target, at: u64, looks: Looks) -> Looks {
 }
 
 impl TraceShape {
-    pub(crate) fn new(target: &Target, entries: &[u64], executed: &Executed) -> Option<Self> {
+    pub(crate) fn new(entry: Entry<'_>, executed: &Executed) -> Option<Self> {
+        let target = entry.target;
         let at: Vec<u64> = executed.at.iter().copied().collect();
         let number = |address: u64| at.binary_search(&address).ok();
-        let follow = |at: u64| successors(target, at).map(|to| to.and_then(number));
+        let follow = |at: u64| successors(entry, at).map(|to| to.and_then(number));
         let is_free = |at: &u64| !executed.arms_by_value && !executed.taken.contains(at);
         let free = at.iter().map(is_free).collect();
         let looks = |at: u64| {
@@ -127,21 +128,22 @@ impl TraceShape {
             if is_free(&at) { without_value(target, at, looks) } else { looks }
         };
         let instructions = at.iter().map(|at| (looks(*at), follow(*at))).collect();
-        let first = entries.iter().map(|entry| number(*entry)).collect::<Option<_>>()?;
+        let first = entry.addresses().iter().map(|at| number(*at)).collect::<Option<_>>()?;
         let shape = Self { first, instructions, free };
         // Something might be executed that nothing leads to.
-        (!executed.is_of_place && shape.is_of(target, entries)).then_some(shape)
+        (!executed.is_of_place && shape.is_of(entry)).then_some(shape)
     }
 
     /// Whether `target`'s code at `entries` is this.
-    pub(crate) fn is_of(&self, target: &Target, entries: &[u64]) -> bool {
+    pub(crate) fn is_of(&self, entry: Entry<'_>) -> bool {
+        let (target, entries) = (entry.target, entry.addresses());
         if self.first.len() != entries.len() {
             return false;
         }
         let mut places = vec![None; self.instructions.len()];
         let mut ahead: Vec<_> = self.first.iter().copied().zip(entries.iter().copied()).collect();
-        for (number, entry) in &ahead {
-            places[*number] = Some(*entry);
+        for (number, at) in &ahead {
+            places[*number] = Some(*at);
         }
         while let Some((number, at)) = ahead.pop() {
             let (expected, follow) = &self.instructions[number];
@@ -155,7 +157,7 @@ impl TraceShape {
             if looks != *expected {
                 return false;
             }
-            for (number, to) in follow.iter().zip(successors(target, at)) {
+            for (number, to) in follow.iter().zip(successors(entry, at)) {
                 let Some(number) = *number else { continue };
                 let Some(to) = to else { return false };
                 match places[number] {

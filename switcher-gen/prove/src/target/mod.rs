@@ -10,11 +10,9 @@ use std::ops::Range;
 use crate::elf::{Foreign, Linkage, ReadError};
 use crate::setting::Setting;
 use crate::target::overlap::Overlap;
-use crate::world::name::Source;
-use crate::world::{Saved, Start, World};
 use switcher_gen::asm::{HostSymbol, LINE, Label, Window};
 use switcher_gen::{Gate, Hazard, Image};
-use switcher_model::{Domain, Model, Program};
+use switcher_model::{Model, Program};
 
 /// Bytes at an address, their entry points, and what they are meant for.
 #[derive(Clone, Debug)]
@@ -299,16 +297,6 @@ impl Target {
                 self.program.instruction(at).flow_control(),
                 FlowControl::IndirectBranch | FlowControl::IndirectCall
             )
-    }
-
-    pub(crate) fn world<D: Domain>(
-        &self,
-        d: &D,
-        source: &mut impl Source<D>,
-        start: Start,
-        saved: Option<&Saved<D>>,
-    ) -> World<D> {
-        World::new(d, source, &self.setting, start, &self.program, saved)
     }
 }
 

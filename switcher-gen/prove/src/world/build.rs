@@ -1,6 +1,6 @@
 //! The state in which a routine starts: memory, registers, and the same for the specification.
 
-use crate::setting::Setting;
+use crate::target::Target;
 use crate::world::fields::{FRAME, FRAME_REST, in_frame, read_extra, read_pvcs, registers};
 use crate::world::name::{Name, Object, Part, Source, is_scratch};
 use crate::world::{Saved, Start, Untraining, World};
@@ -10,7 +10,7 @@ use switcher_gen::layout::AsmLayout;
 use switcher_gen::layout::{Layout, Placement, Revision, Sp0, Tss, TssExtra};
 use switcher_model::cr4;
 use switcher_model::{
-    Domain, EFER, Flags, Gpr, Memory, Msrs, Program, Region, RegionName, Sharing, State as Machine,
+    Domain, EFER, Flags, Gpr, Memory, Msrs, Region, RegionName, Sharing, State as Machine,
 };
 use switcher_spec as spec;
 use switcher_spec::{Caller, Guest};
@@ -92,11 +92,11 @@ impl<D: Domain> World<D> {
     pub(crate) fn new(
         d: &D,
         source: &mut impl Source<D>,
-        setting: &Setting,
+        target: &Target,
         start: Start,
-        code: &Program,
         saved: Option<&Saved<D>>,
     ) -> Self {
+        let Target { setting, program: code, .. } = target;
         let model = setting.model();
         let selectors = model.selectors;
         let revision = setting.revision();

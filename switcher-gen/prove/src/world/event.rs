@@ -8,9 +8,9 @@
 //! nothing had happened.
 
 use crate::boundary;
+use crate::entry::Entry;
 use crate::run::blocking::ROOM;
-use crate::target::Target;
-use crate::theorem::{Theorem, Whose};
+use crate::theorem::Whose;
 use crate::vectors::Vectors;
 use crate::world::build::held_base;
 use crate::world::entries;
@@ -56,12 +56,12 @@ pub(crate) const TOP: i64 = size_of::<IstTop>() as i64;
 /// The state in which the event of `theorem` comes.
 pub(crate) fn world<D: Domain>(
     d: &D,
-    target: &Target,
-    theorem: Theorem,
+    entry: Entry<'_>,
     source: &mut impl Source<D>,
     saved: Option<&Saved<D>>,
 ) -> World<D> {
-    let mut world = target.world(d, source, Start::Guest, saved);
+    let Entry { target, theorem, .. } = entry;
+    let mut world = World::new(d, source, target, Start::Guest, saved);
     let Some((vectors, whose)) = theorem.event() else { return world };
     let selectors = world.model.selectors;
     let field =

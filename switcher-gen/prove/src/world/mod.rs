@@ -21,6 +21,7 @@ mod hooks;
 pub(crate) mod name;
 
 use crate::boundary;
+use crate::entry::Entry;
 use crate::setting::Setting;
 use crate::target::Target;
 use crate::theorem::Theorem;
@@ -144,17 +145,17 @@ pub(crate) const UPPER_HALF: u64 = 0xFFFF_8000_0000_0000;
 /// The state that a theorem starts from.
 pub(crate) fn of<D: Domain>(
     d: &D,
-    target: &Target,
-    theorem: Theorem,
+    entry: Entry<'_>,
     source: &mut impl Source<D>,
     saved: Option<&Saved<D>>,
 ) -> World<D> {
+    let Entry { target, theorem, .. } = entry;
     if theorem.is_of_events() {
-        return event::world(d, target, theorem, source, saved);
+        return event::world(d, entry, source, saved);
     }
     // Nothing is saved before it.
     let saved = saved.filter(|_| theorem != Theorem::EnterGuest);
-    target.world(d, source, theorem.start(), saved)
+    World::new(d, source, target, theorem.start(), saved)
 }
 
 /// The MSRs that make a SYSCALL what it is, as the host has them.

@@ -153,7 +153,7 @@ impl<D: Domain> Seen<D> {
         traits: &Traits,
         watch: &Watch<'_, D>,
     ) -> bool {
-        let mitigations = watch.target.setting.variant.mitigations();
+        let mitigations = watch.entry.target.setting.variant.mitigations();
         let is_deep = || {
             let more = self.barriers.deeper(barriers).unwrap_or_default();
             let [known, now] = [&*self.state, state].map(|state| state.get(Gpr::Rsp));

@@ -16,8 +16,11 @@ use switcher_model::{
 impl<D: Domain> Watch<'_, D> {
     /// The arm has read something, or the like.
     pub(crate) fn has_read(&self, d: &D, goals: &mut Goals<D>, is_last: bool) {
-        let wanted = self.target.setting.variant.mitigations().verw;
-        if wanted && is_last && (self.theorem == Theorem::EnterGuest || self.theorem.has_hook()) {
+        let wanted = self.entry.target.setting.variant.mitigations().verw;
+        if wanted
+            && is_last
+            && (self.entry.theorem == Theorem::EnterGuest || self.entry.theorem.has_hook())
+        {
             goals.broken(d, obligation::VERW_LAST, "VERW", None);
         }
     }
@@ -26,7 +29,7 @@ impl<D: Domain> Watch<'_, D> {
     fn is_host_rsp(&self, state: &Machine<D>, access: &Access<D::Word>) -> bool {
         let Place { region, index, size } = access.place;
         let region = &state.memory.regions[region];
-        let at = self.target.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
+        let at = self.entry.target.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
         region.name == RegionName::TssExtra && region.offset(index) == at && size == 8
     }
 
@@ -78,7 +81,7 @@ pub(crate) fn at_guest<D: Domain>(
     watch: &mut Watch<'_, D>,
     goals: &mut Goals<D>,
 ) {
-    if watch.theorem.is_of_events() {
+    if watch.entry.theorem.is_of_events() {
         return;
     }
     for register in Gpr::ALL.into_iter().filter(|register| *register != Gpr::Rsp) {

@@ -49,7 +49,6 @@ use crate::run::untaken::judge::{Eye, at_caller, at_guest, is_a_guests, tells};
 use crate::run::untaken::memory::{NEAR, forget_memory, found, skip};
 use crate::run::untaken::predict::arms_of;
 use crate::run::watch::Watch;
-use crate::target::Target;
 use crate::world::World;
 use switcher_gen::asm::HostSymbol;
 use switcher_model::program::Kind;
@@ -129,7 +128,6 @@ fn copy<D: Domain>(state: &Machine<D>) -> Machine<D> {
 /// Follows all arms that a path has left. Says which instructions they have come to.
 pub(crate) fn follow<D: Domain>(
     d: &D,
-    target: &Target,
     world: &mut World<D>,
     watch: &mut Watch<'_, D>,
 ) -> Result<(Untaken, Vec<Goal<D>>), BadCode> {
@@ -144,7 +142,7 @@ pub(crate) fn follow<D: Domain>(
         if !arms.seen.get(&arm.to).is_some_and(|seen| seen.iter().any(is_it)) {
             continue;
         }
-        one(d, target, world, watch, &mut goals, &mut arms, arm)?;
+        one(d, world, watch, &mut goals, &mut arms, arm)?;
         arms.reached.lines.extend(watch.barriers.lines());
     }
     (watch.trace, watch.barriers) = (path, barriers);
@@ -157,13 +155,13 @@ pub(crate) fn follow<D: Domain>(
 /// Follows one arm to its end, or to where it splits.
 fn one<D: Domain>(
     d: &D,
-    target: &Target,
     world: &mut World<D>,
     watch: &mut Watch<'_, D>,
     goals: &mut Goals<D>,
     arms: &mut Arms<D>,
     arm: Arm<D>,
 ) -> Result<(), BadCode> {
+    let target = watch.entry.target;
     let Arm { to, state, barriers, mut so_far } = arm;
     world.machine = copy(&state);
     drop(state);
@@ -279,7 +277,7 @@ fn one<D: Domain>(
                     watch.is_host(d, goals, machine);
                     return Ok(());
                 }
-                match host_return::left(d, target, world, watch, goals) {
+                match host_return::left(d, world, watch, goals) {
                     HostReturn::Back => {}
                     HostReturn::Broken(_) => {
                         goals.broken(d, obligation::UNTAKEN_MEMORY, "address", None);

@@ -22,12 +22,12 @@ impl<D: Domain> Watch<'_, D> {
     pub(crate) fn pass(&mut self, d: &D, state: &Machine<D>, at: u64) {
         let Some(mut arms) = self.arms.take() else { return };
         self.close(d, &mut arms, Some(at));
-        if let Some(Ok(op)) = self.target.program.at(at) {
+        if let Some(Ok(op)) = self.entry.target.program.at(at) {
             let is_last = self.barriers.overwritten;
             let overwritten = if is_last { arms.verws } else { 0 };
             let so_far = SoFar { has_stored: false, overwritten };
             if let Kind::JumpIf(condition) = op.kind {
-                let [next, to] = arms_of(self.target, at);
+                let [next, to] = arms_of(self.entry.target, at);
                 let condition = state.flags.holds(d, condition);
                 // A loop's is a number.
                 let holds = d.known(d.number(condition));
@@ -43,7 +43,8 @@ impl<D: Domain> Watch<'_, D> {
                     }
                 }
             }
-            let is_in_memory = || self.target.program.instruction(at).op0_kind() == OpKind::Memory;
+            let is_in_memory =
+                || self.entry.target.program.instruction(at).op0_kind() == OpKind::Memory;
             arms.verws += usize::from(op.kind == Kind::Verw && is_in_memory());
             self.predict(d, &mut arms, (state, &self.barriers, so_far), op, at);
         }
@@ -55,7 +56,8 @@ impl<D: Domain> Watch<'_, D> {
         let Some(Jump { arms: [next, to], state, barriers, so_far }) = arms.open.take() else {
             return;
         };
-        let is_next = taken == Some(next) || taken.is_none() && self.target.program.contains(to);
+        let is_next =
+            taken == Some(next) || taken.is_none() && self.entry.target.program.contains(to);
         let to = if is_next { to } else { next };
         self.go_later(d, arms, to, &state, &barriers, so_far);
     }
@@ -70,8 +72,8 @@ impl<D: Domain> Watch<'_, D> {
         op: &Op,
         at: u64,
     ) {
-        let program = &self.target.program;
-        let [_, thunk] = self.target.returns;
+        let program = &self.entry.target.program;
+        let [_, thunk] = self.entry.target.returns;
         let is_thunk = || thunk != 0 && program.instruction(at).near_branch_target() == thunk;
         let release = match op.kind {
             Kind::Return(release) => Some(release),
@@ -106,7 +108,7 @@ impl<D: Domain> Watch<'_, D> {
                     state.memory.store(d, place, d.code(op.next));
                 }
                 state.set(Gpr::Rsp, rsp);
-                barriers.called(op.next, self.target.around(at).fills);
+                barriers.called(op.next, self.entry.target.around(at).fills);
             }
             for to in targets.into_iter().filter(|to| only != Some(*to)) {
                 let mut barriers = barriers.clone();
@@ -120,10 +122,8 @@ impl<D: Domain> Watch<'_, D> {
 
     /// The places in the code whose address the theorem's code makes a value.
     fn named(&self) -> BTreeSet<u64> {
-        let program = &self.target.program;
-        let entries = self.theorem.entries(self.target).into_iter();
-        let mut reached: BTreeSet<u64> =
-            entries.flat_map(|entry| self.target.reached_from(entry)).collect();
+        let program = &self.entry.target.program;
+        let mut reached: BTreeSet<u64> = self.entry.reached().collect();
         reached.extend(&self.trace);
         let named = reached.into_iter().filter_map(|at| {
             let instruction = program.instruction(at);
