@@ -282,11 +282,14 @@ pub struct Code<N: Names> {
     pub relocations: Vec<Relocation<N::Symbol>>,
 }
 
+/// So many kinds of windows can names have: no allocation is made for them.
+const WINDOWS: usize = 8;
+
 /// A [`Sink`] that keeps the code.
 pub struct CodeBuffer<N: Names> {
     code: Code<N>,
     fixups: Vec<Fixup<N::Label>>,
-    open: Box<[Option<u32>]>,
+    open: [Option<u32>; WINDOWS],
     placement: Placement,
     error: Option<AsmError<N>>,
 }
@@ -298,6 +301,7 @@ impl<N: Names> CodeBuffer<N> {
     /// An empty buffer.
     #[must_use]
     pub fn new() -> Self {
+        const { assert!(N::Window::ALL.len() <= WINDOWS, "more windows than a buffer has room for") };
         Self {
             code: Code {
                 bytes: Vec::with_capacity(Self::CAPACITY),
@@ -306,7 +310,7 @@ impl<N: Names> CodeBuffer<N> {
                 relocations: Vec::with_capacity(8),
             },
             fixups: Vec::with_capacity(384),
-            open: vec![None; N::Window::ALL.len()].into_boxed_slice(),
+            open: [None; WINDOWS],
             placement: Placement::Gs,
             error: None,
         }

@@ -8,7 +8,7 @@
 //! listing but a [`ListingError`].
 //!
 //! ```
-//! use crate::{Listing, ListingOptions};
+//! use switcher_listing::{Listing, ListingOptions};
 //! use switcher_gen::{Image, Variant};
 //!
 //! let image = Image::new(&Variant::REFERENCE)?;

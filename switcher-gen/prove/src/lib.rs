@@ -30,9 +30,9 @@
 //! one case ([`fuzz`](switcher_engine::fuzz)); on unknowns it is all of them.
 //!
 //! ```
-//! use crate::mutate;
-//! use crate::mutate::Operator;
-//! use crate::{Prover, Target, Verdict};
+//! use switcher_prove::mutate;
+//! use switcher_prove::mutate::Operator;
+//! use switcher_prove::{Prover, Target, Verdict};
 //! use switcher_gen::{Image, Variant};
 //!
 //! let right = Target::image(&Image::new(&Variant::REFERENCE)?);

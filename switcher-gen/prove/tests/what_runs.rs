@@ -5,6 +5,8 @@
 mod gas;
 #[path = "what_runs/loaders.rs"]
 mod loaders;
+#[path = "what_runs/symbols.rs"]
+mod symbols;
 #[path = "what_runs/tables.rs"]
 mod tables;
 

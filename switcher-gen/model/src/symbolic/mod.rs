@@ -6,8 +6,8 @@
 //! is assumed and decided on the present path (`path.rs`).
 //!
 //! ```
-//! use crate::domain::Domain;
-//! use crate::symbolic::{Symbolic, Verdict};
+//! use switcher_model::domain::Domain;
+//! use switcher_model::symbolic::{Symbolic, Verdict};
 //!
 //! let d = Symbolic::default();
 //! let x = d.variable("x", 64);

@@ -7,6 +7,7 @@ use object::read::elf::{ProgramHeader, SectionHeader};
 use super::error::ReadError;
 use super::exports;
 use super::file::{Contents, E, File, Section};
+use super::relocation::Form;
 use super::segments::{self, Segment, place};
 
 const PLTRELSZ: u64 = 2;
@@ -77,8 +78,16 @@ pub(super) struct Applied {
     pub(super) addend: u64,
 }
 
+impl Applied {
+    /// Whether what it stores is a distance.
+    pub(super) fn is_relative(&self) -> bool {
+        Form::of(self.kind).is_some_and(|form| form.relative)
+    }
+}
+
 impl Table {
-    /// Its relocations, if they have addends: else what they store is in the bytes already.
+    /// Its relocations. Of those without an addend, it is in the bytes already, and they are looked at as
+    /// they are; what is left is the symbol. The compact form has addresses alone.
     pub(super) fn each<'data, R: Contents<'data>>(
         &self,
         file: &File<'data, R>,
@@ -87,16 +96,17 @@ impl Table {
         let truncated = || ReadError::RelocationTable { section: "dynamic relocations".into() };
         let mut buffer = [0; 24 * 512];
         let mut done = 0;
-        while self.entry == 24 && done + self.entry <= self.size {
+        while self.entry >= 16 && done + self.entry <= self.size {
             let size = (self.size - done).min(buffer.len() as u64);
             let part = &mut buffer[..(size - size % self.entry) as usize];
             let offset = self.offset.checked_add(done).ok_or_else(truncated)?;
             file.data.copy(offset, part).map_err(|()| truncated())?;
             done += part.len() as u64;
-            for entry in part.chunks_exact(24) {
+            for entry in part.chunks_exact(self.entry as usize) {
                 let (at, info) = (word(entry), word(&entry[8..]));
                 let kind = RelocationType(info as u32);
-                look(Applied { at, kind, symbol: info >> 32, addend: word(&entry[16..]) })?;
+                let addend = entry.get(16..).map_or(0, word);
+                look(Applied { at, kind, symbol: info >> 32, addend })?;
             }
         }
         Ok(())

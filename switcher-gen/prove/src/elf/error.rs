@@ -190,6 +190,24 @@ pub enum ReadError {
         /// To what.
         symbol: String,
     },
+    /// The file asks another one for the routine, and has one of that name for itself.
+    #[error(
+        "`{symbol}` is local here, and referred to as another file's, so that another one is called: \
+         make it global (`.globl {symbol}`)"
+    )]
+    LocalAndUndefined {
+        /// Its name.
+        symbol: String,
+    },
+    /// A linker compiles the code anew.
+    #[error(
+        "`{section}` holds the code once more, for linkers that compile it anew (LTO), so that other \
+         bytes may run: compile it with `-fno-lto`, or link the file first"
+    )]
+    Lto {
+        /// Its name.
+        section: String,
+    },
     /// Which function it is, code decides at run time.
     #[error(
         "`{symbol}` is an indirect function (STT_GNU_IFUNC), so that another one is called: make it \

@@ -27,6 +27,8 @@ pub(super) struct Names {
     is_object: bool,
     /// Of what code must or may have, and of the host's symbols.
     known: BTreeMap<&'static str, Vec<Definition>>,
+    /// Of them, those that another file is asked for.
+    undefined: BTreeSet<&'static str>,
     /// Names most like those of routines that are not there.
     similar: BTreeSet<(usize, String, u64)>,
     /// Functions that are rewritten.
@@ -56,6 +58,7 @@ impl Names {
         let mut names = Self {
             is_object: code.file.is_object(),
             known,
+            undefined: BTreeSet::new(),
             similar: BTreeSet::new(),
             rewritten: Vec::new(),
             bounds: Vec::new(),
@@ -63,7 +66,12 @@ impl Names {
         let (mut starts, mut stops) = (BTreeMap::new(), BTreeMap::new());
         for symbol in code.file.symbols() {
             let symbol = symbol?;
-            if symbol.of == Of::Undefined || is_no_name(&symbol) {
+            if is_no_name(&symbol) {
+                continue;
+            }
+            if symbol.of == Of::Undefined {
+                let known = names.known.get_key_value(meaning(symbol.name));
+                names.undefined.extend(known.map(|(name, _)| *name));
                 continue;
             }
             names.add(code, &symbol);
@@ -78,8 +86,7 @@ impl Names {
         // The loader, and who asks it for a symbol, looks at another table than linkers do.
         for symbol in code.file.other_symbols() {
             let symbol = symbol?;
-            let name = std::str::from_utf8(symbol.name).unwrap_or_default();
-            let is_known = names.known.contains_key(name);
+            let is_known = names.known.contains_key(meaning(symbol.name));
             if is_known && symbol.of != Of::Undefined && !is_no_name(&symbol) {
                 names.add(code, &symbol);
             }
@@ -101,7 +108,10 @@ impl Names {
         {
             self.rewritten.push((symbol.text(), address));
         }
-        let Ok(name) = std::str::from_utf8(symbol.name) else { return };
+        let name = meaning(symbol.name);
+        if name.is_empty() {
+            return;
+        }
         if let Some(definitions) = self.known.get_mut(name) {
             let is_hosts = name.starts_with("switcher_host_");
             let linked = !code.file.is_object() && symbol.of == Of::Absolute;
@@ -136,6 +146,9 @@ impl Names {
         let chosen: Vec<_> = all.iter().filter(|one| one.is_local != is_global).collect();
         if chosen.iter().any(|definition| definition.is_indirect) {
             return Err(ReadError::Indirect { symbol: symbol() });
+        }
+        if self.is_object && !is_global && !chosen.is_empty() && self.undefined.contains(name) {
+            return Err(ReadError::LocalAndUndefined { symbol: symbol() });
         }
         // Of what is linked, nobody takes the place any more.
         if self.is_object && chosen.iter().any(|definition| definition.is_weak) {
@@ -264,6 +277,12 @@ impl Names {
         }
         Ok(Found { symbols, pointers })
     }
+}
+
+/// What linkers look for: a name without the version that follows it. Nothing, if it is no text.
+fn meaning(name: &[u8]) -> &str {
+    let version = name.iter().position(|byte| *byte == b'@').unwrap_or(name.len());
+    std::str::from_utf8(&name[..version]).unwrap_or_default()
 }
 
 fn is_no_name(symbol: &Symbol<'_>) -> bool {

@@ -10,10 +10,10 @@
 //! What is certain refuses a file; what may be chance, or a pointer to call an entry point by, is said
 //! with the verdict. Nothing is left out because there is too much of it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use object::elf::{R_X86_64_64, R_X86_64_RELATIVE, R_X86_64_RELATIVE64, SHF_ALLOC, SHT_DYNSYM};
+use object::elf::{SHF_ALLOC, SHT_DYNSYM};
 use object::read::elf::SectionHeader;
 
 use super::among;
@@ -205,39 +205,75 @@ fn relocated<'data, R: Contents<'data>>(
     reached: &Reached<'_>,
     tables: &mut Tables,
 ) -> Result<(), ReadError> {
+    let sections = code.file.sections.iter().enumerate();
+    let mut places: Vec<_> = sections
+        .filter(|(_, section)| section.has(SHF_ALLOC) && section.size > 0)
+        .map(|(number, section)| (section.range(), number))
+        .collect();
+    places.sort_by_key(|(range, _)| range.start);
+    let section_at = |address: u64| {
+        let after = places.partition_point(|(range, _)| range.start <= address);
+        let (range, number) = places.get(after.checked_sub(1)?)?;
+        range.contains(&address).then_some(*number)
+    };
+    /// As many bytes as any entry of a table can say.
+    const MOST: u64 = 255;
+    let mut purposes = HashMap::new();
     let mut known = HashSet::new();
     for table in &loaded.dynamic.tables {
         table.each(code.file, &mut |relocation: Applied| {
-            let symbol = match relocation.kind {
-                R_X86_64_RELATIVE | R_X86_64_RELATIVE64 => Some(0),
-                R_X86_64_64 => value_of_symbol(code.file, relocation.symbol),
-                _ => None,
-            };
-            let Some(symbol) = symbol else { return Ok(()) };
-            let address = symbol.wrapping_add(relocation.addend);
-            if reached.first(address, 1).is_none() {
-                return Ok(());
-            }
-            let mut sections = code.file.sections.iter();
-            let holds = |s: &Section<'_>| s.has(SHF_ALLOC) && s.range().contains(&relocation.at);
-            let number = sections.position(holds);
-            let purpose = number
-                .map_or(Purpose::Unknown, |number| Purpose::of(code.file, number, Some(loaded)));
-            let name = number.map(|number| code.file.sections[number].text());
-            let name = name.unwrap_or_else(|| format!("the memory at {:#x}", relocation.at));
-            let found = match reached.matters(purpose, address, 1, false) {
-                Named::Nothing => return Ok(()),
-                Named::Pointer => Found { pointer: Some(address), ..Found::default() },
-                Named::Site(site) => Found { site: Some(site), ..Found::default() },
-            };
-            // Of each, one is told of.
-            if known.insert((number, found.site.is_some())) {
-                tables.add(code, home, &name, purpose, &found)?;
+            let named =
+                names(code.file, &relocation).filter(|at| reached.first(*at, MOST).is_some());
+            for address in named {
+                let number = section_at(relocation.at);
+                let (purpose, lengths) = purposes.entry(number).or_insert_with(|| {
+                    let Some(number) = number else { return (Purpose::Unknown, Vec::new()) };
+                    let name = code.file.sections[number].text();
+                    let purpose = Purpose::of(code.file, number, Some(loaded));
+                    let is_table = matches!(purpose, Purpose::Patches(_));
+                    (purpose, Purpose::lengths(&name).filter(|_| is_table).collect())
+                });
+                let byte = |by: u64| {
+                    let mut byte = [0];
+                    let at = place(&loaded.segments, relocation.at.wrapping_add(by), 1);
+                    let is_there = at.is_some_and(|at| code.file.data.copy(at, &mut byte).is_ok());
+                    if is_there { byte[0].into() } else { 0 }
+                };
+                let length = lengths.iter().map(|length| length.of_entry(byte)).max().unwrap_or(1);
+                let (purpose, is_distance) = (*purpose, relocation.is_relative());
+                let found = match reached.matters(purpose, address, length, is_distance) {
+                    Named::Nothing => continue,
+                    Named::Pointer => Found { pointer: Some(address), ..Found::default() },
+                    Named::Site(site) => Found { site: Some(site), ..Found::default() },
+                };
+                // Of each, one is told of.
+                if known.insert((number, found.site.is_some())) {
+                    let name = number.map(|number| code.file.sections[number].text());
+                    let name =
+                        name.unwrap_or_else(|| format!("the memory at {:#x}", relocation.at));
+                    tables.add(code, home, &name, purpose, &found)?;
+                }
             }
             Ok(())
         })?;
     }
     Ok(())
+}
+
+/// What a loader's relocation may name, whatever it makes of it: its symbol, and what is so far from
+/// it as it says. A kind that a loader does not know is one that another may know.
+fn names<'data, R: Contents<'data>>(
+    file: &File<'data, R>,
+    relocation: &Applied,
+) -> impl Iterator<Item = u64> {
+    let symbol = match relocation.symbol {
+        0 => Some(0),
+        number => value_of_symbol(file, number),
+    };
+    let by_itself = symbol.filter(|_| relocation.symbol != 0);
+    let with_addend = symbol.map(|symbol| symbol.wrapping_add(relocation.addend));
+    // Where nothing is added, they are the same.
+    by_itself.into_iter().chain(with_addend.filter(|at| Some(*at) != by_itself))
 }
 
 /// The value of a dynamic symbol.
@@ -383,25 +419,26 @@ fn in_object<'data, R: Contents<'data>>(
     Ok(all)
 }
 
-/// How many bytes are changed at what a table's entry at `offset` names. Alternatives say it
-/// themselves: 10 or 12 bytes behind the start of an entry, by the version.
+/// How many bytes are changed at what a table's entry at `offset` names.
 fn length<'data, R: Contents<'data>>(
     code: &Code<'_, 'data, R>,
     number: usize,
     offset: u64,
     purpose: Purpose,
 ) -> u64 {
-    let section = &code.file.sections[number];
-    let is_table = matches!(purpose, Purpose::Patches(_));
-    if !is_table || !section.text().contains("altinstructions") {
+    if !matches!(purpose, Purpose::Patches(_)) {
         return 1;
     }
-    let byte = |at: u64| {
+    let section = &code.file.sections[number];
+    let byte = |by: u64| {
         let mut byte = [0];
-        let offset = section.offset().checked_add(at).filter(|_| at < section.size)?;
-        code.file.data.copy(offset, &mut byte).ok()?;
+        let at = offset.checked_add(by).filter(|at| *at < section.size)?;
+        let at = section.offset().checked_add(at)?;
+        code.file.data.copy(at, &mut byte).ok()?;
         Some(u64::from(byte[0]))
     };
-    let lengths = [10, 12].map(|by| offset.checked_add(by).and_then(byte).unwrap_or_default());
-    lengths.into_iter().max().unwrap_or_default().max(1)
+    let byte = |by| byte(by).unwrap_or_default();
+    let name = section.text();
+    let lengths = Purpose::lengths(&name).map(|length| length.of_entry(byte));
+    lengths.max().unwrap_or(1)
 }

@@ -24,28 +24,51 @@ pub(super) enum Purpose {
     Unknown,
 }
 
+/// How many bytes are changed where an entry of a table leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Length {
+    /// So many at most: one instruction, or the longest sequence that is put there.
+    Most(u64),
+    /// The entry says it itself, in one of the bytes that are so far after its start.
+    Stated(&'static [u64]),
+}
+
+impl Length {
+    /// Of an entry with these bytes after its start.
+    pub(super) fn of_entry(self, byte: impl Fn(u64) -> u64) -> u64 {
+        match self {
+            Self::Most(bytes) => bytes,
+            Self::Stated(at) => at.iter().map(|at| byte(*at)).max().unwrap_or_default().max(1),
+        }
+    }
+}
+
 /// By a part of the name: there are variants of each, such as those of `__init` code.
-const PATCHES: [(&str, &str); 19] = [
-    ("altinstructions", "alternatives are put there on some CPUs"),
-    ("parainstructions", "paravirtual calls are put there"),
-    ("jump_table", "static branches are switched there"),
-    ("static_call", "static calls are redirected there"),
-    ("return_sites", "returns become jumps to a thunk there, or the reverse"),
-    ("retpoline_sites", "indirect branches are replaced there"),
-    ("call_sites", "calls are redirected there for call depth tracking"),
-    ("cfi_sites", "checks of indirect calls are rewritten there"),
-    ("endbr_seal", "ENDBR64 is removed there"),
-    ("mcount_loc", "calls for tracing are switched there"),
-    ("patchable_function_entries", "calls for tracing are switched there"),
-    ("smp_locks", "LOCK prefixes are removed there on one CPU"),
-    ("runtime_ptr_", "constants are stored there"),
-    ("runtime_shift_", "constants are stored there"),
-    (".klp.", "a live patch changes it"),
-    ("livepatch", "a live patch changes it"),
-    ("hotpatch", "NetBSD puts other instructions there"),
-    ("codepatch", "OpenBSD puts other instructions there"),
-    ("nops_sites", "instructions are replaced there"),
-];
+const PATCHES: [(&str, Length, &str); 19] = {
+    use Length::{Most, Stated};
+    [
+        // By the version of Linux.
+        ("altinstructions", Stated(&[10, 12]), "alternatives are put there on some CPUs"),
+        ("parainstructions", Stated(&[9]), "paravirtual calls are put there"),
+        ("jump_table", Most(5), "static branches are switched there"),
+        ("static_call", Most(5), "static calls are redirected there"),
+        ("return_sites", Most(5), "returns become jumps to a thunk there, or the reverse"),
+        ("retpoline_sites", Most(15), "indirect branches are replaced there"),
+        ("call_sites", Most(15), "calls are redirected there for call depth tracking"),
+        ("cfi_sites", Most(32), "checks of indirect calls are rewritten there"),
+        ("endbr_seal", Most(4), "ENDBR64 is removed there"),
+        ("mcount_loc", Most(5), "calls for tracing are switched there"),
+        ("patchable_function_entries", Most(32), "calls for tracing are switched there"),
+        ("smp_locks", Most(1), "LOCK prefixes are removed there on one CPU"),
+        ("runtime_ptr_", Most(8), "constants are stored there"),
+        ("runtime_shift_", Most(1), "constants are stored there"),
+        (".klp.", Most(32), "a live patch changes it"),
+        ("livepatch", Most(32), "a live patch changes it"),
+        ("hotpatch", Most(32), "NetBSD puts other instructions there"),
+        ("codepatch", Stated(&[8]), "OpenBSD puts other instructions there"),
+        ("nops_sites", Most(15), "instructions are replaced there"),
+    ]
+};
 
 /// By the whole name, or the part of it before a dot.
 const HARMLESS: [(&str, &str); 18] = [
@@ -132,12 +155,18 @@ impl Purpose {
         }
     }
 
+    /// How many bytes are changed where an entry of a table of this name leads. A name can be that of
+    /// several tables.
+    pub(super) fn lengths(name: &str) -> impl Iterator<Item = Length> {
+        PATCHES.iter().filter(move |(part, ..)| name.contains(part)).map(|(_, length, _)| *length)
+    }
+
     pub(super) fn of_name(name: &str) -> Self {
-        let mut patches = PATCHES.iter().filter(|(part, _)| name.contains(part));
+        let mut patches = PATCHES.iter().filter(|(part, ..)| name.contains(part));
         let is = |known: &str| {
             name.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
-        if let Some((_, how)) = patches.next() {
+        if let Some((_, _, how)) = patches.next() {
             Self::Patches(how)
         } else if let Some((_, why)) = HARMLESS.iter().find(|(known, _)| is(known)) {
             Self::Harmless(why)
@@ -261,6 +290,12 @@ pub(super) fn code(name: &str) -> Kept {
         None if KEEPS.iter().any(|known| is(known)) || is_plt(name) => Kept::Yes,
         None => Kept::Unknown,
     }
+}
+
+/// Whether a section holds code for linkers to compile anew, as GCC and LLVM put it beside what they have
+/// compiled already.
+pub(super) fn is_lto(name: &str) -> bool {
+    name.starts_with(".gnu.lto_") || name.starts_with(".llvm.lto")
 }
 
 /// A function that Linux rewrites, by its name: the trampoline of a static call.

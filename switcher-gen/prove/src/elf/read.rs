@@ -18,7 +18,7 @@ use object::read::elf::SectionHeader;
 use super::code::{Area, Code};
 use super::dynamic::Loaded;
 use super::error::ReadError;
-use super::file::{Contents, E, File, OnDisk};
+use super::file::{Contents, E, File, OnDisk, Section};
 use super::names::Names;
 use super::purpose::{self, Kept};
 use super::{loaded, patched, reach};
@@ -214,6 +214,12 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
     let length = data.len().unwrap_or_default().min(64);
     check_header(data.read_bytes_at(0, length).unwrap_or_default())?;
     let file = File::parse(data)?;
+    let is_compiled_anew = |section: &&Section<'_>| purpose::is_lto(&section.text());
+    if file.is_object()
+        && let Some(section) = file.sections.iter().find(is_compiled_anew)
+    {
+        return Err(ReadError::Lto { section: section.text() });
+    }
     let code = Code::new(&file)?;
     let names = Names::new(&code)?;
     let entries = names.entries()?;
@@ -356,7 +362,8 @@ fn taken<'data, R: Contents<'data>>(
     }
     if !tables.chance.is_empty() {
         taken.push(format!(
-            "words in {} that are places in the code are so by chance, among so many",
+            "words in {} that would be places in the code are not: they stand where no table of \
+             addresses would have them, or among so many that some are so by chance",
             all(&tables.chance)
         ));
     }

@@ -179,8 +179,8 @@ pub(super) fn search<'data, R: Contents<'data>>(
         Purpose::Patches(_) | Purpose::Unknown | Purpose::Data => 1,
     };
     let may_count = matches!(table.purpose, Purpose::Unknown | Purpose::Data);
-    let is_of_entries =
-        matches!(table.purpose, Purpose::Patches(_)) && table.name.contains("altinstructions");
+    let is_table = matches!(table.purpose, Purpose::Patches(_));
+    let lengths: Vec<_> = Purpose::lengths(&table.name).filter(|_| is_table).collect();
     table.walk(file, step, &mut |place, before, rest| {
         let dword = rest.first_chunk().map(|bytes| i32::from_le_bytes(*bytes));
         let qword = rest.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
@@ -205,12 +205,8 @@ pub(super) fn search<'data, R: Contents<'data>>(
             if table.is_code && is_distance && among::ends_a_branch(before) {
                 continue;
             }
-            let bytes = if is_of_entries {
-                let by = |by: usize| rest.get(by).copied().unwrap_or_default();
-                by(10).max(by(12)).max(1).into()
-            } else {
-                1
-            };
+            let byte = |by: u64| rest.get(by as usize).copied().unwrap_or_default().into();
+            let bytes = lengths.iter().map(|length| length.of_entry(byte)).max().unwrap_or(1);
             match reached.matters(table.purpose, address, bytes, is_distance) {
                 Named::Nothing => {}
                 Named::Pointer => {
