@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use crate::target::Target;
 use crate::vectors::Vectors;
-use crate::world::Start;
 use switcher_gen::arch::vector;
 
 /// What a theorem is about.
@@ -136,6 +135,22 @@ impl Theorem {
             _ => Start::Guest,
         }
     }
+}
+
+/// The moment a theorem starts at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// The host has called `switcher_enter_guest`.
+    Call,
+    /// A guest, in 64-bit code, is about to execute SYSCALL; RIP is behind it.
+    Guest,
+    /// The same in 32-bit code.
+    Guest32,
+    /// A handler of the host jumps to the exit; the frame is on the sp0 stack, or on one of the IST.
+    Handler {
+        /// Whether it is on the IST's.
+        ist: bool,
+    },
 }
 
 impl std::fmt::Display for Theorem {

@@ -46,7 +46,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         self.barriers.overwritten &= is_frame;
         self.blocking.uses(name);
         if name == RegionName::InterruptedStack {
-            self.interrupted_stack(d, goals, state);
+            self.blocking.interrupted_stack(d, goals, state);
         }
         if let Some(size) = self.reads_flags(state, access) {
             self.decisions.read_flags(access.value, size);

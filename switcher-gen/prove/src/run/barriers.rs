@@ -234,8 +234,3 @@ impl Barriers {
         self.lines
     }
 }
-
-/// Whether the byte at `address` is in the upper half of its line.
-pub(crate) const fn is_in_upper_half(address: u64) -> bool {
-    address & (LINE as u64 / 2) != 0
-}

@@ -6,7 +6,7 @@
 //! would let the next NMI overwrite a frame that the present one still needs. By the interrupted RIP
 //! they know which way is right:
 //!
-//! * in [`Target::routines`], NMIs are never blocked, and RSP may be a guest's;
+//! * in [`Target::routines`](crate::Target::routines), NMIs are never blocked, and RSP may be a guest's;
 //! * anywhere else RSP is a stack of ring 0, with room for what is put there, and IF, TF,
 //!   VIF and VIP are clear.
 //!
@@ -15,11 +15,11 @@
 //! boundary of anything, and nested as the hardware nests them. What cannot be gone on from is
 //! excepted: nothing that it interrupted is ever looked at again.
 
+use crate::entry::Entry;
 use crate::goal::Goals;
-use crate::run::watch::Watch;
-use crate::target::Target;
 use crate::theorem::Theorem;
 use crate::world::World;
+use crate::world::event::INTERRUPTED;
 use crate::{boundary, obligation};
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::{FarFrame, IstTop};
@@ -75,23 +75,23 @@ impl<D: Domain> Blocking<D> {
     }
 }
 
-impl Target {
-    /// Whether `at` is in code in which NMIs are never blocked.
-    pub(crate) fn is_routine(&self, at: u64) -> bool {
-        self.routines.as_ref().is_some_and(|routines| routines.contains(&at))
-    }
-}
-
-impl<D: Domain> Watch<'_, D> {
+impl<D: Domain> Blocking<D> {
     /// Before an instruction: what may come there finds what it relies on.
-    pub(crate) fn boundary(&mut self, d: &D, goals: &mut Goals<D>, state: &Machine<D>, at: u64) {
-        if self.entry.theorem.is_fatal() {
+    pub(crate) fn boundary(
+        &mut self,
+        d: &D,
+        entry: Entry<'_>,
+        goals: &mut Goals<D>,
+        state: &Machine<D>,
+        at: u64,
+    ) {
+        if entry.theorem.is_fatal() {
             return;
         }
-        let is_routine = self.entry.target.is_routine(at);
+        let is_routine = entry.target.is_routine(at);
         // Of what has no event entries, it is not known where NMIs may be blocked.
-        let has_gates = self.entry.target.gates.is_some();
-        let (model, setting) = (self.entry.target.model(), self.entry.target.setting);
+        let has_gates = entry.target.gates.is_some();
+        let (model, setting) = (entry.target.model(), entry.target.setting);
         let in_routines = d.bit(is_routine && has_gates);
         for condition in boundary::conditions(d, &model, &setting, state, in_routines) {
             goals.add(condition.obligation, condition.holds, condition.about);
@@ -103,28 +103,34 @@ impl<D: Domain> Watch<'_, D> {
             let has_room = d.bit(has_room(d, state));
             goals.add(obligation::STACK_ROOM, has_room, "RSP");
         }
-        self.still_blocked(d, goals, state);
-        if self.entry.theorem.is_on_ist() && is_on_ist(d, state) {
-            self.blocking.uses(RegionName::IstStack);
+        self.still_blocked(d, entry, goals, state);
+        if entry.theorem.is_on_ist() && is_on_ist(d, state) {
+            self.uses(RegionName::IstStack);
         }
     }
 
     /// NMIs are blocked if they were when ring 0 was interrupted, and until it goes on if it was by one.
-    fn still_blocked(&self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
-        if self.entry.theorem == Theorem::NmiInRing0 {
+    fn still_blocked(&self, d: &D, entry: Entry<'_>, goals: &mut Goals<D>, state: &Machine<D>) {
+        if entry.theorem == Theorem::NmiInRing0 {
             goals.add(obligation::NMI_KEPT, state.nmi_blocked, "NMIs");
-        } else if let Some(before) = self.blocking.before {
+        } else if let Some(before) = self.before {
             let is_kept = d.either(d.not(before), state.nmi_blocked);
             goals.add(obligation::NMI_KEPT, is_kept, "NMIs");
         }
     }
 
     /// What was interrupted goes on.
-    pub(crate) fn resumed(&self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
-        if self.entry.theorem == Theorem::NmiInRing0 {
+    pub(crate) fn resumed(
+        &self,
+        d: &D,
+        entry: Entry<'_>,
+        goals: &mut Goals<D>,
+        state: &Machine<D>,
+    ) {
+        if entry.theorem == Theorem::NmiInRing0 {
             goals.add(obligation::NMI_UNBLOCKED, d.not(state.nmi_blocked), "NMIs");
         } else {
-            self.still_blocked(d, goals, state);
+            self.still_blocked(d, entry, goals, state);
         }
     }
 
@@ -135,17 +141,23 @@ impl<D: Domain> Watch<'_, D> {
 
     /// An access to the stack of what was interrupted.
     pub(crate) fn interrupted_stack(&self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
-        let Blocking { in_routines, root, .. } = self.blocking;
+        let Self { in_routines, root, .. } = *self;
         let is_known = d.both(d.not(in_routines), d.eq(state.cr3, root));
         goals.add(obligation::RESUMED_STACK, is_known, "RSP");
     }
 
     /// The IRETQ to a guest takes its frame from where the theorems about its faults have it, and those
     /// have flags that a guest may have.
-    pub(crate) fn frame_of_iretq(&self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
+    pub(crate) fn frame_of_iretq(
+        &self,
+        d: &D,
+        entry: Entry<'_>,
+        goals: &mut Goals<D>,
+        state: &Machine<D>,
+    ) {
         let others = d.any(state.rflags(d), !RFlags::GUEST_ALLOWED.bits());
         goals.add(obligation::IRETQ_FLAGS, d.not(others), "RFLAGS");
-        if self.entry.target.gates.is_none() {
+        if entry.target.gates.is_none() {
             return;
         }
         let sp0 =
@@ -187,3 +199,5 @@ pub(crate) fn is_on_ist<D: Domain>(d: &D, state: &Machine<D>) -> bool {
         at.is_some_and(|at| stack.index(at).is_some() || at == 0)
     })
 }
+
+const _: () = assert!(ROOM <= INTERRUPTED);

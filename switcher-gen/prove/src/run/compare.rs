@@ -296,7 +296,7 @@ pub(crate) fn resumed<D: Domain>(
         _ => *interrupted,
     };
     let machine = &world.machine;
-    watch.resumed(d, goals, machine);
+    watch.blocking.resumed(d, watch.entry, goals, machine);
     // What is read from CR3 has no NOFLUSH, and there it counts for nothing.
     let root = d.mask(machine.cr3, !NOFLUSH);
     goals.equal(d, obligation::RESUMED_ROOT, "CR3", expected.root, root);

@@ -58,7 +58,7 @@ pub(crate) fn execute<D: Domain>(
         watch.is_bounded()?;
         let at = d.code_at(world.machine.rip).unwrap_or_default();
         let op = target.program.at(at).and_then(Result::ok);
-        watch.lose(d, &mut world.machine, at);
+        watch.lost.lose(d, watch.entry, &mut world.machine, at);
         // A routine's leads to a guest. An event's stays in ring 0, and is executed like any instruction.
         if entered.is_none() && op.is_some_and(Op::is_iretq) {
             return Ok(iretq(d, &mut world.machine, watch, goals, at));

@@ -17,7 +17,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         self.speculation(d, goals, state, at);
         let clear = |flag| d.not(state.flags.other(d, flag));
         goals.add(obligation::RING_0_FLAGS, d.both(clear(RFlags::IF), clear(RFlags::TF)), "RFLAGS");
-        self.boundary(d, goals, state, at);
+        self.blocking.boundary(d, self.entry, goals, state, at);
         self.running(d, goals, state);
         let Some(windows) = &self.entry.target.windows else { return };
         let within =

@@ -6,8 +6,8 @@
 //! Nothing is refused by itself: whoever reads there finds something new, and what depends on it is
 //! refused for what it breaks.
 
+use crate::entry::Entry;
 use crate::run::blocking::is_on_ist;
-use crate::run::watch::Watch;
 use switcher_gen::layout::FarFrame;
 use switcher_model::{Domain, Gpr, Place, RegionName, State as Machine};
 
@@ -29,6 +29,42 @@ impl Lost {
     pub(crate) fn accessed(&mut self, place: Place) {
         if !self.accessed.contains(&place) {
             self.accessed.push(place);
+        }
+    }
+
+    /// Before the instruction at `at`: what comes there overwrites what it may.
+    pub(crate) fn lose<D: Domain>(
+        &mut self,
+        d: &D,
+        entry: Entry<'_>,
+        state: &mut Machine<D>,
+        at: u64,
+    ) {
+        if entry.target.gates.is_none() || entry.theorem.is_fatal() {
+            return;
+        }
+        let is_blocked = entry.theorem.is_of_nmis() && state.nmi_blocked == d.bit(true);
+        let is_left = entry.theorem.is_on_ist() && !is_blocked && !is_on_ist(d, state);
+        let is_routine = entry.target.is_routine(at);
+        let rsp = state.get(Gpr::Rsp);
+        for (region, stack) in state.memory.regions.iter_mut().enumerate() {
+            if !stack.name.is_stack() {
+                continue;
+            }
+            let end = if is_left && stack.name == RegionName::IstStack {
+                Some(0)
+            } else if is_routine {
+                None
+            } else {
+                let top = stack.offset(stack.cells.len());
+                let rsp = d.distance(rsp, stack.base);
+                let rsp = rsp.filter(|rsp| (stack.start..=top).contains(rsp));
+                rsp.map(|rsp| rsp - FarFrame::RED_ZONE as i64)
+            };
+            let end = end.and_then(|end| usize::try_from(end - stack.start).ok());
+            if let Some(end) = end {
+                self.overwrite(d, region, &mut stack.cells, end);
+            }
         }
     }
 
@@ -58,38 +94,6 @@ impl Lost {
         if before < end {
             anew(before, end);
             self.ends[region] = end;
-        }
-    }
-}
-
-impl<D: Domain> Watch<'_, D> {
-    /// Before the instruction at `at`: what comes there overwrites what it may.
-    pub(crate) fn lose(&mut self, d: &D, state: &mut Machine<D>, at: u64) {
-        if self.entry.target.gates.is_none() || self.entry.theorem.is_fatal() {
-            return;
-        }
-        let is_blocked = self.entry.theorem.is_of_nmis() && state.nmi_blocked == d.bit(true);
-        let is_left = self.entry.theorem.is_on_ist() && !is_blocked && !is_on_ist(d, state);
-        let is_routine = self.entry.target.is_routine(at);
-        let rsp = state.get(Gpr::Rsp);
-        for (region, stack) in state.memory.regions.iter_mut().enumerate() {
-            if !stack.name.is_stack() {
-                continue;
-            }
-            let end = if is_left && stack.name == RegionName::IstStack {
-                Some(0)
-            } else if is_routine {
-                None
-            } else {
-                let top = stack.offset(stack.cells.len());
-                let rsp = d.distance(rsp, stack.base);
-                let rsp = rsp.filter(|rsp| (stack.start..=top).contains(rsp));
-                rsp.map(|rsp| rsp - FarFrame::RED_ZONE as i64)
-            };
-            let end = end.and_then(|end| usize::try_from(end - stack.start).ok());
-            if let Some(end) = end {
-                self.lost.overwrite(d, region, &mut stack.cells, end);
-            }
         }
     }
 }

@@ -9,6 +9,7 @@
 //! | `access` | what must hold of each access to memory |
 //! | `transfer` | what must hold of SYSRETQ, IRETQ and of what is loaded into CR3 |
 //! | `speculation` | what must hold of an instruction because of what a CPU does beside executing it |
+//! | `gs` | which GS base a CPU may go on with |
 //! | `barriers` | which mitigations the path has executed so far |
 //! | `calls` | where the addresses are that calls have pushed |
 //! | `events` | how an event is delivered, and what a hook of the host's finds and leaves |
@@ -36,6 +37,7 @@ pub(crate) mod decisions;
 pub(crate) mod end;
 pub(crate) mod events;
 pub(crate) mod execute;
+pub(crate) mod gs;
 pub(crate) mod host_return;
 pub(crate) mod instruction;
 pub(crate) mod limits;
@@ -203,7 +205,7 @@ fn judge_end<D: Domain>(
             text
         }
         End::Guest { by_sysretq } => {
-            watch.is_over(d, goals, &world.machine);
+            watch.blocking.is_over(d, goals, &world.machine);
             let is_told = watch.decisions.is_a_secret() && watch.met.is_a_choice();
             goals.add(obligation::NO_HOST_VALUE, d.bit(!is_told), "what decided the way here");
             // Only an entry and an exit have another value for it.
@@ -214,7 +216,7 @@ fn judge_end<D: Domain>(
         End::Host => {
             if theorem.is_on_ist() {
                 // First: a frame on the wrong stack is one because of it.
-                watch.is_over(d, goals, &world.machine);
+                watch.blocking.is_over(d, goals, &world.machine);
                 let is_once = d.bit(!watch.blocking.is_on_ist_again());
                 goals.add(obligation::NMI_STACK, is_once, "address");
             }

@@ -80,7 +80,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         goals.add(obligation::IRETQ_RING_3, d.both(ring_3(cs), ring_3(ss)), "CS, SS");
         self.flags(d, goals, flags);
         self.verw(d, goals);
-        self.frame_of_iretq(d, goals, state);
+        self.blocking.frame_of_iretq(d, self.entry, goals, state);
     }
 
     /// Flags that a guest is about to have.

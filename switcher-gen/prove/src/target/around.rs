@@ -7,7 +7,6 @@ use std::hash::Hash;
 
 use iced_x86::Mnemonic;
 
-use crate::run::barriers::is_in_upper_half;
 use crate::target::Target;
 use switcher_gen::asm::LINE;
 use switcher_model::program::Op;
@@ -43,4 +42,9 @@ impl Target {
             stays_in_line: to.map(|to| to / line == at / line),
         }
     }
+}
+
+/// Whether the byte at `address` is in the upper half of its line.
+const fn is_in_upper_half(address: u64) -> bool {
+    address & (LINE as u64 / 2) != 0
 }

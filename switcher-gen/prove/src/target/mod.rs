@@ -282,6 +282,11 @@ impl Target {
             && matches!(self.program.instruction(next).mnemonic(), Mnemonic::Int3 | Mnemonic::Ud2)
     }
 
+    /// Whether `at` is in code in which NMIs are never blocked.
+    pub(crate) fn is_routine(&self, at: u64) -> bool {
+        self.routines.as_ref().is_some_and(|routines| routines.contains(&at))
+    }
+
     /// Whether there is an ENDBR64.
     pub(crate) fn is_endbr(&self, at: u64) -> bool {
         matches!(self.program.at(at), Some(Ok(_)))

@@ -1,9 +1,10 @@
 //! The state in which a routine starts: memory, registers, and the same for the specification.
 
 use crate::target::Target;
+use crate::theorem::Start;
 use crate::world::fields::{FRAME, FRAME_REST, in_frame, read_extra, read_pvcs, registers};
 use crate::world::name::{Name, Object, Part, Source, is_scratch};
-use crate::world::{Saved, Start, Untraining, World};
+use crate::world::{Saved, Untraining, World};
 use switcher_gen::arch::{PagingMode, RFlags};
 use switcher_gen::layout;
 use switcher_gen::layout::AsmLayout;

@@ -9,14 +9,14 @@
 
 use crate::boundary;
 use crate::entry::Entry;
-use crate::run::blocking::ROOM;
+use crate::theorem::Start;
 use crate::theorem::Whose;
 use crate::vectors::Vectors;
 use crate::world::build::held_base;
 use crate::world::entries;
 use crate::world::fields::{FRAME, read_extra, registers};
 use crate::world::name::{Name, Object, Part, Source};
-use crate::world::{Saved, Start, World, region_of};
+use crate::world::{Saved, World, region_of};
 use switcher_gen::arch::{RFlags, vector};
 use switcher_gen::layout::AsmLayout;
 use switcher_gen::layout::{IstTop, Tss, TssExtra};
@@ -46,7 +46,7 @@ pub(crate) struct EventContext<D: Domain> {
 pub(crate) const STACK: i64 = IstTop::USED as i64;
 
 /// How much of the stack that it has interrupted.
-const INTERRUPTED: i64 = 256;
+pub(crate) const INTERRUPTED: i64 = 256;
 
 /// In an operand for CR3: it is not kept there.
 pub(crate) const NOFLUSH: u64 = 1 << 63;
@@ -276,7 +276,5 @@ pub(crate) fn value<D: Domain>(
 fn ist_slot(index: u8) -> usize {
     Tss::ist1.bytes() + 8 * (usize::from(index) - 1)
 }
-
-const _: () = assert!(ROOM <= INTERRUPTED);
 
 const _: () = assert!(IstTop::LAYOUT.size == TOP as usize);

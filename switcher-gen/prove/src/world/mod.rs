@@ -24,7 +24,7 @@ use crate::boundary;
 use crate::entry::Entry;
 use crate::setting::Setting;
 use crate::target::Target;
-use crate::theorem::Theorem;
+use crate::theorem::{Start, Theorem};
 use crate::world::build::CALLER_STACK;
 use crate::world::event::EventContext;
 use crate::world::fields::read_extra;
@@ -84,22 +84,6 @@ pub(crate) struct Untraining<D: Domain> {
     pub(crate) flags: D::Word,
     /// The stack below its return address and that itself, from the top.
     pub(crate) below: Vec<D::Cell>,
-}
-
-/// The moment a theorem starts at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Start {
-    /// The host has called `switcher_enter_guest`.
-    Call,
-    /// A guest, in 64-bit code, is about to execute SYSCALL; RIP is behind it.
-    Guest,
-    /// The same in 32-bit code.
-    Guest32,
-    /// A handler of the host jumps to the exit; the frame is on the sp0 stack, or on one of the IST.
-    Handler {
-        /// Whether it is on the IST's.
-        ist: bool,
-    },
 }
 
 impl<D: Domain> World<D> {
