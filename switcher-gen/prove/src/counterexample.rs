@@ -22,15 +22,15 @@ pub type Numbers = Vec<(String, u64)>;
 /// The state, what happens from there, and what is wrong with that.
 #[derive(Clone, Debug, Serialize)]
 pub struct Counterexample {
-    /// Where it starts.
+    /// The theorem that it contradicts.
     pub theorem: Theorem,
     /// Whether the guest writes the PVCS meanwhile.
     pub guest_memory: GuestMemory,
     /// What is broken.
     pub obligation: Obligation,
-    /// What of the state.
+    /// What of the state is wrong.
     pub about: &'static str,
-    /// What else of it, on this path or others.
+    /// What else of the state is wrong, on this path or others.
     pub also: Vec<&'static str>,
     /// The instruction, if one is to blame.
     pub at: Option<u64>,
@@ -64,22 +64,22 @@ const BASES: [(&str, u64); 6] = [
 enum Bases {
     /// [`BASES`]: as a rule they do not matter, and models make them overlap.
     Fixed,
-    /// The model, but for zero, which is what it says of what does not matter.
+    /// The model, unless it says zero, as it does of what does not matter.
     Some,
-    /// The model.
+    /// The model, whatever it says.
     All,
     /// The model for the one of this number, and [`BASES`] for the others.
     One(usize),
-    /// [`BASES`] in the lower half, with few bits set: such that parts of one are addresses, too.
+    /// [`BASES`] in the lower half, with few bits set, so that parts of one are addresses, too.
     Low,
     /// [`BASES`], so many bytes further on: what is wrong of an address may show where it carries alone.
     Moved(u64),
-    /// The same with zeros below that, for what carries out of 16 bits.
+    /// [`BASES`], their low 16 bits replaced by this number, for what carries out of 16 bits.
     Rounded(u64),
 }
 
 impl Bases {
-    /// What is tried, one after the other.
+    /// All of them, in the order in which they are tried.
     fn all() -> impl Iterator<Item = Self> {
         let steps = || (0..16).map(|step| 0x10 * step);
         let some = [Self::Fixed, Self::Some, Self::All].into_iter();
@@ -109,7 +109,7 @@ impl Bases {
 struct Values<'a> {
     model: &'a Model,
     bases: Bases,
-    /// What was asked for.
+    /// The values that were asked for.
     asked: Vec<(String, u64)>,
 }
 
@@ -164,7 +164,7 @@ impl Counterexample {
         let is_reached = |run: &Run<Concrete>| {
             goal.at.is_some_and(|at| run.trace.contains(&at) || run.untaken.at.contains(&at))
         };
-        // What a number comes from does not show in it; that it is reached does.
+        // Where a number comes from does not show in it. That the instruction is reached does.
         let rules = [
             obligation::NO_DECISION_ON_RSP,
             obligation::NO_HOST_VALUE,
@@ -193,7 +193,8 @@ impl Counterexample {
             }
             other = other.or_else(|| Some(replayed).filter(breaks_another));
         }
-        // Where the addresses matter, the solver knows which can be as they would be tried.
+        // Where addresses matter, the solver is asked for a state with as many of these as it can
+        // have.
         let (replayed, state) = found
             .or_else(|| {
                 let near = d.fails_near(goal.holds, &wishes(d, goal))?;
@@ -206,7 +207,7 @@ impl Counterexample {
         let instead = another.filter(|_| !is_same).map(|found| found.obligation);
         let program = &entry.target.program;
         let path = replayed.trace.iter().map(|at| (*at, program.text(*at).unwrap_or_default()));
-        // A hostile guest is not to blame if it does not matter what it writes.
+        // Racing guest memory is not to blame if it does not matter what the guest writes.
         let is_shared = state.iter().any(|(name, _)| name.starts_with("pvcs["));
         let guest_memory = if is_shared { guest_memory } else { GuestMemory::Stable };
         Some(Self {
@@ -226,8 +227,8 @@ impl Counterexample {
     }
 }
 
-/// Where what a goal is about leads far from everything, whoever has a say in it: what a solver leaves
-/// open is zero, and an address may be right by that.
+/// Values for what a goal is about that lead far from everything: what a solver leaves open is
+/// zero, by which an address may happen to be right.
 const FAR: [u64; 3] = [0x1234_5678_9AB8, 0x1235_6780, 0xFFFF_9234_5678_9AB8];
 
 /// Values that a state should have, if it can: addresses that lie apart, and others that lead astray.
@@ -315,7 +316,7 @@ impl fmt::Display for Counterexample {
         }
         writeln!(f, "\n  and ends {}.", self.end)?;
         match &self.terms {
-            // Nothing is required of it: it is what the finding is about.
+            // No value is required: this one is what the finding is about.
             Some((expected, got)) if expected == got => {
                 writeln!(f, "  {} is {got}", self.about)?;
             }

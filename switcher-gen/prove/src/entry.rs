@@ -36,7 +36,7 @@ struct Begins {
 pub struct Entry<'a> {
     /// The code.
     pub target: &'a Target,
-    /// What it is about.
+    /// The theorem that begins there.
     pub theorem: Theorem,
     /// Where other theorems begin.
     pub(crate) points: &'a EntryPoints<'a>,

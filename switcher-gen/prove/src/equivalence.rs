@@ -24,8 +24,7 @@ use switcher_model::{ARITHMETIC, Domain, Gpr, RegionName, State as Machine};
 /// specification speaks of it or not. Left out is what nobody can read: stacks below what they hold,
 /// sp2, smod_rsp where it is scratch too, and the arithmetic flags and Intel's SS in the host.
 ///
-/// # Errors
-/// If one of them is none that a theorem can be about.
+/// # Errors If no theorem can be about one of them.
 pub(crate) fn compare_runs<D: Domain>(
     d: &D,
     entries: [Entry<'_>; 2],
@@ -38,8 +37,8 @@ pub(crate) fn compare_runs<D: Domain>(
     let mut world = world::of(d, one, source, Some(saved[0]));
     let mut second = world::of(d, other, source, Some(saved[1]));
     if let (Some(first), Some(other)) = (&world.event, &second.event) {
-        // Code of another size has its routines elsewhere, and what it does rests on where they are:
-        // alike is what is said of RIPs that are within both, or within neither.
+        // Code of another size has its routines elsewhere, and what it does depends on where they
+        // are. So the interrupted RIP is within the routines of both, or of neither.
         let agree = d.not(d.differ(first.in_routines, other.in_routines));
         world.assumptions.push(("both have a routine there, or neither", agree));
     }
@@ -99,7 +98,7 @@ pub(crate) fn compare_runs<D: Domain>(
             RegionName::Code => false,
             RegionName::Tss => !(sp2..sp2 + 8).contains(&at),
             RegionName::TssExtra => has_smod_rsp || !(smod_rsp..smod_rsp + 8).contains(&at),
-            // Where an event has gone through, what it left there is nobody's.
+            // What an event has left on its stack, nobody reads.
             RegionName::IstStack if theorem.is_of_events() => at >= 0,
             RegionName::Sp0Stack | RegionName::IstStack => !in_guest && at >= frame,
             RegionName::InterruptedStack => at >= -(FarFrame::RED_ZONE as i64),
@@ -141,7 +140,7 @@ impl Prover {
             return Equivalence::Differs("entering a guest does not lead to one".into());
         };
         let events = if one.gates.is_some() { &Theorem::EVENTS[..] } else { &[] };
-        // What is fatal leaves nothing that the specification does not speak of.
+        // A fatal event leaves nothing that the specification does not speak of.
         let events = events.iter().copied().filter(|theorem| !theorem.is_fatal());
         for theorem in Theorem::ALL.into_iter().chain(events) {
             d.reset();

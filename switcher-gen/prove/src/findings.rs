@@ -20,15 +20,15 @@ pub struct Findings {
     pub refuted: Vec<Counterexample>,
     /// What could not be shown, and was not refuted either.
     pub unknown: Vec<String>,
-    /// Theorems that there is no telling of, and why.
+    /// Theorems that cannot be about the code, and why.
     pub refused: Vec<Refused>,
     /// The theorem in the middle of which somebody wanted an end.
     #[serde(skip)]
     interrupted: Option<Theorem>,
-    /// Whether the first is enough.
+    /// Whether the first finding is enough.
     #[serde(skip)]
     ends_with_the_first: bool,
-    /// By what makes it one finding, its place among `refuted`; `None` of what is not refuted.
+    /// For each finding, its place among `refuted`; `None` if it is not refuted.
     #[serde(skip)]
     known: HashMap<Key, Option<usize>>,
 }
@@ -36,7 +36,7 @@ pub struct Findings {
 /// What makes two broken goals one finding.
 type Key = (Theorem, Obligation, Option<u64>);
 
-/// A theorem that the code is none for.
+/// A theorem that cannot be about the code.
 #[derive(Clone, Debug, Serialize)]
 pub struct Refused {
     /// The theorem.
@@ -49,17 +49,17 @@ pub struct Refused {
 }
 
 impl Findings {
-    /// For who needs one.
+    /// No finding yet, for somebody who needs one.
     pub(crate) fn first() -> Self {
         Self { ends_with_the_first: true, ..Self::default() }
     }
 
-    /// None yet, for who needs as many.
+    /// No finding yet, for somebody who needs as many as of these.
     pub(crate) fn of_this_kind(&self) -> Self {
         Self { ends_with_the_first: self.ends_with_the_first, ..Self::default() }
     }
 
-    /// And these, but for what is known.
+    /// Adds other findings, except those that are known.
     pub(crate) fn append(&mut self, others: Self) {
         let Self { refuted, unknown, refused, known, .. } = others;
         let places = known.iter().filter_map(|(key, place)| Some(((*place)?, *key)));
@@ -99,7 +99,7 @@ impl Findings {
         }
     }
 
-    /// Whether it is known already. It is also `about` this, then.
+    /// Whether a finding is known already. If so, it is noted to be `about` this, too.
     pub(crate) fn has(&mut self, key: Key, about: &'static str) -> bool {
         let Some(place) = self.known.get(&key) else { return false };
         if let Some(found) = place.and_then(|place| self.refuted.get_mut(place))

@@ -23,7 +23,8 @@ use crate::world::name::{Name, Source};
 use switcher_model::symbolic::{By, ExploreError, Symbolic, Verdict as Answer, Word};
 use switcher_model::{Observer, symbolic};
 
-/// Proves. One prover can be asked many times: what it has found out about terms it keeps.
+/// Proves or refutes theorems about targets. One prover can be asked many times: it keeps what it
+/// has found out about terms.
 #[derive(Debug, Default)]
 pub struct Prover {
     /// What it knows of terms.
@@ -60,7 +61,7 @@ impl Prove for Prover {
     }
 }
 
-/// Unknowns.
+/// A source whose values are unknowns.
 pub(crate) struct Unknowns;
 
 impl Source<Symbolic> for Unknowns {
@@ -72,13 +73,13 @@ impl Source<Symbolic> for Unknowns {
 /// Why the paths of a theorem are not known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unexplored {
-    /// There is no telling what the code does.
+    /// No theorem can be about the code.
     #[error(transparent)]
     Code(#[from] BadCode),
-    /// Nor how many paths it has.
+    /// The solver does not know how many paths the code has.
     #[error(transparent)]
     Explore(#[from] ExploreError),
-    /// The exits return to whoever has entered a guest.
+    /// Entering a guest does not lead to one, and exits return to whoever has entered it.
     #[error("entering a guest with nothing unusual in its frame does not lead to one")]
     NoEntry,
 }
@@ -89,7 +90,7 @@ pub(crate) fn assume(d: &Symbolic) -> impl Fn(&[(&'static str, symbolic::Bit)]) 
 }
 
 impl Prover {
-    /// The same, which comes to an end soon after `flag` is set: nothing is proved then.
+    /// This prover, which comes to an end soon after `flag` is set: nothing is proved then.
     #[must_use]
     pub fn stopped_by(self, flag: Arc<AtomicBool>) -> Self {
         Self { stop: Some(flag), ..self }
@@ -101,7 +102,7 @@ impl Prover {
         self.was_stopped.get()
     }
 
-    /// Whether there is to be an end.
+    /// Whether somebody wants an end now.
     fn is_to_stop(&self) -> bool {
         let stop = self.stop.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed));
         self.was_stopped.set(self.was_stopped.get() || stop);
@@ -129,7 +130,7 @@ impl Prover {
             Ok(saved) => saved,
             Err(code) => return Verdict::Unsupported(code),
         };
-        // The one that says why.
+        // This theorem says why.
         let order = if saved.is_none() { &[Theorem::EnterGuest] } else { order };
         let mut reports = Vec::new();
         for &each in order {
@@ -162,8 +163,7 @@ impl Prover {
     /// Everything that is wrong with `target`, as far as it can be told: each with a state of its own
     /// that breaks it. Nothing, if it is proved.
     ///
-    /// # Errors
-    /// If the code cannot even enter a guest.
+    /// # Errors If the theorem about entering a guest cannot be about the code.
     pub fn findings(&self, target: &Target) -> Result<Findings, BadCode> {
         let d = &self.domain;
         d.reset();
@@ -175,7 +175,7 @@ impl Prover {
             if self.was_stopped() {
                 break;
             }
-            // The others return to whoever has entered a guest.
+            // Other theorems are about what returns to whoever has entered a guest.
             if saved.is_none() && theorem != Theorem::EnterGuest {
                 continue;
             }
@@ -203,13 +203,14 @@ impl Prover {
     ) -> Result<Vec<Report>, BadCode> {
         use {Extent::*, GuestMemory::*};
         let mut reports: Vec<Report> = Vec::new();
-        // Where jumps may lead, and what other faults of a path break, too: what is wrong with the path says
-        // more. Whatever a quiet guest leaves, another may leave, too.
+        // Arms, and what most faults break, are judged apart and come last: what else is wrong with
+        // a path says more. Racing guest memory has all states that stable memory has.
         let mut later = (findings.of_this_kind(), None);
-        // What is safe first: the specification makes one path many, and each may break more.
+        // Safety comes first: the specification makes many paths of one, and each may break more.
         let hostile = [(Racing, Safety), (Racing, Specified)];
         let routines = [hostile[0], hostile[1], (Stable, Specified), (Stable, Ended)];
-        // What another CPU of the guest writes matters to what touches the PVCS. Events do not, as a rule.
+        // What another CPU of the guest writes matters to code that touches the PVCS. Events do
+        // not, as a rule.
         let (always, if_touched) = match entry.theorem.is_of_events() {
             true => (&[(Stable, Everything)][..], &hostile[..]),
             false => (&routines[..], &[][..]),
@@ -227,7 +228,7 @@ impl Prover {
             if findings.are_enough() || self.was_stopped() {
                 break;
             }
-            // The others repeat one of these.
+            // The other ways repeat one of these.
             if matches!(how, (Racing, Specified) | (Stable, Ended | Everything)) {
                 reports.push(report);
             }
@@ -255,7 +256,7 @@ impl Prover {
         d.reset();
         let mut report = Report::new(theorem, guest_memory);
         let mut bad = None;
-        // Also of what turns out to be no path.
+        // This counts what turns out to be no path, too.
         let (executed, in_arms) = (Cell::new(0), Cell::new(0));
         let run = |d: &Symbolic| {
             let how = (guest_memory, extent);
@@ -350,11 +351,11 @@ impl Prover {
         }
     }
 
-    /// Goes every path of `theorem`, the guest being quiet, and `visit`s its end. On each, somebody
-    /// new watches. As long as a visit lasts, the domain answers questions about the path.
+    /// Goes every path of `theorem` with stable guest memory, and `visit`s its end. Each path has
+    /// an observer of its own. As long as a visit lasts, the domain answers questions about the
+    /// path.
     ///
-    /// # Errors
-    /// If the code is none that a theorem can be about, or if there may be paths besides those that
+    /// # Errors If no theorem can be about the code, or if there may be paths besides those that
     /// were visited.
     pub fn paths<O: Observer<Symbolic>>(
         &self,

@@ -5,8 +5,9 @@
 //! there for a reason that no obligation knows. Then the obligation is what is missing: there is no
 //! list of exceptions.
 //!
-//! Tried is what the theorems' entry points lead to: the entries, both direct switches, the returns,
-//! the exit, and the entries of events, of whose stubs there is one of each kind.
+//! All instructions are tried that the theorems' entry points lead to: the entries, both direct
+//! switches, the returns, the exit, and the entries of events, of whose stubs there is one of each
+//! kind.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,7 +33,7 @@ pub struct Search {
 #[derive(Debug)]
 struct Trial {
     mutant: Mutant,
-    /// All theorems, those first that soonest come to where it was.
+    /// All theorems, those first that come to where it was.
     order: Vec<Theorem>,
 }
 
@@ -43,7 +44,7 @@ pub struct Unneeded {
     pub at: u64,
     /// The instruction.
     pub text: String,
-    /// What it is there for.
+    /// What the instruction is there for.
     pub purpose: Purpose,
 }
 
@@ -51,15 +52,15 @@ pub struct Unneeded {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Purpose {
-    /// Nothing: it is redundant.
+    /// It is there for nothing: it is redundant.
     None,
     /// It makes a path shorter, as a jump past a test does that would do no harm.
     Speed {
-        /// Which: [`cost::Path::kind`].
+        /// The kind of path: [`cost::Path::kind`].
         path: String,
-        /// Its executed instructions.
+        /// How many instructions the path executes.
         with: usize,
-        /// And without this one.
+        /// How many it executes without this one.
         without: usize,
     },
     /// The solver does not know whether the theorems hold without it.
@@ -74,7 +75,7 @@ impl Search {
         let mut reached: Vec<_> = Theorem::of(target)
             .map(|theorem| (theorem, points.entry(theorem).reached().collect::<BTreeSet<_>>()))
             .collect();
-        // Short ones take less time.
+        // Theorems about little code take less time.
         reached.sort_by_key(|(_, reached)| reached.len());
         let trial = |mutant: Mutant| {
             let (first, rest): (Vec<_>, Vec<_>) =
@@ -103,8 +104,8 @@ impl Search {
         self.trials.is_empty()
     }
 
-    /// The instruction of that number, if no theorem needs it. What is not code without it needs it,
-    /// too.
+    /// The instruction of that number, if no theorem needs it. An instruction is needed, too, if
+    /// there is no code without it.
     ///
     /// # Panics
     /// If there are not as many.
@@ -131,7 +132,7 @@ impl Search {
     fn shortens(&self, without: &Target, nops: usize) -> Option<Purpose> {
         let [with, without] = [&self.target, without].map(shortest);
         with.iter().find_map(|(path, &with)| {
-            // NOPs in its place do not count. Of what is only looked at, nothing is executed.
+            // NOPs in its place do not count. A theorem that executes nothing has no path.
             let without = without.get(path)?.saturating_sub(nops);
             let path = path.clone();
             (with < without).then_some(Purpose::Speed { path, with, without })

@@ -12,14 +12,14 @@ use switcher_model::{Features, Model};
 /// base or a number, by the variant's placement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlockOffsets {
-    /// The TSS.
+    /// The offset of the TSS.
     pub tss: i64,
-    /// What follows it for the switcher.
+    /// The offset of the switcher's data.
     pub tss_extra: i64,
 }
 
 impl Default for BlockOffsets {
-    /// [`layout::PerCpu`].
+    /// The offsets of [`layout::PerCpu`].
     fn default() -> Self {
         let at = |bytes: usize| bytes as i64;
         let (tss, extra) = (layout::PerCpu::tss, layout::PerCpu::tss_extra);
@@ -41,7 +41,7 @@ pub struct Setting {
 }
 
 impl From<&Variant> for Setting {
-    /// As our own images have it.
+    /// The setting of our own images.
     fn from(variant: &Variant) -> Self {
         let (block, sfmask) = (BlockOffsets::default(), RFlags::SYSCALL_CLEARS);
         Self { variant: *variant, block, sfmask, features: Features::empty() }

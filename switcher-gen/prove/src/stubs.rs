@@ -26,12 +26,12 @@ pub(crate) struct Alike {
 }
 
 impl Alike {
-    /// The one that stands for all.
+    /// The vector that stands for all.
     pub(crate) fn first(&self) -> u8 {
         self.vectors[0]
     }
 
-    /// Whether it has others beside it.
+    /// Whether it stands for others.
     pub(crate) const fn has_others(&self) -> bool {
         self.vectors.len() > 1
     }
@@ -54,7 +54,8 @@ impl Alike {
         is_one_of(d, word, self.vectors.iter().copied())
     }
 
-    /// Without what says where it lies, for what is kept of proofs: [`Looks`] of what is executed are.
+    /// What proofs are kept by: without what says where the stub lies. The [`Looks`] of what is
+    /// executed are kept apart.
     pub(crate) fn key(&self) -> AlikeKey<'_> {
         let Self { vectors, stub } = self;
         let is_byte =
@@ -63,7 +64,7 @@ impl Alike {
     }
 }
 
-/// A [`Alike`] by what is kept of proofs.
+/// An [`Alike`] as proofs are kept by it.
 #[derive(Hash)]
 pub(crate) struct AlikeKey<'a> {
     vectors: &'a [u8],
@@ -87,7 +88,7 @@ struct Stub {
 
 impl PartialEq for Stub {
     fn eq(&self, other: &Self) -> bool {
-        // Not where it lies.
+        // Where a stub lies does not matter.
         let Self { looks, to, ist, is_byte, push_at: _ } = self;
         (looks, to, ist, is_byte) == (&other.looks, &other.to, &other.ist, &other.is_byte)
     }
@@ -123,7 +124,7 @@ impl Stubs {
     }
 }
 
-/// ENDBR64 or none, PUSH of the vector, JMP.
+/// The stub of a gate, if it is an optional ENDBR64, a PUSH of the vector, and a JMP.
 fn stub_of(target: &Target, gate: &TargetGate) -> Option<Stub> {
     let program = &target.program;
     let mut executed = Vec::with_capacity(3);

@@ -26,8 +26,7 @@ impl Prover {
     /// Whether a proof says anything: for each path of `theorem`, a state that takes it; and for each
     /// goal, whether the contrary is refuted.
     ///
-    /// # Errors
-    /// If the code is none that a theorem can be about.
+    /// # Errors If no theorem can be about the code.
     pub fn substance(&self, target: &Target, theorem: Theorem) -> Result<Substance, Unexplored> {
         let d = &self.domain;
         d.reset();
@@ -52,7 +51,7 @@ impl Prover {
                         return ControlFlow::Break(());
                     }
                 };
-                // That nothing is the case is refuted by whatever is.
+                // A contradiction is refuted by any state of the path.
                 let state = match d.check(d.bit(false)) {
                     Answer::Fails(model) => {
                         counterexample::witness(entry, guest_memory, &run, &model)

@@ -28,9 +28,9 @@ pub enum Verdict {
 pub struct Report {
     /// The theorem.
     pub theorem: Theorem,
-    /// With or without a hostile guest.
+    /// Whether the guest writes its memory meanwhile.
     pub guest_memory: GuestMemory,
-    /// How many ways there are through the code.
+    /// How many paths there are through the code.
     pub paths: usize,
     /// How many goals were shown, on all of them.
     pub goals: usize,
@@ -46,7 +46,7 @@ impl Report {
         Self { theorem, guest_memory, paths: 0, goals: 0, by_solver: 0, obligations }
     }
 
-    /// The goals of the same paths that were shown apart.
+    /// Adds goals of the same paths that were judged apart.
     pub(crate) fn add_goals(&mut self, other: Self) {
         self.goals += other.goals;
         self.by_solver += other.by_solver;

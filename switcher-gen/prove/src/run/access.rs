@@ -10,7 +10,7 @@ use switcher_gen::layout::TssExtra;
 use switcher_model::{Access, Domain, Origin, Place, RegionName, State as Machine};
 
 impl<'a, D: Domain> Watch<'a, D> {
-    /// An access to memory.
+    /// What must hold of an access, and what is remembered of it.
     pub(crate) fn access(
         &mut self,
         d: &D,
@@ -73,7 +73,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         name == RegionName::Sp0Stack
     }
 
-    /// How many bytes of switch_flags an access reads, from the first on.
+    /// How many bytes of switch_flags an access reads, if it reads them from the first on.
     pub(crate) fn reads_flags(
         &self,
         state: &Machine<D>,
@@ -87,7 +87,8 @@ impl<'a, D: Domain> Watch<'a, D> {
         (is_there && !access.store).then_some(size)
     }
 
-    /// A store: to what may be stored to, and of what may be known there.
+    /// What must hold of a store: it goes to where this theorem may store, and what is stored may
+    /// be known there.
     pub(crate) fn store(
         &mut self,
         d: &D,
@@ -107,12 +108,12 @@ impl<'a, D: Domain> Watch<'a, D> {
             let is_one =
                 stores::is_one_update(op.and_then(Result::ok)) && self.stored.switch_flags == 1;
             goals.add(obligation::ONE_UPDATE, d.bit(is_one), "switch_flags");
-            // What this breaks otherwise says more.
+            // Whatever else the store breaks says more.
             let changed = d.xor(access.value, region.read(d, store.at, store.size));
             let holds = d.not(d.any(d.truncate(changed, store.size), hooks));
             goals.add_last(obligation::ONE_UPDATE, holds, "switch_flags");
         }
-        // At no instant, not only at the end.
+        // The guest reads at any instant, not only at the end.
         if region.sharing.is_guests() {
             goals.add(
                 obligation::NO_HOST_VALUE,
@@ -122,14 +123,14 @@ impl<'a, D: Domain> Watch<'a, D> {
         }
         goals.add(obligation::KEPT, d.bit(is_allowed), store.region.name());
         if store.is_to_host_rsp(setting) {
-            // It is what it was, or what it will be, and nothing in between.
+            // It changes at once, from what it was to what it will be.
             self.stored.host_rsp += 1;
             goals.add(obligation::KEPT, d.bit(self.stored.host_rsp == 1), "host_rsp");
         }
     }
 
-    /// An access to a region: what only the host maps is there on the host's root alone, so that
-    /// isolation needs no instruction.
+    /// What only the host maps is there on the host's root alone, so that page-table isolation
+    /// needs no instruction.
     pub(crate) fn mapped(
         &mut self,
         d: &D,

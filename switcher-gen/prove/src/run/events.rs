@@ -21,7 +21,7 @@ use switcher_model::{ARITHMETIC, Arrival, Domain, Flags, Gate, Gpr, RegionName, 
 use switcher_spec as spec;
 use switcher_spec::InterruptedCode;
 
-/// Which of the stubs is executed: the one that stands for the vector's. If that is like no other, the
+/// The stubs of which one is executed: those of the vector. If the stub is like no other, the
 /// vector is a number from here on.
 pub(crate) fn which<'a, D: Domain>(d: &D, entry: Entry<'a>, world: &mut World<D>) -> &'a Alike {
     let Some(EventContext { event, .. }) = &mut world.event else {
@@ -30,7 +30,7 @@ pub(crate) fn which<'a, D: Domain>(d: &D, entry: Entry<'a>, world: &mut World<D>
     let mut last = None;
     let mut parts = entry.stubs().iter().peekable();
     while let Some(part) = parts.next() {
-        // One of them it is.
+        // It must be the last if it is none of the others.
         if parts.peek().is_none() || d.decide(part.holds(d, event.vector)) {
             last = Some(part);
             break;
@@ -52,7 +52,7 @@ pub(crate) fn is_any<D: Domain>(d: &D, world: &mut World<D>, part: &Alike) {
     }
 }
 
-/// The CPU delivers `vector`. Where it cannot, that is the end.
+/// The CPU delivers `vector`. If it cannot, the run ends.
 pub(crate) fn deliver<D: Domain>(
     d: &D,
     entry: Entry<'_>,
@@ -69,7 +69,8 @@ pub(crate) fn deliver<D: Domain>(
             let is_endbr = d.bit(target.is_endbr(gate.address));
             goals.add(obligation::ENDBR, is_endbr, "event entry");
         }
-        // A fault's frame has RF set, whatever it was. It may have been set: that is no other case.
+        // The frame of a fault has RF set, whatever it was before. RF may be set in the interrupted
+        // flags, too: so that is no case of its own.
         let is_nmi = vector == vector::NMI;
         let arrival = Arrival { error_code, is_fault: false, is_nmi };
         let gate = Gate { handler: d.code(gate.address), ist: gate.ist };
@@ -80,7 +81,8 @@ pub(crate) fn deliver<D: Domain>(
     (!arrived).then_some(End::Broken { obligation, text, about, values: None })
 }
 
-/// A call of the host's: what it finds, and what it leaves. Whether it does not return.
+/// A hook of the host's is called: what it must find, and what it leaves. Says whether it does not
+/// return.
 pub(crate) fn call<D: Domain>(
     d: &D,
     world: &mut World<D>,
@@ -98,7 +100,8 @@ pub(crate) fn call<D: Domain>(
     };
     let is_fatal = hook == HostSymbol::FATAL;
     if !watch.entry.theorem.is_in_ring_0() {
-        // A guest's event exits. That of the IRETQ must have been taken for the host's.
+        // An event of a guest ends in an exit and calls no hook. The fault of an IRETQ to a guest
+        // must have been taken for one of the host's.
         let is_iretqs = matches!(watch.entry.theorem.event(), Some((_, Whose::Iretq)));
         let missed = if is_iretqs { obligation::IRETQ_LABEL } else { obligation::HOOK };
         goals.add(missed, d.bit(false), "which hook");
@@ -113,7 +116,7 @@ pub(crate) fn call<D: Domain>(
     let rsp = machine.get(Gpr::Rsp);
     let ist = machine.memory.region(RegionName::IstStack).map_or(rsp, |stack| stack.base);
     let depth = d.distance(rsp, ist);
-    // The return address is on it.
+    // The return address lies there, so that the stack was aligned before the call.
     let is_known = depth.is_some_and(|depth| (-STACK..0).contains(&depth) && depth % 16 == -8);
     goals.add(obligation::HOOK_STACK, d.bit(is_known), "RSP");
     let unwanted = RFlags::DF | RFlags::AC | RFlags::NT | RFlags::TF | RFlags::IF;
@@ -126,7 +129,7 @@ pub(crate) fn call<D: Domain>(
         goals.add(obligation::FATAL_TRAP, d.bit(is_trap), "the next instruction");
         return true;
     }
-    // Its first RET that is not of a call of its own is to the code.
+    // The first RET of the hook that is not of a call of its own leads to the code.
     let to = machine.memory.locate(d, rsp, 8, machine.cr3);
     let to = to.and_then(|place| d.code_at(machine.memory.load(d, place)));
     let within = usize::from(watch.is_predicted(to));
@@ -154,8 +157,8 @@ pub(crate) fn call<D: Domain>(
     false
 }
 
-/// Nothing but the frame says what was interrupted: what a guest has left in registers would be there
-/// for whatever the host's code does speculatively.
+/// Nothing but the frame tells a hook what was interrupted: the host's code could use speculatively
+/// what a guest has left in registers.
 pub(crate) fn untold<D: Domain>(d: &D, machine: &Machine<D>, goals: &mut Goals<D>) {
     let told = |register| matches!(register, Gpr::Rdi | Gpr::Rsp);
     for register in Gpr::ALL.into_iter().filter(|register| !told(*register)) {
@@ -166,7 +169,7 @@ pub(crate) fn untold<D: Domain>(d: &D, machine: &Machine<D>, goals: &mut Goals<D
     goals.add(obligation::HOOK_REGISTERS, d.bit(is_free), "RFLAGS");
 }
 
-/// The `PtRegs` that RDI points to.
+/// The `PtRegs` that RDI points to holds what was interrupted.
 fn frame<D: Domain>(
     d: &D,
     machine: &Machine<D>,
@@ -191,7 +194,7 @@ fn frame<D: Domain>(
     }
 }
 
-/// What is known by looking at the IDT and its stubs.
+/// What must hold of the IDT and its stubs, without executing anything.
 pub(crate) fn gates<D: Domain>(d: &D, target: &Target, goals: &mut Goals<D>) {
     let gates = target.gates.as_deref().unwrap_or_default();
     for gate in gates {
@@ -204,7 +207,7 @@ pub(crate) fn gates<D: Domain>(d: &D, target: &Target, goals: &mut Goals<D>) {
             vector::DB | vector::NMI | vector::MC | vector::DF => {
                 let same = gates.iter().filter(|other| other.ist == gate.ist);
                 let mut others = same.filter(|other| other.vector != gate.vector);
-                // What cannot happen but for the code's own INT.
+                // This vector comes from nothing but the code's own INT.
                 let is_fatal = |other: &TargetGate| {
                     gate.vector == vector::DF && other.vector == vector::SEGMENT_OVERRUN
                 };

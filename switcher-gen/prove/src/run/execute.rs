@@ -40,8 +40,7 @@ enum Begun<'a, W> {
 
 /// Executes the code of the theorem that is watched to its end. What must hold on the way is added to `goals`.
 ///
-/// # Errors
-/// If the code is none that a theorem can be about.
+/// # Errors If no theorem can be about the code.
 pub(crate) fn execute<D: Domain>(
     d: &D,
     world: &mut World<D>,
@@ -59,7 +58,8 @@ pub(crate) fn execute<D: Domain>(
         let at = d.code_at(world.machine.rip).unwrap_or_default();
         let op = target.program.at(at).and_then(Result::ok);
         watch.lost.lose(d, watch.entry, &mut world.machine, at);
-        // A routine's leads to a guest. An event's stays in ring 0, and is executed like any instruction.
+        // The IRETQ of a routine leads to a guest. That of an event stays in ring 0, and is
+        // executed like any instruction.
         if entered.is_none() && op.is_some_and(Op::is_iretq) {
             return Ok(iretq(d, &mut world.machine, watch, goals, at));
         }
@@ -91,7 +91,7 @@ pub(crate) fn execute<D: Domain>(
                 Some(End::broken(obligation::NO_TRAP, format!("HLT at {at:#x}"), "RIP"))
             }
             Ok(Step::Fault(fault)) => {
-                // By INT, an event's entry interrupts itself.
+                // An event's entry may interrupt itself by INT.
                 let next =
                     op.filter(|op| entered.is_some() && op.is_trap(&fault)).map(|op| op.next);
                 match next.filter(|_| fault.vector == vector::SEGMENT_OVERRUN) {
@@ -188,7 +188,7 @@ fn left<D: Domain>(
             let is_over = call(d, world, watch, goals, (at, hook));
             return Ok(is_over.then_some(End::Stopped));
         }
-        // A number in the code itself, and the caller is unknown to it.
+        // The code names the address itself, and it does not know the caller's.
         if let Some(rip) = rip.filter(|_| target.leaves(at)) {
             return Err(BadCode::Leaves { at, target: rip });
         }

@@ -9,7 +9,7 @@ use switcher_gen::layout::TssExtra;
 use switcher_model::{Domain, Gpr, RegionName, State as Machine};
 
 impl<'a, D: Domain> Watch<'a, D> {
-    /// Before each instruction of ring 0.
+    /// What must hold before the instruction at `at`, which is executed next.
     pub(crate) fn execute(&mut self, d: &D, goals: &mut Goals<D>, state: &Machine<D>, at: u64) {
         self.pass(d, state, at);
         self.trace.push(at);
@@ -33,8 +33,8 @@ impl<'a, D: Domain> Watch<'a, D> {
         }
     }
 
-    /// What an NMI or machine check relies on that comes now: if no guest is said to be run, CR3 is the
-    /// host's, be it the root that an event has interrupted.
+    /// What an NMI or a machine check relies on if it comes now: if host_rsp says that no guest is
+    /// run, CR3 is the host's, or the root that an event has interrupted.
     fn running(&self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
         let extra = state.memory.region(RegionName::TssExtra).expect("every world has all regions");
         let at = self.entry.target.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;

@@ -17,7 +17,7 @@ pub(crate) const WORK: usize = 1 << 17;
 const OPEN: usize = 256;
 
 impl<'a, D: Domain> Watch<'a, D> {
-    /// Whether there may be an end to the path.
+    /// Refuses a path that is longer than any of a switcher: it may have no end.
     pub(crate) fn is_bounded(&self) -> Result<(), BadCode> {
         let at = self.trace.last().copied().unwrap_or_default();
         match (self.trace.len(), self.decided) {

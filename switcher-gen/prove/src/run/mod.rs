@@ -77,10 +77,10 @@ use switcher_model::{Domain, Features, Observer};
 pub struct Run<D: Domain> {
     /// The addresses of all instructions executed.
     pub trace: Vec<u64>,
-    /// In the order in which they came up.
+    /// What must hold where it has gone, in the order in which that came up.
     pub goals: Vec<Goal<D>>,
-    /// What must hold where it has not gone, and what is broken by most that is wrong otherwise, if that is
-    /// judged apart.
+    /// What is judged apart: what must hold on arms that it has not taken, and what most faults
+    /// break, too.
     pub later: Vec<Goal<D>>,
     /// How it ended, in words.
     pub end: String,
@@ -91,9 +91,9 @@ pub struct Run<D: Domain> {
     pub reads_code: bool,
     /// The branches that must stay in their cache line for what was shown.
     pub lines: BTreeSet<u64>,
-    /// What was asked of the CPU: the run says nothing about one that lacks it.
+    /// The features that the CPU was asked for: the run says nothing about a CPU that lacks one.
     pub asked: Features,
-    /// Where arms lead that the run has not taken.
+    /// Where the arms lead that the run has not taken.
     pub untaken: Untaken,
     /// Whether the PVCS was accessed.
     pub touches_pvcs: bool,
@@ -102,8 +102,7 @@ pub struct Run<D: Domain> {
 /// Runs the theorem of `entry` from a state of `source`'s values. `assume` is told what is
 /// assumed of them before anything is executed.
 ///
-/// # Errors
-/// If the code is none that a theorem can be about.
+/// # Errors If no theorem can be about the code.
 pub fn run<D: Domain>(
     d: &D,
     entry: Entry<'_>,
@@ -115,17 +114,17 @@ pub fn run<D: Domain>(
     run_to(d, entry, (guest_memory, Extent::Everything), source, saved, assume)
 }
 
-/// How much is to hold.
+/// How much of what must hold is judged in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// What can be said without the specification, whose questions make one path many; and, apart from
-    /// that, where jumps may be predicted to lead.
+    /// What can be judged without the specification, whose questions make many paths of one; and,
+    /// apart from that, arms that are not taken.
     Safety,
-    /// And what the specification says.
+    /// What is judged without the specification, and the end by the specification.
     Specified,
-    /// And what is broken by most that is wrong otherwise.
+    /// The same, and what most faults break, too.
     Ended,
-    /// And where jumps may be predicted to lead, at once.
+    /// The same, and arms that are not taken, together with the rest.
     Everything,
 }
 
@@ -160,7 +159,7 @@ pub(crate) fn run_to<D: Domain>(
         Extent::Ended | Extent::Everything => goals.append(last),
     }
     if matches!(entry.theorem, Theorem::Syscall64 | Theorem::SyscallCompat) {
-        // The other flags show where they do harm.
+        // Other flags are judged where they do harm.
         let cleared = RFlags::DF | RFlags::AC | RFlags::IOPL | RFlags::RF;
         let sfmask = world.setting.sfmask;
         goals.add(obligation::SFMASK, d.bit(sfmask.contains(cleared)), "SFMASK");
@@ -200,7 +199,7 @@ fn judge_end<D: Domain>(
     match end {
         End::Broken { obligation, text, about, values } => {
             goals.broken(d, obligation, about, values);
-            // That says enough.
+            // Arms would say nothing more.
             watch.arms = None;
             text
         }
@@ -208,14 +207,14 @@ fn judge_end<D: Domain>(
             watch.blocking.is_over(d, goals, &world.machine);
             let is_told = watch.decisions.is_a_secret() && watch.met.is_a_choice();
             goals.add(obligation::NO_HOST_VALUE, d.bit(!is_told), "what decided the way here");
-            // Only an entry and an exit have another value for it.
+            // Only entering a guest and an exit change it.
             let is_kept = theorem == Theorem::EnterGuest || watch.stored.host_rsp == 0;
             goals.add(obligation::KEPT, d.bit(is_kept), "host_rsp");
             in_guest(d, world, watch, goals, (theorem, extent), by_sysretq, saved)
         }
         End::Host => {
             if theorem.is_on_ist() {
-                // First: a frame on the wrong stack is one because of it.
+                // This comes first: it may be the reason for a frame on the wrong stack.
                 watch.blocking.is_over(d, goals, &world.machine);
                 let is_once = d.bit(!watch.blocking.is_on_ist_again());
                 goals.add(obligation::NMI_STACK, is_once, "address");
@@ -227,7 +226,7 @@ fn judge_end<D: Domain>(
     }
 }
 
-/// A way through the code.
+/// One way through the code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Walk {
     /// The addresses of all instructions executed, with the IRETQ that may be the last.
@@ -236,8 +235,9 @@ pub struct Walk {
     pub broken: Option<String>,
 }
 
-/// The same with a quiet guest, and nothing is compared with the specification, whose questions
-/// would add paths that the code does not have. `also` is told everything.
+/// Runs the theorem of `entry` with stable guest memory. Nothing is compared with the
+/// specification, whose questions would add paths that the code does not have. `also` observes
+/// everything, too.
 pub(crate) fn walk<'a, D: Domain>(
     d: &D,
     entry: Entry<'a>,
@@ -250,7 +250,7 @@ pub(crate) fn walk<'a, D: Domain>(
     assume(&world.assumptions);
     let mut watch = Watch::new(d, entry, &world);
     watch.also = Some(also);
-    // Whether they hold is not asked.
+    // Nobody asks whether these hold.
     let mut goals = Goals::new();
     let broken = match execute(d, &mut world, &mut watch, &mut goals)? {
         End::Broken { text, .. } => Some(text),

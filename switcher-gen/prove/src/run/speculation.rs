@@ -26,14 +26,15 @@ impl<'a, D: Domain> Watch<'a, D> {
             goals.add(obligation::TRAPPED, d.bit(is_trapped), "the next instruction");
         }
         let mitigations = self.entry.target.setting.variant.mitigations();
-        // The CPUs that need it are among those that need the other.
+        // The CPUs that need the upper half are among those that need the history overwritten.
         if mitigations.bhb.is_on() && op.is_predicted() {
             let is_there = self.entry.target.around(at).is_upper;
             goals.add(obligation::UPPER_HALF, d.bit(is_there == Some(true)), "address");
         }
         if op.is_indirect() {
             let holds = match self.entry.theorem {
-                // The host's own code, as long as it is restricted as that is.
+                // The branch may as well be the host's, as long as it is restricted like the
+                // host's.
                 Theorem::EnterGuest => d.eq(state.msrs.spec_ctrl, self.start.spec_ctrl),
                 _ => {
                     let done = d.bit(self.barriers.is_safe_to_branch(mitigations));
@@ -54,8 +55,8 @@ impl<'a, D: Domain> Watch<'a, D> {
         d.both(d.bit(self.barriers.restricted), is_hosts)
     }
 
-    /// WRMSR, on a path or on an arm that none takes: of PRED_CMD, it must be an IBPB. Another bit empties
-    /// less, and none of them nothing.
+    /// WRMSR, on a path or on an arm that no path takes: if it writes PRED_CMD, that must be an
+    /// IBPB. Other bits empty less.
     pub(crate) fn barrier(
         &mut self,
         d: &D,
@@ -78,15 +79,16 @@ impl<'a, D: Domain> Watch<'a, D> {
     ) {
         let op = self.trace.last().and_then(|at| self.entry.target.program.at(*at));
         let is_far = matches!(op, Some(Ok(op)) if matches!(op.kind, Kind::ReturnFar(_)));
-        // No CPU predicts a far one, and what it leads to is what was interrupted. An exit by one leads to
-        // the host, which wants an exit's mitigations all the same.
+        // No CPU predicts a far RET, and where it resumes interrupted code, it needs no mitigation.
+        // Where it is used for an exit, it leads to the host, which wants an exit's mitigations all
+        // the same.
         let is_resuming = is_far && self.entry.theorem.keeps_blocking();
         let at = self.trace.last().copied().unwrap_or_default();
         let to = d.code_at(state.rip);
         match branch {
             Branch::Return if is_resuming => self.verw(d, goals),
             Branch::Return => {
-                // To behind a call of the routine's own, or to the caller.
+                // It leads to the return address of a call of the routine's own, or to the caller.
                 let is_own = self.barriers.is_predicted(to);
                 self.at_return(d, goals, state, is_own, false, 0);
                 self.barriers.returned();
@@ -100,7 +102,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         }
     }
 
-    /// Where a RET of the host's leads; it uses up what a call has left in the return stack buffer.
+    /// A RET of the host's uses up what a call has left in the return stack buffer.
     pub(crate) fn returned(&mut self) {
         self.barriers.returned();
     }
@@ -110,8 +112,8 @@ impl<'a, D: Domain> Watch<'a, D> {
         self.barriers.is_predicted(to)
     }
 
-    /// A RET, one of the routine's own or the host's: that of an exit, or the first of a hook, `within`
-    /// whose call that is. The host's are those of its thunk.
+    /// What must hold at a RET: one of the routine's own (`is_own`), that of an exit, or the first
+    /// of a hook, `within` as many calls. RETs of the host's are those of its thunk (`is_thunks`).
     pub(crate) fn at_return(
         &mut self,
         d: &D,
@@ -134,7 +136,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         goals.add(obligation::BHB_CLEARED, d.bit(history), "branches");
     }
 
-    /// The host untrains returns: it must be able to, on its root.
+    /// The host untrains returns: for that it needs its own root, its GS base and a stack.
     pub(crate) fn untrain(
         &mut self,
         d: &D,
@@ -148,8 +150,8 @@ impl<'a, D: Domain> Watch<'a, D> {
         goals.add(obligation::UNTRAINED, d.bit(is_on_a_stack(d, state)), "RSP");
     }
 
-    /// Where an entry gets to the guest, or the hook's event to what it has interrupted: that may be
-    /// an entry behind its own VERW.
+    /// VERW must come last where an entry gets to the guest, or an event with a hook to what it has
+    /// interrupted: that may be an entry that has executed its own VERW.
     pub(crate) fn verw(&mut self, d: &D, goals: &mut Goals<D>) {
         let wanted = self.entry.target.setting.variant.mitigations().verw;
         if wanted && (self.entry.theorem == Theorem::EnterGuest || self.entry.theorem.has_hook()) {

@@ -43,15 +43,15 @@ impl<'a, D: Domain> Watch<'a, D> {
         }
     }
 
-    /// Whether the instruction right in front of the present one, in the code and on the path, has
-    /// loaded RSP. The code is asked and no value: what RSP held before may be anything.
+    /// Whether the instruction right before the present one, in the code and on the path, has
+    /// loaded RSP. This looks at the code and at no value: RSP may have held anything before.
     fn rsp_was_loaded_last(&self) -> bool {
         let [.., before, at] = *self.trace.as_slice() else { return false };
         let instruction = self.entry.target.program.instruction(before);
         let loads = instruction.op_count() > 0
             && instruction.op0_register() == Register::RSP
             && matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::Pop);
-        // What RSP holds already was loaded before.
+        // A move of RSP to itself loads nothing.
         let is_new = instruction.op1_register() != Register::RSP;
         loads && is_new && instruction.next_ip() == at
     }
@@ -65,7 +65,7 @@ impl<'a, D: Domain> Watch<'a, D> {
     ) {
         let at = self.trace.last().copied();
         if self.entry.theorem.is_of_events() {
-            // To a guest there is another way.
+            // An event's IRETQ leads to ring 0: for a guest there is another way.
             let kernel = self.entry.target.model().selectors.kernel_cs();
             goals.add(obligation::IRETQ_RING_0, d.is(cs, kernel.into()), "CS");
             self.verw(d, goals);
@@ -92,8 +92,8 @@ impl<'a, D: Domain> Watch<'a, D> {
     }
 }
 
-/// The IRETQ to a guest. Whether it faults is between the CPU and the frame: the frame is what must
-/// be right.
+/// The IRETQ to a guest. Whether it faults depends on the CPU and on the frame: it is the frame
+/// that must be right.
 pub(crate) fn iretq<D: Domain>(
     d: &D,
     machine: &mut Machine<D>,

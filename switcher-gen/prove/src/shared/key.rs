@@ -47,7 +47,8 @@ fn digest(of: &impl Hash) -> Key {
 pub(crate) fn whole(target: &Target) -> Key {
     let Target { program, enter_guest, return_from_guest, syscall_64, syscall_compat, .. } = target;
     let Target { iretq, windows, gates, routines, hooks, returns, .. } = target;
-    // What it is meant for is of the host: see `host`. The others are words for whoever reads them.
+    // The setting is a part of the host's key: see `host`. The other fields are words for whoever
+    // reads them.
     let Target { setting: _, assumed: _, harmless: _, .. } = target;
     let entries = (enter_guest, return_from_guest, syscall_64, syscall_compat, iretq, routines);
     let pieces: Vec<_> = program.pieces().collect();
@@ -60,8 +61,8 @@ pub(crate) fn key(entry: Entry<'_>, host: Key, whole: Key) -> Key {
     let Entry { target, theorem, .. } = entry;
     let addresses = entry.addresses();
     if theorem.is_of_events() {
-        // What `host` leaves out may be asked of code that no theorem of this kind should come to; of the IDT
-        // itself, nothing is.
+        // What `host` leaves out may be asked of code that no theorem of this kind should come to.
+        // Of the IDT itself, nothing of that is asked.
         let asked = (!addresses.is_empty()).then_some(target.setting);
         return digest(&(host, whole, asked));
     }
@@ -94,7 +95,7 @@ enum Before {
     /// There was no entry.
     Nothing,
     Saved(Found),
-    /// What that code makes of it.
+    /// The code of the entry, which decides what is saved.
     By(Vec<CodeKey>),
 }
 
@@ -109,11 +110,11 @@ struct Found {
 #[derive(Hash)]
 enum FoundWord {
     Known(u64),
-    /// All of a value of that name.
+    /// A word that is all of the value of that name.
     Named(Rc<str>),
 }
 
-/// See [`Host`].
+/// The key of all that a proof depends on besides the code: see [`Host`].
 pub(crate) fn host(d: &Symbolic, entry: Entry<'_>, saved: Option<&Saved<Symbolic>>) -> Key {
     let Entry { target, theorem, .. } = entry;
     let code_of_entry = || {
@@ -153,13 +154,13 @@ fn judged(setting: Setting, theorem: Theorem) -> Setting {
     Setting { variant: Variant::new(config, variant.selectors()).unwrap_or(variant), ..setting }
 }
 
-/// Those of `all` mitigations that the theorem looks at as a rule; see [`Executed`] for others.
+/// The mitigations among `all` that the theorem looks at as a rule; see [`Executed`] for others.
 pub(crate) fn as_a_rule(all: Mitigations, theorem: Theorem) -> Mitigations {
     let Mitigations { ibrs, ibpb: _, untrain: _, rsb: _, bhb: _, verw } = all;
     match theorem {
-        // No RET; of the guest's routines, VERW is asked for here alone.
+        // This routine has no RET, and of the guest's routines, VERW is asked for here alone.
         Theorem::EnterGuest => Mitigations { ibrs, verw, ..Mitigations::NONE },
-        // Nor do these exit.
+        // These do not exit.
         Theorem::SyscallCompat
         | Theorem::Gates
         | Theorem::DbInRing0
@@ -168,7 +169,7 @@ pub(crate) fn as_a_rule(all: Mitigations, theorem: Theorem) -> Mitigations {
         | Theorem::FatalErrorInRing0
         | Theorem::FatalAtIretq
         | Theorem::FatalErrorAtIretq => Mitigations::NONE,
-        // All of them around the hook.
+        // All mitigations are asked for around the hook.
         Theorem::NmiInRing0 | Theorem::McInRing0 => all,
         Theorem::Syscall64
         | Theorem::ReturnFromGuest
@@ -189,7 +190,7 @@ pub(crate) fn of_branches(all: Mitigations) -> Mitigations {
     Mitigations { verw: false, ..all }
 }
 
-/// These, if the code at `entry` has such a branch.
+/// The mitigations of branches, if the code from `at` on has such a branch.
 fn asked_of_branches(entry: Entry<'_>, at: u64) -> Option<Mitigations> {
     let (target, reached) = (entry.target, entry.reached_from(at));
     let mut branches = reached.iter().filter(|at| is_predicted(target, **at));
@@ -215,7 +216,7 @@ pub(crate) fn asks_for_more<D: Domain>(entry: Entry<'_>, run: &Run<D>) -> bool {
 enum CodeKey {
     /// Instructions by number, and which of them is the first.
     Anywhere { first: Option<usize>, instructions: Vec<Normal>, entries: Option<[Option<u64>; 2]> },
-    /// It jumps to what a register or memory says: nobody knows what it needs.
+    /// The code jumps to where a register or memory says: it is not known which of it matters.
     Here { whole: Key, entry: u64 },
 }
 
@@ -266,7 +267,7 @@ fn found(d: &Symbolic, saved: &Saved<Symbolic>) -> Option<Found> {
         let value = d.load(cells);
         match (d.known(value), d.variables_of(value).as_slice()) {
             (Some(known), _) => Some(FoundWord::Known(known)),
-            // The whole of it: parts are shown with what they are.
+            // It must be the whole value: parts are displayed as parts.
             (None, [name]) if d.display(value) == **name => Some(FoundWord::Named(name.clone())),
             _ => None,
         }
@@ -275,8 +276,8 @@ fn found(d: &Symbolic, saved: &Saved<Symbolic>) -> Option<Found> {
     Some(Found { host_rsp, stack })
 }
 
-/// Whether a run shows that more matters than [`key`] has: that code is read as data, that a RET led
-/// back into it, or that it came to where nothing was said to lead.
+/// Whether a run shows that more matters than is in [`key`]: that code is read as data, that a RET
+/// led back into it, or that it came to where nothing was said to lead.
 pub(crate) fn depends_on_place<D: Domain>(entry: Entry<'_>, run: &Run<D>) -> bool {
     let op = |at: &u64| entry.target.program.at(*at).and_then(Result::ok);
     let returns =

@@ -47,7 +47,8 @@ type Proof = OnceLock<Option<Vec<Report>>>;
 type Shaped = (TraceShape, Vec<Report>);
 
 impl Shared {
-    /// How many theorems were tried to be proved, each with and without a hostile guest.
+    /// How many theorems were tried to be proved, each with and without a guest that writes its
+    /// memory meanwhile.
     #[must_use]
     pub fn proved(&self) -> usize {
         self.proved.load(Ordering::Relaxed)
@@ -59,7 +60,7 @@ impl Shared {
         self.shared.load(Ordering::Relaxed)
     }
 
-    /// The same proofs for somebody else: what either adds is not the other's.
+    /// A copy of these proofs: what is added to one of the two is not in the other.
     #[must_use]
     pub fn fork(&self) -> Arc<Self> {
         let proofs = self.proofs.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -75,7 +76,7 @@ impl Shared {
 
     /// What was shown of code that executes the same for such a host.
     fn like(&self, host: Key, entry: Entry<'_>) -> Option<Vec<Report>> {
-        // What executes nothing is about the IDT itself.
+        // A theorem that executes nothing is about the IDT itself.
         if entry.addresses().is_empty() {
             return None;
         }
@@ -96,7 +97,7 @@ impl Shared {
         shapes.entry(host).or_default().push(Arc::new((shape, reports.to_vec())));
     }
 
-    /// The proof of that key, whoever makes it.
+    /// The proof of a key, which is empty until somebody has made it.
     fn proof(&self, key: Key) -> Arc<Proof> {
         let mut proofs = self.proofs.lock().unwrap_or_else(PoisonError::into_inner);
         match proofs.entry(key) {
@@ -144,7 +145,7 @@ impl SharingProver {
 
     /// Proves or refutes one theorem, or finds it proved.
     fn theorem(&self, entry: Entry<'_>, saved: Option<&Saved<Symbolic>>, whole: Key) -> Verdict {
-        // What holds at one address is not what holds of the same code anywhere.
+        // What is proved of code at one address need not hold of it anywhere.
         if entry.target.program.is_fixed() {
             return self.prover.theorem(entry, saved, &|_| ());
         }
@@ -153,7 +154,8 @@ impl SharingProver {
         let mut own = None;
         let known = proof.get_or_init(|| {
             let judged = own.insert(self.like(entry, saved, host));
-            // Of a proof that is another's, only this is known: it holds of this very image.
+            // Of a proof that was found for another target, it is known only that it holds of this
+            // very image.
             let is_shared = entry.theorem.is_of_events() || judged.is_by_key;
             match &judged.verdict {
                 Verdict::Proved(reports) if is_shared => Some(reports.clone()),

@@ -28,7 +28,7 @@ pub(crate) struct Executed {
 }
 
 impl Executed {
-    /// And this one.
+    /// Adds what `run` has executed.
     pub(crate) fn add<D: Domain>(&mut self, entry: Entry<'_>, run: &Run<D>) {
         let Entry { target, theorem, .. } = entry;
         self.at.extend(run.trace.iter().chain(&run.untaken.at));
@@ -51,7 +51,7 @@ impl Executed {
             is_predicted(target, *at) || to != 0 && target.returns.contains(&to)
         };
         let is_indirect = |at: &u64| target.is_indirect(*at);
-        // Whether a RET stays in its line is not told by the code.
+        // The code does not tell whether a RET stays in its line.
         let is_open = |at: &u64| target.around(*at).stays_in_line.is_none();
         let mut all = run.trace.iter().chain(&run.untaken.at);
         let asks_more = is_masked && all.clone().any(is_asked);
@@ -62,7 +62,7 @@ impl Executed {
             named.any(|i| i.is_ip_rel_memory_operand() && i.ip_rel_memory_address() == address)
         };
         let goes_on = |&[from, to]: &[u64; 2]| match kind(&from) {
-            // To behind a call, or the run says that it is not movable.
+            // It leads to the return address of a call, or the run says that it is not movable.
             Some((Kind::Return(_), _)) => true,
             Some((Kind::Iretq, _)) => is_named(to),
             Some((_, next)) => to == next || successors(entry, from).contains(&Some(to)),
@@ -79,8 +79,8 @@ impl Executed {
     }
 }
 
-/// Where an instruction leads: on, and to the address that it names. A RET, an IRETQ and a jump
-/// through a register lead to a value.
+/// Where an instruction leads: to the next one, and to the address that it names. A RET, an IRETQ
+/// and a jump through a register lead to a value.
 fn successors(entry: Entry<'_>, at: u64) -> [Option<u64>; 2] {
     let target = entry.target;
     let i = target.program.instruction(at);
@@ -104,12 +104,12 @@ pub(crate) struct TraceShape {
     /// Where it begins: one for each stub that is executed.
     first: Vec<usize>,
     instructions: Vec<(Looks, [Option<usize>; 2])>,
-    /// Of which of them it does not matter what address they make a value: no path executes them, and
-    /// where they lead on an arm that is not taken does not depend on it.
+    /// For each of them, whether it does not matter what address it makes a value: no path executes
+    /// it, and where an arm leads does not depend on it.
     free: Vec<bool>,
 }
 
-/// Without an address that LEA makes a value.
+/// What an instruction looks like without the address that LEA makes a value.
 fn without_value(target: &Target, at: u64, looks: Looks) -> Looks {
     let is_lea = target.program.instruction(at).mnemonic() == Mnemonic::Lea;
     Looks { value: looks.value.filter(|_| !is_lea), ..looks }
@@ -130,11 +130,11 @@ impl TraceShape {
         let instructions = at.iter().map(|at| (looks(*at), follow(*at))).collect();
         let first = entry.addresses().iter().map(|at| number(*at)).collect::<Option<_>>()?;
         let shape = Self { first, instructions, free };
-        // Something might be executed that nothing leads to.
+        // An instruction might be executed that nothing leads to: then it is not found.
         (!executed.is_of_place && shape.is_of(entry)).then_some(shape)
     }
 
-    /// Whether `target`'s code at `entries` is this.
+    /// Whether the code from `entry` on is of this shape.
     pub(crate) fn is_of(&self, entry: Entry<'_>) -> bool {
         let (target, entries) = (entry.target, entry.addresses());
         if self.first.len() != entries.len() {

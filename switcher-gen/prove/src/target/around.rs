@@ -1,7 +1,7 @@
 //! What lies around an instruction: all that a proof may ask of code beside what is executed of it.
 //!
 //! What was proved of other code is taken for this only if the answers are the same: see
-//! [`shared`](super::shared). So a question that is not in here must not be asked.
+//! [`Shared`](crate::Shared). So a question that is not in here must not be asked.
 
 use std::hash::Hash;
 
@@ -11,12 +11,12 @@ use crate::target::Target;
 use switcher_gen::asm::LINE;
 use switcher_model::program::Op;
 
-/// The answers.
+/// What lies around an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Around {
-    /// The trap right behind the instruction, which catches speculation that goes on there.
+    /// The trap right after the instruction, which catches speculation that goes on there.
     pub(crate) trap: Option<Mnemonic>,
-    /// Whether it is a call of what lies right behind its trap, so that the call's return address is
+    /// Whether it is a call of what lies right after its trap, so that the call's return address is
     /// that of a trap and the code goes on.
     pub(crate) fills: bool,
     /// Whether it ends in the upper half of its cache line, if a predictor says where it leads.

@@ -55,7 +55,7 @@ pub enum TargetError {
     /// The file's code is not complete, or not what will run.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// Its data lies over the code, or over each other.
+    /// Regions of its data share bytes with the code, or with each other.
     #[error(transparent)]
     Overlap(#[from] Overlap),
     /// No CPU of this kind executes code there.
@@ -64,7 +64,7 @@ pub enum TargetError {
          another address, or name a variant with five levels"
     )]
     NotCanonical {
-        /// Where.
+        /// The address.
         address: u64,
     },
 }
@@ -72,7 +72,7 @@ pub enum TargetError {
 /// An entry of the IDT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TargetGate {
-    /// Which.
+    /// The vector.
     pub vector: u8,
     /// Where the handler is.
     pub address: u64,
@@ -251,7 +251,7 @@ impl Target {
                 FlowControl::Next => ahead.push(next),
                 FlowControl::ConditionalBranch | FlowControl::Call => ahead.extend([next, to]),
                 FlowControl::UnconditionalBranch => ahead.push(to),
-                // Behind a call, it goes on.
+                // It goes on after a call.
                 FlowControl::IndirectCall => ahead.push(next),
                 _ => {}
             }
@@ -273,11 +273,11 @@ impl Target {
         )
     }
 
-    /// Whether speculation that goes on behind the instruction at `at` is caught there.
+    /// Whether a trap right after the instruction at `at` catches speculation that goes on there.
     pub(crate) fn is_trap_behind(&self, at: u64) -> bool {
         use iced_x86::Mnemonic;
         let next = self.program.instruction(at).next_ip();
-        // Both decoders say so.
+        // Both decoders say that it is an instruction.
         matches!(self.program.at(next), Some(Ok(_)))
             && matches!(self.program.instruction(next).mnemonic(), Mnemonic::Int3 | Mnemonic::Ud2)
     }
@@ -287,14 +287,14 @@ impl Target {
         self.routines.as_ref().is_some_and(|routines| routines.contains(&at))
     }
 
-    /// Whether there is an ENDBR64.
+    /// Whether there is an ENDBR64 at `at`.
     pub(crate) fn is_endbr(&self, at: u64) -> bool {
         matches!(self.program.at(at), Some(Ok(_)))
             && self.program.instruction(at).mnemonic() == iced_x86::Mnemonic::Endbr64
     }
 
-    /// Whether the instruction at `at` jumps to what a register or memory says. RET is none: IBT
-    /// does not look at it.
+    /// Whether the instruction at `at` jumps to what a register or memory says. RET does not count:
+    /// IBT does not look at it.
     pub(crate) fn is_indirect(&self, at: u64) -> bool {
         use iced_x86::FlowControl;
         self.program.contains(at)

@@ -47,7 +47,7 @@ impl<D: Domain> Clone for Saved<D> {
     }
 }
 
-/// One state, twice.
+/// One state, as the machine and as the specification have it.
 pub(crate) struct World<D: Domain> {
     /// As the CPU has it.
     pub machine: Machine<D>,
@@ -57,32 +57,32 @@ pub(crate) struct World<D: Domain> {
     pub caller: Caller<D::Word>,
     /// The frame the guest is entered with, or that a handler has written.
     pub frame: Guest<D::Word>,
-    /// And where an exit's frame is.
+    /// The address of an exit's frame.
     pub frame_at: D::Word,
     /// What is assumed of the values, in words.
     pub assumptions: Vec<(&'static str, D::Bit)>,
-    /// What the CPU is.
+    /// The CPU.
     pub model: Model,
     pub(crate) setting: Setting,
     /// The host's GS base.
     pub(crate) host_gs: D::Word,
     /// What the host's untraining of returns leaves, if the host has one.
     pub(crate) untraining: Option<Untraining<D>>,
-    /// FS base as it was.
+    /// FS base at the start.
     pub(crate) fs_base: D::Word,
     /// The event, if there is one.
     pub(crate) event: Option<EventContext<D>>,
-    /// The initial memory, to tell what has changed.
+    /// Memory at the start, to tell what has changed.
     pub(crate) before: Memory<D>,
 }
 
 /// What [`HostSymbol::UNTRAIN`](switcher_gen::asm::HostSymbol::UNTRAIN) may leave.
 pub(crate) struct Untraining<D: Domain> {
-    /// RAX, RCX, RDX.
+    /// What is left in RAX, RCX and RDX.
     pub(crate) registers: [D::Word; 3],
-    /// The arithmetic flags, among others.
+    /// What is left in the flags, of which the arithmetic ones are used.
     pub(crate) flags: D::Word,
-    /// The stack below its return address and that itself, from the top.
+    /// What is left of its return address and of the stack below it, from the top down.
     pub(crate) below: Vec<D::Cell>,
 }
 
@@ -137,7 +137,7 @@ pub(crate) fn of<D: Domain>(
     if theorem.is_of_events() {
         return event::world(d, entry, source, saved);
     }
-    // Nothing is saved before it.
+    // Nothing is saved before a guest is entered.
     let saved = saved.filter(|_| theorem != Theorem::EnterGuest);
     World::new(d, source, target, theorem.start(), saved)
 }
