@@ -16,7 +16,7 @@ pub(crate) struct PushedAddresses {
 }
 
 impl PushedAddresses {
-    /// None yet.
+    /// No address is pushed yet.
     pub(crate) fn new() -> Self {
         Self { places: Vec::with_capacity(8), is_movable: true, was_interrupted: false }
     }

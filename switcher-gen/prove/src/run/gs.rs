@@ -16,17 +16,17 @@ pub(crate) struct GsSpeculation {
 }
 
 impl GsSpeculation {
-    /// A conditional jump.
+    /// A conditional jump is executed.
     pub(crate) const fn jump(&mut self) {
         self.has_jumped = true;
     }
 
-    /// SWAPGS.
+    /// SWAPGS is executed.
     pub(crate) const fn swap(&mut self) {
         self.swapped = Some(!self.has_jumped);
     }
 
-    /// WRGSBASE.
+    /// WRGSBASE is executed.
     pub(crate) const fn write(&mut self) {
         self.is_written = true;
     }

@@ -89,9 +89,9 @@ pub(crate) struct StoreCounts {
 /// What was asked of the CPU.
 #[derive(Debug)]
 pub(crate) struct Needs {
-    /// What it must have.
+    /// The features that it must have.
     pub(crate) asked: Features,
-    /// What it has not, or does not take.
+    /// The first condition that it does not meet.
     pub(crate) missing: Option<Condition>,
 }
 
@@ -127,7 +127,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         }
     }
 
-    /// See [`Observer::held`].
+    /// The values of a kind that the CPU takes: see [`Observer::held`].
     pub(crate) fn held(&self, what: Held) -> &[D::Word] {
         match what {
             Held::Root => &self.held.roots,
@@ -136,7 +136,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         }
     }
 
-    /// The PVCS was accessed: without one, the pointer to it means nothing.
+    /// If the PVCS was accessed, there must be one: otherwise the pointer to it means nothing.
     pub(crate) fn pvcs_is_registered(&self, d: &D, goals: &mut Goals<D>) {
         if self.pvcs_at.is_some() {
             let none = d.any(self.start.block.switch_flags, SwitchFlags::PVCS_INVALID.bits());

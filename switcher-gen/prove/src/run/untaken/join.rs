@@ -1,5 +1,5 @@
-//! Arms that come to one place: whether what comes there was followed already, and what is forgotten of
-//! states so that it was.
+//! Arms that come to one place: whether one such state was followed already, and what is forgotten
+//! of states so that the next is covered.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -34,11 +34,11 @@ struct Traits {
 struct Forgotten {
     words: [u16; WORDS],
     flags: u16,
-    /// By region and index of the chunk.
+    /// What is forgotten of memory, by region and by index of the chunk.
     cells: BTreeMap<(usize, usize), u16>,
 }
 
-/// What has come to a place.
+/// The states that have come to a place, joined.
 #[derive(Debug)]
 pub(crate) struct Seen<D: Domain> {
     traits: Traits,
@@ -47,11 +47,11 @@ pub(crate) struct Seen<D: Domain> {
     barriers: Barriers,
     pub(crate) state: Rc<Machine<D>>,
     forgotten: Forgotten,
-    /// How many were seen before.
+    /// How many states were seen there before.
     rounds: usize,
 }
 
-/// See [`Seen::deeper`].
+/// Chunks of a stack that differ only because calls are deeper: see [`Seen::deeper`].
 struct Deeper {
     region: usize,
     chunks: RangeInclusive<usize>,
@@ -63,7 +63,7 @@ impl Deeper {
     }
 }
 
-/// The region that `address` points to, or right behind.
+/// The region that `address` points to, or right after.
 pub(crate) fn region<D: Domain>(
     d: &D,
     state: &Machine<D>,
@@ -87,7 +87,7 @@ fn pointers<D: Domain>(state: &Machine<D>) -> [D::Word; 17] {
 /// How many words a state has besides RIP, flags and memory.
 const WORDS: usize = 29;
 
-/// All that instructions change.
+/// All words that instructions change.
 fn words<D: Domain>(state: &Machine<D>) -> [D::Word; WORDS] {
     let Machine { gpr, cs, ss, gs_base, inactive_gs_base, fs_base, cr3, pkru, msrs, .. } = state;
     let Msrs { star, lstar, cstar, sfmask, spec_ctrl, efer } = msrs;
@@ -123,7 +123,7 @@ pub(crate) const fn is_within(part: u16, whole: u16) -> bool {
     part & !whole == 0
 }
 
-/// What is known only to be nobody's choice comes from here.
+/// The origin of what nobody chooses.
 const CODE: u16 = 1 << Origin::Code as u16;
 
 /// The chunks of memory that two states have differently.
@@ -157,11 +157,11 @@ impl<D: Domain> Seen<D> {
         let is_deep = || {
             let more = self.barriers.deeper(barriers).unwrap_or_default();
             let [known, now] = [&*self.state, state].map(|state| state.get(Gpr::Rsp));
-            // Where it goes round with another RSP each time, there is an end to telling them apart.
+            // If a loop has another RSP in each round, its rounds are not told apart for ever.
             let is_round = more == 0 && self.rounds >= MANY;
             is_round || known == now || d.distance(known, now) == Some(8 * more as i64)
         };
-        // What is the same points to the same.
+        // Equal words point to the same region.
         let points_alike = || {
             let pairs = pointers(&self.state).into_iter().zip(pointers(state)).zip(self.pointers);
             pairs
@@ -248,7 +248,7 @@ impl<D: Domain> Watch<'_, D> {
         }
     }
 
-    /// Goes to `to` later, unless that was done in such a state.
+    /// Follows the arm from `to` later, unless one such state was followed from there.
     pub(crate) fn go_later(
         &self,
         d: &D,

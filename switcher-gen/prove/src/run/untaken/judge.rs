@@ -14,7 +14,7 @@ use switcher_model::{
 };
 
 impl<D: Domain> Watch<'_, D> {
-    /// The arm has read something, or the like.
+    /// The arm has read something: it may be too late for that.
     pub(crate) fn has_read(&self, d: &D, goals: &mut Goals<D>, is_last: bool) {
         let wanted = self.entry.target.setting.variant.mitigations().verw;
         if wanted
@@ -41,9 +41,9 @@ impl<D: Domain> Watch<'_, D> {
 }
 
 impl<D: Domain> Arms<D> {
-    /// Whether a jump by `condition` tells what was found, or what no guest may learn, beyond what it is
-    /// told anyway: by the way of the path itself, or because it is run at all. Where something has been
-    /// interrupted, in the code or not, decides what is done about it.
+    /// Whether a jump by `condition` tells what was found, or what no guest may learn, beyond what
+    /// it is told anyway: by the way of the path itself, or because it is run at all. A question by
+    /// which an event's entry tells whether the code was interrupted tells nothing.
     pub(crate) fn tells(&self, d: &D, watch: &Watch<'_, D>, condition: D::Word) -> bool {
         let is_of_code = d.is_of_code(condition);
         let is_secret = |origin: Origin| match origin {
@@ -56,7 +56,7 @@ impl<D: Domain> Arms<D> {
     }
 }
 
-/// The arm returns to the host, behind the call of `switcher_enter_guest`.
+/// The arm returns to the host, after the call of `switcher_enter_guest`.
 pub(crate) fn at_caller<D: Domain>(
     d: &D,
     world: &World<D>,
@@ -90,7 +90,7 @@ pub(crate) fn at_guest<D: Domain>(
     }
 }
 
-/// Whether it says what no guest may learn, or what was found.
+/// Whether a value says what no guest may learn, or what was found.
 pub(crate) fn tells<D: Domain>(d: &D, word: D::Word) -> bool {
     is_found(d, word) || is_a_leak(d, word)
 }
@@ -105,7 +105,7 @@ pub(crate) fn is_a_guests<D: Domain>(d: &D, rip: D::Word) -> bool {
     d.mentions(rip, |origin| origin.is_a_guests_choice() || origin == Origin::Cpu)
 }
 
-/// Sees of an arm what mitigations are judged by.
+/// The observer of an arm: it sees what mitigations are judged by.
 pub(crate) struct Eye<'a, 'b, D: Domain> {
     pub(crate) watch: &'a mut Watch<'b, D>,
     pub(crate) goals: &'a mut Goals<D>,
@@ -154,12 +154,12 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
             Event::Verw => watch.barriers.overwritten = true,
             Event::Branch(branch) => watch.branch(d, goals, state, branch),
             Event::Fence(fence) => watch.barriers.fence(fence),
-            // What it says of another CPU, which may lack that, is another's.
+            // What another CPU does, which may lack the feature, is not judged here.
             Event::Needs { condition, met } => {
                 watch.needs.asked |= condition.asks();
                 *self.lacks |= !met && !condition.asks().is_empty();
             }
-            // That it goes there is what an arm is; the rest is said of each access.
+            // An arm may go anywhere; what must hold is said of each access.
             Event::Execute(_)
             | Event::Decided(_)
             | Event::LoadCr3(_)

@@ -6,7 +6,7 @@ use crate::run::untaken::join::CHUNK;
 use switcher_model::program::{Kind, Op};
 use switcher_model::{ARITHMETIC, Domain, Flags, Gpr, State as Machine};
 
-/// How far beyond a region an address is still one of it: what is there is the host's.
+/// How far beyond a region an address is still one of it: the memory there is the host's.
 pub(crate) const NEAR: i64 = 4096;
 
 /// What a load finds where the path loads nothing.
@@ -15,7 +15,8 @@ pub(crate) fn found<D: Domain>(d: &D) -> D::Word {
     d.select(found, d.word(u64::MAX), d.word(0))
 }
 
-/// A store has gone to where a guest says: that may be anywhere, and a load behind it finds that.
+/// A store has gone to where a guest says: that may be anywhere, and a later load may find what was
+/// stored.
 pub(crate) fn forget_memory<D: Domain>(d: &D, machine: &mut Machine<D>) {
     for region in machine.memory.regions.iter_mut().filter(|region| !region.is_code) {
         for chunk in region.cells.chunks_mut(CHUNK) {

@@ -1,30 +1,33 @@
 //! Where a CPU may go on that a path does not: predictors do not ask what the operands say, nor whether
 //! they can.
 //!
-//! From each conditional jump, with the registers and the memory that the path has there, the other arm
-//! is executed on the same machine, and from there both arms of each further jump, up to what nothing is
-//! executed behind before the jump is certain: what serialises, LFENCE, a trap, INT. So is what follows a
-//! call that a RET does not return from, although it is predicted to: the return stack buffer has the
-//! latest call on top. And so is each place whose address the code makes a value, or that the target may
-//! be by its conditions, where a jump through a register or memory leads elsewhere. On an arm
+//! From each conditional jump, with the registers and the memory that the path has there, the other
+//! arm is executed on the same machine, and from there both arms of each further jump, up to an
+//! instruction after which nothing is executed before the jump is certain: one that serialises,
+//! LFENCE, a trap, INT. Two more things are executed like this. One is what follows a call, where a
+//! RET leads elsewhere although it is predicted to return from that call: the return stack buffer
+//! has the latest call on top. The other is each place whose address the code makes a value, or
+//! that the target may be by its conditions, where a jump through a register or memory leads
+//! elsewhere. On an arm
 //!
-//! * a RET, an indirect branch and a hook of the host's want of mitigations what they want on a path:
-//!   a sequence that the arm jumps over was not executed. Where it leaves for the host or a guest,
-//!   registers hold nothing that would steer the one, or tell the other;
+//! * a RET, an indirect branch and a hook of the host's need the mitigations that they need on a
+//!   path: a sequence that the arm jumps over was not executed. Where the arm leaves for the host
+//!   or a guest, registers hold nothing that would steer the host, or tell the guest;
 //! * GS is the host's at each access (hazards.md, row 28), by whatever register its base got into the
 //!   address, and in the host;
-//! * what lies elsewhere may be loaded from where a guest says, but what was found there, and what no
-//!   guest may learn, is no address of another access, decides no jump that the path does not decide in
-//!   the same way, and is nowhere to go: each would tell it;
-//! * what a store to where a guest says may have reached is found, too, whatever it was;
+//! * what lies elsewhere may be loaded from where a guest says, but what was found there, and what
+//!   no guest may learn, is not the address of another access, decides no jump that the path does
+//!   not decide in the same way, and is not the target of a jump: each of these would tell it;
+//! * where a store has gone to where a guest says, loads may find what was stored, wherever they
+//!   go;
 //! * nothing is read but the frame that is returned to, if the path has no VERW to come;
-//! * what it leads to is code, and known.
+//! * the arm leads to code that is known.
 //!
-//! All of this is judged of the path's own states, and after the path: that nobody can be there is no
-//! excuse. An arm is not followed again from where another has come in the same state, or in one of which
-//! less is known: of states at one place that point to the same things with the same done, whatever they
-//! differ in is forgotten but for where it comes from ([`Domain::forgotten`]), and the next of them is
-//! one of these.
+//! All of this is judged of the path's own states, and after the path: that no path gets there is
+//! no excuse. An arm is not followed again from where another has come in the same state, or in one
+//! of which less is known: states at one place that point to the same regions after the same
+//! mitigations are joined. What they differ in is forgotten, except where it comes from
+//! ([`Domain::forgotten`]), so that the next such state is covered.
 
 pub(crate) mod join;
 mod judge;
@@ -57,9 +60,10 @@ use switcher_model::{Domain, Gpr, Msrs, State as Machine, Step, Stuck};
 /// Where the arms of a path have led.
 #[derive(Clone, Debug, Default)]
 pub struct Untaken {
-    /// The instructions that were come to.
+    /// The addresses of the instructions that arms have come to.
     pub at: BTreeSet<u64>,
-    /// Whether a RET has led to what no call of the code's has pushed: what an address is matters.
+    /// Whether a RET has led to what no call of the code's has pushed: then it matters what an
+    /// address is.
     pub by_value: bool,
     /// How many instructions were executed.
     pub executed: usize,
@@ -69,12 +73,12 @@ pub struct Untaken {
     pub lacks: bool,
 }
 
-/// What an arm has done, and the path in front of it, besides what [`Barriers`] say.
+/// What an arm has done, and the path before it, besides what [`Barriers`] say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SoFar {
     /// Whether it has stored to where a guest says.
     has_stored: bool,
-    /// How many VERWs the path had executed, if nothing may be read behind the last of them.
+    /// How many VERWs the path had executed, if nothing may be read after the last of them.
     overwritten: usize,
 }
 
@@ -105,8 +109,9 @@ pub(crate) struct Arms<D: Domain> {
     reached: Untaken,
     /// How many VERWs of memory the path has executed.
     verws: usize,
-    /// What decides no jump that tells more than is told anyway: truth values as numbers, and their
-    /// contrary. The path's jumps were decided by them, or they say whether a guest is being run.
+    /// Conditions by which a jump tells no more than is told anyway: truth values as numbers, and
+    /// their contraries. The path's jumps were decided by them, or they say whether a guest is
+    /// being run.
     told: Vec<D::Word>,
 }
 
@@ -125,7 +130,8 @@ fn copy<D: Domain>(state: &Machine<D>) -> Machine<D> {
     Machine { msrs: Msrs { ..*msrs }, memory: memory.clone(), ..*state }
 }
 
-/// Follows all arms that a path has left. Says which instructions they have come to.
+/// Follows all arms that a path has not taken. Says which instructions they have come to, and what
+/// must hold of them.
 pub(crate) fn follow<D: Domain>(
     d: &D,
     world: &mut World<D>,
@@ -137,7 +143,8 @@ pub(crate) fn follow<D: Domain>(
     let barriers = std::mem::take(&mut watch.barriers);
     let mut goals = Goals::new();
     while let Some(arm) = arms.ahead.pop() {
-        // Otherwise something has been forgotten of it meanwhile, and that is followed.
+        // If it is not there, something was forgotten of it meanwhile, and the joined state is
+        // followed.
         let is_it = |seen: &Seen<D>| Rc::ptr_eq(&seen.state, &arm.state);
         if !arms.seen.get(&arm.to).is_some_and(|seen| seen.iter().any(is_it)) {
             continue;
@@ -147,7 +154,7 @@ pub(crate) fn follow<D: Domain>(
     }
     (watch.trace, watch.barriers) = (path, barriers);
     let mut found = goals.into_all();
-    // Where the host's untraining runs is for paths to show.
+    // Paths show where the host's untraining runs.
     found.retain(|goal| goal.obligation != obligation::UNTRAINED || goal.about == "RIP");
     Ok((arms.reached, found))
 }
@@ -168,12 +175,12 @@ fn one<D: Domain>(
     world.machine.rip = d.code(to);
     watch.barriers = barriers;
     let mut is_first = true;
-    // Behind the path's last VERW.
+    // Whether it comes after the path's last VERW.
     let is_last = so_far.overwritten != 0 && so_far.overwritten == arms.verws;
     loop {
         let at = d.code_at(world.machine.rip).unwrap_or_default();
         if !std::mem::take(&mut is_first) && arms.seen.contains_key(&at) {
-            // Others have come here by a jump.
+            // Other arms have come here by a jump.
             watch.go_later(d, arms, at, &world.machine, &watch.barriers, so_far);
             return Ok(());
         }
@@ -199,12 +206,12 @@ fn one<D: Domain>(
                 at_guest(d, &world.machine, watch, goals);
                 return Ok(());
             }
-            // Nobody says what is executed behind these, or instead.
+            // It is not known what is executed after these, or instead of them.
             Kind::Syscall | Kind::Sysenter => {
                 goals.broken(d, obligation::UNTAKEN_CODE, "instruction", None);
                 return Ok(());
             }
-            // What is returned to by one of these might be executed.
+            // What one of these returns to might be executed.
             Kind::Sysretq | Kind::Sysretl | Kind::ReturnFar(_) => {
                 watch.verw(d, goals);
                 at_guest(d, &world.machine, watch, goals);
@@ -263,12 +270,12 @@ fn one<D: Domain>(
                 watch.go_later(d, arms, to, machine, &watch.barriers, so_far);
                 return Ok(());
             }
-            // HLT stops nothing that is ahead of it.
+            // HLT does not stop speculation.
             Ok(Step::Next | Step::Halted) => {}
             Ok(Step::Left) => {
                 let hook = d.code_at(machine.rip).and_then(|rip| target.hook(rip));
                 if let Some(hook) = hook {
-                    // That of what is fatal has none of the mitigations anywhere.
+                    // The hook of fatal events needs no mitigation.
                     if hook != HostSymbol::FATAL {
                         let within = usize::from(watch.is_predicted(Some(op.next)));
                         watch.at_return(d, goals, machine, false, true, within);
@@ -287,7 +294,7 @@ fn one<D: Domain>(
                         goals.broken(d, obligation::UNTAKEN_CODE, "RIP", None);
                         return Ok(());
                     }
-                    // The caller's.
+                    // It returns to the caller.
                     HostReturn::Returned | HostReturn::Elsewhere => {
                         at_caller(d, world, watch, goals);
                         return Ok(());
@@ -300,7 +307,7 @@ fn one<D: Domain>(
                 let instruction = target.program.instruction(at);
                 let is_near = region(d, machine, address, NEAR).is_some();
                 let bases = [machine.gs_base, machine.inactive_gs_base];
-                // Numbers may be close by chance.
+                // Two numbers may be close by chance, two terms may not.
                 let is_term = d.mentions(address, |_| true);
                 let by_gs = |base| {
                     let distance = d.distance(address, base).filter(|_| is_term);
@@ -313,7 +320,7 @@ fn one<D: Domain>(
                     goals.broken(d, obligation::SWAPGS_FENCED, "GS base", None);
                     return Ok(());
                 }
-                // A call's own address, on a stack: how far down that goes is for paths to show.
+                // A call pushes its address onto a stack. Paths show how deep that may go.
                 let is_call = op.kind == Kind::Call && !op.is_indirect() && is_near;
                 if is_call {
                     machine.set(Gpr::Rsp, d.plus(machine.get(Gpr::Rsp), -8));
@@ -327,11 +334,11 @@ fn one<D: Domain>(
                     return Ok(());
                 }
                 let value = match is_near {
-                    // Of the host's, and no pointer.
+                    // It is a value of the host's, and no pointer.
                     true => watch.start.block.host_cr3,
                     false => found(d),
                 };
-                // By which ring 0 goes on where an event has interrupted it.
+                // By these two, ring 0 goes on where an event has interrupted it.
                 let next = target.program.at(op.next).and_then(Result::ok);
                 let is_frame = op.kind == Kind::PopFlags
                     && next.is_some_and(|next| matches!(next.kind, Kind::ReturnFar(_)));
@@ -344,7 +351,7 @@ fn one<D: Domain>(
                     forget_memory(d, machine);
                 }
             }
-            // Which of them it is, nobody knows.
+            // Which of several addresses it is, is not known.
             Err(Stuck::Several { .. }) => {
                 goals.broken(d, obligation::UNTAKEN_TARGET, "RIP", None);
                 return Ok(());

@@ -18,7 +18,7 @@ pub(crate) fn arms_of(target: &Target, at: u64) -> [u64; 2] {
 }
 
 impl<D: Domain> Watch<'_, D> {
-    /// Before each instruction of the path.
+    /// The path executes the instruction at `at` next: arms may begin there.
     pub(crate) fn pass(&mut self, d: &D, state: &Machine<D>, at: u64) {
         let Some(mut arms) = self.arms.take() else { return };
         self.close(d, &mut arms, Some(at));
@@ -29,7 +29,7 @@ impl<D: Domain> Watch<'_, D> {
             if let Kind::JumpIf(condition) = op.kind {
                 let [next, to] = arms_of(self.entry.target, at);
                 let condition = state.flags.holds(d, condition);
-                // A loop's is a number.
+                // The condition of a loop that has a known count is a number.
                 let holds = d.known(d.number(condition));
                 arms.told.extend([condition, d.not(condition)].map(|bit| d.number(bit)));
                 match holds {
