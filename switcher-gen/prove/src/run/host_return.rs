@@ -10,9 +10,9 @@ use crate::world::{Untraining, World};
 use switcher_model::{ARITHMETIC, Access, Domain, Flags, Gpr};
 use switcher_spec as spec;
 
-/// Where code has left for.
+/// Where control has gone that has left the code, if the host has a return thunk.
 pub(crate) enum HostReturn<W> {
-    /// Nothing of this.
+    /// It has gone neither to the untraining nor to the thunk.
     Elsewhere,
     /// The host has returned to the code.
     Back,
@@ -22,7 +22,7 @@ pub(crate) enum HostReturn<W> {
     Broken(End<W>),
 }
 
-/// The code has left. If for the host's untraining or thunk, that is executed.
+/// Control has left the code. If it has gone to the host's untraining or thunk, that is executed.
 pub(crate) fn left<D: Domain>(
     d: &D,
     world: &mut World<D>,
@@ -33,7 +33,7 @@ pub(crate) fn left<D: Domain>(
     let World { machine, untraining, host_gs, setting, event, spec, .. } = world;
     let rip = d.code_at(machine.rip);
     let [untrain, thunk] = target.returns.map(|of_host| rip == Some(of_host) && of_host != 0);
-    // Other hosts have neither.
+    // Other hosts have neither of the two.
     let Some(untraining) = untraining else { return HostReturn::Elsewhere };
     if !untrain && !thunk {
         return HostReturn::Elsewhere;
@@ -62,14 +62,14 @@ pub(crate) fn left<D: Domain>(
         }
         let kept = d.mask(machine.rflags(d), !ARITHMETIC);
         machine.flags = Flags::new(d, d.or(kept, d.mask(*flags, ARITHMETIC)));
-        // Its own calls, and the address it has returned to.
+        // Its own calls overwrite the stack, and so may be the address that it has returned to.
         let stack = &mut machine.memory.regions[place.region];
         let end = place.index + place.size;
         for (cell, other) in stack.cells[..end].iter_mut().rev().zip(below) {
             *cell = *other;
         }
     }
-    // Either is a RET of the thunk's.
+    // Both end with a RET of the thunk's.
     let is_own = watch.is_predicted(d.code_at(value));
     watch.at_return(d, goals, machine, is_own, true, 0);
     watch.returned();
