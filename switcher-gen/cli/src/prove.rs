@@ -46,8 +46,8 @@ targets are in it, `of`, so many there are; `theorems_proved` and `theorems_shar
 theorems needed none of their own; `targets`, an array of objects: `name`; `verdict`: \"proved\", \"refuted\" or
 \"unknown\"; `fingerprint` and `certificate`, whether it is on record, both null for code that is
 not ours; `not_judged`, what nothing is said about; `assumed`, what is taken for granted of this code
-beside what CAVEATS.md lists; `harmless`, what names the code and does not change it; `theorems`, empty unless proved, an array of objects: `theorem`, `guest_memory` (\"quiet\"
-or \"hostile\"), `paths`, `goals`, `by_solver`, and `obligations`, an object: goals by name;
+beside what CAVEATS.md lists; `harmless`, what names the code and does not change it; `theorems`, empty unless proved, an array of objects: `theorem`, `guest_memory` (\"stable\"
+or \"racing\"), `paths`, `goals`, `by_solver`, and `obligations`, an object: goals by name;
 `counterexample`, null unless refuted, an object: `theorem`, `guest_memory`, `obligation` (an
 object: `name`, `rows`, an array of objects, `row` of spec/hazards.md and its `title`, and
 `statement`), `about`, `at`, `terms`, `state` (an array of names and
@@ -361,8 +361,8 @@ fn theorems(reports: &[Report]) -> String {
     );
     for Report { theorem, guest_memory, paths, goals, by_solver, .. } in reports {
         let guest_memory = match guest_memory {
-            GuestMemory::Stable => "quiet",
-            GuestMemory::Racing => "hostile",
+            GuestMemory::Stable => "stable",
+            GuestMemory::Racing => "racing",
         };
         text += &format!(
             "{:<24} {guest_memory:<8} {paths:>6} {goals:>7} {by_solver:>10}\n",

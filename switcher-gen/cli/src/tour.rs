@@ -156,8 +156,8 @@ fn proved(image: &Image) -> Result<String, Failure> {
         "   From any state of a guest's, these bytes do what the specification says; and they stay\n   \
             safe if another of its CPUs changes the PVCS between any two instructions.\n\n",
     );
-    for quiet in reports.iter().filter(|report| report.guest_memory == GuestMemory::Stable) {
-        let Report { theorem, paths, goals, .. } = quiet;
+    for stable in reports.iter().filter(|report| report.guest_memory == GuestMemory::Stable) {
+        let Report { theorem, paths, goals, .. } = stable;
         text += &format!("   {:<24} {paths:>3} paths  {goals:>5} goals\n", theorem.name());
     }
     let goals: usize = reports.iter().map(|report| report.goals).sum();

@@ -50,7 +50,7 @@ pub enum BadCode {
     },
     /// All paths of a theorem together have more instructions than any theorem about a switcher.
     #[error(
-        "{at:#x}: more than {limit} instructions on all paths together: loops behind jumps that \
+        "{at:#x}: more than {limit} instructions on all paths together: loops after jumps that \
          depend on the state"
     )]
     Work {

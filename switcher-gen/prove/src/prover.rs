@@ -207,12 +207,12 @@ impl Prover {
         // a path says more. Racing guest memory has all states that stable memory has.
         let mut later = (findings.of_this_kind(), None);
         // Safety comes first: the specification makes many paths of one, and each may break more.
-        let hostile = [(Racing, Safety), (Racing, Specified)];
-        let routines = [hostile[0], hostile[1], (Stable, Specified), (Stable, Ended)];
+        let racing = [(Racing, Safety), (Racing, Specified)];
+        let routines = [racing[0], racing[1], (Stable, Specified), (Stable, Ended)];
         // What another CPU of the guest writes matters to code that touches the PVCS. Events do
         // not, as a rule.
         let (always, if_touched) = match entry.theorem.is_of_events() {
-            true => (&[(Stable, Everything)][..], &hostile[..]),
+            true => (&[(Stable, Everything)][..], &racing[..]),
             false => (&routines[..], &[][..]),
         };
         let touches_pvcs = Cell::new(false);
