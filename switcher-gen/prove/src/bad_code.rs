@@ -19,8 +19,8 @@ pub enum BadCode {
     },
     /// One path has more instructions than any path of a switcher.
     #[error(
-        "{at:#x}: more than {limit} instructions on one path: a loop of too many rounds, or without a \
-         bound"
+        "{at:#x}: more than {limit} instructions on one path: a loop without a bound, or of more rounds \
+         than `--instructions` allows"
     )]
     Loop {
         /// Where it was when it was given up.
@@ -45,6 +45,15 @@ pub enum BadCode {
          jumps"
     )]
     Several {
+        /// The instruction.
+        at: u64,
+    },
+    /// A REP repeats as often as the state says.
+    #[error(
+        "{at:#x}: a REP that repeats as often as the state says: load a constant into RCX in front of \
+         it, on each path its own"
+    )]
+    Count {
         /// The instruction.
         at: u64,
     },

@@ -12,7 +12,7 @@ use crate::entry::{Entry, EntryPoints};
 use crate::findings::{Findings, Refused};
 use crate::goal::Goal;
 use crate::run;
-use crate::run::limits::WORK;
+use crate::run::limits::work;
 use crate::run::untaken::ARMS;
 use crate::run::{Extent, Run, Walk};
 use crate::target::Target;
@@ -258,13 +258,14 @@ impl Prover {
         let mut bad = None;
         // This counts what turns out to be no path, too.
         let (executed, in_arms) = (Cell::new(0), Cell::new(0));
+        let work = work(entry.target);
         let run = |d: &Symbolic| {
             let how = (guest_memory, extent);
             let run = run::run_to(d, entry, how, &mut Unknowns, saved, assume(d))?;
             executed.set(executed.get() + run.trace.len());
             in_arms.set(in_arms.get() + run.untaken.executed);
             match (run.trace.last(), run.untaken.at.last()) {
-                (Some(&at), _) if executed.get() > WORK => Err(BadCode::Work { at, limit: WORK }),
+                (Some(&at), _) if executed.get() > work => Err(BadCode::Work { at, limit: work }),
                 (_, Some(&at)) if in_arms.get() > ARMS => Err(BadCode::Arms { at, limit: ARMS }),
                 _ => Ok(run),
             }

@@ -55,6 +55,7 @@ impl Listing {
             gates,
             routines: target.routines.as_ref().map(|at| boundary(at.start)..boundary(at.end)),
             hooks: target.hooks,
+            limit: target.limit,
             returns: target.returns,
             setting: target.setting,
             assumed: target.assumed.clone(),

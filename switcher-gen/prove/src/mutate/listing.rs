@@ -7,7 +7,8 @@ use std::rc::Rc;
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, Register};
 
 use crate::mutate::operators::{
-    immediates, is_jump, is_sensitive, lookalikes, memory_operand, prefixes, registers, sizes,
+    immediates, is_jump, is_sensitive, lookalikes, memory_operand, of_the_host, prefixes,
+    registers, sizes,
 };
 use crate::mutate::{Edit, Inserted, Mutant, Operator, behind, nops};
 use crate::target::Target;
@@ -71,7 +72,9 @@ impl Listing {
             // leads elsewhere.
             let is_trap = last.is_some_and(|last| {
                 let kinds = [FlowControl::Call, FlowControl::Return, FlowControl::IndirectBranch];
-                kinds.contains(&last.flow_control()) || last.mnemonic() == Mnemonic::Iretq
+                // HLT and SYSRET are no ends to iced-x86.
+                let others = [Mnemonic::Iretq, Mnemonic::Sysretq, Mnemonic::Sysret];
+                kinds.contains(&last.flow_control()) || others.contains(&last.mnemonic())
             });
             let is_filler = instruction.code() == Code::Int3 && !is_trap;
             if !is_filler {
@@ -119,6 +122,9 @@ impl Listing {
 
         add(Operator::Duplicate, "twice".into(), Edit::Duplicate(index));
         add(Operator::Unblock, "after an IRETQ".into(), Edit::Insert(index, Inserted::Iretq));
+        if let Some(first) = of_the_host(&original) {
+            add(Operator::Provenance, format!("after `{first}`"), Edit::Before(index, first));
+        }
         if let Some(next) = self.instructions.get(index + 1) {
             add(Operator::Swap, format!("after `{next}`"), Edit::Swap(index));
         }

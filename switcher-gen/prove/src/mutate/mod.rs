@@ -53,6 +53,8 @@ pub enum Operator {
     /// An instruction that not every CPU has takes the place of another.
     Existence,
     Unblock,
+    /// A store of a value of the host's comes first, to the same place.
+    Provenance,
 }
 
 impl Operator {
@@ -75,6 +77,7 @@ impl Operator {
             Self::Prefix => "prefix",
             Self::Existence => "existence",
             Self::Unblock => "unblock",
+            Self::Provenance => "provenance",
         }
     }
 }
@@ -111,6 +114,8 @@ enum Edit {
     Shift(usize, u64),
     /// Something is inserted before it.
     Insert(usize, Inserted),
+    /// An instruction is inserted before it.
+    Before(usize, Instruction),
 }
 
 /// What is inserted before an instruction.
@@ -244,6 +249,7 @@ impl Mutant {
                 let more = sequence(what, behind(&self.listing.target), selectors)?;
                 self.listing.insert(&mut instructions, index, more);
             }
+            Edit::Before(index, one) => self.listing.insert(&mut instructions, index, vec![one]),
         }
         self.listing.assemble(&instructions, shift)
     }

@@ -65,6 +65,23 @@ pub(crate) fn sequence(
     }
 }
 
+/// The same store of RSP, which says where the host's stack lies.
+pub(crate) fn of_the_host(original: &Instruction) -> Option<Instruction> {
+    let register = match original.code() {
+        Code::Mov_rm8_r8 => Register::SPL,
+        Code::Mov_rm16_r16 => Register::SP,
+        Code::Mov_rm32_r32 => Register::ESP,
+        Code::Mov_rm64_r64 => Register::RSP,
+        _ => return None,
+    };
+    let is_store = original.op0_kind() == OpKind::Memory && original.op1_register() != register;
+    is_store.then(|| {
+        let mut changed = *original;
+        changed.set_op1_register(register);
+        changed
+    })
+}
+
 pub(crate) fn is_jump(instruction: &Instruction) -> bool {
     matches!(
         instruction.flow_control(),

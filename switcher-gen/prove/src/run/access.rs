@@ -48,8 +48,8 @@ impl<'a, D: Domain> Watch<'a, D> {
         if name == RegionName::InterruptedStack {
             self.blocking.interrupted_stack(d, goals, state);
         }
-        if let Some(size) = self.reads_flags(state, access) {
-            self.decisions.read_flags(access.value, size);
+        if let Some((at, size)) = self.reads_flags(state, access) {
+            self.decisions.read_flags(access.value, at, size);
         }
         if name == RegionName::Pvcs {
             let is_free = d.bit(!self.decisions.is_a_secret());
@@ -73,18 +73,19 @@ impl<'a, D: Domain> Watch<'a, D> {
         name == RegionName::Sp0Stack
     }
 
-    /// How many bytes of switch_flags an access reads, if it reads them from the first on.
+    /// From which byte on an access reads switch_flags, and how many bytes.
     pub(crate) fn reads_flags(
         &self,
         state: &Machine<D>,
         access: &Access<D::Word>,
-    ) -> Option<usize> {
+    ) -> Option<(usize, usize)> {
         let Place { region, index, size } = access.place;
         let region = &state.memory.regions[region];
         let block = self.entry.target.setting.block.tss_extra;
-        let is_there = region.name == RegionName::TssExtra
-            && region.offset(index) == block + TssExtra::switch_flags.bytes() as i64;
-        (is_there && !access.store).then_some(size)
+        let flags = block + TssExtra::switch_flags.bytes() as i64;
+        let at = usize::try_from(region.offset(index) - flags).ok()?;
+        let is_there = region.name == RegionName::TssExtra && at + size <= 8;
+        (is_there && !access.store).then_some((at, size))
     }
 
     /// What must hold of a store: it goes to where this theorem may store, and what is stored may
@@ -104,13 +105,17 @@ impl<'a, D: Domain> Watch<'a, D> {
         if let Some(hooks) = store.hooks_bits(setting).filter(|_| is_allowed) {
             let at = self.trace.last().copied();
             let op = at.and_then(|at| self.entry.target.program.at(at));
-            self.stored.switch_flags += 1;
-            let is_one =
-                stores::is_one_update(op.and_then(Result::ok)) && self.stored.switch_flags == 1;
-            goals.add(obligation::ONE_UPDATE, d.bit(is_one), "switch_flags");
-            // Whatever else the store breaks says more.
             let changed = d.xor(access.value, region.read(d, store.at, store.size));
-            let holds = d.not(d.any(d.truncate(changed, store.size), hooks));
+            let changed = d.truncate(changed, store.size);
+            // It must not change twice. A CMPXCHG that fails stores what was there.
+            let is_change = d.any(changed, u64::MAX);
+            let again = d.both(self.stored.flags_changed, is_change);
+            self.stored.flags_changed = d.either(self.stored.flags_changed, is_change);
+            let is_one = stores::is_one_update(op.and_then(Result::ok));
+            let holds = d.both(d.bit(is_one), d.not(again));
+            goals.add(obligation::ONE_UPDATE, holds, "switch_flags");
+            // Whatever else the store breaks says more.
+            let holds = d.not(d.any(changed, hooks));
             goals.add_last(obligation::ONE_UPDATE, holds, "switch_flags");
         }
         // The guest reads at any instant, not only at the end.

@@ -76,6 +76,7 @@ pub(crate) fn bad<W: core::fmt::Debug>(stuck: Stuck<W>, at: u64) -> BadCode {
         Stuck::NoCode { .. } | Stuck::Wild { .. } => BadCode::Leaves { at, target: at },
         Stuck::Msr { at, .. } => BadCode::Msr { at },
         Stuck::Several { at } => BadCode::Several { at },
+        Stuck::Count { at } => BadCode::Count { at },
     }
 }
 

@@ -95,6 +95,7 @@ impl<'a, D: Domain> Watch<'a, D> {
                 self.barriers.branch(at, None);
             }
             Branch::Jump => self.barriers.branch(at, to),
+            Branch::Counted => {}
             Branch::Call => {
                 let next = self.entry.target.program.instruction(at).next_ip();
                 self.barriers.called(next, self.entry.target.around(at).fills);

@@ -18,6 +18,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         let peers = d.either(d.eq(value, roots.smod_cr3), d.eq(value, roots.umod_cr3));
         let others = d.either(d.eq(value, roots.host_cr3), d.eq(value, roots.enter_cr3));
         let restored = self.start.interrupted_root.map_or(d.bit(false), |root| d.eq(value, root));
+        let restored = d.either(restored, d.eq(value, self.start.root));
         let others = d.either(others, restored);
         let unprepared = d.any(roots.switch_flags, SwitchFlags::NO_DS_CR3.bits());
         // Slots may hold the same value: what counts is that there is a reason to load it.

@@ -46,7 +46,7 @@ pub(crate) struct Watch<'a, D: Domain> {
     pub(crate) met: Met<D::Word>,
     /// What the guest could tell from the way here.
     pub(crate) decisions: Decisions<D::Word>,
-    pub(crate) stored: StoreCounts,
+    pub(crate) stored: StoredFields<D::Bit>,
     pub(crate) needs: Needs,
     /// How many jumps the state has decided.
     pub(crate) decided: usize,
@@ -67,6 +67,8 @@ pub(crate) struct AtStart<W> {
     pub(crate) spec_ctrl: W,
     /// The switcher's data, with all roots.
     pub(crate) block: spec::TssExtra<W>,
+    /// The root that the run has started on: it may be left and loaded again.
+    pub(crate) root: W,
     /// The root that an event has interrupted: it is restored.
     pub(crate) interrupted_root: Option<W>,
 }
@@ -79,11 +81,13 @@ struct HeldValues<W> {
     bases: [W; 3],
 }
 
-/// How often fields were stored to that must change at once.
-#[derive(Debug, Default)]
-pub(crate) struct StoreCounts {
+/// What was stored to fields that must change at once.
+#[derive(Debug)]
+pub(crate) struct StoredFields<B> {
+    /// How often host_rsp was stored to.
     pub(crate) host_rsp: usize,
-    pub(crate) switch_flags: usize,
+    /// Whether switch_flags were changed.
+    pub(crate) flags_changed: B,
 }
 
 /// What was asked of the CPU.
@@ -104,9 +108,15 @@ impl<'a, D: Domain> Watch<'a, D> {
         Self {
             entry,
             trace: Vec::with_capacity(64),
-            start: AtStart { host_gs: world.host_gs, spec_ctrl, block, interrupted_root },
+            start: AtStart {
+                host_gs: world.host_gs,
+                spec_ctrl,
+                block,
+                root: machine.cr3,
+                interrupted_root,
+            },
             held: HeldValues {
-                roots: roots.into_iter().chain(interrupted_root).collect(),
+                roots: roots.into_iter().chain(interrupted_root).chain([machine.cr3]).collect(),
                 spec_ctrl: [spec_ctrl, block.host_spec_ctrl, block.guest_spec_ctrl],
                 bases: [machine.fs_base, machine.gs_base, machine.inactive_gs_base],
             },
@@ -117,7 +127,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             lost: Lost::default(),
             met: Met::default(),
             decisions: Decisions::default(),
-            stored: StoreCounts::default(),
+            stored: StoredFields { host_rsp: 0, flags_changed: d.bit(false) },
             needs: Needs { asked: Features::empty(), missing: None },
             decided: 0,
             reads_code: false,
@@ -173,7 +183,9 @@ impl<D: Domain> Observer<D> for Observed<'_, '_, D> {
                 let depends = d.mentions(condition, Origin::is_no_ground_for_a_decision);
                 goals.add(obligation::NO_DECISION_ON_RSP, d.bit(!depends), "RSP");
             }
-            Event::Decided(condition) => watch.decisions.decided(d, condition),
+            Event::Decided(condition) => {
+                watch.decisions.decided(d, state, condition, watch.pvcs_at.is_some());
+            }
             Event::LoadCr3(value) => watch.cr3(d, goals, value),
             Event::WriteGsBase(base) => {
                 let canonical = watch.entry.target.model().is_canonical(d, base);

@@ -49,7 +49,7 @@ pub(crate) fn whole(target: &Target) -> Key {
     let Target { iretq, windows, gates, routines, hooks, returns, .. } = target;
     // The setting is a part of the host's key: see `host`. The other fields are words for whoever
     // reads them.
-    let Target { setting: _, assumed: _, harmless: _, .. } = target;
+    let Target { setting: _, limit: _, assumed: _, harmless: _, .. } = target;
     let entries = (enter_guest, return_from_guest, syscall_64, syscall_compat, iretq, routines);
     let pieces: Vec<_> = program.pieces().collect();
     digest(&(program.base(), pieces, entries, windows, gates, hooks, returns))

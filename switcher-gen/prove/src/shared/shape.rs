@@ -65,7 +65,10 @@ impl Executed {
             // It leads to the return address of a call, or the run says that it is not movable.
             Some((Kind::Return(_), _)) => true,
             Some((Kind::Iretq, _)) => is_named(to),
-            Some((_, next)) => to == next || successors(entry, from).contains(&Some(to)),
+            // A REP goes on where it is.
+            Some((_, next)) => {
+                to == next || to == from || successors(entry, from).contains(&Some(to))
+            }
             None => false,
         };
         self.is_of_place = self.is_of_place

@@ -30,14 +30,14 @@ impl Target {
     pub(crate) fn around(&self, at: u64) -> Around {
         let instruction = self.program.instruction(at);
         let next = instruction.next_ip();
-        let trap = self.is_trap_behind(at).then(|| self.program.instruction(next));
+        let trap = self.is_trap_after(at).then(|| self.program.instruction(next));
         let to = (instruction.near_branch_target() != 0).then(|| instruction.near_branch_target());
         let op = self.program.at(at).and_then(Result::ok);
         let is_predicted = op.is_some_and(Op::is_predicted);
         let line = LINE as u64;
         Around {
             trap: trap.map(|trap| trap.mnemonic()),
-            fills: trap.is_some_and(|trap| to == Some(trap.next_ip())),
+            fills: to.is_some() && to == self.after_trap(at),
             is_upper: is_predicted.then(|| is_in_upper_half(next.wrapping_sub(1))),
             stays_in_line: to.map(|to| to / line == at / line),
         }

@@ -16,8 +16,9 @@ use switcher_model::{
 use switcher_spec as spec;
 use switcher_spec::{Caller, Guest};
 
-/// How much of the caller's stack `switcher_enter_guest` may use.
-pub(crate) const CALLER_STACK: i64 = 256;
+/// How many bytes of the caller's stack `switcher_enter_guest` may use: what it saves, and as many
+/// return addresses at once as fill a return stack buffer.
+pub(crate) const CALLER_STACK: i64 = 512;
 
 /// Builds a world.
 struct Builder<'a, D: Domain, S> {

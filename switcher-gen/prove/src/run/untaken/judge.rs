@@ -44,14 +44,24 @@ impl<D: Domain> Arms<D> {
     /// Whether a jump by `condition` tells what was found, or what no guest may learn, beyond what
     /// it is told anyway: by the way of the path itself, or because it is run at all. A question by
     /// which an event's entry tells whether the code was interrupted tells nothing.
-    pub(crate) fn tells(&self, d: &D, watch: &Watch<'_, D>, condition: D::Word) -> bool {
+    pub(crate) fn tells(
+        &self,
+        d: &D,
+        watch: &Watch<'_, D>,
+        state: &Machine<D>,
+        condition: D::Word,
+    ) -> bool {
         let is_of_code = d.is_of_code(condition);
         let is_secret = |origin: Origin| match origin {
             Origin::Interrupted => !is_of_code,
             Origin::Place => false,
             origin => !origin.may_reach_a_guest(),
         };
-        let is_told = || self.told.contains(&condition) || watch.decisions.is_told(d, condition);
+        let is_told = || {
+            self.told.contains(&condition)
+                || watch.decisions.is_told(d, condition)
+                || watch.decisions.is_in_parts(d, state, condition)
+        };
         is_found(d, condition) || d.mentions(condition, is_secret) && !is_told()
     }
 }
@@ -134,8 +144,8 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
                     watch.is_of_frame(name) && !d.mentions(access.value, Origin::is_the_hosts);
                 watch.barriers.overwritten &= is_frame;
                 watch.has_read(d, goals, self.is_last && !is_frame);
-                if let Some(size) = watch.reads_flags(state, &access) {
-                    watch.decisions.read_flags(access.value, size);
+                if let Some((at, size)) = watch.reads_flags(state, &access) {
+                    watch.decisions.read_flags(access.value, at, size);
                 }
                 if watch.is_host_rsp(state, &access) {
                     let is_zero = d.is(access.value, 0);

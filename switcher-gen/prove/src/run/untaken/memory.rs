@@ -43,10 +43,13 @@ pub(crate) fn skip<D: Domain>(
     let only_reads = matches!(op.kind, Kind::Cmp | Kind::Test | Kind::Bt | Kind::Push | Kind::Verw);
     let is_register = |n| instruction.op_count() > n && instruction.op_kind(n) == OpKind::Register;
     for n in 0..2 {
-        let is_written = n == 0 || op.kind == Kind::Xchg;
+        let is_written = n == 0 || matches!(op.kind, Kind::Xchg | Kind::ExchangeAdd);
         if is_written && !only_reads && is_register(n) && instruction.op_register(n).is_gpr() {
             machine.gpr[instruction.op_register(n).full_register().number()] = value;
         }
+    }
+    if op.kind == Kind::CompareExchange {
+        machine.set(Gpr::Rax, value);
     }
     if !matches!(op.kind, Kind::Mov | Kind::Push | Kind::Pop | Kind::PushFlags | Kind::Verw) {
         let bit = d.mask(value, 1);

@@ -217,9 +217,11 @@ fn one<D: Domain>(
                 at_guest(d, &world.machine, watch, goals);
                 return Ok(());
             }
-            Kind::JumpIf(condition) => {
-                let condition = d.number(world.machine.flags.holds(d, condition));
-                if arms.tells(d, watch, condition) {
+            Kind::JumpIf(_) | Kind::Loop(_) | Kind::JumpIfZero => {
+                let holds = world.machine.jumps_if(d, op.kind).unwrap_or(d.bit(true));
+                world.machine.count_down(d, op.kind);
+                let condition = d.number(holds);
+                if arms.tells(d, watch, &world.machine, condition) {
                     goals.broken(d, obligation::UNTAKEN_MEMORY, "flags", None);
                     return Ok(());
                 }
@@ -228,7 +230,7 @@ fn one<D: Domain>(
                 }
                 for (is_taken, to) in arms_of(target, at).into_iter().enumerate() {
                     let mut barriers = watch.barriers.clone();
-                    if is_taken != 0 {
+                    if is_taken != 0 && matches!(op.kind, Kind::JumpIf(_)) {
                         barriers.branch(at, Some(to));
                     }
                     watch.go_later(d, arms, to, &world.machine, &barriers, so_far);
@@ -269,6 +271,11 @@ fn one<D: Domain>(
                 let to = d.code_at(machine.rip).unwrap_or_default();
                 watch.go_later(d, arms, to, machine, &watch.barriers, so_far);
                 return Ok(());
+            }
+            // The next round is executed, or what comes after the last one, which it may be taken for.
+            Ok(Step::Next) if op.repeats() && d.code_at(machine.rip) == Some(at) => {
+                is_first = true;
+                watch.go_later(d, arms, op.next, machine, &watch.barriers, so_far);
             }
             // HLT does not stop speculation.
             Ok(Step::Next | Step::Halted) => {}
@@ -329,7 +336,10 @@ fn one<D: Domain>(
                     watch.go_later(d, arms, to, machine, &watch.barriers, so_far);
                     return Ok(());
                 }
-                if tells(d, address) && !is_near || is_transfer {
+                // It makes many accesses, of which one is judged.
+                let is_string =
+                    matches!(op.kind, Kind::StoreString { .. } | Kind::CopyString { .. });
+                if tells(d, address) && !is_near || is_transfer || is_string {
                     goals.broken(d, obligation::UNTAKEN_MEMORY, "address", None);
                     return Ok(());
                 }
@@ -360,7 +370,9 @@ fn one<D: Domain>(
                 goals.broken(d, obligation::UNTAKEN_MEMORY, "address", None);
                 return Ok(());
             }
-            Err(Stuck::Program(_) | Stuck::Msr { .. } | Stuck::NoCode { .. }) => {
+            Err(
+                Stuck::Program(_) | Stuck::Msr { .. } | Stuck::Count { .. } | Stuck::NoCode { .. },
+            ) => {
                 goals.broken(d, obligation::UNTAKEN_CODE, "instruction", None);
                 return Ok(());
             }

@@ -26,11 +26,20 @@ impl<D: Domain> Watch<'_, D> {
             let is_last = self.barriers.overwritten;
             let overwritten = if is_last { arms.verws } else { 0 };
             let so_far = SoFar { has_stored: false, overwritten };
-            if let Kind::JumpIf(condition) = op.kind {
+            // The CPU may take any round for the last one.
+            if op.repeats() && d.known(state.get(Gpr::Rcx)) != Some(0) {
+                self.go_later(d, &mut arms, op.next, state, &self.barriers, so_far);
+            }
+            if let Some(condition) = state.jumps_if(d, op.kind) {
                 let [next, to] = arms_of(self.entry.target, at);
-                let condition = state.flags.holds(d, condition);
                 // The condition of a loop that has a known count is a number.
                 let holds = d.known(d.number(condition));
+                let counted = matches!(op.kind, Kind::Loop(_)).then(|| {
+                    let mut counted = copy(state);
+                    counted.count_down(d, op.kind);
+                    counted
+                });
+                let state = counted.as_ref().unwrap_or(state);
                 arms.told.extend([condition, d.not(condition)].map(|bit| d.number(bit)));
                 match holds {
                     Some(holds) => {
