@@ -3,8 +3,8 @@
 use std::error::Error;
 
 use raw_cpuid::CpuIdReaderNative;
-use switcher_gen::arch::{HostFeatures, HostState, Selectors, Vendor};
-use switcher_gen::{Config, Image, Variant};
+use switcher_gen::arch::{HostFeatures, HostState, PagingMode, Selectors, Vendor};
+use switcher_gen::{Image, Variant};
 
 fn main() -> Result<(), Box<dyn Error>> {
     // In ring 0, `switcher-runtime` reads the control registers; here we suppose some.
@@ -22,8 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 
     // A configuration that no CPU has cannot be built.
-    let config = Config { vendor: Vendor::Amd, ibt: true, ..Variant::REFERENCE.config() };
-    if let Err(illegal) = Variant::new(config, Selectors::DEFAULT) {
+    if let Err(illegal) = Variant::builder(Vendor::Amd, PagingMode::FourLevel).ibt(true).build() {
         println!("refused: {illegal}");
     }
     Ok(())

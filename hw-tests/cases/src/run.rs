@@ -3,8 +3,8 @@
 use alloc::format;
 use alloc::string::String;
 
-use crate::case_host::{CaseHost, Entries, Observed, Platform, Refusal, Setup, place};
-use crate::expect::{Expected, Failure};
+use crate::case_host::{CaseHost, Entries, Failure, Observed, Platform, Refusal, Setup, place};
+use crate::expect::Expected;
 use crate::program;
 use switcher_gen::Hazard;
 use switcher_runtime::Mode;

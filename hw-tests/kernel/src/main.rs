@@ -1,5 +1,8 @@
 //! The case runner: a bare-metal host hypervisor that reports over the serial port.
 //!
+//! `cargo xtask test --engine qemu-tcg-4level` builds it, boots it and judges its report;
+//! `cargo xtask iso` writes an image of it for a real machine.
+//!
 //! # The order of the modules
 //! A module imports only from those above it in this list: `hw-tests/tests/module_order.rs` sees to
 //! it.

@@ -62,7 +62,7 @@ pub(crate) fn with_untraining(variant: Variant) -> Variant {
 /// Installs the switcher on the CPU that this runs on, and makes guests' memory for it.
 pub(crate) fn host_on(switchers: Switchers, cpu: usize, breakpoints: bool) -> BareMetal<'static> {
     let switcher = switchers.of(cpu);
-    let variant = switcher.image().variant();
+    let variant = switcher.variant();
     let Some(block) = NonNull::new(percpu::block(cpu)) else {
         fatal(&"the per-CPU block is at address 0")
     };

@@ -1,5 +1,10 @@
 //! Bare metal for hosts of a switcher: everything below a hypervisor on a PC.
 //!
+//! The test kernel and the smallest hypervisor of the examples stand on it; a hypervisor of your
+//! own may begin here, and later bring what it has itself. Nothing of it runs under an operating
+//! system, so its example is a program that is built and booted by the tests:
+//! `examples/minimal-host/src/main.rs`.
+//!
 //! A binary names its main function with [`kernel_main!`] and links with this package's linker
 //! script (`build.rs`). By the time `main` is called,
 //!

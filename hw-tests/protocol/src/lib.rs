@@ -12,6 +12,18 @@
 //! and per [host case](HOST_CASES), one [`ReportLine::End`]. A kernel that dies prints a [`PANIC`]
 //! or a [`FATAL`] line instead, which are plain text because nothing (the heap least of all) can be
 //! trusted by then.
+//!
+//! ```
+//! use hw_protocol::{ReportLine, CaseVerdict};
+//!
+//! let case = ReportLine::Case { name: "c".into(), verdict: CaseVerdict::Pass, runs: 20, detail: "".into() };
+//! let line = case.to_line()?;
+//! assert!(line.starts_with(hw_protocol::PREFIX));
+//! assert_eq!(ReportLine::parse(&line)?, Some(case));
+//! // Whatever else an emulator prints is no event.
+//! assert_eq!(ReportLine::parse("SeaBIOS (version 1.16)")?, None);
+//! # Ok::<(), hw_protocol::ReportLineError>(())
+//! ```
 
 #![no_std]
 

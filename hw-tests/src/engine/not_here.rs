@@ -10,17 +10,7 @@
 use hw_protocol::{HOST_CASES, HostCase, Need};
 
 use super::{Engine, Runs};
-
-/// A case that an engine cannot run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NotHere {
-    /// The case.
-    pub case: &'static str,
-    /// What it lacks.
-    pub why: &'static str,
-    /// Whether the engine lacks it on every machine. If not, the case may be run after all.
-    pub always: bool,
-}
+use crate::judge::NotHere;
 
 const NATIVE: &[&str] = &super::native::NAMES;
 /// Bochs 3 with several CPUs.
@@ -50,7 +40,7 @@ pub const SHARED: &[Shared] = &[
     ("a_32_bit_syscall_is_answered_or_shut", NATIVE, "a 32-bit SYSCALL would reach Linux"),
 ];
 
-/// The cases that one engine cannot run.
+/// Those of one engine.
 #[must_use]
 pub fn of(engine: &dyn Engine) -> Vec<NotHere> {
     let shared = SHARED.iter().filter(|(_, engines, _)| engines.contains(&engine.name()));

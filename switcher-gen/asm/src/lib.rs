@@ -6,7 +6,76 @@
 //! the way is kept and reported by [`CodeBuffer::finish`].
 //!
 //! This crate does not know what is assembled. The labels, the windows and the external symbols are
-//! types of the user's, brought together by [`Names`].
+//! types of the user's, brought together by [`Names`]. `switcher-gen` is that user, and its module
+//! `asm` has the names of a switcher. Anybody who wants to assemble something else at run time,
+//! with `asm!` of `switcher-macros` or with `dynasm!`, can do it like this:
+//!
+//! ```
+//! use dynasm::dynasm;
+//! use switcher_asm::{CodeBuffer, Named, Names, Sink as _};
+//!
+//! /// The places in the code that have a name.
+//! #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+//! enum Label {
+//!     Entry,
+//!     Done,
+//! }
+//!
+//! impl Named for Label {
+//!     const ALL: &'static [Self] = &[Self::Entry, Self::Done];
+//!
+//!     fn name(self) -> &'static str {
+//!         match self {
+//!             Self::Entry => "entry",
+//!             Self::Done => "done",
+//!         }
+//!     }
+//!
+//!     fn index(self) -> usize {
+//!         self as usize
+//!     }
+//! }
+//!
+//! /// Nothing is named: no window, and no symbol of the host's.
+//! #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+//! enum Nothing {}
+//!
+//! impl Named for Nothing {
+//!     const ALL: &'static [Self] = &[];
+//!
+//!     fn name(self) -> &'static str {
+//!         match self {}
+//!     }
+//!
+//!     fn index(self) -> usize {
+//!         match self {}
+//!     }
+//! }
+//!
+//! #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+//! enum Mine {}
+//!
+//! impl Names for Mine {
+//!     type Label = Label;
+//!     type Window = Nothing;
+//!     type Symbol = Nothing;
+//!     const PER_CPU_BEFORE_CODE: usize = 0x1000;
+//! }
+//!
+//! let mut a = CodeBuffer::<Mine>::new();
+//! dynasm!(a ; .arch x64
+//!     ; =>Label::Entry
+//!     ; test rdi, rdi
+//!     ; jz BYTE =>Label::Done
+//!     ; nop
+//!     ; =>Label::Done
+//!     ; ret
+//! );
+//! let code = a.finish()?;
+//! assert_eq!(code.bytes, [0x48, 0x85, 0xFF, 0x74, 1, 0x90, 0xC3]);
+//! assert_eq!(code.labels[Label::Done as usize], Some(6));
+//! # Ok::<(), switcher_asm::AsmError<Mine>>(())
+//! ```
 #![no_std]
 #![deny(unsafe_code)]
 
@@ -223,6 +292,7 @@ pub trait Sink {
 /// Why code could not be assembled. Each is a bug of an emitter, found by the tests of all
 /// variants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum AsmError<N: Names> {
     /// A jump to nowhere.
     #[error("label `{}` is used but not defined", .0.name())]

@@ -190,7 +190,7 @@ impl Rig {
         self.hooks += 1;
         let state = &mut self.state;
         assert_eq!((state.cr3, state.gs_base), (HOST_CR3, PER_CPU));
-        if self.linked.image().variant().mitigations().ibrs {
+        if self.linked.variant().mitigations().ibrs {
             assert_eq!(state.msrs.spec_ctrl, HOST_SPEC_CTRL);
         }
         let rsp = state.get(Gpr::Rsp);

@@ -1,4 +1,8 @@
-//! An annotated disassembly: what the bytes are, in the words of those who emitted them.
+//! Images for people and for other tools: listings with the names of fields, ELF objects, and the
+//! layouts as headers for C, gas, Rust and JSON. `switcher emit` and `switcher offsets` print what
+//! is made here.
+//!
+//! A listing is what the bytes are, in the words of those who emitted them.
 //!
 //! The bytes are decoded by an independent disassembler, and every number in an operand is given
 //! its name back: a displacement becomes the field it reaches, found in the struct's layout **by
@@ -8,8 +12,8 @@
 //! no listing but a [`ListingError`].
 //!
 //! ```
-//! use switcher_listing::{Listing, ListingOptions};
 //! use switcher_gen::{Image, Variant};
+//! use switcher_listing::{Listing, ListingOptions};
 //!
 //! let image = Image::new(&Variant::REFERENCE)?;
 //! let listing = Listing::new(&image, &ListingOptions::default())?;

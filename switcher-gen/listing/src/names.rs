@@ -5,7 +5,8 @@ use switcher_gen::layout::{AsmLayout, Layout, PerCpu};
 /// What `size` bytes at `offset` of `layout` are called: `pvcs.rip`, `pvcs.user_cs:user_ss` for an
 /// access that covers two fields. Fields of the per-CPU block go without its name, because `gs:`
 /// stands in front.
-pub(super) fn field(layout: &Layout, offset: usize, size: usize) -> Option<String> {
+#[must_use]
+pub fn field(layout: &Layout, offset: usize, size: usize) -> Option<String> {
     let path = path(layout, offset, size)?;
     if layout == PerCpu::LAYOUT {
         return Some(path);

@@ -9,7 +9,7 @@ use core::str::FromStr;
 
 use bitflags::bitflags;
 
-use super::program::Operation;
+use super::operation::Operation;
 use switcher_gen::Variant;
 
 bitflags! {
@@ -251,6 +251,10 @@ pub(super) const fn of_instruction(kind: Operation) -> &'static [Condition] {
         | Operation::MovSignExtended
         | Operation::Lea
         | Operation::Xchg
+        | Operation::ExchangeAdd
+        | Operation::CompareExchange
+        | Operation::StoreString { .. }
+        | Operation::CopyString { .. }
         | Operation::Add
         | Operation::Sub
         | Operation::Cmp
@@ -276,6 +280,8 @@ pub(super) const fn of_instruction(kind: Operation) -> &'static [Condition] {
         | Operation::PopFlags
         | Operation::Jump
         | Operation::JumpIf(_)
+        | Operation::Loop(_)
+        | Operation::JumpIfZero
         | Operation::Call
         | Operation::Return(_)
         | Operation::ReturnFar(_)

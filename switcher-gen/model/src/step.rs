@@ -2,12 +2,13 @@
 
 use super::domain::{Domain, low_bytes};
 use super::exists::{self, Address, Condition as Needed, MsrRule, Value, msr_number};
-use super::flags::{Condition, even_parity};
+use super::flags::even_parity;
 use super::memory::{Place, Region, Sharing};
-use super::program::{
-    MemoryOperand, Op, Operand, Operation, Program, ProgramError, Segment, SegmentRegister,
+use super::operation::{
+    Fault, Fence, Gpr, MemoryOperand, Op, Operand, Operation, Segment, SegmentRegister,
 };
-use super::state::{CpuModel, Fault, Gpr, State};
+use super::program::{Program, ProgramError};
+use super::state::{CpuModel, State};
 use switcher_gen::arch::{RFlags, Vendor};
 
 /// What one step came to.
@@ -63,6 +64,12 @@ pub enum Stuck<W: core::fmt::Debug> {
     /// The code goes on at one of its own addresses, and it is not known at which.
     #[error("{at:#x}: a jump to one of several addresses")]
     Several {
+        /// The instruction.
+        at: u64,
+    },
+    /// A REP, and how often it repeats is not known.
+    #[error("{at:#x}: a REP that repeats as often as the state says")]
+    Count {
         /// The instruction.
         at: u64,
     },
@@ -133,30 +140,6 @@ pub enum Effect<W> {
     },
 }
 
-/// Instructions that others wait for, or that might be thought to have this effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "instructions are what they are called")]
-pub enum Fence {
-    Lfence,
-    Mfence,
-    Sfence,
-    LoadCr3,
-    Iretq,
-    WriteMsr,
-}
-
-impl Fence {
-    /// Whether nothing after it is executed, not even speculatively, before everything in front of
-    /// it is certain. LFENCE does so (AMD's where DE_CFG says so, which is the host's to see to),
-    /// and what serialises: Intel SDM vol. 3, 9.3; AMD APM vol. 2, 7.6.4. SFENCE and MFENCE order
-    /// accesses to memory and nothing else; whether a WRMSR serialises depends on the MSR, and
-    /// those that have to do with speculation are among those that need not.
-    #[must_use]
-    pub const fn stops_dispatch(self) -> bool {
-        matches!(self, Self::Lfence | Self::LoadCr3 | Self::Iretq)
-    }
-}
-
 /// Where a CPU can hold values besides those that the table of `exists` allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
@@ -173,6 +156,8 @@ pub enum Held {
 #[expect(missing_docs, reason = "instructions are what they are called")]
 pub enum Branch {
     Jump,
+    /// LOOP and its like, of which no vendor says that they are in a history as a Jcc is.
+    Counted,
     Call,
     Return,
 }
@@ -250,7 +235,13 @@ impl<D: Domain> State<D> {
             }
             Err(Stop::Stuck(stuck)) => {
                 self.rip = rip;
-                Err(stuck)
+                Err(match stuck {
+                    // What is read to be written is asked for as what is written.
+                    Stuck::Wild { at, address, size, store } => {
+                        Stuck::Wild { at, address, size, store: store || op.changes_memory() }
+                    }
+                    stuck => stuck,
+                })
             }
         }
     }
@@ -269,6 +260,27 @@ impl<D: Domain> State<D> {
         };
         let place = self.memory.locate(d, address, 8, self.cr3)?;
         Some(self.memory.load(d, place))
+    }
+
+    /// Whether a jump with a condition is taken, if `kind` is one.
+    pub fn jumps_if(&self, d: &D, kind: Operation) -> Option<D::Bit> {
+        let rcx = self.get(Gpr::Rcx);
+        Some(match kind {
+            Operation::JumpIf(condition) => self.flags.holds(d, condition),
+            Operation::Loop(condition) => {
+                let goes_on = d.any(d.plus(rcx, -1), u64::MAX);
+                condition.map_or(goes_on, |also| d.both(goes_on, self.flags.holds(d, also)))
+            }
+            Operation::JumpIfZero => d.is(rcx, 0),
+            _ => return None,
+        })
+    }
+
+    /// What a jump with a condition does besides: LOOP counts, and changes no flag.
+    pub fn count_down(&mut self, d: &D, kind: Operation) {
+        if matches!(kind, Operation::Loop(_)) {
+            self.set(Gpr::Rcx, d.plus(self.get(Gpr::Rcx), -1));
+        }
     }
 
     fn address(&self, d: &D, memory: MemoryOperand) -> D::Word {
@@ -354,6 +366,43 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 let (a, b) = (self.read(op.first)?, self.read(op.second)?);
                 self.write(op.first, b)?;
                 self.write(op.second, a)?;
+            }
+            Operation::ExchangeAdd => {
+                let (a, b) = (self.read(op.first)?, self.read(op.second)?);
+                let result = d.truncate(d.add(a, b), size);
+                // What may fault comes first, and where both are one register, it has the sum.
+                if matches!(op.first, Operand::Memory(_)) {
+                    self.write(op.first, result)?;
+                    self.write(op.second, a)?;
+                } else {
+                    self.write(op.second, a)?;
+                    self.write(op.first, result)?;
+                }
+                self.state.flags.add(size, a, b, result);
+            }
+            Operation::CompareExchange => {
+                let rax = Operand::Gpr { index: Gpr::Rax as usize, size };
+                let (a, b) = (self.read(op.first)?, self.read(op.second)?);
+                let expected = self.read(rax)?;
+                let is_there = d.eq(expected, a);
+                if let Operand::Gpr { index, .. } = op.first {
+                    // Not touched otherwise: of 32 bits, not even extended.
+                    let before = self.state.gpr[index];
+                    self.write(op.first, b)?;
+                    let after = self.state.gpr[index];
+                    self.state.gpr[index] = d.select(is_there, after, before);
+                } else {
+                    // Stored in any case: what was there, if that is not what was expected.
+                    self.write(op.first, d.select(is_there, b, a))?;
+                }
+                let kept = self.state.get(Gpr::Rax);
+                self.write(rax, a)?;
+                let found = self.state.get(Gpr::Rax);
+                self.state.set(Gpr::Rax, d.select(is_there, kept, found));
+                self.state.flags.sub(size, expected, a, d.truncate(d.sub(expected, a), size));
+            }
+            Operation::StoreString { repeats } | Operation::CopyString { repeats } => {
+                self.string(op, repeats)?;
             }
             Operation::Add => {
                 let [a, b] = self.operands(op)?;
@@ -452,7 +501,9 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 self.state.rip = self.target(op)?;
                 self.tell(Effect::Branch(Branch::Jump));
             }
-            Operation::JumpIf(condition) => self.jump_if(op, condition)?,
+            Operation::JumpIf(_) | Operation::Loop(_) | Operation::JumpIfZero => {
+                self.jump_if(op)?
+            }
             Operation::Call => {
                 let target = self.target(op)?;
                 self.push(d.code(op.next))?;
@@ -595,6 +646,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             Operation::ReadCr3 => self.write(op.first, d.mask(self.state.cr3, !(1 << 63)))?,
             Operation::WriteCr3 => {
                 let value = self.read(op.second)?;
+                let value = self.same_root(value);
                 self.tell(Effect::LoadCr3(value));
                 self.root(value)?;
                 self.tell(Effect::Fence(Fence::LoadCr3));
@@ -661,17 +713,55 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         Ok(())
     }
 
-    fn jump_if(&mut self, op: &Op, condition: Condition) -> Result<(), Stop<D::Word>> {
+    fn jump_if(&mut self, op: &Op) -> Result<(), Stop<D::Word>> {
         let d = self.d;
-        let holds = self.state.flags.holds(d, condition);
+        let holds = self.state.jumps_if(d, op.kind).unwrap_or(d.bit(true));
         self.tell(Effect::Depends(d.number(holds)));
+        self.state.count_down(d, op.kind);
         let taken = d.decide(holds);
         if d.was_open() {
             self.tell(Effect::Decided(d.number(holds)));
         }
         if taken {
             self.state.rip = self.target(op)?;
-            self.tell(Effect::Branch(Branch::Jump));
+            let is_plain = matches!(op.kind, Operation::JumpIf(_));
+            self.tell(Effect::Branch(if is_plain { Branch::Jump } else { Branch::Counted }));
+        }
+        Ok(())
+    }
+
+    /// STOS and MOVS: once, or one round of as many as RCX says. An event may come in front of each
+    /// round, and finds RIP where it is (Intel SDM vol. 2, REP): so each is a step of its own.
+    fn string(&mut self, op: &Op, repeats: bool) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        let count = match repeats {
+            true => {
+                let count = d.known(self.state.get(Gpr::Rcx));
+                count.ok_or(Stop::Stuck(Stuck::Count { at: self.at }))?
+            }
+            false => 1,
+        };
+        if count == 0 {
+            return Ok(());
+        }
+        let is_down = self.state.flags.other(d, RFlags::DF);
+        self.tell(Effect::Depends(d.number(is_down)));
+        let goes_down = d.decide(is_down);
+        if d.was_open() {
+            self.tell(Effect::Decided(d.number(is_down)));
+        }
+        let value = self.read(op.second)?;
+        self.write(op.first, value)?;
+        let by = if goes_down { -(op.size as i64) } else { op.size as i64 };
+        let is_copy = matches!(op.kind, Operation::CopyString { .. });
+        for pointer in [Some(Gpr::Rdi), is_copy.then_some(Gpr::Rsi)].into_iter().flatten() {
+            self.state.set(pointer, d.plus(self.state.get(pointer), by));
+        }
+        if repeats {
+            self.state.set(Gpr::Rcx, d.word(count - 1));
+            if count != 1 {
+                self.state.rip = d.code(self.at);
+            }
         }
         Ok(())
     }
@@ -891,6 +981,20 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         // accept it, any other mistake says less.
         let met = !d.decide(d.not(met));
         self.needs(condition, met, Fault::protection(d.word(0)))
+    }
+
+    /// A root as it was known before, if `value` is what MOV from CR3 makes of it: that is the same
+    /// root, whatever NOFLUSH was, which CR3 does not keep. To load it with NOFLUSH clear is always
+    /// allowed.
+    fn same_root(&self, value: D::Word) -> D::Word {
+        let held = self.observer.held(Held::Root);
+        let is_read = |root: &&D::Word| {
+            **root != value && self.d.mask(**root, !(1 << exists::CR3_NOFLUSH)) == value
+        };
+        match held.contains(&value) {
+            true => value,
+            false => held.iter().find(is_read).copied().unwrap_or(value),
+        }
     }
 
     /// #GP unless `value` can be a root.
@@ -1208,7 +1312,7 @@ mod tests {
             (F::IBRS | F::STIBP, msr_number::SPEC_CTRL, [3, 0], [4, 0]),
             (F::IBRS | F::BHI_CTRL, msr_number::SPEC_CTRL, [0x401, 0], [0x200, 0]),
             (F::IBRS, msr_number::SPEC_CTRL, [0, 0], [1, 1]),
-            (none, 0xC000_0084, [0x4_7700, 0], [0, 1]),
+            (none, msr_number::SFMASK, [0x4_7700, 0], [0, 1]),
         ];
         for (features, msr, [low, high], [other, other_high]) in msrs {
             assert_eq!(run(&WRMSR, features, CR4, [low, msr, high]), Step::Left, "{msr:#x}");

@@ -1,8 +1,8 @@
 //! Direct switches between the modes, both ways, with random state.
 
 use super::{MANY, SOME};
-use crate::case_host::{Setup, place};
-use crate::expect::{Expected, Failure};
+use crate::case_host::{Failure, Setup, place};
+use crate::expect::Expected;
 use crate::program::{PROBE, SYSCALL, SYSCALL_PROBE, SYSCALLS};
 use crate::run::{Case, CaseRun};
 use switcher_gen::Hazard;

@@ -2,8 +2,8 @@
 //! to other selectors.
 
 use super::{MANY, SOME};
-use crate::case_host::Setup;
-use crate::expect::{Expected, Failure};
+use crate::case_host::{Failure, Setup};
+use crate::expect::Expected;
 use crate::program::SYSCALL;
 use crate::run::{Case, CaseRun};
 use switcher_gen::Hazard;

@@ -1,8 +1,8 @@
 //! GS bases: hostile ones in the PVCS, and those a guest changes itself.
 
 use super::{MANY, SOME};
-use crate::case_host::place;
-use crate::expect::{Expected, Failure};
+use crate::case_host::{Failure, place};
+use crate::expect::Expected;
 use crate::program::{PROBE, SYSCALL};
 use crate::run::{Case, CaseRun};
 use switcher_gen::{Hazard, program};

@@ -2,9 +2,9 @@
 //! into it.
 
 use super::SOME;
-use crate::case_host::Entries;
+use crate::case_host::{Entries, Failure};
 use crate::compat::CompatSyscall;
-use crate::expect::{Expected, Failure};
+use crate::expect::Expected;
 use crate::program::PROBE;
 use crate::run::{Case, CaseRun};
 use alloc::format;

@@ -2,8 +2,8 @@
 //! forbidden flags, other selectors.
 
 use super::{MANY, SOME};
-use crate::case_host::{Setup, place};
-use crate::expect::{Expected, Failure};
+use crate::case_host::{Failure, Setup, place};
+use crate::expect::Expected;
 use crate::program::{NOP_PROBE, PROBE, SYSCALL};
 use crate::run::{Case, CaseRun};
 use alloc::vec::Vec;
@@ -177,7 +177,7 @@ fn last_instruction(run: &mut CaseRun<'_>) -> Result<(), Failure> {
         expected.pvcs = there.pvcs;
         run.check(&setup, &expected)?;
 
-        // smod makes a hypercall, and the host lets it go on after the SYSCALL.
+        // smod: a hypercall, and the host lets it go on after the SYSCALL.
         let mut setup = run.setup(Mode::Smod).with(Mode::Smod, at, SYSCALL);
         setup.regs.rip = at;
         let hypercall = Expected::syscall_exit(&setup, at);

@@ -25,7 +25,7 @@ pub(super) const CASES: &[HostCase] = &[HostCase {
 /// Only this CPU runs guests now.
 fn untraining(host: &mut BareMetal<'_>) -> Ended {
     let mut rng = fastrand::Rng::with_seed(29);
-    let variant = *host.cpu().switcher().image().variant();
+    let variant = *host.cpu().switcher().variant();
     let each = u64::from(variant.mitigations().untrain);
     let mut entered = 0;
     // smod's SYSCALL is an exit; umod's leads to smod, which faults.

@@ -15,7 +15,7 @@ use switcher_runtime::switcher_gen::arch::Msr as MsrName;
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::{PerCpu, Placement};
 use switcher_runtime::switcher_gen::{Config, Mitigations, Policy};
-use switcher_runtime::{Mode, Switcher, UninstallError, Variant};
+use switcher_runtime::{Mode, Refused, Switcher, UninstallError, Variant};
 use x86_64::registers::model_specific::Msr;
 
 use crate::bench::{Control, Ended, HostCase};
@@ -53,7 +53,7 @@ fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
 
     let cpu = host.into_cpu();
     let switcher = cpu.switcher();
-    let variant = *switcher.image().variant();
+    let variant = *switcher.variant();
     let installed = switcher.installed();
     // Whoever changes LSTAR relies on it: nothing is restored behind its back.
     let entry = switcher.address(Label::Syscall64);
@@ -61,12 +61,14 @@ fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
     let write_lstar = |value| unsafe { Msr::new(MsrName::Lstar.address()).write(value) };
     write_lstar(entry + 16);
     let cpu = match cpu.uninstall() {
-        Err((cpu, UninstallError::Changed { register: MsrName::Lstar, .. })) => cpu,
-        Err((_, why)) => return Err(format!("LSTAR was changed, and this was refused: {why}")),
+        Err(refused) => match refused.into_parts() {
+            (cpu, UninstallError::Changed { register: MsrName::Lstar, .. }) => cpu,
+            (_, why) => return Err(format!("LSTAR was changed, and this was refused: {why}")),
+        },
         Ok(()) => return Err("LSTAR was changed, and lost".into()),
     };
     write_lstar(entry);
-    cpu.uninstall().map_err(|refused| format!("{}", refused.1))?;
+    cpu.uninstall().map_err(|refused| format!("{refused}"))?;
     as_before("uninstalled")?;
 
     // The other one: it leaves the CPU and the memory. It has no place after this CPU's block, nor
@@ -87,13 +89,13 @@ fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
     if other.installed() != 1 || Control::read() == *before {
         return Err("the other one is not installed".into());
     }
-    cpu.uninstall().map_err(|refused| format!("{}", refused.1))?;
+    cpu.uninstall().map_err(|refused| format!("{refused}"))?;
     as_before("uninstalled again")?;
     let alone = under_a_gs_base_of_the_hosts(&other, block);
     as_before("and once more")?;
     // Sealed code cannot be freed: not before it is unloaded.
     // SAFETY: it was assembled into this memory above.
-    unsafe { other.unload(&mut memory) }.map_err(|refused| format!("{}", refused.1))?;
+    unsafe { other.unload(&mut memory) }.map_err(|refused| format!("{refused}"))?;
     alone?;
     if let Some(flags) = memory::host_flags(base) {
         return Err(format!("the unloaded switcher is still mapped, {flags:?}"));
@@ -131,10 +133,11 @@ fn under_a_gs_base_of_the_hosts(other: &Switcher, block: NonNull<PerCpu>) -> Res
         write_lstar(entry + 16);
         let refused = cpu.uninstall();
         write_lstar(entry);
-        let Err((cpu, UninstallError::Changed { .. })) = refused else {
+        let refused = refused.err().map(Refused::into_parts);
+        let Some((cpu, UninstallError::Changed { .. })) = refused else {
             return Err("LSTAR was changed, and this was not refused".into());
         };
-        cpu.uninstall().map_err(|refused| format!("{}", refused.1))
+        cpu.uninstall().map_err(|refused| format!("{refused}"))
     });
     let (times, left) = (memory::watched(), gs::base());
     // SAFETY: as it was.

@@ -102,10 +102,10 @@ unsafe fn branch(target: u64, tracked: bool) -> (u32, u32, u64) {
 }
 
 /// Branches to every byte of the switcher that no ENDBR64 begins at, from ring 0; and SYSCALLs that
-/// land on the instruction after the one at their entry.
+/// lead after the one of their entry.
 fn enforced(host: &mut BareMetal<'_>) -> Ended {
     let switcher = host.cpu().switcher();
-    if !switcher.image().variant().ibt() {
+    if !switcher.variant().ibt() {
         return Err("branches are tracked, and the variant knows nothing of it".into());
     }
     let refused = |at: u64| (u32::from(vector::CP), NO_ENDBRANCH, at);

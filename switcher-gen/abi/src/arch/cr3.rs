@@ -34,6 +34,7 @@ impl Pcid {
 
 /// Why a value is no CR3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Cr3Error {
     /// A page table root is a page-aligned physical address below 2^52.
     #[error(

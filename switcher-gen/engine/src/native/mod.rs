@@ -10,7 +10,8 @@
 //! | file | purpose |
 //! |---|---|
 //! | `memory` | code and data pages, never writable and executable at once |
-//! | `signal` | the real CPU: entry, signal handler, GS base |
+//! | `thread` | what a thread has for itself: GS base, and what Linux is told of its SYSCALLs |
+//! | `signal` | the real CPU: entry, signal handler |
 //! | `registers` | the context of a signal |
 //! | `ring_0` | the instructions that fault at CPL 3, on the model of the CPU |
 //! | `cpu` | what ring 0 adds: its registers, SYSCALL, events, and what must never happen |
@@ -31,6 +32,7 @@ mod ring_0;
 mod signal;
 #[cfg(test)]
 mod tests;
+mod thread;
 mod tour;
 
 use std::io;
