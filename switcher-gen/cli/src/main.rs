@@ -21,7 +21,7 @@ mod offsets;
 mod outline;
 mod parallel;
 mod prove;
-mod superfluous;
+mod redundancy;
 mod target;
 mod tour;
 mod variants;
@@ -63,7 +63,7 @@ Examples:
   switcher explain MODE_TOGGLE                what are these instructions for?
   switcher mutate --variant intel-4level --every 50
                                               break it on purpose: do the proofs object?
-  switcher superfluous --all                  does it need each of its instructions?
+  switcher redundancy --all                   does it need each of its instructions?
   switcher fuzz --cases 10_000_000            random states against the specification
 
 ",
@@ -89,7 +89,7 @@ enum Command {
     /// Break a variant, one instruction at a time, and see whether the proofs object
     Mutate(mutate::Args),
     /// Take each instruction away by itself: something must object
-    Superfluous(superfluous::Args),
+    Redundancy(redundancy::Args),
     /// Run code from random states and compare what it does with the specification
     Fuzz(fuzz::Args),
 }
@@ -105,7 +105,7 @@ fn main() -> ExitCode {
         Some(Command::Prove(args)) => prove::run(&args),
         Some(Command::Explain(args)) => explain::run(&args),
         Some(Command::Mutate(args)) => mutate::run(&args),
-        Some(Command::Superfluous(args)) => superfluous::run(&args),
+        Some(Command::Redundancy(args)) => redundancy::run(&args),
         Some(Command::Fuzz(args)) => fuzz::run(&args),
     };
     match done {
