@@ -28,7 +28,7 @@ Examples:
 
 A mutant is a variant with one change: an instruction deleted, doubled, swapped with the next,
 another condition, constant, displacement, size or register, one more prefix, an instruction
-that not every CPU has, or a jump to elsewhere. It is proved like any code. Killed is one that an obligation refutes; refused, one that no theorem can
+that not every CPU has, a jump to elsewhere, or a store of the host's in front of a store. It is proved like any code. Killed is one that an obligation refutes; refused, one that no theorem can
 be about, such as a jump out of the code; equivalent, one that is proved, and proved to leave
 everything as the original does. Anything else is a hole in the proofs: there must be none.
 

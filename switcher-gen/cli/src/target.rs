@@ -58,6 +58,10 @@ pub(crate) struct ForeignArgs {
     /// What the CPUs that the code of `--elf` is for have besides what the variant implies
     #[arg(long = "feature", value_name = "NAME", value_parser = str::parse::<Features>, requires = "elf")]
     features: Vec<Features>,
+    /// How many instructions a path of `--elf` may have [default: 10000]: more take longer to prove, and
+    /// a loop without an end takes as long to be refused
+    #[arg(long, value_name = "N", requires = "elf")]
+    instructions: Option<usize>,
     /// Take it for granted that sections of `--elf` that name the code, for a purpose that is not
     /// known, do not change it; the verdict says so
     #[arg(long, requires = "elf")]
@@ -163,7 +167,9 @@ impl ForeignArgs {
         if self.assume_unpatched {
             foreign.assume_unpatched();
         }
-        Target::foreign(&foreign, setting).map_err(|error| wrong(&error))
+        let target = Target::foreign(&foreign, setting).map_err(|error| wrong(&error))?;
+        let limit = self.instructions.unwrap_or(target.limit);
+        Ok(Target { limit, ..target })
     }
 
     fn block(&self) -> Result<BlockOffsets, Failure> {
@@ -241,6 +247,7 @@ fn place(error: &BadCode) -> Option<u64> {
         | BadCode::Work { at, .. }
         | BadCode::Arms { at, .. }
         | BadCode::Several { at }
+        | BadCode::Count { at }
         | BadCode::SelfModifying { at }
         | BadCode::Msr { at } => Some(*at),
         BadCode::Overlap(_) => None,

@@ -94,6 +94,17 @@ fn moves_are_as_on_this_cpu() {
 }
 
 #[test]
+fn exchanges_are_as_on_this_cpu() {
+    Both::new().check(&forms::exchanges());
+}
+
+#[test]
+fn strings_and_loops_are_as_on_this_cpu() {
+    Both::new().check(&forms::strings_and_loops());
+    Both::new().check(&forms::strings_to_the_end());
+}
+
+#[test]
 fn arithmetic_is_as_on_this_cpu() {
     Both::new().check(&forms::arithmetic());
 }

@@ -251,6 +251,10 @@ pub(super) const fn of_instruction(kind: Kind) -> &'static [Condition] {
         | Kind::MovSignExtended
         | Kind::Lea
         | Kind::Xchg
+        | Kind::ExchangeAdd
+        | Kind::CompareExchange
+        | Kind::StoreString { .. }
+        | Kind::CopyString { .. }
         | Kind::Add
         | Kind::Sub
         | Kind::Cmp
@@ -276,6 +280,8 @@ pub(super) const fn of_instruction(kind: Kind) -> &'static [Condition] {
         | Kind::PopFlags
         | Kind::Jump
         | Kind::JumpIf(_)
+        | Kind::Loop(_)
+        | Kind::JumpIfZero
         | Kind::Call
         | Kind::Return(_)
         | Kind::ReturnFar(_)

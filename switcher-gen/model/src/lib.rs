@@ -32,6 +32,7 @@ pub mod symbolic;
 
 pub use concrete::Concrete;
 pub use concrete::SLIDE;
+pub use domain::low_bytes;
 pub use domain::{Domain, Origin};
 pub use event::{Arrival, Gate, Undeliverable};
 pub use exists::Features;

@@ -211,6 +211,20 @@ pub enum Kind {
     Lea,
     /// XCHG.
     Xchg,
+    /// XADD.
+    ExchangeAdd,
+    /// CMPXCHG.
+    CompareExchange,
+    /// STOS.
+    StoreString {
+        /// REP.
+        repeats: bool,
+    },
+    /// MOVS.
+    CopyString {
+        /// REP.
+        repeats: bool,
+    },
     /// ADD.
     Add,
     /// SUB.
@@ -261,6 +275,10 @@ pub enum Kind {
     Jump,
     /// Jcc.
     JumpIf(Condition),
+    /// LOOP, LOOPE or LOOPNE: the condition that it has besides the count.
+    Loop(Option<Condition>),
+    /// JRCXZ.
+    JumpIfZero,
     /// CALL, direct or indirect.
     Call,
     /// And the bytes to release.
@@ -560,15 +578,39 @@ impl Op {
     }
 
     /// Whether it changes its operand in memory in one instruction, by what it adds to the value or flips
-    /// in it. Bits that it leaves alone, it leaves alone whatever they are: AND and its like do not,
+    /// in it, or by nothing unless it is as expected. Bits that it leaves alone, it leaves alone whatever they are: AND and its like do not,
     /// for they clear a bit that was clear before, and that somebody has set since.
     #[must_use]
     pub fn updates_memory(&self) -> bool {
         let updates = matches!(
             self.kind,
-            Kind::Add | Kind::Sub | Kind::Or | Kind::Xor | Kind::Inc | Kind::Dec
+            Kind::Add
+                | Kind::Sub
+                | Kind::Or
+                | Kind::Xor
+                | Kind::Inc
+                | Kind::Dec
+                | Kind::ExchangeAdd
+                | Kind::CompareExchange
         );
         updates && matches!(self.first, Operand::Memory(_))
+    }
+
+    /// Whether it reads its operand in memory and writes it, in one instruction.
+    pub(super) fn changes_memory(&self) -> bool {
+        let changes = matches!(
+            self.kind,
+            Kind::And
+                | Kind::Not
+                | Kind::Neg
+                | Kind::Shl
+                | Kind::Shr
+                | Kind::Sar
+                | Kind::Bts
+                | Kind::Btr
+                | Kind::Xchg
+        );
+        changes && matches!(self.first, Operand::Memory(_)) || self.updates_memory()
     }
 
     /// Whether it is a jump or call to what a register or memory says.
@@ -576,6 +618,15 @@ impl Op {
     pub fn is_indirect(&self) -> bool {
         let is_branch = matches!(self.kind, Kind::Jump | Kind::Call);
         is_branch && !matches!(self.first, Operand::Immediate(_))
+    }
+
+    /// Whether it is a string instruction with REP.
+    #[must_use]
+    pub const fn repeats(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::StoreString { repeats: true } | Kind::CopyString { repeats: true }
+        )
     }
 
     /// Whether it is a near RET.
@@ -691,6 +742,8 @@ impl Op {
                 | Kind::Sub
                 | Kind::Xor
                 | Kind::Xchg
+                | Kind::ExchangeAdd
+                | Kind::CompareExchange
         );
         is_one && matches!(self.first, Operand::Memory(_))
     }
@@ -701,7 +754,10 @@ impl Op {
     }
 
     fn of(i: &Instruction) -> Option<Self> {
-        // REP changes what is not modelled; on what is modelled it is a hint, or an error.
+        if let Some(op) = string(i) {
+            return Some(op);
+        }
+        // REP changes what is not modelled; on what else is modelled it is a hint, or an error.
         if i.is_invalid() || i.has_rep_prefix() || i.has_repne_prefix() {
             return None;
         }
@@ -735,6 +791,44 @@ impl Op {
         op.kind = kind_with_operands(i, &op)?;
         Some(op)
     }
+}
+
+/// STOS and MOVS, whose operands are where RDI and RSI say, once or as often as RCX says. With 32 bits of
+/// these they are not modelled.
+fn string(i: &Instruction) -> Option<Op> {
+    let repeats = i.has_rep_prefix();
+    let kind = match i.code() {
+        Code::Stosb_m8_AL | Code::Stosw_m16_AX | Code::Stosd_m32_EAX | Code::Stosq_m64_RAX => {
+            Kind::StoreString { repeats }
+        }
+        Code::Movsb_m8_m8 | Code::Movsw_m16_m16 | Code::Movsd_m32_m32 | Code::Movsq_m64_m64 => {
+            Kind::CopyString { repeats }
+        }
+        _ => return None,
+    };
+    // REPNE is not written with these, whatever CPUs make of it.
+    if i.has_repne_prefix() || i.has_lock_prefix() || i.op0_kind() != OpKind::MemoryESRDI {
+        return None;
+    }
+    let size = i.memory_size().size();
+    let at = |segment, register| {
+        let (base, index) = (Some(register as usize), None);
+        Operand::Memory(MemoryOperand {
+            segment,
+            base,
+            index,
+            displacement: 0,
+            is_code: false,
+            size,
+        })
+    };
+    let second = match i.op1_kind() {
+        OpKind::Register => register(i.op1_register())?,
+        OpKind::MemorySegRSI => at(segment(i.memory_segment()), Gpr::Rsi),
+        _ => return None,
+    };
+    let first = at(Segment::Flat, Gpr::Rdi);
+    Some(Op { kind, size, first, second, locked: false, next: i.next_ip() })
 }
 
 /// What takes no operands, or operands that need no look.
@@ -779,6 +873,13 @@ fn kind_without_operands(i: &Instruction) -> Option<Kind> {
 
 fn kind_with_operands(i: &Instruction, op: &Op) -> Option<Kind> {
     use iced_x86::ConditionCode as Cc;
+    match i.code() {
+        Code::Loop_rel8_64_RCX => return Some(Kind::Loop(None)),
+        Code::Loope_rel8_64_RCX => return Some(Kind::Loop(Some(Condition::E))),
+        Code::Loopne_rel8_64_RCX => return Some(Kind::Loop(Some(Condition::Ne))),
+        Code::Jrcxz_rel8_64 => return Some(Kind::JumpIfZero),
+        _ => {}
+    }
     let condition = match i.condition_code() {
         Cc::None => None,
         Cc::o => Some(Condition::O),
@@ -831,6 +932,8 @@ fn kind_with_operands(i: &Instruction, op: &Op) -> Option<Kind> {
         Mnemonic::Movsx | Mnemonic::Movsxd => Kind::MovSignExtended,
         Mnemonic::Lea => Kind::Lea,
         Mnemonic::Xchg => Kind::Xchg,
+        Mnemonic::Xadd => Kind::ExchangeAdd,
+        Mnemonic::Cmpxchg => Kind::CompareExchange,
         Mnemonic::Add => Kind::Add,
         Mnemonic::Sub => Kind::Sub,
         Mnemonic::Cmp => Kind::Cmp,
@@ -918,13 +1021,19 @@ fn register(register: Register) -> Option<Operand> {
     }
 }
 
+const fn segment(register: Register) -> Segment {
+    match register {
+        Register::FS => Segment::Fs,
+        Register::GS => Segment::Gs,
+        _ => Segment::Flat,
+    }
+}
+
 fn memory(i: &Instruction) -> Option<MemoryOperand> {
     let segment = match i.memory_segment() {
         // LEA accesses nothing: the address is relative to its segment, whatever that is.
         _ if i.mnemonic() == Mnemonic::Lea => Segment::Flat,
-        Register::FS => Segment::Fs,
-        Register::GS => Segment::Gs,
-        _ => Segment::Flat,
+        other => segment(other),
     };
     let number = |register: Register| match register {
         Register::None => Some(None),
@@ -1083,8 +1192,8 @@ mod tests {
         let read = |code: &[u8]| {
             Program::new(0x1000, code.to_vec()).at(0x1000).unwrap().copied().map_err(Clone::clone)
         };
-        // ADD, AND, BTS, BTR, DEC, INC, NEG, NOT, OR, SUB, XOR, XCHG of memory at RDI.
-        let legal: [&[u8]; 12] = [
+        // ADD, AND, BTS, BTR, DEC, INC, NEG, NOT, OR, SUB, XOR, XCHG, CMPXCHG, XADD of memory at RDI.
+        let legal: [&[u8]; 14] = [
             &[0xF0, 0x48, 0x01, 0x07],
             &[0xF0, 0x83, 0x27, 0x01],
             &[0xF0, 0x0F, 0xBA, 0x2F, 0x01],
@@ -1097,6 +1206,8 @@ mod tests {
             &[0xF0, 0x29, 0x07],
             &[0x65, 0xF0, 0x31, 0x07],
             &[0xF0, 0x87, 0x07],
+            &[0xF0, 0x0F, 0xB1, 0x0F],
+            &[0xF0, 0x48, 0x0F, 0xC1, 0x0F],
         ];
         for code in legal {
             let op = read(code).unwrap();
@@ -1113,8 +1224,8 @@ mod tests {
             &[0xF0, 0x0F, 0xBA, 0x27, 0x01],
             &[0xF0, 0x0F, 0x01, 0xF8],
             &[0xF0, 0xC3],
-            &[0xF0, 0x0F, 0xB1, 0x0F],
-            &[0xF0, 0x0F, 0xC1, 0x0F],
+            &[0xF0, 0x0F, 0xB1, 0xCF],
+            &[0xF0, 0x0F, 0xC1, 0xCF],
         ];
         for code in illegal {
             assert!(read(code).is_err(), "{}", hexadecimal(code.iter()));

@@ -39,6 +39,9 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     fn op(&self) -> Option<Op> {
+        if let Some(op) = self.string() {
+            return Some(op);
+        }
         let count = self.i.operand_count();
         let no_operands = Op {
             kind: Kind::Nothing,
@@ -146,6 +149,31 @@ impl Reading<'_> {
         })
     }
 
+    /// STOS and MOVS. Where they go is said here, by the registers that have no others.
+    fn string(&self) -> Option<Op> {
+        let (prefixes, repeats) = (&self.i.prefixes, self.i.prefixes.rep());
+        let kind = match self.i.opcode() {
+            Opcode::STOS => Kind::StoreString { repeats },
+            Opcode::MOVS => Kind::CopyString { repeats },
+            _ => return None,
+        };
+        if prefixes.repnz() || prefixes.lock() || prefixes.address_size() {
+            return None;
+        }
+        let size: usize = self.i.mem_size()?.bytes_size()?.into();
+        let at = |segment, register: RegSpec| {
+            let (base, index) = (Some(usize::from(register.num())), None);
+            let (displacement, is_code) = (0, false);
+            Operand::Memory(MemoryOperand { segment, base, index, displacement, is_code, size })
+        };
+        let second = match kind {
+            Kind::StoreString { .. } => Operand::Gpr { index: RegSpec::rax().num().into(), size },
+            _ => at(segment(prefixes.segment()), RegSpec::rsi()),
+        };
+        let first = at(Segment::Flat, RegSpec::rdi());
+        Some(Op { kind, size, first, second, locked: false, next: self.next })
+    }
+
     fn with(&self, first: Operand, second: Operand, size: usize) -> Option<Kind> {
         let is_constant = matches!(second, Operand::Immediate(_));
         let opcode = self.i.opcode();
@@ -167,6 +195,12 @@ impl Reading<'_> {
             Opcode::MOVSX | Opcode::MOVSXD => Kind::MovSignExtended,
             Opcode::LEA => Kind::Lea,
             Opcode::XCHG => Kind::Xchg,
+            Opcode::XADD => Kind::ExchangeAdd,
+            Opcode::CMPXCHG => Kind::CompareExchange,
+            Opcode::LOOP if self.is_counted_wide() => Kind::Loop(None),
+            Opcode::LOOPZ if self.is_counted_wide() => Kind::Loop(Some(Condition::E)),
+            Opcode::LOOPNZ if self.is_counted_wide() => Kind::Loop(Some(Condition::Ne)),
+            Opcode::JRCXZ if self.is_counted_wide() => Kind::JumpIfZero,
             Opcode::ADD => Kind::Add,
             Opcode::SUB => Kind::Sub,
             Opcode::CMP => Kind::Cmp,
@@ -222,9 +256,19 @@ impl Reading<'_> {
         })
     }
 
+    /// Whether it is RCX that LOOP and its like count by.
+    fn is_counted_wide(&self) -> bool {
+        !self.i.prefixes.address_size()
+    }
+
     fn operand(&self, n: u8) -> Option<Operand> {
-        let is_branch =
-            matches!(self.i.opcode(), Opcode::JMP | Opcode::CALL) || self.i.opcode().is_jcc();
+        let is_counted = matches!(
+            self.i.opcode(),
+            Opcode::LOOP | Opcode::LOOPZ | Opcode::LOOPNZ | Opcode::JRCXZ
+        );
+        let is_branch = matches!(self.i.opcode(), Opcode::JMP | Opcode::CALL)
+            || self.i.opcode().is_jcc()
+            || is_counted;
         let immediate = |value: i64| {
             let value = value.cast_unsigned();
             Some(Operand::Immediate(if is_branch { self.next.wrapping_add(value) } else { value }))
@@ -304,9 +348,7 @@ impl Reading<'_> {
         // In 64-bit mode, the other segments begin at 0.
         let segment = match self.i.prefixes.segment() {
             _ if self.i.opcode() == Opcode::LEA => Segment::Flat,
-            Override::FS => Segment::Fs,
-            Override::GS => Segment::Gs,
-            _ => Segment::Flat,
+            other => segment(other),
         };
         let size = match self.i.opcode() {
             // Accesses nothing.
@@ -322,6 +364,14 @@ impl Reading<'_> {
             is_code,
             size,
         })
+    }
+}
+
+const fn segment(prefix: Override) -> Segment {
+    match prefix {
+        Override::FS => Segment::Fs,
+        Override::GS => Segment::Gs,
+        _ => Segment::Flat,
     }
 }
 

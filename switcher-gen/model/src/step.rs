@@ -2,7 +2,7 @@
 
 use super::domain::{Domain, low_bytes};
 use super::exists::{self, Address, Condition as Needed, MsrRule, Value};
-use super::flags::{Condition, even_parity};
+use super::flags::even_parity;
 use super::memory::{Place, Region, Sharing};
 use super::program::{
     Kind, MemoryOperand, Op, Operand, Program, ProgramError, Segment, SegmentRegister,
@@ -63,6 +63,12 @@ pub enum Stuck<W: core::fmt::Debug> {
     /// Code goes on at one of its own addresses, and at which is not known.
     #[error("{at:#x}: a jump to one of several addresses")]
     Several {
+        /// The instruction.
+        at: u64,
+    },
+    /// A REP, and how often it repeats is not known.
+    #[error("{at:#x}: a REP that repeats as often as the state says")]
+    Count {
         /// The instruction.
         at: u64,
     },
@@ -173,6 +179,8 @@ pub enum Held {
 #[expect(missing_docs, reason = "instructions are what they are called")]
 pub enum Branch {
     Jump,
+    /// LOOP and its like, of which no vendor says that they are in a history as a Jcc is.
+    Counted,
     Call,
     Return,
 }
@@ -250,7 +258,13 @@ impl<D: Domain> State<D> {
             }
             Err(Stop::Stuck(stuck)) => {
                 self.rip = rip;
-                Err(stuck)
+                Err(match stuck {
+                    // What is read to be written is asked for as what is written.
+                    Stuck::Wild { at, address, size, store } => {
+                        Stuck::Wild { at, address, size, store: store || op.changes_memory() }
+                    }
+                    stuck => stuck,
+                })
             }
         }
     }
@@ -267,6 +281,27 @@ impl<D: Domain> State<D> {
         };
         let place = self.memory.locate(d, address, 8, self.cr3)?;
         Some(self.memory.load(d, place))
+    }
+
+    /// Whether a jump with a condition is taken, if `kind` is one.
+    pub fn jumps_if(&self, d: &D, kind: Kind) -> Option<D::Bit> {
+        let rcx = self.get(Gpr::Rcx);
+        Some(match kind {
+            Kind::JumpIf(condition) => self.flags.holds(d, condition),
+            Kind::Loop(condition) => {
+                let goes_on = d.any(d.plus(rcx, -1), u64::MAX);
+                condition.map_or(goes_on, |also| d.both(goes_on, self.flags.holds(d, also)))
+            }
+            Kind::JumpIfZero => d.is(rcx, 0),
+            _ => return None,
+        })
+    }
+
+    /// What a jump with a condition does besides: LOOP counts, and changes no flag.
+    pub fn count_down(&mut self, d: &D, kind: Kind) {
+        if matches!(kind, Kind::Loop(_)) {
+            self.set(Gpr::Rcx, d.plus(self.get(Gpr::Rcx), -1));
+        }
     }
 
     fn address(&self, d: &D, memory: MemoryOperand) -> D::Word {
@@ -352,6 +387,43 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 let (a, b) = (self.read(op.first)?, self.read(op.second)?);
                 self.write(op.first, b)?;
                 self.write(op.second, a)?;
+            }
+            Kind::ExchangeAdd => {
+                let (a, b) = (self.read(op.first)?, self.read(op.second)?);
+                let result = d.truncate(d.add(a, b), size);
+                // What may fault comes first, and where both are one register, it has the sum.
+                if matches!(op.first, Operand::Memory(_)) {
+                    self.write(op.first, result)?;
+                    self.write(op.second, a)?;
+                } else {
+                    self.write(op.second, a)?;
+                    self.write(op.first, result)?;
+                }
+                self.state.flags.add(size, a, b, result);
+            }
+            Kind::CompareExchange => {
+                let rax = Operand::Gpr { index: Gpr::Rax as usize, size };
+                let (a, b) = (self.read(op.first)?, self.read(op.second)?);
+                let expected = self.read(rax)?;
+                let is_there = d.eq(expected, a);
+                if let Operand::Gpr { index, .. } = op.first {
+                    // Not touched otherwise: of 32 bits, not even extended.
+                    let before = self.state.gpr[index];
+                    self.write(op.first, b)?;
+                    let after = self.state.gpr[index];
+                    self.state.gpr[index] = d.select(is_there, after, before);
+                } else {
+                    // Stored in any case: what was there, if that is not what was expected.
+                    self.write(op.first, d.select(is_there, b, a))?;
+                }
+                let kept = self.state.get(Gpr::Rax);
+                self.write(rax, a)?;
+                let found = self.state.get(Gpr::Rax);
+                self.state.set(Gpr::Rax, d.select(is_there, kept, found));
+                self.state.flags.sub(size, expected, a, d.truncate(d.sub(expected, a), size));
+            }
+            Kind::StoreString { repeats } | Kind::CopyString { repeats } => {
+                self.string(op, repeats)?;
             }
             Kind::Add => {
                 let [a, b] = self.operands(op)?;
@@ -450,7 +522,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 self.state.rip = self.target(op)?;
                 self.tell(Event::Branch(Branch::Jump));
             }
-            Kind::JumpIf(condition) => self.jump_if(op, condition)?,
+            Kind::JumpIf(_) | Kind::Loop(_) | Kind::JumpIfZero => self.jump_if(op)?,
             Kind::Call => {
                 let target = self.target(op)?;
                 self.push(d.code(op.next))?;
@@ -593,6 +665,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             Kind::ReadCr3 => self.write(op.first, d.mask(self.state.cr3, !(1 << 63)))?,
             Kind::WriteCr3 => {
                 let value = self.read(op.second)?;
+                let value = self.same_root(value);
                 self.tell(Event::LoadCr3(value));
                 self.root(value)?;
                 self.tell(Event::Fence(Fence::LoadCr3));
@@ -659,17 +732,55 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         Ok(())
     }
 
-    fn jump_if(&mut self, op: &Op, condition: Condition) -> Result<(), Stop<D::Word>> {
+    fn jump_if(&mut self, op: &Op) -> Result<(), Stop<D::Word>> {
         let d = self.d;
-        let holds = self.state.flags.holds(d, condition);
+        let holds = self.state.jumps_if(d, op.kind).unwrap_or(d.bit(true));
         self.tell(Event::Depends(d.number(holds)));
+        self.state.count_down(d, op.kind);
         let taken = d.decide(holds);
         if d.was_open() {
             self.tell(Event::Decided(d.number(holds)));
         }
         if taken {
             self.state.rip = self.target(op)?;
-            self.tell(Event::Branch(Branch::Jump));
+            let is_plain = matches!(op.kind, Kind::JumpIf(_));
+            self.tell(Event::Branch(if is_plain { Branch::Jump } else { Branch::Counted }));
+        }
+        Ok(())
+    }
+
+    /// STOS and MOVS: once, or one round of as many as RCX says. An event may come in front of each
+    /// round, and finds RIP where it is (Intel SDM vol. 2, REP): so each is a step of its own.
+    fn string(&mut self, op: &Op, repeats: bool) -> Result<(), Stop<D::Word>> {
+        let d = self.d;
+        let count = match repeats {
+            true => {
+                let count = d.known(self.state.get(Gpr::Rcx));
+                count.ok_or(Stop::Stuck(Stuck::Count { at: self.at }))?
+            }
+            false => 1,
+        };
+        if count == 0 {
+            return Ok(());
+        }
+        let is_down = self.state.flags.other(d, RFlags::DF);
+        self.tell(Event::Depends(d.number(is_down)));
+        let goes_down = d.decide(is_down);
+        if d.was_open() {
+            self.tell(Event::Decided(d.number(is_down)));
+        }
+        let value = self.read(op.second)?;
+        self.write(op.first, value)?;
+        let by = if goes_down { -(op.size as i64) } else { op.size as i64 };
+        let is_copy = matches!(op.kind, Kind::CopyString { .. });
+        for pointer in [Some(Gpr::Rdi), is_copy.then_some(Gpr::Rsi)].into_iter().flatten() {
+            self.state.set(pointer, d.plus(self.state.get(pointer), by));
+        }
+        if repeats {
+            self.state.set(Gpr::Rcx, d.word(count - 1));
+            if count != 1 {
+                self.state.rip = d.code(self.at);
+            }
         }
         Ok(())
     }
@@ -888,6 +999,19 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         // is wrong says less.
         let met = !d.decide(d.not(met));
         self.needs(condition, met, Fault::protection(d.word(0)))
+    }
+
+    /// A root as it was known before, if `value` is what MOV from CR3 makes of it: that is the same root,
+    /// whatever NOFLUSH was, which CR3 does not keep. To load it with NOFLUSH clear is always allowed.
+    fn same_root(&self, value: D::Word) -> D::Word {
+        let held = self.observer.held(Held::Root);
+        let is_read = |root: &&D::Word| {
+            **root != value && self.d.mask(**root, !(1 << exists::CR3_NOFLUSH)) == value
+        };
+        match held.contains(&value) {
+            true => value,
+            false => held.iter().find(is_read).copied().unwrap_or(value),
+        }
     }
 
     /// #GP unless `value` can be a root.

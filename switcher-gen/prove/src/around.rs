@@ -36,7 +36,7 @@ impl Target {
         let line = LINE as u64;
         Around {
             trap: trap.map(|trap| trap.mnemonic()),
-            fills: trap.is_some_and(|trap| to == Some(trap.next_ip())),
+            fills: to.is_some() && to == self.behind_trap(at),
             is_upper: is_predicted.then(|| is_in_upper_half(next.wrapping_sub(1))),
             stays_in_line: to.map(|to| to / line == at / line),
         }

@@ -13,7 +13,7 @@ use super::counterexample::{self, Counterexample};
 use super::findings::{Findings, Refused};
 use super::shared::{self, Executed, Key, Shared};
 use super::target::Target;
-use super::theorem::{self, ARMS, BadCode, Extent, Goal, GuestMemory, Run, Theorem, WORK, Walk};
+use super::theorem::{self, ARMS, BadCode, Extent, Goal, GuestMemory, Run, Theorem, Walk};
 use super::world::{Name, Saved, Source};
 use switcher_model::symbolic;
 use switcher_model::symbolic::{By, ExploreError, Symbolic, Verdict as Answer, Word};
@@ -380,13 +380,14 @@ impl Prover {
         let mut bad = None;
         // Also of what turns out to be no path.
         let (executed, in_arms) = (Cell::new(0), Cell::new(0));
+        let work = theorem::work(target);
         let run = |d: &Symbolic| {
             let how = (guest_memory, extent);
             let run = theorem::run_to(d, target, theorem, how, &mut Unknowns, saved, assume(d))?;
             executed.set(executed.get() + run.trace.len());
             in_arms.set(in_arms.get() + run.untaken.executed);
             match (run.trace.last(), run.untaken.at.last()) {
-                (Some(&at), _) if executed.get() > WORK => Err(BadCode::Work { at, limit: WORK }),
+                (Some(&at), _) if executed.get() > work => Err(BadCode::Work { at, limit: work }),
                 (_, Some(&at)) if in_arms.get() > ARMS => Err(BadCode::Arms { at, limit: ARMS }),
                 _ => Ok(run),
             }

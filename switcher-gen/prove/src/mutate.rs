@@ -50,6 +50,8 @@ pub enum Operator {
     /// An instruction for others that not every CPU has.
     Existence,
     Unblock,
+    /// A store of a value of the host's comes first, to the same place.
+    Provenance,
 }
 
 impl Operator {
@@ -72,6 +74,7 @@ impl Operator {
             Self::Prefix => "prefix",
             Self::Existence => "existence",
             Self::Unblock => "unblock",
+            Self::Provenance => "provenance",
         }
     }
 }
@@ -108,6 +111,8 @@ enum Edit {
     Shift(usize, u64),
     /// Something before it.
     Insert(usize, Inserted),
+    /// An instruction before it.
+    Before(usize, Instruction),
 }
 
 /// What is inserted before an instruction.
@@ -252,6 +257,7 @@ impl Mutant {
                 let more = sequence(what, behind(&self.listing.target), selectors)?;
                 self.listing.insert(&mut instructions, index, more);
             }
+            Edit::Before(index, one) => self.listing.insert(&mut instructions, index, vec![one]),
         }
         self.listing.assemble(&instructions, shift)
     }
@@ -321,7 +327,9 @@ impl Listing {
             // is predicted to return there; nor behind what leads elsewhere, whatever is predicted.
             let is_trap = last.is_some_and(|last| {
                 let kinds = [FlowControl::Call, FlowControl::Return, FlowControl::IndirectBranch];
-                kinds.contains(&last.flow_control()) || last.mnemonic() == Mnemonic::Iretq
+                // HLT and SYSRET are no ends to iced-x86.
+                let others = [Mnemonic::Iretq, Mnemonic::Sysretq, Mnemonic::Sysret];
+                kinds.contains(&last.flow_control()) || others.contains(&last.mnemonic())
             });
             let is_filler = instruction.code() == Code::Int3 && !is_trap;
             if !is_filler {
@@ -369,6 +377,9 @@ impl Listing {
 
         add(Operator::Duplicate, "twice".into(), Edit::Duplicate(index));
         add(Operator::Unblock, "behind an IRETQ".into(), Edit::Insert(index, Inserted::Iretq));
+        if let Some(first) = of_the_host(&original) {
+            add(Operator::Provenance, format!("behind `{first}`"), Edit::Before(index, first));
+        }
         if let Some(next) = self.instructions.get(index + 1) {
             add(Operator::Swap, format!("after `{next}`"), Edit::Swap(index));
         }
@@ -610,6 +621,7 @@ impl Listing {
             gates,
             routines: target.routines.as_ref().map(|at| boundary(at.start)..boundary(at.end)),
             hooks: target.hooks,
+            limit: target.limit,
             returns: target.returns,
             setting: target.setting,
             assumed: target.assumed.clone(),
@@ -735,6 +747,23 @@ fn sequence(what: Inserted, next: u64, selectors: Selectors) -> Option<Vec<Instr
             all.into_iter().collect::<Result<_, _>>().ok()
         }
     }
+}
+
+/// The same store of what says where the host's stack lies.
+fn of_the_host(original: &Instruction) -> Option<Instruction> {
+    let register = match original.code() {
+        Code::Mov_rm8_r8 => Register::SPL,
+        Code::Mov_rm16_r16 => Register::SP,
+        Code::Mov_rm32_r32 => Register::ESP,
+        Code::Mov_rm64_r64 => Register::RSP,
+        _ => return None,
+    };
+    let is_store = original.op0_kind() == OpKind::Memory && original.op1_register() != register;
+    is_store.then(|| {
+        let mut changed = *original;
+        changed.set_op1_register(register);
+        changed
+    })
 }
 
 fn is_jump(instruction: &Instruction) -> bool {

@@ -147,7 +147,7 @@ pub(super) fn whole(target: &Target) -> Key {
     let Target { program, enter_guest, return_from_guest, syscall_64, syscall_compat, .. } = target;
     let Target { iretq, windows, gates, routines, hooks, returns, .. } = target;
     // What it is meant for is of the host: see `host`. The others are words for whoever reads them.
-    let Target { setting: _, assumed: _, harmless: _, .. } = target;
+    let Target { setting: _, limit: _, assumed: _, harmless: _, .. } = target;
     let entries = (enter_guest, return_from_guest, syscall_64, syscall_compat, iretq, routines);
     let pieces: Vec<_> = program.pieces().collect();
     digest(&(program.base(), pieces, entries, windows, gates, hooks, returns))
@@ -365,7 +365,10 @@ impl Executed {
             // To behind a call, or the run says that it is not movable.
             Some((Kind::Return(_), _)) => true,
             Some((Kind::Iretq, _)) => is_named(to),
-            Some((_, next)) => to == next || successors(target, from).contains(&Some(to)),
+            // A REP goes on where it is.
+            Some((_, next)) => {
+                to == next || to == from || successors(target, from).contains(&Some(to))
+            }
             None => false,
         };
         self.is_of_place = self.is_of_place

@@ -40,6 +40,8 @@ pub struct Target {
     pub returns: [u64; HostSymbol::RETURNS.len()],
     /// What it is meant for.
     pub setting: Setting,
+    /// How many instructions a path may have before it is taken to have no end.
+    pub limit: usize,
     /// What a verdict assumes of this code in particular, beside all that CAVEATS.md lists.
     pub assumed: Vec<String>,
     /// What names the code and was found not to change it.
@@ -82,6 +84,9 @@ pub struct TargetGate {
 impl Target {
     /// Where an image is taken to lie. It is position-independent, so one address stands for all.
     pub const BASE: u64 = 0xFFFF_FE80_0000_0000;
+    /// More instructions than any path of a switcher has, unless it overwrites much; a loop whose bound
+    /// is a number may have more. What is never left is told from what takes long by nothing else.
+    pub const LIMIT: usize = 10_000;
 
     /// One of our own images.
     #[must_use]
@@ -111,6 +116,7 @@ impl Target {
             hooks: HostSymbol::HOOKS.map(|symbol| of_host(symbol).unwrap_or_default()),
             returns: HostSymbol::RETURNS.map(|symbol| of_host(symbol).unwrap_or_default()),
             setting: Setting::from(image.variant()),
+            limit: Self::LIMIT,
             assumed: Vec::new(),
             harmless: Vec::new(),
         }
@@ -164,6 +170,7 @@ impl Target {
             hooks: HostSymbol::HOOKS.map(of_host),
             returns: HostSymbol::RETURNS.map(of_host),
             setting,
+            limit: Self::LIMIT,
             assumed: foreign.assumed(),
             harmless: foreign.harmless.clone(),
         };
@@ -277,6 +284,33 @@ impl Target {
         // Both decoders say so.
         matches!(self.program.at(next), Some(Ok(_)))
             && matches!(self.program.instruction(next).mnemonic(), Mnemonic::Int3 | Mnemonic::Ud2)
+    }
+
+    /// Where code goes on behind the trap behind the call at `at`. Speculation that returns there must
+    /// find an end: INT3 or UD2, or a loop of PAUSEs and an LFENCE, as kernels have it.
+    pub(super) fn behind_trap(&self, at: u64) -> Option<u64> {
+        use iced_x86::Mnemonic;
+        let start = self.program.instruction(at).next_ip();
+        if self.is_trap_behind(at) {
+            return Some(self.program.instruction(start).next_ip());
+        }
+        let (mut next, mut is_fenced) = (start, false);
+        // As many as there are in any kernel, and some more.
+        for _ in 0..4 {
+            matches!(self.program.at(next), Some(Ok(_))).then_some(())?;
+            let instruction = self.program.instruction(next);
+            next = instruction.next_ip();
+            match instruction.mnemonic() {
+                Mnemonic::Pause => {}
+                Mnemonic::Lfence => is_fenced = true,
+                Mnemonic::Jmp => {
+                    let is_loop = is_fenced && instruction.near_branch_target() == start;
+                    return is_loop.then_some(next);
+                }
+                _ => return None,
+            }
+        }
+        None
     }
 
     /// Whether there is an ENDBR64.

@@ -250,8 +250,8 @@ pub enum BadCode {
     },
     /// More instructions than any path has.
     #[error(
-        "{at:#x}: more than {limit} instructions on one path: a loop of too many rounds, or without a \
-         bound"
+        "{at:#x}: more than {limit} instructions on one path: a loop without a bound, or of more rounds \
+         than `--instructions` allows"
     )]
     Loop {
         /// Where it was when it was given up.
@@ -276,6 +276,15 @@ pub enum BadCode {
          jumps"
     )]
     Several {
+        /// The instruction.
+        at: u64,
+    },
+    /// A REP, and how often it repeats is not known.
+    #[error(
+        "{at:#x}: a REP that repeats as often as the state says: load a constant into RCX in front of \
+         it, on each path its own"
+    )]
+    Count {
         /// The instruction.
         at: u64,
     },
@@ -345,14 +354,19 @@ pub struct Run<D: Domain> {
     pub touches_pvcs: bool,
 }
 
-/// More instructions than any path of a switcher has; a loop whose bound is a number may have many.
-const LIMIT: usize = 10_000;
 /// More instructions than any theorem of a switcher has on all of its paths together: each is one
 /// that is executed, from the beginning of its path on.
-pub(super) const WORK: usize = 1 << 17;
+const WORK: usize = 1 << 17;
+/// And than this many paths have that are as long as they may be.
+const LONG_PATHS: usize = 12;
 /// More jumps that no number decides than any path of a switcher has. Each of them may make two paths
 /// of one, and asks the solver.
 const OPEN: usize = 256;
+
+/// More instructions than all paths of a theorem about `target` have together.
+pub(super) fn work(target: &Target) -> usize {
+    WORK.max(target.limit.saturating_mul(LONG_PATHS))
+}
 
 /// What a run is watched for.
 pub(super) struct Watch<'a, D: Domain> {
@@ -376,6 +390,8 @@ pub(super) struct Watch<'a, D: Domain> {
     /// Whether a guest is said to be run where its root is loaded. Comes last: what else is wrong
     /// says more.
     running: Vec<Goal<D>>,
+    /// The root that a routine was called or reached on: it may be left and loaded again.
+    first_root: D::Word,
     /// The root that an event has interrupted: it is restored.
     interrupted: Option<D::Word>,
     /// Whether an event has executed an IRETQ.
@@ -386,9 +402,9 @@ pub(super) struct Watch<'a, D: Domain> {
     pub(super) blocking: Blocking<D>,
     /// What of stacks is overwritten between two instructions.
     pub(super) lost: Lost,
-    /// How often host_rsp and switch_flags were stored to.
+    /// How often host_rsp was stored to, and whether switch_flags were changed.
     host_rsp_stored: usize,
-    flags_stored: usize,
+    flags_changed: D::Bit,
     /// Where the addresses are that calls and INTs have pushed, and whether nothing was done with
     /// them but to return.
     pushed: Vec<Place>,
@@ -433,12 +449,13 @@ impl<'a, D: Domain> Watch<'a, D> {
             host_gs: world.host_gs,
             roots: world.spec.tss_extra,
             running: Vec::with_capacity(64),
+            first_root: machine.cr3,
             interrupted: world.event.as_ref().map(|event| event.interrupted.root),
             unblocked: false,
             on_ist_again: false,
             lost: Lost::default(),
             host_rsp_stored: 0,
-            flags_stored: 0,
+            flags_changed: d.bit(false),
             pushed: Vec::with_capacity(8),
             is_movable: true,
             reads_code: false,
@@ -451,6 +468,7 @@ impl<'a, D: Domain> Watch<'a, D> {
             held_roots: [extra.host_cr3, extra.enter_cr3, extra.smod_cr3, extra.umod_cr3]
                 .into_iter()
                 .chain(world.event.as_ref().map(|event| event.interrupted.root))
+                .chain([machine.cr3])
                 .collect(),
             held_spec_ctrl: [world.spec.spec_ctrl, extra.host_spec_ctrl, extra.guest_spec_ctrl],
             held_bases: [machine.fs_base, machine.gs_base, machine.inactive_gs_base],
@@ -463,7 +481,9 @@ impl<'a, D: Domain> Watch<'a, D> {
     pub(super) fn is_bounded(&self) -> Result<(), BadCode> {
         let at = self.trace.last().copied().unwrap_or_default();
         match (self.trace.len(), self.open) {
-            (LIMIT.., _) => Err(BadCode::Loop { at, limit: LIMIT }),
+            (length, _) if length >= self.target.limit => {
+                Err(BadCode::Loop { at, limit: self.target.limit })
+            }
             (_, OPEN..) => Err(BadCode::Open { at, limit: OPEN }),
             _ => Ok(()),
         }
@@ -529,14 +549,14 @@ impl<'a, D: Domain> Watch<'a, D> {
         name == RegionName::Sp0Stack
     }
 
-    /// How many bytes of switch_flags an access reads, from the first on.
-    fn reads_flags(&self, state: &Machine<D>, access: &Access<D::Word>) -> Option<usize> {
+    /// From which byte on an access reads switch_flags, and how many bytes.
+    fn reads_flags(&self, state: &Machine<D>, access: &Access<D::Word>) -> Option<(usize, usize)> {
         let Place { region, index, size } = access.place;
         let region = &state.memory.regions[region];
-        let block = self.target.setting.block.tss_extra;
-        let is_there = region.name == RegionName::TssExtra
-            && region.offset(index) == block + TssExtra::switch_flags.bytes() as i64;
-        (is_there && !access.store).then_some(size)
+        let flags = self.target.setting.block.tss_extra + TssExtra::switch_flags.bytes() as i64;
+        let at = usize::try_from(region.offset(index) - flags).ok()?;
+        let is_there = region.name == RegionName::TssExtra && at + size <= 8;
+        (is_there && !access.store).then_some((at, size))
     }
 
     /// An access may be to an address that a call has pushed.
@@ -621,12 +641,17 @@ impl<'a, D: Domain> Watch<'a, D> {
         if let Some(hooks) = store.hooks_bits(setting).filter(|_| is_allowed) {
             let at = self.trace.last().copied();
             let op = at.and_then(|at| self.target.program.at(at));
-            self.flags_stored += 1;
-            let is_one = stores::is_one_update(op.and_then(Result::ok)) && self.flags_stored == 1;
-            self.goal(obligation::ONE_UPDATE, d.bit(is_one), "switch_flags");
-            // What this breaks otherwise says more.
             let changed = d.xor(access.value, region.read(d, store.at, store.size));
-            let holds = d.not(d.any(d.truncate(changed, store.size), hooks));
+            let changed = d.truncate(changed, store.size);
+            // Twice, unless the first was none: a CMPXCHG may fail.
+            let is_change = d.any(changed, u64::MAX);
+            let again = d.both(self.flags_changed, is_change);
+            self.flags_changed = d.either(self.flags_changed, is_change);
+            let is_one = stores::is_one_update(op.and_then(Result::ok));
+            let holds = d.both(d.bit(is_one), d.not(again));
+            self.goal(obligation::ONE_UPDATE, holds, "switch_flags");
+            // What this breaks otherwise says more.
+            let holds = d.not(d.any(changed, hooks));
             let (obligation, about) = (obligation::ONE_UPDATE, "switch_flags");
             self.running.push(Goal { obligation, holds, about, values: None, at });
         }
@@ -703,7 +728,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         let peers = d.either(d.eq(value, roots.smod_cr3), d.eq(value, roots.umod_cr3));
         let others = d.either(d.eq(value, roots.host_cr3), d.eq(value, roots.enter_cr3));
         let restored = self.interrupted.map_or(d.bit(false), |root| d.eq(value, root));
-        let others = d.either(others, restored);
+        let others = d.either(others, d.either(restored, d.eq(value, self.first_root)));
         let unprepared = d.any(roots.switch_flags, SwitchFlags::NO_DS_CR3.bits());
         // Slots may hold the same value: what counts is that there is a reason to load it.
         let prepared = d.either(others, d.not(unprepared));
@@ -802,6 +827,7 @@ impl<'a, D: Domain> Watch<'a, D> {
                 self.barriers.branch(at, None);
             }
             Branch::Jump => self.barriers.branch(at, to),
+            Branch::Counted => {}
             Branch::Call => {
                 let next = self.target.program.instruction(at).next_ip();
                 self.barriers.called(next, self.target.around(at).fills);
@@ -911,7 +937,9 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 let depends = d.mentions(condition, Origin::is_no_ground_for_a_decision);
                 self.goal(obligation::NO_DECISION_ON_RSP, d.bit(!depends), "RSP");
             }
-            Event::Decided(condition) => self.decisions.decided(d, condition),
+            Event::Decided(condition) => {
+                self.decisions.decided(d, state, condition, self.pvcs_at.is_some());
+            }
             Event::LoadCr3(value) => self.cr3(d, value),
             Event::WriteGsBase(base) => {
                 let canonical = self.target.model().is_canonical(d, base);
@@ -957,8 +985,8 @@ impl<D: Domain> Observer<D> for Watch<'_, D> {
                 if name == RegionName::InterruptedStack {
                     self.interrupted_stack(d, state);
                 }
-                if let Some(size) = self.reads_flags(state, &access) {
-                    self.decisions.read_flags(access.value, size);
+                if let Some((at, size)) = self.reads_flags(state, &access) {
+                    self.decisions.read_flags(access.value, at, size);
                 }
                 if name == RegionName::Pvcs {
                     let is_free = d.bit(!self.decisions.is_a_secret());
@@ -1292,6 +1320,7 @@ pub(super) fn bad<W: core::fmt::Debug>(stuck: Stuck<W>, at: u64) -> BadCode {
         Stuck::NoCode { .. } | Stuck::Wild { .. } => BadCode::Leaves { at, target: at },
         Stuck::Msr { at, .. } => BadCode::Msr { at },
         Stuck::Several { at } => BadCode::Several { at },
+        Stuck::Count { at } => BadCode::Count { at },
     }
 }
 

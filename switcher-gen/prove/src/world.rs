@@ -303,8 +303,9 @@ impl Setting {
 }
 
 pub(super) const FRAME: i64 = size_of::<PtRegs>() as i64;
-/// How much of the caller's stack `switcher_enter_guest` may use.
-const CALLER_STACK: i64 = 256;
+/// How much of the caller's stack `switcher_enter_guest` may use: what it saves, and as many return
+/// addresses at once as fill a return stack buffer.
+const CALLER_STACK: i64 = 512;
 
 /// A field's place: name, offset, size.
 pub(super) type FieldAt = (&'static str, i64, usize);

@@ -248,6 +248,19 @@ pub enum ReadError {
         /// Its name.
         section: String,
     },
+    /// A call leads to where the loader says.
+    #[error(
+        "{}the stub in `{section}` is called, which jumps to whichever function the loader has found, in \
+         this file or another: link with `-Bsymbolic`, or make the function local or hidden, so that the \
+         linker calls it without the PLT",
+        from.as_ref().map(|at| format!("from {at}, ")).unwrap_or_default()
+    )]
+    Plt {
+        /// The section of the stub.
+        section: String,
+        /// The call.
+        from: Option<Place>,
+    },
     /// Code is not all in one place.
     #[error(
         "{}`{section}` is reached, and `{first}` holds the code: a guest's root need not map both, so \

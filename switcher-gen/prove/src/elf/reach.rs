@@ -83,11 +83,15 @@ impl<'data, R: Contents<'data>> Sweep<'_, '_, 'data, R> {
             let other = self.code.area(at).filter(|_| sure == Sure::Yes);
             return match other {
                 None => Ok(()),
-                Some(other) => Err(ReadError::SecondSection {
-                    section: self.code.section(other).text(),
-                    first: self.code.section(self.home).text(),
-                    from: from.map(|from| self.place(from)),
-                }),
+                Some(other) => {
+                    let (section, from) =
+                        (self.code.section(other).text(), from.map(|from| self.place(from)));
+                    if section.starts_with(".plt") {
+                        return Err(ReadError::Plt { section, from });
+                    }
+                    let first = self.code.section(self.home).text();
+                    Err(ReadError::SecondSection { section, first, from })
+                }
             };
         }
         match self.seen.get(&at) {

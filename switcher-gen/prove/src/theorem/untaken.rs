@@ -405,11 +405,20 @@ impl<D: Domain> Watch<'_, D> {
             let is_last = self.barriers.overwritten;
             let overwritten = if is_last { arms.verws } else { 0 };
             let so_far = SoFar { has_stored: false, overwritten };
-            if let Kind::JumpIf(condition) = op.kind {
+            // The CPU may take any round for the last one.
+            if op.repeats() && d.known(state.get(Gpr::Rcx)) != Some(0) {
+                self.go_later(d, &mut arms, op.next, state, &self.barriers, so_far);
+            }
+            if let Some(condition) = state.jumps_if(d, op.kind) {
                 let [next, to] = arms_of(self.target, at);
-                let condition = state.flags.holds(d, condition);
                 // A loop's is a number.
                 let holds = d.known(d.number(condition));
+                let counted = matches!(op.kind, Kind::Loop(_)).then(|| {
+                    let mut counted = copy(state);
+                    counted.count_down(d, op.kind);
+                    counted
+                });
+                let state = counted.as_ref().unwrap_or(state);
                 arms.told.extend([condition, d.not(condition)].map(|bit| d.number(bit)));
                 match holds {
                     Some(holds) => {
@@ -635,9 +644,11 @@ fn one<D: Domain>(
                 at_guest(d, &world.machine, watch);
                 return Ok(());
             }
-            Kind::JumpIf(condition) => {
-                let condition = d.number(world.machine.flags.holds(d, condition));
-                if arms.tells(d, watch, condition) {
+            Kind::JumpIf(_) | Kind::Loop(_) | Kind::JumpIfZero => {
+                let holds = world.machine.jumps_if(d, op.kind).unwrap_or(d.bit(true));
+                world.machine.count_down(d, op.kind);
+                let condition = d.number(holds);
+                if arms.tells(d, watch, &world.machine, condition) {
                     watch.broken(d, obligation::UNTAKEN_MEMORY, "flags");
                     return Ok(());
                 }
@@ -646,7 +657,7 @@ fn one<D: Domain>(
                 }
                 for (is_taken, to) in arms_of(target, at).into_iter().enumerate() {
                     let mut barriers = watch.barriers.clone();
-                    if is_taken != 0 {
+                    if is_taken != 0 && matches!(op.kind, Kind::JumpIf(_)) {
                         barriers.branch(at, Some(to));
                     }
                     watch.go_later(d, arms, to, &world.machine, &barriers, so_far);
@@ -681,6 +692,11 @@ fn one<D: Domain>(
                 let to = d.code_at(machine.rip).unwrap_or_default();
                 watch.go_later(d, arms, to, machine, &watch.barriers, so_far);
                 return Ok(());
+            }
+            // The next round, or what is behind the last one, which it may be taken for.
+            Ok(Step::Next) if op.repeats() && d.code_at(machine.rip) == Some(at) => {
+                is_first = true;
+                watch.go_later(d, arms, op.next, machine, &watch.barriers, so_far);
             }
             // HLT stops nothing that is ahead of it.
             Ok(Step::Next | Step::Halted) => {}
@@ -741,7 +757,10 @@ fn one<D: Domain>(
                     watch.go_later(d, arms, to, machine, &watch.barriers, so_far);
                     return Ok(());
                 }
-                if tells(d, address) && !is_near || is_transfer {
+                // Many accesses, of which one is judged.
+                let is_string =
+                    matches!(op.kind, Kind::StoreString { .. } | Kind::CopyString { .. });
+                if tells(d, address) && !is_near || is_transfer || is_string {
                     watch.broken(d, obligation::UNTAKEN_MEMORY, "address");
                     return Ok(());
                 }
@@ -772,7 +791,9 @@ fn one<D: Domain>(
                 watch.broken(d, obligation::UNTAKEN_MEMORY, "address");
                 return Ok(());
             }
-            Err(Stuck::Program(_) | Stuck::Msr { .. } | Stuck::NoCode { .. }) => {
+            Err(
+                Stuck::Program(_) | Stuck::Msr { .. } | Stuck::Count { .. } | Stuck::NoCode { .. },
+            ) => {
                 watch.broken(d, obligation::UNTAKEN_CODE, "instruction");
                 return Ok(());
             }
@@ -784,14 +805,18 @@ impl<D: Domain> Arms<D> {
     /// Whether a jump by `condition` tells what was found, or what no guest may learn, beyond what it is
     /// told anyway: by the way of the path itself, or because it is run at all. Where something has been
     /// interrupted, in the code or not, decides what is done about it.
-    fn tells(&self, d: &D, watch: &Watch<'_, D>, condition: D::Word) -> bool {
+    fn tells(&self, d: &D, watch: &Watch<'_, D>, state: &Machine<D>, condition: D::Word) -> bool {
         let is_of_code = d.is_of_code(condition);
         let is_secret = |origin: Origin| match origin {
             Origin::Interrupted => !is_of_code,
             Origin::Place => false,
             origin => !origin.may_reach_a_guest(),
         };
-        let is_told = || self.told.contains(&condition) || watch.decisions.is_told(d, condition);
+        let is_told = || {
+            self.told.contains(&condition)
+                || watch.decisions.is_told(d, condition)
+                || watch.decisions.is_in_parts(d, state, condition)
+        };
         is_found(d, condition) || d.mentions(condition, is_secret) && !is_told()
     }
 }
@@ -868,10 +893,13 @@ fn skip<D: Domain>(
     let only_reads = matches!(op.kind, Kind::Cmp | Kind::Test | Kind::Bt | Kind::Push | Kind::Verw);
     let is_register = |n| instruction.op_count() > n && instruction.op_kind(n) == OpKind::Register;
     for n in 0..2 {
-        let is_written = n == 0 || op.kind == Kind::Xchg;
+        let is_written = n == 0 || matches!(op.kind, Kind::Xchg | Kind::ExchangeAdd);
         if is_written && !only_reads && is_register(n) && instruction.op_register(n).is_gpr() {
             machine.gpr[instruction.op_register(n).full_register().number()] = value;
         }
+    }
+    if op.kind == Kind::CompareExchange {
+        machine.set(Gpr::Rax, value);
     }
     if !matches!(op.kind, Kind::Mov | Kind::Push | Kind::Pop | Kind::PushFlags | Kind::Verw) {
         let bit = d.mask(value, 1);
@@ -910,8 +938,8 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
                     watch.is_of_frame(name) && !d.mentions(access.value, Origin::is_the_hosts);
                 watch.barriers.overwritten &= is_frame;
                 watch.has_read(d, self.is_last && !is_frame);
-                if let Some(size) = watch.reads_flags(state, &access) {
-                    watch.decisions.read_flags(access.value, size);
+                if let Some((at, size)) = watch.reads_flags(state, &access) {
+                    watch.decisions.read_flags(access.value, at, size);
                 }
                 if watch.is_host_rsp(state, &access) {
                     let is_zero = d.is(access.value, 0);
