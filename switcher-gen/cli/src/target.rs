@@ -128,12 +128,14 @@ impl ForeignArgs {
     /// Whether something is said of a file, for commands that need not have one: that an argument requires
     /// another one does not count where that one conflicts with a third.
     pub(crate) const fn is_used(&self) -> bool {
-        let Self { elf, pvcs, gs_tss, gs_tss_extra, features, assume_unpatched } = self;
+        let Self { elf, pvcs, gs_tss, gs_tss_extra, features, instructions, assume_unpatched } =
+            self;
         elf.is_some()
             || pvcs.is_some()
             || gs_tss.is_some()
             || gs_tss_extra.is_some()
             || !features.is_empty()
+            || instructions.is_some()
             || *assume_unpatched
     }
 
