@@ -4,8 +4,8 @@ use iced_x86::{Decoder, DecoderOptions};
 use switcher_gen::arch::{PagingMode, Selectors, Vendor};
 use switcher_model::symbolic::{self, Symbolic};
 use switcher_model::{
-    CR4, CR4_PCIDE, CR4_PKE, Concrete, Domain, EFER, Event, Features, Flags, Memory, Model, Msrs,
-    Observer, Op, Program, Region, RegionName, State, Step, Stuck,
+    CR4, CR4_PCIDE, CR4_PKE, Concrete, Domain, EFER, Event, Features, Flags, Gpr, Memory, Model,
+    Msrs, Observer, Op, Program, Region, RegionName, State, Step, Stuck,
 };
 use yaxpeax_arch::LengthedInstruction as _;
 use yaxpeax_x86::long_mode::InstDecoder;
@@ -271,6 +271,7 @@ fn in_numbers<W: Copy + std::fmt::Debug>(
         Err(Stuck::SelfModifying { at }) => Err(Stuck::SelfModifying { at }),
         Err(Stuck::Msr { at, number }) => Err(Stuck::Msr { at, number: word(number) }),
         Err(Stuck::Several { at }) => Err(Stuck::Several { at }),
+        Err(Stuck::Count { at }) => Err(Stuck::Count { at }),
         Err(Stuck::NoCode { rip }) => Err(Stuck::NoCode { rip: word(rip) }),
     }
 }
@@ -305,6 +306,7 @@ fn check_execution(input: &Input, program: &Program) {
                 Err(Stuck::Wild { address: open, .. } | Stuck::Msr { number: open, .. }) => {
                     d.known(*open).is_none()
                 }
+                Err(Stuck::Count { .. }) => d.known(execution.state.get(Gpr::Rcx)).is_none(),
                 Err(Stuck::Several { .. }) => true,
                 _ => false,
             };
