@@ -12,8 +12,18 @@ use switcher_gen::arch::PagingMode;
 use switcher_gen::{Image, Policy, Variant};
 use switcher_listing::{Line, Listing, ListingOptions};
 
-use crate::engine::not_here::NotHere;
 use crate::run::{End, Run};
+
+/// A case that an engine cannot run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotHere {
+    /// The case.
+    pub case: &'static str,
+    /// What the engine lacks.
+    pub why: &'static str,
+    /// Whether it always does: where it depends on the machine, the case may be run after all.
+    pub always: bool,
+}
 
 /// What must be in the report.
 #[derive(Debug, Clone, Copy)]

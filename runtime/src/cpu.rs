@@ -8,17 +8,19 @@ use raw_cpuid::CpuIdReaderNative;
 use switcher_gen::arch::{HostFeatures, Msr as MsrName, PagingMode, RFlags, Speculation};
 use switcher_gen::asm::Label;
 use switcher_gen::layout::{IstTop, PerCpu, Placement, Tss, TssExtra};
+use switcher_gen::mitigations::Assessment;
 use switcher_gen::{Config, Gate, Mitigation, Mitigations, NoVariant, Variant};
 use x86_64::registers::control::{Cr4, Cr4Flags, Efer, EferFlags};
 
-use crate::detect::Detect;
+use crate::detect::{self, Detect};
+use crate::has::Has;
 use crate::load::Switcher;
 use crate::mapping::MappingList;
 use crate::pcid::CleanRoots;
 use crate::predictors::{Barriers, Predictors};
 use crate::refused::Refused;
 use crate::registers::{self, DescriptorTablePointer, read_msr, write_msr};
-use crate::state::{self, Has, Host, Installed, StateError};
+use crate::state::{self, Host, Installed, StateError};
 
 /// A CPU on which a switcher is installed. Not `Send`: it is the CPU it was made on.
 #[derive(Debug)]
@@ -335,6 +337,21 @@ impl Switcher {
 }
 
 impl Cpu<'_> {
+    /// What the faults of **this** CPU ask for as it is set up now, and what the host has not done
+    /// about them. A variant is chosen once, MSRs are each CPU's own: one on which SPEC_CTRL is not
+    /// what it is elsewhere needs more than the variant has, which
+    /// [`Mitigations::covers`](switcher_gen::Mitigations::covers) tells. A host may know better, so
+    /// [`install`](crate::Switcher::install) does not refuse. A variant with `untrain` is taken for the word of a host
+    /// that has return thunks.
+    ///
+    /// # Errors
+    /// If this is not the CPU of `install`, or may be another one in the middle of it.
+    pub fn assess(&self) -> Result<Assessment, NotHere> {
+        self.is_here()?;
+        let Config { vendor, mitigations, .. } = self.switcher().variant().config();
+        Ok(detect::assess(HostFeatures::detect(), vendor, mitigations.untrain))
+    }
+
     /// The switcher installed here.
     #[must_use]
     pub const fn switcher(&self) -> &Switcher {

@@ -26,6 +26,22 @@ pub use fault::{
     Unmet,
 };
 
+impl Elsewhere {
+    /// All of them.
+    pub const ALL: &'static [Self] = table::ELSEWHERE;
+}
+
+impl Fault {
+    /// A vendor's table.
+    #[must_use]
+    pub const fn of(vendor: Vendor) -> &'static [Self] {
+        match vendor {
+            Vendor::Intel => table::INTEL,
+            Vendor::Amd => table::AMD,
+        }
+    }
+}
+
 /// What becomes of the return stack buffer on an exit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rsb {

@@ -9,13 +9,13 @@ use syn::ext::IdentExt;
 use syn::{Attribute, DeriveInput, Expr, ExprLit, Lit, Meta, Result};
 
 use crate::ast::{Assertion, Field, Struct};
-use crate::{fallback, text};
+use crate::text;
 
-pub(crate) fn derive(input: &DeriveInput) -> TokenStream {
-    try_derive(input).unwrap_or_else(|error| fallback::derive(input, &error))
-}
-
-fn try_derive(input: &DeriveInput) -> Result<TokenStream> {
+/// The whole output for a struct that is accepted.
+///
+/// # Errors
+/// The struct is rejected.
+pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
     let parsed = Struct::parse(input)?;
     parsed.validate()?;
     Ok(expand(input, &parsed))

@@ -137,7 +137,7 @@ use proc_macro::TokenStream;
 #[proc_macro_derive(AsmLayout, attributes(asm))]
 pub fn derive_asm_layout(input: TokenStream) -> TokenStream {
     let input = syn::parse_macro_input!(input as syn::DeriveInput);
-    expand::derive(&input).into()
+    derive(&input).into()
 }
 
 /// Emits x86-64 code whose memory operands are fields of structs.
@@ -242,4 +242,9 @@ pub fn derive_asm_layout(input: TokenStream) -> TokenStream {
 #[proc_macro]
 pub fn asm(input: TokenStream) -> TokenStream {
     asm::expand(input.into()).into()
+}
+
+/// What a struct becomes: its constants, or why it is rejected and what keeps that one mistake from causing more.
+fn derive(input: &syn::DeriveInput) -> proc_macro2::TokenStream {
+    expand::derive(input).unwrap_or_else(|error| fallback::derive(input, &error))
 }

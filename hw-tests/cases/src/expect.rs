@@ -3,23 +3,13 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt::{self, Debug};
+use core::fmt::Debug;
 
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::{OrigAx, PtRegs, Pvcs, Revision, SwitchFlags};
 use switcher_runtime::{DebugCauses, Detail, Exception, Exit, Mode};
 
-use crate::world::{Code, HostAfter, Outcome, Platform, Setup, place};
-
-/// Why a case failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure(pub String);
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+use crate::world::{Code, Failure, HostAfter, Outcome, Platform, Setup, place};
 
 /// An outcome to the letter, except for RF in the flags of an event: hardware sets it there for
 /// faults, some emulators do not.

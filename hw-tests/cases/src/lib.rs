@@ -3,10 +3,21 @@
 //! A case puts a guest into a state ([`Setup`]), an engine ([`World`]) runs it until it exits, and
 //! *everything* the exit shows ([`Outcome`]) is compared with what must come of it ([`Expected`]):
 //! all registers, the PVCS, the mode, and the host itself. The cases know nothing of engines; the
-//! bare-metal kernel is one, the model of a CPU and the real CPU in user mode are others.
+//! bare-metal kernel is one, the model of a CPU and the real CPU in user mode are others. Whoever
+//! writes an engine implements [`World`] and runs the list.
 //!
-//! The guest's programs are a few instructions ([`program!`](switcher_gen::program!)). UD2 is the probe: its #UD shows every
-//! register as it is, RCX and R11 too.
+//! The guest's programs are a few instructions ([`program!`](switcher_gen::program!)). UD2 is the
+//! probe: its #UD shows every register as it is, RCX and R11 too.
+//!
+//! ```
+//! use switcher_gen::Hazard;
+//!
+//! // Which cases try whether SYSRETQ can fault in ring 0?
+//! let cases = hw_cases::all();
+//! let tried = cases.iter().filter(|case| case.rows.contains(&Hazard::SysretNonCanonical));
+//! let names: Vec<_> = tried.map(|case| case.name).collect();
+//! assert!(names.contains(&"eretu_to_a_rip_with_any_high_bit_faults_in_the_guest"));
+//! ```
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -20,8 +31,10 @@ mod run;
 mod world;
 
 pub use compat::CompatSyscall;
-pub use expect::{Expected, Failure};
+pub use expect::Expected;
 pub use list::all;
 pub use program::{PROBE, SYSCALL, SYSCALLS};
 pub use run::{Case, End, Run};
-pub use world::{Code, Entries, HostAfter, Outcome, Platform, Refusal, Setup, World, place};
+pub use world::{
+    Code, Entries, Failure, HostAfter, Outcome, Platform, Refusal, Setup, World, place,
+};

@@ -3,9 +3,9 @@
 use alloc::format;
 use alloc::string::String;
 
-use crate::expect::{Expected, Failure};
+use crate::expect::Expected;
 use crate::program;
-use crate::world::{Entries, Outcome, Platform, Refusal, Setup, World, place};
+use crate::world::{Entries, Failure, Outcome, Platform, Refusal, Setup, World, place};
 use switcher_gen::Hazard;
 use switcher_runtime::Mode;
 

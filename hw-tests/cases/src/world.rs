@@ -2,8 +2,8 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
 
-use crate::expect::Failure;
 use switcher_gen::arch::{PagingMode, RFlags, Selectors, Vendor};
 use switcher_gen::layout::{PtRegs, Pvcs, Revision, SwitchFlags};
 use switcher_runtime::{Exit, Mode};
@@ -198,6 +198,16 @@ pub struct Entries {
     pub cstar_is_the_stub: bool,
     /// EFER.SCE and CR4.FSGSBASE.
     pub enabled: bool,
+}
+
+/// Why a case failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure(pub String);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// Why there is no outcome.

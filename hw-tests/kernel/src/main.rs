@@ -1,7 +1,11 @@
 //! The case runner: a bare-metal host hypervisor that reports over the serial port.
 //!
+//! `cargo xtask test --engine qemu-tcg-4level` builds it, boots it and judges its report;
+//! `cargo xtask iso` writes an image of it for a real machine.
+//!
 //! # The order of the modules
-//! A module imports only from those above it in this list: `hw-tests/tests/module_order.rs` sees to it.
+//! A module imports only from those above it in this list: `hw-tests/tests/module_order.rs` sees to
+//! it.
 //!
 //! 1. `report`: the lines of the report.
 //! 2. `model`: does this CPU do what the model says?
@@ -90,8 +94,8 @@ fn main(platform: Platform) -> ! {
     report.end()
 }
 
-/// The host's part: choose a variant for this CPU, assemble it here, install it on all CPUs, run the
-/// cases.
+/// The host's part: choose a variant for this CPU, assemble it here, install it on all CPUs, run
+/// the cases.
 fn run(cases: &[hw_cases::Case], options: Options, report: &mut Report) {
     let features = cpu::tracked(HostFeatures::detect);
     let variant = Variant::for_host(&features, Selectors::DEFAULT);

@@ -1,8 +1,8 @@
 //! What the bare-metal kernel (`hw-tests/kernel`) and the engine runner (`hw-tests`) say to each
 //! other.
 //!
-//! * Runner to kernel: words on the multiboot command line, [`Options`], and a multiboot module with
-//!   instructions to execute, [`vectors`].
+//! * Runner to kernel: words on the multiboot command line, [`Options`], and a multiboot module
+//!   with instructions to execute, [`vectors`].
 //! * Kernel to runner: one line per event on the serial port, [`Event`], each [`PREFIX`]ed so that
 //!   what the BIOS, GRUB or an emulator's debugger prints is told apart from a report.
 //!
@@ -11,6 +11,18 @@
 //! [`Event::Switcher`] per switcher that is assembled, an [`Event::Case`] per case and per [host
 //! case](HOST_CASES), one [`Event::End`]. A kernel that dies prints a [`PANIC`] or a [`FATAL`] line
 //! instead, which are plain text because nothing (the heap least of all) can be trusted by then.
+//!
+//! ```
+//! use hw_protocol::{Event, Verdict};
+//!
+//! let case = Event::Case { name: "c".into(), verdict: Verdict::Pass, runs: 20, detail: "".into() };
+//! let line = case.to_line()?;
+//! assert!(line.starts_with(hw_protocol::PREFIX));
+//! assert_eq!(Event::parse(&line)?, Some(case));
+//! // Whatever else an emulator prints is no event.
+//! assert_eq!(Event::parse("SeaBIOS (version 1.16)")?, None);
+//! # Ok::<(), hw_protocol::EventError>(())
+//! ```
 
 #![no_std]
 

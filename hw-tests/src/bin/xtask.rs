@@ -114,7 +114,10 @@ fn main() -> ExitCode {
             .and_then(|()| install(&[fuzzing::CXX]))
             .and_then(|()| make_roots(&engine::all()))
             .map(|()| true),
-        Task::Cases { engine } => hosted::report(&engine).map(|()| true),
+        Task::Cases { engine } => engine::hosted(&engine)
+            .with_context(|| format!("there is no engine {engine} that runs in a process"))
+            .and_then(hosted::report)
+            .map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -358,11 +361,42 @@ fn checks(summary: &mut Summary) -> Result<()> {
     ] {
         step(summary, name, command)?;
     }
+    summary.0.push(dependencies()?);
     let mut all = workspace::cargo();
     // All that fails, and not the first alone.
     all.args(["test", "--workspace", "--no-fail-fast"]);
     tests(summary, &mut all)?;
     fuzz_targets(summary, FUZZING)
+}
+
+/// The version of cargo-deny that deny.toml was written for.
+const CARGO_DENY: &str = "0.20.2";
+
+/// Licences, versions and sources of all packages, against deny.toml. Where cargo-deny is not there and cannot be
+/// installed, the test `dependencies` is what reads deny.toml, and the summary says so. Known vulnerabilities are not
+/// asked about: that needs a network.
+fn dependencies() -> Result<Row> {
+    heading("deny");
+    let started = Instant::now();
+    let is_there = || -> Result<bool> {
+        let mut version = workspace::cargo();
+        version.args(["deny", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(version.status().context("running cargo")?.success())
+    };
+    if !is_there()? {
+        // Unoptimised, it is built in a minute.
+        let mut install = workspace::cargo();
+        install.args(["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--debug"]);
+        let installed = install.status().context("running cargo install")?;
+        if !installed.success() || !is_there()? {
+            let note = "cargo-deny is not here; the test `dependencies` reads deny.toml";
+            return Ok(row("deny", (0, 0), started.elapsed(), note));
+        }
+    }
+    let mut check = workspace::cargo();
+    check.args(["deny", "--locked", "check", "licenses", "bans", "sources"]);
+    let success = check.status().context("running cargo deny")?.success();
+    Ok(row("deny", if success { (1, 0) } else { (0, 1) }, started.elapsed(), ""))
 }
 
 /// Runs a command, shows its output, and returns it.

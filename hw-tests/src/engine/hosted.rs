@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use hw_cases::{HostAfter, Platform, Refusal, World};
 use hw_protocol::{Event, Options, Verdict};
 use switcher_engine::scenario::{Outcome, Setup};
@@ -16,7 +16,7 @@ use switcher_gen::{Hazard, Image, Policy, Variant};
 use switcher_runtime::{DebugCauses, Exit};
 
 use super::qemu::read;
-use super::{Engine, Runs, machine, native};
+use super::{Engine, Runs};
 use crate::run::{End, Run};
 use crate::tools::{self, Ending, Tool};
 
@@ -33,11 +33,6 @@ pub struct Hosted {
     pub(super) world: fn(&Variant) -> Result<NamedWorld>,
     /// Why it cannot be used here, if it cannot.
     pub(super) unavailable: fn() -> Option<String>,
-}
-
-/// All, in the order they are run.
-pub fn all() -> impl Iterator<Item = Hosted> {
-    machine::ENGINES.into_iter().chain(native::ENGINES)
 }
 
 impl Engine for Hosted {
@@ -82,14 +77,11 @@ impl Engine for Hosted {
     }
 }
 
-/// Runs the cases on the engine of that name, and reports on standard output.
+/// Runs the cases on an engine, and reports on standard output.
 ///
 /// # Errors
-/// If there is no such engine, or it cannot be used.
-pub fn report(name: &str) -> Result<()> {
-    let Some(engine) = all().find(|engine| engine.name == name) else {
-        bail!("there is no engine {name} that runs in a process");
-    };
+/// If it cannot be used.
+pub fn report(engine: Hosted) -> Result<()> {
     let variant = (engine.variant)()?;
     let (mut world, brand) = (engine.world)(&variant)?;
     let cases = hw_cases::all();

@@ -19,6 +19,7 @@ use crate::judge::{self, Expected, Judgement};
 use crate::run::Run;
 use crate::tools::{self, Tool};
 
+pub mod blind;
 pub mod bochs;
 pub mod bochs3;
 pub mod hosted;
@@ -26,6 +27,8 @@ pub mod machine;
 pub mod native;
 pub mod not_here;
 pub mod qemu;
+
+use hosted::Hosted;
 
 /// What an engine runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,8 +116,19 @@ pub fn all() -> Vec<Box<dyn Engine>> {
     ];
     emulators
         .into_iter()
-        .chain(hosted::all().map(|engine| Box::new(engine) as Box<dyn Engine>))
+        .chain(all_hosted().map(|engine| Box::new(engine) as Box<dyn Engine>))
         .collect()
+}
+
+/// Those that need no kernel, in the order they are run.
+fn all_hosted() -> impl Iterator<Item = Hosted> {
+    machine::ENGINES.into_iter().chain(native::ENGINES)
+}
+
+/// The engine of that name, if it needs no kernel.
+#[must_use]
+pub fn hosted(name: &str) -> Option<Hosted> {
+    all_hosted().find(|engine| engine.name == name)
 }
 
 /// The names of what an engine must report.

@@ -10,17 +10,7 @@
 use hw_protocol::{HOST_CASES, HostCase, Need};
 
 use super::{Engine, Runs};
-
-/// A case that an engine cannot run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NotHere {
-    /// The case.
-    pub case: &'static str,
-    /// What it lacks.
-    pub why: &'static str,
-    /// Whether it always does: where it depends on the machine, the case may be run after all.
-    pub always: bool,
-}
+use crate::judge::NotHere;
 
 const NATIVE: &[&str] = &super::native::NAMES;
 /// Bochs 3 with several CPUs.

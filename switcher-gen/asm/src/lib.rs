@@ -6,7 +6,76 @@
 //! the way is kept and reported by [`CodeBuffer::finish`].
 //!
 //! What is assembled is nothing to this crate: its labels, windows and the symbols outside of it
-//! are types of the user's, brought together by [`Names`].
+//! are types of the user's, brought together by [`Names`]. `switcher-gen` is that user, and its
+//! module `asm` has the names of a switcher. Anybody who wants to assemble something else at run
+//! time, with `asm!` of `switcher-macros` or with `dynasm!`, can do it like this:
+//!
+//! ```
+//! use dynasm::dynasm;
+//! use switcher_asm::{CodeBuffer, Named, Names, Sink as _};
+//!
+//! /// The places in the code that have a name.
+//! #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+//! enum Label {
+//!     Entry,
+//!     Done,
+//! }
+//!
+//! impl Named for Label {
+//!     const ALL: &'static [Self] = &[Self::Entry, Self::Done];
+//!
+//!     fn name(self) -> &'static str {
+//!         match self {
+//!             Self::Entry => "entry",
+//!             Self::Done => "done",
+//!         }
+//!     }
+//!
+//!     fn index(self) -> usize {
+//!         self as usize
+//!     }
+//! }
+//!
+//! /// Nothing is named: no window, and no symbol of the host's.
+//! #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+//! enum Nothing {}
+//!
+//! impl Named for Nothing {
+//!     const ALL: &'static [Self] = &[];
+//!
+//!     fn name(self) -> &'static str {
+//!         match self {}
+//!     }
+//!
+//!     fn index(self) -> usize {
+//!         match self {}
+//!     }
+//! }
+//!
+//! #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+//! enum Mine {}
+//!
+//! impl Names for Mine {
+//!     type Label = Label;
+//!     type Window = Nothing;
+//!     type Symbol = Nothing;
+//!     const PER_CPU_BEFORE_CODE: usize = 0x1000;
+//! }
+//!
+//! let mut a = CodeBuffer::<Mine>::new();
+//! dynasm!(a ; .arch x64
+//!     ; =>Label::Entry
+//!     ; test rdi, rdi
+//!     ; jz BYTE =>Label::Done
+//!     ; nop
+//!     ; =>Label::Done
+//!     ; ret
+//! );
+//! let code = a.finish()?;
+//! assert_eq!(code.bytes, [0x48, 0x85, 0xFF, 0x74, 1, 0x90, 0xC3]);
+//! assert_eq!(code.labels[Label::Done as usize], Some(6));
+//! # Ok::<(), switcher_asm::AsmError<Mine>>(())
+//! ```
 #![no_std]
 #![deny(unsafe_code)]
 
@@ -50,8 +119,8 @@ pub trait Names: Copy + Debug + Eq + 'static {
 pub enum External<S> {
     /// A symbol of the host.
     Host(S),
-    /// So many bytes into the per-CPU block, which lies [`Names::PER_CPU_BEFORE_CODE`] bytes in front of
-    /// the code, wherever that is: what `asm!` makes of `percpu`.
+    /// So many bytes into the per-CPU block, which lies [`Names::PER_CPU_BEFORE_CODE`] bytes in
+    /// front of the code, wherever that is: what `asm!` makes of `percpu`.
     PerCpu(i32),
 }
 
@@ -183,8 +252,8 @@ pub trait Sink {
     );
     /// Fills up to a multiple of `alignment` with `byte`.
     fn align(&mut self, alignment: usize, byte: u8);
-    /// Fills with `byte` until the byte that lies `distance` bytes ahead is in the upper half of its
-    /// line of [`LINE`] bytes. What is filled must be nothing that is executed.
+    /// Fills with `byte` until the byte that lies `distance` bytes ahead is in the upper half of
+    /// its line of [`LINE`] bytes. What is filled must be nothing that is executed.
     fn upper_half(&mut self, distance: usize, byte: u8);
 
     /// A signed byte.
@@ -220,7 +289,8 @@ pub trait Sink {
     fn immediate(&mut self, _text: &'static str) {}
 }
 
-/// Why code could not be assembled. Each is a bug of an emitter, found by the tests of all variants.
+/// Why code could not be assembled. Each is a bug of an emitter, found by the tests of all
+/// variants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AsmError<N: Names> {

@@ -11,6 +11,7 @@ mod output;
 mod cost;
 mod diff;
 mod emit;
+mod explain;
 mod fuzz;
 mod host;
 mod interrupt;
@@ -20,7 +21,7 @@ mod offsets;
 mod outline;
 mod parallel;
 mod prove;
-mod superfluous;
+mod redundancy;
 mod target;
 mod tour;
 mod variants;
@@ -59,9 +60,10 @@ Examples:
   switcher diff intel-4level amd-4level       where two variants differ
   switcher cost                               what each path costs
   switcher prove --all                        prove every variant, for every state
+  switcher explain MODE_TOGGLE                what are these instructions for?
   switcher mutate --variant intel-4level --every 50
                                               break it on purpose: do the proofs object?
-  switcher superfluous --all                  does it need each of its instructions?
+  switcher redundancy --all                   does it need each of its instructions?
   switcher fuzz --cases 10_000_000            random states against the specification
 
 ",
@@ -82,10 +84,12 @@ enum Command {
     Cost(cost::Args),
     /// Prove a variant or anybody's code: for every state, it does what the specification says
     Prove(prove::Args),
+    /// Say what an instruction is for: who objects to the code without it?
+    Explain(explain::Args),
     /// Break a variant, one instruction at a time, and see whether the proofs object
     Mutate(mutate::Args),
     /// Take each instruction away by itself: something must object
-    Superfluous(superfluous::Args),
+    Redundancy(redundancy::Args),
     /// Run code from random states and compare what it does with the specification
     Fuzz(fuzz::Args),
 }
@@ -99,8 +103,9 @@ fn main() -> ExitCode {
         Some(Command::Diff(args)) => diff::run(&args),
         Some(Command::Cost(args)) => cost::run(&args),
         Some(Command::Prove(args)) => prove::run(&args),
+        Some(Command::Explain(args)) => explain::run(&args),
         Some(Command::Mutate(args)) => mutate::run(&args),
-        Some(Command::Superfluous(args)) => superfluous::run(&args),
+        Some(Command::Redundancy(args)) => redundancy::run(&args),
         Some(Command::Fuzz(args)) => fuzz::run(&args),
     };
     match done {

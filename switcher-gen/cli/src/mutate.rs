@@ -10,7 +10,7 @@ use serde::Serialize;
 use switcher_gen::{Hazard, Variant};
 use switcher_prove::mutate;
 use switcher_prove::mutate::{Fate, Mutant};
-use switcher_prove::{Obligation, Prover, Shared, Verdict};
+use switcher_prove::{Obligation, Prove as _, Shared, SharingProver, Verdict};
 
 use crate::host;
 use crate::interrupt::{self, Interrupted};
@@ -162,8 +162,8 @@ fn survey(subject: &Subject, every: usize, jobs: &Jobs) -> Result<Survey, Failur
     let Subject { name, target, .. } = subject;
     // What a mutant has in common with the original is proved once.
     let shared = Arc::<Shared>::default();
-    let proved = Prover::sharing(&shared).prove(target);
-    if !matches!(proved, Ok(Verdict::Proved(_))) {
+    let proved = SharingProver::new(&shared).prove(target);
+    if !matches!(proved, Verdict::Proved(_)) {
         let hint = format!("{name} itself is not proved: see `switcher prove --variant {name}`");
         return Err(Failure::Failed(hint));
     }
@@ -179,14 +179,14 @@ fn survey(subject: &Subject, every: usize, jobs: &Jobs) -> Result<Survey, Failur
         (target, mutants)
     };
     let fates = jobs.each(blocks.len() as u64, worker, |(target, mutants), block| {
-        let mut prover = Prover::sharing(&shared.fork());
+        let mut prover = SharingProver::new(&shared.fork());
         ControlFlow::Continue(
             blocks[block as usize]
                 .iter()
                 .take_while(|_| !interrupt::requested())
                 .map(|&index| {
-                    if prover.statistics().terms > TERMS {
-                        prover = Prover::sharing(&shared.fork());
+                    if prover.prover().statistics().terms > TERMS {
+                        prover = SharingProver::new(&shared.fork());
                     }
                     let fate = mutate::judge(&prover, target, &mutants[index]);
                     bar.inc(1);

@@ -142,7 +142,7 @@ fn offsets_come_in_all_formats() {
 
 #[test]
 fn an_unknown_variant_is_refused_with_the_nearest_ones_and_the_grammar() {
-    for command in ["emit", "prove", "mutate", "superfluous", "cost", "fuzz"] {
+    for command in ["emit", "prove", "mutate", "redundancy", "cost", "fuzz"] {
         let stderr = refused(2, &[command, "--variant", "intel-4levle-pcid"]);
         assert!(stderr.contains("unknown variant `intel-4levle-pcid`"), "{stderr}");
         assert!(stderr.contains("maybe it is `intel-4level-pcid`, `"), "{stderr}");

@@ -68,7 +68,7 @@ fn a_search_that_is_interrupted_reports_what_it_has_found() {
         assert!(survey["mutants"].as_u64().unwrap() <= after);
     }
 
-    let output = interrupted(&[&["superfluous", "--format", "json"][..], &variant].concat());
+    let output = interrupted(&[&["redundancy", "--format", "json"][..], &variant].concat());
     assert_eq!(output.status.code(), Some(130), "{output:?}");
     if let Some(survey) = json(&output)["targets"].get(0) {
         is_a_part(survey);

@@ -2,7 +2,8 @@
 //! and 6.14; AMD APM vol. 2, 8.9).
 
 use super::domain::Domain;
-use super::state::{Gpr, Model, State};
+use super::operation::Gpr;
+use super::state::{Model, State};
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::Tss;
 

@@ -9,7 +9,7 @@ use core::str::FromStr;
 
 use bitflags::bitflags;
 
-use super::program::Kind;
+use super::operation::Kind;
 use switcher_gen::Variant;
 use switcher_gen::arch::Msr;
 

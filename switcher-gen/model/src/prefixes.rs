@@ -6,7 +6,7 @@
 //! assemblers, linkers and kernels are known to write. Sources: Intel SDM vol. 2, 2.1.1 and 2.2.1;
 //! AMD APM vol. 3, 1.2; [`KNOWN`] names the others.
 
-use super::program::Op;
+use super::operation::Op;
 
 /// What is said of a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

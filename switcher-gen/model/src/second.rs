@@ -11,8 +11,7 @@ use yaxpeax_x86::long_mode::{
 };
 
 use super::flags::Condition;
-use super::program::{Kind, MemoryOperand, Op, Operand, Segment, SegmentRegister};
-use super::step::Fence;
+use super::operation::{Fence, Kind, MemoryOperand, Op, Operand, Segment, SegmentRegister};
 
 /// What stands at the beginning of `code`, which lies at `at`; `None` if that is no instruction, or
 /// none of the model's.

@@ -7,64 +7,9 @@ use super::domain::Domain;
 use super::exists::{self, Condition, Features};
 use super::flags::Flags;
 use super::memory::Memory;
-use super::program::Kind;
+use super::operation::{Fault, Gpr, Kind};
 use switcher_gen::Variant;
 use switcher_gen::arch::{PagingMode, RFlags, Selectors, Vendor};
-
-/// A general register, numbered as instructions number it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-#[expect(missing_docs, reason = "registers are what they are called")]
-pub enum Gpr {
-    Rax,
-    Rcx,
-    Rdx,
-    Rbx,
-    Rsp,
-    Rbp,
-    Rsi,
-    Rdi,
-    R8,
-    R9,
-    R10,
-    R11,
-    R12,
-    R13,
-    R14,
-    R15,
-}
-
-impl Gpr {
-    /// All, by number.
-    pub const ALL: [Self; 16] = [
-        Self::Rax,
-        Self::Rcx,
-        Self::Rdx,
-        Self::Rbx,
-        Self::Rsp,
-        Self::Rbp,
-        Self::Rsi,
-        Self::Rdi,
-        Self::R8,
-        Self::R9,
-        Self::R10,
-        Self::R11,
-        Self::R12,
-        Self::R13,
-        Self::R14,
-        Self::R15,
-    ];
-
-    /// As in manuals.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        const NAMES: [&str; 16] = [
-            "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11",
-            "r12", "r13", "r14", "r15",
-        ];
-        NAMES[self as usize]
-    }
-}
 
 /// What does not change while a switcher runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,27 +107,6 @@ pub enum Entry {
     Long,
     /// In 32-bit code: to CSTAR on AMD, #UD on Intel.
     Compatibility,
-}
-
-/// An exception.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Fault<W> {
-    /// Its vector.
-    pub vector: u8,
-    /// Its error code, if it has one.
-    pub error_code: Option<W>,
-}
-
-impl<W> Fault<W> {
-    /// #UD.
-    pub const UNDEFINED: Self = Self { vector: 6, error_code: None };
-    /// #BP.
-    pub const BREAKPOINT: Self = Self { vector: 3, error_code: None };
-
-    /// #GP.
-    pub const fn protection(error_code: W) -> Self {
-        Self { vector: 13, error_code: Some(error_code) }
-    }
 }
 
 /// CR4 of a host that has on what switchers need: FSGSBASE (Intel SDM vol. 3, 2.5).

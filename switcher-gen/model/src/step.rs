@@ -4,10 +4,11 @@ use super::domain::{Domain, low_bytes};
 use super::exists::{self, Address, Condition as Needed, MsrRule, Value};
 use super::flags::even_parity;
 use super::memory::{Place, Region, Sharing};
-use super::program::{
-    Kind, MemoryOperand, Op, Operand, Program, ProgramError, Segment, SegmentRegister,
+use super::operation::{
+    Fault, Fence, Gpr, Kind, MemoryOperand, Op, Operand, Segment, SegmentRegister,
 };
-use super::state::{Fault, Gpr, Model, State};
+use super::program::{Program, ProgramError};
+use super::state::{Model, State};
 use switcher_gen::arch::{Msr, RFlags, Vendor};
 
 /// What one step came to.
@@ -137,30 +138,6 @@ pub enum Event<W> {
         /// Whether it is there: otherwise the instruction faults.
         met: bool,
     },
-}
-
-/// What others wait for, or might be thought to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "instructions are what they are called")]
-pub enum Fence {
-    Lfence,
-    Mfence,
-    Sfence,
-    LoadCr3,
-    Iretq,
-    WriteMsr,
-}
-
-impl Fence {
-    /// Whether nothing behind it is executed, not even speculatively, before all in front of it is
-    /// certain. LFENCE does so (AMD's where DE_CFG says so, which is the host's to see to), and what
-    /// serialises: Intel SDM vol. 3, 9.3; AMD APM vol. 2, 7.6.4. SFENCE and MFENCE order accesses to
-    /// memory and nothing else; whether a WRMSR serialises depends on the MSR, and those that have to
-    /// do with speculation are among those that need not.
-    #[must_use]
-    pub const fn stops_dispatch(self) -> bool {
-        matches!(self, Self::Lfence | Self::LoadCr3 | Self::Iretq)
-    }
 }
 
 /// What a CPU can hold besides what the table of `exists` says.

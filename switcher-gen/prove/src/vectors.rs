@@ -1,39 +1,27 @@
-//! Which vectors a theorem about events is of, and which of their stubs are alike.
-//!
-//! The vector is an unknown of its theorem: all code behind the stubs is executed with it, so that what
-//! treats one vector unlike the others is a path of its own. The stubs themselves are code, and each
-//! names its vector. They are put into [`parts`](partition): in one part are those that execute the
-//! same instructions, in the same windows and on the same stack, push **their own** vector, and jump to
-//! one place. One of them is executed, and what it has pushed becomes the unknown. Whatever a stub
-//! does besides, it is then like no other: it is a part by itself and is executed with its number.
+//! Sets of vectors that hardware treats alike, whatever the code makes of them.
 
-use iced_x86::{Code, ConstantOffsets, Decoder, DecoderOptions};
-
-use super::shared::{Looks, looks};
-use super::target::{Target, TargetGate};
-use super::theorem::Theorem;
 use switcher_gen::arch::vector;
 use switcher_model::Domain;
 
 /// Vectors that have something in common, whatever the code makes of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Vectors {
-    /// One that has a stack of its own.
+pub(crate) enum Vectors {
+    /// One vector that has a stack of its own.
     One(u8),
-    /// Those without a stack of their own and without an error code.
+    /// The vectors without a stack of their own and without an error code.
     Plain,
-    /// Those without a stack of their own but with an error code.
+    /// The vectors without a stack of their own but with an error code.
     Coded,
-    /// Of the latter, what an IRETQ raises that refuses its frame.
+    /// Of the vectors with an error code, those that an IRETQ raises when it refuses its frame.
     OfIretq,
-    /// And those that it does not.
+    /// Of the vectors with an error code, those that an IRETQ does not raise.
     NotOfIretq,
 }
 
 impl Vectors {
-    /// Whether `vector` is one of them. What nothing raises but the code's own INT is none: see
+    /// Whether `vector` is one of them. The vector that only the code's own INT raises is not: see
     /// [`vector::SEGMENT_OVERRUN`].
-    pub(super) const fn contains(self, vector: u8) -> bool {
+    pub(crate) const fn contains(self, vector: u8) -> bool {
         let has_own_stack = matches!(
             vector,
             vector::DB | vector::NMI | vector::MC | vector::DF | vector::SEGMENT_OVERRUN
@@ -50,7 +38,7 @@ impl Vectors {
     }
 
     /// Whether they have an error code.
-    pub(super) const fn have_error_code(self) -> bool {
+    pub(crate) const fn have_error_code(self) -> bool {
         match self {
             Self::One(vector) => vector::pushes_error_code(vector),
             Self::Plain => false,
@@ -58,171 +46,22 @@ impl Vectors {
         }
     }
 
-    fn all(self) -> impl Iterator<Item = u8> {
+    pub(crate) fn all(self) -> impl Iterator<Item = u8> {
         (0..=u8::MAX).filter(move |vector| self.contains(*vector))
     }
 
     /// Whether `word` is one of them.
-    pub(super) fn hold<D: Domain>(self, d: &D, word: D::Word) -> D::Bit {
+    pub(crate) fn hold<D: Domain>(self, d: &D, word: D::Word) -> D::Bit {
         is_one_of(d, word, self.all())
     }
 }
 
-/// Vectors with stubs that are alike.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Part {
-    /// In ascending order; the first is the one whose stub is executed.
-    vectors: Vec<u8>,
-    /// What is executed if there is more than one: the PUSH of the first, and what the stub is.
-    stub: Option<Stub>,
-}
-
-impl Part {
-    /// The one that stands for all.
-    pub(super) fn first(&self) -> u8 {
-        self.vectors[0]
-    }
-
-    /// Whether it has others beside it.
-    pub(super) const fn has_others(&self) -> bool {
-        self.vectors.len() > 1
-    }
-
-    /// The PUSH whose number is that of its vector, if there is one.
-    pub(super) fn push_at(&self) -> Option<u64> {
-        self.stub.as_ref().map(|stub| stub.push_at)
-    }
-
-    /// What such a PUSH leaves of `vector`.
-    pub(super) fn pushed<D: Domain>(&self, d: &D, vector: D::Word) -> D::Word {
-        match &self.stub {
-            Some(Stub { is_byte: false, .. }) => vector,
-            _ => d.sign_extend(vector, 1),
-        }
-    }
-
-    /// Whether `word` is one of these.
-    pub(super) fn holds<D: Domain>(&self, d: &D, word: D::Word) -> D::Bit {
-        is_one_of(d, word, self.vectors.iter().copied())
-    }
-
-    /// Without what says where it lies, for what is kept of proofs: [`Looks`] of what is executed are.
-    pub(super) fn key(&self) -> PartKey<'_> {
-        let Self { vectors, stub } = self;
-        let is_byte =
-            stub.as_ref().map(|Stub { is_byte, looks: _, to: _, ist: _, push_at: _ }| *is_byte);
-        PartKey { vectors, is_byte }
-    }
-}
-
-/// A [`Part`] by what is kept of proofs.
-#[derive(Hash)]
-pub(super) struct PartKey<'a> {
-    vectors: &'a [u8],
-    /// See [`Stub`].
-    is_byte: Option<bool>,
-}
-
-/// A stub as it is but for its vector.
-#[derive(Clone, Debug)]
-struct Stub {
-    /// All that a proof looks at of its instructions, the PUSH's number left out.
-    looks: Vec<Looks>,
-    /// Where its jump leads.
-    to: u64,
-    /// The stack of its gate.
-    ist: u8,
-    /// Whether the PUSH is of a byte with a sign, or else of four bytes.
-    is_byte: bool,
-    push_at: u64,
-}
-
-impl PartialEq for Stub {
-    fn eq(&self, other: &Self) -> bool {
-        // Not where it lies.
-        let Self { looks, to, ist, is_byte, push_at: _ } = self;
-        (looks, to, ist, is_byte) == (&other.looks, &other.to, &other.ist, &other.is_byte)
-    }
-}
-
-impl Eq for Stub {}
-
-/// The vectors of `theorem` by stubs that are alike, the largest part first.
-pub(super) fn partition(target: &Target, theorem: Theorem) -> Vec<Part> {
-    let mut parts: Vec<Part> = Vec::new();
-    let Some((vectors, _)) = theorem.event() else { return parts };
-    for vector in vectors.all() {
-        let mut gates = target.gates.iter().flatten();
-        let gate = gates.find(|gate| gate.vector == vector);
-        let stub = gate.filter(|_| !matches!(vectors, Vectors::One(_)));
-        let stub = stub.and_then(|gate| stub_of(target, gate));
-        match parts.iter_mut().find(|part| stub.is_some() && part.stub == stub) {
-            Some(part) => part.vectors.push(vector),
-            None => parts.push(Part { vectors: vec![vector], stub }),
-        }
-    }
-    parts.sort_by_key(|part| std::cmp::Reverse(part.vectors.len()));
-    parts
-}
-
-/// The vectors whose stubs are executed: one for each part of each theorem, and that of the code's own
-/// INT.
-pub(crate) fn executed(target: &Target) -> Vec<u8> {
-    let parts = Theorem::EVENTS.into_iter().flat_map(|theorem| partition(target, theorem));
-    let mut vectors: Vec<_> = parts.map(|part| part.first()).collect();
-    vectors.push(vector::SEGMENT_OVERRUN);
-    vectors
-}
-
-/// ENDBR64 or none, PUSH of the vector, JMP.
-fn stub_of(target: &Target, gate: &TargetGate) -> Option<Stub> {
-    let program = &target.program;
-    let mut looks = Vec::with_capacity(3);
-    let mut push = None;
-    let mut at = gate.address;
-    for _ in 0..3 {
-        if !matches!(program.at(at), Some(Ok(_))) {
-            return None;
-        }
-        let (instruction, offsets) = decoded(target, at);
-        let mut here = self::looks(target, at, false);
-        match instruction.code() {
-            Code::Endbr64 if push.is_none() => {}
-            code @ (Code::Pushq_imm8 | Code::Pushq_imm32) if push.is_none() => {
-                let is_byte = code == Code::Pushq_imm8;
-                let own = match is_byte {
-                    true => i64::from(gate.vector.cast_signed()),
-                    false => gate.vector.into(),
-                };
-                if instruction.immediate(0) != own.cast_unsigned() {
-                    return None;
-                }
-                here.bytes.truncate(offsets.immediate_offset());
-                push = Some((at, is_byte));
-            }
-            Code::Jmp_rel8_64 | Code::Jmp_rel32_64 => {
-                let (push_at, is_byte) = push?;
-                looks.push(here);
-                let to = instruction.near_branch_target();
-                return Some(Stub { looks, to, ist: gate.ist, is_byte, push_at });
-            }
-            _ => return None,
-        }
-        looks.push(here);
-        at = instruction.next_ip();
-    }
-    None
-}
-
-fn decoded(target: &Target, at: u64) -> (iced_x86::Instruction, ConstantOffsets) {
-    let mut decoder = Decoder::with_ip(64, target.program.from(at), at, DecoderOptions::NONE);
-    let instruction = decoder.decode();
-    let offsets = decoder.get_constant_offsets(&instruction);
-    (instruction, offsets)
-}
-
 /// Whether `word` is one of `vectors`, which ascend.
-fn is_one_of<D: Domain>(d: &D, word: D::Word, vectors: impl Iterator<Item = u8>) -> D::Bit {
+pub(crate) fn is_one_of<D: Domain>(
+    d: &D,
+    word: D::Word,
+    vectors: impl Iterator<Item = u8>,
+) -> D::Bit {
     let mut ranges: Vec<(u64, u64)> = Vec::new();
     for vector in vectors.map(u64::from) {
         match ranges.last_mut() {
@@ -237,53 +76,4 @@ fn is_one_of<D: Domain>(d: &D, word: D::Word, vectors: impl Iterator<Item = u8>)
         };
         d.either(found, is_it)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::events::Whose;
-    use switcher_gen::{Image, Variant};
-
-    /// In each situation in which hardware can deliver an event, each vector but the one that nothing
-    /// raises is of exactly one theorem.
-    #[test]
-    fn every_vector_is_of_a_theorem_wherever_it_comes() {
-        let is_own = |vector| [vector::DB, vector::NMI, vector::MC, vector::DF].contains(&vector);
-        for vector in 0..=u8::MAX {
-            let of = |wanted: &[Whose]| {
-                let events = Theorem::EVENTS.into_iter().filter_map(Theorem::event);
-                let there = events.filter(|(_, whose)| wanted.contains(whose));
-                there.filter(|(vectors, _)| vectors.contains(vector)).count()
-            };
-            let once = usize::from(vector != vector::SEGMENT_OVERRUN);
-            assert_eq!(of(&[Whose::Guest]), once, "{vector}");
-            assert_eq!(of(&[Whose::Ring0, Whose::Elsewhere]), once, "{vector}");
-            // What has a stack of its own finds any ring 0 alike.
-            let at_iretq = usize::from(!is_own(vector)) * once;
-            assert_eq!(of(&[Whose::Iretq, Whose::AtIretq]), at_iretq, "{vector}");
-        }
-    }
-
-    #[test]
-    fn all_stubs_of_a_kind_are_alike_in_our_images() {
-        for variant in Variant::representative() {
-            let target = Target::image(&Image::new(&variant).unwrap());
-            for theorem in Theorem::EVENTS {
-                let parts = partition(&target, theorem);
-                let is_one = parts.len() == usize::from(theorem != Theorem::Gates);
-                assert!(is_one, "{variant}: {theorem}: {parts:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_set_of_vectors_is_what_it_says() {
-        let d = switcher_model::Concrete::default();
-        for vectors in [Vectors::Plain, Vectors::Coded, Vectors::OfIretq, Vectors::NotOfIretq] {
-            for vector in 0..=u8::MAX {
-                assert_eq!(vectors.hold(&d, vector.into()), vectors.contains(vector), "{vector}");
-            }
-        }
-    }
 }

@@ -13,13 +13,14 @@ use switcher_prove::{BadCode, Setting, Target, Verdict};
 /// What became of it: "proved", the obligation that refutes it, or what kind of code it is.
 fn outcome(target: &Target) -> String {
     match prove(target) {
-        Ok(Verdict::Proved(_)) => "proved".into(),
-        Ok(Verdict::Refuted(found)) => found.obligation.name.into(),
-        Ok(Verdict::Unknown(why)) => format!("unknown: {why}"),
-        Err(BadCode::Count { .. }) => "count".into(),
-        Err(BadCode::Open { .. }) => "open".into(),
-        Err(BadCode::Loop { .. }) => "loop".into(),
-        Err(error) => error.to_string(),
+        Verdict::Proved(_) => "proved".into(),
+        Verdict::Refuted(found) => found.obligation.name.into(),
+        Verdict::Unknown(why) => format!("unknown: {why}"),
+        Verdict::Unsupported(BadCode::Count { .. }) => "count".into(),
+        Verdict::Unsupported(BadCode::Open { .. }) => "open".into(),
+        Verdict::Unsupported(BadCode::Loop { .. }) => "loop".into(),
+        Verdict::Unsupported(code) => code.to_string(),
+        Verdict::Interrupted(theorem) => format!("{theorem}: interrupted"),
     }
 }
 

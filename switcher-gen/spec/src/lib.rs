@@ -2,8 +2,8 @@
 //!
 //! One file per routine, with the name of the emitter's. Read a file beside its section of
 //! switcher.md; nothing else is needed, no assembly and no layout: state is named fields, and what
-//! is not changed stays as it was. The proofs ([`prove`](switcher_prove)) compare this with what the
-//! bytes do, for every state; the fuzzers, for many.
+//! is not changed stays as it was. The proofs of `switcher-prove` compare this with what the
+//! bytes do, for every state; the fuzzers of `switcher-engine`, for many.
 //!
 //! | file | section of switcher.md |
 //! |---|---|
@@ -16,6 +16,26 @@
 //! | `event` | "Events from the guest" |
 //!
 //! `d.decide(condition)` reads "if"; `d` is the [`Domain`], the kind of values a register holds.
+//! With numbers, the specification is a program that can be run:
+//!
+//! ```
+//! use switcher_gen::arch::{PagingMode, Selectors};
+//! use switcher_gen::layout::Revision;
+//! use switcher_model::Concrete;
+//! use switcher_spec::{Host, canonical, sanitised};
+//!
+//! let d = Concrete::default();
+//! // Whatever flags a guest asks for, it gets neither IOPL nor VM, and IF is set.
+//! assert_eq!(sanitised(&d, 0xFFFF_FFFF), 0x254FD7 | 0x202);
+//!
+//! let paging = PagingMode::FourLevel;
+//! let (selectors, revision) = (Selectors::DEFAULT, Revision::V2024);
+//! let host = Host { paging, selectors, revision, ibrs: false, pku: false };
+//! // What ERETU loads as GS base is canonical, whatever the PVCS says.
+//! assert_eq!(canonical(&d, &host, 1 << 47), 0xFFFF_8000_0000_0000);
+//! ```
+//!
+//! The pages of the specification are in the package's folder; its README.md lists them.
 
 mod enter_guest;
 mod event;

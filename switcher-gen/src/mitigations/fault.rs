@@ -9,7 +9,6 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::table::{AMD, ELSEWHERE, INTEL};
 use super::{Bhb, Mitigations, Rsb};
 use crate::arch::{
     ArchCapabilities, HostFeatures, McuOptCtrl, Msr, Signature, SpecCtrl, Speculation, TsxCtrl,
@@ -44,11 +43,6 @@ pub struct Elsewhere {
     pub cves: &'static [&'static str],
     /// Why it has no row.
     pub why: &'static str,
-}
-
-impl Elsewhere {
-    /// All of them.
-    pub const ALL: &'static [Self] = ELSEWHERE;
 }
 
 /// What the switcher's code does about a fault.
@@ -560,15 +554,6 @@ impl Assessment {
 }
 
 impl Fault {
-    /// A vendor's table.
-    #[must_use]
-    pub const fn of(vendor: Vendor) -> &'static [Self] {
-        match vendor {
-            Vendor::Intel => INTEL,
-            Vendor::Amd => AMD,
-        }
-    }
-
     /// All tables, as a document in Markdown.
     #[must_use]
     pub fn document() -> String {

@@ -1,10 +1,10 @@
 //! Direct switches between the modes, both ways, with random state.
 
 use super::{MANY, SOME};
-use crate::expect::{Expected, Failure};
+use crate::expect::Expected;
 use crate::program::{PROBE, SYSCALL, SYSCALL_PROBE, SYSCALLS};
 use crate::run::{Case, Run};
-use crate::world::{Setup, place};
+use crate::world::{Failure, Setup, place};
 use switcher_gen::Hazard;
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::SwitchFlags;

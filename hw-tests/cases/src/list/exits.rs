@@ -2,10 +2,10 @@
 //! selectors.
 
 use super::{MANY, SOME};
-use crate::expect::{Expected, Failure};
+use crate::expect::Expected;
 use crate::program::SYSCALL;
 use crate::run::{Case, Run};
-use crate::world::Setup;
+use crate::world::{Failure, Setup};
 use switcher_gen::Hazard;
 use switcher_gen::layout::SwitchFlags;
 use switcher_runtime::Mode;

@@ -1,10 +1,10 @@
 //! GS bases: hostile ones in the PVCS, and those a guest changes itself.
 
 use super::{MANY, SOME};
-use crate::expect::{Expected, Failure};
+use crate::expect::Expected;
 use crate::program::{PROBE, SYSCALL};
 use crate::run::{Case, Run};
-use crate::world::place;
+use crate::world::{Failure, place};
 use switcher_gen::{Hazard, program};
 use switcher_runtime::Mode;
 

@@ -2,10 +2,10 @@
 
 use super::SOME;
 use crate::compat::CompatSyscall;
-use crate::expect::{Expected, Failure};
+use crate::expect::Expected;
 use crate::program::PROBE;
 use crate::run::{Case, Run};
-use crate::world::Entries;
+use crate::world::{Entries, Failure};
 use alloc::format;
 use switcher_gen::Hazard;
 use switcher_gen::arch::{RFlags, Vendor};

@@ -2,10 +2,10 @@
 //! forbidden flags, other selectors.
 
 use super::{MANY, SOME};
-use crate::expect::{Expected, Failure};
+use crate::expect::Expected;
 use crate::program::{NOP_PROBE, PROBE, SYSCALL};
 use crate::run::{Case, Run};
-use crate::world::{Setup, place};
+use crate::world::{Failure, Setup, place};
 use alloc::vec::Vec;
 use switcher_gen::Hazard;
 use switcher_gen::arch::RFlags;

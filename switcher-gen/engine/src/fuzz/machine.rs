@@ -12,7 +12,9 @@ use switcher_gen::arch::{PagingMode, RFlags, Selectors};
 use switcher_gen::layout::SwitchFlags;
 use switcher_model::{Concrete, Gpr};
 use switcher_prove as prove;
-use switcher_prove::{BadCode, GuestMemory, Name, Object, Part, Setting, Source, Target, Theorem};
+use switcher_prove::{
+    BadCode, EntryPoints, GuestMemory, Name, Object, Part, Setting, Source, Target, Theorem,
+};
 
 /// What was tried.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,6 +111,7 @@ pub fn machine(
     coverage: &mut Coverage,
 ) -> Result<Option<Difference>, BadCode> {
     let d = Concrete::default();
+    let points = EntryPoints::of(target);
     let mut values = Values::new(&target.setting, seed);
     let (mut round, mut saved) = (None, None);
     for case in cases {
@@ -119,17 +122,17 @@ pub fn machine(
         values.start(case);
         // What the entry saves is between the code and the host, which is the same in a round.
         if round.replace(case / ROUND) != Some(case / ROUND) {
-            saved = prove::saved(&d, target, &mut values)?;
+            saved = prove::saved(&d, &points, &mut values)?;
         }
         let check = |assumptions: &[(&'static str, bool)]| {
             debug_assert!(assumptions.iter().all(|(_, holds)| *holds), "{assumptions:?}");
         };
         let quiet = GuestMemory::Stable;
-        let run = prove::run(&d, target, theorem, quiet, &mut values, saved.as_ref(), check)?;
+        let run = prove::run(&d, points.entry(theorem), quiet, &mut values, saved.as_ref(), check)?;
         let path = hash(&run.trace);
         *coverage.classes.entry((theorem, path, values.class(theorem))).or_default() += 1;
         if run.goals.iter().any(|goal| !goal.holds) {
-            return Ok(Some(minimise(&d, target, theorem, case, values)));
+            return Ok(Some(minimise(&d, &points, theorem, case, values)));
         }
     }
     Ok(None)
@@ -191,18 +194,24 @@ impl Hasher for Quick {
 /// Makes values zero, one by one, as long as something is broken and the assumptions hold.
 fn minimise(
     d: &Concrete,
-    target: &Target,
+    points: &EntryPoints<'_>,
     theorem: Theorem,
     case: u64,
     mut values: Values,
 ) -> Difference {
     let broken = |values: &mut Values| {
-        let saved = prove::saved(d, target, values).ok()?;
+        let saved = prove::saved(d, points, values).ok()?;
         let mut assumed = true;
         let check = |all: &[(&'static str, bool)]| assumed = all.iter().all(|(_, holds)| *holds);
-        let run =
-            prove::run(d, target, theorem, GuestMemory::Stable, values, saved.as_ref(), check)
-                .ok()?;
+        let run = prove::run(
+            d,
+            points.entry(theorem),
+            GuestMemory::Stable,
+            values,
+            saved.as_ref(),
+            check,
+        )
+        .ok()?;
         let goal = run.goals.into_iter().find(|goal| !goal.holds)?;
         assumed.then_some(goal)
     };

@@ -5,7 +5,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `machine` | a theorem's states, on the model of the CPU |
-//! | `native/` | whole scenarios, on this CPU, on the model and by the specification |
+//! | `native` | whole scenarios, on this CPU, on the model and by the specification |
 //! | `scenario` | random guests, for `native` and for the tests |
 
 mod machine;

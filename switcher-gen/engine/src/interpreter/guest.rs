@@ -1,12 +1,20 @@
 //! CPL 3: what a CPU does around an instruction of the guest.
 
-use super::run::Cause;
 use super::watch::Alignment;
 use super::{Error, Interpreter, Kind};
 use switcher_gen::arch::{RFlags, Vendor, vector};
 use switcher_model::Entry;
 use switcher_model::program::{Kind as Operation, Op, Operand};
 use switcher_model::{Concrete, Fault, Memory, Program, Region, RegionName, Step, Stuck};
+
+/// Why an event came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The instruction at RIP could not be executed.
+    Fault,
+    /// The instruction before RIP is what it came after.
+    Trap,
+}
 
 /// What one of the guest's roots maps.
 #[derive(Debug)]

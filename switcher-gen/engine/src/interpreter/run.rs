@@ -1,7 +1,7 @@
 //! From one ring to the other.
 
 use super::bytes;
-use super::guest::Space;
+use super::guest::{Cause, Space};
 use super::{Error, HOST_STACK, IST_STACK, Interpreter, LANDING, region};
 use crate::scenario::{
     Crossing, Emulated, Failure, NO_ERROR_CODE, Origin, Outcome, Record, Setup, Target, right_root,
@@ -29,15 +29,6 @@ pub(super) struct Run {
     /// Where the exit frame is to be.
     frame_at: u64,
     system_calls: u64,
-}
-
-/// Why an event came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
-    /// The instruction at RIP could not be executed.
-    Fault,
-    /// The instruction before RIP is what it came after.
-    Trap,
 }
 
 /// Where control went from the switcher.

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use super::memory::{Code, Data, GuestCode, PAGE};
 use super::registers::Regs;
 use super::ring_0::{Checks, Ring0};
-use super::signal::{self, SYSCALLS_PASS, SYSCALLS_TRAP};
+use super::thread::{self, SYSCALLS_PASS, SYSCALLS_TRAP};
 use crate::scenario::{
     Crossing, Failure, NO_ERROR_CODE, Origin, Record, Target, may_iret, right_root,
 };
@@ -248,12 +248,12 @@ impl Cpu {
         self.host = Host {
             rsp: regs.get(libc::REG_RSP),
             eflags: regs.eflags(),
-            gs_base: signal::gs_base(),
+            gs_base: thread::gs_base(),
             landing: regs.get(libc::REG_RAX),
             end: regs.get(libc::REG_RDX),
         };
         // SAFETY: an address of mapped memory is canonical.
-        unsafe { signal::set_gs_base(self.host_gs()) };
+        unsafe { thread::set_gs_base(self.host_gs()) };
         for (_, register, value) in CALLEE_SAVED {
             regs.set(register, value);
         }
@@ -266,7 +266,7 @@ impl Cpu {
         self.selector.store(SYSCALLS_PASS, Ordering::Relaxed);
         self.place = Place::Host;
         // SAFETY: it was the active GS base, so it is canonical.
-        unsafe { signal::set_gs_base(self.host.gs_base) };
+        unsafe { thread::set_gs_base(self.host.gs_base) };
         regs.set(libc::REG_RSP, self.rsp_after_return());
         regs.go_on(self.host.end, self.host.eflags, false);
     }
@@ -404,7 +404,7 @@ impl Cpu {
             null_ss: self.sysret_keeps_ss() && self.ss == 0,
             failure: None,
         };
-        let active = signal::gs_base();
+        let active = thread::gs_base();
         let step =
             self.ring_0.step(regs, [active, self.inactive_gs], self.cr3, self.ss, &mut checks);
         if let Some(failure) = checks.failure {
@@ -420,7 +420,7 @@ impl Cpu {
                 let (active, inactive) = (state.gs_base, state.inactive_gs_base);
                 // SAFETY: SWAPGS has made the inactive one active. `prepare` wants a canonical one,
                 // and later ones were active GS bases.
-                unsafe { signal::set_gs_base(active) };
+                unsafe { thread::set_gs_base(active) };
                 self.inactive_gs = inactive;
                 self.record.emulated.swapgs += 1;
             }
@@ -462,9 +462,9 @@ impl Cpu {
     }
 
     fn swapgs(&mut self) {
-        let active = signal::gs_base();
+        let active = thread::gs_base();
         // SAFETY: `prepare` wants a canonical one, and later ones were active GS bases.
-        unsafe { signal::set_gs_base(self.inactive_gs) };
+        unsafe { thread::set_gs_base(self.inactive_gs) };
         self.inactive_gs = active;
     }
 
@@ -660,7 +660,7 @@ impl Cpu {
         let others = [
             ("RSP", regs.get(libc::REG_RSP), self.rsp_after_return()),
             ("RAX", regs.get(libc::REG_RAX), self.memory.frame.address()),
-            ("GS base", signal::gs_base(), self.host_gs()),
+            ("GS base", thread::gs_base(), self.host_gs()),
             ("DF, AC, NT, IOPL", regs.eflags() & unwanted.bits(), 0),
             ("CR3", self.cr3, extra.host_cr3.bits()),
             ("host_rsp", extra.host_rsp, 0),

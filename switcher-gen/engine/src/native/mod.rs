@@ -3,13 +3,15 @@
 //! The bytes are the ones a host would map, and the CPU executes them; so nothing is said here
 //! about what an instruction does, except of the few that CPL 3 refuses: SWAPGS, MOV CR3, SYSRETQ,
 //! MOV SS. They fault, and a signal handler does what [`machine`](switcher_model) says they do in
-//! ring 0. A guest's SYSCALL, which would reach Linux, comes to the same handler (Syscall User Dispatch), and is made to land on
-//! `entry_SYSCALL_64_switcher`. Guests are small programs in pages of their own.
+//! ring 0. A guest's SYSCALL, which would reach Linux, comes to the same handler (Syscall User
+//! Dispatch), and is made to land on `entry_SYSCALL_64_switcher`. Guests are small programs in
+//! pages of their own.
 //!
 //! | file | purpose |
 //! |---|---|
 //! | `memory` | code and data pages, never writable and executable at once |
-//! | `signal` | the real CPU: entry, signal handler, GS base |
+//! | `thread` | what a thread has for itself: GS base, and what Linux is told of its SYSCALLs |
+//! | `signal` | the real CPU: entry, signal handler |
 //! | `registers` | the context of a signal |
 //! | `ring_0` | what faults at CPL 3, by the one semantics |
 //! | `cpu` | what ring 0 adds: its registers, SYSCALL, events, and what must never happen |
@@ -30,6 +32,7 @@ mod ring_0;
 mod signal;
 #[cfg(test)]
 mod tests;
+mod thread;
 mod tour;
 
 use std::io;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
-use super::bit::Node;
+use super::word::Node;
 use super::word::{Atom, Literal, Pool, Slice, low_bits};
 use super::{Bit, Word};
 

@@ -148,7 +148,7 @@ impl Symbolic {
         }
         search.facts.insert(bit.index(), !bit.negated());
         let parts = match self.pool.borrow().node(bit) {
-            super::bit::Node::And(a, b) if !bit.negated() => Some([a, b]),
+            super::word::Node::And(a, b) if !bit.negated() => Some([a, b]),
             _ => None,
         };
         match parts {

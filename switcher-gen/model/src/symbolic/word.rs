@@ -10,7 +10,6 @@ use foldhash::HashMap;
 use std::rc::Rc;
 
 use super::super::domain::Origin;
-use super::bit::Node;
 use super::{Bit, Word};
 
 /// A constant bit, or one bit of an atom, possibly inverted: `(atom + 1) << 7 | index << 1 |
@@ -166,6 +165,20 @@ pub(super) struct Variable {
     pub(super) name: Rc<str>,
     pub(super) width: u32,
     pub(super) origin: Origin,
+}
+
+/// What a truth value says, before its negation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Node {
+    True,
+    /// A bit of an atom, not inverted.
+    Of(Literal),
+    /// The words are made up for the comparison: see [`Pool::eq`].
+    Eq(Word, Word),
+    /// Unsigned.
+    Lt(Word, Word),
+    /// There is no `Or`: it is a negated `And` of negated operands.
+    And(Bit, Bit),
 }
 
 /// Everything that handles refer to.

@@ -1,0 +1,59 @@
+//! What must hold before each instruction of ring 0, whatever it is.
+
+use crate::goal::Goals;
+use crate::obligation;
+use crate::run::watch::Watch;
+use switcher_gen::arch::RFlags;
+use switcher_gen::asm::Window;
+use switcher_gen::layout::TssExtra;
+use switcher_model::{Domain, Gpr, RegionName, State as Machine};
+
+impl<'a, D: Domain> Watch<'a, D> {
+    /// What must hold before the instruction at `at`, which is executed next.
+    pub(crate) fn execute(&mut self, d: &D, goals: &mut Goals<D>, state: &Machine<D>, at: u64) {
+        self.pass(d, state, at);
+        self.trace.push(at);
+        goals.execute(at);
+        self.speculation(d, goals, state, at);
+        let clear = |flag| d.not(state.flags.other(d, flag));
+        goals.add(obligation::RING_0_FLAGS, d.both(clear(RFlags::IF), clear(RFlags::TF)), "RFLAGS");
+        self.blocking.boundary(d, self.entry, goals, state, at);
+        self.running(d, goals, state);
+        let Some(windows) = &self.entry.target.windows else { return };
+        let within =
+            |window| windows.iter().any(|(which, range)| *which == window && range.contains(&at));
+        let (root, stack) = (within(Window::GuestRoot), within(Window::UnsafeStack));
+        if !root {
+            let on_own = d.eq(state.cr3, self.start.block.host_cr3);
+            goals.add(obligation::WINDOW_ROOT, on_own, "CR3");
+        }
+        if !stack {
+            let on_own = d.bit(is_on_a_stack(d, state));
+            goals.add(obligation::WINDOW_STACK, on_own, "RSP");
+        }
+    }
+
+    /// What an NMI or a machine check relies on if it comes now: if host_rsp says that no guest is
+    /// run, CR3 is the host's, or the root that an event has interrupted.
+    fn running(&self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
+        let extra = state.memory.region(RegionName::TssExtra).expect("every world has all regions");
+        let at = self.entry.target.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
+        let running = d.any(extra.read(d, at, 8), u64::MAX);
+        let mut holds = d.either(d.eq(state.cr3, self.start.block.host_cr3), running);
+        if let Some(root) =
+            self.start.interrupted_root.filter(|_| self.entry.theorem.is_in_ring_0())
+        {
+            holds = d.either(holds, d.eq(state.cr3, root));
+        }
+        goals.add_last(obligation::HOST_RSP_SET, holds, "host_rsp");
+    }
+}
+
+/// Whether RSP points into a stack of the host's, or to its top.
+pub(crate) fn is_on_a_stack<D: Domain>(d: &D, state: &Machine<D>) -> bool {
+    state.memory.regions.iter().any(|region| {
+        let end = region.offset(region.cells.len());
+        let distance = || d.distance(state.get(Gpr::Rsp), region.base);
+        region.name.is_stack() && distance().is_some_and(|at| (region.start..=end).contains(&at))
+    })
+}

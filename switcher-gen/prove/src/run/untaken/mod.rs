@@ -1,0 +1,381 @@
+//! Where a CPU may go on that a path does not: predictors do not ask what the operands say, nor whether
+//! they can.
+//!
+//! From each conditional jump, with the registers and the memory that the path has there, the other
+//! arm is executed on the same machine, and from there both arms of each further jump, up to an
+//! instruction after which nothing is executed before the jump is certain: one that serialises,
+//! LFENCE, a trap, INT. Two more things are executed like this. One is what follows a call, where a
+//! RET leads elsewhere although it is predicted to return from that call: the return stack buffer
+//! has the latest call on top. The other is each place whose address the code makes a value, or
+//! that the target may be by its conditions, where a jump through a register or memory leads
+//! elsewhere. On an arm
+//!
+//! * a RET, an indirect branch and a hook of the host's need the mitigations that they need on a
+//!   path: a sequence that the arm jumps over was not executed. Where the arm leaves for the host
+//!   or a guest, registers hold nothing that would steer the host, or tell the guest;
+//! * GS is the host's at each access (hazards.md, row 28), by whatever register its base got into the
+//!   address, and in the host;
+//! * what lies elsewhere may be loaded from where a guest says, but what was found there, and what
+//!   no guest may learn, is not the address of another access, decides no jump that the path does
+//!   not decide in the same way, and is not the target of a jump: each of these would tell it;
+//! * where a store has gone to where a guest says, loads may find what was stored, wherever they
+//!   go;
+//! * nothing is read but the frame that is returned to, if the path has no VERW to come;
+//! * the arm leads to code that is known.
+//!
+//! All of this is judged of the path's own states, and after the path: that no path gets there is
+//! no excuse. An arm is not followed again from where another has come in the same state, or in one
+//! of which less is known: states at one place that point to the same regions after the same
+//! mitigations are joined. What they differ in is forgotten, except where it comes from
+//! ([`Domain::forgotten`]), so that the next such state is covered.
+
+pub(crate) mod join;
+mod judge;
+mod memory;
+mod predict;
+
+use std::collections::{BTreeSet, HashMap};
+use std::rc::Rc;
+
+use iced_x86::Register;
+
+use crate::bad_code::BadCode;
+use crate::goal::{Goal, Goals};
+use crate::obligation;
+use crate::run::barriers::Barriers;
+use crate::run::events::untold;
+use crate::run::host_return;
+use crate::run::host_return::HostReturn;
+use crate::run::origins::is_steered;
+use crate::run::untaken::join::{Seen, region};
+use crate::run::untaken::judge::{Eye, at_caller, at_guest, is_a_guests, tells};
+use crate::run::untaken::memory::{NEAR, forget_memory, found, skip};
+use crate::run::untaken::predict::arms_of;
+use crate::run::watch::Watch;
+use crate::world::World;
+use switcher_gen::asm::HostSymbol;
+use switcher_model::program::Kind;
+use switcher_model::{Domain, Gpr, Msrs, State as Machine, Step, Stuck};
+
+/// Where the arms of a path have led.
+#[derive(Clone, Debug, Default)]
+pub struct Untaken {
+    /// The addresses of the instructions that arms have come to.
+    pub at: BTreeSet<u64>,
+    /// Whether a RET has led to what no call of the code's has pushed: then it matters what an
+    /// address is.
+    pub by_value: bool,
+    /// How many instructions were executed.
+    pub executed: usize,
+    /// The branches that must stay in their cache line for what was shown.
+    pub lines: BTreeSet<u64>,
+    /// Whether an arm has ended because the CPU lacks something that another may have.
+    pub lacks: bool,
+}
+
+/// What an arm has done, and the path before it, besides what [`Barriers`] say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SoFar {
+    /// Whether it has stored to where a guest says.
+    has_stored: bool,
+    /// How many VERWs the path had executed, if nothing may be read after the last of them.
+    overwritten: usize,
+}
+
+/// Where an arm begins, or comes to.
+#[derive(Debug)]
+struct Arm<D: Domain> {
+    to: u64,
+    state: Rc<Machine<D>>,
+    barriers: Barriers,
+    so_far: SoFar,
+}
+
+/// A conditional jump of which it is not known yet which arm is taken.
+#[derive(Debug)]
+struct Jump<D: Domain> {
+    arms: [u64; 2],
+    state: Rc<Machine<D>>,
+    barriers: Barriers,
+    so_far: SoFar,
+}
+
+/// The arms of a path.
+#[derive(Debug)]
+pub(crate) struct Arms<D: Domain> {
+    seen: HashMap<u64, Vec<Seen<D>>>,
+    open: Option<Jump<D>>,
+    ahead: Vec<Arm<D>>,
+    reached: Untaken,
+    /// How many VERWs of memory the path has executed.
+    verws: usize,
+    /// Conditions by which a jump tells no more than is told anyway: truth values as numbers, and
+    /// their contraries. The path's jumps were decided by them, or they say whether a guest is
+    /// being run.
+    told: Vec<D::Word>,
+}
+
+impl<D: Domain> Default for Arms<D> {
+    fn default() -> Self {
+        let (seen, reached) = (HashMap::new(), Untaken::default());
+        Self { seen, open: None, ahead: Vec::new(), reached, verws: 0, told: Vec::new() }
+    }
+}
+
+/// More instructions than all arms of a theorem have.
+pub(crate) const ARMS: usize = 1 << 17;
+
+fn copy<D: Domain>(state: &Machine<D>) -> Machine<D> {
+    let Machine { msrs, memory, .. } = state;
+    Machine { msrs: Msrs { ..*msrs }, memory: memory.clone(), ..*state }
+}
+
+/// Follows all arms that a path has not taken. Says which instructions they have come to, and what
+/// must hold of them.
+pub(crate) fn follow<D: Domain>(
+    d: &D,
+    world: &mut World<D>,
+    watch: &mut Watch<'_, D>,
+) -> Result<(Untaken, Vec<Goal<D>>), BadCode> {
+    let Some(mut arms) = watch.arms.take() else { return Ok(Default::default()) };
+    watch.close(d, &mut arms, None);
+    let path = std::mem::take(&mut watch.trace);
+    let barriers = std::mem::take(&mut watch.barriers);
+    let mut goals = Goals::new();
+    while let Some(arm) = arms.ahead.pop() {
+        // If it is not there, something was forgotten of it meanwhile, and the joined state is
+        // followed.
+        let is_it = |seen: &Seen<D>| Rc::ptr_eq(&seen.state, &arm.state);
+        if !arms.seen.get(&arm.to).is_some_and(|seen| seen.iter().any(is_it)) {
+            continue;
+        }
+        one(d, world, watch, &mut goals, &mut arms, arm)?;
+        arms.reached.lines.extend(watch.barriers.lines());
+    }
+    (watch.trace, watch.barriers) = (path, barriers);
+    let mut found = goals.into_all();
+    // Paths show where the host's untraining runs.
+    found.retain(|goal| goal.obligation != obligation::UNTRAINED || goal.about == "RIP");
+    Ok((arms.reached, found))
+}
+
+/// Follows one arm to its end, or to where it splits.
+fn one<D: Domain>(
+    d: &D,
+    world: &mut World<D>,
+    watch: &mut Watch<'_, D>,
+    goals: &mut Goals<D>,
+    arms: &mut Arms<D>,
+    arm: Arm<D>,
+) -> Result<(), BadCode> {
+    let target = watch.entry.target;
+    let Arm { to, state, barriers, mut so_far } = arm;
+    world.machine = copy(&state);
+    drop(state);
+    world.machine.rip = d.code(to);
+    watch.barriers = barriers;
+    let mut is_first = true;
+    // Whether it comes after the path's last VERW.
+    let is_last = so_far.overwritten != 0 && so_far.overwritten == arms.verws;
+    loop {
+        let at = d.code_at(world.machine.rip).unwrap_or_default();
+        if !std::mem::take(&mut is_first) && arms.seen.contains_key(&at) {
+            // Other arms have come here by a jump.
+            watch.go_later(d, arms, at, &world.machine, &watch.barriers, so_far);
+            return Ok(());
+        }
+        watch.trace.clear();
+        watch.trace.push(at);
+        goals.execute(at);
+        let code = target.program.at(at).and_then(Result::ok).copied();
+        let Some(op) = code else {
+            goals.broken(d, obligation::UNTAKEN_CODE, "instruction", None);
+            return Ok(());
+        };
+        arms.reached.executed += 1;
+        if arms.reached.executed > ARMS {
+            return Err(BadCode::Arms { at, limit: ARMS });
+        }
+        arms.reached.at.insert(at);
+        watch.speculation(d, goals, &world.machine, at);
+        let is_return = op.is_return();
+        match op.kind {
+            Kind::Fence(fence) if fence.stops_dispatch() => return Ok(()),
+            Kind::Int3 | Kind::Ud2 | Kind::Int(_) | Kind::WriteCr3 => return Ok(()),
+            Kind::Iretq => {
+                at_guest(d, &world.machine, watch, goals);
+                return Ok(());
+            }
+            // It is not known what is executed after these, or instead of them.
+            Kind::Syscall | Kind::Sysenter => {
+                goals.broken(d, obligation::UNTAKEN_CODE, "instruction", None);
+                return Ok(());
+            }
+            // What one of these returns to might be executed.
+            Kind::Sysretq | Kind::Sysretl | Kind::ReturnFar(_) => {
+                watch.verw(d, goals);
+                at_guest(d, &world.machine, watch, goals);
+                return Ok(());
+            }
+            Kind::JumpIf(_) | Kind::Loop(_) | Kind::JumpIfZero => {
+                let holds = world.machine.jumps_if(d, op.kind).unwrap_or(d.bit(true));
+                world.machine.count_down(d, op.kind);
+                let condition = d.number(holds);
+                if arms.tells(d, watch, &world.machine, condition) {
+                    goals.broken(d, obligation::UNTAKEN_MEMORY, "flags", None);
+                    return Ok(());
+                }
+                if is_steered(d, condition) {
+                    watch.barriers.poison();
+                }
+                for (is_taken, to) in arms_of(target, at).into_iter().enumerate() {
+                    let mut barriers = watch.barriers.clone();
+                    if is_taken != 0 && matches!(op.kind, Kind::JumpIf(_)) {
+                        barriers.branch(at, Some(to));
+                    }
+                    watch.go_later(d, arms, to, &world.machine, &barriers, so_far);
+                }
+                return Ok(());
+            }
+            _ => {}
+        }
+        watch.predict(d, arms, (&world.machine, &watch.barriers, so_far), &op, at);
+        let World { machine, model, .. } = &mut *world;
+        if is_return {
+            let place = machine.memory.locate(d, machine.get(Gpr::Rsp), 8, machine.cr3);
+            let to = place.and_then(|place| d.code_at(machine.memory.load(d, place)));
+            arms.reached.by_value |= to.is_some() && !watch.is_predicted(to);
+        }
+        let stepped = machine.step(
+            d,
+            model,
+            &target.program,
+            &mut Eye {
+                watch,
+                goals,
+                is_last,
+                told: &mut arms.told,
+                lacks: &mut arms.reached.lacks,
+            },
+        );
+        let is_transfer = matches!(op.kind, Kind::Jump | Kind::Call) || is_return;
+        let by_value = is_return || op.is_indirect();
+        match stepped {
+            Ok(Step::Next | Step::Left)
+                if by_value && (so_far.has_stored || is_a_guests(d, machine.rip)) =>
+            {
+                goals.broken(d, obligation::UNTAKEN_TARGET, "RIP", None);
+                return Ok(());
+            }
+            Ok(Step::Next) if is_transfer => {
+                let to = d.code_at(machine.rip).unwrap_or_default();
+                watch.go_later(d, arms, to, machine, &watch.barriers, so_far);
+                return Ok(());
+            }
+            // The next round is executed, or what comes after the last one, which it may be taken for.
+            Ok(Step::Next) if op.repeats() && d.code_at(machine.rip) == Some(at) => {
+                is_first = true;
+                watch.go_later(d, arms, op.next, machine, &watch.barriers, so_far);
+            }
+            // HLT does not stop speculation.
+            Ok(Step::Next | Step::Halted) => {}
+            Ok(Step::Left) => {
+                let hook = d.code_at(machine.rip).and_then(|rip| target.hook(rip));
+                if let Some(hook) = hook {
+                    // The hook of fatal events needs no mitigation.
+                    if hook != HostSymbol::FATAL {
+                        let within = usize::from(watch.is_predicted(Some(op.next)));
+                        watch.at_return(d, goals, machine, false, true, within);
+                    }
+                    untold(d, machine, goals);
+                    watch.is_host(d, goals, machine);
+                    return Ok(());
+                }
+                match host_return::left(d, world, watch, goals) {
+                    HostReturn::Back => {}
+                    HostReturn::Broken(_) => {
+                        goals.broken(d, obligation::UNTAKEN_MEMORY, "address", None);
+                        return Ok(());
+                    }
+                    HostReturn::Elsewhere if !by_value => {
+                        goals.broken(d, obligation::UNTAKEN_CODE, "RIP", None);
+                        return Ok(());
+                    }
+                    // It returns to the caller.
+                    HostReturn::Returned | HostReturn::Elsewhere => {
+                        at_caller(d, world, watch, goals);
+                        return Ok(());
+                    }
+                }
+            }
+            Ok(Step::Guest { .. } | Step::Fault(_)) => return Ok(()),
+            Err(Stuck::Wild { address, store, .. }) => {
+                let machine = &mut world.machine;
+                let instruction = target.program.instruction(at);
+                let is_near = region(d, machine, address, NEAR).is_some();
+                let bases = [machine.gs_base, machine.inactive_gs_base];
+                // Two numbers may be close by chance, two terms may not.
+                let is_term = d.mentions(address, |_| true);
+                let by_gs = |base| {
+                    let distance = d.distance(address, base).filter(|_| is_term);
+                    distance.is_some_and(|at| i32::try_from(at).is_ok())
+                };
+                if !is_near
+                    && (instruction.memory_segment() == Register::GS
+                        || bases.into_iter().any(by_gs))
+                {
+                    goals.broken(d, obligation::SWAPGS_FENCED, "GS base", None);
+                    return Ok(());
+                }
+                // A call pushes its address onto a stack. Paths show how deep that may go.
+                let is_call = op.kind == Kind::Call && !op.is_indirect() && is_near;
+                if is_call {
+                    machine.set(Gpr::Rsp, d.plus(machine.get(Gpr::Rsp), -8));
+                    watch.barriers.called(op.next, target.around(at).fills);
+                    let to = instruction.near_branch_target();
+                    watch.go_later(d, arms, to, machine, &watch.barriers, so_far);
+                    return Ok(());
+                }
+                // It makes many accesses, of which one is judged.
+                let is_string =
+                    matches!(op.kind, Kind::StoreString { .. } | Kind::CopyString { .. });
+                if tells(d, address) && !is_near || is_transfer || is_string {
+                    goals.broken(d, obligation::UNTAKEN_MEMORY, "address", None);
+                    return Ok(());
+                }
+                let value = match is_near {
+                    // It is a value of the host's, and no pointer.
+                    true => watch.start.block.host_cr3,
+                    false => found(d),
+                };
+                // By these two, ring 0 goes on where an event has interrupted it.
+                let next = target.program.at(op.next).and_then(Result::ok);
+                let is_frame = op.kind == Kind::PopFlags
+                    && next.is_some_and(|next| matches!(next.kind, Kind::ReturnFar(_)));
+                watch.has_read(d, goals, is_last && !is_frame);
+                watch.barriers.overwritten &= is_frame;
+                watch.barriers.overwritten |= op.kind == Kind::Verw;
+                skip(d, machine, &op, &instruction, value);
+                if store && !is_near {
+                    so_far.has_stored = true;
+                    forget_memory(d, machine);
+                }
+            }
+            // Which of several addresses it is, is not known.
+            Err(Stuck::Several { .. }) => {
+                goals.broken(d, obligation::UNTAKEN_TARGET, "RIP", None);
+                return Ok(());
+            }
+            Err(Stuck::SelfModifying { .. }) => {
+                goals.broken(d, obligation::UNTAKEN_MEMORY, "address", None);
+                return Ok(());
+            }
+            Err(
+                Stuck::Program(_) | Stuck::Msr { .. } | Stuck::Count { .. } | Stuck::NoCode { .. },
+            ) => {
+                goals.broken(d, obligation::UNTAKEN_CODE, "instruction", None);
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! The code that theorems are about, ours or anybody's.
+
+pub(crate) mod around;
+pub(crate) mod looks;
+pub(crate) mod overlap;
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use crate::elf::{Foreign, Linkage, ReadError};
+use crate::setting::Setting;
+use crate::target::overlap::Overlap;
+use switcher_gen::asm::{HostSymbol, LINE, Label, Window};
+use switcher_gen::{Gate, Hazard, Image};
+use switcher_model::{Model, Program};
+
+/// Bytes at an address, their entry points, and what they are meant for.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The code.
+    pub program: Program,
+    /// `switcher_enter_guest`.
+    pub enter_guest: u64,
+    /// `switcher_return_from_guest`.
+    pub return_from_guest: u64,
+    /// `entry_SYSCALL_64_switcher`.
+    pub syscall_64: u64,
+    /// `entry_SYSCALL_compat_switcher`, if there is one.
+    pub syscall_compat: Option<u64>,
+    /// `entry_IRETQ_switcher`; code without an IRETQ needs none.
+    pub iretq: Option<u64>,
+    /// The windows, if the host is told of them.
+    pub windows: Option<Vec<(Window, Range<u64>)>>,
+    /// The entries of the IDT, if the code has some.
+    pub gates: Option<Vec<TargetGate>>,
+    /// The code in which NMIs are never blocked, to which a #DB or a #MC in ring 0 may return by IRETQ.
+    /// Without it, none may.
+    pub routines: Option<Range<u64>>,
+    /// The addresses of the host's hooks, in the order of [`HostSymbol::HOOKS`]; 0 if there is none.
+    pub hooks: [u64; HostSymbol::HOOKS.len()],
+    /// The addresses of the host's untraining and of its return thunk, in the order of
+    /// [`HostSymbol::RETURNS`].
+    pub returns: [u64; HostSymbol::RETURNS.len()],
+    /// What it is meant for.
+    pub setting: Setting,
+    /// How many instructions a path may have before it is taken to have no end.
+    pub limit: usize,
+    /// What a verdict assumes of this code in particular, beside all that CAVEATS.md lists.
+    pub assumed: Vec<String>,
+    /// What names the code and was found not to change it.
+    pub harmless: Vec<String>,
+}
+
+/// Why there is nothing to be judged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// The file's code is not complete, or not what will run.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Regions of its data share bytes with the code, or with each other.
+    #[error(transparent)]
+    Overlap(#[from] Overlap),
+    /// No CPU of this kind executes code there.
+    #[error(
+        "the code lies at {address:#x}, which is no address with this paging mode: link it to \
+         another address, or name a variant with five levels"
+    )]
+    NotCanonical {
+        /// The address.
+        address: u64,
+    },
+}
+
+/// An entry of the IDT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TargetGate {
+    /// The vector.
+    pub vector: u8,
+    /// Where the handler is.
+    pub address: u64,
+    /// The stack of the IST, or 0.
+    pub ist: u8,
+    /// From which privilege level on INT may use it.
+    pub dpl: u8,
+}
+
+impl Target {
+    /// Where an image is taken to lie. It is position-independent, so one address stands for all.
+    pub const BASE: u64 = 0xFFFF_FE80_0000_0000;
+    /// More instructions than any path of a switcher has, unless it overwrites much; a loop whose bound
+    /// is a number may have more. What is never left is told from what takes long by nothing else.
+    pub const LIMIT: usize = 10_000;
+
+    /// One of our own images.
+    #[must_use]
+    pub fn image(image: &Image) -> Self {
+        let at = |label| Self::BASE + u64::from(image.offset(label));
+        let of_host = |symbol: HostSymbol| Foreign::of_host(symbol.0);
+        // All that an image refers to is known, and within reach.
+        let linked = image.link(Self::BASE, of_host).expect("an image refers to nothing else");
+        let gate = |vector| {
+            let Gate { offset, ist, dpl } = image.gate(vector);
+            TargetGate { vector, address: Self::BASE + u64::from(offset), ist, dpl }
+        };
+        let windows = image.windows().iter().map(|range| {
+            let (start, end) = (u64::from(range.start), u64::from(range.end));
+            (range.window, Self::BASE + start..Self::BASE + end)
+        });
+        Self {
+            program: Program::new(Self::BASE, linked.bytes().to_vec()),
+            enter_guest: at(Label::EnterGuest),
+            return_from_guest: at(Label::ReturnFromGuest),
+            syscall_64: at(Label::Syscall64),
+            syscall_compat: Some(at(Label::SyscallCompat)),
+            iretq: Some(at(Label::Iretq)),
+            windows: Some(windows.collect()),
+            gates: Some((0..=u8::MAX).map(gate).collect()),
+            routines: Some(at(Label::Routines)..at(Label::RoutinesEnd)),
+            hooks: HostSymbol::HOOKS.map(|symbol| of_host(symbol).unwrap_or_default()),
+            returns: HostSymbol::RETURNS.map(|symbol| of_host(symbol).unwrap_or_default()),
+            setting: Setting::from(image.variant()),
+            limit: Self::LIMIT,
+            assumed: Vec::new(),
+            harmless: Vec::new(),
+        }
+    }
+
+    /// Foreign code. Three symbols must be there; without the others nothing is said about them.
+    ///
+    /// # Errors
+    /// Names the symbol that is missing, or what lies where the code does, or the section of an object
+    /// that may come to lie elsewhere in its cache lines, if the variant's mitigations depend on that.
+    pub fn foreign(foreign: &Foreign, setting: Setting) -> Result<Self, TargetError> {
+        let has_lines = setting.variant.mitigations().bhb.is_on();
+        let mut sections = foreign.sections.iter().filter(|_| has_lines);
+        if let Some(section) = sections.find(|section| section.alignment < LINE as u64) {
+            let (section, alignment) = (section.name.clone(), section.alignment);
+            return Err(ReadError::Line { section, alignment }.into());
+        }
+        if let Some((section, at)) = foreign.unknown.first().cloned() {
+            return Err(ReadError::MaybePatched { section, at }.into());
+        }
+        let required = |label: Label| foreign.symbol(label.name());
+        let optional = |label: Label| foreign.symbols.get(label.name()).copied();
+        let stubs = optional(Label::EventStubs).zip(optional(Label::EventStubsEnd));
+        let gates = stubs.and_then(|(start, end)| Some((start, end.checked_sub(start)? / 256)));
+        let gates = gates.map(|(start, stride)| {
+            let gate = |vector| {
+                let Gate { ist, dpl, .. } = Gate::of(0, vector);
+                let address = start + stride * u64::from(vector);
+                TargetGate { vector, address, ist, dpl }
+            };
+            (0..=u8::MAX).map(gate).collect()
+        });
+        let routines = optional(Label::Routines).zip(optional(Label::RoutinesEnd));
+        let of_host = |symbol: HostSymbol| {
+            let own = foreign.symbols.get(symbol.0).copied();
+            // What a linked file calls has an address already, by whatever name.
+            let taken = Foreign::of_host(symbol.0).filter(|_| foreign.linkage == Linkage::Object);
+            own.or(taken).unwrap_or_default()
+        };
+        let program = Program::of_pieces(foreign.base, foreign.pieces.clone());
+        let target = Self {
+            program: if foreign.absolute.is_some() { program.fixed() } else { program },
+            enter_guest: required(Label::EnterGuest)?,
+            return_from_guest: required(Label::ReturnFromGuest)?,
+            syscall_64: required(Label::Syscall64)?,
+            syscall_compat: optional(Label::SyscallCompat),
+            iretq: optional(Label::Iretq),
+            windows: None,
+            gates,
+            routines: routines.map(|(start, end)| start..end),
+            hooks: HostSymbol::HOOKS.map(of_host),
+            returns: HostSymbol::RETURNS.map(of_host),
+            setting,
+            limit: Self::LIMIT,
+            assumed: foreign.assumed(),
+            harmless: foreign.harmless.clone(),
+        };
+        target.is_possible()?;
+        Ok(target)
+    }
+
+    /// Whether the code and its data can lie where they are said to.
+    fn is_possible(&self) -> Result<(), TargetError> {
+        let paging = self.setting.variant.paging();
+        let ends = self.program.pieces().flat_map(|(start, bytes)| {
+            [start, start.wrapping_add((bytes.len() as u64).saturating_sub(1))]
+        });
+        let mut ends = std::iter::once(self.program.base()).chain(ends);
+        if let Some(address) = ends.find(|address| !paging.is_canonical(*address)) {
+            return Err(TargetError::NotCanonical { address });
+        }
+        Ok(overlap::check(self)?)
+    }
+
+    /// Which of the host's hooks is at `address`.
+    pub(crate) fn hook(&self, address: u64) -> Option<HostSymbol> {
+        symbol_at(&HostSymbol::HOOKS, &self.hooks, address)
+    }
+
+    /// Which of the host's symbols is at `address`: first the hooks, then the others.
+    pub(crate) fn of_host(&self, address: u64) -> Option<HostSymbol> {
+        self.hook(address).or_else(|| symbol_at(&HostSymbol::RETURNS, &self.returns, address))
+    }
+
+    /// What nothing is said about, because the code does not say where it is.
+    #[must_use]
+    pub fn not_judged(&self) -> Vec<String> {
+        use Hazard::{
+            IretqFrame, MovSsSyscall, NmiRoot, NmisStayBlocked, OpenEntries, RspAtNmiStack,
+            VectorSpoofing, WindowGap,
+        };
+        let windows = ("the windows: no table of them", &[WindowGap, RspAtNmiStack][..]);
+        let compat = ("entry_SYSCALL_compat_switcher: no such symbol", &[OpenEntries][..]);
+        let events = (
+            "event entries: no symbols switcher_event_stubs, switcher_event_stubs_end",
+            &[NmiRoot, RspAtNmiStack, NmisStayBlocked, MovSsSyscall, VectorSpoofing][..],
+        );
+        let frame = (
+            "where the IRETQ to a guest takes its frame from: whoever looks for it there when that has \
+             faulted is no event entry that is judged",
+            &[IretqFrame][..],
+        );
+        let missing = [
+            (self.windows.is_none(), windows),
+            (self.syscall_compat.is_none(), compat),
+            (self.gates.is_none(), events),
+            (self.gates.is_none(), frame),
+        ];
+        missing
+            .into_iter()
+            .filter(|(is_missing, _)| *is_missing)
+            .map(|(_, (what, rows))| format!("{what} (spec/hazards.md, {})", Hazard::join(rows)))
+            .collect()
+    }
+
+    /// The addresses that are entered from outside.
+    pub(crate) fn entry_points(&self) -> impl Iterator<Item = u64> {
+        let required = [self.enter_guest, self.return_from_guest, self.syscall_64];
+        required.into_iter().chain(self.syscall_compat)
+    }
+
+    /// The addresses of all instructions that are executed from `entry` on, if no RET and no jump
+    /// through a register or memory leads back into the code; and maybe of some that are not. What
+    /// is no instruction ends a path.
+    pub(crate) fn reached_from(&self, entry: u64) -> BTreeSet<u64> {
+        use iced_x86::FlowControl;
+        let (mut reached, mut ahead) = (BTreeSet::new(), vec![entry]);
+        while let Some(at) = ahead.pop() {
+            let is_code = matches!(self.program.at(at), Some(Ok(_)));
+            if !is_code || !reached.insert(at) {
+                continue;
+            }
+            let instruction = self.program.instruction(at);
+            let (next, to) = (instruction.next_ip(), instruction.near_branch_target());
+            match instruction.flow_control() {
+                FlowControl::Next => ahead.push(next),
+                FlowControl::ConditionalBranch | FlowControl::Call => ahead.extend([next, to]),
+                FlowControl::UnconditionalBranch => ahead.push(to),
+                // It goes on after a call.
+                FlowControl::IndirectCall => ahead.push(next),
+                _ => {}
+            }
+        }
+        reached
+    }
+
+    pub(crate) fn model(&self) -> Model {
+        self.setting.model()
+    }
+
+    /// Whether the instruction at `at` itself names the address that it leads to, which is elsewhere: a
+    /// jump, or the end of the code. Where a RET or a jump through a register leads, a value says.
+    pub(crate) fn leaves(&self, at: u64) -> bool {
+        use iced_x86::FlowControl;
+        !matches!(
+            self.program.instruction(at).flow_control(),
+            FlowControl::Return | FlowControl::IndirectBranch | FlowControl::IndirectCall
+        )
+    }
+
+    /// Whether a trap right after the instruction at `at` catches speculation that goes on there.
+    pub(crate) fn is_trap_after(&self, at: u64) -> bool {
+        use iced_x86::Mnemonic;
+        let next = self.program.instruction(at).next_ip();
+        // Both decoders say that it is an instruction.
+        matches!(self.program.at(next), Some(Ok(_)))
+            && matches!(self.program.instruction(next).mnemonic(), Mnemonic::Int3 | Mnemonic::Ud2)
+    }
+
+    /// Where code goes on after the trap after the call at `at`. Speculation that returns there must
+    /// find an end: INT3 or UD2, or a loop of PAUSEs and an LFENCE, as kernels have it.
+    pub(crate) fn after_trap(&self, at: u64) -> Option<u64> {
+        use iced_x86::Mnemonic;
+        let start = self.program.instruction(at).next_ip();
+        if self.is_trap_after(at) {
+            return Some(self.program.instruction(start).next_ip());
+        }
+        let (mut next, mut is_fenced) = (start, false);
+        // Kernels have fewer.
+        for _ in 0..4 {
+            matches!(self.program.at(next), Some(Ok(_))).then_some(())?;
+            let instruction = self.program.instruction(next);
+            next = instruction.next_ip();
+            match instruction.mnemonic() {
+                Mnemonic::Pause => {}
+                Mnemonic::Lfence => is_fenced = true,
+                Mnemonic::Jmp => {
+                    let is_loop = is_fenced && instruction.near_branch_target() == start;
+                    return is_loop.then_some(next);
+                }
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    /// Whether `at` is in code in which NMIs are never blocked.
+    pub(crate) fn is_routine(&self, at: u64) -> bool {
+        self.routines.as_ref().is_some_and(|routines| routines.contains(&at))
+    }
+
+    /// Whether there is an ENDBR64 at `at`.
+    pub(crate) fn is_endbr(&self, at: u64) -> bool {
+        matches!(self.program.at(at), Some(Ok(_)))
+            && self.program.instruction(at).mnemonic() == iced_x86::Mnemonic::Endbr64
+    }
+
+    /// Whether the instruction at `at` jumps to what a register or memory says. RET does not count:
+    /// IBT does not look at it.
+    pub(crate) fn is_indirect(&self, at: u64) -> bool {
+        use iced_x86::FlowControl;
+        self.program.contains(at)
+            && matches!(
+                self.program.instruction(at).flow_control(),
+                FlowControl::IndirectBranch | FlowControl::IndirectCall
+            )
+    }
+}
+
+/// The first of `symbols` that has this address; 0 is none.
+fn symbol_at(symbols: &[HostSymbol], addresses: &[u64], address: u64) -> Option<HostSymbol> {
+    let mut all = symbols.iter().zip(addresses).filter(|_| address != 0);
+    all.find(|(_, at)| **at == address).map(|(symbol, _)| *symbol)
+}

@@ -1,0 +1,360 @@
+//! The state in which a routine starts: memory, registers, and the same for the specification.
+
+use crate::target::Target;
+use crate::theorem::Start;
+use crate::world::fields::{FRAME, FRAME_REST, in_frame, read_extra, read_pvcs, registers};
+use crate::world::name::{Name, Object, Part, Source, is_scratch};
+use crate::world::{Saved, Untraining, World};
+use switcher_gen::arch::{PagingMode, RFlags};
+use switcher_gen::layout;
+use switcher_gen::layout::AsmLayout;
+use switcher_gen::layout::{Layout, Placement, Revision, Sp0, Tss, TssExtra};
+use switcher_model::cr4;
+use switcher_model::{
+    Domain, EFER, Flags, Gpr, Memory, Msrs, Region, RegionName, Sharing, State as Machine,
+};
+use switcher_spec as spec;
+use switcher_spec::{Caller, Guest};
+
+/// How many bytes of the caller's stack `switcher_enter_guest` may use: what it saves, and as many
+/// return addresses at once as fill a return stack buffer.
+pub(crate) const CALLER_STACK: i64 = 512;
+
+/// Builds a world.
+struct Builder<'a, D: Domain, S> {
+    d: &'a D,
+    source: &'a mut S,
+    /// A cell to fill arrays with, whatever is in it.
+    zero: D::Cell,
+    revision: Revision,
+}
+
+impl<D: Domain, S: Source<D>> Builder<'_, D, S> {
+    fn value(&mut self, name: Name, bits: u32) -> D::Word {
+        self.source.value(self.d, name, bits)
+    }
+
+    fn whole(&mut self, of: Object, bits: u32) -> D::Word {
+        self.value(Name::whole(of), bits)
+    }
+
+    fn field(&mut self, of: Object, field: &'static str, bits: u32) -> D::Word {
+        self.value(Name::field(of, field), bits)
+    }
+
+    fn registers(&mut self, of: Object) -> [D::Word; 16] {
+        Gpr::ALL.map(|register| self.value(Name::register(of, register), 64))
+    }
+
+    /// Cells with a value of their own for each field of `layout` and for each byte between them.
+    fn fields(&mut self, name: Object, layout: &Layout) -> Vec<D::Cell> {
+        let mut cells = Vec::with_capacity(layout.size);
+        for field in layout.fields {
+            self.gap(name, &mut cells, field.offset);
+            if matches!(field.size, 1 | 2 | 4 | 8) && !field.name.starts_with('_') {
+                let part = match is_scratch(name, field.name, self.revision) {
+                    true => Part::Scratch(field.name),
+                    false => Part::Field(field.name),
+                };
+                let name = Name { of: name, part, at_entry: false };
+                let value = self.value(name, 8 * field.size as u32);
+                self.append(&mut cells, field.size, value);
+            }
+        }
+        self.gap(name, &mut cells, layout.size);
+        cells
+    }
+
+    fn gap(&mut self, name: Object, cells: &mut Vec<D::Cell>, end: usize) {
+        self.bytes(name, cells, cells.len() as i64, end as i64);
+    }
+
+    /// Cells from offset `start` to `end` with values of their own, eight at a time.
+    fn bytes(&mut self, of: Object, cells: &mut Vec<D::Cell>, start: i64, end: i64) {
+        let mut at = start;
+        while at < end {
+            let size = (end - at).min(8);
+            let value =
+                self.value(Name { of, part: Part::At(at), at_entry: false }, 8 * size as u32);
+            self.append(cells, size as usize, value);
+            at += size;
+        }
+    }
+
+    fn append(&self, cells: &mut Vec<D::Cell>, size: usize, value: D::Word) {
+        let mut bytes = [self.zero; 8];
+        self.d.store(&mut bytes[..size], value);
+        cells.extend_from_slice(&bytes[..size]);
+    }
+}
+
+impl<D: Domain> World<D> {
+    /// The state at `start`, of values from `source`. `saved` is what the entry has left on the
+    /// host's stack; there is nothing yet at [`Start::Call`].
+    pub(crate) fn new(
+        d: &D,
+        source: &mut impl Source<D>,
+        target: &Target,
+        start: Start,
+        saved: Option<&Saved<D>>,
+    ) -> Self {
+        let Target { setting, program: code, .. } = target;
+        let model = setting.model();
+        let selectors = model.selectors;
+        let revision = setting.revision();
+        let b = &mut Builder { d, source, zero: d.cells(&[0])[0], revision };
+
+        // Each of these addresses is the base of a region of its own.
+        let host_gs = b.field(Object::Host, "gs_base", 64);
+        let block = match setting.variant.placement() {
+            Placement::Gs => host_gs,
+            // The code refers to the block by the distance between them.
+            Placement::PerCpu => d.code(code.base().wrapping_sub(layout::PerCpu::BEFORE_CODE)),
+        };
+        let sp0 = b.whole(Object::Sp0, 64);
+        let pvcs_at = b.whole(Object::PvcsAddress, 64);
+        let host_rsp = b.field(Object::Host, "rsp", 64);
+        let ist = b.whole(Object::Ist, 64);
+
+        // The regions of memory.
+        let cells = b.fields(Object::Tss, Tss::LAYOUT);
+        let mut tss = Region::new(RegionName::Tss, block, setting.block.tss, cells);
+        tss.write(d, setting.block.tss + Tss::sp0.bytes() as i64, 8, sp0);
+        let at = setting.block.tss_extra;
+        let cells = b.fields(Object::TssExtra, TssExtra::LAYOUT);
+        let mut extra = Region::new(RegionName::TssExtra, block, at, cells);
+        extra.write(d, at + TssExtra::pvcs.bytes() as i64, 8, pvcs_at);
+        let pvcs_layout = match setting.revision() {
+            Revision::V2024 => layout::Pvcs::LAYOUT,
+            Revision::V2026 => layout::PvcsV2026::LAYOUT,
+        };
+        let mut pvcs =
+            Region::new(RegionName::Pvcs, pvcs_at, 0, b.fields(Object::Pvcs, pvcs_layout));
+        pvcs.sharing = Sharing::Guest;
+        // The host promises no more than this: room for a frame, and at sp0 room for what returns
+        // below it.
+        let least = |name| if name == RegionName::Sp0Stack { Sp0::LEAST as i64 } else { FRAME };
+        let stack = |b: &mut Builder<'_, D, _>, (name, of), base, frame: &mut [(i64, D::Word)]| {
+            let start = -least(name);
+            let mut cells = Vec::with_capacity(start.unsigned_abs() as usize);
+            b.bytes(of, &mut cells, start, 0);
+            let mut stack = Region::new(name, base, start, cells);
+            for (offset, value) in frame {
+                stack.write(d, *offset - FRAME, 8, *value);
+            }
+            stack
+        };
+
+        // The frame a guest is entered with, or that a handler has written.
+        let frame_gpr = b.registers(Object::Frame);
+        let orig_ax = b.whole(Object::OrigAx, 64);
+        let [rip, rflags] = ["rip", "rflags"].map(|name| b.field(Object::Frame, name, 64));
+        let [cs, ss] = ["cs", "ss"].map(|name| b.field(Object::Frame, name, 16));
+        let guest_gs = b.field(Object::Guest, "gs_base", 64);
+        let frame_registers = registers(&frame_gpr);
+        let frame = Guest { registers: frame_registers, rip, rflags, cs, ss, gs_base: guest_gs };
+        let mut slots: Vec<_> =
+            Gpr::ALL.iter().map(|r| (in_frame(*r), frame_gpr[*r as usize])).collect();
+        let rest = [orig_ax, rip, cs, rflags, ss];
+        slots.extend(FRAME_REST.iter().zip(rest).map(|((_, at, _), value)| (*at, value)));
+        let (on_sp0, on_ist) = match start {
+            Start::Call | Start::Handler { ist: false } => (slots, Vec::new()),
+            Start::Handler { ist: true } => (Vec::new(), slots),
+            Start::Guest | Start::Guest32 => (Vec::new(), Vec::new()),
+        };
+        let sp0_stack =
+            stack(b, (RegionName::Sp0Stack, Object::Sp0Stack), sp0, &mut on_sp0.clone());
+        let ist_stack =
+            stack(b, (RegionName::IstStack, Object::IstStack), ist, &mut on_ist.clone());
+
+        // The caller. RSP is as at the call, so that the return address lies right there.
+        let caller_gpr = b.registers(Object::Host);
+        let return_address = b.field(Object::Host, "rip", 64);
+        let get = |register: Gpr| caller_gpr[register as usize];
+        let caller = Caller {
+            rbx: get(Gpr::Rbx),
+            rbp: get(Gpr::Rbp),
+            r12: get(Gpr::R12),
+            r13: get(Gpr::R13),
+            r14: get(Gpr::R14),
+            r15: get(Gpr::R15),
+            rsp: d.plus(host_rsp, 8),
+            rip: return_address,
+        };
+        let cells = match saved {
+            Some(saved) => saved.stack.clone(),
+            None => {
+                let mut cells = Vec::new();
+                b.bytes(Object::HostStack, &mut cells, -CALLER_STACK, 8);
+                cells
+            }
+        };
+        let mut host_stack = Region::new(RegionName::HostStack, host_rsp, -CALLER_STACK, cells);
+        match saved {
+            Some(saved) => {
+                extra.write(d, at + TssExtra::host_rsp.bytes() as i64, 8, saved.host_rsp);
+            }
+            None => host_stack.write(d, 0, 8, return_address),
+        }
+        // Of others' code, only what their entry points reach is known.
+        let code_regions = code.pieces().map(|(start, bytes)| {
+            let offset = start.wrapping_sub(code.base()).cast_signed();
+            let code = Region::new(RegionName::Code, d.code(code.base()), offset, d.cells(bytes));
+            Region { is_code: true, ..code }
+        });
+
+        // The registers of the machine.
+        let mut gpr = match start {
+            Start::Call => caller_gpr,
+            Start::Guest | Start::Guest32 | Start::Handler { .. } => b.registers(Object::Guest),
+        };
+        let guest_rflags = d.or(
+            d.mask(b.field(Object::Guest, "rflags", 64), RFlags::GUEST_ALLOWED.bits()),
+            d.word(RFlags::GUEST_FIXED.bits()),
+        );
+        let guest_rip = match start {
+            // 32-bit code has addresses of 32 bits.
+            Start::Guest32 => b.field(Object::Guest, "eip", 32),
+            _ => b.field(Object::Guest, "rip", 64),
+        };
+        let guest_root = b.whole(Object::GuestRoot, 64);
+        let host_flags = d.or(
+            d.mask(b.field(Object::Host, "rflags", 64), HOST_FLAGS),
+            d.word(RFlags::FIXED.bits()),
+        );
+        // An interrupt gate clears these (Intel SDM vol. 3, 6.12.1.3); the others are the guest's.
+        let gate = RFlags::TF | RFlags::NT | RFlags::RF | RFlags::VM | RFlags::IF;
+        let word = |selector: u16| d.word(selector.into());
+        let (flags, cs, ss, cpl) = match start {
+            Start::Call => (host_flags, selectors.kernel_cs(), selectors.kernel_ds(), 0),
+            Start::Guest => (guest_rflags, selectors.user_cs(), selectors.user_ds(), 3),
+            Start::Guest32 => (guest_rflags, selectors.user32_cs(), selectors.user_ds(), 3),
+            // An event from CPL 3 leaves a null SS (Intel SDM vol. 3, 6.14.3).
+            Start::Handler { .. } => {
+                (d.mask(guest_rflags, !gate.bits()), selectors.kernel_cs(), 0, 0)
+            }
+        };
+        let frame_at = match start {
+            Start::Handler { ist: true } => d.plus(ist, -FRAME),
+            _ => d.plus(sp0, -FRAME),
+        };
+        match start {
+            Start::Call => gpr[Gpr::Rsp as usize] = host_rsp,
+            Start::Handler { .. } => gpr[Gpr::Rsp as usize] = frame_at,
+            Start::Guest | Start::Guest32 => {}
+        }
+        let (gs_base, inactive_gs_base) = match start {
+            Start::Guest | Start::Guest32 => (guest_gs, host_gs),
+            Start::Call | Start::Handler { .. } => (host_gs, guest_gs),
+        };
+        let host_cr3 = extra.read(d, at + TssExtra::host_cr3.bytes() as i64, 8);
+        let spec_extra = read_extra(d, &extra, setting);
+        let spec_pvcs = read_pvcs(d, &pvcs, setting);
+        let mut regions = vec![tss, extra, pvcs, sp0_stack, host_stack, ist_stack];
+        regions.extend(code_regions);
+        let memory = Memory { regions, racing: false };
+        let rip = match start {
+            Start::Call | Start::Handler { .. } => d.word(0),
+            Start::Guest | Start::Guest32 => guest_rip,
+        };
+        let root = if start == Start::Call { host_cr3 } else { guest_root };
+        let machine = Machine {
+            gpr,
+            rip,
+            flags: Flags::new(d, flags),
+            cs: word(cs),
+            ss: word(ss),
+            cpl,
+            gs_base,
+            inactive_gs_base,
+            fs_base: held_base(d, b.whole(Object::FsBase, 64)),
+            cr3: root,
+            cr4: d.or(b.whole(Object::Cr4, 64), d.word(cr4(&setting.variant))),
+            pkru: b.whole(Object::Pkru, 32),
+            // The host enters no guest from an NMI's handler, nor does it exit there, before an IRET
+            // has ended it.
+            nmi_blocked: d.bit(false),
+            msrs: Msrs {
+                star: d.word(selectors.star().bits()),
+                lstar: d.word(0),
+                cstar: d.word(0),
+                sfmask: d.word(setting.sfmask.bits()),
+                spec_ctrl: b.whole(Object::SpecCtrl, 64),
+                efer: d.or(b.whole(Object::Efer, 64), d.word(EFER)),
+            },
+            memory: memory.clone(),
+        };
+        let fs_base = machine.fs_base;
+        let untrains = setting.variant.mitigations().untrain;
+        let untraining = untrains.then(|| {
+            let mut below = Vec::new();
+            b.bytes(Object::Untraining, &mut below, -CALLER_STACK, 0);
+            let field = |b: &mut Builder<'_, D, _>, name| b.field(Object::Untraining, name, 64);
+            Untraining {
+                registers: ["rax", "rcx", "rdx"].map(|name| field(b, name)),
+                flags: field(b, "rflags"),
+                below,
+            }
+        });
+        let (spec_ctrl, pkru) = (machine.msrs.spec_ctrl, machine.pkru);
+        let guest = Guest {
+            registers: registers(&gpr),
+            rip: guest_rip,
+            rflags: guest_rflags,
+            cs: word(selectors.user_cs()),
+            ss: word(selectors.user_ds()),
+            gs_base: guest_gs,
+        };
+        let (tss_extra, pvcs) = (spec_extra, spec_pvcs);
+        let spec = spec::State { guest, root, spec_ctrl, pkru, tss_extra, pvcs };
+        let assumptions = {
+            let end =
+                code.pieces().map(|(start, bytes)| start.wrapping_add(bytes.len() as u64)).max();
+            let length = end.unwrap_or_default().wrapping_sub(code.base());
+            let code_at = (d.code(code.base()), length);
+            let mut assumptions =
+                Self::assume(d, &model, &frame, &spec, [host_rsp, host_gs], code_at, start);
+            assumptions.push((
+                "the caller's return address is canonical",
+                model.is_canonical(d, return_address),
+            ));
+            if code.is_fixed() {
+                let lies_there = d.is(d.code(0), 0);
+                assumptions.push(("the code lies where it is linked to", lies_there));
+            }
+            assumptions
+        };
+        Self {
+            machine,
+            spec,
+            caller,
+            frame,
+            frame_at,
+            assumptions,
+            model,
+            setting: *setting,
+            host_gs,
+            untraining,
+            fs_base,
+            event: None,
+            before: memory,
+        }
+    }
+}
+
+/// What a CPU can hold as a base: its addresses have 57 bits at most, and those that have so many take
+/// them for a base under four-level paging, too (Intel SDM vol. 1, 3.3.7.1).
+pub(crate) fn held_base<D: Domain>(d: &D, word: D::Word) -> D::Word {
+    let by = PagingMode::FiveLevel.sign_bits().into();
+    d.sar(d.shl(word, by), by)
+}
+
+/// What host code may have in RFLAGS when it calls: arithmetic and ID. DF is clear by the ABI, IF
+/// because interrupts are off.
+const HOST_FLAGS: u64 = RFlags::CF.bits()
+    | RFlags::PF.bits()
+    | RFlags::AF.bits()
+    | RFlags::ZF.bits()
+    | RFlags::SF.bits()
+    | RFlags::OF.bits()
+    | RFlags::ID.bits();

@@ -1,0 +1,171 @@
+//! Where values lie: the fields of the per-CPU block, of the PVCS and of a frame, by name, offset and size.
+
+use crate::setting::Setting;
+use switcher_gen::layout;
+use switcher_gen::layout::{IretFrame, PtRegs, PvcsLayout, Revision, TssExtra};
+use switcher_model::{Domain, Gpr, Region};
+use switcher_spec as spec;
+use switcher_spec::Registers;
+
+pub(crate) const FRAME: i64 = size_of::<PtRegs>() as i64;
+
+/// A field's place: name, offset, size.
+pub(crate) type FieldAt = (&'static str, i64, usize);
+
+pub(crate) const EXTRA_FIELDS: [FieldAt; 14] = [
+    ("host_cr3", TssExtra::host_cr3.bytes() as i64, 8),
+    ("host_rsp", TssExtra::host_rsp.bytes() as i64, 8),
+    ("enter_cr3", TssExtra::enter_cr3.bytes() as i64, 8),
+    ("switch_flags", TssExtra::switch_flags.bytes() as i64, 8),
+    ("smod_cr3", TssExtra::smod_cr3.bytes() as i64, 8),
+    ("umod_cr3", TssExtra::umod_cr3.bytes() as i64, 8),
+    ("pvcs", TssExtra::pvcs.bytes() as i64, 8),
+    ("retu_rip", TssExtra::retu_rip.bytes() as i64, 8),
+    ("smod_entry", TssExtra::smod_entry.bytes() as i64, 8),
+    ("smod_gsbase", TssExtra::smod_gsbase.bytes() as i64, 8),
+    ("smod_rsp", TssExtra::smod_rsp.bytes() as i64, 8),
+    ("host_spec_ctrl", TssExtra::host_spec_ctrl.bytes() as i64, 4),
+    ("guest_spec_ctrl", TssExtra::guest_spec_ctrl.bytes() as i64, 4),
+    ("smod_pkru", TssExtra::smod_pkru.bytes() as i64, 4),
+];
+
+/// The fields of the PVCS that the specification knows; V2026 has no RSP.
+pub(crate) fn pvcs_fields(revision: Revision) -> [Option<FieldAt>; 9] {
+    fn of<P: PvcsLayout>() -> [Option<FieldAt>; 9] {
+        let at = |name, bytes: usize, size| Some((name, bytes as i64, size));
+        [
+            at("user_cs", P::USER_CS.bytes(), 2),
+            at("user_ss", P::USER_SS.bytes(), 2),
+            at("user_gsbase", P::USER_GSBASE.bytes(), 8),
+            at("eflags", P::EFLAGS.bytes(), 4),
+            at("pkru", P::PKRU.bytes(), 4),
+            at("rip", P::RIP.bytes(), 8),
+            P::RSP.and_then(|rsp| at("rsp", rsp.bytes(), 8)),
+            at("rcx", P::RCX.bytes(), 8),
+            at("r11", P::R11.bytes(), 8),
+        ]
+    }
+    match revision {
+        Revision::V2024 => of::<layout::Pvcs>(),
+        Revision::V2026 => of::<layout::PvcsV2026>(),
+    }
+}
+
+/// Where a general register is in a [`PtRegs`].
+pub(crate) fn in_frame(register: Gpr) -> i64 {
+    let offset = match register {
+        Gpr::Rax => PtRegs::rax.bytes(),
+        Gpr::Rcx => PtRegs::rcx.bytes(),
+        Gpr::Rdx => PtRegs::rdx.bytes(),
+        Gpr::Rbx => PtRegs::rbx.bytes(),
+        Gpr::Rsp => PtRegs::rsp.bytes(),
+        Gpr::Rbp => PtRegs::rbp.bytes(),
+        Gpr::Rsi => PtRegs::rsi.bytes(),
+        Gpr::Rdi => PtRegs::rdi.bytes(),
+        Gpr::R8 => PtRegs::r8.bytes(),
+        Gpr::R9 => PtRegs::r9.bytes(),
+        Gpr::R10 => PtRegs::r10.bytes(),
+        Gpr::R11 => PtRegs::r11.bytes(),
+        Gpr::R12 => PtRegs::r12.bytes(),
+        Gpr::R13 => PtRegs::r13.bytes(),
+        Gpr::R14 => PtRegs::r14.bytes(),
+        Gpr::R15 => PtRegs::r15.bytes(),
+    };
+    offset as i64
+}
+
+/// The fields of a [`PtRegs`] besides the general registers.
+pub(crate) const FRAME_REST: [FieldAt; 5] = [
+    ("orig_ax", PtRegs::orig_ax.bytes() as i64, 8),
+    ("rip", PtRegs::rip.bytes() as i64, 8),
+    ("cs", PtRegs::cs.bytes() as i64, 8),
+    ("rflags", PtRegs::eflags.bytes() as i64, 8),
+    ("ss", PtRegs::ss.bytes() as i64, 8),
+];
+
+pub(crate) fn registers<W: Copy>(gpr: &[W; 16]) -> Registers<W> {
+    let get = |register: Gpr| gpr[register as usize];
+    Registers {
+        rax: get(Gpr::Rax),
+        rcx: get(Gpr::Rcx),
+        rdx: get(Gpr::Rdx),
+        rbx: get(Gpr::Rbx),
+        rsp: get(Gpr::Rsp),
+        rbp: get(Gpr::Rbp),
+        rsi: get(Gpr::Rsi),
+        rdi: get(Gpr::Rdi),
+        r8: get(Gpr::R8),
+        r9: get(Gpr::R9),
+        r10: get(Gpr::R10),
+        r11: get(Gpr::R11),
+        r12: get(Gpr::R12),
+        r13: get(Gpr::R13),
+        r14: get(Gpr::R14),
+        r15: get(Gpr::R15),
+    }
+}
+
+/// General registers by number.
+pub(crate) fn by_number<W: Copy>(r: &Registers<W>) -> [W; 16] {
+    [
+        r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12,
+        r.r13, r.r14, r.r15,
+    ]
+}
+
+/// The per-CPU block's fields, as the specification names them.
+pub(crate) fn read_extra<D: Domain>(
+    d: &D,
+    extra: &Region<D>,
+    setting: &Setting,
+) -> spec::TssExtra<D::Word> {
+    let [
+        host_cr3,
+        host_rsp,
+        enter_cr3,
+        switch_flags,
+        smod_cr3,
+        umod_cr3,
+        pvcs,
+        retu_rip,
+        smod_entry,
+        smod_gsbase,
+        smod_rsp,
+        host_spec_ctrl,
+        guest_spec_ctrl,
+        smod_pkru,
+    ] = EXTRA_FIELDS.map(|(_, at, size)| extra.read(d, setting.block.tss_extra + at, size));
+    spec::TssExtra {
+        host_cr3,
+        host_rsp,
+        enter_cr3,
+        switch_flags,
+        smod_cr3,
+        umod_cr3,
+        pvcs,
+        retu_rip,
+        smod_entry,
+        smod_gsbase,
+        smod_rsp,
+        host_spec_ctrl,
+        guest_spec_ctrl,
+        smod_pkru,
+    }
+}
+
+/// The PVCS's fields, as the specification names them.
+pub(crate) fn read_pvcs<D: Domain>(
+    d: &D,
+    pvcs: &Region<D>,
+    setting: &Setting,
+) -> spec::Pvcs<D::Word> {
+    let [user_cs, user_ss, user_gsbase, eflags, pkru, rip, rsp, rcx, r11] =
+        pvcs_fields(setting.revision()).map(|field| match field {
+            Some((_, at, size)) => pvcs.read(d, at, size),
+            None => d.word(0),
+        });
+    spec::Pvcs { user_cs, user_ss, user_gsbase, eflags, pkru, rip, rsp, rcx, r11 }
+}
+
+// An IRET frame is the end of a PtRegs: a routine that returns to a guest may build it there.
+const _: () = assert!(size_of::<IretFrame>() < size_of::<PtRegs>());

@@ -1,0 +1,163 @@
+//! The states that theorems are about: the machine's and the specification's, of the same unknowns.
+//!
+//! Everything **assumed** is in this folder: see [`World::assume`], [`event`] and the list in CAVEATS.md.
+//! A state is built from a [`Source`] of values: variables for a proof, numbers for a fuzzer or for the
+//! replay of a counterexample.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | `name` | what the values of a state are called, and where they come from |
+//! | `fields` | where the values lie in structs and frames |
+//! | `build` | the state in which a routine starts |
+//! | `event` | the state in which an event comes, from a guest or in ring 0 |
+//! | `hooks` | which bits of `switch_flags` a hook may have set meanwhile |
+//! | `apart` | whether regions of a state of numbers are apart |
+
+pub(crate) mod apart;
+pub(crate) mod build;
+pub(crate) mod event;
+pub(crate) mod fields;
+mod hooks;
+pub(crate) mod name;
+
+use crate::boundary;
+use crate::entry::Entry;
+use crate::setting::Setting;
+use crate::target::Target;
+use crate::theorem::{Start, Theorem};
+use crate::world::build::CALLER_STACK;
+use crate::world::event::EventContext;
+use crate::world::fields::read_extra;
+use crate::world::name::Source;
+use switcher_model::{Domain, Memory, Model, Msrs, Region, RegionName, State as Machine};
+use switcher_spec as spec;
+use switcher_spec::{Caller, Guest};
+
+/// The host's stack as an entry leaves it, for the exits that need it: what the switcher saves there
+/// is its own business, but it must find it again.
+#[derive(Debug)]
+pub struct Saved<D: Domain> {
+    pub(crate) stack: Vec<D::Cell>,
+    pub(crate) host_rsp: D::Word,
+}
+
+impl<D: Domain> Clone for Saved<D> {
+    fn clone(&self) -> Self {
+        Self { stack: self.stack.clone(), host_rsp: self.host_rsp }
+    }
+}
+
+/// One state, as the machine and as the specification have it.
+pub(crate) struct World<D: Domain> {
+    /// As the CPU has it.
+    pub machine: Machine<D>,
+    /// As the specification has it.
+    pub spec: spec::State<D>,
+    /// Who called, or will be returned to.
+    pub caller: Caller<D::Word>,
+    /// The frame the guest is entered with, or that a handler has written.
+    pub frame: Guest<D::Word>,
+    /// The address of an exit's frame.
+    pub frame_at: D::Word,
+    /// What is assumed of the values, in words.
+    pub assumptions: Vec<(&'static str, D::Bit)>,
+    /// The CPU.
+    pub model: Model,
+    pub(crate) setting: Setting,
+    /// The host's GS base.
+    pub(crate) host_gs: D::Word,
+    /// What the host's untraining of returns leaves, if the host has one.
+    pub(crate) untraining: Option<Untraining<D>>,
+    /// FS base at the start.
+    pub(crate) fs_base: D::Word,
+    /// The event, if there is one.
+    pub(crate) event: Option<EventContext<D>>,
+    /// Memory at the start, to tell what has changed.
+    pub(crate) before: Memory<D>,
+}
+
+/// What [`HostSymbol::UNTRAIN`](switcher_gen::asm::HostSymbol::UNTRAIN) may leave.
+pub(crate) struct Untraining<D: Domain> {
+    /// What is left in RAX, RCX and RDX.
+    pub(crate) registers: [D::Word; 3],
+    /// What is left in the flags, of which the arithmetic ones are used.
+    pub(crate) flags: D::Word,
+    /// What is left of its return address and of the stack below it, from the top down.
+    pub(crate) below: Vec<D::Cell>,
+}
+
+impl<D: Domain> World<D> {
+    /// What the host guarantees, and the runtime checks where it can.
+    fn assume(
+        d: &D,
+        model: &Model,
+        frame: &Guest<D::Word>,
+        spec: &spec::State<D>,
+        [host_rsp, host_gs]: [D::Word; 2],
+        code: (D::Word, u64),
+        start: Start,
+    ) -> Vec<(&'static str, D::Bit)> {
+        let extra = &spec.tss_extra;
+        let canonical = |address| model.is_canonical(d, address);
+        let mut assumptions = vec![
+            (boundary::ONE_MODE, boundary::has_one_mode(d, extra.switch_flags)),
+            ("the host's GS base is canonical", canonical(host_gs)),
+            ("smod_entry is canonical", canonical(extra.smod_entry)),
+            ("smod_gsbase is canonical", canonical(extra.smod_gsbase)),
+            ("the guest's GS base is canonical", canonical(spec.guest.gs_base)),
+            (
+                "the code lies in the upper half, and ends there",
+                d.lt(d.sub(code.0, d.word(UPPER_HALF)), d.word(UPPER_HALF.wrapping_neg() - code.1)),
+            ),
+            (
+                "the caller's stack does not lie at address 0",
+                d.not(d.lt(host_rsp, d.word(CALLER_STACK.cast_unsigned() + 8))),
+            ),
+        ];
+        if start == Start::Call {
+            let rpl = |selector| d.is(d.mask(selector, 3), 3);
+            assumptions.push(("the frame's CS has RPL 3", rpl(frame.cs)));
+            assumptions.push(("the frame's SS has RPL 3", rpl(frame.ss)));
+        }
+        assumptions
+    }
+}
+
+/// Where the kernel's half of addresses begins, in every paging mode.
+pub(crate) const UPPER_HALF: u64 = 0xFFFF_8000_0000_0000;
+
+/// The state that a theorem starts from.
+pub(crate) fn of<D: Domain>(
+    d: &D,
+    entry: Entry<'_>,
+    source: &mut impl Source<D>,
+    saved: Option<&Saved<D>>,
+) -> World<D> {
+    let Entry { target, theorem, .. } = entry;
+    if theorem.is_of_events() {
+        return event::world(d, entry, source, saved);
+    }
+    // Nothing is saved before a guest is entered.
+    let saved = saved.filter(|_| theorem != Theorem::EnterGuest);
+    World::new(d, source, target, theorem.start(), saved)
+}
+
+/// The MSRs that make a SYSCALL what it is, as the host has them.
+pub(crate) fn entries<D: Domain>(d: &D, target: &Target, setting: &Setting) -> Msrs<D> {
+    Msrs {
+        star: d.word(setting.variant.selectors().star().bits()),
+        lstar: d.code(target.syscall_64),
+        cstar: d.code(target.syscall_compat.unwrap_or_default()),
+        sfmask: d.word(setting.sfmask.bits()),
+        spec_ctrl: d.word(0),
+        efer: d.word(0),
+    }
+}
+
+pub(crate) fn region_of<D: Domain>(world: &World<D>, name: RegionName) -> &Region<D> {
+    world.machine.memory.region(name).expect("every world has all regions")
+}
+
+pub(crate) fn extra_of<D: Domain>(d: &D, world: &World<D>) -> spec::TssExtra<D::Word> {
+    read_extra(d, region_of(world, RegionName::TssExtra), &world.setting)
+}
