@@ -3,8 +3,8 @@
 use std::error::Error;
 
 use raw_cpuid::CpuIdReaderNative;
-use switcher_gen::arch::{HostFeatures, HostState, Selectors, Vendor};
-use switcher_gen::{Config, Image, Variant};
+use switcher_gen::arch::{HostFeatures, HostState, PagingMode, Selectors, Vendor};
+use switcher_gen::{Image, Variant};
 
 fn main() -> Result<(), Box<dyn Error>> {
     // In ring 0, `switcher-runtime` reads the control registers; here we suppose some.
@@ -21,9 +21,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("{variant:24} {:4} bytes  {}", image.bytes().len(), image.fingerprint());
     }
 
-    // What no CPU has cannot be built.
-    let config = Config { vendor: Vendor::Amd, ibt: true, ..Variant::REFERENCE.config() };
-    if let Err(illegal) = Variant::new(config, Selectors::DEFAULT) {
+    // A configuration that no CPU has cannot be built.
+    if let Err(illegal) = Variant::builder(Vendor::Amd, PagingMode::FourLevel).ibt(true).build() {
         println!("refused: {illegal}");
     }
     Ok(())

@@ -11,7 +11,7 @@ use switcher_prove::{Prover, Target, Verdict};
 fn main() -> Result<(), Box<dyn Error>> {
     let right = Target::image(&Image::new(&Variant::REFERENCE)?);
     let prover = Prover::default();
-    let Verdict::Proved(reports) = prover.prove(&right)? else {
+    let Verdict::Proved(reports) = prover.prove(&right) else {
         return Err("the reference is not proved".into());
     };
     for report in &reports {
@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .skip_while(|mutant| !mutant.original.starts_with("test r11"))
         .find(|mutant| mutant.operator == Operator::Delete && mutant.original.starts_with("jne"));
     let wrong = jump.and_then(mutate::Mutant::target).ok_or("there is such a jump")?;
-    let Verdict::Refuted(found) = prover.prove(&wrong)? else {
+    let Verdict::Refuted(found) = prover.prove(&wrong) else {
         return Err("a switcher that returns with TF by SYSRETQ was not refuted".into());
     };
     println!("\n{found}");

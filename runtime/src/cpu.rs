@@ -8,16 +8,19 @@ use raw_cpuid::CpuIdReaderNative;
 use switcher_gen::arch::{HostFeatures, Msr as MsrName, PagingMode, RFlags, Speculation};
 use switcher_gen::asm::Label;
 use switcher_gen::layout::{IstTop, PerCpu, Placement, Tss, TssExtra};
-use switcher_gen::{Config, Gate, Mitigations, NoVariant, Variant};
+use switcher_gen::mitigations::Assessment;
+use switcher_gen::{Config, Gate, Mitigation, Mitigations, NoVariant, Variant};
 use x86_64::registers::control::{Cr4, Cr4Flags, Efer, EferFlags};
 
-use crate::detect::Detect;
+use crate::detect::{self, Detect};
+use crate::has::Has;
 use crate::load::Switcher;
 use crate::mapping::MappingList;
 use crate::pcid::CleanRoots;
 use crate::predictors::{Barriers, Predictors};
+use crate::refused::Refused;
 use crate::registers::{self, DescriptorTablePointer, read_msr, write_msr};
-use crate::state::{self, Has, Host, Installed, StateError};
+use crate::state::{self, Host, Installed, StateError};
 
 /// A CPU on which a switcher is installed. Not `Send`: it is the CPU it was made on.
 #[derive(Debug)]
@@ -36,6 +39,7 @@ pub struct Cpu<'s> {
 
 /// Why something about a CPU is not done here and now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum NotHere {
     /// It could begin on this CPU and end on another one.
     #[error("interrupts are enabled: disable them around this")]
@@ -65,6 +69,7 @@ impl NotHere {
 
 /// Why a CPU cannot use a switcher. It is left as it was.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InstallError {
     /// What is found on one CPU could be written to another one.
     #[error("interrupts are enabled: disable them around `install`")]
@@ -83,7 +88,7 @@ pub enum InstallError {
     },
     /// An exit would fault: the MSR that it writes does not exist.
     #[error("this switcher has `{0}`, whose MSR this CPU lacks: assemble one without")]
-    Mitigation(&'static str),
+    Mitigation(Mitigation),
     /// Per-CPU code would not find its block.
     #[error(
         "the per-CPU block is at {per_cpu:#x}, but this switcher is for the CPU whose block is at \
@@ -127,6 +132,7 @@ pub enum InstallError {
 
 /// Why a switcher stays installed on a CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum UninstallError {
     /// The registers to be restored are another CPU's, or may be in the middle of it.
     #[error(transparent)]
@@ -267,7 +273,7 @@ impl Switcher {
     /// At CPL 0; `per_cpu` is valid for reads.
     unsafe fn check(&self, per_cpu: NonNull<PerCpu>) -> Result<Checked, InstallError> {
         check_flags(registers::flags())?;
-        let assembled = *self.image().variant();
+        let assembled = *self.variant();
         let selectors = assembled.selectors();
         let features = HostFeatures::detect();
         let Config { policy, mitigations, paging, .. } = assembled.config();
@@ -320,7 +326,7 @@ impl Switcher {
     /// What `install` writes.
     fn msrs(&self, per_cpu: NonNull<PerCpu>) -> [(MsrName, u64); 6] {
         [
-            (MsrName::Star, self.image().variant().selectors().star().bits()),
+            (MsrName::Star, self.variant().selectors().star().bits()),
             (MsrName::Lstar, self.address(Label::Syscall64)),
             (MsrName::Cstar, self.address(Label::SyscallCompat)),
             (MsrName::Sfmask, RFlags::SYSCALL_CLEARS.bits()),
@@ -331,6 +337,21 @@ impl Switcher {
 }
 
 impl Cpu<'_> {
+    /// What the faults of **this** CPU ask for as it is set up now, and what the host has not done
+    /// about them. A variant is chosen once, MSRs are each CPU's own: one on which SPEC_CTRL is not
+    /// what it is elsewhere needs more than the variant has, which
+    /// [`Mitigations::covers`](switcher_gen::Mitigations::covers) tells. A host may know better, so
+    /// [`install`](crate::Switcher::install) does not refuse. A variant with `untrain` is taken for the word of a host
+    /// that has return thunks.
+    ///
+    /// # Errors
+    /// If this is not the CPU of `install`, or may be another one in the middle of it.
+    pub fn assess(&self) -> Result<Assessment, NotHere> {
+        self.is_here()?;
+        let Config { vendor, mitigations, .. } = self.switcher().variant().config();
+        Ok(detect::assess(HostFeatures::detect(), vendor, mitigations.untrain))
+    }
+
     /// The switcher installed here.
     #[must_use]
     pub const fn switcher(&self) -> &Switcher {
@@ -373,15 +394,15 @@ impl Cpu<'_> {
     ///
     /// # Errors
     /// If this is not the CPU of `install`, if interrupts are enabled, if a guest is running, or if somebody else has
-    /// changed a register. Nothing has been changed then, and the switcher stays installed: the result is the
-    /// CPU itself, and why.
+    /// changed a register. Nothing has been changed then, and the switcher stays installed: the error
+    /// holds the CPU itself, and says why.
     #[expect(
         clippy::result_large_err,
         reason = "a box would be allocated under the switcher's GS base"
     )]
-    pub fn uninstall(mut self) -> Result<(), (Self, UninstallError)> {
+    pub fn uninstall(mut self) -> Result<(), Refused<Self, UninstallError>> {
         if let Err(why) = self.can_be_uninstalled() {
-            return Err((self, why));
+            return Err(Refused::new(self, why));
         }
         let Registers { fsgsbase, syscall, msrs } = self.before;
         // SYSCALL first: it must not land in an entry whose other registers are gone.
@@ -398,7 +419,7 @@ impl Cpu<'_> {
             // SAFETY: as for EFER.
             unsafe { Cr4::update(|cr4| cr4.remove(Cr4Flags::FSGSBASE)) };
         }
-        for debt in Debt::of(self.switcher.image().variant().pcid()) {
+        for debt in Debt::of(self.switcher.variant().pcid()) {
             match debt {
                 Debt::Translations => flush_all_translations(),
                 Debt::Training => self.forget_training(),
@@ -488,12 +509,11 @@ const fn check_flags(flags: RFlags) -> Result<(), InstallError> {
 
 /// Whether the MSRs exist that the mitigations write.
 fn check_mitigations(mitigations: Mitigations, has: Speculation) -> Result<(), InstallError> {
-    let wanted = [
-        (mitigations.ibrs, "ibrs", Speculation::IBRS),
-        (mitigations.ibpb, "ibpb", Speculation::IBPB),
-    ];
-    match wanted.into_iter().find(|(is_on, _, msr)| *is_on && !has.contains(*msr)) {
-        Some((_, name, _)) => Err(InstallError::Mitigation(name)),
+    let wanted = [(Mitigation::Ibrs, Speculation::IBRS), (Mitigation::Ibpb, Speculation::IBPB)];
+    let is_lacking =
+        |(one, msr): &(Mitigation, _)| mitigations.contains(*one) && !has.contains(*msr);
+    match wanted.into_iter().find(is_lacking) {
+        Some((one, _)) => Err(InstallError::Mitigation(one)),
         None => Ok(()),
     }
 }

@@ -82,6 +82,7 @@ impl Access {
 
 /// Why a guest's breakpoint is not set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum DebugError {
     /// There are four.
     #[error("there is no breakpoint {0}: they are 0 to 3")]

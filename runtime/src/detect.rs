@@ -2,7 +2,6 @@
 
 use raw_cpuid::CpuIdReaderNative;
 use raw_cpuid::native_cpuid::cpuid_count;
-use switcher_gen::Config;
 use switcher_gen::arch::{
     ArchCapabilities, HostFeatures, HostState, McuOptCtrl, Msr as MsrName, PagingMode, SpecCtrl,
     Speculation, TsxCtrl, Vendor, cr4, s_cet,
@@ -10,7 +9,6 @@ use switcher_gen::arch::{
 use switcher_gen::mitigations::Assessment;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 
-use crate::cpu::{Cpu, NotHere};
 use crate::registers::read_msr;
 
 /// Detection of the CPU this code runs on.
@@ -49,25 +47,8 @@ impl Detect for HostFeatures {
     }
 }
 
-impl Cpu<'_> {
-    /// What the faults of **this** CPU ask for as it is set up now, and what the host has not done
-    /// about them. A variant is chosen once, MSRs are each CPU's own: one on which SPEC_CTRL is not
-    /// what it is elsewhere needs more than the variant has, which
-    /// [`Mitigations::covers`](switcher_gen::Mitigations::covers) tells. A host may know better, so
-    /// [`install`](crate::Switcher::install) does not refuse. A variant with `untrain` is taken for the word of a host
-    /// that has return thunks.
-    ///
-    /// # Errors
-    /// If this is not the CPU of `install`, or may be another one in the middle of it.
-    pub fn assess(&self) -> Result<Assessment, NotHere> {
-        self.is_here()?;
-        let Config { vendor, mitigations, .. } = self.switcher().image().variant().config();
-        Ok(assess(HostFeatures::detect(), vendor, mitigations.untrain))
-    }
-}
-
 /// What a CPU needs whose host has return thunks or has none.
-fn assess(features: HostFeatures, vendor: Vendor, untrained: bool) -> Assessment {
+pub(crate) fn assess(features: HostFeatures, vendor: Vendor, untrained: bool) -> Assessment {
     let features = if untrained { features.with_return_thunks() } else { features };
     Assessment::of(&features, vendor)
 }

@@ -24,6 +24,7 @@ use crate::state::{self, Exchanged, Running, StateError};
 
 /// Why a guest was not entered. It is as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum EnterError {
     /// An interrupt could come between loading the guest's state and entering it, or this is another CPU than that of
     /// `install`.
@@ -108,7 +109,7 @@ impl Cpu<'_> {
     /// cannot be entered: see [`EnterError`].
     pub fn enter(&mut self, guest: &mut Guest) -> Result<Exit, EnterError> {
         // Each is called by its name: which one it is must not become an indirect call.
-        if self.switcher.image().variant().mitigations().untrain {
+        if self.switcher.variant().mitigations().untrain {
             // SAFETY: `run` passes the entry of the switcher, ready to be called.
             let call = |entry| unsafe { call_by_iret(entry) };
             // SAFETY: it calls what it is given once, as `enter_with` asks.
@@ -157,7 +158,7 @@ impl Cpu<'_> {
         guest: &mut Guest,
         call: impl FnOnce(u64) -> *mut PtRegs,
     ) -> Result<Exit, EnterError> {
-        let variant = self.switcher.image().variant();
+        let variant = self.switcher.variant();
         let Config { pcid, pku, paging, vendor, mitigations, .. } = variant.config();
         // First of all: with CR0.TS set, anything else could use a vector register, and fault.
         let running = Running::read(guest, variant.selectors(), self.then);

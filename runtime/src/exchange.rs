@@ -11,8 +11,8 @@ use switcher_gen::arch::{Msr as MsrName, debugctl};
 use crate::debug::GuestDebug;
 use crate::exit::DebugCauses;
 use crate::guest::{DataSelectors, Guest};
+use crate::has::Has;
 use crate::registers;
-use crate::state::Has;
 
 /// What the exchange depends on.
 #[derive(Clone, Copy, Debug)]

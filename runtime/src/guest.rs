@@ -94,6 +94,7 @@ impl PvcsPage {
 
 /// Why a guest's state was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum GuestError {
     /// Addresses the switcher loads must be addresses.
     #[error(transparent)]

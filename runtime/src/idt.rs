@@ -32,7 +32,7 @@ impl Idt {
         // SAFETY: all 256 gates, which is all there is of it, have been written.
         let table = unsafe { table.assume_init() };
         // What `load` will need.
-        table.pointer(linked.image().variant().paging())?;
+        table.pointer(linked.variant().paging())?;
         Ok(table)
     }
 

@@ -8,8 +8,40 @@
 //!    it is written, executable afterwards, never both.
 //! 3. [`Switcher::install`] programs one CPU to use it, after checking all it can check.
 //! 4. [`Cpu::enter`] runs a [`Guest`] until it exits, and says why ([`Exit`]).
-//! 5. [`Cpu::uninstall`] gives the CPU back as it was, with nothing of its guests' in the TLB or the predictors,
-//!    [`Switcher::unload`] the memory.
+//! 5. [`Cpu::uninstall`] gives the CPU back as it was, with nothing of its guests' in the TLB or
+//!    the predictors, [`Switcher::unload`] the memory.
+//!
+//! As a program, of a host that has its memory, its roots and its GDT already
+//! (`examples/minimal-host` is a whole one):
+//!
+//! ```no_run
+//! use core::ptr::NonNull;
+//! use switcher_runtime::switcher_gen::arch::{Cr3, Selectors};
+//! use switcher_runtime::switcher_gen::layout::PerCpu;
+//! use switcher_runtime::{
+//!     CodeMapping, Detect, Exit, Guest, GuestRoot, Hooks, HostFeatures, Mode, Switcher, Variant,
+//! };
+//!
+//! fn run(
+//!     memory: &mut impl CodeMapping,
+//!     hooks: &Hooks,
+//!     block: NonNull<PerCpu>,
+//!     root: Cr3,
+//! ) -> Result<Exit, &'static str> {
+//!     let features = HostFeatures::detect();
+//!     let variant =
+//!         Variant::for_host(&features, Selectors::DEFAULT).map_err(|_| "an unfit host")?;
+//!     // What is not on record as proved is refused here.
+//!     let switcher = Switcher::assemble(&variant, hooks, memory).map_err(|_| "not loaded")?;
+//!     // SAFETY: the block is this CPU's alone, its TSS is loaded, and it lies where the code expects it.
+//!     let mut cpu = unsafe { switcher.install(block) }.map_err(|_| "not installed")?;
+//!     let mut guest = Guest::new(features.state().paging);
+//!     // SAFETY: the root maps what `Cpu::mappings` lists, for the supervisor alone.
+//!     guest.set_root(Mode::Smod, Some(unsafe { GuestRoot::new(root) }));
+//!     guest.regs.rip = 0x40_0000;
+//!     cpu.enter(&mut guest).map_err(|_| "not entered")
+//! }
+//! ```
 //!
 //! # What the host must see to
 //!
@@ -19,35 +51,44 @@
 //! * every [`GuestRoot`] maps what [`Cpu::mappings`] lists exactly as the host's root does, for the
 //!   supervisor alone;
 //! * the [`PvcsPage`] is mapped for the supervisor in every guest root;
-//! * of any two roots that are loaded on a CPU, the host's own among them, an entry at an address that the other one
-//!   does not translate alike is not global;
-//! * a CPU is not reset, suspended or taken offline while a switcher is installed there, or is declared [gone](Cpu::gone)
-//!   afterwards;
-//! * what [`Switcher::install`] has found in the GDT, EFER, S_CET and IA32_USER_MSR_CTL stays so, and with
-//!   CR4.PCIDE, PCIDs 32 to 63 are the guests' alone;
+//! * of any two roots that are loaded on a CPU, the host's own among them, an entry at an address
+//!   that the other one does not translate alike is not global;
+//! * a CPU is not reset, suspended or taken offline while a switcher is installed there, or is
+//!   declared [gone](Cpu::gone) afterwards;
+//! * what [`Switcher::install`] has found in the GDT, EFER, S_CET and IA32_USER_MSR_CTL stays so,
+//!   and with CR4.PCIDE, PCIDs 32 to 63 are the guests' alone;
 //! * the TSS names four stacks, IST 1 to 4, for #DF, NMI, #DB and #MC, each of at least
-//!   [`MappingList::LEAST_STACK`] bytes under an [`IstTop`](switcher_gen::layout::IstTop), where the
-//!   TSS points, and what the host's [`Hooks`] use;
+//!   [`MappingList::LEAST_STACK`] bytes under an [`IstTop`](switcher_gen::layout::IstTop), where
+//!   the TSS points, and what the host's [`Hooks`] use;
 //! * FPU, SSE and further state that XSAVE knows is the host's to switch: see [`Cpu::enter`].
 //!
-//! Of every register and structure that CPL 3 can see, change or be ruled by, as far as the manuals of Intel and AMD
-//! tell, [`CPU_STATE`] says who sees to it: the switcher, [`Switcher::install`], [`Cpu::enter`], or the host, by a
-//! duty with a name. The checks are in that table.
+//! Of every register and structure that CPL 3 can see, change or be ruled by, as far as the manuals
+//! of Intel and AMD tell, [`CPU_STATE`] says who sees to it: the switcher, [`Switcher::install`],
+//! [`Cpu::enter`], or the host, by a duty with a name. The checks are in that table.
 //!
 //! # Which events come to whom
 //!
-//! [`Cpu::enter`] loads an IDT of the switcher's, whose entries are emitted and proved with the rest,
-//! and puts the host's own back before it returns. The host keeps its IDT for itself; a guest's root
-//! does not map it, nor its handlers. While the switcher's is loaded:
+//! [`Cpu::enter`] loads an IDT of the switcher's, whose entries are emitted and proved with the
+//! rest, and puts the host's own back before it returns. The host keeps its IDT for itself; a
+//! guest's root does not map it, nor its handlers. While the switcher's is loaded:
 //!
-//! * whatever interrupts *a guest* ends its run, and is an [`Exit`]; NMIs are not blocked any more then;
-//! * an NMI or a machine check that interrupts *ring 0*, which is the switcher or the few instructions of
-//!   `enter` around it, calls [`Hooks::nmi`] or [`Hooks::machine_check`] on the host's root, with the
-//!   host's GS and behind the mitigations of an exit, and leaves everything as it was;
+//! * whatever interrupts *a guest* ends its run, and is an [`Exit`]; NMIs are not blocked any more
+//!   then;
+//! * an NMI or a machine check that interrupts *ring 0*, which is the switcher or the few
+//!   instructions of `enter` around it, calls [`Hooks::nmi`] or [`Hooks::machine_check`] on the
+//!   host's root, with the host's GS and behind the mitigations of an exit, and leaves everything
+//!   as it was;
 //! * anything else in ring 0 calls [`Hooks::fatal`].
 //!
 //! While the host's is loaded, before and after, NMIs and machine checks come to the host's own
-//! entries, on the same stacks. Interrupts are off all the time, so each NMI comes to one or the other.
+//! entries, on the same stacks. Interrupts are off all the time, so each NMI comes to one or the
+//! other.
+//!
+//! # What may grow
+//!
+//! Errors and what they hold are `#[non_exhaustive]`: later versions check more. [`Exit`] is not, nor is
+//! what a variant is chosen from ([`Variant`], [`switcher_gen`]): a host that does not handle a new
+//! kind of exit would be wrong, and its compiler must say so.
 #![no_std]
 
 extern crate alloc;
@@ -62,12 +103,14 @@ mod enter;
 mod exchange;
 mod exit;
 mod guest;
+mod has;
 mod hooks;
 mod idt;
 mod load;
 mod mapping;
 mod pcid;
 mod predictors;
+mod refused;
 mod registers;
 mod state;
 
@@ -82,6 +125,7 @@ pub use load::{CodeMapping, LoadError, Protection, StillInstalled, Switcher};
 pub use mapping::{Mapping, MappingList, Purpose, Rights};
 pub use pcid::{GuestPcid, NotAGuests};
 pub use predictors::{Barriers, Domain};
+pub use refused::Refused;
 pub use registers::DescriptorTablePointer;
 pub use state::{CPU_STATE, Care, Entry, State, StateError, document, exchanged};
 pub use switcher_gen::arch::HostFeatures;

@@ -11,6 +11,7 @@ use switcher_gen::{Fingerprint, Image, LinkError, LinkedImage, Variant, certific
 
 use crate::hooks::{Hooks, Thunks};
 use crate::idt::Idt;
+use crate::refused::Refused;
 
 /// How a page is mapped, as the host's page tables have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +64,7 @@ pub unsafe trait CodeMapping {
 
 /// Why a switcher could not be loaded. Its memory has been released.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum LoadError<M: fmt::Display + fmt::Debug> {
     /// An emitter is wrong.
     #[error("the switcher does not assemble: {0}")]
@@ -202,15 +204,16 @@ impl Switcher {
     ///
     /// # Errors
     /// If it is still installed on a CPU: a [`Cpu`](crate::Cpu) was dropped and not
-    /// [uninstalled](crate::Cpu::uninstall). The result is the switcher itself, and why.
+    /// [uninstalled](crate::Cpu::uninstall). The error holds the switcher itself, and says why.
     ///
     /// # Safety
     /// `memory` is what the switcher was [loaded](Self::assemble) into: another one, of the same type as well,
     /// would be told to take back what it has never given, or has given to somebody else.
+    #[expect(clippy::result_large_err, reason = "as in `uninstall`: a box would be allocated")]
     pub unsafe fn unload<M: CodeMapping>(
         self,
         memory: &mut M,
-    ) -> Result<(), Box<(Self, StillInstalled)>> {
+    ) -> Result<(), Refused<Self, StillInstalled>> {
         match self.installed.load(Ordering::Acquire) {
             0 => {
                 let base = core::ptr::with_exposed_provenance_mut(self.base() as usize);
@@ -221,7 +224,7 @@ impl Switcher {
                 }
                 Ok(())
             }
-            cpus => Err(Box::new((self, StillInstalled { cpus }))),
+            cpus => Err(Refused::new(self, StillInstalled { cpus })),
         }
     }
 
@@ -241,6 +244,12 @@ impl Switcher {
     #[must_use]
     pub const fn image(&self) -> &Image {
         self.linked.image()
+    }
+
+    /// The variant that was assembled.
+    #[must_use]
+    pub const fn variant(&self) -> &Variant {
+        self.linked.variant()
     }
 
     /// Where the code starts.
@@ -440,7 +449,7 @@ mod tests {
             Switcher::assemble(&Variant::REFERENCE, &Hooks::FOR_TESTS, &mut memory).unwrap();
         switcher.installed.store(2, Ordering::Relaxed);
         // SAFETY: it was loaded into this memory.
-        let (switcher, why) = *unsafe { switcher.unload(&mut memory) }.unwrap_err();
+        let (switcher, why) = unsafe { switcher.unload(&mut memory) }.unwrap_err().into_parts();
         assert_eq!(why, StillInstalled { cpus: 2 });
         assert!(!memory.released);
         switcher.installed.store(0, Ordering::Relaxed);

@@ -29,6 +29,7 @@ pub enum Rights {
 
 /// What a range is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Purpose {
     /// The switcher.
     Code,

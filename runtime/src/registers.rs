@@ -2,7 +2,7 @@
 //!
 //! What an address is, the paging mode decides, and [`PagingMode`](switcher_gen::arch::PagingMode) knows. A type that
 //! knows 48 bits only, such as the `x86_64` crate's `VirtAddr`, cuts or refuses the addresses of a five-level
-//! host (spec/hazards.md, row 52), so none comes between this crate and the hardware: `clippy.toml`
+//! host (spec/hazards.md, row 52), so none comes between this crate and the hardware: `.clippy.toml`
 //! forbids it here.
 
 use core::arch::asm;

@@ -301,6 +301,12 @@ impl LinkedImage {
         &self.image
     }
 
+    /// The variant that it was emitted for.
+    #[must_use]
+    pub const fn variant(&self) -> &Variant {
+        &self.image.variant
+    }
+
     /// The bytes, to be placed at [`base`](Self::base).
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
@@ -330,7 +336,7 @@ impl LinkedImage {
     pub fn gate(&self, vector: u8) -> GateDescriptor {
         let gate = self.image.gate(vector);
         let address = self.base.get() + u64::from(gate.offset);
-        gate.descriptor(address, self.image.variant.selectors())
+        gate.descriptor(address, self.variant().selectors())
     }
 
     /// Whether `window` applies at address `rip`: for the host's NMI and #MC handlers.
@@ -359,6 +365,7 @@ fn rel32(from: u64, to: u64, target: u64) -> Result<i32, LinkError> {
 
 /// Why an image cannot run at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum LinkError {
     /// SYSCALL would load a RIP that is none.
     #[error("the switcher cannot be mapped there: {0}")]

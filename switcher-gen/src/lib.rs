@@ -12,18 +12,17 @@
 //! proves and runs images is in crates of its own, in this crate's folder.
 //!
 //! ```
-//! use switcher_gen::arch::{PagingMode, Selectors};
+//! use switcher_gen::arch::{PagingMode, Vendor};
 //! use switcher_gen::asm::{Label, Window};
 //! use switcher_gen::layout::{PerCpu, TssExtra};
-//! use switcher_gen::{Config, Image, Variant, certificate};
+//! use switcher_gen::{Image, Variant, certificate};
 //!
 //! // Struct -> offset.
 //! let flags = PerCpu::tss_extra + TssExtra::switch_flags;
 //! assert_eq!(flags.bytes(), 0xC0);
 //!
 //! // Offset -> code, for one kind of host.
-//! let config = Config { paging: PagingMode::FiveLevel, pcid: true, ..Variant::REFERENCE.config() };
-//! let variant = Variant::new(config, Selectors::DEFAULT)?;
+//! let variant = Variant::builder(Vendor::Intel, PagingMode::FiveLevel).pcid(true).build()?;
 //! let image = Image::new(&variant)?;
 //! assert!(image.is_in(Window::UnsafeStack, image.offset(Label::SysretqUnsafeStack)));
 //! assert!(certificate::is_proved(&image));
@@ -33,6 +32,10 @@
 //! assert_eq!(linked.address(Label::EnterGuest), 0xFFFF_FE80_0000_0000);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! Errors are `#[non_exhaustive]`, as more may be checked in later versions. [`Config`], [`Policy`],
+//! [`Mitigations`], labels and windows are not: what is new in them must be emitted, listed, specified, proved
+//! and installed, and wherever that is forgotten the compiler says so.
 #![no_std]
 #![deny(unsafe_code)]
 
@@ -47,14 +50,17 @@ pub mod emit;
 mod image;
 pub mod mitigations;
 mod names;
+mod typed;
 mod variant;
 
 pub use image::{Fingerprint, Gate, GateDescriptor, Image, LinkError, LinkedImage};
-pub use mitigations::{Bhb, Mitigations, NotForVendor, Rsb, UnknownMitigation};
-pub use switcher_abi::{Hazard, arch, layout};
-pub use variant::{
-    Config, IllegalVariant, NoVariant, Policy, UnknownPolicy, UnknownVariant, Variant,
+pub use mitigations::{
+    Bhb, Contradiction, Mitigation, Mitigations, NotForVendor, Rsb, UnknownMitigation,
+    UnknownMitigations,
 };
+pub use switcher_abi::{Hazard, arch, layout};
+pub use typed::{Part, UnknownPolicy, UnknownVariant, UnknownVariantReason};
+pub use variant::{Config, IllegalVariant, NoVariant, Policy, Variant, VariantBuilder};
 
 /// What expansions of the macros refer to.
 #[doc(hidden)]

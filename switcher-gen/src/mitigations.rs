@@ -21,9 +21,35 @@ mod fault;
 mod table;
 
 pub use fault::{
-    Assessment, Code, Cpus, Done, Duty, Elsewhere, Fault, Instead, Is, Measure, Place, Switch,
-    Unmet,
+    Assessment, Countermeasure, Cpus, Done, Duty, Elsewhere, Fault, Instead, Is, Measure, Place,
+    Switch, Unmet,
 };
+
+/// Two words of a name say different things of the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{first}` and `{second}` contradict each other: leave one")]
+pub struct Contradiction {
+    /// The word that comes first.
+    pub first: &'static str,
+    /// The word that says something else.
+    pub second: &'static str,
+}
+
+impl Elsewhere {
+    /// All of them.
+    pub const ALL: &'static [Self] = table::ELSEWHERE;
+}
+
+impl Fault {
+    /// A vendor's table.
+    #[must_use]
+    pub const fn of(vendor: Vendor) -> &'static [Self] {
+        match vendor {
+            Vendor::Intel => table::INTEL,
+            Vendor::Amd => table::AMD,
+        }
+    }
+}
 
 /// What becomes of the return stack buffer on an exit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -117,28 +143,107 @@ pub struct Mitigations {
 
 /// A mitigation that means nothing on the vendor's CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{name}` is not for CPUs of vendor `{vendor}`: drop it")]
+#[error("`{mitigation}` is not for CPUs of vendor `{vendor}`: drop it")]
 pub struct NotForVendor {
     /// The mitigation.
-    pub name: &'static str,
+    pub mitigation: Mitigation,
     /// The vendor.
     pub vendor: Vendor,
 }
 
+/// One mitigation, as a variant's name has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mitigation {
+    /// [`Mitigations::ibrs`].
+    Ibrs,
+    /// [`Mitigations::ibpb`].
+    Ibpb,
+    /// [`Mitigations::untrain`].
+    Untrain,
+    /// [`Rsb::Full`].
+    Rsb,
+    /// [`Rsb::Lite`].
+    RsbLite,
+    /// [`Bhb::Short`].
+    Bhb,
+    /// [`Bhb::Long`].
+    BhbLong,
+    /// [`Mitigations::verw`].
+    Verw,
+}
+
+impl Mitigation {
+    /// All, in the order in which a variant's name has them.
+    pub const ALL: [Self; 8] = [
+        Self::Ibrs,
+        Self::Ibpb,
+        Self::Untrain,
+        Self::Rsb,
+        Self::RsbLite,
+        Self::Bhb,
+        Self::BhbLong,
+        Self::Verw,
+    ];
+
+    /// The word for it in a variant's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ibrs => "ibrs",
+            Self::Ibpb => "ibpb",
+            Self::Untrain => "untrain",
+            Self::Rsb => "rsb",
+            Self::RsbLite => "rsblite",
+            Self::Bhb => "bhb",
+            Self::BhbLong => "bhblong",
+            Self::Verw => "verw",
+        }
+    }
+
+    /// The mitigation whose place this one takes: of two ways to do the same, a variant has one.
+    const fn instead_of(self) -> Option<Self> {
+        match self {
+            Self::Rsb => Some(Self::RsbLite),
+            Self::RsbLite => Some(Self::Rsb),
+            Self::Bhb => Some(Self::BhbLong),
+            Self::BhbLong => Some(Self::Bhb),
+            Self::Ibrs | Self::Ibpb | Self::Untrain | Self::Verw => None,
+        }
+    }
+}
+
+impl fmt::Display for Mitigation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Reads its name, with capitals or without.
+impl FromStr for Mitigation {
+    type Err = UnknownMitigation;
+
+    fn from_str(text: &str) -> Result<Self, UnknownMitigation> {
+        let named = |it: &Self| it.name().eq_ignore_ascii_case(text);
+        Self::ALL.into_iter().find(named).ok_or_else(|| UnknownMitigation(text.into()))
+    }
+}
+
 /// No mitigation has this name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown mitigation `{0}`; known are: {known}", known = NAMES.join(", "))]
+#[error("unknown mitigation `{0}`; known are: {known}", known = Mitigation::ALL.map(Mitigation::name).join(", "))]
 pub struct UnknownMitigation(pub String);
 
-const IBRS: &str = "ibrs";
-const IBPB: &str = "ibpb";
-const UNTRAIN: &str = "untrain";
-const RSB: &str = "rsb";
-const RSBLITE: &str = "rsblite";
-const BHB: &str = "bhb";
-const BHBLONG: &str = "bhblong";
-const VERW: &str = "verw";
-const NAMES: [&str; 8] = [IBRS, IBPB, UNTRAIN, RSB, RSBLITE, BHB, BHBLONG, VERW];
+/// A text names no mitigations that a variant can have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnknownMitigations {
+    /// One of them is unknown.
+    #[error(transparent)]
+    Unknown(#[from] UnknownMitigation),
+    /// Two of them are two ways to do the same.
+    #[error(transparent)]
+    Contradiction(#[from] Contradiction),
+}
 
 impl Mitigations {
     /// Nothing: for hosts that need nothing, and as the base of comparisons.
@@ -166,15 +271,15 @@ impl Mitigations {
     /// # Errors
     /// The first that means nothing on the vendor's CPUs.
     pub const fn fit(self, vendor: Vendor) -> Result<(), NotForVendor> {
-        let name = match vendor {
+        let mitigation = match vendor {
             // What it is for there is done by IBRS.
-            Vendor::Intel if self.ibpb => IBPB,
-            Vendor::Intel if self.untrain => UNTRAIN,
-            Vendor::Amd if matches!(self.bhb, Bhb::Short) => BHB,
-            Vendor::Amd if matches!(self.bhb, Bhb::Long) => BHBLONG,
+            Vendor::Intel if self.ibpb => Mitigation::Ibpb,
+            Vendor::Intel if self.untrain => Mitigation::Untrain,
+            Vendor::Amd if matches!(self.bhb, Bhb::Short) => Mitigation::Bhb,
+            Vendor::Amd if matches!(self.bhb, Bhb::Long) => Mitigation::BhbLong,
             _ => return Ok(()),
         };
-        Err(NotForVendor { name, vendor })
+        Err(NotForVendor { mitigation, vendor })
     }
 
     /// The mitigations that a vendor's CPU needs which says of itself what this one does, set up as its
@@ -209,28 +314,45 @@ impl Mitigations {
             || !matches!(self.rsb, Rsb::Left)
     }
 
+    /// Whether this one is on.
+    #[must_use]
+    pub const fn contains(self, mitigation: Mitigation) -> bool {
+        match mitigation {
+            Mitigation::Ibrs => self.ibrs,
+            Mitigation::Ibpb => self.ibpb,
+            Mitigation::Untrain => self.untrain,
+            Mitigation::Rsb => matches!(self.rsb, Rsb::Full),
+            Mitigation::RsbLite => matches!(self.rsb, Rsb::Lite),
+            Mitigation::Bhb => matches!(self.bhb, Bhb::Short),
+            Mitigation::BhbLong => matches!(self.bhb, Bhb::Long),
+            Mitigation::Verw => self.verw,
+        }
+    }
+
+    /// The same with this one on. Of two ways to do the same, the later one is taken.
+    #[must_use]
+    pub const fn with(mut self, mitigation: Mitigation) -> Self {
+        match mitigation {
+            Mitigation::Ibrs => self.ibrs = true,
+            Mitigation::Ibpb => self.ibpb = true,
+            Mitigation::Untrain => self.untrain = true,
+            Mitigation::Rsb => self.rsb = Rsb::Full,
+            Mitigation::RsbLite => self.rsb = Rsb::Lite,
+            Mitigation::Bhb => self.bhb = Bhb::Short,
+            Mitigation::BhbLong => self.bhb = Bhb::Long,
+            Mitigation::Verw => self.verw = true,
+        }
+        self
+    }
+
+    /// Those that are on, in the order in which a variant's name has them.
+    pub fn iter(self) -> impl Iterator<Item = Mitigation> {
+        Mitigation::ALL.into_iter().filter(move |one| self.contains(*one))
+    }
+
     /// The names of those that are on, in the order in which a variant's name has them.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        let rsb = match self.rsb {
-            Rsb::Left => None,
-            Rsb::Lite => Some(RSBLITE),
-            Rsb::Full => Some(RSB),
-        };
-        let bhb = match self.bhb {
-            Bhb::Left => None,
-            Bhb::Short => Some(BHB),
-            Bhb::Long => Some(BHBLONG),
-        };
-        let on = |is_on: bool, name| is_on.then_some(name);
-        let names = [
-            on(self.ibrs, IBRS),
-            on(self.ibpb, IBPB),
-            on(self.untrain, UNTRAIN),
-            rsb,
-            bhb,
-            on(self.verw, VERW),
-        ];
-        names.into_iter().flatten()
+        self.iter().map(Mitigation::name)
     }
 }
 
@@ -241,24 +363,22 @@ impl fmt::Display for Mitigations {
     }
 }
 
-/// Reads what [`Display`](fmt::Display) writes, in any order.
+/// Reads what [`Display`](fmt::Display) writes, in any order, with or without the first `+`.
 impl FromStr for Mitigations {
-    type Err = UnknownMitigation;
+    type Err = UnknownMitigations;
 
-    fn from_str(text: &str) -> Result<Self, UnknownMitigation> {
+    fn from_str(text: &str) -> Result<Self, UnknownMitigations> {
         let mut read = Self::NONE;
-        for name in text.split('+').skip(1) {
-            match name {
-                IBRS => read.ibrs = true,
-                IBPB => read.ibpb = true,
-                UNTRAIN => read.untrain = true,
-                RSB => read.rsb = Rsb::Full,
-                RSBLITE => read.rsb = Rsb::Lite,
-                BHB => read.bhb = Bhb::Short,
-                BHBLONG => read.bhb = Bhb::Long,
-                VERW => read.verw = true,
-                other => return Err(UnknownMitigation(other.into())),
+        let words = text.strip_prefix('+').unwrap_or(text);
+        for word in words.split('+').filter(|_| !text.is_empty()) {
+            let one: Mitigation = word.parse()?;
+            if let Some(other) = one.instead_of()
+                && read.contains(other)
+            {
+                let (first, second) = (other.name(), one.name());
+                return Err(Contradiction { first, second }.into());
             }
+            read = read.with(one);
         }
         Ok(read)
     }
@@ -282,12 +402,17 @@ mod tests {
                 met.extend(one.names());
             }
         }
-        assert!(NAMES.iter().all(|name| met.contains(name)));
+        assert!(Mitigation::ALL.iter().all(|one| met.contains(one.name())));
         let refused = "+ibrs+magic".parse::<Mitigations>().unwrap_err().to_string();
         assert_eq!(
             refused,
             "unknown mitigation `magic`; known are: ibrs, ibpb, untrain, rsb, rsblite, bhb, bhblong, verw"
         );
+        // Nothing of a text is passed over.
+        for text in ["+", "magic+ibrs", "ibrs+", "+rsb+rsblite", "+bhblong+bhb"] {
+            assert!(text.parse::<Mitigations>().is_err(), "{text}");
+        }
+        assert_eq!("VERW+ibrs".parse::<Mitigations>().unwrap().to_string(), "+ibrs+verw");
     }
 
     #[test]

@@ -6,11 +6,10 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use core::str::FromStr;
 
 use crate::arch::{HostFeatures, HostState, PagingMode, Selectors, UnsupportedCpu, Vendor};
 use crate::layout::{Placement, Revision};
-use crate::mitigations::{Bhb, Mitigations, NotForVendor, Rsb, UnknownMitigation};
+use crate::mitigations::{Bhb, Mitigation, Mitigations, NotForVendor, Rsb};
 
 /// The independent choices that a variant is made of.
 ///
@@ -67,31 +66,13 @@ impl Policy {
     }
 }
 
-/// Its names, with `-` between them: nothing for the default. [`FromStr`] reads it.
+/// Its names, with `-` between them: nothing for the default. [`FromStr`](core::str::FromStr) reads it.
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.names().enumerate().try_for_each(|(at, name)| {
             f.write_str(if at == 0 { "" } else { "-" })?;
             f.write_str(name)
         })
-    }
-}
-
-/// A name no policy has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "unknown policy; the policies are `percpu`, `current` and `percpu-current`, and no name for the default"
-)]
-pub struct UnknownPolicy;
-
-impl FromStr for Policy {
-    type Err = UnknownPolicy;
-
-    fn from_str(name: &str) -> Result<Self, UnknownPolicy> {
-        Self::ALL
-            .into_iter()
-            .find(|policy| policy.names().eq(name.split('-').filter(|part| !part.is_empty())))
-            .ok_or(UnknownPolicy)
     }
 }
 
@@ -104,6 +85,7 @@ pub struct Variant {
 
 /// Choices that no CPU allows together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum IllegalVariant {
     /// CET indirect branch tracking is Intel's.
     #[error("AMD CPUs have no indirect branch tracking: drop `ibt`, or take vendor `intel`")]
@@ -115,6 +97,7 @@ pub enum IllegalVariant {
 
 /// Why there is no variant for a host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum NoVariant {
     /// Its CPU cannot run any.
     #[error(transparent)]
@@ -122,34 +105,6 @@ pub enum NoVariant {
     /// It is set up as no CPU should be.
     #[error("this host cannot run a switcher: {0}")]
     Illegal(#[from] IllegalVariant),
-}
-
-/// A name no variant has. Lists those that exist.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UnknownVariant {
-    /// What stands before the mitigations is none.
-    #[error(
-        "unknown variant `{0}`; known are: {known}; each with mitigations behind it, as in \
-         `intel-4level+ibrs+rsb`",
-        known = Variant::names().join(", ")
-    )]
-    Base(String),
-    /// One of the mitigations is none.
-    #[error("variant `{name}`: {why}")]
-    Mitigation {
-        /// The whole name.
-        name: String,
-        /// What is wrong.
-        why: UnknownMitigation,
-    },
-    /// They do not go together.
-    #[error("variant `{name}`: {why}")]
-    Illegal {
-        /// The whole name.
-        name: String,
-        /// Why not.
-        why: IllegalVariant,
-    },
 }
 
 impl Variant {
@@ -177,6 +132,16 @@ impl Variant {
             return Err(IllegalVariant::Mitigation(mitigation));
         }
         Ok(Self { config, selectors })
+    }
+
+    /// Begins with a CPU of this vendor, a host in this paging mode, and nothing optional.
+    pub const fn builder(vendor: Vendor, paging: PagingMode) -> VariantBuilder {
+        Self::REFERENCE.to_builder().vendor(vendor).paging(paging)
+    }
+
+    /// Begins with this variant, to change some of it.
+    pub const fn to_builder(self) -> VariantBuilder {
+        VariantBuilder { config: self.config, selectors: self.selectors }
     }
 
     /// The variant for a host as it is, under the default policy: see
@@ -335,7 +300,7 @@ impl Variant {
     }
 }
 
-/// The variant's name: stable, and what [`FromStr`] reads. Selectors are parameters of a host, not
+/// The variant's name: stable, and what [`FromStr`](core::str::FromStr) reads. Selectors are parameters of a host, not
 /// part of the name.
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -348,26 +313,98 @@ impl fmt::Display for Variant {
     }
 }
 
-impl FromStr for Variant {
-    type Err = UnknownVariant;
+/// Chooses a variant step by step: [`Variant::builder`].
+///
+/// ```
+/// # use switcher_gen::arch::{PagingMode, Vendor};
+/// # use switcher_gen::{Mitigation, Variant};
+/// let variant = Variant::builder(Vendor::Amd, PagingMode::FiveLevel)
+///     .pcid(true)
+///     .mitigation(Mitigation::Rsb)
+///     .build()?;
+/// assert_eq!(variant.to_string(), "amd-la57-pcid+rsb");
+/// # Ok::<(), switcher_gen::IllegalVariant>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct VariantBuilder {
+    config: Config,
+    selectors: Selectors,
+}
 
-    fn from_str(name: &str) -> Result<Self, UnknownVariant> {
-        let (base, mitigations) = name.split_at(name.find('+').unwrap_or(name.len()));
-        let base = Self::unmitigated()
-            .find(|v| alloc::format!("{v}") == base)
-            .ok_or_else(|| UnknownVariant::Base(base.into()))?;
-        let mitigations = mitigations
-            .parse()
-            .map_err(|why| UnknownVariant::Mitigation { name: name.into(), why })?;
-        Self::new(Config { mitigations, ..base.config }, base.selectors)
-            .map_err(|why| UnknownVariant::Illegal { name: name.into(), why })
+impl VariantBuilder {
+    /// For a CPU of this vendor.
+    pub const fn vendor(mut self, vendor: Vendor) -> Self {
+        self.config.vendor = vendor;
+        self
+    }
+
+    /// For a host in this paging mode.
+    pub const fn paging(mut self, paging: PagingMode) -> Self {
+        self.config.paging = paging;
+        self
+    }
+
+    /// Whether the host tracks indirect branches in ring 0.
+    pub const fn ibt(mut self, ibt: bool) -> Self {
+        self.config.ibt = ibt;
+        self
+    }
+
+    /// Whether the host has PCIDs on.
+    pub const fn pcid(mut self, pcid: bool) -> Self {
+        self.config.pcid = pcid;
+        self
+    }
+
+    /// Whether the host has protection keys on.
+    pub const fn pku(mut self, pku: bool) -> Self {
+        self.config.pku = pku;
+        self
+    }
+
+    /// How the code reaches the per-CPU block.
+    pub const fn placement(mut self, placement: Placement) -> Self {
+        self.config.policy.placement = placement;
+        self
+    }
+
+    /// The layout of the PVCS.
+    pub const fn revision(mut self, revision: Revision) -> Self {
+        self.config.policy.revision = revision;
+        self
+    }
+
+    /// Exactly these mitigations, whatever was chosen before.
+    pub const fn mitigations(mut self, mitigations: Mitigations) -> Self {
+        self.config.mitigations = mitigations;
+        self
+    }
+
+    /// This mitigation besides those that were chosen before.
+    pub const fn mitigation(mut self, mitigation: Mitigation) -> Self {
+        self.config.mitigations = self.config.mitigations.with(mitigation);
+        self
+    }
+
+    /// The selectors of the host's GDT.
+    pub const fn selectors(mut self, selectors: Selectors) -> Self {
+        self.selectors = selectors;
+        self
+    }
+
+    /// The variant that was chosen.
+    ///
+    /// # Errors
+    /// If no CPU has the combination.
+    pub const fn build(self) -> Result<Variant, IllegalVariant> {
+        Variant::new(self.config, self.selectors)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::format;
     use alloc::string::ToString;
 
     #[test]
@@ -398,18 +435,6 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_is_read_back_from_its_name() {
-        assert_eq!(Policy::DEFAULT.to_string(), "");
-        for policy in Policy::ALL {
-            assert_eq!(policy.to_string().parse(), Ok(policy));
-        }
-        assert_eq!("current-percpu".parse::<Policy>(), Err(UnknownPolicy));
-        let refused = UnknownPolicy.to_string();
-        let known = Policy::ALL.into_iter().filter(|policy| *policy != Policy::DEFAULT);
-        known.for_each(|policy| assert!(refused.contains(&alloc::format!("`{policy}`"))));
-    }
-
-    #[test]
     fn some_stand_for_all() {
         let some: Vec<_> = Variant::representative().collect();
         let all: Vec<_> = Variant::all().collect();
@@ -428,19 +453,26 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_refused_with_the_known_ones() {
-        let refused = "amd-la57-ibt".parse::<Variant>().unwrap_err().to_string();
-        assert!(refused.starts_with("unknown variant `amd-la57-ibt`; known are: intel-4level, "));
-        let last = Variant::names().pop().unwrap();
-        let end = format!("{last}; each with mitigations behind it, as in `intel-4level+ibrs+rsb`");
-        assert!(refused.ends_with(&end));
-        let refuse = |name: &str| name.parse::<Variant>().unwrap_err().to_string();
-        let unknown = refuse("intel-4level+ibrs+magic");
-        assert!(
-            unknown.starts_with("variant `intel-4level+ibrs+magic`: unknown mitigation `magic`")
-        );
-        let illegal = refuse("amd-4level+bhb");
-        assert!(illegal.starts_with("variant `amd-4level+bhb`: `bhb` is not for CPUs of"));
+    fn a_builder_makes_each_variant_and_nothing_else() {
+        let own = Selectors::new(0x10, 0x33).unwrap();
+        for variant in Variant::all() {
+            assert_eq!(variant.to_builder().build(), Ok(variant));
+            let Config { vendor, paging, ibt, pcid, pku, policy, mitigations } = variant.config();
+            let Policy { placement, revision } = policy;
+            let builder = Variant::builder(vendor, paging).ibt(ibt).pcid(pcid).pku(pku);
+            let builder = builder.placement(placement).revision(revision);
+            assert_eq!(builder.mitigations(mitigations).build(), Ok(variant));
+            let one_by_one = mitigations.iter().fold(builder, VariantBuilder::mitigation);
+            assert_eq!(one_by_one.build(), Ok(variant));
+            let elsewhere = one_by_one.selectors(own).build().unwrap();
+            assert_eq!((elsewhere.selectors(), elsewhere.config()), (own, variant.config()));
+        }
+        let amd = Variant::builder(Vendor::Amd, PagingMode::FourLevel);
+        assert_eq!(amd.ibt(true).build(), Err(IllegalVariant::IbtOnAmd));
+        assert!(matches!(
+            amd.mitigation(Mitigation::Bhb).build(),
+            Err(IllegalVariant::Mitigation(_))
+        ));
     }
 
     #[test]

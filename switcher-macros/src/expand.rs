@@ -9,13 +9,13 @@ use syn::ext::IdentExt;
 use syn::{Attribute, DeriveInput, Expr, ExprLit, Lit, Meta, Result};
 
 use crate::ast::{Assertion, Field, Struct};
-use crate::{fallback, text};
+use crate::text;
 
-pub(crate) fn derive(input: &DeriveInput) -> TokenStream {
-    try_derive(input).unwrap_or_else(|error| fallback::derive(input, &error))
-}
-
-fn try_derive(input: &DeriveInput) -> Result<TokenStream> {
+/// The whole output for a struct that is accepted.
+///
+/// # Errors
+/// The struct is rejected.
+pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
     let parsed = Struct::parse(input)?;
     parsed.validate()?;
     Ok(expand(input, &parsed))
@@ -42,8 +42,8 @@ pub(crate) fn constants(input: &DeriveInput, fields: &[Field<'_>]) -> TokenStrea
             let line = format!(" Where `{}` lies in a [`{ident}`].", name.unraw());
             quote!(#[doc = #line])
         });
-        // SAFETY of what is generated: the offset is that which rustc has for the field, and the type the field's,
-        // for both come from its declaration.
+        // SAFETY of what is generated: the offset is that which rustc has for the field, and the
+        // type the field's, for both come from its declaration.
         quote! {
             #(#docs)*
             #generated

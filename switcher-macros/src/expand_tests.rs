@@ -11,7 +11,7 @@ use proc_macro2::{TokenStream, TokenTree};
 use quote::{format_ident, quote};
 use syn::{Attribute, Block, Expr, ExprBlock, Item, Stmt};
 
-use crate::{asm, expand, text};
+use crate::{asm, text};
 
 const INPUT: &str = ".rs";
 const GOLDEN: &str = ".expanded.rs";
@@ -87,7 +87,7 @@ fn expand_file(path: &Path) -> String {
 
 fn derive(attrs: &[Attribute], item: TokenStream) -> TokenStream {
     assert!(attrs.iter().any(|attr| attr.path().is_ident("derive")), "{item} derives nothing");
-    expand::derive(&syn::parse2(item).unwrap())
+    crate::derive(&syn::parse2(item).unwrap())
 }
 
 /// Expands an `asm!` statement. What is in the `dynasm!` is no Rust and would come out of

@@ -1,5 +1,10 @@
 //! Bare metal for hosts of a switcher: everything below a hypervisor on a PC.
 //!
+//! The test kernel and the smallest hypervisor of the examples stand on it; a hypervisor of your
+//! own may begin here, and later bring what it has itself. Nothing of it runs under an operating
+//! system, so its example is a program that is built and booted by the tests:
+//! `examples/minimal-host/src/main.rs`.
+//!
 //! A binary names its main function with [`kernel_main!`] and links with this package's linker
 //! script (`build.rs`). By the time `main` is called,
 //!
@@ -14,13 +19,14 @@
 //! # Rules that everything here rests on
 //! * Interrupts are off outside guests. The interrupt controller is masked throughout.
 //! * One CPU brings the platform up and runs `main`; others run a job for it at a time ([`smp`]).
-//! * Any event at CPL0 that is not the guest's is fatal, but for those that a self test's own programs
-//!   end with. So no code here runs "under" an interrupt that returns, which is what makes the red
-//!   zone and SSE in the precompiled `core` harmless.
+//! * Any event at CPL0 that is not the guest's is fatal, but for those that a self test's own
+//!   programs end with. So no code here runs "under" an interrupt that returns, which is what makes
+//!   the red zone and SSE in the precompiled `core` harmless.
 //! * Guest pages are touched through the identity map alone: SMAP forbids the other way.
 //!
 //! # The order of the modules
-//! A module imports only from those above it in this list: `hw-tests/tests/module_order.rs` sees to it.
+//! A module imports only from those above it in this list: `hw-tests/tests/module_order.rs` sees to
+//! it.
 //!
 //! 1. `linkage`: the functions that the precompiled `core` expects of a C library.
 //! 2. `regions`: lists of physical memory regions.

@@ -1,4 +1,4 @@
-//! The project's tasks: `cargo xtask test`, `compare`, `iso`, `install`.
+//! The project's tasks: `cargo xtask test`, `check`, `fuzz`, `compare`, `iso`, `install`.
 //!
 //! Exit codes: 0, all is well; 1, something failed; 2, wrong usage, or a tool is missing that could
 //! not be installed.
@@ -19,9 +19,10 @@ use hw_tests::bare_metal::{BareMetal, KERNEL, MINIMAL_HOST};
 use hw_tests::compare;
 use hw_tests::debian::NoRoot;
 use hw_tests::engine::qemu::Qemu;
-use hw_tests::engine::{self, Engine, Outcome, Runs, hosted};
-use hw_tests::iso::{self, Entry};
-use hw_tests::run::End;
+use hw_tests::engine::{self, Engine, EngineEnd, Runs, hosted};
+use hw_tests::fuzzing::{self, Verdict};
+use hw_tests::iso::{self, MenuEntry};
+use hw_tests::run::RunEnd;
 use hw_tests::summary::{Row, Summary, count_tests};
 use hw_tests::tools::{self, Missing, Tool};
 use hw_tests::workspace;
@@ -52,6 +53,20 @@ enum Task {
         /// Seconds after which a run of the kernel counts as hanging
         #[arg(long, value_name = "SECONDS", default_value_t = 300)]
         timeout: u64,
+    },
+    /// Check the format, the lints and what is tested in seconds: before each commit
+    ///
+    /// Two minutes at most, once everything has been built. Not run are the proofs of all variants, the mutants and
+    /// attacks on them, the other integration tests, documentation and its examples, benchmarks, fuzzing, and all
+    /// that boots: `cargo xtask test` runs these.
+    Check,
+    /// Run the fuzz targets for a bounded time, and see whether they find a planted defect
+    ///
+    /// With stable Rust and a C++ compiler. An input that is found lies in target/fuzz/artifacts.
+    Fuzz {
+        /// Seconds for each target; what a planted defect takes comes on top
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        time: u64,
     },
     /// Compare this tree with an earlier revision: the time of proofs, and what paths cost
     ///
@@ -91,12 +106,18 @@ fn engine_names() -> PossibleValuesParser {
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Test { engine, timeout } => test(&engine, Duration::from_secs(timeout)),
+        Task::Check => check(),
+        Task::Fuzz { time } => fuzz(Duration::from_secs(time)),
         Task::Compare { revision, variant } => compare::run(&revision, &variant).map(|()| true),
         Task::Iso { output } => write_iso(&output),
-        Task::Install => {
-            install(tools::ALL).and_then(|()| make_roots(&engine::all())).map(|()| true)
-        }
-        Task::Cases { engine } => hosted::report(&engine).map(|()| true),
+        Task::Install => install(tools::ALL)
+            .and_then(|()| install(&[fuzzing::CXX]))
+            .and_then(|()| make_roots(&engine::all()))
+            .map(|()| true),
+        Task::Cases { engine } => engine::hosted(&engine)
+            .with_context(|| format!("there is no engine {engine} that runs in a process"))
+            .and_then(hosted::report)
+            .map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -116,7 +137,10 @@ fn test(names: &[String], limit: Duration) -> Result<bool> {
     }
     // Now, while this file is there: the tests of this package build the program anew.
     let xtask = env::current_exe().context("the path of this program")?;
-    let needed: Vec<Tool> = engines.iter().flat_map(|engine| engine.tools()).copied().collect();
+    let mut needed: Vec<Tool> = engines.iter().flat_map(|engine| engine.tools()).copied().collect();
+    if names.is_empty() {
+        needed.push(fuzzing::CXX);
+    }
     install(&needed)?;
     make_roots(&engines)?;
 
@@ -188,7 +212,7 @@ fn minimal_host(limit: Duration) -> Result<Row> {
         let options = Options { paging: engine.paging(), ..Options::default() };
         let run = engine.boot(&image, options, limit)?;
         print!("{}", run.log);
-        if run.end == End::ByItself && run.log.contains(RESULT) {
+        if run.end == RunEnd::ByItself && run.log.contains(RESULT) {
             counts.0 += 1;
         } else {
             println!("FAILED `{RESULT}` is not in the log: {:?}", run.end);
@@ -206,17 +230,121 @@ fn row(name: &str, (passed, failed): (u64, u64), took: Duration, note: &str) -> 
     Row { name: name.into(), passed, failed, took, note: note.into(), not_here: Vec::new() }
 }
 
-/// Format, lints, documentation, tests, and each benchmark once: what is not run breaks unseen.
-fn checks(summary: &mut Summary) -> Result<()> {
-    components()?;
-    let deny: [&str; 3] = ["--", "-D", "warnings"];
+/// Lints are errors.
+const DENY: [&str; 3] = ["--", "-D", "warnings"];
+
+/// Whether every file is formatted.
+fn formatted() -> Command {
     let mut fmt = workspace::cargo();
     fmt.args(["fmt", "--all", "--check"]);
+    fmt
+}
+
+/// The lints of everything but what boots.
+fn linted() -> Command {
     let mut clippy = workspace::cargo();
-    clippy.args(["clippy", "--workspace", "--all-targets"]).args(deny);
+    clippy.args(["clippy", "--workspace", "--all-targets"]).args(DENY);
+    clippy
+}
+
+/// Runs a command, whose success is a row of the summary.
+fn step(summary: &mut Summary, name: &str, command: &mut Command) -> Result<()> {
+    heading(name);
+    let started = Instant::now();
+    let status = command.status().with_context(|| format!("running {command:?}"))?;
+    let counts = if status.success() { (1, 0) } else { (0, 1) };
+    summary.0.push(row(name, counts, started.elapsed(), ""));
+    Ok(())
+}
+
+/// Runs tests, each of which counts.
+fn tests(summary: &mut Summary, command: &mut Command) -> Result<()> {
+    heading("tests");
+    let started = Instant::now();
+    let (success, output) = tee(command)?;
+    let (passed, failed) = count_tests(&output);
+    // A test that does not compile, or kills its process, is not in the counts.
+    let failed = if success { failed } else { failed.max(1) };
+    summary.0.push(row("tests", (passed, failed), started.elapsed(), ""));
+    Ok(())
+}
+
+/// What a commit should not break, as far as that shows in two minutes.
+fn check() -> Result<bool> {
+    /// Tests of a whole package that take seconds: what is emitted, what is printed, and how the crates depend
+    /// on each other.
+    const QUICK: [&str; 8] = [
+        "allocations",
+        "cli",
+        "diff",
+        "layers",
+        "mitigations",
+        "module_order",
+        "snapshots",
+        "specification",
+    ];
+    components()?;
+    let mut summary = Summary::default();
+    step(&mut summary, "format", &mut formatted())?;
+    step(&mut summary, "clippy", &mut linted())?;
+    let mut quick = workspace::cargo();
+    quick.args(["test", "--workspace", "--no-fail-fast", "--lib", "--bins"]);
+    quick.args(QUICK.iter().flat_map(|name| ["--test", name]));
+    tests(&mut summary, &mut quick)?;
+    println!("\n{summary}");
+    Ok(summary.success())
+}
+
+fn fuzz(time: Duration) -> Result<bool> {
+    install(&[fuzzing::CXX])?;
+    let mut summary = Summary::default();
+    fuzz_targets(&mut summary, time)?;
+    println!("\n{summary}");
+    Ok(summary.success())
+}
+
+/// Fuzzes for so long, in all.
+fn fuzz_targets(summary: &mut Summary, time: Duration) -> Result<()> {
+    heading("fuzz targets");
+    let started = Instant::now();
+    let targets = match fuzzing::build() {
+        Ok(targets) => targets,
+        Err(why) => {
+            eprintln!("error: {why:#}");
+            summary.0.push(row("fuzz targets", (0, 1), started.elapsed(), "not built"));
+            return Ok(());
+        }
+    };
+    summary.0.push(row("fuzz targets", (1, 0), started.elapsed(), ""));
+    for target in targets {
+        let name = format!("fuzz {}", target.name());
+        heading(&name);
+        let started = Instant::now();
+        let (counts, note) = match target.run(time)? {
+            Verdict::Clean(note) => ((1, 0), note),
+            Verdict::Found(said) => {
+                println!("{said}");
+                ((0, 1), "found something: see target/fuzz/artifacts".into())
+            }
+            Verdict::Blind(said) => {
+                println!("{said}");
+                ((0, 1), "did not find a planted defect as it should".into())
+            }
+        };
+        println!("{note}");
+        summary.0.push(row(&name, counts, started.elapsed(), ""));
+    }
+    Ok(())
+}
+
+/// Format, lints, documentation, tests, each benchmark once, and fuzzing: what is not run breaks unseen.
+fn checks(summary: &mut Summary) -> Result<()> {
+    /// For each fuzz target: enough to see that they run, and to find what lies on the way.
+    const FUZZING: Duration = Duration::from_secs(10);
+    components()?;
     let bare_metal = |image: BareMetal| {
         let mut clippy = workspace::cargo();
-        clippy.args(["clippy", "--all-targets"]).args(image.arguments()).args(deny);
+        clippy.args(["clippy", "--all-targets"]).args(image.arguments()).args(DENY);
         clippy
     };
     let mut doc = workspace::cargo();
@@ -224,31 +352,51 @@ fn checks(summary: &mut Summary) -> Result<()> {
     let mut benches = workspace::cargo();
     benches.args(["test", "--workspace", "--benches"]);
     for (name, command) in [
-        ("format", &mut fmt),
-        ("clippy", &mut clippy),
+        ("format", &mut formatted()),
+        ("clippy", &mut linted()),
         ("clippy kernel", &mut bare_metal(KERNEL)),
         ("clippy minimal host", &mut bare_metal(MINIMAL_HOST)),
         ("docs", &mut doc),
         ("benches", &mut benches),
     ] {
-        heading(name);
-        let started = Instant::now();
-        let status = command.status().with_context(|| format!("running {command:?}"))?;
-        let counts = if status.success() { (1, 0) } else { (0, 1) };
-        summary.0.push(row(name, counts, started.elapsed(), ""));
+        step(summary, name, command)?;
     }
-
-    heading("tests");
-    let started = Instant::now();
-    let mut tests = workspace::cargo();
+    summary.0.push(dependencies()?);
+    let mut all = workspace::cargo();
     // All that fails, and not the first alone.
-    tests.args(["test", "--workspace", "--no-fail-fast"]);
-    let (success, output) = tee(&mut tests)?;
-    let (passed, failed) = count_tests(&output);
-    // A test that does not compile, or kills its process, is not in the counts.
-    let failed = if success { failed } else { failed.max(1) };
-    summary.0.push(row("tests", (passed, failed), started.elapsed(), ""));
-    Ok(())
+    all.args(["test", "--workspace", "--no-fail-fast"]);
+    tests(summary, &mut all)?;
+    fuzz_targets(summary, FUZZING)
+}
+
+/// The version of cargo-deny that deny.toml was written for.
+const CARGO_DENY: &str = "0.20.2";
+
+/// Licences, versions and sources of all packages, against deny.toml. Where cargo-deny is not there and cannot be
+/// installed, the test `dependencies` is what reads deny.toml, and the summary says so. Known vulnerabilities are not
+/// asked about: that needs a network.
+fn dependencies() -> Result<Row> {
+    heading("deny");
+    let started = Instant::now();
+    let is_there = || -> Result<bool> {
+        let mut version = workspace::cargo();
+        version.args(["deny", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(version.status().context("running cargo")?.success())
+    };
+    if !is_there()? {
+        // Unoptimised, it is built in a minute.
+        let mut install = workspace::cargo();
+        install.args(["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--debug"]);
+        let installed = install.status().context("running cargo install")?;
+        if !installed.success() || !is_there()? {
+            let note = "cargo-deny is not here; the test `dependencies` reads deny.toml";
+            return Ok(row("deny", (0, 0), started.elapsed(), note));
+        }
+    }
+    let mut check = workspace::cargo();
+    check.args(["deny", "--locked", "check", "licenses", "bans", "sources"]);
+    let success = check.status().context("running cargo deny")?.success();
+    Ok(row("deny", if success { (1, 0) } else { (0, 1) }, started.elapsed(), ""))
 }
 
 /// Runs a command, shows its output, and returns it.
@@ -272,8 +420,8 @@ fn tee(command: &mut Command) -> Result<(bool, String)> {
 fn run(engine: &dyn Engine, program: &Path, limit: Duration) -> Result<Row> {
     let started = Instant::now();
     let (judgement, run) = match engine::run(engine, program, limit)? {
-        Outcome::Judged(judgement, run) => (judgement, run),
-        Outcome::Unavailable(why) => {
+        EngineEnd::Judged(judgement, run) => (judgement, run),
+        EngineEnd::Unavailable(why) => {
             println!("unavailable: {why}");
             let note = format!("unavailable: {why}");
             return Ok(row(engine.name(), (0, 0), started.elapsed(), &note));
@@ -303,7 +451,8 @@ fn run(engine: &dyn Engine, program: &Path, limit: Duration) -> Result<Row> {
 fn write_iso(output: &Path) -> Result<bool> {
     install(tools::ISO)?;
     let image = KERNEL.build()?;
-    let entry = |title, paging| Entry { title, options: Options { paging, ..Options::default() } };
+    let entry =
+        |title, paging| MenuEntry { title, options: Options { paging, ..Options::default() } };
     let entries = [
         entry("switcher tests, four-level paging", PagingMode::FourLevel),
         entry("switcher tests, five-level paging (LA57)", PagingMode::FiveLevel),

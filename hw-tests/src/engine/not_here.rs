@@ -1,7 +1,7 @@
-//! What an engine cannot run, whatever the switcher does.
+//! The cases that an engine cannot run, whatever the switcher does.
 //!
-//! Of the shared cases, this is the one list of that. A host case says in its entry what it takes, so that
-//! nothing has to be listed for it: see [`HOST_CASES`].
+//! This is the only list for the shared cases. A host case says in its entry what it needs, so none
+//! has to be listed: see [`HOST_CASES`].
 //!
 //! Such a case is run all the same, so that the engine itself has to refuse it: a case that is
 //! listed here and could be run is a failure, and so is one that is refused and not listed. See
@@ -10,17 +10,7 @@
 use hw_protocol::{HOST_CASES, HostCase, Need};
 
 use super::{Engine, Runs};
-
-/// A case that an engine cannot run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NotHere {
-    /// The case.
-    pub case: &'static str,
-    /// What it lacks.
-    pub why: &'static str,
-    /// Whether it always does: where it depends on the machine, the case may be run after all.
-    pub always: bool,
-}
+use crate::judge::NotHere;
 
 const NATIVE: &[&str] = &super::native::NAMES;
 /// Bochs 3 with several CPUs.

@@ -7,7 +7,7 @@
 use hw_protocol::vectors::Needs;
 use iced_x86::code_asm::*;
 use iced_x86::{Code, IcedError, Instruction};
-use switcher_gen::arch::RFlags;
+use switcher_gen::arch::{Msr, RFlags};
 
 type Emit = Box<dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>>;
 
@@ -73,13 +73,13 @@ fn one_line(text: &str) -> String {
 
 /// A table row for each instruction: undefined flags, then the calls that assemble it.
 macro_rules! instructions {
-    ($list:ident: $($undefined:expr => $($method:ident($($operand:expr),*));+ $(;)?),* $(,)?) => {$(
+    ($list:ident: $($undefined:expr => $($($method:ident($($operand:expr),*)).+);+ $(;)?),* $(,)?) => {$(
         $list.push(Form {
-            name: one_line(stringify!($($method $($operand),*);+)),
+            name: one_line(stringify!($($($method $($operand),*).+);+)),
             undefined: $undefined,
             needs: Needs::empty(),
             emit: Box::new(move |a| {
-                $(a.$method($($operand),*)?;)+
+                $(a.$($method($($operand),*)).+?;)+
                 Ok(())
             }),
         });
@@ -121,6 +121,121 @@ pub fn moves() -> Vec<Form> {
     list
 }
 
+/// CMPXCHG and XADD: where it is what is expected, and where it is not.
+#[must_use]
+pub fn exchanges() -> Vec<Form> {
+    let mut list: Vec<Form> = Vec::new();
+    instructions! { list:
+        NONE => xadd(rax, rcx), NONE => xadd(eax, ecx), NONE => xadd(ax, cx), NONE => xadd(al, cl),
+        NONE => xadd(ah, cl), NONE => xadd(rdx, rdx), NONE => xadd(edx, edx), NONE => xadd(cl, ch),
+        NONE => xadd(qword_ptr(rdi), rax), NONE => xadd(dword_ptr(rdi), eax),
+        NONE => xadd(word_ptr(rdi + 1), ax), NONE => xadd(byte_ptr(rdi + 7), dh),
+        NONE => xadd(qword_ptr(rdi), rdi); mov(rdi, rsp), NONE => xadd(qword_ptr(rcx), rax),
+        NONE => lock().xadd(qword_ptr(rdi), rax), NONE => lock().xadd(dword_ptr(rdi), ecx),
+        NONE => xadd(qword_ptr(0x100).gs(), rdx),
+        NONE => cmpxchg(rcx, rdx), NONE => cmpxchg(ecx, edx), NONE => cmpxchg(cx, dx),
+        NONE => cmpxchg(cl, dl), NONE => cmpxchg(ch, ah), NONE => cmpxchg(rax, rcx),
+        NONE => cmpxchg(eax, ecx), NONE => cmpxchg(ecx, eax), NONE => cmpxchg(ah, cl),
+        NONE => cmpxchg(al, ch),
+        NONE => mov(rax, rcx); cmpxchg(rcx, rdx), NONE => mov(rax, rcx); cmpxchg(ecx, edx),
+        NONE => mov(eax, ecx); cmpxchg(ecx, edx), NONE => mov(al, cl); cmpxchg(cx, dx),
+        NONE => mov(al, cl); cmpxchg(cl, dl), NONE => mov(al, ch); cmpxchg(ch, al),
+        NONE => cmpxchg(qword_ptr(rdi), rcx), NONE => cmpxchg(dword_ptr(rdi), ecx),
+        NONE => cmpxchg(word_ptr(rdi + 3), cx), NONE => cmpxchg(byte_ptr(rdi + 1), cl),
+        NONE => mov(rax, rbx); cmpxchg(qword_ptr(rdi), rcx),
+        NONE => mov(rax, rbx); cmpxchg(dword_ptr(rdi), ecx),
+        NONE => mov(ax, bx); cmpxchg(word_ptr(rdi), cx), NONE => mov(al, bl); cmpxchg(byte_ptr(rdi), cl),
+        NONE => mov(rax, rbx); lock().cmpxchg(qword_ptr(rdi), rcx),
+        NONE => lock().cmpxchg(dword_ptr(rdi), ecx), NONE => cmpxchg(qword_ptr(rcx), rax),
+    }
+    list
+}
+
+/// Pointers are back where the end of a form reads memory.
+fn with_pointers_back(list: &mut [Form]) {
+    for form in list {
+        let emit = std::mem::replace(&mut form.emit, Box::new(|_| Ok(())));
+        form.emit = Box::new(move |a| {
+            a.mov(r10, rdi)?;
+            emit(a)?;
+            a.mov(rdx, rdi)?;
+            a.mov(rdi, r10)
+        });
+    }
+}
+
+/// What is repeated up to where nothing is mapped: of ring 0, there is more after a page.
+#[must_use]
+pub fn strings_to_the_end() -> Vec<Form> {
+    let mut list: Vec<Form> = Vec::new();
+    instructions! { list:
+        NONE => rep().stosb(), NONE => rep().stosq(), NONE => lea(rsi, ptr(rsp)); rep().movsq(),
+    }
+    with_pointers_back(&mut list);
+    list
+}
+
+/// STOS, MOVS and what repeats them, LOOP and JRCXZ.
+#[must_use]
+pub fn strings_and_loops() -> Vec<Form> {
+    let mut list: Vec<Form> = Vec::new();
+    instructions! { list:
+        NONE => stosb(), NONE => stosw(), NONE => stosd(), NONE => stosq(), NONE => std(); stosb(),
+        NONE => std(); stosq(), NONE => mov(rdi, rcx); stosq(),
+        NONE => lea(rsi, ptr(rsp)); movsb(), NONE => lea(rsi, ptr(rsp)); movsw(),
+        NONE => lea(rsi, ptr(rsp)); movsd(), NONE => lea(rsi, ptr(rsp - 8)); movsq(),
+        NONE => lea(rsi, ptr(rsp)); std(); movsd(), NONE => mov(rsi, rcx); movsq(),
+        NONE => and(ecx, 7); rep().stosb(), NONE => and(ecx, 3); rep().stosw(),
+        NONE => and(ecx, 3); rep().stosd(), NONE => and(ecx, 1); rep().stosq(),
+        NONE => mov(ecx, 0); rep().stosq(), NONE => mov(ecx, 3); std(); rep().stosq(),
+        NONE => lea(rsi, ptr(rsp - 8)); and(ecx, 15); rep().movsb(),
+        NONE => lea(rsi, ptr(rsp - 8)); mov(ecx, 2); rep().movsq(),
+        NONE => lea(rsi, ptr(rsp)); mov(ecx, 3); std(); rep().movsw(),
+        // Over each other.
+        NONE => lea(rsi, ptr(rdi)); inc(rdi); mov(ecx, 9); rep().movsb(),
+        NONE => mov(rdi, rax); mov(ecx, 2); rep().stosd(),
+    }
+    with_pointers_back(&mut list);
+
+    macro_rules! loops {
+        ($($name:ident),*) => {$(
+            for (number, count) in [None, Some(0), Some(1), Some(2)].into_iter().enumerate() {
+                list.push(Form {
+                    name: format!("{}, {number}", stringify!($name)),
+                    undefined: NONE,
+                    needs: Needs::empty(),
+                    emit: Box::new(move |a| {
+                        let mut label = a.create_label();
+                        if let Some(count) = count {
+                            a.mov(rcx, count as u64)?;
+                        }
+                        a.cmp(rax, rbx)?;
+                        a.$name(label)?;
+                        a.mov(rdx, 0x5A5A_u64)?;
+                        a.set_label(&mut label)?;
+                        a.nop()
+                    }),
+                });
+            }
+        )*};
+    }
+    loops!(loop_, loope, loopne, jrcxz);
+    list.push(Form {
+        name: "loop backwards".into(),
+        undefined: NONE,
+        needs: Needs::empty(),
+        emit: Box::new(|a| {
+            let mut label = a.create_label();
+            a.and(ecx, 15)?;
+            a.or(ecx, 1)?;
+            a.set_label(&mut label)?;
+            a.add(rax, rdx)?;
+            a.loop_(label)
+        }),
+    });
+    list
+}
+
 /// Arithmetic and logic.
 #[must_use]
 pub fn arithmetic() -> Vec<Form> {
@@ -158,6 +273,13 @@ pub fn arithmetic() -> Vec<Form> {
         })*};
     }
     unary!(not, neg, inc, dec);
+    // Where nothing is mapped.
+    instructions! { list:
+        NONE => add(qword_ptr(rcx), rax), AF => and(dword_ptr(rcx), eax), NONE => neg(byte_ptr(rcx)),
+        NONE => cmp(qword_ptr(rcx), rax), OF | AF => shl(qword_ptr(rcx), 3),
+        BIT_TEST => bts(qword_ptr(rcx), 3), BIT_TEST => bt(qword_ptr(rcx), 3),
+        NONE => xchg(qword_ptr(rcx), rax),
+    }
     list
 }
 
@@ -489,8 +611,8 @@ pub fn ring_0() -> Vec<Form> {
     list
 }
 
-/// A far RET within ring 0 to a label, which is how a #MC or a #DB returns where NMIs may be blocked.
-/// There is no way to CPL 3 among them: the model has none.
+/// A far RET within ring 0 to a label, which is how a #MC or a #DB returns where NMIs may be
+/// blocked. There is no way to CPL 3 among them: the model has none.
 fn retfq(selector: i32, release: u32) -> Form {
     Form {
         name: format!("retfq {release} to {selector:#x}"),
@@ -517,6 +639,8 @@ fn retfq(selector: i32, release: u32) -> Form {
 pub fn everywhere() -> Vec<Form> {
     let lists = [
         moves(),
+        exchanges(),
+        strings_and_loops(),
         arithmetic(),
         shifts_and_bit_tests(),
         conditions(),
@@ -527,11 +651,11 @@ pub fn everywhere() -> Vec<Form> {
     lists.into_iter().flatten().collect()
 }
 
-// Model-specific registers, as ECX names them.
-const STAR: u32 = 0xC000_0081;
-const LSTAR: u32 = 0xC000_0082;
-const CSTAR: u32 = 0xC000_0083;
-const SFMASK: u32 = 0xC000_0084;
-const FS_BASE: u32 = 0xC000_0100;
-const GS_BASE: u32 = 0xC000_0101;
-const KERNEL_GS_BASE: u32 = 0xC000_0102;
+// The numbers by which ECX names model-specific registers.
+const STAR: u32 = Msr::Star.address();
+const LSTAR: u32 = Msr::Lstar.address();
+const CSTAR: u32 = Msr::Cstar.address();
+const SFMASK: u32 = Msr::Sfmask.address();
+const FS_BASE: u32 = Msr::FsBase.address();
+const GS_BASE: u32 = Msr::GsBase.address();
+const KERNEL_GS_BASE: u32 = Msr::KernelGsBase.address();

@@ -4,7 +4,7 @@ use super::*;
 use std::string::{String, ToString};
 use std::{env, format, fs, vec};
 
-use raw_cpuid::CpuIdResult;
+use raw_cpuid::{CpuIdReader, CpuIdResult};
 
 const KERNEL_CODE: u64 = 0x00AF_9B00_0000_FFFF;
 const KERNEL_DATA: u64 = 0x00CF_9300_0000_FFFF;

@@ -6,12 +6,33 @@
 //! | [`Hazard`] | what has gone wrong in such code before, by the numbers of spec/hazards.md |
 //! | [`layout`] | the structs that emitted code reads and writes, with a typed [`Offset`](layout::Offset) per field |
 //!
-//! Without std, and without a word on how a switcher is made. `switcher-gen` re-exports all of it.
+//! It is without std, and says nothing on how a switcher is made. Whoever writes a host or a guest
+//! that knows no more of a switcher than its interface depends on this crate alone; everybody else
+//! has it from `switcher-gen`, which re-exports all of it. The numbers are those of spec/abi.md,
+//! and a test compares the two.
+//!
+//! ```
+//! use switcher_abi::Hazard;
+//! use switcher_abi::arch::{Cr3, RFlags};
+//! use switcher_abi::layout::{AsmLayout, PerCpu, Pvcs, TssExtra};
+//!
+//! // Where a field lies, as a type that knows the struct and the field.
+//! assert_eq!((PerCpu::tss_extra + TssExtra::switch_flags).bytes(), 0xC0);
+//! assert_eq!(Pvcs::LAYOUT.name, "Pvcs");
+//!
+//! // Which flags a guest may have, whatever it asks for.
+//! assert!(!RFlags::GUEST_ALLOWED.contains(RFlags::IOPL));
+//! // What may be loaded into CR3: an address of a page and nothing else.
+//! assert!(Cr3::new(0x1234).is_err());
+//!
+//! // The tools print hazards by row and title.
+//! assert_eq!(Hazard::StaleGsBase.to_string(), "row 6: stale GS base");
+//! ```
 #![no_std]
 #![deny(unsafe_code)]
 
 extern crate alloc;
-// What the macros' expansions name.
+// The macros' expansions name this crate `switcher_gen`.
 extern crate self as switcher_gen;
 #[cfg(test)]
 extern crate std;

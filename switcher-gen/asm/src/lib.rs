@@ -1,12 +1,81 @@
-//! What emitted code is written into: the calls that `dynasm!` makes, without std.
+//! The assembler that emitted code is written into: the calls that `dynasm!` makes, without std.
 //!
 //! [`Sink`] is those calls plus the notes a listing wants; emitters are generic over it, so the
 //! notes cost nothing where nobody takes them. [`CodeBuffer`] is the sink of production: bytes,
 //! labels, windows and relocations. It allocates five times and never panics; what goes wrong on
 //! the way is kept and reported by [`CodeBuffer::finish`].
 //!
-//! What is assembled is nothing to this crate: its labels, windows and the symbols outside of it
-//! are types of the user's, brought together by [`Names`].
+//! This crate does not know what is assembled. The labels, the windows and the external symbols are
+//! types of the user's, brought together by [`Names`]. `switcher-gen` is that user, and its module
+//! `asm` has the names of a switcher. Anybody who wants to assemble something else at run time,
+//! with `asm!` of `switcher-macros` or with `dynasm!`, can do it like this:
+//!
+//! ```
+//! use dynasm::dynasm;
+//! use switcher_asm::{CodeBuffer, Named, Names, Sink as _};
+//!
+//! /// The places in the code that have a name.
+//! #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+//! enum Label {
+//!     Entry,
+//!     Done,
+//! }
+//!
+//! impl Named for Label {
+//!     const ALL: &'static [Self] = &[Self::Entry, Self::Done];
+//!
+//!     fn name(self) -> &'static str {
+//!         match self {
+//!             Self::Entry => "entry",
+//!             Self::Done => "done",
+//!         }
+//!     }
+//!
+//!     fn index(self) -> usize {
+//!         self as usize
+//!     }
+//! }
+//!
+//! /// Nothing is named: no window, and no symbol of the host's.
+//! #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+//! enum Nothing {}
+//!
+//! impl Named for Nothing {
+//!     const ALL: &'static [Self] = &[];
+//!
+//!     fn name(self) -> &'static str {
+//!         match self {}
+//!     }
+//!
+//!     fn index(self) -> usize {
+//!         match self {}
+//!     }
+//! }
+//!
+//! #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+//! enum Mine {}
+//!
+//! impl Names for Mine {
+//!     type Label = Label;
+//!     type Window = Nothing;
+//!     type Symbol = Nothing;
+//!     const PER_CPU_BEFORE_CODE: usize = 0x1000;
+//! }
+//!
+//! let mut a = CodeBuffer::<Mine>::new();
+//! dynasm!(a ; .arch x64
+//!     ; =>Label::Entry
+//!     ; test rdi, rdi
+//!     ; jz BYTE =>Label::Done
+//!     ; nop
+//!     ; =>Label::Done
+//!     ; ret
+//! );
+//! let code = a.finish()?;
+//! assert_eq!(code.bytes, [0x48, 0x85, 0xFF, 0x74, 1, 0x90, 0xC3]);
+//! assert_eq!(code.labels[Label::Done as usize], Some(6));
+//! # Ok::<(), switcher_asm::AsmError<Mine>>(())
+//! ```
 #![no_std]
 #![deny(unsafe_code)]
 
@@ -21,23 +90,23 @@ use core::fmt::Debug;
 
 use switcher_abi::layout::{Operand, Placement};
 
-/// A name out of a list.
+/// A name from a list of names.
 pub trait Named: Copy + Debug + Eq + 'static {
     /// All of them, in the order of their numbers.
     const ALL: &'static [Self];
 
-    /// As listings and errors have it.
+    /// The name as listings and errors show it.
     fn name(self) -> &'static str;
 
-    /// Its place in [`ALL`](Self::ALL).
+    /// The position of the name in [`ALL`](Self::ALL).
     fn index(self) -> usize;
 }
 
-/// What has a name in the code that is assembled, and outside of it.
+/// The names in the code that is assembled, and the names outside of it that it refers to.
 pub trait Names: Copy + Debug + Eq + 'static {
     /// Places in the code.
     type Label: Named;
-    /// Stretches of the code of which something is said: see [`Sink::open`].
+    /// The kinds of stretches of the code that are recorded: see [`Sink::open`].
     type Window: Named + Ord;
     /// What the code refers to that lies elsewhere.
     type Symbol: Copy + Debug + Eq;
@@ -50,8 +119,8 @@ pub trait Names: Copy + Debug + Eq + 'static {
 pub enum External<S> {
     /// A symbol of the host.
     Host(S),
-    /// So many bytes into the per-CPU block, which lies [`Names::PER_CPU_BEFORE_CODE`] bytes in front of
-    /// the code, wherever that is: what `asm!` makes of `percpu`.
+    /// So many bytes into the per-CPU block, which lies [`Names::PER_CPU_BEFORE_CODE`] bytes in
+    /// front of the code, wherever that is: what `asm!` makes of `percpu`.
     PerCpu(i32),
 }
 
@@ -183,8 +252,8 @@ pub trait Sink {
     );
     /// Fills up to a multiple of `alignment` with `byte`.
     fn align(&mut self, alignment: usize, byte: u8);
-    /// Fills with `byte` until the byte that lies `distance` bytes ahead is in the upper half of its
-    /// line of [`LINE`] bytes. What is filled must be nothing that is executed.
+    /// Fills with `byte` until the byte that lies `distance` bytes ahead is in the upper half of
+    /// its line of [`LINE`] bytes. What is filled must be nothing that is executed.
     fn upper_half(&mut self, distance: usize, byte: u8);
 
     /// A signed byte.
@@ -220,8 +289,10 @@ pub trait Sink {
     fn immediate(&mut self, _text: &'static str) {}
 }
 
-/// Why code could not be assembled. Each is a bug of an emitter, found by the tests of all variants.
+/// Why code could not be assembled. Each is a bug of an emitter, found by the tests of all
+/// variants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum AsmError<N: Names> {
     /// A jump to nowhere.
     #[error("label `{}` is used but not defined", .0.name())]
@@ -252,9 +323,9 @@ pub enum AsmError<N: Names> {
     /// Opened twice or closed without having been opened.
     #[error("window `{}` is opened or closed out of turn at {at:#x}", window.name())]
     Window {
-        /// Which.
+        /// The window.
         window: N::Window,
-        /// Where.
+        /// The offset.
         at: u32,
     },
 }
@@ -282,11 +353,14 @@ pub struct Code<N: Names> {
     pub relocations: Vec<Relocation<N::Symbol>>,
 }
 
+/// So many kinds of windows can names have: no allocation is made for them.
+const WINDOWS: usize = 8;
+
 /// A [`Sink`] that keeps the code.
 pub struct CodeBuffer<N: Names> {
     code: Code<N>,
     fixups: Vec<Fixup<N::Label>>,
-    open: Box<[Option<u32>]>,
+    open: [Option<u32>; WINDOWS],
     placement: Placement,
     error: Option<AsmError<N>>,
 }
@@ -298,6 +372,7 @@ impl<N: Names> CodeBuffer<N> {
     /// An empty buffer.
     #[must_use]
     pub fn new() -> Self {
+        const { assert!(N::Window::ALL.len() <= WINDOWS, "more windows than a buffer has room for") };
         Self {
             code: Code {
                 bytes: Vec::with_capacity(Self::CAPACITY),
@@ -306,7 +381,7 @@ impl<N: Names> CodeBuffer<N> {
                 relocations: Vec::with_capacity(8),
             },
             fixups: Vec::with_capacity(384),
-            open: vec![None; N::Window::ALL.len()].into_boxed_slice(),
+            open: [None; WINDOWS],
             placement: Placement::Gs,
             error: None,
         }
@@ -610,7 +685,7 @@ mod tests {
     #[test]
     fn the_per_cpu_block_lies_a_page_in_front_of_the_code() {
         let mut a = CodeBuffer::new();
-        // With an immediate behind the displacement, which is relative to the instruction's end.
+        // With an immediate after the displacement, which is relative to the instruction's end.
         dynasm!(a ; .arch x64
             ; nop
             ; mov BYTE [extern External::<HostSymbol>::PerCpu(0xC0)], 7

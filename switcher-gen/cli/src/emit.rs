@@ -8,6 +8,7 @@ use switcher_listing::object_file;
 use switcher_listing::{Listing, ListingOptions};
 
 use crate::host;
+use crate::names;
 use crate::output::{Content, Destination, Failure, write};
 
 #[derive(clap::Args)]
@@ -22,7 +23,7 @@ Examples:
 `switcher variants` lists the names.")]
 pub(crate) struct Args {
     /// Which variant [default: the one for this host; intel-4level if there is none]
-    #[arg(long, value_name = "NAME", value_parser = str::parse::<Variant>)]
+    #[arg(long, value_name = "NAME", value_parser = names::variant)]
     variant: Option<Variant>,
     /// The shape to write it in
     #[arg(long, value_enum, default_value_t = Format::Listing)]

@@ -9,12 +9,16 @@
 mod output;
 
 mod cost;
+mod diff;
 mod emit;
+mod explain;
 mod fuzz;
 mod host;
 mod interrupt;
 mod mutate;
+mod names;
 mod offsets;
+mod outline;
 mod parallel;
 mod prove;
 mod redundancy;
@@ -53,8 +57,10 @@ Examples:
   switcher emit --variant amd-la57            list a variant
   switcher emit --format elf -o switcher.o    an object to link into a host
   switcher offsets --format c -o switcher.h   the layouts for C
+  switcher diff intel-4level amd-4level       where two variants differ
   switcher cost                               what each path costs
   switcher prove --all                        prove every variant, for every state
+  switcher explain MODE_TOGGLE                what are these instructions for?
   switcher mutate --variant intel-4level --every 50
                                               break it on purpose: do the proofs object?
   switcher redundancy --all                   does it need each of its instructions?
@@ -72,10 +78,14 @@ enum Command {
     Emit(emit::Args),
     /// Export the layouts that hosts, guests and emitted code share
     Offsets(offsets::Args),
+    /// Show where two variants differ, or a variant and anybody's code
+    Diff(diff::Args),
     /// Count what each path costs: instructions, memory, serialising operations, cache lines
     Cost(cost::Args),
     /// Prove a variant or anybody's code: for every state, it does what the specification says
     Prove(prove::Args),
+    /// Say what an instruction is for: who objects to the code without it?
+    Explain(explain::Args),
     /// Break a variant, one instruction at a time, and see whether the proofs object
     Mutate(mutate::Args),
     /// Take each instruction away by itself: something must object
@@ -90,8 +100,10 @@ fn main() -> ExitCode {
         Some(Command::Variants(args)) => variants::run(&args),
         Some(Command::Emit(args)) => emit::run(&args),
         Some(Command::Offsets(args)) => offsets::run(&args),
+        Some(Command::Diff(args)) => diff::run(&args),
         Some(Command::Cost(args)) => cost::run(&args),
         Some(Command::Prove(args)) => prove::run(&args),
+        Some(Command::Explain(args)) => explain::run(&args),
         Some(Command::Mutate(args)) => mutate::run(&args),
         Some(Command::Redundancy(args)) => redundancy::run(&args),
         Some(Command::Fuzz(args)) => fuzz::run(&args),
@@ -100,7 +112,10 @@ fn main() -> ExitCode {
         // Whoever closed the pipe, such as `head`, has seen enough.
         Ok(()) | Err(Failure::PipeClosed) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            // That two texts differ is a result, and is printed as one.
+            if !matches!(failure, Failure::Different) {
+                eprintln!("error: {failure}");
+            }
             failure.exit_code()
         }
     }

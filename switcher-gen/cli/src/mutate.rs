@@ -10,10 +10,11 @@ use serde::Serialize;
 use switcher_gen::{Hazard, Variant};
 use switcher_prove::mutate;
 use switcher_prove::mutate::{Fate, Mutant};
-use switcher_prove::{Obligation, Prover, Shared, Verdict};
+use switcher_prove::{Obligation, Prove as _, Shared, SharingProver, Verdict};
 
 use crate::host;
 use crate::interrupt::{self, Interrupted};
+use crate::names;
 use crate::output::{Failure, Format, conclude, json};
 use crate::parallel::{Jobs, note, progress};
 use crate::target::{Subject, Texts};
@@ -27,7 +28,7 @@ Examples:
 
 A mutant is a variant with one change: an instruction deleted, doubled, swapped with the next,
 another condition, constant, displacement, size or register, one more prefix, an instruction
-that not every CPU has, or a jump to elsewhere. It is proved like any code. Killed is one that an obligation refutes; refused, one that no theorem can
+that not every CPU has, a jump to elsewhere, or a store of the host's in front of a store. It is proved like any code. Killed is one that an obligation refutes; refused, one that no theorem can
 be about, such as a jump out of the code; equivalent, one that is proved, and proved to leave
 everything as the original does. Anything else is a hole in the proofs: there must be none.
 
@@ -47,7 +48,7 @@ its `title`, and `mutants`; `refused`, how many. Fields may be added.
 ", exit_codes!()))]
 pub(crate) struct Args {
     /// Which variant [default: the one for this host; intel-4level if there is none]
-    #[arg(long, value_name = "NAME", value_parser = str::parse::<Variant>)]
+    #[arg(long, value_name = "NAME", value_parser = names::variant)]
     variant: Option<Variant>,
     /// Every variant
     #[arg(long, conflicts_with = "variant")]
@@ -161,8 +162,8 @@ fn survey(subject: &Subject, every: usize, jobs: &Jobs) -> Result<Survey, Failur
     let Subject { name, target, .. } = subject;
     // What a mutant has in common with the original is proved once.
     let shared = Arc::<Shared>::default();
-    let proved = Prover::sharing(&shared).prove(target);
-    if !matches!(proved, Ok(Verdict::Proved(_))) {
+    let proved = SharingProver::new(&shared).prove(target);
+    if !matches!(proved, Verdict::Proved(_)) {
         let hint = format!("{name} itself is not proved: see `switcher prove --variant {name}`");
         return Err(Failure::Failed(hint));
     }
@@ -178,14 +179,14 @@ fn survey(subject: &Subject, every: usize, jobs: &Jobs) -> Result<Survey, Failur
         (target, mutants)
     };
     let fates = jobs.each(blocks.len() as u64, worker, |(target, mutants), block| {
-        let mut prover = Prover::sharing(&shared.fork());
+        let mut prover = SharingProver::new(&shared.fork());
         ControlFlow::Continue(
             blocks[block as usize]
                 .iter()
                 .take_while(|_| !interrupt::requested())
                 .map(|&index| {
-                    if prover.statistics().terms > TERMS {
-                        prover = Prover::sharing(&shared.fork());
+                    if prover.prover().statistics().terms > TERMS {
+                        prover = SharingProver::new(&shared.fork());
                     }
                     let fate = mutate::judge(&prover, target, &mutants[index]);
                     bar.inc(1);

@@ -33,6 +33,8 @@ pub(crate) enum Failure {
     Unknown(String),
     /// Somebody has ended it.
     Interrupted(String),
+    /// What was compared differs, as the report says.
+    Different,
     /// Nobody reads the output any more.
     PipeClosed,
 }
@@ -41,7 +43,7 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) => ExitCode::from(2),
-            Self::Failed(_) => ExitCode::from(1),
+            Self::Failed(_) | Self::Different => ExitCode::from(1),
             Self::Unknown(_) => ExitCode::from(3),
             // As shells say of what SIGINT has ended.
             Self::Interrupted(_) => ExitCode::from(130),
@@ -62,6 +64,7 @@ impl fmt::Display for Failure {
             | Self::Failed(message)
             | Self::Unknown(message)
             | Self::Interrupted(message) => f.write_str(message),
+            Self::Different => f.write_str("what was compared differs"),
             Self::PipeClosed => f.write_str("the output is closed"),
         }
     }
@@ -181,6 +184,7 @@ mod tests {
         let code = |code: u8| format!("{:?}", ExitCode::from(code));
         assert_eq!(shown(Failure::PipeClosed), code(0));
         assert_eq!(shown(Failure::Failed(String::new())), code(1));
+        assert_eq!(shown(Failure::Different), code(1));
         assert_eq!(shown(Failure::Usage(String::new())), code(2));
         assert_eq!(shown(Failure::Unknown(String::new())), code(3));
         assert_eq!(shown(Failure::Interrupted(String::new())), code(130));

@@ -8,7 +8,8 @@ use std::time::Instant;
 use serde::Serialize;
 use switcher_gen::{Variant, certificate};
 use switcher_prove::{
-    Counterexample, Findings, GuestMemory, Obligation, Prover, Refused, Report, Shared, Verdict,
+    Counterexample, Findings, GuestMemory, Obligation, Prove as _, Prover, Refused, Report, Shared,
+    SharingProver, Verdict,
 };
 
 use crate::interrupt::{self, Interrupted};
@@ -25,7 +26,7 @@ Examples:
   switcher prove --elf theirs.o --variant intel-4level --gs-tss 0x6000 --gs-tss-extra 0x6080
 
 A theorem is about one entry point: whatever state the CPU and the memory are in, within what
-CAVEATS.md says is assumed, every obligation holds on every path. Each that may access the PVCS is
+spec/proofs.md says is assumed, every obligation holds on every path. Each that may access the PVCS is
 proved twice: with a guest that leaves it alone, against the whole specification; and with one that
 rewrites it at any moment, for what must stay safe even then. What is refuted comes with a state, the
 instructions executed from there, and what the concrete machine makes of them. All findings are
@@ -45,8 +46,8 @@ targets are in it, `of`, so many there are; `theorems_proved` and `theorems_shar
 theorems needed none of their own; `targets`, an array of objects: `name`; `verdict`: \"proved\", \"refuted\" or
 \"unknown\"; `fingerprint` and `certificate`, whether it is on record, both null for code that is
 not ours; `not_judged`, what nothing is said about; `assumed`, what is taken for granted of this code
-beside what CAVEATS.md lists; `harmless`, what names the code and does not change it; `theorems`, empty unless proved, an array of objects: `theorem`, `guest_memory` (\"quiet\"
-or \"hostile\"), `paths`, `goals`, `by_solver`, and `obligations`, an object: goals by name;
+beside what spec/proofs.md lists; `harmless`, what names the code and does not change it; `theorems`, empty unless proved, an array of objects: `theorem`, `guest_memory` (\"stable\"
+or \"racing\"), `paths`, `goals`, `by_solver`, and `obligations`, an object: goals by name;
 `counterexample`, null unless refuted, an object: `theorem`, `guest_memory`, `obligation` (an
 object: `name`, `rows`, an array of objects, `row` of spec/hazards.md and its `title`, and
 `statement`), `about`, `at`, `terms`, `state` (an array of names and
@@ -110,28 +111,29 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     // A new prover for each: what it knows of terms does not depend on the others.
     // Of many targets, the last one is finished; one alone is left where it is.
     let stop = (!args.all).then(interrupt::flag);
-    let stopping = |prover: Prover| match &stop {
-        Some(flag) => prover.stopped_by(Arc::clone(flag)),
-        None => prover,
+    let prover = || match &stop {
+        Some(flag) => Prover::default().stopped_by(Arc::clone(flag)),
+        None => Prover::default(),
     };
     let was_stopped = AtomicBool::new(false);
     let prove = |subject: &Subject| {
-        let (first, others) = (stopping(Prover::sharing(&shared)), stopping(Prover::default()));
+        let (first, others) = (SharingProver::around(prover(), &shared), prover());
         let verdict = first.prove(&subject.target);
-        let is_all = args.first || matches!(verdict, Ok(Verdict::Proved(_)));
+        let is_all = args.first || matches!(verdict, Verdict::Proved(_));
         // Whatever else is wrong with it, too: the first finding hides the others.
         let findings = (!is_all).then(|| others.findings(&subject.target));
-        was_stopped.fetch_or(first.was_stopped() || others.was_stopped(), Ordering::Relaxed);
-        match (verdict, findings) {
-            (Ok(verdict), findings) => {
-                Ok(Proof::new(subject, verdict).with(subject, findings.and_then(Result::ok)))
-            }
-            (Err(_), Some(Ok(findings))) if !findings.refuted.is_empty() => {
-                let first = Box::new(findings.refuted[0].clone());
-                Ok(Proof::new(subject, Verdict::Refuted(first)).with(subject, Some(findings)))
-            }
-            (Err(error), _) => Err(subject.refused(&error)),
-        }
+        was_stopped
+            .fetch_or(first.prover().was_stopped() || others.was_stopped(), Ordering::Relaxed);
+        let findings = findings.and_then(Result::ok);
+        let verdict = match (verdict, &findings) {
+            // Other theorems may be about the code, and refuted.
+            (Verdict::Unsupported(code), Some(findings)) => match findings.refuted.first() {
+                Some(found) => Verdict::Refuted(Box::new(found.clone())),
+                None => Verdict::Unsupported(code),
+            },
+            (verdict, _) => verdict,
+        };
+        Ok(Proof::new(subject, verdict)?.with(subject, findings))
     };
     let (results, of) = match args.all {
         true => all(&args.jobs, prove)?,
@@ -237,7 +239,8 @@ fn verdict(proofs: &[Proof], refused: &[String]) -> Result<(), Failure> {
 }
 
 impl Proof {
-    fn new(subject: &Subject, verdict: Verdict) -> Self {
+    /// What is reported of a verdict; why there is none, if no theorem can be about the code.
+    fn new(subject: &Subject, verdict: Verdict) -> Result<Self, String> {
         let image = subject.image.as_ref();
         let proof = Self {
             name: subject.name.clone(),
@@ -253,14 +256,19 @@ impl Proof {
             annotated: Vec::new(),
             why: None,
         };
-        match verdict {
+        Ok(match verdict {
             Verdict::Proved(theorems) => Self { theorems, ..proof },
             Verdict::Refuted(found) => {
                 let annotated = vec![annotated(subject, &found)];
                 Self { verdict: "refuted", counterexample: Some(*found), annotated, ..proof }
             }
             Verdict::Unknown(why) => Self { verdict: "unknown", why: Some(why), ..proof },
-        }
+            Verdict::Interrupted(theorem) => {
+                let why = format!("{theorem}: interrupted");
+                Self { verdict: "unknown", why: Some(why), ..proof }
+            }
+            Verdict::Unsupported(code) => return Err(subject.refused(&code)),
+        })
     }
 
     /// The same with all that is wrong.
@@ -353,8 +361,8 @@ fn theorems(reports: &[Report]) -> String {
     );
     for Report { theorem, guest_memory, paths, goals, by_solver, .. } in reports {
         let guest_memory = match guest_memory {
-            GuestMemory::Stable => "quiet",
-            GuestMemory::Racing => "hostile",
+            GuestMemory::Stable => "stable",
+            GuestMemory::Racing => "racing",
         };
         text += &format!(
             "{:<24} {guest_memory:<8} {paths:>6} {goals:>7} {by_solver:>10}\n",
@@ -384,7 +392,7 @@ mod tests {
     fn the_path_of_our_own_image_is_shown_as_it_is_listed() {
         let mut subject = Subject::of_variant(&Variant::REFERENCE).unwrap();
         subject.target.iretq = subject.target.iretq.map(|at| at + 2);
-        let proof = Proof::new(&subject, Prover::default().prove(&subject.target).unwrap());
+        let proof = Proof::new(&subject, Prover::default().prove(&subject.target)).unwrap();
         let proofs = [proof];
         let text = text(&proofs);
         assert!(text.starts_with("intel-4level: refuted: fingerprint "), "{text}");

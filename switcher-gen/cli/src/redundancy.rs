@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 use switcher_gen::Variant;
 use switcher_prove::redundancy::{Purpose, Search};
-use switcher_prove::{Prover, Shared, Verdict};
+use switcher_prove::{Shared, SharingProver, Verdict};
 
 use crate::interrupt::{self, Interrupted};
 use crate::output::{Failure, Format, conclude, json};
@@ -131,13 +131,13 @@ fn survey(subject: &Subject, jobs: &Jobs) -> Result<Survey, Failure> {
     let Subject { name, target, .. } = subject;
     // What does not come to an instruction does not lack it.
     let shared = Arc::<Shared>::default();
-    match Prover::sharing(&shared).prove(target) {
-        Ok(Verdict::Proved(_)) => {}
-        Ok(_) => {
+    match SharingProver::new(&shared).prove(target) {
+        Verdict::Proved(_) => {}
+        Verdict::Unsupported(code) => return Err(Failure::Usage(subject.refused(&code))),
+        Verdict::Refuted(_) | Verdict::Unknown(_) | Verdict::Interrupted(_) => {
             let hint = format!("{name} itself is not proved: `switcher prove` says why");
             return Err(Failure::Failed(hint));
         }
-        Err(error) => return Err(Failure::Usage(subject.refused(&error))),
     }
     let instructions = Search::new(target).len();
     let bar = progress(name, instructions as u64, "instructions");
@@ -146,7 +146,7 @@ fn survey(subject: &Subject, jobs: &Jobs) -> Result<Survey, Failure> {
     let worker = || Search::new(&original.lock().unwrap_or_else(PoisonError::into_inner));
     let blocks = instructions.div_ceil(BLOCK) as u64;
     let found = jobs.each(blocks, worker, |search, block| {
-        let prover = Prover::sharing(&shared.fork());
+        let prover = SharingProver::new(&shared.fork());
         let first = block as usize * BLOCK;
         let numbers = first..instructions.min(first + BLOCK);
         let found = numbers.take_while(|_| !interrupt::requested()).map(|number| {

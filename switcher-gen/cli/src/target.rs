@@ -13,14 +13,23 @@ use switcher_prove::{BadCode, BlockOffsets, Setting, Target};
 
 use crate::emit::number;
 use crate::host;
+use crate::names;
 use crate::output::Failure;
 
 /// To be flattened into a command's arguments.
 #[derive(clap::Args)]
 pub(crate) struct TargetArgs {
     /// Which variant [default: the one for this host; intel-4level if there is none]
-    #[arg(long, value_name = "NAME", value_parser = str::parse::<Variant>)]
+    #[arg(long, value_name = "NAME", value_parser = names::variant)]
     variant: Option<Variant>,
+    #[command(flatten)]
+    foreign: ForeignArgs,
+}
+
+/// What others have assembled, and what has to be said of it. Its host is said by the command's argument
+/// `variant`.
+#[derive(clap::Args)]
+pub(crate) struct ForeignArgs {
     /// Somebody else's code: an object or a linked file with the symbols of our images; `--variant`
     /// says for which host it is meant
     #[arg(long, value_name = "FILE", requires = "variant")]
@@ -49,27 +58,38 @@ pub(crate) struct TargetArgs {
     /// What the CPUs that the code of `--elf` is for have besides what the variant implies
     #[arg(long = "feature", value_name = "NAME", value_parser = str::parse::<Features>, requires = "elf")]
     features: Vec<Features>,
+    /// How many instructions a path of `--elf` may have [default: 10000]: more take longer to prove, and
+    /// a loop without an end takes as long to be refused
+    #[arg(long, value_name = "N", requires = "elf")]
+    instructions: Option<usize>,
     /// Take it for granted that sections of `--elf` that name the code, for a purpose that is not
     /// known, do not change it; the verdict says so
     #[arg(long, requires = "elf")]
     assume_unpatched: bool,
 }
 
+/// A layout of the PVCS, as an argument.
 #[derive(Clone, Copy, ValueEnum)]
-enum Pvcs {
+pub(crate) enum Pvcs {
     /// Of 2024: smod has a stack of its own
     V2024,
     /// Of 2026: RSP passes through every direct switch
     V2026,
 }
 
+impl From<Pvcs> for Revision {
+    fn from(pvcs: Pvcs) -> Self {
+        match pvcs {
+            Pvcs::V2024 => Self::V2024,
+            Pvcs::V2026 => Self::V2026,
+        }
+    }
+}
+
 impl TargetArgs {
     /// In reports.
     pub(crate) fn name(&self) -> String {
-        match &self.elf {
-            Some(path) => path.display().to_string(),
-            None => self.variant().to_string(),
-        }
+        self.foreign.name().unwrap_or_else(|| self.variant().to_string())
     }
 
     /// The variant, also where it only says which host foreign code is for.
@@ -80,8 +100,8 @@ impl TargetArgs {
     /// The code, with what it is meant for.
     pub(crate) fn target(&self) -> Result<Target, Failure> {
         let variant = self.variant();
-        match &self.elf {
-            Some(path) => self.foreign(path, &variant),
+        match self.foreign.target(&variant)? {
+            Some(target) => Ok(target),
             None => match Image::new(&variant) {
                 Ok(image) => Ok(Target::image(&image)),
                 Err(error) => Err(Failure::failed(format!("cannot assemble {variant}"), error)),
@@ -91,22 +111,52 @@ impl TargetArgs {
 
     /// The same, with what is known of it.
     pub(crate) fn subject(&self) -> Result<Subject, Failure> {
-        match &self.elf {
-            Some(_) => Ok(Subject { name: self.name(), target: self.target()?, image: None }),
-            None => Subject::of_variant(&self.variant()),
+        let variant = self.variant();
+        match self.foreign.subject(&variant)? {
+            Some(subject) => Ok(subject),
+            None => Subject::of_variant(&variant),
         }
     }
+}
 
-    fn foreign(&self, path: &Path, variant: &Variant) -> Result<Target, Failure> {
+impl ForeignArgs {
+    /// The file's name, if one was given.
+    pub(crate) fn name(&self) -> Option<String> {
+        self.elf.as_ref().map(|path| path.display().to_string())
+    }
+
+    /// Whether something is said of a file, for commands that need not have one: that an argument requires
+    /// another one does not count where that one conflicts with a third.
+    pub(crate) const fn is_used(&self) -> bool {
+        let Self { elf, pvcs, gs_tss, gs_tss_extra, features, instructions, assume_unpatched } =
+            self;
+        elf.is_some()
+            || pvcs.is_some()
+            || gs_tss.is_some()
+            || gs_tss_extra.is_some()
+            || !features.is_empty()
+            || instructions.is_some()
+            || *assume_unpatched
+    }
+
+    /// The file's code, if one was given, for the host that `variant` is for.
+    pub(crate) fn target(&self, variant: &Variant) -> Result<Option<Target>, Failure> {
+        self.elf.as_ref().map(|path| self.read(path, variant)).transpose()
+    }
+
+    /// The same, with what is known of it.
+    pub(crate) fn subject(&self, variant: &Variant) -> Result<Option<Subject>, Failure> {
+        let target = self.target(variant)?;
+        let named = self.name().zip(target);
+        Ok(named.map(|(name, target)| Subject { name, target, image: None }))
+    }
+
+    fn read(&self, path: &Path, variant: &Variant) -> Result<Target, Failure> {
         let wrong = |error: &dyn std::fmt::Display| {
             Failure::Usage(format!("cannot take {}: {error}", path.display()))
         };
         let policy = variant.policy();
-        let revision = match self.pvcs {
-            None => policy.revision,
-            Some(Pvcs::V2024) => Revision::V2024,
-            Some(Pvcs::V2026) => Revision::V2026,
-        };
+        let revision = self.pvcs.map_or(policy.revision, Revision::from);
         let variant = variant.with_policy(Policy { revision, ..policy });
         let features = self.features.iter().copied().collect();
         let setting = Setting { block: self.block()?, features, ..Setting::from(&variant) };
@@ -119,7 +169,9 @@ impl TargetArgs {
         if self.assume_unpatched {
             foreign.assume_unpatched();
         }
-        Target::foreign(&foreign, setting).map_err(|error| wrong(&error))
+        let target = Target::foreign(&foreign, setting).map_err(|error| wrong(&error))?;
+        let limit = self.instructions.unwrap_or(target.limit);
+        Ok(Target { limit, ..target })
     }
 
     fn block(&self) -> Result<BlockOffsets, Failure> {
@@ -197,6 +249,7 @@ fn place(error: &BadCode) -> Option<u64> {
         | BadCode::Work { at, .. }
         | BadCode::Arms { at, .. }
         | BadCode::Several { at }
+        | BadCode::Count { at }
         | BadCode::SelfModifying { at }
         | BadCode::Msr { at } => Some(*at),
         BadCode::Overlap(_) => None,

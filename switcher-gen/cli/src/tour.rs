@@ -134,22 +134,30 @@ fn direct_switches(listing: &Listing) -> String {
 fn proved(image: &Image) -> Result<String, Failure> {
     let start = Instant::now();
     let reports = match Prover::default().prove(&Target::image(image)) {
-        Ok(Verdict::Proved(reports)) => reports,
-        Ok(Verdict::Refuted(counterexample)) => {
+        Verdict::Proved(reports) => reports,
+        Verdict::Refuted(counterexample) => {
             return Err(Failure::Failed(format!("{}: {counterexample}", image.variant())));
         }
-        Ok(Verdict::Unknown(why)) => {
+        Verdict::Unknown(why) => {
             return Err(Failure::failed("the proof was not found", why));
         }
-        Err(bad) => return Err(Failure::failed("this code cannot be proved", bad)),
+        Verdict::Interrupted(theorem) => {
+            return Err(Failure::failed(
+                "the proof was not found",
+                format!("{theorem}: interrupted"),
+            ));
+        }
+        Verdict::Unsupported(code) => {
+            return Err(Failure::failed("this code cannot be proved", code));
+        }
     };
     let time = start.elapsed();
     let mut text = String::from(
         "   From any state of a guest's, these bytes do what the specification says; and they stay\n   \
             safe if another of its CPUs changes the PVCS between any two instructions.\n\n",
     );
-    for quiet in reports.iter().filter(|report| report.guest_memory == GuestMemory::Stable) {
-        let Report { theorem, paths, goals, .. } = quiet;
+    for stable in reports.iter().filter(|report| report.guest_memory == GuestMemory::Stable) {
+        let Report { theorem, paths, goals, .. } = stable;
         text += &format!("   {:<24} {paths:>3} paths  {goals:>5} goals\n", theorem.name());
     }
     let goals: usize = reports.iter().map(|report| report.goals).sum();

@@ -29,7 +29,7 @@ fn refused(code: i32, args: &[&str]) -> String {
 
 #[test]
 fn help_is_everywhere_and_has_examples() {
-    for command in [&[][..], &["variants"], &["emit"], &["offsets"], &["cost"]] {
+    for command in [&[][..], &["variants"], &["emit"], &["offsets"], &["cost"], &["diff"]] {
         for help in ["--help", "-h"] {
             let text = stdout(&[command, &[help]].concat());
             assert!(text.contains("Usage: switcher"), "{text}");
@@ -141,11 +141,121 @@ fn offsets_come_in_all_formats() {
 }
 
 #[test]
-fn an_unknown_variant_is_refused_with_the_known_ones() {
-    let stderr = refused(2, &["emit", "--variant", "via-4level"]);
-    assert!(stderr.contains("unknown variant `via-4level`"), "{stderr}");
-    for name in Variant::names() {
-        assert!(stderr.contains(&name), "{stderr}");
+fn an_unknown_variant_is_refused_with_the_nearest_ones_and_the_grammar() {
+    for command in ["emit", "prove", "mutate", "redundancy", "cost", "fuzz"] {
+        let stderr = refused(2, &[command, "--variant", "intel-4levle-pcid"]);
+        assert!(stderr.contains("unknown variant `intel-4levle-pcid`"), "{stderr}");
+        assert!(stderr.contains("maybe it is `intel-4level-pcid`, `"), "{stderr}");
+        assert!(stderr.contains(Variant::GRAMMAR), "{stderr}");
+        // Not hundreds of names.
+        assert!(stderr.lines().count() < 16, "{stderr}");
+    }
+}
+
+#[test]
+fn a_name_is_typed_in_any_order_and_printed_in_one() {
+    let canonical = stdout(&["emit", "--variant", "intel-la57-ibt-pcid+rsb+verw"]);
+    assert!(canonical.starts_with("; switcher intel-la57-ibt-pcid+rsb+verw: "), "{canonical}");
+    assert_eq!(canonical, stdout(&["emit", "--variant", "LA57-pcid-intel-ibt+verw+rsb"]));
+}
+
+/// The names that `variants` lists with these options.
+fn listed(options: &[&str]) -> Vec<String> {
+    let text = stdout(&[&["variants"], options].concat());
+    let names = text.lines().skip(1).filter_map(|line| line.split(' ').next());
+    let names: Vec<_> = names.map(str::to_owned).collect();
+    let json = stdout(&[&["variants", "--format", "json"], options].concat());
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let in_json: Vec<_> =
+        json.as_array().unwrap().iter().map(|entry| entry["name"].as_str().unwrap()).collect();
+    assert_eq!(names, in_json);
+    names
+}
+
+#[test]
+fn variants_are_filtered() {
+    // What the names say, and nothing of how the filter works.
+    let has = |name: &str, word: &str| name.split(['-', '+']).any(|part| part == word);
+    let all: Vec<_> = Variant::all().map(|variant| variant.to_string()).collect();
+    let those = |wanted: &dyn Fn(&str) -> bool| -> Vec<String> {
+        all.iter().filter(|name| wanted(name)).cloned().collect()
+    };
+    let check = |options: &[&str], wanted: &dyn Fn(&str) -> bool| {
+        let expected = those(wanted);
+        assert!(!expected.is_empty() && expected.len() < all.len(), "{options:?}");
+        assert_eq!(listed(options), expected, "{options:?}");
+    };
+    check(&["--with", "rsb"], &|name| has(name, "rsb"));
+    check(&["--vendor", "amd", "--with", "rsb"], &|name| has(name, "amd") && has(name, "rsb"));
+    check(&["--mitigations", "--paging", "la57"], &|name| has(name, "la57"));
+    check(&["--mitigations", "--placement", "gs"], &|name| !has(name, "percpu"));
+    check(&["--mitigations", "--placement", "percpu"], &|name| has(name, "percpu"));
+    check(&["--mitigations", "--pvcs", "v2026"], &|name| has(name, "current"));
+    check(&["--mitigations", "--pvcs", "v2024", "--without", "bhb,bhblong"], &|name| {
+        !has(name, "current") && !has(name, "bhb") && !has(name, "bhblong")
+    });
+    check(
+        &["--with", "ibt,verw", "--without", "pcid", "--without", "rsb", "--vendor", "intel"],
+        &|name| has(name, "ibt") && has(name, "verw") && !has(name, "pcid") && !has(name, "rsb"),
+    );
+    assert_eq!(listed(&["--mitigations"]), all);
+
+    // Without a mitigation asked for: those without, and this host's if it is like that.
+    let unmitigated: Vec<_> = those(&|name| has(name, "pku") && !name.contains('+'));
+    let found = listed(&["--with", "pku"]);
+    assert!(found.starts_with(&unmitigated) && found.len() <= unmitigated.len() + 1, "{found:?}");
+
+    let none = refused(1, &["variants", "--vendor", "amd", "--with", "ibt"]);
+    assert!(none.contains("no variant is like that"), "{none}");
+    refused(1, &["variants", "--with", "rsb,rsblite"]);
+    for wrong in [["--vendor", "via"], ["--with", "magic"], ["--pvcs", "v2025"], ["--paging", "5"]]
+    {
+        let stderr = refused(2, &[&["variants"], &wrong[..]].concat());
+        assert!(stderr.contains("possible values"), "{stderr}");
+    }
+}
+
+/// A terminal, as a program sees it, and the side of it that shows what the program writes.
+fn terminal() -> (std::fs::File, std::fs::File) {
+    use std::os::fd::FromRawFd;
+    let (mut shown, mut program) = (-1, -1);
+    // SAFETY: two places for the descriptors; no name, settings or size are asked for.
+    let opened = unsafe {
+        libc::openpty(
+            &raw mut shown,
+            &raw mut program,
+            std::ptr::null_mut(),
+            std::ptr::null(),
+            std::ptr::null(),
+        )
+    };
+    assert_eq!(opened, 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: `openpty` has just opened it, and nobody else closes it.
+    let shown = unsafe { std::fs::File::from_raw_fd(shown) };
+    // SAFETY: as above.
+    (shown, unsafe { std::fs::File::from_raw_fd(program) })
+}
+
+#[test]
+fn a_terminal_is_not_garbled() {
+    for format in ["elf", "bin"] {
+        let (_shown, program) = terminal();
+        let emit = ["emit", "--variant", "intel-4level", "--format", format];
+        let run = |stdout: Stdio, more: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_switcher"));
+            command.args(emit).args(more).stdin(Stdio::null());
+            command.stdout(stdout).stderr(Stdio::piped()).output().unwrap()
+        };
+        let output = run(program.try_clone().unwrap().into(), &[]);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains("`-o FILE`"), "{stderr}");
+        // To a file, it is written from a terminal as well.
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("switcher");
+        let output = run(program.into(), &["-o", path.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(0));
+        assert!(std::fs::metadata(path).unwrap().len() > 0);
     }
 }
 

@@ -69,7 +69,7 @@ fn prove_says_what_was_proved_by_theorem_and_by_obligation() {
     assert!(first.contains(&format!("fingerprint {}, ", &fingerprint[..16])), "{first}");
     assert!(first.ends_with("certificate on record: yes"), "{first}");
     for theorem in Theorem::ALL {
-        for guest_memory in ["quiet", "hostile"] {
+        for guest_memory in ["stable", "racing"] {
             let line = format!("{:<24} {guest_memory} ", theorem.name());
             assert!(text.contains(&line), "{line} in {text}");
         }

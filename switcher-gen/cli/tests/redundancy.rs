@@ -13,7 +13,7 @@ use switcher_prove::elf;
 use switcher_prove::mutate;
 use switcher_prove::mutate::Operator;
 use switcher_prove::redundancy::{Purpose, Search, Unneeded};
-use switcher_prove::{Prover, Setting, Target, Verdict};
+use switcher_prove::{Setting, SharingProver, Target, Verdict};
 
 fn ours(variant: &str) -> Target {
     Target::image(&Image::new(&variant.parse().unwrap()).unwrap())
@@ -22,8 +22,8 @@ fn ours(variant: &str) -> Target {
 /// What no theorem needs among the instructions that `text` is the text of.
 #[track_caller]
 fn unneeded(target: &Target, text: impl Fn(&str) -> bool) -> Vec<Unneeded> {
-    let (search, prover) = (Search::new(target), Prover::sharing(&Arc::default()));
-    assert!(matches!(prover.prove(target), Ok(Verdict::Proved(_))));
+    let (search, prover) = (Search::new(target), SharingProver::new(&Arc::default()));
+    assert!(matches!(prover.prove(target), Verdict::Proved(_)));
     let chosen = search.addresses().enumerate();
     let chosen: Vec<_> =
         chosen.filter(|(_, at)| text(&target.program.text(*at).unwrap())).collect();

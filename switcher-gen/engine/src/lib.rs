@@ -6,7 +6,32 @@
 //! | [`interpreter`] | runs on the model of a CPU |
 //! | [`native`] | runs on this CPU, in user mode |
 //! | [`fuzz`] | many random states, on both, against the specification |
+//!
+//! Both engines take the same [`Setup`](scenario::Setup) and give the same
+//! [`Outcome`](scenario::Outcome): how a guest is entered, and everything that its exit shows. The
+//! command `switcher` takes its tour and its fuzzing from here, and `hw-tests` runs the shared
+//! cases on both.
+//!
+//! ```
+//! use switcher_engine::Interpreter;
+//! use switcher_gen::Variant;
+//! use switcher_gen::layout::Mode;
+//!
+//! let mut machine = Interpreter::new(&"intel-4level".parse::<Variant>()?)?;
+//! // umod: MOV EAX, 41; SYSCALL; UD2. smod: INC EAX; SYSCALL, which is ERETU.
+//! machine.load(Mode::Umod, 0, &[0xB8, 41, 0, 0, 0, 0x0F, 0x05, 0x0F, 0x0B])?;
+//! machine.load(Mode::Smod, 0, &[0xFF, 0xC0, 0x0F, 0x05])?;
+//! let mut setup = machine.setup(Mode::Umod);
+//! setup.extra.retu_rip = machine.places().smod + 4;
+//!
+//! // The system call and its return are direct switches: the host sees nothing before the #UD of UD2.
+//! let outcome = machine.run(&setup)?;
+//! assert_eq!((outcome.frame.orig_ax.reason, outcome.frame.rax), (6, 42));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
+#[cfg(test)]
+mod find;
 pub mod fuzz;
 pub mod interpreter;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]

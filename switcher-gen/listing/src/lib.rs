@@ -1,15 +1,19 @@
-//! An annotated disassembly: what the bytes are, in the words of those who emitted them.
+//! Images for people and for other tools: listings with the names of fields, ELF objects, and the
+//! layouts as headers for C, gas, Rust and JSON. `switcher emit` and `switcher offsets` print what
+//! is made here.
+//!
+//! A listing is what the bytes are, in the words of those who emitted them.
 //!
 //! The bytes are decoded by an independent disassembler, and every number in an operand is given
 //! its name back: a displacement becomes the field it reaches, found in the struct's layout **by
 //! the decoded value**, an immediate becomes its source text, a jump's target its label. The names
-//! come from running the emitters once more with a recording [`Sink`](switcher_gen::asm::Sink); if that
-//! run does not give the image's bytes, or if a note does not fit what was decoded, there is no
-//! listing but a [`ListingError`].
+//! come from running the emitters once more with a recording [`Sink`](switcher_gen::asm::Sink); if
+//! that run does not give the image's bytes, or if a note does not fit what was decoded, there is
+//! no listing but a [`ListingError`].
 //!
 //! ```
-//! use crate::{Listing, ListingOptions};
 //! use switcher_gen::{Image, Variant};
+//! use switcher_listing::{Listing, ListingOptions};
 //!
 //! let image = Image::new(&Variant::REFERENCE)?;
 //! let listing = Listing::new(&image, &ListingOptions::default())?;
@@ -151,13 +155,13 @@ pub enum ListingError {
     /// Emitting it again failed.
     #[error(transparent)]
     Asm(#[from] AsmError),
-    /// Emitting it again gave something else: it is not what its variant's emitters write.
+    /// Emitting it again gave other bytes, so the image is not what its variant's emitters write.
     #[error("the image is not what its variant's emitters write: it differs at {at:#x}")]
     OtherBytes {
         /// The first offset that differs.
         at: u32,
     },
-    /// Bytes nobody said anything of.
+    /// Bytes of which no emitter said anything.
     #[error("the bytes at {at:#x} were emitted without a source note")]
     Unexplained {
         /// Their offset.
@@ -299,7 +303,7 @@ fn routines(items: &[Item]) -> Vec<Option<&'static str>> {
                 "emit/mod.rs" => {}
                 routine => file = Some(routine),
             },
-            // Belongs to what stands in front.
+            // Filler belongs to the code in front of it.
             What::Filler => file = None,
             _ => {}
         }

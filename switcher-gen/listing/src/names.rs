@@ -5,7 +5,8 @@ use switcher_gen::layout::{AsmLayout, Layout, PerCpu};
 /// What `size` bytes at `offset` of `layout` are called: `pvcs.rip`, `pvcs.user_cs:user_ss` for an
 /// access that covers two fields. Fields of the per-CPU block go without its name, because `gs:`
 /// stands in front.
-pub(super) fn field(layout: &Layout, offset: usize, size: usize) -> Option<String> {
+#[must_use]
+pub fn field(layout: &Layout, offset: usize, size: usize) -> Option<String> {
     let path = path(layout, offset, size)?;
     if layout == PerCpu::LAYOUT {
         return Some(path);
@@ -22,7 +23,7 @@ fn path(layout: &Layout, offset: usize, size: usize) -> Option<String> {
     if inner != 0 {
         return None;
     }
-    // Wider than the field: it and those behind it, if they fill the access.
+    // Wider than the field: it and those after it, if they fill the access.
     let mut names = Vec::new();
     let mut end = offset;
     for field in &layout.fields[i..] {
@@ -51,7 +52,8 @@ pub fn snake_case(name: &str) -> String {
     snake
 }
 
-/// An immediate as it was written, without the conversions an operand's type asked for.
+/// An immediate as it was written in the source, without the conversions that an operand's type
+/// asked for.
 pub(super) fn immediate(text: &str) -> &str {
     const CONVERSIONS: [&str; 13] = [
         ".imm32()",

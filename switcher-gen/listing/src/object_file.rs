@@ -1,5 +1,29 @@
 //! Images as ELF objects, for hosts that link the switcher instead of assembling it at load time,
-//! and for every tool that reads objects. What is in them is said at the [module](super).
+//! and for every tool that reads objects.
+//!
+//! What the object of an image holds:
+//!
+//! | section | |
+//! |---|---|
+//! | `.text` | the image; it may be linked anywhere |
+//! | `switcher_windows` | a table of the image's windows: see below |
+//! | `.note.switcher` | what it is: owner `switcher`, type 1, the variant's name; type 2, the fingerprint's 32 bytes |
+//! | `.note.GNU-stack` | empty: no executable stack is asked for |
+//!
+//! Entry points are global functions whose sizes reach to the next one, filler included. The other
+//! exported labels are global symbols without a type. What the image calls of the host is an
+//! undefined symbol.
+//!
+//! Each entry of `switcher_windows` is three little-endian dwords: start and end of the range (half
+//! open), each relative to its own dword, and the kind, [`Window`](switcher_gen::asm::Window) as a
+//! number. The section's name is a C identifier, so linkers define `__start_switcher_windows` and
+//! `__stop_switcher_windows` around it:
+//!
+//! ```c
+//! struct window { int32_t start, end; uint32_t kind; };
+//! extern const struct window __start_switcher_windows[], __stop_switcher_windows[];
+//! /* start of w, for instance: */ (uintptr_t)&w->start + w->start
+//! ```
 
 use std::collections::BTreeMap;
 

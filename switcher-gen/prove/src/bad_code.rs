@@ -6,29 +6,29 @@ use switcher_model::ProgramError;
 /// Code that no theorem can be about.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadCode {
-    /// An instruction without semantics, or none.
+    /// What lies there is no instruction, or one without semantics.
     #[error(transparent)]
     Program(#[from] ProgramError),
-    /// A jump or a fall through to elsewhere.
+    /// A jump leads out of the code, or the code ends.
     #[error("{at:#x}: control leaves the code, to {target:#x}")]
     Leaves {
         /// The instruction.
         at: u64,
-        /// Where to.
+        /// The address that it leads to.
         target: u64,
     },
-    /// More instructions than any path has.
+    /// One path has more instructions than any path of a switcher.
     #[error(
-        "{at:#x}: more than {limit} instructions on one path: a loop of too many rounds, or without a \
-         bound"
+        "{at:#x}: more than {limit} instructions on one path: a loop without a bound, or of more rounds \
+         than `--instructions` allows"
     )]
     Loop {
         /// Where it was when it was given up.
         at: u64,
-        /// How many.
+        /// The limit.
         limit: usize,
     },
-    /// More jumps that the state decides than any path has.
+    /// One path has more jumps that the state decides than any path of a switcher.
     #[error(
         "{at:#x}: a loop that nothing bounds: more than {limit} jumps on one path that depend on the \
          state"
@@ -36,7 +36,7 @@ pub enum BadCode {
     Open {
         /// Where it was when it was given up.
         at: u64,
-        /// How many.
+        /// The limit.
         limit: usize,
     },
     /// A jump through a value that is an address of the code's own, and which is not known.
@@ -48,18 +48,28 @@ pub enum BadCode {
         /// The instruction.
         at: u64,
     },
-    /// More instructions on all paths together than any theorem has.
+    /// A REP repeats as often as the state says.
     #[error(
-        "{at:#x}: more than {limit} instructions on all paths together: loops behind jumps that \
+        "{at:#x}: a REP that repeats as often as the state says: load a constant into RCX in front of \
+         it, on each path its own"
+    )]
+    Count {
+        /// The instruction.
+        at: u64,
+    },
+    /// All paths of a theorem together have more instructions than any theorem about a switcher.
+    #[error(
+        "{at:#x}: more than {limit} instructions on all paths together: loops after jumps that \
          depend on the state"
     )]
     Work {
         /// Where it was when it was given up.
         at: u64,
-        /// How many.
+        /// The limit.
         limit: usize,
     },
-    /// More instructions where jumps may be predicted to lead than any theorem has.
+    /// Where jumps may be predicted to lead, there are more instructions than in any theorem about
+    /// a switcher.
     #[error(
         "{at:#x}: more than {limit} instructions where jumps may be predicted to lead and no path goes \
          from there"
@@ -67,22 +77,22 @@ pub enum BadCode {
     Arms {
         /// Where it was when it was given up.
         at: u64,
-        /// How many.
+        /// The limit.
         limit: usize,
     },
-    /// A store to code.
+    /// The code stores to itself.
     #[error("{at:#x}: the code writes to itself")]
     SelfModifying {
         /// The instruction.
         at: u64,
     },
-    /// RDMSR or WRMSR of an MSR without semantics.
+    /// RDMSR or WRMSR accesses an MSR without semantics.
     #[error("{at:#x}: an access to an MSR that is not modelled")]
     Msr {
         /// The instruction.
         at: u64,
     },
-    /// Its data lies over the code, or over each other.
+    /// Regions of its data share bytes with the code, or with each other.
     #[error(transparent)]
     Overlap(#[from] Overlap),
 }

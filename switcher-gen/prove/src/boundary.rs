@@ -2,24 +2,24 @@
 //! assume it, and every theorem shows it of each state that it passes through. So what holds at the end of
 //! a routine alone, and not in between, is refused (spec/hazards.md, row 36).
 //!
-//! What is not here is so by how a world is made: registers and CR3 are anything, what a field of the
-//! block says that nobody may store to is as it was, and RIP is an address of the code's. That RSP is a
-//! stack where it has to be is in `blocking`.
+//! The rest follows from how a world is made: registers and CR3 are anything, fields of the block
+//! that nobody may store to are as they were, and RIP is an address of the code's. Where RSP has to
+//! be a stack is in `run/blocking.rs`.
 
 use crate::obligation;
 use crate::obligation::Obligation;
 use crate::setting::Setting;
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::{SwitchFlags, TssExtra};
-use switcher_model::{Domain, Model, RegionName, State as Machine};
+use switcher_model::{CpuModel, Domain, RegionName, State as Machine};
 
 /// One thing that holds at every boundary.
 pub(crate) struct Condition<D: Domain> {
-    /// What it is shown as.
+    /// The obligation that it is shown as.
     pub(crate) obligation: Obligation,
     /// What of the state it is about.
     pub(crate) about: &'static str,
-    /// As an assumption.
+    /// The condition as an assumption, in words.
     pub(crate) text: &'static str,
     /// Whether it holds.
     pub(crate) holds: D::Bit,
@@ -28,7 +28,7 @@ pub(crate) struct Condition<D: Domain> {
 /// What holds between any two instructions of ring 0, one of a routine's or not.
 pub(crate) fn conditions<D: Domain>(
     d: &D,
-    model: &Model,
+    model: &CpuModel,
     setting: &Setting,
     state: &Machine<D>,
     in_routines: D::Bit,
@@ -53,7 +53,7 @@ pub(crate) fn conditions<D: Domain>(
             obligation: obligation::RING_0_FLAGS,
             about: "VIF, VIP",
             text: "VIF and VIP are clear in ring 0",
-            // POPFQ leaves these as a hook has them.
+            // POPFQ leaves these flags as a hook has them.
             holds: clear(RFlags::VIF | RFlags::VIP),
         },
         Condition {
@@ -71,7 +71,7 @@ pub(crate) fn conditions<D: Domain>(
     ]
 }
 
-/// As an assumption.
+/// The condition as an assumption, in words.
 pub(crate) const ONE_MODE: &str = "exactly one of SMOD and UMOD is set in switch_flags";
 
 /// Whether it says which mode the guest is in.

@@ -5,10 +5,10 @@ use std::rc::Rc;
 
 use serde::Serialize;
 
+use crate::entry::{Entry, EntryPoints};
 use crate::goal::Goal;
 use crate::obligation::Obligation;
 use crate::run::Run;
-use crate::substance::Numbers;
 use crate::target::Target;
 use crate::theorem::{GuestMemory, Theorem};
 use crate::world::name::{Name, Source};
@@ -16,18 +16,21 @@ use crate::{obligation, run};
 use switcher_model::symbolic::{Model, Symbolic};
 use switcher_model::{Concrete, Domain, SLIDE};
 
+/// A state of numbers: what is not named is zero.
+pub type Numbers = Vec<(String, u64)>;
+
 /// The state, what happens from there, and what is wrong with that.
 #[derive(Clone, Debug, Serialize)]
 pub struct Counterexample {
-    /// Where it starts.
+    /// The theorem that it contradicts.
     pub theorem: Theorem,
     /// Whether the guest writes the PVCS meanwhile.
     pub guest_memory: GuestMemory,
     /// What is broken.
     pub obligation: Obligation,
-    /// What of the state.
+    /// What of the state is wrong.
     pub about: &'static str,
-    /// What else of it, on this path or others.
+    /// What else of the state is wrong, on this path or others.
     pub also: Vec<&'static str>,
     /// The instruction, if one is to blame.
     pub at: Option<u64>,
@@ -61,22 +64,22 @@ const BASES: [(&str, u64); 6] = [
 enum Bases {
     /// [`BASES`]: as a rule they do not matter, and models make them overlap.
     Fixed,
-    /// The model, but for zero, which is what it says of what does not matter.
+    /// The model, unless it says zero, as it does of what does not matter.
     Some,
-    /// The model.
+    /// The model, whatever it says.
     All,
     /// The model for the one of this number, and [`BASES`] for the others.
     One(usize),
-    /// [`BASES`] in the lower half, with few bits set: such that parts of one are addresses, too.
+    /// [`BASES`] in the lower half, with few bits set, so that parts of one are addresses, too.
     Low,
     /// [`BASES`], so many bytes further on: what is wrong of an address may show where it carries alone.
     Moved(u64),
-    /// The same with zeros below that, for what carries out of 16 bits.
+    /// [`BASES`], their low 16 bits replaced by this number, for what carries out of 16 bits.
     Rounded(u64),
 }
 
 impl Bases {
-    /// What is tried, one after the other.
+    /// All of them, in the order in which they are tried.
     fn all() -> impl Iterator<Item = Self> {
         let steps = || (0..16).map(|step| 0x10 * step);
         let some = [Self::Fixed, Self::Some, Self::All].into_iter();
@@ -106,7 +109,7 @@ impl Bases {
 struct Values<'a> {
     model: &'a Model,
     bases: Bases,
-    /// What was asked for.
+    /// The values that were asked for.
     asked: Vec<(String, u64)>,
 }
 
@@ -136,9 +139,10 @@ impl Counterexample {
     /// Runs `target` on the concrete machine from this state: whether it breaks the obligation.
     #[must_use]
     pub fn replay(&self, target: &Target) -> bool {
+        let points = EntryPoints::of(target);
         let met = self.state.iter().filter(|(name, _)| is_met(name)).cloned();
         let mut values = Written(&self.state);
-        replay(target, self.theorem, self.guest_memory, met, &mut values).is_some_and(|run| {
+        replay(points.entry(self.theorem), self.guest_memory, met, &mut values).is_some_and(|run| {
             let broken = self.instead.unwrap_or(self.obligation);
             run.goals.iter().any(|goal| !goal.holds && goal.obligation == broken)
         })
@@ -148,8 +152,7 @@ impl Counterexample {
     /// break the same obligation.
     pub(crate) fn new(
         d: &Symbolic,
-        target: &Target,
-        theorem: Theorem,
+        entry: Entry<'_>,
         guest_memory: GuestMemory,
         run: &Run<Symbolic>,
         goal: &Goal<Symbolic>,
@@ -161,7 +164,7 @@ impl Counterexample {
         let is_reached = |run: &Run<Concrete>| {
             goal.at.is_some_and(|at| run.trace.contains(&at) || run.untaken.at.contains(&at))
         };
-        // What a number comes from does not show in it; that it is reached does.
+        // Where a number comes from does not show in it. That the instruction is reached does.
         let rules = [
             obligation::NO_DECISION_ON_RSP,
             obligation::NO_HOST_VALUE,
@@ -176,8 +179,7 @@ impl Counterexample {
             obligation::UNTAKEN_TARGET,
         ];
         let is_rule = rules.contains(&goal.obligation);
-        let try_with =
-            |model: &Model, bases| replay_model(target, theorem, guest_memory, model, bases);
+        let try_with = |model: &Model, bases| replay_model(entry, guest_memory, model, bases);
         let breaks_the_same = |(replayed, _): &(Run<Concrete>, _)| {
             replayed.goals.iter().any(|found| same(&found)) || is_rule && is_reached(replayed)
         };
@@ -191,7 +193,8 @@ impl Counterexample {
             }
             other = other.or_else(|| Some(replayed).filter(breaks_another));
         }
-        // Where the addresses matter, the solver knows which can be as they would be tried.
+        // Where addresses matter, the solver is asked for a state with as many of these as it can
+        // have.
         let (replayed, state) = found
             .or_else(|| {
                 let near = d.fails_near(goal.holds, &wishes(d, goal))?;
@@ -202,13 +205,13 @@ impl Counterexample {
         let another = replayed.goals.iter().find(|found| !found.holds);
         let is_same = broken.is_some() || is_rule && is_reached(&replayed);
         let instead = another.filter(|_| !is_same).map(|found| found.obligation);
-        let program = &target.program;
+        let program = &entry.target.program;
         let path = replayed.trace.iter().map(|at| (*at, program.text(*at).unwrap_or_default()));
-        // A hostile guest is not to blame if it does not matter what it writes.
+        // Racing guest memory is not to blame if it does not matter what the guest writes.
         let is_shared = state.iter().any(|(name, _)| name.starts_with("pvcs["));
         let guest_memory = if is_shared { guest_memory } else { GuestMemory::Stable };
         Some(Self {
-            theorem,
+            theorem: entry.theorem,
             guest_memory,
             obligation: goal.obligation,
             about: broken.map_or(goal.about, |broken| broken.about),
@@ -224,8 +227,8 @@ impl Counterexample {
     }
 }
 
-/// Where what a goal is about leads far from everything, whoever has a say in it: what a solver leaves
-/// open is zero, and an address may be right by that.
+/// Values for what a goal is about that lead far from everything: what a solver leaves open is
+/// zero, by which an address may happen to be right.
 const FAR: [u64; 3] = [0x1234_5678_9AB8, 0x1235_6780, 0xFFFF_9234_5678_9AB8];
 
 /// Values that a state should have, if it can: addresses that lie apart, and others that lead astray.
@@ -241,14 +244,13 @@ fn wishes(d: &Symbolic, goal: &Goal<Symbolic>) -> Vec<(Rc<str>, u64)> {
 /// A state of numbers that meets all assumptions and takes the path of `run`, of what `model` says of
 /// it. `None` if the concrete machine goes another way.
 pub(crate) fn witness(
-    target: &Target,
-    theorem: Theorem,
+    entry: Entry<'_>,
     guest_memory: GuestMemory,
     run: &Run<Symbolic>,
     model: &Model,
 ) -> Option<Numbers> {
     Bases::all().find_map(|bases| {
-        let (replayed, state) = replay_model(target, theorem, guest_memory, model, bases)?;
+        let (replayed, state) = replay_model(entry, guest_memory, model, bases)?;
         let is_same = replayed.trace == run.trace && replayed.end == run.end;
         (is_same && replayed.goals.iter().all(|goal| goal.holds)).then_some(state)
     })
@@ -256,8 +258,7 @@ pub(crate) fn witness(
 
 /// Runs the theorem on the numbers of `model`, and the state that this is: what is not named is zero.
 fn replay_model(
-    target: &Target,
-    theorem: Theorem,
+    entry: Entry<'_>,
     guest_memory: GuestMemory,
     model: &Model,
     bases: Bases,
@@ -265,7 +266,7 @@ fn replay_model(
     let mut values = Values { model, bases, asked: Vec::new() };
     let met = model.iter().filter(|(name, _)| is_met(name));
     let met: Numbers = met.map(|(name, value)| (name.to_owned(), value)).collect();
-    let replayed = replay(target, theorem, guest_memory, met.iter().cloned(), &mut values)?;
+    let replayed = replay(entry, guest_memory, met.iter().cloned(), &mut values)?;
     let mut state = values.asked;
     state.extend(met);
     state.retain(|(_, value)| *value != 0);
@@ -281,19 +282,18 @@ fn is_met(name: &str) -> bool {
 
 /// Runs the theorem on numbers; those in `met` come up on the way.
 fn replay(
-    target: &Target,
-    theorem: Theorem,
+    entry: Entry<'_>,
     guest_memory: GuestMemory,
     met: impl Iterator<Item = (String, u64)>,
     values: &mut impl Source<Concrete>,
 ) -> Option<Run<Concrete>> {
     let d = Concrete::told(met);
-    let saved = run::saved(&d, target, values).ok()?;
+    let saved = run::saved(&d, entry.points, values).ok()?;
     let mut holds = true;
     let assume = |all: &[(&'static str, <Concrete as Domain>::Bit)]| {
         holds = all.iter().all(|(_, bit)| *bit);
     };
-    let run = run::run(&d, target, theorem, guest_memory, values, saved.as_ref(), assume).ok()?;
+    let run = run::run(&d, entry, guest_memory, values, saved.as_ref(), assume).ok()?;
     holds.then_some(run)
 }
 
@@ -316,7 +316,7 @@ impl fmt::Display for Counterexample {
         }
         writeln!(f, "\n  and ends {}.", self.end)?;
         match &self.terms {
-            // Nothing is required of it: it is what the finding is about.
+            // No value is required: this one is what the finding is about.
             Some((expected, got)) if expected == got => {
                 writeln!(f, "  {} is {got}", self.about)?;
             }

@@ -3,8 +3,9 @@
 use std::ops::ControlFlow;
 
 use crate::bad_code::BadCode;
+use crate::entry::{Entry, EntryPoints};
 use crate::goal::{Goal, Goals};
-use crate::prover::{Prover, Unknowns};
+use crate::prover::{Prover, Unknowns, assume};
 use crate::run::end::End;
 use crate::run::execute::execute;
 use crate::run::watch::Watch;
@@ -16,37 +17,36 @@ use crate::world::name::Source;
 use crate::{obligation, run, world};
 use switcher_gen::arch::Vendor;
 use switcher_gen::layout::{FarFrame, PtRegs, Revision, Tss, TssExtra};
-use switcher_model::symbolic::{Symbolic, Verdict as Answer};
-use switcher_model::{ARITHMETIC, Domain, Gpr, RegionName, State as Machine, symbolic};
+use switcher_model::symbolic::{Symbolic, Validity as Answer};
+use switcher_model::{ARITHMETIC, Domain, Gpr, RegionName, State as Machine};
 
 /// Runs `theorem` of two targets from the same state: what they leave must be the same, whether the
 /// specification speaks of it or not. Left out is what nobody can read: stacks below what they hold,
 /// sp2, smod_rsp where it is scratch too, and the arithmetic flags and Intel's SS in the host.
 ///
-/// # Errors
-/// If one of them is none that a theorem can be about.
+/// # Errors If no theorem can be about one of them.
 pub(crate) fn compare_runs<D: Domain>(
     d: &D,
-    targets: [&Target; 2],
-    theorem: Theorem,
+    entries: [Entry<'_>; 2],
     source: &mut impl Source<D>,
     saved: [&Saved<D>; 2],
     assume: impl FnOnce(&[(&'static str, D::Bit)]),
 ) -> Result<Vec<Goal<D>>, BadCode> {
-    let [one, other] = targets;
-    let mut world = world::of(d, one, theorem, source, Some(saved[0]));
-    let mut second = world::of(d, other, theorem, source, Some(saved[1]));
+    let [one, other] = entries;
+    let theorem = one.theorem;
+    let mut world = world::of(d, one, source, Some(saved[0]));
+    let mut second = world::of(d, other, source, Some(saved[1]));
     if let (Some(first), Some(other)) = (&world.event, &second.event) {
-        // Code of another size has its routines elsewhere, and what it does rests on where they are:
-        // alike is what is said of RIPs that are within both, or within neither.
+        // Code of another size has its routines elsewhere, and what it does depends on where they
+        // are. So the interrupted RIP is within the routines of both, or of neither.
         let agree = d.not(d.differ(first.in_routines, other.in_routines));
         world.assumptions.push(("both have a routine there, or neither", agree));
     }
     assume(&world.assumptions);
     // Both are proved: what must hold of each was shown.
-    let ends = [(one, &mut world), (other, &mut second)].map(|(target, world)| {
-        let mut watch = Watch::new(d, target, theorem, world);
-        execute(d, target, theorem, world, &mut watch, &mut Goals::new())
+    let ends = [(one, &mut world), (other, &mut second)].map(|(entry, world)| {
+        let mut watch = Watch::new(d, entry, world);
+        execute(d, world, &mut watch, &mut Goals::new())
     });
     let [end, second_end] = ends;
     let (end, second_end) = (end?, second_end?);
@@ -98,7 +98,7 @@ pub(crate) fn compare_runs<D: Domain>(
             RegionName::Code => false,
             RegionName::Tss => !(sp2..sp2 + 8).contains(&at),
             RegionName::TssExtra => has_smod_rsp || !(smod_rsp..smod_rsp + 8).contains(&at),
-            // Where an event has gone through, what it left there is nobody's.
+            // What an event has left on its stack, nobody reads.
             RegionName::IstStack if theorem.is_of_events() => at >= 0,
             RegionName::Sp0Stack | RegionName::IstStack => !in_guest && at >= frame,
             RegionName::InterruptedStack => at >= -(FarFrame::RED_ZONE as i64),
@@ -116,58 +116,64 @@ pub(crate) fn compare_runs<D: Domain>(
     Ok(goals.into_all())
 }
 
+/// Whether two targets leave the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Equivalence {
+    /// In everything that can be read.
+    Same,
+    /// Something differs, or could not be shown not to: what.
+    Differs(String),
+    /// One of them is code that no theorem can be about.
+    Unsupported(BadCode),
+}
+
 impl Prover {
     /// Whether two targets, both proved, leave the same in everything that can be read, beyond what
-    /// the specification speaks of. Says what differs if something does.
-    ///
-    /// # Errors
-    /// If one of them is none that a theorem can be about.
-    pub fn equivalent(&self, one: &Target, other: &Target) -> Result<Option<String>, BadCode> {
+    /// the specification speaks of.
+    #[must_use]
+    pub fn equivalent(&self, one: &Target, other: &Target) -> Equivalence {
         let d = &self.domain;
         d.reset();
-        let saved = [one, other].map(|target| run::saved(d, target, &mut Unknowns));
+        let points = [one, other].map(EntryPoints::of);
+        let saved = [&points[0], &points[1]].map(|points| run::saved(d, points, &mut Unknowns));
         let [Some(first), Some(second)] = saved.map(|saved| saved.ok().flatten()) else {
-            return Ok(Some("entering a guest does not lead to one".into()));
+            return Equivalence::Differs("entering a guest does not lead to one".into());
         };
         let events = if one.gates.is_some() { &Theorem::EVENTS[..] } else { &[] };
-        // What is fatal leaves nothing that the specification does not speak of.
+        // A fatal event leaves nothing that the specification does not speak of.
         let events = events.iter().copied().filter(|theorem| !theorem.is_fatal());
         for theorem in Theorem::ALL.into_iter().chain(events) {
             d.reset();
-            let mut difference = None;
-            let mut bad = None;
+            let mut found = Equivalence::Same;
             let run = |d: &Symbolic| {
-                let assume = |assumptions: &[(&'static str, symbolic::Bit)]| {
-                    assumptions.iter().for_each(|(_, bit)| d.assume(*bit));
-                };
-                let saved = [&first, &second];
-                compare_runs(d, [one, other], theorem, &mut Unknowns, saved, assume)
+                let entries = [points[0].entry(theorem), points[1].entry(theorem)];
+                compare_runs(d, entries, &mut Unknowns, [&first, &second], assume(d))
             };
             let explored = d.explore_until(run, |_, result| {
                 let goals = match result {
                     Ok(goals) => goals,
                     Err(error) => {
-                        bad = Some(error);
+                        found = Equivalence::Unsupported(error);
                         return ControlFlow::Break(());
                     }
                 };
                 let differs =
-                    |goal: &Goal<Symbolic>| !matches!(d.check(goal.holds), Answer::Holds { .. });
-                match goals.iter().find(|goal| differs(goal)) {
+                    |goal: &&Goal<_>| !matches!(d.check(goal.holds), Answer::Holds { .. });
+                match goals.iter().find(differs) {
                     None => ControlFlow::Continue(()),
                     Some(goal) => {
-                        difference = Some(format!("{}: {} differs", theorem.name(), goal.about));
+                        let what = format!("{}: {} differs", theorem.name(), goal.about);
+                        found = Equivalence::Differs(what);
                         ControlFlow::Break(())
                     }
                 }
             });
-            match (bad, difference, explored) {
-                (Some(bad), ..) => return Err(bad),
-                (None, None, Ok(_)) => {}
-                (None, None, Err(error)) => return Ok(Some(error.to_string())),
-                (None, difference, _) => return Ok(difference),
+            match (found, explored) {
+                (Equivalence::Same, Ok(_)) => {}
+                (Equivalence::Same, Err(error)) => return Equivalence::Differs(error.to_string()),
+                (found, _) => return found,
             }
         }
-        Ok(None)
+        Equivalence::Same
     }
 }

@@ -11,6 +11,7 @@ use crate::bad_code::BadCode;
 use crate::counterexample::Counterexample;
 use crate::obligation::Obligation;
 use crate::theorem::Theorem;
+use crate::verdict::{Report, Verdict};
 
 /// All that is wrong with a target, as far as it can be told.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -19,12 +20,15 @@ pub struct Findings {
     pub refuted: Vec<Counterexample>,
     /// What could not be shown, and was not refuted either.
     pub unknown: Vec<String>,
-    /// Theorems that there is no telling of, and why.
+    /// Theorems that cannot be about the code, and why.
     pub refused: Vec<Refused>,
-    /// Whether the first is enough.
+    /// The theorem in the middle of which somebody wanted an end.
+    #[serde(skip)]
+    interrupted: Option<Theorem>,
+    /// Whether the first finding is enough.
     #[serde(skip)]
     ends_with_the_first: bool,
-    /// By what makes it one finding, its place among `refuted`; `None` of what is not refuted.
+    /// For each finding, its place among `refuted`; `None` if it is not refuted.
     #[serde(skip)]
     known: HashMap<Key, Option<usize>>,
 }
@@ -32,30 +36,30 @@ pub struct Findings {
 /// What makes two broken goals one finding.
 type Key = (Theorem, Obligation, Option<u64>);
 
-/// A theorem that the code is none for.
+/// A theorem that cannot be about the code.
 #[derive(Clone, Debug, Serialize)]
 pub struct Refused {
-    /// Which.
+    /// The theorem.
     pub theorem: Theorem,
     /// Why, in words.
     pub why: String,
-    /// Why.
+    /// Why, as the code that it is.
     #[serde(skip)]
     pub code: BadCode,
 }
 
 impl Findings {
-    /// For who needs one.
+    /// No finding yet, for somebody who needs one.
     pub(crate) fn first() -> Self {
         Self { ends_with_the_first: true, ..Self::default() }
     }
 
-    /// None yet, for who needs as many.
+    /// No finding yet, for somebody who needs as many as of these.
     pub(crate) fn of_this_kind(&self) -> Self {
         Self { ends_with_the_first: self.ends_with_the_first, ..Self::default() }
     }
 
-    /// And these, but for what is known.
+    /// Adds other findings, except those that are known.
     pub(crate) fn append(&mut self, others: Self) {
         let Self { refuted, unknown, refused, known, .. } = others;
         let places = known.iter().filter_map(|(key, place)| Some(((*place)?, *key)));
@@ -77,7 +81,25 @@ impl Findings {
         self.ends_with_the_first && !(self.refuted.is_empty() && self.unknown.is_empty())
     }
 
-    /// Whether it is known already. It is also `about` this, then.
+    /// Somebody wants an end in the middle of `theorem`.
+    pub(crate) fn interrupt(&mut self, theorem: Theorem) {
+        self.interrupted = Some(theorem);
+        self.unknown.push(format!("{}: interrupted", theorem.name()));
+    }
+
+    /// What became of the theorem that was looked at, of which this was shown if nothing was found.
+    pub(crate) fn into_verdict(mut self, reports: Vec<Report>) -> Verdict {
+        if let Some(found) = self.refuted.pop() {
+            return Verdict::Refuted(Box::new(found));
+        }
+        match (self.interrupted, self.unknown.pop()) {
+            (Some(theorem), _) => Verdict::Interrupted(theorem),
+            (None, Some(why)) => Verdict::Unknown(why),
+            (None, None) => Verdict::Proved(reports),
+        }
+    }
+
+    /// Whether a finding is known already. If so, it is noted to be `about` this, too.
     pub(crate) fn has(&mut self, key: Key, about: &'static str) -> bool {
         let Some(place) = self.known.get(&key) else { return false };
         if let Some(found) = place.and_then(|place| self.refuted.get_mut(place))

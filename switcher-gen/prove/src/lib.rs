@@ -1,43 +1,47 @@
 //! Proofs: the bytes do what the specification says, for every state, and stay safe if the guest
 //! changes its memory between any two instructions.
 //!
-//! | file | what it is |
-//! |---|---|
-//! | `target` | the code: an [`Image`](switcher_gen::Image), or anybody's |
-//! | `world` | the states a theorem is about, as the machine and as the specification have them; **all assumptions** |
-//! | `stores` | what may be stored to, judged at each store |
-//! | `locked` | where a locked access may lie |
-//! | `decisions` | what a guest learns from the way that a run went |
-//! | `met` | what was read of the PVCS while the guest writes it |
-//! | `obligation` | what must hold, by name and by row of hazards.md |
-//! | `theorem` | one run of one entry point, and the goals that come up on it |
-//! | `theorem/untaken` | arms of jumps that a path does not take, and a CPU may predict |
-//! | `events` | the same for event entries, which may come from anywhere in ring 0 |
-//! | `vectors` | which vectors an event's theorem is of, and which of their stubs are alike |
-//! | `boundary` | what those about ring 0 assume, shown between any two instructions |
-//! | `hooks` | which bits of `switch_flags` a hook may have set meanwhile |
-//! | `lost` | what a #MC or a #DB overwrites on a stack meanwhile |
-//! | `blocking` | what blocks NMIs, and what a #DB or a #MC in ring 0 relies on |
-//! | `engine` | every path of every theorem, goal by goal |
-//! | `around` | what a proof may ask of code beside what is executed |
-//! | `apart`, `overlap` | regions that must be apart, where they are numbers |
-//! | `shared` | which targets a proof holds of, so that each code is proved once |
-//! | `findings` | all that is wrong with a target, or the first of it |
-//! | `counterexample` | the state in which a goal does not hold, in words, replayed on numbers |
+//! A [`Target`] is code: an image, or anybody's object file ([`elf`]). A [`Prover`] gives a
+//! [`Verdict`] about it: proved, refuted with a state that shows it, or not known. `switcher prove`
+//! prints verdicts, and the tests prove every variant and write `certificates.txt`, without which
+//! the runtime maps no image.
 //!
-//! A theorem is run like a test: from a state to an outcome, by [`machine`](switcher_model), and the
-//! outcome is compared with what [`spec`](switcher_spec) makes of the same state. On numbers that is
-//! one case ([`fuzz`](switcher_engine::fuzz)); on unknowns it is all of them.
+//! Files lie in the order in which they may use each other, the lowest first.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | `setting` | what a switcher is meant for: a variant, and what its host says of itself |
+//! | `target` | the code: an [`Image`](switcher_gen::Image), or anybody's; what lies around its instructions; what may not overlap |
+//! | `elf` | anybody's files, to targets |
+//! | `vectors`, `theorem` | what a theorem is about: one entry point, and whose state it finds |
+//! | `stubs`, `entry` | where the theorems of a target begin, resolved once; [`Entry`] is passed from here on |
+//! | `obligation`, `goal` | what must hold, by name and by row of hazards.md; and each time that it must |
+//! | `bad_code` | code that no theorem can be about |
+//! | `boundary` | what theorems about ring 0 assume, shown between any two instructions |
+//! | `world` | the states that theorems are about, as the machine and as the specification have them; **all assumptions** |
+//! | `run` | one run of one theorem, and the goals that come up on it |
+//! | `run/untaken` | arms of jumps that a path does not take, and a CPU may predict |
+//! | `counterexample` | the state in which a goal does not hold, in words, replayed on numbers |
+//! | `verdict`, `findings` | what became of a target: one [`Verdict`], or all that is wrong with it |
+//! | `prover` | every path of every theorem, goal by goal |
+//! | `shared` | proofs that hold of several targets, so that each code is proved once: wraps a prover |
+//! | `substance` | whether a proof says anything |
+//! | `equivalence` | whether two targets leave the same |
+//! | `cost` | what each path costs |
+//! | `mutate`, `redundancy` | code broken on purpose: whether the proofs object, and whether each instruction is needed |
+//!
+//! A theorem is run like a test: from a state to an outcome, by [`machine`](switcher_model), and
+//! the outcome is compared with what [`spec`](switcher_spec) makes of the same state. On numbers
+//! that is one case ([`fuzz`](switcher_engine::fuzz)); on unknowns it is all of them.
 //!
 //! ```
-//! use crate::mutate;
-//! use crate::mutate::Operator;
-//! use crate::{Prover, Target, Verdict};
 //! use switcher_gen::{Image, Variant};
+//! use switcher_prove::mutate::{self, Operator};
+//! use switcher_prove::{Prover, Target, Verdict};
 //!
 //! let right = Target::image(&Image::new(&Variant::REFERENCE)?);
 //! let prover = Prover::default();
-//! assert!(matches!(prover.prove(&right)?, Verdict::Proved(_)));
+//! assert!(matches!(prover.prove(&right), Verdict::Proved(_)));
 //!
 //! // Without one instruction: what WRGSBASE loads is not made canonical.
 //! let mutants = mutate::mutants(&right);
@@ -45,7 +49,7 @@
 //!     mutant.operator == Operator::Delete && mutant.original == "sar r11,10h"
 //! });
 //! let wrong = wrong.and_then(|mutant| mutant.target()).ok_or("there is such an instruction")?;
-//! let Verdict::Refuted(found) = prover.prove(&wrong)? else { panic!("it was not refuted") };
+//! let Verdict::Refuted(found) = prover.prove(&wrong) else { panic!("it was not refuted") };
 //! assert_eq!(found.obligation.name, "wrgsbase-canonical");
 //! assert!(found.replay(&wrong) && !found.replay(&right));
 //! println!("{found}");
@@ -61,6 +65,7 @@ pub mod redundancy;
 mod bad_code;
 mod boundary;
 mod counterexample;
+mod entry;
 mod equivalence;
 mod findings;
 mod goal;
@@ -77,17 +82,19 @@ mod verdict;
 mod world;
 
 pub use bad_code::BadCode;
-pub use counterexample::Counterexample;
+pub use counterexample::{Counterexample, Numbers};
+pub use entry::{Entry, EntryPoints};
+pub use equivalence::Equivalence;
 pub use findings::{Findings, Refused};
 pub use goal::Goal;
 pub use obligation::Obligation;
-pub use prover::{Prover, Unexplored};
+pub use prover::{Prove, Prover, Unexplored};
 pub use run::saved::saved;
 pub use run::untaken::Untaken;
 pub use run::{Run, Walk, run};
 pub use setting::{BlockOffsets, Setting};
-pub use shared::Shared;
-pub use substance::{Numbers, Substance};
+pub use shared::{Shared, SharingProver};
+pub use substance::Substance;
 pub use target::overlap::Overlap;
 pub use target::{Target, TargetError, TargetGate};
 pub use theorem::{GuestMemory, Theorem};

@@ -31,7 +31,7 @@ macro_rules! obligations {
 }
 
 obligations! {
-    // On the way.
+    // What must hold on the way.
     MEMORY = "memory" [SwapgsParity, MappedSet]
         "every access is to the switcher's own memory";
     MAPPED = "mapped" [MappedSet]
@@ -71,7 +71,7 @@ obligations! {
     NO_TRAP = "no-trap" [PastTrap]
         "UD2 and INT3 are not reached";
     TRAPPED = "trapped" [StraightLine]
-        "behind a return and an indirect jump is a trap";
+        "a trap comes after a return and after an indirect jump";
     UPPER_HALF = "upper-half" [TargetSelection]
         "RETs and indirect branches are in the upper half of a cache line";
     INDIRECT_FIRST = "indirect-first" [EarlyBranch]
@@ -87,14 +87,14 @@ obligations! {
     BHB_CLEARED = "bhb-cleared" [MitigationOrder, NoFence, SequenceUndone]
         "the history of branches is overwritten before an exit or a hook returns";
     VERW_LAST = "verw-last" [MitigationOrder, BuffersCleared]
-        "behind VERW, nothing is read but the frame that is returned to";
+        "after VERW, nothing is read but the frame that is returned to";
     UNTAKEN_CODE = "untaken-code" [EarlyBranch, TwoDecoders]
         "where a jump may be predicted to lead, there is code that is known";
     UNTAKEN_MEMORY = "untaken-memory" [SwapgsParity, MappedSet, LiveInHook]
         "where a jump may be predicted to lead, no access tells what a guest may not know";
     UNTAKEN_TARGET = "untaken-target" [EarlyBranch]
         "where a jump may be predicted to lead, nothing goes on where a guest says";
-    // At SYSRETQ and IRETQ.
+    // What must hold at SYSRETQ and IRETQ.
     SYSRETQ_CANONICAL = "sysretq-canonical" [SysretNonCanonical, SyscallAtCanonicalEnd, AddressWidth]
         "at SYSRETQ, RCX is canonical";
     SYSRETQ_RF_TF = "sysretq-rf-tf" [TrapAndResumeFlags]
@@ -117,7 +117,7 @@ obligations! {
         "at CPL 3, the inactive GS base is the host's";
     ROOT_OF_MODE = "root-of-mode" [NmiRoot, ModeConfusion]
         "at CPL 3, CR3 is the root of the mode in switch_flags";
-    // At CPL 3, against the specification.
+    // What must hold at CPL 3, by the specification.
     KIND = "kind" [AddressWidth, TrapAndResumeFlags, AssumedSelectors, ModeConfusion, VectorUnlikeOthers]
         "the routine ends where and how the specification says";
     REGISTERS = "registers" [RcxOnIret, Registers]
@@ -154,7 +154,7 @@ obligations! {
         "nothing else is written";
     SAVED = "saved" [Registers]
         "what is saved of the host does not depend on the guest";
-    // In the host.
+    // What must hold in the host.
     EXIT_FLAGS = "exit-flags" [NestedTask, FlagsInHost]
         "DF, AC, NT, TF, IF and IOPL are clear in the host";
     EXIT_SCRATCH = "exit-scratch" [Registers]
@@ -173,7 +173,7 @@ obligations! {
         "host_rsp says whether a guest is being run";
     EXIT_SS = "exit-ss" [SysretSs]
         "on AMD, SS is not null in the host";
-    // Of events.
+    // What must hold of events.
     HOST_RSP_SET = "host-rsp-set" [NmiRoot, WindowGap, EventFields]
         "on a guest's root, host_rsp says that a guest is being run";
     HOOK = "hook" [NmiRoot, VectorUnlikeOthers]
@@ -213,16 +213,16 @@ obligations! {
     IRETQ_RING_0 = "iretq-ring-0" [AssumedSelectors]
         "what IRETQ does not take to a guest stays in ring 0";
     FATAL_TRAP = "fatal-trap" [PastTrap]
-        "behind the call of a hook that does not return is UD2";
+        "UD2 comes after the call of a hook that does not return";
     GATE_DPL = "gate-dpl" [VectorSpoofing]
         "gates of DPL 3 are those of vectors 3, 4 and 0x80";
     GATE_ONCE = "gate-once" [VectorUnlikeOthers]
         "each vector has one gate";
     GATE_IST = "gate-ist" [RspAtNmiStack, MovSsSyscall, VectorUnlikeOthers]
         "#DF, NMI, #DB and #MC have stacks of their own, others have none";
-    // By looking at the code (hazards.md's S rows).
+    // What is seen by looking at the code (hazards.md's S rows).
     ADJACENT = "rsp-adjacent" [RspToSysret]
-        "the load of RSP is right in front of SYSRETQ";
+        "the load of RSP comes right before SYSRETQ";
     ENDBR = "endbr" [FredAndIbt]
         "under IBT, what is jumped to indirectly is ENDBR64";
 }

@@ -1,50 +1,67 @@
 //! Goes through every path of every theorem and shows every goal, or finds the state in which one
 //! does not hold.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::bad_code::BadCode;
 use crate::counterexample::Counterexample;
+use crate::entry::{Entry, EntryPoints};
 use crate::findings::{Findings, Refused};
 use crate::goal::Goal;
 use crate::run;
-use crate::run::limits::WORK;
+use crate::run::limits::work;
 use crate::run::untaken::ARMS;
 use crate::run::{Extent, Run, Walk};
-use crate::shared::key::Key;
-use crate::shared::shape::Executed;
-use crate::shared::{Shared, key};
 use crate::target::Target;
 use crate::theorem::{GuestMemory, Theorem};
 use crate::verdict::{Report, Verdict};
 use crate::world::Saved;
 use crate::world::name::{Name, Source};
-use switcher_model::symbolic::{By, ExploreError, Symbolic, Verdict as Answer, Word};
+use switcher_model::symbolic::{By, ExploreError, Symbolic, Validity as Answer, Word};
 use switcher_model::{Observer, symbolic};
 
-/// Proves. One prover can be asked many times: what it has found out about terms it keeps.
+/// Proves or refutes theorems about targets. One prover can be asked many times: it keeps what it
+/// has found out about terms.
 #[derive(Debug, Default)]
 pub struct Prover {
+    /// What it knows of terms.
     pub(crate) domain: Symbolic,
-    shared: Option<Arc<Shared>>,
-    /// Whether a run of the present theorem did: see [`shared::depends_on_place`].
-    depends_on_place: Cell<bool>,
-    /// Whether a run of it has touched the PVCS.
-    touches_pvcs: Cell<bool>,
-    /// Set by whoever wants an end; and whether it came before all was done.
+    /// Set by whoever wants an end.
     stop: Option<Arc<AtomicBool>>,
+    /// Whether an end was wanted before all was done.
     was_stopped: Cell<bool>,
-    /// What the runs of the present theorem have executed.
-    executed: RefCell<Executed>,
 }
 
-/// What became of one theorem: what was shown, or what it ends with.
-type Judged = Result<Result<Vec<Report>, Box<Verdict>>, BadCode>;
+/// Whatever gives verdicts: a [`Prover`], or one that looks up what others have proved.
+pub trait Prove {
+    /// The prover that is asked where nothing is known.
+    fn prover(&self) -> &Prover;
 
-/// Unknowns.
+    /// Proves or refutes the theorems in `order`, which has all of them: what is likely to fail first is
+    /// found soonest.
+    fn prove_in_order(&self, target: &Target, order: &[Theorem]) -> Verdict;
+
+    /// Proves or refutes all theorems about `target`. The first that is not proved ends it.
+    fn prove(&self, target: &Target) -> Verdict {
+        self.prove_in_order(target, &Theorem::of(target).collect::<Vec<_>>())
+    }
+}
+
+impl Prove for Prover {
+    fn prover(&self) -> &Prover {
+        self
+    }
+
+    fn prove_in_order(&self, target: &Target, order: &[Theorem]) -> Verdict {
+        let points = EntryPoints::of(target);
+        self.all(&points, order, |entry, saved| self.theorem(entry, saved, &|_| ()))
+    }
+}
+
+/// A source whose values are unknowns.
 pub(crate) struct Unknowns;
 
 impl Source<Symbolic> for Unknowns {
@@ -56,13 +73,13 @@ impl Source<Symbolic> for Unknowns {
 /// Why the paths of a theorem are not known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unexplored {
-    /// There is no telling what the code does.
+    /// No theorem can be about the code.
     #[error(transparent)]
     Code(#[from] BadCode),
-    /// Nor how many paths it has.
+    /// The solver does not know how many paths the code has.
     #[error(transparent)]
     Explore(#[from] ExploreError),
-    /// The exits return to whoever has entered a guest.
+    /// Entering a guest does not lead to one, and exits return to whoever has entered it.
     #[error("entering a guest with nothing unusual in its frame does not lead to one")]
     NoEntry,
 }
@@ -73,15 +90,7 @@ pub(crate) fn assume(d: &Symbolic) -> impl Fn(&[(&'static str, symbolic::Bit)]) 
 }
 
 impl Prover {
-    /// One that proves nothing again that was proved of the same code for another target by whoever
-    /// has these proofs.
-    #[must_use]
-    pub fn sharing(shared: &Arc<Shared>) -> Self {
-        Self { shared: Some(Arc::clone(shared)), ..Self::default() }
-    }
-
-    /// The same, which comes to an end soon after `flag` is set: what was found until then is returned,
-    /// and nothing is proved.
+    /// This prover, which comes to an end soon after `flag` is set: nothing is proved then.
     #[must_use]
     pub fn stopped_by(self, flag: Arc<AtomicBool>) -> Self {
         Self { stop: Some(flag), ..self }
@@ -93,7 +102,7 @@ impl Prover {
         self.was_stopped.get()
     }
 
-    /// Whether there is to be an end.
+    /// Whether somebody wants an end now.
     fn is_to_stop(&self) -> bool {
         let stop = self.stop.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed));
         self.was_stopped.set(self.was_stopped.get() || stop);
@@ -101,60 +110,78 @@ impl Prover {
     }
 
     /// Proves or refutes all theorems about `target`. The first goal that fails ends it.
-    ///
-    /// # Errors
-    /// If the code is none that a theorem can be about.
-    pub fn prove(&self, target: &Target) -> Result<Verdict, BadCode> {
-        self.prove_in_order(target, &Theorem::of(target).collect::<Vec<_>>())
+    #[must_use]
+    pub fn prove(&self, target: &Target) -> Verdict {
+        Prove::prove(self, target)
     }
 
-    /// The same, theorem by theorem in this order, which has all of them: what is likely to fail first
-    /// is found soonest.
-    pub(crate) fn prove_in_order(
+    /// What becomes of the theorems in `order`, which has all of them, if `theorem` says what becomes of
+    /// each. The first that is not proved ends it.
+    pub(crate) fn all(
         &self,
-        target: &Target,
+        points: &EntryPoints<'_>,
         order: &[Theorem],
-    ) -> Result<Verdict, BadCode> {
+        mut theorem: impl FnMut(Entry<'_>, Option<&Saved<Symbolic>>) -> Verdict,
+    ) -> Verdict {
         let d = &self.domain;
         d.reset();
         d.try_again();
-        let saved = run::saved(d, target, &mut Unknowns)?;
-        // The one that says why.
+        let saved = match run::saved(d, points, &mut Unknowns) {
+            Ok(saved) => saved,
+            Err(code) => return Verdict::Unsupported(code),
+        };
+        // This theorem says why.
         let order = if saved.is_none() { &[Theorem::EnterGuest] } else { order };
-        let whole = if self.shared.is_some() { key::whole(target) } else { Key::default() };
         let mut reports = Vec::new();
-        for &theorem in order {
-            match self.shared(target, theorem, saved.as_ref(), whole)? {
-                Ok(more) => reports.extend(more),
-                Err(verdict) => return Ok(*verdict),
+        for &each in order {
+            match theorem(points.entry(each), saved.as_ref()) {
+                Verdict::Proved(more) => reports.extend(more),
+                ended => return ended,
             }
         }
         if saved.is_none() {
-            return Ok(Verdict::Unknown("entering a guest does not lead to one".into()));
+            return Verdict::Unknown("entering a guest does not lead to one".into());
         }
-        Ok(Verdict::Proved(reports))
+        Verdict::Proved(reports)
+    }
+
+    /// Proves or refutes one theorem, with and without a guest that writes its memory meanwhile. `see` sees
+    /// each run.
+    pub(crate) fn theorem(
+        &self,
+        entry: Entry<'_>,
+        saved: Option<&Saved<Symbolic>>,
+        see: &dyn Fn(&Run<Symbolic>),
+    ) -> Verdict {
+        let mut findings = Findings::first();
+        match self.all_of(entry, saved, see, &mut findings) {
+            Ok(reports) => findings.into_verdict(reports),
+            Err(code) => Verdict::Unsupported(code),
+        }
     }
 
     /// Everything that is wrong with `target`, as far as it can be told: each with a state of its own
     /// that breaks it. Nothing, if it is proved.
     ///
-    /// # Errors
-    /// If the code cannot even enter a guest.
+    /// # Errors If the theorem about entering a guest cannot be about the code.
     pub fn findings(&self, target: &Target) -> Result<Findings, BadCode> {
         let d = &self.domain;
         d.reset();
         d.try_again();
-        let saved = run::saved(d, target, &mut Unknowns)?;
+        let points = EntryPoints::of(target);
+        let saved = run::saved(d, &points, &mut Unknowns)?;
         let mut findings = Findings::default();
         for theorem in Theorem::of(target) {
             if self.was_stopped() {
                 break;
             }
-            // The others return to whoever has entered a guest.
+            // Other theorems are about what returns to whoever has entered a guest.
             if saved.is_none() && theorem != Theorem::EnterGuest {
                 continue;
             }
-            if let Err(code) = self.all_of(target, theorem, saved.as_ref(), &mut findings) {
+            if let Err(code) =
+                self.all_of(points.entry(theorem), saved.as_ref(), &|_| (), &mut findings)
+            {
                 let why = code.to_string();
                 findings.refused.push(Refused { theorem, why, code });
             }
@@ -165,104 +192,43 @@ impl Prover {
         Ok(findings)
     }
 
-    /// Proves or refutes one theorem, or finds it proved.
-    fn shared(
-        &self,
-        target: &Target,
-        theorem: Theorem,
-        saved: Option<&Saved<Symbolic>>,
-        whole: Key,
-    ) -> Judged {
-        // What holds at one address is not what holds of the same code anywhere.
-        let shared = self.shared.as_ref().filter(|_| !target.program.is_fixed());
-        let Some(shared) = shared else { return self.both(target, theorem, saved) };
-        let d = &self.domain;
-        let host = key::host(d, target, theorem, saved);
-        let proof = shared.proof(key::key(target, theorem, host, whole));
-        let mut own = None;
-        let known = proof.get_or_init(|| {
-            self.depends_on_place.set(false);
-            let (is_proved, result) = self.like(shared, target, theorem, saved, host);
-            // Of a proof that is another's, only this is known: it holds of this very image.
-            let is_shared = theorem.is_of_events() || is_proved && !self.depends_on_place.get();
-            let result = own.insert(result);
-            result.as_ref().ok()?.as_ref().ok().filter(|_| is_shared).cloned()
-        });
-        match (own, known) {
-            (Some(own), _) => own,
-            (None, Some(found)) => {
-                shared.count(true);
-                Ok(Ok(found.clone()))
-            }
-            (None, None) => self.like(shared, target, theorem, saved, host).1,
-        }
-    }
-
-    /// Finds one theorem proved of code that executes the same, or proves it; and whether it did.
-    fn like(
-        &self,
-        shared: &Shared,
-        target: &Target,
-        theorem: Theorem,
-        saved: Option<&Saved<Symbolic>>,
-        host: Key,
-    ) -> (bool, Judged) {
-        let found = shared.like(host, target, theorem);
-        shared.count(found.is_some());
-        if let Some(found) = found {
-            return (false, Ok(Ok(found)));
-        }
-        self.executed.take();
-        let result = self.both(target, theorem, saved);
-        if let Ok(Ok(reports)) = &result {
-            shared.keep(host, target, theorem, &self.executed.take(), reports);
-        }
-        (true, result)
-    }
-
-    /// Proves or refutes one theorem, with and without a hostile guest.
-    fn both(&self, target: &Target, theorem: Theorem, saved: Option<&Saved<Symbolic>>) -> Judged {
-        let mut findings = Findings::first();
-        let reports = self.all_of(target, theorem, saved, &mut findings)?;
-        let Findings { mut refuted, mut unknown, .. } = findings;
-        Ok(match (refuted.pop(), unknown.pop()) {
-            (Some(found), _) => Err(Box::new(Verdict::Refuted(Box::new(found)))),
-            (None, Some(why)) => Err(Box::new(Verdict::Unknown(why))),
-            (None, None) => Ok(reports),
-        })
-    }
-
-    /// The same, and what is found wrong is added to `findings`.
+    /// Goes every path of one theorem in every way that matters. What is found wrong is added to `findings`,
+    /// and `see` sees each run.
     fn all_of(
         &self,
-        target: &Target,
-        theorem: Theorem,
+        entry: Entry<'_>,
         saved: Option<&Saved<Symbolic>>,
+        see: &dyn Fn(&Run<Symbolic>),
         findings: &mut Findings,
     ) -> Result<Vec<Report>, BadCode> {
         use {Extent::*, GuestMemory::*};
         let mut reports: Vec<Report> = Vec::new();
-        // Where jumps may lead, and what other faults of a path break, too: what is wrong with the path says
-        // more. Whatever a quiet guest leaves, another may leave, too.
+        // Arms, and what most faults break, are judged apart and come last: what else is wrong with
+        // a path says more. Racing guest memory has all states that stable memory has.
         let mut later = (findings.of_this_kind(), None);
-        // What is safe first: the specification makes one path many, and each may break more.
-        let hostile = [(Racing, Safety), (Racing, Specified)];
-        let routines = [hostile[0], hostile[1], (Stable, Specified), (Stable, Ended)];
-        // What another CPU of the guest writes matters to what touches the PVCS. Events do not, as a rule.
-        let (always, if_touched) = match theorem.is_of_events() {
-            true => (&[(Stable, Everything)][..], &hostile[..]),
+        // Safety comes first: the specification makes many paths of one, and each may break more.
+        let racing = [(Racing, Safety), (Racing, Specified)];
+        let routines = [racing[0], racing[1], (Stable, Specified), (Stable, Ended)];
+        // What another CPU of the guest writes matters to code that touches the PVCS. Events do
+        // not, as a rule.
+        let (always, if_touched) = match entry.theorem.is_of_events() {
+            true => (&[(Stable, Everything)][..], &racing[..]),
             false => (&routines[..], &[][..]),
         };
-        self.touches_pvcs.set(false);
+        let touches_pvcs = Cell::new(false);
+        let see = |run: &Run<Symbolic>| {
+            touches_pvcs.set(touches_pvcs.get() || run.touches_pvcs);
+            see(run);
+        };
         for (i, &how) in always.iter().chain(if_touched).enumerate() {
-            if i >= always.len() && !self.touches_pvcs.get() {
+            if i >= always.len() && !touches_pvcs.get() {
                 break;
             }
-            let report = self.theorem(target, theorem, how, saved, (findings, &mut later))?;
+            let report = self.extent(entry, how, saved, &see, (findings, &mut later))?;
             if findings.are_enough() || self.was_stopped() {
                 break;
             }
-            // The others repeat one of these.
+            // The other ways repeat one of these.
             if matches!(how, (Racing, Specified) | (Stable, Ended | Everything)) {
                 reports.push(report);
             }
@@ -277,66 +243,29 @@ impl Prover {
         Ok(reports)
     }
 
-    /// Goes every path of `theorem`, the guest being quiet, and `visit`s its end. On each, somebody
-    /// new watches. As long as a visit lasts, the domain answers questions about the path.
-    ///
-    /// # Errors
-    /// If the code is none that a theorem can be about, or if there may be paths besides those that
-    /// were visited.
-    pub fn paths<O: Observer<Symbolic>>(
+    /// Goes every path of one theorem in one way, and shows what that asks for.
+    fn extent(
         &self,
-        target: &Target,
-        theorem: Theorem,
-        mut watcher: impl FnMut() -> O,
-        mut visit: impl FnMut(&Symbolic, Walk, O),
-    ) -> Result<(), Unexplored> {
-        let d = &self.domain;
-        d.reset();
-        let saved = run::saved(d, target, &mut Unknowns)?.ok_or(Unexplored::NoEntry)?;
-        d.reset();
-        let run = |d: &Symbolic| {
-            let (source, mut watcher) = (&mut Unknowns, watcher());
-            run::walk(d, target, theorem, source, Some(&saved), assume(d), &mut watcher)
-                .map(|walk| (walk, watcher))
-        };
-        let mut bad = None;
-        let explored = d.explore_until(run, |_, result| match result {
-            Ok((walk, watcher)) => {
-                visit(d, walk, watcher);
-                ControlFlow::Continue(())
-            }
-            Err(error) => {
-                bad = Some(error);
-                ControlFlow::Break(())
-            }
-        });
-        match bad {
-            Some(bad) => Err(bad.into()),
-            None => Ok(explored.map(drop)?),
-        }
-    }
-
-    fn theorem(
-        &self,
-        target: &Target,
-        theorem: Theorem,
+        entry: Entry<'_>,
         (guest_memory, extent): (GuestMemory, Extent),
         saved: Option<&Saved<Symbolic>>,
+        see: &dyn Fn(&Run<Symbolic>),
         (findings, later): (&mut Findings, &mut (Findings, Option<Report>)),
     ) -> Result<Report, BadCode> {
-        let d = &self.domain;
+        let (d, theorem) = (&self.domain, entry.theorem);
         d.reset();
         let mut report = Report::new(theorem, guest_memory);
         let mut bad = None;
-        // Also of what turns out to be no path.
+        // This counts what turns out to be no path, too.
         let (executed, in_arms) = (Cell::new(0), Cell::new(0));
+        let work = work(entry.target);
         let run = |d: &Symbolic| {
             let how = (guest_memory, extent);
-            let run = run::run_to(d, target, theorem, how, &mut Unknowns, saved, assume(d))?;
+            let run = run::run_to(d, entry, how, &mut Unknowns, saved, assume(d))?;
             executed.set(executed.get() + run.trace.len());
             in_arms.set(in_arms.get() + run.untaken.executed);
             match (run.trace.last(), run.untaken.at.last()) {
-                (Some(&at), _) if executed.get() > WORK => Err(BadCode::Work { at, limit: WORK }),
+                (Some(&at), _) if executed.get() > work => Err(BadCode::Work { at, limit: work }),
                 (_, Some(&at)) if in_arms.get() > ARMS => Err(BadCode::Arms { at, limit: ARMS }),
                 _ => Ok(run),
             }
@@ -347,16 +276,15 @@ impl Prover {
                 ControlFlow::Break(())
             }
             Ok(run) => {
-                self.executed(target, theorem, &run);
-                let what = (theorem, guest_memory);
-                self.path(target, what, (&run, &run.goals), &mut report, findings);
+                see(&run);
+                self.path(entry, guest_memory, (&run, &run.goals), &mut report, findings);
                 let (found, goals) = &mut *later;
                 if !run.later.is_empty() && !findings.are_enough() && !found.are_enough() {
                     let goals = goals.get_or_insert_with(|| Report::new(theorem, guest_memory));
-                    self.path(target, what, (&run, &run.later), goals, found);
+                    self.path(entry, guest_memory, (&run, &run.later), goals, found);
                 }
                 if self.is_to_stop() {
-                    findings.leave_open(None, format!("{}: interrupted", theorem.name()));
+                    findings.interrupt(theorem);
                     ControlFlow::Break(())
                 } else if findings.are_enough() {
                     ControlFlow::Break(())
@@ -378,29 +306,16 @@ impl Prover {
         }
     }
 
-    /// Keeps in mind what a run has executed.
-    fn executed(&self, target: &Target, theorem: Theorem, run: &Run<Symbolic>) {
-        if run.touches_pvcs {
-            self.touches_pvcs.set(true);
-        }
-        if self.shared.is_some() {
-            self.executed.borrow_mut().add(target, theorem, run);
-            if !theorem.is_of_events() && key::depends_on_place(target, theorem, run) {
-                self.depends_on_place.set(true);
-            }
-        }
-    }
-
     /// Shows every one of these goals of one path.
     fn path(
         &self,
-        target: &Target,
-        (theorem, guest_memory): (Theorem, GuestMemory),
+        entry: Entry<'_>,
+        guest_memory: GuestMemory,
         (run, goals): (&Run<Symbolic>, &[Goal<Symbolic>]),
         report: &mut Report,
         findings: &mut Findings,
     ) {
-        let d = &self.domain;
+        let (d, theorem) = (&self.domain, entry.theorem);
         for goal in goals {
             let key = (theorem, goal.obligation, goal.at);
             match d.check(goal.holds) {
@@ -411,8 +326,7 @@ impl Prover {
                 }
                 Answer::Fails(_) | Answer::Unknown(_) if findings.has(key, goal.about) => {}
                 Answer::Fails(model) => {
-                    let found =
-                        Counterexample::new(d, target, theorem, guest_memory, run, goal, &model);
+                    let found = Counterexample::new(d, entry, guest_memory, run, goal, &model);
                     match found {
                         Some(found) => findings.refute(key, found),
                         None => findings.leave_open(
@@ -435,6 +349,46 @@ impl Prover {
             if findings.are_enough() {
                 return;
             }
+        }
+    }
+
+    /// Goes every path of `theorem` with stable guest memory, and `visit`s its end. Each path has
+    /// an observer of its own. As long as a visit lasts, the domain answers questions about the
+    /// path.
+    ///
+    /// # Errors If no theorem can be about the code, or if there may be paths besides those that
+    /// were visited.
+    pub fn paths<O: Observer<Symbolic>>(
+        &self,
+        target: &Target,
+        theorem: Theorem,
+        mut watcher: impl FnMut() -> O,
+        mut visit: impl FnMut(&Symbolic, Walk, O),
+    ) -> Result<(), Unexplored> {
+        let d = &self.domain;
+        d.reset();
+        let points = EntryPoints::of(target);
+        let saved = run::saved(d, &points, &mut Unknowns)?.ok_or(Unexplored::NoEntry)?;
+        d.reset();
+        let run = |d: &Symbolic| {
+            let (source, mut watcher) = (&mut Unknowns, watcher());
+            run::walk(d, points.entry(theorem), source, Some(&saved), assume(d), &mut watcher)
+                .map(|walk| (walk, watcher))
+        };
+        let mut bad = None;
+        let explored = d.explore_until(run, |_, result| match result {
+            Ok((walk, watcher)) => {
+                visit(d, walk, watcher);
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                bad = Some(error);
+                ControlFlow::Break(())
+            }
+        });
+        match bad {
+            Some(bad) => Err(bad.into()),
+            None => Ok(explored.map(drop)?),
         }
     }
 

@@ -5,16 +5,18 @@
 //! there for a reason that no obligation knows. Then the obligation is what is missing: there is no
 //! list of exceptions.
 //!
-//! Tried is what the theorems' entry points lead to: the entries, both direct switches, the returns,
-//! the exit, and the entries of events, of whose stubs there is one of each kind.
+//! All instructions are tried that the theorems' entry points lead to: the entries, both direct
+//! switches, the returns, the exit, and the entries of events, of whose stubs there is one of each
+//! kind.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::cost::Path;
+use crate::cost::PathCost;
+use crate::entry::EntryPoints;
 use crate::mutate::Mutant;
-use crate::prover::Prover;
+use crate::prover::Prove;
 use crate::target::Target;
 use crate::theorem::Theorem;
 use crate::verdict::Verdict;
@@ -31,7 +33,7 @@ pub struct Search {
 #[derive(Debug)]
 struct Trial {
     mutant: Mutant,
-    /// All theorems, those first that soonest come to where it was.
+    /// All theorems, those first that come to where it was.
     order: Vec<Theorem>,
 }
 
@@ -42,7 +44,7 @@ pub struct Unneeded {
     pub at: u64,
     /// The instruction.
     pub text: String,
-    /// What it is there for.
+    /// What the instruction is there for.
     pub purpose: Purpose,
 }
 
@@ -50,15 +52,15 @@ pub struct Unneeded {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Purpose {
-    /// Nothing: it is redundant.
+    /// It is there for nothing: it is redundant.
     None,
     /// It makes a path shorter, as a jump past a test does that would do no harm.
     Speed {
-        /// Which: [`cost::Path::kind`].
+        /// The kind of path: [`cost::PathCost::kind`].
         path: String,
-        /// Its executed instructions.
+        /// How many instructions the path executes.
         with: usize,
-        /// And without this one.
+        /// How many it executes without this one.
         without: usize,
     },
     /// The solver does not know whether the theorems hold without it.
@@ -69,14 +71,11 @@ impl Search {
     /// Every instruction of `target` that a theorem may come to, in the order of addresses.
     #[must_use]
     pub fn new(target: &Target) -> Self {
+        let points = EntryPoints::of(target);
         let mut reached: Vec<_> = Theorem::of(target)
-            .map(|theorem| {
-                let entries = theorem.entries(target).into_iter();
-                let reached = entries.flat_map(|entry| target.reached_from(entry));
-                (theorem, reached.collect::<BTreeSet<_>>())
-            })
+            .map(|theorem| (theorem, points.entry(theorem).reached().collect::<BTreeSet<_>>()))
             .collect();
-        // Short ones take less time.
+        // Theorems about little code take less time.
         reached.sort_by_key(|(_, reached)| reached.len());
         let trial = |mutant: Mutant| {
             let (first, rest): (Vec<_>, Vec<_>) =
@@ -105,22 +104,25 @@ impl Search {
         self.trials.is_empty()
     }
 
-    /// The instruction of that number, if no theorem needs it. What is not code without it needs it,
-    /// too.
+    /// The instruction of that number, if no theorem needs it. An instruction is needed, too, if
+    /// there is no code without it.
     ///
     /// # Panics
     /// If there are not as many.
     #[must_use]
-    pub fn unneeded(&self, prover: &Prover, number: usize) -> Option<Unneeded> {
+    pub fn unneeded(&self, prover: &impl Prove, number: usize) -> Option<Unneeded> {
         let Trial { mutant, order } = &self.trials[number];
         let purpose = match mutant.target() {
             None => Purpose::Unknown("the code without it cannot be assembled".into()),
             Some(without) => match prover.prove_in_order(&without, order) {
-                Ok(Verdict::Refuted(_)) | Err(_) => return None,
-                Ok(Verdict::Proved(_)) => {
+                Verdict::Refuted(_) | Verdict::Unsupported(_) => return None,
+                Verdict::Proved(_) => {
                     self.shortens(&without, mutant.nops()).unwrap_or(Purpose::None)
                 }
-                Ok(Verdict::Unknown(why)) => Purpose::Unknown(why),
+                Verdict::Unknown(why) => Purpose::Unknown(why),
+                Verdict::Interrupted(theorem) => {
+                    Purpose::Unknown(format!("{theorem}: interrupted"))
+                }
             },
         };
         Some(Unneeded { at: mutant.at, text: mutant.original.clone(), purpose })
@@ -130,7 +132,7 @@ impl Search {
     fn shortens(&self, without: &Target, nops: usize) -> Option<Purpose> {
         let [with, without] = [&self.target, without].map(shortest);
         with.iter().find_map(|(path, &with)| {
-            // NOPs in its place do not count. Of what is only looked at, nothing is executed.
+            // NOPs in its place do not count. A theorem that executes nothing has no path.
             let without = without.get(path)?.saturating_sub(nops);
             let path = path.clone();
             (with < without).then_some(Purpose::Speed { path, with, without })
@@ -143,7 +145,7 @@ impl Search {
 fn shortest(target: &Target) -> BTreeMap<String, usize> {
     let mut shortest = BTreeMap::new();
     let paths = cost::paths_of(target, Theorem::of(target)).unwrap_or_default();
-    for Path { kind, instructions, .. } in paths {
+    for PathCost { kind, instructions, .. } in paths {
         let least = shortest.entry(kind).or_insert(instructions);
         *least = instructions.min(*least);
     }

@@ -6,20 +6,20 @@ use switcher_spec::Host;
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::Revision;
 use switcher_gen::{Variant, layout};
-use switcher_model::{Features, Model};
+use switcher_model::{CpuModel, Features};
 
 /// Where in the per-CPU block the data lies: relative to the block's address, which is the host's GS
 /// base or a number, by the variant's placement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlockOffsets {
-    /// The TSS.
+    /// The offset of the TSS.
     pub tss: i64,
-    /// What follows it for the switcher.
+    /// The offset of the switcher's data.
     pub tss_extra: i64,
 }
 
 impl Default for BlockOffsets {
-    /// [`layout::PerCpu`].
+    /// The offsets of [`layout::PerCpu`].
     fn default() -> Self {
         let at = |bytes: usize| bytes as i64;
         let (tss, extra) = (layout::PerCpu::tss, layout::PerCpu::tss_extra);
@@ -41,7 +41,7 @@ pub struct Setting {
 }
 
 impl From<&Variant> for Setting {
-    /// As our own images have it.
+    /// The setting of our own images.
     fn from(variant: &Variant) -> Self {
         let (block, sfmask) = (BlockOffsets::default(), RFlags::SYSCALL_CLEARS);
         Self { variant: *variant, block, sfmask, features: Features::empty() }
@@ -57,9 +57,9 @@ impl Setting {
 
     /// The CPU.
     #[must_use]
-    pub fn model(&self) -> Model {
-        let model = Model::from(&self.variant);
-        Model { features: model.features | self.features, ..model }
+    pub fn model(&self) -> CpuModel {
+        let model = CpuModel::from(&self.variant);
+        CpuModel { features: model.features | self.features, ..model }
     }
 
     pub(crate) fn host(&self) -> Host {

@@ -2,7 +2,7 @@
 //!
 //! The vector is an unknown of its theorem: all code after the stubs is executed with it, so that what
 //! treats one vector unlike the others is a path of its own. The stubs themselves are code, and each
-//! names its vector. They are put into [`parts`](partition): in one part are those that execute the
+//! names its vector. They are put into [parts](Stubs::partition): in one part are those that execute the
 //! same instructions, in the same windows and on the same stack, push **their own** vector, and jump to
 //! one place. One of them is executed, and what it has pushed becomes the unknown. A stub that does
 //! anything else is like no other: it is a part by itself and is executed with its number.
@@ -13,9 +13,7 @@ use iced_x86::{Code, ConstantOffsets, Decoder, DecoderOptions};
 
 use crate::target::looks::{Looks, looks};
 use crate::target::{Target, TargetGate};
-use crate::theorem::Theorem;
 use crate::vectors::{Vectors, is_one_of};
-use switcher_gen::arch::vector;
 use switcher_model::Domain;
 
 /// Vectors with stubs that are alike.
@@ -28,12 +26,12 @@ pub(crate) struct Alike {
 }
 
 impl Alike {
-    /// The one that stands for all.
+    /// The vector that stands for all.
     pub(crate) fn first(&self) -> u8 {
         self.vectors[0]
     }
 
-    /// Whether it has others beside it.
+    /// Whether it stands for others.
     pub(crate) const fn has_others(&self) -> bool {
         self.vectors.len() > 1
     }
@@ -56,7 +54,8 @@ impl Alike {
         is_one_of(d, word, self.vectors.iter().copied())
     }
 
-    /// Without what says where it lies, for what is kept of proofs: [`Looks`] of what is executed are.
+    /// What proofs are kept by: without what says where the stub lies. The [`Looks`] of what is
+    /// executed are kept apart.
     pub(crate) fn key(&self) -> AlikeKey<'_> {
         let Self { vectors, stub } = self;
         let is_byte =
@@ -65,7 +64,7 @@ impl Alike {
     }
 }
 
-/// A [`Alike`] by what is kept of proofs.
+/// An [`Alike`] as proofs are kept by it.
 #[derive(Hash)]
 pub(crate) struct AlikeKey<'a> {
     vectors: &'a [u8],
@@ -89,7 +88,7 @@ struct Stub {
 
 impl PartialEq for Stub {
     fn eq(&self, other: &Self) -> bool {
-        // Not where it lies.
+        // Where a stub lies does not matter.
         let Self { looks, to, ist, is_byte, push_at: _ } = self;
         (looks, to, ist, is_byte) == (&other.looks, &other.to, &other.ist, &other.is_byte)
     }
@@ -97,34 +96,35 @@ impl PartialEq for Stub {
 
 impl Eq for Stub {}
 
-/// The vectors of `theorem` by stubs that are alike, the largest part first.
-pub(crate) fn partition(target: &Target, theorem: Theorem) -> Vec<Alike> {
-    let mut parts: Vec<Alike> = Vec::new();
-    let Some((vectors, _)) = theorem.event() else { return parts };
-    for vector in vectors.all() {
-        let mut gates = target.gates.iter().flatten();
-        let gate = gates.find(|gate| gate.vector == vector);
-        let stub = gate.filter(|_| !matches!(vectors, Vectors::One(_)));
-        let stub = stub.and_then(|gate| stub_of(target, gate));
-        match parts.iter_mut().find(|part| stub.is_some() && part.stub == stub) {
-            Some(part) => part.vectors.push(vector),
-            None => parts.push(Alike { vectors: vec![vector], stub }),
-        }
+/// The stub of each vector, if it is one of those that may be like others.
+pub(crate) struct Stubs {
+    all: Vec<Option<Stub>>,
+}
+
+impl Stubs {
+    /// Looks at all stubs of `target`, whose gate of a vector `gate` says.
+    pub(crate) fn of<'t>(target: &Target, gate: impl Fn(u8) -> Option<&'t TargetGate>) -> Self {
+        let stub = |vector| gate(vector).and_then(|gate| stub_of(target, gate));
+        Self { all: (0..=u8::MAX).map(stub).collect() }
     }
-    parts.sort_by_key(|part| std::cmp::Reverse(part.vectors.len()));
-    parts
+
+    /// These vectors by stubs that are alike, those of most vectors first.
+    pub(crate) fn partition(&self, vectors: Vectors) -> Vec<Alike> {
+        let mut parts: Vec<Alike> = Vec::new();
+        for vector in vectors.all() {
+            let stub = self.all[usize::from(vector)].as_ref();
+            let stub = stub.filter(|_| !matches!(vectors, Vectors::One(_)));
+            match parts.iter_mut().find(|part| stub.is_some() && part.stub.as_ref() == stub) {
+                Some(part) => part.vectors.push(vector),
+                None => parts.push(Alike { vectors: vec![vector], stub: stub.cloned() }),
+            }
+        }
+        parts.sort_by_key(|part| std::cmp::Reverse(part.vectors.len()));
+        parts
+    }
 }
 
-/// The vectors whose stubs are executed: one for each part of each theorem, and that of the code's own
-/// INT.
-pub(crate) fn executed(target: &Target) -> Vec<u8> {
-    let parts = Theorem::EVENTS.into_iter().flat_map(|theorem| partition(target, theorem));
-    let mut vectors: Vec<_> = parts.map(|part| part.first()).collect();
-    vectors.push(vector::SEGMENT_OVERRUN);
-    vectors
-}
-
-/// ENDBR64 or none, PUSH of the vector, JMP.
+/// The stub of a gate, if it is an optional ENDBR64, a PUSH of the vector, and a JMP.
 fn stub_of(target: &Target, gate: &TargetGate) -> Option<Stub> {
     let program = &target.program;
     let mut executed = Vec::with_capacity(3);
@@ -174,7 +174,9 @@ fn decoded(target: &Target, at: u64) -> (iced_x86::Instruction, ConstantOffsets)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::theorem::Whose;
+    use crate::entry::EntryPoints;
+    use crate::theorem::{Theorem, Whose};
+    use switcher_gen::arch::vector;
     use switcher_gen::{Image, Variant};
 
     /// In each situation in which hardware can deliver an event, each vector but the one that nothing
@@ -201,8 +203,9 @@ mod tests {
     fn all_stubs_of_a_kind_are_alike_in_our_images() {
         for variant in Variant::representative() {
             let target = Target::image(&Image::new(&variant).unwrap());
+            let points = EntryPoints::of(&target);
             for theorem in Theorem::EVENTS {
-                let parts = partition(&target, theorem);
+                let parts = points.entry(theorem).stubs();
                 let is_one = parts.len() == usize::from(theorem != Theorem::Gates);
                 assert!(is_one, "{variant}: {theorem}: {parts:?}");
             }

@@ -1,5 +1,7 @@
 //! Whether a proof says anything: whether its assumptions can be met on each path, and its goals be broken.
 
+use crate::counterexample::Numbers;
+use crate::entry::EntryPoints;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use switcher_model::Domain;
@@ -9,10 +11,7 @@ use crate::run::Extent;
 use crate::target::Target;
 use crate::theorem::{GuestMemory, Theorem};
 use crate::{counterexample, run};
-use switcher_model::symbolic::{Symbolic, Verdict as Answer};
-
-/// A state of numbers: what is not named is zero.
-pub type Numbers = Vec<(String, u64)>;
+use switcher_model::symbolic::{Symbolic, Validity as Answer};
 
 /// Whether the proof of a theorem says anything: see [`Prover::substance`].
 #[derive(Clone, Debug, Default)]
@@ -27,12 +26,13 @@ impl Prover {
     /// Whether a proof says anything: for each path of `theorem`, a state that takes it; and for each
     /// goal, whether the contrary is refuted.
     ///
-    /// # Errors
-    /// If the code is none that a theorem can be about.
+    /// # Errors If no theorem can be about the code.
     pub fn substance(&self, target: &Target, theorem: Theorem) -> Result<Substance, Unexplored> {
         let d = &self.domain;
         d.reset();
-        let saved = run::saved(d, target, &mut Unknowns)?.ok_or(Unexplored::NoEntry)?;
+        let points = EntryPoints::of(target);
+        let entry = points.entry(theorem);
+        let saved = run::saved(d, &points, &mut Unknowns)?.ok_or(Unexplored::NoEntry)?;
         let mut found = Substance::default();
         let guest_memories = [GuestMemory::Racing, GuestMemory::Stable];
         let needed = if theorem.is_of_events() { &guest_memories[1..] } else { &guest_memories };
@@ -41,7 +41,7 @@ impl Prover {
             let mut bad = None;
             let run = |d: &Symbolic| {
                 let how = (guest_memory, Extent::Everything);
-                run::run_to(d, target, theorem, how, &mut Unknowns, Some(&saved), assume(d))
+                run::run_to(d, entry, how, &mut Unknowns, Some(&saved), assume(d))
             };
             let explored = d.explore_until(run, |_, result| {
                 let run = match result {
@@ -51,10 +51,10 @@ impl Prover {
                         return ControlFlow::Break(());
                     }
                 };
-                // That nothing is the case is refuted by whatever is.
+                // A contradiction is refuted by any state of the path.
                 let state = match d.check(d.bit(false)) {
                     Answer::Fails(model) => {
-                        counterexample::witness(target, theorem, guest_memory, &run, &model)
+                        counterexample::witness(entry, guest_memory, &run, &model)
                     }
                     Answer::Holds { .. } | Answer::Unknown(_) => None,
                 };

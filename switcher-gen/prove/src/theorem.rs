@@ -7,10 +7,8 @@ use std::hash::Hash;
 
 use serde::Serialize;
 
-use crate::stubs::partition;
 use crate::target::Target;
 use crate::vectors::Vectors;
-use crate::world::Start;
 use switcher_gen::arch::vector;
 
 /// What a theorem is about.
@@ -25,13 +23,13 @@ pub enum Theorem {
     SyscallCompat,
     /// `switcher_return_from_guest`, the frame on the sp0 stack.
     ReturnFromGuest,
-    /// The same, the frame on a stack of the IST.
+    /// `switcher_return_from_guest`, the frame on a stack of the IST.
     ReturnFromGuestIst,
     /// The IDT, by looking at it.
     Gates,
     /// An event of a guest without an error code.
     Event,
-    /// One with an error code.
+    /// An event of a guest with an error code.
     EventError,
     /// #DB of a guest.
     EventDb,
@@ -53,16 +51,17 @@ pub enum Theorem {
     DfInRing0,
     /// Anything else in ring 0 that is not the IRETQ's, without an error code.
     FatalInRing0,
-    /// The same with one.
+    /// Anything else in ring 0 that is not the IRETQ's, with an error code.
     FatalErrorInRing0,
-    /// At the IRETQ to a guest what that is not to blame for, without an error code.
+    /// An event at the IRETQ to a guest that the IRETQ does not cause, without an error code.
     FatalAtIretq,
-    /// The same with one, such as a page fault: of its frame, which is the host's.
+    /// An event at the IRETQ to a guest that its frame's values do not cause, with an error code:
+    /// such as a page fault of the stack, which is the host's.
     FatalErrorAtIretq,
 }
 
 impl Theorem {
-    /// Those about routines that are called or reached by SYSCALL.
+    /// The theorems about routines that are called or reached by SYSCALL.
     pub const ALL: [Self; 5] = [
         Self::EnterGuest,
         Self::Syscall64,
@@ -71,7 +70,7 @@ impl Theorem {
         Self::ReturnFromGuestIst,
     ];
 
-    /// Those about event entries.
+    /// The theorems about event entries.
     pub const EVENTS: [Self; 16] = [
         Self::Gates,
         Self::Event,
@@ -91,7 +90,7 @@ impl Theorem {
         Self::FatalErrorAtIretq,
     ];
 
-    /// Those that `target` has the code for.
+    /// The theorems that `target` has the code for.
     pub fn of(target: &Target) -> impl Iterator<Item = Self> {
         let events = if target.gates.is_some() { &Self::EVENTS[..] } else { &[] };
         let has_compat = target.syscall_compat.is_some();
@@ -99,7 +98,7 @@ impl Theorem {
         all.filter(move |theorem| has_compat || *theorem != Self::SyscallCompat)
     }
 
-    /// In reports.
+    /// Its name in reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -127,25 +126,6 @@ impl Theorem {
         }
     }
 
-    /// Where it begins: an event at one stub of those that are alike. Empty if `target` has no such
-    /// entry.
-    pub(crate) fn entries(self, target: &Target) -> Vec<u64> {
-        match self {
-            Self::EnterGuest => vec![target.enter_guest],
-            Self::Syscall64 => vec![target.syscall_64],
-            Self::SyscallCompat => target.syscall_compat.into_iter().collect(),
-            Self::ReturnFromGuest | Self::ReturnFromGuestIst => vec![target.return_from_guest],
-            of_events => {
-                let parts = partition(target, of_events);
-                let gate_of = |vector| {
-                    let mut gates = target.gates.iter().flatten();
-                    gates.find(|gate| gate.vector == vector).map(|gate| gate.address)
-                };
-                parts.iter().filter_map(|part| gate_of(part.first())).collect()
-            }
-        }
-    }
-
     pub(crate) const fn start(self) -> Start {
         match self {
             Self::EnterGuest => Start::Call,
@@ -158,16 +138,32 @@ impl Theorem {
     }
 }
 
+/// The moment a theorem starts at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// The host has called `switcher_enter_guest`.
+    Call,
+    /// A guest, in 64-bit code, is about to execute SYSCALL; RIP is after it.
+    Guest,
+    /// A guest, in 32-bit code, is about to execute SYSCALL.
+    Guest32,
+    /// A handler of the host jumps to the exit; the frame is on the sp0 stack, or on one of the IST.
+    Handler {
+        /// Whether it is on one of the IST.
+        ist: bool,
+    },
+}
+
 impl std::fmt::Display for Theorem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
     }
 }
 
-/// What is interrupted.
+/// The code that an event interrupts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whose {
-    /// CPL 3.
+    /// A guest, at CPL 3.
     Guest,
     /// The IRETQ to a guest, which has refused its frame.
     Iretq,
@@ -175,12 +171,12 @@ pub(crate) enum Whose {
     Ring0,
     /// Ring 0 on the host's stack, but not at that IRETQ.
     Elsewhere,
-    /// Ring 0 at that IRETQ, by what it is not to blame for.
+    /// Ring 0 at that IRETQ, by an event that the IRETQ does not cause.
     AtIretq,
 }
 
 impl Theorem {
-    /// The vectors and what they interrupt; `None` of those that are not about one event.
+    /// The vectors and what they interrupt; `None` for a theorem that is not about one event.
     pub(crate) const fn event(self) -> Option<(Vectors, Whose)> {
         Some(match self {
             Self::Event => (Vectors::Plain, Whose::Guest),
@@ -234,7 +230,7 @@ impl Theorem {
         )
     }
 
-    /// Whether it is about what must leave the blocking of NMIs as it is.
+    /// Whether it is about an event that must leave the blocking of NMIs as it is.
     pub(crate) const fn keeps_blocking(self) -> bool {
         matches!(self, Self::DbInRing0 | Self::McInRing0)
     }
@@ -254,9 +250,9 @@ impl Theorem {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GuestMemory {
-    /// It does: the outcome is compared with the specification.
+    /// The guest leaves it alone: the outcome is compared with the specification.
     Stable,
     /// Every read finds something new (hazards.md, row 24): the outcome must be right for what was
-    /// read of the PVCS, and all that does not depend on it must be as with a quiet guest.
+    /// read of the PVCS, and all that does not depend on it must be as with stable memory.
     Racing,
 }

@@ -6,20 +6,20 @@ use switcher_model::Domain;
 /// Vectors that have something in common, whatever the code makes of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Vectors {
-    /// One that has a stack of its own.
+    /// One vector that has a stack of its own.
     One(u8),
-    /// Those without a stack of their own and without an error code.
+    /// The vectors without a stack of their own and without an error code.
     Plain,
-    /// Those without a stack of their own but with an error code.
+    /// The vectors without a stack of their own but with an error code.
     Coded,
-    /// Of the latter, what an IRETQ raises that refuses its frame.
+    /// Of the vectors with an error code, those that an IRETQ raises when it refuses its frame.
     OfIretq,
-    /// And those that it does not.
+    /// Of the vectors with an error code, those that an IRETQ does not raise.
     NotOfIretq,
 }
 
 impl Vectors {
-    /// Whether `vector` is one of them. What nothing raises but the code's own INT is none: see
+    /// Whether `vector` is one of them. The vector that only the code's own INT raises is not: see
     /// [`vector::SEGMENT_OVERRUN`].
     pub(crate) const fn contains(self, vector: u8) -> bool {
         let has_own_stack = matches!(

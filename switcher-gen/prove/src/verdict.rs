@@ -4,28 +4,33 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::bad_code::BadCode;
 use crate::counterexample::Counterexample;
 use crate::theorem::{GuestMemory, Theorem};
 
-/// What became of a target.
+/// What became of a target, or of one theorem about it.
 #[derive(Clone, Debug)]
 pub enum Verdict {
     /// Every goal of every theorem holds.
     Proved(Vec<Report>),
-    /// One does not.
+    /// A goal does not hold: a state from which the code breaks it.
     Refuted(Box<Counterexample>),
-    /// The solver does not know. That is no proof.
+    /// The solver does not know whether a goal holds. That is no proof.
     Unknown(String),
+    /// No theorem can be about the code: there is no telling what it does.
+    Unsupported(BadCode),
+    /// Somebody wanted an end before this theorem was gone through.
+    Interrupted(Theorem),
 }
 
 /// What was shown of one theorem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Which.
+    /// The theorem.
     pub theorem: Theorem,
-    /// With or without a hostile guest.
+    /// Whether the guest writes its memory meanwhile.
     pub guest_memory: GuestMemory,
-    /// How many ways there are through the code.
+    /// How many paths there are through the code.
     pub paths: usize,
     /// How many goals were shown, on all of them.
     pub goals: usize,
@@ -41,7 +46,7 @@ impl Report {
         Self { theorem, guest_memory, paths: 0, goals: 0, by_solver: 0, obligations }
     }
 
-    /// The goals of the same paths that were shown apart.
+    /// Adds goals of the same paths that were judged apart.
     pub(crate) fn add_goals(&mut self, other: Self) {
         self.goals += other.goals;
         self.by_solver += other.by_solver;

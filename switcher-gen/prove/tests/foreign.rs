@@ -18,7 +18,7 @@ fn target(object: &[u8], block: BlockOffsets) -> Target {
 
 #[track_caller]
 fn prove(target: &Target) -> Verdict {
-    Prover::default().prove(target).unwrap()
+    Prover::default().prove(target)
 }
 
 #[test]
@@ -192,8 +192,8 @@ fn code_that_is_none_is_refused_with_its_address() {
     for (from, to, expected) in cases {
         let object = gas::assemble(&gas::replaced(gas::SWITCHER, &[(from, to)]), &[]);
         match Prover::default().prove(&target(&object, BlockOffsets::default())) {
-            Err(bad) => assert!(expected(&bad), "{to:?}: {bad}"),
-            Ok(verdict) => panic!("{to:?}: {verdict:?}"),
+            Verdict::Unsupported(bad) => assert!(expected(&bad), "{to:?}: {bad}"),
+            verdict => panic!("{to:?}: {verdict:?}"),
         }
     }
 }

@@ -19,7 +19,8 @@ use switcher_prove::elf;
 use switcher_prove::mutate;
 use switcher_prove::mutate::{Fate, Mutant, Operator, Tally};
 use switcher_prove::{
-    Counterexample, GuestMemory, Prover, Setting, Target, TargetGate, Theorem, Verdict,
+    Counterexample, GuestMemory, Prover, Setting, SharingProver, Target, TargetGate, Theorem,
+    Verdict,
 };
 use text::text;
 
@@ -61,7 +62,7 @@ fn ours(variant: &str) -> Target {
 #[track_caller]
 fn refuted(target: &Target) -> Counterexample {
     match Prover::default().prove(target) {
-        Ok(Verdict::Refuted(counterexample)) => *counterexample,
+        Verdict::Refuted(counterexample) => *counterexample,
         other => panic!("not refuted: {other:?}"),
     }
 }
@@ -435,7 +436,7 @@ fn row_28_a_conditional_swapgs_without_a_fence() {
     killed(&by_hand(&[(entry, either)]), 28, "swapgs-fenced");
     let fenced = format!("{either}\tlfence\n");
     let fenced = Prover::default().prove(&by_hand(&[(entry, &fenced)]));
-    assert!(matches!(fenced, Ok(Verdict::Proved(_))), "{fenced:?}");
+    assert!(matches!(fenced, Verdict::Proved(_)), "{fenced:?}");
 }
 
 #[test]
@@ -475,7 +476,7 @@ fn row_29_mitigations_left_out_or_out_of_order() {
         killed(&Target { setting, ..plain }, 29, "untrained");
         // A host that has none is not called.
         let asked = Target { setting: plain_setting, ..untrain.clone() };
-        assert!(Prover::default().prove(&asked).is_err());
+        assert!(matches!(Prover::default().prove(&asked), Verdict::Unsupported(_)));
         // What the host's untraining leaves in RCX and RDX is no better than the guest's.
         let at = mutate::mutants_of(&untrain, "xor ecx,ecx").first().unwrap().at;
         let all = mutate::mutants(&untrain);
@@ -636,8 +637,8 @@ fn rows_45_and_46_behind_and_around_a_return() {
     for variant in ["intel-4level+bhb", "amd-4level-percpu+ibpb", "intel-la57-current+ibrs+rsb+bhb"]
     {
         let original = ours(variant);
-        let prover = Prover::sharing(&Arc::default());
-        assert!(matches!(prover.prove(&original), Ok(Verdict::Proved(_))));
+        let prover = SharingProver::new(&Arc::default());
+        assert!(matches!(prover.prove(&original), Verdict::Proved(_)));
         let mutants = mutate::mutants(&original);
         let mut counted = [0; 2];
         for mutant in &mutants {
@@ -682,8 +683,8 @@ fn rows_42_and_43_what_only_looks_like_a_mitigation() {
     let mut counted = 0;
     for variant in ["intel-4level+rsb+bhb+verw", "amd-la57+rsb", "intel-4level-percpu+rsblite"] {
         let original = ours(variant);
-        let prover = Prover::sharing(&Arc::default());
-        assert!(matches!(prover.prove(&original), Ok(Verdict::Proved(_))));
+        let prover = SharingProver::new(&Arc::default());
+        assert!(matches!(prover.prove(&original), Verdict::Proved(_)));
         let mutants = mutate::mutants(&original);
         for mutant in mutants.iter().filter(|mutant| mutant.operator == Operator::Lookalike) {
             let fate = mutate::judge(&prover, &original, mutant);
@@ -989,8 +990,8 @@ fn no_mutant_survives_unexplained() {
         let original = ours(variant);
         // What a mutant has in common with the original is proved once.
         let shared = Arc::default();
-        let prover = Prover::sharing(&shared);
-        assert!(matches!(prover.prove(&original), Ok(Verdict::Proved(_))));
+        let prover = SharingProver::new(&shared);
+        assert!(matches!(prover.prove(&original), Verdict::Proved(_)));
         for mutant in mutate::mutants(&original).iter().step_by(step) {
             let fate = mutate::judge(&prover, &original, mutant);
             if let Fate::Refused(bad) = &fate {

@@ -3,20 +3,23 @@
 use std::sync::Arc;
 
 use switcher_gen::{Image, Variant, certificate};
-use switcher_prove::{GuestMemory, Obligation, Prover, Report, Target, Theorem, Verdict};
+use switcher_prove::{
+    GuestMemory, Obligation, Prove, Prover, Report, SharingProver, Target, Theorem, Verdict,
+};
 
 const HEADER: &str = "\
 # Images all of whose theorems are proved: the variant's name and the image's fingerprint.
 # Made by `BLESS=1 cargo test -p switcher-prove --test proofs`; see src/certificate.rs.
 ";
 
-fn proved(prover: &Prover, image: &Image) -> Vec<Report> {
+fn proved(prover: &impl Prove, image: &Image) -> Vec<Report> {
     let variant = image.variant();
     match prover.prove(&Target::image(image)) {
-        Ok(Verdict::Proved(reports)) => reports,
-        Ok(Verdict::Refuted(counterexample)) => panic!("{variant}: {counterexample}"),
-        Ok(Verdict::Unknown(why)) => panic!("{variant}: not known: {why}"),
-        Err(bad) => panic!("{variant}: {bad}"),
+        Verdict::Proved(reports) => reports,
+        Verdict::Refuted(counterexample) => panic!("{variant}: {counterexample}"),
+        Verdict::Unknown(why) => panic!("{variant}: not known: {why}"),
+        Verdict::Unsupported(code) => panic!("{variant}: {code}"),
+        Verdict::Interrupted(theorem) => panic!("{variant}: {theorem}: interrupted"),
     }
 }
 
@@ -25,7 +28,7 @@ fn every_variant_is_proved_and_in_the_table() {
     let shared = Arc::default();
     let line = |variant: &Variant| {
         let image = Image::new(variant).unwrap();
-        let reports = proved(&Prover::sharing(&shared), &image);
+        let reports = proved(&SharingProver::new(&shared), &image);
         // Each theorem, with and without a hostile guest.
         assert_eq!(reports.len(), 2 * Theorem::ALL.len() + Theorem::EVENTS.len(), "{variant}");
         format!("{variant} {}\n", image.fingerprint())
@@ -76,7 +79,7 @@ fn the_number_of_paths_is_that_of_the_ways_through_the_code() {
 /// An obligation that no theorem meets would be one that nothing can break.
 #[test]
 fn every_obligation_is_met_by_some_variant() {
-    let prover = Prover::sharing(&Arc::default());
+    let prover = SharingProver::new(&Arc::default());
     let mut met = std::collections::BTreeSet::new();
     // All are proved above; between them, these have everything.
     for variant in ["intel-4level-ibt+ibrs+rsb+bhb+verw", "amd-la57-percpu-current+ibpb"] {

@@ -102,7 +102,7 @@ fn iretq() -> Instruction {
 #[track_caller]
 fn refused(target: &Target, row: u8, obligation: &str) {
     match Prover::default().prove(target) {
-        Ok(Verdict::Refuted(found)) => {
+        Verdict::Refuted(found) => {
             assert_eq!(found.obligation.name, obligation, "{found}");
             assert!(
                 found.obligation.rows.iter().any(|it| it.number() == row),
@@ -110,7 +110,7 @@ fn refused(target: &Target, row: u8, obligation: &str) {
             );
             assert!(found.replay(target), "{found}");
         }
-        Ok(Verdict::Proved(_)) => panic!("proved"),
+        Verdict::Proved(_) => panic!("proved"),
         other => panic!("{other:?}"),
     }
 }
@@ -118,8 +118,8 @@ fn refused(target: &Target, row: u8, obligation: &str) {
 #[track_caller]
 fn proved(target: &Target) {
     match Prover::default().prove(target) {
-        Ok(Verdict::Proved(_)) => {}
-        Ok(Verdict::Refuted(found)) => panic!("{found}"),
+        Verdict::Proved(_) => {}
+        Verdict::Refuted(found) => panic!("{found}"),
         other => panic!("{other:?}"),
     }
 }
@@ -223,7 +223,7 @@ fn stubs_are_swapped() {
     let gates = target.gates.as_mut().unwrap();
     (gates[13].address, gates[33].address) = (gates[33].address, gates[13].address);
     let found = Prover::default().prove(&target);
-    assert!(matches!(found, Ok(Verdict::Refuted(_))), "{found:?}");
+    assert!(matches!(found, Verdict::Refuted(_)), "{found:?}");
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn faults_of_the_iretq_are_told_apart() {
     let and = Instruction::with2(Code::And_rm32_imm8, Register::EAX, 0x1F).unwrap();
     let target = mutate::inserted(&ours.target, compared, &[and]).unwrap();
     let found = Prover::default().prove(&target);
-    assert!(matches!(found, Ok(Verdict::Refuted(_))), "{found:?}");
+    assert!(matches!(found, Verdict::Refuted(_)), "{found:?}");
 }
 
 // NMIs.
@@ -322,7 +322,7 @@ fn a_machine_check_returns_by_iretq_wherever_it_came() {
         at = jump.next_ip();
     }
     let found = match Prover::default().prove(&always) {
-        Ok(Verdict::Refuted(found)) => found,
+        Verdict::Refuted(found) => found,
         other => panic!("{other:?}"),
     };
     assert!(["resumed", "nmi-blocked"].contains(&found.obligation.name), "{found}");
@@ -336,7 +336,7 @@ fn a_machine_check_returns_by_iretq_wherever_it_came() {
     };
     for nth in [0, 1] {
         let found = Prover::default().prove(&without(nth));
-        assert!(matches!(found, Ok(Verdict::Refuted(_))), "{nth}: {found:?}");
+        assert!(matches!(found, Verdict::Refuted(_)), "{nth}: {found:?}");
     }
 }
 
@@ -364,7 +364,7 @@ fn the_code_and_its_target_disagree_about_where_nmis_are_blocked() {
     let next = ours.target.program.instruction(at).next_ip();
     let far = (ours.at(Label::EventStubs) - next) as u32;
     let found = Prover::default().prove(&ours.patched(at + 3, &far.to_le_bytes()));
-    let Ok(Verdict::Refuted(found)) = found else { panic!("{found:?}") };
+    let Verdict::Refuted(found) = found else { panic!("{found:?}") };
     assert!(["resumed", "nmi-blocked"].contains(&found.obligation.name), "{found}");
 }
 
@@ -388,7 +388,7 @@ fn the_other_way_back_is_taken_where_it_must_not_be() {
     let rel = (jump.near_branch_target().wrapping_sub(je + 6) as u32).to_le_bytes();
     let bytes = [&[0x90, 0xE9][..], &rel].concat();
     let found = Prover::default().prove(&ours.patched(je, &bytes));
-    let Ok(Verdict::Refuted(found)) = found else { panic!("{found:?}") };
+    let Verdict::Refuted(found) = found else { panic!("{found:?}") };
     assert!(
         ["resumed-stack", "memory", "nmi-unblocked"].contains(&found.obligation.name),
         "{found}"

@@ -15,7 +15,7 @@ use switcher_gen::Image;
 use switcher_gen::asm::{HostSymbol, Label};
 use switcher_gen::layout::{PerCpu, TssExtra};
 use switcher_prove::mutate;
-use switcher_prove::{BadCode, Prover, Target, Verdict};
+use switcher_prove::{BadCode, Prover, SharingProver, Target, Verdict};
 
 const INTEL: &str = "intel-4level";
 /// The entry up to the host's stack.
@@ -267,10 +267,10 @@ fn accesses_in_the_shadow_of_a_jump() {
 fn a_proof_is_not_shared_with_another_arm() {
     let arm = |code: &str| exits(&format!("{}\tjmp\t8f\n9:{code}8:\n", NEVER[0]));
     let shared = std::sync::Arc::default();
-    let right = Prover::sharing(&shared).prove(&arm("\tint3\n\tint3\n\tint3\n\tint3\n"));
-    assert!(matches!(right, Ok(Verdict::Proved(_))), "{right:?}");
-    match Prover::sharing(&shared).prove(&arm("\tjmp\t*%r15\n\tint3\n")) {
-        Ok(Verdict::Refuted(found)) => assert_eq!(found.obligation.name, "untaken-target"),
+    let right = SharingProver::new(&shared).prove(&arm("\tint3\n\tint3\n\tint3\n\tint3\n"));
+    assert!(matches!(right, Verdict::Proved(_)), "{right:?}");
+    match SharingProver::new(&shared).prove(&arm("\tjmp\t*%r15\n\tint3\n")) {
+        Verdict::Refuted(found) => assert_eq!(found.obligation.name, "untaken-target"),
         other => panic!("{other:?}"),
     }
 }
@@ -461,9 +461,9 @@ fn an_arm_asks_for_a_feature() {
     );
     let of = |variant| target(variant, &[(EXIT, &exit), (place, &leak)]);
     let shared = std::sync::Arc::default();
-    let _without = Prover::sharing(&shared).prove(&of("amd-4level"));
-    match Prover::sharing(&shared).prove(&of("amd-4level+ibpb")) {
-        Ok(Verdict::Refuted(found)) => assert_eq!(found.obligation.name, "untaken-memory"),
+    let _without = SharingProver::new(&shared).prove(&of("amd-4level"));
+    match SharingProver::new(&shared).prove(&of("amd-4level+ibpb")) {
+        Verdict::Refuted(found) => assert_eq!(found.obligation.name, "untaken-memory"),
         other => panic!("{other:?}"),
     }
 }
@@ -479,7 +479,7 @@ fn arms_have_an_end() {
     let many = "\tmovq\t(%r15), %rcx\n".repeat(45_000);
     let code = format!("{bits}{}\tjmp\t8f\n9:{many}\tud2\n8:\n", NEVER[0]);
     match Prover::default().prove(&exits(&code)) {
-        Err(BadCode::Arms { .. }) => {}
+        Verdict::Unsupported(BadCode::Arms { .. }) => {}
         other => panic!("{other:?}"),
     }
     // Each arm falls into the next one.
@@ -490,7 +490,7 @@ fn arms_have_an_end() {
     let code = format!("{jumps}\tjmp\t8f\n{arms}\tud2\n8:\n");
     match Prover::default().prove(&exits(&code)) {
         // More jumps than a path has, maybe; but not more instructions on arms.
-        Err(BadCode::Arms { .. }) => panic!("arms are followed again and again"),
+        Verdict::Unsupported(BadCode::Arms { .. }) => panic!("arms are followed again and again"),
         other => drop(other),
     }
 }

@@ -11,7 +11,7 @@ use switcher_model::Program;
 use switcher_prove::elf;
 use switcher_prove::mutate;
 use switcher_prove::mutate::Operator;
-use switcher_prove::{BadCode, Prover, Report, Setting, Shared, Target, Theorem, Verdict};
+use switcher_prove::{Prover, Report, Setting, Shared, SharingProver, Target, Theorem, Verdict};
 use text::text;
 
 mod gas;
@@ -64,9 +64,9 @@ fn moved(target: &Target) -> Target {
 }
 
 #[track_caller]
-fn proved(verdict: Result<Verdict, BadCode>) -> Vec<Report> {
+fn proved(verdict: Verdict) -> Vec<Report> {
     match verdict {
-        Ok(Verdict::Proved(reports)) => reports,
+        Verdict::Proved(reports) => reports,
         other => panic!("{other:?}"),
     }
 }
@@ -75,10 +75,10 @@ fn proved(verdict: Result<Verdict, BadCode>) -> Vec<Report> {
 #[track_caller]
 fn sharing(first: &Target, second: &Target) -> usize {
     let shared = Arc::default();
-    proved(Prover::sharing(&shared).prove(first));
+    proved(SharingProver::new(&shared).prove(first));
     let own = shared.shared();
     assert_eq!(shared.proved() + own, theorems(first));
-    proved(Prover::sharing(&shared).prove(second));
+    proved(SharingProver::new(&shared).prove(second));
     assert_eq!(shared.proved() + shared.shared(), theorems(first) + theorems(second));
     shared.shared() - own
 }
@@ -88,7 +88,7 @@ fn sharing(first: &Target, second: &Target) -> usize {
 fn a_shared_proof_is_the_one_there_would_have_been() {
     let shared = Arc::<Shared>::default();
     let all = || -> Vec<Vec<Report>> {
-        let prove = |variant| proved(Prover::sharing(&shared).prove(&ours(&variant)));
+        let prove = |variant| proved(SharingProver::new(&shared).prove(&ours(&variant)));
         Variant::representative().map(prove).collect()
     };
     let [one, other] = std::thread::scope(|scope| {
@@ -221,7 +221,7 @@ fn with_mitigations_too() {
     ];
     for name in names {
         let target = ours(&name.parse().unwrap());
-        let reports = proved(Prover::sharing(&shared).prove(&target));
+        let reports = proved(SharingProver::new(&shared).prove(&target));
         assert_eq!(proved(Prover::default().prove(&target)), reports, "{name}");
     }
     assert_eq!(shared.proved() + shared.shared(), names.len() * WITH_EVENTS);
@@ -230,12 +230,13 @@ fn with_mitigations_too() {
 }
 
 /// The obligation, if there is one.
-fn verdict(verdict: Result<Verdict, BadCode>) -> Option<&'static str> {
+fn verdict(verdict: Verdict) -> Option<&'static str> {
     match verdict {
-        Ok(Verdict::Proved(_)) => None,
-        Ok(Verdict::Refuted(found)) => Some(found.obligation.name),
-        Ok(Verdict::Unknown(_)) => Some("unknown"),
-        Err(_) => Some("refused"),
+        Verdict::Proved(_) => None,
+        Verdict::Refuted(found) => Some(found.obligation.name),
+        Verdict::Unknown(_) => Some("unknown"),
+        Verdict::Unsupported(_) => Some("refused"),
+        Verdict::Interrupted(_) => Some("interrupted"),
     }
 }
 
@@ -243,9 +244,9 @@ fn verdict(verdict: Result<Verdict, BadCode>) -> Option<&'static str> {
 #[track_caller]
 fn verdict_beside(original: &Arc<Shared>, target: &Target) -> Option<&'static str> {
     let own = Prover::default().prove(target);
-    let shared = Prover::sharing(&original.fork()).prove(target);
-    let theorem = |verdict: &Result<Verdict, BadCode>| match verdict {
-        Ok(Verdict::Refuted(found)) => Some(found.theorem),
+    let shared = SharingProver::new(&original.fork()).prove(target);
+    let theorem = |verdict: &Verdict| match verdict {
+        Verdict::Refuted(found) => Some(found.theorem),
         _ => None,
     };
     assert_eq!(theorem(&shared), theorem(&own));
@@ -298,7 +299,7 @@ fn other_stacks_need_proofs_of_their_own() {
 fn a_proof_without_mitigations_is_none_with_them() {
     let unmitigated = reference();
     let shared = Arc::<Shared>::default();
-    proved(Prover::sharing(&shared).prove(&unmitigated));
+    proved(SharingProver::new(&shared).prove(&unmitigated));
     for (name, obligation) in [
         ("intel-4level+ibrs", "spec-ctrl"),
         ("intel-4level+rsb", "rsb-filled"),
@@ -311,7 +312,7 @@ fn a_proof_without_mitigations_is_none_with_them() {
     }
     let setting = ours(&"amd-4level+untrain".parse().unwrap()).setting;
     let amd = ours(&"amd-4level".parse().unwrap());
-    proved(Prover::sharing(&shared).prove(&amd));
+    proved(SharingProver::new(&shared).prove(&amd));
     assert_eq!(verdict_beside(&shared, &Target { setting, ..amd }), Some("untrained"));
     // Of a hook alone, all else having what it needs.
     let verw = ours(&"intel-4level+verw".parse().unwrap());
@@ -321,7 +322,7 @@ fn a_proof_without_mitigations_is_none_with_them() {
     let hooks = hooks.iter().find(|mutant| mutant.operator == Operator::Delete).unwrap();
     let hooks = hooks.target().unwrap();
     let shared = Arc::<Shared>::default();
-    proved(Prover::sharing(&shared).prove(&Target { setting: without, ..hooks.clone() }));
+    proved(SharingProver::new(&shared).prove(&Target { setting: without, ..hooks.clone() }));
     assert_eq!(verdict_beside(&shared, &hooks), Some("verw-last"));
 }
 
@@ -346,7 +347,7 @@ fn what_events_ask_of_the_cpu_is_not_shared() {
     let shared = Arc::<Shared>::default();
     let own = verdict(Prover::default().prove(&alone));
     assert!(own.is_some());
-    proved(Prover::sharing(&shared).prove(&with_pcids));
+    proved(SharingProver::new(&shared).prove(&with_pcids));
     assert_eq!(verdict_beside(&shared, &alone), own);
 }
 
@@ -381,13 +382,13 @@ fn further_on(target: &Target, by: u64) -> Target {
 fn halves_of_lines_and_what_lies_behind_are_not_shared() {
     let right = ours(&"intel-4level+bhb".parse().unwrap());
     let shared = Arc::<Shared>::default();
-    proved(Prover::sharing(&shared).prove(&right));
+    proved(SharingProver::new(&shared).prove(&right));
     assert_eq!(verdict_beside(&shared, &further_on(&right, 64)), None);
     assert_eq!(verdict_beside(&shared, &further_on(&right, 32)), Some("upper-half"));
     assert_eq!(verdict_beside(&shared, &further_on(&right, 33)), Some("upper-half"));
     // Without the mitigation, nobody looks at halves.
     let without = reference();
-    proved(Prover::sharing(&shared).prove(&without));
+    proved(SharingProver::new(&shared).prove(&without));
     assert_eq!(verdict_beside(&shared, &further_on(&without, 32)), None);
     // Each trap that is not executed: a NOP is as long.
     let mut untrapped = 0;
@@ -420,7 +421,7 @@ fn a_ret_where_there_is_none_as_a_rule_is_judged_the_same_alone_and_shared() {
     {
         let code = own(lower);
         let shared = Arc::<Shared>::default();
-        proved(Prover::sharing(&shared).prove(&code));
+        proved(SharingProver::new(&shared).prove(&code));
         let setting = Setting::from(&name.parse::<Variant>().unwrap());
         assert_eq!(verdict_beside(&shared, &Target { setting, ..code }), Some(expected), "{name}");
     }
@@ -428,7 +429,7 @@ fn a_ret_where_there_is_none_as_a_rule_is_judged_the_same_alone_and_shared() {
     let jump = format!("\tleaq\t1f(%rip), %rcx\n\tjmp\t*%rcx\n\tint3\n1:\n{ENTER}");
     let jump = by_hand(&[(ENTER, &format!("{lower}{jump}"))]);
     let shared = Arc::<Shared>::default();
-    proved(Prover::sharing(&shared).prove(&jump));
+    proved(SharingProver::new(&shared).prove(&jump));
     let setting = Setting::from(&"intel-4level+bhb".parse::<Variant>().unwrap());
     assert!(verdict_beside(&shared, &Target { setting, ..jump }).is_some());
 }
@@ -440,7 +441,7 @@ fn a_sample_of_variants_is_judged_the_same_both_ways() {
     for variant in Variant::all().step_by(211) {
         let target = ours(&variant);
         let alone = proved(Prover::default().prove(&target));
-        assert_eq!(proved(Prover::sharing(&shared).prove(&target)), alone, "{variant}");
+        assert_eq!(proved(SharingProver::new(&shared).prove(&target)), alone, "{variant}");
     }
 }
 
@@ -448,7 +449,7 @@ fn a_sample_of_variants_is_judged_the_same_both_ways() {
 fn a_mutant_is_not_taken_for_the_original() {
     let original = reference();
     let shared = Arc::<Shared>::default();
-    proved(Prover::sharing(&shared).prove(&original));
+    proved(SharingProver::new(&shared).prove(&original));
     let judged = |target: &Target| verdict_beside(&shared, target);
     let mutants = mutate::mutants(&original);
     // Of what NMI and #MC do behind the hook: CR3 is not restored, or not to what it was.

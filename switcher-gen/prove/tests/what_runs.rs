@@ -5,6 +5,8 @@
 mod gas;
 #[path = "what_runs/loaders.rs"]
 mod loaders;
+#[path = "what_runs/symbols.rs"]
+mod symbols;
 #[path = "what_runs/tables.rs"]
 mod tables;
 
@@ -48,7 +50,7 @@ fn proved(data: &[u8]) -> Target {
     let foreign = read(data).unwrap_or_else(|error| panic!("{error}"));
     let target = target(&foreign).unwrap_or_else(|error| panic!("{error}"));
     match Prover::default().prove(&target) {
-        Ok(Verdict::Proved(_)) => target,
+        Verdict::Proved(_) => target,
         other => panic!("{other:?}"),
     }
 }
@@ -195,7 +197,7 @@ fn what_nobody_knows_is_refused_or_assumed_and_then_said() {
             "{:?}",
             target.assumed
         );
-        assert!(matches!(Prover::default().prove(&target), Ok(Verdict::Proved(_))));
+        assert!(matches!(Prover::default().prove(&target), Verdict::Proved(_)));
     }
     // That is not to be had for what is known to change it.
     let mut foreign = read(&assemble(SWITCHER, &[])).unwrap();
@@ -737,13 +739,13 @@ fn data_over_code_and_data_over_data_are_refused() {
         assert!(matches!(found, TargetError::Overlap(_)), "{block:?}: {found}");
         // And whoever puts the target together by hand is told by the prover.
         let target = Target { setting, ..Target::image(&image) };
-        let found = Prover::default().prove(&target).unwrap_err();
+        let Verdict::Unsupported(found) = Prover::default().prove(&target) else { panic!() };
         assert!(matches!(found, BadCode::Overlap(_)), "{block:?}: {found}");
     }
     // A routine of the host's that is the code's own would not be looked at.
     let mut target = Target::image(&image);
     target.hooks[0] = target.syscall_64;
-    assert!(matches!(Prover::default().prove(&target), Err(BadCode::Overlap(_))));
+    assert!(matches!(Prover::default().prove(&target), Verdict::Unsupported(BadCode::Overlap(_))));
 }
 
 // Size.

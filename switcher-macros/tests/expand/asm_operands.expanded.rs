@@ -1,7 +1,7 @@
 fn operands(a: &mut impl Sink) {
     {
         #[allow(unused_imports)]
-        use ::switcher_gen::asm::Sink as _;
+        use ::switcher_gen::__private::Sink as _;
         ::switcher_gen::__private::dynasm! {
             a
             ; .arch x64

@@ -12,6 +12,7 @@ pub struct Selectors {
 
 /// Why selectors cannot be programmed into STAR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SelectorError {
     /// SYSCALL forces RPL 0 and loads SS from CS + 8.
     #[error("KERNEL_CS {0:#x} must be a non-null GDT selector with RPL 0")]

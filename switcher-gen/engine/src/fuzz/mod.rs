@@ -5,7 +5,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `machine` | a theorem's states, on the model of the CPU |
-//! | `native/` | whole scenarios, on this CPU, on the model and by the specification |
+//! | `native` | whole scenarios, on this CPU, on the model and by the specification |
 //! | `scenario` | random guests, for `native` and for the tests |
 
 mod machine;
@@ -16,5 +16,6 @@ pub mod scenario;
 pub use machine::{Class, Coverage, Difference, machine};
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub use native::{
-    Disagreement, Engine, Engines, NativeCoverage, NativeDifference, NativeError, Path, native,
+    Disagreement, Engines, NativeCoverage, NativeDifference, NativeError, SwitcherPath, Witness,
+    native,
 };

@@ -19,6 +19,7 @@ use std::sync::atomic::AtomicU8;
 use super::cpu::Cpu;
 use super::memory::Mapping;
 use super::registers::Regs;
+use super::thread::SYSCALLS_PASS;
 use switcher_gen::arch::RFlags;
 
 /// The signals that faults, traps and dispatched SYSCALLs arrive as.
@@ -31,11 +32,6 @@ const PR_SYS_DISPATCH_OFF: c_ulong = 0;
 const PR_SYS_DISPATCH_ON: c_ulong = 1;
 const SA_RESTORER: c_ulong = 0x0400_0000;
 const SS_AUTODISARM: c_int = 1 << 31;
-
-/// Values of the byte that tells Syscall User Dispatch what to do.
-pub(super) const SYSCALLS_PASS: u8 = 0;
-/// Every SYSCALL but the handler's return becomes SIGSYS.
-pub(super) const SYSCALLS_TRAP: u8 = 1;
 
 /// Flags that `rt_sigreturn` does not restore (arch/x86/kernel/signal_64.c, `FIX_EFLAGS`): the
 /// handler must leave with them as the interrupted code is to have them.
@@ -61,25 +57,6 @@ struct KernelSigaction {
     flags: c_ulong,
     restorer: usize,
     mask: u64,
-}
-
-/// The active GS base.
-pub(super) fn gs_base() -> u64 {
-    let base;
-    // SAFETY: a machine exists only where user mode may execute RDGSBASE (`supported`); it
-    // reads a register and nothing else.
-    unsafe { asm!("rdgsbase {}", out(reg) base, options(nomem, nostack, preserves_flags)) };
-    base
-}
-
-/// Sets the active GS base.
-///
-/// # Safety
-/// `base` must be canonical on this CPU.
-pub(super) unsafe fn set_gs_base(base: u64) {
-    // SAFETY: as for RDGSBASE, and `base` is canonical by contract. Neither Rust nor libc uses GS
-    // on x86-64, so nothing compiled depends on the old value.
-    unsafe { asm!("wrgsbase {}", in(reg) base, options(nomem, nostack, preserves_flags)) };
 }
 
 /// CS and SS of this process, which guests will have.
@@ -164,8 +141,8 @@ unsafe extern "C" fn restorer() {
     naked_asm!("mov eax, {rt_sigreturn}", "syscall", "ud2", rt_sigreturn = const libc::SYS_rt_sigreturn)
 }
 
-/// Bytes from the start of `restorer` that hold its SYSCALL and the address after it: MOV EAX, imm32
-/// is 5 bytes, SYSCALL 2, and the kernel looks at the address after.
+/// Bytes from the start of `restorer` that hold its SYSCALL and the address after it: MOV EAX,
+/// imm32 is 5 bytes, SYSCALL 2, and the kernel looks at the address after.
 const RESTORER_LEN: c_ulong = 8;
 
 /// Hands a signal to the machine that runs on this thread, or to whom it belonged before. Returns
@@ -207,7 +184,7 @@ struct SystemCallInfo {
     _errno: c_int,
     code: c_int,
     _padding: c_int,
-    /// The address behind the instruction.
+    /// The address after the instruction.
     call_addr: u64,
     /// The lower half of RAX.
     syscall: c_int,

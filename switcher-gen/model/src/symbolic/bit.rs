@@ -3,22 +3,8 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use super::word::{Atom, Bits, Literal, Pool, Slice, union};
+use super::word::{Atom, Bits, Literal, Node, Pool, Slice, union};
 use super::{Bit, Word};
-
-/// What a truth value says, before its negation.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) enum Node {
-    True,
-    /// A bit of an atom, not inverted.
-    Of(Literal),
-    /// The words are made up for the comparison: see [`Pool::eq`].
-    Eq(Word, Word),
-    /// Unsigned.
-    Lt(Word, Word),
-    /// There is no `Or`: it is a negated `And` of negated operands.
-    And(Bit, Bit),
-}
 
 impl Pool {
     pub(super) fn node(&self, bit: Bit) -> Node {

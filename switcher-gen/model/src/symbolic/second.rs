@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use z3::SatResult;
 use z3::ast::{BV, Bool};
 
-use super::bit::Node;
+use super::word::Node;
 use super::word::{Atom, Literal, Pool, Slice};
 use super::{Bit, Word};
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::bit::Node;
+use super::word::Node;
 use super::word::{Atom, Literal, Pool, Slice, slices};
 use super::{Bit, Word};
 

@@ -12,8 +12,8 @@ use ordeal::{BoolTerm, BvTerm, CheckResult, Sort};
 use foldhash::HashMap;
 
 use super::Bit;
-use super::bit::Node;
 use super::eval::{Guess, Scratch, Values};
+use super::word::Node;
 use super::word::{Atom, Literal, Pool, Slice, slices};
 
 /// After so many conflicts ordeal gives up. Queries of real code need a few dozen.

@@ -10,7 +10,6 @@ use foldhash::HashMap;
 use std::rc::Rc;
 
 use super::super::domain::Origin;
-use super::bit::Node;
 use super::{Bit, Word};
 
 /// A constant bit, or one bit of an atom, possibly inverted: `(atom + 1) << 7 | index << 1 |
@@ -138,8 +137,8 @@ pub(super) fn low_bits(width: u32) -> u64 {
 pub(super) enum Atom {
     /// Index of a [`Variable`].
     Variable(u32),
-    /// Plus a constant. The word is no sum of this kind itself, and has no constant one bits; where its
-    /// lowest bits are zero, so are the constant's: they are constants beside the atom.
+    /// Plus a constant. The word is no sum of this kind itself, and has no constant one bits; where
+    /// its lowest bits are zero, so are the constant's: they are constants beside the atom.
     Sum(Word, u64),
     Add(Word, Word),
     Sub(Word, Word),
@@ -153,7 +152,7 @@ pub(super) enum Atom {
 
 /// An atom, and what is worth knowing of it.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct AtomEntry {
     pub(super) atom: Atom,
     pub(super) width: u32,
     /// The variables that it depends on, sorted.
@@ -168,12 +167,26 @@ pub(super) struct Variable {
     pub(super) origin: Origin,
 }
 
+/// What a truth value says, before its negation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Node {
+    True,
+    /// A bit of an atom, not inverted.
+    Of(Literal),
+    /// The words are made up for the comparison: see [`Pool::eq`].
+    Eq(Word, Word),
+    /// Unsigned.
+    Lt(Word, Word),
+    /// There is no `Or`: it is a negated `And` of negated operands.
+    And(Bit, Bit),
+}
+
 /// Everything that handles refer to.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     words: Vec<Rc<[Slice]>>,
     word_ids: HashMap<Rc<[Slice]>, u32>,
-    pub(super) atoms: Vec<Entry>,
+    pub(super) atoms: Vec<AtomEntry>,
     atom_ids: HashMap<Atom, u32>,
     pub(super) variables: Vec<Variable>,
     variable_ids: HashMap<(Rc<str>, u32), Word>,
@@ -248,7 +261,7 @@ impl Pool {
         let id = self.atoms.len() as u32;
         // A literal has 25 bits for the atom; memory runs out long before.
         assert!(id < (1 << 25) - 1, "too many terms");
-        self.atoms.push(Entry { atom, width, support });
+        self.atoms.push(AtomEntry { atom, width, support });
         self.atom_ids.insert(atom, id);
         id
     }

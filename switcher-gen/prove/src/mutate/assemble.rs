@@ -27,7 +27,7 @@ impl Listing {
         bytes.resize(bytes.len().max((self.target.program.end() - base) as usize), FILLER);
         let end = base + bytes.len() as u64;
         let place = |old: u64| moved.get(&old).copied();
-        // A window ends behind an instruction.
+        // A window ends after an instruction.
         let boundary = |old: u64| {
             let next = instructions.iter().map(Instruction::ip).filter(|ip| *ip >= old).min();
             next.and_then(place).unwrap_or(end)
@@ -55,6 +55,7 @@ impl Listing {
             gates,
             routines: target.routines.as_ref().map(|at| boundary(at.start)..boundary(at.end)),
             hooks: target.hooks,
+            limit: target.limit,
             returns: target.returns,
             setting: target.setting,
             assumed: target.assumed.clone(),
@@ -63,20 +64,20 @@ impl Listing {
     }
 }
 
-/// INT3, between blocks.
+/// What lies between blocks: INT3.
 const FILLER: u8 = 0xCC;
 
 /// Instructions without filler between them, assembled.
 struct Block {
     rip: u64,
     bytes: Vec<u8>,
-    /// Where what was at an address is.
+    /// For each address in the original, where its instruction lies.
     places: Vec<(u64, u64)>,
 }
 
 impl Listing {
     /// The instructions, block by block: each where it was, or a cache line or some further on if
-    /// another has grown; the one with an address is shifted by so many bytes.
+    /// another has grown; the block with the address in `shift` lies so many bytes further on.
     fn encode(
         &self,
         instructions: &[Instruction],
@@ -89,14 +90,14 @@ impl Listing {
         let blocks: Vec<&[Instruction]> =
             starts.iter().zip(ends).map(|(start, end)| &instructions[*start..end]).collect();
         let mut rips: Vec<u64> = blocks.iter().map(|block| block[0].ip()).collect();
-        // What was inserted in front of the first has no address of its own.
+        // What was inserted before the first instruction has no address of its own.
         rips[0] = self.target.program.base();
         if let Some((at, by)) = shift {
             let shifted = blocks.iter().position(|block| block.iter().any(|i| i.ip() == at))?;
             rips[shifted] += by;
         }
         let line = switcher_gen::asm::LINE as u64;
-        // Each time, at least one more is where it stays.
+        // Each round puts at least one more block where it stays.
         for _ in 0..=blocks.len() {
             let placed: Vec<_> = blocks
                 .iter()
@@ -105,7 +106,7 @@ impl Listing {
                 .collect();
             let options = BlockEncoderOptions::RETURN_NEW_INSTRUCTION_OFFSETS;
             let kept = options | BlockEncoderOptions::DONT_FIX_BRANCHES;
-            // As they are, unless that does not reach.
+            // Branches stay as they are, unless they do not reach.
             let encoded = BlockEncoder::encode_slice(64, &placed, kept)
                 .or_else(|_| BlockEncoder::encode_slice(64, &placed, options))
                 .ok()?;

@@ -1,12 +1,14 @@
 //! The code as instructions, and every change to each of them.
 
+use crate::entry::EntryPoints;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, Register};
 
 use crate::mutate::operators::{
-    immediates, is_jump, is_sensitive, lookalikes, memory_operand, prefixes, registers, sizes,
+    immediates, is_jump, is_sensitive, lookalikes, memory_operand, of_the_host, prefixes,
+    registers, sizes,
 };
 use crate::mutate::{Edit, Inserted, Mutant, Operator, behind, nops};
 use crate::target::Target;
@@ -19,15 +21,15 @@ use switcher_gen::layout::{
 pub(crate) struct Listing {
     pub(crate) target: Target,
     pub(crate) instructions: Vec<Instruction>,
-    /// The addresses of those with filler in front, or nothing. They stay where they are in their
-    /// cache lines, as long as there is room.
+    /// The addresses of instructions with filler before them, or nothing. They stay where they are
+    /// in their cache lines, as long as there is room.
     pub(crate) starts: BTreeSet<u64>,
     /// The vectors whose stubs theorems execute.
     executed: Vec<u8>,
 }
 
 impl Listing {
-    /// Puts `more` in front of an instruction, which is [`behind`] them then. Whoever jumps to it finds
+    /// Puts `more` before an instruction, which is [`behind`] them then. Whoever jumps to it finds
     /// them first.
     pub(crate) fn insert(
         &self,
@@ -35,7 +37,7 @@ impl Listing {
         index: usize,
         more: Vec<Instruction>,
     ) {
-        // Behind an IRETQ is a trap, as everywhere.
+        // A trap comes after an IRETQ, as everywhere.
         let mut more: Vec<_> = more
             .into_iter()
             .flat_map(|one| {
@@ -45,7 +47,7 @@ impl Listing {
             .flatten()
             .collect();
         let behind = behind(&self.target);
-        // Addresses that nobody jumps to, but for the first.
+        // Nobody jumps to these addresses, except the first.
         for (address, instruction) in (behind - 64..).zip(&mut more) {
             instruction.set_ip(address);
         }
@@ -65,11 +67,14 @@ impl Listing {
         let mut starts = BTreeSet::new();
         for instruction in target.program.pieces().flat_map(decode) {
             let last = instructions.last().filter(|last| last.next_ip() == instruction.ip());
-            // Filler is not executed, and not changed. Behind a call it is none: it stops whoever
-            // is predicted to return there; nor behind what leads elsewhere, whatever is predicted.
+            // Filler is not executed, and not changed. INT3 is no filler after a call, where it
+            // stops speculation that is predicted to return there, nor after an instruction that
+            // leads elsewhere.
             let is_trap = last.is_some_and(|last| {
                 let kinds = [FlowControl::Call, FlowControl::Return, FlowControl::IndirectBranch];
-                kinds.contains(&last.flow_control()) || last.mnemonic() == Mnemonic::Iretq
+                // HLT and SYSRET are no ends to iced-x86.
+                let others = [Mnemonic::Iretq, Mnemonic::Sysretq, Mnemonic::Sysret];
+                kinds.contains(&last.flow_control()) || others.contains(&last.mnemonic())
             });
             let is_filler = instruction.code() == Code::Int3 && !is_trap;
             if !is_filler {
@@ -79,7 +84,7 @@ impl Listing {
                 instructions.push(instruction);
             }
         }
-        let executed = crate::stubs::executed(target);
+        let executed = EntryPoints::of(target).executed_vectors();
         Self { target: target.clone(), instructions, starts, executed }
     }
 
@@ -116,7 +121,10 @@ impl Listing {
         let one = |changed: Instruction| Edit::Replace(index, changed);
 
         add(Operator::Duplicate, "twice".into(), Edit::Duplicate(index));
-        add(Operator::Unblock, "behind an IRETQ".into(), Edit::Insert(index, Inserted::Iretq));
+        add(Operator::Unblock, "after an IRETQ".into(), Edit::Insert(index, Inserted::Iretq));
+        if let Some(first) = of_the_host(&original) {
+            add(Operator::Provenance, format!("after `{first}`"), Edit::Before(index, first));
+        }
         if let Some(next) = self.instructions.get(index + 1) {
             add(Operator::Swap, format!("after `{next}`"), Edit::Swap(index));
         }
@@ -126,7 +134,7 @@ impl Listing {
             add(Operator::Condition, flipped.to_string(), one(flipped));
         }
         if is_sensitive(&original) {
-            add(Operator::Return, "behind a call of a RET".into(), Edit::Return(index));
+            add(Operator::Return, "after a call of a RET".into(), Edit::Return(index));
         }
         if original.mnemonic() == Mnemonic::Ret {
             let half = switcher_gen::asm::LINE as u64 / 2;
@@ -145,7 +153,7 @@ impl Listing {
         for (prefix, changed) in prefixes(&original) {
             add(Operator::Prefix, format!("{prefix} {changed}"), one(changed));
         }
-        // What has to do with flags is what these are written for.
+        // These are written for instructions without operands, such as those about flags.
         if original.op_count() == 0 {
             for code in [Code::Clac, Code::Stac, Code::Cld] {
                 let changed = Instruction::with(code);
@@ -166,7 +174,7 @@ impl Listing {
     pub(crate) fn repeated(&self, index: usize) -> Option<u8> {
         let gates = self.target.gates.as_ref()?;
         let at = self.instructions[index].ip();
-        // They lie one behind the other.
+        // Stubs lie one after the other.
         let own = gates.iter().filter(|gate| gate.address <= at).max_by_key(|gate| gate.address)?;
         let end = gates.iter().map(|gate| gate.address).max()? + 16;
         let is_other = at < end && !self.executed.contains(&own.vector);
@@ -182,7 +190,7 @@ impl Listing {
         };
         let gates = self.target.gates.iter().flatten();
         let mut jumps: Vec<_> = self.branches(&original);
-        // Where other stubs go.
+        // The targets of other stubs.
         let others: Vec<_> = gates
             .filter_map(|gate| {
                 let at = self.instructions.binary_search_by_key(&gate.address, |i| i.ip()).ok()?;
@@ -231,7 +239,7 @@ impl Listing {
             .map(|other| {
                 let mut changed = *original;
                 changed.set_near_branch64(other);
-                // As near as it is, if it reaches.
+                // The form stays as short as it is, if that reaches.
                 if i8::try_from(other.wrapping_sub(original.next_ip()).cast_signed()).is_err() {
                     changed.as_near_branch();
                 }
@@ -260,7 +268,7 @@ impl Listing {
             .map(|other| {
                 let mut changed = *original;
                 changed.set_memory_displacement64(other.cast_unsigned());
-                // The shortest form that holds it; without a base there is one form only.
+                // This is the shortest form that holds it; without a base there is one form only.
                 let size = match i8::try_from(other) {
                     _ if operand.base == Register::None => original.memory_displ_size(),
                     Ok(_) => 1,
@@ -277,7 +285,7 @@ impl Listing {
         let old = original.memory_displacement64();
         let block = self.target.program.base().wrapping_sub(PerCpu::BEFORE_CODE);
         let mut others: Vec<_> = [-8, -1, 1, 8].map(|by| old.wrapping_add_signed(by)).into();
-        // The bits of the displacement, less the highest: as far as it reaches from any instruction.
+        // Each bit of the displacement but the highest: what is reached from any instruction.
         let encoded = old.wrapping_sub(original.next_ip());
         let flipped = (0..31).map(|bit| original.next_ip().wrapping_add(encoded ^ (1 << bit)));
         others.extend(flipped);

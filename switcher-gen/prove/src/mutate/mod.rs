@@ -3,7 +3,7 @@
 //! A [`Mutant`] is a whole switcher that differs from another in one thing. It is assembled anew
 //! (every jump still leads to its instruction), proved like any other, and then it is
 //!
-//! * **killed**: refuted, by an obligation, or refused as code no theorem can be about;
+//! * **killed**: refuted, by an obligation, or refused because no theorem can be about the code;
 //! * **equivalent**: proved, *and* proved to leave everything as the original does, down to what the
 //!   specification does not speak of ([`Prover::equivalent`]);
 //! * a **hole**: neither. There must be none.
@@ -21,14 +21,15 @@ use std::rc::Rc;
 use iced_x86::{Code, Instruction};
 
 use crate::bad_code::BadCode;
+use crate::equivalence::Equivalence;
 use crate::mutate::listing::Listing;
 use crate::mutate::operators::sequence;
-use crate::prover::Prover;
+use crate::prover::Prove;
 use crate::target::Target;
 use crate::verdict::Verdict;
 use switcher_gen::Hazard;
 
-/// What was changed.
+/// The kind of change that makes a mutant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Operator {
@@ -41,7 +42,7 @@ pub enum Operator {
     Size,
     Register,
     Branch,
-    /// What only looks like the instruction, in what a CPU does beside executing it.
+    /// An instruction that only looks like the original, in what a CPU does beside executing it.
     Lookalike,
     /// A call of a RET is inserted.
     Return,
@@ -49,13 +50,15 @@ pub enum Operator {
     Line,
     /// A prefix that means nothing there, or that is not allowed.
     Prefix,
-    /// An instruction for others that not every CPU has.
+    /// An instruction that not every CPU has takes the place of another.
     Existence,
     Unblock,
+    /// A store of a value of the host's comes first, to the same place.
+    Provenance,
 }
 
 impl Operator {
-    /// In reports.
+    /// Its name in reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -74,6 +77,7 @@ impl Operator {
             Self::Prefix => "prefix",
             Self::Existence => "existence",
             Self::Unblock => "unblock",
+            Self::Provenance => "provenance",
         }
     }
 }
@@ -85,9 +89,9 @@ pub struct Mutant {
     pub operator: Operator,
     /// The instruction that was changed, by its address in the original.
     pub at: u64,
-    /// What it was.
+    /// What the instruction was.
     pub original: String,
-    /// What it is now.
+    /// What the instruction is now.
     pub changed: String,
     edit: Edit,
     /// The bytes that the instruction has.
@@ -98,18 +102,20 @@ pub struct Mutant {
 /// A change to a list of instructions, at an index.
 #[derive(Clone, Copy, Debug)]
 enum Edit {
-    /// Another instruction.
+    /// Another instruction takes its place.
     Replace(usize, Instruction),
-    /// The same once more.
+    /// It comes once more.
     Duplicate(usize),
-    /// The next one first.
+    /// The next instruction comes first.
     Swap(usize),
-    /// A call of a RET in front of it.
+    /// A call of a RET comes before it.
     Return(usize),
-    /// It and what is around it, so many bytes further on.
+    /// It lies so many bytes further on, together with what is around it.
     Shift(usize, u64),
-    /// Something before it.
+    /// Something is inserted before it.
     Insert(usize, Inserted),
+    /// An instruction is inserted before it.
+    Before(usize, Instruction),
 }
 
 /// What is inserted before an instruction.
@@ -125,13 +131,13 @@ enum Inserted {
 pub enum Fate {
     /// Refuted: the obligation's name and its hazards.
     Killed(&'static str, &'static [Hazard]),
-    /// Not even code that a theorem can be about.
+    /// Refused: no theorem can be about the code.
     Refused(BadCode),
-    /// No such instruction: there is no mutant.
+    /// There is no such instruction, and so no mutant.
     NoCode,
-    /// Proved, and proved to be the same.
+    /// Proved, and proved to leave the same.
     Equivalent,
-    /// Proved, and yet not the same; or not known.
+    /// Proved, and yet not the same; or the verdict is not known.
     Hole(String),
 }
 
@@ -142,7 +148,7 @@ pub fn mutants(target: &Target) -> Vec<Mutant> {
     (0..listing.instructions.len()).flat_map(|index| Listing::at(&listing, index)).collect()
 }
 
-/// Those of them that lack an instruction, one for each.
+/// Every mutant of `target` that lacks one of its instructions.
 #[must_use]
 pub fn deletions(target: &Target) -> Vec<Mutant> {
     let listing = Rc::new(Listing::new(target));
@@ -178,16 +184,17 @@ pub fn mutants_of(target: &Target, text: &str) -> Vec<Mutant> {
 
 /// What becomes of `mutant` of `original`.
 #[must_use]
-pub fn judge(prover: &Prover, original: &Target, mutant: &Mutant) -> Fate {
+pub fn judge(prover: &impl Prove, original: &Target, mutant: &Mutant) -> Fate {
     let Some(target) = mutant.target() else { return Fate::NoCode };
     match prover.prove(&target) {
-        Err(bad) => Fate::Refused(bad),
-        Ok(Verdict::Refuted(found)) => Fate::Killed(found.obligation.name, found.obligation.rows),
-        Ok(Verdict::Unknown(why)) => Fate::Hole(why),
-        Ok(Verdict::Proved(_)) => match prover.equivalent(original, &target) {
-            Ok(None) => Fate::Equivalent,
-            Ok(Some(difference)) => Fate::Hole(difference),
-            Err(bad) => Fate::Refused(bad),
+        Verdict::Unsupported(code) => Fate::Refused(code),
+        Verdict::Refuted(found) => Fate::Killed(found.obligation.name, found.obligation.rows),
+        Verdict::Unknown(why) => Fate::Hole(why),
+        Verdict::Interrupted(theorem) => Fate::Hole(format!("{theorem}: interrupted")),
+        Verdict::Proved(_) => match prover.prover().equivalent(original, &target) {
+            Equivalence::Same => Fate::Equivalent,
+            Equivalence::Differs(what) => Fate::Hole(what),
+            Equivalence::Unsupported(code) => Fate::Refused(code),
         },
     }
 }
@@ -226,7 +233,7 @@ impl Mutant {
             Edit::Shift(index, by) => shift = Some((instructions[index].ip(), by)),
             Edit::Duplicate(index) => {
                 let mut copy = instructions[index];
-                // An address that nobody jumps to.
+                // Nobody jumps to this address.
                 copy.set_ip(self.listing.target.program.base() - 16);
                 instructions.insert(index + 1, copy);
             }
@@ -242,6 +249,7 @@ impl Mutant {
                 let more = sequence(what, behind(&self.listing.target), selectors)?;
                 self.listing.insert(&mut instructions, index, more);
             }
+            Edit::Before(index, one) => self.listing.insert(&mut instructions, index, vec![one]),
         }
         self.listing.assemble(&instructions, shift)
     }

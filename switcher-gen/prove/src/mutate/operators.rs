@@ -8,14 +8,14 @@ use iced_x86::{Code, FlowControl, Instruction, MemoryOperand, Mnemonic, OpKind, 
 use crate::mutate::{Inserted, nops};
 use switcher_gen::arch::Selectors;
 
-/// Where a mitigation, or what one protects, is easily taken back.
+/// Whether it is an instruction where a mitigation, or what one protects, is easily taken back.
 pub(crate) fn is_sensitive(instruction: &Instruction) -> bool {
     use Mnemonic::{Call, Iretq, Lfence, Ret, Sysretq, Verw, Wrmsr};
     [Call, Iretq, Lfence, Ret, Sysretq, Verw, Wrmsr].contains(&instruction.mnemonic())
 }
 
-/// Instructions that are taken for this one, and have not its effect on predictors and buffers. NOPs
-/// behind them make them as long.
+/// Instructions that may be taken for this one, and do not have its effect on predictors and
+/// buffers. NOPs after them make them as long.
 pub(crate) fn lookalikes(original: &Instruction) -> Vec<(&'static str, Instruction)> {
     let others: &[(&str, &[u8])] = match original.code() {
         Code::Lfence => &[
@@ -35,7 +35,7 @@ pub(crate) fn lookalikes(original: &Instruction) -> Vec<(&'static str, Instructi
     made.collect()
 }
 
-/// The instructions of `what`, in front of the one at `next`; `None` if there are none.
+/// The instructions of `what`, before the one at `next`; `None` if they cannot be made.
 pub(crate) fn sequence(
     what: Inserted,
     next: u64,
@@ -65,6 +65,23 @@ pub(crate) fn sequence(
     }
 }
 
+/// The same store of RSP, which says where the host's stack lies.
+pub(crate) fn of_the_host(original: &Instruction) -> Option<Instruction> {
+    let register = match original.code() {
+        Code::Mov_rm8_r8 => Register::SPL,
+        Code::Mov_rm16_r16 => Register::SP,
+        Code::Mov_rm32_r32 => Register::ESP,
+        Code::Mov_rm64_r64 => Register::RSP,
+        _ => return None,
+    };
+    let is_store = original.op0_kind() == OpKind::Memory && original.op1_register() != register;
+    is_store.then(|| {
+        let mut changed = *original;
+        changed.set_op1_register(register);
+        changed
+    })
+}
+
 pub(crate) fn is_jump(instruction: &Instruction) -> bool {
     matches!(
         instruction.flow_control(),
@@ -72,7 +89,7 @@ pub(crate) fn is_jump(instruction: &Instruction) -> bool {
     )
 }
 
-/// The same with a prefix, where it has none of that group.
+/// The instruction with a prefix, for each group of which it has none.
 pub(crate) fn prefixes(original: &Instruction) -> Vec<(&'static str, Instruction)> {
     let mut found = Vec::new();
     let mut add = |name, set: &dyn Fn(&mut Instruction)| {
@@ -100,7 +117,7 @@ pub(crate) fn immediates(original: &Instruction) -> Vec<Instruction> {
     let old = original.immediate(operand).cast_signed();
     let mut others: Vec<_> = [-8, -1, 1, 8].map(|by| old.wrapping_add(by)).into();
     others.extend((0..bits).map(|bit| old ^ (1 << bit)));
-    // As they are once encoded: sign-extended from their width.
+    // Constants as they are once encoded: sign-extended from their width.
     let unused = 64 - bits;
     others.iter_mut().for_each(|other| *other = *other << unused >> unused);
     others.sort_unstable();

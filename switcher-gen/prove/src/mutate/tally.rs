@@ -15,12 +15,12 @@ pub struct Tally {
     pub refused: usize,
     /// How many are the same code in effect.
     pub equivalent: usize,
-    /// Those that should not be there.
+    /// The holes: there should be none.
     pub holes: Vec<String>,
 }
 
 impl Tally {
-    /// Counts one.
+    /// Counts what became of one mutant.
     pub fn count(&mut self, mutant: &Mutant, fate: &Fate) {
         self.mutants += usize::from(!matches!(fate, Fate::NoCode));
         match fate {

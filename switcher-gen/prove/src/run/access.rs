@@ -10,7 +10,7 @@ use switcher_gen::layout::TssExtra;
 use switcher_model::{Access, Domain, Origin, Place, RegionName, State as Machine};
 
 impl<'a, D: Domain> Watch<'a, D> {
-    /// An access to memory.
+    /// What must hold of an access, and what is remembered of it.
     pub(crate) fn access(
         &mut self,
         d: &D,
@@ -24,13 +24,13 @@ impl<'a, D: Domain> Watch<'a, D> {
         if name.is_stack() {
             self.lost.accessed(access.place);
         }
-        let program = &self.target.program;
+        let program = &self.entry.target.program;
         let op = self.trace.last().and_then(|at| program.at(*at)).and_then(Result::ok);
         self.pushed.access(d, program, access, op.map(|op| op.kind));
         if access.gs {
             let ours = d.eq(state.gs_base, self.start.host_gs);
             goals.add(obligation::GS_IS_THE_HOSTS, ours, "GS base");
-            if let Some(is_certain) = self.gs.is_certain(self.theorem) {
+            if let Some(is_certain) = self.gs.is_certain(self.entry.theorem) {
                 goals.add(obligation::SWAPGS_FENCED, d.bit(is_certain), "GS base");
             }
         }
@@ -46,10 +46,10 @@ impl<'a, D: Domain> Watch<'a, D> {
         self.barriers.overwritten &= is_frame;
         self.blocking.uses(name);
         if name == RegionName::InterruptedStack {
-            self.interrupted_stack(d, goals, state);
+            self.blocking.interrupted_stack(d, goals, state);
         }
-        if let Some(size) = self.reads_flags(state, access) {
-            self.decisions.read_flags(access.value, size);
+        if let Some((at, size)) = self.reads_flags(state, access) {
+            self.decisions.read_flags(access.value, at, size);
         }
         if name == RegionName::Pvcs {
             let is_free = d.bit(!self.decisions.is_a_secret());
@@ -65,29 +65,31 @@ impl<'a, D: Domain> Watch<'a, D> {
     /// its registers. Ring 0's lies beside values of the host's: only the IRETQ may read it, or what
     /// takes its place on the interrupted stack.
     pub(crate) fn is_of_frame(&self, name: RegionName) -> bool {
-        if self.theorem.has_hook() {
-            let at = self.trace.last().and_then(|at| self.target.program.at(*at));
+        if self.entry.theorem.has_hook() {
+            let at = self.trace.last().and_then(|at| self.entry.target.program.at(*at));
             let is_iretq = at.and_then(Result::ok).is_some_and(|op| op.is_iretq());
             return is_iretq || name == RegionName::InterruptedStack;
         }
         name == RegionName::Sp0Stack
     }
 
-    /// How many bytes of switch_flags an access reads, from the first on.
+    /// From which byte on an access reads switch_flags, and how many bytes.
     pub(crate) fn reads_flags(
         &self,
         state: &Machine<D>,
         access: &Access<D::Word>,
-    ) -> Option<usize> {
+    ) -> Option<(usize, usize)> {
         let Place { region, index, size } = access.place;
         let region = &state.memory.regions[region];
-        let block = self.target.setting.block.tss_extra;
-        let is_there = region.name == RegionName::TssExtra
-            && region.offset(index) == block + TssExtra::switch_flags.bytes() as i64;
-        (is_there && !access.store).then_some(size)
+        let block = self.entry.target.setting.block.tss_extra;
+        let flags = block + TssExtra::switch_flags.bytes() as i64;
+        let at = usize::try_from(region.offset(index) - flags).ok()?;
+        let is_there = region.name == RegionName::TssExtra && at + size <= 8;
+        (is_there && !access.store).then_some((at, size))
     }
 
-    /// A store: to what may be stored to, and of what may be known there.
+    /// What must hold of a store: it goes to where this theorem may store, and what is stored may
+    /// be known there.
     pub(crate) fn store(
         &mut self,
         d: &D,
@@ -98,21 +100,25 @@ impl<'a, D: Domain> Watch<'a, D> {
         let region = &state.memory.regions[access.place.region];
         let at = region.offset(access.place.index);
         let store = Store { region: region.name, at, size: access.place.size };
-        let setting = &self.target.setting;
-        let is_allowed = store.is_allowed(self.theorem, setting);
+        let setting = &self.entry.target.setting;
+        let is_allowed = store.is_allowed(self.entry.theorem, setting);
         if let Some(hooks) = store.hooks_bits(setting).filter(|_| is_allowed) {
             let at = self.trace.last().copied();
-            let op = at.and_then(|at| self.target.program.at(at));
-            self.stored.switch_flags += 1;
-            let is_one =
-                stores::is_one_update(op.and_then(Result::ok)) && self.stored.switch_flags == 1;
-            goals.add(obligation::ONE_UPDATE, d.bit(is_one), "switch_flags");
-            // What this breaks otherwise says more.
+            let op = at.and_then(|at| self.entry.target.program.at(at));
             let changed = d.xor(access.value, region.read(d, store.at, store.size));
-            let holds = d.not(d.any(d.truncate(changed, store.size), hooks));
+            let changed = d.truncate(changed, store.size);
+            // It must not change twice. A CMPXCHG that fails stores what was there.
+            let is_change = d.any(changed, u64::MAX);
+            let again = d.both(self.stored.flags_changed, is_change);
+            self.stored.flags_changed = d.either(self.stored.flags_changed, is_change);
+            let is_one = stores::is_one_update(op.and_then(Result::ok));
+            let holds = d.both(d.bit(is_one), d.not(again));
+            goals.add(obligation::ONE_UPDATE, holds, "switch_flags");
+            // Whatever else the store breaks says more.
+            let holds = d.not(d.any(changed, hooks));
             goals.add_last(obligation::ONE_UPDATE, holds, "switch_flags");
         }
-        // At no instant, not only at the end.
+        // The guest reads at any instant, not only at the end.
         if region.sharing.is_guests() {
             goals.add(
                 obligation::NO_HOST_VALUE,
@@ -122,14 +128,14 @@ impl<'a, D: Domain> Watch<'a, D> {
         }
         goals.add(obligation::KEPT, d.bit(is_allowed), store.region.name());
         if store.is_to_host_rsp(setting) {
-            // It is what it was, or what it will be, and nothing in between.
+            // It changes at once, from what it was to what it will be.
             self.stored.host_rsp += 1;
             goals.add(obligation::KEPT, d.bit(self.stored.host_rsp == 1), "host_rsp");
         }
     }
 
-    /// An access to a region: what only the host maps is there on the host's root alone, so that
-    /// isolation needs no instruction.
+    /// What only the host maps is there on the host's root alone, so that page-table isolation
+    /// needs no instruction.
     pub(crate) fn mapped(
         &mut self,
         d: &D,

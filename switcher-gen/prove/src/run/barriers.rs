@@ -1,4 +1,4 @@
-//! What a path does against speculative execution, watched: order, place and effect of what
+//! What a path has done against speculative execution: order, place and effect of what
 //! spec/switcher.md lists under "Mitigations" (hazards.md, rows 28, 29 and 41 to 44).
 //!
 //! The machine has no predictors. What is shown is that the sequences are executed where their
@@ -18,15 +18,15 @@ use switcher_model::Fence;
 const RSB_ENTRIES: usize = 32;
 /// How many of the latest calls are kept in mind: what is older is in no buffer any more.
 const CALLS: usize = 2 * RSB_ENTRIES;
-/// How often a call that is within itself is told apart from one that is so more often.
+/// How many calls within each other, from one place, are told apart from more of them.
 const DEPTH: usize = 2;
 
 /// An entry of the return stack buffer that the code has made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Entry {
-    /// The address of a trap, by a call of what is right behind that.
+    /// The address of a trap, left by a call of what is right after the trap.
     Trap,
-    /// Of a call that may be returned from.
+    /// The return address of a call that may be returned from.
     Call(u64),
 }
 
@@ -87,9 +87,9 @@ impl Barriers {
             [emptied, untrained, restricted, overwritten, cleared, filled]
         };
         let are_traps = |barriers: &Self| barriers.rsb.iter().all(|entry| *entry == Entry::Trap);
-        // What is deep within calls from one place ends as it does less deep within.
-        // Behind the traps is what a guest has left, and nothing that is wrong with a trap is right
-        // with that.
+        // What is deep within calls from one place ends as it does less deep within. Below the
+        // traps is what a guest has left: what is wrong with a trap on top is wrong with that on
+        // top, too.
         let is_predicted = self.deeper(other).is_some()
             || are_traps(self) && are_traps(other) && self.rsb.len() <= other.rsb.len();
         is_predicted
@@ -105,7 +105,8 @@ impl Barriers {
         if more == 0 {
             return (same == self.rsb.len()).then_some(0);
         }
-        // What is left of both is one and the same again, wherever in there it begins.
+        // The entries that one has more are all the same one, wherever among the equal entries they
+        // begin.
         let one = *other.rsb.get(same).or(other.rsb.last())?;
         let (before, rest) = self.rsb.split_at(same);
         let is_same = other.rsb[same + more..] == *rest
@@ -133,16 +134,16 @@ impl Barriers {
         }
     }
 
-    /// WRMSR.
+    /// WRMSR of the MSR with this number, if that is known.
     pub(crate) fn msr(&mut self, number: Option<u64>) {
         self.restricted |= number == Some(Msr::SpecCtrl.address().into());
         if number == Some(Msr::PredCmd.address().into()) {
-            // That it is an IBPB is a goal of its own.
+            // Whether it is an IBPB is a goal of its own.
             self.emptied = true;
         }
     }
 
-    /// Nothing is done yet; `bhb` says how the history is to be overwritten.
+    /// A path that has done nothing yet; `bhb` says how the history is to be overwritten.
     pub(crate) fn new(bhb: Bhb) -> Self {
         Self { bhb, ..Self::default() }
     }
@@ -165,7 +166,7 @@ impl Barriers {
             self.fenced = self.fenced.saturating_sub(1);
         }
         if fills {
-            // Counted apart: what fills the buffer is not the history's sequence.
+            // What fills the buffer does not count as a part of the history's sequence.
             self.forget();
         }
     }
@@ -216,8 +217,8 @@ impl Barriers {
     }
 
     /// Whether what `mitigations` ask for has been done by now, at a RET. One that is predicted by
-    /// the call that it returns from needs less. `within` calls of a hook, the first RET that is not is
-    /// the hook's. What is untrained is the return of the host's `thunk` alone.
+    /// the call that it returns from needs less. If it is `within` calls of a hook, the first RET
+    /// that is not of these calls is the hook's. Only the return of the host's thunk is untrained.
     pub(crate) fn at_return(
         &self,
         mitigations: Mitigations,
@@ -247,13 +248,8 @@ impl Barriers {
         &self.lines
     }
 
-    /// The same.
+    /// The branches that a proof relies on to stay in their line.
     pub(crate) fn into_lines(self) -> BTreeSet<u64> {
         self.lines
     }
-}
-
-/// Whether the byte at `address` is in the upper half of its line.
-pub(crate) const fn is_in_upper_half(address: u64) -> bool {
-    address & (LINE as u64 / 2) != 0
 }

@@ -6,20 +6,20 @@
 //! would let the next NMI overwrite a frame that the present one still needs. By the interrupted RIP
 //! they know which way is right:
 //!
-//! * in [`Target::routines`], NMIs are never blocked, and RSP may be a guest's;
+//! * in [`Target::routines`](crate::Target::routines), NMIs are never blocked, and RSP may be a guest's;
 //! * anywhere else RSP is a stack of ring 0, with room for what is put there, and IF, TF,
 //!   VIF and VIP are clear.
 //!
 //! The theorems about them assume this of the interrupted state, and every theorem shows it of all
 //! states that it passes through, these two included: so an NMI, a #MC and a #DB may come at any
-//! boundary of anything, and nested as the hardware nests them. What cannot be gone on from is
-//! excepted: nothing that it interrupted is ever looked at again.
+//! boundary of anything, and nested as the hardware nests them. Events from which nothing goes on
+//! are excepted: nobody looks again at what they have interrupted.
 
+use crate::entry::Entry;
 use crate::goal::Goals;
-use crate::run::watch::Watch;
-use crate::target::Target;
 use crate::theorem::Theorem;
 use crate::world::World;
+use crate::world::event::INTERRUPTED;
 use crate::{boundary, obligation};
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::{FarFrame, IstTop};
@@ -28,8 +28,8 @@ use switcher_model::{Domain, Gpr, RegionName, State as Machine};
 /// How much of a stack an event uses itself, at most: a `PtRegs`, a hook's alignment, and the calls of
 /// mitigations.
 pub(crate) const OWN_STACK: i64 = IstTop::USED as i64;
-/// How much a #MC or a #DB may put below what it interrupts. Neither interrupts itself, but each the
-/// other's return.
+/// How much a #MC or a #DB may put below what it interrupts. Neither interrupts itself, but each
+/// may interrupt the other's return.
 pub(crate) const ROOM: i64 = FarFrame::ROOM as i64;
 
 /// What is known of NMIs: when a theorem starts, and by what an event has done.
@@ -39,7 +39,7 @@ pub(crate) struct Blocking<D: Domain> {
     before: Option<D::Bit>,
     /// Whether what is interrupted there is one of the routines.
     in_routines: D::Bit,
-    /// The root that it is interrupted on.
+    /// The root that ring 0 is interrupted on.
     root: D::Word,
     /// Whether an event has executed an IRETQ.
     is_ended: bool,
@@ -75,23 +75,24 @@ impl<D: Domain> Blocking<D> {
     }
 }
 
-impl Target {
-    /// Whether `at` is in code in which NMIs are never blocked.
-    pub(crate) fn is_routine(&self, at: u64) -> bool {
-        self.routines.as_ref().is_some_and(|routines| routines.contains(&at))
-    }
-}
-
-impl<D: Domain> Watch<'_, D> {
-    /// Before an instruction: what may come there finds what it relies on.
-    pub(crate) fn boundary(&mut self, d: &D, goals: &mut Goals<D>, state: &Machine<D>, at: u64) {
-        if self.theorem.is_fatal() {
+impl<D: Domain> Blocking<D> {
+    /// What must hold before the instruction at `at`: an event that comes there finds what it
+    /// relies on.
+    pub(crate) fn boundary(
+        &mut self,
+        d: &D,
+        entry: Entry<'_>,
+        goals: &mut Goals<D>,
+        state: &Machine<D>,
+        at: u64,
+    ) {
+        if entry.theorem.is_fatal() {
             return;
         }
-        let is_routine = self.target.is_routine(at);
-        // Of what has no event entries, it is not known where NMIs may be blocked.
-        let has_gates = self.target.gates.is_some();
-        let (model, setting) = (self.target.model(), self.target.setting);
+        let is_routine = entry.target.is_routine(at);
+        // If the code has no event entries, it is not known where NMIs may be blocked.
+        let has_gates = entry.target.gates.is_some();
+        let (model, setting) = (entry.target.model(), entry.target.setting);
         let in_routines = d.bit(is_routine && has_gates);
         for condition in boundary::conditions(d, &model, &setting, state, in_routines) {
             goals.add(condition.obligation, condition.holds, condition.about);
@@ -103,49 +104,63 @@ impl<D: Domain> Watch<'_, D> {
             let has_room = d.bit(has_room(d, state));
             goals.add(obligation::STACK_ROOM, has_room, "RSP");
         }
-        self.still_blocked(d, goals, state);
-        if self.theorem.is_on_ist() && is_on_ist(d, state) {
-            self.blocking.uses(RegionName::IstStack);
+        self.still_blocked(d, entry, goals, state);
+        if entry.theorem.is_on_ist() && is_on_ist(d, state) {
+            self.uses(RegionName::IstStack);
         }
     }
 
-    /// NMIs are blocked if they were when ring 0 was interrupted, and until it goes on if it was by one.
-    fn still_blocked(&self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
-        if self.theorem == Theorem::NmiInRing0 {
+    /// NMIs are blocked if they were when ring 0 was interrupted. If an NMI has interrupted it,
+    /// they are blocked until ring 0 goes on.
+    fn still_blocked(&self, d: &D, entry: Entry<'_>, goals: &mut Goals<D>, state: &Machine<D>) {
+        if entry.theorem == Theorem::NmiInRing0 {
             goals.add(obligation::NMI_KEPT, state.nmi_blocked, "NMIs");
-        } else if let Some(before) = self.blocking.before {
+        } else if let Some(before) = self.before {
             let is_kept = d.either(d.not(before), state.nmi_blocked);
             goals.add(obligation::NMI_KEPT, is_kept, "NMIs");
         }
     }
 
-    /// What was interrupted goes on.
-    pub(crate) fn resumed(&self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
-        if self.theorem == Theorem::NmiInRing0 {
+    /// What must hold of NMIs where the interrupted code goes on.
+    pub(crate) fn resumed(
+        &self,
+        d: &D,
+        entry: Entry<'_>,
+        goals: &mut Goals<D>,
+        state: &Machine<D>,
+    ) {
+        if entry.theorem == Theorem::NmiInRing0 {
             goals.add(obligation::NMI_UNBLOCKED, d.not(state.nmi_blocked), "NMIs");
         } else {
-            self.still_blocked(d, goals, state);
+            self.still_blocked(d, entry, goals, state);
         }
     }
 
-    /// The guest, or the host behind its call, goes on: whatever interrupted a guest is over.
+    /// What must hold of NMIs where the guest goes on, or the host after its call: whatever has
+    /// interrupted a guest is over.
     pub(crate) fn is_over(&self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
         goals.add(obligation::NMI_UNBLOCKED, d.not(state.nmi_blocked), "NMIs");
     }
 
-    /// An access to the stack of what was interrupted.
+    /// What must hold of an access to the stack of the interrupted code.
     pub(crate) fn interrupted_stack(&self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
-        let Blocking { in_routines, root, .. } = self.blocking;
+        let Self { in_routines, root, .. } = *self;
         let is_known = d.both(d.not(in_routines), d.eq(state.cr3, root));
         goals.add(obligation::RESUMED_STACK, is_known, "RSP");
     }
 
     /// The IRETQ to a guest takes its frame from where the theorems about its faults have it, and those
     /// have flags that a guest may have.
-    pub(crate) fn frame_of_iretq(&self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
+    pub(crate) fn frame_of_iretq(
+        &self,
+        d: &D,
+        entry: Entry<'_>,
+        goals: &mut Goals<D>,
+        state: &Machine<D>,
+    ) {
         let others = d.any(state.rflags(d), !RFlags::GUEST_ALLOWED.bits());
         goals.add(obligation::IRETQ_FLAGS, d.not(others), "RFLAGS");
-        if self.target.gates.is_none() {
+        if entry.target.gates.is_none() {
             return;
         }
         let sp0 =
@@ -160,13 +175,13 @@ fn has_room<D: Domain>(d: &D, state: &Machine<D>) -> bool {
     let rsp = state.get(Gpr::Rsp);
     state.memory.regions.iter().any(|stack| {
         let deepest = match stack.name {
-            // Its room for them lies below.
+            // The room for them lies below what an event uses.
             RegionName::IstStack => OWN_STACK,
-            // All that a host has there, with their room.
+            // This is all that a host has there, less their room.
             RegionName::Sp0Stack => -stack.start - 2 * ROOM,
             // The host promises as much below its own RSP.
             RegionName::HostStack => 0,
-            // What is there is the frame of the far RET.
+            // The frame of the far RET lies there.
             RegionName::InterruptedStack => ROOM,
             RegionName::Tss
             | RegionName::TssExtra
@@ -187,3 +202,5 @@ pub(crate) fn is_on_ist<D: Domain>(d: &D, state: &Machine<D>) -> bool {
         at.is_some_and(|at| stack.index(at).is_some() || at == 0)
     })
 }
+
+const _: () = assert!(ROOM <= INTERRUPTED);

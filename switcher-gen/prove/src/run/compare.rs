@@ -18,7 +18,7 @@ use switcher_model::{Domain, Gpr, RegionName};
 use switcher_spec as spec;
 use switcher_spec::{Exit, Outcome, Return};
 
-/// Ends at CPL 3.
+/// What must hold of an end at CPL 3.
 pub(crate) fn in_guest<D: Domain>(
     d: &D,
     world: &World<D>,
@@ -31,7 +31,7 @@ pub(crate) fn in_guest<D: Domain>(
     let machine = &world.machine;
     let how = if by_sysretq { "SYSRET" } else { "IRETQ" };
     let end = format!("to the guest by {how}");
-    // What must hold whatever the guest does meanwhile.
+    // This must hold whatever the guest does meanwhile.
     goals.equal(
         d,
         obligation::HOST_GS_KEPT,
@@ -53,7 +53,7 @@ pub(crate) fn in_guest<D: Domain>(
     }
 
     if is_met(world, theorem) {
-        // What comes from the PVCS must come from there.
+        // What is to come from the PVCS must not come from the host.
         let values = [
             ("RIP", machine.rip),
             ("RFLAGS", machine.rflags(d)),
@@ -71,8 +71,8 @@ pub(crate) fn in_guest<D: Domain>(
     let outcome = specified(d, world, theorem, &watch.met, true, &mut spec);
     let expected = if by_sysretq { Return::Sysretq } else { Return::Iretq };
     let fits = outcome == Outcome::Guest(expected);
-    // Where the guest races, which kind it is follows from what was read: what is wrong with that
-    // says more, and comes first.
+    // Where guest memory races, the kind of return follows from what was read: what is wrong with
+    // that says more, and comes first.
     let is_late = is_met(world, theorem) && matches!(outcome, Outcome::Guest(_));
     if !is_late {
         goals.add(obligation::KIND, d.bit(fits), "kind of return");
@@ -94,7 +94,7 @@ pub(crate) fn in_guest<D: Domain>(
         goals.equal(d, obligation::REGISTERS, register.name(), expected[register as usize], got);
     }
     if theorem == Theorem::EnterGuest {
-        // The switcher's own choice.
+        // The value of host_rsp is the switcher's own choice.
         let extra = extra_of(d, world);
         spec.tss_extra.host_rsp = extra.host_rsp;
         goals.add(obligation::EXIT_HOST_RSP, d.any(extra.host_rsp, u64::MAX), "host_rsp");
@@ -113,16 +113,16 @@ pub(crate) fn in_guest<D: Domain>(
     end
 }
 
-/// Whether the end depends on what was met in the PVCS: only SYSCALL reads it, and a hostile guest
-/// writes it meanwhile.
+/// Whether the end depends on what was met in the PVCS: only SYSCALL reads it, and where guest
+/// memory races, it is written meanwhile.
 fn is_met<D: Domain>(world: &World<D>, theorem: Theorem) -> bool {
     world.machine.memory.racing && theorem == Theorem::Syscall64
 }
 
-/// What the specification makes of the state. If a guest writes the PVCS meanwhile, it must make what
-/// the machine has made of what was read there: of several values of a field, of one that leads to
-/// what the guest has now, and of selectors that lead to the run's end (`to_guest` or not).
-/// Everything else is as with a quiet guest.
+/// What the specification makes of the state. If a guest writes the PVCS meanwhile, it must make
+/// what the machine has made of what was read there: of several values of a field, of one that
+/// leads to what the guest has now, and of selectors that lead to the run's end (`to_guest` or
+/// not). Everything else is as with stable guest memory.
 fn specified<D: Domain>(
     d: &D,
     world: &World<D>,
@@ -186,7 +186,7 @@ fn specified<D: Domain>(
     outcome
 }
 
-/// Ends in the host, behind the call of `switcher_enter_guest`.
+/// What must hold of an end in the host, after the call of `switcher_enter_guest`.
 pub(crate) fn in_host<D: Domain>(
     d: &D,
     world: &World<D>,
@@ -269,7 +269,7 @@ pub(crate) fn in_host<D: Domain>(
             let start = if theorem.is_on_ist() { 0 } else { i64::MIN };
             unchanged(d, world, goals, RegionName::IstStack, start..i64::MAX);
         }
-        // A handler has written it, and there it stays.
+        // A handler has written the frame, which stays where it is.
         None => {
             unchanged(d, world, goals, RegionName::Sp0Stack, -size..0);
             unchanged(d, world, goals, RegionName::IstStack, -size..0);
@@ -278,7 +278,7 @@ pub(crate) fn in_host<D: Domain>(
     end
 }
 
-/// What was interrupted goes on.
+/// What must hold where the interrupted code goes on.
 pub(crate) fn resumed<D: Domain>(
     d: &D,
     world: &World<D>,
@@ -288,16 +288,16 @@ pub(crate) fn resumed<D: Domain>(
 ) -> String {
     let end = String::from("where it was interrupted");
     let Some(EventContext { interrupted, in_routines, .. }) = &world.event else { return end };
-    let is_debug = watch.theorem == Theorem::DbInRing0;
+    let is_debug = watch.entry.theorem == Theorem::DbInRing0;
     goals.add(obligation::HOOK, d.bit(hooked != is_debug), "whether it is called");
-    let expected = &match watch.theorem {
+    let expected = &match watch.entry.theorem {
         Theorem::DbInRing0 => spec::debug_in_ring_0(d, interrupted, *in_routines),
         Theorem::McInRing0 => spec::machine_check_in_ring_0(d, interrupted, *in_routines),
         _ => *interrupted,
     };
     let machine = &world.machine;
-    watch.resumed(d, goals, machine);
-    // What is read from CR3 has no NOFLUSH, and there it counts for nothing.
+    watch.blocking.resumed(d, watch.entry, goals, machine);
+    // What is read from CR3 has no NOFLUSH: the bit does not count.
     let root = d.mask(machine.cr3, !NOFLUSH);
     goals.equal(d, obligation::RESUMED_ROOT, "CR3", expected.root, root);
     goals.equal(d, obligation::RESUMED_GS, "GS base", expected.gs_base, machine.gs_base);
@@ -328,7 +328,7 @@ pub(crate) fn resumed<D: Domain>(
         unchanged(d, world, goals, name, all.clone());
     }
     unchanged(d, world, goals, RegionName::IstStack, 0..TOP);
-    if watch.theorem.keeps_blocking() {
+    if watch.entry.theorem.keeps_blocking() {
         let red_zone = -(FarFrame::RED_ZONE as i64);
         unchanged(d, world, goals, RegionName::InterruptedStack, red_zone..0);
     }

@@ -47,12 +47,12 @@ impl<D: Domain> Watch<'_, D> {
     ) -> (Obligation, String, &'static str) {
         let text = format!("exception {} in ring 0 at {at:#x}", fault.vector);
         match self.needs.missing {
-            // Of GS, another says it.
+            // What a GS base lacks has an obligation of its own.
             Some(Condition::Canonical(Address::GsBase | Address::KernelGsBase)) | None => {
-                (fault_breaks(self.target, at, fault), text, "RIP")
+                (fault_breaks(self.entry.target, at, fault), text, "RIP")
             }
             Some(condition) => {
-                let instruction = self.target.program.text(at).unwrap_or_default();
+                let instruction = self.entry.target.program.text(at).unwrap_or_default();
                 let text = format!("{text}: `{instruction}` needs {condition}");
                 (obligation::EXISTS, text, condition.about())
             }
@@ -60,7 +60,7 @@ impl<D: Domain> Watch<'_, D> {
     }
 }
 
-/// An access to memory that no assumption is made of.
+/// An access goes to memory that no assumption is made of.
 pub(crate) fn wild<W: Copy>(at: u64, address: W, size: usize, store: bool) -> End<W> {
     let (what, to) = if store { ("a store", "to") } else { ("a load", "from") };
     let text = format!("{what} of {size} bytes {to} memory that is not the switcher's, at {at:#x}");
@@ -68,7 +68,7 @@ pub(crate) fn wild<W: Copy>(at: u64, address: W, size: usize, store: bool) -> En
     End::Broken { obligation: obligation::MEMORY, text, about: "address", values }
 }
 
-/// What the code at `at` is, if there is no telling what it does.
+/// Why no theorem can be about the code, if the instruction at `at` cannot be executed.
 pub(crate) fn bad<W: core::fmt::Debug>(stuck: Stuck<W>, at: u64) -> BadCode {
     match stuck {
         Stuck::Program(error) => error.into(),
@@ -76,6 +76,7 @@ pub(crate) fn bad<W: core::fmt::Debug>(stuck: Stuck<W>, at: u64) -> BadCode {
         Stuck::NoCode { .. } | Stuck::Wild { .. } => BadCode::Leaves { at, target: at },
         Stuck::Msr { at, .. } => BadCode::Msr { at },
         Stuck::Several { at } => BadCode::Several { at },
+        Stuck::Count { at } => BadCode::Count { at },
     }
 }
 

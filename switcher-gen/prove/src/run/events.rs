@@ -4,11 +4,12 @@
 use crate::goal::Goals;
 use iced_x86::Mnemonic;
 
+use crate::entry::Entry;
 use crate::obligation;
 use crate::run::end::End;
 use crate::run::origins::is_steered;
 use crate::run::watch::Watch;
-use crate::stubs::{Alike, partition};
+use crate::stubs::Alike;
 use crate::target::{Target, TargetGate};
 use crate::theorem::{Theorem, Whose};
 use crate::world::event::{EventContext, STACK};
@@ -20,22 +21,22 @@ use switcher_model::{ARITHMETIC, Arrival, Domain, Flags, Gate, Gpr, RegionName, 
 use switcher_spec as spec;
 use switcher_spec::InterruptedCode;
 
-/// Which of the stubs is executed: the one that stands for the vector's. If that is like no other, the
+/// The stubs of which one is executed: those of the vector. If the stub is like no other, the
 /// vector is a number from here on.
-pub(crate) fn which<D: Domain>(
-    d: &D,
-    target: &Target,
-    theorem: Theorem,
-    world: &mut World<D>,
-) -> Alike {
-    let mut parts = partition(target, theorem);
+pub(crate) fn which<'a, D: Domain>(d: &D, entry: Entry<'a>, world: &mut World<D>) -> &'a Alike {
     let Some(EventContext { event, .. }) = &mut world.event else {
         unreachable!("only what is about an event is executed");
     };
-    // One of them it is.
-    let last = parts.len() - 1;
-    let chosen = parts[..last].iter().position(|part| d.decide(part.holds(d, event.vector)));
-    let part = parts.swap_remove(chosen.unwrap_or(last));
+    let mut last = None;
+    let mut parts = entry.stubs().iter().peekable();
+    while let Some(part) = parts.next() {
+        // It must be the last if it is none of the others.
+        if parts.peek().is_none() || d.decide(part.holds(d, event.vector)) {
+            last = Some(part);
+            break;
+        }
+    }
+    let part = last.expect("an event has a vector");
     if !part.has_others() {
         event.vector = d.word(part.first().into());
     }
@@ -51,10 +52,10 @@ pub(crate) fn is_any<D: Domain>(d: &D, world: &mut World<D>, part: &Alike) {
     }
 }
 
-/// The CPU delivers `vector`. Where it cannot, that is the end.
+/// The CPU delivers `vector`. If it cannot, the run ends.
 pub(crate) fn deliver<D: Domain>(
     d: &D,
-    target: &Target,
+    entry: Entry<'_>,
     world: &mut World<D>,
     goals: &mut Goals<D>,
     vector: u8,
@@ -62,14 +63,14 @@ pub(crate) fn deliver<D: Domain>(
 ) -> Option<End<D::Word>> {
     let tss = d.plus(region_of(world, RegionName::Tss).base, world.setting.block.tss);
     let World { machine, model, .. } = world;
-    let mut gates = target.gates.iter().flatten();
-    let gate = gates.find(|gate| gate.vector == vector);
-    let arrived = gate.is_some_and(|gate| {
+    let target = entry.target;
+    let arrived = entry.gate(vector).is_some_and(|gate| {
         if target.setting.variant.ibt() {
             let is_endbr = d.bit(target.is_endbr(gate.address));
             goals.add(obligation::ENDBR, is_endbr, "event entry");
         }
-        // A fault's frame has RF set, whatever it was. It may have been set: that is no other case.
+        // The frame of a fault has RF set, whatever it was before. RF may be set in the interrupted
+        // flags, too: so that is no case of its own.
         let is_nmi = vector == vector::NMI;
         let arrival = Arrival { error_code, is_fault: false, is_nmi };
         let gate = Gate { handler: d.code(gate.address), ist: gate.ist };
@@ -80,10 +81,10 @@ pub(crate) fn deliver<D: Domain>(
     (!arrived).then_some(End::Broken { obligation, text, about, values: None })
 }
 
-/// A call of the host's: what it finds, and what it leaves. Whether it does not return.
+/// A hook of the host's is called: what it must find, and what it leaves. Says whether it does not
+/// return.
 pub(crate) fn call<D: Domain>(
     d: &D,
-    target: &Target,
     world: &mut World<D>,
     watch: &mut Watch<'_, D>,
     goals: &mut Goals<D>,
@@ -92,15 +93,16 @@ pub(crate) fn call<D: Domain>(
     let Some(happening) = &world.event else { return true };
     let EventContext { event, interrupted, clobbered, flags, below, .. } = happening;
     let machine = &mut world.machine;
-    let expected = match watch.theorem {
+    let expected = match watch.entry.theorem {
         Theorem::NmiInRing0 => HostSymbol::NMI,
         Theorem::McInRing0 => HostSymbol::MACHINE_CHECK,
         _ => HostSymbol::FATAL,
     };
     let is_fatal = hook == HostSymbol::FATAL;
-    if !watch.theorem.is_in_ring_0() {
-        // A guest's event exits. That of the IRETQ must have been taken for the host's.
-        let is_iretqs = matches!(watch.theorem.event(), Some((_, Whose::Iretq)));
+    if !watch.entry.theorem.is_in_ring_0() {
+        // An event of a guest ends in an exit and calls no hook. The fault of an IRETQ to a guest
+        // must have been taken for one of the host's.
+        let is_iretqs = matches!(watch.entry.theorem.event(), Some((_, Whose::Iretq)));
         let missed = if is_iretqs { obligation::IRETQ_LABEL } else { obligation::HOOK };
         goals.add(missed, d.bit(false), "which hook");
         return true;
@@ -114,7 +116,7 @@ pub(crate) fn call<D: Domain>(
     let rsp = machine.get(Gpr::Rsp);
     let ist = machine.memory.region(RegionName::IstStack).map_or(rsp, |stack| stack.base);
     let depth = d.distance(rsp, ist);
-    // The return address is on it.
+    // The return address lies there, so that the stack was aligned before the call.
     let is_known = depth.is_some_and(|depth| (-STACK..0).contains(&depth) && depth % 16 == -8);
     goals.add(obligation::HOOK_STACK, d.bit(is_known), "RSP");
     let unwanted = RFlags::DF | RFlags::AC | RFlags::NT | RFlags::TF | RFlags::IF;
@@ -123,11 +125,11 @@ pub(crate) fn call<D: Domain>(
     frame(d, machine, goals, interrupted, orig_ax);
     if is_fatal {
         untold(d, machine, goals);
-        let is_trap = target.around(at).trap == Some(Mnemonic::Ud2);
+        let is_trap = watch.entry.target.around(at).trap == Some(Mnemonic::Ud2);
         goals.add(obligation::FATAL_TRAP, d.bit(is_trap), "the next instruction");
         return true;
     }
-    // Its first RET that is not of a call of its own is to the code.
+    // The first RET of the hook that is not of a call of its own leads to the code.
     let to = machine.memory.locate(d, rsp, 8, machine.cr3);
     let to = to.and_then(|place| d.code_at(machine.memory.load(d, place)));
     let within = usize::from(watch.is_predicted(to));
@@ -155,8 +157,8 @@ pub(crate) fn call<D: Domain>(
     false
 }
 
-/// Nothing but the frame says what was interrupted: what a guest has left in registers would be there
-/// for whatever the host's code does speculatively.
+/// Nothing but the frame tells a hook what was interrupted: the host's code could use speculatively
+/// what a guest has left in registers.
 pub(crate) fn untold<D: Domain>(d: &D, machine: &Machine<D>, goals: &mut Goals<D>) {
     let told = |register| matches!(register, Gpr::Rdi | Gpr::Rsp);
     for register in Gpr::ALL.into_iter().filter(|register| !told(*register)) {
@@ -167,7 +169,7 @@ pub(crate) fn untold<D: Domain>(d: &D, machine: &Machine<D>, goals: &mut Goals<D
     goals.add(obligation::HOOK_REGISTERS, d.bit(is_free), "RFLAGS");
 }
 
-/// The `PtRegs` that RDI points to.
+/// The `PtRegs` that RDI points to holds what was interrupted.
 fn frame<D: Domain>(
     d: &D,
     machine: &Machine<D>,
@@ -192,7 +194,7 @@ fn frame<D: Domain>(
     }
 }
 
-/// What is known by looking at the IDT and its stubs.
+/// What must hold of the IDT and its stubs, without executing anything.
 pub(crate) fn gates<D: Domain>(d: &D, target: &Target, goals: &mut Goals<D>) {
     let gates = target.gates.as_deref().unwrap_or_default();
     for gate in gates {
@@ -205,7 +207,7 @@ pub(crate) fn gates<D: Domain>(d: &D, target: &Target, goals: &mut Goals<D>) {
             vector::DB | vector::NMI | vector::MC | vector::DF => {
                 let same = gates.iter().filter(|other| other.ist == gate.ist);
                 let mut others = same.filter(|other| other.vector != gate.vector);
-                // What cannot happen but for the code's own INT.
+                // This vector comes from nothing but the code's own INT.
                 let is_fatal = |other: &TargetGate| {
                     gate.vector == vector::DF && other.vector == vector::SEGMENT_OVERRUN
                 };

@@ -2,6 +2,7 @@
 //! wherever that ends.
 
 use crate::bad_code::BadCode;
+use crate::entry::Entry;
 use crate::goal::Goals;
 use crate::obligation;
 use crate::run::end::{End, bad, wild};
@@ -11,17 +12,16 @@ use crate::run::host_return::HostReturn;
 use crate::run::transfer::iretq;
 use crate::run::watch::{Observed, Watch};
 use crate::stubs::Alike;
-use crate::target::Target;
 use crate::theorem::Theorem;
 use crate::world::{World, entries};
 use switcher_gen::arch::{Vendor, vector};
 use switcher_model::program::Op;
-use switcher_model::{Domain, Entry, Fault, Model, Msrs, Step, Stuck};
+use switcher_model::{CpuModel, Domain, Fault, Msrs, Step, Stuck};
 
 /// How far an event's entry has come.
-struct Entered {
+struct Entered<'a> {
     /// The stubs that the executed one stands for.
-    stubs: Alike,
+    stubs: &'a Alike,
     /// Where that pushes its number, unless it has.
     push_at: Option<u64>,
     /// Whether a hook of the host's was called.
@@ -29,28 +29,26 @@ struct Entered {
 }
 
 /// What the CPU or the host does before the first instruction.
-enum Begun<W> {
+enum Begun<'a, W> {
     /// A routine is called, or reached by SYSCALL.
     Routine,
     /// An event was delivered.
-    Event(Entered),
+    Event(Entered<'a>),
     /// Nothing is executed.
     Ended(End<W>),
 }
 
-/// Executes `theorem`'s code to its end. What must hold on the way is added to `goals`.
+/// Executes the code of the theorem that is watched to its end. What must hold on the way is added to `goals`.
 ///
-/// # Errors
-/// If the code is none that a theorem can be about.
+/// # Errors If no theorem can be about the code.
 pub(crate) fn execute<D: Domain>(
     d: &D,
-    target: &Target,
-    theorem: Theorem,
     world: &mut World<D>,
     watch: &mut Watch<'_, D>,
     goals: &mut Goals<D>,
 ) -> Result<End<D::Word>, BadCode> {
-    let mut entered = match begin(d, target, theorem, world, goals) {
+    let Entry { target, theorem, .. } = watch.entry;
+    let mut entered = match begin(d, watch.entry, world, goals) {
         Begun::Routine => None,
         Begun::Event(entered) => Some(entered),
         Begun::Ended(end) => return Ok(end),
@@ -59,8 +57,9 @@ pub(crate) fn execute<D: Domain>(
         watch.is_bounded()?;
         let at = d.code_at(world.machine.rip).unwrap_or_default();
         let op = target.program.at(at).and_then(Result::ok);
-        watch.lose(d, &mut world.machine, at);
-        // A routine's leads to a guest. An event's stays in ring 0, and is executed like any instruction.
+        watch.lost.lose(d, watch.entry, &mut world.machine, at);
+        // The IRETQ of a routine leads to a guest. That of an event stays in ring 0, and is
+        // executed like any instruction.
         if entered.is_none() && op.is_some_and(Op::is_iretq) {
             return Ok(iretq(d, &mut world.machine, watch, goals, at));
         }
@@ -78,11 +77,11 @@ pub(crate) fn execute<D: Domain>(
                 if let Some(entered) = &mut entered
                     && entered.push_at.take_if(|push_at| *push_at == at).is_some()
                 {
-                    is_any(d, world, &entered.stubs);
+                    is_any(d, world, entered.stubs);
                 }
                 None
             }
-            Ok(Step::Left) => left(d, target, world, watch, goals, (at, entered.as_mut()))?,
+            Ok(Step::Left) => left(d, world, watch, goals, (at, entered.as_mut()))?,
             Ok(Step::Guest { by_sysretq }) if entered.is_none() => Some(End::Guest { by_sysretq }),
             Ok(Step::Guest { .. }) => {
                 let text = format!("at CPL 3, by the IRETQ at {at:#x}");
@@ -92,11 +91,11 @@ pub(crate) fn execute<D: Domain>(
                 Some(End::broken(obligation::NO_TRAP, format!("HLT at {at:#x}"), "RIP"))
             }
             Ok(Step::Fault(fault)) => {
-                // By INT, an event's entry interrupts itself.
+                // An event's entry may interrupt itself by INT.
                 let next =
                     op.filter(|op| entered.is_some() && op.is_trap(&fault)).map(|op| op.next);
                 match next.filter(|_| fault.vector == vector::SEGMENT_OVERRUN) {
-                    Some(next) => interrupt(d, target, world, watch, goals, (next, &fault)),
+                    Some(next) => interrupt(d, world, watch, goals, (next, &fault)),
                     None => {
                         let (obligation, text, about) = watch.fault(at, &fault);
                         Some(End::broken(obligation, text, about))
@@ -113,20 +112,20 @@ pub(crate) fn execute<D: Domain>(
 }
 
 /// What the CPU or the host does before the first instruction.
-fn begin<D: Domain>(
+fn begin<'a, D: Domain>(
     d: &D,
-    target: &Target,
-    theorem: Theorem,
+    entry: Entry<'a>,
     world: &mut World<D>,
     goals: &mut Goals<D>,
-) -> Begun<D::Word> {
+) -> Begun<'a, D::Word> {
+    let Entry { target, theorem, .. } = entry;
     if theorem == Theorem::Gates {
         gates(d, target, goals);
         return Begun::Ended(End::Stopped);
     }
     if let Some(error_code) = world.event.as_ref().map(|context| context.event.error_code) {
-        let stubs = which(d, target, theorem, world);
-        if let Some(end) = deliver(d, target, world, goals, stubs.first(), error_code) {
+        let stubs = which(d, entry, world);
+        if let Some(end) = deliver(d, entry, world, goals, stubs.first(), error_code) {
             return Begun::Ended(end);
         }
         let push_at = stubs.push_at().filter(|_| stubs.has_others());
@@ -139,12 +138,12 @@ fn begin<D: Domain>(
         Theorem::EnterGuest => machine.rip = d.code(target.enter_guest),
         // 64-bit code's SYSCALL goes to LSTAR on every CPU.
         Theorem::Syscall64 => {
-            let _ = machine.syscall(d, &world.model, Entry::Long);
+            let _ = machine.syscall(d, &world.model, switcher_model::SyscallKind::Long);
         }
         // On Intel it is #UD; emulators that play Intel go to CSTAR all the same.
         Theorem::SyscallCompat => {
-            let amd = Model { vendor: Vendor::Amd, ..world.model };
-            let _ = machine.syscall(d, &amd, Entry::Compatibility);
+            let amd = CpuModel { vendor: Vendor::Amd, ..world.model };
+            let _ = machine.syscall(d, &amd, switcher_model::SyscallKind::Compatibility);
         }
         _ => machine.rip = d.code(target.return_from_guest),
     }
@@ -167,16 +166,16 @@ fn is_back<D: Domain>(theorem: Theorem, world: &World<D>, op: Option<&Op>) -> bo
 /// The instruction at `at` has led out of the code. `None` if the host returns to it.
 fn left<D: Domain>(
     d: &D,
-    target: &Target,
     world: &mut World<D>,
     watch: &mut Watch<'_, D>,
     goals: &mut Goals<D>,
-    (at, entered): (u64, Option<&mut Entered>),
+    (at, entered): (u64, Option<&mut Entered<'_>>),
 ) -> Result<Option<End<D::Word>>, BadCode> {
+    let target = watch.entry.target;
     let rip = d.code_at(world.machine.rip);
     let hook = rip.and_then(|rip| target.hook(rip));
     let hooked = entered.as_ref().is_some_and(|event| event.hooked);
-    let elsewhere = match host_return::left(d, target, world, watch, goals) {
+    let elsewhere = match host_return::left(d, world, watch, goals) {
         HostReturn::Back => return Ok(None),
         HostReturn::Broken(end) => return Ok(Some(end)),
         HostReturn::Returned => false,
@@ -186,29 +185,28 @@ fn left<D: Domain>(
         if let (Some(entered), Some(hook)) = (entered, hook) {
             goals.add(obligation::HOOK, d.bit(!entered.hooked), "how often");
             entered.hooked = true;
-            let is_over = call(d, target, world, watch, goals, (at, hook));
+            let is_over = call(d, world, watch, goals, (at, hook));
             return Ok(is_over.then_some(End::Stopped));
         }
-        // A number in the code itself, and the caller is unknown to it.
+        // The code names the address itself, and it does not know the caller's.
         if let Some(rip) = rip.filter(|_| target.leaves(at)) {
             return Err(BadCode::Leaves { at, target: rip });
         }
     }
-    let is_in_ring_0 = watch.theorem.is_in_ring_0();
+    let is_in_ring_0 = watch.entry.theorem.is_in_ring_0();
     Ok(Some(if is_in_ring_0 { End::Resumed { hooked } } else { End::Host }))
 }
 
 /// An event's entry interrupts itself by INT, whose return address is `next`.
 fn interrupt<D: Domain>(
     d: &D,
-    target: &Target,
     world: &mut World<D>,
     watch: &mut Watch<'_, D>,
     goals: &mut Goals<D>,
     (next, fault): (u64, &Fault<D::Word>),
 ) -> Option<End<D::Word>> {
     world.machine.rip = d.code(next);
-    let end = deliver(d, target, world, goals, fault.vector, None);
+    let end = deliver(d, watch.entry, world, goals, fault.vector, None);
     if end.is_none() {
         watch.pushed.interrupt(d, &world.machine);
     }

@@ -5,15 +5,14 @@
 use crate::goal::Goals;
 use crate::run::end::{End, wild};
 use crate::run::watch::Watch;
-use crate::target::Target;
 use crate::world::event::EventContext;
 use crate::world::{Untraining, World};
 use switcher_model::{ARITHMETIC, Access, Domain, Flags, Gpr};
 use switcher_spec as spec;
 
-/// Where code has left for.
+/// Where control has gone that has left the code, if the host has a return thunk.
 pub(crate) enum HostReturn<W> {
-    /// Nothing of this.
+    /// It has gone neither to the untraining nor to the thunk.
     Elsewhere,
     /// The host has returned to the code.
     Back,
@@ -23,18 +22,18 @@ pub(crate) enum HostReturn<W> {
     Broken(End<W>),
 }
 
-/// The code has left. If for the host's untraining or thunk, that is executed.
+/// Control has left the code. If it has gone to the host's untraining or thunk, that is executed.
 pub(crate) fn left<D: Domain>(
     d: &D,
-    target: &Target,
     world: &mut World<D>,
     watch: &mut Watch<'_, D>,
     goals: &mut Goals<D>,
 ) -> HostReturn<D::Word> {
+    let target = watch.entry.target;
     let World { machine, untraining, host_gs, setting, event, spec, .. } = world;
     let rip = d.code_at(machine.rip);
     let [untrain, thunk] = target.returns.map(|of_host| rip == Some(of_host) && of_host != 0);
-    // Other hosts have neither.
+    // Other hosts have neither of the two.
     let Some(untraining) = untraining else { return HostReturn::Elsewhere };
     if !untrain && !thunk {
         return HostReturn::Elsewhere;
@@ -51,7 +50,7 @@ pub(crate) fn left<D: Domain>(
     let is_back = d.code_at(value).is_some_and(|rip| target.program.contains(rip));
     if untrain {
         let root = match event {
-            Some(EventContext { event, interrupted, .. }) if watch.theorem.is_in_ring_0() => {
+            Some(EventContext { event, interrupted, .. }) if watch.entry.theorem.is_in_ring_0() => {
                 spec::hook(d, &setting.host(), event, interrupted, spec).root
             }
             _ => spec.tss_extra.host_cr3,
@@ -63,14 +62,14 @@ pub(crate) fn left<D: Domain>(
         }
         let kept = d.mask(machine.rflags(d), !ARITHMETIC);
         machine.flags = Flags::new(d, d.or(kept, d.mask(*flags, ARITHMETIC)));
-        // Its own calls, and the address it has returned to.
+        // Its own calls overwrite the stack, and so may be the address that it has returned to.
         let stack = &mut machine.memory.regions[place.region];
         let end = place.index + place.size;
         for (cell, other) in stack.cells[..end].iter_mut().rev().zip(below) {
             *cell = *other;
         }
     }
-    // Either is a RET of the thunk's.
+    // Both end with a RET of the thunk's.
     let is_own = watch.is_predicted(d.code_at(value));
     watch.at_return(d, goals, machine, is_own, true, 0);
     watch.returned();

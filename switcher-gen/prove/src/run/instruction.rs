@@ -9,7 +9,7 @@ use switcher_gen::layout::TssExtra;
 use switcher_model::{Domain, Gpr, RegionName, State as Machine};
 
 impl<'a, D: Domain> Watch<'a, D> {
-    /// Before each instruction of ring 0.
+    /// What must hold before the instruction at `at`, which is executed next.
     pub(crate) fn execute(&mut self, d: &D, goals: &mut Goals<D>, state: &Machine<D>, at: u64) {
         self.pass(d, state, at);
         self.trace.push(at);
@@ -17,9 +17,9 @@ impl<'a, D: Domain> Watch<'a, D> {
         self.speculation(d, goals, state, at);
         let clear = |flag| d.not(state.flags.other(d, flag));
         goals.add(obligation::RING_0_FLAGS, d.both(clear(RFlags::IF), clear(RFlags::TF)), "RFLAGS");
-        self.boundary(d, goals, state, at);
+        self.blocking.boundary(d, self.entry, goals, state, at);
         self.running(d, goals, state);
-        let Some(windows) = &self.target.windows else { return };
+        let Some(windows) = &self.entry.target.windows else { return };
         let within =
             |window| windows.iter().any(|(which, range)| *which == window && range.contains(&at));
         let (root, stack) = (within(Window::GuestRoot), within(Window::UnsafeStack));
@@ -33,14 +33,16 @@ impl<'a, D: Domain> Watch<'a, D> {
         }
     }
 
-    /// What an NMI or machine check relies on that comes now: if no guest is said to be run, CR3 is the
-    /// host's, be it the root that an event has interrupted.
+    /// What an NMI or a machine check relies on if it comes now: if host_rsp says that no guest is
+    /// run, CR3 is the host's, or the root that an event has interrupted.
     fn running(&self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
         let extra = state.memory.region(RegionName::TssExtra).expect("every world has all regions");
-        let at = self.target.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
+        let at = self.entry.target.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
         let running = d.any(extra.read(d, at, 8), u64::MAX);
         let mut holds = d.either(d.eq(state.cr3, self.start.block.host_cr3), running);
-        if let Some(root) = self.start.interrupted_root.filter(|_| self.theorem.is_in_ring_0()) {
+        if let Some(root) =
+            self.start.interrupted_root.filter(|_| self.entry.theorem.is_in_ring_0())
+        {
             holds = d.either(holds, d.eq(state.cr3, root));
         }
         goals.add_last(obligation::HOST_RSP_SET, holds, "host_rsp");

@@ -1,76 +1,51 @@
-//! What a #MC or a #DB overwrites on a stack, between any two instructions (spec/hazards.md, rows 8, 27 and
-//! 39): outside of the routines, what lies more than [`FarFrame::RED_ZONE`] bytes below RSP, for their
-//! return puts its frame there; and of the IST's stack that an event has left, everything, for the next
-//! event begins at its top.
+//! What a #MC or a #DB overwrites on a stack, between any two instructions (spec/hazards.md, rows
+//! 8, 27 and 39): outside of the routines, what lies more than [`FarFrame::RED_ZONE`] bytes below
+//! RSP, where their return puts its frame; and all of a stack of the IST that an event has left,
+//! for the next event begins at its top.
 //!
-//! Nothing is refused by itself: whoever reads there finds something new, and what depends on it is
-//! refused for what it breaks.
+//! Reading there is not refused: it finds something new, and what depends on that is refused for
+//! what it breaks.
 
+use crate::entry::Entry;
 use crate::run::blocking::is_on_ist;
-use crate::run::watch::Watch;
 use switcher_gen::layout::FarFrame;
 use switcher_model::{Domain, Gpr, Place, RegionName, State as Machine};
 
-/// What is not lost yet and may be.
+/// What was overwritten so far, and what may be overwritten again.
 #[derive(Debug, Default)]
 pub(crate) struct Lost {
-    /// By region: up to which cell everything was overwritten.
+    /// For each region, up to which cell everything was overwritten.
     ends: Vec<usize>,
-    /// What was accessed since: what is stored there again is worth something, and what was read there
-    /// may be compared with what is read there later.
+    /// The places that were accessed since. What was stored there may be lost again, and what was
+    /// read there may be compared with what is read there later.
     accessed: Vec<Place>,
 }
 
-/// What the unknowns are called that are there instead.
+/// The name of the unknowns that overwrite a stack.
 const OVERWRITTEN: &str = "overwritten stack";
 
 impl Lost {
-    /// An access to a stack.
+    /// A stack was accessed there.
     pub(crate) fn accessed(&mut self, place: Place) {
         if !self.accessed.contains(&place) {
             self.accessed.push(place);
         }
     }
 
-    /// Overwrites all cells of a region in front of `end`, as far as it makes a difference.
-    fn overwrite<D: Domain>(&mut self, d: &D, region: usize, cells: &mut [D::Cell], end: usize) {
-        let mut anew = |start: usize, end: usize| {
-            for chunk in cells[start..end].chunks_mut(8) {
-                let value = d.anew(OVERWRITTEN, chunk.len());
-                d.store(chunk, value);
-            }
-        };
-        if self.ends.len() <= region {
-            self.ends.resize(region + 1, 0);
-        }
-        let before = self.ends[region];
-        self.accessed.retain(|place| {
-            if place.region != region || place.index >= end {
-                return true;
-            }
-            // What is not below has yet to come.
-            let last = (place.index + place.size).min(end);
-            if place.index < before {
-                anew(place.index, last);
-            }
-            last == end && place.index + place.size > end
-        });
-        if before < end {
-            anew(before, end);
-            self.ends[region] = end;
-        }
-    }
-}
-
-impl<D: Domain> Watch<'_, D> {
-    /// Before the instruction at `at`: what comes there overwrites what it may.
-    pub(crate) fn lose(&mut self, d: &D, state: &mut Machine<D>, at: u64) {
-        if self.target.gates.is_none() || self.theorem.is_fatal() {
+    /// Overwrites what an event may overwrite that comes before the instruction at `at`.
+    pub(crate) fn lose<D: Domain>(
+        &mut self,
+        d: &D,
+        entry: Entry<'_>,
+        state: &mut Machine<D>,
+        at: u64,
+    ) {
+        if entry.target.gates.is_none() || entry.theorem.is_fatal() {
             return;
         }
-        let is_blocked = self.theorem.is_of_nmis() && state.nmi_blocked == d.bit(true);
-        let is_left = self.theorem.is_on_ist() && !is_blocked && !is_on_ist(d, state);
-        let is_routine = self.target.is_routine(at);
+        let is_blocked = entry.theorem.is_of_nmis() && state.nmi_blocked == d.bit(true);
+        let is_left = entry.theorem.is_on_ist() && !is_blocked && !is_on_ist(d, state);
+        let is_routine = entry.target.is_routine(at);
         let rsp = state.get(Gpr::Rsp);
         for (region, stack) in state.memory.regions.iter_mut().enumerate() {
             if !stack.name.is_stack() {
@@ -88,8 +63,37 @@ impl<D: Domain> Watch<'_, D> {
             };
             let end = end.and_then(|end| usize::try_from(end - stack.start).ok());
             if let Some(end) = end {
-                self.lost.overwrite(d, region, &mut stack.cells, end);
+                self.overwrite(d, region, &mut stack.cells, end);
             }
+        }
+    }
+
+    /// Overwrites all cells of a region before `end`, as far as it makes a difference.
+    fn overwrite<D: Domain>(&mut self, d: &D, region: usize, cells: &mut [D::Cell], end: usize) {
+        let mut anew = |start: usize, end: usize| {
+            for chunk in cells[start..end].chunks_mut(8) {
+                let value = d.anew(OVERWRITTEN, chunk.len());
+                d.store(chunk, value);
+            }
+        };
+        if self.ends.len() <= region {
+            self.ends.resize(region + 1, 0);
+        }
+        let before = self.ends[region];
+        self.accessed.retain(|place| {
+            if place.region != region || place.index >= end {
+                return true;
+            }
+            // The part of the place from `end` on is not overwritten yet.
+            let last = (place.index + place.size).min(end);
+            if place.index < before {
+                anew(place.index, last);
+            }
+            last == end && place.index + place.size > end
+        });
+        if before < end {
+            anew(before, end);
+            self.ends[region] = end;
         }
     }
 }

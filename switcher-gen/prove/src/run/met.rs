@@ -2,13 +2,13 @@
 //!
 //! Each read finds something new, so no two reads need agree, and the specification has nothing to
 //! compare with but this: for each field, **one of the values that were read of it**. With those it
-//! must make what the machine has made. Something else than what was read, a constant or a value of
-//! the host's, is wrong, even if a guest might have written it.
+//! must make what the machine has made. Anything else, such as a constant or a value of the host's,
+//! is wrong, even if a guest might have written it.
 
 use crate::world::fields::FieldAt;
 use switcher_model::Domain;
 
-/// One read.
+/// One read of the PVCS.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Read<W> {
     at: usize,

@@ -9,6 +9,7 @@
 //! | `access` | what must hold of each access to memory |
 //! | `transfer` | what must hold of SYSRETQ, IRETQ and of what is loaded into CR3 |
 //! | `speculation` | what must hold of an instruction because of what a CPU does beside executing it |
+//! | `gs` | which GS base a CPU may go on with |
 //! | `barriers` | which mitigations the path has executed so far |
 //! | `calls` | where the addresses are that calls have pushed |
 //! | `events` | how an event is delivered, and what a hook of the host's finds and leaves |
@@ -36,6 +37,7 @@ pub(crate) mod decisions;
 pub(crate) mod end;
 pub(crate) mod events;
 pub(crate) mod execute;
+pub(crate) mod gs;
 pub(crate) mod host_return;
 pub(crate) mod instruction;
 pub(crate) mod limits;
@@ -54,6 +56,7 @@ pub(crate) mod watch;
 use std::collections::BTreeSet;
 
 use crate::bad_code::BadCode;
+use crate::entry::Entry;
 use crate::goal::{Goal, Goals};
 use crate::{obligation, world};
 
@@ -62,7 +65,6 @@ use crate::run::end::End;
 use crate::run::execute::execute;
 use crate::run::untaken::Untaken;
 use crate::run::watch::Watch;
-use crate::target::Target;
 use crate::theorem::{GuestMemory, Theorem};
 use crate::world::name::Source;
 use crate::world::{Saved, World};
@@ -75,10 +77,10 @@ use switcher_model::{Domain, Features, Observer};
 pub struct Run<D: Domain> {
     /// The addresses of all instructions executed.
     pub trace: Vec<u64>,
-    /// In the order in which they came up.
+    /// What must hold where it has gone, in the order in which that came up.
     pub goals: Vec<Goal<D>>,
-    /// What must hold where it has not gone, and what is broken by most that is wrong otherwise, if that is
-    /// judged apart.
+    /// What is judged apart: what must hold on arms that it has not taken, and what most faults
+    /// break, too.
     pub later: Vec<Goal<D>>,
     /// How it ended, in words.
     pub end: String,
@@ -89,66 +91,63 @@ pub struct Run<D: Domain> {
     pub reads_code: bool,
     /// The branches that must stay in their cache line for what was shown.
     pub lines: BTreeSet<u64>,
-    /// What was asked of the CPU: the run says nothing about one that lacks it.
+    /// The features that the CPU was asked for: the run says nothing about a CPU that lacks one.
     pub asked: Features,
-    /// Where arms lead that the run has not taken.
+    /// Where the arms lead that the run has not taken.
     pub untaken: Untaken,
     /// Whether the PVCS was accessed.
     pub touches_pvcs: bool,
 }
 
-/// Runs `theorem` of `target`'s code from a state of `source`'s values. `assume` is told what is
+/// Runs the theorem of `entry` from a state of `source`'s values. `assume` is told what is
 /// assumed of them before anything is executed.
 ///
-/// # Errors
-/// If the code is none that a theorem can be about.
+/// # Errors If no theorem can be about the code.
 pub fn run<D: Domain>(
     d: &D,
-    target: &Target,
-    theorem: Theorem,
+    entry: Entry<'_>,
     guest_memory: GuestMemory,
     source: &mut impl Source<D>,
     saved: Option<&Saved<D>>,
     assume: impl FnOnce(&[(&'static str, D::Bit)]),
 ) -> Result<Run<D>, BadCode> {
-    run_to(d, target, theorem, (guest_memory, Extent::Everything), source, saved, assume)
+    run_to(d, entry, (guest_memory, Extent::Everything), source, saved, assume)
 }
 
-/// How much is to hold.
+/// How much of what must hold is judged in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// What can be said without the specification, whose questions make one path many; and, apart from
-    /// that, where jumps may be predicted to lead.
+    /// What can be judged without the specification, whose questions make many paths of one; and,
+    /// apart from that, arms that are not taken.
     Safety,
-    /// And what the specification says.
+    /// What is judged without the specification, and the end by the specification.
     Specified,
-    /// And what is broken by most that is wrong otherwise.
+    /// The same, and what most faults break, too.
     Ended,
-    /// And where jumps may be predicted to lead, at once.
+    /// The same, and arms that are not taken, together with the rest.
     Everything,
 }
 
 pub(crate) fn run_to<D: Domain>(
     d: &D,
-    target: &Target,
-    theorem: Theorem,
+    entry: Entry<'_>,
     (guest_memory, extent): (GuestMemory, Extent),
     source: &mut impl Source<D>,
     saved: Option<&Saved<D>>,
     assume: impl FnOnce(&[(&'static str, D::Bit)]),
 ) -> Result<Run<D>, BadCode> {
-    let mut world = world::of(d, target, theorem, source, saved);
+    let mut world = world::of(d, entry, source, saved);
     if !crate::world::apart::are_regions(d, &world) {
         world.assumptions.push(("no two regions overlap", d.bit(false)));
     }
     assume(&world.assumptions);
-    let mut watch = Watch::new(d, target, theorem, &world);
+    let mut watch = Watch::new(d, entry, &world);
     let mut goals = Goals::new();
     world.machine.memory.racing = guest_memory == GuestMemory::Racing;
     let has_arms = matches!(extent, Extent::Safety | Extent::Everything);
     watch.arms = has_arms.then(untaken::Arms::default);
     world.share_with_hooks(d);
-    let end = execute(d, target, theorem, &mut world, &mut watch, &mut goals)?;
+    let end = execute(d, &mut world, &mut watch, &mut goals)?;
     world.add_what_hooks_set(d);
     let end = judge_end(d, &world, &mut watch, &mut goals, (end, extent), saved);
     watch.pvcs_is_registered(d, &mut goals);
@@ -159,13 +158,13 @@ pub(crate) fn run_to<D: Domain>(
         Extent::Specified => {}
         Extent::Ended | Extent::Everything => goals.append(last),
     }
-    if matches!(theorem, Theorem::Syscall64 | Theorem::SyscallCompat) {
-        // The other flags show where they do harm.
+    if matches!(entry.theorem, Theorem::Syscall64 | Theorem::SyscallCompat) {
+        // Other flags are judged where they do harm.
         let cleared = RFlags::DF | RFlags::AC | RFlags::IOPL | RFlags::RF;
         let sfmask = world.setting.sfmask;
         goals.add(obligation::SFMASK, d.bit(sfmask.contains(cleared)), "SFMASK");
     }
-    let (untaken, of_arms) = untaken::follow(d, target, &mut world, &mut watch)?;
+    let (untaken, of_arms) = untaken::follow(d, &mut world, &mut watch)?;
     match extent {
         Extent::Everything => goals.append(of_arms),
         Extent::Safety | Extent::Specified | Extent::Ended => later.extend(of_arms),
@@ -196,27 +195,27 @@ fn judge_end<D: Domain>(
     (end, extent): (End<D::Word>, Extent),
     saved: Option<&Saved<D>>,
 ) -> String {
-    let theorem = watch.theorem;
+    let theorem = watch.entry.theorem;
     match end {
         End::Broken { obligation, text, about, values } => {
             goals.broken(d, obligation, about, values);
-            // That says enough.
+            // Arms would say nothing more.
             watch.arms = None;
             text
         }
         End::Guest { by_sysretq } => {
-            watch.is_over(d, goals, &world.machine);
+            watch.blocking.is_over(d, goals, &world.machine);
             let is_told = watch.decisions.is_a_secret() && watch.met.is_a_choice();
             goals.add(obligation::NO_HOST_VALUE, d.bit(!is_told), "what decided the way here");
-            // Only an entry and an exit have another value for it.
+            // Only entering a guest and an exit change it.
             let is_kept = theorem == Theorem::EnterGuest || watch.stored.host_rsp == 0;
             goals.add(obligation::KEPT, d.bit(is_kept), "host_rsp");
             in_guest(d, world, watch, goals, (theorem, extent), by_sysretq, saved)
         }
         End::Host => {
             if theorem.is_on_ist() {
-                // First: a frame on the wrong stack is one because of it.
-                watch.is_over(d, goals, &world.machine);
+                // This comes first: it may be the reason for a frame on the wrong stack.
+                watch.blocking.is_over(d, goals, &world.machine);
                 let is_once = d.bit(!watch.blocking.is_on_ist_again());
                 goals.add(obligation::NMI_STACK, is_once, "address");
             }
@@ -227,7 +226,7 @@ fn judge_end<D: Domain>(
     }
 }
 
-/// A way through the code.
+/// One way through the code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Walk {
     /// The addresses of all instructions executed, with the IRETQ that may be the last.
@@ -236,24 +235,24 @@ pub struct Walk {
     pub broken: Option<String>,
 }
 
-/// The same with a quiet guest, and nothing is compared with the specification, whose questions
-/// would add paths that the code does not have. `also` is told everything.
+/// Runs the theorem of `entry` with stable guest memory. Nothing is compared with the
+/// specification, whose questions would add paths that the code does not have. `also` observes
+/// everything, too.
 pub(crate) fn walk<'a, D: Domain>(
     d: &D,
-    target: &'a Target,
-    theorem: Theorem,
+    entry: Entry<'a>,
     source: &mut impl Source<D>,
     saved: Option<&Saved<D>>,
     assume: impl FnOnce(&[(&'static str, D::Bit)]),
     also: &'a mut dyn Observer<D>,
 ) -> Result<Walk, BadCode> {
-    let mut world = world::of(d, target, theorem, source, saved);
+    let mut world = world::of(d, entry, source, saved);
     assume(&world.assumptions);
-    let mut watch = Watch::new(d, target, theorem, &world);
+    let mut watch = Watch::new(d, entry, &world);
     watch.also = Some(also);
-    // Whether they hold is not asked.
+    // Nobody asks whether these hold.
     let mut goals = Goals::new();
-    let broken = match execute(d, target, theorem, &mut world, &mut watch, &mut goals)? {
+    let broken = match execute(d, &mut world, &mut watch, &mut goals)? {
         End::Broken { text, .. } => Some(text),
         End::Guest { .. } | End::Host | End::Resumed { .. } | End::Stopped => None,
     };

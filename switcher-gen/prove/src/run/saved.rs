@@ -1,37 +1,39 @@
 //! What entering a guest leaves on the host's stack, which every exit finds there.
 
 use crate::bad_code::BadCode;
+use crate::entry::EntryPoints;
 use crate::goal::Goals;
 use crate::run::end::End;
 use crate::run::execute;
 use crate::run::watch::Watch;
-use crate::target::{Target, overlap};
+use crate::target::overlap;
+use crate::theorem::Start;
 use crate::theorem::Theorem;
 use crate::world::name::{Name, Object, Part, Source};
-use crate::world::{Saved, Start, region_of};
+use crate::world::{Saved, World, region_of};
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::TssExtra;
 use switcher_model::{Domain, RegionName};
 
-/// What `switcher_enter_guest` leaves on the host's stack, found by entering a guest all of whose
-/// registers are known. That it is always the same is part of the theorem about it.
+/// What the `switcher_enter_guest` of a target leaves on the host's stack, found by entering a
+/// guest all of whose registers are known. That it is always the same is a part of the theorem
+/// about it. `None` if that does not lead to a guest.
 ///
-/// # Errors
-/// If the code is none that a theorem can be about, or does not get to the guest.
+/// # Errors If no theorem can be about the code.
 pub fn saved<D: Domain>(
     d: &D,
-    target: &Target,
+    points: &EntryPoints<'_>,
     source: &mut impl Source<D>,
 ) -> Result<Option<Saved<D>>, BadCode> {
+    let entry = points.entry(Theorem::EnterGuest);
+    let target = entry.target;
     overlap::check(target)?;
     let mut known = KnownFrame { inner: source, selectors: target.model().selectors };
-    let mut world = target.world(d, &mut known, Start::Call, None);
-    let mut watch = Watch::new(d, target, Theorem::EnterGuest, &world);
-    // What must hold is for the theorem itself to show.
+    let mut world = World::new(d, &mut known, target, Start::Call, None);
+    let mut watch = Watch::new(d, entry, &world);
+    // The theorem itself shows what must hold.
     let mut goals = Goals::new();
-    let End::Guest { .. } =
-        execute(d, target, Theorem::EnterGuest, &mut world, &mut watch, &mut goals)?
-    else {
+    let End::Guest { .. } = execute(d, &mut world, &mut watch, &mut goals)? else {
         return Ok(None);
     };
     let extra = region_of(&world, RegionName::TssExtra);
@@ -66,7 +68,7 @@ impl<D: Domain, S: Source<D>> Source<D> for KnownFrame<'_, S> {
             (Object::Frame, Part::Field("ss")) => d.word(self.selectors.user_ds().into()),
             (Object::Frame, Part::Field("rflags")) => d.word(RFlags::GUEST_FIXED.bits()),
             (Object::Frame | Object::OrigAx, _) => d.word(0),
-            // The guest, or another routine, changes these until there is an exit: what was saved of
+            // The guest, or another routine, may change these before an exit: what was saved of
             // them is not what they are then.
             _ if is_changed(name) => self.inner.value(d, Name { at_entry: true, ..name }, bits),
             _ => self.inner.value(d, name, bits),

@@ -8,53 +8,8 @@ use crate::run::instruction::is_on_a_stack;
 use crate::run::watch::Watch;
 use crate::theorem::Theorem;
 use switcher_gen::arch::Msr;
-use switcher_model::program::Kind;
-use switcher_model::{Branch, Domain, Fence, Gpr, Origin, State as Machine};
-
-/// Whether a CPU may go on with another GS base than the path has: as if a SWAPGS had been executed that
-/// was not, or the other way round.
-#[derive(Debug, Default)]
-pub(crate) struct GsSpeculation {
-    /// If SWAPGS was executed, whether that is certain: no jump before it may have gone elsewhere.
-    swapped: Option<bool>,
-    /// Whether there was a jump since the last fence.
-    has_jumped: bool,
-    /// Whether GS base was written: it is the same, whatever it was before.
-    is_written: bool,
-}
-
-impl GsSpeculation {
-    /// A conditional jump.
-    pub(crate) const fn jump(&mut self) {
-        self.has_jumped = true;
-    }
-
-    /// SWAPGS.
-    pub(crate) const fn swap(&mut self) {
-        self.swapped = Some(!self.has_jumped);
-    }
-
-    /// WRGSBASE.
-    pub(crate) const fn write(&mut self) {
-        self.is_written = true;
-    }
-
-    /// A fence makes certain what came before it, if it stops dispatch.
-    pub(crate) fn fence(&mut self, fence: Fence) {
-        if fence.stops_dispatch() {
-            self.swapped = self.swapped.map(|_| true);
-            self.has_jumped = false;
-        }
-    }
-
-    /// Whether a CPU has the path's GS base for certain; `None` where nothing of this `theorem`'s path may
-    /// have changed it.
-    pub(crate) fn is_certain(&self, theorem: Theorem) -> Option<bool> {
-        // An event is of ring 0 or of a guest: a jump may have been taken for the other.
-        let unswapped = theorem.is_of_events().then_some(self.is_written || !self.has_jumped);
-        self.swapped.or(unswapped)
-    }
-}
+use switcher_model::program::Operation;
+use switcher_model::{Branch, Domain, Gpr, Origin, State as Machine};
 
 impl<'a, D: Domain> Watch<'a, D> {
     /// What must hold of an instruction because of what a CPU may do beside executing it.
@@ -65,20 +20,21 @@ impl<'a, D: Domain> Watch<'a, D> {
             let is_hosts = |register| d.mentions(state.get(register), Origin::is_the_hosts);
             self.barriers.overwritten = !others.any(is_hosts);
         }
-        let Some(Ok(op)) = self.target.program.at(at) else { return };
+        let Some(Ok(op)) = self.entry.target.program.at(at) else { return };
         if op.wants_trap() {
-            let is_trapped = self.target.around(at).trap.is_some();
+            let is_trapped = self.entry.target.around(at).trap.is_some();
             goals.add(obligation::TRAPPED, d.bit(is_trapped), "the next instruction");
         }
-        let mitigations = self.target.setting.variant.mitigations();
-        // The CPUs that need it are among those that need the other.
+        let mitigations = self.entry.target.setting.variant.mitigations();
+        // The CPUs that need the upper half are among those that need the history overwritten.
         if mitigations.bhb.is_on() && op.is_predicted() {
-            let is_there = self.target.around(at).is_upper;
+            let is_there = self.entry.target.around(at).is_upper;
             goals.add(obligation::UPPER_HALF, d.bit(is_there == Some(true)), "address");
         }
         if op.is_indirect() {
-            let holds = match self.theorem {
-                // The host's own code, as long as it is restricted as that is.
+            let holds = match self.entry.theorem {
+                // The branch may as well be the host's, as long as it is restricted like the
+                // host's.
                 Theorem::EnterGuest => d.eq(state.msrs.spec_ctrl, self.start.spec_ctrl),
                 _ => {
                     let done = d.bit(self.barriers.is_safe_to_branch(mitigations));
@@ -92,15 +48,15 @@ impl<'a, D: Domain> Watch<'a, D> {
 
     /// Whether SPEC_CTRL has been made the host's, if that is switched.
     fn is_restricted(&self, d: &D, state: &Machine<D>) -> D::Bit {
-        if !self.target.setting.variant.mitigations().ibrs {
+        if !self.entry.target.setting.variant.mitigations().ibrs {
             return d.bit(true);
         }
         let is_hosts = d.eq(state.msrs.spec_ctrl, self.start.block.host_spec_ctrl);
         d.both(d.bit(self.barriers.restricted), is_hosts)
     }
 
-    /// WRMSR, on a path or on an arm that none takes: of PRED_CMD, it must be an IBPB. Another bit empties
-    /// less, and none of them nothing.
+    /// WRMSR, on a path or on an arm that no path takes: if it writes PRED_CMD, that must be an
+    /// IBPB. Other bits empty less.
     pub(crate) fn barrier(
         &mut self,
         d: &D,
@@ -121,31 +77,33 @@ impl<'a, D: Domain> Watch<'a, D> {
         state: &Machine<D>,
         branch: Branch,
     ) {
-        let op = self.trace.last().and_then(|at| self.target.program.at(*at));
-        let is_far = matches!(op, Some(Ok(op)) if matches!(op.kind, Kind::ReturnFar(_)));
-        // No CPU predicts a far one, and what it leads to is what was interrupted. An exit by one leads to
-        // the host, which wants an exit's mitigations all the same.
-        let is_resuming = is_far && self.theorem.keeps_blocking();
+        let op = self.trace.last().and_then(|at| self.entry.target.program.at(*at));
+        let is_far = matches!(op, Some(Ok(op)) if matches!(op.kind, Operation::ReturnFar(_)));
+        // No CPU predicts a far RET, and where it resumes interrupted code, it needs no mitigation.
+        // Where it is used for an exit, it leads to the host, which wants an exit's mitigations all
+        // the same.
+        let is_resuming = is_far && self.entry.theorem.keeps_blocking();
         let at = self.trace.last().copied().unwrap_or_default();
         let to = d.code_at(state.rip);
         match branch {
             Branch::Return if is_resuming => self.verw(d, goals),
             Branch::Return => {
-                // To behind a call of the routine's own, or to the caller.
+                // It leads to the return address of a call of the routine's own, or to the caller.
                 let is_own = self.barriers.is_predicted(to);
                 self.at_return(d, goals, state, is_own, false, 0);
                 self.barriers.returned();
                 self.barriers.branch(at, None);
             }
             Branch::Jump => self.barriers.branch(at, to),
+            Branch::Counted => {}
             Branch::Call => {
-                let next = self.target.program.instruction(at).next_ip();
-                self.barriers.called(next, self.target.around(at).fills);
+                let next = self.entry.target.program.instruction(at).next_ip();
+                self.barriers.called(next, self.entry.target.around(at).fills);
             }
         }
     }
 
-    /// Where a RET of the host's leads; it uses up what a call has left in the return stack buffer.
+    /// A RET of the host's uses up what a call has left in the return stack buffer.
     pub(crate) fn returned(&mut self) {
         self.barriers.returned();
     }
@@ -155,8 +113,8 @@ impl<'a, D: Domain> Watch<'a, D> {
         self.barriers.is_predicted(to)
     }
 
-    /// A RET, one of the routine's own or the host's: that of an exit, or the first of a hook, `within`
-    /// whose call that is. The host's are those of its thunk.
+    /// What must hold at a RET: one of the routine's own (`is_own`), that of an exit, or the first
+    /// of a hook, `within` as many calls. RETs of the host's are those of its thunk (`is_thunks`).
     pub(crate) fn at_return(
         &mut self,
         d: &D,
@@ -166,7 +124,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         is_thunks: bool,
         within: usize,
     ) {
-        let mitigations = self.target.setting.variant.mitigations();
+        let mitigations = self.entry.target.setting.variant.mitigations();
         let AtReturn { emptied, untrained, filled, history } =
             self.barriers.at_return(mitigations, is_own, is_thunks, within);
         if mitigations.ibrs {
@@ -179,7 +137,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         goals.add(obligation::BHB_CLEARED, d.bit(history), "branches");
     }
 
-    /// The host untrains returns: it must be able to, on its root.
+    /// The host untrains returns: for that it needs its own root, its GS base and a stack.
     pub(crate) fn untrain(
         &mut self,
         d: &D,
@@ -193,11 +151,11 @@ impl<'a, D: Domain> Watch<'a, D> {
         goals.add(obligation::UNTRAINED, d.bit(is_on_a_stack(d, state)), "RSP");
     }
 
-    /// Where an entry gets to the guest, or the hook's event to what it has interrupted: that may be
-    /// an entry behind its own VERW.
+    /// VERW must come last where an entry gets to the guest, or an event with a hook to what it has
+    /// interrupted: that may be an entry that has executed its own VERW.
     pub(crate) fn verw(&mut self, d: &D, goals: &mut Goals<D>) {
-        let wanted = self.target.setting.variant.mitigations().verw;
-        if wanted && (self.theorem == Theorem::EnterGuest || self.theorem.has_hook()) {
+        let wanted = self.entry.target.setting.variant.mitigations().verw;
+        if wanted && (self.entry.theorem == Theorem::EnterGuest || self.entry.theorem.has_hook()) {
             goals.add(obligation::VERW_LAST, d.bit(self.barriers.overwritten), "VERW");
         }
     }

@@ -34,10 +34,10 @@ impl Store {
         let is_within = |start: i64, size: usize| {
             start <= self.at && self.at + self.size as i64 <= start + size as i64
         };
-        // Ring 0 that is interrupted owns all of this; its event may use a stack of its own.
+        // Interrupted ring 0 owns all of this; its event may use a stack of its own.
         let interrupts = theorem.is_in_ring_0();
         match self.region {
-            // Scratch. All else is read by the CPU when an event comes.
+            // This field is scratch. The CPU reads all others when an event comes.
             RegionName::Tss => !theorem.is_of_events() && is_within(tss(Tss::sp2.bytes()), 8),
             RegionName::TssExtra => {
                 let of_syscall = [TssExtra::switch_flags.bytes(), TssExtra::smod_rsp.bytes()];
@@ -46,8 +46,8 @@ impl Store {
                 is_host_rsp && !interrupts && theorem != Theorem::SyscallCompat
                     || theorem == Theorem::Syscall64 && of_syscall.any(|at| is_within(at, 8))
             }
-            // Fields alone, byte by byte, for two may be stored to at once: the rest of the page, and
-            // PKRU where the switcher does not switch it, is the guest's own.
+            // Only fields may be stored to, judged byte by byte, for one store may go to two: the
+            // rest of the page, and PKRU where the switcher does not switch it, is the guest's own.
             RegionName::Pvcs => {
                 let has_keys = setting.variant.pku();
                 let fields = || pvcs_fields(setting.revision()).into_iter().flatten();
@@ -57,15 +57,15 @@ impl Store {
                 };
                 theorem == Theorem::Syscall64 && (self.at..self.at + self.size as i64).all(own)
             }
-            // What cannot be gone on from uses what it finds.
+            // An event from which nothing goes on may use what it finds.
             RegionName::Sp0Stack => {
                 (!interrupts || theorem.is_fatal()) && theorem != Theorem::SyscallCompat
             }
-            // The host's GS base lies above.
+            // The host's GS base lies above the stack.
             RegionName::IstStack => theorem.is_of_events() && self.at + self.size as i64 <= 0,
-            // Where to return to is the caller's.
+            // The return address above is the caller's.
             RegionName::HostStack => self.at + self.size as i64 <= 0,
-            // The program refuses all stores to code; the others are in no world.
+            // The program refuses all stores to code, and no world has the other regions.
             RegionName::InterruptedStack
             | RegionName::Code
             | RegionName::PerCpu

@@ -10,7 +10,7 @@ use crate::run::watch::{Observed, Watch};
 use crate::theorem::Theorem;
 use switcher_gen::arch::{RFlags, Vendor};
 use switcher_gen::layout::SwitchFlags;
-use switcher_model::{Domain, Event, Gpr, State as Machine};
+use switcher_model::{Domain, Effect, Gpr, State as Machine};
 
 impl<'a, D: Domain> Watch<'a, D> {
     pub(crate) fn cr3(&mut self, d: &D, goals: &mut Goals<D>, value: D::Word) {
@@ -18,6 +18,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         let peers = d.either(d.eq(value, roots.smod_cr3), d.eq(value, roots.umod_cr3));
         let others = d.either(d.eq(value, roots.host_cr3), d.eq(value, roots.enter_cr3));
         let restored = self.start.interrupted_root.map_or(d.bit(false), |root| d.eq(value, root));
+        let restored = d.either(restored, d.eq(value, self.start.root));
         let others = d.either(others, restored);
         let unprepared = d.any(roots.switch_flags, SwitchFlags::NO_DS_CR3.bits());
         // Slots may hold the same value: what counts is that there is a reason to load it.
@@ -27,7 +28,7 @@ impl<'a, D: Domain> Watch<'a, D> {
     }
 
     pub(crate) fn sysretq(&mut self, d: &D, goals: &mut Goals<D>, state: &Machine<D>) {
-        let model = self.target.model();
+        let model = self.entry.target.model();
         let canonical = model.is_canonical(d, state.get(Gpr::Rcx));
         goals.add(obligation::SYSRETQ_CANONICAL, canonical, "RCX");
         let traced = d.any(state.get(Gpr::R11), RFlags::NOT_BY_SYSRET.bits());
@@ -38,20 +39,20 @@ impl<'a, D: Domain> Watch<'a, D> {
             goals.add(obligation::SYSRETQ_SS, d.any(state.ss, 0xFFFC), "SS");
         }
         // 32-bit code's stub leaves the guest's RSP where it is.
-        if self.theorem != Theorem::SyscallCompat {
+        if self.entry.theorem != Theorem::SyscallCompat {
             goals.add(obligation::ADJACENT, d.bit(self.rsp_was_loaded_last()), "RSP");
         }
     }
 
-    /// Whether the instruction right in front of the present one, in the code and on the path, has
-    /// loaded RSP. The code is asked and no value: what RSP held before may be anything.
+    /// Whether the instruction right before the present one, in the code and on the path, has
+    /// loaded RSP. This looks at the code and at no value: RSP may have held anything before.
     fn rsp_was_loaded_last(&self) -> bool {
         let [.., before, at] = *self.trace.as_slice() else { return false };
-        let instruction = self.target.program.instruction(before);
+        let instruction = self.entry.target.program.instruction(before);
         let loads = instruction.op_count() > 0
             && instruction.op0_register() == Register::RSP
             && matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::Pop);
-        // What RSP holds already was loaded before.
+        // A move of RSP to itself loads nothing.
         let is_new = instruction.op1_register() != Register::RSP;
         loads && is_new && instruction.next_ip() == at
     }
@@ -64,15 +65,15 @@ impl<'a, D: Domain> Watch<'a, D> {
         [_, cs, flags, _, ss]: [D::Word; 5],
     ) {
         let at = self.trace.last().copied();
-        if self.theorem.is_of_events() {
-            // To a guest there is another way.
-            let kernel = self.target.model().selectors.kernel_cs();
+        if self.entry.theorem.is_of_events() {
+            // An event's IRETQ leads to ring 0: for a guest there is another way.
+            let kernel = self.entry.target.model().selectors.kernel_cs();
             goals.add(obligation::IRETQ_RING_0, d.is(cs, kernel.into()), "CS");
             self.verw(d, goals);
             self.blocking.end();
             return;
         }
-        let is_known = at.is_some() && at == self.target.iretq;
+        let is_known = at.is_some() && at == self.entry.target.iretq;
         goals.add(obligation::IRETQ_LABEL, d.bit(is_known), "RIP");
         let nested = state.flags.other(d, RFlags::NT);
         goals.add(obligation::IRETQ_NT, d.not(nested), "RFLAGS");
@@ -80,7 +81,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         goals.add(obligation::IRETQ_RING_3, d.both(ring_3(cs), ring_3(ss)), "CS, SS");
         self.flags(d, goals, flags);
         self.verw(d, goals);
-        self.frame_of_iretq(d, goals, state);
+        self.blocking.frame_of_iretq(d, self.entry, goals, state);
     }
 
     /// Flags that a guest is about to have.
@@ -92,8 +93,8 @@ impl<'a, D: Domain> Watch<'a, D> {
     }
 }
 
-/// The IRETQ to a guest. Whether it faults is between the CPU and the frame: the frame is what must
-/// be right.
+/// The IRETQ to a guest. Whether it faults depends on the CPU and on the frame: it is the frame
+/// that must be right.
 pub(crate) fn iretq<D: Domain>(
     d: &D,
     machine: &mut Machine<D>,
@@ -101,7 +102,7 @@ pub(crate) fn iretq<D: Domain>(
     goals: &mut Goals<D>,
     at: u64,
 ) -> End<D::Word> {
-    Observed { watch, goals }.observe(d, machine, Event::Execute(at));
+    Observed { watch, goals }.observe(d, machine, Effect::Execute(at));
     let rsp = machine.get(Gpr::Rsp);
     let mut frame = [rsp; 5];
     for (slot, word) in frame.iter_mut().enumerate() {
@@ -116,7 +117,7 @@ pub(crate) fn iretq<D: Domain>(
         watch.mapped(d, goals, machine, place.region);
         *word = machine.memory.load(d, place);
     }
-    Observed { watch, goals }.observe(d, machine, Event::Iretq(frame));
+    Observed { watch, goals }.observe(d, machine, Effect::Iretq(frame));
     machine.arrive(d, frame);
     End::Guest { by_sysretq: false }
 }

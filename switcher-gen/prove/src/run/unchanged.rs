@@ -12,7 +12,7 @@ use switcher_gen::layout::Tss;
 use switcher_model::{Domain, Region, RegionName};
 use switcher_spec as spec;
 
-/// What no routine changes, SPEC_CTRL and PKRU.
+/// What no routine changes is as before, and SPEC_CTRL and PKRU are as specified.
 pub(crate) fn untouched<D: Domain>(
     d: &D,
     world: &World<D>,
@@ -24,7 +24,7 @@ pub(crate) fn untouched<D: Domain>(
     goals.equal(d, obligation::UNCHANGED, "FS base", *fs_base, machine.fs_base);
     goals.equal(d, obligation::PKRU, "PKRU", spec.pkru, machine.pkru);
     goals.equal(d, obligation::SPEC_CTRL, "SPEC_CTRL", spec.spec_ctrl, machine.msrs.spec_ctrl);
-    let before = entries(d, watch.target, &world.setting);
+    let before = entries(d, watch.entry.target, &world.setting);
     let msrs = &machine.msrs;
     goals.equal(d, obligation::UNCHANGED, "STAR", before.star, msrs.star);
     goals.equal(d, obligation::UNCHANGED, "LSTAR", before.lstar, msrs.lstar);
@@ -32,7 +32,7 @@ pub(crate) fn untouched<D: Domain>(
     goals.equal(d, obligation::UNCHANGED, "SFMASK", before.sfmask, msrs.sfmask);
 }
 
-/// Per-CPU block and PVCS are as specified.
+/// The per-CPU block and the PVCS are as specified.
 pub(crate) fn memory<D: Domain>(
     d: &D,
     world: &World<D>,
@@ -78,13 +78,14 @@ pub(crate) fn memory<D: Domain>(
         Some((field, Some(value), obligation))
     });
     compare(d, world, goals, RegionName::Pvcs, fields);
-    // sp2 is scratch.
+    // Every routine may leave anything in sp2.
     let sp2 = tss + Tss::sp2.bytes() as i64;
     unchanged(d, world, goals, RegionName::Tss, i64::MIN..sp2);
     unchanged(d, world, goals, RegionName::Tss, sp2 + 8..i64::MAX);
 }
 
-/// A region holds `fields`, anything where there is no value, and is otherwise as before.
+/// A region holds the values of `fields`, anything in a field without a value, and elsewhere what
+/// it held before.
 fn compare<D: Domain>(
     d: &D,
     world: &World<D>,

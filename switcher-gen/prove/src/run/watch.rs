@@ -4,30 +4,29 @@
 //! instruction is executed. What must hold is said in the files beside this one, each of which adds methods
 //! to `Watch` or has a part of its state.
 
+use crate::entry::Entry;
 use crate::goal::Goals;
 use crate::obligation;
 use crate::run::barriers::Barriers;
 use crate::run::blocking::Blocking;
 use crate::run::calls::PushedAddresses;
 use crate::run::decisions::Decisions;
+use crate::run::gs::GsSpeculation;
 use crate::run::lost::Lost;
 use crate::run::met::Met;
 use crate::run::origins::is_steered;
-use crate::run::speculation::GsSpeculation;
 use crate::run::{stores, untaken};
-use crate::target::Target;
-use crate::theorem::Theorem;
 use crate::world::World;
 use switcher_gen::arch::Msr;
 use switcher_gen::layout::SwitchFlags;
 use switcher_model::exists::Condition;
-use switcher_model::{Domain, Event, Features, Held, Observer, Origin, State as Machine};
+use switcher_model::{Domain, Effect, Features, Held, Observer, Origin, State as Machine};
 use switcher_spec as spec;
 
 /// What is remembered of a run.
 pub(crate) struct Watch<'a, D: Domain> {
-    pub(crate) target: &'a Target,
-    pub(crate) theorem: Theorem,
+    /// What the run is about, and where it begins.
+    pub(crate) entry: Entry<'a>,
     /// The addresses of all instructions executed.
     pub(crate) trace: Vec<u64>,
     /// What the run has found at its start.
@@ -47,7 +46,7 @@ pub(crate) struct Watch<'a, D: Domain> {
     pub(crate) met: Met<D::Word>,
     /// What the guest could tell from the way here.
     pub(crate) decisions: Decisions<D::Word>,
-    pub(crate) stored: StoreCounts,
+    pub(crate) stored: StoredFields<D::Bit>,
     pub(crate) needs: Needs,
     /// How many jumps the state has decided.
     pub(crate) decided: usize,
@@ -68,6 +67,8 @@ pub(crate) struct AtStart<W> {
     pub(crate) spec_ctrl: W,
     /// The switcher's data, with all roots.
     pub(crate) block: spec::TssExtra<W>,
+    /// The root that the run has started on: it may be left and loaded again.
+    pub(crate) root: W,
     /// The root that an event has interrupted: it is restored.
     pub(crate) interrupted_root: Option<W>,
 }
@@ -80,46 +81,53 @@ struct HeldValues<W> {
     bases: [W; 3],
 }
 
-/// How often fields were stored to that must change at once.
-#[derive(Debug, Default)]
-pub(crate) struct StoreCounts {
+/// What was stored to fields that must change at once.
+#[derive(Debug)]
+pub(crate) struct StoredFields<B> {
+    /// How often host_rsp was stored to.
     pub(crate) host_rsp: usize,
-    pub(crate) switch_flags: usize,
+    /// Whether switch_flags were changed.
+    pub(crate) flags_changed: B,
 }
 
 /// What was asked of the CPU.
 #[derive(Debug)]
 pub(crate) struct Needs {
-    /// What it must have.
+    /// The features that it must have.
     pub(crate) asked: Features,
-    /// What it has not, or does not take.
+    /// The first condition that it does not meet.
     pub(crate) missing: Option<Condition>,
 }
 
 impl<'a, D: Domain> Watch<'a, D> {
-    pub(crate) fn new(d: &D, target: &'a Target, theorem: Theorem, world: &World<D>) -> Self {
+    pub(crate) fn new(d: &D, entry: Entry<'a>, world: &World<D>) -> Self {
         let (block, machine) = (world.spec.tss_extra, &world.machine);
         let interrupted_root = world.event.as_ref().map(|event| event.interrupted.root);
         let roots = [block.host_cr3, block.enter_cr3, block.smod_cr3, block.umod_cr3];
         let spec_ctrl = world.spec.spec_ctrl;
         Self {
-            target,
-            theorem,
+            entry,
             trace: Vec::with_capacity(64),
-            start: AtStart { host_gs: world.host_gs, spec_ctrl, block, interrupted_root },
+            start: AtStart {
+                host_gs: world.host_gs,
+                spec_ctrl,
+                block,
+                root: machine.cr3,
+                interrupted_root,
+            },
             held: HeldValues {
-                roots: roots.into_iter().chain(interrupted_root).collect(),
+                roots: roots.into_iter().chain(interrupted_root).chain([machine.cr3]).collect(),
                 spec_ctrl: [spec_ctrl, block.host_spec_ctrl, block.guest_spec_ctrl],
                 bases: [machine.fs_base, machine.gs_base, machine.inactive_gs_base],
             },
             gs: GsSpeculation::default(),
-            barriers: Barriers::new(target.setting.variant.mitigations().bhb),
+            barriers: Barriers::new(entry.target.setting.variant.mitigations().bhb),
             pushed: PushedAddresses::new(),
             blocking: Blocking::new(d, world),
             lost: Lost::default(),
             met: Met::default(),
             decisions: Decisions::default(),
-            stored: StoreCounts::default(),
+            stored: StoredFields { host_rsp: 0, flags_changed: d.bit(false) },
             needs: Needs { asked: Features::empty(), missing: None },
             decided: 0,
             reads_code: false,
@@ -129,7 +137,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         }
     }
 
-    /// See [`Observer::held`].
+    /// The values of a kind that the CPU takes: see [`Observer::held`].
     pub(crate) fn held(&self, what: Held) -> &[D::Word] {
         match what {
             Held::Root => &self.held.roots,
@@ -138,7 +146,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         }
     }
 
-    /// The PVCS was accessed: without one, the pointer to it means nothing.
+    /// If the PVCS was accessed, there must be one: otherwise the pointer to it means nothing.
     pub(crate) fn pvcs_is_registered(&self, d: &D, goals: &mut Goals<D>) {
         if self.pvcs_at.is_some() {
             let none = d.any(self.start.block.switch_flags, SwitchFlags::PVCS_INVALID.bits());
@@ -159,14 +167,14 @@ impl<D: Domain> Observer<D> for Observed<'_, '_, D> {
         self.watch.held(what)
     }
 
-    fn observe(&mut self, d: &D, state: &Machine<D>, event: Event<D::Word>) {
+    fn observe(&mut self, d: &D, state: &Machine<D>, event: Effect<D::Word>) {
         let Self { watch, goals } = self;
         if let Some(also) = &mut watch.also {
             also.observe(d, state, event);
         }
         match event {
-            Event::Execute(at) => watch.execute(d, goals, state, at),
-            Event::Depends(condition) => {
+            Effect::Execute(at) => watch.execute(d, goals, state, at),
+            Effect::Depends(condition) => {
                 watch.decided += usize::from(d.known(condition).is_none());
                 watch.gs.jump();
                 if is_steered(d, condition) {
@@ -175,36 +183,38 @@ impl<D: Domain> Observer<D> for Observed<'_, '_, D> {
                 let depends = d.mentions(condition, Origin::is_no_ground_for_a_decision);
                 goals.add(obligation::NO_DECISION_ON_RSP, d.bit(!depends), "RSP");
             }
-            Event::Decided(condition) => watch.decisions.decided(d, condition),
-            Event::LoadCr3(value) => watch.cr3(d, goals, value),
-            Event::WriteGsBase(base) => {
-                let canonical = watch.target.model().is_canonical(d, base);
+            Effect::Decided(condition) => {
+                watch.decisions.decided(d, state, condition, watch.pvcs_at.is_some());
+            }
+            Effect::LoadCr3(value) => watch.cr3(d, goals, value),
+            Effect::WriteGsBase(base) => {
+                let canonical = watch.entry.target.model().is_canonical(d, base);
                 goals.add(obligation::WRGSBASE_CANONICAL, canonical, "GS base");
                 watch.gs.write();
             }
-            Event::Access(access) => watch.access(d, goals, state, &access),
-            Event::Needs { condition, met } => {
+            Effect::Access(access) => watch.access(d, goals, state, &access),
+            Effect::Needs { condition, met } => {
                 watch.needs.asked |= condition.asks();
                 watch.needs.missing = watch.needs.missing.or((!met).then_some(condition));
             }
-            Event::Sysretq => watch.sysretq(d, goals, state),
-            Event::Iretq(frame) => watch.iretq(d, goals, state, frame),
+            Effect::Sysretq => watch.sysretq(d, goals, state),
+            Effect::Iretq(frame) => watch.iretq(d, goals, state, frame),
             // MSRs other than these may hold an entry's address.
-            Event::ReadMsr(number) => {
+            Effect::ReadMsr(number) => {
                 watch.barriers.overwritten = false;
                 watch.pushed.moves_if(number == Some(Msr::SpecCtrl.address().into()));
             }
-            Event::WriteMsr { number, value } => {
+            Effect::WriteMsr { number, value } => {
                 let is_allowed = d.bit(stores::may_write(number));
                 goals.add(obligation::KEPT, is_allowed, "MSR");
                 let others = [Msr::SpecCtrl, Msr::PredCmd].map(|msr| Some(msr.address().into()));
                 watch.pushed.moves_if(others.contains(&number));
                 watch.barrier(d, goals, number, value);
             }
-            Event::Verw => watch.barriers.overwritten = true,
-            Event::Branch(branch) => watch.branch(d, goals, state, branch),
-            Event::SwapGs => watch.gs.swap(),
-            Event::Fence(fence) => {
+            Effect::Verw => watch.barriers.overwritten = true,
+            Effect::Branch(branch) => watch.branch(d, goals, state, branch),
+            Effect::SwapGs => watch.gs.swap(),
+            Effect::Fence(fence) => {
                 watch.gs.fence(fence);
                 watch.barriers.fence(fence);
             }

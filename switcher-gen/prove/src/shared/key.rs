@@ -1,6 +1,5 @@
 //! All that a proof depends on, as one number: two targets with one key have one proof.
 
-use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::rc::Rc;
@@ -8,9 +7,10 @@ use std::rc::Rc;
 use iced_x86::{FlowControl, Instruction, Mnemonic};
 use sha2::{Digest, Sha256};
 
+use crate::entry::Entry;
 use crate::run::Run;
 use crate::setting::Setting;
-use crate::stubs::{Alike, AlikeKey, partition};
+use crate::stubs::{Alike, AlikeKey};
 use crate::target::looks::{Looks, looks};
 use crate::target::{Target, TargetGate};
 use crate::theorem::Theorem;
@@ -18,7 +18,7 @@ use crate::world::Saved;
 use switcher_gen::mitigations::Mitigations;
 use switcher_gen::{Config, Variant};
 use switcher_model::Domain;
-use switcher_model::program::{Kind, Op};
+use switcher_model::program::{Op, Operation};
 use switcher_model::symbolic::Symbolic;
 
 /// The SHA-256 of all that a proof depends on, as the `Hash` of its types has it: a field that a type
@@ -47,8 +47,9 @@ fn digest(of: &impl Hash) -> Key {
 pub(crate) fn whole(target: &Target) -> Key {
     let Target { program, enter_guest, return_from_guest, syscall_64, syscall_compat, .. } = target;
     let Target { iretq, windows, gates, routines, hooks, returns, .. } = target;
-    // What it is meant for is of the host: see `host`. The others are words for whoever reads them.
-    let Target { setting: _, assumed: _, harmless: _, .. } = target;
+    // The setting is a part of the host's key: see `host`. The other fields are words for whoever
+    // reads them.
+    let Target { setting: _, limit: _, assumed: _, harmless: _, .. } = target;
     let entries = (enter_guest, return_from_guest, syscall_64, syscall_compat, iretq, routines);
     let pieces: Vec<_> = program.pieces().collect();
     digest(&(program.base(), pieces, entries, windows, gates, hooks, returns))
@@ -56,16 +57,17 @@ pub(crate) fn whole(target: &Target) -> Key {
 
 /// All that a proof of `theorem` depends on: two targets with one key have one proof. Those of
 /// events are about the `whole` image: see [`TraceShape`] for what else they hold of.
-pub(crate) fn key(target: &Target, theorem: Theorem, host: Key, whole: Key) -> Key {
-    let entries = theorem.entries(target);
+pub(crate) fn key(entry: Entry<'_>, host: Key, whole: Key) -> Key {
+    let Entry { target, theorem, .. } = entry;
+    let addresses = entry.addresses();
     if theorem.is_of_events() {
-        // What `host` leaves out may be asked of code that no theorem of this kind should come to; of the IDT
-        // itself, nothing is.
-        let asked = (!entries.is_empty()).then_some(target.setting);
+        // What `host` leaves out may be asked of code that no theorem of this kind should come to.
+        // Of the IDT itself, nothing of that is asked.
+        let asked = (!addresses.is_empty()).then_some(target.setting);
         return digest(&(host, whole, asked));
     }
-    let code: Vec<_> = entries.iter().map(|entry| code(target, *entry)).collect();
-    let asked: Vec<_> = entries.iter().map(|entry| asked_of_branches(target, *entry)).collect();
+    let code: Vec<_> = addresses.iter().map(|at| code(entry, *at)).collect();
+    let asked: Vec<_> = addresses.iter().map(|at| asked_of_branches(entry, *at)).collect();
     digest(&(host, code, asked))
 }
 
@@ -93,7 +95,7 @@ enum Before {
     /// There was no entry.
     Nothing,
     Saved(Found),
-    /// What that code makes of it.
+    /// The code of the entry, which decides what is saved.
     By(Vec<CodeKey>),
 }
 
@@ -108,28 +110,21 @@ struct Found {
 #[derive(Hash)]
 enum FoundWord {
     Known(u64),
-    /// All of a value of that name.
+    /// A word that is all of the value of that name.
     Named(Rc<str>),
 }
 
-/// See [`Host`].
-pub(crate) fn host(
-    d: &Symbolic,
-    target: &Target,
-    theorem: Theorem,
-    saved: Option<&Saved<Symbolic>>,
-) -> Key {
-    let code = |theorem: Theorem| -> Vec<_> {
-        theorem.entries(target).into_iter().map(|entry| code(target, entry)).collect()
+/// The key of all that a proof depends on besides the code: see [`Host`].
+pub(crate) fn host(d: &Symbolic, entry: Entry<'_>, saved: Option<&Saved<Symbolic>>) -> Key {
+    let Entry { target, theorem, .. } = entry;
+    let code_of_entry = || {
+        let entry = entry.points.entry(Theorem::EnterGuest);
+        entry.addresses().iter().map(|at| code(entry, *at)).collect()
     };
     let before = match (theorem, saved.and_then(|saved| found(d, saved))) {
         (Theorem::EnterGuest, _) => Before::Nothing,
         (_, Some(found)) => Before::Saved(found),
-        (_, None) => Before::By(code(Theorem::EnterGuest)),
-    };
-    let parts = match theorem.is_of_events() {
-        true => partition(target, theorem),
-        false => Vec::new(),
+        (_, None) => Before::By(code_of_entry()),
     };
     digest(&Host {
         theorem,
@@ -142,7 +137,7 @@ pub(crate) fn host(
             let of = |TargetGate { vector, address: _, ist, dpl }: &_| (*vector, *ist, *dpl);
             gates.map(of).collect()
         }),
-        parts: parts.iter().map(Alike::key).collect(),
+        parts: entry.stubs().iter().map(Alike::key).collect(),
         routines: theorem.keeps_blocking().then_some(&target.routines),
         iretq: theorem.is_of_iretq().then_some(target.iretq),
     })
@@ -159,13 +154,13 @@ fn judged(setting: Setting, theorem: Theorem) -> Setting {
     Setting { variant: Variant::new(config, variant.selectors()).unwrap_or(variant), ..setting }
 }
 
-/// Those of `all` mitigations that the theorem looks at as a rule; see [`Executed`] for others.
+/// The mitigations among `all` that the theorem looks at as a rule; see [`Executed`] for others.
 pub(crate) fn as_a_rule(all: Mitigations, theorem: Theorem) -> Mitigations {
     let Mitigations { ibrs, ibpb: _, untrain: _, rsb: _, bhb: _, verw } = all;
     match theorem {
-        // No RET; of the guest's routines, VERW is asked for here alone.
+        // This routine has no RET, and of the guest's routines, VERW is asked for here alone.
         Theorem::EnterGuest => Mitigations { ibrs, verw, ..Mitigations::NONE },
-        // Nor do these exit.
+        // These do not exit.
         Theorem::SyscallCompat
         | Theorem::Gates
         | Theorem::DbInRing0
@@ -174,7 +169,7 @@ pub(crate) fn as_a_rule(all: Mitigations, theorem: Theorem) -> Mitigations {
         | Theorem::FatalErrorInRing0
         | Theorem::FatalAtIretq
         | Theorem::FatalErrorAtIretq => Mitigations::NONE,
-        // All of them around the hook.
+        // All mitigations are asked for around the hook.
         Theorem::NmiInRing0 | Theorem::McInRing0 => all,
         Theorem::Syscall64
         | Theorem::ReturnFromGuest
@@ -195,9 +190,9 @@ pub(crate) fn of_branches(all: Mitigations) -> Mitigations {
     Mitigations { verw: false, ..all }
 }
 
-/// These, if the code at `entry` has such a branch.
-fn asked_of_branches(target: &Target, entry: u64) -> Option<Mitigations> {
-    let reached = target.reached_from(entry);
+/// The mitigations of branches, if the code from `at` on has such a branch.
+fn asked_of_branches(entry: Entry<'_>, at: u64) -> Option<Mitigations> {
+    let (target, reached) = (entry.target, entry.reached_from(at));
     let mut branches = reached.iter().filter(|at| is_predicted(target, **at));
     branches.next().map(|_| of_branches(target.setting.variant.mitigations()))
 }
@@ -209,7 +204,8 @@ pub(crate) fn is_predicted(target: &Target, at: u64) -> bool {
 }
 
 /// Whether a run has asked for something of the CPU by which [`judged`] does not tell hosts apart.
-pub(crate) fn asks_for_more<D: Domain>(target: &Target, theorem: Theorem, run: &Run<D>) -> bool {
+pub(crate) fn asks_for_more<D: Domain>(entry: Entry<'_>, run: &Run<D>) -> bool {
+    let Entry { target, theorem, .. } = entry;
     let (all, told) = (target.setting.model(), judged(target.setting, theorem).model());
     run.asked.intersects(all.features.difference(told.features))
 }
@@ -219,7 +215,7 @@ pub(crate) fn asks_for_more<D: Domain>(target: &Target, theorem: Theorem, run: &
 enum CodeKey {
     /// Instructions by number, and which of them is the first.
     Anywhere { first: Option<usize>, instructions: Vec<Normal>, entries: Option<[Option<u64>; 2]> },
-    /// It jumps to what a register or memory says: nobody knows what it needs.
+    /// The code jumps to where a register or memory says: it is not known which of it matters.
     Here { whole: Key, entry: u64 },
 }
 
@@ -234,15 +230,16 @@ struct Normal {
     pushed: Option<u64>,
 }
 
-fn code(target: &Target, entry: u64) -> CodeKey {
-    let reached: Vec<u64> = target.reached_from(entry).into_iter().collect();
+fn code(entry: Entry<'_>, start: u64) -> CodeKey {
+    let target = entry.target;
+    let reached: Vec<u64> = entry.reached_from(start).iter().copied().collect();
     let number = |at: u64| reached.binary_search(&at).ok();
     let decoded: Vec<_> = reached.iter().map(|at| target.program.instruction(*at)).collect();
     let is_indirect = |i: &Instruction| {
         matches!(i.flow_control(), FlowControl::IndirectBranch | FlowControl::IndirectCall)
     };
     if decoded.iter().any(is_indirect) {
-        return CodeKey::Here { whole: whole(target), entry };
+        return CodeKey::Here { whole: whole(target), entry: start };
     }
     let has_lines = target.setting.variant.mitigations().bhb.is_on();
     let instructions = decoded.iter().map(|i| {
@@ -259,7 +256,7 @@ fn code(target: &Target, entry: u64) -> CodeKey {
     let has_msrs =
         decoded.iter().any(|i| matches!(i.mnemonic(), Mnemonic::Rdmsr | Mnemonic::Wrmsr));
     let entries = has_msrs.then_some([Some(target.syscall_64), target.syscall_compat]);
-    CodeKey::Anywhere { first: number(entry), instructions: instructions.collect(), entries }
+    CodeKey::Anywhere { first: number(start), instructions: instructions.collect(), entries }
 }
 
 /// What the entry has saved of the host, if it is nothing but the caller's values and constants.
@@ -269,7 +266,7 @@ fn found(d: &Symbolic, saved: &Saved<Symbolic>) -> Option<Found> {
         let value = d.load(cells);
         match (d.known(value), d.variables_of(value).as_slice()) {
             (Some(known), _) => Some(FoundWord::Known(known)),
-            // The whole of it: parts are shown with what they are.
+            // It must be the whole value: parts are displayed as parts.
             (None, [name]) if d.display(value) == **name => Some(FoundWord::Named(name.clone())),
             _ => None,
         }
@@ -278,18 +275,16 @@ fn found(d: &Symbolic, saved: &Saved<Symbolic>) -> Option<Found> {
     Some(Found { host_rsp, stack })
 }
 
-/// Whether a run shows that more matters than [`key`] has: that code is read as data, that a RET led
-/// back into it, or that it came to where nothing was said to lead.
-pub(crate) fn depends_on_place<D: Domain>(target: &Target, theorem: Theorem, run: &Run<D>) -> bool {
-    let entries = theorem.entries(target);
-    let reached: BTreeSet<_> =
-        entries.into_iter().flat_map(|entry| target.reached_from(entry)).collect();
-    let op = |at: &u64| target.program.at(*at).and_then(Result::ok);
-    let returns =
-        |at: &u64| op(at).is_some_and(|op| matches!(op.kind, Kind::Return(_) | Kind::Iretq));
+/// Whether a run shows that more matters than is in [`key`]: that code is read as data, that a RET
+/// led back into it, or that it came to where nothing was said to lead.
+pub(crate) fn depends_on_place<D: Domain>(entry: Entry<'_>, run: &Run<D>) -> bool {
+    let op = |at: &u64| entry.target.program.at(*at).and_then(Result::ok);
+    let returns = |at: &u64| {
+        op(at).is_some_and(|op| matches!(op.kind, Operation::Return(_) | Operation::Iretq))
+    };
     let before_last = run.trace.split_last().map_or(&[][..], |(_, before)| before);
     run.reads_code
-        || asks_for_more(target, theorem, run)
+        || asks_for_more(entry, run)
         || before_last.iter().any(returns)
-        || !run.trace.iter().chain(&run.untaken.at).all(|at| reached.contains(at))
+        || !run.trace.iter().chain(&run.untaken.at).all(|at| entry.reaches(*at))
 }

@@ -1,5 +1,6 @@
 //! What runs have executed, as a shape that other code can be held against.
 
+use crate::entry::Entry;
 use std::collections::BTreeSet;
 
 use iced_x86::{FlowControl, Mnemonic};
@@ -8,10 +9,9 @@ use crate::run::Run;
 use crate::shared::key::{as_a_rule, asks_for_more, is_predicted, of_branches};
 use crate::target::Target;
 use crate::target::looks::{Looks, looks};
-use crate::theorem::Theorem;
 use switcher_gen::mitigations::{Bhb, Mitigations, Rsb};
 use switcher_model::Domain;
-use switcher_model::program::Kind;
+use switcher_model::program::Operation;
 
 /// What runs have executed.
 #[derive(Debug, Default)]
@@ -26,8 +26,9 @@ pub(crate) struct Executed {
 }
 
 impl Executed {
-    /// And this one.
-    pub(crate) fn add<D: Domain>(&mut self, target: &Target, theorem: Theorem, run: &Run<D>) {
+    /// Adds what `run` has executed.
+    pub(crate) fn add<D: Domain>(&mut self, entry: Entry<'_>, run: &Run<D>) {
+        let Entry { target, theorem, .. } = entry;
         self.at.extend(run.trace.iter().chain(&run.untaken.at));
         self.lines.extend(&run.lines);
         self.taken.extend(&run.trace);
@@ -47,7 +48,7 @@ impl Executed {
             is_predicted(target, *at) || to != 0 && target.returns.contains(&to)
         };
         let is_indirect = |at: &u64| target.is_indirect(*at);
-        // Whether a RET stays in its line is not told by the code.
+        // The code does not tell whether a RET stays in its line.
         let is_open = |at: &u64| target.around(*at).stays_in_line.is_none();
         let mut all = run.trace.iter().chain(&run.untaken.at);
         let asks_more = is_masked && all.clone().any(is_asked);
@@ -58,10 +59,13 @@ impl Executed {
             named.any(|i| i.is_ip_rel_memory_operand() && i.ip_rel_memory_address() == address)
         };
         let goes_on = |&[from, to]: &[u64; 2]| match kind(&from) {
-            // To behind a call, or the run says that it is not movable.
-            Some((Kind::Return(_), _)) => true,
-            Some((Kind::Iretq, _)) => is_named(to),
-            Some((_, next)) => to == next || successors(target, from).contains(&Some(to)),
+            // It leads to the return address of a call, or the run says that it is not movable.
+            Some((Operation::Return(_), _)) => true,
+            Some((Operation::Iretq, _)) => is_named(to),
+            // A REP goes on where it is.
+            Some((_, next)) => {
+                to == next || to == from || successors(entry, from).contains(&Some(to))
+            }
             None => false,
         };
         self.is_of_place = self.is_of_place
@@ -69,16 +73,17 @@ impl Executed {
             || asks_more
             || run.lines.iter().any(is_open)
             || all.any(is_indirect)
-            || asks_for_more(target, theorem, run)
+            || asks_for_more(entry, run)
             || run.reads_code
             || run.untaken.of_place
             || !run.trace.array_windows().all(goes_on);
     }
 }
 
-/// Where an instruction leads: on, and to the address that it names. A RET, an IRETQ and a jump
-/// through a register lead to a value.
-fn successors(target: &Target, at: u64) -> [Option<u64>; 2] {
+/// Where an instruction leads: to the next one, and to the address that it names. A RET, an IRETQ
+/// and a jump through a register lead to a value.
+fn successors(entry: Entry<'_>, at: u64) -> [Option<u64>; 2] {
+    let target = entry.target;
     let i = target.program.instruction(at);
     let next = Some(i.next_ip());
     match i.flow_control() {
@@ -88,9 +93,7 @@ fn successors(target: &Target, at: u64) -> [Option<u64>; 2] {
         FlowControl::ConditionalBranch | FlowControl::Call => [next, Some(i.near_branch_target())],
         FlowControl::UnconditionalBranch => [None, Some(i.near_branch_target())],
         FlowControl::Interrupt if i.mnemonic() == Mnemonic::Int => {
-            let mut gates = target.gates.iter().flatten();
-            let gate = gates.find(|gate| gate.vector == i.immediate8());
-            [None, gate.map(|gate| gate.address)]
+            [None, entry.gate(i.immediate8()).map(|gate| gate.address)]
         }
         _ => [None, None],
     }
@@ -102,22 +105,23 @@ pub(crate) struct TraceShape {
     /// Where it begins: one for each stub that is executed.
     first: Vec<usize>,
     instructions: Vec<(Looks, [Option<usize>; 2])>,
-    /// Of which of them it does not matter what address they make a value: no path executes them, and an
-    /// arm that is not taken neither goes there nor makes anything of two of these.
+    /// For each of them, whether it does not matter what address it makes a value: no path executes
+    /// it, and an arm neither goes there nor makes anything of two such values.
     free: Vec<bool>,
 }
 
-/// Without an address that LEA makes a value.
+/// What an instruction looks like without the address that LEA makes a value.
 fn without_value(target: &Target, at: u64, looks: Looks) -> Looks {
     let is_lea = target.program.instruction(at).mnemonic() == Mnemonic::Lea;
     Looks { value: looks.value.filter(|_| !is_lea), ..looks }
 }
 
 impl TraceShape {
-    pub(crate) fn new(target: &Target, entries: &[u64], executed: &Executed) -> Option<Self> {
+    pub(crate) fn new(entry: Entry<'_>, executed: &Executed) -> Option<Self> {
+        let target = entry.target;
         let at: Vec<u64> = executed.at.iter().copied().collect();
         let number = |address: u64| at.binary_search(&address).ok();
-        let follow = |at: u64| successors(target, at).map(|to| to.and_then(number));
+        let follow = |at: u64| successors(entry, at).map(|to| to.and_then(number));
         let is_free = |at: &u64| !executed.taken.contains(at);
         let free = at.iter().map(is_free).collect();
         let looks = |at: u64| {
@@ -125,21 +129,22 @@ impl TraceShape {
             if is_free(&at) { without_value(target, at, looks) } else { looks }
         };
         let instructions = at.iter().map(|at| (looks(*at), follow(*at))).collect();
-        let first = entries.iter().map(|entry| number(*entry)).collect::<Option<_>>()?;
+        let first = entry.addresses().iter().map(|at| number(*at)).collect::<Option<_>>()?;
         let shape = Self { first, instructions, free };
-        // Something might be executed that nothing leads to.
-        (!executed.is_of_place && shape.is_of(target, entries)).then_some(shape)
+        // An instruction might be executed that nothing leads to: then it is not found.
+        (!executed.is_of_place && shape.is_of(entry)).then_some(shape)
     }
 
-    /// Whether `target`'s code at `entries` is this.
-    pub(crate) fn is_of(&self, target: &Target, entries: &[u64]) -> bool {
+    /// Whether the code from `entry` on is of this shape.
+    pub(crate) fn is_of(&self, entry: Entry<'_>) -> bool {
+        let (target, entries) = (entry.target, entry.addresses());
         if self.first.len() != entries.len() {
             return false;
         }
         let mut places = vec![None; self.instructions.len()];
         let mut ahead: Vec<_> = self.first.iter().copied().zip(entries.iter().copied()).collect();
-        for (number, entry) in &ahead {
-            places[*number] = Some(*entry);
+        for (number, at) in &ahead {
+            places[*number] = Some(*at);
         }
         while let Some((number, at)) = ahead.pop() {
             let (expected, follow) = &self.instructions[number];
@@ -153,7 +158,7 @@ impl TraceShape {
             if looks != *expected {
                 return false;
             }
-            for (number, to) in follow.iter().zip(successors(target, at)) {
+            for (number, to) in follow.iter().zip(successors(entry, at)) {
                 let Some(number) = *number else { continue };
                 let Some(to) = to else { return false };
                 match places[number] {

@@ -11,7 +11,7 @@ use switcher_gen::asm::{HostSymbol, Window};
 /// All of an instruction that a proof looks at, but for where it and those after it lie.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Looks {
-    /// Without what says how far it is to an address.
+    /// Its bytes, without those that say how far it is to an address.
     pub(crate) bytes: Vec<u8>,
     /// An address that the instruction makes a value.
     pub(crate) value: Option<u64>,
@@ -21,11 +21,12 @@ pub(crate) struct Looks {
     pub(crate) is_iretq: bool,
     /// Whether NMIs are never blocked there.
     pub(crate) is_routine: bool,
-    /// Without its cache line where that is not looked at.
+    /// What lies around it, without its cache line where that is not looked at.
     pub(crate) around: Around,
 }
 
-/// `in_line` says whether it matters that a branch stays in its cache line.
+/// What the instruction at `at` looks like. `in_line` says whether it matters that a branch stays
+/// in its cache line.
 pub(crate) fn looks(target: &Target, at: u64, in_line: bool) -> Looks {
     let program = &target.program;
     let code = program.from(at);

@@ -10,11 +10,9 @@ use std::ops::Range;
 use crate::elf::{Foreign, Linkage, ReadError};
 use crate::setting::Setting;
 use crate::target::overlap::Overlap;
-use crate::world::name::Source;
-use crate::world::{Saved, Start, World};
 use switcher_gen::asm::{HostSymbol, LINE, Label, Window};
 use switcher_gen::{Gate, Hazard, Image};
-use switcher_model::{Domain, Model, Program};
+use switcher_model::{CpuModel, Program};
 
 /// Bytes at an address, their entry points, and what they are meant for.
 #[derive(Clone, Debug)]
@@ -45,6 +43,8 @@ pub struct Target {
     pub returns: [u64; HostSymbol::RETURNS.len()],
     /// What it is meant for.
     pub setting: Setting,
+    /// How many instructions a path may have before it is taken to have no end.
+    pub limit: usize,
     /// What a verdict assumes of this code in particular, beside all that CAVEATS.md lists.
     pub assumed: Vec<String>,
     /// What names the code and was found not to change it.
@@ -57,7 +57,7 @@ pub enum TargetError {
     /// The file's code is not complete, or not what will run.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// Its data lies over the code, or over each other.
+    /// Regions of its data share bytes with the code, or with each other.
     #[error(transparent)]
     Overlap(#[from] Overlap),
     /// No CPU of this kind executes code there.
@@ -66,7 +66,7 @@ pub enum TargetError {
          another address, or name a variant with five levels"
     )]
     NotCanonical {
-        /// Where.
+        /// The address.
         address: u64,
     },
 }
@@ -74,7 +74,7 @@ pub enum TargetError {
 /// An entry of the IDT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TargetGate {
-    /// Which.
+    /// The vector.
     pub vector: u8,
     /// Where the handler is.
     pub address: u64,
@@ -87,6 +87,9 @@ pub struct TargetGate {
 impl Target {
     /// Where an image is taken to lie. It is position-independent, so one address stands for all.
     pub const BASE: u64 = 0xFFFF_FE80_0000_0000;
+    /// More instructions than any path of a switcher has, unless it overwrites much; a loop whose bound
+    /// is a number may have more. What is never left is told from what takes long by nothing else.
+    pub const LIMIT: usize = 10_000;
 
     /// One of our own images.
     #[must_use]
@@ -116,6 +119,7 @@ impl Target {
             hooks: HostSymbol::HOOKS.map(|symbol| of_host(symbol).unwrap_or_default()),
             returns: HostSymbol::RETURNS.map(|symbol| of_host(symbol).unwrap_or_default()),
             setting: Setting::from(image.variant()),
+            limit: Self::LIMIT,
             assumed: Vec::new(),
             harmless: Vec::new(),
         }
@@ -169,6 +173,7 @@ impl Target {
             hooks: HostSymbol::HOOKS.map(of_host),
             returns: HostSymbol::RETURNS.map(of_host),
             setting,
+            limit: Self::LIMIT,
             assumed: foreign.assumed(),
             harmless: foreign.harmless.clone(),
         };
@@ -253,7 +258,7 @@ impl Target {
                 FlowControl::Next => ahead.push(next),
                 FlowControl::ConditionalBranch | FlowControl::Call => ahead.extend([next, to]),
                 FlowControl::UnconditionalBranch => ahead.push(to),
-                // Behind a call, it goes on.
+                // It goes on after a call.
                 FlowControl::IndirectCall => ahead.push(next),
                 _ => {}
             }
@@ -261,7 +266,7 @@ impl Target {
         reached
     }
 
-    pub(crate) fn model(&self) -> Model {
+    pub(crate) fn model(&self) -> CpuModel {
         self.setting.model()
     }
 
@@ -275,23 +280,55 @@ impl Target {
         )
     }
 
-    /// Whether speculation that goes on behind the instruction at `at` is caught there.
-    pub(crate) fn is_trap_behind(&self, at: u64) -> bool {
+    /// Whether a trap right after the instruction at `at` catches speculation that goes on there.
+    pub(crate) fn is_trap_after(&self, at: u64) -> bool {
         use iced_x86::Mnemonic;
         let next = self.program.instruction(at).next_ip();
-        // Both decoders say so.
+        // Both decoders say that it is an instruction.
         matches!(self.program.at(next), Some(Ok(_)))
             && matches!(self.program.instruction(next).mnemonic(), Mnemonic::Int3 | Mnemonic::Ud2)
     }
 
-    /// Whether there is an ENDBR64.
+    /// Where code goes on after the trap after the call at `at`. Speculation that returns there must
+    /// find an end: INT3 or UD2, or a loop of PAUSEs and an LFENCE, as kernels have it.
+    pub(crate) fn after_trap(&self, at: u64) -> Option<u64> {
+        use iced_x86::Mnemonic;
+        let start = self.program.instruction(at).next_ip();
+        if self.is_trap_after(at) {
+            return Some(self.program.instruction(start).next_ip());
+        }
+        let (mut next, mut is_fenced) = (start, false);
+        // Kernels have fewer.
+        for _ in 0..4 {
+            matches!(self.program.at(next), Some(Ok(_))).then_some(())?;
+            let instruction = self.program.instruction(next);
+            next = instruction.next_ip();
+            match instruction.mnemonic() {
+                Mnemonic::Pause => {}
+                Mnemonic::Lfence => is_fenced = true,
+                Mnemonic::Jmp => {
+                    let is_loop = is_fenced && instruction.near_branch_target() == start;
+                    return is_loop.then_some(next);
+                }
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    /// Whether `at` is in code in which NMIs are never blocked.
+    pub(crate) fn is_routine(&self, at: u64) -> bool {
+        self.routines.as_ref().is_some_and(|routines| routines.contains(&at))
+    }
+
+    /// Whether there is an ENDBR64 at `at`.
     pub(crate) fn is_endbr(&self, at: u64) -> bool {
         matches!(self.program.at(at), Some(Ok(_)))
             && self.program.instruction(at).mnemonic() == iced_x86::Mnemonic::Endbr64
     }
 
-    /// Whether the instruction at `at` jumps to what a register or memory says. RET is none: IBT
-    /// does not look at it.
+    /// Whether the instruction at `at` jumps to what a register or memory says. RET does not count:
+    /// IBT does not look at it.
     pub(crate) fn is_indirect(&self, at: u64) -> bool {
         use iced_x86::FlowControl;
         self.program.contains(at)
@@ -299,16 +336,6 @@ impl Target {
                 self.program.instruction(at).flow_control(),
                 FlowControl::IndirectBranch | FlowControl::IndirectCall
             )
-    }
-
-    pub(crate) fn world<D: Domain>(
-        &self,
-        d: &D,
-        source: &mut impl Source<D>,
-        start: Start,
-        saved: Option<&Saved<D>>,
-    ) -> World<D> {
-        World::new(d, source, &self.setting, start, &self.program, saved)
     }
 }
 

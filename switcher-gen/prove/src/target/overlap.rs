@@ -13,7 +13,7 @@ use switcher_gen::layout::{PerCpu, Placement, Tss, TssExtra};
      apart", .regions[0], .regions[1]
 )]
 pub struct Overlap {
-    /// Which, and where.
+    /// The names of the two, and where they lie.
     pub regions: [String; 2],
 }
 
@@ -44,7 +44,7 @@ impl Span {
     }
 }
 
-/// Whether two regions do, by their starts and sizes. Addresses wrap around.
+/// Whether two regions share a byte, by their starts and sizes. Addresses wrap around.
 pub(crate) const fn share_a_byte(one: (u64, u64), other: (u64, u64)) -> bool {
     other.0.wrapping_sub(one.0) < one.1 || one.0.wrapping_sub(other.0) < other.1
 }
@@ -67,7 +67,7 @@ pub(crate) fn check(target: &Target) -> Result<(), Overlap> {
     let mut all = vec![
         of_block("the TSS", setting.block.tss, size_of::<Tss>()),
         of_block("the switcher's data", setting.block.tss_extra, size_of::<TssExtra>()),
-        // All of it: what lies between its pieces is code, too.
+        // This is all of it: what lies between its pieces is code, too.
         Span {
             name: "the code",
             is_relative: false,

@@ -1,28 +1,30 @@
 //! The state in which a routine starts: memory, registers, and the same for the specification.
 
-use crate::setting::Setting;
+use crate::target::Target;
+use crate::theorem::Start;
 use crate::world::fields::{FRAME, FRAME_REST, in_frame, read_extra, read_pvcs, registers};
 use crate::world::name::{Name, Object, Part, Source, is_scratch};
-use crate::world::{Saved, Start, Untraining, World};
+use crate::world::{Saved, Untraining, World};
 use switcher_gen::arch::{PagingMode, RFlags};
 use switcher_gen::layout;
 use switcher_gen::layout::AsmLayout;
 use switcher_gen::layout::{Layout, Placement, Revision, Sp0, Tss, TssExtra};
 use switcher_model::cr4;
 use switcher_model::{
-    Domain, EFER, Flags, Gpr, Memory, Msrs, Program, Region, RegionName, Sharing, State as Machine,
+    Domain, EFER, Flags, Gpr, Memory, Msrs, Region, RegionName, Sharing, State as Machine,
 };
 use switcher_spec as spec;
 use switcher_spec::{Caller, Guest};
 
-/// How much of the caller's stack `switcher_enter_guest` may use.
-pub(crate) const CALLER_STACK: i64 = 256;
+/// How many bytes of the caller's stack `switcher_enter_guest` may use: what it saves, and as many
+/// return addresses at once as fill a return stack buffer.
+pub(crate) const CALLER_STACK: i64 = 512;
 
 /// Builds a world.
 struct Builder<'a, D: Domain, S> {
     d: &'a D,
     source: &'a mut S,
-    /// A cell, whatever is in it.
+    /// A cell to fill arrays with, whatever is in it.
     zero: D::Cell,
     revision: Revision,
 }
@@ -92,21 +94,21 @@ impl<D: Domain> World<D> {
     pub(crate) fn new(
         d: &D,
         source: &mut impl Source<D>,
-        setting: &Setting,
+        target: &Target,
         start: Start,
-        code: &Program,
         saved: Option<&Saved<D>>,
     ) -> Self {
+        let Target { setting, program: code, .. } = target;
         let model = setting.model();
         let selectors = model.selectors;
         let revision = setting.revision();
         let b = &mut Builder { d, source, zero: d.cells(&[0])[0], revision };
 
-        // Addresses, each the base of a region of its own.
+        // Each of these addresses is the base of a region of its own.
         let host_gs = b.field(Object::Host, "gs_base", 64);
         let block = match setting.variant.placement() {
             Placement::Gs => host_gs,
-            // Code refers to the block by their distance.
+            // The code refers to the block by the distance between them.
             Placement::PerCpu => d.code(code.base().wrapping_sub(layout::PerCpu::BEFORE_CODE)),
         };
         let sp0 = b.whole(Object::Sp0, 64);
@@ -114,7 +116,7 @@ impl<D: Domain> World<D> {
         let host_rsp = b.field(Object::Host, "rsp", 64);
         let ist = b.whole(Object::Ist, 64);
 
-        // Memory.
+        // The regions of memory.
         let cells = b.fields(Object::Tss, Tss::LAYOUT);
         let mut tss = Region::new(RegionName::Tss, block, setting.block.tss, cells);
         tss.write(d, setting.block.tss + Tss::sp0.bytes() as i64, 8, sp0);
@@ -129,7 +131,8 @@ impl<D: Domain> World<D> {
         let mut pvcs =
             Region::new(RegionName::Pvcs, pvcs_at, 0, b.fields(Object::Pvcs, pvcs_layout));
         pvcs.sharing = Sharing::Guest;
-        // All that the host promises: room for a frame, and at sp0 for what returns below it.
+        // The host promises no more than this: room for a frame, and at sp0 room for what returns
+        // below it.
         let least = |name| if name == RegionName::Sp0Stack { Sp0::LEAST as i64 } else { FRAME };
         let stack = |b: &mut Builder<'_, D, _>, (name, of), base, frame: &mut [(i64, D::Word)]| {
             let start = -least(name);
@@ -193,14 +196,14 @@ impl<D: Domain> World<D> {
             }
             None => host_stack.write(d, 0, 8, return_address),
         }
-        // As far as it is known: of others' code, what their entry points reach.
+        // Of others' code, only what their entry points reach is known.
         let code_regions = code.pieces().map(|(start, bytes)| {
             let offset = start.wrapping_sub(code.base()).cast_signed();
             let code = Region::new(RegionName::Code, d.code(code.base()), offset, d.cells(bytes));
             Region { is_code: true, ..code }
         });
 
-        // Registers.
+        // The registers of the machine.
         let mut gpr = match start {
             Start::Call => caller_gpr,
             Start::Guest | Start::Guest32 | Start::Handler { .. } => b.registers(Object::Guest),
@@ -210,7 +213,7 @@ impl<D: Domain> World<D> {
             d.word(RFlags::GUEST_FIXED.bits()),
         );
         let guest_rip = match start {
-            // 32-bit code has 32-bit addresses.
+            // 32-bit code has addresses of 32 bits.
             Start::Guest32 => b.field(Object::Guest, "eip", 32),
             _ => b.field(Object::Guest, "rip", 64),
         };

@@ -8,47 +8,47 @@
 //! nothing had happened.
 
 use crate::boundary;
-use crate::run::blocking::ROOM;
-use crate::target::Target;
-use crate::theorem::{Theorem, Whose};
+use crate::entry::Entry;
+use crate::theorem::Start;
+use crate::theorem::Whose;
 use crate::vectors::Vectors;
 use crate::world::build::held_base;
 use crate::world::entries;
 use crate::world::fields::{FRAME, read_extra, registers};
 use crate::world::name::{Name, Object, Part, Source};
-use crate::world::{Saved, Start, World, region_of};
+use crate::world::{Saved, World, region_of};
 use switcher_gen::arch::{RFlags, vector};
 use switcher_gen::layout::AsmLayout;
 use switcher_gen::layout::{IstTop, Tss, TssExtra};
 use switcher_model::{ARITHMETIC, Domain, Flags, Gpr, Region, RegionName, WRITABLE};
 use switcher_spec::{Event, Guest, InterruptedCode};
 
-/// What happens in a theorem.
+/// The event that a theorem is about, and what it finds.
 #[derive(Debug)]
 pub(crate) struct EventContext<D: Domain> {
     pub(crate) event: Event<D::Word>,
-    /// Whose event it is, if it is a guest's.
+    /// The guest whose event it is, if it is a guest's.
     pub(crate) guest: Guest<D::Word>,
-    /// What it interrupts, if that is ring 0.
+    /// The code that it interrupts, if that is ring 0.
     pub(crate) interrupted: InterruptedCode<D::Word>,
     /// What a hook leaves in the registers that are not its caller's, by number, and in the flags.
     pub(crate) clobbered: [D::Word; 16],
     pub(crate) flags: D::Word,
-    /// And below its stack.
+    /// What a hook leaves below its stack.
     pub(crate) below: Vec<D::Cell>,
-    /// Whether NMIs are blocked in what is interrupted, if that is to stay so.
+    /// Whether NMIs are blocked in the code that is interrupted, if they must stay so.
     pub(crate) nmi_blocked: Option<D::Bit>,
-    /// Whether that is one of the routines.
+    /// Whether the interrupted code is one of the routines.
     pub(crate) in_routines: D::Bit,
 }
 
-/// How much of its stack an event may use.
+/// How many bytes of its stack an event may use.
 pub(crate) const STACK: i64 = IstTop::USED as i64;
 
-/// How much of the stack that it has interrupted.
-const INTERRUPTED: i64 = 256;
+/// How many bytes an event may use of the stack that it has interrupted.
+pub(crate) const INTERRUPTED: i64 = 256;
 
-/// In an operand for CR3: it is not kept there.
+/// A bit of an operand for CR3, which CR3 does not keep.
 pub(crate) const NOFLUSH: u64 = 1 << 63;
 
 pub(crate) const TOP: i64 = size_of::<IstTop>() as i64;
@@ -56,18 +56,18 @@ pub(crate) const TOP: i64 = size_of::<IstTop>() as i64;
 /// The state in which the event of `theorem` comes.
 pub(crate) fn world<D: Domain>(
     d: &D,
-    target: &Target,
-    theorem: Theorem,
+    entry: Entry<'_>,
     source: &mut impl Source<D>,
     saved: Option<&Saved<D>>,
 ) -> World<D> {
-    let mut world = target.world(d, source, Start::Guest, saved);
+    let Entry { target, theorem, .. } = entry;
+    let mut world = World::new(d, source, target, Start::Guest, saved);
     let Some((vectors, whose)) = theorem.event() else { return world };
     let selectors = world.model.selectors;
     let field =
         |source: &mut _, of: Object, field, bits| value(d, source, of, Part::Field(field), bits);
 
-    // Stacks are aligned, and the IST's have the host's GS base above them.
+    // Stacks are aligned, and those of the IST have the host's GS base above them.
     let cells = |source: &mut _, of: Object| {
         let mut cells = d.cells(&vec![0; (STACK + TOP) as usize]);
         for (chunk, at) in cells.chunks_mut(8).zip((-STACK..).step_by(8)) {
@@ -80,7 +80,7 @@ pub(crate) fn world<D: Domain>(
     let base = |d: &D, region: &Region<D>| d.mask(region.base, !0xF);
     let index = |name| move |region: &Region<D>| region.name == name;
     let at = |regions: &[Region<D>], name| regions.iter().position(index(name)).unwrap_or_default();
-    // What is saved of the caller's stack is by its true address.
+    // What is saved of the caller's stack depends on the stack's address, which is as it is.
     let callers = (whose == Whose::Elsewhere).then_some(RegionName::HostStack);
     for name in [RegionName::Sp0Stack].into_iter().chain(callers) {
         let stack = at(&memory.regions, name);
@@ -107,7 +107,7 @@ pub(crate) fn world<D: Domain>(
     }
     world.frame_at = d.plus(sp0, -FRAME);
 
-    // What is interrupted.
+    // The code that is interrupted.
     let machine = &mut world.machine;
     machine.msrs = switcher_model::Msrs {
         spec_ctrl: machine.msrs.spec_ctrl,
@@ -163,7 +163,7 @@ pub(crate) fn world<D: Domain>(
             let slot = world.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
             machine.memory.regions[extra].write(d, slot, 8, host_rsp);
             if whose != Whose::AtIretq {
-                // Anybody's. At the IRETQ, they are the guest's.
+                // These are anybody's. At the IRETQ, registers are the guest's.
                 for register in Gpr::ALL.into_iter().filter(|register| *register != Gpr::Rsp) {
                     let own = Part::Register(register);
                     machine.set(register, value(d, source, Object::Interrupted, own, 64));
@@ -172,7 +172,7 @@ pub(crate) fn world<D: Domain>(
             match whose {
                 Whose::Elsewhere => {
                     machine.set(Gpr::Rsp, host);
-                    // No other root has this stack.
+                    // No other root maps this stack.
                     machine.cr3 = world.spec.tss_extra.host_cr3;
                 }
                 Whose::AtIretq => {
@@ -180,7 +180,7 @@ pub(crate) fn world<D: Domain>(
                     machine.rip = iretq;
                 }
                 _ if theorem.keeps_blocking() => {
-                    // Wherever there is a stack at all.
+                    // RSP points to a stack, wherever that is.
                     let own = Part::Register(Gpr::Rsp);
                     let rsp = value(d, source, Object::Interrupted, own, 64);
                     machine.set(Gpr::Rsp, rsp);
@@ -234,7 +234,7 @@ pub(crate) fn world<D: Domain>(
         world.assumptions.push(("what ring 0 has as its RIP is canonical", rip));
         let (model, setting) = (world.model, world.setting);
         let all = boundary::conditions(d, &model, &setting, &world.machine, in_routines);
-        // An NMI's entry, and what cannot be gone on from, assume less.
+        // Entries of NMIs, and entries from which nothing goes on, assume less.
         let needed = |condition: &boundary::Condition<D>| {
             theorem.keeps_blocking() || condition.about != "IF, TF"
         };
@@ -272,11 +272,9 @@ pub(crate) fn value<D: Domain>(
     source.value(d, Name { of, part, at_entry: false }, bits)
 }
 
-/// Where the TSS has the stack of an IST index, which lie one behind the other.
+/// Where the TSS has the stack of an IST index, which lie one after the other.
 fn ist_slot(index: u8) -> usize {
     Tss::ist1.bytes() + 8 * (usize::from(index) - 1)
 }
-
-const _: () = assert!(ROOM <= INTERRUPTED);
 
 const _: () = assert!(IstTop::LAYOUT.size == TOP as usize);

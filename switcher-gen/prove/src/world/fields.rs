@@ -29,7 +29,7 @@ pub(crate) const EXTRA_FIELDS: [FieldAt; 14] = [
     ("smod_pkru", TssExtra::smod_pkru.bytes() as i64, 4),
 ];
 
-/// The fields of the PVCS that the specification knows; the current revision has no RSP.
+/// The fields of the PVCS that the specification knows; V2026 has no RSP.
 pub(crate) fn pvcs_fields(revision: Revision) -> [Option<FieldAt>; 9] {
     fn of<P: PvcsLayout>() -> [Option<FieldAt>; 9] {
         let at = |name, bytes: usize, size| Some((name, bytes as i64, size));
@@ -74,7 +74,7 @@ pub(crate) fn in_frame(register: Gpr) -> i64 {
     offset as i64
 }
 
-/// The rest of a [`PtRegs`].
+/// The fields of a [`PtRegs`] besides the general registers.
 pub(crate) const FRAME_REST: [FieldAt; 5] = [
     ("orig_ax", PtRegs::orig_ax.bytes() as i64, 8),
     ("rip", PtRegs::rip.bytes() as i64, 8),
@@ -105,7 +105,7 @@ pub(crate) fn registers<W: Copy>(gpr: &[W; 16]) -> Registers<W> {
     }
 }
 
-/// The same, by number.
+/// General registers by number.
 pub(crate) fn by_number<W: Copy>(r: &Registers<W>) -> [W; 16] {
     [
         r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12,

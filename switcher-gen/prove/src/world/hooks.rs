@@ -1,12 +1,13 @@
 //! `switch_flags` is the hooks', too: a hook of NMI or #MC may set a bit of it between any two
 //! instructions, to be looked at before the guest is entered directly (spec/hazards.md, row 37).
 //!
-//! So of the bits that are not the mode's, each look but the first may find more set than the one
-//! before: [`Memory::look`](switcher_model::Memory::look). What was found earlier says nothing of what
-//! is there later, but for bits that were set: nobody clears them. The specification has to decide on a
-//! value that the code may have seen: on the first, with the fewest bits, if the guest was entered, and
-//! on the last if it was not. A code that decides on neither is refuted, since nothing is assumed of
-//! either. And what is there in the end is what the specification leaves, with all that hooks have set.
+//! So each look but the first may find more bits set than the one before, of those that are not the
+//! mode's: [`Memory::look`](switcher_model::Memory::look). What was found earlier says nothing of
+//! what is there later, but for bits that were set: nobody clears them. The specification has to
+//! decide on a value that the code may have seen: on the first, with the fewest bits, if the guest
+//! was entered, and on the last if it was not. Code that decides on neither is refuted, since
+//! nothing is assumed of either. What is there in the end is what the specification leaves, with
+//! all that hooks have set.
 
 use crate::world::{World, region_of};
 use switcher_gen::layout::{SwitchFlags, TssExtra};
@@ -24,7 +25,7 @@ impl<D: Domain> World<D> {
         extra.hooked = Some(Hooked { at, bits, now, is_seen: false });
     }
 
-    /// What hooks have set is nothing that the code has changed.
+    /// The bits that hooks have set are not changes of the code's.
     pub(crate) fn add_what_hooks_set(&mut self, d: &D) {
         let Some(Hooked { at, now, .. }) = region_of(self, RegionName::TssExtra).hooked else {
             return;

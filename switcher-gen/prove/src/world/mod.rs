@@ -21,14 +21,15 @@ mod hooks;
 pub(crate) mod name;
 
 use crate::boundary;
+use crate::entry::Entry;
 use crate::setting::Setting;
 use crate::target::Target;
-use crate::theorem::Theorem;
+use crate::theorem::{Start, Theorem};
 use crate::world::build::CALLER_STACK;
 use crate::world::event::EventContext;
 use crate::world::fields::read_extra;
 use crate::world::name::Source;
-use switcher_model::{Domain, Memory, Model, Msrs, Region, RegionName, State as Machine};
+use switcher_model::{CpuModel, Domain, Memory, Msrs, Region, RegionName, State as Machine};
 use switcher_spec as spec;
 use switcher_spec::{Caller, Guest};
 
@@ -46,7 +47,7 @@ impl<D: Domain> Clone for Saved<D> {
     }
 }
 
-/// One state, twice.
+/// One state, as the machine and as the specification have it.
 pub(crate) struct World<D: Domain> {
     /// As the CPU has it.
     pub machine: Machine<D>,
@@ -56,56 +57,40 @@ pub(crate) struct World<D: Domain> {
     pub caller: Caller<D::Word>,
     /// The frame the guest is entered with, or that a handler has written.
     pub frame: Guest<D::Word>,
-    /// And where an exit's frame is.
+    /// The address of an exit's frame.
     pub frame_at: D::Word,
     /// What is assumed of the values, in words.
     pub assumptions: Vec<(&'static str, D::Bit)>,
-    /// What the CPU is.
-    pub model: Model,
+    /// The CPU.
+    pub model: CpuModel,
     pub(crate) setting: Setting,
     /// The host's GS base.
     pub(crate) host_gs: D::Word,
     /// What the host's untraining of returns leaves, if the host has one.
     pub(crate) untraining: Option<Untraining<D>>,
-    /// FS base as it was.
+    /// FS base at the start.
     pub(crate) fs_base: D::Word,
     /// The event, if there is one.
     pub(crate) event: Option<EventContext<D>>,
-    /// The initial memory, to tell what has changed.
+    /// Memory at the start, to tell what has changed.
     pub(crate) before: Memory<D>,
 }
 
 /// What [`HostSymbol::UNTRAIN`](switcher_gen::asm::HostSymbol::UNTRAIN) may leave.
 pub(crate) struct Untraining<D: Domain> {
-    /// RAX, RCX, RDX.
+    /// What is left in RAX, RCX and RDX.
     pub(crate) registers: [D::Word; 3],
-    /// The arithmetic flags, among others.
+    /// What is left in the flags, of which the arithmetic ones are used.
     pub(crate) flags: D::Word,
-    /// The stack below its return address and that itself, from the top.
+    /// What is left of its return address and of the stack below it, from the top down.
     pub(crate) below: Vec<D::Cell>,
-}
-
-/// The moment a theorem starts at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Start {
-    /// The host has called `switcher_enter_guest`.
-    Call,
-    /// A guest, in 64-bit code, is about to execute SYSCALL; RIP is behind it.
-    Guest,
-    /// The same in 32-bit code.
-    Guest32,
-    /// A handler of the host jumps to the exit; the frame is on the sp0 stack, or on one of the IST.
-    Handler {
-        /// Whether it is on the IST's.
-        ist: bool,
-    },
 }
 
 impl<D: Domain> World<D> {
     /// What the host guarantees, and the runtime checks where it can.
     fn assume(
         d: &D,
-        model: &Model,
+        model: &CpuModel,
         frame: &Guest<D::Word>,
         spec: &spec::State<D>,
         [host_rsp, host_gs]: [D::Word; 2],
@@ -144,17 +129,17 @@ pub(crate) const UPPER_HALF: u64 = 0xFFFF_8000_0000_0000;
 /// The state that a theorem starts from.
 pub(crate) fn of<D: Domain>(
     d: &D,
-    target: &Target,
-    theorem: Theorem,
+    entry: Entry<'_>,
     source: &mut impl Source<D>,
     saved: Option<&Saved<D>>,
 ) -> World<D> {
+    let Entry { target, theorem, .. } = entry;
     if theorem.is_of_events() {
-        return event::world(d, target, theorem, source, saved);
+        return event::world(d, entry, source, saved);
     }
-    // Nothing is saved before it.
+    // Nothing is saved before a guest is entered.
     let saved = saved.filter(|_| theorem != Theorem::EnterGuest);
-    target.world(d, source, theorem.start(), saved)
+    World::new(d, source, target, theorem.start(), saved)
 }
 
 /// The MSRs that make a SYSCALL what it is, as the host has them.

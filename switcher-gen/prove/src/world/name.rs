@@ -16,7 +16,7 @@ pub trait Source<D: Domain> {
 pub struct Name {
     /// What the value is a part of.
     pub of: Object,
-    /// Which part.
+    /// The part of it that the value is.
     pub part: Part,
     /// Whether it is what was there when the guest was entered, and not what is there now.
     pub at_entry: bool,
@@ -49,9 +49,9 @@ pub enum Object {
     Pvcs,
     /// What the sp0 stack holds that nobody has written.
     Sp0Stack,
-    /// The same of the IST stack.
+    /// What the IST stack holds that nobody has written.
     IstStack,
-    /// The same of the caller's stack.
+    /// What the caller's stack holds that nobody has written.
     HostStack,
     /// FS base.
     FsBase,
@@ -73,12 +73,12 @@ pub enum Object {
     Event,
     /// What a hook of the host's leaves in registers.
     Hook,
-    /// And below its stack.
+    /// What a hook of the host's leaves below its stack.
     HookStack,
 }
 
 impl Object {
-    /// In reports.
+    /// Its name in reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -152,11 +152,11 @@ impl Name {
             (Object::TssExtra, Part::Field(field)) if PUBLISHED.contains(&field) => {
                 Origin::Published
             }
-            // Nobody compares what is left there: it may be anything of the host's.
+            // Nobody compares what is left there: it may be any value of the host's.
             (_, Part::Scratch(_)) => Origin::Stale,
-            // Which mode it is in, a guest chooses.
+            // A guest chooses the mode that it is in.
             (Object::TssExtra, Part::Field("switch_flags")) => Origin::Stale,
-            // What the host has put there, or zero.
+            // The host has put a value there, or zero.
             (Object::Interrupted, Part::Field("host_rsp")) => Origin::Host,
             (of, _) => match of {
                 Object::Guest | Object::Frame | Object::Pvcs | Object::FsBase | Object::Pkru => {
@@ -212,12 +212,13 @@ impl std::fmt::Display for Name {
     }
 }
 
-/// Whether a routine may leave anything in this field, so that the next one finds it there: where RSP
-/// passes through. What is not compared at an end is this, and has an origin that no guest may learn.
+/// Whether a routine may leave anything in this field, so that the next one finds it there: RSP
+/// passes through these fields. They are what is not compared at an end, and their values have an
+/// origin that no guest may learn.
 pub(crate) fn is_scratch(of: Object, field: &str, revision: Revision) -> bool {
     match (of, field) {
         (Object::Tss, "sp2") => true,
-        // With the other revision, the stack that the guest has chosen for its kernel.
+        // In V2024, it is the stack that the guest has chosen for its kernel.
         (Object::TssExtra, "smod_rsp") => revision == Revision::V2026,
         _ => false,
     }

@@ -7,7 +7,7 @@ pub(crate) mod mitigated;
 
 use switcher_gen::Variant;
 use switcher_prove::elf;
-use switcher_prove::{BadCode, Prover, Setting, Target, Verdict};
+use switcher_prove::{Prover, Setting, Target, Verdict};
 
 use crate::gas;
 
@@ -23,7 +23,7 @@ pub(crate) fn target(variant: &str, changes: &[Change<'_>]) -> Target {
     Target::foreign(&foreign, Setting::from(&variant)).unwrap()
 }
 
-pub(crate) fn prove(target: &Target) -> Result<Verdict, BadCode> {
+pub(crate) fn prove(target: &Target) -> Verdict {
     Prover::default().prove(target)
 }
 
@@ -31,10 +31,10 @@ pub(crate) fn prove(target: &Target) -> Result<Verdict, BadCode> {
 #[track_caller]
 pub(crate) fn refuted(what: &str, target: &Target, obligation: &str) {
     match prove(target) {
-        Ok(Verdict::Refuted(found)) => {
+        Verdict::Refuted(found) => {
             assert_eq!(found.obligation.name, obligation, "{what}: {found}");
         }
-        Ok(Verdict::Proved(_)) => panic!("{what}: proved"),
+        Verdict::Proved(_) => panic!("{what}: proved"),
         other => panic!("{what}: {other:?}"),
     }
 }
@@ -43,8 +43,8 @@ pub(crate) fn refuted(what: &str, target: &Target, obligation: &str) {
 #[track_caller]
 pub(crate) fn proved(what: &str, target: &Target) {
     match prove(target) {
-        Ok(Verdict::Proved(_)) => {}
-        Ok(Verdict::Refuted(found)) => panic!("{what}: {found}"),
+        Verdict::Proved(_) => {}
+        Verdict::Refuted(found) => panic!("{what}: {found}"),
         other => panic!("{what}: {other:?}"),
     }
 }

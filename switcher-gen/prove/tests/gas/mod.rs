@@ -28,10 +28,19 @@ pub(crate) fn assemble(source: &str, symbols: &[(&str, i64)]) -> Vec<u8> {
 /// What `ld`, or another tool of binutils that takes `-o`, makes of `object`.
 #[track_caller]
 pub(crate) fn process(tool: &str, args: &[&str], object: &[u8]) -> Vec<u8> {
+    process_all(tool, args, &[object])
+}
+
+/// What `ld` makes of several objects.
+#[track_caller]
+pub(crate) fn process_all(tool: &str, args: &[&str], objects: &[impl AsRef<[u8]>]) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("in.o"), object).unwrap();
-    let args: Vec<_> =
-        args.iter().chain(&["-o", "out", "in.o"]).map(|arg| (*arg).to_owned()).collect();
+    let mut args: Vec<_> = args.iter().chain(&["-o", "out"]).map(|arg| (*arg).to_owned()).collect();
+    for (number, object) in objects.iter().enumerate() {
+        let name = format!("in{number}.o");
+        std::fs::write(dir.path().join(&name), object).unwrap();
+        args.push(name);
+    }
     run(tool, &args, dir.path(), "");
     std::fs::read(dir.path().join("out")).unwrap()
 }

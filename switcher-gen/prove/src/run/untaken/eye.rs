@@ -7,9 +7,9 @@ use crate::run::origins::{is_a_leak, is_steered};
 use crate::run::untaken::memory::{Lies, Strayed, is_counted, is_partly_within};
 use crate::run::untaken::origin_set::Origins;
 use crate::run::watch::Watch;
-use switcher_model::program::{Kind, MemoryOperand, Op, Operand, Segment};
+use switcher_model::program::{MemoryOperand, Op, Operand, Operation, Segment};
 use switcher_model::{
-    Access, Domain, Elsewhere, Event, Gpr, Held, Observer, Origin, Place, RegionName,
+    Access, Domain, Effect, Elsewhere, Gpr, Held, Observer, Origin, Place, RegionName,
     State as Machine,
 };
 
@@ -42,7 +42,11 @@ impl<D: Domain> Eye<'_, '_, D> {
 
     /// Whether where the instruction leads is what it loads.
     fn is_transfer(&self) -> bool {
-        matches!(self.op.kind, Kind::Jump | Kind::Call) || self.op.is_return()
+        matches!(self.op.kind, Operation::Jump | Operation::Call) || self.op.is_return()
+    }
+
+    fn is_string(&self) -> bool {
+        matches!(self.op.kind, Operation::StoreString { .. } | Operation::CopyString { .. })
     }
 
     /// Whether the address that the instruction accesses is counted from RSP, and not below it but for what
@@ -76,10 +80,11 @@ impl<D: Domain> Eye<'_, '_, D> {
             return None;
         }
         // A call's own address, on a stack: how far down that goes is for paths to show.
-        let is_call = self.op.kind == Kind::Call && !self.op.is_indirect();
+        let is_call = self.op.kind == Operation::Call && !self.op.is_indirect();
         let is_call = is_call && matches!(lies, Lies::Beside(_));
         let is_told = lies == Lies::Elsewhere && is_a_leak(d, address);
-        if is_told || self.is_transfer() && !is_call {
+        // A string makes many accesses, of which one is judged.
+        if is_told || self.is_string() || self.is_transfer() && !is_call {
             self.broken(d, obligation::UNTAKEN_MEMORY, "address");
             return None;
         }
@@ -134,25 +139,27 @@ fn is_of_place<D: Domain>(d: &D, word: D::Word) -> bool {
 pub(crate) fn sets_rsp(op: &Op) -> bool {
     let is_rsp =
         |operand| matches!(operand, Operand::Gpr { index, .. } if index == Gpr::Rsp as usize);
-    let is_moved = matches!(op.kind, Kind::Add | Kind::Sub | Kind::Inc | Kind::Dec)
-        && (op.second == Operand::None || matches!(op.second, Operand::Immediate(_)));
-    let is_read = matches!(op.kind, Kind::Cmp | Kind::Test | Kind::Push | Kind::Bt);
-    (is_rsp(op.first) && !is_moved && !is_read) || op.kind == Kind::Xchg && is_rsp(op.second)
+    let is_moved =
+        matches!(op.kind, Operation::Add | Operation::Sub | Operation::Inc | Operation::Dec)
+            && (op.second == Operand::None || matches!(op.second, Operand::Immediate(_)));
+    let is_read =
+        matches!(op.kind, Operation::Cmp | Operation::Test | Operation::Push | Operation::Bt);
+    (is_rsp(op.first) && !is_moved && !is_read) || op.kind == Operation::Xchg && is_rsp(op.second)
 }
 
 /// Whether an operation makes one value of two.
-const fn combines(kind: Kind) -> bool {
+const fn combines(kind: Operation) -> bool {
     !matches!(
         kind,
-        Kind::Mov
-            | Kind::MovIf(_)
-            | Kind::MovZeroExtended
-            | Kind::MovSignExtended
-            | Kind::Xchg
-            | Kind::Push
-            | Kind::Pop
-            | Kind::Call
-            | Kind::Return(_)
+        Operation::Mov
+            | Operation::MovIf(_)
+            | Operation::MovZeroExtended
+            | Operation::MovSignExtended
+            | Operation::Xchg
+            | Operation::Push
+            | Operation::Pop
+            | Operation::Call
+            | Operation::Return(_)
     )
 }
 
@@ -202,36 +209,38 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
         value
     }
 
-    fn observe(&mut self, d: &D, state: &Machine<D>, event: Event<D::Word>) {
+    fn observe(&mut self, d: &D, state: &Machine<D>, event: Effect<D::Word>) {
         let (watch, goals) = (&mut *self.watch, &mut *self.goals);
         match event {
-            Event::Depends(condition) => {
+            Effect::Depends(condition) => {
                 if is_steered(d, condition) {
                     watch.barriers.poison();
                 }
             }
+            // Which way a string goes.
+            Effect::Decided(condition) if self.is_string() => self.settled_by.push(condition),
             // Each of the conditions is one by which a jump goes.
-            Event::Decided(_) => {
+            Effect::Decided(_) => {
                 let conditions = d.settled_by(state.rip);
                 self.settled_by.extend(conditions.into_iter().map(|bit| d.number(bit)));
             }
-            Event::Access(access) => self.access(d, state, &access),
-            Event::ReadMsr(_) => {
+            Effect::Access(access) => self.access(d, state, &access),
+            Effect::ReadMsr(_) => {
                 watch.barriers.overwritten = false;
                 watch.has_read(d, goals, self.is_last);
             }
-            Event::WriteMsr { number, value } => watch.barrier(d, goals, number, value),
-            Event::Verw => watch.barriers.overwritten = true,
-            Event::Branch(branch) => watch.branch(d, goals, state, branch),
-            Event::Fence(fence) => watch.barriers.fence(fence),
+            Effect::WriteMsr { number, value } => watch.barrier(d, goals, number, value),
+            Effect::Verw => watch.barriers.overwritten = true,
+            Effect::Branch(branch) => watch.branch(d, goals, state, branch),
+            Effect::Fence(fence) => watch.barriers.fence(fence),
             // That it goes there is what an arm is; the rest is said of each access.
-            Event::Execute(_)
-            | Event::Needs { .. }
-            | Event::LoadCr3(_)
-            | Event::WriteGsBase(_)
-            | Event::SwapGs
-            | Event::Sysretq
-            | Event::Iretq(_) => {}
+            Effect::Execute(_)
+            | Effect::Needs { .. }
+            | Effect::LoadCr3(_)
+            | Effect::WriteGsBase(_)
+            | Effect::SwapGs
+            | Effect::Sysretq
+            | Effect::Iretq(_) => {}
         }
     }
 }
@@ -244,8 +253,8 @@ impl<D: Domain> Eye<'_, '_, D> {
         watch.barriers.overwritten &= is_frame;
         watch.has_read(d, goals, self.is_last && !is_frame);
         watch.reads_code |= name == RegionName::Code;
-        if let Some(size) = watch.own_flags(d, state, access) {
-            watch.decisions.read_flags(access.value, size);
+        if let Some((at, size)) = watch.own_flags(d, state, access) {
+            watch.decisions.read_flags(access.value, at, size);
         }
         if watch.is_own_host_rsp(state, access) {
             let is_zero = d.is(access.value, 0);

@@ -1,5 +1,5 @@
-//! Arms that come to one place: whether what comes there was followed already, and what is forgotten of
-//! states so that it was.
+//! Arms that come to one place: whether one such state was followed already, and what is forgotten
+//! of states so that the next is covered.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -10,7 +10,7 @@ use crate::run::untaken::memory::{NEAR, Strayed, is_counted};
 use crate::run::untaken::origin_set::Origins;
 use crate::run::untaken::{Arm, Arms, SoFar, copy};
 use crate::run::watch::Watch;
-use switcher_model::program::Kind;
+use switcher_model::program::Operation;
 use switcher_model::{Domain, Flags, Gpr, Msrs, Place, Program, State as Machine};
 
 /// How many states of a kind are told apart at one place.
@@ -44,7 +44,7 @@ struct Forgotten {
     strayed: Strayed,
 }
 
-/// What has come to a place.
+/// The states that have come to a place, joined.
 #[derive(Debug)]
 pub(crate) struct Seen<D: Domain> {
     traits: Traits,
@@ -53,11 +53,11 @@ pub(crate) struct Seen<D: Domain> {
     barriers: Barriers,
     pub(crate) state: Rc<Machine<D>>,
     forgotten: Forgotten,
-    /// How many were seen before.
+    /// How many states were seen there before.
     rounds: usize,
 }
 
-/// See [`Seen::deeper`].
+/// Chunks of a stack that differ only because calls are deeper: see [`Seen::deeper`].
 struct Deeper {
     region: usize,
     chunks: RangeInclusive<usize>,
@@ -97,7 +97,7 @@ fn pointers<D: Domain>(state: &Machine<D>) -> [D::Word; 17] {
 /// How many words a state has besides RIP, flags and memory.
 const WORDS: usize = 29;
 
-/// All that instructions change.
+/// All words that instructions change.
 fn words<D: Domain>(state: &Machine<D>) -> [D::Word; WORDS] {
     let Machine { gpr, cs, ss, gs_base, inactive_gs_base, fs_base, cr3, pkru, msrs, .. } = state;
     let Msrs { star, lstar, cstar, sfmask, spec_ctrl, efer } = msrs;
@@ -152,15 +152,15 @@ impl<D: Domain> Seen<D> {
         traits: &Traits,
         watch: &Watch<'_, D>,
     ) -> bool {
-        let mitigations = watch.target.setting.variant.mitigations();
+        let mitigations = watch.entry.target.setting.variant.mitigations();
         let is_deep = || {
             let more = self.barriers.deeper(barriers).unwrap_or_default();
             let [known, now] = [&*self.state, state].map(|state| state.get(Gpr::Rsp));
-            // Where it goes round with another RSP each time, there is an end to telling them apart.
+            // If a loop has another RSP in each round, its rounds are not told apart for ever.
             let is_round = more == 0 && self.rounds >= MANY;
             is_round || known == now || d.distance(known, now) == Some(8 * more as i64)
         };
-        // What is the same points to the same.
+        // Equal words point to the same region.
         let points_alike = || {
             let pairs = pointers(&self.state).into_iter().zip(pointers(state)).zip(self.pointers);
             pairs.into_iter().all(|((known, now), to)| known == now || region(d, state, now) == to)
@@ -190,7 +190,7 @@ impl<D: Domain> Seen<D> {
                 Some(Pushed::Address(next)) => to == Some(next),
                 Some(Pushed::Trap) => {
                     let op = to.and_then(|to| program.at(to)).and_then(Result::ok);
-                    op.is_some_and(|op| matches!(op.kind, Kind::Int3 | Kind::Ud2))
+                    op.is_some_and(|op| matches!(op.kind, Operation::Int3 | Operation::Ud2))
                 }
                 None => false,
             }
@@ -301,7 +301,7 @@ impl<D: Domain> Watch<'_, D> {
         }
     }
 
-    /// Goes to `to` later, unless that was done in such a state.
+    /// Follows the arm from `to` later, unless one such state was followed from there.
     pub(crate) fn go_later(
         &self,
         d: &D,
@@ -314,7 +314,7 @@ impl<D: Domain> Watch<'_, D> {
         let seen = arms.seen.entry(to).or_default();
         let traits = self.traits(d, state, so_far);
         let here = (state, barriers);
-        let program = &self.target.program;
+        let program = &self.entry.target.program;
         let is_like = |seen: &Seen<D>| seen.is_like(d, here, &traits, self);
         let alike: Vec<usize> = (0..seen.len()).filter(|at| is_like(&seen[*at])).collect();
         if alike.iter().any(|at| seen[*at].covers(d, here, &so_far.strayed, program)) {

@@ -11,10 +11,13 @@ use switcher_gen::layout::TssExtra;
 use switcher_model::{Access, Domain, Gpr, Origin, Place, RegionName, State as Machine};
 
 impl<D: Domain> Watch<'_, D> {
-    /// The arm has read something, or the like.
+    /// The arm has read something: it may be too late for that.
     pub(crate) fn has_read(&self, d: &D, goals: &mut Goals<D>, is_last: bool) {
-        let wanted = self.target.setting.variant.mitigations().verw;
-        if wanted && is_last && (self.theorem == Theorem::EnterGuest || self.theorem.has_hook()) {
+        let wanted = self.entry.target.setting.variant.mitigations().verw;
+        if wanted
+            && is_last
+            && (self.entry.theorem == Theorem::EnterGuest || self.entry.theorem.has_hook())
+        {
             goals.broken(d, obligation::VERW_LAST, "VERW", None);
         }
     }
@@ -23,7 +26,7 @@ impl<D: Domain> Watch<'_, D> {
     pub(crate) fn is_host_rsp(&self, state: &Machine<D>, access: &Access<D::Word>) -> bool {
         let Place { region, index, size } = access.place;
         let region = &state.memory.regions[region];
-        let at = self.target.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
+        let at = self.entry.target.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
         region.name == RegionName::TssExtra && region.offset(index) == at && size == 8
     }
 
@@ -34,7 +37,7 @@ impl<D: Domain> Watch<'_, D> {
     }
 }
 
-/// The arm returns to the host, behind the call of `switcher_enter_guest`.
+/// The arm returns to the host, after the call of `switcher_enter_guest`.
 pub(crate) fn at_caller<D: Domain>(
     d: &D,
     world: &World<D>,
@@ -59,7 +62,7 @@ pub(crate) fn at_guest<D: Domain>(
     watch: &Watch<'_, D>,
     goals: &mut Goals<D>,
 ) {
-    if !watch.theorem.is_of_events() {
+    if !watch.entry.theorem.is_of_events() {
         tells_a_guest(d, machine, goals);
     }
 }

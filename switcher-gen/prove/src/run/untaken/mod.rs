@@ -1,30 +1,33 @@
 //! Where a CPU may go on that a path does not: predictors do not ask what the operands say, nor whether
 //! they can.
 //!
-//! From each conditional jump, with the registers and the memory that the path has there, the other arm
-//! is executed on the same machine, and from there both arms of each further jump, up to what nothing is
-//! executed behind before the jump is certain: what serialises, LFENCE, a trap, INT. So is what follows a
-//! call that a RET does not return from, although it is predicted to: the return stack buffer has the
-//! latest call on top. And so is each place whose address the code makes a value, or that the target may
-//! be by its conditions, where a jump through a register or memory leads elsewhere. On an arm
+//! From each conditional jump, with the registers and the memory that the path has there, the other
+//! arm is executed on the same machine, and from there both arms of each further jump, up to an
+//! instruction after which nothing is executed before the jump is certain: one that serialises,
+//! LFENCE, a trap, INT. Two more things are executed like this. One is what follows a call, where a
+//! RET leads elsewhere although it is predicted to return from that call: the return stack buffer
+//! has the latest call on top. The other is each place whose address the code makes a value, or
+//! that the target may be by its conditions, where a jump through a register or memory leads
+//! elsewhere. On an arm
 //!
-//! * a RET, an indirect branch and a hook of the host's want of mitigations what they want on a path:
-//!   a sequence that the arm jumps over was not executed. Where it leaves for the host or a guest,
-//!   registers hold nothing that would steer the one, or tell the other;
+//! * a RET, an indirect branch and a hook of the host's need the mitigations that they need on a
+//!   path: a sequence that the arm jumps over was not executed. Where the arm leaves for the host
+//!   or a guest, registers hold nothing that would steer the host, or tell the guest;
 //! * GS is the host's at each access (hazards.md, row 28), by whatever register its base got into the
 //!   address, and in the host;
-//! * what lies elsewhere may be loaded from where a guest says, but what was found there, and what no
-//!   guest may learn, is no address of another access, decides no jump that the path does not decide in
-//!   the same way, and is nowhere to go: each would tell it;
-//! * what a store to where a guest says may have reached is found, too, whatever it was;
+//! * what lies elsewhere may be loaded from where a guest says, but what was found there, and what
+//!   no guest may learn, is not the address of another access, decides no jump that the path does
+//!   not decide in the same way, and is not the target of a jump: each of these would tell it;
+//! * where a store has gone to where a guest says, loads may find what was stored, wherever they
+//!   go;
 //! * nothing is read but the frame that is returned to, if the path has no VERW to come;
-//! * what it leads to is code, and known.
+//! * the arm leads to code that is known.
 //!
-//! All of this is judged of the path's own states, and after the path: that nobody can be there is no
-//! excuse. An arm is not followed again from where another has come in the same state, or in one of which
-//! less is known: of states at one place that point to the same things with the same done, whatever they
-//! differ in is forgotten but for where it comes from ([`Domain::forgotten`]), and the next of them is
-//! one of these.
+//! All of this is judged of the path's own states, and after the path: that no path gets there is
+//! no excuse. An arm is not followed again from where another has come in the same state, or in one
+//! of which less is known: states at one place that point to the same regions after the same
+//! mitigations are joined. What they differ in is forgotten, except where it comes from
+//! ([`Domain::forgotten`]), so that the next such state is covered.
 
 mod eye;
 pub(crate) mod join;
@@ -52,16 +55,15 @@ use crate::run::untaken::memory::Strayed;
 use crate::run::untaken::predict::arms_of;
 use crate::run::untaken::tells::is_of_places;
 use crate::run::watch::Watch;
-use crate::target::Target;
 use crate::world::World;
 use switcher_gen::asm::HostSymbol;
-use switcher_model::program::Kind;
+use switcher_model::program::Operation;
 use switcher_model::{Domain, Gpr, Msrs, State as Machine, Step, Stuck};
 
 /// Where the arms of a path have led.
 #[derive(Clone, Debug, Default)]
 pub struct Untaken {
-    /// The instructions that were come to.
+    /// The addresses of the instructions that arms have come to.
     pub at: BTreeSet<u64>,
     /// How many instructions were executed.
     pub executed: usize,
@@ -72,12 +74,12 @@ pub struct Untaken {
     pub of_place: bool,
 }
 
-/// What an arm has done, and the path in front of it, besides what [`Barriers`] say.
+/// What an arm has done, and the path before it, besides what [`Barriers`] say.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SoFar {
     /// What its stores may have left where nobody knows.
     strayed: Strayed,
-    /// How many VERWs the path had executed, if nothing may be read behind the last of them.
+    /// How many VERWs the path had executed, if nothing may be read after the last of them.
     overwritten: usize,
 }
 
@@ -108,8 +110,9 @@ pub(crate) struct Arms<D: Domain> {
     reached: Untaken,
     /// How many VERWs of memory the path has executed.
     verws: usize,
-    /// What decides no jump that tells more than is told anyway: truth values as numbers, and their
-    /// contrary. The path's jumps were decided by them, or they say whether a guest is being run.
+    /// Conditions by which a jump tells no more than is told anyway: truth values as numbers, and
+    /// their contraries. The path's jumps were decided by them, or they say whether a guest is
+    /// being run.
     told: Vec<D::Word>,
 }
 
@@ -128,10 +131,10 @@ fn copy<D: Domain>(state: &Machine<D>) -> Machine<D> {
     Machine { msrs: Msrs { ..*msrs }, memory: memory.clone(), ..*state }
 }
 
-/// Follows all arms that a path has left. Says which instructions they have come to.
+/// Follows all arms that a path has not taken. Says which instructions they have come to, and what
+/// must hold of them.
 pub(crate) fn follow<D: Domain>(
     d: &D,
-    target: &Target,
     world: &mut World<D>,
     watch: &mut Watch<'_, D>,
 ) -> Result<(Untaken, Vec<Goal<D>>), BadCode> {
@@ -141,17 +144,18 @@ pub(crate) fn follow<D: Domain>(
     let barriers = std::mem::take(&mut watch.barriers);
     let mut goals = Goals::new();
     while let Some(arm) = arms.ahead.pop() {
-        // Otherwise something has been forgotten of it meanwhile, and that is followed.
+        // If it is not there, something was forgotten of it meanwhile, and the joined state is
+        // followed.
         let is_it = |seen: &Seen<D>| Rc::ptr_eq(&seen.state, &arm.state);
         if !arms.seen.get(&arm.to).is_some_and(|seen| seen.iter().any(is_it)) {
             continue;
         }
-        one(d, target, world, watch, &mut goals, &mut arms, arm)?;
+        one(d, world, watch, &mut goals, &mut arms, arm)?;
         arms.reached.lines.extend(watch.barriers.lines());
     }
     (watch.trace, watch.barriers) = (path, barriers);
     let mut found = goals.into_all();
-    // Where the host's untraining runs is for paths to show.
+    // Paths show where the host's untraining runs.
     found.retain(|goal| goal.obligation != obligation::UNTRAINED || goal.about == "RIP");
     Ok((arms.reached, found))
 }
@@ -159,26 +163,26 @@ pub(crate) fn follow<D: Domain>(
 /// Follows one arm to its end, or to where it splits.
 fn one<D: Domain>(
     d: &D,
-    target: &Target,
     world: &mut World<D>,
     watch: &mut Watch<'_, D>,
     goals: &mut Goals<D>,
     arms: &mut Arms<D>,
     arm: Arm<D>,
 ) -> Result<(), BadCode> {
+    let target = watch.entry.target;
     let Arm { to, state, barriers, mut so_far } = arm;
     world.machine = copy(&state);
     drop(state);
     world.machine.rip = d.code(to);
     watch.barriers = barriers;
     let mut is_first = true;
-    // Behind the path's last VERW.
+    // Whether it comes after the path's last VERW.
     let is_last = so_far.overwritten != 0 && so_far.overwritten == arms.verws;
     let interrupted = world.event.as_ref().map(|event| event.interrupted.rip);
     loop {
         let at = d.code_at(world.machine.rip).unwrap_or_default();
         if !std::mem::take(&mut is_first) && arms.seen.contains_key(&at) {
-            // Others have come here by a jump.
+            // Other arms have come here by a jump.
             watch.go_later(d, arms, at, &world.machine, &watch.barriers, so_far);
             return Ok(());
         }
@@ -198,32 +202,36 @@ fn one<D: Domain>(
         watch.speculation(d, goals, &world.machine, at);
         let is_return = op.is_return();
         match op.kind {
-            Kind::Fence(fence) if fence.stops_dispatch() => return Ok(()),
-            Kind::Int3 | Kind::Ud2 | Kind::Int(_) | Kind::WriteCr3 => return Ok(()),
-            Kind::Iretq => {
+            Operation::Fence(fence) if fence.stops_dispatch() => return Ok(()),
+            Operation::Int3 | Operation::Ud2 | Operation::Int(_) | Operation::WriteCr3 => {
+                return Ok(());
+            }
+            Operation::Iretq => {
                 at_guest(d, &world.machine, watch, goals);
                 return Ok(());
             }
-            // Nobody says what is executed behind these, or instead.
-            Kind::Syscall | Kind::Sysenter => {
+            // It is not known what is executed after these, or instead of them.
+            Operation::Syscall | Operation::Sysenter => {
                 goals.broken(d, obligation::UNTAKEN_CODE, "instruction", None);
                 return Ok(());
             }
-            // What is returned to by one of these might be executed.
-            Kind::Sysretq | Kind::Sysretl => {
+            // What one of these returns to might be executed.
+            Operation::Sysretq | Operation::Sysretl => {
                 watch.verw(d, goals);
                 tells_a_guest(d, &world.machine, goals);
                 return Ok(());
             }
-            Kind::ReturnFar(_) => {
+            Operation::ReturnFar(_) => {
                 watch.verw(d, goals);
                 at_guest(d, &world.machine, watch, goals);
                 return Ok(());
             }
-            Kind::JumpIf(condition) => {
-                let condition = d.number(world.machine.flags.holds(d, condition));
+            Operation::JumpIf(_) | Operation::Loop(_) | Operation::JumpIfZero => {
+                let holds = world.machine.jumps_if(d, op.kind).unwrap_or(d.bit(true));
+                world.machine.count_down(d, op.kind);
+                let condition = d.number(holds);
                 let is_excused = || is_of_places(d, &world.machine, interrupted, condition);
-                if arms.tells(d, watch, condition) && !is_excused() {
+                if arms.tells(d, watch, &world.machine, condition) && !is_excused() {
                     goals.broken(d, obligation::UNTAKEN_MEMORY, "flags", None);
                     return Ok(());
                 }
@@ -232,7 +240,7 @@ fn one<D: Domain>(
                 }
                 for (is_taken, to) in arms_of(target, at).into_iter().enumerate() {
                     let mut barriers = watch.barriers.clone();
-                    if is_taken != 0 {
+                    if is_taken != 0 && matches!(op.kind, Operation::JumpIf(_)) {
                         barriers.branch(at, Some(to));
                     }
                     watch.go_later(d, arms, to, &world.machine, &barriers, so_far);
@@ -250,8 +258,8 @@ fn one<D: Domain>(
         }
         // By which ring 0 goes on where an event has interrupted it.
         let next = target.program.at(op.next).and_then(Result::ok);
-        let is_frame = op.kind == Kind::PopFlags
-            && next.is_some_and(|next| matches!(next.kind, Kind::ReturnFar(_)));
+        let is_frame = op.kind == Operation::PopFlags
+            && next.is_some_and(|next| matches!(next.kind, Operation::ReturnFar(_)));
         let mut eye = Eye {
             op,
             is_last,
@@ -273,11 +281,11 @@ fn one<D: Domain>(
         if is_over {
             return Ok(());
         }
-        if settled_by.into_iter().any(|condition| arms.tells(d, watch, condition)) {
+        if settled_by.into_iter().any(|condition| arms.tells(d, watch, machine, condition)) {
             goals.broken(d, obligation::UNTAKEN_MEMORY, "RIP", None);
             return Ok(());
         }
-        let is_transfer = matches!(op.kind, Kind::Jump | Kind::Call) || is_return;
+        let is_transfer = matches!(op.kind, Operation::Jump | Operation::Call) || is_return;
         let by_value = is_return || op.is_indirect();
         match stepped {
             Ok(Step::Next | Step::Left)
@@ -291,12 +299,17 @@ fn one<D: Domain>(
                 watch.go_later(d, arms, to, machine, &watch.barriers, so_far);
                 return Ok(());
             }
-            // HLT stops nothing that is ahead of it.
+            // The next round is executed, or what comes after the last one, which it may be taken for.
+            Ok(Step::Next) if op.repeats() && d.code_at(machine.rip) == Some(at) => {
+                is_first = true;
+                watch.go_later(d, arms, op.next, machine, &watch.barriers, so_far);
+            }
+            // HLT does not stop speculation.
             Ok(Step::Next | Step::Halted) => {}
             Ok(Step::Left) => {
                 let hook = d.code_at(machine.rip).and_then(|rip| target.hook(rip));
                 if let Some(hook) = hook {
-                    // That of what is fatal has none of the mitigations anywhere.
+                    // The hook of fatal events needs no mitigation.
                     if hook != HostSymbol::FATAL {
                         let within = usize::from(watch.is_predicted(Some(op.next)));
                         watch.at_return(d, goals, machine, false, true, within);
@@ -314,7 +327,7 @@ fn one<D: Domain>(
                     goals.broken(d, obligation::UNTAKEN_TARGET, "RIP", None);
                     return Ok(());
                 }
-                match host_return::left(d, target, world, watch, goals) {
+                match host_return::left(d, world, watch, goals) {
                     HostReturn::Back => {}
                     HostReturn::Broken(_) => {
                         goals.broken(d, obligation::UNTAKEN_MEMORY, "address", None);
@@ -324,7 +337,7 @@ fn one<D: Domain>(
                         goals.broken(d, obligation::UNTAKEN_CODE, "RIP", None);
                         return Ok(());
                     }
-                    // The caller's.
+                    // It returns to the caller.
                     HostReturn::Returned | HostReturn::Elsewhere => {
                         at_caller(d, world, watch, goals);
                         return Ok(());
@@ -337,7 +350,7 @@ fn one<D: Domain>(
                 goals.broken(d, obligation::UNTAKEN_MEMORY, "address", None);
                 return Ok(());
             }
-            // Which of them it is, nobody knows.
+            // Which of several addresses it is, is not known.
             Err(Stuck::Several { .. }) => {
                 goals.broken(d, obligation::UNTAKEN_TARGET, "RIP", None);
                 return Ok(());
@@ -346,7 +359,9 @@ fn one<D: Domain>(
                 goals.broken(d, obligation::UNTAKEN_MEMORY, "address", None);
                 return Ok(());
             }
-            Err(Stuck::Program(_) | Stuck::Msr { .. } | Stuck::NoCode { .. }) => {
+            Err(
+                Stuck::Program(_) | Stuck::Msr { .. } | Stuck::Count { .. } | Stuck::NoCode { .. },
+            ) => {
                 goals.broken(d, obligation::UNTAKEN_CODE, "instruction", None);
                 return Ok(());
             }

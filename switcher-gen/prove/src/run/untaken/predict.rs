@@ -10,7 +10,7 @@ use crate::run::untaken::memory::Strayed;
 use crate::run::untaken::{Arms, Jump, SoFar, copy};
 use crate::run::watch::Watch;
 use crate::target::Target;
-use switcher_model::program::{Kind, Op};
+use switcher_model::program::{Op, Operation};
 use switcher_model::{Domain, Gpr, State as Machine};
 
 pub(crate) fn arms_of(target: &Target, at: u64) -> [u64; 2] {
@@ -19,19 +19,28 @@ pub(crate) fn arms_of(target: &Target, at: u64) -> [u64; 2] {
 }
 
 impl<D: Domain> Watch<'_, D> {
-    /// Before each instruction of the path.
+    /// The path executes the instruction at `at` next: arms may begin there.
     pub(crate) fn pass(&mut self, d: &D, state: &Machine<D>, at: u64) {
         let Some(mut arms) = self.arms.take() else { return };
         self.close(d, &mut arms, Some(at));
-        if let Some(Ok(op)) = self.target.program.at(at) {
+        if let Some(Ok(op)) = self.entry.target.program.at(at) {
             let is_last = self.barriers.overwritten;
             let overwritten = if is_last { arms.verws } else { 0 };
             let so_far = SoFar { strayed: Strayed::default(), overwritten };
-            if let Kind::JumpIf(condition) = op.kind {
-                let [next, to] = arms_of(self.target, at);
-                let condition = state.flags.holds(d, condition);
-                // A loop's is a number.
+            // The CPU may take any round for the last one.
+            if op.repeats() && d.known(state.get(Gpr::Rcx)) != Some(0) {
+                self.go_later(d, &mut arms, op.next, state, &self.barriers, so_far);
+            }
+            if let Some(condition) = state.jumps_if(d, op.kind) {
+                let [next, to] = arms_of(self.entry.target, at);
+                // The condition of a loop that has a known count is a number.
                 let holds = d.known(d.number(condition));
+                let counted = matches!(op.kind, Operation::Loop(_)).then(|| {
+                    let mut counted = copy(state);
+                    counted.count_down(d, op.kind);
+                    counted
+                });
+                let state = counted.as_ref().unwrap_or(state);
                 arms.told.extend([condition, d.not(condition)].map(|bit| d.number(bit)));
                 match holds {
                     Some(holds) => {
@@ -44,8 +53,9 @@ impl<D: Domain> Watch<'_, D> {
                     }
                 }
             }
-            let is_in_memory = || self.target.program.instruction(at).op0_kind() == OpKind::Memory;
-            arms.verws += usize::from(op.kind == Kind::Verw && is_in_memory());
+            let is_in_memory =
+                || self.entry.target.program.instruction(at).op0_kind() == OpKind::Memory;
+            arms.verws += usize::from(op.kind == Operation::Verw && is_in_memory());
             self.predict(d, &mut arms, (state, &self.barriers, so_far), op, at);
         }
         self.arms = Some(arms);
@@ -56,7 +66,8 @@ impl<D: Domain> Watch<'_, D> {
         let Some(Jump { arms: [next, to], state, barriers, so_far }) = arms.open.take() else {
             return;
         };
-        let is_next = taken == Some(next) || taken.is_none() && self.target.program.contains(to);
+        let is_next =
+            taken == Some(next) || taken.is_none() && self.entry.target.program.contains(to);
         let to = if is_next { to } else { next };
         self.go_later(d, arms, to, &state, &barriers, so_far);
     }
@@ -71,12 +82,12 @@ impl<D: Domain> Watch<'_, D> {
         op: &Op,
         at: u64,
     ) {
-        let program = &self.target.program;
-        let [_, thunk] = self.target.returns;
+        let program = &self.entry.target.program;
+        let [_, thunk] = self.entry.target.returns;
         let is_thunk = || thunk != 0 && program.instruction(at).near_branch_target() == thunk;
         let release = match op.kind {
-            Kind::Return(release) => Some(release),
-            Kind::Jump if is_thunk() => Some(0),
+            Operation::Return(release) => Some(release),
+            Operation::Jump if is_thunk() => Some(0),
             _ => None,
         };
         if let Some(release) = release {
@@ -101,17 +112,17 @@ impl<D: Domain> Watch<'_, D> {
             let mut state = copy(state);
             let mut barriers = barriers.clone();
             barriers.poison();
-            if op.kind == Kind::Call {
+            if op.kind == Operation::Call {
                 let rsp = d.plus(state.get(Gpr::Rsp), -8);
                 if let Some(place) = state.memory.locate(d, rsp, 8, state.cr3) {
                     state.memory.store(d, place, d.code(op.next));
                 }
                 state.set(Gpr::Rsp, rsp);
-                barriers.called(op.next, self.target.around(at).fills);
+                barriers.called(op.next, self.entry.target.around(at).fills);
             }
             for to in targets.into_iter().filter(|to| only != Some(*to)) {
                 let mut barriers = barriers.clone();
-                if op.kind == Kind::Jump {
+                if op.kind == Operation::Jump {
                     barriers.branch(at, Some(to));
                 }
                 self.go_later(d, arms, to, &state, &barriers, so_far);
@@ -121,10 +132,8 @@ impl<D: Domain> Watch<'_, D> {
 
     /// The places in the code whose address the theorem's code makes a value.
     fn named(&self) -> BTreeSet<u64> {
-        let program = &self.target.program;
-        let entries = self.theorem.entries(self.target).into_iter();
-        let mut reached: BTreeSet<u64> =
-            entries.flat_map(|entry| self.target.reached_from(entry)).collect();
+        let program = &self.entry.target.program;
+        let mut reached: BTreeSet<u64> = self.entry.reached().collect();
         reached.extend(&self.trace);
         let named = reached.into_iter().filter_map(|at| {
             let instruction = program.instruction(at);

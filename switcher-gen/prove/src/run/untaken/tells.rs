@@ -9,10 +9,17 @@ use switcher_model::{Access, Domain, State as Machine};
 impl<D: Domain> Arms<D> {
     /// Whether a jump by `condition`, a truth value as a number, tells what was found, or what no guest may
     /// learn, beyond what it is told anyway: by the way of the path itself, or because it is run at all.
-    pub(crate) fn tells(&self, d: &D, watch: &Watch<'_, D>, condition: D::Word) -> bool {
+    pub(crate) fn tells(
+        &self,
+        d: &D,
+        watch: &Watch<'_, D>,
+        state: &Machine<D>,
+        condition: D::Word,
+    ) -> bool {
         is_a_leak(d, condition)
             && !self.told.contains(&condition)
             && !watch.decisions.is_told(d, condition)
+            && !watch.decisions.is_in_parts(d, state, condition)
     }
 }
 
@@ -44,12 +51,12 @@ impl<D: Domain> Watch<'_, D> {
         d: &D,
         state: &Machine<D>,
         load: &Access<D::Word>,
-    ) -> Option<usize> {
-        let size = self.reads_flags(state, load)?;
+    ) -> Option<(usize, usize)> {
+        let (at, size) = self.reads_flags(state, load)?;
         let region = &state.memory.regions[load.place.region];
         let now = region.hooked.map_or(self.start.block.switch_flags, |hooked| hooked.now);
-        let toggled = d.xor(load.value, d.truncate(now, size));
-        d.known(toggled).is_some().then_some(size)
+        let toggled = d.xor(load.value, d.truncate(d.shr(now, 8 * at as u32), size));
+        d.known(toggled).is_some().then_some((at, size))
     }
 
     /// Whether all of host_rsp is loaded, as the path has found it.

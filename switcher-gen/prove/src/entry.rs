@@ -1,0 +1,131 @@
+//! Where theorems begin in a target, resolved once per target and passed to whoever runs, keeps or compares
+//! proofs: instead of a target, a theorem and what each makes of the two.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
+
+use crate::stubs::{Alike, Stubs};
+use crate::target::{Target, TargetGate};
+use crate::theorem::Theorem;
+use switcher_gen::arch::vector;
+
+/// A target with the entry points of all theorems about it.
+#[derive(Debug)]
+pub struct EntryPoints<'t> {
+    target: &'t Target,
+    /// For each theorem, where it begins.
+    all: BTreeMap<Theorem, Begins>,
+    /// What is executed from an entry point on, once somebody has asked.
+    reached: BTreeMap<u64, OnceLock<BTreeSet<u64>>>,
+    /// Its first gate of each vector, by its place among the gates.
+    gates: Vec<Option<usize>>,
+}
+
+/// Where a theorem begins.
+#[derive(Debug, Default)]
+struct Begins {
+    /// An address for each stub that is executed; of a routine, its own. Empty if the target has no such
+    /// entry, or if nothing is executed.
+    addresses: Vec<u64>,
+    /// The stubs that these stand for, if it is about an event.
+    stubs: Vec<Alike>,
+}
+
+/// A theorem about a target, and where it begins there.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// The code.
+    pub target: &'a Target,
+    /// The theorem that begins there.
+    pub theorem: Theorem,
+    /// Where other theorems begin.
+    pub(crate) points: &'a EntryPoints<'a>,
+    begins: &'a Begins,
+}
+
+impl<'t> EntryPoints<'t> {
+    /// Resolves all entry points of `target`.
+    #[must_use]
+    pub fn of(target: &'t Target) -> Self {
+        let gate_of = |vector| {
+            let mut gates = target.gates.iter().flatten();
+            gates.position(|gate| gate.vector == vector)
+        };
+        let gates: Vec<_> = (0..=u8::MAX).map(gate_of).collect();
+        let gate = |vector: u8| target.gates.as_ref()?.get(gates[usize::from(vector)]?);
+        let stubs = Stubs::of(target, gate);
+        let begins = |theorem: Theorem| match theorem {
+            Theorem::EnterGuest => Begins::at(Some(target.enter_guest)),
+            Theorem::Syscall64 => Begins::at(Some(target.syscall_64)),
+            Theorem::SyscallCompat => Begins::at(target.syscall_compat),
+            Theorem::ReturnFromGuest | Theorem::ReturnFromGuestIst => {
+                Begins::at(Some(target.return_from_guest))
+            }
+            of_event => {
+                let vectors = of_event.event().map(|(vectors, _)| vectors);
+                let stubs = vectors.map(|vectors| stubs.partition(vectors)).unwrap_or_default();
+                let addresses = stubs.iter().filter_map(|stubs| gate(stubs.first()));
+                Begins { addresses: addresses.map(|gate| gate.address).collect(), stubs }
+            }
+        };
+        let theorems = Theorem::ALL.into_iter().chain(Theorem::EVENTS);
+        let all: BTreeMap<_, _> = theorems.map(|theorem| (theorem, begins(theorem))).collect();
+        let addresses = all.values().flat_map(|begins| begins.addresses.iter().copied());
+        let reached = addresses.map(|address| (address, OnceLock::new())).collect();
+        Self { target, all, reached, gates }
+    }
+
+    /// The entry point of a theorem.
+    #[must_use]
+    pub fn entry(&self, theorem: Theorem) -> Entry<'_> {
+        let begins = &self.all[&theorem];
+        Entry { target: self.target, theorem, points: self, begins }
+    }
+
+    /// The vectors whose stubs are executed: one for each kind of stub that a theorem comes to, and that
+    /// of the code's own INT.
+    pub(crate) fn executed_vectors(&self) -> Vec<u8> {
+        let stubs = self.all.values().flat_map(|begins| &begins.stubs);
+        stubs.map(Alike::first).chain([vector::SEGMENT_OVERRUN]).collect()
+    }
+}
+
+impl Begins {
+    fn at(address: Option<u64>) -> Self {
+        Self { addresses: address.into_iter().collect(), stubs: Vec::new() }
+    }
+}
+
+impl<'a> Entry<'a> {
+    /// Where it begins: an event at one stub of those that are alike. Empty if the target has no such
+    /// entry, or if nothing is executed.
+    pub(crate) fn addresses(self) -> &'a [u64] {
+        &self.begins.addresses
+    }
+
+    /// Its vectors by stubs that are alike, those of most vectors first.
+    pub(crate) fn stubs(self) -> &'a [Alike] {
+        &self.begins.stubs
+    }
+
+    /// The addresses of all instructions that are executed from one of its addresses on: see
+    /// [`Target::reached_from`].
+    pub(crate) fn reached_from(self, address: u64) -> &'a BTreeSet<u64> {
+        self.points.reached[&address].get_or_init(|| self.target.reached_from(address))
+    }
+
+    /// The addresses of all instructions that are executed from it on.
+    pub(crate) fn reached(self) -> impl Iterator<Item = u64> {
+        self.addresses().iter().flat_map(move |at| self.reached_from(*at)).copied()
+    }
+
+    /// Whether the instruction at `at` is one of these.
+    pub(crate) fn reaches(self, at: u64) -> bool {
+        self.addresses().iter().any(|address| self.reached_from(*address).contains(&at))
+    }
+
+    /// The first gate of a vector.
+    pub(crate) fn gate(self, vector: u8) -> Option<&'a TargetGate> {
+        self.target.gates.as_ref()?.get(self.points.gates[usize::from(vector)]?)
+    }
+}
