@@ -210,6 +210,7 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
     }
 
     fn observe(&mut self, d: &D, state: &Machine<D>, event: Effect<D::Word>) {
+        let is_string = self.is_string();
         let (watch, goals) = (&mut *self.watch, &mut *self.goals);
         match event {
             Effect::Depends(condition) => {
@@ -218,7 +219,7 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
                 }
             }
             // Which way a string goes.
-            Effect::Decided(condition) if self.is_string() => self.settled_by.push(condition),
+            Effect::Decided(condition) if is_string => self.settled_by.push(condition),
             // Each of the conditions is one by which a jump goes.
             Effect::Decided(_) => {
                 let conditions = d.settled_by(state.rip);
