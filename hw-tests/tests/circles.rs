@@ -319,10 +319,6 @@ const KNOWN: &[(&str, &str)] = &[
         "switcher-prove",
         "elf::{among, code, dynamic, error, exports, file, loaded, names, patched, purpose, reach, read, segments, words}",
     ),
-    (
-        "switcher-prove",
-        "{apart, around, blocking, boundary, counterexample, decisions, engine, events, findings, lost, met, overlap, returns, shared, stores, target, theorem, vectors, world}",
-    ),
 ];
 
 /// The packages of the workspace, each with its root files.
