@@ -10,7 +10,7 @@ use iced_x86::{Decoder, DecoderOptions, OpKind};
 use super::code::Code;
 use super::error::ReadError;
 use super::file::Contents;
-use super::patched::Reached;
+use super::reached::Reached;
 use super::relocation::Relocation;
 
 /// So many bytes are looked through for distances. In more, chance finds some.

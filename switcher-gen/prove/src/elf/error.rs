@@ -1,6 +1,6 @@
 //! Why a file's code cannot be had: what is wrong, where, and what to do.
 
-use super::read::{Foreign, LIMIT, Place};
+use super::places::{BASE, LIMIT, Place};
 
 /// Why a file's code cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -137,7 +137,7 @@ pub enum ReadError {
     #[error(
         "{at}: {value:#x} does not fit into {bits} bits (relocation of kind {kind}); objects are \
          read at {:#x}: link the file to where it will run",
-        Foreign::BASE
+        BASE
     )]
     Overflow {
         /// Where.

@@ -12,7 +12,7 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKi
 use super::code::{Area, Code};
 use super::error::ReadError;
 use super::file::Contents;
-use super::read::Place;
+use super::places::Place;
 
 /// No switcher has more instructions. Behind these, code is not looked at any more.
 const INSTRUCTIONS: usize = 1 << 16;

@@ -9,8 +9,8 @@ use super::among::{self, FEW};
 use super::code::Area;
 use super::error::ReadError;
 use super::file::{Contents, File, Section};
-use super::patched::{Found, Named, Reached};
 use super::purpose::Purpose;
+use super::reached::{Found, Named, Reached};
 use super::segments::Segment;
 
 /// So much is read at a time.
