@@ -21,8 +21,8 @@ mod fault;
 mod table;
 
 pub use fault::{
-    Assessment, Code, Cpus, Done, Duty, Elsewhere, Fault, Instead, Is, Measure, Place, Switch,
-    Unmet,
+    Assessment, Countermeasure, Cpus, Done, Duty, Elsewhere, Fault, Instead, Is, Measure, Place,
+    Switch, Unmet,
 };
 
 /// Two words of a name say different things of the same.

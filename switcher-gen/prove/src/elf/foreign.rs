@@ -6,45 +6,46 @@ use std::ops::Range;
 use switcher_gen::asm::HostSymbol;
 
 use super::error::ReadError;
-use super::places::{BASE, Place};
+use super::places::{BASE, PlaceInFile};
 
 /// The code of an ELF file, as it lies in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Foreign {
-    /// Where the section begins that holds the code. An object has no address yet: its first section
-    /// of code is taken to lie at [`Foreign::BASE`].
+    /// Where the section begins that holds the code. An object has no address yet: its first
+    /// section of code is taken to lie at [`Foreign::BASE`].
     pub base: u64,
-    /// What the routines of a switcher reach, by address, relocations applied. Of a file that has
-    /// none of them by name, all code.
+    /// The code that the routines of a switcher reach, by address, with relocations applied. If the
+    /// file names none of the routines, this is all of its code.
     pub pieces: Vec<(u64, Vec<u8>)>,
-    /// The addresses of the names in the code. A global symbol goes before local ones of the same
-    /// name, and of those the first one counts; of a routine's name, none is a guess.
+    /// The addresses of the names in the code. A global symbol takes precedence over local ones of
+    /// the same name, and the first of several local ones counts. The name of a routine is never
+    /// ambiguous.
     pub symbols: BTreeMap<String, u64>,
-    /// What the bytes come from, by address.
+    /// The sections that the bytes come from, by address.
     pub sections: Vec<CodeSection>,
     /// What decides about the code's address.
     pub linkage: Linkage,
     /// The first place in an object where the code stores an address of its own as a number.
-    pub absolute: Option<Place>,
+    pub absolute: Option<PlaceInFile>,
     /// Tables that name the code and do not change it, and why.
     pub harmless: Vec<String>,
-    /// Sections that name the code, of which it is not known what for: whoever knows that they do not
-    /// change it says so with [`Foreign::assume_unpatched`].
-    pub unknown: Vec<(String, Place)>,
-    /// Those of which somebody has said it.
-    pub unpatched: Vec<(String, Place)>,
-    /// What else of the file cannot be told from it, and is taken for granted: whole sentences.
+    /// Sections that name the code, of which it is not known what for: whoever knows that they do
+    /// not change it says so with [`Foreign::assume_unpatched`].
+    pub unknown: Vec<(String, PlaceInFile)>,
+    /// Sections of unknown purpose that the user has declared not to change the code.
+    pub unpatched: Vec<(String, PlaceInFile)>,
+    /// What else the file does not show and a proof assumes, in whole sentences.
     pub taken: Vec<String>,
 }
 
 /// What decides about the address of code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Linkage {
-    /// Whoever links it.
+    /// The linker decides: the file is an object.
     Object,
-    /// Nobody any more.
+    /// The address is fixed: the file is linked.
     Fixed,
-    /// The loader.
+    /// The loader decides: the file is linked and can be loaded anywhere.
     Movable,
 }
 
@@ -55,8 +56,8 @@ pub struct CodeSection {
     pub name: String,
     /// The addresses it covers; never empty.
     pub range: Range<u64>,
-    /// What its address will be a multiple of: what an object's asks for. A linked file's is where it
-    /// says that it is, or whole pages from there.
+    /// The alignment of its final address. An object asks for it. The code of a linked file lies at
+    /// its address, or whole pages away from it.
     pub alignment: u64,
 }
 
@@ -68,8 +69,8 @@ impl Foreign {
     /// where they will run; an address of theirs in 32 bits does not fit here, and is an error.
     pub const BASE: u64 = BASE;
 
-    /// Where a symbol of the host's, by its name, is taken to lie if the file calls it and does not
-    /// have it: out of the code's way and within its reach.
+    /// The address that is assumed for a symbol of the host's which the file calls and does not
+    /// have. It is within reach of the code and overlaps nothing.
     #[must_use]
     pub fn of_host(name: &str) -> Option<u64> {
         let mut known = HostSymbol::HOOKS.iter().chain(&HostSymbol::RETURNS);
@@ -77,8 +78,8 @@ impl Foreign {
         Some(Self::BASE - (1 << 24) + 0x100 * index as u64)
     }
 
-    /// Takes it for granted that what names the code for an unknown purpose does not change it. That
-    /// is [assumed](Self::assumed), then.
+    /// Declares that sections which name the code for an unknown purpose do not change it. A proof
+    /// then [assumes](Self::assumed) this.
     pub fn assume_unpatched(&mut self) {
         self.unpatched.append(&mut self.unknown);
     }
@@ -125,7 +126,7 @@ impl Foreign {
     /// The address of `name`.
     ///
     /// # Errors
-    /// If no code is called so; names what there is.
+    /// If no code has this name. The error lists the names that exist.
     pub fn symbol(&self, name: &str) -> Result<u64, ReadError> {
         /// How many names a message can hold.
         const FEW: usize = 12;
@@ -148,9 +149,9 @@ pub(super) fn likeness(a: &str, b: &str) -> usize {
         + a.bytes().rev().zip(b.bytes().rev()).take_while(same).count()
 }
 
-/// A sentence for each of the first, and one that says how many more there are.
+/// A sentence for each of the first items, and one that says how many more there are.
 pub(super) fn few<T>(all: &[T], sentence: impl Fn(&T) -> String) -> Vec<String> {
-    /// So many are shown.
+    /// How many are shown.
     const MANY: usize = 16;
     let mut few: Vec<_> = all.iter().take(MANY).map(sentence).collect();
     let more = all.len().saturating_sub(MANY);

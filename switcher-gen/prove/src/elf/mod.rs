@@ -5,7 +5,7 @@
 //! | `read` | the code of any object or linked file, for checking what others have written |
 //! | `foreign` | what is read of a file: its code as it lies in memory, and what is assumed of it |
 //! | `places` | where things lie, and how much of them there may be |
-//! | `error` | why it cannot be had |
+//! | `error` | why it cannot be read |
 //! | `file` | its tables |
 //! | `code` | its code byte by byte |
 //! | `relocation` | what each kind of relocation changes |
@@ -42,5 +42,5 @@ mod words;
 
 pub use error::ReadError;
 pub use foreign::{CodeSection, Foreign, Linkage};
-pub use places::Place;
+pub use places::PlaceInFile;
 pub use read::{read, read_file};

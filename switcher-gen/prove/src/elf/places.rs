@@ -4,14 +4,14 @@ use std::fmt;
 
 /// A place in an object, in the way disassemblers show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct PlaceInFile {
     /// The section's name.
     pub section: String,
     /// Bytes from its start.
     pub offset: u64,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for PlaceInFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}+{:#x}", self.section, self.offset)
     }

@@ -6,7 +6,7 @@ use super::purpose::Purpose;
 
 /// What one table names.
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct TableContents {
     /// A place that is reached, and that nobody would have a pointer to.
     pub(super) site: Option<u64>,
     /// An entry point.
@@ -19,17 +19,17 @@ pub(super) struct Found {
     pub(super) has_numbers: bool,
 }
 
-/// What an address has to do with what is reached.
+/// The relation of an address to the reached code.
 #[derive(Clone, Copy)]
 pub(super) enum Named {
     Nothing,
-    /// It is what others have pointers to.
+    /// The address is one that other code has pointers to.
     Pointer,
-    /// The byte.
+    /// The address is this byte of the reached code.
     Site(u64),
 }
 
-/// What a reference has to do with what is reached.
+/// The reached code, to judge references by.
 pub(super) struct Reached<'a> {
     pub(super) ranges: &'a [Range<u64>],
     /// Functions, which others may have a pointer to; and the entry points, which are called.

@@ -1,8 +1,8 @@
 //! The code of an ELF file: what a prover needs to look at assembly that others have written.
 //!
-//! Only code is taken, and of that what the routines of a switcher reach. Where it refers to anything
-//! else, or where something says that other bytes will run, or elsewhere, that is an error and not a
-//! guess: what is proved must be what will run.
+//! Only code is read, and only the code that the routines of a switcher reach. If it refers to
+//! anything else, or if something says that other bytes will run, or that they will run at another
+//! address, the file is refused. The bytes that are proved must be the bytes that will run.
 
 use std::ops::Range;
 
@@ -13,27 +13,27 @@ use object::elf::{
 use object::read::ReadCache;
 use object::read::elf::SectionHeader;
 
-use super::code::{Area, Code};
+use super::code::{Area, FileCode};
 use super::dynamic::Loaded;
 use super::error::ReadError;
 use super::file::{Contents, E, File, OnDisk, Section};
 use super::foreign::{CodeSection, Foreign, Linkage, few};
 use super::names::Names;
-use super::places::{LIMIT, Place};
+use super::places::{LIMIT, PlaceInFile};
 use super::purpose::{self, Kept};
 use super::reached::Reached;
 use super::{loaded, patched, reach};
 
 /// The code of an x86-64 ELF file.
 ///
-/// Of an **object**, all sections that are loaded and executable are laid out one behind the other
+/// Of an **object**, all sections that are loaded and executable are laid out one after the other
 /// from [`Foreign::BASE`] on, in the file's order and aligned as they ask, and relocations among
 /// them are applied as a linker would. Of a **linked** file, the same sections are taken where they
 /// lie; what its code refers to elsewhere is not known any more.
 ///
-/// Of the code, what counts is what can be executed from the symbols of a switcher on: how large the
-/// rest is, and what is wrong with it, does not matter. Of a file that has none of them, all code is
-/// taken.
+/// Only code that can be executed from the symbols of a switcher on counts. The size of the rest,
+/// and what is wrong with it, does not matter. If a file has none of these symbols, all of its code
+/// is read.
 ///
 /// # Errors
 /// If the file is not such a file, if its code is not complete without other code or data, or if
@@ -44,7 +44,7 @@ pub fn read(data: &[u8]) -> Result<Foreign, ReadError> {
     read_from(data)
 }
 
-/// The same of an open file, of which only those parts come into memory that are needed.
+/// Reads an open file, of which only the parts that are needed come into memory.
 ///
 /// # Errors
 /// As [`read()`]; a file that cannot be read is a damaged one.
@@ -63,7 +63,7 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
     {
         return Err(ReadError::Lto { section: section.text() });
     }
-    let code = Code::new(&file)?;
+    let code = FileCode::new(&file)?;
     let names = Names::new(&code)?;
     let entries = names.entries()?;
     let (home, reached, instructions) = if entries.is_empty() {
@@ -124,7 +124,7 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
     let absolute = code
         .absolute
         .get()
-        .map(|(section, offset)| Place { section: file.sections[section].text(), offset });
+        .map(|(section, offset)| PlaceInFile { section: file.sections[section].text(), offset });
     let taken = taken(&file, &sections, &tables);
     Ok(Foreign {
         base,
@@ -151,13 +151,13 @@ fn harmless(tables: &patched::Tables) -> Vec<String> {
     tables.harmless.iter().cloned().chain(more).collect()
 }
 
-/// What the file does not tell, and is taken for granted.
+/// What the file does not show and a proof assumes.
 fn taken<'data, R: Contents<'data>>(
     file: &File<'data, R>,
     sections: &[CodeSection],
     tables: &patched::Tables,
 ) -> Vec<String> {
-    /// So many sections are told of by name.
+    /// How many sections are reported by name.
     const FEW: usize = 4;
     let all = |names: &[String]| {
         let more = names.len().saturating_sub(FEW);
@@ -215,7 +215,7 @@ const PAGE: u64 = 4096;
 
 /// All code of a file that does not say what of it is a switcher.
 fn whole<'a, 'data, R: Contents<'data>>(
-    code: &'a Code<'_, 'data, R>,
+    code: &'a FileCode<'_, 'data, R>,
 ) -> Result<Vec<(&'a Area, Range<u64>)>, ReadError> {
     let base = code.areas[0].range.start;
     let mut end = base;
@@ -236,7 +236,7 @@ fn whole<'a, 'data, R: Contents<'data>>(
 
 /// Refuses a section whose bytes are not, or need not be, those that will be in memory.
 fn usable<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     area: &Area,
 ) -> Result<(), ReadError> {
     let section = code.section(area);
@@ -280,8 +280,8 @@ fn usable<'data, R: Contents<'data>>(
     Err(ReadError::Section { section: name, why: why.into() })
 }
 
-/// Refuses other files with a name for what they are. What is too short for a header is left to
-/// the parser.
+/// Refuses files of other kinds, and says what they are. A file that is too short for a header is
+/// left to the parser.
 fn check_header(data: &[u8]) -> Result<(), ReadError> {
     const BITS_32: u8 = 1;
     const BIG_ENDIAN: u8 = 2;
