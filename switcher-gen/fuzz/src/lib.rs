@@ -6,9 +6,9 @@
 //! | `step` | what the model takes for an instruction is one to both decoders, and one step on numbers and on terms comes to the same |
 //! | `seeds` | what fuzzing begins with: `corpus/`, made by the emitter |
 //!
-//! `cargo xtask fuzz` runs both for a bounded time, with stable Rust; `cargo fuzz run reader --features
-//! libfuzzer` does so without end, where cargo-fuzz is installed. The tests of this package try each
-//! file of `corpus/` without libFuzzer.
+//! `cargo xtask fuzz` runs both for a bounded time, with stable Rust; `cargo fuzz run reader
+//! --features libfuzzer` does so without end, where cargo-fuzz is installed. The tests of this
+//! package try each file of `corpus/` without libFuzzer.
 
 pub mod reader;
 pub mod seeds;
@@ -16,7 +16,8 @@ pub mod step;
 
 use std::sync::LazyLock;
 
-/// The variable that plants a defect in each target, so that it can be seen whether fuzzing finds one.
+/// The variable that plants a defect in each target, so that it can be seen whether fuzzing finds
+/// one.
 pub const PLANTED: &str = "SWITCHER_FUZZ_PLANTED";
 
 /// Panics if a defect was to be planted, and an input has led to it.
