@@ -8,7 +8,7 @@
 //! | [`fuzz`] | many random states, on both, against the specification |
 //!
 //! Both engines take the same [`Setup`](scenario::Setup) and give the same
-//! [`Outcome`](scenario::Outcome): how a guest is entered, and everything that its exit shows. The
+//! [`ScenarioEnd`](scenario::ScenarioEnd): how a guest is entered, and everything that its exit shows. The
 //! command `switcher` takes its tour and its fuzzing from here, and `hw-tests` runs the shared
 //! cases on both.
 //!
