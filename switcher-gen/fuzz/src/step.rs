@@ -4,8 +4,8 @@ use iced_x86::{Decoder, DecoderOptions};
 use switcher_gen::arch::{PagingMode, Selectors, Vendor};
 use switcher_model::symbolic::{self, Symbolic};
 use switcher_model::{
-    CR4, CR4_PCIDE, CR4_PKE, Concrete, CpuModel, Domain, EFER, Effect, Features, Flags, Memory,
-    Msrs, Observer, Op, Program, Region, RegionName, State, Step, Stuck,
+    CR4, CR4_PCIDE, CR4_PKE, Concrete, CpuModel, Domain, EFER, Effect, Features, Flags, Gpr,
+    Memory, Msrs, Observer, Op, Program, Region, RegionName, State, Step, Stuck,
 };
 use yaxpeax_arch::LengthedInstruction as _;
 use yaxpeax_x86::long_mode::InstDecoder;
@@ -306,6 +306,7 @@ fn check_execution(input: &Input, program: &Program) {
                 Err(Stuck::Wild { address: open, .. } | Stuck::Msr { number: open, .. }) => {
                     d.known(*open).is_none()
                 }
+                Err(Stuck::Count { .. }) => d.known(execution.state.get(Gpr::Rcx)).is_none(),
                 Err(Stuck::Several { .. }) => true,
                 _ => false,
             };
