@@ -24,7 +24,8 @@ use switcher_model::{ARITHMETIC, Domain, Gpr, RegionName, State as Machine};
 /// specification speaks of it or not. Left out is what nobody can read: stacks below what they hold,
 /// sp2, smod_rsp where it is scratch too, and the arithmetic flags and Intel's SS in the host.
 ///
-/// # Errors If no theorem can be about one of them.
+/// # Errors
+/// If no theorem can be about one of them.
 pub(crate) fn compare_runs<D: Domain>(
     d: &D,
     entries: [Entry<'_>; 2],

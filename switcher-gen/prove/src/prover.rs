@@ -163,7 +163,8 @@ impl Prover {
     /// Everything that is wrong with `target`, as far as it can be told: each with a state of its own
     /// that breaks it. Nothing, if it is proved.
     ///
-    /// # Errors If the theorem about entering a guest cannot be about the code.
+    /// # Errors
+    /// If the theorem about entering a guest cannot be about the code.
     pub fn findings(&self, target: &Target) -> Result<Findings, BadCode> {
         let d = &self.domain;
         d.reset();
@@ -356,7 +357,8 @@ impl Prover {
     /// an observer of its own. As long as a visit lasts, the domain answers questions about the
     /// path.
     ///
-    /// # Errors If no theorem can be about the code, or if there may be paths besides those that
+    /// # Errors
+    /// If no theorem can be about the code, or if there may be paths besides those that
     /// were visited.
     pub fn paths<O: Observer<Symbolic>>(
         &self,

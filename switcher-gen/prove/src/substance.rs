@@ -26,7 +26,8 @@ impl Prover {
     /// Whether a proof says anything: for each path of `theorem`, a state that takes it; and for each
     /// goal, whether the contrary is refuted.
     ///
-    /// # Errors If no theorem can be about the code.
+    /// # Errors
+    /// If no theorem can be about the code.
     pub fn substance(&self, target: &Target, theorem: Theorem) -> Result<Substance, Unexplored> {
         let d = &self.domain;
         d.reset();

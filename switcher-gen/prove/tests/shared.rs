@@ -526,12 +526,12 @@ fn what_arms_make_of_addresses_is_not_shared() {
     let kinds: [&dyn Fn(u64) -> Target; 4] = [&distance, &memory, &constant, &pushed];
     for (kind, make) in kinds.into_iter().enumerate() {
         let shared = Arc::default();
-        proved(Prover::sharing(&shared).prove(&make(OPEN)));
-        let found = verdict(Prover::sharing(&shared).prove(&make(SECRET)));
+        proved(SharingProver::new(&shared).prove(&make(OPEN)));
+        let found = verdict(SharingProver::new(&shared).prove(&make(SECRET)));
         assert_eq!(found, Some("untaken-memory"), "{kind}");
         // The other way round.
         let shared = Arc::default();
-        let _refuted = Prover::sharing(&shared).prove(&make(SECRET));
-        proved(Prover::sharing(&shared).prove(&make(OPEN)));
+        let _refuted = SharingProver::new(&shared).prove(&make(SECRET));
+        proved(SharingProver::new(&shared).prove(&make(OPEN)));
     }
 }

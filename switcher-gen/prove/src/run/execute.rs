@@ -40,7 +40,8 @@ enum Begun<'a, W> {
 
 /// Executes the code of the theorem that is watched to its end. What must hold on the way is added to `goals`.
 ///
-/// # Errors If no theorem can be about the code.
+/// # Errors
+/// If no theorem can be about the code.
 pub(crate) fn execute<D: Domain>(
     d: &D,
     world: &mut World<D>,

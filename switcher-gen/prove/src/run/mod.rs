@@ -102,7 +102,8 @@ pub struct Run<D: Domain> {
 /// Runs the theorem of `entry` from a state of `source`'s values. `assume` is told what is
 /// assumed of them before anything is executed.
 ///
-/// # Errors If no theorem can be about the code.
+/// # Errors
+/// If no theorem can be about the code.
 pub fn run<D: Domain>(
     d: &D,
     entry: Entry<'_>,

@@ -19,7 +19,8 @@ use switcher_model::{Domain, RegionName};
 /// guest all of whose registers are known. That it is always the same is a part of the theorem
 /// about it. `None` if that does not lead to a guest.
 ///
-/// # Errors If no theorem can be about the code.
+/// # Errors
+/// If no theorem can be about the code.
 pub fn saved<D: Domain>(
     d: &D,
     points: &EntryPoints<'_>,
