@@ -38,8 +38,8 @@ pub enum Origin {
     Code,
     /// Where the code lies.
     Place,
-    /// What only an execution finds that does not take place, at an address that nobody answers for: it
-    /// may be anything that is mapped, and a guest may have put it there.
+    /// What only an execution finds that does not take place, at an address that nobody answers
+    /// for: it may be anything that is mapped, and a guest may have put it there.
     Found,
 }
 

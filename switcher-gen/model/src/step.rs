@@ -184,8 +184,8 @@ pub trait Observer<D: Domain> {
         &[]
     }
 
-    // Who watches an execution that does not take place has an answer where a CPU's would depend on what
-    // nobody knows. As a rule there is none.
+    // Who watches an execution that does not take place has an answer where a CPU's would depend on
+    // what nobody knows. As a rule there is none.
 
     /// What a load finds where no assumption is made of memory, if it is gone on with.
     fn found(&mut self, _d: &D, _state: &State<D>, _at: Elsewhere<D::Word>) -> Option<D::Word> {
