@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("{variant:24} {:4} bytes  {}", image.bytes().len(), image.fingerprint());
     }
 
-    // What no CPU has cannot be built.
+    // A configuration that no CPU has cannot be built.
     if let Err(illegal) = Variant::builder(Vendor::Amd, PagingMode::FourLevel).ibt(true).build() {
         println!("refused: {illegal}");
     }

@@ -1,5 +1,5 @@
-//! Step 4. Code -> listing: the bytes, decoded by an independent disassembler, with the names of the
-//! structs' fields and the lines of the emitters.
+//! Step 4. Code -> listing: the bytes, decoded by an independent disassembler, with the names of
+//! the structs' fields and the lines of the emitters.
 
 use std::error::Error;
 

@@ -1,5 +1,5 @@
-//! Step 7. Execution: the emitted bytes on this CPU, in user mode. SWAPGS, MOV CR3 and SYSRETQ fault
-//! there and are emulated; everything else is the CPU's own doing.
+//! Step 7. Execution: the emitted bytes on this CPU, in user mode. SWAPGS, MOV CR3 and SYSRETQ
+//! fault there and are emulated; everything else is the CPU's own doing.
 
 use std::error::Error;
 

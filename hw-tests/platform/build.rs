@@ -12,8 +12,8 @@ fn main() {
     let script = Path::new(&directory).join("image.ld");
     let script = script.display();
     let arguments = [
-        // No C start-up code and no C library: boot.rs is the start, linkage.rs the few functions that
-        // `core` expects of a C library.
+        // No C start-up code and no C library: boot.rs is the start, linkage.rs the few functions
+        // that `core` expects of a C library.
         "-nostartfiles".to_string(),
         "-nostdlib".to_string(),
         // The addresses in image.ld are final; nobody would process relocations.

@@ -1,7 +1,7 @@
 //! Takes the names of the kernel's cases, and what is said of them, from the kernel's own tables.
 //!
-//! The tables are ordinary Rust, `&[HostCase { name: ..., ..., run: ... }, ...]`, which the kernel compiles. Each
-//! entry is copied here without its function.
+//! The tables are ordinary Rust, `&[HostCase { name: ..., ..., run: ... }, ...]`, which the kernel
+//! compiles. Each entry is copied here without its function.
 
 use std::env;
 use std::fs;

@@ -1,5 +1,5 @@
-//! This tree and an earlier revision of it, side by side in one run: how long a proof takes, and what
-//! each path of the emitted code costs. Machines are noisy: what counts is the ratio.
+//! This tree and an earlier revision of it, side by side in one run: how long a proof takes, and
+//! what each path of the emitted code costs. Machines are noisy: what counts is the ratio.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -47,7 +47,7 @@ pub const BOCHS3: Root = Root {
     probe: (&["/usr/bin/bochs-bin", "--help", "cpu"], "sapphire_rapids"),
 };
 
-/// A root that is not there, or of no use.
+/// A root that does not exist, or whose program does not run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("missing: {path}, packages of Debian's {suite}; make it as root with: {command}: {why}")]
 pub struct NoRoot {
@@ -63,7 +63,7 @@ const MAKING: Duration = Duration::from_secs(600);
 const PROBING: Duration = Duration::from_secs(30);
 
 impl Root {
-    /// Where it is.
+    /// The directory of the root.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         workspace::target().join(self.directory)

@@ -1,7 +1,8 @@
-//! Runs the fuzz targets of `switcher-gen/fuzz` for a bounded time, with stable Rust: what cargo-fuzz does
-//! with a nightly compiler and `--sanitizer none`.
+//! Runs the fuzz targets of `switcher-gen/fuzz` for a bounded time, with stable Rust: what
+//! cargo-fuzz does with a nightly compiler and `--sanitizer none`.
 //!
-//! A fuzzer that finds nothing may be blind, so a defect is planted in each target as well, and must be found.
+//! A fuzzer that finds nothing may be blind, so a defect is planted in each target as well, and
+//! must be found.
 
 use std::env;
 use std::fs;
@@ -20,8 +21,8 @@ pub const CXX: Tool = Tool { what: "c++", packages: &["g++"] };
 /// The targets.
 pub const TARGETS: [&str; 2] = ["reader", "step"];
 
-/// The only platform: the host's tools and macros, which are built for the same one, have to be told apart
-/// from what is instrumented, and that takes its name.
+/// The only platform: the host's tools and macros, which are built for the same one, have to be
+/// told apart from what is instrumented, and that takes its name.
 const PLATFORM: &str = "x86_64-unknown-linux-gnu";
 
 /// What tells libFuzzer which way the code went, as cargo-fuzz asks for it.
@@ -42,8 +43,8 @@ const UNTIL_FOUND: Duration = Duration::from_secs(120);
 /// What became of a target.
 #[derive(Debug)]
 pub enum Verdict {
-    /// No input was found that it handles wrongly, and a planted defect was found; with libFuzzer's last
-    /// word.
+    /// No input was found that it handles wrongly, and a planted defect was found; with libFuzzer's
+    /// last word.
     Clean(String),
     /// What libFuzzer says of the input that it has found, and where that is.
     Found(String),

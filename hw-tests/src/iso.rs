@@ -14,7 +14,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// An entry of GRUB's menu.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
+pub struct MenuEntry {
     /// What the menu calls it. No quotes.
     pub title: &'static str,
     /// What the kernel is asked to do.
@@ -26,7 +26,7 @@ pub struct Entry {
 /// COM1 is a console besides the screen, because that is where the kernel reports: a machine whose
 /// report is read over a serial line can be steered over it as well.
 #[must_use]
-pub fn grub_config(entries: &[Entry], timeout: u32) -> String {
+pub fn grub_config(entries: &[MenuEntry], timeout: u32) -> String {
     let mut text = format!("set timeout={timeout}\nset default=0\n");
     if timeout > 0 {
         text += "serial --unit=0 --speed=115200\n\
@@ -49,7 +49,7 @@ pub fn grub_config(entries: &[Entry], timeout: u32) -> String {
 pub fn write(
     kernel: &Path,
     vectors: &[u8],
-    entries: &[Entry],
+    entries: &[MenuEntry],
     timeout: u32,
     iso: &Path,
 ) -> Result<()> {
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn each_entry_passes_its_options_to_the_kernel() {
         let entry =
-            |title, paging| Entry { title, options: Options { paging, ..Options::default() } };
+            |title, paging| MenuEntry { title, options: Options { paging, ..Options::default() } };
         let config = grub_config(
             &[entry("four", PagingMode::FourLevel), entry("five", PagingMode::FiveLevel)],
             0,

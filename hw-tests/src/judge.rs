@@ -1,4 +1,4 @@
-//! What a run is worth.
+//! Judges a run.
 //!
 //! A run passes if the kernel reported exactly the expected cases, each once and passed, between a
 //! beginning and an end that agree with them, in the paging mode asked for, and then ended by
@@ -6,13 +6,13 @@
 
 use std::collections::BTreeMap;
 
-use hw_protocol::{Event, FATAL, PANIC, Verdict};
+use hw_protocol::{CaseVerdict, FATAL, PANIC, ReportLine};
 use switcher_gen::arch::PagingMode;
 
 use switcher_gen::{Image, Policy, Variant};
 use switcher_listing::{Line, Listing, ListingOptions};
 
-use crate::run::{End, Run};
+use crate::run::{EngineRun, RunEnd};
 
 /// A case that an engine cannot run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct NotHere {
     pub always: bool,
 }
 
-/// What must be in the report.
+/// What the report must contain.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected<'a> {
     /// The paging mode.
@@ -49,10 +49,10 @@ pub enum Failure {
     /// The emulator did not end because the kernel asked it to.
     #[error("{0}")]
     Ended(String),
-    /// A report line that is no event.
+    /// A line that is marked as a report and cannot be read.
     #[error("malformed line: {0}")]
     Malformed(String),
-    /// An event where none of its kind belongs.
+    /// A report line at a place where no line of its kind belongs.
     #[error("out of place: {0}")]
     OutOfPlace(String),
     /// The run never began.
@@ -92,7 +92,7 @@ pub enum Failure {
     /// A case was reported more than once.
     #[error("{0}: reported more than once")]
     Duplicate(String),
-    /// An engine could not run a case, and nobody knows of that.
+    /// An engine could not run a case, and the case is not listed as impossible there.
     #[error("{name}: not run, and not known to be impossible there: {detail}")]
     NotRun {
         /// The case.
@@ -100,7 +100,7 @@ pub enum Failure {
         /// What the engine says about it.
         detail: String,
     },
-    /// A case was run after all.
+    /// A case was run although it is listed as impossible.
     #[error("{0}: listed as impossible on this engine, but it was run")]
     Possible(String),
     /// A case did not pass.
@@ -122,7 +122,7 @@ pub struct Judgement {
     pub runs: u64,
     /// Expected cases that this engine cannot run: their names, and why. Neither passed nor failed.
     pub not_here: Vec<(String, String)>,
-    /// What passed cases have to say besides: their names, and that.
+    /// The names of passed cases that report a detail, and the detail.
     pub notes: Vec<(String, String)>,
     /// Everything that is wrong. Nothing wrong is a pass.
     pub failures: Vec<Failure>,
@@ -132,7 +132,7 @@ pub struct Judgement {
 
 /// Where in the report a line is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum LinePlace {
     Before,
     Between,
     After,
@@ -149,10 +149,10 @@ struct Reported {
 
 /// Judges a run.
 #[must_use]
-pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
+pub fn judge(run: &EngineRun, expected: &Expected<'_>) -> Judgement {
     let mut judgement = Judgement::default();
     let failures = &mut judgement.failures;
-    let mut place = Place::Before;
+    let mut place = LinePlace::Before;
     let mut brand = String::new();
     let mut switchers = 0;
     let mut loaded: Vec<(Image, u64)> = Vec::new();
@@ -160,7 +160,7 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
     let (mut passed, mut failed) = (0, 0);
 
     for line in run.log.lines() {
-        let event = match Event::parse(line) {
+        let event = match ReportLine::parse(line) {
             Ok(Some(event)) => event,
             Ok(None) => {
                 if let Some(last_words) = died(line) {
@@ -178,9 +178,11 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
             }
         };
         match (event, place) {
-            (Event::Machine { brand: name, .. }, Place::Before) => brand = name.into_owned(),
-            (Event::Begin { vendor, paging, pcid, cases }, Place::Before) => {
-                place = Place::Between;
+            (ReportLine::Machine { brand: name, .. }, LinePlace::Before) => {
+                brand = name.into_owned()
+            }
+            (ReportLine::Begin { vendor, paging, pcid, cases }, LinePlace::Before) => {
+                place = LinePlace::Between;
                 let pcid = if pcid { ", PCID" } else { "" };
                 judgement.machine = format!("{vendor}, {brand}{pcid}");
                 if paging != expected.paging.name() {
@@ -192,7 +194,7 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
                     failures.push(Failure::Announced { announced: cases, expected: count });
                 }
             }
-            (Event::Switcher { variant, fingerprint, base }, Place::Between) => {
+            (ReportLine::Switcher { variant, fingerprint, base }, LinePlace::Between) => {
                 switchers += 1;
                 if switchers == 1 {
                     judgement.machine = format!("{variant} on {}", judgement.machine);
@@ -211,7 +213,7 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
                     Err(why) => failures.push(Failure::Switcher(why)),
                 }
             }
-            (Event::Case { name, verdict, runs, detail }, Place::Between) => {
+            (ReportLine::Case { name, verdict, runs, detail }, LinePlace::Between) => {
                 let name = name.into_owned();
                 let case = reported.entry(name.clone()).or_default();
                 case.times += 1;
@@ -223,17 +225,18 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
                     failures.push(Failure::Extra(name.clone()));
                 }
                 let impossible = expected.not_here.iter().find(|listed| listed.case == name);
-                if impossible.is_some_and(|listed| listed.always) && verdict != Verdict::NotHere {
+                if impossible.is_some_and(|listed| listed.always) && verdict != CaseVerdict::NotHere
+                {
                     failures.push(Failure::Possible(name.clone()));
                 }
                 match verdict {
-                    Verdict::Pass => {
+                    CaseVerdict::Pass => {
                         passed += 1;
                         if !detail.is_empty() {
                             judgement.notes.push((name, detail.into_owned()));
                         }
                     }
-                    Verdict::NotHere => {
+                    CaseVerdict::NotHere => {
                         case.not_here = true;
                         match impossible {
                             Some(listed) => judgement.not_here.push((name, listed.why.into())),
@@ -242,15 +245,15 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
                             }
                         }
                     }
-                    Verdict::Fail => {
+                    CaseVerdict::Fail => {
                         failed += 1;
                         case.failed = true;
                         failures.push(Failure::Failed { name, detail: detail.into_owned() });
                     }
                 }
             }
-            (Event::End { passed: said_passed, failed: said_failed }, Place::Between) => {
-                place = Place::After;
+            (ReportLine::End { passed: said_passed, failed: said_failed }, LinePlace::Between) => {
+                place = LinePlace::After;
                 if (said_passed, said_failed) != (passed, failed) {
                     failures.push(Failure::Totals(
                         format!("{said_passed} + {said_failed}"),
@@ -263,15 +266,15 @@ pub fn judge(run: &Run, expected: &Expected<'_>) -> Judgement {
     }
 
     match place {
-        Place::Before => failures.push(Failure::NoBegin),
-        Place::Between => failures.push(Failure::NoEnd),
-        Place::After => {}
+        LinePlace::Before => failures.push(Failure::NoBegin),
+        LinePlace::Between => failures.push(Failure::NoEnd),
+        LinePlace::After => {}
     }
     if switchers != expected.switchers {
         let why = format!("reported {switchers} times, not {}", expected.switchers);
         failures.push(Failure::Switcher(why));
     }
-    if let End::Otherwise(why) = &run.end {
+    if let RunEnd::Otherwise(why) = &run.end {
         failures.push(Failure::Ended(why.clone()));
     }
     for name in expected.cases {
@@ -353,8 +356,8 @@ mod tests {
         not_here: &[],
     };
 
-    fn judge_run(lines: &[&str], end: End) -> Judgement {
-        let run = Run {
+    fn judge_run(lines: &[&str], end: RunEnd) -> Judgement {
+        let run = EngineRun {
             log: lines.join("\n"),
             emulator: String::new(),
             end,
@@ -364,14 +367,14 @@ mod tests {
     }
 
     fn failures(lines: &[&str]) -> Vec<Failure> {
-        judge_run(lines, End::ByItself).failures
+        judge_run(lines, RunEnd::ByItself).failures
     }
 
     #[test]
     fn a_complete_report_passes_whatever_noise_is_around_it() {
         let machine = r#"@@ {"event":"machine","brand":"X","features":["nx"],"memory":1}"#;
         let log = ["SeaBIOS", "", machine, BEGIN, "hello", A, B, END, "bye"];
-        let judgement = judge_run(&log, End::ByItself);
+        let judgement = judge_run(&log, RunEnd::ByItself);
         assert_eq!(
             judgement,
             Judgement {
@@ -388,10 +391,10 @@ mod tests {
     #[test]
     fn what_a_passed_case_has_to_say_is_kept() {
         let a = A.replace(r#""detail":"""#, r#""detail":"one known to differ""#);
-        let run = Run {
+        let run = EngineRun {
             log: [BEGIN, &a, B, END].join("\n"),
             emulator: String::new(),
-            end: End::ByItself,
+            end: RunEnd::ByItself,
             took: Duration::ZERO,
         };
         assert_eq!(judge(&run, &EXPECTED).notes, [("a".into(), "one known to differ".into())]);
@@ -407,7 +410,8 @@ mod tests {
     /// What is wrong with a run with such lines.
     fn judge_switchers(lines: &[String], expected: &Expected<'_>) -> Vec<Failure> {
         let log = [BEGIN, &lines.join("\n"), A, B, END].join("\n");
-        let run = Run { log, emulator: String::new(), end: End::ByItself, took: Duration::ZERO };
+        let run =
+            EngineRun { log, emulator: String::new(), end: RunEnd::ByItself, took: Duration::ZERO };
         judge(&run, expected).failures
     }
 
@@ -476,14 +480,14 @@ mod tests {
 
     #[test]
     fn a_hang_is_a_failure_although_every_line_is_there() {
-        let end = End::Otherwise("the kernel hangs".into());
+        let end = RunEnd::Otherwise("the kernel hangs".into());
         let judgement = judge_run(&[BEGIN, A, B, END], end);
         assert_eq!(judgement.failures, [Failure::Ended("the kernel hangs".into())]);
     }
 
     #[test]
     fn a_triple_fault_leaves_no_end_and_missing_cases() {
-        let judgement = judge_run(&[BEGIN, A], End::Otherwise("reset".into()));
+        let judgement = judge_run(&[BEGIN, A], RunEnd::Otherwise("reset".into()));
         assert_eq!(
             judgement.failures,
             [Failure::NoEnd, Failure::Ended("reset".into()), Failure::Missing("b".into())]
@@ -515,7 +519,7 @@ mod tests {
     #[test]
     fn a_duplicate_does_not_count_as_passed() {
         let end = r#"@@ {"event":"end","passed":4,"failed":0}"#;
-        let judgement = judge_run(&[BEGIN, A, B, B, B, end], End::ByItself);
+        let judgement = judge_run(&[BEGIN, A, B, B, B, end], RunEnd::ByItself);
         assert_eq!(judgement.failures, [Failure::Duplicate("b".into())]);
         assert_eq!(judgement.passed, 1);
     }
@@ -537,8 +541,12 @@ mod tests {
             );
             let end = format!(r#"@@ {{"event":"end","passed":{passed},"failed":0}}"#);
             let log = [&begin, A, B, &c, &end].join("\n");
-            let run =
-                Run { log, emulator: String::new(), end: End::ByItself, took: Duration::ZERO };
+            let run = EngineRun {
+                log,
+                emulator: String::new(),
+                end: RunEnd::ByItself,
+                took: Duration::ZERO,
+            };
             let not_here = &[NotHere { case: "c", why: "because", always }];
             let cases = &["a", "b", name];
             judge(&run, &Expected { cases, not_here, ..EXPECTED })

@@ -3,8 +3,8 @@
 //!
 //! An [`Engine`](engine::Engine) is something that boots the bare-metal kernel (`hw-tests/kernel`),
 //! an emulator, or one that runs the cases in a process: the model of a CPU, or this CPU itself in
-//! user mode. It returns a [`Run`](run::Run), the raw log and how it ended; [`judge::judge`] says
-//! what that is worth, against the names of the cases that had to be reported. What is
+//! user mode. It returns an [`EngineRun`](run::EngineRun), the raw log and how it ended.
+//! [`judge::judge`] compares it with the names of the cases that had to be reported. What is
 //! *printed* decides: an emulator that exits happily without a complete report has failed.
 //!
 //! ```

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum End {
+pub enum RunEnd {
     /// It came to its end: the kernel asked the engine for it.
     ByItself,
     /// It ended in another way: killed for a hang, a triple fault, an emulator's own trouble.
@@ -13,18 +13,18 @@ pub enum End {
 
 /// One run of the cases, as a rule one boot of the kernel.
 #[derive(Debug, Clone)]
-pub struct Run {
+pub struct EngineRun {
     /// What came over the serial port.
     pub log: String,
     /// What the emulator itself said, for a human.
     pub emulator: String,
     /// How it ended.
-    pub end: End,
+    pub end: RunEnd,
     /// How long it took.
     pub took: Duration,
 }
 
-impl Run {
+impl EngineRun {
     /// The last lines of both logs, for a failure report.
     #[must_use]
     pub fn tail(&self, lines: usize) -> String {
@@ -45,13 +45,13 @@ mod tests {
 
     #[test]
     fn the_tail_is_the_last_lines_of_both_logs() {
-        let run = Run {
+        let run = EngineRun {
             log: "a\n\nb\nc\n".into(),
             emulator: "x\ny\n".into(),
-            end: End::ByItself,
+            end: RunEnd::ByItself,
             took: Duration::ZERO,
         };
         assert_eq!(run.tail(2), "b\nc\n--- the emulator says ---\nx\ny");
-        assert_eq!(Run { emulator: String::new(), ..run }.tail(9), "a\nb\nc");
+        assert_eq!(EngineRun { emulator: String::new(), ..run }.tail(9), "a\nb\nc");
     }
 }

@@ -14,7 +14,7 @@ pub struct Row {
     pub failed: u64,
     /// How long it took.
     pub took: Duration,
-    /// Anything else worth a glance.
+    /// Anything else that is worth knowing.
     pub note: String,
     /// Cases that cannot be run there, and why: neither passed nor failed.
     pub not_here: Vec<(String, String)>,

@@ -46,7 +46,7 @@ pub const CHROOT: Tool = Tool { what: "/usr/sbin/chroot", packages: &["coreutils
 /// What an ISO is made with.
 pub const ISO: &[Tool] = &[GRUB_MKRESCUE, GRUB_PC, XORRISO, MTOOLS];
 
-/// All of them.
+/// All tools.
 pub const ALL: &[Tool] = &[
     QEMU,
     BOCHS,
@@ -60,7 +60,7 @@ pub const ALL: &[Tool] = &[
     CHROOT,
 ];
 
-/// Tools that are not there.
+/// Tools that are not installed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("missing: {}; install with: {}", names(.0), install_command(.0))]
 pub struct Missing(pub Vec<Tool>);
@@ -84,7 +84,7 @@ pub fn install_command(tools: &[Tool]) -> String {
     format!("apt-get install --no-install-recommends {}", packages(tools).join(" "))
 }
 
-/// Whether a tool is there.
+/// Whether a tool is installed.
 #[must_use]
 pub fn is_installed(tool: &Tool) -> bool {
     let path = Path::new(tool.what);
@@ -100,10 +100,10 @@ fn is_executable(path: &Path) -> bool {
     path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// Checks that tools are there.
+/// Checks that tools are installed.
 ///
 /// # Errors
-/// Names those that are not.
+/// The error names those that are not.
 pub fn require(tools: &[Tool]) -> Result<(), Missing> {
     let mut missing: Vec<Tool> = Vec::new();
     for tool in tools.iter().filter(|tool| !is_installed(tool)) {

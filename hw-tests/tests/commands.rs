@@ -25,6 +25,7 @@ const SKIPPED: &[(&str, &str)] = &[
         "a tool of its own, which the document says how to install, and how to do without",
     ),
     ("cargo deny check", "a tool of its own; deny.toml is held to the tree by dependencies.rs"),
+    ("cargo fuzz", "a tool of its own, which needs an unstable compiler"),
     ("cargo help", "it is about cargo itself"),
 ];
 

@@ -55,10 +55,11 @@ mod variant;
 
 pub use image::{Fingerprint, Gate, GateDescriptor, Image, LinkError, LinkedImage};
 pub use mitigations::{
-    Bhb, Mitigation, Mitigations, NotForVendor, Rsb, UnknownMitigation, UnknownMitigations,
+    Bhb, Contradiction, Mitigation, Mitigations, NotForVendor, Rsb, UnknownMitigation,
+    UnknownMitigations,
 };
 pub use switcher_abi::{Hazard, arch, layout};
-pub use typed::{Contradiction, Part, UnknownPolicy, UnknownVariant, UnknownVariantReason};
+pub use typed::{Part, UnknownPolicy, UnknownVariant, UnknownVariantReason};
 pub use variant::{Config, IllegalVariant, NoVariant, Policy, Variant, VariantBuilder};
 
 /// What expansions of the macros refer to.

@@ -16,15 +16,24 @@ use core::fmt;
 use core::str::FromStr;
 
 use crate::arch::{HostFeatures, Vendor};
-use crate::typed::Contradiction;
 
 mod fault;
 mod table;
 
 pub use fault::{
-    Assessment, Code, Cpus, Done, Duty, Elsewhere, Fault, Instead, Is, Measure, Place, Switch,
-    Unmet,
+    Assessment, Countermeasure, Cpus, Done, Duty, Elsewhere, Fault, Instead, Is, Measure, Place,
+    Switch, Unmet,
 };
+
+/// Two words of a name say different things of the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{first}` and `{second}` contradict each other: leave one")]
+pub struct Contradiction {
+    /// The word that comes first.
+    pub first: &'static str,
+    /// The word that says something else.
+    pub second: &'static str,
+}
 
 impl Elsewhere {
     /// All of them.

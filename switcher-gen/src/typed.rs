@@ -7,7 +7,7 @@ use core::str::FromStr;
 
 use crate::arch::{PagingMode, Selectors, Vendor};
 use crate::layout::{Placement, Revision};
-use crate::mitigations::{Mitigations, UnknownMitigations};
+use crate::mitigations::{Contradiction, Mitigations, UnknownMitigations};
 use crate::variant::{Config, IllegalVariant, Policy, Variant};
 
 /// The words of a name that stand before its mitigations, each with what it says.
@@ -42,16 +42,6 @@ enum Word {
 /// Finds the word in the table, as it is written there and as what it says.
 fn find(typed: &str) -> Option<(&'static str, Word)> {
     WORDS.into_iter().find(|(word, _)| word.eq_ignore_ascii_case(typed))
-}
-
-/// Two words of a name say different things of the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{first}` and `{second}` contradict each other: leave one")]
-pub struct Contradiction {
-    /// The word that comes first.
-    pub first: &'static str,
-    /// The word that says something else.
-    pub second: &'static str,
 }
 
 /// A choice that one word of a name makes, and a second one may not make otherwise.

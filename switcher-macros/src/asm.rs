@@ -230,8 +230,8 @@ impl Instruction {
     /// What dynasm takes for a prefix instead of a mnemonic.
     const PREFIXES: [&str; 12] =
         ["lock", "rep", "repe", "repz", "repne", "repnz", "cs", "ds", "es", "fs", "gs", "ss"];
-    /// Ours: the memory operand is a field of the per-CPU block, reached as the sink's placement has
-    /// it.
+    /// Ours: the memory operand is a field of the per-CPU block, reached as the sink's placement
+    /// has it.
     const PERCPU: &str = "percpu";
 
     fn parse(input: ParseStream<'_>) -> Result<Self> {
@@ -291,8 +291,8 @@ impl Instruction {
         Err(Error::new(word.span(), message))
     }
 
-    /// An address without a register is a number of bytes from where a segment starts; from zero, there
-    /// is no struct.
+    /// An address without a register is a number of bytes from where a segment starts; from zero,
+    /// there is no struct.
     fn check_absolute(&self) -> Result<()> {
         let has_base = |word: &Ident| [Self::PERCPU, "fs", "gs"].iter().any(|known| word == known);
         if self.words.iter().any(has_base) {
@@ -374,7 +374,7 @@ impl Instruction {
             let operands = operands.iter().map(|operand| operand.expand(sized));
             quote!(#(#words)* #(#operands),*)
         });
-        // Straight-line speculation behind it ends at once: see the crate's documentation.
+        // Straight-line speculation after it ends at once: see the crate's documentation.
         let trap = self.wants_trap().then(|| {
             quote! {
                 ;; #sink.source(::core::file!(), #line)
@@ -389,7 +389,7 @@ impl Instruction {
         }
     }
 
-    /// Whether nothing behind it is ever executed, although a CPU may go on there for a while: it
+    /// Whether nothing after it is ever executed, although a CPU may go on there for a while: it
     /// has an indirect target, and no condition.
     fn wants_trap(&self) -> bool {
         let Some(mnemonic) = self.words.last().map(Ident::to_string) else { return false };
@@ -555,8 +555,8 @@ fn parse_label_address(input: ParseStream<'_>) -> Result<Option<TokenStream>> {
     }
 }
 
-/// A place in the code is named: what is some bytes from there has no name, and would be a displacement
-/// that no struct vouches for.
+/// A place in the code is named: what is some bytes from there has no name, and would be a
+/// displacement that no struct vouches for.
 fn parse_place(input: ParseStream<'_>) -> Result<Expr> {
     let place: Expr = input.parse()?;
     let mut name = &place;
@@ -760,7 +760,8 @@ impl Address {
     }
 }
 
-/// The terms of a sum, whatever parentheses it has: addition of offsets is associative. At least one.
+/// The terms of a sum, whatever parentheses it has: addition of offsets is associative. At least
+/// one.
 fn flatten(sum: Expr, terms: &mut Vec<Expr>) {
     match sum {
         Expr::Binary(ExprBinary { op: BinOp::Add(_), left, right, .. }) => {
@@ -773,8 +774,8 @@ fn flatten(sum: Expr, terms: &mut Vec<Expr>) {
     }
 }
 
-/// A term of a sum as what a constant can be computed by, in which there is no `+` of offsets: what a method is
-/// called on, and what `then` and `pair` are given, may be sums themselves.
+/// A term of a sum as what a constant can be computed by, in which there is no `+` of offsets: what
+/// a method is called on, and what `then` and `pair` are given, may be sums themselves.
 fn in_a_constant(term: Expr) -> Expr {
     let Expr::MethodCall(mut call) = term else { return term };
     *call.receiver = sum_in_a_constant(*call.receiver);

@@ -42,8 +42,8 @@ pub(crate) fn constants(input: &DeriveInput, fields: &[Field<'_>]) -> TokenStrea
             let line = format!(" Where `{}` lies in a [`{ident}`].", name.unraw());
             quote!(#[doc = #line])
         });
-        // SAFETY of what is generated: the offset is that which rustc has for the field, and the type the field's,
-        // for both come from its declaration.
+        // SAFETY of what is generated: the offset is that which rustc has for the field, and the
+        // type the field's, for both come from its declaration.
         quote! {
             #(#docs)*
             #generated

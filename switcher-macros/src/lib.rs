@@ -145,7 +145,7 @@ pub fn derive_asm_layout(input: TokenStream) -> TokenStream {
 /// `asm!(sink ; statement ; statement ..)` takes the name of a variable, something with the
 /// methods that `dynasm!` calls and that implements `switcher_gen::asm::Sink`, and statements in
 /// [dynasm's x64 syntax](https://censoredusername.github.io/dynasm-rs/language/langref_x64.html):
-/// instructions, labels, directives and, behind a doubled semicolon, Rust. What differs:
+/// instructions, labels, directives and, after a doubled semicolon, Rust. What differs:
 ///
 /// # Memory operands
 ///
@@ -159,17 +159,17 @@ pub fn derive_asm_layout(input: TokenStream) -> TokenStream {
 ///
 /// `SIZE` is `BYTE`, `WORD`, `DWORD` or `QWORD` and never left out. The register is a 64-bit
 /// general-purpose one. An offset is a constant expression of type `Offset`, usually a field
-/// (`Tss::sp0`), perhaps with one of `Offset`'s methods (`Pvcs::user_cs.pair(Pvcs::user_ss)`), whose
-/// receiver may be a sum in parentheses (`(Frame::iret + Iret::cs).below_end()`).
-/// Each offset starts in the struct in which the previous one ends, and the last one's field must
-/// be as wide as `SIZE` says. Whether an 8-bit displacement reaches is found out when the code
-/// around it is built, `cargo check` being blind to constants in generic functions.
+/// (`Tss::sp0`), perhaps with one of `Offset`'s methods (`Pvcs::user_cs.pair(Pvcs::user_ss)`),
+/// whose receiver may be a sum in parentheses (`(Frame::iret + Iret::cs).below_end()`). Each offset
+/// starts in the struct in which the previous one ends, and the last one's field must be as wide as
+/// `SIZE` says. Whether an 8-bit displacement reaches is found out when the code around it is
+/// built, `cargo check` being blind to constants in generic functions.
 ///
 /// # The per-CPU block
 ///
 /// `percpu` in front of an instruction says that its memory operand, which has no register, is a
-/// field of `switcher_gen::layout::PerCpu`, the per-CPU block. How that is reached is the sink's to say (`Sink::placement`): with a
-/// GS prefix, or relative to RIP.
+/// field of `switcher_gen::layout::PerCpu`, the per-CPU block. How that is reached is the sink's to
+/// say (`Sink::placement`): with a GS prefix, or relative to RIP.
 ///
 /// # More mnemonics
 ///
@@ -177,9 +177,9 @@ pub fn derive_asm_layout(input: TokenStream) -> TokenStream {
 ///
 /// # Traps
 ///
-/// After RET, IRET, SYSRET, SYSEXIT, a far JMP and JMP through a register or memory, `asm!` writes an
-/// INT3: nothing is executed there, but CPUs go on there before they know where the instruction leads
-/// (CVE-2021-26341, straight-line speculation). So no emitter can forget it.
+/// After RET, IRET, SYSRET, SYSEXIT, a far JMP and JMP through a register or memory, `asm!` writes
+/// an INT3: nothing is executed there, but CPUs go on there before they know where the instruction
+/// leads (CVE-2021-26341, straight-line speculation). So no emitter can forget it.
 ///
 /// # Notes for the listing
 ///
@@ -244,7 +244,8 @@ pub fn asm(input: TokenStream) -> TokenStream {
     asm::expand(input.into()).into()
 }
 
-/// What a struct becomes: its constants, or why it is rejected and what keeps that one mistake from causing more.
+/// What a struct becomes: its constants, or why it is rejected and what keeps that one mistake from
+/// causing more.
 fn derive(input: &syn::DeriveInput) -> proc_macro2::TokenStream {
     expand::derive(input).unwrap_or_else(|error| fallback::derive(input, &error))
 }

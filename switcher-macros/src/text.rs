@@ -145,7 +145,7 @@ impl Printer {
                 self.generics -= 1;
                 self.push(operator, Last::Operand);
             }
-            // `+` is never a prefix, not even behind the lifetime in `'a + Copy`.
+            // `+` is never a prefix, not even after the lifetime in `'a + Copy`.
             _ if after_operand || operator == "+" => {
                 self.space_unless(Last::Glue);
                 self.push(operator, Last::Operator);

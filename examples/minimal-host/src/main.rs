@@ -1,4 +1,4 @@
-//! Step 7. A hypervisor in one file: it boots on bare metal, assembles a switcher for the CPU it
+//! Step 8. A hypervisor in one file: it boots on bare metal, assembles a switcher for the CPU it
 //! finds, and runs a guest whose user program makes a system call to its own kernel, without the
 //! hypervisor seeing it.
 //!
@@ -12,8 +12,8 @@
 //!
 //! QEMU then exits with 33 (the device doubles the kernel's 16 and adds 1): success.
 //!
-//! `hw_platform` is the machine: boot, page tables, GDT, TSS, hooks for NMIs, serial port. A hypervisor brings
-//! its own; what it must provide is what is used of `hw_platform` here.
+//! `hw_platform` is the machine: boot, page tables, GDT, TSS, hooks for NMIs, serial port. A
+//! hypervisor brings its own; it must provide everything that this file uses of `hw_platform`.
 
 #![no_std]
 #![no_main]
@@ -25,7 +25,7 @@ use core::fmt::Display;
 use core::ptr::NonNull;
 
 use hw_platform::code_memory::CodeMemory;
-use hw_platform::exit::{self, Outcome};
+use hw_platform::exit::{self, ExitStatus};
 use hw_platform::memory::{AddressSpace, Flags, Frame, MapError};
 use hw_platform::{Platform, hooks, percpu, serial_println};
 use switcher_runtime::switcher_gen::arch::{Cr3, Selectors};
@@ -41,9 +41,9 @@ const SMOD_ENTRY: u64 = TEXT + 0x100;
 
 /// umod: `mov eax, 41; syscall; ud2`.
 const UMOD: &[u8] = &[0xB8, 41, 0, 0, 0, 0x0F, 0x05, 0x0F, 0x0B];
-/// smod, at its entry: `inc eax; syscall`. The SYSCALL is ERETU: RETU_RIP is the address behind it.
+/// smod, at its entry: `inc eax; syscall`. The SYSCALL is ERETU: RETU_RIP is the address after it.
 const SMOD: &[u8] = &[0xFF, 0xC0, 0x0F, 0x05];
-/// The address behind smod's SYSCALL.
+/// The address after smod's SYSCALL.
 const RETU_RIP: u64 = SMOD_ENTRY + SMOD.len() as u64;
 
 fn main(_: Platform) -> ! {
@@ -59,8 +59,8 @@ fn main(_: Platform) -> ! {
 
     // 3. SYSCALL goes to the switcher's entry.
     let block = or_stop(NonNull::new(percpu::block(0)).ok_or("no per-CPU block"));
-    // SAFETY: the block holds the TSS this CPU has loaded, with a stack at sp0 and four in the IST, and is
-    // nobody else's; the hooks are as the runtime asks; the MSRs are left alone from now on.
+    // SAFETY: the block holds the TSS this CPU has loaded, with a stack at sp0 and four in the IST,
+    // and is nobody else's; the hooks are as the runtime asks; the MSRs are left alone from now on.
     let mut cpu = or_stop(unsafe { switcher.install(block) });
 
     // 4. A guest: two address spaces with a page of code each, and a PVCS.
@@ -99,7 +99,7 @@ fn main(_: Platform) -> ! {
         ),
         other => exit::fatal(format_args!("unexpected exit: {other:?}")),
     }
-    exit::exit(Outcome::Success)
+    exit::exit(ExitStatus::Success)
 }
 
 /// An address space with a list of the host's pages and one page of code.

@@ -1,22 +1,23 @@
 //! SYSCALL of 32-bit code, which not every CPU has.
 
+use crate::case_host::{Platform, Setup, place};
 use crate::expect::Expected;
 use crate::program::{PROBE, SYSCALL};
-use crate::world::{Platform, Setup, place};
 use switcher_runtime::Mode;
 
 /// A guest's SYSCALL of 32-bit code, and the two things that may come of it.
 pub struct CompatSyscall {
     /// umod, in front of the SYSCALL.
     pub setup: Setup,
-    /// The CPU has no such SYSCALL: Intel's have none.
+    /// The exit if the CPU has no such SYSCALL, as on Intel's CPUs.
     pub shut: Expected,
-    /// It leads to the stub in CSTAR, which answers. QEMU's interpreter has it whatever the vendor.
+    /// The exit if the SYSCALL leads to the stub in CSTAR, which answers. QEMU's interpreter has
+    /// the SYSCALL for every vendor.
     pub answered: Expected,
 }
 
 impl CompatSyscall {
-    /// From `setup`'s registers.
+    /// A SYSCALL of a guest with the registers of `setup`.
     #[must_use]
     pub fn new(setup: Setup, platform: &Platform) -> Self {
         /// What the stub answers: -ENOSYS as 32 bits.

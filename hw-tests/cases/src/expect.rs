@@ -1,4 +1,4 @@
-//! What must come of a setup, and how it differs from what came.
+//! What must come of a setup, and the comparison with what was observed.
 
 use alloc::format;
 use alloc::string::String;
@@ -9,10 +9,10 @@ use switcher_gen::arch::RFlags;
 use switcher_gen::layout::{OrigAx, PtRegs, Pvcs, Revision, SwitchFlags};
 use switcher_runtime::{DebugCauses, Detail, Exception, Exit, Mode};
 
-use crate::world::{Code, Failure, HostAfter, Outcome, Platform, Setup, place};
+use crate::case_host::{Failure, GuestBytes, HostAfter, Observed, Platform, Setup, place};
 
-/// An outcome to the letter, except for RF in the flags of an event: hardware sets it there for
-/// faults, some emulators do not.
+/// The exact state that must be observed, except for RF in the flags of an event: hardware sets it
+/// there for faults, some emulators do not.
 #[derive(Clone, Debug)]
 pub struct Expected {
     /// Why the guest exits.
@@ -127,7 +127,7 @@ impl Expected {
                 pvcs.rsp = setup.regs.rsp;
                 setup.smod_rsp
             }
-            // It passes through.
+            // RSP passes through in this revision.
             Revision::V2026 => setup.regs.rsp,
         };
         pvcs.rcx = rip;
@@ -164,7 +164,7 @@ impl Expected {
         let selectors = platform.selectors;
         let (rsp, smod_rsp) = match platform.revision {
             Revision::V2024 => (pvcs.rsp, setup.regs.rsp),
-            // It passes through.
+            // RSP passes through in this revision.
             Revision::V2026 => (setup.regs.rsp, setup.smod_rsp),
         };
         Self {
@@ -190,11 +190,11 @@ impl Expected {
     /// The probe's exit.
     pub const UD: Exit = Self::exception(6);
 
-    /// Compares all of it.
+    /// Compares everything that was observed.
     ///
     /// # Errors
     /// With every difference, by name.
-    pub fn compare(&self, setup: &Setup, got: &Outcome) -> Result<(), Failure> {
+    pub fn compare(&self, setup: &Setup, got: &Observed) -> Result<(), Failure> {
         let mut differences = Differences(Vec::new());
         differences.note("exit", &self.exit, &got.exit);
         for ((name, wanted), (_, got)) in
@@ -216,7 +216,7 @@ impl Expected {
     }
 }
 
-/// What a guest runs with that wants these flags.
+/// The flags that a guest gets when it asks for these.
 fn flags(wanted: u64) -> u64 {
     RFlags::from_bits_retain(wanted).sanitised().bits()
 }
@@ -322,7 +322,8 @@ impl Setup {
         };
         let mut pvcs = random_pvcs(&mut any, platform);
         if mode == Mode::Umod {
-            // What is there before umod's SYSCALL is nobody's: all of it must be written.
+            // The fields start with random values before umod's SYSCALL, because the switcher must
+            // write all of them.
             pvcs.user_cs = any() as u16;
             pvcs.user_ss = any() as u16;
         }
@@ -364,7 +365,7 @@ impl Setup {
     /// Adds to a mode's program.
     #[must_use]
     pub fn with(mut self, mode: Mode, at: u64, bytes: &[u8]) -> Self {
-        self.code.push(Code { mode, at, bytes: bytes.to_vec() });
+        self.code.push(GuestBytes { mode, at, bytes: bytes.to_vec() });
         self
     }
 }

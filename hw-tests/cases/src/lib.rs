@@ -1,10 +1,10 @@
 //! What a switcher must do, case by case, with its exact outcome for each vendor and paging mode.
 //!
-//! A case puts a guest into a state ([`Setup`]), an engine ([`World`]) runs it until it exits, and
-//! *everything* the exit shows ([`Outcome`]) is compared with what must come of it ([`Expected`]):
-//! all registers, the PVCS, the mode, and the host itself. The cases know nothing of engines; the
-//! bare-metal kernel is one, the model of a CPU and the real CPU in user mode are others. Whoever
-//! writes an engine implements [`World`] and runs the list.
+//! A case puts a guest into a state ([`Setup`]), an engine ([`CaseHost`]) runs it until it exits,
+//! and *everything* the exit shows ([`Observed`]) is compared with what must come of it
+//! ([`Expected`]): all registers, the PVCS, the mode, and the host itself. The cases know nothing
+//! of engines; the bare-metal kernel is one, the model of a CPU and the real CPU in user mode are
+//! others. Whoever writes an engine implements [`CaseHost`] and runs the list.
 //!
 //! The guest's programs are a few instructions ([`program!`](switcher_gen::program!)). UD2 is the
 //! probe: its #UD shows every register as it is, RCX and R11 too.
@@ -23,18 +23,18 @@
 
 extern crate alloc;
 
+mod case_host;
 mod compat;
 mod expect;
 mod list;
 mod program;
 mod run;
-mod world;
 
+pub use case_host::{
+    CaseHost, Entries, Failure, GuestBytes, HostAfter, Observed, Platform, Refusal, Setup, place,
+};
 pub use compat::CompatSyscall;
 pub use expect::Expected;
 pub use list::all;
 pub use program::{PROBE, SYSCALL, SYSCALLS};
-pub use run::{Case, End, Run};
-pub use world::{
-    Code, Entries, Failure, HostAfter, Outcome, Platform, Refusal, Setup, World, place,
-};
+pub use run::{Case, CaseEnd, CaseRun};

@@ -1,4 +1,4 @@
-//! What guests run.
+//! The programs that guests run.
 
 use switcher_gen::program;
 

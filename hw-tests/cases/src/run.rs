@@ -1,64 +1,66 @@
-//! One case, and what runs it.
+//! One case, and the run of it.
 
 use alloc::format;
 use alloc::string::String;
 
+use crate::case_host::{CaseHost, Entries, Failure, Observed, Platform, Refusal, Setup, place};
 use crate::expect::Expected;
 use crate::program;
-use crate::world::{Entries, Failure, Outcome, Platform, Refusal, Setup, World, place};
 use switcher_gen::Hazard;
 use switcher_runtime::Mode;
 
-/// A case: a name, the rows of spec/hazards.md it covers, and what to do.
+/// A case: its name, the hazards that it tries, and what to do.
 #[derive(Clone, Copy)]
 pub struct Case {
     /// Unique, stable, and a sentence.
     pub name: &'static str,
-    /// Rows of spec/hazards.md.
+    /// The hazards that the case tries.
     pub rows: &'static [Hazard],
     /// The case itself.
-    pub body: fn(&mut Run<'_>) -> Result<(), Failure>,
+    pub body: fn(&mut CaseRun<'_>) -> Result<(), Failure>,
 }
 
 /// What came of a case.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum CaseEnd {
     /// Everything was as it must be.
     Passed,
-    /// Something was not.
+    /// Something was not as it must be.
     Failed(Failure),
-    /// The engine cannot do what the case asks for: why.
+    /// The engine cannot do what the case asks for, and says why.
     NotHere(String),
 }
 
 impl Case {
-    /// Runs the case; the number of guests entered, and what came of it.
-    pub fn run(&self, world: &mut dyn World) -> (u64, End) {
-        let platform = world.platform();
+    /// Runs the case. Returns the number of guests that were entered, and what came of it.
+    pub fn run(&self, host: &mut dyn CaseHost) -> (u64, CaseEnd) {
+        let platform = host.platform();
         // Every case has its own sequence, so that adding one changes no other.
         let seed = self.name.bytes().fold(0, |hash: u64, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
         });
         let rng = fastrand::Rng::with_seed(seed);
-        let mut run = Run { world, platform, rng, entered: 0, not_here: None };
+        let mut run = CaseRun { host, platform, rng, entered: 0, not_here: None };
         let result = (self.body)(&mut run);
         let entered = run.entered;
         let end = match (run.not_here, result) {
-            (Some(why), _) => End::NotHere(why),
+            (Some(why), _) => CaseEnd::NotHere(why),
             (None, Ok(())) if entered == 0 => {
-                End::Failed(Failure("the case entered no guest".into()))
+                CaseEnd::Failed(Failure("the case entered no guest".into()))
             }
-            (None, Ok(())) => End::Passed,
-            (None, Err(Failure(why))) => End::Failed(Failure(format!("guest {entered}: {why}"))),
+            (None, Ok(())) => CaseEnd::Passed,
+            (None, Err(Failure(why))) => {
+                CaseEnd::Failed(Failure(format!("guest {entered}: {why}")))
+            }
         };
         (entered, end)
     }
 }
 
 /// A case being run.
-pub struct Run<'w> {
-    world: &'w mut dyn World,
-    /// What it is run on.
+pub struct CaseRun<'w> {
+    host: &'w mut dyn CaseHost,
+    /// The platform that the case is run on.
     pub platform: Platform,
     /// The case's own random numbers.
     pub rng: fastrand::Rng,
@@ -67,13 +69,13 @@ pub struct Run<'w> {
     not_here: Option<String>,
 }
 
-impl Run<'_> {
+impl CaseRun<'_> {
     /// What the engine's CPU does with SYSCALL and its like.
     ///
     /// # Errors
     /// If the engine cannot tell.
     pub fn entries(&mut self) -> Result<Entries, Failure> {
-        let entries = self.world.entries();
+        let entries = self.host.entries();
         self.unless_refused(entries)
     }
 
@@ -81,9 +83,9 @@ impl Run<'_> {
     ///
     /// # Errors
     /// If the engine cannot run it, or has found a switcher that does what no switcher may.
-    pub fn enter(&mut self, setup: &Setup) -> Result<Outcome, Failure> {
+    pub fn enter(&mut self, setup: &Setup) -> Result<Observed, Failure> {
         self.entered += 1;
-        let outcome = self.world.run(setup);
+        let outcome = self.host.run(setup);
         self.unless_refused(outcome)
     }
 

@@ -1,16 +1,18 @@
-//! What host cases are: what only a kernel can run, with several CPUs and page tables of its own. Each is an
-//! entry in the table of its file in `cases/`, from which also the names come that the runner expects.
+//! Host cases: cases that only a kernel can run, because they need several CPUs or page tables of
+//! their own. Each is an entry in the table of its file in `cases/`. The runner takes the names
+//! that it expects from there, too.
 
 use alloc::string::String;
 
 use hw_protocol::Need;
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::Msr as MsrName;
 use x86_64::registers::control::{Cr4, Efer};
 use x86_64::registers::model_specific::Msr;
 
+use crate::case_host::BareMetal;
 use crate::others::Others;
 use crate::paths::{self, Path};
-use crate::world::BareMetal;
 
 /// What came of a host case: how many guests were entered, or why it failed.
 pub(crate) type Ended = Result<u64, String>;
@@ -24,9 +26,9 @@ pub(crate) struct HostCase {
     /// What a pass shows.
     #[expect(dead_code, reason = "for the runner, which has it by way of hw-protocol")]
     pub(crate) shown: &'static str,
-    /// Rows of spec/hazards.md.
+    /// The rows of spec/hazards.md that the case tries.
     #[expect(dead_code, reason = "for the runner, which has it by way of hw-protocol")]
-    pub(crate) rows: &'static [u8],
+    pub(crate) rows: &'static [Hazard],
     /// How many CPUs it takes at least.
     pub(crate) cpus: usize,
     /// What else an engine must have for it.
@@ -35,12 +37,12 @@ pub(crate) struct HostCase {
     pub(crate) run: fn(&mut Bench) -> Ended,
 }
 
-/// What host cases work on.
+/// What the host cases work on.
 pub(crate) struct Bench {
     /// The CPU that has booted, with a switcher and guests' memory, until a case takes it apart.
-    world: Option<BareMetal<'static>>,
-    /// Every path through the switcher. Where its instructions are, the first case that interrupts them finds
-    /// out for the others.
+    host: Option<BareMetal<'static>>,
+    /// Every path through the switcher. The first case that interrupts a path finds the addresses
+    /// of its instructions, for the other cases as well.
     paths: [Path; 7],
     /// The other CPUs, as long as they run the case list.
     others: Option<Others>,
@@ -49,27 +51,28 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    pub(crate) fn new(world: BareMetal<'static>, others: Others, before: Control) -> Self {
-        let paths = paths::paths(&world);
-        Self { world: Some(world), paths, others: Some(others), before }
+    pub(crate) fn new(host: BareMetal<'static>, others: Others, before: Control) -> Self {
+        let paths = paths::paths(&host);
+        Self { host: Some(host), paths, others: Some(others), before }
     }
 
-    pub(crate) fn world(&mut self) -> Result<&mut BareMetal<'static>, String> {
-        self.world.as_mut().ok_or_else(|| "no switcher is installed any more".into())
+    pub(crate) fn host(&mut self) -> Result<&mut BareMetal<'static>, String> {
+        self.host.as_mut().ok_or_else(|| "no switcher is installed any more".into())
     }
 
-    /// The same, and the paths through it.
-    pub(crate) fn world_and_paths(
+    /// The CPU, and the paths through its switcher.
+    pub(crate) fn host_and_paths(
         &mut self,
     ) -> Result<(&mut BareMetal<'static>, &mut [Path]), String> {
-        let world = self.world.as_mut().ok_or("no switcher is installed any more")?;
-        Ok((world, &mut self.paths))
+        let host = self.host.as_mut().ok_or("no switcher is installed any more")?;
+        Ok((host, &mut self.paths))
     }
 
-    /// The CPU, to be taken apart, and as it was before.
-    pub(crate) fn take_world(&mut self) -> Result<(BareMetal<'static>, &Control), String> {
-        let world = self.world.take().ok_or("no switcher is installed any more")?;
-        Ok((world, &self.before))
+    /// The CPU, to take its switcher away, and the state that it had before the switcher was
+    /// installed.
+    pub(crate) fn take_host(&mut self) -> Result<(BareMetal<'static>, &Control), String> {
+        let host = self.host.take().ok_or("no switcher is installed any more")?;
+        Ok((host, &self.before))
     }
 
     /// The other CPUs, if they still run the case list.

@@ -10,11 +10,11 @@ use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::PtRegs;
 
 use crate::bench::Ended;
+use crate::case_host::BareMetal;
 use crate::idt::{aim_breakpoint, call_under_copy, set_breakpoint};
 use crate::paths::Path;
-use crate::world::BareMetal;
 
-/// The same with an instruction breakpoint in the switcher. Its #DB takes the entry and the stack
+/// Calls the switcher with an instruction breakpoint in it. Its #DB takes the entry and the stack
 /// of an NMI or a machine check; the hook sets RF, so that the instruction is executed then, and is
 /// met again if the path comes by again.
 ///
@@ -30,16 +30,16 @@ unsafe fn call_with_breakpoint(entry: u64) -> *mut PtRegs {
     frame
 }
 
-/// What comes in front of an instruction.
+/// An interruption that comes in front of an instruction.
 pub(crate) struct Interruption {
     /// For messages.
     pub(crate) name: &'static str,
-    /// Runs a guest with a breakpoint at which it comes.
+    /// Runs a guest with a breakpoint at which the interruption comes.
     pub(crate) call: unsafe fn(u64) -> *mut PtRegs,
-    /// How many there have been, or what has become of one.
+    /// The number of interruptions so far, or an error if one has gone wrong.
     pub(crate) count: fn() -> Result<u64, String>,
-    /// Whether it is the breakpoint itself that is taken for it: then it comes each time that the
-    /// path comes by, and exactly there.
+    /// Whether the breakpoint itself is taken for the interruption. Then it comes each time that
+    /// the path passes the instruction, and exactly there.
     pub(crate) is_breakpoint: bool,
 }
 
@@ -53,26 +53,25 @@ pub(crate) const fn taken_for(name: &'static str) -> Interruption {
     }
 }
 
-/// The same for one path; the result is how many there have been.
+/// Interrupts every instruction of one path. Returns the number of interruptions.
 pub(crate) fn boundaries(
-    world: &mut BareMetal<'_>,
+    host: &mut BareMetal<'_>,
     path: &mut Path,
     interruption: &Interruption,
 ) -> Ended {
     let Interruption { name, call, count, is_breakpoint } = *interruption;
-    let switcher = world.cpu().switcher();
+    let switcher = host.cpu().switcher();
     let base = switcher.base();
     let stubs = switcher.address(Label::EventStubs);
     hooks::set_no_rf_from(switcher.address(Label::RoutinesEnd));
-    // All code that does something, the stubs of the two exceptions that end these guests, and an
-    // NMI's.
+    // All routines, the stubs of the two exceptions that end these guests, and the stub of the NMI.
     let stub = |vector| {
         let at = base + u64::from(switcher.image().gate(vector).offset);
         at..at + 8
     };
     let all =
         (base..stubs).chain(stub(vector::UD)).chain(stub(vector::GP)).chain(stub(vector::NMI));
-    // Without any, first: nothing is at address 0.
+    // The first run has no breakpoint in the path: nothing is at address 0.
     let addresses: Vec<_> = match &path.met[..] {
         [] => [0].into_iter().chain(all).collect(),
         met => met.to_vec(),
@@ -84,9 +83,9 @@ pub(crate) fn boundaries(
     let executed_at: Vec<_> =
         (base..).zip(code).filter_map(|(at, code)| (code == executed).then_some(at)).collect();
 
-    let same = |world: &mut BareMetal<'_>, at: u64| {
+    let same = |host: &mut BareMetal<'_>, at: u64| {
         // SAFETY: `call` does what `checked_call` does; there is a copy of the IDT.
-        let outcome = unsafe { world.run_by(&path.setup, call) };
+        let outcome = unsafe { host.run_by(&path.setup, call) };
         let outcome = outcome.map_err(|why| format!("{}: {why:?}", path.name))?;
         let [expected, other] = &path.expected;
         let compared = expected.compare(&path.setup, &outcome);
@@ -102,7 +101,7 @@ pub(crate) fn boundaries(
     for at in addresses {
         aim_breakpoint(at);
         let before = count()?;
-        same(world, at)?;
+        same(host, at)?;
         let here = count().map_err(|why| format!("{}, at {at:#x}: {why}", path.name))? - before;
         if is_breakpoint && here != 0 && hooks::last_interrupted() != at {
             let got = hooks::last_interrupted();

@@ -1,4 +1,5 @@
-//! The switcher's IDT with some gates changed, and a breakpoint in the switcher whose #DB takes one of them.
+//! The switcher's IDT with some gates changed, and a breakpoint in the switcher whose #DB takes one
+//! of them.
 
 use alloc::format;
 use alloc::string::String;
@@ -12,7 +13,7 @@ use switcher_runtime::switcher_gen::arch::dr7;
 use switcher_runtime::switcher_gen::layout::PtRegs;
 use switcher_runtime::{DebugCauses, DescriptorTablePointer};
 
-use crate::world::{BareMetal, checked_call};
+use crate::case_host::{BareMetal, checked_call};
 
 /// Where the breakpoint is.
 static BREAKPOINT: AtomicU64 = AtomicU64::new(0);
@@ -25,18 +26,18 @@ pub(crate) struct IdtCopy {
 }
 
 impl IdtCopy {
-    /// Makes it the one that [`load`](Self::load) loads.
+    /// Makes the copy that [`load`](Self::load) loads.
     pub(crate) fn new(
-        world: &mut BareMetal<'_>,
+        host: &mut BareMetal<'_>,
         change: impl FnOnce(&mut [GateDescriptor; 256]),
     ) -> Result<Self, String> {
-        let mut gates = world.cpu().switcher().linked().idt();
+        let mut gates = host.cpu().switcher().linked().idt();
         change(&mut gates);
         let mut copy = Self { page: Frame::new().map_err(|why| format!("an IDT: {why}"))? };
         for (vector, gate) in (0..).zip(&gates) {
             copy.set(vector, gate);
         }
-        world.map_in_both(copy.page.address(), Some(Flags::empty())).map_err(mapping)?;
+        host.map_in_both(copy.page.address(), Some(Flags::empty())).map_err(mapping)?;
         IDT.store(copy.page.address(), Ordering::Relaxed);
         Ok(copy)
     }
@@ -71,7 +72,7 @@ impl IdtCopy {
         unsafe { Self::place(vector).write_volatile(gate) }
     }
 
-    /// Loads it, until the runtime loads the host's when the call has returned.
+    /// Loads the copy. The runtime loads the host's IDT again when the call has returned.
     ///
     /// # Safety
     /// There is a copy, and this is in a call of `enter_with`.
@@ -86,8 +87,8 @@ impl IdtCopy {
     }
 
     /// Gives the page back.
-    pub(crate) fn free(self, world: &mut BareMetal<'_>) -> Result<(), String> {
-        world.map_in_both(self.page.address(), None).map_err(mapping)
+    pub(crate) fn free(self, host: &mut BareMetal<'_>) -> Result<(), String> {
+        host.map_in_both(self.page.address(), None).map_err(mapping)
     }
 }
 
@@ -104,7 +105,8 @@ pub(crate) fn aim_breakpoint(at: u64) {
 pub(crate) fn set_breakpoint(enabled: bool) {
     /// Breakpoint 0, on execution.
     const ENABLED: u64 = dr7::DISABLED | dr7::L0;
-    // Nothing is left behind: a guest without breakpoints has 0 there, as the runtime's debug builds check.
+    // Nothing is left behind: a guest without breakpoints has 0 there, as the runtime's debug
+    // builds check.
     let (at, control) = match enabled {
         true => (BREAKPOINT.load(Ordering::Relaxed), ENABLED),
         false => (0, dr7::DISABLED),

@@ -11,7 +11,7 @@
 //! 2. `model`: does this CPU do what the model says?
 //! 3. `selftest`: is this kernel fit to judge a switcher?
 //! 4. `programs`: what guests run here.
-//! 5. `world`: the engine that shared cases run on.
+//! 5. `case_host`: the engine that shared cases run on.
 //! 6. `switchers`: the switchers of this run, and CPUs that they are installed on.
 //! 7. `others`: the case list on the other CPUs.
 //! 8. `setup`: guests of host cases, and what must come of them.
@@ -30,6 +30,7 @@ extern crate alloc;
 
 mod bench;
 mod boundaries;
+mod case_host;
 mod cases;
 mod idt;
 mod model;
@@ -42,12 +43,11 @@ mod report;
 mod selftest;
 mod setup;
 mod switchers;
-mod world;
 
 use alloc::format;
 use alloc::vec::Vec;
 
-use hw_cases::End;
+use hw_cases::CaseEnd;
 use hw_platform::{Platform, boot, cpu, exit};
 use hw_protocol::{CPUS, FATAL, Options, PANIC, Suite};
 use switcher_runtime::switcher_gen::Hazard;
@@ -57,7 +57,7 @@ use switcher_runtime::{Detect, HostFeatures, Variant};
 use bench::{Bench, Control};
 use others::Others;
 use report::Report;
-use switchers::{Switchers, fatal, with_untraining, world_on};
+use switchers::{Switchers, fatal, host_on, with_untraining};
 
 hw_platform::kernel_main!(main);
 
@@ -106,19 +106,19 @@ fn run(cases: &[hw_cases::Case], options: Options, report: &mut Report) {
     switchers.iter().for_each(|switcher| report.switcher(switcher));
     let before = Control::read();
     let others = Others::start(switchers, options.breakpoints);
-    let mut world = world_on(switchers, 0, options.breakpoints);
+    let mut host = host_on(switchers, 0, options.breakpoints);
     for case in cases {
-        let (runs, end) = case.run(&mut world);
+        let (runs, end) = case.run(&mut host);
         let failure = match end {
-            End::Passed => None,
-            End::Failed(why) => Some(format!("{}: {why}", Hazard::join(case.rows))),
+            CaseEnd::Passed => None,
+            CaseEnd::Failed(why) => Some(format!("{}: {why}", Hazard::join(case.rows))),
             // The runner knows which cases may say so.
-            End::NotHere(why) => {
+            CaseEnd::NotHere(why) => {
                 report.not_here(case.name, &why);
                 continue;
             }
         };
         report.case(case.name, runs, failure.as_deref());
     }
-    cases::all(&mut Bench::new(world, others, before), options.breakpoints, report);
+    cases::all(&mut Bench::new(host, others, before), options.breakpoints, report);
 }

@@ -1,4 +1,4 @@
-//! Is the model of a CPU right about this one?
+//! Compares the model of a CPU with this CPU.
 //!
 //! A table of [`vectors`](hw_protocol::vectors), made from the model by the engine runner, is
 //! executed instruction by instruction in ring 0. Each program ends with an exception, its own or
@@ -13,7 +13,7 @@ use core::arch::{asm, global_asm};
 use core::fmt::Write;
 
 use hw_protocol::vectors::{
-    CODE, DATA, DATA_LEN, NONE, Needs, Outcome, Platforms, Registers, Table, Vector, filler,
+    CODE, DATA, DATA_LEN, NONE, Needs, Platforms, Registers, Vector, VectorEnd, VectorTable, filler,
 };
 use switcher_gen::arch::{Msr as MsrName, RFlags, Vendor};
 use switcher_gen::layout::PtRegs;
@@ -114,14 +114,14 @@ const BASES: [MsrName; 3] = [MsrName::FsBase, MsrName::GsBase, MsrName::KernelGs
 #[derive(Debug, Default)]
 struct Counts {
     executed: u64,
-    /// For other vendors and paging modes.
+    /// The vectors for other vendors and paging modes.
     elsewhere: u64,
-    /// By what they need and this CPU lacks.
+    /// The vectors that need something this CPU lacks, by what they need.
     lacking: BTreeMap<&'static str, u64>,
-    /// By known difference.
+    /// The vectors that fail as known, by known difference.
     known: BTreeMap<u16, u64>,
     failed: u64,
-    /// By program.
+    /// The vectors that fail, by program.
     failures: BTreeMap<u16, u64>,
     described: Vec<String>,
 }
@@ -132,7 +132,7 @@ pub(crate) fn run(platform: &Platform) -> (u64, Result<String, String>) {
     if platform.module.is_empty() {
         return (0, Err("no table of vectors was loaded".into()));
     }
-    let table = match Table::parse(platform.module) {
+    let table = match VectorTable::parse(platform.module) {
         Ok(table) => table,
         Err(why) => return (0, Err(why.to_string())),
     };
@@ -154,7 +154,7 @@ pub(crate) fn run(platform: &Platform) -> (u64, Result<String, String>) {
 }
 
 fn all(
-    table: &Table<'_>,
+    table: &VectorTable<'_>,
     machine: &Machine,
     platform: &Platform,
     counts: &mut Counts,
@@ -209,7 +209,7 @@ fn lacking(needs: Needs, features: &Features) -> Option<&'static str> {
 }
 
 /// What is not as the model says, in words; empty if everything is.
-fn differences(got: &Outcome, expected: &Outcome, undefined: u64) -> String {
+fn differences(got: &VectorEnd, expected: &VectorEnd, undefined: u64) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
     let mut differ = |name: &str, got: u64, expected: u64| {
@@ -249,7 +249,7 @@ fn describe(name: &str, vector: &Vector, different: &str) -> String {
 }
 
 /// Which programs failed, and how the first of them did.
-fn failures(table: &Table<'_>, counts: &Counts) -> String {
+fn failures(table: &VectorTable<'_>, counts: &Counts) -> String {
     let mut text = format!("{} of {} failed: ", counts.failed, counts.executed);
     for (program, count) in counts.failures.iter().take(NAMED) {
         let _ = write!(text, "`{}` x {count}, ", table.programs[usize::from(*program)].name);
@@ -264,7 +264,7 @@ fn failures(table: &Table<'_>, counts: &Counts) -> String {
 }
 
 /// How many were executed, and which were not.
-fn summary(table: &Table<'_>, counts: &Counts) -> String {
+fn summary(table: &VectorTable<'_>, counts: &Counts) -> String {
     let mut text = format!("{} vectors of {} instructions", counts.executed, table.programs.len());
     if counts.elsewhere > 0 {
         let _ = write!(text, "; {} are for other CPUs", counts.elsewhere);
@@ -289,7 +289,8 @@ struct Machine {
 }
 
 impl Machine {
-    /// Maps code and data, lets instructions for the bases be executed, and keeps what programs change.
+    /// Maps code and data, lets instructions for the bases be executed, and keeps what programs
+    /// change.
     fn new(code: &[u8], features: &Features) -> Result<Self, String> {
         if !features.fsgsbase {
             return Err("this CPU has no FSGSBASE".into());
@@ -318,7 +319,7 @@ impl Machine {
     }
 
     /// Runs a program from a state to its exception.
-    fn run(&self, before: &Registers) -> Outcome {
+    fn run(&self, before: &Registers) -> VectorEnd {
         let page = core::ptr::with_exposed_provenance_mut::<u64>(DATA as usize);
         for word in 0..DATA_LEN / 8 {
             // SAFETY: the page is mapped here, and nothing refers to it.
@@ -356,23 +357,24 @@ impl Machine {
         // SAFETY: the landing takes a `PtRegs` at RSP, wherever it is; until the next line but one,
         // nothing is executed but the program.
         unsafe { events::catch(Stack::DoubleFault, landing) }
-        // SAFETY: the state is of CPL0, at a program that was written to end with an exception, on a
-        // page of its own. All that it changes is restored: registers and flags by the landing, the
-        // rest below. Interrupts that it may allow are masked at their controllers.
+        // SAFETY: the state is of CPL0, at a program that was written to end with an exception, on
+        // a page of its own. All that it changes is restored: registers and flags by the landing,
+        // the rest below. Interrupts that it may allow are masked at their controllers.
         let frame = unsafe { hw_kernel_model_enter(&raw const start) };
         events::no_catch();
         let [fs_base, gs_base, kernel_gs_base] = BASES.map(read_msr);
         for (name, value) in self.msrs {
             write_msr(name, value);
         }
-        // SAFETY: the landing returns the frame that the stub built, which stays until the next event.
+        // SAFETY: the landing returns the frame that the stub built, which stays until the next
+        // event.
         let frame = unsafe { frame.read() };
         let changed = |word| {
             // SAFETY: as above; the program is over.
             let value = unsafe { page.wrapping_add(word).read_volatile() };
             (value != filler(word)).then_some((word as u16, value))
         };
-        Outcome {
+        VectorEnd {
             registers: Registers {
                 gpr: [
                     frame.rax, frame.rcx, frame.rdx, frame.rbx, frame.rsp, frame.rbp, frame.rsi,
@@ -415,7 +417,7 @@ fn read_msr(name: MsrName) -> u64 {
 }
 
 fn write_msr(name: MsrName, value: u64) {
-    // SAFETY: one of WRITTEN, with what it had or a canonical base; nothing here uses either base, and no
-    // SYSCALL is executed before they are restored.
+    // SAFETY: one of WRITTEN, with what it had or a canonical base; nothing here uses either base,
+    // and no SYSCALL is executed before they are restored.
     unsafe { Msr::new(name.address()).write(value) }
 }

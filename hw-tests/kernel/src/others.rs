@@ -1,4 +1,5 @@
-//! The case list on the other CPUs, a part of it on each, while the CPU that has booted runs all of it.
+//! The case list on the other CPUs, a part of it on each, while the CPU that has booted runs all of
+//! it.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -6,13 +7,13 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hw_cases::{Case, End};
+use hw_cases::{Case, CaseEnd};
 use hw_platform::boot::MAX_CPUS;
 use hw_platform::smp;
 use spin::Mutex;
 
-use crate::switchers::{Switchers, fatal, world_on};
-use crate::world::BareMetal;
+use crate::case_host::BareMetal;
+use crate::switchers::{Switchers, fatal, host_on};
 
 /// How many guests were entered, or why it failed.
 type Ended = Result<u64, String>;
@@ -39,7 +40,7 @@ impl Others {
             let job = move || {
                 let running = RUNNING.fetch_add(1, Ordering::AcqRel) + 1;
                 MOST.fetch_max(running, Ordering::AcqRel);
-                let ended = part_of_cases(cpu, &mut world_on(switchers, cpu, breakpoints));
+                let ended = part_of_cases(cpu, &mut host_on(switchers, cpu, breakpoints));
                 RUNNING.fetch_sub(1, Ordering::AcqRel);
                 *done.lock() = ended;
             };
@@ -69,17 +70,17 @@ impl Others {
 }
 
 /// A CPU's part of the list. The one that has booted runs all of it.
-fn part_of_cases(cpu: usize, world: &mut BareMetal<'_>) -> Ended {
+fn part_of_cases(cpu: usize, host: &mut BareMetal<'_>) -> Ended {
     let cases = hw_cases::all();
     let len = cases.len().div_ceil(MAX_CPUS - 1);
-    cases.iter().skip((cpu - 1) * len).take(len).map(|case| one_case(case, world)).sum()
+    cases.iter().skip((cpu - 1) * len).take(len).map(|case| one_case(case, host)).sum()
 }
 
-fn one_case(case: &Case, world: &mut BareMetal<'_>) -> Ended {
-    match case.run(world) {
-        (entered, End::Passed) => Ok(entered),
-        (_, End::Failed(why)) => Err(format!("{}: {why}", case.name)),
+fn one_case(case: &Case, host: &mut BareMetal<'_>) -> Ended {
+    match case.run(host) {
+        (entered, CaseEnd::Passed) => Ok(entered),
+        (_, CaseEnd::Failed(why)) => Err(format!("{}: {why}", case.name)),
         // The CPU that has booted runs the case, too, and reports this.
-        (_, End::NotHere(_)) => Ok(0),
+        (_, CaseEnd::NotHere(_)) => Ok(0),
     }
 }

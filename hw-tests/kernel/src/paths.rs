@@ -2,29 +2,29 @@
 
 use alloc::vec::Vec;
 
-use hw_cases::{CompatSyscall, Expected, Setup, World, place};
+use hw_cases::{CaseHost, CompatSyscall, Expected, Setup, place};
 use switcher_runtime::Mode;
 use switcher_runtime::switcher_gen::arch::{RFlags, Vendor};
 use switcher_runtime::switcher_gen::asm::Label;
 
+use crate::case_host::BareMetal;
 use crate::programs::{IRETQ, PROBE, SYSCALL, SYSRETQ};
 use crate::setup::setup;
-use crate::world::BareMetal;
 
 /// A way through the switcher, from the host's call to its return.
 #[derive(Clone)]
 pub(crate) struct Path {
     pub(crate) name: &'static str,
     pub(crate) setup: Setup,
-    /// What may come of it.
+    /// What may come of it. Either is right.
     pub(crate) expected: [Expected; 2],
-    /// Where it comes by, and how often at least.
+    /// The labels that it passes, and how often at least.
     pub(crate) by: &'static [(Label, u64)],
     /// An instruction that it executes, and how often at least: each variant has its own SYSRETQs.
     pub(crate) executes: (&'static [u8], u64),
     /// How many instructions there are in it at least.
     pub(crate) least: u64,
-    /// Where they are, once they have been met: then nobody looks elsewhere again.
+    /// The addresses of its instructions, once they have been found. Later runs look nowhere else.
     pub(crate) met: Vec<u64>,
 }
 
@@ -44,7 +44,7 @@ impl Path {
         Self { name, setup, expected, by, executes, least: LEAST, met: Vec::new() }
     }
 
-    /// The same with RSP of both modes.
+    /// This path with another RSP in both modes.
     pub(crate) fn with_rsp(&self, rsp: u64) -> Self {
         let mut path = self.clone();
         let Setup { regs, pvcs, smod_rsp, .. } = &mut path.setup;
@@ -70,13 +70,13 @@ impl Path {
 }
 
 /// Every path that there is without a fault of the switcher's.
-pub(crate) fn paths(world: &BareMetal<'_>) -> [Path; 7] {
-    let platform = world.platform();
+pub(crate) fn paths(host: &BareMetal<'_>) -> [Path; 7] {
+    let platform = host.platform();
     let mut rng = fastrand::Rng::with_seed(8);
     let fixed = RFlags::GUEST_FIXED.bits();
 
     let to_smod =
-        setup(world, &mut rng, Mode::Umod, SYSCALL).with(Mode::Smod, place::SMOD_ENTRY, PROBE);
+        setup(host, &mut rng, Mode::Umod, SYSCALL).with(Mode::Smod, place::SMOD_ENTRY, PROBE);
     let in_smod = Expected::to_smod(&to_smod, &platform, place::UMOD_CODE);
 
     let mut eretu = || {
@@ -92,15 +92,15 @@ pub(crate) fn paths(world: &BareMetal<'_>) -> [Path; 7] {
     let umod_by_iretq = Expected::to_umod(&by_iretq, &platform);
     let umod_by_sysretq = Expected::to_umod(&by_sysretq, &platform);
 
-    let hypercall = setup(world, &mut rng, Mode::Smod, SYSCALL);
+    let hypercall = setup(host, &mut rng, Mode::Smod, SYSCALL);
     let to_host = Expected::syscall_exit(&hypercall, place::UMOD_CODE);
 
-    let mut entered = setup(world, &mut rng, Mode::Umod, PROBE);
+    let mut entered = setup(host, &mut rng, Mode::Umod, PROBE);
     entered.regs.eflags = fixed;
     (entered.regs.rcx, entered.regs.r11) = (entered.regs.rip, fixed);
     let probed = Expected::unchanged(&entered, Expected::UD);
 
-    let mut refused = setup(world, &mut rng, Mode::Umod, PROBE);
+    let mut refused = setup(host, &mut rng, Mode::Umod, PROBE);
     refused.regs.rip = 1 << 63;
     let faulted = Expected::unchanged(&refused, Expected::general_protection(0));
 

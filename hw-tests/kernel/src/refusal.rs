@@ -1,5 +1,5 @@
-//! What the runtime says of a CPU whose state it should refuse: each thing is really so on this CPU, for as
-//! long as the runtime is asked (spec/hazards.md, rows 51 to 58).
+//! What the runtime says of a CPU whose state it should refuse: each thing is really so on this
+//! CPU, for as long as the runtime is asked (spec/hazards.md, rows 51 to 58).
 
 use alloc::format;
 use alloc::string::String;
@@ -13,44 +13,44 @@ use switcher_runtime::{
     DescriptorTablePointer, EnterError, Guest, InstallError, Mode, State, StateError,
 };
 
+use crate::case_host::BareMetal;
 use crate::programs::PROBE;
 use crate::setup::{check, setup};
-use crate::world::BareMetal;
 
 /// A guest in umod that runs `code`.
-pub(crate) fn guest(world: &mut BareMetal<'_>, code: &[u8]) -> Guest {
+pub(crate) fn guest(host: &mut BareMetal<'_>, code: &[u8]) -> Guest {
     let mut rng = fastrand::Rng::with_seed(51);
-    let setup = setup(world, &mut rng, Mode::Umod, &[code, PROBE].concat());
-    world.prepare(&setup)
+    let setup = setup(host, &mut rng, Mode::Umod, &[code, PROBE].concat());
+    host.prepare(&setup)
 }
 
-/// What `enter` says of this CPU's state. That of a guest is of no interest.
-pub(crate) fn by_enter(world: &mut BareMetal<'_>) -> Result<StateError, String> {
-    let mut guest = guest(world, PROBE);
-    refused(world, &mut guest)
+/// What `enter` says of this CPU's state, with a guest that is in order.
+pub(crate) fn by_enter(host: &mut BareMetal<'_>) -> Result<StateError, String> {
+    let mut guest = guest(host, PROBE);
+    refused(host, &mut guest)
 }
 
 /// What `enter` says of a guest.
-pub(crate) fn refused(world: &mut BareMetal<'_>, guest: &mut Guest) -> Result<StateError, String> {
-    match world.cpu_mut().enter(guest) {
+pub(crate) fn refused(host: &mut BareMetal<'_>, guest: &mut Guest) -> Result<StateError, String> {
+    match host.cpu_mut().enter(guest) {
         Err(EnterError::State(why)) => Ok(why),
         other => Err(format!("`enter` said {other:?}")),
     }
 }
 
 /// What `install` says.
-pub(crate) fn by_install(world: &BareMetal<'_>) -> Result<StateError, String> {
+pub(crate) fn by_install(host: &BareMetal<'_>) -> Result<StateError, String> {
     let block = NonNull::new(percpu::block(0)).ok_or("no block")?;
-    // SAFETY: it is installed here already, with this block; if it is refused, nothing changes, and if
-    // not, it is the same once more.
-    match cpu::tracked(|| unsafe { world.cpu().switcher().install(block) }) {
+    // SAFETY: it is installed here already, with this block; if it is refused, nothing changes, and
+    // if not, it is the same once more.
+    match cpu::tracked(|| unsafe { host.cpu().switcher().install(block) }) {
         Err(InstallError::State(why)) => Ok(why),
         Err(other) => Err(format!("`install` said {other}")),
         Ok(_) => Err("`install` had no objection".into()),
     }
 }
 
-/// What the runtime said is about this state.
+/// Checks that the runtime's answer is about this state.
 pub(crate) fn expect(
     what: &str,
     said: Result<StateError, String>,
@@ -63,17 +63,17 @@ pub(crate) fn expect(
     }
 }
 
-/// The guest is none the worse for having been refused.
-pub(crate) fn runs(world: &mut BareMetal<'_>) -> Result<(), String> {
+/// The guest still runs, although it has been refused before.
+pub(crate) fn runs(host: &mut BareMetal<'_>) -> Result<(), String> {
     let mut rng = fastrand::Rng::with_seed(52);
-    let setup = setup(world, &mut rng, Mode::Umod, PROBE);
-    check(world, &setup, &Expected::unchanged(&setup, Expected::UD))
+    let setup = setup(host, &mut rng, Mode::Umod, PROBE);
+    check(host, &setup, &Expected::unchanged(&setup, Expected::UD))
 }
 
 /// Enters a guest that ends at its probe. Nothing is allocated for that: GS base is the switcher's.
-pub(crate) fn enter(world: &mut BareMetal<'_>, guest: &mut Guest) -> Result<(), String> {
+pub(crate) fn enter(host: &mut BareMetal<'_>, guest: &mut Guest) -> Result<(), String> {
     memory::watch(gs::base());
-    let ended = world.cpu_mut().enter(guest);
+    let ended = host.cpu_mut().enter(guest);
     match memory::watched() {
         0 => {}
         times => return Err(format!("`enter` has used the allocator {times} times")),
@@ -84,8 +84,8 @@ pub(crate) fn enter(world: &mut BareMetal<'_>, guest: &mut Guest) -> Result<(), 
     }
 }
 
-/// Runs `then` under a copy of the GDT with a change. No guest can be entered meanwhile: its root does not
-/// map the copy.
+/// Runs `then` under a copy of the GDT with a change. No guest can be entered meanwhile: its root
+/// does not map the copy.
 pub(crate) fn with_gdt<T>(
     change: impl FnOnce(&mut Vec<u64>),
     then: impl FnOnce() -> Result<T, String>,

@@ -69,7 +69,8 @@ pub(crate) fn host_segments() -> ([u16; 4], u64, u64) {
 }
 
 pub(crate) fn set_host_fs(selector: u16) {
-    // SAFETY: the caller has a flat segment there, in the tables that are loaded; nothing here uses FS.
+    // SAFETY: the caller has a flat segment there, in the tables that are loaded; nothing here uses
+    // FS.
     unsafe { asm!("mov fs, {0:x}", in(reg) selector, options(nostack, preserves_flags)) }
 }
 

@@ -3,13 +3,13 @@
 use alloc::borrow::Cow;
 use alloc::string::ToString;
 
-use hw_platform::exit::{self, Outcome};
+use hw_platform::exit::{self, ExitStatus};
 use hw_platform::{Platform, cpu, serial_println};
-use hw_protocol::{Event, Verdict};
+use hw_protocol::{CaseVerdict, ReportLine};
 use switcher_runtime::Switcher;
 
 /// Prints one event.
-pub(crate) fn event(event: &Event<'_>) {
+pub(crate) fn event(event: &ReportLine<'_>) {
     match event.to_line() {
         Ok(line) => serial_println!("{line}"),
         Err(why) => exit::fatal(format_args!("{why}")),
@@ -29,12 +29,12 @@ impl Report {
     pub(crate) fn begin(platform: &Platform, cases: usize) -> Self {
         // BIOS and GRUB leave a line without an end.
         serial_println!();
-        event(&Event::Machine {
+        event(&ReportLine::Machine {
             brand: platform.features.brand.as_str().into(),
             features: platform.features.names().map(Cow::Borrowed).collect(),
             memory: platform.memory,
         });
-        event(&Event::Begin {
+        event(&ReportLine::Begin {
             vendor: platform.features.vendor.as_str().into(),
             paging: platform.paging.name().into(),
             pcid: cpu::pcid_enabled(),
@@ -46,7 +46,7 @@ impl Report {
     /// Reports a switcher that the following cases are about.
     pub(crate) fn switcher(&self, switcher: &Switcher) {
         let image = switcher.image();
-        event(&Event::Switcher {
+        event(&ReportLine::Switcher {
             variant: image.variant().to_string().into(),
             fingerprint: image.fingerprint().to_string().into(),
             base: switcher.base(),
@@ -61,22 +61,22 @@ impl Report {
     /// Reports one case, with something worth knowing even if it passed.
     pub(crate) fn detailed(&mut self, name: &str, runs: u64, passed: bool, detail: &str) {
         let (verdict, count) = match passed {
-            true => (Verdict::Pass, &mut self.passed),
-            false => (Verdict::Fail, &mut self.failed),
+            true => (CaseVerdict::Pass, &mut self.passed),
+            false => (CaseVerdict::Fail, &mut self.failed),
         };
         *count += 1;
-        event(&Event::Case { name: name.into(), verdict, runs, detail: detail.into() });
+        event(&ReportLine::Case { name: name.into(), verdict, runs, detail: detail.into() });
     }
 
     /// Reports one case that cannot be run on this machine.
     pub(crate) fn not_here(&mut self, name: &str, why: &str) {
-        let verdict = Verdict::NotHere;
-        event(&Event::Case { name: name.into(), verdict, runs: 0, detail: why.into() });
+        let verdict = CaseVerdict::NotHere;
+        event(&ReportLine::Case { name: name.into(), verdict, runs: 0, detail: why.into() });
     }
 
     /// Reports the end, and ends the run.
     pub(crate) fn end(self) -> ! {
-        event(&Event::End { passed: self.passed, failed: self.failed });
-        exit::exit(if self.failed == 0 { Outcome::Success } else { Outcome::Failure })
+        event(&ReportLine::End { passed: self.passed, failed: self.failed });
+        exit::exit(if self.failed == 0 { ExitStatus::Success } else { ExitStatus::Failure })
     }
 }

@@ -1,4 +1,4 @@
-//! The platform's own test: is this kernel fit to judge a switcher?
+//! The platform's own tests, which show whether this kernel is fit to judge a switcher.
 //!
 //! A few instructions of guest code are entered by an IRETQ from here, without any switcher, and
 //! each must come back as an exact `PtRegs`, on the right stack, with GS and KERNEL_GS_BASE
@@ -146,21 +146,21 @@ pub(crate) struct SelfTest {
     #[expect(dead_code, reason = "for the runner, which has it by way of hw-protocol")]
     shown: &'static str,
     /// What is run.
-    run: Run,
+    run: TestBody,
 }
 
-/// What a test does.
-enum Run {
+/// The body of a test.
+enum TestBody {
     /// Looks at host code, and at the space of a guest.
     Code(fn(&AddressSpace) -> Result<(), String>),
     /// Enters a guest, which an event ends.
-    Event(Event),
+    Event(EventTest),
     /// Executes the loader's table of instructions: how many there were, and what came of it.
     Model(fn(&Platform) -> (u64, Result<String, String>)),
 }
 
-/// How a guest starts, and what must come of it.
-struct Event {
+/// A test by an event: how a guest starts, and what must come of it.
+struct EventTest {
     /// Changes the state from the common one.
     start: fn(&mut PtRegs, PagingMode),
     /// Changes the expected frame from the state the guest started in.
@@ -171,23 +171,24 @@ struct Event {
     stack: Stack,
 }
 
-const PLAIN: Event = Event { start: |_, _| (), expect: |_| (), cr2: None, stack: Stack::Sp0 };
+const PLAIN: EventTest =
+    EventTest { start: |_, _| (), expect: |_| (), cr2: None, stack: Stack::Sp0 };
 
 /// All of them, in the order in which they are run.
 ///
-/// They show that the kernel is fit to judge a switcher: that an event from CPL3 leaves an exact `PtRegs`,
-/// whatever the vector, and that code of the host is mapped in no guest's root and never writable while it is
-/// executable. The last one is the other way round: the CPU judges the model.
+/// They show that the kernel is fit to judge a switcher: that an event from CPL3 leaves an exact
+/// `PtRegs`, whatever the vector, and that code of the host is mapped in no guest's root and never
+/// writable while it is executable. The last one is the other way round: the CPU judges the model.
 pub(crate) const TESTS: &[SelfTest] = &[
     SelfTest {
         name: "selftest/host_code",
         shown: "Host code is never writable and executable, and in no guest's root.",
-        run: Run::Code(host_code),
+        run: TestBody::Code(host_code),
     },
     SelfTest {
         name: "selftest/int3",
         shown: "INT3 leaves an exact PtRegs.",
-        run: Run::Event(Event {
+        run: TestBody::Event(EventTest {
             expect: |regs| {
                 regs.orig_ax = event(vector::BP, NO_ERROR);
                 regs.rip += 1;
@@ -198,7 +199,7 @@ pub(crate) const TESTS: &[SelfTest] = &[
     SelfTest {
         name: "selftest/ud2",
         shown: "UD2 leaves an exact PtRegs.",
-        run: Run::Event(Event {
+        run: TestBody::Event(EventTest {
             start: |regs, _| regs.rip = CODE + SLOT,
             expect: |regs| regs.orig_ax = event(vector::UD, NO_ERROR),
             ..PLAIN
@@ -207,7 +208,7 @@ pub(crate) const TESTS: &[SelfTest] = &[
     SelfTest {
         name: "selftest/int_n",
         shown: "INT n to a gate that is not the guest's is #GP.",
-        run: Run::Event(Event {
+        run: TestBody::Event(EventTest {
             start: |regs, _| regs.rip = CODE + 2 * SLOT,
             // The error code names the gate: vector * 8, and bit 1 for the IDT. Vector 0, because
             // QEMU 7.2 says vector * 16.
@@ -218,7 +219,7 @@ pub(crate) const TESTS: &[SelfTest] = &[
     SelfTest {
         name: "selftest/page_fault",
         shown: "A page fault leaves an exact PtRegs, and its address in CR2.",
-        run: Run::Event(Event {
+        run: TestBody::Event(EventTest {
             start: |regs, _| {
                 regs.rip = CODE + 3 * SLOT;
                 regs.rdi = NOTHING;
@@ -232,7 +233,7 @@ pub(crate) const TESTS: &[SelfTest] = &[
     SelfTest {
         name: "selftest/single_step",
         shown: "A single step leaves an exact PtRegs, on the stack of #DB.",
-        run: Run::Event(Event {
+        run: TestBody::Event(EventTest {
             start: |regs, _| {
                 regs.rip = CODE + 4 * SLOT;
                 regs.eflags |= RFlags::TF.bits();
@@ -248,7 +249,7 @@ pub(crate) const TESTS: &[SelfTest] = &[
     SelfTest {
         name: "selftest/iret_bad_cs",
         shown: "An IRETQ that cannot load CS leaves what the guest was to be.",
-        run: Run::Event(Event {
+        run: TestBody::Event(EventTest {
             start: |regs, _| regs.cs = u64::from(TSS | 3),
             expect: |regs| regs.orig_ax = event(vector::GP, u32::from(TSS)),
             ..PLAIN
@@ -257,7 +258,7 @@ pub(crate) const TESTS: &[SelfTest] = &[
     SelfTest {
         name: "selftest/iret_non_canonical",
         shown: "An IRETQ to what is no address leaves what the guest was to be.",
-        run: Run::Event(Event {
+        run: TestBody::Event(EventTest {
             start: |regs, paging| {
                 regs.rip = match paging {
                     PagingMode::FourLevel => 1 << 47,
@@ -271,7 +272,7 @@ pub(crate) const TESTS: &[SelfTest] = &[
     SelfTest {
         name: "selftest/instructions_do_what_the_model_says",
         shown: "This CPU does what the model of a CPU does, instruction by instruction.",
-        run: Run::Model(model::run),
+        run: TestBody::Model(model::run),
     },
 ];
 
@@ -289,7 +290,8 @@ struct Guest {
 
 impl Guest {
     fn new() -> Result<Self, MapError> {
-        // SAFETY: the block is this CPU's, and neither the hardware nor a switcher writes to it now.
+        // SAFETY: the block is this CPU's, and neither the hardware nor a switcher writes to it
+        // now.
         let block = unsafe { percpu::block(0).read() };
         let address = percpu::block(0).addr() as u64;
         let mut space = AddressSpace::new(MappingList::of_hardware(&block, address))?;
@@ -355,7 +357,7 @@ fn differences(got: &PtRegs, expected: &PtRegs) -> String {
 }
 
 /// Enters a guest, and looks at what its event leaves.
-fn run(guest: &Guest, test: &Event) -> Result<(), String> {
+fn run(guest: &Guest, test: &EventTest) -> Result<(), String> {
     let mut start = common_state();
     (test.start)(&mut start, memory::paging());
     let mut expected = start;
@@ -458,9 +460,9 @@ pub(crate) fn all(platform: &Platform, report: &mut Report) {
             guest.as_ref().map_err(String::clone).and_then(test)
         };
         let result = match what {
-            Run::Code(test) => in_guest(&|guest| test(&guest.space)),
-            Run::Event(event) => in_guest(&|guest| run(guest, event)),
-            Run::Model(test) => {
+            TestBody::Code(test) => in_guest(&|guest| test(&guest.space)),
+            TestBody::Event(event) => in_guest(&|guest| run(guest, event)),
+            TestBody::Model(test) => {
                 let (runs, result) = test(platform);
                 let (Ok(detail) | Err(detail)) = &result;
                 report.detailed(name, runs, result.is_ok(), detail);

@@ -3,20 +3,20 @@
 use alloc::format;
 use alloc::string::String;
 
-use hw_cases::{Expected, Setup, World, place};
+use hw_cases::{CaseHost, Expected, Setup, place};
 use switcher_runtime::Mode;
 use switcher_runtime::switcher_gen::arch::RFlags;
 
-use crate::world::BareMetal;
+use crate::case_host::BareMetal;
 
 /// A guest in `mode` that runs `code`.
 pub(crate) fn setup(
-    world: &BareMetal<'_>,
+    host: &BareMetal<'_>,
     rng: &mut fastrand::Rng,
     mode: Mode,
     code: &[u8],
 ) -> Setup {
-    let mut setup = Setup::random(rng, &world.platform(), mode).with(mode, place::UMOD_CODE, code);
+    let mut setup = Setup::random(rng, &host.platform(), mode).with(mode, place::UMOD_CODE, code);
     setup.regs.rip = place::UMOD_CODE;
     setup.regs.eflags &= !RFlags::AC.bits();
     setup
@@ -24,11 +24,11 @@ pub(crate) fn setup(
 
 /// Runs a guest and compares everything.
 pub(crate) fn check(
-    world: &mut BareMetal<'_>,
+    host: &mut BareMetal<'_>,
     setup: &Setup,
     expected: &Expected,
 ) -> Result<(), String> {
-    match world.run(setup) {
+    match host.run(setup) {
         Ok(outcome) => expected.compare(setup, &outcome).map_err(|why| why.0),
         Err(why) => Err(format!("{why:?}")),
     }

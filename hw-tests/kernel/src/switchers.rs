@@ -13,7 +13,7 @@ use switcher_runtime::switcher_gen::layout::Placement;
 use switcher_runtime::switcher_gen::{Config, Mitigations};
 use switcher_runtime::{Detect, HostFeatures, Switcher, Variant};
 
-use crate::world::BareMetal;
+use crate::case_host::BareMetal;
 
 /// The switchers: each CPU's own, where placement wants that, or one for all CPUs.
 #[derive(Clone, Copy)]
@@ -38,12 +38,12 @@ impl Switchers {
         Self(Vec::leak(switchers.collect()))
     }
 
-    /// Each of them.
+    /// All switchers.
     pub(crate) fn iter(self) -> impl Iterator<Item = &'static Switcher> {
         self.0.iter()
     }
 
-    /// A CPU's.
+    /// The switcher of a CPU.
     pub(crate) fn of(self, cpu: usize) -> &'static Switcher {
         &self.0[cpu.min(self.0.len() - 1)]
     }
@@ -60,15 +60,15 @@ pub(crate) fn with_untraining(variant: Variant) -> Variant {
 }
 
 /// Installs the switcher on the CPU that this runs on, and makes guests' memory for it.
-pub(crate) fn world_on(switchers: Switchers, cpu: usize, breakpoints: bool) -> BareMetal<'static> {
+pub(crate) fn host_on(switchers: Switchers, cpu: usize, breakpoints: bool) -> BareMetal<'static> {
     let switcher = switchers.of(cpu);
     let variant = switcher.variant();
     let Some(block) = NonNull::new(percpu::block(cpu)) else {
         fatal(&"the per-CPU block is at address 0")
     };
-    // SAFETY: the block is this CPU's, its TSS is loaded, and sp0 and IST 1 to 4 are the tops of stacks
-    // nobody else uses, with room for what lies above and for the hooks of hooks.rs, which are as the runtime
-    // asks; and nothing else writes the SYSCALL MSRs or GS base.
+    // SAFETY: the block is this CPU's, its TSS is loaded, and sp0 and IST 1 to 4 are the tops of
+    // stacks nobody else uses, with room for what lies above and for the hooks of hooks.rs, which
+    // are as the runtime asks; and nothing else writes the SYSCALL MSRs or GS base.
     let cpu = cpu::tracked(|| unsafe { switcher.install(block) });
     let cpu = cpu.unwrap_or_else(|why| fatal(&why));
     let platform = hw_cases::Platform {

@@ -14,7 +14,7 @@ const COMMAND_HIGH: u64 = 0x310;
 /// Interrupt commands: an INIT, a SIPI; both edge-triggered and asserted, to one CPU.
 pub(crate) const COMMAND_INIT: u32 = 0x4500;
 pub(crate) const COMMAND_START: u32 = 0x4600;
-/// And an NMI.
+/// The command for an NMI.
 pub const COMMAND_NMI: u32 = 0x4400;
 /// Writing [`COMMAND_NMI`] here sends one, to the CPU that it was [aimed](crate::smp::aim_nmis) at.
 pub const COMMAND: u64 = REGISTERS + COMMAND_LOW;
@@ -35,7 +35,8 @@ pub(crate) fn map() -> Result<(), MapError> {
     memory::map_host(REGISTERS, PHYSICAL, Flags::WRITE)
 }
 
-/// Enables this CPU's APIC by software, or it sends nothing. The vector of spurious interrupts is 255.
+/// Enables this CPU's APIC by software, or it sends nothing. The vector of spurious interrupts is
+/// 255.
 pub(crate) fn enable() {
     write(SPURIOUS, 0x1FF);
 }

@@ -12,6 +12,7 @@
 
 use core::arch::{asm, global_asm};
 
+use switcher_gen::arch::Msr;
 use x86_64::registers::control::Cr4;
 
 /// What a multiboot loader leaves in EAX.
@@ -74,7 +75,7 @@ hw_platform_start:
     mov     cr4, eax
     mov     eax, offset hw_platform_boot_pml4
     mov     cr3, eax
-    mov     ecx, 0xC0000080             // EFER
+    mov     ecx, {efer}
     rdmsr
     or      eax, 0x100                  // LME
     wrmsr
@@ -184,7 +185,7 @@ hw_platform_start_cpu32:
     mov     cr4, eax
     mov     eax, [hw_platform_started_cr3]
     mov     cr3, eax
-    mov     ecx, 0xC0000080             // EFER
+    mov     ecx, {efer}
     rdmsr
     or      eax, 0x900                  // LME, NXE
     wrmsr
@@ -244,6 +245,7 @@ hw_platform_boot_stack_top:
     cs32 = const BOOT_CS32,
     stack = const BOOT_STACK_SIZE,
     cpus = const MAX_CPUS,
+    efer = const Msr::Efer.address(),
 );
 
 /// Bytes of the stack that the host's own code runs on, its guard page included.
@@ -279,8 +281,8 @@ pub(crate) fn start_code() -> &'static [u8] {
     unsafe { core::slice::from_raw_parts(start, end.addr() - start.addr()) }
 }
 
-/// Writes down what the next CPU to be started loads: the host's root, and this CPU's paging mode. Then it
-/// calls `entry`.
+/// Writes down what the next CPU to be started loads: the host's root, and this CPU's paging mode.
+/// Then it calls `entry`.
 ///
 /// # Safety
 /// No other CPU is being started.
@@ -295,8 +297,8 @@ pub(crate) unsafe fn prepare_start(cpu: usize, cr3: u32, entry: extern "C" fn() 
         (&raw mut hw_platform_started_stack, stack),
         (&raw mut hw_platform_started_entry, entry as usize as u64),
     ] {
-        // SAFETY: the words are statics that only a CPU being started reads, and there is none.
-        // Volatile, as it does so behind the compiler's back.
+        // SAFETY: the words are statics that only a CPU being started reads, and no CPU is being
+        // started. Volatile, as it does so behind the compiler's back.
         unsafe { place.write_volatile(value) }
     }
 }

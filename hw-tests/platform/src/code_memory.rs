@@ -7,7 +7,7 @@ use switcher_runtime::{CodeMapping, Protection};
 
 use crate::memory::{self, Flags, Frame, HIGH_BASE, MapError, PAGE};
 
-/// Hands out pages of the high host range, or of those behind a per-CPU block, from an address on.
+/// Hands out pages of the high host range, or of those after a per-CPU block, from an address on.
 /// It must live as long as the code.
 #[derive(Debug)]
 pub struct CodeMemory {

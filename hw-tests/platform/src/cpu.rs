@@ -3,9 +3,9 @@
 //! What belongs to the switcher's runtime is left alone: EFER.SCE, CR4.FSGSBASE, the SYSCALL MSRs.
 //!
 //! # Indirect branch tracking
-//! A switcher for a CPU that tracks indirect branches begins with ENDBR64 wherever one may lead. The
-//! compiler of this kernel's own code, and of the `core` that it came with, puts none anywhere. So
-//! branches are tracked for as long as a switcher runs, from just before its call to just after
+//! A switcher for a CPU that tracks indirect branches begins with ENDBR64 wherever one may lead.
+//! The compiler of this kernel's own code, and of the `core` that it came with, puts none anywhere.
+//! So branches are tracked for as long as a switcher runs, from just before its call to just after
 //! ([`track`], [`untrack`]), and while the runtime looks for what it runs on ([`tracked`]).
 
 use core::arch::global_asm;
@@ -191,8 +191,8 @@ hw_platform_untrack:
 );
 
 unsafe extern "C" {
-    /// Tracks indirect branches from now on, if this CPU can: one that does not lead to an ENDBR64 is
-    /// a #CP. For assembly: it keeps all registers but RAX, RCX and RDX.
+    /// Tracks indirect branches from now on, if this CPU can: one that does not lead to an ENDBR64
+    /// is a #CP. For assembly: it keeps all registers but RAX, RCX and RDX.
     #[link_name = "hw_platform_track"]
     pub fn track();
     /// Tracks them no more. For assembly, like [`track`].

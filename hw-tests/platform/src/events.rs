@@ -10,18 +10,18 @@
 //! While a guest of a switcher runs, its IDT is loaded, and nothing comes here: the switcher calls
 //! what [`hooks`](crate::hooks) names. The rest is this kernel's own:
 //!
-//! * From CPL3, where the platform's self test enters guests without a switcher: a [`PtRegs`] is built
-//!   where the CPU pushed, with `orig_ax` = vector in the high half, error code (or -1) in the low half;
-//!   SWAPGS; jump to [`RETURN_FROM_GUEST`] with RSP at the frame.
+//! * From CPL3, where the platform's self test enters guests without a switcher: a [`PtRegs`] is
+//!   built where the CPU pushed, with `orig_ax` = vector in the high half, error code (or -1) in
+//!   the low half; SWAPGS; jump to [`RETURN_FROM_GUEST`] with RSP at the frame.
 //! * #NP, #SS or #GP at CPL0 on the IRETQ at [`GUEST_IRETQ`]: that IRETQ was about to start the
 //!   guest, so the event is the guest's. Every register is the guest's by then, GS and CR3 too, and
 //!   RSP points to the IRET frame. The `PtRegs` takes that frame as its end, so it says what the
 //!   guest was to be, and goes the same way.
 //! * An NMI at CPL0 is counted.
-//! * #CP at CPL0 for an indirect branch of this kernel's own to its own code: what is compiled has no
-//!   ENDBR64, and goes on. This is what [`tracked`](crate::cpu::tracked) needs.
-//! * Anything else at CPL0 is fatal, unless `catch` is in force. The handler runs on the host's root
-//!   and on a stack of its own, and does not use GS, which may be the guest's.
+//! * #CP at CPL0 for an indirect branch of this kernel's own to its own code: what is compiled has
+//!   no ENDBR64, and goes on. This is what [`tracked`](crate::cpu::tracked) needs.
+//! * Anything else at CPL0 is fatal, unless `catch` is in force. The handler runs on the host's
+//!   root and on a stack of its own, and does not use GS, which may be the guest's.
 //!
 //! The stubs and what they read are in the sections `.entry.text` and `.entry.data`, on pages of
 //! their own, which the self test's root has. A switcher's guests' roots do not.
@@ -35,7 +35,7 @@ use switcher_runtime::{DescriptorTablePointer, Rights};
 use x86_64::instructions::port::Port;
 use x86_64::registers::control::Cr2;
 
-use crate::exit::{self, FATAL, Outcome};
+use crate::exit::{self, ExitStatus, FATAL};
 use crate::percpu::Stack;
 use crate::regions::Region;
 use crate::segments::KERNEL_CS;
@@ -171,7 +171,8 @@ hw_platform_event:
     jb      6b
     jmp     2b
 
-    // Where both kinds of events go that nobody expects; also where RETURN_FROM_GUEST points while no guest is expected.
+    // Where both kinds of events go that nobody expects; also where RETURN_FROM_GUEST points while
+    // no guest is expected.
 hw_platform_fatal_event:
     endbr64
     mov     rdi, rsp
@@ -236,13 +237,13 @@ pub(crate) static FATAL_STACK: AtomicU64 = AtomicU64::new(0);
 /// An event that the kernel cannot go on after.
 ///
 /// # Safety
-/// `frame` is a `PtRegs` that the stubs built on a stack of the host's. This runs on the fatal stack,
-/// at CPL0, on the host's root, with GS unknown. `cr3` is what was interrupted.
+/// `frame` is a `PtRegs` that the stubs built on a stack of the host's. This runs on the fatal
+/// stack, at CPL0, on the host's root, with GS unknown. `cr3` is what was interrupted.
 pub(crate) unsafe extern "C" fn fatal_event(frame: *const PtRegs, cr3: u64) -> ! {
     // An event in this very function would come back here: print once, then only end.
     static ENTERED: AtomicU64 = AtomicU64::new(0);
     if ENTERED.swap(1, Ordering::Relaxed) != 0 {
-        exit::exit(Outcome::Failure)
+        exit::exit(ExitStatus::Failure)
     }
     // SAFETY: the stubs pass a frame they have just written, which nothing else refers to.
     let regs = unsafe { frame.read() };
@@ -260,7 +261,7 @@ pub(crate) unsafe extern "C" fn fatal_event(frame: *const PtRegs, cr3: u64) -> !
         cr3,
     );
     serial_println!("{regs:x?}");
-    exit::exit(Outcome::Failure)
+    exit::exit(ExitStatus::Failure)
 }
 
 /// An interrupt gate: SDM vol. 3, 6.14.1, figure 6-8.
@@ -373,7 +374,8 @@ pub(crate) fn init() {
     no_catch();
 }
 
-/// Loads the IDT again, and names the stack of fatal events, where they are once the paging mode is final.
+/// Loads the IDT again, and names the stack of fatal events, where they are once the paging mode is
+/// final.
 pub(crate) fn move_up() {
     FATAL_STACK.store(Stack::Fatal.top(0), Ordering::Relaxed);
     no_catch();

@@ -11,10 +11,10 @@ pub const FATAL: &str = "fatal: ";
 
 /// How the run as a whole went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ExitStatus {
     /// Every case passed. QEMU exits with 33.
     Success,
-    /// Not so. QEMU exits with 35.
+    /// A case failed, or the run could not go on. QEMU exits with 35.
     Failure,
 }
 
@@ -24,11 +24,11 @@ const QEMU_EXIT: u16 = 0xF4;
 const BOCHS_EXIT: u16 = 0x8900;
 
 /// Ends the run. On a real machine, where neither port exists, the CPU stops.
-pub fn exit(outcome: Outcome) -> ! {
+pub fn exit(outcome: ExitStatus) -> ! {
     serial::flush();
     let code: u32 = match outcome {
-        Outcome::Success => 0x10,
-        Outcome::Failure => 0x11,
+        ExitStatus::Success => 0x10,
+        ExitStatus::Failure => 0x11,
     };
     // SAFETY: on QEMU the port ends the virtual machine; elsewhere no device has it.
     unsafe { PortWriteOnly::<u32>::new(QEMU_EXIT).write(code) }
@@ -42,7 +42,7 @@ pub fn exit(outcome: Outcome) -> ! {
 /// Says in one line why this machine cannot be used or the run cannot go on, and ends it.
 pub fn fatal(why: core::fmt::Arguments<'_>) -> ! {
     serial_println!("\n{FATAL}{why}");
-    exit(Outcome::Failure)
+    exit(ExitStatus::Failure)
 }
 
 /// The panic handler: one line with place and message, then the end.
@@ -70,5 +70,5 @@ pub fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     // OneLine never fails.
     let _ = core::fmt::write(&mut OneLine, format_args!("{}", info.message()));
     serial_println!();
-    exit(Outcome::Failure)
+    exit(ExitStatus::Failure)
 }

@@ -22,7 +22,8 @@ pub fn base() -> u64 {
 /// Changes the active GS base.
 ///
 /// # Safety
-/// It is an address, and until it is this CPU's block again, nobody asks which CPU this is.
+/// The base is canonical. Until it is the address of this CPU's block again, no code asks which CPU
+/// this is.
 pub unsafe fn set_base(base: u64) {
     set_active(base);
 }
@@ -33,7 +34,7 @@ pub fn inactive() -> u64 {
     read(Name::KernelGsBase)
 }
 
-/// Changes the inactive GS base, which must be an address.
+/// Changes the inactive GS base, which must be canonical.
 pub fn set_inactive(base: u64) {
     write(Name::KernelGsBase, base);
 }

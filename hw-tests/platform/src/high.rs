@@ -1,9 +1,10 @@
 //! Addresses above 47 bits: under five-level paging, the kernel's own state lies there.
 //!
-//! A host may have its memory anywhere in its paging mode's addresses, and whoever cuts one to 48 bits is
-//! found out here (spec/hazards.md, row 52). The image itself is linked low, as it boots without paging; its
-//! data, which is all that a CPU is given addresses of (GDT, IDT, TSS, stacks, per-CPU blocks), and the heap
-//! are mapped a second time, in both halves. Nothing is mapped at what an address there is when it is cut.
+//! A host may have its memory at any address of its paging mode, and code that cuts an address to
+//! 48 bits fails here (spec/hazards.md, row 52). The image itself is linked low, as it boots
+//! without paging; its data, which is all that a CPU is given addresses of (GDT, IDT, TSS, stacks,
+//! per-CPU blocks), and the heap are mapped a second time, in both halves. Nothing is mapped at
+//! what an address there is when it is cut.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,7 +20,7 @@ pub enum Half {
 }
 
 impl Half {
-    /// Both.
+    /// Both halves.
     pub const ALL: [Self; 2] = [Self::Lower, Self::Upper];
 
     /// Where physical address 0 would be.
@@ -54,8 +55,8 @@ pub(crate) fn paging() -> PagingMode {
     if IN_FORCE.load(Ordering::Acquire) { PagingMode::FiveLevel } else { PagingMode::FourLevel }
 }
 
-/// The address of something whose physical address this is, and that is the image's data or the heap's: under
-/// four-level paging, the same.
+/// The address of something whose physical address this is, and that is the image's data or the
+/// heap's: under four-level paging, the same.
 #[must_use]
 pub fn of(physical: u64, half: Half) -> u64 {
     match paging() {

@@ -1,8 +1,8 @@
-//! What a switcher's event entries call: this host's hooks for NMIs, machine checks and faults that
-//! nothing explains.
+//! The hooks that a switcher's event entries call: for NMIs, for machine checks, and for faults
+//! after which the host cannot go on.
 //!
-//! A hypervisor's own hooks would handle the event. These count it, and do what a test has asked for:
-//! send another NMI, set RF so that a breakpoint's instruction is executed, or end a call.
+//! A hypervisor's own hooks would handle the event. These count it, and do what a test has asked
+//! for: send another NMI, set RF so that a breakpoint's instruction is executed, or end a call.
 
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -17,9 +17,9 @@ use crate::{cpu, returns};
 
 global_asm!(
     r#"
-    // The switcher's hooks: RDI = the PtRegs of what was interrupted. They count, and leave nothing in
-    // the registers that a function may change. They have no vector registers to preserve. Where a
-    // switcher is further than 2 GiB away, an indirect branch leads here.
+    // The switcher's hooks: RDI = the PtRegs of what was interrupted. They count, and leave nothing
+    // in the registers that a function may change. They have no vector registers to preserve. Where
+    // a switcher is further than 2 GiB away, an indirect branch leads here.
     .text
     .macro  hw_hook_clobbers
     mov     rax, 0x5A5A5A5A5A5A5A5A
@@ -99,7 +99,7 @@ unsafe extern "C" {
 static HOOKED: AtomicU64 = AtomicU64::new(0);
 /// How many machine checks have interrupted a switcher.
 static MACHINE_CHECKS: AtomicU64 = AtomicU64::new(0);
-/// Where the last event of either kind did.
+/// The address at which the last NMI or machine check has interrupted a switcher.
 static INTERRUPTED: AtomicU64 = AtomicU64::new(0);
 /// The register through which the NMI's hook sends another one, once; 0: it sends none.
 static SECOND: AtomicU64 = AtomicU64::new(0);
@@ -148,8 +148,8 @@ pub fn set_resuming(resuming: bool) {
     RESUMING.store(flags.bits(), Ordering::Release);
 }
 
-/// From this address on, which is the end of a switcher's routines, its machine checks return without
-/// RF: a breakpoint there is met once.
+/// From this address on, which is the end of a switcher's routines, its machine checks return
+/// without RF: a breakpoint there is met once.
 pub fn set_no_rf_from(address: u64) {
     NO_RF_FROM.store(address, Ordering::Release);
 }

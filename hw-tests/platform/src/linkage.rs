@@ -1,8 +1,8 @@
 //! The functions that the precompiled `core` and `alloc` expect of other libraries.
 //!
-//! * Memory copy, move, set, compare: for a Linux target they are libc's, and there is none. String
-//!   instructions are fast enough here, need no vector state, and have no loop that the compiler
-//!   could recognise and turn into a call of the very function it stands in.
+//! * Memory copy, move, set, compare: for a Linux target they are libc's, and this kernel has no
+//!   libc. String instructions are fast enough here, need no vector state, and have no loop that
+//!   the compiler could recognise and turn into a call of the very function it stands in.
 //! * The unwinder's two: `alloc` was compiled with landing pads. A panic here does not unwind
 //!   (`panic = "abort"`), so neither is ever called, and both trap.
 //!

@@ -1,13 +1,13 @@
 //! What each CPU has for itself: the per-CPU block, the GDT, the stacks.
 //!
-//! Behind the block there is room for code, which is a hole in the host's root until somebody maps
-//! pages there: a switcher with placement `percpu` lies nowhere else.
+//! After the block there is room for code. It is a hole in the host's root until pages are mapped
+//! there. A switcher with placement `percpu` always lies there.
 //!
 //! GS base is the block's address while the host runs; the hardware's TSS is its first part. The
-//! layout is the switcher's: [`switcher_gen::layout::PerCpu`]. Under five-level paging, all of it is
-//! reached at addresses above 47 bits, in the upper half for even CPUs and in the lower for odd ones
-//! ([`crate::high`]). Everything here that a guest's root
-//! has to map is on pages of its own, so that such a root shows nothing else of the host.
+//! layout is the switcher's: [`switcher_gen::layout::PerCpu`]. Under five-level paging, all of it
+//! is reached at addresses above 47 bits, in the upper half for even CPUs and in the lower for odd
+//! ones ([`crate::high`]). Everything here that a guest's root has to map is on pages of its own,
+//! so that such a root shows nothing else of the host.
 
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
@@ -134,7 +134,7 @@ pub enum Stack {
 
 impl Stack {
     const COUNT: usize = 6;
-    /// All of them.
+    /// All stacks.
     pub const ALL: [Self; Self::COUNT] =
         [Self::Sp0, Self::DoubleFault, Self::Nmi, Self::Debug, Self::MachineCheck, Self::Fatal];
 
@@ -145,8 +145,8 @@ impl Stack {
     }
 
     /// The address after its last byte: what the TSS holds. A multiple of 16, so the CPU's own
-    /// alignment of RSP leaves no gap, and an event's frame ends exactly here. On the stacks of the IST
-    /// there is an [`IstTop`] of the switcher's above it.
+    /// alignment of RSP leaves no gap, and an event's frame ends exactly here. On the stacks of the
+    /// IST there is an [`IstTop`] of the switcher's above it.
     #[must_use]
     pub fn top(self, cpu: usize) -> u64 {
         let above = if self.ist() == 0 { 0 } else { size_of::<IstTop>() };
@@ -171,14 +171,14 @@ pub fn block(cpu: usize) -> *mut PerCpu {
     place!(cpu, block).cast()
 }
 
-/// Where code of a CPU's own goes, [`PerCpu::BEFORE_CODE`] bytes behind its block.
+/// Where code of a CPU's own goes, [`PerCpu::BEFORE_CODE`] bytes after its block.
 #[must_use]
 pub fn code(cpu: usize) -> Region {
     let start = place!(cpu, code).addr() as u64;
     Region::new(start, start + CODE_SIZE as u64)
 }
 
-/// The same by the image's own addresses, near the image's code.
+/// The place for code of a CPU, by the image's own addresses, near the image's code.
 #[must_use]
 pub fn code_near_image(cpu: usize) -> Region {
     let start = (&raw const AREAS[cpu].code).addr() as u64;

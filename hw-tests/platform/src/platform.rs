@@ -5,14 +5,15 @@ use switcher_gen::arch::PagingMode;
 use crate::cpu::Features;
 use crate::{cpu, events, exit, memory, multiboot, screen, segments, serial, smp};
 
-/// The word of the command line that asks for a paging mode, by [`PagingMode::name`]. Without it, there
-/// are four levels.
+/// The word of the command line that asks for a paging mode, by [`PagingMode::name`]. Without it,
+/// there are four levels.
 const PAGING: &str = "paging=";
 
 /// What the host finds when it starts.
 #[derive(Debug, Clone, Copy)]
 pub struct Platform {
-    /// The command line, empty if there is none. Its words are the binary's to judge, but for `paging=`.
+    /// The command line, empty if there is none. Its words are the binary's to judge, but for
+    /// `paging=`.
     pub command_line: &'static str,
     /// The paging mode that the command line asked for, which is in force.
     pub paging: PagingMode,
@@ -20,7 +21,8 @@ pub struct Platform {
     pub features: Features,
     /// Bytes of memory left for frames after the heap.
     pub memory: u64,
-    /// What the loader put into memory along with the image: its first module, empty if there was none.
+    /// What the loader put into memory along with the image: its first module, empty if there was
+    /// none.
     pub module: &'static [u8],
 }
 
@@ -71,7 +73,7 @@ pub unsafe fn init(magic: u32, information: u32) -> Platform {
     Platform { command_line: boot.command_line, paging, features, memory, module }
 }
 
-/// The paging mode that a command line asks for; `None` if there is none of that name.
+/// The paging mode that a command line asks for; `None` if no paging mode has that name.
 fn paging(command_line: &str) -> Option<PagingMode> {
     let asked = command_line.split_ascii_whitespace().find_map(|word| word.strip_prefix(PAGING));
     let Some(asked) = asked else {

@@ -1,5 +1,5 @@
-//! The kernel's return thunk and its untraining (`switcher_runtime::ReturnThunk`), as hosts need them
-//! whose CPU predicts RETs by what a guest has trained.
+//! The kernel's return thunk and its untraining (`switcher_runtime::ReturnThunk`), as hosts need
+//! them whose CPU predicts RETs by what a guest has trained.
 //!
 //! This kernel's other RETs are plain ones: what runs here shows that a switcher calls the one and
 //! leaves through the other, and finds its registers again. It does not make the kernel safe.
@@ -21,8 +21,9 @@ hw_platform_untrain_returns:
     mov     rdx, rax
     jmp     3f
 
-    // As AMD's CPUs up to Zen 2 want it: executed from the byte before it, the RET is a part of TEST BL,
-    // 0xCC, so that what is predicted there is found to be no branch. The RET begins a cache line.
+    // As AMD's CPUs up to Zen 2 want it: executed from the byte before it, the RET is a part of
+    // TEST BL, 0xCC, so that what is predicted there is found to be no branch. The RET begins a
+    // cache line.
     .balign 64, 0xCC
     .skip   63, 0xCC
 3:  .byte   0xF6

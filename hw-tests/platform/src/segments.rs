@@ -32,9 +32,9 @@ pub const USER_CS: u16 = SELECTORS.user_cs();
 /// The task state segment, 16 bytes of the GDT.
 pub const TSS: u16 = 0x38;
 
-/// The same as [`USER_CS`], by another name.
+/// A second descriptor with the content of [`USER_CS`].
 pub const USER_CS_ALIAS: u16 = 0x4B;
-/// The same as [`USER_DS`], by another name.
+/// A second descriptor with the content of [`USER_DS`].
 pub const USER_DS_ALIAS: u16 = 0x53;
 
 /// Builds the GDT in the order that the selectors say.
@@ -68,8 +68,8 @@ fn selector(value: u16) -> SegmentSelector {
 /// Loads GDT, segment registers and task register, and points GS at the per-CPU block.
 ///
 /// # Safety
-/// Called on that CPU after each of its resets, with the flat segments of boot.rs in force; and on the first
-/// once more, when the paging mode is final, with no event in between.
+/// Called on that CPU after each of its resets, with the flat segments of boot.rs in force; and on
+/// the first once more, when the paging mode is final, with no event in between.
 pub(crate) unsafe fn init(cpu: usize) {
     // SAFETY: no event comes, so the hardware does not use the TSS it may have loaded.
     unsafe { percpu::init(cpu) }
@@ -79,7 +79,8 @@ pub(crate) unsafe fn init(cpu: usize) {
     let Ok(pointer) = DescriptorTablePointer::new(base, gdt.limit(), high::paging()) else {
         exit::fatal(format_args!("the GDT at {base:#x}"))
     };
-    // SAFETY: a table of the GDT's type, which is this CPU's for ever. The registers are loaded below.
+    // SAFETY: a table of the GDT's type, which is this CPU's for ever. The registers are loaded
+    // below.
     unsafe { pointer.load_gdt() }
     // SAFETY: the GDT has a 64-bit code segment of CPL0 there, the kind that is running.
     unsafe { CS::set_reg(selector(KERNEL_CS)) }

@@ -1,7 +1,7 @@
 //! Output: COM1, port 0xE9 where it exists (Bochs), and the screen where it is in text mode.
 //!
-//! One CPU prints at a time. But the handler of a fatal event has to be able to print whatever it
-//! interrupted: who has waited for long does so all the same.
+//! One CPU prints at a time. But the handler of a fatal event must be able to print whatever it has
+//! interrupted, so a CPU that has waited for long prints in any case.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};

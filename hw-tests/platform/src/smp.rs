@@ -1,7 +1,7 @@
 //! Further CPUs: found in ACPI's MADT, started by INIT and SIPI (Intel SDM vol. 3, 9.4).
 //!
-//! A CPU runs one job and then sleeps, with interrupts off, until the next INIT. So nobody polls, and
-//! every job finds a CPU that has just been reset and set up.
+//! A CPU runs one job and then sleeps, with interrupts off, until the next INIT. So nobody polls,
+//! and every job finds a CPU that has just been reset and set up.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -108,7 +108,8 @@ pub fn start(cpu: usize, job: Job) -> Result<(), StartError> {
     Err(StartError::NoAnswer(cpu))
 }
 
-/// Sends an NMI to a CPU, which may be this one. There is an [APIC](apic::is_there) to send it with.
+/// Sends an NMI to a CPU, which may be this one. There is an [APIC](apic::is_there) to send it
+/// with.
 pub fn send_nmi(cpu: usize) {
     aim_nmis(cpu);
     command(cpu, apic::COMMAND_NMI);

@@ -1,28 +1,30 @@
 //! The cases that only the kernel runs: its self tests, and those about the host around a switcher.
 //!
-//! They are written down once, in tables of the kernel's own, each beside the function that runs it:
-//! `hw-tests/kernel/src/selftest.rs` and the files of `hw-tests/kernel/src/cases`. The build script of this
-//! crate takes the lists here from there.
+//! They are written down once, in tables of the kernel's own, each beside the function that runs
+//! it: `hw-tests/kernel/src/selftest.rs` and the files of `hw-tests/kernel/src/cases`. The build
+//! script of this crate takes the lists here from there.
+
+use switcher_gen::Hazard;
 
 /// A test of the kernel itself, which it runs before any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SelfTest {
-    /// As it is reported.
+    /// The name in reports.
     pub name: &'static str,
     /// What a pass shows.
     pub shown: &'static str,
 }
 
-/// A case about the host around a switcher: with several CPUs and page tables of its own, which only the kernel
-/// has. It runs them after the case list.
+/// A case about the host around a switcher: with several CPUs and page tables of its own, which
+/// only the kernel has. It runs them after the case list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostCase {
-    /// As it is reported.
+    /// The name in reports.
     pub name: &'static str,
     /// What a pass shows.
     pub shown: &'static str,
-    /// Rows of spec/hazards.md.
-    pub rows: &'static [u8],
+    /// The rows of spec/hazards.md that the case tries.
+    pub rows: &'static [Hazard],
     /// How many CPUs it takes at least.
     pub cpus: usize,
     /// What else an engine must have for it.

@@ -3,25 +3,26 @@
 //!
 //! * Runner to kernel: words on the multiboot command line, [`Options`], and a multiboot module
 //!   with instructions to execute, [`vectors`].
-//! * Kernel to runner: one line per event on the serial port, [`Event`], each [`PREFIX`]ed so that
-//!   what the BIOS, GRUB or an emulator's debugger prints is told apart from a report.
+//! * Kernel to runner: one line per event on the serial port, [`ReportLine`], each [`PREFIX`]ed so
+//!   that what the BIOS, GRUB or an emulator's debugger prints is told apart from a report.
 //!
 //! Both directions are defined here once, and used by both sides. The lines of a run are, in this
-//! order: one [`Event::Machine`], one [`Event::Begin`], an [`Event::Case`] per self test, an
-//! [`Event::Switcher`] per switcher that is assembled, an [`Event::Case`] per case and per [host
-//! case](HOST_CASES), one [`Event::End`]. A kernel that dies prints a [`PANIC`] or a [`FATAL`] line
-//! instead, which are plain text because nothing (the heap least of all) can be trusted by then.
+//! order: one [`ReportLine::Machine`], one [`ReportLine::Begin`], a [`ReportLine::Case`] per self
+//! test, a [`ReportLine::Switcher`] per switcher that is assembled, a [`ReportLine::Case`] per case
+//! and per [host case](HOST_CASES), one [`ReportLine::End`]. A kernel that dies prints a [`PANIC`]
+//! or a [`FATAL`] line instead, which are plain text because nothing (the heap least of all) can be
+//! trusted by then.
 //!
 //! ```
-//! use hw_protocol::{Event, Verdict};
+//! use hw_protocol::{ReportLine, CaseVerdict};
 //!
-//! let case = Event::Case { name: "c".into(), verdict: Verdict::Pass, runs: 20, detail: "".into() };
+//! let case = ReportLine::Case { name: "c".into(), verdict: CaseVerdict::Pass, runs: 20, detail: "".into() };
 //! let line = case.to_line()?;
 //! assert!(line.starts_with(hw_protocol::PREFIX));
-//! assert_eq!(Event::parse(&line)?, Some(case));
+//! assert_eq!(ReportLine::parse(&line)?, Some(case));
 //! // Whatever else an emulator prints is no event.
-//! assert_eq!(Event::parse("SeaBIOS (version 1.16)")?, None);
-//! # Ok::<(), hw_protocol::EventError>(())
+//! assert_eq!(ReportLine::parse("SeaBIOS (version 1.16)")?, None);
+//! # Ok::<(), hw_protocol::ReportLineError>(())
 //! ```
 
 #![no_std]
@@ -29,13 +30,13 @@
 extern crate alloc;
 
 mod cases;
-mod event;
 mod options;
+mod report_line;
 pub mod vectors;
 
 pub use cases::{HOST_CASES, HostCase, Need, SELFTESTS, SelfTest};
-pub use event::{Event, EventError, FATAL, PANIC, PREFIX, Verdict};
 pub use options::{Options, OptionsError, Suite};
+pub use report_line::{CaseVerdict, FATAL, PANIC, PREFIX, ReportLine, ReportLineError};
 
 /// How many CPUs an engine has for the kernel, and how many of a machine's it uses at most.
 pub const CPUS: usize = 4;

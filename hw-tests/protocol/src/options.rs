@@ -37,8 +37,8 @@ pub struct Options {
     pub policy: Policy,
     /// `suite=all` (the default) or `suite=selftest`.
     pub suite: Suite,
-    /// False is `breakpoints=none`: this CPU does not come back from an instruction that has one, and
-    /// what needs one is not run.
+    /// False is `breakpoints=none`: this CPU does not come back from an instruction that has one,
+    /// and what needs one is not run.
     pub breakpoints: bool,
 }
 

@@ -37,7 +37,7 @@ pub const MAGIC: [u8; 8] = *b"SWVECT\0\x01";
 pub const CODE: u64 = 0xFFFF_FEFF_FFE0_0000;
 /// The page that the programs use for data and stack.
 pub const DATA: u64 = 0xFFFF_FEFF_FFD0_0000;
-/// How many bytes it has.
+/// The size of that page in bytes.
 pub const DATA_LEN: usize = 4096;
 /// No known difference.
 pub const NONE: u16 = u16::MAX;
@@ -73,7 +73,7 @@ bitflags! {
 }
 
 impl Platforms {
-    /// The one with this vendor and paging mode.
+    /// The platform with this vendor and paging mode.
     #[must_use]
     pub const fn of(vendor: Vendor, paging: PagingMode) -> Self {
         match (vendor, paging) {
@@ -114,7 +114,7 @@ pub struct Registers {
 }
 
 impl Registers {
-    /// What they are called.
+    /// The names of the registers.
     pub const NAMES: [&str; WORDS] = [
         "rax",
         "rcx",
@@ -167,7 +167,7 @@ impl Registers {
 
 /// A few instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Program<'a> {
+pub struct VectorProgram<'a> {
     /// Where they start, from [`CODE`].
     pub offset: u32,
     /// The flags that they leave undefined.
@@ -178,7 +178,7 @@ pub struct Program<'a> {
 
 /// What comes of a program. Each ends with an exception, its own or that of a last UD2.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
+pub struct VectorEnd {
     /// The registers, in the moment of the exception.
     pub registers: Registers,
     /// The exception.
@@ -194,7 +194,7 @@ pub struct Outcome {
 pub struct Vector {
     /// The index of the program.
     pub program: u16,
-    /// Where it is true.
+    /// The platforms that it is for.
     pub platforms: Platforms,
     /// What it needs there.
     pub needs: Needs,
@@ -203,18 +203,18 @@ pub struct Vector {
     /// What the program starts with.
     pub before: Registers,
     /// What must come of it.
-    pub after: Outcome,
+    pub after: VectorEnd,
 }
 
 /// A table that has been parsed but for its vectors.
 #[derive(Debug, Clone)]
-pub struct Table<'a> {
+pub struct VectorTable<'a> {
     /// To be executed at [`CODE`].
     pub code: &'a [u8],
-    /// What this CPU is known to do otherwise.
+    /// The known differences of this CPU.
     pub known: Vec<&'a str>,
     /// What is executed.
-    pub programs: Vec<Program<'a>>,
+    pub programs: Vec<VectorProgram<'a>>,
     /// How many vectors follow.
     pub count: u32,
     vectors: Reader<'a>,
@@ -232,11 +232,11 @@ impl fmt::Display for Malformed {
 
 impl core::error::Error for Malformed {}
 
-impl<'a> Table<'a> {
+impl<'a> VectorTable<'a> {
     /// Reads a table.
     ///
     /// # Errors
-    /// It is none.
+    /// The bytes are no table of this version.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let mut reader = Reader(bytes);
         if reader.take(MAGIC.len())? != MAGIC {
@@ -247,7 +247,7 @@ impl<'a> Table<'a> {
         let known = (0..reader.u16()?).map(|_| reader.text()).collect::<Result<_, _>>()?;
         let programs = (0..reader.u16()?)
             .map(|_| {
-                Ok(Program {
+                Ok(VectorProgram {
                     offset: reader.u32()?,
                     undefined: reader.u64()?,
                     name: reader.text()?,
@@ -270,7 +270,12 @@ impl<'a> Table<'a> {
 /// # Panics
 /// If there is more than the format can count.
 #[must_use]
-pub fn write(code: &[u8], known: &[&str], programs: &[Program<'_>], vectors: &[Vector]) -> Vec<u8> {
+pub fn write(
+    code: &[u8],
+    known: &[&str],
+    programs: &[VectorProgram<'_>],
+    vectors: &[Vector],
+) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
     let count = |len: usize| u16::try_from(len).expect("a count of 16 bits");
     let long_count = |len: usize| u32::try_from(len).expect("a count of 32 bits");
@@ -372,7 +377,7 @@ impl<'a> Reader<'a> {
                 if usize::from(index) < DATA_LEN / 8 { Ok((index, word)) } else { Err(Malformed) }
             })
             .collect::<Result<_, _>>()?;
-        let after = Outcome { registers, vector, error_code, memory };
+        let after = VectorEnd { registers, vector, error_code, memory };
         Ok(Vector { program, platforms, needs, known, before, after })
     }
 }
@@ -388,17 +393,17 @@ mod tests {
         registers.gpr[15] = 1 << 63;
         registers.fs_base = u64::MAX;
         let memory = vec![(0, 1), (511, u64::MAX)];
-        let after = Outcome { registers, vector: 13, error_code: 0, memory };
+        let after = VectorEnd { registers, vector: 13, error_code: 0, memory };
         let platforms = Platforms::INTEL_LA57 | Platforms::AMD_LA57;
         Vector { program, platforms, needs: Needs::PCID, known: NONE, before, after }
     }
 
     #[test]
     fn what_is_written_is_read() {
-        let programs = [Program { offset: 7, undefined: 0x10, name: "xor(rax, rax)" }];
+        let programs = [VectorProgram { offset: 7, undefined: 0x10, name: "xor(rax, rax)" }];
         let vectors = [vector(0), vector(0)];
         let bytes = write(&[0x90; 9], &["a bug"], &programs, &vectors);
-        let table = Table::parse(&bytes).unwrap();
+        let table = VectorTable::parse(&bytes).unwrap();
         assert_eq!(
             (table.code, table.known.as_slice()),
             ([0x90; 9].as_slice(), ["a bug"].as_slice())
@@ -410,12 +415,12 @@ mod tests {
     #[test]
     fn a_table_that_was_cut_or_is_of_another_version_is_refused() {
         let bytes = write(&[], &[], &[], &[vector(0)]);
-        assert!(Table::parse(&bytes).unwrap().vectors().all(|vector| vector.is_ok()));
-        let table = Table::parse(&bytes[..bytes.len() - 1]).unwrap();
+        assert!(VectorTable::parse(&bytes).unwrap().vectors().all(|vector| vector.is_ok()));
+        let table = VectorTable::parse(&bytes[..bytes.len() - 1]).unwrap();
         assert!(table.vectors().any(|vector| vector == Err(Malformed)));
-        assert!(Table::parse(&bytes[..19]).is_err());
+        assert!(VectorTable::parse(&bytes[..19]).is_err());
         let mut other = bytes;
         other[7] += 1;
-        assert!(Table::parse(&other).is_err());
+        assert!(VectorTable::parse(&other).is_err());
     }
 }

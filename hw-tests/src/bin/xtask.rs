@@ -19,10 +19,10 @@ use hw_tests::bare_metal::{BareMetal, KERNEL, MINIMAL_HOST};
 use hw_tests::compare;
 use hw_tests::debian::NoRoot;
 use hw_tests::engine::qemu::Qemu;
-use hw_tests::engine::{self, Engine, Outcome, Runs, hosted};
+use hw_tests::engine::{self, Engine, EngineEnd, Runs, hosted};
 use hw_tests::fuzzing::{self, Verdict};
-use hw_tests::iso::{self, Entry};
-use hw_tests::run::End;
+use hw_tests::iso::{self, MenuEntry};
+use hw_tests::run::RunEnd;
 use hw_tests::summary::{Row, Summary, count_tests};
 use hw_tests::tools::{self, Missing, Tool};
 use hw_tests::workspace;
@@ -212,7 +212,7 @@ fn minimal_host(limit: Duration) -> Result<Row> {
         let options = Options { paging: engine.paging(), ..Options::default() };
         let run = engine.boot(&image, options, limit)?;
         print!("{}", run.log);
-        if run.end == End::ByItself && run.log.contains(RESULT) {
+        if run.end == RunEnd::ByItself && run.log.contains(RESULT) {
             counts.0 += 1;
         } else {
             println!("FAILED `{RESULT}` is not in the log: {:?}", run.end);
@@ -420,8 +420,8 @@ fn tee(command: &mut Command) -> Result<(bool, String)> {
 fn run(engine: &dyn Engine, program: &Path, limit: Duration) -> Result<Row> {
     let started = Instant::now();
     let (judgement, run) = match engine::run(engine, program, limit)? {
-        Outcome::Judged(judgement, run) => (judgement, run),
-        Outcome::Unavailable(why) => {
+        EngineEnd::Judged(judgement, run) => (judgement, run),
+        EngineEnd::Unavailable(why) => {
             println!("unavailable: {why}");
             let note = format!("unavailable: {why}");
             return Ok(row(engine.name(), (0, 0), started.elapsed(), &note));
@@ -451,7 +451,8 @@ fn run(engine: &dyn Engine, program: &Path, limit: Duration) -> Result<Row> {
 fn write_iso(output: &Path) -> Result<bool> {
     install(tools::ISO)?;
     let image = KERNEL.build()?;
-    let entry = |title, paging| Entry { title, options: Options { paging, ..Options::default() } };
+    let entry =
+        |title, paging| MenuEntry { title, options: Options { paging, ..Options::default() } };
     let entries = [
         entry("switcher tests, four-level paging", PagingMode::FourLevel),
         entry("switcher tests, five-level paging (LA57)", PagingMode::FiveLevel),

@@ -1,7 +1,7 @@
 //! Bochs, as an Intel CPU with PCIDs and as an AMD CPU.
 //!
-//! Unlike QEMU's interpreter, Bochs follows the vendor it plays: SYSRETQ to a non-canonical address
-//! faults at CPL0 on the Intel model. Its release 2.7 has no model with five-level paging;
+//! Unlike QEMU's interpreter, Bochs follows the vendor that it emulates: SYSRETQ to a non-canonical
+//! address faults at CPL0 on the Intel model. Its release 2.7 has no model with five-level paging;
 //! [`bochs3`](super::bochs3) has one.
 //!
 //! Bochs has no loader for kernels: it boots an ISO with GRUB. Debian's build starts in its
@@ -20,8 +20,8 @@ use switcher_gen::layout::{Placement, Revision};
 
 use super::Engine;
 use super::qemu::read;
-use crate::iso::{self, Entry};
-use crate::run::{End, Run};
+use crate::iso::{self, MenuEntry};
+use crate::run::{EngineRun, RunEnd};
 use crate::tools::{
     self, BOCHS, BOCHS_BIOS, Ending, GRUB_MKRESCUE, GRUB_PC, MTOOLS, Tool, VGA_BIOS, XORRISO,
 };
@@ -99,10 +99,10 @@ impl Engine for Bochs {
         self.policy
     }
 
-    fn boot(&self, kernel: &Path, options: Options, limit: Duration) -> Result<Run> {
+    fn boot(&self, kernel: &Path, options: Options, limit: Duration) -> Result<EngineRun> {
         let directory = tempfile::tempdir().context("a temporary directory")?;
         let path = |name: &str| directory.path().join(name);
-        let entries = [Entry { title: "cases", options }];
+        let entries = [MenuEntry { title: "cases", options }];
         iso::write(kernel, &hw_vectors::table(self.name), &entries, 0, &path("boot.iso"))?;
         let configuration = configuration(self.model, CPUS, ".");
         fs::write(path("bochsrc"), configuration).context("writing bochsrc")?;
@@ -116,25 +116,25 @@ impl Engine for Bochs {
         let file = File::create(path("output")).context("a temporary file")?;
         let (ending, took) = tools::run(&mut command, file, limit).context("running Bochs")?;
         let (end, emulator) = ending_of(&ending, read(&path("output")), read(&path("log")));
-        Ok(Run { log: read(&path("serial")), emulator, end, took })
+        Ok(EngineRun { log: read(&path("serial")), emulator, end, took })
     }
 }
 
 /// How a run ended, and what of Bochs's output and log is worth showing.
-pub(super) fn ending_of(ending: &Ending, output: String, log: String) -> (End, String) {
+pub(super) fn ending_of(ending: &Ending, output: String, log: String) -> (RunEnd, String) {
     let end = match ending {
-        Ending::Exited(_) if output.contains(SHUTDOWN) => End::ByItself,
+        Ending::Exited(_) if output.contains(SHUTDOWN) => RunEnd::ByItself,
         Ending::Exited(_) if output.contains(TRIPLE_FAULT) => {
-            End::Otherwise("the CPU shut down: a triple fault".into())
+            RunEnd::Otherwise("the CPU shut down: a triple fault".into())
         }
-        Ending::Exited(_) => End::Otherwise(format!("Bochs ended with {ending}")),
-        Ending::TimedOut(_) => End::Otherwise(format!("the kernel hangs: {ending}")),
+        Ending::Exited(_) => RunEnd::Otherwise(format!("Bochs ended with {ending}")),
+        Ending::TimedOut(_) => RunEnd::Otherwise(format!("the kernel hangs: {ending}")),
     };
     // The output is the debugger's chatter, and the state of the CPU if Bochs gave up; the log has
     // errors and panics only (see the configuration).
     let emulator = match end {
-        End::ByItself => String::new(),
-        End::Otherwise(_) => [output, log]
+        RunEnd::ByItself => String::new(),
+        RunEnd::Otherwise(_) => [output, log]
             .iter()
             .flat_map(|text| text.lines())
             .filter(|line| !line.starts_with(NOISE))

@@ -18,8 +18,8 @@ use super::Engine;
 use super::bochs::{configuration, ending_of};
 use super::qemu::read;
 use crate::debian::{BOCHS3, Root};
-use crate::iso::{self, Entry};
-use crate::run::Run;
+use crate::iso::{self, MenuEntry};
+use crate::run::EngineRun;
 use crate::tools::{self, CHROOT, GRUB_MKRESCUE, GRUB_PC, MMDEBSTRAP, MTOOLS, Tool, XORRISO};
 
 const MODEL: &str = "sapphire_rapids";
@@ -47,7 +47,8 @@ impl Bochs3 {
     /// With 48-bit addresses.
     pub const INTEL_4LEVEL: Self =
         Self { name: "bochs3-intel-4level", paging: PagingMode::FourLevel, ..Self::INTEL_LA57 };
-    /// With 57-bit addresses and several CPUs, where an instruction with a breakpoint hangs all of them.
+    /// With 57-bit addresses and several CPUs, where an instruction with a breakpoint hangs all of
+    /// them.
     pub const INTEL_LA57_SMP: Self = Self { name: SMP[0], cpus: CPUS, ..Self::INTEL_LA57 };
     /// The same with 48-bit addresses, each CPU with code of its own.
     pub const INTEL_4LEVEL_SMP_PERCPU: Self = Self {
@@ -98,14 +99,14 @@ impl Engine for Bochs3 {
         self.policy
     }
 
-    fn boot(&self, kernel: &Path, options: Options, limit: Duration) -> Result<Run> {
+    fn boot(&self, kernel: &Path, options: Options, limit: Duration) -> Result<EngineRun> {
         let root = BOCHS3.path();
         let directory = tempfile::tempdir_in(root.join("tmp")).context("a temporary directory")?;
         let path = |name: &str| directory.path().join(name);
         // The same directory for whoever is in the root.
         let inside = Path::new("/").join(directory.path().strip_prefix(&root)?);
         let inside = inside.to_str().context("the name of a temporary directory")?;
-        let entries = [Entry { title: "cases", options }];
+        let entries = [MenuEntry { title: "cases", options }];
         iso::write(kernel, &hw_vectors::table(self.name), &entries, 0, &path("boot.iso"))?;
         let configuration = configuration(MODEL, self.cpus, inside);
         fs::write(path("bochsrc"), configuration).context("writing bochsrc")?;
@@ -115,6 +116,6 @@ impl Engine for Bochs3 {
         let file = File::create(path("output")).context("a temporary file")?;
         let (ending, took) = tools::run(&mut command, file, limit).context("running Bochs")?;
         let (end, emulator) = ending_of(&ending, read(&path("output")), read(&path("log")));
-        Ok(Run { log: read(&path("serial")), emulator, end, took })
+        Ok(EngineRun { log: read(&path("serial")), emulator, end, took })
     }
 }

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use hw_cases::{HostAfter, Platform, Refusal, World};
-use hw_protocol::{Event, Options, Verdict};
-use switcher_engine::scenario::{Outcome, Setup};
+use hw_cases::{CaseHost, HostAfter, Platform, Refusal};
+use hw_protocol::{CaseVerdict, Options, ReportLine};
+use switcher_engine::scenario::{ScenarioEnd, Setup};
 use switcher_gen::arch::{Cr3, PagingMode};
 use switcher_gen::layout::{Mode, SwitchFlags};
 use switcher_gen::{Hazard, Image, Policy, Variant};
@@ -17,20 +17,20 @@ use switcher_runtime::{DebugCauses, Exit};
 
 use super::qemu::read;
 use super::{Engine, Runs};
-use crate::run::{End, Run};
+use crate::run::{EngineRun, RunEnd};
 use crate::tools::{self, Ending, Tool};
 
-/// What runs the cases, and what it is, for the report.
-pub(super) type NamedWorld = (Box<dyn World>, String);
+/// The host that runs the cases, and its description for the report.
+pub(super) type NamedHost = (Box<dyn CaseHost>, String);
 
-/// One of them.
+/// An engine that runs in a process of its own.
 #[derive(Debug, Clone, Copy)]
 pub struct Hosted {
     pub(super) name: &'static str,
     /// Chooses the variant that is run.
     pub(super) variant: fn() -> Result<Variant>,
     /// Makes the machine to run it on, and says what it is.
-    pub(super) world: fn(&Variant) -> Result<NamedWorld>,
+    pub(super) host: fn(&Variant) -> Result<NamedHost>,
     /// Why it cannot be used here, if it cannot.
     pub(super) unavailable: fn() -> Option<String>,
 }
@@ -61,7 +61,7 @@ impl Engine for Hosted {
         Ok((self.unavailable)())
     }
 
-    fn boot(&self, program: &Path, _options: Options, limit: Duration) -> Result<Run> {
+    fn boot(&self, program: &Path, _options: Options, limit: Duration) -> Result<EngineRun> {
         let directory = tempfile::tempdir().context("a temporary directory")?;
         let output = directory.path().join("output");
         let file = File::create(&output).context("a temporary file")?;
@@ -69,11 +69,11 @@ impl Engine for Hosted {
         command.arg("cases").arg(self.name);
         let (ending, took) = tools::run(&mut command, file, limit).context("running the cases")?;
         let end = match ending {
-            Ending::Exited(status) if status.success() => End::ByItself,
-            Ending::Exited(_) => End::Otherwise(format!("the process ended with {ending}")),
-            Ending::TimedOut(_) => End::Otherwise(format!("the process hangs: {ending}")),
+            Ending::Exited(status) if status.success() => RunEnd::ByItself,
+            Ending::Exited(_) => RunEnd::Otherwise(format!("the process ended with {ending}")),
+            Ending::TimedOut(_) => RunEnd::Otherwise(format!("the process hangs: {ending}")),
         };
-        Ok(Run { log: read(&output), emulator: String::new(), end, took })
+        Ok(EngineRun { log: read(&output), emulator: String::new(), end, took })
     }
 }
 
@@ -83,42 +83,42 @@ impl Engine for Hosted {
 /// If it cannot be used.
 pub fn report(engine: Hosted) -> Result<()> {
     let variant = (engine.variant)()?;
-    let (mut world, brand) = (engine.world)(&variant)?;
+    let (mut host, brand) = (engine.host)(&variant)?;
     let cases = hw_cases::all();
     let image = Image::new(&variant)?;
     let config = variant.config();
-    say(&Event::Machine { brand: brand.into(), features: Vec::new(), memory: 0 })?;
-    say(&Event::Begin {
+    say(&ReportLine::Machine { brand: brand.into(), features: Vec::new(), memory: 0 })?;
+    say(&ReportLine::Begin {
         vendor: config.vendor.to_string().into(),
         paging: config.paging.name().into(),
         pcid: config.pcid,
         cases: cases.len() as u64,
     })?;
-    say(&Event::Switcher {
+    say(&ReportLine::Switcher {
         variant: variant.to_string().into(),
         fingerprint: image.fingerprint().to_string().into(),
         base: 0,
     })?;
     let (mut passed, mut failed) = (0, 0);
     for case in cases {
-        let (runs, end) = case.run(world.as_mut());
+        let (runs, end) = case.run(host.as_mut());
         let (verdict, detail) = match end {
-            hw_cases::End::Passed => {
+            hw_cases::CaseEnd::Passed => {
                 passed += 1;
-                (Verdict::Pass, String::new())
+                (CaseVerdict::Pass, String::new())
             }
-            hw_cases::End::Failed(why) => {
+            hw_cases::CaseEnd::Failed(why) => {
                 failed += 1;
-                (Verdict::Fail, format!("{}: {why}", Hazard::join(case.rows)))
+                (CaseVerdict::Fail, format!("{}: {why}", Hazard::join(case.rows)))
             }
-            hw_cases::End::NotHere(why) => (Verdict::NotHere, why),
+            hw_cases::CaseEnd::NotHere(why) => (CaseVerdict::NotHere, why),
         };
-        say(&Event::Case { name: case.name.into(), verdict, runs, detail: detail.into() })?;
+        say(&ReportLine::Case { name: case.name.into(), verdict, runs, detail: detail.into() })?;
     }
-    say(&Event::End { passed, failed })
+    say(&ReportLine::End { passed, failed })
 }
 
-fn say(event: &Event<'_>) -> Result<()> {
+fn say(event: &ReportLine<'_>) -> Result<()> {
     let line = event.to_line().map_err(|why| anyhow::anyhow!("{why}"))?;
     let mut out = io::stdout().lock();
     writeln!(out, "{line}").context("reporting")?;
@@ -156,9 +156,9 @@ pub(super) fn setup(case: &hw_cases::Setup, usual: Setup) -> Setup {
 
 /// What came of it. The engines themselves end a run as a failure unless the host has everything as
 /// [`HostAfter`] wants it, so there is nothing left to say about it.
-pub(super) fn outcome(outcome: Outcome) -> hw_cases::Outcome {
+pub(super) fn outcome(outcome: ScenarioEnd) -> hw_cases::Observed {
     let flags = outcome.extra.switch_flags;
-    hw_cases::Outcome {
+    hw_cases::Observed {
         exit: Exit::from_frame(
             outcome.frame.orig_ax,
             || outcome.cr2.unwrap_or_default(),
@@ -184,7 +184,7 @@ pub(super) fn failure(why: impl std::fmt::Display) -> Refusal {
     Refusal::Failure(hw_cases::Failure(why.to_string()))
 }
 
-/// What a variant means for the cases.
+/// The platform that a variant gives the cases.
 pub(super) fn platform(variant: &Variant) -> Platform {
     /// As hw-tests/platform/src/segments.rs has them.
     const ALIASES: (u16, u16) = (0x4B, 0x53);

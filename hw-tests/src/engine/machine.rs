@@ -1,16 +1,16 @@
-//! The cases in the one semantics (`switcher_model`): no CPU is needed, both vendors and both
+//! The cases on the model of a CPU (`switcher_model`): no real CPU is needed, both vendors and both
 //! paging modes are there, and every instruction of the switcher is looked at.
 
 use anyhow::Result;
-use hw_cases::{Entries, Outcome, Platform, Refusal, Setup, World, place};
+use hw_cases::{CaseHost, Entries, Observed, Platform, Refusal, Setup, place};
 use switcher_engine::Interpreter;
-use switcher_engine::interpreter::{Error, Kind};
+use switcher_engine::interpreter::{Error, PageKind};
 use switcher_engine::scenario::Places;
 use switcher_gen::asm::Label;
 use switcher_gen::layout::Mode;
 use switcher_gen::{Image, Variant};
 
-use super::hosted::{self, Hosted, NamedWorld};
+use super::hosted::{self, Hosted, NamedHost};
 
 /// One engine for each vendor and paging mode, with everything optional in one and nothing in
 /// another, and one for each policy.
@@ -25,12 +25,12 @@ pub(super) const ENGINES: [Hosted; 7] = [
 ];
 
 const fn engine(name: &'static str, variant: fn() -> Result<Variant>) -> Hosted {
-    Hosted { name, variant, world, unavailable: || None }
+    Hosted { name, variant, host, unavailable: || None }
 }
 
-fn world(variant: &Variant) -> Result<NamedWorld> {
-    let world = Machine::new(variant)?;
-    Ok((Box::new(world), "the model of switcher-gen/model".into()))
+fn host(variant: &Variant) -> Result<NamedHost> {
+    let host = Machine::new(variant)?;
+    Ok((Box::new(host), "the model of switcher-gen/model".into()))
 }
 
 /// A model with the pages that cases use.
@@ -47,15 +47,15 @@ impl Machine {
         machine.set_aliases(platform.aliases);
         let len = place::PAGE as usize;
         for mode in [Mode::Smod, Mode::Umod] {
-            machine.map(mode, place::last(platform.paging), len, Kind::Code);
-            machine.map(mode, place::TEXT32, len, Kind::Code);
-            machine.map(mode, place::STACK, len, Kind::Data);
+            machine.map(mode, place::last(platform.paging), len, PageKind::Code);
+            machine.map(mode, place::TEXT32, len, PageKind::Code);
+            machine.map(mode, place::STACK, len, PageKind::Data);
         }
         Ok(Self { machine, platform })
     }
 }
 
-impl World for Machine {
+impl CaseHost for Machine {
     fn platform(&self) -> Platform {
         self.platform
     }
@@ -75,7 +75,7 @@ impl World for Machine {
         })
     }
 
-    fn run(&mut self, setup: &Setup) -> Result<Outcome, Refusal> {
+    fn run(&mut self, setup: &Setup) -> Result<Observed, Refusal> {
         self.machine.clear_code();
         for code in &setup.code {
             // One page for both modes.

@@ -1,8 +1,7 @@
-//! Engines: what can run the cases. Emulators boot the kernel, one file per emulator; the others are
+//! Engines, which run the cases. Emulators boot the kernel, one file per emulator; the others are
 //! this program itself in a second process ([`hosted`]), which writes the same report.
 //!
-//! An engine only starts, waits and collects. Whether the run is worth anything is
-//! [`judge`]'s business.
+//! An engine only starts, waits and collects. [`judge`] decides whether a run has passed.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,7 +15,7 @@ use switcher_gen::layout::Placement;
 use crate::cases;
 use crate::debian::Root;
 use crate::judge::{self, Expected, Judgement};
-use crate::run::Run;
+use crate::run::EngineRun;
 use crate::tools::{self, Tool};
 
 pub mod blind;
@@ -39,12 +38,12 @@ pub enum Runs {
     Xtask,
 }
 
-/// Something that runs the cases.
+/// An engine: an emulator, a machine or a process that runs the cases.
 pub trait Engine {
     /// What `--engine` and the summary call it.
     fn name(&self) -> &'static str;
 
-    /// What has to be installed for it.
+    /// The tools that have to be installed for it.
     fn tools(&self) -> &'static [Tool];
 
     /// The paging mode that its cases are run in.
@@ -91,8 +90,8 @@ pub trait Engine {
     /// Runs what it [`runs`](Self::runs) and collects what that says, for no longer than `limit`.
     ///
     /// # Errors
-    /// The engine could not be started. A program that dies or hangs is a [`Run`] all the same.
-    fn boot(&self, program: &Path, options: Options, limit: Duration) -> Result<Run>;
+    /// The engine could not be started. A program that dies or hangs gives an [`EngineRun`], too.
+    fn boot(&self, program: &Path, options: Options, limit: Duration) -> Result<EngineRun>;
 }
 
 /// Every engine, in the order they are run.
@@ -140,24 +139,25 @@ pub fn cases(engine: &dyn Engine) -> Vec<&'static str> {
     }
 }
 
-/// What came of an engine.
+/// What came of running an engine.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum EngineEnd {
     /// It cannot be used on this machine; neither a pass nor a failure.
     Unavailable(String),
     /// It ran the cases.
-    Judged(Judgement, Run),
+    Judged(Judgement, EngineRun),
 }
 
-/// Runs all cases on an engine, and judges the run against the names of those that must be reported.
+/// Runs all cases on an engine, and judges the run against the names of those that must be
+/// reported.
 ///
 /// # Errors
 /// A tool is missing, or the engine could not be started.
-pub fn run(engine: &dyn Engine, program: &Path, limit: Duration) -> Result<Outcome> {
+pub fn run(engine: &dyn Engine, program: &Path, limit: Duration) -> Result<EngineEnd> {
     tools::require(engine.tools())?;
     engine.root().map_or(Ok(()), Root::require)?;
     if let Some(why) = engine.unavailable(program)? {
-        return Ok(Outcome::Unavailable(why));
+        return Ok(EngineEnd::Unavailable(why));
     }
     let options = options(engine, Suite::All);
     let run = engine.boot(program, options, limit)?;
@@ -173,7 +173,7 @@ pub fn run(engine: &dyn Engine, program: &Path, limit: Duration) -> Result<Outco
         not_here: &not_here::of(engine),
     };
     let judgement = judge::judge(&run, &expected);
-    Ok(Outcome::Judged(judgement, run))
+    Ok(EngineEnd::Judged(judgement, run))
 }
 
 /// What a kernel is asked to do on an engine.

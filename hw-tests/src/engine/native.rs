@@ -1,11 +1,11 @@
-//! The cases on this CPU, in user mode (`switcher_engine::native`): the emitted bytes are executed by
-//! the CPU, and so are the guests, whose pages follow the root they run on. What Linux keeps from
-//! user mode is refused here by name, and listed in [`not_here`](super::not_here).
+//! The cases on this CPU, in user mode (`switcher_engine::native`): the emitted bytes are executed
+//! by the CPU, and so are the guests, whose pages follow the root they run on. What Linux keeps
+//! from user mode is refused here by name, and listed in [`not_here`](super::not_here).
 
 use std::fs;
 
 use anyhow::{Result, anyhow};
-use hw_cases::{Entries, Outcome, Platform, Refusal, Setup, World, place};
+use hw_cases::{CaseHost, Entries, Observed, Platform, Refusal, Setup, place};
 use switcher_engine::native;
 use switcher_engine::native::{Error, Failure, Machine};
 use switcher_engine::scenario;
@@ -13,15 +13,15 @@ use switcher_gen::arch::{Selectors, Vendor, vector};
 use switcher_gen::layout::{Mode, Placement};
 use switcher_gen::{Config, Image, Policy, Variant};
 
-use super::hosted::{self, Hosted, NamedWorld};
+use super::hosted::{self, Hosted, NamedHost};
 
 /// What the engines are called.
 pub(super) const NAMES: [&str; 2] = ["native", "native-percpu"];
 
 /// One for each way to reach the per-CPU block.
 pub(super) const ENGINES: [Hosted; 2] = [
-    Hosted { name: NAMES[0], variant, world, unavailable },
-    Hosted { name: NAMES[1], variant: percpu, world, unavailable },
+    Hosted { name: NAMES[0], variant, host, unavailable },
+    Hosted { name: NAMES[1], variant: percpu, host, unavailable },
 ];
 
 fn unavailable() -> Option<String> {
@@ -51,18 +51,18 @@ fn percpu() -> Result<Variant> {
     Ok(variant()?.with_policy(policy))
 }
 
-fn world(variant: &Variant) -> Result<NamedWorld> {
+fn host(variant: &Variant) -> Result<NamedHost> {
     let mut machine = Machine::with_code_at(Image::new(variant)?, place::TEXT)?;
     machine.map_data(place::STACK)?;
-    let world = Native { machine, platform: hosted::platform(variant), loaded: Vec::new() };
-    Ok((Box::new(world), cpuinfo("model name")?))
+    let host = Native { machine, platform: hosted::platform(variant), loaded: Vec::new() };
+    Ok((Box::new(host), cpuinfo("model name")?))
 }
 
 /// This CPU with the pages that cases use.
 struct Native {
     machine: Machine,
     platform: Platform,
-    /// What of the guests' code is not INT3.
+    /// The parts of the guests' code that are not INT3.
     loaded: Vec<(Mode, usize, usize)>,
 }
 
@@ -70,7 +70,7 @@ const INT3: u8 = 0xCC;
 const SYSENTER: [u8; 2] = [0x0F, 0x34];
 
 impl Native {
-    /// Refuses what would not come back from Linux, or would come back as something else.
+    /// Refuses setups from which Linux would not return, or would return in another way than a CPU.
     fn check(&self, setup: &Setup) -> Result<(), Refusal> {
         let (cs, ss) = self.platform.aliases;
         let why = if setup.breakpoint.is_some() {
@@ -89,12 +89,12 @@ impl Native {
 }
 
 /// Whether code lies in the one page there is.
-fn is_in_page(code: &hw_cases::Code) -> bool {
+fn is_in_page(code: &hw_cases::GuestBytes) -> bool {
     let offset = code.at.wrapping_sub(place::TEXT);
     offset < place::PAGE && code.bytes.len() as u64 <= place::PAGE - offset
 }
 
-impl World for Native {
+impl CaseHost for Native {
     fn platform(&self) -> Platform {
         self.platform
     }
@@ -103,7 +103,7 @@ impl World for Native {
         Err(Refusal::NotHere("user mode cannot read MSRs".into()))
     }
 
-    fn run(&mut self, setup: &Setup) -> Result<Outcome, Refusal> {
+    fn run(&mut self, setup: &Setup) -> Result<Observed, Refusal> {
         self.check(setup)?;
         for (mode, offset, len) in self.loaded.drain(..) {
             self.machine.load(mode, offset, &vec![INT3; len]).map_err(hosted::failure)?;
@@ -126,8 +126,9 @@ impl World for Native {
 }
 
 /// Linux shows every page of its own half of the address space as present, so that user mode cannot
-/// tell which are (arch/x86/mm/fault.c, `sanitize_error_code`). Nothing is mapped there for a guest.
-fn as_hardware_says(mut outcome: scenario::Outcome) -> scenario::Outcome {
+/// tell which are (arch/x86/mm/fault.c, `sanitize_error_code`). Nothing is mapped there for a
+/// guest.
+fn as_hardware_says(mut outcome: scenario::ScenarioEnd) -> scenario::ScenarioEnd {
     const PRESENT: u32 = 1;
     let is_kernels = outcome.cr2.is_some_and(|address| address >> 63 != 0);
     if outcome.frame.orig_ax.reason == u32::from(vector::PF) && is_kernels {

@@ -1,7 +1,7 @@
-//! What an engine cannot run, whatever the switcher does.
+//! The cases that an engine cannot run, whatever the switcher does.
 //!
-//! Of the shared cases, this is the one list of that. A host case says in its entry what it takes, so that
-//! nothing has to be listed for it: see [`HOST_CASES`].
+//! This is the only list for the shared cases. A host case says in its entry what it needs, so none
+//! has to be listed: see [`HOST_CASES`].
 //!
 //! Such a case is run all the same, so that the engine itself has to refuse it: a case that is
 //! listed here and could be run is a failure, and so is one that is refused and not listed. See

@@ -15,7 +15,7 @@ use switcher_gen::arch::PagingMode;
 use switcher_gen::layout::{Placement, Revision};
 
 use super::{Engine, self_test};
-use crate::run::{End, Run};
+use crate::run::{EngineRun, RunEnd};
 use crate::tools::{self, Ending, QEMU, Tool};
 
 /// `isa-debug-exit` turns the value written into `value * 2 + 1`: hw-tests/platform/src/exit.rs
@@ -94,7 +94,7 @@ impl Engine for Qemu {
         self_test(self, kernel, PROBE_LIMIT)
     }
 
-    fn boot(&self, kernel: &Path, options: Options, limit: Duration) -> Result<Run> {
+    fn boot(&self, kernel: &Path, options: Options, limit: Duration) -> Result<EngineRun> {
         let directory = tempfile::tempdir().context("a temporary directory")?;
         let serial = directory.path().join("serial");
         let output = directory.path().join("output");
@@ -122,15 +122,15 @@ impl Engine for Qemu {
             Ending::Exited(status)
                 if status.code().is_some_and(|code| KERNEL_EXITS.contains(&code)) =>
             {
-                End::ByItself
+                RunEnd::ByItself
             }
             Ending::Exited(status) if status.success() => {
-                End::Otherwise("the virtual machine reset itself (a triple fault?)".into())
+                RunEnd::Otherwise("the virtual machine reset itself (a triple fault?)".into())
             }
-            Ending::Exited(_) => End::Otherwise(format!("QEMU ended with {ending}")),
-            Ending::TimedOut(_) => End::Otherwise(format!("the kernel hangs: {ending}")),
+            Ending::Exited(_) => RunEnd::Otherwise(format!("QEMU ended with {ending}")),
+            Ending::TimedOut(_) => RunEnd::Otherwise(format!("the kernel hangs: {ending}")),
         };
-        Ok(Run { log: read(&serial), emulator: read(&output), end, took })
+        Ok(EngineRun { log: read(&serial), emulator: read(&output), end, took })
     }
 }
 

@@ -7,7 +7,7 @@
 use hw_protocol::vectors::Needs;
 use iced_x86::code_asm::*;
 use iced_x86::{Code, IcedError, Instruction};
-use switcher_gen::arch::RFlags;
+use switcher_gen::arch::{Msr, RFlags};
 
 type Emit = Box<dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>>;
 
@@ -164,7 +164,7 @@ fn with_pointers_back(list: &mut [Form]) {
     }
 }
 
-/// What is repeated up to where nothing is mapped: of ring 0, there is more behind a page.
+/// What is repeated up to where nothing is mapped: of ring 0, there is more after a page.
 #[must_use]
 pub fn strings_to_the_end() -> Vec<Form> {
     let mut list: Vec<Form> = Vec::new();
@@ -611,8 +611,8 @@ pub fn ring_0() -> Vec<Form> {
     list
 }
 
-/// A far RET within ring 0 to a label, which is how a #MC or a #DB returns where NMIs may be blocked.
-/// There is no way to CPL 3 among them: the model has none.
+/// A far RET within ring 0 to a label, which is how a #MC or a #DB returns where NMIs may be
+/// blocked. There is no way to CPL 3 among them: the model has none.
 fn retfq(selector: i32, release: u32) -> Form {
     Form {
         name: format!("retfq {release} to {selector:#x}"),
@@ -651,11 +651,11 @@ pub fn everywhere() -> Vec<Form> {
     lists.into_iter().flatten().collect()
 }
 
-// Model-specific registers, as ECX names them.
-const STAR: u32 = 0xC000_0081;
-const LSTAR: u32 = 0xC000_0082;
-const CSTAR: u32 = 0xC000_0083;
-const SFMASK: u32 = 0xC000_0084;
-const FS_BASE: u32 = 0xC000_0100;
-const GS_BASE: u32 = 0xC000_0101;
-const KERNEL_GS_BASE: u32 = 0xC000_0102;
+// The numbers by which ECX names model-specific registers.
+const STAR: u32 = Msr::Star.address();
+const LSTAR: u32 = Msr::Lstar.address();
+const CSTAR: u32 = Msr::Cstar.address();
+const SFMASK: u32 = Msr::Sfmask.address();
+const FS_BASE: u32 = Msr::FsBase.address();
+const GS_BASE: u32 = Msr::GsBase.address();
+const KERNEL_GS_BASE: u32 = Msr::KernelGsBase.address();

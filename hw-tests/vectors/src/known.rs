@@ -1,7 +1,7 @@
-//! The one list of what emulators do otherwise than the model, and than the manuals.
+//! The only list of what emulators do differently from the model and the manuals.
 //!
-//! What is listed is executed all the same and has to be different there: a difference that is gone
-//! fails as one that nobody knows of does.
+//! A listed vector is executed all the same and has to fail there. A difference that is gone fails
+//! the run, as an unknown difference does.
 
 use hw_protocol::vectors::Vector;
 use switcher_gen::arch::vector::{GP, SS};
@@ -17,7 +17,7 @@ pub struct Known {
     pub why: &'static str,
 }
 
-/// All of them.
+/// All known differences.
 pub const ALL: &[Known] = &[
     Known {
         engines: QEMU,
@@ -44,7 +44,8 @@ pub const ALL: &[Known] = &[
     Known {
         engines: QEMU,
         concerns: |name, vector| vector.after.vector == GP && name == FAR,
-        // Intel SDM vol. 2, RET, operation: #GP(0) before anything is popped; so AMD's vol. 3, RET (Far).
+        // Intel SDM vol. 2, RET, operation: #GP(0) before anything is popped; so AMD's vol. 3, RET
+        // (Far).
         why: "QEMU 7.2 executes a far RET to an address that is not canonical, and faults there",
     },
 ];

@@ -1,15 +1,15 @@
 //! What the model says of ring 0: the table that the bare-metal kernel compares with.
 
 use hw_protocol::vectors::{
-    CODE, DATA, DATA_LEN, NO_ERROR, NONE, Needs, Outcome, Platforms, Program, Registers, Vector,
-    filler, write,
+    CODE, DATA, DATA_LEN, NO_ERROR, NONE, Needs, Platforms, Registers, Vector, VectorEnd,
+    VectorProgram, filler, write,
 };
 use switcher_engine::fuzz::scenario::Random;
 use switcher_gen::arch::{PagingMode, RFlags, Selectors, Vendor, vector};
 use switcher_gen::layout::PtRegs;
 use switcher_model as machine;
 use switcher_model::{
-    CR4, CR4_PCIDE, CR4_PKE, Concrete, EFER, Features, Flags, Gpr, Memory, Model, Msrs, Region,
+    CR4, CR4_PCIDE, CR4_PKE, Concrete, CpuModel, EFER, Features, Flags, Gpr, Memory, Msrs, Region,
     RegionName, State, Step, Stuck, Unobserved,
 };
 
@@ -21,9 +21,9 @@ use crate::random::operands;
 const STATES: usize = 12;
 /// Random states of what is ring 0's.
 const STATES_OF_RING_0: usize = 64;
-/// So many states are tried until one can be foretold.
+/// How many states are tried until the outcome of one can be foretold.
 const TRIES: usize = 64;
-/// No program has as many instructions.
+/// The limit of instructions. No program has as many.
 const LONGEST: usize = 64;
 /// Where the kernel has its GDT entries.
 const SELECTORS: Selectors = Selectors::DEFAULT;
@@ -85,7 +85,11 @@ pub fn table(engine: &str) -> Vec<u8> {
     let programs: Vec<_> = forms
         .iter()
         .zip(starts)
-        .map(|((form, _), offset)| Program { offset, undefined: form.undefined, name: &form.name })
+        .map(|((form, _), offset)| VectorProgram {
+            offset,
+            undefined: form.undefined,
+            name: &form.name,
+        })
         .collect();
     let reasons: Vec<_> = known.iter().map(|known| known.why).collect();
     write(&code, &reasons, &programs, &vectors)
@@ -132,7 +136,7 @@ fn foretell(form: &Form, program: &machine::Program, before: &Registers) -> Vec<
     let outcome = |vendor, paging| {
         // Forms that need something are run where it is.
         let features = Features::all();
-        let model = Model { vendor, paging, selectors: SELECTORS, aliases: None, features };
+        let model = CpuModel { vendor, paging, selectors: SELECTORS, aliases: None, features };
         run(&form.name, &model, program, before)
     };
     let mut vectors: Vec<Vector> = Vec::new();
@@ -162,10 +166,10 @@ fn foretell(form: &Form, program: &machine::Program, before: &Registers) -> Vec<
 /// what the kernel has there.
 fn run(
     name: &str,
-    model: &Model,
+    model: &CpuModel,
     program: &machine::Program,
     before: &Registers,
-) -> Option<Outcome> {
+) -> Option<VectorEnd> {
     let d = &Concrete::default();
     let page: Vec<u8> = (0..DATA_LEN / 8).flat_map(|word| filler(word).to_le_bytes()).collect();
     let mut state = State {
@@ -217,7 +221,7 @@ fn run(
             let word = u64::from_le_bytes(word.try_into().ok()?);
             (word != filler(index)).then_some((index as u16, word))
         };
-        return Some(Outcome {
+        return Some(VectorEnd {
             registers: Registers {
                 gpr: state.gpr,
                 rip: state.rip,
@@ -238,13 +242,13 @@ fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hw_protocol::vectors::Table;
+    use hw_protocol::vectors::VectorTable;
 
     #[test]
     fn the_table_covers_every_form_on_every_platform() {
         let bytes = table("");
         assert!(bytes == table(""), "two runs, two tables");
-        let table = Table::parse(&bytes).unwrap();
+        let table = VectorTable::parse(&bytes).unwrap();
         let vectors: Vec<_> = table.vectors().map(Result::unwrap).collect();
         for (vendor, paging) in PLATFORMS {
             let platform = Platforms::of(vendor, paging);
@@ -265,7 +269,7 @@ mod tests {
         for known in known::ALL {
             for engine in known.engines {
                 let bytes = table(engine);
-                let table = Table::parse(&bytes).unwrap();
+                let table = VectorTable::parse(&bytes).unwrap();
                 let index = table.known.iter().position(|why| *why == known.why).unwrap();
                 let concerns = |vector: Vector| usize::from(vector.known) == index;
                 assert!(table.vectors().map(Result::unwrap).any(concerns), "{}", known.why);

@@ -1,8 +1,9 @@
 //! What has gone wrong in code like this: the rows of spec/hazards.md, by name.
 //!
-//! Obligations, cases and the runtime's table of CPU state say which of them they serve. Each prints as
-//! its row and title, `row 39: NMI blocking ends too early`, which is how the page heads it: searching
-//! the page for what the tool has printed finds the row. A test compares the page with this file.
+//! Obligations, cases and the runtime's table of CPU state say which of them they serve. Each
+//! prints as its row and title, `row 39: NMI blocking ends too early`, which is how the page heads
+//! it: searching the page for what the tool has printed finds the row. A test compares the page
+//! with this file.
 
 use core::fmt;
 

@@ -32,7 +32,7 @@
 #![deny(unsafe_code)]
 
 extern crate alloc;
-// What the macros' expansions name.
+// The macros' expansions name this crate `switcher_gen`.
 extern crate self as switcher_gen;
 #[cfg(test)]
 extern crate std;

@@ -1,14 +1,14 @@
-//! What emitted code is written into: the calls that `dynasm!` makes, without std.
+//! The assembler that emitted code is written into: the calls that `dynasm!` makes, without std.
 //!
 //! [`Sink`] is those calls plus the notes a listing wants; emitters are generic over it, so the
 //! notes cost nothing where nobody takes them. [`CodeBuffer`] is the sink of production: bytes,
 //! labels, windows and relocations. It allocates five times and never panics; what goes wrong on
 //! the way is kept and reported by [`CodeBuffer::finish`].
 //!
-//! What is assembled is nothing to this crate: its labels, windows and the symbols outside of it
-//! are types of the user's, brought together by [`Names`]. `switcher-gen` is that user, and its
-//! module `asm` has the names of a switcher. Anybody who wants to assemble something else at run
-//! time, with `asm!` of `switcher-macros` or with `dynasm!`, can do it like this:
+//! This crate does not know what is assembled. The labels, the windows and the external symbols are
+//! types of the user's, brought together by [`Names`]. `switcher-gen` is that user, and its module
+//! `asm` has the names of a switcher. Anybody who wants to assemble something else at run time,
+//! with `asm!` of `switcher-macros` or with `dynasm!`, can do it like this:
 //!
 //! ```
 //! use dynasm::dynasm;
@@ -90,23 +90,23 @@ use core::fmt::Debug;
 
 use switcher_abi::layout::{Operand, Placement};
 
-/// A name out of a list.
+/// A name from a list of names.
 pub trait Named: Copy + Debug + Eq + 'static {
     /// All of them, in the order of their numbers.
     const ALL: &'static [Self];
 
-    /// As listings and errors have it.
+    /// The name as listings and errors show it.
     fn name(self) -> &'static str;
 
-    /// Its place in [`ALL`](Self::ALL).
+    /// The position of the name in [`ALL`](Self::ALL).
     fn index(self) -> usize;
 }
 
-/// What has a name in the code that is assembled, and outside of it.
+/// The names in the code that is assembled, and the names outside of it that it refers to.
 pub trait Names: Copy + Debug + Eq + 'static {
     /// Places in the code.
     type Label: Named;
-    /// Stretches of the code of which something is said: see [`Sink::open`].
+    /// The kinds of stretches of the code that are recorded: see [`Sink::open`].
     type Window: Named + Ord;
     /// What the code refers to that lies elsewhere.
     type Symbol: Copy + Debug + Eq;
@@ -323,9 +323,9 @@ pub enum AsmError<N: Names> {
     /// Opened twice or closed without having been opened.
     #[error("window `{}` is opened or closed out of turn at {at:#x}", window.name())]
     Window {
-        /// Which.
+        /// The window.
         window: N::Window,
-        /// Where.
+        /// The offset.
         at: u32,
     },
 }
@@ -685,7 +685,7 @@ mod tests {
     #[test]
     fn the_per_cpu_block_lies_a_page_in_front_of_the_code() {
         let mut a = CodeBuffer::new();
-        // With an immediate behind the displacement, which is relative to the instruction's end.
+        // With an immediate after the displacement, which is relative to the instruction's end.
         dynasm!(a ; .arch x64
             ; nop
             ; mov BYTE [extern External::<HostSymbol>::PerCpu(0xC0)], 7

@@ -7,7 +7,7 @@ use serde::Serialize;
 use switcher_gen::Variant;
 use switcher_prove::Unexplored;
 use switcher_prove::cost;
-use switcher_prove::cost::Path;
+use switcher_prove::cost::PathCost;
 
 use crate::output::{self, Content, Failure, write};
 use crate::target::{Subject, TargetArgs};
@@ -89,11 +89,11 @@ fn compare(format: Format) -> Result<(), Failure> {
     write(None, &Content::Text(text))
 }
 
-fn json(target: &str, paths: &[Path]) -> Result<String, Failure> {
+fn json(target: &str, paths: &[PathCost]) -> Result<String, Failure> {
     #[derive(Serialize)]
     struct Report<'a> {
         target: &'a str,
-        paths: &'a [Path],
+        paths: &'a [PathCost],
     }
     serde_json::to_string_pretty(&Report { target, paths })
         .map(|json| json + "\n")
@@ -106,7 +106,7 @@ const HEADINGS: [&str; 13] = [
     "pvcs", "jcc", "taken",
 ];
 
-fn text(target: &str, paths: &[Path]) -> String {
+fn text(target: &str, paths: &[PathCost]) -> String {
     let name_width = paths.iter().map(|path| path.to_string().len()).max().unwrap_or_default();
     let row = |name: &str, figures: [String; HEADINGS.len()]| {
         let columns = figures.iter().zip(HEADINGS);

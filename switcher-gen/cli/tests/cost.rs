@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use switcher_engine::native;
 use switcher_gen::layout::{Placement, Revision};
 use switcher_gen::{Image, Policy, Variant};
-use switcher_prove::cost::{KERNEL_2024, Path, compare, paths};
+use switcher_prove::cost::{KERNEL_2024, PathCost, compare, paths};
 use switcher_prove::elf;
 use switcher_prove::{BlockOffsets, Setting, Target};
 
@@ -21,7 +21,7 @@ use gas::{SWITCHER, assemble, process, replaced};
 const ENTRY: &str = "\nroutine entry_SYSCALL_64_switcher\n";
 
 /// The paths of every variant, the reference first.
-static OURS: LazyLock<Vec<(Variant, Vec<Path>)>> = LazyLock::new(|| {
+static OURS: LazyLock<Vec<(Variant, Vec<PathCost>)>> = LazyLock::new(|| {
     let of_variant = |variant| {
         let image = Image::new(&variant).unwrap();
         let paths = paths(&Target::image(&image));
@@ -30,18 +30,18 @@ static OURS: LazyLock<Vec<(Variant, Vec<Path>)>> = LazyLock::new(|| {
     Variant::unmitigated().map(of_variant).collect()
 });
 
-fn of_reference() -> &'static [Path] {
+fn of_reference() -> &'static [PathCost] {
     &OURS[0].1
 }
 
 /// The paths of a source for GNU as.
 #[track_caller]
-fn of_source(source: &str) -> Vec<Path> {
+fn of_source(source: &str) -> Vec<PathCost> {
     of_object(&assemble(source, &[]), BlockOffsets::default())
 }
 
 #[track_caller]
-fn of_object(object: &[u8], block: BlockOffsets) -> Vec<Path> {
+fn of_object(object: &[u8], block: BlockOffsets) -> Vec<PathCost> {
     let setting = Setting { block, ..Setting::from(&Variant::REFERENCE) };
     let target = Target::foreign(&elf::read(object).unwrap(), setting).unwrap();
     paths(&target).unwrap_or_else(|error| panic!("{error}"))
@@ -49,15 +49,15 @@ fn of_object(object: &[u8], block: BlockOffsets) -> Vec<Path> {
 
 /// The only path of a kind.
 #[track_caller]
-fn path<'a>(paths: &'a [Path], kind: &str) -> &'a Path {
+fn path<'a>(paths: &'a [PathCost], kind: &str) -> &'a PathCost {
     let mut of_kind = paths.iter().filter(|path| path.kind == kind);
     let path = of_kind.next().unwrap_or_else(|| panic!("no `{kind}` in {:?}", names(paths)));
     assert!(of_kind.next().is_none(), "{kind}");
     path
 }
 
-fn names(paths: &[Path]) -> Vec<String> {
-    paths.iter().map(Path::to_string).collect()
+fn names(paths: &[PathCost]) -> Vec<String> {
+    paths.iter().map(PathCost::to_string).collect()
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn the_reference_costs_what_it_is_said_to() {
 fn our_paths_have_names_that_depend_on_placement_and_protection_keys_alone() {
     let [gs, per_cpu] = [Placement::Gs, Placement::PerCpu];
     for (placement, pku) in [(gs, false), (gs, true), (per_cpu, false), (per_cpu, true)] {
-        let is_placed = |(variant, _): &&(Variant, Vec<Path>)| {
+        let is_placed = |(variant, _): &&(Variant, Vec<PathCost>)| {
             variant.placement() == placement && variant.pku() == pku
         };
         let mut of_placement = OURS.iter().filter(is_placed);

@@ -1,5 +1,5 @@
-//! How fast the one semantics runs on numbers: round trips umod -> smod -> umod, every check of the
-//! interpreter included. Goal: at least 20 million instructions per second.
+//! How fast the model of the CPU runs on numbers: round trips umod -> smod -> umod, every check of
+//! the interpreter included. Goal: at least 20 million instructions per second.
 
 use std::hint::black_box;
 

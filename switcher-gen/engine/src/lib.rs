@@ -30,6 +30,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(test)]
+mod find;
 pub mod fuzz;
 pub mod interpreter;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]

@@ -4,13 +4,17 @@
 
 use switcher_engine::Interpreter;
 use switcher_engine::fuzz::scenario::{Random, USER, random_setup, random_smod, random_umod};
-use switcher_engine::interpreter::{Error, Kind};
+use switcher_engine::interpreter::{Error, PageKind};
 use switcher_engine::native;
 use switcher_engine::native::Machine;
-use switcher_engine::scenario::{Emulated, Failure, Mode, Origin, Outcome, Places, Setup, Target};
+use switcher_engine::scenario::{
+    Emulated, Failure, Mode, Places, ScenarioEnd, Setup, WayIn, WayOut,
+};
 use switcher_gen::arch::{PagingMode, RFlags, Vendor};
+use switcher_gen::asm::Label;
 use switcher_gen::layout::{OrigAx, PtRegs, Pvcs, SwitchFlags};
 use switcher_gen::{Image, Variant, program};
+use switcher_model::Program;
 
 /// Random states per variant and program.
 const STATES: usize = 150;
@@ -50,7 +54,7 @@ impl Both {
 
     /// Runs both and compares everything. `None` if this CPU's paging mode keeps it from running.
     #[track_caller]
-    fn run(&mut self, setup: &Setup) -> Option<Outcome> {
+    fn run(&mut self, setup: &Setup) -> Option<ScenarioEnd> {
         let native = match self.native.run(setup) {
             Err(native::Error::Failure(Failure::NotOnThisCpu { .. })) => None,
             native => Some(native.unwrap_or_else(|error| panic!("{error}\n{setup:#x?}"))),
@@ -71,9 +75,9 @@ impl Both {
 
 /// Without what cannot be the same: signals, the IRETQ that native runs do not emulate, and whether
 /// an address is one of this machine's own kernel.
-fn comparable(outcome: &Outcome) -> Outcome {
+fn comparable(outcome: &ScenarioEnd) -> ScenarioEnd {
     let emulated = Emulated { iretq: 0, ..outcome.emulated };
-    let mut outcome = Outcome { emulated, traps: 0, ..outcome.clone() };
+    let mut outcome = ScenarioEnd { emulated, traps: 0, ..outcome.clone() };
     if outcome.frame.orig_ax.reason == PF {
         outcome.frame.orig_ax.error_code &= !PRESENT;
     }
@@ -221,7 +225,7 @@ fn each_mode_has_its_own_code_behind_the_same_address() {
         assert_eq!(outcome.frame.rip, setup.extra.smod_entry, "smod has no SYSCALL there");
         assert_eq!(outcome.extra.switch_flags, SwitchFlags::SMOD);
         // And no page of the other's.
-        machine.map(Mode::Umod, 0x5000_0000_0000, PAGE, Kind::Code);
+        machine.map(Mode::Umod, 0x5000_0000_0000, PAGE, PageKind::Code);
         let elsewhere = Setup {
             frame: PtRegs { rip: 0x5000_0000_0000, ..machine.setup(Mode::Smod).frame },
             ..machine.setup(Mode::Smod)
@@ -258,7 +262,7 @@ fn syscall_as_the_last_canonical_instruction_returns_behind_it() {
     for variant in Variant::representative() {
         let mut machine = Interpreter::new(&variant).unwrap();
         let behind = 1 << (variant.paging().address_bits() - 1);
-        machine.map(Mode::Umod, behind - PAGE as u64, PAGE, Kind::Code);
+        machine.map(Mode::Umod, behind - PAGE as u64, PAGE, PageKind::Code);
         machine.write_code(Mode::Umod, behind - 2, &SYSCALL).unwrap();
         machine.load(Mode::Smod, 0, &SYSCALL).unwrap();
         let mut setup = machine.setup(Mode::Umod);
@@ -277,7 +281,7 @@ fn syscall_as_the_last_canonical_instruction_returns_behind_it() {
 fn a_32_bit_syscall_is_answered_on_amd_and_undefined_on_intel() {
     for variant in Variant::representative() {
         let mut machine = Interpreter::new(&variant).unwrap();
-        machine.map(Mode::Umod, 0xC000_0000, PAGE, Kind::Code);
+        machine.map(Mode::Umod, 0xC000_0000, PAGE, PageKind::Code);
         machine.write_code(Mode::Umod, 0xC000_0000, &[SYSCALL, UD2].concat()).unwrap();
         let mut setup = machine.setup(Mode::Umod);
         setup.frame.cs = USER.user32_cs().into();
@@ -289,8 +293,8 @@ fn a_32_bit_syscall_is_answered_on_amd_and_undefined_on_intel() {
         assert_eq!(outcome.frame.rip, if amd { 0xC000_0002 } else { 0xC000_0000 });
         assert_eq!(outcome.frame.rax, if amd { -38_i32 as u32 as u64 } else { 0 });
         let crossing = outcome.crossings.iter().find(|crossing| {
-            crossing.origin == Origin::SyscallCompat(SwitchFlags::UMOD)
-                && crossing.target == Target::Sysretq
+            crossing.way_in == WayIn::SyscallCompat(SwitchFlags::UMOD)
+                && crossing.way_out == WayOut::Sysretq
         });
         assert_eq!(crossing.is_some(), amd);
     }
@@ -327,7 +331,7 @@ fn selectors_with_the_same_content_are_loaded_by_iretq_alone() {
         let outcome = machine.run(&setup).unwrap();
         assert_eq!(outcome.frame.orig_ax, event(6, NO_ERROR_CODE));
         assert_eq!((outcome.frame.cs, outcome.frame.ss), (0x53, 0x5B));
-        assert_eq!(outcome.crossings[0].target, Target::Iretq);
+        assert_eq!(outcome.crossings[0].way_out, WayOut::Iretq);
     }
 }
 
@@ -335,7 +339,7 @@ fn selectors_with_the_same_content_are_loaded_by_iretq_alone() {
 fn a_guest_reads_and_writes_its_own_pages_and_nobody_elses() {
     let mut machine = Interpreter::new(&Variant::REFERENCE).unwrap();
     let stack = 0x6000_0000_0000;
-    machine.map(Mode::Umod, stack, PAGE, Kind::Data);
+    machine.map(Mode::Umod, stack, PAGE, PageKind::Data);
     let mut run = |program: &[u8], rdi: u64| {
         machine.load(Mode::Umod, 0, program).unwrap();
         let mut setup = machine.setup(Mode::Umod);
@@ -413,9 +417,13 @@ fn a_switcher_that_writes_to_the_hosts_memory_is_refused() {
     let mut machine = Interpreter::new(&Variant::REFERENCE).unwrap();
     machine.load(Mode::Umod, 0, &SYSCALL).unwrap();
     machine.load(Mode::Smod, 0, &UD2).unwrap();
-    let bytes = machine.image().bytes();
-    let found = bytes.windows(store.len()).position(|bytes| bytes == store).unwrap();
-    machine.overwrite(found + store.len() - 1, &[RESERVED as u8]);
+    let program = Program::new(0, machine.image().bytes().to_vec());
+    let mut at = u64::from(machine.image().offset(Label::Syscall64));
+    while !program.from(at).starts_with(store) {
+        at = program.instruction(at).next_ip();
+    }
+    // The displacement is the instruction's last byte.
+    machine.overwrite(at as usize + store.len() - 1, &[RESERVED as u8]);
     let mut setup = machine.setup(Mode::Umod);
     setup.frame.rsp = 0x1234;
     match machine.run(&setup) {

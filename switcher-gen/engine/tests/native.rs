@@ -8,11 +8,11 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use switcher_engine::fuzz::scenario::{
-    Engine, Random, USER, random_setup, random_smod, random_umod,
+    FuzzEngine, Random, USER, random_setup, random_smod, random_umod,
 };
 use switcher_engine::native;
 use switcher_engine::native::{
-    Crossing, Error, Failure, Interception, Machine, Mode, Origin, Outcome, Setup, Target,
+    Crossing, Error, Failure, Interception, Machine, Mode, ScenarioEnd, Setup, WayIn, WayOut,
 };
 use switcher_gen::arch::{Cr3, PagingMode, RFlags, Selectors};
 use switcher_gen::layout::{ExitReason, OrigAx, PtRegs, Pvcs, Revision, SwitchFlags};
@@ -67,7 +67,7 @@ fn for_all(smod: &[u8], umod: &[u8], mut check: impl FnMut(&mut Machine, &mut Ra
 }
 
 #[track_caller]
-fn run(machine: &mut Machine, setup: &Setup) -> Outcome {
+fn run(machine: &mut Machine, setup: &Setup) -> ScenarioEnd {
     match machine.run(setup) {
         Ok(outcome) => {
             check_counts(&outcome, setup, machine.image().variant());
@@ -81,7 +81,7 @@ fn run(machine: &mut Machine, setup: &Setup) -> Outcome {
 /// Its number for the entry holds for a host that asks for allowed flags, and all of them without
 /// mitigations.
 #[track_caller]
-fn check_counts(outcome: &Outcome, setup: &Setup, variant: &Variant) {
+fn check_counts(outcome: &ScenarioEnd, setup: &Setup, variant: &Variant) {
     if variant.mitigations() != Mitigations::NONE {
         return;
     }
@@ -90,14 +90,14 @@ fn check_counts(outcome: &Outcome, setup: &Setup, variant: &Variant) {
     // that find out whether RIP is an address.
     let further = if setup.pvcs.rcx == setup.pvcs.rip { 4 } else { 0 };
     for crossing in &outcome.crossings {
-        let limit = match (crossing.origin, crossing.target) {
-            (Origin::Enter, Target::Sysretq) if allowed => 44,
-            (FROM_UMOD, Target::Sysretq) => 37,
-            (FROM_SMOD, Target::Sysretq) => 52,
+        let limit = match (crossing.way_in, crossing.way_out) {
+            (WayIn::Enter, WayOut::Sysretq) if allowed => 44,
+            (FROM_UMOD, WayOut::Sysretq) => 37,
+            (FROM_SMOD, WayOut::Sysretq) => 52,
             // The kernel's number is of its first reason, RCX is not RIP; the tour holds that path
             // to it.
-            (FROM_SMOD, Target::Iretq) => 47 + further,
-            (Origin::Syscall(_), Target::Host) => 60,
+            (FROM_SMOD, WayOut::Iretq) => 47 + further,
+            (WayIn::Syscall(_), WayOut::Host) => 60,
             _ => continue,
         };
         assert!(crossing.executed <= limit, "{variant}: {crossing:?}, not {limit}");
@@ -159,20 +159,20 @@ fn restored(machine: &Machine, smod: &PtRegs, pvcs: &Pvcs) -> PtRegs {
 }
 
 /// How a guest with these registers must be returned to.
-fn return_of(regs: &PtRegs, paging: PagingMode) -> Target {
+fn return_of(regs: &PtRegs, paging: PagingMode) -> WayOut {
     let by_sysretq = regs.rcx == regs.rip
         && regs.r11 == regs.eflags
         && !RFlags::from_bits_retain(regs.eflags).intersects(RFlags::NOT_BY_SYSRET)
         && paging.is_canonical(regs.rip);
-    if by_sysretq { Target::Sysretq } else { Target::Iretq }
+    if by_sysretq { WayOut::Sysretq } else { WayOut::Iretq }
 }
 
-fn crossings(outcome: &Outcome) -> Vec<(Origin, Target)> {
-    outcome.crossings.iter().map(|Crossing { origin, target, .. }| (*origin, *target)).collect()
+fn crossings(outcome: &ScenarioEnd) -> Vec<(WayIn, WayOut)> {
+    outcome.crossings.iter().map(|Crossing { way_in, way_out, .. }| (*way_in, *way_out)).collect()
 }
 
-const FROM_UMOD: Origin = Origin::Syscall(SwitchFlags::UMOD);
-const FROM_SMOD: Origin = Origin::Syscall(SwitchFlags::SMOD);
+const FROM_UMOD: WayIn = WayIn::Syscall(SwitchFlags::UMOD);
+const FROM_SMOD: WayIn = WayIn::Syscall(SwitchFlags::SMOD);
 
 #[test]
 fn this_machine_can_run_emitted_bytes() {
@@ -226,11 +226,7 @@ fn a_syscall_of_umod_saves_umod_and_starts_smod() {
             let entry = return_of(&setup.frame, machine.paging());
             assert_eq!(
                 crossings(&outcome),
-                [
-                    (Origin::Enter, entry),
-                    (FROM_UMOD, Target::Sysretq),
-                    (Origin::Event, Target::Host)
-                ]
+                [(WayIn::Enter, entry), (FROM_UMOD, WayOut::Sysretq), (WayIn::Event, WayOut::Host)]
             );
         }
     });
@@ -258,10 +254,10 @@ fn eretu_restores_umod_from_the_pvcs() {
             let extra = &setup.extra;
             let roots = [extra.enter_cr3, extra.umod_cr3, extra.host_cr3].map(Cr3::bits);
             assert_eq!(outcome.cr3_loads, roots);
-            let target = return_of(&umod, machine.paging());
-            assert_eq!(outcome.crossings[1].origin, FROM_SMOD);
-            assert_eq!(outcome.crossings[1].target, target);
-            by_sysretq += usize::from(target == Target::Sysretq);
+            let way_out = return_of(&umod, machine.paging());
+            assert_eq!(outcome.crossings[1].way_in, FROM_SMOD);
+            assert_eq!(outcome.crossings[1].way_out, way_out);
+            by_sysretq += usize::from(way_out == WayOut::Sysretq);
         }
         assert!(0 < by_sysretq && by_sysretq < STATES, "{by_sysretq} of {STATES} by SYSRETQ");
     });
@@ -405,7 +401,7 @@ fn a_user_gsbase_that_is_no_address_becomes_one() {
 }
 
 #[track_caller]
-fn assert_not_on_this_cpu(result: Result<Outcome, Error>, expected: u64) {
+fn assert_not_on_this_cpu(result: Result<ScenarioEnd, Error>, expected: u64) {
     match result {
         Err(Error::Failure(Failure::NotOnThisCpu { address })) if address == expected => {}
         other => panic!("{other:x?}"),
@@ -434,7 +430,7 @@ fn a_return_to_any_address_is_the_guests_own_fault() {
                     let PtRegs { orig_ax, eflags, .. } = outcome.frame;
                     assert_eq!(eflags & !RF, umod.eflags & !RF, "{rip:#x}");
                     assert_eq!(outcome.frame, PtRegs { orig_ax, eflags, ..umod }, "{rip:#x}");
-                    assert_eq!(outcome.crossings[1].target, return_of(&umod, mode), "{rip:#x}");
+                    assert_eq!(outcome.crossings[1].way_out, return_of(&umod, mode), "{rip:#x}");
                 }
             }
         }
@@ -453,7 +449,7 @@ fn selectors_that_iretq_refuses_are_the_guests_fault() {
             let orig_ax = OrigAx { error_code: ss as u32 & !3, reason: GP };
             assert_eq!(outcome.frame, PtRegs { orig_ax, ..setup.frame });
             assert_eq!(outcome.gs_base, setup.gs_base);
-            let ways = [(Origin::Enter, Target::Iretq), (Origin::Event, Target::Host)];
+            let ways = [(WayIn::Enter, WayOut::Iretq), (WayIn::Event, WayOut::Host)];
             assert_eq!(crossings(&outcome), ways);
         }
     });
@@ -518,7 +514,7 @@ fn a_traced_umod_traps_once_per_instruction() {
                 ..umod
             };
             assert_eq!(outcome.frame, expected);
-            assert_eq!(outcome.crossings[1].target, Target::Iretq);
+            assert_eq!(outcome.crossings[1].way_out, WayOut::Iretq);
         }
     });
     for_all(&[SYSCALL, UD2].concat(), &[&SYSCALL[..], &NOP, &NOP].concat(), |machine, random| {
@@ -553,7 +549,7 @@ fn rf_is_returned_by_iretq() {
         setup.pvcs.eflags = (START | RF) as u32;
         setup.pvcs.r11 = START | RF;
         let outcome = run(machine, &setup);
-        assert_eq!(outcome.crossings[1].target, Target::Iretq);
+        assert_eq!(outcome.crossings[1].way_out, WayOut::Iretq);
         assert_eq!(outcome.frame.r11, START | RF);
     });
 }
@@ -623,9 +619,9 @@ fn thousands_of_entries_leave_the_host_as_it_was() {
 }
 
 /// What must not depend on how a machine runs its guest.
-fn observable(outcome: Outcome) -> impl PartialEq + std::fmt::Debug {
+fn observable(outcome: ScenarioEnd) -> impl PartialEq + std::fmt::Debug {
     let ways = crossings(&outcome);
-    let Outcome { frame, gs_base, extra, pvcs, cr3_loads, .. } = outcome;
+    let ScenarioEnd { frame, gs_base, extra, pvcs, cr3_loads, .. } = outcome;
     (frame, gs_base, extra.switch_flags, extra.smod_rsp, pvcs, cr3_loads, ways)
 }
 

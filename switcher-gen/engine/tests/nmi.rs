@@ -1,5 +1,5 @@
-//! An NMI, a machine check and a #DB at every instruction boundary of every path of the switcher, on
-//! the model of the CPU: what was interrupted comes to the same end as if nothing had happened,
+//! An NMI, a machine check and a #DB at every instruction boundary of every path of the switcher,
+//! on the model of the CPU: what was interrupted comes to the same end as if nothing had happened,
 //! whatever the host's hook does to what is not its caller's. The proofs say so of all states; this
 //! is one of each path, run for real, with the nesting that theorems take one step at a time.
 //!
@@ -13,8 +13,8 @@ use switcher_gen::asm::{HostSymbol, Label};
 use switcher_gen::layout::{IretFrame, PerCpu, PtRegs, Pvcs, SwitchFlags, Tss, TssExtra};
 use switcher_gen::{Image, LinkedImage, Variant};
 use switcher_model::{
-    ARITHMETIC, Arrival, Concrete, EFER, Entry, Features, Flags, Gate, Gpr, Memory, Model, Msrs,
-    Program, Region, RegionName, Sharing, State, Step, cr4,
+    ARITHMETIC, Arrival, Concrete, CpuModel, EFER, Features, Flags, Gate, Gpr, Memory, Msrs,
+    Program, Region, RegionName, Sharing, State, Step, SyscallKind, cr4,
 };
 
 const BASE: u64 = 0xFFFF_FE80_0000_0000;
@@ -33,9 +33,9 @@ const SMOD_CR3: u64 = 0x2000;
 const UMOD_CR3: u64 = 0x3000;
 const GUEST_GS: u64 = 0x7000_0000;
 /// A CPU that takes the values of SPEC_CTRL here.
-fn with_spec_ctrl(model: Model) -> Model {
+fn with_spec_ctrl(model: CpuModel) -> CpuModel {
     let more = Features::IBRS | Features::STIBP | Features::SSBD;
-    Model { features: model.features | more, ..model }
+    CpuModel { features: model.features | more, ..model }
 }
 
 const HOST_SPEC_CTRL: u64 = 5;
@@ -55,7 +55,7 @@ mod region {
 /// A switcher with a host around it.
 struct Rig {
     d: Concrete,
-    model: Model,
+    model: CpuModel,
     linked: LinkedImage,
     program: Program,
     state: State<Concrete>,
@@ -82,7 +82,7 @@ enum Interruption {
 #[derive(Clone, Copy, Debug)]
 enum Start {
     Enter(IretFrame, bool),
-    Syscall { rip: u64, flags: SwitchFlags, entry: Entry },
+    Syscall { rip: u64, flags: SwitchFlags, entry: SyscallKind },
     Event(u8),
     Handler,
 }
@@ -124,7 +124,7 @@ impl Rig {
             (TssExtra::smod_gsbase.bytes(), 0x6000),
             (TssExtra::smod_rsp.bytes(), 0x5000),
             (TssExtra::switch_flags.bytes(), SwitchFlags::UMOD.bits()),
-            // And the guest's behind it.
+            // And the guest's after it.
             (TssExtra::host_spec_ctrl.bytes(), HOST_SPEC_CTRL | GUEST_SPEC_CTRL << 32),
         ] {
             per_cpu.write(&d, extra(field), 8, value);
@@ -167,7 +167,7 @@ impl Rig {
         };
         state.set(Gpr::Rsp, HOST_STACK - 8);
         let program = Program::new(BASE, linked.bytes().to_vec());
-        let model = with_spec_ctrl(Model::from(variant));
+        let model = with_spec_ctrl(CpuModel::from(variant));
         Self { d, model, linked, program, state, executed: BTreeSet::new(), hooks: 0, pending: 0 }
     }
 
@@ -221,7 +221,8 @@ impl Rig {
         state.rip = back;
     }
 
-    /// One instruction of ring 0, and what the CPU or a hook makes of it. Whether that was the last.
+    /// One instruction of ring 0, and what the CPU or a hook makes of it. Whether that was the
+    /// last.
     fn step(&mut self) -> bool {
         let rip = self.state.rip;
         if (HOOKS..HOOKS + 32).contains(&rip) {
@@ -285,8 +286,8 @@ impl Rig {
             && matches!(self.program.instruction(rip).mnemonic(), Mnemonic::Iretq | Mnemonic::Retf)
     }
 
-    /// What an event in ring 0 must leave as it is. Of the stack, where ring 0 has one: that is what
-    /// code may use below RSP.
+    /// What an event in ring 0 must leave as it is. Of the stack, where ring 0 has one: that is
+    /// what code may use below RSP.
     fn kept(&self) -> ([u64; 6], Vec<u8>) {
         let state = &self.state;
         let rsp = state.get(Gpr::Rsp);
@@ -317,8 +318,8 @@ impl Rig {
         }
     }
 
-    /// `number` arrives, at a boundary of its entry the first of the `others`, and so on, and whatever
-    /// waits as soon as it can. Ring 0 is then where it was. How many boundaries it had.
+    /// `number` arrives, at a boundary of its entry the first of the `others`, and so on, and
+    /// whatever waits as soon as it can. Ring 0 is then where it was. How many boundaries it had.
     fn nested(&mut self, number: u8, others: &[(u8, usize)]) -> usize {
         let before = self.kept();
         self.deliver(number, None);
@@ -376,12 +377,12 @@ impl Rig {
                 self.write(region::PER_CPU, flags, mode.bits());
                 let root = if mode.contains(SwitchFlags::SMOD) { SMOD_CR3 } else { UMOD_CR3 };
                 (self.state.cr3, self.state.rip) = (root, rip);
-                // On Intel there is none in 32-bit code, but emulators go there all the same.
+                // Intel's CPUs have no SYSCALL in 32-bit code, but emulators go there all the same.
                 let lstar = self.state.msrs.lstar;
-                if entry == Entry::Compatibility {
+                if entry == SyscallKind::Compatibility {
                     self.state.msrs.lstar = self.state.msrs.cstar;
                 }
-                self.state.syscall(&self.d, &self.model, Entry::Long).unwrap();
+                self.state.syscall(&self.d, &self.model, SyscallKind::Long).unwrap();
                 self.state.msrs.lstar = lstar;
             }
             Start::Event(number) => {
@@ -410,8 +411,8 @@ impl Rig {
         }
     }
 
-    /// From `start` to the end, with the first of `events` at a boundary of it, the next one at one of
-    /// that one's, and so on. One more NMI waits from there on.
+    /// From `start` to the end, with the first of `events` at a boundary of it, the next one at one
+    /// of that one's, and so on. One more NMI waits from there on.
     fn run_nested(&self, start: Start, events: &[(u8, usize)]) -> Self {
         let mut rig = self.copy();
         rig.begin(start);
@@ -430,7 +431,8 @@ impl Rig {
         unreachable!("a run has an end")
     }
 
-    /// From `start` to the end, with `interruption` at a boundary; how many there were, and the end.
+    /// From `start` to the end, with `interruption` at a boundary; how many there were, and the
+    /// end.
     fn run(&self, start: Start, at: usize, interruption: Interruption) -> (usize, Self) {
         let mut rig = self.copy();
         rig.begin(start);
@@ -531,11 +533,14 @@ fn starts(rig: &mut Rig) -> Vec<(&'static str, Start)> {
             Start::Enter(IretFrame { cs: user.user32_cs().into(), ..frame }, true)
         }),
         ("a refused IRETQ", Start::Enter(IretFrame { rip: no_address, ..frame }, true)),
-        ("SYSCALL in umod", syscall(0x4000_3000, umod, Entry::Long)),
-        ("ERETU", syscall(RETU, smod, Entry::Long)),
-        ("SYSCALL in smod", syscall(0x4000_3000, smod, Entry::Long)),
-        ("an inhibited SYSCALL", syscall(0x4000_3000, umod | SwitchFlags::IRQ_WIN, Entry::Long)),
-        ("a 32-bit SYSCALL", syscall(0x4000_3000, umod, Entry::Compatibility)),
+        ("SYSCALL in umod", syscall(0x4000_3000, umod, SyscallKind::Long)),
+        ("ERETU", syscall(RETU, smod, SyscallKind::Long)),
+        ("SYSCALL in smod", syscall(0x4000_3000, smod, SyscallKind::Long)),
+        (
+            "an inhibited SYSCALL",
+            syscall(0x4000_3000, umod | SwitchFlags::IRQ_WIN, SyscallKind::Long),
+        ),
+        ("a 32-bit SYSCALL", syscall(0x4000_3000, umod, SyscallKind::Compatibility)),
         ("a handler's exit", Start::Handler),
         ("a page fault", Start::Event(vector::PF)),
         ("an interrupt", Start::Event(0x40)),
@@ -648,8 +653,8 @@ fn an_nmi_of_the_hosts_own_code_stays_on_its_root() {
     assert_eq!((rig.hooks, rig.end()), (1, before));
 }
 
-/// What an NMI, and a guest's NMI, are interrupted by, and where: at each boundary of its entry, its
-/// hook and its return. Behind it another one waits, that comes as soon as it can.
+/// What an NMI, and a guest's NMI, are interrupted by, and where: at each boundary of its entry,
+/// its hook and its return. Behind it another one waits, that comes as soon as it can.
 fn nests(rig: &mut Rig) -> Vec<(Start, Vec<(u8, usize)>)> {
     let starts = starts(rig);
     let start = |name| starts.iter().find(|(known, _)| *known == name).unwrap().1;
@@ -706,7 +711,7 @@ fn what_interrupts_an_nmi_leaves_the_next_one_blocked() {
             assert!(nested.hooks >= nmis, "{name}: {start:?}: {events:?}");
             more += nested.hooks - nmis;
         }
-        // Some machine checks were to come behind the end of what they interrupt.
+        // Some machine checks were due only after the end of the code that they interrupt.
         assert!(more > 500, "{name}: {more} machine checks");
     }
 }

@@ -1,9 +1,9 @@
 //! Every instruction that the model knows and that user mode can try, on this CPU and in the model:
 //! registers, memory, GS base, faults and all flags that the manuals define must be the same.
 //!
-//! The instructions and the random states are those of `hw-tests/vectors`; both engines run them as a
-//! guest. What ring 0 does with them, and with those that are its own, is compared under emulators:
-//! `cargo xtask test`. Not here: SYSENTER, INT 0x80 and SYSCALL, which are Linux's
+//! The instructions and the random states are those of `hw-tests/vectors`; both engines run them as
+//! a guest. What ring 0 does with them, and with those that are its own, is compared under
+//! emulators: `cargo xtask test`. Not here: SYSENTER, INT 0x80 and SYSCALL, which are Linux's
 //! (`tests/interpreter.rs` has the guest's), and RDPKRU and WRPKRU, which need CR4.PKE.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,9 +12,9 @@ use hw_vectors::forms::{self, Form};
 use hw_vectors::random::operands;
 use switcher_engine::Interpreter;
 use switcher_engine::fuzz::scenario::Random;
-use switcher_engine::interpreter::Kind;
+use switcher_engine::interpreter::PageKind;
 use switcher_engine::native::Machine;
-use switcher_engine::scenario::{Mode, Outcome};
+use switcher_engine::scenario::{Mode, ScenarioEnd};
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::PtRegs;
 use switcher_gen::{Image, Variant};
@@ -39,7 +39,7 @@ impl Both {
         native.map_data(data).unwrap();
         let image = Image::new(&Variant::REFERENCE).unwrap();
         let mut interpreter = Interpreter::with_image(image, native.places()).unwrap();
-        interpreter.map(Mode::Umod, data, 4096, Kind::Data);
+        interpreter.map(Mode::Umod, data, 4096, PageKind::Data);
         Self { native, interpreter, data }
     }
 
@@ -78,7 +78,7 @@ impl Both {
 }
 
 /// What can be the same.
-fn comparable(outcome: &Outcome, undefined: u64) -> (PtRegs, Option<u64>, u64) {
+fn comparable(outcome: &ScenarioEnd, undefined: u64) -> (PtRegs, Option<u64>, u64) {
     let mut frame = outcome.frame;
     frame.eflags &= !undefined;
     if frame.orig_ax.reason == PF {

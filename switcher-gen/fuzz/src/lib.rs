@@ -6,7 +6,11 @@
 //! | `step` | what the model takes for an instruction is one to both decoders, and one step on numbers and on terms comes to the same |
 //! | `seeds` | what fuzzing begins with: `corpus/`, made by the emitter |
 //!
-//! `cargo xtask fuzz` runs both for a bounded time, with stable Rust; `cargo fuzz run reader --features
+//! ```console
+//! $ cargo xtask fuzz
+//! ```
+//!
+//! This runs both for a bounded time, with stable Rust; `cargo fuzz run reader --features
 //! libfuzzer` does so without end, where cargo-fuzz is installed. The tests of this package try each
 //! file of `corpus/` without libFuzzer.
 

@@ -4,8 +4,8 @@ use iced_x86::{Decoder, DecoderOptions};
 use switcher_gen::arch::{PagingMode, Selectors, Vendor};
 use switcher_model::symbolic::{self, Symbolic};
 use switcher_model::{
-    CR4, CR4_PCIDE, CR4_PKE, Concrete, Domain, EFER, Event, Features, Flags, Memory, Model, Msrs,
-    Observer, Op, Program, Region, RegionName, State, Step, Stuck,
+    CR4, CR4_PCIDE, CR4_PKE, Concrete, CpuModel, Domain, EFER, Effect, Features, Flags, Gpr,
+    Memory, Msrs, Observer, Op, Program, Region, RegionName, State, Step, Stuck,
 };
 use yaxpeax_arch::LengthedInstruction as _;
 use yaxpeax_x86::long_mode::InstDecoder;
@@ -78,8 +78,8 @@ impl Input {
         self.platform >> bit & 1 != 0
     }
 
-    fn model(&self) -> Model {
-        Model {
+    fn model(&self) -> CpuModel {
+        CpuModel {
             vendor: if self.has(0) { Vendor::Amd } else { Vendor::Intel },
             paging: if self.has(1) { PagingMode::FiveLevel } else { PagingMode::FourLevel },
             selectors: Selectors::DEFAULT,
@@ -179,8 +179,8 @@ struct Outcome {
 struct Accesses<D: Domain>(Vec<(usize, usize, usize, bool, D::Word)>);
 
 impl<D: Domain> Observer<D> for Accesses<D> {
-    fn observe(&mut self, _: &D, _: &State<D>, event: Event<D::Word>) {
-        if let Event::Access(access) = event {
+    fn observe(&mut self, _: &D, _: &State<D>, event: Effect<D::Word>) {
+        if let Effect::Access(access) = event {
             let place = access.place;
             self.0.push((place.region, place.index, place.size, access.store, access.value));
         }
@@ -306,6 +306,7 @@ fn check_execution(input: &Input, program: &Program) {
                 Err(Stuck::Wild { address: open, .. } | Stuck::Msr { number: open, .. }) => {
                     d.known(*open).is_none()
                 }
+                Err(Stuck::Count { .. }) => d.known(execution.state.get(Gpr::Rcx)).is_none(),
                 Err(Stuck::Several { .. }) => true,
                 _ => false,
             };

@@ -155,13 +155,13 @@ pub enum ListingError {
     /// Emitting it again failed.
     #[error(transparent)]
     Asm(#[from] AsmError),
-    /// Emitting it again gave something else: it is not what its variant's emitters write.
+    /// Emitting it again gave other bytes, so the image is not what its variant's emitters write.
     #[error("the image is not what its variant's emitters write: it differs at {at:#x}")]
     OtherBytes {
         /// The first offset that differs.
         at: u32,
     },
-    /// Bytes nobody said anything of.
+    /// Bytes of which no emitter said anything.
     #[error("the bytes at {at:#x} were emitted without a source note")]
     Unexplained {
         /// Their offset.
@@ -303,7 +303,7 @@ fn routines(items: &[Item]) -> Vec<Option<&'static str>> {
                 "emit/mod.rs" => {}
                 routine => file = Some(routine),
             },
-            // Belongs to what stands in front.
+            // Filler belongs to the code in front of it.
             What::Filler => file = None,
             _ => {}
         }

@@ -23,7 +23,7 @@ fn path(layout: &Layout, offset: usize, size: usize) -> Option<String> {
     if inner != 0 {
         return None;
     }
-    // Wider than the field: it and those behind it, if they fill the access.
+    // Wider than the field: it and those after it, if they fill the access.
     let mut names = Vec::new();
     let mut end = offset;
     for field in &layout.fields[i..] {
@@ -52,7 +52,8 @@ pub fn snake_case(name: &str) -> String {
     snake
 }
 
-/// An immediate as it was written, without the conversions an operand's type asked for.
+/// An immediate as it was written in the source, without the conversions that an operand's type
+/// asked for.
 pub(super) fn immediate(text: &str) -> &str {
     const CONVERSIONS: [&str; 13] = [
         ".imm32()",

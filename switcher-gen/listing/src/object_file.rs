@@ -15,8 +15,8 @@
 //! undefined symbol.
 //!
 //! Each entry of `switcher_windows` is three little-endian dwords: start and end of the range (half
-//! open), each relative to its own dword, and the kind, [`Window`](switcher_gen::asm::Window) as a number.
-//! The section's name is a C identifier, so linkers define `__start_switcher_windows` and
+//! open), each relative to its own dword, and the kind, [`Window`](switcher_gen::asm::Window) as a
+//! number. The section's name is a C identifier, so linkers define `__start_switcher_windows` and
 //! `__stop_switcher_windows` around it:
 //!
 //! ```c

@@ -1,5 +1,5 @@
-//! The layouts for those who are not Rust: constants for other languages, from the same tables that
-//! emitted code is made with.
+//! The layouts for code in other languages: constants, from the same tables that emitted code is
+//! made with.
 //!
 //! A host written in C or in assembly takes its offsets from here instead of repeating them, so
 //! that moving a field in `layout/` moves it there as well. Every export holds the structs of
@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::names::snake_case;
 use switcher_gen::layout::{EventFlags, ExitReason, Field, LAYOUTS, Layout, SwitchFlags};
 
-/// What a name stands for, beside offsets.
+/// A named constant that is not an offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 struct Constant {
     /// The type it belongs to.

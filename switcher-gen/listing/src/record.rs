@@ -1,4 +1,4 @@
-//! What an emitter says while it emits: the same code once more, with every note kept.
+//! Runs the emitters once more and keeps every note that they make.
 
 use switcher_asm::Sink;
 use switcher_gen::Variant;
@@ -7,7 +7,7 @@ use switcher_gen::asm::{AsmError, Code, CodeBuffer, External, Label, Window};
 use switcher_gen::emit;
 use switcher_gen::layout::{Operand, Placement};
 
-/// A stretch of the code, or a point in it, and what was said of it.
+/// A stretch of the code, or a point in it, and what the emitter said of it.
 pub(super) struct Item {
     pub(super) start: u32,
     pub(super) end: u32,

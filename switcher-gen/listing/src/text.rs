@@ -14,7 +14,7 @@ impl fmt::Display for Hex<'_> {
     }
 }
 
-/// Its letter in the margin of a listing.
+/// The letter of a window in the margin of a listing.
 fn letter(window: Window) -> char {
     match window {
         Window::UnsafeStack => 'S',
@@ -25,7 +25,7 @@ fn letter(window: Window) -> char {
 /// What a line of text shows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Detail {
-    /// All there is.
+    /// Everything that the listing knows.
     Full,
     /// No bytes, and names alone where they stand for numbers.
     Brief,
@@ -36,7 +36,7 @@ enum Detail {
 const STUBS: u64 = 256;
 const SHOWN: u64 = 11;
 
-/// A line, or that there are more of its like.
+/// A line, or the number of lines like it that are left out.
 enum Folded<'a> {
     Line(&'a Line),
     More,
@@ -64,13 +64,13 @@ impl Listing {
     /// Some of the lines as text, without bytes and with names alone where they stand for numbers:
     /// narrow enough for a terminal.
     pub fn brief<'a>(&'a self, lines: &'a [Line]) -> impl fmt::Display + 'a {
-        struct Part<'a>(&'a Listing, &'a [Line]);
-        impl fmt::Display for Part<'_> {
+        struct Excerpt<'a>(&'a Listing, &'a [Line]);
+        impl fmt::Display for Excerpt<'_> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 self.0.write_lines(f, self.1, Detail::Brief)
             }
         }
-        Part(self, lines)
+        Excerpt(self, lines)
     }
 
     /// The lines without addresses, bytes and what depends on them: two variants' outlines differ
@@ -88,10 +88,10 @@ impl Listing {
                 Line::Comment { text } => outline += &format!("    ; {text}\n"),
                 Line::Label { name } => outline += &format!("{name}:\n"),
                 Line::Instruction(i) => {
-                    outline += format!("{}  {}", Margin(&i.windows), Code(i)).trim_end();
+                    outline += format!("{}  {}", Margin(&i.windows), OperationText(i)).trim_end();
                     outline.push('\n');
                 }
-                // How much there is follows from the alignment of what comes next.
+                // The number of its bytes follows from the alignment of the code that comes next.
                 Line::Filler { .. } => outline += "    ; filler\n",
             }
         }
@@ -145,7 +145,7 @@ impl Listing {
         let mut leads_in = false;
         let shown: Vec<_> = self.folded(lines).collect();
         for (i, line) in shown.iter().enumerate() {
-            // An empty line in front of what leads in a label, be it a comment or a heading.
+            // An empty line stands in front of the comments and headings that lead in a label.
             let was_leading = std::mem::replace(&mut leads_in, leads_to_label(&shown[i..]));
             if leads_in && !was_leading {
                 writeln!(f)?;
@@ -163,7 +163,7 @@ impl Listing {
                     let (margin, address) = (Margin(&line.windows), self.address(line.address));
                     let text = match detail {
                         Detail::Full => full(line),
-                        Detail::Brief => with_source(Code(line).to_string(), line, 60),
+                        Detail::Brief => with_source(OperationText(line).to_string(), line, 60),
                     };
                     writeln!(f, "{margin}  {address}  {text}")?;
                 }
@@ -178,9 +178,9 @@ impl Listing {
 }
 
 /// Mnemonic and operands.
-struct Code<'a>(&'a Instruction);
+struct OperationText<'a>(&'a Instruction);
 
-impl fmt::Display for Code<'_> {
+impl fmt::Display for OperationText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Instruction { mnemonic, operands, .. } = self.0;
         match operands.as_slice() {
@@ -191,7 +191,7 @@ impl fmt::Display for Code<'_> {
 }
 
 fn full(line: &Instruction) -> String {
-    let mut text = format!("{:<26}  {}", Hex(&line.bytes).to_string(), Code(line));
+    let mut text = format!("{:<26}  {}", Hex(&line.bytes).to_string(), OperationText(line));
     if !line.encoded.is_empty() {
         text = format!("{text:<86} ; {}", line.encoded.join(", "));
     }

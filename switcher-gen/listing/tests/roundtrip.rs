@@ -224,7 +224,7 @@ fn every_instruction_is_what_its_source_line_says() {
                 std::fs::read_to_string(workspace.join(file)).unwrap()
             });
             let written = Written::parse(text.lines().nth(line as usize - 1).unwrap());
-            // `asm!` writes a trap behind what leads elsewhere.
+            // `asm!` writes a trap after what leads elsewhere.
             let is_trapped =
                 ["ret", "retf", "iretq", "sysretq", "sysret"].contains(&&*written.mnemonic);
             if is_trapped && i.mnemonic() == Mnemonic::Int3 {

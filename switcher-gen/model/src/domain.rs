@@ -1,15 +1,15 @@
-//! What a register holds: the values that the one semantics of `step` computes with.
+//! What a register holds: the values that the semantics in `step` computes with.
 //!
 //! A [`Domain`] is either [`Concrete`](super::Concrete) (numbers: an interpreter) or
-//! [`Symbolic`](super::symbolic::Symbolic) (terms over the unknowns of a state: proofs). Instruction
-//! semantics and specifications are written once, against this trait.
+//! [`Symbolic`](super::symbolic::Symbolic) (terms over the unknowns of a state: proofs).
+//! Instruction semantics and specifications are written once, against this trait.
 //!
 //! A word has 64 bits. Narrower operands are words whose upper bits are zero.
 
 use core::fmt::Debug;
 
-/// Where an unknown comes from: it decides who may learn it, and whose choice it is. Whatever is
-/// computed of several unknowns comes from all of them.
+/// Where an unknown comes from. This decides who may learn it and who has chosen it. A value that
+/// is computed from several unknowns comes from all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Origin {
     /// The guest has chosen it, or knows it: its registers, its flags, its bases.
@@ -22,17 +22,18 @@ pub enum Origin {
     Published,
     /// The host's: no guest may learn it.
     Host,
-    /// What lies in the host's memory, or in a register, from before: the host's, a former guest's, or
-    /// what host code that is not looked at has left.
+    /// What lies in the host's memory, or in a register, from before: the host's, a former guest's,
+    /// or what host code that is not looked at has left.
     Stale,
-    /// What ring 0 had in a register when an event came. It may have been anybody's.
+    /// The value of a register when an event interrupted ring 0. It may have belonged to anybody.
     Interrupted,
-    /// The same of RSP and of a GS base, by which nobody may tell who was interrupted.
+    /// The value of RSP or of a GS base when an event interrupted ring 0. No code may tell by it
+    /// who was interrupted.
     InterruptedBase,
-    /// What the manuals leave undefined. What a CPU may make it of is kept beside: see
-    /// [`Domain::undefined`].
+    /// A value that the manuals leave undefined. The values that a CPU may compute it from are kept
+    /// with it: see [`Domain::undefined`].
     Cpu,
-    /// Nobody: it stands for numbers of the code's own, of which it is not told apart which it is. See
+    /// The code itself: it stands for several constants of the code that are not told apart. See
     /// [`Domain::forgotten`].
     Code,
     /// Where the code lies.
@@ -87,7 +88,8 @@ impl Origin {
         }
     }
 
-    /// Whether it says nothing of who was interrupted (spec/hazards.md, row 10).
+    /// Whether it says nothing about who was interrupted, so that no decision may rest on it
+    /// (spec/hazards.md, row 10).
     #[must_use]
     pub const fn is_no_ground_for_a_decision(self) -> bool {
         match self {
@@ -151,24 +153,26 @@ pub trait Domain {
     /// Disjunction.
     fn either(&self, a: Self::Bit, b: Self::Bit) -> Self::Bit;
 
-    /// Which way to go on. A concrete domain knows; a symbolic one goes each way that is possible,
-    /// one run after the other, and takes the answer for granted in what follows.
+    /// Decides a condition. A concrete domain knows the answer. A symbolic one goes each way that
+    /// is possible, one run after the other, and assumes the answer in what follows.
     fn decide(&self, condition: Self::Bit) -> bool;
-    /// Whether the last [`decide`](Self::decide) could have gone either way on this path. Where there
-    /// is one state only, nothing is open.
+    /// Whether the last [`decide`](Self::decide) could have gone either way on this path. In a
+    /// concrete domain it never could.
     fn was_open(&self) -> bool {
         false
     }
-    /// What the manuals leave undefined: any value. `what` names it. CPUs make it of something all the
-    /// same: whoever learns it learns that, and so it comes from wherever `of` comes from.
+    /// Any value, for one that the manuals leave undefined. `what` names it. A CPU computes it from
+    /// the values `of`, and whoever learns it may learn of those, so it comes from wherever they
+    /// come from.
     fn undefined(&self, what: &'static str, of: &[Self::Word]) -> Self::Bit;
-    /// What a read of `size` bytes at `offset` of memory that a guest may write at any moment finds,
-    /// if it is to be anything at all.
+    /// What a read of `size` bytes at `offset` of memory that a guest may write at any moment
+    /// finds, if it is to be anything at all.
     fn adversary(&self, offset: usize, size: usize) -> Self::Word;
-    /// `size` bytes that something else of ring 0 has left meanwhile: any value. `what` names it.
+    /// Any value of `size` bytes, for memory that other code of ring 0 has changed in between.
+    /// `what` names it.
     fn anew(&self, what: &'static str, size: usize) -> Self::Word;
 
-    /// Any word, of which no more is known than that it comes from wherever these come from.
+    /// Any word. Only this is known of it: it comes from wherever these words come from.
     fn forgotten(&self, of: &[Self::Word]) -> Self::Word {
         of.first().copied().unwrap_or(self.word(0))
     }
@@ -183,9 +187,9 @@ pub trait Domain {
         false
     }
 
-    /// The address of the code's byte that a [`Program`](super::Program) has at `address`. Code runs
-    /// wherever it is loaded, so in proofs that is `address` and an unknown distance: what is right
-    /// at one place only is not proved.
+    /// The address of the code's byte that a [`Program`](super::Program) has at `address`. Code
+    /// runs wherever it is loaded, so in proofs that is `address` and an unknown distance: what is
+    /// right at one place only is not proved.
     fn code(&self, address: u64) -> Self::Word {
         self.word(address)
     }
@@ -195,8 +199,8 @@ pub trait Domain {
         self.known(address)
     }
 
-    /// Where `a` is one of several words by conditions, the one that it is: as [`decide`](Self::decide)
-    /// goes each way, so does this.
+    /// Where `a` is one of several words by conditions, the one that it is: as
+    /// [`decide`](Self::decide) goes each way, so does this.
     fn settle(&self, a: Self::Word) -> Self::Word {
         a
     }
@@ -221,7 +225,7 @@ pub trait Domain {
     /// Cells with these contents.
     fn cells(&self, bytes: &[u8]) -> Vec<Self::Cell>;
 
-    // What follows is made of the above.
+    // The functions from here on are made of those above.
 
     /// The bit as the number 0 or 1.
     fn number(&self, a: Self::Bit) -> Self::Word {

@@ -3,16 +3,16 @@
 
 use super::domain::Domain;
 use super::operation::Gpr;
-use super::state::{Model, State};
+use super::state::{CpuModel, State};
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::Tss;
 
-/// Where an event leads: what its entry of the IDT says, as far as it varies.
+/// Where an event leads: the parts of its IDT entry that vary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gate<W> {
     /// The handler, in the host's 64-bit code segment.
     pub handler: W,
-    /// Which stack of the TSS, 1 to 7; 0: none of them.
+    /// The number of the stack in the IST, 1 to 7; 0 if the event uses none of them.
     pub ist: u8,
 }
 
@@ -24,7 +24,7 @@ pub struct Arrival<W> {
     /// Whether the instruction at RIP is executed again afterwards: a fault. Its frame has RF set,
     /// so that a breakpoint on the instruction does not hit once more.
     pub is_fault: bool,
-    /// Whether it is an NMI: others wait then, until an IRET is executed.
+    /// Whether it is an NMI. Other NMIs then wait until an IRET is executed.
     pub is_nmi: bool,
 }
 
@@ -41,13 +41,13 @@ impl<D: Domain> State<D> {
     pub fn deliver(
         &mut self,
         d: &D,
-        model: &Model,
+        model: &CpuModel,
         tss: D::Word,
         gate: Gate<D::Word>,
         arrival: Arrival<D::Word>,
     ) -> Result<(), Undeliverable> {
         let from_guest = self.cpl != 0;
-        // IST 1 to 7 lie one behind the other.
+        // IST 1 to 7 lie one after the other.
         let slot = match gate.ist {
             0 if from_guest => Some(Tss::sp0.bytes()),
             0 => None,
@@ -70,7 +70,7 @@ impl<D: Domain> State<D> {
         self.set(Gpr::Rsp, rsp);
         self.cs = d.word(model.selectors.kernel_cs().into());
         if from_guest {
-            // A change of the privilege level leaves it null.
+            // A change of the privilege level leaves SS null.
             self.ss = d.word(0);
         }
         self.cpl = 0;
@@ -83,8 +83,8 @@ impl<D: Domain> State<D> {
         Ok(())
     }
 
-    /// `address` down to a multiple of 16. A stack whose top is one need not lie anywhere in
-    /// particular for that.
+    /// `address` down to a multiple of 16. If the top of a stack is aligned already, its address
+    /// need not be known.
     fn aligned(&self, d: &D, address: D::Word) -> D::Word {
         let regions = self.memory.regions.iter();
         let mut tops = regions.filter(|r| d.known(d.mask(r.base, 0xF)) == Some(0));
@@ -141,7 +141,7 @@ mod tests {
     }
 
     fn deliver(state: &mut State<Concrete>, ist: u8, arrival: Arrival<u64>) {
-        let model = Model::from(&Variant::REFERENCE);
+        let model = CpuModel::from(&Variant::REFERENCE);
         let gate = Gate { handler: 0xFFFF_8000_0000_0000, ist };
         state.deliver(&Concrete::default(), &model, TSS, gate, arrival).unwrap();
     }
@@ -160,7 +160,7 @@ mod tests {
         let rflags = flags | RFlags::RF.bits();
         assert_eq!(pushed, [0x14, 0x4000_1234, 0x33, rflags, 0xDEAD, 0x2B]);
         assert_eq!((state.cs, state.ss, state.cpl), (0x10, 0, 0));
-        // An interrupt gate; DF is the handler's to clear. GS and CR3 are too.
+        // The gate is an interrupt gate. It leaves DF, GS and CR3 to the handler.
         assert_eq!(state.rflags(&Concrete::default()), (RFlags::FIXED | RFlags::DF).bits());
         assert_eq!((state.gs_base, state.cr3, state.rip), (7, 9, 0xFFFF_8000_0000_0000));
     }
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn without_a_stack_nothing_is_delivered() {
         let mut state = guest(RFlags::GUEST_FIXED.bits());
-        let model = Model::from(&Variant::REFERENCE);
+        let model = CpuModel::from(&Variant::REFERENCE);
         let gate = Gate { handler: 1, ist: 3 };
         let arrival = Arrival { error_code: None, is_fault: false, is_nmi: true };
         let delivered = state.deliver(&Concrete::default(), &model, TSS, gate, arrival);

@@ -1,5 +1,5 @@
 //! What a CPU must have, or have switched on, for an instruction to exist and for a value to be
-//! allowed: **one table**, and the machine asks nothing else (hazards.md, row 48).
+//! allowed. It is **one table**, and the model asks nothing else (hazards.md, row 48).
 //!
 //! Sources: Intel SDM vol. 2 (each instruction's exceptions in 64-bit mode), vol. 3, 2.5 (CR3, CR4)
 //! and vol. 4, table 2-2 (MSRs); AMD APM vol. 2, 3.1 (CR3, CR4, EFER), vol. 3 and PPR (PRED_CMD).
@@ -9,13 +9,12 @@ use core::str::FromStr;
 
 use bitflags::bitflags;
 
-use super::operation::Kind;
+use super::operation::Operation;
 use switcher_gen::Variant;
-use switcher_gen::arch::Msr;
 
 bitflags! {
-    /// What not every CPU has that a switcher could run on, as far as an instruction or a value
-    /// depends on it.
+    /// Features that some CPUs lack although a switcher could run on them, as far as an instruction
+    /// or a value depends on them.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub struct Features: u32 {
         /// CLAC and STAC.
@@ -40,14 +39,14 @@ bitflags! {
         const IBPB = 1 << 9;
         /// Its bit 7.
         const SBPB = 1 << 10;
-        /// CR4.PCIDE is set: an axis of variants.
+        /// CR4.PCIDE is set, which is part of a variant's configuration.
         const PCID = 1 << 11;
-        /// CR4.PKE is set: likewise.
+        /// CR4.PKE is set, which is part of a variant's configuration, too.
         const PKU = 1 << 12;
     }
 }
 
-/// No feature that could be added has this name.
+/// A name that no optional feature has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown feature `{name}`; known are: {}", Features::names().join(", "))]
 pub struct UnknownFeature {
@@ -79,7 +78,7 @@ impl Features {
     /// The names of those that a CPU may have besides what a variant implies.
     #[must_use]
     pub fn names() -> Vec<String> {
-        // The config say whether these are on.
+        // A variant's configuration says whether these are on.
         let named = Self::all().difference(Self::PCID | Self::PKU);
         named.iter_names().map(|(name, _)| name.to_lowercase().replace('_', "-")).collect()
     }
@@ -110,16 +109,16 @@ pub enum Condition {
     Cpu(Features),
     /// This bit of CR4 is set.
     Cr4 {
-        /// Which.
+        /// The number of the bit.
         bit: u32,
-        /// What it is called.
+        /// The name of the bit.
         name: &'static str,
     },
     /// This bit of EFER is set.
     Efer {
-        /// Which.
+        /// The number of the bit.
         bit: u32,
-        /// What it is called.
+        /// The name of the bit.
         name: &'static str,
     },
     /// No other bits are set in a value.
@@ -135,7 +134,7 @@ pub enum Condition {
     Canonical(Address),
     /// The register's lower half is zero.
     Zero {
-        /// Which.
+        /// The name of the register.
         of: &'static str,
     },
     /// It can be read.
@@ -145,7 +144,7 @@ pub enum Condition {
     },
 }
 
-/// What holds an address that the CPU looks at as it is written.
+/// Registers whose addresses the CPU checks as they are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Address {
     /// RIP, by a far RET.
@@ -158,7 +157,7 @@ pub enum Address {
     KernelGsBase,
     /// Where SYSCALL leads.
     Lstar,
-    /// Where it leads from 32-bit code.
+    /// Where SYSCALL leads from 32-bit code.
     Cstar,
 }
 
@@ -178,7 +177,7 @@ impl Address {
 }
 
 impl Condition {
-    /// What the answer depends on that not all variants have alike.
+    /// The features that the answer depends on and that differ between variants.
     #[must_use]
     pub const fn asks(self) -> Features {
         match self {
@@ -190,7 +189,7 @@ impl Condition {
         }
     }
 
-    /// What of the state it is about.
+    /// The part of the state that it is about.
     #[must_use]
     pub const fn about(self) -> &'static str {
         match self {
@@ -203,7 +202,7 @@ impl Condition {
     }
 }
 
-/// As the end of "... needs".
+/// The condition as the end of a sentence that begins with "... needs".
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -235,84 +234,85 @@ pub(super) const CR4_PCIDE: Condition = Condition::Cr4 { bit: PCIDE, name: "PCID
 const CR4_PKE: Condition = Condition::Cr4 { bit: PKE, name: "PKE" };
 const EFER_SCE: Condition = Condition::Efer { bit: 0, name: "SCE" };
 
-/// Without which an instruction is #UD, at any privilege level. What is not written here of an
-/// instruction is on every CPU in 64-bit mode: LFENCE, CMOVcc, SWAPGS, VERW; ENDBR64 is a NOP where
-/// there is no CET.
-pub(super) const fn of_instruction(kind: Kind) -> &'static [Condition] {
+/// The conditions without which an instruction is #UD, at any privilege level. An instruction
+/// without conditions is on every CPU in 64-bit mode: LFENCE, CMOVcc, SWAPGS, VERW; ENDBR64 is a
+/// NOP where there is no CET.
+pub(super) const fn of_instruction(kind: Operation) -> &'static [Condition] {
     match kind {
-        Kind::ClearAc | Kind::SetAc => &[Condition::Cpu(Features::SMAP)],
-        Kind::ReadGsBase | Kind::WriteGsBase | Kind::ReadFsBase | Kind::WriteFsBase => {
-            &[CR4_FSGSBASE]
-        }
-        Kind::ReadPkru | Kind::WritePkru => &[CR4_PKE],
-        Kind::Syscall | Kind::Sysretq | Kind::Sysretl => &[EFER_SCE],
-        Kind::Mov
-        | Kind::MovZeroExtended
-        | Kind::MovSignExtended
-        | Kind::Lea
-        | Kind::Xchg
-        | Kind::ExchangeAdd
-        | Kind::CompareExchange
-        | Kind::StoreString { .. }
-        | Kind::CopyString { .. }
-        | Kind::Add
-        | Kind::Sub
-        | Kind::Cmp
-        | Kind::And
-        | Kind::Or
-        | Kind::Xor
-        | Kind::Test
-        | Kind::Not
-        | Kind::Neg
-        | Kind::Inc
-        | Kind::Dec
-        | Kind::Shl
-        | Kind::Shr
-        | Kind::Sar
-        | Kind::Bt
-        | Kind::Bts
-        | Kind::Btr
-        | Kind::Set(_)
-        | Kind::MovIf(_)
-        | Kind::Push
-        | Kind::Pop
-        | Kind::PushFlags
-        | Kind::PopFlags
-        | Kind::Jump
-        | Kind::JumpIf(_)
-        | Kind::Loop(_)
-        | Kind::JumpIfZero
-        | Kind::Call
-        | Kind::Return(_)
-        | Kind::ReturnFar(_)
-        | Kind::SwapGs
-        | Kind::ReadCr3
-        | Kind::ReadCr4
-        | Kind::WriteCr3
-        | Kind::ReadMsr
-        | Kind::WriteMsr
-        | Kind::WriteSs
-        | Kind::ReadSegment(_)
-        | Kind::Iretq
-        | Kind::ClearDirection
-        | Kind::SetDirection
-        | Kind::ClearInterrupt
-        | Kind::SetInterrupt
-        | Kind::Nothing
-        | Kind::Fence(_)
-        | Kind::Verw
-        | Kind::Ud2
-        | Kind::Int3
-        | Kind::Int(_)
-        | Kind::Sysenter
-        | Kind::In
-        | Kind::Halt => &[],
+        Operation::ClearAc | Operation::SetAc => &[Condition::Cpu(Features::SMAP)],
+        Operation::ReadGsBase
+        | Operation::WriteGsBase
+        | Operation::ReadFsBase
+        | Operation::WriteFsBase => &[CR4_FSGSBASE],
+        Operation::ReadPkru | Operation::WritePkru => &[CR4_PKE],
+        Operation::Syscall | Operation::Sysretq | Operation::Sysretl => &[EFER_SCE],
+        Operation::Mov
+        | Operation::MovZeroExtended
+        | Operation::MovSignExtended
+        | Operation::Lea
+        | Operation::Xchg
+        | Operation::ExchangeAdd
+        | Operation::CompareExchange
+        | Operation::StoreString { .. }
+        | Operation::CopyString { .. }
+        | Operation::Add
+        | Operation::Sub
+        | Operation::Cmp
+        | Operation::And
+        | Operation::Or
+        | Operation::Xor
+        | Operation::Test
+        | Operation::Not
+        | Operation::Neg
+        | Operation::Inc
+        | Operation::Dec
+        | Operation::Shl
+        | Operation::Shr
+        | Operation::Sar
+        | Operation::Bt
+        | Operation::Bts
+        | Operation::Btr
+        | Operation::Set(_)
+        | Operation::MovIf(_)
+        | Operation::Push
+        | Operation::Pop
+        | Operation::PushFlags
+        | Operation::PopFlags
+        | Operation::Jump
+        | Operation::JumpIf(_)
+        | Operation::Loop(_)
+        | Operation::JumpIfZero
+        | Operation::Call
+        | Operation::Return(_)
+        | Operation::ReturnFar(_)
+        | Operation::SwapGs
+        | Operation::ReadCr3
+        | Operation::ReadCr4
+        | Operation::WriteCr3
+        | Operation::ReadMsr
+        | Operation::WriteMsr
+        | Operation::WriteSs
+        | Operation::ReadSegment(_)
+        | Operation::Iretq
+        | Operation::ClearDirection
+        | Operation::SetDirection
+        | Operation::ClearInterrupt
+        | Operation::SetInterrupt
+        | Operation::Nothing
+        | Operation::Fence(_)
+        | Operation::Verw
+        | Operation::Ud2
+        | Operation::Int3
+        | Operation::Int(_)
+        | Operation::Sysenter
+        | Operation::In
+        | Operation::Halt => &[],
     }
 }
 
-/// What RDPKRU asks for, and WRPKRU of both (#GP).
+/// RDPKRU and WRPKRU need a zero in ECX (#GP).
 pub(super) const PKRU_ECX: Condition = Condition::Zero { of: "ECX" };
-/// The upper half of PKRU.
+/// WRPKRU needs a zero in EDX, too.
 pub(super) const PKRU_EDX: Condition = Condition::Zero { of: "EDX" };
 
 /// The bits of CR3 below the width of a physical address, of which no CPU has more than 52; bit 63,
@@ -328,9 +328,9 @@ pub(super) const CR3_NOFLUSH: u32 = 63;
 pub(super) struct MsrRule {
     /// What it is called.
     pub(super) name: &'static str,
-    /// Without which it does not exist (#GP).
+    /// The condition without which it does not exist (#GP).
     pub(super) exists: Option<Condition>,
-    /// Whether RDMSR of it is no #GP.
+    /// Whether RDMSR can read it without a #GP.
     pub(super) is_readable: bool,
     /// What WRMSR of it may write.
     pub(super) value: Value,
@@ -369,12 +369,26 @@ const fn pointer(of: Address) -> MsrRule {
     rule(of.name(), Value::Canonical(of))
 }
 
+/// The numbers by which RDMSR and WRMSR name the model's MSRs, as the patterns of a `match`.
+pub(super) mod msr_number {
+    use switcher_gen::arch::Msr;
+
+    pub(crate) const SPEC_CTRL: u64 = Msr::SpecCtrl as u64;
+    pub(crate) const PRED_CMD: u64 = Msr::PredCmd as u64;
+    pub(crate) const EFER: u64 = Msr::Efer as u64;
+    pub(crate) const STAR: u64 = Msr::Star as u64;
+    pub(crate) const LSTAR: u64 = Msr::Lstar as u64;
+    pub(crate) const CSTAR: u64 = Msr::Cstar as u64;
+    pub(crate) const SFMASK: u64 = Msr::Sfmask as u64;
+    pub(crate) const FS_BASE: u64 = Msr::FsBase as u64;
+    pub(crate) const GS_BASE: u64 = Msr::GsBase as u64;
+    pub(crate) const KERNEL_GS_BASE: u64 = Msr::KernelGsBase as u64;
+}
+
 /// The rule for the MSR of that number; `None` if it has no effect in the model.
 pub(super) const fn msr(number: u64) -> Option<MsrRule> {
-    const SPEC_CTRL: u64 = Msr::SpecCtrl as u64;
-    const PRED_CMD: u64 = Msr::PredCmd as u64;
     Some(match number {
-        SPEC_CTRL => MsrRule {
+        msr_number::SPEC_CTRL => MsrRule {
             name: "SPEC_CTRL",
             exists: Some(Condition::Cpu(
                 Features::IBRS.union(Features::STIBP).union(Features::SSBD),
@@ -382,20 +396,20 @@ pub(super) const fn msr(number: u64) -> Option<MsrRule> {
             is_readable: true,
             value: Value::Bits(SPEC_CTRL_BITS),
         },
-        PRED_CMD => MsrRule {
+        msr_number::PRED_CMD => MsrRule {
             name: "PRED_CMD",
             exists: Some(Condition::Cpu(Features::IBPB.union(Features::SBPB))),
             is_readable: false,
             value: Value::Bits(PRED_CMD_BITS),
         },
-        0xC000_0080 => rule("EFER", Value::Any),
-        0xC000_0081 => rule("STAR", Value::Any),
-        0xC000_0082 => pointer(Address::Lstar),
-        0xC000_0083 => pointer(Address::Cstar),
-        0xC000_0084 => rule("SFMASK", Value::Bits(SFMASK_BITS)),
-        0xC000_0100 => pointer(Address::FsBase),
-        0xC000_0101 => pointer(Address::GsBase),
-        0xC000_0102 => pointer(Address::KernelGsBase),
+        msr_number::EFER => rule("EFER", Value::Any),
+        msr_number::STAR => rule("STAR", Value::Any),
+        msr_number::LSTAR => pointer(Address::Lstar),
+        msr_number::CSTAR => pointer(Address::Cstar),
+        msr_number::SFMASK => rule("SFMASK", Value::Bits(SFMASK_BITS)),
+        msr_number::FS_BASE => pointer(Address::FsBase),
+        msr_number::GS_BASE => pointer(Address::GsBase),
+        msr_number::KERNEL_GS_BASE => pointer(Address::KernelGsBase),
         _ => return None,
     })
 }

@@ -1,4 +1,4 @@
-//! RFLAGS. The six arithmetic flags are computed when somebody looks at them.
+//! RFLAGS. The six arithmetic flags are computed only when an instruction reads them.
 
 use super::domain::Domain;
 use switcher_gen::arch::RFlags;
@@ -6,7 +6,7 @@ use switcher_gen::arch::RFlags;
 /// What an arithmetic instruction did, from which its flags follow.
 #[derive(Debug)]
 enum Arithmetic<D: Domain> {
-    /// They are at their places in this word.
+    /// The flags are at their places in this word.
     Stored(D::Word),
     /// `result = a + b`.
     Add { size: usize, a: D::Word, b: D::Word, result: D::Word },
@@ -20,7 +20,7 @@ enum Arithmetic<D: Domain> {
 #[derive(Debug)]
 pub struct Flags<D: Domain> {
     arithmetic: Arithmetic<D>,
-    /// Every other bit, at its place; the arithmetic flags are zero here.
+    /// All other bits at their places. The arithmetic flags are zero in this word.
     others: D::Word,
 }
 
@@ -32,7 +32,7 @@ impl<D: Domain> Clone for Flags<D> {
 
 impl<D: Domain> Copy for Flags<D> {}
 
-// Not derived: that would ask for a `D` that can be copied.
+// This is not derived, because a derive would ask for a `D` that can be copied.
 impl<D: Domain> Clone for Arithmetic<D> {
     fn clone(&self) -> Self {
         *self
@@ -79,7 +79,7 @@ impl<D: Domain> Flags<D> {
         Self { arithmetic: Arithmetic::Stored(value), others: d.mask(value, !ARITHMETIC) }
     }
 
-    /// All that they are computed from.
+    /// The words that the arithmetic flags are computed from.
     pub fn made_of(&self) -> [D::Word; 4] {
         let others = self.others;
         match self.arithmetic {
@@ -90,7 +90,7 @@ impl<D: Domain> Flags<D> {
         }
     }
 
-    /// Whether they are computed in the same way.
+    /// Whether the arithmetic flags of both are computed in the same way.
     pub fn is_same(&self, other: &Self) -> bool {
         let how = |flags: &Self| match flags.arithmetic {
             Arithmetic::Stored(_) => (0, 0),

@@ -58,5 +58,5 @@ pub use memory::{Hooked, Memory, Place, Region, RegionName, Sharing};
 pub use operation::{Fault, Fence, Gpr};
 pub use program::{Op, Program, ProgramError};
 pub use state::WRITABLE;
-pub use state::{CR4, CR4_PCIDE, CR4_PKE, EFER, Entry, Model, Msrs, State, cr4};
-pub use step::{Access, Branch, Event, Held, Observer, Step, Stuck, Unobserved};
+pub use state::{CR4, CR4_PCIDE, CR4_PKE, CpuModel, EFER, Msrs, State, SyscallKind, cr4};
+pub use step::{Access, Branch, Effect, Held, Observer, Step, Stuck, Unobserved};

@@ -1,12 +1,13 @@
-//! Memory: a few regions, each at a base address and reached by no other.
+//! Memory: a few regions, each at a base address, and reached from that base only.
 //!
 //! The regions of a proof have unknown bases. **Assumed** is that an address computed from one base
-//! never lies in a region with another: stacks, per-CPU block, PVCS and code do not overlap, and the
-//! block's pointers point to the regions that they are for. An access anywhere else is reported.
+//! never lies in a region with another: stacks, per-CPU block, PVCS and code do not overlap, and
+//! the block's pointers point to the regions that they are for. An access anywhere else is
+//! reported.
 
 use super::domain::Domain;
 
-/// Who else writes a region.
+/// Who writes a region, besides the code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
     /// Nobody: the host's memory.
@@ -20,9 +21,9 @@ pub enum Sharing {
 pub enum RegionName {
     /// A CPU's TSS.
     Tss,
-    /// What follows it for the switcher.
+    /// The `TssExtra`, which follows the TSS.
     TssExtra,
-    /// Both, and what else there is of a CPU.
+    /// The TSS, the `TssExtra` and the rest of the per-CPU block.
     PerCpu,
     /// The page shared with the guest.
     Pvcs,
@@ -30,7 +31,7 @@ pub enum RegionName {
     Sp0Stack,
     /// A stack of the IST.
     IstStack,
-    /// The stack of who entered a guest.
+    /// The stack of the caller that entered a guest.
     HostStack,
     /// The stack of ring 0 that an event has interrupted, wherever that is.
     InterruptedStack,
@@ -61,8 +62,8 @@ impl RegionName {
         }
     }
 
-    /// Whether it is mapped under every root. The others are on the host's alone. An interrupted stack
-    /// is under the root on which it was interrupted, and is used on no other.
+    /// Whether it is mapped under every root. The others are on the host's alone. The stack of
+    /// interrupted code is mapped under the root that was loaded then, and is used under no other.
     #[must_use]
     pub const fn is_under_every_root(self) -> bool {
         match self {
@@ -109,7 +110,7 @@ pub struct Region<D: Domain> {
     pub sharing: Sharing,
     /// Whether instructions are fetched from it: stores are then refused.
     pub is_code: bool,
-    /// The CR3 value it is reached with; without one, any.
+    /// The CR3 value under which it is reached; `None` if every root reaches it.
     pub root: Option<D::Word>,
     /// Eight bytes in which hooks of the host's set bits, between any two instructions.
     pub hooked: Option<Hooked<D::Word>>,
@@ -122,9 +123,10 @@ pub struct Hooked<W> {
     pub at: i64,
     /// The bits that are a hook's to set.
     pub bits: u64,
-    /// What would be there by now if nobody else had stored there.
+    /// The value that would be there if only the hook had stored there.
     pub now: W,
-    /// Whether it was looked at: up to then, a bit that is set may as well have been set before.
+    /// Whether the code has read it. Until then, a bit that the hook sets may as well have been set
+    /// before.
     pub is_seen: bool,
 }
 
@@ -139,7 +141,7 @@ pub struct Place {
     pub size: usize,
 }
 
-/// What the bits are called that a hook sets.
+/// The name of the bits that a hook sets.
 const HOOKED: &str = "hook's flags";
 
 /// All memory there is.
@@ -216,8 +218,8 @@ impl<D: Domain> Memory<D> {
         })
     }
 
-    /// Before a load: a hook may have set bits there since the last one. What reads and stores in one
-    /// instruction stores right then.
+    /// Prepares a load: a hook may have set bits there since the last one. An instruction that
+    /// reads and stores does both at the same moment.
     #[inline]
     pub fn look(&mut self, d: &D, place: Place) {
         let region = &mut self.regions[place.region];

@@ -67,7 +67,7 @@ impl Gpr {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Op {
     /// What it does.
-    pub kind: Kind,
+    pub kind: Operation,
     /// Operand size in bytes.
     pub size: usize,
     /// Destination or first operand.
@@ -83,7 +83,7 @@ pub struct Op {
 /// What an operand is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operand {
-    /// There is none.
+    /// The operation has no such operand.
     None,
     /// A general register, or its low `size` bytes.
     Gpr {
@@ -112,7 +112,7 @@ pub struct MemoryOperand {
     pub base: Option<usize>,
     /// The index register's number, and the power of two it is multiplied by.
     pub index: Option<(usize, u32)>,
-    /// Where it is relative to RIP: the address itself, as the program has it.
+    /// If it is relative to RIP, this is the address itself, at the program's base.
     pub displacement: u64,
     /// Whether it is relative to RIP: it moves with the code.
     pub is_code: bool,
@@ -123,7 +123,7 @@ pub struct MemoryOperand {
 /// Segments with a base in 64-bit mode, and the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Segment {
-    /// One whose base is zero.
+    /// A segment whose base is zero.
     Flat,
     /// FS.
     Fs,
@@ -133,7 +133,7 @@ pub enum Segment {
 
 /// Operations. Operands are in the order of Intel's manuals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum Operation {
     /// MOV of data.
     Mov,
     /// MOVZX.
@@ -216,7 +216,7 @@ pub enum Kind {
     Call,
     /// And the bytes to release.
     Return(u16),
-    /// To another code segment, or the same: likewise.
+    /// RET to another code segment, or to the same one, and the number of bytes to release.
     ReturnFar(u16),
     /// SWAPGS.
     SwapGs,
@@ -268,7 +268,7 @@ pub enum Kind {
     SetInterrupt,
     /// NOP, ENDBR64, PAUSE, ...: no effect on what is modelled.
     Nothing,
-    /// Nor have these, but something waits for something else.
+    /// An instruction without an effect on what is modelled, except that others wait for it.
     Fence(Fence),
     /// VERW: the selector is read.
     Verw,
@@ -295,7 +295,7 @@ pub enum SegmentRegister {
     Ss,
 }
 
-/// What others wait for, or might be thought to.
+/// Instructions that others wait for, or that might be thought to have this effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "instructions are what they are called")]
 pub enum Fence {
@@ -308,7 +308,7 @@ pub enum Fence {
 }
 
 impl Fence {
-    /// Whether nothing behind it is executed, not even speculatively, before all in front of it is
+    /// Whether nothing after it is executed, not even speculatively, before all in front of it is
     /// certain. LFENCE does so (AMD's where DE_CFG says so, which is the host's to see to), and
     /// what serialises: Intel SDM vol. 3, 9.3; AMD APM vol. 2, 7.6.4. SFENCE and MFENCE order
     /// accesses to memory and nothing else; whether a WRMSR serialises depends on the MSR, and
@@ -344,7 +344,7 @@ impl Op {
     /// Whether it is IRETQ.
     #[must_use]
     pub fn is_iretq(&self) -> bool {
-        self.kind == Kind::Iretq
+        self.kind == Operation::Iretq
     }
 
     /// Whether it changes its operand in memory in one instruction, by what it adds to the value or
@@ -355,14 +355,14 @@ impl Op {
     pub fn updates_memory(&self) -> bool {
         let updates = matches!(
             self.kind,
-            Kind::Add
-                | Kind::Sub
-                | Kind::Or
-                | Kind::Xor
-                | Kind::Inc
-                | Kind::Dec
-                | Kind::ExchangeAdd
-                | Kind::CompareExchange
+            Operation::Add
+                | Operation::Sub
+                | Operation::Or
+                | Operation::Xor
+                | Operation::Inc
+                | Operation::Dec
+                | Operation::ExchangeAdd
+                | Operation::CompareExchange
         );
         updates && matches!(self.first, Operand::Memory(_))
     }
@@ -371,15 +371,15 @@ impl Op {
     pub(super) fn changes_memory(&self) -> bool {
         let changes = matches!(
             self.kind,
-            Kind::And
-                | Kind::Not
-                | Kind::Neg
-                | Kind::Shl
-                | Kind::Shr
-                | Kind::Sar
-                | Kind::Bts
-                | Kind::Btr
-                | Kind::Xchg
+            Operation::And
+                | Operation::Not
+                | Operation::Neg
+                | Operation::Shl
+                | Operation::Shr
+                | Operation::Sar
+                | Operation::Bts
+                | Operation::Btr
+                | Operation::Xchg
         );
         changes && matches!(self.first, Operand::Memory(_)) || self.updates_memory()
     }
@@ -387,7 +387,7 @@ impl Op {
     /// Whether it is a jump or call to what a register or memory says.
     #[must_use]
     pub fn is_indirect(&self) -> bool {
-        let is_branch = matches!(self.kind, Kind::Jump | Kind::Call);
+        let is_branch = matches!(self.kind, Operation::Jump | Operation::Call);
         is_branch && !matches!(self.first, Operand::Immediate(_))
     }
 
@@ -396,14 +396,14 @@ impl Op {
     pub const fn repeats(&self) -> bool {
         matches!(
             self.kind,
-            Kind::StoreString { repeats: true } | Kind::CopyString { repeats: true }
+            Operation::StoreString { repeats: true } | Operation::CopyString { repeats: true }
         )
     }
 
     /// Whether it is a near RET.
     #[must_use]
     pub fn is_return(&self) -> bool {
-        matches!(self.kind, Kind::Return(_))
+        matches!(self.kind, Operation::Return(_))
     }
 
     /// Whether a predictor says where it leads.
@@ -412,25 +412,31 @@ impl Op {
         self.is_return() || self.is_indirect()
     }
 
-    /// Whether a CPU may go on behind it although it never does so for good: where it leads is
-    /// found out late, and there is no condition.
+    /// Whether a CPU may speculate past it although it never falls through: its target is found out
+    /// late, and it has no condition.
     #[must_use]
     pub fn wants_trap(&self) -> bool {
-        let is_jump = self.kind == Kind::Jump && self.is_indirect();
+        let is_jump = self.kind == Operation::Jump && self.is_indirect();
         is_jump
             || self.is_return()
-            || matches!(self.kind, Kind::Iretq | Kind::Sysretq | Kind::Sysretl | Kind::ReturnFar(_))
+            || matches!(
+                self.kind,
+                Operation::Iretq
+                    | Operation::Sysretq
+                    | Operation::Sysretl
+                    | Operation::ReturnFar(_)
+            )
     }
 
-    /// Whether ring 0 goes on by it where an event has interrupted it.
+    /// Whether it is an instruction by which interrupted code of ring 0 goes on.
     pub fn is_return_of_event(&self) -> bool {
-        matches!(self.kind, Kind::Iretq | Kind::ReturnFar(_))
+        matches!(self.kind, Operation::Iretq | Operation::ReturnFar(_))
     }
 
-    /// Whether an exception of it comes after it: what INT and INT3 ask for.
+    /// Whether this exception comes after the instruction, as those do that INT and INT3 ask for.
     #[must_use]
     pub fn is_trap<W>(&self, fault: &Fault<W>) -> bool {
-        matches!(self.kind, Kind::Int3 | Kind::Int(_)) && fault.error_code.is_none()
+        matches!(self.kind, Operation::Int3 | Operation::Int(_)) && fault.error_code.is_none()
     }
 
     /// Whether a bad address in it is #SS and not #GP: RSP and RBP imply the stack segment.
@@ -448,73 +454,79 @@ impl Op {
         }
         matches!(
             self.kind,
-            Kind::Push
-                | Kind::Pop
-                | Kind::PushFlags
-                | Kind::PopFlags
-                | Kind::Call
-                | Kind::Return(_)
-                | Kind::ReturnFar(_)
-                | Kind::Iretq
+            Operation::Push
+                | Operation::Pop
+                | Operation::PushFlags
+                | Operation::PopFlags
+                | Operation::Call
+                | Operation::Return(_)
+                | Operation::ReturnFar(_)
+                | Operation::Iretq
         )
     }
 
-    /// Whether another reading of the same bytes is this one. Of a constant, what an operand of
-    /// this size holds is compared.
+    /// Whether another reading of the same bytes agrees with this one. Of a constant, only the bits
+    /// that an operand of this size has are compared.
     pub(super) fn agrees(&self, other: &Self) -> bool {
         let is_count = matches!(
             self.kind,
-            Kind::Shl | Kind::Shr | Kind::Sar | Kind::Bt | Kind::Bts | Kind::Btr
+            Operation::Shl
+                | Operation::Shr
+                | Operation::Sar
+                | Operation::Bt
+                | Operation::Bts
+                | Operation::Btr
         );
         let constant = low_bytes(if is_count { 1 } else { self.size });
         let known = |operand| match (operand, self.kind) {
             (Operand::Immediate(value), _) => Operand::Immediate(value & constant),
             // A selector has 16 bits: the others are zero, or not read.
-            (Operand::Gpr { index, .. }, Kind::WriteSs | Kind::Verw) => {
+            (Operand::Gpr { index, .. }, Operation::WriteSs | Operation::Verw) => {
                 Operand::Gpr { index, size: 2 }
             }
-            (Operand::Gpr { index, size: 8 }, Kind::ReadSegment(_)) => {
+            (Operand::Gpr { index, size: 8 }, Operation::ReadSegment(_)) => {
                 Operand::Gpr { index, size: 4 }
             }
             (other, _) => other,
         };
         let of = |op: &Self| {
-            let is_selector = matches!(op.kind, Kind::ReadSegment(_) | Kind::Verw);
+            let is_selector = matches!(op.kind, Operation::ReadSegment(_) | Operation::Verw);
             let size = if is_selector { 8 } else { op.size };
             Self { first: known(op.first), second: known(op.second), size, ..*op }
         };
-        // An exchange of registers has no direction, and each decoder another one.
+        // An exchange of registers has no direction, and the decoders order its operands
+        // differently.
         let turned = |op: Self| Self { first: op.second, second: op.first, ..op };
         let is_gpr = |operand| matches!(operand, Operand::Gpr { .. } | Operand::High { .. });
-        let is_turned = self.kind == Kind::Xchg && is_gpr(self.first) && is_gpr(self.second);
+        let is_turned = self.kind == Operation::Xchg && is_gpr(self.first) && is_gpr(self.second);
         of(self) == of(other) || is_turned && of(self) == turned(of(other))
     }
 
-    /// Whether its access to memory is locked: XCHG's always is.
+    /// Whether its access to memory is locked. XCHG always locks.
     pub fn locks(&self) -> bool {
         let is_memory = |operand| matches!(operand, Operand::Memory(_));
         let has_memory = is_memory(self.first) || is_memory(self.second);
-        has_memory && (self.locked || self.kind == Kind::Xchg)
+        has_memory && (self.locked || self.kind == Operation::Xchg)
     }
 
     /// Whether LOCK is allowed (Intel SDM vol. 2, LOCK): elsewhere it is #UD.
     pub(super) fn is_lockable(&self) -> bool {
         let is_one = matches!(
             self.kind,
-            Kind::Add
-                | Kind::And
-                | Kind::Bts
-                | Kind::Btr
-                | Kind::Dec
-                | Kind::Inc
-                | Kind::Neg
-                | Kind::Not
-                | Kind::Or
-                | Kind::Sub
-                | Kind::Xor
-                | Kind::Xchg
-                | Kind::ExchangeAdd
-                | Kind::CompareExchange
+            Operation::Add
+                | Operation::And
+                | Operation::Bts
+                | Operation::Btr
+                | Operation::Dec
+                | Operation::Inc
+                | Operation::Neg
+                | Operation::Not
+                | Operation::Or
+                | Operation::Sub
+                | Operation::Xor
+                | Operation::Xchg
+                | Operation::ExchangeAdd
+                | Operation::CompareExchange
         );
         is_one && matches!(self.first, Operand::Memory(_))
     }
@@ -533,7 +545,7 @@ impl Op {
             return None;
         }
         let mut op = Self {
-            kind: Kind::Nothing,
+            kind: Operation::Nothing,
             size: 8,
             first: Operand::None,
             second: Operand::None,
@@ -541,7 +553,7 @@ impl Op {
             next: i.next_ip(),
         };
         if let Some(kind) = kind_without_operands(i) {
-            let size = if kind == Kind::In { i.op0_register().size() } else { op.size };
+            let size = if kind == Operation::In { i.op0_register().size() } else { op.size };
             return Some(Self { kind, size, ..op });
         }
         if i.op_count() > 2 {
@@ -570,10 +582,10 @@ fn string(i: &Instruction) -> Option<Op> {
     let repeats = i.has_rep_prefix();
     let kind = match i.code() {
         Code::Stosb_m8_AL | Code::Stosw_m16_AX | Code::Stosd_m32_EAX | Code::Stosq_m64_RAX => {
-            Kind::StoreString { repeats }
+            Operation::StoreString { repeats }
         }
         Code::Movsb_m8_m8 | Code::Movsw_m16_m16 | Code::Movsd_m32_m32 | Code::Movsq_m64_m64 => {
-            Kind::CopyString { repeats }
+            Operation::CopyString { repeats }
         }
         _ => return None,
     };
@@ -602,53 +614,53 @@ fn string(i: &Instruction) -> Option<Op> {
     Some(Op { kind, size, first, second, locked: false, next: i.next_ip() })
 }
 
-/// What takes no operands, or operands that need no look.
-fn kind_without_operands(i: &Instruction) -> Option<Kind> {
+/// Operations without operands, or with operands that need not be looked at.
+fn kind_without_operands(i: &Instruction) -> Option<Operation> {
     Some(match i.code() {
-        Code::Swapgs => Kind::SwapGs,
-        Code::Rdmsr => Kind::ReadMsr,
-        Code::Wrmsr => Kind::WriteMsr,
-        Code::Rdpkru => Kind::ReadPkru,
-        Code::Wrpkru => Kind::WritePkru,
-        Code::Sysretq => Kind::Sysretq,
-        Code::Sysretd => Kind::Sysretl,
-        Code::Iretq => Kind::Iretq,
-        Code::Syscall => Kind::Syscall,
-        Code::Clac => Kind::ClearAc,
-        Code::Stac => Kind::SetAc,
-        Code::Cld => Kind::ClearDirection,
-        Code::Std => Kind::SetDirection,
-        Code::Cli => Kind::ClearInterrupt,
-        Code::Sti => Kind::SetInterrupt,
-        Code::Pushfq => Kind::PushFlags,
-        Code::Popfq => Kind::PopFlags,
-        Code::Lfence => Kind::Fence(Fence::Lfence),
-        Code::Mfence => Kind::Fence(Fence::Mfence),
-        Code::Sfence => Kind::Fence(Fence::Sfence),
-        Code::Endbr64 | Code::Pause => Kind::Nothing,
-        Code::Ud2 => Kind::Ud2,
-        Code::Int3 => Kind::Int3,
-        Code::Int_imm8 => Kind::Int(i.immediate8()),
-        Code::Sysenter => Kind::Sysenter,
-        Code::In_AL_DX | Code::In_EAX_DX | Code::In_AX_DX => Kind::In,
-        Code::Hlt => Kind::Halt,
-        Code::Retnq => Kind::Return(0),
-        Code::Retnq_imm16 => Kind::Return(i.immediate16()),
-        Code::Retfq => Kind::ReturnFar(0),
-        Code::Retfq_imm16 => Kind::ReturnFar(i.immediate16()),
-        // Of every form: the operand is not accessed.
-        _ if i.mnemonic() == Mnemonic::Nop => Kind::Nothing,
+        Code::Swapgs => Operation::SwapGs,
+        Code::Rdmsr => Operation::ReadMsr,
+        Code::Wrmsr => Operation::WriteMsr,
+        Code::Rdpkru => Operation::ReadPkru,
+        Code::Wrpkru => Operation::WritePkru,
+        Code::Sysretq => Operation::Sysretq,
+        Code::Sysretd => Operation::Sysretl,
+        Code::Iretq => Operation::Iretq,
+        Code::Syscall => Operation::Syscall,
+        Code::Clac => Operation::ClearAc,
+        Code::Stac => Operation::SetAc,
+        Code::Cld => Operation::ClearDirection,
+        Code::Std => Operation::SetDirection,
+        Code::Cli => Operation::ClearInterrupt,
+        Code::Sti => Operation::SetInterrupt,
+        Code::Pushfq => Operation::PushFlags,
+        Code::Popfq => Operation::PopFlags,
+        Code::Lfence => Operation::Fence(Fence::Lfence),
+        Code::Mfence => Operation::Fence(Fence::Mfence),
+        Code::Sfence => Operation::Fence(Fence::Sfence),
+        Code::Endbr64 | Code::Pause => Operation::Nothing,
+        Code::Ud2 => Operation::Ud2,
+        Code::Int3 => Operation::Int3,
+        Code::Int_imm8 => Operation::Int(i.immediate8()),
+        Code::Sysenter => Operation::Sysenter,
+        Code::In_AL_DX | Code::In_EAX_DX | Code::In_AX_DX => Operation::In,
+        Code::Hlt => Operation::Halt,
+        Code::Retnq => Operation::Return(0),
+        Code::Retnq_imm16 => Operation::Return(i.immediate16()),
+        Code::Retfq => Operation::ReturnFar(0),
+        Code::Retfq_imm16 => Operation::ReturnFar(i.immediate16()),
+        // This holds for every form of NOP, because its operand is not accessed.
+        _ if i.mnemonic() == Mnemonic::Nop => Operation::Nothing,
         _ => return None,
     })
 }
 
-fn kind_with_operands(i: &Instruction, op: &Op) -> Option<Kind> {
+fn kind_with_operands(i: &Instruction, op: &Op) -> Option<Operation> {
     use iced_x86::ConditionCode as Cc;
     match i.code() {
-        Code::Loop_rel8_64_RCX => return Some(Kind::Loop(None)),
-        Code::Loope_rel8_64_RCX => return Some(Kind::Loop(Some(Condition::E))),
-        Code::Loopne_rel8_64_RCX => return Some(Kind::Loop(Some(Condition::Ne))),
-        Code::Jrcxz_rel8_64 => return Some(Kind::JumpIfZero),
+        Code::Loop_rel8_64_RCX => return Some(Operation::Loop(None)),
+        Code::Loope_rel8_64_RCX => return Some(Operation::Loop(Some(Condition::E))),
+        Code::Loopne_rel8_64_RCX => return Some(Operation::Loop(Some(Condition::Ne))),
+        Code::Jrcxz_rel8_64 => return Some(Operation::JumpIfZero),
         _ => {}
     }
     let condition = match i.condition_code() {
@@ -674,11 +686,11 @@ fn kind_with_operands(i: &Instruction, op: &Op) -> Option<Kind> {
         // What has a condition and two operands is CMOVcc: it takes at least 16 bits.
         return match (op.first, op.second) {
             (Operand::Immediate(_), Operand::None) if i.is_jcc_short_or_near() => {
-                Some(Kind::JumpIf(condition))
+                Some(Operation::JumpIf(condition))
             }
-            (_, Operand::None) if op.size == 1 => Some(Kind::Set(condition)),
+            (_, Operand::None) if op.size == 1 => Some(Operation::Set(condition)),
             (Operand::Gpr { .. }, Operand::Gpr { .. } | Operand::Memory(_)) => {
-                Some(Kind::MovIf(condition))
+                Some(Operation::MovIf(condition))
             }
             _ => None,
         };
@@ -687,54 +699,58 @@ fn kind_with_operands(i: &Instruction, op: &Op) -> Option<Kind> {
     Some(match i.mnemonic() {
         Mnemonic::Mov if is_control(Register::CR3) => {
             if i.op0_register() == Register::CR3 {
-                Kind::WriteCr3
+                Operation::WriteCr3
             } else {
-                Kind::ReadCr3
+                Operation::ReadCr3
             }
         }
         // Writing it changes more than is modelled.
-        Mnemonic::Mov if i.op1_register() == Register::CR4 => Kind::ReadCr4,
+        Mnemonic::Mov if i.op1_register() == Register::CR4 => Operation::ReadCr4,
         Mnemonic::Mov if is_control(Register::CR4) => return None,
-        Mnemonic::Mov if i.op0_register() == Register::SS => Kind::WriteSs,
-        Mnemonic::Mov if i.op1_register() == Register::SS => Kind::ReadSegment(SegmentRegister::Ss),
-        Mnemonic::Mov if i.op1_register() == Register::CS => Kind::ReadSegment(SegmentRegister::Cs),
-        Mnemonic::Mov => Kind::Mov,
-        Mnemonic::Movzx => Kind::MovZeroExtended,
-        Mnemonic::Movsx | Mnemonic::Movsxd => Kind::MovSignExtended,
-        Mnemonic::Lea => Kind::Lea,
-        Mnemonic::Xchg => Kind::Xchg,
-        Mnemonic::Xadd => Kind::ExchangeAdd,
-        Mnemonic::Cmpxchg => Kind::CompareExchange,
-        Mnemonic::Add => Kind::Add,
-        Mnemonic::Sub => Kind::Sub,
-        Mnemonic::Cmp => Kind::Cmp,
-        Mnemonic::And => Kind::And,
-        Mnemonic::Or => Kind::Or,
-        Mnemonic::Xor => Kind::Xor,
-        Mnemonic::Test => Kind::Test,
-        Mnemonic::Not => Kind::Not,
-        Mnemonic::Neg => Kind::Neg,
-        Mnemonic::Inc => Kind::Inc,
-        Mnemonic::Dec => Kind::Dec,
+        Mnemonic::Mov if i.op0_register() == Register::SS => Operation::WriteSs,
+        Mnemonic::Mov if i.op1_register() == Register::SS => {
+            Operation::ReadSegment(SegmentRegister::Ss)
+        }
+        Mnemonic::Mov if i.op1_register() == Register::CS => {
+            Operation::ReadSegment(SegmentRegister::Cs)
+        }
+        Mnemonic::Mov => Operation::Mov,
+        Mnemonic::Movzx => Operation::MovZeroExtended,
+        Mnemonic::Movsx | Mnemonic::Movsxd => Operation::MovSignExtended,
+        Mnemonic::Lea => Operation::Lea,
+        Mnemonic::Xchg => Operation::Xchg,
+        Mnemonic::Xadd => Operation::ExchangeAdd,
+        Mnemonic::Cmpxchg => Operation::CompareExchange,
+        Mnemonic::Add => Operation::Add,
+        Mnemonic::Sub => Operation::Sub,
+        Mnemonic::Cmp => Operation::Cmp,
+        Mnemonic::And => Operation::And,
+        Mnemonic::Or => Operation::Or,
+        Mnemonic::Xor => Operation::Xor,
+        Mnemonic::Test => Operation::Test,
+        Mnemonic::Not => Operation::Not,
+        Mnemonic::Neg => Operation::Neg,
+        Mnemonic::Inc => Operation::Inc,
+        Mnemonic::Dec => Operation::Dec,
         // By a constant: a count in CL would be one more unknown.
-        Mnemonic::Shl | Mnemonic::Sal if is_constant(op.second) => Kind::Shl,
-        Mnemonic::Shr if is_constant(op.second) => Kind::Shr,
-        Mnemonic::Sar if is_constant(op.second) => Kind::Sar,
+        Mnemonic::Shl | Mnemonic::Sal if is_constant(op.second) => Operation::Shl,
+        Mnemonic::Shr if is_constant(op.second) => Operation::Shr,
+        Mnemonic::Sar if is_constant(op.second) => Operation::Sar,
         // With a register as the index, the operand in memory could be anywhere.
-        Mnemonic::Bt if is_constant(op.second) => Kind::Bt,
-        Mnemonic::Bts if is_constant(op.second) => Kind::Bts,
-        Mnemonic::Btr if is_constant(op.second) => Kind::Btr,
+        Mnemonic::Bt if is_constant(op.second) => Operation::Bt,
+        Mnemonic::Bts if is_constant(op.second) => Operation::Bts,
+        Mnemonic::Btr if is_constant(op.second) => Operation::Btr,
         // A constant has no size of its own.
         _ if matches!(i.code(), Code::Push_imm16 | Code::Pushw_imm8) => return None,
-        Mnemonic::Push if op.size == 8 => Kind::Push,
-        Mnemonic::Pop if op.size == 8 => Kind::Pop,
-        Mnemonic::Jmp if op.size == 8 => Kind::Jump,
-        Mnemonic::Call if op.size == 8 => Kind::Call,
-        Mnemonic::Rdgsbase if op.size == 8 => Kind::ReadGsBase,
-        Mnemonic::Wrgsbase if op.size == 8 => Kind::WriteGsBase,
-        Mnemonic::Rdfsbase if op.size == 8 => Kind::ReadFsBase,
-        Mnemonic::Wrfsbase if op.size == 8 => Kind::WriteFsBase,
-        Mnemonic::Verw => Kind::Verw,
+        Mnemonic::Push if op.size == 8 => Operation::Push,
+        Mnemonic::Pop if op.size == 8 => Operation::Pop,
+        Mnemonic::Jmp if op.size == 8 => Operation::Jump,
+        Mnemonic::Call if op.size == 8 => Operation::Call,
+        Mnemonic::Rdgsbase if op.size == 8 => Operation::ReadGsBase,
+        Mnemonic::Wrgsbase if op.size == 8 => Operation::WriteGsBase,
+        Mnemonic::Rdfsbase if op.size == 8 => Operation::ReadFsBase,
+        Mnemonic::Wrfsbase if op.size == 8 => Operation::WriteFsBase,
+        Mnemonic::Verw => Operation::Verw,
         _ => return None,
     })
 }
@@ -808,7 +824,7 @@ fn memory(i: &Instruction) -> Option<MemoryOperand> {
     };
     let number = |register: Register| match register {
         Register::None => Some(None),
-        // A 32-bit address is not something switchers have.
+        // Switchers have no 32-bit addresses, so they are not modelled.
         _ if register.is_gpr64() => Some(Some(register.number())),
         _ => None,
     };

@@ -1,4 +1,4 @@
-//! Prefixes that mean nothing where they stand.
+//! Refuses prefixes that mean nothing where they stand.
 //!
 //! A CPU ignores most of them, or takes them for something else on the next generation; decoders
 //! disagree about them before anything else (F3 41 90 is XCHG, and PAUSE to some). So whoever reads
@@ -8,9 +8,9 @@
 
 use super::operation::Op;
 
-/// What is said of a prefix.
+/// A prefix that means nothing where it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Superfluous {
+pub(super) struct MeaninglessPrefix {
     /// Its name.
     pub(super) name: &'static str,
     /// Its byte.
@@ -118,7 +118,7 @@ const fn is_rex(byte: u8) -> bool {
     byte >> 4 == 4
 }
 
-/// What a legacy prefix is called.
+/// The name of a legacy prefix.
 const fn name(byte: u8) -> Option<&'static str> {
     Some(match byte {
         0x26 => "ES",
@@ -147,20 +147,20 @@ const fn group(byte: u8) -> u8 {
 }
 
 /// Where `code` begins with a REX that is ignored, because it is not the last prefix.
-pub(super) fn misplaced(code: &[u8]) -> Option<Superfluous> {
+pub(super) fn misplaced(code: &[u8]) -> Option<MeaninglessPrefix> {
     let mut ahead = code.iter().skip_while(|byte| is_legacy(**byte));
     let (rex, next) = (*ahead.next()?, *ahead.next()?);
     let is_ignored = is_rex(rex) && (is_legacy(next) || is_rex(next));
-    is_ignored.then_some(Superfluous { name: "REX in front of another prefix", byte: rex })
+    is_ignored.then_some(MeaninglessPrefix { name: "REX in front of another prefix", byte: rex })
 }
 
-/// A prefix of the instruction that `code` is, all of it, which means nothing there; none of them is
-/// [`misplaced`]. `decode` says what bytes are that end where it ends.
+/// A prefix that means nothing in the instruction that all of `code` is. None of its prefixes is
+/// [`misplaced`]. `decode` decodes shorter bytes that end where `code` ends.
 pub(super) fn superfluous(
     code: &[u8],
     op: &Op,
     decode: impl Fn(&[u8]) -> Option<Op>,
-) -> Option<Superfluous> {
+) -> Option<MeaninglessPrefix> {
     let count = code.iter().take_while(|byte| is_legacy(**byte)).count();
     let (legacy, rest) = code.split_at(count);
     let rex = rest.first().copied().filter(|byte| is_rex(*byte));
@@ -174,7 +174,7 @@ pub(super) fn superfluous(
         let is_repeated = legacy[..index].iter().any(|other| group(*other) == group(byte));
         let without = [&legacy[..index], &legacy[index + 1..], rest].concat();
         if is_repeated || decode(&without).as_ref() == Some(op) {
-            return Some(Superfluous { name: name(byte).unwrap_or_default(), byte });
+            return Some(MeaninglessPrefix { name: name(byte).unwrap_or_default(), byte });
         }
     }
     let rex = rex.filter(|_| !(is_known && is_long_nop(opcode)))?;
@@ -184,10 +184,10 @@ pub(super) fn superfluous(
     if set.peek().is_none() {
         // It says that SPL is meant and not AH, and so on.
         let same = with(&[]).as_ref() == Some(op);
-        return same.then_some(Superfluous { name: "REX", byte: rex });
+        return same.then_some(MeaninglessPrefix { name: "REX", byte: rex });
     }
     let found = set.find(|(bit, _)| with(&[rex & !bit]).as_ref() == Some(op));
-    found.map(|(_, name)| Superfluous { name, byte: rex })
+    found.map(|(_, name)| MeaninglessPrefix { name, byte: rex })
 }
 
 #[cfg(test)]
@@ -230,7 +230,7 @@ mod tests {
             ("GS", &[0x65, 0x89, 0xC8]),
             // LEA does not access what it has the address of.
             ("GS", &[0x65, 0x48, 0x8D, 0x01]),
-            // The last one counts.
+            // CPUs obey the last segment prefix.
             ("FS", &[0x64, 0x65, 0x48, 0x8B, 0x07]),
             ("CS", &[0x2E, 0x0F, 0x07]),
             ("DS", &[0x3E, 0xE8, 0, 0, 0, 0]),

@@ -1,25 +1,26 @@
 //! Bytes as operations: decoded by iced-x86, reduced to what [`step`](super::step) has a semantics
-//! for. Whatever it has none for is an error that names the instruction, never a guess.
+//! for. An instruction without a semantics is an error that names it, never a guess.
 //!
-//! One decoder is not trusted alone: [`second`] decodes the same bytes by another, and both must agree
-//! in length, operation and operands; and a prefix that means nothing is refused ([`prefixes`]).
+//! No decoder is trusted alone: [`second`] decodes the same bytes by another one, and both must
+//! agree in length, operation and operands. A prefix that means nothing is refused ([`prefixes`]).
 
 use std::cell::OnceCell;
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic};
 
-use super::prefixes::{self, Superfluous};
+use super::prefixes::{self, MeaninglessPrefix};
 use super::second;
 
-pub use super::operation::{Kind, MemoryOperand, Op, Operand, Segment, SegmentRegister};
+pub use super::operation::{MemoryOperand, Op, Operand, Operation, Segment, SegmentRegister};
 
-/// Code at an address: one piece of memory, or several of which nothing between them is known.
+/// Code at an address. It is one piece of memory, or several pieces; nothing is known of what lies
+/// between them.
 #[derive(Clone, Debug)]
 pub struct Program {
     base: u64,
-    /// Whether it lies there and nowhere else.
+    /// Whether the code can lie at this address only.
     is_fixed: bool,
-    /// In the order of their addresses, apart from each other; at least one.
+    /// At least one piece, in the order of their addresses. No two touch each other.
     pieces: Vec<Piece>,
 }
 
@@ -33,7 +34,7 @@ struct Piece {
     blocks: Vec<OnceCell<Box<Block>>>,
 }
 
-/// So many offsets have their room together.
+/// How many offsets share one block.
 const BLOCK: usize = 64;
 type Block = [OnceCell<Result<Op, ProgramError>>; BLOCK];
 
@@ -57,9 +58,9 @@ pub enum ProgramError {
     /// No instruction, or one that reaches beyond the end.
     #[error("{at:#x}: {bytes} is no instruction")]
     Invalid {
-        /// Where.
+        /// The address.
         at: u64,
-        /// What stands there.
+        /// The bytes at that address.
         bytes: String,
     },
     /// An instruction for which there is no semantics.
@@ -67,7 +68,7 @@ pub enum ProgramError {
         "{at:#x}: `{text}` is not modelled: the model has what switchers use, see machine/program.rs"
     )]
     NotModelled {
-        /// Where.
+        /// The address.
         at: u64,
         /// The instruction.
         text: String,
@@ -78,9 +79,9 @@ pub enum ProgramError {
          is: write `{text}` as assemblers do ({usual})"
     )]
     Encoding {
-        /// Where.
+        /// The address.
         at: u64,
-        /// What stands there.
+        /// The bytes at that address.
         bytes: String,
         /// The instruction, as it is usually.
         text: String,
@@ -90,22 +91,22 @@ pub enum ProgramError {
     /// Two decoders read the bytes in two ways: a CPU may do so in a third.
     #[error("{at:#x}: {bytes} is `{first}` to one decoder and `{second}` to another")]
     Disagreement {
-        /// Where.
+        /// The address.
         at: u64,
-        /// What stands there.
+        /// The bytes at that address.
         bytes: String,
-        /// What iced-x86 makes of it.
+        /// The instruction that iced-x86 reads.
         first: String,
-        /// What yaxpeax-x86 makes of it.
+        /// The instruction that yaxpeax-x86 reads.
         second: String,
     },
     /// A prefix without which the instruction would be the same, and not one of the forms that are
     /// known.
     #[error("{at:#x}: {bytes} is `{text}`, and its prefix {prefix} means nothing there")]
     Prefix {
-        /// Where.
+        /// The address.
         at: u64,
-        /// What stands there.
+        /// The bytes at that address.
         bytes: String,
         /// Its name and its byte.
         prefix: String,
@@ -135,13 +136,14 @@ impl Program {
         Self { base, is_fixed: false, pieces: vec![Piece::new(base, bytes)] }
     }
 
-    /// The same of code that holds addresses of its own as numbers, so that it can lie nowhere else.
+    /// This program, of code that holds addresses of its own as numbers, so that it can lie nowhere
+    /// else.
     #[must_use]
     pub fn fixed(self) -> Self {
         Self { is_fixed: true, ..self }
     }
 
-    /// Whether the code lies where it says, and nowhere else.
+    /// Whether the code can lie at its address only.
     #[must_use]
     pub const fn is_fixed(&self) -> bool {
         self.is_fixed
@@ -208,7 +210,7 @@ impl Program {
         Some((piece, piece.offset(address)?))
     }
 
-    /// Changes bytes, as whoever breaks code on purpose does.
+    /// Changes bytes, for those who break code on purpose.
     ///
     /// # Panics
     /// If they are not all within one piece.
@@ -228,7 +230,7 @@ impl Program {
     /// The operation at `address`; `None` if that is elsewhere.
     ///
     /// # Errors
-    /// If it is none, or not modelled.
+    /// If the bytes are no instruction, or one that is not modelled.
     #[inline]
     pub fn at(&self, address: u64) -> Option<Result<&Op, &ProgramError>> {
         let (piece, offset) = self.find(address)?;
@@ -275,7 +277,7 @@ impl Program {
         }
         let text = || instruction.to_string();
         let own = &code[..instruction.len()];
-        let meaningless = |Superfluous { name, byte }| {
+        let meaningless = |MeaninglessPrefix { name, byte }| {
             let (bytes, prefix) = (hexadecimal(own.iter()), format!("{name} ({byte:02x})"));
             ProgramError::Prefix { at, bytes, prefix, text: text() }
         };
@@ -297,7 +299,8 @@ impl Program {
             let (bytes, second) = (hexadecimal(code.iter().take(15)), second::text(code));
             return Err(ProgramError::Disagreement { at, bytes, first, second });
         }
-        // What is shorter begins later, so that it ends at the same address and names the same ones.
+        // What is shorter begins later, so that it ends at the same address and names the same
+        // ones.
         let decode = |shorter: &[u8]| {
             let at = op.next.wrapping_sub(shorter.len() as u64);
             Op::new(&Decoder::with_ip(64, shorter, at, DecoderOptions::NONE).decode())
@@ -312,7 +315,7 @@ fn usual(i: &Instruction, own: &[u8]) -> Option<(Instruction, Vec<u8>)> {
     let mut plain = *i;
     plain.set_has_rep_prefix(false);
     plain.set_has_repne_prefix(false);
-    // CPUs do not look at all bits of these.
+    // CPUs ignore some bits of these instructions.
     match i.mnemonic() {
         Mnemonic::Lfence => plain.set_code(Code::Lfence),
         Mnemonic::Mfence => plain.set_code(Code::Mfence),
@@ -330,7 +333,7 @@ fn hexadecimal<'a>(bytes: impl Iterator<Item = &'a u8>) -> String {
     bytes.map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
 }
 
-/// Not in the way of what is executed again and again.
+/// Kept out of line, because code that is executed again and again does not come here.
 #[cold]
 fn empty_block() -> Box<Block> {
     Box::new([const { OnceCell::new() }; BLOCK])
@@ -360,8 +363,8 @@ mod tests {
         code
     }
 
-    /// What the decoders are known to disagree about, where the first says that it is an instruction
-    /// of the model's: all of it is refused.
+    /// What the decoders are known to disagree about, where the first says that it is an
+    /// instruction of the model's: all of it is refused.
     fn known(code: &[u8], first: Op, second: Option<Op>) -> Option<&'static str> {
         let prefixes = code.iter().take_while(|byte| {
             matches!(byte, 0x26 | 0x2E | 0x36 | 0x3E | 0x64..=0x67 | 0xF0 | 0xF2 | 0xF3)
@@ -374,24 +377,25 @@ mod tests {
             _ if prefixes::misplaced(code).is_some() => {
                 "REX in front of another prefix, which CPUs ignore: yaxpeax-x86 does not"
             }
-            (Kind::MovSignExtended, Some(Kind::MovSignExtended)) if !has_rex(8) => {
+            (Operation::MovSignExtended, Some(Operation::MovSignExtended)) if !has_rex(8) => {
                 "MOVSXD without REX.W: yaxpeax-x86 has a destination of 64 bits"
             }
-            (Kind::ReadSegment(_) | Kind::WriteSs, None) if has_rex(4) => {
+            (Operation::ReadSegment(_) | Operation::WriteSs, None) if has_rex(4) => {
                 "MOV of a segment register with REX.R, which CPUs ignore: yaxpeax-x86 refuses it"
             }
-            (Kind::Push | Kind::Pop | Kind::PushFlags | Kind::PopFlags, None)
-                if has(0x66) && has_rex(8) =>
-            {
+            (
+                Operation::Push | Operation::Pop | Operation::PushFlags | Operation::PopFlags,
+                None,
+            ) if has(0x66) && has_rex(8) => {
                 "66 and REX.W with PUSH and POP: to yaxpeax-x86, 66 counts"
             }
-            (Kind::Push | Kind::Pop, None) if matches!(opcode, Some(0x8F | 0xFF)) => {
+            (Operation::Push | Operation::Pop, None) if matches!(opcode, Some(0x8F | 0xFF)) => {
                 "PUSH and POP of a register by FF and 8F: yaxpeax-x86 has one of 32 bits"
             }
-            (Kind::Nothing, None) if has(0xF3) && has_rex(1) => {
+            (Operation::Nothing, None) if has(0xF3) && has_rex(1) => {
                 "F3 41 90 and its like: iced-x86 does not see that REX.B makes it XCHG"
             }
-            (Kind::Nothing, None) if has(0xF3) => {
+            (Operation::Nothing, None) if has(0xF3) => {
                 "PAUSE with further prefixes: to yaxpeax-x86 it is not"
             }
             _ => return None,
@@ -463,7 +467,8 @@ mod tests {
         let read = |code: &[u8]| {
             Program::new(0x1000, code.to_vec()).at(0x1000).unwrap().copied().map_err(Clone::clone)
         };
-        // ADD, AND, BTS, BTR, DEC, INC, NEG, NOT, OR, SUB, XOR, XCHG, CMPXCHG, XADD of memory at RDI.
+        // ADD, AND, BTS, BTR, DEC, INC, NEG, NOT, OR, SUB, XOR, XCHG, CMPXCHG, XADD of memory at
+        // RDI.
         let legal: [&[u8]; 14] = [
             &[0xF0, 0x48, 0x01, 0x07],
             &[0xF0, 0x83, 0x27, 0x01],

@@ -11,7 +11,7 @@ use yaxpeax_x86::long_mode::{
 };
 
 use super::flags::Condition;
-use super::operation::{Fence, Kind, MemoryOperand, Op, Operand, Segment, SegmentRegister};
+use super::operation::{Fence, MemoryOperand, Op, Operand, Operation, Segment, SegmentRegister};
 
 /// What stands at the beginning of `code`, which lies at `at`; `None` if that is no instruction, or
 /// none of the model's.
@@ -43,7 +43,7 @@ impl Reading<'_> {
         }
         let count = self.i.operand_count();
         let no_operands = Op {
-            kind: Kind::Nothing,
+            kind: Operation::Nothing,
             size: 8,
             first: Operand::None,
             second: Operand::None,
@@ -52,7 +52,7 @@ impl Reading<'_> {
         };
         if let Some(kind) = self.alone() {
             let size = match self.i.operand(0) {
-                Raw::Register { reg } if kind == Kind::In => reg.width().into(),
+                Raw::Register { reg } if kind == Operation::In => reg.width().into(),
                 _ => no_operands.size,
             };
             return (!self.is_repeated()).then_some(Op { kind, size, ..no_operands });
@@ -92,56 +92,56 @@ impl Reading<'_> {
     }
 
     /// What has no operands, or none that need a look.
-    fn alone(&self) -> Option<Kind> {
+    fn alone(&self) -> Option<Operation> {
         let wide = self.i.prefixes.rex().is_some_and(|rex| rex.w());
         let narrow = self.i.prefixes.operand_size();
         Some(match self.i.opcode() {
-            Opcode::SWAPGS => Kind::SwapGs,
-            Opcode::RDMSR => Kind::ReadMsr,
-            Opcode::WRMSR => Kind::WriteMsr,
-            Opcode::RDPKRU => Kind::ReadPkru,
-            Opcode::WRPKRU => Kind::WritePkru,
-            Opcode::SYSRET if wide => Kind::Sysretq,
-            Opcode::SYSRET => Kind::Sysretl,
-            Opcode::IRETQ => Kind::Iretq,
-            Opcode::SYSCALL => Kind::Syscall,
-            Opcode::CLAC => Kind::ClearAc,
-            Opcode::STAC => Kind::SetAc,
-            Opcode::CLD => Kind::ClearDirection,
-            Opcode::STD => Kind::SetDirection,
-            Opcode::CLI => Kind::ClearInterrupt,
-            Opcode::STI => Kind::SetInterrupt,
-            Opcode::PUSHF if !narrow => Kind::PushFlags,
-            Opcode::POPF if !narrow => Kind::PopFlags,
-            Opcode::LFENCE => Kind::Fence(Fence::Lfence),
-            Opcode::MFENCE => Kind::Fence(Fence::Mfence),
-            Opcode::SFENCE => Kind::Fence(Fence::Sfence),
-            Opcode::NOP | Opcode::ENDBR64 => Kind::Nothing,
-            Opcode::UD2 => Kind::Ud2,
+            Opcode::SWAPGS => Operation::SwapGs,
+            Opcode::RDMSR => Operation::ReadMsr,
+            Opcode::WRMSR => Operation::WriteMsr,
+            Opcode::RDPKRU => Operation::ReadPkru,
+            Opcode::WRPKRU => Operation::WritePkru,
+            Opcode::SYSRET if wide => Operation::Sysretq,
+            Opcode::SYSRET => Operation::Sysretl,
+            Opcode::IRETQ => Operation::Iretq,
+            Opcode::SYSCALL => Operation::Syscall,
+            Opcode::CLAC => Operation::ClearAc,
+            Opcode::STAC => Operation::SetAc,
+            Opcode::CLD => Operation::ClearDirection,
+            Opcode::STD => Operation::SetDirection,
+            Opcode::CLI => Operation::ClearInterrupt,
+            Opcode::STI => Operation::SetInterrupt,
+            Opcode::PUSHF if !narrow => Operation::PushFlags,
+            Opcode::POPF if !narrow => Operation::PopFlags,
+            Opcode::LFENCE => Operation::Fence(Fence::Lfence),
+            Opcode::MFENCE => Operation::Fence(Fence::Mfence),
+            Opcode::SFENCE => Operation::Fence(Fence::Sfence),
+            Opcode::NOP | Opcode::ENDBR64 => Operation::Nothing,
+            Opcode::UD2 => Operation::Ud2,
             Opcode::INT => match (self.bytes.last()?, self.i.operand(0)) {
                 // The operand is not one of the bytes.
-                (0xCC, Raw::ImmediateU8 { imm: 3 }) => Kind::Int3,
+                (0xCC, Raw::ImmediateU8 { imm: 3 }) => Operation::Int3,
                 // INT1.
                 (0xF1, Raw::ImmediateU8 { imm: 1 }) => return None,
-                (_, Raw::ImmediateU8 { imm }) => Kind::Int(imm),
+                (_, Raw::ImmediateU8 { imm }) => Operation::Int(imm),
                 _ => return None,
             },
-            Opcode::SYSENTER => Kind::Sysenter,
+            Opcode::SYSENTER => Operation::Sysenter,
             Opcode::IN => match self.i.operand(1) {
-                Raw::Register { reg } if reg == RegSpec::dx() => Kind::In,
+                Raw::Register { reg } if reg == RegSpec::dx() => Operation::In,
                 _ => return None,
             },
-            Opcode::HLT => Kind::Halt,
-            Opcode::RETF if wide && self.i.operand_count() == 0 => Kind::ReturnFar(0),
+            Opcode::HLT => Operation::Halt,
+            Opcode::RETF if wide && self.i.operand_count() == 0 => Operation::ReturnFar(0),
             Opcode::RETF if wide => match self.i.operand(0) {
-                Raw::ImmediateU16 { imm } => Kind::ReturnFar(imm),
-                Raw::ImmediateI16 { imm } => Kind::ReturnFar(imm.cast_unsigned()),
+                Raw::ImmediateU16 { imm } => Operation::ReturnFar(imm),
+                Raw::ImmediateI16 { imm } => Operation::ReturnFar(imm.cast_unsigned()),
                 _ => return None,
             },
-            Opcode::RETURN if self.i.operand_count() == 0 => Kind::Return(0),
+            Opcode::RETURN if self.i.operand_count() == 0 => Operation::Return(0),
             Opcode::RETURN => match self.i.operand(0) {
-                Raw::ImmediateU16 { imm } => Kind::Return(imm),
-                Raw::ImmediateI16 { imm } => Kind::Return(imm.cast_unsigned()),
+                Raw::ImmediateU16 { imm } => Operation::Return(imm),
+                Raw::ImmediateI16 { imm } => Operation::Return(imm.cast_unsigned()),
                 _ => return None,
             },
             _ => return None,
@@ -152,8 +152,8 @@ impl Reading<'_> {
     fn string(&self) -> Option<Op> {
         let (prefixes, repeats) = (&self.i.prefixes, self.i.prefixes.rep());
         let kind = match self.i.opcode() {
-            Opcode::STOS => Kind::StoreString { repeats },
-            Opcode::MOVS => Kind::CopyString { repeats },
+            Opcode::STOS => Operation::StoreString { repeats },
+            Opcode::MOVS => Operation::CopyString { repeats },
             _ => return None,
         };
         if prefixes.repnz() || prefixes.lock() || prefixes.address_size() {
@@ -166,74 +166,78 @@ impl Reading<'_> {
             Operand::Memory(MemoryOperand { segment, base, index, displacement, is_code, size })
         };
         let second = match kind {
-            Kind::StoreString { .. } => Operand::Gpr { index: RegSpec::rax().num().into(), size },
+            Operation::StoreString { .. } => {
+                Operand::Gpr { index: RegSpec::rax().num().into(), size }
+            }
             _ => at(segment(prefixes.segment()), RegSpec::rsi()),
         };
         let first = at(Segment::Flat, RegSpec::rdi());
         Some(Op { kind, size, first, second, locked: false, next: self.next })
     }
 
-    fn with(&self, first: Operand, second: Operand, size: usize) -> Option<Kind> {
+    fn with(&self, first: Operand, second: Operand, size: usize) -> Option<Operation> {
         let is_constant = matches!(second, Operand::Immediate(_));
         let opcode = self.i.opcode();
         if let Some(condition) = opcode.condition() {
             let condition = self::condition(condition);
             let is_immediate = matches!(first, Operand::Immediate(_));
             return match second {
-                Operand::None if opcode.is_jcc() && is_immediate => Some(Kind::JumpIf(condition)),
-                Operand::None if opcode.is_setcc() && size == 1 => Some(Kind::Set(condition)),
+                Operand::None if opcode.is_jcc() && is_immediate => {
+                    Some(Operation::JumpIf(condition))
+                }
+                Operand::None if opcode.is_setcc() && size == 1 => Some(Operation::Set(condition)),
                 Operand::Gpr { .. } | Operand::Memory(_) if opcode.is_cmovcc() => {
-                    Some(Kind::MovIf(condition))
+                    Some(Operation::MovIf(condition))
                 }
                 _ => None,
             };
         }
         Some(match opcode {
             Opcode::MOV => return self.mov(),
-            Opcode::MOVZX => Kind::MovZeroExtended,
-            Opcode::MOVSX | Opcode::MOVSXD => Kind::MovSignExtended,
-            Opcode::LEA => Kind::Lea,
-            Opcode::XCHG => Kind::Xchg,
-            Opcode::XADD => Kind::ExchangeAdd,
-            Opcode::CMPXCHG => Kind::CompareExchange,
-            Opcode::LOOP if self.is_counted_wide() => Kind::Loop(None),
-            Opcode::LOOPZ if self.is_counted_wide() => Kind::Loop(Some(Condition::E)),
-            Opcode::LOOPNZ if self.is_counted_wide() => Kind::Loop(Some(Condition::Ne)),
-            Opcode::JRCXZ if self.is_counted_wide() => Kind::JumpIfZero,
-            Opcode::ADD => Kind::Add,
-            Opcode::SUB => Kind::Sub,
-            Opcode::CMP => Kind::Cmp,
-            Opcode::AND => Kind::And,
-            Opcode::OR => Kind::Or,
-            Opcode::XOR => Kind::Xor,
-            Opcode::TEST => Kind::Test,
-            Opcode::NOT => Kind::Not,
-            Opcode::NEG => Kind::Neg,
-            Opcode::INC => Kind::Inc,
-            Opcode::DEC => Kind::Dec,
-            Opcode::SHL | Opcode::SAL if is_constant => Kind::Shl,
-            Opcode::SHR if is_constant => Kind::Shr,
-            Opcode::SAR if is_constant => Kind::Sar,
-            Opcode::BT if is_constant => Kind::Bt,
-            Opcode::BTS if is_constant => Kind::Bts,
-            Opcode::BTR if is_constant => Kind::Btr,
+            Opcode::MOVZX => Operation::MovZeroExtended,
+            Opcode::MOVSX | Opcode::MOVSXD => Operation::MovSignExtended,
+            Opcode::LEA => Operation::Lea,
+            Opcode::XCHG => Operation::Xchg,
+            Opcode::XADD => Operation::ExchangeAdd,
+            Opcode::CMPXCHG => Operation::CompareExchange,
+            Opcode::LOOP if self.is_counted_wide() => Operation::Loop(None),
+            Opcode::LOOPZ if self.is_counted_wide() => Operation::Loop(Some(Condition::E)),
+            Opcode::LOOPNZ if self.is_counted_wide() => Operation::Loop(Some(Condition::Ne)),
+            Opcode::JRCXZ if self.is_counted_wide() => Operation::JumpIfZero,
+            Opcode::ADD => Operation::Add,
+            Opcode::SUB => Operation::Sub,
+            Opcode::CMP => Operation::Cmp,
+            Opcode::AND => Operation::And,
+            Opcode::OR => Operation::Or,
+            Opcode::XOR => Operation::Xor,
+            Opcode::TEST => Operation::Test,
+            Opcode::NOT => Operation::Not,
+            Opcode::NEG => Operation::Neg,
+            Opcode::INC => Operation::Inc,
+            Opcode::DEC => Operation::Dec,
+            Opcode::SHL | Opcode::SAL if is_constant => Operation::Shl,
+            Opcode::SHR if is_constant => Operation::Shr,
+            Opcode::SAR if is_constant => Operation::Sar,
+            Opcode::BT if is_constant => Operation::Bt,
+            Opcode::BTS if is_constant => Operation::Bts,
+            Opcode::BTR if is_constant => Operation::Btr,
             // FS and GS can be pushed, too.
             Opcode::PUSH | Opcode::POP if first == Operand::None => return None,
-            Opcode::PUSH if size == 8 && !self.i.prefixes.operand_size() => Kind::Push,
-            Opcode::POP if size == 8 => Kind::Pop,
-            Opcode::JMP if size == 8 => Kind::Jump,
-            Opcode::CALL if size == 8 => Kind::Call,
-            Opcode::RDGSBASE if size == 8 => Kind::ReadGsBase,
-            Opcode::WRGSBASE if size == 8 => Kind::WriteGsBase,
-            Opcode::RDFSBASE if size == 8 => Kind::ReadFsBase,
-            Opcode::WRFSBASE if size == 8 => Kind::WriteFsBase,
-            Opcode::VERW => Kind::Verw,
+            Opcode::PUSH if size == 8 && !self.i.prefixes.operand_size() => Operation::Push,
+            Opcode::POP if size == 8 => Operation::Pop,
+            Opcode::JMP if size == 8 => Operation::Jump,
+            Opcode::CALL if size == 8 => Operation::Call,
+            Opcode::RDGSBASE if size == 8 => Operation::ReadGsBase,
+            Opcode::WRGSBASE if size == 8 => Operation::WriteGsBase,
+            Opcode::RDFSBASE if size == 8 => Operation::ReadFsBase,
+            Opcode::WRFSBASE if size == 8 => Operation::WriteFsBase,
+            Opcode::VERW => Operation::Verw,
             _ => return None,
         })
     }
 
     /// MOV, of general or of other registers.
-    fn mov(&self) -> Option<Kind> {
+    fn mov(&self) -> Option<Operation> {
         let register = |n| match self.i.operand(n) {
             Raw::Register { reg } => Some((reg.class(), reg.num())),
             _ => None,
@@ -244,13 +248,13 @@ impl Reading<'_> {
             })
         };
         Some(match (special(register(0)), special(register(1))) {
-            (None, None) => Kind::Mov,
-            (Some((register_class::CR, 3)), None) => Kind::WriteCr3,
-            (None, Some((register_class::CR, 3))) => Kind::ReadCr3,
-            (None, Some((register_class::CR, 4))) => Kind::ReadCr4,
-            (Some((register_class::S, SS)), None) => Kind::WriteSs,
-            (None, Some((register_class::S, SS))) => Kind::ReadSegment(SegmentRegister::Ss),
-            (None, Some((register_class::S, CS))) => Kind::ReadSegment(SegmentRegister::Cs),
+            (None, None) => Operation::Mov,
+            (Some((register_class::CR, 3)), None) => Operation::WriteCr3,
+            (None, Some((register_class::CR, 3))) => Operation::ReadCr3,
+            (None, Some((register_class::CR, 4))) => Operation::ReadCr4,
+            (Some((register_class::S, SS)), None) => Operation::WriteSs,
+            (None, Some((register_class::S, SS))) => Operation::ReadSegment(SegmentRegister::Ss),
+            (None, Some((register_class::S, CS))) => Operation::ReadSegment(SegmentRegister::Cs),
             _ => return None,
         })
     }
@@ -298,7 +302,8 @@ impl Reading<'_> {
         is_one && !matches!(self.i.operand(1), Raw::Register { .. })
     }
 
-    /// Whether it is MOV from a segment register to a general one, whose size it does not tell either.
+    /// Whether it is MOV from a segment register to a general one, whose size it does not tell
+    /// either.
     fn is_selector_read(&self) -> bool {
         let is_segment = |register: RegSpec| register.class() == register_class::S;
         let from = self.i.operand(1);

@@ -1,33 +1,33 @@
-//! The CPU's state, and the transitions between rings that are its own.
+//! The CPU's state, and the transitions between rings that the CPU makes by itself.
 //!
 //! Sources: Intel SDM vol. 2 (SYSCALL, SYSRET, IRET, SWAPGS, WRGSBASE) and vol. 3, 6.14; AMD APM
-//! vol. 3. Where the vendors differ, [`Model::vendor`] decides.
+//! vol. 3. Where the vendors differ, [`CpuModel::vendor`] decides.
 
 use super::domain::Domain;
 use super::exists::{self, Condition, Features};
 use super::flags::Flags;
 use super::memory::Memory;
-use super::operation::{Fault, Gpr, Kind};
+use super::operation::{Fault, Gpr, Operation};
 use switcher_gen::Variant;
 use switcher_gen::arch::{PagingMode, RFlags, Selectors, Vendor};
 
 /// What does not change while a switcher runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Model {
-    /// Whose SYSRET and SYSCALL.
+pub struct CpuModel {
+    /// The vendor, whose SYSRET and SYSCALL the CPU has.
     pub vendor: Vendor,
-    /// How wide a canonical address is.
+    /// The paging mode, which says how wide a canonical address is.
     pub paging: PagingMode,
     /// The GDT has these five descriptors; a selector of anything else is refused.
     pub selectors: Selectors,
-    /// Further descriptors, if the GDT has them, with the content of USER_CS and USER_DS: only IRETQ
-    /// loads them.
+    /// Further descriptors, if the GDT has them, with the content of USER_CS and USER_DS: only
+    /// IRETQ loads them.
     pub aliases: Option<(u16, u16)>,
     /// What the CPU has.
     pub features: Features,
 }
 
-impl From<&Variant> for Model {
+impl From<&Variant> for CpuModel {
     fn from(variant: &Variant) -> Self {
         let config = variant.config();
         let selectors = variant.selectors();
@@ -36,7 +36,7 @@ impl From<&Variant> for Model {
     }
 }
 
-impl Model {
+impl CpuModel {
     /// Whether `address` is canonical.
     pub fn is_canonical<D: Domain>(&self, d: &D, address: D::Word) -> D::Bit {
         let by = self.paging.sign_bits().into();
@@ -44,7 +44,7 @@ impl Model {
     }
 }
 
-/// Model-specific registers that have an effect here.
+/// The model-specific registers that have an effect in the model.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "registers are what they are called")]
 pub struct Msrs<D: Domain> {
@@ -79,7 +79,7 @@ pub struct State<D: Domain> {
     pub fs_base: D::Word,
     /// The root, with PCID and NOFLUSH as written.
     pub cr3: D::Word,
-    /// What is switched on: see [`CR4`].
+    /// CR4, which says what is switched on: see [`CR4`].
     pub cr4: D::Word,
     /// Protection keys of user pages.
     pub pkru: D::Word,
@@ -87,7 +87,7 @@ pub struct State<D: Domain> {
     /// delivery of one up to the next IRET, whatever that returns from, and even if it faults
     /// (vol. 3, 28.2.3, "NMI unblocking due to IRET").
     pub nmi_blocked: D::Bit,
-    /// The rest.
+    /// The model-specific registers.
     pub msrs: Msrs<D>,
     /// Memory.
     pub memory: Memory<D>,
@@ -102,7 +102,7 @@ impl<D: Domain> Clone for State<D> {
 
 /// Which way SYSCALL was executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry {
+pub enum SyscallKind {
     /// In 64-bit code: to LSTAR.
     Long,
     /// In 32-bit code: to CSTAR on AMD, #UD on Intel.
@@ -147,22 +147,27 @@ impl<D: Domain> State<D> {
         self.flags.value(d)
     }
 
-    /// SYSCALL at CPL 3; RIP is the address behind it.
+    /// SYSCALL at CPL 3; RIP is the address after it.
     ///
     /// # Errors
-    /// #UD where there is none.
-    pub fn syscall(&mut self, d: &D, model: &Model, entry: Entry) -> Result<(), Fault<D::Word>> {
-        let exists = exists::of_instruction(Kind::Syscall);
+    /// #UD where the CPU has no such SYSCALL.
+    pub fn syscall(
+        &mut self,
+        d: &D,
+        model: &CpuModel,
+        entry: SyscallKind,
+    ) -> Result<(), Fault<D::Word>> {
+        let exists = exists::of_instruction(Operation::Syscall);
         if !exists.iter().all(|condition| self.meets(d, model, condition)) {
             return Err(Fault::UNDEFINED);
         }
         let target = match (entry, model.vendor) {
-            (Entry::Long, _) => self.msrs.lstar,
-            (Entry::Compatibility, Vendor::Amd) => self.msrs.cstar,
-            (Entry::Compatibility, Vendor::Intel) => return Err(Fault::UNDEFINED),
+            (SyscallKind::Long, _) => self.msrs.lstar,
+            (SyscallKind::Compatibility, Vendor::Amd) => self.msrs.cstar,
+            (SyscallKind::Compatibility, Vendor::Intel) => return Err(Fault::UNDEFINED),
         };
         self.set(Gpr::Rcx, self.rip);
-        // RF was for the SYSCALL.
+        // RF applied to the SYSCALL and is not saved.
         let flags = d.mask(self.rflags(d), !RFlags::RF.bits());
         self.set(Gpr::R11, flags);
         let kept = d.xor(self.msrs.sfmask, d.word(u64::MAX));
@@ -174,8 +179,9 @@ impl<D: Domain> State<D> {
         Ok(())
     }
 
-    /// Whether what a condition says of the CPU is so; of a value, whoever has it must say.
-    pub(super) fn meets(&self, d: &D, model: &Model, condition: &Condition) -> bool {
+    /// Whether a condition about the CPU holds. A condition about a value is for the caller to
+    /// judge.
+    pub(super) fn meets(&self, d: &D, model: &CpuModel, condition: &Condition) -> bool {
         match condition {
             Condition::Cpu(features) => model.features.intersects(*features),
             Condition::Cr4 { bit, .. } => d.decide(d.any(self.cr4, 1 << bit)),
@@ -191,7 +197,7 @@ impl<D: Domain> State<D> {
     ///
     /// # Errors
     /// On Intel, #GP **at CPL 0** if RCX is not canonical. AMD faults at CPL 3, at the fetch.
-    pub(super) fn sysretq(&mut self, d: &D, model: &Model) -> Result<(), Fault<D::Word>> {
+    pub(super) fn sysretq(&mut self, d: &D, model: &CpuModel) -> Result<(), Fault<D::Word>> {
         let rip = self.get(Gpr::Rcx);
         if model.vendor == Vendor::Intel && d.decide(d.not(model.is_canonical(d, rip))) {
             return Err(Fault::protection(d.word(0)));
@@ -205,7 +211,7 @@ impl<D: Domain> State<D> {
         self.sysret(d, 0, d.truncate(self.get(Gpr::Rcx), 4));
     }
 
-    /// What both SYSRETs have in common.
+    /// The part that both SYSRETs have in common.
     fn sysret(&mut self, d: &D, to_cs: i64, rip: D::Word) {
         self.load_flags(d, self.get(Gpr::R11));
         // RF is not restored, and VM does not exist in long mode.
@@ -217,18 +223,18 @@ impl<D: Domain> State<D> {
         self.rip = rip;
     }
 
-    /// IRETQ of a frame that has been read: RIP, CS, RFLAGS, RSP, SS. To CPL 3, or from CPL 0 to the
-    /// host's own code.
+    /// IRETQ of a frame that has been read: RIP, CS, RFLAGS, RSP, SS. To CPL 3, or from CPL 0 to
+    /// the host's own code.
     ///
     /// # Errors
     /// #GP as the frame deserves; nothing has changed then but that NMIs are no longer blocked.
     pub(super) fn iretq(
         &mut self,
         d: &D,
-        model: &Model,
+        model: &CpuModel,
         [rip, cs, flags, rsp, ss]: [D::Word; 5],
     ) -> Result<(), Fault<D::Word>> {
-        // Whether it comes to its end or not.
+        // NMIs are no longer blocked, whether the IRETQ completes or not.
         self.nmi_blocked = d.bit(false);
         if d.decide(self.flags.other(d, RFlags::NT)) {
             return Err(Fault::protection(d.word(0)));
@@ -259,7 +265,7 @@ impl<D: Domain> State<D> {
         if !d.decide(is(ss, s.user_ds(), model.aliases.map(|(_, ss)| ss))) {
             return Err(Fault::protection(d.mask(ss, 0xFFFC)));
         }
-        // In 32-bit code, the upper half of RIP does not count.
+        // In 32-bit code, the upper half of RIP is ignored.
         if d.decide(d.both(is_long, d.not(model.is_canonical(d, rip)))) {
             return Err(Fault::protection(d.word(0)));
         }
@@ -274,7 +280,7 @@ impl<D: Domain> State<D> {
         Ok(())
     }
 
-    /// IRETQ to CPL 3 once nothing speaks against the frame.
+    /// The end of an IRETQ to CPL 3, once the frame has been checked.
     pub fn arrive(&mut self, d: &D, frame: [D::Word; 5]) {
         self.load_frame(d, frame);
         self.nmi_blocked = d.bit(false);

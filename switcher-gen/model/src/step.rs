@@ -1,41 +1,41 @@
-//! What each operation does.
+//! The semantics of each operation: one step of the CPU.
 
 use super::domain::{Domain, low_bytes};
-use super::exists::{self, Address, Condition as Needed, MsrRule, Value};
+use super::exists::{self, Address, Condition as Needed, MsrRule, Value, msr_number};
 use super::flags::even_parity;
 use super::memory::{Place, Region, Sharing};
 use super::operation::{
-    Fault, Fence, Gpr, Kind, MemoryOperand, Op, Operand, Segment, SegmentRegister,
+    Fault, Fence, Gpr, MemoryOperand, Op, Operand, Operation, Segment, SegmentRegister,
 };
 use super::program::{Program, ProgramError};
-use super::state::{Model, State};
-use switcher_gen::arch::{Msr, RFlags, Vendor};
+use super::state::{CpuModel, State};
+use switcher_gen::arch::{RFlags, Vendor};
 
 /// What one step came to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Step<W> {
-    /// The next instruction is within the program.
+    /// The instruction was executed, and the next one is within the program.
     Next,
-    /// CPL 3 has been reached: by SYSRETQ, or else by IRETQ.
+    /// SYSRETQ or IRETQ has led to CPL 3.
     Guest {
-        /// Which.
+        /// Whether it was SYSRETQ rather than IRETQ.
         by_sysretq: bool,
     },
     /// RIP is an address outside of the program.
     Left,
-    /// The instruction was not executed.
+    /// The instruction was not executed, because of an exception.
     Fault(Fault<W>),
     /// HLT.
     Halted,
 }
 
-/// Why there is no telling what the CPU would do.
+/// Why the model cannot say what a CPU would do.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Stuck<W: core::fmt::Debug> {
     /// Not modelled.
     #[error(transparent)]
     Program(#[from] ProgramError),
-    /// Memory that no assumption is made of.
+    /// An access to memory of which nothing is assumed.
     #[error("{at:#x}: an access to memory that is not the switcher's")]
     Wild {
         /// The instruction.
@@ -53,7 +53,7 @@ pub enum Stuck<W: core::fmt::Debug> {
         /// The instruction.
         at: u64,
     },
-    /// An MSR that has no effect here.
+    /// An access to an MSR that the model does not have.
     #[error("{at:#x}: an access to an MSR that is not modelled")]
     Msr {
         /// The instruction.
@@ -61,7 +61,7 @@ pub enum Stuck<W: core::fmt::Debug> {
         /// RCX.
         number: W,
     },
-    /// Code goes on at one of its own addresses, and at which is not known.
+    /// The code goes on at one of its own addresses, and it is not known at which.
     #[error("{at:#x}: a jump to one of several addresses")]
     Several {
         /// The instruction.
@@ -84,7 +84,7 @@ pub enum Stuck<W: core::fmt::Debug> {
 /// One access to memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Access<W> {
-    /// Where.
+    /// The accessed bytes.
     pub place: Place,
     /// The value read or written.
     pub value: W,
@@ -94,16 +94,16 @@ pub struct Access<W> {
     pub gs: bool,
 }
 
-/// What an [`Observer`] is told, before it takes effect.
+/// What an instruction is about to do. An [`Observer`] is told of it before it happens.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Event<W> {
+pub enum Effect<W> {
     /// The instruction at this address is about to be executed.
     Execute(u64),
     /// Memory is accessed.
     Access(Access<W>),
-    /// A conditional jump, or another instruction whose effect depends on this.
+    /// The effect of a conditional jump, or of another instruction, depends on this word.
     Depends(W),
-    /// A conditional jump has gone one way, by this, and might have gone the other way.
+    /// A conditional jump has gone one way because of this word, and might have gone the other way.
     Decided(W),
     /// CR3 is to be loaded.
     LoadCr3(W),
@@ -113,9 +113,9 @@ pub enum Event<W> {
     ReadMsr(Option<u64>),
     /// An MSR is to be written; its number, if that is known.
     WriteMsr {
-        /// Which.
+        /// The number of the MSR, if it is known.
         number: Option<u64>,
-        /// What.
+        /// The value that is written.
         value: W,
     },
     /// VERW of memory.
@@ -126,21 +126,21 @@ pub enum Event<W> {
     SwapGs,
     /// SYSRETQ.
     Sysretq,
-    /// IRETQ, of this frame.
+    /// IRETQ is about to load this frame.
     Iretq([W; 5]),
-    /// An instruction that others wait for. MOV to CR3, IRETQ and WRMSR are told as what they are
-    /// besides.
+    /// An instruction that others wait for. MOV to CR3, IRETQ and WRMSR are reported as what they
+    /// are besides.
     Fence(Fence),
     /// An instruction, or a value, needs something of the CPU.
     Needs {
-        /// What.
+        /// The condition.
         condition: Needed,
-        /// Whether it is there: otherwise the instruction faults.
+        /// Whether the condition is met. If it is not, the instruction faults.
         met: bool,
     },
 }
 
-/// What a CPU can hold besides what the table of `exists` says.
+/// Where a CPU can hold values besides those that the table of `exists` allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
     /// In CR3.
@@ -151,7 +151,7 @@ pub enum Held {
     Base,
 }
 
-/// What kind of jump it is, for a branch predictor.
+/// The kind of a jump, as a branch predictor sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "instructions are what they are called")]
 pub enum Branch {
@@ -162,13 +162,13 @@ pub enum Branch {
     Return,
 }
 
-/// Somebody who watches an execution.
+/// Watches an execution.
 pub trait Observer<D: Domain> {
-    /// `event` is about to happen in `state`.
-    fn observe(&mut self, d: &D, state: &State<D>, event: Event<D::Word>);
+    /// `effect` is about to happen in `state`.
+    fn observe(&mut self, d: &D, state: &State<D>, effect: Effect<D::Word>);
 
-    /// Values that a CPU is known to take because it has held them, or because its host vouches for
-    /// them: what the table calls reserved may be defined on this one.
+    /// Values that this CPU is known to accept, because it has held them or because its host
+    /// vouches for them. Bits that the table calls reserved may be defined on this CPU.
     fn held(&self, _what: Held) -> &[D::Word] {
         &[]
     }
@@ -180,7 +180,7 @@ pub struct Unobserved;
 
 impl<D: Domain> Observer<D> for Unobserved {
     #[inline]
-    fn observe(&mut self, _d: &D, _state: &State<D>, _event: Event<D::Word>) {}
+    fn observe(&mut self, _d: &D, _state: &State<D>, _effect: Effect<D::Word>) {}
 }
 
 /// An instruction that did not come to its end.
@@ -198,7 +198,7 @@ impl<W: core::fmt::Debug> From<Fault<W>> for Stop<W> {
 /// One instruction being executed.
 struct Cpu<'a, D: Domain, O> {
     d: &'a D,
-    model: &'a Model,
+    model: &'a CpuModel,
     state: &'a mut State<D>,
     observer: &'a mut O,
     at: u64,
@@ -208,19 +208,19 @@ impl<D: Domain> State<D> {
     /// Executes the instruction at RIP.
     ///
     /// # Errors
-    /// If there is no telling what a CPU would do.
+    /// If the model cannot say what a CPU would do.
     #[inline]
     pub fn step<O: Observer<D>>(
         &mut self,
         d: &D,
-        model: &Model,
+        model: &CpuModel,
         program: &Program,
         observer: &mut O,
     ) -> Result<Step<D::Word>, Stuck<D::Word>> {
         let no_code = Stuck::NoCode { rip: self.rip };
         let at = d.code_at(self.rip).ok_or(no_code.clone())?;
         let op = program.at(at).ok_or(no_code)?.map_err(Clone::clone)?;
-        observer.observe(d, self, Event::Execute(at));
+        observer.observe(d, self, Effect::Execute(at));
         let next = d.code(op.next);
         let rip = core::mem::replace(&mut self.rip, next);
         let mut cpu = Cpu { d, model, state: self, observer, at };
@@ -248,12 +248,14 @@ impl<D: Domain> State<D> {
 }
 
 impl<D: Domain> State<D> {
-    /// Where `op` leads, if that is a register's or memory's to say and it is known what is there.
+    /// Where `op` leads, if a register or memory says it and the value there is known.
     pub fn leads_to(&self, d: &D, op: &Op) -> Option<D::Word> {
         let address = match (op.kind, op.first) {
-            (Kind::Return(_), _) => self.get(Gpr::Rsp),
-            (Kind::Jump | Kind::Call, Operand::Gpr { index, .. }) => return Some(self.gpr[index]),
-            (Kind::Jump | Kind::Call, Operand::Memory(memory)) => self.address(d, memory),
+            (Operation::Return(_), _) => self.get(Gpr::Rsp),
+            (Operation::Jump | Operation::Call, Operand::Gpr { index, .. }) => {
+                return Some(self.gpr[index]);
+            }
+            (Operation::Jump | Operation::Call, Operand::Memory(memory)) => self.address(d, memory),
             _ => return None,
         };
         let place = self.memory.locate(d, address, 8, self.cr3)?;
@@ -261,22 +263,22 @@ impl<D: Domain> State<D> {
     }
 
     /// Whether a jump with a condition is taken, if `kind` is one.
-    pub fn jumps_if(&self, d: &D, kind: Kind) -> Option<D::Bit> {
+    pub fn jumps_if(&self, d: &D, kind: Operation) -> Option<D::Bit> {
         let rcx = self.get(Gpr::Rcx);
         Some(match kind {
-            Kind::JumpIf(condition) => self.flags.holds(d, condition),
-            Kind::Loop(condition) => {
+            Operation::JumpIf(condition) => self.flags.holds(d, condition),
+            Operation::Loop(condition) => {
                 let goes_on = d.any(d.plus(rcx, -1), u64::MAX);
                 condition.map_or(goes_on, |also| d.both(goes_on, self.flags.holds(d, also)))
             }
-            Kind::JumpIfZero => d.is(rcx, 0),
+            Operation::JumpIfZero => d.is(rcx, 0),
             _ => return None,
         })
     }
 
     /// What a jump with a condition does besides: LOOP counts, and changes no flag.
-    pub fn count_down(&mut self, d: &D, kind: Kind) {
-        if matches!(kind, Kind::Loop(_)) {
+    pub fn count_down(&mut self, d: &D, kind: Operation) {
+        if matches!(kind, Operation::Loop(_)) {
             self.set(Gpr::Rcx, d.plus(self.get(Gpr::Rcx), -1));
         }
     }
@@ -309,13 +311,13 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let target = self.state.rip;
         if d.code_at(target).is_none() {
             match d.known(target) {
-                // Where code has one address, that is a number.
+                // If the code lies at one fixed address, the target is a number.
                 Some(number) if program.is_fixed() => self.state.rip = d.code(number),
                 Some(_) => {}
                 None if d.is_of_code(target) => {
-                    self.tell(Event::Depends(target));
-                    // By what is added to where the code lies.
-                    self.tell(Event::Decided(d.sub(target, d.code(0))));
+                    self.tell(Effect::Depends(target));
+                    // The decision depends on what is added to the address of the code.
+                    self.tell(Effect::Decided(d.sub(target, d.code(0))));
                     self.state.rip = d.settle(target);
                     let is_open = d.code_at(self.state.rip).is_none();
                     if is_open && d.is_of_code(self.state.rip) {
@@ -327,7 +329,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         }
         match d.code_at(self.state.rip) {
             Some(target) if program.contains(target) => Ok(Step::Next),
-            // Also the return address of a caller: wherever that is, not here.
+            // The target may be the return address of a caller, which is outside of the program.
             Some(_) | None => Ok(Step::Left),
         }
     }
@@ -342,30 +344,30 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             self.needs(*condition, met, Fault::UNDEFINED)?;
         }
         match op.kind {
-            Kind::Mov => {
+            Operation::Mov => {
                 let value = self.read(op.second)?;
                 self.write(op.first, value)?;
             }
-            Kind::MovZeroExtended => {
+            Operation::MovZeroExtended => {
                 let value = self.read(op.second)?;
                 self.write(op.first, value)?;
             }
-            Kind::MovSignExtended => {
+            Operation::MovSignExtended => {
                 let from = width(op.second);
                 let value = d.sign_extend(self.read(op.second)?, from);
                 self.write(op.first, d.truncate(value, size))?;
             }
-            Kind::Lea => {
+            Operation::Lea => {
                 let Operand::Memory(memory) = op.second else { unreachable!("LEA has an address") };
                 let address = self.offset(memory);
                 self.write(op.first, d.truncate(address, size))?;
             }
-            Kind::Xchg => {
+            Operation::Xchg => {
                 let (a, b) = (self.read(op.first)?, self.read(op.second)?);
                 self.write(op.first, b)?;
                 self.write(op.second, a)?;
             }
-            Kind::ExchangeAdd => {
+            Operation::ExchangeAdd => {
                 let (a, b) = (self.read(op.first)?, self.read(op.second)?);
                 let result = d.truncate(d.add(a, b), size);
                 // What may fault comes first, and where both are one register, it has the sum.
@@ -378,7 +380,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 }
                 self.state.flags.add(size, a, b, result);
             }
-            Kind::CompareExchange => {
+            Operation::CompareExchange => {
                 let rax = Operand::Gpr { index: Gpr::Rax as usize, size };
                 let (a, b) = (self.read(op.first)?, self.read(op.second)?);
                 let expected = self.read(rax)?;
@@ -399,48 +401,48 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 self.state.set(Gpr::Rax, d.select(is_there, kept, found));
                 self.state.flags.sub(size, expected, a, d.truncate(d.sub(expected, a), size));
             }
-            Kind::StoreString { repeats } | Kind::CopyString { repeats } => {
+            Operation::StoreString { repeats } | Operation::CopyString { repeats } => {
                 self.string(op, repeats)?;
             }
-            Kind::Add => {
+            Operation::Add => {
                 let [a, b] = self.operands(op)?;
                 let result = d.truncate(d.add(a, b), size);
                 self.write(op.first, result)?;
                 self.state.flags.add(size, a, b, result);
             }
-            Kind::Sub => {
+            Operation::Sub => {
                 let [a, b] = self.operands(op)?;
                 let result = d.truncate(d.sub(a, b), size);
                 self.write(op.first, result)?;
                 self.state.flags.sub(size, a, b, result);
             }
-            Kind::Cmp => {
+            Operation::Cmp => {
                 let [a, b] = self.operands(op)?;
                 self.state.flags.sub(size, a, b, d.truncate(d.sub(a, b), size));
             }
-            Kind::And => self.logic(op, D::and)?,
-            Kind::Or => self.logic(op, D::or)?,
-            Kind::Xor => self.logic(op, D::xor)?,
-            Kind::Test => {
+            Operation::And => self.logic(op, D::and)?,
+            Operation::Or => self.logic(op, D::or)?,
+            Operation::Xor => self.logic(op, D::xor)?,
+            Operation::Test => {
                 let [a, b] = self.operands(op)?;
                 self.state.flags.logic(size, a, b, d.and(a, b));
             }
-            Kind::Not => {
+            Operation::Not => {
                 let a = self.read(op.first)?;
                 self.write(op.first, d.xor(a, d.word(low_bytes(size))))?;
             }
-            Kind::Neg => {
+            Operation::Neg => {
                 let a = self.read(op.first)?;
                 let zero = d.word(0);
                 let result = d.truncate(d.sub(zero, a), size);
                 self.write(op.first, result)?;
                 self.state.flags.sub(size, zero, a, result);
             }
-            Kind::Inc | Kind::Dec => {
-                // The carry is not theirs.
+            Operation::Inc | Operation::Dec => {
+                // INC and DEC leave the carry as it is.
                 let carry = self.state.flags.carry(d);
                 let (a, one) = (self.read(op.first)?, d.word(1));
-                let is_inc = op.kind == Kind::Inc;
+                let is_inc = op.kind == Operation::Inc;
                 let result = if is_inc { d.add(a, one) } else { d.sub(a, one) };
                 let result = d.truncate(result, size);
                 self.write(op.first, result)?;
@@ -451,16 +453,16 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 }
                 self.state.flags.set(d, RFlags::CF, carry);
             }
-            Kind::Shl | Kind::Shr | Kind::Sar => self.shift(op)?,
-            Kind::Bt | Kind::Bts | Kind::Btr => {
+            Operation::Shl | Operation::Shr | Operation::Sar => self.shift(op)?,
+            Operation::Bt | Operation::Bts | Operation::Btr => {
                 let Operand::Immediate(index) = op.second else { unreachable!("decoded so") };
                 let index = index as u32 & (8 * size as u32 - 1);
                 let a = self.read(op.first)?;
                 let carry = d.test(a, index);
                 let was = self.state.flags.value(d);
                 match op.kind {
-                    Kind::Bts => self.write(op.first, d.or(a, d.word(1 << index)))?,
-                    Kind::Btr => self.write(op.first, d.mask(a, !(1 << index)))?,
+                    Operation::Bts => self.write(op.first, d.or(a, d.word(1 << index)))?,
+                    Operation::Btr => self.write(op.first, d.mask(a, !(1 << index)))?,
                     _ => {}
                 }
                 // ZF stays; the others are undefined.
@@ -471,104 +473,106 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 }
                 self.state.flags.set(d, RFlags::CF, carry);
             }
-            Kind::Set(condition) => {
+            Operation::Set(condition) => {
                 let value = d.number(self.state.flags.holds(d, condition));
                 self.write(op.first, value)?;
             }
-            Kind::MovIf(condition) => {
+            Operation::MovIf(condition) => {
                 let condition = self.state.flags.holds(d, condition);
                 // Read in any case; a 32-bit destination is zero-extended in any case.
                 let (a, b) = (self.read(op.first)?, self.read(op.second)?);
                 self.write(op.first, d.select(condition, b, a))?;
             }
-            Kind::Push => {
+            Operation::Push => {
                 let value = self.read(op.first)?;
                 self.push(value)?;
             }
-            Kind::Pop => {
+            Operation::Pop => {
                 let value = self.pop()?;
                 self.write(op.first, value)?;
             }
-            Kind::PushFlags => {
+            Operation::PushFlags => {
                 // VM and RF are pushed as zero.
                 let flags = d.mask(self.state.rflags(d), !(RFlags::VM | RFlags::RF).bits());
                 self.push(flags)?;
             }
-            Kind::PopFlags => self.pop_flags()?,
-            Kind::Jump => {
+            Operation::PopFlags => self.pop_flags()?,
+            Operation::Jump => {
                 self.state.rip = self.target(op)?;
-                self.tell(Event::Branch(Branch::Jump));
+                self.tell(Effect::Branch(Branch::Jump));
             }
-            Kind::JumpIf(_) | Kind::Loop(_) | Kind::JumpIfZero => self.jump_if(op)?,
-            Kind::Call => {
+            Operation::JumpIf(_) | Operation::Loop(_) | Operation::JumpIfZero => {
+                self.jump_if(op)?
+            }
+            Operation::Call => {
                 let target = self.target(op)?;
                 self.push(d.code(op.next))?;
                 self.state.rip = target;
-                self.tell(Event::Branch(Branch::Call));
+                self.tell(Effect::Branch(Branch::Call));
             }
-            Kind::Return(release) => {
+            Operation::Return(release) => {
                 self.state.rip = self.pop()?;
-                self.tell(Event::Branch(Branch::Return));
+                self.tell(Effect::Branch(Branch::Return));
                 let rsp = self.state.get(Gpr::Rsp);
                 self.state.set(Gpr::Rsp, d.plus(rsp, release.into()));
             }
-            Kind::ReturnFar(release) => self.return_far(release)?,
-            Kind::Nothing => {}
-            Kind::Fence(fence) => self.tell(Event::Fence(fence)),
-            Kind::Verw => {
+            Operation::ReturnFar(release) => self.return_far(release)?,
+            Operation::Nothing => {}
+            Operation::Fence(fence) => self.tell(Effect::Fence(fence)),
+            Operation::Verw => {
                 let selector = self.read(op.first)?;
                 // With a register it says whether the segment may be written, and clears nothing
                 // (Intel, "Microarchitectural Data Sampling").
                 if matches!(op.first, Operand::Memory(_)) {
-                    self.tell(Event::Verw);
+                    self.tell(Effect::Verw);
                 }
                 // It says whether that segment may be written, which is for the GDT to know.
                 let was = self.state.flags.value(d);
                 let writable = d.undefined("ZF", &[selector, was]);
                 self.state.flags.set(d, RFlags::ZF, writable);
             }
-            Kind::ReadSegment(SegmentRegister::Cs) => self.write(op.first, self.state.cs)?,
-            Kind::ReadSegment(SegmentRegister::Ss) => self.write(op.first, self.state.ss)?,
-            Kind::ReadGsBase => {
+            Operation::ReadSegment(SegmentRegister::Cs) => self.write(op.first, self.state.cs)?,
+            Operation::ReadSegment(SegmentRegister::Ss) => self.write(op.first, self.state.ss)?,
+            Operation::ReadGsBase => {
                 self.write(op.first, self.state.gs_base)?;
             }
-            Kind::ReadFsBase => {
+            Operation::ReadFsBase => {
                 self.write(op.first, self.state.fs_base)?;
             }
-            Kind::WriteGsBase => {
+            Operation::WriteGsBase => {
                 let base = self.read(op.first)?;
-                self.tell(Event::WriteGsBase(base));
+                self.tell(Effect::WriteGsBase(base));
                 self.canonical(Address::GsBase, base)?;
                 self.state.gs_base = base;
             }
-            Kind::WriteFsBase => {
+            Operation::WriteFsBase => {
                 let base = self.read(op.first)?;
                 self.canonical(Address::FsBase, base)?;
                 self.state.fs_base = base;
             }
-            Kind::ReadPkru => {
+            Operation::ReadPkru => {
                 self.zero(exists::PKRU_ECX, Gpr::Rcx)?;
                 self.state.set(Gpr::Rax, self.state.pkru);
                 self.state.set(Gpr::Rdx, d.word(0));
             }
-            Kind::WritePkru => {
+            Operation::WritePkru => {
                 self.zero(exists::PKRU_ECX, Gpr::Rcx)?;
                 self.zero(exists::PKRU_EDX, Gpr::Rdx)?;
                 self.state.pkru = d.truncate(self.state.get(Gpr::Rax), 4);
             }
-            Kind::Syscall => {
+            Operation::Syscall => {
                 if self.state.cpl != 3 {
                     // Of ring 0, nothing returns here.
                     return Err(Fault::UNDEFINED.into());
                 }
-                let entry = super::state::Entry::Long;
+                let entry = super::state::SyscallKind::Long;
                 self.state.syscall(d, self.model, entry)?;
             }
-            Kind::Ud2 => return Err(Fault::UNDEFINED.into()),
-            Kind::Int3 => return Err(Fault::BREAKPOINT.into()),
-            // A gate of DPL 0 is named by the error code; bit 1 says that it is the IDT's. Ring 0 may
-            // use any.
-            Kind::Int(vector) => {
+            Operation::Ud2 => return Err(Fault::UNDEFINED.into()),
+            Operation::Int3 => return Err(Fault::BREAKPOINT.into()),
+            // A gate of DPL 0 is named by the error code; bit 1 says that it is the IDT's. Ring 0
+            // may use any.
+            Operation::Int(vector) => {
                 return Err(match vector {
                     _ if self.state.cpl == 0 => Fault { vector, error_code: None },
                     3 | 4 | 0x80 => Fault { vector, error_code: None },
@@ -576,17 +580,17 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 }
                 .into());
             }
-            // Intel: the host has set SYSENTER_CS to 0. AMD: there is none in long mode.
-            Kind::Sysenter => {
+            // Intel: the host has set SYSENTER_CS to 0. AMD: it does not exist in long mode.
+            Operation::Sysenter => {
                 return Err(match self.model.vendor {
                     Vendor::Intel => Fault::protection(d.word(0)),
                     Vendor::Amd => Fault::UNDEFINED,
                 }
                 .into());
             }
-            Kind::ClearDirection => self.state.flags.set(d, RFlags::DF, d.bit(false)),
-            Kind::SetDirection => self.state.flags.set(d, RFlags::DF, d.bit(true)),
-            Kind::WriteSs => {
+            Operation::ClearDirection => self.state.flags.set(d, RFlags::DF, d.bit(false)),
+            Operation::SetDirection => self.state.flags.set(d, RFlags::DF, d.bit(true)),
+            Operation::WriteSs => {
                 let selector = d.truncate(self.read(op.second)?, 2);
                 let s = self.model.selectors;
                 let fits = match self.state.cpl {
@@ -599,73 +603,73 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 }
                 self.state.ss = selector;
             }
-            Kind::SwapGs
-            | Kind::ReadCr3
-            | Kind::ReadCr4
-            | Kind::WriteCr3
-            | Kind::ReadMsr
-            | Kind::WriteMsr
-            | Kind::Sysretq
-            | Kind::Sysretl
-            | Kind::Iretq
-            | Kind::ClearAc
-            | Kind::SetAc
-            | Kind::ClearInterrupt
-            | Kind::SetInterrupt
-            | Kind::In
-            | Kind::Halt => return self.privileged(op),
+            Operation::SwapGs
+            | Operation::ReadCr3
+            | Operation::ReadCr4
+            | Operation::WriteCr3
+            | Operation::ReadMsr
+            | Operation::WriteMsr
+            | Operation::Sysretq
+            | Operation::Sysretl
+            | Operation::Iretq
+            | Operation::ClearAc
+            | Operation::SetAc
+            | Operation::ClearInterrupt
+            | Operation::SetInterrupt
+            | Operation::In
+            | Operation::Halt => return self.privileged(op),
         }
         Ok(Step::Next)
     }
 
-    /// What faults at CPL 3.
+    /// Instructions that fault at CPL 3.
     fn privileged(&mut self, op: &Op) -> Result<Step<D::Word>, Stop<D::Word>> {
         let d = self.d;
-        if op.kind == Kind::Iretq {
+        if op.kind == Operation::Iretq {
             return self.iretq();
         }
         if self.state.cpl != 0 {
             return Err(match op.kind {
-                Kind::ClearAc | Kind::SetAc => Fault::UNDEFINED,
+                Operation::ClearAc | Operation::SetAc => Fault::UNDEFINED,
                 _ => Fault::protection(d.word(0)),
             }
             .into());
         }
         match op.kind {
-            Kind::SwapGs => {
-                self.tell(Event::SwapGs);
+            Operation::SwapGs => {
+                self.tell(Effect::SwapGs);
                 let state = &mut *self.state;
                 core::mem::swap(&mut state.gs_base, &mut state.inactive_gs_base);
             }
-            Kind::ReadCr4 => self.write(op.first, self.state.cr4)?,
-            // NOFLUSH is not kept.
-            Kind::ReadCr3 => self.write(op.first, d.mask(self.state.cr3, !(1 << 63)))?,
-            Kind::WriteCr3 => {
+            Operation::ReadCr4 => self.write(op.first, self.state.cr4)?,
+            // A CPU does not keep NOFLUSH.
+            Operation::ReadCr3 => self.write(op.first, d.mask(self.state.cr3, !(1 << 63)))?,
+            Operation::WriteCr3 => {
                 let value = self.read(op.second)?;
                 let value = self.same_root(value);
-                self.tell(Event::LoadCr3(value));
+                self.tell(Effect::LoadCr3(value));
                 self.root(value)?;
-                self.tell(Event::Fence(Fence::LoadCr3));
+                self.tell(Effect::Fence(Fence::LoadCr3));
                 self.state.cr3 = value;
             }
-            Kind::ReadMsr => self.read_msr()?,
-            Kind::WriteMsr => self.write_msr()?,
-            Kind::Sysretq => {
-                self.tell(Event::Sysretq);
+            Operation::ReadMsr => self.read_msr()?,
+            Operation::WriteMsr => self.write_msr()?,
+            Operation::Sysretq => {
+                self.tell(Effect::Sysretq);
                 self.state.sysretq(d, self.model)?;
                 return Ok(Step::Guest { by_sysretq: true });
             }
-            Kind::Sysretl => {
+            Operation::Sysretl => {
                 self.state.sysretl(d);
                 return Ok(Step::Guest { by_sysretq: true });
             }
-            Kind::ClearAc => self.state.flags.set(d, RFlags::AC, d.bit(false)),
-            Kind::SetAc => self.state.flags.set(d, RFlags::AC, d.bit(true)),
-            Kind::ClearInterrupt => self.state.flags.set(d, RFlags::IF, d.bit(false)),
-            Kind::SetInterrupt => self.state.flags.set(d, RFlags::IF, d.bit(true)),
+            Operation::ClearAc => self.state.flags.set(d, RFlags::AC, d.bit(false)),
+            Operation::SetAc => self.state.flags.set(d, RFlags::AC, d.bit(true)),
+            Operation::ClearInterrupt => self.state.flags.set(d, RFlags::IF, d.bit(false)),
+            Operation::SetInterrupt => self.state.flags.set(d, RFlags::IF, d.bit(true)),
             // At CPL 3 a port is a fault: IOPL is 0, and there is no I/O bitmap. At CPL 0 it is a
             // device.
-            Kind::In => {
+            Operation::In => {
                 let error = ProgramError::NotModelled { at: self.at, text: "in".into() };
                 return Err(Stop::Stuck(error.into()));
             }
@@ -681,16 +685,16 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         for (slot, word) in frame.iter_mut().enumerate() {
             *word = self.load(d.plus(rsp, 8 * slot as i64), 8, false)?;
         }
-        self.tell(Event::Iretq(frame));
+        self.tell(Effect::Iretq(frame));
         let before = self.state.cpl;
         self.state.iretq(d, self.model, frame)?;
-        self.tell(Event::Fence(Fence::Iretq));
+        self.tell(Effect::Fence(Fence::Iretq));
         let is_within_ring = self.state.cpl == before;
         Ok(if is_within_ring { Step::Next } else { Step::Guest { by_sysretq: false } })
     }
 
-    /// RET to what RIP and CS on the stack say (Intel SDM vol. 2, RET): within ring 0 alone. CPUs do not
-    /// predict it, but who watches may want to know.
+    /// RET to what RIP and CS on the stack say (Intel SDM vol. 2, RET): within ring 0 alone. CPUs
+    /// do not predict it, but an observer may want to know of it.
     fn return_far(&mut self, release: u16) -> Result<(), Stop<D::Word>> {
         let d = self.d;
         let rsp = self.state.get(Gpr::Rsp);
@@ -698,13 +702,13 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let cs = d.truncate(self.load(d.plus(rsp, 8), 8, false)?, 2);
         let is_kernels = d.is(cs, self.model.selectors.kernel_cs().into());
         if self.state.cpl != 0 || !d.decide(is_kernels) {
-            // To CPL 3 there are other ways, and none of them is this one.
+            // No guest is entered by a far RET.
             return Err(Fault::protection(d.mask(cs, 0xFFFC)).into());
         }
         self.canonical(Address::Rip, rip)?;
         self.state.rip = rip;
         self.state.cs = cs;
-        self.tell(Event::Branch(Branch::Return));
+        self.tell(Effect::Branch(Branch::Return));
         self.state.set(Gpr::Rsp, d.plus(rsp, 16 + i64::from(release)));
         Ok(())
     }
@@ -712,16 +716,16 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
     fn jump_if(&mut self, op: &Op) -> Result<(), Stop<D::Word>> {
         let d = self.d;
         let holds = self.state.jumps_if(d, op.kind).unwrap_or(d.bit(true));
-        self.tell(Event::Depends(d.number(holds)));
+        self.tell(Effect::Depends(d.number(holds)));
         self.state.count_down(d, op.kind);
         let taken = d.decide(holds);
         if d.was_open() {
-            self.tell(Event::Decided(d.number(holds)));
+            self.tell(Effect::Decided(d.number(holds)));
         }
         if taken {
             self.state.rip = self.target(op)?;
-            let is_plain = matches!(op.kind, Kind::JumpIf(_));
-            self.tell(Event::Branch(if is_plain { Branch::Jump } else { Branch::Counted }));
+            let is_plain = matches!(op.kind, Operation::JumpIf(_));
+            self.tell(Effect::Branch(if is_plain { Branch::Jump } else { Branch::Counted }));
         }
         Ok(())
     }
@@ -741,15 +745,15 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             return Ok(());
         }
         let is_down = self.state.flags.other(d, RFlags::DF);
-        self.tell(Event::Depends(d.number(is_down)));
+        self.tell(Effect::Depends(d.number(is_down)));
         let goes_down = d.decide(is_down);
         if d.was_open() {
-            self.tell(Event::Decided(d.number(is_down)));
+            self.tell(Effect::Decided(d.number(is_down)));
         }
         let value = self.read(op.second)?;
         self.write(op.first, value)?;
         let by = if goes_down { -(op.size as i64) } else { op.size as i64 };
-        let is_copy = matches!(op.kind, Kind::CopyString { .. });
+        let is_copy = matches!(op.kind, Operation::CopyString { .. });
         for pointer in [Some(Gpr::Rdi), is_copy.then_some(Gpr::Rsi)].into_iter().flatten() {
             self.state.set(pointer, d.plus(self.state.get(pointer), by));
         }
@@ -787,11 +791,11 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let was = self.state.flags.value(d);
         let signed = d.sign_extend(a, op.size);
         let (result, last_out) = match op.kind {
-            // CF is undefined if that is all bits.
-            Kind::Shl if by < bits => (d.shl(a, by), d.test(a, bits - by)),
-            Kind::Shr if by < bits => (d.shr(a, by), d.test(a, by - 1)),
-            Kind::Sar => (d.sar(signed, by), d.test(signed, by - 1)),
-            // As many as the operand has, or more: all bits are out.
+            // CF is undefined if all bits are shifted out.
+            Operation::Shl if by < bits => (d.shl(a, by), d.test(a, bits - by)),
+            Operation::Shr if by < bits => (d.shr(a, by), d.test(a, by - 1)),
+            Operation::Sar => (d.sar(signed, by), d.test(signed, by - 1)),
+            // The count is as large as the operand, or larger: all bits are shifted out.
             _ => (d.word(0), d.undefined("CF", &[a, was])),
         };
         let result = d.truncate(result, op.size);
@@ -799,8 +803,8 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let top = |word| d.test(word, bits - 1);
         let overflow = match op.kind {
             _ if by != 1 => d.undefined("OF", &[a, was]),
-            Kind::Shl => d.differ(top(result), last_out),
-            Kind::Shr => top(a),
+            Operation::Shl => d.differ(top(result), last_out),
+            Operation::Shr => top(a),
             _ => d.bit(false),
         };
         let flags = &mut self.state.flags;
@@ -828,7 +832,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
 
     fn read_msr(&mut self) -> Result<(), Stop<D::Word>> {
         let d = self.d;
-        self.tell(Event::ReadMsr(self.msr_number()));
+        self.tell(Effect::ReadMsr(self.msr_number()));
         let rule = self.msr_exists()?;
         let general = Fault::protection(d.word(0));
         self.needs(Needed::Readable { of: rule.name }, rule.is_readable, general)?;
@@ -842,12 +846,12 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let d = self.d;
         let low = d.truncate(self.state.get(Gpr::Rax), 4);
         let value = d.or(d.shl(self.state.get(Gpr::Rdx), 32), low);
-        self.tell(Event::Fence(Fence::WriteMsr));
+        self.tell(Effect::Fence(Fence::WriteMsr));
         let number = self.msr_number();
-        self.tell(Event::WriteMsr { number, value });
+        self.tell(Effect::WriteMsr { number, value });
         let rule = self.msr_exists()?;
-        if let Some(GS_BASE | KERNEL_GS_BASE) = number {
-            self.tell(Event::WriteGsBase(value));
+        if let Some(msr_number::GS_BASE | msr_number::KERNEL_GS_BASE) = number {
+            self.tell(Effect::WriteGsBase(value));
         }
         match rule.value {
             Value::Any => {}
@@ -859,15 +863,15 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                 let allowed = bits.iter().filter(|(_, feature)| has(feature));
                 let allowed = allowed.fold(0, |all, (bits, _)| all | bits);
                 let by = bits.iter().fold(exists::Features::empty(), |all, (_, one)| all | *one);
-                let held = (number == Some(SPEC_CTRL)).then_some(Held::SpecCtrl);
+                let held = (number == Some(msr_number::SPEC_CTRL)).then_some(Held::SpecCtrl);
                 self.bits(Needed::Bits { of: rule.name, allowed, by }, held, value)?;
             }
         }
         match number {
-            // Nothing that is modelled.
-            Some(PRED_CMD) => return Ok(()),
-            // What it switches would have to be modelled, too.
-            Some(number @ MSR_EFER) => {
+            // It changes nothing that is modelled.
+            Some(msr_number::PRED_CMD) => return Ok(()),
+            // The features that EFER switches are not modelled.
+            Some(number @ msr_number::EFER) => {
                 let number = d.word(number);
                 return Err(Stop::Stuck(Stuck::Msr { at: self.at, number }));
             }
@@ -900,15 +904,15 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let number = self.d.truncate(self.state.get(Gpr::Rcx), 4);
         let state = &mut *self.state;
         Ok(match self.d.known(number) {
-            Some(SPEC_CTRL) => &mut state.msrs.spec_ctrl,
-            Some(MSR_EFER) => &mut state.msrs.efer,
-            Some(STAR) => &mut state.msrs.star,
-            Some(LSTAR) => &mut state.msrs.lstar,
-            Some(CSTAR) => &mut state.msrs.cstar,
-            Some(SFMASK) => &mut state.msrs.sfmask,
-            Some(FS_BASE) => &mut state.fs_base,
-            Some(GS_BASE) => &mut state.gs_base,
-            Some(KERNEL_GS_BASE) => &mut state.inactive_gs_base,
+            Some(msr_number::SPEC_CTRL) => &mut state.msrs.spec_ctrl,
+            Some(msr_number::EFER) => &mut state.msrs.efer,
+            Some(msr_number::STAR) => &mut state.msrs.star,
+            Some(msr_number::LSTAR) => &mut state.msrs.lstar,
+            Some(msr_number::CSTAR) => &mut state.msrs.cstar,
+            Some(msr_number::SFMASK) => &mut state.msrs.sfmask,
+            Some(msr_number::FS_BASE) => &mut state.fs_base,
+            Some(msr_number::GS_BASE) => &mut state.gs_base,
+            Some(msr_number::KERNEL_GS_BASE) => &mut state.inactive_gs_base,
             _ => return Err(Stop::Stuck(Stuck::Msr { at: self.at, number })),
         })
     }
@@ -920,7 +924,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         met: bool,
         fault: Fault<D::Word>,
     ) -> Result<(), Stop<D::Word>> {
-        self.tell(Event::Needs { condition, met });
+        self.tell(Effect::Needs { condition, met });
         if met { Ok(()) } else { Err(fault.into()) }
     }
 
@@ -931,14 +935,14 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         self.needs(condition, met, Fault::protection(d.word(0)))
     }
 
-    /// #GP unless `address` is canonical. Where a CPU has wider addresses than its paging mode, a
-    /// base may be as wide; one that it has held already it takes back, whatever it has.
+    /// #GP unless `address` is canonical. If a CPU has wider addresses than its paging mode, a base
+    /// may be as wide as those. A base that the CPU has held already is accepted again.
     fn canonical(&mut self, of: Address, address: D::Word) -> Result<(), Stop<D::Word>> {
         let d = self.d;
         if self.observer.held(Held::Base).contains(&address) {
             return Ok(());
         }
-        // So is what lies in memory that is there.
+        // An address of memory that exists is canonical.
         let regions = &self.state.memory.regions;
         let is_there = |region: &Region<D>| {
             let at = d.distance(address, region.base);
@@ -950,7 +954,8 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         self.needs(Needed::Canonical(of), met, Fault::protection(d.word(0)))
     }
 
-    /// #GP if `value` has bits that are not allowed, nor in what the CPU is known to take.
+    /// #GP if `value` has bits that are neither allowed nor part of a value that the CPU is known
+    /// to accept.
     fn bits(
         &mut self,
         condition: Needed,
@@ -968,18 +973,19 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
             if *one == value {
                 return Ok(());
             }
-            // What it has of bits that are not known, and less, is legal there.
+            // A value with the same unknown bits, or with fewer, is legal there.
             let others = d.xor(*one, d.word(u64::MAX));
             met = d.either(met, d.either(d.eq(*one, value), fits(d.and(outside, others))));
         }
-        // The way that faults is gone first: where the CPU takes the value by chance, whatever else
-        // is wrong says less.
+        // The path on which the value faults comes first. On the path where the CPU happens to
+        // accept it, any other mistake says less.
         let met = !d.decide(d.not(met));
         self.needs(condition, met, Fault::protection(d.word(0)))
     }
 
-    /// A root as it was known before, if `value` is what MOV from CR3 makes of it: that is the same root,
-    /// whatever NOFLUSH was, which CR3 does not keep. To load it with NOFLUSH clear is always allowed.
+    /// A root as it was known before, if `value` is what MOV from CR3 makes of it: that is the same
+    /// root, whatever NOFLUSH was, which CR3 does not keep. To load it with NOFLUSH clear is always
+    /// allowed.
     fn same_root(&self, value: D::Word) -> D::Word {
         let held = self.observer.held(Held::Root);
         let is_read = |root: &&D::Word| {
@@ -1091,7 +1097,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let place = self.place(address, size, false)?;
         self.state.memory.look(self.d, place);
         let value = self.state.memory.load(self.d, place);
-        self.tell(Event::Access(Access { place, value, store: false, gs }));
+        self.tell(Effect::Access(Access { place, value, store: false, gs }));
         Ok(value)
     }
 
@@ -1106,7 +1112,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         if self.state.memory.regions[place.region].is_code {
             return Err(Stop::Stuck(Stuck::SelfModifying { at: self.at }));
         }
-        self.tell(Event::Access(Access { place, value, store: true, gs }));
+        self.tell(Effect::Access(Access { place, value, store: true, gs }));
         self.state.memory.store(self.d, place, value);
         Ok(())
     }
@@ -1121,22 +1127,10 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         }))
     }
 
-    fn tell(&mut self, event: Event<D::Word>) {
-        self.observer.observe(self.d, self.state, event);
+    fn tell(&mut self, effect: Effect<D::Word>) {
+        self.observer.observe(self.d, self.state, effect);
     }
 }
-
-const SPEC_CTRL: u64 = Msr::SpecCtrl as u64;
-const PRED_CMD: u64 = Msr::PredCmd as u64;
-const MSR_EFER: u64 = Msr::Efer as u64;
-const STAR: u64 = Msr::Star as u64;
-const SFMASK: u64 = Msr::Sfmask as u64;
-// MSRs that hold addresses.
-const LSTAR: u64 = Msr::Lstar as u64;
-const CSTAR: u64 = Msr::Cstar as u64;
-const FS_BASE: u64 = Msr::FsBase as u64;
-const GS_BASE: u64 = Msr::GsBase as u64;
-const KERNEL_GS_BASE: u64 = Msr::KernelGsBase as u64;
 
 /// How many bytes an operand has.
 const fn width(operand: Operand) -> usize {
@@ -1149,7 +1143,7 @@ const fn width(operand: Operand) -> usize {
 }
 
 impl Sharing {
-    /// Whether the guest writes it too.
+    /// Whether the guest writes to this region, too.
     #[must_use]
     pub const fn is_guests(self) -> bool {
         matches!(self, Self::Guest)
@@ -1186,12 +1180,12 @@ mod tests {
         for (register, value) in [(Gpr::Rax, rax), (Gpr::Rcx, rcx), (Gpr::Rdx, rdx)] {
             state.set(register, value);
         }
-        let model = Model::from(&Variant::REFERENCE);
+        let model = CpuModel::from(&Variant::REFERENCE);
         let step = state.step(&d, &model, &program, &mut Unobserved).unwrap();
         (state, step)
     }
 
-    /// The same, about to execute what lies at 0.
+    /// `state`, about to execute the code at address 0.
     fn at_0(state: &State<Concrete>) -> State<Concrete> {
         let mut state = state.clone();
         state.rip = 0;
@@ -1203,14 +1197,20 @@ mod tests {
 
     #[test]
     fn an_msr_for_an_address_takes_no_other_number() {
-        for msr in [LSTAR, CSTAR, FS_BASE, GS_BASE, KERNEL_GS_BASE] {
+        for msr in [
+            msr_number::LSTAR,
+            msr_number::CSTAR,
+            msr_number::FS_BASE,
+            msr_number::GS_BASE,
+            msr_number::KERNEL_GS_BASE,
+        ] {
             let (_, step) = stepped(&WRMSR, 0, [0, msr, 0x8000]);
             assert_eq!(step, Step::Fault(Fault::protection(0)), "{msr:#x}");
             let (_, step) = stepped(&WRMSR, 0, [0, msr, 0x7FFF]);
             assert_eq!(step, Step::Left, "{msr:#x}");
         }
         // STAR is not an address.
-        assert_eq!(stepped(&WRMSR, 0, [0, 0xC000_0081, 0x8000]).1, Step::Left);
+        assert_eq!(stepped(&WRMSR, 0, [0, msr_number::STAR, 0x8000]).1, Step::Left);
     }
 
     #[test]
@@ -1227,7 +1227,7 @@ mod tests {
         ];
         for code in instructions {
             let program = Program::new(0, code.to_vec());
-            let model = Model::from(&Variant::REFERENCE);
+            let model = CpuModel::from(&Variant::REFERENCE);
             let (mut state, _) = stepped(&[0x90], 0, [0; 3]);
             state.cr4 |= CR4_PKE;
             assert_ne!(at_0(&state).step(&d, &model, &program, &mut Unobserved), Ok(undefined));
@@ -1235,7 +1235,7 @@ mod tests {
             assert_eq!(at_0(&state).step(&d, &model, &program, &mut Unobserved), Ok(undefined));
         }
         // RDMSR of EFER, and MOV RAX, CR4.
-        let (state, _) = stepped(&[0x0F, 0x32], 0, [0, MSR_EFER, 0]);
+        let (state, _) = stepped(&[0x0F, 0x32], 0, [0, msr_number::EFER, 0]);
         assert_eq!(state.get(Gpr::Rax), EFER);
         assert_eq!(stepped(&[0x0F, 0x20, 0xE0], 0, [0; 3]).0.get(Gpr::Rax), CR4);
     }
@@ -1251,7 +1251,7 @@ mod tests {
         let cells = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         state.memory.regions.push(crate::Region::new(crate::RegionName::Stack, STACK, 0, cells));
         let mut state = at_0(&state);
-        let model = Model::from(&Variant::REFERENCE);
+        let model = CpuModel::from(&Variant::REFERENCE);
         let step = state.step(&d, &model, &program, &mut Unobserved).unwrap();
         state.set(Gpr::Rsp, state.get(Gpr::Rsp).wrapping_sub(STACK));
         (state, step)
@@ -1277,7 +1277,7 @@ mod tests {
             let (state, step) = returned(code, &[KERNEL_RIP, 0x10]);
             assert_eq!((step, state.rip, state.nmi_blocked), (Step::Left, KERNEL_RIP, true));
             assert_eq!((state.get(Gpr::Rsp), state.cs, state.ss), (released, 0x10, 0x18));
-            // To CPL 3, and to no address.
+            // To CPL 3, and to a number that is not canonical.
             let (_, step) = returned(code, &[KERNEL_RIP, 0x33]);
             assert_eq!(step, Step::Fault(Fault::protection(0x30)));
             let (state, step) = returned(code, &[1 << 47, 0x10]);
@@ -1290,7 +1290,7 @@ mod tests {
         let d = Concrete::default();
         let run = |code: &[u8], features, cr4, [rax, rcx, rdx]: [u64; 3]| {
             let program = Program::new(0, code.to_vec());
-            let model = Model { features, ..Model::from(&Variant::REFERENCE) };
+            let model = CpuModel { features, ..CpuModel::from(&Variant::REFERENCE) };
             let (mut state, _) = stepped(&[0x90], 0, [rax, rcx, rdx]);
             state.cr4 = cr4;
             at_0(&state).step(&d, &model, &program, &mut Unobserved).unwrap()
@@ -1306,13 +1306,13 @@ mod tests {
         // A feature, an MSR, a value that it allows, and one that it does not.
         type F = exists::Features;
         let msrs = [
-            (F::IBPB, PRED_CMD, [1, 0], [0x81, 0]),
-            (F::SBPB, PRED_CMD, [0x80, 0], [0x81, 0]),
-            (F::IBRS, SPEC_CTRL, [1, 0], [2, 0]),
-            (F::IBRS | F::STIBP, SPEC_CTRL, [3, 0], [4, 0]),
-            (F::IBRS | F::BHI_CTRL, SPEC_CTRL, [0x401, 0], [0x200, 0]),
-            (F::IBRS, SPEC_CTRL, [0, 0], [1, 1]),
-            (none, 0xC000_0084, [0x4_7700, 0], [0, 1]),
+            (F::IBPB, msr_number::PRED_CMD, [1, 0], [0x81, 0]),
+            (F::SBPB, msr_number::PRED_CMD, [0x80, 0], [0x81, 0]),
+            (F::IBRS, msr_number::SPEC_CTRL, [1, 0], [2, 0]),
+            (F::IBRS | F::STIBP, msr_number::SPEC_CTRL, [3, 0], [4, 0]),
+            (F::IBRS | F::BHI_CTRL, msr_number::SPEC_CTRL, [0x401, 0], [0x200, 0]),
+            (F::IBRS, msr_number::SPEC_CTRL, [0, 0], [1, 1]),
+            (none, msr_number::SFMASK, [0x4_7700, 0], [0, 1]),
         ];
         for (features, msr, [low, high], [other, other_high]) in msrs {
             assert_eq!(run(&WRMSR, features, CR4, [low, msr, high]), Step::Left, "{msr:#x}");
@@ -1323,9 +1323,9 @@ mod tests {
             }
         }
         // RDMSR of PRED_CMD, and of SPEC_CTRL where it is not.
-        assert_eq!(run(&[0x0F, 0x32], F::IBPB, CR4, [0, PRED_CMD, 0]), general);
-        assert_eq!(run(&[0x0F, 0x32], none, CR4, [0, SPEC_CTRL, 0]), general);
-        assert_eq!(run(&[0x0F, 0x32], F::SSBD, CR4, [0, SPEC_CTRL, 0]), Step::Left);
+        assert_eq!(run(&[0x0F, 0x32], F::IBPB, CR4, [0, msr_number::PRED_CMD, 0]), general);
+        assert_eq!(run(&[0x0F, 0x32], none, CR4, [0, msr_number::SPEC_CTRL, 0]), general);
+        assert_eq!(run(&[0x0F, 0x32], F::SSBD, CR4, [0, msr_number::SPEC_CTRL, 0]), Step::Left);
         // MOV CR3, RAX: NOFLUSH without PCIDs, and beyond any physical address.
         let mov = [0x0F, 0x22, 0xD8];
         assert_eq!(run(&mov, none, CR4, [1 << 63, 0, 0]), general);

@@ -11,7 +11,7 @@ use crate::obligation::Obligation;
 use crate::setting::Setting;
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::{SwitchFlags, TssExtra};
-use switcher_model::{Domain, Model, RegionName, State as Machine};
+use switcher_model::{CpuModel, Domain, RegionName, State as Machine};
 
 /// One thing that holds at every boundary.
 pub(crate) struct Condition<D: Domain> {
@@ -28,7 +28,7 @@ pub(crate) struct Condition<D: Domain> {
 /// What holds between any two instructions of ring 0, one of a routine's or not.
 pub(crate) fn conditions<D: Domain>(
     d: &D,
-    model: &Model,
+    model: &CpuModel,
     setting: &Setting,
     state: &Machine<D>,
     in_routines: D::Bit,

@@ -17,7 +17,7 @@ use crate::world::name::Source;
 use crate::{obligation, run, world};
 use switcher_gen::arch::Vendor;
 use switcher_gen::layout::{FarFrame, PtRegs, Revision, Tss, TssExtra};
-use switcher_model::symbolic::{Symbolic, Verdict as Answer};
+use switcher_model::symbolic::{Symbolic, Validity as Answer};
 use switcher_model::{ARITHMETIC, Domain, Gpr, RegionName, State as Machine};
 
 /// Runs `theorem` of two targets from the same state: what they leave must be the same, whether the

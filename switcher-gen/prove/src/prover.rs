@@ -20,7 +20,7 @@ use crate::theorem::{GuestMemory, Theorem};
 use crate::verdict::{Report, Verdict};
 use crate::world::Saved;
 use crate::world::name::{Name, Source};
-use switcher_model::symbolic::{By, ExploreError, Symbolic, Verdict as Answer, Word};
+use switcher_model::symbolic::{By, ExploreError, Symbolic, Validity as Answer, Word};
 use switcher_model::{Observer, symbolic};
 
 /// Proves or refutes theorems about targets. One prover can be asked many times: it keeps what it

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::cost::Path;
+use crate::cost::PathCost;
 use crate::entry::EntryPoints;
 use crate::mutate::Mutant;
 use crate::prover::Prove;
@@ -56,7 +56,7 @@ pub enum Purpose {
     None,
     /// It makes a path shorter, as a jump past a test does that would do no harm.
     Speed {
-        /// The kind of path: [`cost::Path::kind`].
+        /// The kind of path: [`cost::PathCost::kind`].
         path: String,
         /// How many instructions the path executes.
         with: usize,
@@ -145,7 +145,7 @@ impl Search {
 fn shortest(target: &Target) -> BTreeMap<String, usize> {
     let mut shortest = BTreeMap::new();
     let paths = cost::paths_of(target, Theorem::of(target)).unwrap_or_default();
-    for Path { kind, instructions, .. } in paths {
+    for PathCost { kind, instructions, .. } in paths {
         let least = shortest.entry(kind).or_insert(instructions);
         *least = instructions.min(*least);
     }

@@ -6,7 +6,7 @@ use switcher_spec::Host;
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::Revision;
 use switcher_gen::{Variant, layout};
-use switcher_model::{Features, Model};
+use switcher_model::{CpuModel, Features};
 
 /// Where in the per-CPU block the data lies: relative to the block's address, which is the host's GS
 /// base or a number, by the variant's placement.
@@ -57,9 +57,9 @@ impl Setting {
 
     /// The CPU.
     #[must_use]
-    pub fn model(&self) -> Model {
-        let model = Model::from(&self.variant);
-        Model { features: model.features | self.features, ..model }
+    pub fn model(&self) -> CpuModel {
+        let model = CpuModel::from(&self.variant);
+        CpuModel { features: model.features | self.features, ..model }
     }
 
     pub(crate) fn host(&self) -> Host {

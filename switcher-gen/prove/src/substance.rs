@@ -11,7 +11,7 @@ use crate::run::Extent;
 use crate::target::Target;
 use crate::theorem::{GuestMemory, Theorem};
 use crate::{counterexample, run};
-use switcher_model::symbolic::{Symbolic, Verdict as Answer};
+use switcher_model::symbolic::{Symbolic, Validity as Answer};
 
 /// Whether the proof of a theorem says anything: see [`Prover::substance`].
 #[derive(Clone, Debug, Default)]

@@ -7,7 +7,7 @@ use gas::{assemble, process};
 use switcher_gen::asm::HostSymbol;
 use switcher_gen::{Image, Variant};
 use switcher_listing::object_file;
-use switcher_prove::elf::{CodeSection, Foreign, Place, ReadError, read};
+use switcher_prove::elf::{CodeSection, Foreign, PlaceInFile, ReadError, read};
 
 const BASE: u64 = Foreign::BASE;
 const ROUTINES: [&str; 5] = [
@@ -29,8 +29,8 @@ fn refused(source: &str) -> ReadError {
     read(&assemble(source, &[])).unwrap_err()
 }
 
-fn at(section: &str, offset: u64) -> Place {
-    Place { section: section.into(), offset }
+fn at(section: &str, offset: u64) -> PlaceInFile {
+    PlaceInFile { section: section.into(), offset }
 }
 
 /// The rel32 that ends at `end`, resolved.

@@ -3,8 +3,8 @@
 use super::{Guest, Host, Outcome, State, return_to_guest, sanitised};
 use switcher_model::Domain;
 
-/// The host has called; `frame` is what stands just below sp0. `host_rsp` is the switcher's own
-/// choice, but for this: it is not zero, and the exit finds the caller by it.
+/// The host has called; `frame` is what stands just below sp0. The switcher chooses the value of
+/// `host_rsp`. It must not be zero, and the exit must find the caller by it.
 pub fn enter_guest<D: Domain>(
     d: &D,
     host: &Host,

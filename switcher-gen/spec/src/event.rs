@@ -1,19 +1,20 @@
 //! Events (spec/switcher.md, "Events from the guest"): exceptions, interrupts, NMIs.
 //!
-//! What is said here is said of every vector alike. Which are a guest's, which a hook is called for and
-//! which cannot be gone on from depends on what was interrupted, and on nothing but this of the vector:
-//! #DB, NMI, #MC and #DF have stacks of their own and a meaning in ring 0, and #NP, #SS and #GP are the
-//! guest's if the IRETQ to it raises them.
+//! All vectors are treated alike, with two exceptions. #DB, NMI, #MC and #DF have stacks of their
+//! own and a meaning in ring 0. #NP, #SS and #GP are the guest's if the IRETQ to it raises them.
+//! Apart from that, what was interrupted decides whether an event is a guest's, whether a hook is
+//! called, or whether the host cannot go on.
 //!
-//! **NMIs are blocked** from the delivery of one until an IRET is executed, whatever that returns from
-//! (spec/hazards.md, rows 11 and 39). So:
+//! **NMIs are blocked** from the delivery of one until an IRET is executed, whatever event the IRET
+//! returns from (spec/hazards.md, rows 11 and 39). So:
 //!
-//! * a guest's NMI has left the NMIs' stack by the time that an IRETQ ends the blocking, before it exits;
+//! * a guest's NMI has left the NMIs' stack by the time that an IRETQ ends the blocking, before it
+//!   exits;
 //! * an NMI in ring 0 keeps others blocked up to the one IRETQ by which it returns;
-//! * #DB and #MC in ring 0 leave NMIs blocked if they were: within the routines they never are, and
-//!   what was interrupted goes on by IRETQ; elsewhere, which may be an NMI's entry, its hook or its
-//!   return, it goes on without one;
-//! * in a guest, and in the host behind an exit, NMIs are not blocked.
+//! * #DB and #MC in ring 0 leave NMIs blocked if they were. Within the routines NMIs are never
+//!   blocked, and interrupted code goes on by IRETQ. Elsewhere an NMI's entry, its hook or its
+//!   return may have been interrupted, and that code goes on without an IRETQ;
+//! * in a guest, and in the host after an exit, NMIs are not blocked.
 
 use super::{Caller, ExitFrame, Guest, Host, Outcome, Registers, State, return_from_guest};
 use switcher_gen::arch::RFlags;
@@ -41,9 +42,9 @@ pub struct InterruptedCode<W> {
     pub cs: W,
     /// The stack selector.
     pub ss: W,
-    /// GS base, whosesoever it is.
+    /// The active GS base: the host's or a guest's.
     pub gs_base: W,
-    /// The other one.
+    /// The inactive GS base.
     pub inactive_gs_base: W,
     /// CR3.
     pub root: W,
@@ -56,7 +57,7 @@ pub struct Hook<W> {
     pub root: W,
     /// MSR SPEC_CTRL.
     pub spec_ctrl: W,
-    /// What the `PtRegs` that it is given says.
+    /// The interrupted code, as the `PtRegs` describes it that the hook is given.
     pub interrupted: InterruptedCode<W>,
     /// Error code and vector.
     pub orig_ax: W,
@@ -68,8 +69,8 @@ fn orig_ax<D: Domain>(d: &D, event: &Event<D::Word>) -> D::Word {
     d.or(d.shl(event.vector, 32), d.truncate(error_code, 4))
 }
 
-/// An event of a guest, whose state is `guest`: CPL 3 was interrupted, or an IRETQ to it has
-/// refused that state. It exits, with the frame on the sp0 stack in any case.
+/// An event of a guest, whose state is `guest`. It has interrupted CPL 3, or the IRETQ to the guest
+/// has faulted on that state. The guest exits, with the frame on the sp0 stack in any case.
 pub fn event<D: Domain>(
     d: &D,
     host: &Host,
@@ -84,11 +85,12 @@ pub fn event<D: Domain>(
     return_from_guest(d, host, caller, Some(frame), frame_at, state)
 }
 
-/// NMI and #MC in ring 0, and what cannot be gone on from: what the host's hook finds. It runs on
-/// the host's root; if no guest is being run, that is the interrupted one. GS is the host's.
+/// What the host's hook finds at an NMI or #MC in ring 0, or at an event after which the host
+/// cannot go on. The hook runs on the host's root; if no guest is being run, that is the
+/// interrupted root. GS is the host's.
 ///
-/// What was interrupted by an NMI goes on as if nothing had happened; by a #MC: see
-/// [`machine_check_in_ring_0`].
+/// Code that was interrupted by an NMI goes on as if nothing had happened. After a #MC, it goes on
+/// as [`machine_check_in_ring_0`] says.
 pub fn hook<D: Domain>(
     d: &D,
     host: &Host,
@@ -102,8 +104,8 @@ pub fn hook<D: Domain>(
     Hook { root, spec_ctrl, interrupted: *interrupted, orig_ax: orig_ax(d, event) }
 }
 
-/// #MC in ring 0: what goes on, once the hook has returned. That is what was interrupted, but for RF,
-/// which only an IRETQ can set: it is kept `in_routines`, and clear elsewhere.
+/// The state that goes on after a #MC in ring 0, once the hook has returned. It is the interrupted
+/// one except for RF, which only an IRETQ can set: RF is kept `in_routines`, and clear elsewhere.
 pub fn machine_check_in_ring_0<D: Domain>(
     d: &D,
     interrupted: &InterruptedCode<D::Word>,
@@ -114,9 +116,9 @@ pub fn machine_check_in_ring_0<D: Domain>(
     InterruptedCode { rflags, ..*interrupted }
 }
 
-/// #DB in ring 0: what goes on. It is ignored, and so that it is not met again at once, TF is clear
-/// and, `in_routines`, RF is set. Elsewhere that cannot be, and is not needed: no breakpoint on an
-/// instruction is there.
+/// The state that goes on after a #DB in ring 0, which is ignored. TF is clear and, `in_routines`,
+/// RF is set, so that the same #DB does not come again at once. Elsewhere RF cannot be set. That is
+/// not needed, because no breakpoint on an instruction lies there.
 pub fn debug_in_ring_0<D: Domain>(
     d: &D,
     interrupted: &InterruptedCode<D::Word>,

@@ -1,9 +1,9 @@
 //! What each routine must do, as Rust: the executable form of spec/switcher.md.
 //!
 //! One file per routine, with the name of the emitter's. Read a file beside its section of
-//! switcher.md; nothing else is needed, no assembly and no layout: state is named fields, and what
-//! is not changed stays as it was. The proofs of `switcher-prove` compare this with what the
-//! bytes do, for every state; the fuzzers of `switcher-engine`, for many.
+//! switcher.md. No assembly and no layout is needed for it: state consists of named fields, and a
+//! field that is not changed stays as it was. The proofs of `switcher-prove` compare this with what
+//! the bytes do, for every state; the fuzzers of `switcher-engine`, for many.
 //!
 //! | file | section of switcher.md |
 //! |---|---|
@@ -15,8 +15,8 @@
 //! | `syscall_compat` | "32-bit SYSCALL": what CSTAR leads to |
 //! | `event` | "Events from the guest" |
 //!
-//! `d.decide(condition)` reads "if"; `d` is the [`Domain`], the kind of values a register holds.
-//! With numbers, the specification is a program that can be run:
+//! `d.decide(condition)` reads as "if". `d` is the [`Domain`], the kind of values that registers
+//! hold. With numbers, the specification is a program that can be run:
 //!
 //! ```
 //! use switcher_gen::arch::{PagingMode, Selectors};
@@ -59,7 +59,7 @@ use switcher_gen::arch::{PagingMode, RFlags, Selectors};
 use switcher_gen::layout::Revision;
 use switcher_model::Domain;
 
-/// What a host has fixed.
+/// What a host has fixed when it chooses a variant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Host {
     /// Which addresses are canonical.
@@ -143,7 +143,7 @@ pub struct Pvcs<W> {
     pub eflags: W,
     pub pkru: W,
     pub rip: W,
-    /// Not in the current revision.
+    /// Only in the revision of 2024.
     pub rsp: W,
     pub rcx: W,
     pub r11: W,
@@ -169,7 +169,7 @@ pub struct Caller<W> {
     pub r13: W,
     pub r14: W,
     pub r15: W,
-    /// As it is once the call has returned.
+    /// RSP once the call has returned.
     pub rsp: W,
     /// The return address.
     pub rip: W,
@@ -206,7 +206,7 @@ pub enum Outcome<W> {
     /// In the guest, with exactly the registers of [`State::guest`]. GS base is the guest's, the
     /// inactive one the host's.
     Guest(Return),
-    /// In the host, behind the call of `switcher_enter_guest`: see [`Exit`].
+    /// In the host, after the call of `switcher_enter_guest`: see [`Exit`].
     Host(Exit<W>),
 }
 
@@ -223,13 +223,13 @@ pub enum Return {
 pub struct Exit<W> {
     /// The frame, if the routine wrote it.
     pub frame: Option<ExitFrame<W>>,
-    /// Where it is: what the call returns.
+    /// The address of the frame, which the call returns.
     pub frame_at: W,
     /// The caller's registers, restored.
     pub caller: Caller<W>,
 }
 
-/// RFLAGS of a guest that wants `wanted` (spec/abi.md, "RFLAGS").
+/// The RFLAGS that a guest gets when it asks for `wanted` (spec/abi.md, "RFLAGS").
 pub fn sanitised<D: Domain>(d: &D, wanted: D::Word) -> D::Word {
     let allowed = d.mask(wanted, RFlags::GUEST_ALLOWED.bits());
     d.or(allowed, d.word(RFlags::GUEST_FIXED.bits()))

@@ -6,8 +6,8 @@ use switcher_model::Domain;
 /// A guest's registers are in a frame at `frame_at`, on the sp0 stack or on one of the IST; `frame`
 /// is what it holds if the switcher itself wrote it.
 ///
-/// What every exit must leave besides is in [`prove`](switcher_prove)'s list of goals: scratch
-/// registers zero, DF and AC clear, GS base the host's.
+/// What else every exit must establish is in the list of goals of [`prove`](switcher_prove):
+/// scratch registers are zero, DF and AC are clear, GS base is the host's.
 pub fn return_from_guest<D: Domain>(
     d: &D,
     host: &Host,

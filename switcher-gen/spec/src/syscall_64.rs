@@ -5,8 +5,8 @@ use switcher_gen::arch::RFlags;
 use switcher_gen::layout::{ExitReason, SwitchFlags};
 use switcher_model::Domain;
 
-/// The guest, at CPL 3 in 64-bit code, has executed SYSCALL; `state.guest.rip` is the address behind
-/// it. `frame_at` is where an exit frame lies.
+/// The guest, at CPL 3 in 64-bit code, has executed SYSCALL; `state.guest.rip` is the address
+/// after it. `frame_at` is where an exit frame lies.
 pub fn syscall_64<D: Domain>(
     d: &D,
     host: &Host,

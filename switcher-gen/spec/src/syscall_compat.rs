@@ -1,5 +1,5 @@
-//! `entry_SYSCALL_compat_switcher`: the stub that answers a 32-bit SYSCALL (spec/switcher.md, "32-bit
-//! SYSCALL"; hazards.md, row 17).
+//! `entry_SYSCALL_compat_switcher`: the stub that answers a 32-bit SYSCALL (spec/switcher.md,
+//! "32-bit SYSCALL"; hazards.md, row 17).
 
 use super::{Host, Outcome, Return, State};
 use switcher_gen::arch::RFlags;
@@ -8,8 +8,9 @@ use switcher_model::Domain;
 /// Linux's "no such system call".
 const ENOSYS: i64 = 38;
 
-/// A guest, at CPL 3 in 32-bit code, has executed SYSCALL. It goes on behind it with -ENOSYS in EAX;
-/// it is in 32-bit code still, so registers have 32 bits for it, and SYSRET reloads SS.
+/// A guest, at CPL 3 in 32-bit code, has executed SYSCALL. It goes on at the next instruction with
+/// -ENOSYS in EAX. It is still in 32-bit code, so its registers have 32 bits, and SYSRET reloads
+/// SS.
 pub fn syscall_compat<D: Domain>(d: &D, host: &Host, state: &mut State<D>) -> Outcome<D::Word> {
     let guest = &mut state.guest;
     guest.rflags = d.mask(guest.rflags, !RFlags::RF.bits());

@@ -5,7 +5,7 @@ use switcher_gen::arch::RFlags;
 use switcher_gen::layout::{Revision, SwitchFlags};
 use switcher_model::Domain;
 
-/// `state.guest` is umod behind its SYSCALL; it becomes smod.
+/// `state.guest` is umod, which has executed SYSCALL; it becomes smod.
 pub(super) fn to_smod<D: Domain>(d: &D, host: &Host, state: &mut State<D>) -> Outcome<D::Word> {
     let State { guest, root, pkru, tss_extra, pvcs, .. } = state;
 

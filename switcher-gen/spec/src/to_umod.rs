@@ -4,7 +4,7 @@ use super::{Host, Outcome, State, canonical, return_to_guest, sanitised};
 use switcher_gen::layout::{Revision, SwitchFlags};
 use switcher_model::Domain;
 
-/// `state.guest` is smod behind its SYSCALL; it becomes umod.
+/// `state.guest` is smod, which has executed SYSCALL; it becomes umod.
 pub(super) fn to_umod<D: Domain>(d: &D, host: &Host, state: &mut State<D>) -> Outcome<D::Word> {
     let State { guest, root, pkru, tss_extra, pvcs, .. } = state;
 

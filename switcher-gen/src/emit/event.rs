@@ -1,17 +1,18 @@
 //! Events on the sp0 stack: every vector without a stack of the IST.
 //!
-//! **The CPU**, through an interrupt gate: IF, TF, NT and RF are clear, the other flags and all
-//! registers but RSP are those of what was interrupted, GS base and CR3 too. From CPL 3, RSP has
-//! been sp0; from ring 0, whatever it was there, aligned to 16. There it has pushed an
-//! [`IretFrame`](crate::layout::IretFrame) and, with some vectors, an error code; a stub of
-//! `event_stubs` has pushed the vector.
+//! **The CPU** has delivered an event through an interrupt gate. IF, TF, NT and RF are clear; the
+//! other flags and all registers except RSP, GS base and CR3 included, are those of the interrupted
+//! code. If that ran at CPL 3, the CPU has loaded RSP with sp0; in ring 0 it has aligned RSP to 16.
+//! It has pushed an [`IretFrame`](crate::layout::IretFrame) there and, with some vectors, an error
+//! code. Then a stub of `event_stubs` has pushed the vector.
 //! **Live**: all general registers.
 //! **May be clobbered**: nothing before it is saved.
 //!
-//! Whose event it is, the saved CS says, which only the CPU can have written, and neither RSP nor GS
-//! base does (spec/hazards.md, row 10). From CPL 3, GS base is the guest's. In ring 0, only the one
-//! IRETQ to a guest may fault: a guest's registers are loaded by then, and its GS base, so it is
-//! its event. Nothing else that comes here from ring 0 can be gone on from.
+//! The saved CS says whose event it is, because only the CPU can have written it; RSP and GS base
+//! do not say it (spec/hazards.md, row 10). If CPL 3 was interrupted, GS base is the guest's. In
+//! ring 0, only the one IRETQ to a guest may fault. A guest's registers and GS base are loaded by
+//! then, so the fault is treated as the guest's event. After any other event in ring 0 that arrives
+//! here, the host cannot go on.
 
 use switcher_macros::asm;
 
@@ -74,8 +75,9 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
     );
 }
 
-/// SWAPGS behind a test of what was interrupted. With [`Placement::PerCpu`], the next access by GS is
-/// the host's own, behind the exit's load of CR3, which is a fence.
+/// SWAPGS, and a fence, since it depends on a test of what was interrupted (spec/hazards.md, row
+/// 28). With [`Placement::PerCpu`], the next access relative to GS is the host's own. It comes
+/// after the exit's load of CR3, which is a fence itself.
 #[rustfmt::skip]
 pub(super) fn swapgs<S: Sink>(a: &mut S, variant: &Variant) {
     asm!(a ; swapgs);
@@ -84,7 +86,8 @@ pub(super) fn swapgs<S: Sink>(a: &mut S, variant: &Variant) {
     }
 }
 
-/// Makes a [`PtRegs`] of an [`EventFrame`], in whose lowest word the vector holds RDI's place.
+/// Turns an [`EventFrame`] into a [`PtRegs`]. The frame's lowest word holds the vector, in the
+/// place of RDI.
 #[rustfmt::skip]
 pub(super) fn push_registers<S: Sink>(a: &mut S) {
     push_below_rdi(a);

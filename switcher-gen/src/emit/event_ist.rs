@@ -1,22 +1,23 @@
 //! Events with a stack of their own: #DB, NMI, #MC and #DF.
 //!
-//! **The CPU**, through an interrupt gate with an IST index: RSP has been the top of that stack,
-//! where an [`IstTop`](crate::layout::IstTop) lies, and an [`IretFrame`] has been pushed; #DF has
-//! an error code. Everything else is that of what was interrupted: a guest, the switcher between
-//! any two of its instructions, or the host. NMIs are blocked after an NMI.
+//! **The CPU** has delivered an event through an interrupt gate with an IST index. It has loaded
+//! RSP with the top of that stack, where an [`IstTop`](crate::layout::IstTop) lies, and pushed an
+//! [`IretFrame`] and, for #DF, an error code. Everything else belongs to the interrupted code: a
+//! guest, the switcher between any two of its instructions, or the host. After an NMI, NMIs are
+//! blocked.
 //! **Live**: all general registers, the flags in the frame, GS base, CR3.
 //! **May be clobbered**: nothing before it is saved.
 //!
-//! *From a guest* it is an event like any other, but its frame moves to the sp0 stack, by an IRETQ:
-//! that ends the blocking of NMIs (spec/hazards.md, row 11), and the next event may then have this
-//! stack. *From ring 0*, NMI and #MC call the host's hook and leave everything as it was: CR3 and
-//! GS base are saved and restored exactly, whatever they are, so that no decision rests on the
+//! *From a guest* it is an event like any other, but its frame moves to the sp0 stack, by an IRETQ.
+//! The IRETQ ends the blocking of NMIs (spec/hazards.md, row 11), and the next event may then use
+//! this stack. *From ring 0*, NMI and #MC call the host's hook and leave everything as it was: CR3
+//! and GS base are saved and restored exactly, whatever they are, so that no decision rests on the
 //! address that was interrupted, on RSP or on GS (rows 8 to 10). The host's GS base lies at the
-//! stack's top. Whether a guest is being run (host_rsp) decides whether the host's root is loaded:
-//! if none is, the host's code was interrupted on a root of the host's. What is kept meanwhile is on
-//! the stack: no register tells a hook of what was interrupted (row 47). Mitigations stand around
-//! the hook as around the host: see `mitigations`. What cannot be gone on from has none: no guest
-//! runs on this CPU any more.
+//! stack's top. The host's root is loaded if a guest is being run (host_rsp is not zero). Otherwise
+//! the host's code was interrupted, on a root of the host's. What must be restored is kept on the
+//! stack, so that no register tells a hook anything of what was interrupted (row 47). Mitigations
+//! stand around the hook as they do around the host: see `mitigations`. The fatal hook needs none,
+//! because no guest runs on this CPU any more.
 
 use switcher_macros::asm;
 
@@ -122,7 +123,8 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
     );
 }
 
-/// The entry of what has no error code and may come at any instruction; goes on in ring 0.
+/// The entry of an event that has no error code and may come at any instruction. If it has
+/// interrupted ring 0, it falls through.
 #[rustfmt::skip]
 fn from_guest<S: Sink>(a: &mut S, entry: Label, vector: u8) {
     asm!(a
@@ -134,9 +136,9 @@ fn from_guest<S: Sink>(a: &mut S, entry: Label, vector: u8) {
     );
 }
 
-/// No register but RDI, which points to the `PtRegs`, is one of what was interrupted: that may be a
-/// guest's, and is read by whatever the hook speculates on. RAX is the host's GS base or SPEC_CTRL, or
-/// a constant, unless [`Cleared`] says otherwise.
+/// Clears the registers, so that none holds a value of the interrupted code: it may be a guest's,
+/// and the hook's speculation would read it. RDI points to the `PtRegs`. RAX holds the host's GS
+/// base, SPEC_CTRL or a constant, unless [`Cleared`] says otherwise.
 #[rustfmt::skip]
 fn clear_registers<S: Sink>(a: &mut S, left: Cleared) {
     a.comment("No register that a guest could steer speculation with.");
@@ -164,7 +166,7 @@ fn clear_registers<S: Sink>(a: &mut S, left: Cleared) {
     );
 }
 
-/// NMI and #MC in ring 0: calls the hook, leaves no trace and goes on.
+/// NMI and #MC in ring 0: calls the hook, restores everything and goes on.
 #[rustfmt::skip]
 fn interruption<S: Sink>(a: &mut S, variant: &Variant) {
     asm!(a ; =>Label::Interruption);

@@ -1,23 +1,26 @@
-//! How #DB and #MC in ring 0 return: so that NMIs are blocked afterwards if they were before, and only
-//! then (spec/hazards.md, row 39).
+//! How #DB and #MC return to ring 0. NMIs are blocked afterwards if they were before, and only then
+//! (spec/hazards.md, row 39).
 //!
-//! **Live**: RSP points to the [`IretFrame`] that the CPU has pushed on the event's own stack, as it is
-//! to be returned to; every other register is the interrupted one's already.
+//! **Reached** from `event_ist`: the #DB has been ignored, or the hook of the #MC has returned.
+//! **Live**: RSP points to the [`IretFrame`] that the CPU has pushed on the event's own stack, with
+//! the flags to return with. Every other register holds the interrupted code's value again.
 //! **May be clobbered**: flags, and the stack below the frame.
 //!
-//! An IRETQ ends the blocking of NMIs, whatever it returns to. If what was interrupted is an NMI's own
-//! entry, its hook or its return, the next NMI would then overwrite the frame that this one still needs.
-//! So the IRETQ is only for code in which NMIs are never blocked: the routines and events on the sp0
-//! stack, from [`Label::Routines`] to [`Label::RoutinesEnd`]. There RSP may be a guest's. Everywhere
-//! else, in the IST's events, in stubs and in the host's code, RSP is a stack of ring 0, and there is
-//! another way back: flags, RIP and CS go below it, behind the 128 bytes that host code may use there,
-//! and a far RET takes them. It leaves the blocking as it is, and it is no branch that CPUs predict, so
-//! that nothing a guest has trained leads it anywhere: a near RET would need an exit's mitigations.
+//! An IRETQ ends the blocking of NMIs, whatever it returns to. If what was interrupted is an NMI's
+//! own entry, its hook or its return, the next NMI would then overwrite the frame that this one
+//! still needs. So the IRETQ is only for code in which NMIs are never blocked: the routines and
+//! events on the sp0 stack, from [`Label::Routines`] to [`Label::RoutinesEnd`]. There RSP may be a
+//! guest's. Everywhere else, in the IST's events, in stubs and in the host's code, RSP is a stack
+//! of ring 0, and there is another way back: flags, RIP and CS are written below the 128 bytes
+//! under RSP that host code may use, and a far RET takes them from there. A far RET does not change
+//! whether NMIs are blocked. CPUs do not predict it either, so nothing that a guest has trained can
+//! lead it astray; a near RET would need the mitigations of an exit.
 //!
-//! Which way is decided by the interrupted RIP alone: RSP is a guest's wherever it may be one (row 10).
+//! The interrupted RIP alone decides which way is taken, because RSP may be a guest's (row 10).
 //!
-//! POPFQ cannot set RF. An instruction breakpoint in that other code would be met again for ever: a
-//! guest's lie in its own addresses, and a host has none there while the switcher's IDT is loaded.
+//! POPFQ cannot set RF, so an instruction breakpoint in code that is returned to by the far RET
+//! would be met again for ever. A guest's breakpoints lie in its own addresses, and a host sets
+//! none in that code while the switcher's IDT is loaded.
 
 use switcher_macros::asm;
 

@@ -5,8 +5,8 @@
 //! **Live**: everything.
 //! **May be clobbered**: nothing.
 //!
-//! A stub pushes its vector, as one byte that is sign-extended, and jumps to what it has in common
-//! with others. Those with stacks of their own do the rest themselves.
+//! A stub pushes its vector, as one byte that is sign-extended, and jumps to the code that it has
+//! in common with others. The stubs of vectors with stacks of their own only jump.
 
 use switcher_macros::asm;
 

@@ -1,21 +1,21 @@
-//! What stands between guest and host against speculative execution: each sequence is emitted only
-//! where the variant has its mitigation (spec/switcher.md, "Mitigations"; hazards.md, row 29).
+//! The sequences between guest and host against speculative execution. Each is emitted only if the
+//! variant has its mitigation (spec/switcher.md, "Mitigations"; hazards.md, row 29).
 //!
-//! An exit's sequences come in this order, all before the first RET that is not their own:
-//! SPEC_CTRL, so that host code is restricted by it; IBPB; the return stack buffer; the history of
+//! An exit's sequences come in this order, all before the first RET that is not part of them:
+//! SPEC_CTRL, which then restricts the host's code; IBPB; the return stack buffer; the history of
 //! branches; the host's untraining of returns. An entry writes the guest's SPEC_CTRL first and ends
 //! with VERW.
 //!
-//! An NMI or #MC in ring 0 brings host code, too, its hook, and may have come anywhere: before an
-//! exit has got so far, or behind an entry's VERW. Nothing in the per-CPU block says where
-//! (host_rsp is zero before an exit's sequences, not behind them), so it does all of this each
-//! time: the sequences before the hook, then SPEC_CTRL as it was, and VERW last.
+//! An NMI or #MC in ring 0 runs host code, too: its hook. It may have come anywhere, before an
+//! exit's sequences or after an entry's VERW. Nothing in the per-CPU block says where (host_rsp
+//! becomes zero before an exit's sequences, not after them), so all of this is done each time: the
+//! sequences before the hook, then SPEC_CTRL as it was, and VERW last.
 //!
-//! Where code lies is a part of it: the branches that overwrite the history are in one cache line, as
-//! in the vendor's sequence, since the history is made of their addresses; and each RET is in the upper
-//! half of its line, as CPUs with ITS need it (Intel, "Indirect Target Selection"; the layout is that of
-//! Linux's `clear_bhb_loop`). Filler stands where nothing is executed. The trap behind each return,
-//! against straight-line speculation, is written by `asm!`.
+//! The addresses of the code matter, too. The branches that overwrite the history lie in one cache
+//! line, as in the vendor's sequence, because the history is made of their addresses. Each RET lies
+//! in the upper half of its line, as CPUs with ITS need it (Intel, "Indirect Target Selection"; the
+//! layout is that of Linux's `clear_bhb_loop`). Filler stands where nothing is executed. The trap
+//! after each return, against straight-line speculation, is written by `asm!`.
 
 use switcher_macros::asm;
 
@@ -26,10 +26,11 @@ use crate::layout::{FarFrame, IretFrame, PerCpu, TssExtra};
 use crate::mitigations::{Bhb, Rsb};
 use crate::variant::Variant;
 
-/// How often [`Label::RsbFill`] runs: two entries each, and no CPU's buffer has more than 32.
+/// How often the loop at [`Label::RsbFill`] runs. Each round fills two entries, and no CPU's buffer
+/// has more than 32.
 const RSB_ROUNDS: i32 = 16;
 
-/// The places within one copy of the sequences.
+/// The labels within one copy of the sequences.
 struct Labels {
     fill: Label,
     filled_once: Label,
@@ -63,8 +64,8 @@ const HOOK: Labels = Labels {
     cleared: Label::HookBhbCleared,
 };
 
-/// What an exit does, on the host's root, stack and GS. [`ready`] comes next, and `to_ret` bytes
-/// behind its start a RET.
+/// The sequences of an exit, on the host's root, stack and GS. [`ready`] comes next, and a RET
+/// follows `to_ret` bytes after the start of `ready`.
 ///
 /// **May be clobbered**: RAX, RCX, RDX, flags, and the host's stack below RSP.
 #[rustfmt::skip]
@@ -78,11 +79,11 @@ pub(super) fn at_exit<S: Sink>(a: &mut S, variant: &Variant, to_ret: usize) {
     sequences(a, variant, &EXIT, Some(to_ret));
 }
 
-/// The same before the hook of what has interrupted ring 0, on the host's root and GS and a stack
+/// The sequences before the hook of an NMI or #MC in ring 0, on the host's root and GS and a stack
 /// of the IST.
 ///
-/// **May be clobbered**: RAX, RCX, RDX, flags, and the stack below RSP. If SPEC_CTRL is
-/// switched, it is on the stack afterwards, two words for [`after_hook`].
+/// **May be clobbered**: RAX, RCX, RDX, flags, and the stack below RSP. If SPEC_CTRL is switched,
+/// its old value is on the stack afterwards, as two words for [`after_hook`].
 #[rustfmt::skip]
 pub(super) fn before_hook<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
     if variant.mitigations().ibrs {
@@ -98,8 +99,9 @@ pub(super) fn before_hook<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
     ready(a, variant)
 }
 
-/// What has no RET behind it but the guest's or an exit's, which has its own sequences. RSP is what it
-/// was behind [`before_hook`]. **May be clobbered**: RAX, RCX, RDX.
+/// What is done once a hook has returned: SPEC_CTRL gets its old value. The only RETs that may
+/// follow are an exit's, which has sequences of its own, and the guest's. RSP is what it was after
+/// [`before_hook`]. **May be clobbered**: RAX, RCX, RDX.
 #[rustfmt::skip]
 pub(super) fn after_hook<S: Sink>(a: &mut S, variant: &Variant) {
     if variant.mitigations().ibrs {
@@ -113,7 +115,8 @@ pub(super) fn after_hook<S: Sink>(a: &mut S, variant: &Variant) {
     }
 }
 
-/// RSP points to the frame by which ring 0 is returned to, and every other register is as it was.
+/// What is done before the IRETQ to interrupted code of ring 0. RSP points to its frame, and every
+/// other register holds the interrupted code's value.
 /// **May be clobbered**: ZF.
 #[rustfmt::skip]
 pub(super) fn before_ring_0<S: Sink>(a: &mut S, variant: &Variant) {
@@ -125,7 +128,7 @@ pub(super) fn before_ring_0<S: Sink>(a: &mut S, variant: &Variant) {
     }
 }
 
-/// The same, but RSP points to the [`FarFrame`] by which ring 0 is returned to.
+/// As [`before_ring_0`], but before the far RET: RSP points to its [`FarFrame`].
 #[rustfmt::skip]
 pub(super) fn before_far_return<S: Sink>(a: &mut S, variant: &Variant) {
     if variant.mitigations().verw {
@@ -136,8 +139,9 @@ pub(super) fn before_far_return<S: Sink>(a: &mut S, variant: &Variant) {
     }
 }
 
-/// What comes before a RET of the host's, but for what [`ready`] adds; `to_ret` bytes behind that is
-/// one of ours, if it is. ECX is the number of SPEC_CTRL, if that is switched.
+/// The sequences that come before a RET of the host's, except the part in [`ready`]. `to_ret` says
+/// how many bytes after the start of that part a RET of the switcher's own lies, if one follows.
+/// ECX holds the number of SPEC_CTRL, if that is switched.
 #[rustfmt::skip]
 fn sequences<S: Sink>(a: &mut S, variant: &Variant, labels: &Labels, to_ret: Option<usize>) {
     let mitigations = variant.mitigations();
@@ -193,8 +197,8 @@ fn sequences<S: Sink>(a: &mut S, variant: &Variant, labels: &Labels, to_ret: Opt
             ; call  =>labels.round
             ; jmp   =>labels.cleared
         );
-        in_a_line(a, labels, Part::Call);
-        in_a_line(a, labels, Part::Branches(branches));
+        in_a_line(a, labels, RoundPart::Call);
+        in_a_line(a, labels, RoundPart::Branches(branches));
         if let Some(to_ret) = to_ret {
             a.upper_half(to_ret, FILLER);
         }
@@ -202,23 +206,23 @@ fn sequences<S: Sink>(a: &mut S, variant: &Variant, labels: &Labels, to_ret: Opt
     }
 }
 
-/// The two parts of a round; how many branches the second one has.
+/// The two parts of a round. `Branches` holds the number of branches.
 #[derive(Clone, Copy)]
-enum Part {
+enum RoundPart {
     Call,
     Branches(i32),
 }
 
-/// A part of a round: the call of its branches, or these.
+/// Emits a part of a round: the call of its branches, or the branches.
 #[rustfmt::skip]
-fn part<S: Sink>(a: &mut S, labels: &Labels, part: Part) {
+fn part<S: Sink>(a: &mut S, labels: &Labels, part: RoundPart) {
     match part {
-        Part::Call => asm!(a
+        RoundPart::Call => asm!(a
             ; =>labels.round
             ; call  =>labels.branches
             ; ret
         ),
-        Part::Branches(branches) => asm!(a
+        RoundPart::Branches(branches) => asm!(a
             ; =>labels.branches
             ; mov   eax, branches
             ; =>labels.branch
@@ -234,9 +238,10 @@ fn part<S: Sink>(a: &mut S, labels: &Labels, part: Part) {
     }
 }
 
-/// Code that ends with a RET, in a line of its own: its branches' addresses are part of the history,
-/// and are what they are in the vendor's sequence. Its RET is in the upper half.
-fn in_a_line<S: Sink>(a: &mut S, labels: &Labels, of_round: Part) {
+/// Emits a part of a round in a cache line of its own, because the addresses of its branches are
+/// part of the history and must be as in the vendor's sequence. Its RET lies in the upper half of
+/// the line.
+fn in_a_line<S: Sink>(a: &mut S, labels: &Labels, of_round: RoundPart) {
     let mut length = Length::new(a.placement());
     part(&mut length, labels, of_round);
     a.align(LINE, FILLER);
@@ -244,8 +249,8 @@ fn in_a_line<S: Sink>(a: &mut S, labels: &Labels, of_round: Part) {
     part(a, labels, of_round);
 }
 
-/// All is done but to wait for it, and the host's part. Says what is in registers afterwards. **May
-/// be clobbered**: RAX, RCX, RDX, flags, and the stack below RSP.
+/// Waits until the sequences have taken effect, and calls the host's untraining. Returns what is in
+/// registers afterwards. **May be clobbered**: RAX, RCX, RDX, flags, and the stack below RSP.
 #[rustfmt::skip]
 pub(super) fn ready<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
     let mitigations = variant.mitigations();
@@ -267,19 +272,20 @@ pub(super) fn ready<S: Sink>(a: &mut S, variant: &Variant) -> Cleared {
     Cleared { rcx: loops, rdx: msrs, rcx_known: loops || msrs, untrained: false }
 }
 
-/// What the sequences have left in RAX, RCX and RDX.
+/// What the sequences have left in RAX, RCX and RDX. Each flag says one thing that is known.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Cleared {
-    /// Zero.
+    /// RCX is zero.
     pub(super) rcx: bool,
     pub(super) rdx: bool,
-    /// Zero, or the number of an MSR.
+    /// RCX is zero, or the number of an MSR.
     pub(super) rcx_known: bool,
-    /// Whatever the host's untraining leaves, in all three.
+    /// All three hold whatever the host's untraining leaves.
     pub(super) untrained: bool,
 }
 
-/// What an entry starts with, on the host's root and GS. **May be clobbered**: RAX, RCX, RDX.
+/// What an entry starts with, on the host's root and GS: the guest's SPEC_CTRL. **May be
+/// clobbered**: RAX, RCX, RDX.
 #[rustfmt::skip]
 pub(super) fn at_entry<S: Sink>(a: &mut S, variant: &Variant) {
     if variant.mitigations().ibrs {
@@ -293,7 +299,7 @@ pub(super) fn at_entry<S: Sink>(a: &mut S, variant: &Variant) {
     }
 }
 
-/// What an entry ends with: every register is the guest's but RSP, which is sp0. **May be
+/// What an entry ends with, VERW. Every register is the guest's except RSP, which is sp0. **May be
 /// clobbered**: ZF. From here on only the guest's own frame is read.
 #[rustfmt::skip]
 pub(super) fn before_guest<S: Sink>(a: &mut S, variant: &Variant) {

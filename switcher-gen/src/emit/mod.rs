@@ -7,19 +7,19 @@
 //! | `return_to_guest` | the choice between SYSRETQ and IRETQ, and the one IRETQ |
 //! | `syscall_64` | `entry_SYSCALL_64_switcher`: the decision, the one SYSRETQ, the exit frame |
 //! | `to_smod`, `to_umod` | the two direct switches |
-//! | `pkru` | PKRU, which each mode has for itself, on the direct switches |
+//! | `pkru` | on direct switches, the exchange of PKRU, of which each mode has its own |
 //! | `return_from_guest` | `switcher_return_from_guest`: the common exit |
-//! | `mitigations` | what stands between guest and host against speculative execution |
-//! | `syscall_compat` | `entry_SYSCALL_compat_switcher`: what answers a 32-bit SYSCALL |
-//! | `event` | events on the sp0 stack; a fault of the IRETQ to a guest; what must not happen |
+//! | `mitigations` | the sequences between guest and host against speculative execution |
+//! | `syscall_compat` | `entry_SYSCALL_compat_switcher`: the answer to a 32-bit SYSCALL |
+//! | `event` | events on the sp0 stack; a fault of the IRETQ to a guest; events that must not happen |
 //! | `event_ist` | #DB, NMI, #MC and #DF, which have stacks of their own |
-//! | `event_return` | how #DB and #MC in ring 0 return, so that NMIs stay blocked |
+//! | `event_return` | how #DB and #MC return to ring 0 while NMIs stay blocked |
 //! | `event_stubs` | the 256 entries of the IDT |
-//! | `pt_regs` | what exits and events save registers with |
+//! | `pt_regs` | the pushes by which exits and events save registers |
 //!
 //! `percpu` in front of an instruction is a GS prefix or nothing, by the variant's
-//! [`Placement`](crate::layout::Placement): with [`PerCpu`](crate::layout::Placement::PerCpu), direct
-//! switches have neither SWAPGS nor a stack, and RSP is one of their scratch registers.
+//! [`Placement`](crate::layout::Placement): with [`PerCpu`](crate::layout::Placement::PerCpu),
+//! direct switches have neither SWAPGS nor a stack, and RSP is one of their scratch registers.
 //!
 //! Inside `asm!`, a `///` line becomes a comment of the listing, so it is written for its reader.
 
@@ -45,13 +45,14 @@ use switcher_macros::asm;
 use crate::asm::{Label, Length, Sink};
 use crate::variant::Variant;
 
-/// INT3: what fills gaps, so that a jump into one stops at once.
+/// INT3 fills gaps, so that a jump into one stops at once.
 const FILLER: u8 = 0xCC;
-/// A RET and the trap behind it, which `asm!` writes. CPUs that do not keep the targets of indirect
-/// branches apart (ITS, CVE-2024-28956) do so for those in the upper half of a cache line: there all
-/// RETs of an image are. They get there by filler where nothing is executed.
+/// The size of a RET and of the trap after it, which `asm!` writes. CPUs with "indirect target
+/// selection" (ITS, CVE-2024-28956) mix up the targets of indirect branches in the lower half of a
+/// cache line, so every RET of an image lies in the upper half. Filler moves it there, at a place
+/// where nothing is executed.
 const TRAPPED_RET: usize = 2;
-/// Entry points start on a boundary of the size CPUs fetch at.
+/// Entry points start on a boundary of as many bytes as CPUs fetch at a time.
 const ENTRY_ALIGNMENT: usize = 16;
 
 /// Emits a whole switcher. Deterministic: equal variants give equal bytes.
@@ -72,14 +73,14 @@ pub fn switcher<S: Sink>(a: &mut S, variant: &Variant) {
     event_stubs::emit(a, variant);
 }
 
-/// An exit by SYSCALL, and what is common to all exits, whose RET is in the upper half of its line.
-/// Nothing falls through to here, so that there may be filler.
+/// An exit by SYSCALL, and the part that all exits have in common, whose RET lies in the upper half
+/// of its cache line. No code falls through to here, so filler may stand in front.
 fn exit<S: Sink>(a: &mut S, variant: &Variant) {
     fn whole<S: Sink>(a: &mut S, variant: &Variant) {
         syscall_64::exit(a, variant);
         return_from_guest::emit(a, variant);
     }
-    // The others have a better place for filler.
+    // With these mitigations, there is a better place for filler.
     let mitigations = variant.mitigations();
     if !mitigations.bhb.is_on() && !mitigations.untrain {
         let mut length = Length::new(a.placement());
@@ -89,8 +90,8 @@ fn exit<S: Sink>(a: &mut S, variant: &Variant) {
     whole(a, variant);
 }
 
-/// Opens a routine that is reached by SYSCALL or through a pointer of the host's: with indirect
-/// branch tracking, such a target must be an ENDBR64.
+/// Opens a routine that is reached by SYSCALL or through a pointer of the host's. With indirect
+/// branch tracking, such a routine must start with an ENDBR64.
 fn entry_point<S: Sink>(a: &mut S, variant: &Variant, label: Label) {
     a.dynamic_label(label);
     if variant.ibt() {

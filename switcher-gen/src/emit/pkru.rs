@@ -1,14 +1,15 @@
-//! PKRU on the direct switches, in variants with protection keys: umod's is kept in the PVCS, smod's
-//! is the host's choice (spec/abi.md, `TssExtra` and "PVCS").
+//! PKRU on the direct switches, in variants with protection keys: umod's is kept in the PVCS,
+//! smod's is the host's choice (spec/abi.md, `TssExtra` and "PVCS").
 //!
 //! **Reached** within `to_smod` and `to_umod`, at CPL 0, with
 //! [`Placement::Gs`](crate::layout::Placement::Gs) on the host's GS.
-//! **Live**: all general registers but those that follow.
+//! **Live**: all general registers except RCX, R11 and RSP.
 //! **May be clobbered**: RCX, R11, RSP and flags. RAX and RDX, which RDPKRU and WRPKRU use, are
 //! restored.
 //!
-//! WRPKRU is executed only where it changes something: never for a guest that uses no keys. Whatever
-//! umod's PVCS says is a PKRU, and applies to user pages alone, of which the switcher accesses none.
+//! WRPKRU is executed only if it changes PKRU, so never for a guest that uses no keys. Any value
+//! that umod's PVCS holds is a valid PKRU. It applies to user pages alone, and the switcher
+//! accesses none of those.
 
 use switcher_macros::asm;
 
@@ -16,7 +17,7 @@ use crate::asm::{Label, Sink};
 use crate::layout::{PerCpu, PvcsLayout, TssExtra};
 use crate::variant::Variant;
 
-/// umod's goes to the PVCS, and smod's is loaded.
+/// umod's PKRU goes to the PVCS, and smod's is loaded.
 #[rustfmt::skip]
 pub(super) fn to_smod<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     if !variant.pku() {
@@ -30,7 +31,7 @@ pub(super) fn to_smod<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     write(a, Label::ToSmodPkru);
 }
 
-/// umod's is loaded from the PVCS, to which RCX points again.
+/// umod's PKRU is loaded from the PVCS. RCX points to the PVCS again afterwards.
 #[rustfmt::skip]
 pub(super) fn to_umod<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     if !variant.pku() {
@@ -46,7 +47,8 @@ pub(super) fn to_umod<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     );
 }
 
-/// EAX becomes PKRU, RDX the PVCS, ECX 0.
+/// Loads PKRU into EAX, the address of the PVCS into RDX and 0 into ECX. R11 keeps RAX, and RSP
+/// keeps RDX.
 #[rustfmt::skip]
 fn read<S: Sink>(a: &mut S) {
     asm!(a
@@ -59,7 +61,7 @@ fn read<S: Sink>(a: &mut S) {
     );
 }
 
-/// PKRU, which EAX is, becomes EDX.
+/// Writes EDX to PKRU, unless EAX says that PKRU holds it already. RAX and RDX are restored.
 #[rustfmt::skip]
 fn write<S: Sink>(a: &mut S, written: Label) {
     asm!(a

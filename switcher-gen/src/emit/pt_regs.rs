@@ -1,11 +1,12 @@
-//! The registers of a [`PtRegs`](crate::layout::PtRegs), onto the stack: of what exits, and of what an
-//! event interrupts.
+//! Pushes the registers of a [`PtRegs`](crate::layout::PtRegs): those of a guest that exits, or of
+//! the code that an event has interrupted.
 
 use switcher_macros::asm;
 
 use crate::asm::Sink;
 
-/// The general registers that lie below RDI, which is there already.
+/// Pushes the general registers that lie below RDI in a `PtRegs`. RDI has been pushed already.
+/// **May be clobbered**: nothing.
 #[rustfmt::skip]
 pub(super) fn push_below_rdi<S: Sink>(a: &mut S) {
     asm!(a

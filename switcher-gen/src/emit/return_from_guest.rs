@@ -63,7 +63,7 @@ pub(super) fn emit<S: Sink>(a: &mut S, variant: &Variant) {
     }
 }
 
-/// Back to the host, once all predictors are as they should be. Ends with the RET.
+/// The way back to the host once the mitigations are done. It ends with the RET.
 #[rustfmt::skip]
 fn back<S: Sink>(a: &mut S, variant: &Variant) {
     let is_mitigated = variant.mitigations().at_exit();

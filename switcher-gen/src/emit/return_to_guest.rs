@@ -1,20 +1,21 @@
 //! The return to a guest: SYSRETQ where it gives the guest exactly its registers, IRETQ elsewhere.
 //!
 //! **Reached** from `enter_guest` (falling through) and from `to_umod` (with
-//! [`Placement::PerCpu`](crate::layout::Placement::PerCpu), only where that cannot tell by itself
-//! that SYSRETQ will do), at CPL 0 on the guest's root, with the guest's GS.
+//! [`Placement::PerCpu`](crate::layout::Placement::PerCpu), only if `to_umod` has not found by
+//! itself that SYSRETQ will do), at CPL 0 on the guest's root, with the guest's GS.
 //! **Live**: every general register but RSP is the guest's. RSP is sp0, and below it lies the frame
 //! for an IRETQ. Its flags have the forced bits set but are not sanitised otherwise; its CS and SS
 //! are the usual ones, whether they have been written or not.
-//! **May be clobbered**: nothing, except RCX where it can be had again from the frame's RIP.
+//! **May be clobbered**: nothing, except RCX where it can be loaded again from the frame's RIP.
 //!
 //! SYSRETQ loads RIP from RCX and RFLAGS from R11, so it is taken exactly when RF and TF are clear,
 //! R11 equals the sanitised RFLAGS, RCX equals RIP, and RIP is canonical (spec/switcher.md, "Return
 //! to the guest"). The frame lies in host memory: no check here can be undone by the guest.
 //!
-//! The check for a canonical RIP is emitted for AMD too, although AMD's own SYSRETQ faults at CPL 3.
-//! CPUID's vendor is not the silicon's under a hypervisor that plays another one, and emulators
-//! (Bochs 2.7) fault at CPL 0 whatever vendor they play: four instructions against the host.
+//! The check for a canonical RIP is emitted for AMD too, although AMD's own SYSRETQ faults at CPL
+//! 3. Under a hypervisor, the vendor that CPUID names need not be that of the silicon, and an
+//!    emulator (Bochs 2.7) faults at CPL 0 whatever vendor it emulates. Four instructions keep such
+//!    a fault from the host.
 
 use switcher_macros::asm;
 

@@ -5,11 +5,11 @@
 //! from STAR. RSP, the active GS base and CR3 are still the guest's.
 //! **Live**: all general registers, RSP too. RCX need not be canonical: the SYSCALL may have been
 //! the last instruction of the canonical half (spec/hazards.md, row 2).
-//! **May be clobbered**: nothing before the decision; afterwards what each path says.
+//! **May be clobbered**: nothing before the decision; afterwards, what the file of each path says.
 //!
 //! Until RSP is the host's, only NMI, #MC and #DB can get in, and they have stacks of their own. An
-//! exit makes it the host's, and so does an ERETU that needs a stack. With [`Placement::PerCpu`], only
-//! an exit needs the host's GS.
+//! exit loads the host's RSP, and so does an ERETU that needs a stack. With [`Placement::PerCpu`],
+//! only an exit needs the host's GS.
 
 use switcher_macros::asm;
 
@@ -67,8 +67,8 @@ fn emit_for<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     to_umod::emit::<S, P>(a, variant);
 }
 
-/// What is no direct switch. Falls through to `return_from_guest`, inside the window of the guest's
-/// root.
+/// The exit, for a SYSCALL that is no direct switch. It falls through to `return_from_guest`,
+/// inside the window of the guest's root.
 #[rustfmt::skip]
 pub(super) fn exit<S: Sink>(a: &mut S, variant: &Variant) {
     let selectors = variant.selectors();

@@ -5,8 +5,9 @@
 //! **Live**: everything but EAX, the result.
 //! **May be clobbered**: EAX.
 //!
-//! No 32-bit SYSCALL is part of the ABI. Left open, CSTAR would be a way into ring 0 past all
-//! checks (spec/hazards.md, row 17), so it answers -ENOSYS, and touches neither stack nor memory.
+//! No 32-bit SYSCALL is part of the ABI. If CSTAR were left as it was, it would be a way into ring
+//! 0 past all checks (spec/hazards.md, row 17). So it leads here: the routine answers -ENOSYS and
+//! touches neither stack nor memory.
 
 use switcher_macros::asm;
 

@@ -23,8 +23,8 @@ pub(super) fn emit<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     }
 }
 
-/// RDI is one more register, to hold the PVCS; RSP holds the per-CPU block, so that GS can be the
-/// guest's.
+/// RDI is saved so that it can point to the PVCS. RSP points to the per-CPU block, so that GS can
+/// be the guest's.
 #[rustfmt::skip]
 fn with_swapgs<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     let selectors = variant.selectors();
@@ -72,7 +72,7 @@ fn with_swapgs<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     a.close(Window::UnsafeStack);
 }
 
-/// RSP itself holds the PVCS meanwhile.
+/// RSP itself points to the PVCS in between.
 #[rustfmt::skip]
 fn without_swapgs<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     let selectors = variant.selectors();

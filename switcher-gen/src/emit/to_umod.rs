@@ -2,8 +2,8 @@
 //!
 //! **Reached** from `syscall_64` in smod with no inhibitor set and RCX = retu_rip, on smod's root.
 //! GS is the host's with [`Placement::Gs`], smod's with [`Placement::PerCpu`].
-//! **Live**: all general registers, RSP too, but RCX and R11. RCX is known (retu_rip) and R11 still belongs to
-//! an exit until the selectors are found to be the usual ones.
+//! **Live**: all general registers, RSP too, except RCX and R11. RCX is known to be retu_rip. R11
+//! must be kept for an exit until the selectors are found to be the usual ones.
 //! **May be clobbered**: RCX and R11; RCX must be retu_rip again for an exit.
 //!
 //! Each field of the PVCS is read once, and what is read is used as data only: RIP is checked after
@@ -88,8 +88,8 @@ fn on_the_hosts_stack<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     a.open(Window::UnsafeStack);
 }
 
-/// RSP is one more register for the checks of `return_to_guest`. What they do not pass goes there, on
-/// the sp0 stack.
+/// RSP serves as one more register for the checks that `return_to_guest` makes. A state that does
+/// not pass them is returned to by `return_to_guest`, on the sp0 stack.
 #[rustfmt::skip]
 fn without_a_stack<S: Sink, P: PvcsLayout>(a: &mut S, variant: &Variant) {
     let revision = variant.revision();

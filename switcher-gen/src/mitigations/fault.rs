@@ -24,8 +24,8 @@ pub struct Fault {
     pub cves: &'static [&'static str],
     /// Which CPUs suffer from it.
     pub suffers: Is,
-    /// What the switcher's code does about it: the first whose [`when`](Code::when) holds.
-    pub code: &'static [Code],
+    /// What the switcher's code does about it: the first whose [`when`](Countermeasure::when) holds.
+    pub code: &'static [Countermeasure],
     /// What the host may have set instead.
     pub instead: Option<Instead>,
     /// What is left to the host.
@@ -47,7 +47,7 @@ pub struct Elsewhere {
 
 /// What the switcher's code does about a fault.
 #[derive(Debug)]
-pub struct Code {
+pub struct Countermeasure {
     /// On which of the CPUs that suffer.
     pub when: Is,
     /// What it does.
@@ -59,7 +59,7 @@ pub struct Code {
     pub works: Is,
 }
 
-/// A setting of the host that makes [`Code`] superfluous.
+/// A setting of the host that makes [`Countermeasure`] superfluous.
 #[derive(Debug)]
 pub struct Instead {
     /// Whether the CPU has it.
@@ -581,7 +581,7 @@ impl Fault {
             Is::Always => String::from("* **Affected**: every CPU.\n"),
             some => alloc::format!("* **Affected, if** {some}.\n"),
         };
-        for (at, Code { when, measure, exists, works }) in self.code.iter().enumerate() {
+        for (at, Countermeasure { when, measure, exists, works }) in self.code.iter().enumerate() {
             text += "* **The code**";
             match when {
                 Is::Always if at == 0 => {}

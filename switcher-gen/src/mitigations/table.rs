@@ -5,7 +5,9 @@
 //! documentation (Documentation/admin-guide/hw-vuln). What a CPU is not known to be free of, it has:
 //! only where a vendor lists the affected ones and gives no bit for the others, the list decides.
 
-use super::fault::{Code, Cpus, Done, Duty, Elsewhere, Fault, Instead, Is, Measure, Place, Switch};
+use super::fault::{
+    Countermeasure, Cpus, Done, Duty, Elsewhere, Fault, Instead, Is, Measure, Place, Switch,
+};
 use super::{Bhb, Rsb};
 use crate::arch::{ArchCapabilities as Caps, Speculation as Said};
 
@@ -77,7 +79,7 @@ const ENHANCED_IBRS: Instead =
 /// VM's exit that "SMEP provides no protection here" (arch/x86/kernel/cpu/bugs.c). That enhanced IBRS has
 /// them away is promised of the exits of VMX, and automatic IBRS' of SVM's, not of a way from CPL 3 to
 /// CPL 0.
-const FILL_RETURNS: Code = plain(Measure::Rsb(Rsb::Full));
+const FILL_RETURNS: Countermeasure = plain(Measure::Rsb(Rsb::Full));
 
 /// What SMEP is still for.
 const LEADS_TO_NO_USER_PAGE: Duty = Duty {
@@ -88,16 +90,17 @@ const LEADS_TO_NO_USER_PAGE: Duty = Duty {
     done: Done::If(Is::On(Switch::Smep)),
 };
 
-/// As [`Code`] that cannot fault and needs no microcode.
-const fn plain(measure: Measure) -> Code {
-    Code { when: Is::Always, measure, exists: Is::Always, works: Is::Always }
+/// As [`Countermeasure`] that cannot fault and needs no microcode.
+const fn plain(measure: Measure) -> Countermeasure {
+    Countermeasure { when: Is::Always, measure, exists: Is::Always, works: Is::Always }
 }
 
-const fn verw(works: Is) -> Code {
-    Code { works, ..plain(Measure::Verw) }
+const fn verw(works: Is) -> Countermeasure {
+    Countermeasure { works, ..plain(Measure::Verw) }
 }
 
-const IBRS: Code = Code { exists: Is::Says(Said::IBRS), ..plain(Measure::Ibrs) };
+const IBRS: Countermeasure =
+    Countermeasure { exists: Is::Says(Said::IBRS), ..plain(Measure::Ibrs) };
 
 const NO_INDIRECT: &str = "it has no indirect jump or call, and the runtime leads to it and to far hooks by \
                            retpolines (with `+untrain`, `Cpu::enter` leads to it by IRETQ, unless the host \
@@ -112,10 +115,10 @@ const THREADS: Is = Is::Any(&[Is::Says(Said::SMT), Is::Says(Said::HYPERVISOR)]);
 
 /// What the host's returns need of an exit where a guest can train them. Untraining needs nothing of the CPU; it
 /// comes first, so that a host with return thunks has it whatever the CPU says of IBPB.
-const fn returns(works: Is) -> [Code; 2] {
+const fn returns(works: Is) -> [Countermeasure; 2] {
     [
-        Code { when: Is::ReturnThunks, works, ..plain(Measure::Untrain) },
-        Code { exists: Is::Says(Said::IBPB), works, ..plain(Measure::Ibpb) },
+        Countermeasure { when: Is::ReturnThunks, works, ..plain(Measure::Untrain) },
+        Countermeasure { exists: Is::Says(Said::IBPB), works, ..plain(Measure::Ibpb) },
     ]
 }
 
@@ -259,7 +262,7 @@ pub(super) static INTEL: &[Fault] = &[
         code: &[
             // Where the history is known to be short. That BHI_CTRL is not said shows nothing: older microcode
             // lacks it, a hypervisor may hide it, and a virtual CPU's model is its hypervisor's choice.
-            Code {
+            Countermeasure {
                 when: Is::All(&[
                     Is::Cpu(&[
                         SKYLAKE,
@@ -708,7 +711,7 @@ pub(super) static AMD: &[Fault] = &[
         cves: &["CVE-2017-5715"],
         suffers: Is::Always,
         code: &[
-            Code { when: Is::Says(Said::IBRS_PREFERRED), ..IBRS },
+            Countermeasure { when: Is::Says(Said::IBRS_PREFERRED), ..IBRS },
             plain(Measure::Always(NO_INDIRECT)),
         ],
         instead: Some(AUTOMATIC_IBRS),

@@ -1,10 +1,10 @@
 //! Direct switches between the modes, both ways, with random state.
 
 use super::{MANY, SOME};
+use crate::case_host::{Failure, Setup, place};
 use crate::expect::Expected;
 use crate::program::{PROBE, SYSCALL, SYSCALL_PROBE, SYSCALLS};
-use crate::run::{Case, Run};
-use crate::world::{Failure, Setup, place};
+use crate::run::{Case, CaseRun};
 use switcher_gen::Hazard;
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::SwitchFlags;
@@ -65,7 +65,7 @@ pub(super) const CASES: &[Case] = &[
     },
 ];
 
-fn umod_syscall(run: &mut Run<'_>) -> Result<(), Failure> {
+fn umod_syscall(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     for _ in 0..MANY {
         let setup = run.syscall_to(PROBE);
         let expected = Expected::to_smod(&setup, &run.platform, place::UMOD_CODE);
@@ -74,7 +74,7 @@ fn umod_syscall(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn eretu(run: &mut Run<'_>) -> Result<(), Failure> {
+fn eretu(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     for _ in 0..MANY {
         let setup = run.eretu_to(PROBE);
         let expected = Expected::to_umod(&setup, &run.platform);
@@ -83,7 +83,7 @@ fn eretu(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn eretu_by_sysret(run: &mut Run<'_>) -> Result<(), Failure> {
+fn eretu_by_sysret(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     for _ in 0..MANY {
         let mut setup = run.eretu_to(PROBE);
         let wanted = RFlags::from_bits_retain(setup.pvcs.eflags.into());
@@ -97,7 +97,7 @@ fn eretu_by_sysret(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn round_trip(run: &mut Run<'_>) -> Result<(), Failure> {
+fn round_trip(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     for _ in 0..MANY {
         // smod's first instruction is ERETU.
         let setup = run.round_trip(SYSCALL_PROBE);
@@ -112,7 +112,7 @@ fn round_trip(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn long_round_trips(run: &mut Run<'_>) -> Result<(), Failure> {
+fn long_round_trips(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     const ROUNDS: u64 = 10_000;
 
     let mut setup = run.round_trip(SYSCALLS);
@@ -140,7 +140,7 @@ fn long_round_trips(run: &mut Run<'_>) -> Result<(), Failure> {
     expected.compare(&setup, &outcome)
 }
 
-fn umod_syscall_at_eretu(run: &mut Run<'_>) -> Result<(), Failure> {
+fn umod_syscall_at_eretu(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     for _ in 0..SOME {
         let mut setup = run.setup(Mode::Umod).with(Mode::Umod, place::ERETU, SYSCALL).with(
             Mode::Smod,
@@ -155,7 +155,7 @@ fn umod_syscall_at_eretu(run: &mut Run<'_>) -> Result<(), Failure> {
 }
 
 /// Where there are no protection keys, the switcher leaves PVCS.pkru alone: all other cases say so.
-fn pkru(run: &mut Run<'_>) -> Result<(), Failure> {
+fn pkru(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     const WRITE: &[u8] = program!(; xor ecx, ecx ; xor edx, edx ; wrpkru ; syscall);
 
     for _ in 0..SOME {
@@ -187,7 +187,7 @@ fn pkru(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn smod_rsp(run: &mut Run<'_>) -> Result<(), Failure> {
+fn smod_rsp(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     for _ in 0..SOME {
         // smod: ERETU. umod: SYSCALL. smod again: the probe, on the stack ERETU was executed on.
         let mut setup = run.eretu_to(SYSCALL).with(Mode::Smod, place::SMOD_ENTRY, PROBE);
@@ -204,7 +204,7 @@ fn smod_rsp(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn rsp_anywhere(run: &mut Run<'_>) -> Result<(), Failure> {
+fn rsp_anywhere(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     // Null, both sides of both canonical holes, unaligned, the host's image and the switcher's own
     // pages as the bare-metal engines have them, the guest's code.
     let hostile = [

@@ -1,11 +1,11 @@
-//! What must go to the host: hypercalls, inhibitors, roots that are not prepared, ERETU to other
-//! selectors.
+//! SYSCALLs that must exit to the host: hypercalls, inhibitors, roots that are not prepared, ERETU
+//! to other selectors.
 
 use super::{MANY, SOME};
+use crate::case_host::{Failure, Setup};
 use crate::expect::Expected;
 use crate::program::SYSCALL;
-use crate::run::{Case, Run};
-use crate::world::{Failure, Setup};
+use crate::run::{Case, CaseRun};
 use switcher_gen::Hazard;
 use switcher_gen::layout::SwitchFlags;
 use switcher_runtime::Mode;
@@ -44,19 +44,19 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// A guest about to execute the SYSCALL that would be a direct switch out of `mode`.
-fn about_to_switch(run: &mut Run<'_>, mode: Mode) -> Setup {
+fn about_to_switch(run: &mut CaseRun<'_>, mode: Mode) -> Setup {
     let setup = run.setup(mode);
     let at = setup.regs.rip;
     setup.with(mode, at, SYSCALL)
 }
 
 /// The SYSCALL exits, with nothing changed.
-fn exits(run: &mut Run<'_>, setup: &Setup) -> Result<(), Failure> {
+fn exits(run: &mut CaseRun<'_>, setup: &Setup) -> Result<(), Failure> {
     let expected = Expected::syscall_exit(setup, setup.regs.rip);
     run.check(setup, &expected)
 }
 
-fn hypercall(run: &mut Run<'_>) -> Result<(), Failure> {
+fn hypercall(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     for _ in 0..MANY {
         let setup = run.about_to(Mode::Smod, SYSCALL);
         exits(run, &setup)?;
@@ -64,7 +64,7 @@ fn hypercall(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn inhibitors(run: &mut Run<'_>) -> Result<(), Failure> {
+fn inhibitors(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     for mode in [Mode::Umod, Mode::Smod] {
         // Bits 0 and 1 are the mode, 2 and 11 follow from roots and PVCS and have their own cases.
         for bit in (3..64).filter(|bit| *bit != 11) {
@@ -76,16 +76,16 @@ fn inhibitors(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn no_pvcs(run: &mut Run<'_>) -> Result<(), Failure> {
+fn no_pvcs(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     never_switches(run, |setup| setup.pvcs_registered = false)
 }
 
-fn no_root(run: &mut Run<'_>) -> Result<(), Failure> {
+fn no_root(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     never_switches(run, |setup| setup.other_root = false)
 }
 
 /// With `change`, both direct switches exit.
-fn never_switches(run: &mut Run<'_>, change: fn(&mut Setup)) -> Result<(), Failure> {
+fn never_switches(run: &mut CaseRun<'_>, change: fn(&mut Setup)) -> Result<(), Failure> {
     for mode in [Mode::Umod, Mode::Smod] {
         for _ in 0..SOME {
             let mut setup = about_to_switch(run, mode);
@@ -96,7 +96,7 @@ fn never_switches(run: &mut Run<'_>, change: fn(&mut Setup)) -> Result<(), Failu
     Ok(())
 }
 
-fn other_selectors(run: &mut Run<'_>) -> Result<(), Failure> {
+fn other_selectors(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     let selectors = run.platform.selectors;
     let (cs, ss) = (selectors.user_cs(), selectors.user_ds());
     let others = [
@@ -119,7 +119,7 @@ fn other_selectors(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn near_eretu(run: &mut Run<'_>) -> Result<(), Failure> {
+fn near_eretu(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     for bit in 0..64 {
         let mut setup = about_to_switch(run, Mode::Smod);
         setup.retu_rip ^= 1 << bit;

@@ -1,10 +1,10 @@
 //! GS bases: hostile ones in the PVCS, and those a guest changes itself.
 
 use super::{MANY, SOME};
+use crate::case_host::{Failure, place};
 use crate::expect::Expected;
 use crate::program::{PROBE, SYSCALL};
-use crate::run::{Case, Run};
-use crate::world::{Failure, place};
+use crate::run::{Case, CaseRun};
 use switcher_gen::{Hazard, program};
 use switcher_runtime::Mode;
 
@@ -34,7 +34,7 @@ pub(super) const CASES: &[Case] = &[
 const WRGSBASE: &[u8] = program!(; wrgsbase rax);
 const RDGSBASE: &[u8] = program!(; rdgsbase rax);
 
-fn hostile_gsbase(run: &mut Run<'_>) -> Result<(), Failure> {
+fn hostile_gsbase(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     for bit in 0..64 {
         for base in [1 << bit, u64::MAX << bit, u64::MAX >> bit, !(1 << bit)] {
             let mut setup = run.eretu_to(PROBE);
@@ -46,7 +46,7 @@ fn hostile_gsbase(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn wrgsbase_then_syscall(run: &mut Run<'_>) -> Result<(), Failure> {
+fn wrgsbase_then_syscall(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     for _ in 0..MANY / 4 {
         let mut setup = run.about_to(Mode::Umod, &[WRGSBASE, SYSCALL].concat()).with(
             Mode::Smod,
@@ -62,7 +62,7 @@ fn wrgsbase_then_syscall(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn wrgsbase_then_event(run: &mut Run<'_>) -> Result<(), Failure> {
+fn wrgsbase_then_event(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     for mode in [Mode::Smod, Mode::Umod] {
         for _ in 0..SOME {
             let code = [WRGSBASE, PROBE].concat();
@@ -77,7 +77,7 @@ fn wrgsbase_then_event(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn rdgsbase(run: &mut Run<'_>) -> Result<(), Failure> {
+fn rdgsbase(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     let code = [RDGSBASE, PROBE].concat();
     for _ in 0..SOME {
         let setup = run.syscall_to(&code);

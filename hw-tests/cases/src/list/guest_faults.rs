@@ -1,11 +1,12 @@
-//! Events of a guest: none of its flags reach the host, and the doors beside SYSCALL are shut.
+//! Events of a guest: none of its flags reach the host, and SYSENTER and 32-bit SYSCALL are no way
+//! into it.
 
 use super::SOME;
+use crate::case_host::{Entries, Failure};
 use crate::compat::CompatSyscall;
 use crate::expect::Expected;
 use crate::program::PROBE;
-use crate::run::{Case, Run};
-use crate::world::{Entries, Failure};
+use crate::run::{Case, CaseRun};
 use alloc::format;
 use switcher_gen::Hazard;
 use switcher_gen::arch::{RFlags, Vendor};
@@ -37,7 +38,7 @@ pub(super) const CASES: &[Case] = &[
     },
 ];
 
-fn ac_and_df(run: &mut Run<'_>) -> Result<(), Failure> {
+fn ac_and_df(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     for flags in [RFlags::AC, RFlags::DF, RFlags::AC | RFlags::DF, RFlags::all()] {
         for mode in [Mode::Smod, Mode::Umod] {
             for _ in 0..SOME {
@@ -52,7 +53,7 @@ fn ac_and_df(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn sysenter(run: &mut Run<'_>) -> Result<(), Failure> {
+fn sysenter(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     // dynasm has it in 32-bit mode only.
     const SYSENTER: &[u8] = program!(; .bytes &[0x0F, 0x34]);
     // Intel: SYSENTER_CS is 0. AMD: there is no SYSENTER in long mode; an emulator that has it all
@@ -72,7 +73,7 @@ fn sysenter(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn thousands(run: &mut Run<'_>) -> Result<(), Failure> {
+fn thousands(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     for _ in 0..5000 {
         let mode = if run.rng.bool() { Mode::Smod } else { Mode::Umod };
         let setup = run.about_to(mode, PROBE);
@@ -82,7 +83,7 @@ fn thousands(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn entries(run: &mut Run<'_>) -> Result<(), Failure> {
+fn entries(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     // spec/abi.md, in numbers: the code must not be compared with its own constants.
     const CLEARED: [(&str, u64); 7] = [
         ("TF", 1 << 8),
@@ -115,7 +116,7 @@ fn entries(run: &mut Run<'_>) -> Result<(), Failure> {
     run.check(&setup, &expected)
 }
 
-fn io_ports(run: &mut Run<'_>) -> Result<(), Failure> {
+fn io_ports(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     const IN: &[u8] = program!(; in al, dx);
     for port in [0x20, 0x60, 0x64, 0x92, 0xCF8, 0x3F8, 0xFFFF] {
         for mode in [Mode::Smod, Mode::Umod] {
@@ -128,7 +129,7 @@ fn io_ports(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn compat_syscall(run: &mut Run<'_>) -> Result<(), Failure> {
+fn compat_syscall(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     for _ in 0..SOME {
         let setup = run.setup(Mode::Umod);
         let CompatSyscall { setup, shut, answered } = CompatSyscall::new(setup, &run.platform);

@@ -1,11 +1,11 @@
-//! The return to a guest where SYSRETQ would be wrong: RIPs that are no addresses, RF and TF,
+//! The return to a guest where SYSRETQ would be wrong: RIPs that are not canonical, RF and TF,
 //! forbidden flags, other selectors.
 
 use super::{MANY, SOME};
+use crate::case_host::{Failure, Setup, place};
 use crate::expect::Expected;
 use crate::program::{NOP_PROBE, PROBE, SYSCALL};
-use crate::run::{Case, Run};
-use crate::world::{Failure, Setup, place};
+use crate::run::{Case, CaseRun};
 use alloc::vec::Vec;
 use switcher_gen::Hazard;
 use switcher_gen::arch::RFlags;
@@ -114,7 +114,7 @@ fn suit_sysret(setup: &mut Setup) {
     setup.pvcs.rcx = setup.pvcs.rip;
 }
 
-fn eretu_to_high_bits(run: &mut Run<'_>) -> Result<(), Failure> {
+fn eretu_to_high_bits(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     for rip in high_rips() {
         // As SYSRETQ would take it; with another RCX; with TF, so that IRETQ is forced.
         for attempt in 0..3 {
@@ -137,7 +137,7 @@ fn eretu_to_high_bits(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn enter_at_high_bits(run: &mut Run<'_>) -> Result<(), Failure> {
+fn enter_at_high_bits(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     for rip in high_rips() {
         for mode in [Mode::Smod, Mode::Umod] {
             for sysret in [true, false] {
@@ -156,11 +156,11 @@ fn enter_at_high_bits(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn last_instruction(run: &mut Run<'_>) -> Result<(), Failure> {
+fn last_instruction(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     let behind = place::first_non_canonical(run.platform.paging);
     let at = behind - 2;
     for _ in 0..SOME {
-        // umod: there and back again; the return faults behind the SYSCALL.
+        // umod makes a SYSCALL and is returned to; the instruction after the SYSCALL faults.
         let mut setup = run.setup(Mode::Umod).with(Mode::Umod, at, SYSCALL).with(
             Mode::Smod,
             place::ERETU,
@@ -177,7 +177,7 @@ fn last_instruction(run: &mut Run<'_>) -> Result<(), Failure> {
         expected.pvcs = there.pvcs;
         run.check(&setup, &expected)?;
 
-        // smod: a hypercall, and the host lets it go on behind the SYSCALL.
+        // smod: a hypercall, and the host lets it go on after the SYSCALL.
         let mut setup = run.setup(Mode::Smod).with(Mode::Smod, at, SYSCALL);
         setup.regs.rip = at;
         let hypercall = Expected::syscall_exit(&setup, at);
@@ -189,7 +189,7 @@ fn last_instruction(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn trap_flag(run: &mut Run<'_>) -> Result<(), Failure> {
+fn trap_flag(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     for _ in 0..SOME {
         let mut setup = run.eretu_to(NOP_PROBE);
         suit_sysret(&mut setup);
@@ -203,7 +203,7 @@ fn trap_flag(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn resume_flag(run: &mut Run<'_>) -> Result<(), Failure> {
+fn resume_flag(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     /// DR6: the breakpoint in DR0.
     const BREAKPOINT_0: u64 = 1;
 
@@ -225,7 +225,7 @@ fn resume_flag(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn forbidden_flags(run: &mut Run<'_>) -> Result<(), Failure> {
+fn forbidden_flags(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     const SHOW_AND_CLI: &[u8] = program!(; pushfq ; pop rax ; cli);
     let forbidden = RFlags::IOPL | RFlags::VM | RFlags::VIF | RFlags::VIP;
     for bits in [forbidden, RFlags::IOPL, RFlags::VM, RFlags::VIF, RFlags::VIP] {
@@ -250,7 +250,7 @@ fn forbidden_flags(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn flags_of_the_frame(run: &mut Run<'_>) -> Result<(), Failure> {
+fn flags_of_the_frame(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     for _ in 0..MANY / 4 {
         for sysret in [true, false] {
             // Any flags: forbidden ones, IF and bit 1 clear, what SYSRETQ cannot restore.
@@ -270,7 +270,7 @@ fn flags_of_the_frame(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn conditions_of_sysret(run: &mut Run<'_>) -> Result<(), Failure> {
+fn conditions_of_sysret(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     for _ in 0..MANY / 4 {
         let harmless = run.setup(Mode::Umod).regs.eflags;
         let other = run.setup(Mode::Umod).regs.eflags;
@@ -300,7 +300,7 @@ fn conditions_of_sysret(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn nt_and_tf(run: &mut Run<'_>) -> Result<(), Failure> {
+fn nt_and_tf(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     for flags in [RFlags::NT, RFlags::NT | RFlags::TF, RFlags::TF] {
         for _ in 0..SOME {
             // umod's SYSCALL has the flags, smod returns at once: NOP traps if TF is set.
@@ -321,7 +321,7 @@ fn nt_and_tf(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn user32_selectors(run: &mut Run<'_>) -> Result<(), Failure> {
+fn user32_selectors(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     for _ in 0..SOME {
         let mut setup = run.about_to(Mode::Umod, PROBE);
         setup.regs.r11 = setup.regs.eflags;
@@ -332,7 +332,7 @@ fn user32_selectors(run: &mut Run<'_>) -> Result<(), Failure> {
 
 /// Enters a guest with the selector of 32-bit code and RCX = RIP. SYSRETQ would go on in 64-bit
 /// mode; IRETQ leads to 32-bit mode, where nothing is mapped for the guest.
-fn in_32_bit_mode(run: &mut Run<'_>, setup: &mut Setup) -> Result<(), Failure> {
+fn in_32_bit_mode(run: &mut CaseRun<'_>, setup: &mut Setup) -> Result<(), Failure> {
     setup.regs.cs = run.platform.selectors.user32_cs().into();
     setup.regs.rip = UNMAPPED_32;
     setup.regs.rcx = UNMAPPED_32;
@@ -347,7 +347,7 @@ fn in_32_bit_mode(run: &mut Run<'_>, setup: &mut Setup) -> Result<(), Failure> {
 /// Beyond what the engines' hosts map for themselves, within 32 bits.
 const UNMAPPED_32: u64 = 0xF000_0000;
 
-fn own_selectors(run: &mut Run<'_>) -> Result<(), Failure> {
+fn own_selectors(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     let (cs, ss) = (run.platform.selectors.user_cs(), run.platform.selectors.user_ds());
     let (other_cs, other_ss) = run.platform.aliases;
     for (cs, ss) in [(other_cs, ss), (cs, other_ss), (other_cs, other_ss)] {
@@ -373,7 +373,7 @@ fn own_selectors(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn bad_selectors(run: &mut Run<'_>) -> Result<(), Failure> {
+fn bad_selectors(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     let selectors = run.platform.selectors;
     let (cs, ss) = (selectors.user_cs(), selectors.user_ds());
     let kernel_cs = selectors.kernel_cs();
@@ -404,7 +404,7 @@ fn bad_selectors(run: &mut Run<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn enter_random(run: &mut Run<'_>) -> Result<(), Failure> {
+fn enter_random(run: &mut CaseRun<'_>) -> Result<(), Failure> {
     for _ in 0..MANY {
         for mode in [Mode::Smod, Mode::Umod] {
             let mut setup = run.about_to(mode, PROBE);

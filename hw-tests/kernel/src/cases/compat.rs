@@ -2,29 +2,30 @@
 
 use alloc::format;
 
-use hw_cases::{Expected, World, place};
+use hw_cases::{CaseHost, Expected, place};
 use switcher_gen::asm::Program;
 use switcher_gen::program;
 use switcher_macros::asm;
 use switcher_runtime::Mode;
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::{RFlags, Vendor};
 use switcher_runtime::switcher_gen::layout::AsmLayout;
 
 use crate::bench::{Ended, HostCase};
+use crate::case_host::{BareMetal, STACK32};
 use crate::programs::{PROBE, SYSCALL};
 use crate::setup::{check, setup};
-use crate::world::{BareMetal, STACK32};
 
 pub(super) const CASES: &[HostCase] = &[HostCase {
     name: "host/a_push_works_in_32_bit_code_after_sysret",
     shown: "SS has the attributes of a flat stack after SYSRET.",
-    rows: &[18],
+    rows: &[Hazard::SysretSs],
     cpus: 1,
     needs: &[],
-    run: |bench| push_in_32_bits(bench.world()?),
+    run: |bench| push_in_32_bits(bench.host()?),
 }];
 
-/// What a far jump takes from memory.
+/// The operand that a far jump reads from memory.
 #[derive(AsmLayout)]
 #[repr(C)]
 struct FarPointer {
@@ -33,14 +34,14 @@ struct FarPointer {
     _reserved: u16,
 }
 
-/// After an exit by an event, which on AMD leaves a null SS in ring 0, the guest is entered by SYSRET
-/// and goes to 32-bit code, whose pushes need SS's attributes (spec/hazards.md, row 18).
-fn push_in_32_bits(world: &mut BareMetal<'_>) -> Ended {
+/// After an exit by an event, which on AMD leaves a null SS in ring 0, the guest is entered by
+/// SYSRET and goes to 32-bit code, whose pushes need SS's attributes (spec/hazards.md, row 18).
+fn push_in_32_bits(host: &mut BareMetal<'_>) -> Ended {
     /// A page fault's error code.
     const USER_WRITE: u32 = 6;
     /// In 32-bit mode, PUSH EAX; UD2.
     const PUSH: &[u8] = program!(; push rax ; ud2);
-    let platform = world.platform();
+    let platform = host.platform();
     let cs = platform.selectors.user32_cs();
     let mut to_32_bits = Program::new();
     asm!(to_32_bits
@@ -54,11 +55,11 @@ fn push_in_32_bits(world: &mut BareMetal<'_>) -> Ended {
     for round in 0..20 {
         for by_eretu in [false, true] {
             // The exit by an event.
-            let first = setup(world, &mut rng, Mode::Umod, PROBE);
-            check(world, &first, &Expected::unchanged(&first, Expected::UD))?;
+            let first = setup(host, &mut rng, Mode::Umod, PROBE);
+            check(host, &first, &Expected::unchanged(&first, Expected::UD))?;
             // The entry, straight to umod or to smod, whose ERETU returns by SYSRET as well.
             let flags = RFlags::GUEST_FIXED.bits();
-            let mut setup = setup(world, &mut rng, Mode::Umod, to_32_bits.bytes())
+            let mut setup = setup(host, &mut rng, Mode::Umod, to_32_bits.bytes())
                 .with(Mode::Umod, place::TEXT32, PUSH)
                 .with(Mode::Smod, place::ERETU, SYSCALL);
             let regs = &mut setup.regs;
@@ -92,9 +93,9 @@ fn push_in_32_bits(world: &mut BareMetal<'_>) -> Ended {
             expected.regs.cs = cs.into();
             expected.regs.rip = place::TEXT32 + 1;
             expected.regs.rsp = STACK32 + 0x800 - 4;
-            let outcome = world.run(&setup).map_err(|why| format!("{why:?}"))?;
-            // Bochs, 3.0 too, keeps SS's attributes as AMD's SYSRET does, on Intel's models too. Nothing
-            // reloads SS there, and the one that an event leaves has stacks of 16 bits.
+            let outcome = host.run(&setup).map_err(|why| format!("{why:?}"))?;
+            // Bochs, 3.0 too, keeps SS's attributes as AMD's SYSRET does, on Intel's models too.
+            // Nothing reloads SS there, and the one that an event leaves has stacks of 16 bits.
             let in_16_bits = Expected::page_fault(USER_WRITE, (STACK32 + 0x800 - 4) & 0xFFFF);
             if platform.vendor == Vendor::Intel && outcome.exit == in_16_bits {
                 expected.exit = in_16_bits;

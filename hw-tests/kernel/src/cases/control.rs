@@ -7,29 +7,30 @@ use core::arch::{asm, global_asm};
 use hw_platform::memory::{self, Frame};
 use hw_platform::segments;
 use raw_cpuid::native_cpuid::cpuid_count;
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::{cr0, cr4, vector};
 use switcher_runtime::{DescriptorTablePointer, Guest, State, StateError};
 
 use crate::bench::{Ended, HostCase};
+use crate::case_host::BareMetal;
 use crate::programs::PROBE;
 use crate::refusal::{by_enter, by_install, expect, guest, refused, runs};
 use crate::registers::{cr0, cr4};
-use crate::world::BareMetal;
 
 pub(super) const CASES: &[HostCase] = &[HostCase {
     name: "host/control_bits_that_no_guest_may_run_with_are_refused",
     shown: "No guest is entered with control bits that ring 0 would fault under, or that give it more than it may have.",
-    rows: &[56],
+    rows: &[Hazard::FpuControl],
     cpus: 1,
     needs: &[],
-    run: |bench| control_bits(bench.world()?),
+    run: |bench| control_bits(bench.host()?),
 }];
 
 global_asm!(
     r#"
     .text
-    // #NM or #UD of this kernel's own code, which is compiled with vector registers: it gets the FPU, as
-    // hosts do that switch it lazily, and goes on.
+    // #NM or #UD of this kernel's own code, which is compiled with vector registers: it gets the
+    // FPU, as hosts do that switch it lazily, and goes on.
     .global hw_kernel_take_fpu
 hw_kernel_take_fpu:
     push    rax
@@ -76,24 +77,25 @@ fn with_lazy_fpu<T>(then: impl FnOnce() -> T) -> Result<T, String> {
     Ok(done)
 }
 
-/// Control bits under which ring 0 would fault with a guest's state loaded, or a guest could do what it may
-/// not.
-fn control_bits(world: &mut BareMetal<'_>) -> Ended {
+/// Control bits under which ring 0 would fault with a guest's state loaded, or a guest could do
+/// what it may not.
+fn control_bits(host: &mut BareMetal<'_>) -> Ended {
     const NE_AND_WP: [(&str, u64); 2] = [("NE", cr0::NE), ("WP", cr0::WP)];
-    let mut guest = guest(world, PROBE);
+    let mut guest = guest(host, PROBE);
     for (what, bit) in [("CR0.TS", cr0::TS), ("CR0.EM", cr0::EM)] {
-        let said = with_lazy_fpu(|| refused_with_cr0(world, &mut guest, cr0() | bit))?;
+        let said = with_lazy_fpu(|| refused_with_cr0(host, &mut guest, cr0() | bit))?;
         expect(what, said, State::Cr0)?;
     }
     for (what, bit) in NE_AND_WP {
         let own = cr0();
-        // Where CR4.CET is set, the CPU itself does not take a CR0 without WP (Intel SDM vol. 3, 2.5).
+        // Where CR4.CET is set, the CPU itself does not take a CR0 without WP (Intel SDM vol. 3,
+        // 2.5).
         if what == "WP" && cr4() & cr4::CET != 0 {
             continue;
         }
         // SAFETY: no FPU error is pending, and nothing writes to a page that is read-only.
         unsafe { asm!("mov cr0, {}", in(reg) own & !bit, options(nostack, preserves_flags)) };
-        let (install, enter) = (by_install(world), by_enter(world));
+        let (install, enter) = (by_install(host), by_enter(host));
         // SAFETY: as it was.
         unsafe { asm!("mov cr0, {}", in(reg) own, options(nostack, preserves_flags)) };
         expect(what, install, State::Cr0)?;
@@ -114,7 +116,7 @@ fn control_bits(world: &mut BareMetal<'_>) -> Ended {
         let own = cr4();
         // SAFETY: they rule CPL 3 alone, or addresses that nothing here has.
         unsafe { asm!("mov cr4, {}", in(reg) own | bit, options(nostack, preserves_flags)) };
-        let said = by_enter(world);
+        let said = by_enter(host);
         // SAFETY: as it was.
         unsafe { asm!("mov cr4, {}", in(reg) own, options(nostack, preserves_flags)) };
         expect(what, said, state)?;
@@ -131,31 +133,32 @@ fn control_bits(world: &mut BareMetal<'_>) -> Ended {
         }
         // SAFETY: SMEP, SMAP or UMIP; the kernel runs without as well.
         unsafe { asm!("mov cr4, {}", in(reg) own & !bit, options(nostack, preserves_flags)) };
-        let said = by_enter(world);
+        let said = by_enter(host);
         // SAFETY: as it was.
         unsafe { asm!("mov cr4, {}", in(reg) own, options(nostack, preserves_flags)) };
         expect("CR4 without a bit", said, state)?;
     }
-    // A stack selector of another level, which a host that builds frames itself may make a mistake about.
+    // A stack selector of another privilege level. A host that builds frames itself may make this
+    // mistake.
     for ss in [0, u64::from(segments::KERNEL_DS)] {
         guest.regs.ss = ss;
-        expect("SS", refused(world, &mut guest), State::GeneralRegisters)?;
+        expect("SS", refused(host, &mut guest), State::GeneralRegisters)?;
     }
-    runs(world)?;
+    runs(host)?;
     Ok(1)
 }
 
 /// Asks `enter` under another CR0, of which it looks at the value that the host has set.
 #[inline(never)]
 fn refused_with_cr0(
-    world: &mut BareMetal<'_>,
+    host: &mut BareMetal<'_>,
     guest: &mut Guest,
     value: u64,
 ) -> Result<StateError, String> {
     let own = cr0();
     // SAFETY: it differs in TS or EM: `with_lazy_fpu` sees to the faults.
     unsafe { asm!("mov cr0, {}", in(reg) value, options(nostack, preserves_flags)) };
-    let said = refused(world, guest);
+    let said = refused(host, guest);
     // SAFETY: as it was.
     unsafe { asm!("mov cr0, {}", in(reg) own, options(nostack, preserves_flags)) };
     said

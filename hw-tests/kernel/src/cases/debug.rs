@@ -3,70 +3,72 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use hw_cases::{Expected, World, place};
+use hw_cases::{CaseHost, Expected, place};
 use hw_platform::memory;
 use hw_platform::percpu::Stack;
 use switcher_gen::program;
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::{dr7, vector};
 use switcher_runtime::{Access, DebugError, Exit, GuestDebug, Mode, Width};
 use x86_64::registers::debug::Dr7;
 
 use crate::bench::{Ended, HostCase};
+use crate::case_host::{BareMetal, GUESTS};
 use crate::programs::{MOV_SS, PROBE, STORE, SYSCALL, SYSENTER};
 use crate::setup::{check, setup};
-use crate::world::{BareMetal, GUESTS};
 
 pub(super) const CASES: &[HostCase] = &[
     HostCase {
         name: "host/a_guests_watchpoint_is_live_on_its_own_addresses_alone",
         shown: "A watchpoint is set on addresses of the guest's alone, and armed for it alone.",
-        rows: &[31],
+        rows: &[Hazard::GuestBreakpoints],
         cpus: 1,
         needs: &[],
-        run: |bench| watchpoints(bench.world()?),
+        run: |bench| watchpoints(bench.host()?),
     },
     HostCase {
         name: "host/mov_ss_on_a_watched_operand_and_syscall_is_no_event_of_the_host",
         shown: "A #DB that MOV SS holds off until ring 0 changes nothing there.",
-        rows: &[12],
+        rows: &[Hazard::MovSsSyscall],
         cpus: 1,
         needs: &[],
-        run: |bench| mov_ss(bench.world()?),
+        run: |bench| mov_ss(bench.host()?),
     },
 ];
 
 /// Watchpoints on a guest's data and on addresses of the host's (spec/hazards.md, row 31).
-fn watchpoints(world: &mut BareMetal<'_>) -> Ended {
+fn watchpoints(host: &mut BareMetal<'_>) -> Ended {
     let mut rng = fastrand::Rng::with_seed(31);
     let mut entered = 0;
     for (number, width) in
         [Width::One, Width::Two, Width::Four, Width::Eight].into_iter().enumerate()
     {
         let at = place::STACK + 8 * number as u64;
-        let set = world.debug().set(number, Some((at, Access::Write(width))));
+        let set = host.debug().set(number, Some((at, Access::Write(width))));
         set.map_err(|why| format!("{width:?}: {why}"))?;
         for (offset, hits) in [(0, true), (width.bytes() - 1, true), (width.bytes(), false)] {
             for mode in [Mode::Smod, Mode::Umod] {
-                let mut setup = setup(world, &mut rng, mode, &[STORE, PROBE].concat());
+                let mut setup = setup(host, &mut rng, mode, &[STORE, PROBE].concat());
                 setup.regs.rdi = at + offset;
                 let causes = 1 << number;
                 let exit = if hits { Expected::debug(causes) } else { Expected::UD };
                 let mut expected = Expected::unchanged(&setup, exit);
                 expected.regs.rip += STORE.len() as u64;
-                check(world, &setup, &expected)
+                check(host, &setup, &expected)
                     .map_err(|why| format!("{width:?}, {offset} bytes behind: {why}"))?;
                 entered += 1;
             }
         }
-        let cleared = world.debug().set(number, None);
+        let cleared = host.debug().set(number, None);
         cleared.map_err(|why| format!("{width:?}: {why}"))?;
     }
-    // What straddles the end of the guest's range, and everything of the host's, is refused.
+    // A watchpoint that straddles the end of the guest's range is refused, and so is one on
+    // anything of the host's.
     let end = GUESTS.end - 4;
-    let hosts = world.cpu().mappings().into_iter().map(|mapping| mapping.start & !7);
+    let hosts = host.cpu().mappings().into_iter().map(|mapping| mapping.start & !7);
     for address in hosts.chain([GUESTS.end, memory::host_cr3(), 0x10_0000]).collect::<Vec<_>>() {
         for access in [Access::Execute, Access::ReadWrite(Width::Eight)] {
-            if world.debug().set(0, Some((address, access))).is_ok() {
+            if host.debug().set(0, Some((address, access))).is_ok() {
                 return Err(format!("a breakpoint on {address:#x} was set"));
             }
         }
@@ -85,44 +87,44 @@ fn watchpoints(world: &mut BareMetal<'_>) -> Ended {
     Ok(entered)
 }
 
-/// MOV SS from a watched word, and SYSCALL, on a stack that is none: the #DB of the watchpoint is
-/// held off until the SYSCALL has been executed, and comes at its entry, in ring 0 (spec/hazards.md,
-/// row 12: CVE-2018-8897). It is ignored there.
-fn mov_ss(world: &mut BareMetal<'_>) -> Ended {
+/// MOV SS from a watched word, and SYSCALL, with an RSP that points to no stack: the #DB of the
+/// watchpoint is held off until the SYSCALL has been executed, and comes at its entry, in ring 0
+/// (spec/hazards.md, row 12: CVE-2018-8897). It is ignored there.
+fn mov_ss(host: &mut BareMetal<'_>) -> Ended {
     const STORE_SS: &[u8] = program!(; mov WORD [rdi], ss);
 
-    let platform = world.platform();
+    let platform = host.platform();
     let mut rng = fastrand::Rng::with_seed(12);
     let at = place::STACK + 0x40;
-    let set = world.debug().set(1, Some((at, Access::ReadWrite(Width::Two))));
+    let set = host.debug().set(1, Some((at, Access::ReadWrite(Width::Two))));
     set.map_err(|why| format!("{why}"))?;
     let mut entered = 0;
     for rsp in [1 << 63, place::first_non_canonical(platform.paging), 0, Stack::Nmi.top(0), 8] {
         for watched in [false, true] {
             // The word is written where it is watched, too: this alone traps.
-            let mut setup = setup(world, &mut rng, Mode::Umod, &[STORE_SS, PROBE].concat());
+            let mut setup = setup(host, &mut rng, Mode::Umod, &[STORE_SS, PROBE].concat());
             setup.regs.rdi = at;
             setup.regs.rsp = rsp;
             let mut expected = Expected::unchanged(&setup, Expected::debug(1 << 1));
             expected.regs.rip += STORE_SS.len() as u64;
-            check(world, &setup, &expected).map_err(|why| format!("storing SS: {why}"))?;
+            check(host, &setup, &expected).map_err(|why| format!("storing SS: {why}"))?;
 
-            let mut setup = self::setup(world, &mut rng, Mode::Umod, &[MOV_SS, SYSCALL].concat())
+            let mut setup = self::setup(host, &mut rng, Mode::Umod, &[MOV_SS, SYSCALL].concat())
                 .with(Mode::Smod, place::SMOD_ENTRY, PROBE);
             setup.regs.rdi = if watched { at } else { at + 0x40 };
             setup.regs.rsp = rsp;
             if !watched {
                 // The unwatched word has SS as well: 0 would be a null selector.
                 let store = [STORE_SS, PROBE].concat();
-                let mut first = self::setup(world, &mut rng, Mode::Umod, &store);
+                let mut first = self::setup(host, &mut rng, Mode::Umod, &store);
                 first.regs.rdi = at + 0x40;
                 let mut stored = Expected::unchanged(&first, Expected::UD);
                 stored.regs.rip += STORE_SS.len() as u64;
-                check(world, &first, &stored).map_err(|why| format!("storing SS: {why}"))?;
+                check(host, &first, &stored).map_err(|why| format!("storing SS: {why}"))?;
                 entered += 1;
             }
             let syscall = place::UMOD_CODE + MOV_SS.len() as u64;
-            let outcome = world.run(&setup).map_err(|why| format!("{why:?}"))?;
+            let outcome = host.run(&setup).map_err(|why| format!("{why:?}"))?;
             // QEMU's interpreter does not hold data breakpoints off.
             let at_once = Expected::debug(1 << 1);
             let expected = if watched && outcome.exit == at_once {
@@ -138,20 +140,21 @@ fn mov_ss(world: &mut BareMetal<'_>) -> Ended {
             entered += 2;
         }
     }
-    entered += behind_mov_ss(world, &mut rng, at)?;
-    world.debug().set(1, None).map_err(|why| format!("{why}"))?;
+    entered += behind_mov_ss(host, &mut rng, at)?;
+    host.debug().set(1, None).map_err(|why| format!("{why}"))?;
     Ok(entered)
 }
 
-/// What else the #DB of MOV SS is held off by: each instruction that leaves CPL 3 by an event. The guest
-/// gets that event, and the host does not notice the other one. `watched` is of umod's, and holds SS.
-fn behind_mov_ss(world: &mut BareMetal<'_>, rng: &mut fastrand::Rng, watched: u64) -> Ended {
+/// What else the #DB of MOV SS is held off by: each instruction that leaves CPL 3 by an event. The
+/// guest gets that event, and the host does not notice the other one. `watched` is of umod's, and
+/// holds SS.
+fn behind_mov_ss(host: &mut BareMetal<'_>, rng: &mut fastrand::Rng, watched: u64) -> Ended {
     /// Of a page fault: user.
     const U: u32 = 4;
 
     let gp = Expected::general_protection;
-    // What it is, whether it is a trap, and what may come of it: the error code of INT n is another one in
-    // QEMU 7.2, and SYSENTER is refused by vendor.
+    // What it is, whether it is a trap, and what may come of it: the error code of INT n is another
+    // one in QEMU 7.2, and SYSENTER is refused by vendor.
     let behind: [(&[u8], bool, [Exit; 2]); 7] = [
         (program!(; int3), true, [Expected::exception(vector::BP); 2]),
         (
@@ -168,9 +171,9 @@ fn behind_mov_ss(world: &mut BareMetal<'_>, rng: &mut fastrand::Rng, watched: u6
     let mut entered = 0;
     for (code, is_trap, exits) in behind {
         for rsp in [1 << 63, 0, Stack::Nmi.top(0)] {
-            let mut setup = setup(world, rng, Mode::Umod, &[MOV_SS, code].concat());
+            let mut setup = setup(host, rng, Mode::Umod, &[MOV_SS, code].concat());
             (setup.regs.rdi, setup.regs.rsi, setup.regs.rsp) = (watched, place::NOWHERE, rsp);
-            let outcome = world.run(&setup).map_err(|why| format!("{why:?}"))?;
+            let outcome = host.run(&setup).map_err(|why| format!("{why:?}"))?;
             // QEMU's interpreter does not hold data breakpoints off.
             let at_once = Expected::debug(1 << 1);
             let is_early = outcome.exit == at_once

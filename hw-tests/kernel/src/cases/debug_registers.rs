@@ -7,25 +7,26 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use hw_cases::{Expected, place};
 use hw_platform::memory::{HIGH_BASE, PAGE};
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::{Msr as MsrName, RFlags, debugctl, dr7};
 use switcher_runtime::switcher_gen::layout::PtRegs;
 use switcher_runtime::{DebugCauses, Mode, State};
 use x86_64::registers::model_specific::Msr;
 
 use crate::bench::{Ended, HostCase};
+use crate::case_host::{BareMetal, checked_call};
 use crate::programs::{JUMP, PROBE};
 use crate::refusal::{by_enter, expect, guest, runs};
 use crate::registers::{addresses, dr7, set_addresses};
 use crate::setup::setup;
-use crate::world::{BareMetal, checked_call};
 
 pub(super) const CASES: &[HostCase] = &[HostCase {
     name: "host/breakpoints_and_debugctl_of_the_hosts_are_no_guests",
     shown: "A breakpoint of the host's is refused, and its DEBUGCTL and debug registers are exchanged.",
-    rows: &[57],
+    rows: &[Hazard::DebugControl],
     cpus: 1,
     needs: &[],
-    run: |bench| debugging(bench.world()?),
+    run: |bench| debugging(bench.host()?),
 }];
 
 /// DR7 as a call of the switcher finds it, and DEBUGCTL.
@@ -50,7 +51,7 @@ unsafe fn noting_call(entry: u64) -> *mut PtRegs {
 }
 
 /// Breakpoints and DEBUGCTL of the host's: the former are refused, the latter is not the guest's.
-fn debugging(world: &mut BareMetal<'_>) -> Ended {
+fn debugging(host: &mut BareMetal<'_>) -> Ended {
     const BTF_AND_LBR: u64 = debugctl::BTF | debugctl::LBR;
     // Nothing is mapped there.
     let nowhere = HIGH_BASE + 300 * PAGE;
@@ -59,7 +60,7 @@ fn debugging(world: &mut BareMetal<'_>) -> Ended {
         unsafe {
             asm!("mov dr0, {0}", "mov dr3, {0}", "mov dr7, {1}", in(reg) nowhere, in(reg) dr7::DISABLED | live);
         }
-        let said = by_enter(world);
+        let said = by_enter(host);
         // SAFETY: no breakpoint at all.
         unsafe {
             asm!("mov dr7, {1}", "mov dr0, {0}", "mov dr3, {0}", in(reg) 0_u64, in(reg) dr7::DISABLED);
@@ -67,51 +68,53 @@ fn debugging(world: &mut BareMetal<'_>) -> Ended {
         expect("a breakpoint of the host's", said, State::DebugRegisters)?;
     }
 
-    what_the_host_has_left(world)?;
+    what_the_host_has_left(host)?;
 
     // SAFETY: every 64-bit CPU has it; it has no effect without TF.
     unsafe { debugctl_msr().write(BTF_AND_LBR) };
     // SAFETY: as above. An emulator may have none of its bits.
-    let host = unsafe { debugctl_msr().read() };
+    let of_the_host = unsafe { debugctl_msr().read() };
     let mut rng = fastrand::Rng::with_seed(57);
-    let mut setup = setup(world, &mut rng, Mode::Umod, &[JUMP, PROBE].concat());
+    let mut setup = setup(host, &mut rng, Mode::Umod, &[JUMP, PROBE].concat());
     setup.regs.eflags = RFlags::GUEST_FIXED.bits() | RFlags::TF.bits();
     // A jump under TF traps with and without BTF; what BTF would hide is the NOP's.
     // SAFETY: `noting_call` is `checked_call`.
-    let outcome = unsafe { world.run_by(&setup, noting_call) };
+    let outcome = unsafe { host.run_by(&setup, noting_call) };
     // SAFETY: as above.
     let after = unsafe { debugctl_msr().read() };
     // SAFETY: as above.
     unsafe { debugctl_msr().write(0) };
     let outcome = outcome.map_err(|why| format!("{why:?}"))?;
     let seen = DEBUGCTL.load(Ordering::Relaxed);
-    if outcome.exit != Expected::SINGLE_STEP || seen != 0 || after != host {
+    if outcome.exit != Expected::SINGLE_STEP || seen != 0 || after != of_the_host {
         return Err(format!(
-            "{:?}; DEBUGCTL was {seen:#x} for the guest and {after:#x} afterwards, not {host:#x}",
+            "{:?}; DEBUGCTL was {seen:#x} for the guest and {after:#x} afterwards, not {of_the_host:#x}",
             outcome.exit
         ));
     }
     if DR7.load(Ordering::Relaxed) & dr7::ARMED != 0 || dr7() & dr7::ARMED != 0 {
         return Err("a breakpoint was armed that nobody has".into());
     }
-    runs(world)?;
+    runs(host)?;
     Ok(4)
 }
 
-/// DR0 to DR3, disarmed, and DR6 with causes of the host's, those that a clear bit says among them: a guest's #DB has
-/// its own causes alone, whether it has breakpoints or not, and the host its addresses afterwards.
-fn what_the_host_has_left(world: &mut BareMetal<'_>) -> Result<(), String> {
-    /// An access to a debug register, a task switch, four matches; of bits that the hardware keeps set, none.
+/// DR0 to DR3, disarmed, and DR6 with causes of the host's, those that a clear bit says among them:
+/// a guest's #DB has its own causes alone, whether it has breakpoints or not, and the host its
+/// addresses afterwards.
+fn what_the_host_has_left(host: &mut BareMetal<'_>) -> Result<(), String> {
+    /// An access to a debug register, a task switch, four matches; of bits that the hardware keeps
+    /// set, none.
     const STALE: u64 = 1 << 15 | 1 << 13 | 0b1111;
     let mine = [place::UMOD_CODE, place::UMOD_CODE + 2, HIGH_BASE, 8];
-    let no_debug = world.debug().clone();
+    let no_debug = host.debug().clone();
     for debug in [None, Some(no_debug)] {
-        let mut stepped = guest(world, JUMP);
+        let mut stepped = guest(host, JUMP);
         stepped.regs.eflags |= RFlags::TF.bits();
         let has = debug.is_some();
         stepped.debug = debug;
         set_addresses(mine, STALE);
-        let ended = world.cpu_mut().enter(&mut stepped);
+        let ended = host.cpu_mut().enter(&mut stepped);
         let left = addresses();
         set_addresses([0; 4], DebugCauses::DR6_CLEAR);
         match ended {

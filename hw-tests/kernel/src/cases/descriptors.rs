@@ -6,46 +6,48 @@ use core::arch::asm;
 
 use hw_platform::memory::Frame;
 use hw_platform::{memory, segments};
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::{DescriptorTablePointer, State};
 
 use crate::bench::{Ended, HostCase};
+use crate::case_host::BareMetal;
 use crate::programs::PROBE;
 use crate::refusal::{by_enter, by_install, descriptor, expect, guest, refused, runs, with_gdt};
 use crate::registers::{host_segments, set_host_fs, set_host_segments};
-use crate::world::BareMetal;
 
 pub(super) const CASES: &[HostCase] = &[
     HostCase {
         name: "host/a_forgotten_ldt_is_refused",
         shown: "No guest is entered while an LDT is loaded.",
-        rows: &[51],
+        rows: &[Hazard::LdtGate],
         cpus: 1,
         needs: &[],
-        run: |bench| stale_ldt(bench.world()?),
+        run: |bench| stale_ldt(bench.host()?),
     },
     HostCase {
         name: "host/descriptors_that_no_guest_may_have_are_refused",
         shown: "No guest is entered with a GDT that has a call gate, conforming code or what would fault.",
-        rows: &[51, 58],
+        rows: &[Hazard::LdtGate, Hazard::IretqReads],
         cpus: 1,
         needs: &[],
-        run: |bench| descriptors(bench.world()?),
+        run: |bench| descriptors(bench.host()?),
     },
 ];
 
 /// Executes LLDT.
 fn load_ldt(selector: u16) {
-    // SAFETY: null, or of an LDT's descriptor in the GDT that is loaded. The kernel uses none of its.
+    // SAFETY: null, or of an LDT's descriptor in the GDT that is loaded. The kernel uses none of
+    // its.
     unsafe { asm!("lldt {0:x}", in(reg) selector, options(nostack, preserves_flags)) }
 }
 
-/// An LDT that a host has forgotten, with a call gate to ring 0 in it: what a guest would put there that has
-/// the memory at its address.
-fn stale_ldt(world: &mut BareMetal<'_>) -> Ended {
+/// An LDT that a host has forgotten, with a call gate to ring 0 in it: what a guest would put there
+/// that has the memory at its address.
+fn stale_ldt(host: &mut BareMetal<'_>) -> Ended {
     let mut table = Frame::new().map_err(|why| format!("an LDT: {why}"))?;
     let gate = u64::from(segments::KERNEL_CS) << 16 | 0xEC << 40;
     table.write(0, &gate.to_le_bytes());
-    // And what a process of the host's has there, for FS.
+    // Beside it lies a segment that a process of the host's has in FS.
     let data = descriptor(0x13, 3, 0xC);
     table.write(8, &data.to_le_bytes());
     let (at_first, of_ldt) = (host_segments(), 8 | 1 << 2 | 3);
@@ -60,10 +62,10 @@ fn stale_ldt(world: &mut BareMetal<'_>) -> Ended {
         },
     )?;
     set_host_fs(of_ldt);
-    let (install, enter) = (by_install(world), by_enter(world));
+    let (install, enter) = (by_install(host), by_enter(host));
     load_ldt(0);
     // FS has what it had, but would not load again.
-    let stale = by_enter(world);
+    let stale = by_enter(host);
     // Nor would it by an entry of the GDT that is gone, as a thread's are in another GDT.
     with_gdt(
         |gdt| gdt.push(data),
@@ -72,7 +74,7 @@ fn stale_ldt(world: &mut BareMetal<'_>) -> Ended {
             Ok(())
         },
     )?;
-    let gone = by_enter(world);
+    let gone = by_enter(host);
     set_host_segments(at_first.0, at_first.1);
     expect("`install` with an LDT", install, State::Ldtr)?;
     expect("`enter` with an LDT", enter, State::Ldtr)?;
@@ -82,12 +84,12 @@ fn stale_ldt(world: &mut BareMetal<'_>) -> Ended {
             other => return Err(format!("FS that would not load again: {other:?}")),
         }
     }
-    runs(world)?;
+    runs(host)?;
     Ok(1)
 }
 
 /// A GDT in which CPL 3 finds more than it may, or what would fault.
-fn descriptors(world: &mut BareMetal<'_>) -> Ended {
+fn descriptors(host: &mut BareMetal<'_>) -> Ended {
     const CODE: u64 = 0x1B;
     const DATA: u64 = 0x13;
     const CONFORMING: u64 = 0x1F;
@@ -110,55 +112,57 @@ fn descriptors(world: &mut BareMetal<'_>) -> Ended {
         ("data that is not accessed", descriptor(DATA - ACCESSED, 3, SIZE32)),
     ];
     for (what, entry) in bad {
-        let said = with_gdt(|gdt| gdt.push(entry), || by_install(world));
+        let said = with_gdt(|gdt| gdt.push(entry), || by_install(host));
         expect(what, said, State::Gdt)?;
     }
-    // What the switcher itself uses.
+    // Changes to the descriptors that the switcher itself uses.
     for (index, entry) in [
         (segments::USER_DS / 8, descriptor(DATA, 3, SIZE16)),
         (segments::USER_CS / 8, descriptor(CODE - ACCESSED, 3, LONG)),
         (segments::USER32_CS / 8, descriptor(CODE, 3, LONG)),
     ] {
-        let said = with_gdt(|gdt| gdt[usize::from(index)] = entry, || by_install(world));
+        let said = with_gdt(|gdt| gdt[usize::from(index)] = entry, || by_install(host));
         expect("a selector of the switcher's", said, State::Gdt)?;
     }
     // A limit that makes descriptors of what follows.
     let own = DescriptorTablePointer::gdtr();
     let long = DescriptorTablePointer::new(own.base(), 0xFFFF, memory::paging());
-    // SAFETY: the same table; nothing loads what lies behind it.
+    // SAFETY: the same table; nothing loads what lies after it.
     unsafe { long.map_err(|why| format!("{why}"))?.load_gdt() };
-    let said = by_install(world);
+    let said = by_install(host);
     // SAFETY: the kernel's own.
     unsafe { own.load_gdt() };
     expect("a limit of 64 KiB", said, State::Gdt)?;
     // The GDT has changed since: a guest with selectors of such descriptors is not entered.
     for (what, entry) in [bad[0], bad[2], bad[5], bad[8]] {
-        let mut guest = guest(world, PROBE);
+        let mut guest = guest(host, PROBE);
         guest.regs.ss = u64::from(own.limit() + 1) | 3;
-        let said = with_gdt(|gdt| gdt.push(entry), || refused(world, &mut guest));
+        let said = with_gdt(|gdt| gdt.push(entry), || refused(host, &mut guest));
         expect(what, said, State::GeneralRegisters)?;
     }
-    // It is another table, or another part of it: which entries guests would find, nobody has judged.
-    let said = with_gdt(|_| (), || by_enter(world));
+    // The loaded table is another one, or another part of it, so the entries that guests would find
+    // have not been checked.
+    let said = with_gdt(|_| (), || by_enter(host));
     expect("another GDT", said, State::Gdt)?;
     let short = DescriptorTablePointer::new(own.base(), own.limit() - 8, memory::paging());
     // SAFETY: the same table but for its last entry, which nothing has loaded.
     unsafe { short.map_err(|why| format!("{why}"))?.load_gdt() };
-    let said = by_enter(world);
+    let said = by_enter(host);
     // SAFETY: the kernel's own.
     unsafe { own.load_gdt() };
     expect("another limit", said, State::Gdt)?;
-    another_task(world)?;
-    runs(world)?;
+    another_task(host)?;
+    runs(host)?;
     Ok(1)
 }
 
 /// TR by another selector, of the same TSS.
-fn another_task(world: &mut BareMetal<'_>) -> Result<(), String> {
+fn another_task(host: &mut BareMetal<'_>) -> Result<(), String> {
     const BUSY: u64 = 1 << 41;
     let index = usize::from(segments::TSS / 8);
     let other = DescriptorTablePointer::gdtr().limit() + 1;
-    // SAFETY: in the copy of the GDT that is loaded then, an available TSS: the block's, which stays.
+    // SAFETY: in the copy of the GDT that is loaded then, an available TSS: the block's, which
+    // stays.
     let load = |selector: u16| unsafe {
         asm!("ltr {0:x}", in(reg) selector, options(nostack, preserves_flags));
     };
@@ -169,7 +173,7 @@ fn another_task(world: &mut BareMetal<'_>) -> Result<(), String> {
             Ok(())
         },
     )?;
-    let said = by_enter(world);
+    let said = by_enter(host);
     // The kernel's own descriptor is busy all the time, so it is made available in a copy as well.
     with_gdt(
         |gdt| gdt[index] &= !BUSY,

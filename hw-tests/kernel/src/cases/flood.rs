@@ -6,39 +6,40 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use hw_cases::{Expected, SYSCALLS, World, place};
+use hw_cases::{CaseHost, Expected, SYSCALLS, place};
 use hw_platform::memory::PAGE;
 use hw_platform::percpu::{self, Stack};
 use hw_platform::{events, hooks, smp};
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::RFlags;
 use switcher_runtime::switcher_gen::layout::{IstTop, PerCpu, PtRegs, Tss};
 use switcher_runtime::{Exit, Mode};
 
 use crate::bench::{Ended, HostCase};
+use crate::case_host::BareMetal;
 use crate::programs::{PROBE, SYSCALL};
 use crate::setup::setup;
-use crate::world::BareMetal;
 
 pub(super) const CASES: &[HostCase] = &[
     HostCase {
         name: "host/no_nmi_is_lost_during_a_million_switches",
         shown: "Every NMI that is sent during direct switches arrives.",
-        rows: &[8, 11],
+        rows: &[Hazard::NmiRoot, Hazard::NmisStayBlocked],
         cpus: 2,
         needs: &[],
-        run: |bench| flood(bench.world()?, 10, 50_000, &[]),
+        run: |bench| flood(bench.host()?, 10, 50_000, &[]),
     },
     HostCase {
         name: "host/no_nmi_is_lost_while_rsp_is_an_address_of_the_hosts",
         shown: "The same with an RSP that points into the host.",
-        rows: &[10, 23],
+        rows: &[Hazard::RspAtNmiStack, Hazard::RspToSysret],
         cpus: 2,
         needs: &[],
-        run: |bench| flood_with_host_rsp(bench.world()?),
+        run: |bench| flood_with_host_rsp(bench.host()?),
     },
 ];
 
-/// What of the host's memory no event and no SYSCALL writes to, as bytes.
+/// The bytes of the host's memory that no event and no SYSCALL writes to.
 pub(super) fn untouched_memory() -> Vec<u8> {
     let block = percpu::block(0).addr();
     let sp2 = block + PerCpu::tss.bytes() + Tss::sp2.bytes();
@@ -59,7 +60,7 @@ pub(super) fn untouched_memory() -> Vec<u8> {
 }
 
 /// NMIs all the time while RSP is such an address: none is lost, either.
-fn flood_with_host_rsp(world: &mut BareMetal<'static>) -> Ended {
+fn flood_with_host_rsp(host: &mut BareMetal<'static>) -> Ended {
     let block = percpu::block(0).addr() as u64;
     let stack = Stack::Nmi.top(0);
     let addresses = [
@@ -70,10 +71,10 @@ fn flood_with_host_rsp(world: &mut BareMetal<'static>) -> Ended {
         block + 0xC0,
         Stack::MachineCheck.top(0),
         Stack::Sp0.top(0),
-        world.pvcs_address() + 0x80,
+        host.pvcs_address() + 0x80,
     ];
     let before = untouched_memory();
-    let flooded = flood(world, addresses.len() as u64, 10_000, &addresses)?;
+    let flooded = flood(host, addresses.len() as u64, 10_000, &addresses)?;
     unless_touched(&before, flooded)
 }
 
@@ -89,11 +90,11 @@ pub(super) fn unless_touched(before: &[u8], entered: u64) -> Ended {
 /// them arrives, and nothing of the guest changes. RSP is one of `rsps`, if there are any.
 /// `entries` guests make `rounds` round trips each, of two switches, between which nothing but an
 /// NMI is an exit.
-fn flood(world: &mut BareMetal<'static>, entries: u64, rounds: u64, rsps: &[u64]) -> Ended {
+fn flood(host: &mut BareMetal<'static>, entries: u64, rounds: u64, rsps: &[u64]) -> Ended {
     /// How long the sender looks for what it has sent.
     const PATIENCE: u64 = 2_000_000_000;
-    /// And how long it then waits: an emulator that runs the CPUs in turn would otherwise never let
-    /// the guest get from one NMI to the next instruction.
+    /// How long it then waits. Without the wait, an emulator that runs the CPUs in turn would never
+    /// let the guest get from one NMI to the next instruction.
     const PAUSE: u64 = 20_000;
     static STOP: AtomicBool = AtomicBool::new(false);
     static SENT: AtomicU64 = AtomicU64::new(0);
@@ -128,7 +129,7 @@ fn flood(world: &mut BareMetal<'static>, entries: u64, rounds: u64, rsps: &[u64]
         }
     };
     smp::start(1, Box::new(send)).map_err(|why| format!("{why}"))?;
-    let result = switch_under_nmis(world, entries, rounds, rsps, &EXITS);
+    let result = switch_under_nmis(host, entries, rounds, rsps, &EXITS);
     STOP.store(true, Ordering::Release);
     smp::wait(1);
     let (sent, got) = (SENT.load(Ordering::Acquire) - sent_before, received() - before);
@@ -146,7 +147,7 @@ fn flood(world: &mut BareMetal<'static>, entries: u64, rounds: u64, rsps: &[u64]
 
 /// Runs guests that make system calls, each until it has made all of them.
 fn switch_under_nmis(
-    world: &mut BareMetal<'_>,
+    host: &mut BareMetal<'_>,
     entries: u64,
     rounds: u64,
     rsps: &[u64],
@@ -155,7 +156,7 @@ fn switch_under_nmis(
     let mut rng = fastrand::Rng::with_seed(10);
     for entry in 0..entries {
         let mut setup =
-            setup(world, &mut rng, Mode::Umod, SYSCALLS).with(Mode::Smod, place::ERETU, SYSCALL);
+            setup(host, &mut rng, Mode::Umod, SYSCALLS).with(Mode::Smod, place::ERETU, SYSCALL);
         setup.smod_entry = place::ERETU;
         setup.regs.eflags = RFlags::GUEST_FIXED.bits();
         setup.regs.rbx = rounds;
@@ -165,7 +166,7 @@ fn switch_under_nmis(
         }
         let first = setup.clone();
         loop {
-            let outcome = world.run(&setup).map_err(|why| format!("{why:?}"))?;
+            let outcome = host.run(&setup).map_err(|why| format!("{why:?}"))?;
             let wrong = |what| Err(format!("entry {entry}: {what}: {outcome:x?}"));
             let (got, was) = (outcome.regs, first.regs);
             if outcome.host.without_arithmetic() != hw_cases::HostAfter::IN_ORDER {

@@ -2,34 +2,36 @@
 
 use alloc::format;
 
-use hw_cases::{Expected, World};
+use hw_cases::{CaseHost, Expected};
 use switcher_gen::asm::Program;
 use switcher_macros::asm;
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::{Exit, Mode};
 
 use crate::bench::{Ended, HostCase};
+use crate::case_host::BareMetal;
 use crate::setup::setup;
-use crate::world::BareMetal;
 
 pub(super) const CASES: &[HostCase] = &[HostCase {
     name: "host/int_n_reaches_three_gates_and_no_other",
     shown: "INT n is #GP but for INT3, INTO and the guest's system call.",
-    rows: &[32],
+    rows: &[Hazard::VectorSpoofing],
     cpus: 1,
     needs: &[],
-    run: |bench| int_n(bench.world()?),
+    run: |bench| int_n(bench.host()?),
 }];
 
-/// INT n for all n: three gates are a guest's, and everything else is #GP (spec/hazards.md, row 32).
-fn int_n(world: &mut BareMetal<'_>) -> Ended {
+/// INT n for all n: three gates are a guest's, and everything else is #GP (spec/hazards.md, row
+/// 32).
+fn int_n(host: &mut BareMetal<'_>) -> Ended {
     let mut rng = fastrand::Rng::with_seed(32);
     let mut entered = 0;
     for vector in 0..=255_u8 {
         for mode in [Mode::Smod, Mode::Umod] {
             let mut code = Program::new();
             asm!(code ; int BYTE vector.cast_signed());
-            let setup = setup(world, &mut rng, mode, code.bytes());
-            let outcome = world.run(&setup).map_err(|why| format!("{why:?}"))?;
+            let setup = setup(host, &mut rng, mode, code.bytes());
+            let outcome = host.run(&setup).map_err(|why| format!("{why:?}"))?;
             let exit = match vector {
                 3 | 4 => Expected::exception(vector),
                 0x80 => Exit::Interrupt { vector },

@@ -1,9 +1,11 @@
 //! The host cases, a file each for what they are about, and in each file a table of them.
 //!
-//! `hw-protocol` reads these tables at build time: it has the names from here that the runner expects.
+//! `hw-protocol` reads these tables at build time: it has the names from here that the runner
+//! expects.
 //!
 //! # The order of the files
-//! A file imports only from those above it in this list: `hw-tests/tests/module_order.rs` sees to it.
+//! A file imports only from those above it in this list: `hw-tests/tests/module_order.rs` sees to
+//! it.
 //!
 //! 1. `other_cpus`: several CPUs at once.
 //! 2. `roots`: what guests' roots map, and for how long.
@@ -48,8 +50,8 @@ use crate::bench::{Bench, Ended, HostCase};
 use crate::others::Others;
 use crate::report::Report;
 
-/// The tables, in the order in which they are run. While the case of the first entry has not ended, other CPUs
-/// run guests as well; the last one takes the switcher away.
+/// The tables, in the order in which they are run. While the case of the first entry has not ended,
+/// other CPUs run guests as well; the last one takes the switcher away.
 pub(crate) const TABLES: &[&[HostCase]] = &[
     other_cpus::CASES,
     roots::CASES,

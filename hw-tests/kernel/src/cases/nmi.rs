@@ -5,77 +5,78 @@ use alloc::format;
 use hw_cases::Expected;
 use hw_platform::percpu::Stack;
 use hw_protocol::Need;
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::vector;
 use switcher_runtime::{Exit, Mode};
 
 use super::flood::{unless_touched, untouched_memory};
 use crate::bench::{Ended, HostCase};
 use crate::boundaries::{boundaries, taken_for};
+use crate::case_host::BareMetal;
 use crate::idt::{IdtCopy, call_under_copy, set_breakpoint};
 use crate::paths::Path;
 use crate::programs::PROBE;
 use crate::setup::setup;
-use crate::world::BareMetal;
 
 pub(super) const CASES: &[HostCase] = &[
     HostCase {
         name: "host/an_nmi_at_every_instruction_of_every_path_changes_nothing",
         shown: "An NMI may come in front of any instruction of the switcher.",
-        rows: &[8, 9],
+        rows: &[Hazard::NmiRoot, Hazard::WindowGap],
         cpus: 1,
         needs: &[Need::Breakpoints],
         run: |bench| {
-            let (world, paths) = bench.world_and_paths()?;
-            at_every_boundary(world, paths, vector::NMI)
+            let (host, paths) = bench.host_and_paths()?;
+            at_every_boundary(host, paths, vector::NMI)
         },
     },
     HostCase {
         name: "host/a_machine_check_at_every_instruction_of_every_path_changes_nothing",
         shown: "A machine check may come in front of any instruction of the switcher.",
-        rows: &[8, 9],
+        rows: &[Hazard::NmiRoot, Hazard::WindowGap],
         cpus: 1,
         needs: &[Need::Breakpoints],
         run: |bench| {
-            let (world, paths) = bench.world_and_paths()?;
-            at_every_boundary(world, paths, vector::MC)
+            let (host, paths) = bench.host_and_paths()?;
+            at_every_boundary(host, paths, vector::MC)
         },
     },
     HostCase {
         name: "host/an_nmi_at_every_instruction_writes_nowhere_while_rsp_is_the_hosts",
         shown: "No event is handled on an RSP that a guest has chosen.",
-        rows: &[10, 23],
+        rows: &[Hazard::RspAtNmiStack, Hazard::RspToSysret],
         cpus: 1,
         needs: &[Need::Breakpoints],
         run: |bench| {
-            let (world, paths) = bench.world_and_paths()?;
-            boundaries_with_host_rsp(world, paths)
+            let (host, paths) = bench.host_and_paths()?;
+            boundaries_with_host_rsp(host, paths)
         },
     },
 ];
 
-/// In front of every instruction of every path, each time that the path comes by it: an NMI or a
-/// machine check, as far as the switcher can tell. What becomes of the guest and of the host is
-/// what does without.
-fn at_every_boundary(world: &mut BareMetal<'_>, paths: &mut [Path], event: u8) -> Ended {
+/// An NMI or a machine check, as far as the switcher can tell, comes in front of every instruction
+/// of every path, each time that the path passes it. The guest and the host end up as they do
+/// without it.
+fn at_every_boundary(host: &mut BareMetal<'_>, paths: &mut [Path], event: u8) -> Ended {
     let interruption = taken_for(if event == vector::NMI { "an NMI" } else { "a machine check" });
-    let copy = IdtCopy::new(world, |gates| {
+    let copy = IdtCopy::new(host, |gates| {
         gates[usize::from(vector::DB)] = gates[usize::from(event)];
     })?;
-    let ended = paths.iter_mut().map(|path| boundaries(world, path, &interruption)).sum::<Ended>();
-    let ended = ended.and_then(|count| Ok(count + in_the_guest(world, event)?));
-    copy.free(world)?;
+    let ended = paths.iter_mut().map(|path| boundaries(host, path, &interruption)).sum::<Ended>();
+    let ended = ended.and_then(|count| Ok(count + in_the_guest(host, event)?));
+    copy.free(host)?;
     ended
 }
 
-/// The same in front of a guest's instruction: it is the guest's exit.
-fn in_the_guest(world: &mut BareMetal<'_>, event: u8) -> Ended {
+/// The interruption in front of a guest's instruction, which is the guest's exit.
+fn in_the_guest(host: &mut BareMetal<'_>, event: u8) -> Ended {
     let exit = if event == vector::NMI { Exit::Nmi } else { Exit::MachineCheck };
     let mut rng = fastrand::Rng::with_seed(9);
     for mode in [Mode::Smod, Mode::Umod] {
-        let mut setup = setup(world, &mut rng, mode, PROBE);
+        let mut setup = setup(host, &mut rng, mode, PROBE);
         setup.breakpoint = Some(setup.regs.rip);
         // SAFETY: `call_under_copy` does what `checked_call` does; there is a copy.
-        let outcome = unsafe { world.run_by(&setup, call_under_copy) };
+        let outcome = unsafe { host.run_by(&setup, call_under_copy) };
         set_breakpoint(false);
         let outcome = outcome.map_err(|why| format!("in {mode:?}: {why:?}"))?;
         let compared = Expected::unchanged(&setup, exit).compare(&setup, &outcome);
@@ -87,16 +88,16 @@ fn in_the_guest(world: &mut BareMetal<'_>, event: u8) -> Ended {
 /// NMIs at every instruction of the paths that return by SYSRETQ, while RSP is an address of the
 /// host's wherever a guest can choose it: no decision rests on RSP, none comes between its load and
 /// SYSRETQ, and nothing is pushed there (rows 10 and 23).
-fn boundaries_with_host_rsp(world: &mut BareMetal<'_>, paths: &[Path]) -> Ended {
+fn boundaries_with_host_rsp(host: &mut BareMetal<'_>, paths: &[Path]) -> Ended {
     let before = untouched_memory();
-    let copy = IdtCopy::new(world, |gates| {
+    let copy = IdtCopy::new(host, |gates| {
         gates[usize::from(vector::DB)] = gates[usize::from(vector::NMI)];
     })?;
     let paths = paths.iter().filter(|path| path.executes.1 != 0);
     let interruption = taken_for("an NMI");
     let rsp = Stack::Nmi.top(0);
-    let ended = paths.map(|path| boundaries(world, &mut path.with_rsp(rsp), &interruption));
+    let ended = paths.map(|path| boundaries(host, &mut path.with_rsp(rsp), &interruption));
     let ended = ended.sum::<Ended>();
-    copy.free(world)?;
+    copy.free(host)?;
     unless_touched(&before, ended?)
 }

@@ -5,23 +5,25 @@ use alloc::format;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use hw_cases::{Expected, HostAfter, Setup, World, place};
+use hw_cases::{CaseHost, Expected, HostAfter, Setup, place};
 use hw_platform::smp;
 use switcher_gen::program;
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::RFlags;
 use switcher_runtime::switcher_gen::layout::{Pvcs, PvcsLayout, PvcsV2026, Revision};
 use switcher_runtime::{DebugCauses, Detail, Exit, Mode};
 
 use crate::bench::{Ended, HostCase};
+use crate::case_host::BareMetal;
 use crate::others::Others;
 use crate::programs::SYSCALL;
-use crate::world::BareMetal;
 
 pub(super) const CASES: &[HostCase] = &[
     HostCase {
         name: "host/four_cpus_run_guests_at_once",
         shown: "The case list passes on four CPUs at the same time.",
-        rows: &[],
+        // Each CPU has its own block: what one of them holds of its guest shows in no other guest.
+        rows: &[Hazard::Registers],
         cpus: 4,
         needs: &[],
         run: |bench| bench.take_others().map_or_else(|| Err("run twice".into()), Others::end),
@@ -29,23 +31,23 @@ pub(super) const CASES: &[HostCase] = &[
     HostCase {
         name: "host/the_pvcs_flips_while_guests_switch",
         shown: "A PVCS that another CPU changes all the time leads to the guest's own faults alone.",
-        rows: &[24],
+        rows: &[Hazard::DoubleFetch],
         cpus: 2,
         needs: &[],
-        run: |bench| flipping_pvcs(bench.world()?),
+        run: |bench| flipping_pvcs(bench.host()?),
     },
 ];
 
 /// Another CPU writes to the PVCS all the time, while this one makes direct switches through it:
 /// whatever the switcher reads, and however often, nothing comes of it but the guest's own faults
 /// (spec/hazards.md, row 24).
-fn flipping_pvcs(world: &mut BareMetal<'static>) -> Ended {
+fn flipping_pvcs(host: &mut BareMetal<'static>) -> Ended {
     /// Entries. Each makes direct switches until one of them leads to an exit.
     const ENTRIES: u64 = 2000;
     static STOP: AtomicBool = AtomicBool::new(false);
     static WRITTEN: AtomicU64 = AtomicU64::new(0);
 
-    let platform = world.platform();
+    let platform = host.platform();
     let selectors = platform.selectors;
     let behind = place::first_non_canonical(platform.paging);
     let rips = [place::UMOD_CODE, place::UMOD_CODE + 0x40, behind, 1 << 63, place::NOWHERE];
@@ -57,7 +59,7 @@ fn flipping_pvcs(world: &mut BareMetal<'static>) -> Ended {
     ];
     STOP.store(false, Ordering::Release);
     WRITTEN.store(0, Ordering::Release);
-    let pvcs = world.pvcs_address() as usize;
+    let pvcs = host.pvcs_address() as usize;
     let words = match platform.revision {
         Revision::V2024 => words_of::<Pvcs>(),
         Revision::V2026 => words_of::<PvcsV2026>(),
@@ -85,14 +87,15 @@ fn flipping_pvcs(world: &mut BareMetal<'static>) -> Ended {
             ];
             for (&at, value) in words.iter().zip(values) {
                 // SAFETY: the PVCS's frame is in the identity map, and nothing has a reference into
-                // it; the words are aligned and within its 128 bytes. Whoever reads expects anything.
+                // it; the words are aligned and within its 128 bytes. Whoever reads expects
+                // anything.
                 unsafe { word(at).write_volatile(value) }
             }
             WRITTEN.fetch_add(1, Ordering::Relaxed);
         }
     };
     smp::start(1, Box::new(flip)).map_err(|why| format!("{why}"))?;
-    let result = switch_for(world, ENTRIES, &rips);
+    let result = switch_for(host, ENTRIES, &rips);
     STOP.store(true, Ordering::Release);
     smp::wait(1);
     let written = WRITTEN.load(Ordering::Acquire);
@@ -119,9 +122,9 @@ fn words_of<P: PvcsLayout>() -> Vec<usize> {
 }
 
 /// Enters guests that make direct switches for as long as the PVCS lets them.
-fn switch_for(world: &mut BareMetal<'_>, entries: u64, rips: &[u64]) -> Ended {
+fn switch_for(host: &mut BareMetal<'_>, entries: u64, rips: &[u64]) -> Ended {
     const AGAIN: &[u8] = program!(; again: ; syscall ; jmp BYTE <again);
-    let platform = world.platform();
+    let platform = host.platform();
     let mut rng = fastrand::Rng::with_seed(25);
     let mut in_umod = 0;
     for entry in 0..entries {
@@ -132,7 +135,7 @@ fn switch_for(world: &mut BareMetal<'_>, entries: u64, rips: &[u64]) -> Ended {
             .with(Mode::Umod, place::UMOD_CODE + 0x40, AGAIN);
         setup.smod_entry = place::ERETU;
         setup.regs.eflags = RFlags::GUEST_FIXED.bits();
-        let outcome = world.run(&setup).map_err(|why| format!("entry {entry}: {why:?}"))?;
+        let outcome = host.run(&setup).map_err(|why| format!("entry {entry}: {why:?}"))?;
         let wrong = |what: &str| Err(format!("entry {entry}: {what}: {outcome:x?}"));
         // Everything but what the PVCS gives is the guest's own, whatever has been read of it.
         let Expected { mut regs, .. } = Expected::unchanged(&setup, outcome.exit);

@@ -4,59 +4,60 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec::Vec;
 
-use hw_cases::{Expected, Setup, World, place};
+use hw_cases::{CaseHost, Expected, Setup, place};
 use hw_platform::boot;
 use hw_platform::memory::{self, HIGH_BASE, PAGE, flags_of};
 use hw_platform::percpu::{self, Scratch, Stack};
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::RFlags;
 use switcher_runtime::{Mode, Purpose};
 
 use crate::bench::{Ended, HostCase};
+use crate::case_host::BareMetal;
 use crate::others::RUNNING;
 use crate::programs::{LOAD, PROBE, STORE, SYSCALL};
 use crate::setup::{check, setup};
-use crate::world::BareMetal;
 
 pub(super) const CASES: &[HostCase] = &[
     HostCase {
         name: "host/a_guests_root_has_what_is_listed_and_nothing_else",
         shown: "A guest's root maps the listed pages of the host, as listed, and no other.",
-        rows: &[22],
+        rows: &[Hazard::MappedSet],
         cpus: 1,
         needs: &[],
-        run: |bench| roots(bench.world()?),
+        run: |bench| roots(bench.host()?),
     },
     HostCase {
         name: "host/a_guest_that_probes_the_host_faults",
         shown: "A guest can read, write and execute nothing of the host's.",
-        rows: &[21, 22],
+        rows: &[Hazard::GlobalEntries, Hazard::MappedSet],
         cpus: 1,
         needs: &[],
-        run: |bench| probes(bench.world()?),
+        run: |bench| probes(bench.host()?),
     },
     HostCase {
         name: "host/what_was_unmapped_faults_after_a_direct_switch",
         shown: "No translation outlives an unmapping by a direct switch.",
-        rows: &[20],
+        rows: &[Hazard::StaleTranslations],
         cpus: 1,
         needs: &[],
-        run: |bench| unmapped(bench.world()?),
+        run: |bench| unmapped(bench.host()?),
     },
     HostCase {
         name: "host/a_root_on_a_dead_ones_page_has_none_of_its_translations",
         shown: "A new root on a former one's page is a new identity.",
-        rows: &[53],
+        rows: &[Hazard::RecycledTag],
         cpus: 1,
         needs: &[],
-        run: |bench| recycled_root(bench.world()?),
+        run: |bench| recycled_root(bench.host()?),
     },
 ];
 
-/// Every leaf of both roots: what is not for users is on the list, with the rights and the page that
-/// the host's root has there, and everything on the list is there.
-fn roots(world: &BareMetal<'_>) -> Ended {
-    let listed = world.listed();
-    for (mode, space) in world.spaces() {
+/// Looks at every leaf of both roots. A page that is not for users is on the list, with the rights
+/// and the frame that the host's root has there, and every page on the list is mapped.
+fn roots(host: &BareMetal<'_>) -> Ended {
+    let listed = host.listed();
+    for (mode, space) in host.spaces() {
         let mut found = 0;
         for leaf in space.leaves() {
             let at = format!("{mode:?}, {:#x}: {:?}", leaf.virt, leaf.flags);
@@ -79,8 +80,8 @@ fn roots(world: &BareMetal<'_>) -> Ended {
             return Err(format!("{mode:?}: {found} pages of {} on the list", listed.len()));
         }
     }
-    // The list itself: what a switch needs, each on pages of its own.
-    let list = world.cpu().mappings();
+    // The list itself names what a switch needs, each on pages of its own.
+    let list = host.cpu().mappings();
     for purpose in [Purpose::Code, Purpose::PerCpuBlock, Purpose::EntryStack, Purpose::IstStack(1)]
         .into_iter()
         .chain([Purpose::IstStack(4), Purpose::Idt, Purpose::Gdt])
@@ -94,14 +95,14 @@ fn roots(world: &BareMetal<'_>) -> Ended {
 }
 
 /// Reads, writes and jumps to host addresses, in both modes.
-fn probes(world: &mut BareMetal<'_>) -> Ended {
+fn probes(host: &mut BareMetal<'_>) -> Ended {
     /// Bits of a page fault's error code: present, write, user, fetch.
     const P: u32 = 1;
     const W: u32 = 2;
     const U: u32 = 4;
     const F: u32 = 16;
 
-    let listed: Vec<u64> = world.listed().into_iter().map(|(page, _)| page).collect();
+    let listed: Vec<u64> = host.listed().into_iter().map(|(page, _)| page).collect();
     let heap = Box::new(0_u8);
     let elsewhere = [
         (&raw const *heap).addr() as u64,
@@ -116,9 +117,9 @@ fn probes(world: &mut BareMetal<'_>) -> Ended {
         percpu::block(0).addr() as u64 + Scratch::OFFSET as u64,
         percpu::block(1).addr() as u64,
         Stack::Sp0.top(1) - 8,
-        // Page tables, firmware, the page behind the switcher, the rest of both halves' middle.
+        // Page tables, firmware, the page after the switcher, the rest of both halves' middle.
         memory::host_cr3(),
-        world.spaces()[0].1.cr3(),
+        host.spaces()[0].1.cr3(),
         0x1000,
         0xF_FFF0,
         HIGH_BASE - 8,
@@ -133,13 +134,13 @@ fn probes(world: &mut BareMetal<'_>) -> Ended {
         let present = if is_present { P } else { 0 };
         for mode in [Mode::Smod, Mode::Umod] {
             for (code, error) in [(LOAD, U), (STORE, U | W), (PROBE, U | F)] {
-                let mut setup = setup(world, &mut rng, mode, code);
+                let mut setup = setup(host, &mut rng, mode, code);
                 setup.regs.rdi = address;
                 if error & F != 0 {
                     setup.regs.rip = address;
                 }
                 let exit = Expected::page_fault(present | error, address);
-                check(world, &setup, &Expected::unchanged(&setup, exit))
+                check(host, &setup, &Expected::unchanged(&setup, exit))
                     .map_err(|why| format!("{mode:?} at {address:#x}, {error:#x}: {why}"))?;
                 entered += 1;
             }
@@ -155,16 +156,16 @@ fn probes(world: &mut BareMetal<'_>) -> Ended {
 
 /// Direct switches to umod, which loads from its stack: while it is mapped, and after it was taken
 /// away with no flush but the runtime's (spec/hazards.md, row 20).
-fn unmapped(world: &mut BareMetal<'_>) -> Ended {
+fn unmapped(host: &mut BareMetal<'_>) -> Ended {
     const USER: u32 = 4;
-    let platform = world.platform();
+    let platform = host.platform();
     let mut rng = fastrand::Rng::with_seed(20);
     let mapping = |why: memory::MapError| format!("umod's stack: {why}");
     let mut entered = 0;
     for _ in 0..50 {
         for mapped in [true, false] {
             if !mapped {
-                world.set_stack_mapped(false).map_err(mapping)?;
+                host.set_stack_mapped(false).map_err(mapping)?;
             }
             let mut setup = Setup::random(&mut rng, &platform, Mode::Smod)
                 .with(Mode::Smod, place::ERETU, SYSCALL)
@@ -187,11 +188,11 @@ fn unmapped(world: &mut BareMetal<'_>) -> Ended {
                 let mut there = Expected::unchanged(&first, Expected::UD);
                 there.regs.rax &= !0xFF;
                 there.regs.rip += LOAD.len() as u64;
-                check(world, &first, &there).map_err(|why| format!("in umod: {why}"))?;
+                check(host, &first, &there).map_err(|why| format!("in umod: {why}"))?;
             }
-            let result = check(world, &setup, &expected);
+            let result = check(host, &setup, &expected);
             if !mapped {
-                world.set_stack_mapped(true).map_err(mapping)?;
+                host.set_stack_mapped(true).map_err(mapping)?;
             }
             result.map_err(|why| format!("mapped {mapped}: {why}"))?;
             entered += 2;
@@ -200,16 +201,17 @@ fn unmapped(world: &mut BareMetal<'_>) -> Ended {
     Ok(entered)
 }
 
-/// A root on the page of a dead one, under the same PCID, flushed by nobody: its guest has its own memory
-/// (spec/hazards.md, row 53). No emulator here keeps translations under PCIDs, so there a runtime that takes a
-/// root for its address passes, too: the unit tests of `runtime/src/pcid.rs` hold that.
-fn recycled_root(world: &mut BareMetal<'_>) -> Ended {
-    let platform = world.platform();
+/// A root on the page of a dead one, under the same PCID, flushed by nobody: its guest has its own
+/// memory (spec/hazards.md, row 53). No emulator here keeps translations under PCIDs, so there a
+/// runtime that takes a root for its address passes, too: the unit tests of `runtime/src/pcid.rs`
+/// hold that.
+fn recycled_root(host: &mut BareMetal<'_>) -> Ended {
+    let platform = host.platform();
     let mut rng = fastrand::Rng::with_seed(53);
     let mut entered = 0;
     for round in 0..20_u8 {
         let secret = 0x80 | round;
-        world.recycle_umod(secret).map_err(|why| format!("umod's stack: {why}"))?;
+        host.recycle_umod(secret).map_err(|why| format!("umod's stack: {why}"))?;
         // Entered in umod, and by a direct switch.
         for mode in [Mode::Umod, Mode::Smod] {
             let code = [LOAD, PROBE].concat();
@@ -222,7 +224,7 @@ fn recycled_root(world: &mut BareMetal<'_>) -> Ended {
             if mode == Mode::Umod {
                 setup.regs.rip = place::UMOD_CODE;
             }
-            let outcome = world.run(&setup).map_err(|why| format!("{why:?}"))?;
+            let outcome = host.run(&setup).map_err(|why| format!("{why:?}"))?;
             if outcome.exit != Expected::UD || outcome.regs.rax as u8 != secret {
                 return Err(format!(
                     "round {round}, from {mode:?}: {:?}, {:#x}, not {secret:#x}",

@@ -16,6 +16,7 @@ use hw_platform::smp;
 use hw_platform::{cpu, events, hooks};
 use hw_protocol::Need;
 use switcher_runtime::switcher_gen::GateDescriptor;
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::{dr7, vector};
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::PtRegs;
@@ -23,21 +24,21 @@ use switcher_runtime::{Exit, Mode};
 
 use crate::bench::{Ended, HostCase};
 use crate::boundaries::{Interruption, boundaries};
+use crate::case_host::{BareMetal, checked_call};
 use crate::idt::{IdtCopy, mapping, set_breakpoint};
 use crate::paths::Path;
 use crate::programs::PROBE;
 use crate::setup::setup;
-use crate::world::{BareMetal, checked_call};
 
 pub(super) const CASES: &[HostCase] = &[HostCase {
     name: "host/a_second_nmi_arrives_when_the_first_one_is_over",
     shown: "An NMI that is sent while another one is handled arrives when that is over.",
-    rows: &[11, 39],
+    rows: &[Hazard::NmisStayBlocked, Hazard::EarlyNmi],
     cpus: 1,
     needs: &[Need::LocalApic, Need::Breakpoints],
     run: |bench| {
-        let (world, paths) = bench.world_and_paths()?;
-        arrives(world, paths)
+        let (host, paths) = bench.host_and_paths()?;
+        arrives(host, paths)
     },
 }];
 
@@ -69,7 +70,8 @@ hw_kernel_block_nmis:
     push    rax
     lock inc qword ptr [rip + {blocked}]
 
-    // Back without an IRETQ, to no ENDBR64. QEMU's interpreter leaves a null SS on any stack of the IST.
+    // Back without an IRETQ, to no ENDBR64. QEMU's interpreter leaves a null SS on any stack of the
+    // IST.
 0:  mov     ss, [rsp + 40]
     mov     rax, [rsp + 32]
     mov     [rip + hw_kernel_resume_rsp], rax
@@ -106,10 +108,10 @@ unsafe extern "C" {
 static FROM: AtomicU64 = AtomicU64::new(0);
 #[unsafe(link_section = ".entry.data")]
 static LEN: AtomicU64 = AtomicU64::new(0);
-/// How many the breakpoint has sent.
+/// The number of NMIs that the breakpoint has sent.
 #[unsafe(link_section = ".entry.data")]
 static SENT: AtomicU64 = AtomicU64::new(0);
-/// How many have come to the handler that does not end the blocking.
+/// The number of NMIs that have come to the handler that does not end the blocking.
 #[unsafe(link_section = ".entry.data")]
 static BLOCKED: AtomicU64 = AtomicU64::new(0);
 /// An NMI has not arrived by the time that the switcher had returned, or too many have.
@@ -141,7 +143,8 @@ fn count() -> Result<u64, String> {
 }
 
 /// The breakpoint in front of an instruction of the switcher sends the first NMI, which arrives in
-/// the breakpoint's own handler, with the switcher's root and GS base; and its hook sends the second.
+/// the breakpoint's own handler, with the switcher's root and GS base; and its hook sends the
+/// second.
 ///
 /// # Safety
 /// As for `checked_call`; there is an [`IdtCopy`] whose #DB is [`hw_kernel_send_second`]'s.
@@ -203,7 +206,7 @@ unsafe fn call_with_one_pending(entry: u64) -> *mut PtRegs {
     frame
 }
 
-/// The same gate to another handler.
+/// The gate with another handler.
 fn to(gate: GateDescriptor, handler: *const u8) -> GateDescriptor {
     let address = handler.addr() as u64;
     let kept = gate.low & 0x0000_FFFF_FFFF_0000;
@@ -211,10 +214,10 @@ fn to(gate: GateDescriptor, handler: *const u8) -> GateDescriptor {
     GateDescriptor { low, high: address >> 32 }
 }
 
-/// All of it. The result is how many second NMIs there were.
-fn arrives(world: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
+/// Runs all of it. Returns the number of second NMIs.
+fn arrives(host: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
     smp::aim_nmis(0);
-    let copy = IdtCopy::new(world, |gates| {
+    let copy = IdtCopy::new(host, |gates| {
         let gate = &mut gates[usize::from(vector::DB)];
         *gate = to(*gate, &raw const hw_kernel_send_second);
     })?;
@@ -225,32 +228,32 @@ fn arrives(world: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
     });
     let pages = stubs.chain([(COMMAND & !(PAGE - 1), Flags::WRITE)]);
     for (page, flags) in pages.clone() {
-        world.map_in_both(page, Some(flags)).map_err(mapping)?;
+        host.map_in_both(page, Some(flags)).map_err(mapping)?;
     }
     cpu::set_notrack(true);
-    let ended = each(world, paths);
+    let ended = each(host, paths);
     cpu::set_notrack(false);
     for (page, _) in pages {
-        world.map_in_both(page, None).map_err(mapping)?;
+        host.map_in_both(page, None).map_err(mapping)?;
     }
-    copy.free(world)?;
+    copy.free(host)?;
     ended
 }
 
-/// Each of the three.
-fn each(world: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
+/// Runs each of the three ways.
+fn each(host: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
     let mut seconds = 0;
     send_where(false);
     let two =
         Interruption { name: "a second NMI", call: call_with_two, count, is_breakpoint: false };
     for path in paths {
-        seconds += boundaries(world, path, &two)?;
+        seconds += boundaries(host, path, &two)?;
     }
 
     send_where(true);
     let mut rng = fastrand::Rng::with_seed(11);
     // Entered by IRETQ: RCX is not RIP.
-    let setup = setup(world, &mut rng, Mode::Umod, PROBE);
+    let setup = setup(host, &mut rng, Mode::Umod, PROBE);
     let exits = [Expected::UD, Exit::Nmi].map(|exit| Expected::unchanged(&setup, exit));
     let [in_host, in_guest] = exits;
     use Label::{EventIstFromGuest, EventNmi, InterruptionHook};
@@ -260,7 +263,7 @@ fn each(world: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
     let in_guest = Path::of_event("an NMI in the guest", setup, in_guest, by);
     let calls = [call_after_one as unsafe fn(u64) -> *mut PtRegs, call_with_one_pending];
     for (path, call) in [in_host, in_guest].iter_mut().zip(calls) {
-        seconds += boundaries(world, path, &Interruption { call, ..two })?;
+        seconds += boundaries(host, path, &Interruption { call, ..two })?;
     }
     Ok(seconds)
 }

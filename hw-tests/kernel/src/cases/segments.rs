@@ -4,25 +4,26 @@ use alloc::format;
 
 use hw_platform::segments;
 use switcher_gen::program;
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::{DataSelectors, Guest, State};
 
 use crate::bench::{Ended, HostCase};
+use crate::case_host::BareMetal;
 use crate::programs::PROBE;
 use crate::refusal::{enter, expect, guest, refused};
 use crate::registers::{host_segments, set_host_segments};
-use crate::world::BareMetal;
 
 pub(super) const CASES: &[HostCase] = &[HostCase {
     name: "host/segment_registers_and_fs_base_are_each_ones_own",
     shown: "Nobody sees another one's segment registers or FS base.",
-    rows: &[55],
+    rows: &[Hazard::VisibleHostState],
     cpus: 1,
     needs: &[],
-    run: |bench| segment_registers(bench.world()?),
+    run: |bench| segment_registers(bench.host()?),
 }];
 
 /// The host's segment registers and FS base, and each guest's: nobody sees another one's.
-fn segment_registers(world: &mut BareMetal<'_>) -> Ended {
+fn segment_registers(host: &mut BareMetal<'_>) -> Ended {
     const READ: &[u8] = program!(
         ; mov eax, ds
         ; mov ebx, es
@@ -59,33 +60,33 @@ fn segment_registers(world: &mut BareMetal<'_>) -> Ended {
                 Err(format!("{what}: {found:x?}, {:#x}, not {theirs:x?}", regs.rsi))
             };
             // A new guest has nothing of the host's.
-            let mut one = guest(world, READ);
-            enter(world, &mut one)?;
+            let mut one = guest(host, READ);
+            enter(host, &mut one)?;
             let regs = one.regs;
             if (regs.rax, regs.rbx, regs.rcx, regs.rdx, regs.rsi) != (0, 0, 0, 0, 0) {
                 return is(&one, "a new guest");
             }
             // It makes its own, and has them the next time, whoever has run in between.
-            let mut two = guest(world, WRITE);
+            let mut two = guest(host, WRITE);
             let [ds, es, fs, gs] = theirs;
             two.regs.rax = ds.into();
             (two.regs.rbx, two.regs.rcx, two.regs.rdx) = (es.into(), fs.into(), gs.into());
             two.regs.rsi = GUEST_FS;
-            enter(world, &mut two)?;
+            enter(host, &mut two)?;
             if two.selectors != (DataSelectors { ds, es, fs, gs }) || two.fs_base() != GUEST_FS {
                 return Err(format!("{:x?}, {:#x}", two.selectors, two.fs_base()));
             }
             if host_segments() != mine {
                 return Err(format!("the host has {:x?}, not {mine:x?}", host_segments()));
             }
-            let mut other = guest(world, READ);
-            enter(world, &mut other)?;
+            let mut other = guest(host, READ);
+            enter(host, &mut other)?;
             if other.regs.rsi != 0 || other.regs.rax != 0 {
                 return is(&other, "another guest");
             }
-            let again = guest(world, READ);
+            let again = guest(host, READ);
             (two.regs, _) = (again.regs, again);
-            enter(world, &mut two)?;
+            enter(host, &mut two)?;
             let regs = two.regs;
             let found = [regs.rax, regs.rbx, regs.rcx, regs.rdx].map(|reg| reg as u16);
             if found != theirs || regs.rsi != GUEST_FS {
@@ -98,9 +99,9 @@ fn segment_registers(world: &mut BareMetal<'_>) -> Ended {
     }
     // What does not load is refused, and nothing has been loaded.
     for bad in [kernel, kernel | 3, kernel | 1, user | 4, segments::TSS | 3, 0xFFFB] {
-        let mut guest = guest(world, PROBE);
+        let mut guest = guest(host, PROBE);
         guest.selectors.es = bad;
-        let said = refused(world, &mut guest);
+        let said = refused(host, &mut guest);
         ended = ended.and(expect(&format!("ES {bad:#x}"), said, State::Segments));
     }
     if host_segments() != mine {

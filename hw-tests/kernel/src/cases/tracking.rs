@@ -1,5 +1,5 @@
-//! Indirect branch tracking is enforced here: a branch into the switcher that leads to no ENDBR64 is a
-//! #CP (Intel SDM vol. 1, 17.3). What is run with it on shows something only where this holds.
+//! Indirect branch tracking is enforced here: a branch into the switcher that leads to no ENDBR64
+//! is a #CP (Intel SDM vol. 1, 17.3). What is run with it on shows something only where this holds.
 
 use core::arch::global_asm;
 
@@ -10,22 +10,23 @@ use hw_platform::events::{self, NO_ENDBRANCH};
 use hw_platform::percpu::Stack;
 use hw_platform::segments::KERNEL_DS;
 use hw_protocol::Need;
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::vector;
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::PtRegs;
 
 use super::unexpected;
 use crate::bench::{Ended, HostCase};
+use crate::case_host::BareMetal;
 use crate::programs::ENDBR64;
-use crate::world::BareMetal;
 
 pub(super) const CASES: &[HostCase] = &[HostCase {
     name: "host/an_indirect_branch_to_no_endbr64_is_refused",
     shown: "The switcher has an ENDBR64 at its entries and nowhere else, and the CPU insists on it.",
-    rows: &[33],
+    rows: &[Hazard::FredAndIbt],
     cpus: 1,
     needs: &[Need::BranchTracking],
-    run: |bench| enforced(bench.world()?),
+    run: |bench| enforced(bench.host()?),
 }];
 
 global_asm!(
@@ -88,8 +89,8 @@ const INT3: u8 = 0xCC;
 /// What is executed there, if anything, changes nothing before the exception.
 unsafe fn branch(target: u64, tracked: bool) -> (u32, u32, u64) {
     let landing = (&raw const hw_kernel_branch_landing).addr() as u64;
-    // SAFETY: the landing takes a `PtRegs` at RSP, wherever it is; until `no_catch` there is no other
-    // event than the branch's.
+    // SAFETY: the landing takes a `PtRegs` at RSP, wherever it is; until `no_catch` there is no
+    // other event than the branch's.
     unsafe { events::catch(Stack::DoubleFault, landing) }
     // SAFETY: as the caller says, it comes back by the landing, which restores the stack and all
     // callee-saved registers.
@@ -101,9 +102,9 @@ unsafe fn branch(target: u64, tracked: bool) -> (u32, u32, u64) {
 }
 
 /// Branches to every byte of the switcher that no ENDBR64 begins at, from ring 0; and SYSCALLs that
-/// lead behind the one of their entry.
-fn enforced(world: &mut BareMetal<'_>) -> Ended {
-    let switcher = world.cpu().switcher();
+/// lead after the one of their entry.
+fn enforced(host: &mut BareMetal<'_>) -> Ended {
+    let switcher = host.cpu().switcher();
     if !switcher.variant().ibt() {
         return Err("branches are tracked, and the variant knows nothing of it".into());
     }
@@ -141,5 +142,5 @@ fn enforced(world: &mut BareMetal<'_>) -> Ended {
             branches += 1;
         }
     }
-    Ok(branches + unexpected::syscalls_behind_the_endbr64(world)?)
+    Ok(branches + unexpected::syscalls_behind_the_endbr64(host)?)
 }

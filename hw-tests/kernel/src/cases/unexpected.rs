@@ -1,6 +1,7 @@
 //! A fault in ring 0 that no right host lets happen: the end of the switcher, not of the host's
-//! control (spec/hazards.md, row 30). The hook is told what it was, on a stack of its own, with the
-//! host's root and GS; and a hook that comes back, as none may, meets the trap behind its call.
+//! control (spec/hazards.md, row 30). The hook is told which fault it was, on a stack of its own,
+//! with the host's root and GS; and a hook that returns, which no hook may, meets the trap after
+//! its call.
 
 use alloc::format;
 use alloc::string::String;
@@ -8,10 +9,11 @@ use core::arch::global_asm;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use hw_cases::{Expected, Setup, World, place};
+use hw_cases::{CaseHost, Expected, Setup, place};
 use hw_platform::memory::{self, HIGH_BASE, PAGE};
 use hw_platform::percpu::{self, Stack};
 use hw_platform::{cpu, events, hooks};
+use switcher_runtime::switcher_gen::Hazard;
 use switcher_runtime::switcher_gen::arch::{Msr as MsrName, vector};
 use switcher_runtime::switcher_gen::asm::Label;
 use switcher_runtime::switcher_gen::layout::{AsmLayout, OrigAx, PtRegs, Pvcs};
@@ -20,17 +22,17 @@ use x86_64::registers::control::Cr3;
 use x86_64::registers::model_specific::Msr;
 
 use crate::bench::{Ended, HostCase};
+use crate::case_host::{BareMetal, checked_call};
 use crate::programs::{ENDBR64, PROBE, SYSCALL};
 use crate::setup::{check, setup};
-use crate::world::{BareMetal, checked_call};
 
 pub(super) const CASES: &[HostCase] = &[HostCase {
     name: "host/an_unexpected_fault_in_the_switcher_ends_in_the_hosts_hook",
     shown: "A fault of the switcher's is the host's to know, and nothing after it is executed.",
-    rows: &[30],
+    rows: &[Hazard::PastTrap],
     cpus: 1,
     needs: &[],
-    run: |bench| ends_in_the_hook(bench.world()?),
+    run: |bench| ends_in_the_hook(bench.host()?),
 }];
 
 global_asm!(
@@ -109,7 +111,7 @@ unsafe extern "C" fn checked_call_for_assembly(entry: u64) -> *mut PtRegs {
     unsafe { checked_call(entry) }
 }
 
-/// What the hook finds.
+/// What the hook has found.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 struct Record {
@@ -130,7 +132,7 @@ static RECORDS: Records =
     Records(UnsafeCell::new([Record { regs: PtRegs::ZERO, rsp: 0, cr3: 0, gs_base: 0 }; 2]));
 /// How often the hook has been called.
 static CALLS: AtomicU64 = AtomicU64::new(0);
-/// How often it still comes back.
+/// How often the hook still returns.
 static RETURNS: AtomicU64 = AtomicU64::new(0);
 /// Where the call goes on.
 static STACK: AtomicU64 = AtomicU64::new(0);
@@ -155,7 +157,7 @@ unsafe fn call_without_pvcs(entry: u64) -> *mut PtRegs {
     unsafe { call_that_may_end(entry) }
 }
 
-/// The call, while SYSCALL leads behind the ENDBR64 of its entry.
+/// Calls the switcher while LSTAR points to the instruction after the ENDBR64 of the entry.
 ///
 /// # Safety
 /// As for `checked_call`.
@@ -163,8 +165,8 @@ unsafe fn call_with_lstar_behind_the_endbr64(entry: u64) -> *mut PtRegs {
     let mut lstar = Msr::new(MsrName::Lstar.address());
     // SAFETY: reading it changes nothing.
     let before = unsafe { lstar.read() };
-    // SAFETY: a SYSCALL that leads there is refused where branches are tracked; it would do as well as
-    // the one before it where they are not.
+    // SAFETY: a SYSCALL that leads there is refused where branches are tracked; it would do as well
+    // as the one before it where they are not.
     unsafe { lstar.write(before + ENDBR64_LEN) };
     // SAFETY: as the caller says.
     let frame = unsafe { call_that_may_end(entry) };
@@ -192,7 +194,7 @@ unsafe fn call_that_may_end(entry: u64) -> *mut PtRegs {
 
 /// Direct switches of a guest whose PVCS is not mapped: the fault has a stack where the guest has
 /// put RSP on one of the host's, and is a double fault where it has not.
-fn ends_in_the_hook(world: &mut BareMetal<'_>) -> Ended {
+fn ends_in_the_hook(host: &mut BareMetal<'_>) -> Ended {
     if memory::host_flags(NOWHERE).is_some() {
         return Err(format!("something is mapped at {NOWHERE:#x}"));
     }
@@ -203,23 +205,23 @@ fn ends_in_the_hook(world: &mut BareMetal<'_>) -> Ended {
             for returns in [0, 1] {
                 let what = |why| format!("{mode:?}, RSP {rsp:#x}, {returns} returns: {why}");
                 let mut setup = match mode {
-                    Mode::Smod => Setup::random(&mut rng, &world.platform(), mode).with(
+                    Mode::Smod => Setup::random(&mut rng, &host.platform(), mode).with(
                         mode,
                         place::ERETU,
                         SYSCALL,
                     ),
-                    Mode::Umod => setup(world, &mut rng, mode, SYSCALL),
+                    Mode::Umod => setup(host, &mut rng, mode, SYSCALL),
                 };
                 setup.regs.rsp = rsp;
-                one(world, &setup, returns).map_err(what)?;
-                // The CPU is none the worse.
-                let next = self::setup(world, &mut rng, Mode::Umod, SYSCALL).with(
+                one(host, &setup, returns).map_err(what)?;
+                // The CPU still works.
+                let next = self::setup(host, &mut rng, Mode::Umod, SYSCALL).with(
                     Mode::Smod,
                     place::SMOD_ENTRY,
                     PROBE,
                 );
-                let expected = Expected::to_smod(&next, &world.platform(), place::UMOD_CODE);
-                check(world, &next, &expected).map_err(what)?;
+                let expected = Expected::to_smod(&next, &host.platform(), place::UMOD_CODE);
+                check(host, &next, &expected).map_err(what)?;
                 entered += 2;
             }
         }
@@ -227,23 +229,25 @@ fn ends_in_the_hook(world: &mut BareMetal<'_>) -> Ended {
     Ok(entered)
 }
 
-/// SYSCALLs that lead behind the ENDBR64 of their entry, where branches are tracked: a #CP in ring 0,
-/// before anything is executed there. It has a stack where the guest has put RSP on one.
-pub(super) fn syscalls_behind_the_endbr64(world: &mut BareMetal<'_>) -> Ended {
+/// SYSCALLs that land on the instruction after the ENDBR64 of their entry, where branches are
+/// tracked: a #CP in ring 0, before anything is executed there. It has a stack where the guest has
+/// put RSP on one.
+pub(super) fn syscalls_behind_the_endbr64(host: &mut BareMetal<'_>) -> Ended {
     let mut rng = fastrand::Rng::with_seed(33);
     let mut entered = 0;
-    let behind = world.cpu().switcher().address(Label::Syscall64) + ENDBR64_LEN;
+    let behind = host.cpu().switcher().address(Label::Syscall64) + ENDBR64_LEN;
     for mode in [Mode::Smod, Mode::Umod] {
         for (rsp, event) in [
             (place::NOWHERE, u32::from(vector::DF)),
             (Stack::MachineCheck.top(0), u32::from(vector::CP)),
         ] {
-            let mut setup = setup(world, &mut rng, mode, SYSCALL);
+            let mut setup = setup(host, &mut rng, mode, SYSCALL);
             setup.regs.rsp = rsp;
             RETURNS.store(0, Ordering::Relaxed);
-            // SAFETY: the call does what `checked_call` does, unless a fatal event ends it: then the
-            // hook has been called on the host's root and GS base, and the runtime clears the block.
-            let outcome = unsafe { world.run_by(&setup, call_with_lstar_behind_the_endbr64) };
+            // SAFETY: the call does what `checked_call` does, unless a fatal event ends it: then
+            // the hook has been called on the host's root and GS base, and the runtime clears the
+            // block.
+            let outcome = unsafe { host.run_by(&setup, call_with_lstar_behind_the_endbr64) };
             let outcome = outcome.map_err(|why| format!("{why:?}"))?;
             let calls = CALLS.load(Ordering::Relaxed);
             if calls != 1 {
@@ -259,25 +263,25 @@ pub(super) fn syscalls_behind_the_endbr64(world: &mut BareMetal<'_>) -> Ended {
             {
                 return Err(format!("{mode:?}, RSP {rsp:#x}: not a #CP at {behind:#x}: {regs:x?}"));
             }
-            let next = self::setup(world, &mut rng, Mode::Umod, SYSCALL).with(
+            let next = self::setup(host, &mut rng, Mode::Umod, SYSCALL).with(
                 Mode::Smod,
                 place::SMOD_ENTRY,
                 PROBE,
             );
-            check(world, &next, &Expected::to_smod(&next, &world.platform(), place::UMOD_CODE))?;
+            check(host, &next, &Expected::to_smod(&next, &host.platform(), place::UMOD_CODE))?;
             entered += 2;
         }
     }
     Ok(entered)
 }
 
-/// One guest, and a hook that comes back so often.
-fn one(world: &mut BareMetal<'_>, setup: &Setup, returns: u64) -> Result<(), String> {
+/// Runs one guest with a hook that returns so often.
+fn one(host: &mut BareMetal<'_>, setup: &Setup, returns: u64) -> Result<(), String> {
     RETURNS.store(returns, Ordering::Relaxed);
     let host_cr3 = Cr3::read_raw();
     // SAFETY: `call_without_pvcs` does what `checked_call` does, unless a fatal event ends it: then
     // the hook has been called on the host's root and GS base, and the runtime clears the block.
-    let outcome = unsafe { world.run_by(setup, call_without_pvcs) };
+    let outcome = unsafe { host.run_by(setup, call_without_pvcs) };
     let outcome = outcome.map_err(|why| format!("{why:?}"))?;
     let calls = CALLS.load(Ordering::Relaxed);
     if calls != 1 + returns {
@@ -285,7 +289,7 @@ fn one(world: &mut BareMetal<'_>, setup: &Setup, returns: u64) -> Result<(), Str
     }
     // SAFETY: the records are a static's, and the hook has returned.
     let records = unsafe { RECORDS.0.get().read() };
-    let linked = world.cpu().switcher().linked();
+    let linked = host.cpu().switcher().linked();
     let code = linked.address(Label::EnterGuest)..linked.address(Label::EventStubs);
     let [fault, trap] = records;
     let wrong = |what: &str| Err(format!("{what}: {records:x?}"));
@@ -334,7 +338,7 @@ fn one(world: &mut BareMetal<'_>, setup: &Setup, returns: u64) -> Result<(), Str
             return wrong("not the page fault of the PVCS");
         }
     }
-    // Behind the call, there is a trap and nothing else.
+    // After the call there is a trap and nothing else.
     if returns != 0 {
         let OrigAx { reason, .. } = trap.regs.orig_ax;
         if reason != u32::from(vector::UD) || trap.regs.rip != linked.address(Label::NoHook) {

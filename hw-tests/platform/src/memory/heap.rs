@@ -13,12 +13,13 @@ static ALLOCATOR: Watched = Watched;
 
 static HEAP: LockedHeap = LockedHeap::empty();
 
-/// The GS base under which nothing may be allocated or freed; 0: nobody asks.
+/// The GS base under which uses of the allocator are counted; 0 if they are not.
 static WATCHED: AtomicU64 = AtomicU64::new(0);
-/// How often it has been, since it was asked.
+/// How often the allocator has been used under that GS base.
 static SEEN: AtomicU64 = AtomicU64::new(0);
 
-/// The allocator, which can tell what GS base it has been used under: a host's own may need that of the host.
+/// The allocator, which can tell what GS base it has been used under: a host's own may need that of
+/// the host.
 struct Watched;
 
 impl Watched {
@@ -51,7 +52,7 @@ pub fn watch(gs_base: u64) {
     WATCHED.store(gs_base, Ordering::Release);
 }
 
-/// Ends that, and says how often it was.
+/// Ends the counting, and says how often it was used.
 pub fn watched() -> u64 {
     WATCHED.store(0, Ordering::Release);
     SEEN.load(Ordering::Acquire)

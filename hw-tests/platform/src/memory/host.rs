@@ -90,7 +90,8 @@ pub fn host_cr3() -> u64 {
     host().root.cr3()
 }
 
-/// Where code goes: in the high host range, or, under five-level paging, above 47 bits, in this half.
+/// Where code goes: in the high host range, or, under five-level paging, above 47 bits, in this
+/// half.
 #[must_use]
 pub fn code_start(half: Half) -> u64 {
     match paging() {

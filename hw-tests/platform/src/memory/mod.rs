@@ -4,16 +4,18 @@
 //! | range | what | who maps it |
 //! |---|---|---|
 //! | 0 .. 512 GiB | the **identity map**: all memory in use, supervisor; kernel image by section | here, once |
-//! | within it, [`percpu::code`] | **holes** behind the per-CPU blocks, for code of one CPU | [`map_host`] |
+//! | within it, [`percpu::code`] | **holes** after the per-CPU blocks, for code of one CPU | [`map_host`] |
 //! | [`HIGH_BASE`] .. + 512 GiB | the **high host range**: the switcher of all CPUs and what else must have an address of its own, supervisor | [`map_host`] |
 //!
 //! Both ranges have the same addresses under four and five levels.
 //!
 //! # The virtual address space of a guest's root
-//! Of the host there is nothing but what the runtime lists, page by page, at the same addresses ([`AddressSpace::new`]): host page-table isolation. The rest is the guest's.
+//! Of the host there is nothing but what the runtime lists, page by page, at the same addresses
+//! ([`AddressSpace::new`]): host page-table isolation. The rest is the guest's.
 //!
 //! # The order of the files
-//! A file imports only from those above it in this list: `hw-tests/tests/module_order.rs` sees to it.
+//! A file imports only from those above it in this list: `hw-tests/tests/module_order.rs` sees to
+//! it.
 //!
 //! 1. `frames`: pages of physical memory.
 //! 2. `heap`: the global allocator.
@@ -144,7 +146,8 @@ pub(crate) unsafe fn init(
     host::set(Host { low, high, halves, root });
     if paging == PagingMode::FiveLevel {
         high::are_mapped();
-        // SAFETY: no event comes while the GDT, the TSS, its stacks and the block get their final addresses.
+        // SAFETY: no event comes while the GDT, the TSS, its stacks and the block get their final
+        // addresses.
         unsafe { segments::init(0) }
         events::move_up();
         let base = Half::Lower.base();
@@ -154,8 +157,8 @@ pub(crate) unsafe fn init(
     Ok(usable.total())
 }
 
-/// What stays unmapped of the image, by physical address: the lowest pages of the stacks and the places for
-/// code of one CPU.
+/// What stays unmapped of the image, by physical address: the lowest pages of the stacks and the
+/// places for code of one CPU.
 fn holes() -> Vec<u64> {
     let code = (0..MAX_CPUS).map(percpu::code);
     (0..MAX_CPUS)
@@ -166,7 +169,8 @@ fn holes() -> Vec<u64> {
         .collect()
 }
 
-/// Builds the tables of both halves above 47 bits: the image's data in both, the heap in the lower one.
+/// Builds the tables of both halves above 47 bits: the image's data in both, the heap in the lower
+/// one.
 fn above_47_bits(data: Region, heap: Region) -> Result<[Tree; 2], InitError> {
     let holes = holes();
     let halves = [Tree::new(3)?, Tree::new(3)?];

@@ -1,7 +1,8 @@
 //! Page tables: walking, mapping, freeing. Four or five levels, pages of 4 KiB and 2 MiB.
 //!
 //! A [`Tree`] is a table and everything below it, down to but excluding the pages it maps. The
-//! `x86_64` crate's mapper stops at four levels; its types of entries and tables serve here as well.
+//! `x86_64` crate's mapper stops at four levels; its types of entries and tables serve here as
+//! well.
 
 use alloc::vec::Vec;
 use core::fmt;

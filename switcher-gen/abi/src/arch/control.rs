@@ -1,5 +1,5 @@
-//! Bits of control and debug registers, and of MSRs, that have no type of their own (Intel SDM vol. 3, 2.5; AMD
-//! APM vol. 2, 3.1).
+//! Bits of control and debug registers, and of MSRs, that have no type of their own (Intel SDM vol.
+//! 3, 2.5; AMD APM vol. 2, 3.1).
 
 /// Bits of CR0.
 pub mod cr0 {

@@ -1,15 +1,16 @@
 //! CR3 values (Intel SDM vol. 3, 2.5 and 4.10.4.1).
 //!
 //! NOFLUSH and PCIDs exist only where CR4.PCIDE is set: with it clear, bit 63 raises #GP in ring 0
-//! on a guest's root (spec/hazards.md, rows 19 and 20). So they can be had only with a
-//! [`PcidEnabled`], which follows from the host's state.
+//! on a guest's root (spec/hazards.md, rows 19 and 20). So they take a [`PcidEnabled`], which only
+//! a host's state can give.
 
 /// What is loaded into CR3: a root's physical address, perhaps with a PCID and NOFLUSH.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct Cr3(u64);
 
-/// CR4.PCIDE is set. Had from a [`HostState`](super::HostState) that says so.
+/// Shows that CR4.PCIDE is set. Only a [`HostState`](super::HostState) in which it is set gives
+/// one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PcidEnabled(());
 
@@ -46,8 +47,8 @@ pub enum Cr3Error {
 }
 
 impl Cr3 {
-    /// No root: what stands in a slot whose root is not prepared. Never loaded, because
-    /// NO_DS_CR3 goes with it.
+    /// No root: the value of a slot whose root is not prepared. It is never loaded, because
+    /// NO_DS_CR3 is set then.
     pub const NONE: Self = Self(0);
     const NOFLUSH: u64 = 1 << 63;
     const ROOT: u64 = (1 << 52) - (1 << 12);

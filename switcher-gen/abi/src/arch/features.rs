@@ -77,8 +77,8 @@ impl fmt::Display for Feature {
     }
 }
 
-/// How the host has set up what its CPU offers: bits of control registers and MSRs, which CPUID does
-/// not show. What cannot be read is taken to be as it is after a reset.
+/// How the host has set up what its CPU offers: bits of control registers and MSRs, which CPUID
+/// does not show. What cannot be read is taken to be as it is after a reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostState {
     /// From CR4.LA57.
@@ -93,17 +93,17 @@ pub struct HostState {
     pub smep: bool,
     /// EFER.AIBRSE, AMD's automatic IBRS.
     pub automatic_ibrs: bool,
-    /// MSR SPEC_CTRL while the host runs; empty where there is none, or where it cannot be read.
+    /// MSR SPEC_CTRL while the host runs; empty where the CPU lacks it, or where it cannot be read.
     pub spec_ctrl: SpecCtrl,
     /// MSR IA32_TSX_CTRL, likewise.
     pub tsx_ctrl: TsxCtrl,
     /// MSR IA32_MCU_OPT_CTRL. Its bits switch mitigations off, so what has not been read is `None`.
     pub mcu_opt_ctrl: Option<McuOptCtrl>,
-    /// MSR IA32_ARCH_CAPABILITIES; empty where there is none, or where it cannot be read: then the
-    /// CPU is taken to suffer from everything.
+    /// MSR IA32_ARCH_CAPABILITIES; empty where the CPU lacks it, or where it cannot be read: then
+    /// the CPU is taken to suffer from everything.
     pub arch_capabilities: ArchCapabilities,
-    /// Every RET of the host's code is that of its return thunk, which it untrains: its word, since no
-    /// register shows it. See [`HostFeatures::with_return_thunks`].
+    /// Every RET of the host's code is that of its return thunk, which it untrains: its word, since
+    /// no register shows it. See [`HostFeatures::with_return_thunks`].
     pub return_thunks: bool,
 }
 
@@ -217,8 +217,9 @@ impl HostFeatures {
         self.present.contains(&feature)
     }
 
-    /// The same for a host all of whose code returns through its return thunk. What its CPU needs for its
-    /// returns then follows from the CPU, as the rest does: untraining, whether there is an IBPB or not.
+    /// The same for a host all of whose code returns through its return thunk. What its CPU needs
+    /// for its returns then follows from the CPU, as the rest does: untraining, whether there is an
+    /// IBPB or not.
     #[must_use]
     pub const fn with_return_thunks(mut self) -> Self {
         self.state.return_thunks = true;

@@ -104,7 +104,7 @@ impl fmt::Debug for CanonicalAddr {
     }
 }
 
-/// An address that is none in the given paging mode.
+/// An address that is not canonical in the given paging mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{addr:#x} is not canonical under {mode} paging: bits {} to 63 differ", mode.address_bits() - 1)]
 pub struct NonCanonical {

@@ -45,7 +45,7 @@ bitflags! {
         /// CPUID exists.
         const ID = 1 << 21;
 
-        /// What a guest may choose itself, together with the bits that are forced
+        /// The bits that a guest may choose itself, together with the bits that are forced
         /// (spec/abi.md, "RFLAGS": `0x254FD7`).
         const GUEST_ALLOWED = Self::CF.bits() | Self::FIXED.bits() | Self::PF.bits()
             | Self::AF.bits() | Self::ZF.bits() | Self::SF.bits() | Self::TF.bits()
@@ -55,8 +55,8 @@ bitflags! {
         const GUEST_FIXED = Self::IF.bits() | Self::FIXED.bits();
         /// What smod starts with after a SYSCALL of umod, in RFLAGS and in R11.
         const SMOD_ENTRY = Self::GUEST_FIXED.bits();
-        /// What SYSRETQ may not restore: with TF it would trap one instruction late, RF it drops
-        /// (spec/hazards.md, row 13).
+        /// The flags that SYSRETQ may not restore: with TF the trap would come one instruction
+        /// late, and RF would be lost (spec/hazards.md, row 13).
         const NOT_BY_SYSRET = Self::RF.bits() | Self::TF.bits();
         /// What SYSCALL clears (MSR SFMASK), so that entry code and IRETQ run with none of it.
         const SYSCALL_CLEARS = Self::IF.bits() | Self::TF.bits() | Self::DF.bits()
@@ -70,7 +70,7 @@ const _: () =
     assert!(RFlags::GUEST_ALLOWED.bits() == 0x25_4FD7 && RFlags::GUEST_FIXED.bits() == 0x202);
 
 impl RFlags {
-    /// All but TF: what ring 0 goes on with after a #DB that is none of its business.
+    /// All but TF: ring 0 goes on with these flags after a #DB that it has not caused.
     pub const NOT_TRACED: Self = Self::from_bits_retain(!Self::TF.bits());
 
     /// These bits as an instruction's immediate.

@@ -4,8 +4,8 @@
 //! Sources: Intel SDM vol. 2A, CPUID leaves 1, 7 and 0Bh, and vol. 4, IA32_SPEC_CTRL,
 //! IA32_ARCH_CAPABILITIES, IA32_TSX_CTRL and IA32_MCU_OPT_CTRL; AMD APM vol. 3, E.4.7 (Fn8000_0008)
 //! and E.4.16 (Fn8000_0021), with "Technical Guidance for Mitigating Transient Scheduler Attacks"
-//! for VERW_CLEAR and the TSA bits. What a CPU does not say it is safe from, it is taken to suffer
-//! from; what nobody has seen to be switched on is taken to be off.
+//! for VERW_CLEAR and the TSA bits. A CPU is taken to suffer from every fault that it does not
+//! declare itself safe from, and a setting is taken to be off unless it was seen to be on.
 
 use core::fmt;
 
@@ -70,7 +70,7 @@ bitflags! {
     pub struct SpecCtrl: u64 {
         /// Indirect branches are not predicted by what less privileged code has trained.
         const IBRS = 1 << 0;
-        /// Nor by what the core's other thread has.
+        /// Indirect branches are not predicted by what the core's other thread has trained.
         const STIBP = 1 << 1;
         /// Loads do not bypass stores whose address is unknown.
         const SSBD = 1 << 2;
@@ -127,9 +127,9 @@ bitflags! {
         const IBRS_PREFERRED = 1 << 5;
         /// Returns are predicted as returns (AMD).
         const BTC_NO = 1 << 6;
-        /// And by nothing that a guest has trained (AMD).
+        /// Returns are predicted by nothing that a guest has trained (AMD).
         const SRSO_NO = 1 << 7;
-        /// At least not by what CPL 3 has trained, at CPL 0 (AMD).
+        /// At CPL 0, returns are not predicted by what CPL 3 has trained (AMD).
         const SRSO_USER_KERNEL_NO = 1 << 8;
         /// SPEC_CTRL has STIBP.
         const STIBP = 1 << 9;
@@ -165,7 +165,7 @@ bitflags! {
         const IBPB_BRTYPE = 1 << 24;
         /// No transient scheduler attack by the store queue (AMD).
         const TSA_SQ_NO = 1 << 25;
-        /// Nor by the L1 data cache (AMD).
+        /// No transient scheduler attack by the L1 data cache (AMD).
         const TSA_L1_NO = 1 << 26;
         /// IBPB empties the predictor of returns, too (AMD).
         const IBPB_RET = 1 << 27;
@@ -182,8 +182,8 @@ enum Word {
 }
 
 impl Speculation {
-    /// Where CPUID says it: leaf, subleaf, register and bit. Intel's leaf 7 and AMD's extended leaves
-    /// do not contradict each other: each vendor's has the other's bits clear.
+    /// Where CPUID says it: leaf, subleaf, register and bit. Intel's leaf 7 and AMD's extended
+    /// leaves do not contradict each other: each vendor's has the other's bits clear.
     const BITS: [(Self, u32, u32, Word, u32); 31] = [
         (Self::AVX, 1, 0, Word::Ecx, 28),
         (Self::RDRAND, 1, 0, Word::Ecx, 30),
@@ -238,8 +238,8 @@ impl Speculation {
             };
             found.set(flag, found.contains(flag) || word >> bit & 1 != 0);
         }
-        // Leaf 0Bh, subleaf 0: the threads of a core. Zen 1 and Dhyana have it not, but leaf 8000_001Eh,
-        // whose EBX[15:8] is their number less one (AMD APM vol. 3, Fn8000_001E).
+        // Leaf 0Bh, subleaf 0: the threads of a core. Zen 1 and Dhyana have it not, but leaf
+        // 8000_001Eh, whose EBX[15:8] is their number less one (AMD APM vol. 3, Fn8000_001E).
         let other_threads = [(0xB, basic, 0xFFFF, 1), (0x8000_001E, extended, 0xFF00, 0)];
         for (leaf, last, mask, one) in other_threads {
             if leaf <= last && reader.cpuid2(leaf, 0).ebx & mask > one {
@@ -249,7 +249,7 @@ impl Speculation {
         found
     }
 
-    /// Where CPUID says that, as the manuals write it.
+    /// The places in CPUID that say these things, as the manuals write them.
     pub fn places(self) -> impl Iterator<Item = impl fmt::Display> {
         let of_bits = Self::BITS.into_iter().filter(move |(flag, ..)| self.contains(*flag));
         let places = of_bits.map(|(_, leaf, subleaf, word, bit)| {
@@ -269,7 +269,8 @@ impl Speculation {
         places.chain(smt.into_iter().filter(move |_| self.contains(Self::SMT)))
     }
 
-    /// As [`Self::BITS`] has them, for CPUs made up: leaf, subleaf, register from EAX on, bits.
+    /// These bits as CPUID has them, to make up CPUs in tests: leaf, subleaf, register from EAX on,
+    /// bits.
     #[cfg(any(test, feature = "fake"))]
     pub fn cpuid(self) -> impl Iterator<Item = (u32, u32, usize, u32)> {
         let of_bits = Self::BITS.into_iter().filter(move |(flag, ..)| self.contains(*flag));

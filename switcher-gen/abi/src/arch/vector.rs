@@ -14,9 +14,10 @@ pub const UD: u8 = 6;
 pub const NM: u8 = 7;
 /// Double fault.
 pub const DF: u8 = 8;
-/// Coprocessor segment overrun: reserved since the 80486, and nothing raises it. A local APIC delivers
-/// no vector below 16 (Intel SDM vol. 3, "Valid Interrupt Vectors"). An 8259 would, if its vectors
-/// started at 8 as firmware leaves them: a host that runs guests has moved them, or masked it.
+/// Coprocessor segment overrun: reserved since the 80486, and nothing raises it. A local APIC
+/// delivers no vector below 16 (Intel SDM vol. 3, "Valid Interrupt Vectors"). An 8259 would, if its
+/// vectors started at 8 as firmware leaves them: a host that runs guests has moved them, or masked
+/// it.
 pub const SEGMENT_OVERRUN: u8 = 9;
 /// Segment not present.
 pub const NP: u8 = 11;
@@ -28,7 +29,8 @@ pub const GP: u8 = 13;
 pub const PF: u8 = 14;
 /// Machine check.
 pub const MC: u8 = 18;
-/// Control protection: an indirect branch that leads to no ENDBR64, or a shadow stack that disagrees.
+/// Control protection: an indirect branch that leads to no ENDBR64, or a shadow stack that
+/// disagrees.
 pub const CP: u8 = 21;
 /// The first vector that is no exception.
 pub const FIRST_INTERRUPT: u8 = 32;

@@ -179,8 +179,8 @@ pub struct RefusedIretq {
     pub eflags: u64,
     #[asm(at = 0x30)]
     pub rsp: u64,
-    /// What is to be made of it: the event of a guest that has got that far. It begins where the
-    /// CPU has pushed SS, and its error code is what alignment has left out.
+    /// The frame that is made of it: an event of the guest whose IRETQ has faulted. It begins where
+    /// the CPU has pushed SS, and its error code lies where the CPU's alignment has left a gap.
     #[asm(at = 0x38, nested)]
     pub guests: EventFrame,
 }
@@ -191,17 +191,17 @@ pub struct RefusedIretq {
 #[repr(C, align(16))]
 #[asm(size = 16, align = 16)]
 pub struct IstTop {
-    /// The host's GS base on this CPU: with [`Placement::Gs`](super::Placement), its per-CPU block's
-    /// address.
+    /// The host's GS base on this CPU: with [`Placement::Gs`](super::Placement), its per-CPU
+    /// block's address.
     #[asm(at = 0x00)]
     pub gs_base: u64,
     _reserved: u64,
 }
 
 impl IstTop {
-    /// How much of the stack below it emitted code uses itself: a [`PtRegs`], what is kept over a hook,
-    /// and the return addresses of [`Bhb::Long`](crate::Bhb), each of whose rounds is called by the one
-    /// before. The proofs allow no more. Hooks come on top.
+    /// How much of the stack below it emitted code uses itself: a [`PtRegs`], what is kept over a
+    /// hook, and the return addresses of [`Bhb::Long`](crate::Bhb), each of whose rounds is called
+    /// by the one before. The proofs allow no more. Hooks come on top.
     pub const USED: usize = 384;
     /// The least that such a stack has: below what is used, a #MC and a #DB may each need their
     /// [`FarFrame`], for either may interrupt the other's return. Neither interrupts itself.
@@ -222,7 +222,7 @@ pub struct IstFrame {
     _reserved: u64,
 }
 
-/// The same where nothing has been pushed but by the CPU, and no error code.
+/// A stack of the IST on which only the CPU has pushed, without an error code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
 #[repr(C)]
 #[asm(size = 56, align = 8)]
@@ -250,7 +250,7 @@ pub struct EventOnIst {
     pub event: EventFrame,
 }
 
-/// The same with the frame of the IRETQ that goes there.
+/// An event on a stack of the IST, with the frame of the IRETQ that leads to the sp0 stack.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
 #[repr(C)]
 #[asm(size = 112, align = 8)]
@@ -278,8 +278,8 @@ pub struct FarFrame {
 }
 
 impl FarFrame {
-    /// What may be in use below the stack that is returned to (System V ABI, "The Stack Frame"): the
-    /// frame lies below that.
+    /// What may be in use below the stack that is returned to (System V ABI, "The Stack Frame"):
+    /// the frame lies below that.
     pub const RED_ZONE: usize = 128;
     /// How much below RSP is used to return there.
     pub const ROOM: usize = Self::RED_ZONE + size_of::<Self>();
@@ -290,9 +290,9 @@ impl FarFrame {
 pub struct Sp0;
 
 impl Sp0 {
-    /// The least that it has: a [`PtRegs`], and below what a #MC and a #DB need to return, each once, if
-    /// they interrupt an entry that is not one of the routines: a #DB that a guest has left pending by a
-    /// MOV SS comes at the first instruction of a stub.
+    /// The least that it has: a [`PtRegs`], and below what a #MC and a #DB need to return, each
+    /// once, if they interrupt an entry that is not one of the routines: a #DB that a guest has
+    /// left pending by a MOV SS comes at the first instruction of a stub.
     pub const LEAST: usize = size_of::<PtRegs>() + 2 * FarFrame::ROOM;
 }
 

@@ -1,10 +1,10 @@
 //! Typed offsets: the only way a displacement gets into emitted code.
 //!
-//! An [`Offset<S, F, A>`] says "so many bytes from the anchor `A` of an `S` there is an `F`". The derive
-//! ([`AsmLayout`](switcher_macros::AsmLayout)) makes one per field, [`Offset::then`] (or `+`)
-//! composes them through nested structs, and [`disp32`]/[`disp8`] turn one into an instruction's
-//! displacement, **if** the operand is as wide as the field. Nothing else yields a displacement, and
-//! without `unsafe` nothing else makes an offset.
+//! An [`Offset<S, F, A>`] says "so many bytes from the anchor `A` of an `S` there is an `F`". The
+//! derive ([`AsmLayout`](switcher_macros::AsmLayout)) makes one per field, [`Offset::then`] (or
+//! `+`) composes them through nested structs, and [`disp32`]/[`disp8`] turn one into an
+//! instruction's displacement, **if** the operand is as wide as the field. Nothing else yields a
+//! displacement, and without `unsafe` nothing else makes an offset.
 //!
 //! Where the base register points is part of the type, for a sum of bytes that are counted from
 //! different places means nothing. What two offsets can be together:
@@ -15,7 +15,7 @@
 //! | `S::f.below_end() + F::g`, `(S::f + F::g).below_end()` | the same field, from the end of the `S` |
 //! | `S::f + F::g.below_end()` | nothing: the register would have to point to two places |
 //! | `S::f.below_end().below_end()` | nothing: it points to the end already |
-//! | `S::f.pair(S::g)` | both, if they are small integers of one type and anchor, and `g` is right behind `f` in the same struct |
+//! | `S::f.pair(S::g)` | both, if they are small integers of one type and anchor, and `g` is right after `f` in the same struct |
 //! | `(S::f + F::g).pair(S::f + F::h)`, `S::f + F::g.pair(F::h)` | the same of a nested struct |
 //! | `S::f.element(i)` | one element, if `f` is an array of more than `i` |
 //! | `S::f.element(i).pair(S::f.element(i + 1))` | two elements of one array |
@@ -33,7 +33,7 @@ use core::ops::Add;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {}
 
-/// The anchor of an offset: the base register points to the first byte behind the struct. See
+/// The anchor of an offset: the base register points to the first byte after the struct. See
 /// [`Offset::below_end`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {}
@@ -43,7 +43,8 @@ pub(super) mod sealed {
     impl Sealed for super::Start {}
     impl Sealed for super::End {}
 
-    /// See [`Narrow`](super::Narrow): which integers have lower parts is arithmetic, and nobody else's to say.
+    /// See [`Narrow`](super::Narrow). The trait is sealed, because arithmetic alone decides which
+    /// integers have lower parts.
     pub trait Narrows<T> {}
     impl Narrows<u8> for u16 {}
     impl Narrows<u8> for u32 {}
@@ -73,12 +74,13 @@ impl Anchor for End {
     const IS_END: bool = true;
 }
 
-/// What an [`Offset`] knows of its types and does not own.
+/// The types that an [`Offset`] is about without owning a value of them.
 type Types<S, F, A> = (fn(&S) -> &F, A);
 
-/// What an offset's field is part of: the struct that declares it, or the array that it is an element of. How
-/// deep that lies in the outermost struct, and where it starts, tell it from all others that have a field of
-/// any size, for what lies side by side does not start at one place.
+/// What an offset's field is part of: the struct that declares it, or the array that it is an
+/// element of. Its depth in the outermost struct and its start tell it from every other container
+/// that has a field of any size, because containers that lie side by side start at different
+/// places.
 #[derive(Clone, Copy)]
 struct Container {
     /// From the start of the outermost struct.
@@ -124,8 +126,8 @@ impl<S, F> Offset<S, F> {
     /// For the derive alone.
     ///
     /// # Safety
-    /// `bytes` must come from `offset_of!(S, field)`, and `F` be the field's type: whatever ring 0 reads or
-    /// writes there, it takes to be that.
+    /// `bytes` must come from `offset_of!(S, field)`, and `F` be the field's type: whatever ring 0
+    /// reads or writes there, it takes to be that.
     ///
     /// # Panics
     /// If the `S` has no room for it. In a constant, as the derive has it, that does not compile.
@@ -140,8 +142,8 @@ impl<S, F> Offset<S, F> {
         Self::at(bytes, Container { start: 0, depth: 1, whole: true })
     }
 
-    /// The distance in bytes from the start of the struct. Only there is it one that can be added to
-    /// a pointer to the struct.
+    /// The distance in bytes from the start of the struct. Only this distance can be added to a
+    /// pointer to the struct.
     #[must_use]
     pub const fn bytes(self) -> usize {
         self.bytes as usize
@@ -162,14 +164,14 @@ impl<S, F, A> Offset<S, F, A> {
         Self { bytes: bytes as u32, container, types: PhantomData }
     }
 
-    /// The same bytes of the same struct, as another type, which is not that of a field.
+    /// The same bytes of the same struct with another type, which is not the type of a field.
     const fn reinterpreted<G>(self) -> Offset<S, G, A> {
         let container = Container { whole: false, ..self.container };
         Offset { bytes: self.bytes, container, types: PhantomData }
     }
 
-    /// The offset of a field `G` inside the nested struct `F`, seen from where this one is. The inner
-    /// one is counted from the start of the `F`, for that is what this one leads to.
+    /// The offset of a field `G` inside the nested struct `F`, seen from where this one is. The
+    /// inner one is counted from the start of the `F`, for that is what this one leads to.
     #[must_use]
     pub const fn then<G>(self, inner: Offset<F, G>) -> Offset<S, G, A> {
         let Container { start, depth, whole } = inner.container;
@@ -212,13 +214,13 @@ impl<S, F, A> Offset<S, F, A> {
         self.reinterpreted()
     }
 
-    /// This field and the one right behind it, as one operand of twice the width. Both are fields of the same
-    /// struct, at whatever depth that is nested, or elements of the same array: what is an operand together is
-    /// declared together.
+    /// This field and the one right after it, as one operand of twice the width. Both are fields
+    /// of the same struct, at whatever depth that is nested, or elements of the same array: what is
+    /// an operand together is declared together.
     ///
     /// # Panics
-    /// If they are not, or `next` does not follow without a gap. In a constant, as the operands of `asm!` are,
-    /// that does not compile; elsewhere it is a panic at run time.
+    /// If they are not, or `next` does not follow without a gap. In a constant, as the operands of
+    /// `asm!` are, that does not compile; elsewhere it is a panic at run time.
     #[must_use]
     pub const fn pair(self, next: Self) -> Offset<S, [F; 2], A>
     where
@@ -252,8 +254,8 @@ impl<S, T, const N: usize, A> Offset<S, [T; N], A> {
     /// One element of an array.
     ///
     /// # Panics
-    /// If the array has no such element. In a constant, as the operands of `asm!` are, that does not compile;
-    /// elsewhere it is a panic at run time.
+    /// If the array has no such element. In a constant, as the operands of `asm!` are, that does
+    /// not compile; elsewhere it is a panic at run time.
     #[must_use]
     pub const fn element(self, index: usize) -> Offset<S, T, A> {
         assert!(index < N, "the array has no such element");
@@ -271,8 +273,8 @@ impl<S, F, G, A> Add<Offset<F, G>> for Offset<S, F, A> {
     }
 }
 
-/// A field type that an instruction can access as one operand of `BYTES` bytes. A struct that is one number, such
-/// as a set of flags, may have it too, if it is as wide.
+/// A field type that an instruction can access as one operand of `BYTES` bytes. A struct that is
+/// one number, such as a set of flags, may have it too, if it is as wide.
 #[diagnostic::on_unimplemented(
     message = "a field of type `{Self}` is not an operand of {BYTES} bytes",
     label = "the operand's size hint and the field's width differ",
@@ -288,8 +290,8 @@ impl Scalar<2> for [u8; 2] {}
 impl Scalar<4> for [u16; 2] {}
 impl Scalar<8> for [u32; 2] {}
 
-/// An integer whose lowest bytes are an integer of the narrower type `T`. A struct or an array has no
-/// lowest byte, only a first field or element, which has an offset of its own.
+/// An integer whose lowest bytes are an integer of the narrower type `T`. A struct or an array has
+/// no lowest byte, only a first field or element, which has an offset of its own.
 #[diagnostic::on_unimplemented(
     message = "a field of type `{Self}` has no lower part of type `{T}`",
     label = "only the lower part of a wider integer can be named",
@@ -327,8 +329,8 @@ pub const fn disp32<const BYTES: usize, S, F: Scalar<BYTES>, A: Anchor>(
 /// As [`disp32`], for the shorter encoding with an 8-bit displacement.
 ///
 /// # Panics
-/// If the field lies outside -128 to 127 bytes. In a constant, as the displacements of `asm!` are, that does not
-/// compile; elsewhere it is a panic at run time.
+/// If the field lies outside -128 to 127 bytes. In a constant, as the displacements of `asm!` are,
+/// that does not compile; elsewhere it is a panic at run time.
 #[must_use]
 pub const fn disp8<const BYTES: usize, S, F: Scalar<BYTES>, A: Anchor>(
     offset: Offset<S, F, A>,

@@ -1,7 +1,7 @@
-//! The per-CPU block: the hardware's TSS and, behind it, what the switcher keeps of the running
-//! guest. Code reaches it by its [`Placement`]: relative to GS, whose base is the block's address in
-//! the host, or relative to RIP, as it lies a page in front of the code. Displacements are offsets
-//! into [`PerCpu`] either way. (spec/abi.md, "The per-CPU block" and "switch_flags".)
+//! The per-CPU block: the hardware's TSS and, after it, what the switcher keeps of the running
+//! guest. Code reaches it by its [`Placement`]: relative to GS, whose base is the block's address
+//! in the host, or relative to RIP, as it lies a page in front of the code. Displacements are
+//! offsets into [`PerCpu`] either way. (spec/abi.md, "The per-CPU block" and "switch_flags".)
 
 use bitflags::bitflags;
 
@@ -15,7 +15,7 @@ pub enum Placement {
     /// Through the host's GS base: one code for all CPUs, SWAPGS on every way in and out.
     #[default]
     Gs,
-    /// Relative to RIP: a copy of the code for each CPU, [`PerCpu::BEFORE_CODE`] bytes behind its
+    /// Relative to RIP: a copy of the code for each CPU, [`PerCpu::BEFORE_CODE`] bytes after its
     /// block. Direct switches have no SWAPGS.
     PerCpu,
 }
@@ -76,7 +76,8 @@ pub struct Tss {
     pub ist7: Split64,
     _reserved2: Split64,
     _reserved3: u16,
-    /// Offset of the I/O permission bitmap; at or beyond the segment's limit there is none.
+    /// Offset of the I/O permission bitmap; at or beyond the segment's limit, the TSS has no
+    /// bitmap.
     #[asm(at = 0x66)]
     pub iomap_base: u16,
 }
@@ -169,7 +170,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// The other one.
+    /// The mode that this one switches to.
     #[must_use]
     pub const fn other(self) -> Self {
         match self {
@@ -237,7 +238,7 @@ pub struct TssExtra {
     #[asm(at = 0x70)]
     pub smod_gsbase: u64,
     /// Stack of smod: saved by ERETU, loaded by umod's SYSCALL. The switcher's and the host's. In
-    /// the current revision of the PVCS, where RSP passes through, the switcher's scratch.
+    /// the revision of the PVCS of 2026, RSP passes through, and this is scratch of the switcher's.
     #[asm(at = 0x78)]
     pub smod_rsp: u64,
 }

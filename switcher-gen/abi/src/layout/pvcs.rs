@@ -130,7 +130,7 @@ pub trait PvcsLayout: AsmLayout {
     const EFLAGS: Offset<Self, u32>;
     const PKRU: Offset<Self, u32>;
     const RIP: Offset<Self, u64>;
-    /// Where RSP passes through, there is none.
+    /// `None` in a revision in which RSP passes through.
     const RSP: Option<Offset<Self, u64>>;
     const RCX: Offset<Self, u64>;
     const R11: Offset<Self, u64>;

@@ -16,24 +16,25 @@ use switcher_prove::{
     BadCode, EntryPoints, GuestMemory, Name, Object, Part, Setting, Source, Target, Theorem,
 };
 
-/// What was tried.
+/// What the cases have covered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
     /// Cases by the way they took through the code and by the class of their values.
     pub classes: BTreeMap<(Theorem, u64, Class), u64>,
 }
 
-/// What is particular about a case's values.
+/// The class of a case's values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Class {
-    /// Of the RIP that is returned to: in the lower half, in the upper, or no address at all.
+    /// The class of the RIP that is returned to: in the lower half, in the upper half, or not
+    /// canonical.
     pub rip: u8,
-    /// Of the flags that are asked for: TF or RF, and whether some are forbidden.
+    /// The class of the flags that are asked for: TF or RF, and whether some are forbidden.
     pub flags: u8,
 }
 
 impl Class {
-    /// Of a guest that is to go on at `rip` with these flags.
+    /// The class of a guest that is to go on at `rip` with these flags.
     pub(super) fn of(paging: PagingMode, rip: u64, flags: u64) -> Self {
         let rip = match rip {
             _ if !paging.is_canonical(rip) => 2,
@@ -63,7 +64,7 @@ impl Coverage {
         paths.len()
     }
 
-    /// Adds another one's.
+    /// Adds what another run has covered.
     pub fn add(&mut self, other: Self) {
         for (class, count) in other.classes {
             *self.classes.entry(class).or_default() += count;
@@ -71,18 +72,19 @@ impl Coverage {
     }
 }
 
-/// A state in which code and specification differ, every value of it made zero that may be.
+/// A state in which code and specification differ. Every value is zero that can be zero in such a
+/// state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// Which case of the seed.
+    /// The number of the case.
     pub case: u64,
     /// The theorem.
     pub theorem: Theorem,
     /// The obligation that is broken.
     pub obligation: &'static str,
-    /// What of the state.
+    /// The part of the state that differs.
     pub about: &'static str,
-    /// What should be there and is.
+    /// The value that should be there, and the one that is there.
     pub values: Option<(u64, u64)>,
     /// The state: what is not named is zero.
     pub state: Vec<(String, u64)>,
@@ -103,7 +105,7 @@ impl std::fmt::Display for Difference {
 /// Runs cases `cases` of `seed`; the first difference ends it.
 ///
 /// # Errors
-/// If the code is none that a theorem can be about.
+/// If no theorem can be about the code.
 pub fn machine(
     target: &Target,
     seed: u64,
@@ -141,7 +143,7 @@ pub fn machine(
 /// How many cases in a row share their host's values.
 const ROUND: u64 = 8;
 
-/// SYSCALL has most of the paths.
+/// The theorems of a round. SYSCALL occurs most often, because it has most of the paths.
 const THEOREMS: [Theorem; ROUND as usize] = [
     Theorem::EnterGuest,
     Theorem::Syscall64,
@@ -159,7 +161,7 @@ fn hash(trace: &[u64]) -> u64 {
     hasher.finish()
 }
 
-/// A hash of what nobody chooses in order to do harm: names of values, and paths.
+/// A fast hash of names of values and of paths, which nobody chooses in order to cause collisions.
 #[derive(Clone, Copy, Debug, Default)]
 struct Quick(u64);
 
@@ -240,17 +242,18 @@ fn minimise(
     }
 }
 
-/// Values of one case. Each depends on the seed, the case and its name alone, so that there is
-/// nothing to be remembered.
+/// The values of one case. Each depends on the seed, the case and its name alone, so none has to be
+/// stored.
 struct Values {
     paging: PagingMode,
     selectors: Selectors,
     seed: u64,
-    /// What a case's values are made of: the guest's, and those of its round.
+    /// The hashes from which the values of the guest and those of the round are made.
     guests: Quick,
     hosts: Quick,
     random: fastrand::Rng,
-    /// What was asked for, and what is to be answered from now on; only where it is of interest.
+    /// The values that were asked for, which are to be given again from now on. `None` while a case
+    /// is run for the first time.
     fixed: Option<HashMap<Name, u64>>,
 }
 
@@ -297,7 +300,7 @@ impl Values {
         self.random.bool()
     }
 
-    /// Anything, or what is most likely to go wrong.
+    /// Any number, or one of those that are most likely to go wrong.
     fn word(&mut self) -> u64 {
         let bit = self.random.u32(0..64);
         match self.random.u8(0..8) {
@@ -331,7 +334,7 @@ impl Values {
                 Object::Ist => return 0xFFFF_8884_0000_5000,
                 _ => return self.word(),
             },
-            // What stacks and gaps hold is nobody's business.
+            // Nothing depends on what stacks and gaps hold.
             Part::At(_) => return self.random.u64(..),
             part => part,
         };
@@ -385,7 +388,7 @@ impl Values {
         }
     }
 
-    /// Of what the guest is returned to with.
+    /// The class of the state that the guest is returned to with.
     fn class(&mut self, theorem: Theorem) -> Class {
         let (rip, flags) = match theorem {
             Theorem::EnterGuest => (
@@ -430,7 +433,7 @@ mod tests {
         assert_eq!(coverage, cover(1));
         assert_ne!(coverage, cover(2));
         assert_eq!(coverage.cases(), 4000);
-        // As many as the proofs find.
+        // The number of paths that the proofs find.
         assert_eq!(coverage.paths(), 8 + 10 + 1 + 1 + 1);
     }
 
@@ -444,7 +447,8 @@ mod tests {
         let broken = broken.unwrap().target().unwrap();
         let found = machine(&broken, 1, 0..4000, &mut Coverage::default()).unwrap().unwrap();
         assert_eq!(found.theorem, Theorem::Syscall64);
-        // The addresses of five regions, the selectors of the PVCS, the mode, and what is wrong.
+        // What remains are the addresses of five regions, the selectors of the PVCS, the mode, and
+        // the values that show the mistake.
         assert!(found.state.len() < 12, "{found}");
         let again = machine(&broken, 1, found.case..found.case + 1, &mut Coverage::default());
         assert_eq!(again.unwrap(), Some(found));

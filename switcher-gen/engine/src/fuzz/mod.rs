@@ -16,5 +16,6 @@ pub mod scenario;
 pub use machine::{Class, Coverage, Difference, machine};
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub use native::{
-    Disagreement, Engine, Engines, NativeCoverage, NativeDifference, NativeError, Path, native,
+    Disagreement, Engines, NativeCoverage, NativeDifference, NativeError, SwitcherPath, Witness,
+    native,
 };

@@ -1,6 +1,5 @@
-//! Random guests, for engines that run whole scenarios: registers, flags, a PVCS, where the guest is
-//! and where it goes. Equal numbers to begin with give equal guests, but for addresses of this
-//! process.
+//! Random guests, for engines that run whole scenarios: registers, flags, a PVCS, where the guest
+//! is and where it goes. Equal seeds give equal guests, except for addresses of this process.
 
 use std::ops::Range;
 
@@ -18,14 +17,15 @@ pub const USER: Selectors = Selectors::DEFAULT;
 pub struct Random(pub u64);
 
 impl Random {
-    /// Those of one case.
+    /// The random numbers of one case.
     #[must_use]
     pub fn of_case(seed: u64, case: u64) -> Self {
-        // Mixed, not added: neighbours would be the same numbers, shifted.
+        // The two are mixed and not added: otherwise neighbouring cases would have the same
+        // numbers, shifted.
         Self(Self(seed).next() ^ Self(!case).next())
     }
 
-    /// Anything.
+    /// A random word.
     #[expect(clippy::should_implement_trait, reason = "there is no end, so no need of an Option")]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -45,7 +45,7 @@ impl Random {
         wanted.sanitised().difference(RFlags::NOT_BY_SYSRET).bits()
     }
 
-    /// An RSP: anything at all, or what a host would least like.
+    /// An RSP: a random word, or one of those that harm a careless host most.
     pub fn rsp(&mut self) -> u64 {
         let local = 0_u64;
         let own_stack = std::ptr::from_ref(&local) as u64;
@@ -83,17 +83,17 @@ impl Random {
 }
 
 /// What generators ask of an engine.
-pub trait Engine {
+pub trait FuzzEngine {
     /// Everything in order: see [`Setup::new`].
     fn setup(&self, mode: Mode) -> Setup;
     /// Where `mode` has its code.
     fn code(&self, mode: Mode) -> Range<u64>;
-    /// What addresses the image takes for canonical.
+    /// The paging mode of the image, which says which addresses are canonical.
     fn paging(&self) -> PagingMode;
 }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-impl Engine for Machine {
+impl FuzzEngine for Machine {
     fn setup(&self, mode: Mode) -> Setup {
         self.setup(mode)
     }
@@ -105,7 +105,7 @@ impl Engine for Machine {
     }
 }
 
-impl Engine for Interpreter {
+impl FuzzEngine for Interpreter {
     fn setup(&self, mode: Mode) -> Setup {
         self.setup(mode)
     }
@@ -118,22 +118,22 @@ impl Engine for Interpreter {
 }
 
 impl Random {
-    /// One of two.
+    /// A random bit.
     pub fn coin(&mut self) -> bool {
         self.next() & 1 != 0
     }
 
-    /// An address every CPU takes for a GS base.
+    /// An address that every CPU accepts as a GS base.
     pub fn canonical(&mut self) -> u64 {
         PagingMode::FourLevel.canonicalize(self.next())
     }
 
     /// An address in the code of `mode`, a multiple of 4.
-    pub fn place(&mut self, machine: &impl Engine, mode: Mode) -> u64 {
+    pub fn place(&mut self, machine: &impl FuzzEngine, mode: Mode) -> u64 {
         machine.code(mode).start + 4 * self.below(Places::CODE_LEN as u64 / 4)
     }
 
-    /// What another guest, or another CPU of this one, might have left.
+    /// A random PVCS, as another guest, or another CPU of this guest, might have left it.
     pub fn pvcs(&mut self) -> Pvcs {
         let mut pvcs = Pvcs::default();
         pvcs.event_flags = self.next();
@@ -176,7 +176,7 @@ impl Random {
 }
 
 /// A setup that enters `mode` with random registers, at `rip`.
-pub fn random_setup(random: &mut Random, machine: &impl Engine, mode: Mode, rip: u64) -> Setup {
+pub fn random_setup(random: &mut Random, machine: &impl FuzzEngine, mode: Mode, rip: u64) -> Setup {
     let mut setup = machine.setup(mode);
     setup.frame = random.registers();
     setup.frame.rip = rip;
@@ -194,7 +194,7 @@ pub fn random_setup(random: &mut Random, machine: &impl Engine, mode: Mode, rip:
 }
 
 /// Enters umod at a SYSCALL.
-pub fn random_umod(random: &mut Random, machine: &impl Engine) -> Setup {
+pub fn random_umod(random: &mut Random, machine: &impl FuzzEngine) -> Setup {
     let rip = random.place(machine, Mode::Umod);
     let mut setup = random_setup(random, machine, Mode::Umod, rip);
     setup.pvcs = random.pvcs();
@@ -202,7 +202,7 @@ pub fn random_umod(random: &mut Random, machine: &impl Engine) -> Setup {
 }
 
 /// Enters smod at an ERETU that goes somewhere in umod.
-pub fn random_smod(random: &mut Random, machine: &impl Engine) -> Setup {
+pub fn random_smod(random: &mut Random, machine: &impl FuzzEngine) -> Setup {
     let eretu = random.place(machine, Mode::Smod);
     let mut setup = random_setup(random, machine, Mode::Smod, eretu);
     setup.extra.retu_rip = eretu + 2;

@@ -21,7 +21,7 @@ pub(super) fn word(cells: &[u8], offset: usize) -> u64 {
     u64::from_le_bytes(get(cells, offset))
 }
 
-/// Both directions for a struct's fields that are integers.
+/// Reads and writes those fields of a struct that are integers.
 macro_rules! integers {
     ($put:ident, $get:ident: $struct:ident { $($field:ident: $type:ident),* $(,)? }) => {
         fn $put(value: &$struct, cells: &mut [u8]) {
@@ -77,7 +77,7 @@ integers!(put_v2026_fields, get_v2026: PvcsV2026 {
     user_gsbase: u64, eflags: u32, pkru: u32, rip: u64, rcx: u64, r11: u64,
 });
 
-/// A PVCS, as that revision has it; what is reserved is zero.
+/// Writes a PVCS as the revision lays it out. Reserved fields are zero.
 pub(super) fn put_pvcs(pvcs: &Pvcs, revision: Revision, cells: &mut [u8]) {
     cells.fill(0);
     match revision {
@@ -86,8 +86,8 @@ pub(super) fn put_pvcs(pvcs: &Pvcs, revision: Revision, cells: &mut [u8]) {
     }
 }
 
-/// A PVCS, or where something has been written to what is reserved. `before` says what a revision
-/// has no place for.
+/// Reads a PVCS, or finds the offset of a reserved field that has been written. Fields that the
+/// revision lacks are taken from `before`.
 pub(super) fn get_whole_pvcs(
     cells: &[u8],
     revision: Revision,
@@ -114,7 +114,7 @@ pub(super) fn put_tss(cells: &mut [u8], sp0: u64, ist1: u64) {
     put(cells, Tss::iomap_base.bytes(), &size.to_le_bytes());
 }
 
-/// What follows it.
+/// Writes the `TssExtra`, which follows the TSS.
 pub(super) fn put_extra(extra: &TssExtra, cells: &mut [u8]) {
     cells.fill(0);
     for (offset, value) in [

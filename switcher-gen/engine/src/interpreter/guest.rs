@@ -1,10 +1,10 @@
 //! CPL 3: what a CPU does around an instruction of the guest.
 
 use super::watch::Alignment;
-use super::{Error, Interpreter, Kind};
+use super::{Error, Interpreter, PageKind};
 use switcher_gen::arch::{RFlags, Vendor, vector};
-use switcher_model::Entry;
-use switcher_model::program::{Kind as Operation, Op, Operand};
+use switcher_model::SyscallKind;
+use switcher_model::program::{Op, Operand, Operation};
 use switcher_model::{Concrete, Fault, Memory, Program, Region, RegionName, Step, Stuck};
 
 /// Why an event came.
@@ -19,19 +19,19 @@ pub(super) enum Cause {
 /// What one of the guest's roots maps.
 #[derive(Debug)]
 pub(super) struct Space {
-    /// While the CPU is in this space, ring 0's.
+    /// The memory of the mode. While the CPU is in this space, it is exchanged for ring 0's.
     pub(super) memory: Memory<Concrete>,
-    /// The pages of code among it.
+    /// The pages of code in that memory.
     code: Vec<Page>,
 }
 
-/// A page of code, or several.
+/// One or several pages of code.
 #[derive(Debug)]
 struct Page {
     program: Program,
-    /// Where in the memory.
+    /// The index of the region in the memory.
     region: usize,
-    /// What is not INT3: offset and length.
+    /// Where something was loaded: offset and length. INT3 lies everywhere else.
     written: Vec<(usize, usize)>,
 }
 
@@ -45,8 +45,8 @@ impl Default for Space {
 const FILLER: u8 = 0xCC;
 
 impl Space {
-    pub(super) fn map(&mut self, start: u64, len: usize, kind: Kind) {
-        let is_code = kind == Kind::Code;
+    pub(super) fn map(&mut self, start: u64, len: usize, kind: PageKind) {
+        let is_code = kind == PageKind::Code;
         let filler = if is_code { FILLER } else { 0 };
         let region = self.memory.regions.len();
         let mut memory = Region::new(RegionName::Guest, start, 0, vec![filler; len]);
@@ -98,7 +98,7 @@ const WRITE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
 const FETCH: u64 = 1 << 4;
 
-/// Where an instruction of 32-bit code is.
+/// The address bits that count in 32-bit code.
 const LOW: u64 = u32::MAX as u64;
 
 impl Interpreter {
@@ -145,13 +145,13 @@ impl Interpreter {
         match step {
             Ok(Step::Next | Step::Left) => {
                 if self.state.cpl == 0 {
-                    return self.system_call(Entry::Long);
+                    return self.system_call(SyscallKind::Long);
                 }
                 if self.state.rip != op.next && !self.model.paging.is_canonical(self.state.rip) {
                     // Intel's CPUs fault at the branch, AMD's at its target.
                     return Err(self.not_modelled("a branch to what is no address"));
                 }
-                // IRETQ has just loaded it, for the next one.
+                // IRETQ has just loaded RF, for the next instruction.
                 if is_resumed && op.kind != Operation::Iretq {
                     self.state.flags.set(&self.d, RFlags::RF, false);
                 }
@@ -175,11 +175,11 @@ impl Interpreter {
 
     /// An exception of the instruction at RIP.
     fn fault(&mut self, fault: Fault<u64>, op: &Op) -> Result<(), Error> {
-        // What INT and INT3 ask for comes after them.
+        // The exception of an INT or INT3 comes after the instruction.
         let is_trap = op.is_trap(&fault);
         if is_trap {
             self.state.rip = op.next;
-            // It was for the instruction that has now been executed: CPUs push it as zero.
+            // RF applied to the instruction that has been executed. CPUs push it as zero.
             self.state.flags.set(&self.d, RFlags::RF, false);
         }
         let cause = if is_trap { Cause::Trap } else { Cause::Fault };
@@ -201,7 +201,7 @@ impl Interpreter {
         self.event(vector::PF, Some(error_code as u32), Cause::Fault)
     }
 
-    /// Whether there is memory, whosesoever it is.
+    /// Whether memory exists at the address, the guest's or the host's.
     fn is_mapped(&self, address: u64) -> bool {
         let is_in = |memory: &Memory<Concrete>| {
             // The root is the host's business: its stack is not mapped in a guest's.
@@ -245,7 +245,7 @@ impl Interpreter {
     /// it would overwrite.
     fn address_of_store(&mut self, op: &Op) -> Option<u64> {
         if matches!(op.kind, Operation::Call | Operation::Push) {
-            // What it reads could be in the code, too.
+            // The instruction may read from the code, too.
             return None;
         }
         let mut state = self.state.clone();
@@ -266,9 +266,9 @@ impl Interpreter {
         match (op.kind, self.model.vendor) {
             (Operation::Syscall, Vendor::Amd) => {
                 self.state.rip = op.next & LOW;
-                // AMD has it, so it cannot fail.
-                match self.state.syscall(&self.d, &self.model, Entry::Compatibility) {
-                    Ok(()) => self.system_call(Entry::Compatibility),
+                // AMD's CPUs have this SYSCALL, so it cannot fail.
+                match self.state.syscall(&self.d, &self.model, SyscallKind::Compatibility) {
+                    Ok(()) => self.system_call(SyscallKind::Compatibility),
                     Err(fault) => self.fault(fault, op),
                 }
             }

@@ -1,10 +1,10 @@
-//! Whole runs in the one semantics: the host's call of `switcher_enter_guest`, the switcher, the
+//! Whole runs on the model of the CPU: the host's call of `switcher_enter_guest`, the switcher, the
 //! guest's own instructions at CPL 3, SYSCALLs and events, until the call returns.
 //!
-//! The engine that needs no CPU: both vendors, both paging modes, ring 0 and CPL 3 with memory of
-//! their own, each mode of the guest with its own pages behind the same addresses. It takes the
-//! same [`Setup`]s as [`native`](crate::native) and gives the same
-//! [`Outcome`](crate::scenario::Outcome)s.
+//! This engine depends on no CPU. It has both vendors, both paging modes, ring 0 and CPL 3 with
+//! memory of their own, each mode of the guest with its own pages at the same addresses. It takes
+//! the same [`Setup`]s as [`native`](crate::native) and gives the same
+//! [`ScenarioEnd`](crate::scenario::ScenarioEnd)s.
 //!
 //! | file | purpose |
 //! |---|---|
@@ -14,8 +14,8 @@
 //! | `bytes` | structs in memory |
 //!
 //! **Memory.** Ring 0 reaches the per-CPU block, the PVCS, the frame's stack and an IST stack under
-//! any root, and the host's own stack under the host's; nothing of the guest's, as under SMAP. CPL 3
-//! reaches the pages of the root that is loaded. Any other access is a fault.
+//! any root, and the host's own stack under the host's; nothing of the guest's, as under SMAP. CPL
+//! 3 reaches the pages of the root that is loaded. Any other access is a fault.
 //!
 //! **Not modelled**: interrupts and NMIs, #AC, 32-bit code beyond SYSCALL and a few traps, and
 //! whatever [`machine`](switcher_model) has no semantics for. Each is an [`Error`] if it is met.
@@ -36,7 +36,7 @@ use switcher_gen::layout::{AsmLayout, Mode, PerCpu, Placement, Pvcs};
 use switcher_gen::{Image, LinkError};
 use switcher_model::program::Program;
 use switcher_model::{
-    Concrete, EFER, Flags, Memory, Model, Msrs, Region, RegionName, State, Stuck, Undeliverable,
+    Concrete, CpuModel, EFER, Flags, Memory, Msrs, Region, RegionName, State, Stuck, Undeliverable,
     cr4,
 };
 use watch::Watch;
@@ -50,12 +50,12 @@ pub enum Error {
     /// The switcher has changed memory that is the host's alone.
     #[error("the switcher wrote to {region}+{offset:#x}")]
     HostMemory {
-        /// Which.
+        /// The name of the region.
         region: &'static str,
         /// The first byte that differs, from the start of the region.
         offset: usize,
     },
-    /// The switcher came to an instruction that nobody knows the effect of.
+    /// The switcher came to an instruction whose effect is not known.
     #[error(transparent)]
     Stuck(#[from] Stuck<u64>),
     /// An event of the guest has no stack to land on.
@@ -67,47 +67,48 @@ pub enum Error {
         /// Where, from the start of the image.
         offset: u64,
     },
-    /// The guest came to what is not modelled.
+    /// The guest came to an instruction or a situation that is not modelled.
     #[error("the guest at {rip:#x}: {what} is not modelled")]
     NotModelled {
-        /// Where.
+        /// The value of RIP.
         rip: u64,
-        /// What.
+        /// The instruction, and why it cannot be executed.
         what: String,
     },
-    /// No CPU would load it.
+    /// No CPU would load this GS base.
     #[error("the guest's GS base {address:#x} is not canonical")]
     GsBase {
         /// The base.
         address: u64,
     },
-    /// The guest goes on and on.
+    /// The guest has not exited within the limit.
     #[error("still running after {instructions} instructions")]
     Endless {
-        /// How many there were.
+        /// The number of instructions that were executed.
         instructions: u64,
     },
-    /// Code that is to be placed where there is none.
+    /// Code is to be placed where the mode has no page of code.
     #[error("{mode:?} has no page of code for {len} bytes at {address:#x}")]
     NoPage {
-        /// Whose.
+        /// The mode whose code it is.
         mode: Mode,
-        /// Where.
+        /// The address.
         address: u64,
-        /// How many.
+        /// The number of bytes.
         len: usize,
     },
     /// An emitter is wrong.
     #[error(transparent)]
     Asm(#[from] AsmError),
-    /// The image refers to a host, and there is none, or cannot lie where it is to.
+    /// The image refers to a host, which does not exist here, or it cannot lie at the address that
+    /// it is given.
     #[error(transparent)]
     Link(#[from] LinkError),
 }
 
 /// What a guest's page holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum PageKind {
     /// Instructions: readable, not writable; INT3 where nothing was loaded.
     Code,
     /// Data: readable and writable, not executable.
@@ -136,7 +137,7 @@ const IST_STACK: u64 = 0xFFFF_C900_0001_4000;
 pub struct Interpreter {
     d: Concrete,
     image: Image,
-    model: Model,
+    model: CpuModel,
     places: Places,
     /// The host's GS base.
     host_gs: u64,
@@ -148,7 +149,7 @@ pub struct Interpreter {
     watch: Watch,
     /// The mode whose memory the CPU reaches: that of ring 0 is then in its [`Space`].
     inside: Option<usize>,
-    run: run::Run,
+    run: run::RunState,
 }
 
 impl Interpreter {
@@ -192,7 +193,7 @@ impl Interpreter {
         };
         let linked = image.link_without_hooks(places.switcher)?;
         let switcher = Program::new(places.switcher, linked.bytes().to_vec());
-        let model = Model::from(image.variant());
+        let model = CpuModel::from(image.variant());
         let selectors = image.variant().selectors();
         let d = Concrete::default();
         let regions = vec![
@@ -239,11 +240,11 @@ impl Interpreter {
             state,
             watch,
             inside: None,
-            run: run::Run::default(),
+            run: run::RunState::default(),
             image,
         };
-        machine.map(Mode::Smod, places.smod, Self::CODE_LEN, Kind::Code);
-        machine.map(Mode::Umod, places.umod, Self::CODE_LEN, Kind::Code);
+        machine.map(Mode::Smod, places.smod, Self::CODE_LEN, PageKind::Code);
+        machine.map(Mode::Umod, places.umod, Self::CODE_LEN, PageKind::Code);
         Ok(machine)
     }
 
@@ -267,7 +268,7 @@ impl Interpreter {
 
     /// The CPU.
     #[must_use]
-    pub const fn model(&self) -> &Model {
+    pub const fn model(&self) -> &CpuModel {
         &self.model
     }
 
@@ -278,7 +279,7 @@ impl Interpreter {
     }
 
     /// Gives `mode` a page, or several. Where it has one already, that one stays in front.
-    pub fn map(&mut self, mode: Mode, start: u64, len: usize, kind: Kind) {
+    pub fn map(&mut self, mode: Mode, start: u64, len: usize, kind: PageKind) {
         self.spaces[mode as usize].map(start, len, kind);
     }
 
@@ -310,7 +311,7 @@ impl Interpreter {
         self.breakpoint = at;
     }
 
-    /// Gives the GDT two more descriptors: see [`Model::aliases`].
+    /// Gives the GDT two more descriptors: see [`CpuModel::aliases`].
     pub const fn set_aliases(&mut self, aliases: (u16, u16)) {
         self.model.aliases = Some(aliases);
     }

@@ -4,28 +4,29 @@ use super::bytes;
 use super::guest::{Cause, Space};
 use super::{Error, HOST_STACK, IST_STACK, Interpreter, LANDING, region};
 use crate::scenario::{
-    Crossing, Emulated, Failure, NO_ERROR_CODE, Origin, Outcome, Record, Setup, Target, right_root,
+    Crossing, Emulated, Failure, NO_ERROR_CODE, Record, ScenarioEnd, Setup, WayIn, WayOut,
+    right_root,
 };
 use switcher_gen::arch::{RFlags, vector};
 use switcher_gen::asm::Label;
 use switcher_gen::layout::{
     AsmLayout, IretFrame, Mode, OrigAx, PerCpu, PtRegs, Pvcs, Revision, Tss, TssExtra,
 };
-use switcher_model::Entry;
-use switcher_model::program::Kind as Operation;
+use switcher_model::SyscallKind;
+use switcher_model::program::Operation;
 use switcher_model::{Arrival, Fault, Flags, Gate, Gpr, Step, Stuck};
 
 /// What belongs to one run.
 #[derive(Debug, Default)]
-pub(super) struct Run {
+pub(super) struct RunState {
     pub(super) instructions: u64,
     pub(super) cr2: Option<u64>,
     pub(super) dr6: Option<u64>,
     count: bool,
-    /// As they were.
+    /// The PVCS and smod's RSP as they were before the run.
     pvcs: Pvcs,
     smod_rsp: u64,
-    origin: Option<Origin>,
+    way_in: Option<WayIn>,
     /// Where the exit frame is to be.
     frame_at: u64,
     system_calls: u64,
@@ -66,7 +67,7 @@ impl Interpreter {
     ///
     /// # Errors
     /// If the switcher did what no switcher may, or if the guest did what is not modelled.
-    pub fn run(&mut self, setup: &Setup) -> Result<Outcome, Error> {
+    pub fn run(&mut self, setup: &Setup) -> Result<ScenarioEnd, Error> {
         self.prepare(setup)?;
         let end = self.go();
         // However it ended, ring 0's memory is to be where the next run looks for it.
@@ -94,11 +95,11 @@ impl Interpreter {
         host.write(&self.d, -8, 8, LANDING);
 
         self.watch.start(setup.extra);
-        self.run = Run {
+        self.run = RunState {
             count: setup.count,
             pvcs: setup.pvcs,
             smod_rsp: setup.extra.smod_rsp,
-            ..Run::default()
+            ..RunState::default()
         };
         let state = &mut self.state;
         // Whatever a host may have in them.
@@ -115,7 +116,7 @@ impl Interpreter {
         state.cr3 = host_cr3;
         state.pkru = setup.pkru.into();
         self.put_frame(&setup.frame, region::FRAME);
-        self.go_into_switcher(Origin::Enter, Label::EnterGuest);
+        self.go_into_switcher(WayIn::Enter, Label::EnterGuest);
         Ok(())
     }
 
@@ -151,9 +152,9 @@ impl Interpreter {
         rip.wrapping_sub(self.places.switcher)
     }
 
-    fn go_into_switcher(&mut self, origin: Origin, at: Label) {
+    fn go_into_switcher(&mut self, way_in: WayIn, at: Label) {
         self.state.rip = self.address(at);
-        self.run.origin = Some(origin);
+        self.run.way_in = Some(way_in);
         self.watch.executed = 0;
     }
 
@@ -171,8 +172,8 @@ impl Interpreter {
                     if by_sysretq && !self.watch.by_sysretq {
                         self.check_sysretl()?;
                     }
-                    let target = if by_sysretq { Target::Sysretq } else { Target::Iretq };
-                    self.cross(target)?;
+                    let way_out = if by_sysretq { WayOut::Sysretq } else { WayOut::Iretq };
+                    self.cross(way_out)?;
                     self.enter_space();
                     return Ok(Left::ToGuest);
                 }
@@ -213,7 +214,7 @@ impl Interpreter {
             let (vector, offset) = (fault.vector.into(), self.offset(rip));
             return Err(Failure::Fault { vector, offset, address: 0 }.into());
         }
-        self.cross(Target::Iretq)?;
+        self.cross(WayOut::Iretq)?;
         // The frame that IRETQ refused says what the guest's state is.
         let rsp = self.state.get(Gpr::Rsp);
         let mut frame = [0; 5];
@@ -243,12 +244,12 @@ impl Interpreter {
     // Between the switcher and the guest.
 
     /// Control leaves the switcher, and everything must be as it has to be outside.
-    fn cross(&mut self, target: Target) -> Result<(), Failure> {
-        let origin = self.run.origin.unwrap_or(Origin::Enter);
-        if target != Target::Host {
+    fn cross(&mut self, way_out: WayOut) -> Result<(), Failure> {
+        let way_in = self.run.way_in.unwrap_or(WayIn::Enter);
+        if way_out != WayOut::Host {
             let extra = self.watch.extra_now(&self.state.memory.regions[region::PER_CPU]);
             let cr3 = self.state.cr3;
-            if right_root(origin, &extra).map(|root| root.bits()) != Some(cr3) {
+            if right_root(way_in, &extra).map(|root| root.bits()) != Some(cr3) {
                 return Err(Failure::Root { flags: extra.switch_flags.bits(), cr3 });
             }
             let inactive = self.state.inactive_gs_base;
@@ -256,9 +257,9 @@ impl Interpreter {
                 return Err(Failure::Swapgs { inactive });
             }
         }
-        let executed = self.watch.executed - u64::from(target == Target::Iretq);
+        let executed = self.watch.executed - u64::from(way_out == WayOut::Iretq);
         let executed = if self.run.count { executed } else { 0 };
-        self.watch.record.crossed(Crossing { origin, target, executed });
+        self.watch.record.crossed(Crossing { way_in, way_out, executed });
         Ok(())
     }
 
@@ -285,7 +286,7 @@ impl Interpreter {
     }
 
     /// SYSCALL has been executed.
-    pub(super) fn system_call(&mut self, entry: Entry) -> Result<(), Error> {
+    pub(super) fn system_call(&mut self, entry: SyscallKind) -> Result<(), Error> {
         self.leave_space();
         let selectors = self.model.selectors;
         // Whatever lies below sp0 is an earlier frame's. Nothing of it may be taken for granted, so
@@ -296,9 +297,9 @@ impl Interpreter {
         let per_cpu = &self.state.memory.regions[region::PER_CPU];
         let flags = self.watch.extra_now(per_cpu).switch_flags;
         match entry {
-            Entry::Long => self.go_into_switcher(Origin::Syscall(flags), Label::Syscall64),
-            Entry::Compatibility => {
-                self.go_into_switcher(Origin::SyscallCompat(flags), Label::SyscallCompat);
+            SyscallKind::Long => self.go_into_switcher(WayIn::Syscall(flags), Label::Syscall64),
+            SyscallKind::Compatibility => {
+                self.go_into_switcher(WayIn::SyscallCompat(flags), Label::SyscallCompat);
             }
         }
         Ok(())
@@ -369,7 +370,7 @@ impl Interpreter {
         // Interrupt gates.
         let cleared = RFlags::TF | RFlags::NT | RFlags::RF | RFlags::VM | RFlags::IF;
         state.flags.replace(&self.d, cleared.bits(), 0);
-        self.go_into_switcher(Origin::Event, Label::ReturnFromGuest);
+        self.go_into_switcher(WayIn::Event, Label::ReturnFromGuest);
     }
 
     /// Writes a frame at the end of a stack, where it will be looked for at the exit.
@@ -412,11 +413,11 @@ impl Interpreter {
         if self.watch.null_ss(state.ss) {
             return Err(Failure::NullSs);
         }
-        self.cross(Target::Host)
+        self.cross(WayOut::Host)
     }
 
     /// Everything that a run has left.
-    fn finish(&mut self) -> Result<Outcome, Error> {
+    fn finish(&mut self) -> Result<ScenarioEnd, Error> {
         let regions = &self.state.memory.regions;
         let per_cpu = &regions[region::PER_CPU].cells;
         let mut extra = self.watch.extra_now(&regions[region::PER_CPU]);
@@ -450,7 +451,7 @@ impl Interpreter {
         let cr2 = self.run.cr2.filter(|_| frame.orig_ax.reason == u32::from(vector::PF));
         let emulated = self.emulated();
         let record = std::mem::replace(&mut self.watch.record, Record::new());
-        Ok(Outcome {
+        Ok(ScenarioEnd {
             frame,
             cr2,
             dr6: self.run.dr6.filter(|_| frame.orig_ax.reason == u32::from(vector::DB)),

@@ -7,7 +7,7 @@ use switcher_gen::Image;
 use switcher_gen::arch::{Cr3, PagingMode, Vendor};
 use switcher_gen::asm::Window;
 use switcher_gen::layout::{PerCpu, SwitchFlags, TssExtra};
-use switcher_model::{Concrete, Event, Gpr, Observer, State};
+use switcher_model::{Concrete, Effect, Gpr, Observer, State};
 
 /// A range of addresses that RSP may be in: a stack, its end included.
 type Stack = (u64, u64);
@@ -114,9 +114,9 @@ impl Watch {
 
 impl Observer<Concrete> for Watch {
     #[inline]
-    fn observe(&mut self, _: &Concrete, state: &State<Concrete>, event: Event<u64>) {
+    fn observe(&mut self, _: &Concrete, state: &State<Concrete>, event: Effect<u64>) {
         match event {
-            Event::Execute(at) => {
+            Effect::Execute(at) => {
                 self.executed += 1;
                 self.by_sysretq = false;
                 if let Some(hits) = self.hits.get_mut(at.wrapping_sub(self.base) as usize) {
@@ -124,17 +124,17 @@ impl Observer<Concrete> for Watch {
                 }
                 self.check_windows(at, state);
             }
-            Event::LoadCr3(value) => {
+            Effect::LoadCr3(value) => {
                 if !may_load(value, &self.extra, self.pcid) {
                     self.failure = Some(Failure::Cr3 { value });
                 }
                 self.record.loaded_cr3(value);
             }
-            Event::Sysretq => {
+            Effect::Sysretq => {
                 self.by_sysretq = true;
                 self.failure = self.failure.take().or_else(|| self.check_sysretq(state));
             }
-            Event::Iretq([_, cs, eflags, ..]) if !may_iret(cs, eflags) => {
+            Effect::Iretq([_, cs, eflags, ..]) if !may_iret(cs, eflags) => {
                 self.failure = Some(Failure::IretFrame { cs, eflags });
             }
             _ => {}
@@ -150,8 +150,8 @@ pub(super) struct Alignment {
 
 impl Observer<Concrete> for Alignment {
     #[inline]
-    fn observe(&mut self, d: &Concrete, state: &State<Concrete>, event: Event<u64>) {
-        if let Event::Access(access) = event
+    fn observe(&mut self, d: &Concrete, state: &State<Concrete>, event: Effect<u64>) {
+        if let Effect::Access(access) = event
             && state.flags.other(d, switcher_gen::arch::RFlags::AC)
         {
             let place = access.place;

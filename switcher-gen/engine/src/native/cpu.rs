@@ -1,6 +1,6 @@
 //! What ring 0 has and user mode lacks: this CPU with an inactive GS base, CR3, SS and SYSCALL
-//! target of its own. The few instructions that fault at CPL 3 because they are about these are done
-//! by the one semantics (`ring_0`).
+//! target of its own. The few instructions that fault at CPL 3 because they are about these are
+//! emulated by the model of the CPU (`ring_0`).
 //!
 //! [`Cpu::trap`] is called for every signal. It is in one of three places: with the *host* before
 //! and after the call of `switcher_enter_guest`, in the *switcher*, or in the *guest*. What the
@@ -10,19 +10,19 @@
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::memory::{Code, Data, GuestCode, PAGE};
+use super::memory::{CodePages, Data, GuestCode, PAGE};
 use super::registers::Regs;
 use super::ring_0::{Checks, Ring0};
 use super::thread::{self, SYSCALLS_PASS, SYSCALLS_TRAP};
 use crate::scenario::{
-    Crossing, Failure, NO_ERROR_CODE, Origin, Record, Target, may_iret, right_root,
+    Crossing, Failure, NO_ERROR_CODE, Record, WayIn, WayOut, may_iret, right_root,
 };
 use switcher_gen::arch::{PagingMode, RFlags, Vendor, vector};
 use switcher_gen::asm::{Label, Window};
 use switcher_gen::layout::{IretFrame, Mode, OrigAx, PerCpu, Placement, PtRegs, Pvcs, TssExtra};
 use switcher_gen::{Image, LinkedImage};
 use switcher_model::Step;
-use switcher_model::program::Kind;
+use switcher_model::program::Operation;
 
 /// How a guest's SYSCALL is kept from this machine's own kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,7 +48,7 @@ enum SystemCall {
     Int80,
 }
 
-/// Bytes of either.
+/// The length of either instruction.
 const SYSTEM_CALL_LEN: u64 = 2;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -66,7 +66,7 @@ struct Host {
     gs_base: u64,
     /// The return address of the call of `switcher_enter_guest`.
     landing: u64,
-    /// Where `enter` cleans up.
+    /// The address at which `enter` cleans up.
     end: u64,
 }
 
@@ -80,7 +80,8 @@ const CALLEE_SAVED: [(&str, c_int, u64); 6] = [
     ("R15", libc::REG_R15, 0xB0B0_0000_0000_000F),
 ];
 
-/// What must be gone when a guest has exited: the guest could steer speculation with it.
+/// The registers that must be clear when a guest has exited, because the guest could steer
+/// speculation with them.
 const CLEARED: [(&str, c_int); 8] = [
     ("RCX", libc::REG_RCX),
     ("RDX", libc::REG_RDX),
@@ -116,9 +117,9 @@ pub(super) struct Cpu {
     cr3: u64,
     /// SS as ring 0 would have it: user mode's does not change.
     ss: u16,
-    origin: Origin,
+    way_in: WayIn,
     executed: u64,
-    /// Stepped up to the IRETQ, which itself is not stepped.
+    /// Whether the run has been stepped up to the IRETQ, which itself is not stepped.
     leaving: bool,
     /// The guest's own TF, while it is stepped by us.
     guest_tf: bool,
@@ -129,7 +130,7 @@ pub(super) struct Cpu {
 
 /// The memory of a [`Cpu`].
 pub(super) struct Memory {
-    pub(super) code: Code,
+    pub(super) code: CodePages,
     pub(super) guest: GuestCode,
     pub(super) per_cpu: Data<PerCpu>,
     /// The frame that ends at sp0.
@@ -138,7 +139,7 @@ pub(super) struct Memory {
 }
 
 impl Cpu {
-    /// With `image` linked and loaded in `memory.code`.
+    /// A CPU for `image`, which is linked and loaded in `memory.code`.
     pub(super) fn new(
         image: Image,
         linked: &LinkedImage,
@@ -160,7 +161,7 @@ impl Cpu {
             inactive_gs: 0,
             cr3: 0,
             ss: 0,
-            origin: Origin::Enter,
+            way_in: WayIn::Enter,
             executed: 0,
             leaving: false,
             guest_tf: false,
@@ -174,7 +175,7 @@ impl Cpu {
         &self.image
     }
 
-    /// Breaks the code: false if that is not within it.
+    /// Changes the code, to break it on purpose. Returns false if the bytes are not within it.
     #[cfg(test)]
     pub(super) fn overwrite(&mut self, offset: usize, bytes: &[u8]) -> std::io::Result<bool> {
         let loaded = self.memory.code.load(offset, bytes)?;
@@ -206,7 +207,7 @@ impl Cpu {
         self.memory.frame.address() + size_of::<PtRegs>() as u64
     }
 
-    /// Ready for a run in which the guest's GS base is `guest_gs`, which must be canonical.
+    /// Prepares a run in which the guest's GS base is `guest_gs`, which must be canonical.
     pub(super) fn prepare(&mut self, guest_gs: u64, limits: Limits) {
         self.limits = limits;
         self.place = Place::Host;
@@ -258,7 +259,7 @@ impl Cpu {
             regs.set(register, value);
         }
         self.selector.store(SYSCALLS_TRAP, Ordering::Relaxed);
-        self.go_into_switcher(Origin::Enter, Label::EnterGuest, regs)
+        self.go_into_switcher(WayIn::Enter, Label::EnterGuest, regs)
     }
 
     /// Leaves emitted code for the end of `enter`.
@@ -291,7 +292,8 @@ impl Cpu {
             if self.memory.code.contains(rip) {
                 return self.in_switcher(stepped, regs);
             }
-            // Nothing but IRETQ leaves without a trap. When stepping, it has been seen coming.
+            // Only an IRETQ leaves the switcher without a trap. If the run is stepped, the IRETQ
+            // has been noticed before.
             if self.stepping() && !self.leaving {
                 return Err(Failure::Astray { rip });
             }
@@ -319,12 +321,12 @@ impl Cpu {
 
     fn go_into_switcher(
         &mut self,
-        origin: Origin,
+        way_in: WayIn,
         at: Label,
         regs: &mut Regs<'_>,
     ) -> Result<(), Failure> {
         self.place = Place::Switcher;
-        self.origin = origin;
+        self.way_in = way_in;
         self.executed = 0;
         self.leaving = false;
         regs.go_on(self.address(at), regs.eflags(), self.stepping());
@@ -384,7 +386,8 @@ impl Cpu {
         self.emulate_what_would_fault(regs)
     }
 
-    /// The same for the instructions at RIP that are sure to fault: a signal less for each.
+    /// Emulates the instructions at RIP that are sure to fault, before they do. This saves a signal
+    /// for each.
     fn emulate_what_would_fault(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
         while self.place == Place::Switcher && self.ring_0.always_faults_in_ring_3(regs.rip()) {
             self.emulate_one(regs)?;
@@ -392,8 +395,8 @@ impl Cpu {
         Ok(())
     }
 
-    /// One step of the one semantics, on these registers and without memory: what it does to GS, CR3
-    /// and SS is done to this CPU's, unless no switcher may do it.
+    /// One step of the model, on these registers and without memory. What it does to GS, CR3 and SS
+    /// is done to this CPU's as well, unless no switcher may do it.
     fn emulate_one(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
         let refused = Failure::Fault { vector: GP, offset: self.offset(regs.rip()), address: 0 };
         let Some(kind) = self.ring_0.emulated(regs.rip()) else { return Err(refused) };
@@ -416,7 +419,7 @@ impl Cpu {
         let rip = state.rip;
         self.executed += u64::from(self.limits.count);
         match kind {
-            Kind::SwapGs => {
+            Operation::SwapGs => {
                 let (active, inactive) = (state.gs_base, state.inactive_gs_base);
                 // SAFETY: SWAPGS has made the inactive one active. `prepare` wants a canonical one,
                 // and later ones were active GS bases.
@@ -424,28 +427,28 @@ impl Cpu {
                 self.inactive_gs = inactive;
                 self.record.emulated.swapgs += 1;
             }
-            Kind::WriteCr3 => {
+            Operation::WriteCr3 => {
                 self.cr3 = state.cr3;
                 self.loaded_cr3(&checks.extra);
             }
-            // SPEC_CTRL is kept in the model; what it does is not this CPU's business here.
-            Kind::WriteMsr => self.record.emulated.wrmsr += 1,
-            Kind::WriteSs => {
-                // Ring 0 may have a null SS; a switcher that loads it is up to no good.
+            // SPEC_CTRL is kept in the model and has no effect on this CPU.
+            Operation::WriteMsr => self.record.emulated.wrmsr += 1,
+            Operation::WriteSs => {
+                // Ring 0 may have a null SS, but no switcher may load one.
                 if state.ss != u64::from(self.image.variant().selectors().kernel_ds()) {
                     return Err(refused);
                 }
                 self.ss = state.ss as u16;
                 self.record.emulated.mov_ss += 1;
             }
-            Kind::Sysretq => {
+            Operation::Sysretq => {
                 let eflags = state.rflags(&self.ring_0.d);
                 self.record.emulated.sysretq += 1;
-                self.cross(Target::Sysretq)?;
+                self.cross(WayOut::Sysretq)?;
                 return self.arrive(rip, eflags, regs);
             }
-            // WRGSBASE, which is executed here and has faulted: the address is one for the image's
-            // paging mode, and none for this CPU's.
+            // WRGSBASE, which is executed here and has faulted: the address is canonical in the
+            // image's paging mode, but not in this CPU's.
             _ => return Err(Failure::NotOnThisCpu { address: state.gs_base }),
         }
         regs.go_on(rip, regs.eflags(), self.stepping());
@@ -468,7 +471,7 @@ impl Cpu {
         self.inactive_gs = active;
     }
 
-    /// MOV CR3 has been emulated: each mode has its own code behind the same address.
+    /// MOV CR3 has been emulated: each mode has its own code at the same address.
     fn loaded_cr3(&mut self, extra: &TssExtra) {
         for (mode, root) in [(Mode::Smod, extra.smod_cr3), (Mode::Umod, extra.umod_cr3)] {
             if root.bits() == self.cr3 {
@@ -480,7 +483,8 @@ impl Cpu {
 
     // At the IRETQ to a guest, which runs natively unless guests are stepped.
 
-    /// Stepped up to it: executed without TF, because the flags it loads are the guest's.
+    /// The run has been stepped up to the IRETQ. It is executed without TF, because the flags that
+    /// it loads are the guest's.
     fn at_iretq(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
         if self.interception == Interception::UserDispatch {
             self.leaving = true;
@@ -495,14 +499,14 @@ impl Cpu {
         self.arrive(frame.rip, frame.eflags, regs)
     }
 
-    /// The frame is one that ring 0 may execute IRETQ on. At CPL 3 IRETQ would ignore what is
+    /// Checks that ring 0 may execute IRETQ with this frame. At CPL 3, IRETQ would ignore what is
     /// wrong with it.
     fn iretq(&mut self) -> Result<(), Failure> {
         let PtRegs { cs, eflags, .. } = self.memory.frame.read();
         if !may_iret(cs, eflags) {
             return Err(Failure::IretFrame { cs, eflags });
         }
-        self.cross(Target::Iretq)
+        self.cross(WayOut::Iretq)
     }
 
     /// A guest's fault although it is the switcher that was interrupted: the frame that IRETQ
@@ -516,11 +520,11 @@ impl Cpu {
 
     // Between the switcher and the guest.
 
-    /// Control leaves the switcher, and everything must be as it has to be outside.
-    fn cross(&mut self, target: Target) -> Result<(), Failure> {
-        if target != Target::Host {
+    /// Control leaves the switcher. Checks that everything is as it must be outside of it.
+    fn cross(&mut self, way_out: WayOut) -> Result<(), Failure> {
+        if way_out != WayOut::Host {
             let extra = self.memory.per_cpu.read().tss_extra;
-            let root = right_root(self.origin, &extra);
+            let root = right_root(self.way_in, &extra);
             if root.map(|root| root.bits()) != Some(self.cr3) {
                 let flags = extra.switch_flags.bits();
                 return Err(Failure::Root { flags, cr3: self.cr3 });
@@ -530,8 +534,8 @@ impl Cpu {
             }
             self.place = Place::Guest;
         }
-        let Self { origin, executed, .. } = *self;
-        self.record.crossed(Crossing { origin, target, executed });
+        let Self { way_in, executed, .. } = *self;
+        self.record.crossed(Crossing { way_in, way_out, executed });
         Ok(())
     }
 
@@ -550,7 +554,7 @@ impl Cpu {
         }
     }
 
-    /// The SYSCALL that has taken `regs` past itself.
+    /// Lets the SYSCALL land in the switcher. RIP in `regs` is the address after it.
     fn syscall(&mut self, regs: &mut Regs<'_>) -> Result<(), Failure> {
         let eflags = regs.eflags();
         regs.set(libc::REG_RCX, regs.rip());
@@ -560,13 +564,13 @@ impl Cpu {
         regs.go_on(regs.rip(), eflags & !cleared, false);
         let selectors = self.image.variant().selectors();
         self.ss = selectors.kernel_ds();
-        // Whatever lies below sp0 is an earlier frame's. Nothing of it may be taken for granted, so
-        // it has nothing that could be used.
+        // An earlier frame lies below sp0. No switcher may rely on it, so it is overwritten with
+        // values that would fail.
         let (cs, ss) = (selectors.kernel_cs().into(), selectors.kernel_ds().into());
         self.memory.frame.write(PtRegs { cs, ss, ..PtRegs::ZERO });
         self.record.emulated.syscall += 1;
         let flags = self.memory.per_cpu.read().tss_extra.switch_flags;
-        self.go_into_switcher(Origin::Syscall(flags), Label::Syscall64, regs)
+        self.go_into_switcher(WayIn::Syscall(flags), Label::Syscall64, regs)
     }
 
     /// What a host's handler does with an event of a guest: frame, GS, exit.
@@ -592,7 +596,7 @@ impl Cpu {
         regs.set(libc::REG_RSP, self.memory.frame.address());
         let cleared = RFlags::TF | RFlags::NT | RFlags::RF | RFlags::VM;
         regs.go_on(regs.rip(), regs.eflags() & !cleared.bits(), false);
-        self.go_into_switcher(Origin::Event, Label::ReturnFromGuest, regs)
+        self.go_into_switcher(WayIn::Event, Label::ReturnFromGuest, regs)
     }
 
     // In the guest.
@@ -676,7 +680,7 @@ impl Cpu {
         if self.sysret_keeps_ss() && self.ss == 0 {
             return Err(Failure::NullSs);
         }
-        self.cross(Target::Host)?;
+        self.cross(WayOut::Host)?;
         self.end(regs);
         Ok(())
     }

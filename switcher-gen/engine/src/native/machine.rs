@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use super::cpu::{Cpu, Interception, Limits, Memory};
-use super::memory::{self, Code, Data, GuestCode, Mapping, PAGE, Shared};
+use super::memory::{self, CodePages, Data, GuestCode, Mapping, ModesPage, PAGE};
 use super::signal::{self, SignalStack};
 use super::{Error, supported};
-use crate::scenario::{Failure, Outcome, Places, Setup};
+use crate::scenario::{Failure, Places, ScenarioEnd, Setup};
 use switcher_gen::Image;
 use switcher_gen::Variant;
 use switcher_gen::arch::{PagingMode, Selectors};
@@ -17,7 +17,7 @@ use switcher_gen::layout::{Mode, PerCpu, Placement, PvcsV2026, Revision};
 pub struct Machine {
     cpu: Box<Cpu>,
     signal_stack: SignalStack,
-    /// The guest's own, for as long as the machine is there.
+    /// The guest's pages of data, kept as long as the machine exists.
     data: Vec<Mapping>,
 }
 
@@ -43,7 +43,7 @@ impl Machine {
     /// # Errors
     /// If this machine cannot do it, or memory cannot be had.
     pub fn with_image(image: Image) -> Result<Self, Error> {
-        let guest = GuestCode::Apart { smod: Code::new(&[])?, umod: Code::new(&[])? };
+        let guest = GuestCode::Apart { smod: CodePages::new(&[])?, umod: CodePages::new(&[])? };
         Self::with_guest(image, guest)
     }
 
@@ -53,7 +53,7 @@ impl Machine {
     /// # Errors
     /// As [`with_image`](Self::with_image), or if there is something at that address.
     pub fn with_code_at(image: Image, address: u64) -> Result<Self, Error> {
-        Self::with_guest(image, GuestCode::Shared(Shared::new(address)?))
+        Self::with_guest(image, GuestCode::OnePage(ModesPage::new(address)?))
     }
 
     fn with_guest(image: Image, guest: GuestCode) -> Result<Self, Error> {
@@ -67,11 +67,11 @@ impl Machine {
         }
         signal::install()?;
         let (mut code, per_cpu) = match image.variant().placement() {
-            Placement::Gs => (Code::new(image.bytes())?, Data::new()?),
-            Placement::PerCpu => Code::with_data_in_front(image.bytes())?,
+            Placement::Gs => (CodePages::new(image.bytes())?, Data::new()?),
+            Placement::PerCpu => CodePages::with_data_in_front(image.bytes())?,
         };
         let linked = image.link_without_hooks(code.address())?;
-        // The same length that the pages were made for.
+        // The linked code is as long as the bytes that the pages were made for.
         code.load(0, linked.bytes())?;
         let memory = Memory {
             code,
@@ -111,7 +111,7 @@ impl Machine {
         self.cpu.interception = Interception::Stepping;
     }
 
-    /// What runs here.
+    /// The image that this machine runs.
     #[must_use]
     pub fn image(&self) -> &Image {
         self.cpu.image()
@@ -146,7 +146,7 @@ impl Machine {
         if loaded { Ok(()) } else { Err(Error::ProgramTooLong) }
     }
 
-    /// Breaks the code it runs.
+    /// Changes the code that it runs, to break it on purpose.
     #[cfg(test)]
     pub(crate) fn overwrite(&mut self, offset: usize, bytes: &[u8]) -> Result<(), Error> {
         if self.cpu.overwrite(offset, bytes)? { Ok(()) } else { Err(Error::ProgramTooLong) }
@@ -163,7 +163,7 @@ impl Machine {
     ///
     /// # Errors
     /// If the switcher did what no switcher may, or if this machine could not run it.
-    pub fn run(&mut self, setup: &Setup) -> Result<Outcome, Error> {
+    pub fn run(&mut self, setup: &Setup) -> Result<ScenarioEnd, Error> {
         let gs_base = setup.gs_base;
         if !self.cpu.real_paging.is_canonical(gs_base) {
             return Err(Failure::NotOnThisCpu { address: gs_base }.into());
@@ -194,13 +194,13 @@ impl Machine {
                 pvcs.viewed_as::<PvcsV2026>().read().to_v2024(&setup.pvcs)
             }
         };
-        Ok(Outcome {
+        Ok(ScenarioEnd {
             frame: self.cpu.memory.frame.read(),
             cr2: self.cpu.cr2(),
-            // Linux keeps it to itself.
+            // Linux does not show DR6 to user mode.
             dr6: None,
             gs_base,
-            // Nobody has changed it.
+            // A native run does not change PKRU.
             pkru: setup.pkru,
             extra,
             pvcs,

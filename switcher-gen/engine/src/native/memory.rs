@@ -15,8 +15,8 @@ use switcher_gen::layout::{Mode, PerCpu, PtRegs, Pvcs, PvcsV2026};
 /// Bytes of a page.
 pub(super) const PAGE: usize = 4096;
 
-/// The paging mode this CPU is in, as its kernel shows it: only with five levels is there memory to
-/// be had above the lower half of a 48-bit address space, for those who ask.
+/// The paging mode this CPU is in, as its kernel shows it: only with five levels does it give
+/// memory above the lower half of a 48-bit address space, to those who ask for it.
 pub(super) fn paging_mode() -> io::Result<PagingMode> {
     const BEYOND_FOUR_LEVELS: usize = 1 << 52;
     let found = Mapping::near(BEYOND_FOUR_LEVELS, PAGE, 0)?;
@@ -27,7 +27,7 @@ pub(super) fn paging_mode() -> io::Result<PagingMode> {
 /// INT3: what code pages hold where nothing was loaded.
 const FILLER: u8 = 0xCC;
 
-/// Whole pages of our own, with an inaccessible one on either side.
+/// Whole pages, with an inaccessible page on either side.
 pub(super) struct Mapping {
     base: NonNull<u8>,
     len: usize,
@@ -43,7 +43,7 @@ impl Mapping {
     pub(super) fn at(address: u64, len: usize) -> io::Result<Self> {
         let guarded = (address as usize).saturating_sub(PAGE);
         let mapping = Self::near(guarded, len, libc::MAP_FIXED_NOREPLACE)?;
-        // A kernel before 4.17 takes the flag for no more than a hint.
+        // A kernel before 4.17 treats the address as no more than a hint.
         if mapping.address() == address {
             Ok(mapping)
         } else {
@@ -91,7 +91,8 @@ impl Mapping {
     /// Puts `file`'s pages where its own were.
     fn share(&self, file: &File, protection: libc::c_int) -> io::Result<()> {
         // SAFETY: MAP_FIXED replaces pages of exactly this mapping, into which nobody has a
-        // reference: it has just been made, and `Shared` makes none but for the length of a copy.
+        // reference: it has just been made, and `ModesPage` makes none but for the length of a
+        // copy.
         let shared = unsafe {
             libc::mmap(
                 self.base.as_ptr().cast(),
@@ -105,12 +106,14 @@ impl Mapping {
         if shared == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Changes the rights of the pages from `start` on, a multiple of their size within the mapping.
+    /// Changes the rights of the pages from `start` on, a multiple of their size within the
+    /// mapping.
     fn protect(&self, start: usize, protection: libc::c_int) -> io::Result<()> {
         assert!(start.is_multiple_of(PAGE) && start <= self.len);
         let pages = self.base.as_ptr().wrapping_add(start);
         // SAFETY: the range is exactly the rest of this mapping; Rust holds no reference into it,
-        // because `Code` and `Data` make theirs for the length of a call that does not get here.
+        // because `CodePages` and `Data` make theirs for the length of a call that does not get
+        // here.
         let failed = unsafe { libc::mprotect(pages.cast(), self.len - start, protection) };
         if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
@@ -126,19 +129,19 @@ impl Drop for Mapping {
 }
 
 /// Pages of code: executable and readable, except while [`load`](Self::load) writes to them.
-pub(super) struct Code {
+pub(super) struct CodePages {
     mapping: Rc<Mapping>,
-    /// Where in the mapping they begin: what lies in front is data.
+    /// The offset in the mapping where the code begins. In front of it lies data.
     start: usize,
 }
 
-impl Code {
-    /// Pages that hold `bytes`, and INT3 behind them.
+impl CodePages {
+    /// Pages that hold `bytes`, and INT3 after them.
     pub(super) fn new(bytes: &[u8]) -> io::Result<Self> {
         Self::behind(0, bytes)
     }
 
-    /// The same behind a page of data, which holds a `T`.
+    /// Pages that hold `bytes`, after a page of data, which holds a `T`.
     pub(super) fn with_data_in_front<T: Plain>(bytes: &[u8]) -> io::Result<(Self, Data<T>)> {
         const { assert!(size_of::<T>() <= PAGE) };
         let code = Self::behind(PAGE, bytes)?;
@@ -202,17 +205,18 @@ impl Code {
     }
 }
 
-/// One page of code for both modes of a guest, at an address of the caller's choice. Which mode's it
-/// is follows the root, as under a host: [`show`](Self::show) writes it, through a second mapping.
-pub(super) struct Shared {
+/// One page of code for both modes of a guest, at an address of the caller's choice. Which mode's
+/// it is follows the root, as under a host: [`show`](Self::show) writes it, through a second
+/// mapping.
+pub(super) struct ModesPage {
     code: Mapping,
     alias: Mapping,
     contents: [Vec<u8>; 2],
     shown: Mode,
 }
 
-impl Shared {
-    /// INT3 in both modes.
+impl ModesPage {
+    /// A page that holds INT3 in both modes.
     pub(super) fn new(address: u64) -> io::Result<Self> {
         // SAFETY: a name that ends with a zero, and no flags; the result is checked.
         let file = unsafe { libc::memfd_create(c"switcher-guest".as_ptr(), 0) };
@@ -246,12 +250,12 @@ pub(super) enum GuestCode {
     /// In pages of their own.
     Apart {
         /// smod's.
-        smod: Code,
+        smod: CodePages,
         /// umod's.
-        umod: Code,
+        umod: CodePages,
     },
-    /// Behind the same address.
-    Shared(Shared),
+    /// Both modes have their code at the same address.
+    OnePage(ModesPage),
 }
 
 impl GuestCode {
@@ -260,7 +264,7 @@ impl GuestCode {
         match (self, mode) {
             (Self::Apart { smod, .. }, Mode::Smod) => smod.address(),
             (Self::Apart { umod, .. }, Mode::Umod) => umod.address(),
-            (Self::Shared(shared), _) => shared.code.address(),
+            (Self::OnePage(shared), _) => shared.code.address(),
         }
     }
 
@@ -269,7 +273,7 @@ impl GuestCode {
         match (self, mode) {
             (Self::Apart { smod, .. }, Mode::Smod) => smod.load(offset, bytes),
             (Self::Apart { umod, .. }, Mode::Umod) => umod.load(offset, bytes),
-            (Self::Shared(shared), _) => {
+            (Self::OnePage(shared), _) => {
                 let content = &mut shared.contents[mode as usize];
                 let Some(to) =
                     offset.checked_add(bytes.len()).and_then(|end| content.get_mut(offset..end))
@@ -282,9 +286,9 @@ impl GuestCode {
         }
     }
 
-    /// `mode` is the one whose root is loaded.
+    /// Shows the code of `mode`, whose root has been loaded.
     pub(super) fn show(&mut self, mode: Mode) {
-        if let Self::Shared(shared) = self {
+        if let Self::OnePage(shared) = self {
             shared.show(mode);
         }
     }
@@ -294,7 +298,7 @@ impl GuestCode {
         match self {
             Self::Apart { smod, .. } if smod.contains(address) => smod.at(address),
             Self::Apart { umod, .. } => umod.at(address),
-            Self::Shared(shared) => {
+            Self::OnePage(shared) => {
                 let offset = usize::try_from(address.wrapping_sub(shared.code.address()));
                 let content = &shared.contents[shared.shown as usize];
                 offset.ok().and_then(|offset| content.get(offset..)).unwrap_or_default()
@@ -326,13 +330,13 @@ pub(super) struct Data<T> {
 }
 
 impl<T: Plain> Data<T> {
-    /// At the start of its pages.
+    /// A value at the start of its pages.
     pub(super) fn new() -> io::Result<Self> {
         let mapping = Rc::new(Mapping::new(size_of::<T>())?);
         Ok(Self { mapping, offset: 0, value: PhantomData })
     }
 
-    /// At the end of a stack of at least `len` bytes.
+    /// A value at the end of a stack of at least `len` bytes.
     pub(super) fn ending_stack(len: usize) -> io::Result<Self> {
         const { assert!(PAGE.is_multiple_of(align_of::<T>())) };
         const { assert!(size_of::<T>().is_multiple_of(align_of::<T>())) };
@@ -346,7 +350,7 @@ impl<T: Plain> Data<T> {
         self.pointer() as u64
     }
 
-    /// Whether `address` lies in the value's pages, or right behind them as a stack's end does.
+    /// Whether `address` lies in the value's pages, or right after them as a stack's end does.
     pub(super) fn has_stack_pointer(&self, address: u64) -> bool {
         address.wrapping_sub(self.mapping.address()) <= self.mapping.len() as u64
     }

@@ -1,9 +1,9 @@
 //! Runs a switcher's emitted bytes on this CPU, in user mode.
 //!
-//! The bytes are the ones a host would map, and the CPU executes them; so nothing is said here
-//! about what an instruction does, except of the few that CPL 3 refuses: SWAPGS, MOV CR3, SYSRETQ,
-//! MOV SS. They fault, and a signal handler does what [`machine`](switcher_model) says they do in
-//! ring 0. A guest's SYSCALL, which would reach Linux, comes to the same handler (Syscall User
+//! The bytes are the ones a host would map, and the CPU executes them; so this module says nothing
+//! about what instructions do, except for the few that CPL 3 refuses: SWAPGS, MOV CR3, SYSRETQ, MOV
+//! SS. They fault, and a signal handler does what [`machine`](switcher_model) says they do in ring
+//! 0. A guest's SYSCALL, which would reach Linux, comes to the same handler (Syscall User
 //! Dispatch), and is made to land on `entry_SYSCALL_64_switcher`. Guests are small programs in
 //! pages of their own.
 //!
@@ -13,7 +13,7 @@
 //! | `thread` | what a thread has for itself: GS base, and what Linux is told of its SYSCALLs |
 //! | `signal` | the real CPU: entry, signal handler |
 //! | `registers` | the context of a signal |
-//! | `ring_0` | what faults at CPL 3, by the one semantics |
+//! | `ring_0` | the instructions that fault at CPL 3, on the model of the CPU |
 //! | `cpu` | what ring 0 adds: its registers, SYSCALL, events, and what must never happen |
 //! | `machine` | an image with memory around it, ready to run |
 //! | `tour` | a demonstration: round trips at full speed, and counted paths |
@@ -39,9 +39,9 @@ use std::io;
 
 pub use cpu::Interception;
 pub use machine::Machine;
-pub use tour::{PathCount, Report, tour};
+pub use tour::{PathCount, TourReport, tour};
 
-pub use crate::scenario::{Crossing, Emulated, Failure, Mode, Origin, Outcome, Setup, Target};
+pub use crate::scenario::{Crossing, Emulated, Failure, Mode, ScenarioEnd, Setup, WayIn, WayOut};
 use switcher_gen::LinkError;
 use switcher_gen::arch::Selectors;
 use switcher_gen::asm::AsmError;
@@ -77,7 +77,7 @@ pub enum Error {
     /// An emitter is wrong.
     #[error(transparent)]
     Asm(#[from] AsmError),
-    /// The image refers to a host, and there is none.
+    /// The image refers to a host, and no host exists here.
     #[error(transparent)]
     Link(#[from] LinkError),
     /// The variant is for other selectors than this machine's own kernel has.
@@ -95,12 +95,12 @@ pub enum Error {
     /// The operating system refused.
     #[error("this machine's operating system refused: {0}")]
     Os(#[from] io::Error),
-    /// A guest came to another end than it was to.
+    /// A guest exited in another way than it should.
     #[error("{run}: the guest exited at {rip:#x} for reason {reason}, not as expected")]
     Unexpected {
         /// What was being run.
         run: &'static str,
-        /// Where.
+        /// The value of RIP.
         rip: u64,
         /// The high half of `orig_ax`.
         reason: u32,
@@ -113,7 +113,7 @@ const HWCAP2_FSGSBASE: libc::c_ulong = 1 << 1;
 /// Whether, and how, emitted bytes can be run here.
 ///
 /// # Errors
-/// What is missing.
+/// An error that names what is missing.
 pub fn supported() -> Result<Interception, Unsupported> {
     // SAFETY: reads the auxiliary vector; 0 for what the kernel does not say.
     let hwcap2 = unsafe { libc::getauxval(libc::AT_HWCAP2) };

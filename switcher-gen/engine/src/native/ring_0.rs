@@ -1,7 +1,7 @@
-//! What an instruction that faults at CPL 3 does in ring 0: a step of the one semantics
-//! ([`machine`](switcher_model)), from the registers that a signal interrupted.
+//! What an instruction that faults at CPL 3 does in ring 0: a step of the model
+//! ([`switcher_model`]), from the registers that a signal interrupted.
 //!
-//! None of these instructions accesses memory, so there is none here. All decoding is done
+//! None of these instructions accesses memory, so the state has no memory. All decoding is done
 //! beforehand: a signal handler only looks it up.
 
 use super::registers::Regs;
@@ -9,28 +9,31 @@ use crate::scenario::{Failure, may_load, may_sysret};
 use switcher_gen::Image;
 use switcher_gen::arch::PagingMode;
 use switcher_gen::layout::TssExtra;
-use switcher_model::program::Kind;
+use switcher_model::program::Operation;
 use switcher_model::{
-    Concrete, EFER, Event, Flags, Gpr, Memory, Model, Msrs, Observer, Program, State, Step, Stuck,
-    cr4,
+    Concrete, CpuModel, EFER, Effect, Flags, Gpr, Memory, Msrs, Observer, Program, State, Step,
+    Stuck, cr4,
 };
 
 /// The semantics' CPU, and the code.
 pub(super) struct Ring0 {
     pub(super) d: Concrete,
-    model: Model,
+    model: CpuModel,
     program: Program,
-    /// As the last step left it.
+    /// The state after the last step.
     pub(super) state: State<Concrete>,
 }
 
 /// Whether CPL 3 is refused this, whatever the operand: SWAPGS, MOV CR3, WRMSR, SYSRETQ.
-const fn always_faults(kind: Kind) -> bool {
-    matches!(kind, Kind::SwapGs | Kind::WriteCr3 | Kind::WriteMsr | Kind::Sysretq)
+const fn always_faults(kind: Operation) -> bool {
+    matches!(
+        kind,
+        Operation::SwapGs | Operation::WriteCr3 | Operation::WriteMsr | Operation::Sysretq
+    )
 }
 
 impl Ring0 {
-    /// For `image`, linked as `code` and loaded at `base`.
+    /// The state for `image`, which is linked as `code` and loaded at `base`.
     pub(super) fn new(image: &Image, base: u64, code: &[u8]) -> Self {
         let d = Concrete::default();
         let selectors = image.variant().selectors();
@@ -49,7 +52,7 @@ impl Ring0 {
             cr4: cr4(image.variant()),
             pkru: 0,
             nmi_blocked: false,
-            // Of these, SYSRETQ uses one, and mitigations write SPEC_CTRL.
+            // SYSRETQ uses STAR, and mitigations write SPEC_CTRL. The other MSRs are not used.
             msrs: Msrs {
                 star: selectors.star().bits(),
                 lstar: 0,
@@ -60,7 +63,7 @@ impl Ring0 {
             },
             memory: Memory { regions: Vec::new(), racing: false },
         };
-        let ring_0 = Self { d, model: Model::from(image.variant()), program, state };
+        let ring_0 = Self { d, model: CpuModel::from(image.variant()), program, state };
         ring_0.decode();
         ring_0
     }
@@ -79,10 +82,11 @@ impl Ring0 {
     }
 
     /// What stands at `rip`, if it is among the instructions that are emulated: the others do the
-    /// same at CPL 3, or are none that a switcher has.
-    pub(super) fn emulated(&self, rip: u64) -> Option<Kind> {
+    /// same at CPL 3, or do not occur in a switcher.
+    pub(super) fn emulated(&self, rip: u64) -> Option<Operation> {
         let kind = self.program.at(rip)?.ok()?.kind;
-        let is_it = always_faults(kind) || matches!(kind, Kind::WriteSs | Kind::WriteGsBase);
+        let is_it =
+            always_faults(kind) || matches!(kind, Operation::WriteSs | Operation::WriteGsBase);
         is_it.then_some(kind)
     }
 
@@ -124,12 +128,12 @@ pub(super) struct Checks {
 }
 
 impl Observer<Concrete> for Checks {
-    fn observe(&mut self, _: &Concrete, state: &State<Concrete>, event: Event<u64>) {
+    fn observe(&mut self, _: &Concrete, state: &State<Concrete>, event: Effect<u64>) {
         self.failure = match event {
-            Event::LoadCr3(value) if !may_load(value, &self.extra, self.pcid) => {
+            Effect::LoadCr3(value) if !may_load(value, &self.extra, self.pcid) => {
                 Some(Failure::Cr3 { value })
             }
-            Event::Sysretq => {
+            Effect::Sysretq => {
                 let (rcx, r11) = (state.get(Gpr::Rcx), state.get(Gpr::R11));
                 if !self.paging.is_canonical(rcx) {
                     Some(Failure::SysretNonCanonical { rcx })

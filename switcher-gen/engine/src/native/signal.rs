@@ -141,8 +141,8 @@ unsafe extern "C" fn restorer() {
     naked_asm!("mov eax, {rt_sigreturn}", "syscall", "ud2", rt_sigreturn = const libc::SYS_rt_sigreturn)
 }
 
-/// Bytes from the start of `restorer` that hold its SYSCALL and the address after it: MOV EAX, imm32
-/// is 5 bytes, SYSCALL 2, and the kernel looks at the address after.
+/// Bytes from the start of `restorer` that hold its SYSCALL and the address after it: MOV EAX,
+/// imm32 is 5 bytes, SYSCALL 2, and the kernel looks at the address after.
 const RESTORER_LEN: c_ulong = 8;
 
 /// Hands a signal to the machine that runs on this thread, or to whom it belonged before. Returns
@@ -184,7 +184,7 @@ struct SystemCallInfo {
     _errno: c_int,
     code: c_int,
     _padding: c_int,
-    /// The address behind the instruction.
+    /// The address after the instruction.
     call_addr: u64,
     /// The lower half of RAX.
     syscall: c_int,

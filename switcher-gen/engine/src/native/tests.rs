@@ -1,10 +1,14 @@
-//! Breaks emitted code on purpose, one instruction at a time: the machine must object, and for the
-//! right reason; and so must the model of it, for the same. Rows are those of spec/hazards.md.
+//! Breaks emitted code on purpose, one instruction at a time. The machine must object, for the
+//! right reason, and the interpreter must object for the same reason. Rows are those of
+//! spec/hazards.md.
 
 use std::ops::Range;
 
-use super::{Error, Failure, Machine, Mode, Outcome, Setup};
+use iced_x86::Mnemonic;
+
+use super::{Error, Failure, Machine, Mode, ScenarioEnd, Setup};
 use crate::Interpreter;
+use crate::find;
 use crate::interpreter;
 use crate::scenario::Places;
 use switcher_gen::Image;
@@ -18,23 +22,22 @@ const SYSCALL: &[u8] = program!(; syscall);
 const UD2: &[u8] = program!(; ud2);
 const NOP: u8 = 0x90;
 
-// What is searched for.
+// The instructions that are searched for.
 const AND_FRAME_FLAGS: &[u8] = program!(
     ; and QWORD [BYTE rsp + IretFrame::eflags.below_end()], RFlags::GUEST_ALLOWED.imm32()
 );
 const MOV_FRAME_CS: &[u8] = program!(
     ; mov QWORD [BYTE rsp + IretFrame::cs.below_end()], Selectors::DEFAULT.user_cs() as i32
 );
-/// Without its distance.
-const JNE_NEAR: &[u8] = &[0x0F, 0x85];
-const JMP_RAX: &[u8] = &[0xFF, 0xE0];
+const IRETQ: &[u8] = program!(; iretq);
+const INT3: &[u8] = program!(; int3);
+const JMP_RAX: &[u8] = program!(; jmp rax);
 const MOV_CR3_RAX: &[u8] = program!(; mov cr3, rax);
 const MOV_CR3_RCX: &[u8] = program!(; mov cr3, rcx);
 const MOV_SS_CX: &[u8] = program!(; mov ss, cx);
 const POP_R15_R14: &[u8] = program!(; pop r15 ; pop r14);
 const POP_R14_R15: &[u8] = program!(; pop r14 ; pop r15);
-/// Without the trap after the RET, which is as long as the JMP in its place.
-const POP_RBP_RET: &[u8] = &[0x5D, 0xC3];
+const POP_RBP: &[u8] = program!(; pop rbp);
 const PUSH_2_POPFQ: &[u8] = program!(; push 2 ; popfq);
 const RDGSBASE_RCX: &[u8] = program!(; rdgsbase rcx);
 const RDGSBASE_RSP_SWAPGS: &[u8] = program!(; rdgsbase rsp ; swapgs);
@@ -48,22 +51,31 @@ const XOR_MODE: &[u8] = program!(
 );
 const XOR_R11D: &[u8] = program!(; xor r11d, r11d);
 
+/// What a search is for.
+enum Wanted {
+    /// Instructions that are encoded like this.
+    Encoded(&'static [u8]),
+    /// The first instruction with this mnemonic.
+    Mnemonic(Mnemonic),
+}
+
 /// A change to a switcher.
 struct Broken {
     variant: Variant,
-    /// Search from here on,
+    /// Where the search for the instructions to break begins.
     label: Label,
-    /// for this,
-    good: &'static [u8],
-    /// and replace these bytes, counted from there,
+    /// The instructions that are searched for.
+    good: Wanted,
+    /// The bytes that are replaced, counted from the first of these instructions.
     range: Range<usize>,
-    /// by these, and by NOPs where they are fewer.
+    /// What they are replaced by. NOPs fill up the rest of the range.
     bad: &'static [u8],
 }
 
 impl Broken {
     fn replaced(label: Label, good: &'static [u8], bad: &'static [u8]) -> Self {
-        Self { variant: Variant::REFERENCE, label, good, range: 0..good.len(), bad }
+        let variant = Variant::REFERENCE;
+        Self { variant, label, good: Wanted::Encoded(good), range: 0..good.len(), bad }
     }
 
     fn dropped(label: Label, good: &'static [u8]) -> Self {
@@ -79,7 +91,7 @@ impl Broken {
             Err(error) => panic!("{error}"),
             Ok(_) => panic!("not refused"),
         };
-        // The machine that is a model looks at every instruction, as this CPU does if it is stepped.
+        // The interpreter looks at every instruction, as the machine does if it is stepped.
         let stepped = |setup: &mut Setup| {
             change(setup);
             setup.count = true;
@@ -100,10 +112,12 @@ impl Broken {
 
     /// What to write over the good code, and where.
     fn patch(&self, image: &Image) -> (usize, Vec<u8>) {
-        let label = image.offset(self.label) as usize;
-        let mut behind = image.bytes()[label..].windows(self.good.len());
-        let found = behind.position(|bytes| bytes == self.good);
-        let found = label + found.expect("the instruction to break is there");
+        let found = match self.good {
+            Wanted::Encoded(good) => find::encoded(image, self.label, good),
+            Wanted::Mnemonic(mnemonic) => find::instruction(image, self.label, |program, at| {
+                program.instruction(at).mnemonic() == mnemonic
+            }),
+        };
         let mut bad = self.bad.to_vec();
         bad.resize(self.range.len(), NOP);
         (found + self.range.start, bad)
@@ -114,7 +128,7 @@ impl Broken {
         places: Places,
         mode: Mode,
         change: impl Fn(&mut Setup),
-    ) -> Result<Outcome, interpreter::Error> {
+    ) -> Result<ScenarioEnd, interpreter::Error> {
         let mut machine = Interpreter::with_image(Image::new(&self.variant)?, places)?;
         let (offset, bad) = self.patch(machine.image());
         machine.overwrite(offset, &bad);
@@ -190,7 +204,7 @@ fn row_9_an_exit_that_stays_on_the_guests_root() {
 #[test]
 fn row_13_sysretq_to_a_traced_guest() {
     let r11 = (RFlags::GUEST_FIXED | RFlags::TF).bits();
-    // Not the test but the short jump behind it.
+    // Not the test but the short jump after it.
     let jump = TEST_R11.len();
     let broken =
         Broken { range: jump..jump + 2, ..Broken::dropped(Label::ReturnToGuest, TEST_R11) };
@@ -226,7 +240,7 @@ fn row_14_privileged_flags_by_iretq() {
     assert_eq!(by_cs, Failure::IretFrame { cs: 0x23, eflags });
 }
 
-/// An ERETU leaves them to the IRETQ; what lies there is of an earlier frame.
+/// An ERETU leaves the selectors to the code before the IRETQ. An earlier frame lies there.
 #[test]
 fn row_25_selectors_of_an_earlier_frame_by_iretq() {
     let failure = Broken::dropped(Label::ReturnByIretq, MOV_FRAME_CS)
@@ -256,9 +270,13 @@ fn row_18_a_null_ss_kept_for_the_next_sysretq() {
 
 #[test]
 fn row_19_a_root_that_is_not_prepared() {
+    // Its opcode has two bytes, its distance four.
     let broken = Broken {
-        range: 0..JNE_NEAR.len() + size_of::<i32>(),
-        ..Broken::dropped(Label::Syscall64, JNE_NEAR)
+        variant: Variant::REFERENCE,
+        label: Label::Syscall64,
+        good: Wanted::Mnemonic(Mnemonic::Jne),
+        range: 0..6,
+        bad: &[],
     };
     let failure = broken.failure(Mode::Umod, |setup| {
         setup.extra.switch_flags |= SwitchFlags::NO_DS_CR3;
@@ -288,7 +306,7 @@ fn row_27_a_hosts_registers_swapped_or_a_guests_kept() {
 
 #[test]
 fn row_30_a_trap_instruction_is_not_passed() {
-    let broken = Broken::replaced(Label::Syscall64, RDGSBASE_RCX, &[0xCC]);
+    let broken = Broken::replaced(Label::Syscall64, RDGSBASE_RCX, INT3);
     let failure = broken.failure(Mode::Umod, unchanged);
     assert!(matches!(failure, Failure::Fault { vector: 3, .. }), "{failure}");
 }
@@ -296,7 +314,10 @@ fn row_30_a_trap_instruction_is_not_passed() {
 #[test]
 fn control_that_leaves_the_switcher_otherwise_is_caught() {
     // RAX is the frame's address, and no code.
-    let broken = Broken::replaced(Label::ReturnFromGuest, POP_RBP_RET, JMP_RAX);
+    // It takes the place of the last POP and of the RET after it.
+    let pop_and_ret = 0..JMP_RAX.len();
+    let broken =
+        Broken { range: pop_and_ret, ..Broken::replaced(Label::ReturnFromGuest, POP_RBP, JMP_RAX) };
     let stepped = broken.failure(Mode::Umod, |setup| setup.count = true);
     assert!(matches!(stepped, Failure::Astray { .. }), "{stepped}");
     // Unstepped it passes for an IRETQ, but for one on the host's root.
@@ -304,10 +325,10 @@ fn control_that_leaves_the_switcher_otherwise_is_caught() {
     assert!(matches!(unstepped, Failure::Root { .. }), "{unstepped}");
 }
 
-/// IRETQ in ring 0 would obey.
+/// IRETQ in ring 0 would load the host's CS. The engine must refuse.
 #[test]
 fn a_host_that_asks_for_ring_0_is_told() {
-    let broken = Broken::replaced(Label::Iretq, &[0x48, 0xCF], &[0x48, 0xCF]);
+    let broken = Broken::replaced(Label::Iretq, IRETQ, IRETQ);
     let failure = broken.failure(Mode::Smod, |setup| setup.frame.cs = 0x10);
     let eflags = RFlags::GUEST_FIXED.bits();
     assert_eq!(failure, Failure::IretFrame { cs: 0x10, eflags });

@@ -4,7 +4,7 @@
 use super::Error;
 use super::cpu::Interception;
 use super::machine::Machine;
-use crate::scenario::{Crossing, Emulated, Origin, Outcome, SYSCALL_LEN, Setup, Target};
+use crate::scenario::{Crossing, Emulated, SYSCALL_LEN, ScenarioEnd, Setup, WayIn, WayOut};
 use switcher_gen::Variant;
 use switcher_gen::layout::{Mode, PtRegs, SwitchFlags};
 use switcher_prove::cost;
@@ -31,19 +31,19 @@ const UD: u32 = 6;
 /// How many instructions a path executes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PathCount {
-    /// From where to where.
+    /// Where the path begins and where it ends.
     pub name: &'static str,
     /// The same for [`cost`].
     pub kind: &'static str,
     /// Executed instructions of the switcher: see [`Crossing::executed`].
     pub executed: u64,
-    /// As many the kernel's switcher of 2024 executes on the path.
+    /// How many instructions the kernel's switcher of 2024 executes on the path.
     pub kernel_2024: u64,
 }
 
 /// What a [`tour`] did.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct TourReport {
     /// Round trips at full speed, all registers checked at their end.
     pub round_trips: u64,
     /// What was emulated meanwhile; everything else was executed by this CPU.
@@ -54,7 +54,7 @@ pub struct Report {
     pub paths: Vec<PathCount>,
 }
 
-impl Report {
+impl TourReport {
     /// What ran natively and what was emulated, in a few lines for a reader.
     #[must_use]
     pub fn ran(&self) -> String {
@@ -83,14 +83,19 @@ impl Report {
 ///
 /// # Errors
 /// If this machine cannot run it, or if the switcher does not do what it must.
-pub fn tour(variant: &Variant) -> Result<Report, Error> {
+pub fn tour(variant: &Variant) -> Result<TourReport, Error> {
     let mut machine = Machine::new(variant)?;
     machine.load(Mode::Smod, 0, &SYSCALL)?;
     machine.load(Mode::Smod, HYPERCALL, &SYSCALL)?;
     machine.load(Mode::Umod, 0, &SYSCALLS)?;
     let emulated = round_trips(&mut machine)?;
     let paths = PATHS.iter().map(|path| path.count(&mut machine)).collect::<Result<_, _>>()?;
-    Ok(Report { round_trips: ROUND_TRIPS, emulated, interception: machine.interception(), paths })
+    Ok(TourReport {
+        round_trips: ROUND_TRIPS,
+        emulated,
+        interception: machine.interception(),
+        paths,
+    })
 }
 
 /// [`ROUND_TRIPS`] at full speed, at whose end umod must have its registers.
@@ -129,51 +134,51 @@ fn round_trips(machine: &mut Machine) -> Result<Emulated, Error> {
     Ok(outcome.emulated)
 }
 
-fn unexpected(run: &'static str, outcome: &Outcome) -> Error {
+fn unexpected(run: &'static str, outcome: &ScenarioEnd) -> Error {
     let PtRegs { rip, orig_ax, .. } = outcome.frame;
     Error::Unexpected { run, rip, reason: orig_ax.reason }
 }
 
 /// A path to be counted: how to get onto it, and how it begins and ends.
-struct Path {
+struct CountedPath {
     name: &'static str,
     kind: &'static str,
     enter: Mode,
     prepare: fn(&mut Setup),
-    begins: Origin,
-    ends: Target,
+    begins: WayIn,
+    ends: WayOut,
 }
 
-const IN_UMOD: Origin = Origin::Syscall(SwitchFlags::UMOD);
-const IN_SMOD: Origin = Origin::Syscall(SwitchFlags::SMOD);
-const INHIBITED: Origin = Origin::Syscall(SwitchFlags::UMOD.union(SwitchFlags::NO_DS_CR3));
+const IN_UMOD: WayIn = WayIn::Syscall(SwitchFlags::UMOD);
+const IN_SMOD: WayIn = WayIn::Syscall(SwitchFlags::SMOD);
+const INHIBITED: WayIn = WayIn::Syscall(SwitchFlags::UMOD.union(SwitchFlags::NO_DS_CR3));
 
-const PATHS: [Path; 6] = [
-    Path {
+const PATHS: [CountedPath; 6] = [
+    CountedPath {
         name: "SYSCALL in umod to smod's first instruction",
         kind: "SYSCALL in umod -> smod",
         enter: Mode::Umod,
         prepare: |_| {},
         begins: IN_UMOD,
-        ends: Target::Sysretq,
+        ends: WayOut::Sysretq,
     },
-    Path {
+    CountedPath {
         name: "ERETU to umod's first instruction, by SYSRETQ",
         kind: "ERETU -> umod by SYSRETQ",
         enter: Mode::Umod,
         prepare: |_| {},
         begins: IN_SMOD,
-        ends: Target::Sysretq,
+        ends: WayOut::Sysretq,
     },
-    Path {
+    CountedPath {
         name: "ERETU up to the IRETQ, as RCX differs from RIP",
         kind: "ERETU -> umod by IRETQ (RCX differs)",
         enter: Mode::Smod,
         prepare: |setup| setup.pvcs.rcx = !setup.pvcs.rip,
         begins: IN_SMOD,
-        ends: Target::Iretq,
+        ends: WayOut::Iretq,
     },
-    Path {
+    CountedPath {
         name: "SYSCALL in smod to the return in the host",
         kind: "SYSCALL in smod -> host",
         enter: Mode::Smod,
@@ -182,33 +187,33 @@ const PATHS: [Path; 6] = [
             setup.frame.rcx = setup.frame.rip;
         },
         begins: IN_SMOD,
-        ends: Target::Host,
+        ends: WayOut::Host,
     },
-    Path {
+    CountedPath {
         name: "SYSCALL in umod to the return in the host, inhibited",
         kind: "SYSCALL -> host (inhibited)",
         enter: Mode::Umod,
         prepare: |setup| setup.extra.switch_flags |= SwitchFlags::NO_DS_CR3,
         begins: INHIBITED,
-        ends: Target::Host,
+        ends: WayOut::Host,
     },
-    Path {
+    CountedPath {
         name: "call of switcher_enter_guest to the guest, by SYSRETQ",
         kind: "enter -> guest by SYSRETQ",
         enter: Mode::Umod,
         prepare: |_| {},
-        begins: Origin::Enter,
-        ends: Target::Sysretq,
+        begins: WayIn::Enter,
+        ends: WayOut::Sysretq,
     },
 ];
 
-impl Path {
+impl CountedPath {
     fn count(&self, machine: &mut Machine) -> Result<PathCount, Error> {
         let mut setup = Setup { count: true, ..machine.setup(self.enter) };
         setup.frame.rbx = 1;
         (self.prepare)(&mut setup);
         let outcome = machine.run(&setup)?;
-        let is_it = |c: &&Crossing| c.origin == self.begins && c.target == self.ends;
+        let is_it = |c: &&Crossing| c.way_in == self.begins && c.way_out == self.ends;
         let crossing = outcome.crossings.iter().find(is_it);
         let executed = crossing.ok_or_else(|| unexpected(self.name, &outcome))?.executed;
         let kernel_2024 = cost::kernel_2024(self.kind).unwrap_or_default();

@@ -9,9 +9,9 @@ pub enum Failure {
     /// An exception in ring 0, not at the IRETQ to a guest.
     #[error("vector {vector} in ring 0 at switcher+{offset:#x}, address {address:#x}")]
     Fault {
-        /// Which.
+        /// The vector.
         vector: u32,
-        /// Where.
+        /// The offset in the image.
         offset: u64,
         /// CR2, for a page fault.
         address: u64,
@@ -65,7 +65,7 @@ pub enum Failure {
     /// A window does not say what is the case, so a host's NMI handler would go wrong.
     #[error("window {} is wrong about switcher+{offset:#x}", window.name())]
     Window {
-        /// Which.
+        /// The window.
         window: Window,
         /// The address it is wrong about.
         offset: u64,
@@ -73,7 +73,7 @@ pub enum Failure {
     /// The call of `switcher_enter_guest` returned with a register that is not as the ABI wants.
     #[error("back in the host, {register} is {value:#x} and not {expected:#x}")]
     HostRegister {
-        /// Which.
+        /// The name of the register.
         register: &'static str,
         /// What it is.
         value: u64,
@@ -83,7 +83,7 @@ pub enum Failure {
     /// Control got to where none of the three places is.
     #[error("control got to {rip:#x}")]
     Astray {
-        /// Where.
+        /// The value of RIP.
         rip: u64,
     },
     /// More traps than the setup allows.
@@ -96,7 +96,7 @@ pub enum Failure {
     /// the kernel's interception of it does not keep all registers.
     #[error("the guest executed INT 0x80 or another system call before {rip:#x}")]
     OtherSystemCall {
-        /// The address behind it.
+        /// The address after it.
         rip: u64,
     },
     /// Not the switcher's fault: an address on which the two paging modes differ, in a variant for

@@ -1,6 +1,6 @@
-//! A run of a switcher: what it starts from, what comes of it, and what must not happen in it. The
-//! same for every engine that runs one: [`native`](crate::native) on this CPU, and
-//! [`machine::Interpreter`](crate::Interpreter) in the one semantics.
+//! A run of a switcher: what it starts from, what comes of it, and what must not happen in it. It
+//! is the same for every engine: [`native`](crate::native) on this CPU, and
+//! [`Interpreter`](crate::Interpreter) on the model of a CPU.
 //!
 //! | file | purpose |
 //! |---|---|
@@ -14,7 +14,7 @@ use std::ops::Range;
 
 pub use failure::Failure;
 pub(crate) use record::Record;
-pub use record::{Crossing, Emulated, Origin, Target};
+pub use record::{Crossing, Emulated, WayIn, WayOut};
 
 use switcher_gen::Variant;
 use switcher_gen::arch::{Cr3, HostState, Pcid, RFlags};
@@ -43,7 +43,7 @@ pub struct Setup {
 
 /// What came of a run that got back to the host with everything a host needs in order.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct ScenarioEnd {
     /// The exit frame: the guest's registers and why it exited.
     pub frame: PtRegs,
     /// CR2, if it was a page fault that ended the run.
@@ -162,9 +162,9 @@ pub(crate) const SYSCALL_LEN: u64 = 2;
 pub(crate) const NO_ERROR_CODE: u32 = !0;
 
 /// The root that a guest must be on: of its mode, or the one it is entered on.
-pub(crate) fn right_root(origin: Origin, extra: &TssExtra) -> Option<Cr3> {
-    match (origin, extra.switch_flags & SwitchFlags::MODE_TOGGLE) {
-        (Origin::Enter, _) => Some(extra.enter_cr3),
+pub(crate) fn right_root(way_in: WayIn, extra: &TssExtra) -> Option<Cr3> {
+    match (way_in, extra.switch_flags & SwitchFlags::MODE_TOGGLE) {
+        (WayIn::Enter, _) => Some(extra.enter_cr3),
         (_, SwitchFlags::SMOD) => Some(extra.smod_cr3),
         (_, SwitchFlags::UMOD) => Some(extra.umod_cr3),
         _ => None,

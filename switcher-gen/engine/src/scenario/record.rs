@@ -4,12 +4,12 @@ use switcher_gen::layout::SwitchFlags;
 
 /// How control got into the switcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Origin {
+pub enum WayIn {
     /// The host's call.
     Enter,
     /// SYSCALL, with the mode and the inhibitors that were set then.
     Syscall(SwitchFlags),
-    /// The same from 32-bit code, where the CPU has it.
+    /// SYSCALL from 32-bit code, where the CPU has it, with the mode and the inhibitors.
     SyscallCompat(SwitchFlags),
     /// An event of the guest, through the host's handler.
     Event,
@@ -17,7 +17,7 @@ pub enum Origin {
 
 /// How control left the switcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Target {
+pub enum WayOut {
     /// SYSRETQ to the guest.
     Sysretq,
     /// IRETQ to the guest, even if it faulted.
@@ -29,10 +29,10 @@ pub enum Target {
 /// One way through the switcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Crossing {
-    /// Where it began.
-    pub origin: Origin,
-    /// Where it ended.
-    pub target: Target,
+    /// How control got into the switcher.
+    pub way_in: WayIn,
+    /// How control left the switcher.
+    pub way_out: WayOut,
     /// Executed instructions of the switcher, SYSRETQ and RET included, IRETQ, the host's CALL and
     /// the guest's SYSCALL not. Zero unless the run counts.
     pub executed: u64,

@@ -158,8 +158,8 @@ pub(super) struct Guess<'a> {
     pool: &'a Pool,
     scratch: &'a mut Scratch,
     pub(super) values: Vec<u64>,
-    /// How many terms may still be looked at. Each leads to others, and there can be more ways through
-    /// a deep term than anybody can go.
+    /// How many terms may still be looked at. Each leads to others, and there can be more ways
+    /// through a deep term than anybody can go.
     left: u32,
 }
 
@@ -183,8 +183,8 @@ impl<'a> Guess<'a> {
         is_left
     }
 
-    /// Changes variables so that `bit` becomes `wanted`, where it can see how: a guess, which may fail
-    /// or undo another one. Whoever uses it evaluates afterwards.
+    /// Changes variables so that `bit` becomes `wanted`, where it can see how: a guess, which may
+    /// fail or undo another one. Whoever uses it evaluates afterwards.
     pub(super) fn force(&mut self, bit: Bit, wanted: bool) {
         if !self.goes_on() || self.under().bit(bit) == wanted {
             return;

@@ -1,13 +1,13 @@
 //! Terms over the unknowns of a state: the domain of proofs.
 //!
 //! [`Symbolic`] owns all terms; [`Word`] and [`Bit`] are handles, and equal handles are equal
-//! terms. Most questions answer themselves because terms are kept in a normal form (`word.rs`, which
-//! is to be read first, and `bit.rs`); the others go to the solver (`solve.rs`), together with what
-//! is assumed and decided on the present path (`path.rs`).
+//! terms. Most questions answer themselves because terms are kept in a normal form (`word.rs`,
+//! which is to be read first, and `bit.rs`); the others go to the solver (`solve.rs`), together
+//! with what is assumed and decided on the present path (`path.rs`).
 //!
 //! ```
 //! use switcher_model::domain::Domain;
-//! use switcher_model::symbolic::{Symbolic, Verdict};
+//! use switcher_model::symbolic::{Symbolic, Validity};
 //!
 //! let d = Symbolic::default();
 //! let x = d.variable("x", 64);
@@ -17,7 +17,7 @@
 //! // An absolute value, on both paths.
 //! let explored = d.explore(
 //!     |d| if d.decide(d.test(x, 63)) { d.sub(d.word(0), x) } else { x },
-//!     |_, y| assert!(matches!(d.check(d.not(d.lt(d.word(1 << 63), y))), Verdict::Holds { .. })),
+//!     |_, y| assert!(matches!(d.check(d.not(d.lt(d.word(1 << 63), y))), Validity::Holds { .. })),
 //! )?;
 //! assert_eq!(explored.visited, 2);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -82,7 +82,7 @@ impl Bit {
 
 /// What became of a goal.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub enum Validity {
     /// It holds for all values of the variables.
     Holds {
         /// How that is known.
@@ -105,7 +105,7 @@ pub enum By {
 
 /// An operation whose result is remembered: a run repeats most of what runs before it did.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-enum Operation {
+enum Operator {
     Add(Word, Word),
     Sub(Word, Word),
     And(Word, Word),
@@ -124,8 +124,8 @@ enum Operation {
 #[derive(Debug, Default)]
 pub struct Symbolic {
     pool: RefCell<word::Pool>,
-    words: RefCell<HashMap<Operation, Word>>,
-    bits: RefCell<HashMap<Operation, Bit>>,
+    words: RefCell<HashMap<Operator, Word>>,
+    bits: RefCell<HashMap<Operator, Bit>>,
     solver: RefCell<solve::Solver>,
     search: RefCell<path::Search>,
     exploring: Cell<bool>,
@@ -208,21 +208,21 @@ impl Symbolic {
         self.solver.borrow_mut().recheck = recheck;
     }
 
-    fn make(&self, operation: Operation, make: impl Fn(&mut word::Pool) -> Word) -> Word {
-        if let Some(&word) = self.words.borrow().get(&operation) {
+    fn make(&self, operator: Operator, make: impl Fn(&mut word::Pool) -> Word) -> Word {
+        if let Some(&word) = self.words.borrow().get(&operator) {
             return word;
         }
         let word = make(&mut self.pool.borrow_mut());
-        self.words.borrow_mut().insert(operation, word);
+        self.words.borrow_mut().insert(operator, word);
         word
     }
 
-    fn compare(&self, operation: Operation, make: impl Fn(&mut word::Pool) -> Bit) -> Bit {
-        if let Some(&bit) = self.bits.borrow().get(&operation) {
+    fn compare(&self, operator: Operator, make: impl Fn(&mut word::Pool) -> Bit) -> Bit {
+        if let Some(&bit) = self.bits.borrow().get(&operator) {
             return bit;
         }
         let bit = make(&mut self.pool.borrow_mut());
-        self.bits.borrow_mut().insert(operation, bit);
+        self.bits.borrow_mut().insert(operator, bit);
         bit
     }
 }
@@ -240,37 +240,37 @@ impl Domain for Symbolic {
         Bit::from_bool(value)
     }
     fn add(&self, a: Word, b: Word) -> Word {
-        self.make(Operation::Add(a, b), |pool| pool.add(a, b))
+        self.make(Operator::Add(a, b), |pool| pool.add(a, b))
     }
     fn sub(&self, a: Word, b: Word) -> Word {
-        self.make(Operation::Sub(a, b), |pool| pool.sub(a, b))
+        self.make(Operator::Sub(a, b), |pool| pool.sub(a, b))
     }
     fn and(&self, a: Word, b: Word) -> Word {
-        self.make(Operation::And(a, b), |pool| pool.and(a, b))
+        self.make(Operator::And(a, b), |pool| pool.and(a, b))
     }
     fn or(&self, a: Word, b: Word) -> Word {
-        self.make(Operation::Or(a, b), |pool| pool.or(a, b))
+        self.make(Operator::Or(a, b), |pool| pool.or(a, b))
     }
     fn xor(&self, a: Word, b: Word) -> Word {
-        self.make(Operation::Xor(a, b), |pool| pool.xor(a, b))
+        self.make(Operator::Xor(a, b), |pool| pool.xor(a, b))
     }
     fn shl(&self, a: Word, by: u32) -> Word {
-        self.make(Operation::Shl(a, by), |pool| pool.shl(a, by))
+        self.make(Operator::Shl(a, by), |pool| pool.shl(a, by))
     }
     fn shr(&self, a: Word, by: u32) -> Word {
-        self.make(Operation::Shr(a, by), |pool| pool.shr(a, by, false))
+        self.make(Operator::Shr(a, by), |pool| pool.shr(a, by, false))
     }
     fn sar(&self, a: Word, by: u32) -> Word {
-        self.make(Operation::Sar(a, by), |pool| pool.shr(a, by, true))
+        self.make(Operator::Sar(a, by), |pool| pool.shr(a, by, true))
     }
     fn select(&self, condition: Bit, a: Word, b: Word) -> Word {
-        self.make(Operation::Select(condition, a, b), |pool| pool.select(condition, a, b))
+        self.make(Operator::Select(condition, a, b), |pool| pool.select(condition, a, b))
     }
     fn eq(&self, a: Word, b: Word) -> Bit {
-        self.compare(Operation::Eq(a, b), |pool| pool.eq(a, b))
+        self.compare(Operator::Eq(a, b), |pool| pool.eq(a, b))
     }
     fn lt(&self, a: Word, b: Word) -> Bit {
-        self.compare(Operation::Lt(a, b), |pool| pool.lt(a, b))
+        self.compare(Operator::Lt(a, b), |pool| pool.lt(a, b))
     }
     fn test(&self, a: Word, index: u32) -> Bit {
         self.pool.borrow_mut().test(a, index)
@@ -352,7 +352,7 @@ impl Domain for Symbolic {
     fn load(&self, cells: &[Word]) -> Word {
         let zero = self.word(0);
         let cells = std::array::from_fn(|i| *cells.get(i).unwrap_or(&zero));
-        self.make(Operation::Load(cells), |pool| pool.join(&cells, 8))
+        self.make(Operator::Load(cells), |pool| pool.join(&cells, 8))
     }
     fn mentions(&self, a: Word, is_one: impl Fn(Origin) -> bool) -> bool {
         let pool = self.pool.borrow();

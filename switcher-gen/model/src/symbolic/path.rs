@@ -12,7 +12,7 @@ use foldhash::HashMap;
 use super::eval::Values;
 use super::solve::Answer;
 use super::word::Pool;
-use super::{Bit, By, Model, Symbolic, Verdict, Word};
+use super::{Bit, By, Model, Symbolic, Validity, Word};
 use crate::Origin;
 
 /// How many paths [`Symbolic::explore`] goes before it gives up.
@@ -23,7 +23,7 @@ pub const MAX_PATHS: usize = 4096;
 pub struct Decision {
     /// What was to be decided.
     pub condition: Bit,
-    /// How.
+    /// Whether the condition was taken to hold.
     pub taken: bool,
     /// Whether what was before left no other way.
     pub implied: bool,
@@ -134,8 +134,8 @@ impl Symbolic {
         }
     }
 
-    /// Adds a fact to the path, and to the conjuncts if `asserted`: what is implied by them need not
-    /// burden the solver.
+    /// Adds a fact to the path, and to the conjuncts if `asserted`: what is implied by them need
+    /// not burden the solver.
     fn learn(&self, search: &mut Search, bit: Bit, asserted: bool) {
         match search.fact(bit) {
             Some(true) => return,
@@ -244,8 +244,8 @@ impl Symbolic {
     }
 
     /// Runs `run` once for each way that its decisions can go, the ways of `true` first, and
-    /// `visit`s each result. Both may [`check`](Self::check) and decide, but not explore. Returns how
-    /// many paths there are.
+    /// `visit`s each result. Both may [`check`](Self::check) and decide, but not explore. Returns
+    /// how many paths there are.
     ///
     /// # Errors
     ///
@@ -324,14 +324,14 @@ impl Symbolic {
 
     /// Whether `goal` holds wherever the assumptions and the decisions so far do.
     #[must_use]
-    pub fn check(&self, goal: Bit) -> Verdict {
+    pub fn check(&self, goal: Bit) -> Validity {
         let search = &mut *self.search.borrow_mut();
         if search.fact(goal) == Some(true) {
             self.solver.borrow_mut().statistics.normal_form += 1;
-            return Verdict::Holds { by: By::Normalisation };
+            return Validity::Holds { by: By::Normalisation };
         }
         if !self.feasible(search) {
-            return Verdict::Unknown("the path is not feasible".into());
+            return Validity::Unknown("the path is not feasible".into());
         }
         let pool = self.pool.borrow();
         let mut solver = self.solver.borrow_mut();
@@ -345,10 +345,10 @@ impl Symbolic {
             None => solver.solve(&pool, &search.conjuncts, goal.negate(), witness),
         };
         match answer {
-            Answer::Unsatisfiable => Verdict::Holds { by: By::Solver },
-            Answer::Unknown(why) => Verdict::Unknown(why),
+            Answer::Unsatisfiable => Validity::Holds { by: By::Solver },
+            Answer::Unknown(why) => Validity::Unknown(why),
             Answer::Satisfiable(values) => {
-                Verdict::Fails(model(&pool, &search.conjuncts, goal, &values))
+                Validity::Fails(model(&pool, &search.conjuncts, goal, &values))
             }
         }
     }
@@ -379,7 +379,8 @@ impl Symbolic {
         self.search.borrow().was_open
     }
 
-    /// The variable `unknown` comes from wherever these come from, too, for as long as the run lasts.
+    /// The variable `unknown` comes from wherever these come from, too, for as long as the run
+    /// lasts.
     pub(super) fn made_of(&self, unknown: Word, of: &[Word]) {
         let pool = self.pool.borrow();
         let origins =

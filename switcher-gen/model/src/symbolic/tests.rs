@@ -111,8 +111,8 @@ fn model_of(values: [u64; 5]) -> Model {
     NAMES.iter().zip(values).map(|((name, _), value)| (*name, value)).collect()
 }
 
-fn holds(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::Holds { .. })
+fn holds(verdict: &Validity) -> bool {
+    matches!(verdict, Validity::Holds { .. })
 }
 
 #[test]
@@ -157,15 +157,15 @@ fn verdicts_about_small_unknowns_are_those_of_all_their_values() {
             let all = (0..64)
                 .all(|i| d.evaluate_bit(&names.into_iter().zip([i & 7, i >> 3]).collect(), bit));
             match d.check(bit) {
-                Verdict::Holds { .. } => {
+                Validity::Holds { .. } => {
                     assert!(all, "seed {seed}: {}", d.display_bit(bit));
                     solved += 1;
                 }
-                Verdict::Fails(model) => {
+                Validity::Fails(model) => {
                     assert!(!all && !d.evaluate_bit(&model, bit), "seed {seed}");
                     refuted += 1;
                 }
-                Verdict::Unknown(why) => panic!("seed {seed}: {why}"),
+                Validity::Unknown(why) => panic!("seed {seed}: {why}"),
             }
         }
         // The solver by itself.
@@ -268,15 +268,15 @@ fn the_solver_gives_up_in_time_and_is_not_asked_for_ever() {
     let d = Symbolic::default();
     let x = d.variable("x", 64);
     let hard = |i: u64| d.not(d.is(scrambled(&d, x, x, 12), i));
-    let gave_up = |answer| matches!(answer, Verdict::Unknown(why) if why.contains("gave up"));
+    let gave_up = |answer| matches!(answer, Validity::Unknown(why) if why.contains("gave up"));
     for i in 0..u64::from(super::solve::GIVE_UPS) {
         assert!(gave_up(d.check(hard(i))), "{i}");
     }
     let asked = d.statistics().solver;
-    assert!(matches!(d.check(hard(99)), Verdict::Unknown(why) if why.contains("not asked")));
+    assert!(matches!(d.check(hard(99)), Validity::Unknown(why) if why.contains("not asked")));
     assert_eq!(d.statistics().solver, asked);
     // What is plain is known all the same.
-    assert!(matches!(d.check(d.eq(x, x)), Verdict::Holds { .. }));
+    assert!(matches!(d.check(d.eq(x, x)), Validity::Holds { .. }));
     d.try_again();
     assert!(gave_up(d.check(hard(100))));
 }
@@ -334,11 +334,11 @@ fn a_shift_forth_and_back_is_the_canonicality_check() {
     let computed = |width: u32| d.eq(d.sar(d.shl(x, 64 - width), 64 - width), x);
     for (ours, theirs) in [(48, 48), (57, 57)] {
         let goal = d.not(d.differ(computed(ours), is_canonical(&d, x, theirs)));
-        assert_eq!(d.check(goal), Verdict::Holds { by: By::Solver });
+        assert_eq!(d.check(goal), Validity::Holds { by: By::Solver });
     }
     for (ours, theirs) in [(48, 57), (57, 48)] {
         let goal = d.not(d.differ(computed(ours), is_canonical(&d, x, theirs)));
-        let Verdict::Fails(model) = d.check(goal) else { panic!("{ours} {theirs}") };
+        let Validity::Fails(model) = d.check(goal) else { panic!("{ours} {theirs}") };
         assert!(!d.evaluate_bit(&model, goal), "{model}");
     }
     assert!(d.statistics().rechecked > 0);
@@ -352,7 +352,7 @@ fn the_solver_refutes_with_a_model() {
     d.assume(d.is(d.add(d.add(x, y), d.shl(x, 3)), 0x1234_5678_9ABC_DEF1));
     d.assume(d.is(d.sub(d.shl(y, 1), x), 0x77));
     let goal = d.lt(x, d.word(77));
-    let Verdict::Fails(model) = d.check(goal) else { panic!() };
+    let Validity::Fails(model) = d.check(goal) else { panic!() };
     assert!(!d.evaluate_bit(&model, goal));
     let (x, y) = (model.value("x"), model.value("y"));
     assert_eq!(x.wrapping_add(y).wrapping_add(x << 3), 0x1234_5678_9ABC_DEF1);
@@ -442,7 +442,7 @@ fn goals_are_checked_on_the_path_that_is_visited() {
     let goal = |d: &Symbolic, least| d.both(d.not(d.lt(x, least)), d.not(d.lt(y, least)));
     let explored = d.explore(least, |_, least| {
         assert!(holds(&d.check(goal(&d, least))));
-        let Verdict::Fails(model) = d.check(d.eq(least, x)) else { return };
+        let Validity::Fails(model) = d.check(d.eq(least, x)) else { return };
         assert!(model.value("y") < model.value("x"));
     });
     assert_eq!(explored.map(|explored| explored.visited), Ok(2));

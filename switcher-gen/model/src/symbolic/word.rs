@@ -137,8 +137,8 @@ pub(super) fn low_bits(width: u32) -> u64 {
 pub(super) enum Atom {
     /// Index of a [`Variable`].
     Variable(u32),
-    /// Plus a constant. The word is no sum of this kind itself, and has no constant one bits; where its
-    /// lowest bits are zero, so are the constant's: they are constants beside the atom.
+    /// Plus a constant. The word is no sum of this kind itself, and has no constant one bits; where
+    /// its lowest bits are zero, so are the constant's: they are constants beside the atom.
     Sum(Word, u64),
     Add(Word, Word),
     Sub(Word, Word),
@@ -152,7 +152,7 @@ pub(super) enum Atom {
 
 /// An atom, and what is worth knowing of it.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct AtomEntry {
     pub(super) atom: Atom,
     pub(super) width: u32,
     /// The variables that it depends on, sorted.
@@ -186,7 +186,7 @@ pub(super) enum Node {
 pub(super) struct Pool {
     words: Vec<Rc<[Slice]>>,
     word_ids: HashMap<Rc<[Slice]>, u32>,
-    pub(super) atoms: Vec<Entry>,
+    pub(super) atoms: Vec<AtomEntry>,
     atom_ids: HashMap<Atom, u32>,
     pub(super) variables: Vec<Variable>,
     variable_ids: HashMap<(Rc<str>, u32), Word>,
@@ -261,7 +261,7 @@ impl Pool {
         let id = self.atoms.len() as u32;
         // A literal has 25 bits for the atom; memory runs out long before.
         assert!(id < (1 << 25) - 1, "too many terms");
-        self.atoms.push(Entry { atom, width, support });
+        self.atoms.push(AtomEntry { atom, width, support });
         self.atom_ids.insert(atom, id);
         id
     }

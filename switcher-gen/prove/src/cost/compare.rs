@@ -7,9 +7,9 @@ use serde::Serialize;
 use super::{Figured, figured, kernel_2024};
 use crate::{Target, Theorem, Unexplored};
 
-/// There and back by direct switches.
+/// The two paths of a round trip by direct switches.
 const ROUND_TRIP: [&str; 2] = ["SYSCALL in umod -> smod", "ERETU -> umod by SYSRETQ"];
-/// What is compared besides: kinds of paths.
+/// The other kinds of paths that are compared.
 const OTHERS: [&str; 3] = [
     "ERETU -> umod by IRETQ (RCX differs)",
     "SYSCALL in smod -> host",
@@ -30,15 +30,15 @@ pub struct Family {
 /// One path, or the round trip.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Row {
-    /// What: [`Path::kind`](super::Path::kind), or the round trip.
+    /// The path: [`PathCost::kind`](super::PathCost::kind), or the round trip.
     pub path: String,
     /// Executed instructions.
     pub instructions: usize,
-    /// As many the kernel's switcher of 2024 executes, if that is known.
+    /// How many instructions the kernel's switcher of 2024 executes, if that is known.
     pub kernel_2024: Option<u64>,
     /// SWAPGS.
     pub swapgs: usize,
-    /// As many of the kernel's, if that is known.
+    /// How many SWAPGS the kernel's switcher executes, if that is known.
     pub kernel_2024_swapgs: Option<u64>,
     /// Writes of CR3.
     pub cr3_writes: usize,
@@ -48,12 +48,12 @@ pub struct Row {
     pub accesses: usize,
     /// Distinct cache lines of data, those of the PVCS apart.
     pub data_lines: usize,
-    /// Those of the PVCS.
+    /// Distinct cache lines of the PVCS.
     pub pvcs_lines: usize,
 }
 
-/// What the paths that matter cost in each of these targets. Those that cost the same come together,
-/// in the order of the first of them.
+/// What the paths that matter cost in each of these targets. Those that cost the same come
+/// together, in the order of the first of them.
 ///
 /// # Errors
 /// If not all paths of a target can be found.
@@ -76,7 +76,7 @@ fn rows(target: &Target) -> Result<Vec<Row>, Unexplored> {
     for theorem in [Theorem::Syscall64, Theorem::EnterGuest] {
         all.extend(figured(target, theorem)?);
     }
-    // Where there are several, the longest.
+    // If there are several paths of a kind, the longest one counts.
     let find = |kind: &str| {
         let of_kind = all.iter().filter(|found| found.path.kind == kind);
         of_kind.max_by_key(|found| found.path.instructions)
@@ -92,9 +92,9 @@ fn rows(target: &Target) -> Result<Vec<Row>, Unexplored> {
 }
 
 impl Row {
-    /// These one after the other.
+    /// The sum of these paths, taken one after the other.
     fn of(path: &str, target: &Target, parts: &[&Figured]) -> Self {
-        let sum = |of: fn(&super::Path) -> usize| parts.iter().map(|part| of(&part.path)).sum();
+        let sum = |of: fn(&super::PathCost) -> usize| parts.iter().map(|part| of(&part.path)).sum();
         let kernel_2024 = parts.iter().map(|part| kernel_2024(&part.path.kind)).sum();
         let touched = parts.iter().fold(super::Touched::default(), |mut all, part| {
             for (region, bytes) in &part.touched {
@@ -121,7 +121,7 @@ impl Row {
 /// Columns of a table.
 const WIDTH: usize = 100;
 
-/// As a table, to be read and to be held against another one.
+/// The families as a table, to be read and to be compared with another one.
 #[must_use]
 pub fn table(families: &[Family]) -> String {
     let mut text = String::from(

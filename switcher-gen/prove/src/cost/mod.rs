@@ -1,9 +1,9 @@
 //! What each path through a switcher costs: instructions, memory, serialising operations, cache
 //! lines.
 //!
-//! The paths are found as the proofs find theirs ([`Prover::paths`]): all that are possible from any
-//! state, and no others, as long as the guest leaves the PVCS alone meanwhile. That the code is right
-//! is not said here; [`Prover::prove`] says it.
+//! The paths are found as the proofs find theirs ([`Prover::paths`]): all that are possible from
+//! any state, and no others, as long as the guest leaves the PVCS alone meanwhile. That the code is
+//! right is not said here; [`Prover::prove`] says it.
 //!
 //! | figure | what is counted |
 //! |---|---|
@@ -19,9 +19,9 @@
 //!
 //! A line has 64 bytes. How many are touched depends on where regions lie, and only this is
 //! **assumed** of that: the code is as aligned as in the target, the per-CPU block (GS base) to 64,
-//! the PVCS to 4096, the sp0 stack's top to 64. An IST stack's top is a multiple of 16 for all the CPU
-//! does (Intel SDM vol. 3, 6.14.2), and so is the host's at its CALL (System V ABI): of these the
-//! worst case is taken.
+//! the PVCS to 4096, the sp0 stack's top to 64. An IST stack's top is a multiple of 16 for all the
+//! CPU does (Intel SDM vol. 3, 6.14.2), and so is the host's at its CALL (System V ABI): of these
+//! the worst case is taken.
 
 mod compare;
 
@@ -34,12 +34,12 @@ use serde::{Serialize, Serializer};
 use crate::{Prover, Setting, Target, Theorem, Unexplored, Walk, read_extra, read_pvcs};
 use switcher_gen::arch::RFlags;
 use switcher_gen::layout::{PtRegs, SwitchFlags, TssExtra};
-use switcher_model::symbolic::{Bit, Symbolic, Verdict, Word};
-use switcher_model::{Domain, Event, Gpr, Model, Observer, RegionName, State};
+use switcher_model::symbolic::{Bit, Symbolic, Validity, Word};
+use switcher_model::{CpuModel, Domain, Effect, Gpr, Observer, RegionName, State};
 
 pub use compare::{Family, Row, compare, table};
 
-/// How many instructions the kernel's switcher of 2024 executes, by [`Path::kind`].
+/// How many instructions the kernel's switcher of 2024 executes, by [`PathCost::kind`].
 pub const KERNEL_2024: [(&str, u64); 6] = [
     ("SYSCALL in umod -> smod", 37),
     ("ERETU -> umod by SYSRETQ", 52),
@@ -57,7 +57,7 @@ pub fn kernel_2024(kind: &str) -> Option<u64> {
 
 /// One path, and what it costs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Path {
+pub struct PathCost {
     /// Where it starts and ends, and why it is another than its neighbours, as far as that can be
     /// told. Other code may have several paths of a kind.
     pub kind: String,
@@ -67,7 +67,7 @@ pub struct Path {
     pub of: usize,
     /// Executed instructions.
     pub instructions: usize,
-    /// As many the kernel's switcher of 2024 executes, if that is known.
+    /// How many instructions the kernel's switcher of 2024 executes, if that is known.
     pub kernel_2024: Option<u64>,
     /// Loads from memory.
     pub loads: usize,
@@ -121,7 +121,7 @@ impl DataLines {
 }
 
 /// The kind, numbered if there is more than one path of it.
-impl fmt::Display for Path {
+impl fmt::Display for PathCost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.kind)?;
         if self.of > 1 {
@@ -140,7 +140,7 @@ fn hexadecimal<S: Serializer>(addresses: &[u64], serializer: S) -> Result<S::Ok,
 ///
 /// # Errors
 /// If not all paths can be found.
-pub fn paths(target: &Target) -> Result<Vec<Path>, Unexplored> {
+pub fn paths(target: &Target) -> Result<Vec<PathCost>, Unexplored> {
     paths_of(target, Theorem::of(target).filter(|theorem| !theorem.is_of_events()))
 }
 
@@ -148,7 +148,7 @@ pub fn paths(target: &Target) -> Result<Vec<Path>, Unexplored> {
 pub(crate) fn paths_of(
     target: &Target,
     theorems: impl Iterator<Item = Theorem>,
-) -> Result<Vec<Path>, Unexplored> {
+) -> Result<Vec<PathCost>, Unexplored> {
     let mut paths = Vec::new();
     for theorem in theorems {
         paths.extend(figured(target, theorem)?.into_iter().map(|found| found.path));
@@ -162,7 +162,7 @@ type Touched = BTreeMap<RegionName, BTreeSet<i64>>;
 
 /// A path that is not numbered yet.
 struct Figured {
-    path: Path,
+    path: PathCost,
     touched: Touched,
 }
 
@@ -183,7 +183,7 @@ fn figured(target: &Target, theorem: Theorem) -> Result<Vec<Figured>, Unexplored
     Ok(found.into_iter().map(|(path, _)| path).collect())
 }
 
-fn number(paths: &mut [Path]) {
+fn number(paths: &mut [PathCost]) {
     let mut total = BTreeMap::<String, usize>::new();
     for path in &mut *paths {
         let count = total.entry(path.kind.clone()).or_default();
@@ -276,9 +276,9 @@ impl Meter {
 }
 
 impl Observer<Symbolic> for Meter {
-    fn observe(&mut self, d: &Symbolic, state: &State<Symbolic>, event: Event<Word>) {
+    fn observe(&mut self, d: &Symbolic, state: &State<Symbolic>, event: Effect<Word>) {
         match event {
-            Event::Execute(_) => {
+            Effect::Execute(_) => {
                 let at = self.setting.block.tss_extra + TssExtra::switch_flags.bytes() as i64;
                 let extra = state.memory.region(RegionName::TssExtra);
                 self.switch_flags = extra.map(|extra| extra.read(d, at, 8));
@@ -286,12 +286,12 @@ impl Observer<Symbolic> for Meter {
                     self.start = self.facts(d, state);
                 }
             }
-            Event::Access(access) => {
+            Effect::Access(access) => {
                 *(if access.store { &mut self.stores } else { &mut self.loads }) += 1;
                 let region = &state.memory.regions[access.place.region];
                 self.touch(region.name, region.offset(access.place.index), access.place.size);
             }
-            Event::Iretq(frame) => {
+            Effect::Iretq(frame) => {
                 let (rcx, r11) = (state.get(Gpr::Rcx), state.get(Gpr::R11));
                 self.iretq = Some(Iretq { rcx, r11, frame });
                 // The runner takes the frame itself, so there is no access to be seen.
@@ -346,7 +346,7 @@ fn in_mode(d: &Symbolic, switch_flags: Word, mode: SwitchFlags) -> Bit {
 }
 
 /// Adds up a path.
-fn path(target: &Target, kind: String, trace: &[u64], meter: &Meter) -> Path {
+fn path(target: &Target, kind: String, trace: &[u64], meter: &Meter) -> PathCost {
     let code: Vec<_> = trace.iter().map(|at| target.program.instruction(*at)).collect();
     let count = |of: &[Mnemonic]| code.iter().filter(|i| of.contains(&i.mnemonic())).count();
     let is_cr3 = |i: &&iced_x86::Instruction| i.op0_register() == Register::CR3;
@@ -357,7 +357,7 @@ fn path(target: &Target, kind: String, trace: &[u64], meter: &Meter) -> Path {
     let taken = code.iter().zip(trace.iter().skip(1));
     let taken = taken.filter(|(i, next)| branches(i) && i.next_ip() != **next);
     let taken: Vec<_> = taken.map(|(i, _)| i.ip()).collect();
-    Path {
+    PathCost {
         kernel_2024: kernel_2024(&kind),
         kind,
         number: 1,
@@ -382,7 +382,7 @@ fn path(target: &Target, kind: String, trace: &[u64], meter: &Meter) -> Path {
 /// path is taken. What it leaves open is not said.
 fn kind(d: &Symbolic, theorem: Theorem, target: &Target, walk: &Walk, meter: &Meter) -> String {
     // A solver that gives up only makes a name shorter.
-    let holds = |bit| matches!(d.check(bit), Verdict::Holds { .. });
+    let holds = |bit| matches!(d.check(bit), Validity::Holds { .. });
     let mode = |flags: Word| {
         [(SwitchFlags::SMOD, "smod"), (SwitchFlags::UMOD, "umod")]
             .into_iter()
@@ -442,7 +442,7 @@ impl Iretq {
     fn reasons(
         &self,
         d: &Symbolic,
-        model: &Model,
+        model: &CpuModel,
         holds: impl Fn(Bit) -> bool,
     ) -> Vec<&'static str> {
         let [rip, cs, flags, _, ss] = self.frame;

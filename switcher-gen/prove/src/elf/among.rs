@@ -1,35 +1,35 @@
 //! Tables among code: in sections that are marked as executable, or between instructions.
 //!
-//! Linux finds its tables by name, and a compiler puts none among code. Who writes assembly can: a
-//! distance from the same section leaves no relocation, so that only the bytes tell of it. What is
-//! an operand of an instruction is none, and for large amounts of code the rest says nothing: some of
-//! it would be such a distance by chance.
+//! Linux finds its tables by name, and a compiler puts none among code. An author of assembly can:
+//! a distance within a section leaves no relocation, so that only the bytes show it. The operand of
+//! an instruction is no entry of a table. In a large amount of code the search says nothing,
+//! because some words would be such distances by chance.
 
 use iced_x86::{Decoder, DecoderOptions, OpKind};
 
-use super::code::Code;
+use super::code::FileCode;
 use super::error::ReadError;
 use super::file::Contents;
 use super::patched::Reached;
 use super::relocation::Relocation;
 
-/// So many bytes are looked through for distances. In more, chance finds some.
+/// How many bytes are searched for distances. In more bytes, some would be found by chance.
 pub(super) const FEW: u64 = 1 << 16;
-/// As many bytes as can be in front of an operand in its instruction.
+/// How many bytes can stand in front of an operand in its instruction.
 const IN_FRONT: u64 = 11;
 
-/// What there is beside the reached code of a section.
-pub(super) enum Found {
+/// What a section holds beside the reached code.
+pub(super) enum Beside {
     Nothing,
     /// A word that is the distance to the instruction at this address.
     Table(u64),
-    /// More than can be told.
+    /// The section is too large to be searched.
     TooLarge,
 }
 
-/// Whether it is the reached code itself that is relocated there.
+/// Whether the relocation at this place changes the reached code itself.
 pub(super) fn is_reached_code<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     section: usize,
     offset: u64,
     reached: &Reached<'_>,
@@ -38,10 +38,10 @@ pub(super) fn is_reached_code<'data, R: Contents<'data>>(
     at.is_some_and(|at| reached.first(at, 1).is_some())
 }
 
-/// Whether what is relocated is an operand: of a branch, or the address of what others may well refer
-/// to.
+/// Whether the relocated word is an operand: the distance of a branch, or an address that other
+/// code may well refer to.
 pub(super) fn is_operand<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     section: usize,
     relocation: &Relocation,
     symbol: u64,
@@ -76,20 +76,20 @@ pub(super) fn is_operand<'data, R: Contents<'data>>(
     })
 }
 
-/// Whether a distance behind these bytes is that of a call or a jump.
+/// Whether a distance after these bytes is that of a call or a jump.
 pub(super) fn ends_a_branch(before: &[u8]) -> bool {
     matches!(before, [.., 0xE8 | 0xE9] | [.., 0x0F, 0x80..=0x8F])
 }
 
-/// Looks through what is not reached of a section of code.
+/// Searches the part of a section of code that is not reached.
 pub(super) fn search<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     section: usize,
     reached: &Reached<'_>,
-) -> Result<Found, ReadError> {
-    let Some(area) = code.area_of(section) else { return Ok(Found::Nothing) };
+) -> Result<Beside, ReadError> {
+    let Some(area) = code.area_of(section) else { return Ok(Beside::Nothing) };
     if reached.instructions.is_empty() || !code.section(area).has_bytes() {
-        return Ok(Found::Nothing);
+        return Ok(Beside::Nothing);
     }
     let (mut gaps, mut next) = (Vec::new(), area.range.start);
     for range in reached.ranges.iter().filter(|range| area.range.contains(&range.start)) {
@@ -98,20 +98,20 @@ pub(super) fn search<'data, R: Contents<'data>>(
     }
     gaps.push(next..area.range.end.max(next));
     if gaps.iter().map(|gap| gap.end.saturating_sub(gap.start)).sum::<u64>() > FEW {
-        return Ok(Found::TooLarge);
+        return Ok(Beside::TooLarge);
     }
     for gap in gaps.into_iter().filter(|gap| !gap.is_empty()) {
         let mut bytes = vec![0; (gap.end - gap.start) as usize];
         code.copy(area, gap.start, &mut bytes)?;
         if let Some(found) = distance(&bytes, gap.start, reached) {
-            return Ok(Found::Table(found));
+            return Ok(Beside::Table(found));
         }
     }
-    Ok(Found::Nothing)
+    Ok(Beside::Nothing)
 }
 
-/// The first instruction whose distance or address stands in `bytes`, which are at `start`, where
-/// data could begin, and is no operand.
+/// The first instruction whose distance or address stands in `bytes` and is no operand. The bytes
+/// lie at `start`, where data could begin.
 fn distance(bytes: &[u8], start: u64, reached: &Reached<'_>) -> Option<u64> {
     let (mut begins, mut is_operand) = (vec![false; bytes.len()], vec![false; bytes.len()]);
     let mut at = 0;

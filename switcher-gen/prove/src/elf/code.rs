@@ -1,4 +1,4 @@
-//! The code of a file as it lies in memory, byte by byte and only where somebody looks.
+//! The code of a file as it lies in memory, read byte by byte and only where it is looked at.
 
 use std::cell::{Cell, OnceCell};
 use std::collections::HashMap;
@@ -9,20 +9,21 @@ use object::read::elf::SectionHeader;
 
 use super::error::ReadError;
 use super::file::{Contents, E, File, Of, Section, Symbol};
-use super::read::{Foreign, LIMIT, Place};
+use super::read::{Foreign, LIMIT, PlaceInFile};
 use super::relocation::{FAR, Form, Relocation};
 
 /// An object's code reaches all of itself, as far as a displacement of 32 bits can.
 const REACH: u64 = 1 << 30;
 
 /// The code of a file, by address.
-pub(super) struct Code<'f, 'data, R: Contents<'data>> {
+pub(super) struct FileCode<'f, 'data, R: Contents<'data>> {
     pub(super) file: &'f File<'data, R>,
-    /// By address; none is empty.
+    /// The sections of code, by address. None is empty.
     pub(super) areas: Vec<Area>,
-    /// The place among them of a section's.
+    /// For each section, the index of its area.
     numbers: HashMap<usize, usize>,
-    /// What each section covers, empty ones too: they can have symbols.
+    /// The addresses that each section covers. Empty ones are included, because they can have
+    /// symbols.
     ranges: HashMap<usize, Range<u64>>,
     /// The first absolute address of the code's own that was stored into it.
     pub(super) absolute: Cell<Option<(usize, u64)>>,
@@ -35,7 +36,7 @@ pub(super) struct Area {
     pub(super) range: Range<u64>,
     /// Where its bytes are in the file.
     offset: u64,
-    /// By offset.
+    /// The relocations of the section, by offset.
     relocations: OnceCell<Vec<Relocation>>,
 }
 
@@ -43,19 +44,19 @@ pub(super) struct Area {
 pub(super) struct Glance {
     pub(super) bytes: [u8; 15],
     pub(super) len: usize,
-    /// By address.
+    /// The ranges that could not be resolved and why, by address.
     pub(super) wrong: Vec<(Range<u64>, ReadError)>,
 }
 
-impl<'f, 'data, R: Contents<'data>> Code<'f, 'data, R> {
-    /// Of an object, sections lie one behind the other from [`Foreign::BASE`] on, in the file's order
-    /// and aligned as they ask; of a linked file, where it says.
+impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
+    /// Of an object, sections lie one after the other from [`Foreign::BASE`] on, in the file's
+    /// order and aligned as they ask; of a linked file, where it says.
     pub(super) fn new(file: &'f File<'data, R>) -> Result<Self, ReadError> {
         let (mut areas, mut ranges) = (Vec::new(), HashMap::new());
         let mut next = Foreign::BASE;
         for (number, section) in file.sections.iter().enumerate().filter(|(_, s)| s.is_code()) {
             let address = if file.is_object() {
-                // What is wrong with an alignment is said of a section that is reached.
+                // A wrong alignment is reported only of a section that is reached.
                 let alignment = section.header.sh_addralign(E).max(1);
                 let is_usual = alignment.is_power_of_two() && alignment <= LIMIT;
                 next.next_multiple_of(if is_usual { alignment } else { 1 })
@@ -102,9 +103,9 @@ impl<'f, 'data, R: Contents<'data>> Code<'f, 'data, R> {
         &self.file.sections[area.section]
     }
 
-    pub(super) fn place(&self, area: &Area, address: u64) -> Place {
+    pub(super) fn place(&self, area: &Area, address: u64) -> PlaceInFile {
         let offset = address.wrapping_sub(area.range.start);
-        Place { section: self.section(area).text(), offset }
+        PlaceInFile { section: self.section(area).text(), offset }
     }
 
     /// What lies at an address.
@@ -113,14 +114,15 @@ impl<'f, 'data, R: Contents<'data>> Code<'f, 'data, R> {
         self.areas[..behind].last().filter(|area| area.range.contains(&address))
     }
 
-    /// Where `symbol` is, if it is in code. The end of a section counts, for labels behind the last
+    /// Where `symbol` is, if it is in code. The end of a section counts, for labels after the last
     /// instruction.
     pub(super) fn address(&self, symbol: &Symbol<'_>) -> Option<u64> {
         let Of::Section(section) = symbol.of else { return None };
         self.address_in(section, symbol.value)
     }
 
-    /// The address of an offset in a section, if that is code; in a linked file it is one already.
+    /// The address of an offset in a section, if the section is code. In a linked file, the offset
+    /// is an address already.
     pub(super) fn address_in(&self, section: usize, value: u64) -> Option<u64> {
         let range = self.ranges.get(&section)?;
         let start = if self.file.is_object() { range.start } else { 0 };
@@ -139,7 +141,7 @@ impl<'f, 'data, R: Contents<'data>> Code<'f, 'data, R> {
         all.sort_by_key(|relocation| relocation.offset);
         let size = area.range.end - area.range.start;
         if let Some(outside) = all.last().filter(|last| last.offset >= size) {
-            let at = Place { section: self.section(area).text(), offset: outside.offset };
+            let at = PlaceInFile { section: self.section(area).text(), offset: outside.offset };
             return Err(ReadError::OutsideSection { at });
         }
         Ok(area.relocations.get_or_init(|| all))
@@ -162,7 +164,8 @@ impl<'f, 'data, R: Contents<'data>> Code<'f, 'data, R> {
         Ok(near.filter(|relocation| touches(relocation.range())).collect())
     }
 
-    /// What the CPU finds from `address` on, which lies in `area`: as much as an instruction can be.
+    /// The bytes that the CPU finds from `address` on, which lies in `area`: as many as an
+    /// instruction can have.
     pub(super) fn glance(&self, area: &Area, address: u64) -> Result<Glance, ReadError> {
         let len = (area.range.end - address).min(15) as usize;
         let mut glance = Glance { bytes: [0; 15], len, wrong: Vec::new() };
@@ -190,7 +193,7 @@ impl<'f, 'data, R: Contents<'data>> Code<'f, 'data, R> {
         for (number, relocation) in touching.iter().enumerate() {
             let next = touching.get(number + 1);
             if let Some(next) = next.filter(|next| next.offset < relocation.range().end) {
-                let at = Place { section: self.section(area).text(), offset: next.offset };
+                let at = PlaceInFile { section: self.section(area).text(), offset: next.offset };
                 return Err(ReadError::RelocatedTwice { at });
             }
             let at = area.range.start + relocation.offset;
@@ -216,8 +219,8 @@ impl<'f, 'data, R: Contents<'data>> Code<'f, 'data, R> {
             .map_err(|()| ReadError::Truncated { section: self.section(area).text() })
     }
 
-    /// Whether what is stored depends on where the code lies: an address of its own, or the distance
-    /// to one that is a number.
+    /// Whether what is stored depends on where the code lies: an address of its own, or the
+    /// distance to one that is a number.
     fn is_absolute(&self, relocation: &Relocation) -> Result<bool, ReadError> {
         let is_relative = Form::of(relocation.kind).is_some_and(|form| form.relative);
         if relocation.symbol == 0 {
@@ -231,7 +234,7 @@ impl<'f, 'data, R: Contents<'data>> Code<'f, 'data, R> {
 
     /// What a relocation stores, and how many bytes of it.
     fn resolve(&self, area: &Area, relocation: &Relocation) -> Result<([u8; 8], usize), ReadError> {
-        let at = || Place { section: self.section(area).text(), offset: relocation.offset };
+        let at = || PlaceInFile { section: self.section(area).text(), offset: relocation.offset };
         let kind = relocation.kind.0;
         let Some(form) = Form::of(relocation.kind) else {
             return Err(ReadError::Relocation { at: at(), kind });
@@ -251,8 +254,12 @@ impl<'f, 'data, R: Contents<'data>> Code<'f, 'data, R> {
     }
 
     /// The address a relocation refers to, without its addend.
-    fn target(&self, relocation: &Relocation, at: &dyn Fn() -> Place) -> Result<u64, ReadError> {
-        // Symbol 0: the addend is all there is.
+    fn target(
+        &self,
+        relocation: &Relocation,
+        at: &dyn Fn() -> PlaceInFile,
+    ) -> Result<u64, ReadError> {
+        // Symbol 0 stands for address 0, so the addend is the target.
         if relocation.symbol == 0 {
             return Ok(0);
         }
@@ -283,7 +290,7 @@ impl<'f, 'data, R: Contents<'data>> Code<'f, 'data, R> {
     }
 }
 
-/// Puts `field`, which lies at `at`, into `bytes`, which lie at `start`: what of it is among them.
+/// Copies that part of `field`, which lies at `at`, that is within `bytes`, which lie at `start`.
 fn put(bytes: &mut [u8], start: u64, at: u64, field: &[u8]) {
     for (address, byte) in (at..).zip(field) {
         let place = address.checked_sub(start).and_then(|place| bytes.get_mut(place as usize));

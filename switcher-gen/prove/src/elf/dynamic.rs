@@ -1,5 +1,6 @@
-//! Where the dynamic section leads. A loader finds it by its address, and all that it names by theirs;
-//! where in the file anything is, nobody asks. So neither is it asked here.
+//! The tables that the dynamic section leads to. A loader finds the section, and everything that
+//! the section names, by address. It does not use offsets in the file, so this module does not use
+//! them either.
 
 use object::elf::{PT_DYNAMIC, RelocationType, SHT_REL, SHT_RELA, SHT_RELR};
 use object::read::elf::{ProgramHeader, SectionHeader};
@@ -29,26 +30,27 @@ const VERSYM: u64 = 0x6FFF_FFF0;
 const VERDEF: u64 = 0x6FFF_FFFC;
 const VERNEED: u64 = 0x6FFF_FFFE;
 const DF_TEXTREL: u64 = 4;
-/// The tags that count here. Each may be there once: of two values, loaders take the first or the last.
+/// The tags that matter. Each may occur once only, because of two values some loaders take the
+/// first and some the last.
 const KNOWN: [u64; 18] = [
     PLTRELSZ, HASH, STRTAB, SYMTAB, RELA, RELASZ, REL, RELSZ, PLTREL, TEXTREL, JMPREL, FLAGS,
     RELRSZ, RELR, GNU_HASH, VERSYM, VERDEF, VERNEED,
 ];
 
-/// What the loader follows.
+/// What the dynamic section says to the loader.
 #[derive(Default)]
 pub(super) struct Dynamic {
-    /// By [`KNOWN`]'s order.
+    /// The values of the tags, in the order of [`KNOWN`].
     values: [Option<u64>; KNOWN.len()],
     /// The addresses it covers itself.
     at: Option<u64>,
     /// Relocations.
-    pub(super) tables: Vec<Table>,
+    pub(super) tables: Vec<RelocationTable>,
 }
 
-/// Relocations, in the file.
+/// A table of relocations, by its place in the file.
 #[derive(Clone, Copy)]
-pub(super) struct Table {
+pub(super) struct RelocationTable {
     address: u64,
     pub(super) offset: u64,
     pub(super) size: u64,
@@ -56,8 +58,8 @@ pub(super) struct Table {
     pub(super) entry: u64,
 }
 
-impl Table {
-    /// Those of a section, if it has any.
+impl RelocationTable {
+    /// The relocations of a section, if it holds any.
     pub(super) fn of(section: &Section<'_>) -> Option<Self> {
         let entry = match section.header.sh_type(E) {
             SHT_RELA => 24,
@@ -85,9 +87,10 @@ impl Applied {
     }
 }
 
-impl Table {
-    /// Its relocations. Of those without an addend, it is in the bytes already, and they are looked at as
-    /// they are; what is left is the symbol. The compact form has addresses alone.
+impl RelocationTable {
+    /// Calls `each` for the relocations of the table. A relocation without an addend has it in the
+    /// bytes already, which are examined as they are; only its symbol is left. The compact form has
+    /// addresses alone.
     pub(super) fn each<'data, R: Contents<'data>>(
         &self,
         file: &File<'data, R>,
@@ -122,12 +125,12 @@ fn damaged(why: &'static str) -> ReadError {
 }
 
 impl Dynamic {
-    /// Reads it where a loader does.
+    /// Reads the dynamic section where a loader does.
     pub(super) fn new<'data, R: Contents<'data>>(
         file: &File<'data, R>,
         segments: &[Segment],
     ) -> Result<Self, ReadError> {
-        /// More than there are tags.
+        /// More bytes than all tags together could need.
         const MOST: u64 = 4096 * 16;
         let mut dynamic = Self::default();
         let mut headers = file.segments.iter().filter(|s| s.p_type(E) == PT_DYNAMIC);
@@ -176,14 +179,14 @@ impl Dynamic {
             let address = address.unwrap_or_default();
             let offset = place(segments, address, size)
                 .ok_or_else(|| damaged("leads to relocations that no segment has as they are"))?;
-            self.tables.push(Table { address, offset, size, entry });
+            self.tables.push(RelocationTable { address, offset, size, entry });
         }
         Ok(())
     }
 
     /// Whether it says that what is not writable is relocated.
     pub(super) fn has_text_relocations(&self) -> bool {
-        // That the one is there is what matters.
+        // The presence of the tag matters, not its value.
         let flags = self.value(FLAGS).unwrap_or_default();
         self.value(TEXTREL).is_some() || flags & DF_TEXTREL != 0
     }
@@ -202,12 +205,12 @@ impl Dynamic {
         }
     }
 
-    /// Whether the loader has a use for a section by what the dynamic section says, which is the one
-    /// reason why a linker's tables are loaded.
+    /// Whether the loader has a use for a section by what the dynamic section says, which is the
+    /// one reason why a linker's tables are loaded.
     pub(super) fn leads_to(&self, section: &Section<'_>) -> bool {
         let address = section.address;
         let tags = [HASH, STRTAB, SYMTAB, GNU_HASH, VERSYM, VERDEF, VERNEED];
-        let is_table = |table: &Table| {
+        let is_table = |table: &RelocationTable| {
             let distance = address.checked_sub(table.address);
             distance
                 .and_then(|by| by.checked_add(section.size))

@@ -1,14 +1,14 @@
-//! Why a file's code cannot be had: what is wrong, where, and what to do.
+//! Why a file's code cannot be read: what is wrong, where, and what to do.
 
-use super::read::{Foreign, LIMIT, Place};
+use super::read::{Foreign, LIMIT, PlaceInFile};
 
-/// Why a file's code cannot be had.
+/// Why a file's code cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// The magic number is not there.
     #[error("not an ELF file: give an object (from `as` or `cc -c`) or a linked file")]
     NotElf,
-    /// Code for another CPU, or for another mode of it.
+    /// The file is for another CPU, or for another mode of it.
     #[error("the file holds {found}; a switcher is 64-bit little-endian code for x86-64")]
     NotX86_64 {
         /// What it is for.
@@ -20,7 +20,7 @@ pub enum ReadError {
     /// The file contradicts itself or ends early.
     #[error("the file is damaged or truncated: {0}; make it again")]
     Malformed(#[from] object::read::Error),
-    /// There is nothing to look at.
+    /// The file has no code.
     #[error("no section holds code: mark the code's section executable (`.section x, \"ax\"`)")]
     NoCode,
     /// Without names, nobody knows where the routines are.
@@ -38,19 +38,19 @@ pub enum ReadError {
         /// What is too large.
         what: &'static str,
     },
-    /// Many headers lead to the same bytes, so that to look at all of them has no end.
+    /// Many headers lead to the same bytes, so that looking at all of them could take for ever.
     #[error("{what} claim more bytes than the file could hold without sharing them: make it again")]
     Claims {
         /// Which headers.
         what: &'static str,
     },
-    /// One of them may not be looked at by who links it.
+    /// Several sections relocate one section, and a linker may ignore one of them.
     #[error("`{section}` is relocated by more than one section: make the file again")]
     RelocatedBySeveral {
         /// Its name.
         section: String,
     },
-    /// Not a power of two, or more than a file could need.
+    /// An alignment is not a power of two, or larger than a file could need.
     #[error(
         "section `{section}` wants to be aligned to {alignment:#x}: use a power of two, at most {LIMIT:#x}"
     )]
@@ -94,9 +94,9 @@ pub enum ReadError {
     /// Code refers to what another file defines.
     #[error("{at} refers to `{symbol}`, which the file does not define: link it with what does")]
     Undefined {
-        /// Where.
-        at: Place,
-        /// To what.
+        /// Where in the file.
+        at: PlaceInFile,
+        /// The symbol that it refers to.
         symbol: String,
     },
     /// Code refers to memory that is not code.
@@ -105,9 +105,9 @@ pub enum ReadError {
          make it an immediate"
     )]
     Data {
-        /// Where.
-        at: Place,
-        /// To what.
+        /// Where in the file.
+        at: PlaceInFile,
+        /// The section that it refers to.
         section: String,
     },
     /// A reference that only a linker understands.
@@ -116,32 +116,32 @@ pub enum ReadError {
          32S, PC64, PC32, PC16, PC8, PLT32): link the file first"
     )]
     Relocation {
-        /// Where.
-        at: Place,
+        /// Where in the file.
+        at: PlaceInFile,
         /// `ELF64_R_TYPE`.
         kind: u32,
     },
     /// A relocation reaches over the end of its section.
     #[error("the relocation at {at} is not inside its section: the file is damaged")]
     OutsideSection {
-        /// Where.
-        at: Place,
+        /// Where in the file.
+        at: PlaceInFile,
     },
     /// A relocation whose addend is in the code, which no x86-64 toolchain makes.
     #[error("the relocation at {at} has no addend: make the file with RELA relocations")]
     ImplicitAddend {
-        /// Where.
-        at: Place,
+        /// Where in the file.
+        at: PlaceInFile,
     },
-    /// Too far away, or an absolute address that the field is too small for.
+    /// The target is too far away, or an absolute address is too large for the field.
     #[error(
         "{at}: {value:#x} does not fit into {bits} bits (relocation of kind {kind}); objects are \
          read at {:#x}: link the file to where it will run",
         Foreign::BASE
     )]
     Overflow {
-        /// Where.
-        at: Place,
+        /// Where in the file.
+        at: PlaceInFile,
         /// `ELF64_R_TYPE`.
         kind: u32,
         /// What should be stored.
@@ -153,7 +153,7 @@ pub enum ReadError {
     #[error("the relocation at {at} lies over the one before it: make the file again")]
     RelocatedTwice {
         /// The second one.
-        at: Place,
+        at: PlaceInFile,
     },
     /// Relocations in a form that is not read.
     #[error(
@@ -170,7 +170,7 @@ pub enum ReadError {
         /// Its name.
         section: String,
     },
-    /// Another file may define it, too, and then that is what runs.
+    /// Another file may define the symbol, too, and then that definition runs.
     #[error(
         "`{symbol}` is weak, so that another file may take its place: make it global (`.globl`), or \
          link the file first"
@@ -179,15 +179,15 @@ pub enum ReadError {
         /// Its name.
         symbol: String,
     },
-    /// Nobody need define it, and then its address is 0.
+    /// The symbol need not be defined by any file, and its address is 0 then.
     #[error(
         "{at} refers to `{symbol}`, which is weak and not defined, so that it may be address 0: \
          drop `.weak`"
     )]
     WeakUndefined {
-        /// Where.
-        at: Place,
-        /// To what.
+        /// Where in the file.
+        at: PlaceInFile,
+        /// The symbol that it refers to.
         symbol: String,
     },
     /// The file asks another one for the routine, and has one of that name for itself.
@@ -208,7 +208,7 @@ pub enum ReadError {
         /// Its name.
         section: String,
     },
-    /// Which function it is, code decides at run time.
+    /// Code decides at run time which function is called.
     #[error(
         "`{symbol}` is an indirect function (STT_GNU_IFUNC), so that another one is called: make it \
          a function (`.type {symbol}, @function`)"
@@ -217,12 +217,12 @@ pub enum ReadError {
         /// Its name.
         symbol: String,
     },
-    /// Nobody knows which of them is meant.
+    /// Several symbols have the name, and it is not known which of them is meant.
     #[error("`{symbol}` is defined more than once, at {}: leave one", addresses(.at))]
     Ambiguous {
         /// Its name.
         symbol: String,
-        /// Where.
+        /// The addresses.
         at: Vec<u64>,
     },
     /// A routine's name is that of something else.
@@ -259,7 +259,7 @@ pub enum ReadError {
         /// The section of the stub.
         section: String,
         /// The call.
-        from: Option<Place>,
+        from: Option<PlaceInFile>,
     },
     /// Code is not all in one place.
     #[error(
@@ -273,7 +273,7 @@ pub enum ReadError {
         /// The one that holds the first routine.
         first: String,
         /// The jump.
-        from: Option<Place>,
+        from: Option<PlaceInFile>,
     },
     /// A table says that other bytes will run.
     #[error(
@@ -284,7 +284,7 @@ pub enum ReadError {
         /// The table.
         section: String,
         /// What it names.
-        at: Place,
+        at: PlaceInFile,
         /// What happens there.
         how: &'static str,
     },
@@ -297,7 +297,7 @@ pub enum ReadError {
         /// The section.
         section: String,
         /// What it names.
-        at: Place,
+        at: PlaceInFile,
     },
     /// No segment has the code.
     #[error(
@@ -307,7 +307,7 @@ pub enum ReadError {
     NotMapped {
         /// Its name.
         section: String,
-        /// Where.
+        /// The address.
         at: u64,
     },
     /// A segment has other bytes than the section.
@@ -329,7 +329,7 @@ pub enum ReadError {
     Segments {
         /// Its name.
         section: String,
-        /// Where.
+        /// The address.
         at: u64,
     },
     /// A table is not where its section says.
@@ -347,7 +347,7 @@ pub enum ReadError {
         /// Its name.
         section: String,
     },
-    /// The dynamic section says so.
+    /// The dynamic section says that the loader relocates what is not writable.
     #[error(
         "the file asks for relocations in what is not writable (DT_TEXTREL), so that the loader may \
          change code: link it without `-z notext`"
@@ -367,7 +367,7 @@ pub enum ReadError {
     Physical {
         /// Its name.
         section: String,
-        /// Where.
+        /// The address.
         at: u64,
     },
     /// The loader would find other symbols than were looked at.
@@ -376,7 +376,7 @@ pub enum ReadError {
          the file again"
     )]
     DynamicSymbols,
-    /// The loader makes it read-only, and no longer executable.
+    /// The loader makes the code read-only, so that it is no longer executable.
     #[error(
         "the code at {at:#x} in `{section}` is in what the loader makes read-only alone \
          (PT_GNU_RELRO), so that it cannot be executed: link the file without that"
@@ -384,21 +384,21 @@ pub enum ReadError {
     Relro {
         /// Its name.
         section: String,
-        /// Where.
+        /// The address.
         at: u64,
     },
     /// The loader would change the code.
     #[error("the loader relocates the code at {at:#x}: link the file to a fixed address")]
     LoadTime {
-        /// Where.
+        /// The address.
         at: u64,
     },
-    /// Not among the names in the code.
+    /// The name is not among those in the code.
     #[error("no code is called `{name}`; {}", list(.known))]
     NoSymbol {
         /// The name asked for.
         name: String,
-        /// Names there are: all if they are few, else the most similar.
+        /// The names that exist: all of them if they are few, otherwise the most similar ones.
         known: Vec<String>,
     },
 }

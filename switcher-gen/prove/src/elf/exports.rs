@@ -15,7 +15,7 @@ pub(super) struct Tables {
     pub(super) gnu_hash: Option<u64>,
 }
 
-/// Refuses a file whose section of dynamic symbols is not, or not all of, what a loader looks at.
+/// Refuses a file if a loader looks at other symbols than its section of dynamic symbols holds.
 pub(super) fn check<'data, R: Contents<'data>>(
     file: &File<'data, R>,
     tables: &Tables,
@@ -39,12 +39,12 @@ fn dword<'data, R: Contents<'data>>(file: &File<'data, R>, at: u64) -> Option<u3
     Some(u32::from_le_bytes(bytes))
 }
 
-/// How many symbols there are by the generic ABI's table: as many as it has chains.
+/// The number of symbols by the hash table of the generic ABI, which has one chain for each.
 fn by_hash<'data, R: Contents<'data>>(file: &File<'data, R>, at: u64) -> Option<u64> {
     dword(file, at.checked_add(4)?).map(u64::from)
 }
 
-/// How many there are by the GNU one: its last chain ends with the last of them.
+/// The number of symbols by the GNU hash table, whose last chain ends with the last symbol.
 fn by_gnu_hash<'data, R: Contents<'data>>(file: &File<'data, R>, at: u64) -> Option<u64> {
     /// More than any library of ours has.
     const MANY: u32 = 1 << 20;

@@ -18,12 +18,12 @@ use super::error::ReadError;
 use super::read::LIMIT;
 use super::relocation::Relocation;
 
-/// What [`read`](super::read()) has checked.
+/// The byte order, which [`read`](super::read()) has checked.
 pub(super) const E: Endianness = Endianness::Little;
 
 /// Where a file's bytes come from.
 pub(super) trait Contents<'data>: ReadRef<'data> {
-    /// Copies bytes, and keeps none.
+    /// Copies bytes without keeping any in memory.
     fn copy(self, offset: u64, to: &mut [u8]) -> Result<(), ()>;
 }
 
@@ -72,30 +72,32 @@ pub(super) struct File<'data, R: Contents<'data>> {
     pub(super) segments: &'data [ProgramHeader64<Endianness>],
     symbols: Symbols<'data, R>,
     strings: &'data [u8],
-    /// What else names symbols: in what is linked, what the loader looks at.
+    /// The other tables of symbols. In a linked file, the loader looks at one of them.
     others: Vec<(Symbols<'data, R>, &'data [u8])>,
     /// The sections that relocate a section; in an object, at most one each.
     relocated_by: HashMap<usize, Vec<usize>>,
-    /// Those that a group lists, whatever they say themselves.
+    /// The sections that a group lists, whatever their own flags say.
     grouped: HashSet<usize>,
     /// Bytes of the file's header and the program headers, if they follow each other as usual.
     pub(super) headers: u64,
-    /// Those that something takes names from.
+    /// The sections that something takes names from.
     named_from: HashSet<usize>,
-    /// Bytes of names that are still looked at: each may be a part of the longest.
+    /// How many more bytes of names may be read. Each name may be a part of the longest one, so the
+    /// size of the file is no limit.
     names: Cell<u64>,
 }
 
-/// As often may the headers of a file claim its bytes. Those of a right one share next to nothing.
+/// How often the headers of a file may claim its bytes. The headers of a normal file share almost
+/// nothing.
 const TIMES: u64 = 4;
-/// A right file has a few.
+/// The largest number of segments. A normal file has a few.
 const SEGMENTS: usize = 4096;
 
 /// A section, by its number in the file.
 pub(super) struct Section<'data> {
     pub(super) header: &'data SectionHeader64<Endianness>,
     name: &'data [u8],
-    /// In a linked file, where it lies; of an object, [`Code`] decides.
+    /// In a linked file, the address of the section. For an object, [`FileCode`] chooses it.
     pub(super) address: u64,
     pub(super) size: u64,
 }
@@ -116,7 +118,7 @@ pub(super) enum Of {
     Absolute,
     Common,
     Section(usize),
-    /// What only a certain operating system understands.
+    /// Something that only a certain operating system understands.
     Other,
 }
 
@@ -134,7 +136,7 @@ impl Symbol<'_> {
     }
 }
 
-/// A name, for people.
+/// A name as text, for messages.
 pub(super) fn text(name: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }
@@ -155,7 +157,7 @@ fn claims(
     length: u64,
     what: &'static str,
 ) -> Result<(), ReadError> {
-    // What reaches beyond the file is an error of its own, where it matters.
+    // A header that reaches beyond the file is reported elsewhere, if it matters.
     let sum = sizes.fold(0_u64, |sum, size| sum.saturating_add(size.min(length)));
     if sum > TIMES.saturating_mul(length) { Err(ReadError::Claims { what }) } else { Ok(()) }
 }
@@ -181,7 +183,7 @@ impl Section<'_> {
         self.header.sh_offset(E)
     }
 
-    /// Of a group, the sections that it lists.
+    /// The sections that a group lists.
     fn members<'data, R: Contents<'data>>(&self, data: R) -> Result<Vec<usize>, ReadError> {
         let truncated = || ReadError::Truncated { section: self.text() };
         if self.size > data.len().unwrap_or_default() {
@@ -228,7 +230,7 @@ impl<'data, R: Contents<'data>> File<'data, R> {
             return Err(ReadError::Claims { what: "the program headers" });
         }
         let mut symbols = table.symbols(E, data, SHT_SYMTAB)?;
-        // Of a stripped library, what it exports is left.
+        // A stripped library still has the table of what it exports.
         if symbols.section().0 == 0 {
             symbols = table.symbols(E, data, SHT_DYNSYM)?;
         }
@@ -310,7 +312,7 @@ impl<'data, R: Contents<'data>> File<'data, R> {
         all.map(|(index, raw)| self.symbol(index, raw))
     }
 
-    /// Those of all other tables.
+    /// The symbols of all other tables.
     pub(super) fn other_symbols(&self) -> impl Iterator<Item = Result<Symbol<'data>, ReadError>> {
         self.others.iter().flat_map(move |(table, strings)| {
             let all = table.symbols().iter().enumerate();

@@ -9,8 +9,8 @@ use object::elf::{
 };
 use object::read::elf::{ProgramHeader, SectionHeader};
 
-use super::code::{Area, Code};
-use super::dynamic::{Loaded, Table};
+use super::code::{Area, FileCode};
+use super::dynamic::{Loaded, RelocationTable};
 use super::error::ReadError;
 use super::exports;
 use super::file::{Contents, E, File};
@@ -19,14 +19,14 @@ use super::segments::{PAGE, Segment};
 
 /// Refuses `ranges` of `area` that are not what the loader puts there.
 pub(super) fn check<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     loaded: &Loaded,
     area: &Area,
     ranges: &[Range<u64>],
 ) -> Result<(), ReadError> {
     let file = code.file;
     overlapping_sections(code, area, ranges)?;
-    // Before what the segments say: this names an address.
+    // This comes before the checks of segments, because it names an address.
     if let Some(at) = relocated_at_load_time(file, &loaded.dynamic.tables, ranges)? {
         return Err(ReadError::LoadTime { at });
     }
@@ -34,7 +34,7 @@ pub(super) fn check<'data, R: Contents<'data>>(
         return Err(ReadError::TextRelocations);
     }
     exports::check(file, &loaded.dynamic.symbols(&loaded.segments))?;
-    // Whole pages become so.
+    // The loader makes whole pages read-only.
     let relro = file.segments.iter().filter(|segment| segment.p_type(E) == PT_GNU_RELRO);
     for segment in relro.map(Segment::new) {
         let Range { start, end } = segment.memory();
@@ -54,15 +54,15 @@ fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
     a.start < b.end && b.start < a.end
 }
 
-/// The first of `ranges`, which are in order, that has to do with `other`.
+/// The first of `ranges`, which are in order, that overlaps `other`.
 fn first_over<'a>(ranges: &'a [Range<u64>], other: &Range<u64>) -> Option<&'a Range<u64>> {
     let behind = ranges.partition_point(|range| range.end <= other.start);
     ranges.get(behind).filter(|range| range.start < other.end)
 }
 
-/// Another section at the same addresses: nobody knows which of them is there.
+/// Another section at the same addresses. It is not known which of the two is loaded.
 fn overlapping_sections<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     area: &Area,
     ranges: &[Range<u64>],
 ) -> Result<(), ReadError> {
@@ -82,7 +82,7 @@ fn overlapping_sections<'data, R: Contents<'data>>(
 
 /// The one segment that has a range, which nothing else is mapped to a page of.
 fn mapped<'a, 'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     area: &Area,
     range: &Range<u64>,
     segments: &'a [Segment],
@@ -119,10 +119,10 @@ fn mapped<'a, 'data, R: Contents<'data>>(
     Ok(segment)
 }
 
-/// Who boots a kernel loads it by physical addresses, byte by byte. That all of them are 0 means that
-/// nobody does.
+/// A boot loader loads a kernel by physical addresses, byte by byte. If all of them are 0, the file
+/// is not loaded in this way.
 fn physical<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     area: &Area,
     range: &Range<u64>,
     segment: &Segment,
@@ -164,12 +164,12 @@ fn same<'data, R: Contents<'data>>(file: &File<'data, R>, a: u64, b: u64, length
 /// The first relocation at load time that changes something in `ranges`, which are in order.
 fn relocated_at_load_time<'data, R: Contents<'data>>(
     file: &File<'data, R>,
-    dynamic: &[Table],
+    dynamic: &[RelocationTable],
     ranges: &[Range<u64>],
 ) -> Result<Option<u64>, ReadError> {
     let touched = |changed: Range<u64>| first_over(ranges, &changed).is_some();
     let tables = file.sections.iter().filter(|section| section.has(SHF_ALLOC));
-    for table in tables.filter_map(Table::of).chain(dynamic.iter().copied()) {
+    for table in tables.filter_map(RelocationTable::of).chain(dynamic.iter().copied()) {
         if let Some(at) = table.find(file, &touched)? {
             return Ok(Some(at));
         }
@@ -179,7 +179,7 @@ fn relocated_at_load_time<'data, R: Contents<'data>>(
 
 /// What a loader changes by a relocation at `at`.
 fn changed<'data, R: Contents<'data>>(file: &File<'data, R>, at: u64, info: u64) -> Range<u64> {
-    /// What a library defines may be larger than what was linked with it.
+    /// The object that a library defines may be larger than the one that the file was linked with.
     const LARGE: u64 = 1 << 16;
     let kind = RelocationType(info as u32);
     let (before, width) = match kind {
@@ -198,7 +198,7 @@ fn size_of_symbol<'data, R: Contents<'data>>(file: &File<'data, R>, number: u64)
     Some(u64::from_le_bytes(size))
 }
 
-impl Table {
+impl RelocationTable {
     fn find<'data, R: Contents<'data>>(
         &self,
         file: &File<'data, R>,
@@ -233,7 +233,7 @@ impl Table {
     }
 }
 
-/// The generic ABI's compact form: an address, or a bitmap of the 63 words behind what was last.
+/// The generic ABI's compact form: an address, or a bitmap of the 63 words after what was last.
 fn relr(word: u64, next: &mut u64, touched: &dyn Fn(u64) -> bool) -> Option<u64> {
     if word & 1 == 0 {
         *next = word.wrapping_add(8);

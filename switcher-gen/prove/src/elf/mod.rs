@@ -3,7 +3,7 @@
 //! | file | purpose |
 //! |---|---|
 //! | `read` | the code of any object or linked file, for checking what others have written |
-//! | `error` | why it cannot be had |
+//! | `error` | why it cannot be read |
 //! | `file` | its tables |
 //! | `code` | its code byte by byte |
 //! | `relocation` | what each kind of relocation changes |
@@ -35,4 +35,4 @@ mod segments;
 mod words;
 
 pub use error::ReadError;
-pub use read::{CodeSection, Foreign, Linkage, Place, read, read_file};
+pub use read::{CodeSection, Foreign, Linkage, PlaceInFile, read, read_file};

@@ -1,4 +1,5 @@
-//! What the symbols of a file say of a switcher: where its routines are, and who may take their place.
+//! What the symbols of a file say of a switcher: where its routines are, and who may take their
+//! place.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,28 +7,28 @@ use std::ops::Range;
 
 use object::elf::{STT_FILE, STT_FUNC, STT_GNU_IFUNC, STT_SECTION, STT_TLS};
 
-use super::code::Code;
+use super::code::FileCode;
 use super::error::ReadError;
 use super::file::{Contents, Of, Symbol};
 use super::purpose;
 use super::read::{LIMIT, likeness};
 use switcher_gen::asm::{HostSymbol, Label};
 
-/// What a symbol says of a name.
+/// A definition of a name by a symbol.
 struct Definition {
-    /// In code, or anywhere if it is the host's.
+    /// The address, if it is in code. A symbol of the host's may be anywhere.
     address: Option<u64>,
     is_weak: bool,
     is_local: bool,
     is_indirect: bool,
 }
 
-/// What the symbols say that have a meaning here.
+/// What the symbols say that have a meaning for a switcher.
 pub(super) struct Names {
     is_object: bool,
-    /// Of what code must or may have, and of the host's symbols.
+    /// The definitions of the names that code must or may have, and of the host's symbols.
     known: BTreeMap<&'static str, Vec<Definition>>,
-    /// Of them, those that another file is asked for.
+    /// Those of these names that another file is asked for.
     undefined: BTreeSet<&'static str>,
     /// Names most like those of routines that are not there.
     similar: BTreeSet<(usize, String, u64)>,
@@ -38,9 +39,9 @@ pub(super) struct Names {
 }
 
 /// Names in what is reached.
-pub(super) struct Found {
+pub(super) struct NamesFound {
     pub(super) symbols: BTreeMap<String, u64>,
-    /// What others may have pointers to.
+    /// The addresses that other code may have pointers to.
     pub(super) pointers: Vec<u64>,
 }
 
@@ -50,7 +51,7 @@ const OTHERS: [Label; 3] = [Label::Iretq, Label::EventStubs, Label::EventStubsEn
 
 impl Names {
     pub(super) fn new<'data, R: Contents<'data>>(
-        code: &Code<'_, 'data, R>,
+        code: &FileCode<'_, 'data, R>,
     ) -> Result<Self, ReadError> {
         let labels = ENTRIES.iter().chain(&OTHERS).map(|label| label.name());
         let hosts = HostSymbol::HOOKS.iter().chain(&HostSymbol::RETURNS).map(|symbol| symbol.0);
@@ -83,7 +84,7 @@ impl Names {
                 }
             }
         }
-        // The loader, and who asks it for a symbol, looks at another table than linkers do.
+        // The loader, and code that asks it for a symbol, use another table than linkers do.
         for symbol in code.file.other_symbols() {
             let symbol = symbol?;
             let is_known = names.known.contains_key(meaning(symbol.name));
@@ -99,7 +100,11 @@ impl Names {
         Ok(names)
     }
 
-    fn add<'data, R: Contents<'data>>(&mut self, code: &Code<'_, 'data, R>, symbol: &Symbol<'_>) {
+    fn add<'data, R: Contents<'data>>(
+        &mut self,
+        code: &FileCode<'_, 'data, R>,
+        symbol: &Symbol<'_>,
+    ) {
         /// So many names are like one that is not there.
         const FEW: usize = 16;
         let address = code.address(symbol);
@@ -141,7 +146,7 @@ impl Names {
     fn place(&self, name: &'static str) -> Result<Option<u64>, ReadError> {
         let symbol = || name.to_owned();
         let all = self.known.get(name).map_or(&[][..], Vec::as_slice);
-        // What others see of the name is the global one.
+        // Other files see the global definition of the name.
         let is_global = all.iter().any(|definition| !definition.is_local);
         let chosen: Vec<_> = all.iter().filter(|one| one.is_local != is_global).collect();
         if chosen.iter().any(|definition| definition.is_indirect) {
@@ -150,7 +155,7 @@ impl Names {
         if self.is_object && !is_global && !chosen.is_empty() && self.undefined.contains(name) {
             return Err(ReadError::LocalAndUndefined { symbol: symbol() });
         }
-        // Of what is linked, nobody takes the place any more.
+        // In a linked file, no other definition can take its place any more.
         if self.is_object && chosen.iter().any(|definition| definition.is_weak) {
             return Err(ReadError::Weak { symbol: symbol() });
         }
@@ -172,7 +177,7 @@ impl Names {
         found.collect()
     }
 
-    /// All that is entered from outside.
+    /// The addresses of all entry points.
     pub(super) fn entries(&self) -> Result<Vec<u64>, ReadError> {
         let mut entries = self.places(ENTRIES.iter().map(|label| label.name()))?;
         if entries.is_empty() {
@@ -209,9 +214,9 @@ impl Names {
     /// The names in `ranges`, which are in order, and those that have a meaning.
     pub(super) fn within<'data, R: Contents<'data>>(
         &self,
-        code: &Code<'_, 'data, R>,
+        code: &FileCode<'_, 'data, R>,
         ranges: &[Range<u64>],
-    ) -> Result<Found, ReadError> {
+    ) -> Result<NamesFound, ReadError> {
         // Each name may be a part of the longest: a file's size is no limit for the sum.
         let mut length = 0;
         let mut found = BTreeMap::<String, (bool, u64)>::new();
@@ -228,7 +233,8 @@ impl Names {
             let Some(address) = code.address(&symbol).filter(|address| is_in(*address)) else {
                 continue;
             };
-            // A label inside of a routine is no function, and what points there may change it.
+            // A label inside a routine is no function, and a table that points to it may change the
+            // code there.
             let name = std::str::from_utf8(symbol.name);
             if symbol.kind == STT_FUNC || name.is_ok_and(|name| self.known.contains_key(name)) {
                 pointers.push(address);
@@ -265,7 +271,7 @@ impl Names {
             found.into_iter().map(|(name, (_, address))| (name, address)).collect();
         let is_missing = |label: &Label| !symbols.contains_key(label.name());
         if ENTRIES[..3].iter().any(is_missing) {
-            // To be shown to whoever looks for it.
+            // They are shown to a user who looks for a name that does not exist.
             for (_, name, address) in &self.similar {
                 symbols.entry(name.clone()).or_insert(*address);
             }
@@ -275,11 +281,12 @@ impl Names {
                 symbols.insert((*name).into(), address);
             }
         }
-        Ok(Found { symbols, pointers })
+        Ok(NamesFound { symbols, pointers })
     }
 }
 
-/// What linkers look for: a name without the version that follows it. Nothing, if it is no text.
+/// The name that linkers look for, without the version that follows it. It is empty if the name is
+/// no text.
 fn meaning(name: &[u8]) -> &str {
     let version = name.iter().position(|byte| *byte == b'@').unwrap_or(name.len());
     std::str::from_utf8(&name[..version]).unwrap_or_default()

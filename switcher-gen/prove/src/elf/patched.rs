@@ -1,14 +1,16 @@
 //! Tables by which somebody rewrites code when it is loaded, or later.
 //!
-//! Linux keeps, beside its code, the places that are other bytes on this CPU, in this configuration
-//! or at this moment: alternatives, static branches and calls, return and indirect-branch sites,
-//! landing pads to be sealed, calls for tracing, LOCK prefixes. What such a table names is not what
-//! runs. Other tables also name places in code and change nothing. And of a section with a name
-//! that nobody knows, nobody knows what it is for. Linux collects tables by their names alone: that
-//! one is marked as executable, as a note or as not loaded makes it no other table.
+//! Beside its code, Linux keeps tables of the places that hold other bytes on some CPUs, in some
+//! configurations or at some moments: alternatives, static branches and calls, return and
+//! indirect-branch sites, landing pads to be sealed, calls for tracing, LOCK prefixes. The bytes
+//! that such a table names are not the bytes that run. Other tables also name places in code and
+//! change nothing. If the name of a section is not known, its purpose is not known either. Linux
+//! collects tables by their names alone. A table remains one if it is marked as executable, as a
+//! note or as not loaded.
 //!
-//! What is certain refuses a file; what may be chance, or a pointer to call an entry point by, is said
-//! with the verdict. Nothing is left out because there is too much of it.
+//! A table that certainly changes the code makes the file be refused. A finding that may be chance,
+//! or a pointer to an entry point, is reported with the verdict. No finding is dropped because
+//! there are too many.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -17,31 +19,31 @@ use object::elf::{SHF_ALLOC, SHT_DYNSYM};
 use object::read::elf::SectionHeader;
 
 use super::among;
-use super::code::{Area, Code};
+use super::code::{Area, FileCode};
 use super::dynamic::{Applied, Loaded};
 use super::error::ReadError;
 use super::file::{Contents, E, File, Section};
 use super::purpose::Purpose;
-use super::read::Place;
+use super::read::PlaceInFile;
 use super::segments::place;
-use super::words::{self, Sites, Table};
+use super::words::{self, Sites, WordTable};
 
-/// What tables say of the code.
+/// What the tables of a file say of the code.
 #[derive(Default)]
 pub(super) struct Tables {
-    /// Why those that name the code do no harm.
+    /// Why tables that name the code do no harm.
     pub(super) harmless: Vec<String>,
     /// How many more of them there are.
     pub(super) more_harmless: usize,
-    /// Those of which it is not known what they are for.
-    pub(super) unknown: Vec<(String, Place)>,
-    /// Those of them that name an entry point, as a pointer would.
-    pub(super) pointers: Vec<(String, Place)>,
-    /// Those that name code which is not the switcher's, in its section.
+    /// Tables whose purpose is not known.
+    pub(super) unknown: Vec<(String, PlaceInFile)>,
+    /// Tables of unknown purpose that name an entry point, as a pointer would.
+    pub(super) pointers: Vec<(String, PlaceInFile)>,
+    /// Tables that name code in the switcher's section which is not the switcher's.
     pub(super) beside: Vec<String>,
-    /// Those with words that are places in the code, as some are among so many.
+    /// Tables with words that are places in the code, as happens by chance among so many words.
     pub(super) chance: Vec<String>,
-    /// Those with numbers that would be places in the code if somebody counted from its start.
+    /// Tables with numbers that would be places in the code if they were counted from its start.
     pub(super) numbers: Vec<String>,
     /// Sections of code that were not looked through for tables.
     pub(super) unsearched: Vec<String>,
@@ -49,7 +51,7 @@ pub(super) struct Tables {
 
 /// What one table names.
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct TableContents {
     /// A place that is reached, and that nobody would have a pointer to.
     pub(super) site: Option<u64>,
     /// An entry point.
@@ -62,17 +64,17 @@ pub(super) struct Found {
     pub(super) has_numbers: bool,
 }
 
-/// What an address has to do with what is reached.
+/// The relation of an address to the reached code.
 #[derive(Clone, Copy)]
 pub(super) enum Named {
     Nothing,
-    /// It is what others have pointers to.
+    /// The address is one that other code has pointers to.
     Pointer,
-    /// The byte.
+    /// The address is this byte of the reached code.
     Site(u64),
 }
 
-/// What a reference has to do with what is reached.
+/// The reached code, to judge references by.
 pub(super) struct Reached<'a> {
     pub(super) ranges: &'a [Range<u64>],
     /// Functions, which others may have a pointer to; and the entry points, which are called.
@@ -114,13 +116,13 @@ impl Reached<'_> {
     }
 }
 
-/// Looks for tables that name bytes of what is `reached`. Of what is linked, `loaded` says what is in
-/// memory.
+/// Looks for tables that name bytes of what is `reached`. Of what is linked, `loaded` says what is
+/// in memory.
 ///
 /// # Errors
-/// If one says that they are changed.
+/// If a table says that the code is changed.
 pub(super) fn check<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     loaded: Option<&Loaded>,
     reached: &Reached<'_>,
     bounds: &[(String, Range<u64>)],
@@ -132,9 +134,9 @@ pub(super) fn check<'data, R: Contents<'data>>(
         return Ok(tables);
     };
     let sites = Sites::new(home, reached);
-    // The first header is nobody's.
+    // The first header belongs to no section.
     for (number, section) in code.file.sections.iter().enumerate().skip(1) {
-        // What is executed is code, whatever its name.
+        // The section that is executed is code, whatever its name.
         let is_home = homes.contains(&number);
         let purpose = if is_home { Purpose::Code } else { Purpose::of(code.file, number, loaded) };
         if section.size == 0 || purpose == Purpose::Harmless("") {
@@ -149,7 +151,7 @@ pub(super) fn check<'data, R: Contents<'data>>(
                 section.has_bytes() && words::numbers(code.file, section, purpose, &sites)?;
             found
         } else if purpose == Purpose::Code {
-            Found::default()
+            TableContents::default()
         } else if let Some(table) = in_file(section, purpose, loaded)? {
             words::search(code.file, &table, reached, &sites)?
         } else {
@@ -158,19 +160,19 @@ pub(super) fn check<'data, R: Contents<'data>>(
         let is_clear = found.site.is_none();
         tables.add(code, home, &name, purpose, &found)?;
         if is_clear && (purpose == Purpose::Code || section.is_code()) {
-            // What an assembler can resolve by itself leaves no relocation.
+            // A distance that an assembler can resolve by itself leaves no relocation.
             match among::search(code, number, reached)? {
-                among::Found::Nothing => {}
-                among::Found::Table(at) => {
-                    let found = Found { site: Some(at), ..Found::default() };
+                among::Beside::Nothing => {}
+                among::Beside::Table(at) => {
+                    let found = TableContents { site: Some(at), ..TableContents::default() };
                     tables.add(code, home, &name, purpose, &found)?;
                 }
-                among::Found::TooLarge => tables.unsearched.push(name),
+                among::Beside::TooLarge => tables.unsearched.push(name),
             }
         }
     }
     let Some(loaded) = loaded else { return Ok(tables) };
-    // Where linkers have put them into sections with other things.
+    // Linkers may have put tables into sections together with other data.
     code.file.claims(bounds.iter().map(|(_, range)| range.end - range.start))?;
     let is_of_interest = |(name, _): &&(String, Range<u64>)| {
         matches!(Purpose::of_name(name), Purpose::Patches(_) | Purpose::Unknown)
@@ -179,27 +181,29 @@ pub(super) fn check<'data, R: Contents<'data>>(
         let purpose = Purpose::of_name(name);
         let (address, size) = (range.start, range.end - range.start);
         let Some(offset) = place(&loaded.segments, address, size) else { continue };
-        let table = Table { name: name.clone(), purpose, address, offset, size, is_code: false };
+        let table =
+            WordTable { name: name.clone(), purpose, address, offset, size, is_code: false };
         let found = words::search(code.file, &table, reached, &sites)?;
         tables.add(code, home, name, purpose, &found)?;
     }
     relocated(code, home, loaded, reached, &mut tables)?;
-    // What is loaded and no section has.
+    // Bytes that are loaded and belong to no section.
     for (range, offset) in words::uncovered(code.file, &loaded.segments) {
         let name = format!("the memory at {:#x} that no section has", range.start);
         let (address, size) = (range.start, range.end - range.start);
         let purpose = Purpose::Unknown;
-        let table = Table { name: name.clone(), purpose, address, offset, size, is_code: false };
+        let table =
+            WordTable { name: name.clone(), purpose, address, offset, size, is_code: false };
         let found = words::search(code.file, &table, reached, &sites)?;
         tables.add(code, home, &name, purpose, &found)?;
     }
     Ok(tables)
 }
 
-/// Of what may be loaded anywhere, addresses are in the loader's relocations, and nothing is where they
-/// will be stored.
+/// If a file can be loaded anywhere, its addresses are in the loader's relocations, and the places
+/// where they will be stored hold nothing yet.
 fn relocated<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     home: &Area,
     loaded: &Loaded,
     reached: &Reached<'_>,
@@ -216,7 +220,7 @@ fn relocated<'data, R: Contents<'data>>(
         let (range, number) = places.get(after.checked_sub(1)?)?;
         range.contains(&address).then_some(*number)
     };
-    /// As many bytes as any entry of a table can say.
+    /// The largest length that an entry of a table can state.
     const MOST: u64 = 255;
     let mut purposes = HashMap::new();
     let mut known = HashSet::new();
@@ -243,10 +247,14 @@ fn relocated<'data, R: Contents<'data>>(
                 let (purpose, is_distance) = (*purpose, relocation.is_relative());
                 let found = match reached.matters(purpose, address, length, is_distance) {
                     Named::Nothing => continue,
-                    Named::Pointer => Found { pointer: Some(address), ..Found::default() },
-                    Named::Site(site) => Found { site: Some(site), ..Found::default() },
+                    Named::Pointer => {
+                        TableContents { pointer: Some(address), ..TableContents::default() }
+                    }
+                    Named::Site(site) => {
+                        TableContents { site: Some(site), ..TableContents::default() }
+                    }
                 };
-                // Of each, one is told of.
+                // Only one finding of each kind is reported.
                 if known.insert((number, found.site.is_some())) {
                     let name = number.map(|number| code.file.sections[number].text());
                     let name =
@@ -260,8 +268,8 @@ fn relocated<'data, R: Contents<'data>>(
     Ok(())
 }
 
-/// What a loader's relocation may name, whatever it makes of it: its symbol, and what is so far from
-/// it as it says. A kind that a loader does not know is one that another may know.
+/// The addresses that a loader's relocation may name, whatever its kind: its symbol, and the symbol
+/// plus the addend. A kind that one loader does not know may be known to another.
 fn names<'data, R: Contents<'data>>(
     file: &File<'data, R>,
     relocation: &Applied,
@@ -272,7 +280,7 @@ fn names<'data, R: Contents<'data>>(
     };
     let by_itself = symbol.filter(|_| relocation.symbol != 0);
     let with_addend = symbol.map(|symbol| symbol.wrapping_add(relocation.addend));
-    // Where nothing is added, they are the same.
+    // If the addend is zero, both are the same.
     by_itself.into_iter().chain(with_addend.filter(|at| Some(*at) != by_itself))
 }
 
@@ -290,7 +298,7 @@ fn in_file(
     section: &Section<'_>,
     purpose: Purpose,
     loaded: Option<&Loaded>,
-) -> Result<Option<Table>, ReadError> {
+) -> Result<Option<WordTable>, ReadError> {
     let is_loaded = section.has(SHF_ALLOC);
     let (address, size) = (section.address, section.size);
     let segments = loaded.filter(|_| is_loaded).map_or(&[][..], |loaded| &loaded.segments);
@@ -301,19 +309,26 @@ fn in_file(
     let own = section.has_bytes() && (address != 0 || !is_loaded);
     let offset = there.or_else(|| own.then(|| section.offset()));
     let is_code = section.is_code();
-    Ok(offset.map(|offset| Table { name: section.text(), purpose, address, offset, size, is_code }))
+    Ok(offset.map(|offset| WordTable {
+        name: section.text(),
+        purpose,
+        address,
+        offset,
+        size,
+        is_code,
+    }))
 }
 
 impl Tables {
     fn add<'data, R: Contents<'data>>(
         &mut self,
-        code: &Code<'_, 'data, R>,
+        code: &FileCode<'_, 'data, R>,
         home: &Area,
         section: &str,
         purpose: Purpose,
-        found: &Found,
+        found: &TableContents,
     ) -> Result<(), ReadError> {
-        /// So many are shown.
+        /// How many are shown.
         const MANY: usize = 16;
         let at = |address: u64| code.place(code.area(address).unwrap_or(home), address);
         let name = || section.to_owned();
@@ -346,15 +361,15 @@ impl Tables {
     }
 }
 
-/// By an object's relocations.
+/// What a table of an object names, by its relocations.
 fn in_object<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     number: usize,
     purpose: Purpose,
     reached: &Reached<'_>,
     homes: &HashSet<usize>,
-) -> Result<Found, ReadError> {
-    let mut all = Found::default();
+) -> Result<TableContents, ReadError> {
+    let mut all = TableContents::default();
     let is_code = code.file.sections[number].is_code();
     for relocation in code.file.relocations(number)? {
         let Some((section, value, is_section)) = code.file.refers_to(&relocation)? else {
@@ -384,7 +399,7 @@ fn in_object<'data, R: Contents<'data>>(
                     all.site = Some(site);
                     return Ok(all);
                 }
-                // What it names is known: it is not counted from elsewhere, too.
+                // The table's target is known, so it is not also counted from another place.
                 Named::Pointer => {
                     all.pointer.get_or_insert(address);
                     is_pointer = true;
@@ -401,8 +416,8 @@ fn in_object<'data, R: Contents<'data>>(
             all.site = Some(site);
             return Ok(all);
         }
-        // Of another part of the section, it may be other code; of none, it is a place that somebody
-        // counts from.
+        // Of another part of the section, it may be other code; of none, it is a place that
+        // somebody counts from.
         let is_table = matches!(purpose, Purpose::Unknown | Purpose::Data | Purpose::Patches(_));
         if is_table
             && homes.contains(&section)
@@ -421,7 +436,7 @@ fn in_object<'data, R: Contents<'data>>(
 
 /// How many bytes are changed at what a table's entry at `offset` names.
 fn length<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     number: usize,
     offset: u64,
     purpose: Purpose,

@@ -13,13 +13,13 @@ use super::file::{Contents, E, File};
 /// What a section is for, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// The code that it names is changed: how.
+    /// The code that it names is changed. The text says how.
     Patches(&'static str),
-    /// It is not: why it names code.
+    /// The code that it names is not changed. The text says why it is named.
     Harmless(&'static str),
     /// The usual places for data: a pointer to a function is a pointer.
     Data,
-    /// Where code lies, and what refers to code is an instruction as a rule.
+    /// A section of code. A word in it that refers to code is an instruction as a rule.
     Code,
     Unknown,
 }
@@ -27,14 +27,14 @@ pub(super) enum Purpose {
 /// How many bytes are changed where an entry of a table leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Length {
-    /// So many at most: one instruction, or the longest sequence that is put there.
+    /// At most so many: one instruction, or the longest sequence that is put there.
     Most(u64),
     /// The entry says it itself, in one of the bytes that are so far after its start.
     Stated(&'static [u64]),
 }
 
 impl Length {
-    /// Of an entry with these bytes after its start.
+    /// The length for an entry with these bytes after its start.
     pub(super) fn of_entry(self, byte: impl Fn(u64) -> u64) -> u64 {
         match self {
             Self::Most(bytes) => bytes,
@@ -43,7 +43,8 @@ impl Length {
     }
 }
 
-/// By a part of the name: there are variants of each, such as those of `__init` code.
+/// Tables that change code, by a part of their names: each has variants, such as those for `__init`
+/// code.
 const PATCHES: [(&str, Length, &str); 19] = {
     use Length::{Most, Stated};
     [
@@ -70,7 +71,7 @@ const PATCHES: [(&str, Length, &str); 19] = {
     ]
 };
 
-/// By the whole name, or the part of it before a dot.
+/// Tables that change nothing, by the whole name or by the part of it before a dot.
 const HARMLESS: [(&str, &str); 18] = [
     (".discard", "it is for the checks of objtool, and linkers drop it"),
     ("__bug_table", "it says where UD2 stands, for reports"),
@@ -92,7 +93,7 @@ const HARMLESS: [(&str, &str); 18] = [
     (".kallsyms", "it is for stack traces"),
 ];
 
-/// What linkers make, and compilers use.
+/// Sections of data that linkers make and compilers use.
 const DATA: [&str; 20] = [
     ".data",
     ".rodata",
@@ -116,7 +117,7 @@ const DATA: [&str; 20] = [
     ".relro_padding",
 ];
 
-/// What is not loaded, and describes the code to debuggers and linkers.
+/// Sections that are not loaded and describe the code to debuggers and linkers.
 const DESCRIPTIONS: [&str; 12] = [
     ".debug",
     ".zdebug",
@@ -149,14 +150,14 @@ impl Purpose {
             patches @ Self::Patches(_) => patches,
             _ if is_linkers(file, number, loaded) => Self::Harmless(""),
             Self::Unknown if !section.has(SHF_ALLOC) && describes() => Self::Harmless(""),
-            // By its name it is data, and its flags say that it is not.
+            // Its name says that it is data, and its flags say that it is code.
             Self::Data | Self::Harmless(_) if section.is_code() => Self::Unknown,
             other => other,
         }
     }
 
-    /// How many bytes are changed where an entry of a table of this name leads. A name can be that of
-    /// several tables.
+    /// How many bytes are changed where an entry of a table of this name leads. A name can be that
+    /// of several tables.
     pub(super) fn lengths(name: &str) -> impl Iterator<Item = Length> {
         PATCHES.iter().filter(move |(part, ..)| name.contains(part)).map(|(_, length, _)| *length)
     }
@@ -178,8 +179,9 @@ impl Purpose {
     }
 }
 
-/// Whether a section is a table of linkers and loaders: not since its type says so, but since all else
-/// that makes it one is there, too. What is loaded is one if the loader is led to it.
+/// Whether a section is a table of linkers and loaders. Its type alone does not make it one:
+/// everything else that belongs to such a table must be there, too. A section that is loaded is
+/// such a table if the dynamic section leads the loader to it.
 fn is_linkers<'data, R: Contents<'data>>(
     file: &File<'data, R>,
     number: usize,
@@ -213,7 +215,7 @@ fn is_linkers<'data, R: Contents<'data>>(
     is_linked && is_found && !(file.is_object() && file.is_relocated(number))
 }
 
-/// What linkers make to call what may be elsewhere.
+/// Sections that linkers make for calls of functions that may be in other files.
 fn is_plt(name: &str) -> bool {
     name == ".plt" || name.starts_with(".plt.")
 }
@@ -245,7 +247,7 @@ const LOST: [(&str, bool, &str); 22] = [
     (".fini", false, "linkers put it between the beginning and the end of a function"),
 ];
 
-/// Of these, what begins so is something else.
+/// For these names only the whole name counts: other names that begin so mean something else.
 const WHOLE: [&str; 2] = [".init", ".fini"];
 
 /// Sections of code that Linux's script and those of linkers keep, and leave as they are.
@@ -263,16 +265,17 @@ const KEEPS: [&str; 11] = [
     ".ref.text",
 ];
 
-/// Whether code of an object is in what is linked from it.
+/// Whether code of an object is kept in the file that is linked from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kept {
     Yes,
-    /// Why not, and whether what is linked already may still lose it.
+    /// It is not kept. The text says why, and the flag says whether a linked file may still lose
+    /// it.
     No {
         is_later: bool,
         why: &'static str,
     },
-    /// The script that it is linked by says so.
+    /// The linker script decides.
     Unknown,
 }
 
@@ -292,8 +295,8 @@ pub(super) fn code(name: &str) -> Kept {
     }
 }
 
-/// Whether a section holds code for linkers to compile anew, as GCC and LLVM put it beside what they have
-/// compiled already.
+/// Whether a section holds code for linkers to compile anew, as GCC and LLVM put it beside what
+/// they have compiled already.
 pub(super) fn is_lto(name: &str) -> bool {
     name.starts_with(".gnu.lto_") || name.starts_with(".llvm.lto")
 }

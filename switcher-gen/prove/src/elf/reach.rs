@@ -1,37 +1,38 @@
-//! What of a file's code its entry points reach: only that is judged, and only that has to be right.
+//! The code of a file that its entry points reach. Only this code is judged, and only this code has
+//! to be right.
 //!
-//! Direct jumps and calls are followed, and what else may become the address of an instruction: what
-//! LEA makes, constants, and words of the code that are read as data. What is not found here is not
-//! among the bytes that a prover sees: to go there is to leave the code.
+//! Direct jumps and calls are followed, and everything else that may become the address of an
+//! instruction: results of LEA, constants, and words of the code that are read as data. The prover
+//! does not see code that is not found here. If the switcher goes there, it leaves the code.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
 
-use super::code::{Area, Code};
+use super::code::{Area, FileCode};
 use super::error::ReadError;
 use super::file::Contents;
-use super::read::Place;
+use super::read::PlaceInFile;
 
-/// No switcher has more instructions. Behind these, code is not looked at any more.
+/// No switcher has more instructions. Code beyond these is not examined.
 const INSTRUCTIONS: usize = 1 << 16;
-/// What LEA names may be a table: so many bytes of it are kept.
+/// LEA may name a table. So many bytes of it are kept.
 const TABLE: u64 = 256;
-/// So much filler between two pieces of code is kept with them.
+/// How much filler between two pieces of code is kept with them.
 const FILLER: u64 = 64;
 
-/// How sure it is that an address is one of code.
+/// How certain it is that an address is one of code.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sure {
     /// A jump leads there.
     Yes,
-    /// A number is the same.
+    /// A number happens to be the address.
     Maybe,
 }
 
 struct Sweep<'a, 'f, 'data, R: Contents<'data>> {
-    code: &'a Code<'f, 'data, R>,
+    code: &'a FileCode<'f, 'data, R>,
     /// The only section that may be reached.
     home: &'a Area,
     ahead: VecDeque<(u64, Sure, Option<u64>)>,
@@ -39,7 +40,7 @@ struct Sweep<'a, 'f, 'data, R: Contents<'data>> {
     found: Vec<Range<u64>>,
 }
 
-/// What is reached.
+/// The code that is reached.
 pub(super) struct Reached<'a> {
     /// The section that it is in.
     pub(super) home: &'a Area,
@@ -51,17 +52,17 @@ pub(super) struct Reached<'a> {
 
 /// What is reached from `entries`. `ends` are the host's own routines, which are not looked at.
 pub(super) fn reached<'a, 'f, 'data, R: Contents<'data>>(
-    code: &'a Code<'f, 'data, R>,
+    code: &'a FileCode<'f, 'data, R>,
     entries: &[u64],
     whole: &[Range<u64>],
     ends: &[u64],
 ) -> Result<Reached<'a>, ReadError> {
-    // An entry behind the last instruction is none that could be swept from.
+    // A sweep cannot start from an entry after the last instruction.
     let home = entries.iter().find_map(|entry| code.area(*entry)).ok_or(ReadError::NoCode)?;
     let ahead = entries.iter().map(|entry| (*entry, Sure::Yes, None)).collect();
     let mut sweep = Sweep { code, home, ahead, seen: BTreeMap::new(), found: Vec::new() };
     for range in whole {
-        // What is looked at although nothing may lead there.
+        // A range that is examined although perhaps nothing leads there.
         let start = range.start.clamp(home.range.start, home.range.end);
         let end = range.end.clamp(start, home.range.end);
         sweep.found.push(start..end);
@@ -79,7 +80,8 @@ pub(super) fn reached<'a, 'f, 'data, R: Contents<'data>>(
 impl<'data, R: Contents<'data>> Sweep<'_, '_, 'data, R> {
     fn at(&mut self, at: u64, sure: Sure, from: Option<u64>) -> Result<(), ReadError> {
         if !self.home.range.contains(&at) {
-            // Elsewhere, the prover will say so; but not that a guest's root need not map it.
+            // The prover objects to code in another section by itself, but it cannot say that a
+            // guest's root need not map that section.
             let other = self.code.area(at).filter(|_| sure == Sure::Yes);
             return match other {
                 None => Ok(()),
@@ -103,7 +105,7 @@ impl<'data, R: Contents<'data>> Sweep<'_, '_, 'data, R> {
         let bytes = &glance.bytes[..glance.len];
         let mut decoder = Decoder::with_ip(64, bytes, at, DecoderOptions::NONE);
         let i = decoder.decode();
-        // What is no instruction is kept, to be shown.
+        // Bytes that are no instruction are kept, so that a report can show them.
         let end = at + if i.is_invalid() { bytes.len().min(8) } else { i.len() } as u64;
         let wrong = glance.wrong.into_iter().find(|(field, _)| field.start < end);
         match (wrong, sure) {
@@ -117,7 +119,7 @@ impl<'data, R: Contents<'data>> Sweep<'_, '_, 'data, R> {
         Ok(())
     }
 
-    fn place(&self, at: u64) -> Place {
+    fn place(&self, at: u64) -> PlaceInFile {
         self.code.place(self.home, at)
     }
 
@@ -134,11 +136,11 @@ impl<'data, R: Contents<'data>> Sweep<'_, '_, 'data, R> {
                 false
             }
             FlowControl::XbeginXabortXend => true,
-            // INT comes back; INT3 stops whoever gets there.
+            // INT returns; INT3 stops the code.
             FlowControl::Interrupt => i.mnemonic() == Mnemonic::Int,
             FlowControl::Exception | FlowControl::Return | FlowControl::IndirectBranch => false,
         };
-        // HLT and SYSRET are no ends to iced-x86.
+        // iced-x86 does not count HLT and SYSRET as ends of a path.
         let ends = matches!(
             i.mnemonic(),
             Mnemonic::Hlt | Mnemonic::Sysretq | Mnemonic::Sysret | Mnemonic::Iretq
@@ -163,7 +165,7 @@ impl<'data, R: Contents<'data>> Sweep<'_, '_, 'data, R> {
         Ok(())
     }
 
-    /// What stops speculation behind the end of a path belongs to it.
+    /// The trap that stops speculation after the end of a path belongs to the path.
     fn trap(&mut self, at: u64) -> Result<(), ReadError> {
         if !self.home.range.contains(&at) {
             return Ok(());
@@ -194,7 +196,7 @@ impl<'data, R: Contents<'data>> Sweep<'_, '_, 'data, R> {
         if is_lea {
             self.ahead.push_back((at, Sure::Maybe, from));
         }
-        // A number in the code can be where a jump goes.
+        // A number in the code can be the target of a jump.
         let bytes = match self.code.bytes(self.home, &range) {
             Ok(bytes) => bytes,
             Err(_) if is_lea || sure == Sure::Maybe => return Ok(()),

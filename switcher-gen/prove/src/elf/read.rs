@@ -1,8 +1,8 @@
 //! The code of an ELF file: what a prover needs to look at assembly that others have written.
 //!
-//! Only code is taken, and of that what the routines of a switcher reach. Where it refers to anything
-//! else, or where something says that other bytes will run, or elsewhere, that is an error and not a
-//! guess: what is proved must be what will run.
+//! Only code is read, and only the code that the routines of a switcher reach. If it refers to
+//! anything else, or if something says that other bytes will run, or that they will run at another
+//! address, the file is refused. The bytes that are proved must be the bytes that will run.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +15,7 @@ use object::elf::{
 use object::read::ReadCache;
 use object::read::elf::SectionHeader;
 
-use super::code::{Area, Code};
+use super::code::{Area, FileCode};
 use super::dynamic::Loaded;
 use super::error::ReadError;
 use super::file::{Contents, E, File, OnDisk, Section};
@@ -27,40 +27,41 @@ use switcher_gen::asm::HostSymbol;
 /// The code of an ELF file, as it lies in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Foreign {
-    /// Where the section begins that holds the code. An object has no address yet: its first section
-    /// of code is taken to lie at [`Foreign::BASE`].
+    /// Where the section begins that holds the code. An object has no address yet: its first
+    /// section of code is taken to lie at [`Foreign::BASE`].
     pub base: u64,
-    /// What the routines of a switcher reach, by address, relocations applied. Of a file that has
-    /// none of them by name, all code.
+    /// The code that the routines of a switcher reach, by address, with relocations applied. If the
+    /// file names none of the routines, this is all of its code.
     pub pieces: Vec<(u64, Vec<u8>)>,
-    /// The addresses of the names in the code. A global symbol goes before local ones of the same
-    /// name, and of those the first one counts; of a routine's name, none is a guess.
+    /// The addresses of the names in the code. A global symbol takes precedence over local ones of
+    /// the same name, and the first of several local ones counts. The name of a routine is never
+    /// ambiguous.
     pub symbols: BTreeMap<String, u64>,
-    /// What the bytes come from, by address.
+    /// The sections that the bytes come from, by address.
     pub sections: Vec<CodeSection>,
     /// What decides about the code's address.
     pub linkage: Linkage,
     /// The first place in an object where the code stores an address of its own as a number.
-    pub absolute: Option<Place>,
+    pub absolute: Option<PlaceInFile>,
     /// Tables that name the code and do not change it, and why.
     pub harmless: Vec<String>,
-    /// Sections that name the code, of which it is not known what for: whoever knows that they do not
-    /// change it says so with [`Foreign::assume_unpatched`].
-    pub unknown: Vec<(String, Place)>,
-    /// Those of which somebody has said it.
-    pub unpatched: Vec<(String, Place)>,
-    /// What else of the file cannot be told from it, and is taken for granted: whole sentences.
+    /// Sections that name the code, of which it is not known what for: whoever knows that they do
+    /// not change it says so with [`Foreign::assume_unpatched`].
+    pub unknown: Vec<(String, PlaceInFile)>,
+    /// Sections of unknown purpose that the user has declared not to change the code.
+    pub unpatched: Vec<(String, PlaceInFile)>,
+    /// What else the file does not show and a proof assumes, in whole sentences.
     pub taken: Vec<String>,
 }
 
 /// What decides about the address of code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Linkage {
-    /// Whoever links it.
+    /// The linker decides: the file is an object.
     Object,
-    /// Nobody any more.
+    /// The address is fixed: the file is linked.
     Fixed,
-    /// The loader.
+    /// The loader decides: the file is linked and can be loaded anywhere.
     Movable,
 }
 
@@ -71,21 +72,21 @@ pub struct CodeSection {
     pub name: String,
     /// The addresses it covers; never empty.
     pub range: Range<u64>,
-    /// What its address will be a multiple of: what an object's asks for. A linked file's is where it
-    /// says that it is, or whole pages from there.
+    /// The alignment of its final address. An object asks for it. The code of a linked file lies at
+    /// its address, or whole pages away from it.
     pub alignment: u64,
 }
 
 /// A place in an object, in the way disassemblers show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct PlaceInFile {
     /// The section's name.
     pub section: String,
     /// Bytes from its start.
     pub offset: u64,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for PlaceInFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}+{:#x}", self.section, self.offset)
     }
@@ -101,8 +102,8 @@ impl Foreign {
     /// where they will run; an address of theirs in 32 bits does not fit here, and is an error.
     pub const BASE: u64 = 0xFFFF_FE80_0000_0000;
 
-    /// Where a symbol of the host's, by its name, is taken to lie if the file calls it and does not
-    /// have it: out of the code's way and within its reach.
+    /// The address that is assumed for a symbol of the host's which the file calls and does not
+    /// have. It is within reach of the code and overlaps nothing.
     #[must_use]
     pub fn of_host(name: &str) -> Option<u64> {
         let mut known = HostSymbol::HOOKS.iter().chain(&HostSymbol::RETURNS);
@@ -110,8 +111,8 @@ impl Foreign {
         Some(Self::BASE - (1 << 24) + 0x100 * index as u64)
     }
 
-    /// Takes it for granted that what names the code for an unknown purpose does not change it. That
-    /// is [assumed](Self::assumed), then.
+    /// Declares that sections which name the code for an unknown purpose do not change it. A proof
+    /// then [assumes](Self::assumed) this.
     pub fn assume_unpatched(&mut self) {
         self.unpatched.append(&mut self.unknown);
     }
@@ -158,7 +159,7 @@ impl Foreign {
     /// The address of `name`.
     ///
     /// # Errors
-    /// If no code is called so; names what there is.
+    /// If no code has this name. The error lists the names that exist.
     pub fn symbol(&self, name: &str) -> Result<u64, ReadError> {
         /// How many names a message can hold.
         const FEW: usize = 12;
@@ -183,14 +184,14 @@ pub(super) fn likeness(a: &str, b: &str) -> usize {
 
 /// The code of an x86-64 ELF file.
 ///
-/// Of an **object**, all sections that are loaded and executable are laid out one behind the other
+/// Of an **object**, all sections that are loaded and executable are laid out one after the other
 /// from [`Foreign::BASE`] on, in the file's order and aligned as they ask, and relocations among
 /// them are applied as a linker would. Of a **linked** file, the same sections are taken where they
 /// lie; what its code refers to elsewhere is not known any more.
 ///
-/// Of the code, what counts is what can be executed from the symbols of a switcher on: how large the
-/// rest is, and what is wrong with it, does not matter. Of a file that has none of them, all code is
-/// taken.
+/// Only code that can be executed from the symbols of a switcher on counts. The size of the rest,
+/// and what is wrong with it, does not matter. If a file has none of these symbols, all of its code
+/// is read.
 ///
 /// # Errors
 /// If the file is not such a file, if its code is not complete without other code or data, or if
@@ -201,7 +202,7 @@ pub fn read(data: &[u8]) -> Result<Foreign, ReadError> {
     read_from(data)
 }
 
-/// The same of an open file, of which only those parts come into memory that are needed.
+/// Reads an open file, of which only the parts that are needed come into memory.
 ///
 /// # Errors
 /// As [`read()`]; a file that cannot be read is a damaged one.
@@ -220,7 +221,7 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
     {
         return Err(ReadError::Lto { section: section.text() });
     }
-    let code = Code::new(&file)?;
+    let code = FileCode::new(&file)?;
     let names = Names::new(&code)?;
     let entries = names.entries()?;
     let (home, reached, instructions) = if entries.is_empty() {
@@ -281,7 +282,7 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
     let absolute = code
         .absolute
         .get()
-        .map(|(section, offset)| Place { section: file.sections[section].text(), offset });
+        .map(|(section, offset)| PlaceInFile { section: file.sections[section].text(), offset });
     let taken = taken(&file, &sections, &tables);
     Ok(Foreign {
         base,
@@ -301,9 +302,9 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
     })
 }
 
-/// A sentence for each of the first, and one that says how many more there are.
+/// A sentence for each of the first items, and one that says how many more there are.
 fn few<T>(all: &[T], sentence: impl Fn(&T) -> String) -> Vec<String> {
-    /// So many are shown.
+    /// How many are shown.
     const MANY: usize = 16;
     let mut few: Vec<_> = all.iter().take(MANY).map(sentence).collect();
     let more = all.len().saturating_sub(MANY);
@@ -318,13 +319,13 @@ fn harmless(tables: &patched::Tables) -> Vec<String> {
     tables.harmless.iter().cloned().chain(more).collect()
 }
 
-/// What the file does not tell, and is taken for granted.
+/// What the file does not show and a proof assumes.
 fn taken<'data, R: Contents<'data>>(
     file: &File<'data, R>,
     sections: &[CodeSection],
     tables: &patched::Tables,
 ) -> Vec<String> {
-    /// So many sections are told of by name.
+    /// How many sections are reported by name.
     const FEW: usize = 4;
     let all = |names: &[String]| {
         let more = names.len().saturating_sub(FEW);
@@ -382,7 +383,7 @@ const PAGE: u64 = 4096;
 
 /// All code of a file that does not say what of it is a switcher.
 fn whole<'a, 'data, R: Contents<'data>>(
-    code: &'a Code<'_, 'data, R>,
+    code: &'a FileCode<'_, 'data, R>,
 ) -> Result<Vec<(&'a Area, Range<u64>)>, ReadError> {
     let base = code.areas[0].range.start;
     let mut end = base;
@@ -403,7 +404,7 @@ fn whole<'a, 'data, R: Contents<'data>>(
 
 /// Refuses a section whose bytes are not, or need not be, those that will be in memory.
 fn usable<'data, R: Contents<'data>>(
-    code: &Code<'_, 'data, R>,
+    code: &FileCode<'_, 'data, R>,
     area: &Area,
 ) -> Result<(), ReadError> {
     let section = code.section(area);
@@ -447,8 +448,8 @@ fn usable<'data, R: Contents<'data>>(
     Err(ReadError::Section { section: name, why: why.into() })
 }
 
-/// Refuses other files with a name for what they are. What is too short for a header is left to
-/// the parser.
+/// Refuses files of other kinds, and says what they are. A file that is too short for a header is
+/// left to the parser.
 fn check_header(data: &[u8]) -> Result<(), ReadError> {
     const BITS_32: u8 = 1;
     const BIG_ENDIAN: u8 = 2;

@@ -22,7 +22,7 @@ pub(super) struct Relocation {
     pub(super) kind: RelocationType,
     /// Number of the symbol, or 0.
     pub(super) symbol: usize,
-    /// Unless it is in the code.
+    /// The addend, unless it is in the code.
     pub(super) addend: Option<i64>,
 }
 
@@ -39,7 +39,8 @@ impl Relocation {
     }
 }
 
-/// So far away, a relocation of a kind that is not known may change something. No known one does.
+/// How far away from its place a relocation of an unknown kind may change something. No known kind
+/// changes anything so far away.
 pub(super) const FAR: u64 = 64;
 
 /// How many bytes in front of its place, and from there on, a relocation changes that a linker or a
@@ -58,11 +59,11 @@ pub(super) fn span(kind: RelocationType) -> (u64, u64) {
         | R_X86_64_DTPOFF64 | R_X86_64_TPOFF64 | R_X86_64_GOTOFF64 | R_X86_64_GOT64
         | R_X86_64_GOTPCREL64 | R_X86_64_GOTPC64 | R_X86_64_GOTPLT64 | R_X86_64_PLTOFF64
         | R_X86_64_SIZE64 | R_X86_64_IRELATIVE | R_X86_64_RELATIVE64 => (0, 8),
-        // A function and what it is called with.
+        // A pointer to a function, and its argument.
         R_X86_64_TLSDESC => (0, 16),
         R_X86_64_GOTPCRELX => (2, 4),
         R_X86_64_REX_GOTPCRELX | R_X86_64_GOTTPOFF | R_X86_64_GOTPC32_TLSDESC => (3, 4),
-        // LEA and the call of __tls_get_addr behind it.
+        // LEA and the call of __tls_get_addr after it.
         R_X86_64_TLSGD | R_X86_64_TLSLD => (4, 12),
         _ => (FAR, FAR),
     }
@@ -72,7 +73,7 @@ pub(super) fn span(kind: RelocationType) -> (u64, u64) {
 pub(super) struct Form {
     /// Bytes of the field.
     pub(super) width: usize,
-    /// Minus the address of the field.
+    /// Whether the address of the field is subtracted.
     pub(super) relative: bool,
     /// Whether the CPU extends the field by its sign.
     pub(super) signed: bool,

@@ -9,7 +9,7 @@ use object::read::elf::ProgramHeader;
 
 use super::file::{Contents, E, File};
 
-/// What `mmap` maps at least.
+/// The smallest unit that `mmap` maps.
 pub(super) const PAGE: u64 = 4096;
 
 /// A segment that is loaded.
@@ -38,12 +38,12 @@ impl Segment {
         self.in_memory.max(self.in_file)
     }
 
-    /// The addresses that are its own.
+    /// The addresses of the segment itself.
     pub(super) fn memory(&self) -> Range<u64> {
         self.address..self.address.saturating_add(self.size())
     }
 
-    /// Those of whole pages.
+    /// The addresses of the whole pages that it is mapped with.
     pub(super) fn pages(&self) -> Range<u64> {
         let Range { start, end } = self.memory();
         start & !(PAGE - 1)..end.saturating_add(PAGE - 1) & !(PAGE - 1)
@@ -68,7 +68,7 @@ pub(super) fn place(segments: &[Segment], at: u64, size: u64) -> Option<u64> {
         }
         let there = segment.offset.wrapping_add(at.wrapping_sub(segment.address));
         let end = segment.address.saturating_add(segment.in_file);
-        // Behind its bytes, a segment's last page is zero if it has more memory.
+        // If a segment has more memory than bytes in the file, the rest of its last page is zero.
         let is_zero = last >= end && segment.in_memory > segment.in_file;
         if is_zero || found.is_some_and(|(found, _)| found != there) {
             return None;

@@ -9,15 +9,15 @@ use super::among::{self, FEW};
 use super::code::Area;
 use super::error::ReadError;
 use super::file::{Contents, File, Section};
-use super::patched::{Found, Named, Reached};
+use super::patched::{Named, Reached, TableContents};
 use super::purpose::Purpose;
 use super::segments::Segment;
 
-/// So much is read at a time.
+/// How many bytes are read at a time.
 const BLOCK: usize = 1 << 14;
 
-/// Somewhere in a file where addresses are kept.
-pub(super) struct Table {
+/// A part of a file that may hold addresses.
+pub(super) struct WordTable {
     pub(super) name: String,
     pub(super) purpose: Purpose,
     /// Its bytes, by address and by place in the file.
@@ -28,12 +28,13 @@ pub(super) struct Table {
     pub(super) is_code: bool,
 }
 
-/// How far instructions are from where somebody may count: the code's start, or an entry point. By
-/// one bit for each distance, since there are many starts.
+/// The distances of instructions from the places that a number may be counted from: the start of
+/// the code, or an entry point. There is one bit for each distance, because there are many entry
+/// points.
 pub(super) struct Sites<'a> {
-    /// From any of them.
+    /// The distances from any of these places.
     all: Vec<u64>,
-    /// From the code's start, and from the entries that have a name.
+    /// The distances from the start of the code, and from the entry points that have a name.
     near: Vec<u64>,
     instructions: &'a [u64],
 }
@@ -72,8 +73,8 @@ impl<'a> Sites<'a> {
         Self { all, near, instructions: reached.instructions }
     }
 
-    /// Whether the number that `bytes` begin with may be such a distance; or one from its own place,
-    /// in so few bytes that it tells nothing.
+    /// Whether the number that `bytes` begin with may be such a distance; or one from its own
+    /// place, in so few bytes that it tells nothing.
     fn has_number(&self, bytes: &[u8], own: Option<u64>) -> bool {
         let word = bytes.first_chunk().map(|bytes| i16::from_le_bytes(*bytes));
         let dword = bytes.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
@@ -85,9 +86,9 @@ impl<'a> Sites<'a> {
     }
 }
 
-/// Whether a section holds numbers that are where instructions begin, counted from the code's start,
-/// or from an entry point. They leave no relocation, and numbers are often small: that they are none
-/// is no more than assumed.
+/// Whether a section holds numbers that are where instructions begin, counted from the code's
+/// start, or from an entry point. Such numbers leave no relocation, and numbers are often small. A
+/// proof assumes that they are no distances.
 pub(super) fn numbers<'data, R: Contents<'data>>(
     file: &File<'data, R>,
     section: &Section<'_>,
@@ -98,7 +99,8 @@ pub(super) fn numbers<'data, R: Contents<'data>>(
         return Ok(false);
     }
     let (name, size) = (section.text(), section.size);
-    let table = Table { name, purpose, address: 0, offset: section.offset(), size, is_code: false };
+    let table =
+        WordTable { name, purpose, address: 0, offset: section.offset(), size, is_code: false };
     let mut is_found = false;
     table.each(file, 1, &mut |_, rest| {
         is_found = sites.has_number(rest, None);
@@ -110,7 +112,7 @@ pub(super) fn numbers<'data, R: Contents<'data>>(
 /// Looks at an address, what is in front of it, and what is there; says whether that is enough.
 type Look<'a> = dyn FnMut(u64, &[u8], &[u8]) -> bool + 'a;
 
-impl Table {
+impl WordTable {
     /// Goes through its bytes, at each place that is a multiple of `step`, until it is said to
     /// be enough.
     fn walk<'data, R: Contents<'data>>(
@@ -160,14 +162,14 @@ impl Table {
     }
 }
 
-/// By a linked table's bytes: distances from their own place, and addresses.
+/// Searches the bytes of a linked table for addresses, and for distances from their own place.
 pub(super) fn search<'data, R: Contents<'data>>(
     file: &File<'data, R>,
-    table: &Table,
+    table: &WordTable,
     reached: &Reached<'_>,
     sites: &Sites<'_>,
-) -> Result<Found, ReadError> {
-    let mut all = Found::default();
+) -> Result<TableContents, ReadError> {
+    let mut all = TableContents::default();
     let (Some(first), Some(last)) = (reached.ranges.first(), reached.ranges.last()) else {
         return Ok(all);
     };
@@ -187,8 +189,9 @@ pub(super) fn search<'data, R: Contents<'data>>(
         let relative = dword.map(|by| place.wrapping_add_signed(by.into()));
         let absolute = dword.map(|value| i64::from(value).cast_unsigned());
         let is_sure = table.is_sure(place);
-        // Where nothing is aligned, and among data, two small numbers beside each other make others that are not so
-        // large, such as the address of a program that is linked low, or a distance to close by.
+        // Where nothing is aligned, and among data, two small numbers beside each other make others
+        // that are not so large, such as the address of a program that is linked low, or a distance
+        // to close by.
         let is_aligned = place.is_multiple_of(4) || matches!(table.purpose, Purpose::Patches(_));
         let is_high = |value: &u64| *value >> 32 != 0;
         let is_large = |by: &i32| by.unsigned_abs() >> 16 != 0;
@@ -227,8 +230,8 @@ pub(super) fn search<'data, R: Contents<'data>>(
     Ok(all)
 }
 
-/// What of the segments no section has, by address and by place in the file. The headers of the file
-/// are what they are.
+/// The parts of segments that no section covers, by address and by offset in the file. The headers
+/// of the file are left out.
 pub(super) fn uncovered<'data, R: Contents<'data>>(
     file: &File<'data, R>,
     segments: &[Segment],

@@ -1,7 +1,7 @@
 //! Where the addresses are that calls and INTs have pushed: if they go nowhere but to the RETs that they
 //! are for, the code may lie anywhere.
 
-use switcher_model::program::Kind;
+use switcher_model::program::Operation;
 use switcher_model::{Access, Domain, Gpr, Place, Program, State as Machine};
 
 /// The addresses of the code that lie on stacks.
@@ -37,10 +37,10 @@ impl PushedAddresses {
         d: &D,
         program: &Program,
         access: &Access<D::Word>,
-        kind: Option<Kind>,
+        kind: Option<Operation>,
     ) {
         let Place { region, index, size } = access.place;
-        let is_return = matches!(kind, Some(Kind::Return(_)));
+        let is_return = matches!(kind, Some(Operation::Return(_)));
         let overlaps =
             |p: &Place| p.region == region && p.index < index + size && index < p.index + p.size;
         let is_pushed = self.places.iter().any(overlaps);
@@ -48,7 +48,7 @@ impl PushedAddresses {
             let covers = |p: &Place| index <= p.index && p.index + p.size <= index + size;
             self.is_movable &= self.places.iter().all(|p| !overlaps(p) || covers(p));
             self.places.retain(|p| !overlaps(p));
-            if kind == Some(Kind::Call) {
+            if kind == Some(Operation::Call) {
                 self.places.push(access.place);
             }
         } else if is_pushed {
@@ -72,6 +72,6 @@ impl PushedAddresses {
 
     /// The host's code, which is not looked at, has popped its return address.
     pub(crate) fn popped<D: Domain>(&mut self, d: &D, program: &Program, access: &Access<D::Word>) {
-        self.access(d, program, access, Some(Kind::Return(0)));
+        self.access(d, program, access, Some(Operation::Return(0)));
     }
 }

@@ -16,7 +16,7 @@ use crate::theorem::Theorem;
 use crate::world::{World, entries};
 use switcher_gen::arch::{Vendor, vector};
 use switcher_model::program::Op;
-use switcher_model::{Domain, Fault, Model, Msrs, Step, Stuck};
+use switcher_model::{CpuModel, Domain, Fault, Msrs, Step, Stuck};
 
 /// How far an event's entry has come.
 struct Entered<'a> {
@@ -139,12 +139,12 @@ fn begin<'a, D: Domain>(
         Theorem::EnterGuest => machine.rip = d.code(target.enter_guest),
         // 64-bit code's SYSCALL goes to LSTAR on every CPU.
         Theorem::Syscall64 => {
-            let _ = machine.syscall(d, &world.model, switcher_model::Entry::Long);
+            let _ = machine.syscall(d, &world.model, switcher_model::SyscallKind::Long);
         }
         // On Intel it is #UD; emulators that play Intel go to CSTAR all the same.
         Theorem::SyscallCompat => {
-            let amd = Model { vendor: Vendor::Amd, ..world.model };
-            let _ = machine.syscall(d, &amd, switcher_model::Entry::Compatibility);
+            let amd = CpuModel { vendor: Vendor::Amd, ..world.model };
+            let _ = machine.syscall(d, &amd, switcher_model::SyscallKind::Compatibility);
         }
         _ => machine.rip = d.code(target.return_from_guest),
     }

@@ -8,7 +8,7 @@ use crate::run::instruction::is_on_a_stack;
 use crate::run::watch::Watch;
 use crate::theorem::Theorem;
 use switcher_gen::arch::Msr;
-use switcher_model::program::Kind;
+use switcher_model::program::Operation;
 use switcher_model::{Branch, Domain, Gpr, Origin, State as Machine};
 
 impl<'a, D: Domain> Watch<'a, D> {
@@ -78,7 +78,7 @@ impl<'a, D: Domain> Watch<'a, D> {
         branch: Branch,
     ) {
         let op = self.trace.last().and_then(|at| self.entry.target.program.at(*at));
-        let is_far = matches!(op, Some(Ok(op)) if matches!(op.kind, Kind::ReturnFar(_)));
+        let is_far = matches!(op, Some(Ok(op)) if matches!(op.kind, Operation::ReturnFar(_)));
         // No CPU predicts a far RET, and where it resumes interrupted code, it needs no mitigation.
         // Where it is used for an exit, it leads to the host, which wants an exit's mitigations all
         // the same.

@@ -10,7 +10,7 @@ use crate::run::watch::{Observed, Watch};
 use crate::theorem::Theorem;
 use switcher_gen::arch::{RFlags, Vendor};
 use switcher_gen::layout::SwitchFlags;
-use switcher_model::{Domain, Event, Gpr, State as Machine};
+use switcher_model::{Domain, Effect, Gpr, State as Machine};
 
 impl<'a, D: Domain> Watch<'a, D> {
     pub(crate) fn cr3(&mut self, d: &D, goals: &mut Goals<D>, value: D::Word) {
@@ -102,7 +102,7 @@ pub(crate) fn iretq<D: Domain>(
     goals: &mut Goals<D>,
     at: u64,
 ) -> End<D::Word> {
-    Observed { watch, goals }.observe(d, machine, Event::Execute(at));
+    Observed { watch, goals }.observe(d, machine, Effect::Execute(at));
     let rsp = machine.get(Gpr::Rsp);
     let mut frame = [rsp; 5];
     for (slot, word) in frame.iter_mut().enumerate() {
@@ -117,7 +117,7 @@ pub(crate) fn iretq<D: Domain>(
         watch.mapped(d, goals, machine, place.region);
         *word = machine.memory.load(d, place);
     }
-    Observed { watch, goals }.observe(d, machine, Event::Iretq(frame));
+    Observed { watch, goals }.observe(d, machine, Effect::Iretq(frame));
     machine.arrive(d, frame);
     End::Guest { by_sysretq: false }
 }

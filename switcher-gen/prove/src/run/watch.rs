@@ -20,7 +20,7 @@ use crate::world::World;
 use switcher_gen::arch::Msr;
 use switcher_gen::layout::SwitchFlags;
 use switcher_model::exists::Condition;
-use switcher_model::{Domain, Event, Features, Held, Observer, Origin, State as Machine};
+use switcher_model::{Domain, Effect, Features, Held, Observer, Origin, State as Machine};
 use switcher_spec as spec;
 
 /// What is remembered of a run.
@@ -167,14 +167,14 @@ impl<D: Domain> Observer<D> for Observed<'_, '_, D> {
         self.watch.held(what)
     }
 
-    fn observe(&mut self, d: &D, state: &Machine<D>, event: Event<D::Word>) {
+    fn observe(&mut self, d: &D, state: &Machine<D>, event: Effect<D::Word>) {
         let Self { watch, goals } = self;
         if let Some(also) = &mut watch.also {
             also.observe(d, state, event);
         }
         match event {
-            Event::Execute(at) => watch.execute(d, goals, state, at),
-            Event::Depends(condition) => {
+            Effect::Execute(at) => watch.execute(d, goals, state, at),
+            Effect::Depends(condition) => {
                 watch.decided += usize::from(d.known(condition).is_none());
                 watch.gs.jump();
                 if is_steered(d, condition) {
@@ -183,38 +183,38 @@ impl<D: Domain> Observer<D> for Observed<'_, '_, D> {
                 let depends = d.mentions(condition, Origin::is_no_ground_for_a_decision);
                 goals.add(obligation::NO_DECISION_ON_RSP, d.bit(!depends), "RSP");
             }
-            Event::Decided(condition) => {
+            Effect::Decided(condition) => {
                 watch.decisions.decided(d, state, condition, watch.pvcs_at.is_some());
             }
-            Event::LoadCr3(value) => watch.cr3(d, goals, value),
-            Event::WriteGsBase(base) => {
+            Effect::LoadCr3(value) => watch.cr3(d, goals, value),
+            Effect::WriteGsBase(base) => {
                 let canonical = watch.entry.target.model().is_canonical(d, base);
                 goals.add(obligation::WRGSBASE_CANONICAL, canonical, "GS base");
                 watch.gs.write();
             }
-            Event::Access(access) => watch.access(d, goals, state, &access),
-            Event::Needs { condition, met } => {
+            Effect::Access(access) => watch.access(d, goals, state, &access),
+            Effect::Needs { condition, met } => {
                 watch.needs.asked |= condition.asks();
                 watch.needs.missing = watch.needs.missing.or((!met).then_some(condition));
             }
-            Event::Sysretq => watch.sysretq(d, goals, state),
-            Event::Iretq(frame) => watch.iretq(d, goals, state, frame),
+            Effect::Sysretq => watch.sysretq(d, goals, state),
+            Effect::Iretq(frame) => watch.iretq(d, goals, state, frame),
             // MSRs other than these may hold an entry's address.
-            Event::ReadMsr(number) => {
+            Effect::ReadMsr(number) => {
                 watch.barriers.overwritten = false;
                 watch.pushed.moves_if(number == Some(Msr::SpecCtrl.address().into()));
             }
-            Event::WriteMsr { number, value } => {
+            Effect::WriteMsr { number, value } => {
                 let is_allowed = d.bit(stores::may_write(number));
                 goals.add(obligation::KEPT, is_allowed, "MSR");
                 let others = [Msr::SpecCtrl, Msr::PredCmd].map(|msr| Some(msr.address().into()));
                 watch.pushed.moves_if(others.contains(&number));
                 watch.barrier(d, goals, number, value);
             }
-            Event::Verw => watch.barriers.overwritten = true,
-            Event::Branch(branch) => watch.branch(d, goals, state, branch),
-            Event::SwapGs => watch.gs.swap(),
-            Event::Fence(fence) => {
+            Effect::Verw => watch.barriers.overwritten = true,
+            Effect::Branch(branch) => watch.branch(d, goals, state, branch),
+            Effect::SwapGs => watch.gs.swap(),
+            Effect::Fence(fence) => {
                 watch.gs.fence(fence);
                 watch.barriers.fence(fence);
             }

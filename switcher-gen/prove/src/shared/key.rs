@@ -18,7 +18,7 @@ use crate::world::Saved;
 use switcher_gen::mitigations::Mitigations;
 use switcher_gen::{Config, Variant};
 use switcher_model::Domain;
-use switcher_model::program::{Kind, Op};
+use switcher_model::program::{Op, Operation};
 use switcher_model::symbolic::Symbolic;
 
 /// The SHA-256 of all that a proof depends on, as the `Hash` of its types has it: a field that a type
@@ -280,8 +280,9 @@ fn found(d: &Symbolic, saved: &Saved<Symbolic>) -> Option<Found> {
 /// led back into it, or that it came to where nothing was said to lead.
 pub(crate) fn depends_on_place<D: Domain>(entry: Entry<'_>, run: &Run<D>) -> bool {
     let op = |at: &u64| entry.target.program.at(*at).and_then(Result::ok);
-    let returns =
-        |at: &u64| op(at).is_some_and(|op| matches!(op.kind, Kind::Return(_) | Kind::Iretq));
+    let returns = |at: &u64| {
+        op(at).is_some_and(|op| matches!(op.kind, Operation::Return(_) | Operation::Iretq))
+    };
     let before_last = run.trace.split_last().map_or(&[][..], |(_, before)| before);
     run.reads_code
         || asks_for_more(entry, run)

@@ -11,7 +11,7 @@ use crate::target::Target;
 use crate::target::looks::{Looks, looks};
 use switcher_gen::mitigations::{Bhb, Mitigations, Rsb};
 use switcher_model::Domain;
-use switcher_model::program::Kind;
+use switcher_model::program::Operation;
 
 /// What runs have executed.
 #[derive(Debug, Default)]
@@ -63,8 +63,8 @@ impl Executed {
         };
         let goes_on = |&[from, to]: &[u64; 2]| match kind(&from) {
             // It leads to the return address of a call, or the run says that it is not movable.
-            Some((Kind::Return(_), _)) => true,
-            Some((Kind::Iretq, _)) => is_named(to),
+            Some((Operation::Return(_), _)) => true,
+            Some((Operation::Iretq, _)) => is_named(to),
             // A REP goes on where it is.
             Some((_, next)) => {
                 to == next || to == from || successors(entry, from).contains(&Some(to))

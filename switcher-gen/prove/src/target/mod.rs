@@ -12,7 +12,7 @@ use crate::setting::Setting;
 use crate::target::overlap::Overlap;
 use switcher_gen::asm::{HostSymbol, LINE, Label, Window};
 use switcher_gen::{Gate, Hazard, Image};
-use switcher_model::{Model, Program};
+use switcher_model::{CpuModel, Program};
 
 /// Bytes at an address, their entry points, and what they are meant for.
 #[derive(Clone, Debug)]
@@ -266,7 +266,7 @@ impl Target {
         reached
     }
 
-    pub(crate) fn model(&self) -> Model {
+    pub(crate) fn model(&self) -> CpuModel {
         self.setting.model()
     }
 

@@ -29,7 +29,7 @@ use crate::world::build::CALLER_STACK;
 use crate::world::event::EventContext;
 use crate::world::fields::read_extra;
 use crate::world::name::Source;
-use switcher_model::{Domain, Memory, Model, Msrs, Region, RegionName, State as Machine};
+use switcher_model::{CpuModel, Domain, Memory, Msrs, Region, RegionName, State as Machine};
 use switcher_spec as spec;
 use switcher_spec::{Caller, Guest};
 
@@ -62,7 +62,7 @@ pub(crate) struct World<D: Domain> {
     /// What is assumed of the values, in words.
     pub assumptions: Vec<(&'static str, D::Bit)>,
     /// The CPU.
-    pub model: Model,
+    pub model: CpuModel,
     pub(crate) setting: Setting,
     /// The host's GS base.
     pub(crate) host_gs: D::Word,
@@ -90,7 +90,7 @@ impl<D: Domain> World<D> {
     /// What the host guarantees, and the runtime checks where it can.
     fn assume(
         d: &D,
-        model: &Model,
+        model: &CpuModel,
         frame: &Guest<D::Word>,
         spec: &spec::State<D>,
         [host_rsp, host_gs]: [D::Word; 2],

@@ -1,7 +1,7 @@
 //! What cases are made of: scenarios at random, or near a boundary, within what a host guarantees.
 
-use super::specified::{Code, SLOT_LEN, SLOTS, Slot};
-use crate::fuzz::scenario::{Engine, Random, random_smod, random_umod};
+use super::specified::{GuestSlots, SLOT_LEN, SLOTS, Slot};
+use crate::fuzz::scenario::{FuzzEngine, Random, random_smod, random_umod};
 use crate::scenario::{SYSCALL_LEN, Setup};
 use switcher_gen::arch::{Cr3, PagingMode};
 use switcher_gen::layout::{Mode, PtRegs, SwitchFlags};
@@ -13,9 +13,9 @@ const LOOP: u64 = 512;
 /// One case of so many is a loop.
 const LOOP_EVERY: u64 = 32;
 
-impl Code {
+impl GuestSlots {
     /// umod has a long run of SYSCALLs and then short ones, smod short ones alone. Both pages end
-    /// with a SYSCALL: behind it there is nothing.
+    /// with a SYSCALL: after it there is nothing.
     pub(super) fn new() -> Self {
         let mut random = Random(0);
         let mut slot = || match random.below(8) {
@@ -49,10 +49,10 @@ pub(super) const NULL: std::ops::Range<u64> = 0..0x1000;
 /// Makes the cases of one machine.
 pub(super) struct Cases<'a, E> {
     pub(super) engine: &'a E,
-    pub(super) code: &'a Code,
+    pub(super) code: &'a GuestSlots,
 }
 
-impl<E: Engine> Cases<'_, E> {
+impl<E: FuzzEngine> Cases<'_, E> {
     /// One case.
     pub(super) fn make(&self, random: &mut Random) -> Setup {
         let is_loop = random.below(LOOP_EVERY) == 0;
@@ -270,7 +270,7 @@ fn roots(random: &mut Random, setup: &mut Setup) {
     extra.enter_cr3 = if enters_smod { extra.smod_cr3 } else { extra.umod_cr3 };
 }
 
-/// An address that no page of this process is at, or what is none.
+/// An address at which this process has no page, or a number that is not canonical.
 fn nowhere(random: &mut Random) -> u64 {
     let any = random.next();
     match random.below(8) {

@@ -6,9 +6,9 @@ use super::specified::{EXTRA, Facts};
 use crate::scenario::{Places, Setup};
 use switcher_gen::layout::PtRegs;
 
-/// Who says what comes of a scenario.
+/// A witness: one of those that say what comes of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Engine {
+pub enum Witness {
     /// The executable specification.
     Specification,
     /// The emitted bytes on this CPU.
@@ -17,7 +17,7 @@ pub enum Engine {
     Interpreter,
 }
 
-impl Engine {
+impl Witness {
     const ALL: [Self; 3] = [Self::Specification, Self::Native, Self::Interpreter];
 
     /// As in reports.
@@ -31,13 +31,14 @@ impl Engine {
     }
 }
 
-/// A scenario of which engines say different things, every value of it zero or as usual that may be.
+/// A scenario of which engines say different things, every value of it zero or as usual that may
+/// be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NativeDifference {
     /// Which case of the seed.
     pub case: u64,
     /// Which two differ: one pair, two or all three.
-    pub between: Vec<(Engine, Engine)>,
+    pub between: Vec<(Witness, Witness)>,
     /// About what.
     pub about: Vec<Disagreement>,
     /// What the scenario starts from: what is not named is zero.
@@ -46,8 +47,8 @@ pub struct NativeDifference {
     pub places: Places,
 }
 
-/// One thing that engines say differently, in the order of [`Engine`]'s variants; `None` if an engine
-/// could not run the scenario, or says nothing about it.
+/// One thing that engines say differently, in the order of [`Witness`]'s variants; `None` if an
+/// engine could not run the scenario, or says nothing about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disagreement {
     /// A field of the outcome.
@@ -66,7 +67,7 @@ impl fmt::Display for NativeDifference {
         writeln!(f)?;
         for Disagreement { what, values } in &self.about {
             writeln!(f, "  {what}:")?;
-            for (engine, value) in Engine::ALL.into_iter().zip(values) {
+            for (engine, value) in Witness::ALL.into_iter().zip(values) {
                 if let Some(value) = value {
                     writeln!(f, "    {:<14} {value}", engine.name())?;
                 }
@@ -94,14 +95,14 @@ fn number(value: u64, places: &Places) -> String {
 pub(super) type Said = Option<Result<Facts, String>>;
 
 /// Which of what was said differs.
-pub(super) fn between(said: &[Said; 3]) -> Vec<(Engine, Engine)> {
+pub(super) fn between(said: &[Said; 3]) -> Vec<(Witness, Witness)> {
     let mut pairs = Vec::new();
     for one in 0..said.len() {
         for other in one + 1..said.len() {
             if let (Some(a), Some(b)) = (&said[one], &said[other])
                 && a != b
             {
-                pairs.push((Engine::ALL[one], Engine::ALL[other]));
+                pairs.push((Witness::ALL[one], Witness::ALL[other]));
             }
         }
     }
@@ -182,8 +183,8 @@ macro_rules! fields {
     (@ $struct:ident, $field:ident, $facts:ident) => { $facts.$struct.$field.into() };
 }
 
-/// What may be anything: where the guest's registers come from. Selectors of the frame, the mode and
-/// the roots may not.
+/// What may be anything: where the guest's registers come from. Selectors of the frame, the mode
+/// and the roots may not.
 const FIELDS: &[Field] = fields![
     frame.r15: u64,
     frame.r14: u64,

@@ -2,9 +2,9 @@
 //! the same of all that comes out.
 //!
 //! A case is a whole run: the host's entry, by SYSRETQ or IRETQ, then SYSCALLs of a guest whose
-//! pages have nothing else but a few instructions that fault, until something exits. Some are loops:
-//! hundreds of direct switches. Equal seeds give equal cases, but for the addresses at which this
-//! process has the guest's pages.
+//! pages have nothing else but a few instructions that fault, until something exits. Some are
+//! loops: hundreds of direct switches. Equal seeds give equal cases, but for the addresses at which
+//! this process has the guest's pages.
 //!
 //! | file | purpose |
 //! |---|---|
@@ -25,18 +25,18 @@ use std::fs;
 use std::io;
 use std::ops::Range;
 
-pub use difference::{Disagreement, Engine, NativeDifference};
-pub use specified::Path;
+pub use difference::{Disagreement, NativeDifference, Witness};
+pub use specified::SwitcherPath;
 
 use super::Class;
 use super::scenario::Random;
 use crate::native;
 use crate::native::Machine;
-use crate::scenario::{Emulated, Failure, Outcome, Setup};
+use crate::scenario::{Emulated, Failure, ScenarioEnd, Setup};
 use crate::{Interpreter, interpreter};
 use cases::{Cases, NOBODYS, NULL};
 use difference::Said;
-use specified::{Code, Facts, Specification, Specified};
+use specified::{Facts, GuestSlots, Specification, Specified};
 use switcher_gen::Image;
 use switcher_gen::layout::Mode;
 
@@ -52,7 +52,7 @@ pub enum NativeError {
     /// This process has memory where guests are to find none.
     #[error("this process has memory at {address:#x}, where guests are to find none")]
     Occupied {
-        /// Where.
+        /// The address.
         address: u64,
     },
 }
@@ -70,7 +70,7 @@ pub struct Engines {
 pub struct NativeCoverage {
     /// Cases by the way they took through the switcher and by the class of what the guest was last
     /// returned to with.
-    pub classes: BTreeMap<(Path, Class), u64>,
+    pub classes: BTreeMap<(SwitcherPath, Class), u64>,
     /// Direct switches to smod and back, one after the other, of all cases that this CPU ran.
     pub round_trips: u64,
     /// Cases that this CPU could not run, because it is in the other paging mode.
@@ -133,8 +133,8 @@ pub fn native(
 struct AllSaid {
     specified: Specified,
     /// `None` where this CPU is in the other paging mode.
-    native: Option<Result<Outcome, Failure>>,
-    interpreter: Result<Outcome, interpreter::Error>,
+    native: Option<Result<ScenarioEnd, Failure>>,
+    interpreter: Result<ScenarioEnd, interpreter::Error>,
 }
 
 impl AllSaid {
@@ -154,7 +154,7 @@ impl AllSaid {
         }
     }
 
-    /// Each in the order of [`Engine`]'s variants.
+    /// Each in the order of [`Witness`]'s variants.
     fn facts(&self) -> [Said; 3] {
         let native = self.native.as_ref().map(|native| match native {
             Ok(outcome) => Ok(Facts::from(outcome)),
@@ -170,7 +170,7 @@ impl AllSaid {
 }
 
 /// What a native run does not emulate is not counted.
-fn counts(outcome: &Outcome) -> Emulated {
+fn counts(outcome: &ScenarioEnd) -> Emulated {
     Emulated { iretq: 0, ..outcome.emulated }
 }
 
@@ -189,7 +189,7 @@ impl Engines {
         let places = native.places();
         let mut interpreter = Interpreter::with_image(image, places)?;
         interpreter.set_limit(Self::LIMIT);
-        let code = Code::new();
+        let code = GuestSlots::new();
         for mode in [Mode::Smod, Mode::Umod] {
             native.load(mode, 0, &code.bytes(mode))?;
             interpreter.load(mode, 0, &code.bytes(mode))?;
@@ -231,7 +231,7 @@ impl Engines {
         if let (Some(Ok(native)), Ok(interpreted)) = (&all.native, &all.interpreter)
             && counts(native) != counts(interpreted)
         {
-            let pair = (Engine::Native, Engine::Interpreter);
+            let pair = (Witness::Native, Witness::Interpreter);
             if !between.contains(&pair) {
                 between.push(pair);
             }
@@ -264,7 +264,9 @@ fn occupied() -> io::Result<Option<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::find;
     use switcher_gen::Variant;
+    use switcher_gen::asm::Label;
     use switcher_gen::layout::Pvcs;
     use switcher_gen::program;
 
@@ -295,10 +297,10 @@ mod tests {
     }
 
     /// On the way to smod, umod's RSP goes to the PVCS's CR2 and not to its RSP.
-    fn break_store(image: &Image) -> (usize, [u8; 1]) {
-        let store = program!(; mov QWORD [BYTE rdi + Pvcs::rsp], rsp);
-        let found = image.bytes().windows(store.len()).position(|bytes| bytes == store);
-        (found.expect("it is there") + store.len() - 1, [Pvcs::cr2.bytes() as u8])
+    fn break_store(image: &Image) -> (usize, &'static [u8]) {
+        let right = program!(; mov QWORD [BYTE rdi + Pvcs::rsp], rsp);
+        let wrong = program!(; mov QWORD [BYTE rdi + Pvcs::cr2], rsp);
+        (find::encoded(image, Label::Syscall64, right), wrong)
     }
 
     fn difference(engines: &mut Engines) -> NativeDifference {
@@ -313,11 +315,11 @@ mod tests {
         let image = Image::new(&Variant::REFERENCE).unwrap();
         let (offset, bad) = break_store(&image);
         let mut engines = Engines::new(image).unwrap();
-        engines.native.overwrite(offset, &bad).unwrap();
-        engines.interpreter.overwrite(offset, &bad);
+        engines.native.overwrite(offset, bad).unwrap();
+        engines.interpreter.overwrite(offset, bad);
         let found = difference(&mut engines);
-        let wrong = Engine::Specification;
-        assert_eq!(found.between, [(wrong, Engine::Native), (wrong, Engine::Interpreter)]);
+        let wrong = Witness::Specification;
+        assert_eq!(found.between, [(wrong, Witness::Native), (wrong, Witness::Interpreter)]);
         let about: Vec<_> = found.about.iter().map(|one| one.what.as_str()).collect();
         assert!(about.contains(&"pvcs.rsp") || about.contains(&"pvcs.cr2"), "{found}");
         assert!(found.setup.len() < 20, "{found}");
@@ -328,18 +330,18 @@ mod tests {
         let image = Image::new(&Variant::REFERENCE).unwrap();
         let (offset, bad) = break_store(&image);
         let mut engines = Engines::new(image).unwrap();
-        engines.interpreter.overwrite(offset, &bad);
-        let (code, model) = (Engine::Native, Engine::Interpreter);
+        engines.interpreter.overwrite(offset, bad);
+        let (code, model) = (Witness::Native, Witness::Interpreter);
         assert_eq!(
             difference(&mut engines).between,
-            [(Engine::Specification, model), (code, model)]
+            [(Witness::Specification, model), (code, model)]
         );
         let image = Image::new(&Variant::REFERENCE).unwrap();
         let mut engines = Engines::new(image).unwrap();
-        engines.native.overwrite(offset, &bad).unwrap();
+        engines.native.overwrite(offset, bad).unwrap();
         assert_eq!(
             difference(&mut engines).between,
-            [(Engine::Specification, code), (code, model)]
+            [(Witness::Specification, code), (code, model)]
         );
     }
 
@@ -348,8 +350,8 @@ mod tests {
         let image = Image::new(&Variant::REFERENCE).unwrap();
         // What makes umod's GS base canonical.
         let canonicalise = program!(; shl r11, 16 ; sar r11, 16);
-        let found = image.bytes().windows(canonicalise.len()).position(|b| b == canonicalise);
-        let (offset, nops) = (found.expect("it is there"), [0x90; 8]);
+        let offset = find::encoded(&image, Label::NotToSmod, canonicalise);
+        let nops = program!(; nop).repeat(canonicalise.len());
         let mut engines = Engines::new(image).unwrap();
         engines.native.overwrite(offset, &nops).unwrap();
         engines.interpreter.overwrite(offset, &nops);

@@ -1,10 +1,10 @@
-//! A whole scenario by the specification alone: [`spec`]'s routines one after the other, and between
-//! them guests whose programs are too short to need a CPU.
+//! A whole scenario by the specification alone: [`spec`]'s routines one after the other, and
+//! between them guests whose programs are too short to need a CPU.
 
 use std::fmt;
 
 use crate::fuzz::Class;
-use crate::scenario::{NO_ERROR_CODE, Origin, Outcome, Places, SYSCALL_LEN, Setup, Target};
+use crate::scenario::{NO_ERROR_CODE, Places, SYSCALL_LEN, ScenarioEnd, Setup, WayIn, WayOut};
 use switcher_gen::Variant;
 use switcher_gen::arch::{RFlags, vector};
 use switcher_gen::layout::{Mode, OrigAx, PtRegs, Pvcs, SwitchFlags, TssExtra};
@@ -39,12 +39,12 @@ impl Slot {
 
 /// The code of both modes.
 #[derive(Debug)]
-pub(super) struct Code {
+pub(super) struct GuestSlots {
     pub(super) smod: Vec<Slot>,
     pub(super) umod: Vec<Slot>,
 }
 
-impl Code {
+impl GuestSlots {
     pub(super) const fn of(&self, mode: Mode) -> &Vec<Slot> {
         match mode {
             Mode::Smod => &self.smod,
@@ -63,7 +63,7 @@ pub(super) struct Facts {
     pub(super) extra: [u64; EXTRA.len()],
     pub(super) pvcs: Pvcs,
     /// The first of them.
-    pub(super) crossings: Vec<(Origin, Target)>,
+    pub(super) crossings: Vec<(WayIn, WayOut)>,
     pub(super) crossings_total: u64,
     /// The first of them.
     pub(super) cr3_loads: Vec<u64>,
@@ -103,7 +103,7 @@ fn extra_fields(extra: &TssExtra) -> [u64; EXTRA.len()] {
     ]
 }
 
-/// How many crossings and CR3 loads an [`Outcome`] has at most.
+/// How many crossings and CR3 loads an [`ScenarioEnd`] has at most.
 const KEPT: usize = 256;
 
 /// Vector of INT3.
@@ -115,13 +115,13 @@ const PRESENT: u32 = 1;
 /// A page fault's error code: an instruction of CPL 3 was to be fetched.
 const FETCH_BY_USER: u32 = 1 << 4 | 1 << 2;
 
-impl From<&Outcome> for Facts {
-    fn from(outcome: &Outcome) -> Self {
+impl From<&ScenarioEnd> for Facts {
+    fn from(outcome: &ScenarioEnd) -> Self {
         let mut frame = outcome.frame;
         if frame.orig_ax.reason == PF {
             frame.orig_ax.error_code &= !PRESENT;
         }
-        let crossings = outcome.crossings.iter().map(|one| (one.origin, one.target));
+        let crossings = outcome.crossings.iter().map(|one| (one.way_in, one.way_out));
         Self {
             frame,
             cr2: outcome.cr2,
@@ -142,7 +142,7 @@ impl From<&Outcome> for Facts {
 #[derive(Debug)]
 pub(super) struct Specified {
     pub(super) facts: Facts,
-    pub(super) path: Path,
+    pub(super) path: SwitcherPath,
     pub(super) class: Class,
     pub(super) round_trips: u64,
 }
@@ -150,30 +150,30 @@ pub(super) struct Specified {
 /// The ways taken through the switcher, each once, in the order in which they were first taken, and
 /// the reason of the exit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Path {
-    /// From the last to the first, five bits each; zero is none.
+pub struct SwitcherPath {
+    /// The steps from the last to the first, five bits each; zero stands for no step.
     steps: u64,
     reason: u32,
 }
 
 const STEP_BITS: u32 = 5;
 const STEP: u64 = (1 << STEP_BITS) - 1;
-const ORIGINS: [&str; 6] =
+const WAYS_IN: [&str; 6] =
     ["enter", "umod", "smod", "umod (inhibited)", "smod (inhibited)", "event"];
-const TARGETS: [&str; 3] = ["SYSRETQ", "IRETQ", "host"];
+const WAYS_OUT: [&str; 3] = ["SYSRETQ", "IRETQ", "host"];
 
-impl Path {
-    fn cross(&mut self, origin: Origin, target: Target) {
-        let from = match origin {
-            Origin::Enter => 0,
-            Origin::Syscall(flags) | Origin::SyscallCompat(flags) => {
+impl SwitcherPath {
+    fn cross(&mut self, way_in: WayIn, way_out: WayOut) {
+        let from = match way_in {
+            WayIn::Enter => 0,
+            WayIn::Syscall(flags) | WayIn::SyscallCompat(flags) => {
                 let mode = if flags.contains(SwitchFlags::UMOD) { 1 } else { 2 };
                 let inhibited = flags.intersects(!SwitchFlags::MODE_TOGGLE);
                 mode + if inhibited { 2 } else { 0 }
             }
-            Origin::Event => 5,
+            WayIn::Event => 5,
         };
-        let step = 1 + from * TARGETS.len() as u64 + target as u64;
+        let step = 1 + from * WAYS_OUT.len() as u64 + way_out as u64;
         if !self.steps().any(|taken| taken == step) {
             self.steps = self.steps << STEP_BITS | step;
         }
@@ -186,12 +186,12 @@ impl Path {
     }
 }
 
-impl fmt::Display for Path {
+impl fmt::Display for SwitcherPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut steps: Vec<_> = self.steps().map(|step| step as usize - 1).collect();
         steps.reverse();
         for step in steps {
-            let (from, to) = (ORIGINS[step / TARGETS.len()], TARGETS[step % TARGETS.len()]);
+            let (from, to) = (WAYS_IN[step / WAYS_OUT.len()], WAYS_OUT[step % WAYS_OUT.len()]);
             write!(f, "{from} -> {to}, ")?;
         }
         write!(f, "reason {}", self.reason)
@@ -203,12 +203,12 @@ impl fmt::Display for Path {
 pub(super) struct Specification {
     host: Host,
     places: Places,
-    pub(super) code: Code,
+    pub(super) code: GuestSlots,
 }
 
 /// What a guest does next.
 enum Next {
-    /// RIP is the address behind it.
+    /// RIP is the address after it.
     Syscall,
     /// RIP and RFLAGS are what the CPU pushes.
     Event { vector: u8, error_code: u32, cr2: Option<u64> },
@@ -225,7 +225,7 @@ impl Next {
 }
 
 impl Specification {
-    pub(super) fn new(variant: &Variant, places: Places, code: Code) -> Self {
+    pub(super) fn new(variant: &Variant, places: Places, code: GuestSlots) -> Self {
         let (config, selectors) = (variant.config(), variant.selectors());
         let host = Host {
             paging: config.paging,
@@ -237,15 +237,15 @@ impl Specification {
         Self { host, places, code }
     }
 
-    /// The whole scenario. It has an end: umod, which alone is returned to behind its SYSCALLs, gets
-    /// to the end of its page.
+    /// The whole scenario. It has an end: umod, which alone is returned to after its SYSCALLs,
+    /// gets to the end of its page.
     pub(super) fn run(&self, setup: &Setup) -> Specified {
         let d = Concrete::default();
         let frame_at = self.places.sp0 - size_of::<PtRegs>() as u64;
         let mut state = state(setup);
         let frame = guest(&setup.frame, setup.gs_base);
         let mut run = Running::default();
-        let mut origin = Origin::Enter;
+        let mut way_in = WayIn::Enter;
         let mut cr2 = None;
         run.class = Class::of(self.host.paging, frame.rip, frame.rflags);
         let mut outcome = spec::enter_guest(&d, &self.host, &frame, &mut state);
@@ -254,17 +254,17 @@ impl Specification {
             let by = match outcome {
                 spec::Outcome::Guest(by) => by,
                 spec::Outcome::Host(exit) => {
-                    run.cross(origin, Target::Host);
+                    run.cross(way_in, WayOut::Host);
                     // Both routines that exit write it.
                     let frame = exit.frame.unwrap_or(ExitFrame { guest: frame, orig_ax: 0 });
                     return run.finish(&frame, cr2, &state, setup);
                 }
             };
-            run.cross(origin, if by == Return::Sysretq { Target::Sysretq } else { Target::Iretq });
+            run.cross(way_in, if by == Return::Sysretq { WayOut::Sysretq } else { WayOut::Iretq });
             match self.execute(by, &mut state.guest, mode(state.tss_extra.switch_flags)) {
                 Next::Syscall => {
                     let flags = state.tss_extra.switch_flags;
-                    origin = Origin::Syscall(SwitchFlags::from_bits_retain(flags));
+                    way_in = WayIn::Syscall(SwitchFlags::from_bits_retain(flags));
                     run.system_calls += 1;
                     let asked = (state.pvcs.rip, state.pvcs.eflags);
                     outcome = spec::syscall_64(&d, &self.host, &CALLER, frame_at, &mut state);
@@ -275,7 +275,7 @@ impl Specification {
                     run.in_smod_by_syscall = mode(flags) == Mode::Umod;
                 }
                 Next::Event { vector, error_code, cr2: address } => {
-                    origin = Origin::Event;
+                    way_in = WayIn::Event;
                     cr2 = address;
                     let orig_ax = u64::from(vector) << 32 | u64::from(error_code);
                     let frame = ExitFrame { guest: state.guest, orig_ax };
@@ -347,25 +347,25 @@ const CALLER: Caller<u64> =
 /// What has happened so far.
 #[derive(Default)]
 struct Running {
-    crossings: Vec<(Origin, Target)>,
+    crossings: Vec<(WayIn, WayOut)>,
     crossings_total: u64,
     cr3_loads: Vec<u64>,
     cr3_loads_total: u64,
     system_calls: u64,
     sysretqs: u64,
-    path: Path,
+    path: SwitcherPath,
     class: Class,
     in_smod_by_syscall: bool,
     round_trips: u64,
 }
 
 impl Running {
-    fn cross(&mut self, origin: Origin, target: Target) {
-        self.path.cross(origin, target);
+    fn cross(&mut self, way_in: WayIn, way_out: WayOut) {
+        self.path.cross(way_in, way_out);
         self.crossings_total += 1;
-        self.sysretqs += u64::from(target == Target::Sysretq);
+        self.sysretqs += u64::from(way_out == WayOut::Sysretq);
         if self.crossings.len() < KEPT {
-            self.crossings.push((origin, target));
+            self.crossings.push((way_in, way_out));
         }
     }
 

@@ -10,7 +10,7 @@ use crate::theorem::Theorem;
 use crate::world::World;
 use switcher_gen::layout::TssExtra;
 use switcher_model::{
-    Access, Domain, Event, Gpr, Held, Observer, Origin, Place, RegionName, State as Machine,
+    Access, Domain, Effect, Gpr, Held, Observer, Origin, Place, RegionName, State as Machine,
 };
 
 impl<D: Domain> Watch<'_, D> {
@@ -130,15 +130,15 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
         self.watch.held(what)
     }
 
-    fn observe(&mut self, d: &D, state: &Machine<D>, event: Event<D::Word>) {
+    fn observe(&mut self, d: &D, state: &Machine<D>, event: Effect<D::Word>) {
         let (watch, goals) = (&mut *self.watch, &mut *self.goals);
         match event {
-            Event::Depends(condition) => {
+            Effect::Depends(condition) => {
                 if is_steered(d, condition) {
                     watch.barriers.poison();
                 }
             }
-            Event::Access(access) => {
+            Effect::Access(access) => {
                 let name = state.memory.regions[access.place.region].name;
                 let is_frame =
                     watch.is_of_frame(name) && !d.mentions(access.value, Origin::is_the_hosts);
@@ -156,27 +156,27 @@ impl<D: Domain> Observer<D> for Eye<'_, '_, D> {
                     goals.add(obligation::SWAPGS_FENCED, ours, "GS base");
                 }
             }
-            Event::ReadMsr(_) => {
+            Effect::ReadMsr(_) => {
                 watch.barriers.overwritten = false;
                 watch.has_read(d, goals, self.is_last);
             }
-            Event::WriteMsr { number, value } => watch.barrier(d, goals, number, value),
-            Event::Verw => watch.barriers.overwritten = true,
-            Event::Branch(branch) => watch.branch(d, goals, state, branch),
-            Event::Fence(fence) => watch.barriers.fence(fence),
+            Effect::WriteMsr { number, value } => watch.barrier(d, goals, number, value),
+            Effect::Verw => watch.barriers.overwritten = true,
+            Effect::Branch(branch) => watch.branch(d, goals, state, branch),
+            Effect::Fence(fence) => watch.barriers.fence(fence),
             // What another CPU does, which may lack the feature, is not judged here.
-            Event::Needs { condition, met } => {
+            Effect::Needs { condition, met } => {
                 watch.needs.asked |= condition.asks();
                 *self.lacks |= !met && !condition.asks().is_empty();
             }
             // An arm may go anywhere; what must hold is said of each access.
-            Event::Execute(_)
-            | Event::Decided(_)
-            | Event::LoadCr3(_)
-            | Event::WriteGsBase(_)
-            | Event::SwapGs
-            | Event::Sysretq
-            | Event::Iretq(_) => {}
+            Effect::Execute(_)
+            | Effect::Decided(_)
+            | Effect::LoadCr3(_)
+            | Effect::WriteGsBase(_)
+            | Effect::SwapGs
+            | Effect::Sysretq
+            | Effect::Iretq(_) => {}
         }
     }
 }

@@ -3,7 +3,7 @@
 use iced_x86::OpKind;
 
 use crate::run::untaken::join::CHUNK;
-use switcher_model::program::{Kind, Op};
+use switcher_model::program::{Op, Operation};
 use switcher_model::{ARITHMETIC, Domain, Flags, Gpr, State as Machine};
 
 /// How far beyond a region an address is still one of it: the memory there is the host's.
@@ -36,22 +36,28 @@ pub(crate) fn skip<D: Domain>(
     machine.rip = d.code(op.next);
     let rsp = machine.get(Gpr::Rsp);
     match op.kind {
-        Kind::Push | Kind::PushFlags => machine.set(Gpr::Rsp, d.plus(rsp, -8)),
-        Kind::Pop | Kind::PopFlags => machine.set(Gpr::Rsp, d.plus(rsp, 8)),
+        Operation::Push | Operation::PushFlags => machine.set(Gpr::Rsp, d.plus(rsp, -8)),
+        Operation::Pop | Operation::PopFlags => machine.set(Gpr::Rsp, d.plus(rsp, 8)),
         _ => {}
     }
-    let only_reads = matches!(op.kind, Kind::Cmp | Kind::Test | Kind::Bt | Kind::Push | Kind::Verw);
+    let only_reads = matches!(
+        op.kind,
+        Operation::Cmp | Operation::Test | Operation::Bt | Operation::Push | Operation::Verw
+    );
     let is_register = |n| instruction.op_count() > n && instruction.op_kind(n) == OpKind::Register;
     for n in 0..2 {
-        let is_written = n == 0 || matches!(op.kind, Kind::Xchg | Kind::ExchangeAdd);
+        let is_written = n == 0 || matches!(op.kind, Operation::Xchg | Operation::ExchangeAdd);
         if is_written && !only_reads && is_register(n) && instruction.op_register(n).is_gpr() {
             machine.gpr[instruction.op_register(n).full_register().number()] = value;
         }
     }
-    if op.kind == Kind::CompareExchange {
+    if op.kind == Operation::CompareExchange {
         machine.set(Gpr::Rax, value);
     }
-    if !matches!(op.kind, Kind::Mov | Kind::Push | Kind::Pop | Kind::PushFlags | Kind::Verw) {
+    if !matches!(
+        op.kind,
+        Operation::Mov | Operation::Push | Operation::Pop | Operation::PushFlags | Operation::Verw
+    ) {
         let bit = d.mask(value, 1);
         let set = (0..64).filter(|bit| ARITHMETIC >> bit & 1 != 0);
         let kept = d.mask(machine.rflags(d), !ARITHMETIC);

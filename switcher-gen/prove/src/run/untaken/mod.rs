@@ -54,7 +54,7 @@ use crate::run::untaken::predict::arms_of;
 use crate::run::watch::Watch;
 use crate::world::World;
 use switcher_gen::asm::HostSymbol;
-use switcher_model::program::Kind;
+use switcher_model::program::Operation;
 use switcher_model::{Domain, Gpr, Msrs, State as Machine, Step, Stuck};
 
 /// Where the arms of a path have led.
@@ -200,24 +200,26 @@ fn one<D: Domain>(
         watch.speculation(d, goals, &world.machine, at);
         let is_return = op.is_return();
         match op.kind {
-            Kind::Fence(fence) if fence.stops_dispatch() => return Ok(()),
-            Kind::Int3 | Kind::Ud2 | Kind::Int(_) | Kind::WriteCr3 => return Ok(()),
-            Kind::Iretq => {
+            Operation::Fence(fence) if fence.stops_dispatch() => return Ok(()),
+            Operation::Int3 | Operation::Ud2 | Operation::Int(_) | Operation::WriteCr3 => {
+                return Ok(());
+            }
+            Operation::Iretq => {
                 at_guest(d, &world.machine, watch, goals);
                 return Ok(());
             }
             // It is not known what is executed after these, or instead of them.
-            Kind::Syscall | Kind::Sysenter => {
+            Operation::Syscall | Operation::Sysenter => {
                 goals.broken(d, obligation::UNTAKEN_CODE, "instruction", None);
                 return Ok(());
             }
             // What one of these returns to might be executed.
-            Kind::Sysretq | Kind::Sysretl | Kind::ReturnFar(_) => {
+            Operation::Sysretq | Operation::Sysretl | Operation::ReturnFar(_) => {
                 watch.verw(d, goals);
                 at_guest(d, &world.machine, watch, goals);
                 return Ok(());
             }
-            Kind::JumpIf(_) | Kind::Loop(_) | Kind::JumpIfZero => {
+            Operation::JumpIf(_) | Operation::Loop(_) | Operation::JumpIfZero => {
                 let holds = world.machine.jumps_if(d, op.kind).unwrap_or(d.bit(true));
                 world.machine.count_down(d, op.kind);
                 let condition = d.number(holds);
@@ -230,7 +232,7 @@ fn one<D: Domain>(
                 }
                 for (is_taken, to) in arms_of(target, at).into_iter().enumerate() {
                     let mut barriers = watch.barriers.clone();
-                    if is_taken != 0 && matches!(op.kind, Kind::JumpIf(_)) {
+                    if is_taken != 0 && matches!(op.kind, Operation::JumpIf(_)) {
                         barriers.branch(at, Some(to));
                     }
                     watch.go_later(d, arms, to, &world.machine, &barriers, so_far);
@@ -258,7 +260,7 @@ fn one<D: Domain>(
                 lacks: &mut arms.reached.lacks,
             },
         );
-        let is_transfer = matches!(op.kind, Kind::Jump | Kind::Call) || is_return;
+        let is_transfer = matches!(op.kind, Operation::Jump | Operation::Call) || is_return;
         let by_value = is_return || op.is_indirect();
         match stepped {
             Ok(Step::Next | Step::Left)
@@ -328,7 +330,7 @@ fn one<D: Domain>(
                     return Ok(());
                 }
                 // A call pushes its address onto a stack. Paths show how deep that may go.
-                let is_call = op.kind == Kind::Call && !op.is_indirect() && is_near;
+                let is_call = op.kind == Operation::Call && !op.is_indirect() && is_near;
                 if is_call {
                     machine.set(Gpr::Rsp, d.plus(machine.get(Gpr::Rsp), -8));
                     watch.barriers.called(op.next, target.around(at).fills);
@@ -338,7 +340,7 @@ fn one<D: Domain>(
                 }
                 // It makes many accesses, of which one is judged.
                 let is_string =
-                    matches!(op.kind, Kind::StoreString { .. } | Kind::CopyString { .. });
+                    matches!(op.kind, Operation::StoreString { .. } | Operation::CopyString { .. });
                 if tells(d, address) && !is_near || is_transfer || is_string {
                     goals.broken(d, obligation::UNTAKEN_MEMORY, "address", None);
                     return Ok(());
@@ -350,11 +352,11 @@ fn one<D: Domain>(
                 };
                 // By these two, ring 0 goes on where an event has interrupted it.
                 let next = target.program.at(op.next).and_then(Result::ok);
-                let is_frame = op.kind == Kind::PopFlags
-                    && next.is_some_and(|next| matches!(next.kind, Kind::ReturnFar(_)));
+                let is_frame = op.kind == Operation::PopFlags
+                    && next.is_some_and(|next| matches!(next.kind, Operation::ReturnFar(_)));
                 watch.has_read(d, goals, is_last && !is_frame);
                 watch.barriers.overwritten &= is_frame;
-                watch.barriers.overwritten |= op.kind == Kind::Verw;
+                watch.barriers.overwritten |= op.kind == Operation::Verw;
                 skip(d, machine, &op, &instruction, value);
                 if store && !is_near {
                     so_far.has_stored = true;

@@ -9,7 +9,7 @@ use crate::run::barriers::Barriers;
 use crate::run::untaken::{Arms, Jump, SoFar, copy};
 use crate::run::watch::Watch;
 use crate::target::Target;
-use switcher_model::program::{Kind, Op};
+use switcher_model::program::{Op, Operation};
 use switcher_model::{Domain, Gpr, State as Machine};
 
 pub(crate) fn arms_of(target: &Target, at: u64) -> [u64; 2] {
@@ -34,7 +34,7 @@ impl<D: Domain> Watch<'_, D> {
                 let [next, to] = arms_of(self.entry.target, at);
                 // The condition of a loop that has a known count is a number.
                 let holds = d.known(d.number(condition));
-                let counted = matches!(op.kind, Kind::Loop(_)).then(|| {
+                let counted = matches!(op.kind, Operation::Loop(_)).then(|| {
                     let mut counted = copy(state);
                     counted.count_down(d, op.kind);
                     counted
@@ -54,7 +54,7 @@ impl<D: Domain> Watch<'_, D> {
             }
             let is_in_memory =
                 || self.entry.target.program.instruction(at).op0_kind() == OpKind::Memory;
-            arms.verws += usize::from(op.kind == Kind::Verw && is_in_memory());
+            arms.verws += usize::from(op.kind == Operation::Verw && is_in_memory());
             self.predict(d, &mut arms, (state, &self.barriers, so_far), op, at);
         }
         self.arms = Some(arms);
@@ -85,8 +85,8 @@ impl<D: Domain> Watch<'_, D> {
         let [_, thunk] = self.entry.target.returns;
         let is_thunk = || thunk != 0 && program.instruction(at).near_branch_target() == thunk;
         let release = match op.kind {
-            Kind::Return(release) => Some(release),
-            Kind::Jump if is_thunk() => Some(0),
+            Operation::Return(release) => Some(release),
+            Operation::Jump if is_thunk() => Some(0),
             _ => None,
         };
         if let Some(release) = release {
@@ -111,7 +111,7 @@ impl<D: Domain> Watch<'_, D> {
             let mut state = copy(state);
             let mut barriers = barriers.clone();
             barriers.poison();
-            if op.kind == Kind::Call {
+            if op.kind == Operation::Call {
                 let rsp = d.plus(state.get(Gpr::Rsp), -8);
                 if let Some(place) = state.memory.locate(d, rsp, 8, state.cr3) {
                     state.memory.store(d, place, d.code(op.next));
@@ -121,7 +121,7 @@ impl<D: Domain> Watch<'_, D> {
             }
             for to in targets.into_iter().filter(|to| only != Some(*to)) {
                 let mut barriers = barriers.clone();
-                if op.kind == Kind::Jump {
+                if op.kind == Operation::Jump {
                     barriers.branch(at, Some(to));
                 }
                 self.go_later(d, arms, to, &state, &barriers, so_far);

@@ -1,4 +1,5 @@
-//! The terms cases and engines share: a guest's state before, and everything visible after.
+//! The terms that cases and engines share: the state of a guest before a run, everything that is
+//! visible after it, and the host that runs guests.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -11,24 +12,25 @@ use switcher_runtime::{Exit, Mode};
 /// What expected outcomes depend on.
 #[derive(Clone, Copy, Debug)]
 pub struct Platform {
-    /// Whose SYSRET it is.
+    /// The vendor, whose SYSRET the CPU has.
     pub vendor: Vendor,
-    /// How wide a canonical address is.
+    /// The paging mode, which says how wide a canonical address is.
     pub paging: PagingMode,
     /// The host's selectors.
     pub selectors: Selectors,
     /// CS and SS of other GDT entries with the same content as `user_cs` and `user_ds`: only
     /// IRETQ can load them.
     pub aliases: (u16, u16),
-    /// What the PVCS looks like. Cases speak of it as the RFC has it; an engine whose switcher is for
-    /// another one puts the fields where that has them, and leaves alone what that has no place for.
+    /// The revision of the PVCS. Cases use the layout of 2024. An engine whose switcher is for
+    /// another revision puts the fields where that revision has them, and leaves out those that it
+    /// lacks.
     pub revision: Revision,
     /// Whether each mode has a PKRU of its own: CR4.PKE.
     pub pku: bool,
 }
 
-/// Where a guest's pages lie. smod and umod have pages of their own behind the same addresses, so
-/// that running on the wrong root shows.
+/// Where a guest's pages lie. smod and umod have pages of their own at the same addresses, so that
+/// a guest that runs on the wrong root is noticed.
 pub mod place {
     use switcher_gen::arch::PagingMode;
 
@@ -59,7 +61,7 @@ pub mod place {
         first_non_canonical(paging) - PAGE
     }
 
-    /// The address behind the lower canonical half.
+    /// The address after the lower canonical half.
     #[must_use]
     pub const fn first_non_canonical(paging: PagingMode) -> u64 {
         1 << (paging.address_bits() - 1)
@@ -68,12 +70,12 @@ pub mod place {
 
 /// Bytes of a guest's program.
 #[derive(Clone, Debug)]
-pub struct Code {
-    /// Whose page.
+pub struct GuestBytes {
+    /// The mode whose page it is.
     pub mode: Mode,
-    /// Where, in [`place::TEXT`], [`place::last`] or [`place::TEXT32`].
+    /// The address, in [`place::TEXT`], [`place::last`] or [`place::TEXT32`].
     pub at: u64,
-    /// What. Everything else in these pages is INT3.
+    /// The bytes. Everything else in these pages is INT3.
     pub bytes: Vec<u8>,
 }
 
@@ -100,22 +102,22 @@ pub struct Setup {
     pub retu_rip: u64,
     /// Where umod's SYSCALL lands.
     pub smod_entry: u64,
-    /// With which GS base.
+    /// The GS base that smod is entered with.
     pub smod_gsbase: u64,
-    /// And on which stack.
+    /// The RSP that smod is entered with.
     pub smod_rsp: u64,
-    /// And with which PKRU.
+    /// The PKRU that smod is entered with.
     pub smod_pkru: u32,
     /// The programs.
-    pub code: Vec<Code>,
+    pub code: Vec<GuestBytes>,
     /// An instruction breakpoint (DR0) while the guest runs.
     pub breakpoint: Option<u64>,
 }
 
-/// Everything that shows after an exit.
+/// Everything that can be observed after an exit.
 #[derive(Clone, Debug)]
-pub struct Outcome {
-    /// Why.
+pub struct Observed {
+    /// Why the guest exited.
     pub exit: Exit,
     /// The guest's registers.
     pub regs: PtRegs,
@@ -183,7 +185,7 @@ impl HostAfter {
     }
 }
 
-/// What decides where a guest's SYSCALL and its like lead.
+/// The registers that decide where a guest's SYSCALL, SYSENTER and 32-bit SYSCALL lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entries {
     /// MSR STAR.
@@ -210,7 +212,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Why there is no outcome.
+/// Why an engine has nothing to report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// This engine cannot do what the case asks for, whatever the switcher does.
@@ -219,18 +221,18 @@ pub enum Refusal {
     Failure(Failure),
 }
 
-/// Something that can run guests: an engine.
-pub trait World {
+/// A host that can run guests for the cases. Every engine implements it.
+pub trait CaseHost {
     /// What its CPU does with SYSCALL, SYSENTER and 32-bit SYSCALL.
     ///
     /// # Errors
-    /// If nobody can tell.
+    /// If the engine cannot tell.
     fn entries(&self) -> Result<Entries, Refusal>;
-    /// What it runs them on.
+    /// The platform that it runs guests on.
     fn platform(&self) -> Platform;
     /// Runs one guest until its next exit.
     ///
     /// # Errors
     /// If it could not be run, or did not come to an exit as it must.
-    fn run(&mut self, setup: &Setup) -> Result<Outcome, Refusal>;
+    fn run(&mut self, setup: &Setup) -> Result<Observed, Refusal>;
 }

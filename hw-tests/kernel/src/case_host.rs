@@ -8,7 +8,7 @@ use core::mem::offset_of;
 use core::ops::Range;
 use core::ptr::NonNull;
 
-use hw_cases::{Entries, Failure, HostAfter, Outcome, Platform, Refusal, Setup, World, place};
+use hw_cases::{CaseHost, Entries, Failure, HostAfter, Observed, Platform, Refusal, Setup, place};
 use hw_platform::gs;
 use hw_platform::memory::{self, AddressSpace, Flags, Frame, MapError};
 use hw_platform::percpu::{self, Scratch};
@@ -30,7 +30,8 @@ global_asm!(
     .text
     // unsafe extern "C" fn(entry: u64) -> *mut PtRegs
     // Calls entry with a known value in every callee-saved register, and writes down what the call
-    // has left of them, of RSP, SS and RFLAGS: where GS base says, which is the one thing it relies on.
+    // has left of them, of RSP, SS and RFLAGS. It writes relative to GS and relies on nothing
+    // else.
     .global hw_kernel_checked_call
 hw_kernel_checked_call:
     push    rbx
@@ -160,7 +161,7 @@ impl Page {
         }
     }
 
-    /// Writes what of `bytes` at `at` lies in this page.
+    /// Writes that part of `bytes`, which lie at `at`, that is within this page.
     fn place(&mut self, at: u64, bytes: &[u8]) {
         if let Some(offset) = at.checked_sub(self.start).filter(|offset| *offset < place::PAGE) {
             let offset = offset as usize;
@@ -172,7 +173,8 @@ impl Page {
 }
 
 impl Space {
-    /// With what the host's side needs of this CPU, of `pvcs` and of 32-bit code.
+    /// A space with the pages that the host needs on this CPU, with `pvcs`, and with the page of
+    /// 32-bit code.
     fn new(
         platform: &Platform,
         list: MappingList,
@@ -193,9 +195,9 @@ impl Space {
     }
 }
 
-/// Why the world could not be made.
+/// Why the guests' memory could not be made.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum WorldError {
+pub(crate) enum HostError {
     #[error("guest memory: {0}")]
     Map(#[from] MapError),
     #[error(transparent)]
@@ -232,7 +234,7 @@ impl<'s> BareMetal<'s> {
         platform: Platform,
         pcid: Option<PcidEnabled>,
         breakpoints: bool,
-    ) -> Result<Self, WorldError> {
+    ) -> Result<Self, HostError> {
         let pvcs = Frame::new().map_err(MapError::from)?;
         let text32 = Page::new(place::TEXT32)?;
         let page = pvcs_page(&pvcs);
@@ -302,9 +304,9 @@ impl<'s> BareMetal<'s> {
         Ok(())
     }
 
-    /// Makes a new root on the page of umod's, with another stack that is full of a byte, and flushes
-    /// nothing: as if the former root's guest had gone, and its page come to a new one.
-    pub(crate) fn recycle_umod(&mut self, byte: u8) -> Result<(), WorldError> {
+    /// Makes a new root on the page of umod's, with another stack that is full of a byte, and
+    /// flushes nothing: as if the former root's guest had gone, and its page come to a new one.
+    pub(crate) fn recycle_umod(&mut self, byte: u8) -> Result<(), HostError> {
         let mut stack = Frame::new().map_err(MapError::from)?;
         stack.write(0, &[byte; place::PAGE as usize]);
         let Space { root, stack: old, .. } = &mut self.umod;
@@ -329,7 +331,7 @@ impl<'s> BareMetal<'s> {
         }
     }
 
-    /// The setup as `runtime` has it.
+    /// The setup as a guest of `runtime`.
     fn guest(&self, setup: &Setup) -> Result<Guest, GuestError> {
         let mut guest = Guest::new(self.platform.paging);
         guest.set_domain(self.domain);
@@ -356,8 +358,8 @@ fn pvcs_page(frame: &Frame) -> PvcsPage {
     let Some(pvcs) = NonNull::new(frame.as_ptr().cast::<Pvcs>()) else {
         exit::fatal(format_args!("a frame at address 0"))
     };
-    // SAFETY: the frame lives as long as the world whose guests alone have it, and every root of
-    // the world maps it, writable and for the supervisor.
+    // SAFETY: the frame lives as long as the host whose guests alone have it, and every root of
+    // the host maps it, writable and for the supervisor.
     unsafe { PvcsPage::new(pvcs) }
 }
 
@@ -366,8 +368,8 @@ fn guest_root(
     space: &AddressSpace,
     pcid: u16,
     enabled: Option<PcidEnabled>,
-) -> Result<GuestRoot, WorldError> {
-    // SAFETY: `Space::new` has mapped what the runtime lists for this CPU and the world's PVCS, for
+) -> Result<GuestRoot, HostError> {
+    // SAFETY: `Space::new` has mapped what the runtime lists for this CPU and the host's PVCS, for
     // the supervisor alone, as the host's root does. What it adds for users are frames
     // of the guests' own. `set_stack_mapped` alone takes something out, and renews the root.
     let root = unsafe { GuestRoot::new(Cr3::new(space.cr3())?) };
@@ -388,7 +390,7 @@ fn write_pvcs(frame: &mut Frame, pvcs: &Pvcs, revision: Revision) {
     frame.write(0, unsafe { core::slice::from_raw_parts(start, size_of::<Pvcs>()) });
 }
 
-/// What has become of it. `before` says what a revision has no place for.
+/// Reads the PVCS again. Fields that the revision lacks are taken from `before`.
 fn read_pvcs(frame: &Frame, before: &Pvcs, revision: Revision) -> Result<Pvcs, Refusal> {
     let start = frame.as_ptr();
     // SAFETY: a frame is a page, and any bits are integers. Volatile, because a case has another
@@ -409,7 +411,7 @@ fn read_pvcs(frame: &Frame, before: &Pvcs, revision: Revision) -> Result<Pvcs, R
     }
 }
 
-impl World for BareMetal<'_> {
+impl CaseHost for BareMetal<'_> {
     fn platform(&self) -> Platform {
         self.platform
     }
@@ -429,7 +431,7 @@ impl World for BareMetal<'_> {
         })
     }
 
-    fn run(&mut self, setup: &Setup) -> Result<Outcome, Refusal> {
+    fn run(&mut self, setup: &Setup) -> Result<Observed, Refusal> {
         if setup.breakpoint.is_some() && !self.breakpoints {
             return Err(Refusal::NotHere("a breakpoint on execution hangs this CPU".into()));
         }
@@ -471,15 +473,16 @@ impl BareMetal<'_> {
         }
     }
 
-    /// Runs a guest by another call.
+    /// Runs a guest, and uses another call of the switcher.
     ///
     /// # Safety
-    /// As [`Cpu::enter_with`] asks; and what the outcome says of the host is noted by `checked_call`.
+    /// As [`Cpu::enter_with`] asks; and what the outcome says of the host is noted by
+    /// `checked_call`.
     pub(crate) unsafe fn run_by(
         &mut self,
         setup: &Setup,
         call: unsafe fn(u64) -> *mut PtRegs,
-    ) -> Result<Outcome, Refusal> {
+    ) -> Result<Observed, Refusal> {
         let mut guest = self.prepare(setup);
 
         let root = Cr3Register::read_raw();
@@ -504,7 +507,7 @@ impl BareMetal<'_> {
             // Where RSP passes through, nobody may rely on what the switcher leaves there.
             Revision::V2026 => setup.smod_rsp,
         };
-        Ok(Outcome {
+        Ok(Observed {
             exit,
             regs: guest.regs,
             gs_base: guest.gs_base(),

@@ -17,10 +17,10 @@ pub const FATAL: &str = "fatal: ";
 /// How a case ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    /// Every outcome was the expected one.
+pub enum CaseVerdict {
+    /// Everything was as expected.
     Pass,
-    /// At least one was not; the case's `detail` says which.
+    /// Something was not as expected; the case's `detail` says what.
     Fail,
     /// The engine cannot run the case; its `detail` says why.
     NotHere,
@@ -29,7 +29,7 @@ pub enum Verdict {
 /// One report line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase", deny_unknown_fields)]
-pub enum Event<'a> {
+pub enum ReportLine<'a> {
     /// What the CPU says of itself.
     Machine {
         /// CPUID's brand string, or empty.
@@ -65,7 +65,7 @@ pub enum Event<'a> {
         /// Its name in the case list.
         name: Cow<'a, str>,
         /// How it ended.
-        verdict: Verdict,
+        verdict: CaseVerdict,
         /// How many times it was run.
         runs: u64,
         /// Why it failed or was not run, or what else is worth knowing; may be empty.
@@ -80,37 +80,37 @@ pub enum Event<'a> {
     },
 }
 
-/// A line that opens with [`PREFIX`] and is no event.
+/// A line that opens with [`PREFIX`] and is not a report line.
 #[derive(Debug)]
-pub struct EventError(serde_json::Error);
+pub struct ReportLineError(serde_json::Error);
 
-impl fmt::Display for EventError {
+impl fmt::Display for ReportLineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "malformed report line: {}", self.0)
     }
 }
 
-impl core::error::Error for EventError {}
+impl core::error::Error for ReportLineError {}
 
-impl<'a> Event<'a> {
-    /// The event in this line, if it has one. The prefix may stand after other text: an emulator's
-    /// prompt, an escape sequence of GRUB's.
+impl<'a> ReportLine<'a> {
+    /// The report in this line of output, if it has one. The prefix may stand after other text: an
+    /// emulator's prompt, an escape sequence of GRUB's.
     ///
     /// # Errors
-    /// The prefix is there, and what follows is not an event.
-    pub fn parse(line: &'a str) -> Result<Option<Self>, EventError> {
+    /// The prefix is there, and what follows is not a report.
+    pub fn parse(line: &'a str) -> Result<Option<Self>, ReportLineError> {
         let Some((_, json)) = line.split_once(PREFIX) else {
             return Ok(None);
         };
-        serde_json::from_str(json.trim_end()).map(Some).map_err(EventError)
+        serde_json::from_str(json.trim_end()).map(Some).map_err(ReportLineError)
     }
 
-    /// The event as a line, without the line's end.
+    /// The report as a line of output, without the line's end.
     ///
     /// # Errors
-    /// None today: no event has a map with keys that are not strings.
-    pub fn to_line(&self) -> Result<String, EventError> {
-        let json = serde_json::to_string(self).map_err(EventError)?;
+    /// It never fails today: no report has a map with keys that are not strings.
+    pub fn to_line(&self) -> Result<String, ReportLineError> {
+        let json = serde_json::to_string(self).map_err(ReportLineError)?;
         let mut line = String::with_capacity(PREFIX.len() + json.len());
         line.push_str(PREFIX);
         line.push_str(&json);
@@ -126,41 +126,45 @@ mod tests {
     #[test]
     fn events_survive_the_wire() {
         let events = [
-            Event::Machine {
+            ReportLine::Machine {
                 brand: "a \"quoted\" CPU".into(),
                 features: vec!["la57".into(), "smap".into()],
                 memory: 1 << 29,
             },
-            Event::Begin {
+            ReportLine::Begin {
                 vendor: "AuthenticAMD".into(),
                 paging: "4level".into(),
                 pcid: false,
                 cases: 3,
             },
-            Event::Switcher {
+            ReportLine::Switcher {
                 variant: "amd-la57".into(),
                 fingerprint: "00ff".into(),
                 base: 1 << 63,
             },
-            Event::Case {
+            ReportLine::Case {
                 name: "sysret/rf".into(),
-                verdict: Verdict::Fail,
+                verdict: CaseVerdict::Fail,
                 runs: 1000,
                 detail: "got \\ and \n and \u{1}".into(),
             },
-            Event::End { passed: 2, failed: 1 },
+            ReportLine::End { passed: 2, failed: 1 },
         ];
         for event in events {
             let line = event.to_line().expect("no event fails to serialise");
             assert!(!line.contains('\n'), "one event, one line: {line}");
-            assert_eq!(Event::parse(&line).expect("parses"), Some(event));
+            assert_eq!(ReportLine::parse(&line).expect("parses"), Some(event));
         }
     }
 
     #[test]
     fn the_case_line_is_as_documented() {
-        let event =
-            Event::Case { name: "a".into(), verdict: Verdict::Pass, runs: 1000, detail: "".into() };
+        let event = ReportLine::Case {
+            name: "a".into(),
+            verdict: CaseVerdict::Pass,
+            runs: 1000,
+            detail: "".into(),
+        };
         assert_eq!(
             event.to_line().expect("serialises"),
             r#"@@ {"event":"case","name":"a","verdict":"pass","runs":1000,"detail":""}"#
@@ -170,13 +174,18 @@ mod tests {
     #[test]
     fn a_prompt_before_the_prefix_is_skipped() {
         let line = "<bochs:1> @@ {\"event\":\"end\",\"passed\":1,\"failed\":0}\r";
-        assert_eq!(Event::parse(line).expect("parses"), Some(Event::End { passed: 1, failed: 0 }));
+        assert_eq!(
+            ReportLine::parse(line).expect("parses"),
+            Some(ReportLine::End { passed: 1, failed: 0 })
+        );
     }
 
     #[test]
     fn other_text_is_no_event_and_a_torn_event_is_an_error() {
-        assert!(matches!(Event::parse("SeaBIOS (version 1.16)"), Ok(None)));
-        assert!(Event::parse("@@ {\"event\":\"end\",\"passed\":1").is_err());
-        assert!(Event::parse("@@ {\"event\":\"end\",\"passed\":1,\"failed\":0,\"x\":1}").is_err());
+        assert!(matches!(ReportLine::parse("SeaBIOS (version 1.16)"), Ok(None)));
+        assert!(ReportLine::parse("@@ {\"event\":\"end\",\"passed\":1").is_err());
+        assert!(
+            ReportLine::parse("@@ {\"event\":\"end\",\"passed\":1,\"failed\":0,\"x\":1}").is_err()
+        );
     }
 }
