@@ -1,13 +1,13 @@
 //! Arms that come to one place: whether one such state was followed already, and what is forgotten
 //! of states so that the next is covered.
 
-use crate::run::arms::{Arm, Arms, Forgotten, Seen, SoFar, Traits, WORDS};
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
 use crate::run::barriers::Barriers;
-use crate::run::untaken::copy;
+use crate::run::untaken::{Arm, Arms, SoFar, copy};
 use crate::run::watch::Watch;
 use switcher_model::{Domain, Flags, Gpr, Msrs, Origin, State as Machine};
 
@@ -19,6 +19,37 @@ const MANY: usize = 64;
 
 /// A cell is forgotten together with those beside it.
 pub(crate) const CHUNK: usize = 8;
+
+/// What is never forgotten of a state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Traits {
+    so_far: SoFar,
+    /// Whether either GS base is the host's.
+    gs: [bool; 2],
+    has_host_spec_ctrl: bool,
+}
+
+/// What is forgotten of a state but for where it comes from: sets of [`Origin`]s, none of them empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Forgotten {
+    words: [u16; WORDS],
+    flags: u16,
+    /// What is forgotten of memory, by region and by index of the chunk.
+    cells: BTreeMap<(usize, usize), u16>,
+}
+
+/// The states that have come to a place, joined.
+#[derive(Debug)]
+pub(crate) struct Seen<D: Domain> {
+    traits: Traits,
+    /// The regions that registers and FS base point to.
+    pointers: [Option<usize>; 17],
+    barriers: Barriers,
+    pub(crate) state: Rc<Machine<D>>,
+    forgotten: Forgotten,
+    /// How many states were seen there before.
+    rounds: usize,
+}
 
 /// Chunks of a stack that differ only because calls are deeper: see [`Seen::deeper`].
 struct Deeper {
@@ -52,6 +83,9 @@ fn pointers<D: Domain>(state: &Machine<D>) -> [D::Word; 17] {
     all[..16].copy_from_slice(&state.gpr);
     all
 }
+
+/// How many words a state has besides RIP, flags and memory.
+const WORDS: usize = 29;
 
 /// All words that instructions change.
 fn words<D: Domain>(state: &Machine<D>) -> [D::Word; WORDS] {

@@ -2,9 +2,9 @@
 
 use crate::goal::Goals;
 use crate::obligation;
-use crate::run::arms::Arms;
 use crate::run::origins::is_a_leak;
 use crate::run::origins::is_steered;
+use crate::run::untaken::Arms;
 use crate::run::watch::Watch;
 use crate::theorem::Theorem;
 use crate::world::World;

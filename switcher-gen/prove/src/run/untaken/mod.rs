@@ -34,7 +34,7 @@ mod judge;
 mod memory;
 mod predict;
 
-use crate::run::arms::{Arm, Arms, Seen, Untaken};
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 use iced_x86::Register;
@@ -42,11 +42,12 @@ use iced_x86::Register;
 use crate::bad_code::BadCode;
 use crate::goal::{Goal, Goals};
 use crate::obligation;
+use crate::run::barriers::Barriers;
 use crate::run::events::untold;
 use crate::run::host_return;
 use crate::run::host_return::HostReturn;
 use crate::run::origins::is_steered;
-use crate::run::untaken::join::region;
+use crate::run::untaken::join::{Seen, region};
 use crate::run::untaken::judge::{Eye, at_caller, at_guest, is_a_guests, tells};
 use crate::run::untaken::memory::{NEAR, forget_memory, found, skip};
 use crate::run::untaken::predict::arms_of;
@@ -55,6 +56,71 @@ use crate::world::World;
 use switcher_gen::asm::HostSymbol;
 use switcher_model::program::Operation;
 use switcher_model::{Domain, Gpr, Msrs, State as Machine, Step, Stuck};
+
+/// Where the arms of a path have led.
+#[derive(Clone, Debug, Default)]
+pub struct Untaken {
+    /// The addresses of the instructions that arms have come to.
+    pub at: BTreeSet<u64>,
+    /// Whether a RET has led to what no call of the code's has pushed: then it matters what an
+    /// address is.
+    pub by_value: bool,
+    /// How many instructions were executed.
+    pub executed: usize,
+    /// The branches that must stay in their cache line for what was shown.
+    pub lines: BTreeSet<u64>,
+    /// Whether an arm has ended because the CPU lacks something that another may have.
+    pub lacks: bool,
+}
+
+/// What an arm has done, and the path before it, besides what [`Barriers`] say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SoFar {
+    /// Whether it has stored to where a guest says.
+    has_stored: bool,
+    /// How many VERWs the path had executed, if nothing may be read after the last of them.
+    overwritten: usize,
+}
+
+/// Where an arm begins, or comes to.
+#[derive(Debug)]
+struct Arm<D: Domain> {
+    to: u64,
+    state: Rc<Machine<D>>,
+    barriers: Barriers,
+    so_far: SoFar,
+}
+
+/// A conditional jump of which it is not known yet which arm is taken.
+#[derive(Debug)]
+struct Jump<D: Domain> {
+    arms: [u64; 2],
+    state: Rc<Machine<D>>,
+    barriers: Barriers,
+    so_far: SoFar,
+}
+
+/// The arms of a path.
+#[derive(Debug)]
+pub(crate) struct Arms<D: Domain> {
+    seen: HashMap<u64, Vec<Seen<D>>>,
+    open: Option<Jump<D>>,
+    ahead: Vec<Arm<D>>,
+    reached: Untaken,
+    /// How many VERWs of memory the path has executed.
+    verws: usize,
+    /// Conditions by which a jump tells no more than is told anyway: truth values as numbers, and
+    /// their contraries. The path's jumps were decided by them, or they say whether a guest is
+    /// being run.
+    told: Vec<D::Word>,
+}
+
+impl<D: Domain> Default for Arms<D> {
+    fn default() -> Self {
+        let (seen, reached) = (HashMap::new(), Untaken::default());
+        Self { seen, open: None, ahead: Vec::new(), reached, verws: 0, told: Vec::new() }
+    }
+}
 
 /// More instructions than all arms of a theorem have.
 pub(crate) const ARMS: usize = 1 << 17;

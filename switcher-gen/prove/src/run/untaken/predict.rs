@@ -1,13 +1,12 @@
 //! Where an arm begins: what predictors may make of the jumps, calls and RETs of a path.
 
-use crate::run::arms::{Arms, Jump, SoFar};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use iced_x86::{Mnemonic, OpKind};
 
 use crate::run::barriers::Barriers;
-use crate::run::untaken::copy;
+use crate::run::untaken::{Arms, Jump, SoFar, copy};
 use crate::run::watch::Watch;
 use crate::target::Target;
 use switcher_model::program::{Op, Operation};
