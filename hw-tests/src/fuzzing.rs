@@ -38,7 +38,7 @@ const INSTRUMENTED: [&str; 6] = [
 /// The variable that plants a defect: `switcher_fuzz::PLANTED`.
 const PLANTED: &str = "SWITCHER_FUZZ_PLANTED";
 /// How long a planted defect may stay unfound.
-const UNTIL_FOUND: Duration = Duration::from_secs(120);
+const UNTIL_FOUND: Duration = Duration::from_secs(300);
 
 /// What became of a target.
 #[derive(Debug)]

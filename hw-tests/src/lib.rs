@@ -15,7 +15,8 @@
 //! // What it cannot run is known, with the reason: in user mode, the MSRs are Linux's.
 //! let lacking = not_here::of(native.as_ref());
 //! let entries = "syscall_and_its_like_lead_where_the_abi_says";
-//! assert_eq!(lacking.iter().find(|it| it.case == entries).map(|it| it.why), Some("the MSRs are the kernel's"));
+//! let why = lacking.iter().find(|it| it.case == entries).map(|it| it.why);
+//! assert_eq!(why, Some("the MSRs are the kernel's"));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!

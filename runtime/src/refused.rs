@@ -1,10 +1,11 @@
-//! What an operation that would have taken an object away returns if it is refused: the object, and why.
+//! What an operation that would have taken an object away returns if it is refused: the object, and
+//! why.
 
 use core::error::Error;
 use core::fmt;
 
-/// An operation that takes `T` by value was refused: `T` is as it was, and [`into_inner`](Self::into_inner)
-/// gives it back.
+/// An operation that takes `T` by value was refused: `T` is as it was, and
+/// [`into_inner`](Self::into_inner) gives it back.
 ///
 /// ```no_run
 /// # use switcher_runtime::Cpu;

@@ -1,5 +1,5 @@
-//! Emits switchers: the ring-0 code that takes a PVM guest from its user mode to its kernel mode and
-//! back without its hypervisor.
+//! Emits switchers: the ring-0 code that takes a PVM guest from its user mode to its kernel mode
+//! and back without its hypervisor.
 //!
 //! 1. **struct -> offset.** [`arch`] holds the facts of x86-64; [`layout`] the structs that emitted
 //!    code reads and writes, with a typed [`Offset`](layout::Offset) per field.
@@ -33,9 +33,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Errors are `#[non_exhaustive]`, as more may be checked in later versions. [`Config`], [`Policy`],
-//! [`Mitigations`], labels and windows are not: what is new in them must be emitted, listed, specified, proved
-//! and installed, and wherever that is forgotten the compiler says so.
+//! Errors are `#[non_exhaustive]`, as more may be checked in later versions. [`Config`],
+//! [`Policy`], [`Mitigations`], labels and windows are not: what is new in them must be emitted,
+//! listed, specified, proved and installed, and wherever that is forgotten the compiler says so.
 #![no_std]
 #![deny(unsafe_code)]
 

@@ -7,8 +7,8 @@
 //! and no image has an indirect jump or call. What is loaded beside an image has none either: the
 //! runtime's thunks, which lead to hooks too far for a call, are retpolines.
 //!
-//! A choice is made once, of everything that is known: [`Mitigations`] do not say why they are what they are,
-//! so nothing is derived from them that depends on the reason.
+//! A choice is made once, of everything that is known: [`Mitigations`] do not say why they are what
+//! they are, so nothing is derived from them that depends on the reason.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -58,8 +58,8 @@ pub enum Rsb {
     #[default]
     Left,
     /// One harmless entry: for CPUs on which only the first RET of an exit may be predicted by what
-    /// the guest has left there. No table chooses it, for a guest may execute at the host's addresses; it
-    /// is for hosts whose guests' roots keep those from them.
+    /// the guest has left there. No table chooses it, for a guest may execute at the host's
+    /// addresses; it is for hosts whose guests' roots keep those from them.
     Lite,
     /// All entries become harmless: some 80 instructions on an exit, and none on a direct switch.
     Full,
@@ -96,9 +96,9 @@ impl Bhb {
         !matches!(self, Self::Left)
     }
 
-    /// How many of the sequence's branches stay in their cache line: in each round its jumps over a NOP,
-    /// and those back to the next one. What a branch leaves in the history is made of its address and
-    /// its target's, so a sequence elsewhere in its lines is another one.
+    /// How many of the sequence's branches stay in their cache line: in each round its jumps over a
+    /// NOP, and those back to the next one. What a branch leaves in the history is made of its
+    /// address and its target's, so a sequence elsewhere in its lines is another one.
     #[must_use]
     pub const fn within_a_line(self) -> usize {
         match self.sequence() {
@@ -107,15 +107,16 @@ impl Bhb {
         }
     }
 
-    /// How many branches the sequence takes: each of its rounds calls the next one, and within a round
-    /// each branch is a jump, followed by the jump of a loop that is not taken the last time.
+    /// How many branches the sequence takes: each of its rounds calls the next one, and within a
+    /// round each branch is a jump, followed by the jump of a loop that is not taken the last time.
     #[must_use]
     pub const fn taken(self) -> usize {
         match self.sequence() {
             None => 0,
             Some((rounds, branches)) => {
                 let (rounds, branches) = (rounds.unsigned_abs(), branches.unsigned_abs());
-                // The calls of the rounds, what is in them, the loop around, all RETs, the jump away.
+                // The calls of the rounds, what is in them, the loop around, all RETs, the jump
+                // away.
                 (1 + rounds * (1 + 2 * branches - 1) + (rounds - 1) + (rounds + 1) + 1) as usize
             }
         }
@@ -131,7 +132,8 @@ pub struct Mitigations {
     /// what a guest has trained need that, or [`untrain`](Self::untrain).
     pub ibpb: bool,
     /// An exit calls the host's untraining of returns, and returns through the host's return thunk:
-    /// for hosts all of whose RETs do. See [`HostSymbol::RETURNS`](crate::asm::HostSymbol::RETURNS).
+    /// for hosts all of whose RETs do. See
+    /// [`HostSymbol::RETURNS`](crate::asm::HostSymbol::RETURNS).
     pub untrain: bool,
     /// The return stack buffer.
     pub rsb: Rsb,
@@ -282,18 +284,18 @@ impl Mitigations {
         Err(NotForVendor { mitigation, vendor })
     }
 
-    /// The mitigations that a vendor's CPU needs which says of itself what this one does, set up as its
-    /// host has it: those of [`Assessment`], which also knows what the host has left undone. Cautious
-    /// where a host may know better. AMD's CPUs whose returns a guest can train get IBPB, which is
-    /// the slow way, or untraining, on a host
-    /// [with return thunks](HostFeatures::with_return_thunks).
+    /// The mitigations that a vendor's CPU needs which says of itself what this one does, set up as
+    /// its host has it: those of [`Assessment`], which also knows what the host has left undone.
+    /// Cautious where a host may know better. AMD's CPUs whose returns a guest can train get IBPB,
+    /// which is the slow way, or untraining, on a host [with return
+    /// thunks](HostFeatures::with_return_thunks).
     #[must_use]
     pub fn for_cpu(features: &HostFeatures, vendor: Vendor) -> Self {
         Assessment::of(features, vendor).mitigations
     }
 
-    /// Whether a switcher with these does all that `needed` asks for: more is no harm, and untraining
-    /// takes the place of IBPB.
+    /// Whether a switcher with these does all that `needed` asks for: more is no harm, and
+    /// untraining takes the place of IBPB.
     #[must_use]
     pub fn covers(self, needed: Self) -> bool {
         (self.ibrs || !needed.ibrs)

@@ -1,5 +1,5 @@
-//! Names of variants and policies as a person types them: words in any order, with capitals or without.
-//! What is printed is always the one name that certificates have.
+//! Names of variants and policies as a person types them: words in any order, with capitals or
+//! without. What is printed is always the one name that certificates have.
 
 use alloc::string::String;
 use core::fmt;
@@ -72,8 +72,8 @@ impl<T: Copy + PartialEq> Choice<T> {
 )]
 pub struct UnknownPolicy;
 
-/// Reads what [`Display`](fmt::Display) writes, in any order. `gs` and `v2024` say what is so by default,
-/// and `v2026` is `current`.
+/// Reads what [`Display`](fmt::Display) writes, in any order. `gs` and `v2024` say what is so by
+/// default, and `v2026` is `current`.
 impl FromStr for Policy {
     type Err = UnknownPolicy;
 

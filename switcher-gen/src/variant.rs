@@ -26,8 +26,8 @@ pub struct Config {
     /// Whether the CR3 slots may hold PCIDs and NOFLUSH. Changes no instruction: the switcher
     /// loads the slots as they are; it decides what the runtime may put into them.
     pub pcid: bool,
-    /// Whether protection keys are on (CR4.PKE), so that umod can execute WRPKRU: each mode then has
-    /// a PKRU of its own.
+    /// Whether protection keys are on (CR4.PKE), so that umod can execute WRPKRU: each mode then
+    /// has a PKRU of its own.
     pub pku: bool,
     /// What the host chooses, whatever its CPU.
     pub policy: Policy,
@@ -66,7 +66,8 @@ impl Policy {
     }
 }
 
-/// Its names, with `-` between them: nothing for the default. [`FromStr`](core::str::FromStr) reads it.
+/// Its names, with `-` between them: nothing for the default. [`FromStr`](core::str::FromStr) reads
+/// it.
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.names().enumerate().try_for_each(|(at, name)| {
@@ -300,8 +301,8 @@ impl Variant {
     }
 }
 
-/// The variant's name: stable, and what [`FromStr`](core::str::FromStr) reads. Selectors are parameters of a host, not
-/// part of the name.
+/// The variant's name: stable, and what [`FromStr`](core::str::FromStr) reads. Selectors are
+/// parameters of a host, not part of the name.
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Config { vendor, paging, ibt, pcid, pku, policy, mitigations } = self.config;

@@ -14,13 +14,14 @@
 //! trusted by then.
 //!
 //! ```
-//! use hw_protocol::{ReportLine, CaseVerdict};
+//! use hw_protocol::{CaseVerdict, ReportLine};
 //!
-//! let case = ReportLine::Case { name: "c".into(), verdict: CaseVerdict::Pass, runs: 20, detail: "".into() };
+//! let (name, verdict, detail) = ("c".into(), CaseVerdict::Pass, "".into());
+//! let case = ReportLine::Case { name, verdict, runs: 20, detail };
 //! let line = case.to_line()?;
 //! assert!(line.starts_with(hw_protocol::PREFIX));
 //! assert_eq!(ReportLine::parse(&line)?, Some(case));
-//! // Whatever else an emulator prints is no event.
+//! // Whatever else an emulator prints is no report.
 //! assert_eq!(ReportLine::parse("SeaBIOS (version 1.16)")?, None);
 //! # Ok::<(), hw_protocol::ReportLineError>(())
 //! ```

@@ -56,9 +56,9 @@ enum Task {
     },
     /// Check the format, the lints and what is tested in seconds: before each commit
     ///
-    /// Two minutes at most, once everything has been built. Not run are the proofs of all variants, the mutants and
-    /// attacks on them, the other integration tests, documentation and its examples, benchmarks, fuzzing, and all
-    /// that boots: `cargo xtask test` runs these.
+    /// Two minutes at most, once everything has been built. Not run are the proofs of all variants,
+    /// the mutants and attacks on them, the other integration tests, documentation and its
+    /// examples, benchmarks, fuzzing, and all that boots: `cargo xtask test` runs these.
     Check,
     /// Run the fuzz targets for a bounded time, and see whether they find a planted defect
     ///
@@ -271,9 +271,9 @@ fn tests(summary: &mut Summary, command: &mut Command) -> Result<()> {
 
 /// What a commit should not break, as far as that shows in two minutes.
 fn check() -> Result<bool> {
-    /// Tests of a whole package that take seconds: what is emitted, what is printed, and how the crates depend
-    /// on each other.
-    const QUICK: [&str; 8] = [
+    /// Tests of a whole package that take seconds: what is emitted, what is printed, and how the
+    /// crates depend on each other.
+    const QUICK: [&str; 9] = [
         "allocations",
         "cli",
         "diff",
@@ -282,6 +282,7 @@ fn check() -> Result<bool> {
         "module_order",
         "snapshots",
         "specification",
+        "words",
     ];
     components()?;
     let mut summary = Summary::default();
@@ -337,7 +338,8 @@ fn fuzz_targets(summary: &mut Summary, time: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Format, lints, documentation, tests, each benchmark once, and fuzzing: what is not run breaks unseen.
+/// Format, lints, documentation, tests, each benchmark once, and fuzzing: what is not run breaks
+/// unseen.
 fn checks(summary: &mut Summary) -> Result<()> {
     /// For each fuzz target: enough to see that they run, and to find what lies on the way.
     const FUZZING: Duration = Duration::from_secs(10);
@@ -372,9 +374,9 @@ fn checks(summary: &mut Summary) -> Result<()> {
 /// The version of cargo-deny that deny.toml was written for.
 const CARGO_DENY: &str = "0.20.2";
 
-/// Licences, versions and sources of all packages, against deny.toml. Where cargo-deny is not there and cannot be
-/// installed, the test `dependencies` is what reads deny.toml, and the summary says so. Known vulnerabilities are not
-/// asked about: that needs a network.
+/// Licences, versions and sources of all packages, against deny.toml. Where cargo-deny is not there
+/// and cannot be installed, the test `dependencies` is what reads deny.toml, and the summary says
+/// so. Known vulnerabilities are not asked about: that needs a network.
 fn dependencies() -> Result<Row> {
     heading("deny");
     let started = Instant::now();

@@ -9,7 +9,8 @@
 //! ```
 //! // What the kernel is to try on QEMU: instructions, states before and after, known differences.
 //! let table = hw_vectors::table("qemu-tcg-4level");
-//! let parsed = hw_protocol::vectors::VectorTable::parse(&table).map_err(|why| format!("{why:?}"))?;
+//! let parsed = hw_protocol::vectors::VectorTable::parse(&table);
+//! let parsed = parsed.map_err(|why| format!("{why:?}"))?;
 //! assert!(parsed.vectors().count() > 1000);
 //! # Ok::<(), String>(())
 //! ```

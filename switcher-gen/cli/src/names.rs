@@ -27,8 +27,8 @@ pub(crate) fn variant(typed: &str) -> Result<Variant, Unknown> {
     typed.parse().map_err(|unknown| Unknown { unknown, nearest: nearest(typed) })
 }
 
-/// The names that may be meant, the likeliest first: what comes of it once each of its words is one that
-/// there is, and the names that as a whole take the fewest keys to get to.
+/// The names that may be meant, the likeliest first: what comes of it once each of its words is one
+/// that there is, and the names that as a whole take the fewest keys to get to.
 fn nearest(typed: &str) -> Vec<String> {
     let typed = typed.to_ascii_lowercase();
     let distance = |name: &str| strsim::damerau_levenshtein(&typed, name);
@@ -48,8 +48,8 @@ fn nearest(typed: &str) -> Vec<String> {
     all.filter(|name| seen.insert(name.clone())).take(FEW).collect()
 }
 
-/// The names that come of it if each unknown word is replaced by the one that is most like it, and each is
-/// put where it belongs: with all of them if there is such a variant, or else without one.
+/// The names that come of it if each unknown word is replaced by the one that is most like it, and
+/// each is put where it belongs: with all of them if there is such a variant, or else without one.
 fn corrected(typed: &str) -> Vec<String> {
     let mut words = Vec::new();
     for word in typed.split(['-', '+', ',', '_', ' ']).filter(|word| !word.is_empty()) {

@@ -1,5 +1,5 @@
-//! Anybody's code as text to be compared: entry point by entry point what is executed from there, without
-//! addresses, encodings and what else depends on where it lies.
+//! Anybody's code as text to be compared: entry point by entry point what is executed from there,
+//! without addresses, encodings and what else depends on where it lies.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -104,8 +104,8 @@ fn outline(target: &Target, entries: &BTreeMap<Name, u64>, common: &[Name]) -> S
     text
 }
 
-/// The addresses of what is executed from `entry` on, in their order, as far as the code itself says where
-/// it leads.
+/// The addresses of what is executed from `entry` on, in their order, as far as the code itself
+/// says where it leads.
 fn reached_from(target: &Target, entry: u64) -> BTreeSet<u64> {
     let (mut reached, mut ahead) = (BTreeSet::new(), vec![entry]);
     while let Some(at) = ahead.pop() {

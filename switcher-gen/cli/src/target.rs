@@ -26,8 +26,8 @@ pub(crate) struct TargetArgs {
     foreign: ForeignArgs,
 }
 
-/// What others have assembled, and what has to be said of it. Its host is said by the command's argument
-/// `variant`.
+/// What others have assembled, and what has to be said of it. Its host is said by the command's
+/// argument `variant`.
 #[derive(clap::Args)]
 pub(crate) struct ForeignArgs {
     /// Somebody else's code: an object or a linked file with the symbols of our images; `--variant`
@@ -58,8 +58,8 @@ pub(crate) struct ForeignArgs {
     /// What the CPUs that the code of `--elf` is for have besides what the variant implies
     #[arg(long = "feature", value_name = "NAME", value_parser = str::parse::<Features>, requires = "elf")]
     features: Vec<Features>,
-    /// How many instructions a path of `--elf` may have [default: 10000]: more take longer to prove, and
-    /// a loop without an end takes as long to be refused
+    /// How many instructions a path of `--elf` may have [default: 10000]: more take longer to
+    /// prove, and a loop without an end takes as long to be refused
     #[arg(long, value_name = "N", requires = "elf")]
     instructions: Option<usize>,
     /// Take it for granted that sections of `--elf` that name the code, for a purpose that is not
@@ -125,8 +125,8 @@ impl ForeignArgs {
         self.elf.as_ref().map(|path| path.display().to_string())
     }
 
-    /// Whether something is said of a file, for commands that need not have one: that an argument requires
-    /// another one does not count where that one conflicts with a third.
+    /// Whether something is said of a file, for commands that need not have one: that an argument
+    /// requires another one does not count where that one conflicts with a third.
     pub(crate) const fn is_used(&self) -> bool {
         let Self { elf, pvcs, gs_tss, gs_tss_extra, features, instructions, assume_unpatched } =
             self;

@@ -8,9 +8,9 @@
 //! | [`fuzz`] | many random states, on both, against the specification |
 //!
 //! Both engines take the same [`Setup`](scenario::Setup) and give the same
-//! [`Outcome`](scenario::Outcome): how a guest is entered, and everything that its exit shows. The
-//! command `switcher` takes its tour and its fuzzing from here, and `hw-tests` runs the shared
-//! cases on both.
+//! [`ScenarioEnd`](scenario::ScenarioEnd): how a guest is entered, and everything that its exit
+//! shows. The command `switcher` takes its tour and its fuzzing from here, and `hw-tests` runs the
+//! shared cases on both.
 //!
 //! ```
 //! use switcher_engine::Interpreter;
@@ -24,7 +24,7 @@
 //! let mut setup = machine.setup(Mode::Umod);
 //! setup.extra.retu_rip = machine.places().smod + 4;
 //!
-//! // The system call and its return are direct switches: the host sees nothing before the #UD of UD2.
+//! // The system call and its return are direct switches: the host sees nothing before the #UD.
 //! let outcome = machine.run(&setup)?;
 //! assert_eq!((outcome.frame.orig_ax.reason, outcome.frame.rax), (6, 42));
 //! # Ok::<(), Box<dyn std::error::Error>>(())

@@ -20,7 +20,8 @@ pub mod step;
 
 use std::sync::LazyLock;
 
-/// The variable that plants a defect in each target, so that it can be seen whether fuzzing finds one.
+/// The variable that plants a defect in each target, so that it can be seen whether fuzzing finds
+/// one.
 pub const PLANTED: &str = "SWITCHER_FUZZ_PLANTED";
 
 /// Panics if a defect was to be planted, and an input has led to it.

@@ -45,8 +45,8 @@ impl Read {
     /// Reads a file.
     ///
     /// # Panics
-    /// If the reader says different things of the same bytes, or something of bytes that the file does not
-    /// have.
+    /// If the reader says different things of the same bytes, or something of bytes that the file
+    /// does not have.
     #[must_use]
     pub fn of(data: &[u8]) -> Self {
         let foreign = elf::read(data);

@@ -69,7 +69,8 @@ fn input(code: Vec<u8>) -> Input {
     Input { platform: 0, rflags: 0x202, features: u32::MAX, gpr, memory, code }
 }
 
-/// The object as a linker would leave it: at an address, with a segment, and nothing to be relocated.
+/// The object as a linker would leave it: at an address, with a segment, and nothing to be
+/// relocated.
 fn linked(image: &Image, mut file: Vec<u8>) -> Vec<u8> {
     const BASE: u64 = 0xFFFF_FE80_0000_0000;
     const PAGE: u64 = 4096;

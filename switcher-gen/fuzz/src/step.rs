@@ -21,8 +21,8 @@ const LONGEST: usize = 48;
 /// So many instructions are executed.
 const STEPS: usize = 6;
 
-/// What a run begins with, as bytes: first a byte of [`Input::platform`], then RFLAGS, the features,
-/// the general registers and the beginning of the memory; what follows is code.
+/// What a run begins with, as bytes: first a byte of [`Input::platform`], then RFLAGS, the
+/// features, the general registers and the beginning of the memory; what follows is code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Input {
     /// Bit 0: AMD; bit 1: five levels; bit 2: CPL 3; bit 3: NMIs are blocked.
@@ -136,8 +136,8 @@ pub fn check(data: &[u8]) {
     if input.code.is_empty() {
         return;
     }
-    // Wherever in its cache lines it lies, it lies there and nowhere else: a number that is an address
-    // of the code's is one.
+    // Wherever in its cache lines it lies, it lies there and nowhere else: a number that is an
+    // address of the code's is one.
     let program = Program::new(CODE, input.code.clone()).fixed();
     for at in CODE..CODE + input.code.len() as u64 {
         if let Some(Ok(op)) = program.at(at) {
@@ -147,8 +147,8 @@ pub fn check(data: &[u8]) {
     check_execution(&input, &program);
 }
 
-/// What the model takes for an instruction is one to both decoders, of the same length, and depends on
-/// nothing that follows it.
+/// What the model takes for an instruction is one to both decoders, of the same length, and depends
+/// on nothing that follows it.
 fn check_decoding(program: &Program, at: u64, op: &Op) {
     let bytes = program.from(at);
     let length = op.next.wrapping_sub(at) as usize;
@@ -167,7 +167,8 @@ fn check_decoding(program: &Program, at: u64, op: &Op) {
 struct Outcome {
     /// What the last step came to.
     last: Result<Step<u64>, Stuck<u64>>,
-    /// Each access: which region, where in it, how many bytes, whether it is a store, and the value.
+    /// Each access: which region, where in it, how many bytes, whether it is a store, and the
+    /// value.
     accesses: Vec<(usize, usize, usize, bool, u64)>,
     /// All registers.
     registers: Vec<u64>,
@@ -276,10 +277,10 @@ fn in_numbers<W: Copy + std::fmt::Debug>(
     }
 }
 
-/// On terms that are constants, the same comes of it as on numbers. What the manuals leave undefined is an
-/// unknown there, and zero here; so is how far from its address the code lies. So of several ways that terms
-/// go, that one is compared on which all unknowns are zero; and only what depends on one may stop terms
-/// earlier than numbers.
+/// On terms that are constants, the same comes of it as on numbers. What the manuals leave
+/// undefined is an unknown there, and zero here; so is how far from its address the code lies. So
+/// of several ways that terms go, that one is compared on which all unknowns are zero; and only
+/// what depends on one may stop terms earlier than numbers.
 fn check_execution(input: &Input, program: &Program) {
     let d = Concrete::default();
     let numbers = execute(&d, input, program).outcome(&d, |word| word, |bit| bit);

@@ -50,7 +50,8 @@ fn files_of_the_emitter_are_accepted_and_proved() {
         reader::check(&bytes);
         let read = Read::of(&bytes);
         assert!(read.foreign.is_ok(), "{name}: {:?}", read.foreign.err());
-        // Those of another variant than the reader's are not what it takes them for, and are judged so.
+        // Those of another variant than the reader's are not what it takes them for, and are judged
+        // so.
         let target = read.target.as_ref().unwrap_or_else(|error| panic!("{name}: {error}"));
         reader::check_verdict(target, &Read::of(&bytes));
     }

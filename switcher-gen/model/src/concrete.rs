@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use super::domain::Domain;
+use super::domain::{Domain, Origin};
 
 /// Numbers. What is undefined, and what a hostile guest writes, is zero unless it is told.
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ impl Concrete {
     }
 
     /// The next unknown of this kind, of so many bits.
-    fn unknown(&self, kind: impl FnOnce() -> String, bits: usize) -> u64 {
+    fn next(&self, kind: impl FnOnce() -> String, bits: usize) -> u64 {
         if self.told.is_empty() {
             return 0;
         }
@@ -129,13 +129,16 @@ impl Domain for Concrete {
         condition
     }
     fn undefined(&self, what: &'static str, _of: &[u64]) -> bool {
-        self.unknown(|| undefined_name(what), 1) & 1 != 0
+        self.next(|| undefined_name(what), 1) & 1 != 0
     }
     fn adversary(&self, offset: usize, size: usize) -> u64 {
-        self.unknown(|| adversary_name(offset), 8 * size)
+        self.next(|| adversary_name(offset), 8 * size)
     }
     fn anew(&self, what: &'static str, size: usize) -> u64 {
-        self.unknown(|| what.to_owned(), 8 * size)
+        self.next(|| what.to_owned(), 8 * size)
+    }
+    fn any_of(&self, what: &'static str, size: usize, _from: &[Origin]) -> u64 {
+        self.next(|| what.to_owned(), 8 * size)
     }
     #[inline]
     fn known(&self, a: u64) -> Option<u64> {

@@ -38,9 +38,28 @@ pub enum Origin {
     Code,
     /// Where the code lies.
     Place,
+    /// What only an execution finds that does not take place, at an address that nobody answers for: it
+    /// may be anything that is mapped, and a guest may have put it there.
+    Found,
 }
 
 impl Origin {
+    /// All, by number.
+    pub const ALL: [Self; 12] = [
+        Self::Guest,
+        Self::GuestStackPointer,
+        Self::Shared,
+        Self::Published,
+        Self::Host,
+        Self::Stale,
+        Self::Interrupted,
+        Self::InterruptedBase,
+        Self::Cpu,
+        Self::Code,
+        Self::Place,
+        Self::Found,
+    ];
+
     /// Whether it may arrive at CPL 3, or lie in memory that CPL 3 can read.
     #[must_use]
     pub const fn may_reach_a_guest(self) -> bool {
@@ -51,9 +70,12 @@ impl Origin {
             | Self::Published
             | Self::Cpu
             | Self::Code => true,
-            Self::Host | Self::Stale | Self::Interrupted | Self::InterruptedBase | Self::Place => {
-                false
-            }
+            Self::Host
+            | Self::Stale
+            | Self::Interrupted
+            | Self::InterruptedBase
+            | Self::Place
+            | Self::Found => false,
         }
     }
 
@@ -67,7 +89,8 @@ impl Origin {
             | Self::Published
             | Self::Stale
             | Self::Interrupted
-            | Self::InterruptedBase => true,
+            | Self::InterruptedBase
+            | Self::Found => true,
             Self::Host | Self::Cpu | Self::Code | Self::Place => false,
         }
     }
@@ -84,7 +107,8 @@ impl Origin {
             | Self::Interrupted
             | Self::InterruptedBase
             | Self::Cpu
-            | Self::Code => false,
+            | Self::Code
+            | Self::Found => false,
         }
     }
 
@@ -102,7 +126,8 @@ impl Origin {
             | Self::Interrupted
             | Self::Cpu
             | Self::Code
-            | Self::Place => false,
+            | Self::Place
+            | Self::Found => false,
         }
     }
 }
@@ -171,6 +196,8 @@ pub trait Domain {
     /// Any value of `size` bytes, for memory that other code of ring 0 has changed in between.
     /// `what` names it.
     fn anew(&self, what: &'static str, size: usize) -> Self::Word;
+    /// `size` bytes of which no more is known than that they come from these. `what` names them.
+    fn any_of(&self, what: &'static str, size: usize, from: &[Origin]) -> Self::Word;
 
     /// Any word. Only this is known of it: it comes from wherever these words come from.
     fn forgotten(&self, of: &[Self::Word]) -> Self::Word {
@@ -203,6 +230,11 @@ pub trait Domain {
     /// [`decide`](Self::decide) goes each way, so does this.
     fn settle(&self, a: Self::Word) -> Self::Word {
         a
+    }
+    /// The conditions by which [`settle`](Self::settle) would say which word `a` is.
+    fn settled_by(&self, a: Self::Word) -> Vec<Self::Bit> {
+        let _ = a;
+        Vec::new()
     }
     /// Whether `a` depends on where the code lies, so that it may be an address of its own.
     fn is_of_code(&self, a: Self::Word) -> bool {

@@ -59,4 +59,4 @@ pub use operation::{Fault, Fence, Gpr};
 pub use program::{Op, Program, ProgramError};
 pub use state::WRITABLE;
 pub use state::{CR4, CR4_PCIDE, CR4_PKE, CpuModel, EFER, Msrs, State, SyscallKind, cr4};
-pub use step::{Access, Branch, Effect, Held, Observer, Step, Stuck, Unobserved};
+pub use step::{Access, Branch, Effect, Elsewhere, Held, Observer, Step, Stuck, Unobserved};

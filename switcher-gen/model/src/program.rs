@@ -65,7 +65,8 @@ pub enum ProgramError {
     },
     /// An instruction for which there is no semantics.
     #[error(
-        "{at:#x}: `{text}` is not modelled: the model has what switchers use, see machine/program.rs"
+        "{at:#x}: `{text}` is not modelled: the model has the instructions that switchers use, see \
+         switcher-gen/model/src/operation.rs"
     )]
     NotModelled {
         /// The address.

@@ -94,6 +94,17 @@ pub struct Access<W> {
     pub gs: bool,
 }
 
+/// An access to memory that no assumption is made of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Elsewhere<W> {
+    /// The address.
+    pub address: W,
+    /// How many bytes.
+    pub size: usize,
+    /// Whether the address is relative to GS.
+    pub gs: bool,
+}
+
 /// What an instruction is about to do. An [`Observer`] is told of it before it happens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Effect<W> {
@@ -171,6 +182,35 @@ pub trait Observer<D: Domain> {
     /// vouches for them. Bits that the table calls reserved may be defined on this CPU.
     fn held(&self, _what: Held) -> &[D::Word] {
         &[]
+    }
+
+    // Who watches an execution that does not take place has an answer where a CPU's would depend on what
+    // nobody knows. As a rule there is none.
+
+    /// What a load finds where no assumption is made of memory, if it is gone on with.
+    fn found(&mut self, _d: &D, _state: &State<D>, _at: Elsewhere<D::Word>) -> Option<D::Word> {
+        None
+    }
+
+    /// Whether it is gone on behind a store of `value` there, which may have changed any memory.
+    fn left(
+        &mut self,
+        _d: &D,
+        _state: &mut State<D>,
+        _at: Elsewhere<D::Word>,
+        _value: D::Word,
+    ) -> bool {
+        false
+    }
+
+    /// What a load finds where `value` is said to lie.
+    fn loaded(&mut self, _d: &D, _state: &State<D>, _place: Place, value: D::Word) -> D::Word {
+        value
+    }
+
+    /// Whether it matters what an instruction needs, and what makes it fault.
+    fn asks(&self) -> bool {
+        true
     }
 }
 
@@ -340,6 +380,9 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let d = self.d;
         let size = op.size;
         for condition in exists::of_instruction(op.kind) {
+            if !self.observer.asks() {
+                break;
+            }
             let met = self.state.meets(d, self.model, condition);
             self.needs(*condition, met, Fault::UNDEFINED)?;
         }
@@ -598,7 +641,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
                     0 => d.either(d.is(selector, s.kernel_ds().into()), d.is(selector, 0)),
                     _ => d.is(selector, s.user_ds().into()),
                 };
-                if !d.decide(fits) {
+                if self.observer.asks() && !d.decide(fits) {
                     return Err(Fault::protection(d.mask(selector, 0xFFFC)).into());
                 }
                 self.state.ss = selector;
@@ -887,7 +930,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         let number = d.truncate(self.state.get(Gpr::Rcx), 4);
         let rule = d.known(number).and_then(exists::msr);
         let rule = rule.ok_or(Stop::Stuck(Stuck::Msr { at: self.at, number }))?;
-        if let Some(condition) = rule.exists {
+        if let Some(condition) = rule.exists.filter(|_| self.observer.asks()) {
             let met = self.state.meets(d, self.model, &condition);
             self.needs(condition, met, Fault::protection(d.word(0)))?;
         }
@@ -924,12 +967,18 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         met: bool,
         fault: Fault<D::Word>,
     ) -> Result<(), Stop<D::Word>> {
+        if !self.observer.asks() {
+            return Ok(());
+        }
         self.tell(Effect::Needs { condition, met });
         if met { Ok(()) } else { Err(fault.into()) }
     }
 
     /// #GP unless the lower half of a register is zero.
     fn zero(&mut self, condition: Needed, register: Gpr) -> Result<(), Stop<D::Word>> {
+        if !self.observer.asks() {
+            return Ok(());
+        }
         let d = self.d;
         let met = d.decide(d.is(d.truncate(self.state.get(register), 4), 0));
         self.needs(condition, met, Fault::protection(d.word(0)))
@@ -939,7 +988,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
     /// may be as wide as those. A base that the CPU has held already is accepted again.
     fn canonical(&mut self, of: Address, address: D::Word) -> Result<(), Stop<D::Word>> {
         let d = self.d;
-        if self.observer.held(Held::Base).contains(&address) {
+        if !self.observer.asks() || self.observer.held(Held::Base).contains(&address) {
             return Ok(());
         }
         // An address of memory that exists is canonical.
@@ -962,6 +1011,9 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         held: Option<Held>,
         value: D::Word,
     ) -> Result<(), Stop<D::Word>> {
+        if !self.observer.asks() {
+            return Ok(());
+        }
         let d = self.d;
         let Needed::Bits { allowed, .. } = condition else {
             unreachable!("that is what it is about")
@@ -1000,7 +1052,7 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
     /// #GP unless `value` can be a root.
     fn root(&mut self, value: D::Word) -> Result<(), Stop<D::Word>> {
         let d = self.d;
-        if self.observer.held(Held::Root).contains(&value) {
+        if !self.observer.asks() || self.observer.held(Held::Root).contains(&value) {
             return Ok(());
         }
         let noflush = d.test(value, exists::CR3_NOFLUSH);
@@ -1094,9 +1146,17 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
     }
 
     fn load(&mut self, address: D::Word, size: usize, gs: bool) -> Result<D::Word, Stop<D::Word>> {
-        let place = self.place(address, size, false)?;
+        let place = match self.place(address, size, false) {
+            Ok(place) => place,
+            Err(stop) => {
+                let at = Elsewhere { address, size, gs };
+                let found = self.observer.found(self.d, self.state, at);
+                return found.ok_or(stop);
+            }
+        };
         self.state.memory.look(self.d, place);
         let value = self.state.memory.load(self.d, place);
+        let value = self.observer.loaded(self.d, self.state, place, value);
         self.tell(Effect::Access(Access { place, value, store: false, gs }));
         Ok(value)
     }
@@ -1108,7 +1168,14 @@ impl<D: Domain, O: Observer<D>> Cpu<'_, D, O> {
         value: D::Word,
         gs: bool,
     ) -> Result<(), Stop<D::Word>> {
-        let place = self.place(address, size, true)?;
+        let place = match self.place(address, size, true) {
+            Ok(place) => place,
+            Err(stop) => {
+                let at = Elsewhere { address, size, gs };
+                let is_left = self.observer.left(self.d, self.state, at, value);
+                return if is_left { Ok(()) } else { Err(stop) };
+            }
+        };
         if self.state.memory.regions[place.region].is_code {
             return Err(Stop::Stuck(Stuck::SelfModifying { at: self.at }));
         }

@@ -13,6 +13,7 @@ use attack::{Change, proved, refuted, target};
 use iced_x86::{Code, Instruction, MemoryOperand, Register};
 use switcher_gen::Image;
 use switcher_gen::asm::{HostSymbol, Label};
+use switcher_gen::layout::{PerCpu, TssExtra};
 use switcher_prove::mutate;
 use switcher_prove::{BadCode, Prover, SharingProver, Target, Verdict};
 
@@ -239,7 +240,7 @@ fn accesses_in_the_shadow_of_a_jump() {
             "\tmovzbl\t(%r15), %ecx\n\tandl\t$8, %ecx\n\tmovq\t(%rsp,%rcx), %rcx\n",
             "\taddq\t(%r15), %rcx\n\tmovq\t%rcx, (%r14,%rcx)\n",
             "\tcmpb\t$1, (%r15)\n\tjz\t8f\n\tnop\n",
-            "\ttestq\t(%r15), %rcx\n\tjz\t8f\n\tnop\n",
+            "\ttestq\t(%r15), %r14\n\tjz\t8f\n\tnop\n",
             "\tmovq\t%rsp, %rdx\n\tmovq\t%r15, %rsp\n\tpopq\t%rcx\n\tmovq\t%rdx, %rsp\n\tmovq\t(%rcx), %rcx\n",
             // What the host has is one.
             "\tmovq\t%gs:HOST_CR3, %rcx\n\tmovq\t(%r15,%rcx), %rcx\n",
@@ -492,4 +493,340 @@ fn arms_have_an_end() {
         Verdict::Unsupported(BadCode::Arms { .. }) => panic!("arms are followed again and again"),
         other => drop(other),
     }
+}
+
+// What memory and flags hold on an arm is what a CPU would make of it, and not less.
+
+/// In an exit, where a path never goes; `before` is where it does.
+fn on_an_arm(before: &str, arm: &str) -> Target {
+    exits(&format!("{before}{}\tjmp\t8f\n9:{arm}8:\n", NEVER[0]))
+}
+
+/// In front of the host's own flags: registers are cleared by then.
+const IN_HOST: &str = "\t/* DF and AC may be the guest's. */\n";
+/// In a direct switch.
+const TO_SMOD: &str = "\t/* The mode and its root belong together. */\n";
+
+/// At that place, where a path never goes.
+fn at(place: &str, arm: &str) -> Target {
+    let code = format!("{}\tjmp\t8f\n9:{arm}8:\n{place}", NEVER[0]);
+    target(INTEL, &[(place, &code)])
+}
+
+#[test]
+fn what_is_found_is_a_word_and_no_bit() {
+    let decides = "\tmovq\t(%r14), %rcx\n7:\n";
+    let index = "\tshll\t$12, %edx\n\tmovq\t(%r14,%rdx), %rcx\n";
+    for code in [
+        format!("\tmovzbl\t(%r15), %ecx\n\tcmpb\t$0x41, %cl\n\tje\t7f\n{decides}"),
+        format!("\tmovq\t(%r15), %rcx\n\tandl\t$3, %ecx\n\tcmpl\t$1, %ecx\n\tje\t7f\n{decides}"),
+        format!("\tcmpb\t$3, (%r15)\n\tjl\t7f\n{decides}"),
+        format!("\tbtq\t$3, (%r15)\n\tjc\t7f\n{decides}"),
+        format!("\txorl\t%edx, %edx\n\tcmpb\t$3, (%r15)\n\tsetl\t%dl\n{index}"),
+        format!(
+            "\tcmpb\t$3, (%r15)\n\tsetb\t%cl\n\tsets\t%dl\n\txorb\t%cl, %dl\n\tmovzbl\t%dl, %edx\n{index}"
+        ),
+        format!(
+            "\tmovl\t$1, %edx\n\txorl\t%ecx, %ecx\n\tcmpb\t$3, (%r15)\n\tcmovgl\t%ecx, %edx\n{index}"
+        ),
+        // Of two loads, or of two bytes of one, neither is the other.
+        format!("\tmovq\t(%r15), %rdx\n\txorq\t8(%r15), %rdx\n{index}"),
+        format!(
+            "\tmovzwl\t(%r15), %edx\n\tmovl\t%edx, %ecx\n\tshrl\t$8, %ecx\n\txorb\t%cl, %dl\n{index}"
+        ),
+        format!(
+            "\tmovsbq\t(%r15), %rdx\n\tmovq\t%rdx, %rcx\n\tshrq\t$8, %rcx\n\txorq\t%rcx, %rdx\n{index}"
+        ),
+    ] {
+        refuted(&code, &on_an_arm("", &code), "untaken-memory");
+        proved(&code, &on_an_arm("", &format!("\tlfence\n{code}")));
+    }
+    // It may be compared, as long as nobody learns how it ends.
+    proved("kept", &on_an_arm("", "\tcmpb\t$3, (%r15)\n\tsetl\t%cl\n\tmovq\t%rcx, -8(%rsp)\n"));
+}
+
+#[test]
+fn what_is_pushed_is_stored() {
+    let before = "\tpushq\t$0\n\tpopq\t%rcx\n";
+    let index = "\tpopq\t%rcx\n\tmovq\t(%r14,%rcx), %rcx\n";
+    for push in ["\tpushq\t(%r15)\n", "\tpushq\t-0x800(%rsp)\n", "\tpushq\t%gs:HOST_CR3\n"] {
+        let code = format!("{push}{index}");
+        refuted(push, &on_an_arm(before, &code), "untaken-memory");
+        let code = format!("{push}\tpopfq\n\tjc\t8f\n\tmovq\t(%r14), %rcx\n");
+        refuted(push, &on_an_arm(before, &code), "untaken-memory");
+    }
+    let jump = "\tleaq\t8f(%rip), %rcx\n\tpushq\t%rcx\n\tpopq\t%rcx\n";
+    refuted("RET", &on_an_arm(jump, "\tpushq\t(%r15)\n\tret\n\tint3\n"), "untaken-target");
+    let arm = "\tpushq\t(%r15)\n\tpopq\t%rax\n\tmovq\t(%r14,%rax), %rax\n";
+    let before_switch = before.replace("rcx", "rax");
+    let code = format!("{before_switch}{}\tjmp\t8f\n9:{arm}8:\n{TO_SMOD}", NEVER[0]);
+    refuted("a direct switch", &target(INTEL, &[(TO_SMOD, &code)]), "untaken-memory");
+    proved("a number", &on_an_arm(before, &format!("\tpushq\t$8\n{index}")));
+}
+
+#[test]
+fn what_reads_and_writes_is_a_store() {
+    let ret = "\tcall\t6f\n\tint3\n6:\tret\n\tint3\n";
+    for store in [
+        "movq\t%rcx, (%r15)",
+        "xchgq\t%rcx, (%r15)",
+        "addq\t%rcx, (%r15)",
+        "andq\t$0, (%r15)",
+        "incq\t(%r15)",
+        "notq\t(%r15)",
+        "negq\t(%r15)",
+        "btsq\t$3, (%r15)",
+        "shlq\t$3, (%r15)",
+        "lock orq\t%rcx, (%r15)",
+        "popq\t(%r15)",
+        "setc\t(%r15)",
+    ] {
+        refuted(store, &on_an_arm("", &format!("\t{store}\n{ret}")), "untaken-target");
+        let load = format!("\t{store}\n\tpopq\t%rcx\n\tmovq\t(%rcx), %rcx\n");
+        refuted(store, &on_an_arm("", &load), "untaken-memory");
+    }
+    for none in ["cmpq\t%rcx, (%r15)", "testq\t%rcx, (%r15)", "btq\t$3, (%r15)", "verw\t(%r15)"] {
+        proved(none, &on_an_arm("", &format!("\t{none}\n{ret}")));
+    }
+}
+
+/// What a register has kept of what it held before.
+#[test]
+fn a_part_of_a_register_is_loaded() {
+    let end = "\txorl\t%eax, %eax\n\txorl\t%edx, %edx\n\tswapgs\n\tsysretq\n\tud2\n";
+    let secret = "\tmovq\t%gs:HOST_CR3, %rbx\n";
+    for part in [
+        "",
+        "\tmovb\t(%r15), %bl\n",
+        "\tmovw\t(%r15), %bx\n",
+        "\torq\t(%r15), %rbx\n",
+        "\ttestq\t%rbx, %rbx\n\tcmovzq\t(%r15), %rbx\n",
+        "\txchgb\t%bl, (%r15)\n",
+    ] {
+        refuted(part, &at(TO_SMOD, &format!("{secret}{part}{end}")), "no-host-value");
+    }
+    proved("all of it", &at(TO_SMOD, &format!("{secret}\tmovl\t$1, %ebx\n{end}")));
+}
+
+#[test]
+fn what_is_found_is_the_guests_choice_and_no_guests_to_learn() {
+    let rest = "\txorl\t%ecx, %ecx\n\txorl\t%edx, %edx\n\txorl\t%esi, %esi\n\txorl\t%edi, %edi\n\
+                \txorl\t%r9d, %r9d\n\txorl\t%r10d, %r10d\n\txorl\t%r11d, %r11d\n";
+    let leave = "\tmovq\t%rcx, %gs:HOST_RSP\n\tpushq\t$2\n\tpopfq\n\
+                 \tpop_all\trbx, rbp, r12, r13, r14, r15\n\tret\n\tud2\n";
+    let exit = |code: &str| at(EXIT, &format!("{code}{rest}{leave}"));
+    for code in ["", "\tmovq\t(%r15), %r8\n", "\tandq\t(%r15), %r8\n", "\tmovl\t0x1000, %r8d\n"] {
+        refuted(code, &exit(code), "exit-scratch");
+    }
+    proved("nothing", &exit("\tmovq\t(%r15), %r8\n\txorl\t%r8d, %r8d\n"));
+    let end = "\txorl\t%eax, %eax\n\txorl\t%edx, %edx\n\tswapgs\n\tsysretq\n\tud2\n";
+    let found = format!("\tmovq\t(%r15), %rbx\n{end}");
+    refuted("to a guest", &at(TO_SMOD, &found), "no-host-value");
+}
+
+#[test]
+fn what_lies_beside_a_region() {
+    for index in [
+        "\tmovq\t-0x800(%rsp), %rcx\n",
+        "\tmovq\t-0x800(%rsp), %rcx\n\txorq\t-0x808(%rsp), %rcx\n",
+        "\tmovq\t-0x800(%rsp), %rcx\n\txorq\t-0x800(%rsp), %rcx\n",
+        "\tmovq\t-0x800(%rsp), %rcx\n\txorq\t%gs:HOST_CR3, %rcx\n",
+    ] {
+        let code = format!("{index}\tmovq\t(%r14,%rcx), %rcx\n");
+        refuted(index, &on_an_arm("", &code), "untaken-memory");
+    }
+    // What the path decides by is another value.
+    let decided = "\ttestb\t$1, %gs:HOST_CR3\n\tjz\t1f\n\tlfence\n1:\tlfence\n";
+    let jump = "\ttestb\t$1, 0x800(%rsp)\n\tje\t8f\n\tmovq\t(%r14), %rcx\n";
+    refuted("a jump", &on_an_arm(decided, jump), "untaken-memory");
+    for code in [
+        // Below and above stacks, and around the PVCS.
+        "\tmovq\t%gs:TSS_SP0, %rcx\n\tmovq\t-0x1100(%rcx), %rcx\n",
+        "\tmovq\t%gs:TSS_SP0, %rcx\n\tmovq\t-0x400(%rcx), %rcx\n",
+        "\tmovq\t%gs:TSS_SP0, %rcx\n\tmovq\t0x100(%rcx), %rcx\n",
+        "\tmovq\t%gs:PVCS, %rcx\n\tmovq\t0x200(%rcx), %rcx\n",
+        "\tmovq\t%gs:PVCS, %rcx\n\tmovl\t-4(%rcx), %ecx\n",
+        // What has been stored there.
+        "\tmovq\t%r15, -0x800(%rsp)\n\tmovq\t-0x800(%rsp), %rcx\n",
+        "\tsubq\t$0x800, %rsp\n\tpushq\t%r15\n\tpopq\t%rcx\n\taddq\t$0x800, %rsp\n",
+        "\tmovq\t%r15, %rcx\n\txchgq\t%rcx, -0x800(%rsp)\n\txchgq\t%rcx, -0x800(%rsp)\n",
+    ] {
+        refuted(code, &at(IN_HOST, code), "exit-scratch");
+        proved(code, &at(IN_HOST, &format!("{code}\txorl\t%ecx, %ecx\n")));
+    }
+}
+
+#[test]
+fn a_secret_chooses_between_addresses_of_the_code() {
+    let places = "\tleaq\t6f(%rip), %rcx\n\tleaq\t7f(%rip), %rdx\n";
+    let end = "6:\tmovq\t(%r14), %rcx\n\tud2\n7:\tud2\n";
+    for jump in
+        ["\tjmp\t*%rcx\n\tint3\n", "\tcall\t*%rcx\n\tint3\n", "\tpushq\t%rcx\n\tret\n\tint3\n"]
+    {
+        for secret in ["%gs:HOST_CR3", "(%r15)", "-0x800(%rsp)"] {
+            let code =
+                format!("{places}\ttestq\t$0x1000, {secret}\n\tcmovnzq\t%rdx, %rcx\n{jump}{end}");
+            refuted(&code, &on_an_arm("", &code), "untaken-memory");
+        }
+        // As a jump by a bit of the guest's may.
+        let code = format!("{places}\ttestq\t$0x1000, %r13\n\tcmovnzq\t%rdx, %rcx\n{jump}{end}");
+        proved(&code, &on_an_arm("", &code));
+    }
+}
+
+#[test]
+fn what_is_told_is_not_what_an_arm_has_stored() {
+    let end = "\tje\t8f\n\tmovq\t(%r14), %rcx\n";
+    let secret = "\tmovq\t%gs:HOST_CR3, %rcx\n";
+    for forged in [
+        "\tandl\t$0x1000, %ecx\n\tmovq\t%rcx, %gs:HOST_RSP\n\tcmpq\t$0, %gs:HOST_RSP\n",
+        "\tandl\t$0x1000, %ecx\n\txchgq\t%rcx, %gs:HOST_RSP\n\tcmpq\t$0, %gs:HOST_RSP\n",
+        "\tshrq\t$12, %rcx\n\tmovq\t%rcx, %gs:SWITCH_FLAGS\n\ttestq\t$MODE_SMOD, %gs:SWITCH_FLAGS\n",
+        "\txorq\t%rcx, %gs:SWITCH_FLAGS\n\ttestq\t$MODE_SMOD, %gs:SWITCH_FLAGS\n",
+    ] {
+        let code = format!("{secret}{forged}{end}");
+        refuted(&code, &on_an_arm("", &code), "untaken-memory");
+        let code = code.replace("rcx", "rax").replace("ecx", "eax");
+        refuted(&code, &at(TO_SMOD, &code), "untaken-memory");
+    }
+    for own in [
+        "\tcmpq\t$0, %gs:HOST_RSP\n",
+        "\ttestq\t$MODE_SMOD, %gs:SWITCH_FLAGS\n",
+        "\txorl\t$MODE_BOTH, %gs:SWITCH_FLAGS\n\ttestq\t$MODE_SMOD, %gs:SWITCH_FLAGS\n",
+    ] {
+        proved(own, &at(TO_SMOD, &format!("{own}\tje\t8f\n\tmovq\t(%r14), %rax\n")));
+    }
+}
+
+#[test]
+fn where_code_lies_decides_a_jump() {
+    let place = "\tleaq\t8f(%rip), %rcx\n";
+    for code in [
+        "\ttestl\t$0x200000, %ecx\n\tjz\t8f\n\tmovq\t(%r14), %rcx\n",
+        "\tcmpq\t%r15, %rcx\n\tjb\t8f\n\tmovq\t(%r14), %rcx\n",
+        "\tcmpq\t(%r15), %rcx\n\tjb\t8f\n\tmovq\t(%r14), %rcx\n",
+    ] {
+        let code = format!("{place}{code}");
+        refuted(&code, &on_an_arm("", &code), "untaken-memory");
+    }
+}
+
+/// In an NMI's entry, where no path goes, with the interrupted registers still there.
+fn interrupted_arm(code: &[Instruction]) -> Target {
+    let (target, at) = ours(Label::Interruption, "mov rdi,rsp");
+    let mut all = never_taken(Code::Je_rel32_64, mutate::behind(&target)).to_vec();
+    all.extend_from_slice(code);
+    all.push(Instruction::with(Code::Ud2));
+    mutate::inserted(&target, at, &all).unwrap()
+}
+
+#[test]
+fn an_interrupted_value_decides_a_jump() {
+    let (target, trap) = ours(Label::NoHook, "ud2");
+    let here = MemoryOperand::with_base_displ(Register::RIP, target.iretq.unwrap().cast_signed());
+    let lea = Instruction::with2(Code::Lea_r64_m, Register::RAX, here).unwrap();
+    let with = |code, a, b| Instruction::with2(code, a, b).unwrap();
+    let add = with(Code::Add_rm64_r64, Register::RCX, Register::RAX);
+    let test = Instruction::with2(Code::Test_rm8_imm8, Register::CL, 1).unwrap();
+    let jump = Instruction::with_branch(Code::Je_rel32_64, trap).unwrap();
+    refuted("a bit", &interrupted_arm(&[test, jump]), "untaken-memory");
+    refuted("and an address", &interrupted_arm(&[lea, add, test, jump]), "untaken-memory");
+    let place = with(Code::Test_rm64_r64, Register::RAX, Register::RAX);
+    refuted("an address", &interrupted_arm(&[lea, place, jump]), "untaken-memory");
+    // Where in the code something was interrupted is what an entry asks; another register is not that.
+    let frame = MemoryOperand::with_base_displ(Register::RSP, 0x80);
+    let rip = Instruction::with2(Code::Cmp_rm64_r64, frame, Register::RAX).unwrap();
+    proved("the interrupted address", &interrupted_arm(&[lea, rip, jump]));
+    let other = with(Code::Cmp_rm64_r64, Register::RCX, Register::RAX);
+    refuted("another", &interrupted_arm(&[lea, other, jump]), "untaken-memory");
+}
+
+#[test]
+fn an_events_arm_goes_on_in_a_guest() {
+    let cr3 = i64::try_from((PerCpu::tss_extra + TssExtra::host_cr3).bytes()).unwrap();
+    let none = Register::None;
+    let cr3 = MemoryOperand::new(none, none, 1, cr3, 8, false, Register::GS);
+    let (target, at) = ours(Label::InterruptionHook, "push");
+    let never = never_taken(Code::Je_rel32_64, mutate::behind(&target));
+    let load = Instruction::with2(Code::Mov_r64_rm64, Register::RBX, cr3).unwrap();
+    let [swap, leave] = [Code::Swapgs, Code::Sysretq].map(Instruction::with);
+    let trap = Instruction::with(Code::Ud2);
+    let code = [never[0], never[1], load, swap, leave, trap];
+    refuted("a root", &mutate::inserted(&target, at, &code).unwrap(), "no-host-value");
+    // And a hook finds nothing that was found.
+    let absolute = MemoryOperand::with_displ(0x1000, 8);
+    let load = Instruction::with2(Code::Mov_r64_rm64, Register::RBX, absolute).unwrap();
+    let code = [never[0], never[1], load];
+    refuted("a hook", &mutate::inserted(&target, at, &code).unwrap(), "hook-registers");
+}
+
+/// An arm does not end where the CPU lacks something, nor with an instruction that faults.
+#[test]
+fn what_faults_on_an_arm_ends_nothing() {
+    let leak = "\tmovq\t%gs:HOST_CR3, %rcx\n\tmovq\t(%r15,%rcx), %rcx\n";
+    for fault in [
+        "clac",
+        "movl\t$0x48, %ecx\n\txorl\t%eax, %eax\n\txorl\t%edx, %edx\n\twrmsr",
+        "movl\t$0x49, %ecx\n\tmovl\t$1, %eax\n\txorl\t%edx, %edx\n\twrmsr",
+        "movl\t$0x10, %ecx\n\tmovl\t%ecx, %ss",
+        "movl\t$1, %edx\n\txorl\t%ecx, %ecx\n\txorl\t%eax, %eax\n\twrpkru",
+        "movabsq\t$0x8000000000000000, %rcx\n\twrgsbase %rcx\n\tswapgs\n\tlfence\n\tnop",
+    ] {
+        let code = format!("\t{fault}\n{leak}");
+        match fault.contains("lfence") {
+            true => proved(fault, &on_an_arm("", &code)),
+            false => refuted(fault, &on_an_arm("", &code), "untaken-memory"),
+        }
+    }
+    let base = format!("\tmovabsq\t$0x8000000000000000, %rcx\n\twrgsbase %rcx\n{leak}");
+    refuted("a base", &on_an_arm("", &base), "swapgs-fenced");
+    refuted("no MSR", &on_an_arm("", "\tmovl\t$0x49, %ecx\n\trdmsr\n"), "untaken-code");
+}
+
+/// Calls from one place within each other: what is stored among their return addresses is found there.
+#[test]
+fn deep_calls_are_no_place_to_hide() {
+    let deep = |offset: usize, stored: &str, end: &str| {
+        let code = format!(
+            "\tmovq\t%gs:HOST_CR3, %rdx\n\tpushq\t$0\n\tleaq\t-{offset}(%rsp), %rax\n4:\ttestq\t%r13, %r13\n\
+             \tjz\t6f\n\tcall\t5f\n\tint3\n5:{stored}\tjmp\t4b\n6:{end}"
+        );
+        on_an_arm("", &code)
+    };
+    let index = "\tpopq\t%rcx\n\tmovq\t(%r15,%rcx), %rcx\n\tud2\n";
+    for offset in [8, 16, 24, 32, 40] {
+        let stored = "\tmovq\t$0, (%rsp)\n\tmovq\t%rdx, (%rax)\n";
+        refuted("an index", &deep(offset, stored, index), "untaken-memory");
+        // Where nothing is stored until they are over.
+        let end = format!("\tmovq\t%rdx, (%rax)\n{index}");
+        refuted("stored later", &deep(offset, "", &end), "untaken-memory");
+    }
+    proved("nothing else", &deep(8, "", "\tud2\n"));
+}
+
+/// A loop may go round once more: its index is the code's own, and leads into its array, or beside it.
+#[test]
+fn a_loop_over_an_array() {
+    let room =
+        |code: &str| format!("\tsubq\t$64, %rsp\n\txorl\t%ecx, %ecx\n1:{code}\taddq\t$64, %rsp\n");
+    let next = "\tincl\t%ecx\n\tcmpl\t$8, %ecx\n\tjne\t1b\n";
+    for code in ["\tmovq\t$0, (%rsp,%rcx,8)\n", "\tmovq\t(%rsp,%rcx,8), %rdx\n"] {
+        proved(code, &exits(&room(&format!("{code}{next}"))));
+    }
+    let masked = format!("\tandl\t$7, %ecx\n\tmovq\t$0, (%rsp,%rcx,8)\n{next}");
+    proved("masked", &exits(&room(&masked)));
+    let pointer = "\tleaq\t-64(%rsp), %rcx\n1:\tmovq\t$0, (%rcx)\n\taddq\t$8, %rcx\n\tcmpq\t%rsp, %rcx\n\
+                   \tjne\t1b\n";
+    proved("a pointer", &exits(pointer));
+    // What a guest has stored over the return address is where that leads; what lies there is a secret.
+    let guests = format!("\tmovq\t%r15, (%rsp,%rcx,8)\n{next}");
+    refuted("the guest's", &exits(&room(&guests)), "untaken-target");
+    let told = format!(
+        "\tmovq\t$0, (%rsp,%rcx,8)\n{next}\txorl\t%ecx, %ecx\n2:\tmovq\t(%rsp,%rcx,8), %rdx\n\
+         \tandl\t$8, %edx\n\tmovq\t(%rsp,%rdx), %rdx\n\tincl\t%ecx\n\tcmpl\t$8, %ecx\n\tjne\t2b\n"
+    );
+    refuted("what lies beside is an index", &exits(&room(&told)), "untaken-memory");
+    // A guest's number is no index.
+    let steered = "\tmovl\t%r15d, %edx\n\tandl\t$0x38, %edx\n\tmovq\t(%rsp,%rdx), %rdx\n";
+    refuted("a guest's", &on_an_arm("\tnop\n", steered), "untaken-memory");
 }

@@ -484,3 +484,54 @@ fn a_mutant_is_not_taken_for_the_original() {
     wide.setting = Setting::from(&"intel-la57".parse().unwrap());
     assert_eq!(judged(&wide), Some("kind"));
 }
+
+/// Code that makes `code` a part of an exit where no path goes, with `data` behind the last routine.
+fn with_an_arm(code: &str, data: &str) -> Target {
+    const EXIT: &str = "\tclear_all ecx, edx, esi, edi, r8d, r9d, r10d, r11d\n";
+    const END: &str = "end_routine entry_SYSCALL_compat_switcher\n";
+    let leak = "\tmovq\t%gs:HOST_CR3(%rdx), %rcx\n\tmovq\t(%r15,%rcx), %rcx\n";
+    let arm = format!(
+        "\tpushq\t%rax\n\tcmpq\t%rsp, %rsp\n\tjne\t9f\n\tjmp\t8f\n9:{code}{leak}8:\tpopq\t%rax\n{EXIT}"
+    );
+    by_hand(&[(EXIT, &arm), (END, &format!("{END}{data}"))])
+}
+
+/// What an arm makes of addresses, and of what lies in the code, is not another's: one of these reads what a
+/// guest may know, the other one a root.
+#[test]
+fn what_arms_make_of_addresses_is_not_shared() {
+    const OPEN: u64 = 0x70;
+    const SECRET: u64 = 0x48;
+    let distance = |by: u64| {
+        let code = "\tleaq\t.La(%rip), %rcx\n\tleaq\t.Lb(%rip), %rdx\n\tsubq\t%rcx, %rdx\n";
+        with_an_arm(code, &format!(".La:\t.skip\t{by}, 0xCC\n.Lb:\tint3\n"))
+    };
+    let memory = |by: u64| {
+        let code = "\tleaq\t.La(%rip), %rcx\n\tleaq\t.Lb(%rip), %rdx\n\tpushq\t%rcx\n\
+                    \tsubq\t(%rsp), %rdx\n\tpopq\t%rcx\n";
+        with_an_arm(code, &format!(".La:\t.skip\t{by}, 0xCC\n.Lb:\tint3\n"))
+    };
+    let constant = |by: u64| {
+        let data = format!("\t.p2align\t3, 0xCC\n.La:\t.quad\t{by}\n");
+        with_an_arm("\tmovq\t.La(%rip), %rdx\n", &data)
+    };
+    let pushed = |by: u64| {
+        let code = "\tcall\t1f\n.Lr:\tint3\n1:\tpopq\t%rcx\n\tleaq\t.Lb(%rip), %rdx\n\
+                    \tsubq\t%rcx, %rdx\n\tandl\t$0x78, %edx\n";
+        let data = format!(
+            "\t.p2align\t7, 0xCC\n.Lx:\t.skip\t((.Lr - .Lx) & 0x7F) + {by}, 0xCC\n.Lb:\tint3\n"
+        );
+        with_an_arm(code, &data)
+    };
+    let kinds: [&dyn Fn(u64) -> Target; 4] = [&distance, &memory, &constant, &pushed];
+    for (kind, make) in kinds.into_iter().enumerate() {
+        let shared = Arc::default();
+        proved(SharingProver::new(&shared).prove(&make(OPEN)));
+        let found = verdict(SharingProver::new(&shared).prove(&make(SECRET)));
+        assert_eq!(found, Some("untaken-memory"), "{kind}");
+        // The other way round.
+        let shared = Arc::default();
+        let _refuted = SharingProver::new(&shared).prove(&make(SECRET));
+        proved(SharingProver::new(&shared).prove(&make(OPEN)));
+    }
+}

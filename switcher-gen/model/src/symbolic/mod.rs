@@ -304,6 +304,13 @@ impl Domain for Symbolic {
         let name = self.fresh_name(what.to_owned());
         self.variable_from(name, 8 * size as u32, Origin::Stale)
     }
+    fn any_of(&self, what: &'static str, size: usize, from: &[Origin]) -> Word {
+        let name = self.fresh_name(what.to_owned());
+        // A name has one origin, and that says nothing.
+        let unknown = self.variable_from(name, 8 * size as u32, Origin::Code);
+        self.comes_from(unknown, from);
+        unknown
+    }
     fn forgotten(&self, of: &[Word]) -> Word {
         let name = self.fresh_name("forgotten".to_owned());
         let unknown = self.variable_from(name, 64, Origin::Code);
@@ -340,6 +347,22 @@ impl Domain for Symbolic {
         let atom = self.pool.borrow().as_atom(a);
         let Some(Atom::Select(condition, yes, no)) = atom else { return a };
         self.settle(if self.decide(condition) { yes } else { no })
+    }
+    fn settled_by(&self, a: Word) -> Vec<Bit> {
+        let (mut found, mut ahead) = (Vec::new(), vec![a]);
+        while let Some(word) = ahead.pop() {
+            if let Some((inner, _)) = self.pool.borrow().as_sum(word) {
+                ahead.push(inner);
+            } else if let Some(Atom::Select(condition, yes, no)) = self.pool.borrow().as_atom(word)
+            {
+                // Of many that share what they are made of, each is looked at once.
+                if !found.contains(&condition) {
+                    found.push(condition);
+                    ahead.extend([yes, no]);
+                }
+            }
+        }
+        found
     }
     fn is_of_code(&self, a: Word) -> bool {
         let pool = self.pool.borrow();

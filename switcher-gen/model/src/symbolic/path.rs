@@ -383,12 +383,18 @@ impl Symbolic {
     /// lasts.
     pub(super) fn made_of(&self, unknown: Word, of: &[Word]) {
         let pool = self.pool.borrow();
-        let origins =
+        let origins: BTreeSet<Origin> =
             of.iter().flat_map(|word| self.origins(&pool, &pool.support(*word))).collect();
+        drop(pool);
+        self.comes_from(unknown, &origins.into_iter().collect::<Vec<_>>());
+    }
+
+    /// The same of what comes from these.
+    pub(super) fn comes_from(&self, unknown: Word, origins: &[Origin]) {
+        let origins: BTreeSet<Origin> = origins.iter().copied().collect();
+        let support = self.pool.borrow().support(unknown);
         let search = &mut *self.search.borrow_mut();
-        search
-            .made_of
-            .extend(pool.support(unknown).iter().map(|index| (*index, BTreeSet::clone(&origins))));
+        search.made_of.extend(support.iter().map(|index| (*index, origins.clone())));
     }
 
     /// Where these variables come from.

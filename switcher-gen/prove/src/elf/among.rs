@@ -10,7 +10,7 @@ use iced_x86::{Decoder, DecoderOptions, OpKind};
 use super::code::FileCode;
 use super::error::ReadError;
 use super::file::Contents;
-use super::patched::Reached;
+use super::reached::Reached;
 use super::relocation::Relocation;
 
 /// How many bytes are searched for distances. In more bytes, some would be found by chance.

@@ -9,7 +9,8 @@ use object::read::elf::SectionHeader;
 
 use super::error::ReadError;
 use super::file::{Contents, E, File, Of, Section, Symbol};
-use super::read::{Foreign, LIMIT, PlaceInFile};
+use super::foreign::Foreign;
+use super::places::{LIMIT, PlaceInFile};
 use super::relocation::{FAR, Form, Relocation};
 
 /// An object's code reaches all of itself, as far as a displacement of 32 bits can.

@@ -1,6 +1,6 @@
 //! Why a file's code cannot be read: what is wrong, where, and what to do.
 
-use super::read::{Foreign, LIMIT, PlaceInFile};
+use super::places::{BASE, LIMIT, PlaceInFile};
 
 /// Why a file's code cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -137,7 +137,7 @@ pub enum ReadError {
     #[error(
         "{at}: {value:#x} does not fit into {bits} bits (relocation of kind {kind}); objects are \
          read at {:#x}: link the file to where it will run",
-        Foreign::BASE
+        BASE
     )]
     Overflow {
         /// Where in the file.

@@ -15,7 +15,7 @@ use object::read::elf::{FileHeader, ProgramHeader, Rel, Rela, SectionHeader, Sym
 use object::read::{ReadCache, ReadRef, SectionIndex, SymbolIndex};
 
 use super::error::ReadError;
-use super::read::LIMIT;
+use super::places::LIMIT;
 use super::relocation::Relocation;
 
 /// The byte order, which [`read`](super::read()) has checked.

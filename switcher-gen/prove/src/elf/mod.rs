@@ -3,6 +3,8 @@
 //! | file | purpose |
 //! |---|---|
 //! | `read` | the code of any object or linked file, for checking what others have written |
+//! | `foreign` | what is read of a file: its code as it lies in memory, and what is assumed of it |
+//! | `places` | where things lie, and how much of them there may be |
 //! | `error` | why it cannot be read |
 //! | `file` | its tables |
 //! | `code` | its code byte by byte |
@@ -13,6 +15,7 @@
 //! | `dynamic` | what the dynamic section says to it |
 //! | `loaded` | whether a linked file's code is what is loaded |
 //! | `purpose` | what a section is for, by its name and its type |
+//! | `reached` | what is reached of the code, and what an address has to do with that |
 //! | `patched` | tables by which somebody rewrites code |
 //! | `words` | what the words of such a table may be |
 //! | `among` | such tables among code |
@@ -24,15 +27,20 @@ mod dynamic;
 mod error;
 mod exports;
 mod file;
+mod foreign;
 mod loaded;
 mod names;
 mod patched;
+mod places;
 mod purpose;
 mod reach;
+mod reached;
 mod read;
 mod relocation;
 mod segments;
 mod words;
 
 pub use error::ReadError;
-pub use read::{CodeSection, Foreign, Linkage, PlaceInFile, read, read_file};
+pub use foreign::{CodeSection, Foreign, Linkage};
+pub use places::PlaceInFile;
+pub use read::{read, read_file};

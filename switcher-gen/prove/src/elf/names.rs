@@ -10,8 +10,9 @@ use object::elf::{STT_FILE, STT_FUNC, STT_GNU_IFUNC, STT_SECTION, STT_TLS};
 use super::code::FileCode;
 use super::error::ReadError;
 use super::file::{Contents, Of, Symbol};
+use super::foreign::likeness;
+use super::places::LIMIT;
 use super::purpose;
-use super::read::{LIMIT, likeness};
 use switcher_gen::asm::{HostSymbol, Label};
 
 /// A definition of a name by a symbol.

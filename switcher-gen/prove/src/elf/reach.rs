@@ -13,7 +13,7 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKi
 use super::code::{Area, FileCode};
 use super::error::ReadError;
 use super::file::Contents;
-use super::read::PlaceInFile;
+use super::places::PlaceInFile;
 
 /// No switcher has more instructions. Code beyond these is not examined.
 const INSTRUCTIONS: usize = 1 << 16;

@@ -9,8 +9,8 @@ use super::among::{self, FEW};
 use super::code::Area;
 use super::error::ReadError;
 use super::file::{Contents, File, Section};
-use super::patched::{Named, Reached, TableContents};
 use super::purpose::Purpose;
+use super::reached::{Named, Reached, TableContents};
 use super::segments::Segment;
 
 /// How many bytes are read at a time.

@@ -30,6 +30,14 @@ pub(crate) enum Entry {
     Call(u64),
 }
 
+/// What a call has pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pushed {
+    /// The address of a trap.
+    Trap,
+    Address(u64),
+}
+
 /// What a path has done so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Barriers {
@@ -105,6 +113,16 @@ impl Barriers {
             && other.rsb[same..same + more].iter().all(|entry| *entry == one);
         let depth = before.iter().rev().take_while(|entry| **entry == one).count();
         (is_same && depth >= DEPTH).then_some(more)
+    }
+
+    /// What the call that is `depth` calls around the latest has pushed, as far as the buffer says: an
+    /// address, or that of a trap.
+    pub(super) fn pushed(&self, depth: usize) -> Option<Pushed> {
+        let index = self.rsb.len().checked_sub(depth + 1)?;
+        Some(match self.rsb[index] {
+            Entry::Trap => Pushed::Trap,
+            Entry::Call(next) => Pushed::Address(next),
+        })
     }
 
     /// Where the next RET is predicted to lead, if a call of the code's says so that may be returned

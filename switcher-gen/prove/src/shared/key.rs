@@ -207,8 +207,7 @@ pub(crate) fn is_predicted(target: &Target, at: u64) -> bool {
 pub(crate) fn asks_for_more<D: Domain>(entry: Entry<'_>, run: &Run<D>) -> bool {
     let Entry { target, theorem, .. } = entry;
     let (all, told) = (target.setting.model(), judged(target.setting, theorem).model());
-    // Where the CPU lacks something, a path is refuted, but an arm ends.
-    run.untaken.lacks || run.asked.intersects(all.features.difference(told.features))
+    run.asked.intersects(all.features.difference(told.features))
 }
 
 /// Code, wherever it lies.

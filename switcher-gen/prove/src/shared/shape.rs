@@ -19,10 +19,8 @@ pub(crate) struct Executed {
     at: BTreeSet<u64>,
     /// Branches that have to stay in their cache line.
     lines: BTreeSet<u64>,
-    /// Where a run has gone, and not only an arm that it has not taken; and whether an address is
-    /// where one of those leads.
+    /// Where a run has gone, and not only an arm that it has not taken.
     taken: BTreeSet<u64>,
-    arms_by_value: bool,
     /// Whether some run makes more of an address than [`TraceShape`] can tell.
     is_of_place: bool,
 }
@@ -34,7 +32,6 @@ impl Executed {
         self.at.extend(run.trace.iter().chain(&run.untaken.at));
         self.lines.extend(&run.lines);
         self.taken.extend(&run.trace);
-        self.arms_by_value |= run.untaken.by_value;
         // A RET in code that has none as a rule is asked for mitigations that [`judged`] leaves out, of
         // this variant or of another that would get its proof.
         const EVERY: Mitigations = Mitigations {
@@ -78,6 +75,7 @@ impl Executed {
             || all.any(is_indirect)
             || asks_for_more(entry, run)
             || run.reads_code
+            || run.untaken.of_place
             || !run.trace.array_windows().all(goes_on);
     }
 }
@@ -108,7 +106,7 @@ pub(crate) struct TraceShape {
     first: Vec<usize>,
     instructions: Vec<(Looks, [Option<usize>; 2])>,
     /// For each of them, whether it does not matter what address it makes a value: no path executes
-    /// it, and where an arm leads does not depend on it.
+    /// it, and an arm neither goes there nor makes anything of two such values.
     free: Vec<bool>,
 }
 
@@ -124,7 +122,7 @@ impl TraceShape {
         let at: Vec<u64> = executed.at.iter().copied().collect();
         let number = |address: u64| at.binary_search(&address).ok();
         let follow = |at: u64| successors(entry, at).map(|to| to.and_then(number));
-        let is_free = |at: &u64| !executed.arms_by_value && !executed.taken.contains(at);
+        let is_free = |at: &u64| !executed.taken.contains(at);
         let free = at.iter().map(is_free).collect();
         let looks = |at: u64| {
             let looks = looks(target, at, executed.lines.contains(&at));

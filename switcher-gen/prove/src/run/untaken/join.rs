@@ -1,15 +1,17 @@
 //! Arms that come to one place: whether one such state was followed already, and what is forgotten
 //! of states so that the next is covered.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
-use crate::run::barriers::Barriers;
+use crate::run::barriers::{Barriers, Pushed};
+use crate::run::untaken::memory::{NEAR, Strayed, is_counted};
+use crate::run::untaken::origin_set::Origins;
 use crate::run::untaken::{Arm, Arms, SoFar, copy};
 use crate::run::watch::Watch;
-use switcher_model::{Domain, Flags, Gpr, Msrs, Origin, State as Machine};
+use switcher_model::program::Operation;
+use switcher_model::{Domain, Flags, Gpr, Msrs, Place, Program, State as Machine};
 
 /// How many states of a kind are told apart at one place.
 const EXACT: usize = 1;
@@ -18,12 +20,14 @@ const EXACT: usize = 1;
 const MANY: usize = 64;
 
 /// A cell is forgotten together with those beside it.
-pub(crate) const CHUNK: usize = 8;
+const CHUNK: usize = 8;
 
 /// What is never forgotten of a state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Traits {
-    so_far: SoFar,
+    /// Whether a store may have been to anywhere.
+    has_strayed: bool,
+    overwritten: usize,
     /// Whether either GS base is the host's.
     gs: [bool; 2],
     has_host_spec_ctrl: bool,
@@ -32,10 +36,12 @@ struct Traits {
 /// What is forgotten of a state but for where it comes from: sets of [`Origin`]s, none of them empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Forgotten {
-    words: [u16; WORDS],
-    flags: u16,
-    /// What is forgotten of memory, by region and by index of the chunk.
-    cells: BTreeMap<(usize, usize), u16>,
+    words: [Origins; WORDS],
+    flags: Origins,
+    /// By region and index of the chunk.
+    cells: BTreeMap<(usize, usize), Origins>,
+    /// What may lie anywhere.
+    strayed: Strayed,
 }
 
 /// The states that have come to a place, joined.
@@ -61,19 +67,23 @@ impl Deeper {
     fn has(&self, (region, chunk): (usize, usize)) -> bool {
         region == self.region && self.chunks.contains(&chunk)
     }
+
+    /// Whether it is said that there may be as much.
+    fn is_said(&self, strayed: &Strayed) -> bool {
+        let index = self.chunks.end() * CHUNK;
+        strayed.is_among_calls(Place { region: self.region, index, size: 8 }, false)
+    }
 }
 
-/// The region that `address` points to, or right after.
-pub(crate) fn region<D: Domain>(
-    d: &D,
-    state: &Machine<D>,
-    address: D::Word,
-    near: i64,
-) -> Option<usize> {
+/// The region that `address` points to, or beside, or that it is counted from.
+fn region<D: Domain>(d: &D, state: &Machine<D>, address: D::Word) -> Option<usize> {
     state.memory.regions.iter().position(|region| {
-        let end = region.offset(region.cells.len());
-        let around = region.start.saturating_sub(near)..=end.saturating_add(near);
-        d.distance(address, region.base).is_some_and(|at| around.contains(&at))
+        let around = region.start - NEAR..=region.offset(region.cells.len()) + NEAR;
+        let distance = d.sub(address, region.base);
+        match d.known(distance) {
+            Some(at) => around.contains(&at.cast_signed()),
+            None => !region.is_code && is_counted(d, distance),
+        }
     })
 }
 
@@ -100,6 +110,12 @@ fn words<D: Domain>(state: &Machine<D>) -> [D::Word; WORDS] {
     all
 }
 
+/// Where [`words`] has one of [`pointers`].
+const fn slot_of(pointer: usize) -> usize {
+    // FS base is behind CS, SS and the bases of GS.
+    if pointer < 16 { pointer } else { 20 }
+}
+
 fn set_words<D: Domain>(state: &mut Machine<D>, all: [D::Word; WORDS]) {
     state.gpr.copy_from_slice(&all[..16]);
     let [.., cs, ss, gs_base, inactive, fs_base, cr3, pkru, star, lstar, cstar, sfmask, ctrl, efer] =
@@ -108,23 +124,6 @@ fn set_words<D: Domain>(state: &mut Machine<D>, all: [D::Word; WORDS]) {
     (state.fs_base, state.cr3, state.pkru) = (fs_base, cr3, pkru);
     state.msrs = Msrs { star, lstar, cstar, sfmask, spec_ctrl: ctrl, efer };
 }
-
-/// Where a word comes from, as a set.
-fn origins<D: Domain>(d: &D, word: D::Word) -> u16 {
-    let set = Cell::new(0);
-    d.mentions(word, |origin| {
-        set.set(set.get() | 1 << origin as u16);
-        false
-    });
-    set.get()
-}
-
-pub(crate) const fn is_within(part: u16, whole: u16) -> bool {
-    part & !whole == 0
-}
-
-/// The origin of what nobody chooses.
-const CODE: u16 = 1 << Origin::Code as u16;
 
 /// The chunks of memory that two states have differently.
 fn other_chunks<'a, D: Domain>(
@@ -164,9 +163,7 @@ impl<D: Domain> Seen<D> {
         // Equal words point to the same region.
         let points_alike = || {
             let pairs = pointers(&self.state).into_iter().zip(pointers(state)).zip(self.pointers);
-            pairs
-                .into_iter()
-                .all(|((known, now), to)| known == now || region(d, state, now, 0) == to)
+            pairs.into_iter().all(|((known, now), to)| known == now || region(d, state, now) == to)
         };
         self.traits == *traits
             && self.barriers.is_no_better_than(barriers, mitigations)
@@ -176,10 +173,32 @@ impl<D: Domain> Seen<D> {
 
     /// What of `state` is there only because it is deeper within calls: these chunks of a stack, and that
     /// RSP is below them.
-    fn deeper(&self, d: &D, (state, barriers): (&Machine<D>, &Barriers)) -> Option<Deeper> {
+    /// Each of those must hold what its call has pushed: else a RET ends in another way there.
+    fn deeper(
+        &self,
+        d: &D,
+        (state, barriers): (&Machine<D>, &Barriers),
+        program: &Program,
+    ) -> Option<Deeper> {
         let more = self.barriers.deeper(barriers).filter(|more| *more > 0)?;
         let rsp = state.get(Gpr::Rsp);
         let place = state.memory.locate(d, rsp, 8 * more, state.cr3)?;
+        let is_return = |depth: usize| {
+            let place = Place { index: place.index + 8 * depth, size: 8, ..place };
+            let to = d.code_at(state.memory.load(d, place));
+            match barriers.pushed(depth) {
+                Some(Pushed::Address(next)) => to == Some(next),
+                Some(Pushed::Trap) => {
+                    let op = to.and_then(|to| program.at(to)).and_then(Result::ok);
+                    op.is_some_and(|op| matches!(op.kind, Operation::Int3 | Operation::Ud2))
+                }
+                None => false,
+            }
+        };
+        let is_whole = place.index.is_multiple_of(CHUNK);
+        if !is_whole || !(0..more).all(is_return) {
+            return None;
+        }
         let first = place.index / CHUNK;
         Some(Deeper {
             region: place.region,
@@ -188,11 +207,17 @@ impl<D: Domain> Seen<D> {
     }
 
     /// Whether `state` is one of these.
-    fn covers(&self, d: &D, (state, barriers): (&Machine<D>, &Barriers)) -> bool {
-        let deeper = self.deeper(d, (state, barriers));
+    fn covers(
+        &self,
+        d: &D,
+        (state, barriers): (&Machine<D>, &Barriers),
+        strayed: &Strayed,
+        program: &Program,
+    ) -> bool {
+        let deeper = self.deeper(d, (state, barriers), program);
         let is_rsp = |slot| deeper.is_some() && slot == Gpr::Rsp as usize;
-        let fits = |set: u16, word| set != 0 && is_within(origins(d, word), set);
-        let Forgotten { words: sets, flags, cells } = &self.forgotten;
+        let fits = |set: Origins, word| !set.is_empty() && Origins::of(d, word).is_within(set);
+        let Forgotten { words: sets, flags, cells, strayed: known } = &self.forgotten;
         let mut all = words(&self.state).into_iter().zip(words(state)).zip(sets).enumerate();
         let are_flags = || {
             let fits = |word| fits(*flags, word);
@@ -201,48 +226,76 @@ impl<D: Domain> Seen<D> {
         let is_cell = |at| cells.get(&at).is_some_and(|set| fits(*set, chunk(d, state, at)));
         all.all(|(slot, ((known, now), set))| known == now || is_rsp(slot) || fits(*set, now))
             && are_flags()
+            && strayed.is_within(known)
+            && deeper.as_ref().is_none_or(|deeper| deeper.is_said(known))
             && other_chunks(&self.state, state)
                 .all(|at| deeper.as_ref().is_some_and(|deeper| deeper.has(at)) || is_cell(at))
     }
 
     /// Forgets whatever `state` has differently.
-    fn forget(&mut self, d: &D, (state, barriers): (&Machine<D>, &Barriers)) {
-        let deeper = self.deeper(d, (state, barriers));
+    fn forget(
+        &mut self,
+        d: &D,
+        (state, barriers): (&Machine<D>, &Barriers),
+        strayed: &Strayed,
+        program: &Program,
+    ) {
+        let deeper = self.deeper(d, (state, barriers), program);
         let mut joined = copy(&self.state);
         let mut all = words(&joined);
         for (slot, (word, now)) in all.iter_mut().zip(words(state)).enumerate() {
             if *word != now && (deeper.is_none() || slot != Gpr::Rsp as usize) {
                 let set = &mut self.forgotten.words[slot];
-                *set |= CODE | origins(d, *word) | origins(d, now);
-                *word = d.forgotten(&[now, *word]);
+                *set = both(d, *set, [*word, now]);
+                *word = self.either(d, slot, [now, *word]);
             }
         }
         set_words(&mut joined, all);
         if !joined.flags.is_same(&state.flags) {
-            let both: Vec<_> =
+            let made_of: Vec<_> =
                 state.flags.made_of().into_iter().chain(joined.flags.made_of()).collect();
-            let from = both.iter().fold(CODE, |set, word| set | origins(d, *word));
-            self.forgotten.flags |= from;
-            joined.flags = Flags::new(d, d.forgotten(&both));
+            let all = made_of.iter().map(|word| Origins::of(d, *word));
+            self.forgotten.flags = all.fold(self.forgotten.flags.and(Origins::CODE), Origins::and);
+            joined.flags = Flags::new(d, d.forgotten(&made_of));
         }
         let others = other_chunks(&self.state, state);
         for at in others.filter(|at| !deeper.as_ref().is_some_and(|deeper| deeper.has(*at))) {
             let [was, now] = [&*self.state, state].map(|state| chunk(d, state, at));
             let set = self.forgotten.cells.entry(at).or_default();
-            *set |= CODE | origins(d, was) | origins(d, now);
+            *set = both(d, *set, [was, now]);
             let cells = &mut joined.memory.regions[at.0].cells;
             let end = cells.len().min((at.1 + 1) * CHUNK);
             d.store(&mut cells[at.1 * CHUNK..end], d.forgotten(&[now, was]));
         }
+        self.forgotten.strayed.join(strayed);
+        if let Some(Deeper { region, chunks }) = &deeper {
+            self.forgotten.strayed.call_below(*region, (chunks.end() + 1) * CHUNK);
+        }
         self.state = Rc::new(joined);
     }
+
+    /// One of two words, of which no more is known. Two that are counted from a region stay so.
+    fn either(&self, d: &D, slot: usize, words: [D::Word; 2]) -> D::Word {
+        let of = (0..self.pointers.len()).find(|pointer| slot_of(*pointer) == slot);
+        let Some(region) = of.and_then(|pointer| self.pointers[pointer]) else {
+            return d.forgotten(&words);
+        };
+        let base = self.state.memory.regions[region].base;
+        d.add(base, d.forgotten(&words.map(|word| d.sub(word, base))))
+    }
+}
+
+/// What is forgotten of two words that differ, besides `set`.
+fn both<D: Domain>(d: &D, set: Origins, words: [D::Word; 2]) -> Origins {
+    words.into_iter().fold(set.and(Origins::CODE), |set, word| set.and(Origins::of(d, word)))
 }
 
 impl<D: Domain> Watch<'_, D> {
     fn traits(&self, d: &D, state: &Machine<D>, so_far: SoFar) -> Traits {
         let is = |a, b| d.distance(a, b) == Some(0);
         Traits {
-            so_far,
+            has_strayed: so_far.strayed.is_elsewhere(),
+            overwritten: so_far.overwritten,
             gs: [state.gs_base, state.inactive_gs_base].map(|base| is(base, self.start.host_gs)),
             has_host_spec_ctrl: is(state.msrs.spec_ctrl, self.start.block.host_spec_ctrl),
         }
@@ -261,23 +314,24 @@ impl<D: Domain> Watch<'_, D> {
         let seen = arms.seen.entry(to).or_default();
         let traits = self.traits(d, state, so_far);
         let here = (state, barriers);
+        let program = &self.entry.target.program;
         let is_like = |seen: &Seen<D>| seen.is_like(d, here, &traits, self);
         let alike: Vec<usize> = (0..seen.len()).filter(|at| is_like(&seen[*at])).collect();
-        if alike.iter().any(|at| seen[*at].covers(d, here)) {
+        if alike.iter().any(|at| seen[*at].covers(d, here, &so_far.strayed, program)) {
             return;
         }
         let like = alike.last().filter(|_| alike.len() >= EXACT).map(|at| &mut seen[*at]);
-        let (state, barriers) = match like {
+        let (state, barriers, strayed) = match like {
             Some(like) => {
-                like.forget(d, here);
-                (Rc::clone(&like.state), like.barriers.clone())
+                like.forget(d, here, &so_far.strayed, program);
+                (Rc::clone(&like.state), like.barriers.clone(), like.forgotten.strayed)
             }
             None => {
                 let (state, barriers) = (Rc::new(copy(state)), barriers.clone());
-                let forgotten = Forgotten::default();
+                let forgotten = Forgotten { strayed: so_far.strayed, ..Forgotten::default() };
                 let (kept, done) = (Rc::clone(&state), barriers.clone());
                 let rounds = seen.len();
-                let pointers = pointers(&kept).map(|word| region(d, &kept, word, 0));
+                let pointers = pointers(&kept).map(|word| region(d, &kept, word));
                 seen.push(Seen {
                     traits,
                     pointers,
@@ -286,9 +340,10 @@ impl<D: Domain> Watch<'_, D> {
                     forgotten,
                     rounds,
                 });
-                (state, barriers)
+                (state, barriers, so_far.strayed)
             }
         };
+        let so_far = SoFar { strayed, ..so_far };
         arms.ahead.push(Arm { to, state, barriers, so_far });
     }
 }

@@ -1,67 +1,253 @@
-//! Memory on an arm: what an access finds that goes to where no path goes.
+//! Memory on an arm: what lies where nothing is said to lie, and what may lie elsewhere since a store has
+//! gone astray.
+//!
+//! An address is one of a region, or
+//!
+//! * beside one: less than a page from it. What lies there is the host's, and from before, or a guest's
+//!   beside the PVCS, and whatever the arm has stored beside that region;
+//! * counted from one: by a number of the code's own, of which it is not known any more which it is. That
+//!   is a loop that goes round once more than it does. It leads to anywhere in this region, or beside it;
+//! * elsewhere. What lies there may be anything ([`Origin::Found`]), and what is stored there may be what
+//!   is found in any region from then on.
+//!
+//! A load never finds the same twice: each has an unknown of its own.
 
-use iced_x86::OpKind;
+use crate::run::untaken::origin_set::Origins;
+use switcher_model::{Domain, Origin, Place, RegionName, State as Machine};
 
-use crate::run::untaken::join::CHUNK;
-use switcher_model::program::{Op, Operation};
-use switcher_model::{ARITHMETIC, Domain, Flags, Gpr, State as Machine};
-
-/// How far beyond a region an address is still one of it: the memory there is the host's.
+/// How far beyond a region an address is still beside it.
 pub(crate) const NEAR: i64 = 4096;
+/// More regions than a world has.
+const REGIONS: usize = 16;
 
-/// What a load finds where the path loads nothing.
-pub(crate) fn found<D: Domain>(d: &D) -> D::Word {
-    let found = d.undefined("what only speculation finds", &[]);
-    d.select(found, d.word(u64::MAX), d.word(0))
+/// Some of a world's regions, by number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Regions(u16);
+
+impl Regions {
+    const ALL: Self = Self(u16::MAX);
+
+    fn of(regions: impl Iterator<Item = usize>) -> Self {
+        Self(regions.fold(0, |set, region| set | 1 << region))
+    }
+
+    const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    const fn has(self, region: usize) -> bool {
+        self.0 >> region & 1 != 0
+    }
 }
 
-/// A store has gone to where a guest says: that may be anywhere, and a later load may find what was
-/// stored.
-pub(crate) fn forget_memory<D: Domain>(d: &D, machine: &mut Machine<D>) {
-    for region in machine.memory.regions.iter_mut().filter(|region| !region.is_code) {
-        for chunk in region.cells.chunks_mut(CHUNK) {
-            d.store(chunk, found(d));
+/// Where an address leads that is none in a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lies {
+    /// Beside these, or partly within.
+    Beside(Regions),
+    /// Anywhere in these, or beside them.
+    Counted(Regions),
+    Elsewhere,
+}
+
+/// Whether a number is the code's own, and not known.
+pub(crate) fn is_counted<D: Domain>(d: &D, number: D::Word) -> bool {
+    d.known(number).is_none() && Origins::of(d, number).is_within(Origins::CODE)
+}
+
+impl Lies {
+    /// Where `address` leads, and which of the regions it is counted from.
+    pub(crate) fn new<D: Domain>(d: &D, state: &Machine<D>, address: D::Word) -> Self {
+        let regions = || state.memory.regions.iter().enumerate();
+        let near = regions().filter(|(_, region)| {
+            let end = region.offset(region.cells.len());
+            let around = region.start - NEAR..=end + NEAR;
+            d.distance(address, region.base).is_some_and(|at| around.contains(&at))
+        });
+        let near = Regions::of(near.map(|(number, _)| number));
+        if !near.is_empty() {
+            return Self::Beside(near);
+        }
+        let counted = regions()
+            .filter(|(_, region)| !region.is_code && is_counted(d, d.sub(address, region.base)));
+        let counted = Regions::of(counted.map(|(number, _)| number));
+        if counted.is_empty() { Self::Elsewhere } else { Self::Counted(counted) }
+    }
+
+    /// Whether it leads to code, or beside it.
+    pub(crate) fn is_code<D: Domain>(self, state: &Machine<D>) -> bool {
+        let mut regions = state.memory.regions.iter().enumerate();
+        self != Self::Elsewhere
+            && regions.any(|(number, region)| region.is_code && self.regions().has(number))
+    }
+
+    const fn regions(self) -> Regions {
+        match self {
+            Self::Beside(regions) | Self::Counted(regions) => regions,
+            Self::Elsewhere => Regions::ALL,
         }
     }
 }
 
-/// The instruction has accessed memory of which nothing is known: `value` is what it finds.
-pub(crate) fn skip<D: Domain>(
-    d: &D,
-    machine: &mut Machine<D>,
-    op: &Op,
-    instruction: &iced_x86::Instruction,
-    value: D::Word,
-) {
-    machine.rip = d.code(op.next);
-    let rsp = machine.get(Gpr::Rsp);
-    match op.kind {
-        Operation::Push | Operation::PushFlags => machine.set(Gpr::Rsp, d.plus(rsp, -8)),
-        Operation::Pop | Operation::PopFlags => machine.set(Gpr::Rsp, d.plus(rsp, 8)),
-        _ => {}
+/// What may lie in memory by stores of which it is not known where they have gone: where it comes from,
+/// by region.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Strayed {
+    /// Whether a store has been elsewhere: nothing that lay in memory by then is known any more.
+    elsewhere: bool,
+    within: [Origins; REGIONS],
+    beside: [Origins; REGIONS],
+    /// Below which cell of a stack there may be more of the return addresses that calls from one place
+    /// within each other have pushed, with RSP below them. How many is not known, nor, therefore, where an
+    /// address leads down there that is not counted from RSP.
+    calls_below: [usize; REGIONS],
+    /// Whether RSP has been set to such an address.
+    is_set: bool,
+}
+
+impl Strayed {
+    /// Whether nothing may lie anywhere but what may in `other`, too.
+    pub(crate) fn is_within(&self, other: &Self) -> bool {
+        let pairs = |a: &[Origins; REGIONS], b: &[Origins; REGIONS]| {
+            a.iter().zip(b).all(|(a, b)| a.is_within(*b))
+        };
+        let calls = self.calls_below.iter().zip(&other.calls_below);
+        self.elsewhere <= other.elsewhere
+            && self.is_set <= other.is_set
+            && calls.into_iter().all(|(a, b)| a <= b)
+            && pairs(&self.within, &other.within)
+            && pairs(&self.beside, &other.beside)
     }
-    let only_reads = matches!(
-        op.kind,
-        Operation::Cmp | Operation::Test | Operation::Bt | Operation::Push | Operation::Verw
-    );
-    let is_register = |n| instruction.op_count() > n && instruction.op_kind(n) == OpKind::Register;
-    for n in 0..2 {
-        let is_written = n == 0 || matches!(op.kind, Operation::Xchg | Operation::ExchangeAdd);
-        if is_written && !only_reads && is_register(n) && instruction.op_register(n).is_gpr() {
-            machine.gpr[instruction.op_register(n).full_register().number()] = value;
-        }
+
+    /// And what may lie there in `other`.
+    pub(crate) fn join(&mut self, other: &Self) {
+        self.elsewhere |= other.elsewhere;
+        self.is_set |= other.is_set;
+        let calls = self.calls_below.iter_mut().zip(&other.calls_below);
+        calls.for_each(|(end, other)| *end = (*end).max(*other));
+        let all = self.within.iter_mut().zip(&other.within);
+        let all = all.chain(self.beside.iter_mut().zip(&other.beside));
+        all.for_each(|(set, more)| *set = set.and(*more));
     }
-    if op.kind == Operation::CompareExchange {
-        machine.set(Gpr::Rax, value);
+
+    /// Whether somebody else than the code may have chosen what is loaded from this region, or it tells
+    /// something, by such a store.
+    pub(crate) fn is_open(&self, region: usize) -> bool {
+        self.elsewhere || !self.within[region].is_within(Origins::CODE)
     }
-    if !matches!(
-        op.kind,
-        Operation::Mov | Operation::Push | Operation::Pop | Operation::PushFlags | Operation::Verw
+
+    /// Whether a store has been elsewhere.
+    pub(crate) const fn is_elsewhere(&self) -> bool {
+        self.elsewhere
+    }
+
+    /// A store of what comes from `value`.
+    pub(crate) fn store<D: Domain>(
+        &mut self,
+        d: &D,
+        state: &mut Machine<D>,
+        lies: Lies,
+        value: Origins,
+        is_partly_within: bool,
     ) {
-        let bit = d.mask(value, 1);
-        let set = (0..64).filter(|bit| ARITHMETIC >> bit & 1 != 0);
-        let kept = d.mask(machine.rflags(d), !ARITHMETIC);
-        let flags = set.fold(kept, |flags, at| d.or(flags, d.shl(bit, at)));
-        machine.flags = Flags::new(d, flags);
+        assert!(state.memory.regions.len() <= REGIONS, "a world has fewer regions");
+        self.elsewhere |= lies == Lies::Elsewhere;
+        let is_within = is_partly_within || matches!(lies, Lies::Counted(_));
+        for (number, region) in state.memory.regions.iter_mut().enumerate() {
+            if !lies.regions().has(number) || region.is_code {
+                continue;
+            }
+            let beside = &mut self.beside[number];
+            match lies {
+                Lies::Beside(_) => *beside = beside.and(value),
+                Lies::Counted(_) => *beside = beside.and(value).and(Origins::CODE),
+                // What is stored from now on lies there.
+                Lies::Elsewhere => {
+                    *beside = beside.with(Origin::Found);
+                    for cells in region.cells.chunks_mut(8) {
+                        d.store(cells, d.any_of("found", 8, &[Origin::Found]));
+                    }
+                }
+            }
+            if is_within && lies != Lies::Elsewhere {
+                self.within[number] = self.within[number].and(value).and(Origins::CODE);
+            }
+        }
     }
+
+    /// Where what a load finds comes from that leads there.
+    pub(crate) fn load<D: Domain>(
+        &self,
+        d: &D,
+        state: &Machine<D>,
+        lies: Lies,
+        is_partly_within: bool,
+    ) -> Origins {
+        if lies == Lies::Elsewhere {
+            return Origins::NONE.with(Origin::Found);
+        }
+        let is_within = is_partly_within || matches!(lies, Lies::Counted(_));
+        let mut from = Origins::NONE.with(Origin::Stale);
+        for (number, region) in state.memory.regions.iter().enumerate() {
+            if !lies.regions().has(number) {
+                continue;
+            }
+            from = from.and(self.beside[number]);
+            if region.name == RegionName::Pvcs {
+                from = from.with(Origin::Guest);
+            }
+            if is_within {
+                let cells = region.cells.chunks(8).map(|cells| Origins::of(d, d.load(cells)));
+                from = cells.fold(from.and(self.within[number]), Origins::and);
+            }
+        }
+        from
+    }
+
+    /// What may be found in a region, where `value` was stored last.
+    pub(crate) fn amended(&self, place: Place, is_by_rsp: bool, value: Origins) -> Option<Origins> {
+        let more = self.within[place.region];
+        if self.is_among_calls(place, is_by_rsp) {
+            return Some(more.and(value).with(Origin::Stale).with(Origin::Place));
+        }
+        (!more.is_empty()).then(|| more.and(value))
+    }
+
+    /// A store to a region.
+    pub(crate) fn stored(&mut self, place: Place, is_by_rsp: bool, value: Origins) {
+        if self.is_among_calls(place, is_by_rsp) {
+            let within = &mut self.within[place.region];
+            *within = within.and(value).and(Origins::CODE);
+        }
+    }
+
+    /// Whether there may be more calls or fewer than where this is. `is_by_rsp` says whether it is counted
+    /// from RSP, and not below it.
+    pub(crate) fn is_among_calls(&self, place: Place, is_by_rsp: bool) -> bool {
+        place.index < self.calls_below[place.region] && (!is_by_rsp || self.is_set)
+    }
+
+    /// Below this cell of a stack there may be more calls.
+    pub(crate) fn call_below(&mut self, region: usize, end: usize) {
+        self.calls_below[region] = self.calls_below[region].max(end);
+    }
+
+    /// RSP is set to something that is not counted from it.
+    pub(crate) fn set_rsp(&mut self) {
+        self.is_set |= self.calls_below.iter().any(|end| *end != 0);
+    }
+}
+
+/// Whether some of `size` bytes at `address` are a region's: on another root, or over its end.
+pub(crate) fn is_partly_within<D: Domain>(
+    d: &D,
+    state: &Machine<D>,
+    address: D::Word,
+    size: usize,
+) -> bool {
+    state.memory.regions.iter().any(|region| {
+        let there = region.start..region.offset(region.cells.len());
+        d.distance(address, region.base)
+            .is_some_and(|at| at < there.end && there.start < at.saturating_add(size as i64))
+    })
 }

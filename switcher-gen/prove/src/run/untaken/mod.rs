@@ -29,15 +29,16 @@
 //! mitigations are joined. What they differ in is forgotten, except where it comes from
 //! ([`Domain::forgotten`]), so that the next such state is covered.
 
+mod eye;
 pub(crate) mod join;
 mod judge;
 mod memory;
+mod origin_set;
 mod predict;
+mod tells;
 
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
-
-use iced_x86::Register;
 
 use crate::bad_code::BadCode;
 use crate::goal::{Goal, Goals};
@@ -47,10 +48,12 @@ use crate::run::events::untold;
 use crate::run::host_return;
 use crate::run::host_return::HostReturn;
 use crate::run::origins::is_steered;
-use crate::run::untaken::join::{Seen, region};
-use crate::run::untaken::judge::{Eye, at_caller, at_guest, is_a_guests, tells};
-use crate::run::untaken::memory::{NEAR, forget_memory, found, skip};
+use crate::run::untaken::eye::Eye;
+use crate::run::untaken::join::Seen;
+use crate::run::untaken::judge::{at_caller, at_guest, is_a_guests, tells_a_guest};
+use crate::run::untaken::memory::Strayed;
 use crate::run::untaken::predict::arms_of;
+use crate::run::untaken::tells::is_of_places;
 use crate::run::watch::Watch;
 use crate::world::World;
 use switcher_gen::asm::HostSymbol;
@@ -62,22 +65,20 @@ use switcher_model::{Domain, Gpr, Msrs, State as Machine, Step, Stuck};
 pub struct Untaken {
     /// The addresses of the instructions that arms have come to.
     pub at: BTreeSet<u64>,
-    /// Whether a RET has led to what no call of the code's has pushed: then it matters what an
-    /// address is.
-    pub by_value: bool,
     /// How many instructions were executed.
     pub executed: usize,
     /// The branches that must stay in their cache line for what was shown.
     pub lines: BTreeSet<u64>,
-    /// Whether an arm has ended because the CPU lacks something that another may have.
-    pub lacks: bool,
+    /// Whether it may matter how far addresses of the code are from each other: a RET has led to what no
+    /// call of the code's has pushed, or something was made of two of them.
+    pub of_place: bool,
 }
 
 /// What an arm has done, and the path before it, besides what [`Barriers`] say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SoFar {
-    /// Whether it has stored to where a guest says.
-    has_stored: bool,
+    /// What its stores may have left where nobody knows.
+    strayed: Strayed,
     /// How many VERWs the path had executed, if nothing may be read after the last of them.
     overwritten: usize,
 }
@@ -177,6 +178,7 @@ fn one<D: Domain>(
     let mut is_first = true;
     // Whether it comes after the path's last VERW.
     let is_last = so_far.overwritten != 0 && so_far.overwritten == arms.verws;
+    let interrupted = world.event.as_ref().map(|event| event.interrupted.rip);
     loop {
         let at = d.code_at(world.machine.rip).unwrap_or_default();
         if !std::mem::take(&mut is_first) && arms.seen.contains_key(&at) {
@@ -214,7 +216,12 @@ fn one<D: Domain>(
                 return Ok(());
             }
             // What one of these returns to might be executed.
-            Operation::Sysretq | Operation::Sysretl | Operation::ReturnFar(_) => {
+            Operation::Sysretq | Operation::Sysretl => {
+                watch.verw(d, goals);
+                tells_a_guest(d, &world.machine, goals);
+                return Ok(());
+            }
+            Operation::ReturnFar(_) => {
                 watch.verw(d, goals);
                 at_guest(d, &world.machine, watch, goals);
                 return Ok(());
@@ -223,7 +230,8 @@ fn one<D: Domain>(
                 let holds = world.machine.jumps_if(d, op.kind).unwrap_or(d.bit(true));
                 world.machine.count_down(d, op.kind);
                 let condition = d.number(holds);
-                if arms.tells(d, watch, &world.machine, condition) {
+                let is_excused = || is_of_places(d, &world.machine, interrupted, condition);
+                if arms.tells(d, watch, &world.machine, condition) && !is_excused() {
                     goals.broken(d, obligation::UNTAKEN_MEMORY, "flags", None);
                     return Ok(());
                 }
@@ -246,25 +254,42 @@ fn one<D: Domain>(
         if is_return {
             let place = machine.memory.locate(d, machine.get(Gpr::Rsp), 8, machine.cr3);
             let to = place.and_then(|place| d.code_at(machine.memory.load(d, place)));
-            arms.reached.by_value |= to.is_some() && !watch.is_predicted(to);
+            arms.reached.of_place |= to.is_some() && !watch.is_predicted(to);
         }
-        let stepped = machine.step(
-            d,
-            model,
-            &target.program,
-            &mut Eye {
-                watch,
-                goals,
-                is_last,
-                told: &mut arms.told,
-                lacks: &mut arms.reached.lacks,
-            },
-        );
+        // By which ring 0 goes on where an event has interrupted it.
+        let next = target.program.at(op.next).and_then(Result::ok);
+        let is_frame = op.kind == Operation::PopFlags
+            && next.is_some_and(|next| matches!(next.kind, Operation::ReturnFar(_)));
+        let mut eye = Eye {
+            op,
+            is_last,
+            is_frame,
+            told: &mut arms.told,
+            strayed: &mut so_far.strayed,
+            is_over: false,
+            settled_by: Vec::new(),
+            places: eye::places(d, machine, &op),
+            watch: &mut *watch,
+            goals: &mut *goals,
+        };
+        let stepped = machine.step(d, model, &target.program, &mut eye);
+        if eye::sets_rsp(&op) {
+            eye.strayed.set_rsp();
+        }
+        let (is_over, settled_by) = (eye.is_over, std::mem::take(&mut eye.settled_by));
+        arms.reached.of_place |= eye.places > 1;
+        if is_over {
+            return Ok(());
+        }
+        if settled_by.into_iter().any(|condition| arms.tells(d, watch, machine, condition)) {
+            goals.broken(d, obligation::UNTAKEN_MEMORY, "RIP", None);
+            return Ok(());
+        }
         let is_transfer = matches!(op.kind, Operation::Jump | Operation::Call) || is_return;
         let by_value = is_return || op.is_indirect();
         match stepped {
             Ok(Step::Next | Step::Left)
-                if by_value && (so_far.has_stored || is_a_guests(d, machine.rip)) =>
+                if by_value && (so_far.strayed.is_elsewhere() || is_a_guests(d, machine.rip)) =>
             {
                 goals.broken(d, obligation::UNTAKEN_TARGET, "RIP", None);
                 return Ok(());
@@ -293,6 +318,15 @@ fn one<D: Domain>(
                     watch.is_host(d, goals, machine);
                     return Ok(());
                 }
+                let rsp = machine.get(Gpr::Rsp);
+                let place = machine.memory.locate(d, rsp, 8, machine.cr3);
+                let is_of_host = d.code_at(machine.rip).is_some_and(|rip| {
+                    target.returns.iter().any(|of_host| *of_host != 0 && *of_host == rip)
+                });
+                if is_of_host && place.is_some_and(|place| so_far.strayed.is_open(place.region)) {
+                    goals.broken(d, obligation::UNTAKEN_TARGET, "RIP", None);
+                    return Ok(());
+                }
                 match host_return::left(d, world, watch, goals) {
                     HostReturn::Back => {}
                     HostReturn::Broken(_) => {
@@ -311,57 +345,10 @@ fn one<D: Domain>(
                 }
             }
             Ok(Step::Guest { .. } | Step::Fault(_)) => return Ok(()),
-            Err(Stuck::Wild { address, store, .. }) => {
-                let machine = &mut world.machine;
-                let instruction = target.program.instruction(at);
-                let is_near = region(d, machine, address, NEAR).is_some();
-                let bases = [machine.gs_base, machine.inactive_gs_base];
-                // Two numbers may be close by chance, two terms may not.
-                let is_term = d.mentions(address, |_| true);
-                let by_gs = |base| {
-                    let distance = d.distance(address, base).filter(|_| is_term);
-                    distance.is_some_and(|at| i32::try_from(at).is_ok())
-                };
-                if !is_near
-                    && (instruction.memory_segment() == Register::GS
-                        || bases.into_iter().any(by_gs))
-                {
-                    goals.broken(d, obligation::SWAPGS_FENCED, "GS base", None);
-                    return Ok(());
-                }
-                // A call pushes its address onto a stack. Paths show how deep that may go.
-                let is_call = op.kind == Operation::Call && !op.is_indirect() && is_near;
-                if is_call {
-                    machine.set(Gpr::Rsp, d.plus(machine.get(Gpr::Rsp), -8));
-                    watch.barriers.called(op.next, target.around(at).fills);
-                    let to = instruction.near_branch_target();
-                    watch.go_later(d, arms, to, machine, &watch.barriers, so_far);
-                    return Ok(());
-                }
-                // It makes many accesses, of which one is judged.
-                let is_string =
-                    matches!(op.kind, Operation::StoreString { .. } | Operation::CopyString { .. });
-                if tells(d, address) && !is_near || is_transfer || is_string {
-                    goals.broken(d, obligation::UNTAKEN_MEMORY, "address", None);
-                    return Ok(());
-                }
-                let value = match is_near {
-                    // It is a value of the host's, and no pointer.
-                    true => watch.start.block.host_cr3,
-                    false => found(d),
-                };
-                // By these two, ring 0 goes on where an event has interrupted it.
-                let next = target.program.at(op.next).and_then(Result::ok);
-                let is_frame = op.kind == Operation::PopFlags
-                    && next.is_some_and(|next| matches!(next.kind, Operation::ReturnFar(_)));
-                watch.has_read(d, goals, is_last && !is_frame);
-                watch.barriers.overwritten &= is_frame;
-                watch.barriers.overwritten |= op.kind == Operation::Verw;
-                skip(d, machine, &op, &instruction, value);
-                if store && !is_near {
-                    so_far.has_stored = true;
-                    forget_memory(d, machine);
-                }
+            // All that is loaded or stored has an answer.
+            Err(Stuck::Wild { .. }) => {
+                goals.broken(d, obligation::UNTAKEN_MEMORY, "address", None);
+                return Ok(());
             }
             // Which of several addresses it is, is not known.
             Err(Stuck::Several { .. }) => {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use iced_x86::{Mnemonic, OpKind};
 
 use crate::run::barriers::Barriers;
+use crate::run::untaken::memory::Strayed;
 use crate::run::untaken::{Arms, Jump, SoFar, copy};
 use crate::run::watch::Watch;
 use crate::target::Target;
@@ -25,7 +26,7 @@ impl<D: Domain> Watch<'_, D> {
         if let Some(Ok(op)) = self.entry.target.program.at(at) {
             let is_last = self.barriers.overwritten;
             let overwritten = if is_last { arms.verws } else { 0 };
-            let so_far = SoFar { has_stored: false, overwritten };
+            let so_far = SoFar { strayed: Strayed::default(), overwritten };
             // The CPU may take any round for the last one.
             if op.repeats() && d.known(state.get(Gpr::Rcx)) != Some(0) {
                 self.go_later(d, &mut arms, op.next, state, &self.barriers, so_far);

@@ -1,0 +1,160 @@
+//! What is read of a file: its code as it lies in memory, and what is known and assumed of it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use switcher_gen::asm::HostSymbol;
+
+use super::error::ReadError;
+use super::places::{BASE, PlaceInFile};
+
+/// The code of an ELF file, as it lies in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// Where the section begins that holds the code. An object has no address yet: its first
+    /// section of code is taken to lie at [`Foreign::BASE`].
+    pub base: u64,
+    /// The code that the routines of a switcher reach, by address, with relocations applied. If the
+    /// file names none of the routines, this is all of its code.
+    pub pieces: Vec<(u64, Vec<u8>)>,
+    /// The addresses of the names in the code. A global symbol takes precedence over local ones of
+    /// the same name, and the first of several local ones counts. The name of a routine is never
+    /// ambiguous.
+    pub symbols: BTreeMap<String, u64>,
+    /// The sections that the bytes come from, by address.
+    pub sections: Vec<CodeSection>,
+    /// What decides about the code's address.
+    pub linkage: Linkage,
+    /// The first place in an object where the code stores an address of its own as a number.
+    pub absolute: Option<PlaceInFile>,
+    /// Tables that name the code and do not change it, and why.
+    pub harmless: Vec<String>,
+    /// Sections that name the code, of which it is not known what for: whoever knows that they do
+    /// not change it says so with [`Foreign::assume_unpatched`].
+    pub unknown: Vec<(String, PlaceInFile)>,
+    /// Sections of unknown purpose that the user has declared not to change the code.
+    pub unpatched: Vec<(String, PlaceInFile)>,
+    /// What else the file does not show and a proof assumes, in whole sentences.
+    pub taken: Vec<String>,
+}
+
+/// What decides about the address of code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Linkage {
+    /// The linker decides: the file is an object.
+    Object,
+    /// The address is fixed: the file is linked.
+    Fixed,
+    /// The loader decides: the file is linked and can be loaded anywhere.
+    Movable,
+}
+
+/// A section of code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CodeSection {
+    /// Its name.
+    pub name: String,
+    /// The addresses it covers; never empty.
+    pub range: Range<u64>,
+    /// The alignment of its final address. An object asks for it. The code of a linked file lies at
+    /// its address, or whole pages away from it.
+    pub alignment: u64,
+}
+
+/// INT3: what fills gaps, so that a jump into one stops at once.
+const FILLER: u8 = 0xCC;
+
+impl Foreign {
+    /// Where the code of an object is put: an address such as kernels run at. Objects do not say
+    /// where they will run; an address of theirs in 32 bits does not fit here, and is an error.
+    pub const BASE: u64 = BASE;
+
+    /// The address that is assumed for a symbol of the host's which the file calls and does not
+    /// have. It is within reach of the code and overlaps nothing.
+    #[must_use]
+    pub fn of_host(name: &str) -> Option<u64> {
+        let mut known = HostSymbol::HOOKS.iter().chain(&HostSymbol::RETURNS);
+        let index = known.position(|symbol| symbol.0 == name)?;
+        Some(Self::BASE - (1 << 24) + 0x100 * index as u64)
+    }
+
+    /// Declares that sections which name the code for an unknown purpose do not change it. A proof
+    /// then [assumes](Self::assumed) this.
+    pub fn assume_unpatched(&mut self) {
+        self.unpatched.append(&mut self.unknown);
+    }
+
+    /// What a proof of this code assumes, beside what every proof does, in whole sentences.
+    #[must_use]
+    pub fn assumed(&self) -> Vec<String> {
+        let base = self.pieces.first().map_or(self.base, |(start, _)| *start);
+        let mut assumed = Vec::new();
+        assumed.extend(match self.linkage {
+            Linkage::Fixed => Some(format!(
+                "the code runs where it is linked to, its first instruction at {base:#x}: of other \
+                 addresses nothing is said"
+            )),
+            Linkage::Movable => Some(format!(
+                "the code is loaded where the file has it, its first instruction at {base:#x}: of \
+                 other addresses nothing is said"
+            )),
+            Linkage::Object => self.absolute.as_ref().map(|at| {
+                format!(
+                    "the code is linked so that its first instruction lies at {base:#x}: {at} holds \
+                     an address as a number, and of other addresses nothing is said"
+                )
+            }),
+        });
+        assumed.extend(few(&self.unpatched, |(section, at)| {
+            format!("what `{section}` is for, which names {at}, does not change the code")
+        }));
+        assumed.extend(self.taken.iter().cloned());
+        assumed
+    }
+
+    /// All bytes from the first one known to the last. INT3 fills the gaps.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (start, piece) in &self.pieces {
+            bytes.resize((start - self.base) as usize, FILLER);
+            bytes.extend(piece);
+        }
+        bytes
+    }
+
+    /// The address of `name`.
+    ///
+    /// # Errors
+    /// If no code has this name. The error lists the names that exist.
+    pub fn symbol(&self, name: &str) -> Result<u64, ReadError> {
+        /// How many names a message can hold.
+        const FEW: usize = 12;
+        self.symbols.get(name).copied().ok_or_else(|| {
+            let mut known: Vec<_> = self.symbols.keys().collect();
+            if known.len() > FEW {
+                known.sort_by_key(|other| std::cmp::Reverse(likeness(name, other)));
+                known.truncate(FEW);
+            }
+            let known = known.into_iter().cloned().collect();
+            ReadError::NoSymbol { name: name.into(), known }
+        })
+    }
+}
+
+/// How many bytes two names have in common at both ends.
+pub(super) fn likeness(a: &str, b: &str) -> usize {
+    let same = |(a, b): &(u8, u8)| a == b;
+    a.bytes().zip(b.bytes()).take_while(same).count()
+        + a.bytes().rev().zip(b.bytes().rev()).take_while(same).count()
+}
+
+/// A sentence for each of the first items, and one that says how many more there are.
+pub(super) fn few<T>(all: &[T], sentence: impl Fn(&T) -> String) -> Vec<String> {
+    /// How many are shown.
+    const MANY: usize = 16;
+    let mut few: Vec<_> = all.iter().take(MANY).map(sentence).collect();
+    let more = all.len().saturating_sub(MANY);
+    few.extend((more > 0).then(|| format!("and {more} more of the same")));
+    few
+}
