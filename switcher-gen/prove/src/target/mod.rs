@@ -45,7 +45,7 @@ pub struct Target {
     pub setting: Setting,
     /// How many instructions a path may have before it is taken to have no end.
     pub limit: usize,
-    /// What a verdict assumes of this code in particular, beside all that CAVEATS.md lists.
+    /// What a verdict assumes of this code in particular, beside all that spec/proofs.md lists.
     pub assumed: Vec<String>,
     /// What names the code and was found not to change it.
     pub harmless: Vec<String>,

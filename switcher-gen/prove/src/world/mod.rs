@@ -1,6 +1,6 @@
 //! The states that theorems are about: the machine's and the specification's, of the same unknowns.
 //!
-//! Everything **assumed** is in this folder: see [`World::assume`], [`event`] and the list in CAVEATS.md.
+//! Everything **assumed** is in this folder: see [`World::assume`], [`event`] and the list in spec/proofs.md.
 //! A state is built from a [`Source`] of values: variables for a proof, numbers for a fuzzer or for the
 //! replay of a counterexample.
 //!
