@@ -1,5 +1,5 @@
 //! Engines, which run the cases. Emulators boot the kernel, one file per emulator; the others are
-//! this program itself in a second process ([`hosted`]), which writes the same report.
+//! this program itself in a second process ([`mod@hosted`]), which writes the same report.
 //!
 //! An engine only starts, waits and collects. [`judge`] decides whether a run has passed.
 

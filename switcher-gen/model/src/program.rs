@@ -1,8 +1,8 @@
-//! Bytes as operations: decoded by iced-x86, reduced to what [`step`](super::step) has a semantics
+//! Bytes as operations: decoded by iced-x86, reduced to what `step` has a semantics
 //! for. An instruction without a semantics is an error that names it, never a guess.
 //!
-//! No decoder is trusted alone: [`second`] decodes the same bytes by another one, and both must
-//! agree in length, operation and operands. A prefix that means nothing is refused ([`prefixes`]).
+//! No decoder is trusted alone: `second` decodes the same bytes by another one, and both must
+//! agree in length, operation and operands. A prefix that means nothing is refused (`prefixes`).
 
 use std::cell::OnceCell;
 

@@ -32,7 +32,7 @@
 //!
 //! A theorem is run like a test: from a state to an outcome, by [`machine`](switcher_model), and
 //! the outcome is compared with what [`spec`](switcher_spec) makes of the same state. On numbers
-//! that is one case ([`fuzz`](switcher_engine::fuzz)); on unknowns it is all of them.
+//! that is one case (`switcher-engine`'s `fuzz`); on unknowns it is all of them.
 //!
 //! ```
 //! use switcher_gen::{Image, Variant};

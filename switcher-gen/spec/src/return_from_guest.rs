@@ -6,7 +6,7 @@ use switcher_model::Domain;
 /// A guest's registers are in a frame at `frame_at`, on the sp0 stack or on one of the IST; `frame`
 /// is what it holds if the switcher itself wrote it.
 ///
-/// What else every exit must establish is in the list of goals of [`prove`](switcher_prove):
+/// What else every exit must establish is in the list of goals of `switcher-prove`:
 /// scratch registers are zero, DF and AC are clear, GS base is the host's.
 pub fn return_from_guest<D: Domain>(
     d: &D,

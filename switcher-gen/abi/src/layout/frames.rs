@@ -200,7 +200,7 @@ pub struct IstTop {
 
 impl IstTop {
     /// How much of the stack below it emitted code uses itself: a [`PtRegs`], what is kept over a
-    /// hook, and the return addresses of [`Bhb::Long`](crate::Bhb), each of whose rounds is called
+    /// hook, and the return addresses of `Bhb::Long`, each of whose rounds is called
     /// by the one before. The proofs allow no more. Hooks come on top.
     pub const USED: usize = 384;
     /// The least that such a stack has: below what is used, a #MC and a #DB may each need their

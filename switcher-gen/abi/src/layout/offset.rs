@@ -377,7 +377,7 @@ pub trait AsmLayout: Sized {
     const LAYOUT: &'static Layout;
 }
 
-/// What a memory operand is about: how `asm!` tells [`Sink::operand`](crate::asm::Sink::operand).
+/// What a memory operand is about: how `asm!` tells `Sink::operand` of `switcher-asm`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operand {
     /// The struct the base register points into.

@@ -7,7 +7,7 @@
 //!
 //! | figure | what is counted |
 //! |---|---|
-//! | `instructions` | executed by the switcher: SYSRETQ and RET too, but not the SYSCALL or CALL before the first one, nor the IRETQ that may be the last. So [`native`](switcher_engine::native) counts, and so were the kernel's counted |
+//! | `instructions` | executed by the switcher: SYSRETQ and RET too, but not the SYSCALL or CALL before the first one, nor the IRETQ that may be the last. So `native` of `switcher-engine` counts, and so were the kernel's counted |
 //! | `loads`, `stores` | accesses to memory; one instruction may make both |
 //! | `serialising` | MOV to CR3, WRMSR and IRETQ: Intel SDM vol. 3, 9.3; AMD APM vol. 2, 7.6.4. LFENCE and MFENCE too, which by 9.3 do not serialise but make what follows wait; SFENCE not. A few MSRs, such as SPEC_CTRL on Intel, can be written without: WRMSR is counted in any case |
 //! | `cr3_writes`, `swapgs` | these instructions |

@@ -5,7 +5,7 @@
 //!
 //! * **killed**: refuted, by an obligation, or refused because no theorem can be about the code;
 //! * **equivalent**: proved, *and* proved to leave everything as the original does, down to what the
-//!   specification does not speak of ([`Prover::equivalent`]);
+//!   specification does not speak of ([`Prover::equivalent`](crate::Prover::equivalent));
 //! * a **hole**: neither. There must be none.
 
 mod assemble;
