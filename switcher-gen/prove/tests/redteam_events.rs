@@ -209,6 +209,30 @@ fn a_stub_pushes_another_vector() {
     }
 }
 
+/// Where indirect branches are tracked, they are tracked in ring 0 whatever has led there.
+#[test]
+fn an_event_jumps_to_anything_under_ibt() {
+    for (variant, is_tracked) in [("intel-4level", false), ("intel-4level-ibt", true)] {
+        let ours = Ours::new(variant);
+        // RAX is saved there, and loaded next.
+        let at = ours
+            .find(Label::EventOnSp0, &text!(; movzx eax, BYTE [BYTE rsp + PtRegs::rdi.low_byte()]));
+        let behind = MemoryOperand::with_base_displ(
+            Register::RIP,
+            mutate::behind(&ours.target).cast_signed(),
+        );
+        let jump = [
+            Instruction::with2(Code::Lea_r64_m, Register::RAX, behind).unwrap(),
+            Instruction::with1(Code::Jmp_rm64, Register::RAX).unwrap(),
+            Instruction::with(Code::Int3),
+        ];
+        let changed = mutate::inserted(&ours.target, at, &jump).unwrap();
+        let found = Prover::default().findings(&changed).unwrap();
+        let names: Vec<_> = found.refuted.iter().map(|found| found.obligation.name).collect();
+        assert_eq!(names.contains(&"endbr"), is_tracked, "{variant}: {names:?}");
+    }
+}
+
 #[test]
 fn stubs_are_swapped() {
     let ours = Ours::new("intel-4level");

@@ -66,7 +66,7 @@ pub(crate) fn execute<D: Domain>(
         }
         let World { machine, model, .. } = &mut *world;
         let stepped = machine.step(d, model, &target.program, &mut Observed { watch, goals });
-        if entered.is_none() && target.setting.variant.ibt() && target.is_indirect(at) {
+        if target.setting.variant.ibt() && target.is_indirect(at) {
             let to = d.code_at(machine.rip).unwrap_or_default();
             goals.add(obligation::ENDBR, d.bit(target.is_endbr(to)), "indirect jump");
         }
