@@ -116,6 +116,8 @@ fn prove_all_proves_every_variant() {
     assert_eq!(proved.lines().count(), Variant::all().count());
     for (variant, line) in Variant::all().zip(proved.lines()) {
         assert!(line.starts_with(&format!("{variant}: proved: ")), "{line}");
+        // The table of certificates has it: see switcher-gen/prove/tests/proofs.rs.
+        assert!(line.ends_with("certificate on record: yes"), "{line}");
     }
     let count = (Theorem::ALL.len() + Theorem::EVENTS.len()) * Variant::all().count();
     assert!(last.starts_with(&format!("{count} theorems: ")), "{last}");
