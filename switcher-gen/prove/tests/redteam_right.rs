@@ -38,6 +38,11 @@ fn come_to<'a>(cases: impl IntoIterator<Item = (&'a str, Target, &'a str)>) {
     assert!(others.is_empty(), "{others:#?}");
 }
 
+/// Right code that is refused all the same. Where arms come together, what differs between them is
+/// forgotten, and what is forgotten counts as a secret: a jump by it is refused. Whoever remembers more there
+/// has these tests fail, and may then write "proved" for it.
+const TOO_MUCH: &str = "untaken-memory";
+
 const ENTERING: &Place = &PLACES[0];
 const TO_SMOD: &Place = &PLACES[1];
 const IN_THE_HOST: &Place = &PLACES[4];
@@ -171,7 +176,8 @@ fn by_cmpxchg(restore: &str, failed: &str) -> Target {
 #[test]
 fn the_mode_is_changed_by_cmpxchg() {
     come_to([
-        ("CMPXCHG", by_cmpxchg("popq\t%rax", "\tjne\t.Lnot_to_smod\n"), "proved"),
+        // It is right: see [`TOO_MUCH`].
+        ("CMPXCHG", by_cmpxchg("popq\t%rax", "\tjne\t.Lnot_to_smod\n"), TOO_MUCH),
         (
             "what it fails with is lost",
             by_cmpxchg("leaq\t8(%rsp), %rsp", "\tjne\t.Lnot_to_smod\n"),
@@ -198,8 +204,9 @@ fn the_return_stack_buffer_is_filled_with_loops() {
         mitigated(RSB, &[(FILL, &FILL_AS_LINUX.replace(from, to))])
     };
     come_to([
-        ("as Linux has it", fill("$16", "$16"), "proved"),
-        ("without PAUSE", fill("\tpause\n", ""), "proved"),
+        // These are right: see [`TOO_MUCH`].
+        ("as Linux has it", fill("$16", "$16"), TOO_MUCH),
+        ("without PAUSE", fill("\tpause\n", ""), TOO_MUCH),
         (
             "two less",
             mitigated(RSB, &[(FILL, &FILL_AS_LINUX.replace("$16", "$15").replace("32)", "30)"))]),
@@ -266,9 +273,10 @@ fn what_inhibits_is_asked_in_two_questions() {
     let between = "\tpushq\t%rdx\n\tmovq\t%gs:PVCS, %rdx\n\tmovl\t$USER_CS_SS, PVCS_USER_CS_SS(%rdx)\n\
                    \tpopq\t%rdx\n";
     come_to([
-        ("halves", asked(&format!("{low}{high}")), "proved"),
-        ("the other way round", asked(&format!("{high}{low}")), "proved"),
-        ("three parts", asked(&format!("{high}{less}{bit}")), "proved"),
+        // These are right: see [`TOO_MUCH`].
+        ("halves", asked(&format!("{low}{high}")), TOO_MUCH),
+        ("the other way round", asked(&format!("{high}{low}")), TOO_MUCH),
+        ("three parts", asked(&format!("{high}{less}{bit}")), TOO_MUCH),
         (
             "asked again behind a store",
             at(TO_SMOD, "\tbtl\t$9, %gs:SWITCH_FLAGS\n\tjc\t1f\n1:\n"),
