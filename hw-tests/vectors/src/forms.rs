@@ -273,12 +273,11 @@ pub fn arithmetic() -> Vec<Form> {
         })*};
     }
     unary!(not, neg, inc, dec);
-    // Where nothing is mapped.
+    // Where nothing is mapped. Not XCHG, of which QEMU 7.2 loses the flags there in some states.
     instructions! { list:
         NONE => add(qword_ptr(rcx), rax), AF => and(dword_ptr(rcx), eax), NONE => neg(byte_ptr(rcx)),
         NONE => cmp(qword_ptr(rcx), rax), OF | AF => shl(qword_ptr(rcx), 3),
         BIT_TEST => bts(qword_ptr(rcx), 3), BIT_TEST => bt(qword_ptr(rcx), 3),
-        NONE => xchg(qword_ptr(rcx), rax),
     }
     list
 }
@@ -634,13 +633,11 @@ fn retfq(selector: i32, release: u32) -> Form {
     }
 }
 
-/// What is the same at any privilege level.
+/// What is the same at any privilege level, but for [`exchanges`] and [`strings_and_loops`].
 #[must_use]
 pub fn everywhere() -> Vec<Form> {
     let lists = [
         moves(),
-        exchanges(),
-        strings_and_loops(),
         arithmetic(),
         shifts_and_bit_tests(),
         conditions(),
