@@ -273,7 +273,7 @@ pub fn arithmetic() -> Vec<Form> {
         })*};
     }
     unary!(not, neg, inc, dec);
-    // Where nothing is mapped. Not XCHG, of which QEMU 7.2 loses the flags there in some states.
+    // Where nothing is mapped. Not XCHG: QEMU 7.2 loses flags there in some states.
     instructions! { list:
         NONE => add(qword_ptr(rcx), rax), AF => and(dword_ptr(rcx), eax), NONE => neg(byte_ptr(rcx)),
         NONE => cmp(qword_ptr(rcx), rax), OF | AF => shl(qword_ptr(rcx), 3),

@@ -60,7 +60,8 @@ pub fn table(engine: &str) -> Vec<u8> {
     let mut vectors = Vec::new();
     let everywhere = forms::everywhere().into_iter().map(|form| (form, STATES));
     let of_ring_0 = forms::ring_0().into_iter().map(|form| (form, STATES_OF_RING_0));
-    // The states of a form are chosen by its number: what is new comes last, and the others keep theirs.
+    // The states of a form are chosen by its number: what is new comes last, and the others keep
+    // theirs.
     let new = [forms::exchanges(), forms::strings_and_loops()].into_iter().flatten();
     let new = new.map(|form| (form, STATES));
     let forms: Vec<_> = everywhere.chain(of_ring_0).chain(new).collect();
