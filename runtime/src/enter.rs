@@ -2,6 +2,7 @@
 
 use core::arch::asm;
 use core::ptr::NonNull;
+use core::sync::atomic::{Ordering, compiler_fence};
 
 use switcher_gen::arch::{Cr3, Msr as MsrName, NonCanonical, PagingMode, Vendor, cr4};
 use switcher_gen::asm::Label;
@@ -108,17 +109,18 @@ impl Cpu<'_> {
     /// If interrupts are enabled, if this is not the CPU of `install`, or if the guest's state
     /// cannot be entered: see [`EnterError`].
     pub fn enter(&mut self, guest: &mut Guest) -> Result<Exit, EnterError> {
+        let cr0 = cr0_first();
         // Each is called by its name: which one it is must not become an indirect call.
         if self.switcher.variant().mitigations().untrain {
             // SAFETY: `run` passes the entry of the switcher, ready to be called.
             let call = |entry| unsafe { call_by_iret(entry) };
             // SAFETY: it calls what it is given once, as `enter_with` asks.
-            unsafe { self.run(guest, call) }
+            unsafe { self.run(cr0, guest, call) }
         } else {
             // SAFETY: as above.
             let call = |entry| unsafe { call(entry) };
             // SAFETY: as above.
-            unsafe { self.run(guest, call) }
+            unsafe { self.run(cr0, guest, call) }
         }
     }
 
@@ -143,10 +145,11 @@ impl Cpu<'_> {
         guest: &mut Guest,
         call: unsafe fn(u64) -> *mut PtRegs,
     ) -> Result<Exit, EnterError> {
+        let cr0 = cr0_first();
         // SAFETY: the caller says what `call` does with the entry of the switcher, which `run` passes.
         let call = |entry| unsafe { call(entry) };
         // SAFETY: as the caller says.
-        unsafe { self.run(guest, call) }
+        unsafe { self.run(cr0, guest, call) }
     }
 
     /// All of it but the call.
@@ -155,13 +158,13 @@ impl Cpu<'_> {
     /// As [`enter_with`](Self::enter_with) has it, of `call`.
     unsafe fn run(
         &mut self,
+        cr0: u64,
         guest: &mut Guest,
         call: impl FnOnce(u64) -> *mut PtRegs,
     ) -> Result<Exit, EnterError> {
         let variant = self.switcher.variant();
         let Config { pcid, pku, paging, vendor, mitigations, .. } = variant.config();
-        // First of all: with CR0.TS set, anything else could use a vector register, and fault.
-        let running = Running::read(guest, variant.selectors(), self.then);
+        let running = Running::read(cr0, guest, variant.selectors(), self.then);
         state::check_running(&running)?;
         check(guest, variant)?;
         let block = self.per_cpu.as_ptr() as u64;
@@ -314,6 +317,16 @@ fn check_host_pcid(guest: &Guest, host: Cr3) -> Result<(), EnterError> {
         }
     }
     Ok(())
+}
+
+/// CR0, as the host has it. With CR0.TS set, anything else could use a vector register and fault, and a host
+/// that gives the FPU to whoever faults has cleared the bit by then. So it is read first.
+#[inline(always)]
+fn cr0_first() -> u64 {
+    let cr0 = registers::cr0();
+    // No copy through a vector register may be made before that.
+    compiler_fence(Ordering::SeqCst);
+    cr0
 }
 
 /// Whether `guest` may be entered on a switcher of this variant.

@@ -287,9 +287,9 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Reads it, at CPL 0. A guest with the switcher's own selectors and null ones has nothing read for
-    /// them: `install` has seen these.
-    pub(crate) fn read(guest: &Guest, selectors: Selectors, then: Installed) -> Self {
+    /// Reads it, at CPL 0, but for `cr0`, which was read before anything else. A guest with the switcher's
+    /// own selectors and null ones has nothing read for them: `install` has seen these.
+    pub(crate) fn read(cr0: u64, guest: &Guest, selectors: Selectors, then: Installed) -> Self {
         let now = Installed::read();
         let entry = |selector| if selector > NULL { descriptor(now.gdtr, selector) } else { 0 };
         let hosts = registers::data_selectors();
@@ -305,7 +305,7 @@ impl Running {
         }
         Self {
             flags: registers::flags(),
-            cr0: registers::cr0(),
+            cr0,
             now,
             then,
             ldtr: registers::ldtr(),
