@@ -273,11 +273,12 @@ pub fn arithmetic() -> Vec<Form> {
         })*};
     }
     unary!(not, neg, inc, dec);
-    // Where nothing is mapped. Not XCHG: QEMU 7.2 loses flags there in some states.
+    // Where nothing is mapped.
     instructions! { list:
         NONE => add(qword_ptr(rcx), rax), AF => and(dword_ptr(rcx), eax), NONE => neg(byte_ptr(rcx)),
         NONE => cmp(qword_ptr(rcx), rax), OF | AF => shl(qword_ptr(rcx), 3),
         BIT_TEST => bts(qword_ptr(rcx), 3), BIT_TEST => bt(qword_ptr(rcx), 3),
+        NONE => xchg(qword_ptr(rcx), rax),
     }
     list
 }
