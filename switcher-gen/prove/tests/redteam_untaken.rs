@@ -698,6 +698,32 @@ fn what_is_told_is_not_what_an_arm_has_stored() {
     }
 }
 
+/// Two arms come together, and one has done this before.
+#[test]
+fn arms_come_together_before_they_ask() {
+    let asked = |one: &str| {
+        format!(
+            "\ttestb\t$1, %bl\n\tjz\t7f\n{one}7:\ttestq\t$MODE_SMOD, %gs:SWITCH_FLAGS\n\
+             \tje\t8f\n\tmovq\t(%r14), %rax\n"
+        )
+    };
+    // A hook may have come in between, and what lies there are the flags all the same.
+    for own in ["", "\ttestl\t$4, %gs:SWITCH_FLAGS\n", "\tmovq\t%gs:SWITCH_FLAGS, %rax\n"] {
+        proved(own, &at(TO_SMOD, &asked(own)));
+    }
+    let secret = "\tmovq\t%gs:HOST_CR3, %rax\n\tshrq\t$12, %rax\n";
+    for forged in [
+        "\tmovq\t%rax, %gs:SWITCH_FLAGS\n",
+        "\tmovb\t%al, %gs:SWITCH_FLAGS\n",
+        "\txorq\t%rax, %gs:SWITCH_FLAGS\n",
+        "\txchgq\t%rax, %gs:SWITCH_FLAGS\n",
+        "\ttestl\t$4, %gs:SWITCH_FLAGS\n\torq\t%rax, %gs:SWITCH_FLAGS\n",
+    ] {
+        let code = asked(&format!("{secret}{forged}"));
+        refuted(&code, &at(TO_SMOD, &code), "untaken-memory");
+    }
+}
+
 #[test]
 fn where_code_lies_decides_a_jump() {
     let place = "\tleaq\t8f(%rip), %rcx\n";

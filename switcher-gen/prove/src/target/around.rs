@@ -37,7 +37,7 @@ impl Target {
         let line = LINE as u64;
         Around {
             trap: trap.map(|trap| trap.mnemonic()),
-            fills: to.is_some() && to == self.after_trap(at),
+            fills: to.is_some() && to == self.after_trap(next),
             is_upper: is_predicted.then(|| is_in_upper_half(next.wrapping_sub(1))),
             stays_in_line: to.map(|to| to / line == at / line),
         }

@@ -289,21 +289,19 @@ impl Target {
             && matches!(self.program.instruction(next).mnemonic(), Mnemonic::Int3 | Mnemonic::Ud2)
     }
 
-    /// Where code goes on after the trap after the call at `at`. Speculation that returns there must
-    /// find an end: INT3 or UD2, or a loop of PAUSEs and an LFENCE, as kernels have it.
-    pub(crate) fn after_trap(&self, at: u64) -> Option<u64> {
+    /// Where code goes on after the trap at `start`, if one is there. Speculation that returns there
+    /// must find an end: INT3 or UD2, or a loop of PAUSEs and an LFENCE, as kernels have it.
+    pub(crate) fn after_trap(&self, start: u64) -> Option<u64> {
         use iced_x86::Mnemonic;
-        let start = self.program.instruction(at).next_ip();
-        if self.is_trap_after(at) {
-            return Some(self.program.instruction(start).next_ip());
-        }
         let (mut next, mut is_fenced) = (start, false);
         // Kernels have fewer.
         for _ in 0..4 {
             matches!(self.program.at(next), Some(Ok(_))).then_some(())?;
             let instruction = self.program.instruction(next);
+            let is_first = next == start;
             next = instruction.next_ip();
             match instruction.mnemonic() {
+                Mnemonic::Int3 | Mnemonic::Ud2 => return is_first.then_some(next),
                 Mnemonic::Pause => {}
                 Mnemonic::Lfence => is_fenced = true,
                 Mnemonic::Jmp => {

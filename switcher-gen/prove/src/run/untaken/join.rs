@@ -10,8 +10,8 @@ use crate::run::untaken::memory::{NEAR, Strayed, is_counted};
 use crate::run::untaken::origin_set::Origins;
 use crate::run::untaken::{Arm, Arms, SoFar, copy};
 use crate::run::watch::Watch;
-use switcher_model::program::Operation;
-use switcher_model::{Domain, Flags, Gpr, Msrs, Place, Program, State as Machine};
+use crate::target::Target;
+use switcher_model::{Domain, Flags, Gpr, Msrs, Place, State as Machine};
 
 /// How many states of a kind are told apart at one place.
 const EXACT: usize = 1;
@@ -137,6 +137,21 @@ fn other_chunks<'a, D: Domain>(
     })
 }
 
+/// The chunk in which hooks set bits, and which bits the code has toggled there since it was entered. `None`
+/// if the code may have stored anything else there.
+fn toggled<D: Domain>(d: &D, state: &Machine<D>) -> Option<((usize, usize), u64)> {
+    let mut regions = state.memory.regions.iter().enumerate();
+    let (number, region, hooked) =
+        regions.find_map(|(number, region)| Some((number, region, region.hooked?)))?;
+    let at = (number, region.index(hooked.at)? / CHUNK);
+    d.known(d.xor(chunk(d, state, at), hooked.now)).map(|bits| (at, bits))
+}
+
+/// What hooks alone would have left, and whether the code has read it, by region.
+fn left_by_hooks<D: Domain>(state: &Machine<D>) -> impl Iterator<Item = Option<(D::Word, bool)>> {
+    state.memory.regions.iter().map(|region| region.hooked.map(|it| (it.now, it.is_seen)))
+}
+
 /// What is in a chunk of memory.
 fn chunk<D: Domain>(d: &D, state: &Machine<D>, (region, chunk): (usize, usize)) -> D::Word {
     let cells = &state.memory.regions[region].cells;
@@ -178,7 +193,7 @@ impl<D: Domain> Seen<D> {
         &self,
         d: &D,
         (state, barriers): (&Machine<D>, &Barriers),
-        program: &Program,
+        target: &Target,
     ) -> Option<Deeper> {
         let more = self.barriers.deeper(barriers).filter(|more| *more > 0)?;
         let rsp = state.get(Gpr::Rsp);
@@ -188,10 +203,7 @@ impl<D: Domain> Seen<D> {
             let to = d.code_at(state.memory.load(d, place));
             match barriers.pushed(depth) {
                 Some(Pushed::Address(next)) => to == Some(next),
-                Some(Pushed::Trap) => {
-                    let op = to.and_then(|to| program.at(to)).and_then(Result::ok);
-                    op.is_some_and(|op| matches!(op.kind, Operation::Int3 | Operation::Ud2))
-                }
+                Some(Pushed::Trap) => to.is_some_and(|to| target.after_trap(to).is_some()),
                 None => false,
             }
         };
@@ -212,9 +224,9 @@ impl<D: Domain> Seen<D> {
         d: &D,
         (state, barriers): (&Machine<D>, &Barriers),
         strayed: &Strayed,
-        program: &Program,
+        target: &Target,
     ) -> bool {
-        let deeper = self.deeper(d, (state, barriers), program);
+        let deeper = self.deeper(d, (state, barriers), target);
         let is_rsp = |slot| deeper.is_some() && slot == Gpr::Rsp as usize;
         let fits = |set: Origins, word| !set.is_empty() && Origins::of(d, word).is_within(set);
         let Forgotten { words: sets, flags, cells, strayed: known } = &self.forgotten;
@@ -224,8 +236,16 @@ impl<D: Domain> Seen<D> {
             self.state.flags.is_same(&state.flags) || state.flags.made_of().into_iter().all(fits)
         };
         let is_cell = |at| cells.get(&at).is_some_and(|set| fits(*set, chunk(d, state, at)));
+        let is_toggled =
+            || toggled(d, &self.state).is_none_or(|own| toggled(d, state) == Some(own));
+        let are_seen = || {
+            let mut pairs = left_by_hooks(&self.state).zip(left_by_hooks(state));
+            pairs.all(|(known, now)| known.map(|it| it.1) >= now.map(|it| it.1))
+        };
         all.all(|(slot, ((known, now), set))| known == now || is_rsp(slot) || fits(*set, now))
             && are_flags()
+            && is_toggled()
+            && are_seen()
             && strayed.is_within(known)
             && deeper.as_ref().is_none_or(|deeper| deeper.is_said(known))
             && other_chunks(&self.state, state)
@@ -238,9 +258,9 @@ impl<D: Domain> Seen<D> {
         d: &D,
         (state, barriers): (&Machine<D>, &Barriers),
         strayed: &Strayed,
-        program: &Program,
+        target: &Target,
     ) {
-        let deeper = self.deeper(d, (state, barriers), program);
+        let deeper = self.deeper(d, (state, barriers), target);
         let mut joined = copy(&self.state);
         let mut all = words(&joined);
         for (slot, (word, now)) in all.iter_mut().zip(words(state)).enumerate() {
@@ -266,6 +286,23 @@ impl<D: Domain> Seen<D> {
             let cells = &mut joined.memory.regions[at.0].cells;
             let end = cells.len().min((at.1 + 1) * CHUNK);
             d.store(&mut cells[at.1 * CHUNK..end], d.forgotten(&[now, was]));
+        }
+        // Hooks may have set other bits in both. What the code itself has done there is not forgotten,
+        // so that it is still known that what lies there are the flags.
+        let same = toggled(d, &self.state).filter(|own| toggled(d, state) == Some(*own));
+        let pairs = left_by_hooks(&self.state).zip(left_by_hooks(state)).enumerate();
+        for (number, pair) in pairs {
+            let (Some((was, was_seen)), Some((now, is_seen))) = pair else { continue };
+            let region = &mut joined.memory.regions[number];
+            let Some(hooked) = &mut region.hooked else { continue };
+            hooked.is_seen = was_seen || is_seen;
+            if was != now {
+                hooked.now = d.forgotten(&[now, was]);
+            }
+            let (at, now) = (hooked.at, hooked.now);
+            if let Some((_, bits)) = same.filter(|((of, _), _)| *of == number && was != now) {
+                region.write(d, at, CHUNK, d.xor(now, d.word(bits)));
+            }
         }
         self.forgotten.strayed.join(strayed);
         if let Some(Deeper { region, chunks }) = &deeper {
@@ -314,16 +351,16 @@ impl<D: Domain> Watch<'_, D> {
         let seen = arms.seen.entry(to).or_default();
         let traits = self.traits(d, state, so_far);
         let here = (state, barriers);
-        let program = &self.entry.target.program;
+        let target = self.entry.target;
         let is_like = |seen: &Seen<D>| seen.is_like(d, here, &traits, self);
         let alike: Vec<usize> = (0..seen.len()).filter(|at| is_like(&seen[*at])).collect();
-        if alike.iter().any(|at| seen[*at].covers(d, here, &so_far.strayed, program)) {
+        if alike.iter().any(|at| seen[*at].covers(d, here, &so_far.strayed, target)) {
             return;
         }
         let like = alike.last().filter(|_| alike.len() >= EXACT).map(|at| &mut seen[*at]);
         let (state, barriers, strayed) = match like {
             Some(like) => {
-                like.forget(d, here, &so_far.strayed, program);
+                like.forget(d, here, &so_far.strayed, target);
                 (Rc::clone(&like.state), like.barriers.clone(), like.forgotten.strayed)
             }
             None => {
