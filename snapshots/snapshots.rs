@@ -1,8 +1,8 @@
 //! Makes the snapshots beside this file and compares them with what was reviewed: see README.md.
 //!
-//! A test of `switcher-listing`. It lies here and not in `switcher-gen/listing/tests` because `cargo insta`
-//! looks for pending snapshots in packages and in the directories of their targets, and nowhere
-//! else.
+//! A test of `switcher-listing`. It lies here and not in `switcher-gen/listing/tests` because
+//! `cargo insta` looks for pending snapshots in packages and in the directories of their targets,
+//! and nowhere else.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -144,8 +144,8 @@ fn what_protection_keys_change_in_per_cpu_code() {
     diff("diff_percpu_pku", Placement::PerCpu, |config| config.pku = true);
 }
 
-/// The snapshot of how the code changes if `change` is made to the config of the reference with that
-/// placement.
+/// The snapshot of how the code changes if `change` is made to the config of the reference with
+/// that placement.
 fn diff(name: &str, placement: Placement, change: impl FnOnce(&mut Config)) {
     let old = Variant::REFERENCE.with_policy(Policy { placement, ..Policy::DEFAULT });
     let mut config = old.config();

@@ -13,7 +13,6 @@ use std::process::Command;
 use hw_tests::workspace;
 use serde_json::Value;
 
-#[allow(dead_code)]
 mod tree;
 use tree::{commands, files, has_extension, is_setting, prose, read, root};
 

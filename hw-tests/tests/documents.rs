@@ -11,7 +11,6 @@ use std::process::Command;
 use switcher_gen::layout::Placement;
 use switcher_gen::{Policy, Variant};
 
-#[allow(dead_code)]
 mod tree;
 use tree::{files, has_extension, prose, read, root};
 

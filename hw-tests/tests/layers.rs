@@ -1,5 +1,5 @@
-//! The layers of ARCHITECTURE.md are those of the manifests: no package depends on one below it, and who
-//! links the runtime compiles what a hypervisor needs and nothing else.
+//! The layers of ARCHITECTURE.md are those of the manifests: no package depends on one below it,
+//! and who links the runtime compiles what a hypervisor needs and nothing else.
 
 use std::collections::BTreeSet;
 use std::fs;

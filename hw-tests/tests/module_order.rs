@@ -1,6 +1,6 @@
 //! The modules of the bare-metal packages stand in an order, which each package's head states as a
-//! numbered list, and import only from modules above them in it: so there is no circle. And what is not
-//! a test depends on no package that is one.
+//! numbered list, and import only from modules above them in it: so there is no circle. And what is
+//! not a test depends on no package that is one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -119,7 +119,8 @@ impl Modules {
         imports
     }
 
-    /// The module that a name after `crate::` leads to: itself, or where a macro is that it exports.
+    /// The module that a name after `crate::` leads to: itself, or where a macro is that it
+    /// exports.
     fn module_of<'a>(&'a self, name: &'a str) -> Option<&'a str> {
         let exported = format!("macro_rules! {name} ");
         let mut sources = self.sources.iter();

@@ -1,8 +1,9 @@
 //! The specification of `switcher-gen/spec/` is what the code has: its tables are the structs', its
-//! hazards are the enum's, each hazard has somebody who sees to it, and what comments cite is there.
+//! hazards are the enum's, each hazard has somebody who sees to it, and what comments cite is
+//! there.
 //!
-//! Each comparison is a function of texts that returns what it objects to. So the tests that follow it
-//! can show that it objects to a page in which one thing is wrong.
+//! Each comparison is a function of texts that returns what it objects to. So the tests that follow
+//! it can show that it objects to a page in which one thing is wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -16,7 +17,6 @@ use switcher_gen::layout::{
 use switcher_prove::Obligation;
 use switcher_runtime::{CPU_STATE, Care};
 
-#[allow(dead_code)]
 mod tree;
 use tree::{files, has_extension, read};
 

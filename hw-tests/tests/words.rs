@@ -1,30 +1,13 @@
 //! Comments are whole sentences, and no wider than the code. A test cannot read, so this one looks
 //! for the habits that have made comments hard to understand here.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use hw_tests::workspace;
+mod tree;
+use tree::{files, has_extension, read, root};
 
-/// The folders whose comments are held to this.
-const FOLDERS: [&str; 16] = [
-    "examples",
-    "hw-tests/cases/src",
-    "hw-tests/kernel/src",
-    "hw-tests/platform/src",
-    "hw-tests/protocol/src",
-    "hw-tests/src",
-    "hw-tests/vectors/src",
-    "switcher-gen/abi/src",
-    "switcher-gen/asm/src",
-    "switcher-gen/engine/src",
-    "switcher-gen/listing/src",
-    "switcher-gen/model/src",
-    "switcher-gen/prove/src/cost",
-    "switcher-gen/prove/src/elf",
-    "switcher-gen/spec/src",
-    "switcher-gen/src/emit",
-];
+/// Folders whose sources are given to the macros, and what comes of them.
+const OF_MACROS: [&str; 2] = ["switcher-macros/tests/ui", "switcher-macros/tests/expand"];
 
 /// How wide rustfmt lets the code be.
 const WIDTH: usize = 100;
@@ -116,33 +99,18 @@ fn is_in_assembly(lines: &[&str], at: usize) -> bool {
     next.is_some_and(|line| line.trim_start().starts_with(';'))
 }
 
-/// The Rust files below a folder.
-fn sources(folder: &Path) -> Vec<PathBuf> {
-    let mut all = Vec::new();
-    for entry in fs::read_dir(folder).unwrap_or_else(|why| panic!("{}: {why}", folder.display())) {
-        let path = entry.expect("folders can be read").path();
-        if path.is_dir() {
-            all.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            all.push(path);
-        }
-    }
-    all.sort();
-    all
-}
-
 #[test]
 fn comments_have_none_of_the_worst_habits() {
+    let of_macros = OF_MACROS.map(|folder| root().join(folder));
+    let is_ours = |path: &PathBuf| {
+        has_extension(path, &["rs"]) && !of_macros.iter().any(|folder| path.starts_with(folder))
+    };
+    let sources: Vec<_> = files(root()).into_iter().filter(is_ours).collect();
+    assert!(sources.len() > 300, "the tree's sources: {}", sources.len());
     let mut wrong = Vec::new();
-    for folder in FOLDERS {
-        let sources = sources(&workspace::root().join(folder));
-        assert!(!sources.is_empty(), "{folder} has no sources");
-        for path in sources {
-            let source = fs::read_to_string(&path).expect("sources are UTF-8");
-            let objections = objections(&source).into_iter();
-            wrong
-                .extend(objections.map(|(line, what)| format!("{}:{line} {what}", path.display())));
-        }
+    for path in sources {
+        let objections = objections(&read(&path)).into_iter();
+        wrong.extend(objections.map(|(line, what)| format!("{}:{line} {what}", path.display())));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

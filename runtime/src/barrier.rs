@@ -1,9 +1,9 @@
 //! The barrier between those who share a CPU and do not trust each other.
 //!
 //! IBPB alone is not one: it leaves the return stack buffer on AMD's CPUs that do not say IBPB_RET
-//! (CVE-2022-23824, AMD-SB-1040), and on Intel's without PBRSB_NO the first RET behind it may still be
-//! predicted by what came before (CVE-2022-26373). So the buffer is filled behind each, whatever the CPU says
-//! of itself, for a hypervisor may hide one of the two: next to IBPB it costs nothing.
+//! (CVE-2022-23824, AMD-SB-1040), and on Intel's without PBRSB_NO the first RET behind it may still
+//! be predicted by what came before (CVE-2022-26373). So the buffer is filled behind each, whatever
+//! the CPU says of itself, for a hypervisor may hide one of the two: next to IBPB it costs nothing.
 
 use core::arch::asm;
 
@@ -20,13 +20,14 @@ enum Step {
     FillReturns,
 }
 
-/// The steps in their order, with IBPB or without. The filling comes last: behind it is no RET but those
-/// whose CALLs come later, or the traps.
+/// The steps in their order, with IBPB or without. The filling comes last: behind it is no RET but
+/// those whose CALLs come later, or the traps.
 const fn steps(ibpb: bool) -> &'static [Step] {
     if ibpb { &[Step::Command, Step::FillReturns] } else { &[Step::FillReturns] }
 }
 
-/// Empties this CPU's branch predictors as far as there is a way to: IBPB only where the CPU has it.
+/// Empties this CPU's branch predictors as far as there is a way to: IBPB only where the CPU has
+/// it.
 ///
 /// # Safety
 /// CPL 0, and `ibpb` only if CPUID says that PRED_CMD has it.
@@ -35,16 +36,17 @@ pub(crate) unsafe fn empty_predictors(ibpb: bool) {
     const IBPB: u64 = 1;
     for step in steps(ibpb) {
         match step {
-            // SAFETY: the caller says that the MSR exists and has the command, and `steps` has it only then.
+            // SAFETY: the caller says that the MSR exists and has the command, and `steps` has it
+            // only then.
             Step::Command => unsafe { registers::write_msr(MsrName::PredCmd.address(), IBPB) },
             Step::FillReturns => fill_returns(),
         }
     }
 }
 
-/// The instructions by which the return stack buffer is filled, between what is given. They are the emitted code's
-/// (`switcher-gen/src/emit/mitigations.rs`), without its loop: no entry of any CPU's is left. There is no RET,
-/// which on a host with return thunks could not stay one.
+/// The instructions by which the return stack buffer is filled, between what is given. They are the
+/// emitted code's (`switcher-gen/src/emit/mitigations.rs`), without its loop: no entry of any CPU's
+/// is left. There is no RET, which on a host with return thunks could not stay one.
 macro_rules! filling {
     ($asm:ident, [$($before:literal),*], [$($behind:tt)*]) => {
         $asm! {
@@ -66,8 +68,8 @@ macro_rules! filling {
 /// Fills the return stack buffer.
 #[inline]
 fn fill_returns() {
-    // SAFETY: 8 bytes below RSP are written, and RSP is as it was afterwards. Without `nostack`, that is
-    // stack that nothing else has, and flags are not kept.
+    // SAFETY: 8 bytes below RSP are written, and RSP is as it was afterwards. Without `nostack`,
+    // that is stack that nothing else has, and flags are not kept.
     unsafe { filling!(asm, [], []) };
 }
 

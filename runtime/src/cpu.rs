@@ -55,7 +55,8 @@ pub enum NotHere {
 }
 
 impl NotHere {
-    /// Whether code with these flags and this GS base is on the CPU with this block, and stays there.
+    /// Whether code with these flags and this GS base is on the CPU with this block, and stays
+    /// there.
     pub(crate) const fn check(flags: RFlags, gs_base: u64, block: u64) -> Result<(), Self> {
         if flags.contains(RFlags::IF) {
             return Err(Self::InterruptsEnabled);
@@ -80,8 +81,8 @@ pub enum InstallError {
     /// The switcher was emitted for another kind of CPU or paging mode.
     #[error("this CPU needs variant `{needed}`, but `{assembled}` is loaded")]
     OtherVariant {
-        /// What [`Variant::for_host`] says here, under the policy and with the mitigations that were
-        /// chosen.
+        /// What [`Variant::for_host`] says here, under the policy and with the mitigations that
+        /// were chosen.
         needed: Variant,
         /// What was assembled.
         assembled: Variant,
@@ -146,7 +147,7 @@ pub enum UninstallError {
          call `Cpu::gone` instead"
     )]
     Changed {
-        /// Which.
+        /// The register that is not what `install` has left.
         register: MsrName,
         /// Its value.
         found: u64,
@@ -198,36 +199,38 @@ impl Switcher {
     /// STAR, LSTAR, CSTAR, SFMASK, SYSENTER_CS (0: SYSENTER faults) and GS base (`per_cpu`), and an
     /// [`IstTop`] where the TSS's IST 1 to 4 point. The IDT stays the host's.
     ///
-    /// From GS base on it allocates and frees nothing: a host whose allocator uses a GS base of its own
-    /// finds it changed when this returns.
+    /// From GS base on it allocates and frees nothing: a host whose allocator uses a GS base of its
+    /// own finds it changed when this returns.
     ///
     /// # Errors
-    /// If the CPU needs another variant, if the stacks are not what the emitted code relies on, or if
-    /// [`CPU_STATE`](crate::CPU_STATE) has an objection. Nothing has been changed then.
+    /// If the CPU needs another variant, if the stacks are not what the emitted code relies on, or
+    /// if [`CPU_STATE`](crate::CPU_STATE) has an objection. Nothing has been changed then.
     ///
     /// # Safety
-    /// Must be called at CPL 0, with interrupts off, which is checked, or otherwise so that the caller stays on this
-    /// CPU. From then on, until [`Cpu::uninstall`]:
+    /// Must be called at CPL 0, with interrupts off, which is checked, or otherwise so that the
+    /// caller stays on this CPU. From then on, until [`Cpu::uninstall`]:
     ///
-    /// * the CPU is not reset, suspended or taken offline; if it has been, [`Cpu::gone`] comes before anything else;
+    /// * the CPU is not reset, suspended or taken offline; if it has been, [`Cpu::gone`] comes
+    ///   before anything else;
     /// * the switcher is not dropped, and nothing else changes the registers written here, nor what
     ///   the variant follows: CR4.LA57, PCIDE, PKE and CET;
-    /// * what is checked here, but not by each [`Cpu::enter`] again, stays as it is: no entry of the GDT becomes one
-    ///   that would be refused, the I/O map base of the TSS stays beyond its limit, EFER.LMSLE and UAIE stay clear,
-    ///   and S_CET and IA32_USER_MSR_CTL as they are;
-    /// * with CR4.PCIDE, PCIDs 32 to 63 are the guests': the host has no translations under them, and loads no CR3
-    ///   with one;
+    /// * what is checked here, but not by each [`Cpu::enter`] again, stays as it is: no entry of
+    ///   the GDT becomes one that would be refused, the I/O map base of the TSS stays beyond its
+    ///   limit, EFER.LMSLE and UAIE stay clear, and S_CET and IA32_USER_MSR_CTL as they are;
+    /// * with CR4.PCIDE, PCIDs 32 to 63 are the guests': the host has no translations under them,
+    ///   and loads no CR3 with one;
     /// * `per_cpu` is valid for reads and writes, and used by nothing but this CPU's hardware, the
     ///   switcher and the result; its stacks do not change;
     /// * the stack below sp0 has at least [`MappingList::LEAST_ENTRY_STACK`] bytes and is used by
     ///   nobody while a guest is entered: in particular, [`Cpu::enter`] is not called on it;
-    /// * IST 1 to 4 of the TSS point to [`IstTop`]s, writable and nobody else's, above stacks of at least
-    ///   [`MappingList::LEAST_STACK`] bytes each, and as many more as the host's [`Hooks`](crate::Hooks) need;
+    /// * IST 1 to 4 of the TSS point to [`IstTop`]s, writable and nobody else's, above stacks of at
+    ///   least [`MappingList::LEAST_STACK`] bytes each, and as many more as the host's
+    ///   [`Hooks`](crate::Hooks) need;
     /// * the hooks are as [`Hooks`](crate::Hooks) asks;
-    /// * no CPL 3 of the host's own executes SYSCALL, in 64-bit or 32-bit mode: give LSTAR and CSTAR
-    ///   back to the host before it runs one;
-    /// * the host tells kernel from user by something else than the sign of GS base, which CPL 3 can
-    ///   now set to anything.
+    /// * no CPL 3 of the host's own executes SYSCALL, in 64-bit or 32-bit mode: give LSTAR and
+    ///   CSTAR back to the host before it runs one;
+    /// * the host tells kernel from user by something else than the sign of GS base, which CPL 3
+    ///   can now set to anything.
     pub unsafe fn install(&self, per_cpu: NonNull<PerCpu>) -> Result<Cpu<'_>, InstallError> {
         // SAFETY: the caller vouches that `per_cpu` is valid for reads.
         let Checked { stacks, has } = unsafe { self.check(per_cpu) }?;
@@ -250,8 +253,8 @@ impl Switcher {
             let top = core::ptr::with_exposed_provenance_mut::<IstTop>(top as usize);
             let mut content = IstTop::default();
             content.gs_base = per_cpu.as_ptr() as u64;
-            // SAFETY: `check_stacks` has found it to be aligned and not null; the caller vouches that
-            // it may be written, and that it is nobody else's.
+            // SAFETY: `check_stacks` has found it to be aligned and not null; the caller vouches
+            // that it may be written, and that it is nobody else's.
             unsafe { top.write(content) };
         }
         Ok(Cpu {
@@ -305,8 +308,8 @@ impl Switcher {
     }
 
     /// What every guest root that is entered on the CPU with this block must map: what
-    /// [`Cpu::mappings`] says once the switcher is installed there. For hosts that cannot allocate then. GDTR
-    /// is read: it must be the one that guests run with.
+    /// [`Cpu::mappings`] says once the switcher is installed there. For hosts that cannot allocate
+    /// then. GDTR is read: it must be the one that guests run with.
     #[must_use]
     pub fn mappings_of(&self, block: &PerCpu, address: u64) -> MappingList {
         self.mappings_with(block, address, DescriptorTablePointer::gdtr())
@@ -341,8 +344,8 @@ impl Cpu<'_> {
     /// about them. A variant is chosen once, MSRs are each CPU's own: one on which SPEC_CTRL is not
     /// what it is elsewhere needs more than the variant has, which
     /// [`Mitigations::covers`](switcher_gen::Mitigations::covers) tells. A host may know better, so
-    /// [`install`](crate::Switcher::install) does not refuse. A variant with `untrain` is taken for the word of a host
-    /// that has return thunks.
+    /// [`install`](crate::Switcher::install) does not refuse. A variant with `untrain` is taken for
+    /// the word of a host that has return thunks.
     ///
     /// # Errors
     /// If this is not the CPU of `install`, or may be another one in the middle of it.
@@ -358,10 +361,10 @@ impl Cpu<'_> {
         self.switcher
     }
 
-    /// What every guest root that is entered on this CPU must map, as the host's does, wherever this is called: the GDT
-    /// is that of `install`. Besides it:
-    /// [`PvcsPage::mapping`](crate::PvcsPage::mapping). The host's IDT and what it leads to is not among
-    /// it: under a guest's root it is not loaded.
+    /// What every guest root that is entered on this CPU must map, as the host's does, wherever
+    /// this is called: the GDT is that of `install`. Besides it:
+    /// [`PvcsPage::mapping`](crate::PvcsPage::mapping). The host's IDT and what it leads to is not
+    /// among it: under a guest's root it is not loaded.
     ///
     /// ```no_run
     /// # use switcher_runtime::{Cpu, Rights};
@@ -386,16 +389,17 @@ impl Cpu<'_> {
     /// SYSENTER_CS, GS base and KERNEL_GS_BASE have their values of then, CR4.FSGSBASE and EFER.SCE
     /// are clear again if they were. Interrupts must be off.
     ///
-    /// Then it forgets the guests: with CR4.PCIDE, all translations of the CPU go, those of PCIDs 32 to 63 and global
-    /// ones among them, so that the host may use these PCIDs; and at last its predictors are emptied as by
-    /// [`barrier_before_user_mode`](Self::barrier_before_user_mode), whoever sees to the barriers between guests.
-    /// That comes last because nothing of a guest's is executed any more behind it: whatever the host runs next on
-    /// this CPU, at CPL 3 or under another switcher, owes no barrier for what ran before.
+    /// Then it forgets the guests: with CR4.PCIDE, all translations of the CPU go, those of PCIDs
+    /// 32 to 63 and global ones among them, so that the host may use these PCIDs; and at last its
+    /// predictors are emptied as by [`barrier_before_user_mode`](Self::barrier_before_user_mode),
+    /// whoever sees to the barriers between guests. That comes last because nothing of a guest's is
+    /// executed any more behind it: whatever the host runs next on this CPU, at CPL 3 or under
+    /// another switcher, owes no barrier for what ran before.
     ///
     /// # Errors
-    /// If this is not the CPU of `install`, if interrupts are enabled, if a guest is running, or if somebody else has
-    /// changed a register. Nothing has been changed then, and the switcher stays installed: the error
-    /// holds the CPU itself, and says why.
+    /// If this is not the CPU of `install`, if interrupts are enabled, if a guest is running, or if
+    /// somebody else has changed a register. Nothing has been changed then, and the switcher stays
+    /// installed: the error holds the CPU itself, and says why.
     #[expect(
         clippy::result_large_err,
         reason = "a box would be allocated under the switcher's GS base"
@@ -429,22 +433,23 @@ impl Cpu<'_> {
         Ok(())
     }
 
-    /// Declares that this CPU has nothing of the switcher any more: it has been reset, by being taken offline,
-    /// suspended with the machine, or sent INIT, or is no more. Nothing is restored: what is in its registers is what
-    /// its host has put there since, if anything. [`enter`](Self::enter) refuses on such a CPU, and
-    /// [`uninstall`](Self::uninstall) would.
+    /// Declares that this CPU has nothing of the switcher any more: it has been reset, by being
+    /// taken offline, suspended with the machine, or sent INIT, or is no more. Nothing is restored:
+    /// what is in its registers is what its host has put there since, if anything.
+    /// [`enter`](Self::enter) refuses on such a CPU, and [`uninstall`](Self::uninstall) would.
     ///
     /// # Safety
-    /// No SYSCALL, SYSENTER or event of this CPU leads to the switcher, now or later, but by another
-    /// [`install`](Switcher::install): its LSTAR and CSTAR do not name the switcher's entries, its IDT is not the
-    /// switcher's, and no guest is running on it. Before code of the host's at CPL 3 runs there, its branch predictors
-    /// are empty; and before a CR3 with one of the PCIDs 32 to 63, so is its TLB: a reset does both, INIT neither.
+    /// No SYSCALL, SYSENTER or event of this CPU leads to the switcher, now or later, but by
+    /// another [`install`](Switcher::install): its LSTAR and CSTAR do not name the switcher's
+    /// entries, its IDT is not the switcher's, and no guest is running on it. Before code of the
+    /// host's at CPL 3 runs there, its branch predictors are empty; and before a CR3 with one of
+    /// the PCIDs 32 to 63, so is its TLB: a reset does both, INIT neither.
     pub unsafe fn gone(self) {
         self.switcher.installed.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Whether this runs on the CPU that it is about, and stays there. GS base is read as an MSR: elsewhere,
-    /// CR4.FSGSBASE may be clear.
+    /// Whether this runs on the CPU that it is about, and stays there. GS base is read as an MSR:
+    /// elsewhere, CR4.FSGSBASE may be clear.
     pub(crate) fn is_here(&self) -> Result<(), NotHere> {
         // SAFETY: an MSR of every CPU with long mode; reading changes nothing.
         let gs_base = unsafe { read_msr(MsrName::GsBase.address()) };
@@ -485,20 +490,20 @@ enum Debt {
 }
 
 impl Debt {
-    /// In the order in which they are paid. Without PCIDs, the last exit has flushed all that a guest's root had, by
-    /// loading the host's.
+    /// In the order in which they are paid. Without PCIDs, the last exit has flushed all that a
+    /// guest's root had, by loading the host's.
     const fn of(pcid: bool) -> &'static [Self] {
         if pcid { &[Self::Translations, Self::Training] } else { &[Self::Training] }
     }
 }
 
-/// Of all PCIDs, and global ones: whatever changes CR4.PGE does that, on CPUs without INVPCID, too (Intel SDM vol. 3,
-/// 4.10.4.1; AMD APM vol. 2, 5.5.3).
+/// Of all PCIDs, and global ones: whatever changes CR4.PGE does that, on CPUs without INVPCID, too
+/// (Intel SDM vol. 3, 4.10.4.1; AMD APM vol. 2, 5.5.3).
 fn flush_all_translations() {
     let cr4 = registers::cr4();
     for value in [cr4 ^ Cr4Flags::PAGE_GLOBAL.bits(), cr4] {
-        // SAFETY: at CPL 0, as `install` was. PGE may be set and clear in any mode, and decides about nothing but
-        // what outlives a load of CR3; nothing loads it between the two.
+        // SAFETY: at CPL 0, as `install` was. PGE may be set and clear in any mode, and decides
+        // about nothing but what outlives a load of CR3; nothing loads it between the two.
         unsafe { Cr4::write_raw(value) };
     }
 }

@@ -1,10 +1,10 @@
 //! A guest's breakpoints: live while it runs, and only for addresses of its own.
 //!
-//! A watchpoint that matches an address of the host's makes #DB arrive in the middle of the switcher,
-//! and tells the guest what the host accesses (spec/hazards.md, row 31: XSA-444). So DR7 is never
-//! a guest's number: it is made here, from breakpoints that lie in the guest's range with their
-//! whole width. GD, which would make the host's own access to a debug register fault, cannot be
-//! said at all.
+//! A watchpoint that matches an address of the host's makes #DB arrive in the middle of the
+//! switcher, and tells the guest what the host accesses (spec/hazards.md, row 31: XSA-444). So DR7
+//! is never a guest's number: it is made here, from breakpoints that lie in the guest's range with
+//! their whole width. GD, which would make the host's own access to a debug register fault, cannot
+//! be said at all.
 
 use core::arch::asm;
 use core::ops::Range;
@@ -90,7 +90,7 @@ pub enum DebugError {
     /// The hardware would round it down, beyond what was checked.
     #[error("{bytes} bytes at {address:#x} are not aligned")]
     Unaligned {
-        /// Where.
+        /// Where they begin.
         address: u64,
         /// How many.
         bytes: u64,
@@ -98,7 +98,7 @@ pub enum DebugError {
     /// A part of it may be the host's.
     #[error("{bytes} bytes at {address:#x} are not all the guest's")]
     NotTheGuests {
-        /// Where.
+        /// Where they begin.
         address: u64,
         /// How many.
         bytes: u64,
@@ -118,9 +118,10 @@ impl GuestDebug {
     /// # Safety
     /// The host has nothing there for as long as a guest may be entered with this: no range of
     /// [`Cpu::mappings`](crate::Cpu::mappings), of any CPU, nor of
-    /// [`PvcsPage::mapping`](crate::PvcsPage::mapping), and nothing that its hooks or the code around the guest
-    /// access on the host's root. A breakpoint on the switcher's own code would be met in ring 0 for ever, and
-    /// a watchpoint on the host's memory tells the guest what the host does (spec/hazards.md, row 31).
+    /// [`PvcsPage::mapping`](crate::PvcsPage::mapping), and nothing that its hooks or the code
+    /// around the guest access on the host's root. A breakpoint on the switcher's own code would be
+    /// met in ring 0 for ever, and a watchpoint on the host's memory tells the guest what the host
+    /// does (spec/hazards.md, row 31).
     #[must_use]
     pub const unsafe fn new(guest: Range<u64>) -> Self {
         Self { guest, breakpoints: [None; 4] }
@@ -129,8 +130,8 @@ impl GuestDebug {
     /// Sets breakpoint `number`, or clears it.
     ///
     /// # Errors
-    /// If there is no such breakpoint, it is not aligned, or not every byte of it is the guest's. It
-    /// is as it was then.
+    /// If there is no such breakpoint, it is not aligned, or not every byte of it is the guest's.
+    /// It is as it was then.
     pub fn set(
         &mut self,
         number: usize,
@@ -153,8 +154,8 @@ impl GuestDebug {
         Ok(())
     }
 
-    /// DR7 while the guest runs: local enables, and never GD. LE and GE, the exact-match bits, are clear: no CPU with
-    /// long mode heeds them (Intel SDM vol. 3, 18.2.4).
+    /// DR7 while the guest runs: local enables, and never GD. LE and GE, the exact-match bits, are
+    /// clear: no CPU with long mode heeds them (Intel SDM vol. 3, 18.2.4).
     #[must_use]
     pub fn dr7(&self) -> u64 {
         let mut dr7 = dr7::DISABLED;
@@ -173,25 +174,26 @@ impl GuestDebug {
         set.map(|(number, _)| 1 << number).sum()
     }
 
-    /// Whether this CPU has them live, as [`arm`](Self::arm) has left it. To be asked at CPL 0, as there.
+    /// Whether this CPU has them live, as [`arm`](Self::arm) has left it. To be asked at CPL 0, as
+    /// there.
     pub(crate) fn is_armed(&self) -> bool {
         let wanted = self.breakpoints.map(|set| set.map_or(0, |(address, _)| address));
         registers::dr7() == self.dr7() && addresses() == wanted
     }
 
-    /// Makes the breakpoints live on this CPU, until [`disarm`](Self::disarm): directly around the guest. The result is
-    /// what the host had in DR0 to DR3.
+    /// Makes the breakpoints live on this CPU, until [`disarm`](Self::disarm): directly around the
+    /// guest. The result is what the host had in DR0 to DR3.
     ///
     /// # Safety
-    /// At CPL 0, with interrupts off, on the CPU that enters the guest; the host has no breakpoints of
-    /// its own, and DR7.GD is clear.
+    /// At CPL 0, with interrupts off, on the CPU that enters the guest; the host has no breakpoints
+    /// of its own, and DR7.GD is clear.
     pub(crate) unsafe fn arm(&self) -> [u64; 4] {
         let [dr0, dr1, dr2, dr3] =
             self.breakpoints.map(|set| set.map_or(0, |(address, _)| address));
         let host = addresses();
-        // SAFETY: the caller vouches for CPL 0 and GD. DR7 is written last; its reserved bits are as
-        // the manual wants them. What it enables are accesses to the guest's own memory: `set` has found each
-        // to lie within the range for which the caller of `new` vouches.
+        // SAFETY: the caller vouches for CPL 0 and GD. DR7 is written last; its reserved bits are
+        // as the manual wants them. What it enables are accesses to the guest's own memory: `set`
+        // has found each to lie within the range for which the caller of `new` vouches.
         unsafe {
             asm!(
                 "mov dr0, {dr0}",
@@ -210,15 +212,16 @@ impl GuestDebug {
         host
     }
 
-    /// Switches all breakpoints of this CPU off. The guest's addresses go, too, and the host's come back: DR6
-    /// reports what matches, enabled or not. And so does what DR6 reports: a #DB that the switcher has
-    /// ignored, left over from a guest's MOV SS, is none of the host's.
+    /// Switches all breakpoints of this CPU off. The guest's addresses go, too, and the host's come
+    /// back: DR6 reports what matches, enabled or not. And so does what DR6 reports: a #DB that the
+    /// switcher has ignored, left over from a guest's MOV SS, is not the host's.
     ///
     /// # Safety
-    /// At CPL 0; the host has no breakpoints of its own. `host` is what [`arm`](Self::arm) has returned.
+    /// At CPL 0; the host has no breakpoints of its own. `host` is what [`arm`](Self::arm) has
+    /// returned.
     pub(crate) unsafe fn disarm([dr0, dr1, dr2, dr3]: [u64; 4]) {
-        // SAFETY: as the caller says; nothing is enabled from the first instruction on. After an exit
-        // GD is clear, because `arm` has never set it.
+        // SAFETY: as the caller says; nothing is enabled from the first instruction on. After an
+        // exit GD is clear, because `arm` has never set it.
         unsafe {
             asm!(
                 "mov dr7, {dr7}",
@@ -259,9 +262,9 @@ fn addresses() -> [u64; 4] {
     [dr0, dr1, dr2, dr3]
 }
 
-/// DR6 of a guest's #DB without the matches that are none of its own: the hardware reports what is in DR0 to DR3
-/// whether it is enabled or not (Intel SDM vol. 3, 18.2.3), and that may be an address of the host's, or the 0 of
-/// a breakpoint that is not set.
+/// DR6 of a guest's #DB without the matches that are not its own: the hardware reports what is
+/// in DR0 to DR3 whether it is enabled or not (Intel SDM vol. 3, 18.2.3), and that may be an
+/// address of the host's, or the 0 of a breakpoint that is not set.
 pub(crate) fn of_guests(dr6: u64, guest: Option<&GuestDebug>) -> u64 {
     const MATCHES: u64 = 0b1111;
     dr6 & !MATCHES | dr6 & guest.map_or(0, GuestDebug::matches)

@@ -14,8 +14,8 @@ use crate::registers::read_msr;
 /// Detection of the CPU this code runs on.
 pub trait Detect {
     /// Reads CPUID, CR4, EFER and, where they exist, S_CET, SPEC_CTRL, IA32_ARCH_CAPABILITIES,
-    /// IA32_TSX_CTRL and IA32_MCU_OPT_CTRL: as this CPU has them now, so that a host sets them before.
-    /// Must run at CPL 0: elsewhere it faults.
+    /// IA32_TSX_CTRL and IA32_MCU_OPT_CTRL: as this CPU has them now, so that a host sets them
+    /// before. Must run at CPL 0: elsewhere it faults.
     #[must_use]
     fn detect() -> Self;
 }

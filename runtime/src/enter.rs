@@ -27,14 +27,15 @@ use crate::state::{self, Exchanged, Running, StateError};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EnterError {
-    /// An interrupt could come between loading the guest's state and entering it, or this is another CPU than that of
-    /// `install`.
+    /// An interrupt could come between loading the guest's state and entering it, or this is
+    /// another CPU than that of `install`.
     #[error(transparent)]
     NotHere(#[from] NotHere),
     /// This CPU is not as it has to be for guests to run, or not as `install` has found it.
     #[error(transparent)]
     State(#[from] StateError),
-    /// What the emitted code compares with selectors is not zero-extended, as the proofs take it to be.
+    /// What the emitted code compares with selectors is not zero-extended, as the proofs take it to
+    /// be.
     #[error("the guest's {register} is {found:#x}, which is no selector")]
     NoSelector {
         /// CS or SS.
@@ -86,14 +87,14 @@ impl Cpu<'_> {
     /// the switcher's IDT is loaded; on return, also with an error, it is the host's.
     ///
     /// What it uses up: KERNEL_GS_BASE (the guest's GS base on return; a host with processes of its
-    /// own saves theirs), CR2 (part of the exit: do not read the register later), DR6 (of the host's it has no
-    /// cause any more), and the stack below sp0, where the guest's registers are put: this must not be called *on*
-    /// that stack. In variants with `ibrs`, IBRS is set in SPEC_CTRL on return: a host that runs without it clears
-    /// it.
+    /// own saves theirs), CR2 (part of the exit: do not read the register later), DR6 (of the
+    /// host's it has no cause any more), and the stack below sp0, where the guest's registers are
+    /// put: this must not be called *on* that stack. In variants with `ibrs`, IBRS is set in
+    /// SPEC_CTRL on return: a host that runs without it clears it.
     ///
-    /// What it exchanges: all that [`CPU_STATE`](crate::CPU_STATE) says, such as segment registers, FS base
-    /// and DEBUGCTL; and DR0 to DR3, if the guest has breakpoints. Without any, what the host has left in them
-    /// stays there, disarmed.
+    /// What it exchanges: all that [`CPU_STATE`](crate::CPU_STATE) says, such as segment registers,
+    /// FS base and DEBUGCTL; and DR0 to DR3, if the guest has breakpoints. Without any, what the
+    /// host has left in them stays there, disarmed.
     ///
     /// What it leaves alone: FPU, SSE and further state. The guest runs with the host's, and leaves
     /// its own, but for MXCSR and the x87 control word, which the host gets back. A host whose
@@ -101,9 +102,9 @@ impl Cpu<'_> {
     /// [`enter_with`](Self::enter_with): between it and the guest there is no code but the
     /// switcher.
     ///
-    /// Its stack: less than 1.5 KiB, in an optimised build. It allocates nothing. Its call into the emitted code is a
-    /// retpoline, or, in variants with `untrain`, an IRETQ: a host with thunks of its
-    /// own for either brings them in [`enter_with`](Self::enter_with).
+    /// Its stack: less than 1.5 KiB, in an optimised build. It allocates nothing. Its call into the
+    /// emitted code is a retpoline, or, in variants with `untrain`, an IRETQ: a host with thunks of
+    /// its own for either brings them in [`enter_with`](Self::enter_with).
     ///
     /// # Errors
     /// If interrupts are enabled, if this is not the CPU of `install`, or if the guest's state
@@ -125,8 +126,9 @@ impl Cpu<'_> {
     }
 
     /// As [`enter`](Self::enter), but leaves the call itself to `call`: for hosts that must do
-    /// something of their own directly around it. `call` itself is called indirectly, unless the compiler sees which
-    /// one it is: a host whose indirect calls must be retpolines compiles this crate so, like the rest of its code.
+    /// something of their own directly around it. `call` itself is called indirectly, unless the
+    /// compiler sees which one it is: a host whose indirect calls must be retpolines compiles this
+    /// crate so, like the rest of its code.
     ///
     /// # Errors
     /// As [`enter`](Self::enter).
@@ -134,10 +136,10 @@ impl Cpu<'_> {
     /// # Safety
     /// `call` must call the function at the address it is given exactly once, as `extern "C" fn()
     /// -> *mut PtRegs` with interrupts off, and return what that returns. The function may change
-    /// MXCSR and the x87 state, which `call` must restore. `call` must not change CR2 after it. It leaves PKRU alone (no
-    /// component 9 of XSAVE) and accesses no user page. The switcher's IDT is loaded: a fault
-    /// of `call`'s own is the end ([`Hooks::fatal`](crate::Hooks::fatal)), and GS base must stay the per-CPU
-    /// block's. For the rest it keeps to what follows.
+    /// MXCSR and the x87 state, which `call` must restore. `call` must not change CR2 after it. It
+    /// leaves PKRU alone (no component 9 of XSAVE) and accesses no user page. The switcher's IDT is
+    /// loaded: a fault of `call`'s own is the end ([`Hooks::fatal`](crate::Hooks::fatal)), and GS
+    /// base must stay the per-CPU block's. For the rest it keeps to what follows.
     ///
     #[doc = include_str!("../EXCHANGED.md")]
     pub unsafe fn enter_with(
@@ -146,7 +148,8 @@ impl Cpu<'_> {
         call: unsafe fn(u64) -> *mut PtRegs,
     ) -> Result<Exit, EnterError> {
         let cr0 = cr0_first();
-        // SAFETY: the caller says what `call` does with the entry of the switcher, which `run` passes.
+        // SAFETY: the caller says what `call` does with the entry of the switcher, which `run`
+        // passes.
         let call = |entry| unsafe { call(entry) };
         // SAFETY: as the caller says.
         unsafe { self.run(cr0, guest, call) }
@@ -198,13 +201,13 @@ impl Cpu<'_> {
             unsafe { SS::set_reg(kernel_ds) };
         }
         // SAFETY: CPL 0, as this function has read CR3; `check` has found interrupts to be off, and
-        // `install` the stacks to be there. The entries are in the sealed image of the switcher, which owns
-        // the table and is borrowed until the host's is loaded again.
+        // `install` the stacks to be there. The entries are in the sealed image of the switcher,
+        // which owns the table and is borrowed until the host's is loaded again.
         let host_idt = unsafe { Idt::load(idt) };
         let cet = running.now.cr4 & cr4::CET != 0;
         let context = Context { has: self.has, per_cpu: block, pku, cet };
-        // SAFETY: CPL 0, interrupts are off, the switcher's IDT is loaded, this is the CPU that `has` was
-        // read on, and `check_running` has looked at the guest.
+        // SAFETY: CPL 0, interrupts are off, the switcher's IDT is loaded, this is the CPU that
+        // `has` was read on, and `check_running` has looked at the guest.
         let exchanged = unsafe { Exchanged::load(&context, guest) };
         // The state just written is what `switcher_enter_guest` expects, and interrupts are
         // off. `GuestRoot`, `PvcsPage` and `install` carry the host's promises about the rest.
@@ -246,15 +249,15 @@ impl Cpu<'_> {
         unsafe { barrier::empty_predictors(self.has.ibpb) };
     }
 
-    /// To be called before code of the host's at CPL 3 runs on this CPU, such as the user part of a virtual
-    /// machine monitor: what a guest has trained would steer it (VMScape, CVE-2025-40300). One IBPB, if a
-    /// guest has run since the last, and if the CPU has it, whatever [`set_barriers`](Self::set_barriers) says.
-    /// What that code trains would steer guests in turn: the next one that is entered is behind a barrier, unless
-    /// those are the host's.
+    /// To be called before code of the host's at CPL 3 runs on this CPU, such as the user part of a
+    /// virtual machine monitor: what a guest has trained would steer it (VMScape, CVE-2025-40300).
+    /// One IBPB, if a guest has run since the last, and if the CPU has it, whatever
+    /// [`set_barriers`](Self::set_barriers) says. What that code trains would steer guests in turn:
+    /// the next one that is entered is behind a barrier, unless those are the host's.
     ///
     /// # Errors
-    /// If this is not the CPU of `install`, or may be another one in the middle of it: the barrier would be had by the
-    /// wrong one, and is still owed.
+    /// If this is not the CPU of `install`, or may be another one in the middle of it: the barrier
+    /// would be had by the wrong one, and is still owed.
     pub fn barrier_before_user_mode(&mut self) -> Result<(), NotHere> {
         self.is_here()?;
         self.forget_training();
@@ -268,14 +271,15 @@ impl Cpu<'_> {
         }
     }
 
-    /// Who sees to the barrier before a guest of another [domain](crate::Domain) than the last one's.
-    /// [`Barriers::Enter`], unless this is called. What has run without a barrier meanwhile is remembered.
+    /// Who sees to the barrier before a guest of another [domain](crate::Domain) than the last
+    /// one's. [`Barriers::Enter`], unless this is called. What has run without a barrier meanwhile
+    /// is remembered.
     pub const fn set_barriers(&mut self, barriers: Barriers) {
         self.barriers = barriers;
     }
 
-    /// How many barriers this CPU's guests, and the host's user mode after them, have made necessary, but for
-    /// those left to the host. Each was an IBPB, if the CPU has it.
+    /// How many barriers this CPU's guests, and the host's user mode after them, have made
+    /// necessary, but for those left to the host. Each was an IBPB, if the CPU has it.
     #[must_use]
     pub const fn barriers(&self) -> u64 {
         self.predictors.barriers()
@@ -291,9 +295,9 @@ impl Cpu<'_> {
     }
 }
 
-/// SPEC_CTRL for the host and for its guest: as it is, but for IBRS, which is for host code only. While it
-/// is set it does STIBP's work as well, so where it is not, STIBP is, if there is such a bit: or the other
-/// thread of the core would train the guest's branches (CVE-2023-1998).
+/// SPEC_CTRL for the host and for its guest: as it is, but for IBRS, which is for host code only.
+/// While it is set it does STIBP's work as well, so where it is not, STIBP is, if there is such a
+/// bit: or the other thread of the core would train the guest's branches (CVE-2023-1998).
 fn spec_ctrl(found: u64, stibp: bool) -> (u32, u32) {
     const IBRS: u32 = 1;
     const STIBP: u32 = 1 << 1;
@@ -308,8 +312,8 @@ fn check_host_pcid(guest: &Guest, host: Cr3) -> Result<(), EnterError> {
     if !GuestPcid::is_hosts(host) {
         return Err(EnterError::HostPcid { cr3 });
     }
-    // The host's PCID 0 is flushed when its CR3 is loaded again; another one would leave PCID 0 with
-    // whatever a guest's root has put there.
+    // The host's PCID 0 is flushed when its CR3 is loaded again; another one would leave PCID 0
+    // with whatever a guest's root has put there.
     for mode in [Mode::Smod, Mode::Umod] {
         let is_plain = guest.root(mode).is_some_and(|root| root.tagged().pcid.is_none());
         if is_plain && cr3 & 0xFFF != 0 {
@@ -319,8 +323,9 @@ fn check_host_pcid(guest: &Guest, host: Cr3) -> Result<(), EnterError> {
     Ok(())
 }
 
-/// CR0, as the host has it. With CR0.TS set, anything else could use a vector register and fault, and a host
-/// that gives the FPU to whoever faults has cleared the bit by then. So it is read first.
+/// CR0, as the host has it. With CR0.TS set, anything else could use a vector register and fault,
+/// and a host that gives the FPU to whoever faults has cleared the bit by then. So it is read
+/// first.
 #[inline(always)]
 fn cr0_first() -> u64 {
     let cr0 = registers::cr0();
@@ -386,9 +391,9 @@ macro_rules! call {
         unsafe fn $name(entry: u64) -> *mut PtRegs {
             let mut saved = FloatingPoint { mxcsr: 0, x87_control: 0 };
             let frame: *mut PtRegs;
-            // SAFETY: the caller vouches for `entry`; `clobber_abi` says what the call may change. R12 is
-            // callee-saved, so it still points to `saved` after the call: MXCSR and the x87 control word
-            // are restored from there, and the x87 stack is left empty.
+            // SAFETY: the caller vouches for `entry`; `clobber_abi` says what the call may change.
+            // R12 is callee-saved, so it still points to `saved` after the call: MXCSR and the x87
+            // control word are restored from there, and the x87 stack is left empty.
             unsafe {
                 asm!(
                     "stmxcsr [r12 + {mxcsr}]",
@@ -411,9 +416,9 @@ macro_rules! call {
 }
 
 call!(
-    /// A retpoline: no branch predictor but that of returns is asked where it leads, and that one says, to the
-    /// trap. An indirect call would be steered by what a guest has trained, on a host without IBRS
-    /// (spec/hazards.md, row 41).
+    /// A retpoline: no branch predictor but that of returns is asked where it leads, and that one
+    /// says, to the trap. An indirect call would be steered by what a guest has trained, on a host
+    /// without IBRS (spec/hazards.md, row 41).
     ///
     /// # Safety
     /// `entry` must be the address of a function that is sound to call as `extern "C" fn() -> *mut
@@ -437,9 +442,10 @@ call!(
     ]
 );
 
-/// A call of what a register has by IRETQ, whose target no branch predictor is asked for: it serialises, so that nothing
-/// is fetched before it has retired (AMD APM vol. 2, 7.6.4; Intel SDM vol. 3, 9.3). It stays at this privilege level,
-/// with the same flags and, but for its frame, the same stack. NMIs are not blocked here, so it unblocks none.
+/// A call of what a register has by IRETQ, whose target no branch predictor is asked for: it
+/// serialises, so that nothing is fetched before it has retired (AMD APM vol. 2, 7.6.4; Intel SDM
+/// vol. 3, 9.3). It stays at this privilege level, with the same flags and, but for its frame, the
+/// same stack. NMIs are not blocked here, so it unblocks none.
 macro_rules! by_iret {
     ($asm:ident, $entry:literal, [$($before:literal),*], [$($behind:tt)*]) => {
         $asm! {
@@ -462,17 +468,18 @@ macro_rules! by_iret {
         }
     };
 }
-/// For hosts whose RETs go through a thunk, which only they know: a RET of a retpoline's would be none that has been
-/// untrained, and a jump to their thunk would be indirect. LFENCE in front of an indirect call is no mitigation
-/// (CVE-2021-26401, AMD-SB-1036).
+/// For hosts whose RETs go through a thunk, which only they know: a RET of a retpoline's would be
+/// none that has been untrained, and a jump to their thunk would be indirect. LFENCE in front of an
+/// indirect call is no mitigation (CVE-2021-26401, AMD-SB-1036).
 ///
 /// # Safety
 /// As for [`call`].
 unsafe fn call_by_iret(entry: u64) -> *mut PtRegs {
     let mut saved = FloatingPoint { mxcsr: 0, x87_control: 0 };
     let frame: *mut PtRegs;
-    // SAFETY: as in `call`. IRETQ to where this code is, at this level, with the selectors that are loaded: SS is
-    // null or of this level, as CPL 0 needs it, and its descriptors are in the GDT, which `install` has judged.
+    // SAFETY: as in `call`. IRETQ to where this code is, at this level, with the selectors that are
+    // loaded: SS is null or of this level, as CPL 0 needs it, and its descriptors are in the GDT,
+    // which `install` has judged.
     unsafe {
         by_iret!(
             asm,
@@ -678,8 +685,8 @@ mod tests {
         static switcher_runtime_test_by_iret_end: u8;
     }
 
-    /// CVE-2021-26401: LFENCE in front of an indirect branch is no mitigation; and where returns are untrained, a RET
-    /// here is none that has been.
+    /// CVE-2021-26401: LFENCE in front of an indirect branch is no mitigation; and where returns
+    /// are untrained, a RET here has not been.
     #[test]
     fn where_returns_are_untrained_nothing_that_is_predicted_leads_to_the_switcher() {
         let (start, end) = (
@@ -690,7 +697,8 @@ mod tests {
         let code = unsafe { core::slice::from_raw_parts(start, end.addr() - start.addr()) };
         // call over the JMP; jmp to the end.
         let rest = code.strip_prefix(&[0xE8, 2, 0, 0, 0, 0xEB, (code.len() - 7) as u8]).unwrap();
-        // mov rax, rsp; mov ecx, ss; push rcx; push rax; pushfq; mov ecx, cs; push rcx; push rdx; iretq; int3.
+        // mov rax, rsp; mov ecx, ss; push rcx; push rax; pushfq; mov ecx, cs; push rcx; push rdx;
+        // iretq; int3.
         let wanted = [
             0x48, 0x89, 0xE0, 0x8C, 0xD1, 0x51, 0x50, 0x9C, 0x8C, 0xC9, 0x51, 0x52, 0x48, 0xCF,
             0xCC,

@@ -1,8 +1,9 @@
-//! What [`enter`](crate::Cpu::enter) exchanges around a guest: the guest gets its own, the host its own back.
+//! What [`enter`](crate::Cpu::enter) exchanges around a guest: the guest gets its own, the host its
+//! own back.
 //!
-//! Each kind is a type, which the table in `state.rs` names. All of it happens under the switcher's IDT,
-//! whose entries take any GS base and restore it, so an NMI between any two of these instructions does no
-//! harm.
+//! Each kind is a type, which the table in `state.rs` names. All of it happens under the switcher's
+//! IDT, whose entries take any GS base and restore it, so an NMI between any two of these
+//! instructions does no harm.
 
 use core::arch::asm;
 
@@ -37,12 +38,12 @@ pub(crate) trait Exchange {
     /// Loads the guest's.
     ///
     /// # Safety
-    /// At CPL 0, with interrupts off, under the switcher's IDT, on the CPU of `context`, which tells the
-    /// truth about it. `check_running` has found the guest to be fit.
+    /// At CPL 0, with interrupts off, under the switcher's IDT, on the CPU of `context`, which
+    /// tells the truth about it. `check_running` has found the guest to be fit.
     unsafe fn load(context: &Context, guest: &Guest) -> Self::Kept;
 
-    /// Whether what neither CPL 3 nor the switcher can have changed is still what `load` has made it. If it is not,
-    /// a hook or the host's call has changed it, and `restore` would not know.
+    /// Whether what neither CPL 3 nor the switcher can have changed is still what `load` has made
+    /// it. If it is not, a hook or the host's call has changed it, and `restore` would not know.
     ///
     /// # Safety
     /// The same, between the other two on this CPU.
@@ -93,7 +94,8 @@ unsafe fn exchange_pkru(new: u32) -> u32 {
     old
 }
 
-/// The inactive GS base, which the switcher makes the active one. The host has no use for what it was.
+/// The inactive GS base, which the switcher makes the active one. The host has no use for what it
+/// was.
 pub(crate) struct GsBase;
 
 impl Exchange for GsBase {
@@ -102,8 +104,8 @@ impl Exchange for GsBase {
     const REGISTERS: &'static str = "KERNEL_GS_BASE";
 
     unsafe fn load(_: &Context, guest: &Guest) {
-        // SAFETY: the value is canonical: `set_gs_base` has checked it for the paging mode that `enter`
-        // has found to be this host's, or it was read from this MSR.
+        // SAFETY: the value is canonical: `set_gs_base` has checked it for the paging mode that
+        // `enter` has found to be this host's, or it was read from this MSR.
         unsafe { registers::write_msr(MsrName::KernelGsBase.address(), guest.gs_base()) };
     }
 
@@ -113,8 +115,8 @@ impl Exchange for GsBase {
     }
 }
 
-/// The data segment registers, and FS base, which loading FS may change. GS base, which loading GS may
-/// change, is the per-CPU block's all the time.
+/// The data segment registers, and FS base, which loading FS may change. GS base, which loading GS
+/// may change, is the per-CPU block's all the time.
 pub(crate) struct Segments;
 
 impl Exchange for Segments {
@@ -125,8 +127,8 @@ impl Exchange for Segments {
     unsafe fn load(context: &Context, guest: &Guest) -> ([u16; 4], u64) {
         let host = (registers::data_selectors(), registers::fs_base());
         let selectors = guest.selectors.as_array();
-        // SAFETY: `check_running` has found that they load without a fault. Nothing in ring 0 uses DS or
-        // ES in 64-bit mode, nor FS or GS before their bases are written.
+        // SAFETY: `check_running` has found that they load without a fault. Nothing in ring 0 uses
+        // DS or ES in 64-bit mode, nor FS or GS before their bases are written.
         unsafe { load_selectors(host.0, selectors, context.per_cpu) };
         // SAFETY: `set_fs_base` has checked it, or it was read from the register.
         unsafe { registers::set_fs_base(guest.fs_base()) };
@@ -137,7 +139,8 @@ impl Exchange for Segments {
         let found = registers::data_selectors();
         guest.selectors = DataSelectors::from_array(found);
         guest.take_fs_base(registers::fs_base());
-        // SAFETY: `check_running` has found that they load, by the GDT and the LDT that are loaded since.
+        // SAFETY: `check_running` has found that they load, by the GDT and the LDT that are loaded
+        // since.
         unsafe { load_selectors(found, selectors, context.per_cpu) };
         // SAFETY: this is what it was.
         unsafe { registers::set_fs_base(fs_base) };
@@ -154,8 +157,8 @@ unsafe fn load_selectors(now: [u16; 4], wanted: [u16; 4], gs_base: u64) {
     }
     let [ds, es, fs, gs] = wanted;
     if gs != now[3] {
-        // SAFETY: as the caller says; GS is not used between the two, but for NMIs and machine checks,
-        // whose entries take any GS base.
+        // SAFETY: as the caller says; GS is not used between the two, but for NMIs and machine
+        // checks, whose entries take any GS base.
         unsafe {
             asm!(
                 "mov gs, {0:x}",
@@ -289,8 +292,8 @@ impl Exchange for DebugCtl {
 
     unsafe fn load(context: &Context, guest: &Guest) -> (u64, u64) {
         let wanted = Self::of(context, guest);
-        // SAFETY: every 64-bit CPU has the MSR, and takes 0; CPUID says that it has the other bit, which
-        // has no effect in ring 0.
+        // SAFETY: every 64-bit CPU has the MSR, and takes 0; CPUID says that it has the other bit,
+        // which has no effect in ring 0.
         (unsafe { load_instead(MsrName::Debugctl.address(), wanted) }, wanted)
     }
 
@@ -332,8 +335,9 @@ impl Exchange for Pebs {
     }
 }
 
-/// The guest's breakpoints, if it has any. Where AMD's CPUs have masks for their addresses, none is masked: a bit
-/// that does not count makes a breakpoint of the guest's one on addresses that nobody has looked at.
+/// The guest's breakpoints, if it has any. Where AMD's CPUs have masks for their addresses, none is
+/// masked: a bit that does not count makes a breakpoint of the guest's one on addresses that nobody
+/// has looked at.
 pub(crate) struct Breakpoints;
 
 impl Breakpoints {
@@ -363,10 +367,12 @@ impl Exchange for Breakpoints {
         guest.debug.as_ref().map(|debug| {
             let mut host = HostsBreakpoints::default();
             for (kept, msr) in host.masks.iter_mut().zip(Self::masks(context.has)) {
-                // SAFETY: CPUID says that it exists, and it takes 0. Nothing is armed that it could matter to.
+                // SAFETY: CPUID says that it exists, and it takes 0. Nothing is armed that it could
+                // matter to.
                 *kept = unsafe { load_instead(*msr, 0) };
             }
-            // SAFETY: `check_running` has found that the host has no breakpoint armed, and DR7.GD clear.
+            // SAFETY: `check_running` has found that the host has no breakpoint armed, and DR7.GD
+            // clear.
             host.addresses = unsafe { debug.arm() };
             host
         })
@@ -393,7 +399,8 @@ impl Exchange for Breakpoints {
     }
 }
 
-/// The causes of a #DB: none is left of the host's, which may have cleared the bits that are set for none, nor of a
+/// The causes of a #DB: none is left of the host's, which may have cleared the bits that are set
+/// for none, nor of a
 /// #DB that the switcher has ignored. What is there afterwards is taken by whom it is reported to.
 pub(crate) struct Dr6;
 
@@ -405,7 +412,8 @@ impl Exchange for Dr6 {
     unsafe fn load(_: &Context, _: &Guest) {
         // A MOV to a debug register waits for all that is before; mostly nothing changes.
         if registers::dr6() != DebugCauses::DR6_CLEAR {
-            // SAFETY: at CPL 0, and `check_running` has found DR7.GD clear. The value has no reserved bit.
+            // SAFETY: at CPL 0, and `check_running` has found DR7.GD clear. The value has no
+            // reserved bit.
             unsafe { registers::set_dr6(DebugCauses::DR6_CLEAR) };
         }
     }

@@ -18,12 +18,13 @@ pub enum Exit {
         /// 32 to 255.
         vector: u8,
     },
-    /// An NMI arrived while the guest ran. NMIs are not blocked any more, as the exit has executed an
-    /// IRET: the host handles this one at once, or another one may come first. No hook was called.
+    /// An NMI arrived while the guest ran. NMIs are not blocked any more, as the exit has executed
+    /// an IRET: the host handles this one at once, or another one may come first. No hook was
+    /// called.
     Nmi,
     /// A machine check arrived. The host reads the banks, and decides whether it can go on.
     MachineCheck,
-    /// The guest's state could not be loaded: its selectors or its RIP are none.
+    /// The guest's state could not be loaded: its selectors or its RIP are not valid.
     FailedEntry {
         /// Of the IRETQ's #GP, #NP or #SS.
         error_code: u32,
@@ -55,12 +56,14 @@ pub enum Detail {
 }
 
 bitflags! {
-    /// The causes of a #DB, as DR6 reports them (Intel SDM vol. 3, 18.2.3), but each is set for a cause
-    /// here: the hardware *clears* two of its bits for one. INT1 is a #DB without any of them.
+    /// The causes of a #DB, as DR6 reports them (Intel SDM vol. 3, 18.2.3), but each is set for a
+    /// cause here: the hardware *clears* two of its bits for one. INT1 is a #DB without any of
+    /// them.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct DebugCauses: u64 {
-        /// Breakpoint 0 matches, which is one of the guest's. The hardware says so of such as are not enabled, and
-        /// of what the host has left in DR0 to DR3, too: [`Cpu::enter`](crate::Cpu::enter) leaves those out.
+        /// Breakpoint 0 matches, which is one of the guest's. The hardware says so of such as are
+        /// not enabled, and of what the host has left in DR0 to DR3, too:
+        /// [`Cpu::enter`](crate::Cpu::enter) leaves those out.
         const B0 = 1 << 0;
         /// Breakpoint 1 matches.
         const B1 = 1 << 1;
@@ -68,8 +71,8 @@ bitflags! {
         const B2 = 1 << 2;
         /// Breakpoint 3 matches.
         const B3 = 1 << 3;
-        /// The instruction before has locked the bus (BLD, which DR6 clears), and somebody has asked to
-        /// be told: [`Guest::trap_bus_locks`](crate::Guest::trap_bus_locks).
+        /// The instruction before has locked the bus (BLD, which DR6 clears), and somebody has
+        /// asked to be told: [`Guest::trap_bus_locks`](crate::Guest::trap_bus_locks).
         const BUS_LOCK = 1 << 11;
         /// A debug register was accessed while DR7.GD was set.
         const ACCESS = 1 << 13;
@@ -83,11 +86,12 @@ bitflags! {
 }
 
 impl DebugCauses {
-    /// DR6 with nothing to report, which has the two bits set that are clear for a cause, and those that
-    /// are always set.
+    /// DR6 with nothing to report, which has the two bits set that are clear for a cause, and those
+    /// that are always set.
     pub const DR6_CLEAR: u64 = 0xFFFF_0FF0;
 
-    /// From DR6's value. On CPUs that do not know of a cause its bit is constant, and is none here.
+    /// From DR6's value. On CPUs that do not know of a cause its bit is constant, and
+    /// counts for nothing here.
     #[must_use]
     pub const fn from_dr6(dr6: u64) -> Self {
         // The constants are equal in both, and leave nothing of themselves.

@@ -1,9 +1,9 @@
 //! A guest's CPU as the switcher sees it: registers, mode, roots and where SYSCALL leads.
 //!
 //! Everything is set through methods, and `switch_flags` is *derived* when the guest is entered, so
-//! that a host cannot forget PVCS_INVALID where there is no PVCS or NO_DS_CR3 where the other mode's
-//! root is not prepared: the two mistakes that would let the switcher write through a null pointer
-//! or load a null root.
+//! that a host cannot forget PVCS_INVALID where there is no PVCS or NO_DS_CR3 where the other
+//! mode's root is not prepared: the two mistakes that would let the switcher write through a null
+//! pointer or load a null root.
 
 use core::ptr::NonNull;
 
@@ -31,17 +31,18 @@ impl GuestRoot {
     /// For as long as a guest may be entered with it, the root must map, at the same addresses and
     /// for the supervisor alone, all that the host's root maps and the switcher or the handling of
     /// an event uses: [`Cpu::mappings`](crate::Cpu::mappings) of each CPU it is entered on,
-    /// [`PvcsPage::mapping`]. Nothing it maps for CPL 3 may be memory of the host. Of this root and any other that is
-    /// loaded on the same CPU, the host's own among them, an entry at an address that the other one does not
-    /// translate alike is not global, in either: MOV to CR3 leaves global translations for the next root (Intel SDM
-    /// vol. 3, 4.10.2.4 and 4.10.4.1). So the G bit of the guest's own tables is not copied, entries for CPL 3 and
-    /// those that map a PVCS have none, and neither have those of the *host's* root for pages that this one does not
-    /// map alike. What may be global, [`Mapping::may_be_global`] says. With a PCID: nothing is taken
+    /// [`PvcsPage::mapping`]. Nothing it maps for CPL 3 may be memory of the host. Of this root and
+    /// any other that is loaded on the same CPU, the host's own among them, an entry at an address
+    /// that the other one does not translate alike is not global, in either: MOV to CR3 leaves
+    /// global translations for the next root (Intel SDM vol. 3, 4.10.2.4 and 4.10.4.1). So the G
+    /// bit of the guest's own tables is not copied, entries for CPL 3 and those that map a PVCS
+    /// have none, and neither have those of the *host's* root for pages that this one does not map
+    /// alike. What may be global, [`Mapping::may_be_global`] says. With a PCID: nothing is taken
     /// out of it, or loses a right, while this very value is in use; see
     /// [`after_unmapping`](Self::after_unmapping).
     ///
-    /// Whoever makes a root gets a new one, on a page that has been a root before, too: no CPU has kept
-    /// translations for it. So a root is made once for both modes that share it, and copied.
+    /// Whoever makes a root gets a new one, on a page that has been a root before, too: no CPU has
+    /// kept translations for it. So a root is made once for both modes that share it, and copied.
     #[must_use]
     pub unsafe fn new(cr3: Cr3) -> Self {
         let root = Cr3::NONE.with_root_of(cr3);
@@ -146,15 +147,16 @@ pub struct Guest {
     pub pkru: u32,
     /// PKRU that a direct switch to smod loads: 0, or what the guest has asked for.
     pub smod_pkru: u32,
-    /// DS, ES, FS and GS, which both modes share. [`Cpu::enter`](crate::Cpu::enter) refuses selectors that
-    /// do not load.
+    /// DS, ES, FS and GS, which both modes share. [`Cpu::enter`](crate::Cpu::enter) refuses
+    /// selectors that do not load.
     pub selectors: DataSelectors,
     /// Its breakpoints, which are live while it runs.
     pub debug: Option<GuestDebug>,
-    /// TSC_AUX while it runs; `None`: the host's, which it can see. Switching it costs some hundred cycles.
+    /// TSC_AUX while it runs; `None`: the host's, which it can see. Switching it costs some hundred
+    /// cycles.
     pub tsc_aux: Option<u32>,
-    /// Whether a #DB is to come behind each of its instructions that locks the bus, where the CPU can do
-    /// that: [`DebugCauses::BUS_LOCK`](crate::DebugCauses::BUS_LOCK).
+    /// Whether a #DB is to come behind each of its instructions that locks the bus, where the CPU
+    /// can do that: [`DebugCauses::BUS_LOCK`](crate::DebugCauses::BUS_LOCK).
     pub trap_bus_locks: bool,
     mode: Mode,
     gs_base: u64,
@@ -176,8 +178,8 @@ impl Guest {
     /// host's mode (CR4.LA57, not what its CPU could do); [`Cpu::enter`](crate::Cpu::enter) refuses
     /// a guest made for another one.
     ///
-    /// It is in a [`Domain`] of its own: further virtual CPUs of the same machine are put into that by
-    /// [`set_domain`](Self::set_domain). A clone is in it as well.
+    /// It is in a [`Domain`] of its own: further virtual CPUs of the same machine are put into that
+    /// by [`set_domain`](Self::set_domain). A clone is in it as well.
     #[must_use]
     pub fn new(paging: PagingMode) -> Self {
         let Ok(zero) = paging.address(0) else { panic!("0 is canonical in every mode") };
@@ -255,7 +257,8 @@ impl Guest {
         self.domain
     }
 
-    /// Puts it into the domain of its machine's other virtual CPUs: between them there is no barrier.
+    /// Puts it into the domain of its machine's other virtual CPUs: between them there is no
+    /// barrier.
     pub const fn set_domain(&mut self, domain: Domain) {
         self.domain = domain;
     }
@@ -296,8 +299,8 @@ impl Guest {
     }
 
     /// What inhibits direct switching besides what follows from the state: windows the host waits
-    /// for, single-stepping, bits of the host's own. Takes the place of what was set before, and of what hooks have
-    /// set since: see [`inhibitors`](Self::inhibitors).
+    /// for, single-stepping, bits of the host's own. Takes the place of what was set before, and of
+    /// what hooks have set since: see [`inhibitors`](Self::inhibitors).
     ///
     /// # Errors
     /// If `flags` has a bit that follows from the state.
@@ -311,8 +314,9 @@ impl Guest {
     }
 
     /// What inhibits direct switching besides what follows from the state: what
-    /// [`set_inhibitors`](Self::set_inhibitors) has set, and what [`Hooks`](crate::Hooks) have set in
-    /// `switch_flags` while the guest ran. Such a bit stays until the host takes it away, as one of its own does.
+    /// [`set_inhibitors`](Self::set_inhibitors) has set, and what [`Hooks`](crate::Hooks) have set
+    /// in `switch_flags` while the guest ran. Such a bit stays until the host takes it away, as one
+    /// of its own does.
     #[must_use]
     pub const fn inhibitors(&self) -> SwitchFlags {
         self.inhibitors
@@ -353,12 +357,13 @@ impl Guest {
         self.smod_rsp = extra.smod_rsp;
         let umod = extra.switch_flags.contains(SwitchFlags::UMOD);
         self.mode = if umod { Mode::Umod } else { Mode::Smod };
-        // A hook of the host's may have set bits, and the block is overwritten. The switcher clears none.
+        // A hook of the host's may have set bits, and the block is overwritten. The switcher clears
+        // none.
         self.inhibitors |= extra.switch_flags.difference(Self::DERIVED);
     }
 
-    /// A base from the hardware, which will accept it again. It need not be an address of the paging
-    /// mode: CPUs with LA57 take 57-bit bases under 4-level paging too.
+    /// A base from the hardware, which will accept it again. It need not be an address of the
+    /// paging mode: CPUs with LA57 take 57-bit bases under 4-level paging too.
     pub(crate) const fn take_gs_base(&mut self, base: u64) {
         self.gs_base = base;
     }

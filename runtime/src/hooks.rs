@@ -5,13 +5,13 @@ use switcher_gen::layout::PtRegs;
 
 /// A function of the host's that is called about an event in ring 0.
 ///
-/// It gets the registers of what was interrupted, to look at: changes are written back. The hook of a
-/// machine check leaves RIP on the side of the switcher's routines on which it was, and RF is clear
-/// where that is outside: what was interrupted goes on without an IRETQ there, and from there a #DB does
-/// as well, so that NMIs stay blocked if they are. It runs at
-/// CPL 0 on the stack of the event's IST entry, with the host's GS, the host's root, interrupts off
-/// and DF, AC, NT and IOPL clear. The variant's mitigations stand before and behind it as they do
-/// around the host, so it needs none of its own; SPEC_CTRL, if that is switched, is the host's.
+/// It gets the registers of what was interrupted, to look at: changes are written back. The hook of
+/// a machine check leaves RIP on the side of the switcher's routines on which it was, and RF is
+/// clear where that is outside: what was interrupted goes on without an IRETQ there, and from there
+/// a #DB does as well, so that NMIs stay blocked if they are. It runs at CPL 0 on the stack of the
+/// event's IST entry, with the host's GS, the host's root, interrupts off and DF, AC, NT and IOPL
+/// clear. The variant's mitigations stand before and behind it as they do around the host, so it
+/// needs none of its own; SPEC_CTRL, if that is switched, is the host's.
 pub type Hook = unsafe extern "C" fn(*mut PtRegs);
 
 /// The same for an event after which nothing can go on. There are no mitigations before it: no
@@ -28,16 +28,20 @@ pub type FatalHook = unsafe extern "C" fn(*mut PtRegs) -> !;
 ///   next one would overwrite this one's stack) and cause no exception, whose handler would;
 /// * they preserve XMM registers and all further state, which may be a guest's: write them in
 ///   assembly, or compile them without vector registers;
-/// * they have no more of a stack than the host's TSS gives them, and wherever they are interrupted, the
-///   [`FarFrame::ROOM`](switcher_gen::layout::FarFrame::ROOM) bytes below RSP are a stack, twice over:
-///   below 128 that they may use, a #DB and a machine check put there how they return;
-/// * of `switch_flags` they may set bits, but for the two of the mode, and clear none. After the exit,
-///   [`Guest::inhibitors`](crate::Guest::inhibitors) has them, but for those that follow from the guest's state;
-/// * they have no instruction breakpoint: with the RF that they cannot set, it would be met for ever;
-/// * further than 2 GiB from the code, they are reached by a retpoline, whose RET needs no ENDBR64 to lead
-///   to; with `untrain`, for hosts that have no RET but their return thunk's, they may not be that far;
-/// * they find their CPU by GS base alone (not by FS, RDPID or RDTSCP), access no user pages, and keep to what
-///   follows.
+/// * they have no more of a stack than the host's TSS gives them, and wherever they are
+///   interrupted, the [`FarFrame::ROOM`](switcher_gen::layout::FarFrame::ROOM) bytes below RSP are
+///   a stack, twice over: below 128 that they may use, a #DB and a machine check put there how they
+///   return;
+/// * of `switch_flags` they may set bits, but for the two of the mode, and clear none. After the
+///   exit, [`Guest::inhibitors`](crate::Guest::inhibitors) has them, but for those that follow from
+///   the guest's state;
+/// * they have no instruction breakpoint: with the RF that they cannot set, it would be met for
+///   ever;
+/// * further than 2 GiB from the code, they are reached by a retpoline, whose RET needs no ENDBR64
+///   to lead to; with `untrain`, for hosts that have no RET but their return thunk's, they may not
+///   be that far;
+/// * they find their CPU by GS base alone (not by FS, RDPID or RDTSCP), access no user pages, and
+///   keep to what follows.
 ///
 #[doc = include_str!("../EXCHANGED.md")]
 #[derive(Clone, Copy, Debug)]
@@ -55,8 +59,9 @@ pub struct Hooks {
 /// What a host has all of whose code, this crate included, returns through a return thunk, because
 /// its CPU may predict any other RET by what a guest has trained (spec/switcher.md, "Mitigations").
 /// Such a host says so by
-/// [`with_return_thunks`](switcher_gen::arch::HostFeatures::with_return_thunks). Both are written in
-/// assembly and lie within 2 GiB of the switcher's code, as a call has to lead there, and nothing else.
+/// [`with_return_thunks`](switcher_gen::arch::HostFeatures::with_return_thunks). Both are written
+/// in assembly and lie within 2 GiB of the switcher's code, as a call has to lead there, and
+/// nothing else.
 #[derive(Clone, Copy, Debug)]
 pub struct ReturnThunk {
     /// Called on each exit before its first RET, and before each hook: makes the thunk's RET safe,
@@ -80,12 +85,12 @@ impl Hooks {
     }
 }
 
-/// A way to each hook, for those that a call of the code does not reach: a retpoline. An indirect jump would
-/// be steered by what a guest has trained on a CPU whose only measure against that is to have none (AMD's
-/// without IBRS_PREFERRED), and in the lower half of a cache line it could lead anywhere (indirect target
-/// selection). It writes the hook's address as the return address of a call of its own: no register is lost,
-/// and the one predictor that is asked where the RET leads says, to the trap. Under a guest's root nothing
-/// executes them.
+/// A way to each hook, for those that a call of the code does not reach: a retpoline. An indirect
+/// jump would be steered by what a guest has trained on a CPU whose only measure against that is to
+/// have none (AMD's without IBRS_PREFERRED), and in the lower half of a cache line it could lead
+/// anywhere (indirect target selection). It writes the hook's address as the return address of a
+/// call of its own: no register is lost, and the one predictor that is asked where the RET leads
+/// says, to the trap. Under a guest's root nothing executes them.
 pub(crate) struct Thunks {
     hooks: Hooks,
     /// Where the first one is.
@@ -145,9 +150,9 @@ impl Thunks {
         &self.bytes
     }
 
-    /// What code at `base` calls for a hook: the hook itself where it is near.
-    /// Where returns are `untrained`, it is always that, and an error of the link if it is far: a RET of a
-    /// thunk's is none that the host has made safe.
+    /// What code at `base` calls for a hook: the hook itself where it is near. Where returns are
+    /// `untrained`, it is always that, and an error of the link if it is far: a RET of a thunk's is
+    /// none that the host has made safe.
     pub(crate) fn target(&self, symbol: HostSymbol, base: u64, untrained: bool) -> Option<u64> {
         /// Less than rel32 reaches, by more than the code is long.
         const NEAR: u64 = 0x7FF0_0000;
@@ -208,7 +213,8 @@ mod tests {
         assert_eq!(Thunks::new(&hooks, 0).target(HostSymbol("other"), 0, false), None);
     }
 
-    /// Wherever the code ends: what a guest has trained, or where in a line a branch is, has no say.
+    /// Wherever the code ends: what a guest has trained, or where in a line a branch is, has no
+    /// say.
     #[test]
     fn a_thunk_has_no_indirect_branch_but_a_ret_in_the_upper_half_of_a_line_behind_its_own_call() {
         for start in (0xFFFF_8000_0000_0000..).take(2 * Thunks::LINE) {
@@ -240,8 +246,8 @@ mod tests {
         }
     }
 
-    /// Executed, in memory of the test's own: the hook gets its argument and an aligned stack, and returns
-    /// to the thunk's caller.
+    /// Executed, in memory of the test's own: the hook gets its argument and an aligned stack, and
+    /// returns to the thunk's caller.
     #[test]
     fn a_thunk_leads_to_its_hook_and_the_hook_back() {
         unsafe extern "C" fn answers(regs: *mut PtRegs) {
@@ -270,8 +276,8 @@ mod tests {
         const READ_WRITE_EXECUTE: u64 = 7;
         const PRIVATE_ANONYMOUS: u64 = 0x22;
         let page: i64;
-        // SAFETY: a new mapping at an address of the kernel's choice changes no other memory; SYSCALL
-        // overwrites RAX, RCX and R11.
+        // SAFETY: a new mapping at an address of the kernel's choice changes no other memory;
+        // SYSCALL overwrites RAX, RCX and R11.
         unsafe {
             core::arch::asm!(
                 "syscall",

@@ -15,11 +15,12 @@ pub(crate) struct Idt([GateDescriptor; 256]);
 const _: () = assert!(size_of::<Idt>() == 4096, "an IDT is one page");
 
 impl Idt {
-    /// Gates to the entries of an image. The CPUs that use it need no more than one. It is built where
-    /// it stays: hosts have stacks of a few pages.
+    /// Gates to the entries of an image. The CPUs that use it need no more than one. It is built
+    /// where it stays: hosts have stacks of a few pages.
     ///
     /// # Errors
-    /// If the host's allocator gave memory whose address is none in the image's paging mode.
+    /// If the host's allocator gave memory whose address is not canonical in the image's paging
+    /// mode.
     pub(crate) fn new(linked: &LinkedImage) -> Result<Box<Self>, NonCanonical> {
         let mut table = Box::<Self>::new_uninit();
         let gates = table.as_mut_ptr().cast::<GateDescriptor>();
@@ -52,8 +53,8 @@ impl Idt {
     /// Loads one by its [`pointer`](Self::pointer); the result is what was loaded before.
     ///
     /// # Safety
-    /// At CPL 0 with interrupts off. It stays where it is until the host's is loaded again; where its gates
-    /// lead is mapped and executable, and this CPU's TSS has the stacks that they name.
+    /// At CPL 0 with interrupts off. It stays where it is until the host's is loaded again; where
+    /// its gates lead is mapped and executable, and this CPU's TSS has the stacks that they name.
     pub(crate) unsafe fn load(pointer: DescriptorTablePointer) -> HostIdt {
         let host = HostIdt(DescriptorTablePointer::idtr());
         // SAFETY: the caller vouches for table, gates and stacks.

@@ -33,7 +33,8 @@
 //!         Variant::for_host(&features, Selectors::DEFAULT).map_err(|_| "an unfit host")?;
 //!     // What is not on record as proved is refused here.
 //!     let switcher = Switcher::assemble(&variant, hooks, memory).map_err(|_| "not loaded")?;
-//!     // SAFETY: the block is this CPU's alone, its TSS is loaded, and it lies where the code expects it.
+//!     // SAFETY: the block is this CPU's alone, its TSS is loaded, and it lies where the code
+//!     // expects it.
 //!     let mut cpu = unsafe { switcher.install(block) }.map_err(|_| "not installed")?;
 //!     let mut guest = Guest::new(features.state().paging);
 //!     // SAFETY: the root maps what `Cpu::mappings` lists, for the supervisor alone.
@@ -86,9 +87,9 @@
 //!
 //! # What may grow
 //!
-//! Errors and what they hold are `#[non_exhaustive]`: later versions check more. [`Exit`] is not, nor is
-//! what a variant is chosen from ([`Variant`], [`switcher_gen`]): a host that does not handle a new
-//! kind of exit would be wrong, and its compiler must say so.
+//! Errors and what they hold are `#[non_exhaustive]`: later versions check more. [`Exit`] is not,
+//! nor is what a variant is chosen from ([`Variant`], [`switcher_gen`]): a host that does not
+//! handle a new kind of exit would be wrong, and its compiler must say so.
 #![no_std]
 
 extern crate alloc;

@@ -28,9 +28,10 @@ pub struct Protection {
 ///
 /// # Safety
 /// [`reserve`](Self::reserve) must return memory that is valid for reads and writes of `len` bytes,
-/// that nothing else uses for as long as the switcher lives, and that is (or, before any guest
-/// root is entered, will be) mapped at the same address in the host's and every guest's root.
-/// [`protection`](Self::protection) must tell what the page tables in use really say, TLBs included.
+/// that nothing else uses for as long as the switcher lives, and that is (or, before any guest root
+/// is entered, will be) mapped at the same address in the host's and every guest's root.
+/// [`protection`](Self::protection) must tell what the page tables in use really say, TLBs
+/// included.
 pub unsafe trait CodeMapping {
     /// Why memory cannot be had.
     type Error: fmt::Display + fmt::Debug;
@@ -47,15 +48,15 @@ pub unsafe trait CodeMapping {
     /// If the host cannot.
     ///
     /// # Safety
-    /// [`reserve`](Self::reserve) of this very value has given `start` for `len`, and it has not been released
-    /// since; nothing writes there any more.
+    /// [`reserve`](Self::reserve) of this very value has given `start` for `len`, and it has not
+    /// been released since; nothing writes there any more.
     unsafe fn seal(&mut self, start: NonNull<u8>, len: usize) -> Result<(), Self::Error>;
 
     /// Takes reserved pages back, sealed or not: they are unmapped, or at least not executable.
     ///
     /// # Safety
-    /// [`reserve`](Self::reserve) of this very value has given `start` for `len`, and it has not been released
-    /// since; nothing refers to what is there, and no CPU executes it, now or later.
+    /// [`reserve`](Self::reserve) of this very value has given `start` for `len`, and it has not
+    /// been released since; nothing refers to what is there, and no CPU executes it, now or later.
     unsafe fn release(&mut self, start: NonNull<u8>, len: usize);
 
     /// How the page with `address` is mapped; `None` if it is not.
@@ -91,25 +92,25 @@ pub enum LoadError<M: fmt::Display + fmt::Debug> {
     /// A page is not mapped although the host said so.
     #[error("the page at {address:#x}, reserved for the switcher, is not mapped")]
     NotMapped {
-        /// Where.
+        /// The page's address.
         address: usize,
     },
     /// Code could be changed while it can run.
     #[error("the page at {address:#x} is writable and executable at once")]
     WritableAndExecutable {
-        /// Where.
+        /// The page's address.
         address: usize,
     },
     /// A guest could reach it.
     #[error("the page at {address:#x} is accessible at CPL 3")]
     UserAccessible {
-        /// Where.
+        /// The page's address.
         address: usize,
     },
     /// The wrong one of the two.
     #[error("the page at {address:#x} is not {expected}")]
     WrongProtection {
-        /// Where.
+        /// The page's address.
         address: usize,
         /// `writable` while code is written, `executable` afterwards.
         expected: &'static str,
@@ -140,16 +141,16 @@ impl Switcher {
     ///
     /// The variant should be [`Variant::for_host`]'s, under whatever policy;
     /// [`install`](Self::install) refuses CPUs that need another one. With
-    /// [`Placement::PerCpu`](switcher_gen::layout::Placement::PerCpu) a switcher is for one CPU: the
-    /// memory must lie [`BEFORE_CODE`](switcher_gen::layout::PerCpu::BEFORE_CODE) bytes behind that
-    /// CPU's block, which `install` checks.
+    /// [`Placement::PerCpu`](switcher_gen::layout::Placement::PerCpu) a switcher is for one CPU:
+    /// the memory must lie [`BEFORE_CODE`](switcher_gen::layout::PerCpu::BEFORE_CODE) bytes behind
+    /// that CPU's block, which `install` checks.
     ///
     /// `hooks` are what of the host its event entries call.
     ///
     /// # Errors
-    /// If these bytes are not in the table of what is proved ([`certificate`]), if the host's memory
-    /// cannot be had, is writable and executable at once, is accessible to guests, or lies where the
-    /// switcher cannot run.
+    /// If these bytes are not in the table of what is proved ([`certificate`]), if the host's
+    /// memory cannot be had, is writable and executable at once, is accessible to guests, or lies
+    /// where the switcher cannot run.
     pub fn assemble<M: CodeMapping>(
         variant: &Variant,
         hooks: &Hooks,
@@ -207,8 +208,9 @@ impl Switcher {
     /// [uninstalled](crate::Cpu::uninstall). The error holds the switcher itself, and says why.
     ///
     /// # Safety
-    /// `memory` is what the switcher was [loaded](Self::assemble) into: another one, of the same type as well,
-    /// would be told to take back what it has never given, or has given to somebody else.
+    /// `memory` is what the switcher was [loaded](Self::assemble) into: another one, of the same
+    /// type as well, would be told to take back what it has never given, or has given to somebody
+    /// else.
     #[expect(clippy::result_large_err, reason = "as in `uninstall`: a box would be allocated")]
     pub unsafe fn unload<M: CodeMapping>(
         self,
@@ -218,8 +220,8 @@ impl Switcher {
             0 => {
                 let base = core::ptr::with_exposed_provenance_mut(self.base() as usize);
                 if let Some(start) = NonNull::new(base) {
-                    // SAFETY: the caller says that this is where it was reserved. It is installed nowhere, so
-                    // no CPU comes to it, and `self` ends here.
+                    // SAFETY: the caller says that this is where it was reserved. It is installed
+                    // nowhere, so no CPU comes to it, and `self` ends here.
                     unsafe { memory.release(start, self.reserved) };
                 }
                 Ok(())
@@ -291,8 +293,8 @@ impl Switcher {
     }
 }
 
-/// Writes the image, and what leads to the hooks behind it, to memory that is writable, and makes it
-/// executable.
+/// Writes the image, and what leads to the hooks behind it, to memory that is writable, and makes
+/// it executable.
 fn write_and_seal<M: CodeMapping>(
     image: &Image,
     hooks: &Hooks,

@@ -1,9 +1,9 @@
 //! What a guest's root must map of the host, and how.
 //!
 //! With host page-table isolation, a guest's root maps this and nothing else of the host; without,
-//! the host's own mappings contain it. Either way a host that maps these ranges, at these addresses,
-//! onto the same physical pages as its own root does, has mapped every operand that the switcher uses
-//! under a guest's root (spec/hazards.md, row 22).
+//! the host's own mappings contain it. Either way a host that maps these ranges, at these
+//! addresses, onto the same physical pages as its own root does, has mapped every operand that the
+//! switcher uses under a guest's root (spec/hazards.md, row 22).
 
 use alloc::vec::{self, Vec};
 use core::slice;
@@ -58,10 +58,11 @@ pub struct Mapping {
     pub len: u64,
     /// With which rights.
     pub rights: Rights,
-    /// Whether every root that its CPUs ever load, the host's own among them, translates these addresses alike, so
-    /// that the entry may be global. What one of two roots translates differently must not be, in either: its
-    /// translation would outlive the switch to the other (spec/hazards.md, row 21). Of what is no mapping of
-    /// this list, such as the host's pages that only its own root has, that says nothing: they must not be.
+    /// Whether every root that its CPUs ever load, the host's own among them, translates these
+    /// addresses alike, so that the entry may be global. What one of two roots translates
+    /// differently must not be, in either: its translation would outlive the switch to the other
+    /// (spec/hazards.md, row 21). Of what is no mapping of this list, such as the host's pages that
+    /// only its own root has, that says nothing: they must not be.
     pub may_be_global: bool,
     /// What it is.
     pub purpose: Purpose,
@@ -88,7 +89,8 @@ impl Mapping {
 pub struct MappingList(Vec<Mapping>);
 
 impl MappingList {
-    /// How much of a stack is listed: one page. Under a guest's root nothing is put there but frames.
+    /// How much of a stack is listed: one page. Under a guest's root nothing is put there but
+    /// frames.
     pub const STACK: u64 = PAGE;
 
     /// The least that each stack must have, in bytes, an [`IstTop`] aside: what the switcher puts
@@ -96,12 +98,12 @@ impl MappingList {
     /// [`Hooks`](crate::Hooks) need comes on top.
     pub const LEAST_STACK: u64 = IstTop::LEAST as u64;
 
-    /// The least that the stack at sp0 must have, in bytes: a frame, and below that what a #MC and a #DB
-    /// need to return if they interrupt the entry of another event.
+    /// The least that the stack at sp0 must have, in bytes: a frame, and below that what a #MC and
+    /// a #DB need to return if they interrupt the entry of another event.
     pub const LEAST_ENTRY_STACK: u64 = Sp0::LEAST as u64;
 
-    /// What the hardware of this CPU uses to deliver events as it is set up now: GDT, IDT, the block
-    /// with its TSS, and the stacks that this names. It is for guests without a switcher:
+    /// What the hardware of this CPU uses to deliver events as it is set up now: GDT, IDT, the
+    /// block with its TSS, and the stacks that this names. It is for guests without a switcher:
     /// [`Cpu::mappings`](crate::Cpu::mappings) has the switcher, and its IDT.
     #[must_use]
     pub fn of_hardware(block: &PerCpu, address: u64) -> Self {

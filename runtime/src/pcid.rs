@@ -1,9 +1,9 @@
 //! Process-context identifiers: which are the guests', and when a translation may be kept.
 //!
 //! Under one PCID the TLB must never have translations of two roots, nor of a root as it was before
-//! something was taken out of it (spec/hazards.md, row 20: XSA-292). So the host's and the guests' PCIDs
-//! are different numbers, and NOFLUSH is nobody's to set: a [`Cpu`](crate::Cpu) remembers which root
-//! it has last loaded under each PCID, and sets NOFLUSH for that root alone.
+//! something was taken out of it (spec/hazards.md, row 20: XSA-292). So the host's and the guests'
+//! PCIDs are different numbers, and NOFLUSH is nobody's to set: a [`Cpu`](crate::Cpu) remembers
+//! which root it has last loaded under each PCID, and sets NOFLUSH for that root alone.
 //!
 //! Which root that is, no address says: a page that was one guest's root may be another's by now
 //! (spec/hazards.md, row 53). A root is a [`Generation`]: whoever makes one gets a new one.
@@ -50,8 +50,9 @@ impl GuestPcid {
     }
 }
 
-/// The identity of something that a CPU keeps state for: of a root as it maps at some time, of those who
-/// share branch predictors. Numbers are given once; at one in a nanosecond they last for 500 years.
+/// The identity of something that a CPU keeps state for: of a root as it maps at some time, of
+/// those who share branch predictors. Numbers are given once; at one in a nanosecond they last for
+/// 500 years.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Generation(u64);
 
@@ -92,8 +93,8 @@ impl Tagged {
         }
     }
 
-    /// Whether the other one is another root under the same PCID, or was this one before something was
-    /// taken out of it.
+    /// Whether the other one is another root under the same PCID, or was this one before something
+    /// was taken out of it.
     pub(crate) fn is_in_conflict_with(self, other: Self) -> bool {
         self.pcid.is_some_and(|pcid| other.pcid.is_some_and(|it| it.number == pcid.number))
             && self.generation != other.generation
@@ -254,7 +255,8 @@ mod tests {
     fn two_roots_under_one_pcid_are_in_conflict() {
         let a = tagged(0x1000, 40);
         assert!(a.is_in_conflict_with(tagged(0x2000, 40)));
-        // On one page, or the same one before something was taken out of it: none of both is the other.
+        // On one page, or the same one before something was taken out of it: none of both is the
+        // other.
         assert!(a.is_in_conflict_with(tagged(0x1000, 40)));
         assert!(a.is_in_conflict_with(Tagged { generation: Generation::new(), ..a }));
         assert!(!a.is_in_conflict_with(tagged(0x2000, 41)));

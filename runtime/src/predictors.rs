@@ -2,8 +2,8 @@
 
 use crate::pcid::Generation;
 
-/// Those who may train each other's branches: one virtual machine, as a rule. An identity, which is given
-/// once; nothing that is freed and made again has it.
+/// Those who may train each other's branches: one virtual machine, as a rule. An identity, which is
+/// given once; nothing that is freed and made again has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Domain(Generation);
 
@@ -19,21 +19,22 @@ impl Domain {
 /// Who sees to the barrier between guests of two domains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Barriers {
-    /// [`Cpu::enter`](crate::Cpu::enter), by IBPB, where the CPU has it. It costs some thousand cycles, when
-    /// another domain's guest is entered than the last one's, or code of the host's at CPL 3 has run in between,
-    /// and makes the new one's first branches slow.
+    /// [`Cpu::enter`](crate::Cpu::enter), by IBPB, where the CPU has it. It costs some thousand
+    /// cycles, when another domain's guest is entered than the last one's, or code of the host's at
+    /// CPL 3 has run in between, and makes the new one's first branches slow.
     #[default]
     Enter,
-    /// The host, which has barriers of its own where it changes from one process to another, and runs
-    /// guests of one domain in one process only. Before its user mode
-    /// [`Cpu::barrier_before_user_mode`](crate::Cpu::barrier_before_user_mode) is as necessary as with the other.
+    /// The host, which has barriers of its own where it changes from one process to another, and
+    /// runs guests of one domain in one process only. Before its user mode
+    /// [`Cpu::barrier_before_user_mode`](crate::Cpu::barrier_before_user_mode) is as necessary as
+    /// with the other.
     Host,
 }
 
 /// Which guests have run since the last barrier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Guests {
-    /// None.
+    /// No guest's.
     Nobodys,
     /// One domain's alone.
     Of(Domain),
@@ -41,8 +42,8 @@ enum Guests {
     Several,
 }
 
-/// What a CPU's predictors have been trained by since the last barrier. It is kept whoever sees to the barriers, or
-/// what has run meanwhile would be forgotten.
+/// What a CPU's predictors have been trained by since the last barrier. It is kept whoever sees to
+/// the barriers, or what has run meanwhile would be forgotten.
 #[derive(Debug)]
 pub(crate) struct Predictors {
     guests: Guests,
@@ -57,8 +58,8 @@ impl Predictors {
         Self { guests: Guests::Several, user_mode: true, barriers: 0 }
     }
 
-    /// A guest of this domain is about to run. Says whether a barrier has to come first. Where barriers are the
-    /// host's, none does, and what was there stays.
+    /// A guest of this domain is about to run. Says whether a barrier has to come first. Where
+    /// barriers are the host's, none does, and what was there stays.
     pub(crate) fn enter(&mut self, domain: Domain, barriers: Barriers) -> bool {
         let foreign = self.user_mode
             || match self.guests {
@@ -78,8 +79,8 @@ impl Predictors {
         self.count(barrier)
     }
 
-    /// Code of the host's at CPL 3 is about to run, and to train. Says whether a barrier has to come first,
-    /// whoever sees to those between guests.
+    /// Code of the host's at CPL 3 is about to run, and to train. Says whether a barrier has to
+    /// come first, whoever sees to those between guests.
     pub(crate) fn leave(&mut self) -> bool {
         let trained = self.guests != Guests::Nobodys;
         (self.guests, self.user_mode) = (Guests::Nobodys, true);

@@ -39,7 +39,7 @@ impl<T, E> Refused<T, E> {
         self.inner
     }
 
-    /// Both.
+    /// The object, and why it was refused.
     pub fn into_parts(self) -> (T, E) {
         (self.inner, self.reason)
     }

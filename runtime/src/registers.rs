@@ -1,9 +1,9 @@
 //! Registers as numbers of 64 bits.
 //!
-//! What an address is, the paging mode decides, and [`PagingMode`](switcher_gen::arch::PagingMode) knows. A type that
-//! knows 48 bits only, such as the `x86_64` crate's `VirtAddr`, cuts or refuses the addresses of a five-level
-//! host (spec/hazards.md, row 52), so none comes between this crate and the hardware: `.clippy.toml`
-//! forbids it here.
+//! What an address is, the paging mode decides, and [`PagingMode`](switcher_gen::arch::PagingMode)
+//! knows. A type that knows 48 bits only, such as the `x86_64` crate's `VirtAddr`, cuts or refuses
+//! the addresses of a five-level host (spec/hazards.md, row 52), so none comes between this crate
+//! and the hardware: `.clippy.toml` forbids it here.
 
 use core::arch::asm;
 
@@ -69,8 +69,8 @@ impl DescriptorTablePointer {
     /// LGDT. It reloads no segment register.
     ///
     /// # Safety
-    /// At CPL 0. The table is one, for as long as it is loaded, and has for each selector in use what
-    /// was loaded by it.
+    /// At CPL 0. The table is one, for as long as it is loaded, and has for each selector in use
+    /// what was loaded by it.
     pub unsafe fn load_gdt(self) {
         // SAFETY: as the caller says; LGDT reads the ten bytes of `self`.
         unsafe { asm!("lgdt [{}]", in(reg) &raw const self, options(nostack, preserves_flags)) };
@@ -128,8 +128,8 @@ macro_rules! read {
         $(#[$doc])*
         pub(crate) fn $name() -> $type {
             let value: $type;
-            // SAFETY: it only stores the register's value. Elsewhere than at CPL 0, where all of this
-            // crate that reads registers runs, it may fault.
+            // SAFETY: it only stores the register's value. Elsewhere than at CPL 0, where all of
+            // this crate that reads registers runs, it may fault.
             unsafe { asm!($instruction, out(reg) value, options(nomem, nostack, preserves_flags)) };
             value
         }
@@ -189,7 +189,8 @@ pub(crate) unsafe fn set_dr6(value: u64) {
 /// Writes FS base.
 ///
 /// # Safety
-/// CR4.FSGSBASE is set; the address is one this CPU takes, and nothing uses FS that relies on another.
+/// CR4.FSGSBASE is set; the address is one this CPU takes, and nothing uses FS that relies on
+/// another.
 pub(crate) unsafe fn set_fs_base(base: u64) {
     // SAFETY: as the caller says.
     unsafe { asm!("wrfsbase {}", in(reg) base, options(nostack, preserves_flags)) };

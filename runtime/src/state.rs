@@ -1,13 +1,15 @@
-//! What CPL 3 can see, change or be ruled by, every register and structure that the manuals of Intel and AMD tell of:
-//! the one table (spec/hazards.md, "CPU state"). A CPU that has more is for its host to judge.
+//! What CPL 3 can see, change or be ruled by, every register and structure that the manuals of
+//! Intel and AMD tell of: the one table (spec/hazards.md, "CPU state"). A CPU that has more is for
+//! its host to judge.
 //!
 //! An entry says what it is, why it matters, who sees to it, and *has* the functions that do: what
-//! [`install`](crate::Switcher::install) checks, what [`enter`](crate::Cpu::enter) checks each time, and
-//! what it exchanges. Both go through the table, and call nothing of the kind that is not in it.
-//! `CPU-STATE.md` is written from it, so the document cannot claim a check that does not exist.
+//! [`install`](crate::Switcher::install) checks, what [`enter`](crate::Cpu::enter) checks each
+//! time, and what it exchanges. Both go through the table, and call nothing of the kind that is not
+//! in it. `CPU-STATE.md` is written from it, so the document cannot claim a check that does not
+//! exist.
 //!
-//! Checks are functions of values that were read before, so that tests can make up every CPU. What a check
-//! finds names the register, its value, and what to do.
+//! Checks are functions of values that were read before, so that tests can make up every CPU. What
+//! a check finds names the register, its value, and what to do.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -54,7 +56,7 @@ type RunningCheck = fn(&Running) -> Result<(), Wrong>;
 /// A line of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
-    /// Which.
+    /// What the row is about.
     pub state: State,
     /// The registers or structures, as the manuals call them.
     pub registers: &'static str,
@@ -142,8 +144,9 @@ impl Wrong {
 
 /// The bit of MSR IA32_MISC_ENABLE that says that there is no PEBS (Intel SDM vol. 4).
 const PEBS_UNAVAILABLE: u64 = 1 << 12;
-/// The bits of MSR SEV_STATUS for guests that #VC tells of what is intercepted (AMD APM vol. 2, 15.34 to 15.36;
-/// Linux, asm/msr-index.h): SEV-ES and SEV-SNP. With SEV alone there is no such exception.
+/// The bits of MSR SEV_STATUS for guests that #VC tells of what is intercepted (AMD APM vol. 2,
+/// 15.34 to 15.36; Linux, asm/msr-index.h): SEV-ES and SEV-SNP. With SEV alone there is no such
+/// exception.
 const SEV_ES_OR_SNP: u64 = 0b11 << 1;
 
 /// What `install` looks at.
@@ -287,8 +290,8 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Reads it, at CPL 0, but for `cr0`, which was read before anything else. A guest with the switcher's
-    /// own selectors and null ones has nothing read for them: `install` has seen these.
+    /// Reads it, at CPL 0, but for `cr0`, which was read before anything else. A guest with the
+    /// switcher's own selectors and null ones has nothing read for them: `install` has seen these.
     pub(crate) fn read(cr0: u64, guest: &Guest, selectors: Selectors, then: Installed) -> Self {
         let now = Installed::read();
         let entry = |selector| if selector > NULL { descriptor(now.gdtr, selector) } else { 0 };
@@ -479,8 +482,8 @@ fn judge(selector: u16, entry: u64) -> Result<(), Wrong> {
 /// SYSCALL and SYSRET load fixed attributes without looking at the descriptors, IRET looks: both
 /// ways must lead to the same segments (AMD APM vol. 3, SYSCALL).
 fn selectors_are_as_star_has_them(host: &Host) -> Result<(), Wrong> {
-    // Present, DPL, S, type; L and D. Accessed: or the hardware would write to the GDT, which guests'
-    // roots map read-only.
+    // Present, DPL, S, type; L and D. Accessed: or the hardware would write to the GDT, which
+    // guests' roots map read-only.
     const MASK: u64 = PRESENT | DPL | IS_SEGMENT | IS_CODE | READ_WRITE | ACCESSED | LONG | SIZE32;
     const EACH: u64 = PRESENT | IS_SEGMENT | ACCESSED | READ_WRITE;
     // What data and L have to do with each other is nothing; what ring 0 has of B, neither.
@@ -552,8 +555,8 @@ impl SystemSegment {
     }
 }
 
-/// The hardware takes sp0 and the IST from TR's TSS, the switcher from the per-CPU block. And ports it
-/// takes from an I/O bitmap, if there is one within the TSS's limit.
+/// The hardware takes sp0 and the IST from TR's TSS, the switcher from the per-CPU block. And ports
+/// it takes from an I/O bitmap, if there is one within the TSS's limit.
 fn tss_is_the_blocks(host: &Host) -> Result<(), Wrong> {
     const LEAST: u32 = 103;
     let low = host.descriptor(host.tr);
@@ -585,10 +588,10 @@ fn tss_is_the_blocks(host: &Host) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// Whether MOV to a data segment register takes it, which faults in ring 0 if it does not. What a guest
-/// has loaded itself is so, unless the GDT has changed: CPL 3 may load what the DPL allows for it and for the
-/// selector's RPL, whatever that is, and the register keeps the RPL (Intel SDM vol. 3, 5.5). Whatever CPL 3 may
-/// load, CPL 0 may.
+/// Whether MOV to a data segment register takes it, which faults in ring 0 if it does not. What a
+/// guest has loaded itself is so, unless the GDT has changed: CPL 3 may load what the DPL allows
+/// for it and for the selector's RPL, whatever that is, and the register keeps the RPL (Intel SDM
+/// vol. 3, 5.5). Whatever CPL 3 may load, CPL 0 may.
 fn data_selectors_load(running: &Running) -> Result<(), Wrong> {
     const NAMES: [&str; 4] =
         ["the guest's DS", "the guest's ES", "the guest's FS", "the guest's GS"];
@@ -618,10 +621,10 @@ fn data_selectors_load(running: &Running) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// Whether the host's own selectors load once more when the guest is done: in ring 0, under the switcher's IDT, where
-/// a fault is the end. That they are loaded says nothing: the LDT is null by now, and an entry of the GDT may be
-/// gone, as those of a thread are in another one. Accessed, or loading it would write to the GDT, which hosts map
-/// read-only as well.
+/// Whether the host's own selectors load once more when the guest is done: in ring 0, under the
+/// switcher's IDT, where a fault is the end. That they are loaded says nothing: the LDT is null by
+/// now, and an entry of the GDT may be gone, as those of a thread are in another one. Accessed, or
+/// loading it would write to the GDT, which hosts map read-only as well.
 fn hosts_selectors_load(running: &Running) -> Result<(), Wrong> {
     const NAMES: [&str; 4] = ["the host's DS", "the host's ES", "the host's FS", "the host's GS"];
     for ((register, selector), entry) in
@@ -669,7 +672,8 @@ fn code_and_stack_are_safe(running: &Running) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// What the proofs take the caller's flags to be, but for IF, of which `enter` has an error of its own.
+/// What the proofs take the caller's flags to be, but for IF, of which `enter` has an error of its
+/// own.
 fn flags_are_clear(running: &Running) -> Result<(), Wrong> {
     let Running { flags, now, .. } = running;
     let wanted = [
@@ -807,7 +811,8 @@ macro_rules! cpu_state {
                 Self { $($($field,)*)* }
             }
 
-            /// What of it somebody has changed who may not, if anybody has: see [`Exchange::is_untouched`].
+            /// What of it somebody has changed who may not, if anybody has: see
+            /// [`Exchange::is_untouched`].
             ///
             /// # Safety
             /// As [`Exchange::is_untouched`] has it, of each.
@@ -1294,8 +1299,9 @@ pub fn document() -> alloc::string::String {
     text
 }
 
-/// What `enter` exchanges, as a document for those who run meanwhile: `runtime/EXCHANGED.md`, which the contracts
-/// of [`Hooks`](crate::Hooks) and of [`Cpu::enter_with`](crate::Cpu::enter_with) include.
+/// What `enter` exchanges, as a document for those who run meanwhile: `runtime/EXCHANGED.md`, which
+/// the contracts of [`Hooks`](crate::Hooks) and of [`Cpu::enter_with`](crate::Cpu::enter_with)
+/// include.
 #[must_use]
 pub fn exchanged() -> alloc::string::String {
     use core::fmt::Write;

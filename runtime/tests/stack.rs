@@ -1,5 +1,5 @@
-//! How much of a stack the runtime needs: kernels have a few pages. A thread's stack is painted, and what has
-//! lost its paint is counted.
+//! How much of a stack the runtime needs: kernels have a few pages. A thread's stack is painted,
+//! and what has lost its paint is counted.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::convert::Infallible;
@@ -23,8 +23,8 @@ fn depth(run: impl FnOnce() + Send + 'static) -> usize {
         let bottom = top - PAINTED;
         let word = |at: usize| core::ptr::with_exposed_provenance_mut::<u64>(at);
         for at in (bottom..top).step_by(8).rev() {
-            // SAFETY: this thread's stack has 16 times as much, and nothing is there yet: what this loop calls
-            // has frames above.
+            // SAFETY: this thread's stack has 16 times as much, and nothing is there yet: what this
+            // loop calls has frames above.
             unsafe { word(at).write_volatile(PAINT) };
         }
         under(run);
@@ -111,8 +111,8 @@ fn what_is_measured_is_what_is_used() {
     assert!(depth(|| ()) < 4096);
 }
 
-/// What is optimised, as a kernel is, needs a page at most; what is not, less than the 16 KiB of a kernel's
-/// stack.
+/// What is optimised, as a kernel is, needs a page at most; what is not, less than the 16 KiB of a
+/// kernel's stack.
 #[test]
 fn assembling_needs_a_page_of_stack() {
     let limit = if cfg!(debug_assertions) { 12 * 1024 } else { 4096 };

@@ -7,8 +7,8 @@
 //! | `dynasmrt` | the same emitters into dynasmrt's `VecAssembler`, with its memory reserved |
 //!
 //! Criterion measures each by itself; what is printed at the end was measured in turns, so that a
-//! change of the machine's speed does not look like a difference between them. Goals: at most 10 us,
-//! no slower than iced, at most 1.2 times as long as dynasmrt.
+//! change of the machine's speed does not look like a difference between them. Goals: at most 10
+//! us, no slower than iced, at most 1.2 times as long as dynasmrt.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -113,7 +113,7 @@ impl Iced {
         for mut i in instructions {
             steps.extend(targets.binary_search(&i.ip()).ok().map(Step::Label));
             let to = target(&i).and_then(|target| targets.binary_search(&target).ok());
-            // A `CodeAssembler` keeps labels in the place of addresses; 0 is none.
+            // A `CodeAssembler` keeps labels in the place of addresses; 0 stands for no label.
             i.set_ip(0);
             steps.push(to.map_or(Step::Other(i), |to| Step::Jump(i.mnemonic(), to)));
         }

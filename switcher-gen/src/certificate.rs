@@ -1,8 +1,10 @@
 //! Which images are proved: a table that whoever maps code consults.
 //!
-//! certificates.txt, beside this crate's Cargo.toml, has a line for each image all of whose theorems
-//! were proved: its variant's name and its fingerprint, which does not depend on the address it runs
-//! at. A test proves them all again and compares; with `BLESS=1` it writes the table.
+//! certificates.txt, beside this crate's Cargo.toml, has a line for each image all of whose
+//! theorems were proved: its variant's name and its fingerprint, which does not depend on the
+//! address it runs at. The tests have `switcher prove --all` prove all of them again and find each
+//! in the table, which has no others; `BLESS=1 cargo test -p switcher-prove --test proofs` proves
+//! them and writes it.
 
 use core::fmt::Write as _;
 

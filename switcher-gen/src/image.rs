@@ -367,7 +367,7 @@ fn rel32(from: u64, to: u64, target: u64) -> Result<i32, LinkError> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LinkError {
-    /// SYSCALL would load a RIP that is none.
+    /// SYSCALL would load a RIP that is not canonical.
     #[error("the switcher cannot be mapped there: {0}")]
     NonCanonical(#[from] NonCanonical),
     /// There is not enough room up to the last address.

@@ -3,8 +3,8 @@
 //!
 //! 1. **struct -> offset.** [`arch`] holds the facts of x86-64; [`layout`] the structs that emitted
 //!    code reads and writes, with a typed [`Offset`](layout::Offset) per field.
-//! 2. **offset -> code.** A [`Variant`] says what to emit for which host. The emitters ([`emit`], one
-//!    file per routine) write to a [`Sink`](asm::Sink), where those offsets are the only
+//! 2. **offset -> code.** A [`Variant`] says what to emit for which host. The emitters ([`emit`],
+//!    one file per routine) write to a [`Sink`](asm::Sink), where those offsets are the only
 //!    displacements there are. The result is an [`Image`]: bytes, entry points, windows.
 //! 3. Images that are proved are on record: [`certificate`].
 //!

@@ -1,6 +1,6 @@
-//! The names in a switcher: its places, the host's symbols that it refers to, and the windows in which
-//! the host's own code must know where it is. The assembler (`switcher-asm`) knows none of them; here
-//! it is told.
+//! The names in a switcher: its places, the host's symbols that it refers to, and the windows in
+//! which the host's own code must know where it is. The assembler (`switcher-asm`) knows none of
+//! them; here it is told.
 
 use switcher_abi::layout::PerCpu;
 use switcher_asm::{Named, Names};
@@ -96,7 +96,8 @@ pub enum Label {
     EventIstFromGuest,
     /// #DB in ring 0.
     EventDbRing0,
-    /// #DB or #MC in ring 0 is over: RSP points to its IRET frame, every other register is restored.
+    /// #DB or #MC in ring 0 is over: RSP points to its IRET frame, and every other register is
+    /// restored.
     ResumeRing0,
     /// It returns on the interrupted stack.
     ResumeOnStack,
@@ -299,19 +300,20 @@ impl Label {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostSymbol(pub &'static str);
 
-/// The hooks: what event entries call for the host, by the System V ABI:
-/// `extern "C" fn(*mut PtRegs)`, with interrupts off, the host's GS base, the host's root if a guest
-/// was being run, and a stack of the IST that ends 16 bytes above the `PtRegs`. RDI is that pointer; no
-/// other general register, nor a flag, holds anything of what was interrupted. Those that return have
-/// the variant's mitigations before and behind them, and the host's SPEC_CTRL if that is switched.
+/// The hooks: what event entries call for the host, by the System V ABI: `extern "C" fn(*mut
+/// PtRegs)`, with interrupts off, the host's GS base, the host's root if a guest was being run, and
+/// a stack of the IST that ends 16 bytes above the `PtRegs`. RDI is that pointer; no other general
+/// register, nor a flag, holds anything of what was interrupted. Those that return have the
+/// variant's mitigations before and behind them, and the host's SPEC_CTRL if that is switched.
 impl HostSymbol {
     /// An NMI has interrupted ring 0: the switcher or the host. What was interrupted goes on
     /// afterwards, with its registers as they are then in the `PtRegs`. The hook may not execute
     /// IRET, as a fault's handler does: that would let in a second NMI, onto the same stack. The
     /// registers that ring 0 does not use, such as XMM, are a guest's.
     pub const NMI: Self = Self("switcher_host_nmi");
-    /// The same for a machine check. NMIs may be blocked, and what was interrupted then goes on without
-    /// an IRET: its RIP stays within the switcher's routines, or outside of them, and RF is clear there.
+    /// The same for a machine check. NMIs may be blocked, and what was interrupted then goes on
+    /// without an IRET: its RIP stays within the switcher's routines, or outside of them, and RF is
+    /// clear there.
     pub const MACHINE_CHECK: Self = Self("switcher_host_machine_check");
     /// Something has happened in ring 0 that cannot happen. Must not return.
     pub const FATAL: Self = Self("switcher_host_fatal");

@@ -1,6 +1,8 @@
 //! The files of the tree, and what documents and comments say, for the tests that hold the two
 //! together.
 
+#![allow(dead_code, reason = "each test uses some of it")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

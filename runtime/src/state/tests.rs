@@ -167,8 +167,8 @@ fn wrong_moments() -> Vec<Spoilt<Running>> {
         (Segments, "the guest's GS", |it| it.data[3] = 0x27),
         (Segments, "the guest's ES", |it| it.data[1] = 0x53),
         (Segments, "GDT entry", |it| it.descriptors[2] &= !ACCESSED),
-        // The host's own: of an LDT that is null by now, of entries that are gone, or have become what does not
-        // load in ring 0.
+        // The host's own: of an LDT that is null by now, of entries that are gone, or have become
+        // what does not load in ring 0.
         (Segments, "the host's FS", |it| it.hosts[2] = 0x2F),
         (Segments, "the host's DS", |it| it.hosts[0] = 4),
         (Segments, "the host's FS", |it| it.hosts_descriptors[2] = 0),
@@ -261,8 +261,8 @@ fn there_is_no_check_in_the_table_that_cannot_fail() {
     }
 }
 
-/// Of all kinds of descriptors that `install` leaves in the GDT, by the rule that the manual has for CPL 3 (Intel SDM
-/// vol. 3, 5.5, and MOV): a guest cannot keep itself from being entered again.
+/// Of all kinds of descriptors that `install` leaves in the GDT, by the rule that the manual has
+/// for CPL 3 (Intel SDM vol. 3, 5.5, and MOV): a guest cannot keep itself from being entered again.
 #[test]
 fn whatever_cpl_3_can_load_passes_once_more() {
     let mut loaded = 0;
@@ -300,7 +300,8 @@ fn a_host_gets_back_whatever_of_its_own_loads_in_ring_0() {
         (0x1A, ring(2)),
         (0x18, ring(3)),
         (0x1B, ring(3)),
-        // Data that cannot be written, of 16 bits, that expands down; code that conforms, whatever the RPL.
+        // Data that cannot be written, of 16 bits, that expands down; code that conforms, whatever
+        // the RPL.
         (0x18, ring(0) & !READ_WRITE & !SIZE32 | DOWN_OR_CONFORMING),
         (0x1B, readable),
         // Null, and what lies in the entry is nothing then.
@@ -328,8 +329,8 @@ fn an_error_says_what_was_found_where_and_what_to_do() {
 
 #[test]
 fn descriptors_that_real_hosts_have_are_accepted() {
-    // Linux's: 32-bit code of DPL 0, the CPU's number in the limit of read-only data that expands down,
-    // an empty TLS entry; and what CPL 3 cannot load, whatever it is.
+    // Linux's: 32-bit code of DPL 0, the CPU's number in the limit of read-only data that expands
+    // down, an empty TLS entry; and what CPL 3 cannot load, whatever it is.
     let fine = [
         0x00CF_9B00_0000_FFFF,
         0x0040_F500_0000_0001,
@@ -346,8 +347,8 @@ fn descriptors_that_real_hosts_have_are_accepted() {
     }
 }
 
-/// Of all 2^16 kinds of descriptors, those that pass are known: nothing is accepted because nobody has
-/// thought of it.
+/// Of all 2^16 kinds of descriptors, those that pass are known: nothing is accepted because nobody
+/// has thought of it.
 #[test]
 fn what_is_accepted_of_all_kinds_of_descriptors_is_known() {
     for kind in 0..=0xFFFF_u64 {

@@ -153,7 +153,7 @@ fn run_on_machine(args: &Args, subject: Subject) -> Result<(), Failure> {
     conclude(report, interrupt::verdict(interrupted, "cases", verdict))
 }
 
-/// The verdict in a word: a part that agrees is none.
+/// The verdict in a word: a part that has agreed is no verdict.
 fn word(differs: bool, interrupted: Option<Interrupted>) -> &'static str {
     match (differs, interrupted) {
         (true, _) => "differ",

@@ -28,8 +28,8 @@ pub(crate) fn features() -> Result<HostFeatures, Failure> {
     let paging =
         if has_la57 && uses("la57") { PagingMode::FiveLevel } else { PagingMode::FourLevel };
     let (pcid, ibt, pku) = (uses("pcid"), uses("ibt"), uses("ospke"));
-    // Linux uses SMEP wherever it shows it. It says nothing of IA32_ARCH_CAPABILITIES and SPEC_CTRL as
-    // such: the CPU is taken to need everything, and the host to have switched on nothing.
+    // Linux uses SMEP wherever it shows it. It says nothing of IA32_ARCH_CAPABILITIES and SPEC_CTRL
+    // as such: the CPU is taken to need everything, and the host to have switched on nothing.
     let smep = uses("smep");
     let state = HostState { paging, pcid, ibt, pku, smep, ..HostState::PLAIN };
     Ok(HostFeatures::from_cpuid(CpuIdReaderNative, state))

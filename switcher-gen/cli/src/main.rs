@@ -1,9 +1,9 @@
 //! The command line: a tour of the journey from structs to running code, and its stations one by
 //! one.
 //!
-//! Exit codes: 0 done; 1 it could not be done, as on an unfit host, or what was to be shown is wrong;
-//! 2 the command line or an input is wrong; 3 what was to be shown is not known; 130 somebody has
-//! interrupted it.
+//! Exit codes: 0 done; 1 it could not be done, as on an unfit host, or what was to be shown is
+//! wrong; 2 the command line or an input is wrong; 3 what was to be shown is not known; 130
+//! somebody has interrupted it.
 
 #[macro_use]
 mod output;

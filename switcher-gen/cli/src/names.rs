@@ -32,7 +32,7 @@ pub(crate) fn variant(typed: &str) -> Result<Variant, Unknown> {
 fn nearest(typed: &str) -> Vec<String> {
     let typed = typed.to_ascii_lowercase();
     let distance = |name: &str| strsim::damerau_levenshtein(&typed, name);
-    // A name all of which would have to be typed anew is none that was meant.
+    // A name all of which would have to be typed anew was not meant.
     let most = typed.chars().count() / 2;
     let mut near: Vec<_> = Variant::all()
         .map(|variant| variant.to_string())

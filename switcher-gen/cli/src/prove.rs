@@ -174,8 +174,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     conclude(report, verdict)
 }
 
-/// What `prove` says of every variant. Those that have most in common go to one thread, one after the
-/// other: two threads would prove the same at the same time.
+/// What `prove` says of every variant. Those that have most in common go to one thread, one after
+/// the other: two threads would prove the same at the same time.
 fn all(
     jobs: &Jobs,
     prove: impl Fn(&Subject) -> Result<Proof, String> + Sync,
@@ -401,7 +401,7 @@ mod tests {
         let blamed = text.lines().find(|line| line.ends_with("  <--")).unwrap();
         assert!(blamed.contains("iretq") && blamed.contains("emit/"), "{blamed}");
         assert!(matches!(verdict(&proofs, &[]), Err(Failure::Failed(_))));
-        // Code that is none weighs less than what is refuted, and more than what is not known.
+        // What is no code weighs less than what is refuted, and more than what is not known.
         assert!(matches!(verdict(&proofs, &["bad".into()]), Err(Failure::Failed(_))));
         assert!(matches!(verdict(&[], &["bad".into()]), Err(Failure::Usage(_))));
     }

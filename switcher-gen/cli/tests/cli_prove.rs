@@ -172,7 +172,8 @@ fn what_is_no_code_is_refused_with_its_instruction() {
     }
 }
 
-/// Code with more ways through it than are gone: thirteen decisions, each of which may go either way.
+/// Code with more ways through it than are gone: thirteen decisions, each of which may go either
+/// way.
 #[test]
 fn what_is_not_known_is_no_success() {
     // More paths than are gone; short ones, and fences, so that no other limit comes first.
@@ -334,8 +335,8 @@ fn a_closed_pipe_is_no_error_and_hides_none() {
     assert_eq!(run(&elf.args(&["fuzz", "--cases", "20000"])), Some(1));
 }
 
-/// CLAC is there if the user says that the CPUs have it, and an unknown feature is answered with the
-/// known ones.
+/// CLAC is there if the user says that the CPUs have it, and an unknown feature is answered with
+/// the known ones.
 #[test]
 fn a_feature_of_the_cpu_is_said_by_name() {
     let exit = "\tclear_all ecx, edx, esi, edi, r8d, r9d, r10d, r11d\n";

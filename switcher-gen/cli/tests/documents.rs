@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
 
-#[allow(dead_code)]
 #[path = "../../../hw-tests/tests/tree/mod.rs"]
 mod tree;
 use tree::{commands, files, has_extension, prose, read, root};

@@ -22,8 +22,8 @@ fn interrupted(args: &[&str]) -> Output {
             .unwrap();
         sleep(Duration::from_secs(seconds));
         let pid = libc::pid_t::try_from(child.id()).unwrap();
-        // SAFETY: kill only sends a signal, and the process is our own child, which nobody has waited
-        // for yet: the number is no other's.
+        // SAFETY: kill only sends a signal, and the process is our own child, which nobody has
+        // waited for yet: the number is no other's.
         assert_eq!(unsafe { libc::kill(pid, libc::SIGINT) }, 0);
         let output = child.wait_with_output().unwrap();
         if output.status.code().is_some() {

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! This runs both for a bounded time, with stable Rust; `cargo fuzz run reader --features
-//! libfuzzer` does so without end, where cargo-fuzz is installed. The tests of this package try each
-//! file of `corpus/` without libFuzzer.
+//! libfuzzer` does so without end, where cargo-fuzz is installed. The tests of this package try
+//! each file of `corpus/` without libFuzzer.
 
 pub mod reader;
 pub mod seeds;

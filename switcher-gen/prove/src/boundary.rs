@@ -1,6 +1,6 @@
-//! What the theorems about events in ring 0 assume of the state that they interrupt, in one place: they
-//! assume it, and every theorem shows it of each state that it passes through. So what holds at the end of
-//! a routine alone, and not in between, is refused (spec/hazards.md, row 36).
+//! What the theorems about events in ring 0 assume of the state that they interrupt, in one place:
+//! they assume it, and every theorem shows it of each state that it passes through. So what holds
+//! at the end of a routine alone, and not in between, is refused (spec/hazards.md, row 36).
 //!
 //! The rest follows from how a world is made: registers and CR3 are anything, fields of the block
 //! that nobody may store to are as they were, and RIP is an address of the code's. Where RSP has to

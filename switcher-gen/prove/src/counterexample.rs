@@ -72,7 +72,8 @@ enum Bases {
     One(usize),
     /// [`BASES`] in the lower half, with few bits set, so that parts of one are addresses, too.
     Low,
-    /// [`BASES`], so many bytes further on: what is wrong of an address may show where it carries alone.
+    /// [`BASES`], so many bytes further on: what is wrong of an address may show where it carries
+    /// alone.
     Moved(u64),
     /// [`BASES`], their low 16 bits replaced by this number, for what carries out of 16 bits.
     Rounded(u64),
@@ -231,7 +232,8 @@ impl Counterexample {
 /// zero, by which an address may happen to be right.
 const FAR: [u64; 3] = [0x1234_5678_9AB8, 0x1235_6780, 0xFFFF_9234_5678_9AB8];
 
-/// Values that a state should have, if it can: addresses that lie apart, and others that lead astray.
+/// Values that a state should have, if it can: addresses that lie apart, and others that lead
+/// astray.
 fn wishes(d: &Symbolic, goal: &Goal<Symbolic>) -> Vec<(Rc<str>, u64)> {
     let bases = BASES.map(|(name, at)| (Rc::from(name), at));
     let about = goal.values.iter().flat_map(|(one, other)| [one, other]);
@@ -241,8 +243,8 @@ fn wishes(d: &Symbolic, goal: &Goal<Symbolic>) -> Vec<(Rc<str>, u64)> {
     bases.into_iter().chain(far).collect()
 }
 
-/// A state of numbers that meets all assumptions and takes the path of `run`, of what `model` says of
-/// it. `None` if the concrete machine goes another way.
+/// A state of numbers that meets all assumptions and takes the path of `run`, of what `model` says
+/// of it. `None` if the concrete machine goes another way.
 pub(crate) fn witness(
     entry: Entry<'_>,
     guest_memory: GuestMemory,
@@ -256,7 +258,8 @@ pub(crate) fn witness(
     })
 }
 
-/// Runs the theorem on the numbers of `model`, and the state that this is: what is not named is zero.
+/// Runs the theorem on the numbers of `model`, and the state that this is: what is not named is
+/// zero.
 fn replay_model(
     entry: Entry<'_>,
     guest_memory: GuestMemory,

@@ -1,5 +1,5 @@
-//! Where theorems begin in a target, resolved once per target and passed to whoever runs, keeps or compares
-//! proofs: instead of a target, a theorem and what each makes of the two.
+//! Where theorems begin in a target, resolved once per target and passed to whoever runs, keeps or
+//! compares proofs: instead of a target, a theorem and what each makes of the two.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
@@ -24,8 +24,8 @@ pub struct EntryPoints<'t> {
 /// Where a theorem begins.
 #[derive(Debug, Default)]
 struct Begins {
-    /// An address for each stub that is executed; of a routine, its own. Empty if the target has no such
-    /// entry, or if nothing is executed.
+    /// An address for each stub that is executed; of a routine, its own. Empty if the target has no
+    /// such entry, or if nothing is executed.
     addresses: Vec<u64>,
     /// The stubs that these stand for, if it is about an event.
     stubs: Vec<Alike>,
@@ -82,8 +82,8 @@ impl<'t> EntryPoints<'t> {
         Entry { target: self.target, theorem, points: self, begins }
     }
 
-    /// The vectors whose stubs are executed: one for each kind of stub that a theorem comes to, and that
-    /// of the code's own INT.
+    /// The vectors whose stubs are executed: one for each kind of stub that a theorem comes to, and
+    /// that of the code's own INT.
     pub(crate) fn executed_vectors(&self) -> Vec<u8> {
         let stubs = self.all.values().flat_map(|begins| &begins.stubs);
         stubs.map(Alike::first).chain([vector::SEGMENT_OVERRUN]).collect()
@@ -97,8 +97,8 @@ impl Begins {
 }
 
 impl<'a> Entry<'a> {
-    /// Where it begins: an event at one stub of those that are alike. Empty if the target has no such
-    /// entry, or if nothing is executed.
+    /// Where it begins: an event at one stub of those that are alike. Empty if the target has no
+    /// such entry, or if nothing is executed.
     pub(crate) fn addresses(self) -> &'a [u64] {
         &self.begins.addresses
     }

@@ -21,8 +21,9 @@ use switcher_model::symbolic::{Symbolic, Validity as Answer};
 use switcher_model::{ARITHMETIC, Domain, Gpr, RegionName, State as Machine};
 
 /// Runs `theorem` of two targets from the same state: what they leave must be the same, whether the
-/// specification speaks of it or not. Left out is what nobody can read: stacks below what they hold,
-/// sp2, smod_rsp where it is scratch too, and the arithmetic flags and Intel's SS in the host.
+/// specification speaks of it or not. Left out is what nobody can read: stacks below what they
+/// hold, sp2, smod_rsp where it is scratch too, and the arithmetic flags and Intel's SS in the
+/// host.
 ///
 /// # Errors
 /// If no theorem can be about one of them.

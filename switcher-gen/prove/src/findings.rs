@@ -1,7 +1,7 @@
 //! What was found wrong with a target: the first of it, or all.
 //!
-//! A finding is one obligation that one theorem finds broken at one instruction. That it is broken on
-//! other paths too, or of other registers, is the same finding.
+//! A finding is one obligation that one theorem finds broken at one instruction. That it is broken
+//! on other paths too, or of other registers, is the same finding.
 
 use std::collections::HashMap;
 

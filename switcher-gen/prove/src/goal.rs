@@ -1,7 +1,7 @@
 //! What a run has to show: goals, in the order in which they come up.
 //!
-//! [`Goals`] is passed to whatever finds that something must hold. It knows nothing of the run but which
-//! instruction is being executed; what is remembered of a run is in `run/watch.rs`.
+//! [`Goals`] is passed to whatever finds that something must hold. It knows nothing of the run but
+//! which instruction is being executed; what is remembered of a run is in `run/watch.rs`.
 
 use crate::obligation::Obligation;
 use switcher_model::Domain;
@@ -60,7 +60,8 @@ impl<D: Domain> Goals<D> {
         self.all.push(Goal { obligation, holds, about, values: None, at: Some(at) });
     }
 
-    /// Something must hold of the instruction that is being executed, and is broken by most other faults.
+    /// Something must hold of the instruction that is being executed, and is broken by most other
+    /// faults.
     pub(crate) fn add_last(&mut self, obligation: Obligation, holds: D::Bit, about: &'static str) {
         self.add_last_at(obligation, holds, about, self.at);
     }

@@ -40,8 +40,8 @@ pub trait Prove {
     /// The prover that is asked where nothing is known.
     fn prover(&self) -> &Prover;
 
-    /// Proves or refutes the theorems in `order`, which has all of them: what is likely to fail first is
-    /// found soonest.
+    /// Proves or refutes the theorems in `order`, which has all of them: what is likely to fail
+    /// first is found soonest.
     fn prove_in_order(&self, target: &Target, order: &[Theorem]) -> Verdict;
 
     /// Proves or refutes all theorems about `target`. The first that is not proved ends it.
@@ -115,8 +115,8 @@ impl Prover {
         Prove::prove(self, target)
     }
 
-    /// What becomes of the theorems in `order`, which has all of them, if `theorem` says what becomes of
-    /// each. The first that is not proved ends it.
+    /// What becomes of the theorems in `order`, which has all of them, if `theorem` says what
+    /// becomes of each. The first that is not proved ends it.
     pub(crate) fn all(
         &self,
         points: &EntryPoints<'_>,
@@ -145,8 +145,8 @@ impl Prover {
         Verdict::Proved(reports)
     }
 
-    /// Proves or refutes one theorem, with and without a guest that writes its memory meanwhile. `see` sees
-    /// each run.
+    /// Proves or refutes one theorem, with and without a guest that writes its memory meanwhile.
+    /// `see` sees each run.
     pub(crate) fn theorem(
         &self,
         entry: Entry<'_>,
@@ -160,8 +160,8 @@ impl Prover {
         }
     }
 
-    /// Everything that is wrong with `target`, as far as it can be told: each with a state of its own
-    /// that breaks it. Nothing, if it is proved.
+    /// Everything that is wrong with `target`, as far as it can be told: each with a state of its
+    /// own that breaks it. Nothing, if it is proved.
     ///
     /// # Errors
     /// If the theorem about entering a guest cannot be about the code.
@@ -193,8 +193,8 @@ impl Prover {
         Ok(findings)
     }
 
-    /// Goes every path of one theorem in every way that matters. What is found wrong is added to `findings`,
-    /// and `see` sees each run.
+    /// Goes every path of one theorem in every way that matters. What is found wrong is added to
+    /// `findings`, and `see` sees each run.
     fn all_of(
         &self,
         entry: Entry<'_>,

@@ -140,8 +140,8 @@ impl Search {
     }
 }
 
-/// How many instructions the shortest path of each kind executes. What has no finite number of paths
-/// has no shortest ones.
+/// How many instructions the shortest path of each kind executes. What has no finite number of
+/// paths has no shortest ones.
 fn shortest(target: &Target) -> BTreeMap<String, usize> {
     let mut shortest = BTreeMap::new();
     let paths = cost::paths_of(target, Theorem::of(target)).unwrap_or_default();

@@ -8,8 +8,8 @@ use switcher_gen::layout::Revision;
 use switcher_gen::{Variant, layout};
 use switcher_model::{CpuModel, Features};
 
-/// Where in the per-CPU block the data lies: relative to the block's address, which is the host's GS
-/// base or a number, by the variant's placement.
+/// Where in the per-CPU block the data lies: relative to the block's address, which is the host's
+/// GS base or a number, by the variant's placement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlockOffsets {
     /// The offset of the TSS.

@@ -1,11 +1,12 @@
 //! The stubs of event entries: which of them are alike, so that one of them is executed for all.
 //!
-//! The vector is an unknown of its theorem: all code after the stubs is executed with it, so that what
-//! treats one vector unlike the others is a path of its own. The stubs themselves are code, and each
-//! names its vector. They are put into [parts](Stubs::partition): in one part are those that execute the
-//! same instructions, in the same windows and on the same stack, push **their own** vector, and jump to
-//! one place. One of them is executed, and what it has pushed becomes the unknown. A stub that does
-//! anything else is like no other: it is a part by itself and is executed with its number.
+//! The vector is an unknown of its theorem: all code after the stubs is executed with it, so that
+//! what treats one vector unlike the others is a path of its own. The stubs themselves are code,
+//! and each names its vector. They are put into [parts](Stubs::partition): in one part are those
+//! that execute the same instructions, in the same windows and on the same stack, push **their
+//! own** vector, and jump to one place. One of them is executed, and what it has pushed becomes the
+//! unknown. A stub that does anything else is like no other: it is a part by itself and is executed
+//! with its number.
 
 use std::hash::Hash;
 
@@ -179,8 +180,8 @@ mod tests {
     use switcher_gen::arch::vector;
     use switcher_gen::{Image, Variant};
 
-    /// In each situation in which hardware can deliver an event, each vector but the one that nothing
-    /// raises is of exactly one theorem.
+    /// In each situation in which hardware can deliver an event, each vector but the one that
+    /// nothing raises is of exactly one theorem.
     #[test]
     fn every_vector_is_of_a_theorem_wherever_it_comes() {
         let is_own = |vector| [vector::DB, vector::NMI, vector::MC, vector::DF].contains(&vector);

@@ -1,4 +1,5 @@
-//! Whether a proof says anything: whether its assumptions can be met on each path, and its goals be broken.
+//! Whether a proof says anything: whether its assumptions can be met on each path, and its goals be
+//! broken.
 
 use crate::counterexample::Numbers;
 use crate::entry::EntryPoints;
@@ -18,13 +19,14 @@ use switcher_model::symbolic::{Symbolic, Validity as Answer};
 pub struct Substance {
     /// For each path, a state of numbers that meets all assumptions and takes it, if one was found.
     pub paths: Vec<(GuestMemory, Option<Numbers>)>,
-    /// By the name of an obligation: of how many goals the contrary is refuted, and how many there are.
+    /// By the name of an obligation: of how many goals the contrary is refuted, and how many there
+    /// are.
     pub contrary: BTreeMap<&'static str, (usize, usize)>,
 }
 
 impl Prover {
-    /// Whether a proof says anything: for each path of `theorem`, a state that takes it; and for each
-    /// goal, whether the contrary is refuted.
+    /// Whether a proof says anything: for each path of `theorem`, a state that takes it; and for
+    /// each goal, whether the contrary is refuted.
     ///
     /// # Errors
     /// If no theorem can be about the code.

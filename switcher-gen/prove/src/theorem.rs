@@ -1,7 +1,7 @@
 //! What a theorem is about: one entry point, and whose state it finds.
 //!
-//! Most of the proof is the same for all of them. What differs between them is asked here, by questions
-//! such as [`Theorem::is_in_ring_0`], and nowhere by a list of theorems.
+//! Most of the proof is the same for all of them. What differs between them is asked here, by
+//! questions such as [`Theorem::is_in_ring_0`], and nowhere by a list of theorems.
 
 use std::hash::Hash;
 
@@ -147,7 +147,8 @@ pub(crate) enum Start {
     Guest,
     /// A guest, in 32-bit code, is about to execute SYSCALL.
     Guest32,
-    /// A handler of the host jumps to the exit; the frame is on the sp0 stack, or on one of the IST.
+    /// A handler of the host jumps to the exit; the frame is on the sp0 stack, or on one of the
+    /// IST.
     Handler {
         /// Whether it is on one of the IST.
         ist: bool,

@@ -1,7 +1,8 @@
 //! Two decoders read every instruction that is emitted and every form whose semantics is compared
 //! with CPUs (hazards.md, row 49): both as the same operation, and none has a prefix for nothing.
 //!
-//! What they disagree about, and that it is refused, is in the tests of `switcher-gen/model/src/program.rs`.
+//! What they disagree about, and that it is refused, is in the tests of
+//! `switcher-gen/model/src/program.rs`.
 
 use std::collections::BTreeSet;
 

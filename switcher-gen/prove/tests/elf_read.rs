@@ -433,8 +433,8 @@ fn u64_at(file: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(file[at..at + 8].try_into().unwrap())
 }
 
-/// The same file with `bytes` at its end, and `count` more section headers, of which `header` is told
-/// where those are and gives the words.
+/// The same file with `bytes` at its end, and `count` more section headers, of which `header` is
+/// told where those are and gives the words.
 fn with_headers(
     object: &[u8],
     bytes: &[u8],

@@ -1,5 +1,5 @@
-//! Code that nobody here emitted: a switcher written by hand in gas, proved and, broken, refuted with
-//! a state that anybody can replay.
+//! Code that nobody here emitted: a switcher written by hand in gas, proved and, broken, refuted
+//! with a state that anybody can replay.
 
 mod gas;
 

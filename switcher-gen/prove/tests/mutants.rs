@@ -812,8 +812,8 @@ fn row_7_events_with_the_wrong_gs_and_an_iretq_that_is_not_recognised() {
     }
     // Back to the base that was interrupted, and before that to the host's.
     killed(&without(&ours, "wrgsbase rax", 1), 7, "resumed-gs");
-    // The hook of an NMI or a machine check, that of what is fatal. Where GS is needed for more than
-    // the hook, that fails first.
+    // The hook of an NMI or a machine check, that of what is fatal. Where GS is needed for more
+    // than the hook, that fails first.
     let per_cpu = self::ours("intel-4level-percpu");
     // A guest's is first: it may be taken for ring 0's.
     for nth in [0, 2] {
@@ -951,8 +951,8 @@ fn row_32_one_more_gate_for_guests() {
     killed(&with_gate(&ours, 0x80, |gate| gate.dpl = 0), 32, "gate-dpl");
 }
 
-/// R10 is what the PVCS says of R11: only a state in which these differ shows it, whatever the prover
-/// has been asked before.
+/// R10 is what the PVCS says of R11: only a state in which these differ shows it, whatever the
+/// prover has been asked before.
 #[test]
 fn a_counterexample_is_found_whatever_was_asked_before() {
     let r11 = text!(; mov r11, QWORD [BYTE rcx + Pvcs::r11]);

@@ -498,7 +498,8 @@ fn reserved_bits_of_msrs() {
     missing(&[], &wrmsr("0xC0000100", 0, 0x8000), "a canonical address in FS base");
 }
 
-/// What the CPU has held is legal there, whatever it is, and less and more of what is known is, too.
+/// What the CPU has held is legal there, whatever it is, and less and more of what is known is,
+/// too.
 #[test]
 fn an_msr_is_borrowed_and_given_back() {
     let back = "\tmovl\t%r8d, %eax\n\twrmsr\n";
@@ -657,7 +658,8 @@ fn an_indirect_branch_before_it_is_safe() {
 fn buffers_that_are_not_cleared_or_filled_again() {
     let with = |code: &str| mitigated(VERW, &[(CLEAR_BUFFERS, code)]);
     refuted(&with("\tpushq\t%rax\n\tmovl\t$0x18, %eax\n\tverw\t%ax\n\tpopq\t%rax\n"), "verw-last");
-    // A value of the host's, loaded, stored or read from elsewhere; and one that VERW comes too early for.
+    // A value of the host's, loaded, stored or read from elsewhere; and one that VERW comes too
+    // early for.
     let again = |code: &str| with(&format!("{CLEAR_BUFFERS}{code}"));
     refuted(&again("\tpushq\t%rsp\n\taddq\t$8, %rsp\n"), "verw-last");
     refuted(&again("\tpushq\t%rax\n\tmovq\t%cr3, %rax\n\tpopq\t%rax\n"), "verw-last");

@@ -1,6 +1,7 @@
-//! Attacks on the prover by what happens on the way: a routine whose end is right, and which an NMI, a
-//! machine check or another CPU of the guest's would catch in between (spec/hazards.md, rows 34 to
-//! 37); and code that is right at one address only (row 50). Each must be refused for its reason.
+//! Attacks on the prover by what happens on the way: a routine whose end is right, and which an
+//! NMI, a machine check or another CPU of the guest's would catch in between (spec/hazards.md, rows
+//! 34 to 37); and code that is right at one address only (row 50). Each must be refused for its
+//! reason.
 
 mod attack;
 mod gas;
@@ -86,7 +87,8 @@ fn the_guests_page_is_used_as_scratch() {
     }
 }
 
-/// What lies beside a field is no part of it, however narrow: the error code of the PVCS of 2026, PKRU.
+/// What lies beside a field is no part of it, however narrow: the error code of the PVCS of 2026,
+/// PKRU.
 #[test]
 fn what_lies_beside_a_field_is_scratch_for_an_instruction() {
     let after = Pvcs::user_ss.bytes() + size_of::<u16>();
@@ -146,8 +148,8 @@ fn switch_flags_are_changed_in_several_instructions() {
         to_umod.1.replace("$0", "$MODE_SMOD")
     );
     refuted("ERETU", &target("intel-4level", &[(to_umod.0, &stored)]), "one-update");
-    // In one instruction, but of bits that a hook sets: they are clear on this path, and need not be
-    // a moment later.
+    // In one instruction, but of bits that a hook sets: they are clear on this path, and need not
+    // be a moment later.
     for (name, code) in [
         ("AND", "\tandl\t$~0x300, %gs:SWITCH_FLAGS\n"),
         ("BTR", "\tbtrl\t$9, %gs:SWITCH_FLAGS\n"),
@@ -284,8 +286,8 @@ fn toggled(code: &str) -> String {
     format!("{code}\tmovq\t%gs:SMOD_CR3, %rax\n")
 }
 
-/// Row 37: a hook sets a bit between any two instructions, so that what was read says nothing of what is
-/// there now.
+/// Row 37: a hook sets a bit between any two instructions, so that what was read says nothing of
+/// what is there now.
 #[test]
 fn a_hook_sets_a_bit_between_two_looks() {
     // In one instruction, but by what was there before.
@@ -392,7 +394,8 @@ fn gs_base_is_moved_away_and_back() {
     refuted("far", &inserted("intel-4level", &PLACES[0], &far), "wrgsbase-canonical");
 }
 
-/// Row 40: nobody looks at where the frame lies if no event entry is judged, and the verdict says so.
+/// Row 40: nobody looks at where the frame lies if no event entry is judged, and the verdict says
+/// so.
 #[test]
 fn an_iretq_of_others_takes_its_frame_from_a_copy() {
     let before = |code: &str| {

@@ -1,6 +1,6 @@
-//! Attacks on the prover by what a guest is told without being told it: a host's value decides which
-//! way a run goes, and the guest sees the way; or it lies in a flag that the manuals leave undefined
-//! (spec/hazards.md, rows 34, 35, 44 and 47).
+//! Attacks on the prover by what a guest is told without being told it: a host's value decides
+//! which way a run goes, and the guest sees the way; or it lies in a flag that the manuals leave
+//! undefined (spec/hazards.md, rows 34, 35, 44 and 47).
 
 mod attack;
 mod gas;

@@ -1,5 +1,5 @@
-//! Attacks on the theorems about events: entries that treat one vector unlike the others, or end the
-//! blocking of NMIs too early. Each must be refused, for the reason given.
+//! Attacks on the theorems about events: entries that treat one vector unlike the others, or end
+//! the blocking of NMIs too early. Each must be refused, for the reason given.
 //!
 //! Row numbers are those of spec/hazards.md.
 
@@ -436,7 +436,8 @@ fn what_is_interrupted_loses_what_lies_below_its_stack() {
     refused(&deep, 22, "memory");
 }
 
-/// Row 40: the fault of such an IRETQ would be reported with the registers that lie 40 bytes higher.
+/// Row 40: the fault of such an IRETQ would be reported with the registers that lie 40 bytes
+/// higher.
 #[test]
 fn an_iretq_to_the_guest_from_a_copy_of_its_frame() {
     let ours = Ours::new("intel-4level");
@@ -634,8 +635,8 @@ fn a_vector_has_two_gates() {
     }
 }
 
-/// Rows 10 and 39: a #DB that MOV SS has left pending comes at a stub's first instruction, and a #MC at its
-/// return.
+/// Rows 10 and 39: a #DB that MOV SS has left pending comes at a stub's first instruction, and a
+/// #MC at its return.
 #[test]
 fn a_stub_leaves_no_room_below_it() {
     let ours = Ours::new("intel-4level");

@@ -1,5 +1,6 @@
-//! Attacks on the prover by what only a guest leads to whose other CPU writes the PVCS meanwhile: event
-//! entries that read it, and paths that no quiet guest takes (spec/hazards.md, rows 12, 13 and 34).
+//! Attacks on the prover by what only a guest leads to whose other CPU writes the PVCS meanwhile:
+//! event entries that read it, and paths that no quiet guest takes (spec/hazards.md, rows 12, 13
+//! and 34).
 
 mod attack;
 mod gas;

@@ -38,10 +38,10 @@ fn come_to<'a>(cases: impl IntoIterator<Item = (&'a str, Target, &'a str)>) {
     assert!(others.is_empty(), "{others:#?}");
 }
 
-/// Right code that is refused all the same. A CMPXCHG leaves one of two values, and on the arm that the path
-/// does not take it is not known which. To ask that value again what inhibits is another question than the one
-/// that the specification asks. Whoever follows both values apart has this test fail, and may then write
-/// "proved".
+/// Right code that is refused all the same. A CMPXCHG leaves one of two values, and on the arm that
+/// the path does not take it is not known which. To ask that value again what inhibits is another
+/// question than the one that the specification asks. Whoever follows both values apart has this
+/// test fail, and may then write "proved".
 const TOO_MUCH: &str = "untaken-memory";
 
 const ENTERING: &Place = &PLACES[0];
@@ -56,8 +56,8 @@ fn changed(changes: &[Change<'_>]) -> Target {
     target("intel-4level", changes)
 }
 
-/// The word that lies as many words below what is saved is set to zero. Behind a round that is one too many,
-/// the CPU is not to go on.
+/// The word that lies as many words below what is saved is set to zero. Behind a round that is one
+/// too many, the CPU is not to go on.
 fn by_loop(count: usize) -> String {
     format!(
         "\tleaq\t64(%rsp), %rdi\n\tmovl\t${count}, %ecx\n\
@@ -305,8 +305,8 @@ fn a_loop_of_many_rounds() {
     ]);
 }
 
-/// What a linker makes of it is what runs: a call of the function itself, or of a stub that jumps to what
-/// the loader has found.
+/// What a linker makes of it is what runs: a call of the function itself, or of a stub that jumps
+/// to what the loader has found.
 #[test]
 fn a_function_is_called_by_way_of_the_plt() {
     let call = format!("\tcall\tof_my_own@PLT\n{}", ENTERING.before);

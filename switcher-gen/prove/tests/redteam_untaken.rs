@@ -1,6 +1,6 @@
 //! Attacks on the prover by jumps that go one way only, or by which way they go: CPUs predict the
-//! other one all the same (hazards.md, rows 28, 29 and 41 to 45). Each must be refused, for the reason
-//! given; beside each stands what is right.
+//! other one all the same (hazards.md, rows 28, 29 and 41 to 45). Each must be refused, for the
+//! reason given; beside each stands what is right.
 
 mod attack;
 mod gas;
@@ -759,7 +759,8 @@ fn an_interrupted_value_decides_a_jump() {
     refuted("and an address", &interrupted_arm(&[lea, add, test, jump]), "untaken-memory");
     let place = with(Code::Test_rm64_r64, Register::RAX, Register::RAX);
     refuted("an address", &interrupted_arm(&[lea, place, jump]), "untaken-memory");
-    // Where in the code something was interrupted is what an entry asks; another register is not that.
+    // Where in the code something was interrupted is what an entry asks; another register is not
+    // that.
     let frame = MemoryOperand::with_base_displ(Register::RSP, 0x80);
     let rip = Instruction::with2(Code::Cmp_rm64_r64, frame, Register::RAX).unwrap();
     proved("the interrupted address", &interrupted_arm(&[lea, rip, jump]));
@@ -809,7 +810,8 @@ fn what_faults_on_an_arm_ends_nothing() {
     refuted("no MSR", &on_an_arm("", "\tmovl\t$0x49, %ecx\n\trdmsr\n"), "untaken-code");
 }
 
-/// Calls from one place within each other: what is stored among their return addresses is found there.
+/// Calls from one place within each other: what is stored among their return addresses is found
+/// there.
 #[test]
 fn deep_calls_are_no_place_to_hide() {
     let deep = |offset: usize, stored: &str, end: &str| {
@@ -830,7 +832,8 @@ fn deep_calls_are_no_place_to_hide() {
     proved("nothing else", &deep(8, "", "\tud2\n"));
 }
 
-/// A loop may go round once more: its index is the code's own, and leads into its array, or beside it.
+/// A loop may go round once more: its index is the code's own, and leads into its array, or beside
+/// it.
 #[test]
 fn a_loop_over_an_array() {
     let room =
@@ -844,7 +847,8 @@ fn a_loop_over_an_array() {
     let pointer = "\tleaq\t-64(%rsp), %rcx\n1:\tmovq\t$0, (%rcx)\n\taddq\t$8, %rcx\n\tcmpq\t%rsp, %rcx\n\
                    \tjne\t1b\n";
     proved("a pointer", &exits(pointer));
-    // What a guest has stored over the return address is where that leads; what lies there is a secret.
+    // What a guest has stored over the return address is where that leads; what lies there is a
+    // secret.
     let guests = format!("\tmovq\t%r15, (%rsp,%rcx,8)\n{next}");
     refuted("the guest's", &exits(&room(&guests)), "untaken-target");
     let told = format!(

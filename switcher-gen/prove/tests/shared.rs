@@ -112,8 +112,8 @@ fn a_shared_proof_is_the_one_there_would_have_been() {
 
 #[test]
 fn where_code_lies_does_not_matter() {
-    // But for what looks at the IDT, at the IRETQ's address (5), goes to another stack by an IRETQ to an
-    // address of its own (4), or decides by where the routines are (2).
+    // But for what looks at the IDT, at the IRETQ's address (5), goes to another stack by an IRETQ
+    // to an address of its own (4), or decides by where the routines are (2).
     assert_eq!(sharing(&reference(), &moved(&reference())), WITH_EVENTS - 12);
     // Calls of its own and RETs to behind them.
     let mitigated = ours(&"intel-4level+ibrs+rsb+bhb+verw".parse().unwrap());
@@ -376,8 +376,8 @@ fn further_on(target: &Target, by: u64) -> Target {
     moved
 }
 
-/// What a CPU does beside executing an instruction depends on where that is in its cache line, and on
-/// what is behind it: proofs that look at this are not shared with code where it is otherwise.
+/// What a CPU does beside executing an instruction depends on where that is in its cache line, and
+/// on what is behind it: proofs that look at this are not shared with code where it is otherwise.
 #[test]
 fn halves_of_lines_and_what_lies_behind_are_not_shared() {
     let right = ours(&"intel-4level+bhb".parse().unwrap());
@@ -485,7 +485,8 @@ fn a_mutant_is_not_taken_for_the_original() {
     assert_eq!(judged(&wide), Some("kind"));
 }
 
-/// Code that makes `code` a part of an exit where no path goes, with `data` behind the last routine.
+/// Code that makes `code` a part of an exit where no path goes, with `data` behind the last
+/// routine.
 fn with_an_arm(code: &str, data: &str) -> Target {
     const EXIT: &str = "\tclear_all ecx, edx, esi, edi, r8d, r9d, r10d, r11d\n";
     const END: &str = "end_routine entry_SYSCALL_compat_switcher\n";
@@ -496,8 +497,8 @@ fn with_an_arm(code: &str, data: &str) -> Target {
     by_hand(&[(EXIT, &arm), (END, &format!("{END}{data}"))])
 }
 
-/// What an arm makes of addresses, and of what lies in the code, is not another's: one of these reads what a
-/// guest may know, the other one a root.
+/// What an arm makes of addresses, and of what lies in the code, is not another's: one of these
+/// reads what a guest may know, the other one a root.
 #[test]
 fn what_arms_make_of_addresses_is_not_shared() {
     const OPEN: u64 = 0x70;

@@ -1,5 +1,5 @@
-//! A proof from assumptions that contradict each other proves everything, and so does one whose goals
-//! cannot fail. So each path of each theorem is taken by a state of numbers that meets all
+//! A proof from assumptions that contradict each other proves everything, and so does one whose
+//! goals cannot fail. So each path of each theorem is taken by a state of numbers that meets all
 //! assumptions, and of each goal the contrary is refuted.
 
 use std::collections::BTreeMap;
@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use switcher_gen::{Image, Variant};
 use switcher_prove::{Obligation, Prover, Target, Theorem};
 
-/// Obligations that come up only where they are broken: no path of right code has occasion for them.
-/// That each is objected to is for the attacks to show (tests/redteam*.rs, tests/mutants.rs).
+/// Obligations that come up only where they are broken: no path of right code has occasion for
+/// them. That each is objected to is for the attacks to show (tests/redteam*.rs, tests/mutants.rs).
 const ONLY_BROKEN: [&str; 9] = [
     "memory",
     "no-fault",

@@ -1,6 +1,6 @@
 //! What is proved is what runs: files whose bytes are those of a right switcher, and in which
-//! something says that other bytes will run, or elsewhere. Each is refused by the name of that. Needs
-//! binutils.
+//! something says that other bytes will run, or elsewhere. Each is refused by the name of that.
+//! Needs binutils.
 
 mod gas;
 #[path = "what_runs/loaders.rs"]
@@ -774,7 +774,8 @@ fn only_what_is_reached_is_kept() {
 
 // Robustness.
 
-/// A few thousand files with some bytes changed where it hurts: in headers, symbols and relocations.
+/// A few thousand files with some bytes changed where it hurts: in headers, symbols and
+/// relocations.
 #[test]
 fn a_broken_file_has_a_verdict_or_an_error_and_soon() {
     let source = with(

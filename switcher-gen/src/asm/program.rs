@@ -1,11 +1,12 @@
-//! Machine code that the compiler assembles: what guests of tests run, and what is looked for in a switcher.
+//! Machine code that the compiler assembles: what guests of tests run, and what is looked for in a
+//! switcher.
 
 use crate::layout::Operand;
 
 /// Machine code as a constant: `program!(; syscall ; ud2)` is a `&'static [u8]`.
 ///
-/// It takes what [`asm!`](switcher_macros::asm!) takes but for labels, of which there is one at most, with a name
-/// of its own: `again:`, and `<again` or `>again`, each in a jump of two bytes.
+/// It takes what [`asm!`](switcher_macros::asm!) takes but for labels, of which there is one at
+/// most, with a name of its own: `again:`, and `<again` or `>again`, each in a jump of two bytes.
 #[macro_export]
 macro_rules! program {
     ($($code:tt)*) => {{
@@ -18,8 +19,8 @@ macro_rules! program {
     }};
 }
 
-/// A program that is being written. Its methods are those that `asm!` calls; being constant, they are no
-/// [`Sink`](super::Sink)'s.
+/// A program that is being written. Its methods are those that `asm!` calls; being constant, they
+/// are no [`Sink`](super::Sink)'s.
 #[derive(Debug, Clone, Copy)]
 pub struct Program {
     bytes: [u8; Self::ROOM],

@@ -1,9 +1,9 @@
 //! What a table of faults is made of, and what comes of it on a host.
 //!
-//! A [`Fault`] says in data which CPUs suffer from it, what the switcher's code does about it, which
-//! **setting** of the host makes that superfluous, and what only the host can do. A capability is no
-//! setting: that a CPU offers enhanced IBRS, BHI_DIS_S or automatic IBRS spares the code nothing
-//! before the bit of the MSR is seen to be set (hazards.md, row 59).
+//! A [`Fault`] says in data which CPUs suffer from it, what the switcher's code does about it,
+//! which **setting** of the host makes that superfluous, and what only the host can do. A
+//! capability is no setting: that a CPU offers enhanced IBRS, BHI_DIS_S or automatic IBRS spares
+//! the code nothing before the bit of the MSR is seen to be set (hazards.md, row 59).
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -24,7 +24,8 @@ pub struct Fault {
     pub cves: &'static [&'static str],
     /// Which CPUs suffer from it.
     pub suffers: Is,
-    /// What the switcher's code does about it: the first whose [`when`](Countermeasure::when) holds.
+    /// What the switcher's code does about it: the first whose [`when`](Countermeasure::when)
+    /// holds.
     pub code: &'static [Countermeasure],
     /// What the host may have set instead.
     pub instead: Option<Instead>,
@@ -73,7 +74,7 @@ pub struct Instead {
 pub struct Duty {
     /// On which of the CPUs that suffer.
     pub when: Is,
-    /// Where.
+    /// Where the code has to do it.
     pub place: Place,
     /// What is to be done.
     pub what: &'static str,
@@ -228,8 +229,8 @@ pub enum Is {
     Always,
     /// One of these CPUs.
     Cpu(&'static [Cpus]),
-    /// One of these, or a virtual one: its model is its hypervisor's choice, and it may be moved to any of
-    /// these. For faults about which hypervisors have no bit to say so.
+    /// One of these, or a virtual one: its model is its hypervisor's choice, and it may be moved to
+    /// any of these. For faults about which hypervisors have no bit to say so.
     MayBe(&'static [Cpus]),
     /// CPUID says all of it.
     Says(Speculation),

@@ -1,9 +1,10 @@
 //! The faults of each vendor's CPUs, as data.
 //!
 //! The lists of models are those that Intel publishes ("Affected Processors: Transient Execution
-//! Attacks & Related Security Issues by CPU") and AMD's bulletins name; they were compared with Linux'
-//! documentation (Documentation/admin-guide/hw-vuln). What a CPU is not known to be free of, it has:
-//! only where a vendor lists the affected ones and gives no bit for the others, the list decides.
+//! Attacks & Related Security Issues by CPU") and AMD's bulletins name; they were compared with
+//! Linux' documentation (Documentation/admin-guide/hw-vuln). What a CPU is not known to be free of,
+//! it has: only where a vendor lists the affected ones and gives no bit for the others, the list
+//! decides.
 
 use super::fault::{
     Countermeasure, Cpus, Done, Duty, Elsewhere, Fault, Instead, Is, Measure, Place, Switch,
@@ -72,13 +73,13 @@ const ENHANCED_IBRS_ON: Is = Is::All(&[Is::Has(Caps::IBRS_ALL), Is::On(Switch::I
 const ENHANCED_IBRS: Instead =
     Instead { offered: Is::Has(Caps::IBRS_ALL), switches: &[Switch::Ibrs] };
 
-/// The return stack buffer is filled on every CPU, whatever the host has set. What lets other hosts do
-/// without is that SMEP makes of a guest's return addresses no supervisor's code: but on a root of its own
-/// a guest may execute at the address of any function of the host's that its root does not map, and what
-/// a CALL there has left leads, after an exit, to that function. So Linux says of poisoned entries behind a
-/// VM's exit that "SMEP provides no protection here" (arch/x86/kernel/cpu/bugs.c). That enhanced IBRS has
-/// them away is promised of the exits of VMX, and automatic IBRS' of SVM's, not of a way from CPL 3 to
-/// CPL 0.
+/// The return stack buffer is filled on every CPU, whatever the host has set. What lets other hosts
+/// do without is that SMEP makes of a guest's return addresses no supervisor's code: but on a root
+/// of its own a guest may execute at the address of any function of the host's that its root does
+/// not map, and what a CALL there has left leads, after an exit, to that function. So Linux says of
+/// poisoned entries behind a VM's exit that "SMEP provides no protection here"
+/// (arch/x86/kernel/cpu/bugs.c). That enhanced IBRS has them away is promised of the exits of VMX,
+/// and automatic IBRS' of SVM's, not of a way from CPL 3 to CPL 0.
 const FILL_RETURNS: Countermeasure = plain(Measure::Rsb(Rsb::Full));
 
 /// What SMEP is still for.
@@ -109,12 +110,13 @@ const NO_INDIRECT: &str = "it has no indirect jump or call, and the runtime lead
 const SMT: &str = "run no other guest, and nothing with secrets, on the core's other thread while a \
                    guest runs on this one, or switch the other off";
 
-/// The core has another thread, or may have: what a hypervisor lets a virtual CPU say of its siblings need
-/// not be so.
+/// The core has another thread, or may have: what a hypervisor lets a virtual CPU say of its
+/// siblings need not be so.
 const THREADS: Is = Is::Any(&[Is::Says(Said::SMT), Is::Says(Said::HYPERVISOR)]);
 
-/// What the host's returns need of an exit where a guest can train them. Untraining needs nothing of the CPU; it
-/// comes first, so that a host with return thunks has it whatever the CPU says of IBPB.
+/// What the host's returns need of an exit where a guest can train them. Untraining needs nothing
+/// of the CPU; it comes first, so that a host with return thunks has it whatever the CPU says of
+/// IBPB.
 const fn returns(works: Is) -> [Countermeasure; 2] {
     [
         Countermeasure { when: Is::ReturnThunks, works, ..plain(Measure::Untrain) },
@@ -135,9 +137,9 @@ const BEFORE_THE_VMM_OR_BY_AN_EXIT: &str = "write IBPB to PRED_CMD before the VM
                                             after a guest on this CPU, as `Cpu::barrier_before_user_mode` \
                                             of the runtime does; or exit with `+ibpb`, which has done it";
 
-/// Which CPUs suffer is published of guests of VMX and SVM, where some CPUs tell guest and host apart. A
-/// guest of this kind is at CPL 3 as the VMM is, so that none does, and so it is on a virtual CPU: no exit
-/// of its hypervisor's lies between the two.
+/// Which CPUs suffer is published of guests of VMX and SVM, where some CPUs tell guest and host
+/// apart. A guest of this kind is at CPL 3 as the VMM is, so that none does, and so it is on a
+/// virtual CPU: no exit of its hypervisor's lies between the two.
 const VMM: Duty = Duty { when: Is::Always, place: Place::Software, what: "", done: Done::Unseen };
 
 const VMSCAPE: &str = "ETH Zurich, \"VMScape\"; Linux, hw-vuln/vmscape.rst; the affected CPUs named there are \
@@ -147,8 +149,8 @@ const VMSCAPE_AND_AMD: &str = "ETH Zurich, \"VMScape\" (AMD-SB-7046); Linux, hw-
                                CPUs named there are those that do not tell the guests of SVM from user \
                                mode, and here guests are user mode";
 
-/// Fill buffers that VERW does not overwrite any more: a switch that hypervisors use for guests (Linux,
-/// arch/x86/kvm/vmx/vmx.c, vmx_disable_fb_clear).
+/// Fill buffers that VERW does not overwrite any more: a switch that hypervisors use for guests
+/// (Linux, arch/x86/kvm/vmx/vmx.c, vmx_disable_fb_clear).
 const FILL_BUFFERS: Duty = Duty {
     when: Is::Has(Caps::FB_CLEAR_CTRL),
     place: Switch::FillBuffersCleared.place(),
@@ -260,8 +262,9 @@ pub(super) static INTEL: &[Fault] = &[
         cves: &["CVE-2022-0001", "CVE-2022-0002", "CVE-2024-2201"],
         suffers: Is::Not(&Is::Has(Caps::BHI_NO)),
         code: &[
-            // Where the history is known to be short. That BHI_CTRL is not said shows nothing: older microcode
-            // lacks it, a hypervisor may hide it, and a virtual CPU's model is its hypervisor's choice.
+            // Where the history is known to be short. That BHI_CTRL is not said shows nothing:
+            // older microcode lacks it, a hypervisor may hide it, and a virtual CPU's model is its
+            // hypervisor's choice.
             Countermeasure {
                 when: Is::All(&[
                     Is::Cpu(&[
@@ -541,7 +544,8 @@ pub(super) static INTEL: &[Fault] = &[
             Is::Not(&Is::Has(Caps::TAA_NO)),
             Is::Any(&[Is::Says(Said::RTM), Is::Has(Caps::TSX_CTRL)]),
         ]),
-        // Where MDS_NO is set, VERW clears buffers only with the microcode that also brings TSX_CTRL.
+        // Where MDS_NO is set, VERW clears buffers only with the microcode that also brings
+        // TSX_CTRL.
         code: &[verw(Is::All(&[
             Is::Says(Said::MD_CLEAR),
             Is::Any(&[Is::Not(&Is::Has(Caps::MDS_NO)), Is::Has(Caps::TSX_CTRL)]),
@@ -957,7 +961,8 @@ pub(super) static AMD: &[Fault] = &[
     },
 ];
 
-/// What is published of speculation and asks nothing of a switcher, nor of its host for a switcher's sake.
+/// What is published of speculation and asks nothing of a switcher, nor of its host for a
+/// switcher's sake.
 pub(super) static ELSEWHERE: &[Elsewhere] = &[
     Elsewhere {
         name: "Bounds check bypass (Spectre variant 1)",

@@ -4,8 +4,8 @@
 //! (every jump still leads to its instruction), proved like any other, and then it is
 //!
 //! * **killed**: refuted, by an obligation, or refused because no theorem can be about the code;
-//! * **equivalent**: proved, *and* proved to leave everything as the original does, down to what the
-//!   specification does not speak of ([`Prover::equivalent`](crate::Prover::equivalent));
+//! * **equivalent**: proved, *and* proved to leave everything as the original does, down to what
+//!   the specification does not speak of ([`Prover::equivalent`](crate::Prover::equivalent));
 //! * a **hole**: neither. There must be none.
 
 mod assemble;
@@ -121,8 +121,8 @@ enum Edit {
 /// What is inserted before an instruction.
 #[derive(Clone, Copy, Debug)]
 enum Inserted {
-    /// An IRETQ to the instruction, which ends the blocking of NMIs and changes nothing else but the
-    /// stack below RSP.
+    /// An IRETQ to the instruction, which ends the blocking of NMIs and changes nothing else but
+    /// the stack below RSP.
     Iretq,
 }
 
@@ -156,7 +156,8 @@ pub fn deletions(target: &Target) -> Vec<Mutant> {
     all.map(|index| Listing::delete(&listing, index)).collect()
 }
 
-/// The address of the instruction at which [`inserted`] has put others, for those that jump on to it.
+/// The address of the instruction at which [`inserted`] has put others, for those that jump on to
+/// it.
 #[must_use]
 pub fn behind(target: &Target) -> u64 {
     target.program.base() - 16

@@ -61,9 +61,9 @@ impl<'a, D: Domain> Watch<'a, D> {
         }
     }
 
-    /// Whether an access to this region is to the frame that is returned to. A guest's lies there with
-    /// its registers. Ring 0's lies beside values of the host's: only the IRETQ may read it, or what
-    /// takes its place on the interrupted stack.
+    /// Whether an access to this region is to the frame that is returned to. A guest's lies there
+    /// with its registers. Ring 0's lies beside values of the host's: only the IRETQ may read it,
+    /// or what takes its place on the interrupted stack.
     pub(crate) fn is_of_frame(&self, name: RegionName) -> bool {
         if self.entry.theorem.has_hook() {
             let at = self.trace.last().and_then(|at| self.entry.target.program.at(*at));

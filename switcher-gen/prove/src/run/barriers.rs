@@ -2,9 +2,9 @@
 //! spec/switcher.md lists under "Mitigations" (hazards.md, rows 28, 29 and 41 to 44).
 //!
 //! The machine has no predictors. What is shown is that the sequences are executed where their
-//! vendors say that they must be, on every path, that they are complete, and that nothing takes back
-//! before the RET that they protect what they have done. An instruction counts by what it does to a
-//! predictor, not by being there.
+//! vendors say that they must be, on every path, that they are complete, and that nothing takes
+//! back before the RET that they protect what they have done. An instruction counts by what it does
+//! to a predictor, not by being there.
 
 use std::collections::BTreeSet;
 use std::hash::Hash;
@@ -61,7 +61,8 @@ pub(crate) struct Barriers {
     /// Whether the host's untraining of returns was called.
     pub(crate) untrained: bool,
     /// Whether SPEC_CTRL was written: that it is the host's may not be enough, where a CPU that
-    /// changes to ring 0 has to be told again (Intel, "Speculative Execution Side Channel Mitigations").
+    /// changes to ring 0 has to be told again (Intel, "Speculative Execution Side Channel
+    /// Mitigations").
     pub(crate) restricted: bool,
     /// Whether VERW was executed, and nothing accessed since but the frame that is returned to.
     pub(crate) overwritten: bool,
@@ -77,9 +78,9 @@ pub(crate) struct AtReturn {
 }
 
 impl Barriers {
-    /// Whether whatever is wrong from here on after `other` is so after this, too: nothing is done that
-    /// `other` has not done, and RETs are predicted alike. A sequence of branches that has begun counts for
-    /// nothing: it ends with a fence, and so do arms.
+    /// Whether whatever is wrong from here on after `other` is so after this, too: nothing is done
+    /// that `other` has not done, and RETs are predicted alike. A sequence of branches that has
+    /// begun counts for nothing: it ends with a fence, and so do arms.
     pub(crate) fn is_no_better_than(&self, other: &Self, mitigations: Mitigations) -> bool {
         let done = |barriers: &Self| {
             let Self { emptied, untrained, restricted, overwritten, cleared, .. } = *barriers;
@@ -97,8 +98,8 @@ impl Barriers {
             && done(self).into_iter().zip(done(other)).all(|(a, b)| a <= b)
     }
 
-    /// How many more calls `other` is within, each from where the one around it is from, if they differ in
-    /// nothing else and in more than [`DEPTH`].
+    /// How many more calls `other` is within, each from where the one around it is from, if they
+    /// differ in nothing else and in more than [`DEPTH`].
     pub(crate) fn deeper(&self, other: &Self) -> Option<usize> {
         let more = other.rsb.len().checked_sub(self.rsb.len())?;
         let same = self.rsb.iter().zip(&other.rsb).take_while(|(a, b)| a == b).count();
@@ -115,8 +116,8 @@ impl Barriers {
         (is_same && depth >= DEPTH).then_some(more)
     }
 
-    /// What the call that is `depth` calls around the latest has pushed, as far as the buffer says: an
-    /// address, or that of a trap.
+    /// What the call that is `depth` calls around the latest has pushed, as far as the buffer says:
+    /// an address, or that of a trap.
     pub(super) fn pushed(&self, depth: usize) -> Option<Pushed> {
         let index = self.rsb.len().checked_sub(depth + 1)?;
         Some(match self.rsb[index] {
@@ -125,8 +126,8 @@ impl Barriers {
         })
     }
 
-    /// Where the next RET is predicted to lead, if a call of the code's says so that may be returned
-    /// from.
+    /// Where the next RET is predicted to lead, if a call of the code's says so that may be
+    /// returned from.
     pub(crate) fn prediction(&self) -> Option<u64> {
         match self.rsb.last() {
             Some(Entry::Call(next)) => Some(*next),

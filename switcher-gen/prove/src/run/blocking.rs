@@ -1,12 +1,14 @@
-//! What blocks NMIs, and what an event in ring 0 may find: the invariants that the theorems about #DB
-//! and #MC in ring 0 assume of what they interrupt, shown at every boundary of every other theorem.
+//! What blocks NMIs, and what an event in ring 0 may find: the invariants that the theorems about
+//! #DB and #MC in ring 0 assume of what they interrupt, shown at every boundary of every other
+//! theorem.
 //!
-//! Where a target has event entries, they have to return from a #MC or a #DB in ring 0 so that NMIs are
-//! blocked afterwards if they were before (spec/hazards.md, row 39): the IRETQ that ends the blocking
-//! would let the next NMI overwrite a frame that the present one still needs. By the interrupted RIP
-//! they know which way is right:
+//! Where a target has event entries, they have to return from a #MC or a #DB in ring 0 so that NMIs
+//! are blocked afterwards if they were before (spec/hazards.md, row 39): the IRETQ that ends the
+//! blocking would let the next NMI overwrite a frame that the present one still needs. By the
+//! interrupted RIP they know which way is right:
 //!
-//! * in [`Target::routines`](crate::Target::routines), NMIs are never blocked, and RSP may be a guest's;
+//! * in [`Target::routines`](crate::Target::routines), NMIs are never blocked, and RSP may be a
+//!   guest's;
 //! * anywhere else RSP is a stack of ring 0, with room for what is put there, and IF, TF,
 //!   VIF and VIP are clear.
 //!
@@ -25,8 +27,8 @@ use switcher_gen::arch::RFlags;
 use switcher_gen::layout::{FarFrame, IstTop};
 use switcher_model::{Domain, Gpr, RegionName, State as Machine};
 
-/// How much of a stack an event uses itself, at most: a `PtRegs`, a hook's alignment, and the calls of
-/// mitigations.
+/// How much of a stack an event uses itself, at most: a `PtRegs`, a hook's alignment, and the calls
+/// of mitigations.
 pub(crate) const OWN_STACK: i64 = IstTop::USED as i64;
 /// How much a #MC or a #DB may put below what it interrupts. Neither interrupts itself, but each
 /// may interrupt the other's return.
@@ -149,8 +151,8 @@ impl<D: Domain> Blocking<D> {
         goals.add(obligation::RESUMED_STACK, is_known, "RSP");
     }
 
-    /// The IRETQ to a guest takes its frame from where the theorems about its faults have it, and those
-    /// have flags that a guest may have.
+    /// The IRETQ to a guest takes its frame from where the theorems about its faults have it, and
+    /// those have flags that a guest may have.
     pub(crate) fn frame_of_iretq(
         &self,
         d: &D,
@@ -170,7 +172,8 @@ impl<D: Domain> Blocking<D> {
     }
 }
 
-/// Whether RSP is on a stack, and deep enough below its end are the bytes that a #MC or a #DB needs.
+/// Whether RSP is on a stack, and deep enough below its end are the bytes that a #MC or a #DB
+/// needs.
 fn has_room<D: Domain>(d: &D, state: &Machine<D>) -> bool {
     let rsp = state.get(Gpr::Rsp);
     state.memory.regions.iter().any(|stack| {

@@ -1,5 +1,5 @@
-//! Where the addresses are that calls and INTs have pushed: if they go nowhere but to the RETs that they
-//! are for, the code may lie anywhere.
+//! Where the addresses are that calls and INTs have pushed: if they go nowhere but to the RETs that
+//! they are for, the code may lie anywhere.
 
 use switcher_model::program::Operation;
 use switcher_model::{Access, Domain, Gpr, Place, Program, State as Machine};

@@ -1,14 +1,16 @@
 //! What a guest learns from the way that a run went.
 //!
 //! A value that no guest may learn must not decide what the guest can see: which of two numbers is
-//! stored into the PVCS, whether, when or how often, or which of two reads of it counts (spec/hazards.md,
-//! rows 34 and 35). So once a jump that might have gone either way depended on such a value, nothing may
-//! be read from or stored into the PVCS any more, and what was read of it before must leave no choice.
+//! stored into the PVCS, whether, when or how often, or which of two reads of it counts
+//! (spec/hazards.md, rows 34 and 35). So once a jump that might have gone either way depended on
+//! such a value, nothing may be read from or stored into the PVCS any more, and what was read of it
+//! before must leave no choice.
 //!
-//! One question about the host's own is answered by what the guest sees anyway: whether it may switch
-//! directly, and which mode it is in. It must be asked as the specification asks it, or in parts: once all
-//! of them are answered, and none of what may inhibit was found set, they say what the one question does.
-//! Until then they say more, and so they do where the PVCS was accessed before: that the run ends there is seen.
+//! One question about the host's own is answered by what the guest sees anyway: whether it may
+//! switch directly, and which mode it is in. It must be asked as the specification asks it, or in
+//! parts: once all of them are answered, and none of what may inhibit was found set, they say what
+//! the one question does. Until then they say more, and so they do where the PVCS was accessed
+//! before: that the run ends there is seen.
 
 use crate::run::origins::is_a_leak;
 use switcher_gen::layout::SwitchFlags;
@@ -43,8 +45,8 @@ impl<W: Copy + PartialEq> Decisions<W> {
         self.parts.push((value, at, size));
     }
 
-    /// A jump that might have gone either way has depended on `condition`, a truth value as a number; and
-    /// whether the PVCS was accessed before it.
+    /// A jump that might have gone either way has depended on `condition`, a truth value as a
+    /// number; and whether the PVCS was accessed before it.
     pub(crate) fn decided<D: Domain<Word = W>>(
         &mut self,
         d: &D,
@@ -61,16 +63,16 @@ impl<W: Copy + PartialEq> Decisions<W> {
             Some((bits, _)) if is_told && bits & !SwitchFlags::MODE_TOGGLE.bits() == 0 => {}
             Some((bits, is_set)) if is_told || !is_shown => {
                 self.asked |= if is_told { 0 } else { bits };
-                // The way has been chosen already. Nobody clears a bit: what is clear was so before, and
-                // what is set may have been clear until now.
+                // The way has been chosen already. Nobody clears a bit: what is clear was so
+                // before, and what is set may have been clear until now.
                 self.clear = if d.decide(is_set) { 0 } else { self.clear | bits };
             }
             _ => self.is_a_secret |= !is_told,
         }
     }
 
-    /// Where `condition` asks whether some of the bits are set of which each may inhibit: which, and
-    /// whether one is. The flags in `state` are those that the jump goes by.
+    /// Where `condition` asks whether some of the bits are set of which each may inhibit: which,
+    /// and whether one is. The flags in `state` are those that the jump goes by.
     fn part<D: Domain<Word = W>>(
         &self,
         d: &D,
@@ -97,8 +99,8 @@ impl<W: Copy + PartialEq> Decisions<W> {
         })
     }
 
-    /// Whether a jump by `condition` is a part of the one question, where the way here has asked it in parts:
-    /// other ways are decided by it.
+    /// Whether a jump by `condition` is a part of the one question, where the way here has asked it
+    /// in parts: other ways are decided by it.
     pub(crate) fn is_in_parts<D: Domain<Word = W>>(
         &self,
         d: &D,

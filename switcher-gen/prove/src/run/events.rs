@@ -1,5 +1,5 @@
-//! Events in a run: which stub is executed, how the CPU delivers them, and what a hook of the host's finds
-//! and leaves.
+//! Events in a run: which stub is executed, how the CPU delivers them, and what a hook of the
+//! host's finds and leaves.
 
 use crate::goal::Goals;
 use iced_x86::Mnemonic;
@@ -30,7 +30,7 @@ pub(crate) fn which<'a, D: Domain>(d: &D, entry: Entry<'a>, world: &mut World<D>
     let mut last = None;
     let mut parts = entry.stubs().iter().peekable();
     while let Some(part) = parts.next() {
-        // It must be the last if it is none of the others.
+        // It must be the last if it is not one of the others.
         if parts.peek().is_none() || d.decide(part.holds(d, event.vector)) {
             last = Some(part);
             break;

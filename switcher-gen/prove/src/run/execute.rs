@@ -1,5 +1,5 @@
-//! The one loop: from the first instruction of a routine, or from the event that an entry is for, to
-//! wherever that ends.
+//! The one loop: from the first instruction of a routine, or from the event that an entry is for,
+//! to wherever that ends.
 
 use crate::bad_code::BadCode;
 use crate::entry::Entry;
@@ -38,7 +38,8 @@ enum Begun<'a, W> {
     Ended(End<W>),
 }
 
-/// Executes the code of the theorem that is watched to its end. What must hold on the way is added to `goals`.
+/// Executes the code of the theorem that is watched to its end. What must hold on the way is added
+/// to `goals`.
 ///
 /// # Errors
 /// If no theorem can be about the code.
@@ -155,8 +156,8 @@ fn begin<'a, D: Domain>(
     Begun::Routine
 }
 
-/// Whether what ring 0 was interrupted in goes on. Its address is a number that may be one of the code's
-/// own, and what is executed there no longer matters.
+/// Whether what ring 0 was interrupted in goes on. Its address is a number that may be one of the
+/// code's own, and what is executed there no longer matters.
 fn is_back<D: Domain>(theorem: Theorem, world: &World<D>, op: Option<&Op>) -> bool {
     let interrupted = world.event.as_ref().map(|context| context.interrupted.rip);
     theorem.is_in_ring_0()

@@ -3,8 +3,8 @@
 use crate::theorem::Theorem;
 use switcher_model::Fence;
 
-/// Whether a CPU may go on with another GS base than the path has: as if a SWAPGS had been executed that
-/// was not, or the other way round.
+/// Whether a CPU may go on with another GS base than the path has: as if a SWAPGS had been executed
+/// that was not, or the other way round.
 #[derive(Debug, Default)]
 pub(crate) struct GsSpeculation {
     /// If SWAPGS was executed, whether that is certain: no jump before it may have gone elsewhere.
@@ -39,8 +39,8 @@ impl GsSpeculation {
         }
     }
 
-    /// Whether a CPU has the path's GS base for certain; `None` where nothing of this `theorem`'s path may
-    /// have changed it.
+    /// Whether a CPU has the path's GS base for certain; `None` where nothing of this `theorem`'s
+    /// path may have changed it.
     pub(crate) fn is_certain(&self, theorem: Theorem) -> Option<bool> {
         // An event is of ring 0 or of a guest: a jump may have been taken for the other.
         let unswapped = theorem.is_of_events().then_some(self.is_written || !self.has_jumped);

@@ -1,6 +1,6 @@
 //! What a switcher finds of a host whose RETs are those of a return thunk: its untraining and the
-//! thunk itself ([`HostSymbol::RETURNS`](switcher_gen::asm::HostSymbol::RETURNS)), as far as their contract
-//! goes.
+//! thunk itself ([`HostSymbol::RETURNS`](switcher_gen::asm::HostSymbol::RETURNS)), as far as their
+//! contract goes.
 
 use crate::goal::Goals;
 use crate::run::end::{End, wild};

@@ -1,5 +1,5 @@
-//! How long a path may be, and how much all paths of a theorem: more than any switcher has, and less than
-//! anybody waits for.
+//! How long a path may be, and how much all paths of a theorem: more than any switcher has, and
+//! less than anybody waits for.
 
 use crate::bad_code::BadCode;
 use crate::run::watch::Watch;
@@ -12,8 +12,8 @@ const WORK: usize = 1 << 17;
 /// How many paths a theorem may have that are as long as a path may be.
 const LONG_PATHS: usize = 12;
 
-/// More jumps that no number decides than any path of a switcher has. Each of them may make two paths
-/// of one, and asks the solver.
+/// More jumps that no number decides than any path of a switcher has. Each of them may make two
+/// paths of one, and asks the solver.
 const OPEN: usize = 256;
 
 /// More instructions than all paths of a theorem about `target` have together.

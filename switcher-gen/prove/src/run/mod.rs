@@ -1,5 +1,5 @@
-//! One run of one theorem, from a state to its end, and the goals that come up on it: over numbers or over
-//! unknowns.
+//! One run of one theorem, from a state to its end, and the goals that come up on it: over numbers
+//! or over unknowns.
 //!
 //! | file | what it is for |
 //! |---|---|

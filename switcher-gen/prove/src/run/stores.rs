@@ -1,10 +1,11 @@
 //! What may be stored to, by whom, and how: judged at each store, whatever is stored.
 //!
 //! An NMI, a machine check or another CPU may look between any two instructions, and the event
-//! entries rely on what they find: the stacks in the TSS, the host's root, the pointer to the PVCS. A
-//! field that is wrong for three instructions and right again at the end is wrong (spec/hazards.md,
-//! rows 36 and 37). So these fields are not compared at the end alone: a store to one of them is a
-//! failure by itself. What is left, a routine's own scratch and its results, is compared at its end.
+//! entries rely on what they find: the stacks in the TSS, the host's root, the pointer to the PVCS.
+//! A field that is wrong for three instructions and right again at the end is wrong
+//! (spec/hazards.md, rows 36 and 37). So these fields are not compared at the end alone: a store to
+//! one of them is a failure by itself. What is left, a routine's own scratch and its results, is
+//! compared at its end.
 
 use crate::setting::Setting;
 use crate::theorem::Theorem;
@@ -80,8 +81,8 @@ impl Store {
         self.region == RegionName::TssExtra && self.at == at
     }
 
-    /// If it goes to switch_flags, the bits of what is stored that are a hook's to set: it may do so
-    /// between any two instructions.
+    /// If it goes to switch_flags, the bits of what is stored that are a hook's to set: it may do
+    /// so between any two instructions.
     pub(crate) fn hooks_bits(self, setting: &Setting) -> Option<u64> {
         let at = setting.block.tss_extra + TssExtra::switch_flags.bytes() as i64;
         let is_there = self.region == RegionName::TssExtra && (at..at + 8).contains(&self.at);
@@ -89,8 +90,8 @@ impl Store {
     }
 }
 
-/// Whether an instruction makes what is in memory out of what is there, so that no bit is lost that was
-/// set there since it was last read.
+/// Whether an instruction makes what is in memory out of what is there, so that no bit is lost that
+/// was set there since it was last read.
 pub(crate) fn is_one_update(op: Option<&Op>) -> bool {
     op.is_some_and(Op::updates_memory)
 }

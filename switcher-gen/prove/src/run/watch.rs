@@ -1,8 +1,8 @@
 //! The observer of a run: what it remembers of it, and who judges what of each step.
 //!
-//! [`Watch`] remembers and [`Goals`] is what is to be shown; [`Observed`] is both for as long as one
-//! instruction is executed. What must hold is said in the files beside this one, each of which adds methods
-//! to `Watch` or has a part of its state.
+//! [`Watch`] remembers and [`Goals`] is what is to be shown; [`Observed`] is both for as long as
+//! one instruction is executed. What must hold is said in the files beside this one, each of which
+//! adds methods to `Watch` or has a part of its state.
 
 use crate::entry::Entry;
 use crate::goal::Goals;

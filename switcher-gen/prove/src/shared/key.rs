@@ -21,8 +21,8 @@ use switcher_model::Domain;
 use switcher_model::program::{Op, Operation};
 use switcher_model::symbolic::Symbolic;
 
-/// The SHA-256 of all that a proof depends on, as the `Hash` of its types has it: a field that a type
-/// gets is part of it.
+/// The SHA-256 of all that a proof depends on, as the `Hash` of its types has it: a field that a
+/// type gets is part of it.
 pub(crate) type Key = [u8; 32];
 
 /// What a value's `Hash` says of it.
@@ -79,8 +79,8 @@ pub(crate) struct Host<'a> {
     has_windows: bool,
     has_gates: bool,
     before: Before,
-    /// Vector, stack and privilege level of each gate, if events are looked at; not where its handler
-    /// is.
+    /// Vector, stack and privilege level of each gate, if events are looked at; not where its
+    /// handler is.
     gates: Option<Vec<(u8, u8, u8)>>,
     parts: Vec<AlikeKey<'a>>,
     /// Where NMIs are never blocked, if that is looked at.

@@ -1,15 +1,16 @@
 //! What was proved of one target is proved of each whose code is the same up to where it lies.
 //!
-//! A theorem's proof depends on its setting, on what the entry has saved of the host, and on the code
-//! that it comes to: on these instructions, on which of them follows which, and on what the host is
-//! told of their addresses. Where they lie does not matter as long as no address becomes a value. So
-//! a proof is kept by all this, [`key::key`], if it has not shown on the way that more matters: see
-//! [`key::depends_on_place`].
+//! A theorem's proof depends on its setting, on what the entry has saved of the host, and on the
+//! code that it comes to: on these instructions, on which of them follows which, and on what the
+//! host is told of their addresses. Where they lie does not matter as long as no address becomes a
+//! value. So a proof is kept by all this, [`key::key`], if it has not shown on the way that more
+//! matters: see [`key::depends_on_place`].
 //!
-//! A proof also holds of code that is the same in all that the proof has **executed**, a [`TraceShape`]:
-//! every run of it is a run of the other code, too, with other addresses. What a call pushes may
-//! differ, then, if it is seen at proof time that nothing but its RET has read it; any other address
-//! that becomes a value must be the same number. What was not executed does not matter.
+//! A proof also holds of code that is the same in all that the proof has **executed**, a
+//! [`TraceShape`]: every run of it is a run of the other code, too, with other addresses. What a
+//! call pushes may differ, then, if it is seen at proof time that nothing but its RET has read it;
+//! any other address that becomes a value must be the same number. What was not executed does not
+//! matter.
 
 pub(crate) mod key;
 pub(crate) mod shape;
@@ -109,8 +110,8 @@ impl Shared {
 
 /// A prover that proves nothing again that was proved of the same code for another target.
 ///
-/// The prover knows nothing of that. It is asked where nothing is known, and what it executes is noted
-/// meanwhile.
+/// The prover knows nothing of that. It is asked where nothing is known, and what it executes is
+/// noted meanwhile.
 #[derive(Debug)]
 pub struct SharingProver {
     prover: Prover,

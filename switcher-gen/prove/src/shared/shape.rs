@@ -32,8 +32,8 @@ impl Executed {
         self.at.extend(run.trace.iter().chain(&run.untaken.at));
         self.lines.extend(&run.lines);
         self.taken.extend(&run.trace);
-        // A RET in code that has none as a rule is asked for mitigations that [`judged`] leaves out, of
-        // this variant or of another that would get its proof.
+        // A RET in code that has none as a rule is asked for mitigations that [`judged`] leaves
+        // out, of this variant or of another that would get its proof.
         const EVERY: Mitigations = Mitigations {
             ibrs: true,
             ibpb: true,

@@ -33,10 +33,11 @@ pub struct Target {
     pub windows: Option<Vec<(Window, Range<u64>)>>,
     /// The entries of the IDT, if the code has some.
     pub gates: Option<Vec<TargetGate>>,
-    /// The code in which NMIs are never blocked, to which a #DB or a #MC in ring 0 may return by IRETQ.
-    /// Without it, none may.
+    /// The code in which NMIs are never blocked, to which a #DB or a #MC in ring 0 may return by
+    /// IRETQ. Without it, none may.
     pub routines: Option<Range<u64>>,
-    /// The addresses of the host's hooks, in the order of [`HostSymbol::HOOKS`]; 0 if there is none.
+    /// The addresses of the host's hooks, in the order of [`HostSymbol::HOOKS`]; 0 if there is
+    /// none.
     pub hooks: [u64; HostSymbol::HOOKS.len()],
     /// The addresses of the host's untraining and of its return thunk, in the order of
     /// [`HostSymbol::RETURNS`].
@@ -87,8 +88,9 @@ pub struct TargetGate {
 impl Target {
     /// Where an image is taken to lie. It is position-independent, so one address stands for all.
     pub const BASE: u64 = 0xFFFF_FE80_0000_0000;
-    /// More instructions than any path of a switcher has, unless it overwrites much; a loop whose bound
-    /// is a number may have more. What is never left is told from what takes long by nothing else.
+    /// More instructions than any path of a switcher has, unless it overwrites much; a loop whose
+    /// bound is a number may have more. What is never left is told from what takes long by nothing
+    /// else.
     pub const LIMIT: usize = 10_000;
 
     /// One of our own images.
@@ -128,8 +130,9 @@ impl Target {
     /// Foreign code. Three symbols must be there; without the others nothing is said about them.
     ///
     /// # Errors
-    /// Names the symbol that is missing, or what lies where the code does, or the section of an object
-    /// that may come to lie elsewhere in its cache lines, if the variant's mitigations depend on that.
+    /// Names the symbol that is missing, or what lies where the code does, or the section of an
+    /// object that may come to lie elsewhere in its cache lines, if the variant's mitigations
+    /// depend on that.
     pub fn foreign(foreign: &Foreign, setting: Setting) -> Result<Self, TargetError> {
         let has_lines = setting.variant.mitigations().bhb.is_on();
         let mut sections = foreign.sections.iter().filter(|_| has_lines);
@@ -270,8 +273,9 @@ impl Target {
         self.setting.model()
     }
 
-    /// Whether the instruction at `at` itself names the address that it leads to, which is elsewhere: a
-    /// jump, or the end of the code. Where a RET or a jump through a register leads, a value says.
+    /// Whether the instruction at `at` itself names the address that it leads to, which is
+    /// elsewhere: a jump, or the end of the code. Where a RET or a jump through a register leads, a
+    /// value says.
     pub(crate) fn leaves(&self, at: u64) -> bool {
         use iced_x86::FlowControl;
         !matches!(
@@ -289,8 +293,8 @@ impl Target {
             && matches!(self.program.instruction(next).mnemonic(), Mnemonic::Int3 | Mnemonic::Ud2)
     }
 
-    /// Where code goes on after the trap at `start`, if one is there. Speculation that returns there
-    /// must find an end: INT3 or UD2, or a loop of PAUSEs and an LFENCE, as kernels have it.
+    /// Where code goes on after the trap at `start`, if one is there. Speculation that returns
+    /// there must find an end: INT3 or UD2, or a loop of PAUSEs and an LFENCE, as kernels have it.
     pub(crate) fn after_trap(&self, start: u64) -> Option<u64> {
         use iced_x86::Mnemonic;
         let (mut next, mut is_fenced) = (start, false);

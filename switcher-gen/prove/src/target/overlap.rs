@@ -1,8 +1,8 @@
-//! Regions that proofs take to be apart from each other, and that are numbers: whoever says where they
-//! lie can be wrong.
+//! Regions that proofs take to be apart from each other, and that are numbers: whoever says where
+//! they lie can be wrong.
 //!
-//! Regions with unknown addresses are apart by assumption. The per-CPU block's parts have offsets from
-//! one address, the code has an address, and with placement `percpu` so has the block.
+//! Regions with unknown addresses are apart by assumption. The per-CPU block's parts have offsets
+//! from one address, the code has an address, and with placement `percpu` so has the block.
 
 use crate::target::Target;
 use switcher_gen::layout::{PerCpu, Placement, Tss, TssExtra};

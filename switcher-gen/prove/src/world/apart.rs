@@ -1,5 +1,5 @@
-//! Whether a state of numbers is one that proofs speak of: they take regions to be apart, and a model
-//! of their unknown addresses may have them over each other.
+//! Whether a state of numbers is one that proofs speak of: they take regions to be apart, and a
+//! model of their unknown addresses may have them over each other.
 
 use crate::target::overlap::share_a_byte;
 use crate::world::World;

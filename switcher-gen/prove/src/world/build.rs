@@ -271,8 +271,8 @@ impl<D: Domain> World<D> {
             cr3: root,
             cr4: d.or(b.whole(Object::Cr4, 64), d.word(cr4(&setting.variant))),
             pkru: b.whole(Object::Pkru, 32),
-            // The host enters no guest from an NMI's handler, nor does it exit there, before an IRET
-            // has ended it.
+            // The host enters no guest from an NMI's handler, nor does it exit there, before an
+            // IRET has ended it.
             nmi_blocked: d.bit(false),
             msrs: Msrs {
                 star: d.word(selectors.star().bits()),
@@ -342,8 +342,8 @@ impl<D: Domain> World<D> {
     }
 }
 
-/// What a CPU can hold as a base: its addresses have 57 bits at most, and those that have so many take
-/// them for a base under four-level paging, too (Intel SDM vol. 1, 3.3.7.1).
+/// What a CPU can hold as a base: its addresses have 57 bits at most, and those that have so many
+/// take them for a base under four-level paging, too (Intel SDM vol. 1, 3.3.7.1).
 pub(crate) fn held_base<D: Domain>(d: &D, word: D::Word) -> D::Word {
     let by = PagingMode::FiveLevel.sign_bits().into();
     d.sar(d.shl(word, by), by)

@@ -1,11 +1,11 @@
 //! The state in which an event comes: a guest, the IRETQ to a guest, or **any** state of ring 0.
 //!
-//! An NMI or #MC may come between any two instructions of the switcher. There is one theorem for all
-//! of these places: from a ring 0 whose registers, flags, CR3 and GS bases are anything at all, the
-//! entry calls the hook as it should be called and leaves everything as it was, whatever a callee
-//! may clobber. What #DB and #MC assume of NMIs and of RSP there is in `run/blocking.rs`. What holds of
-//! any state holds of those that the other routines pass through, so each of these comes to its end as if
-//! nothing had happened.
+//! An NMI or #MC may come between any two instructions of the switcher. There is one theorem for
+//! all of these places: from a ring 0 whose registers, flags, CR3 and GS bases are anything at all,
+//! the entry calls the hook as it should be called and leaves everything as it was, whatever a
+//! callee may clobber. What #DB and #MC assume of NMIs and of RSP there is in `run/blocking.rs`.
+//! What holds of any state holds of those that the other routines pass through, so each of these
+//! comes to its end as if nothing had happened.
 
 use crate::boundary;
 use crate::entry::Entry;

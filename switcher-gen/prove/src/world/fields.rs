@@ -1,4 +1,5 @@
-//! Where values lie: the fields of the per-CPU block, of the PVCS and of a frame, by name, offset and size.
+//! Where values lie: the fields of the per-CPU block, of the PVCS and of a frame, by name, offset
+//! and size.
 
 use crate::setting::Setting;
 use switcher_gen::layout;

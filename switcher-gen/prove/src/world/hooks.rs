@@ -35,14 +35,16 @@ impl<D: Domain> World<D> {
         }
     }
 
-    /// The flags as the specification is to decide on them, for what has ended with the guest or not.
+    /// The flags as the specification is to decide on them, for what has ended with the guest or
+    /// not.
     pub(crate) fn flags_to_decide_on(&self, to_guest: bool) -> D::Word {
         let hooked = region_of(self, RegionName::TssExtra).hooked;
         let last = hooked.map(|hooked| hooked.now).filter(|_| !to_guest);
         last.unwrap_or(self.spec.tss_extra.switch_flags)
     }
 
-    /// Adds what hooks have set to what the specification has made of the flags that it has decided on.
+    /// Adds what hooks have set to what the specification has made of the flags that it has decided
+    /// on.
     pub(crate) fn with_what_hooks_set(
         &self,
         d: &D,

@@ -1,8 +1,8 @@
 //! The states that theorems are about: the machine's and the specification's, of the same unknowns.
 //!
-//! Everything **assumed** is in this folder: see [`World::assume`], [`event`] and the list in spec/proofs.md.
-//! A state is built from a [`Source`] of values: variables for a proof, numbers for a fuzzer or for the
-//! replay of a counterexample.
+//! Everything **assumed** is in this folder: see [`World::assume`], [`event`] and the list in
+//! spec/proofs.md. A state is built from a [`Source`] of values: variables for a proof, numbers for
+//! a fuzzer or for the replay of a counterexample.
 //!
 //! | file | what it is for |
 //! |---|---|
@@ -33,8 +33,8 @@ use switcher_model::{CpuModel, Domain, Memory, Msrs, Region, RegionName, State a
 use switcher_spec as spec;
 use switcher_spec::{Caller, Guest};
 
-/// The host's stack as an entry leaves it, for the exits that need it: what the switcher saves there
-/// is its own business, but it must find it again.
+/// The host's stack as an entry leaves it, for the exits that need it: what the switcher saves
+/// there is its own business, but it must find it again.
 #[derive(Debug)]
 pub struct Saved<D: Domain> {
     pub(crate) stack: Vec<D::Cell>,

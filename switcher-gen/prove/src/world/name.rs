@@ -140,8 +140,8 @@ impl Name {
         Self { of, part: Part::Register(register), at_entry: false }
     }
 
-    /// Where the value comes from, and so who may learn it (spec/hazards.md, rows 34 and 35). What is
-    /// not said to be the guest's, or to be handed to it, is the host's.
+    /// Where the value comes from, and so who may learn it (spec/hazards.md, rows 34 and 35). What
+    /// is not said to be the guest's, or to be handed to it, is the host's.
     #[must_use]
     pub fn origin(self) -> Origin {
         match (self.of, self.part) {
@@ -189,8 +189,8 @@ impl Name {
     }
 }
 
-/// The fields of [`TssExtra`] that the ABI hands to the guest (spec/abi.md, "The per-CPU block"): it
-/// has chosen them itself, by the MSRs of the guest interface.
+/// The fields of [`TssExtra`] that the ABI hands to the guest (spec/abi.md, "The per-CPU block"):
+/// it has chosen them itself, by the MSRs of the guest interface.
 const PUBLISHED: [&str; 5] = ["retu_rip", "smod_entry", "smod_gsbase", "smod_pkru", "smod_rsp"];
 
 impl std::fmt::Display for Name {

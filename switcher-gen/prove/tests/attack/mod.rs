@@ -1,5 +1,5 @@
-//! What attacks on the prover have in common: the hand-written switcher, broken, and what becomes of
-//! it. Include it beside `mod gas;`.
+//! What attacks on the prover have in common: the hand-written switcher, broken, and what becomes
+//! of it. Include it beside `mod gas;`.
 
 #![allow(dead_code, reason = "each test uses some of it")]
 

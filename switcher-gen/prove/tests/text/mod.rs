@@ -1,5 +1,5 @@
-//! Instructions of a switcher by what they are about: written as its emitters write them, with fields, and
-//! looked for as the disassembler shows them.
+//! Instructions of a switcher by what they are about: written as its emitters write them, with
+//! fields, and looked for as the disassembler shows them.
 
 use switcher_model::Program;
 

@@ -1,6 +1,6 @@
-//! Names that lead linkers and loaders elsewhere than they lead a reader: versions, local symbols beside
-//! another file's, relocations of every kind, code that is compiled anew, and entries of tables that
-//! change more bytes than one.
+//! Names that lead linkers and loaders elsewhere than they lead a reader: versions, local symbols
+//! beside another file's, relocations of every kind, code that is compiled anew, and entries of
+//! tables that change more bytes than one.
 
 use gas::{SWITCHER, assemble, process_all, replaced};
 use switcher_prove::elf::ReadError;

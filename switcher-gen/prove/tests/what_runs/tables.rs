@@ -1,4 +1,5 @@
-//! Tables that hide what they name: by how they are packed, by their type, or by what they count from.
+//! Tables that hide what they name: by how they are packed, by their type, or by what they count
+//! from.
 
 use gas::{assemble, process};
 use switcher_prove::elf::{ReadError, read};

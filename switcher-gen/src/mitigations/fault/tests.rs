@@ -135,8 +135,8 @@ const ZEN_2: Host = cpu(0x17, 0x31, 0);
 const ZEN_4: Host = cpu(0x19, 0x11, 1);
 const ZEN_5: Host = cpu(0x1A, 0x02, 1);
 
-/// A host that suffers, with nothing set; what the code does there, and where the host is told to do
-/// something; and one that does not suffer, if there is one.
+/// A host that suffers, with nothing set; what the code does there, and where the host is told to
+/// do something; and one that does not suffer, if there is one.
 type Row = (&'static str, Host, &'static str, &'static [&'static str], Option<Host>);
 
 const INTEL_ROWS: &[Row] = &[
@@ -323,8 +323,8 @@ fn code_is_left_out_if_all_that_replaces_it_is_set_and_told_of_each_that_is_not(
     assert_eq!(alone(Vendor::Amd, "Branch target injection (", set).unwrap().0, "+ibrs");
 }
 
-/// A guest may execute at the host's addresses, on a root that does not map the host there: neither SMEP
-/// nor any IBRS, of which both are set here, lets the buffer be left to it.
+/// A guest may execute at the host's addresses, on a root that does not map the host there: neither
+/// SMEP nor any IBRS, of which both are set here, lets the buffer be left to it.
 #[test]
 fn nothing_that_a_host_sets_spares_filling_the_return_stack_buffer() {
     for (vendor, host) in [
@@ -393,8 +393,8 @@ fn the_longer_sequence_is_for_longer_histories_and_for_who_cannot_know() {
     assert_eq!(code(CASCADE_LAKE), "+bhb");
     assert_eq!(code(says(ALDER_LAKE, Said::BHI_CTRL)), "+bhblong");
     assert_eq!(code(says(CASCADE_LAKE, Said::HYPERVISOR)), "+bhblong");
-    // On iron, without the microcode that brings BHI_CTRL: Alder Lake, Raptor Lake, Meteor Lake, Sapphire
-    // Rapids, and what nobody knows yet.
+    // On iron, without the microcode that brings BHI_CTRL: Alder Lake, Raptor Lake, Meteor Lake,
+    // Sapphire Rapids, and what nobody knows yet.
     for model in [0x97, 0x9A, 0xB7, 0xBA, 0xBF, 0xAA, 0xAC, 0x8F, 0xF0] {
         assert_eq!(code(cpu(6, model, 2)), "+bhblong", "{model:#x}");
     }
@@ -404,8 +404,8 @@ fn the_longer_sequence_is_for_longer_histories_and_for_who_cannot_know() {
     }
 }
 
-/// A virtual CPU's model is its hypervisor's choice: where nothing but a list of models says who suffers, it
-/// does, unless it has a bit that says that it does not.
+/// A virtual CPU's model is its hypervisor's choice: where nothing but a list of models says who
+/// suffers, it does, unless it has a bit that says that it does not.
 #[test]
 fn a_virtual_cpu_of_whatever_model_has_what_only_lists_of_models_tell_of() {
     let named = |vendor| move |name| fault(vendor, name);
@@ -429,8 +429,8 @@ fn a_virtual_cpu_of_whatever_model_has_what_only_lists_of_models_tell_of() {
     }
     let its_no = has(says(NEW, Said::HYPERVISOR), Caps::ITS_NO);
     assert_eq!(alone(Vendor::Intel, "Indirect target", its_no), None);
-    // Every other list of models stands beside a bit that hypervisors set for CPUs that they move about, or
-    // is of those that do not suffer.
+    // Every other list of models stands beside a bit that hypervisors set for CPUs that they move
+    // about, or is of those that do not suffer.
     let bits = [Caps::RSBA, Caps::FB_CLEAR, Caps::RFDS_CLEAR];
     let virtual_cpu = says(NEW, Said::HYPERVISOR);
     for (name, bit) in ["Retbleed", "Stale", "Register file"].into_iter().zip(bits) {
@@ -481,7 +481,8 @@ fn return_thunks_never_mean_fewer_measures() {
             assert!(has.covers(had), "{:?} {:?}: {has}, not {had}", host.cpu, host.says);
             assert!(!has.ibpb && !had.untrain);
             assert_eq!(has.fit(vendor), Ok(()));
-            // Whoever suffers has the one or the other; without the other, only for want of an IBPB.
+            // Whoever suffers has the one or the other; without the other, only for want of an
+            // IBPB.
             let suffers = Fault::of(vendor).iter().any(|fault| {
                 fault.code.iter().any(|code| matches!(code.measure, Measure::Ibpb))
                     && fault.suffers.on(&features)
@@ -495,8 +496,8 @@ fn return_thunks_never_mean_fewer_measures() {
     assert_eq!(Mitigations::for_cpu(&zen_2, Vendor::Amd).to_string(), "+untrain+rsb");
 }
 
-/// What the vendors have published of speculation that software can know by a number: each has a row, or a
-/// line that says why it has none.
+/// What the vendors have published of speculation that software can know by a number: each has a
+/// row, or a line that says why it has none.
 #[test]
 fn every_number_that_is_public_is_in_the_document() {
     const PUBLIC: &[&str] = &[
@@ -570,8 +571,8 @@ fn every_number_that_is_public_is_in_the_document() {
     }
 }
 
-/// Row 21 is of pairs of roots: a page of the host's that no guest's root maps is read through its global
-/// translation all the same.
+/// Row 21 is of pairs of roots: a page of the host's that no guest's root maps is read through its
+/// global translation all the same.
 #[test]
 fn meltdowns_duties_are_about_the_hosts_own_root_too() {
     let duties = fault(Vendor::Intel, "Meltdown").duties;

@@ -13,8 +13,8 @@ use switcher_model::{
     State as Machine,
 };
 
-/// Sees of an arm what mitigations are judged by, says what memory holds there, and whether something is
-/// told by where its loads, stores and jumps go.
+/// Sees of an arm what mitigations are judged by, says what memory holds there, and whether
+/// something is told by where its loads, stores and jumps go.
 pub(crate) struct Eye<'a, 'b, D: Domain> {
     pub(crate) watch: &'a mut Watch<'b, D>,
     pub(crate) goals: &'a mut Goals<D>,
@@ -49,8 +49,8 @@ impl<D: Domain> Eye<'_, '_, D> {
         matches!(self.op.kind, Operation::StoreString { .. } | Operation::CopyString { .. })
     }
 
-    /// Whether the address that the instruction accesses is counted from RSP, and not below it but for what
-    /// it pushes.
+    /// Whether the address that the instruction accesses is counted from RSP, and not below it but
+    /// for what it pushes.
     fn is_by_rsp(&self) -> bool {
         let memory =
             [self.op.first, self.op.second].into_iter().find_map(|operand| match operand {

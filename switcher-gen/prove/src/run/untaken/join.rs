@@ -33,7 +33,8 @@ struct Traits {
     has_host_spec_ctrl: bool,
 }
 
-/// What is forgotten of a state but for where it comes from: sets of [`Origin`]s, none of them empty.
+/// What is forgotten of a state but for where it comes from: sets of [`Origin`]s, none of them
+/// empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Forgotten {
     words: [Origins; WORDS],
@@ -137,8 +138,8 @@ fn other_chunks<'a, D: Domain>(
     })
 }
 
-/// The chunk in which hooks set bits, and which bits the code has toggled there since it was entered. `None`
-/// if the code may have stored anything else there.
+/// The chunk in which hooks set bits, and which bits the code has toggled there since it was
+/// entered. `None` if the code may have stored anything else there.
 fn toggled<D: Domain>(d: &D, state: &Machine<D>) -> Option<((usize, usize), u64)> {
     let mut regions = state.memory.regions.iter().enumerate();
     let (number, region, hooked) =
@@ -186,9 +187,9 @@ impl<D: Domain> Seen<D> {
             && points_alike()
     }
 
-    /// What of `state` is there only because it is deeper within calls: these chunks of a stack, and that
-    /// RSP is below them.
-    /// Each of those must hold what its call has pushed: else a RET ends in another way there.
+    /// What of `state` is there only because it is deeper within calls: these chunks of a stack,
+    /// and that RSP is below them. Each of those must hold what its call has pushed: else a RET
+    /// ends in another way there.
     fn deeper(
         &self,
         d: &D,
@@ -287,8 +288,8 @@ impl<D: Domain> Seen<D> {
             let end = cells.len().min((at.1 + 1) * CHUNK);
             d.store(&mut cells[at.1 * CHUNK..end], d.forgotten(&[now, was]));
         }
-        // Hooks may have set other bits in both. What the code itself has done there is not forgotten,
-        // so that it is still known that what lies there are the flags.
+        // Hooks may have set other bits in both. What the code itself has done there is not
+        // forgotten, so that it is still known that what lies there are the flags.
         let same = toggled(d, &self.state).filter(|own| toggled(d, state) == Some(*own));
         let pairs = left_by_hooks(&self.state).zip(left_by_hooks(state)).enumerate();
         for (number, pair) in pairs {

@@ -1,4 +1,5 @@
-//! What must hold of an arm: what it may tell, and what it leaves to the host, to a guest and to a hook.
+//! What must hold of an arm: what it may tell, and what it leaves to the host, to a guest and to a
+//! hook.
 
 use crate::goal::Goals;
 use crate::obligation;

@@ -1,14 +1,15 @@
-//! Memory on an arm: what lies where nothing is said to lie, and what may lie elsewhere since a store has
-//! gone astray.
+//! Memory on an arm: what lies where nothing is said to lie, and what may lie elsewhere since a
+//! store has gone astray.
 //!
 //! An address is one of a region, or
 //!
-//! * beside one: less than a page from it. What lies there is the host's, and from before, or a guest's
-//!   beside the PVCS, and whatever the arm has stored beside that region;
-//! * counted from one: by a number of the code's own, of which it is not known any more which it is. That
-//!   is a loop that goes round once more than it does. It leads to anywhere in this region, or beside it;
-//! * elsewhere. What lies there may be anything ([`Origin::Found`]), and what is stored there may be what
-//!   is found in any region from then on.
+//! * beside one: less than a page from it. What lies there is the host's, and from before, or a
+//!   guest's beside the PVCS, and whatever the arm has stored beside that region;
+//! * counted from one: by a number of the code's own, of which it is not known any more which it
+//!   is. That is a loop that goes round once more than it does. It leads to anywhere in this
+//!   region, or beside it;
+//! * elsewhere. What lies there may be anything ([`Origin::Found`]), and what is stored there may
+//!   be what is found in any region from then on.
 //!
 //! A load never finds the same twice: each has an unknown of its own.
 
@@ -40,7 +41,7 @@ impl Regions {
     }
 }
 
-/// Where an address leads that is none in a region.
+/// Where an address leads that is not in a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lies {
     /// Beside these, or partly within.
@@ -89,17 +90,17 @@ impl Lies {
     }
 }
 
-/// What may lie in memory by stores of which it is not known where they have gone: where it comes from,
-/// by region.
+/// What may lie in memory by stores of which it is not known where they have gone: where it comes
+/// from, by region.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Strayed {
     /// Whether a store has been elsewhere: nothing that lay in memory by then is known any more.
     elsewhere: bool,
     within: [Origins; REGIONS],
     beside: [Origins; REGIONS],
-    /// Below which cell of a stack there may be more of the return addresses that calls from one place
-    /// within each other have pushed, with RSP below them. How many is not known, nor, therefore, where an
-    /// address leads down there that is not counted from RSP.
+    /// Below which cell of a stack there may be more of the return addresses that calls from one
+    /// place within each other have pushed, with RSP below them. How many is not known, nor,
+    /// therefore, where an address leads down there that is not counted from RSP.
     calls_below: [usize; REGIONS],
     /// Whether RSP has been set to such an address.
     is_set: bool,
@@ -130,8 +131,8 @@ impl Strayed {
         all.for_each(|(set, more)| *set = set.and(*more));
     }
 
-    /// Whether somebody else than the code may have chosen what is loaded from this region, or it tells
-    /// something, by such a store.
+    /// Whether somebody else than the code may have chosen what is loaded from this region, or it
+    /// tells something, by such a store.
     pub(crate) fn is_open(&self, region: usize) -> bool {
         self.elsewhere || !self.within[region].is_within(Origins::CODE)
     }
@@ -221,8 +222,8 @@ impl Strayed {
         }
     }
 
-    /// Whether there may be more calls or fewer than where this is. `is_by_rsp` says whether it is counted
-    /// from RSP, and not below it.
+    /// Whether there may be more calls or fewer than where this is. `is_by_rsp` says whether it is
+    /// counted from RSP, and not below it.
     pub(crate) fn is_among_calls(&self, place: Place, is_by_rsp: bool) -> bool {
         place.index < self.calls_below[place.region] && (!is_by_rsp || self.is_set)
     }

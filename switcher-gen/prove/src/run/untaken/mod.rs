@@ -1,5 +1,5 @@
-//! Where a CPU may go on that a path does not: predictors do not ask what the operands say, nor whether
-//! they can.
+//! Where a CPU may go on that a path does not: predictors do not ask what the operands say, nor
+//! whether they can.
 //!
 //! From each conditional jump, with the registers and the memory that the path has there, the other
 //! arm is executed on the same machine, and from there both arms of each further jump, up to an
@@ -13,8 +13,8 @@
 //! * a RET, an indirect branch and a hook of the host's need the mitigations that they need on a
 //!   path: a sequence that the arm jumps over was not executed. Where the arm leaves for the host
 //!   or a guest, registers hold nothing that would steer the host, or tell the guest;
-//! * GS is the host's at each access (hazards.md, row 28), by whatever register its base got into the
-//!   address, and in the host;
+//! * GS is the host's at each access (hazards.md, row 28), by whatever register its base got into
+//!   the address, and in the host;
 //! * what lies elsewhere may be loaded from where a guest says, but what was found there, and what
 //!   no guest may learn, is not the address of another access, decides no jump that the path does
 //!   not decide in the same way, and is not the target of a jump: each of these would tell it;
@@ -69,8 +69,8 @@ pub struct Untaken {
     pub executed: usize,
     /// The branches that must stay in their cache line for what was shown.
     pub lines: BTreeSet<u64>,
-    /// Whether it may matter how far addresses of the code are from each other: a RET has led to what no
-    /// call of the code's has pushed, or something was made of two of them.
+    /// Whether it may matter how far addresses of the code are from each other: a RET has led to
+    /// what no call of the code's has pushed, or something was made of two of them.
     pub of_place: bool,
 }
 
@@ -299,7 +299,8 @@ fn one<D: Domain>(
                 watch.go_later(d, arms, to, machine, &watch.barriers, so_far);
                 return Ok(());
             }
-            // The next round is executed, or what comes after the last one, which it may be taken for.
+            // The next round is executed, or what comes after the last one, which it may be taken
+            // for.
             Ok(Step::Next) if op.repeats() && d.code_at(machine.rip) == Some(at) => {
                 is_first = true;
                 watch.go_later(d, arms, op.next, machine, &watch.barriers, so_far);

@@ -72,8 +72,8 @@ impl<D: Domain> Watch<'_, D> {
         self.go_later(d, arms, to, &state, &barriers, so_far);
     }
 
-    /// The RET or the jump through a register or memory at `at` may be predicted to lead elsewhere in the
-    /// code.
+    /// The RET or the jump through a register or memory at `at` may be predicted to lead elsewhere
+    /// in the code.
     pub(crate) fn predict(
         &self,
         d: &D,

@@ -7,8 +7,9 @@ use crate::run::watch::Watch;
 use switcher_model::{Access, Domain, State as Machine};
 
 impl<D: Domain> Arms<D> {
-    /// Whether a jump by `condition`, a truth value as a number, tells what was found, or what no guest may
-    /// learn, beyond what it is told anyway: by the way of the path itself, or because it is run at all.
+    /// Whether a jump by `condition`, a truth value as a number, tells what was found, or what no
+    /// guest may learn, beyond what it is told anyway: by the way of the path itself, or because it
+    /// is run at all.
     pub(crate) fn tells(
         &self,
         d: &D,
@@ -25,8 +26,8 @@ impl<D: Domain> Arms<D> {
 
 /// Whether `condition` is what a comparison comes to, by the flags of `state`,
 ///
-/// * of the interrupted address with one of the code's: whether something has been interrupted in the code,
-///   and where in there, decides what is done about it;
+/// * of the interrupted address with one of the code's: whether something has been interrupted in
+///   the code, and where in there, decides what is done about it;
 /// * of two addresses that are apart by a number of the code's own: wherever they lie.
 pub(crate) fn is_of_places<D: Domain>(
     d: &D,
@@ -44,8 +45,8 @@ pub(crate) fn is_of_places<D: Domain>(
 }
 
 impl<D: Domain> Watch<'_, D> {
-    /// The bytes of switch_flags that a load has read, if they are what the path itself would read there, or
-    /// that with some of its bits toggled. What an arm has stored there is another's.
+    /// The bytes of switch_flags that a load has read, if they are what the path itself would read
+    /// there, or that with some of its bits toggled. What an arm has stored there is another's.
     pub(crate) fn own_flags(
         &self,
         d: &D,
