@@ -115,7 +115,6 @@ enum Operator {
     Shr(Word, u32),
     Sar(Word, u32),
     Select(Bit, Word, Word),
-    Load([Word; 8]),
     Eq(Word, Word),
     Lt(Word, Word),
 }
@@ -126,6 +125,10 @@ pub struct Symbolic {
     pool: RefCell<word::Pool>,
     words: RefCell<HashMap<Operator, Word>>,
     bits: RefCell<HashMap<Operator, Bit>>,
+    /// What bytes of memory make, and the bytes of what goes there: apart from the operators, which
+    /// they would make twice as large.
+    loads: RefCell<HashMap<[Word; 8], Word>>,
+    stores: RefCell<HashMap<Word, [Word; 8]>>,
     solver: RefCell<solve::Solver>,
     search: RefCell<path::Search>,
     exploring: Cell<bool>,
@@ -375,7 +378,8 @@ impl Domain for Symbolic {
     fn load(&self, cells: &[Word]) -> Word {
         let zero = self.word(0);
         let cells = std::array::from_fn(|i| *cells.get(i).unwrap_or(&zero));
-        self.make(Operator::Load(cells), |pool| pool.join(&cells, 8))
+        let join = || self.pool.borrow_mut().join(&cells, 8);
+        *self.loads.borrow_mut().entry(cells).or_insert_with(join)
     }
     fn mentions(&self, a: Word, is_one: impl Fn(Origin) -> bool) -> bool {
         let pool = self.pool.borrow();
@@ -386,8 +390,10 @@ impl Domain for Symbolic {
         bytes.iter().map(|&byte| self.word(byte.into())).collect()
     }
     fn store(&self, cells: &mut [Word], value: Word) {
-        for (i, cell) in (0..).zip(cells) {
-            *cell = if i < 8 { self.mask(self.shr(value, 8 * i), 0xFF) } else { self.word(0) };
+        let split = || self.pool.borrow_mut().split(value, 8);
+        let bytes = *self.stores.borrow_mut().entry(value).or_insert_with(split);
+        for (i, cell) in cells.iter_mut().enumerate() {
+            *cell = bytes.get(i).copied().unwrap_or_else(|| self.word(0));
         }
     }
 }

@@ -355,6 +355,16 @@ impl Pool {
         self.intern(&bits)
     }
 
+    /// The word in as many parts of `width` bits: [`join`](Self::join) makes it of them again.
+    pub(super) fn split<const N: usize>(&mut self, word: Word, width: usize) -> [Word; N] {
+        let from = self.bits(word);
+        std::array::from_fn(|i| {
+            let mut bits = [Literal::ZERO; 64];
+            bits[..width].copy_from_slice(&from[i * width..][..width]);
+            self.intern(&bits)
+        })
+    }
+
     pub(super) fn and(&mut self, a: Word, b: Word) -> Word {
         let bits = self.conjunction(&self.bits(a), &self.bits(b));
         self.intern(&bits)
