@@ -1,8 +1,8 @@
 //! Truth values in normal form.
 
 use std::collections::HashSet;
-use std::rc::Rc;
 
+use super::lists::List;
 use super::word::{Atom, Bits, Literal, Node, Pool, Slice, union};
 use super::{Bit, Word};
 
@@ -12,29 +12,30 @@ impl Pool {
         self.nodes.get(bit.index()).map_or(Node::True, |entry| entry.0)
     }
 
-    /// The variables that a truth value depends on, sorted.
-    pub(super) fn bit_support(&self, bit: Bit) -> Rc<[u32]> {
-        self.nodes
-            .get(bit.index())
-            .map_or_else(|| Rc::new([]) as Rc<[u32]>, |entry| Rc::clone(&entry.1))
+    /// The variables that a truth value depends on; none if it is a constant.
+    pub(super) fn bit_support(&self, bit: Bit) -> Option<List> {
+        self.nodes.get(bit.index()).map(|entry| entry.1)
     }
 
     fn intern_node(&mut self, node: Node) -> Bit {
         if self.nodes.is_empty() {
-            self.nodes.push((Node::True, Rc::new([])));
+            let nothing = self.supports.intern(&[]);
+            self.nodes.push((Node::True, nothing));
         }
         if let Some(&id) = self.node_ids.get(&node) {
             return Bit::new(id);
         }
-        let support = match node {
+        let lists = match node {
             Node::True => return Bit::TRUE,
-            Node::Of(literal) => match literal.atom() {
-                Some(atom) => Rc::clone(&self.atoms[atom as usize].support),
-                None => Rc::new([]),
-            },
-            Node::Eq(a, b) | Node::Lt(a, b) => union(&[self.support(a), self.support(b)]),
-            Node::And(a, b) => union(&[self.bit_support(a), self.bit_support(b)]),
+            Node::Of(literal) => {
+                literal.atom().map(|atom| self.atoms[atom as usize].support).into_iter().collect()
+            }
+            Node::Eq(a, b) | Node::Lt(a, b) => {
+                self.supports_of(a).chain(self.supports_of(b)).collect()
+            }
+            Node::And(a, b) => [a, b].into_iter().filter_map(|bit| self.bit_support(bit)).collect(),
         };
+        let support = union(&mut self.supports, lists);
         let id = self.nodes.len() as u32;
         // A handle has 31 bits for the node; memory runs out long before.
         assert!(id < 1 << 31, "too many terms");
@@ -207,7 +208,7 @@ impl Pool {
     /// Bounds of a word.
     fn range(&self, word: Word) -> (u64, u64) {
         let (mut least, mut most, mut at) = (0, 0, 0);
-        for &slice in self.slices(word).iter() {
+        for &slice in self.slices(word) {
             match slice {
                 Slice::Const { value, .. } => {
                     least |= value << at;

@@ -84,7 +84,7 @@ impl Evaluation<'_> {
     pub(super) fn word(&mut self, word: Word) -> u64 {
         let (mut value, mut at) = (0, 0);
         let pool = self.pool;
-        for &slice in pool.slices(word).iter() {
+        for &slice in pool.slices(word) {
             let bits = match slice {
                 Slice::Const { value, .. } => value,
                 Slice::Part { width, first } => {

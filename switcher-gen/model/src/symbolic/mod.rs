@@ -25,6 +25,7 @@
 
 mod bit;
 mod eval;
+mod lists;
 mod path;
 #[cfg(feature = "z3")]
 mod second;
@@ -180,7 +181,7 @@ impl Symbolic {
     /// The names of the variables that a truth value depends on.
     #[must_use]
     pub fn variables_of_bit(&self, bit: Bit) -> Vec<Rc<str>> {
-        self.names(&self.pool.borrow().bit_support(bit))
+        self.names(&self.pool.borrow().support_of_bits([bit]))
     }
 
     fn names(&self, support: &[u32]) -> Vec<Rc<str>> {
@@ -369,8 +370,7 @@ impl Domain for Symbolic {
     }
     fn is_of_code(&self, a: Word) -> bool {
         let pool = self.pool.borrow();
-        let support = pool.support(a);
-        support.iter().any(|&index| &*pool.variables[index as usize].name == SLIDE)
+        pool.variables_of(a).any(|index| &*pool.variables[index as usize].name == SLIDE)
     }
     fn known(&self, a: Word) -> Option<u64> {
         self.pool.borrow().known(a)
@@ -383,8 +383,8 @@ impl Domain for Symbolic {
     }
     fn mentions(&self, a: Word, is_one: impl Fn(Origin) -> bool) -> bool {
         let pool = self.pool.borrow();
-        let support = pool.support(a);
-        self.origins(&pool, &support).iter().any(|origin| is_one(*origin))
+        let search = self.search.borrow();
+        pool.variables_of(a).any(|index| search.origins(&pool, index).any(&is_one))
     }
     fn cells(&self, bytes: &[u8]) -> Vec<Word> {
         bytes.iter().map(|&byte| self.word(byte.into())).collect()

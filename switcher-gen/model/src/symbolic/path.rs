@@ -102,6 +102,12 @@ impl Search {
             _ => self.facts.get(&bit.index()).map(|&value| value != bit.negated()),
         }
     }
+
+    /// Where a variable comes from.
+    pub(super) fn origins(&self, pool: &Pool, variable: u32) -> impl Iterator<Item = Origin> {
+        let also = self.made_of.get(&variable).into_iter().flatten().copied();
+        also.chain([pool.variables[variable as usize].origin])
+    }
 }
 
 impl Symbolic {
@@ -383,9 +389,11 @@ impl Symbolic {
     /// lasts.
     pub(super) fn made_of(&self, unknown: Word, of: &[Word]) {
         let pool = self.pool.borrow();
+        let search = self.search.borrow();
+        let variables = of.iter().flat_map(|word| pool.variables_of(*word));
         let origins: BTreeSet<Origin> =
-            of.iter().flat_map(|word| self.origins(&pool, &pool.support(*word))).collect();
-        drop(pool);
+            variables.flat_map(|index| search.origins(&pool, index)).collect();
+        drop((pool, search));
         self.comes_from(unknown, &origins.into_iter().collect::<Vec<_>>());
     }
 
@@ -395,14 +403,6 @@ impl Symbolic {
         let support = self.pool.borrow().support(unknown);
         let search = &mut *self.search.borrow_mut();
         search.made_of.extend(support.iter().map(|index| (*index, origins.clone())));
-    }
-
-    /// Where these variables come from.
-    pub(super) fn origins(&self, pool: &Pool, support: &[u32]) -> BTreeSet<Origin> {
-        let search = self.search.borrow();
-        let also = |index| search.made_of.get(index).into_iter().flatten().copied();
-        let own = |index: &u32| pool.variables[*index as usize].origin;
-        support.iter().flat_map(|index| also(index).chain([own(index)])).collect()
     }
 
     /// The number of the next fresh variable of this name in this run.
@@ -416,9 +416,7 @@ impl Symbolic {
 
 /// What `values` say of the variables of a path and a goal.
 fn model(pool: &Pool, conjuncts: &[Bit], goal: Bit, values: &Values) -> Model {
-    let supports: Vec<_> =
-        conjuncts.iter().chain([&goal]).map(|&bit| pool.bit_support(bit)).collect();
-    let variables = super::word::union(&supports);
+    let variables = pool.support_of_bits(conjuncts.iter().copied().chain([goal]));
     let value = |&index: &u32| {
         let value = values.get(index as usize).copied().unwrap_or_default();
         (Rc::clone(&pool.variables[index as usize].name), value)

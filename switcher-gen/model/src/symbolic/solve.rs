@@ -250,12 +250,12 @@ impl Solver {
 /// The conjuncts that share variables with the goal, directly or by way of others; and all their
 /// variables.
 fn cone(pool: &Pool, path: &[Bit], goal: Bit) -> (Vec<Bit>, HashSet<u32>) {
-    let mut variables: HashSet<u32> = pool.bit_support(goal).iter().copied().collect();
+    let mut variables: HashSet<u32> = pool.support_of_bits([goal]).into_iter().collect();
     let (mut inside, mut outside) = (Vec::new(), path.to_vec());
     loop {
         let before = inside.len();
         outside.retain(|&bit| {
-            let support = pool.bit_support(bit);
+            let support = pool.support_of_bits([bit]);
             let shares = support.iter().any(|variable| variables.contains(variable));
             if shares {
                 variables.extend(support.iter().copied());

@@ -10,6 +10,7 @@ use foldhash::HashMap;
 use std::rc::Rc;
 
 use super::super::domain::Origin;
+use super::lists::{List, Lists};
 use super::{Bit, Word};
 
 /// A constant bit, or one bit of an atom, possibly inverted: `(atom + 1) << 7 | index << 1 |
@@ -156,7 +157,7 @@ pub(super) struct AtomEntry {
     pub(super) atom: Atom,
     pub(super) width: u32,
     /// The variables that it depends on, sorted.
-    pub(super) support: Rc<[u32]>,
+    pub(super) support: List,
 }
 
 /// An unknown.
@@ -184,13 +185,14 @@ pub(super) enum Node {
 /// Everything that handles refer to.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    words: Vec<Rc<[Slice]>>,
-    word_ids: HashMap<Rc<[Slice]>, u32>,
+    words: Lists<Slice>,
+    /// Sorted indices of variables: what words and truth values depend on.
+    pub(super) supports: Lists<u32>,
     pub(super) atoms: Vec<AtomEntry>,
     atom_ids: HashMap<Atom, u32>,
     pub(super) variables: Vec<Variable>,
     variable_ids: HashMap<(Rc<str>, u32), Word>,
-    pub(super) nodes: Vec<(Node, Rc<[u32]>)>,
+    pub(super) nodes: Vec<(Node, List)>,
     pub(super) node_ids: HashMap<Node, u32>,
 }
 
@@ -200,14 +202,14 @@ impl Pool {
         self.words.len() + self.atoms.len() + self.nodes.len()
     }
 
-    pub(super) fn slices(&self, word: Word) -> &Rc<[Slice]> {
-        &self.words[word.0 as usize]
+    pub(super) fn slices(&self, word: Word) -> &[Slice] {
+        self.words.get(List(word.0))
     }
 
     pub(super) fn bits(&self, word: Word) -> Bits {
         let mut bits = [Literal::ZERO; 64];
         let mut at = bits.iter_mut();
-        for &slice in self.slices(word).iter() {
+        for &slice in self.slices(word) {
             for (i, bit) in (0..slice.width()).zip(&mut at) {
                 *bit = slice.literal(i);
             }
@@ -218,7 +220,7 @@ impl Pool {
     /// One of a word's bits.
     pub(super) fn bit_of(&self, word: Word, index: u32) -> Literal {
         let mut at = index;
-        for &slice in self.slices(word).iter() {
+        for &slice in self.slices(word) {
             if at < slice.width() {
                 return slice.literal(at);
             }
@@ -233,31 +235,26 @@ impl Pool {
 
     /// The word of these slices, which are as wide as can be.
     fn of_slices(&mut self, slices: &[Slice]) -> Word {
-        if let Some(&id) = self.word_ids.get(slices) {
-            return Word(id);
-        }
-        let slices: Rc<[Slice]> = slices.into();
-        let id = self.words.len() as u32;
-        self.words.push(Rc::clone(&slices));
-        self.word_ids.insert(slices, id);
-        Word(id)
+        Word(self.words.intern(slices).0)
     }
 
     fn atom(&mut self, atom: Atom, width: u32) -> u32 {
         if let Some(&id) = self.atom_ids.get(&atom) {
             return id;
         }
-        let support = match atom {
-            Atom::Variable(variable) => Rc::new([variable]),
-            Atom::Sum(a, _) => self.support(a),
+        let lists = match atom {
+            Atom::Variable(variable) => vec![self.supports.intern(&[variable])],
+            Atom::Sum(a, _) => self.supports_of(a).collect(),
             Atom::Add(a, b) | Atom::Sub(a, b) | Atom::And(a, b) | Atom::Xor(a, b) => {
-                union(&[self.support(a), self.support(b)])
+                self.supports_of(a).chain(self.supports_of(b)).collect()
             }
             Atom::Select(c, a, b) => {
-                union(&[self.bit_support(c), self.support(a), self.support(b)])
+                let arms = self.supports_of(a).chain(self.supports_of(b));
+                arms.chain(self.bit_support(c)).collect()
             }
-            Atom::Truth(bit) => self.bit_support(bit),
+            Atom::Truth(bit) => self.bit_support(bit).into_iter().collect(),
         };
+        let support = union(&mut self.supports, lists);
         let id = self.atoms.len() as u32;
         // A literal has 25 bits for the atom; memory runs out long before.
         assert!(id < (1 << 25) - 1, "too many terms");
@@ -266,16 +263,28 @@ impl Pool {
         id
     }
 
+    /// Of each of a word's atoms, what it depends on.
+    pub(super) fn supports_of(&self, word: Word) -> impl Iterator<Item = List> {
+        let atom = |slice: &Slice| match *slice {
+            Slice::Const { .. } => None,
+            Slice::Part { first: literal, .. } | Slice::Fill { literal, .. } => literal.atom(),
+        };
+        self.slices(word).iter().filter_map(atom).map(|atom| self.atoms[atom as usize].support)
+    }
+
+    /// The variables that a word depends on, some of them more than once.
+    pub(super) fn variables_of(&self, word: Word) -> impl Iterator<Item = u32> {
+        self.supports_of(word).flat_map(|list| self.supports.get(list)).copied()
+    }
+
     /// The variables that a word depends on, sorted.
-    pub(super) fn support(&self, word: Word) -> Rc<[u32]> {
-        let supports: Vec<_> = (self.slices(word).iter())
-            .filter_map(|slice| match *slice {
-                Slice::Const { .. } => None,
-                Slice::Part { first: literal, .. } | Slice::Fill { literal, .. } => literal.atom(),
-            })
-            .map(|atom| Rc::clone(&self.atoms[atom as usize].support))
-            .collect();
-        union(&supports)
+    pub(super) fn support(&self, word: Word) -> Vec<u32> {
+        all_of(&self.supports, self.supports_of(word))
+    }
+
+    /// The variables that truth values depend on, sorted.
+    pub(super) fn support_of_bits(&self, bits: impl IntoIterator<Item = Bit>) -> Vec<u32> {
+        all_of(&self.supports, bits.into_iter().filter_map(|bit| self.bit_support(bit)))
     }
 
     /// All of an atom, zeros above.
@@ -290,7 +299,7 @@ impl Pool {
 
     /// The atom that a word is all of.
     pub(super) fn as_atom(&self, word: Word) -> Option<Atom> {
-        match **self.slices(word) {
+        match *self.slices(word) {
             [Slice::Part { width: 64, first }] if !first.inverted() => {
                 Some(self.atoms[first.atom()? as usize].atom)
             }
@@ -327,7 +336,7 @@ impl Pool {
     }
 
     pub(super) fn known(&self, word: Word) -> Option<u64> {
-        match **self.slices(word) {
+        match *self.slices(word) {
             [Slice::Const { value, .. }] => Some(value),
             _ => None,
         }
@@ -505,7 +514,7 @@ impl Pool {
 
     /// The word as another one plus a constant, if it is all of a sum and the constants below that.
     pub(super) fn as_sum(&self, word: Word) -> Option<(Word, u64)> {
-        let (low, from, first) = match **self.slices(word) {
+        let (low, from, first) = match *self.slices(word) {
             [Slice::Part { width: 64, first }] => (0, 0, first),
             [Slice::Const { width, value }, Slice::Part { first, .. }] => (value, width, first),
             _ => return None,
@@ -632,16 +641,23 @@ fn step(bit: Literal, next: Literal) -> Option<bool> {
     if next == bit { Some(false) } else { next.follows(bit).then_some(true) }
 }
 
-/// All that is in one of the sorted lists.
-pub(super) fn union(lists: &[Rc<[u32]>]) -> Rc<[u32]> {
-    match lists {
-        [] => Rc::new([]),
-        [one] => Rc::clone(one),
+/// All that is in one of the lists, sorted.
+fn all_of(supports: &Lists<u32>, lists: impl Iterator<Item = List>) -> Vec<u32> {
+    let mut all: Vec<u32> = lists.flat_map(|list| supports.get(list)).copied().collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// The list of all that is in one of the lists.
+pub(super) fn union(supports: &mut Lists<u32>, mut lists: Vec<List>) -> List {
+    lists.sort_unstable();
+    lists.dedup();
+    match *lists {
+        [one] => one,
         _ => {
-            let mut all: Vec<u32> = lists.iter().flat_map(|list| list.iter().copied()).collect();
-            all.sort_unstable();
-            all.dedup();
-            all.into()
+            let all = all_of(supports, lists.into_iter());
+            supports.intern(&all)
         }
     }
 }
