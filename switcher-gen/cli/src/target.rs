@@ -159,7 +159,7 @@ impl ForeignArgs {
         let revision = self.pvcs.map_or(policy.revision, Revision::from);
         let variant = variant.with_policy(Policy { revision, ..policy });
         let features = self.features.iter().copied().collect();
-        let setting = Setting { block: self.block()?, features, ..Setting::from(&variant) };
+        let setting = Setting::from(&variant).with_block(self.block()?).with_features(features);
         // A device might never end.
         if !fs::metadata(path).map_err(|error| wrong(&error))?.is_file() {
             return Err(wrong(&"not a file: give an object or a linked file"));
@@ -171,7 +171,7 @@ impl ForeignArgs {
         }
         let target = Target::foreign(&foreign, setting).map_err(|error| wrong(&error))?;
         let limit = self.instructions.unwrap_or(target.limit);
-        Ok(Target { limit, ..target })
+        Ok(target.with_limit(limit))
     }
 
     fn block(&self) -> Result<BlockOffsets, Failure> {

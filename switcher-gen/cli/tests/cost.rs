@@ -42,7 +42,7 @@ fn of_source(source: &str) -> Vec<PathCost> {
 
 #[track_caller]
 fn of_object(object: &[u8], block: BlockOffsets) -> Vec<PathCost> {
-    let setting = Setting { block, ..Setting::from(&Variant::REFERENCE) };
+    let setting = Setting::from(&Variant::REFERENCE).with_block(block);
     let target = Target::foreign(&elf::read(object).unwrap(), setting).unwrap();
     paths(&target).unwrap_or_else(|error| panic!("{error}"))
 }

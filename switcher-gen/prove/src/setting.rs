@@ -27,7 +27,22 @@ impl Default for BlockOffsets {
     }
 }
 
-/// What a switcher is meant for.
+/// What a switcher is meant for. It is made from a variant, and the rest is as for our own images
+/// until it is said otherwise:
+///
+/// ```
+/// use switcher_gen::Variant;
+/// use switcher_model::Features;
+/// use switcher_prove::{BlockOffsets, Setting};
+///
+/// let offsets = BlockOffsets { tss: 0x6000, tss_extra: 0x6080 };
+/// let setting = Setting::from(&Variant::REFERENCE)
+///     .with_block(offsets)
+///     .with_features(Features::SMAP);
+/// assert_eq!(setting.block, offsets);
+/// assert!(setting.model().features.contains(Features::SMAP));
+/// ```
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Setting {
     /// The CPU, the paging mode and the selectors.
@@ -49,6 +64,24 @@ impl From<&Variant> for Setting {
 }
 
 impl Setting {
+    /// With the per-CPU data there.
+    #[must_use]
+    pub const fn with_block(self, block: BlockOffsets) -> Self {
+        Self { block, ..self }
+    }
+
+    /// With these flags cleared by SYSCALL.
+    #[must_use]
+    pub const fn with_sfmask(self, sfmask: RFlags) -> Self {
+        Self { sfmask, ..self }
+    }
+
+    /// With these features on all CPUs, besides what the variant implies.
+    #[must_use]
+    pub const fn with_features(self, features: Features) -> Self {
+        Self { features, ..self }
+    }
+
     /// What the PVCS looks like.
     #[must_use]
     pub const fn revision(&self) -> Revision {

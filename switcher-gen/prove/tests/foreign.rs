@@ -9,7 +9,7 @@ use switcher_prove::elf;
 use switcher_prove::{BadCode, BlockOffsets, Prover, Setting, Target, Verdict};
 
 fn setting(block: BlockOffsets) -> Setting {
-    Setting { block, ..Setting::from(&Variant::REFERENCE) }
+    Setting::from(&Variant::REFERENCE).with_block(block)
 }
 
 fn target(object: &[u8], block: BlockOffsets) -> Target {

@@ -845,19 +845,17 @@ fn a_return_in_the_lower_half_of_its_line() {
     let pieces = right.program.pieces().map(|(start, bytes)| (start + 32, bytes.to_vec()));
     let pieces: Vec<_> = pieces.collect();
     let by = |at: u64| at + 32;
-    let moved = Target {
-        program: switcher_model::Program::of_pieces(right.program.base(), pieces),
-        enter_guest: by(right.enter_guest),
-        return_from_guest: by(right.return_from_guest),
-        syscall_64: by(right.syscall_64),
-        syscall_compat: right.syscall_compat.map(by),
-        iretq: right.iretq.map(by),
-        ..right
-    };
+    let mut moved = right.clone();
+    moved.program = switcher_model::Program::of_pieces(right.program.base(), pieces);
+    moved.enter_guest = by(right.enter_guest);
+    moved.return_from_guest = by(right.return_from_guest);
+    moved.syscall_64 = by(right.syscall_64);
+    moved.syscall_compat = right.syscall_compat.map(by);
+    moved.iretq = right.iretq.map(by);
     refuted(&moved, "upper-half");
     // CPUs without the fault have no halves.
     let setting = Setting::from(&Variant::REFERENCE);
-    proved(&Target { setting, ..mitigated(Parts::default(), &[(LAST_RET, &lower)]) });
+    proved(&mitigated(Parts::default(), &[(LAST_RET, &lower)]).with_setting(setting));
 }
 
 // Already refused when they were written.

@@ -166,7 +166,7 @@ fn what_is_locked_lies_in_one_cache_line() {
         let defined = [("GS_TSS", offsets.tss), ("GS_TSS_EXTRA", offsets.tss_extra)];
         let foreign = elf::read(&gas::assemble(source, &defined)).unwrap();
         let variant: Variant = "intel-4level".parse().unwrap();
-        Target::foreign(&foreign, Setting { block: offsets, ..Setting::from(&variant) }).unwrap()
+        Target::foreign(&foreign, Setting::from(&variant).with_block(offsets)).unwrap()
     };
     let crossing = BlockOffsets { tss: 0x2000, tss_extra: 0xFFE - 0x40 };
     let aligned = BlockOffsets { tss: 0x2000, tss_extra: 0x1000 - 0x40 };

@@ -368,15 +368,19 @@ fn a_machine_check_returns_by_iretq_wherever_it_came() {
 fn the_code_and_its_target_disagree_about_where_nmis_are_blocked() {
     let ours = Ours::new("intel-4level");
     let routines = ours.target.routines.clone().unwrap();
+    let with = |routines| {
+        let mut target = ours.target.clone();
+        target.routines = routines;
+        target
+    };
     // No such range: then no IRETQ.
-    let none = Target { routines: None, ..ours.target.clone() };
-    refused(&none, 39, "stack-room");
+    refused(&with(None), 39, "stack-room");
     // One that has an NMI's entry in it, or only the stubs.
     let wide = routines.start..ours.at(Label::EventStubs);
-    refused(&Target { routines: Some(wide), ..ours.target.clone() }, 39, "nmi-open");
+    refused(&with(Some(wide)), 39, "nmi-open");
     // One that lacks code in which RSP is a guest's.
     let narrow = routines.start..ours.at(Label::Syscall64);
-    refused(&Target { routines: Some(narrow), ..ours.target.clone() }, 39, "stack-room");
+    refused(&with(Some(narrow)), 39, "stack-room");
     // The same of the code alone: a return by IRETQ from the stubs of NMIs.
     let lea = ours.at(Label::ResumeRing0);
     let mut at = lea;

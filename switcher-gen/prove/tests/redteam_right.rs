@@ -296,7 +296,7 @@ fn what_inhibits_is_asked_in_two_questions() {
 fn a_loop_of_many_rounds() {
     let rounds = |limit: usize| {
         let target = at(ENTERING, "\tmovl\t$20000, %ecx\n1:\tloop\t1b\n");
-        Target { limit, ..target }
+        target.with_limit(limit)
     };
     come_to([
         ("as a rule", rounds(Target::LIMIT), "loop"),

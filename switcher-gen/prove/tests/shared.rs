@@ -307,13 +307,13 @@ fn a_proof_without_mitigations_is_none_with_them() {
         ("intel-4level+verw", "verw-last"),
     ] {
         let setting = ours(&name.parse().unwrap()).setting;
-        let asked = Target { setting, ..unmitigated.clone() };
+        let asked = unmitigated.clone().with_setting(setting);
         assert_eq!(verdict_beside(&shared, &asked), Some(obligation), "{name}");
     }
     let setting = ours(&"amd-4level+untrain".parse().unwrap()).setting;
     let amd = ours(&"amd-4level".parse().unwrap());
     proved(SharingProver::new(&shared).prove(&amd));
-    assert_eq!(verdict_beside(&shared, &Target { setting, ..amd }), Some("untrained"));
+    assert_eq!(verdict_beside(&shared, &amd.with_setting(setting)), Some("untrained"));
     // Of a hook alone, all else having what it needs.
     let verw = ours(&"intel-4level+verw".parse().unwrap());
     let without = Setting::from(&Variant::REFERENCE);
@@ -322,7 +322,7 @@ fn a_proof_without_mitigations_is_none_with_them() {
     let hooks = hooks.iter().find(|mutant| mutant.operator == Operator::Delete).unwrap();
     let hooks = hooks.target().unwrap();
     let shared = Arc::<Shared>::default();
-    proved(SharingProver::new(&shared).prove(&Target { setting: without, ..hooks.clone() }));
+    proved(SharingProver::new(&shared).prove(&hooks.clone().with_setting(without)));
     assert_eq!(verdict_beside(&shared, &hooks), Some("verw-last"));
 }
 
@@ -343,7 +343,7 @@ fn what_events_ask_of_the_cpu_is_not_shared() {
     ];
     let alone = mutate::inserted(&ours, at, &code).unwrap();
     let setting = Setting::from(&"intel-4level-pcid".parse().unwrap());
-    let with_pcids = Target { setting, ..alone.clone() };
+    let with_pcids = alone.clone().with_setting(setting);
     let shared = Arc::<Shared>::default();
     let own = verdict(Prover::default().prove(&alone));
     assert!(own.is_some());
@@ -423,7 +423,7 @@ fn a_ret_where_there_is_none_as_a_rule_is_judged_the_same_alone_and_shared() {
         let shared = Arc::<Shared>::default();
         proved(SharingProver::new(&shared).prove(&code));
         let setting = Setting::from(&name.parse::<Variant>().unwrap());
-        assert_eq!(verdict_beside(&shared, &Target { setting, ..code }), Some(expected), "{name}");
+        assert_eq!(verdict_beside(&shared, &code.with_setting(setting)), Some(expected), "{name}");
     }
     // The same of an indirect branch, where it is the first that is looked at.
     let jump = format!("\tleaq\t1f(%rip), %rcx\n\tjmp\t*%rcx\n\tint3\n1:\n{ENTER}");
@@ -431,7 +431,7 @@ fn a_ret_where_there_is_none_as_a_rule_is_judged_the_same_alone_and_shared() {
     let shared = Arc::<Shared>::default();
     proved(SharingProver::new(&shared).prove(&jump));
     let setting = Setting::from(&"intel-4level+bhb".parse::<Variant>().unwrap());
-    assert!(verdict_beside(&shared, &Target { setting, ..jump }).is_some());
+    assert!(verdict_beside(&shared, &jump.with_setting(setting)).is_some());
 }
 
 /// A sample of all variants, each alone and with the proofs of those before it.

@@ -734,11 +734,11 @@ fn data_over_code_and_data_over_data_are_refused() {
         (Variant::REFERENCE, BlockOffsets { tss: -8, tss_extra: -0x10 }),
     ];
     for (variant, block) in cases {
-        let setting = Setting { block, ..Setting::from(&variant) };
+        let setting = Setting::from(&variant).with_block(block);
         let found = Target::foreign(&read(&object).unwrap(), setting).unwrap_err();
         assert!(matches!(found, TargetError::Overlap(_)), "{block:?}: {found}");
         // And whoever puts the target together by hand is told by the prover.
-        let target = Target { setting, ..Target::image(&image) };
+        let target = Target::image(&image).with_setting(setting);
         let Verdict::Unsupported(found) = Prover::default().prove(&target) else { panic!() };
         assert!(matches!(found, BadCode::Overlap(_)), "{block:?}: {found}");
     }

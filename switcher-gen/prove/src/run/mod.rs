@@ -26,9 +26,11 @@
 //! | `blocking` | what blocks NMIs, and what a #DB or a #MC in ring 0 relies on |
 //! | `lost` | what a #MC or a #DB overwrites on a stack meanwhile |
 //! | `origins` | whether a value says what nobody may learn, or is a guest's choice |
-//! | `untaken` | arms of jumps that a path does not take, and a CPU may predict |
+//! | `arms` | what is kept of the ways that a CPU may predict and no path takes |
+//! | `untaken` | how those are followed, and what must hold there |
 
 pub(crate) mod access;
+pub(crate) mod arms;
 pub(crate) mod barriers;
 pub(crate) mod blocking;
 pub(crate) mod calls;
@@ -60,10 +62,10 @@ use crate::entry::Entry;
 use crate::goal::{Goal, Goals};
 use crate::{obligation, world};
 
+use crate::run::arms::{Arms, Untaken};
 use crate::run::compare::{in_guest, in_host, resumed};
 use crate::run::end::End;
 use crate::run::execute::execute;
-use crate::run::untaken::Untaken;
 use crate::run::watch::Watch;
 use crate::theorem::{GuestMemory, Theorem};
 use crate::world::name::Source;
@@ -146,7 +148,7 @@ pub(crate) fn run_to<D: Domain>(
     let mut goals = Goals::new();
     world.machine.memory.racing = guest_memory == GuestMemory::Racing;
     let has_arms = matches!(extent, Extent::Safety | Extent::Everything);
-    watch.arms = has_arms.then(untaken::Arms::default);
+    watch.arms = has_arms.then(Arms::default);
     world.share_with_hooks(d);
     let end = execute(d, &mut world, &mut watch, &mut goals)?;
     world.add_what_hooks_set(d);

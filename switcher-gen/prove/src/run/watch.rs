@@ -7,6 +7,7 @@
 use crate::entry::Entry;
 use crate::goal::Goals;
 use crate::obligation;
+use crate::run::arms::Arms;
 use crate::run::barriers::Barriers;
 use crate::run::blocking::Blocking;
 use crate::run::calls::PushedAddresses;
@@ -15,7 +16,7 @@ use crate::run::gs::GsSpeculation;
 use crate::run::lost::Lost;
 use crate::run::met::Met;
 use crate::run::origins::is_steered;
-use crate::run::{stores, untaken};
+use crate::run::stores;
 use crate::world::World;
 use switcher_gen::arch::Msr;
 use switcher_gen::layout::SwitchFlags;
@@ -55,7 +56,7 @@ pub(crate) struct Watch<'a, D: Domain> {
     /// The first instruction that has accessed the PVCS.
     pub(crate) pvcs_at: Option<u64>,
     /// Arms that were not taken, if they are looked at.
-    pub(crate) arms: Option<untaken::Arms<D>>,
+    pub(crate) arms: Option<Arms<D>>,
     /// Who else watches.
     pub(crate) also: Option<&'a mut dyn Observer<D>>,
 }

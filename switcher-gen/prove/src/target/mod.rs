@@ -14,7 +14,9 @@ use switcher_gen::asm::{HostSymbol, LINE, Label, Window};
 use switcher_gen::{Gate, Hazard, Image};
 use switcher_model::{CpuModel, Program};
 
-/// Bytes at an address, their entry points, and what they are meant for.
+/// Bytes at an address, their entry points, and what they are meant for: made by
+/// [`image`](Self::image) or [`foreign`](Self::foreign).
+#[non_exhaustive]
 #[derive(Clone, Debug)]
 pub struct Target {
     /// The code.
@@ -182,6 +184,18 @@ impl Target {
         };
         target.is_possible()?;
         Ok(target)
+    }
+
+    /// The same code, meant for another host.
+    #[must_use]
+    pub fn with_setting(self, setting: Setting) -> Self {
+        Self { setting, ..self }
+    }
+
+    /// The same code, of which a path may have as many instructions.
+    #[must_use]
+    pub fn with_limit(self, limit: usize) -> Self {
+        Self { limit, ..self }
     }
 
     /// Whether the code and its data can lie where they are said to.

@@ -3,9 +3,9 @@
 use crate::goal::Goals;
 use crate::obligation;
 use crate::obligation::Obligation;
+use crate::run::arms::memory::{Lies, Strayed, is_counted, is_partly_within};
+use crate::run::arms::origin_set::Origins;
 use crate::run::origins::{is_a_leak, is_steered};
-use crate::run::untaken::memory::{Lies, Strayed, is_counted, is_partly_within};
-use crate::run::untaken::origin_set::Origins;
 use crate::run::watch::Watch;
 use switcher_model::program::{MemoryOperand, Op, Operand, Operation, Segment};
 use switcher_model::{

@@ -30,106 +30,31 @@
 //! ([`Domain::forgotten`]), so that the next such state is covered.
 
 mod eye;
-pub(crate) mod join;
 mod judge;
-mod memory;
-mod origin_set;
+mod later;
 mod predict;
 mod tells;
 
-use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 use crate::bad_code::BadCode;
 use crate::goal::{Goal, Goals};
 use crate::obligation;
-use crate::run::barriers::Barriers;
+use crate::run::arms::seen::Seen;
+use crate::run::arms::{ARMS, Arm, Arms, Untaken, copy};
 use crate::run::events::untold;
 use crate::run::host_return;
 use crate::run::host_return::HostReturn;
 use crate::run::origins::is_steered;
 use crate::run::untaken::eye::Eye;
-use crate::run::untaken::join::Seen;
 use crate::run::untaken::judge::{at_caller, at_guest, is_a_guests, tells_a_guest};
-use crate::run::untaken::memory::Strayed;
 use crate::run::untaken::predict::arms_of;
 use crate::run::untaken::tells::is_of_places;
 use crate::run::watch::Watch;
 use crate::world::World;
 use switcher_gen::asm::HostSymbol;
 use switcher_model::program::Operation;
-use switcher_model::{Domain, Gpr, Msrs, State as Machine, Step, Stuck};
-
-/// Where the arms of a path have led.
-#[derive(Clone, Debug, Default)]
-pub struct Untaken {
-    /// The addresses of the instructions that arms have come to.
-    pub at: BTreeSet<u64>,
-    /// How many instructions were executed.
-    pub executed: usize,
-    /// The branches that must stay in their cache line for what was shown.
-    pub lines: BTreeSet<u64>,
-    /// Whether it may matter how far addresses of the code are from each other: a RET has led to
-    /// what no call of the code's has pushed, or something was made of two of them.
-    pub of_place: bool,
-}
-
-/// What an arm has done, and the path before it, besides what [`Barriers`] say.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct SoFar {
-    /// What its stores may have left where nobody knows.
-    strayed: Strayed,
-    /// How many VERWs the path had executed, if nothing may be read after the last of them.
-    overwritten: usize,
-}
-
-/// Where an arm begins, or comes to.
-#[derive(Debug)]
-struct Arm<D: Domain> {
-    to: u64,
-    state: Rc<Machine<D>>,
-    barriers: Barriers,
-    so_far: SoFar,
-}
-
-/// A conditional jump of which it is not known yet which arm is taken.
-#[derive(Debug)]
-struct Jump<D: Domain> {
-    arms: [u64; 2],
-    state: Rc<Machine<D>>,
-    barriers: Barriers,
-    so_far: SoFar,
-}
-
-/// The arms of a path.
-#[derive(Debug)]
-pub(crate) struct Arms<D: Domain> {
-    seen: HashMap<u64, Vec<Seen<D>>>,
-    open: Option<Jump<D>>,
-    ahead: Vec<Arm<D>>,
-    reached: Untaken,
-    /// How many VERWs of memory the path has executed.
-    verws: usize,
-    /// Conditions by which a jump tells no more than is told anyway: truth values as numbers, and
-    /// their contraries. The path's jumps were decided by them, or they say whether a guest is
-    /// being run.
-    told: Vec<D::Word>,
-}
-
-impl<D: Domain> Default for Arms<D> {
-    fn default() -> Self {
-        let (seen, reached) = (HashMap::new(), Untaken::default());
-        Self { seen, open: None, ahead: Vec::new(), reached, verws: 0, told: Vec::new() }
-    }
-}
-
-/// More instructions than all arms of a theorem have.
-pub(crate) const ARMS: usize = 1 << 17;
-
-fn copy<D: Domain>(state: &Machine<D>) -> Machine<D> {
-    let Machine { msrs, memory, .. } = state;
-    Machine { msrs: Msrs { ..*msrs }, memory: memory.clone(), ..*state }
-}
+use switcher_model::{Domain, Gpr, Step, Stuck};
 
 /// Follows all arms that a path has not taken. Says which instructions they have come to, and what
 /// must hold of them.

@@ -5,9 +5,9 @@ use std::rc::Rc;
 
 use iced_x86::{Mnemonic, OpKind};
 
+use crate::run::arms::memory::Strayed;
+use crate::run::arms::{Arms, Jump, SoFar, copy};
 use crate::run::barriers::Barriers;
-use crate::run::untaken::memory::Strayed;
-use crate::run::untaken::{Arms, Jump, SoFar, copy};
 use crate::run::watch::Watch;
 use crate::target::Target;
 use switcher_model::program::{Op, Operation};

@@ -1,8 +1,8 @@
 //! What a jump on an arm may depend on.
 
+use crate::run::arms::Arms;
+use crate::run::arms::memory::is_counted;
 use crate::run::origins::is_a_leak;
-use crate::run::untaken::Arms;
-use crate::run::untaken::memory::is_counted;
 use crate::run::watch::Watch;
 use switcher_model::{Access, Domain, State as Machine};
 

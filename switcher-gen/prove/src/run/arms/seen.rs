@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
+use crate::run::arms::memory::{NEAR, Strayed, is_counted};
+use crate::run::arms::origin_set::Origins;
+use crate::run::arms::{Arm, Arms, SoFar, copy};
 use crate::run::barriers::{Barriers, Pushed};
-use crate::run::untaken::memory::{NEAR, Strayed, is_counted};
-use crate::run::untaken::origin_set::Origins;
-use crate::run::untaken::{Arm, Arms, SoFar, copy};
-use crate::run::watch::Watch;
 use crate::target::Target;
 use switcher_model::{Domain, Flags, Gpr, Msrs, Place, State as Machine};
 
@@ -24,13 +23,31 @@ const CHUNK: usize = 8;
 
 /// What is never forgotten of a state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Traits {
+pub(crate) struct Traits {
     /// Whether a store may have been to anywhere.
     has_strayed: bool,
     overwritten: usize,
     /// Whether either GS base is the host's.
     gs: [bool; 2],
     has_host_spec_ctrl: bool,
+}
+
+impl Traits {
+    /// Of a state with what its arm has done, in a host of this GS base and this SPEC_CTRL.
+    pub(crate) fn new<D: Domain>(
+        d: &D,
+        state: &Machine<D>,
+        so_far: SoFar,
+        [host_gs, host_spec_ctrl]: [D::Word; 2],
+    ) -> Self {
+        let is = |a, b| d.distance(a, b) == Some(0);
+        Self {
+            has_strayed: so_far.strayed.is_elsewhere(),
+            overwritten: so_far.overwritten,
+            gs: [state.gs_base, state.inactive_gs_base].map(|base| is(base, host_gs)),
+            has_host_spec_ctrl: is(state.msrs.spec_ctrl, host_spec_ctrl),
+        }
+    }
 }
 
 /// What is forgotten of a state but for where it comes from: sets of [`Origin`]s, none of them
@@ -166,9 +183,9 @@ impl<D: Domain> Seen<D> {
         d: &D,
         (state, barriers): (&Machine<D>, &Barriers),
         traits: &Traits,
-        watch: &Watch<'_, D>,
+        target: &Target,
     ) -> bool {
-        let mitigations = watch.entry.target.setting.variant.mitigations();
+        let mitigations = target.setting.variant.mitigations();
         let is_deep = || {
             let more = self.barriers.deeper(barriers).unwrap_or_default();
             let [known, now] = [&*self.state, state].map(|state| state.get(Gpr::Rsp));
@@ -328,32 +345,20 @@ fn both<D: Domain>(d: &D, set: Origins, words: [D::Word; 2]) -> Origins {
     words.into_iter().fold(set.and(Origins::CODE), |set, word| set.and(Origins::of(d, word)))
 }
 
-impl<D: Domain> Watch<'_, D> {
-    fn traits(&self, d: &D, state: &Machine<D>, so_far: SoFar) -> Traits {
-        let is = |a, b| d.distance(a, b) == Some(0);
-        Traits {
-            has_strayed: so_far.strayed.is_elsewhere(),
-            overwritten: so_far.overwritten,
-            gs: [state.gs_base, state.inactive_gs_base].map(|base| is(base, self.start.host_gs)),
-            has_host_spec_ctrl: is(state.msrs.spec_ctrl, self.start.block.host_spec_ctrl),
-        }
-    }
-
+impl<D: Domain> Arms<D> {
     /// Follows the arm from `to` later, unless one such state was followed from there.
     pub(crate) fn go_later(
-        &self,
+        &mut self,
         d: &D,
-        arms: &mut Arms<D>,
+        target: &Target,
+        traits: Traits,
         to: u64,
-        state: &Machine<D>,
-        barriers: &Barriers,
+        (state, barriers): (&Machine<D>, &Barriers),
         so_far: SoFar,
     ) {
-        let seen = arms.seen.entry(to).or_default();
-        let traits = self.traits(d, state, so_far);
+        let seen = self.seen.entry(to).or_default();
         let here = (state, barriers);
-        let target = self.entry.target;
-        let is_like = |seen: &Seen<D>| seen.is_like(d, here, &traits, self);
+        let is_like = |seen: &Seen<D>| seen.is_like(d, here, &traits, target);
         let alike: Vec<usize> = (0..seen.len()).filter(|at| is_like(&seen[*at])).collect();
         if alike.iter().any(|at| seen[*at].covers(d, here, &so_far.strayed, target)) {
             return;
@@ -382,6 +387,6 @@ impl<D: Domain> Watch<'_, D> {
             }
         };
         let so_far = SoFar { strayed, ..so_far };
-        arms.ahead.push(Arm { to, state, barriers, so_far });
+        self.ahead.push(Arm { to, state, barriers, so_far });
     }
 }

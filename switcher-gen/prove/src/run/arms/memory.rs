@@ -13,7 +13,7 @@
 //!
 //! A load never finds the same twice: each has an unknown of its own.
 
-use crate::run::untaken::origin_set::Origins;
+use crate::run::arms::origin_set::Origins;
 use switcher_model::{Domain, Origin, Place, RegionName, State as Machine};
 
 /// How far beyond a region an address is still beside it.
