@@ -152,10 +152,10 @@ fn row_2_sysretq_straight_from_the_entry() {
 #[test]
 fn row_3_the_other_paging_modes_width() {
     let (narrow, wide) = (ours("intel-4level"), ours("intel-la57"));
-    let wide_on_narrow = Target { setting: narrow.setting, ..wide.clone() };
+    let wide_on_narrow = wide.clone().with_setting(narrow.setting);
     killed(&wide_on_narrow, 3, "sysretq-canonical");
     // 48-bit addresses are all canonical with 57 bits, but there are others.
-    let narrow_on_wide = Target { setting: wide.setting, ..narrow };
+    let narrow_on_wide = narrow.with_setting(wide.setting);
     killed(&narrow_on_wide, 3, "kind");
 }
 
@@ -194,7 +194,8 @@ fn row_7_swapgs_dropped_or_doubled_and_the_label_moved() {
         let twice = changes(&ours, Operator::Duplicate, "swapgs", nth).remove(0).target().unwrap();
         killed(&twice, 7, obligation);
     }
-    let moved = Target { iretq: ours.iretq.map(|at| at + 2), ..ours };
+    let mut moved = ours;
+    moved.iretq = moved.iretq.map(|at| at + 2);
     killed(&moved, 7, "iretq-label");
 }
 
@@ -311,9 +312,10 @@ fn row_22_the_hosts_stack_on_a_guests_root() {
         assert_eq!(found.obligation.rows, [Hazard::MappedSet]);
     }
     // In ours, the window says so first, if there is one.
-    let without_root = without(&ours("intel-4level"), "mov cr3,rax", 0);
+    let mut without_root = without(&ours("intel-4level"), "mov cr3,rax", 0);
     killed(&without_root, 9, "window-guest-root");
-    killed(&Target { windows: None, ..without_root }, 22, "mapped");
+    without_root.windows = None;
+    killed(&without_root, 22, "mapped");
 }
 
 #[test]
@@ -422,10 +424,10 @@ fn row_27_pkru_of_the_other_mode_or_lost() {
     let ours = ours("intel-4level-pku");
     killed(&without(&ours, &text!(; mov DWORD [BYTE rdx + Pvcs::pkru], eax), 0), 27, "pvcs");
     let setting = ours.setting;
-    killed(&Target { setting, ..self::ours("intel-4level") }, 27, "pkru");
+    killed(&self::ours("intel-4level").with_setting(setting), 27, "pkru");
     // Where there are no keys, RDPKRU is #UD.
     let setting = self::ours("intel-4level").setting;
-    assert_eq!(refuted(&Target { setting, ..ours }).obligation.name, "exists");
+    assert_eq!(refuted(&ours.with_setting(setting)).obligation.name, "exists");
 }
 
 #[test]
@@ -473,9 +475,9 @@ fn row_29_mitigations_left_out_or_out_of_order() {
         killed(&bare(&untrain), 29, "untrained");
         let plain = ours(&name.replace("+untrain", ""));
         let plain_setting = plain.setting;
-        killed(&Target { setting, ..plain }, 29, "untrained");
+        killed(&plain.with_setting(setting), 29, "untrained");
         // A host that has none is not called.
-        let asked = Target { setting: plain_setting, ..untrain.clone() };
+        let asked = untrain.clone().with_setting(plain_setting);
         assert!(matches!(Prover::default().prove(&asked), Verdict::Unsupported(_)));
         // What the host's untraining leaves in RCX and RDX is no better than the guest's.
         let at = mutate::mutants_of(&untrain, "xor ecx,ecx").first().unwrap().at;
@@ -521,7 +523,7 @@ fn row_29_mitigations_left_out_or_out_of_order() {
         ("intel-4level+verw", "verw-last"),
     ] {
         let setting = ours(name).setting;
-        killed(&Target { setting, ..unmitigated.clone() }, 29, obligation);
+        killed(&unmitigated.clone().with_setting(setting), 29, obligation);
     }
     // VERW before the guest's registers are loaded, where the per-CPU block is read behind it.
     let verw = ours("intel-4level+verw");
@@ -742,19 +744,15 @@ fn per_cpu_code_somewhere_else_than_its_block_is_refused() {
     // The same code, 16 bytes further on in its region.
     let mut moved = vec![0xCC; 16];
     moved.extend(bytes);
-    let by = |at: u64| at + 16;
-    let elsewhere = Target {
-        program: Program::new(Target::BASE, moved),
-        enter_guest: by(ours.enter_guest),
-        return_from_guest: by(ours.return_from_guest),
-        syscall_64: by(ours.syscall_64),
-        syscall_compat: ours.syscall_compat.map(by),
-        iretq: ours.iretq.map(by),
-        windows: None,
-        gates: None,
-        routines: None,
-        ..ours
-    };
+    let mut elsewhere = ours.clone();
+    elsewhere.program = Program::new(Target::BASE, moved);
+    let required =
+        [&mut elsewhere.enter_guest, &mut elsewhere.return_from_guest, &mut elsewhere.syscall_64];
+    let optional = [&mut elsewhere.syscall_compat, &mut elsewhere.iretq];
+    for entry in required.into_iter().chain(optional.into_iter().flatten()) {
+        *entry += 16;
+    }
+    (elsewhere.windows, elsewhere.gates, elsewhere.routines) = (None, None, None);
     killed(&elsewhere, 36, "kept");
 }
 
