@@ -14,15 +14,16 @@
 //!
 //! ```
 //! use switcher_engine::Interpreter;
-//! use switcher_gen::Variant;
 //! use switcher_gen::layout::Mode;
+//! use switcher_gen::{Variant, program};
 //!
 //! let mut machine = Interpreter::new(&"intel-4level".parse::<Variant>()?)?;
-//! // umod: MOV EAX, 41; SYSCALL; UD2. smod: INC EAX; SYSCALL, which is ERETU.
-//! machine.load(Mode::Umod, 0, &[0xB8, 41, 0, 0, 0, 0x0F, 0x05, 0x0F, 0x0B])?;
-//! machine.load(Mode::Smod, 0, &[0xFF, 0xC0, 0x0F, 0x05])?;
+//! machine.load(Mode::Umod, 0, program!(; mov eax, 41 ; syscall ; ud2))?;
+//! // This SYSCALL is ERETU.
+//! let eretu = program!(; inc eax ; syscall);
+//! machine.load(Mode::Smod, 0, eretu)?;
 //! let mut setup = machine.setup(Mode::Umod);
-//! setup.extra.retu_rip = machine.places().smod + 4;
+//! setup.extra.retu_rip = machine.places().smod + eretu.len() as u64;
 //!
 //! // The system call and its return are direct switches: the host sees nothing before the #UD.
 //! let outcome = machine.run(&setup)?;

@@ -19,11 +19,11 @@ use switcher_model::Program;
 /// Random states per variant and program.
 const STATES: usize = 150;
 
-const SYSCALL: [u8; 2] = [0x0F, 0x05];
-const UD2: [u8; 2] = [0x0F, 0x0B];
-const NOP: [u8; 1] = [0x90];
-const CLI: [u8; 1] = [0xFA];
-const INT3: [u8; 1] = [0xCC];
+const SYSCALL: &[u8] = program!(; syscall);
+const UD2: &[u8] = program!(; ud2);
+const NOP: &[u8] = program!(; nop);
+const CLI: &[u8] = program!(; cli);
+const INT3: &[u8] = program!(; int3);
 
 const PF: u32 = 14;
 /// A page fault's error code: the page is there, and not for users.
@@ -95,9 +95,9 @@ fn for_all(smod: &[u8], umod: &[u8], mut check: impl FnMut(&mut Both, &mut Rando
 #[test]
 fn random_guests_come_to_the_same_end_as_on_this_cpu() {
     let programs: [(&[u8], &[u8]); 4] = [
-        (&UD2, &SYSCALL),
-        (&SYSCALL, &UD2),
-        (&SYSCALL, &[SYSCALL, UD2].concat()),
+        (UD2, SYSCALL),
+        (SYSCALL, UD2),
+        (SYSCALL, &[SYSCALL, UD2].concat()),
         (&[SYSCALL, UD2].concat(), &[SYSCALL, UD2].concat()),
     ];
     for (smod, umod) in programs {
@@ -126,7 +126,7 @@ fn random_guests_come_to_the_same_end_as_on_this_cpu() {
 
 #[test]
 fn flags_and_selectors_of_a_frame_come_to_the_same_end_as_on_this_cpu() {
-    for_all(&CLI, &CLI, |both, random| {
+    for_all(CLI, CLI, |both, random| {
         for bit in 0..64 {
             let rip = random.place(&both.native, Mode::Umod);
             let mut setup = random_setup(random, &both.native, Mode::Umod, rip);
@@ -146,7 +146,7 @@ fn flags_and_selectors_of_a_frame_come_to_the_same_end_as_on_this_cpu() {
 /// Rows 1, 3, 4.
 #[test]
 fn returns_to_any_address_come_to_the_same_end_as_on_this_cpu() {
-    for_all(&SYSCALL, &UD2, |both, random| {
+    for_all(SYSCALL, UD2, |both, random| {
         for bit in 46..64 {
             for rip in [1 << bit, !0 << bit, (1 << bit) | random.below(1 << 47)] {
                 for rcx in [rip, random.next()] {
@@ -164,18 +164,18 @@ fn returns_to_any_address_come_to_the_same_end_as_on_this_cpu() {
 #[test]
 fn events_come_to_the_same_end_as_on_this_cpu() {
     let programs: [&[u8]; 10] = [
-        &INT3,
-        &NOP,
-        &[0x48, 0x8B, 0x04, 0x25, 0, 0, 0, 0], // mov rax, [0]
-        &[0x48, 0x89, 0x04, 0x25, 0, 0, 0, 0], // mov [0], rax
-        &[0x48, 0x01, 0x04, 0x25, 0, 0, 0, 0], // add [0], rax
-        &[0x48, 0x89, 0x05, 0, 0, 0, 0],       // mov [rip], rax
-        &[0x48, 0xB8, 0, 0, 0, 0, 0, 0, 0, 0x80, 0x8B, 0x00], // mov rax, 1 << 63; mov eax, [rax]
-        &[0x48, 0xBD, 0, 0, 0, 0, 0, 0, 0, 0x80, 0x8B, 0x45, 0], // the same by RBP
-        &[0xCD, 17],                           // int 17
-        &[0xEC],                               // in al, dx
+        INT3,
+        NOP,
+        program!(; mov rax, [DWORD 0]),
+        program!(; mov [DWORD 0], rax),
+        program!(; add [DWORD 0], rax),
+        program!(; mov [rip + 0], rax),
+        program!(; mov rax, QWORD i64::MIN ; mov eax, [rax]),
+        program!(; mov rbp, QWORD i64::MIN ; mov eax, [rbp]),
+        program!(; int 17),
+        program!(; in al, dx),
     ];
-    for_all(&UD2, &UD2, |both, random| {
+    for_all(UD2, UD2, |both, random| {
         for program in programs {
             both.load(Mode::Umod, program);
             let mut setup = random_umod(random, &both.native);
@@ -190,7 +190,7 @@ fn events_come_to_the_same_end_as_on_this_cpu() {
 /// Row 13: RF is for one instruction, and INT3 is one.
 #[test]
 fn rf_is_spent_by_an_instruction_that_traps_as_on_this_cpu() {
-    for_all(&UD2, &INT3, |both, random| {
+    for_all(UD2, INT3, |both, random| {
         let mut setup = random_umod(random, &both.native);
         setup.frame.eflags |= RFlags::RF.bits();
         let outcome = both.run(&setup).unwrap();
@@ -240,7 +240,7 @@ fn each_mode_has_its_own_code_behind_the_same_address() {
 fn an_address_is_canonical_by_the_variants_paging_mode() {
     for variant in Variant::representative() {
         let mut machine = Interpreter::new(&variant).unwrap();
-        machine.load(Mode::Smod, 0, &SYSCALL).unwrap();
+        machine.load(Mode::Smod, 0, SYSCALL).unwrap();
         for bit in [47, 56] {
             for forced_to_iret in [false, true] {
                 let mut setup = machine.setup(Mode::Smod);
@@ -263,15 +263,15 @@ fn syscall_as_the_last_canonical_instruction_returns_behind_it() {
         let mut machine = Interpreter::new(&variant).unwrap();
         let behind = 1 << (variant.paging().address_bits() - 1);
         machine.map(Mode::Umod, behind - PAGE as u64, PAGE, PageKind::Code);
-        machine.write_code(Mode::Umod, behind - 2, &SYSCALL).unwrap();
-        machine.load(Mode::Smod, 0, &SYSCALL).unwrap();
+        machine.write_code(Mode::Umod, behind - 2, SYSCALL).unwrap();
+        machine.load(Mode::Smod, 0, SYSCALL).unwrap();
         let mut setup = machine.setup(Mode::Umod);
         setup.frame.rip = behind - 2;
         setup.extra.retu_rip = setup.extra.smod_entry + 2;
         let outcome = machine.run(&setup).unwrap();
         assert_eq!(outcome.frame.orig_ax, event(13, 0), "{variant}");
         assert_eq!((outcome.frame.rip, outcome.frame.rcx), (behind, behind));
-        let no_room = machine.write_code(Mode::Umod, behind - 1, &SYSCALL);
+        let no_room = machine.write_code(Mode::Umod, behind - 1, SYSCALL);
         assert!(matches!(no_room, Err(Error::NoPage { mode: Mode::Umod, len: 2, .. })));
     }
 }
@@ -304,8 +304,8 @@ fn a_32_bit_syscall_is_answered_on_amd_and_undefined_on_intel() {
 #[test]
 fn a_breakpoint_is_passed_with_rf_and_hit_without() {
     let mut machine = Interpreter::new(&Variant::REFERENCE).unwrap();
-    machine.load(Mode::Smod, 0, &SYSCALL).unwrap();
-    machine.load(Mode::Umod, 0, &[&NOP[..], &UD2].concat()).unwrap();
+    machine.load(Mode::Smod, 0, SYSCALL).unwrap();
+    machine.load(Mode::Umod, 0, &[NOP, UD2].concat()).unwrap();
     let umod = machine.code(Mode::Umod).start;
     machine.set_breakpoint(Some(umod));
     for (rf, vector, rip) in [(false, 1, umod), (true, 6, umod + 1)] {
@@ -323,7 +323,7 @@ fn a_breakpoint_is_passed_with_rf_and_hit_without() {
 fn selectors_with_the_same_content_are_loaded_by_iretq_alone() {
     for variant in Variant::representative() {
         let mut machine = Interpreter::new(&variant).unwrap();
-        machine.load(Mode::Smod, 0, &UD2).unwrap();
+        machine.load(Mode::Smod, 0, UD2).unwrap();
         let mut setup = machine.setup(Mode::Smod);
         (setup.frame.cs, setup.frame.ss) = (0x53, 0x5B);
         assert_eq!(machine.run(&setup).unwrap().frame.orig_ax, event(13, 0x50));
@@ -350,25 +350,25 @@ fn a_guest_reads_and_writes_its_own_pages_and_nobody_elses() {
         assert_eq!(frame.rsp, setup.frame.rsp, "nothing but the fault has happened");
         (frame.orig_ax.reason, frame.orig_ax.error_code, outcome.cr2, frame.rax)
     };
-    // push rdi; pop rax; ud2
-    assert_eq!(run(&[0x57, 0x58, 0x0F, 0x0B], 7), (6, NO_ERROR_CODE, None, 7));
-    // pop qword [rdi]: to data that is not there, to code, to what is the supervisor's.
-    let pop = [0x8F, 0x07];
-    assert_eq!(run(&pop, 0x1000), (PF, 6, Some(0x1000), 0));
+    assert_eq!(run(program!(; push rdi ; pop rax ; ud2), 7), (6, NO_ERROR_CODE, None, 7));
+    // To data that is not there, to code, to what is the supervisor's.
+    let pop = program!(; pop QWORD [rdi]);
+    assert_eq!(run(pop, 0x1000), (PF, 6, Some(0x1000), 0));
     let code = Interpreter::PLACES.umod;
-    assert_eq!(run(&pop, code + 8), (PF, 7, Some(code + 8), 0));
+    assert_eq!(run(pop, code + 8), (PF, 7, Some(code + 8), 0));
     let supervisor = Interpreter::PLACES.per_cpu;
-    assert_eq!(run(&pop, supervisor), (PF, 7, Some(supervisor), 0));
+    assert_eq!(run(pop, supervisor), (PF, 7, Some(supervisor), 0));
     // Across the end of the page: the first byte that is not there.
-    assert_eq!(run(&pop, stack + 4092), (PF, 6, Some(stack + 4096), 0));
-    // xchg [rdi], rax writes what it reads.
-    assert_eq!(run(&[0x48, 0x87, 0x07], 0x1000), (PF, 6, Some(0x1000), 0));
-    // mov rax, [rdi] of what is no address; of the switcher.
-    assert_eq!(run(&[0x48, 0x8B, 0x07], 1 << 63), (13, 0, None, 0));
+    assert_eq!(run(pop, stack + 4092), (PF, 6, Some(stack + 4096), 0));
+    // XCHG writes what it reads.
+    assert_eq!(run(program!(; xchg [rdi], rax), 0x1000), (PF, 6, Some(0x1000), 0));
+    // A load from what is no address, and from the switcher.
+    let load = program!(; mov rax, [rdi]);
+    assert_eq!(run(load, 1 << 63), (13, 0, None, 0));
     let switcher = Interpreter::PLACES.switcher;
-    assert_eq!(run(&[0x48, 0x8B, 0x07], switcher), (PF, 5, Some(switcher), 0));
-    // jmp rdi: to the switcher, which is not executable for it.
-    assert_eq!(run(&[0xFF, 0xE7], switcher), (PF, 0x15, Some(switcher), 0));
+    assert_eq!(run(load, switcher), (PF, 5, Some(switcher), 0));
+    // A jump to the switcher, which is not executable for the guest.
+    assert_eq!(run(program!(; jmp rdi), switcher), (PF, 0x15, Some(switcher), 0));
 }
 
 #[test]
@@ -380,23 +380,21 @@ fn what_is_not_modelled_is_refused_by_name() {
         change(&mut setup);
         machine.run(&setup).unwrap_err().to_string()
     };
-    let cpuid = error(&[0x0F, 0xA2], |_| {});
+    let cpuid = error(program!(; cpuid), |_| {});
     assert!(cpuid.contains("`cpuid` is not modelled"), "{cpuid}");
-    let branch = error(&[0xFF, 0xE0], |setup| setup.frame.rax = 1 << 63);
+    let branch = error(program!(; jmp rax), |setup| setup.frame.rax = 1 << 63);
     assert!(branch.contains("a branch to what is no address is not modelled"), "{branch}");
-    // mov eax, [rip + 1]
-    let unaligned = error(&[0x8B, 0x05, 1, 0, 0, 0], |setup| setup.frame.eflags |= 1 << 18);
+    let unaligned = error(program!(; mov eax, [rip + 1]), |setup| setup.frame.eflags |= 1 << 18);
     assert!(unaligned.contains("#AC is not modelled"), "{unaligned}");
-    let gs = error(&UD2, |setup| setup.gs_base = 1 << 60);
+    let gs = error(UD2, |setup| setup.gs_base = 1 << 60);
     assert_eq!(gs, "the guest's GS base 0x1000000000000000 is not canonical");
 }
 
 #[test]
 fn an_endless_guest_is_given_up_and_the_machine_is_as_good_as_new() {
     let mut machine = Interpreter::new(&Variant::REFERENCE).unwrap();
-    machine.load(Mode::Smod, 0, &SYSCALL).unwrap();
-    // syscall; jmp to it
-    machine.load(Mode::Umod, 0, &[0x0F, 0x05, 0xEB, 0xFC]).unwrap();
+    machine.load(Mode::Smod, 0, SYSCALL).unwrap();
+    machine.load(Mode::Umod, 0, program!(; again: ; syscall ; jmp BYTE <again)).unwrap();
     machine.set_limit(10_000);
     let setup = machine.setup(Mode::Umod);
     for _ in 0..3 {
@@ -415,8 +413,8 @@ fn a_switcher_that_writes_to_the_hosts_memory_is_refused() {
     let store = program!(; mov QWORD [BYTE rdi + Pvcs::rsp], rsp);
     const RESERVED: usize = Pvcs::cr2.bytes() + size_of::<u64>();
     let mut machine = Interpreter::new(&Variant::REFERENCE).unwrap();
-    machine.load(Mode::Umod, 0, &SYSCALL).unwrap();
-    machine.load(Mode::Smod, 0, &UD2).unwrap();
+    machine.load(Mode::Umod, 0, SYSCALL).unwrap();
+    machine.load(Mode::Smod, 0, UD2).unwrap();
     let program = Program::new(0, machine.image().bytes().to_vec());
     let mut at = u64::from(machine.image().offset(Label::Syscall64));
     while !program.from(at).starts_with(store) {

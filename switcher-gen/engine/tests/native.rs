@@ -16,16 +16,16 @@ use switcher_engine::native::{
 };
 use switcher_gen::arch::{Cr3, PagingMode, RFlags, Selectors};
 use switcher_gen::layout::{ExitReason, OrigAx, PtRegs, Pvcs, Revision, SwitchFlags};
-use switcher_gen::{Image, Mitigations, Variant};
+use switcher_gen::{Image, Mitigations, Variant, program};
 
 /// Random states per variant and test.
 const STATES: usize = 300;
 
-const SYSCALL: [u8; 2] = [0x0F, 0x05];
-const UD2: [u8; 2] = [0x0F, 0x0B];
-const NOP: [u8; 1] = [0x90];
-const CLI: [u8; 1] = [0xFA];
-const INT3: [u8; 1] = [0xCC];
+const SYSCALL: &[u8] = program!(; syscall);
+const UD2: &[u8] = program!(; ud2);
+const NOP: &[u8] = program!(; nop);
+const CLI: &[u8] = program!(; cli);
+const INT3: &[u8] = program!(; int3);
 
 const DB: u32 = 1;
 const BP: u32 = 3;
@@ -199,7 +199,7 @@ fn no_path_executes_more_instructions_than_the_kernels_switcher_of_2024() {
 /// Rows 6, 7, 15, 16, 26, 27.
 #[test]
 fn a_syscall_of_umod_saves_umod_and_starts_smod() {
-    for_all(&UD2, &SYSCALL, |machine, random| {
+    for_all(UD2, SYSCALL, |machine, random| {
         for _ in 0..STATES {
             let setup = random_umod(random, machine);
             let outcome = run(machine, &setup);
@@ -235,7 +235,7 @@ fn a_syscall_of_umod_saves_umod_and_starts_smod() {
 /// Rows 4, 5, 7, 13, 14, 26, 27.
 #[test]
 fn eretu_restores_umod_from_the_pvcs() {
-    for_all(&SYSCALL, &UD2, |machine, random| {
+    for_all(SYSCALL, UD2, |machine, random| {
         let mut by_sysretq = 0;
         for _ in 0..STATES {
             let setup = random_smod(random, machine);
@@ -266,7 +266,7 @@ fn eretu_restores_umod_from_the_pvcs() {
 /// Row 27: from umod through smod and back, then out.
 #[test]
 fn a_round_trip_preserves_every_register() {
-    for_all(&SYSCALL, &[SYSCALL, UD2].concat(), |machine, random| {
+    for_all(SYSCALL, &[SYSCALL, UD2].concat(), |machine, random| {
         for _ in 0..STATES {
             let mut setup = random_umod(random, machine);
             setup.extra.retu_rip = setup.extra.smod_entry + 2;
@@ -287,7 +287,7 @@ fn a_round_trip_preserves_every_register() {
 /// Row 26: every bit but the two modes inhibits, in both directions, and the guest gets nowhere.
 #[test]
 fn each_inhibitor_makes_a_syscall_exit() {
-    for_all(&SYSCALL, &SYSCALL, |machine, random| {
+    for_all(SYSCALL, SYSCALL, |machine, random| {
         for bit in 2..64 {
             for random_mode in [random_umod, random_smod] {
                 let mut setup = random_mode(random, machine);
@@ -324,7 +324,7 @@ fn eretu_to_other_selectors_exits_with_everything_as_it_was() {
     let (cs, ss) = (USER.user_cs(), USER.user_ds());
     let others =
         [(cs, 0), (0, ss), (0, 0), (USER.user32_cs(), ss), (cs, ss & !3), (cs & !3, ss), (ss, cs)];
-    for_all(&SYSCALL, &UD2, |machine, random| {
+    for_all(SYSCALL, UD2, |machine, random| {
         let flips = (0..32).map(|bit| {
             let pair = USER.user_pair() ^ 1 << bit;
             (pair as u16, (pair >> 16) as u16)
@@ -341,7 +341,7 @@ fn eretu_to_other_selectors_exits_with_everything_as_it_was() {
 /// Row 26.
 #[test]
 fn only_smod_has_an_eretu_and_only_at_its_address() {
-    for_all(&[SYSCALL, UD2].concat(), &SYSCALL, |machine, random| {
+    for_all(&[SYSCALL, UD2].concat(), SYSCALL, |machine, random| {
         for _ in 0..STATES / 10 {
             // In umod, at the agreed address: to smod, like any other.
             let mut setup = random_umod(random, machine);
@@ -364,10 +364,9 @@ fn only_smod_has_an_eretu_and_only_at_its_address() {
 /// Row 6.
 #[test]
 fn the_gs_base_that_is_saved_is_the_one_umod_has_set() {
-    // wrgsbase rax; syscall; ud2
-    let umod = [&[0xF3, 0x48, 0x0F, 0xAE, 0xD8][..], &SYSCALL, &UD2].concat();
-    for_all(&UD2, &UD2, |machine, random| {
-        machine.load(Mode::Umod, 0, &umod).unwrap();
+    let umod = program!(; wrgsbase rax ; syscall ; ud2);
+    for_all(UD2, UD2, |machine, random| {
+        machine.load(Mode::Umod, 0, umod).unwrap();
         for _ in 0..STATES / 10 {
             let mut setup = random_umod(random, machine);
             setup.frame.rip = machine.code(Mode::Umod).start;
@@ -382,7 +381,7 @@ fn the_gs_base_that_is_saved_is_the_one_umod_has_set() {
 /// Row 5.
 #[test]
 fn a_user_gsbase_that_is_no_address_becomes_one() {
-    for_all(&SYSCALL, &UD2, |machine, random| {
+    for_all(SYSCALL, UD2, |machine, random| {
         let mode = machine.paging();
         for bit in mode.address_bits()..64 {
             let mut setup = random_smod(random, machine);
@@ -411,7 +410,7 @@ fn assert_not_on_this_cpu(result: Result<ScenarioEnd, Error>, expected: u64) {
 /// Rows 1, 3, 4.
 #[test]
 fn a_return_to_any_address_is_the_guests_own_fault() {
-    for_all(&SYSCALL, &UD2, |machine, random| {
+    for_all(SYSCALL, UD2, |machine, random| {
         let mode = machine.paging();
         for bit in 47..64 {
             for rip in [1 << bit, !0 << bit, (1 << bit) | random.below(1 << 47)] {
@@ -440,7 +439,7 @@ fn a_return_to_any_address_is_the_guests_own_fault() {
 /// Row 7: a fault of the IRETQ is an event of the guest, with the guest's registers and GS.
 #[test]
 fn selectors_that_iretq_refuses_are_the_guests_fault() {
-    for_all(&SYSCALL, &UD2, |machine, random| {
+    for_all(SYSCALL, UD2, |machine, random| {
         for ss in [0, 0x18, 0xFFFB] {
             let rip = random.place(machine, Mode::Umod);
             let mut setup = random_setup(random, machine, Mode::Umod, rip);
@@ -458,7 +457,7 @@ fn selectors_that_iretq_refuses_are_the_guests_fault() {
 /// Row 14.
 #[test]
 fn privileged_flags_of_the_pvcs_do_not_reach_umod() {
-    for_all(&SYSCALL, &CLI, |machine, random| {
+    for_all(SYSCALL, CLI, |machine, random| {
         for bit in 0..32 {
             let mut setup = random_smod(random, machine);
             setup.pvcs.eflags = 1 << bit;
@@ -481,7 +480,7 @@ fn privileged_flags_of_the_pvcs_do_not_reach_umod() {
 /// Row 14, at the entry: the host's frame is sanitised as well.
 #[test]
 fn privileged_flags_of_the_frame_do_not_reach_the_guest() {
-    for_all(&CLI, &CLI, |machine, random| {
+    for_all(CLI, CLI, |machine, random| {
         for bit in 0..64 {
             for r11 in [1 << bit, START] {
                 let rip = random.place(machine, Mode::Umod);
@@ -499,7 +498,7 @@ fn privileged_flags_of_the_frame_do_not_reach_the_guest() {
 #[test]
 fn a_traced_umod_traps_once_per_instruction() {
     let tf = RFlags::TF.bits();
-    for_all(&SYSCALL, &[&NOP[..], &NOP, &NOP, &NOP].concat(), |machine, random| {
+    for_all(SYSCALL, &[NOP, NOP, NOP, NOP].concat(), |machine, random| {
         for count in [false, true] {
             let mut setup = random_smod(random, machine);
             setup.count = count;
@@ -517,7 +516,7 @@ fn a_traced_umod_traps_once_per_instruction() {
             assert_eq!(outcome.crossings[1].way_out, WayOut::Iretq);
         }
     });
-    for_all(&[SYSCALL, UD2].concat(), &[&SYSCALL[..], &NOP, &NOP].concat(), |machine, random| {
+    for_all(&[SYSCALL, UD2].concat(), &[SYSCALL, NOP, NOP].concat(), |machine, random| {
         for count in [false, true] {
             // Into smod: TF and NT are saved (row 15), and smod has neither.
             let mut setup = random_umod(random, machine);
@@ -543,7 +542,7 @@ fn a_traced_umod_traps_once_per_instruction() {
 /// Row 13: SYSRETQ would drop RF.
 #[test]
 fn rf_is_returned_by_iretq() {
-    for_all(&SYSCALL, &UD2, |machine, random| {
+    for_all(SYSCALL, UD2, |machine, random| {
         let mut setup = random_smod(random, machine);
         setup.pvcs.rcx = setup.pvcs.rip;
         setup.pvcs.eflags = (START | RF) as u32;
@@ -558,7 +557,7 @@ fn rf_is_returned_by_iretq() {
 #[test]
 fn no_flag_of_a_guest_reaches_the_host() {
     let all = RFlags::NT | RFlags::AC | RFlags::DF | RFlags::TF | RFlags::ID | RFlags::CF;
-    for_all(&SYSCALL, &[SYSCALL, UD2].concat(), |machine, random| {
+    for_all(SYSCALL, &[SYSCALL, UD2].concat(), |machine, random| {
         for inhibitor in [SwitchFlags::empty(), SwitchFlags::IRQ_WIN] {
             let mut setup = random_umod(random, machine);
             setup.frame.eflags = all.sanitised().bits();
@@ -575,13 +574,13 @@ fn no_flag_of_a_guest_reaches_the_host() {
 
 #[test]
 fn events_of_the_guest_exit_with_vector_and_error_code() {
-    let load_null: &[u8] = &[0x48, 0x8B, 0x04, 0x25, 0, 0, 0, 0]; // mov rax, [0]
-    let int_17: &[u8] = &[0xCD, 17];
-    for_all(&UD2, &UD2, |machine, random| {
+    let load_null = program!(; mov rax, [DWORD 0]);
+    let int_17 = program!(; int 17);
+    for_all(UD2, UD2, |machine, random| {
         let (not_present_read_by_user, int_17_error) = (4, 17 * 8 + 2);
         for (program, length, reason, error_code) in [
-            (&UD2[..], 0, UD, NO_ERROR_CODE),
-            (&INT3, 1, BP, NO_ERROR_CODE),
+            (UD2, 0, UD, NO_ERROR_CODE),
+            (INT3, 1, BP, NO_ERROR_CODE),
             (load_null, 0, PF, not_present_read_by_user),
             (int_17, 0, GP, int_17_error),
         ] {
@@ -607,7 +606,7 @@ fn events_of_the_guest_exit_with_vector_and_error_code() {
 #[test]
 fn thousands_of_entries_leave_the_host_as_it_was() {
     for variant in [Variant::REFERENCE, "amd-4level".parse().unwrap()] {
-        let mut machine = filled(&variant, &SYSCALL, &SYSCALL);
+        let mut machine = filled(&variant, SYSCALL, SYSCALL);
         let mut random = Random(1);
         for _ in 0..10_000 {
             let mut setup = random_umod(&mut random, &machine);
@@ -663,7 +662,7 @@ fn stepping_changes_no_outcome() {
 /// To Linux, some numbers of a system call mean that it is to be restarted. Guests have others.
 #[test]
 fn no_rax_of_a_guests_syscall_means_anything_to_this_machines_kernel() {
-    for_all(&SYSCALL, &SYSCALL, |machine, random| {
+    for_all(SYSCALL, SYSCALL, |machine, random| {
         for errno in (0..=520_i64).chain([4095, 4096]) {
             let mut setup = random_umod(random, machine);
             setup.extra.switch_flags |= SwitchFlags::IRQ_WIN;
@@ -681,7 +680,7 @@ fn machines_on_several_threads_do_not_disturb_each_other() {
     std::thread::scope(|scope| {
         for seed in 0..4 {
             scope.spawn(move || {
-                let mut machine = filled(&Variant::REFERENCE, &UD2, &SYSCALL);
+                let mut machine = filled(&Variant::REFERENCE, UD2, SYSCALL);
                 let mut random = Random(seed);
                 for _ in 0..STATES {
                     let setup = random_umod(&mut random, &machine);
@@ -696,10 +695,10 @@ fn machines_on_several_threads_do_not_disturb_each_other() {
 
 #[test]
 fn an_endless_guest_is_given_up() {
-    let mut machine = filled(&Variant::REFERENCE, &SYSCALL, &SYSCALL);
+    let mut machine = filled(&Variant::REFERENCE, SYSCALL, SYSCALL);
     let mut setup = machine.setup(Mode::Umod);
     // smod returns to the SYSCALL for ever.
-    machine.load(Mode::Umod, 2, &[0xEB, 0xFC]).unwrap();
+    machine.load(Mode::Umod, 0, program!(; again: ; syscall ; jmp BYTE <again)).unwrap();
     setup.traps = 1_000;
     match machine.run(&setup) {
         Err(Error::Failure(Failure::Endless { traps: 1_000 })) => {}
@@ -713,9 +712,9 @@ fn an_endless_guest_is_given_up() {
 #[test]
 fn int_0x80_of_a_guest_does_not_reach_linux() {
     // exit(rbx), if it did.
-    let program = [0x31, 0xC0, 0xFF, 0xC0, 0xCD, 0x80];
-    let mut machine = filled(&Variant::REFERENCE, &UD2, &UD2);
-    machine.load(Mode::Umod, 0, &program).unwrap();
+    let program = program!(; xor eax, eax ; inc eax ; int BYTE -0x80);
+    let mut machine = filled(&Variant::REFERENCE, UD2, UD2);
+    machine.load(Mode::Umod, 0, program).unwrap();
     let setup = machine.setup(Mode::Umod);
     for _ in 0..2 {
         match machine.run(&setup) {
@@ -737,7 +736,7 @@ fn what_cannot_be_run_is_refused() {
 
     let mut machine = machine(&Variant::REFERENCE);
     assert!(matches!(
-        machine.load(Mode::Smod, Machine::CODE_LEN - 1, &UD2),
+        machine.load(Mode::Smod, Machine::CODE_LEN - 1, UD2),
         Err(Error::ProgramTooLong)
     ));
     let setup = Setup { gs_base: 1 << 60, ..machine.setup(Mode::Smod) };
@@ -751,7 +750,7 @@ fn a_fault_that_is_not_a_machines_still_ends_the_process() {
     const NAME: &str = "a_fault_that_is_not_a_machines_still_ends_the_process";
     const SECOND: &str = "SWITCHER_TEST_OVERFLOWS_ITS_STACK";
     if std::env::var_os(SECOND).is_some() {
-        let mut machine = filled(&Variant::REFERENCE, &UD2, &UD2);
+        let mut machine = filled(&Variant::REFERENCE, UD2, UD2);
         let setup = machine.setup(Mode::Smod);
         run(&mut machine, &setup);
         println!("{}", endless_recursion(0));

@@ -5,22 +5,16 @@ use super::Error;
 use super::cpu::Interception;
 use super::machine::Machine;
 use crate::scenario::{Crossing, Emulated, SYSCALL_LEN, ScenarioEnd, Setup, WayIn, WayOut};
-use switcher_gen::Variant;
 use switcher_gen::layout::{Mode, PtRegs, SwitchFlags};
+use switcher_gen::{Variant, program};
 use switcher_prove::cost;
 
 /// Round trips from umod to smod and back that [`tour`] does.
 const ROUND_TRIPS: u64 = 10_000;
 
-/// SYSCALL.
-const SYSCALL: [u8; SYSCALL_LEN as usize] = [0x0F, 0x05];
+const SYSCALL: &[u8] = program!(; syscall);
 /// In umod: SYSCALL as often as RBX says, then UD2.
-const SYSCALLS: [u8; 10] = [
-    0x0F, 0x05, // syscall
-    0x48, 0x83, 0xEB, 0x01, // sub rbx, 1
-    0x75, 0xF8, // jnz to the syscall
-    0x0F, 0x0B, // ud2
-];
+const SYSCALLS: &[u8] = program!(; again: ; syscall ; sub rbx, 1 ; jnz BYTE <again ; ud2);
 /// Where in smod's page there is a SYSCALL that is not ERETU.
 const HYPERCALL: usize = 0x100;
 /// Bytes of UD2.
@@ -85,9 +79,9 @@ impl TourReport {
 /// If this machine cannot run it, or if the switcher does not do what it must.
 pub fn tour(variant: &Variant) -> Result<TourReport, Error> {
     let mut machine = Machine::new(variant)?;
-    machine.load(Mode::Smod, 0, &SYSCALL)?;
-    machine.load(Mode::Smod, HYPERCALL, &SYSCALL)?;
-    machine.load(Mode::Umod, 0, &SYSCALLS)?;
+    machine.load(Mode::Smod, 0, SYSCALL)?;
+    machine.load(Mode::Smod, HYPERCALL, SYSCALL)?;
+    machine.load(Mode::Umod, 0, SYSCALLS)?;
     let emulated = round_trips(&mut machine)?;
     let paths = PATHS.iter().map(|path| path.count(&mut machine)).collect::<Result<_, _>>()?;
     Ok(TourReport {
