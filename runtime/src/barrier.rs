@@ -1,9 +1,10 @@
 //! The barrier between those who share a CPU and do not trust each other.
 //!
-//! IBPB alone is not one: it leaves the return stack buffer on AMD's CPUs that do not say IBPB_RET
-//! (CVE-2022-23824, AMD-SB-1040), and on Intel's without PBRSB_NO the first RET behind it may still
-//! be predicted by what came before (CVE-2022-26373). So the buffer is filled behind each, whatever
-//! the CPU says of itself, for a hypervisor may hide one of the two: next to IBPB it costs nothing.
+//! IBPB alone is not such a barrier: it leaves the return stack buffer on AMD's CPUs that do not
+//! say IBPB_RET (CVE-2022-23824, AMD-SB-1040), and on Intel's without PBRSB_NO the first RET after
+//! it may still be predicted by what came before (CVE-2022-26373). So the buffer is filled after
+//! each IBPB, whatever the CPU says of itself, because a hypervisor may hide either bit, and next
+//! to IBPB the filling costs nothing.
 
 use core::arch::asm;
 
@@ -11,54 +12,55 @@ use switcher_gen::arch::Msr as MsrName;
 
 use crate::registers;
 
-/// What a barrier consists of.
+/// One step of a barrier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// IBPB, by PRED_CMD.
+    /// Writes IBPB to PRED_CMD.
     Command,
-    /// All entries of the return stack buffer are addresses of traps.
+    /// Fills the return stack buffer: all its entries become addresses of traps.
     FillReturns,
 }
 
-/// The steps in their order, with IBPB or without. The filling comes last: behind it is no RET but
-/// those whose CALLs come later, or the traps.
+/// The steps in their order, with IBPB or without. The filling comes last: the RETs after it are
+/// predicted by CALLs that come later, or lead to the traps.
 const fn steps(ibpb: bool) -> &'static [Step] {
     if ibpb { &[Step::Command, Step::FillReturns] } else { &[Step::FillReturns] }
 }
 
-/// Empties this CPU's branch predictors as far as there is a way to: IBPB only where the CPU has
-/// it.
+/// Empties this CPU's branch predictors as far as it can: IBPB only where the CPU has it, the
+/// return stack buffer always.
 ///
 /// # Safety
-/// CPL 0, and `ibpb` only if CPUID says that PRED_CMD has it.
+/// Must be called at CPL 0, with `ibpb` set only if CPUID says that PRED_CMD has the command.
 #[inline]
 pub(crate) unsafe fn empty_predictors(ibpb: bool) {
     const IBPB: u64 = 1;
     for step in steps(ibpb) {
         match step {
-            // SAFETY: the caller says that the MSR exists and has the command, and `steps` has it
-            // only then.
+            // SAFETY: the caller says that the MSR exists and has the command: `steps` has this
+            // step only if `ibpb` is set.
             Step::Command => unsafe { registers::write_msr(MsrName::PredCmd.address(), IBPB) },
             Step::FillReturns => fill_returns(),
         }
     }
 }
 
-/// The instructions by which the return stack buffer is filled, between what is given. They are the
-/// emitted code's (`switcher-gen/src/emit/mitigations.rs`), without its loop: no entry of any CPU's
-/// is left. There is no RET, which on a host with return thunks could not stay one.
+/// The instructions that fill the return stack buffer, between the lines of assembly that are
+/// given. They are the emitted code's (`switcher-gen/src/emit/mitigations.rs`), without its loop,
+/// and fill as many entries as any CPU has. There is no RET among them: on a host with return
+/// thunks, it would have to go through a thunk.
 macro_rules! filling {
     ($asm:ident, [$($before:literal),*], [$($behind:tt)*]) => {
         $asm! {
             $($before,)*
             ".rept 32",
             "call 2f",
-            // Where a RET is predicted to lead.
+            // This is where a RET is predicted to lead.
             "int3",
             "2:",
             "add rsp, 8",
             ".endr",
-            // The CALLs have retired before anything behind them is predicted.
+            // The CALLs have retired before anything after them is predicted.
             "lfence",
             $($behind)*
         }
@@ -68,8 +70,8 @@ macro_rules! filling {
 /// Fills the return stack buffer.
 #[inline]
 fn fill_returns() {
-    // SAFETY: 8 bytes below RSP are written, and RSP is as it was afterwards. Without `nostack`,
-    // that is stack that nothing else has, and flags are not kept.
+    // SAFETY: the CALLs write 8 bytes below RSP at a time, and RSP is as before afterwards. As the
+    // options have no `nostack`, the compiler keeps nothing there; nor does it rely on the flags.
     unsafe { filling!(asm, [], []) };
 }
 
@@ -78,7 +80,7 @@ mod tests {
     use super::*;
     use core::arch::global_asm;
 
-    // The same instructions, where their bytes can be read.
+    // The same instructions again, between two labels, so that the test can read their bytes.
     filling!(
         global_asm,
         [
@@ -102,7 +104,7 @@ mod tests {
 
     #[test]
     fn thirty_two_calls_whose_return_addresses_are_traps_and_no_ret() {
-        // call over the INT3; int3; add rsp, 8.
+        // The bytes of: a CALL over the INT3; int3; add rsp, 8.
         const CALL: [u8; 10] = [0xE8, 1, 0, 0, 0, 0xCC, 0x48, 0x83, 0xC4, 8];
         const LFENCE: [u8; 3] = [0x0F, 0xAE, 0xE8];
         let (start, end) =

@@ -29,7 +29,7 @@ pub struct Cpu<'s> {
     pub(crate) per_cpu: NonNull<PerCpu>,
     before: Registers,
     pub(crate) has: Has,
-    /// As `install` has found or left it.
+    /// The registers as `install` has found or left them, with which `enter` compares.
     pub(crate) then: Installed,
     pub(crate) clean: CleanRoots,
     pub(crate) predictors: Predictors,
@@ -37,11 +37,11 @@ pub struct Cpu<'s> {
     this_cpu_only: PhantomData<*mut ()>,
 }
 
-/// Why something about a CPU is not done here and now.
+/// Why something cannot be done on this CPU at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotHere {
-    /// It could begin on this CPU and end on another one.
+    /// What is to be done could begin on this CPU and end on another one.
     #[error("interrupts are enabled: disable them around this")]
     InterruptsEnabled,
     /// This code has been moved to another CPU since `install`, or GS base has been changed.
@@ -68,14 +68,14 @@ impl NotHere {
     }
 }
 
-/// Why a CPU cannot use a switcher. It is left as it was.
+/// Why a CPU cannot use a switcher. The CPU is left as it was.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InstallError {
-    /// What is found on one CPU could be written to another one.
+    /// Interrupts are enabled: what is found on one CPU could be written to another one.
     #[error("interrupts are enabled: disable them around `install`")]
     InterruptsEnabled,
-    /// No switcher can run here.
+    /// There is no variant for this CPU as it is set up.
     #[error(transparent)]
     NoVariant(#[from] NoVariant),
     /// The switcher was emitted for another kind of CPU or paging mode.
@@ -87,30 +87,31 @@ pub enum InstallError {
         /// What was assembled.
         assembled: Variant,
     },
-    /// An exit would fault: the MSR that it writes does not exist.
+    /// The switcher writes an MSR that this CPU lacks: an exit would fault.
     #[error("this switcher has `{0}`, whose MSR this CPU lacks: assemble one without")]
     Mitigation(Mitigation),
-    /// Per-CPU code would not find its block.
+    /// The per-CPU block does not lie where the code looks for it.
     #[error(
         "the per-CPU block is at {per_cpu:#x}, but this switcher is for the CPU whose block is at \
          {wanted:#x}, a page in front of its code"
     )]
     OtherBlock {
-        /// Where it is.
+        /// The address of the block that `install` was given.
         per_cpu: u64,
-        /// Where the code takes it to be.
+        /// The address at which the code looks for its block.
         wanted: u64,
     },
-    /// Event frames would not lie where the switcher looks for them.
+    /// The stack at sp0 would not put event frames where the switcher looks for them.
     #[error(
         "sp0 is {sp0:#x}: it must be the 16-byte aligned top of a stack of {least} bytes",
         least = MappingList::LEAST_ENTRY_STACK,
     )]
     Sp0 {
-        /// Its value.
+        /// The value of sp0.
         sp0: u64,
     },
-    /// An event that may come at any instruction would have no stack of its own.
+    /// A stack of the IST cannot be used: an event that may come at any instruction would have none
+    /// of its own.
     #[error(
         "IST {index} is {top:#x}: it must be the 16-byte aligned top of a stack of {least} bytes \
          that no other event has, with {} bytes above it",
@@ -120,13 +121,13 @@ pub enum InstallError {
     Ist {
         /// 1 for #DF, 2 for NMI, 3 for #DB, 4 for #MC.
         index: u8,
-        /// What the TSS has.
+        /// The address that the TSS has for this stack.
         top: u64,
     },
     /// A register or a structure that guests see, change or are ruled by is not as it has to be.
     #[error(transparent)]
     State(#[from] StateError),
-    /// A guest is being run on this CPU.
+    /// A guest runs on this CPU.
     #[error("a guest is running on this CPU: host_rsp is not zero")]
     GuestRunning,
 }
@@ -138,25 +139,26 @@ pub enum UninstallError {
     /// The registers to be restored are another CPU's, or may be in the middle of it.
     #[error(transparent)]
     NotHere(#[from] NotHere),
-    /// It would find another host when it exits.
+    /// A guest runs on this CPU: when it exits, the switcher would not find its host.
     #[error("a guest is running on this CPU: host_rsp is not zero")]
     GuestRunning,
-    /// Somebody else has changed a register since, and relies on it; or the CPU has been reset.
+    /// Somebody else has changed a register since `install`, and relies on it; or the CPU has been
+    /// reset.
     #[error(
         "{register:?} is {found:#x}, not what `install` has written: {written:#x}; after a reset of the CPU, \
          call `Cpu::gone` instead"
     )]
     Changed {
-        /// The register that is not what `install` has left.
+        /// The register that is not as `install` has left it.
         register: MsrName,
-        /// Its value.
+        /// The value that was found.
         found: u64,
-        /// What `install` has written.
+        /// The value that `install` has written.
         written: u64,
     },
 }
 
-/// The registers that `install` and `enter` change, as they were.
+/// The registers that `install` and `enter` change, with the values that they had before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Registers {
     fsgsbase: bool,
@@ -165,10 +167,10 @@ struct Registers {
 }
 
 impl Registers {
-    /// As they are. KERNEL_GS_BASE is the one that entries use up.
+    /// Reads the registers as they are now. KERNEL_GS_BASE is the one that `enter` uses up.
     fn read() -> Self {
         let name = |msr: MsrName| {
-            // SAFETY: MSRs of every CPU with long mode; reading changes nothing.
+            // SAFETY: every CPU with long mode has these MSRs; reading them changes nothing.
             (msr, unsafe { read_msr(msr.address()) })
         };
         Self {
@@ -241,7 +243,8 @@ impl Switcher {
         // SAFETY: the features are there (`for_host`); the caller vouches for not deciding by the
         // sign of GS base.
         unsafe { Cr4::update(|cr4| cr4.insert(Cr4Flags::FSGSBASE)) };
-        // SAFETY: as above.
+        // SAFETY: every CPU with long mode has EFER.SCE; the caller vouches that no CPL 3 of the
+        // host's own executes the SYSCALL that it enables.
         unsafe { Efer::update(|efer| efer.insert(EferFlags::SYSTEM_CALL_EXTENSIONS)) };
         for (msr, value) in self.msrs(per_cpu) {
             // SAFETY: the values are legal for their MSRs (selectors and addresses were checked
@@ -253,8 +256,8 @@ impl Switcher {
             let top = core::ptr::with_exposed_provenance_mut::<IstTop>(top as usize);
             let mut content = IstTop::default();
             content.gs_base = per_cpu.as_ptr() as u64;
-            // SAFETY: `check_stacks` has found it to be aligned and not null; the caller vouches
-            // that it may be written, and that it is nobody else's.
+            // SAFETY: `check_stacks` has found the address to be aligned and not null; the caller
+            // vouches that it may be written, and that it is nobody else's.
             unsafe { top.write(content) };
         }
         Ok(Cpu {
@@ -270,10 +273,10 @@ impl Switcher {
         })
     }
 
-    /// All that `install` checks. What it allocates, it has freed when it returns.
+    /// Makes all checks of `install`. What it allocates, it has freed when it returns.
     ///
     /// # Safety
-    /// At CPL 0; `per_cpu` is valid for reads.
+    /// Must be called at CPL 0; `per_cpu` is valid for reads.
     unsafe fn check(&self, per_cpu: NonNull<PerCpu>) -> Result<Checked, InstallError> {
         check_flags(registers::flags())?;
         let assembled = *self.variant();
@@ -281,7 +284,8 @@ impl Switcher {
         let features = HostFeatures::detect();
         let Config { policy, mitigations, paging, .. } = assembled.config();
         let needed = Variant::for_host(&features, selectors)?;
-        // What a host does not decide by its CPU; mitigations of another vendor stay a difference.
+        // The policy is the host's to choose, whatever its CPU. The mitigations are, too, but those
+        // of another vendor remain a difference.
         let config = Config { policy, mitigations, ..needed.config() };
         let needed = Variant::new(config, selectors).unwrap_or(needed);
         if needed != assembled {
@@ -289,7 +293,7 @@ impl Switcher {
         }
         check_mitigations(mitigations, features.speculation())?;
         check_block(policy.placement, per_cpu.as_ptr() as u64, self.base())?;
-        // SAFETY: as the caller says.
+        // SAFETY: the caller vouches that `per_cpu` is valid for reads.
         let PerCpu { tss, tss_extra } = unsafe { per_cpu.read() };
         let sp0 = u64::from(tss.sp0);
         let room = sp0 > MappingList::LEAST_ENTRY_STACK;
@@ -307,9 +311,9 @@ impl Switcher {
         Ok(Checked { stacks, has })
     }
 
-    /// What every guest root that is entered on the CPU with this block must map: what
-    /// [`Cpu::mappings`] says once the switcher is installed there. For hosts that cannot allocate
-    /// then. GDTR is read: it must be the one that guests run with.
+    /// What every guest root that is entered on the CPU with this block must map: the list that
+    /// [`Cpu::mappings`] returns once the switcher is installed there. It is for hosts that cannot
+    /// allocate at that time. GDTR is read: it must be the one that guests run with.
     #[must_use]
     pub fn mappings_of(&self, block: &PerCpu, address: u64) -> MappingList {
         self.mappings_with(block, address, DescriptorTablePointer::gdtr())
@@ -326,7 +330,7 @@ impl Switcher {
             .with_code(self.base(), self.image().bytes().len() as u64)
     }
 
-    /// What `install` writes.
+    /// The MSRs that `install` writes, each with its value.
     fn msrs(&self, per_cpu: NonNull<PerCpu>) -> [(MsrName, u64); 6] {
         [
             (MsrName::Star, self.variant().selectors().star().bits()),
@@ -341,14 +345,15 @@ impl Switcher {
 
 impl Cpu<'_> {
     /// What the faults of **this** CPU ask for as it is set up now, and what the host has not done
-    /// about them. A variant is chosen once, MSRs are each CPU's own: one on which SPEC_CTRL is not
-    /// what it is elsewhere needs more than the variant has, which
+    /// about them. A variant is chosen once, but each CPU has MSRs of its own: one whose SPEC_CTRL
+    /// differs from the others' may need more than the variant has, which
     /// [`Mitigations::covers`](switcher_gen::Mitigations::covers) tells. A host may know better, so
     /// [`install`](crate::Switcher::install) does not refuse. A variant with `untrain` is taken for
     /// the word of a host that has return thunks.
     ///
     /// # Errors
-    /// If this is not the CPU of `install`, or may be another one in the middle of it.
+    /// If this is not the CPU of `install`, or if this code could be moved to another one
+    /// meanwhile.
     pub fn assess(&self) -> Result<Assessment, NotHere> {
         self.is_here()?;
         let Config { vendor, mitigations, .. } = self.switcher().variant().config();
@@ -361,10 +366,10 @@ impl Cpu<'_> {
         self.switcher
     }
 
-    /// What every guest root that is entered on this CPU must map, as the host's does, wherever
-    /// this is called: the GDT is that of `install`. Besides it:
-    /// [`PvcsPage::mapping`](crate::PvcsPage::mapping). The host's IDT and what it leads to is not
-    /// among it: under a guest's root it is not loaded.
+    /// What every guest root that is entered on this CPU must map, as the host's root does. The
+    /// list is the same wherever this is called: the GDT is that of `install`. Besides the list, a
+    /// root maps [`PvcsPage::mapping`](crate::PvcsPage::mapping). The host's IDT and its handlers
+    /// are not in the list: while a guest's root is loaded, that IDT is not.
     ///
     /// ```no_run
     /// # use switcher_runtime::{Cpu, Rights};
@@ -386,15 +391,16 @@ impl Cpu<'_> {
     }
 
     /// Gives the CPU back as [`install`](Switcher::install) found it: STAR, LSTAR, CSTAR, SFMASK,
-    /// SYSENTER_CS, GS base and KERNEL_GS_BASE have their values of then, CR4.FSGSBASE and EFER.SCE
-    /// are clear again if they were. Interrupts must be off.
+    /// SYSENTER_CS, GS base and KERNEL_GS_BASE have the values again that they had then,
+    /// CR4.FSGSBASE and EFER.SCE are clear again if they were. Interrupts must be off.
     ///
-    /// Then it forgets the guests: with CR4.PCIDE, all translations of the CPU go, those of PCIDs
-    /// 32 to 63 and global ones among them, so that the host may use these PCIDs; and at last its
-    /// predictors are emptied as by [`barrier_before_user_mode`](Self::barrier_before_user_mode),
-    /// whoever sees to the barriers between guests. That comes last because nothing of a guest's is
-    /// executed any more behind it: whatever the host runs next on this CPU, at CPL 3 or under
-    /// another switcher, owes no barrier for what ran before.
+    /// Then it removes what guests have left: with CR4.PCIDE, all translations of the CPU go, those
+    /// of PCIDs 32 to 63 and global ones among them, so that the host may use these PCIDs; and at
+    /// last its predictors are emptied as by
+    /// [`barrier_before_user_mode`](Self::barrier_before_user_mode), whoever sees to the barriers
+    /// between guests. That comes last because nothing of a guest's is executed after it: whatever
+    /// the host runs next on this CPU, at CPL 3 or under another switcher, needs no barrier against
+    /// what ran before.
     ///
     /// # Errors
     /// If this is not the CPU of `install`, if interrupts are enabled, if a guest is running, or if
@@ -409,18 +415,21 @@ impl Cpu<'_> {
             return Err(Refused::new(self, why));
         }
         let Registers { fsgsbase, syscall, msrs } = self.before;
-        // SYSCALL first: it must not land in an entry whose other registers are gone.
+        // SYSCALL is switched off first: it must not land in an entry whose other registers are
+        // gone.
         if !syscall {
-            // SAFETY: as `install` has found it.
+            // SAFETY: EFER.SCE was clear when `install` came, so the host does without SYSCALL.
             unsafe { Efer::update(|efer| efer.remove(EferFlags::SYSTEM_CALL_EXTENSIONS)) };
         }
         for (msr, value) in msrs {
-            // SAFETY: the value was read from this MSR of this CPU. Who relied on it may again; who
-            // relies on `install`'s has been told that it ends here.
+            // SAFETY: the value was read from this MSR of this CPU. Whoever relied on it before
+            // `install` may rely on it again; whoever relies on the value of `install` knows that
+            // it ends here.
             unsafe { write_msr(msr.address(), value) };
         }
         if !fsgsbase {
-            // SAFETY: as for EFER.
+            // SAFETY: CR4.FSGSBASE was clear when `install` came, so the host does without these
+            // instructions; this crate uses none of them until the next `install`.
             unsafe { Cr4::update(|cr4| cr4.remove(Cr4Flags::FSGSBASE)) };
         }
         for debt in Debt::of(self.switcher.variant().pcid()) {
@@ -434,24 +443,24 @@ impl Cpu<'_> {
     }
 
     /// Declares that this CPU has nothing of the switcher any more: it has been reset, by being
-    /// taken offline, suspended with the machine, or sent INIT, or is no more. Nothing is restored:
-    /// what is in its registers is what its host has put there since, if anything.
-    /// [`enter`](Self::enter) refuses on such a CPU, and [`uninstall`](Self::uninstall) would.
+    /// taken offline, suspended with the machine, or sent INIT; or it does not exist any more.
+    /// Nothing is restored: its registers hold what its host has put there since, if anything.
+    /// [`enter`](Self::enter) refuses on such a CPU, and so would [`uninstall`](Self::uninstall).
     ///
     /// # Safety
-    /// No SYSCALL, SYSENTER or event of this CPU leads to the switcher, now or later, but by
+    /// No SYSCALL, SYSENTER or event of this CPU leads to the switcher, now or later, except after
     /// another [`install`](Switcher::install): its LSTAR and CSTAR do not name the switcher's
-    /// entries, its IDT is not the switcher's, and no guest is running on it. Before code of the
-    /// host's at CPL 3 runs there, its branch predictors are empty; and before a CR3 with one of
-    /// the PCIDs 32 to 63, so is its TLB: a reset does both, INIT neither.
+    /// entries, its IDT is not the switcher's, and no guest is running on it. Its branch predictors
+    /// are empty before code of the host's at CPL 3 runs there, and its TLB before a CR3 with one
+    /// of the PCIDs 32 to 63 is loaded: a reset empties both, INIT neither.
     pub unsafe fn gone(self) {
         self.switcher.installed.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Whether this runs on the CPU that it is about, and stays there. GS base is read as an MSR:
-    /// elsewhere, CR4.FSGSBASE may be clear.
+    /// Whether this code runs on the CPU of `install`, and stays there. GS base is read as an MSR:
+    /// on another CPU, CR4.FSGSBASE may be clear.
     pub(crate) fn is_here(&self) -> Result<(), NotHere> {
-        // SAFETY: an MSR of every CPU with long mode; reading changes nothing.
+        // SAFETY: every CPU with long mode has the MSR; reading it changes nothing.
         let gs_base = unsafe { read_msr(MsrName::GsBase.address()) };
         NotHere::check(registers::flags(), gs_base, self.per_cpu.addr().get() as u64)
     }
@@ -459,7 +468,7 @@ impl Cpu<'_> {
     fn can_be_uninstalled(&self) -> Result<(), UninstallError> {
         self.is_here()?;
         for (register, written) in self.switcher.msrs(self.per_cpu) {
-            // SAFETY: MSRs of every CPU with long mode; reading changes nothing.
+            // SAFETY: every CPU with long mode has these MSRs; reading them changes nothing.
             let found = unsafe { read_msr(register.address()) };
             if found == written {
                 continue;
@@ -473,7 +482,8 @@ impl Cpu<'_> {
         }
     }
 
-    /// What the switcher keeps of the running guest.
+    /// The half of the per-CPU block in which the switcher keeps what it knows of the running
+    /// guest.
     pub(crate) fn tss_extra(&self) -> NonNull<TssExtra> {
         // SAFETY: `install` was given a pointer to a whole `PerCpu`; the field lies within it.
         unsafe { self.per_cpu.byte_add(PerCpu::tss_extra.bytes()) }.cast()
@@ -483,27 +493,28 @@ impl Cpu<'_> {
 /// What a CPU owes its host when it has no guests any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Debt {
-    /// Translations under the guests' PCIDs.
+    /// Translations under the guests' PCIDs are to be flushed.
     Translations,
-    /// What guests have trained.
+    /// The predictors that guests have trained are to be emptied.
     Training,
 }
 
 impl Debt {
-    /// In the order in which they are paid. Without PCIDs, the last exit has flushed all that a
-    /// guest's root had, by loading the host's.
+    /// The debts in the order in which they are paid. Without PCIDs there are no translations left:
+    /// the last exit has flushed all of a guest's root by loading the host's.
     const fn of(pcid: bool) -> &'static [Self] {
         if pcid { &[Self::Translations, Self::Training] } else { &[Self::Training] }
     }
 }
 
-/// Of all PCIDs, and global ones: whatever changes CR4.PGE does that, on CPUs without INVPCID, too
-/// (Intel SDM vol. 3, 4.10.4.1; AMD APM vol. 2, 5.5.3).
+/// Flushes the translations of all PCIDs, and global ones: whatever changes CR4.PGE does that, also
+/// on CPUs without INVPCID (Intel SDM vol. 3, 4.10.4.1; AMD APM vol. 2, 5.5.3).
 fn flush_all_translations() {
     let cr4 = registers::cr4();
     for value in [cr4 ^ Cr4Flags::PAGE_GLOBAL.bits(), cr4] {
-        // SAFETY: at CPL 0, as `install` was. PGE may be set and clear in any mode, and decides
-        // about nothing but what outlives a load of CR3; nothing loads it between the two.
+        // SAFETY: this is CPL 0, as it was when `install` ran. PGE may be set or clear in any mode,
+        // and decides only which translations outlive a load of CR3; CR3 is not loaded between the
+        // two writes.
         unsafe { Cr4::write_raw(value) };
     }
 }
@@ -512,7 +523,7 @@ const fn check_flags(flags: RFlags) -> Result<(), InstallError> {
     if flags.contains(RFlags::IF) { Err(InstallError::InterruptsEnabled) } else { Ok(()) }
 }
 
-/// Whether the MSRs exist that the mitigations write.
+/// Checks that the MSRs exist which the mitigations write.
 fn check_mitigations(mitigations: Mitigations, has: Speculation) -> Result<(), InstallError> {
     let wanted = [(Mitigation::Ibrs, Speculation::IBRS), (Mitigation::Ibpb, Speculation::IBPB)];
     let is_lacking =
@@ -523,14 +534,14 @@ fn check_mitigations(mitigations: Mitigations, has: Speculation) -> Result<(), I
     }
 }
 
-/// The stacks that the switcher's gates name, each apart from the others and from that at sp0; the
-/// result is where they point.
+/// Checks the stacks that the switcher's gates name: each must lie apart from the others and from
+/// that at sp0. Returns the addresses to which the TSS's IST 1 to 4 point.
 fn check_stacks(tss: &Tss, paging: PagingMode) -> Result<[u64; Gate::STACKS.len()], InstallError> {
     let ist = [tss.ist1, tss.ist2, tss.ist3, tss.ist4].map(u64::from);
     const { assert!(matches!(Gate::STACKS, [1, 2, 3, 4]), "the four that are looked at") };
     for (index, top) in Gate::STACKS.into_iter().zip(ist) {
         let others = ist.into_iter().chain([u64::from(tss.sp0)]);
-        // Itself is the one that overlaps.
+        // A stack is among the `others`, and overlaps itself: the count is 1.
         let overlapping = others
             .filter(|other| {
                 other.abs_diff(top) < MappingList::LEAST_STACK + size_of::<IstTop>() as u64
@@ -544,7 +555,8 @@ fn check_stacks(tss: &Tss, paging: PagingMode) -> Result<[u64; Gate::STACKS.len(
     Ok(ist)
 }
 
-/// Code that reaches the block relative to RIP is one CPU's: that whose block lies in front of it.
+/// Checks that code which reaches the block relative to RIP is used with the block right before it:
+/// such code serves one CPU.
 const fn check_block(placement: Placement, per_cpu: u64, code: u64) -> Result<(), InstallError> {
     let wanted = code.wrapping_sub(PerCpu::BEFORE_CODE);
     match placement {

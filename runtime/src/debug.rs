@@ -1,10 +1,10 @@
 //! A guest's breakpoints: live while it runs, and only for addresses of its own.
 //!
 //! A watchpoint that matches an address of the host's makes #DB arrive in the middle of the
-//! switcher, and tells the guest what the host accesses (spec/hazards.md, row 31: XSA-444). So DR7
-//! is never a guest's number: it is made here, from breakpoints that lie in the guest's range with
-//! their whole width. GD, which would make the host's own access to a debug register fault, cannot
-//! be said at all.
+//! switcher, and tells the guest what the host accesses (spec/hazards.md, row 31: XSA-444). So a
+//! guest's value of DR7 is never loaded: DR7 is made here, from breakpoints that lie in the guest's
+//! range with their whole width. GD, which would make the host's own access to a debug register
+//! fault, cannot be expressed at all.
 
 use core::arch::asm;
 use core::ops::Range;
@@ -14,33 +14,33 @@ use switcher_gen::arch::dr7;
 use crate::exit::DebugCauses;
 use crate::registers;
 
-/// Which accesses a breakpoint is about (Intel SDM vol. 3, 18.2.4, R/W fields). I/O ports are not
-/// to be had.
+/// Which accesses a breakpoint is about (Intel SDM vol. 3, 18.2.4, R/W fields). There are no
+/// breakpoints on I/O ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Executing the instruction that starts there. One byte wide.
+    /// The instruction that starts at the address is executed. Such a breakpoint is one byte wide.
     Execute,
-    /// Writing.
+    /// The bytes are written.
     Write(Width),
-    /// Reading and writing.
+    /// The bytes are read or written.
     ReadWrite(Width),
 }
 
-/// How many bytes are watched, from an address that is a multiple of that.
+/// How many bytes are watched. The address is a multiple of that number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Width {
-    /// One.
+    /// 1 byte.
     One,
-    /// Two.
+    /// 2 bytes.
     Two,
-    /// Four.
+    /// 4 bytes.
     Four,
-    /// Eight.
+    /// 8 bytes.
     Eight,
 }
 
 impl Width {
-    /// In bytes.
+    /// The width in bytes.
     #[must_use]
     pub const fn bytes(self) -> u64 {
         match self {
@@ -51,7 +51,7 @@ impl Width {
         }
     }
 
-    /// DR7's LEN field.
+    /// The width as DR7's LEN field has it.
     const fn field(self) -> u64 {
         match self {
             Self::One => 0b00,
@@ -70,7 +70,7 @@ impl Access {
         }
     }
 
-    /// DR7's R/W field.
+    /// The access as DR7's R/W field has it.
     const fn field(self) -> u64 {
         match self {
             Self::Execute => 0b00,
@@ -84,28 +84,29 @@ impl Access {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DebugError {
-    /// There are four.
+    /// A CPU has four breakpoints.
     #[error("there is no breakpoint {0}: they are 0 to 3")]
     NoSuchBreakpoint(usize),
-    /// The hardware would round it down, beyond what was checked.
+    /// The hardware would round the address down, beyond what was checked.
     #[error("{bytes} bytes at {address:#x} are not aligned")]
     Unaligned {
-        /// Where they begin.
+        /// The first address.
         address: u64,
-        /// How many.
+        /// How many bytes are to be watched.
         bytes: u64,
     },
-    /// A part of it may be the host's.
+    /// A part of what is to be watched may be the host's.
     #[error("{bytes} bytes at {address:#x} are not all the guest's")]
     NotTheGuests {
-        /// Where they begin.
+        /// The first address.
         address: u64,
-        /// How many.
+        /// How many bytes are to be watched.
         bytes: u64,
     },
 }
 
-/// A guest's four breakpoints: [`Guest::debug`](crate::Guest::debug). Empty when made.
+/// A guest's four breakpoints: [`Guest::debug`](crate::Guest::debug). At first, no breakpoint is
+/// set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestDebug {
     guest: Range<u64>,
@@ -113,11 +114,11 @@ pub struct GuestDebug {
 }
 
 impl GuestDebug {
-    /// For a guest whose own addresses are these.
+    /// Breakpoints for a guest whose own addresses are the range `guest`.
     ///
     /// # Safety
-    /// The host has nothing there for as long as a guest may be entered with this: no range of
-    /// [`Cpu::mappings`](crate::Cpu::mappings), of any CPU, nor of
+    /// The host has nothing in that range for as long as a guest may be entered with these
+    /// breakpoints: no range of [`Cpu::mappings`](crate::Cpu::mappings), of any CPU, nor of
     /// [`PvcsPage::mapping`](crate::PvcsPage::mapping), and nothing that its hooks or the code
     /// around the guest access on the host's root. A breakpoint on the switcher's own code would be
     /// met in ring 0 for ever, and a watchpoint on the host's memory tells the guest what the host
@@ -130,8 +131,8 @@ impl GuestDebug {
     /// Sets breakpoint `number`, or clears it.
     ///
     /// # Errors
-    /// If there is no such breakpoint, it is not aligned, or not every byte of it is the guest's.
-    /// It is as it was then.
+    /// If there is no such breakpoint, if it is not aligned, or if a byte of it is not the guest's.
+    /// The breakpoint is as it was then.
     pub fn set(
         &mut self,
         number: usize,
@@ -168,14 +169,14 @@ impl GuestDebug {
         dr7
     }
 
-    /// Those that are set, as DR6 counts them: B0 is bit 0.
+    /// The breakpoints that are set, as DR6 counts them: B0 is bit 0.
     fn matches(&self) -> u64 {
         let set = self.breakpoints.iter().enumerate().filter(|(_, set)| set.is_some());
         set.map(|(number, _)| 1 << number).sum()
     }
 
-    /// Whether this CPU has them live, as [`arm`](Self::arm) has left it. To be asked at CPL 0, as
-    /// there.
+    /// Whether this CPU's DR0 to DR3 and DR7 are as [`arm`](Self::arm) has left them. Must be
+    /// called at CPL 0, as `arm`.
     pub(crate) fn is_armed(&self) -> bool {
         let wanted = self.breakpoints.map(|set| set.map_or(0, |(address, _)| address));
         registers::dr7() == self.dr7() && addresses() == wanted
@@ -184,16 +185,16 @@ impl GuestDebug {
     /// Makes the breakpoints live on this CPU, until [`disarm`](Self::disarm): directly around the
     /// guest. The result is what the host had in DR0 to DR3.
     ///
-    /// # Safety
-    /// At CPL 0, with interrupts off, on the CPU that enters the guest; the host has no breakpoints
-    /// of its own, and DR7.GD is clear.
+    /// Must be called at CPL 0, with interrupts off, on the CPU that enters the guest; the host has
+    /// no breakpoints of its own enabled, and DR7.GD is clear.
     pub(crate) unsafe fn arm(&self) -> [u64; 4] {
         let [dr0, dr1, dr2, dr3] =
             self.breakpoints.map(|set| set.map_or(0, |(address, _)| address));
         let host = addresses();
-        // SAFETY: the caller vouches for CPL 0 and GD. DR7 is written last; its reserved bits are
-        // as the manual wants them. What it enables are accesses to the guest's own memory: `set`
-        // has found each to lie within the range for which the caller of `new` vouches.
+        // SAFETY: the caller vouches for CPL 0, and for DR7.GD, with which the accesses would
+        // fault. DR7 is written last; its reserved bits are as the manual wants them. What it
+        // enables are breakpoints on the guest's own memory: `set` has found each to lie within the
+        // range for which the caller of `new` vouches.
         unsafe {
             asm!(
                 "mov dr0, {dr0}",
@@ -212,16 +213,16 @@ impl GuestDebug {
         host
     }
 
-    /// Switches all breakpoints of this CPU off. The guest's addresses go, too, and the host's come
-    /// back: DR6 reports what matches, enabled or not. And so does what DR6 reports: a #DB that the
+    /// Switches all breakpoints of this CPU off. The guest's addresses are replaced by the host's,
+    /// because DR6 reports what matches, enabled or not. DR6 is cleared as well: a #DB that the
     /// switcher has ignored, left over from a guest's MOV SS, is not the host's.
     ///
     /// # Safety
-    /// At CPL 0; the host has no breakpoints of its own. `host` is what [`arm`](Self::arm) has
-    /// returned.
+    /// Must be called at CPL 0; the host has no breakpoints of its own enabled. The argument is
+    /// what [`arm`](Self::arm) has returned.
     pub(crate) unsafe fn disarm([dr0, dr1, dr2, dr3]: [u64; 4]) {
-        // SAFETY: as the caller says; nothing is enabled from the first instruction on. After an
-        // exit GD is clear, because `arm` has never set it.
+        // SAFETY: the caller vouches for CPL 0; from the first instruction on, no breakpoint is
+        // enabled. After an exit GD is clear, because `arm` has never set it.
         unsafe {
             asm!(
                 "mov dr7, {dr7}",
@@ -242,7 +243,8 @@ impl GuestDebug {
     }
 }
 
-/// DR0 to DR3. With DR7.GD set the access faults, as that to DR7 itself does before.
+/// Reads DR0 to DR3. The access faults if DR7.GD is set; so does the one to DR7 itself, which
+/// callers make before.
 fn addresses() -> [u64; 4] {
     let (dr0, dr1, dr2, dr3): (u64, u64, u64, u64);
     // SAFETY: reading changes nothing. Elsewhere than at CPL 0, where `arm` runs, it faults.
@@ -277,7 +279,7 @@ mod tests {
     const WIDTHS: [Width; 4] = [Width::One, Width::Two, Width::Four, Width::Eight];
 
     fn debug() -> GuestDebug {
-        // SAFETY: never armed.
+        // SAFETY: these breakpoints are never armed.
         unsafe { GuestDebug::new(0x1000..0x2004) }
     }
 
@@ -300,7 +302,7 @@ mod tests {
                 }
             }
         }
-        // Eight bytes that begin within the range and end behind it.
+        // These are eight bytes that begin within the range and end beyond it.
         let straddling = debug().set(0, Some((0x2000, Access::Write(Width::Eight))));
         let refused = DebugError::NotTheGuests { address: 0x2000, bytes: 8 };
         assert_eq!(straddling, Err(refused));
@@ -308,7 +310,7 @@ mod tests {
 
     #[test]
     fn the_end_of_the_address_space_is_no_way_around() {
-        // SAFETY: never armed.
+        // SAFETY: these breakpoints are never armed.
         let mut debug = unsafe { GuestDebug::new(0..u64::MAX) };
         let last = u64::MAX - 7;
         let refused = DebugError::NotTheGuests { address: last, bytes: 8 };
@@ -328,13 +330,13 @@ mod tests {
         debug.set(1, None).unwrap();
         assert_eq!(debug.dr7(), 0xF000_0441);
         assert_eq!(debug.set(4, None), Err(DebugError::NoSuchBreakpoint(4)));
-        // Neither LE nor GE, as the documentation has it.
+        // LE and GE are clear, as the documentation of `dr7` has it.
         assert_eq!(debug.dr7() & 0b11 << 8, 0);
     }
 
     #[test]
     fn a_match_is_a_guests_if_that_breakpoint_is_its_own() {
-        // Every match, a single step and the bits that are constant.
+        // DR6 with every match, a single step and the bits that are constant.
         let all = DebugCauses::DR6_CLEAR | 1 << 14 | 0b1111;
         let none = all & !0b1111;
         assert_eq!(of_guests(all, None), none);

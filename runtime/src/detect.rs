@@ -47,13 +47,14 @@ impl Detect for HostFeatures {
     }
 }
 
-/// What a CPU needs whose host has return thunks or has none.
+/// What the faults of a CPU ask for, on a host that has return thunks (`untrained`) or has none.
 pub(crate) fn assess(features: HostFeatures, vendor: Vendor, untrained: bool) -> Assessment {
     let features = if untrained { features.with_return_thunks() } else { features };
     Assessment::of(&features, vendor)
 }
 
-/// S_CET.ENDBR_EN (Intel SDM vol. 1, 17.1), on CPUs that have indirect branch tracking.
+/// Whether S_CET.ENDBR_EN is set (Intel SDM vol. 1, 17.1), on CPUs that have indirect branch
+/// tracking.
 fn endbranch_enabled() -> bool {
     const CET_IBT: u32 = 1 << 20;
     // CR4.CET is set, so leaf 7 exists.
@@ -62,7 +63,8 @@ fn endbranch_enabled() -> bool {
     tracking && unsafe { read_msr(MsrName::SCet.address()) } & s_cet::ENDBR_EN != 0
 }
 
-/// EFER.AIBRSE (AMD APM vol. 2, 3.1.7); reserved, and zero, on CPUs without automatic IBRS.
+/// Whether EFER.AIBRSE is set (AMD APM vol. 2, 3.1.7). The bit is reserved, and zero, on CPUs
+/// without automatic IBRS.
 fn automatic_ibrs() -> bool {
     const AIBRSE: u64 = 1 << 21;
     // SAFETY: every 64-bit CPU has EFER; reading it changes nothing.
@@ -70,7 +72,7 @@ fn automatic_ibrs() -> bool {
     efer & AIBRSE != 0
 }
 
-/// Empty where there is none: nothing is restricted then.
+/// Reads SPEC_CTRL. The result is empty on a CPU without this MSR: nothing is restricted there.
 fn spec_ctrl(says: Speculation) -> SpecCtrl {
     if !says.has_spec_ctrl() {
         return SpecCtrl::empty();
@@ -79,7 +81,8 @@ fn spec_ctrl(says: Speculation) -> SpecCtrl {
     SpecCtrl::from_bits_retain(unsafe { read_msr(MsrName::SpecCtrl.address()) })
 }
 
-/// Empty where there is none: transactions do not abort then, if there are any.
+/// Reads IA32_TSX_CTRL. The result is empty on a CPU without this MSR: transactions, if the CPU has
+/// any, do not abort there.
 fn tsx_ctrl(capabilities: ArchCapabilities) -> TsxCtrl {
     if !capabilities.contains(ArchCapabilities::TSX_CTRL) {
         return TsxCtrl::empty();
@@ -88,7 +91,8 @@ fn tsx_ctrl(capabilities: ArchCapabilities) -> TsxCtrl {
     TsxCtrl::from_bits_retain(unsafe { read_msr(MsrName::TsxCtrl.address()) })
 }
 
-/// `None` where there is none: the microcode has not got what it could switch off then.
+/// Reads IA32_MCU_OPT_CTRL. The result is `None` on a CPU without this MSR: its microcode has
+/// nothing that the MSR could switch off.
 fn mcu_opt_ctrl(says: Speculation, capabilities: ArchCapabilities) -> Option<McuOptCtrl> {
     has_mcu_opt_ctrl(says, capabilities).then(|| {
         // SAFETY: the MSR exists where CPUID or IA32_ARCH_CAPABILITIES reports one of its bits;
@@ -98,13 +102,15 @@ fn mcu_opt_ctrl(says: Speculation, capabilities: ArchCapabilities) -> Option<Mcu
     })
 }
 
-/// Whether one of its bits is reported (Intel SDM vol. 4, IA32_MCU_OPT_CTRL).
+/// Whether IA32_MCU_OPT_CTRL exists: one of its bits is reported (Intel SDM vol. 4,
+/// IA32_MCU_OPT_CTRL).
 const fn has_mcu_opt_ctrl(says: Speculation, capabilities: ArchCapabilities) -> bool {
     let of_capabilities = ArchCapabilities::GDS_CTRL.union(ArchCapabilities::FB_CLEAR_CTRL);
     says.contains(Speculation::SRBDS_CTRL) || capabilities.intersects(of_capabilities)
 }
 
-/// Empty where there is none: the CPU is then taken to suffer from everything.
+/// Reads IA32_ARCH_CAPABILITIES. The result is empty on a CPU without this MSR, which is then taken
+/// to have every fault.
 fn arch_capabilities(says: Speculation) -> ArchCapabilities {
     if !says.contains(Speculation::ARCH_CAPABILITIES) {
         return ArchCapabilities::empty();

@@ -1,4 +1,4 @@
-//! The one call into emitted code.
+//! The entry of a guest: the one call into emitted code, and everything around it.
 
 use core::arch::asm;
 use core::ptr::NonNull;
@@ -23,61 +23,64 @@ use crate::predictors::Barriers;
 use crate::registers;
 use crate::state::{self, Exchanged, Running, StateError};
 
-/// Why a guest was not entered. It is as it was.
+/// Why a guest was not entered. The guest is as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EnterError {
-    /// An interrupt could come between loading the guest's state and entering it, or this is
-    /// another CPU than that of `install`.
+    /// Interrupts are enabled, so that one could come between loading the guest's state and
+    /// entering it; or this is another CPU than that of `install`.
     #[error(transparent)]
     NotHere(#[from] NotHere),
     /// This CPU is not as it has to be for guests to run, or not as `install` has found it.
     #[error(transparent)]
     State(#[from] StateError),
-    /// What the emitted code compares with selectors is not zero-extended, as the proofs take it to
-    /// be.
+    /// CS or SS in the guest's frame is not a zero-extended selector. The emitted code compares it
+    /// with selectors, and the proofs take it to be zero-extended.
     #[error("the guest's {register} is {found:#x}, which is no selector")]
     NoSelector {
-        /// CS or SS.
+        /// The register: CS or SS.
         register: &'static str,
-        /// What the frame has.
+        /// The value that the frame has.
         found: u64,
     },
-    /// LIDT would fault.
+    /// The switcher's IDT does not lie at a canonical address: LIDT would fault.
     #[error("the switcher's IDT cannot be loaded: {0}")]
     Idt(#[from] NonCanonical),
-    /// Addresses that are canonical there are none here.
+    /// The guest was made for another paging mode: addresses that are canonical in that one may not
+    /// be so here.
     #[error("the guest was made for {guest} paging, but this host has {host}")]
     OtherPaging {
-        /// What [`Guest::new`] was told.
+        /// The mode that [`Guest::new`] was given.
         guest: PagingMode,
-        /// The switcher's.
+        /// The switcher's mode.
         host: PagingMode,
     },
-    /// Loading it would fault in ring 0.
+    /// A root has a PCID although CR4.PCIDE is clear: loading it would fault in ring 0.
     #[error("the root of {0:?} has a PCID, but CR4.PCIDE is not set")]
     PcidWithoutPcide(Mode),
-    /// The TLB would mix their translations.
+    /// The guest's two roots have one PCID: the TLB would mix their translations.
     #[error("the roots of smod and umod have the same PCID")]
     SharedPcid,
-    /// The TLB would mix the host's translations with a guest's.
+    /// The host's own CR3 has a PCID of the guests': the TLB would mix the host's translations with
+    /// a guest's.
     #[error("the host's CR3 is {cr3:#x}: PCIDs from 32 on are the guests'")]
     HostPcid {
         /// The register's value.
         cr3: u64,
     },
-    /// Translations of the guest's would be left under the host's PCID 0.
+    /// Translations of the guest's root, which has no PCID, would be left under PCID 0, which is
+    /// another one than the host's CR3 has.
     #[error(
         "the root of {mode:?} has no PCID, so it is loaded under PCID 0, and the host's CR3 is {cr3:#x}: \
          give the root a PCID, or enter it from a host on PCID 0"
     )]
     RootWithoutPcid {
-        /// Whose root.
+        /// The mode whose root has no PCID.
         mode: Mode,
-        /// CR3's value.
+        /// The value of the host's CR3.
         cr3: u64,
     },
-    /// There is nothing to load into CR3.
+    /// The guest has no root for its mode: there is nothing to load into CR3.
     #[error("the guest is in {0:?}, whose root is not prepared")]
     NoRoot(Mode),
 }
@@ -87,48 +90,50 @@ impl Cpu<'_> {
     /// the switcher's IDT is loaded; on return, also with an error, it is the host's.
     ///
     /// What it uses up: KERNEL_GS_BASE (the guest's GS base on return; a host with processes of its
-    /// own saves theirs), CR2 (part of the exit: do not read the register later), DR6 (of the
-    /// host's it has no cause any more), and the stack below sp0, where the guest's registers are
-    /// put: this must not be called *on* that stack. In variants with `ibrs`, IBRS is set in
-    /// SPEC_CTRL on return: a host that runs without it clears it.
+    /// own saves theirs), CR2 (part of the exit: do not read the register later), DR6 (which
+    /// reports no cause of the host's any more), and the stack below sp0, where the guest's
+    /// registers are put: this must not be called *on* that stack. In variants with `ibrs`, IBRS is
+    /// set in SPEC_CTRL on return: a host that runs without it clears it.
     ///
     /// What it exchanges: all that [`CPU_STATE`](crate::CPU_STATE) says, such as segment registers,
     /// FS base and DEBUGCTL; and DR0 to DR3, if the guest has breakpoints. Without any, what the
     /// host has left in them stays there, disarmed.
     ///
     /// What it leaves alone: FPU, SSE and further state. The guest runs with the host's, and leaves
-    /// its own, but for MXCSR and the x87 control word, which the host gets back. A host whose
-    /// guests use them, or may not see its own, switches them in the `call` of
-    /// [`enter_with`](Self::enter_with): between it and the guest there is no code but the
+    /// its own, except for MXCSR and the x87 control word, which the host gets back. A host whose
+    /// guests use such state, or must not see the host's, switches it in the `call` of
+    /// [`enter_with`](Self::enter_with): between that and the guest there is no code but the
     /// switcher.
     ///
-    /// Its stack: less than 1.5 KiB, in an optimised build. It allocates nothing. Its call into the
-    /// emitted code is a retpoline, or, in variants with `untrain`, an IRETQ: a host with thunks of
-    /// its own for either brings them in [`enter_with`](Self::enter_with).
+    /// It needs less than 1.5 KiB of stack, in an optimised build, and allocates nothing. Its call
+    /// into the emitted code is a retpoline, or, in variants with `untrain`, an IRETQ: a host with
+    /// thunks of its own for either uses them in [`enter_with`](Self::enter_with).
     ///
     /// # Errors
     /// If interrupts are enabled, if this is not the CPU of `install`, or if the guest's state
     /// cannot be entered: see [`EnterError`].
     pub fn enter(&mut self, guest: &mut Guest) -> Result<Exit, EnterError> {
         let cr0 = cr0_first();
-        // Each is called by its name: which one it is must not become an indirect call.
+        // Each function is called by its name: the choice must not become an indirect call.
         if self.switcher.variant().mitigations().untrain {
             // SAFETY: `run` passes the entry of the switcher, ready to be called.
             let call = |entry| unsafe { call_by_iret(entry) };
-            // SAFETY: it calls what it is given once, as `enter_with` asks.
+            // SAFETY: the closure calls what it is given exactly once, and `call_by_iret` keeps
+            // what `enter_with` asks.
             unsafe { self.run(cr0, guest, call) }
         } else {
-            // SAFETY: as above.
+            // SAFETY: `run` passes the entry of the switcher, ready to be called.
             let call = |entry| unsafe { call(entry) };
-            // SAFETY: as above.
+            // SAFETY: the closure calls what it is given exactly once, and `call` keeps what
+            // `enter_with` asks.
             unsafe { self.run(cr0, guest, call) }
         }
     }
 
-    /// As [`enter`](Self::enter), but leaves the call itself to `call`: for hosts that must do
-    /// something of their own directly around it. `call` itself is called indirectly, unless the
-    /// compiler sees which one it is: a host whose indirect calls must be retpolines compiles this
-    /// crate so, like the rest of its code.
+    /// Does what [`enter`](Self::enter) does, but leaves the call itself to `call`: for hosts that
+    /// must do something of their own directly around it. `call` itself is called indirectly,
+    /// unless the compiler sees which function it is: a host whose indirect calls must be
+    /// retpolines compiles this crate with them, like the rest of its code.
     ///
     /// # Errors
     /// As [`enter`](Self::enter).
@@ -136,10 +141,11 @@ impl Cpu<'_> {
     /// # Safety
     /// `call` must call the function at the address it is given exactly once, as `extern "C" fn()
     /// -> *mut PtRegs` with interrupts off, and return what that returns. The function may change
-    /// MXCSR and the x87 state, which `call` must restore. `call` must not change CR2 after it. It
-    /// leaves PKRU alone (no component 9 of XSAVE) and accesses no user page. The switcher's IDT is
-    /// loaded: a fault of `call`'s own is the end ([`Hooks::fatal`](crate::Hooks::fatal)), and GS
-    /// base must stay the per-CPU block's. For the rest it keeps to what follows.
+    /// MXCSR and the x87 state, which `call` must restore. `call` must not change CR2 after the
+    /// call. It leaves PKRU alone (no component 9 of XSAVE) and accesses no user page. The
+    /// switcher's IDT is loaded: a fault in `call` itself is fatal
+    /// ([`Hooks::fatal`](crate::Hooks::fatal)), and GS base must stay the per-CPU block's. The
+    /// following must be kept, too.
     ///
     #[doc = include_str!("../EXCHANGED.md")]
     pub unsafe fn enter_with(
@@ -151,14 +157,15 @@ impl Cpu<'_> {
         // SAFETY: the caller says what `call` does with the entry of the switcher, which `run`
         // passes.
         let call = |entry| unsafe { call(entry) };
-        // SAFETY: as the caller says.
+        // SAFETY: the caller vouches that `call` does what `run` asks, which is what this function
+        // asks.
         unsafe { self.run(cr0, guest, call) }
     }
 
-    /// All of it but the call.
+    /// Does all that `enter` does, with `call` for the call.
     ///
     /// # Safety
-    /// As [`enter_with`](Self::enter_with) has it, of `call`.
+    /// `call` must be as [`enter_with`](Self::enter_with) asks.
     unsafe fn run(
         &mut self,
         cr0: u64,
@@ -177,7 +184,8 @@ impl Cpu<'_> {
             check_host_pcid(guest, cr3)?;
         }
         let idt = self.switcher.idt().pointer(paging)?;
-        // The last that can fail: it notes which translations the TLB will have.
+        // This is the last step that can fail, because it notes which translations the TLB will
+        // have.
         let extra = guest.tss_extra(cr3, &mut self.clean);
         let mut extra = extra.ok_or(EnterError::NoRoot(guest.mode()))?;
         if mitigations.ibrs {
@@ -200,9 +208,10 @@ impl Cpu<'_> {
             // SAFETY: `install` found a writable data segment of DPL 0 behind this selector.
             unsafe { SS::set_reg(kernel_ds) };
         }
-        // SAFETY: CPL 0, as this function has read CR3; `check` has found interrupts to be off, and
-        // `install` the stacks to be there. The entries are in the sealed image of the switcher,
-        // which owns the table and is borrowed until the host's is loaded again.
+        // SAFETY: this is CPL 0, as this function has read CR3; `NotHere::check` has found
+        // interrupts to be off, and `install` the stacks to be there. The entries are in the sealed
+        // image of the switcher, which owns the table and is borrowed until the host's is loaded
+        // again.
         let host_idt = unsafe { Idt::load(idt) };
         let cet = running.now.cr4 & cr4::CET != 0;
         let context = Context { has: self.has, per_cpu: block, pku, cet };
@@ -213,8 +222,8 @@ impl Cpu<'_> {
         // off. `GuestRoot`, `PvcsPage` and `install` carry the host's promises about the rest.
         let frame = call(self.switcher.address(Label::EnterGuest));
 
-        // Before anything can fault or be interrupted and change it: an NMI handler of the host's,
-        // which may do both, comes only once its IDT is back.
+        // CR2 is read before anything can fault, or be interrupted, and change it: an NMI handler
+        // of the host's, which may do both, comes only once its IDT is back.
         let cr2 = registers::cr2();
         // SAFETY: the switcher returns the address of the frame that an exit has built on the sp0
         // stack, which is the host's.
@@ -222,20 +231,22 @@ impl Cpu<'_> {
         let dr6 = || debug::of_guests(take_dr6(), guest.debug.as_ref());
         let exit = Exit::from_frame(regs.orig_ax, || cr2, dr6);
         let look = cfg!(debug_assertions);
-        // SAFETY: as for loading: nothing here changes CPU.
+        // SAFETY: the same context as for `load`; this runs between `load` and `restore`, and the
+        // CPU does not change in between.
         let touched = if look { unsafe { exchanged.touched(&context, guest) } } else { None };
-        // SAFETY: as above.
+        // SAFETY: the same context as for `load`, after it, and on the same CPU.
         unsafe { exchanged.restore(&context, guest) };
         // SAFETY: the switcher has returned, which it does on the host's root; nothing here changes
         // CPU.
         unsafe { host_idt.restore() };
-        // SAFETY: as for the write: the switcher has let go of the block.
+        // SAFETY: `install` was given a valid block; the switcher has returned, so it does not use
+        // the block.
         let extra = unsafe { self.tss_extra().read() };
-        // Until the next entry nothing invites a direct switch, whoever executes a SYSCALL.
-        // SAFETY: as above.
+        // From here to the next entry, nothing allows a direct switch, whoever executes a SYSCALL.
+        // SAFETY: the block is this CPU's alone, and no guest is running.
         unsafe { self.tss_extra().write(idle()) };
         guest.take_back(regs, &extra);
-        // Not before everything is the host's again: its panic may need that.
+        // This comes after everything is the host's again: the host's panic may need that.
         debug_assert!(
             touched.is_none(),
             "{touched:?}: a hook, or the `call` of `enter_with`, has changed what it must leave as it is"
@@ -243,7 +254,7 @@ impl Cpu<'_> {
         Ok(exit)
     }
 
-    /// Empties this CPU's branch predictors, that of returns among them, where there is a way to.
+    /// Empties this CPU's branch predictors, that of returns among them, as far as the CPU can.
     fn barrier(&self) {
         // SAFETY: CPL 0, at which the switcher was installed; `has` is what CPUID says of this CPU.
         unsafe { barrier::empty_predictors(self.has.ibpb) };
@@ -251,35 +262,36 @@ impl Cpu<'_> {
 
     /// To be called before code of the host's at CPL 3 runs on this CPU, such as the user part of a
     /// virtual machine monitor: what a guest has trained would steer it (VMScape, CVE-2025-40300).
-    /// One IBPB, if a guest has run since the last, and if the CPU has it, whatever
-    /// [`set_barriers`](Self::set_barriers) says. What that code trains would steer guests in turn:
-    /// the next one that is entered is behind a barrier, unless those are the host's.
+    /// It executes one IBPB if a guest has run since the last one and the CPU has the command,
+    /// whatever [`set_barriers`](Self::set_barriers) says. What that code trains would steer guests
+    /// in turn: the next guest is entered after a barrier, unless barriers between guests are the
+    /// host's.
     ///
     /// # Errors
-    /// If this is not the CPU of `install`, or may be another one in the middle of it: the barrier
-    /// would be had by the wrong one, and is still owed.
+    /// If this is not the CPU of `install`, or if this code could be moved to another one
+    /// meanwhile: the barrier would happen on the wrong CPU, and is still to be made.
     pub fn barrier_before_user_mode(&mut self) -> Result<(), NotHere> {
         self.is_here()?;
         self.forget_training();
         Ok(())
     }
 
-    /// On this CPU, nothing of a guest's steers what comes.
+    /// Makes sure that nothing a guest has trained steers what comes next on this CPU.
     pub(crate) fn forget_training(&mut self) {
         if self.predictors.leave() {
             self.barrier();
         }
     }
 
-    /// Who sees to the barrier before a guest of another [domain](crate::Domain) than the last
-    /// one's. [`Barriers::Enter`], unless this is called. What has run without a barrier meanwhile
-    /// is remembered.
+    /// Sets who makes the barrier before a guest of another [domain](crate::Domain) than the last
+    /// one's. It is [`Barriers::Enter`] unless this is called. What has run without a barrier
+    /// before this call is remembered.
     pub const fn set_barriers(&mut self, barriers: Barriers) {
         self.barriers = barriers;
     }
 
-    /// How many barriers this CPU's guests, and the host's user mode after them, have made
-    /// necessary, but for those left to the host. Each was an IBPB, if the CPU has it.
+    /// How many barriers the guests of this CPU, and the host's user mode after them, have made
+    /// necessary, without those left to the host. Each was an IBPB, if the CPU has it.
     #[must_use]
     pub const fn barriers(&self) -> u64 {
         self.predictors.barriers()
@@ -295,9 +307,10 @@ impl Cpu<'_> {
     }
 }
 
-/// SPEC_CTRL for the host and for its guest: as it is, but for IBRS, which is for host code only.
-/// While it is set it does STIBP's work as well, so where it is not, STIBP is, if there is such a
-/// bit: or the other thread of the core would train the guest's branches (CVE-2023-1998).
+/// The values of SPEC_CTRL for the host and for its guest: the one that was found, except for IBRS,
+/// which is for host code only. While IBRS is set it does STIBP's work as well; where it is clear,
+/// STIBP is set, if the CPU has that bit, or the other thread of the core would train the guest's
+/// branches (CVE-2023-1998).
 fn spec_ctrl(found: u64, stibp: bool) -> (u32, u32) {
     const IBRS: u32 = 1;
     const STIBP: u32 = 1 << 1;
@@ -306,7 +319,7 @@ fn spec_ctrl(found: u64, stibp: bool) -> (u32, u32) {
     (found | IBRS, found & !IBRS | if stibp { STIBP } else { 0 })
 }
 
-/// Whether the TLB keeps the host's translations and a guest's apart, on a host with PCIDs.
+/// Checks that the TLB keeps the host's translations and a guest's apart, on a host with PCIDs.
 fn check_host_pcid(guest: &Guest, host: Cr3) -> Result<(), EnterError> {
     let cr3 = host.bits();
     if !GuestPcid::is_hosts(host) {
@@ -323,18 +336,18 @@ fn check_host_pcid(guest: &Guest, host: Cr3) -> Result<(), EnterError> {
     Ok(())
 }
 
-/// CR0, as the host has it. With CR0.TS set, anything else could use a vector register and fault,
-/// and a host that gives the FPU to whoever faults has cleared the bit by then. So it is read
-/// first.
+/// CR0, as the host has it. It is read before anything else: with CR0.TS set, any other code could
+/// use a vector register and fault, and a host that gives the FPU to whoever faults would have
+/// cleared the bit by then.
 #[inline(always)]
 fn cr0_first() -> u64 {
     let cr0 = registers::cr0();
-    // No copy through a vector register may be made before that.
+    // No copy through a vector register may be made before CR0 is read.
     compiler_fence(Ordering::SeqCst);
     cr0
 }
 
-/// Whether `guest` may be entered on a switcher of this variant.
+/// Checks whether `guest` may be entered on a switcher of this variant.
 fn check(guest: &Guest, variant: &Variant) -> Result<(), EnterError> {
     let Config { paging, pcid, .. } = variant.config();
     if guest.paging() != paging {
@@ -365,8 +378,8 @@ fn idle() -> TssExtra {
     extra
 }
 
-/// DR6 after a #DB, which is clear afterwards: the hardware sets its bits and never clears them, so
-/// what is left in it would be taken for a cause of the next #DB (Intel SDM vol. 3, 18.2.3).
+/// Returns DR6 after a #DB, and clears it: the hardware sets its bits and never clears them, so a
+/// bit that is left would be taken for a cause of the next #DB (Intel SDM vol. 3, 18.2.3).
 fn take_dr6() -> u64 {
     let dr6: u64;
     // SAFETY: DR6 only reports. DR7.GD would make the access fault, but the hardware clears it when
@@ -383,8 +396,8 @@ fn take_dr6() -> u64 {
     dr6
 }
 
-/// Calls emitted code. It keeps what the System V ABI asks of a function except MXCSR and the x87
-/// state, which the guest has changed as it liked.
+/// A function that calls emitted code. The code preserves what the System V ABI asks of a function,
+/// except MXCSR and the x87 state, which the guest has changed as it liked.
 macro_rules! call {
     ($(#[$doc:meta])* $name:ident, [$($instruction:literal),*]) => {
         $(#[$doc])*
@@ -416,8 +429,8 @@ macro_rules! call {
 }
 
 call!(
-    /// A retpoline: no branch predictor but that of returns is asked where it leads, and that one
-    /// says, to the trap. An indirect call would be steered by what a guest has trained, on a host
+    /// A retpoline: only the predictor of returns is asked where it leads, and that one answers
+    /// with the trap. An indirect call would be steered by what a guest has trained, on a host
     /// without IBRS (spec/hazards.md, row 41).
     ///
     /// # Safety
@@ -427,7 +440,7 @@ call!(
     [
         "call 3f",
         "jmp 5f",
-        // RSP -> the address behind the first call.
+        // RSP -> the address after the first call.
         "3: call 4f",
         "2: pause",
         "lfence",
@@ -442,17 +455,17 @@ call!(
     ]
 );
 
-/// A call of what a register has by IRETQ, whose target no branch predictor is asked for: it
+/// Calls the address in a register by IRETQ, whose target no branch predictor is asked for: IRETQ
 /// serialises, so that nothing is fetched before it has retired (AMD APM vol. 2, 7.6.4; Intel SDM
-/// vol. 3, 9.3). It stays at this privilege level, with the same flags and, but for its frame, the
-/// same stack. NMIs are not blocked here, so it unblocks none.
+/// vol. 3, 9.3). It stays at this privilege level, with the same flags and, except for its frame,
+/// the same stack. NMIs are not blocked here, so it unblocks none.
 macro_rules! by_iret {
     ($asm:ident, $entry:literal, [$($before:literal),*], [$($behind:tt)*]) => {
         $asm! {
             $($before,)*
             "call 3f",
             "jmp 5f",
-            // RSP -> the address behind the call.
+            // RSP -> the address after the call.
             "3: mov rax, rsp",
             "mov ecx, ss",
             "push rcx",
@@ -468,18 +481,19 @@ macro_rules! by_iret {
         }
     };
 }
-/// For hosts whose RETs go through a thunk, which only they know: a RET of a retpoline's would be
-/// none that has been untrained, and a jump to their thunk would be indirect. LFENCE in front of an
-/// indirect call is no mitigation (CVE-2021-26401, AMD-SB-1036).
+/// The call for hosts whose RETs go through a thunk, which only they know: the RET of a retpoline
+/// would be one that has not been untrained, and a jump to their thunk would be indirect. LFENCE in
+/// front of an indirect call is no mitigation (CVE-2021-26401, AMD-SB-1036).
 ///
 /// # Safety
-/// As for [`call`].
+/// The same must hold as for [`call`].
 unsafe fn call_by_iret(entry: u64) -> *mut PtRegs {
     let mut saved = FloatingPoint { mxcsr: 0, x87_control: 0 };
     let frame: *mut PtRegs;
-    // SAFETY: as in `call`. IRETQ to where this code is, at this level, with the selectors that are
-    // loaded: SS is null or of this level, as CPL 0 needs it, and its descriptors are in the GDT,
-    // which `install` has judged.
+    // SAFETY: the caller vouches for `entry`, and the registers are kept as in `call`. The IRETQ
+    // leads to where this code is, at this level, with the selectors that are loaded: SS is null or
+    // of this level, as CPL 0 needs it, and its descriptors are in the GDT, which `install` has
+    // judged.
     unsafe {
         by_iret!(
             asm,
@@ -529,13 +543,14 @@ mod tests {
             assert_ne!(spec_ctrl(found, true).1 & STIBP, 0);
             let (host, guest) = spec_ctrl(found, false);
             assert_eq!(guest & STIBP, found as u32 & STIBP, "a bit that does not exist is not set");
-            // Everything but IBRS and STIBP is the host's for both: SSBD, BHI_DIS_S, PSFD.
+            // Everything but IBRS and STIBP has the host's value for both: SSBD, BHI_DIS_S, PSFD.
             assert_eq!(guest | 0b11, host | 0b11);
         }
     }
 
     core::arch::global_asm!(
-        // A guest run: every caller-saved register, MXCSR and the x87 state are lost.
+        // This stands for a guest's run: every caller-saved register, MXCSR and the x87 state are
+        // lost.
         ".global switcher_runtime_test_guest",
         "switcher_runtime_test_guest:",
         "push 0x1FC0",
@@ -611,7 +626,7 @@ mod tests {
     fn a_root_with_a_pcid_is_refused_where_there_are_none() {
         let state = HostState { pcid: true, ..HostState::PLAIN };
         let enabled = state.pcid_enabled().unwrap();
-        // SAFETY: never entered.
+        // SAFETY: the root is never entered.
         let plain = unsafe { GuestRoot::new(Cr3::new(0x1000).unwrap()) };
         let tagged = plain.with_pcid(GuestPcid::new(32, enabled).unwrap());
         for (root, refused) in [(plain, false), (tagged, true)] {
@@ -625,7 +640,7 @@ mod tests {
         let mut guest = guest();
         guest.set_root(Mode::Umod, Some(tagged));
         assert_eq!(check(&guest, &with_pcid), Ok(()));
-        // SAFETY: never entered.
+        // SAFETY: the root is never entered.
         let other = unsafe { GuestRoot::new(Cr3::new(0x2000).unwrap()) };
         guest.set_root(Mode::Smod, Some(other.with_pcid(GuestPcid::new(32, enabled).unwrap())));
         assert_eq!(check(&guest, &with_pcid), Err(EnterError::SharedPcid));
@@ -633,7 +648,7 @@ mod tests {
 
     #[test]
     fn a_root_without_a_pcid_is_entered_from_the_hosts_pcid_0_alone() {
-        // SAFETY: never entered.
+        // SAFETY: the root is never entered.
         let plain = unsafe { GuestRoot::new(Cr3::new(0x1000).unwrap()) };
         let state = HostState { pcid: true, ..HostState::PLAIN };
         let enabled = state.pcid_enabled().unwrap();
@@ -662,7 +677,8 @@ mod tests {
     fn floating_point_control_survives_a_guest_that_changes_it() {
         let before = floating_point();
         for call in [call, call_by_iret, call] {
-            // SAFETY: the test's own function, which keeps the ABI but for floating point control.
+            // SAFETY: the function is the test's own, and keeps the ABI except for floating-point
+            // control.
             let frame = unsafe { call(switcher_runtime_test_guest as *const () as u64) };
             assert_eq!(frame.addr(), 0x1230);
             assert_eq!(floating_point(), before);
@@ -685,8 +701,8 @@ mod tests {
         static switcher_runtime_test_by_iret_end: u8;
     }
 
-    /// CVE-2021-26401: LFENCE in front of an indirect branch is no mitigation; and where returns
-    /// are untrained, a RET here has not been.
+    /// LFENCE in front of an indirect branch is no mitigation (CVE-2021-26401), and where returns
+    /// are untrained, a RET here would be one that has not been.
     #[test]
     fn where_returns_are_untrained_nothing_that_is_predicted_leads_to_the_switcher() {
         let (start, end) = (
@@ -695,7 +711,7 @@ mod tests {
         );
         // SAFETY: between the two labels are instructions of this program's, which it may read.
         let code = unsafe { core::slice::from_raw_parts(start, end.addr() - start.addr()) };
-        // call over the JMP; jmp to the end.
+        // The bytes of: a CALL over the JMP; a JMP to the end.
         let rest = code.strip_prefix(&[0xE8, 2, 0, 0, 0, 0xEB, (code.len() - 7) as u8]).unwrap();
         // mov rax, rsp; mov ecx, ss; push rcx; push rax; pushfq; mov ecx, cs; push rcx; push rdx;
         // iretq; int3.

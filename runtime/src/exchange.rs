@@ -1,5 +1,5 @@
-//! What [`enter`](crate::Cpu::enter) exchanges around a guest: the guest gets its own, the host its
-//! own back.
+//! What [`enter`](crate::Cpu::enter) exchanges around a guest: the guest gets its own values, and
+//! the host gets its own back.
 //!
 //! Each kind is a type, which the table in `state.rs` names. All of it happens under the switcher's
 //! IDT, whose entries take any GS base and restore it, so an NMI between any two of these
@@ -15,50 +15,52 @@ use crate::guest::{DataSelectors, Guest};
 use crate::has::Has;
 use crate::registers;
 
-/// What the exchange depends on.
+/// What the exchange depends on, on this CPU.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Context {
     pub(crate) has: Has,
-    /// GS base in ring 0.
+    /// GS base in ring 0, which is the address of the per-CPU block.
     pub(crate) per_cpu: u64,
     /// Whether CR4.PKE is set.
     pub(crate) pku: bool,
-    /// Whether CR4.CET is.
+    /// Whether CR4.CET is set.
     pub(crate) cet: bool,
 }
 
 /// State that the guest and the host have by turns.
 pub(crate) trait Exchange {
-    /// What is kept of the host's meanwhile.
+    /// What is kept of the host's while the guest has its own.
     type Kept: core::fmt::Debug;
 
-    /// What is the guest's, or off, between the two functions: for who runs meanwhile.
+    /// The registers that are the guest's, or off, between `load` and `restore`: EXCHANGED.md tells
+    /// whoever runs then.
     const REGISTERS: &'static str;
 
-    /// Loads the guest's.
+    /// Keeps what the host has, and loads what is the guest's.
     ///
     /// # Safety
-    /// At CPL 0, with interrupts off, under the switcher's IDT, on the CPU of `context`, which
-    /// tells the truth about it. `check_running` has found the guest to be fit.
+    /// Must be called at CPL 0, with interrupts off, under the switcher's IDT, on the CPU of
+    /// `context`, which tells the truth about it. `check_running` has found the guest to be fit.
     unsafe fn load(context: &Context, guest: &Guest) -> Self::Kept;
 
-    /// Whether what neither CPL 3 nor the switcher can have changed is still what `load` has made
-    /// it. If it is not, a hook or the host's call has changed it, and `restore` would not know.
+    /// Whether what neither CPL 3 nor the switcher can have changed is still as `load` has left it.
+    /// If it is not, a hook or the host's call has changed it, and `restore` would not know.
     ///
     /// # Safety
-    /// The same, between the other two on this CPU.
+    /// The contract of `load` holds; this is called between `load` and `restore`, on the same CPU.
     unsafe fn is_untouched(_: &Context, _: &Self::Kept, _: &Guest) -> bool {
         true
     }
 
-    /// Takes the guest's back, and loads the host's.
+    /// Takes back what the guest has, and loads what the host had.
     ///
     /// # Safety
-    /// The same, after `load` on this CPU, whose result `kept` is.
+    /// The contract of `load` holds; `load` has been called on this CPU, and has returned `kept`.
     unsafe fn restore(context: &Context, kept: Self::Kept, guest: &mut Guest);
 }
 
-/// Protection keys of user pages, of which neither the switcher nor what calls it accesses any.
+/// PKRU: the protection keys of user pages. Neither the switcher nor what calls it accesses a user
+/// page.
 pub(crate) struct Pkru;
 
 impl Exchange for Pkru {
@@ -67,13 +69,13 @@ impl Exchange for Pkru {
     const REGISTERS: &'static str = "PKRU, where CR4.PKE is set";
 
     unsafe fn load(context: &Context, guest: &Guest) -> Option<u32> {
-        // SAFETY: CR4.PKE is set.
+        // SAFETY: CR4.PKE is set, and nothing in ring 0 accesses user pages until `restore`.
         context.pku.then(|| unsafe { exchange_pkru(guest.pkru) })
     }
 
     unsafe fn restore(_: &Context, kept: Option<u32>, guest: &mut Guest) {
         if let Some(host) = kept {
-            // SAFETY: as above; this is what the host had.
+            // SAFETY: CR4.PKE is set, and `host` is the value that the host had.
             guest.pkru = unsafe { exchange_pkru(host) };
         }
     }
@@ -82,20 +84,21 @@ impl Exchange for Pkru {
 /// Loads a PKRU and returns the former one. WRPKRU is slow, and mostly nothing changes.
 ///
 /// # Safety
-/// CR4.PKE must be set, and nobody may use user pages that the PKRU keeps from them.
+/// CR4.PKE must be set, and nobody may rely on access to user pages that the new PKRU denies.
 unsafe fn exchange_pkru(new: u32) -> u32 {
     let old: u32;
     // SAFETY: the caller vouches for CR4.PKE; ECX is 0.
     unsafe { asm!("rdpkru", in("ecx") 0, out("eax") old, out("edx") _, options(nomem, nostack)) };
     if new != old {
-        // SAFETY: as above; EDX is 0 as well. What changes is the caller's promise.
+        // SAFETY: the caller vouches for CR4.PKE; ECX and EDX are 0. That PKRU changes is what the
+        // caller wants.
         unsafe { asm!("wrpkru", in("eax") new, in("ecx") 0, in("edx") 0, options(nostack)) };
     }
     old
 }
 
-/// The inactive GS base, which the switcher makes the active one. The host has no use for what it
-/// was.
+/// The inactive GS base, which the switcher makes the active one for the guest. The host has no use
+/// for the value that it had.
 pub(crate) struct GsBase;
 
 impl Exchange for GsBase {
@@ -110,13 +113,13 @@ impl Exchange for GsBase {
     }
 
     unsafe fn restore(_: &Context, (): (), guest: &mut Guest) {
-        // SAFETY: an MSR of every CPU with long mode.
+        // SAFETY: every CPU with long mode has the MSR; reading it changes nothing.
         guest.take_gs_base(unsafe { registers::read_msr(MsrName::KernelGsBase.address()) });
     }
 }
 
-/// The data segment registers, and FS base, which loading FS may change. GS base, which loading GS
-/// may change, is the per-CPU block's all the time.
+/// The data segment registers, and FS base, which loading FS may change. Loading GS may change GS
+/// base, which is set to the per-CPU block again at once.
 pub(crate) struct Segments;
 
 impl Exchange for Segments {
@@ -130,7 +133,7 @@ impl Exchange for Segments {
         // SAFETY: `check_running` has found that they load without a fault. Nothing in ring 0 uses
         // DS or ES in 64-bit mode, nor FS or GS before their bases are written.
         unsafe { load_selectors(host.0, selectors, context.per_cpu) };
-        // SAFETY: `set_fs_base` has checked it, or it was read from the register.
+        // SAFETY: `set_fs_base` has checked the address, or it was read from the register.
         unsafe { registers::set_fs_base(guest.fs_base()) };
         host
     }
@@ -139,26 +142,26 @@ impl Exchange for Segments {
         let found = registers::data_selectors();
         guest.selectors = DataSelectors::from_array(found);
         guest.take_fs_base(registers::fs_base());
-        // SAFETY: `check_running` has found that they load, by the GDT and the LDT that are loaded
-        // since.
+        // SAFETY: `check_running` has found that the host's selectors load, by the GDT and the LDT
+        // that are loaded now.
         unsafe { load_selectors(found, selectors, context.per_cpu) };
-        // SAFETY: this is what it was.
+        // SAFETY: this is the value that FS base had before.
         unsafe { registers::set_fs_base(fs_base) };
     }
 }
 
-/// Loads those that are others than `now`, and GS base again if one of them was GS.
+/// Loads the selectors that differ from `now`, and GS base again if GS is among them.
 ///
 /// # Safety
-/// At CPL 0: each loads without a fault, and nobody uses what they change.
+/// Must be called at CPL 0: each selector loads without a fault, and nobody uses what changes.
 unsafe fn load_selectors(now: [u16; 4], wanted: [u16; 4], gs_base: u64) {
     if now == wanted {
         return;
     }
     let [ds, es, fs, gs] = wanted;
     if gs != now[3] {
-        // SAFETY: as the caller says; GS is not used between the two, but for NMIs and machine
-        // checks, whose entries take any GS base.
+        // SAFETY: the caller vouches for the selector. GS is not used between the two instructions,
+        // except by NMIs and machine checks, whose entries take any GS base.
         unsafe {
             asm!(
                 "mov gs, {0:x}",
@@ -169,7 +172,7 @@ unsafe fn load_selectors(now: [u16; 4], wanted: [u16; 4], gs_base: u64) {
             );
         }
     }
-    // SAFETY: as the caller says.
+    // SAFETY: the caller vouches for CPL 0 and the selectors.
     unsafe {
         asm!(
             "mov ds, {0:x}",
@@ -183,7 +186,7 @@ unsafe fn load_selectors(now: [u16; 4], wanted: [u16; 4], gs_base: u64) {
     }
 }
 
-/// What RDTSCP and RDPID show, if the guest has one of its own.
+/// TSC_AUX, which RDTSCP and RDPID show, if the guest has a value of its own.
 pub(crate) struct TscAux;
 
 impl Exchange for TscAux {
@@ -195,14 +198,14 @@ impl Exchange for TscAux {
         guest.tsc_aux.map(|guest| {
             // SAFETY: the MSR exists where RDTSCP does, which `for_host` asks for.
             let host = unsafe { registers::read_msr(MsrName::TscAux.address()) };
-            // SAFETY: as above; it takes any 32 bits. Hooks find their CPU by GS.
+            // SAFETY: the MSR exists, and takes any 32 bits. Hooks find their CPU by GS.
             unsafe { registers::write_msr(MsrName::TscAux.address(), guest.into()) };
             host
         })
     }
 
     unsafe fn is_untouched(_: &Context, kept: &Option<u64>, guest: &Guest) -> bool {
-        // SAFETY: as for loading.
+        // SAFETY: the MSR exists, as for `load`; reading it changes nothing.
         kept.is_none()
             || guest.tsc_aux.map(u64::from)
                 == Some(unsafe { registers::read_msr(MsrName::TscAux.address()) })
@@ -210,38 +213,41 @@ impl Exchange for TscAux {
 
     unsafe fn restore(_: &Context, kept: Option<u64>, _: &mut Guest) {
         if let Some(host) = kept {
-            // SAFETY: this is what it was.
+            // SAFETY: this is the value that the MSR had before.
             unsafe { registers::write_msr(MsrName::TscAux.address(), host) };
         }
     }
 }
 
-/// An MSR that has another value while a guest runs, if it has not that value already.
+/// Loads a value into an MSR for as long as a guest runs, unless the MSR has it already. Returns
+/// the value that it had.
 ///
 /// # Safety
-/// At CPL 0; it exists and takes the value, and no code of ring 0 relies on the old one meanwhile.
+/// Must be called at CPL 0; the MSR exists and takes the value, and no code of ring 0 relies on the
+/// old one meanwhile.
 unsafe fn load_instead(msr: u32, guest: u64) -> u64 {
-    // SAFETY: as the caller says.
+    // SAFETY: the caller vouches for CPL 0 and the MSR; reading it changes nothing.
     let host = unsafe { registers::read_msr(msr) };
     if host != guest {
-        // SAFETY: as the caller says.
+        // SAFETY: the caller vouches for CPL 0, the MSR and its value.
         unsafe { registers::write_msr(msr, guest) };
     }
     host
 }
 
-/// Puts it back.
+/// Puts the host's value back into an MSR, unless the guest has had the same one.
 ///
 /// # Safety
-/// The same; `host` is what `load_instead` has returned.
+/// The contract of `load_instead` holds; `host` is what it has returned for `msr` and `guest`.
 unsafe fn put_back(msr: u32, host: u64, guest: u64) {
     if host != guest {
-        // SAFETY: as the caller says.
+        // SAFETY: the MSR exists, and had this value before.
         unsafe { registers::write_msr(msr, host) };
     }
 }
 
-/// Shadow stacks and branch tracking of CPL 3: off, where there could be any.
+/// Shadow stacks and branch tracking of CPL 3: they are off while a guest runs, where there could
+/// be any.
 pub(crate) struct UserCet;
 
 impl UserCet {
@@ -259,26 +265,27 @@ impl Exchange for UserCet {
         if !Self::is_here(context) {
             return 0;
         }
-        // SAFETY: CPUID says that it exists; it has no effect in ring 0.
+        // SAFETY: CPUID says that the MSR exists; it has no effect in ring 0.
         unsafe { load_instead(MsrName::UCet.address(), 0) }
     }
 
     unsafe fn is_untouched(context: &Context, _: &u64, _: &Guest) -> bool {
-        // SAFETY: as for loading.
+        // SAFETY: the MSR exists, as for `load`; reading it changes nothing.
         !Self::is_here(context) || unsafe { registers::read_msr(MsrName::UCet.address()) } == 0
     }
 
     unsafe fn restore(_: &Context, kept: u64, _: &mut Guest) {
-        // SAFETY: it is not 0 only where the MSR exists.
+        // SAFETY: `kept` is not 0 only where the MSR exists, which had this value before.
         unsafe { put_back(MsrName::UCet.address(), kept, 0) };
     }
 }
 
-/// Debugging and tracing of what runs: off, but for bus locks where the host wants to be told.
+/// DEBUGCTL: debugging and tracing are off while a guest runs, except for bus locks where the host
+/// wants to be told of them.
 pub(crate) struct DebugCtl;
 
 impl DebugCtl {
-    /// What a guest runs with.
+    /// The value that a guest runs with.
     const fn of(context: &Context, guest: &Guest) -> u64 {
         let traps = guest.trap_bus_locks && context.has.bus_lock_detection;
         if traps { debugctl::BUS_LOCK_DETECT } else { 0 }
@@ -298,17 +305,18 @@ impl Exchange for DebugCtl {
     }
 
     unsafe fn is_untouched(_: &Context, (_, guest): &(u64, u64), _: &Guest) -> bool {
-        // SAFETY: as for loading. What a #DB clears (BTF and LBR) is clear.
+        // SAFETY: every 64-bit CPU has the MSR; reading it changes nothing. The bits that a #DB
+        // clears (BTF and LBR) are clear already.
         unsafe { registers::read_msr(MsrName::Debugctl.address()) == *guest }
     }
 
     unsafe fn restore(_: &Context, (host, guest): (u64, u64), _: &mut Guest) {
-        // SAFETY: this is what it was.
+        // SAFETY: every 64-bit CPU has the MSR, and it had this value before.
         unsafe { put_back(MsrName::Debugctl.address(), host, guest) };
     }
 }
 
-/// Sampling to memory: off, where there is any.
+/// PEBS, which samples to memory: it is off while a guest runs, where the CPU has it.
 pub(crate) struct Pebs;
 
 impl Exchange for Pebs {
@@ -320,28 +328,29 @@ impl Exchange for Pebs {
         if !context.has.pebs {
             return 0;
         }
-        // SAFETY: `Has` says that it exists.
+        // SAFETY: `Has` says that the MSR exists; it takes 0, and no code of ring 0 relies on
+        // samples.
         unsafe { load_instead(MsrName::PebsEnable.address(), 0) }
     }
 
     unsafe fn is_untouched(context: &Context, _: &u64, _: &Guest) -> bool {
-        // SAFETY: as for loading.
+        // SAFETY: the MSR exists, as for `load`; reading it changes nothing.
         !context.has.pebs || unsafe { registers::read_msr(MsrName::PebsEnable.address()) } == 0
     }
 
     unsafe fn restore(_: &Context, kept: u64, _: &mut Guest) {
-        // SAFETY: it is not 0 only where the MSR exists.
+        // SAFETY: `kept` is not 0 only where the MSR exists, which had this value before.
         unsafe { put_back(MsrName::PebsEnable.address(), kept, 0) };
     }
 }
 
-/// The guest's breakpoints, if it has any. Where AMD's CPUs have masks for their addresses, none is
-/// masked: a bit that does not count makes a breakpoint of the guest's one on addresses that nobody
-/// has looked at.
+/// The guest's breakpoints, if it has any. Where AMD's CPUs have masks for the addresses of
+/// breakpoints, the masks are 0 while a guest runs: with a bit that is masked, a breakpoint of the
+/// guest's would also be one on addresses that nobody has checked.
 pub(crate) struct Breakpoints;
 
 impl Breakpoints {
-    /// DR0_ADDR_MASK to DR3_ADDR_MASK (AMD APM vol. 2, 13.1.1.5), where they exist.
+    /// The MSRs DR0_ADDR_MASK to DR3_ADDR_MASK (AMD APM vol. 2, 13.1.1.5), where they exist.
     const fn masks(has: Has) -> &'static [u32] {
         if has.breakpoint_masks {
             &[0xC001_1027, 0xC001_1019, 0xC001_101A, 0xC001_101B]
@@ -351,7 +360,7 @@ impl Breakpoints {
     }
 }
 
-/// DR0 to DR3, and their masks.
+/// What the host has in DR0 to DR3, and in their masks.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct HostsBreakpoints {
     addresses: [u64; 4],
@@ -367,8 +376,8 @@ impl Exchange for Breakpoints {
         guest.debug.as_ref().map(|debug| {
             let mut host = HostsBreakpoints::default();
             for (kept, msr) in host.masks.iter_mut().zip(Self::masks(context.has)) {
-                // SAFETY: CPUID says that it exists, and it takes 0. Nothing is armed that it could
-                // matter to.
+                // SAFETY: CPUID says that the MSR exists, and it takes 0. No breakpoint is enabled
+                // to which it could matter.
                 *kept = unsafe { load_instead(*msr, 0) };
             }
             // SAFETY: `check_running` has found that the host has no breakpoint armed, and DR7.GD
@@ -379,7 +388,7 @@ impl Exchange for Breakpoints {
     }
 
     unsafe fn is_untouched(context: &Context, _: &Self::Kept, guest: &Guest) -> bool {
-        // SAFETY: as for loading.
+        // SAFETY: the MSR exists, as for `load`; reading it changes nothing.
         let is_zero = |msr: &u32| unsafe { registers::read_msr(*msr) } == 0;
         guest
             .debug
@@ -389,19 +398,19 @@ impl Exchange for Breakpoints {
 
     unsafe fn restore(context: &Context, kept: Option<HostsBreakpoints>, _: &mut Guest) {
         if let Some(HostsBreakpoints { addresses, masks }) = kept {
-            // SAFETY: as above; it is what `arm` has returned.
+            // SAFETY: this is CPL 0; `addresses` is what `arm` has returned.
             unsafe { GuestDebug::disarm(addresses) };
             for (host, msr) in masks.into_iter().zip(Self::masks(context.has)) {
-                // SAFETY: this is what it was; nothing is armed any more.
+                // SAFETY: the MSR had this value before; no breakpoint is enabled any more.
                 unsafe { put_back(*msr, host, 0) };
             }
         }
     }
 }
 
-/// The causes of a #DB: none is left of the host's, which may have cleared the bits that are set
-/// for none, nor of a
-/// #DB that the switcher has ignored. What is there afterwards is taken by whom it is reported to.
+/// DR6, the causes of a #DB. No cause of the host's is left in it, nor one of a #DB that the
+/// switcher has ignored, and the bits that a cause clears are set. What is in it after an exit goes
+/// to whoever the #DB is reported to.
 pub(crate) struct Dr6;
 
 impl Exchange for Dr6 {
@@ -410,7 +419,7 @@ impl Exchange for Dr6 {
     const REGISTERS: &'static str = "DR6";
 
     unsafe fn load(_: &Context, _: &Guest) {
-        // A MOV to a debug register waits for all that is before; mostly nothing changes.
+        // A MOV to a debug register waits for all earlier instructions, and mostly nothing changes.
         if registers::dr6() != DebugCauses::DR6_CLEAR {
             // SAFETY: at CPL 0, and `check_running` has found DR7.GD clear. The value has no
             // reserved bit.

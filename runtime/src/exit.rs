@@ -15,7 +15,7 @@ pub enum Exit {
     /// An interrupt for the host arrived, or the guest executed `INT 0x80`: the one vector beyond
     /// the exceptions whose gate a guest may use, which the host therefore gives to no device.
     Interrupt {
-        /// 32 to 255.
+        /// The vector, 32 to 255.
         vector: u8,
     },
     /// An NMI arrived while the guest ran. NMIs are not blocked any more, as the exit has executed
@@ -26,43 +26,43 @@ pub enum Exit {
     MachineCheck,
     /// The guest's state could not be loaded: its selectors or its RIP are not valid.
     FailedEntry {
-        /// Of the IRETQ's #GP, #NP or #SS.
+        /// The error code of the IRETQ's #GP, #NP or #SS.
         error_code: u32,
     },
-    /// The frame names a reason that does not exist. Only a broken switcher leaves one.
+    /// The frame names a reason that does not exist. Only a broken switcher leaves such a frame.
     Unknown(OrigAx),
 }
 
 /// A fault or trap of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exception {
-    /// 0 to 31.
+    /// The vector, 0 to 31.
     pub vector: u8,
-    /// What the hardware pushed, for the vectors for which it does.
+    /// The error code that the hardware pushed, for the vectors for which it does.
     pub error_code: Option<u32>,
-    /// What the hardware says in a register, read before anything could change it.
+    /// What the hardware says in a register, which was read before anything could change it.
     pub detail: Detail,
 }
 
 /// What an exception leaves in a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
-    /// Nothing.
+    /// The exception leaves nothing in a register.
     None,
-    /// Of #PF: the address.
+    /// For #PF: the address that was accessed.
     Cr2(u64),
-    /// Of #DB: its causes. DR6 itself has nothing to report any more.
+    /// For #DB: its causes. DR6 itself has nothing to report any more.
     Dr6(DebugCauses),
 }
 
 bitflags! {
-    /// The causes of a #DB, as DR6 reports them (Intel SDM vol. 3, 18.2.3), but each is set for a
-    /// cause here: the hardware *clears* two of its bits for one. INT1 is a #DB without any of
-    /// them.
+    /// The causes of a #DB, as DR6 reports them (Intel SDM vol. 3, 18.2.3), except that each bit is
+    /// set for a cause here: the hardware *clears* two of its bits for a cause. INT1 is a #DB
+    /// without any of them.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct DebugCauses: u64 {
-        /// Breakpoint 0 matches, which is one of the guest's. The hardware says so of such as are
-        /// not enabled, and of what the host has left in DR0 to DR3, too:
+        /// Breakpoint 0 matches, which is one of the guest's. The hardware also reports matches of
+        /// breakpoints that are not enabled, and of what the host has left in DR0 to DR3:
         /// [`Cpu::enter`](crate::Cpu::enter) leaves those out.
         const B0 = 1 << 0;
         /// Breakpoint 1 matches.
@@ -76,29 +76,29 @@ bitflags! {
         const BUS_LOCK = 1 << 11;
         /// A debug register was accessed while DR7.GD was set.
         const ACCESS = 1 << 13;
-        /// A single step.
+        /// A single step was taken.
         const SINGLE_STEP = 1 << 14;
-        /// A task switch.
+        /// A task switch happened.
         const TASK_SWITCH = 1 << 15;
-        /// It happened in a transaction (RTM, which DR6 clears).
+        /// The #DB happened in a transaction (RTM, which DR6 clears).
         const TRANSACTION = 1 << 16;
     }
 }
 
 impl DebugCauses {
-    /// DR6 with nothing to report, which has the two bits set that are clear for a cause, and those
-    /// that are always set.
+    /// The value of DR6 with nothing to report: the two bits are set that a cause clears, and so
+    /// are those that are always set.
     pub const DR6_CLEAR: u64 = 0xFFFF_0FF0;
 
-    /// From DR6's value. On CPUs that do not know of a cause its bit is constant, and
-    /// counts for nothing here.
+    /// The causes in a value of DR6. On CPUs that do not know a cause, its bit is constant, and is
+    /// no cause here.
     #[must_use]
     pub const fn from_dr6(dr6: u64) -> Self {
-        // The constants are equal in both, and leave nothing of themselves.
+        // The constant bits are equal in both values, so they are clear in the result.
         Self::from_bits_truncate(dr6 ^ Self::DR6_CLEAR)
     }
 
-    /// What DR6 is for these causes: for hosts that hand the #DB on to the guest's kernel.
+    /// The value of DR6 for these causes: for hosts that hand the #DB on to the guest's kernel.
     #[must_use]
     pub const fn to_dr6(self) -> u64 {
         self.bits() ^ Self::DR6_CLEAR
@@ -106,7 +106,8 @@ impl DebugCauses {
 }
 
 impl Exit {
-    /// Reads an exit frame's cause. `cr2` is called for page faults alone, `dr6` for #DB alone.
+    /// The reason for an exit, from the cause in its frame. `cr2` is called for page faults alone,
+    /// `dr6` for #DB alone.
     pub fn from_frame(cause: OrigAx, cr2: impl FnOnce() -> u64, dr6: impl FnOnce() -> u64) -> Self {
         const SYSCALL: u32 = ExitReason::Syscall as u32;
         const FAILED_ENTRY: u32 = ExitReason::FailedEntry as u32;
@@ -179,7 +180,8 @@ mod tests {
 
     #[test]
     fn a_debug_exception_keeps_each_of_its_causes_whatever_its_polarity() {
-        // By the manual: what DR6 is for each cause alone. Two bits are clear for theirs.
+        // This is what DR6 is for each cause alone, by the manual. Two of the causes clear their
+        // bits.
         let by_the_manual = [
             (0xFFFF_0FF0, DebugCauses::empty()),
             (0xFFFF_0FF1, DebugCauses::B0),

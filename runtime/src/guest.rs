@@ -15,8 +15,8 @@ use crate::mapping::{self, Mapping};
 use crate::pcid::{CleanRoots, Generation, GuestPcid, Tagged};
 use crate::predictors::Domain;
 
-/// A page table root that guests may run on: with an identity of its own, which is not its address.
-/// Copies are the same root.
+/// A page table root that guests may run on. It has an identity of its own, which is not its
+/// address. Copies are the same root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestRoot(Tagged);
 
@@ -25,7 +25,8 @@ impl GuestRoot {
         self.0
     }
 
-    /// A root without a PCID: each load of it flushes. PCID and NOFLUSH of `cr3` do not count.
+    /// Makes a root without a PCID: each load of it flushes the TLB. PCID and NOFLUSH of `cr3` are
+    /// ignored.
     ///
     /// # Safety
     /// For as long as a guest may be entered with it, the root must map, at the same addresses and
@@ -41,22 +42,23 @@ impl GuestRoot {
     /// out of it, or loses a right, while this very value is in use; see
     /// [`after_unmapping`](Self::after_unmapping).
     ///
-    /// Whoever makes a root gets a new one, on a page that has been a root before, too: no CPU has
-    /// kept translations for it. So a root is made once for both modes that share it, and copied.
+    /// Each call makes another root, also on a page that has been a root before: no CPU has kept
+    /// translations for it. So call this once for a root that both modes share, and copy the
+    /// result.
     #[must_use]
     pub unsafe fn new(cr3: Cr3) -> Self {
         let root = Cr3::NONE.with_root_of(cr3);
         Self(Tagged { root, pcid: None, generation: Generation::new() })
     }
 
-    /// The same under a PCID: the translations stay when another root is loaded.
+    /// The same root under a PCID: its translations stay when another root is loaded.
     #[must_use]
     pub const fn with_pcid(self, pcid: GuestPcid) -> Self {
         Self(Tagged { pcid: Some(pcid), ..self.0 })
     }
 
-    /// The same root after something was taken out of it: no CPU keeps a translation from before
-    /// for a guest that has this. Who has the former value must not be entered any more.
+    /// The same root after something was taken out of it: no CPU keeps an older translation for a
+    /// guest that has the result. A guest that has the former value must not be entered any more.
     #[must_use]
     pub fn after_unmapping(self) -> Self {
         Self(Tagged { generation: Generation::new(), ..self.0 })
@@ -74,8 +76,8 @@ unsafe impl Send for PvcsPage {}
 unsafe impl Sync for PvcsPage {}
 
 impl PvcsPage {
-    /// A page laid out as the switcher's variant has it: a
-    /// [`PvcsV2026`](switcher_gen::layout::PvcsV2026), which is as large, is cast.
+    /// Registers a page that is laid out as the switcher's variant has it. A pointer to a
+    /// [`PvcsV2026`](switcher_gen::layout::PvcsV2026), which has the same size, is cast.
     ///
     /// # Safety
     /// The page must stay mapped there, writable and for the supervisor, in the host's root and in
@@ -85,8 +87,8 @@ impl PvcsPage {
         Self(pvcs)
     }
 
-    /// What every root of its guest must map for it, besides the
-    /// [list](crate::Cpu::mappings) of each CPU the guest is entered on.
+    /// What every root of the guest must map for its PVCS, besides the [list](crate::Cpu::mappings)
+    /// of each CPU the guest is entered on.
     #[must_use]
     pub fn mapping(self) -> Mapping {
         mapping::pvcs(self.0.addr().get() as u64)
@@ -97,15 +99,16 @@ impl PvcsPage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum GuestError {
-    /// Addresses the switcher loads must be addresses.
+    /// An address that the switcher loads is not canonical.
     #[error(transparent)]
     NonCanonical(#[from] NonCanonical),
-    /// The mode bits belong to the switcher, NO_DS_CR3 and PVCS_INVALID to this type.
+    /// A flag cannot be set by hand: the mode bits belong to the switcher, NO_DS_CR3 and
+    /// PVCS_INVALID to this type.
     #[error("{0:?} cannot be set by hand: set the mode, a root or the PVCS instead")]
     DerivedFlags(SwitchFlags),
 }
 
-/// The selectors in a guest's data segment registers. All null when made.
+/// The selectors in a guest's data segment registers. The default is a null selector in each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DataSelectors {
     /// DS.
@@ -136,26 +139,27 @@ pub struct Guest {
     domain: Domain,
     /// All registers, CS, SS, RIP and RFLAGS included; forbidden flags are dropped on entry.
     pub regs: PtRegs,
-    /// Stack of smod, saved by ERETU. With the current PVCS, where RSP passes through, the switcher
-    /// leaves anything here.
+    /// RSP of smod, which ERETU saves. With V2026 of the PVCS, RSP passes through a switch, and the
+    /// switcher may leave any value here.
     pub smod_rsp: u64,
-    /// The address **after** the SYSCALL that means ERETU. Any value: it is only compared with.
+    /// The address **after** the SYSCALL that means ERETU. It may have any value, because it is
+    /// only compared with.
     pub retu_rip: u64,
-    /// Its PKRU: of the mode it is in. Loaded and taken back in variants with `pku`. A host that
-    /// moves it between its modes itself exchanges this as the switcher does: umod's is kept in the
-    /// PVCS, smod's is [`smod_pkru`](Self::smod_pkru).
+    /// PKRU of the mode that the guest is in. It is loaded and taken back in variants with `pku`. A
+    /// host that moves the guest between its modes itself exchanges this as the switcher does:
+    /// umod's is kept in the PVCS, smod's is [`smod_pkru`](Self::smod_pkru).
     pub pkru: u32,
-    /// PKRU that a direct switch to smod loads: 0, or what the guest has asked for.
+    /// The PKRU that a direct switch to smod loads: 0, or what the guest has asked for.
     pub smod_pkru: u32,
-    /// DS, ES, FS and GS, which both modes share. [`Cpu::enter`](crate::Cpu::enter) refuses
-    /// selectors that do not load.
+    /// The selectors of DS, ES, FS and GS, which both modes share.
+    /// [`Cpu::enter`](crate::Cpu::enter) refuses selectors that do not load.
     pub selectors: DataSelectors,
-    /// Its breakpoints, which are live while it runs.
+    /// The guest's breakpoints, which are live while it runs.
     pub debug: Option<GuestDebug>,
-    /// TSC_AUX while it runs; `None`: the host's, which it can see. Switching it costs some hundred
-    /// cycles.
+    /// TSC_AUX while the guest runs. With `None` it has the host's, which the guest can see.
+    /// Switching it costs some hundred cycles.
     pub tsc_aux: Option<u32>,
-    /// Whether a #DB is to come behind each of its instructions that locks the bus, where the CPU
+    /// Whether a #DB comes after each instruction of the guest's that locks the bus, where the CPU
     /// can do that: [`DebugCauses::BUS_LOCK`](crate::DebugCauses::BUS_LOCK).
     pub trap_bus_locks: bool,
     mode: Mode,
@@ -179,7 +183,7 @@ impl Guest {
     /// a guest made for another one.
     ///
     /// It is in a [`Domain`] of its own: further virtual CPUs of the same machine are put into that
-    /// by [`set_domain`](Self::set_domain). A clone is in it as well.
+    /// by [`set_domain`](Self::set_domain). A clone of the guest is in the same domain.
     #[must_use]
     pub fn new(paging: PagingMode) -> Self {
         let Ok(zero) = paging.address(0) else { panic!("0 is canonical in every mode") };
@@ -207,25 +211,25 @@ impl Guest {
         }
     }
 
-    /// The paging mode its addresses are checked for.
+    /// The paging mode that the guest's addresses are checked for.
     #[must_use]
     pub const fn paging(&self) -> PagingMode {
         self.paging
     }
 
-    /// The mode it is in.
+    /// The mode that the guest is in.
     #[must_use]
     pub const fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// Puts it into a mode, as a host does that delivers an event or emulates ERETU. Registers and
-    /// GS base are the caller's to change.
+    /// Puts the guest into a mode, as a host does that delivers an event or emulates ERETU. The
+    /// caller changes the registers and GS base.
     pub const fn set_mode(&mut self, mode: Mode) {
         self.mode = mode;
     }
 
-    /// Its active GS base.
+    /// The guest's active GS base.
     #[must_use]
     pub const fn gs_base(&self) -> u64 {
         self.gs_base
@@ -238,7 +242,7 @@ impl Guest {
         Ok(())
     }
 
-    /// Its FS base, which both modes share.
+    /// The guest's FS base, which both modes share.
     #[must_use]
     pub const fn fs_base(&self) -> u64 {
         self.fs_base
@@ -251,19 +255,19 @@ impl Guest {
         Ok(())
     }
 
-    /// Whose branches it may train, and be steered by.
+    /// Those whose branches the guest may train, and be steered by.
     #[must_use]
     pub const fn domain(&self) -> Domain {
         self.domain
     }
 
-    /// Puts it into the domain of its machine's other virtual CPUs: between them there is no
-    /// barrier.
+    /// Puts the guest into the domain of the other virtual CPUs of its machine: there is no barrier
+    /// between them.
     pub const fn set_domain(&mut self, domain: Domain) {
         self.domain = domain;
     }
 
-    /// Where a SYSCALL of umod lands, and the GS base it lands with.
+    /// Sets where a SYSCALL of umod lands, and the GS base it lands with.
     ///
     /// # Errors
     /// If either is not canonical in the host's paging mode: SYSRETQ or WRGSBASE would fault at
@@ -298,9 +302,9 @@ impl Guest {
         }
     }
 
-    /// What inhibits direct switching besides what follows from the state: windows the host waits
-    /// for, single-stepping, bits of the host's own. Takes the place of what was set before, and of
-    /// what hooks have set since: see [`inhibitors`](Self::inhibitors).
+    /// Sets what inhibits direct switching besides what follows from the state: windows the host
+    /// waits for, single-stepping, bits of the host's own. Replaces what was set before, and what
+    /// hooks have set since: see [`inhibitors`](Self::inhibitors).
     ///
     /// # Errors
     /// If `flags` has a bit that follows from the state.
@@ -315,8 +319,8 @@ impl Guest {
 
     /// What inhibits direct switching besides what follows from the state: what
     /// [`set_inhibitors`](Self::set_inhibitors) has set, and what [`Hooks`](crate::Hooks) have set
-    /// in `switch_flags` while the guest ran. Such a bit stays until the host takes it away, as one
-    /// of its own does.
+    /// in `switch_flags` while the guest ran. A bit that a hook has set stays until the host takes
+    /// it away, as one that the host has set.
     #[must_use]
     pub const fn inhibitors(&self) -> SwitchFlags {
         self.inhibitors
@@ -331,13 +335,13 @@ impl Guest {
         flags
     }
 
-    /// What the switcher must find of it on a CPU with these translations. `None` if its mode has
-    /// no root.
+    /// What the switcher must find of this guest on a CPU whose TLB has these translations. The
+    /// result is `None` if the guest's mode has no root.
     pub(crate) fn tss_extra(&self, host_cr3: Cr3, clean: &mut CleanRoots) -> Option<TssExtra> {
         let mut extra = TssExtra::default();
         extra.host_cr3 = host_cr3;
         extra.enter_cr3 = clean.enter(self.root(self.mode)?.0);
-        // After that: the entry itself flushes what the mode's own slot then keeps.
+        // The slots come after `enter`, which flushes what the mode's own slot then keeps.
         let mut slot = |root: Option<GuestRoot>| root.map_or(Cr3::NONE, |root| clean.slot(root.0));
         extra.switch_flags = self.switch_flags();
         extra.smod_cr3 = slot(self.smod_root);
@@ -357,18 +361,18 @@ impl Guest {
         self.smod_rsp = extra.smod_rsp;
         let umod = extra.switch_flags.contains(SwitchFlags::UMOD);
         self.mode = if umod { Mode::Umod } else { Mode::Smod };
-        // A hook of the host's may have set bits, and the block is overwritten. The switcher clears
-        // none.
+        // A hook of the host's may have set bits in the block, which the next entry overwrites. The
+        // switcher clears no such bit.
         self.inhibitors |= extra.switch_flags.difference(Self::DERIVED);
     }
 
-    /// A base from the hardware, which will accept it again. It need not be an address of the
-    /// paging mode: CPUs with LA57 take 57-bit bases under 4-level paging too.
+    /// Takes a GS base from the hardware, which will accept it again. It need not be an address of
+    /// the paging mode: CPUs with LA57 take 57-bit bases under 4-level paging too.
     pub(crate) const fn take_gs_base(&mut self, base: u64) {
         self.gs_base = base;
     }
 
-    /// The same of FS.
+    /// Takes an FS base from the hardware, which will accept it again, as for GS.
     pub(crate) const fn take_fs_base(&mut self, base: u64) {
         self.fs_base = base;
     }
@@ -379,7 +383,7 @@ mod tests {
     use super::*;
 
     fn root(page: u64) -> GuestRoot {
-        // SAFETY: never entered.
+        // SAFETY: the root is never entered.
         unsafe { GuestRoot::new(Cr3::new(page).unwrap()) }
     }
 
@@ -387,7 +391,7 @@ mod tests {
         let mut guest = Guest::new(PagingMode::FourLevel);
         guest.set_root(Mode::Smod, Some(root(0x1000)));
         guest.set_root(Mode::Umod, Some(root(0x2000)));
-        // SAFETY: never dereferenced.
+        // SAFETY: the pointer is never dereferenced.
         guest.set_pvcs(Some(unsafe { PvcsPage::new(NonNull::dangling()) }));
         guest
     }
@@ -444,7 +448,8 @@ mod tests {
         guest.set_inhibitors(SwitchFlags::IRQ_WIN).unwrap();
         let mut extra = guest.tss_extra(Cr3::NONE, &mut CleanRoots::unknown()).unwrap();
         let own = SwitchFlags::from_bits_retain(1 << 40);
-        // Of the hook's bits, one follows from the state; and the guest has changed its mode.
+        // One of the bits that the hook has set follows from the state; and the guest has changed
+        // its mode.
         extra.switch_flags |= SwitchFlags::NMI_WIN | own | SwitchFlags::PVCS_INVALID;
         extra.switch_flags.toggle(SwitchFlags::MODE_TOGGLE);
         guest.take_back(PtRegs::ZERO, &extra);

@@ -1,14 +1,15 @@
-//! What this CPU has of that which is only looked at where it exists: asked of CPUID once.
+//! The features of this CPU whose registers are looked at only where they exist: CPUID is asked
+//! once.
 
 use raw_cpuid::CpuIdReader;
 
-/// The leaf of CPUID by which guests of a TDX module know it: "IntelTDX    " in EBX, EDX and ECX
-/// (Intel TDX Module Base Architecture Specification; Linux, arch/x86/coco/tdx/tdx.c).
+/// The leaf of CPUID by which guests of a TDX module know it: it has "IntelTDX    " in EBX, EDX and
+/// ECX (Intel TDX Module Base Architecture Specification; Linux, arch/x86/coco/tdx/tdx.c).
 const TDX_LEAF: u32 = 0x21;
 const TDX_NAME: [u32; 3] =
     [u32::from_le_bytes(*b"Inte"), u32::from_le_bytes(*b"lTDX"), u32::from_le_bytes(*b"    ")];
 
-/// What this CPU has of that which is only looked at where it exists.
+/// The features of this CPU whose registers are looked at only where they exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Has {
     /// CR4.UMIP can be set.
@@ -19,7 +20,7 @@ pub(crate) struct Has {
     pub(crate) pebs: bool,
     /// MSR SEV_STATUS exists.
     pub(crate) sev: bool,
-    /// This is a guest of a TDX module's.
+    /// This CPU is one of a TDX module's guest.
     pub(crate) tdx: bool,
     /// MSR IA32_USER_MSR_CTL exists.
     pub(crate) user_msr: bool,
@@ -34,19 +35,19 @@ pub(crate) struct Has {
 }
 
 impl Has {
-    /// Asks CPUID (Intel SDM vol. 2A; AMD APM vol. 3, E.4.7), and of PEBS, which a bit of CPUID and
-    /// one of MISC_ENABLE say, `pebs_unavailable`.
+    /// Asks CPUID (Intel SDM vol. 2A; AMD APM vol. 3, E.4.7). Whether there is PEBS, a bit of CPUID
+    /// and one of MISC_ENABLE say: `pebs_unavailable` reads the latter.
     pub(crate) fn from_cpuid<R: CpuIdReader>(
         reader: &R,
         pebs_unavailable: impl FnOnce() -> bool,
     ) -> Self {
         let bit = |word: u32, bit: u32| word >> bit & 1 != 0;
         let (basic, extended) = (reader.cpuid2(0, 0).eax, reader.cpuid2(0x8000_0000, 0).eax);
-        // Architectural PEBS retires IA32_PEBS_ENABLE, which CPUs that have it need not take
-        // (Linux, perf/x86/intel, "Introduce pairs of PEBS static calls"); leaf 23h has both bits
-        // for it.
+        // Architectural PEBS retires IA32_PEBS_ENABLE, and CPUs that have the former need not have
+        // this MSR (Linux, perf/x86/intel, "Introduce pairs of PEBS static calls"). Leaf 23h has
+        // two bits for it, which are set together.
         let arch_pebs = basic >= 0x23 && reader.cpuid2(0x23, 0).eax >> 4 & 0b11 == 0b11;
-        // Debug store: BTS and PEBS.
+        // The debug store is BTS and PEBS.
         let mut has = Self {
             pebs: bit(reader.cpuid2(1, 0).edx, 21) && !arch_pebs && !pebs_unavailable(),
             ..Self::default()

@@ -1,21 +1,22 @@
-//! What of the host the switcher's event entries call, and how they get there.
+//! The functions of the host that the switcher's event entries call, and how these reach them.
 
 use switcher_gen::asm::HostSymbol;
 use switcher_gen::layout::PtRegs;
 
 /// A function of the host's that is called about an event in ring 0.
 ///
-/// It gets the registers of what was interrupted, to look at: changes are written back. The hook of
-/// a machine check leaves RIP on the side of the switcher's routines on which it was, and RF is
-/// clear where that is outside: what was interrupted goes on without an IRETQ there, and from there
-/// a #DB does as well, so that NMIs stay blocked if they are. It runs at CPL 0 on the stack of the
-/// event's IST entry, with the host's GS, the host's root, interrupts off and DF, AC, NT and IOPL
-/// clear. The variant's mitigations stand before and behind it as they do around the host, so it
-/// needs none of its own; SPEC_CTRL, if that is switched, is the host's.
+/// It gets the registers of what was interrupted, and changes to them are written back. The hook of
+/// a machine check leaves RIP on the same side of the boundary of the switcher's routines as it
+/// was. It keeps RF clear where RIP is outside of them: what was interrupted there is resumed
+/// without an IRETQ, and a #DB from there is as well, so that NMIs stay blocked if they are. A hook
+/// runs at CPL 0 on the stack of the event's IST entry, with the host's GS, the host's root,
+/// interrupts off and DF, AC, NT and IOPL clear. The variant's mitigations stand before and after
+/// it as they do around the host, so it needs none of its own; SPEC_CTRL, if that is switched, is
+/// the host's.
 pub type Hook = unsafe extern "C" fn(*mut PtRegs);
 
-/// The same for an event after which nothing can go on. There are no mitigations before it: no
-/// guest may run on this CPU any more.
+/// A function of the host's that is called about an event after which nothing can go on. There are
+/// no mitigations before it: no guest may run on this CPU any more.
 pub type FatalHook = unsafe extern "C" fn(*mut PtRegs) -> !;
 
 /// The host's hooks.
@@ -28,18 +29,17 @@ pub type FatalHook = unsafe extern "C" fn(*mut PtRegs) -> !;
 ///   next one would overwrite this one's stack) and cause no exception, whose handler would;
 /// * they preserve XMM registers and all further state, which may be a guest's: write them in
 ///   assembly, or compile them without vector registers;
-/// * they have no more of a stack than the host's TSS gives them, and wherever they are
-///   interrupted, the [`FarFrame::ROOM`](switcher_gen::layout::FarFrame::ROOM) bytes below RSP are
-///   a stack, twice over: below 128 that they may use, a #DB and a machine check put there how they
-///   return;
+/// * they have no more of a stack than the host's TSS gives them. Wherever they are interrupted,
+///   twice [`FarFrame::ROOM`](switcher_gen::layout::FarFrame::ROOM) bytes below RSP are stack: a
+///   #DB and a machine check put there what they return with, below the 128 bytes that the hooks
+///   themselves may use;
 /// * of `switch_flags` they may set bits, but for the two of the mode, and clear none. After the
 ///   exit, [`Guest::inhibitors`](crate::Guest::inhibitors) has them, but for those that follow from
 ///   the guest's state;
-/// * they have no instruction breakpoint: with the RF that they cannot set, it would be met for
-///   ever;
-/// * further than 2 GiB from the code, they are reached by a retpoline, whose RET needs no ENDBR64
-///   to lead to; with `untrain`, for hosts that have no RET but their return thunk's, they may not
-///   be that far;
+/// * they have no instruction breakpoint: they cannot set RF, so it would be met for ever;
+/// * if they are further than 2 GiB from the code, they are reached by a retpoline, whose RET needs
+///   no ENDBR64 to lead to; with `untrain`, which is for hosts that have no RET but their return
+///   thunk's, they must not be that far;
 /// * they find their CPU by GS base alone (not by FS, RDPID or RDTSCP), access no user pages, and
 ///   keep to what follows.
 ///
@@ -50,24 +50,25 @@ pub struct Hooks {
     pub nmi: Hook,
     /// A machine check that interrupted the switcher.
     pub machine_check: Hook,
-    /// Anything else in ring 0: a double fault, or a fault that the switcher cannot cause.
+    /// Any other event in ring 0: a double fault, or a fault that the switcher cannot cause.
     pub fatal: FatalHook,
-    /// For variants with `untrain`, and of no use to others.
+    /// The return thunk, for variants with `untrain`. Other variants do not use it.
     pub returns: Option<ReturnThunk>,
 }
 
-/// What a host has all of whose code, this crate included, returns through a return thunk, because
-/// its CPU may predict any other RET by what a guest has trained (spec/switcher.md, "Mitigations").
-/// Such a host says so by
-/// [`with_return_thunks`](switcher_gen::arch::HostFeatures::with_return_thunks). Both are written
-/// in assembly and lie within 2 GiB of the switcher's code, as a call has to lead there, and
-/// nothing else.
+/// What a host provides all of whose code, this crate included, returns through a return thunk,
+/// because its CPU may predict any other RET by what a guest has trained (spec/switcher.md,
+/// "Mitigations"). Such a host says so by
+/// [`with_return_thunks`](switcher_gen::arch::HostFeatures::with_return_thunks). Both functions are
+/// written in assembly and lie within 2 GiB of the switcher's code, as a direct call has to reach
+/// them.
 #[derive(Clone, Copy, Debug)]
 pub struct ReturnThunk {
-    /// Called on each exit before its first RET, and before each hook: makes the thunk's RET safe,
-    /// and returns through it. See [`HostSymbol::UNTRAIN`] for what it finds and may change.
+    /// It is called on each exit before the exit's first RET, and before each hook: it makes the
+    /// thunk's RET safe, and returns through the thunk. See [`HostSymbol::UNTRAIN`] for what it
+    /// finds and may change.
     pub untrain: unsafe extern "C" fn(),
-    /// The thunk: a RET.
+    /// The thunk, which is a RET.
     pub thunk: unsafe extern "C" fn(),
 }
 
@@ -85,15 +86,15 @@ impl Hooks {
     }
 }
 
-/// A way to each hook, for those that a call of the code does not reach: a retpoline. An indirect
-/// jump would be steered by what a guest has trained on a CPU whose only measure against that is to
-/// have none (AMD's without IBRS_PREFERRED), and in the lower half of a cache line it could lead
-/// anywhere (indirect target selection). It writes the hook's address as the return address of a
-/// call of its own: no register is lost, and the one predictor that is asked where the RET leads
-/// says, to the trap. Under a guest's root nothing executes them.
+/// A way to each hook that a call of the code does not reach: a retpoline. An indirect jump would
+/// be steered by what a guest has trained, on a CPU whose only measure against that is to have no
+/// indirect jump (AMD's without IBRS_PREFERRED); and in the lower half of a cache line it could
+/// lead anywhere (indirect target selection). The retpoline writes the hook's address as the return
+/// address of a call of its own: no register is lost, and the predictor of returns, which alone is
+/// asked where the RET leads, answers with the trap. Under a guest's root no thunk is executed.
 pub(crate) struct Thunks {
     hooks: Hooks,
-    /// Where the first one is.
+    /// The address of the first thunk.
     first: u64,
     bytes: [u8; Self::LEN],
 }
@@ -101,17 +102,17 @@ pub(crate) struct Thunks {
 impl Thunks {
     /// Each has a cache line of its own, so that what is in its upper half stays there.
     const LINE: usize = 64;
-    /// How many bytes there are: what precedes the first line is no code.
+    /// How many bytes of memory the thunks take. The bytes before the first line are no code.
     pub(crate) const LEN: usize = Self::LINE * HostSymbol::HOOKS.len() + Self::LINE - 1;
 
     /// The line of a thunk that leads to `address`.
     fn line(address: u64) -> [u8; Self::LINE] {
         const INT3: u8 = 0xCC;
-        // call to the second half: what is behind it is where its RET is predicted to lead.
+        // CALL to the second half: its RET is predicted to lead to what follows the CALL.
         const CALL: [u8; 5] = [0xE8, 32 - 5, 0, 0, 0];
         // pause; lfence; jmp to the PAUSE.
         const TRAP: [u8; 7] = [0xF3, 0x90, 0x0F, 0xAE, 0xE8, 0xEB, 0xF9];
-        // mov dword [rsp], ..; mov dword [rsp + 4], ..: without a register, and without the flags.
+        // mov dword [rsp], ..; mov dword [rsp + 4], ..: this changes no register and no flag.
         const LOW: [u8; 3] = [0xC7, 0x04, 0x24];
         const HIGH: [u8; 4] = [0xC7, 0x44, 0x24, 0x04];
         const RET: u8 = 0xC3;
@@ -133,7 +134,7 @@ impl Thunks {
         line
     }
 
-    /// To be placed at `start`.
+    /// The thunks to `hooks`, to be placed at `start`.
     pub(crate) fn new(&hooks: &Hooks, start: u64) -> Self {
         const INT3: u8 = 0xCC;
         let mut bytes = [INT3; Self::LEN];
@@ -145,16 +146,17 @@ impl Thunks {
         Self { hooks, first: start.wrapping_add(before as u64), bytes }
     }
 
-    /// The bytes.
+    /// The bytes to be placed at `start`.
     pub(crate) const fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// What code at `base` calls for a hook: the hook itself where it is near. Where returns are
-    /// `untrained`, it is always that, and an error of the link if it is far: a RET of a thunk's is
-    /// none that the host has made safe.
+    /// The address that code at `base` calls for a hook: the hook itself where it is near, its
+    /// thunk otherwise. Where returns are `untrained`, it is always the hook, and linking fails if
+    /// that is far: the RET of a thunk would be one that the host has not made safe.
     pub(crate) fn target(&self, symbol: HostSymbol, base: u64, untrained: bool) -> Option<u64> {
-        /// Less than rel32 reaches, by more than the code is long.
+        /// The distance below which rel32 reaches the hook from any address of the code, which is
+        /// shorter than the margin.
         const NEAR: u64 = 0x7FF0_0000;
         let hook = self.hooks.address(symbol)?;
         if hook.abs_diff(base) < NEAR || untrained {
@@ -164,7 +166,7 @@ impl Thunks {
         Some(self.first.wrapping_add((index * Self::LINE) as u64))
     }
 
-    /// Where the thunk that these bytes begin with leads, if they are one.
+    /// Where the thunk at the beginning of `bytes` leads, if there is one.
     #[cfg(test)]
     pub(crate) fn leads_to(bytes: &[u8]) -> Option<u64> {
         let line = bytes.get(..Self::LINE)?;
@@ -180,7 +182,7 @@ mod tests {
 
     unsafe extern "C" fn nothing(_: *mut PtRegs) {}
     unsafe extern "C" fn nothing_else(_: *mut PtRegs) {
-        // Not the same code as `nothing`, or the two could have one address.
+        // This must not be the same code as `nothing`, or the two could have one address.
         core::hint::black_box(1);
     }
     unsafe extern "C" fn stop(_: *mut PtRegs) -> ! {
@@ -188,7 +190,7 @@ mod tests {
     }
 
     impl Hooks {
-        /// Never called.
+        /// These hooks are never called.
         pub(crate) const FOR_TESTS: Self =
             Self { nmi: nothing, machine_check: nothing_else, fatal: stop, returns: None };
     }
@@ -213,8 +215,8 @@ mod tests {
         assert_eq!(Thunks::new(&hooks, 0).target(HostSymbol("other"), 0, false), None);
     }
 
-    /// Wherever the code ends: what a guest has trained, or where in a line a branch is, has no
-    /// say.
+    /// This holds wherever the code ends, so that neither what a guest has trained nor the position
+    /// of a branch in its line matters.
     #[test]
     fn a_thunk_has_no_indirect_branch_but_a_ret_in_the_upper_half_of_a_line_behind_its_own_call() {
         for start in (0xFFFF_8000_0000_0000..).take(2 * Thunks::LINE) {
@@ -229,16 +231,17 @@ mod tests {
                 assert_eq!(line[..5], [0xE8, 0x1B, 0, 0, 0]);
                 assert_eq!(line[5..12], [0xF3, 0x90, 0x0F, 0xAE, 0xE8, 0xEB, 0xF9]);
                 assert!(line[12..32].iter().all(|byte| *byte == 0xCC));
-                // The return address becomes the hook's; RET; a trap behind it.
+                // The thunk replaces the return address by the hook's; then come its RET and a
+                // trap.
                 assert_eq!(line[32..35], [0xC7, 0x04, 0x24]);
                 assert_eq!(line[35..39], (hook as u32).to_le_bytes());
                 assert_eq!(line[39..43], [0xC7, 0x44, 0x24, 0x04]);
                 assert_eq!(line[43..47], ((hook >> 32) as u32).to_le_bytes());
-                // In the upper half of its line.
+                // The RET is in the upper half of its line.
                 assert_eq!(line[47], 0xC3);
                 assert!(line[48..].iter().all(|byte| *byte == 0xCC));
             }
-            // No other byte is one: what is outside the lines is filler.
+            // No byte outside the lines is a RET: all of it is filler.
             let first = (thunks.first - start) as usize;
             let last = first + Thunks::LINE * HostSymbol::HOOKS.len();
             let outside = thunks.bytes()[..first].iter().chain(&thunks.bytes()[last..]);
@@ -246,23 +249,23 @@ mod tests {
         }
     }
 
-    /// Executed, in memory of the test's own: the hook gets its argument and an aligned stack, and
-    /// returns to the thunk's caller.
+    /// A thunk is executed in memory of the test's own: the hook gets its argument and an aligned
+    /// stack, and returns to the thunk's caller.
     #[test]
     fn a_thunk_leads_to_its_hook_and_the_hook_back() {
         unsafe extern "C" fn answers(regs: *mut PtRegs) {
-            // A vector register is stored to the stack as if that were aligned.
+            // A vector register is stored to the stack on the assumption that the stack is aligned.
             let aligned = core::hint::black_box([1_u128; 2]);
-            // SAFETY: the test passes a frame of its own.
+            // SAFETY: the test passes a pointer to a frame of its own.
             unsafe { (*regs).rax = aligned.iter().sum::<u128>() as u64 + 40 };
         }
         let memory = executable_page();
         let hooks = Hooks { nmi: answers, ..Hooks::FOR_TESTS };
         let thunks = Thunks::new(&hooks, memory as u64 + 5);
-        // SAFETY: the page is writable, and longer than the thunks behind its first bytes.
+        // SAFETY: the page is writable, and longer than 5 bytes and the thunks.
         unsafe { memory.wrapping_add(5).cast::<[u8; Thunks::LEN]>().write(thunks.bytes) };
         let target = thunks.target(HostSymbol::NMI, 0, false).unwrap();
-        // SAFETY: there is the thunk to `answers`, which has this type.
+        // SAFETY: at this address is the thunk to `answers`, which has this type.
         let thunk: Hook = unsafe { core::mem::transmute(target as usize) };
         let mut regs = PtRegs::default();
         // SAFETY: the frame is valid for writes.
@@ -270,7 +273,8 @@ mod tests {
         assert_eq!(regs.rax, 42);
     }
 
-    /// Of Linux, which tests run on: writable and executable at once, and never given back.
+    /// A page of Linux, on which tests run. It is writable and executable at once, and never given
+    /// back.
     fn executable_page() -> *mut u8 {
         const MMAP: u64 = 9;
         const READ_WRITE_EXECUTE: u64 = 7;

@@ -7,7 +7,7 @@ use switcher_gen::{GateDescriptor, LinkedImage};
 
 use crate::registers::DescriptorTablePointer;
 
-/// Exactly a page, so that a guest's root that maps it shows nothing else of the host.
+/// An IDT is exactly a page, so that a guest's root that maps it shows nothing else of the host.
 #[derive(Debug)]
 #[repr(C, align(4096))]
 pub(crate) struct Idt([GateDescriptor; 256]);
@@ -15,8 +15,8 @@ pub(crate) struct Idt([GateDescriptor; 256]);
 const _: () = assert!(size_of::<Idt>() == 4096, "an IDT is one page");
 
 impl Idt {
-    /// Gates to the entries of an image. The CPUs that use it need no more than one. It is built
-    /// where it stays: hosts have stacks of a few pages.
+    /// An IDT with gates to the entries of an image. All CPUs that use the image share it. It is
+    /// built where it stays, because hosts have stacks of a few pages.
     ///
     /// # Errors
     /// If the host's allocator gave memory whose address is not canonical in the image's paging
@@ -27,22 +27,22 @@ impl Idt {
         for vector in 0..=u8::MAX {
             // SAFETY: an `Idt` is 256 gates, and this is one of them.
             let place = unsafe { gates.add(vector.into()) };
-            // SAFETY: likewise; the box is this function's alone.
+            // SAFETY: the place lies within the box, which is this function's alone.
             unsafe { place.write(linked.gate(vector)) };
         }
-        // SAFETY: all 256 gates, which is all there is of it, have been written.
+        // SAFETY: all 256 gates have been written, and an `Idt` has nothing else.
         let table = unsafe { table.assume_init() };
-        // What `load` will need.
+        // This fails now if `load` would need an address that cannot be had.
         table.pointer(linked.variant().paging())?;
         Ok(table)
     }
 
-    /// Where it lies.
+    /// The address of the table.
     pub(crate) fn address(&self) -> u64 {
         (&raw const *self).addr() as u64
     }
 
-    /// What LIDT loads for it.
+    /// The operand of LIDT for this table.
     pub(crate) fn pointer(
         &self,
         paging: PagingMode,
@@ -50,14 +50,16 @@ impl Idt {
         DescriptorTablePointer::new(self.address(), (size_of::<Self>() - 1) as u16, paging)
     }
 
-    /// Loads one by its [`pointer`](Self::pointer); the result is what was loaded before.
+    /// Loads the table that [`pointer`](Self::pointer) names. The result is the one that was loaded
+    /// before.
     ///
     /// # Safety
-    /// At CPL 0 with interrupts off. It stays where it is until the host's is loaded again; where
-    /// its gates lead is mapped and executable, and this CPU's TSS has the stacks that they name.
+    /// Must be called at CPL 0 with interrupts off. The table stays where it is until the host's is
+    /// loaded again; the code to which its gates lead is mapped and executable, and this CPU's TSS
+    /// has the stacks that they name.
     pub(crate) unsafe fn load(pointer: DescriptorTablePointer) -> HostIdt {
         let host = HostIdt(DescriptorTablePointer::idtr());
-        // SAFETY: the caller vouches for table, gates and stacks.
+        // SAFETY: the caller vouches for CPL 0, the table, its gates and the stacks.
         unsafe { pointer.load_idt() };
         host
     }
@@ -69,12 +71,14 @@ impl Idt {
 pub(crate) struct HostIdt(DescriptorTablePointer);
 
 impl HostIdt {
-    /// Loads it again.
+    /// Loads the host's IDT again.
     ///
     /// # Safety
-    /// At CPL 0, on the CPU and the root it was loaded on.
+    /// Must be called at CPL 0, on the CPU on which the other table was loaded, and on the same
+    /// root.
     pub(crate) unsafe fn restore(self) {
-        // SAFETY: this is what LIDT has been given last by the host, on this CPU.
+        // SAFETY: the host itself has loaded this table last on this CPU, so it is fit for the
+        // host's events.
         unsafe { self.0.load_idt() };
     }
 }

@@ -9,10 +9,10 @@
 //! 3. [`Switcher::install`] programs one CPU to use it, after checking all it can check.
 //! 4. [`Cpu::enter`] runs a [`Guest`] until it exits, and says why ([`Exit`]).
 //! 5. [`Cpu::uninstall`] gives the CPU back as it was, with nothing of its guests' in the TLB or
-//!    the predictors, [`Switcher::unload`] the memory.
+//!    the predictors; [`Switcher::unload`] gives the memory back.
 //!
-//! As a program, of a host that has its memory, its roots and its GDT already
-//! (`examples/minimal-host` is a whole one):
+//! This program does it for a host that has its memory, its roots and its GDT already
+//! (`examples/minimal-host` is a complete host):
 //!
 //! ```no_run
 //! use core::ptr::NonNull;
@@ -31,7 +31,7 @@
 //!     let features = HostFeatures::detect();
 //!     let variant =
 //!         Variant::for_host(&features, Selectors::DEFAULT).map_err(|_| "an unfit host")?;
-//!     // What is not on record as proved is refused here.
+//! Code that is not on record as proved is refused here.
 //!     let switcher = Switcher::assemble(&variant, hooks, memory).map_err(|_| "not loaded")?;
 //!     // SAFETY: the block is this CPU's alone, its TSS is loaded, and it lies where the code
 //!     // expects it.
@@ -77,8 +77,8 @@
 //!   then;
 //! * an NMI or a machine check that interrupts *ring 0*, which is the switcher or the few
 //!   instructions of `enter` around it, calls [`Hooks::nmi`] or [`Hooks::machine_check`] on the
-//!   host's root, with the host's GS and behind the mitigations of an exit, and leaves everything
-//!   as it was;
+//!   host's root, with the host's GS and after the mitigations of an exit, and leaves everything as
+//!   it was;
 //! * anything else in ring 0 calls [`Hooks::fatal`].
 //!
 //! While the host's is loaded, before and after, NMIs and machine checks come to the host's own

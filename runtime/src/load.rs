@@ -36,30 +36,32 @@ pub unsafe trait CodeMapping {
     /// Why memory cannot be had.
     type Error: fmt::Display + fmt::Debug;
 
-    /// `len` bytes on pages of their own: writable, not executable, supervisor only.
+    /// Reserves `len` bytes on pages of their own: writable, not executable, for the supervisor
+    /// only.
     ///
     /// # Errors
-    /// If the host has none to give.
+    /// If the host has no memory to give.
     fn reserve(&mut self, len: usize) -> Result<NonNull<u8>, Self::Error>;
 
     /// Makes the reserved pages executable and no longer writable, in every root and TLB.
     ///
     /// # Errors
-    /// If the host cannot.
+    /// If the host cannot change the protection.
     ///
     /// # Safety
-    /// [`reserve`](Self::reserve) of this very value has given `start` for `len`, and it has not
-    /// been released since; nothing writes there any more.
+    /// [`reserve`](Self::reserve) of this very value has returned `start` for `len`, and the memory
+    /// has not been released since; nothing writes there any more.
     unsafe fn seal(&mut self, start: NonNull<u8>, len: usize) -> Result<(), Self::Error>;
 
     /// Takes reserved pages back, sealed or not: they are unmapped, or at least not executable.
     ///
     /// # Safety
-    /// [`reserve`](Self::reserve) of this very value has given `start` for `len`, and it has not
-    /// been released since; nothing refers to what is there, and no CPU executes it, now or later.
+    /// [`reserve`](Self::reserve) of this very value has returned `start` for `len`, and the memory
+    /// has not been released since; nothing refers to what is there, and no CPU executes it, now or
+    /// later.
     unsafe fn release(&mut self, start: NonNull<u8>, len: usize);
 
-    /// How the page with `address` is mapped; `None` if it is not.
+    /// How the page with `address` is mapped; `None` if it is not mapped.
     fn protection(&self, address: NonNull<u8>) -> Option<Protection>;
 }
 
@@ -67,47 +69,47 @@ pub unsafe trait CodeMapping {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError<M: fmt::Display + fmt::Debug> {
-    /// An emitter is wrong.
+    /// The assembler has failed: an emitter is wrong.
     #[error("the switcher does not assemble: {0}")]
     Assemble(#[from] AsmError),
-    /// Nobody has proved this code.
+    /// No proof of this code is on record.
     #[error(
         "no proof is on record for the image {fingerprint}: the variants of `switcher variants`, \
          with default selectors, are proved; to run another one, say so with \
          `Switcher::assemble_unproved`"
     )]
     NotProved {
-        /// The image's.
+        /// The fingerprint of the image.
         fingerprint: Fingerprint,
     },
     /// The code cannot run where the host put it.
     #[error(transparent)]
     Link(#[from] LinkError),
-    /// LIDT would fault.
+    /// The switcher's IDT does not lie at a canonical address: LIDT would fault.
     #[error("the memory that the allocator gave for the switcher's IDT cannot be used: {0}")]
     Idt(NonCanonical),
-    /// The host's answer.
+    /// The host cannot provide memory, or cannot seal it; this is its own error.
     #[error("the host cannot map the switcher: {0}")]
     Mapping(M),
-    /// A page is not mapped although the host said so.
+    /// A page is not mapped although the host has reserved it.
     #[error("the page at {address:#x}, reserved for the switcher, is not mapped")]
     NotMapped {
         /// The page's address.
         address: usize,
     },
-    /// Code could be changed while it can run.
+    /// A page is writable and executable at once: code could be changed while it can run.
     #[error("the page at {address:#x} is writable and executable at once")]
     WritableAndExecutable {
         /// The page's address.
         address: usize,
     },
-    /// A guest could reach it.
+    /// A page is accessible at CPL 3: a guest could reach it.
     #[error("the page at {address:#x} is accessible at CPL 3")]
     UserAccessible {
         /// The page's address.
         address: usize,
     },
-    /// The wrong one of the two.
+    /// A page is not writable before sealing, or not executable after it.
     #[error("the page at {address:#x} is not {expected}")]
     WrongProtection {
         /// The page's address.
@@ -122,33 +124,33 @@ pub enum LoadError<M: fmt::Display + fmt::Debug> {
 pub struct Switcher {
     linked: LinkedImage,
     idt: Box<Idt>,
-    /// How many bytes of the host's memory it has.
+    /// How many bytes of the host's memory are reserved for the switcher.
     reserved: usize,
-    /// On how many CPUs it is installed.
+    /// The number of CPUs on which the switcher is installed.
     pub(crate) installed: AtomicUsize,
 }
 
-/// CPUs still use a switcher that was to be unloaded.
+/// The switcher cannot be unloaded, because CPUs still use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the switcher is still installed on {cpus} CPUs: uninstall it there first")]
 pub struct StillInstalled {
-    /// How many.
+    /// The number of these CPUs.
     pub cpus: usize,
 }
 
 impl Switcher {
     /// Assembles `variant` and places it into memory of the host's.
     ///
-    /// The variant should be [`Variant::for_host`]'s, under whatever policy;
-    /// [`install`](Self::install) refuses CPUs that need another one. With
+    /// The variant should be [`Variant::for_host`]'s, under any policy; [`install`](Self::install)
+    /// refuses CPUs that need another one. With
     /// [`Placement::PerCpu`](switcher_gen::layout::Placement::PerCpu) a switcher is for one CPU:
-    /// the memory must lie [`BEFORE_CODE`](switcher_gen::layout::PerCpu::BEFORE_CODE) bytes behind
-    /// that CPU's block, which `install` checks.
+    /// the memory must lie [`BEFORE_CODE`](switcher_gen::layout::PerCpu::BEFORE_CODE) bytes after
+    /// the start of that CPU's block, which `install` checks.
     ///
-    /// `hooks` are what of the host its event entries call.
+    /// `hooks` are the functions of the host that the event entries call.
     ///
     /// # Errors
-    /// If these bytes are not in the table of what is proved ([`certificate`]), if the host's
+    /// If these bytes are not in the table of what is proved ([`certificate`]), or if the host's
     /// memory cannot be had, is writable and executable at once, is accessible to guests, or lies
     /// where the switcher cannot run.
     pub fn assemble<M: CodeMapping>(
@@ -163,12 +165,12 @@ impl Switcher {
         Self::load(image, hooks, memory)
     }
 
-    /// The same, whether these bytes are proved or not: for selectors other than the default ones,
-    /// and for emitters that are being worked on. `switcher prove` proves what `switcher emit`
-    /// emits.
+    /// Does what [`assemble`](Self::assemble) does, whether these bytes are proved or not: for
+    /// selectors other than the default ones, and for emitters that are being worked on. `switcher
+    /// prove` proves what `switcher emit` emits.
     ///
     /// # Errors
-    /// As [`assemble`](Self::assemble), but for the proof.
+    /// As for [`assemble`](Self::assemble), except that a missing proof is no error.
     pub fn assemble_unproved<M: CodeMapping>(
         variant: &Variant,
         hooks: &Hooks,
@@ -188,29 +190,31 @@ impl Switcher {
             Ok(linked) => match Idt::new(&linked) {
                 Ok(idt) => Ok(Self { linked, idt, reserved, installed: AtomicUsize::new(0) }),
                 Err(why) => {
-                    // SAFETY: as below; the image that was linked is dropped with this call.
+                    // SAFETY: `reserve` of this value has just returned this memory, and no CPU has
+                    // been told of it; the image that was linked is dropped with this call.
                     unsafe { memory.release(start, reserved) };
                     Err(LoadError::Idt(why))
                 }
             },
             Err(why) => {
-                // SAFETY: `reserve` of this value has just given it; no CPU has been told of it.
+                // SAFETY: `reserve` of this value has just returned this memory; no CPU has been
+                // told of it.
                 unsafe { memory.release(start, reserved) };
                 Err(why)
             }
         }
     }
 
-    /// Takes the code out of memory.
+    /// Releases the memory of the code.
     ///
     /// # Errors
-    /// If it is still installed on a CPU: a [`Cpu`](crate::Cpu) was dropped and not
+    /// If the switcher is still installed on a CPU: a [`Cpu`](crate::Cpu) was dropped and not
     /// [uninstalled](crate::Cpu::uninstall). The error holds the switcher itself, and says why.
     ///
     /// # Safety
-    /// `memory` is what the switcher was [loaded](Self::assemble) into: another one, of the same
-    /// type as well, would be told to take back what it has never given, or has given to somebody
-    /// else.
+    /// `memory` is what the switcher was [loaded](Self::assemble) into. Another value, even of the
+    /// same type, would be told to take back memory that it has never given, or has given to
+    /// somebody else.
     #[expect(clippy::result_large_err, reason = "as in `uninstall`: a box would be allocated")]
     pub unsafe fn unload<M: CodeMapping>(
         self,
@@ -220,8 +224,8 @@ impl Switcher {
             0 => {
                 let base = core::ptr::with_exposed_provenance_mut(self.base() as usize);
                 if let Some(start) = NonNull::new(base) {
-                    // SAFETY: the caller says that this is where it was reserved. It is installed
-                    // nowhere, so no CPU comes to it, and `self` ends here.
+                    // SAFETY: the caller says that this memory was reserved by `memory`. The
+                    // switcher is installed on no CPU, so none executes it, and `self` ends here.
                     unsafe { memory.release(start, self.reserved) };
                 }
                 Ok(())
@@ -230,19 +234,19 @@ impl Switcher {
         }
     }
 
-    /// On how many CPUs it is installed.
+    /// The number of CPUs on which the switcher is installed.
     #[must_use]
     pub fn installed(&self) -> usize {
         self.installed.load(Ordering::Acquire)
     }
 
-    /// The image at the address it runs at.
+    /// The image, linked for the address at which it runs.
     #[must_use]
     pub const fn linked(&self) -> &LinkedImage {
         &self.linked
     }
 
-    /// What was assembled.
+    /// The image that was assembled.
     #[must_use]
     pub const fn image(&self) -> &Image {
         self.linked.image()
@@ -254,7 +258,7 @@ impl Switcher {
         self.linked.variant()
     }
 
-    /// Where the code starts.
+    /// The address of the first byte of the code.
     #[must_use]
     pub const fn base(&self) -> u64 {
         self.linked.base().get()
@@ -272,7 +276,7 @@ impl Switcher {
     }
 
     /// Whether `window` applies at `rip`: for a host's hooks, about what was interrupted. The event
-    /// entries have no need of it: they put back whatever they have found.
+    /// entries do not need this: they restore whatever they have found.
     ///
     /// In [`Window::GuestRoot`] a guest's root was loaded. In [`Window::UnsafeStack`] RSP was the
     /// guest's: what an unwinder or a profiler finds there is not to be believed.
@@ -293,8 +297,8 @@ impl Switcher {
     }
 }
 
-/// Writes the image, and what leads to the hooks behind it, to memory that is writable, and makes
-/// it executable.
+/// Writes the image, and after it the thunks to the hooks, to memory that is writable, and makes it
+/// executable.
 fn write_and_seal<M: CodeMapping>(
     image: &Image,
     hooks: &Hooks,
@@ -313,15 +317,17 @@ fn write_and_seal<M: CodeMapping>(
     unsafe { start.copy_from_nonoverlapping(NonNull::from(linked.bytes()).cast(), code) };
     // SAFETY: `code` is less than `len`, for which the memory is valid.
     let behind = unsafe { start.byte_add(code) };
-    // SAFETY: as for the code; the two lengths add up to `len`.
+    // SAFETY: as for the code, nothing else uses the memory; the two lengths add up to `len`.
     unsafe { behind.copy_from_nonoverlapping(NonNull::from(thunks.bytes()).cast(), Thunks::LEN) };
-    // SAFETY: `load` has reserved it here, and all that is to be written is.
+    // SAFETY: `reserve` has just returned this memory for `len`; all that is to be written is, and
+    // nothing writes there any more.
     unsafe { memory.seal(start, len) }.map_err(LoadError::Mapping)?;
     check(memory, start, len, "executable", |p| p.executable)?;
     Ok(linked)
 }
 
-/// Checks every page of the code: never writable and executable, never a guest's, and `wanted`.
+/// Checks that no page of the code is writable and executable at once, or accessible to a guest,
+/// and that each is `wanted`.
 fn check<M: CodeMapping>(
     memory: &M,
     start: NonNull<u8>,
@@ -334,7 +340,8 @@ fn check<M: CodeMapping>(
     let pages = (first & !(PAGE - 1)..first + len).step_by(PAGE);
     for page in pages {
         let address = page.max(first);
-        // Within the reserved range, hence not null and of its provenance.
+        // The address is within the reserved range, hence not null, and `pointer` has that range's
+        // provenance.
         let pointer = start.map_addr(|_| core::num::NonZero::new(address).unwrap_or(start.addr()));
         let protection = memory.protection(pointer).ok_or(LoadError::NotMapped { address })?;
         if protection.writable && protection.executable {
@@ -356,7 +363,7 @@ mod tests {
     use std::alloc::{Layout, alloc, dealloc};
     use std::string::ToString;
 
-    /// Memory that claims whatever protection a test wants; nothing in it is executed.
+    /// Memory that claims whatever protection a test wants. Nothing in it is executed.
     struct Claims {
         before: Protection,
         after: Protection,
@@ -428,7 +435,7 @@ mod tests {
         let written = unsafe { core::slice::from_raw_parts(memory.memory.as_ptr(), bytes.len()) };
         assert_eq!(written, bytes);
         assert!(switcher.is_in(Window::GuestRoot, switcher.address(Label::Iretq)));
-        // Each call of a hook leads there, straight or through the thunk behind the code.
+        // Each call of a hook leads to the hook, directly or through the thunk after the code.
         for relocation in switcher.image().relocations() {
             let at = relocation.at as usize;
             let field = i32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
@@ -436,7 +443,8 @@ mod tests {
             let offset = target.wrapping_sub(switcher.base()) as usize;
             if (bytes.len()..bytes.len() + Thunks::LEN).contains(&offset) {
                 let thunk = memory.memory.as_ptr().wrapping_byte_add(offset).cast::<[u8; 64]>();
-                // SAFETY: `assemble` wrote the thunks there, behind the code.
+                // SAFETY: `assemble` has written the thunks to the memory of the test's own, after
+                // the code.
                 let thunk = unsafe { thunk.read() };
                 target = Thunks::leads_to(&thunk).unwrap();
             }
@@ -450,12 +458,12 @@ mod tests {
         let switcher =
             Switcher::assemble(&Variant::REFERENCE, &Hooks::FOR_TESTS, &mut memory).unwrap();
         switcher.installed.store(2, Ordering::Relaxed);
-        // SAFETY: it was loaded into this memory.
+        // SAFETY: the switcher was loaded into this memory.
         let (switcher, why) = unsafe { switcher.unload(&mut memory) }.unwrap_err().into_parts();
         assert_eq!(why, StillInstalled { cpus: 2 });
         assert!(!memory.released);
         switcher.installed.store(0, Ordering::Relaxed);
-        // SAFETY: as above.
+        // SAFETY: the switcher was loaded into this memory.
         assert!(unsafe { switcher.unload(&mut memory) }.is_ok());
         assert!(memory.released);
     }

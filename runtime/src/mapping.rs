@@ -12,28 +12,28 @@ use switcher_gen::layout::{IstTop, PerCpu, Pvcs, Sp0};
 
 use crate::registers::DescriptorTablePointer;
 
-/// Bytes in a page.
+/// The number of bytes in a page.
 const PAGE: u64 = 4096;
 
 /// How a range is mapped: always for the supervisor, never writable and executable at once. There
 /// is no way to say "for users too".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rights {
-    /// Code.
+    /// The range is code.
     ReadExecute,
-    /// Data.
+    /// The range is data.
     ReadWrite,
-    /// Tables that the hardware only reads.
+    /// The range is a table that the hardware only reads.
     Read,
 }
 
-/// What a range is.
+/// What a range holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Purpose {
-    /// The switcher.
+    /// The code of the switcher.
     Code,
-    /// TSS and `TssExtra`.
+    /// The per-CPU block: the TSS and `TssExtra`.
     PerCpuBlock,
     /// The end of the stack at sp0: events of CPL 3 and SYSCALL exits put their frames there.
     EntryStack,
@@ -51,20 +51,21 @@ pub enum Purpose {
 /// A range of addresses that a guest's root must map, for the supervisor alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Mapping {
-    /// The first address: the same in the host's root.
+    /// The first address, which is the same in the host's root.
     pub start: u64,
-    /// How many bytes, at least 1. What lies on the same [`pages`](Self::pages) besides is mapped
-    /// with them.
+    /// How many bytes there are, at least 1. Whatever else lies on the same [`pages`](Self::pages)
+    /// is mapped with them.
     pub len: u64,
-    /// With which rights.
+    /// The rights with which the range is mapped.
     pub rights: Rights,
     /// Whether every root that its CPUs ever load, the host's own among them, translates these
-    /// addresses alike, so that the entry may be global. What one of two roots translates
-    /// differently must not be, in either: its translation would outlive the switch to the other
-    /// (spec/hazards.md, row 21). Of what is no mapping of this list, such as the host's pages that
-    /// only its own root has, that says nothing: they must not be.
+    /// addresses alike, so that the entry may be global. Where two roots translate an address
+    /// differently, the entry must not be global in either: its translation would outlive the
+    /// switch to the other root (spec/hazards.md, row 21). This says nothing about addresses
+    /// outside this list, such as the host's pages that only its own root maps: their entries must
+    /// not be global.
     pub may_be_global: bool,
-    /// What it is.
+    /// What the range holds.
     pub purpose: Purpose,
 }
 
@@ -76,35 +77,35 @@ impl Mapping {
         (first..=last).step_by(PAGE as usize)
     }
 
-    /// Whether it has a byte on the page of this address.
+    /// Whether the range has a byte on the page of this address.
     #[must_use]
     pub fn is_on_page_of(&self, address: u64) -> bool {
         self.pages().any(|page| page == address & !(PAGE - 1))
     }
 }
 
-/// All ranges that a CPU's guests' roots must map, but for what belongs to a guest:
+/// All ranges that the roots of a CPU's guests must map, except for what belongs to a guest:
 /// [`PvcsPage::mapping`](crate::PvcsPage::mapping).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MappingList(Vec<Mapping>);
 
 impl MappingList {
-    /// How much of a stack is listed: one page. Under a guest's root nothing is put there but
-    /// frames.
+    /// How many bytes of a stack are listed: one page. Under a guest's root, only frames are put
+    /// there.
     pub const STACK: u64 = PAGE;
 
-    /// The least that each stack must have, in bytes, an [`IstTop`] aside: what the switcher puts
-    /// there, and below that what a #MC and a #DB need to return if they interrupt it. What
+    /// The least size of each stack of the IST in bytes, without the [`IstTop`]: what the switcher
+    /// puts there, and below that what a #MC and a #DB need to return if they interrupt it. What
     /// [`Hooks`](crate::Hooks) need comes on top.
     pub const LEAST_STACK: u64 = IstTop::LEAST as u64;
 
-    /// The least that the stack at sp0 must have, in bytes: a frame, and below that what a #MC and
-    /// a #DB need to return if they interrupt the entry of another event.
+    /// The least size of the stack at sp0 in bytes: a frame, and below that what a #MC and a #DB
+    /// need to return if they interrupt the entry of another event.
     pub const LEAST_ENTRY_STACK: u64 = Sp0::LEAST as u64;
 
-    /// What the hardware of this CPU uses to deliver events as it is set up now: GDT, IDT, the
-    /// block with its TSS, and the stacks that this names. It is for guests without a switcher:
-    /// [`Cpu::mappings`](crate::Cpu::mappings) has the switcher, and its IDT.
+    /// What the hardware of this CPU uses to deliver events as it is set up now: the GDT, the IDT,
+    /// the block with its TSS, and the stacks that the TSS names. It is for guests without a
+    /// switcher: [`Cpu::mappings`](crate::Cpu::mappings) has the switcher, and its IDT.
     #[must_use]
     pub fn of_hardware(block: &PerCpu, address: u64) -> Self {
         let idt = DescriptorTablePointer::idtr();
@@ -112,7 +113,7 @@ impl MappingList {
         Self::with_tables(block, address, gdtr, idt.base(), u64::from(idt.limit()) + 1)
     }
 
-    /// The same with other tables.
+    /// What [`of_hardware`](Self::of_hardware) lists, with other tables than those that are loaded.
     pub(crate) fn with_tables(
         block: &PerCpu,
         address: u64,
@@ -131,7 +132,7 @@ impl MappingList {
     fn add_stacks(&mut self, block: &PerCpu) {
         let tss = &block.tss;
         let ist = [tss.ist1, tss.ist2, tss.ist3, tss.ist4, tss.ist5, tss.ist6, tss.ist7];
-        // A stack that nothing uses has no address.
+        // A stack that nothing uses has address 0 in the TSS, and is not listed.
         let ist = ist.map(|top| u64::from(top).checked_add(size_of::<IstTop>() as u64));
         let ist = ist.map(|end| end.filter(|end| *end > size_of::<IstTop>() as u64));
         let ist = (1..).map(Purpose::IstStack).zip(ist);
@@ -143,7 +144,7 @@ impl MappingList {
         }
     }
 
-    /// Adds the switcher, which one copy serves all CPUs.
+    /// Adds the code of the switcher, of which one copy serves all CPUs.
     pub(crate) fn with_code(mut self, start: u64, len: u64) -> Self {
         self.add(start, len, Rights::ReadExecute, Purpose::Code);
         self
@@ -153,7 +154,7 @@ impl MappingList {
         self.0.push(Mapping { start, len, rights, may_be_global: true, purpose });
     }
 
-    /// One after the other.
+    /// The ranges, one after the other.
     pub fn iter(&self) -> slice::Iter<'_, Mapping> {
         self.0.iter()
     }
@@ -177,7 +178,7 @@ impl<'l> IntoIterator for &'l MappingList {
     }
 }
 
-/// A PVCS at this address. Another guest has another one there, or none.
+/// The mapping of a PVCS at this address. Another guest may have another one there, or none.
 pub(crate) const fn pvcs(address: u64) -> Mapping {
     Mapping {
         start: address,
@@ -203,7 +204,7 @@ mod tests {
         assert_eq!(pages(0x5000, 0x1000), [0x5000]);
         assert_eq!(pages(0x5FFF, 2), [0x5000, 0x6000]);
         assert_eq!(pages(0x5008, 0x2000), [0x5000, 0x6000, 0x7000]);
-        // The last page of all, where the end is no address.
+        // This is the last page of the address space: its end is not an address.
         assert_eq!(pages(0xFFFF_FFFF_FFFF_F000, 0x1000), [0xFFFF_FFFF_FFFF_F000]);
     }
 

@@ -5,29 +5,30 @@
 //! PCIDs are different numbers, and NOFLUSH is nobody's to set: a [`Cpu`](crate::Cpu) remembers
 //! which root it has last loaded under each PCID, and sets NOFLUSH for that root alone.
 //!
-//! Which root that is, no address says: a page that was one guest's root may be another's by now
-//! (spec/hazards.md, row 53). A root is a [`Generation`]: whoever makes one gets a new one.
+//! An address does not say which root that is: a page that was one guest's root may be another's by
+//! now (spec/hazards.md, row 53). So each root has a [`Generation`]: whoever makes a root gets a
+//! new one.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use switcher_gen::arch::{Cr3, Pcid, PcidEnabled};
 
-/// A PCID that only guests have: 32 to 63. Below are the host's.
+/// A PCID that only guests have: 32 to 63. The lower numbers are the host's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestPcid {
     number: u16,
     enabled: PcidEnabled,
 }
 
-/// A number that is no guest's PCID.
+/// The number is not a PCID of the guests'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("PCID {0} is not a guest's: theirs are 32 to 63")]
 pub struct NotAGuests(pub u16);
 
 impl GuestPcid {
-    /// The first.
+    /// The first PCID of the guests'.
     pub const FIRST: u16 = 32;
-    /// How many there are.
+    /// How many PCIDs the guests have.
     pub const COUNT: usize = 32;
 
     /// # Errors
@@ -40,7 +41,7 @@ impl GuestPcid {
         }
     }
 
-    /// Whether CR3 with these bits is on a PCID of the host's.
+    /// Whether CR3 with these bits uses a PCID of the host's.
     pub(crate) const fn is_hosts(cr3: Cr3) -> bool {
         cr3.bits() & 0xFFF < Self::FIRST as u64
     }
@@ -50,31 +51,32 @@ impl GuestPcid {
     }
 }
 
-/// The identity of something that a CPU keeps state for: of a root as it maps at some time, of
-/// those who share branch predictors. Numbers are given once; at one in a nanosecond they last for
-/// 500 years.
+/// The identity of something that a CPU keeps state for: of a root as it maps at some time, or of
+/// those who share branch predictors. Each number is given once; at one in a nanosecond they last
+/// for 500 years.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Generation(u64);
 
 impl Generation {
-    /// One that nothing has had.
+    /// A number that nothing has had.
     pub(crate) fn new() -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         Self(LAST.fetch_add(1, Ordering::Relaxed))
     }
 }
 
-/// A root with what decides whether its translations may be kept.
+/// A root, with what decides whether its translations may be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tagged {
-    /// No PCID, no NOFLUSH.
+    /// The root without PCID and NOFLUSH.
     pub(crate) root: Cr3,
     pub(crate) pcid: Option<GuestPcid>,
     pub(crate) generation: Generation,
 }
 
 impl Tagged {
-    /// What flushes the PCID's translations when it is loaded; all, without a PCID.
+    /// The value of CR3 that flushes the PCID's translations when it is loaded, or, without a PCID,
+    /// all.
     pub(crate) fn flushing(self) -> Cr3 {
         match self.pcid {
             Some(GuestPcid { number, enabled }) => match Pcid::new(number) {
@@ -85,7 +87,8 @@ impl Tagged {
         }
     }
 
-    /// What keeps them. Without a PCID, there is no such thing.
+    /// The value of CR3 that keeps the PCID's translations. A root without a PCID has no such
+    /// value.
     fn keeping(self) -> Cr3 {
         match self.pcid {
             Some(GuestPcid { enabled, .. }) => self.flushing().without_flush(enabled),
@@ -93,26 +96,28 @@ impl Tagged {
         }
     }
 
-    /// Whether the other one is another root under the same PCID, or was this one before something
-    /// was taken out of it.
+    /// Whether `other` is another root under the same PCID, or the same one before or after
+    /// something was taken out of it.
     pub(crate) fn is_in_conflict_with(self, other: Self) -> bool {
         self.pcid.is_some_and(|pcid| other.pcid.is_some_and(|it| it.number == pcid.number))
             && self.generation != other.generation
     }
 }
 
-/// What a CPU's TLB may hold under each of the guests' PCIDs: the root that was loaded last.
+/// For each of the guests' PCIDs, the root that was loaded last: only its translations may be in a
+/// CPU's TLB under that PCID.
 #[derive(Debug)]
 pub(crate) struct CleanRoots([Option<Generation>; GuestPcid::COUNT]);
 
 impl CleanRoots {
-    /// Nobody knows.
+    /// Nothing is known of any PCID.
     pub(crate) const fn unknown() -> Self {
         Self([None; GuestPcid::COUNT])
     }
 
-    /// What a direct switch to a root loads: it keeps translations only if they are that root's. If
-    /// not, each switch flushes, and whose they are afterwards depends on whether there was one.
+    /// The value that a direct switch to a root loads into CR3: it keeps translations only if they
+    /// are that root's. If they are not, each switch flushes, and afterwards nobody knows whose
+    /// they are, because there may have been a switch or not.
     pub(crate) fn slot(&mut self, root: Tagged) -> Cr3 {
         if self.has(root) {
             return root.keeping();
@@ -123,7 +128,8 @@ impl CleanRoots {
         root.flushing()
     }
 
-    /// What an entry on a root loads. From then on the translations are that root's.
+    /// The value that an entry on a root loads into CR3. From then on the translations are that
+    /// root's.
     pub(crate) fn enter(&mut self, root: Tagged) -> Cr3 {
         let cr3 = self.slot(root);
         if let Some(pcid) = root.pcid {
@@ -164,13 +170,13 @@ mod tests {
         let dead = tagged(0x1000, 40);
         clean.enter(dead);
         assert_eq!(clean.enter(dead).bits(), NOFLUSH | 0x1028);
-        // The same page, the same PCID, another root.
+        // This is another root on the same page and under the same PCID.
         let recycled = tagged(0x1000, 40);
         assert_ne!(recycled, dead);
         assert_eq!(clean.slot(recycled).bits(), 0x1028);
         assert_eq!(clean.enter(recycled).bits(), 0x1028);
         assert_eq!(clean.enter(recycled).bits(), NOFLUSH | 0x1028);
-        // Nor does one get them back that was taken for dead.
+        // Nor does a root get its translations back that was taken for dead.
         assert_eq!(clean.enter(dead).bits(), 0x1028);
     }
 
@@ -201,11 +207,11 @@ mod tests {
         let (a, b) = (tagged(0x1000, 40), tagged(0x2000, 40));
         assert_eq!(clean.enter(a).bits(), 0x1028);
         assert_eq!(clean.enter(a).bits(), NOFLUSH | 0x1028);
-        // Another root under the same PCID: flushed each time they alternate.
+        // This is another root under the same PCID: each switch flushes when they alternate.
         assert_eq!(clean.slot(b).bits(), 0x2028);
         assert_eq!(clean.enter(b).bits(), 0x2028);
         assert_eq!(clean.enter(a).bits(), 0x1028);
-        // Under another PCID, they do not meet.
+        // Under another PCID, the two do not meet.
         assert_eq!(clean.enter(tagged(0x2000, 41)).bits(), 0x2029);
         assert_eq!(clean.enter(a).bits(), NOFLUSH | 0x1028);
     }
@@ -224,7 +230,7 @@ mod tests {
         let mut clean = CleanRoots::unknown();
         let (first, second) = (tagged(0x1000, 40), tagged(0x2000, 40));
         clean.enter(first);
-        // A guest with another root under this PCID may switch to it directly, or not.
+        // A guest with another root under this PCID may switch to that directly, or not.
         clean.slot(second);
         assert_eq!(clean.slot(first).bits(), 0x1028);
         assert_eq!(clean.enter(first).bits(), 0x1028);
@@ -255,8 +261,8 @@ mod tests {
     fn two_roots_under_one_pcid_are_in_conflict() {
         let a = tagged(0x1000, 40);
         assert!(a.is_in_conflict_with(tagged(0x2000, 40)));
-        // On one page, or the same one before something was taken out of it: none of both is the
-        // other.
+        // These are two roots on one page, or one root before and after something was taken out of
+        // it: neither has the other's translations.
         assert!(a.is_in_conflict_with(tagged(0x1000, 40)));
         assert!(a.is_in_conflict_with(Tagged { generation: Generation::new(), ..a }));
         assert!(!a.is_in_conflict_with(tagged(0x2000, 41)));

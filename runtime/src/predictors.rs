@@ -1,14 +1,14 @@
-//! Branch predictors between guests: whose training a CPU may have (spec/hazards.md, row 54).
+//! Branch predictors between guests: who may have trained those of a CPU (spec/hazards.md, row 54).
 
 use crate::pcid::Generation;
 
-/// Those who may train each other's branches: one virtual machine, as a rule. An identity, which is
-/// given once; nothing that is freed and made again has it.
+/// Those who may train each other's branches: one virtual machine, as a rule. The identity of a
+/// domain is given once: nothing that is freed and made again has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Domain(Generation);
 
 impl Domain {
-    /// A new one.
+    /// Makes a new domain.
     #[must_use]
     #[expect(clippy::new_without_default, reason = "two of them are never equal")]
     pub fn new() -> Self {
@@ -19,47 +19,49 @@ impl Domain {
 /// Who sees to the barrier between guests of two domains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Barriers {
-    /// [`Cpu::enter`](crate::Cpu::enter), by IBPB, where the CPU has it. It costs some thousand
-    /// cycles, when another domain's guest is entered than the last one's, or code of the host's at
-    /// CPL 3 has run in between, and makes the new one's first branches slow.
+    /// [`Cpu::enter`](crate::Cpu::enter) does, by IBPB, where the CPU has it. A barrier costs some
+    /// thousand cycles, when another domain's guest is entered than the last one's, or code of the
+    /// host's at CPL 3 has run in between, and makes the new guest's first branches slow.
     #[default]
     Enter,
-    /// The host, which has barriers of its own where it changes from one process to another, and
+    /// The host does: it has barriers of its own where it changes from one process to another, and
     /// runs guests of one domain in one process only. Before its user mode
     /// [`Cpu::barrier_before_user_mode`](crate::Cpu::barrier_before_user_mode) is as necessary as
-    /// with the other.
+    /// with [`Enter`](Self::Enter).
     Host,
 }
 
-/// Which guests have run since the last barrier.
+/// The guests that have run since the last barrier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Guests {
-    /// No guest's.
+    /// No guest has run.
     Nobodys,
-    /// One domain's alone.
+    /// Guests of one domain have run.
     Of(Domain),
-    /// Those of several domains, or of who knows which.
+    /// Guests of several domains have run, or of unknown ones.
     Several,
 }
 
-/// What a CPU's predictors have been trained by since the last barrier. It is kept whoever sees to
-/// the barriers, or what has run meanwhile would be forgotten.
+/// Who has trained a CPU's predictors since the last barrier. It is kept whoever sees to the
+/// barriers, so that nothing that has run meanwhile is forgotten.
 #[derive(Debug)]
 pub(crate) struct Predictors {
     guests: Guests,
-    /// Code of the host's at CPL 3, too.
+    /// Whether code of the host's at CPL 3 has run, too.
     user_mode: bool,
     barriers: u64,
 }
 
 impl Predictors {
-    /// By nobody knows whom: a switcher that was installed here before may have run guests.
+    /// Anybody may have trained them: a switcher that was installed here before may have run
+    /// guests.
     pub(crate) const fn unknown() -> Self {
         Self { guests: Guests::Several, user_mode: true, barriers: 0 }
     }
 
-    /// A guest of this domain is about to run. Says whether a barrier has to come first. Where
-    /// barriers are the host's, none does, and what was there stays.
+    /// Notes that a guest of this domain is about to run. Returns whether a barrier has to come
+    /// first. Where barriers are the host's, none has to, and who has trained the predictors before
+    /// is still known.
     pub(crate) fn enter(&mut self, domain: Domain, barriers: Barriers) -> bool {
         let foreign = self.user_mode
             || match self.guests {
@@ -79,8 +81,8 @@ impl Predictors {
         self.count(barrier)
     }
 
-    /// Code of the host's at CPL 3 is about to run, and to train. Says whether a barrier has to
-    /// come first, whoever sees to those between guests.
+    /// Notes that code of the host's at CPL 3 is about to run, and to train the predictors. Returns
+    /// whether a barrier has to come first, whoever sees to those between guests.
     pub(crate) fn leave(&mut self) -> bool {
         let trained = self.guests != Guests::Nobodys;
         (self.guests, self.user_mode) = (Guests::Nobodys, true);
@@ -92,7 +94,7 @@ impl Predictors {
         barrier
     }
 
-    /// How many there have been.
+    /// The number of barriers that there have been.
     pub(crate) const fn barriers(&self) -> u64 {
         self.barriers
     }
@@ -109,7 +111,7 @@ mod tests {
     fn a_barrier_stands_between_two_domains_and_between_no_others() {
         let (a, b) = (Domain::new(), Domain::new());
         let mut cpu = Predictors::unknown();
-        // Somebody may have trained something.
+        // Anybody may have trained the predictors before.
         assert!(cpu.enter(a, ENTER));
         assert!(!cpu.enter(a, ENTER));
         assert!(cpu.enter(b, ENTER));
@@ -124,7 +126,7 @@ mod tests {
         let mut cpu = Predictors::unknown();
         assert!(cpu.leave());
         assert!(!cpu.leave());
-        // What user mode has trained would steer a guest, whichever.
+        // What user mode has trained would steer any guest.
         assert!(cpu.enter(a, ENTER));
         assert!(!cpu.enter(a, ENTER));
         assert!(cpu.leave());
@@ -152,7 +154,8 @@ mod tests {
     #[test]
     fn what_has_run_while_barriers_were_the_hosts_is_not_forgotten() {
         let (a, b) = (Domain::new(), Domain::new());
-        // Another domain in between, as the last one and not.
+        // Guests of other domains run in between, of which the last one is another domain or the
+        // same.
         for meanwhile in [&[b][..], &[b, a], &[a, b, a]] {
             let mut cpu = Predictors::unknown();
             assert!(cpu.enter(a, ENTER));
@@ -162,16 +165,16 @@ mod tests {
             assert!(cpu.enter(a, ENTER), "{meanwhile:?}");
             assert!(!cpu.enter(a, ENTER));
         }
-        // None in between.
+        // No guest runs in between.
         let mut cpu = Predictors::unknown();
         assert!(cpu.enter(a, ENTER));
         assert!(!cpu.enter(a, HOST));
         assert!(!cpu.enter(a, ENTER));
-        // User mode in between, and no barrier after it.
+        // User mode runs in between, and there is no barrier after it.
         assert!(cpu.leave());
         assert!(!cpu.enter(a, HOST));
         assert!(cpu.enter(a, ENTER));
-        // What nobody knows stays unknown.
+        // As long as nobody knows who has trained the predictors, that stays so.
         let mut cpu = Predictors::unknown();
         assert!(!cpu.enter(a, HOST));
         assert!(cpu.enter(a, ENTER));

@@ -1,5 +1,5 @@
-//! What an operation that would have taken an object away returns if it is refused: the object, and
-//! why.
+//! The error of an operation that takes an object by value: the object, and why the operation was
+//! refused.
 
 use core::error::Error;
 use core::fmt;
@@ -34,7 +34,7 @@ impl<T, E> Refused<T, E> {
         &self.reason
     }
 
-    /// What would have been taken away.
+    /// The object, as it was.
     pub fn into_inner(self) -> T {
         self.inner
     }
@@ -45,7 +45,7 @@ impl<T, E> Refused<T, E> {
     }
 }
 
-/// The reason alone: the object may hold a whole image.
+/// Shows the reason alone, because the object may hold a whole image.
 impl<T, E: fmt::Debug> fmt::Debug for Refused<T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Refused").field("reason", &self.reason).finish_non_exhaustive()
@@ -58,7 +58,7 @@ impl<T, E: fmt::Display> fmt::Display for Refused<T, E> {
     }
 }
 
-/// The reason speaks for it: its source is this one's.
+/// The error's source is that of the reason, which also provides the text.
 impl<T, E: Error> Error for Refused<T, E> {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.reason.source()
@@ -82,7 +82,7 @@ mod tests {
         assert_eq!(refused.into_inner(), "a CPU");
         let (object, why) = refused.into_parts();
         assert_eq!((object, why), ("a CPU", reason));
-        // It goes where any error goes, without its object being looked at.
+        // The error can be passed on as any other, without a bound on its object.
         let error: std::boxed::Box<dyn Error> = std::boxed::Box::new(refused);
         assert_eq!(error.to_string(), reason.to_string());
     }

@@ -1,16 +1,17 @@
 //! Registers as numbers of 64 bits.
 //!
-//! What an address is, the paging mode decides, and [`PagingMode`](switcher_gen::arch::PagingMode)
-//! knows. A type that knows 48 bits only, such as the `x86_64` crate's `VirtAddr`, cuts or refuses
-//! the addresses of a five-level host (spec/hazards.md, row 52), so none comes between this crate
-//! and the hardware: `.clippy.toml` forbids it here.
+//! Which numbers are addresses depends on the paging mode, and
+//! [`PagingMode`](switcher_gen::arch::PagingMode) decides it. A type that knows 48 bits only, such
+//! as the `x86_64` crate's `VirtAddr`, truncates or refuses the addresses of a five-level host
+//! (spec/hazards.md, row 52), so this crate passes addresses to the hardware without such a type:
+//! `.clippy.toml` forbids it here.
 
 use core::arch::asm;
 
 use switcher_gen::arch::{CanonicalAddr, NonCanonical, PagingMode, RFlags};
 use x86_64::registers::rflags;
 
-/// What LGDT, LIDT, SGDT and SIDT read and write (Intel SDM vol. 3, 2.4.1).
+/// The operand of LGDT, LIDT, SGDT and SIDT (Intel SDM vol. 3, 2.4.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, packed(2))]
 pub struct DescriptorTablePointer {
@@ -21,10 +22,10 @@ pub struct DescriptorTablePointer {
 const _: () = assert!(size_of::<DescriptorTablePointer>() == 10, "a limit and a base, no gap");
 
 impl DescriptorTablePointer {
-    /// A table at `base` whose last byte is at `limit` from there.
+    /// A table at `base` whose last byte is at offset `limit`.
     ///
     /// # Errors
-    /// If either end is no address of the paging mode: LGDT and LIDT would fault.
+    /// If either end is not canonical in the paging mode: LGDT and LIDT would fault.
     pub const fn new(base: u64, limit: u16, paging: PagingMode) -> Result<Self, NonCanonical> {
         let first: CanonicalAddr = match paging.address(base) {
             Ok(first) => first,
@@ -36,64 +37,64 @@ impl DescriptorTablePointer {
         }
     }
 
-    /// Where the table lies.
+    /// The address of the table's first byte.
     #[must_use]
     pub const fn base(self) -> u64 {
         self.base
     }
 
-    /// Offset of its last byte.
+    /// The offset of the table's last byte.
     #[must_use]
     pub const fn limit(self) -> u16 {
         self.limit
     }
 
-    /// GDTR. Faults at CPL 3 under UMIP.
+    /// Reads GDTR. SGDT faults at CPL 3 under UMIP.
     #[must_use]
     pub fn gdtr() -> Self {
         let mut found = Self::default();
-        // SAFETY: SGDT stores ten bytes to where `found` has as many.
+        // SAFETY: SGDT stores ten bytes, and `found` has ten.
         unsafe { asm!("sgdt [{}]", in(reg) &raw mut found, options(nostack, preserves_flags)) };
         found
     }
 
-    /// IDTR. Faults at CPL 3 under UMIP.
+    /// Reads IDTR. SIDT faults at CPL 3 under UMIP.
     #[must_use]
     pub fn idtr() -> Self {
         let mut found = Self::default();
-        // SAFETY: as for SGDT.
+        // SAFETY: SIDT stores ten bytes, and `found` has ten.
         unsafe { asm!("sidt [{}]", in(reg) &raw mut found, options(nostack, preserves_flags)) };
         found
     }
 
-    /// LGDT. It reloads no segment register.
+    /// Loads GDTR. LGDT reloads no segment register.
     ///
     /// # Safety
-    /// At CPL 0. The table is one, for as long as it is loaded, and has for each selector in use
-    /// what was loaded by it.
+    /// Must be called at CPL 0. There is a descriptor table in that place for as long as it is
+    /// loaded, and for each selector in use it has the descriptor that was loaded by it.
     pub unsafe fn load_gdt(self) {
-        // SAFETY: as the caller says; LGDT reads the ten bytes of `self`.
+        // SAFETY: the caller vouches for CPL 0 and the table; LGDT reads the ten bytes of `self`.
         unsafe { asm!("lgdt [{}]", in(reg) &raw const self, options(nostack, preserves_flags)) };
     }
 
-    /// LIDT.
+    /// Loads IDTR.
     ///
     /// # Safety
-    /// At CPL 0. The table is one, for as long as it is loaded, and its gates lead to what can take
-    /// the events of this CPU.
+    /// Must be called at CPL 0. There is a descriptor table in that place for as long as it is
+    /// loaded, and its gates lead to what can take the events of this CPU.
     pub unsafe fn load_idt(self) {
-        // SAFETY: as the caller says; LIDT reads the ten bytes of `self`.
+        // SAFETY: the caller vouches for CPL 0 and the table; LIDT reads the ten bytes of `self`.
         unsafe { asm!("lidt [{}]", in(reg) &raw const self, options(nostack, preserves_flags)) };
     }
 }
 
-/// A model-specific register.
+/// Reads a model-specific register.
 ///
 /// # Safety
-/// At CPL 0; the register exists on this CPU.
+/// Must be called at CPL 0; the register exists on this CPU.
 pub(crate) unsafe fn read_msr(number: u32) -> u64 {
     let (low, high): (u32, u32);
-    // SAFETY: as the caller says; reading one changes nothing.
+    // SAFETY: the caller vouches for CPL 0 and the register; reading one changes nothing.
     unsafe {
         asm!(
             "rdmsr",
@@ -106,12 +107,13 @@ pub(crate) unsafe fn read_msr(number: u32) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// Writes one.
+/// Writes a model-specific register.
 ///
 /// # Safety
-/// At CPL 0; the register exists, takes the value, and nobody relies on the old one.
+/// Must be called at CPL 0; the register exists, takes the value, and nobody relies on the old one.
 pub(crate) unsafe fn write_msr(number: u32, value: u64) {
-    // SAFETY: as the caller says. It may be a barrier, so memory accesses stay where they are.
+    // SAFETY: the caller vouches for CPL 0, the register and the value. The write may be a barrier,
+    // so the options let no memory access move across it.
     unsafe {
         asm!(
             "wrmsr",
@@ -128,8 +130,8 @@ macro_rules! read {
         $(#[$doc])*
         pub(crate) fn $name() -> $type {
             let value: $type;
-            // SAFETY: it only stores the register's value. Elsewhere than at CPL 0, where all of
-            // this crate that reads registers runs, it may fault.
+            // SAFETY: the instruction only stores the register's value. It may fault at another CPL
+            // than 0; all of this crate that reads registers runs at CPL 0.
             unsafe { asm!($instruction, out(reg) value, options(nomem, nostack, preserves_flags)) };
             value
         }
@@ -137,74 +139,74 @@ macro_rules! read {
 }
 
 read!(
-    /// CR0.
+    /// Reads CR0.
     cr0: u64 = "mov {}, cr0",
 );
 read!(
-    /// CR2.
+    /// Reads CR2.
     cr2: u64 = "mov {}, cr2",
 );
 read!(
-    /// CR3, LAM bits included.
+    /// Reads CR3, LAM bits included.
     cr3: u64 = "mov {}, cr3",
 );
 read!(
-    /// CR4.
+    /// Reads CR4.
     cr4: u64 = "mov {}, cr4",
 );
 read!(
-    /// DR6. As for DR7.
+    /// Reads DR6. The access faults with DR7.GD set, as for DR7.
     dr6: u64 = "mov {}, dr6",
 );
 read!(
-    /// DR7. With DR7.GD set the access faults: no host sets it but for a debugger of its own.
+    /// Reads DR7. With DR7.GD set the access faults: no host sets it except for a debugger of its
+    /// own.
     dr7: u64 = "mov {}, dr7",
 );
 read!(
-    /// LDTR's selector.
+    /// Reads LDTR's selector.
     ldtr: u16 = "sldt {:x}",
 );
 read!(
-    /// TR's selector.
+    /// Reads TR's selector.
     tr: u16 = "str {:x}",
 );
 read!(
-    /// FS base, where CR4.FSGSBASE is set.
+    /// Reads FS base. CR4.FSGSBASE must be set.
     fs_base: u64 = "rdfsbase {}",
 );
 read!(
-    /// GS base, likewise.
+    /// Reads GS base. CR4.FSGSBASE must be set.
     gs_base: u64 = "rdgsbase {}",
 );
 
 /// Writes DR6.
 ///
 /// # Safety
-/// At CPL 0; DR7.GD is clear, and nobody has yet to read what DR6 reports.
+/// Must be called at CPL 0; DR7.GD is clear, and nobody still has to read what DR6 reports.
 pub(crate) unsafe fn set_dr6(value: u64) {
-    // SAFETY: as the caller says.
+    // SAFETY: the caller vouches for CPL 0, and for DR7.GD, with which the access would fault.
     unsafe { asm!("mov dr6, {}", in(reg) value, options(nomem, nostack, preserves_flags)) };
 }
 
 /// Writes FS base.
 ///
 /// # Safety
-/// CR4.FSGSBASE is set; the address is one this CPU takes, and nothing uses FS that relies on
-/// another.
+/// CR4.FSGSBASE is set; this CPU takes the address, and nothing that uses FS relies on another.
 pub(crate) unsafe fn set_fs_base(base: u64) {
-    // SAFETY: as the caller says.
+    // SAFETY: the caller vouches for CR4.FSGSBASE and the address.
     unsafe { asm!("wrfsbase {}", in(reg) base, options(nostack, preserves_flags)) };
 }
 
-/// RFLAGS.
+/// Reads RFLAGS.
 pub(crate) fn flags() -> RFlags {
     RFlags::from_bits_retain(rflags::read_raw())
 }
 
-/// The selectors in DS, ES, FS and GS.
+/// Reads the selectors in DS, ES, FS and GS.
 pub(crate) fn data_selectors() -> [u16; 4] {
     let (ds, es, fs, gs): (u16, u16, u16, u16);
-    // SAFETY: they only store the selectors.
+    // SAFETY: the instructions only store the selectors.
     unsafe {
         asm!(
             "mov {0:x}, ds",
@@ -226,7 +228,8 @@ mod tests {
     use super::*;
     use PagingMode::{FiveLevel, FourLevel};
 
-    /// Bit 47 clear and set, in both halves of 57 bits; a cut to 48 bits changes each.
+    /// Addresses of 57 bits in both halves, with bit 47 clear and set. Truncation to 48 bits
+    /// changes each of them.
     const HIGH: [u64; 4] = [
         0x00A5_2000_0000_1000,
         0x00A5_A000_0000_1000,
@@ -257,7 +260,7 @@ mod tests {
         for mode in [FourLevel, FiveLevel] {
             let end = 1_u64 << (mode.address_bits() - 1);
             assert!(DescriptorTablePointer::new(end, 7, mode).is_err());
-            // The table's end counts as well.
+            // The end of the table must be canonical, too.
             assert!(DescriptorTablePointer::new(end - 0x1000, 0xFFF, mode).is_ok());
             let refused = DescriptorTablePointer::new(end - 0x1000, 0x1000, mode).unwrap_err();
             assert_eq!(refused.addr, end);
