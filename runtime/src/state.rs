@@ -1,15 +1,15 @@
-//! What CPL 3 can see, change or be ruled by, every register and structure that the manuals of
-//! Intel and AMD tell of: the one table (spec/hazards.md, "CPU state"). A CPU that has more is for
-//! its host to judge.
+//! The table of every register and structure that CPL 3 can see, change or be ruled by, as far as
+//! the manuals of Intel and AMD tell (spec/hazards.md, "CPU state"). A CPU that has more is for its
+//! host to judge.
 //!
-//! An entry says what it is, why it matters, who sees to it, and *has* the functions that do: what
-//! [`install`](crate::Switcher::install) checks, what [`enter`](crate::Cpu::enter) checks each
-//! time, and what it exchanges. Both go through the table, and call nothing of the kind that is not
-//! in it. `CPU-STATE.md` is written from it, so the document cannot claim a check that does not
-//! exist.
+//! An entry says what it is about, why that matters and who sees to it, and it *has* the functions
+//! that do so: what [`install`](crate::Switcher::install) checks, what [`enter`](crate::Cpu::enter)
+//! checks each time, and what it exchanges. Both go through the table, and call no such function
+//! that is not in it. `CPU-STATE.md` is written from it, so the document cannot claim a check that
+//! does not exist.
 //!
 //! Checks are functions of values that were read before, so that tests can make up every CPU. What
-//! a check finds names the register, its value, and what to do.
+//! a check returns names the register, its value, and what to do.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -31,22 +31,22 @@ use crate::registers::DescriptorTablePointer;
 /// Who sees to a register or a structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Care {
-    /// The emitted code does, and is proved to.
+    /// The emitted code sees to it, and this is proved.
     Switcher(&'static str),
     /// `install` writes it, and `uninstall` gives it back.
     Install(&'static str),
-    /// `enter` gives the guest its own and the host its own back.
+    /// `enter` gives the guest its own value, and the host its own back.
     Enter(&'static str),
-    /// `install` or `enter` refuse what is wrong.
+    /// `install` or `enter` refuses a wrong value.
     Checked(&'static str),
-    /// The host must; nobody checks.
+    /// The host must see to it, and nobody checks whether it does.
     Duty {
-        /// By this name.
+        /// The name of the duty.
         name: &'static str,
-        /// What it is.
+        /// What the duty is.
         what: &'static str,
     },
-    /// The host may have it as it likes.
+    /// The host may choose any value.
     Choice(&'static str),
 }
 
@@ -60,34 +60,34 @@ pub struct Entry {
     pub state: State,
     /// The registers or structures, as the manuals call them.
     pub registers: &'static str,
-    /// Rows of spec/hazards.md.
+    /// The rows of spec/hazards.md that it is about.
     pub rows: &'static [Hazard],
-    /// What would go wrong.
+    /// What would go wrong if nobody saw to it.
     pub why: &'static str,
     /// Who sees to it.
     pub care: &'static [Care],
-    /// What `install` checks.
+    /// The checks that `install` makes.
     install: &'static [HostCheck],
-    /// What `enter` checks each time.
+    /// The checks that `enter` makes each time.
     enter: &'static [RunningCheck],
-    /// What of it `enter` exchanges.
+    /// The registers of this row that `enter` exchanges.
     exchanged: &'static [&'static str],
 }
 
 impl Entry {
-    /// Whether `install` checks it.
+    /// Whether `install` checks something of this row.
     #[must_use]
     pub const fn is_checked_by_install(&self) -> bool {
         !self.install.is_empty()
     }
 
-    /// Whether `enter` checks it.
+    /// Whether `enter` checks something of this row.
     #[must_use]
     pub const fn is_checked_by_enter(&self) -> bool {
         !self.enter.is_empty()
     }
 
-    /// Whether `enter` exchanges it.
+    /// Whether `enter` exchanges something of this row.
     #[must_use]
     pub const fn is_exchanged(&self) -> bool {
         !self.exchanged.is_empty()
@@ -98,17 +98,17 @@ impl Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StateError {
-    /// The table's line.
+    /// The row of the table that has the check.
     pub state: State,
     /// The register, or a bit of it.
     pub register: &'static str,
-    /// Of a descriptor: its selector.
+    /// The selector of the descriptor, if the problem is one of a descriptor.
     pub selector: Option<u16>,
     /// The value that was found.
     pub found: u64,
-    /// What is wrong about it.
+    /// What is wrong about the value.
     pub problem: &'static str,
-    /// What the host can do.
+    /// What the host can do about it.
     pub mend: &'static str,
 }
 
@@ -149,7 +149,7 @@ const PEBS_UNAVAILABLE: u64 = 1 << 12;
 /// exception.
 const SEV_ES_OR_SNP: u64 = 0b11 << 1;
 
-/// What `install` looks at.
+/// The values that `install` checks.
 #[derive(Clone, Debug)]
 pub(crate) struct Host {
     pub(crate) has: Has,
@@ -165,16 +165,16 @@ pub(crate) struct Host {
     pub(crate) tr: u16,
     pub(crate) gdt_base: u64,
     pub(crate) gdt_limit: u16,
-    /// Its entries; none if it is not within a page.
+    /// The entries of the GDT; none if the table is not within a page.
     pub(crate) gdt: Vec<u64>,
-    /// Where the per-CPU block has its TSS.
+    /// The address that the TSS in the per-CPU block has.
     pub(crate) tss: u64,
-    /// Of that one.
+    /// The I/O map base of that TSS.
     pub(crate) iomap_base: u16,
 }
 
 impl Host {
-    /// Reads it all, at CPL 0.
+    /// Reads all values, at CPL 0.
     pub(crate) fn read(
         has: Has,
         paging: PagingMode,
@@ -189,10 +189,11 @@ impl Host {
         // SAFETY: the MSR exists where CR4.CET can be set.
         let s_cet =
             (cr4 & cr4::CET != 0).then(|| unsafe { registers::read_msr(MsrName::SCet.address()) });
-        // SAFETY: CPUID says that it exists.
+        // SAFETY: CPUID says that the MSR exists.
         let user_msr_ctl =
             has.user_msr.then(|| unsafe { registers::read_msr(MsrName::UserMsrCtl.address()) });
-        // SAFETY: CPUID says that the CPU can have such guests; Linux reads it there, too.
+        // SAFETY: CPUID says that the CPU can have such guests, and so has the MSR; Linux reads it
+        // on the same condition.
         let sev_status =
             has.sev.then(|| unsafe { registers::read_msr(MsrName::SevStatus.address()) });
         Self {
@@ -221,13 +222,13 @@ impl Host {
     }
 }
 
-/// Whether the CPU this runs on has PEBS switched off for good.
+/// Whether PEBS is switched off for good on this CPU.
 pub(crate) fn pebs_is_unavailable() -> bool {
     // SAFETY: CPUs with a debug store have the MSR.
     unsafe { registers::read_msr(MsrName::MiscEnable.address()) & PEBS_UNAVAILABLE != 0 }
 }
 
-/// A table with its last byte on the page of its first one.
+/// Whether the last byte of a table is on the page of its first one.
 const fn is_within_a_page(base: u64, limit: u16) -> bool {
     const PAGE: u64 = 4096;
     base % PAGE + (limit as u64) < PAGE
@@ -241,22 +242,23 @@ pub(crate) fn descriptor(gdtr: DescriptorTablePointer, selector: u16) -> u64 {
     }
     let entry = core::ptr::with_exposed_provenance::<u64>((gdtr.base() + offset) as usize);
     // SAFETY: GDTR says that a table of `limit + 1` bytes lies at `base`, and the CPU itself reads
-    // it through the same mapping; the entry lies within it. Descriptors may be unaligned.
+    // it through the same mapping; the entry lies within the table. Descriptors may be unaligned.
     unsafe { entry.read_unaligned() }
 }
 
-/// What `install` has found and left, with which `enter` compares.
+/// The values that `install` has found or written, with which `enter` compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Installed {
     pub(crate) cr4: u64,
     pub(crate) tr: u16,
     pub(crate) gdtr: DescriptorTablePointer,
-    /// Where SYSCALL leads: elsewhere, if this CPU has been reset in between, and set up anew.
+    /// LSTAR, where SYSCALL leads. It has another value if this CPU has been reset in between, and
+    /// set up anew.
     pub(crate) lstar: u64,
 }
 
 impl Installed {
-    /// Reads it, at CPL 0.
+    /// Reads the values, at CPL 0.
     pub(crate) fn read() -> Self {
         let (cr4, tr) = (registers::cr4(), registers::tr());
         // SAFETY: every CPU with long mode has the MSR; reading it changes nothing.
@@ -265,33 +267,34 @@ impl Installed {
     }
 }
 
-/// What `enter` looks at each time.
+/// The values that `enter` checks each time.
 #[derive(Clone, Debug)]
 pub(crate) struct Running {
-    /// RFLAGS of who enters the guest.
+    /// RFLAGS of the code that enters the guest.
     pub(crate) flags: RFlags,
     pub(crate) cr0: u64,
-    /// What can be compared with what it was.
+    /// The values as they are now.
     pub(crate) now: Installed,
-    /// When `install` had been done.
+    /// The values as they were after `install`.
     pub(crate) then: Installed,
     pub(crate) ldtr: u16,
     pub(crate) dr7: u64,
-    /// What the host has in DS, ES, FS and GS, which it gets back.
+    /// The selectors that the host has in DS, ES, FS and GS, and gets back.
     pub(crate) hosts: [u16; 4],
-    /// The GDT's entries for them; for null selectors, 0.
+    /// The GDT's entries for `hosts`; 0 for null selectors.
     pub(crate) hosts_descriptors: [u64; 4],
-    /// What the guest is to be entered with: the selectors of CS and SS.
+    /// The selectors of CS and SS that the guest is to be entered with.
     pub(crate) code_and_stack: [u16; 2],
-    /// And of DS, ES, FS and GS.
+    /// The selectors of DS, ES, FS and GS that the guest is to be entered with.
     pub(crate) data: [u16; 4],
-    /// The GDT's entries for them, in this order; for null selectors, 0.
+    /// The GDT's entries for `code_and_stack` and `data`, in this order; 0 for null selectors.
     pub(crate) descriptors: [u64; 6],
 }
 
 impl Running {
-    /// Reads it, at CPL 0, but for `cr0`, which was read before anything else. A guest with the
-    /// switcher's own selectors and null ones has nothing read for them: `install` has seen these.
+    /// Reads the values, at CPL 0, except for `cr0`, which was read before anything else. No
+    /// descriptor is read for the switcher's own selectors and null ones, because `install` has
+    /// checked these.
     pub(crate) fn read(cr0: u64, guest: &Guest, selectors: Selectors, then: Installed) -> Self {
         let now = Installed::read();
         let entry = |selector| if selector > NULL { descriptor(now.gdtr, selector) } else { 0 };
@@ -327,18 +330,18 @@ pub(crate) const NULL: u16 = 3;
 const RPL: u16 = 3;
 const TABLE_INDICATOR: u16 = 1 << 2;
 
-// Descriptors (Intel SDM vol. 3, 3.4.5 and 3.5).
+// The bits of descriptors (Intel SDM vol. 3, 3.4.5 and 3.5).
 const ACCESSED: u64 = 1 << 40;
-/// Of data: writable. Of code: readable.
+/// In data: writable. In code: readable.
 const READ_WRITE: u64 = 1 << 41;
-/// Of data: expands down. Of code: conforming.
+/// In data: expands down. In code: conforming.
 const DOWN_OR_CONFORMING: u64 = 1 << 42;
 const IS_CODE: u64 = 1 << 43;
 const IS_SEGMENT: u64 = 1 << 44;
 const DPL: u64 = 3 << 45;
 const PRESENT: u64 = 1 << 47;
 const LONG: u64 = 1 << 53;
-/// Of code: 32 bits. Of data: stacks of 32 bits.
+/// In code: 32 bits. In data: stacks of 32 bits.
 const SIZE32: u64 = 1 << 54;
 
 const fn wrong(
@@ -350,7 +353,7 @@ const fn wrong(
     Err(Wrong { register, selector: None, found, problem, mend })
 }
 
-/// A bit that must be set, or must be clear.
+/// Checks a bit that must be set, or must be clear.
 const fn bit(
     register: &'static str,
     found: u64,
@@ -362,7 +365,7 @@ const fn bit(
     if (found & bit != 0) == must_be_set { Ok(()) } else { wrong(register, found, problem, mend) }
 }
 
-/// A bit of CR4 that has to stay as `install` has found or made it.
+/// Checks a bit of CR4 that has to stay as `install` has found or made it.
 const fn kept(register: &'static str, running: &Running, bit: u64) -> Result<(), Wrong> {
     let (now, then) = (running.now.cr4, running.then.cr4);
     if now & bit == then & bit {
@@ -404,7 +407,8 @@ fn gdt_is_bounded(host: &Host) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// `install` has judged the entries of one table, and each guest's root maps that.
+/// Checks that GDTR is as `install` has found it: `install` has judged the entries of that table,
+/// and each guest's root maps it.
 fn gdtr_is_as_it_was(running: &Running) -> Result<(), Wrong> {
     const PROBLEM: &str = "it is another GDT than when the switcher was installed, which has judged that one's entries";
     const MEND: &str = "load that one before a guest runs, or uninstall the switcher first";
@@ -418,7 +422,8 @@ fn gdtr_is_as_it_was(running: &Running) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// The hardware has what TR's descriptor said when it was loaded: what `install` has judged.
+/// Checks that TR is as `install` has found it: the hardware keeps what TR's descriptor said when
+/// it was loaded, which `install` has judged.
 fn tr_is_as_it_was(running: &Running) -> Result<(), Wrong> {
     let tr = running.now.tr;
     if tr == running.then.tr {
@@ -436,7 +441,7 @@ fn gdt_entries_are_safe(host: &Host) -> Result<(), Wrong> {
     (0..).step_by(8).zip(&host.gdt).try_for_each(|(selector, entry)| judge(selector, *entry))
 }
 
-/// What of a descriptor CPL 3 may be able to load. What is not known to be safe is refused.
+/// Judges a descriptor that CPL 3 may be able to load. What is not known to be safe is refused.
 fn judge(selector: u16, entry: u64) -> Result<(), Wrong> {
     let is = |bits: u64| entry & bits == bits;
     let wrong = |problem, mend| {
@@ -445,7 +450,7 @@ fn judge(selector: u16, entry: u64) -> Result<(), Wrong> {
     const REMOVE: &str = "take it out of the GDT that is loaded while guests run";
     let conforms = is(PRESENT | IS_SEGMENT | IS_CODE | DOWN_OR_CONFORMING);
     if !is(PRESENT) || !is(DPL) && !conforms {
-        // The hardware refuses it at CPL 3, by a fault that is the guest's.
+        // The hardware refuses this descriptor at CPL 3, with a fault that is the guest's.
         return Ok(());
     }
     if !is(IS_SEGMENT) {
@@ -479,14 +484,15 @@ fn judge(selector: u16, entry: u64) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// SYSCALL and SYSRET load fixed attributes without looking at the descriptors, IRET looks: both
-/// ways must lead to the same segments (AMD APM vol. 3, SYSCALL).
+/// Checks the descriptors of the switcher's selectors. SYSCALL and SYSRET load fixed attributes
+/// without looking at the descriptors, IRET looks: both ways must lead to the same segments (AMD
+/// APM vol. 3, SYSCALL).
 fn selectors_are_as_star_has_them(host: &Host) -> Result<(), Wrong> {
-    // Present, DPL, S, type; L and D. Accessed: or the hardware would write to the GDT, which
-    // guests' roots map read-only.
+    // These are present, DPL, S, type, L and D, and accessed: without it, the hardware would write
+    // to the GDT, which guests' roots map read-only.
     const MASK: u64 = PRESENT | DPL | IS_SEGMENT | IS_CODE | READ_WRITE | ACCESSED | LONG | SIZE32;
     const EACH: u64 = PRESENT | IS_SEGMENT | ACCESSED | READ_WRITE;
-    // What data and L have to do with each other is nothing; what ring 0 has of B, neither.
+    // L means nothing in data, nor does B in data of ring 0.
     const DATA: u64 = MASK & !LONG | DOWN_OR_CONFORMING;
     const CODE: u64 = MASK | DOWN_OR_CONFORMING;
 
@@ -555,8 +561,9 @@ impl SystemSegment {
     }
 }
 
-/// The hardware takes sp0 and the IST from TR's TSS, the switcher from the per-CPU block. And ports
-/// it takes from an I/O bitmap, if there is one within the TSS's limit.
+/// Checks that TR's TSS is the one in the per-CPU block: the hardware takes sp0 and the IST from
+/// the former, the switcher from the latter. The hardware also lets CPL 3 use ports by an I/O
+/// bitmap, if there is one within the TSS's limit.
 fn tss_is_the_blocks(host: &Host) -> Result<(), Wrong> {
     const LEAST: u32 = 103;
     let low = host.descriptor(host.tr);
@@ -588,10 +595,10 @@ fn tss_is_the_blocks(host: &Host) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// Whether MOV to a data segment register takes it, which faults in ring 0 if it does not. What a
-/// guest has loaded itself is so, unless the GDT has changed: CPL 3 may load what the DPL allows
-/// for it and for the selector's RPL, whatever that is, and the register keeps the RPL (Intel SDM
-/// vol. 3, 5.5). Whatever CPL 3 may load, CPL 0 may.
+/// Checks that MOV to each data segment register takes the guest's selector: if it does not, it
+/// faults in ring 0. It takes whatever a guest has loaded itself, unless the GDT has changed: CPL 3
+/// may load what the DPL allows for it and for the selector's RPL, whatever that is, and the
+/// register keeps the RPL (Intel SDM vol. 3, 5.5). Whatever CPL 3 may load, CPL 0 may.
 fn data_selectors_load(running: &Running) -> Result<(), Wrong> {
     const NAMES: [&str; 4] =
         ["the guest's DS", "the guest's ES", "the guest's FS", "the guest's GS"];
@@ -621,10 +628,11 @@ fn data_selectors_load(running: &Running) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// Whether the host's own selectors load once more when the guest is done: in ring 0, under the
-/// switcher's IDT, where a fault is the end. That they are loaded says nothing: the LDT is null by
-/// now, and an entry of the GDT may be gone, as those of a thread are in another one. Accessed, or
-/// loading it would write to the GDT, which hosts map read-only as well.
+/// Checks that the host's own selectors can be loaded once more when the guest has exited: this
+/// happens in ring 0, under the switcher's IDT, where a fault is fatal. That they are loaded now
+/// does not show this: the LDT is null by now, and an entry of the GDT may be gone, as a thread's
+/// entries are in another thread. They must be accessed, too, because loading them would write to
+/// the GDT otherwise, which hosts map read-only as well.
 fn hosts_selectors_load(running: &Running) -> Result<(), Wrong> {
     const NAMES: [&str; 4] = ["the host's DS", "the host's ES", "the host's FS", "the host's GS"];
     for ((register, selector), entry) in
@@ -666,14 +674,15 @@ fn code_and_stack_are_safe(running: &Running) -> Result<(), Wrong> {
                 "enter the guest with selectors of CPL 3",
             );
         }
-        // Whatever else is wrong with it is a fault of the IRETQ to the guest, and the guest's.
+        // Anything else that is wrong with the selector makes the IRETQ to the guest fault, which
+        // is the guest's fault.
         judge(selector & !RPL, entry)?;
     }
     Ok(())
 }
 
-/// What the proofs take the caller's flags to be, but for IF, of which `enter` has an error of its
-/// own.
+/// Checks the caller's flags, which the proofs take to be clear, except for IF, for which `enter`
+/// has an error of its own.
 fn flags_are_clear(running: &Running) -> Result<(), Wrong> {
     let Running { flags, now, .. } = running;
     let wanted = [
@@ -750,7 +759,7 @@ macro_rules! cpu_state {
         enter [$($enter:expr),*],
         exchange [$($field:ident: $exchange:ty),*];
     )*) => {
-        /// A line of [`CPU_STATE`].
+        /// The rows of [`CPU_STATE`].
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum State {
             $(
@@ -759,7 +768,7 @@ macro_rules! cpu_state {
             )*
         }
 
-        /// The table.
+        /// The table of every register and structure that CPL 3 can see, change or be ruled by.
         pub const CPU_STATE: &[Entry] = &[$(
             Entry {
                 state: State::$state,
@@ -773,7 +782,7 @@ macro_rules! cpu_state {
             },
         )*];
 
-        /// All that the table has to check when a switcher is installed.
+        /// Makes all checks that the table has for the time when a switcher is installed.
         pub(crate) fn check_host(host: &Host) -> Result<(), StateError> {
             $($({
                 let check: HostCheck = $install;
@@ -782,7 +791,7 @@ macro_rules! cpu_state {
             Ok(())
         }
 
-        /// All that it has to check when a guest is entered.
+        /// Makes all checks that the table has for the time when a guest is entered.
         pub(crate) fn check_running(running: &Running) -> Result<(), StateError> {
             $($({
                 let check: RunningCheck = $enter;
@@ -791,7 +800,7 @@ macro_rules! cpu_state {
             Ok(())
         }
 
-        /// What is the host's while a guest has its own.
+        /// The host's values, while a guest has its own.
         #[derive(Debug)]
         #[must_use = "the host's state is to be put back"]
         pub(crate) struct Exchanged {
@@ -799,26 +808,26 @@ macro_rules! cpu_state {
         }
 
         impl Exchanged {
-            /// Gives the guest its own, in the order of the table.
+            /// Loads the guest's values, in the order of the table.
             ///
             /// # Safety
-            /// As [`Exchange::load`] has it, of each.
+            /// The contract of [`Exchange::load`] must hold for each exchange.
             pub(crate) unsafe fn load(context: &Context, guest: &Guest) -> Self {
                 $($(
-                    // SAFETY: as the caller says.
+                    // SAFETY: the caller vouches for the contract of each `load`.
                     let $field = unsafe { <$exchange as Exchange>::load(context, guest) };
                 )*)*
                 Self { $($($field,)*)* }
             }
 
-            /// What of it somebody has changed who may not, if anybody has: see
+            /// Names the registers that somebody has changed who must not, if anybody has: see
             /// [`Exchange::is_untouched`].
             ///
             /// # Safety
-            /// As [`Exchange::is_untouched`] has it, of each.
+            /// The contract of [`Exchange::is_untouched`] must hold for each exchange.
             pub(crate) unsafe fn touched(&self, context: &Context, guest: &Guest) -> Option<&'static str> {
                 $($(
-                    // SAFETY: as the caller says.
+                    // SAFETY: the caller vouches for the contract of each `is_untouched`.
                     if !unsafe { <$exchange as Exchange>::is_untouched(context, &self.$field, guest) } {
                         return Some(<$exchange as Exchange>::REGISTERS);
                     }
@@ -826,13 +835,13 @@ macro_rules! cpu_state {
                 None
             }
 
-            /// Gives the host its own back, in the same order.
+            /// Loads the host's values again, in the same order.
             ///
             /// # Safety
-            /// As [`Exchange::restore`] has it, of each.
+            /// The contract of [`Exchange::restore`] must hold for each exchange.
             pub(crate) unsafe fn restore(self, context: &Context, guest: &mut Guest) {
                 $($(
-                    // SAFETY: as the caller says.
+                    // SAFETY: the caller vouches for the contract of each `restore`.
                     unsafe { <$exchange as Exchange>::restore(context, self.$field, guest) };
                 )*)*
             }

@@ -1,5 +1,5 @@
-//! How much of a stack the runtime needs: kernels have a few pages. A thread's stack is painted,
-//! and what has lost its paint is counted.
+//! Measures how much of a stack the runtime needs: kernels have a few pages. A thread's stack is
+//! painted, and the bytes that have lost their paint are counted.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::convert::Infallible;
@@ -10,25 +10,25 @@ use std::thread;
 use switcher_runtime::switcher_gen::layout::PtRegs;
 use switcher_runtime::{CodeMapping, Hooks, Protection, Switcher, Variant};
 
-/// Bytes that are painted.
+/// The number of bytes that are painted.
 const PAINTED: usize = 128 * 1024;
 const PAINT: u64 = 0xA5C3_96E1_5A3C_691E;
 
-/// How deep `run` goes, in bytes, on a stack of its own.
+/// How many bytes of stack `run` uses, on a stack of its own.
 fn depth(run: impl FnOnce() + Send + 'static) -> usize {
     let measure = move || {
         let here = 0_u64;
-        // Below everything this frame has.
+        // This is below everything that this frame has.
         let top = ((&raw const here).addr() & !0xF) - 1024;
         let bottom = top - PAINTED;
         let word = |at: usize| core::ptr::with_exposed_provenance_mut::<u64>(at);
         for at in (bottom..top).step_by(8).rev() {
-            // SAFETY: this thread's stack has 16 times as much, and nothing is there yet: what this
-            // loop calls has frames above.
+            // SAFETY: this thread's stack has 16 times as much, and nothing is at these addresses
+            // yet: the frames of what this loop calls are above them.
             unsafe { word(at).write_volatile(PAINT) };
         }
         under(run);
-        // SAFETY: as for writing.
+        // SAFETY: the words lie on this thread's stack, as for writing.
         let lost =
             (bottom..top).step_by(8).find(|at| unsafe { word(*at).read_volatile() } != PAINT);
         let lost = lost.unwrap_or(top);
@@ -44,7 +44,7 @@ fn under(run: impl FnOnce()) {
     run();
 }
 
-/// Two pages that are whatever a switcher wants them to be; nothing in them is executed.
+/// Two pages that have whatever protection a switcher asks for. Nothing in them is executed.
 struct Pages {
     memory: NonNull<u8>,
     sealed: bool,
@@ -101,7 +101,7 @@ const HOOKS: Hooks = Hooks { nmi: hook, machine_check: hook, fatal: stop, return
 fn what_is_measured_is_what_is_used() {
     let with = |len: usize| {
         depth(move || {
-            // More than what the frames around it may differ in.
+            // This is more than what the frames around it may differ in.
             let array = [len as u8; 8192];
             black_box(&array);
         })
@@ -111,15 +111,15 @@ fn what_is_measured_is_what_is_used() {
     assert!(depth(|| ()) < 4096);
 }
 
-/// What is optimised, as a kernel is, needs a page at most; what is not, less than the 16 KiB of a
-/// kernel's stack.
+/// An optimised build, such as a kernel is, needs a page at most; any other needs less than the 16
+/// KiB of a kernel's stack.
 #[test]
 fn assembling_needs_a_page_of_stack() {
     let limit = if cfg!(debug_assertions) { 12 * 1024 } else { 4096 };
     for variant in ["intel-la57-ibt-pcid-pku-percpu-current", "intel-4level+ibrs+rsb+bhb+verw"] {
         let variant: Variant = variant.parse().unwrap();
         let needed = depth(move || {
-            // Whether it is proved is not the question here, but it is asked on this stack.
+            // The result does not matter here, but looking up the proof also uses this stack.
             black_box(Switcher::assemble(&variant, &HOOKS, &mut Pages::new()).is_ok());
             let mut pages = Pages::new();
             let switcher = Switcher::assemble_unproved(&variant, &HOOKS, &mut pages);

@@ -1,4 +1,4 @@
-//! Made-up CPUs, each wrong in one thing.
+//! These tests make up CPUs, each of which is wrong in one thing.
 
 use super::*;
 use std::string::{String, ToString};
@@ -11,10 +11,10 @@ const KERNEL_DATA: u64 = 0x00CF_9300_0000_FFFF;
 const USER_CODE32: u64 = 0x00CF_FB00_0000_FFFF;
 const USER_DATA: u64 = 0x00CF_F300_0000_FFFF;
 const USER_CODE: u64 = 0x00AF_FB00_0000_FFFF;
-/// Where the block has its TSS: above 47 bits.
+/// The address that the TSS in the block has: it has more than 47 bits.
 const TSS: u64 = 0xFF10_A000_0004_0080;
 
-/// A descriptor of a TSS, busy, with a limit of 103.
+/// The descriptor of a busy TSS with a limit of 103.
 const fn tss(base: u64) -> [u64; 2] {
     let low = 0x67 | (base & 0xFF_FFFF) << 16 | 0x8B << 40 | (base >> 24 & 0xFF) << 56;
     [low, base >> 32]
@@ -54,7 +54,7 @@ fn running() -> Running {
         then,
         ldtr: 0,
         dr7: 0x400,
-        // A kernel's data, a null selector, one of a thread's, and code that can be read.
+        // These are a kernel's data, a null selector, one of a thread's, and code that can be read.
         hosts: [0x18, 0, 0x2B, 0x10],
         hosts_descriptors: [KERNEL_DATA, 0, USER_DATA, KERNEL_CODE],
         code_and_stack: [0x33, 0x2B],
@@ -63,10 +63,10 @@ fn running() -> Running {
     }
 }
 
-/// For which state and register, and how it comes about.
+/// The state and register that the check is to name, and a function that makes it wrong.
 type Spoilt<T> = (State, &'static str, fn(&mut T));
 
-/// Hosts that `install` has to refuse.
+/// The hosts that `install` has to refuse.
 fn wrong_hosts() -> Vec<Spoilt<Host>> {
     use State::*;
     vec![
@@ -75,26 +75,27 @@ fn wrong_hosts() -> Vec<Spoilt<Host>> {
         (Gdt, "GDTR's limit", |it| it.gdt_limit = u16::MAX),
         (Gdt, "GDTR's limit", |it| it.gdt_limit = 70),
         (Gdt, "GDTR's limit", |it| it.gdt_base += 4096 - 64),
-        // A call gate of DPL 3 to ring 0; an LDT and a TSS of DPL 3.
+        // These are a call gate of DPL 3 to ring 0, and an LDT and a TSS of DPL 3.
         (Gdt, "GDT entry", |it| it.gdt[1] = 0x0000_EC00_0010_1000),
         (Gdt, "GDT entry", |it| it.gdt[1] = 0x0000_E200_1000_FFFF),
         (Gdt, "GDT entry", |it| it.gdt[7] |= DPL),
-        // Conforming code, of DPL 3 and of DPL 0.
+        // These are conforming code of DPL 3 and of DPL 0.
         (Gdt, "GDT entry", |it| it.gdt[1] = USER_CODE | DOWN_OR_CONFORMING),
         (Gdt, "GDT entry", |it| it.gdt[1] = KERNEL_CODE | DOWN_OR_CONFORMING),
-        // 16-bit code, and code of 64 and 32 bits.
+        // These are 16-bit code, and code of 64 and 32 bits.
         (Gdt, "GDT entry", |it| it.gdt[1] = USER_CODE & !LONG),
         (Gdt, "GDT entry", |it| it.gdt[1] = USER_CODE | SIZE32),
-        // A 16-bit stack; one that expands down.
+        // These are a 16-bit stack, and one that expands down.
         (Gdt, "GDT entry", |it| it.gdt[1] = USER_DATA & !SIZE32),
         (Gdt, "GDT entry", |it| it.gdt[1] = USER_DATA | DOWN_OR_CONFORMING),
         (Gdt, "GDT entry", |it| it.gdt[5] = USER_DATA & !SIZE32),
-        // What is not accessed, of the switcher's own and beside them.
+        // These descriptors are not accessed, of the switcher's own and beside them.
         (Gdt, "GDT entry", |it| it.gdt[6] = USER_CODE & !ACCESSED),
         (Gdt, "GDT entry", |it| it.gdt[5] = USER_DATA & !ACCESSED),
         (Gdt, "GDT entry", |it| it.gdt[4] = USER_CODE32 & !ACCESSED),
         (Gdt, "GDT entry", |it| it.gdt[1] = USER_DATA & !READ_WRITE & !ACCESSED),
-        // The upper half of a system descriptor is an entry for who loads its selector.
+        // The upper half of a system descriptor is an entry of its own to whoever loads its
+        // selector.
         (Gdt, "GDT entry", |it| it.gdt[8] = USER_DATA & !SIZE32),
         (Gdt, "KERNEL_CS", |it| it.gdt[2] = KERNEL_CODE & !LONG),
         (Gdt, "KERNEL_CS", |it| it.gdt[2] &= !PRESENT),
@@ -130,7 +131,7 @@ fn gdtr(base: u64, limit: u16) -> DescriptorTablePointer {
     DescriptorTablePointer::new(base, limit, PagingMode::FiveLevel).unwrap()
 }
 
-/// CPUs on which `enter` has to refuse a guest.
+/// The CPUs on which `enter` has to refuse a guest.
 fn wrong_moments() -> Vec<Spoilt<Running>> {
     use State::*;
     vec![
@@ -161,14 +162,14 @@ fn wrong_moments() -> Vec<Spoilt<Running>> {
         (GsBase, "CR4.FSGSBASE", |it| it.now.cr4 &= !cr4::FSGSBASE),
         (Segments, "the guest's DS", |it| it.descriptors[2] = KERNEL_DATA),
         (Segments, "the guest's DS", |it| it.descriptors[2] &= !PRESENT),
-        // Execute-only code does not load; nor a gate; nor anything of an LDT.
+        // Execute-only code cannot be loaded, nor a gate, nor a selector of an LDT.
         (Segments, "the guest's GS", |it| it.descriptors[5] &= !READ_WRITE),
         (Segments, "the guest's GS", |it| it.descriptors[5] &= !IS_SEGMENT),
         (Segments, "the guest's GS", |it| it.data[3] = 0x27),
         (Segments, "the guest's ES", |it| it.data[1] = 0x53),
         (Segments, "GDT entry", |it| it.descriptors[2] &= !ACCESSED),
-        // The host's own: of an LDT that is null by now, of entries that are gone, or have become
-        // what does not load in ring 0.
+        // These are the host's own: of an LDT that is null by now, and of entries that are gone, or
+        // that have become such as cannot be loaded in ring 0.
         (Segments, "the host's FS", |it| it.hosts[2] = 0x2F),
         (Segments, "the host's DS", |it| it.hosts[0] = 4),
         (Segments, "the host's FS", |it| it.hosts_descriptors[2] = 0),
@@ -191,7 +192,7 @@ fn wrong_moments() -> Vec<Spoilt<Running>> {
         (Cr4User, "CR4.KL", |it| it.now.cr4 |= cr4::KL),
         (Cr4Paging, "CR4.LASS", |it| it.now.cr4 |= cr4::LASS),
         (Cr4Paging, "CR4.LAM_SUP", |it| it.now.cr4 |= cr4::LAM_SUP),
-        // Also where it was so when the switcher was installed.
+        // It is also refused if it was so when the switcher was installed.
         (Cr4Paging, "CR4.LASS", |it| {
             it.now.cr4 |= cr4::LASS;
             it.then.cr4 |= cr4::LASS;
@@ -217,7 +218,7 @@ fn a_cpu_in_order_is_accepted() {
 #[test]
 fn flags_that_mean_nothing_to_ring_0_are_the_hosts() {
     let mut it = running();
-    // AC, where there is no SMAP.
+    // AC may be set where there is no SMAP.
     it.flags |= RFlags::AC | RFlags::CF | RFlags::ZF | RFlags::ID | RFlags::IOPL;
     assert_eq!(check_running(&it), Ok(()));
 }
@@ -261,8 +262,9 @@ fn there_is_no_check_in_the_table_that_cannot_fail() {
     }
 }
 
-/// Of all kinds of descriptors that `install` leaves in the GDT, by the rule that the manual has
-/// for CPL 3 (Intel SDM vol. 3, 5.5, and MOV): a guest cannot keep itself from being entered again.
+/// This is asked of all kinds of descriptors that `install` leaves in the GDT, by the rule that the
+/// manual has for CPL 3 (Intel SDM vol. 3, 5.5, and MOV): a guest cannot keep itself from being
+/// entered again.
 #[test]
 fn whatever_cpl_3_can_load_passes_once_more() {
     let mut loaded = 0;
@@ -300,11 +302,11 @@ fn a_host_gets_back_whatever_of_its_own_loads_in_ring_0() {
         (0x1A, ring(2)),
         (0x18, ring(3)),
         (0x1B, ring(3)),
-        // Data that cannot be written, of 16 bits, that expands down; code that conforms, whatever
-        // the RPL.
+        // These are data that cannot be written, of 16 bits, that expand down; and code that
+        // conforms, whatever the RPL.
         (0x18, ring(0) & !READ_WRITE & !SIZE32 | DOWN_OR_CONFORMING),
         (0x1B, readable),
-        // Null, and what lies in the entry is nothing then.
+        // The selector is null: what lies in the entry means nothing then.
         (0, 0),
         (3, 0),
     ] {
@@ -329,8 +331,9 @@ fn an_error_says_what_was_found_where_and_what_to_do() {
 
 #[test]
 fn descriptors_that_real_hosts_have_are_accepted() {
-    // Linux's: 32-bit code of DPL 0, the CPU's number in the limit of read-only data that expands
-    // down, an empty TLS entry; and what CPL 3 cannot load, whatever it is.
+    // Linux has these: 32-bit code of DPL 0, the CPU's number in the limit of read-only data that
+    // expands down, and an empty TLS entry. The last ones are such as CPL 3 cannot load, whatever
+    // they are.
     let fine = [
         0x00CF_9B00_0000_FFFF,
         0x0040_F500_0000_0001,
@@ -347,12 +350,12 @@ fn descriptors_that_real_hosts_have_are_accepted() {
     }
 }
 
-/// Of all 2^16 kinds of descriptors, those that pass are known: nothing is accepted because nobody
-/// has thought of it.
+/// Of all 2^16 kinds of descriptors, those that pass are known: none is accepted because nobody has
+/// thought of it.
 #[test]
 fn what_is_accepted_of_all_kinds_of_descriptors_is_known() {
     for kind in 0..=0xFFFF_u64 {
-        // Type, S, DPL, P, and the flags nibble.
+        // The bits are: type, S, DPL, P, and the flags nibble.
         let entry = (kind & 0xFF) << 40 | (kind >> 8 & 0xF) << 52 | 0xFFFF;
         let is = |bits: u64| entry & bits == bits;
         let has_dpl3 = is(DPL);
@@ -372,7 +375,8 @@ fn what_is_accepted_of_all_kinds_of_descriptors_is_known() {
 
 #[test]
 fn a_tss_descriptor_is_decoded_field_by_field() {
-    // Base 0x8877_6655_4433_2211, limit 0xA_0067, present, available 64-bit TSS.
+    // The descriptor is an available 64-bit TSS, present, with base 0x8877_6655_4433_2211 and limit
+    // 0xA_0067.
     let low = 0x44 << 56 | 0xA << 48 | 0x89 << 40 | 0x33_2211 << 16 | 0x0067;
     let found = SystemSegment::decode(low, 0x8877_6655);
     assert_eq!(found, SystemSegment { base: 0x8877_6655_4433_2211, limit: 0xA_0067 });
@@ -388,7 +392,7 @@ fn a_table_is_read_only_where_it_is_bounded() {
     assert!(!is_within_a_page(0x1008, 0xFFF) && !is_within_a_page(0x1000, u16::MAX));
 }
 
-/// A register of a leaf and subleaf of CPUID.
+/// A register of a leaf and subleaf of CPUID, and its value.
 type Word = (u32, u32, Register, u32);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -399,7 +403,7 @@ enum Register {
     Edx,
 }
 
-/// A CPU with all leaves, in which there is nothing but these words.
+/// A CPU with all leaves, in which only these words are not 0.
 #[derive(Clone)]
 struct Cpuid<'w>(&'w [Word]);
 
@@ -411,7 +415,7 @@ impl CpuIdReader for Cpuid<'_> {
             (0x8000_0000, 0, Register::Eax, 0x8000_001F),
         ];
         let word = |wanted| {
-            // Words of a test's own come first.
+            // Words of a test's own come first, and so are found first.
             let mut all = self.0.iter().chain(&LEAVES);
             let found = all.find(|(l, s, r, _)| (*l, *s) == (leaf, subleaf) && *r == wanted);
             found.map_or(0, |(_, _, _, word)| *word)
@@ -450,7 +454,7 @@ fn an_msr_is_looked_at_only_where_cpuid_has_it() {
     for (word, has) in is_here {
         assert_eq!(found(&[word]), has);
     }
-    // Leaves that are not there have no meaning.
+    // Leaves that do not exist have no meaning.
     let few = [(0, 0, Eax, 6), (0x8000_0000, 0, Eax, 0x8000_0000)];
     for (word, _) in is_here {
         assert_eq!(found(&[few[0], few[1], word]), nothing);
@@ -464,10 +468,10 @@ fn the_enable_msr_of_pebs_is_left_alone_where_pebs_is_architectural() {
     for (eax, pebs) in [(0b11_0001, false), (0b01_0001, true), (0b10_0001, true), (0b1, true)] {
         assert_eq!(Has::from_cpuid(&Cpuid(&[DS, leaf(eax)]), || false).pebs, pebs, "{eax:#b}");
     }
-    // Nor is the other MSR read, that says whether there is any.
+    // Nor is MISC_ENABLE read, which says whether there is PEBS.
     let unread = || panic!("nothing says that it is there");
     assert!(!Has::from_cpuid(&Cpuid(&[DS, leaf(0b11_0001)]), unread).pebs);
-    // A CPU without the leaf.
+    // This CPU does not have the leaf.
     let old = [DS, (0, 0, Register::Eax, 0x22), leaf(0b11_0001)];
     assert!(Has::from_cpuid(&Cpuid(&old), || false).pebs);
 }
@@ -488,7 +492,7 @@ fn a_guest_of_a_tdx_modules_is_known_by_its_name() {
 
 #[test]
 fn who_sees_to_it_is_what_the_code_does() {
-    /// What `enter` does by itself, in one place, and not by an exchange.
+    /// The rows that `enter` sees to by itself, in one place, and not by an exchange.
     const ELSEWHERE: [State; 5] =
         [State::Idt, State::Mxcsr, State::SpecCtrl, State::PredCmd, State::Cr2];
     let mut names = Vec::new();
@@ -510,7 +514,7 @@ fn who_sees_to_it_is_what_the_code_does() {
     assert_eq!(names.len(), all, "a duty has a name of its own");
 }
 
-/// What spec/hazards.md lists under "CPU state" is in the table, word by word.
+/// What spec/hazards.md lists under "CPU state" is in the table, word for word.
 #[test]
 fn nothing_that_the_specification_lists_is_missing() {
     let registers: Vec<&str> = CPU_STATE.iter().map(|entry| entry.registers).collect();
@@ -590,7 +594,7 @@ fn nothing_that_the_specification_lists_is_missing() {
         "OSFXSR",
         "split-lock",
         "FRED",
-        // What it does not list.
+        // The rest is in the table although the specification does not list it.
         "C001_1027h",
         "CR8",
         "SMXE",
@@ -629,7 +633,7 @@ fn nothing_that_the_specification_lists_is_missing() {
     }
 }
 
-/// Row 21 is of pairs of roots.
+/// Row 21 is about pairs of roots.
 #[test]
 fn global_entries_are_a_duty_about_the_hosts_root_as_well() {
     let duties = CPU_STATE.iter().flat_map(|entry| entry.care);
@@ -642,7 +646,7 @@ fn global_entries_are_a_duty_about_the_hosts_root_as_well() {
     assert!(what.contains("RDCL_NO"), "{what}");
 }
 
-/// The contracts of hooks and of `enter_with` have the table's list, and the list has all.
+/// The contracts of hooks and of `enter_with` include the table's list, and the list is complete.
 #[test]
 fn who_runs_meanwhile_is_told_of_all_that_is_exchanged() {
     is_written("EXCHANGED.md", &exchanged());
