@@ -43,7 +43,7 @@ fn parse(input: ParseStream<'_>) -> Result<(Ident, Vec<Statement>)> {
     let sink = input.parse()?;
     let mut statements = Vec::new();
     let mut errors: Option<Error> = None;
-    // Doc comments may stand on either side of the `;` that introduces their statement.
+    // Doc comments may stand before or after the `;` that introduces their statement.
     let mut comments = Comments::parse(input)?;
     while !input.is_empty() {
         input.parse::<Token![;]>()?;
@@ -65,9 +65,9 @@ fn parse(input: ParseStream<'_>) -> Result<(Ident, Vec<Statement>)> {
                 let comments = std::mem::replace(&mut comments, behind);
                 statements.push(Statement { comments, body });
             }
-            // A comment between two semicolons, or a semicolon at the end.
+            // This is a comment between two semicolons, or a semicolon at the end.
             Ok((None, _)) => {}
-            // Go on, to report the mistakes of all statements at once.
+            // Parsing goes on, to report the mistakes of all statements at once.
             Err(error) => match &mut errors {
                 Some(errors) => errors.combine(error),
                 None => errors = Some(error),
@@ -192,7 +192,7 @@ enum Body {
 }
 
 impl Body {
-    /// `None` if there is nothing but comments.
+    /// The statement, or `None` if there are only comments.
     fn parse(input: ParseStream<'_>) -> Result<Option<Self>> {
         if input.is_empty() {
             return Ok(None);
@@ -227,11 +227,11 @@ struct Instruction {
 }
 
 impl Instruction {
-    /// What dynasm takes for a prefix instead of a mnemonic.
+    /// The words that dynasm takes for a prefix instead of a mnemonic.
     const PREFIXES: [&str; 12] =
         ["lock", "rep", "repe", "repz", "repne", "repnz", "cs", "ds", "es", "fs", "gs", "ss"];
-    /// Ours: the memory operand is a field of the per-CPU block, reached as the sink's placement
-    /// has it.
+    /// A prefix of our own: the memory operand is a field of the per-CPU block, reached in the way
+    /// of the sink's placement.
     const PERCPU: &str = "percpu";
 
     fn parse(input: ParseStream<'_>) -> Result<Self> {
@@ -272,7 +272,7 @@ impl Instruction {
         Ok(instruction)
     }
 
-    /// The `percpu` in front, if there is one.
+    /// The `percpu` at the beginning, if there is one.
     fn percpu(&self) -> Option<&Ident> {
         self.words.first().filter(|word| *word == Self::PERCPU)
     }
@@ -291,7 +291,7 @@ impl Instruction {
         Err(Error::new(word.span(), message))
     }
 
-    /// An address without a register is a number of bytes from where a segment starts; from zero,
+    /// Refuses an address without a register or segment: it is a number of bytes from zero, where
     /// there is no struct.
     fn check_absolute(&self) -> Result<()> {
         let has_base = |word: &Ident| [Self::PERCPU, "fs", "gs"].iter().any(|known| word == known);
@@ -308,7 +308,7 @@ impl Instruction {
         }
     }
 
-    /// The memory operand of an instruction that knows one size only is of that size.
+    /// Checks that the memory operand of an instruction that knows only one size has that size.
     fn check_sizeless(&self) -> Result<()> {
         let is_word = self.words.last().is_some_and(is_of_a_word);
         let wrong = self.operands.iter().find_map(|operand| match operand {
@@ -374,7 +374,8 @@ impl Instruction {
             let operands = operands.iter().map(|operand| operand.expand(sized));
             quote!(#(#words)* #(#operands),*)
         });
-        // Straight-line speculation after it ends at once: see the crate's documentation.
+        // The trap ends straight-line speculation after the instruction at once: see the crate's
+        // documentation.
         let trap = self.wants_trap().then(|| {
             quote! {
                 ;; #sink.source(::core::file!(), #line)
@@ -389,11 +390,11 @@ impl Instruction {
         }
     }
 
-    /// Whether nothing after it is ever executed, although a CPU may go on there for a while: it
-    /// has an indirect target, and no condition.
+    /// Whether nothing after the instruction is ever executed, although a CPU may go on there for a
+    /// while: it has an indirect target, and no condition.
     fn wants_trap(&self) -> bool {
         let Some(mnemonic) = self.words.last().map(Ident::to_string) else { return false };
-        // dynasm has several names for each of them.
+        // dynasm has several names for each of these instructions.
         if ["ret", "iret", "sysret", "sysexit"].iter().any(|family| mnemonic.starts_with(family)) {
             return true;
         }
@@ -401,7 +402,7 @@ impl Instruction {
             "jmpf" => true,
             "jmp" => self.operands.first().is_some_and(|target| match target {
                 Operand::Memory(_) => true,
-                // A register, and no label.
+                // The target is a register, and not a label.
                 Operand::Verbatim(tokens) => {
                     syn::parse2::<Expr>(tokens.clone()).is_ok_and(|value| is_register(&value))
                 }
@@ -416,16 +417,17 @@ impl Instruction {
 fn missing_from_dynasm(mnemonic: &Ident) -> Option<TokenStream> {
     let bytes = match mnemonic.to_string().as_str() {
         "endbr64" => quote!(&[0xf3, 0x0f, 0x1e, 0xfa]),
-        // To 64-bit mode: REX.W, then the opcode of dynasm's `sysret`.
+        // This returns to 64-bit mode: REX.W, then the opcode of dynasm's `sysret`.
         "sysretq" => quote!(&[0x48, 0x0f, 0x07]),
-        // To compatibility mode: dynasm's `sysret`, by a name that says so.
+        // This returns to compatibility mode: dynasm's `sysret`, by a name that says so.
         "sysretl" => quote!(&[0x0f, 0x07]),
         _ => return None,
     };
     Some(quote!(.bytes #bytes))
 }
 
-/// A far return in 64-bit mode: REX.W, then dynasm's `retf`, which without it pops halves.
+/// The bytes of a far return in 64-bit mode: REX.W, then dynasm's `retf`, which pops 32-bit halves
+/// without the prefix.
 fn far_return(operands: &[Operand]) -> TokenStream {
     let operands = operands.iter().map(|operand| operand.expand(true));
     quote!(.bytes &[0x48] ; retf #(#operands),*)
@@ -438,22 +440,22 @@ fn segment_number(name: &TokenStream) -> Option<u8> {
     numbered.into_iter().find(|(_, segment)| *segment == name).map(|(number, _)| number)
 }
 
-/// Whether dynasm refuses a size hint on this instruction's memory operand, for there is only one
-/// size (or none at all). `asm!` wants the hint all the same: the field's width is checked by it.
+/// Whether dynasm refuses a size hint on this instruction's memory operand, because there is only
+/// one size (or none at all). `asm!` wants the hint all the same, as it checks the field's width.
 fn is_sizeless(mnemonic: &Ident) -> bool {
     const SIZELESS: [&str; 10] =
         ["invlpg", "lea", "lldt", "lmsw", "ltr", "sldt", "smsw", "str", "verr", "verw"];
     SIZELESS.iter().any(|known| mnemonic == known)
 }
 
-/// Those of them that access 16 bits; the others only compute an address.
+/// Whether a sizeless instruction accesses 16 bits; the others only compute an address.
 fn is_of_a_word(mnemonic: &Ident) -> bool {
     is_sizeless(mnemonic) && !["invlpg", "lea"].iter().any(|known| mnemonic == known)
 }
 
 enum Operand {
     Memory(Memory),
-    /// An expression whose value rustc finds out, with dynasm's size hint if it has one.
+    /// An expression that rustc evaluates, with dynasm's size hint if it has one.
     Immediate {
         hint: Option<Ident>,
         value: Expr,
@@ -488,7 +490,7 @@ impl Operand {
         }
     }
 
-    /// Where an address is that has no register.
+    /// The position of an address that has no register.
     fn absolute(&self) -> Option<Span> {
         match self {
             Self::Memory(memory) if memory.is_absolute() => Some(memory.span),
@@ -496,7 +498,7 @@ impl Operand {
         }
     }
 
-    /// The memory operand without a register is a field of the per-CPU block.
+    /// Notes that the memory operand, if it has no register, is a field of the per-CPU block.
     fn in_per_cpu_block(&mut self) {
         match self {
             Self::Memory(memory) if memory.is_absolute() => memory.of = Of::PerCpu,
@@ -504,7 +506,7 @@ impl Operand {
         }
     }
 
-    /// What to tell the sink before the instruction.
+    /// The call that tells the sink about the operand before the instruction.
     fn note(&self, sink: &Ident) -> TokenStream {
         match self {
             Self::Memory(memory) => memory.note(sink),
@@ -516,7 +518,8 @@ impl Operand {
         }
     }
 
-    /// As [`expand`](Self::expand), with a field of the per-CPU block relative to RIP.
+    /// Expands the operand like [`expand`](Self::expand), but a field of the per-CPU block relative
+    /// to RIP.
     fn expand_rip_relative(&self) -> TokenStream {
         match self {
             Self::Memory(memory) => memory.expand_rip_relative(),
@@ -524,7 +527,7 @@ impl Operand {
         }
     }
 
-    /// The operand as dynasm gets it; `sized` if it takes size hints on memory.
+    /// Expands the operand for dynasm; `sized` if the instruction takes size hints on memory.
     fn expand(&self, sized: bool) -> TokenStream {
         match self {
             Self::Memory(memory) => memory.expand(sized),
@@ -534,7 +537,8 @@ impl Operand {
     }
 }
 
-/// `[=>label]`: a place in the code, relative to RIP. There is no displacement to be wrong about.
+/// Parses `[=>label]`: a place in the code, relative to RIP. It has no displacement that could be
+/// wrong.
 fn parse_label_address(input: ParseStream<'_>) -> Result<Option<TokenStream>> {
     let ahead = input.fork();
     let is_label = ahead.peek(syn::token::Bracket) && {
@@ -555,15 +559,15 @@ fn parse_label_address(input: ParseStream<'_>) -> Result<Option<TokenStream>> {
     }
 }
 
-/// A place in the code is named: what is some bytes from there has no name, and would be a
-/// displacement that no struct vouches for.
+/// Parses the name of a place in the code. What lies some bytes from a place has no name, and would
+/// need a displacement that no struct vouches for.
 fn parse_place(input: ParseStream<'_>) -> Result<Expr> {
     let place: Expr = input.parse()?;
     let mut name = &place;
     loop {
         name = match name {
             Expr::Field(field) => &field.base,
-            // What makes a name: `HostSymbol("..")`.
+            // A call makes a name, too: `HostSymbol("..")`.
             Expr::Call(call) => &call.func,
             _ => break,
         };
@@ -576,7 +580,8 @@ fn parse_place(input: ParseStream<'_>) -> Result<Expr> {
 
 const NO_DISTANCE: &str = "a place in the code is named, and nothing is added to its name";
 
-/// What dynasm wants in front of a label that is an operand: `->`, `=>`, `>`, `<` or `extern`.
+/// Parses the marker that dynasm wants before a label that is an operand: `->`, `=>`, `>`, `<` or
+/// `extern`.
 fn parse_label_marker(input: ParseStream<'_>) -> Result<Option<TokenStream>> {
     let marker = if input.peek(Token![->]) {
         input.parse::<Token![->]>()?.into_token_stream()
@@ -590,11 +595,11 @@ fn parse_label_marker(input: ParseStream<'_>) -> Result<Option<TokenStream>> {
     Ok(Some(marker))
 }
 
-/// `SIZE [BYTE base + offset + offset]`
+/// A memory operand: `SIZE [BYTE base + offset + offset]`.
 struct Memory {
     hint: Ident,
     width: usize,
-    /// Of the brackets and what they enclose.
+    /// The span of the brackets and what they enclose.
     span: Span,
     address: Address,
     of: Of,
@@ -603,18 +608,18 @@ struct Memory {
 /// What the offsets of an address are counted from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Of {
-    /// Where a register points, be it the start of a struct or its end.
+    /// Offsets count from where a register points, be it the start of a struct or its end.
     Register,
-    /// Where a segment starts, and a struct there.
+    /// Offsets count from where a segment starts, which is the start of a struct.
     Segment,
-    /// The same, and the struct is the per-CPU block.
+    /// Offsets count from the start of the per-CPU block.
     PerCpu,
 }
 
 enum Address {
-    /// `[base]`
+    /// The address is `[base]`.
     Base(Ident),
-    /// `[base + offset]`, `[offset]`, where the offset is one Rust expression by now.
+    /// The address is `[base + offset]` or `[offset]`; the offset is one Rust expression by now.
     Field { base: Option<Ident>, displacement: Displacement, offset: TokenStream },
 }
 
@@ -662,7 +667,7 @@ impl Memory {
         let Address::Field { displacement, offset, .. } = &self.address else {
             return TokenStream::new();
         };
-        // rustc is to blame the operand, not all of asm!, for a field of the wrong width.
+        // The span makes rustc blame the operand, not all of asm!, for a field of the wrong width.
         let span = Span::mixed_site().located_at(self.span);
         let function = match displacement {
             Displacement::Disp8(_) => quote_spanned!(span=> disp8),
@@ -690,7 +695,7 @@ impl Memory {
 
     fn expand_rip_relative(&self) -> TokenStream {
         let hint = &self.hint;
-        // As in `note`, where it is bound.
+        // The span is that of `note`, where the name is bound.
         let span = Span::mixed_site().located_at(self.span);
         let displacement = Ident::new("displacement", span);
         quote!(#hint [extern ::switcher_gen::asm::External::PerCpu(#displacement)])
@@ -706,7 +711,7 @@ impl Memory {
                     Displacement::Disp32 => None,
                 };
                 let base = base.as_ref().map(|base| quote!(#base +));
-                // As in `note`, where it is bound.
+                // The span is that of `note`, where the name is bound.
                 let span = Span::mixed_site().located_at(self.span);
                 let displacement = Ident::new("displacement", span);
                 quote!(#hint [#byte #base #displacement])
@@ -760,8 +765,8 @@ impl Address {
     }
 }
 
-/// The terms of a sum, whatever parentheses it has: addition of offsets is associative. At least
-/// one.
+/// Splits a sum into its terms, whatever parentheses it has: addition of offsets is associative.
+/// There is at least one term.
 fn flatten(sum: Expr, terms: &mut Vec<Expr>) {
     match sum {
         Expr::Binary(ExprBinary { op: BinOp::Add(_), left, right, .. }) => {
@@ -774,8 +779,8 @@ fn flatten(sum: Expr, terms: &mut Vec<Expr>) {
     }
 }
 
-/// A term of a sum as what a constant can be computed by, in which there is no `+` of offsets: what
-/// a method is called on, and what `then` and `pair` are given, may be sums themselves.
+/// Rewrites a term of a sum for use in a constant, where offsets have no `+`: what a method is
+/// called on, and what `then` and `pair` are given, may be sums themselves.
 fn in_a_constant(term: Expr) -> Expr {
     let Expr::MethodCall(mut call) = term else { return term };
     *call.receiver = sum_in_a_constant(*call.receiver);
@@ -805,7 +810,7 @@ fn base_register(register: &Expr) -> Result<Ident> {
     }
 }
 
-/// Rejects what cannot be an `Offset`. What could be one is for rustc to check.
+/// Rejects what cannot be an `Offset`. rustc checks what could be one.
 fn check_offset(term: &Expr) -> Result<()> {
     let message = if is_literal(term) {
         "displacements come from structs: describe this memory as a `#[repr(C)]` struct that \
@@ -820,7 +825,7 @@ fn check_offset(term: &Expr) -> Result<()> {
     Err(Error::new_spanned(term, message))
 }
 
-/// dynasm's size hints, all of which it takes anywhere.
+/// The names of dynasm's size hints, all of which it takes anywhere.
 const HINTS: [&str; 10] =
     ["BYTE", "WORD", "DWORD", "FWORD", "AWORD", "QWORD", "TWORD", "OWORD", "YWORD", "ZWORD"];
 
@@ -852,7 +857,7 @@ const GPRS_64: [&str; 16] = [
     "r14", "r15",
 ];
 
-/// Whether dynasm takes this for a register: by a name it knows or by number (`Rq(n)`).
+/// Whether dynasm takes this for a register, by a name that it knows or by number (`Rq(n)`).
 fn is_register(operand: &Expr) -> bool {
     if let Expr::Call(call) = operand {
         const FAMILIES: [&str; 14] =
@@ -874,7 +879,7 @@ fn is_register_name(name: &str) -> bool {
         || is_numbered_register(name)
 }
 
-/// `r0` to `r15` in every width, `cr0`, `xmm0` and the like.
+/// Whether this is `r0` to `r15` in any width, `cr0`, `xmm0` or the like.
 fn is_numbered_register(name: &str) -> bool {
     let Some(digit) = name.find(|c: char| c.is_ascii_digit()) else {
         return false;

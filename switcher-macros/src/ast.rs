@@ -14,9 +14,9 @@ pub(crate) struct Struct<'a> {
     pub(crate) ident: &'a Ident,
     pub(crate) generics: &'a Generics,
     pub(crate) repr: Repr,
-    /// `#[asm(size = N)]`
+    /// The value of `#[asm(size = N)]`.
     pub(crate) size: Option<Assertion>,
-    /// `#[asm(align = N)]`
+    /// The value of `#[asm(align = N)]`.
     pub(crate) align: Option<Assertion>,
     pub(crate) fields: Vec<Field<'a>>,
 }
@@ -28,16 +28,16 @@ pub(crate) struct Field<'a> {
     pub(crate) ty: &'a Type,
     /// The doc comment, attribute by attribute.
     pub(crate) docs: Vec<&'a Attribute>,
-    /// `#[asm(at = N)]`
+    /// The value of `#[asm(at = N)]`.
     pub(crate) at: Option<Assertion>,
-    /// `#[asm(nested)]`
+    /// Whether the field has `#[asm(nested)]`.
     pub(crate) nested: bool,
 }
 
-/// `key = value`, to be checked against the compiler's layout.
+/// A pair `key = value`, to be checked against the compiler's layout.
 pub(crate) struct Assertion {
     pub(crate) key: Ident,
-    /// As written, for messages: `0x40` should not turn up as `64`.
+    /// The value as written, for messages: `0x40` should not turn up as `64`.
     pub(crate) literal: LitInt,
     pub(crate) bytes: usize,
 }
@@ -62,9 +62,9 @@ impl<'a> Struct<'a> {
 }
 
 impl<'a> Field<'a> {
-    /// A field without regard to its `#[asm(..)]` attributes, for the fallback expansion.
+    /// Takes a field without regard to its `#[asm(..)]` attributes, for the fallback expansion.
     ///
-    /// `None` if the field has no name.
+    /// Returns `None` if the field has no name.
     pub(crate) fn bare(field: &'a syn::Field) -> Option<Self> {
         Some(Self {
             ident: field.ident.as_ref()?,

@@ -11,10 +11,10 @@ use syn::{Attribute, DeriveInput, Expr, ExprLit, Lit, Meta, Result};
 use crate::ast::{Assertion, Field, Struct};
 use crate::text;
 
-/// The whole output for a struct that is accepted.
+/// The whole output of the derive for a struct that is accepted.
 ///
 /// # Errors
-/// The struct is rejected.
+/// If the struct is rejected.
 pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
     let parsed = Struct::parse(input)?;
     parsed.validate()?;
@@ -42,8 +42,8 @@ pub(crate) fn constants(input: &DeriveInput, fields: &[Field<'_>]) -> TokenStrea
             let line = format!(" Where `{}` lies in a [`{ident}`].", name.unraw());
             quote!(#[doc = #line])
         });
-        // SAFETY of what is generated: the offset is that which rustc has for the field, and the
-        // type the field's, for both come from its declaration.
+        // SAFETY of what is generated: the offset is the one that rustc has for the field, and the
+        // type is the field's: both come from its declaration.
         quote! {
             #(#docs)*
             #generated
@@ -135,7 +135,7 @@ fn first_sentence(docs: &[&Attribute]) -> String {
     }
 }
 
-/// What the attributes claim, compared with what rustc did.
+/// Assertions that compare what the attributes claim with what rustc has chosen.
 fn assertions(parsed: &Struct<'_>) -> TokenStream {
     let ident = parsed.ident;
     let mut assertions = TokenStream::new();
@@ -179,7 +179,8 @@ fn assert(
     let after = format!("{after}, as #[asm({key} = {literal})] asserts");
     let radix: usize = if literal.to_string().starts_with("0x") { 16 } else { 10 };
     let panic = {
-        // rustc points from the macro's path to its closing parenthesis: from `at` to `0x40`.
+        // rustc marks the span from the macro's path to its closing parenthesis: from `at` to
+        // `0x40`.
         let path = quote_spanned!(key.span()=> ::core::panic!);
         let args = quote_spanned!(literal.span()=> ("{}", MESSAGE.as_str())).into_token_stream();
         quote!(#path #args)

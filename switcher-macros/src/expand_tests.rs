@@ -1,7 +1,7 @@
 //! Golden expansions: `tests/expand/NAME.rs` must expand to `tests/expand/NAME.expanded.rs`.
 //!
-//! They show reviewers what the macros generate, and that it changes when the macros do. A unit
-//! test, because a proc-macro crate exports nothing but its macros. `BLESS=1` accepts what differs.
+//! They show reviewers what the macros generate, and that it changes when the macros do. This is a
+//! unit test because a proc-macro crate exports only its macros. `BLESS=1` accepts what differs.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -90,8 +90,9 @@ fn derive(attrs: &[Attribute], item: TokenStream) -> TokenStream {
     crate::derive(&syn::parse2(item).unwrap())
 }
 
-/// Expands an `asm!` statement. What is in the `dynasm!` is no Rust and would come out of
-/// prettyplease as a heap; it goes to `bodies`, a statement per line, and leaves a placeholder.
+/// Expands an `asm!` statement. The contents of the `dynasm!` are not Rust, and prettyplease would
+/// print them without any layout, so they go to `bodies`, a statement per line, and leave a
+/// placeholder.
 fn expand_asm(stmt: &Stmt, bodies: &mut Vec<(String, String)>) -> Stmt {
     let Stmt::Macro(asm) = stmt else { panic!("{} is not an asm! statement", quote!(#stmt)) };
     assert!(asm.mac.path.is_ident("asm"), "only asm! can be expanded");

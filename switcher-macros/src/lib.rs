@@ -47,8 +47,8 @@
 //! assert_eq!((PerCpu::stacks + Stacks::sp0).bytes(), 16);
 //! ```
 //!
-//! The expansions name `::switcher_gen` for everything they use, so this crate is of use only
-//! beside `switcher-gen`, which re-exports both macros.
+//! The expansions name `::switcher_gen` for everything they use, so this crate is useful only
+//! together with `switcher-gen`, which re-exports both macros.
 //!
 //! # Reading the source
 //!
@@ -74,9 +74,10 @@ mod expand_tests;
 
 use proc_macro::TokenStream;
 
-/// Gives a struct an offset per field and a `Layout` for listings.
+/// Gives a struct a constant with the offset of each field, and a `Layout` for listings.
 ///
-/// For `#[repr(C)]` structs with named fields and without generics, aligned if need be.
+/// It is for `#[repr(C)]` structs with named fields and without generics, whose alignment may be
+/// raised by `align(N)`.
 ///
 /// # What it generates
 ///
@@ -173,13 +174,14 @@ pub fn derive_asm_layout(input: TokenStream) -> TokenStream {
 ///
 /// # More mnemonics
 ///
-/// `endbr64`, `sysretq` and `sysretl`, which dynasm lacks.
+/// `asm!` also takes `endbr64`, `sysretq` and `sysretl`, which dynasm lacks.
 ///
 /// # Traps
 ///
 /// After RET, IRET, SYSRET, SYSEXIT, a far JMP and JMP through a register or memory, `asm!` writes
 /// an INT3: nothing is executed there, but CPUs go on there before they know where the instruction
-/// leads (CVE-2021-26341, straight-line speculation). So no emitter can forget it.
+/// leads (CVE-2021-26341, straight-line speculation). As the macro writes it, no emitter can forget
+/// it.
 ///
 /// # Notes for the listing
 ///
@@ -244,8 +246,8 @@ pub fn asm(input: TokenStream) -> TokenStream {
     asm::expand(input.into()).into()
 }
 
-/// What a struct becomes: its constants, or why it is rejected and what keeps that one mistake from
-/// causing more.
+/// The output for a struct: its constants, or the reason why it is rejected with what keeps that
+/// one mistake from causing more.
 fn derive(input: &syn::DeriveInput) -> proc_macro2::TokenStream {
     expand::derive(input).unwrap_or_else(|error| fallback::derive(input, &error))
 }

@@ -1,4 +1,5 @@
-//! The struct's representation, parsed into a type that holds only those an offset can rely on.
+//! The struct's representation, parsed into a type that has only those on whose offsets code can
+//! rely.
 //!
 //! `repr(C)` is what makes the order and the padding of fields a promise of the language instead
 //! of a habit of the compiler. `packed` is refused although its offsets are just as certain:
@@ -9,9 +10,9 @@ use syn::{Attribute, DeriveInput, Error, LitInt, Meta, Result, Token};
 
 /// A representation with a guaranteed layout.
 pub(crate) enum Repr {
-    /// `repr(C)`.
+    /// The struct is `repr(C)`.
     C,
-    /// `repr(C, align(N))`; of several, the largest N, as in rustc.
+    /// The struct is `repr(C, align(N))`, where N is the largest if there are several, as in rustc.
     CAligned(usize),
 }
 

@@ -1,21 +1,22 @@
-//! Tokens back to source text, spaced as rustfmt would: listings quote types and immediates.
+//! Turns tokens back into source text, spaced as rustfmt would: listings quote types and
+//! immediates.
 //!
 //! `TokenStream`'s own `Display` promises no spacing and changes between compilers.
 
 use proc_macro2::{Delimiter, Spacing, TokenStream, TokenTree};
 use quote::ToTokens;
 
-/// An expression or a path.
+/// The text of an expression or a path.
 pub(crate) fn of(tokens: impl ToTokens) -> String {
     Printer::print(tokens.into_token_stream(), false)
 }
 
-/// A type, where `<` always opens a list of generic arguments.
+/// The text of a type, where `<` always opens a list of generic arguments.
 pub(crate) fn of_type(tokens: impl ToTokens) -> String {
     Printer::print(tokens.into_token_stream(), true)
 }
 
-/// Operators of more than one character, the longest first.
+/// The operators of more than one character, the longest first.
 const OPERATORS: [&str; 16] = [
     "..=", "<<=", ">>=", "::", "->", "=>", "..", "<<", ">>", "&&", "||", "==", "!=", "<=", ">=",
     "+=",
@@ -30,13 +31,14 @@ const KEYWORDS: [&str; 13] = [
 /// What the text ends with, as far as the next token's spacing depends on it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Last {
-    /// Nothing yet, or something that the next token sticks to: `::`, `&`, an opening bracket.
+    /// There is nothing yet, or something that the next token sticks to: `::`, `&`, an opening
+    /// bracket.
     Glue,
-    /// A name, a literal or a closing bracket: an operand is complete.
+    /// A name, a literal or a closing bracket, after which an operand is complete.
     Operand,
-    /// A keyword or a lifetime, which nothing sticks to.
+    /// A keyword or a lifetime, to which nothing sticks.
     Keyword,
-    /// A binary operator, a comma: a space follows, then an operand.
+    /// A binary operator or a comma: a space follows, then an operand.
     Operator,
 }
 
@@ -89,7 +91,7 @@ impl Printer {
     }
 
     fn continues(&self, operator: &str, next: char) -> bool {
-        // `>>` closes two lists of generic arguments where such are open.
+        // `>>` closes two lists of generic arguments where two are open.
         let closes = operator == ">" && self.generics > 0;
         !closes
             && OPERATORS.iter().any(|known| {
@@ -108,7 +110,7 @@ impl Printer {
             Delimiter::Parenthesis => ("(", ")"),
             Delimiter::Bracket => ("[", "]"),
             Delimiter::Brace => ("{ ", " }"),
-            // What a macro_rules fragment comes wrapped in.
+            // The fragment of a macro_rules macro comes wrapped in this group.
             Delimiter::None => return self.tokens(stream),
         };
         let is_call = self.last == Last::Operand && delimiter != Delimiter::Brace;

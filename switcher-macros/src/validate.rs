@@ -15,7 +15,7 @@ impl Struct<'_> {
         self.claims_are_distinct()
     }
 
-    /// A layout is one set of numbers; a generic struct has as many as it has instances.
+    /// A layout is one set of numbers, but a generic struct has as many layouts as instances.
     fn is_concrete(&self) -> Result<()> {
         if self.generics.params.is_empty() {
             return Ok(());
@@ -30,7 +30,7 @@ impl Struct<'_> {
         ))
     }
 
-    /// `repr(align(N))` is a lower bound, so asserting less can never hold.
+    /// `repr(align(N))` is a lower bound, so an assertion of less can never hold.
     fn alignment_is_possible(&self) -> Result<()> {
         match (&self.align, &self.repr) {
             (Some(asserted), Repr::CAligned(repr)) if asserted.bytes < *repr => {
@@ -46,7 +46,8 @@ impl Struct<'_> {
         }
     }
 
-    /// The layout would refute one of two equal claims anyway; this says which two collide.
+    /// The compiler's layout would refute one of two equal claims anyway, but this error says which
+    /// two collide.
     fn claims_are_distinct(&self) -> Result<()> {
         let mut claimed: HashMap<usize, &Field<'_>> = HashMap::new();
         for field in &self.fields {

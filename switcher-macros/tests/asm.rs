@@ -34,7 +34,7 @@ enum Call {
     Host(&'static str),
     PerCpu(i32),
     Comment(&'static str),
-    /// The line, relative to that of [`Recorder::new`].
+    /// The line of the source, relative to that of [`Recorder::new`].
     Source(u32),
     Operand(&'static str),
     Immediate(&'static str),
@@ -42,7 +42,7 @@ enum Call {
 
 use Call::{Bytes, Comment, Host, Immediate, Jump, Operand as Memory, PerCpu, Source};
 
-/// Writes down what it is told.
+/// A sink that records the calls of its methods.
 struct Recorder {
     calls: Vec<Call>,
     line: u32,
@@ -50,7 +50,7 @@ struct Recorder {
 }
 
 impl Recorder {
-    /// `line` is the one from which to count.
+    /// `line` is the line from which lines are counted.
     fn new(line: u32) -> Self {
         Self { calls: Vec::new(), line, placement: Placement::Gs }
     }
@@ -253,7 +253,7 @@ fn sizes_are_checked_even_where_dynasm_wants_none() {
     assert_eq!(bytes(a), expected.concat());
 }
 
-/// By whatever name dynasm has for it.
+/// This holds by whatever name dynasm has for the instruction.
 #[test]
 fn nothing_is_executed_after_what_leads_elsewhere() {
     let mut a = Recorder::new(line!());
@@ -270,18 +270,18 @@ fn nothing_is_executed_after_what_leads_elsewhere() {
         &[0xFF, 0x20],
     ];
     assert_eq!(bytes(a), expected.map(|code| [code, &[0xCC]].concat()).concat());
-    // A direct jump's target is known, and a call comes back.
+    // A direct jump's target is known, and a call returns.
     let mut a = Recorder::new(line!());
     asm!(a ; call rax ; nop);
     assert_eq!(bytes(a), [0xFF, 0xD0, 0x90]);
 }
 
-/// Without REX.W it would pop halves.
+/// Without REX.W, a far return would pop 32-bit halves.
 #[test]
 fn a_far_return_pops_whole_words() {
     let mut a = Recorder::new(line!());
     asm!(a ; retfq ; retfq 128);
-    // Behind each is a trap.
+    // After each of them is a trap.
     assert_eq!(bytes(a), [0x48, 0xcb, 0xcc, 0x48, 0xca, 128, 0, 0xcc]);
 }
 

@@ -83,7 +83,7 @@ fn offsets_compose_through_nested_structs() {
     assert_eq!(IN_A_CONSTANT.bytes(), offset_of!(PerCpu, tss_extra.pvcs));
 }
 
-/// 0x40 bytes.
+/// This struct has 0x40 bytes.
 #[repr(C)]
 #[derive(AsmLayout)]
 struct Outer {
@@ -94,7 +94,7 @@ struct Outer {
     array: [u32; 6],
 }
 
-/// 0x18 bytes, at 8 in an [`Outer`].
+/// This struct has 0x18 bytes, and lies at 8 in an [`Outer`].
 #[repr(C)]
 #[derive(AsmLayout)]
 struct Inner {
@@ -129,7 +129,7 @@ fn an_offset_is_seen_from_the_end_of_its_outermost_struct_whenever_it_is_said() 
         assert_eq!(from_start, expected as i32);
         assert_eq!(from_end, [expected as i32 - OUTER; 2]);
     }
-    // The struct that the issue was about: -32, not 24.
+    // These are the structs in which the mistake was found: the offset is -32, not 24.
     use switcher_gen::layout::{EventFrame, IretFrame};
     assert_eq!(disp32::<8, _, _, _>(EventFrame::iret.below_end() + IretFrame::cs), -32);
     assert_eq!(disp8::<8, _, _, _>((EventFrame::iret + IretFrame::cs).below_end()), -32);

@@ -11,14 +11,14 @@ fn rejected_input_is_told_why() {
     let cases = trybuild::TestCases::new();
     cases.pass("tests/ui/accepted/*.rs");
     cases.compile_fail("tests/ui/*.rs");
-    // This is when they run.
+    // The cases run when this is dropped.
     drop(cases);
 
     // trybuild starts from the inputs, so a message whose input is gone would stay for good.
     assert_eq!(stems("rs"), stems("stderr"), "inputs on the left, messages on the right");
 }
 
-/// The files of an extension in `tests/ui`, by name without extension.
+/// The files in `tests/ui` with this extension, by name without extension.
 fn stems(extension: &str) -> BTreeSet<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ui");
     fs::read_dir(directory)
