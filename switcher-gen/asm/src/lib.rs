@@ -1,9 +1,9 @@
 //! The assembler that emitted code is written into: the calls that `dynasm!` makes, without std.
 //!
-//! [`Sink`] is those calls plus the notes a listing wants; emitters are generic over it, so the
-//! notes cost nothing where nobody takes them. [`CodeBuffer`] is the sink of production: bytes,
-//! labels, windows and relocations. It allocates five times and never panics; what goes wrong on
-//! the way is kept and reported by [`CodeBuffer::finish`].
+//! [`Sink`] is those calls plus the notes that a listing wants; emitters are generic over it, so
+//! the notes cost nothing where nobody takes them. [`CodeBuffer`] is the sink of production: it
+//! keeps bytes, labels, windows and relocations, allocates five times and never panics. It
+//! remembers the first mistake, and [`CodeBuffer::finish`] reports it.
 //!
 //! This crate does not know what is assembled. The labels, the windows and the external symbols are
 //! types of the user's, brought together by [`Names`]. `switcher-gen` is that user, and its module
@@ -90,9 +90,9 @@ use core::fmt::Debug;
 
 use switcher_abi::layout::{Operand, Placement};
 
-/// A name from a list of names.
+/// The type of names that come from a fixed list.
 pub trait Named: Copy + Debug + Eq + 'static {
-    /// All of them, in the order of their numbers.
+    /// All names, in the order of their numbers.
     const ALL: &'static [Self];
 
     /// The name as listings and errors show it.
@@ -104,13 +104,13 @@ pub trait Named: Copy + Debug + Eq + 'static {
 
 /// The names in the code that is assembled, and the names outside of it that it refers to.
 pub trait Names: Copy + Debug + Eq + 'static {
-    /// Places in the code.
+    /// The names of places in the code.
     type Label: Named;
     /// The kinds of stretches of the code that are recorded: see [`Sink::open`].
     type Window: Named + Ord;
-    /// What the code refers to that lies elsewhere.
+    /// The names of what lies elsewhere and is referred to by the code.
     type Symbol: Copy + Debug + Eq;
-    /// With [`Placement::PerCpu`], how many bytes in front of the code the per-CPU block starts.
+    /// How many bytes before the code the per-CPU block starts, with [`Placement::PerCpu`].
     const PER_CPU_BEFORE_CODE: usize;
 }
 
@@ -119,8 +119,8 @@ pub trait Names: Copy + Debug + Eq + 'static {
 pub enum External<S> {
     /// A symbol of the host.
     Host(S),
-    /// So many bytes into the per-CPU block, which lies [`Names::PER_CPU_BEFORE_CODE`] bytes in
-    /// front of the code, wherever that is: what `asm!` makes of `percpu`.
+    /// The byte at this offset in the per-CPU block, which lies [`Names::PER_CPU_BEFORE_CODE`]
+    /// bytes before the code, wherever that is. `asm!` makes this of `percpu`.
     PerCpu(i32),
 }
 
@@ -130,39 +130,40 @@ impl<S> From<S> for External<S> {
     }
 }
 
-/// A half-open range of offsets in which a window applies.
+/// A half-open range of offsets in the code in which a window applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowRange<W> {
-    /// What applies.
+    /// The window that applies.
     pub window: W,
-    /// The first byte.
+    /// The offset of the first byte.
     pub start: u32,
-    /// The byte after the last.
+    /// The offset of the byte after the last one.
     pub end: u32,
 }
 
 /// A 32-bit field that must be filled with `symbol + addend - address of the field`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Relocation<S> {
-    /// Offset of the field.
+    /// The offset of the field in the code.
     pub at: u32,
-    /// What it refers to.
+    /// The symbol that the field refers to.
     pub symbol: S,
-    /// As in `R_X86_64_PLT32`: minus the distance from the field to the end of its instruction.
+    /// The number to add, as in `R_X86_64_PLT32`: minus the distance from the field to the end of
+    /// its instruction.
     pub addend: i32,
 }
 
-/// The bytes of a cache line. Images start at a multiple of it.
+/// The number of bytes in a cache line. Images start at a multiple of it.
 pub const LINE: usize = 64;
 
-/// How many bytes further on the byte at `offset` would be in the upper half of a line.
+/// How many bytes to insert so that the byte at `offset` comes to lie in the upper half of a line.
 #[must_use]
 pub const fn to_upper_half(offset: usize) -> usize {
     let half = LINE / 2;
     if offset & half == 0 { half - offset % half } else { 0 }
 }
 
-/// A [`Sink`] that only counts: how long is what is to come? It does not align.
+/// A [`Sink`] that only counts how many bytes are emitted. It does not align.
 pub struct Length<N> {
     bytes: usize,
     placement: Placement,
@@ -170,13 +171,13 @@ pub struct Length<N> {
 }
 
 impl<N> Length<N> {
-    /// Nothing yet.
+    /// A sink that has counted nothing yet.
     #[must_use]
     pub const fn new(placement: Placement) -> Self {
         Self { bytes: 0, placement, names: core::marker::PhantomData }
     }
 
-    /// How many bytes there were.
+    /// How many bytes have been emitted.
     #[must_use]
     pub const fn bytes(&self) -> usize {
         self.bytes
@@ -213,24 +214,24 @@ impl<N: Names> Sink for Length<N> {
     fn close(&mut self, _window: N::Window) {}
 }
 
-/// A sink's labels.
+/// The type of a sink's labels.
 pub type LabelOf<S> = <<S as Sink>::Names as Names>::Label;
-/// A sink's windows.
+/// The type of a sink's windows.
 pub type WindowOf<S> = <<S as Sink>::Names as Names>::Window;
-/// A sink's symbols.
+/// The type of a sink's symbols.
 pub type SymbolOf<S> = <<S as Sink>::Names as Names>::Symbol;
 
 /// What emitters write to. The first group is `dynasm!`'s vocabulary, the second is ours; the notes
 /// of the third are for listings, and `asm!` makes them.
 pub trait Sink {
-    /// What has a name in this code.
+    /// The names in this code.
     type Names: Names;
 
-    /// One byte.
+    /// Appends one byte.
     fn push(&mut self, byte: u8);
-    /// Many bytes.
+    /// Appends several bytes.
     fn extend(&mut self, bytes: &[u8]);
-    /// `label` is here.
+    /// Defines `label` as the current position.
     fn dynamic_label(&mut self, label: LabelOf<Self>);
     /// The field that starts `field_offset` bytes before this point refers to `label`, relative to
     /// `ref_offset` bytes before this point. `kind` is dynasm's encoding of width and relativity.
@@ -242,7 +243,8 @@ pub trait Sink {
         ref_offset: u8,
         kind: u8,
     );
-    /// As [`dynamic_reloc`](Self::dynamic_reloc), to something outside the image.
+    /// Refers to something outside the image, otherwise like
+    /// [`dynamic_reloc`](Self::dynamic_reloc).
     fn value_reloc(
         &mut self,
         target: impl Into<External<SymbolOf<Self>>>,
@@ -253,25 +255,25 @@ pub trait Sink {
     /// Fills up to a multiple of `alignment` with `byte`.
     fn align(&mut self, alignment: usize, byte: u8);
     /// Fills with `byte` until the byte that lies `distance` bytes ahead is in the upper half of
-    /// its line of [`LINE`] bytes. What is filled must be nothing that is executed.
+    /// its line of [`LINE`] bytes. The filler must not be executed.
     fn upper_half(&mut self, distance: usize, byte: u8);
 
-    /// A signed byte.
+    /// Appends a signed byte.
     fn push_i8(&mut self, value: i8) {
         self.push(value.cast_unsigned());
     }
-    /// A signed word.
+    /// Appends a signed word of 16 bits.
     fn push_i16(&mut self, value: i16) {
         self.extend(&value.to_le_bytes());
     }
-    /// A signed dword.
+    /// Appends a signed dword of 32 bits.
     fn push_i32(&mut self, value: i32) {
         self.extend(&value.to_le_bytes());
     }
 
-    /// From here on `percpu` means this.
+    /// Sets what `percpu` means from here on.
     fn place(&mut self, placement: Placement);
-    /// What `percpu` means.
+    /// The current meaning of `percpu`.
     fn placement(&self) -> Placement;
 
     /// `window` applies from here on.
@@ -281,51 +283,51 @@ pub trait Sink {
 
     /// A line that explains what follows.
     fn comment(&mut self, _text: &'static str) {}
-    /// The next instruction was written there.
+    /// Notes the place in the source that the next instruction comes from.
     fn source(&mut self, _file: &'static str, _line: u32) {}
-    /// The next instruction's memory operand is about this.
+    /// Notes what the next instruction's memory operand is about.
     fn operand(&mut self, _operand: Operand) {}
-    /// The next instruction's immediate was written so.
+    /// Notes how the next instruction's immediate was written.
     fn immediate(&mut self, _text: &'static str) {}
 }
 
-/// Why code could not be assembled. Each is a bug of an emitter, found by the tests of all
-/// variants.
+/// Why code could not be assembled. Each error is a bug of an emitter, which the tests of all
+/// variants find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AsmError<N: Names> {
-    /// A jump to nowhere.
+    /// The code refers to a label that it does not define.
     #[error("label `{}` is used but not defined", .0.name())]
     Undefined(N::Label),
-    /// Two places of one name.
+    /// Two places have one name.
     #[error("label `{}` is defined twice", .0.name())]
     Redefined(N::Label),
-    /// A short jump over too long a distance.
+    /// A short jump goes over too long a distance.
     #[error("the jump at {at:#x} to `{}` does not reach", label.name())]
     OutOfReach {
-        /// Offset of the jump's field.
+        /// The offset of the jump's field.
         at: u32,
-        /// Where it should go.
+        /// The label to which the jump should go.
         label: N::Label,
     },
-    /// A place that is some bytes from a label, and has no name of its own.
+    /// The code refers to a place that is some bytes from a label, and has no name of its own.
     #[error("a distance from label `{}`", .0.name())]
     BesideLabel(N::Label),
-    /// Not a pc-relative byte or dword.
+    /// A reference is not a pc-relative byte or dword.
     #[error("a reference of kind {0:#x} is not supported")]
     ReferenceKind(u8),
     /// The stubs of the event entries are not as far apart as they should be.
     #[error("256 event entries of {len} bytes in all: one does not fit where it should")]
     Stride {
-        /// From the first to the end of the last.
+        /// The number of bytes from the first stub to the end of the last one.
         len: usize,
     },
-    /// Opened twice or closed without having been opened.
+    /// A window is opened twice, or closed without having been opened.
     #[error("window `{}` is opened or closed out of turn at {at:#x}", window.name())]
     Window {
         /// The window.
         window: N::Window,
-        /// The offset.
+        /// The offset at which that happens.
         at: u32,
     },
 }
@@ -333,9 +335,9 @@ pub enum AsmError<N: Names> {
 #[derive(Clone, Copy)]
 struct Fixup<L> {
     label: L,
-    /// Offset of the field.
+    /// The offset of the field.
     field: u32,
-    /// What is added to `label - field`.
+    /// The number to add to `label - field`.
     addend: i32,
     short: bool,
 }
@@ -345,15 +347,15 @@ struct Fixup<L> {
 pub struct Code<N: Names> {
     /// The instructions.
     pub bytes: Vec<u8>,
-    /// Where the labels are, by [`Named::index`].
+    /// The offsets of the labels, by [`Named::index`]; `None` for a label that is not defined.
     pub labels: Box<[Option<u32>]>,
-    /// Where which window applies, by start.
+    /// The ranges in which windows apply, by start.
     pub windows: Vec<WindowRange<N::Window>>,
-    /// What refers to the host.
+    /// The references to the host.
     pub relocations: Vec<Relocation<N::Symbol>>,
 }
 
-/// So many kinds of windows can names have: no allocation is made for them.
+/// The number of kinds of windows that there can be: no allocation is made for them.
 const WINDOWS: usize = 8;
 
 /// A [`Sink`] that keeps the code.
@@ -366,7 +368,7 @@ pub struct CodeBuffer<N: Names> {
 }
 
 impl<N: Names> CodeBuffer<N> {
-    /// Room for any switcher there is, so that one allocation serves.
+    /// How many bytes there is room for at first: any switcher fits, so that one allocation serves.
     const CAPACITY: usize = 8192;
 
     /// An empty buffer.
@@ -387,7 +389,7 @@ impl<N: Names> CodeBuffer<N> {
         }
     }
 
-    /// Where the next byte goes.
+    /// The offset of the next byte.
     #[must_use]
     pub fn offset(&self) -> u32 {
         self.code.bytes.len() as u32
@@ -396,7 +398,7 @@ impl<N: Names> CodeBuffer<N> {
     /// Resolves all references and hands the code over.
     ///
     /// # Errors
-    /// The first thing that went wrong.
+    /// Returns the first thing that went wrong.
     pub fn finish(mut self) -> Result<Code<N>, AsmError<N>> {
         if let Some(error) = self.error {
             return Err(error);
@@ -419,7 +421,7 @@ impl<N: Names> CodeBuffer<N> {
                 self.code.bytes[field..field + 4].copy_from_slice(&value.to_le_bytes());
             }
         }
-        // In place: a stable sort takes 4 KiB of the stack.
+        // The sort is in place, because a stable sort takes 4 KiB of the stack.
         self.code.windows.sort_unstable_by_key(|w| (w.start, w.window, w.end));
         Ok(self.code)
     }
@@ -559,7 +561,7 @@ mod tests {
     use super::*;
     use dynasm::dynasm;
 
-    /// Some names.
+    /// The names in the code of these tests.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum Few {}
 
@@ -636,7 +638,7 @@ mod tests {
                 a.upper_half(distance, 0xCC);
                 let (here, there) = (a.offset() as usize, a.offset() as usize + distance);
                 assert_ne!(there & 32, 0, "{start} {distance}");
-                // By no more than it takes.
+                // The filler is no longer than necessary.
                 assert!(here == start || there % LINE == LINE / 2, "{start} {distance}");
             }
         }
@@ -685,7 +687,7 @@ mod tests {
     #[test]
     fn the_per_cpu_block_lies_a_page_in_front_of_the_code() {
         let mut a = CodeBuffer::new();
-        // With an immediate after the displacement, which is relative to the instruction's end.
+        // There is an immediate after the displacement, which is relative to the instruction's end.
         dynasm!(a ; .arch x64
             ; nop
             ; mov BYTE [extern External::<HostSymbol>::PerCpu(0xC0)], 7
