@@ -1,9 +1,9 @@
 //! What has gone wrong in code like this: the rows of spec/hazards.md, by name.
 //!
-//! Obligations, cases and the runtime's table of CPU state say which of them they serve. Each
-//! prints as its row and title, `row 39: NMI blocking ends too early`, which is how the page heads
-//! it: searching the page for what the tool has printed finds the row. A test compares the page
-//! with this file.
+//! Obligations, cases and the runtime's table of CPU state say which of these hazards they serve.
+//! Each prints as its row and title, `row 39: NMI blocking ends too early`, which is how the page
+//! heads it: searching the page for what the tool has printed finds the row. A test compares the
+//! page with this file.
 
 use core::fmt;
 
@@ -11,7 +11,7 @@ macro_rules! hazards {
     ($($number:literal $variant:ident $title:literal;)*) => {
         /// A failure of code between two privilege levels, as a row of spec/hazards.md.
         ///
-        /// Its number is the row's, which never changes: new rows are added at the end.
+        /// Its number is that of its row, which never changes: new rows are added at the end.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
         #[non_exhaustive]
@@ -23,10 +23,10 @@ macro_rules! hazards {
         }
 
         impl Hazard {
-            /// All of them, in the order of their numbers.
+            /// All hazards, in the order of their numbers.
             pub const ALL: &[Self] = &[$(Self::$variant),*];
 
-            /// What goes wrong, in a few words: the title of its row.
+            /// The title of the row: what goes wrong, in a few words.
             #[must_use]
             pub const fn title(self) -> &'static str {
                 match self {
@@ -110,7 +110,7 @@ const _: () = {
 };
 
 impl Hazard {
-    /// The row's number, from 1 on.
+    /// The number of the row, from 1 on.
     #[must_use]
     pub const fn number(self) -> u8 {
         self as u8
@@ -126,7 +126,7 @@ impl Hazard {
         }
     }
 
-    /// Several of them in one line, with `; ` between them.
+    /// Several hazards in one line, with `; ` between them.
     pub fn join(hazards: &[Self]) -> impl fmt::Display {
         fmt::from_fn(move |f| {
             hazards.iter().enumerate().try_for_each(|(at, hazard)| {
@@ -137,14 +137,14 @@ impl Hazard {
     }
 }
 
-/// As spec/hazards.md heads it, but for the capital letter.
+/// Prints the hazard as spec/hazards.md heads it, except for the capital letter.
 impl fmt::Display for Hazard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "row {}: {}", self.number(), self.title())
     }
 }
 
-/// An object of two fields, `row` and `title`.
+/// A hazard is serialised as an object of two fields, `row` and `title`.
 #[cfg(feature = "serde")]
 impl serde::Serialize for Hazard {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

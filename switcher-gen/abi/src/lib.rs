@@ -6,8 +6,8 @@
 //! | [`Hazard`] | what has gone wrong in such code before, by the numbers of spec/hazards.md |
 //! | [`layout`] | the structs that emitted code reads and writes, with a typed [`Offset`](layout::Offset) per field |
 //!
-//! It is without std, and says nothing on how a switcher is made. Whoever writes a host or a guest
-//! that knows no more of a switcher than its interface depends on this crate alone; everybody else
+//! This crate is without std, and says nothing on how a switcher is made. Whoever writes a host or
+//! a guest that knows only the interface of a switcher depends on this crate alone; everybody else
 //! has it from `switcher-gen`, which re-exports all of it. The numbers are those of spec/abi.md,
 //! and a test compares the two.
 //!
@@ -43,7 +43,7 @@ pub mod layout;
 
 pub use hazard::Hazard;
 
-/// What expansions of the macros refer to.
+/// The items to which expansions of the macros refer.
 #[doc(hidden)]
 pub mod __private {
     pub use memoffset;

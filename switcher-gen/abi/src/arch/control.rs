@@ -31,7 +31,7 @@ pub mod cr4 {
     pub const PCIDE: u64 = 1 << 17;
     /// XSAVE may be used.
     pub const OSXSAVE: u64 = 1 << 18;
-    /// Key Locker.
+    /// Key Locker can be used.
     pub const KL: u64 = 1 << 19;
     /// Ring 0 cannot execute user pages.
     pub const SMEP: u64 = 1 << 20;
@@ -41,13 +41,13 @@ pub mod cr4 {
     pub const PKE: u64 = 1 << 22;
     /// Shadow stacks and indirect branch tracking, as S_CET and U_CET say.
     pub const CET: u64 = 1 << 23;
-    /// User interrupts.
+    /// User interrupts can be sent and received.
     pub const UINTR: u64 = 1 << 25;
-    /// Separation of the linear address space (also Linux, uapi/asm/processor-flags.h).
+    /// Linear address space separation is on (also Linux, uapi/asm/processor-flags.h).
     pub const LASS: u64 = 1 << 27;
-    /// Masking of addresses with bit 63 set.
+    /// Linear address masking is on for addresses with bit 63 set.
     pub const LAM_SUP: u64 = 1 << 28;
-    /// Flexible return and event delivery.
+    /// Flexible return and event delivery is on.
     pub const FRED: u64 = 1 << 32;
 }
 
@@ -61,11 +61,11 @@ pub mod efer {
 
 /// Bits of MSR S_CET (Intel SDM vol. 1, 17.1).
 pub mod s_cet {
-    /// Shadow stacks.
+    /// Shadow stacks are on.
     pub const SH_STK_EN: u64 = 1 << 0;
-    /// Indirect branch tracking.
+    /// Indirect branch tracking is on.
     pub const ENDBR_EN: u64 = 1 << 2;
-    /// The prefix NOTRACK exempts a branch from it.
+    /// The prefix NOTRACK exempts a branch from indirect branch tracking.
     pub const NO_TRACK_EN: u64 = 1 << 4;
 }
 
@@ -73,7 +73,7 @@ pub mod s_cet {
 pub mod debugctl {
     /// Last branches are recorded.
     pub const LBR: u64 = 1 << 0;
-    /// A single step is one of branches.
+    /// A single step goes on to the next branch.
     pub const BTF: u64 = 1 << 1;
     /// A bus lock at CPL 3 is a #DB.
     pub const BUS_LOCK_DETECT: u64 = 1 << 2;
@@ -81,11 +81,12 @@ pub mod debugctl {
 
 /// Bits of DR7 (Intel SDM vol. 3, 18.2.4).
 pub mod dr7 {
-    /// Always set; alone, nothing is armed.
+    /// The bit that is always set; with this alone, no breakpoint is enabled.
     pub const DISABLED: u64 = 1 << 10;
-    /// Arms breakpoint 0 for the task that runs. Those of the others follow, two bits each.
+    /// Enables breakpoint 0 for the task that runs. The bits of the others follow, two bits for
+    /// each breakpoint.
     pub const L0: u64 = 1 << 0;
-    /// All that arm a breakpoint: L0 to G3.
+    /// All bits that enable a breakpoint: L0 to G3.
     pub const ARMED: u64 = 0xFF;
     /// An access to a debug register is a #DB.
     pub const GD: u64 = 1 << 13;

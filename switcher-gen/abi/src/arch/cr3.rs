@@ -4,12 +4,12 @@
 //! on a guest's root (spec/hazards.md, rows 19 and 20). So they take a [`PcidEnabled`], which only
 //! a host's state can give.
 
-/// What is loaded into CR3: a root's physical address, perhaps with a PCID and NOFLUSH.
+/// A value of CR3: a root's physical address, perhaps with a PCID and NOFLUSH.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct Cr3(u64);
 
-/// Shows that CR4.PCIDE is set. Only a [`HostState`](super::HostState) in which it is set gives
+/// A proof that CR4.PCIDE is set. Only a [`HostState`](super::HostState) in which it is set gives
 /// one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PcidEnabled(());
@@ -32,36 +32,37 @@ impl Pcid {
     }
 }
 
-/// Why a value is no CR3.
+/// Why a value cannot be loaded into CR3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Cr3Error {
-    /// A page table root is a page-aligned physical address below 2^52.
+    /// The address is not that of a page table root, which is a page-aligned physical address below
+    /// 2^52.
     #[error(
         "{0:#x} is not the address of a page table root: it must be 4 KiB-aligned and below 2^52"
     )]
     Root(u64),
-    /// PCIDs have 12 bits.
+    /// A PCID has more than 12 bits.
     #[error("PCID {0} does not fit into 12 bits")]
     Pcid(u16),
 }
 
 impl Cr3 {
-    /// No root: the value of a slot whose root is not prepared. It is never loaded, because
-    /// NO_DS_CR3 is set then.
+    /// The value of a slot whose root is not prepared. It is never loaded, because NO_DS_CR3 is set
+    /// then.
     pub const NONE: Self = Self(0);
     const NOFLUSH: u64 = 1 << 63;
     const ROOT: u64 = (1 << 52) - (1 << 12);
 
-    /// The root at physical address `root`, PCID 0, flushing.
+    /// The value for the root at physical address `root`, with PCID 0, which flushes.
     ///
     /// # Errors
-    /// If `root` is not page-aligned or beyond the architecture's 52 bits.
+    /// If `root` is not page-aligned, or has more than the architecture's 52 bits.
     pub const fn new(root: u64) -> Result<Self, Cr3Error> {
         if root & !Self::ROOT == 0 { Ok(Self(root)) } else { Err(Cr3Error::Root(root)) }
     }
 
-    /// What was read from the register, to be loaded again on the same CPU.
+    /// A value that was read from the register, to be loaded again on the same CPU.
     #[must_use]
     pub const fn from_register(bits: u64) -> Self {
         Self(bits & !Self::NOFLUSH)
@@ -73,26 +74,26 @@ impl Cr3 {
         Self(self.0 & !0xFFF | pcid.0 as u64)
     }
 
-    /// As [`Cr3`], keeping what the TLB holds of this PCID.
+    /// The same value with NOFLUSH: the TLB keeps what it holds of this PCID.
     #[must_use]
     pub const fn without_flush(self, _: PcidEnabled) -> Self {
         Self(self.0 | Self::NOFLUSH)
     }
 
-    /// `other`'s root, under this PCID and with this NOFLUSH.
+    /// The root of `other`, under this PCID and with this NOFLUSH.
     #[must_use]
     pub const fn with_root_of(self, other: Self) -> Self {
         Self(self.0 & !Self::ROOT | other.0 & Self::ROOT)
     }
 
-    /// What the register was read as, or is to be loaded with.
+    /// The bits as they were read from the register, or are to be loaded into it.
     #[must_use]
     pub const fn bits(self) -> u64 {
         self.0
     }
 
-    /// Whether it can be loaded only with CR4.PCIDE set: bits 0 to 11 and 63 mean something else,
-    /// or nothing, without.
+    /// Whether it can be loaded only with CR4.PCIDE set: otherwise, bits 0 to 11 and 63 mean
+    /// something else, or nothing.
     #[must_use]
     pub const fn uses_pcid(self) -> bool {
         self.0 & (Self::NOFLUSH | 0xFFF) != 0

@@ -11,18 +11,18 @@ use super::{
     TsxCtrl,
 };
 
-/// Whose SYSRET it is: the vendors differ in when it faults and in what it does to SS
-/// (spec/switcher.md, "Return to the guest").
+/// The vendor, which decides how SYSRET behaves: vendors differ in when it faults and in what it
+/// does to SS (spec/switcher.md, "Return to the guest").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Vendor {
     /// SYSRETQ to a non-canonical RCX raises #GP in ring 0.
     Intel,
-    /// SYSRETQ leaves SS's attributes as they are, those of a null SS too. Hygon as well.
+    /// SYSRETQ leaves SS's attributes as they are, those of a null SS too. This includes Hygon.
     Amd,
 }
 
 impl Vendor {
-    /// As in variant names and on command lines.
+    /// The name in variants and on command lines.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -54,11 +54,11 @@ pub enum Feature {
 }
 
 impl Feature {
-    /// All of them, in the order in which they are reported.
+    /// All features that are required, in the order in which they are reported.
     pub const REQUIRED: [Self; 5] =
         [Self::LongMode, Self::Syscall, Self::FsGsBase, Self::Rdtscp, Self::Cmpxchg16b];
 
-    /// The manuals' name.
+    /// The feature's name in the manuals.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -81,9 +81,9 @@ impl fmt::Display for Feature {
 /// does not show. What cannot be read is taken to be as it is after a reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostState {
-    /// From CR4.LA57.
+    /// The paging mode, by CR4.LA57.
     pub paging: PagingMode,
-    /// CR4.PCIDE.
+    /// CR4.PCIDE: CR3 has PCIDs.
     pub pcid: bool,
     /// CR4.CET and S_CET.ENDBR_EN: ring 0 indirect branches must land on ENDBR64.
     pub ibt: bool,
@@ -95,20 +95,21 @@ pub struct HostState {
     pub automatic_ibrs: bool,
     /// MSR SPEC_CTRL while the host runs; empty where the CPU lacks it, or where it cannot be read.
     pub spec_ctrl: SpecCtrl,
-    /// MSR IA32_TSX_CTRL, likewise.
+    /// MSR IA32_TSX_CTRL; empty where the CPU lacks it, or where it cannot be read.
     pub tsx_ctrl: TsxCtrl,
-    /// MSR IA32_MCU_OPT_CTRL. Its bits switch mitigations off, so what has not been read is `None`.
+    /// MSR IA32_MCU_OPT_CTRL; `None` where it has not been read, because its bits switch
+    /// mitigations off.
     pub mcu_opt_ctrl: Option<McuOptCtrl>,
-    /// MSR IA32_ARCH_CAPABILITIES; empty where the CPU lacks it, or where it cannot be read: then
-    /// the CPU is taken to suffer from everything.
+    /// MSR IA32_ARCH_CAPABILITIES; empty where the CPU lacks it, or where it cannot be read: the
+    /// CPU is then taken to have every fault.
     pub arch_capabilities: ArchCapabilities,
-    /// Every RET of the host's code is that of its return thunk, which it untrains: its word, since
-    /// no register shows it. See [`HostFeatures::with_return_thunks`].
+    /// Every RET of the host's code is that of its return thunk, which it untrains. No register
+    /// shows this, so it is the host's word. See [`HostFeatures::with_return_thunks`].
     pub return_thunks: bool,
 }
 
 impl HostState {
-    /// 4-level paging and nothing else.
+    /// A host with 4-level paging and no other feature.
     pub const PLAIN: Self = Self {
         paging: PagingMode::FourLevel,
         pcid: false,
@@ -123,14 +124,15 @@ impl HostState {
         return_thunks: false,
     };
 
-    /// Leave to make [`Cr3`](super::Cr3) values with PCIDs, where CR4.PCIDE is set.
+    /// A proof that CR4.PCIDE is set, if it is, with which [`Cr3`](super::Cr3) values can have
+    /// PCIDs.
     #[must_use]
     pub const fn pcid_enabled(self) -> Option<PcidEnabled> {
         if self.pcid { Some(PcidEnabled::new()) } else { None }
     }
 }
 
-/// What decides which switcher a host gets.
+/// The features of a host that decide which switcher it gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostFeatures {
     vendor: Result<Vendor, String>,
@@ -141,7 +143,7 @@ pub struct HostFeatures {
     state: HostState,
 }
 
-/// A host that no switcher can be emitted for. Names everything that is wrong with it.
+/// A host that no switcher can be emitted for. The error names everything that is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnsupportedCpu {
     /// The required features the CPU lacks.
@@ -217,9 +219,9 @@ impl HostFeatures {
         self.present.contains(&feature)
     }
 
-    /// The same for a host all of whose code returns through its return thunk. What its CPU needs
-    /// for its returns then follows from the CPU, as the rest does: untraining, whether there is an
-    /// IBPB or not.
+    /// The same features, for a host all of whose code returns through its return thunk. What its
+    /// CPU needs for its returns then follows from the CPU, as the rest does: untraining, whether
+    /// there is an IBPB or not.
     #[must_use]
     pub const fn with_return_thunks(mut self) -> Self {
         self.state.return_thunks = true;
@@ -232,7 +234,7 @@ impl HostFeatures {
         self.state
     }
 
-    /// Which CPU it is.
+    /// The family, model and stepping of the CPU.
     #[must_use]
     pub const fn signature(&self) -> Signature {
         self.signature
@@ -244,10 +246,10 @@ impl HostFeatures {
         self.speculation
     }
 
-    /// The vendor, once everything a switcher needs is known to be there.
+    /// The vendor, if the CPU has everything that a switcher needs.
     ///
     /// # Errors
-    /// Names every missing feature, and the vendor if it is unknown.
+    /// The error names every missing feature, and the vendor if it is unknown.
     pub fn fit(&self) -> Result<Vendor, UnsupportedCpu> {
         let missing: Vec<_> = Feature::REQUIRED.into_iter().filter(|f| !self.has(*f)).collect();
         match &self.vendor {
@@ -267,36 +269,37 @@ pub mod fake {
     use super::*;
     use raw_cpuid::CpuIdResult;
 
-    /// What CPUID says.
+    /// The answers of a CPU's CPUID.
     #[derive(Clone, Debug)]
     pub struct FakeCpu {
-        /// The vendor's name.
+        /// The vendor's name, as leaf 0 has it.
         pub vendor: &'static [u8; 12],
-        /// Whether it has FSGSBASE.
+        /// Whether the CPU has FSGSBASE.
         pub fsgsbase: bool,
-        /// Whether it has CMPXCHG16B.
+        /// Whether the CPU has CMPXCHG16B.
         pub cx16: bool,
-        /// Leaf 7, EDX of subleaves 0 and 2; leaf 8000_0008, EBX; leaf 8000_0021, EAX.
+        /// The bits about speculation: leaf 7, EDX of subleaves 0 and 2; leaf 8000_0008, EBX; leaf
+        /// 8000_0021, EAX.
         pub speculation: [u32; 4],
-        /// What else it says: leaf, subleaf, register from EAX on, bits.
+        /// Further bits: leaf, subleaf, register (0 for EAX, and so on) and bits.
         pub more: Vec<(u32, u32, usize, u32)>,
     }
 
     impl FakeCpu {
-        /// One that can run guests, and nothing more.
+        /// A CPU that can run guests, and has nothing more.
         #[must_use]
         pub fn complete(vendor: &'static [u8; 12]) -> Self {
             Self { vendor, fsgsbase: true, cx16: true, speculation: [0; 4], more: Vec::new() }
         }
 
-        /// The same, which says this, too.
+        /// The same CPU, which also reports `flags`.
         #[must_use]
         pub fn saying(mut self, flags: Speculation) -> Self {
             self.more.extend(flags.cpuid());
             self
         }
 
-        /// The same, of this family, model and stepping.
+        /// The same CPU with this family, model and stepping.
         #[must_use]
         pub fn signed(self, Signature { family, model, stepping }: Signature) -> Self {
             let (family, model) = (u32::from(family), u32::from(model));
@@ -305,7 +308,7 @@ pub mod fake {
             self.with(1, 0, 0, eax | u32::from(stepping))
         }
 
-        /// The same with further bits of a register of a leaf.
+        /// The same CPU with further bits in a register of a leaf.
         #[must_use]
         pub fn with(mut self, leaf: u32, subleaf: u32, register: usize, bits: u32) -> Self {
             self.more.push((leaf, subleaf, register, bits));
@@ -342,10 +345,10 @@ pub mod fake {
         }
     }
 
-    /// A host without anything special.
+    /// The state of a host without anything special.
     pub const STATE: HostState = HostState::PLAIN;
 
-    /// What is detected of such a CPU.
+    /// The features that are detected of a CPU.
     #[must_use]
     pub fn features(cpu: FakeCpu, state: HostState) -> HostFeatures {
         HostFeatures::from_cpuid(cpu, state)

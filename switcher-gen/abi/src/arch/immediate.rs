@@ -1,6 +1,6 @@
 //! Immediates: how a constant gets into an instruction.
 
-/// A 64-bit mask as the sign-extended 32-bit immediate of an instruction.
+/// Turns a 64-bit mask into the sign-extended 32-bit immediate of an instruction.
 ///
 /// # Panics
 /// At compile time, for a constant mask that no such immediate can express.

@@ -1,5 +1,5 @@
 //! Facts of the x86-64 architecture, as types: flags, control registers, MSRs, selectors, paging
-//! modes and what a host has of them. Knows nothing of switchers.
+//! modes and what a host has of them. The module knows nothing of switchers.
 
 mod control;
 mod cr3;

@@ -6,17 +6,17 @@
 pub enum Msr {
     /// Whether CPL 3 may access MSRs (USER_MSR).
     UserMsrCtl = 0x1C,
-    /// What of speculation is restricted: IBRS and others.
+    /// Which kinds of speculation are restricted: IBRS and others.
     SpecCtrl = 0x48,
     /// Commands to the predictors; IBPB is bit 0. Write only.
     PredCmd = 0x49,
-    /// What a CPU does not suffer from.
+    /// Which faults a CPU does not have.
     ArchCapabilities = 0x10A,
     /// Whether transactions abort at once.
     TsxCtrl = 0x122,
     /// Which of the microcode's mitigations are switched off.
     McuOptCtrl = 0x123,
-    /// Code segment SYSENTER loads; 0 makes SYSENTER fault.
+    /// The code segment that SYSENTER loads; 0 makes SYSENTER fault.
     SysenterCs = 0x174,
     /// What a CPU has switched off; bit 12 says that there is no PEBS.
     MiscEnable = 0x1A0,
@@ -51,7 +51,7 @@ pub enum Msr {
 }
 
 impl Msr {
-    /// What RDMSR and WRMSR take in ECX.
+    /// The register's number, which RDMSR and WRMSR take in ECX.
     #[must_use]
     pub const fn address(self) -> u32 {
         self as u32

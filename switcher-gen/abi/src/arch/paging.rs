@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-/// The paging mode a host runs in. **Not** what its CPU is capable of: which addresses are
+/// The paging mode a host runs in. This is **not** what its CPU is capable of: which addresses are
 /// canonical follows CR4.LA57 (spec/hazards.md, row 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PagingMode {
@@ -13,7 +13,7 @@ pub enum PagingMode {
 }
 
 impl PagingMode {
-    /// How many tables a walk goes through.
+    /// How many tables a page walk goes through.
     #[must_use]
     pub const fn levels(self) -> u8 {
         match self {
@@ -61,7 +61,7 @@ impl PagingMode {
         }
     }
 
-    /// As in variant names and on command lines.
+    /// The name in variants and on command lines.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -108,7 +108,7 @@ impl fmt::Debug for CanonicalAddr {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{addr:#x} is not canonical under {mode} paging: bits {} to 63 differ", mode.address_bits() - 1)]
 pub struct NonCanonical {
-    /// The address as given.
+    /// The address that was given.
     pub addr: u64,
     /// The paging mode it was meant for.
     pub mode: PagingMode,

@@ -58,10 +58,12 @@ bitflags! {
         /// The flags that SYSRETQ may not restore: with TF the trap would come one instruction
         /// late, and RF would be lost (spec/hazards.md, row 13).
         const NOT_BY_SYSRET = Self::RF.bits() | Self::TF.bits();
-        /// What SYSCALL clears (MSR SFMASK), so that entry code and IRETQ run with none of it.
+        /// The flags that SYSCALL clears (MSR SFMASK), so that entry code and IRETQ run with all of
+        /// them clear.
         const SYSCALL_CLEARS = Self::IF.bits() | Self::TF.bits() | Self::DF.bits()
             | Self::NT.bits() | Self::AC.bits() | Self::IOPL.bits() | Self::RF.bits();
-        /// What host code runs with when a guest has exited: interrupts off, nothing of the guest.
+        /// The flags with which host code runs when a guest has exited: interrupts are off, and
+        /// nothing is the guest's.
         const HOST_EXIT = Self::FIXED.bits();
     }
 }
@@ -70,7 +72,7 @@ const _: () =
     assert!(RFlags::GUEST_ALLOWED.bits() == 0x25_4FD7 && RFlags::GUEST_FIXED.bits() == 0x202);
 
 impl RFlags {
-    /// All but TF: ring 0 goes on with these flags after a #DB that it has not caused.
+    /// All flags but TF: ring 0 goes on with these after a #DB that it has not caused.
     pub const NOT_TRACED: Self = Self::from_bits_retain(!Self::TF.bits());
 
     /// These bits as an instruction's immediate.
@@ -86,8 +88,8 @@ impl RFlags {
         self.bits() as i8
     }
 
-    /// What a guest that wants `self` runs with: forbidden bits dropped, forced bits set
-    /// (spec/abi.md, "RFLAGS").
+    /// The flags with which a guest runs that wants `self`: forbidden bits are dropped, forced bits
+    /// are set (spec/abi.md, "RFLAGS").
     #[must_use]
     pub const fn sanitised(self) -> Self {
         Self::from_bits_retain(self.bits() & Self::GUEST_ALLOWED.bits() | Self::GUEST_FIXED.bits())

@@ -14,18 +14,20 @@ pub struct Selectors {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SelectorError {
-    /// SYSCALL forces RPL 0 and loads SS from CS + 8.
+    /// KERNEL_CS is no selector that SYSCALL could load: SYSCALL forces RPL 0 and loads SS from the
+    /// next descriptor, `CS + 8`.
     #[error("KERNEL_CS {0:#x} must be a non-null GDT selector with RPL 0")]
     KernelCs(u16),
-    /// SYSRET forces RPL 3 and loads SS from base + 8, CS from base + 16.
+    /// USER32_CS is no base that SYSRET could use: SYSRET forces RPL 3 and loads SS from `base +
+    /// 8`, CS from `base + 16`.
     #[error("USER32_CS {0:#x} must be a non-null GDT selector with RPL 3, and leave room for +16")]
     User32Cs(u16),
-    /// Two descriptors would have to be one.
+    /// The selectors overlap: two descriptors would have to be one.
     #[error(
         "KERNEL_CS/DS {kernel_cs:#x}/+8 and the three user selectors from {user32_cs:#x} overlap"
     )]
     Overlap {
-        /// The kernel's code selector.
+        /// The host's code selector.
         kernel_cs: u16,
         /// The first of the user selectors.
         user32_cs: u16,
@@ -33,19 +35,20 @@ pub enum SelectorError {
 }
 
 impl Selectors {
-    /// The requested privilege level, in the lowest byte of a selector: zero in one of ring 0's.
+    /// The requested privilege level, in the lowest byte of a selector. It is zero in a selector of
+    /// ring 0.
     pub const RPL: u8 = 0b011;
 
-    /// Those of spec/abi.md, "Selectors", and of Linux.
+    /// The selectors of spec/abi.md, "Selectors", and of Linux.
     pub const DEFAULT: Self = match Self::new(0x10, 0x23) {
         Ok(selectors) => selectors,
         Err(_) => panic!("the ABI's own selectors are legal"),
     };
 
-    /// The selectors that follow from the two STAR holds.
+    /// The selectors that follow from the two that STAR holds.
     ///
     /// # Errors
-    /// If RPL or table are wrong, or if descriptors would overlap.
+    /// If a selector has a wrong RPL or names the wrong table, or if descriptors would overlap.
     pub const fn new(kernel_cs: u16, user32_cs: u16) -> Result<Self, SelectorError> {
         const RPL: u16 = Selectors::RPL as u16;
         const LDT: u16 = 0b100;
@@ -99,7 +102,7 @@ impl Selectors {
         (self.user_ds() as u32) << 16 | self.user_cs() as u32
     }
 
-    /// What STAR must hold.
+    /// The value that STAR must hold.
     #[must_use]
     pub const fn star(self) -> Star {
         Star::new(self.kernel_cs, self.user32_cs)

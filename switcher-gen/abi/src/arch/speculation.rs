@@ -17,49 +17,50 @@ bitflags! {
     /// mitigations cover.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct ArchCapabilities: u64 {
-        /// No rogue data cache load.
+        /// The CPU has no rogue data cache load.
         const RDCL_NO = 1 << 0;
         /// Enhanced IBRS: **if** it is switched on, it need not be written on every transition.
         const IBRS_ALL = 1 << 1;
-        /// Return predictions come from elsewhere when the return stack buffer is empty.
+        /// Returns are predicted by other predictors when the return stack buffer is empty.
         const RSBA = 1 << 2;
-        /// No speculative store bypass.
+        /// The CPU has no speculative store bypass.
         const SSB_NO = 1 << 4;
-        /// No microarchitectural data sampling.
+        /// The CPU has no microarchitectural data sampling.
         const MDS_NO = 1 << 5;
-        /// No machine check by a changed page size.
+        /// The CPU has no machine check by a changed page size.
         const PSCHANGE_MC_NO = 1 << 6;
         /// MSR IA32_TSX_CTRL exists.
         const TSX_CTRL = 1 << 7;
-        /// No asynchronous abort of transactions.
+        /// The CPU has no asynchronous abort of transactions.
         const TAA_NO = 1 << 8;
-        /// No sampling of shared buffers.
+        /// The CPU has no sampling of shared buffers.
         const SBDR_SSDP_NO = 1 << 13;
-        /// No sampling of fill buffers by the stale data propagator.
+        /// The CPU has no sampling of fill buffers by the stale data propagator.
         const FBSDP_NO = 1 << 14;
-        /// No propagation of stale primary data.
+        /// The CPU has no propagation of stale primary data.
         const PSDP_NO = 1 << 15;
         /// VERW overwrites fill buffers.
         const FB_CLEAR = 1 << 17;
         /// MSR IA32_MCU_OPT_CTRL has FB_CLEAR_DIS.
         const FB_CLEAR_CTRL = 1 << 18;
-        /// As [`RSBA`](Self::RSBA), but within what enhanced IBRS restricts.
+        /// Returns are predicted as with [`RSBA`](Self::RSBA), but within what enhanced IBRS
+        /// restricts.
         const RRSBA = 1 << 19;
-        /// No branch history injection.
+        /// The CPU has no branch history injection.
         const BHI_NO = 1 << 20;
         /// The return stack buffer respects barriers.
         const PBRSB_NO = 1 << 24;
         /// MSR IA32_MCU_OPT_CTRL has GDS_MITG_DIS.
         const GDS_CTRL = 1 << 25;
-        /// No gather data sampling.
+        /// The CPU has no gather data sampling.
         const GDS_NO = 1 << 26;
-        /// No register file data sampling.
+        /// The CPU has no register file data sampling.
         const RFDS_NO = 1 << 27;
         /// VERW overwrites stale register data.
         const RFDS_CLEAR = 1 << 28;
-        /// No indirect target selection; hypervisors set it, no hardware does.
+        /// The CPU has no indirect target selection; hypervisors set this bit, no hardware does.
         const ITS_NO = 1 << 62;
-        // Others may be set.
+        // The MSR may have other bits set.
         const _ = !0;
     }
 }
@@ -74,22 +75,23 @@ bitflags! {
         const STIBP = 1 << 1;
         /// Loads do not bypass stores whose address is unknown.
         const SSBD = 1 << 2;
-        /// No other predictions for returns at CPL 0 to 2.
+        /// Returns at CPL 0 to 2 are not predicted by other predictors than the return stack
+        /// buffer.
         const RRSBA_DIS_S = 1 << 6;
         /// Predictions at CPL 0 to 2 do not depend on CPL 3's history of branches.
         const BHI_DIS_S = 1 << 10;
-        // Others may be set.
+        // The MSR may have other bits set.
         const _ = !0;
     }
 }
 
 bitflags! {
-    /// MSR IA32_TSX_CTRL.
+    /// MSR IA32_TSX_CTRL, which restricts transactions.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct TsxCtrl: u64 {
         /// Transactions abort at once.
         const RTM_DISABLE = 1 << 0;
-        // Others may be set.
+        // The MSR may have other bits set.
         const _ = !0;
     }
 }
@@ -104,7 +106,7 @@ bitflags! {
         const FB_CLEAR_DIS = 1 << 3;
         /// Gathers may forward stale data.
         const GDS_MITG_DIS = 1 << 4;
-        // Others may be set.
+        // The MSR may have other bits set.
         const _ = !0;
     }
 }
@@ -153,7 +155,7 @@ bitflags! {
         const SMT = 1 << 18;
         /// Automatic IBRS can be switched on (AMD).
         const AUTOMATIC_IBRS = 1 << 19;
-        /// No speculative store bypass (AMD).
+        /// The CPU has no speculative store bypass (AMD).
         const SSB_NO = 1 << 20;
         /// LFENCE serialises whatever DE_CFG says (AMD).
         const LFENCE_ALWAYS = 1 << 21;
@@ -163,16 +165,16 @@ bitflags! {
         const SBPB = 1 << 23;
         /// IBPB forgets what kind of branch is where (AMD).
         const IBPB_BRTYPE = 1 << 24;
-        /// No transient scheduler attack by the store queue (AMD).
+        /// The CPU has no transient scheduler attack by the store queue (AMD).
         const TSA_SQ_NO = 1 << 25;
-        /// No transient scheduler attack by the L1 data cache (AMD).
+        /// The CPU has no transient scheduler attack by the L1 data cache (AMD).
         const TSA_L1_NO = 1 << 26;
         /// IBPB empties the predictor of returns, too (AMD).
         const IBPB_RET = 1 << 27;
     }
 }
 
-/// A register of CPUID's answer.
+/// A register in which CPUID answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Word {
     Eax,
@@ -182,8 +184,9 @@ enum Word {
 }
 
 impl Speculation {
-    /// Where CPUID says it: leaf, subleaf, register and bit. Intel's leaf 7 and AMD's extended
-    /// leaves do not contradict each other: each vendor's has the other's bits clear.
+    /// The place of each bit in CPUID: leaf, subleaf, register and bit. Intel's leaf 7 and AMD's
+    /// extended leaves do not contradict each other: in either vendor's, the bits of the other's
+    /// are clear.
     const BITS: [(Self, u32, u32, Word, u32); 31] = [
         (Self::AVX, 1, 0, Word::Ecx, 28),
         (Self::RDRAND, 1, 0, Word::Ecx, 30),
@@ -218,14 +221,14 @@ impl Speculation {
         (Self::TSA_L1_NO, 0x8000_0021, 0, Word::Ecx, 2),
     ];
 
-    /// Asks CPUID.
+    /// Reads the bits from CPUID.
     pub fn from_cpuid<R: CpuIdReader>(reader: &R) -> Self {
         let mut found = Self::empty();
         let (basic, extended) = (reader.cpuid2(0, 0).eax, reader.cpuid2(0x8000_0000, 0).eax);
         let subleaves = if basic >= 7 { reader.cpuid2(7, 0).eax } else { 0 };
         for (flag, leaf, subleaf, word, bit) in Self::BITS {
             let last = if leaf < 0x8000_0000 { basic } else { extended };
-            // Beyond the last leaf, Intel's CPUs answer with the last one's.
+            // For a leaf beyond the last one, Intel's CPUs answer with the last leaf.
             if leaf > last || leaf == 7 && subleaf > subleaves {
                 continue;
             }
@@ -238,8 +241,9 @@ impl Speculation {
             };
             found.set(flag, found.contains(flag) || word >> bit & 1 != 0);
         }
-        // Leaf 0Bh, subleaf 0: the threads of a core. Zen 1 and Dhyana have it not, but leaf
-        // 8000_001Eh, whose EBX[15:8] is their number less one (AMD APM vol. 3, Fn8000_001E).
+        // Subleaf 0 of leaf 0Bh has the number of threads of a core. Zen 1 and Dhyana do not have
+        // this leaf, but leaf 8000_001Eh, whose EBX[15:8] is that number less one (AMD APM vol. 3,
+        // Fn8000_001E).
         let other_threads = [(0xB, basic, 0xFFFF, 1), (0x8000_001E, extended, 0xFF00, 0)];
         for (leaf, last, mask, one) in other_threads {
             if leaf <= last && reader.cpuid2(leaf, 0).ebx & mask > one {
@@ -249,7 +253,7 @@ impl Speculation {
         found
     }
 
-    /// The places in CPUID that say these things, as the manuals write them.
+    /// The places of these bits in CPUID, as the manuals write them.
     pub fn places(self) -> impl Iterator<Item = impl fmt::Display> {
         let of_bits = Self::BITS.into_iter().filter(move |(flag, ..)| self.contains(*flag));
         let places = of_bits.map(|(_, leaf, subleaf, word, bit)| {
@@ -286,14 +290,14 @@ impl Speculation {
     }
 }
 
-/// Which CPU it is: family, model and stepping as CPUID leaf 1 has them, the extended ones added.
+/// The family, model and stepping of a CPU as CPUID leaf 1 has them, with the extended ones added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Signature {
-    /// 6 for most of Intel's.
+    /// The family, which is 6 for most of Intel's CPUs.
     pub family: u16,
-    /// Within the family.
+    /// The model within the family.
     pub model: u8,
-    /// Within the model.
+    /// The stepping within the model.
     pub stepping: u8,
 }
 
@@ -303,7 +307,7 @@ impl Signature {
     pub const fn decode(eax: u32) -> Self {
         let family = eax >> 8 & 0xF;
         let model = eax >> 4 & 0xF;
-        // AMD's families below 15 have no extended model, nor bits there.
+        // AMD's families below 15 have no extended model, and zeroes in its place.
         let extended = if family == 6 || family == 0xF { eax >> 12 & 0xF0 } else { 0 };
         Self {
             family: (if family == 0xF { family + (eax >> 20 & 0xFF) } else { family }) as u16,
@@ -312,7 +316,7 @@ impl Signature {
         }
     }
 
-    /// Asks CPUID.
+    /// Reads the signature from CPUID.
     pub fn from_cpuid<R: CpuIdReader>(reader: &R) -> Self {
         Self::decode(reader.cpuid2(1, 0).eax)
     }
@@ -336,7 +340,7 @@ mod tests {
             let Signature { family, model, stepping } = Signature::decode(eax);
             (family, model, stepping)
         };
-        // Cascade Lake, Kaby Lake, Zen 2, Zen 4, an old Opteron.
+        // These are Cascade Lake, Kaby Lake, Zen 2, Zen 4 and an old Opteron.
         assert_eq!(decoded(0x0005_0657), (6, 0x55, 7));
         assert_eq!(decoded(0x0009_06EA), (6, 0x9E, 10));
         assert_eq!(decoded(0x0083_0F10), (0x17, 0x31, 0));
@@ -369,7 +373,8 @@ mod tests {
         };
         assert_eq!(said(0xB, 2), Speculation::SMT);
         assert_eq!(said(0xB, 1), Speculation::empty());
-        // Zen 1: the core's number in the low byte, its threads less one above.
+        // In Zen 1, the low byte has the core's number, and the byte above it the number of threads
+        // less one.
         assert_eq!(said(0x8000_001E, 0x0103), Speculation::SMT);
         assert_eq!(said(0x8000_001E, 0x0003), Speculation::empty());
     }

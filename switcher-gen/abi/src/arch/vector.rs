@@ -32,7 +32,7 @@ pub const MC: u8 = 18;
 /// Control protection: an indirect branch that leads to no ENDBR64, or a shadow stack that
 /// disagrees.
 pub const CP: u8 = 21;
-/// The first vector that is no exception.
+/// The first vector that is not an exception's.
 pub const FIRST_INTERRUPT: u8 = 32;
 /// The vector of guests' 32-bit system calls, by Linux's custom.
 pub const SYSTEM_CALL: u8 = 0x80;

@@ -2,7 +2,7 @@
 
 use super::AsmLayout;
 
-/// A guest's registers. Lies so that it ends at sp0, whoever builds it.
+/// A guest's registers. The frame lies so that it ends at sp0, whoever builds it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
 #[repr(C)]
 #[asm(size = 168, align = 8)]
@@ -38,7 +38,7 @@ pub struct PtRegs {
     pub rsi: u64,
     #[asm(at = 0x70)]
     pub rdi: u64,
-    /// On exit, why: see [`OrigAx`]. On entry, unused.
+    /// On exit, the cause of the exit: see [`OrigAx`]. On entry, the field is unused.
     #[asm(at = 0x78, nested)]
     pub orig_ax: OrigAx,
     #[asm(at = 0x80)]
@@ -54,7 +54,7 @@ pub struct PtRegs {
 }
 
 impl PtRegs {
-    /// All registers zero; `Default`, for constants.
+    /// A frame with all registers zero: `Default`, for constants.
     pub const ZERO: Self = Self {
         r15: 0,
         r14: 0,
@@ -88,14 +88,14 @@ pub struct OrigAx {
     /// The hardware's error code; -1 for a vector that has none, 0 for SYSCALL.
     #[asm(at = 0x00)]
     pub error_code: u32,
-    /// A vector below 256, or an [`ExitReason`].
+    /// The vector, if it is below 256, or else an [`ExitReason`].
     #[asm(at = 0x04)]
     pub reason: u32,
 }
 
 impl super::Scalar<8> for OrigAx {}
 
-/// Reasons of an exit that no vector stands for.
+/// The reasons for an exit that no vector stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum ExitReason {
@@ -123,7 +123,7 @@ pub struct IretFrame {
     pub ss: u64,
 }
 
-// The tail of an exit frame is what IRETQ takes, field by field.
+// IRETQ takes the tail of an exit frame, field by field.
 const _: () = {
     let tail = size_of::<PtRegs>() - size_of::<IretFrame>();
     assert!(PtRegs::rip.bytes() == tail + IretFrame::rip.bytes());
@@ -139,18 +139,18 @@ const _: () = {
 #[repr(C)]
 #[asm(size = 56, align = 8)]
 pub struct EventFrame {
-    /// In the low byte; the others repeat its sign.
+    /// The vector in the low byte; the other bytes repeat its sign.
     #[asm(at = 0x00)]
     pub vector: u64,
-    /// The hardware's, or -1.
+    /// The hardware's error code, or -1.
     #[asm(at = 0x08)]
     pub error_code: u64,
-    /// What the CPU pushed.
+    /// The frame that the CPU pushed.
     #[asm(at = 0x10, nested)]
     pub iret: IretFrame,
 }
 
-// Pushing the fourteen registers below RDI makes a PtRegs of it.
+// Pushing the fourteen registers below RDI makes a `PtRegs` of this frame.
 const _: () = {
     let base = PtRegs::rdi.bytes();
     assert!(base + EventFrame::error_code.bytes() == PtRegs::orig_ax.bytes());
@@ -166,7 +166,7 @@ const _: () = {
 pub struct RefusedIretq {
     #[asm(at = 0x00)]
     pub rax: u64,
-    /// As in an [`EventFrame`], which starts here and is about the IRETQ itself.
+    /// The vector of the IRETQ's own fault: an [`EventFrame`] about it starts here.
     #[asm(at = 0x08)]
     pub vector: u64,
     #[asm(at = 0x10)]
@@ -185,8 +185,9 @@ pub struct RefusedIretq {
     pub guests: EventFrame,
 }
 
-/// What lies above a stack of the IST, where the TSS points: the host writes it, emitted code finds
-/// the host's GS base by it whatever GS is. 16 bytes, so that the stack below is aligned.
+/// What lies above a stack of the IST, where the TSS points. The host writes it, and emitted code
+/// finds the host's GS base by it, whatever GS is. It has 16 bytes, so that the stack below is
+/// aligned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
 #[repr(C, align(16))]
 #[asm(size = 16, align = 16)]
@@ -199,12 +200,12 @@ pub struct IstTop {
 }
 
 impl IstTop {
-    /// How much of the stack below it emitted code uses itself: a [`PtRegs`], what is kept over a
-    /// hook, and the return addresses of `Bhb::Long`, each of whose rounds is called
-    /// by the one before. The proofs allow no more. Hooks come on top.
+    /// How many bytes of the stack below it emitted code uses itself: for a [`PtRegs`], for what is
+    /// kept over a hook, and for the return addresses of `Bhb::Long`, each of whose rounds is
+    /// called by the one before. The proofs allow no more. What hooks need comes on top.
     pub const USED: usize = 384;
-    /// The least that such a stack has: below what is used, a #MC and a #DB may each need their
-    /// [`FarFrame`], for either may interrupt the other's return. Neither interrupts itself.
+    /// The least size of such a stack, in bytes: below what is used, a #MC and a #DB may each need
+    /// their [`FarFrame`], as either may interrupt the other's return. Neither interrupts itself.
     pub const LEAST: usize = Self::USED + 2 * FarFrame::ROOM;
 }
 
@@ -213,10 +214,10 @@ impl IstTop {
 #[repr(C)]
 #[asm(size = 184, align = 8)]
 pub struct IstFrame {
-    /// All general registers, and what the CPU pushed.
+    /// All general registers, and the frame that the CPU pushed.
     #[asm(at = 0x00, nested)]
     pub regs: PtRegs,
-    /// See [`IstTop`].
+    /// The field of the [`IstTop`] above the stack.
     #[asm(at = 0xA8)]
     pub gs_base: u64,
     _reserved: u64,
@@ -227,10 +228,10 @@ pub struct IstFrame {
 #[repr(C)]
 #[asm(size = 56, align = 8)]
 pub struct IstEntry {
-    /// What the CPU pushed.
+    /// The frame that the CPU pushed.
     #[asm(at = 0x00, nested)]
     pub iret: IretFrame,
-    /// See [`IstTop`].
+    /// The field of the [`IstTop`] above the stack.
     #[asm(at = 0x28)]
     pub gs_base: u64,
     _reserved: u64,
@@ -278,10 +279,10 @@ pub struct FarFrame {
 }
 
 impl FarFrame {
-    /// What may be in use below the stack that is returned to (System V ABI, "The Stack Frame"):
-    /// the frame lies below that.
+    /// How many bytes below RSP may be in use on the stack that is returned to (System V ABI, "The
+    /// Stack Frame"): the frame lies below them.
     pub const RED_ZONE: usize = 128;
-    /// How much below RSP is used to return there.
+    /// How many bytes below RSP a return to that stack uses.
     pub const ROOM: usize = Self::RED_ZONE + size_of::<Self>();
 }
 
@@ -290,9 +291,9 @@ impl FarFrame {
 pub struct Sp0;
 
 impl Sp0 {
-    /// The least that it has: a [`PtRegs`], and below what a #MC and a #DB need to return, each
-    /// once, if they interrupt an entry that is not one of the routines: a #DB that a guest has
-    /// left pending by a MOV SS comes at the first instruction of a stub.
+    /// The least size of the stack, in bytes: a [`PtRegs`], and below it what a #MC and a #DB need
+    /// to return, each once, if they interrupt an entry that is not one of the routines: a #DB that
+    /// a guest has left pending by a MOV SS comes at the first instruction of a stub.
     pub const LEAST: usize = size_of::<PtRegs>() + 2 * FarFrame::ROOM;
 }
 

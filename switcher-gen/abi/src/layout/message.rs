@@ -1,7 +1,7 @@
 //! The message of a failed layout assertion: text around a number that only the compiler knows.
 //!
-//! A constant can panic with a string but not format one, so it is put together here, in constant
-//! evaluation. For the derive alone.
+//! A constant can panic with a string but cannot format one, so the text is put together here, in
+//! constant evaluation. Only the derive uses this.
 
 /// A short text, made at compile time.
 #[doc(hidden)]
@@ -12,10 +12,11 @@ pub struct Message {
 }
 
 impl Message {
-    /// Longer texts lose their end.
+    /// How many bytes a text may have. Longer texts lose their end.
     const CAPACITY: usize = 256;
 
-    /// `before`, `number` in the given radix (16 with its prefix, or 10), `after`.
+    /// The text `before`, then `number` in the given radix (16 with its prefix, or 10), then
+    /// `after`.
     #[must_use]
     pub const fn new(before: &str, number: usize, radix: usize, after: &str) -> Self {
         let empty = Self { bytes: [0; Self::CAPACITY], len: 0 };
@@ -47,7 +48,7 @@ impl Message {
         written.byte(b"0123456789abcdef"[number % radix])
     }
 
-    /// The text; empty if a character was cut in two at the end.
+    /// The text; empty if its end was cut within a character.
     #[must_use]
     pub const fn as_str(&self) -> &str {
         let (text, _) = self.bytes.split_at(self.len);

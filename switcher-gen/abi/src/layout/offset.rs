@@ -6,8 +6,8 @@
 //! instruction's displacement, **if** the operand is as wide as the field. Nothing else yields a
 //! displacement, and without `unsafe` nothing else makes an offset.
 //!
-//! Where the base register points is part of the type, for a sum of bytes that are counted from
-//! different places means nothing. What two offsets can be together:
+//! Where the base register points is part of the type, because a sum of bytes that are counted from
+//! different places means nothing. Two offsets can be combined like this:
 //!
 //! | | |
 //! |---|---|
@@ -22,8 +22,8 @@
 //! | `(S::f + F::g).pair(S::h)` | nothing: two structs only happen to be neighbours |
 //! | `S::f.pair(S::g.low_word())` | nothing: half of a field is no field |
 //!
-//! `asm!` takes all of it in its memory operands. In a constant of one's own, a sum is written
-//! `S::f.then(F::g)`, for in constants Rust has no operators but those of its own types.
+//! `asm!` takes all of these in its memory operands. In other constants, a sum is written
+//! `S::f.then(F::g)`, because in constants Rust has operators for its own types only.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -77,17 +77,16 @@ impl Anchor for End {
 /// The types that an [`Offset`] is about without owning a value of them.
 type Types<S, F, A> = (fn(&S) -> &F, A);
 
-/// What an offset's field is part of: the struct that declares it, or the array that it is an
-/// element of. Its depth in the outermost struct and its start tell it from every other container
-/// that has a field of any size, because containers that lie side by side start at different
-/// places.
+/// The struct that declares an offset's field, or the array that it is an element of. Its depth in
+/// the outermost struct and its start tell it from every other container that has a field of any
+/// size, because containers that lie side by side start at different places.
 #[derive(Clone, Copy)]
 struct Container {
-    /// From the start of the outermost struct.
+    /// How many bytes it is from the start of the outermost struct.
     start: u32,
-    /// 1 for the outermost struct itself.
+    /// How deep it is nested: 1 for the outermost struct itself.
     depth: u32,
-    /// Whether the offset is of all of a field or element, and not of its lower part or of two.
+    /// Whether the offset is that of a whole field or element, and not of its lower part or of two.
     whole: bool,
 }
 
@@ -99,7 +98,7 @@ impl Container {
 
 /// Where in a struct `S` a field of type `F` lies, seen from the anchor `A` of the `S`.
 pub struct Offset<S, F, A = Start> {
-    /// From the start of the `S`, wherever the anchor is.
+    /// The number of bytes from the start of the `S`, wherever the anchor is.
     bytes: u32,
     container: Container,
     types: PhantomData<Types<S, F, A>>,
@@ -123,14 +122,15 @@ impl<S, F, A: Anchor> fmt::Debug for Offset<S, F, A> {
 }
 
 impl<S, F> Offset<S, F> {
-    /// For the derive alone.
+    /// Makes an offset. Only the derive calls this.
     ///
     /// # Safety
-    /// `bytes` must come from `offset_of!(S, field)`, and `F` be the field's type: whatever ring 0
-    /// reads or writes there, it takes to be that.
+    /// `bytes` must come from `offset_of!(S, field)`, and `F` be the field's type: ring 0 takes
+    /// whatever it reads or writes there to be an `F`.
     ///
     /// # Panics
-    /// If the `S` has no room for it. In a constant, as the derive has it, that does not compile.
+    /// If the `S` has no room for the field. In a constant, as the derive has it, that does not
+    /// compile.
     #[doc(hidden)]
     #[must_use]
     #[expect(unsafe_code, reason = "a wrong offset is ring 0 code that is wrong")]
@@ -164,14 +164,14 @@ impl<S, F, A> Offset<S, F, A> {
         Self { bytes: bytes as u32, container, types: PhantomData }
     }
 
-    /// The same bytes of the same struct with another type, which is not the type of a field.
+    /// The same bytes of the same struct with another type, which need not be a field's.
     const fn reinterpreted<G>(self) -> Offset<S, G, A> {
         let container = Container { whole: false, ..self.container };
         Offset { bytes: self.bytes, container, types: PhantomData }
     }
 
-    /// The offset of a field `G` inside the nested struct `F`, seen from where this one is. The
-    /// inner one is counted from the start of the `F`, for that is what this one leads to.
+    /// The offset of a field `G` inside the nested struct `F`, seen from the anchor of this offset.
+    /// `inner` is counted from the start of the `F`, because this offset leads there.
     #[must_use]
     pub const fn then<G>(self, inner: Offset<F, G>) -> Offset<S, G, A> {
         let Container { start, depth, whole } = inner.container;
@@ -181,8 +181,8 @@ impl<S, F, A> Offset<S, F, A> {
 
     /// The lowest byte of a field: x86 is little-endian, so it lies at the field's own offset.
     ///
-    /// This, [`low_word`](Self::low_word) and [`low_dword`](Self::low_dword) are the sanctioned
-    /// narrowings; everything else must match the field's width.
+    /// This, [`low_word`](Self::low_word) and [`low_dword`](Self::low_dword) are the only
+    /// narrowings; every other access must be as wide as the field.
     #[must_use]
     pub const fn low_byte(self) -> Offset<S, u8, A>
     where
@@ -273,8 +273,8 @@ impl<S, F, G, A> Add<Offset<F, G>> for Offset<S, F, A> {
     }
 }
 
-/// A field type that an instruction can access as one operand of `BYTES` bytes. A struct that is
-/// one number, such as a set of flags, may have it too, if it is as wide.
+/// A field type that an instruction can access as one operand of `BYTES` bytes. A struct that is a
+/// single number, such as a set of flags, may implement it too, if it is as wide.
 #[diagnostic::on_unimplemented(
     message = "a field of type `{Self}` is not an operand of {BYTES} bytes",
     label = "the operand's size hint and the field's width differ",
@@ -306,7 +306,7 @@ impl Narrow<u16> for u32 {}
 impl Narrow<u16> for u64 {}
 impl Narrow<u32> for u64 {}
 
-/// An integer two of which are one operand.
+/// An integer type two of which make one operand.
 #[diagnostic::on_unimplemented(
     message = "two fields of type `{Self}` are not one operand",
     label = "only integers of 1, 2 or 4 bytes make a pair"
@@ -326,7 +326,7 @@ pub const fn disp32<const BYTES: usize, S, F: Scalar<BYTES>, A: Anchor>(
     offset.displacement()
 }
 
-/// As [`disp32`], for the shorter encoding with an 8-bit displacement.
+/// The 8-bit displacement of a `BYTES`-wide access to `offset`, for the shorter encoding.
 ///
 /// # Panics
 /// If the field lies outside -128 to 127 bytes. In a constant, as the displacements of `asm!` are,
@@ -346,7 +346,7 @@ pub const fn disp8<const BYTES: usize, S, F: Scalar<BYTES>, A: Anchor>(
 pub struct Field {
     /// The field's name in Rust.
     pub name: &'static str,
-    /// Bytes from the start of the struct.
+    /// The distance in bytes from the start of the struct.
     pub offset: usize,
     /// Size in bytes.
     pub size: usize,
@@ -371,22 +371,22 @@ pub struct Layout {
     pub fields: &'static [Field],
 }
 
-/// A `repr(C)` struct whose fields emitted code may name. Implemented by the derive.
+/// A `repr(C)` struct whose fields emitted code may name. The derive implements this trait.
 pub trait AsmLayout: Sized {
     /// The struct's fields, for listings and exports.
     const LAYOUT: &'static Layout;
 }
 
-/// What a memory operand is about: how `asm!` tells `Sink::operand` of `switcher-asm`.
+/// What a memory operand is about: `asm!` passes this to `Sink::operand` of `switcher-asm`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operand {
     /// The struct the base register points into.
     pub layout: &'static Layout,
-    /// Where in it, in bytes.
+    /// Where the base register points in it, in bytes from its start.
     pub anchor: u32,
 }
 
-/// The struct an offset starts from and where its base register points.
+/// The struct from which an offset starts, and where its base register points.
 #[must_use]
 pub const fn layout_of<S: AsmLayout, F, A: Anchor>(_: Offset<S, F, A>) -> Operand {
     Operand { layout: S::LAYOUT, anchor: if A::IS_END { size_of::<S>() as u32 } else { 0 } }

@@ -49,7 +49,7 @@ impl From<Split64> for u64 {
 #[asm(size = 104, align = 4)]
 pub struct Tss {
     _reserved0: u32,
-    /// The stack events of CPL 3 and SYSCALL exits land on; guest frames end here.
+    /// The stack on which events of CPL 3 and SYSCALL exits land; guest frames end here.
     #[asm(at = 0x04)]
     pub sp0: Split64,
     /// Unused by hardware in 64-bit mode.
@@ -83,8 +83,8 @@ pub struct Tss {
 }
 
 impl Default for Tss {
-    /// No stacks, and no I/O permission bitmap: with `iomap_base` 0 the TSS itself would be one,
-    /// and its zeroes would give CPL 3 the ports.
+    /// A TSS without stacks and without an I/O permission bitmap: with `iomap_base` 0 the TSS
+    /// itself would be the bitmap, and its zeroes would give CPL 3 the ports.
     fn default() -> Self {
         let none = Split64::default();
         Self {
@@ -141,7 +141,7 @@ bitflags! {
 }
 
 impl Scalar<8> for SwitchFlags {}
-// A bit set is an integer.
+// A bit set is an integer, so it has lower parts.
 impl sealed::Narrows<u8> for SwitchFlags {}
 impl Narrow<u8> for SwitchFlags {}
 
@@ -163,9 +163,9 @@ impl SwitchFlags {
 /// The guest's two modes, both at CPL 3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
-    /// Supervisor.
+    /// The supervisor mode, in which the guest's kernel runs.
     Smod,
-    /// User.
+    /// The user mode, in which the guest's programs run.
     Umod,
 }
 
@@ -179,7 +179,7 @@ impl Mode {
         }
     }
 
-    /// Its bit in the switch flags.
+    /// The mode's bit in the switch flags.
     #[must_use]
     pub const fn flag(self) -> SwitchFlags {
         match self {
@@ -189,8 +189,8 @@ impl Mode {
     }
 }
 
-/// What the switcher knows of the guest it runs. The second cache line is all that a direct switch
-/// touches. The host owns every field the switcher is not said to write.
+/// What the switcher knows of the guest it runs. A direct switch touches only the second cache
+/// line. The host owns every field that the switcher is not said to write.
 #[derive(Clone, Copy, Debug, Default, AsmLayout)]
 #[repr(C, align(64))]
 #[asm(size = 0x80, align = 64)]
@@ -198,7 +198,8 @@ pub struct TssExtra {
     /// CR3 to load on exit.
     #[asm(at = 0x00)]
     pub host_cr3: Cr3,
-    /// Host stack to return to; non-zero exactly while a guest is being run. The switcher's.
+    /// The host's stack to return to; non-zero exactly while a guest is being run. The switcher
+    /// writes it.
     #[asm(at = 0x08)]
     pub host_rsp: u64,
     /// CR3 for the next entry.
@@ -212,7 +213,7 @@ pub struct TssExtra {
     /// MSR SPEC_CTRL, low half, for host code: what an exit writes in variants with IBRS.
     #[asm(at = 0x38)]
     pub host_spec_ctrl: u32,
-    /// The same for the guest: what an entry writes.
+    /// MSR SPEC_CTRL, low half, for the guest: what an entry writes in variants with IBRS.
     #[asm(at = 0x3C)]
     pub guest_spec_ctrl: u32,
     /// The guest's mode and what inhibits direct switching. The switcher toggles the mode, without
@@ -228,7 +229,7 @@ pub struct TssExtra {
     /// The PVCS as the host addresses it, mapped supervisor in every guest root.
     #[asm(at = 0x58)]
     pub pvcs: u64,
-    /// RIP after the ERETU SYSCALL.
+    /// The address after the SYSCALL that means ERETU.
     #[asm(at = 0x60)]
     pub retu_rip: u64,
     /// Where a SYSCALL of umod lands (the guest's LSTAR). Canonical.
@@ -237,13 +238,13 @@ pub struct TssExtra {
     /// GS base smod starts with. Canonical.
     #[asm(at = 0x70)]
     pub smod_gsbase: u64,
-    /// Stack of smod: saved by ERETU, loaded by umod's SYSCALL. The switcher's and the host's. In
-    /// the revision of the PVCS of 2026, RSP passes through, and this is scratch of the switcher's.
+    /// RSP of smod, which ERETU saves and umod's SYSCALL loads. Switcher and host write it. With
+    /// V2026 of the PVCS, RSP passes through, and this is scratch of the switcher's.
     #[asm(at = 0x78)]
     pub smod_rsp: u64,
 }
 
-/// One CPU's block. The alignment keeps the TSS within a page, as hardware wants it.
+/// The block of one CPU. The alignment keeps the TSS within a page, as hardware wants it.
 #[derive(Clone, Copy, Debug, Default, AsmLayout)]
 #[repr(C, align(256))]
 #[asm(size = 0x100, align = 256)]
@@ -257,8 +258,8 @@ pub struct PerCpu {
 }
 
 impl PerCpu {
-    /// With [`Placement::PerCpu`], how far in front of an image's first byte its block lies: one
-    /// page, as code and data have different rights.
+    /// With [`Placement::PerCpu`], how many bytes before an image's first byte its block starts:
+    /// one page, as code and data have different rights.
     pub const BEFORE_CODE: u64 = 0x1000;
 }
 

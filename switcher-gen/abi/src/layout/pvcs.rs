@@ -10,15 +10,16 @@ use super::{AsmLayout, Offset};
 /// The revision of the PVCS's layout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Revision {
-    /// 2024, [`Pvcs`]: smod has a stack of its own, and umod's RSP is kept in the PVCS.
+    /// The layout of 2024, [`Pvcs`]: smod has a stack of its own, and umod's RSP is kept in the
+    /// PVCS.
     #[default]
     V2024,
-    /// 2026, [`PvcsV2026`]: RSP passes through every direct switch.
+    /// The layout of 2026, [`PvcsV2026`]: RSP passes through every direct switch.
     V2026,
 }
 
 bitflags! {
-    /// Bits of [`Pvcs::event_flags`] that mean something.
+    /// The bits of [`Pvcs::event_flags`] that mean something.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
     pub struct EventFlags: u64 {
         /// An event is pending that the guest's interrupt flag holds back.
@@ -28,7 +29,8 @@ bitflags! {
     }
 }
 
-/// Where umod's registers go on the way to smod and come from on the way back.
+/// The PVCS of 2024, in which umod's registers are stored on the way to smod, and from which they
+/// are loaded on the way back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
 #[repr(C)]
 #[asm(size = 128, align = 8)]
@@ -59,7 +61,7 @@ pub struct Pvcs {
     /// RFLAGS of umod, low half.
     #[asm(at = 0x58)]
     pub eflags: u32,
-    /// Protection keys of umod.
+    /// PKRU of umod.
     #[asm(at = 0x5C)]
     pub pkru: u32,
     /// RIP of umod.
@@ -76,7 +78,7 @@ pub struct Pvcs {
     pub r11: u64,
 }
 
-/// The same, revision of 2026: RSP passes through every direct switch.
+/// The PVCS of 2026: RSP passes through every direct switch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
 #[repr(C)]
 #[asm(size = 128, align = 8)]
@@ -106,7 +108,7 @@ pub struct PvcsV2026 {
     /// RFLAGS of umod, low half.
     #[asm(at = 0x50)]
     pub eflags: u32,
-    /// Protection keys of umod.
+    /// PKRU of umod.
     #[asm(at = 0x54)]
     pub pkru: u32,
     /// RIP of umod.
@@ -121,7 +123,8 @@ pub struct PvcsV2026 {
     _reserved1: [u64; 2],
 }
 
-/// What a switcher uses of the PVCS, where one revision has it: emitters are one text for both.
+/// The fields of the PVCS that a switcher uses, at their places in each revision, so that emitters
+/// are one text for both.
 #[expect(missing_docs, reason = "the fields of Pvcs and PvcsV2026")]
 pub trait PvcsLayout: AsmLayout {
     const USER_CS: Offset<Self, u16>;
@@ -130,7 +133,7 @@ pub trait PvcsLayout: AsmLayout {
     const EFLAGS: Offset<Self, u32>;
     const PKRU: Offset<Self, u32>;
     const RIP: Offset<Self, u64>;
-    /// `None` in a revision in which RSP passes through.
+    /// RSP of umod, or `None` in a revision in which RSP passes through.
     const RSP: Option<Offset<Self, u64>>;
     const RCX: Offset<Self, u64>;
     const R11: Offset<Self, u64>;
@@ -161,7 +164,8 @@ impl PvcsLayout for PvcsV2026 {
 }
 
 impl PvcsV2026 {
-    /// The fields that both revisions have. Error code and vector lose their upper halves.
+    /// Takes over the fields that both revisions have. Error code and vector lose their upper
+    /// halves.
     #[must_use]
     pub const fn from_v2024(pvcs: &Pvcs) -> Self {
         Self {
@@ -182,7 +186,7 @@ impl PvcsV2026 {
         }
     }
 
-    /// The way back: what is not in this revision is `rest`'s.
+    /// Converts the fields back. Those that are not in this revision are taken from `rest`.
     #[must_use]
     pub const fn to_v2024(&self, rest: &Pvcs) -> Pvcs {
         const UPPER: u32 = 0xFFFF_0000;
