@@ -1,4 +1,4 @@
-//! The assembler (`switcher-asm`), told the names that a switcher has: what the emitters write to.
+//! The assembler (`switcher-asm`) with the names that a switcher has. The emitters write to it.
 
 mod program;
 
@@ -22,7 +22,8 @@ pub type Relocation = switcher_asm::Relocation<HostSymbol>;
 /// What lies outside an image: see [`switcher_asm::External`].
 pub type External = switcher_asm::External<HostSymbol>;
 
-/// What emitters write to: an assembler of code with these names. Implement [`switcher_asm::Sink`].
+/// What emitters write to: an assembler of code with these names. To make one, implement
+/// [`switcher_asm::Sink`].
 pub trait Sink: switcher_asm::Sink<Names = Switcher> {}
 
 impl<S: switcher_asm::Sink<Names = Switcher>> Sink for S {}

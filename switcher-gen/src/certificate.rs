@@ -2,16 +2,16 @@
 //!
 //! certificates.txt, beside this crate's Cargo.toml, has a line for each image all of whose
 //! theorems were proved: its variant's name and its fingerprint, which does not depend on the
-//! address it runs at. The tests have `switcher prove --all` prove all of them again and find each
-//! in the table, which has no others; `BLESS=1 cargo test -p switcher-prove --test proofs` proves
-//! them and writes it.
+//! address it runs at. The tests have `switcher prove --all` prove all images again, and find that
+//! the table has each of them and no other; `BLESS=1 cargo test -p switcher-prove --test proofs`
+//! proves them and writes the table.
 
 use core::fmt::Write as _;
 
 use crate::Image;
 use crate::image::Fingerprint;
 
-/// The table's text.
+/// The text of the table.
 pub const TABLE: &str = include_str!("../certificates.txt");
 
 /// Whether every theorem about exactly these bytes, entry points and windows was proved.
@@ -21,14 +21,14 @@ pub fn is_proved(image: &Image) -> bool {
     entries().any(|(_, fingerprint)| is(fingerprint, own))
 }
 
-/// The table's lines: names of variants and fingerprints, in hexadecimal.
+/// The lines of the table: names of variants and fingerprints, in hexadecimal.
 pub fn entries() -> impl Iterator<Item = (&'static str, &'static str)> {
     TABLE.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(' '))
 }
 
-/// Whether `text` is the fingerprint in hexadecimal; nothing is allocated.
+/// Whether `text` is the fingerprint in hexadecimal. Nothing is allocated.
 fn is(text: &str, fingerprint: Fingerprint) -> bool {
-    /// What is left of a text that is to be written.
+    /// The rest of a text that is being compared.
     struct Rest<'a>(&'a str);
     impl core::fmt::Write for Rest<'_> {
         fn write_str(&mut self, part: &str) -> core::fmt::Result {

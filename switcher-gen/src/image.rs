@@ -1,5 +1,5 @@
-//! A finished switcher: position-independent bytes, what is where in them, and, once it is linked,
-//! the address they run at.
+//! A finished switcher: position-independent bytes, the places in them, and, once it is linked, the
+//! address they run at.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -23,7 +23,7 @@ pub struct Image {
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    /// The hash's bytes.
+    /// The 32 bytes of the hash.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -42,20 +42,21 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// An entry of the IDT, as far as entries differ: all are 64-bit interrupt gates.
+/// What distinguishes an entry of the IDT from the others. All of them are 64-bit interrupt gates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gate {
-    /// Where the handler is, in bytes from the start of the image.
+    /// The offset of the handler, in bytes from the start of the image.
     pub offset: u32,
-    /// Which stack of the TSS it starts on, 1 to 7; 0: sp0, or the interrupted one in ring 0.
+    /// The stack on which the handler starts: 1 to 7 for one of the IST; 0 for sp0, or for the
+    /// interrupted stack in ring 0.
     pub ist: u8,
-    /// From which privilege level on INT n may go through it: 0 or 3.
+    /// The highest CPL from which INT n may go through the gate: 0 or 3.
     pub dpl: u8,
 }
 
 impl Gate {
-    /// Stacks of the IST that have an [`IstTop`](crate::layout::IstTop) above them, by index:
-    /// no two of them may overlap. A host that uses others is free to.
+    /// The stacks of the IST that have an [`IstTop`](crate::layout::IstTop) above them, by index:
+    /// no two of them may overlap. A host may use the others as it likes.
     pub const STACKS: [u8; 4] = [1, 2, 3, 4];
 
     /// The entry for `vector` with its handler at `offset`.
@@ -64,7 +65,7 @@ impl Gate {
         Self { offset, ist: Self::ist(vector), dpl: Self::dpl(vector) }
     }
 
-    /// The stack for `vector`. What cannot happen shares that of #DF.
+    /// The stack for `vector`. Vectors that cannot occur share that of #DF.
     const fn ist(vector: u8) -> u8 {
         match vector {
             vector::DF | vector::SEGMENT_OVERRUN => 1,
@@ -99,7 +100,7 @@ impl Gate {
     }
 }
 
-/// An entry of the IDT as the CPU reads it.
+/// An entry of the IDT in the format of the CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(16))]
 pub struct GateDescriptor {
@@ -115,7 +116,7 @@ impl Image {
     /// Emits and assembles `variant`. Equal variants give equal images.
     ///
     /// # Errors
-    /// Only if an emitter is wrong; the tests assemble every variant there is.
+    /// Only if an emitter is wrong; the tests assemble every variant.
     pub fn new(variant: &Variant) -> Result<Self, AsmError> {
         let mut buffer = CodeBuffer::new();
         emit::switcher(&mut buffer, variant);
@@ -125,13 +126,14 @@ impl Image {
     #[doc(hidden)]
     pub fn from_code(variant: Variant, buffer: CodeBuffer) -> Result<Self, AsmError> {
         let code = buffer.finish()?;
-        // Everything the accessors below rely on.
+        // These are the conditions that the accessors below rely on.
         let stubs = |label: Label| code.labels[label as usize].unwrap_or_default() as usize;
         let len = stubs(Label::EventStubsEnd).wrapping_sub(stubs(Label::EventStubs));
         if len != 256 * emit::stride(&variant) {
             return Err(AsmError::Stride { len });
         }
-        // What hosts rely on. Local labels are for whoever jumps there; not every variant has all.
+        // These are the conditions that hosts rely on. Local labels are only for code that jumps
+        // there, and not every variant has all of them.
         for label in Label::ALL {
             if label.is_exported() && code.labels[label as usize].is_none() {
                 return Err(AsmError::Undefined(label));
@@ -140,29 +142,30 @@ impl Image {
         Ok(Self { variant, code })
     }
 
-    /// What it was emitted for.
+    /// The variant that the image was emitted for.
     #[must_use]
     pub const fn variant(&self) -> &Variant {
         &self.variant
     }
 
-    /// The instructions, relocations unfilled.
+    /// The instructions, with relocations unfilled.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.code.bytes
     }
 
-    /// Where `label` is, in bytes from the start.
+    /// The offset of `label`, in bytes from the start.
     ///
     /// # Panics
-    /// If the variant has no such label: a local one. See [`find`](Self::find).
+    /// If the variant does not have the label, which is then a local one. See [`find`](Self::find).
     #[must_use]
     pub fn offset(&self, label: Label) -> u32 {
-        // `from_code` refuses an image without all exported ones.
+        // `from_code` refuses an image that lacks an exported label.
         self.find(label).expect("a label that this variant has")
     }
 
-    /// Where `label` is, if the variant has it: every variant has all that are exported.
+    /// The offset of `label`, if the variant has it: every variant has all labels that are
+    /// exported.
     #[must_use]
     pub fn find(&self, label: Label) -> Option<u32> {
         self.code.labels[label as usize]
@@ -179,12 +182,12 @@ impl Image {
     pub fn symbols(&self) -> Vec<(Label, u32)> {
         let exported = Label::ALL.into_iter().filter(|label| label.is_exported());
         let mut symbols: Vec<_> = exported.map(|label| (label, self.offset(label))).collect();
-        // In place: a stable sort takes 4 KiB of the stack.
+        // The sort is in place, because a stable sort takes 4 KiB of the stack.
         symbols.sort_unstable_by_key(|(label, offset)| (*offset, *label));
         symbols
     }
 
-    /// Where the host's own NMI and #MC code must be careful.
+    /// The ranges in which the host's own NMI and #MC code must be careful.
     #[must_use]
     pub fn windows(&self) -> &[WindowRange] {
         &self.code.windows
@@ -206,14 +209,14 @@ impl Image {
         Gate::of(offset, vector)
     }
 
-    /// What refers to the host: calls of its hooks, [`HostSymbol::HOOKS`], and of
+    /// The references to the host: calls of its hooks, [`HostSymbol::HOOKS`], and of
     /// [`HostSymbol::RETURNS`].
     #[must_use]
     pub fn relocations(&self) -> &[Relocation] {
         &self.code.relocations
     }
 
-    /// Identifies the image: differs whenever anything does that a host could notice.
+    /// The identity of the image: it differs whenever anything differs that a host could notice.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         let mut hash = Sha256::new();
@@ -239,7 +242,7 @@ impl Image {
         Fingerprint(hash.finalize().into())
     }
 
-    /// The bytes as they must lie at `base`, every relocation filled through `resolve`.
+    /// The bytes as they must lie at `base`, with every relocation filled through `resolve`.
     ///
     /// # Errors
     /// If `base` is not an address of the variant's paging mode or not a multiple of
@@ -251,7 +254,8 @@ impl Image {
     ) -> Result<LinkedImage, LinkError> {
         let mode = self.variant.paging();
         let base = mode.address(base)?;
-        // The last byte too: an image may not straddle the end of the canonical half.
+        // The last byte must be canonical, too: an image may not straddle the end of the canonical
+        // half.
         let last = base.get().checked_add(self.bytes().len() as u64 - 1);
         mode.address(last.ok_or(LinkError::WrapsAround { base: base.get() })?)?;
         if !base.get().is_multiple_of(Self::ALIGNMENT) {
@@ -268,11 +272,12 @@ impl Image {
         Ok(LinkedImage { image: self.clone(), base, bytes })
     }
 
-    /// The same for a host that has event entries of its own and none of the hooks. One that is
-    /// called all the same stops at a UD2. Nor has it return thunks: a RET takes their place.
+    /// Links the image for a host that has event entries of its own and no hooks. A hook that is
+    /// called all the same stops at a UD2. Such a host has no return thunks either: a RET takes
+    /// their place.
     ///
     /// # Errors
-    /// As [`link`](Self::link), but for unknown symbols.
+    /// As for [`link`](Self::link), except that no symbol is unknown.
     pub fn link_without_hooks(&self, base: u64) -> Result<LinkedImage, LinkError> {
         self.link(base, |symbol| {
             let is_hook = HostSymbol::HOOKS.contains(&symbol);
@@ -281,12 +286,12 @@ impl Image {
         })
     }
 
-    /// What an image's address must be a multiple of: a cache line. Where in theirs the branches of
-    /// mitigations and all RETs lie is a part of what they do.
+    /// The alignment of an image's address: a cache line. What the branches of mitigations and all
+    /// RETs do depends on their places in their lines.
     pub const ALIGNMENT: u64 = crate::asm::LINE as u64;
 }
 
-/// An image at the address it runs at.
+/// An image with the address at which it runs.
 #[derive(Clone, Debug)]
 pub struct LinkedImage {
     image: Image,
@@ -295,7 +300,7 @@ pub struct LinkedImage {
 }
 
 impl LinkedImage {
-    /// The image it was made from.
+    /// The image that was linked.
     #[must_use]
     pub const fn image(&self) -> &Image {
         &self.image
@@ -313,7 +318,7 @@ impl LinkedImage {
         &self.bytes
     }
 
-    /// Where the first byte lies.
+    /// The address of the first byte.
     #[must_use]
     pub const fn base(&self) -> CanonicalAddr {
         self.base
@@ -325,13 +330,13 @@ impl LinkedImage {
         self.base.get() + u64::from(self.image.offset(label))
     }
 
-    /// The IDT that a guest's CPU is to have, and a host that has no event entries of its own.
+    /// The IDT to load while a guest runs, and for a host that has no event entries of its own.
     #[must_use]
     pub fn idt(&self) -> [GateDescriptor; 256] {
         core::array::from_fn(|vector| self.gate(vector as u8))
     }
 
-    /// One entry of it: for hosts that build the table where it stays.
+    /// One entry of the IDT: for hosts that build the table where it stays.
     #[must_use]
     pub fn gate(&self, vector: u8) -> GateDescriptor {
         let gate = self.image.gate(vector);
@@ -357,7 +362,7 @@ impl LinkedImage {
     }
 }
 
-/// `to - from` as a displacement; `target` is what an error names.
+/// The displacement `to - from`; an error names `target`.
 fn rel32(from: u64, to: u64, target: u64) -> Result<i32, LinkError> {
     i32::try_from(to.wrapping_sub(from).cast_signed())
         .map_err(|_| LinkError::Unreachable { from, target })
@@ -367,35 +372,35 @@ fn rel32(from: u64, to: u64, target: u64) -> Result<i32, LinkError> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LinkError {
-    /// SYSCALL would load a RIP that is not canonical.
+    /// The address is not canonical: SYSCALL would load a RIP that is not.
     #[error("the switcher cannot be mapped there: {0}")]
     NonCanonical(#[from] NonCanonical),
-    /// There is not enough room up to the last address.
+    /// The image would reach beyond the last address.
     #[error("the switcher cannot be mapped at {base:#x}: it would reach beyond the last address")]
     WrapsAround {
-        /// The address asked for.
+        /// The address that was asked for.
         base: u64,
     },
-    /// Entry points would lose their alignment.
+    /// The address is not aligned, and entry points would lose their alignment.
     #[error("the switcher cannot be mapped at {base:#x}: not a multiple of {}", Image::ALIGNMENT)]
     Misaligned {
-        /// The address asked for.
+        /// The address that was asked for.
         base: u64,
     },
-    /// The host does not know a symbol the image refers to.
+    /// The host does not know a symbol that the image refers to.
     #[error("the switcher refers to `{}`, which the host does not define", symbol.0)]
     Unresolved {
-        /// The symbol.
+        /// The unknown symbol.
         symbol: HostSymbol,
     },
-    /// More than 2 GiB away.
+    /// A target is more than 2 GiB away.
     #[error(
         "{target:#x} is out of reach of a rel32 at {from:#x}: map the switcher within 2 GiB of it"
     )]
     Unreachable {
-        /// What the displacement counts from.
+        /// The address from which the displacement counts.
         from: u64,
-        /// What it should reach.
+        /// The address that it should reach.
         target: u64,
     },
 }
@@ -463,7 +468,7 @@ mod tests {
                     _ => 0,
                 };
                 assert_eq!(ist, expected, "{vector}");
-                // Present, and an interrupt gate: IF is cleared.
+                // The gate is present, and an interrupt gate: IF is cleared.
                 assert_eq!(gate.low >> 40 & 0x9F, 0x8E, "{vector}");
                 assert_eq!(gate.low >> 16 & 0xFFFF, 0x10, "{vector}");
                 let address = gate.low & 0xFFFF | gate.low >> 48 << 16 | gate.high << 32;
@@ -474,7 +479,8 @@ mod tests {
         }
     }
 
-    /// Instruction by instruction, whatever is executed of them (hazards.md, rows 45 and 46).
+    /// This is checked instruction by instruction, whichever of them is executed (hazards.md, rows
+    /// 45 and 46).
     #[test]
     fn behind_each_return_is_a_trap_and_each_ret_is_in_the_upper_half_of_its_line() {
         use iced_x86::{Decoder, DecoderOptions, FlowControl, Mnemonic};
@@ -496,7 +502,7 @@ mod tests {
                 }
                 assert_eq!(next.mnemonic(), Mnemonic::Int3, "{variant}: {:#x}", one.ip());
                 counted[0] += 1;
-                // A far return is not predicted.
+                // A far return is not predicted, so it may lie anywhere.
                 let is_predicted = !matches!(
                     one.mnemonic(),
                     Mnemonic::Iretq | Mnemonic::Sysretq | Mnemonic::Sysret | Mnemonic::Retf

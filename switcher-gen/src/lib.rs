@@ -62,7 +62,7 @@ pub use switcher_abi::{Hazard, arch, layout};
 pub use typed::{Part, UnknownPolicy, UnknownVariant, UnknownVariantReason};
 pub use variant::{Config, IllegalVariant, NoVariant, Policy, Variant, VariantBuilder};
 
-/// What expansions of the macros refer to.
+/// The items to which expansions of the macros refer.
 #[doc(hidden)]
 pub mod __private {
     pub use dynasm::dynasm;

@@ -1,11 +1,11 @@
 //! What a switcher does against speculative execution: one choice per axis, made from what is known
 //! of the CPU (spec/switcher.md, "Mitigations").
 //!
-//! Direct switches carry none: both modes are the same guest's, and what one of them leaves in the
-//! predictors for the other is between the two. What is here stands on the way between guest and
-//! host. What every variant does anyway has no axis: registers are cleared on exits, DF and AC too,
-//! and no image has an indirect jump or call. What is loaded beside an image has none either: the
-//! runtime's thunks, which lead to hooks too far for a call, are retpolines.
+//! Direct switches have no mitigations: both modes are the same guest's, and what one of them
+//! leaves in the predictors for the other stays within that guest. The mitigations stand on the way
+//! between guest and host. What every variant does anyway has no axis: registers, DF and AC are
+//! cleared on exits, and no image has an indirect jump or call. Nor has the code that is loaded
+//! beside an image: the runtime's thunks, which lead to hooks too far for a call, are retpolines.
 //!
 //! A choice is made once, of everything that is known: [`Mitigations`] do not say why they are what
 //! they are, so nothing is derived from them that depends on the reason.
@@ -25,23 +25,23 @@ pub use fault::{
     Switch, Unmet,
 };
 
-/// Two words of a name say different things of the same.
+/// Two words of a name contradict each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{first}` and `{second}` contradict each other: leave one")]
 pub struct Contradiction {
-    /// The word that comes first.
+    /// The word that comes first in the name.
     pub first: &'static str,
-    /// The word that says something else.
+    /// The word that contradicts it.
     pub second: &'static str,
 }
 
 impl Elsewhere {
-    /// All of them.
+    /// All that is published and has no row in a vendor's table.
     pub const ALL: &'static [Self] = table::ELSEWHERE;
 }
 
 impl Fault {
-    /// A vendor's table.
+    /// The table of a vendor.
     #[must_use]
     pub const fn of(vendor: Vendor) -> &'static [Self] {
         match vendor {
@@ -51,24 +51,24 @@ impl Fault {
     }
 }
 
-/// What becomes of the return stack buffer on an exit.
+/// What an exit does about the return stack buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rsb {
-    /// Nothing: for comparisons, and for hosts that fill it themselves.
+    /// The buffer is left as it is: for comparisons, and for hosts that fill it themselves.
     #[default]
     Left,
-    /// One harmless entry: for CPUs on which only the first RET of an exit may be predicted by what
-    /// the guest has left there. No table chooses it, for a guest may execute at the host's
-    /// addresses; it is for hosts whose guests' roots keep those from them.
+    /// One entry becomes harmless: for CPUs on which only the first RET of an exit may be predicted
+    /// by what the guest has left there. No table chooses this, because a guest may execute at the
+    /// host's addresses; it is for hosts whose guests' roots prevent that.
     Lite,
     /// All entries become harmless: some 80 instructions on an exit, and none on a direct switch.
     Full,
 }
 
-/// What becomes of the history of branches on an exit.
+/// What an exit does about the history of branches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Bhb {
-    /// Nothing: it is not used, or the CPU keeps privilege levels apart.
+    /// The history is left as it is: it is not used, or the CPU keeps privilege levels apart.
     #[default]
     Left,
     /// It is overwritten by Intel's sequence for cores before Golden Cove.
@@ -79,8 +79,8 @@ pub enum Bhb {
 }
 
 impl Bhb {
-    /// Rounds, and branches in a round: Intel's numbers ("Branch History Injection and Intra-mode
-    /// Branch Target Injection", software BHB-clearing sequence).
+    /// The number of rounds, and of branches in a round, by Intel ("Branch History Injection and
+    /// Intra-mode Branch Target Injection", software BHB-clearing sequence).
     #[must_use]
     pub const fn sequence(self) -> Option<(i32, i32)> {
         match self {
@@ -97,8 +97,9 @@ impl Bhb {
     }
 
     /// How many of the sequence's branches stay in their cache line: in each round its jumps over a
-    /// NOP, and those back to the next one. What a branch leaves in the history is made of its
-    /// address and its target's, so a sequence elsewhere in its lines is another one.
+    /// NOP, and those back to the next jump. What a branch leaves in the history depends on its own
+    /// address and on its target's, so a sequence at another place in its lines is another
+    /// sequence.
     #[must_use]
     pub const fn within_a_line(self) -> usize {
         match self.sequence() {
@@ -107,16 +108,16 @@ impl Bhb {
         }
     }
 
-    /// How many branches the sequence takes: each of its rounds calls the next one, and within a
-    /// round each branch is a jump, followed by the jump of a loop that is not taken the last time.
+    /// How many branches the sequence takes. Each of its rounds calls the next one. Within a round
+    /// each branch is a jump, followed by the jump of a loop, which is not taken the last time.
     #[must_use]
     pub const fn taken(self) -> usize {
         match self.sequence() {
             None => 0,
             Some((rounds, branches)) => {
                 let (rounds, branches) = (rounds.unsigned_abs(), branches.unsigned_abs());
-                // The calls of the rounds, what is in them, the loop around, all RETs, the jump
-                // away.
+                // The branches are the calls of the rounds, those in the rounds, the loop around,
+                // all RETs, and the jump away.
                 (1 + rounds * (1 + 2 * branches - 1) + (rounds - 1) + (rounds + 1) + 1) as usize
             }
         }
@@ -135,15 +136,15 @@ pub struct Mitigations {
     /// for hosts all of whose RETs do. See
     /// [`HostSymbol::RETURNS`](crate::asm::HostSymbol::RETURNS).
     pub untrain: bool,
-    /// The return stack buffer.
+    /// What is done about the return stack buffer.
     pub rsb: Rsb,
-    /// The history of branches.
+    /// What is done about the history of branches.
     pub bhb: Bhb,
     /// An entry ends with VERW, which overwrites the CPU's buffers.
     pub verw: bool,
 }
 
-/// A mitigation that means nothing on the vendor's CPUs.
+/// A mitigation is of no use on the vendor's CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{mitigation}` is not for CPUs of vendor `{vendor}`: drop it")]
 pub struct NotForVendor {
@@ -175,7 +176,7 @@ pub enum Mitigation {
 }
 
 impl Mitigation {
-    /// All, in the order in which a variant's name has them.
+    /// All mitigations, in the order in which a variant's name has them.
     pub const ALL: [Self; 8] = [
         Self::Ibrs,
         Self::Ibpb,
@@ -187,7 +188,7 @@ impl Mitigation {
         Self::Verw,
     ];
 
-    /// The word for it in a variant's name.
+    /// The mitigation's word in a variant's name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -202,7 +203,7 @@ impl Mitigation {
         }
     }
 
-    /// The mitigation whose place this one takes: of two ways to do the same, a variant has one.
+    /// The mitigation that this one replaces: of two ways to do the same, a variant has one.
     const fn instead_of(self) -> Option<Self> {
         match self {
             Self::Rsb => Some(Self::RsbLite),
@@ -220,7 +221,7 @@ impl fmt::Display for Mitigation {
     }
 }
 
-/// Reads its name, with capitals or without.
+/// Reads the mitigation's name, in upper or lower case.
 impl FromStr for Mitigation {
     type Err = UnknownMitigation;
 
@@ -235,20 +236,20 @@ impl FromStr for Mitigation {
 #[error("unknown mitigation `{0}`; known are: {known}", known = Mitigation::ALL.map(Mitigation::name).join(", "))]
 pub struct UnknownMitigation(pub String);
 
-/// A text names no mitigations that a variant can have.
+/// The text does not name mitigations that a variant can have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnknownMitigations {
-    /// One of them is unknown.
+    /// One of the mitigations is unknown.
     #[error(transparent)]
     Unknown(#[from] UnknownMitigation),
-    /// Two of them are two ways to do the same.
+    /// Two of the mitigations are two ways to do the same.
     #[error(transparent)]
     Contradiction(#[from] Contradiction),
 }
 
 impl Mitigations {
-    /// Nothing: for hosts that need nothing, and as the base of comparisons.
+    /// No mitigations: for hosts that need none, and as the base of comparisons.
     pub const NONE: Self = Self {
         ibrs: false,
         ibpb: false,
@@ -258,7 +259,7 @@ impl Mitigations {
         verw: false,
     };
 
-    /// Every combination that means something on the vendor's CPUs, none first.
+    /// Every combination that is of use on the vendor's CPUs; the first one is empty.
     pub fn all(vendor: Vendor) -> Vec<Self> {
         let all = (0..1 << 4).flat_map(|on| {
             let [ibrs, ibpb, untrain, verw] = [8, 4, 2, 1].map(|bit| on & bit != 0);
@@ -271,10 +272,10 @@ impl Mitigations {
     }
 
     /// # Errors
-    /// The first that means nothing on the vendor's CPUs.
+    /// Returns the first mitigation that is of no use on the vendor's CPUs.
     pub const fn fit(self, vendor: Vendor) -> Result<(), NotForVendor> {
         let mitigation = match vendor {
-            // What it is for there is done by IBRS.
+            // On Intel's CPUs, IBRS does what IBPB would be for.
             Vendor::Intel if self.ibpb => Mitigation::Ibpb,
             Vendor::Intel if self.untrain => Mitigation::Untrain,
             Vendor::Amd if matches!(self.bhb, Bhb::Short) => Mitigation::Bhb,
@@ -284,9 +285,9 @@ impl Mitigations {
         Err(NotForVendor { mitigation, vendor })
     }
 
-    /// The mitigations that a vendor's CPU needs which says of itself what this one does, set up as
-    /// its host has it: those of [`Assessment`], which also knows what the host has left undone.
-    /// Cautious where a host may know better. AMD's CPUs whose returns a guest can train get IBPB,
+    /// The mitigations that this CPU needs as its host has set it up, if `vendor` has made it:
+    /// those of [`Assessment`], which also knows what the host has left undone. The choice is
+    /// cautious where a host may know better. AMD's CPUs whose returns a guest can train get IBPB,
     /// which is the slow way, or untraining, on a host [with return
     /// thunks](HostFeatures::with_return_thunks).
     #[must_use]
@@ -294,8 +295,8 @@ impl Mitigations {
         Assessment::of(features, vendor).mitigations
     }
 
-    /// Whether a switcher with these does all that `needed` asks for: more is no harm, and
-    /// untraining takes the place of IBPB.
+    /// Whether a switcher with these mitigations does all that `needed` asks for. It may do more,
+    /// and untraining takes the place of IBPB.
     #[must_use]
     pub fn covers(self, needed: Self) -> bool {
         (self.ibrs || !needed.ibrs)
@@ -306,7 +307,7 @@ impl Mitigations {
             && (self.verw || !needed.verw)
     }
 
-    /// Whether an exit has anything to do.
+    /// Whether an exit has any mitigation.
     #[must_use]
     pub const fn at_exit(self) -> bool {
         self.ibrs
@@ -316,7 +317,7 @@ impl Mitigations {
             || !matches!(self.rsb, Rsb::Left)
     }
 
-    /// Whether this one is on.
+    /// Whether `mitigation` is on.
     #[must_use]
     pub const fn contains(self, mitigation: Mitigation) -> bool {
         match mitigation {
@@ -331,7 +332,7 @@ impl Mitigations {
         }
     }
 
-    /// The same with this one on. Of two ways to do the same, the later one is taken.
+    /// These mitigations and `mitigation`. Of two ways to do the same, the later one is taken.
     #[must_use]
     pub const fn with(mut self, mitigation: Mitigation) -> Self {
         match mitigation {
@@ -347,18 +348,18 @@ impl Mitigations {
         self
     }
 
-    /// Those that are on, in the order in which a variant's name has them.
+    /// The mitigations that are on, in the order in which a variant's name has them.
     pub fn iter(self) -> impl Iterator<Item = Mitigation> {
         Mitigation::ALL.into_iter().filter(move |one| self.contains(*one))
     }
 
-    /// The names of those that are on, in the order in which a variant's name has them.
+    /// The names of the mitigations that are on, in the order in which a variant's name has them.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         self.iter().map(Mitigation::name)
     }
 }
 
-/// `+ibrs+rsb`; nothing if there is none.
+/// Prints `+ibrs+rsb`, for example; nothing, if there are no mitigations.
 impl fmt::Display for Mitigations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.names().try_for_each(|name| write!(f, "+{name}"))
@@ -410,7 +411,7 @@ mod tests {
             refused,
             "unknown mitigation `magic`; known are: ibrs, ibpb, untrain, rsb, rsblite, bhb, bhblong, verw"
         );
-        // Nothing of a text is passed over.
+        // No part of a text is ignored.
         for text in ["+", "magic+ibrs", "ibrs+", "+rsb+rsblite", "+bhblong+bhb"] {
             assert!(text.parse::<Mitigations>().is_err(), "{text}");
         }
@@ -436,7 +437,7 @@ mod tests {
 
     #[test]
     fn a_sequence_takes_as_many_branches_as_a_history_holds() {
-        // Golden Cove's history has 194.
+        // Golden Cove's history has 194 branches.
         let taken = [Bhb::Left, Bhb::Short, Bhb::Long].map(Bhb::taken);
         assert_eq!(taken, [0, 62, 194]);
     }
@@ -473,11 +474,12 @@ mod tests {
         };
         type Caps = ArchCapabilities;
         let none = SpecCtrl::empty();
-        // A CPU that nobody knows has a long history of branches. IBRS is to be written each time.
+        // A CPU that nobody knows is taken to have a long history of branches. IBRS is to be
+        // written each time.
         assert_eq!(chosen(ALL, Caps::empty(), none), "+ibrs+rsb+bhblong+verw");
-        // No microcode for any of it.
+        // There is no microcode for any of these.
         assert_eq!(chosen([0; 4], Caps::empty(), none), "+rsb+bhblong+verw");
-        // Cascade Lake and later: IBRS stays on, if it is on.
+        // On Cascade Lake and later, IBRS stays on, if it is on.
         let enhanced = Caps::IBRS_ALL | Caps::MDS_NO;
         assert_eq!(chosen(ALL, enhanced, SpecCtrl::IBRS), "+rsb+bhblong");
         assert_eq!(chosen(ALL, enhanced, none), "+ibrs+rsb+bhblong");
@@ -486,11 +488,11 @@ mod tests {
         assert_eq!(chosen(ALL, fill_buffers, SpecCtrl::IBRS), "+rsb+bhblong+verw");
         let no_fill_buffers = Caps::SBDR_SSDP_NO | Caps::FBSDP_NO | Caps::PSDP_NO;
         assert_eq!(chosen(ALL, fill_buffers | no_fill_buffers, SpecCtrl::IBRS), "+rsb+bhblong");
-        // Atoms.
+        // This is an Atom.
         let atom = Caps::IBRS_ALL | Caps::MDS_NO | Caps::PBRSB_NO | Caps::BHI_NO;
         assert_eq!(chosen(ALL, atom | Caps::RFDS_CLEAR, SpecCtrl::IBRS), "+rsb+verw");
         assert_eq!(chosen(ALL, atom | Caps::RFDS_NO, SpecCtrl::IBRS), "+rsb");
-        // Golden Cove: BHI_DIS_S stays on, if it is on.
+        // On Golden Cove, BHI_DIS_S stays on, if it is on.
         let golden = [ALL[0], 1 << 4, 0, 0];
         let both = SpecCtrl::IBRS | SpecCtrl::BHI_DIS_S;
         assert_eq!(chosen(golden, fill_buffers | no_fill_buffers, both), "+rsb");
@@ -510,12 +512,12 @@ mod tests {
         assert_eq!(chosen(ibpb | ibrs, 0, false), "+ibpb+rsb");
         let zen_3 = ibpb | ibrs | preferred | btc_no;
         assert_eq!(chosen(zen_3, 0, false), "+ibrs+ibpb+rsb");
-        // Automatic IBRS stays on, if it is there and on.
+        // Automatic IBRS stays on, if it exists and is on.
         assert_eq!(chosen(zen_3, automatic, false), "+ibrs+ibpb+rsb");
         assert_eq!(chosen(zen_3, automatic, true), "+ibpb+rsb");
         assert_eq!(chosen(zen_3, automatic | srso_no, true), "+rsb");
         assert_eq!(chosen(zen_3, automatic | srso_no, false), "+ibrs+rsb");
-        // SRSO between guests and hosts of one privilege alone, as from Zen 5 on.
+        // SRSO exists only between guests and hosts of one privilege, as from Zen 5 on.
         assert_eq!(chosen(zen_3, automatic | 1 << 30, true), "+rsb");
     }
 }

@@ -1,6 +1,6 @@
 //! The names in a switcher: its places, the host's symbols that it refers to, and the windows in
 //! which the host's own code must know where it is. The assembler (`switcher-asm`) knows none of
-//! them; here it is told.
+//! these names, and is told them here.
 
 use switcher_abi::layout::PerCpu;
 use switcher_asm::{Named, Names};
@@ -13,31 +13,31 @@ pub enum Label {
     EnterGuest,
     /// The choice between SYSRETQ and IRETQ.
     ReturnToGuest,
-    /// Only IRETQ can load these registers, to the usual selectors.
+    /// Only IRETQ can load these registers; the selectors are the usual ones.
     ReturnByIretq,
     /// The IRET frame is complete.
     ReturnFrameComplete,
     /// The one IRETQ to a guest; a fault there is the guest's.
     Iretq,
-    /// RIP is no address; RCX is to be restored.
+    /// RIP is not canonical; RCX is to be restored.
     ReturnNotCanonical,
     /// RCX or R11 is not what SYSRETQ would have to leave there.
     ReturnOtherRegisters,
     /// Only IRETQ can load these selectors.
     ReturnOtherSelectors,
-    /// LSTAR.
+    /// The entry in LSTAR: SYSCALL of 64-bit code.
     Syscall64,
     /// RSP is the host's from here on.
     Syscall64SafeStack,
     /// Loads the guest's RSP and returns by SYSRETQ.
     Sysretq,
-    /// The SYSRETQ there.
+    /// The SYSRETQ with the guest's RSP.
     SysretqUnsafeStack,
-    /// PKRU is smod's.
+    /// PKRU is loaded with smod's value.
     ToSmodPkru,
-    /// Not a direct switch to smod; perhaps ERETU.
+    /// A SYSCALL that is no direct switch to smod, but perhaps ERETU.
     NotToSmod,
-    /// PKRU is umod's.
+    /// PKRU is loaded with umod's value.
     ToUmodPkru,
     /// umod's flags can be loaded by IRETQ alone, or only once they are sanitised.
     ToUmodOtherFlags,
@@ -47,31 +47,31 @@ pub enum Label {
     ToUmodOtherRip,
     /// Everything is umod's but RSP.
     ToUmodSysretq,
-    /// ERETU that the host must do: RCX is to be restored.
+    /// An ERETU that the host must do: RCX is to be restored.
     ExitEretu,
-    /// SYSCALL exit.
+    /// A SYSCALL that exits.
     ExitSyscall,
     /// The common exit; host event handlers jump here too.
     ReturnFromGuest,
-    /// Two entries of the return stack buffer are made harmless.
+    /// Two entries of the return stack buffer are to be made harmless.
     RsbFill,
-    /// The first of the two is made: behind its return address is a trap.
+    /// The first of the two entries is made: a trap is at its return address.
     RsbFilledOnce,
-    /// Both are.
+    /// Both entries are made.
     RsbFilledTwice,
-    /// One round of branches, called once more by each.
+    /// One round of branches. Each round calls the next one.
     BhbRound,
     /// The branches of a round.
     BhbBranches,
-    /// One of them.
+    /// One of the branches.
     BhbBranch,
-    /// Its target.
+    /// The target of the branch.
     BhbTarget,
     /// The history is overwritten.
     BhbCleared,
     /// Where the host's return thunk and untraining lead if the host has none.
     NoThunk,
-    /// CSTAR.
+    /// The entry in CSTAR: SYSCALL of 32-bit code.
     SyscallCompat,
     /// An event without an error code.
     Event,
@@ -79,35 +79,35 @@ pub enum Label {
     EventError,
     /// An event of a guest, on the sp0 stack.
     EventFromGuest,
-    /// The same with the host's GS.
+    /// An event of a guest, on the sp0 stack, with the host's GS.
     EventOnSp0,
     /// An event that has interrupted ring 0.
     EventRing0,
-    /// One that should not have.
+    /// An event that should not have interrupted ring 0.
     EventUnexpected,
     /// The first byte of what runs only while NMIs are not blocked: the routines, and events on the
     /// sp0 stack. See `emit/event_return.rs`.
     Routines,
-    /// Behind the last.
+    /// The end of what runs only while NMIs are not blocked.
     RoutinesEnd,
-    /// #DB.
+    /// The entry of #DB.
     EventDb,
     /// An event of a guest, on a stack of the IST.
     EventIstFromGuest,
-    /// #DB in ring 0.
+    /// A #DB that has interrupted ring 0.
     EventDbRing0,
     /// #DB or #MC in ring 0 is over: RSP points to its IRET frame, and every other register is
     /// restored.
     ResumeRing0,
-    /// It returns on the interrupted stack.
+    /// A #DB or #MC in ring 0 is over, and returns on the interrupted stack.
     ResumeOnStack,
-    /// NMI.
+    /// The entry of an NMI.
     EventNmi,
-    /// #MC.
+    /// The entry of #MC.
     EventMc,
-    /// Either, in ring 0.
+    /// An NMI or a #MC that has interrupted ring 0.
     Interruption,
-    /// The root is the host's.
+    /// The root is the host's, for the hook of an NMI or a #MC.
     InterruptionHook,
     /// [`RsbFill`](Self::RsbFill) before a hook.
     HookRsbFill,
@@ -129,19 +129,19 @@ pub enum Label {
     McHook,
     /// The hook has returned.
     InterruptionOver,
-    /// #DF.
+    /// The entry of #DF.
     EventDf,
-    /// What cannot be gone on from, on a stack of its own.
+    /// An event after which nothing can go on, on a stack of its own.
     EventFatal,
-    /// The same, RAX being the host's GS base.
+    /// An event after which nothing can go on, with the host's GS base in RAX.
     Fatal,
-    /// The root is the host's.
+    /// The root is the host's, for the fatal hook.
     FatalHook,
     /// Where hooks lead that the host does not have.
     NoHook,
     /// The first of the 256 event entries: see [`Image::gate`](crate::Image::gate).
     EventStubs,
-    /// Behind the last of them.
+    /// The end of the last event entry.
     EventStubsEnd,
 }
 
@@ -300,38 +300,41 @@ impl Label {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostSymbol(pub &'static str);
 
-/// The hooks: what event entries call for the host, by the System V ABI: `extern "C" fn(*mut
-/// PtRegs)`, with interrupts off, the host's GS base, the host's root if a guest was being run, and
-/// a stack of the IST that ends 16 bytes above the `PtRegs`. RDI is that pointer; no other general
-/// register, nor a flag, holds anything of what was interrupted. Those that return have the
-/// variant's mitigations before and behind them, and the host's SPEC_CTRL if that is switched.
+/// The hooks are functions of the host that event entries call, by the System V ABI: `extern "C"
+/// fn(*mut PtRegs)`. Interrupts are off, GS base is the host's, the root is the host's if a guest
+/// was being run, and the stack is one of the IST that ends 16 bytes above the `PtRegs`. RDI is
+/// that pointer; no other general register, nor a flag, holds anything of what was interrupted.
+/// Hooks that return have the variant's mitigations before and after them, and the host's SPEC_CTRL
+/// if that is switched.
 impl HostSymbol {
     /// An NMI has interrupted ring 0: the switcher or the host. What was interrupted goes on
     /// afterwards, with its registers as they are then in the `PtRegs`. The hook may not execute
     /// IRET, as a fault's handler does: that would let in a second NMI, onto the same stack. The
     /// registers that ring 0 does not use, such as XMM, are a guest's.
     pub const NMI: Self = Self("switcher_host_nmi");
-    /// The same for a machine check. NMIs may be blocked, and what was interrupted then goes on
-    /// without an IRET: its RIP stays within the switcher's routines, or outside of them, and RF is
-    /// clear there.
+    /// A machine check has interrupted ring 0; what [`NMI`](Self::NMI) says holds here, too. NMIs
+    /// may be blocked, and what was interrupted is then resumed without an IRET: the hook leaves RIP
+    /// within the switcher's routines if it was there, and outside of them, with RF clear, if it was
+    /// outside.
     pub const MACHINE_CHECK: Self = Self("switcher_host_machine_check");
-    /// Something has happened in ring 0 that cannot happen. Must not return.
+    /// Something has happened in ring 0 that cannot happen. The hook must not return.
     pub const FATAL: Self = Self("switcher_host_fatal");
-    /// All of them.
+    /// All hooks.
     pub const HOOKS: [Self; 3] = [Self::NMI, Self::MACHINE_CHECK, Self::FATAL];
 
-    /// The host's untraining of returns: called before the first RET of an exit, and before a hook,
-    /// on the root and with the GS base that the hooks have, on the host's stack or one of the IST,
-    /// with DF and AC of whatever was interrupted. May change RAX, RCX, RDX, the arithmetic flags
-    /// and up to 128 bytes below RSP; its own return is safe. An NMI may interrupt it and call it
-    /// again, and a machine check or a #DB, which return below RSP: see
-    /// [`FarFrame`](switcher_abi::layout::FarFrame). It executes no IRET and causes no fault.
+    /// The host's untraining of returns: it is called before the first RET of an exit, and before a
+    /// hook, on the root and with the GS base that the hooks have, on the host's stack or one of
+    /// the IST, with DF and AC of whatever was interrupted. It may change RAX, RCX, RDX, the
+    /// arithmetic flags and up to 128 bytes below RSP; its own return is safe. It may be
+    /// interrupted by an NMI, which calls it again, and by a machine check or a #DB, which return
+    /// below RSP: see [`FarFrame`](switcher_abi::layout::FarFrame). It executes no IRET and causes
+    /// no fault.
     pub const UNTRAIN: Self = Self("switcher_host_untrain_returns");
-    /// Jumped to instead of a RET: the host's return thunk, which does the same, and may write
-    /// below RSP.
+    /// The host's return thunk, which code jumps to instead of executing a RET: it returns as a RET
+    /// does, and may write below RSP.
     pub const RETURN_THUNK: Self = Self("switcher_host_return_thunk");
-    /// Both, which only images with [`untrain`](crate::Mitigations::untrain) refer to. No indirect
-    /// jump may lead there.
+    /// Both symbols of returns, which only images with [`untrain`](crate::Mitigations::untrain)
+    /// refer to. No indirect jump may lead there.
     pub const RETURNS: [Self; 2] = [Self::UNTRAIN, Self::RETURN_THUNK];
 }
 
@@ -345,10 +348,10 @@ pub enum Window {
 }
 
 impl Window {
-    /// Both kinds.
+    /// Both windows.
     pub const ALL: [Self; 2] = [Self::UnsafeStack, Self::GuestRoot];
 
-    /// As spec/switcher.md calls it.
+    /// The window's name in spec/switcher.md.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -358,7 +361,7 @@ impl Window {
     }
 }
 
-/// The names that the assembler gets.
+/// The names of a switcher, for the assembler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Switcher {}
 

@@ -1,5 +1,5 @@
-//! Names of variants and policies as a person types them: words in any order, with capitals or
-//! without. What is printed is always the one name that certificates have.
+//! Names of variants and policies as a person types them: words in any order, in upper or lower
+//! case. What is printed is always the one name that certificates have.
 
 use alloc::string::String;
 use core::fmt;
@@ -10,7 +10,7 @@ use crate::layout::{Placement, Revision};
 use crate::mitigations::{Contradiction, Mitigations, UnknownMitigations};
 use crate::variant::{Config, IllegalVariant, Policy, Variant};
 
-/// The words of a name that stand before its mitigations, each with what it says.
+/// The words of a name that stand before its mitigations, each with its meaning.
 const WORDS: [(&str, Word); 12] = [
     ("intel", Word::Vendor(Vendor::Intel)),
     ("amd", Word::Vendor(Vendor::Amd)),
@@ -21,13 +21,13 @@ const WORDS: [(&str, Word); 12] = [
     ("pku", Word::Pku),
     ("percpu", Word::Placement(Placement::PerCpu)),
     ("current", Word::Revision(Revision::V2026)),
-    // What is so by default has no word in a name that is printed.
+    // A name that is printed has no words for the defaults.
     ("gs", Word::Placement(Placement::Gs)),
     ("v2024", Word::Revision(Revision::V2024)),
     ("v2026", Word::Revision(Revision::V2026)),
 ];
 
-/// What a word says.
+/// The meaning of a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Word {
     Vendor(Vendor),
@@ -39,12 +39,12 @@ enum Word {
     Revision(Revision),
 }
 
-/// Finds the word in the table, as it is written there and as what it says.
+/// Finds the word in the table. Returns it as it is written there, with its meaning.
 fn find(typed: &str) -> Option<(&'static str, Word)> {
     WORDS.into_iter().find(|(word, _)| word.eq_ignore_ascii_case(typed))
 }
 
-/// A choice that one word of a name makes, and a second one may not make otherwise.
+/// A choice that one word of a name makes, and that a second one must not make otherwise.
 struct Choice<T>(Option<(&'static str, T)>);
 
 impl<T: Copy + PartialEq> Choice<T> {
@@ -72,8 +72,8 @@ impl<T: Copy + PartialEq> Choice<T> {
 )]
 pub struct UnknownPolicy;
 
-/// Reads what [`Display`](fmt::Display) writes, in any order. `gs` and `v2024` say what is so by
-/// default, and `v2026` is `current`.
+/// Reads what [`Display`](fmt::Display) writes, in any order. `gs` and `v2024` name the defaults,
+/// and `v2026` is `current`.
 impl FromStr for Policy {
     type Err = UnknownPolicy;
 
@@ -101,11 +101,11 @@ impl FromStr for Policy {
 pub struct UnknownVariant {
     /// The whole text.
     pub name: String,
-    /// What is wrong with it.
+    /// The reason why it is no name.
     pub reason: UnknownVariantReason,
 }
 
-/// What is wrong with a name that no variant has.
+/// Why a text is not the name of a variant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnknownVariantReason {
@@ -115,10 +115,10 @@ pub enum UnknownVariantReason {
     /// A word is missing.
     #[error("it does not say which {0}")]
     Missing(Part),
-    /// Two of its words do not go together.
+    /// Two of the words contradict each other.
     #[error(transparent)]
     Contradiction(#[from] Contradiction),
-    /// Its mitigations are unknown, or do not go together.
+    /// The mitigations are unknown, or contradict each other.
     #[error(transparent)]
     Mitigations(#[from] UnknownMitigations),
     /// No CPU has the combination.
@@ -238,7 +238,7 @@ mod tests {
         let read = |name: &str| name.parse::<Variant>().unwrap().to_string();
         assert_eq!(read("intel-4level-gs-v2024"), "intel-4level");
         assert_eq!(read("v2026-amd-la57"), "amd-la57-current");
-        // Whoever says it twice has said it.
+        // A word may be repeated.
         assert_eq!(read("intel-intel-4level-pcid-pcid+rsb+rsb"), "intel-4level-pcid+rsb");
     }
 

@@ -13,42 +13,42 @@ use crate::mitigations::{Bhb, Mitigation, Mitigations, NotForVendor, Rsb};
 
 /// The independent choices that a variant is made of.
 ///
-/// Host page-table isolation has none: no variant accesses, on a guest's root, anything that every
-/// guest's root does not have to map.
+/// There is no choice about host page-table isolation: no variant accesses, on a guest's root,
+/// anything that a guest's root need not map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Config {
-    /// Whose SYSRET and SS semantics to emit for.
+    /// The vendor whose SYSRET and SS semantics to emit for.
     pub vendor: Vendor,
-    /// How wide a canonical address is.
+    /// The paging mode, which decides how wide a canonical address is.
     pub paging: PagingMode,
     /// Whether ring 0 indirect branches must land on ENDBR64.
     pub ibt: bool,
-    /// Whether the CR3 slots may hold PCIDs and NOFLUSH. Changes no instruction: the switcher
-    /// loads the slots as they are; it decides what the runtime may put into them.
+    /// Whether the CR3 slots may hold PCIDs and NOFLUSH. This changes no instruction, as the
+    /// switcher loads the slots as they are; it decides what the runtime may put into them.
     pub pcid: bool,
     /// Whether protection keys are on (CR4.PKE), so that umod can execute WRPKRU: each mode then
     /// has a PKRU of its own.
     pub pku: bool,
     /// What the host chooses, whatever its CPU.
     pub policy: Policy,
-    /// What is done against speculative execution.
+    /// The mitigations against speculative execution.
     pub mitigations: Mitigations,
 }
 
-/// What no CPU decides, but the host and the guests it is for.
+/// The choices that do not depend on the CPU, but on the host and its guests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Policy {
     /// How emitted code reaches the per-CPU block.
     pub placement: Placement,
-    /// What the PVCS looks like.
+    /// The layout of the PVCS.
     pub revision: Revision,
 }
 
 impl Policy {
-    /// One copy of the code for all CPUs, and the PVCS of the RFC: `Default`, for constants.
+    /// One copy of the code for all CPUs, and V2024 of the PVCS: `Default`, for constants.
     pub const DEFAULT: Self = Self { placement: Placement::Gs, revision: Revision::V2024 };
 
-    /// All of them, the default first.
+    /// All policies, the default first.
     pub const ALL: [Self; 4] = [
         Self::DEFAULT,
         Self { placement: Placement::PerCpu, revision: Revision::V2024 },
@@ -56,7 +56,7 @@ impl Policy {
         Self { placement: Placement::PerCpu, revision: Revision::V2026 },
     ];
 
-    /// What it does not leave as it is by default, by name, in the order of a variant's name.
+    /// The names of the choices that differ from the default, in the order of a variant's name.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         let options = [
             (self.placement == Placement::PerCpu, "percpu"),
@@ -66,8 +66,8 @@ impl Policy {
     }
 }
 
-/// Its names, with `-` between them: nothing for the default. [`FromStr`](core::str::FromStr) reads
-/// it.
+/// Prints the names of its choices, with `-` between them: nothing for the default.
+/// [`FromStr`](core::str::FromStr) reads this.
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.names().enumerate().try_for_each(|(at, name)| {
@@ -88,10 +88,10 @@ pub struct Variant {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IllegalVariant {
-    /// CET indirect branch tracking is Intel's.
+    /// Indirect branch tracking (CET) exists only on Intel's CPUs.
     #[error("AMD CPUs have no indirect branch tracking: drop `ibt`, or take vendor `intel`")]
     IbtOnAmd,
-    /// A mitigation for CPUs of the other vendor.
+    /// A mitigation is for CPUs of the other vendor.
     #[error(transparent)]
     Mitigation(#[from] NotForVendor),
 }
@@ -100,16 +100,16 @@ pub enum IllegalVariant {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NoVariant {
-    /// Its CPU cannot run any.
+    /// The host's CPU cannot run a switcher.
     #[error(transparent)]
     UnsupportedCpu(#[from] UnsupportedCpu),
-    /// It is set up as no CPU should be.
+    /// The host is set up in a way for which there is no variant.
     #[error("this host cannot run a switcher: {0}")]
     Illegal(#[from] IllegalVariant),
 }
 
 impl Variant {
-    /// What the others are compared with in reviews: the commonest host, nothing optional.
+    /// The variant that reviews compare others with: the commonest host, with nothing optional.
     pub const REFERENCE: Self = Self {
         config: Config {
             vendor: Vendor::Intel,
@@ -135,12 +135,12 @@ impl Variant {
         Ok(Self { config, selectors })
     }
 
-    /// Begins with a CPU of this vendor, a host in this paging mode, and nothing optional.
+    /// A builder for a CPU of this vendor and a host in this paging mode, with nothing optional.
     pub const fn builder(vendor: Vendor, paging: PagingMode) -> VariantBuilder {
         Self::REFERENCE.to_builder().vendor(vendor).paging(paging)
     }
 
-    /// Begins with this variant, to change some of it.
+    /// A builder with the choices of this variant, to change some of them.
     pub const fn to_builder(self) -> VariantBuilder {
         VariantBuilder { config: self.config, selectors: self.selectors }
     }
@@ -149,8 +149,8 @@ impl Variant {
     /// [`with_policy`](Self::with_policy).
     ///
     /// # Errors
-    /// If its CPU lacks something no switcher can do without (names all of it), or if it is set up
-    /// in a way for which there is no variant.
+    /// If its CPU lacks something that no switcher can do without (the error names all of it), or
+    /// if it is set up in a way for which there is no variant.
     pub fn for_host(features: &HostFeatures, selectors: Selectors) -> Result<Self, NoVariant> {
         let vendor = features.fit()?;
         let HostState { paging, pcid, ibt, pku, .. } = features.state();
@@ -160,19 +160,19 @@ impl Variant {
         Ok(Self::new(config, selectors)?)
     }
 
-    /// The same under another policy, which any CPU allows.
+    /// The same variant under another policy. Any CPU allows any policy.
     #[must_use]
     pub const fn with_policy(self, policy: Policy) -> Self {
         Self { config: Config { policy, ..self.config }, ..self }
     }
 
-    /// The same for a host that has protection keys off.
+    /// The same variant for a host that has protection keys off.
     #[must_use]
     pub const fn without_pku(self) -> Self {
         Self { config: Config { pku: false, ..self.config }, ..self }
     }
 
-    /// Every variant there is, with default selectors, the reference first.
+    /// Every variant, with default selectors, the reference first.
     pub fn all() -> impl Iterator<Item = Self> {
         Self::unmitigated().flat_map(|variant| {
             Mitigations::all(variant.config.vendor).into_iter().filter_map(move |mitigations| {
@@ -181,14 +181,14 @@ impl Variant {
         })
     }
 
-    /// Those of [`all`](Self::all) without any mitigation.
+    /// The variants of [`all`](Self::all) without any mitigation.
     pub fn unmitigated() -> impl Iterator<Item = Self> {
         Policy::ALL
             .into_iter()
             .flat_map(|policy| Self::of_cpus().map(move |variant| variant.with_policy(policy)))
     }
 
-    /// One for each kind of CPU, under the default policy, without mitigations.
+    /// One variant for each kind of CPU, under the default policy, without mitigations.
     fn of_cpus() -> impl Iterator<Item = Self> {
         [Vendor::Intel, Vendor::Amd].into_iter().flat_map(|vendor| {
             [PagingMode::FourLevel, PagingMode::FiveLevel].into_iter().flat_map(move |paging| {
@@ -202,9 +202,9 @@ impl Variant {
         })
     }
 
-    /// Enough of [`all`](Self::all) for a test that takes long: each without mitigations and
-    /// protection keys; with the keys, of each vendor and policy the first; and of each vendor's
-    /// first each mitigation alone, and all of them.
+    /// Enough of [`all`](Self::all) for a test that takes long: each variant without mitigations
+    /// and protection keys; with the keys, the first one of each vendor and policy; and of each
+    /// vendor's first, each mitigation alone, and all of them.
     pub fn representative() -> impl Iterator<Item = Self> {
         let mitigated = [Vendor::Intel, Vendor::Amd].into_iter().flat_map(|vendor| {
             let config = Config { vendor, ..Self::REFERENCE.config };
@@ -212,8 +212,8 @@ impl Variant {
             let most = all.iter().map(|one| one.names().count()).max();
             let chosen = all.into_iter().filter(move |one| {
                 let count = one.names().count();
-                // Of the two ways to fill the return stack buffer, the full one, and of those to
-                // overwrite the history of branches the short one.
+                // With all mitigations, the return stack buffer is filled in full, and the history
+                // of branches is overwritten by the short sequence.
                 count == 1 || Some(count) == most && one.rsb == Rsb::Full && one.bhb != Bhb::Long
             });
             chosen.filter_map(move |mitigations| {
@@ -228,25 +228,26 @@ impl Variant {
         unmitigated.chain(mitigated)
     }
 
-    /// The names of [`unmitigated`](Self::unmitigated): those of all others begin with them.
+    /// The names of [`unmitigated`](Self::unmitigated), with which the names of all other variants
+    /// begin.
     #[must_use]
     pub fn names() -> Vec<String> {
         Self::unmitigated().map(|v| alloc::format!("{v}")).collect()
     }
 
-    /// The choices made.
+    /// The choices that this variant is made of.
     #[must_use]
     pub const fn config(&self) -> Config {
         self.config
     }
 
-    /// Whose CPU it is for.
+    /// The vendor of the CPU.
     #[must_use]
     pub const fn vendor(&self) -> Vendor {
         self.config.vendor
     }
 
-    /// How wide canonical addresses are.
+    /// The paging mode, which decides how wide canonical addresses are.
     #[must_use]
     pub const fn paging(&self) -> PagingMode {
         self.config.paging
@@ -282,13 +283,13 @@ impl Variant {
         self.config.policy.placement
     }
 
-    /// What the PVCS looks like.
+    /// The layout of the PVCS.
     #[must_use]
     pub const fn revision(&self) -> Revision {
         self.config.policy.revision
     }
 
-    /// What is done against speculative execution.
+    /// The mitigations against speculative execution.
     #[must_use]
     pub const fn mitigations(&self) -> Mitigations {
         self.config.mitigations
@@ -301,8 +302,8 @@ impl Variant {
     }
 }
 
-/// The variant's name: stable, and what [`FromStr`](core::str::FromStr) reads. Selectors are
-/// parameters of a host, not part of the name.
+/// Prints the variant's name, which is stable, and which [`FromStr`](core::str::FromStr) reads.
+/// Selectors are parameters of a host, not part of the name.
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Config { vendor, paging, ibt, pcid, pku, policy, mitigations } = self.config;
@@ -334,67 +335,67 @@ pub struct VariantBuilder {
 }
 
 impl VariantBuilder {
-    /// For a CPU of this vendor.
+    /// Sets the vendor of the CPU.
     pub const fn vendor(mut self, vendor: Vendor) -> Self {
         self.config.vendor = vendor;
         self
     }
 
-    /// For a host in this paging mode.
+    /// Sets the paging mode of the host.
     pub const fn paging(mut self, paging: PagingMode) -> Self {
         self.config.paging = paging;
         self
     }
 
-    /// Whether the host tracks indirect branches in ring 0.
+    /// Sets whether the host tracks indirect branches in ring 0.
     pub const fn ibt(mut self, ibt: bool) -> Self {
         self.config.ibt = ibt;
         self
     }
 
-    /// Whether the host has PCIDs on.
+    /// Sets whether the host has PCIDs on.
     pub const fn pcid(mut self, pcid: bool) -> Self {
         self.config.pcid = pcid;
         self
     }
 
-    /// Whether the host has protection keys on.
+    /// Sets whether the host has protection keys on.
     pub const fn pku(mut self, pku: bool) -> Self {
         self.config.pku = pku;
         self
     }
 
-    /// How the code reaches the per-CPU block.
+    /// Sets how the code reaches the per-CPU block.
     pub const fn placement(mut self, placement: Placement) -> Self {
         self.config.policy.placement = placement;
         self
     }
 
-    /// The layout of the PVCS.
+    /// Sets the layout of the PVCS.
     pub const fn revision(mut self, revision: Revision) -> Self {
         self.config.policy.revision = revision;
         self
     }
 
-    /// Exactly these mitigations, whatever was chosen before.
+    /// Takes exactly these mitigations, whatever was chosen before.
     pub const fn mitigations(mut self, mitigations: Mitigations) -> Self {
         self.config.mitigations = mitigations;
         self
     }
 
-    /// This mitigation besides those that were chosen before.
+    /// Adds this mitigation to those that were chosen before.
     pub const fn mitigation(mut self, mitigation: Mitigation) -> Self {
         self.config.mitigations = self.config.mitigations.with(mitigation);
         self
     }
 
-    /// The selectors of the host's GDT.
+    /// Sets the selectors of the host's GDT.
     pub const fn selectors(mut self, selectors: Selectors) -> Self {
         self.selectors = selectors;
         self
     }
 
-    /// The variant that was chosen.
+    /// Makes the variant that was chosen.
     ///
     /// # Errors
     /// If no CPU has the combination.
@@ -497,7 +498,7 @@ mod tests {
         let amd = features(amd, HostState { ibt: false, ..state });
         let variant = Variant::for_host(&amd, Selectors::DEFAULT).unwrap();
         assert_eq!(variant.to_string(), "amd-la57-pcid-pku+rsb");
-        // Its returns can be trained, and it has no IBPB.
+        // This CPU's returns can be trained, and it has no IBPB.
         let variant = Variant::for_host(&amd.with_return_thunks(), Selectors::DEFAULT).unwrap();
         assert_eq!(variant.to_string(), "amd-la57-pcid-pku+untrain+rsb");
     }

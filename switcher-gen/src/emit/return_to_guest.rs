@@ -13,9 +13,9 @@
 //! to the guest"). The frame lies in host memory: no check here can be undone by the guest.
 //!
 //! The check for a canonical RIP is emitted for AMD too, although AMD's own SYSRETQ faults at CPL
-//! 3. Under a hypervisor, the vendor that CPUID names need not be that of the silicon, and an
-//!    emulator (Bochs 2.7) faults at CPL 0 whatever vendor it emulates. Four instructions keep such
-//!    a fault from the host.
+//! 3: under a hypervisor, the vendor that CPUID names need not be that of the silicon, and an
+//! emulator (Bochs 2.7) faults at CPL 0 whatever vendor it emulates. Four instructions keep such a
+//! fault from the host.
 
 use switcher_macros::asm;
 

@@ -1,9 +1,9 @@
-//! What a table of faults is made of, and what comes of it on a host.
+//! The parts of a table of faults, and what follows from the table for a host.
 //!
-//! A [`Fault`] says in data which CPUs suffer from it, what the switcher's code does about it,
-//! which **setting** of the host makes that superfluous, and what only the host can do. A
-//! capability is no setting: that a CPU offers enhanced IBRS, BHI_DIS_S or automatic IBRS spares
-//! the code nothing before the bit of the MSR is seen to be set (hazards.md, row 59).
+//! A [`Fault`] says in data which CPUs have it, what the switcher's code does about it, which
+//! **setting** of the host makes that superfluous, and what only the host can do. A capability is
+//! not a setting: that a CPU offers enhanced IBRS, BHI_DIS_S or automatic IBRS spares the code
+//! nothing before the bit of the MSR is seen to be set (hazards.md, row 59).
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -18,63 +18,63 @@ use crate::arch::{
 /// A fault of some of a vendor's CPUs.
 #[derive(Debug)]
 pub struct Fault {
-    /// What it is called in public.
+    /// The fault's public name.
     pub name: &'static str,
-    /// Its numbers.
+    /// The fault's CVE numbers.
     pub cves: &'static [&'static str],
-    /// Which CPUs suffer from it.
+    /// Which CPUs have the fault.
     pub suffers: Is,
-    /// What the switcher's code does about it: the first whose [`when`](Countermeasure::when)
-    /// holds.
+    /// What the switcher's code does about it: the first countermeasure whose
+    /// [`when`](Countermeasure::when) holds.
     pub code: &'static [Countermeasure],
-    /// What the host may have set instead.
+    /// The setting of the host that makes it superfluous, if there is one.
     pub instead: Option<Instead>,
     /// What is left to the host.
     pub duties: &'static [Duty],
-    /// Who says all that.
+    /// The sources of all this.
     pub source: &'static str,
 }
 
-/// What is published of the speculation of CPUs, and is no matter of a switcher's.
+/// A publication about the speculation of CPUs that does not concern a switcher.
 #[derive(Debug)]
 pub struct Elsewhere {
-    /// What it is called in public.
+    /// Its public name.
     pub name: &'static str,
-    /// Its numbers.
+    /// Its CVE numbers.
     pub cves: &'static [&'static str],
-    /// Why it has no row.
+    /// Why it has no row in a table.
     pub why: &'static str,
 }
 
 /// What the switcher's code does about a fault.
 #[derive(Debug)]
 pub struct Countermeasure {
-    /// On which of the CPUs that suffer.
+    /// On which of the CPUs that have the fault.
     pub when: Is,
     /// What it does.
     pub measure: Measure,
-    /// Whether the CPU knows the instruction or the MSR: or it would fault.
+    /// Whether the CPU knows the instruction or the MSR. If it does not, the measure would fault.
     pub exists: Is,
-    /// Whether it does there what it is for: or it is done all the same, for a hypervisor may hide
-    /// what the CPU has, and the host is told.
+    /// Whether the measure helps on this CPU. If nothing says so, it is taken all the same, because
+    /// a hypervisor may hide what the CPU has, and the host is told.
     pub works: Is,
 }
 
-/// A setting of the host that makes [`Countermeasure`] superfluous.
+/// A setting of the host that makes a [`Countermeasure`] superfluous.
 #[derive(Debug)]
 pub struct Instead {
-    /// Whether the CPU has it.
+    /// Whether the CPU offers the setting.
     pub offered: Is,
-    /// What has to be set, all of it.
+    /// The switches that have to be on, all of them.
     pub switches: &'static [Switch],
 }
 
 /// What only the host can do about a fault.
 #[derive(Debug)]
 pub struct Duty {
-    /// On which of the CPUs that suffer.
+    /// On which of the CPUs that have the fault.
     pub when: Is,
-    /// Where the code has to do it.
+    /// Where the host has to do it.
     pub place: Place,
     /// What is to be done.
     pub what: &'static str,
@@ -82,19 +82,19 @@ pub struct Duty {
     pub done: Done,
 }
 
-/// How it shows that a duty has been done.
+/// How one can see that a duty has been done.
 #[derive(Debug)]
 pub enum Done {
-    /// By this.
+    /// It has been done if this holds.
     If(Is),
-    /// Not at all: it is a matter of the host's code, or of microcode that leaves no trace.
+    /// Nothing shows it: it is a matter of the host's code, or of microcode that leaves no trace.
     Unseen,
 }
 
-/// What the switcher's code does.
+/// What the switcher's code does about a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
-    /// In every variant, as it says.
+    /// Every variant does it, as the text says.
     Always(&'static str),
     /// [`Mitigations::ibrs`].
     Ibrs,
@@ -124,7 +124,7 @@ impl Measure {
     }
 }
 
-/// In a sentence.
+/// Prints the measure as a sentence.
 impl fmt::Display for Measure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -166,27 +166,27 @@ pub struct Cpus {
     pub models: (u8, u8),
     /// The first and the last stepping.
     pub steppings: (u8, u8),
-    /// What they are called.
+    /// The name of these CPUs.
     pub name: &'static str,
 }
 
 impl Cpus {
-    /// One of Intel's models, all steppings.
+    /// One of Intel's models, with all its steppings.
     pub(super) const fn intel(model: u8, name: &'static str) -> Self {
         Self { families: (6, 6), models: (model, model), steppings: (0, 0xF), name }
     }
 
-    /// The same from a stepping on.
+    /// The same CPUs, from this stepping on.
     pub(super) const fn since_stepping(self, first: u8) -> Self {
         Self { steppings: (first, 0xF), ..self }
     }
 
-    /// Some of AMD's families, all models.
+    /// Some of AMD's families, with all their models.
     pub(super) const fn families(first: u16, last: u16, name: &'static str) -> Self {
         Self { families: (first, last), models: (0, 0xFF), steppings: (0, 0xF), name }
     }
 
-    /// The same with some of the models.
+    /// Some of the models of these families.
     pub(super) const fn models(self, first: u8, last: u8) -> Self {
         Self { models: (first, last), ..self }
     }
@@ -222,34 +222,34 @@ impl fmt::Display for Cpus {
     }
 }
 
-/// Something that is so on a host or is not.
+/// A condition that holds on a host or does not.
 #[derive(Clone, Copy, Debug)]
 pub enum Is {
-    /// On each.
+    /// It holds on every host.
     Always,
-    /// One of these CPUs.
+    /// The CPU is one of these.
     Cpu(&'static [Cpus]),
-    /// One of these, or a virtual one: its model is its hypervisor's choice, and it may be moved to
-    /// any of these. For faults about which hypervisors have no bit to say so.
+    /// The CPU is one of these, or a virtual one: its model is its hypervisor's choice, and it may
+    /// be moved to any of these. This is for faults about which hypervisors have no bit to report.
     MayBe(&'static [Cpus]),
-    /// CPUID says all of it.
+    /// CPUID reports all of these bits.
     Says(Speculation),
-    /// IA32_ARCH_CAPABILITIES has all of it.
+    /// IA32_ARCH_CAPABILITIES has all of these bits.
     Has(ArchCapabilities),
-    /// The host has set it.
+    /// The host has turned the switch on.
     On(Switch),
     /// The host's code has no RET but its return thunk's.
     ReturnThunks,
-    /// Not that.
+    /// The condition does not hold.
     Not(&'static Is),
-    /// All of these.
+    /// All of these conditions hold.
     All(&'static [Is]),
-    /// One of these at least.
+    /// At least one of these conditions holds.
     Any(&'static [Is]),
 }
 
 impl Is {
-    /// Whether it is so.
+    /// Whether the condition holds on `host`.
     #[must_use]
     pub fn on(&self, host: &HostFeatures) -> bool {
         match self {
@@ -310,7 +310,7 @@ impl Is {
                 write!(f, "{} {}", switch.place(), switch.state(!negated))
             }
             Self::Not(is) => is.write(f, !negated),
-            // De Morgan.
+            // By De Morgan, the negation of a conjunction is a disjunction of negations.
             Self::All(parts) => {
                 Self::join(parts, f, negated, if negated { " or " } else { " and " })
             }
@@ -345,7 +345,7 @@ impl Is {
     }
 }
 
-/// As a clause.
+/// Prints the condition as a clause.
 impl fmt::Display for Is {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.write(f, false)
@@ -368,12 +368,12 @@ pub enum Place {
     Cr4 {
         /// The bit's number.
         bit: u8,
-        /// Its name.
+        /// The bit's name.
         name: &'static str,
     },
-    /// In the CPU: newer microcode has to be loaded.
+    /// The CPU: newer microcode has to be loaded.
     Microcode,
-    /// In the host's own code.
+    /// The host's own code.
     Software,
 }
 
@@ -393,30 +393,30 @@ impl fmt::Display for Place {
 /// A setting of the host that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Switch {
-    /// SPEC_CTRL.IBRS.
+    /// SPEC_CTRL.IBRS is set.
     Ibrs,
-    /// SPEC_CTRL.STIBP.
+    /// SPEC_CTRL.STIBP is set.
     Stibp,
-    /// SPEC_CTRL.RRSBA_DIS_S.
+    /// SPEC_CTRL.RRSBA_DIS_S is set.
     RrsbaDisS,
-    /// SPEC_CTRL.BHI_DIS_S.
+    /// SPEC_CTRL.BHI_DIS_S is set.
     BhiDisS,
-    /// EFER.AIBRSE.
+    /// EFER.AIBRSE is set.
     AutomaticIbrs,
-    /// CR4.SMEP.
+    /// CR4.SMEP is set.
     Smep,
-    /// TSX_CTRL.RTM_DISABLE.
+    /// TSX_CTRL.RTM_DISABLE is set.
     RtmDisable,
-    /// MCU_OPT_CTRL.RNGDS_MITG_DIS, **clear**.
+    /// MCU_OPT_CTRL.RNGDS_MITG_DIS is **clear**.
     RngdsMitigated,
-    /// MCU_OPT_CTRL.GDS_MITG_DIS, **clear**.
+    /// MCU_OPT_CTRL.GDS_MITG_DIS is **clear**.
     GdsMitigated,
-    /// MCU_OPT_CTRL.FB_CLEAR_DIS, **clear**.
+    /// MCU_OPT_CTRL.FB_CLEAR_DIS is **clear**.
     FillBuffersCleared,
 }
 
 impl Switch {
-    /// All of them.
+    /// All switches.
     pub const ALL: [Self; 10] = [
         Self::Ibrs,
         Self::Stibp,
@@ -430,7 +430,7 @@ impl Switch {
         Self::FillBuffersCleared,
     ];
 
-    /// The register and the bit.
+    /// The register and the bit of the switch.
     #[must_use]
     pub const fn place(self) -> Place {
         let (register, bit, name) = match self {
@@ -456,7 +456,7 @@ impl Switch {
         if on == self.wants_clear() { "is clear" } else { "is set" }
     }
 
-    /// What to do.
+    /// What the host has to do to turn the switch on.
     #[must_use]
     pub const fn what(self) -> &'static str {
         if self.wants_clear() {
@@ -466,7 +466,7 @@ impl Switch {
         }
     }
 
-    /// Whether the host has it as it is to be.
+    /// Whether the host has turned the switch on.
     #[must_use]
     pub fn is_on(self, host: &HostFeatures) -> bool {
         let state = host.state();
@@ -486,12 +486,12 @@ impl Switch {
     }
 }
 
-/// Something about a fault that a host has not done, or of which nobody can see whether it has.
+/// A duty that a host has not done, or of which nobody can see whether it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Unmet {
     /// The fault's name.
     pub fault: &'static str,
-    /// Where it is to be done.
+    /// Where the host has to do it.
     pub place: Place,
     /// What is to be done.
     pub what: &'static str,
@@ -505,19 +505,19 @@ impl fmt::Display for Unmet {
 
 const NEWER: &str = "load newer microcode: this CPU does not say that the mitigation works";
 
-/// What comes of a vendor's table on a host.
+/// What follows from a vendor's table for a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Assessment {
-    /// What the switcher is to do. Where the host has not done its part, that is more.
+    /// What the switcher has to do. It is more where the host has not done its part.
     pub mitigations: Mitigations,
-    /// What the host is seen not to have done.
+    /// The duties that the host is seen not to have done.
     pub unmet: Vec<Unmet>,
-    /// What the host is relied on for, and nobody can see.
+    /// The duties that the host is relied on for, and that nobody can see.
     pub unseen: Vec<Unmet>,
 }
 
 impl Assessment {
-    /// Looks each of the vendor's faults up.
+    /// Assesses a host by all faults in the vendor's table.
     #[must_use]
     pub fn of(host: &HostFeatures, vendor: Vendor) -> Self {
         let mut all = Self::default();
@@ -555,7 +555,7 @@ impl Assessment {
 }
 
 impl Fault {
-    /// All tables, as a document in Markdown.
+    /// The document of all tables, in Markdown.
     #[must_use]
     pub fn document() -> String {
         let mut text = String::from(HEAD);

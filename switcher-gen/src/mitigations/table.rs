@@ -1,10 +1,10 @@
 //! The faults of each vendor's CPUs, as data.
 //!
 //! The lists of models are those that Intel publishes ("Affected Processors: Transient Execution
-//! Attacks & Related Security Issues by CPU") and AMD's bulletins name; they were compared with
-//! Linux' documentation (Documentation/admin-guide/hw-vuln). What a CPU is not known to be free of,
-//! it has: only where a vendor lists the affected ones and gives no bit for the others, the list
-//! decides.
+//! Attacks & Related Security Issues by CPU") and that AMD's bulletins name; they were compared
+//! with Linux' documentation (Documentation/admin-guide/hw-vuln). A CPU is taken to have every
+//! fault that it is not known to be free of. The list decides only where a vendor lists the
+//! affected CPUs and gives no bit for the others.
 
 use super::fault::{
     Countermeasure, Cpus, Done, Duty, Elsewhere, Fault, Instead, Is, Measure, Place, Switch,
@@ -12,7 +12,7 @@ use super::fault::{
 use super::{Bhb, Rsb};
 use crate::arch::{ArchCapabilities as Caps, Speculation as Said};
 
-// Intel's models.
+// These are Intel's models.
 const IVY_BRIDGE: Cpus = Cpus::intel(0x3A, "Ivy Bridge");
 const HASWELL: Cpus = Cpus::intel(0x3C, "Haswell");
 const HASWELL_L: Cpus = Cpus::intel(0x45, "Haswell-ULT");
@@ -62,27 +62,28 @@ const ARROW_LAKE_H: Cpus = Cpus::intel(0xC5, "Arrow Lake-H");
 const ARROW_LAKE_U: Cpus = Cpus::intel(0xB5, "Arrow Lake-U");
 const GRACEMONT: Cpus = Cpus::intel(0xBE, "Alder Lake-N");
 
-// AMD's families.
+// These are AMD's families.
 const UP_TO_ZEN_2: Cpus = Cpus::families(0, 0x18, "all up to Zen 2 and Hygon's Dhyana");
 const ZEN_3_AND_4: Cpus = Cpus::families(0x19, 0x19, "Zen 3 and 4");
 const ZEN_TO_ZEN_2: Cpus = Cpus::families(0x17, 0x18, "Zen 1, Zen 2 and Hygon's Dhyana");
 
-/// Enhanced IBRS, switched on: what less privileged code has trained predicts nothing.
+/// Enhanced IBRS is switched on: what less privileged code has trained predicts nothing.
 const ENHANCED_IBRS_ON: Is = Is::All(&[Is::Has(Caps::IBRS_ALL), Is::On(Switch::Ibrs)]);
 
 const ENHANCED_IBRS: Instead =
     Instead { offered: Is::Has(Caps::IBRS_ALL), switches: &[Switch::Ibrs] };
 
-/// The return stack buffer is filled on every CPU, whatever the host has set. What lets other hosts
-/// do without is that SMEP makes of a guest's return addresses no supervisor's code: but on a root
-/// of its own a guest may execute at the address of any function of the host's that its root does
-/// not map, and what a CALL there has left leads, after an exit, to that function. So Linux says of
-/// poisoned entries behind a VM's exit that "SMEP provides no protection here"
-/// (arch/x86/kernel/cpu/bugs.c). That enhanced IBRS has them away is promised of the exits of VMX,
-/// and automatic IBRS' of SVM's, not of a way from CPL 3 to CPL 0.
+/// The return stack buffer is filled on every CPU, whatever the host has set. Other hosts do
+/// without because under SMEP the return addresses that a guest leaves there lead to no code that
+/// the supervisor could execute. But on a root of its own a guest may execute at the address of any
+/// function of the host's that its root does not map, and what a CALL there has left leads, after
+/// an exit, to that function. So Linux says of poisoned entries after a VM's exit that "SMEP
+/// provides no protection here" (arch/x86/kernel/cpu/bugs.c). That enhanced IBRS removes them is
+/// promised for exits of VMX, and that automatic IBRS does is promised for those of SVM, but not
+/// for a way from CPL 3 to CPL 0.
 const FILL_RETURNS: Countermeasure = plain(Measure::Rsb(Rsb::Full));
 
-/// What SMEP is still for.
+/// What SMEP is still needed for.
 const LEADS_TO_NO_USER_PAGE: Duty = Duty {
     when: Is::Always,
     place: Switch::Smep.place(),
@@ -91,7 +92,7 @@ const LEADS_TO_NO_USER_PAGE: Duty = Duty {
     done: Done::If(Is::On(Switch::Smep)),
 };
 
-/// As [`Countermeasure`] that cannot fault and needs no microcode.
+/// A [`Countermeasure`] that cannot fault and needs no microcode.
 const fn plain(measure: Measure) -> Countermeasure {
     Countermeasure { when: Is::Always, measure, exists: Is::Always, works: Is::Always }
 }
@@ -110,13 +111,13 @@ const NO_INDIRECT: &str = "it has no indirect jump or call, and the runtime lead
 const SMT: &str = "run no other guest, and nothing with secrets, on the core's other thread while a \
                    guest runs on this one, or switch the other off";
 
-/// The core has another thread, or may have: what a hypervisor lets a virtual CPU say of its
-/// siblings need not be so.
+/// The core has another thread, or may have one: what a hypervisor lets a virtual CPU report of its
+/// siblings need not be true.
 const THREADS: Is = Is::Any(&[Is::Says(Said::SMT), Is::Says(Said::HYPERVISOR)]);
 
 /// What the host's returns need of an exit where a guest can train them. Untraining needs nothing
-/// of the CPU; it comes first, so that a host with return thunks has it whatever the CPU says of
-/// IBPB.
+/// of the CPU, and it comes first, so that a host with return thunks has it whatever the CPU
+/// reports of IBPB.
 const fn returns(works: Is) -> [Countermeasure; 2] {
     [
         Countermeasure { when: Is::ReturnThunks, works, ..plain(Measure::Untrain) },
@@ -137,9 +138,10 @@ const BEFORE_THE_VMM_OR_BY_AN_EXIT: &str = "write IBPB to PRED_CMD before the VM
                                             after a guest on this CPU, as `Cpu::barrier_before_user_mode` \
                                             of the runtime does; or exit with `+ibpb`, which has done it";
 
-/// Which CPUs suffer is published of guests of VMX and SVM, where some CPUs tell guest and host
-/// apart. A guest of this kind is at CPL 3 as the VMM is, so that none does, and so it is on a
-/// virtual CPU: no exit of its hypervisor's lies between the two.
+/// The published lists of affected CPUs are about guests of VMX and SVM, where some CPUs
+/// distinguish guest and host. A guest of a switcher is at CPL 3 like the VMM, so no CPU
+/// distinguishes them, and neither does a virtual CPU: no exit of its hypervisor's lies between the
+/// two.
 const VMM: Duty = Duty { when: Is::Always, place: Place::Software, what: "", done: Done::Unseen };
 
 const VMSCAPE: &str = "ETH Zurich, \"VMScape\"; Linux, hw-vuln/vmscape.rst; the affected CPUs named there are \
@@ -149,8 +151,8 @@ const VMSCAPE_AND_AMD: &str = "ETH Zurich, \"VMScape\" (AMD-SB-7046); Linux, hw-
                                CPUs named there are those that do not tell the guests of SVM from user \
                                mode, and here guests are user mode";
 
-/// Fill buffers that VERW does not overwrite any more: a switch that hypervisors use for guests
-/// (Linux, arch/x86/kvm/vmx/vmx.c, vmx_disable_fb_clear).
+/// VERW does not overwrite fill buffers any more: hypervisors use this switch for guests (Linux,
+/// arch/x86/kvm/vmx/vmx.c, vmx_disable_fb_clear).
 const FILL_BUFFERS: Duty = Duty {
     when: Is::Has(Caps::FB_CLEAR_CTRL),
     place: Switch::FillBuffersCleared.place(),
@@ -262,9 +264,9 @@ pub(super) static INTEL: &[Fault] = &[
         cves: &["CVE-2022-0001", "CVE-2022-0002", "CVE-2024-2201"],
         suffers: Is::Not(&Is::Has(Caps::BHI_NO)),
         code: &[
-            // Where the history is known to be short. That BHI_CTRL is not said shows nothing:
-            // older microcode lacks it, a hypervisor may hide it, and a virtual CPU's model is its
-            // hypervisor's choice.
+            // The sequence is short only where the history is known to be short. That BHI_CTRL is
+            // not reported shows nothing: older microcode lacks it, a hypervisor may hide it, and a
+            // virtual CPU's model is its hypervisor's choice.
             Countermeasure {
                 when: Is::All(&[
                     Is::Cpu(&[
@@ -704,7 +706,7 @@ pub(super) static INTEL: &[Fault] = &[
 const AUTOMATIC_IBRS: Instead =
     Instead { offered: Is::Says(Said::AUTOMATIC_IBRS), switches: &[Switch::AutomaticIbrs] };
 
-/// A guest's speculation goes past UMIP and CR4.TSD; AMD mends neither.
+/// A guest's speculation ignores UMIP and CR4.TSD, and AMD mends neither.
 const NO_SECRETS: &str = "have no secret in CR0, CR4, GDTR, IDTR, LDTR, TR or TSC_AUX while a guest runs, whatever \
                           UMIP and TSD forbid: `Guest::tsc_aux` gives a guest one of its own";
 
@@ -961,7 +963,7 @@ pub(super) static AMD: &[Fault] = &[
     },
 ];
 
-/// What is published of speculation and asks nothing of a switcher, nor of its host for a
+/// Publications about speculation that ask nothing of a switcher, nor of its host for the
 /// switcher's sake.
 pub(super) static ELSEWHERE: &[Elsewhere] = &[
     Elsewhere {

@@ -8,7 +8,7 @@ use crate::arch::fake::{FakeCpu, features};
 type Caps = ArchCapabilities;
 type Said = Speculation;
 
-/// A host made up: who, what it says and has, and how it is set up.
+/// A host that is made up: its CPU, what that reports and has, and how the host is set up.
 #[derive(Clone, Copy, Default)]
 struct Host {
     cpu: (u16, u8, u8),
@@ -28,7 +28,7 @@ struct Set {
 }
 
 impl Set {
-    /// Everything as the table wants it.
+    /// Everything is set as the table wants it.
     const ALL: Self = Self {
         smep: true,
         automatic_ibrs: true,
@@ -38,7 +38,7 @@ impl Set {
         return_thunks: false,
     };
 
-    /// All but that.
+    /// Everything is set as the table wants it, but for `switch`.
     fn but(switch: Switch) -> Self {
         let mut set = Self::ALL;
         match switch {
@@ -90,8 +90,8 @@ fn fault(vendor: Vendor, name: &str) -> &'static Fault {
     Fault::of(vendor).iter().find(|fault| fault.name.starts_with(name)).unwrap()
 }
 
-/// One fault on one host, whatever else it suffers from: what the code does, and where the host is
-/// told to do something.
+/// Assesses one fault on one host, whatever other faults it has: what the code does, and where the
+/// host is told to do something. The result is `None` if the host does not have the fault.
 fn alone(vendor: Vendor, name: &str, host: Host) -> Option<(String, Vec<Place>)> {
     let (fault, host) = (fault(vendor, name), host.features(vendor));
     fault.suffers.on(&host).then(|| {
@@ -135,8 +135,8 @@ const ZEN_2: Host = cpu(0x17, 0x31, 0);
 const ZEN_4: Host = cpu(0x19, 0x11, 1);
 const ZEN_5: Host = cpu(0x1A, 0x02, 1);
 
-/// A host that suffers, with nothing set; what the code does there, and where the host is told to
-/// do something; and one that does not suffer, if there is one.
+/// A fault; a host that has it, with nothing set; what the code does there; where the host is told
+/// to do something; and a host that does not have it, if there is one.
 type Row = (&'static str, Host, &'static str, &'static [&'static str], Option<Host>);
 
 const INTEL_ROWS: &[Row] = &[
@@ -294,7 +294,7 @@ fn each_row_applies_where_it_says_and_nowhere_else() {
     }
 }
 
-/// Row 59: a capability alone spares nothing, nor does it with all but one of what has to be set.
+/// A capability alone spares nothing (row 59), nor does it with all but one of the switches on.
 #[test]
 fn code_is_left_out_if_all_that_replaces_it_is_set_and_told_of_each_that_is_not() {
     for (vendor, rows) in [(Vendor::Intel, INTEL_ROWS), (Vendor::Amd, AMD_ROWS)] {
@@ -315,7 +315,7 @@ fn code_is_left_out_if_all_that_replaces_it_is_set_and_told_of_each_that_is_not(
             }
         }
     }
-    // Set, but not there: the bits mean nothing.
+    // The bits are set where they do not exist, and so mean nothing.
     let set = SKYLAKE.set(Set::ALL);
     assert_eq!(alone(Vendor::Intel, "Branch target injection (", set).unwrap().0, "");
     assert_eq!(alone(Vendor::Intel, "Branch history", set).unwrap().0, "+bhb");
@@ -378,12 +378,12 @@ fn microcode_that_is_missing_is_told_and_only_what_would_fault_is_left_out() {
     let zen_4 = says(ZEN_4, Said::IBPB.union(Said::IBPB_BRTYPE));
     assert_eq!(amd("Speculative return", zen_4), ("+ibpb".into(), no));
     assert_eq!(amd("Transient", ZEN_4), ("+verw".into(), yes));
-    // Either of TSA's halves is enough.
+    // One of the two halves of TSA is enough.
     assert_eq!(amd("Transient", says(ZEN_4, Said::TSA_SQ_NO)).0, "+verw");
     assert_eq!(amd("Transient", says(ZEN_4, Said::TSA_L1_NO)).0, "+verw");
     let neither = says(ZEN_4, Said::TSA_SQ_NO.union(Said::TSA_L1_NO));
     assert_eq!(alone(Vendor::Amd, "Transient", neither), None);
-    // A virtual CPU that nobody knows, but told that VERW is of use.
+    // This is a virtual CPU that nobody knows, which reports that VERW is of use.
     assert_eq!(amd("Transient", says(cpu(0x1B, 0, 0), Said::VERW_CLEAR)), ("+verw".into(), no));
 }
 
@@ -393,8 +393,8 @@ fn the_longer_sequence_is_for_longer_histories_and_for_who_cannot_know() {
     assert_eq!(code(CASCADE_LAKE), "+bhb");
     assert_eq!(code(says(ALDER_LAKE, Said::BHI_CTRL)), "+bhblong");
     assert_eq!(code(says(CASCADE_LAKE, Said::HYPERVISOR)), "+bhblong");
-    // On iron, without the microcode that brings BHI_CTRL: Alder Lake, Raptor Lake, Meteor Lake,
-    // Sapphire Rapids, and what nobody knows yet.
+    // These are physical CPUs without the microcode that brings BHI_CTRL: Alder Lake, Raptor Lake,
+    // Meteor Lake, Sapphire Rapids, and one that nobody knows yet.
     for model in [0x97, 0x9A, 0xB7, 0xBA, 0xBF, 0xAA, 0xAC, 0x8F, 0xF0] {
         assert_eq!(code(cpu(6, model, 2)), "+bhblong", "{model:#x}");
     }
@@ -404,8 +404,8 @@ fn the_longer_sequence_is_for_longer_histories_and_for_who_cannot_know() {
     }
 }
 
-/// A virtual CPU's model is its hypervisor's choice: where nothing but a list of models says who
-/// suffers, it does, unless it has a bit that says that it does not.
+/// A virtual CPU's model is its hypervisor's choice. Where only a list of models says which CPUs
+/// have a fault, it is taken to have the fault, unless it has a bit that says that it has not.
 #[test]
 fn a_virtual_cpu_of_whatever_model_has_what_only_lists_of_models_tell_of() {
     let named = |vendor| move |name| fault(vendor, name);
@@ -430,7 +430,7 @@ fn a_virtual_cpu_of_whatever_model_has_what_only_lists_of_models_tell_of() {
     let its_no = has(says(NEW, Said::HYPERVISOR), Caps::ITS_NO);
     assert_eq!(alone(Vendor::Intel, "Indirect target", its_no), None);
     // Every other list of models stands beside a bit that hypervisors set for CPUs that they move
-    // about, or is of those that do not suffer.
+    // about, or lists the CPUs that do not have the fault.
     let bits = [Caps::RSBA, Caps::FB_CLEAR, Caps::RFDS_CLEAR];
     let virtual_cpu = says(NEW, Said::HYPERVISOR);
     for (name, bit) in ["Retbleed", "Stale", "Register file"].into_iter().zip(bits) {
@@ -439,7 +439,7 @@ fn a_virtual_cpu_of_whatever_model_has_what_only_lists_of_models_tell_of() {
     }
 }
 
-/// Hosts of every kind that the tables tell apart.
+/// Hosts of every kind that the tables distinguish.
 fn all_hosts(vendor: Vendor) -> Vec<Host> {
     const HOSTS_OF_INTEL: &[Host] = &[NEW, SKYLAKE, CASCADE_LAKE, ALDER_LAKE];
     const SAID_BY_INTEL: &[Said] =
@@ -469,7 +469,7 @@ fn all_hosts(vendor: Vendor) -> Vec<Host> {
     hosts.iter().flat_map(|host| all.clone().map(|chosen| says(*host, some(chosen)))).collect()
 }
 
-/// Zen 1 and 2 that do not say IBPB got neither that nor untraining.
+/// Zen 1 and 2 that do not report IBPB once got neither that nor untraining.
 #[test]
 fn return_thunks_never_mean_fewer_measures() {
     for vendor in [Vendor::Intel, Vendor::Amd] {
@@ -481,8 +481,8 @@ fn return_thunks_never_mean_fewer_measures() {
             assert!(has.covers(had), "{:?} {:?}: {has}, not {had}", host.cpu, host.says);
             assert!(!has.ibpb && !had.untrain);
             assert_eq!(has.fit(vendor), Ok(()));
-            // Whoever suffers has the one or the other; without the other, only for want of an
-            // IBPB.
+            // A host with the fault has one of the two measures; it has none without return thunks
+            // only if there is no IBPB.
             let suffers = Fault::of(vendor).iter().any(|fault| {
                 fault.code.iter().any(|code| matches!(code.measure, Measure::Ibpb))
                     && fault.suffers.on(&features)
@@ -496,8 +496,8 @@ fn return_thunks_never_mean_fewer_measures() {
     assert_eq!(Mitigations::for_cpu(&zen_2, Vendor::Amd).to_string(), "+untrain+rsb");
 }
 
-/// What the vendors have published of speculation that software can know by a number: each has a
-/// row, or a line that says why it has none.
+/// The document has every publication of the vendors about speculation that software can know by a
+/// number: each has a row, or a line that says why it has none.
 #[test]
 fn every_number_that_is_public_is_in_the_document() {
     const PUBLIC: &[&str] = &[
@@ -563,7 +563,7 @@ fn every_number_that_is_public_is_in_the_document() {
         let (before, after) = document.split_once(&format!("CVE-{number}")).expect(number);
         assert!(!before.is_empty() && !after.starts_with(|c: char| c.is_ascii_digit()), "{number}");
     }
-    // And what has a line is in no row.
+    // What has a line under `ELSEWHERE` is in no row.
     for Elsewhere { name, cves, why } in Elsewhere::ALL {
         let rows = [Vendor::Intel, Vendor::Amd].map(Fault::of).into_iter().flatten();
         let mut numbers = rows.flat_map(|fault| fault.cves);
@@ -571,8 +571,8 @@ fn every_number_that_is_public_is_in_the_document() {
     }
 }
 
-/// Row 21 is of pairs of roots: a page of the host's that no guest's root maps is read through its
-/// global translation all the same.
+/// Row 21 is about pairs of roots: a page of the host's that no guest's root maps can still be read
+/// through its global translation.
 #[test]
 fn meltdowns_duties_are_about_the_hosts_own_root_too() {
     let duties = fault(Vendor::Intel, "Meltdown").duties;
@@ -598,7 +598,7 @@ fn microcodes_switches_count_only_where_they_were_read() {
         ("Asynchronous", says(NEW, Said::MD_CLEAR.union(Said::RTM))),
         ("Stale", has(SKYLAKE, Caps::FB_CLEAR)),
     ] {
-        // Without FB_CLEAR_CTRL there is nothing that could spare the fill buffers.
+        // Without FB_CLEAR_CTRL no setting can spare the fill buffers.
         assert!(!told(name, host), "{name}");
         let host = has(host, Caps::FB_CLEAR_CTRL);
         assert!(told(name, host), "{name}");
@@ -607,7 +607,8 @@ fn microcodes_switches_count_only_where_they_were_read() {
     }
 }
 
-/// What a virtual CPU says of its siblings need not be so, and threads only matter on some CPUs.
+/// What a virtual CPU reports of its siblings need not be true, and threads matter only on some
+/// CPUs.
 #[test]
 fn a_core_of_a_virtual_cpu_is_taken_to_have_threads() {
     let suffers = |vendor, name, host| alone(vendor, name, host).is_some();
@@ -629,10 +630,10 @@ fn steppings_decide_where_a_model_has_both_kinds() {
         assert!(is_affected((model, last_free), "Indirect target").is_none());
         assert!(is_affected((model, last_free + 1), "Indirect target").is_some());
     }
-    // Atoms had no such machine check, though they do not say so.
+    // Atoms had no such machine check, though they do not report that.
     assert!(is_affected((0x5C, 0), "Machine check").is_none());
     assert!(is_affected((0x55, 7), "Machine check").is_some());
-    // The bit that hypervisors make up, and the one that only unaffected cores have.
+    // One is the bit that hypervisors set, the other one that only unaffected cores have.
     for free in [has(CASCADE_LAKE, Caps::ITS_NO), says(CASCADE_LAKE, Said::BHI_CTRL)] {
         assert_eq!(alone(Vendor::Intel, "Indirect target", free), None);
     }
@@ -656,7 +657,7 @@ fn what_nobody_can_see_is_listed_apart() {
     );
 }
 
-/// Or a variant for the host would be refused as illegal.
+/// Otherwise a variant for the host would be refused as illegal.
 #[test]
 fn what_a_table_chooses_is_for_its_vendors_cpus() {
     for vendor in [Vendor::Intel, Vendor::Amd] {
