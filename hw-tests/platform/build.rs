@@ -1,4 +1,4 @@
-//! Link arguments of a bare-metal image.
+//! Makes the linker's arguments for a bare-metal image.
 //!
 //! A package with a bare-metal binary depends on `hw-platform`, and its build script passes every
 //! one of the semicolon-separated arguments in `DEP_HW_PLATFORM_LINK_ARGS` on to the linker: see
@@ -12,11 +12,11 @@ fn main() {
     let script = Path::new(&directory).join("image.ld");
     let script = script.display();
     let arguments = [
-        // No C start-up code and no C library: boot.rs is the start, linkage.rs the few functions
-        // that `core` expects of a C library.
+        // There is no C start-up code and no C library: boot.rs is the start, and linkage.rs has
+        // the few functions that `core` expects of a C library.
         "-nostartfiles".to_string(),
         "-nostdlib".to_string(),
-        // The addresses in image.ld are final; nobody would process relocations.
+        // The addresses in image.ld are final, as nobody would process relocations.
         "-static".to_string(),
         "-no-pie".to_string(),
         format!("-Wl,-T,{script}"),

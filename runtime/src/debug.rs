@@ -185,6 +185,7 @@ impl GuestDebug {
     /// Makes the breakpoints live on this CPU, until [`disarm`](Self::disarm): directly around the
     /// guest. The result is what the host had in DR0 to DR3.
     ///
+    /// # Safety
     /// Must be called at CPL 0, with interrupts off, on the CPU that enters the guest; the host has
     /// no breakpoints of its own enabled, and DR7.GD is clear.
     pub(crate) unsafe fn arm(&self) -> [u64; 4] {

@@ -313,9 +313,9 @@ impl HostSymbol {
     /// registers that ring 0 does not use, such as XMM, are a guest's.
     pub const NMI: Self = Self("switcher_host_nmi");
     /// A machine check has interrupted ring 0; what [`NMI`](Self::NMI) says holds here, too. NMIs
-    /// may be blocked, and what was interrupted is then resumed without an IRET: the hook leaves RIP
-    /// within the switcher's routines if it was there, and outside of them, with RF clear, if it was
-    /// outside.
+    /// may be blocked, and what was interrupted is then resumed without an IRET: the hook leaves
+    /// RIP within the switcher's routines if it was there, and outside of them, with RF clear, if
+    /// it was outside.
     pub const MACHINE_CHECK: Self = Self("switcher_host_machine_check");
     /// Something has happened in ring 0 that cannot happen. The hook must not return.
     pub const FATAL: Self = Self("switcher_host_fatal");

@@ -31,7 +31,7 @@ global_asm!(
     .section .text.model, "ax", @progbits
 
     // extern "C" fn(state: *const PtRegs) -> *const PtRegs
-    // Goes to that state, which is of CPL0; returns what an event left.
+    // Goes to that state, which is of CPL 0; returns what an event left.
     .global hw_kernel_model_enter
 hw_kernel_model_enter:
     push    rbx
@@ -60,7 +60,7 @@ hw_kernel_model_enter:
     add     rsp, 8                      // orig_ax
     iretq
 
-    // An event at CPL0: RSP = the PtRegs, on the stack that the IDT names; everything else is the
+    // An event at CPL 0: RSP = the PtRegs, on the stack that the IDT names; everything else is the
     // program's.
     .global hw_kernel_model_landing
 hw_kernel_model_landing:
@@ -357,7 +357,7 @@ impl Machine {
         // SAFETY: the landing takes a `PtRegs` at RSP, wherever it is; until the next line but one,
         // nothing is executed but the program.
         unsafe { events::catch(Stack::DoubleFault, landing) }
-        // SAFETY: the state is of CPL0, at a program that was written to end with an exception, on
+        // SAFETY: the state is of CPL 0, at a program that was written to end with an exception, on
         // a page of its own. All that it changes is restored: registers and flags by the landing,
         // the rest below. Interrupts that it may allow are masked at their controllers.
         let frame = unsafe { hw_kernel_model_enter(&raw const start) };

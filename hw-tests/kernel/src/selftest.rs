@@ -33,7 +33,7 @@ global_asm!(
     .section .entry.text, "ax", @progbits
 
     // extern "C" fn(state: *const PtRegs, cr3: u64) -> *const PtRegs
-    // Enters CPL3 with that state, under that root; returns what an event left.
+    // Enters CPL 3 with that state, under that root; returns what an event left.
     .global hw_kernel_selftest_enter
 hw_kernel_selftest_enter:
     push    rbx
@@ -176,7 +176,7 @@ const PLAIN: EventTest =
 
 /// All of them, in the order in which they are run.
 ///
-/// They show that the kernel is fit to judge a switcher: that an event from CPL3 leaves an exact
+/// They show that the kernel is fit to judge a switcher: that an event from CPL 3 leaves an exact
 /// `PtRegs`, whatever the vector, and that code of the host is mapped in no guest's root and never
 /// writable while it is executable. The last one is the other way round: the CPU judges the model.
 pub(crate) const TESTS: &[SelfTest] = &[
@@ -224,7 +224,7 @@ pub(crate) const TESTS: &[SelfTest] = &[
                 regs.rip = CODE + 3 * SLOT;
                 regs.rdi = NOTHING;
             },
-            // A write, from CPL3, to a page that is not present.
+            // A write, from CPL 3, to a page that is not present.
             expect: |regs| regs.orig_ax = event(vector::PF, 6),
             cr2: Some(NOTHING),
             ..PLAIN
@@ -370,7 +370,7 @@ fn run(guest: &Guest, test: &EventTest) -> Result<(), String> {
     // SAFETY: the sp0 stack is a static larger than this, and no event is being handled.
     unsafe { place.write(start) }
     gs::set_inactive(GUEST_GS);
-    // SAFETY: the space maps the host as the current one does; the state is CPL3's, or one that
+    // SAFETY: the space maps the host as the current one does; the state is CPL 3's, or one that
     // faults on the IRETQ, which `all` has named; either way it comes back through the landing,
     // which restores CR3, the stack and the registers the C ABI preserves.
     let frame = unsafe { hw_kernel_selftest_enter(place, guest.space.cr3()) };

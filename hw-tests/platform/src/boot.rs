@@ -1,12 +1,12 @@
-//! From the boot loader to Rust: the multiboot header, the way into long mode, the way from there
-//! to five-level paging.
+//! From the boot loader to Rust: the multiboot header, the switch to long mode, and the one from
+//! there to five-level paging.
 //!
-//! What a multiboot (version 1) loader leaves: 32-bit protected mode, paging off, interrupts off,
-//! EAX = [`LOADER_MAGIC`], EBX = the physical address of the information structure, every other
-//! register undefined, the stack pointer too. The BSS is zero.
+//! A multiboot (version 1) loader leaves this state: 32-bit protected mode, paging off, interrupts
+//! off, EAX = [`LOADER_MAGIC`], EBX = the physical address of the information structure. Every
+//! other register is undefined, the stack pointer too. The BSS is zero.
 //!
 //! The header carries addresses (the "a.out kludge", flag 16), because QEMU's `-kernel` refuses a
-//! 64-bit ELF file that leaves them to the ELF headers. GRUB takes them as well.
+//! 64-bit ELF file without them. GRUB accepts them as well.
 //!
 //! Rust code runs only once SSE is on: the precompiled `core` uses it.
 
@@ -15,14 +15,14 @@ use core::arch::{asm, global_asm};
 use switcher_gen::arch::Msr;
 use x86_64::registers::control::Cr4;
 
-/// What a multiboot loader leaves in EAX.
+/// The value that a multiboot loader leaves in EAX.
 pub const LOADER_MAGIC: u32 = 0x2BAD_B002;
 
 /// How many CPUs are used at most; further ones are left asleep.
 pub const MAX_CPUS: usize = 4;
 
-/// The code segment that [`switch_to_la57`] passes through: 32 bits, CPL0. It is the first entry of
-/// the boot GDT and of the one in [`crate::segments`].
+/// The selector of the code segment that [`switch_to_la57`] passes through: 32 bits, CPL 0. Its
+/// descriptor is the first entry of the boot GDT and of the one in [`crate::segments`].
 pub(crate) const BOOT_CS32: u16 = 0x08;
 
 global_asm!(
@@ -50,7 +50,7 @@ hw_platform_start:
     mov     ebp, eax                    // the loader's magic
     mov     edi, ebx                    // its information structure
 
-    // Long mode? CPUID exists on everything a 2024 loader boots.
+    // Does the CPU have long mode? Everything that a loader boots today has CPUID.
     mov     eax, 0x80000000
     cpuid
     cmp     eax, 0x80000001
@@ -60,7 +60,7 @@ hw_platform_start:
     bt      edx, 29
     jnc     2f
 
-    // The first GiB, identity-mapped in pages of 2 MiB. memory/ replaces this.
+    // The first GiB is identity-mapped in pages of 2 MiB. memory/ replaces this.
     mov     dword ptr [hw_platform_boot_pml4], offset hw_platform_boot_pdpt + 3
     mov     dword ptr [hw_platform_boot_pdpt], offset hw_platform_boot_pd + 3
     xor     ecx, ecx
@@ -226,7 +226,7 @@ hw_platform_boot_gdtr:
 hw_platform_boot_pml4:    .skip 4096
 hw_platform_boot_pdpt:    .skip 4096
 hw_platform_boot_pd:      .skip 4096
-    // What the CPU being started loads; one is started at a time.
+    // A CPU that is being started loads these. One is started at a time.
     .global hw_platform_started_cr3, hw_platform_started_cr4
     .global hw_platform_started_stack, hw_platform_started_entry
 hw_platform_started_cr3:   .skip 8
@@ -248,7 +248,7 @@ hw_platform_boot_stack_top:
     efer = const Msr::Efer.address(),
 );
 
-/// Bytes of the stack that the host's own code runs on, its guard page included.
+/// The size in bytes of the stack on which the host's own code runs, its guard page included.
 pub const BOOT_STACK_SIZE: usize = 256 * 1024;
 
 unsafe extern "C" {
@@ -268,7 +268,7 @@ fn started_stack_guard(cpu: usize) -> u64 {
     (&raw const hw_platform_started_stacks).addr() as u64 + ((cpu - 1) * BOOT_STACK_SIZE) as u64
 }
 
-/// The guard pages of all of them.
+/// The guard pages of the stacks of all started CPUs.
 pub(crate) fn started_stack_guards() -> impl Iterator<Item = u64> {
     (1..MAX_CPUS).map(started_stack_guard)
 }
@@ -281,13 +281,13 @@ pub(crate) fn start_code() -> &'static [u8] {
     unsafe { core::slice::from_raw_parts(start, end.addr() - start.addr()) }
 }
 
-/// Writes down what the next CPU to be started loads: the host's root, and this CPU's paging mode.
-/// Then it calls `entry`.
+/// Stores what the next CPU to be started loads: the host's root, and this CPU's paging mode. That
+/// CPU then calls `entry`.
 ///
 /// # Safety
 /// No other CPU is being started.
 pub(crate) unsafe fn prepare_start(cpu: usize, cr3: u32, entry: extern "C" fn() -> !) {
-    /// PAE, OSFXSR, OSXMMEXCPT, LA57.
+    /// The bits PAE, OSFXSR, OSXMMEXCPT and LA57.
     const CR4: u64 = 1 << 5 | 1 << 9 | 1 << 10 | 1 << 12;
     let cr4 = Cr4::read_raw() & CR4;
     let stack = started_stack_guard(cpu) + BOOT_STACK_SIZE as u64;
@@ -298,7 +298,7 @@ pub(crate) unsafe fn prepare_start(cpu: usize, cr3: u32, entry: extern "C" fn() 
         (&raw mut hw_platform_started_entry, entry as usize as u64),
     ] {
         // SAFETY: the words are statics that only a CPU being started reads, and no CPU is being
-        // started. Volatile, as it does so behind the compiler's back.
+        // started. The write is volatile, as the compiler does not see that CPU's reads.
         unsafe { place.write_volatile(value) }
     }
 }
@@ -317,20 +317,20 @@ pub(crate) fn stack_guard() -> u64 {
 /// Turns five-level paging on, which takes turning paging off in between, and loads `cr3`.
 ///
 /// # Safety
-/// `cr3` is the root of five-level tables that identity-map the whole image, like the tables in
-/// force do. CR4.PCIDE is clear, interrupts are off, and the segment at 0x08 of the loaded GDT is
+/// `cr3` is the root of five-level tables that identity-map the whole image, as the current tables
+/// do. CR4.PCIDE is clear, interrupts are off, and the segment at 0x08 of the loaded GDT is
 /// [`BOOT_CS32`]. The CPU has LA57.
 pub(crate) unsafe fn switch_to_la57(cr3: u32) {
-    // SAFETY: the caller's promises are what the routine needs: the code, the stack (both below
-    // 4 GiB and identity-mapped) and the descriptors stay where they are under either tables and
-    // with paging off; the routine preserves the registers the C ABI wants preserved.
+    // SAFETY: the caller's promises are what the routine needs: the code, the stack (both below 4
+    // GiB and identity-mapped) and the descriptors stay where they are under either tables and with
+    // paging off; the routine preserves the registers that the C ABI wants preserved.
     unsafe { hw_platform_switch_to_la57(cr3) }
 }
 
 /// Stops this CPU for good.
 pub fn halt() -> ! {
     loop {
-        // SAFETY: with interrupts off, HLT stops the CPU; a stray NMI's handler does not return.
+        // SAFETY: with interrupts off, HLT stops the CPU; the loop repeats it after an NMI.
         unsafe { asm!("cli", "hlt", options(nomem, nostack)) }
     }
 }

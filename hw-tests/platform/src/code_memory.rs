@@ -1,4 +1,4 @@
-//! Pages for the switcher: what `runtime` asks of a host.
+//! Pages for the switcher, as `runtime` asks a host for them.
 
 use alloc::vec::Vec;
 use core::ptr::NonNull;
@@ -7,8 +7,8 @@ use switcher_runtime::{CodeMapping, Protection};
 
 use crate::memory::{self, Flags, Frame, HIGH_BASE, MapError, PAGE};
 
-/// Hands out pages of the high host range, or of those after a per-CPU block, from an address on.
-/// It must live as long as the code.
+/// Hands out pages from an address on, in the high host range or after a per-CPU block. It must
+/// live as long as the code.
 #[derive(Debug)]
 pub struct CodeMemory {
     start: u64,
@@ -22,17 +22,17 @@ impl Default for CodeMemory {
 }
 
 impl CodeMemory {
-    /// From `start` on, where nothing else is mapped.
+    /// Memory from `start` on, where nothing else is mapped.
     #[must_use]
     pub const fn at(start: u64) -> Self {
         Self { start, frames: Vec::new() }
     }
 }
 
-// SAFETY: `reserve` maps fresh frames at addresses nothing else is mapped at; `frames` keeps them,
-// and who makes a `CodeMemory` keeps it for as long as its code. Guests' roots are made afterwards,
-// and map the code as the host's does. `protection` reads the host's tables, and `protect_host`
-// flushes the TLB of the one CPU that has run so far, or that runs this code.
+// SAFETY: `reserve` maps fresh frames at addresses where nothing else is mapped. `frames` keeps
+// them, and whoever makes a `CodeMemory` keeps it for as long as its code. Guests' roots are made
+// afterwards, and map the code as the host's does. `protection` reads the host's tables, and
+// `protect_host` flushes the TLB of the one CPU that has run so far, or that runs this code.
 unsafe impl CodeMapping for CodeMemory {
     type Error = MapError;
 
@@ -61,7 +61,8 @@ unsafe impl CodeMapping for CodeMemory {
         let start = start.addr().get() as u64;
         for page in (start..start + len as u64).step_by(PAGE as usize) {
             // SAFETY: the pages were reserved for code that is not to be run; nothing refers to
-            // them. A page that is not mapped needs no unmapping. The frames stay in `frames`.
+            // them. Unmapping fails only for a page that is not mapped, which needs none. The
+            // frames stay in `frames`.
             let _ = unsafe { memory::unmap_host(page) };
         }
     }

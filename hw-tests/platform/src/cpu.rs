@@ -1,12 +1,13 @@
-//! What this CPU is and can do, and the control bits this kernel wants.
+//! The features of this CPU, and the control bits that this kernel wants.
 //!
-//! What belongs to the switcher's runtime is left alone: EFER.SCE, CR4.FSGSBASE, the SYSCALL MSRs.
+//! The kernel does not touch what belongs to the switcher's runtime: EFER.SCE, CR4.FSGSBASE and the
+//! SYSCALL MSRs.
 //!
 //! # Indirect branch tracking
-//! A switcher for a CPU that tracks indirect branches begins with ENDBR64 wherever one may lead.
-//! The compiler of this kernel's own code, and of the `core` that it came with, puts none anywhere.
-//! So branches are tracked for as long as a switcher runs, from just before its call to just after
-//! ([`track`], [`untrack`]), and while the runtime looks for what it runs on ([`tracked`]).
+//! A switcher for a CPU that tracks indirect branches begins with ENDBR64 wherever such a branch
+//! may lead. This kernel's own code, and the precompiled `core`, are compiled without any. So
+//! branches are tracked only while a switcher runs, from just before its call to just after
+//! ([`track`], [`untrack`]), and while the runtime detects the CPU's features ([`tracked`]).
 
 use core::arch::global_asm;
 use core::fmt;
@@ -48,34 +49,35 @@ impl fmt::Debug for Name {
     }
 }
 
-/// What CPUID says, as far as it matters to the kernel or to whoever reads a report.
+/// The features that CPUID reports, as far as they matter to the kernel or to whoever reads a
+/// report.
 #[derive(Debug, Clone, Copy)]
 pub struct Features {
-    /// `GenuineIntel`, `AuthenticAMD`, ...
+    /// The vendor's string: `GenuineIntel`, `AuthenticAMD` and so on.
     pub vendor: Name,
     /// The brand string, empty if there is none.
     pub brand: Name,
-    /// No-execute pages.
+    /// The CPU has no-execute pages.
     pub nx: bool,
-    /// SYSCALL in long mode.
+    /// The CPU has SYSCALL in long mode.
     pub syscall: bool,
-    /// RDGSBASE and its like.
+    /// The CPU has RDGSBASE and its like.
     pub fsgsbase: bool,
-    /// Process-context identifiers.
+    /// The CPU has process-context identifiers.
     pub pcid: bool,
-    /// INVPCID.
+    /// The CPU has INVPCID.
     pub invpcid: bool,
-    /// SGDT and its like fault at CPL 3.
+    /// The CPU can make SGDT and its like fault at CPL 3.
     pub umip: bool,
-    /// Supervisor-mode execution prevention.
+    /// The CPU has supervisor-mode execution prevention.
     pub smep: bool,
-    /// Supervisor-mode access prevention.
+    /// The CPU has supervisor-mode access prevention.
     pub smap: bool,
-    /// Five-level paging.
+    /// The CPU has five-level paging.
     pub la57: bool,
-    /// Protection keys for user pages.
+    /// The CPU has protection keys for user pages.
     pub pku: bool,
-    /// Indirect branch tracking.
+    /// The CPU has indirect branch tracking.
     pub ibt: bool,
 }
 
@@ -100,7 +102,7 @@ impl Features {
     }
 }
 
-/// Asks CPUID.
+/// Asks CPUID for the features.
 pub(crate) fn detect() -> Features {
     let cpuid = CpuId::with_cpuid_reader(CpuIdReaderNative);
     let basic = cpuid.get_feature_info();
@@ -123,12 +125,12 @@ pub(crate) fn detect() -> Features {
         smap: structured(|leaf| leaf.has_smap()),
         la57: structured(|leaf| leaf.has_la57()),
         pku: structured(|leaf| leaf.has_pku()),
-        // raw-cpuid 11 has no name for it: CPUID.7.0:EDX[20].
+        // raw-cpuid 11 has no name for this bit: CPUID.7.0:EDX[20].
         ibt: structured(|_| CpuIdReaderNative.cpuid2(7, 0).edx & 1 << 20 != 0),
     }
 }
 
-/// Sets the control bits this kernel wants; ends the run on a CPU without NX.
+/// Sets the control bits that this kernel wants. On a CPU without NX, it ends the run.
 pub(crate) fn enable(features: &Features) {
     if !features.nx {
         exit::fatal(format_args!("this CPU has no NX, or the firmware turned it off"));
@@ -142,10 +144,11 @@ pub(crate) fn enable(features: &Features) {
     wanted.set(Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION, features.smep);
     wanted.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, features.smap);
     wanted.set(Cr4Flags::PROTECTION_KEY_USER, features.pku);
-    // By itself it does nothing: S_CET and U_CET say what is done.
+    // By itself this bit does nothing: S_CET and U_CET say what is done.
     wanted.set(Cr4Flags::CONTROL_FLOW_ENFORCEMENT, features.ibt);
     TRACKING.store(if features.ibt { s_cet::ENDBR_EN } else { 0 }, Ordering::Relaxed);
-    // SAFETY: the CPU has what is set, and no page mapped so far is a user page.
+    // SAFETY: the CPU has the features of the bits, and no page that is mapped so far is a user
+    // page.
     unsafe { Cr4::update(|cr4| cr4.insert(wanted)) }
 }
 
@@ -171,7 +174,8 @@ pub fn pcid_enabled() -> bool {
 global_asm!(
     r#"
     .text
-    // Turn it on and off. They change RAX, RCX, RDX and flags, and need the host's root.
+    // These turn tracking on and off. They change RAX, RCX, RDX and flags, and need the host's
+    // root.
     .global hw_platform_track
 hw_platform_track:
     mov     rax, [rip + {tracking}]
@@ -191,26 +195,26 @@ hw_platform_untrack:
 );
 
 unsafe extern "C" {
-    /// Tracks indirect branches from now on, if this CPU can: one that does not lead to an ENDBR64
-    /// is a #CP. For assembly: it keeps all registers but RAX, RCX and RDX.
+    /// Turns tracking of indirect branches on, if this CPU can: a branch that does not lead to an
+    /// ENDBR64 is then a #CP. It is for assembly: it keeps all registers but RAX, RCX and RDX.
     #[link_name = "hw_platform_track"]
     pub fn track();
-    /// Tracks them no more. For assembly, like [`track`].
+    /// Turns tracking off again. It is for assembly, like [`track`].
     #[link_name = "hw_platform_untrack"]
     pub fn untrack();
 }
 
-/// What S_CET is while branches are tracked; 0 on a CPU that cannot.
+/// The value of S_CET while branches are tracked; 0 on a CPU that cannot track them.
 static TRACKING: AtomicU64 = AtomicU64::new(0);
 
-/// Whether switchers run with their branches tracked.
+/// Whether branches are tracked while switchers run.
 #[must_use]
 pub fn is_tracking() -> bool {
     TRACKING.load(Ordering::Relaxed) != 0
 }
 
-/// Whether, while branches are tracked, those with the prefix NOTRACK are not. Switchers have none;
-/// a case that goes on where it has interrupted one does.
+/// Sets whether, while branches are tracked, those with the prefix NOTRACK are exempt. Switchers
+/// have no such branch; a case that resumes what it has interrupted in a switcher has one.
 pub fn set_notrack(allowed: bool) {
     if is_tracking() {
         TRACKING.store(
@@ -220,13 +224,13 @@ pub fn set_notrack(allowed: bool) {
     }
 }
 
-/// Does something of the runtime's with branches tracked. Those of compiled code are let go on by
-/// the handler of this kernel's IDT ([`events`](crate::events)).
+/// Runs code of the runtime with branches tracked. The compiler's own indirect branches are let
+/// through by the handler of this kernel's IDT ([`events`](crate::events)).
 pub fn tracked<R>(work: impl FnOnce() -> R) -> R {
-    // SAFETY: from here to `untrack` this kernel's IDT is in force.
+    // SAFETY: from here to `untrack`, this kernel's IDT is loaded, whose handler takes a #CP.
     unsafe { track() }
     let result = work();
-    // SAFETY: nothing is expected of a branch any more.
+    // SAFETY: no code needs its branches tracked any more.
     unsafe { untrack() }
     result
 }

@@ -1,30 +1,31 @@
 //! The IDT and the stubs that its gates lead to.
 //!
 //! # What the CPU has done before a stub's first instruction
-//! Taken RSP from the TSS (sp0 from CPL3; the IST stack if the gate names one; otherwise, at CPL0,
-//! the interrupted RSP rounded down to 16), pushed SS, RSP, RFLAGS, CS, RIP, and an error code if
-//! the vector has one. IF, TF, NT and RF are clear; AC and DF are whatever they were. CR3 and GS
-//! are whatever was interrupted: from CPL3, the guest's.
+//! It has taken RSP from the TSS (sp0 from CPL 3; the IST stack if the gate names one; otherwise,
+//! at CPL 0, the interrupted RSP rounded down to 16). It has pushed SS, RSP, RFLAGS, CS, RIP, and
+//! an error code if the vector has one. IF, TF, NT and RF are clear; AC and DF are whatever they
+//! were. CR3 and GS are those of what was interrupted: from CPL 3, the guest's.
 //!
-//! # What becomes of an event
-//! While a guest of a switcher runs, its IDT is loaded, and nothing comes here: the switcher calls
-//! what [`hooks`](crate::hooks) names. The rest is this kernel's own:
+//! # How an event is handled
+//! While a guest of a switcher runs, the switcher's IDT is loaded, and no event comes here: the
+//! switcher calls what [`hooks`](crate::hooks) names. All other events are this kernel's own:
 //!
-//! * From CPL3, where the platform's self test enters guests without a switcher: a [`PtRegs`] is
-//!   built where the CPU pushed, with `orig_ax` = vector in the high half, error code (or -1) in
-//!   the low half; SWAPGS; jump to [`RETURN_FROM_GUEST`] with RSP at the frame.
-//! * #NP, #SS or #GP at CPL0 on the IRETQ at [`GUEST_IRETQ`]: that IRETQ was about to start the
+//! * From CPL 3, where the platform's self test enters guests without a switcher: the stub
+//!   completes the CPU's frame to a [`PtRegs`], with the vector in the high half of `orig_ax` and
+//!   the error code (or -1) in the low half, executes SWAPGS, and jumps to [`RETURN_FROM_GUEST`]
+//!   with RSP at the frame.
+//! * #NP, #SS or #GP at CPL 0 on the IRETQ at [`GUEST_IRETQ`]: that IRETQ was about to start the
 //!   guest, so the event is the guest's. Every register is the guest's by then, GS and CR3 too, and
-//!   RSP points to the IRET frame. The `PtRegs` takes that frame as its end, so it says what the
-//!   guest was to be, and goes the same way.
-//! * An NMI at CPL0 is counted.
-//! * #CP at CPL0 for an indirect branch of this kernel's own to its own code: what is compiled has
-//!   no ENDBR64, and goes on. This is what [`tracked`](crate::cpu::tracked) needs.
-//! * Anything else at CPL0 is fatal, unless `catch` is in force. The handler runs on the host's
+//!   RSP points to the IRET frame. The `PtRegs` ends with that frame, so it has the state in which
+//!   the guest was to start, and it is handled like an event of the guest.
+//! * An NMI at CPL 0 is counted.
+//! * #CP at CPL 0 for an indirect branch of this kernel's own to its own code: compiled code has no
+//!   ENDBR64, and is resumed. [`tracked`](crate::cpu::tracked) needs this.
+//! * Any other event at CPL 0 is fatal, unless `catch` is in force. The handler runs on the host's
 //!   root and on a stack of its own, and does not use GS, which may be the guest's.
 //!
 //! The stubs and what they read are in the sections `.entry.text` and `.entry.data`, on pages of
-//! their own, which the self test's root has. A switcher's guests' roots do not.
+//! their own, which the self test's root maps. The roots of a switcher's guests do not.
 
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -41,41 +42,44 @@ use crate::regions::Region;
 use crate::segments::KERNEL_CS;
 use crate::{cpu, high, serial_println};
 
-/// Where a stub goes with a guest's event: RSP is the address of the [`PtRegs`], GS base is the
-/// host's, CR3 the guest's, AC and DF the guest's.
+/// The address to which a stub jumps with a guest's event. RSP is the address of the [`PtRegs`]; GS
+/// base is the host's, CR3 the guest's, and AC and DF are the guest's.
 ///
-/// Until it is set, an event from CPL3 is fatal.
+/// Until it is set, an event from CPL 3 is fatal.
 #[unsafe(link_section = ".entry.data")]
 pub static RETURN_FROM_GUEST: AtomicU64 = AtomicU64::new(0);
 
-/// The address of the IRETQ that starts the guest. Zero if there is none.
+/// The address of the IRETQ that starts the guest; 0 if there is none.
 #[unsafe(link_section = ".entry.data")]
 pub static GUEST_IRETQ: AtomicU64 = AtomicU64::new(0);
 
-/// Where a stub goes with any other event at CPL0. RSP is the address of the [`PtRegs`].
+/// The address to which a stub jumps with any other event at CPL 0. RSP is the address of the
+/// [`PtRegs`].
 #[unsafe(link_section = ".entry.data")]
 static CPL0_EVENT: AtomicU64 = AtomicU64::new(0);
 
-// The stubs push a PtRegs by hand, in this order.
+// The stubs push a `PtRegs` field by field, in this order.
 const _: () = assert!(size_of::<PtRegs>() == 168);
 const _: () = assert!(core::mem::offset_of!(PtRegs, orig_ax) == 0x78);
 const _: () = assert!(core::mem::offset_of!(PtRegs, rdi) == 0x70);
 const _: () = assert!(core::mem::offset_of!(PtRegs, ss) == 0xA0);
 
-/// Bytes from one stub to the next.
+/// The number of bytes from one stub to the next.
 const STRIDE: u64 = 32;
 const VECTORS: usize = 256;
-/// The IRETQ's own faults that a guest can cause: #NP, #SS, #GP.
+/// The lowest vector of the faults of the IRETQ itself that a guest can cause: #NP, #SS, #GP.
 const FIRST_IRETQ_FAULT: u8 = vector::NP;
 const LAST_IRETQ_FAULT: u8 = vector::GP;
-/// The error code of a #CP: an indirect branch that leads to no ENDBR64 (Intel SDM vol. 3, 6.15).
+/// The error code of a #CP for an indirect branch that leads to no ENDBR64 (Intel SDM vol. 3,
+/// 6.15).
 pub const NO_ENDBRANCH: u32 = 3;
 
 global_asm!(
     r#"
     .section .entry.text, "ax", @progbits
 
-    // One stub per vector, {stride} bytes each: .org refuses a longer one, and traps in the rest.
+    // There is one stub per vector, of {stride} bytes: .org refuses a longer one, and fills the
+    // rest with traps.
     .balign {stride}
     .global hw_platform_event_stubs
 hw_platform_event_stubs:
@@ -92,7 +96,7 @@ hw_platform_event_stubs:
     .org    hw_platform_event_stubs + vector * {stride}, 0xCC
     .endr
 
-    // A PtRegs from RSI down, when RDI and all above it are there.
+    // Pushes the registers of a PtRegs from RSI down, when RDI and all above it have been pushed.
     .macro  hw_push_below_rdi
     push    rsi
     push    rdx
@@ -121,7 +125,7 @@ hw_platform_event:
 
 1:  push    rax
     push    rcx                         // RSP -> rcx, rax, orig_ax, RIP, CS, RFLAGS, RSP, SS
-    // CPL0. Is it an NMI? Then the interrupted code goes on.
+    // The event is at CPL 0. Is it an NMI? Then the interrupted code is resumed.
     cmp     dword ptr [rsp + 20], {nmi}
     je      5f
     // Is it an indirect branch of the kernel's own?
@@ -171,8 +175,8 @@ hw_platform_event:
     jb      6b
     jmp     2b
 
-    // Where both kinds of events go that nobody expects; also where RETURN_FROM_GUEST points while
-    // no guest is expected.
+    // Unexpected events of both kinds come here: RETURN_FROM_GUEST points here, too, while no guest
+    // is expected.
 hw_platform_fatal_event:
     endbr64
     mov     rdi, rsp
@@ -211,17 +215,18 @@ unsafe extern "C" {
     static hw_platform_fatal_event: u8;
 }
 
-/// How many NMIs have interrupted CPL0, on all CPUs: here and in [`hooks`](crate::hooks).
+/// The number of NMIs that have interrupted CPL 0, on all CPUs: here and in
+/// [`hooks`](crate::hooks).
 #[unsafe(link_section = ".entry.data")]
 pub(crate) static NMIS: AtomicU64 = AtomicU64::new(0);
 
-/// How many NMIs have interrupted CPL0 so far, on all CPUs.
+/// The number of NMIs that have interrupted CPL 0 so far, on all CPUs.
 #[must_use]
 pub fn nmis() -> u64 {
     NMIS.load(Ordering::Acquire)
 }
 
-/// The host's root, for the stubs; 0 while the boot tables are in force.
+/// The host's root, for the stubs; 0 while the boot tables are loaded.
 #[unsafe(link_section = ".entry.data")]
 static HOST_CR3: AtomicU64 = AtomicU64::new(0);
 
@@ -230,17 +235,17 @@ pub(crate) fn set_host_cr3(cr3: u64) {
     HOST_CR3.store(cr3, Ordering::Relaxed);
 }
 
-/// The top of [`Stack::Fatal`] of one CPU: who comes second, does not come back.
+/// The top of [`Stack::Fatal`] of one CPU, which all CPUs use: none returns from a fatal event.
 #[unsafe(link_section = ".entry.data")]
 pub(crate) static FATAL_STACK: AtomicU64 = AtomicU64::new(0);
 
-/// An event that the kernel cannot go on after.
+/// Handles an event after which the kernel cannot go on.
 ///
 /// # Safety
-/// `frame` is a `PtRegs` that the stubs built on a stack of the host's. This runs on the fatal
-/// stack, at CPL0, on the host's root, with GS unknown. `cr3` is what was interrupted.
+/// `frame` is a `PtRegs` that the stubs have built on a stack of the host's. This runs on the fatal
+/// stack, at CPL 0, on the host's root, with GS unknown. `cr3` is the root that was interrupted.
 pub(crate) unsafe extern "C" fn fatal_event(frame: *const PtRegs, cr3: u64) -> ! {
-    // An event in this very function would come back here: print once, then only end.
+    // An event in this very function would come back here, so the second time it only ends the run.
     static ENTERED: AtomicU64 = AtomicU64::new(0);
     if ENTERED.swap(1, Ordering::Relaxed) != 0 {
         exit::exit(ExitStatus::Failure)
@@ -264,7 +269,7 @@ pub(crate) unsafe extern "C" fn fatal_event(frame: *const PtRegs, cr3: u64) -> !
     exit::exit(ExitStatus::Failure)
 }
 
-/// An interrupt gate: SDM vol. 3, 6.14.1, figure 6-8.
+/// An interrupt gate (SDM vol. 3, 6.14.1, figure 6-8).
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Gate {
@@ -279,7 +284,7 @@ struct Gate {
 
 const _: () = assert!(size_of::<Gate>() == 16);
 
-/// Present, 64-bit interrupt gate.
+/// The type byte of a 64-bit interrupt gate that is present.
 const INTERRUPT_GATE: u8 = 0x8E;
 const DPL3: u8 = 3 << 5;
 
@@ -314,10 +319,10 @@ impl Gate {
 struct Idt(spin::Once<[Gate; VECTORS]>);
 
 static IDT: Idt = Idt(spin::Once::new());
-/// The one that is in force while events at CPL0 are caught.
+/// The IDT that is loaded while events at CPL 0 are caught.
 static CATCHING: Idt = Idt(spin::Once::new());
 
-/// The stack that each vector has.
+/// The stack that the gate of each vector names.
 fn usual_stack(vector: usize) -> Stack {
     match vector {
         1 => Stack::Debug,
@@ -328,7 +333,7 @@ fn usual_stack(vector: usize) -> Stack {
     }
 }
 
-/// Gates to the stubs.
+/// An IDT whose gates lead to the stubs.
 fn table(stack: impl Fn(usize) -> Stack) -> [Gate; VECTORS] {
     let stubs = (&raw const hw_platform_event_stubs).addr() as u64;
     let mut idt = [Gate::MISSING; VECTORS];
@@ -350,17 +355,17 @@ fn load(idt: &'static [Gate; VECTORS]) {
     unsafe { pointer.load_idt() }
 }
 
-/// Sends every event at CPL0 to `landing`, with RSP at its [`PtRegs`], from now on. All events take
-/// `stack`, which must be one with a number, so that RSP may be anything at all.
+/// Sends every event at CPL 0 to `landing`, with RSP at its [`PtRegs`], from now on. All events
+/// take `stack`, which must be one of the IST, so that RSP may have any value.
 ///
 /// # Safety
-/// `landing` takes events that way, and gets on without whatever was interrupted.
+/// `landing` takes events that way, and does not resume whatever was interrupted.
 pub unsafe fn catch(stack: Stack, landing: u64) {
     CPL0_EVENT.store(landing, Ordering::Relaxed);
     load(CATCHING.0.call_once(|| table(|_| stack)));
 }
 
-/// Makes events at CPL0 fatal again.
+/// Makes events at CPL 0 fatal again.
 pub fn no_catch() {
     CPL0_EVENT.store((&raw const hw_platform_fatal_event).addr() as u64, Ordering::Relaxed);
     load(IDT.0.call_once(|| table(usual_stack)));
@@ -374,8 +379,8 @@ pub(crate) fn init() {
     no_catch();
 }
 
-/// Loads the IDT again, and names the stack of fatal events, where they are once the paging mode is
-/// final.
+/// Loads the IDT again, and names the stack of fatal events, at the addresses that they have once
+/// the paging mode is final.
 pub(crate) fn move_up() {
     FATAL_STACK.store(Stack::Fatal.top(0), Ordering::Relaxed);
     no_catch();
@@ -393,8 +398,8 @@ unsafe extern "C" {
     static __entry_data_end: u8;
 }
 
-/// What the stubs need under the root of a guest without a switcher, and stubs of cases under any:
-/// their code, and what they read and write. Whole pages.
+/// The pages that the stubs need under the root of a guest without a switcher, and that stubs of
+/// cases need under any root: their code, and what they read and write.
 #[must_use]
 pub fn mappings() -> [(Region, Rights); 2] {
     let region =
@@ -405,18 +410,18 @@ pub fn mappings() -> [(Region, Rights); 2] {
     ]
 }
 
-/// Makes every event from CPL3 fatal again: no guest is expected.
+/// Makes every event from CPL 3 fatal again, as no guest is expected.
 pub fn no_guest() {
     let fatal = (&raw const hw_platform_fatal_event).addr() as u64;
     RETURN_FROM_GUEST.store(fatal, Ordering::Relaxed);
     GUEST_IRETQ.store(0, Ordering::Relaxed);
 }
 
-/// Masks the two 8259s, and moves their vectors away from the exceptions' in case of a spurious
-/// one. Guests run with IF set, and no device has anything to say to them.
+/// Masks the two 8259s, and moves their vectors away from those of exceptions, in case of a
+/// spurious interrupt. Guests run with IF set, and no device is to interrupt them.
 fn mask_interrupts() {
     let write = |port: u16, value: u8| {
-        // SAFETY: the 8259s' ports; with all lines masked they only fall silent.
+        // SAFETY: these are the 8259s' ports; with all lines masked, the controllers send nothing.
         unsafe { Port::new(port).write(value) }
     };
     for (command, data, vector, cascade) in [(0x20, 0x21, 0x20, 4), (0xA0, 0xA1, 0x28, 2)] {

@@ -1,15 +1,16 @@
-//! The end of a run: telling the emulator, or stopping.
+//! The end of a run: it tells the emulator, or stops the CPU.
 
 use x86_64::instructions::port::PortWriteOnly;
 
 use crate::{boot, serial, serial_println};
 
-/// Opens the line of a Rust panic.
+/// The beginning of the line of a Rust panic.
 pub const PANIC: &str = "panic: ";
-/// Opens the line of an event that the host cannot go on after, or of a machine that it cannot use.
+/// The beginning of the line of an event after which the host cannot go on, or of a machine that it
+/// cannot use.
 pub const FATAL: &str = "fatal: ";
 
-/// How the run as a whole went.
+/// The result of the run as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitStatus {
     /// Every case passed. QEMU exits with 33.
@@ -39,17 +40,17 @@ pub fn exit(outcome: ExitStatus) -> ! {
     boot::halt()
 }
 
-/// Says in one line why this machine cannot be used or the run cannot go on, and ends it.
+/// Prints in one line why this machine cannot be used or the run cannot go on, and ends the run.
 pub fn fatal(why: core::fmt::Arguments<'_>) -> ! {
     serial_println!("\n{FATAL}{why}");
     exit(ExitStatus::Failure)
 }
 
-/// The panic handler: one line with place and message, then the end.
+/// The panic handler: it prints one line with place and message, and ends the run.
 ///
 /// [`kernel_main!`](crate::kernel_main) installs it.
 pub fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    /// Keeps a message with line breaks on one line.
+    /// A writer that keeps a message with line breaks on one line.
     struct OneLine;
     impl core::fmt::Write for OneLine {
         fn write_str(&mut self, text: &str) -> core::fmt::Result {
@@ -67,7 +68,7 @@ pub fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     if let Some(place) = info.location() {
         crate::serial_print!("{place}: ");
     }
-    // OneLine never fails.
+    // Writing to `OneLine` does not fail.
     let _ = core::fmt::write(&mut OneLine, format_args!("{}", info.message()));
     serial_println!();
     exit(ExitStatus::Failure)

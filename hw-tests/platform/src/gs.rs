@@ -4,12 +4,13 @@ use switcher_gen::arch::Msr as Name;
 use x86_64::registers::model_specific::Msr;
 
 fn read(name: Name) -> u64 {
-    // SAFETY: one of the two MSRs of GS bases, which every CPU with long mode has.
+    // SAFETY: this is one of the two MSRs of GS bases, which every CPU with long mode has.
     unsafe { Msr::new(name.address()).read() }
 }
 
 fn write(name: Name, base: u64) {
-    // SAFETY: as for reading; whoever calls this names an address, and GS is used through it alone.
+    // SAFETY: the MSR exists; whoever calls this passes a canonical address, and GS is used only
+    // for what lies there.
     unsafe { Msr::new(name.address()).write(base) }
 }
 
@@ -22,8 +23,8 @@ pub fn base() -> u64 {
 /// Changes the active GS base.
 ///
 /// # Safety
-/// The base is canonical. Until it is the address of this CPU's block again, no code asks which CPU
-/// this is.
+/// The base is canonical. Until it is the address of this CPU's block again, no code asks on which
+/// CPU it runs.
 pub unsafe fn set_base(base: u64) {
     set_active(base);
 }

@@ -1,16 +1,16 @@
-//! Addresses above 47 bits: under five-level paging, the kernel's own state lies there.
+//! Addresses of more than 47 bits: under five-level paging, the kernel's own state lies there.
 //!
-//! A host may have its memory at any address of its paging mode, and code that cuts an address to
-//! 48 bits fails here (spec/hazards.md, row 52). The image itself is linked low, as it boots
-//! without paging; its data, which is all that a CPU is given addresses of (GDT, IDT, TSS, stacks,
-//! per-CPU blocks), and the heap are mapped a second time, in both halves. Nothing is mapped at
-//! what an address there is when it is cut.
+//! A host may have its memory at any address of its paging mode, and code that truncates an address
+//! to 48 bits fails here (spec/hazards.md, row 52). The image itself is linked at low addresses, as
+//! it boots without paging. Its data and the heap are mapped a second time, at high addresses in
+//! both halves; a CPU is given addresses of the data only (GDT, IDT, TSS, stacks, per-CPU blocks).
+//! Nothing is mapped at what remains of such an address when it is truncated.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use switcher_gen::arch::PagingMode;
 
-/// Which half of the address space.
+/// One of the two halves of the address space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Half {
     /// Below 2^56: bit 47 clear, bits 48, 50, 53 and 55 set.
@@ -23,7 +23,7 @@ impl Half {
     /// Both halves.
     pub const ALL: [Self; 2] = [Self::Lower, Self::Upper];
 
-    /// Where physical address 0 would be.
+    /// The address that physical address 0 would have in this half.
     #[must_use]
     pub const fn base(self) -> u64 {
         match self {
@@ -34,29 +34,29 @@ impl Half {
 }
 
 impl Half {
-    /// From here on, pages are mapped one by one: for code.
+    /// The address from which on pages are mapped one by one: for code.
     #[must_use]
     pub const fn pages(self) -> u64 {
         self.base() + (1 << 38)
     }
 }
 
-/// Whether five-level paging is in force, and the tables that have these addresses.
+/// Whether five-level paging is in force, with tables that map these addresses.
 static IN_FORCE: AtomicBool = AtomicBool::new(false);
 
-/// From now on, [`of`] says high addresses: five-level tables that have them are loaded.
+/// Makes [`of`] return high addresses from now on: five-level tables that map them are loaded.
 #[cfg_attr(test, expect(dead_code, reason = "tests load no tables"))]
 pub(crate) fn are_mapped() {
     IN_FORCE.store(true, Ordering::Release);
 }
 
-/// The paging mode in force.
+/// The paging mode that is in force.
 pub(crate) fn paging() -> PagingMode {
     if IN_FORCE.load(Ordering::Acquire) { PagingMode::FiveLevel } else { PagingMode::FourLevel }
 }
 
-/// The address of something whose physical address this is, and that is the image's data or the
-/// heap's: under four-level paging, the same.
+/// The address of an object in the image's data or in the heap, by its physical address. Under
+/// four-level paging, the two are the same.
 #[must_use]
 pub fn of(physical: u64, half: Half) -> u64 {
     match paging() {
@@ -78,7 +78,7 @@ mod tests {
                 assert!(!PagingMode::FourLevel.is_canonical(address));
                 let cut = PagingMode::FourLevel.canonicalize(address);
                 assert_ne!(cut, address);
-                // Beyond the identity map, and not in the range at the end.
+                // The address is beyond the identity map, and not in the range at the end.
                 assert!((1 << 39..0xFFFF_FE80_0000_0000).contains(&cut), "{cut:#x}");
             }
         }

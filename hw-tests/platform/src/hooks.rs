@@ -1,7 +1,7 @@
 //! The hooks that a switcher's event entries call: for NMIs, for machine checks, and for faults
 //! after which the host cannot go on.
 //!
-//! A hypervisor's own hooks would handle the event. These count it, and do what a test has asked
+//! The hooks of a hypervisor would handle the event. These count it, and do what a test has asked
 //! for: send another NMI, set RF so that a breakpoint's instruction is executed, or end a call.
 
 use core::arch::global_asm;
@@ -17,9 +17,10 @@ use crate::{cpu, returns};
 
 global_asm!(
     r#"
-    // The switcher's hooks: RDI = the PtRegs of what was interrupted. They count, and leave nothing
-    // in the registers that a function may change. They have no vector registers to preserve. Where
-    // a switcher is further than 2 GiB away, an indirect branch leads here.
+    // These are the switcher's hooks: RDI points to the PtRegs of what was interrupted. They count,
+    // and overwrite every register that a function may change. They use no vector registers, so
+    // they need not preserve any. Where a switcher is further than 2 GiB away, an indirect branch
+    // leads here.
     .text
     .macro  hw_hook_clobbers
     mov     rax, 0x5A5A5A5A5A5A5A5A
@@ -47,7 +48,7 @@ hw_platform_hook_nmi:
 hw_platform_hook_machine_check:
     endbr64
     lock inc qword ptr [rip + {machine_checks}]
-    // From elsewhere than the routines it returns without RF: a breakpoint would be met once more.
+    // Outside of the routines, it returns without RF: a breakpoint would be met once more.
     mov     rax, [rdi + {rip_of_regs}]
     cmp     rax, [rip + {no_rf_from}]
     jb      7f
@@ -95,66 +96,69 @@ unsafe extern "C" {
     fn hw_platform_hook_fatal(regs: *mut PtRegs) -> !;
 }
 
-/// How many NMIs have interrupted a switcher, on all CPUs.
+/// The number of NMIs that have interrupted a switcher, on all CPUs.
 static HOOKED: AtomicU64 = AtomicU64::new(0);
-/// How many machine checks have interrupted a switcher.
+/// The number of machine checks that have interrupted a switcher.
 static MACHINE_CHECKS: AtomicU64 = AtomicU64::new(0);
 /// The address at which the last NMI or machine check has interrupted a switcher.
 static INTERRUPTED: AtomicU64 = AtomicU64::new(0);
-/// The register through which the NMI's hook sends another one, once; 0: it sends none.
+/// The register to which the NMI's hook writes to send another NMI, once; 0 if it sends none.
 static SECOND: AtomicU64 = AtomicU64::new(0);
-/// What a case has in place of the fatal hook; 0: nothing.
+/// The function that a case has in place of the fatal hook; 0 if it has none.
 static FATAL_LANDING: AtomicU64 = AtomicU64::new(0);
-/// Flags that a hook sets in what it returns to: none, or RF.
+/// The flags that a hook sets in what it returns to: none, or RF.
 static RESUMING: AtomicU64 = AtomicU64::new(0);
 
-/// From which address on a machine check's hook disarms the breakpoint that is taken for one.
+/// The address from which on a machine check's hook disarms the breakpoint that stands for a
+/// machine check.
 static NO_RF_FROM: AtomicU64 = AtomicU64::new(u64::MAX);
 
-/// How many NMIs have come through a switcher's IDT, on all CPUs.
+/// The number of NMIs that have come through a switcher's IDT, on all CPUs.
 #[must_use]
 pub fn hooked_nmis() -> u64 {
     HOOKED.load(Ordering::Acquire)
 }
 
-/// How many machine checks have interrupted CPL0, or what a switcher took for one.
+/// The number of events that have interrupted CPL 0 and that a switcher has taken for machine
+/// checks.
 #[must_use]
 pub fn hooked_machine_checks() -> u64 {
     MACHINE_CHECKS.load(Ordering::Acquire)
 }
 
-/// Where the last NMI or machine check that came through a switcher's IDT has interrupted CPL0.
+/// The address at which the last NMI or machine check that came through a switcher's IDT has
+/// interrupted CPL 0.
 #[must_use]
 pub fn last_interrupted() -> u64 {
     INTERRUPTED.load(Ordering::Acquire)
 }
 
-/// The next NMI's hook sends another one to its CPU, by writing to this register of its APIC:
+/// Makes the next NMI's hook send another NMI to its CPU, by writing to this register of its APIC:
 /// [`smp::aim_nmis`](crate::smp::aim_nmis).
 pub fn set_second(register: u64) {
     SECOND.store(register, Ordering::Release);
 }
 
-/// Gives a switcher's fatal events to an own hook of a case's, or to this kernel's again if it is
-/// 0: then they are the end.
+/// Gives a switcher's fatal events to a hook of a case's. With 0, they come to this kernel again,
+/// and end the run.
 pub fn set_fatal_landing(hook: u64) {
     FATAL_LANDING.store(hook, Ordering::Release);
 }
 
-/// Whether hooks set RF in what they return to: for a breakpoint that is taken for an NMI or a
-/// machine check, whose instruction is to be executed afterwards.
+/// Sets whether hooks set RF in what they return to: for a breakpoint that stands for an NMI or a
+/// machine check, and whose instruction is to be executed afterwards.
 pub fn set_resuming(resuming: bool) {
     let flags = if resuming { RFlags::RF } else { RFlags::empty() };
     RESUMING.store(flags.bits(), Ordering::Release);
 }
 
-/// From this address on, which is the end of a switcher's routines, its machine checks return
-/// without RF: a breakpoint there is met once.
+/// Sets the end of a switcher's routines: from this address on, its machine checks return without
+/// RF, so a breakpoint there is met only once.
 pub fn set_no_rf_from(address: u64) {
     NO_RF_FROM.store(address, Ordering::Release);
 }
 
-/// What a switcher's event entries call.
+/// The hooks for a switcher's event entries.
 #[must_use]
 pub fn hooks() -> Hooks {
     Hooks {

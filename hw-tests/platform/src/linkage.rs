@@ -1,12 +1,12 @@
 //! The functions that the precompiled `core` and `alloc` expect of other libraries.
 //!
-//! * Memory copy, move, set, compare: for a Linux target they are libc's, and this kernel has no
+//! * Memory copy, move, set, compare: for a Linux target libc has them, and this kernel has no
 //!   libc. String instructions are fast enough here, need no vector state, and have no loop that
-//!   the compiler could recognise and turn into a call of the very function it stands in.
-//! * The unwinder's two: `alloc` was compiled with landing pads. A panic here does not unwind
-//!   (`panic = "abort"`), so neither is ever called, and both trap.
+//!   the compiler could recognise and turn into a call of the very function that it is in.
+//! * The two functions of the unwinder: `alloc` was compiled with landing pads. A panic here does
+//!   not unwind (`panic = "abort"`), so neither is ever called, and both trap.
 //!
-//! All are weak: a binary that links this library along with a libc gets the libc's.
+//! All are weak symbols: a binary that links this library along with a libc gets the libc's.
 
 core::arch::global_asm!(
     r#"

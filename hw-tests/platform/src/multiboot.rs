@@ -1,4 +1,4 @@
-//! What the boot loader says: the command line, the memory map and a module.
+//! The information that the boot loader passes: the command line, the memory map and a module.
 //!
 //! The structures are those of the Multiboot Specification 0.6.96, section 3.3. They lie anywhere
 //! in low memory and are copied before anything is allocated.
@@ -11,14 +11,14 @@ use spin::Once;
 use crate::boot::LOADER_MAGIC;
 use crate::regions::{Region, Regions, TooManyRegions};
 
-/// The loader's information, copied.
+/// A copy of the loader's information.
 pub(crate) struct BootInfo {
     /// The command line, empty if there is none.
     pub(crate) command_line: &'static str,
-    /// The usable memory above 1 MiB, whole pages, the image not yet taken out.
+    /// The usable memory above 1 MiB, in whole pages, still with the image.
     pub(crate) usable: Regions,
-    /// What the loader put into memory along with the kernel: the first module, empty if there is
-    /// none. Its pages are not usable.
+    /// The first module, which the loader has put into memory along with the kernel; empty if the
+    /// loader has put none there. Its pages are not usable.
     pub(crate) module: Region,
 }
 
@@ -31,9 +31,9 @@ pub(crate) enum BootError {
     NoMemoryMap,
     /// A structure lies beyond what the boot page tables map.
     OutOfReach(u64),
-    /// The command line is not UTF-8, or longer than a command line is.
+    /// The command line is not UTF-8, or is longer than `COMMAND_LINE` bytes.
     CommandLine,
-    /// The memory map does not fit.
+    /// The memory map has too many regions.
     Regions(TooManyRegions),
 }
 
@@ -51,7 +51,7 @@ impl fmt::Display for BootError {
     }
 }
 
-/// The part of the information structure used here. All fields are valid only as `flags` says.
+/// The part of the information structure that is used here. `flags` says which fields are valid.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Information {
@@ -71,7 +71,7 @@ const FLAG_CMDLINE: u32 = 1 << 2;
 const FLAG_MODULES: u32 = 1 << 3;
 const FLAG_MMAP: u32 = 1 << 6;
 
-/// An entry of the memory map. `size` does not count itself.
+/// An entry of the memory map. `size` does not count the field itself.
 #[repr(C, packed)]
 #[derive(Clone, Copy)]
 struct MapEntry {
@@ -81,7 +81,7 @@ struct MapEntry {
     kind: u32,
 }
 
-/// A module.
+/// An entry of the list of modules.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Module {
@@ -92,36 +92,38 @@ struct Module {
 }
 
 const KIND_USABLE: u32 = 1;
-/// What the boot page tables map.
+/// The number of bytes that the boot page tables map.
 const REACH: u64 = 1 << 30;
-/// Below this, the BIOS and the loader keep their things.
+/// The end of the memory that the BIOS and the loader use.
 const LOW_MEMORY: u64 = 1 << 20;
-/// How much physical memory is used at most: the identity map and every table stay below 4 GiB.
+/// The end of the physical memory that is used: the identity map and every table stay below 4 GiB.
 const HIGHEST: u64 = 1 << 32;
-/// The longest command line that is looked at.
+/// The number of bytes of the command line that are read at most.
 const COMMAND_LINE: usize = 4096;
-/// A copy of the command line, and its length: where the loader has left it, memory is handed out.
+/// A copy of the command line, and its length. The memory in which the loader has left it is handed
+/// out.
 static LINE: Once<([u8; COMMAND_LINE], usize)> = Once::new();
 
 /// Reads a structure from physical memory, which the boot page tables map at its own address.
 ///
 /// # Safety
-/// Nothing writes there meanwhile; any bit pattern is a `T`.
+/// Nothing writes there meanwhile, and any bit pattern is a valid `T`.
 unsafe fn read_physical<T: Copy>(address: u64) -> Result<T, BootError> {
     let in_reach =
         address.checked_add(size_of::<T>() as u64).is_some_and(|end| address != 0 && end <= REACH);
     if !in_reach {
         return Err(BootError::OutOfReach(address));
     }
-    // SAFETY: the range is mapped and is not at null; the caller vouches for the rest.
+    // SAFETY: the range is mapped and not at null; the caller vouches that nothing writes there,
+    // and that any bit pattern is a `T`.
     Ok(unsafe { core::ptr::with_exposed_provenance::<T>(address as usize).read_unaligned() })
 }
 
 /// Copies the command line and the memory map.
 ///
 /// # Safety
-/// `magic` and `information` are what the loader left in EAX and EBX, the boot page tables are in
-/// force, and no memory outside the image has been written since.
+/// `magic` and `information` are what the loader left in EAX and EBX, the boot page tables are
+/// loaded, and no memory outside the image has been written since.
 pub(crate) unsafe fn read(magic: u32, information: u32) -> Result<BootInfo, BootError> {
     if magic != LOADER_MAGIC {
         return Err(BootError::Magic(magic));
@@ -131,7 +133,7 @@ pub(crate) unsafe fn read(magic: u32, information: u32) -> Result<BootInfo, Boot
 
     let mut command_line = "";
     if header.flags & FLAG_CMDLINE != 0 {
-        // SAFETY: as for the structure that points to it.
+        // SAFETY: the loader's structure points to it, and nothing has overwritten either.
         let copy = unsafe { copy_string(u64::from(header.cmdline)) }?;
         let (bytes, len) = LINE.call_once(|| copy);
         command_line = core::str::from_utf8(&bytes[..*len]).map_err(|_| BootError::CommandLine)?;
@@ -144,7 +146,7 @@ pub(crate) unsafe fn read(magic: u32, information: u32) -> Result<BootInfo, Boot
     let mut at = u64::from(header.mmap_addr);
     let end = at + u64::from(header.mmap_length);
     while at + size_of::<MapEntry>() as u64 <= end {
-        // SAFETY: as for the structure that points to it.
+        // SAFETY: the loader's structure points to it, and nothing has overwritten either.
         let entry: MapEntry = unsafe { read_physical(at) }?;
         if entry.kind == KIND_USABLE {
             let start = entry.base.max(LOW_MEMORY);
@@ -158,7 +160,7 @@ pub(crate) unsafe fn read(magic: u32, information: u32) -> Result<BootInfo, Boot
 
     let mut module = Region::new(0, 0);
     if header.flags & FLAG_MODULES != 0 && header.mods_count > 0 {
-        // SAFETY: as for the structure that points to it.
+        // SAFETY: the loader's structure points to it, and nothing has overwritten either.
         let first: Module = unsafe { read_physical(u64::from(header.mods_addr)) }?;
         module = Region::new(first.start.into(), first.end.into());
         usable.remove(module.grow_to_pages(4096)).map_err(BootError::Regions)?;
@@ -169,11 +171,11 @@ pub(crate) unsafe fn read(magic: u32, information: u32) -> Result<BootInfo, Boot
 /// Copies a zero-terminated string, and counts its bytes.
 ///
 /// # Safety
-/// As for [`read_physical`].
+/// Nothing writes to the string meanwhile, as for [`read_physical`].
 unsafe fn copy_string(address: u64) -> Result<([u8; COMMAND_LINE], usize), BootError> {
     let mut copy = [0; COMMAND_LINE];
     for index in 0..copy.len() {
-        // SAFETY: the caller's promise, byte by byte.
+        // SAFETY: the caller vouches that nothing writes there, and any byte is a `u8`.
         let byte = unsafe { read_physical::<u8>(address + index as u64) }?;
         if byte == 0 {
             return Ok((copy, index));

@@ -1,6 +1,6 @@
-//! What each CPU has for itself: the per-CPU block, the GDT, the stacks.
+//! What each CPU has for itself: the per-CPU block, the GDT and the stacks.
 //!
-//! After the block there is room for code. It is a hole in the host's root until pages are mapped
+//! There is room for code after the block. It is a hole in the host's root until pages are mapped
 //! there. A switcher with placement `percpu` always lies there.
 //!
 //! GS base is the block's address while the host runs; the hardware's TSS is its first part. The
@@ -25,24 +25,24 @@ use crate::{exit, gs};
 // segments.rs hands the TSS to the x86_64 crate as that crate's type.
 const _: () = assert!(size_of::<TaskStateSegment>() == size_of::<Tss>());
 
-/// A page-aligned static that the CPU or the switcher writes behind the compiler's back.
+/// A page-aligned static that the CPU or the switcher writes without the compiler's knowledge.
 #[repr(C, align(4096))]
 struct Shared<T>(UnsafeCell<T>);
 
-// SAFETY: the contents are reached through raw pointers alone, whose users say why they may.
+// SAFETY: the contents are accessed only through raw pointers, whose users say why they may.
 unsafe impl<T> Sync for Shared<T> {}
 
-/// The stack an event switches to, above a page that is unmapped once memory/ has run.
+/// The size of the stacks that events switch to. Below each is a page that memory/ unmaps.
 const STACK_SIZE: usize = 32 * 1024;
 
 /// Room for the code of one CPU. A switcher of any variant takes less than half of it.
 const CODE_SIZE: usize = 4 * 4096;
 
-/// Pages of one CPU's.
+/// The pages of one CPU.
 #[repr(C, align(4096))]
 struct Area {
     block: Shared<MaybeUninit<PerCpu>>,
-    /// Addresses alone: no page of the image's is mapped there.
+    /// This reserves only addresses: no page of the image is mapped there.
     code: Shared<MaybeUninit<[u8; CODE_SIZE]>>,
     scratch: Shared<Scratch>,
     gdt: Shared<MaybeUninit<GlobalDescriptorTable<16>>>,
@@ -61,42 +61,43 @@ static AREAS: [Area; MAX_CPUS] = [const {
 
 const _: () = assert!(core::mem::offset_of!(Area, code) as u64 == PerCpu::BEFORE_CODE);
 
-/// A CPU's area, where its own addresses are.
+/// A CPU's area, at the addresses that the CPU itself uses.
 fn area(cpu: usize) -> *mut Area {
     let half = if cpu.is_multiple_of(2) { Half::Upper } else { Half::Lower };
     let image = (&raw const AREAS[cpu]).expose_provenance() as u64;
     core::ptr::with_exposed_provenance_mut(high::of(image, half) as usize)
 }
 
-/// A place in a CPU's area.
+/// The place of a field in a CPU's area.
 macro_rules! place {
     ($cpu:expr, $($field:tt)+) => {{
         let area = area($cpu);
-        // SAFETY: the area is a static, mapped there as well; the place of a field is within it.
+        // SAFETY: the area is a static, which is mapped at this address; the place of a field is
+        // within it.
         unsafe { &raw mut (*area).$($field)+ }
     }};
 }
 
-/// What the host finds directly after a call of the switcher, at a fixed distance from the block:
-/// the code that looks has no register to rely on but GS base.
+/// What assembly stores directly after a call of the switcher, at a fixed distance from the block:
+/// it can rely on no register but GS base.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub struct Scratch {
-    /// RSP before the call.
+    /// RSP before the call of the switcher.
     pub stack_before: u64,
-    /// RSP after it.
+    /// RSP after the call.
     pub stack_after: u64,
-    /// All scratch registers but RAX, ORed.
+    /// All scratch registers but RAX after the call, ORed.
     pub scratch_after: u64,
-    /// RFLAGS.
+    /// RFLAGS after the call.
     pub flags_after: u64,
-    /// SS.
+    /// SS after the call.
     pub stack_segment_after: u64,
-    /// Bits of the callee-saved registers that have changed, ORed.
+    /// The bits of the callee-saved registers that the call has changed, ORed.
     pub callee_saved_changed: u64,
-    /// `TssExtra.switch_flags`.
+    /// `TssExtra.switch_flags` after the call.
     pub switch_flags: u64,
-    /// `TssExtra.host_rsp`.
+    /// `TssExtra.host_rsp` after the call.
     pub host_rsp: u64,
 }
 
@@ -111,24 +112,24 @@ impl Scratch {
         switch_flags: 0,
         host_rsp: 0,
     };
-    /// Where it is, from GS base.
+    /// The distance of the `Scratch` from GS base, in bytes.
     pub const OFFSET: usize = core::mem::offset_of!(Area, scratch);
 }
 
 /// The stacks that events switch to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stack {
-    /// sp0: every event from CPL3 whose vector has no IST stack.
+    /// sp0: every event from CPL 3 whose vector has no IST stack.
     Sp0,
-    /// IST 1, as the switcher's gates have it, like the next three.
+    /// The stack of #DF, IST 1: the switcher's gates want it and the next three at these numbers.
     DoubleFault,
-    /// IST 2.
+    /// The stack of NMIs, IST 2.
     Nmi,
-    /// IST 3.
+    /// The stack of #DB, IST 3.
     Debug,
-    /// IST 4.
+    /// The stack of #MC, IST 4.
     MachineCheck,
-    /// Where the handler of a fatal event runs, whatever RSP was.
+    /// The stack of the handler of a fatal event, whatever RSP was.
     Fatal,
 }
 
@@ -138,22 +139,22 @@ impl Stack {
     pub const ALL: [Self; Self::COUNT] =
         [Self::Sp0, Self::DoubleFault, Self::Nmi, Self::Debug, Self::MachineCheck, Self::Fatal];
 
-    /// The page below a CPU's, to be left unmapped.
+    /// The page below a CPU's stack, to be left unmapped.
     #[must_use]
     pub fn guard(self, cpu: usize) -> u64 {
         place!(cpu, stacks[self as usize]).addr() as u64
     }
 
-    /// The address after its last byte: what the TSS holds. A multiple of 16, so the CPU's own
-    /// alignment of RSP leaves no gap, and an event's frame ends exactly here. On the stacks of the
-    /// IST there is an [`IstTop`] of the switcher's above it.
+    /// The address after the stack's last byte, which the TSS holds. It is a multiple of 16, so the
+    /// CPU's own alignment of RSP leaves no gap, and an event's frame ends exactly here. On the
+    /// stacks of the IST, an [`IstTop`] of the switcher's lies above.
     #[must_use]
     pub fn top(self, cpu: usize) -> u64 {
         let above = if self.ist() == 0 { 0 } else { size_of::<IstTop>() };
         self.guard(cpu) + (STACK_SIZE - above) as u64
     }
 
-    /// The number that a gate has for it: 1 to 7, or 0 for no IST stack.
+    /// The number by which a gate names the stack: 1 to 7, or 0 if it is not in the IST.
     pub(crate) const fn ist(self) -> u8 {
         match self {
             Self::DoubleFault => 1,
@@ -165,27 +166,27 @@ impl Stack {
     }
 }
 
-/// A CPU's per-CPU block. It is written once before anything runs there, with a TSS and zeroes.
+/// A CPU's per-CPU block. It is written before anything runs on that CPU, with a TSS and zeroes.
 #[must_use]
 pub fn block(cpu: usize) -> *mut PerCpu {
     place!(cpu, block).cast()
 }
 
-/// Where code of a CPU's own goes, [`PerCpu::BEFORE_CODE`] bytes after its block.
+/// The place for code of one CPU, [`PerCpu::BEFORE_CODE`] bytes after its block.
 #[must_use]
 pub fn code(cpu: usize) -> Region {
     let start = place!(cpu, code).addr() as u64;
     Region::new(start, start + CODE_SIZE as u64)
 }
 
-/// The place for code of a CPU, by the image's own addresses, near the image's code.
+/// The place for code of one CPU, at the image's own addresses, near the image's code.
 #[must_use]
 pub fn code_near_image(cpu: usize) -> Region {
     let start = (&raw const AREAS[cpu].code).addr() as u64;
     Region::new(start, start + CODE_SIZE as u64)
 }
 
-/// The number of the CPU that this runs on.
+/// The number of the CPU on which this runs.
 #[must_use]
 pub fn this() -> usize {
     let block = gs::base();
@@ -193,18 +194,19 @@ pub fn this() -> usize {
     found.unwrap_or_else(|| exit::fatal(format_args!("GS base is no CPU's block: {block:#x}")))
 }
 
-/// What [`Scratch`] says on this CPU.
+/// The content of this CPU's [`Scratch`].
 #[must_use]
 pub fn scratch() -> Scratch {
     let place = place!(this(), scratch).cast::<Scratch>();
-    // SAFETY: assembly of this CPU's alone writes there, and it is not running.
+    // SAFETY: only assembly on this CPU writes there, and it is not running.
     unsafe { place.read() }
 }
 
-/// Writes down what the switcher has left in this CPU's block, before the runtime clears it.
+/// Stores what the switcher has left in this CPU's block, before the runtime clears it.
 pub fn note_block() {
     let cpu = this();
-    // SAFETY: the switcher has let go of this CPU's block, and the runtime waits.
+    // SAFETY: the switcher has returned, so it does not use this CPU's block, and the runtime
+    // waits.
     let extra = unsafe { block(cpu).read() }.tss_extra;
     let scratch = Scratch {
         switch_flags: extra.switch_flags.bits(),
@@ -212,11 +214,11 @@ pub fn note_block() {
         ..self::scratch()
     };
     let place = place!(cpu, scratch).cast::<Scratch>();
-    // SAFETY: the place is a static's, and this CPU's alone.
+    // SAFETY: the place is within a static, and only this CPU uses it.
     unsafe { place.write(scratch) }
 }
 
-/// Places a CPU's GDT, new: in the last one, the TSS may be marked as busy.
+/// Places a fresh GDT for a CPU: in the last one, the TSS may be marked as busy.
 ///
 /// # Safety
 /// The CPU has loaded no GDT from here since its reset.
@@ -225,12 +227,12 @@ pub(crate) unsafe fn place_gdt(
     gdt: GlobalDescriptorTable<16>,
 ) -> &'static GlobalDescriptorTable<16> {
     let place = place!(cpu, gdt).cast::<MaybeUninit<GlobalDescriptorTable<16>>>();
-    // SAFETY: the place is a static's; the caller says that nobody uses what was there. From now on
-    // only the hardware writes there: the accessed and busy bits.
+    // SAFETY: the place is within a static, and the caller says that nobody uses what was there.
+    // From now on only the hardware writes there: the accessed and busy bits.
     unsafe { (*place).write(gdt) }
 }
 
-/// A CPU's TSS, inside the block.
+/// A CPU's TSS, inside its block.
 pub(crate) fn tss(cpu: usize) -> *const TaskStateSegment {
     // SAFETY: the block is a static; the place of one of its fields is within it.
     unsafe { &raw const (*block(cpu)).tss }.cast()
@@ -239,7 +241,7 @@ pub(crate) fn tss(cpu: usize) -> *const TaskStateSegment {
 /// Fills in a block: sp0 and the IST stacks, and zeroes in the switcher's part.
 ///
 /// # Safety
-/// The block is in nobody's use: its CPU has loaded no TSS since its reset.
+/// Nobody uses the block: its CPU has loaded no TSS since its reset.
 pub(crate) unsafe fn init(cpu: usize) {
     let mut new = PerCpu::default();
     new.tss.sp0 = Stack::Sp0.top(cpu).into();

@@ -9,11 +9,10 @@ use crate::{cpu, events, exit, memory, multiboot, screen, segments, serial, smp}
 /// there are four levels.
 const PAGING: &str = "paging=";
 
-/// What the host finds when it starts.
+/// What the host is told when it starts.
 #[derive(Debug, Clone, Copy)]
 pub struct Platform {
-    /// The command line, empty if there is none. Its words are the binary's to judge, but for
-    /// `paging=`.
+    /// The command line, empty if there is none. The binary judges its words, except for `paging=`.
     pub command_line: &'static str,
     /// The paging mode that the command line asked for, which is in force.
     pub paging: PagingMode,
@@ -21,8 +20,8 @@ pub struct Platform {
     pub features: Features,
     /// Bytes of memory left for frames after the heap.
     pub memory: u64,
-    /// What the loader put into memory along with the image: its first module, empty if there was
-    /// none.
+    /// The first module, which the loader has put into memory along with the image; empty if the
+    /// loader has put none there.
     pub module: &'static [u8],
 }
 
@@ -31,15 +30,15 @@ pub struct Platform {
 /// A machine that cannot do what the command line asks for ends the run with a `fatal:` line.
 ///
 /// # Safety
-/// Called once, by the boot code, with the two values a multiboot loader left in EAX and EBX, on
-/// the boot stack and under the boot page tables.
+/// Must be called once, by the boot code, with the two values that a multiboot loader left in EAX
+/// and EBX, on the boot stack and under the boot page tables.
 pub unsafe fn init(magic: u32, information: u32) -> Platform {
     serial::init();
-    // SAFETY: the caller says that the boot page tables are in force.
+    // SAFETY: the caller says that the boot page tables are loaded.
     unsafe { screen::init() }
     let features = cpu::detect();
     cpu::enable(&features);
-    // SAFETY: called once, before anything else touches the per-CPU block.
+    // SAFETY: this is called once, before anything else touches the per-CPU block.
     unsafe { segments::init(0) }
     events::init();
     // SAFETY: the boot code passes on what the loader left, and memory/ has not run yet.
@@ -53,7 +52,8 @@ pub unsafe fn init(magic: u32, information: u32) -> Platform {
     if paging == PagingMode::FiveLevel && !features.la57 {
         exit::fatal(format_args!("paging=la57 was asked for, and this CPU has no LA57"));
     }
-    // SAFETY: called once, on the boot stack, with the boot page tables, GDT and IDT in place.
+    // SAFETY: this is called once, on the boot stack, with the boot page tables, GDT and IDT
+    // loaded.
     let memory = match unsafe { memory::init(&boot.usable, boot.module.end, paging) } {
         Ok(memory) => memory,
         Err(why) => exit::fatal(format_args!("setting up memory: {why}")),
@@ -65,8 +65,8 @@ pub unsafe fn init(magic: u32, information: u32) -> Platform {
         true => &[],
         false => {
             let start = core::ptr::with_exposed_provenance::<u8>(boot.module.start as usize);
-            // SAFETY: the loader's module, within the identity map; its pages are in no list of
-            // usable memory, so nothing writes there.
+            // SAFETY: this is the loader's module, within the identity map; its pages are in no
+            // list of usable memory, so nothing writes there.
             unsafe { core::slice::from_raw_parts(start, boot.module.len() as usize) }
         }
     };

@@ -1,6 +1,7 @@
-//! Lists of physical memory regions: what the loader says is usable, less what is taken.
+//! Lists of physical memory regions: the memory that the loader reports as usable, without what is
+//! taken.
 //!
-//! Pure arithmetic, without a heap: it runs before there is one.
+//! It is pure arithmetic without a heap, because it runs before there is one.
 
 /// A half-open range of physical addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,25 +13,25 @@ pub struct Region {
 }
 
 impl Region {
-    /// A region, which is empty if `end` is not above `start`.
+    /// Makes a region, which is empty if `end` is not above `start`.
     #[must_use]
     pub const fn new(start: u64, end: u64) -> Self {
         Self { start, end }
     }
 
-    /// Its size in bytes.
+    /// The size of the region in bytes.
     #[must_use]
     pub const fn len(self) -> u64 {
         self.end.saturating_sub(self.start)
     }
 
-    /// Whether it has no byte.
+    /// Whether the region has no byte.
     #[must_use]
     pub const fn is_empty(self) -> bool {
         self.len() == 0
     }
 
-    /// The pages that it touches.
+    /// The pages that the region touches.
     #[must_use]
     pub const fn grow_to_pages(self, page: u64) -> Self {
         if self.is_empty() {
@@ -39,7 +40,7 @@ impl Region {
         Self { start: self.start / page * page, end: self.end.div_ceil(page) * page }
     }
 
-    /// The whole pages in it.
+    /// The whole pages in the region.
     #[must_use]
     pub const fn shrink_to_pages(self, page: u64) -> Self {
         match self.start.checked_next_multiple_of(page) {
@@ -59,7 +60,7 @@ pub struct Regions {
     len: usize,
 }
 
-/// A list is full.
+/// The list is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooManyRegions;
 
@@ -72,10 +73,10 @@ impl core::fmt::Display for TooManyRegions {
 impl core::error::Error for TooManyRegions {}
 
 impl Regions {
-    /// The empty list.
+    /// A list without regions.
     pub const EMPTY: Self = Self { list: [Region::new(0, 0); CAPACITY], len: 0 };
 
-    /// The regions.
+    /// The regions of the list.
     #[must_use]
     pub fn as_slice(&self) -> &[Region] {
         &self.list[..self.len]
@@ -84,7 +85,7 @@ impl Regions {
     /// Adds a region, unless it is empty.
     ///
     /// # Errors
-    /// The list is full.
+    /// If the list is full.
     pub fn add(&mut self, region: Region) -> Result<(), TooManyRegions> {
         if region.is_empty() {
             return Ok(());
@@ -98,7 +99,7 @@ impl Regions {
     /// Takes a range out of every region.
     ///
     /// # Errors
-    /// The list is full: a range from the middle of a region leaves two.
+    /// If the list is full: taking a range from the middle of a region leaves two.
     pub fn remove(&mut self, hole: Region) -> Result<(), TooManyRegions> {
         if hole.is_empty() {
             return Ok(());
@@ -112,7 +113,7 @@ impl Regions {
         Ok(())
     }
 
-    /// Cuts `size` bytes off the start of the first region, by address, that has as many.
+    /// Takes `size` bytes off the start of the first region, by address, that has as many.
     pub fn take(&mut self, size: u64) -> Option<Region> {
         let fit = self.list[..self.len]
             .iter_mut()

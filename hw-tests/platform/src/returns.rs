@@ -1,8 +1,8 @@
 //! The kernel's return thunk and its untraining (`switcher_runtime::ReturnThunk`), as hosts need
 //! them whose CPU predicts RETs by what a guest has trained.
 //!
-//! This kernel's other RETs are plain ones: what runs here shows that a switcher calls the one and
-//! leaves through the other, and finds its registers again. It does not make the kernel safe.
+//! This kernel's other RETs are plain ones: the tests show that a switcher calls the untraining,
+//! leaves through the thunk, and finds its registers again. It does not make the kernel safe.
 
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use switcher_runtime::ReturnThunk;
 
 global_asm!(
     r#"
-    // Counted, and with everything changed that may be.
+    // The untraining counts, and changes everything that it may change.
     .text
     .global hw_platform_untrain_returns
 hw_platform_untrain_returns:
@@ -21,9 +21,9 @@ hw_platform_untrain_returns:
     mov     rdx, rax
     jmp     3f
 
-    // As AMD's CPUs up to Zen 2 want it: executed from the byte before it, the RET is a part of
-    // TEST BL, 0xCC, so that what is predicted there is found to be no branch. The RET begins a
-    // cache line.
+    // The thunk is as AMD's CPUs up to Zen 2 want it: executed from the byte before it, the RET is
+    // a part of TEST BL, 0xCC, so that the CPU finds that what it has predicted there is no branch.
+    // The RET begins a cache line.
     .balign 64, 0xCC
     .skip   63, 0xCC
 3:  .byte   0xF6
@@ -45,13 +45,13 @@ unsafe extern "C" {
 
 static UNTRAINED: AtomicU64 = AtomicU64::new(0);
 
-/// How often returns have been untrained, on all CPUs.
+/// The number of times that returns have been untrained, on all CPUs.
 #[must_use]
 pub fn untrained() -> u64 {
     UNTRAINED.load(Ordering::Acquire)
 }
 
-/// For [`Hooks`](switcher_runtime::Hooks).
+/// The thunk and its untraining, for [`Hooks`](switcher_runtime::Hooks).
 #[must_use]
 pub fn thunk() -> ReturnThunk {
     ReturnThunk { untrain: hw_platform_untrain_returns, thunk: hw_platform_return_thunk }

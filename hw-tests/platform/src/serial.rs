@@ -1,7 +1,7 @@
 //! Output: COM1, port 0xE9 where it exists (Bochs), and the screen where it is in text mode.
 //!
 //! One CPU prints at a time. But the handler of a fatal event must be able to print whatever it has
-//! interrupted, so a CPU that has waited for long prints in any case.
+//! interrupted, so a CPU that has waited long enough prints in any case.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ const COM1: u16 = 0x3F8;
 const LSR_THRE: u8 = 1 << 5;
 /// Line status register: everything has been sent.
 const LSR_TEMT: u8 = 1 << 6;
-/// Where Bochs (`port_e9_hack`) prints what is written; it reads as its own number there.
+/// The port at which Bochs (`port_e9_hack`) prints what is written; there it reads as 0xE9.
 const DEBUG_PORT: u16 = 0xE9;
 
 static HAS_COM1: AtomicBool = AtomicBool::new(false);
@@ -31,7 +31,8 @@ fn write_com1(register: u16, value: u8) {
 }
 
 fn read_com1(register: u16) -> u8 {
-    // SAFETY: as for writing; reading has no effect that this module does not expect.
+    // SAFETY: COM1's registers reach no memory, and nothing else drives it; reading has no effect
+    // that this module does not expect.
     unsafe { com1(register).read() }
 }
 
@@ -44,7 +45,7 @@ pub(crate) fn init() {
     write_com1(3, 0x03); // 8N1
     write_com1(2, 0xC7); // FIFO on and cleared
     write_com1(4, 0x03); // DTR, RTS
-    // The scratch register tells a UART from an empty port, which reads as 0xFF.
+    // The scratch register distinguishes a UART from an empty port, which reads as 0xFF.
     write_com1(7, 0x5A);
     HAS_COM1.store(read_com1(7) == 0x5A, Ordering::Relaxed);
     // SAFETY: reading port 0xE9 has no effect on a PC, where no device has it.
@@ -55,7 +56,7 @@ pub(crate) fn init() {
 fn put(byte: u8) {
     screen::put(byte);
     if HAS_DEBUG_PORT.load(Ordering::Relaxed) {
-        // SAFETY: init found the debug port, which only prints.
+        // SAFETY: `init` found the debug port, which only prints.
         unsafe { PortWriteOnly::<u8>::new(DEBUG_PORT).write(byte) }
     }
     if HAS_COM1.load(Ordering::Relaxed) {
@@ -66,7 +67,7 @@ fn put(byte: u8) {
     }
 }
 
-/// Waits until everything has been sent. An emulator that ends before loses the last line.
+/// Waits until everything has been sent. An emulator that ends before that loses the last line.
 pub(crate) fn flush() {
     if HAS_COM1.load(Ordering::Relaxed) {
         while read_com1(5) & LSR_TEMT == 0 {
@@ -88,10 +89,10 @@ impl Write for Serial {
 
 /// Whether a CPU is printing.
 static PRINTING: AtomicBool = AtomicBool::new(false);
-/// How often to look whether it still is: longer than any line takes.
+/// How often to look whether a CPU is still printing: longer than any line takes.
 const PATIENCE: u32 = 1 << 26;
 
-/// Prints to every output there is. What [`serial_print!`](crate::serial_print) expands to.
+/// Prints to every output that exists. [`serial_print!`](crate::serial_print) expands to this.
 pub fn print(arguments: fmt::Arguments<'_>) {
     for _ in 0..PATIENCE {
         let taken = PRINTING.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
@@ -100,18 +101,18 @@ pub fn print(arguments: fmt::Arguments<'_>) {
         }
         core::hint::spin_loop();
     }
-    // `put` cannot fail; a Display implementation that does loses its own output only.
+    // `put` cannot fail. A `Display` implementation that fails loses only its own output.
     let _ = Serial.write_fmt(arguments);
     PRINTING.store(false, Ordering::Release);
 }
 
-/// Prints to the serial port and its like.
+/// Prints to the serial port and the other outputs.
 #[macro_export]
 macro_rules! serial_print {
     ($($argument:tt)*) => { $crate::serial::print(::core::format_args!($($argument)*)) };
 }
 
-/// Prints a line to the serial port and its like.
+/// Prints a line to the serial port and the other outputs.
 #[macro_export]
 macro_rules! serial_println {
     () => { $crate::serial_print!("\n") };

@@ -1,6 +1,6 @@
 //! Further CPUs: found in ACPI's MADT, started by INIT and SIPI (Intel SDM vol. 3, 9.4).
 //!
-//! A CPU runs one job and then sleeps, with interrupts off, until the next INIT. So nobody polls,
+//! A CPU runs one job and then sleeps, with interrupts off, until the next INIT. So no CPU polls,
 //! and every job finds a CPU that has just been reset and set up.
 
 use alloc::boxed::Box;
@@ -15,26 +15,27 @@ use crate::boot::MAX_CPUS;
 use crate::memory::{self, MapError, PAGE};
 use crate::{apic, boot, cpu, events, segments};
 
-/// What a CPU is started for.
+/// The work for which a CPU is started.
 pub type Job = Box<dyn FnOnce() + Send>;
 
-/// Where a CPU starts: a page below 1 MiB that is nobody's once the loader's information is read.
+/// The address at which a CPU starts: a page below 1 MiB that nobody uses once the loader's
+/// information has been read.
 const START_PAGE: u64 = 0x8000;
-/// The APIC IDs of the CPUs that are used; the one that has booted comes first.
+/// The APIC IDs of the CPUs that are used, the one that has booted first.
 static CPUS: Once<Vec<u32>> = Once::new();
-/// What each CPU has to do.
+/// The job of each CPU, until it takes it.
 static JOBS: [Mutex<Option<Job>>; MAX_CPUS] = [const { Mutex::new(None) }; MAX_CPUS];
-/// Whether it is still doing that.
+/// Whether a CPU is still running its job.
 static BUSY: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
-/// The CPU that is being started, until it has said that it is there; 0 if none is.
+/// The CPU that is being started, until it has answered; 0 if there is none.
 static STARTING: AtomicUsize = AtomicUsize::new(0);
 
-/// Why a CPU does not run.
+/// Why a CPU could not be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartError {
-    /// It did not come within a second.
+    /// The CPU did not answer within a second.
     NoAnswer(usize),
-    /// It is reached through 32-bit code.
+    /// The host's root lies above 4 GiB, but a CPU loads it in 32-bit code.
     RootAbove4Gib,
 }
 
@@ -47,7 +48,7 @@ impl core::fmt::Display for StartError {
     }
 }
 
-/// How many CPUs there are to run jobs on, the calling one included.
+/// How many CPUs can run jobs, the calling one included.
 pub fn count() -> usize {
     CPUS.get().map_or(1, Vec::len)
 }
@@ -55,7 +56,7 @@ pub fn count() -> usize {
 /// Looks for CPUs.
 ///
 /// # Errors
-/// The APIC cannot be mapped.
+/// If the APIC cannot be mapped.
 pub(crate) fn init() -> Result<(), MapError> {
     let own = CpuId::new().get_feature_info().map_or(0, |info| info.initial_local_apic_id());
     let mut cpus = alloc::vec![u32::from(own)];
@@ -72,10 +73,10 @@ pub(crate) fn init() -> Result<(), MapError> {
 /// Starts a CPU that is asleep: it runs `job`, and sleeps again.
 ///
 /// # Errors
-/// It does not start.
+/// If the CPU does not start.
 ///
 /// # Panics
-/// There is no such CPU, it is this one, or it has not finished its last job.
+/// If there is no such CPU, if it is the first one, or if it has not finished its last job.
 pub fn start(cpu: usize, job: Job) -> Result<(), StartError> {
     assert!(cpu != 0 && cpu < count(), "there is no CPU {cpu} to be started");
     assert!(is_done(cpu), "CPU {cpu} is busy");
@@ -83,12 +84,12 @@ pub fn start(cpu: usize, job: Job) -> Result<(), StartError> {
     *JOBS[cpu].lock() = Some(job);
     BUSY[cpu].store(true, Ordering::Release);
     STARTING.store(cpu, Ordering::Release);
-    // SAFETY: the last CPU to be started has said that it is there, in this function.
+    // SAFETY: the last CPU that was started has answered: this function has waited for it.
     unsafe { boot::prepare_start(cpu, cr3, started) }
     let code = boot::start_code();
     let page = core::ptr::with_exposed_provenance_mut::<u8>(START_PAGE as usize);
     // SAFETY: the page is below 1 MiB, where no frame is handed out, and in the identity map; the
-    // code is shorter.
+    // code is shorter than a page.
     unsafe { page.copy_from_nonoverlapping(code.as_ptr(), code.len()) }
 
     command(cpu, apic::COMMAND_INIT);
@@ -108,8 +109,7 @@ pub fn start(cpu: usize, job: Job) -> Result<(), StartError> {
     Err(StartError::NoAnswer(cpu))
 }
 
-/// Sends an NMI to a CPU, which may be this one. There is an [APIC](apic::is_there) to send it
-/// with.
+/// Sends an NMI to a CPU, which may be this one. This CPU must have an [APIC](apic::is_there).
 pub fn send_nmi(cpu: usize) {
     aim_nmis(cpu);
     command(cpu, apic::COMMAND_NMI);
@@ -117,7 +117,7 @@ pub fn send_nmi(cpu: usize) {
 
 /// Prepares this CPU's APIC for assembly that sends NMIs by a write to [`apic::COMMAND`].
 pub fn aim_nmis(cpu: usize) {
-    // This CPU's APIC may have been reset with it.
+    // When this CPU was reset, its APIC may have been, too.
     apic::enable();
     apic::aim(apic_id(cpu));
 }
@@ -134,7 +134,7 @@ pub fn wait(cpu: usize) {
     }
 }
 
-/// Where a started CPU comes to Rust.
+/// The first Rust function of a started CPU.
 extern "C" fn started() -> ! {
     let index = STARTING.load(Ordering::Acquire);
     let features = cpu::detect();
@@ -142,7 +142,7 @@ extern "C" fn started() -> ! {
     // SAFETY: this CPU has just been reset, and is in the segments of boot.rs.
     unsafe { segments::init(index) }
     events::init_started_cpu();
-    // SAFETY: CR3 is the host's root, PCID 0.
+    // SAFETY: CR3 is the host's root, with PCID 0.
     unsafe { cpu::enable_pcid(&features) };
     STARTING.store(0, Ordering::Release);
     let job = JOBS[index].lock().take();
@@ -166,22 +166,22 @@ fn apic_id(cpu: usize) -> u32 {
 /// Waits for some microseconds: an access to port 0x80 takes about one, on any PC.
 fn delay(microseconds: u32) {
     for _ in 0..microseconds {
-        // SAFETY: the port shows POST codes, if there is a device at all.
+        // SAFETY: the port shows POST codes, if it exists at all.
         unsafe { Port::<u8>::new(0x80).write(0) }
     }
 }
 
-/// What ACPI's tables say of CPUs (ACPI specification 6.5, 5.2).
+/// What ACPI's tables say about CPUs (ACPI specification 6.5, 5.2).
 mod acpi {
     use alloc::vec::Vec;
 
     use crate::memory;
 
-    /// The BIOS's read-only memory, where the root pointer is at a multiple of 16.
+    /// The BIOS's read-only memory, in which the root pointer lies at a multiple of 16.
     const BIOS: core::ops::Range<u64> = 0xE_0000..0x10_0000;
     const HEADER: u64 = 36;
 
-    /// The APIC IDs of all CPUs that can be used; empty if no table says.
+    /// The APIC IDs of all CPUs that can be used; empty if there is no table of them.
     pub(super) fn cpus() -> Vec<u32> {
         madt().map(local_apics).unwrap_or_default()
     }
@@ -199,7 +199,7 @@ mod acpi {
     }
 
     fn local_apics(madt: u64) -> Vec<u32> {
-        /// A local APIC's entry: type, length, CPU, ID, flags of 4 bytes.
+        /// The type of a local APIC's entry, which has: type, length, CPU, ID, flags of 4 bytes.
         const LOCAL_APIC: u8 = 0;
         const ENABLED: u32 = 1;
         let mut found = Vec::new();
@@ -219,7 +219,7 @@ mod acpi {
         found
     }
 
-    /// Where a table ends that is what it says it is.
+    /// The address after a table, or `None` if its length or checksum is wrong.
     fn end_of(table: u64) -> Option<u64> {
         let len = u64::from(number(table + 4)?);
         has_checksum(table, len).then_some(table + len)
@@ -234,7 +234,7 @@ mod acpi {
         bytes(at, 4)?.try_into().ok().map(u32::from_le_bytes)
     }
 
-    /// Bytes of physical memory, if the identity map has them.
+    /// A slice of physical memory, if the identity map has all of it.
     fn bytes(at: u64, len: u64) -> Option<&'static [u8]> {
         let last = at.checked_add(len.checked_sub(1)?)?;
         (at & !0xFFF..=last)
@@ -242,7 +242,7 @@ mod acpi {
             .find(|page| memory::host_flags(*page).is_none())
             .map_or(Some(()), |_| None)?;
         let start = core::ptr::with_exposed_provenance::<u8>(at as usize);
-        // SAFETY: every page of it is mapped. The firmware's tables are not written to by anyone.
+        // SAFETY: every page of it is mapped, and nobody writes to the firmware's tables.
         Some(unsafe { core::slice::from_raw_parts(start, len as usize) })
     }
 }

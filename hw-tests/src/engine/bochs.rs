@@ -1,7 +1,7 @@
 //! Bochs, as an Intel CPU with PCIDs and as an AMD CPU.
 //!
 //! Unlike QEMU's interpreter, Bochs follows the vendor that it emulates: SYSRETQ to a non-canonical
-//! address faults at CPL0 on the Intel model. Its release 2.7 has no model with five-level paging;
+//! address faults at CPL 0 on the Intel model. Its release 2.7 has no model with five-level paging;
 //! [`bochs3`](super::bochs3) has one.
 //!
 //! Bochs has no loader for kernels: it boots an ISO with GRUB. Debian's build starts in its

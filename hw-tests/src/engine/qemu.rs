@@ -1,7 +1,7 @@
 //! QEMU: its interpreter (TCG) with either paging mode, and KVM where that can boot a PC.
 //!
 //! What QEMU 7.2's TCG does differently from a CPU: it has no PCIDs; SYSRETQ to a non-canonical
-//! address does not fault at CPL0, whatever the vendor it claims (that is AMD's way); #GP of an
+//! address does not fault at CPL 0, whatever the vendor it claims (that is AMD's way); #GP of an
 //! INT n through a gate with DPL 0 has the error code n * 16 + 2 instead of n * 8 + 2.
 
 use std::fs::{self, File};

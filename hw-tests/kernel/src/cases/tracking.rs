@@ -48,7 +48,7 @@ hw_kernel_branch:
     call    {track}
 0:  jmp     rdi
 
-    // An event at CPL0: RSP = the PtRegs, on the stack that the IDT names.
+    // An event at CPL 0: RSP = the PtRegs, on the stack that the IDT names.
     .global hw_kernel_branch_landing
 hw_kernel_branch_landing:
     endbr64

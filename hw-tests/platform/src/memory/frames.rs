@@ -1,7 +1,7 @@
 //! Physical frames of 4 KiB.
 //!
-//! Frames never handed out are counted off the regions, lowest first; frames given back form a list
-//! threaded through their first eight bytes.
+//! Frames that were never handed out are taken off the regions, lowest first; frames that were
+//! given back form a list, linked through their first eight bytes.
 
 use core::fmt;
 
@@ -9,12 +9,12 @@ use spin::Mutex;
 
 use crate::regions::Regions;
 
-/// Bytes in a frame and in a page.
+/// The number of bytes in a frame and in a page.
 pub const PAGE: u64 = 4096;
 
 struct Allocator {
     fresh: Regions,
-    /// The first frame of the list of those given back, or 0.
+    /// The address of the first frame in the list of those given back, or 0.
     free: u64,
 }
 
@@ -35,25 +35,25 @@ impl core::error::Error for OutOfFrames {}
 /// Gives the allocator its memory.
 ///
 /// # Safety
-/// The regions are whole pages of memory, mapped at their own addresses by the time a frame from
-/// them is asked for, and nobody else's.
+/// The regions are whole pages of memory that nobody else uses, and they are mapped at their own
+/// addresses by the time a frame from them is asked for.
 pub(super) unsafe fn init(usable: &Regions) {
     ALLOCATOR.lock().fresh = *usable;
 }
 
-/// A frame that its owner alone uses; dropping it gives it back.
+/// A frame that only its owner uses. Dropping it gives it back.
 ///
-/// Its content is reached by [`read`](Self::read) and [`write`](Self::write), which copy through
-/// the identity map: a frame may be mapped for a guest, and what a guest can change cannot be
-/// behind a Rust reference.
+/// Its content is accessed by [`read`](Self::read) and [`write`](Self::write), which copy through
+/// the identity map: a frame may be mapped for a guest, and there must be no Rust reference to what
+/// a guest can change.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frame(u64);
 
 impl Frame {
-    /// A frame of zeroes.
+    /// Takes a frame, and fills it with zeroes.
     ///
     /// # Errors
-    /// None is left.
+    /// If no frame is left.
     pub fn new() -> Result<Self, OutOfFrames> {
         let mut allocator = ALLOCATOR.lock();
         let address = match allocator.free {
@@ -70,13 +70,13 @@ impl Frame {
         Ok(Self(address))
     }
 
-    /// Its physical address, which is also where the identity map has it.
+    /// The frame's physical address, which is also its address in the identity map.
     #[must_use]
     pub fn address(&self) -> u64 {
         self.0
     }
 
-    /// Its first byte, through the identity map.
+    /// A pointer to the frame's first byte, in the identity map.
     #[must_use]
     pub fn as_ptr(&self) -> *mut u8 {
         pointer(self.0)
@@ -85,7 +85,7 @@ impl Frame {
     /// Copies bytes in, at an offset.
     ///
     /// # Panics
-    /// They do not fit.
+    /// If the bytes do not fit.
     pub fn write(&mut self, offset: usize, bytes: &[u8]) {
         let to = self.at(offset, bytes.len());
         // SAFETY: `at` checked the range, the frame is this one's own, and no reference to its
@@ -96,10 +96,11 @@ impl Frame {
     /// Copies bytes out, from an offset.
     ///
     /// # Panics
-    /// There are not as many.
+    /// If the range is not within the frame.
     pub fn read(&self, offset: usize, bytes: &mut [u8]) {
         let from = self.at(offset, bytes.len());
-        // SAFETY: as for writing.
+        // SAFETY: `at` checked the range, the frame is this one's own, and `bytes` cannot be a
+        // reference to its content.
         unsafe { from.copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) }
     }
 
@@ -110,17 +111,18 @@ impl Frame {
         unsafe { self.as_ptr().add(offset) }
     }
 
-    /// Leaves the frame to whoever has its address, for [`from_address`](Self::from_address).
+    /// Gives up ownership without giving the frame back, until
+    /// [`from_address`](Self::from_address).
     pub(super) fn into_address(self) -> u64 {
         let address = self.0;
         core::mem::forget(self);
         address
     }
 
-    /// Takes a frame back from [`into_address`](Self::into_address).
+    /// Takes ownership of a frame that [`into_address`](Self::into_address) has given up.
     ///
     /// # Safety
-    /// The address came from there, and from now on this is its only user.
+    /// The address came from `into_address`, and from now on the result is its only user.
     pub(super) unsafe fn from_address(address: u64) -> Self {
         Self(address)
     }
@@ -129,13 +131,14 @@ impl Frame {
 impl Drop for Frame {
     fn drop(&mut self) {
         let mut allocator = ALLOCATOR.lock();
-        // SAFETY: the frame was this one's own, is mapped at its own address, and is page-aligned.
+        // SAFETY: the frame was owned by this value, is mapped at its own address, and is
+        // page-aligned.
         unsafe { self.as_ptr().cast::<u64>().write(allocator.free) }
         allocator.free = self.0;
     }
 }
 
-/// The identity map's address of physical memory.
+/// A pointer to physical memory, in the identity map.
 fn pointer(physical: u64) -> *mut u8 {
     core::ptr::with_exposed_provenance_mut(physical as usize)
 }

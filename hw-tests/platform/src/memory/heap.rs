@@ -18,8 +18,8 @@ static WATCHED: AtomicU64 = AtomicU64::new(0);
 /// How often the allocator has been used under that GS base.
 static SEEN: AtomicU64 = AtomicU64::new(0);
 
-/// The allocator, which can tell what GS base it has been used under: a host's own may need that of
-/// the host.
+/// The allocator, which can count how often it is used under some GS base: a host's own allocator
+/// may need the host's GS base.
 struct Watched;
 
 impl Watched {
@@ -31,28 +31,28 @@ impl Watched {
     }
 }
 
-// SAFETY: everything is `LockedHeap`'s.
+// SAFETY: `LockedHeap` keeps the contract, and each call is passed on as it is.
 unsafe impl GlobalAlloc for Watched {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.note();
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller keeps the contract of `alloc`, which is the same.
         unsafe { HEAP.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
         self.note();
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller keeps the contract of `dealloc`, which is the same.
         unsafe { HEAP.dealloc(place, layout) }
     }
 }
 
-/// From now on, counts what is allocated or freed on a CPU with this GS base.
+/// Starts to count allocations and deallocations on a CPU with this GS base.
 pub fn watch(gs_base: u64) {
     SEEN.store(0, Ordering::Release);
     WATCHED.store(gs_base, Ordering::Release);
 }
 
-/// Ends the counting, and says how often it was used.
+/// Ends the counting, and returns how many there were.
 pub fn watched() -> u64 {
     WATCHED.store(0, Ordering::Release);
     SEEN.load(Ordering::Acquire)
@@ -61,18 +61,18 @@ pub fn watched() -> u64 {
 /// Gives the allocator its memory.
 ///
 /// # Safety
-/// Called once. The region is writable memory at its own address, now and for ever, and nobody
-/// else's.
+/// Must be called once. The region is writable memory at its own address, now and for ever, and
+/// nobody else uses it.
 pub(super) unsafe fn init(region: Region) {
     let start = core::ptr::with_exposed_provenance_mut(region.start as usize);
-    // SAFETY: the caller's promise is what the allocator asks for.
+    // SAFETY: the caller promises what the allocator asks for.
     unsafe { HEAP.lock().init(start, region.len() as usize) }
 }
 
 /// Moves the allocator to other addresses of its memory.
 ///
 /// # Safety
-/// The region is the memory given before, at its addresses from now on.
+/// The region is the memory that `init` was given, at the addresses that it has from now on.
 pub(super) unsafe fn move_to(region: Region) {
     let mut heap = HEAP.lock();
     if heap.used() != 0 {
@@ -83,6 +83,6 @@ pub(super) unsafe fn move_to(region: Region) {
     }
     let start = core::ptr::with_exposed_provenance_mut(region.start as usize);
     *heap = linked_list_allocator::Heap::empty();
-    // SAFETY: the caller's promise; nobody has a part of it.
+    // SAFETY: the caller vouches for the memory, and no part of it is allocated.
     unsafe { heap.init(start, region.len() as usize) }
 }

@@ -1,4 +1,4 @@
-//! The host's own root: its ranges, and how pages get into them.
+//! The host's own root: its ranges, and how pages are mapped in them.
 
 use spin::Once;
 use switcher_gen::arch::PagingMode;
@@ -23,7 +23,8 @@ pub(super) struct Host {
     pub(super) low: Tree,
     /// The level-3 table of the high host range.
     pub(super) high: Tree,
-    /// Of five-level paging: those of what lies above 47 bits, in the order of [`Half::ALL`].
+    /// The tables for addresses of more than 47 bits, in the order of [`Half::ALL`]; only under
+    /// five-level paging.
     pub(super) halves: Option<[Tree; 2]>,
     /// The host's own root.
     pub(super) root: Root,
@@ -51,7 +52,7 @@ pub(super) fn image() -> [(Region, Flags); 3] {
     ]
 }
 
-/// Writes down the tables, once.
+/// Stores the tables, once.
 pub(super) fn set(host: Host) {
     HOST.call_once(|| host);
 }
@@ -78,20 +79,20 @@ pub(super) fn host() -> &'static Host {
     }
 }
 
-/// The paging mode in force.
+/// The paging mode that is in force.
 #[must_use]
 pub fn paging() -> PagingMode {
     host().root.paging()
 }
 
-/// The host's own root, PCID 0.
+/// CR3 of the host's own root, with PCID 0.
 #[must_use]
 pub fn host_cr3() -> u64 {
     host().root.cr3()
 }
 
-/// Where code goes: in the high host range, or, under five-level paging, above 47 bits, in this
-/// half.
+/// The address at which code is placed: in the high host range, or, under five-level paging, at an
+/// address of more than 47 bits in this half.
 #[must_use]
 pub fn code_start(half: Half) -> u64 {
     match paging() {
@@ -100,11 +101,11 @@ pub fn code_start(half: Half) -> u64 {
     }
 }
 
-/// Maps a page in the high host range, or where code goes, for the supervisor.
+/// Maps a page in the high host range, or where code is placed, for the supervisor.
 ///
 /// # Errors
-/// The address is in neither or not a page's, is mapped already, the flags are writable and
-/// executable or for users, or there is no frame left for a table.
+/// If the address is in neither range, is not page-aligned or is mapped already, if the flags are
+/// writable and executable or for users, or if no frame is left for a table.
 pub fn map_host(virt: u64, phys: u64, flags: Flags) -> Result<(), MapError> {
     host_page(virt, flags)?.map(virt, phys, flags)?;
     protect_alias(phys, flags)
@@ -113,11 +114,11 @@ pub fn map_host(virt: u64, phys: u64, flags: Flags) -> Result<(), MapError> {
 /// Changes the permissions of a page that [`map_host`] has mapped.
 ///
 /// # Safety
-/// Nothing relies on what the page could do before: no code in it runs again after it stops being
-/// executable, no reference into it is written through after it stops being writable.
+/// Nothing relies on the former permissions: no code in the page runs again after it stops being
+/// executable, and no reference into it is written through after it stops being writable.
 ///
 /// # Errors
-/// As for [`map_host`], and the address is not mapped.
+/// As for [`map_host`], and if the address is not mapped.
 pub unsafe fn protect_host(virt: u64, flags: Flags) -> Result<(), MapError> {
     host_page(virt, flags)?.protect(virt, flags)?;
     protect_alias(host().root.translate(virt).ok_or(MapError::NotMapped)?, flags)?;
@@ -125,13 +126,14 @@ pub unsafe fn protect_host(virt: u64, flags: Flags) -> Result<(), MapError> {
     Ok(())
 }
 
-/// Takes the identity map's right to write a page that is executable in the high host range, and
-/// gives it back once that is over: no page is writable at one address and executable at another.
+/// Makes a page read-only in the identity map while it is executable in the high host range, and
+/// writable again afterwards: no page is writable at one address and executable at another.
 fn protect_alias(phys: u64, flags: Flags) -> Result<(), MapError> {
     let host = host();
     let image = image();
     let in_image = (image[0].0.start..image[2].0.end).contains(&phys);
-    // The image's sections keep what they have; what the identity map lacks has no alias.
+    // The image's sections keep their permissions; a page that is not in the identity map has no
+    // alias.
     if in_image || host.root.flags(phys).is_none() {
         return Ok(());
     }
@@ -162,7 +164,7 @@ pub fn host_address(virt: u64) -> Option<u64> {
 /// Nothing uses the page any more.
 ///
 /// # Errors
-/// The address is in neither of its ranges, or not mapped.
+/// If the address is in neither range, or is not mapped.
 pub unsafe fn unmap_host(virt: u64) -> Result<u64, MapError> {
     let phys = host_page(virt, Flags::empty())?.unmap(virt)?;
     protect_alias(phys, Flags::WRITE)?;
@@ -170,7 +172,7 @@ pub unsafe fn unmap_host(virt: u64) -> Result<u64, MapError> {
     Ok(phys)
 }
 
-/// The tables of an address that is the host's to be mapped page by page.
+/// The tables of an address at which the host maps pages one by one.
 fn host_page(virt: u64, flags: Flags) -> Result<&'static Tree, MapError> {
     let is_within = |region: Region| (region.start..region.end).contains(&virt);
     let is_code = (0..MAX_CPUS).any(|cpu| is_within(percpu::code(cpu)));
@@ -190,10 +192,10 @@ fn host_page(virt: u64, flags: Flags) -> Result<&'static Tree, MapError> {
     Ok(tree)
 }
 
-/// Flushes every translation of every PCID: SDM vol. 3, 4.10.4.1, a change of CR4.PGE.
+/// Flushes every translation of every PCID, by a change of CR4.PGE (SDM vol. 3, 4.10.4.1).
 pub fn flush_all() {
     for _ in 0..2 {
-        // SAFETY: no entry has its global bit set, so PGE decides about no translation.
+        // SAFETY: no entry has its global bit set, so PGE affects no translation.
         unsafe { Cr4::update(|cr4| cr4.toggle(Cr4Flags::PAGE_GLOBAL)) }
     }
     tlb::flush_all();

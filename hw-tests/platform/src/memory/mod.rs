@@ -10,8 +10,8 @@
 //! Both ranges have the same addresses under four and five levels.
 //!
 //! # The virtual address space of a guest's root
-//! Of the host there is nothing but what the runtime lists, page by page, at the same addresses
-//! ([`AddressSpace::new`]): host page-table isolation. The rest is the guest's.
+//! Of the host, it maps only what the runtime lists, page by page, at the same addresses
+//! ([`AddressSpace::new`]): host page-table isolation. All other addresses are the guest's.
 //!
 //! # The order of the files
 //! A file imports only from those above it in this list: `hw-tests/tests/module_order.rs` sees to
@@ -57,9 +57,9 @@ use host::{Host, image};
 use root::Root;
 use tables::{LARGE_PAGE, Tree};
 
-/// The identity map reaches at least this far, however little memory there is.
+/// The least size of the identity map, however little memory there is.
 const LEAST_IDENTITY: u64 = 512 << 20;
-/// Bytes for the global allocator.
+/// The number of bytes for the global allocator.
 const HEAP: u64 = 32 << 20;
 /// Why memory could not be set up.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ pub(crate) enum InitError {
     Regions(TooManyRegions),
     NoRoomForHeap,
     Map(MapError),
-    /// Five-level paging is entered through 32-bit mode.
+    /// The root lies above 4 GiB, but five-level paging is entered through 32-bit mode.
     RootAbove4Gib,
 }
 
@@ -100,12 +100,13 @@ impl From<OutOfFrames> for InitError {
     }
 }
 
-/// Sets up frames, the heap and the final page tables, in the paging mode asked for, and loads
-/// them. The identity map reaches to `end` at least. Returns how many bytes of frames are left.
+/// Sets up frames, the heap and the final page tables, in the paging mode that is asked for, and
+/// loads the tables. The identity map reaches at least to `end`. Returns how many bytes of frames
+/// are left.
 ///
 /// # Safety
-/// Called once, on the boot stack, with the boot page tables and the GDT in force, PCIDs off, and
-/// `usable` memory that is really there and nobody's. The CPU has the paging mode.
+/// Must be called once, on the boot stack, with the boot page tables and the GDT loaded and PCIDs
+/// off. `usable` is memory that exists and that nobody else uses. The CPU has the paging mode.
 pub(crate) unsafe fn init(
     usable: &Regions,
     end: u64,
@@ -118,10 +119,11 @@ pub(crate) unsafe fn init(
     let identity =
         usable.end().max(heap.end).max(end).max(LEAST_IDENTITY).next_multiple_of(LARGE_PAGE);
 
-    // SAFETY: the regions are usable memory less the image and the heap; they are below 4 GiB, and
-    // those handed out before the identity map is loaded are the lowest, which the boot tables map.
+    // SAFETY: the regions are the usable memory without the image and the heap; they are below 4
+    // GiB, and those handed out before the identity map is loaded are the lowest, which the boot
+    // tables map.
     unsafe { frames::init(&usable) }
-    // SAFETY: the heap's region is usable memory, given to nobody else.
+    // SAFETY: the heap's region is usable memory, which nobody else is given.
     unsafe { heap::init(heap) }
 
     let low = identity_map(identity, &sections)?;
@@ -138,7 +140,8 @@ pub(crate) unsafe fn init(
         PagingMode::FourLevel => unsafe { load_cr3(cr3) },
         PagingMode::FiveLevel => {
             let cr3 = u32::try_from(cr3).map_err(|_| InitError::RootAbove4Gib)?;
-            // SAFETY: the same, and the caller vouches for the CPU, the GDT and CR4.PCIDE.
+            // SAFETY: the new tables identity-map the image; the caller vouches for the CPU, the
+            // GDT and CR4.PCIDE.
             unsafe { boot::switch_to_la57(cr3) }
         }
     }
@@ -151,14 +154,15 @@ pub(crate) unsafe fn init(
         unsafe { segments::init(0) }
         events::move_up();
         let base = Half::Lower.base();
-        // SAFETY: the memory that the heap was given, mapped there as well.
+        // SAFETY: it is the memory that the heap was given, which is mapped at these addresses as
+        // well.
         unsafe { heap::move_to(Region::new(heap.start + base, heap.end + base)) }
     }
     Ok(usable.total())
 }
 
-/// What stays unmapped of the image, by physical address: the lowest pages of the stacks and the
-/// places for code of one CPU.
+/// The pages of the image that stay unmapped, by physical address: the lowest pages of the stacks,
+/// and the places for code of one CPU.
 fn holes() -> Vec<u64> {
     let code = (0..MAX_CPUS).map(percpu::code);
     (0..MAX_CPUS)
@@ -169,8 +173,8 @@ fn holes() -> Vec<u64> {
         .collect()
 }
 
-/// Builds the tables of both halves above 47 bits: the image's data in both, the heap in the lower
-/// one.
+/// Builds the tables for addresses of more than 47 bits: the image's data in both halves, the heap
+/// in the lower one.
 fn above_47_bits(data: Region, heap: Region) -> Result<[Tree; 2], InitError> {
     let holes = holes();
     let halves = [Tree::new(3)?, Tree::new(3)?];
@@ -189,8 +193,8 @@ fn above_47_bits(data: Region, heap: Region) -> Result<[Tree; 2], InitError> {
 
 /// Builds the tables of the identity map, up to `end`.
 ///
-/// Large pages, except around the image, where the sections have their own permissions. Page 0
-/// stays unmapped (null pointers), and so do the lowest pages of the stacks (overflow) and the
+/// It has large pages, except around the image, where the sections have their own permissions. Page
+/// 0 stays unmapped (null pointers), and so do the lowest pages of the stacks (overflow) and the
 /// places for code of one CPU.
 fn identity_map(end: u64, sections: &[(Region, Flags)]) -> Result<Tree, InitError> {
     let tree = Tree::new(3)?;
@@ -219,6 +223,6 @@ fn identity_map(end: u64, sections: &[(Region, Flags)]) -> Result<Tree, InitErro
 /// `cr3` is the CR3 of a live [`AddressSpace`], with a PCID only if CR4.PCIDE is set.
 pub unsafe fn load_cr3(cr3: u64) {
     let frame = PhysFrame::containing_address(PhysAddr::new(cr3 & 0x000F_FFFF_FFFF_F000));
-    // SAFETY: every address space maps the host's ranges as the current one does.
+    // SAFETY: every address space maps what the host needs in order to go on under it.
     unsafe { Cr3::write(frame, Cr3Flags::from_bits_truncate(cr3 & 0xFFF)) }
 }

@@ -1,4 +1,4 @@
-//! A guest's address space: a root that has of the host what it must.
+//! A guest's address space: a root that maps of the host what it must.
 
 use alloc::vec::Vec;
 
@@ -14,24 +14,25 @@ use crate::{events, exit};
 
 /// A root page table, and whatever is mapped for a guest.
 ///
-/// It owns its tables but not the pages they map: a [`Frame`](super::Frame) must outlive its
-/// mapping. Changes are seen by every CPU state: each one that takes something away flushes all
-/// translations.
+/// It owns its tables but not the pages that they map: a [`Frame`](super::Frame) must outlive its
+/// mapping. Each change that takes something away flushes all translations of this CPU, so that it
+/// takes effect at once.
 ///
 /// Mapping is safe whatever is mapped, because nothing happens before the root is loaded, which is
-/// not: see [`load_cr3`](super::load_cr3), and the switcher's contract for the roots it is given.
+/// unsafe: see [`load_cr3`](super::load_cr3), and the switcher's contract for the roots that it is
+/// given.
 #[derive(Debug)]
 pub struct AddressSpace {
     root: Root,
 }
 
 impl AddressSpace {
-    /// A guest's space: of the host it has what `list` says, at the addresses and on the pages that
-    /// the host's root has them.
+    /// A guest's space: of the host, it maps what `list` says, at the same addresses and onto the
+    /// same pages as the host's root.
     ///
     /// # Errors
-    /// The host does not map what is listed, or not with such rights, or no frame is left for the
-    /// tables.
+    /// If the host does not map what is listed, or not with such rights, or if no frame is left for
+    /// the tables.
     pub fn new(list: impl IntoIterator<Item = Mapping>) -> Result<Self, MapError> {
         let mut space = Self { root: Root::new(host().root.paging())? };
         for mapping in list {
@@ -45,7 +46,7 @@ impl AddressSpace {
     /// Adds the kernel's own event stubs, for a guest that runs without a switcher.
     ///
     /// # Errors
-    /// No frame is left for the tables.
+    /// If no frame is left for the tables.
     pub fn map_stubs(&mut self) -> Result<(), MapError> {
         for (region, rights) in events::mappings() {
             for page in (region.start..region.end).step_by(PAGE as usize) {
@@ -55,7 +56,7 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Maps a page of the host's, as the host's root has it, but with these rights at most.
+    /// Maps a page of the host's as the host's root does, but with these rights at most.
     fn map_of_host(&mut self, page: u64, rights: Rights) -> Result<(), MapError> {
         let root = &host().root;
         let flags = flags_of(rights);
@@ -66,7 +67,7 @@ impl AddressSpace {
         }
     }
 
-    /// The value for CR3, PCID 0. Add a PCID, and NOFLUSH, as CR4.PCIDE allows.
+    /// The value for CR3, with PCID 0. The caller may add a PCID, and NOFLUSH, if CR4.PCIDE is set.
     #[must_use]
     pub fn cr3(&self) -> u64 {
         self.root.cr3()
@@ -75,8 +76,8 @@ impl AddressSpace {
     /// Maps a page of 4 KiB.
     ///
     /// # Errors
-    /// The address is not canonical, not a page's or mapped already, the page
-    /// would be writable and executable, or no frame is left for a table.
+    /// If the address is not canonical, not page-aligned or mapped already, if the page would be
+    /// writable and executable, or if no frame is left for a table.
     pub fn map(&mut self, virt: u64, phys: u64, flags: Flags) -> Result<(), MapError> {
         self.check(virt)?;
         self.root.tree.map(virt, phys, flags)
@@ -85,7 +86,7 @@ impl AddressSpace {
     /// Changes the permissions of a page.
     ///
     /// # Errors
-    /// As for [`map`](Self::map), and the page is not mapped.
+    /// As for [`map`](Self::map), and if the page is not mapped.
     pub fn protect(&mut self, virt: u64, flags: Flags) -> Result<(), MapError> {
         self.check(virt)?;
         self.root.tree.protect(virt, flags)?;
@@ -96,7 +97,7 @@ impl AddressSpace {
     /// Unmaps a page and returns the physical address it had.
     ///
     /// # Errors
-    /// The address is not a guest's, or the page is not mapped.
+    /// If the address is not a guest's, or the page is not mapped.
     pub fn unmap(&mut self, virt: u64) -> Result<u64, MapError> {
         self.check(virt)?;
         let phys = self.root.tree.unmap(virt)?;
@@ -104,10 +105,10 @@ impl AddressSpace {
         Ok(phys)
     }
 
-    /// Unmaps a page and flushes nothing.
+    /// Unmaps a page without flushing.
     ///
     /// # Safety
-    /// No CPU uses a translation from before: each flushes before it loads this root again.
+    /// No CPU uses an older translation: each flushes before it loads this root again.
     ///
     /// # Errors
     /// As for [`unmap`](Self::unmap).
@@ -116,19 +117,20 @@ impl AddressSpace {
         self.root.tree.unmap(virt)
     }
 
-    /// Every page it maps.
+    /// Every page that the space maps.
     #[must_use]
     pub fn leaves(&self) -> Vec<Leaf> {
         self.root.tree.leaves(self.root.paging())
     }
 
-    /// How the page at an address is mapped, the host's pages included; `None` if it is not.
+    /// How the page at an address is mapped, the host's pages included; `None` if it is not mapped.
     #[must_use]
     pub fn flags(&self, virt: u64) -> Option<Flags> {
         self.root.flags(virt)
     }
 
-    /// The physical address of a byte, the host's ranges included; `None` if it is not mapped.
+    /// The physical address of a byte, the host's ranges included; `None` if the address is not
+    /// mapped.
     #[must_use]
     pub fn translate(&self, virt: u64) -> Option<u64> {
         self.root.translate(virt)

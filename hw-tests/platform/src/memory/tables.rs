@@ -1,8 +1,7 @@
 //! Page tables: walking, mapping, freeing. Four or five levels, pages of 4 KiB and 2 MiB.
 //!
-//! A [`Tree`] is a table and everything below it, down to but excluding the pages it maps. The
-//! `x86_64` crate's mapper stops at four levels; its types of entries and tables serve here as
-//! well.
+//! A [`Tree`] is a table and everything below it except the pages that it maps. The `x86_64`
+//! crate's mapper stops at four levels; its types of entries and tables are used here as well.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -15,18 +14,19 @@ use x86_64::structures::paging::page_table::{PageTable, PageTableEntry, PageTabl
 
 use super::frames::{Frame, OutOfFrames, PAGE};
 
-/// What one entry of a level-2 table maps.
+/// The number of bytes that one entry of a level-2 table maps.
 pub(super) const LARGE_PAGE: u64 = 2 << 20;
 
-/// The flags of an entry that points to a table: each leaf decides for itself.
+/// The flags of an entry that points to a table. They allow everything, as each leaf decides for
+/// itself.
 const TABLE: PageTableFlags =
     PageTableFlags::PRESENT.union(PageTableFlags::WRITABLE).union(PageTableFlags::USER_ACCESSIBLE);
 
 bitflags! {
-    /// What a mapped page can be used for, beyond being read.
+    /// What a mapped page can be used for, besides being read.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct Flags: u8 {
-        /// From CPL3 too, and then, with SMAP and SMEP, from CPL3 only.
+        /// It can be accessed from CPL 3, and then, with SMAP and SMEP, only from there.
         const USER = 1 << 0;
         /// It can be written.
         const WRITE = 1 << 1;
@@ -44,7 +44,7 @@ impl Flags {
         flags
     }
 
-    /// What an entry allows.
+    /// The flags that an entry gives.
     pub(super) fn of(entry: PageTableFlags) -> Self {
         let mut flags = Self::empty();
         flags.set(Self::USER, entry.contains(PageTableFlags::USER_ACCESSIBLE));
@@ -59,19 +59,19 @@ impl Flags {
 pub enum MapError {
     /// The virtual address is not canonical in the paging mode in force.
     NonCanonical,
-    /// One of the addresses is not a page's.
+    /// One of the addresses is not page-aligned.
     Unaligned,
     /// The host's root does not map the page, or does not give these rights.
     NotSoByTheHost,
-    /// The virtual address is neither in the high host range nor where code of one CPU goes.
+    /// The virtual address is neither in the high host range nor where code of one CPU is placed.
     GuestRange,
-    /// A user page in a host range.
+    /// The page is a user page in a host range.
     UserInHostRange,
-    /// Writable and executable at once.
+    /// The page would be writable and executable at once.
     WritableAndExecutable,
-    /// Something is mapped there.
+    /// A page is mapped at the address already.
     AlreadyMapped,
-    /// Nothing is mapped there.
+    /// No page is mapped at the address.
     NotMapped,
     /// No frame is left for a table.
     OutOfFrames,
@@ -106,7 +106,7 @@ impl From<OutOfFrames> for MapError {
 /// Guards every change of a table: a [`Tree`] that all roots share is changed through `&self`.
 static CHANGES: Mutex<()> = Mutex::new(());
 
-/// A page table of some level and all tables below it that are its own.
+/// A page table of some level and all tables below it that belong to it.
 #[derive(Debug)]
 pub(super) struct Tree {
     table: u64,
@@ -123,24 +123,24 @@ fn index(virt: u64, level: u32) -> usize {
 /// `table` is the address of a page table, and nothing else refers to its entries.
 unsafe fn entry<'a>(table: u64, virt: u64, level: u32) -> &'a mut PageTableEntry {
     let table = core::ptr::with_exposed_provenance_mut::<PageTable>(table as usize);
-    // SAFETY: the caller's promise; tables are page-aligned frames in the identity map.
+    // SAFETY: the caller vouches for the table; tables are page-aligned frames in the identity map.
     let table = unsafe { &mut *table };
     &mut table[index(virt, level)]
 }
 
 impl Tree {
-    /// An empty tree.
+    /// Makes a tree that maps nothing.
     pub(super) fn new(level: u32) -> Result<Self, OutOfFrames> {
         Ok(Self { table: Frame::new()?.into_address(), level })
     }
 
-    /// The physical address of its table.
+    /// The physical address of the tree's table.
     pub(super) fn address(&self) -> u64 {
         self.table
     }
 
-    /// Finds the entry of `level` for an address, making tables on the way if `create` says so, and
-    /// lets `change` have it.
+    /// Finds the entry of `level` for an address, makes tables on the way if `create` is set, and
+    /// passes the entry to `change`.
     fn at<T>(
         &self,
         virt: u64,
@@ -163,7 +163,7 @@ impl Tree {
             }
             table = entry.addr().as_u64();
         }
-        // SAFETY: as above.
+        // SAFETY: `table` is this tree's, or a table below it; the lock keeps others away.
         let result = change(unsafe { entry(table, virt, level) });
         drop(guard);
         result
@@ -207,7 +207,7 @@ impl Tree {
         self.change_page(virt, |entry| entry.set_flags(flags.entry()))
     }
 
-    /// Unmaps a page and returns the physical address. The caller flushes.
+    /// Unmaps a page and returns its physical address. The caller flushes.
     pub(super) fn unmap(&self, virt: u64) -> Result<u64, MapError> {
         self.change_page(virt, |entry| {
             let phys = entry.addr().as_u64();
@@ -216,8 +216,8 @@ impl Tree {
         })
     }
 
-    /// What the page at an address maps, and how: its physical address (the large page's, in a
-    /// large one) and the flags of the entry. Of the levels above, [`TABLE`] takes nothing away.
+    /// The page that is mapped at an address: its physical address (the large page's, if it is one)
+    /// and the flags of its entry. The levels above restrict nothing: see [`TABLE`].
     pub(super) fn lookup(&self, virt: u64) -> Option<(u64, PageTableFlags)> {
         let _guard = CHANGES.lock();
         let mut table = self.table;
@@ -236,7 +236,7 @@ impl Tree {
         None
     }
 
-    /// Every page that it maps, by address.
+    /// Every page that the tree maps, by address.
     pub(super) fn leaves(&self, paging: PagingMode) -> Vec<Leaf> {
         let _guard = CHANGES.lock();
         let mut found = Vec::new();
@@ -277,7 +277,7 @@ impl Tree {
         })
     }
 
-    /// Makes another tree the part of this one at `virt`. That one stays its owner's.
+    /// Makes another tree the part of this one at `virt`. That tree keeps its owner.
     pub(super) fn link(&self, virt: u64, part: &Self) -> Result<(), MapError> {
         let table = PhysAddr::new(part.table);
         self.at(virt, part.level + 1, true, |entry| {
@@ -289,9 +289,10 @@ impl Tree {
         })
     }
 
-    /// Takes a linked tree out again, if it is there.
+    /// Takes a linked tree out again, if it is linked there.
     pub(super) fn unlink(&self, virt: u64, part: &Self) {
-        // An address that nothing was linked at has nothing to take out.
+        // The call fails if nothing was linked at the address, and then there is nothing to take
+        // out.
         let _ = self.at(virt, part.level + 1, false, |entry| {
             if entry.addr().as_u64() == part.table {
                 entry.set_unused();
@@ -304,22 +305,22 @@ impl Tree {
 /// A page as a tree maps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leaf {
-    /// Its address.
+    /// The virtual address of the page.
     pub virt: u64,
-    /// The physical one.
+    /// The physical address of the page.
     pub phys: u64,
-    /// What the entry allows.
+    /// The flags of the page's entry.
     pub flags: Flags,
     /// Whether the translation outlives a change of CR3.
     pub global: bool,
-    /// How many bytes it has.
+    /// The size of the page in bytes.
     pub size: u64,
 }
 
 /// Finds the pages that a table and those below it map.
 ///
 /// # Safety
-/// `table` is a page table of that level, and nothing changes it.
+/// `table` is a page table of that level, and nothing changes it meanwhile.
 unsafe fn leaves_below(
     table: u64,
     level: u32,
@@ -341,7 +342,7 @@ unsafe fn leaves_below(
             let global = flags.contains(PageTableFlags::GLOBAL);
             found.push(Leaf { virt, phys, flags: Flags::of(flags), global, size });
         } else {
-            // SAFETY: an entry that is no page points to a table of the next level.
+            // SAFETY: an entry that maps no page points to a table of the next level.
             unsafe { leaves_below(entry.addr().as_u64(), level - 1, virt, paging, found) }
         }
     }
@@ -365,7 +366,7 @@ impl Drop for Tree {
 /// Gives back a table and the tables below it.
 ///
 /// # Safety
-/// They are nobody else's, and no CPU walks them.
+/// The tables are owned by nobody else, and no CPU walks them.
 unsafe fn free(table: u64, level: u32) {
     if level > 1 {
         for slot in 0..512u64 {
