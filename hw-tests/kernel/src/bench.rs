@@ -1,6 +1,6 @@
 //! Host cases: cases that only a kernel can run, because they need several CPUs or page tables of
 //! their own. Each is an entry in the table of its file in `cases/`. The runner takes the names
-//! that it expects from there, too.
+//! that it expects from these tables, too.
 
 use alloc::string::String;
 
@@ -14,14 +14,14 @@ use crate::case_host::BareMetal;
 use crate::others::Others;
 use crate::paths::{self, Path};
 
-/// What came of a host case: how many guests were entered, or why it failed.
+/// The result of a host case: how many guests were entered, or why it failed.
 pub(crate) type Ended = Result<u64, String>;
 
 /// A case that is about the host around a switcher.
 ///
-/// `hw-protocol` reads the tables of these at build time, and has all but `run`.
+/// `hw-protocol` reads the tables of these at build time, and has all fields but `run`.
 pub(crate) struct HostCase {
-    /// Unique, stable, and a sentence.
+    /// The name of the case: unique, stable, and a sentence.
     pub(crate) name: &'static str,
     /// What a pass shows.
     #[expect(dead_code, reason = "for the runner, which has it by way of hw-protocol")]
@@ -29,11 +29,11 @@ pub(crate) struct HostCase {
     /// The rows of spec/hazards.md that the case tries.
     #[expect(dead_code, reason = "for the runner, which has it by way of hw-protocol")]
     pub(crate) rows: &'static [Hazard],
-    /// How many CPUs it takes at least.
+    /// The least number of CPUs that the case takes.
     pub(crate) cpus: usize,
     /// What else an engine must have for it.
     pub(crate) needs: &'static [Need],
-    /// The case itself.
+    /// The function that runs the case.
     pub(crate) run: fn(&mut Bench) -> Ended,
 }
 
@@ -81,7 +81,7 @@ impl Bench {
     }
 }
 
-/// What a switcher changes of a CPU.
+/// The registers of a CPU that a switcher changes.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Control {
     cr4: u64,
@@ -101,7 +101,7 @@ impl Control {
     ];
 
     pub(crate) fn read() -> Self {
-        // SAFETY: MSRs of every CPU with long mode; reading changes nothing.
+        // SAFETY: every CPU with long mode has these MSRs; reading them changes nothing.
         let msr = |name: MsrName| unsafe { Msr::new(name.address()).read() };
         Self { cr4: Cr4::read_raw(), efer: Efer::read_raw(), msrs: Self::MSRS.map(msr) }
     }

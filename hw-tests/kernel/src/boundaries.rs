@@ -1,4 +1,4 @@
-//! An interruption in front of every instruction of a path through the switcher.
+//! Interruptions before every instruction of a path through the switcher.
 
 use alloc::format;
 use alloc::string::String;
@@ -15,35 +15,35 @@ use crate::idt::{aim_breakpoint, call_under_copy, set_breakpoint};
 use crate::paths::Path;
 
 /// Calls the switcher with an instruction breakpoint in it. Its #DB takes the entry and the stack
-/// of an NMI or a machine check; the hook sets RF, so that the instruction is executed then, and is
-/// met again if the path comes by again.
+/// of an NMI or a machine check. The hook sets RF, so that the instruction is executed afterwards;
+/// the breakpoint is met again if the path passes it again.
 ///
 /// # Safety
-/// As for [`call_under_copy`].
+/// The contract of [`call_under_copy`] must hold.
 unsafe fn call_with_breakpoint(entry: u64) -> *mut PtRegs {
     hooks::set_resuming(true);
     set_breakpoint(true);
-    // SAFETY: as the caller says. The switcher comes back from what happens at the breakpoint.
+    // SAFETY: the caller vouches for it. The switcher resumes after what happens at the breakpoint.
     let frame = unsafe { call_under_copy(entry) };
     set_breakpoint(false);
     hooks::set_resuming(false);
     frame
 }
 
-/// An interruption that comes in front of an instruction.
+/// An interruption that comes before an instruction.
 pub(crate) struct Interruption {
-    /// For messages.
+    /// The name of the interruption, for messages.
     pub(crate) name: &'static str,
     /// Runs a guest with a breakpoint at which the interruption comes.
     pub(crate) call: unsafe fn(u64) -> *mut PtRegs,
     /// The number of interruptions so far, or an error if one has gone wrong.
     pub(crate) count: fn() -> Result<u64, String>,
-    /// Whether the breakpoint itself is taken for the interruption. Then it comes each time that
-    /// the path passes the instruction, and exactly there.
+    /// Whether the breakpoint itself stands for the interruption. Then it comes each time that the
+    /// path passes the instruction, and exactly there.
     pub(crate) is_breakpoint: bool,
 }
 
-/// A breakpoint that is taken for an NMI or a machine check.
+/// A breakpoint that stands for an NMI or a machine check.
 pub(crate) const fn taken_for(name: &'static str) -> Interruption {
     Interruption {
         name,
@@ -64,14 +64,15 @@ pub(crate) fn boundaries(
     let base = switcher.base();
     let stubs = switcher.address(Label::EventStubs);
     hooks::set_no_rf_from(switcher.address(Label::RoutinesEnd));
-    // All routines, the stubs of the two exceptions that end these guests, and the stub of the NMI.
+    // These are all routines, the stubs of the two exceptions that end these guests, and the stub
+    // of the NMI.
     let stub = |vector| {
         let at = base + u64::from(switcher.image().gate(vector).offset);
         at..at + 8
     };
     let all =
         (base..stubs).chain(stub(vector::UD)).chain(stub(vector::GP)).chain(stub(vector::NMI));
-    // The first run has no breakpoint in the path: nothing is at address 0.
+    // The first run has no breakpoint in the path: it is at address 0, where nothing is executed.
     let addresses: Vec<_> = match &path.met[..] {
         [] => [0].into_iter().chain(all).collect(),
         met => met.to_vec(),
@@ -84,7 +85,7 @@ pub(crate) fn boundaries(
         (base..).zip(code).filter_map(|(at, code)| (code == executed).then_some(at)).collect();
 
     let same = |host: &mut BareMetal<'_>, at: u64| {
-        // SAFETY: `call` does what `checked_call` does; there is a copy of the IDT.
+        // SAFETY: `call` does what `checked_call` does; a copy of the IDT exists.
         let outcome = unsafe { host.run_by(&path.setup, call) };
         let outcome = outcome.map_err(|why| format!("{}: {why:?}", path.name))?;
         let [expected, other] = &path.expected;
@@ -108,7 +109,7 @@ pub(crate) fn boundaries(
             return Err(format!("{}: the hook saw {got:#x}, not {at:#x}", path.name));
         }
         if let Some((_, least)) = by.iter().find(|(label, _)| *label == at) {
-            // Sent from a breakpoint, it comes when that is met first.
+            // An interruption that the breakpoint sends comes when it is met first.
             let least = if is_breakpoint { *least } else { 1 };
             if here < least {
                 return Err(format!("{}: {name} came {here} times at {at:#x}", path.name));

@@ -29,9 +29,8 @@ global_asm!(
     r#"
     .text
     // unsafe extern "C" fn(entry: u64) -> *mut PtRegs
-    // Calls entry with a known value in every callee-saved register, and writes down what the call
-    // has left of them, of RSP, SS and RFLAGS. It writes relative to GS and relies on nothing
-    // else.
+    // Calls entry with a known value in every callee-saved register, and stores what the call has
+    // left in them, and in RSP, SS and RFLAGS. It stores relative to GS and relies on nothing else.
     .global hw_kernel_checked_call
 hw_kernel_checked_call:
     push    rbx
@@ -117,7 +116,7 @@ unsafe extern "C" {
 /// The call that [`Cpu::enter_with`] leaves to the host, with the checks around it.
 ///
 /// # Safety
-/// As `enter_with` has it: `entry` is the switcher's.
+/// The contract of [`Cpu::enter_with`] must hold: `entry` is the switcher's.
 pub(crate) unsafe fn checked_call(entry: u64) -> *mut PtRegs {
     // SAFETY: the assembly above calls `entry` once as the caller wants it, keeps all
     // callee-saved registers, MXCSR and the x87 state for its own caller, and clobbers no more than
@@ -133,11 +132,11 @@ struct Space {
     text: Page,
     last: Page,
     stack: Frame,
-    // Mapped, and owned so that nobody else gets it.
+    // The frame is mapped, and owned here so that nobody else gets it.
     _stack32: Frame,
 }
 
-/// A page of code, INT3 wherever a setup's code is not.
+/// A page of code, with INT3 wherever a setup's code is not.
 struct Page {
     frame: Frame,
     start: u64,
@@ -161,7 +160,7 @@ impl Page {
         }
     }
 
-    /// Writes that part of `bytes`, which lie at `at`, that is within this page.
+    /// Writes the part of `bytes` that is within this page, if they lie at `at`.
     fn place(&mut self, at: u64, bytes: &[u8]) {
         if let Some(offset) = at.checked_sub(self.start).filter(|offset| *offset < place::PAGE) {
             let offset = offset as usize;
@@ -225,7 +224,7 @@ pub(crate) struct BareMetal<'s> {
 /// A stack that 32-bit code reaches.
 pub(crate) const STACK32: u64 = place::TEXT32 + place::PAGE;
 
-/// Where guests have what they can set breakpoints on: text and stack, and nothing of the host.
+/// The range in which guests can set breakpoints: text and stack, and nothing of the host.
 pub(crate) const GUESTS: Range<u64> = place::TEXT..place::STACK_TOP;
 
 impl<'s> BareMetal<'s> {
@@ -244,7 +243,7 @@ impl<'s> BareMetal<'s> {
             guest_root(&smod.root, GuestPcid::FIRST, pcid)?,
             guest_root(&umod.root, GuestPcid::FIRST + 1, pcid)?,
         ];
-        // SAFETY: of the host, nothing is mapped within the guests' range, in any root.
+        // SAFETY: no root maps anything of the host within the guests' range.
         let debug = unsafe { GuestDebug::new(GUESTS) };
         let domain = Domain::new();
         Ok(Self {
@@ -262,55 +261,56 @@ impl<'s> BareMetal<'s> {
         })
     }
 
-    /// The CPU.
+    /// The CPU on which the guests run.
     pub(crate) const fn cpu(&self) -> &Cpu<'s> {
         &self.cpu
     }
 
-    /// The CPU, to enter guests on by hand.
+    /// The CPU, for cases that enter guests themselves.
     pub(crate) const fn cpu_mut(&mut self) -> &mut Cpu<'s> {
         &mut self.cpu
     }
 
-    /// The CPU, whose guests' memory is given up.
+    /// Gives up the guests' memory, and returns the CPU.
     pub(crate) fn into_cpu(self) -> Cpu<'s> {
         self.cpu
     }
 
-    /// Both modes' spaces.
+    /// The address spaces of both modes.
     pub(crate) const fn spaces(&self) -> [(Mode, &AddressSpace); 2] {
         [(Mode::Smod, &self.smod.root), (Mode::Umod, &self.umod.root)]
     }
 
-    /// Where the PVCS is, for the host.
+    /// The address of the PVCS in the host's root.
     pub(crate) fn pvcs_address(&self) -> u64 {
         self.pvcs.address()
     }
 
-    /// The guests' breakpoints; a setup's own, if it has one, takes the place of the first.
+    /// The guests' breakpoints. If a setup has one of its own, that replaces the first.
     pub(crate) const fn debug(&mut self) -> &mut GuestDebug {
         &mut self.debug
     }
 
-    /// Takes umod's stack away, or gives it back, and flushes nothing: that is the runtime's to do.
+    /// Unmaps umod's stack, or maps it again, without flushing, which the runtime has to do.
     pub(crate) fn set_stack_mapped(&mut self, mapped: bool) -> Result<(), MapError> {
         let Space { root, stack, .. } = &mut self.umod;
         if mapped {
             return root.map(place::STACK, stack.address(), Flags::USER | Flags::WRITE);
         }
-        // SAFETY: the one root that has the page is renewed before it is loaded again.
+        // SAFETY: only this root maps the page, and it is renewed before it is loaded again.
         unsafe { root.unmap_unflushed(place::STACK)? };
         self.roots[1] = self.roots[1].after_unmapping();
         Ok(())
     }
 
-    /// Makes a new root on the page of umod's, with another stack that is full of a byte, and
-    /// flushes nothing: as if the former root's guest had gone, and its page come to a new one.
+    /// Makes a new root on the page of umod's, with another stack that is full of a byte, without
+    /// flushing: as if the former root's guest had gone, and a new one had got its page.
     pub(crate) fn recycle_umod(&mut self, byte: u8) -> Result<(), HostError> {
         let mut stack = Frame::new().map_err(MapError::from)?;
         stack.write(0, &[byte; place::PAGE as usize]);
         let Space { root, stack: old, .. } = &mut self.umod;
-        // SAFETY: the one root that has the page is a new one before it is loaded again.
+        // SAFETY: only this root maps the page, and a new root replaces it before it is loaded
+        // again.
         unsafe { root.unmap_unflushed(place::STACK)? };
         root.map(place::STACK, stack.address(), Flags::USER | Flags::WRITE)?;
         *old = stack;
@@ -318,7 +318,7 @@ impl<'s> BareMetal<'s> {
         Ok(())
     }
 
-    /// The pages that both roots must have of the host.
+    /// The pages of the host that both roots must map.
     pub(crate) fn listed(&self) -> Vec<(u64, Rights)> {
         let list = self.cpu.mappings().into_iter().chain([pvcs_page(&self.pvcs).mapping()]);
         list.flat_map(|mapping| mapping.pages().map(move |page| (page, mapping.rights))).collect()
@@ -331,7 +331,7 @@ impl<'s> BareMetal<'s> {
         }
     }
 
-    /// The setup as a guest of `runtime`.
+    /// Makes a guest of `runtime` from the setup.
     fn guest(&self, setup: &Setup) -> Result<Guest, GuestError> {
         let mut guest = Guest::new(self.platform.paging);
         guest.set_domain(self.domain);
@@ -358,20 +358,20 @@ fn pvcs_page(frame: &Frame) -> PvcsPage {
     let Some(pvcs) = NonNull::new(frame.as_ptr().cast::<Pvcs>()) else {
         exit::fatal(format_args!("a frame at address 0"))
     };
-    // SAFETY: the frame lives as long as the host whose guests alone have it, and every root of
-    // the host maps it, writable and for the supervisor.
+    // SAFETY: the frame lives as long as this host, only its guests have it, and every root of the
+    // host maps it, writable and for the supervisor.
     unsafe { PvcsPage::new(pvcs) }
 }
 
-/// A guest's root; with PCIDs, one of its own.
+/// A guest's root. With PCIDs, it has one of its own.
 fn guest_root(
     space: &AddressSpace,
     pcid: u16,
     enabled: Option<PcidEnabled>,
 ) -> Result<GuestRoot, HostError> {
     // SAFETY: `Space::new` has mapped what the runtime lists for this CPU and the host's PVCS, for
-    // the supervisor alone, as the host's root does. What it adds for users are frames
-    // of the guests' own. `set_stack_mapped` alone takes something out, and renews the root.
+    // the supervisor alone, as the host's root does. All that it maps for users are frames of the
+    // guests' own. Only `set_stack_mapped` takes something out, and it renews the root.
     let root = unsafe { GuestRoot::new(Cr3::new(space.cr3())?) };
     Ok(match enabled {
         Some(enabled) => root.with_pcid(GuestPcid::new(pcid, enabled)?),
@@ -379,24 +379,25 @@ fn guest_root(
     })
 }
 
-/// Places a PVCS in its frame, as `revision` has it; what is reserved there is zero.
+/// Writes a PVCS to its frame in the layout of `revision`; reserved fields are zero.
 fn write_pvcs(frame: &mut Frame, pvcs: &Pvcs, revision: Revision) {
     let current = PvcsV2026::from_v2024(pvcs);
     let start: *const u8 = match revision {
         Revision::V2024 => (&raw const *pvcs).cast(),
         Revision::V2026 => (&raw const current).cast(),
     };
-    // SAFETY: either is 128 bytes of integers without padding: reserved fields are fields.
+    // SAFETY: either struct is 128 bytes of integers without padding: reserved bytes are fields,
+    // too.
     frame.write(0, unsafe { core::slice::from_raw_parts(start, size_of::<Pvcs>()) });
 }
 
 /// Reads the PVCS again. Fields that the revision lacks are taken from `before`.
 fn read_pvcs(frame: &Frame, before: &Pvcs, revision: Revision) -> Result<Pvcs, Refusal> {
     let start = frame.as_ptr();
-    // SAFETY: a frame is a page, and any bits are integers. Volatile, because a case has another
-    // CPU write to it all the time.
+    // SAFETY: a frame is a page, and any bits are integers. The read is volatile, because a case
+    // lets another CPU write to the page all the time.
     let rfc = unsafe { start.cast::<Pvcs>().read_volatile() };
-    // SAFETY: as above.
+    // SAFETY: as for the other revision, the frame is a page, and any bits are integers.
     let current = unsafe { start.cast::<PvcsV2026>().read_volatile() };
     match revision {
         Revision::V2024 => Ok(rfc),
@@ -417,7 +418,7 @@ impl CaseHost for BareMetal<'_> {
     }
 
     fn entries(&self) -> Result<Entries, Refusal> {
-        // SAFETY: reading MSRs that every CPU with SYSCALL has changes nothing.
+        // SAFETY: every CPU with SYSCALL has these MSRs, and reading them changes nothing.
         let read = |msr: MsrName| unsafe { Msr::new(msr.address()).read() };
         let switcher = self.cpu.switcher();
         Ok(Entries {
@@ -441,7 +442,7 @@ impl CaseHost for BareMetal<'_> {
 }
 
 impl BareMetal<'_> {
-    /// Maps a page that the host has, at the host's address of it, in both roots, or unmaps it.
+    /// Maps a page of the host's, at the host's address of it, in both roots, or unmaps it.
     pub(crate) fn map_in_both(&mut self, page: u64, flags: Option<Flags>) -> Result<(), MapError> {
         let phys = memory::host_address(page).ok_or(MapError::NotMapped)?;
         for space in [&mut self.smod, &mut self.umod] {
@@ -453,7 +454,7 @@ impl BareMetal<'_> {
         Ok(())
     }
 
-    /// Places what a setup's guest runs, and makes the guest.
+    /// Writes what a setup's guest runs to memory, and makes the guest.
     pub(crate) fn prepare(&mut self, setup: &Setup) -> Guest {
         for space in [&mut self.smod, &mut self.umod] {
             space.text.clear();
@@ -473,11 +474,11 @@ impl BareMetal<'_> {
         }
     }
 
-    /// Runs a guest, and uses another call of the switcher.
+    /// Runs a guest with another call of the switcher.
     ///
     /// # Safety
-    /// As [`Cpu::enter_with`] asks; and what the outcome says of the host is noted by
-    /// `checked_call`.
+    /// The contract of [`Cpu::enter_with`] must hold for `call`, and `call` uses `checked_call`,
+    /// which stores what the outcome says about the host.
     pub(crate) unsafe fn run_by(
         &mut self,
         setup: &Setup,
@@ -494,7 +495,7 @@ impl BareMetal<'_> {
             exit::fatal(format_args!("a case's breakpoint was refused: {why}"))
         }
         guest.debug = Some(debug);
-        // SAFETY: as the caller says.
+        // SAFETY: the caller vouches for `call`.
         let exit = match unsafe { self.cpu.enter_with(&mut guest, call) } {
             Ok(exit) => exit,
             Err(why) => exit::fatal(format_args!("a case's guest was refused: {why}")),
@@ -504,7 +505,8 @@ impl BareMetal<'_> {
         let pvcs = read_pvcs(&self.pvcs, &setup.pvcs, self.platform.revision)?;
         let smod_rsp = match self.platform.revision {
             Revision::V2024 => guest.smod_rsp,
-            // Where RSP passes through, nobody may rely on what the switcher leaves there.
+            // In this revision, RSP passes through, and nobody may rely on what the switcher leaves
+            // there.
             Revision::V2026 => setup.smod_rsp,
         };
         Ok(Observed {

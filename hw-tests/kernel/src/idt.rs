@@ -1,5 +1,5 @@
-//! The switcher's IDT with some gates changed, and a breakpoint in the switcher whose #DB takes one
-//! of them.
+//! The switcher's IDT with some gates changed, and a breakpoint in the switcher whose #DB goes
+//! through one of them.
 
 use alloc::format;
 use alloc::string::String;
@@ -15,9 +15,9 @@ use switcher_runtime::{DebugCauses, DescriptorTablePointer};
 
 use crate::case_host::{BareMetal, checked_call};
 
-/// Where the breakpoint is.
+/// The address of the breakpoint.
 static BREAKPOINT: AtomicU64 = AtomicU64::new(0);
-/// The IDT under which the switcher is called.
+/// The address of the IDT under which the switcher is called.
 static IDT: AtomicU64 = AtomicU64::new(0);
 
 /// The switcher's IDT with some gates changed, on a page that guests' roots map.
@@ -48,41 +48,42 @@ impl IdtCopy {
         self.page.write(at + 8, &gate.high.to_le_bytes());
     }
 
-    /// A gate of the copy there is.
+    /// The place of a gate in the current copy.
     fn place(vector: u8) -> *mut GateDescriptor {
         let at = size_of::<GateDescriptor>() * usize::from(vector);
         core::ptr::with_exposed_provenance_mut(IDT.load(Ordering::Relaxed) as usize + at)
     }
 
-    /// Reads a gate of the copy there is.
+    /// Reads a gate of the current copy.
     ///
     /// # Safety
-    /// There is one.
+    /// There is a copy.
     pub(crate) unsafe fn gate(vector: u8) -> GateDescriptor {
         // SAFETY: the copy's page is in the identity map, and nothing has a reference into it.
         unsafe { Self::place(vector).read_volatile() }
     }
 
-    /// Changes a gate of the copy there is.
+    /// Changes a gate of the current copy.
     ///
     /// # Safety
-    /// There is one, and `gate` leads to an entry for `vector`.
+    /// There is a copy, and `gate` leads to an entry for `vector`.
     pub(crate) unsafe fn set_gate(vector: u8, gate: GateDescriptor) {
-        // SAFETY: as for reading; the CPU reads it when an event comes.
+        // SAFETY: the copy's page is in the identity map, and nothing has a reference into it; the
+        // CPU reads the gate when an event comes.
         unsafe { Self::place(vector).write_volatile(gate) }
     }
 
     /// Loads the copy. The runtime loads the host's IDT again when the call has returned.
     ///
     /// # Safety
-    /// There is a copy, and this is in a call of `enter_with`.
+    /// There is a copy, and this is called within the call that `enter_with` makes.
     pub(crate) unsafe fn load() {
         let base = IDT.load(Ordering::Relaxed);
         let Ok(pointer) = DescriptorTablePointer::new(base, 4095, memory::paging()) else {
             exit::fatal(format_args!("a copy of the IDT at {base:#x}"))
         };
-        // SAFETY: but for some gates, whose makers vouch for them, this is the switcher's own
-        // table, which is loaded here.
+        // SAFETY: this is the switcher's own table, which the runtime has loaded for this call,
+        // except for some gates, whose makers vouch for them.
         unsafe { pointer.load_idt() }
     }
 
@@ -96,22 +97,23 @@ pub(crate) fn mapping(why: MapError) -> String {
     format!("a page in both roots: {why}")
 }
 
-/// Where the next breakpoint will be.
+/// Sets the address of the next breakpoint.
 pub(crate) fn aim_breakpoint(at: u64) {
     BREAKPOINT.store(at, Ordering::Relaxed);
 }
 
-/// Puts the breakpoint where it is wanted, or nowhere, and forgets what DR6 says of the last one.
+/// Enables the breakpoint at its address, or disables it, and clears what DR6 reports of the last
+/// one.
 pub(crate) fn set_breakpoint(enabled: bool) {
-    /// Breakpoint 0, on execution.
+    /// The bits for breakpoint 0, on execution.
     const ENABLED: u64 = dr7::DISABLED | dr7::L0;
-    // Nothing is left behind: a guest without breakpoints has 0 there, as the runtime's debug
+    // DR0 is 0 again afterwards: a guest without breakpoints has 0 there, as the runtime's debug
     // builds check.
     let (at, control) = match enabled {
         true => (BREAKPOINT.load(Ordering::Relaxed), ENABLED),
         false => (0, dr7::DISABLED),
     };
-    // SAFETY: the breakpoint is in the switcher, which comes back from what happens there.
+    // SAFETY: the breakpoint is in the switcher, which resumes after what happens there.
     unsafe {
         asm!(
             "mov dr0, {at}",
@@ -124,13 +126,13 @@ pub(crate) fn set_breakpoint(enabled: bool) {
     }
 }
 
-/// The call that `enter_with` leaves to the host, under the copy of the IDT.
+/// Calls the switcher under the copy of the IDT, for `enter_with`.
 ///
 /// # Safety
-/// As for `checked_call`. There is an [`IdtCopy`].
+/// The contract of `checked_call` must hold, and there is an [`IdtCopy`].
 pub(crate) unsafe fn call_under_copy(entry: u64) -> *mut PtRegs {
-    // SAFETY: as the caller says.
+    // SAFETY: the caller says that there is a copy.
     unsafe { IdtCopy::load() };
-    // SAFETY: as the caller says.
+    // SAFETY: the caller vouches for the contract of `checked_call`.
     unsafe { checked_call(entry) }
 }

@@ -61,7 +61,7 @@ use switchers::{Switchers, fatal, host_on, with_untraining};
 
 hw_platform::kernel_main!(main);
 
-// What the runner counts on is what the platform does.
+// The runner relies on as many CPUs as the platform starts.
 const _: () = assert!(boot::MAX_CPUS == CPUS);
 const _: () = assert!(are_equal(exit::PANIC, PANIC) && are_equal(exit::FATAL, FATAL));
 
@@ -94,8 +94,8 @@ fn main(platform: Platform) -> ! {
     report.end()
 }
 
-/// The host's part: choose a variant for this CPU, assemble it here, install it on all CPUs, run
-/// the cases.
+/// Does the host's part: it chooses a variant for this CPU, assembles it here, installs it on all
+/// CPUs, and runs the cases.
 fn run(cases: &[hw_cases::Case], options: Options, report: &mut Report) {
     let features = cpu::tracked(HostFeatures::detect);
     let variant = Variant::for_host(&features, Selectors::DEFAULT);
@@ -112,7 +112,7 @@ fn run(cases: &[hw_cases::Case], options: Options, report: &mut Report) {
         let failure = match end {
             CaseEnd::Passed => None,
             CaseEnd::Failed(why) => Some(format!("{}: {why}", Hazard::join(case.rows))),
-            // The runner knows which cases may say so.
+            // The runner knows for which cases this is allowed.
             CaseEnd::NotHere(why) => {
                 report.not_here(case.name, &why);
                 continue;

@@ -1,9 +1,9 @@
 //! Compares the model of a CPU with this CPU.
 //!
-//! A table of [`vectors`](hw_protocol::vectors), made from the model by the engine runner, is
-//! executed instruction by instruction in ring 0. Each program ends with an exception, its own or
-//! that of a last UD2; whatever its stack and its GS are by then, the event goes to a stack of ours
-//! and comes back as a `PtRegs`.
+//! The table of [`vectors`](hw_protocol::vectors), which the engine runner has made from the model,
+//! is executed instruction by instruction in ring 0. Each program ends with an exception, its own
+//! or that of a last UD2. Whatever its stack and its GS are by then, the event goes to a stack of
+//! this kernel's, and leaves a `PtRegs`.
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -31,7 +31,7 @@ global_asm!(
     .section .text.model, "ax", @progbits
 
     // extern "C" fn(state: *const PtRegs) -> *const PtRegs
-    // Goes to that state, which is of CPL 0; returns what an event left.
+    // Loads that state, which is of CPL 0, and runs it; returns the PtRegs that an event has left.
     .global hw_kernel_model_enter
 hw_kernel_model_enter:
     push    rbx
@@ -60,8 +60,8 @@ hw_kernel_model_enter:
     add     rsp, 8                      // orig_ax
     iretq
 
-    // An event at CPL 0: RSP = the PtRegs, on the stack that the IDT names; everything else is the
-    // program's.
+    // The landing of an event at CPL 0: RSP = the PtRegs, on the stack that the IDT names. Every
+    // other register is the program's.
     .global hw_kernel_model_landing
 hw_kernel_model_landing:
     mov     rax, rsp
@@ -91,12 +91,12 @@ unsafe extern "C" {
     static hw_kernel_model_landing: u8;
 }
 
-/// How many vectors that fail are described.
+/// The number of vectors that are described when they fail.
 const DESCRIBED: usize = 4;
-/// How many instructions that fail are named.
+/// The number of instructions that are named when they fail.
 const NAMED: usize = 40;
 
-/// MSRs that programs write: STAR, LSTAR, CSTAR, SFMASK, the bases.
+/// The MSRs that programs write: STAR, LSTAR, CSTAR, SFMASK and the bases.
 const WRITTEN: [MsrName; 7] = [
     MsrName::Star,
     MsrName::Lstar,
@@ -107,10 +107,10 @@ const WRITTEN: [MsrName; 7] = [
     MsrName::KernelGsBase,
 ];
 
-/// The bases that programs change.
+/// The MSRs of bases, which programs change.
 const BASES: [MsrName; 3] = [MsrName::FsBase, MsrName::GsBase, MsrName::KernelGsBase];
 
-/// What came of a table.
+/// The results of a table.
 #[derive(Debug, Default)]
 struct Counts {
     executed: u64,
@@ -127,7 +127,7 @@ struct Counts {
 }
 
 /// Executes a table. Returns how many vectors were executed, what is worth knowing about them, and
-/// whether all came out as they had to.
+/// whether all had the right results.
 pub(crate) fn run(platform: &Platform) -> (u64, Result<String, String>) {
     if platform.module.is_empty() {
         return (0, Err("no table of vectors was loaded".into()));
@@ -196,7 +196,7 @@ fn all(
     Ok(())
 }
 
-/// What a vector needs that this CPU lacks.
+/// The feature that a vector needs and this CPU lacks, if there is one.
 fn lacking(needs: Needs, features: &Features) -> Option<&'static str> {
     [
         (Needs::SMAP, features.smap, "there is no SMAP"),
@@ -208,7 +208,7 @@ fn lacking(needs: Needs, features: &Features) -> Option<&'static str> {
     .find_map(|(need, has, name)| (needs.contains(need) && !has).then_some(name))
 }
 
-/// What is not as the model says, in words; empty if everything is.
+/// Describes what is not as the model says; empty if everything is.
 fn differences(got: &VectorEnd, expected: &VectorEnd, undefined: u64) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
@@ -248,7 +248,7 @@ fn describe(name: &str, vector: &Vector, different: &str) -> String {
     text
 }
 
-/// Which programs failed, and how the first of them did.
+/// Names the programs that failed, and describes how the first of them did.
 fn failures(table: &VectorTable<'_>, counts: &Counts) -> String {
     let mut text = format!("{} of {} failed: ", counts.failed, counts.executed);
     for (program, count) in counts.failures.iter().take(NAMED) {
@@ -263,7 +263,7 @@ fn failures(table: &VectorTable<'_>, counts: &Counts) -> String {
     text + "| "
 }
 
-/// How many were executed, and which were not.
+/// Says how many vectors were executed, and which were not.
 fn summary(table: &VectorTable<'_>, counts: &Counts) -> String {
     let mut text = format!("{} vectors of {} instructions", counts.executed, table.programs.len());
     if counts.elsewhere > 0 {
@@ -279,18 +279,17 @@ fn summary(table: &VectorTable<'_>, counts: &Counts) -> String {
     text
 }
 
-/// Ring 0, with the programs' code and their page of data.
+/// Ring 0 with the programs' code and their page of data.
 struct Machine {
     data: Frame,
-    // Mapped below until the drop, which comes before that of the fields.
+    // The frames stay mapped until `drop` has run, which comes before the fields are dropped.
     code: Vec<Frame>,
     control: Cr4Flags,
     msrs: [(MsrName, u64); WRITTEN.len()],
 }
 
 impl Machine {
-    /// Maps code and data, lets instructions for the bases be executed, and keeps what programs
-    /// change.
+    /// Maps code and data, enables the instructions for the bases, and stores what programs change.
     fn new(code: &[u8], features: &Features) -> Result<Self, String> {
         if !features.fsgsbase {
             return Err("this CPU has no FSGSBASE".into());
@@ -312,7 +311,7 @@ impl Machine {
         // SAFETY: the CPU has FSGSBASE; the bit only allows instructions.
         unsafe { Cr4::write(control | Cr4Flags::FSGSBASE) }
         if features.pku {
-            // SAFETY: the CPU has it, and no access is one of a user's page.
+            // SAFETY: the CPU has the feature, and nothing here accesses a user page.
             unsafe { Cr4::update(|control| control.insert(Cr4Flags::PROTECTION_KEY_USER)) }
         }
         Ok(machine)
@@ -322,7 +321,7 @@ impl Machine {
     fn run(&self, before: &Registers) -> VectorEnd {
         let page = core::ptr::with_exposed_provenance_mut::<u64>(DATA as usize);
         for word in 0..DATA_LEN / 8 {
-            // SAFETY: the page is mapped here, and nothing refers to it.
+            // SAFETY: the page is mapped at this address, and nothing refers to it.
             unsafe { page.wrapping_add(word).write_volatile(filler(word)) }
         }
         let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] =
@@ -354,8 +353,8 @@ impl Machine {
         write_msr(MsrName::FsBase, before.fs_base);
         write_msr(MsrName::GsBase, before.gs_base);
         write_msr(MsrName::KernelGsBase, before.kernel_gs_base);
-        // SAFETY: the landing takes a `PtRegs` at RSP, wherever it is; until the next line but one,
-        // nothing is executed but the program.
+        // SAFETY: the landing takes a `PtRegs` at RSP, wherever it is; before `no_catch`, only the
+        // program is executed.
         unsafe { events::catch(Stack::DoubleFault, landing) }
         // SAFETY: the state is of CPL 0, at a program that was written to end with an exception, on
         // a page of its own. All that it changes is restored: registers and flags by the landing,
@@ -370,7 +369,7 @@ impl Machine {
         // event.
         let frame = unsafe { frame.read() };
         let changed = |word| {
-            // SAFETY: as above; the program is over.
+            // SAFETY: the page is mapped at this address, and the program has ended.
             let value = unsafe { page.wrapping_add(word).read_volatile() };
             (value != filler(word)).then_some((word as u16, value))
         };
@@ -401,23 +400,23 @@ impl Drop for Machine {
             // SAFETY: the CPU has WRPKRU, and this is the value after reset.
             unsafe { asm!("wrpkru", in("eax") 0, in("ecx") 0, in("edx") 0) }
         }
-        // SAFETY: as it was before.
+        // SAFETY: this is the value that CR4 had before.
         unsafe { Cr4::write(self.control) }
         let pages = (CODE..).step_by(PAGE as usize).take(self.code.len());
         for page in pages.chain([DATA]) {
-            // SAFETY: no program runs any more. What `new` did not come to map needs no unmapping.
+            // SAFETY: no program runs any more. A page that `new` did not map needs no unmapping.
             let _ = unsafe { memory::unmap_host(page) };
         }
     }
 }
 
 fn read_msr(name: MsrName) -> u64 {
-    // SAFETY: one of WRITTEN, which every CPU with long mode has.
+    // SAFETY: the MSR is one of WRITTEN, which every CPU with long mode has.
     unsafe { Msr::new(name.address()).read() }
 }
 
 fn write_msr(name: MsrName, value: u64) {
-    // SAFETY: one of WRITTEN, with what it had or a canonical base; nothing here uses either base,
-    // and no SYSCALL is executed before they are restored.
+    // SAFETY: the MSR is one of WRITTEN, and gets the value that it had or a canonical base;
+    // nothing here uses either base, and no SYSCALL is executed before they are restored.
     unsafe { Msr::new(name.address()).write(value) }
 }

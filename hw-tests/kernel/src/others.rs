@@ -1,5 +1,5 @@
-//! The case list on the other CPUs, a part of it on each, while the CPU that has booted runs all of
-//! it.
+//! The case list on the other CPUs, a part of it on each, while the CPU that has booted runs the
+//! whole list.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -15,23 +15,23 @@ use spin::Mutex;
 use crate::case_host::BareMetal;
 use crate::switchers::{Switchers, fatal, host_on};
 
-/// How many guests were entered, or why it failed.
+/// The result of a CPU: how many guests were entered, or why it failed.
 type Ended = Result<u64, String>;
 
 /// The other CPUs, which run the case list.
 pub(crate) struct Others {
     done: [Arc<Mutex<Ended>>; MAX_CPUS],
-    /// CPUs that are running it, and how many do at this moment.
+    /// The number of CPUs that run the case list.
     count: usize,
 }
 
-/// How many CPUs have a guest, or are about to have one.
+/// The number of CPUs that run a guest, or are about to.
 pub(crate) static RUNNING: AtomicU64 = AtomicU64::new(0);
-/// The most there were at once.
+/// The highest number of CPUs that have run guests at once.
 static MOST: AtomicU64 = AtomicU64::new(0);
 
 impl Others {
-    /// Starts them.
+    /// Starts the other CPUs.
     pub(crate) fn start(switchers: Switchers, breakpoints: bool) -> Self {
         let done = core::array::from_fn(|_| Arc::new(Mutex::new(Err("not run".into()))));
         let count = smp::count();
@@ -49,7 +49,7 @@ impl Others {
         Self { done, count }
     }
 
-    /// Waits for them.
+    /// Waits for the other CPUs.
     pub(crate) fn wait(self) -> Ended {
         (1..self.count).for_each(smp::wait);
         let of =
@@ -57,7 +57,7 @@ impl Others {
         (1..self.count).map(of).sum()
     }
 
-    /// Waits for them; all of them have had guests at once.
+    /// Waits for the other CPUs, and checks that all of them have run guests at once.
     pub(crate) fn end(self) -> Ended {
         let count = self.count;
         let entered = self.wait()?;
@@ -69,7 +69,7 @@ impl Others {
     }
 }
 
-/// A CPU's part of the list. The one that has booted runs all of it.
+/// Runs a CPU's part of the list. The CPU that has booted runs the whole list.
 fn part_of_cases(cpu: usize, host: &mut BareMetal<'_>) -> Ended {
     let cases = hw_cases::all();
     let len = cases.len().div_ceil(MAX_CPUS - 1);

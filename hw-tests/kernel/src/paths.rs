@@ -16,19 +16,21 @@ use crate::setup::setup;
 pub(crate) struct Path {
     pub(crate) name: &'static str,
     pub(crate) setup: Setup,
-    /// What may come of it. Either is right.
+    /// The two outcomes that are right.
     pub(crate) expected: [Expected; 2],
-    /// The labels that it passes, and how often at least.
+    /// The labels that the path passes, each with the least number of times.
     pub(crate) by: &'static [(Label, u64)],
-    /// An instruction that it executes, and how often at least: each variant has its own SYSRETQs.
+    /// An instruction that the path executes, and the least number of times: each variant has its
+    /// own SYSRETQs.
     pub(crate) executes: (&'static [u8], u64),
-    /// How many instructions there are in it at least.
+    /// The least number of instructions in the path.
     pub(crate) least: u64,
-    /// The addresses of its instructions, once they have been found. Later runs look nowhere else.
+    /// The addresses of the path's instructions, once they have been found. Later runs set
+    /// breakpoints only there.
     pub(crate) met: Vec<u64>,
 }
 
-/// No entry and exit together have fewer instructions.
+/// An entry and an exit together have at least this many instructions.
 const LEAST: u64 = 80;
 
 impl Path {
@@ -55,21 +57,21 @@ impl Path {
         path
     }
 
-    /// A short one that ends an event in ring 0 by IRETQ.
+    /// A short path that ends an event in ring 0 by IRETQ.
     pub(crate) fn of_event(
         name: &'static str,
         setup: Setup,
         expected: Expected,
         by: &'static [(Label, u64)],
     ) -> Self {
-        /// No event's handling has fewer instructions.
+        /// The handling of an event has at least this many instructions.
         const LEAST: u64 = 25;
         let executes = (IRETQ, 1);
         Self { executes, least: LEAST, ..Self::new(name, setup, expected, by, 0) }
     }
 }
 
-/// Every path that there is without a fault of the switcher's.
+/// Every path without a fault of the switcher's.
 pub(crate) fn paths(host: &BareMetal<'_>) -> [Path; 7] {
     let platform = host.platform();
     let mut rng = fastrand::Rng::with_seed(8);

@@ -1,4 +1,4 @@
-//! What guests run here, and instructions that are looked for in the switcher.
+//! The programs that guests run here, and instructions that are looked for in the switcher.
 
 pub(crate) use hw_cases::{PROBE, SYSCALL};
 use switcher_gen::program;

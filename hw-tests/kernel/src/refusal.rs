@@ -1,4 +1,4 @@
-//! What the runtime says of a CPU whose state it should refuse: each thing is really so on this
+//! The runtime's answers to a CPU whose state it should refuse. Each state is really set on this
 //! CPU, for as long as the runtime is asked (spec/hazards.md, rows 51 to 58).
 
 use alloc::format;
@@ -24,13 +24,13 @@ pub(crate) fn guest(host: &mut BareMetal<'_>, code: &[u8]) -> Guest {
     host.prepare(&setup)
 }
 
-/// What `enter` says of this CPU's state, with a guest that is in order.
+/// The objection of `enter` to this CPU's state, with a guest that is in order.
 pub(crate) fn by_enter(host: &mut BareMetal<'_>) -> Result<StateError, String> {
     let mut guest = guest(host, PROBE);
     refused(host, &mut guest)
 }
 
-/// What `enter` says of a guest.
+/// The objection of `enter` to a guest.
 pub(crate) fn refused(host: &mut BareMetal<'_>, guest: &mut Guest) -> Result<StateError, String> {
     match host.cpu_mut().enter(guest) {
         Err(EnterError::State(why)) => Ok(why),
@@ -38,11 +38,11 @@ pub(crate) fn refused(host: &mut BareMetal<'_>, guest: &mut Guest) -> Result<Sta
     }
 }
 
-/// What `install` says.
+/// The objection of `install`.
 pub(crate) fn by_install(host: &BareMetal<'_>) -> Result<StateError, String> {
     let block = NonNull::new(percpu::block(0)).ok_or("no block")?;
-    // SAFETY: it is installed here already, with this block; if it is refused, nothing changes, and
-    // if not, it is the same once more.
+    // SAFETY: the switcher is installed here already, with this block. If `install` refuses, it
+    // changes nothing; if it does not, it writes the same values once more.
     match cpu::tracked(|| unsafe { host.cpu().switcher().install(block) }) {
         Err(InstallError::State(why)) => Ok(why),
         Err(other) => Err(format!("`install` said {other}")),
@@ -50,7 +50,7 @@ pub(crate) fn by_install(host: &BareMetal<'_>) -> Result<StateError, String> {
     }
 }
 
-/// Checks that the runtime's answer is about this state.
+/// Checks that the runtime's objection is about this state.
 pub(crate) fn expect(
     what: &str,
     said: Result<StateError, String>,
@@ -63,14 +63,15 @@ pub(crate) fn expect(
     }
 }
 
-/// The guest still runs, although it has been refused before.
+/// Checks that the guest still runs, although it has been refused before.
 pub(crate) fn runs(host: &mut BareMetal<'_>) -> Result<(), String> {
     let mut rng = fastrand::Rng::with_seed(52);
     let setup = setup(host, &mut rng, Mode::Umod, PROBE);
     check(host, &setup, &Expected::unchanged(&setup, Expected::UD))
 }
 
-/// Enters a guest that ends at its probe. Nothing is allocated for that: GS base is the switcher's.
+/// Enters a guest that ends at its probe. Nothing is allocated for that, because GS base is the
+/// switcher's.
 pub(crate) fn enter(host: &mut BareMetal<'_>, guest: &mut Guest) -> Result<(), String> {
     memory::watch(gs::base());
     let ended = host.cpu_mut().enter(guest);
@@ -84,8 +85,8 @@ pub(crate) fn enter(host: &mut BareMetal<'_>, guest: &mut Guest) -> Result<(), S
     }
 }
 
-/// Runs `then` under a copy of the GDT with a change. No guest can be entered meanwhile: its root
-/// does not map the copy.
+/// Runs `then` under a copy of the GDT with a change. No guest can be entered meanwhile, because
+/// its root does not map the copy.
 pub(crate) fn with_gdt<T>(
     change: impl FnOnce(&mut Vec<u64>),
     then: impl FnOnce() -> Result<T, String>,
@@ -93,7 +94,7 @@ pub(crate) fn with_gdt<T>(
     let own = DescriptorTablePointer::gdtr();
     let entries = (0..=own.limit() as usize).step_by(8).map(|at| {
         let entry = core::ptr::with_exposed_provenance::<u64>(own.base() as usize + at);
-        // SAFETY: the GDT that is loaded, in a static's page.
+        // SAFETY: the entry is in the GDT that is loaded, on a static's page.
         unsafe { entry.read_volatile() }
     });
     let mut entries: Vec<u64> = entries.collect();
@@ -105,15 +106,16 @@ pub(crate) fn with_gdt<T>(
     let limit = (8 * entries.len() - 1) as u16;
     let copy = DescriptorTablePointer::new(page.address(), limit, memory::paging())
         .map_err(|why| format!("{why}"))?;
-    // SAFETY: the same table but for what a case is about, which nothing in ring 0 has loaded.
+    // SAFETY: the table is the same, except for what a case changes, which nothing in ring 0 has
+    // loaded.
     unsafe { copy.load_gdt() };
     let done = then();
-    // SAFETY: the kernel's own.
+    // SAFETY: this is the kernel's own GDTR.
     unsafe { own.load_gdt() };
     done
 }
 
-/// A code, data or system descriptor: type and S, DPL, flags.
+/// A code, data or system descriptor with this type and S, DPL and flags.
 pub(crate) const fn descriptor(kind: u64, dpl: u64, flags: u64) -> u64 {
     const PRESENT: u64 = 1 << 47;
     0xFFFF | kind << 40 | dpl << 45 | PRESENT | 0xF << 48 | flags << 52

@@ -25,7 +25,7 @@ pub(crate) fn dr7() -> u64 {
     dr7
 }
 
-/// DR0 to DR3.
+/// Reads DR0 to DR3.
 pub(crate) fn addresses() -> [u64; 4] {
     let (dr0, dr1, dr2, dr3);
     // SAFETY: reading changes nothing, and DR7.GD is clear.
@@ -41,7 +41,8 @@ pub(crate) fn addresses() -> [u64; 4] {
 
 /// Changes DR0 to DR3, and DR6.
 pub(crate) fn set_addresses([dr0, dr1, dr2, dr3]: [u64; 4], dr6: u64) {
-    // SAFETY: no breakpoint is armed, DR7.GD is clear, and nobody has a #DB to ask DR6 about.
+    // SAFETY: no breakpoint is enabled, DR7.GD is clear, and no #DB is being handled whose causes
+    // DR6 has.
     unsafe {
         asm!(
             "mov dr0, {0}", "mov dr1, {1}", "mov dr2, {2}", "mov dr3, {3}", "mov dr6, {4}",
@@ -51,10 +52,10 @@ pub(crate) fn set_addresses([dr0, dr1, dr2, dr3]: [u64; 4], dr6: u64) {
     }
 }
 
-/// DS, ES, FS and GS; FS base; GS base.
+/// The host's selectors in DS, ES, FS and GS, its FS base, and its GS base.
 pub(crate) fn host_segments() -> ([u16; 4], u64, u64) {
     let (ds, es, fs, gs): (u16, u16, u16, u16);
-    // SAFETY: they only store the selectors.
+    // SAFETY: the instructions only store the selectors.
     unsafe {
         asm!(
             "mov {0:x}, ds", "mov {1:x}, es", "mov {2:x}, fs", "mov {3:x}, gs",
@@ -69,13 +70,13 @@ pub(crate) fn host_segments() -> ([u16; 4], u64, u64) {
 }
 
 pub(crate) fn set_host_fs(selector: u16) {
-    // SAFETY: the caller has a flat segment there, in the tables that are loaded; nothing here uses
-    // FS.
+    // SAFETY: the caller passes a flat segment in the tables that are loaded; nothing here uses FS.
     unsafe { asm!("mov fs, {0:x}", in(reg) selector, options(nostack, preserves_flags)) }
 }
 
 pub(crate) fn set_host_segments([ds, es, fs, gs]: [u16; 4], fs_base: u64) {
-    // SAFETY: null, or flat data of ring 0, which nothing here uses; GS base is what it was.
+    // SAFETY: the selectors are null, or of flat data of ring 0, which nothing here uses; GS base
+    // is restored.
     unsafe {
         asm!(
             "rdgsbase {base}",

@@ -8,7 +8,7 @@ use hw_platform::{Platform, cpu, serial_println};
 use hw_protocol::{CaseVerdict, ReportLine};
 use switcher_runtime::Switcher;
 
-/// Prints one event.
+/// Prints one line of the report.
 pub(crate) fn event(event: &ReportLine<'_>) {
     match event.to_line() {
         Ok(line) => serial_println!("{line}"),
@@ -16,7 +16,8 @@ pub(crate) fn event(event: &ReportLine<'_>) {
     }
 }
 
-/// Counts the cases as they are reported, so that the closing line cannot disagree with them.
+/// The report of a run. It counts the cases as they are reported, so that the closing line cannot
+/// disagree with them.
 #[derive(Debug)]
 pub(crate) struct Report {
     passed: u64,
@@ -27,7 +28,7 @@ impl Report {
     /// Reports the machine and the beginning of a run of `cases` cases.
     #[must_use]
     pub(crate) fn begin(platform: &Platform, cases: usize) -> Self {
-        // BIOS and GRUB leave a line without an end.
+        // BIOS and GRUB leave an unfinished line on the port.
         serial_println!();
         event(&ReportLine::Machine {
             brand: platform.features.brand.as_str().into(),

@@ -2,9 +2,10 @@
 //!
 //! A few instructions of guest code are entered by an IRETQ from here, without any switcher, and
 //! each must come back as an exact `PtRegs`, on the right stack, with GS and KERNEL_GS_BASE
-//! exchanged. Before that, a page of host code goes through the life of a switcher's; after it, the
-//! instructions of a table are executed, to see whether the model of a CPU knows them
-//! (`model.rs`). All of it runs before the cases, so that a failure there is the switcher's.
+//! exchanged. Before that, a page of host code is written, sealed, called and unmapped as a
+//! switcher's is; after it, the instructions of a table are executed, to see whether the model of a
+//! CPU knows them (`model.rs`). All of this runs before the cases, so that a failure of a case is
+//! the switcher's.
 
 use alloc::format;
 use alloc::string::String;
@@ -29,11 +30,11 @@ use crate::report::Report;
 
 global_asm!(
     r#"
-    // Runs on a guest's root for a few instructions.
+    // This code runs on a guest's root for a few instructions.
     .section .entry.text, "ax", @progbits
 
     // extern "C" fn(state: *const PtRegs, cr3: u64) -> *const PtRegs
-    // Enters CPL 3 with that state, under that root; returns what an event left.
+    // Enters CPL 3 with that state, under that root; returns the PtRegs that an event has left.
     .global hw_kernel_selftest_enter
 hw_kernel_selftest_enter:
     push    rbx
@@ -68,7 +69,7 @@ hw_kernel_selftest_enter:
 hw_kernel_selftest_iretq:
     iretq
 
-    // RETURN_FROM_GUEST: RSP = the PtRegs, GS is the host's again.
+    // RETURN_FROM_GUEST leads here: RSP = the PtRegs, and GS is the host's again.
     .global hw_kernel_selftest_landing
 hw_kernel_selftest_landing:
     mov     rax, rsp
@@ -85,7 +86,7 @@ hw_kernel_selftest_landing:
     pop     rbx
     ret
 
-    // What the guest runs, {slot} bytes for each test.
+    // The code that the guest runs, {slot} bytes for each test.
     .section .rodata.selftest, "a", @progbits
     .global hw_kernel_selftest_guest
 hw_kernel_selftest_guest:
@@ -120,52 +121,53 @@ unsafe extern "C" {
     static hw_kernel_selftest_guest_end: u8;
 }
 
-/// Bytes of guest code for each test.
+/// The number of bytes of guest code for each test.
 const SLOT: u64 = 16;
-/// Where the guest's code is: right above the identity map's range.
+/// The address of the guest's code: right above the identity map's range.
 const CODE: u64 = 0x0000_0100_0000_0000;
 /// The guest's stack: the highest page below the hole of four-level paging.
 const STACK: u64 = 0x0000_7FFF_FFFF_F000;
-/// Nothing is mapped here.
+/// An address at which no page is mapped.
 const NOTHING: u64 = 0x0000_0200_0000_0008;
 /// The guest's GS base.
 const GUEST_GS: u64 = 0x0000_0123_4567_8000;
 
-/// CF, PF and AF on top of IF and the fixed bit.
+/// The flags CF, PF and AF, besides IF and the fixed bit.
 const FLAGS: u64 = 0x217;
-/// `orig_ax`'s low half for a vector that has no error code.
+/// The low half of `orig_ax` for a vector that has no error code.
 const NO_ERROR: u32 = u32::MAX;
 
 /// One self test.
 ///
-/// `hw-protocol` reads the table of these at build time, and has all but `run`.
+/// `hw-protocol` reads the table of these at build time, and has all fields but `run`.
 pub(crate) struct SelfTest {
-    /// Unique, and stable.
+    /// The name of the test: unique, and stable.
     name: &'static str,
-    /// What a pass shows.
+    /// What it shows if the test passes.
     #[expect(dead_code, reason = "for the runner, which has it by way of hw-protocol")]
     shown: &'static str,
-    /// What is run.
+    /// The test's body.
     run: TestBody,
 }
 
 /// The body of a test.
 enum TestBody {
-    /// Looks at host code, and at the space of a guest.
+    /// Checks host code, and the space of a guest.
     Code(fn(&AddressSpace) -> Result<(), String>),
     /// Enters a guest, which an event ends.
     Event(EventTest),
-    /// Executes the loader's table of instructions: how many there were, and what came of it.
+    /// Executes the loader's table of instructions, and returns how many there were, with the
+    /// result.
     Model(fn(&Platform) -> (u64, Result<String, String>)),
 }
 
-/// A test by an event: how a guest starts, and what must come of it.
+/// A test by an event: how a guest starts, and how it must end.
 struct EventTest {
     /// Changes the state from the common one.
     start: fn(&mut PtRegs, PagingMode),
     /// Changes the expected frame from the state the guest started in.
     expect: fn(&mut PtRegs),
-    /// The expected CR2, if the event has one.
+    /// The expected CR2, if the event sets it.
     cr2: Option<u64>,
     /// The stack the frame must be on.
     stack: Stack,
@@ -174,11 +176,11 @@ struct EventTest {
 const PLAIN: EventTest =
     EventTest { start: |_, _| (), expect: |_| (), cr2: None, stack: Stack::Sp0 };
 
-/// All of them, in the order in which they are run.
+/// All tests, in the order in which they are run.
 ///
 /// They show that the kernel is fit to judge a switcher: that an event from CPL 3 leaves an exact
 /// `PtRegs`, whatever the vector, and that code of the host is mapped in no guest's root and never
-/// writable while it is executable. The last one is the other way round: the CPU judges the model.
+/// writable while it is executable. In the last one, the CPU judges the model.
 pub(crate) const TESTS: &[SelfTest] = &[
     SelfTest {
         name: "selftest/host_code",
@@ -210,8 +212,8 @@ pub(crate) const TESTS: &[SelfTest] = &[
         shown: "INT n to a gate that is not the guest's is #GP.",
         run: TestBody::Event(EventTest {
             start: |regs, _| regs.rip = CODE + 2 * SLOT,
-            // The error code names the gate: vector * 8, and bit 1 for the IDT. Vector 0, because
-            // QEMU 7.2 says vector * 16.
+            // The error code names the gate: vector * 8, and bit 1 for the IDT. The vector is 0,
+            // because QEMU 7.2 reports vector * 16.
             expect: |regs| regs.orig_ax = event(vector::GP, 2),
             ..PLAIN
         }),
@@ -224,7 +226,7 @@ pub(crate) const TESTS: &[SelfTest] = &[
                 regs.rip = CODE + 3 * SLOT;
                 regs.rdi = NOTHING;
             },
-            // A write, from CPL 3, to a page that is not present.
+            // The access is a write, from CPL 3, to a page that is not present.
             expect: |regs| regs.orig_ax = event(vector::PF, 6),
             cr2: Some(NOTHING),
             ..PLAIN
@@ -280,10 +282,11 @@ const fn event(vector: u8, error_code: u32) -> OrigAx {
     OrigAx { reason: vector as u32, error_code }
 }
 
-/// A guest with the code above and a stack, in a space of its own.
+/// A guest with the code above and a stack, in an address space of its own.
 struct Guest {
     space: AddressSpace,
-    // Mapped in the space, so to be freed after it: fields drop in this order.
+    // The frames are mapped in the space, so they must be freed after it: fields are dropped in
+    // this order.
     _code: Frame,
     _stack: Frame,
 }
@@ -309,7 +312,7 @@ impl Guest {
     }
 }
 
-/// A value in every register that says which register it is.
+/// A state in which each register has a value that says which register it is.
 fn common_state() -> PtRegs {
     let pattern = |register: u64| 0x8000_0000_0000_0000 | register << 32 | 0x5A5A_0000 | register;
     PtRegs {
@@ -337,7 +340,7 @@ fn common_state() -> PtRegs {
     }
 }
 
-/// The registers that are not as expected.
+/// Describes the registers that are not as expected.
 fn differences(got: &PtRegs, expected: &PtRegs) -> String {
     let mut text = String::new();
     macro_rules! compare {
@@ -356,23 +359,23 @@ fn differences(got: &PtRegs, expected: &PtRegs) -> String {
     text
 }
 
-/// Enters a guest, and looks at what its event leaves.
+/// Enters a guest, and checks what its event leaves.
 fn run(guest: &Guest, test: &EventTest) -> Result<(), String> {
     let mut start = common_state();
     (test.start)(&mut start, memory::paging());
     let mut expected = start;
     (test.expect)(&mut expected);
 
-    // Where the switcher will have it too: ending at sp0.
+    // The frame is where the switcher will have it, too: it ends at sp0.
     let place = core::ptr::with_exposed_provenance_mut::<PtRegs>(
         Stack::Sp0.top(0) as usize - size_of::<PtRegs>(),
     );
-    // SAFETY: the sp0 stack is a static larger than this, and no event is being handled.
+    // SAFETY: the sp0 stack is a static larger than this frame, and no event is being handled.
     unsafe { place.write(start) }
     gs::set_inactive(GUEST_GS);
-    // SAFETY: the space maps the host as the current one does; the state is CPL 3's, or one that
-    // faults on the IRETQ, which `all` has named; either way it comes back through the landing,
-    // which restores CR3, the stack and the registers the C ABI preserves.
+    // SAFETY: the space maps the host as the current one does. The state is CPL 3's, or one that
+    // faults on the IRETQ that `all` has named. Either way it comes back through the landing, which
+    // restores CR3, the stack and the registers that the C ABI preserves.
     let frame = unsafe { hw_kernel_selftest_enter(place, guest.space.cr3()) };
     let cr2 = Cr2::read_raw();
     let (gs, kernel_gs) = (gs::base(), gs::inactive());
@@ -398,10 +401,11 @@ fn run(guest: &Guest, test: &EventTest) -> Result<(), String> {
     Ok(())
 }
 
-/// Where [`host_code`] maps its page: the last one of the high host range, which nobody else wants.
+/// The address at which [`host_code`] maps its page: the last page of the high host range, which
+/// nobody else uses.
 const CODE_PAGE: u64 = HIGH_BASE + HOST_RANGE - PAGE;
 
-/// Writes, seals, calls and unmaps a page of host code, and looks at every mapping of it. A guest's
+/// Writes, seals, calls and unmaps a page of host code, and checks every mapping of it. A guest's
 /// root has none.
 fn host_code(guest: &AddressSpace) -> Result<(), String> {
     const ANSWER: u32 = 0x1234_5678;
@@ -418,12 +422,12 @@ fn host_code(guest: &AddressSpace) -> Result<(), String> {
 
     memory::map_host(CODE_PAGE, phys, Flags::WRITE).map_err(mapping)?;
     expect("mapped", Some(Flags::WRITE), Some(Flags::WRITE))?;
-    // mov eax, ANSWER; ret
+    // The code is: mov eax, ANSWER; ret.
     let mut code = [0xB8, 0, 0, 0, 0, 0xC3];
     code[1..5].copy_from_slice(&ANSWER.to_le_bytes());
     frame.write(0, &code);
 
-    // SAFETY: nothing refers to the page.
+    // SAFETY: nothing refers to the page, which was written before.
     unsafe { memory::protect_host(CODE_PAGE, Flags::EXECUTE) }.map_err(mapping)?;
     expect("sealed", Some(Flags::EXECUTE), Some(Flags::empty()))?;
     for address in [CODE_PAGE, phys] {
@@ -436,7 +440,7 @@ fn host_code(guest: &AddressSpace) -> Result<(), String> {
     let function: extern "C" fn() -> u32 = unsafe { core::mem::transmute(function) };
     let answer = function();
 
-    // SAFETY: the code above has returned and is not called again.
+    // SAFETY: the code above has returned and is not called again, so nothing uses the page.
     unsafe { memory::unmap_host(CODE_PAGE) }.map_err(mapping)?;
     expect("unmapped", None, Some(Flags::WRITE))?;
     if answer != ANSWER {

@@ -1,4 +1,4 @@
-//! Guests of host cases, and what must come of them.
+//! Guests of host cases, and the check of their outcomes.
 
 use alloc::format;
 use alloc::string::String;
@@ -22,7 +22,7 @@ pub(crate) fn setup(
     setup
 }
 
-/// Runs a guest and compares everything.
+/// Runs a guest and compares its outcome with what is expected.
 pub(crate) fn check(
     host: &mut BareMetal<'_>,
     setup: &Setup,

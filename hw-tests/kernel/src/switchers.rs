@@ -1,4 +1,4 @@
-//! The switchers of this run, and CPUs that they are installed on.
+//! The switchers of this run, and the CPUs on which they are installed.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -15,15 +15,15 @@ use switcher_runtime::{Detect, HostFeatures, Switcher, Variant};
 
 use crate::case_host::BareMetal;
 
-/// The switchers: each CPU's own, where placement wants that, or one for all CPUs.
+/// The switchers: one for each CPU, where the placement wants that, or one for all CPUs.
 #[derive(Clone, Copy)]
 pub(crate) struct Switchers(&'static [Switcher]);
 
 impl Switchers {
-    /// Assembles them. The SYSCALL MSRs refer to them for ever.
+    /// Assembles the switchers. They live for ever, because the SYSCALL MSRs refer to them.
     pub(crate) fn assemble(variant: &Variant) -> Self {
         let places: Vec<u64> = match variant.placement() {
-            // Of an untraining host, all that the switcher calls is near.
+            // With untraining, all that the switcher calls must be near.
             Placement::Gs if variant.mitigations().untrain => {
                 [percpu::code_near_image(0).start].into()
             }
@@ -49,17 +49,18 @@ impl Switchers {
     }
 }
 
-/// The variant with untraining on AMD's CPUs, whether this one needs it or not, so that it is run.
+/// The variant with untraining on AMD's CPUs, whether this CPU needs it or not, so that it is
+/// tested.
 pub(crate) fn with_untraining(variant: Variant) -> Variant {
     let config = variant.config();
     let untrain = config.vendor == Vendor::Amd;
     let ibpb = config.mitigations.ibpb && !untrain;
     let mitigations = Mitigations { untrain, ibpb, ..config.mitigations };
-    // The mitigations are this vendor's.
+    // The mitigations exist for this vendor, so `new` accepts them.
     Variant::new(Config { mitigations, ..config }, variant.selectors()).unwrap_or(variant)
 }
 
-/// Installs the switcher on the CPU that this runs on, and makes guests' memory for it.
+/// Installs the switcher on the CPU on which this runs, and makes guests' memory for it.
 pub(crate) fn host_on(switchers: Switchers, cpu: usize, breakpoints: bool) -> BareMetal<'static> {
     let switcher = switchers.of(cpu);
     let variant = switcher.variant();
@@ -67,8 +68,8 @@ pub(crate) fn host_on(switchers: Switchers, cpu: usize, breakpoints: bool) -> Ba
         fatal(&"the per-CPU block is at address 0")
     };
     // SAFETY: the block is this CPU's, its TSS is loaded, and sp0 and IST 1 to 4 are the tops of
-    // stacks nobody else uses, with room for what lies above and for the hooks of hooks.rs, which
-    // are as the runtime asks; and nothing else writes the SYSCALL MSRs or GS base.
+    // stacks that nobody else uses, with room for what lies above and for the hooks of hooks.rs,
+    // which are as the runtime asks; and nothing else writes the SYSCALL MSRs or GS base.
     let cpu = cpu::tracked(|| unsafe { switcher.install(block) });
     let cpu = cpu.unwrap_or_else(|why| fatal(&why));
     let platform = hw_cases::Platform {
@@ -83,7 +84,7 @@ pub(crate) fn host_on(switchers: Switchers, cpu: usize, breakpoints: bool) -> Ba
     BareMetal::new(cpu, platform, pcid, breakpoints).unwrap_or_else(|why| fatal(&why))
 }
 
-/// Ends the run: without a switcher there is nothing to report on.
+/// Ends the run: without a switcher there is nothing to test.
 pub(crate) fn fatal(why: &dyn core::fmt::Display) -> ! {
     exit::fatal(format_args!("{why}"))
 }

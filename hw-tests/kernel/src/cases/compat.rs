@@ -1,4 +1,4 @@
-//! 32-bit code of a guest that was entered by SYSRET.
+//! 32-bit code of a guest that is entered by SYSRET.
 
 use alloc::format;
 
@@ -37,9 +37,9 @@ struct FarPointer {
 /// After an exit by an event, which on AMD leaves a null SS in ring 0, the guest is entered by
 /// SYSRET and goes to 32-bit code, whose pushes need SS's attributes (spec/hazards.md, row 18).
 fn push_in_32_bits(host: &mut BareMetal<'_>) -> Ended {
-    /// A page fault's error code.
+    /// The error code of the page fault: a write from CPL 3.
     const USER_WRITE: u32 = 6;
-    /// In 32-bit mode, PUSH EAX; UD2.
+    /// The program is PUSH EAX; UD2 in 32-bit mode.
     const PUSH: &[u8] = program!(; push rax ; ud2);
     let platform = host.platform();
     let cs = platform.selectors.user32_cs();
@@ -47,17 +47,17 @@ fn push_in_32_bits(host: &mut BareMetal<'_>) -> Ended {
     asm!(to_32_bits
         ; mov DWORD [rsp], place::TEXT32 as i32
         ; mov WORD [BYTE rsp + FarPointer::selector], cs.cast_signed()
-        // JMP FAR DWORD [RSP], which dynasm has in 32-bit mode only.
+        // This is JMP FAR DWORD [RSP], which dynasm has in 32-bit mode only.
         ; .bytes &[0xFF, 0x2C, 0x24]
     );
     let mut rng = fastrand::Rng::with_seed(18);
     let mut entered = 0;
     for round in 0..20 {
         for by_eretu in [false, true] {
-            // The exit by an event.
+            // This run ends with an exit by an event.
             let first = setup(host, &mut rng, Mode::Umod, PROBE);
             check(host, &first, &Expected::unchanged(&first, Expected::UD))?;
-            // The entry, straight to umod or to smod, whose ERETU returns by SYSRET as well.
+            // This run is entered in umod, or in smod, whose ERETU returns by SYSRET as well.
             let flags = RFlags::GUEST_FIXED.bits();
             let mut setup = setup(host, &mut rng, Mode::Umod, to_32_bits.bytes())
                 .with(Mode::Umod, place::TEXT32, PUSH)
@@ -95,7 +95,7 @@ fn push_in_32_bits(host: &mut BareMetal<'_>) -> Ended {
             expected.regs.rsp = STACK32 + 0x800 - 4;
             let outcome = host.run(&setup).map_err(|why| format!("{why:?}"))?;
             // Bochs, 3.0 too, keeps SS's attributes as AMD's SYSRET does, on Intel's models too.
-            // Nothing reloads SS there, and the one that an event leaves has stacks of 16 bits.
+            // Nothing reloads SS there, and the SS that an event leaves has stacks of 16 bits.
             let in_16_bits = Expected::page_fault(USER_WRITE, (STACK32 + 0x800 - 4) & 0xFFFF);
             if platform.vendor == Vendor::Intel && outcome.exit == in_16_bits {
                 expected.exit = in_16_bits;

@@ -1,4 +1,4 @@
-//! Control bits that no guest may run with.
+//! Control bits with which no guest may run.
 
 use alloc::format;
 use alloc::string::String;
@@ -29,8 +29,8 @@ pub(super) const CASES: &[HostCase] = &[HostCase {
 global_asm!(
     r#"
     .text
-    // #NM or #UD of this kernel's own code, which is compiled with vector registers: it gets the
-    // FPU, as hosts do that switch it lazily, and goes on.
+    // The handler of #NM and #UD in this kernel's own code, which is compiled with vector
+    // registers: it gives the FPU to that code, as hosts do that switch it lazily, and resumes it.
     .global hw_kernel_take_fpu
 hw_kernel_take_fpu:
     push    rax
@@ -47,9 +47,10 @@ unsafe extern "C" {
     static hw_kernel_take_fpu: u8;
 }
 
-/// Runs `then` under a copy of the kernel's IDT, in which #UD and #NM give it the FPU.
+/// Runs `then` under a copy of the kernel's IDT whose handlers of #UD and #NM enable the FPU.
 fn with_lazy_fpu<T>(then: impl FnOnce() -> T) -> Result<T, String> {
-    /// The stack of #DB, which does not come: code of this kernel's has a red zone.
+    /// The stack of #DB, which does not occur: code of this kernel's has a red zone, so the handler
+    /// must not use its stack.
     const IST: u64 = 3 << 32;
     let own = DescriptorTablePointer::idtr();
     let mut page = Frame::new().map_err(|why| format!("an IDT: {why}"))?;
@@ -58,7 +59,7 @@ fn with_lazy_fpu<T>(then: impl FnOnce() -> T) -> Result<T, String> {
         let entry = core::ptr::with_exposed_provenance::<[u64; 2]>(
             own.base() as usize + 16 * usize::from(vector),
         );
-        // SAFETY: the IDT that is loaded, a static with 256 gates.
+        // SAFETY: the entry is in the IDT that is loaded, a static with 256 gates.
         let mut gate = unsafe { entry.read_volatile() };
         if matches!(vector, vector::UD | vector::NM) {
             let attributes = gate[0] & 0x0000_FF00_FFFF_0000;
@@ -69,16 +70,17 @@ fn with_lazy_fpu<T>(then: impl FnOnce() -> T) -> Result<T, String> {
         page.write(16 * usize::from(vector) + 8, &gate[1].to_le_bytes());
     }
     let copy = DescriptorTablePointer::new(page.address(), 4095, memory::paging());
-    // SAFETY: the kernel's own table but for two gates, whose handler takes no more than it says.
+    // SAFETY: the table is the kernel's own except for two gates, whose handler changes only what
+    // it says.
     unsafe { copy.map_err(|why| format!("{why}"))?.load_idt() };
     let done = then();
-    // SAFETY: the kernel's own.
+    // SAFETY: this is the kernel's own IDT.
     unsafe { own.load_idt() };
     Ok(done)
 }
 
 /// Control bits under which ring 0 would fault with a guest's state loaded, or a guest could do
-/// what it may not.
+/// what it must not.
 fn control_bits(host: &mut BareMetal<'_>) -> Ended {
     const NE_AND_WP: [(&str, u64); 2] = [("NE", cr0::NE), ("WP", cr0::WP)];
     let mut guest = guest(host, PROBE);
@@ -96,12 +98,12 @@ fn control_bits(host: &mut BareMetal<'_>) -> Ended {
         // SAFETY: no FPU error is pending, and nothing writes to a page that is read-only.
         unsafe { asm!("mov cr0, {}", in(reg) own & !bit, options(nostack, preserves_flags)) };
         let (install, enter) = (by_install(host), by_enter(host));
-        // SAFETY: as it was.
+        // SAFETY: this is the value that CR0 had before.
         unsafe { asm!("mov cr0, {}", in(reg) own, options(nostack, preserves_flags)) };
         expect(what, install, State::Cr0)?;
         expect(what, enter, State::Cr0)?;
     }
-    // Key Locker, and masking of the upper half's addresses, where the CPU has them.
+    // The bits are Key Locker, and masking of the upper half's addresses, where the CPU has them.
     let (leaf, more) = (cpuid_count(7, 0), cpuid_count(7, 1));
     let exists = |word: u32, bit: u32| word >> bit & 1 != 0;
     let mut forbidden =
@@ -114,14 +116,15 @@ fn control_bits(host: &mut BareMetal<'_>) -> Ended {
     }
     for (what, bit, state) in forbidden {
         let own = cr4();
-        // SAFETY: they rule CPL 3 alone, or addresses that nothing here has.
+        // SAFETY: the bits affect only CPL 3, or addresses that nothing here uses.
         unsafe { asm!("mov cr4, {}", in(reg) own | bit, options(nostack, preserves_flags)) };
         let said = by_enter(host);
-        // SAFETY: as it was.
+        // SAFETY: this is the value that CR4 had before.
         unsafe { asm!("mov cr4, {}", in(reg) own, options(nostack, preserves_flags)) };
         expect(what, said, state)?;
     }
-    // What the host had when the switcher was installed, it has to have when a guest is entered.
+    // The bits that the host had when the switcher was installed must be the same when a guest is
+    // entered.
     for (bit, state) in [
         (cr4::SMEP, State::Cr4Paging),
         (cr4::SMAP, State::Cr4Paging),
@@ -131,15 +134,15 @@ fn control_bits(host: &mut BareMetal<'_>) -> Ended {
         if own & bit == 0 {
             continue;
         }
-        // SAFETY: SMEP, SMAP or UMIP; the kernel runs without as well.
+        // SAFETY: the bit is SMEP, SMAP or UMIP, and the kernel runs without it as well.
         unsafe { asm!("mov cr4, {}", in(reg) own & !bit, options(nostack, preserves_flags)) };
         let said = by_enter(host);
-        // SAFETY: as it was.
+        // SAFETY: this is the value that CR4 had before.
         unsafe { asm!("mov cr4, {}", in(reg) own, options(nostack, preserves_flags)) };
         expect("CR4 without a bit", said, state)?;
     }
-    // A stack selector of another privilege level. A host that builds frames itself may make this
-    // mistake.
+    // A stack selector may be one of another privilege level: a host that builds frames itself may
+    // make this mistake.
     for ss in [0, u64::from(segments::KERNEL_DS)] {
         guest.regs.ss = ss;
         expect("SS", refused(host, &mut guest), State::GeneralRegisters)?;
@@ -148,7 +151,8 @@ fn control_bits(host: &mut BareMetal<'_>) -> Ended {
     Ok(1)
 }
 
-/// Asks `enter` under another CR0, of which it looks at the value that the host has set.
+/// Calls `enter` under another CR0, and returns its objection. `enter` judges the value that it
+/// finds.
 #[inline(never)]
 fn refused_with_cr0(
     host: &mut BareMetal<'_>,
@@ -156,10 +160,10 @@ fn refused_with_cr0(
     value: u64,
 ) -> Result<StateError, String> {
     let own = cr0();
-    // SAFETY: it differs in TS or EM: `with_lazy_fpu` sees to the faults.
+    // SAFETY: the value differs in TS or EM, and `with_lazy_fpu` handles the faults.
     unsafe { asm!("mov cr0, {}", in(reg) value, options(nostack, preserves_flags)) };
     let said = refused(host, guest);
-    // SAFETY: as it was.
+    // SAFETY: this is the value that CR0 had before.
     unsafe { asm!("mov cr0, {}", in(reg) own, options(nostack, preserves_flags)) };
     said
 }

@@ -62,8 +62,8 @@ fn watchpoints(host: &mut BareMetal<'_>) -> Ended {
         let cleared = host.debug().set(number, None);
         cleared.map_err(|why| format!("{width:?}: {why}"))?;
     }
-    // A watchpoint that straddles the end of the guest's range is refused, and so is one on
-    // anything of the host's.
+    // A watchpoint that straddles the end of the guest's range is refused, and so is one on an
+    // address of the host's.
     let end = GUESTS.end - 4;
     let hosts = host.cpu().mappings().into_iter().map(|mapping| mapping.start & !7);
     for address in hosts.chain([GUESTS.end, memory::host_cr3(), 0x10_0000]).collect::<Vec<_>>() {
@@ -73,23 +73,23 @@ fn watchpoints(host: &mut BareMetal<'_>) -> Ended {
             }
         }
     }
-    // SAFETY: a part of the guests' range, and it is armed for nobody.
+    // SAFETY: the range is a part of the guests' own, and no breakpoint in it is ever enabled.
     let mut straddling = unsafe { GuestDebug::new(place::TEXT..end) };
     let eight = Access::Write(Width::Eight);
     match straddling.set(0, Some((end & !7, eight))) {
         Err(DebugError::NotTheGuests { .. }) => {}
         other => return Err(format!("a watchpoint behind the end of the range: {other:?}")),
     }
-    // A watchpoint in force when the guest exits is not in force in the host.
+    // A watchpoint that was enabled when the guest exited is not enabled in the host.
     if Dr7::read_raw() & (dr7::ARMED | dr7::GD) != 0 {
         return Err(format!("DR7 is {:#x} in the host", Dr7::read_raw()));
     }
     Ok(entered)
 }
 
-/// MOV SS from a watched word, and SYSCALL, with an RSP that points to no stack: the #DB of the
-/// watchpoint is held off until the SYSCALL has been executed, and comes at its entry, in ring 0
-/// (spec/hazards.md, row 12: CVE-2018-8897). It is ignored there.
+/// A guest executes MOV SS from a watched word, and SYSCALL, with an RSP that points to no stack:
+/// the #DB of the watchpoint is held off until the SYSCALL has been executed, and comes at the
+/// SYSCALL's entry, in ring 0 (spec/hazards.md, row 12: CVE-2018-8897). It is ignored there.
 fn mov_ss(host: &mut BareMetal<'_>) -> Ended {
     const STORE_SS: &[u8] = program!(; mov WORD [rdi], ss);
 
@@ -101,7 +101,7 @@ fn mov_ss(host: &mut BareMetal<'_>) -> Ended {
     let mut entered = 0;
     for rsp in [1 << 63, place::first_non_canonical(platform.paging), 0, Stack::Nmi.top(0), 8] {
         for watched in [false, true] {
-            // The word is written where it is watched, too: this alone traps.
+            // The watched word is written by the guest, too: this is the only access that traps.
             let mut setup = setup(host, &mut rng, Mode::Umod, &[STORE_SS, PROBE].concat());
             setup.regs.rdi = at;
             setup.regs.rsp = rsp;
@@ -114,7 +114,7 @@ fn mov_ss(host: &mut BareMetal<'_>) -> Ended {
             setup.regs.rdi = if watched { at } else { at + 0x40 };
             setup.regs.rsp = rsp;
             if !watched {
-                // The unwatched word has SS as well: 0 would be a null selector.
+                // The unwatched word holds SS as well, because 0 would be a null selector.
                 let store = [STORE_SS, PROBE].concat();
                 let mut first = self::setup(host, &mut rng, Mode::Umod, &store);
                 first.regs.rdi = at + 0x40;
@@ -145,16 +145,16 @@ fn mov_ss(host: &mut BareMetal<'_>) -> Ended {
     Ok(entered)
 }
 
-/// What else the #DB of MOV SS is held off by: each instruction that leaves CPL 3 by an event. The
-/// guest gets that event, and the host does not notice the other one. `watched` is of umod's, and
-/// holds SS.
+/// The #DB of MOV SS can be held off by other instructions as well: each that leaves CPL 3 by an
+/// event. The guest gets that event, and the host does not notice the #DB. `watched` is in umod's
+/// memory, and holds SS.
 fn behind_mov_ss(host: &mut BareMetal<'_>, rng: &mut fastrand::Rng, watched: u64) -> Ended {
-    /// Of a page fault: user.
+    /// The error code of a page fault from CPL 3.
     const U: u32 = 4;
 
     let gp = Expected::general_protection;
-    // What it is, whether it is a trap, and what may come of it: the error code of INT n is another
-    // one in QEMU 7.2, and SYSENTER is refused by vendor.
+    // Each row has the instruction, whether it is a trap, and the two exits that are right: QEMU
+    // 7.2 has another error code for INT n, and whether SYSENTER is refused depends on the vendor.
     let behind: [(&[u8], bool, [Exit; 2]); 7] = [
         (program!(; int3), true, [Expected::exception(vector::BP); 2]),
         (

@@ -1,4 +1,4 @@
-//! Breakpoints and DEBUGCTL of the host's, which are no guest's.
+//! Breakpoints and DEBUGCTL of the host's, which must not affect a guest.
 
 use alloc::format;
 use alloc::string::String;
@@ -29,7 +29,7 @@ pub(super) const CASES: &[HostCase] = &[HostCase {
     run: |bench| debugging(bench.host()?),
 }];
 
-/// DR7 as a call of the switcher finds it, and DEBUGCTL.
+/// The values of DR7 and DEBUGCTL that a call of the switcher finds.
 static DR7: AtomicU64 = AtomicU64::new(0);
 static DEBUGCTL: AtomicU64 = AtomicU64::new(0);
 
@@ -38,22 +38,22 @@ fn debugctl_msr() -> Msr {
     Msr::new(MsrName::Debugctl.address())
 }
 
-/// Notes what the guest is about to run with.
+/// Notes with which values the guest is about to run.
 ///
 /// # Safety
-/// As for `checked_call`.
+/// The contract of `checked_call` must hold.
 unsafe fn noting_call(entry: u64) -> *mut PtRegs {
     DR7.store(dr7(), Ordering::Relaxed);
-    // SAFETY: every 64-bit CPU has it.
+    // SAFETY: every 64-bit CPU has the MSR; reading it changes nothing.
     DEBUGCTL.store(unsafe { debugctl_msr().read() }, Ordering::Relaxed);
-    // SAFETY: as the caller says.
+    // SAFETY: the caller vouches for the contract of `checked_call`.
     unsafe { checked_call(entry) }
 }
 
 /// Breakpoints and DEBUGCTL of the host's: the former are refused, the latter is not the guest's.
 fn debugging(host: &mut BareMetal<'_>) -> Ended {
     const BTF_AND_LBR: u64 = debugctl::BTF | debugctl::LBR;
-    // Nothing is mapped there.
+    // No page is mapped at this address.
     let nowhere = HIGH_BASE + 300 * PAGE;
     for live in [dr7::L0, dr7::L0 << 1, dr7::L0 << 7] {
         // SAFETY: nothing accesses that address.
@@ -61,7 +61,7 @@ fn debugging(host: &mut BareMetal<'_>) -> Ended {
             asm!("mov dr0, {0}", "mov dr3, {0}", "mov dr7, {1}", in(reg) nowhere, in(reg) dr7::DISABLED | live);
         }
         let said = by_enter(host);
-        // SAFETY: no breakpoint at all.
+        // SAFETY: no breakpoint is enabled by these values.
         unsafe {
             asm!("mov dr7, {1}", "mov dr0, {0}", "mov dr3, {0}", in(reg) 0_u64, in(reg) dr7::DISABLED);
         }
@@ -70,19 +70,19 @@ fn debugging(host: &mut BareMetal<'_>) -> Ended {
 
     what_the_host_has_left(host)?;
 
-    // SAFETY: every 64-bit CPU has it; it has no effect without TF.
+    // SAFETY: every 64-bit CPU has the MSR; these bits have no effect without TF.
     unsafe { debugctl_msr().write(BTF_AND_LBR) };
-    // SAFETY: as above. An emulator may have none of its bits.
+    // SAFETY: every 64-bit CPU has the MSR. An emulator may have none of its bits.
     let of_the_host = unsafe { debugctl_msr().read() };
     let mut rng = fastrand::Rng::with_seed(57);
     let mut setup = setup(host, &mut rng, Mode::Umod, &[JUMP, PROBE].concat());
     setup.regs.eflags = RFlags::GUEST_FIXED.bits() | RFlags::TF.bits();
-    // A jump under TF traps with and without BTF; what BTF would hide is the NOP's.
-    // SAFETY: `noting_call` is `checked_call`.
+    // A jump under TF traps with and without BTF; BTF would hide the trap of the NOP.
+    // SAFETY: `noting_call` does what `checked_call` does.
     let outcome = unsafe { host.run_by(&setup, noting_call) };
-    // SAFETY: as above.
+    // SAFETY: every 64-bit CPU has the MSR; reading it changes nothing.
     let after = unsafe { debugctl_msr().read() };
-    // SAFETY: as above.
+    // SAFETY: every 64-bit CPU has the MSR, and takes 0.
     unsafe { debugctl_msr().write(0) };
     let outcome = outcome.map_err(|why| format!("{why:?}"))?;
     let seen = DEBUGCTL.load(Ordering::Relaxed);
@@ -99,12 +99,12 @@ fn debugging(host: &mut BareMetal<'_>) -> Ended {
     Ok(4)
 }
 
-/// DR0 to DR3, disarmed, and DR6 with causes of the host's, those that a clear bit says among them:
-/// a guest's #DB has its own causes alone, whether it has breakpoints or not, and the host its
-/// addresses afterwards.
+/// DR0 to DR3 have addresses of the host's, disabled, and DR6 has causes of the host's, among them
+/// those that a clear bit reports. A guest's #DB reports only its own causes, whether the guest has
+/// breakpoints or not, and the host has its addresses afterwards.
 fn what_the_host_has_left(host: &mut BareMetal<'_>) -> Result<(), String> {
-    /// An access to a debug register, a task switch, four matches; of bits that the hardware keeps
-    /// set, none.
+    /// The causes are: an access to a debug register, a task switch, and four matches. The bits
+    /// that the hardware keeps set are clear.
     const STALE: u64 = 1 << 15 | 1 << 13 | 0b1111;
     let mine = [place::UMOD_CODE, place::UMOD_CODE + 2, HIGH_BASE, 8];
     let no_debug = host.debug().clone();

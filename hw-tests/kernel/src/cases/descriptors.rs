@@ -36,18 +36,18 @@ pub(super) const CASES: &[HostCase] = &[
 
 /// Executes LLDT.
 fn load_ldt(selector: u16) {
-    // SAFETY: null, or of an LDT's descriptor in the GDT that is loaded. The kernel uses none of
-    // its.
+    // SAFETY: the selector is null, or that of an LDT's descriptor in the GDT that is loaded. The
+    // kernel uses no selector of an LDT.
     unsafe { asm!("lldt {0:x}", in(reg) selector, options(nostack, preserves_flags)) }
 }
 
-/// An LDT that a host has forgotten, with a call gate to ring 0 in it: what a guest would put there
-/// that has the memory at its address.
+/// An LDT that a host has forgotten to unload, with a call gate to ring 0 in it, as a guest would
+/// put it there that has the memory at its address.
 fn stale_ldt(host: &mut BareMetal<'_>) -> Ended {
     let mut table = Frame::new().map_err(|why| format!("an LDT: {why}"))?;
     let gate = u64::from(segments::KERNEL_CS) << 16 | 0xEC << 40;
     table.write(0, &gate.to_le_bytes());
-    // Beside it lies a segment that a process of the host's has in FS.
+    // Beside the gate lies a segment that a process of the host's has in FS.
     let data = descriptor(0x13, 3, 0xC);
     table.write(8, &data.to_le_bytes());
     let (at_first, of_ldt) = (host_segments(), 8 | 1 << 2 | 3);
@@ -64,9 +64,9 @@ fn stale_ldt(host: &mut BareMetal<'_>) -> Ended {
     set_host_fs(of_ldt);
     let (install, enter) = (by_install(host), by_enter(host));
     load_ldt(0);
-    // FS has what it had, but would not load again.
+    // FS still has the selector, but it could not be loaded again.
     let stale = by_enter(host);
-    // Nor would it by an entry of the GDT that is gone, as a thread's are in another GDT.
+    // Nor could it by an entry of the GDT that is gone, as a thread's entries are in another GDT.
     with_gdt(
         |gdt| gdt.push(data),
         || {
@@ -88,7 +88,7 @@ fn stale_ldt(host: &mut BareMetal<'_>) -> Ended {
     Ok(1)
 }
 
-/// A GDT in which CPL 3 finds more than it may, or what would fault.
+/// A GDT in which CPL 3 finds more than it may use, or entries that would fault.
 fn descriptors(host: &mut BareMetal<'_>) -> Ended {
     const CODE: u64 = 0x1B;
     const DATA: u64 = 0x13;
@@ -115,7 +115,7 @@ fn descriptors(host: &mut BareMetal<'_>) -> Ended {
         let said = with_gdt(|gdt| gdt.push(entry), || by_install(host));
         expect(what, said, State::Gdt)?;
     }
-    // Changes to the descriptors that the switcher itself uses.
+    // These are changes to the descriptors that the switcher itself uses.
     for (index, entry) in [
         (segments::USER_DS / 8, descriptor(DATA, 3, SIZE16)),
         (segments::USER_CS / 8, descriptor(CODE - ACCESSED, 3, LONG)),
@@ -124,16 +124,17 @@ fn descriptors(host: &mut BareMetal<'_>) -> Ended {
         let said = with_gdt(|gdt| gdt[usize::from(index)] = entry, || by_install(host));
         expect("a selector of the switcher's", said, State::Gdt)?;
     }
-    // A limit that makes descriptors of what follows.
+    // The limit is too large, and makes descriptors of what follows the table.
     let own = DescriptorTablePointer::gdtr();
     let long = DescriptorTablePointer::new(own.base(), 0xFFFF, memory::paging());
-    // SAFETY: the same table; nothing loads what lies after it.
+    // SAFETY: the table is the same; nothing loads what lies after it.
     unsafe { long.map_err(|why| format!("{why}"))?.load_gdt() };
     let said = by_install(host);
-    // SAFETY: the kernel's own.
+    // SAFETY: this is the kernel's own GDTR.
     unsafe { own.load_gdt() };
     expect("a limit of 64 KiB", said, State::Gdt)?;
-    // The GDT has changed since: a guest with selectors of such descriptors is not entered.
+    // The GDT has changed since it was checked: a guest with selectors of such descriptors is not
+    // entered.
     for (what, entry) in [bad[0], bad[2], bad[5], bad[8]] {
         let mut guest = guest(host, PROBE);
         guest.regs.ss = u64::from(own.limit() + 1) | 3;
@@ -145,10 +146,10 @@ fn descriptors(host: &mut BareMetal<'_>) -> Ended {
     let said = with_gdt(|_| (), || by_enter(host));
     expect("another GDT", said, State::Gdt)?;
     let short = DescriptorTablePointer::new(own.base(), own.limit() - 8, memory::paging());
-    // SAFETY: the same table but for its last entry, which nothing has loaded.
+    // SAFETY: the table is the same, without its last entry, which nothing has loaded.
     unsafe { short.map_err(|why| format!("{why}"))?.load_gdt() };
     let said = by_enter(host);
-    // SAFETY: the kernel's own.
+    // SAFETY: this is the kernel's own GDTR.
     unsafe { own.load_gdt() };
     expect("another limit", said, State::Gdt)?;
     another_task(host)?;
@@ -156,13 +157,13 @@ fn descriptors(host: &mut BareMetal<'_>) -> Ended {
     Ok(1)
 }
 
-/// TR by another selector, of the same TSS.
+/// Loads TR with another selector, of the same TSS.
 fn another_task(host: &mut BareMetal<'_>) -> Result<(), String> {
     const BUSY: u64 = 1 << 41;
     let index = usize::from(segments::TSS / 8);
     let other = DescriptorTablePointer::gdtr().limit() + 1;
-    // SAFETY: in the copy of the GDT that is loaded then, an available TSS: the block's, which
-    // stays.
+    // SAFETY: in the copy of the GDT that is loaded at that time, the selector names an available
+    // TSS: the block's, which stays where it is.
     let load = |selector: u16| unsafe {
         asm!("ltr {0:x}", in(reg) selector, options(nostack, preserves_flags));
     };

@@ -51,21 +51,23 @@ pub(super) fn untouched_memory() -> Vec<u8> {
         let top = stack.top(0) as usize;
         top - PAGE as usize..top
     });
-    // The TSS but for the switcher's scratch.
+    // This is the TSS without the switcher's scratch.
     let tss = [block..sp2, sp2 + 8..block + size_of::<Tss>()];
     let ranges = tss.into_iter().chain(tops).chain(unused);
-    // SAFETY: a block and stacks of statics, which nothing has a reference into.
+    // SAFETY: the bytes are those of a block and of stacks, which are statics, and nothing has a
+    // reference into them.
     let read = |at: usize| unsafe { core::ptr::with_exposed_provenance::<u8>(at).read_volatile() };
     ranges.flatten().map(read).collect()
 }
 
-/// NMIs all the time while RSP is such an address: none is lost, either.
+/// NMIs come all the time while RSP has such an address: none of them is lost, either.
 fn flood_with_host_rsp(host: &mut BareMetal<'static>) -> Ended {
     let block = percpu::block(0).addr() as u64;
     let stack = Stack::Nmi.top(0);
     let addresses = [
         stack,
-        // In the middle of an NMI's frame, of the TSS, and of what the switcher knows of the guest.
+        // These are addresses in an NMI's frame, in the TSS, and in what the switcher knows of the
+        // guest.
         stack - 24,
         block + 0x60,
         block + 0xC0,
@@ -86,20 +88,20 @@ pub(super) fn unless_touched(before: &[u8], entered: u64) -> Ended {
     }
 }
 
-/// NMIs from another CPU, one as soon as the last has been handled, during direct switches: each of
-/// them arrives, and nothing of the guest changes. RSP is one of `rsps`, if there are any.
-/// `entries` guests make `rounds` round trips each, of two switches, between which nothing but an
-/// NMI is an exit.
+/// Another CPU sends NMIs during direct switches, each as soon as the last one has been handled:
+/// all of them arrive, and nothing of the guest changes. RSP is one of `rsps`, if there are any.
+/// `entries` guests make `rounds` round trips each, of two switches, between which only an NMI is
+/// an exit.
 fn flood(host: &mut BareMetal<'static>, entries: u64, rounds: u64, rsps: &[u64]) -> Ended {
-    /// How long the sender looks for what it has sent.
+    /// How often the sender looks whether its NMI has arrived.
     const PATIENCE: u64 = 2_000_000_000;
-    /// How long it then waits. Without the wait, an emulator that runs the CPUs in turn would never
-    /// let the guest get from one NMI to the next instruction.
+    /// How long the sender then waits. Without the wait, an emulator that runs the CPUs in turn
+    /// would never let the guest get from one NMI to the next instruction.
     const PAUSE: u64 = 20_000;
     static STOP: AtomicBool = AtomicBool::new(false);
     static SENT: AtomicU64 = AtomicU64::new(0);
     static LOST: AtomicBool = AtomicBool::new(false);
-    /// NMIs that ended a guest's run. The others are counted in events.rs.
+    /// The number of NMIs that ended a guest's run. The others are counted in events.rs.
     static EXITS: AtomicU64 = AtomicU64::new(0);
 
     let received = || EXITS.load(Ordering::Acquire) + events::nmis();
@@ -172,7 +174,7 @@ fn switch_under_nmis(
             if outcome.host.without_arithmetic() != hw_cases::HostAfter::IN_ORDER {
                 return wrong("the host is not in order");
             }
-            // What neither SYSCALL nor the loop changes.
+            // These registers are changed neither by SYSCALL nor by the loop.
             let kept = |regs: &PtRegs| {
                 [
                     regs.rax, regs.rdx, regs.rsi, regs.rdi, regs.rbp, regs.r8, regs.r9, regs.r10,

@@ -21,8 +21,8 @@ pub(super) const CASES: &[HostCase] = &[HostCase {
     run: |bench| int_n(bench.host()?),
 }];
 
-/// INT n for all n: three gates are a guest's, and everything else is #GP (spec/hazards.md, row
-/// 32).
+/// A guest executes INT n for all n: it may use three gates, and every other INT n is #GP
+/// (spec/hazards.md, row 32).
 fn int_n(host: &mut BareMetal<'_>) -> Ended {
     let mut rng = fastrand::Rng::with_seed(32);
     let mut entered = 0;
@@ -36,7 +36,7 @@ fn int_n(host: &mut BareMetal<'_>) -> Ended {
                 3 | 4 => Expected::exception(vector),
                 0x80 => Exit::Interrupt { vector },
                 _ => {
-                    // The error code names the gate, 8 bytes each; 16 in QEMU 7.2.
+                    // The error code names the gate by 8 times its number; by 16 times in QEMU 7.2.
                     let [manual, qemu] = [8, 16]
                         .map(|size| Expected::general_protection(u32::from(vector) * size + 2));
                     if outcome.exit == qemu { qemu } else { manual }

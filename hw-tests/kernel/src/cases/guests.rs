@@ -1,4 +1,4 @@
-//! Guests of several machines by turns.
+//! Guests of several machines, which run by turns.
 
 use alloc::format;
 
@@ -19,23 +19,23 @@ pub(super) const CASES: &[HostCase] = &[HostCase {
     run: |bench| two_guests(bench.host()?),
 }];
 
-/// Guests of two machines by turns on one CPU: a barrier at each change, and nowhere else
-/// (spec/hazards.md, row 54).
+/// Guests of two machines run by turns on one CPU: a barrier comes at each change, and at no other
+/// time (spec/hazards.md, row 54).
 fn two_guests(host: &mut BareMetal<'_>) -> Ended {
     let mut guests = [guest(host, PROBE), guest(host, PROBE)];
     let [a, b] = [Domain::new(), Domain::new()];
     guests[0].set_domain(a);
     guests[1].set_domain(b);
     let mut entered = 0;
-    // Who runs, and whether a barrier comes first. A second virtual CPU of `b` is no stranger to
-    // it.
+    // Each turn says which guest runs, and whether a barrier comes first. A second virtual CPU of
+    // `b` is in the same domain as `b`.
     let turns = [(0, true), (0, false), (1, true), (0, true), (0, false), (1, true), (1, false)];
     for (who, barrier) in turns.into_iter().cycle().take(70).skip(1).chain([(1, false)]) {
         let before = host.cpu().barriers();
         let mut vcpu = guests[who].clone();
         enter(host, &mut vcpu)?;
         let came = host.cpu().barriers() - before;
-        // The first of all follows the guests of other cases.
+        // The first turn of all follows the guests of other cases.
         if entered > 0 && came != u64::from(barrier) {
             return Err(format!("turn {entered}, guest {who}: {came} barriers"));
         }
@@ -68,7 +68,7 @@ fn two_guests(host: &mut BareMetal<'_>) -> Ended {
     if came != 0 {
         return Err(format!("left to the host: {came} barriers"));
     }
-    // But it is not forgotten that another one has run since the last of them, and user mode's
+    // But the runtime remembers that another guest has run since the last barrier, and user mode's
     // barrier comes all the same.
     enter(host, &mut guests[0].clone())?;
     entered += 1;

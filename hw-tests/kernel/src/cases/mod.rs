@@ -1,7 +1,6 @@
-//! The host cases, a file each for what they are about, and in each file a table of them.
+//! The host cases. Each subject has a file, and each file a table of its cases.
 //!
-//! `hw-protocol` reads these tables at build time: it has the names from here that the runner
-//! expects.
+//! `hw-protocol` reads these tables at build time, and so has the names that the runner expects.
 //!
 //! # The order of the files
 //! A file imports only from those above it in this list: `hw-tests/tests/module_order.rs` sees to
@@ -72,7 +71,7 @@ pub(crate) const TABLES: &[&[HostCase]] = &[
     teardown::CASES,
 ];
 
-/// How many cases there are.
+/// The number of cases.
 pub(crate) fn count() -> usize {
     TABLES.iter().map(|table| table.len()).sum()
 }
@@ -82,7 +81,7 @@ pub(crate) fn all(bench: &mut Bench, breakpoints: bool, report: &mut Report) {
     for case in TABLES.iter().copied().flatten() {
         let ended = match lacking(case, breakpoints) {
             None => (case.run)(bench),
-            // Counters of all CPUs want nobody else to run a guest afterwards.
+            // Counters of all CPUs are right only if no other CPU runs a guest afterwards.
             Some(lacking) => match bench.take_others().map_or(Ok(0), Others::wait) {
                 Ok(_) => {
                     report.not_here(case.name, lacking);
@@ -95,7 +94,7 @@ pub(crate) fn all(bench: &mut Bench, breakpoints: bool, report: &mut Report) {
     }
 }
 
-/// What this machine lacks for a case.
+/// The reason why this machine cannot run a case, if there is one.
 fn lacking(case: &HostCase, breakpoints: bool) -> Option<&'static str> {
     if smp::count() < case.cpus {
         return Some(if case.cpus > 2 {

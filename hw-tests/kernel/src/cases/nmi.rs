@@ -54,9 +54,8 @@ pub(super) const CASES: &[HostCase] = &[
     },
 ];
 
-/// An NMI or a machine check, as far as the switcher can tell, comes in front of every instruction
-/// of every path, each time that the path passes it. The guest and the host end up as they do
-/// without it.
+/// What the switcher takes for an NMI or a machine check comes before every instruction of every
+/// path, each time that the path passes it. The guest and the host end up as they do without it.
 fn at_every_boundary(host: &mut BareMetal<'_>, paths: &mut [Path], event: u8) -> Ended {
     let interruption = taken_for(if event == vector::NMI { "an NMI" } else { "a machine check" });
     let copy = IdtCopy::new(host, |gates| {
@@ -68,14 +67,14 @@ fn at_every_boundary(host: &mut BareMetal<'_>, paths: &mut [Path], event: u8) ->
     ended
 }
 
-/// The interruption in front of a guest's instruction, which is the guest's exit.
+/// The same interruption before a guest's instruction is the guest's exit.
 fn in_the_guest(host: &mut BareMetal<'_>, event: u8) -> Ended {
     let exit = if event == vector::NMI { Exit::Nmi } else { Exit::MachineCheck };
     let mut rng = fastrand::Rng::with_seed(9);
     for mode in [Mode::Smod, Mode::Umod] {
         let mut setup = setup(host, &mut rng, mode, PROBE);
         setup.breakpoint = Some(setup.regs.rip);
-        // SAFETY: `call_under_copy` does what `checked_call` does; there is a copy.
+        // SAFETY: `call_under_copy` does what `checked_call` does; a copy of the IDT exists.
         let outcome = unsafe { host.run_by(&setup, call_under_copy) };
         set_breakpoint(false);
         let outcome = outcome.map_err(|why| format!("in {mode:?}: {why:?}"))?;
@@ -85,9 +84,9 @@ fn in_the_guest(host: &mut BareMetal<'_>, event: u8) -> Ended {
     Ok(2)
 }
 
-/// NMIs at every instruction of the paths that return by SYSRETQ, while RSP is an address of the
-/// host's wherever a guest can choose it: no decision rests on RSP, none comes between its load and
-/// SYSRETQ, and nothing is pushed there (rows 10 and 23).
+/// NMIs come at every instruction of the paths that return by SYSRETQ, while RSP is an address of
+/// the host's wherever a guest can choose it: no decision rests on RSP, no NMI comes between its
+/// load and SYSRETQ, and nothing is pushed there (rows 10 and 23).
 fn boundaries_with_host_rsp(host: &mut BareMetal<'_>, paths: &[Path]) -> Ended {
     let before = untouched_memory();
     let copy = IdtCopy::new(host, |gates| {

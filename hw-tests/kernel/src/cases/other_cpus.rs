@@ -1,4 +1,4 @@
-//! Several CPUs at once: each has its guests, and one writes to what another reads.
+//! Several CPUs at once: each runs guests, and one writes what another reads.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -22,7 +22,8 @@ pub(super) const CASES: &[HostCase] = &[
     HostCase {
         name: "host/four_cpus_run_guests_at_once",
         shown: "The case list passes on four CPUs at the same time.",
-        // Each CPU has its own block: what one of them holds of its guest shows in no other guest.
+        // Each CPU has its own block: what one of them holds of its guest is visible to no other
+        // guest.
         rows: &[Hazard::Registers],
         cpus: 4,
         needs: &[],
@@ -39,10 +40,10 @@ pub(super) const CASES: &[HostCase] = &[
 ];
 
 /// Another CPU writes to the PVCS all the time, while this one makes direct switches through it:
-/// whatever the switcher reads, and however often, nothing comes of it but the guest's own faults
+/// whatever the switcher reads, and however often, the only result is faults of the guest's own
 /// (spec/hazards.md, row 24).
 fn flipping_pvcs(host: &mut BareMetal<'static>) -> Ended {
-    /// Entries. Each makes direct switches until one of them leads to an exit.
+    /// The number of entries. Each makes direct switches until one of them leads to an exit.
     const ENTRIES: u64 = 2000;
     static STOP: AtomicBool = AtomicBool::new(false);
     static WRITTEN: AtomicU64 = AtomicU64::new(0);
@@ -70,11 +71,12 @@ fn flipping_pvcs(host: &mut BareMetal<'static>) -> Ended {
         while !STOP.load(Ordering::Acquire) {
             let rip = rips[rng.usize(..rips.len())];
             let eflags = flags[rng.usize(..flags.len())];
-            // Most of the time, what lets ERETU succeed, so that it is tried again at once.
+            // Most of the time, a value is written with which ERETU succeeds, so that it is tried
+            // again at once.
             let usual = rng.u8(..) < 200;
             let pair = pairs[if usual { 0 } else { rng.usize(..pairs.len()) }];
             let rip = if usual { rips[rng.usize(..2)] } else { rip };
-            // Bochs 2.7 lets key 0's bits apply to the supervisor's pages as well.
+            // Bochs 2.7 applies the bits of key 0 to the supervisor's pages as well.
             let pkru = u64::from(rng.u32(..) & Setup::PKRU);
             let values = [
                 pair,
@@ -87,8 +89,8 @@ fn flipping_pvcs(host: &mut BareMetal<'static>) -> Ended {
             ];
             for (&at, value) in words.iter().zip(values) {
                 // SAFETY: the PVCS's frame is in the identity map, and nothing has a reference into
-                // it; the words are aligned and within its 128 bytes. Whoever reads expects
-                // anything.
+                // it; the words are aligned and within its 128 bytes. Whoever reads them expects
+                // any value.
                 unsafe { word(at).write_volatile(value) }
             }
             WRITTEN.fetch_add(1, Ordering::Relaxed);
@@ -105,8 +107,8 @@ fn flipping_pvcs(host: &mut BareMetal<'static>) -> Ended {
     result
 }
 
-/// Where a PVCS has the words that a switcher reads: both selectors, GS base, flags and protection
-/// keys, RIP, RCX, R11, and RSP, if it has that.
+/// The offsets of the words that a switcher reads in a PVCS: both selectors, GS base, flags and
+/// protection keys, RIP, RCX, R11, and RSP, if the revision has it.
 fn words_of<P: PvcsLayout>() -> Vec<usize> {
     [
         P::USER_CS.bytes(),
@@ -128,7 +130,8 @@ fn switch_for(host: &mut BareMetal<'_>, entries: u64, rips: &[u64]) -> Ended {
     let mut rng = fastrand::Rng::with_seed(25);
     let mut in_umod = 0;
     for entry in 0..entries {
-        // smod: ERETU. umod, at both of its addresses: SYSCALL, which leads to ERETU; again.
+        // smod executes ERETU. umod, at both of its addresses, executes SYSCALL, which leads to
+        // ERETU again.
         let mut setup = Setup::random(&mut rng, &platform, Mode::Smod)
             .with(Mode::Smod, place::ERETU, SYSCALL)
             .with(Mode::Umod, place::UMOD_CODE, AGAIN)
@@ -137,7 +140,8 @@ fn switch_for(host: &mut BareMetal<'_>, entries: u64, rips: &[u64]) -> Ended {
         setup.regs.eflags = RFlags::GUEST_FIXED.bits();
         let outcome = host.run(&setup).map_err(|why| format!("entry {entry}: {why:?}"))?;
         let wrong = |what: &str| Err(format!("entry {entry}: {what}: {outcome:x?}"));
-        // Everything but what the PVCS gives is the guest's own, whatever has been read of it.
+        // Everything except what the PVCS gives is the guest's own, whatever was read from the
+        // PVCS.
         let Expected { mut regs, .. } = Expected::unchanged(&setup, outcome.exit);
         let got = outcome.regs;
         (regs.rip, regs.rcx, regs.r11) = (got.rip, got.rcx, got.r11);
@@ -159,19 +163,19 @@ fn switch_for(host: &mut BareMetal<'_>, entries: u64, rips: &[u64]) -> Ended {
             return wrong("the host is not in order");
         }
         let is_right = match (outcome.exit, outcome.mode) {
-            // Other selectors are the host's business, and of umod's SYSCALLs none exits.
+            // Other selectors are left to the host; no SYSCALL of umod exits.
             (Exit::Syscall, Mode::Smod) => got.rip == place::RETU_RIP,
             (Exit::Exception(exception), Mode::Umod) => {
                 in_umod += 1;
                 match exception.detail {
-                    // Where nothing is mapped.
+                    // The fault is at an address where no page is mapped.
                     Detail::Cr2(address) => address == got.rip && rips.contains(&address),
-                    // TF.
+                    // The cause is TF.
                     Detail::Dr6(causes) => causes == DebugCauses::SINGLE_STEP,
                     Detail::None => exception.vector == 13 && rips.contains(&got.rip),
                 }
             }
-            // An emulator's #DB after a SYSCALL with TF.
+            // This is an emulator's #DB after a SYSCALL with TF.
             (Exit::Exception(exception), Mode::Smod) => exception.vector == 1,
             _ => false,
         };

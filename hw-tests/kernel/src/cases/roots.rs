@@ -1,4 +1,4 @@
-//! What the roots of guests map, and for how long: the host isolated, translations flushed.
+//! What guests' roots map, and for how long: the host is isolated, and translations are flushed.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -53,7 +53,7 @@ pub(super) const CASES: &[HostCase] = &[
     },
 ];
 
-/// Looks at every leaf of both roots. A page that is not for users is on the list, with the rights
+/// Checks every leaf of both roots. A page that is not for users is on the list, with the rights
 /// and the frame that the host's root has there, and every page on the list is mapped.
 fn roots(host: &BareMetal<'_>) -> Ended {
     let listed = host.listed();
@@ -80,7 +80,7 @@ fn roots(host: &BareMetal<'_>) -> Ended {
             return Err(format!("{mode:?}: {found} pages of {} on the list", listed.len()));
         }
     }
-    // The list itself names what a switch needs, each on pages of its own.
+    // The list itself names what a switch needs, and each of these is on pages of its own.
     let list = host.cpu().mappings();
     for purpose in [Purpose::Code, Purpose::PerCpuBlock, Purpose::EntryStack, Purpose::IstStack(1)]
         .into_iter()
@@ -94,7 +94,7 @@ fn roots(host: &BareMetal<'_>) -> Ended {
     Ok(2 * listed.len() as u64)
 }
 
-/// Reads, writes and jumps to host addresses, in both modes.
+/// A guest reads, writes and jumps to host addresses, in both modes.
 fn probes(host: &mut BareMetal<'_>) -> Ended {
     /// Bits of a page fault's error code: present, write, user, fetch.
     const P: u32 = 1;
@@ -106,18 +106,20 @@ fn probes(host: &mut BareMetal<'_>) -> Ended {
     let heap = Box::new(0_u8);
     let elsewhere = [
         (&raw const *heap).addr() as u64,
-        // Code, constants, variables and stacks of the host's.
+        // These are code, constants, variables and stacks of the host's.
         probes as *const () as u64,
         CASES.as_ptr().addr() as u64,
         (&raw const RUNNING).addr() as u64,
         boot::stack_top() - 64,
         Stack::Fatal.top(0) - 8,
         Stack::Sp0.top(0) - 2 * PAGE,
-        // What is this CPU's, but not the guest's to rely on, and another CPU's.
+        // These are in memory that belongs to this CPU and is not for the guest, and in another
+        // CPU's.
         percpu::block(0).addr() as u64 + Scratch::OFFSET as u64,
         percpu::block(1).addr() as u64,
         Stack::Sp0.top(1) - 8,
-        // Page tables, firmware, the page after the switcher, the rest of both halves' middle.
+        // These are page tables, firmware, the page after the switcher, and places within both
+        // halves.
         memory::host_cr3(),
         host.spaces()[0].1.cr3(),
         0x1000,
@@ -146,7 +148,7 @@ fn probes(host: &mut BareMetal<'_>) -> Ended {
             }
         }
     }
-    // The addresses outside the list are the host's, or the case would show nothing.
+    // The addresses outside the list must be mapped by the host, or the case would show nothing.
     let hosts = elsewhere.iter().filter(|at| memory::host_flags(**at).is_some()).count();
     if hosts < 12 || elsewhere.iter().any(|at| listed.contains(&(at & !(PAGE - 1)))) {
         return Err(format!("only {hosts} of the addresses are the host's and unlisted"));
@@ -154,8 +156,8 @@ fn probes(host: &mut BareMetal<'_>) -> Ended {
     Ok(entered)
 }
 
-/// Direct switches to umod, which loads from its stack: while it is mapped, and after it was taken
-/// away with no flush but the runtime's (spec/hazards.md, row 20).
+/// Direct switches lead to umod, which loads from its stack: while that is mapped, and after it was
+/// unmapped with no flush but the runtime's (spec/hazards.md, row 20).
 fn unmapped(host: &mut BareMetal<'_>) -> Ended {
     const USER: u32 = 4;
     let platform = host.platform();
@@ -179,7 +181,8 @@ fn unmapped(host: &mut BareMetal<'_>) -> Ended {
             } else {
                 expected.exit = Expected::page_fault(USER, setup.regs.rdi);
             }
-            // Entered in umod first, so that its translations are kept across direct switches.
+            // The guest is entered in umod first, so that its translations are kept across direct
+            // switches.
             if mapped {
                 let mut first = setup.clone();
                 first.mode = Mode::Umod;
@@ -201,10 +204,10 @@ fn unmapped(host: &mut BareMetal<'_>) -> Ended {
     Ok(entered)
 }
 
-/// A root on the page of a dead one, under the same PCID, flushed by nobody: its guest has its own
-/// memory (spec/hazards.md, row 53). No emulator here keeps translations under PCIDs, so there a
-/// runtime that takes a root for its address passes, too: the unit tests of `runtime/src/pcid.rs`
-/// hold that.
+/// A root is made on the page of a dead one, under the same PCID, and the case flushes nothing: its
+/// guest has its own memory (spec/hazards.md, row 53). No emulator here keeps translations under
+/// PCIDs, so a runtime that takes a root for its address passes there, too. The unit tests of
+/// `runtime/src/pcid.rs` would find it.
 fn recycled_root(host: &mut BareMetal<'_>) -> Ended {
     let platform = host.platform();
     let mut rng = fastrand::Rng::with_seed(53);
@@ -212,7 +215,7 @@ fn recycled_root(host: &mut BareMetal<'_>) -> Ended {
     for round in 0..20_u8 {
         let secret = 0x80 | round;
         host.recycle_umod(secret).map_err(|why| format!("umod's stack: {why}"))?;
-        // Entered in umod, and by a direct switch.
+        // The guest is entered in umod, and comes to umod by a direct switch.
         for mode in [Mode::Umod, Mode::Smod] {
             let code = [LOAD, PROBE].concat();
             let mut setup = Setup::random(&mut rng, &platform, mode)

@@ -1,8 +1,8 @@
-//! A second NMI that is sent while the first one is handled: it is blocked until then, and arrives
+//! A second NMI is sent while the first one is handled: it is blocked until then, and arrives
 //! (spec/hazards.md, row 11: an IRET ends the blocking before the guest runs).
 //!
-//! A breakpoint sends them, at each instruction in turn. Its handler must not return by IRETQ,
-//! which would end the blocking in the switcher's place, and writes to no stack but its own.
+//! A breakpoint sends the NMIs, at each instruction in turn. Its handler must not return by IRETQ,
+//! which would end the blocking in the switcher's place, and it writes to no stack but its own.
 
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -46,8 +46,8 @@ global_asm!(
     r#"
     .section .entry.text, "ax", @progbits
 
-    // #DB in ring 0, on a stack of its own, under any root: RSP -> RIP, CS, RFLAGS, RSP, SS. Sends
-    // an NMI to this CPU if RSP was where it is wanted.
+    // The handler of #DB in ring 0, on a stack of its own, under any root: RSP -> RIP, CS, RFLAGS,
+    // RSP, SS. It sends an NMI to this CPU if the interrupted RSP is where the test wants it.
     .global hw_kernel_send_second
 hw_kernel_send_second:
     endbr64
@@ -63,15 +63,15 @@ hw_kernel_send_second:
     mov     dword ptr [rax], {nmi}
     jmp     0f
 
-    // An NMI in the host: from now on they are blocked.
+    // The handler of an NMI in the host. It does not execute IRET, so NMIs stay blocked.
     .global hw_kernel_block_nmis
 hw_kernel_block_nmis:
     endbr64
     push    rax
     lock inc qword ptr [rip + {blocked}]
 
-    // Back without an IRETQ, to no ENDBR64. QEMU's interpreter leaves a null SS on any stack of the
-    // IST.
+    // It returns without an IRETQ, to no ENDBR64. QEMU's interpreter leaves a null SS on any stack
+    // of the IST.
 0:  mov     ss, [rsp + 40]
     mov     rax, [rsp + 32]
     mov     [rip + hw_kernel_resume_rsp], rax
@@ -103,7 +103,7 @@ unsafe extern "C" {
     static hw_kernel_block_nmis: u8;
 }
 
-/// Where RSP has to be for the breakpoint to send an NMI.
+/// The lowest RSP with which the breakpoint sends an NMI.
 #[unsafe(link_section = ".entry.data")]
 static FROM: AtomicU64 = AtomicU64::new(0);
 #[unsafe(link_section = ".entry.data")]
@@ -114,10 +114,11 @@ static SENT: AtomicU64 = AtomicU64::new(0);
 /// The number of NMIs that have come to the handler that does not end the blocking.
 #[unsafe(link_section = ".entry.data")]
 static BLOCKED: AtomicU64 = AtomicU64::new(0);
-/// An NMI has not arrived by the time that the switcher had returned, or too many have.
+/// Whether an NMI had not arrived when the switcher returned, or too many had.
 static LOST: AtomicBool = AtomicBool::new(false);
 
-/// Sends NMIs at the breakpoint if RSP is anywhere, or on the NMIs' own stack, during one.
+/// Makes the breakpoint send an NMI wherever RSP is, or only on the NMIs' own stack, which is
+/// during an NMI.
 fn send_where(on_the_stack_of_nmis: bool) {
     let stack = Stack::Nmi.guard(0);
     let (from, len) =
@@ -126,7 +127,7 @@ fn send_where(on_the_stack_of_nmis: bool) {
     LEN.store(len, Ordering::Relaxed);
 }
 
-/// Waits until so many NMIs have arrived. Nothing here ends the blocking.
+/// Waits until as many NMIs have arrived as are wanted. Nothing here ends the blocking.
 fn wait_for(wanted: impl Fn() -> u64, arrived: impl Fn() -> u64) {
     const PATIENCE: u64 = 100_000_000;
     if !(0..PATIENCE).any(|_| arrived() >= wanted()) || arrived() != wanted() {
@@ -134,7 +135,7 @@ fn wait_for(wanted: impl Fn() -> u64, arrived: impl Fn() -> u64) {
     }
 }
 
-/// How many the breakpoint has sent, if all of them and all seconds have arrived.
+/// How many NMIs the breakpoint has sent, if all of them and all second ones have arrived.
 fn count() -> Result<u64, String> {
     match LOST.load(Ordering::Acquire) {
         false => Ok(SENT.load(Ordering::Acquire)),
@@ -142,19 +143,21 @@ fn count() -> Result<u64, String> {
     }
 }
 
-/// The breakpoint in front of an instruction of the switcher sends the first NMI, which arrives in
-/// the breakpoint's own handler, with the switcher's root and GS base; and its hook sends the
-/// second.
+/// The breakpoint before an instruction of the switcher sends the first NMI, which arrives in the
+/// breakpoint's own handler, with the switcher's root and GS base; and the hook of that NMI sends
+/// the second.
 ///
 /// # Safety
-/// As for `checked_call`; there is an [`IdtCopy`] whose #DB is [`hw_kernel_send_second`]'s.
+/// The contract of `checked_call` must hold, and there is an [`IdtCopy`] whose gate of #DB leads to
+/// [`hw_kernel_send_second`].
 unsafe fn call_with_two(entry: u64) -> *mut PtRegs {
     let (sent, hooked) = (SENT.load(Ordering::Acquire), hooks::hooked_nmis());
-    // SAFETY: as the caller says.
+    // SAFETY: the caller says that there is a copy.
     unsafe { IdtCopy::load() };
     hooks::set_second(COMMAND);
     set_breakpoint(true);
-    // SAFETY: as the caller says. The switcher comes back from what happens at the breakpoint.
+    // SAFETY: the caller vouches for `entry`. The switcher resumes after what happens at the
+    // breakpoint.
     let frame = unsafe { checked_call(entry) };
     set_breakpoint(false);
     wait_for(|| hooked + 2 * (SENT.load(Ordering::Acquire) - sent), hooks::hooked_nmis);
@@ -162,36 +165,36 @@ unsafe fn call_with_two(entry: u64) -> *mut PtRegs {
     frame
 }
 
-/// The first NMI comes in the host, a moment before the call, and the breakpoint sends the second
-/// while it is handled.
+/// The first NMI comes in the host, just before the call, and the breakpoint sends the second while
+/// the first is handled.
 ///
 /// # Safety
-/// As for [`call_with_two`].
+/// The contract of [`call_with_two`] must hold.
 unsafe fn call_after_one(entry: u64) -> *mut PtRegs {
     let (sent, hooked) = (SENT.load(Ordering::Acquire), hooks::hooked_nmis());
-    // SAFETY: as the caller says.
+    // SAFETY: the caller says that there is a copy.
     unsafe { IdtCopy::load() };
     set_breakpoint(true);
     smp::send_nmi(0);
     wait_for(|| hooked + 1 + SENT.load(Ordering::Acquire) - sent, hooks::hooked_nmis);
     set_breakpoint(false);
-    // SAFETY: as the caller says.
+    // SAFETY: the caller vouches for `entry`.
     unsafe { checked_call(entry) }
 }
 
 /// The first NMI is blocked until the IRETQ that enters the guest, and is the guest's exit; the
-/// breakpoint sends the second while it is handled, and it comes in ring 0.
+/// breakpoint sends the second while the first is handled, and it comes in ring 0.
 ///
 /// # Safety
-/// As for [`call_with_two`]. The guest is entered by IRETQ.
+/// The contract of [`call_with_two`] must hold, and the guest is entered by IRETQ.
 unsafe fn call_with_one_pending(entry: u64) -> *mut PtRegs {
     let (sent, hooked) = (SENT.load(Ordering::Acquire), hooks::hooked_nmis());
     let blocked = BLOCKED.load(Ordering::Acquire);
-    // SAFETY: as the caller says.
+    // SAFETY: the caller says that there is a copy.
     let gate = unsafe { IdtCopy::gate(vector::NMI) };
     // SAFETY: the handler is for this one NMI.
     unsafe { IdtCopy::set_gate(vector::NMI, to(gate, &raw const hw_kernel_block_nmis)) };
-    // SAFETY: as the caller says.
+    // SAFETY: the caller says that there is a copy, and this is in a call of `enter_with`.
     unsafe { IdtCopy::load() };
     smp::send_nmi(0);
     wait_for(|| blocked + 1, || BLOCKED.load(Ordering::Acquire));
@@ -199,7 +202,7 @@ unsafe fn call_with_one_pending(entry: u64) -> *mut PtRegs {
     unsafe { IdtCopy::set_gate(vector::NMI, gate) };
     smp::send_nmi(0);
     set_breakpoint(true);
-    // SAFETY: as the caller says.
+    // SAFETY: the caller vouches for `entry`.
     let frame = unsafe { checked_call(entry) };
     set_breakpoint(false);
     wait_for(|| hooked + SENT.load(Ordering::Acquire) - sent, hooks::hooked_nmis);
@@ -214,14 +217,14 @@ fn to(gate: GateDescriptor, handler: *const u8) -> GateDescriptor {
     GateDescriptor { low, high: address >> 32 }
 }
 
-/// Runs all of it. Returns the number of second NMIs.
+/// Runs the test in all ways. Returns the number of second NMIs.
 fn arrives(host: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
     smp::aim_nmis(0);
     let copy = IdtCopy::new(host, |gates| {
         let gate = &mut gates[usize::from(vector::DB)];
         *gate = to(*gate, &raw const hw_kernel_send_second);
     })?;
-    // The breakpoint's handler runs under any root.
+    // The breakpoint's handler runs under any root, so all roots map it.
     let stubs = events::mappings().into_iter().flat_map(|(region, rights)| {
         let pages = (region.start..region.end).step_by(PAGE as usize);
         pages.map(move |page| (page, flags_of(rights)))
@@ -240,7 +243,7 @@ fn arrives(host: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
     ended
 }
 
-/// Runs each of the three ways.
+/// Runs the test in each of the three ways.
 fn each(host: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
     let mut seconds = 0;
     send_where(false);
@@ -252,7 +255,7 @@ fn each(host: &mut BareMetal<'_>, paths: &mut [Path]) -> Ended {
 
     send_where(true);
     let mut rng = fastrand::Rng::with_seed(11);
-    // Entered by IRETQ: RCX is not RIP.
+    // The guest is entered by IRETQ, because RCX is not RIP.
     let setup = setup(host, &mut rng, Mode::Umod, PROBE);
     let exits = [Expected::UD, Exit::Nmi].map(|exit| Expected::unchanged(&setup, exit));
     let [in_host, in_guest] = exits;

@@ -1,4 +1,4 @@
-//! Segment registers and FS base: each guest has its own, and the host has.
+//! Segment registers and FS base: each guest has its own, and so has the host.
 
 use alloc::format;
 
@@ -22,7 +22,8 @@ pub(super) const CASES: &[HostCase] = &[HostCase {
     run: |bench| segment_registers(bench.host()?),
 }];
 
-/// The host's segment registers and FS base, and each guest's: nobody sees another one's.
+/// The host and each guest have segment registers and an FS base of their own: nobody sees
+/// another's.
 fn segment_registers(host: &mut BareMetal<'_>) -> Ended {
     const READ: &[u8] = program!(
         ; mov eax, ds
@@ -49,8 +50,8 @@ fn segment_registers(host: &mut BareMetal<'_>) -> Ended {
 
     let mut entered = 0;
     let mut ended = Ok(());
-    // Null selectors with an RPL are not among them: IRETQ makes some of them 0.
-    // An RPL below 3 is kept, and loads again.
+    // Null selectors with an RPL are not among them, because IRETQ makes some of them 0.
+    // An RPL below 3 is kept, and such a selector can be loaded again.
     let other_rpls = [user & !3, code & !1, code32 & !2, user & !3];
     for theirs in [[user, code, code32, user], other_rpls, [0, 0, user, 0], [code32, user, 0, 0]] {
         let result = (|| {
@@ -59,14 +60,14 @@ fn segment_registers(host: &mut BareMetal<'_>) -> Ended {
                 let found = [regs.rax, regs.rbx, regs.rcx, regs.rdx].map(|reg| reg as u16);
                 Err(format!("{what}: {found:x?}, {:#x}, not {theirs:x?}", regs.rsi))
             };
-            // A new guest has nothing of the host's.
+            // A new guest sees nothing of the host's.
             let mut one = guest(host, READ);
             enter(host, &mut one)?;
             let regs = one.regs;
             if (regs.rax, regs.rbx, regs.rcx, regs.rdx, regs.rsi) != (0, 0, 0, 0, 0) {
                 return is(&one, "a new guest");
             }
-            // It makes its own, and has them the next time, whoever has run in between.
+            // The guest loads its own, and has them the next time, whoever has run in between.
             let mut two = guest(host, WRITE);
             let [ds, es, fs, gs] = theirs;
             two.regs.rax = ds.into();
@@ -97,7 +98,7 @@ fn segment_registers(host: &mut BareMetal<'_>) -> Ended {
         })();
         ended = ended.and(result);
     }
-    // What does not load is refused, and nothing has been loaded.
+    // Selectors that cannot be loaded are refused, and nothing has been loaded then.
     for bad in [kernel, kernel | 3, kernel | 1, user | 4, segments::TSS | 3, 0xFFFB] {
         let mut guest = guest(host, PROBE);
         guest.selectors.es = bad;

@@ -1,4 +1,4 @@
-//! Taking a switcher away from a CPU again.
+//! A switcher is taken away from a CPU.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -26,7 +26,7 @@ use crate::setup::{check, setup};
 pub(super) const CASES: &[HostCase] = &[HostCase {
     name: "host/a_cpu_without_its_switcher_is_as_it_was",
     shown: "Uninstalling restores all that installing has changed, or says why it cannot.",
-    // An MSR that still led to the code, once that is unloaded, would be a way into ring 0.
+    // An MSR that still led to the code after it is unloaded would be a way into ring 0.
     rows: &[Hazard::OpenEntries],
     cpus: 1,
     needs: &[],
@@ -36,14 +36,14 @@ pub(super) const CASES: &[HostCase] = &[HostCase {
     },
 }];
 
-/// Uninstalls the switcher, installs and unloads another one: the CPU is as it was before the
-/// first.
+/// Uninstalls the switcher, and installs and unloads another one: the CPU is then as it was before
+/// the first was installed.
 fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
     let as_before = |what: &str| match Control::read() {
         now if now == *before => Ok(()),
         now => Err(format!("{what}: {now:x?}, not {before:x?}")),
     };
-    // An entry leaves another KERNEL_GS_BASE.
+    // An entry leaves another value in KERNEL_GS_BASE.
     let mut rng = fastrand::Rng::with_seed(4);
     let setup = setup(&host, &mut rng, Mode::Smod, PROBE);
     check(&mut host, &setup, &Expected::unchanged(&setup, Expected::UD))?;
@@ -55,7 +55,7 @@ fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
     let switcher = cpu.switcher();
     let variant = *switcher.variant();
     let installed = switcher.installed();
-    // Whoever changes LSTAR relies on it: nothing is restored behind its back.
+    // Whoever changes LSTAR relies on the new value, so nothing is restored without an error.
     let entry = switcher.address(Label::Syscall64);
     // SAFETY: no guest runs, and no SYSCALL is executed, until the MSR has its value again.
     let write_lstar = |value| unsafe { Msr::new(MsrName::Lstar.address()).write(value) };
@@ -71,8 +71,8 @@ fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
     cpu.uninstall().map_err(|refused| format!("{refused}"))?;
     as_before("uninstalled")?;
 
-    // The other one: it leaves the CPU and the memory. It has no place after this CPU's block, nor
-    // near the return thunk.
+    // The other switcher leaves the CPU and the memory. There is no place for it after this CPU's
+    // block, nor near the return thunk.
     let Config { policy, mitigations, .. } = variant.config();
     let mitigations = Mitigations { untrain: false, ..mitigations };
     let config = Config { mitigations, ..variant.config() };
@@ -83,7 +83,8 @@ fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
         .map_err(|why| format!("{why}"))?;
     let base = other.base();
     let block = NonNull::new(percpu::block(0)).ok_or("no block")?;
-    // SAFETY: as for the first one, which is not installed here any more; no guest is entered.
+    // SAFETY: the block is as it was for the first switcher, which is not installed here any more;
+    // no guest is entered.
     let cpu = cpu::tracked(|| unsafe { other.install(block) });
     let cpu = cpu.map_err(|why| format!("{why}"))?;
     if other.installed() != 1 || Control::read() == *before {
@@ -93,8 +94,8 @@ fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
     as_before("uninstalled again")?;
     let alone = under_a_gs_base_of_the_hosts(&other, block);
     as_before("and once more")?;
-    // Sealed code cannot be freed: not before it is unloaded.
-    // SAFETY: it was assembled into this memory above.
+    // Sealed code cannot be freed before it is unloaded.
+    // SAFETY: the switcher was assembled into this memory above.
     unsafe { other.unload(&mut memory) }.map_err(|refused| format!("{refused}"))?;
     alone?;
     if let Some(flags) = memory::host_flags(base) {
@@ -110,8 +111,8 @@ fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
     Ok(1)
 }
 
-/// A host whose GS base is another one than the switcher's, as that of every kernel is: from the
-/// moment that `install` has written it until `uninstall` gives it back, nothing is allocated or
+/// The host's GS base is another one than the switcher's, as it is in every kernel: from the moment
+/// that `install` has written GS base until `uninstall` gives it back, nothing is allocated or
 /// freed, also where `uninstall` refuses.
 fn under_a_gs_base_of_the_hosts(other: &Switcher, block: NonNull<PerCpu>) -> Result<(), String> {
     const OWN: u64 = 0x5A5A_0000;
@@ -124,10 +125,10 @@ fn under_a_gs_base_of_the_hosts(other: &Switcher, block: NonNull<PerCpu>) -> Res
     if memory::watched() < 2 {
         return Err("the allocator is not watched".into());
     }
-    // SAFETY: nothing here asks for the CPU's number until it is back.
+    // SAFETY: nothing here asks for the CPU's number until the former base is back.
     unsafe { gs::set_base(OWN) };
     memory::watch(gs);
-    // SAFETY: as for the ones before; no guest is entered.
+    // SAFETY: the block is as it was for the switchers before; no guest is entered.
     let installed = cpu::tracked(|| unsafe { other.install(block) });
     let ended = installed.map_err(|why| format!("{why}")).and_then(|cpu| {
         write_lstar(entry + 16);
@@ -140,7 +141,7 @@ fn under_a_gs_base_of_the_hosts(other: &Switcher, block: NonNull<PerCpu>) -> Res
         cpu.uninstall().map_err(|refused| format!("{refused}"))
     });
     let (times, left) = (memory::watched(), gs::base());
-    // SAFETY: as it was.
+    // SAFETY: this is the value that GS base had before.
     unsafe { gs::set_base(gs) };
     ended?;
     match (times, left) {

@@ -1,5 +1,6 @@
 //! Indirect branch tracking is enforced here: a branch into the switcher that leads to no ENDBR64
-//! is a #CP (Intel SDM vol. 1, 17.3). What is run with it on shows something only where this holds.
+//! is a #CP (Intel SDM vol. 1, 17.3). Other cases that run with tracking on show something only
+//! where this holds.
 
 use core::arch::global_asm;
 
@@ -83,17 +84,17 @@ unsafe extern "C" {
 
 const INT3: u8 = 0xCC;
 
-/// Jumps to an address that has an exception there; returns its vector, error code and RIP.
+/// Jumps to an address that raises an exception; returns its vector, error code and RIP.
 ///
 /// # Safety
-/// What is executed there, if anything, changes nothing before the exception.
+/// The code at `target`, if any of it is executed, changes nothing before the exception.
 unsafe fn branch(target: u64, tracked: bool) -> (u32, u32, u64) {
     let landing = (&raw const hw_kernel_branch_landing).addr() as u64;
     // SAFETY: the landing takes a `PtRegs` at RSP, wherever it is; until `no_catch` there is no
     // other event than the branch's.
     unsafe { events::catch(Stack::DoubleFault, landing) }
-    // SAFETY: as the caller says, it comes back by the landing, which restores the stack and all
-    // callee-saved registers.
+    // SAFETY: the caller says that there is an exception; it comes back by the landing, which
+    // restores the stack and all callee-saved registers.
     let frame = unsafe { hw_kernel_branch(target, tracked) };
     events::no_catch();
     // SAFETY: the landing returns the frame that the stub built, which stays until the next event.
@@ -101,8 +102,8 @@ unsafe fn branch(target: u64, tracked: bool) -> (u32, u32, u64) {
     (regs.orig_ax.reason, regs.orig_ax.error_code, regs.rip)
 }
 
-/// Branches to every byte of the switcher that no ENDBR64 begins at, from ring 0; and SYSCALLs that
-/// lead after the one of their entry.
+/// Branches from ring 0 to every byte of the switcher at which no ENDBR64 begins, and executes
+/// SYSCALLs that lead to the instruction after the ENDBR64 of their entry.
 fn enforced(host: &mut BareMetal<'_>) -> Ended {
     let switcher = host.cpu().switcher();
     if !switcher.variant().ibt() {
@@ -112,14 +113,14 @@ fn enforced(host: &mut BareMetal<'_>) -> Ended {
     let wrong = |at: u64, got: (u32, u32, u64)| -> Result<(), String> {
         Err(format!("a branch to {at:#x}: vector {}, error {:#x}, RIP {:#x}", got.0, got.1, got.2))
     };
-    // A UD2, so that it is safe to go there to find out.
+    // A UD2 is at this address, so that one can safely jump there to find out.
     let trap = switcher.address(Label::NoHook);
-    // SAFETY: as above.
+    // SAFETY: the UD2 is an exception before anything changes.
     let got = unsafe { branch(trap, false) };
     if (got.0, got.2) != (u32::from(vector::UD), trap) {
         wrong(trap, got)?;
     }
-    // SAFETY: as above.
+    // SAFETY: the UD2 is an exception before anything changes, and so is a #CP.
     let got = unsafe { branch(trap, true) };
     if got != refused(trap) {
         wrong(trap, got)?;
@@ -129,9 +130,9 @@ fn enforced(host: &mut BareMetal<'_>) -> Ended {
     let code = switcher.linked();
     for (at, bytes) in (switcher.base()..).zip(code.bytes().windows(ENDBR64.len())) {
         if bytes != ENDBR64 {
-            // SAFETY: nothing is executed there, as has just been seen.
+            // SAFETY: no instruction is executed there, as has just been seen.
             let got = unsafe { branch(at, true) };
-            // INT3 may stand in the place of any instruction: a debugger's is no #CP.
+            // INT3 may stand in the place of any instruction: a debugger's INT3 is no #CP.
             let expected = match bytes[0] {
                 INT3 => (u32::from(vector::BP), u32::MAX, at + 1),
                 _ => refused(at),

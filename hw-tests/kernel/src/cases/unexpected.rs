@@ -1,7 +1,6 @@
-//! A fault in ring 0 that no right host lets happen: the end of the switcher, not of the host's
-//! control (spec/hazards.md, row 30). The hook is told which fault it was, on a stack of its own,
-//! with the host's root and GS; and a hook that returns, which no hook may, meets the trap after
-//! its call.
+//! A fault in ring 0 that no right host lets happen ends the switcher, but not the host's control
+//! (spec/hazards.md, row 30). The hook is told which fault it was, on a stack of its own, with the
+//! host's root and GS; and a hook that returns, which no hook may, meets the trap after its call.
 
 use alloc::format;
 use alloc::string::String;
@@ -39,7 +38,7 @@ global_asm!(
     r#"
     .text
     // unsafe extern "C" fn(entry: u64) -> *mut PtRegs
-    // Calls checked_call, which does not come back if a fatal event ends it: then RAX is nothing.
+    // Calls checked_call, which does not return if a fatal event ends it: RAX has no meaning then.
     .global hw_kernel_ended_call
 hw_kernel_ended_call:
     push    rbx
@@ -60,7 +59,8 @@ hw_kernel_ended_call:
     pop     rbx
     ret
 
-    // The hook: RDI = PtRegs. Writes down the first two, and comes back as often as it is told to.
+    // The hook, with RDI = PtRegs. It stores the first two frames, and returns as often as it is
+    // told to.
     .global hw_kernel_end_call
 hw_kernel_end_call:
     endbr64
@@ -107,11 +107,11 @@ unsafe extern "C" {
 
 /// [`checked_call`], as assembly calls it.
 unsafe extern "C" fn checked_call_for_assembly(entry: u64) -> *mut PtRegs {
-    // SAFETY: as the caller of `hw_kernel_ended_call` says.
+    // SAFETY: the caller of `hw_kernel_ended_call` vouches for `entry`.
     unsafe { checked_call(entry) }
 }
 
-/// What the hook has found.
+/// A record of what the hook has found.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 struct Record {
@@ -121,7 +121,7 @@ struct Record {
     gs_base: u64,
 }
 
-/// Written by assembly alone.
+/// The records of the first two calls. Only assembly writes them.
 #[repr(transparent)]
 struct Records(UnsafeCell<[Record; 2]>);
 
@@ -132,68 +132,70 @@ static RECORDS: Records =
     Records(UnsafeCell::new([Record { regs: PtRegs::ZERO, rsp: 0, cr3: 0, gs_base: 0 }; 2]));
 /// How often the hook has been called.
 static CALLS: AtomicU64 = AtomicU64::new(0);
-/// How often the hook still returns.
+/// How often the hook is still to return.
 static RETURNS: AtomicU64 = AtomicU64::new(0);
-/// Where the call goes on.
+/// The stack with which the call is resumed.
 static STACK: AtomicU64 = AtomicU64::new(0);
 
-/// The length of an ENDBR64.
+/// The number of bytes of an ENDBR64.
 const ENDBR64_LEN: u64 = ENDBR64.len() as u64;
 
-/// Nothing is mapped here, in any root.
+/// An address at which no root maps a page.
 const NOWHERE: u64 = HIGH_BASE + 300 * PAGE;
 
-/// The call that `enter_with` leaves to the host, once the per-CPU block says that the PVCS is
-/// where nothing is.
+/// Calls the switcher once the per-CPU block says that the PVCS is at an address where no page is
+/// mapped.
 ///
 /// # Safety
-/// As for `checked_call`.
+/// The contract of `checked_call` must hold.
 unsafe fn call_without_pvcs(entry: u64) -> *mut PtRegs {
     // SAFETY: the block is a static, and this CPU's; the place of one of its fields is within it.
     let pvcs = unsafe { &raw mut (*percpu::block(0)).tss_extra.pvcs };
-    // SAFETY: as above; the switcher has not been entered yet.
+    // SAFETY: the field is within the block, which is this CPU's; the switcher has not been entered
+    // yet.
     unsafe { pvcs.write(NOWHERE) };
-    // SAFETY: as the caller says.
+    // SAFETY: the caller vouches for the contract of `checked_call`.
     unsafe { call_that_may_end(entry) }
 }
 
 /// Calls the switcher while LSTAR points to the instruction after the ENDBR64 of the entry.
 ///
 /// # Safety
-/// As for `checked_call`.
+/// The contract of `checked_call` must hold.
 unsafe fn call_with_lstar_behind_the_endbr64(entry: u64) -> *mut PtRegs {
     let mut lstar = Msr::new(MsrName::Lstar.address());
-    // SAFETY: reading it changes nothing.
+    // SAFETY: every CPU with SYSCALL has the MSR; reading it changes nothing.
     let before = unsafe { lstar.read() };
-    // SAFETY: a SYSCALL that leads there is refused where branches are tracked; it would do as well
-    // as the one before it where they are not.
+    // SAFETY: where branches are tracked, a SYSCALL that leads there raises #CP; where they are
+    // not, the instruction is as good an entry as the ENDBR64 before it.
     unsafe { lstar.write(before + ENDBR64_LEN) };
-    // SAFETY: as the caller says.
+    // SAFETY: the caller vouches for the contract of `checked_call`.
     let frame = unsafe { call_that_may_end(entry) };
-    // SAFETY: as it was.
+    // SAFETY: this is the value that the MSR had before.
     unsafe { lstar.write(before) };
     frame
 }
 
-/// `checked_call`, or what the hook finds, if a fatal event ends it.
+/// Does what `checked_call` does, or returns what the hook has found, if a fatal event ends the
+/// call.
 ///
 /// # Safety
-/// As for `checked_call`.
+/// The contract of `checked_call` must hold.
 unsafe fn call_that_may_end(entry: u64) -> *mut PtRegs {
     CALLS.store(0, Ordering::Relaxed);
     hooks::set_fatal_landing((&raw const hw_kernel_end_call).addr() as u64);
-    // SAFETY: as the caller says; what does not come back to `checked_call` comes back here.
+    // SAFETY: the caller vouches for `entry`; what does not return to `checked_call` returns here.
     let frame = unsafe { hw_kernel_ended_call(entry) };
     hooks::set_fatal_landing(0);
     match CALLS.load(Ordering::Relaxed) {
         0 => frame,
-        // SAFETY: the records are a static's, and the hook has returned.
+        // SAFETY: the records are in a static, and the hook has returned.
         _ => unsafe { &raw mut (*RECORDS.0.get())[0].regs },
     }
 }
 
-/// Direct switches of a guest whose PVCS is not mapped: the fault has a stack where the guest has
-/// put RSP on one of the host's, and is a double fault where it has not.
+/// Guests make direct switches while their PVCS is not mapped: the fault has a stack where the
+/// guest has put RSP on one of the host's, and is a double fault where it has not.
 fn ends_in_the_hook(host: &mut BareMetal<'_>) -> Ended {
     if memory::host_flags(NOWHERE).is_some() {
         return Err(format!("something is mapped at {NOWHERE:#x}"));
@@ -214,7 +216,7 @@ fn ends_in_the_hook(host: &mut BareMetal<'_>) -> Ended {
                 };
                 setup.regs.rsp = rsp;
                 one(host, &setup, returns).map_err(what)?;
-                // The CPU still works.
+                // The CPU still works afterwards.
                 let next = self::setup(host, &mut rng, Mode::Umod, SYSCALL).with(
                     Mode::Smod,
                     place::SMOD_ENTRY,
@@ -229,8 +231,8 @@ fn ends_in_the_hook(host: &mut BareMetal<'_>) -> Ended {
     Ok(entered)
 }
 
-/// SYSCALLs that land on the instruction after the ENDBR64 of their entry, where branches are
-/// tracked: a #CP in ring 0, before anything is executed there. It has a stack where the guest has
+/// SYSCALLs land on the instruction after the ENDBR64 of their entry, where branches are tracked:
+/// this is a #CP in ring 0, before anything is executed there. It has a stack where the guest has
 /// put RSP on one.
 pub(super) fn syscalls_behind_the_endbr64(host: &mut BareMetal<'_>) -> Ended {
     let mut rng = fastrand::Rng::with_seed(33);
@@ -253,7 +255,7 @@ pub(super) fn syscalls_behind_the_endbr64(host: &mut BareMetal<'_>) -> Ended {
             if calls != 1 {
                 return Err(format!("{mode:?}: the hook was called {calls} times: {outcome:x?}"));
             }
-            // SAFETY: the records are a static's, and the hook has returned.
+            // SAFETY: the records are in a static, and the hook has returned.
             let [Record { regs, .. }, _] = unsafe { RECORDS.0.get().read() };
             let OrigAx { reason, error_code } = regs.orig_ax;
             let is_cp = event == u32::from(vector::CP);
@@ -275,7 +277,7 @@ pub(super) fn syscalls_behind_the_endbr64(host: &mut BareMetal<'_>) -> Ended {
     Ok(entered)
 }
 
-/// Runs one guest with a hook that returns so often.
+/// Runs one guest with a hook that returns `returns` times.
 fn one(host: &mut BareMetal<'_>, setup: &Setup, returns: u64) -> Result<(), String> {
     RETURNS.store(returns, Ordering::Relaxed);
     let host_cr3 = Cr3::read_raw();
@@ -287,7 +289,7 @@ fn one(host: &mut BareMetal<'_>, setup: &Setup, returns: u64) -> Result<(), Stri
     if calls != 1 + returns {
         return Err(format!("the hook was called {calls} times: {outcome:x?}"));
     }
-    // SAFETY: the records are a static's, and the hook has returned.
+    // SAFETY: the records are in a static, and the hook has returned.
     let records = unsafe { RECORDS.0.get().read() };
     let linked = host.cpu().switcher().linked();
     let code = linked.address(Label::EnterGuest)..linked.address(Label::EventStubs);
@@ -304,7 +306,7 @@ fn one(host: &mut BareMetal<'_>, setup: &Setup, returns: u64) -> Result<(), Stri
         }
     }
 
-    // What it was: everything that the switcher has not touched by then is the guest's.
+    // Everything that the switcher has not touched by the time of the fault is the guest's.
     let kept = |regs: &PtRegs| {
         let PtRegs { rax, rbx, rdx, rsi, rbp, r8, r9, r10, r12, r13, r14, r15, .. } = *regs;
         [rax, rbx, rdx, rsi, rbp, r8, r9, r10, r12, r13, r14, r15]
@@ -316,7 +318,7 @@ fn one(host: &mut BareMetal<'_>, setup: &Setup, returns: u64) -> Result<(), Stri
     let expected: &[u8] = match (setup.mode, is_on_a_stack) {
         (Mode::Smod, true) => &[vector::PF],
         (Mode::Smod, false) => &[vector::DF],
-        // It depends on the variant what RSP is by then.
+        // The variant decides what RSP is by then.
         (Mode::Umod, _) => &[vector::PF, vector::DF],
     };
     let OrigAx { reason, error_code } = fault.regs.orig_ax;
@@ -328,7 +330,7 @@ fn one(host: &mut BareMetal<'_>, setup: &Setup, returns: u64) -> Result<(), Stri
     }
     if reason == u32::from(vector::PF) {
         let pvcs = NOWHERE..NOWHERE + Pvcs::LAYOUT.size as u64;
-        // A page that is not present: a read of ERETU's, or a write.
+        // The page is not present: the access is a read of ERETU's, or a write.
         let wanted = if setup.mode == Mode::Smod { 0 } else { 2 };
         let address = match outcome.exit {
             Exit::Exception(exception) => exception.detail,
@@ -338,7 +340,7 @@ fn one(host: &mut BareMetal<'_>, setup: &Setup, returns: u64) -> Result<(), Stri
             return wrong("not the page fault of the PVCS");
         }
     }
-    // After the call there is a trap and nothing else.
+    // After the call there is only a trap.
     if returns != 0 {
         let OrigAx { reason, .. } = trap.regs.orig_ax;
         if reason != u32::from(vector::UD) || trap.regs.rip != linked.address(Label::NoHook) {
