@@ -5,19 +5,19 @@
 
 use switcher_gen::layout::{AsmLayout, Offset, PerCpu, TssExtra};
 
-/// What a toy hypervisor keeps of a virtual CPU.
+/// What a toy hypervisor stores about a virtual CPU.
 #[derive(AsmLayout)]
 #[repr(C)]
 #[asm(size = 24, align = 8)]
 struct Vcpu {
-    /// How often it was entered.
+    /// How often the virtual CPU was entered.
     #[asm(at = 0)]
     entries: u64,
-    /// Which one it is.
+    /// The number of the virtual CPU.
     id: u32,
-    /// Why it last came back.
+    /// Why the virtual CPU last exited.
     exit_reason: u32,
-    /// Its stack.
+    /// The stack pointer.
     rsp: u64,
 }
 
@@ -33,7 +33,7 @@ fn main() {
     let pvcs = PerCpu::tss_extra + TssExtra::pvcs;
     println!("gs:[tss_extra.pvcs] is gs:[{:#x}]", pvcs.bytes());
 
-    // And a table for listings and exports.
+    // There is also a table of the fields, for listings and exports.
     for field in Vcpu::LAYOUT.fields {
         println!("{:#04x} {:12} {:4} {}", field.offset, field.name, field.ty, field.doc);
     }

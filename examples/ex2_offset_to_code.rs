@@ -20,7 +20,7 @@ struct Vcpu {
 
 /// Counts an entry of the vCPU in RDI and returns why it last exited.
 fn emit(a: &mut impl Sink, count: bool) {
-    // Generators are functions: code for an option that is off leaves no byte behind.
+    // Generators are functions: an option that is off leaves no byte in the code.
     if count {
         asm!(a
             /// One more entry.

@@ -1,4 +1,4 @@
-//! Step 3. Host -> variant: what a host's CPU and control registers are decides what is emitted.
+//! Step 3. Host -> variant: a host's CPU and its control registers decide what is emitted.
 
 use std::error::Error;
 
@@ -7,7 +7,7 @@ use switcher_gen::arch::{HostFeatures, HostState, PagingMode, Selectors, Vendor}
 use switcher_gen::{Image, Variant};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // In ring 0, `switcher-runtime` reads the control registers; here we suppose some.
+    // In ring 0, `switcher-runtime` reads the control registers; this example assumes values.
     let state = HostState::PLAIN;
     let features = HostFeatures::from_cpuid(CpuIdReaderNative, state);
     match Variant::for_host(&features, Selectors::DEFAULT) {
@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         Err(unfit) => println!("{}: {unfit}", features.brand()),
     }
 
-    // Every legal combination but for mitigations, and how much code it is.
+    // Every legal combination without mitigations, and the size of its code.
     for variant in Variant::unmitigated() {
         let image = Image::new(&variant)?;
         println!("{variant:24} {:4} bytes  {}", image.bytes().len(), image.fingerprint());

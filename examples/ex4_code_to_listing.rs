@@ -10,7 +10,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let image = Image::new(&Variant::REFERENCE)?;
     let listing = Listing::new(&image, &ListingOptions { source: true, ..Default::default() })?;
 
-    // Which instructions touch the page that the guest may change at any moment?
+    // Which instructions access the page that the guest may change at any moment?
     for line in &listing.lines {
         if let Line::Instruction(instruction) = line {
             let operands = instruction.operands.join(", ");

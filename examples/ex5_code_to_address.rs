@@ -1,5 +1,5 @@
-//! Step 5. Code -> address: an image runs anywhere it is linked to, and says where a host must be
-//! careful.
+//! Step 5. Code -> address: an image runs at any address for which it is linked, and says where a
+//! host must be careful.
 
 use std::error::Error;
 
@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("LSTAR = {:#x}", linked.address(Label::Syscall64));
     println!("CSTAR = {:#x}", linked.address(Label::SyscallCompat));
 
-    // A host's NMI handler asks about the RIP it interrupted.
+    // A host's NMI handler asks about the RIP that it has interrupted.
     for label in [Label::EnterGuest, Label::Syscall64, Label::SysretqUnsafeStack] {
         let rip = linked.address(label);
         println!(
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
     }
 
-    // Addresses that cannot work are refused by name.
+    // Addresses that cannot work are refused, with the reason.
     for base in [1 << 47, 0x1008] {
         if let Err(refused) = image.link_without_hooks(base) {
             println!("refused: {refused}");

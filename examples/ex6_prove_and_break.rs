@@ -22,7 +22,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
     }
 
-    // The test of RF and TF in front of SYSRETQ is followed by a jump. Without that jump:
+    // The test of RF and TF before SYSRETQ is followed by a jump. This is the code without that
+    // jump.
     let mutants = mutate::mutants(&right);
     let jump = mutants
         .iter()

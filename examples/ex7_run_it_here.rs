@@ -1,5 +1,5 @@
-//! Step 7. Execution: the emitted bytes on this CPU, in user mode. SWAPGS, MOV CR3 and SYSRETQ
-//! fault there and are emulated; everything else is the CPU's own doing.
+//! Step 7. Execution: the emitted bytes run on this CPU, in user mode. SWAPGS, MOV CR3 and SYSRETQ
+//! fault there and are emulated; the CPU itself executes everything else.
 
 use std::error::Error;
 
@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("guests' SYSCALLs are intercepted by {:?}", native::supported()?);
     let mut machine = Machine::new(&Variant::REFERENCE)?;
 
-    // umod: MOV EAX, 41; SYSCALL; UD2. smod: INC EAX; SYSCALL, which is ERETU.
+    // umod executes: MOV EAX, 41; SYSCALL; UD2. smod executes: INC EAX; SYSCALL, which is ERETU.
     machine.load(Mode::Umod, 0, &[0xB8, 41, 0, 0, 0, 0x0F, 0x05, 0x0F, 0x0B])?;
     machine.load(Mode::Smod, 0, &[0xFF, 0xC0, 0x0F, 0x05])?;
     let mut setup = machine.setup(Mode::Umod);

@@ -1,4 +1,4 @@
-//! Links the binary as `hw-platform` says bare-metal images are linked.
+//! Passes the arguments on to the linker that `hw-platform` has for bare-metal images.
 
 use std::env;
 

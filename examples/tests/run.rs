@@ -1,4 +1,4 @@
-//! Every example runs and shows what it is there to show.
+//! Every example runs, and prints what it is meant to show.
 
 use std::process::Command;
 
@@ -21,7 +21,7 @@ fn struct_to_offset() {
     let text = run(env!("CARGO_BIN_EXE_ex1-struct-to-offset"));
     shows(&text, "exit_reason of vcpu 7 lies 12 bytes in");
     shows(&text, "gs:[tss_extra.pvcs] is gs:[0xd8]");
-    shows(&text, "0x10 rsp          u64  Its stack.");
+    shows(&text, "0x10 rsp          u64  The stack pointer.");
 }
 
 #[test]

@@ -13,7 +13,7 @@
 //! QEMU then exits with 33 (the device doubles the kernel's 16 and adds 1): success.
 //!
 //! `hw_platform` is the machine: boot, page tables, GDT, TSS, hooks for NMIs, serial port. A
-//! hypervisor brings its own; it must provide everything that this file uses of `hw_platform`.
+//! hypervisor has its own; it must provide everything that this file uses of `hw_platform`.
 
 #![no_std]
 #![no_main]
@@ -34,14 +34,15 @@ use switcher_runtime::{Switcher, Variant};
 
 hw_platform::kernel_main!(main);
 
-/// Where both modes have their code, each its own.
+/// The address of the code, at which each mode has a page of its own.
 const TEXT: u64 = 0x4000_0000_0000;
-/// Where umod's SYSCALL lands.
+/// The address at which umod's SYSCALL lands.
 const SMOD_ENTRY: u64 = TEXT + 0x100;
 
-/// umod: `mov eax, 41; syscall; ud2`.
+/// The program of umod: `mov eax, 41; syscall; ud2`.
 const UMOD: &[u8] = &[0xB8, 41, 0, 0, 0, 0x0F, 0x05, 0x0F, 0x0B];
-/// smod, at its entry: `inc eax; syscall`. The SYSCALL is ERETU: RETU_RIP is the address after it.
+/// The program of smod, at its entry: `inc eax; syscall`. The SYSCALL is ERETU: RETU_RIP is the
+/// address after it.
 const SMOD: &[u8] = &[0xFF, 0xC0, 0x0F, 0x05];
 /// The address after smod's SYSCALL.
 const RETU_RIP: u64 = SMOD_ENTRY + SMOD.len() as u64;
@@ -59,12 +60,13 @@ fn main(_: Platform) -> ! {
 
     // 3. SYSCALL goes to the switcher's entry.
     let block = or_stop(NonNull::new(percpu::block(0)).ok_or("no per-CPU block"));
-    // SAFETY: the block holds the TSS this CPU has loaded, with a stack at sp0 and four in the IST,
-    // and is nobody else's; the hooks are as the runtime asks; the MSRs are left alone from now on.
+    // SAFETY: the block holds the TSS that this CPU has loaded, with a stack at sp0 and four in the
+    // IST, and nobody else uses it; the hooks are as the runtime asks; nothing else writes the MSRs
+    // from now on.
     let mut cpu = or_stop(unsafe { switcher.install(block) });
 
-    // 4. A guest: two address spaces with a page of code each, and a PVCS.
-    //    Of the host, they have what the runtime lists.
+    // 4. Make a guest: two address spaces with a page of code each, and a PVCS.
+    //    Of the host, they map what the runtime lists.
     let pvcs = or_stop(Frame::new());
     let page = or_stop(NonNull::new(pvcs.as_ptr().cast()).ok_or("no PVCS"));
     // SAFETY: the frame is in the host's identity map, is mapped in both roots below, and outlives
@@ -76,8 +78,8 @@ fn main(_: Platform) -> ! {
     let mut guest = Guest::new(features.state().paging);
     for (mode, space) in [(Mode::Smod, &smod), (Mode::Umod, &umod)] {
         let cr3 = or_stop(Cr3::new(space.cr3()));
-        // SAFETY: every `AddressSpace` maps what is listed as the host does, for
-        // the supervisor alone, and the spaces outlive the guest.
+        // SAFETY: every `AddressSpace` maps what is listed as the host does, for the supervisor
+        // alone, and the spaces outlive the guest.
         guest.set_root(mode, Some(unsafe { GuestRoot::new(cr3) }));
     }
     guest.set_pvcs(Some(page));
@@ -102,7 +104,7 @@ fn main(_: Platform) -> ! {
     exit::exit(ExitStatus::Success)
 }
 
-/// An address space with a list of the host's pages and one page of code.
+/// Makes an address space with a list of the host's pages and one page of code.
 fn address_space(
     list: impl Iterator<Item = Mapping>,
     at: u64,
@@ -115,7 +117,7 @@ fn address_space(
     Ok((space, frame))
 }
 
-/// A host without a switcher has nothing to do.
+/// Returns the value, or ends the run: a host without a switcher has nothing to do.
 fn or_stop<T, E: Display>(result: Result<T, E>) -> T {
     result.unwrap_or_else(|why| exit::fatal(format_args!("{why}")))
 }
