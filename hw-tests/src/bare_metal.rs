@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::workspace;
 
-/// The part of Cargo's build messages used here: `cargo help build`, `--message-format`.
+/// The part of Cargo's build messages that is used here: `cargo help build`, `--message-format`.
 #[derive(Deserialize)]
 struct Message {
     #[serde(default)]
@@ -22,7 +22,7 @@ pub struct BareMetal(&'static str);
 
 /// The host that runs the cases.
 pub const KERNEL: BareMetal = BareMetal("hw-kernel");
-/// The last of the examples.
+/// The last of the examples, a minimal hypervisor.
 pub const MINIMAL_HOST: BareMetal = BareMetal("minimal-host");
 
 impl BareMetal {
@@ -42,7 +42,7 @@ impl BareMetal {
     /// Builds the image, optimised, and returns its path. Cargo's messages for humans go to stderr.
     ///
     /// # Errors
-    /// Cargo cannot be run, or the build fails.
+    /// If Cargo cannot be run, or the build fails.
     pub fn build(self) -> Result<PathBuf> {
         let output = workspace::cargo()
             .args(["build", "--release", "--bin", self.0])
@@ -59,7 +59,7 @@ impl BareMetal {
     }
 }
 
-/// The executable of that name in Cargo's messages.
+/// The path of the executable with this name, from Cargo's messages.
 fn executable(messages: &str, name: &str) -> Option<PathBuf> {
     messages
         .lines()

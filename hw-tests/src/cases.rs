@@ -2,7 +2,8 @@
 
 use hw_protocol::{HOST_CASES, SELFTESTS};
 
-/// The platform self tests, the case list and the host cases, in the order the kernel runs them.
+/// The platform self tests, the case list and the host cases, in the order in which the kernel runs
+/// them.
 #[must_use]
 pub fn names() -> Vec<&'static str> {
     self_tests()

@@ -1,5 +1,6 @@
-//! This tree and an earlier revision of it, side by side in one run: how long a proof takes, and
-//! what each path of the emitted code costs. Machines are noisy: what counts is the ratio.
+//! Compares this tree with an earlier revision of it, side by side in one run: how long a proof
+//! takes, and what each path of the emitted code costs. Machines are noisy, so only the ratio
+//! counts.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,10 +12,10 @@ use serde::Deserialize;
 
 use crate::workspace;
 
-/// How often each is timed, the one after the other. The shortest time counts: noise only adds.
+/// How often each revision is timed, by turns. The shortest time counts, because noise only adds.
 const ROUNDS: usize = 5;
 
-/// What `switcher cost --format json` says.
+/// The output of `switcher cost --format json`.
 #[derive(Deserialize)]
 struct Costs {
     paths: Vec<PathCost>,
@@ -34,7 +35,7 @@ struct Measured {
     paths: Paths,
 }
 
-/// Builds both, measures both, and prints what they differ in.
+/// Builds both revisions, measures both, and prints the differences.
 ///
 /// # Errors
 /// If there is no such revision, if it cannot be built, or if one of the variants is not proved.
@@ -44,7 +45,7 @@ pub fn run(revision: &str, variants: &[String]) -> Result<()> {
     let commit = git(&["rev-parse", "--verify", &format!("{revision}^{{commit}}")])?;
     git(&["worktree", "add", "--detach", &tree.display().to_string(), commit.trim()])?;
     let earlier = build(&tree, &workspace::target().join("compare"));
-    // Cleaned up whether that could be built or not.
+    // The revision is removed whether it could be built or not.
     let removed = git(&["worktree", "remove", "--force", &tree.display().to_string()]);
     let tools = [earlier?, build(workspace::root(), &workspace::target())?];
     removed?;
@@ -67,7 +68,7 @@ pub fn run(revision: &str, variants: &[String]) -> Result<()> {
 /// A path's name and number, and how many instructions and bytes it has.
 type Paths = BTreeMap<(String, usize), (u64, u64)>;
 
-/// What the paths differ in, a line for each, and how many do not.
+/// The differences between paths, one per line, and the number of paths without any.
 fn differences(before: &Paths, after: &Paths) -> Vec<String> {
     let mut lines = Vec::new();
     let mut same = 0;
@@ -89,7 +90,7 @@ fn differences(before: &Paths, after: &Paths) -> Vec<String> {
     lines
 }
 
-/// Times both by turns.
+/// Times the tools of both revisions by turns.
 fn measure(tools: &[PathBuf; 2], variant: &str) -> Result<[Measured; 2]> {
     let mut measured = [costs(&tools[0], variant)?, costs(&tools[1], variant)?];
     for _ in 0..ROUNDS {
@@ -109,7 +110,7 @@ fn measure(tools: &[PathBuf; 2], variant: &str) -> Result<[Measured; 2]> {
     Ok(measured)
 }
 
-/// What the paths cost; nothing is timed yet.
+/// The costs of the paths. Nothing is timed yet.
 fn costs(tool: &Path, variant: &str) -> Result<Measured> {
     let output = Command::new(tool)
         .args(["cost", "--variant", variant, "--format", "json"])
@@ -126,7 +127,8 @@ fn costs(tool: &Path, variant: &str) -> Result<Measured> {
     Ok(Measured { proof: Duration::MAX, paths: paths.collect() })
 }
 
-/// The tool of the tree, optimised. Its package is the default one, whatever the tree calls it.
+/// Builds the tool of a tree, optimised. Its package is the default one, whatever its name in that
+/// tree.
 fn build(tree: &Path, target: &Path) -> Result<PathBuf> {
     let status = workspace::cargo()
         .current_dir(tree)

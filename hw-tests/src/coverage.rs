@@ -1,5 +1,5 @@
 //! Which hazard is tried on which engine: `hw-tests/COVERAGE.md`, written from the cases' hazards
-//! and from what the engines say they cannot run ([`not_here`]) or cannot show ([`blind`]).
+//! and from the lists of what engines cannot run ([`not_here`]) or cannot show ([`blind`]).
 //!
 //! `hw-tests/tests/coverage.rs` compares the document with [`document`], and rewrites it on
 //! request.
@@ -18,17 +18,17 @@ use switcher_runtime::{CPU_STATE, Care};
 use crate::engine::{self, Engine, Runs, blind, not_here};
 use crate::workspace;
 
-/// A column of the matrix: engines that differ in paging mode and policy alone, by the beginning of
-/// their names.
+/// A column of the matrix: engines that differ only in paging mode and policy. They are found by
+/// the beginning of their names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Column {
-    /// What heads it.
+    /// The heading of the column.
     pub title: &'static str,
-    /// How the names of its engines begin.
+    /// The beginning of the names of its engines.
     pub beginning: &'static str,
 }
 
-/// The columns.
+/// The columns of the matrix.
 pub const COLUMNS: &[Column] = &[
     Column { title: "model", beginning: "machine-" },
     Column { title: "this CPU, CPL 3", beginning: "native" },
@@ -38,14 +38,14 @@ pub const COLUMNS: &[Column] = &[
     Column { title: "Bochs 3.0", beginning: "bochs3-" },
 ];
 
-/// A case with its hazards, and who runs it.
+/// A case with its hazards, and whether every engine has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Case {
-    /// Its name, as reports have it.
+    /// The name of the case, as reports have it.
     pub name: &'static str,
-    /// What it tries.
+    /// The hazards that the case tries.
     pub hazards: Vec<Hazard>,
-    /// Whether only the kernel has it.
+    /// Whether only the kernel has the case.
     pub is_host_case: bool,
 }
 
@@ -65,7 +65,7 @@ pub fn cases() -> Vec<Case> {
     shared.chain(of_host).collect()
 }
 
-/// Whether an engine runs a case so that it can fail for this hazard, or why not.
+/// Whether a case can fail for this hazard on an engine; if not, the error says why.
 fn tries(engine: &dyn Engine, case: &Case, hazard: Hazard) -> Result<(), &'static str> {
     if case.is_host_case && engine.runs() == Runs::Xtask {
         return Err("the kernel's alone");
@@ -82,7 +82,7 @@ fn of_column<'e>(engines: &'e [Box<dyn Engine>], column: &Column) -> Vec<&'e dyn
     all.filter(|engine| engine.name().starts_with(column.beginning)).collect()
 }
 
-/// A cell: how many of the cases can fail on one of the engines at least.
+/// The text of a cell: how many of the cases can fail on at least one of the engines.
 fn cell(engines: &[&dyn Engine], cases: &[&Case], hazard: Hazard) -> String {
     let tried = |case: &&&Case| engines.iter().any(|engine| tries(*engine, case, hazard).is_ok());
     match (cases.iter().filter(tried).count(), cases.len()) {
@@ -93,7 +93,7 @@ fn cell(engines: &[&dyn Engine], cases: &[&Case], hazard: Hazard) -> String {
     }
 }
 
-/// The file of a case's entry, from the workspace's root.
+/// The file with a case's entry, as a path from the workspace's root.
 fn file_of(case: &Case, sources: &BTreeMap<String, String>) -> Result<String> {
     let entry = format!("name: \"{}\"", case.name);
     let mut files = sources.iter().filter(|(_, source)| source.contains(&entry));
@@ -125,7 +125,7 @@ fn row(cells: &[String]) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
-/// Names as code, after one another.
+/// A list of names, each as code.
 fn names<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
     let quoted: Vec<_> = names.into_iter().map(|name| format!("`{name}`")).collect();
     quoted.join(", ")
@@ -179,10 +179,11 @@ const FILES: &str = "
 
 ";
 
-/// The document.
+/// Writes the document.
 ///
 /// # Errors
-/// A case has no file, or a hazard that does not exist; an engine is in no column, or in two.
+/// If a case has no file, or a hazard that does not exist, or if an engine is in no column, or in
+/// two.
 pub fn document() -> Result<String> {
     let (engines, cases, sources) = (engine::all(), cases(), sources()?);
     let mut text = HEAD.to_owned();
@@ -194,7 +195,7 @@ pub fn document() -> Result<String> {
         let (Some(column), None) = (columns.next(), columns.next()) else {
             bail!("{} is in no column, or in two", engine.name());
         };
-        // What runs on this CPU is for the variant of this CPU.
+        // An engine that runs on this CPU is for this CPU's variant.
         let is_of_this_cpu = column.beginning == "native";
         let paging = if is_of_this_cpu { "this CPU's" } else { engine.paging().name() };
         let (runs, cpus) = match engine.runs() {
@@ -226,7 +227,7 @@ pub fn document() -> Result<String> {
     for hazard in Hazard::ALL {
         let obligations = Obligation::ALL.iter().filter(|it| it.rows.contains(hazard));
         let states = CPU_STATE.iter().filter(|it| it.rows.contains(hazard));
-        // What a host may have as it likes keeps nothing away.
+        // A state that is the host's choice does not keep a hazard away.
         let kept = states.filter(|it| it.care.iter().any(|care| !matches!(care, Care::Choice(_))));
         let registers: Vec<_> = kept.map(|it| it.registers).collect();
         let tried = cases.iter().filter(|case| case.hazards.contains(hazard));
@@ -299,7 +300,7 @@ mod tests {
         assert_eq!(cell("native", &[shared]), "1");
         assert_eq!(cell("native", &[shared, sysenter, unmapped]), "1 of 3");
         assert_eq!(cell("native", &[unmapped]), "no");
-        // It is run on QEMU, and shows nothing there.
+        // The case is run on QEMU, but shows nothing there.
         assert_eq!(cell("qemu-tcg-4level", &[unmapped, sysenter]), "1 of 2");
         assert_eq!(cell("qemu-kvm", &[unmapped, sysenter]), "2");
         assert_eq!(cell("qemu-kvm", &[]), "");

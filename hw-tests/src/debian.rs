@@ -1,8 +1,8 @@
 //! Programs of another release of Debian than this machine's, in a root directory of their own.
 //!
-//! `mmdebstrap` unpacks their packages and all that these depend on below the build's target
-//! directory. Nothing of the machine's own system changes, and nothing there is started but what is
-//! asked for.
+//! `mmdebstrap` unpacks their packages and all their dependencies below the build's target
+//! directory. Nothing of the machine's own system changes, and only what is asked for is started
+//! there.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -16,21 +16,21 @@ use std::time::Duration;
 use crate::tools::{self, BOCHS_BIOS, CHROOT, Ending, MMDEBSTRAP, Tool, VGA_BIOS};
 use crate::workspace;
 
-/// What a root is made and entered with.
+/// The tools with which a root is made and entered.
 pub const TOOLS: &[Tool] = &[MMDEBSTRAP, CHROOT];
 
 /// A root with a program that this machine's own release does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Root {
-    /// The directory, in the target directory.
+    /// The name of the directory, in the target directory.
     pub directory: &'static str,
-    /// The release. No mirror is named: see [`make`](Self::make).
+    /// The release of Debian. No mirror is named: see [`make`](Self::make).
     pub suite: &'static str,
-    /// What is unpacked, besides what it depends on.
+    /// The packages to unpack, besides their dependencies.
     pub packages: &'static [&'static str],
-    /// Files that must be there besides what the probe needs, by their paths in the root.
+    /// Files that must exist besides what the probe needs, by their paths in the root.
     pub files: &'static [&'static str],
-    /// A command that ends by itself, by its path in the root, and what it must print.
+    /// A command that ends by itself, by its path in the root, and the text that it must print.
     pub probe: (&'static [&'static str], &'static str),
 }
 
@@ -57,9 +57,9 @@ pub struct NoRoot {
     why: String,
 }
 
-/// What is unpacked in a few seconds may have to be fetched over a slow line.
+/// How long making a root may take: the packages may have to be fetched over a slow line.
 const MAKING: Duration = Duration::from_secs(600);
-/// The probe only prints.
+/// How long the probe may take, which only prints.
 const PROBING: Duration = Duration::from_secs(30);
 
 impl Root {
@@ -69,16 +69,16 @@ impl Root {
         workspace::target().join(self.directory)
     }
 
-    /// A command in the root, without input. Only root may run it.
+    /// A command in the root, without input. Only the user root may run it.
     #[must_use]
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         command_in(&self.path(), program)
     }
 
-    /// Checks that the root is there, and that its program runs.
+    /// Checks that the root exists, and that its program runs.
     ///
     /// # Errors
-    /// Says what is wrong, and how to make it.
+    /// The error says what is wrong, and how to make the root.
     pub fn require(&self) -> Result<(), NoRoot> {
         let probed = match self.path().exists() && !is_root() {
             true => Err("it is there, but this is not root, who alone may enter it".into()),
@@ -87,13 +87,13 @@ impl Root {
         probed.map_err(|why| self.no_root(why))
     }
 
-    /// Makes the root, unless it is there and its program runs. One that is broken is made anew.
+    /// Makes the root, unless it exists and its program runs. A broken root is made anew.
     ///
-    /// The mirror is the default of `mmdebstrap` for the suite. A machine that does not reach that
-    /// one has others in its own apt configuration: then each archive of Debian's there is tried.
+    /// The mirror is the default of `mmdebstrap` for the suite. A machine that does not reach it
+    /// has others in its own apt configuration, so each archive of Debian's there is tried next.
     ///
     /// # Errors
-    /// Says what went wrong, and how to make it by hand.
+    /// The error says what went wrong, and how to make the root by hand.
     pub fn make(&self) -> Result<(), NoRoot> {
         if self.require().is_ok() {
             return Ok(());
@@ -111,7 +111,7 @@ impl Root {
         let text = |why: io::Error| why.to_string();
         let target = workspace::target();
         fs::create_dir_all(&target).map_err(text)?;
-        // Beside its place, so that what is not complete is never taken for a root.
+        // It is made beside its final place, so that an incomplete root is never taken for a root.
         let new = tempfile::Builder::new().prefix(self.directory).tempdir_in(&target);
         let new = new.map_err(text)?;
         fs::set_permissions(new.path(), fs::Permissions::from_mode(0o755)).map_err(text)?;
@@ -123,7 +123,8 @@ impl Root {
             }
         }
         why?;
-        // Of a release whose packages rely on them, older versions of mmdebstrap make none.
+        // Older versions of mmdebstrap make no such links, but the packages of newer releases rely
+        // on them.
         for link in ["bin", "sbin", "lib", "lib64"] {
             let place = new.path().join(link);
             if place.symlink_metadata().is_err() {
@@ -138,7 +139,8 @@ impl Root {
         }
     }
 
-    /// The arguments of `mmdebstrap`. What is recommended besides are graphical displays.
+    /// The arguments of `mmdebstrap`. Recommended packages are left out: they are graphical
+    /// displays.
     fn arguments(&self, directory: &Path, mirror: Option<&str>) -> Vec<String> {
         let mut arguments = vec![
             "--mode=root".into(),
@@ -154,7 +156,7 @@ impl Root {
 
     fn unpack(&self, directory: &Path, mirror: Option<&str>) -> Result<(), String> {
         for entry in fs::read_dir(directory).map_err(|why| why.to_string())? {
-            // What an attempt has left: it wants an empty directory.
+            // This removes what an attempt has left, because mmdebstrap wants an empty directory.
             let path = entry.map_err(|why| why.to_string())?.path();
             let is_directory = path.symlink_metadata().is_ok_and(|meta| meta.is_dir());
             let removed =
@@ -173,7 +175,7 @@ impl Root {
         let ([program, arguments @ ..], wanted) = self.probe else {
             return Err("there is no program to try".into());
         };
-        // Whether a link leads somewhere is to be said from within the root.
+        // Whether a link leads to a file can only be seen from within the root.
         let is_there =
             |file: &str| directory.join(file.trim_start_matches('/')).symlink_metadata().is_ok();
         if let Some(file) = [program].into_iter().chain(self.files).find(|file| !is_there(file)) {
@@ -212,7 +214,7 @@ fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
 
-/// Runs a command to its end, with both of its outputs as text.
+/// Runs a command to its end, and returns how it ended, with both of its outputs as text.
 fn output(command: &mut Command, limit: Duration) -> Result<(Ending, String), String> {
     let mut run = || {
         let file = tempfile::NamedTempFile::new()?;
@@ -229,7 +231,7 @@ fn last_lines(text: &str) -> String {
     lines[lines.len().saturating_sub(SHOWN)..].join("\n")
 }
 
-/// The archives of Debian's that this machine's own apt is configured to use, but for those that
+/// The archives of Debian's that this machine's own apt is configured to use, without those that
 /// only have updates for one release.
 fn mirrors() -> BTreeSet<String> {
     let mut command = tools::command("apt-get");

@@ -1,4 +1,4 @@
-//! Runs the fuzz targets of `switcher-gen/fuzz` for a bounded time, with stable Rust: what
+//! Runs the fuzz targets of `switcher-gen/fuzz` for a bounded time, with stable Rust. It does what
 //! cargo-fuzz does with a nightly compiler and `--sanitizer none`.
 //!
 //! A fuzzer that finds nothing may be blind, so a defect is planted in each target as well, and
@@ -15,17 +15,17 @@ use anyhow::{Context, Result, ensure};
 use crate::tools::Tool;
 use crate::workspace;
 
-/// What libFuzzer is compiled with.
+/// The compiler for libFuzzer.
 pub const CXX: Tool = Tool { what: "c++", packages: &["g++"] };
 
-/// The targets.
+/// The names of the targets.
 pub const TARGETS: [&str; 2] = ["reader", "step"];
 
-/// The only platform: the host's tools and macros, which are built for the same one, have to be
-/// told apart from what is instrumented, and that takes its name.
+/// The only platform. The host's tools and macros are built for the same platform, and are told
+/// apart from the instrumented code by this name.
 const PLATFORM: &str = "x86_64-unknown-linux-gnu";
 
-/// What tells libFuzzer which way the code went, as cargo-fuzz asks for it.
+/// The flags that make code tell libFuzzer which branches it has taken, as cargo-fuzz sets them.
 const INSTRUMENTED: [&str; 6] = [
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
@@ -40,26 +40,26 @@ const PLANTED: &str = "SWITCHER_FUZZ_PLANTED";
 /// How long a planted defect may stay unfound.
 const UNTIL_FOUND: Duration = Duration::from_secs(300);
 
-/// What became of a target.
+/// The result of fuzzing a target.
 #[derive(Debug)]
 pub enum Verdict {
-    /// No input was found that it handles wrongly, and a planted defect was found; with libFuzzer's
-    /// last word.
+    /// No input was found that the target handles wrongly, and a planted defect was found. The text
+    /// is libFuzzer's last line.
     Clean(String),
-    /// What libFuzzer says of the input that it has found, and where that is.
+    /// An input was found. The text is what libFuzzer says about it, and where the input is.
     Found(String),
-    /// The planted defect was not found, or it was where fuzzing begins.
+    /// The planted defect was not found, or was already in the inputs with which fuzzing begins.
     Blind(String),
 }
 
-/// A target, compiled.
+/// A target that has been compiled.
 #[derive(Debug)]
 pub struct Fuzzer {
     name: &'static str,
     program: PathBuf,
 }
 
-/// Compiles the targets, away from everything else that is built.
+/// Compiles the targets, in a directory apart from other builds.
 ///
 /// # Errors
 /// If they do not compile.
@@ -82,16 +82,16 @@ impl Fuzzer {
         self.name
     }
 
-    /// Fuzzes for so long, and then looks for a planted defect.
+    /// Fuzzes for `time`, and then looks for a planted defect.
     ///
     /// # Errors
-    /// If it cannot be started.
+    /// If the target cannot be started.
     pub fn run(&self, time: Duration) -> Result<Verdict> {
         let output = self.fuzz(time, false)?;
         if !output.status.success() {
             return Ok(Verdict::Found(said(&output)));
         }
-        // Nothing but looking for it finds it: where fuzzing begins, it is not.
+        // Only fuzzing must find the defect: the inputs with which it begins must not.
         let begun = self.start(&["-runs=0"], true, None)?;
         if !begun.status.success() {
             return Ok(Verdict::Blind(said(&begun)));
@@ -107,7 +107,7 @@ impl Fuzzer {
 
     fn fuzz(&self, time: Duration, plant: bool) -> Result<Output> {
         let time = format!("-max_total_time={}", time.as_secs().max(1));
-        // What is found on the way stays out of the corpus in the tree.
+        // The inputs that are found are kept out of the corpus in the tree.
         let found = tempfile::tempdir().context("a temporary directory")?;
         let limits = ["-timeout=120", "-rss_limit_mb=2048", "-malloc_limit_mb=256"];
         let arguments = [&[&*time, "-max_len=32768", "-print_final_stats=1"], &limits[..]].concat();
@@ -120,7 +120,7 @@ impl Fuzzer {
         fs::create_dir_all(&kept).context("a directory for what is found")?;
         let mut command = Command::new(&self.program);
         command.args(arguments).args(found).arg(corpus);
-        // A planted defect's input is of no use to anybody.
+        // The input that finds a planted defect is not kept.
         let prefix =
             if plant { env::temp_dir().join("switcher-fuzz-planted-") } else { kept.join("") };
         command.arg(format!("-artifact_prefix={}", prefix.display()));
@@ -132,12 +132,12 @@ impl Fuzzer {
     }
 }
 
-/// libFuzzer writes all to standard error, as panics are.
+/// The output of libFuzzer, which writes everything to standard error, as panics do.
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// How many inputs were tried, and what they have reached.
+/// The last line of the output: how many inputs were tried, and what they have reached.
 fn last_line(output: &Output) -> String {
     let text = said(output);
     let is_last = |line: &&str| line.starts_with('#') && line.contains("\tDONE ");

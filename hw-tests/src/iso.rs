@@ -1,4 +1,4 @@
-//! A bootable ISO: GRUB and the kernel, started without a question asked.
+//! A bootable ISO with GRUB and the kernel, which starts without asking a question.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -9,22 +9,22 @@ use hw_protocol::Options;
 
 use crate::tools::{self, Ending};
 
-/// `grub-mkrescue` takes less than a second.
+/// How long `grub-mkrescue` may take, which needs less than a second.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// An entry of GRUB's menu.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MenuEntry {
-    /// What the menu calls it. No quotes.
+    /// The text of the entry in the menu, without quotes.
     pub title: &'static str,
-    /// What the kernel is asked to do.
+    /// The options of the kernel.
     pub options: Options,
 }
 
 /// The configuration of GRUB: the first entry starts after `timeout` seconds.
 ///
-/// COM1 is a console besides the screen, because that is where the kernel reports: a machine whose
-/// report is read over a serial line can be steered over it as well.
+/// COM1 is a console besides the screen, because the kernel reports there: a machine whose report
+/// is read over a serial line can be controlled over it as well.
 #[must_use]
 pub fn grub_config(entries: &[MenuEntry], timeout: u32) -> String {
     let mut text = format!("set timeout={timeout}\nset default=0\n");
@@ -45,7 +45,7 @@ pub fn grub_config(entries: &[MenuEntry], timeout: u32) -> String {
 /// Writes a bootable ISO with these entries, each of which loads `vectors` as well.
 ///
 /// # Errors
-/// A tool is missing or fails; a file cannot be read or written.
+/// If a tool is missing or fails, or if a file cannot be read or written.
 pub fn write(
     kernel: &Path,
     vectors: &[u8],

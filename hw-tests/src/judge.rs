@@ -1,8 +1,8 @@
 //! Judges a run.
 //!
-//! A run passes if the kernel reported exactly the expected cases, each once and passed, between a
-//! beginning and an end that agree with them, in the paging mode asked for, and then ended by
-//! itself. Everything else is a failure with a name: silence is never a pass.
+//! A run passes if the kernel has reported exactly the expected cases, each once and as passed,
+//! between a beginning and an end that agree with them, in the paging mode that was asked for, and
+//! has then ended by itself. Everything else is a failure with a name: silence is never a pass.
 
 use std::collections::BTreeMap;
 
@@ -21,16 +21,17 @@ pub struct NotHere {
     pub case: &'static str,
     /// What the engine lacks.
     pub why: &'static str,
-    /// Whether it always does: where it depends on the machine, the case may be run after all.
+    /// Whether it lacks that on every machine. If it depends on the machine, the case may be run
+    /// after all.
     pub always: bool,
 }
 
-/// What the report must contain.
+/// What the report of a run must contain.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected<'a> {
-    /// The paging mode.
+    /// The paging mode that was asked for.
     pub paging: PagingMode,
-    /// The policy of the switchers.
+    /// The policy of the switchers that was asked for.
     pub policy: Policy,
     /// The names of all cases.
     pub cases: &'a [&'a str],
@@ -40,10 +41,10 @@ pub struct Expected<'a> {
     pub not_here: &'a [NotHere],
 }
 
-/// One thing wrong with a run.
+/// One reason why a run has not passed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The kernel's last words.
+    /// The kernel died, with these last words.
     #[error("the kernel died: {0}")]
     Died(String),
     /// The emulator did not end because the kernel asked it to.
@@ -61,23 +62,24 @@ pub enum Failure {
     /// The run never came to its end.
     #[error("no end line")]
     NoEnd,
-    /// Another paging mode than was asked for.
+    /// The kernel uses another paging mode than was asked for.
     #[error("the kernel uses {got} paging, not {asked}")]
     Paging {
-        /// What was asked for.
+        /// The paging mode that was asked for.
         asked: &'static str,
-        /// What the begin line says.
+        /// The paging mode in the begin line.
         got: String,
     },
     /// The begin line announced another number of cases than there are expected ones.
     #[error("{announced} cases announced, {expected} expected")]
     Announced {
-        /// What the begin line says.
+        /// The number in the begin line.
         announced: u64,
-        /// How many are expected.
+        /// The number of cases that are expected.
         expected: u64,
     },
-    /// The switcher assembled there is not the one that is assembled, listed and reviewed here.
+    /// The switcher that was assembled in the run is not the one that is assembled, listed and
+    /// reviewed here.
     #[error("switcher {0}")]
     Switcher(String),
     /// The end line does not agree with the case lines.
@@ -113,24 +115,25 @@ pub enum Failure {
     },
 }
 
-/// What came of a run.
+/// The verdict on a run.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Judgement {
-    /// Expected cases that were reported once, as passed.
+    /// The number of expected cases that were reported once, as passed.
     pub passed: u64,
-    /// How often those cases were run, all together.
+    /// How often those cases were run, in total.
     pub runs: u64,
-    /// Expected cases that this engine cannot run: their names, and why. Neither passed nor failed.
+    /// Expected cases that this engine cannot run: their names, and the reasons. They have neither
+    /// passed nor failed.
     pub not_here: Vec<(String, String)>,
     /// The names of passed cases that report a detail, and the detail.
     pub notes: Vec<(String, String)>,
-    /// Everything that is wrong. Nothing wrong is a pass.
+    /// Everything that is wrong. The run has passed if this is empty.
     pub failures: Vec<Failure>,
     /// CPU vendor, brand and PCID, for the summary; empty if the kernel did not say.
     pub machine: String,
 }
 
-/// Where in the report a line is.
+/// The part of the report to which a line belongs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LinePlace {
     Before,
@@ -138,7 +141,7 @@ enum LinePlace {
     After,
 }
 
-/// What was reported of one case.
+/// What was reported about one case.
 #[derive(Default)]
 struct Reported {
     times: u32,
@@ -290,8 +293,9 @@ pub fn judge(run: &EngineRun, expected: &Expected<'_>) -> Judgement {
     judgement
 }
 
-/// Whether the code assembled inside the kernel is, to the byte, what this program assembles for
-/// the same variant: what was run is what the snapshots show. The policy is what was asked for.
+/// Checks that the code assembled inside the kernel is, to the byte, what this program assembles
+/// for the same variant, so that what was run is what the snapshots show; and that the policy is
+/// the one that was asked for.
 fn same_switcher(variant: &str, fingerprint: &str, policy: Policy) -> Result<Image, String> {
     let known: Variant = variant.parse().map_err(|why| format!("{why}"))?;
     if known.policy() != policy {
@@ -305,7 +309,8 @@ fn same_switcher(variant: &str, fingerprint: &str, policy: Policy) -> Result<Ima
     Err(format!("{variant} has fingerprint {fingerprint} there and {here} here"))
 }
 
-/// The switcher's instruction at an address that begins `text`, with the line that emitted it.
+/// The instruction of the switcher at the address with which `text` begins, with the line that has
+/// emitted it.
 fn instruction_at(image: &Image, text: &str, base: u64) -> Option<String> {
     let digits = text.strip_prefix("0x")?.split(|c: char| !c.is_ascii_hexdigit()).next()?;
     let rip = u64::from_str_radix(digits, 16).ok()?;
@@ -331,7 +336,7 @@ fn instruction_at(image: &Image, text: &str, base: u64) -> Option<String> {
     None
 }
 
-/// The kernel's last words, if this line has them. GRUB may have left something in front.
+/// The kernel's last words, if this line has them. GRUB may have left something before them.
 fn died(line: &str) -> Option<&str> {
     [PANIC, FATAL].iter().find_map(|mark| line.find(mark).map(|at| line[at..].trim_end()))
 }
@@ -400,14 +405,14 @@ mod tests {
         assert_eq!(judge(&run, &EXPECTED).notes, [("a".into(), "one known to differ".into())]);
     }
 
-    /// A line about a switcher.
+    /// A line of a report about a switcher.
     fn switcher(variant: &str, fingerprint: &str, base: u64) -> String {
         format!(
             r#"@@ {{"event":"switcher","variant":"{variant}","fingerprint":"{fingerprint}","base":{base}}}"#
         )
     }
 
-    /// What is wrong with a run with such lines.
+    /// The failures of a run with these lines.
     fn judge_switchers(lines: &[String], expected: &Expected<'_>) -> Vec<Failure> {
         let log = [BEGIN, &lines.join("\n"), A, B, END].join("\n");
         let run =
@@ -556,7 +561,7 @@ mod tests {
         assert_eq!((judgement.passed, judgement.failures), (2, vec![]));
         assert_eq!(judgement.not_here, [("c".into(), "because".into())]);
         assert_eq!(judged("pass", 3, "c").failures, [Failure::Possible("c".into())]);
-        // Where it depends on the machine, both are right.
+        // If it depends on the machine, both are right.
         for (verdict, passed) in [("nothere", 2), ("pass", 3)] {
             let judgement = judged_if(false, verdict, passed, "c");
             assert_eq!((judgement.passed, judgement.failures), (passed, vec![]));

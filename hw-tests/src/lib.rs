@@ -1,11 +1,12 @@
 //! Runs the cases (`hw-tests/cases`) on every engine, and judges what is reported: the library of
 //! `cargo xtask`.
 //!
-//! An [`Engine`](engine::Engine) is something that boots the bare-metal kernel (`hw-tests/kernel`),
-//! an emulator, or one that runs the cases in a process: the model of a CPU, or this CPU itself in
+//! An [`Engine`](engine::Engine) either boots the bare-metal kernel (`hw-tests/kernel`), as an
+//! emulator does, or runs the cases in a process: on the model of a CPU, or on this CPU itself in
 //! user mode. It returns an [`EngineRun`](run::EngineRun), the raw log and how it ended.
 //! [`judge::judge`] compares it with the names of the cases that had to be reported. What is
-//! *printed* decides: an emulator that exits happily without a complete report has failed.
+//! *printed* decides: an emulator that exits with success, but without a complete report, has
+//! failed.
 //!
 //! ```
 //! use hw_tests::engine::{self, not_here};

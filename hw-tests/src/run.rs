@@ -1,26 +1,27 @@
-//! One run of the cases: what an engine collects, and the judge looks at.
+//! One run of the cases, which an engine collects, and the judge judges.
 
 use std::time::Duration;
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RunEnd {
-    /// It came to its end: the kernel asked the engine for it.
+    /// The run came to its end: the kernel asked the engine to stop.
     ByItself,
-    /// It ended in another way: killed for a hang, a triple fault, an emulator's own trouble.
+    /// The run ended in another way: it was killed for a hang, a triple fault, or trouble of the
+    /// emulator.
     Otherwise(String),
 }
 
 /// One run of the cases, as a rule one boot of the kernel.
 #[derive(Debug, Clone)]
 pub struct EngineRun {
-    /// What came over the serial port.
+    /// The output on the serial port.
     pub log: String,
-    /// What the emulator itself said, for a human.
+    /// The emulator's own output, for a human.
     pub emulator: String,
-    /// How it ended.
+    /// How the run ended.
     pub end: RunEnd,
-    /// How long it took.
+    /// How long the run took.
     pub took: Duration,
 }
 

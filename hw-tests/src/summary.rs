@@ -8,19 +8,19 @@ use std::time::Duration;
 pub struct Row {
     /// What was checked.
     pub name: String,
-    /// How many checks, tests or cases passed.
+    /// The number of checks, tests or cases that passed.
     pub passed: u64,
-    /// How many did not.
+    /// The number of those that did not.
     pub failed: u64,
-    /// How long it took.
+    /// How long the checks took.
     pub took: Duration,
     /// Anything else that is worth knowing.
     pub note: String,
-    /// Cases that cannot be run there, and why: neither passed nor failed.
+    /// The cases that cannot be run there, and the reasons. They have neither passed nor failed.
     pub not_here: Vec<(String, String)>,
 }
 
-/// All lines.
+/// All lines of the table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary(pub Vec<Row>);
 

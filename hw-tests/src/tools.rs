@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use wait_timeout::ChildExt;
 
-/// Something that has to be installed.
+/// A program or file that has to be installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tool {
     /// The program's name, looked up in PATH, or the absolute path of a file.
@@ -28,22 +28,22 @@ pub const BOCHS_BIOS: Tool =
     Tool { what: "/usr/share/bochs/BIOS-bochs-latest", packages: &["bochsbios"] };
 /// The VGA BIOS for Bochs.
 pub const VGA_BIOS: Tool = Tool { what: "/usr/share/vgabios/vgabios.bin", packages: &["vgabios"] };
-/// Makes a bootable ISO.
+/// The program that makes a bootable ISO.
 pub const GRUB_MKRESCUE: Tool = Tool { what: "grub-mkrescue", packages: &["grub-common"] };
 /// GRUB for machines that boot by BIOS.
 pub const GRUB_PC: Tool =
     Tool { what: "/usr/lib/grub/i386-pc/multiboot.mod", packages: &["grub-pc-bin"] };
-/// What `grub-mkrescue` writes the ISO with.
+/// The program with which `grub-mkrescue` writes the ISO.
 pub const XORRISO: Tool = Tool { what: "xorriso", packages: &["xorriso"] };
-/// What `grub-mkrescue` makes the EFI image with, where GRUB for EFI is installed.
+/// The program with which `grub-mkrescue` makes the EFI image, where GRUB for EFI is installed.
 pub const MTOOLS: Tool = Tool { what: "mformat", packages: &["mtools"] };
 
-/// Unpacks packages of another release of Debian's into a root of their own.
+/// The program that unpacks packages of another release of Debian's into a root of their own.
 pub const MMDEBSTRAP: Tool = Tool { what: "mmdebstrap", packages: &["mmdebstrap"] };
-/// Runs a program in such a root.
+/// The program that runs another in such a root.
 pub const CHROOT: Tool = Tool { what: "/usr/sbin/chroot", packages: &["coreutils"] };
 
-/// What an ISO is made with.
+/// The tools with which an ISO is made.
 pub const ISO: &[Tool] = &[GRUB_MKRESCUE, GRUB_PC, XORRISO, MTOOLS];
 
 /// All tools.
@@ -103,7 +103,7 @@ fn is_executable(path: &Path) -> bool {
 /// Checks that tools are installed.
 ///
 /// # Errors
-/// The error names those that are not.
+/// The error names the tools that are not installed.
 pub fn require(tools: &[Tool]) -> Result<(), Missing> {
     let mut missing: Vec<Tool> = Vec::new();
     for tool in tools.iter().filter(|tool| !is_installed(tool)) {
@@ -117,7 +117,7 @@ pub fn require(tools: &[Tool]) -> Result<(), Missing> {
 /// How a child process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// By itself.
+    /// It ended by itself.
     Exited(ExitStatus),
     /// It ran longer than it may, and was killed.
     TimedOut(Duration),
@@ -136,7 +136,7 @@ impl std::fmt::Display for Ending {
 /// Returns how it ended and how long it ran.
 ///
 /// # Errors
-/// It could not be started, waited for, or killed.
+/// If it could not be started, waited for, or killed.
 pub fn run(command: &mut Command, output: File, limit: Duration) -> io::Result<(Ending, Duration)> {
     let started = Instant::now();
     let mut child = command.stdout(output.try_clone()?).stderr(output).spawn()?;

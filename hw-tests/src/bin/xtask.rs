@@ -28,9 +28,9 @@ use hw_tests::tools::{self, Missing, Tool};
 use hw_tests::workspace;
 use switcher_gen::arch::PagingMode;
 
-/// How many lines of the log a failed run is shown with.
+/// The number of lines of the log that are shown of a failed run.
 const TAIL: usize = 25;
-/// How many failures of one run are shown.
+/// The number of failures that are shown of one run.
 const SHOWN: usize = 25;
 
 /// The tasks of the switcher toolkit.
@@ -70,11 +70,11 @@ enum Task {
     },
     /// Compare this tree with an earlier revision: the time of proofs, and what paths cost
     ///
-    /// Both are built and run by turns on this machine: what counts is the ratio.
+    /// Both are built and run by turns on this machine: only the ratio counts.
     Compare {
         /// The earlier revision, as git names it
         revision: String,
-        /// Of which variants
+        /// The variants to compare
         #[arg(
             long,
             value_name = "NAME",
@@ -94,7 +94,7 @@ enum Task {
     /// Run the cases in this process and report as the kernel does: what `test` starts
     #[command(hide = true)]
     Cases {
-        /// On which engine
+        /// The engine to run them on
         engine: String,
     },
 }
@@ -129,13 +129,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// The second command of the README. With engines named, only those are run.
+/// Does what the second command of the README does. If engines are named, only those are run.
 fn test(names: &[String], limit: Duration) -> Result<bool> {
     let mut engines = engine::all();
     if !names.is_empty() {
         engines.retain(|engine| names.iter().any(|name| name == engine.name()));
     }
-    // Now, while this file is there: the tests of this package build the program anew.
+    // The path is taken now, while the file exists: the tests of this package build the program
+    // anew.
     let xtask = env::current_exe().context("the path of this program")?;
     let mut needed: Vec<Tool> = engines.iter().flat_map(|engine| engine.tools()).copied().collect();
     if names.is_empty() {
@@ -150,7 +151,7 @@ fn test(names: &[String], limit: Duration) -> Result<bool> {
     }
     let (kernel, hosted): (Vec<_>, Vec<_>) =
         engines.iter().partition(|engine| engine.runs() == Runs::Kernel);
-    // Those that take seconds and need nothing come first.
+    // Engines that take seconds and need nothing come first.
     for engine in hosted {
         summary.0.push(run_named(engine.as_ref(), &xtask, limit, names)?);
     }
@@ -178,7 +179,7 @@ fn test(names: &[String], limit: Duration) -> Result<bool> {
     Ok(summary.success())
 }
 
-/// Makes the roots that engines are in, and that are not there.
+/// Makes the roots that engines need and that do not exist.
 fn make_roots(engines: &[Box<dyn Engine>]) -> Result<()> {
     for root in engines.iter().filter_map(|engine| engine.root()) {
         root.make()?;
@@ -186,7 +187,7 @@ fn make_roots(engines: &[Box<dyn Engine>]) -> Result<()> {
     Ok(())
 }
 
-/// Runs one engine. Asked for by name, one that cannot be used is no success.
+/// Runs one engine that was asked for by name. If it cannot be used, that is a failure.
 fn run_named(
     engine: &dyn Engine,
     program: &Path,
@@ -201,7 +202,7 @@ fn run_named(
     Ok(row)
 }
 
-/// Boots the last of the examples, in both paging modes, and looks for what its guest computes.
+/// Boots the last of the examples, in both paging modes, and looks for the result of its guest.
 fn minimal_host(limit: Duration) -> Result<Row> {
     const RESULT: &str = "41 + 1 = 42";
     heading(MINIMAL_HOST.name());
@@ -230,24 +231,24 @@ fn row(name: &str, (passed, failed): (u64, u64), took: Duration, note: &str) -> 
     Row { name: name.into(), passed, failed, took, note: note.into(), not_here: Vec::new() }
 }
 
-/// Lints are errors.
+/// The arguments that make lints errors.
 const DENY: [&str; 3] = ["--", "-D", "warnings"];
 
-/// Whether every file is formatted.
+/// The command that checks whether every file is formatted.
 fn formatted() -> Command {
     let mut fmt = workspace::cargo();
     fmt.args(["fmt", "--all", "--check"]);
     fmt
 }
 
-/// The lints of everything but what boots.
+/// The command that checks the lints of everything except what boots.
 fn linted() -> Command {
     let mut clippy = workspace::cargo();
     clippy.args(["clippy", "--workspace", "--all-targets"]).args(DENY);
     clippy
 }
 
-/// Runs a command, whose success is a row of the summary.
+/// Runs a command, and adds a row with its success to the summary.
 fn step(summary: &mut Summary, name: &str, command: &mut Command) -> Result<()> {
     heading(name);
     let started = Instant::now();
@@ -257,19 +258,19 @@ fn step(summary: &mut Summary, name: &str, command: &mut Command) -> Result<()> 
     Ok(())
 }
 
-/// Runs tests, each of which counts.
+/// Runs tests, and adds a row with their numbers to the summary.
 fn tests(summary: &mut Summary, command: &mut Command) -> Result<()> {
     heading("tests");
     let started = Instant::now();
     let (success, output) = tee(command)?;
     let (passed, failed) = count_tests(&output);
-    // A test that does not compile, or kills its process, is not in the counts.
+    // A test that does not compile, or that kills its process, is not in the counts.
     let failed = if success { failed } else { failed.max(1) };
     summary.0.push(row("tests", (passed, failed), started.elapsed(), ""));
     Ok(())
 }
 
-/// What a commit should not break, as far as that shows in two minutes.
+/// Checks what a commit should not break, as far as that is possible in two minutes.
 fn check() -> Result<bool> {
     /// Tests of a whole package that take seconds: what is emitted, what is printed, and how the
     /// crates depend on each other.
@@ -304,7 +305,7 @@ fn fuzz(time: Duration) -> Result<bool> {
     Ok(summary.success())
 }
 
-/// Fuzzes for so long, in all.
+/// Fuzzes all targets, for `time` each.
 fn fuzz_targets(summary: &mut Summary, time: Duration) -> Result<()> {
     heading("fuzz targets");
     let started = Instant::now();
@@ -338,10 +339,10 @@ fn fuzz_targets(summary: &mut Summary, time: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Format, lints, documentation, tests, each benchmark once, and fuzzing: what is not run breaks
-/// unseen.
+/// Checks format, lints, documentation and tests, runs each benchmark once, and fuzzes: what is
+/// never run breaks unnoticed.
 fn checks(summary: &mut Summary) -> Result<()> {
-    /// For each fuzz target: enough to see that they run, and to find what lies on the way.
+    /// The time for each fuzz target: enough to see that it runs, and to find what is easy to find.
     const FUZZING: Duration = Duration::from_secs(10);
     components()?;
     let bare_metal = |image: BareMetal| {
@@ -365,7 +366,7 @@ fn checks(summary: &mut Summary) -> Result<()> {
     }
     summary.0.push(dependencies()?);
     let mut all = workspace::cargo();
-    // All that fails, and not the first alone.
+    // All tests are run, also after one has failed.
     all.args(["test", "--workspace", "--no-fail-fast"]);
     tests(summary, &mut all)?;
     fuzz_targets(summary, FUZZING)
@@ -374,9 +375,9 @@ fn checks(summary: &mut Summary) -> Result<()> {
 /// The version of cargo-deny that deny.toml was written for.
 const CARGO_DENY: &str = "0.20.2";
 
-/// Licences, versions and sources of all packages, against deny.toml. Where cargo-deny is not there
-/// and cannot be installed, the test `dependencies` is what reads deny.toml, and the summary says
-/// so. Known vulnerabilities are not asked about: that needs a network.
+/// Checks licences, versions and sources of all packages against deny.toml. If cargo-deny does not
+/// exist and cannot be installed, only the test `dependencies` reads deny.toml, and the summary
+/// says so. Known vulnerabilities are not checked, because that needs a network.
 fn dependencies() -> Result<Row> {
     heading("deny");
     let started = Instant::now();
@@ -386,7 +387,7 @@ fn dependencies() -> Result<Row> {
         Ok(version.status().context("running cargo")?.success())
     };
     if !is_there()? {
-        // Unoptimised, it is built in a minute.
+        // Without optimisation, it is built in a minute.
         let mut install = workspace::cargo();
         install.args(["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--debug"]);
         let installed = install.status().context("running cargo install")?;
@@ -459,13 +460,13 @@ fn write_iso(output: &Path) -> Result<bool> {
         entry("switcher tests, four-level paging", PagingMode::FourLevel),
         entry("switcher tests, five-level paging (LA57)", PagingMode::FiveLevel),
     ];
-    // Of a real machine no difference is known.
+    // No difference of a real machine from the model is known.
     iso::write(&image, &hw_vectors::table(""), &entries, 5, output)?;
     println!("{}", output.display());
     Ok(true)
 }
 
-/// Installs what is missing: with apt, as root. Otherwise a missing tool is an error.
+/// Installs missing tools with apt, as root. Otherwise a missing tool is an error.
 fn install(needed: &[Tool]) -> Result<()> {
     let Err(missing) = tools::require(needed) else {
         return Ok(());
@@ -476,7 +477,7 @@ fn install(needed: &[Tool]) -> Result<()> {
         return Err(missing.into());
     }
     println!("{missing}");
-    // The package lists of a fresh container are empty: the first attempt then fails at once.
+    // The package lists of a fresh container are empty, and then the first attempt fails at once.
     if !apt_get(&missing.0)? {
         let status = Command::new("apt-get").arg("update").status().context("running apt-get")?;
         if !status.success() || !apt_get(&missing.0)? {

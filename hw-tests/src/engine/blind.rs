@@ -12,11 +12,11 @@ use switcher_gen::Hazard;
 pub struct Blind {
     /// The case.
     pub case: &'static str,
-    /// The hazard that it cannot show there.
+    /// The hazard that the case cannot show there.
     pub hazard: Hazard,
     /// The beginning of the engines' names.
     pub engines: &'static str,
-    /// What the engine does unlike a CPU, or does not have.
+    /// What the engine does differently from a CPU, or lacks.
     pub why: &'static str,
 }
 
@@ -35,7 +35,7 @@ const KEPT: &str = "Bochs keeps the attributes of SS across SYSRET as AMD's CPUs
 const NO_UNTRAINING: &str = "the kernel takes a variant with `untrain` on AMD's CPUs alone, and this engine plays Intel's: \
      nothing is untrained, and nothing is to be counted";
 
-/// All of them.
+/// All such cases.
 pub const ALL: &[Blind] = &[
     Blind {
         case: "eretu_to_a_rip_with_any_high_bit_faults_in_the_guest",
@@ -130,7 +130,7 @@ pub const ALL: &[Blind] = &[
     },
 ];
 
-/// Why a case shows nothing of a hazard on an engine, if it does not.
+/// Why a case shows nothing of a hazard on an engine, or `None` if it does show it.
 #[must_use]
 pub fn why(case: &str, hazard: Hazard, engine: &str) -> Option<&'static str> {
     let mut of_case = ALL.iter().filter(|it| it.case == case && it.hazard == hazard);

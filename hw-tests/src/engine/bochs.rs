@@ -26,11 +26,12 @@ use crate::tools::{
     self, BOCHS, BOCHS_BIOS, Ending, GRUB_MKRESCUE, GRUB_PC, MTOOLS, Tool, VGA_BIOS, XORRISO,
 };
 
-/// What Bochs prints when the kernel has written "Shutdown" to port 0x8900.
+/// The text that Bochs prints when the kernel has written "Shutdown" to port 0x8900.
 const SHUTDOWN: &str = "shutdown requested";
-/// What Bochs prints when the CPU shuts down.
+/// The text that Bochs prints when the CPU shuts down.
 const TRIPLE_FAULT: &str = "3rd (";
-/// What the sound library prints on a machine without sound, whatever Bochs is configured to do.
+/// The text that the sound library prints on a machine without sound, whatever Bochs is configured
+/// to do.
 const NOISE: &str = "ALSA lib ";
 
 /// One of Bochs's CPU models.
@@ -42,18 +43,18 @@ pub struct Bochs {
 }
 
 impl Bochs {
-    /// An Ice Lake: PCID, FSGSBASE, SMAP.
+    /// An Ice Lake: it has PCID, FSGSBASE and SMAP.
     pub const INTEL: Self =
         Self { name: "bochs-intel", model: "corei7_icelake_u", policy: Policy::DEFAULT };
-    /// A Ryzen: FSGSBASE, SMAP, no PCID.
+    /// A Ryzen: it has FSGSBASE and SMAP, but no PCID.
     pub const AMD: Self = Self { name: "bochs-amd", model: "ryzen", policy: Policy::DEFAULT };
-    /// The Ice Lake, each CPU with code of its own.
+    /// The Ice Lake, with placement `percpu`.
     pub const INTEL_PERCPU: Self = Self {
         name: "bochs-intel-percpu",
         policy: Policy { placement: Placement::PerCpu, ..Policy::DEFAULT },
         ..Self::INTEL
     };
-    /// The Ryzen, with RSP that passes through direct switches.
+    /// The Ryzen, with V2026 of the PVCS.
     pub const AMD_CURRENT: Self = Self {
         name: "bochs-amd-current",
         policy: Policy { revision: Revision::V2026, ..Policy::DEFAULT },
@@ -61,7 +62,7 @@ impl Bochs {
     };
 }
 
-/// The configuration file, for files in `directory`.
+/// The text of the configuration file, for files in `directory`.
 pub(super) fn configuration(model: &str, cpus: usize, directory: &str) -> String {
     let (bios, vga) = (BOCHS_BIOS.what, VGA_BIOS.what);
     format!(
@@ -120,7 +121,7 @@ impl Engine for Bochs {
     }
 }
 
-/// How a run ended, and what of Bochs's output and log is worth showing.
+/// How a run ended, and the part of Bochs's output and log that is worth showing.
 pub(super) fn ending_of(ending: &Ending, output: String, log: String) -> (RunEnd, String) {
     let end = match ending {
         Ending::Exited(_) if output.contains(SHUTDOWN) => RunEnd::ByItself,
@@ -130,8 +131,8 @@ pub(super) fn ending_of(ending: &Ending, output: String, log: String) -> (RunEnd
         Ending::Exited(_) => RunEnd::Otherwise(format!("Bochs ended with {ending}")),
         Ending::TimedOut(_) => RunEnd::Otherwise(format!("the kernel hangs: {ending}")),
     };
-    // The output is the debugger's chatter, and the state of the CPU if Bochs gave up; the log has
-    // errors and panics only (see the configuration).
+    // The output is what the debugger prints, and the state of the CPU if Bochs gave up; the log
+    // has errors and panics only (see the configuration).
     let emulator = match end {
         RunEnd::ByItself => String::new(),
         RunEnd::Otherwise(_) => [output, log]

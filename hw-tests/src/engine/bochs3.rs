@@ -1,8 +1,9 @@
 //! Bochs 3, as an Intel CPU with five-level paging, PCIDs, protection keys and indirect branch
 //! tracking: all that the newest of Bochs 2.7's models lacks.
 //!
-//! It is of another release of Debian than the other tools, in a [root](crate::debian) of its own;
-//! its files are in a directory there. That release's build has no debugger unless it is asked for.
+//! It is from another release of Debian than the other tools, and is in a [root](crate::debian) of
+//! its own; its files are in a directory there. That release's build starts without the debugger
+//! unless it is asked for.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -37,28 +38,26 @@ pub struct Bochs3 {
 }
 
 impl Bochs3 {
-    /// With 57-bit addresses.
+    /// Five-level paging.
     pub const INTEL_LA57: Self = Self {
         name: "bochs3-intel-la57",
         cpus: 1,
         paging: PagingMode::FiveLevel,
         policy: Policy::DEFAULT,
     };
-    /// With 48-bit addresses.
+    /// Four-level paging.
     pub const INTEL_4LEVEL: Self =
         Self { name: "bochs3-intel-4level", paging: PagingMode::FourLevel, ..Self::INTEL_LA57 };
-    /// With 57-bit addresses and several CPUs, where an instruction with a breakpoint hangs all of
-    /// them.
+    /// Five-level paging and several CPUs. An instruction with a breakpoint hangs all of them.
     pub const INTEL_LA57_SMP: Self = Self { name: SMP[0], cpus: CPUS, ..Self::INTEL_LA57 };
-    /// The same with 48-bit addresses, each CPU with code of its own.
+    /// Four-level paging and several CPUs, with placement `percpu`.
     pub const INTEL_4LEVEL_SMP_PERCPU: Self = Self {
         name: SMP[1],
         paging: PagingMode::FourLevel,
         policy: Policy { placement: Placement::PerCpu, ..Policy::DEFAULT },
         ..Self::INTEL_LA57_SMP
     };
-    /// With 57-bit addresses, code of its own for each CPU, and RSP that passes through direct
-    /// switches.
+    /// Five-level paging, with placement `percpu` and V2026 of the PVCS.
     pub const INTEL_LA57_PERCPU_CURRENT: Self = Self {
         name: "bochs3-intel-la57-percpu-current",
         policy: Policy { placement: Placement::PerCpu, revision: Revision::V2026 },
@@ -103,7 +102,7 @@ impl Engine for Bochs3 {
         let root = BOCHS3.path();
         let directory = tempfile::tempdir_in(root.join("tmp")).context("a temporary directory")?;
         let path = |name: &str| directory.path().join(name);
-        // The same directory for whoever is in the root.
+        // This is the path of the same directory as it is seen from within the root.
         let inside = Path::new("/").join(directory.path().strip_prefix(&root)?);
         let inside = inside.to_str().context("the name of a temporary directory")?;
         let entries = [MenuEntry { title: "cases", options }];

@@ -1,5 +1,5 @@
-//! Engines that need no kernel: the cases in a process of their own, which reports as the kernel
-//! does. A process, so that one that dies or hangs is a run that failed and not the end of `xtask`.
+//! Engines that need no kernel: they run the cases in a process of their own, which reports as the
+//! kernel does. It is a process so that a run that dies or hangs has failed without ending `xtask`.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -29,9 +29,9 @@ pub struct Hosted {
     pub(super) name: &'static str,
     /// Chooses the variant that is run.
     pub(super) variant: fn() -> Result<Variant>,
-    /// Makes the machine to run it on, and says what it is.
+    /// Makes the machine on which to run it, with a description.
     pub(super) host: fn(&Variant) -> Result<NamedHost>,
-    /// Why it cannot be used here, if it cannot.
+    /// Why the engine cannot be used here, if it cannot.
     pub(super) unavailable: fn() -> Option<String>,
 }
 
@@ -45,7 +45,7 @@ impl Engine for Hosted {
     }
 
     fn paging(&self) -> PagingMode {
-        // An engine without a variant says so when it is run.
+        // An engine without a variant reports that when it is run.
         (self.variant)().map_or(PagingMode::FourLevel, |variant| variant.paging())
     }
 
@@ -80,7 +80,7 @@ impl Engine for Hosted {
 /// Runs the cases on an engine, and reports on standard output.
 ///
 /// # Errors
-/// If it cannot be used.
+/// If the engine cannot be used.
 pub fn report(engine: Hosted) -> Result<()> {
     let variant = (engine.variant)()?;
     let (mut host, brand) = (engine.host)(&variant)?;
@@ -122,11 +122,12 @@ fn say(event: &ReportLine<'_>) -> Result<()> {
     let line = event.to_line().map_err(|why| anyhow::anyhow!("{why}"))?;
     let mut out = io::stdout().lock();
     writeln!(out, "{line}").context("reporting")?;
-    // So that a process that dies has said what it has done.
+    // The output is flushed, so that a process that dies has reported what it has done.
     out.flush().context("reporting")
 }
 
-/// A case's setup as engines of `switcher-gen` take it, with everything in order as `usual` has it.
+/// A case's setup in the form of `switcher-gen`'s engines. What a case leaves open is taken from
+/// `usual`.
 pub(super) fn setup(case: &hw_cases::Setup, usual: Setup) -> Setup {
     let mut setup = usual;
     setup.frame = case.regs;
@@ -154,8 +155,9 @@ pub(super) fn setup(case: &hw_cases::Setup, usual: Setup) -> Setup {
     setup
 }
 
-/// What came of it. The engines themselves end a run as a failure unless the host has everything as
-/// [`HostAfter`] wants it, so there is nothing left to say about it.
+/// The outcome of a run in the form of the cases. The engines themselves end a run as a failure
+/// unless the host has everything as [`HostAfter`] wants it, so the host's state is not compared
+/// again.
 pub(super) fn outcome(outcome: ScenarioEnd) -> hw_cases::Observed {
     let flags = outcome.extra.switch_flags;
     hw_cases::Observed {
@@ -179,14 +181,14 @@ pub(super) fn outcome(outcome: ScenarioEnd) -> hw_cases::Observed {
     }
 }
 
-/// What an engine says when a switcher has done what no switcher may.
+/// The refusal of an engine whose switcher has done what no switcher may.
 pub(super) fn failure(why: impl std::fmt::Display) -> Refusal {
     Refusal::Failure(hw_cases::Failure(why.to_string()))
 }
 
-/// The platform that a variant gives the cases.
+/// The platform that cases find in a variant.
 pub(super) fn platform(variant: &Variant) -> Platform {
-    /// As hw-tests/platform/src/segments.rs has them.
+    /// The selectors of hw-tests/platform/src/segments.rs.
     const ALIASES: (u16, u16) = (0x4B, 0x53);
     let config = variant.config();
     Platform {

@@ -1,5 +1,5 @@
-//! The cases on the model of a CPU (`switcher_model`): no real CPU is needed, both vendors and both
-//! paging modes are there, and every instruction of the switcher is looked at.
+//! The cases on the model of a CPU (`switcher_model`): it needs no real CPU, has both vendors and
+//! both paging modes, and checks every instruction of the switcher.
 
 use anyhow::Result;
 use hw_cases::{CaseHost, Entries, Observed, Platform, Refusal, Setup, place};
@@ -12,8 +12,8 @@ use switcher_gen::{Image, Variant};
 
 use super::hosted::{self, Hosted, NamedHost};
 
-/// One engine for each vendor and paging mode, with everything optional in one and nothing in
-/// another, and one for each policy.
+/// One engine for each vendor and paging mode, with every option on in one and off in another, and
+/// one for each policy.
 pub(super) const ENGINES: [Hosted; 7] = [
     engine("machine-intel", || Ok("intel-4level-ibt-pcid".parse()?)),
     engine("machine-amd", || Ok("amd-4level".parse()?)),
@@ -67,7 +67,7 @@ impl CaseHost for Machine {
         Ok(Entries {
             star: msrs.star,
             sfmask: msrs.sfmask,
-            // The model has no SYSENTER but the one that faults for this reason.
+            // The model knows only the SYSENTER that faults because this is 0.
             sysenter_cs: 0,
             lstar_is_the_entry: msrs.lstar == address(Label::Syscall64),
             cstar_is_the_stub: msrs.cstar == address(Label::SyscallCompat),
@@ -78,7 +78,7 @@ impl CaseHost for Machine {
     fn run(&mut self, setup: &Setup) -> Result<Observed, Refusal> {
         self.machine.clear_code();
         for code in &setup.code {
-            // One page for both modes.
+            // Both modes have the same page there.
             let is_shared = (place::TEXT32..place::TEXT32 + place::PAGE).contains(&code.at);
             for mode in [Mode::Smod, Mode::Umod] {
                 if mode == code.mode || is_shared {

@@ -1,7 +1,8 @@
-//! Engines, which run the cases. Emulators boot the kernel, one file per emulator; the others are
-//! this program itself in a second process ([`mod@hosted`]), which writes the same report.
+//! Engines, which run the cases. Emulators boot the kernel, and each has a file; the other engines
+//! are this program itself in a second process ([`mod@hosted`]), which writes the same report.
 //!
-//! An engine only starts, waits and collects. [`judge`] decides whether a run has passed.
+//! An engine only starts a run, waits for it and collects its output. [`judge`] decides whether it
+//! has passed.
 
 use std::path::Path;
 use std::time::Duration;
@@ -29,7 +30,7 @@ pub mod qemu;
 
 use hosted::Hosted;
 
-/// What an engine runs.
+/// The program that an engine runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Runs {
     /// The bare-metal kernel.
@@ -40,29 +41,30 @@ pub enum Runs {
 
 /// An engine: an emulator, a machine or a process that runs the cases.
 pub trait Engine {
-    /// What `--engine` and the summary call it.
+    /// The engine's name, for `--engine` and the summary.
     fn name(&self) -> &'static str;
 
-    /// The tools that have to be installed for it.
+    /// The tools that have to be installed for the engine.
     fn tools(&self) -> &'static [Tool];
 
-    /// The paging mode that its cases are run in.
+    /// The paging mode in which its cases are run.
     fn paging(&self) -> PagingMode;
 
-    /// The policy of the switcher that they are run through.
+    /// The policy of the switcher through which its cases are run.
     fn policy(&self) -> Policy;
 
-    /// The root that it is in, if it is of another release of Debian than this machine's.
+    /// The root that the engine is in, if it is from another release of Debian than this machine's.
     fn root(&self) -> Option<&'static Root> {
         None
     }
 
-    /// How many CPUs it has.
+    /// The number of CPUs that the engine has.
     fn cpus(&self) -> usize {
         CPUS
     }
 
-    /// Whether an instruction with a breakpoint can be tried on it. Watchpoints always can.
+    /// Whether an instruction with a breakpoint can be executed on it. Watchpoints always can be
+    /// used.
     fn breakpoints(&self) -> bool {
         true
     }
@@ -72,29 +74,31 @@ pub trait Engine {
         Some(false)
     }
 
-    /// What it runs.
+    /// The program that the engine runs.
     fn runs(&self) -> Runs {
         Runs::Kernel
     }
 
-    /// Whether the engine can be used here at all, beyond its tools being installed. `Some` says
-    /// why it cannot. Running the kernel's self tests is a good way to find out.
+    /// Why the engine cannot be used here, although its tools are installed; `None` if it can be.
+    /// Running the kernel's self tests is a good way to find out.
     ///
     /// # Errors
-    /// It could not be found out.
+    /// If it could not be found out.
     fn unavailable(&self, program: &Path) -> Result<Option<String>> {
         let _ = program;
         Ok(None)
     }
 
-    /// Runs what it [`runs`](Self::runs) and collects what that says, for no longer than `limit`.
+    /// Runs the program that it [`runs`](Self::runs), for no longer than `limit`, and collects its
+    /// output.
     ///
     /// # Errors
-    /// The engine could not be started. A program that dies or hangs gives an [`EngineRun`], too.
+    /// If the engine could not be started. A program that dies or hangs gives an [`EngineRun`],
+    /// too.
     fn boot(&self, program: &Path, options: Options, limit: Duration) -> Result<EngineRun>;
 }
 
-/// Every engine, in the order they are run.
+/// Every engine, in the order in which they are run.
 #[must_use]
 pub fn all() -> Vec<Box<dyn Engine>> {
     let emulators: Vec<Box<dyn Engine>> = vec![
@@ -119,7 +123,7 @@ pub fn all() -> Vec<Box<dyn Engine>> {
         .collect()
 }
 
-/// Those that need no kernel, in the order they are run.
+/// The engines that need no kernel, in the order in which they are run.
 fn all_hosted() -> impl Iterator<Item = Hosted> {
     machine::ENGINES.into_iter().chain(native::ENGINES)
 }
@@ -130,7 +134,7 @@ pub fn hosted(name: &str) -> Option<Hosted> {
     all_hosted().find(|engine| engine.name == name)
 }
 
-/// The names of what an engine must report.
+/// The names of the cases that an engine must report.
 #[must_use]
 pub fn cases(engine: &dyn Engine) -> Vec<&'static str> {
     match engine.runs() {
@@ -139,12 +143,12 @@ pub fn cases(engine: &dyn Engine) -> Vec<&'static str> {
     }
 }
 
-/// What came of running an engine.
+/// The result of running an engine.
 #[derive(Debug)]
 pub enum EngineEnd {
-    /// It cannot be used on this machine; neither a pass nor a failure.
+    /// The engine cannot be used on this machine, which is neither a pass nor a failure.
     Unavailable(String),
-    /// It ran the cases.
+    /// The engine ran the cases.
     Judged(Judgement, EngineRun),
 }
 
@@ -152,7 +156,7 @@ pub enum EngineEnd {
 /// reported.
 ///
 /// # Errors
-/// A tool is missing, or the engine could not be started.
+/// If a tool is missing, or the engine could not be started.
 pub fn run(engine: &dyn Engine, program: &Path, limit: Duration) -> Result<EngineEnd> {
     tools::require(engine.tools())?;
     engine.root().map_or(Ok(()), Root::require)?;
@@ -176,7 +180,7 @@ pub fn run(engine: &dyn Engine, program: &Path, limit: Duration) -> Result<Engin
     Ok(EngineEnd::Judged(judgement, run))
 }
 
-/// What a kernel is asked to do on an engine.
+/// The options of the kernel for an engine.
 fn options(engine: &dyn Engine, suite: Suite) -> Options {
     Options {
         paging: engine.paging(),
@@ -186,7 +190,7 @@ fn options(engine: &dyn Engine, suite: Suite) -> Options {
     }
 }
 
-/// Runs the kernel's self tests alone on an engine; says why they did not pass, if they did not.
+/// Runs only the kernel's self tests on an engine. Returns why they did not pass, if they did not.
 fn self_test(engine: &dyn Engine, kernel: &Path, limit: Duration) -> Result<Option<String>> {
     let options = options(engine, Suite::SelfTest);
     let run = engine.boot(kernel, options, limit)?;

@@ -1,6 +1,6 @@
-//! The cases on this CPU, in user mode (`switcher_engine::native`): the emitted bytes are executed
-//! by the CPU, and so are the guests, whose pages follow the root they run on. What Linux keeps
-//! from user mode is refused here by name, and listed in [`not_here`](super::not_here).
+//! The cases on this CPU, in user mode (`switcher_engine::native`): the CPU executes the emitted
+//! bytes and the guests, whose pages follow the root on which they run. What Linux denies to user
+//! mode is refused here with the reason, and listed in [`not_here`](super::not_here).
 
 use std::fs;
 
@@ -15,10 +15,10 @@ use switcher_gen::{Config, Image, Policy, Variant};
 
 use super::hosted::{self, Hosted, NamedHost};
 
-/// What the engines are called.
+/// The names of the engines.
 pub(super) const NAMES: [&str; 2] = ["native", "native-percpu"];
 
-/// One for each way to reach the per-CPU block.
+/// One engine for each placement.
 pub(super) const ENGINES: [Hosted; 2] = [
     Hosted { name: NAMES[0], variant, host, unavailable },
     Hosted { name: NAMES[1], variant: percpu, host, unavailable },
@@ -28,14 +28,14 @@ fn unavailable() -> Option<String> {
     native::supported().err().map(|why| why.to_string())
 }
 
-/// A line of /proc/cpuinfo.
+/// The value of a line in /proc/cpuinfo.
 fn cpuinfo(key: &str) -> Result<String> {
     let text = fs::read_to_string("/proc/cpuinfo")?;
     let value = text.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_prefix(':'));
     Ok(value.ok_or_else(|| anyhow!("/proc/cpuinfo has no {key}"))?.trim().to_owned())
 }
 
-/// For this CPU, in the paging mode that its kernel uses.
+/// The variant for this CPU, in the paging mode that its kernel uses.
 fn variant() -> Result<Variant> {
     let vendor = match cpuinfo("vendor_id")?.as_str() {
         "AuthenticAMD" | "HygonGenuine" => Vendor::Amd,
@@ -88,7 +88,7 @@ impl Native {
     }
 }
 
-/// Whether code lies in the one page there is.
+/// Whether code lies in the one page that the guests have for it.
 fn is_in_page(code: &hw_cases::GuestBytes) -> bool {
     let offset = code.at.wrapping_sub(place::TEXT);
     offset < place::PAGE && code.bytes.len() as u64 <= place::PAGE - offset
@@ -125,9 +125,9 @@ impl CaseHost for Native {
     }
 }
 
-/// Linux shows every page of its own half of the address space as present, so that user mode cannot
-/// tell which are (arch/x86/mm/fault.c, `sanitize_error_code`). Nothing is mapped there for a
-/// guest.
+/// Corrects the error code of a page fault. Linux reports every page of its own half of the address
+/// space as present, so that user mode cannot tell which are (arch/x86/mm/fault.c,
+/// `sanitize_error_code`). No page is mapped there for a guest.
 fn as_hardware_says(mut outcome: scenario::ScenarioEnd) -> scenario::ScenarioEnd {
     const PRESENT: u32 = 1;
     let is_kernels = outcome.cr2.is_some_and(|address| address >> 63 != 0);

@@ -1,10 +1,10 @@
 //! The cases that an engine cannot run, whatever the switcher does.
 //!
-//! This is the only list for the shared cases. A host case says in its entry what it needs, so none
-//! has to be listed: see [`HOST_CASES`].
+//! This is the only list for the shared cases. A host case says in its entry what it needs, so no
+//! host case has to be listed: see [`HOST_CASES`].
 //!
 //! Such a case is run all the same, so that the engine itself has to refuse it: a case that is
-//! listed here and could be run is a failure, and so is one that is refused and not listed. See
+//! listed here but can be run is a failure, and so is one that is refused but not listed. See
 //! [`judge`](crate::judge).
 
 use hw_protocol::{HOST_CASES, HostCase, Need};
@@ -40,7 +40,7 @@ pub const SHARED: &[Shared] = &[
     ("a_32_bit_syscall_is_answered_or_shut", NATIVE, "a 32-bit SYSCALL would reach Linux"),
 ];
 
-/// Those of one engine.
+/// The cases that one engine cannot run.
 #[must_use]
 pub fn of(engine: &dyn Engine) -> Vec<NotHere> {
     let shared = SHARED.iter().filter(|(_, engines, _)| engines.contains(&engine.name()));
@@ -52,7 +52,7 @@ pub fn of(engine: &dyn Engine) -> Vec<NotHere> {
     all
 }
 
-/// What an engine lacks for a host case.
+/// The reason why an engine cannot run a host case, if there is one.
 fn host_case(engine: &dyn Engine, case: &HostCase) -> Option<NotHere> {
     let lacks = |why| Some(NotHere { case: case.name, why, always: true });
     if engine.cpus() < case.cpus {

@@ -18,26 +18,28 @@ use super::{Engine, self_test};
 use crate::run::{EngineRun, RunEnd};
 use crate::tools::{self, Ending, QEMU, Tool};
 
-/// `isa-debug-exit` turns the value written into `value * 2 + 1`: hw-tests/platform/src/exit.rs
-/// writes 0x10 or 0x11. Anything else is not the kernel's doing.
+/// The exit codes that the kernel causes: `isa-debug-exit` makes an exit code of twice the value
+/// that is written, plus one, and hw-tests/platform/src/exit.rs writes 0x10 or 0x11. Any other code
+/// is not caused by the kernel.
 const KERNEL_EXITS: [i32; 2] = [0x10 * 2 + 1, 0x11 * 2 + 1];
-/// KVM that can boot the kernel at all does it within a second.
+/// How long KVM may take to boot the kernel. If it can boot it at all, that takes less than a
+/// second.
 const PROBE_LIMIT: Duration = Duration::from_secs(10);
 
-/// A way to start QEMU.
+/// One way to start QEMU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Qemu {
     name: &'static str,
     /// Whether KVM runs the guest.
     kvm: bool,
-    /// The `-cpu` argument.
+    /// The value of the `-cpu` argument.
     cpu: &'static str,
     paging: PagingMode,
     policy: Policy,
 }
 
 impl Qemu {
-    /// The interpreter, 48-bit addresses.
+    /// The interpreter, with four-level paging.
     pub const TCG_4LEVEL: Self = Self {
         name: "qemu-tcg-4level",
         kvm: false,
@@ -45,19 +47,20 @@ impl Qemu {
         paging: PagingMode::FourLevel,
         policy: Policy::DEFAULT,
     };
-    /// The same, each CPU with code of its own, and RSP passes through direct switches.
+    /// The interpreter, with four-level paging, placement `percpu` and V2026 of the PVCS.
     pub const TCG_4LEVEL_PERCPU_CURRENT: Self = Self {
         name: "qemu-tcg-4level-percpu-current",
         policy: Policy { placement: Placement::PerCpu, revision: Revision::V2026 },
         ..Self::TCG_4LEVEL
     };
-    /// The interpreter, 57-bit addresses.
+    /// The interpreter, with five-level paging.
     pub const TCG_LA57: Self =
         Self { name: "qemu-tcg-la57", paging: PagingMode::FiveLevel, ..Self::TCG_4LEVEL };
-    /// The same under Intel's name: the one way to run that variant where no CPU has LA57.
+    /// The interpreter, with five-level paging, under Intel's name: this is the only way to run
+    /// that variant where no CPU has LA57.
     pub const TCG_LA57_INTEL: Self =
         Self { name: "qemu-tcg-la57-intel", cpu: "max,vendor=GenuineIntel", ..Self::TCG_LA57 };
-    /// The real CPU, through KVM.
+    /// The real CPU, by KVM.
     pub const KVM: Self = Self { name: "qemu-kvm", kvm: true, cpu: "host", ..Self::TCG_4LEVEL };
 }
 
@@ -106,7 +109,7 @@ impl Engine for Qemu {
             .arg(kernel)
             .arg("-append")
             .arg(options.to_string())
-            // Of a multiboot kernel, QEMU makes this a module.
+            // For a multiboot kernel, QEMU makes this file a module.
             .arg("-initrd")
             .arg(&vectors)
             .args(if self.kvm { ["-accel", "kvm"] } else { ["-accel", "tcg"] })
@@ -134,7 +137,7 @@ impl Engine for Qemu {
     }
 }
 
-/// A log, whatever bytes it has; empty if there is none.
+/// The text of a log, whatever bytes it has; empty if there is no log.
 pub(super) fn read(path: &Path) -> String {
     fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
