@@ -136,7 +136,7 @@ impl Cpu<'_> {
     /// retpolines compiles this crate with them, like the rest of its code.
     ///
     /// # Errors
-    /// As [`enter`](Self::enter).
+    /// The errors are those of [`enter`](Self::enter).
     ///
     /// # Safety
     /// `call` must call the function at the address it is given exactly once, as `extern "C" fn()
@@ -205,7 +205,8 @@ impl Cpu<'_> {
         if vendor == Vendor::Amd {
             // An interrupt of a CPL 3 of the host's own may have left SS null since the last exit.
             let kernel_ds = SegmentSelector(variant.selectors().kernel_ds());
-            // SAFETY: `install` found a writable data segment of DPL 0 behind this selector.
+            // SAFETY: `install` has found that this selector names a writable data segment of DPL
+            // 0.
             unsafe { SS::set_reg(kernel_ds) };
         }
         // SAFETY: this is CPL 0, as this function has read CR3; `NotHere::check` has found

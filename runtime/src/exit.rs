@@ -1,4 +1,4 @@
-//! Why a guest came back.
+//! The reasons why a guest exits.
 
 use bitflags::bitflags;
 use switcher_gen::arch::vector;
@@ -7,10 +7,10 @@ use switcher_gen::layout::{ExitReason, OrigAx};
 /// Why a guest exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// It executed SYSCALL and no direct switch was possible: in smod a hypercall, ERETU or ERETS,
-    /// in umod a system call the host has to deliver.
+    /// The guest executed SYSCALL and no direct switch was possible: in smod a hypercall, ERETU or
+    /// ERETS, in umod a system call that the host has to deliver.
     Syscall,
-    /// It caused a fault or a trap: vectors 0 to 31, without 2 and 18.
+    /// The guest caused a fault or a trap: vectors 0 to 31, without 2 and 18.
     Exception(Exception),
     /// An interrupt for the host arrived, or the guest executed `INT 0x80`: the one vector beyond
     /// the exceptions whose gate a guest may use, which the host therefore gives to no device.

@@ -72,7 +72,7 @@ pub struct PvcsPage(NonNull<Pvcs>);
 // SAFETY: nothing here reads or writes through the pointer; the switcher does, and `new`'s contract
 // holds for every CPU on which the guest may be entered.
 unsafe impl Send for PvcsPage {}
-// SAFETY: as for `Send`.
+// SAFETY: nothing here reads or writes through the pointer, as for `Send`.
 unsafe impl Sync for PvcsPage {}
 
 impl PvcsPage {

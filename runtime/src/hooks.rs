@@ -33,9 +33,9 @@ pub type FatalHook = unsafe extern "C" fn(*mut PtRegs) -> !;
 ///   twice [`FarFrame::ROOM`](switcher_gen::layout::FarFrame::ROOM) bytes below RSP are stack: a
 ///   #DB and a machine check put there what they return with, below the 128 bytes that the hooks
 ///   themselves may use;
-/// * of `switch_flags` they may set bits, but for the two of the mode, and clear none. After the
-///   exit, [`Guest::inhibitors`](crate::Guest::inhibitors) has them, but for those that follow from
-///   the guest's state;
+/// * of `switch_flags` they may set bits, except the two of the mode, and clear none. After the
+///   exit, [`Guest::inhibitors`](crate::Guest::inhibitors) has these bits, except those that follow
+///   from the guest's state;
 /// * they have no instruction breakpoint: they cannot set RF, so it would be met for ever;
 /// * if they are further than 2 GiB from the code, they are reached by a retpoline, whose RET needs
 ///   no ENDBR64 to lead to; with `untrain`, which is for hosts that have no RET but their return

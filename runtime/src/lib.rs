@@ -63,8 +63,8 @@
 //!   the TSS points, and what the host's [`Hooks`] use;
 //! * FPU, SSE and further state that XSAVE knows is the host's to switch: see [`Cpu::enter`].
 //!
-//! Of every register and structure that CPL 3 can see, change or be ruled by, as far as the manuals
-//! of Intel and AMD tell, [`CPU_STATE`] says who sees to it: the switcher, [`Switcher::install`],
+//! [`CPU_STATE`] says who sees to each register and structure that CPL 3 can see, change or be
+//! ruled by, as far as the manuals of Intel and AMD tell: the switcher, [`Switcher::install`],
 //! [`Cpu::enter`], or the host, by a duty with a name. The checks are in that table.
 //!
 //! # Which events come to whom

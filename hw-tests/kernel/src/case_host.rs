@@ -356,7 +356,7 @@ impl<'s> BareMetal<'s> {
 /// The PVCS in a frame.
 fn pvcs_page(frame: &Frame) -> PvcsPage {
     let Some(pvcs) = NonNull::new(frame.as_ptr().cast::<Pvcs>()) else {
-        exit::fatal(format_args!("a frame at address 0"))
+        exit::fatal(format_args!("a frame lies at address 0"))
     };
     // SAFETY: the frame lives as long as this host, only its guests have it, and every root of the
     // host maps it, writable and for the supervisor.
@@ -404,7 +404,7 @@ fn read_pvcs(frame: &Frame, before: &Pvcs, revision: Revision) -> Result<Pvcs, R
         Revision::V2026 => {
             let pvcs = current.to_v2024(before);
             if PvcsV2026::from_v2024(&pvcs) != current {
-                let why = format!("something reserved in the PVCS is written to: {current:x?}");
+                let why = format!("a reserved field of the PVCS was written to: {current:x?}");
                 return Err(Refusal::Failure(Failure(why)));
             }
             Ok(pvcs)

@@ -80,7 +80,7 @@ impl IdtCopy {
     pub(crate) unsafe fn load() {
         let base = IDT.load(Ordering::Relaxed);
         let Ok(pointer) = DescriptorTablePointer::new(base, 4095, memory::paging()) else {
-            exit::fatal(format_args!("a copy of the IDT at {base:#x}"))
+            exit::fatal(format_args!("a copy of the IDT is at {base:#x}, which is not canonical"))
         };
         // SAFETY: this is the switcher's own table, which the runtime has loaded for this call,
         // except for some gates, whose makers vouch for them.

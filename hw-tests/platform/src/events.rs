@@ -348,7 +348,7 @@ fn load(idt: &'static [Gate; VECTORS]) {
     let base = high::of((&raw const *idt).addr() as u64, high::Half::Lower);
     let limit = (size_of_val(idt) - 1) as u16;
     let Ok(pointer) = DescriptorTablePointer::new(base, limit, high::paging()) else {
-        exit::fatal(format_args!("the IDT at {base:#x}"))
+        exit::fatal(format_args!("the IDT is at {base:#x}, which is not canonical"))
     };
     // SAFETY: the table lives for ever, and every gate leads to a stub that can take its vector:
     // the stacks of the TSS are in place since segments::init.

@@ -41,7 +41,7 @@ impl Half {
     }
 }
 
-/// Whether five-level paging is in force, with tables that map these addresses.
+/// Whether five-level paging is on, with tables that map these addresses.
 static IN_FORCE: AtomicBool = AtomicBool::new(false);
 
 /// Makes [`of`] return high addresses from now on: five-level tables that map them are loaded.
@@ -50,7 +50,7 @@ pub(crate) fn are_mapped() {
     IN_FORCE.store(true, Ordering::Release);
 }
 
-/// The paging mode that is in force.
+/// The current paging mode.
 pub(crate) fn paging() -> PagingMode {
     if IN_FORCE.load(Ordering::Acquire) { PagingMode::FiveLevel } else { PagingMode::FourLevel }
 }

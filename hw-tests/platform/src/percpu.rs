@@ -191,7 +191,9 @@ pub fn code_near_image(cpu: usize) -> Region {
 pub fn this() -> usize {
     let block = gs::base();
     let found = (0..MAX_CPUS).find(|cpu| self::block(*cpu).addr() as u64 == block);
-    found.unwrap_or_else(|| exit::fatal(format_args!("GS base is no CPU's block: {block:#x}")))
+    found.unwrap_or_else(|| {
+        exit::fatal(format_args!("GS base is {block:#x}, which is no CPU's block"))
+    })
 }
 
 /// The content of this CPU's [`Scratch`].

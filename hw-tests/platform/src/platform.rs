@@ -14,7 +14,7 @@ const PAGING: &str = "paging=";
 pub struct Platform {
     /// The command line, empty if there is none. The binary judges its words, except for `paging=`.
     pub command_line: &'static str,
-    /// The paging mode that the command line asked for, which is in force.
+    /// The paging mode that the command line asked for, which is the current one.
     pub paging: PagingMode,
     /// The features of this CPU.
     pub features: Features,
@@ -47,7 +47,7 @@ pub unsafe fn init(magic: u32, information: u32) -> Platform {
         Err(why) => exit::fatal(format_args!("{why}")),
     };
     let Some(paging) = paging(boot.command_line) else {
-        exit::fatal(format_args!("the command line: unknown paging mode"))
+        exit::fatal(format_args!("the command line has an unknown paging mode"))
     };
     if paging == PagingMode::FiveLevel && !features.la57 {
         exit::fatal(format_args!("paging=la57 was asked for, and this CPU has no LA57"));

@@ -78,7 +78,7 @@ pub(crate) unsafe fn init(cpu: usize) {
     let gdt = unsafe { percpu::place_gdt(cpu, table(cpu)) };
     let base = (&raw const *gdt).addr() as u64;
     let Ok(pointer) = DescriptorTablePointer::new(base, gdt.limit(), high::paging()) else {
-        exit::fatal(format_args!("the GDT at {base:#x}"))
+        exit::fatal(format_args!("the GDT is at {base:#x}, which is not canonical"))
     };
     // SAFETY: the place holds a table of the GDT's type, which belongs to this CPU for ever. The
     // segment registers are loaded below.

@@ -128,7 +128,7 @@ pub(super) fn before_ring_0<S: Sink>(a: &mut S, variant: &Variant) {
     }
 }
 
-/// As [`before_ring_0`], but before the far RET: RSP points to its [`FarFrame`].
+/// The same as [`before_ring_0`], before the far RET. RSP points to its [`FarFrame`].
 #[rustfmt::skip]
 pub(super) fn before_far_return<S: Sink>(a: &mut S, variant: &Variant) {
     if variant.mitigations().verw {

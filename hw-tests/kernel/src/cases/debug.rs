@@ -55,7 +55,7 @@ fn watchpoints(host: &mut BareMetal<'_>) -> Ended {
                 let mut expected = Expected::unchanged(&setup, exit);
                 expected.regs.rip += STORE.len() as u64;
                 check(host, &setup, &expected)
-                    .map_err(|why| format!("{width:?}, {offset} bytes behind: {why}"))?;
+                    .map_err(|why| format!("{width:?}, {offset} bytes after it: {why}"))?;
                 entered += 1;
             }
         }
@@ -78,7 +78,7 @@ fn watchpoints(host: &mut BareMetal<'_>) -> Ended {
     let eight = Access::Write(Width::Eight);
     match straddling.set(0, Some((end & !7, eight))) {
         Err(DebugError::NotTheGuests { .. }) => {}
-        other => return Err(format!("a watchpoint behind the end of the range: {other:?}")),
+        other => return Err(format!("a watchpoint beyond the end of the range: {other:?}")),
     }
     // A watchpoint that was enabled when the guest exited is not enabled in the host.
     if Dr7::read_raw() & (dr7::ARMED | dr7::GD) != 0 {

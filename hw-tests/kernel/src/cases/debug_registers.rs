@@ -93,7 +93,7 @@ fn debugging(host: &mut BareMetal<'_>) -> Ended {
         ));
     }
     if DR7.load(Ordering::Relaxed) & dr7::ARMED != 0 || dr7() & dr7::ARMED != 0 {
-        return Err("a breakpoint was armed that nobody has".into());
+        return Err("a breakpoint was enabled that nobody has set".into());
     }
     runs(host)?;
     Ok(4)

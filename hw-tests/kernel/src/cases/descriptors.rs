@@ -81,7 +81,9 @@ fn stale_ldt(host: &mut BareMetal<'_>) -> Ended {
     for said in [stale, gone] {
         match said {
             Ok(why) if why.register == "the host's FS" => {}
-            other => return Err(format!("FS that would not load again: {other:?}")),
+            other => {
+                return Err(format!("a selector in FS that cannot be loaded again: {other:?}"));
+            }
         }
     }
     runs(host)?;

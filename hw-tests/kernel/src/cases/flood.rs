@@ -142,7 +142,9 @@ fn flood(host: &mut BareMetal<'static>, entries: u64, rounds: u64, rsps: &[u64])
         return Err(format!("{sent} NMIs were sent and {got} arrived"));
     }
     if hooked == 0 || exits == 0 {
-        return Err(format!("of {sent} NMIs {hooked} came to the switcher and {exits} to a guest"));
+        return Err(format!(
+            "of {sent} NMIs, {hooked} came in the switcher and {exits} in a guest"
+        ));
     }
     Ok(2 * entries * rounds)
 }
@@ -207,9 +209,9 @@ fn switch_under_nmis(
                     {
                         break;
                     }
-                    return wrong("another end than the loop's");
+                    return wrong("the guest has not ended as its loop does");
                 }
-                _ => return wrong("an exit that nothing leads to"),
+                _ => return wrong("nothing in the guest leads to this exit"),
             }
         }
     }

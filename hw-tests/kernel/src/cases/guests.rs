@@ -37,7 +37,7 @@ fn two_guests(host: &mut BareMetal<'_>) -> Ended {
         let came = host.cpu().barriers() - before;
         // The first turn of all follows the guests of other cases.
         if entered > 0 && came != u64::from(barrier) {
-            return Err(format!("turn {entered}, guest {who}: {came} barriers"));
+            return Err(format!("turn {entered}, guest {who}: there were {came} barriers"));
         }
         entered += 1;
     }
@@ -46,7 +46,7 @@ fn two_guests(host: &mut BareMetal<'_>) -> Ended {
     host.cpu_mut().barrier_before_user_mode().map_err(|why| format!("{why}"))?;
     host.cpu_mut().barrier_before_user_mode().map_err(|why| format!("{why}"))?;
     if host.cpu().barriers() - before != 1 {
-        return Err("user mode after a guest: not one barrier".into());
+        return Err("user mode after a guest has not made exactly one barrier".into());
     }
     // Another barrier comes before the next guest, because user mode has trained predictors, too.
     let before = host.cpu().barriers();
@@ -54,7 +54,7 @@ fn two_guests(host: &mut BareMetal<'_>) -> Ended {
     enter(host, &mut guests[1].clone())?;
     entered += 2;
     if host.cpu().barriers() - before != 1 {
-        return Err("a guest after user mode: not one barrier".into());
+        return Err("a guest after user mode has not made exactly one barrier".into());
     }
     // If barriers are left to the host, entering takes none.
     host.cpu_mut().set_barriers(Barriers::Host);
@@ -66,7 +66,7 @@ fn two_guests(host: &mut BareMetal<'_>) -> Ended {
     host.cpu_mut().set_barriers(Barriers::Enter);
     let came = host.cpu().barriers() - before;
     if came != 0 {
-        return Err(format!("left to the host: {came} barriers"));
+        return Err(format!("there were {came} barriers although they are left to the host"));
     }
     // But the runtime remembers that another guest has run since the last barrier, and user mode's
     // barrier comes all the same.
@@ -74,7 +74,9 @@ fn two_guests(host: &mut BareMetal<'_>) -> Ended {
     entered += 1;
     let came = host.cpu().barriers() - before;
     if came != 1 {
-        return Err(format!("after barriers of the host's: {came}"));
+        return Err(format!(
+            "there were {came} barriers, not one, once they are not left to the host any more"
+        ));
     }
     host.cpu_mut().set_barriers(Barriers::Host);
     enter(host, &mut guests[1].clone())?;
@@ -83,6 +85,8 @@ fn two_guests(host: &mut BareMetal<'_>) -> Ended {
     host.cpu_mut().set_barriers(Barriers::Enter);
     match host.cpu().barriers() - before {
         2 => Ok(entered),
-        came => Err(format!("user mode, with barriers of the host's: {came} in all")),
+        came => Err(format!(
+            "with barriers left to the host, user mode brought them to {came}, not to two"
+        )),
     }
 }

@@ -27,7 +27,9 @@ pub(super) const CASES: &[HostCase] = &[
         rows: &[Hazard::Registers],
         cpus: 4,
         needs: &[],
-        run: |bench| bench.take_others().map_or_else(|| Err("run twice".into()), Others::end),
+        run: |bench| {
+            bench.take_others().map_or_else(|| Err("the case was run twice".into()), Others::end)
+        },
     },
     HostCase {
         name: "host/the_pvcs_flips_while_guests_switch",
@@ -154,10 +156,10 @@ fn switch_for(host: &mut BareMetal<'_>, entries: u64, rips: &[u64]) -> Ended {
         }
         let flags = RFlags::from_bits_retain(got.eflags) - RFlags::RF;
         if flags != flags.sanitised() - RFlags::RF {
-            return wrong("forbidden flags");
+            return wrong("the guest has forbidden flags");
         }
         if !platform.paging.is_canonical(outcome.gs_base) {
-            return wrong("GS base is no address");
+            return wrong("GS base is not canonical");
         }
         if outcome.host.without_arithmetic() != HostAfter::IN_ORDER {
             return wrong("the host is not in order");
@@ -180,7 +182,7 @@ fn switch_for(host: &mut BareMetal<'_>, entries: u64, rips: &[u64]) -> Ended {
             _ => false,
         };
         if !is_right {
-            return wrong("an exit that nothing in the PVCS leads to");
+            return wrong("nothing in the PVCS leads to this exit");
         }
     }
     match in_umod {

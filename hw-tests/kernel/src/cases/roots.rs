@@ -73,11 +73,11 @@ fn roots(host: &BareMetal<'_>) -> Ended {
                 return Err(format!("{at}: listed as {rights:?}"));
             }
             if memory::host_address(leaf.virt) != Some(leaf.phys) {
-                return Err(format!("{at}: maps {:#x}, the host does not", leaf.phys));
+                return Err(format!("{at}: maps {:#x}, which the host does not", leaf.phys));
             }
         }
         if found != listed.len() {
-            return Err(format!("{mode:?}: {found} pages of {} on the list", listed.len()));
+            return Err(format!("{mode:?} maps {found} of {} pages on the list", listed.len()));
         }
     }
     // The list itself names what a switch needs, and each of these is on pages of its own.
@@ -87,7 +87,7 @@ fn roots(host: &BareMetal<'_>) -> Ended {
         .chain([Purpose::IstStack(4), Purpose::Idt, Purpose::Gdt])
     {
         if list.iter().filter(|mapping| mapping.purpose == purpose).count() != 1 {
-            return Err(format!("{purpose:?} is not listed once"));
+            return Err(format!("{purpose:?} is not listed exactly once"));
         }
     }
     // This case enters no guest; it has looked at this many pages.

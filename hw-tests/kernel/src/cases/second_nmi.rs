@@ -139,7 +139,7 @@ fn wait_for(wanted: impl Fn() -> u64, arrived: impl Fn() -> u64) {
 fn count() -> Result<u64, String> {
     match LOST.load(Ordering::Acquire) {
         false => Ok(SENT.load(Ordering::Acquire)),
-        true => Err("an NMI was sent and has not arrived when the switcher returned".into()),
+        true => Err("an NMI was sent, and had not arrived when the switcher returned".into()),
     }
 }
 

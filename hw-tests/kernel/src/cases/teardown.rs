@@ -65,7 +65,7 @@ fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
             (cpu, UninstallError::Changed { register: MsrName::Lstar, .. }) => cpu,
             (_, why) => return Err(format!("LSTAR was changed, and this was refused: {why}")),
         },
-        Ok(()) => return Err("LSTAR was changed, and lost".into()),
+        Ok(()) => return Err("LSTAR was changed, and the change was lost".into()),
     };
     write_lstar(entry);
     cpu.uninstall().map_err(|refused| format!("{refused}"))?;
@@ -88,7 +88,7 @@ fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
     let cpu = cpu::tracked(|| unsafe { other.install(block) });
     let cpu = cpu.map_err(|why| format!("{why}"))?;
     if other.installed() != 1 || Control::read() == *before {
-        return Err("the other one is not installed".into());
+        return Err("the other switcher is not installed".into());
     }
     cpu.uninstall().map_err(|refused| format!("{refused}"))?;
     as_before("uninstalled again")?;
@@ -106,7 +106,7 @@ fn teardown(mut host: BareMetal<'static>, before: &Control) -> Ended {
         Placement::PerCpu => 1,
     };
     if installed != expected {
-        return Err(format!("it was installed on {installed} CPUs"));
+        return Err(format!("the switcher was installed on {installed} CPUs"));
     }
     Ok(1)
 }

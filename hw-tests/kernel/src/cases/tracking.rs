@@ -107,7 +107,7 @@ unsafe fn branch(target: u64, tracked: bool) -> (u32, u32, u64) {
 fn enforced(host: &mut BareMetal<'_>) -> Ended {
     let switcher = host.cpu().switcher();
     if !switcher.variant().ibt() {
-        return Err("branches are tracked, and the variant knows nothing of it".into());
+        return Err("branches are tracked, but the variant is not for tracked branches".into());
     }
     let refused = |at: u64| (u32::from(vector::CP), NO_ENDBRANCH, at);
     let wrong = |at: u64, got: (u32, u32, u64)| -> Result<(), String> {

@@ -299,10 +299,10 @@ fn one(host: &mut BareMetal<'_>, setup: &Setup, returns: u64) -> Result<(), Stri
         let stack = Stack::DoubleFault.guard(0)..Stack::DoubleFault.top(0);
         let root = host_cr3.0.start_address().as_u64();
         if !stack.contains(&record.rsp) {
-            return wrong("the hook has not the stack of #DF");
+            return wrong("the hook does not run on the stack of #DF");
         }
         if record.cr3 & !(PAGE - 1) != root || record.gs_base != percpu::block(0).addr() as u64 {
-            return wrong("the hook has not the host's root and GS base");
+            return wrong("the hook does not run with the host's root and GS base");
         }
     }
 
@@ -323,10 +323,10 @@ fn one(host: &mut BareMetal<'_>, setup: &Setup, returns: u64) -> Result<(), Stri
     };
     let OrigAx { reason, error_code } = fault.regs.orig_ax;
     if !expected.iter().any(|vector| u32::from(*vector) == reason) {
-        return wrong("another event");
+        return wrong("the event is not the expected one");
     }
     if setup.mode == Mode::Smod && fault.regs.rsp != setup.regs.rsp {
-        return wrong("another RSP than the guest's");
+        return wrong("RSP is not the guest's");
     }
     if reason == u32::from(vector::PF) {
         let pvcs = NOWHERE..NOWHERE + Pvcs::LAYOUT.size as u64;
@@ -337,14 +337,14 @@ fn one(host: &mut BareMetal<'_>, setup: &Setup, returns: u64) -> Result<(), Stri
             _ => Detail::None,
         };
         if error_code != wanted || !matches!(address, Detail::Cr2(at) if pvcs.contains(&at)) {
-            return wrong("not the page fault of the PVCS");
+            return wrong("the page fault is not that of the PVCS");
         }
     }
     // After the call there is only a trap.
     if returns != 0 {
         let OrigAx { reason, .. } = trap.regs.orig_ax;
         if reason != u32::from(vector::UD) || trap.regs.rip != linked.address(Label::NoHook) {
-            return wrong("the hook came back, and not to a trap");
+            return wrong("the hook returned, but not to a trap");
         }
     }
     Ok(())

@@ -79,7 +79,7 @@ pub(super) fn host() -> &'static Host {
     }
 }
 
-/// The paging mode that is in force.
+/// The current paging mode.
 #[must_use]
 pub fn paging() -> PagingMode {
     host().root.paging()

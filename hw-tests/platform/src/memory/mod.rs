@@ -75,7 +75,9 @@ impl fmt::Display for InitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Regions(error) => write!(f, "{error}"),
-            Self::NoRoomForHeap => write!(f, "no {} MiB in one piece for the heap", HEAP >> 20),
+            Self::NoRoomForHeap => {
+                write!(f, "there are no {} MiB in one piece for the heap", HEAP >> 20)
+            }
             Self::Map(error) => write!(f, "{error}"),
             Self::RootAbove4Gib => f.write_str("the page table root is above 4 GiB"),
         }

@@ -57,7 +57,7 @@ impl Flags {
 /// Why a page could not be mapped, unmapped or changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MapError {
-    /// The virtual address is not canonical in the paging mode in force.
+    /// The virtual address is not canonical in the current paging mode.
     NonCanonical,
     /// One of the addresses is not page-aligned.
     Unaligned,
@@ -81,12 +81,12 @@ impl fmt::Display for MapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NonCanonical => "the virtual address is not canonical",
-            Self::Unaligned => "the address is not a page's",
+            Self::Unaligned => "the address is not page-aligned",
             Self::NotSoByTheHost => "the host's root does not map the page with these rights",
             Self::GuestRange => {
                 "the virtual address is not one of the host's that are mapped page by page"
             }
-            Self::UserInHostRange => "a user page in the host's range",
+            Self::UserInHostRange => "a page in the host's range must not be a user page",
             Self::WritableAndExecutable => "a page must not be writable and executable",
             Self::AlreadyMapped => "the page is mapped already",
             Self::NotMapped => "the page is not mapped",

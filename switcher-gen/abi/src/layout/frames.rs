@@ -134,7 +134,7 @@ const _: () = {
 };
 
 /// What an event entry has on its stack once vector and error code are there: the tail of a
-/// [`PtRegs`] but for the vector, which has RDI's place until that is saved.
+/// [`PtRegs`], except that the vector has the place of RDI until that is saved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, AsmLayout)]
 #[repr(C)]
 #[asm(size = 56, align = 8)]

@@ -38,7 +38,7 @@ impl Set {
         return_thunks: false,
     };
 
-    /// Everything is set as the table wants it, but for `switch`.
+    /// Everything is set as the table wants it, except `switch`.
     fn but(switch: Switch) -> Self {
         let mut set = Self::ALL;
         match switch {
