@@ -43,9 +43,9 @@ impl Has {
     ) -> Self {
         let bit = |word: u32, bit: u32| word >> bit & 1 != 0;
         let (basic, extended) = (reader.cpuid2(0, 0).eax, reader.cpuid2(0x8000_0000, 0).eax);
-        // Architectural PEBS retires IA32_PEBS_ENABLE, and CPUs that have the former need not have
-        // this MSR (Linux, perf/x86/intel, "Introduce pairs of PEBS static calls"). Leaf 23h has
-        // two bits for it, which are set together.
+        // Architectural PEBS retires IA32_PEBS_ENABLE, and CPUs that have it need not take writes
+        // to that MSR (Linux, perf/x86/intel, "Introduce pairs of PEBS static calls"). Leaf 23h has
+        // two bits for it, both of which must be set.
         let arch_pebs = basic >= 0x23 && reader.cpuid2(0x23, 0).eax >> 4 & 0b11 == 0b11;
         // The debug store is BTS and PEBS.
         let mut has = Self {

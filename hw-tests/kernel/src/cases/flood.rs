@@ -31,7 +31,7 @@ pub(super) const CASES: &[HostCase] = &[
     },
     HostCase {
         name: "host/no_nmi_is_lost_while_rsp_is_an_address_of_the_hosts",
-        shown: "The same with an RSP that points into the host.",
+        shown: "Every NMI arrives also while RSP points into the host.",
         rows: &[Hazard::RspAtNmiStack, Hazard::RspToSysret],
         cpus: 2,
         needs: &[],
