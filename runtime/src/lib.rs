@@ -31,7 +31,7 @@
 //!     let features = HostFeatures::detect();
 //!     let variant =
 //!         Variant::for_host(&features, Selectors::DEFAULT).map_err(|_| "an unfit host")?;
-//! Code that is not on record as proved is refused here.
+//!     // Code that is not on record as proved is refused here.
 //!     let switcher = Switcher::assemble(&variant, hooks, memory).map_err(|_| "not loaded")?;
 //!     // SAFETY: the block is this CPU's alone, its TSS is loaded, and it lies where the code
 //!     // expects it.
