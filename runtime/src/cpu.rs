@@ -47,7 +47,7 @@ pub enum NotHere {
     /// This code has been moved to another CPU since `install`, or GS base has been changed.
     #[error("GS base is {found:#x}, not this CPU's block at {expected:#x}: disable preemption")]
     OtherCpu {
-        /// GS base.
+        /// The value of GS base.
         found: u64,
         /// The block that `install` was given.
         expected: u64,
@@ -84,7 +84,7 @@ pub enum InstallError {
         /// What [`Variant::for_host`] says here, under the policy and with the mitigations that
         /// were chosen.
         needed: Variant,
-        /// What was assembled.
+        /// The variant that was assembled.
         assembled: Variant,
     },
     /// The switcher writes an MSR that this CPU lacks: an exit would fault.

@@ -29,18 +29,21 @@ impl GuestRoot {
     /// ignored.
     ///
     /// # Safety
-    /// For as long as a guest may be entered with it, the root must map, at the same addresses and
-    /// for the supervisor alone, all that the host's root maps and the switcher or the handling of
-    /// an event uses: [`Cpu::mappings`](crate::Cpu::mappings) of each CPU it is entered on,
-    /// [`PvcsPage::mapping`]. Nothing it maps for CPL 3 may be memory of the host. Of this root and
-    /// any other that is loaded on the same CPU, the host's own among them, an entry at an address
-    /// that the other one does not translate alike is not global, in either: MOV to CR3 leaves
-    /// global translations for the next root (Intel SDM vol. 3, 4.10.2.4 and 4.10.4.1). So the G
-    /// bit of the guest's own tables is not copied, entries for CPL 3 and those that map a PVCS
-    /// have none, and neither have those of the *host's* root for pages that this one does not map
-    /// alike. What may be global, [`Mapping::may_be_global`] says. With a PCID: nothing is taken
-    /// out of it, or loses a right, while this very value is in use; see
-    /// [`after_unmapping`](Self::after_unmapping).
+    /// For as long as a guest may be entered with it:
+    ///
+    /// * the root maps, at the same addresses and for the supervisor alone, all that the host's
+    ///   root maps and the switcher or the handling of an event uses:
+    ///   [`Cpu::mappings`](crate::Cpu::mappings) of each CPU that the guest is entered on, and
+    ///   [`PvcsPage::mapping`];
+    /// * nothing that it maps for CPL 3 is memory of the host;
+    /// * where this root and another one that is loaded on the same CPU, such as the host's own,
+    ///   translate an address differently, its entry is global in neither: MOV to CR3 leaves global
+    ///   translations for the next root (Intel SDM vol. 3, 4.10.2.4 and 4.10.4.1). So the G bit of
+    ///   the guest's own tables is not copied; entries for CPL 3 and those that map a PVCS have G
+    ///   clear; and so have the entries of the *host's* root for pages that this root does not map
+    ///   alike. [`Mapping::may_be_global`] says which entries may be global;
+    /// * with a PCID, nothing is taken out of the root, or loses a right, while this very value is
+    ///   in use: see [`after_unmapping`](Self::after_unmapping).
     ///
     /// Each call makes another root, also on a page that has been a root before: no CPU has kept
     /// translations for it. So call this once for a root that both modes share, and copy the
