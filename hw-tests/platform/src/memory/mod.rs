@@ -222,11 +222,12 @@ fn identity_map(end: u64, sections: &[(Region, Flags)]) -> Result<Tree, InitErro
 /// Loads a root.
 ///
 /// # Safety
-/// `cr3` names a root whose tables are not freed while it is loaded, and that maps the running code,
-/// its stack and whatever else the host uses until another root is loaded. It has a PCID only if
-/// CR4.PCIDE is set.
+/// `cr3` names a root whose tables are not freed while it is loaded, and that maps the running
+/// code, its stack and whatever else the host uses until another root is loaded. It has a PCID only
+/// if CR4.PCIDE is set.
 pub unsafe fn load_cr3(cr3: u64) {
     let frame = PhysFrame::containing_address(PhysAddr::new(cr3 & 0x000F_FFFF_FFFF_F000));
-    // SAFETY: the caller says that the host can go on under this root, and that CR3 takes the value.
+    // SAFETY: the caller says that the host can go on under this root, and that CR3 takes this
+    // value.
     unsafe { Cr3::write(frame, Cr3Flags::from_bits_truncate(cr3 & 0xFFF)) }
 }
