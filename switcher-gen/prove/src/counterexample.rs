@@ -40,6 +40,9 @@ pub struct Counterexample {
     pub state: Vec<(String, u64)>,
     /// The instructions executed: address and text.
     pub path: Vec<(u64, String)>,
+    /// The instruction that is to blame, address and text, if the path does not execute it: a CPU
+    /// may come to it from the path by a wrong prediction.
+    pub predicted: Option<(u64, String)>,
     /// How it ends.
     pub end: String,
     /// What should be there and is, as the concrete machine finds it from this state.
@@ -162,8 +165,12 @@ impl Counterexample {
         // The numbers may break something else first, such as run into other memory: another choice
         // of addresses may not. What was to be shown is what is reported.
         let same = |found: &&Goal<Concrete>| !found.holds && found.obligation == goal.obligation;
-        let is_reached = |run: &Run<Concrete>| {
-            goal.at.is_some_and(|at| run.trace.contains(&at) || run.untaken.at.contains(&at))
+        let predicted = goal.at.filter(|at| !run.trace.contains(at));
+        // Where no path goes, states are joined, and numbers are not: what was found there is found
+        // again if the path is the same.
+        let is_reached = |replayed: &Run<Concrete>| match predicted {
+            Some(_) => replayed.trace == run.trace,
+            None => goal.at.is_some_and(|at| replayed.trace.contains(&at)),
         };
         // Where a number comes from does not show in it. That the instruction is reached does.
         let rules = [
@@ -175,11 +182,8 @@ impl Counterexample {
             obligation::HOOK_REGISTERS,
             obligation::EXIT_SCRATCH,
             obligation::SWAPGS_FENCED,
-            obligation::UNTAKEN_CODE,
-            obligation::UNTAKEN_MEMORY,
-            obligation::UNTAKEN_TARGET,
         ];
-        let is_rule = rules.contains(&goal.obligation);
+        let is_rule = predicted.is_some() || rules.contains(&goal.obligation);
         let try_with = |model: &Model, bases| replay_model(entry, guest_memory, model, bases);
         let breaks_the_same = |(replayed, _): &(Run<Concrete>, _)| {
             replayed.goals.iter().any(|found| same(&found)) || is_rule && is_reached(replayed)
@@ -207,7 +211,8 @@ impl Counterexample {
         let is_same = broken.is_some() || is_rule && is_reached(&replayed);
         let instead = another.filter(|_| !is_same).map(|found| found.obligation);
         let program = &entry.target.program;
-        let path = replayed.trace.iter().map(|at| (*at, program.text(*at).unwrap_or_default()));
+        let line = |at: u64| (at, program.text(at).unwrap_or_default());
+        let path = replayed.trace.iter().map(|at| line(*at));
         // Racing guest memory is not to blame if it does not matter what the guest writes.
         let is_shared = state.iter().any(|(name, _)| name.starts_with("pvcs["));
         let guest_memory = if is_shared { guest_memory } else { GuestMemory::Stable };
@@ -221,6 +226,7 @@ impl Counterexample {
             terms: goal.values.map(|(a, b)| (d.display(a), d.display(b))),
             state,
             path: path.collect(),
+            predicted: predicted.map(line),
             end: run.end.clone(),
             replay: broken.and_then(|broken| broken.values),
             instead,
@@ -318,6 +324,10 @@ impl fmt::Display for Counterexample {
             writeln!(f, "    {at:x}  {text}{blame}")?;
         }
         writeln!(f, "\n  and ends {}.", self.end)?;
+        if let Some((at, text)) = &self.predicted {
+            writeln!(f, "\n  A wrong prediction may lead a CPU from there to what is to blame:")?;
+            writeln!(f, "    {at:x}  {text}  <--\n")?;
+        }
         match &self.terms {
             // No value is required: this one is what the finding is about.
             Some((expected, got)) if expected == got => {

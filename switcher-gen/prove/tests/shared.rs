@@ -536,3 +536,26 @@ fn what_arms_make_of_addresses_is_not_shared() {
         proved(SharingProver::new(&shared).prove(&make(OPEN)));
     }
 }
+
+/// Where a RET on an arm leads by a number, the distance between the code's addresses matters: the
+/// same instructions with other code there are not the same.
+#[test]
+fn a_ret_on_an_arm_leads_to_other_code() {
+    const EXIT: &str = "\tclear_all ecx, edx, esi, edi, r8d, r9d, r10d, r11d\n";
+    const END: &str = "end_routine entry_SYSCALL_compat_switcher\n";
+    let arm = "\tpushq\t%rax\n\tcmpq\t%rsp, %rsp\n\tjne\t9f\n\tcmpq\t%rsp, %rsp\n\tjne\t.Lcode\n\
+        \tjmp\t8f\n9:\tleaq\t.Lto(%rip), %rcx\n\tpushq\t%rcx\n\tret\n\tint3\n8:\tpopq\t%rax\n";
+    // `.Lto` is an LFENCE with ten bytes before the code, and what comes after them with one.
+    let with = |before: usize| {
+        let code = format!(
+            "\t.skip\t256, 0xCC\n.Lend:\n\t.set\t.Lto, .Lend+10\n\t.skip\t{before}, 0xCC\n.Lcode:\n\
+            \tlfence\n\tlfence\n\tlfence\n\tmovq\t%gs:HOST_CR3, %rcx\n\tmovq\t(%r15,%rcx), %rcx\n\tud2\n"
+        );
+        by_hand(&[(EXIT, &format!("{arm}{EXIT}")), (END, &format!("{END}{code}"))])
+    };
+    let (right, wrong) = (with(10), with(1));
+    assert_eq!(verdict_beside(&Arc::default(), &wrong), Some("untaken-memory"));
+    let shared = Arc::<Shared>::default();
+    proved(SharingProver::new(&shared).prove(&right));
+    assert_eq!(verdict_beside(&shared, &wrong), Some("untaken-memory"));
+}

@@ -275,8 +275,9 @@ fn found(d: &Symbolic, saved: &Saved<Symbolic>) -> Option<Found> {
     Some(Found { host_rsp, stack })
 }
 
-/// Whether a run shows that more matters than is in [`key`]: that code is read as data, that a RET
-/// led back into it, or that it came to where nothing was said to lead.
+/// Whether a run shows that more matters than is in [`key`]: that code is read as data, that it may
+/// matter how far the code's addresses are from each other, that a RET led back into it, or that it
+/// came to where nothing was said to lead.
 pub(crate) fn depends_on_place<D: Domain>(entry: Entry<'_>, run: &Run<D>) -> bool {
     let op = |at: &u64| entry.target.program.at(*at).and_then(Result::ok);
     let returns = |at: &u64| {
@@ -284,6 +285,7 @@ pub(crate) fn depends_on_place<D: Domain>(entry: Entry<'_>, run: &Run<D>) -> boo
     };
     let before_last = run.trace.split_last().map_or(&[][..], |(_, before)| before);
     run.reads_code
+        || run.untaken.of_place
         || asks_for_more(entry, run)
         || before_last.iter().any(returns)
         || !run.trace.iter().chain(&run.untaken.at).all(|at| entry.reaches(*at))

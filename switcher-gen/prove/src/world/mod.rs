@@ -29,6 +29,7 @@ use crate::world::build::CALLER_STACK;
 use crate::world::event::EventContext;
 use crate::world::fields::read_extra;
 use crate::world::name::Source;
+use switcher_gen::arch::PagingMode;
 use switcher_model::{CpuModel, Domain, Memory, Msrs, Region, RegionName, State as Machine};
 use switcher_spec as spec;
 use switcher_spec::{Caller, Guest};
@@ -94,7 +95,7 @@ impl<D: Domain> World<D> {
         frame: &Guest<D::Word>,
         spec: &spec::State<D>,
         [host_rsp, host_gs]: [D::Word; 2],
-        code: (D::Word, u64),
+        code: &Lies<D::Word>,
         start: Start,
     ) -> Vec<(&'static str, D::Bit)> {
         let extra = &spec.tss_extra;
@@ -106,8 +107,8 @@ impl<D: Domain> World<D> {
             ("smod_gsbase is canonical", canonical(extra.smod_gsbase)),
             ("the guest's GS base is canonical", canonical(spec.guest.gs_base)),
             (
-                "the code lies in the upper half, and ends there",
-                d.lt(d.sub(code.0, d.word(UPPER_HALF)), d.word(UPPER_HALF.wrapping_neg() - code.1)),
+                "the code lies in the half of the addresses that the target has it in",
+                d.lt(d.sub(code.first, d.word(code.half.start)), d.word(code.half.room)),
             ),
             (
                 "the caller's stack does not lie at address 0",
@@ -123,8 +124,29 @@ impl<D: Domain> World<D> {
     }
 }
 
-/// Where the kernel's half of addresses begins, in every paging mode.
-pub(crate) const UPPER_HALF: u64 = 0xFFFF_8000_0000_0000;
+/// Where code lies.
+struct Lies<W> {
+    /// The address of its first byte.
+    first: W,
+    half: Half,
+}
+
+/// One of the two ranges of canonical addresses.
+struct Half {
+    start: u64,
+    /// How many bytes of it are left for where the code begins: it ends there, too.
+    room: u64,
+}
+
+impl Half {
+    /// The half that code of `length` bytes at `base` lies in.
+    fn of(paging: PagingMode, base: u64, length: u64) -> Self {
+        let size = 1 << (paging.address_bits() - 1);
+        let is_upper = base.cast_signed() < 0;
+        let start = if is_upper { u64::MAX - (size - 1) } else { 0 };
+        Self { start, room: size.saturating_sub(length) }
+    }
+}
 
 /// The state that a theorem starts from.
 pub(crate) fn of<D: Domain>(
