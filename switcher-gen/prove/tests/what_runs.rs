@@ -705,6 +705,26 @@ fn code_where_no_cpu_executes_it_is_refused() {
     assert_eq!(found, TargetError::NotCanonical { address: 0x8000_0000_0000 });
 }
 
+/// Code that asks in which half of the addresses it lies is right in one of them, wherever the file
+/// has it.
+#[test]
+fn code_that_depends_on_its_half_is_refuted() {
+    const EXIT: &str = "\tclear_all ecx, edx, esi, edi, r8d, r9d, r10d, r11d\n";
+    for question in ["btq\t$63, %rcx\n\tjc", "btq\t$63, %rcx\n\tjnc", "testq\t%rcx, %rcx\n\tjs"] {
+        let asks = format!("\tleaq\t7f(%rip), %rcx\n7:\t{question}\t8f\n\tud2\n8:\n{EXIT}");
+        let source = replaced(SWITCHER, &[(EXIT, &asks)]);
+        for place in ["-Ttext=0x500000", "-Ttext=0xffffffff81000000"] {
+            let file =
+                process("ld", &["-e", "switcher_enter_guest", place], &assemble(&source, &[]));
+            let target = target(&read(&file).unwrap()).unwrap();
+            match Prover::default().prove(&target) {
+                Verdict::Refuted(found) => assert_eq!(found.obligation.name, "no-trap"),
+                other => panic!("{place}, {question}: {other:?}"),
+            }
+        }
+    }
+}
+
 #[test]
 fn code_at_the_address_that_is_taken_for_a_hook_is_no_hook() {
     let at = Foreign::of_host("switcher_host_fatal").unwrap();

@@ -4,7 +4,7 @@ use crate::target::Target;
 use crate::theorem::Start;
 use crate::world::fields::{FRAME, FRAME_REST, in_frame, read_extra, read_pvcs, registers};
 use crate::world::name::{Name, Object, Part, Source, is_scratch};
-use crate::world::{Half, Lies, Saved, Untraining, World};
+use crate::world::{CodePlace, Saved, Untraining, World};
 use switcher_gen::arch::{PagingMode, RFlags};
 use switcher_gen::layout;
 use switcher_gen::layout::AsmLayout;
@@ -311,8 +311,7 @@ impl<D: Domain> World<D> {
             let end =
                 code.pieces().map(|(start, bytes)| start.wrapping_add(bytes.len() as u64)).max();
             let length = end.unwrap_or_default().wrapping_sub(code.base());
-            let half = Half::of(model.paging, code.base(), length);
-            let code_at = Lies { first: d.code(code.base()), half };
+            let code_at = CodePlace { first: d.code(code.base()), length };
             let mut assumptions =
                 Self::assume(d, &model, &frame, &spec, [host_rsp, host_gs], &code_at, start);
             assumptions.push((

@@ -95,7 +95,7 @@ impl<D: Domain> World<D> {
         frame: &Guest<D::Word>,
         spec: &spec::State<D>,
         [host_rsp, host_gs]: [D::Word; 2],
-        code: &Lies<D::Word>,
+        code: &CodePlace<D::Word>,
         start: Start,
     ) -> Vec<(&'static str, D::Bit)> {
         let extra = &spec.tss_extra;
@@ -106,10 +106,7 @@ impl<D: Domain> World<D> {
             ("smod_entry is canonical", canonical(extra.smod_entry)),
             ("smod_gsbase is canonical", canonical(extra.smod_gsbase)),
             ("the guest's GS base is canonical", canonical(spec.guest.gs_base)),
-            (
-                "the code lies in the half of the addresses that the target has it in",
-                d.lt(d.sub(code.first, d.word(code.half.start)), d.word(code.half.room)),
-            ),
+            ("the code lies in one half of the addresses", code.is_in_a_half(d, model.paging)),
             (
                 "the caller's stack does not lie at address 0",
                 d.not(d.lt(host_rsp, d.word(CALLER_STACK.cast_unsigned() + 8))),
@@ -125,26 +122,21 @@ impl<D: Domain> World<D> {
 }
 
 /// Where code lies.
-struct Lies<W> {
+struct CodePlace<W> {
     /// The address of its first byte.
     first: W,
-    half: Half,
+    /// How many bytes it has.
+    length: u64,
 }
 
-/// One of the two ranges of canonical addresses.
-struct Half {
-    start: u64,
-    /// How many bytes of it are left for where the code begins: it ends there, too.
-    room: u64,
-}
-
-impl Half {
-    /// The half that code of `length` bytes at `base` lies in.
-    fn of(paging: PagingMode, base: u64, length: u64) -> Self {
-        let size = 1 << (paging.address_bits() - 1);
-        let is_upper = base.cast_signed() < 0;
-        let start = if is_upper { u64::MAX - (size - 1) } else { 0 };
-        Self { start, room: size.saturating_sub(length) }
+impl<W: Copy> CodePlace<W> {
+    /// Whether it lies in the lower or in the upper range of canonical addresses, whichever, and
+    /// ends there.
+    fn is_in_a_half<D: Domain<Word = W>>(&self, d: &D, paging: PagingMode) -> D::Bit {
+        let size = 1_u64 << (paging.address_bits() - 1);
+        let room = d.word(size.saturating_sub(self.length));
+        let is_from = |start| d.lt(d.sub(self.first, d.word(start)), room);
+        d.either(is_from(size.wrapping_neg()), is_from(0))
     }
 }
 
