@@ -54,7 +54,7 @@ pub use domain::{Domain, Origin};
 pub use event::{Arrival, Gate, Undeliverable};
 pub use exists::Features;
 pub use flags::{ARITHMETIC, Condition, Flags};
-pub use memory::{Hooked, Memory, Place, Region, RegionName, Sharing};
+pub use memory::{Cells, Hooked, Memory, Place, Region, RegionName, Sharing};
 pub use operation::{Fault, Fence, Gpr};
 pub use program::{Op, Program, ProgramError};
 pub use state::WRITABLE;

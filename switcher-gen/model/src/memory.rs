@@ -5,6 +5,9 @@
 //! the block's pointers point to the regions that they are for. An access anywhere else is
 //! reported.
 
+use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
+
 use super::domain::Domain;
 
 /// Who writes a region, besides the code.
@@ -95,6 +98,38 @@ impl RegionName {
     }
 }
 
+/// The cells of a region. A copy of them takes no memory until one of the two is changed: a proof
+/// keeps thousands of states, which differ in a few bytes of the stacks and never in the code.
+#[derive(Clone, Debug)]
+pub struct Cells<C>(Rc<[C]>);
+
+impl<C> From<Vec<C>> for Cells<C> {
+    fn from(cells: Vec<C>) -> Self {
+        Self(cells.into())
+    }
+}
+
+impl<C> Deref for Cells<C> {
+    type Target = [C];
+
+    fn deref(&self) -> &[C] {
+        &self.0
+    }
+}
+
+impl<C: Clone> DerefMut for Cells<C> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [C] {
+        Rc::make_mut(&mut self.0)
+    }
+}
+
+impl<C: PartialEq> PartialEq for Cells<C> {
+    fn eq(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+    }
+}
+
 /// Memory around a base address.
 #[derive(Debug)]
 pub struct Region<D: Domain> {
@@ -105,7 +140,7 @@ pub struct Region<D: Domain> {
     /// The offset of the first cell: negative for a stack whose base is its top.
     pub start: i64,
     /// What is there.
-    pub cells: Vec<D::Cell>,
+    pub cells: Cells<D::Cell>,
     /// Who else writes it.
     pub sharing: Sharing,
     /// Whether instructions are fetched from it: stores are then refused.
@@ -169,7 +204,7 @@ impl<D: Domain> Clone for Memory<D> {
 impl<D: Domain> Region<D> {
     /// Memory that only the host writes.
     pub fn new(name: RegionName, base: D::Word, start: i64, cells: Vec<D::Cell>) -> Self {
-        let sharing = Sharing::Host;
+        let (sharing, cells) = (Sharing::Host, cells.into());
         Self { name, base, start, cells, sharing, is_code: false, root: None, hooked: None }
     }
 

@@ -40,7 +40,7 @@ pub fn saved<D: Domain>(
     let extra = region_of(&world, RegionName::TssExtra);
     let at = world.setting.block.tss_extra + TssExtra::host_rsp.bytes() as i64;
     let host_rsp = extra.read(d, at, 8);
-    Ok(Some(Saved { stack: region_of(&world, RegionName::HostStack).cells.clone(), host_rsp }))
+    Ok(Some(Saved { stack: region_of(&world, RegionName::HostStack).cells.to_vec(), host_rsp }))
 }
 
 /// Whether the unknown of this name can have another value at the exit than it had at the entry.
