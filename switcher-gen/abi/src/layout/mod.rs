@@ -15,8 +15,8 @@ pub use frames::{
 #[doc(hidden)]
 pub use message::Message;
 pub use offset::{
-    Anchor, AsmLayout, End, Field, Half, Layout, Narrow, Offset, Operand, Scalar, Start, disp8,
-    disp32, layout_of,
+    Anchor, AsmLayout, End, Field, Half, Layout, Narrow, Offset, Operand, Popped, Scalar, Start,
+    after_pop, disp8, disp32, layout_of,
 };
 pub use percpu::{Mode, PerCpu, Placement, Split64, SwitchFlags, Tss, TssExtra};
 pub use pvcs::{EventFlags, Pvcs, PvcsLayout, PvcsV2026, Revision};

@@ -74,6 +74,26 @@ impl Anchor for End {
     const IS_END: bool = true;
 }
 
+/// Where RSP points while POP computes an address from it: to the end of a struct, for it has grown
+/// already. With a field counted from the start, one would be taken that lies 8 bytes further on
+/// than it is written.
+#[diagnostic::on_unimplemented(
+    message = "POP adds 8 to RSP before it computes this address",
+    label = "counted from the start of a struct, as if RSP had not moved",
+    note = "count from where RSP points after the POP, which is the end of a struct: \
+            `Struct::field.below_end()`"
+)]
+pub trait Popped: Anchor {}
+
+impl Popped for End {}
+
+/// The offset as it is: `asm!` asks by it, of what POP writes to by RSP, whether it is counted from
+/// where RSP points then.
+#[must_use]
+pub const fn after_pop<S, F, A: Popped>(offset: Offset<S, F, A>) -> Offset<S, F, A> {
+    offset
+}
+
 /// The types that an [`Offset`] is about without owning a value of them.
 type Types<S, F, A> = (fn(&S) -> &F, A);
 
