@@ -5,10 +5,13 @@
 //! they are encoded, is left to `dynasm!`, to which the rewritten statements go. Between them it
 //! puts calls that tell the sink what a listing wants to know of the instruction that follows.
 //!
-//! Two properties are worth keeping in mind when changing this file:
+//! Three properties are worth keeping in mind when changing this file:
 //! - A displacement reaches `dynasm!` only as the result of `disp8` or `disp32`, evaluated in a
 //!   `const` block. There must be no second way: no raw numbers, no index registers, no dynasm
 //!   type maps, no register aliases that would hide a register from [`Operand::parse`].
+//! - What an instruction may be written as is decided by `Instruction::parse`, with the table in
+//!   `access.rs`, and every instruction leaves by `Instruction::expand`, which puts the trap behind
+//!   it. A new form is a new way through both, and not around them.
 //! - Each offset expression is expanded once, so that a mistake in it is reported once.
 
 use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
@@ -21,6 +24,7 @@ use syn::{
     parse_quote_spanned,
 };
 
+use crate::access::{self, Access};
 use crate::text;
 
 pub(crate) fn expand(input: TokenStream) -> TokenStream {
@@ -256,25 +260,55 @@ impl Instruction {
             }
         }
         let mut instruction = Self { words, operands };
+        instruction.check_prefixes()?;
         instruction.check_percpu()?;
         instruction.check_absolute()?;
-        instruction.check_sizeless()?;
+        instruction.check_segment()?;
+        instruction.check_access()?;
+        instruction.check_labels()?;
+        instruction.check_registers()?;
+        instruction.check_stack()?;
         if instruction.percpu().is_some() {
             instruction.operands.iter_mut().for_each(Operand::in_per_cpu_block);
         }
-        if let Some(segment) = instruction.loads_segment()
-            && instruction.segment_load().is_none()
-        {
-            let text = "dynasm encodes this as a store of the segment register: load it from a \
-                        16-bit register by name";
-            return Err(Error::new_spanned(segment, text));
+        if instruction.mnemonic() == "pop" {
+            instruction.operands.iter_mut().try_for_each(Operand::after_pop)?;
         }
         Ok(instruction)
     }
 
-    /// The `percpu` at the beginning, if there is one.
+    fn mnemonic(&self) -> &Ident {
+        self.words.last().expect("an instruction has a mnemonic")
+    }
+
+    fn prefixes(&self) -> &[Ident] {
+        &self.words[..self.words.len() - 1]
+    }
+
+    /// The `percpu` in front, if there is one.
     fn percpu(&self) -> Option<&Ident> {
         self.words.first().filter(|word| *word == Self::PERCPU)
+    }
+
+    /// Refuses prefixes that mean nothing, wherever they stand. dynasm knows where `lock` does not
+    /// belong.
+    fn check_prefixes(&self) -> Result<()> {
+        for prefix in self.prefixes() {
+            let name = prefix.to_string();
+            let message = match name.as_str() {
+                "cs" | "ds" | "es" | "ss" => format!(
+                    "`{name}` moves no address in 64-bit mode: drop it, and if it says something \
+                     else to the CPU, write it as `.bytes`"
+                ),
+                _ if name.starts_with("rep") => format!("`{name}` repeats {HIDDEN}"),
+                _ if self.own_bytes().is_some() => {
+                    format!("`{name}` means nothing in front of this instruction: drop it")
+                }
+                _ => continue,
+            };
+            return Err(Error::new(prefix.span(), message));
+        }
+        Ok(())
     }
 
     fn check_percpu(&self) -> Result<()> {
@@ -291,43 +325,190 @@ impl Instruction {
         Err(Error::new(word.span(), message))
     }
 
-    /// Refuses an address without a register or segment: it is a number of bytes from zero, where
+    /// `percpu`, `gs` or `fs`.
+    fn base(&self) -> Option<&Ident> {
+        let is_base = |word: &&Ident| [Self::PERCPU, "fs", "gs"].iter().any(|known| *word == known);
+        self.prefixes().iter().find(is_base)
+    }
+
+    /// An address without a register is a number of bytes from where a segment starts; from zero,
     /// there is no struct.
     fn check_absolute(&self) -> Result<()> {
-        let has_base = |word: &Ident| [Self::PERCPU, "fs", "gs"].iter().any(|known| word == known);
-        if self.words.iter().any(has_base) {
-            return Ok(());
-        }
         match self.operands.iter().find_map(Operand::absolute) {
-            None => Ok(()),
-            Some(span) => Err(Error::new(
+            Some(span) if self.base().is_none() => Err(Error::new(
                 span,
                 "this address has no register: say what it is counted from, by `percpu`, `gs` or \
                  `fs` in front of the instruction",
             )),
+            _ => Ok(()),
         }
     }
 
-    /// Checks that the memory operand of an instruction that knows only one size has that size.
-    fn check_sizeless(&self) -> Result<()> {
-        let is_word = self.words.last().is_some_and(is_of_a_word);
-        let wrong = self.operands.iter().find_map(|operand| match operand {
-            Operand::Memory(memory) if is_word && memory.width != 2 => Some(&memory.hint),
-            _ => None,
-        });
-        match wrong {
-            None => Ok(()),
-            Some(hint) => {
-                Err(Error::new(hint.span(), "this instruction accesses 16 bits: write `WORD`"))
-            }
+    /// The other way round, an address is counted from one place: a register that points to a
+    /// struct does so without the segment's base.
+    fn check_segment(&self) -> Result<()> {
+        let Some(word) = self.base() else { return Ok(()) };
+        let message = if self.operands.iter().all(|operand| operand.absolute().is_none()) {
+            format!(
+                "`{word}` is for a field that is counted from its base: `SIZE [Struct::field]`, \
+                 without a register"
+            )
+        } else if access::of(&self.mnemonic().to_string()) == Some(Access::Address) {
+            format!(
+                "this instruction computes an address without the base of a segment, so `{word}` \
+                 means nothing: load the base into a register, and write \
+                 `[register + Struct::field]`"
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(word.span(), message))
+    }
+
+    /// The instruction accesses the bytes that its memory operand says, and no others.
+    fn check_access(&self) -> Result<()> {
+        let mnemonic = self.mnemonic();
+        let name = mnemonic.to_string();
+        if access::is_hidden(&name, self.operands.len()) {
+            return Err(Error::new(mnemonic.span(), format!("`{name}` is one of the {HIDDEN}")));
         }
+        let Some((hint, width, span)) = self.operands.iter().find_map(Operand::memory) else {
+            return Ok(());
+        };
+        let Some(access) = access::of(&name) else {
+            let message = format!(
+                "`{name}` is not known to access a field, all of it and nothing else: use a \
+                 register and MOV, or enter `{name}` into switcher-macros/src/access.rs with what \
+                 the manual says of it"
+            );
+            return Err(Error::new(mnemonic.span(), message));
+        };
+        let Some(hint) = hint else {
+            return match access {
+                Access::Address => self.check_address(),
+                _ => Err(Error::new(span, NO_SIZE)),
+            };
+        };
+        match access {
+            Access::AsWritten => Ok(()),
+            Access::Of(bytes) => check_width(hint, width, bytes),
+            Access::Pop => check_width(hint, width, 8),
+            Access::Bit => self.check_bit(width),
+            Access::Address => self.check_address(),
+        }
+    }
+
+    /// The number of the bit is one of the operand's.
+    fn check_bit(&self, width: usize) -> Result<()> {
+        let number = self.operands.get(1);
+        let bit = match number {
+            Some(Operand::Literal {
+                value: Expr::Lit(ExprLit { lit: Lit::Int(bit), .. }), ..
+            }) => bit.base10_parse::<usize>().ok(),
+            _ => None,
+        };
+        match (number, bit) {
+            (_, Some(bit)) if bit < 8 * width => Ok(()),
+            (Some(number), _) => Err(Error::new_spanned(
+                number.expand(true),
+                "this need not be a bit of the field: in memory, the bit's number is a literal \
+                 that is less than the field's bits; else use a register, or TEST, OR, AND, XOR",
+            )),
+            (None, _) => Ok(()),
+        }
+    }
+
+    /// All of the address is wanted.
+    fn check_address(&self) -> Result<()> {
+        match self.operands.first() {
+            Some(Operand::Register { name, .. }) if !is_of_64_bits(name) => {
+                Err(Error::new_spanned(
+                    name,
+                    "this register has no room for an address: use its 64-bit name",
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Where a jump leads is named, not computed, and what is no jump has no use for a distance.
+    fn check_labels(&self) -> Result<()> {
+        let leads = access::leads_to_label(&self.mnemonic().to_string());
+        for operand in &self.operands {
+            let message = match operand {
+                Operand::Label(_) if !leads => {
+                    "only a jump or a call takes a label like this: `lea register, [=>label]` has \
+                     the address of a place in the code"
+                }
+                Operand::Literal { .. } | Operand::Immediate { .. } if leads => {
+                    "this is neither a label nor a register: a distance in the code is not written \
+                     as a number, so put a label where it leads"
+                }
+                Operand::Register { name, .. } if leads && !is_of_64_bits(name) => {
+                    "this register has no room for an address: use its 64-bit name"
+                }
+                _ => continue,
+            };
+            return Err(Error::new_spanned(operand.expand(true), message));
+        }
+        Ok(())
+    }
+
+    /// The registers that are named exist, and can be named like this.
+    fn check_registers(&self) -> Result<()> {
+        for operand in &self.operands {
+            let Operand::Register { name, .. } = operand else { continue };
+            let message = match as_ident(name).map(Ident::to_string) {
+                None if is_register_of(name, &["Rs", "RC", "RD"]) => {
+                    "asm! knows segment, control and debug registers by their own names only"
+                }
+                Some(name) if is_missing_register(&name) => {
+                    "there is no such register: a CPU raises #UD, or takes another one"
+                }
+                _ => continue,
+            };
+            return Err(Error::new_spanned(name, message));
+        }
+        let Some(segment) = self.loads_segment() else { return Ok(()) };
+        let message = if segment == "cs" {
+            "CS is not loaded by MOV, which would raise #UD: use a far return or IRETQ"
+        } else if self.own_bytes().is_none() {
+            "dynasm encodes this as a store of the segment register: load it from a 16-bit \
+             register by name"
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(segment.span(), message))
+    }
+
+    /// PUSH and POP move RSP by 8.
+    fn check_stack(&self) -> Result<()> {
+        const MESSAGE: &str =
+            "this would move RSP by 2, and no stack of 64-bit code has halves: use 64 bits";
+        let mnemonic = self.mnemonic();
+        if ["pushfw", "popfw"].iter().any(|known| mnemonic == known) {
+            return Err(Error::new(mnemonic.span(), MESSAGE));
+        }
+        let [operand] = self.operands.as_slice() else { return Ok(()) };
+        let is_word = match operand {
+            Operand::Literal { hint, .. } | Operand::Immediate { hint, .. } => {
+                hint.as_ref().is_some_and(|hint| hint == "WORD")
+            }
+            Operand::Register { name, .. } => is_of_16_bits(name),
+            _ => false,
+        };
+        if !is_word || !["push", "pop"].iter().any(|known| mnemonic == known) {
+            return Ok(());
+        }
+        Err(Error::new_spanned(operand.expand(true), MESSAGE))
     }
 
     /// The destination of a MOV, if it is a segment register.
-    fn loads_segment(&self) -> Option<&TokenStream> {
-        let mov = self.words.last().is_some_and(|mnemonic| mnemonic == "mov");
+    fn loads_segment(&self) -> Option<&Ident> {
         match self.operands.first() {
-            Some(Operand::Verbatim(name)) if mov => segment_number(name).map(|_| name),
+            Some(Operand::Register { name, .. }) if self.mnemonic() == "mov" => {
+                as_ident(name).filter(|name| segment_number(name).is_some())
+            }
             _ => None,
         }
     }
@@ -336,47 +517,32 @@ impl Instruction {
     fn segment_load(&self) -> Option<TokenStream> {
         const WORDS: [&str; 8] = ["ax", "cx", "dx", "bx", "sp", "bp", "si", "di"];
         let segment = segment_number(self.loads_segment()?)?;
-        let [_, Operand::Verbatim(source)] = self.operands.as_slice() else { return None };
-        let source = source.to_string();
-        let source = (0_u8..).zip(WORDS).find(|(_, word)| *word == source)?.0;
+        let [_, Operand::Register { name, .. }] = self.operands.as_slice() else { return None };
+        let source = as_ident(name)?;
+        let source = (0_u8..).zip(WORDS).find(|(_, word)| source == word)?.0;
         let modrm = 0xC0 | segment << 3 | source;
         Some(quote!(.bytes &[0x8e, #modrm]))
     }
 
-    fn expand(&self, sink: &Ident) -> TokenStream {
-        let Self { words, operands } = self;
-        let line = u32::try_from(words[0].span().start().line).unwrap_or(u32::MAX);
-        let notes = operands.iter().map(|operand| operand.note(sink));
-        if self.percpu().is_some() {
-            let mnemonic = &words[1];
-            let gs = operands.iter().map(|operand| operand.expand(true));
-            let rip = operands.iter().map(Operand::expand_rip_relative);
-            return quote! {
-                ;; #sink.source(::core::file!(), #line)
-                #(#notes)*
-                ;; match #sink.placement() {
-                    ::switcher_gen::layout::Placement::Gs => {
-                        ::switcher_gen::__private::dynasm!(#sink ; .arch x64 ; gs #mnemonic #(#gs),*)
-                    }
-                    ::switcher_gen::layout::Placement::PerCpu => {
-                        ::switcher_gen::__private::dynasm!(#sink ; .arch x64 ; #mnemonic #(#rip),*)
-                    }
-                }
-            };
+    /// The bytes of an instruction that dynasm 5.1 does not know, or gets wrong.
+    fn own_bytes(&self) -> Option<TokenStream> {
+        let mnemonic = self.mnemonic();
+        if mnemonic == "retfq" {
+            return Some(far_return(&self.operands));
         }
-        let code = match words.as_slice() {
-            [mnemonic] if mnemonic == "retfq" => Some(far_return(operands)),
-            [mnemonic] if operands.is_empty() => missing_from_dynasm(mnemonic),
-            _ => self.segment_load(),
-        };
-        let code = code.unwrap_or_else(|| {
-            let sized = !words.last().is_some_and(is_sizeless);
-            let operands = operands.iter().map(|operand| operand.expand(sized));
-            quote!(#(#words)* #(#operands),*)
-        });
-        // The trap ends straight-line speculation after the instruction at once: see the crate's
-        // documentation.
-        let trap = self.wants_trap().then(|| {
+        let missing = self.operands.is_empty().then(|| missing_from_dynasm(mnemonic)).flatten();
+        missing.or_else(|| self.segment_load())
+    }
+
+    /// All instructions leave the macro here, whatever they are encoded by: their line and their
+    /// operands in front, and the trap behind.
+    fn expand(&self, sink: &Ident) -> TokenStream {
+        let line = u32::try_from(self.words[0].span().start().line).unwrap_or(u32::MAX);
+        let notes = self.operands.iter().map(|operand| operand.note(sink));
+        let code = self.encode(sink);
+        // Straight-line speculation after it ends at once: see the crate's documentation.
+        let by_label = matches!(self.operands.as_slice(), [Operand::Label(_)]);
+        let trap = access::is_last(&self.mnemonic().to_string(), by_label).then(|| {
             quote! {
                 ;; #sink.source(::core::file!(), #line)
                 ; int3
@@ -385,32 +551,53 @@ impl Instruction {
         quote! {
             ;; #sink.source(::core::file!(), #line)
             #(#notes)*
-            ; #code
+            #code
             #trap
         }
     }
 
-    /// Whether nothing after the instruction is ever executed, although a CPU may go on there for a
-    /// while: it has an indirect target, and no condition.
-    fn wants_trap(&self) -> bool {
-        let Some(mnemonic) = self.words.last().map(Ident::to_string) else { return false };
-        // dynasm has several names for each of these instructions.
-        if ["ret", "iret", "sysret", "sysexit"].iter().any(|family| mnemonic.starts_with(family)) {
-            return true;
+    /// The statements of dynasm's that encode it.
+    fn encode(&self, sink: &Ident) -> TokenStream {
+        let Self { words, operands } = self;
+        if let Some(bytes) = self.own_bytes() {
+            return quote!(; #bytes);
         }
-        match mnemonic.as_str() {
-            "jmpf" => true,
-            "jmp" => self.operands.first().is_some_and(|target| match target {
-                Operand::Memory(_) => true,
-                // The target is a register, and not a label.
-                Operand::Verbatim(tokens) => {
-                    syn::parse2::<Expr>(tokens.clone()).is_ok_and(|value| is_register(&value))
+        let mnemonic = self.mnemonic();
+        let sized = !access::is_sizeless(&mnemonic.to_string());
+        let plain = operands.iter().map(|operand| operand.expand(sized));
+        if self.percpu().is_none() {
+            return quote!(; #(#words)* #(#plain),*);
+        }
+        let rip = operands.iter().map(|operand| operand.expand_rip_relative(sized));
+        quote! {
+            ;; match #sink.placement() {
+                ::switcher_gen::layout::Placement::Gs => {
+                    ::switcher_gen::__private::dynasm!(#sink ; .arch x64 ; gs #mnemonic #(#plain),*)
                 }
-                Operand::Immediate { .. } => false,
-            }),
-            _ => false,
+                ::switcher_gen::layout::Placement::PerCpu => {
+                    ::switcher_gen::__private::dynasm!(#sink ; .arch x64 ; #mnemonic #(#rip),*)
+                }
+            }
         }
     }
+}
+
+/// What string instructions and their like are, and the way out.
+const HIDDEN: &str = "instructions that access memory which no operand names, and for which no \
+                      struct vouches: access fields by MOV, or write `.bytes`";
+
+const NO_SIZE: &str =
+    "a memory operand needs its size in front: `BYTE`, `WORD`, `DWORD` or `QWORD`";
+
+/// The memory operand of an instruction that knows one size only is of that size.
+fn check_width(hint: &Ident, width: usize, wanted: usize) -> Result<()> {
+    if width == wanted {
+        return Ok(());
+    }
+    let name = SIZES.iter().find(|(_, bytes)| *bytes == wanted).map_or("", |(name, _)| name);
+    let bits = 8 * wanted;
+    let message = format!("the memory operand of this instruction has {bits} bits: write `{name}`");
+    Err(Error::new(hint.span(), message))
 }
 
 /// The bytes of instructions that dynasm 5.1 has no name for.
@@ -434,48 +621,48 @@ fn far_return(operands: &[Operand]) -> TokenStream {
 }
 
 /// A segment register's number, as in the reg field of a ModR/M byte.
-fn segment_number(name: &TokenStream) -> Option<u8> {
-    let name = name.to_string();
+fn segment_number(name: &Ident) -> Option<u8> {
     let numbered = (0_u8..).zip(["es", "cs", "ss", "ds", "fs", "gs"]);
-    numbered.into_iter().find(|(_, segment)| *segment == name).map(|(number, _)| number)
-}
-
-/// Whether dynasm refuses a size hint on this instruction's memory operand, because there is only
-/// one size (or none at all). `asm!` wants the hint all the same, as it checks the field's width.
-fn is_sizeless(mnemonic: &Ident) -> bool {
-    const SIZELESS: [&str; 10] =
-        ["invlpg", "lea", "lldt", "lmsw", "ltr", "sldt", "smsw", "str", "verr", "verw"];
-    SIZELESS.iter().any(|known| mnemonic == known)
-}
-
-/// Whether a sizeless instruction accesses 16 bits; the others only compute an address.
-fn is_of_a_word(mnemonic: &Ident) -> bool {
-    is_sizeless(mnemonic) && !["invlpg", "lea"].iter().any(|known| mnemonic == known)
+    numbered.into_iter().find(|(_, segment)| name == segment).map(|(number, _)| number)
 }
 
 enum Operand {
     Memory(Memory),
-    /// An expression that rustc evaluates, with dynasm's size hint if it has one.
+    /// `[=>label]`: a place in the code, relative to RIP.
+    Place {
+        hint: Option<Ident>,
+        label: TokenStream,
+        span: Span,
+    },
+    /// Where a jump leads, with its marker, and the size of the distance in front.
+    Label(TokenStream),
+    Register {
+        hint: Option<Ident>,
+        name: Expr,
+    },
+    Literal {
+        hint: Option<Ident>,
+        value: Expr,
+    },
+    /// An expression whose value rustc finds out, with dynasm's size hint if it has one.
     Immediate {
         hint: Option<Ident>,
         value: Expr,
     },
-    /// A register, a literal or a label.
-    Verbatim(TokenStream),
 }
 
 impl Operand {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
         let hint = parse_hint(input)?;
-        if let Some(label) = parse_label_address(input)? {
-            return Ok(Self::Verbatim(quote!(#hint [#label])));
+        if let Some((label, span)) = parse_label_address(input)? {
+            return Ok(Self::Place { hint, label, span });
         }
         if input.peek(syn::token::Bracket) {
             return Memory::parse(hint, input).map(Self::Memory);
         }
         if let Some(marker) = parse_label_marker(input)? {
             let target = parse_place(input)?;
-            return Ok(Self::Verbatim(quote!(#hint #marker #target)));
+            return Ok(Self::Label(quote!(#hint #marker #target)));
         }
         let value: Expr = input.parse()?;
         if input.peek(Token![=>]) {
@@ -483,11 +670,13 @@ impl Operand {
                 "asm! does not take dynasm's type maps: write `SIZE [register + Struct::field]`",
             ));
         }
-        if is_register(&value) || is_literal(&value) {
-            Ok(Self::Verbatim(quote!(#hint #value)))
+        Ok(if is_register(&value) {
+            Self::Register { hint, name: value }
+        } else if is_literal(&value) {
+            Self::Literal { hint, value }
         } else {
-            Ok(Self::Immediate { hint, value })
-        }
+            Self::Immediate { hint, value }
+        })
     }
 
     /// The position of an address that has no register.
@@ -498,7 +687,19 @@ impl Operand {
         }
     }
 
-    /// Notes that the memory operand, if it has no register, is a field of the per-CPU block.
+    /// The size in front of memory, as it is written and in bytes, and where the memory operand is.
+    fn memory(&self) -> Option<(Option<&Ident>, usize, Span)> {
+        match self {
+            Self::Memory(memory) => Some((Some(&memory.hint), memory.width, memory.span)),
+            Self::Place { hint, span, .. } => {
+                let width = hint.as_ref().and_then(width_of).unwrap_or_default();
+                Some((hint.as_ref(), width, *span))
+            }
+            _ => None,
+        }
+    }
+
+    /// The memory operand without a register is a field of the per-CPU block.
     fn in_per_cpu_block(&mut self) {
         match self {
             Self::Memory(memory) if memory.is_absolute() => memory.of = Of::PerCpu,
@@ -506,7 +707,24 @@ impl Operand {
         }
     }
 
-    /// The call that tells the sink about the operand before the instruction.
+    /// The memory operand is what POP writes to.
+    fn after_pop(&mut self) -> Result<()> {
+        let Self::Memory(memory) = self else { return Ok(()) };
+        match &memory.address {
+            Address::Base(base) if base == "rsp" => Err(Error::new(
+                base.span(),
+                "POP adds 8 to RSP, and then looks where it points: name the field, as \
+                 `[rsp + Struct::field.below_end()]`, of a struct that ends where RSP points then",
+            )),
+            Address::Field { base: Some(base), .. } if base == "rsp" => {
+                memory.of = Of::PoppedStack;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What to tell the sink before the instruction.
     fn note(&self, sink: &Ident) -> TokenStream {
         match self {
             Self::Memory(memory) => memory.note(sink),
@@ -514,16 +732,15 @@ impl Operand {
                 let text = text::of(value);
                 quote!(;; #sink.immediate(#text))
             }
-            Self::Verbatim(_) => TokenStream::new(),
+            _ => TokenStream::new(),
         }
     }
 
-    /// Expands the operand like [`expand`](Self::expand), but a field of the per-CPU block relative
-    /// to RIP.
-    fn expand_rip_relative(&self) -> TokenStream {
+    /// As [`expand`](Self::expand), with a field of the per-CPU block relative to RIP.
+    fn expand_rip_relative(&self, sized: bool) -> TokenStream {
         match self {
-            Self::Memory(memory) => memory.expand_rip_relative(),
-            _ => self.expand(true),
+            Self::Memory(memory) => memory.expand_rip_relative(sized),
+            _ => self.expand(sized),
         }
     }
 
@@ -531,15 +748,17 @@ impl Operand {
     fn expand(&self, sized: bool) -> TokenStream {
         match self {
             Self::Memory(memory) => memory.expand(sized),
-            Self::Immediate { hint, value } => quote!(#hint #value),
-            Self::Verbatim(tokens) => tokens.clone(),
+            Self::Place { hint, label, .. } => quote!(#hint [#label]),
+            Self::Label(tokens) => tokens.clone(),
+            Self::Register { hint, name: value }
+            | Self::Literal { hint, value }
+            | Self::Immediate { hint, value } => quote!(#hint #value),
         }
     }
 }
 
-/// Parses `[=>label]`: a place in the code, relative to RIP. It has no displacement that could be
-/// wrong.
-fn parse_label_address(input: ParseStream<'_>) -> Result<Option<TokenStream>> {
+/// `[=>label]`: a place in the code, relative to RIP. There is no displacement to be wrong about.
+fn parse_label_address(input: ParseStream<'_>) -> Result<Option<(TokenStream, Span)>> {
     let ahead = input.fork();
     let is_label = ahead.peek(syn::token::Bracket) && {
         let content;
@@ -550,11 +769,11 @@ fn parse_label_address(input: ParseStream<'_>) -> Result<Option<TokenStream>> {
         return Ok(None);
     }
     let content;
-    syn::bracketed!(content in input);
+    let span = syn::bracketed!(content in input).span.join();
     let marker: Token![=>] = content.parse()?;
     let label = parse_place(&content)?;
     match content.is_empty() {
-        true => Ok(Some(quote!(#marker #label))),
+        true => Ok(Some((quote!(#marker #label), span))),
         false => Err(content.error(NO_DISTANCE)),
     }
 }
@@ -610,7 +829,9 @@ struct Memory {
 enum Of {
     /// Offsets count from where a register points, be it the start of a struct or its end.
     Register,
-    /// Offsets count from where a segment starts, which is the start of a struct.
+    /// Where RSP points once POP has added to it.
+    PoppedStack,
+    /// Where a segment starts, and a struct there.
     Segment,
     /// Offsets count from the start of the per-CPU block.
     PerCpu,
@@ -634,22 +855,12 @@ impl Memory {
         let content;
         let span = syn::bracketed!(content in input).span.join();
         let Some(hint) = hint else {
-            return Err(Error::new(
-                span,
-                "a memory operand needs its size in front: `BYTE`, `WORD`, `DWORD` or `QWORD`",
-            ));
+            return Err(Error::new(span, NO_SIZE));
         };
-        let width = match hint.to_string().as_str() {
-            "BYTE" => 1,
-            "WORD" => 2,
-            "DWORD" => 4,
-            "QWORD" => 8,
-            other => {
-                let message = format!(
-                    "no field is a `{other}` operand: use `BYTE`, `WORD`, `DWORD` or `QWORD`"
-                );
-                return Err(Error::new(hint.span(), message));
-            }
+        let Some(width) = width_of(&hint) else {
+            let message =
+                format!("no field is a `{hint}` operand: use `BYTE`, `WORD`, `DWORD` or `QWORD`");
+            return Err(Error::new(hint.span(), message));
         };
         let address = Address::parse(span, &content)?;
         let of = match address {
@@ -660,7 +871,7 @@ impl Memory {
     }
 
     fn is_absolute(&self) -> bool {
-        self.of != Of::Register
+        matches!(self.of, Of::Segment | Of::PerCpu)
     }
 
     fn note(&self, sink: &Ident) -> TokenStream {
@@ -675,11 +886,15 @@ impl Memory {
         };
         let width = self.width;
         let (of, anchor) = match self.of {
-            Of::Register => (quote!(_), quote!(_)),
+            Of::Register | Of::PoppedStack => (quote!(_), quote!(_)),
             Of::Segment => (quote!(_), quote!(::switcher_gen::layout::Start)),
             Of::PerCpu => {
                 (quote!(::switcher_gen::layout::PerCpu), quote!(::switcher_gen::layout::Start))
             }
+        };
+        let offset = match self.of {
+            Of::PoppedStack => quote_spanned!(span=> ::switcher_gen::layout::after_pop(#offset)),
+            _ => offset.clone(),
         };
         quote_spanned! {span=>
             ;; let (operand, displacement) = const {
@@ -693,9 +908,9 @@ impl Memory {
         }
     }
 
-    fn expand_rip_relative(&self) -> TokenStream {
-        let hint = &self.hint;
-        // The span is that of `note`, where the name is bound.
+    fn expand_rip_relative(&self, sized: bool) -> TokenStream {
+        let hint = sized.then_some(&self.hint);
+        // As in `note`, where it is bound.
         let span = Span::mixed_site().located_at(self.span);
         let displacement = Ident::new("displacement", span);
         quote!(#hint [extern ::switcher_gen::asm::External::PerCpu(#displacement)])
@@ -829,6 +1044,13 @@ fn check_offset(term: &Expr) -> Result<()> {
 const HINTS: [&str; 10] =
     ["BYTE", "WORD", "DWORD", "FWORD", "AWORD", "QWORD", "TWORD", "OWORD", "YWORD", "ZWORD"];
 
+/// Those that fields have, in bytes.
+const SIZES: [(&str, usize); 4] = [("BYTE", 1), ("WORD", 2), ("DWORD", 4), ("QWORD", 8)];
+
+fn width_of(hint: &Ident) -> Option<usize> {
+    SIZES.iter().find(|(name, _)| hint == name).map(|(_, bytes)| *bytes)
+}
+
 fn parse_hint(input: ParseStream<'_>) -> Result<Option<Ident>> {
     match input.fork().parse::<Ident>() {
         Ok(ident) if HINTS.iter().any(|hint| ident == hint) => input.parse().map(Some),
@@ -859,12 +1081,43 @@ const GPRS_64: [&str; 16] = [
 
 /// Whether dynasm takes this for a register, by a name that it knows or by number (`Rq(n)`).
 fn is_register(operand: &Expr) -> bool {
-    if let Expr::Call(call) = operand {
-        const FAMILIES: [&str; 14] =
-            ["Rb", "Rh", "Rw", "Rd", "Ra", "Rq", "Rf", "Rm", "Rx", "Ry", "Rs", "RC", "RD", "RB"];
-        return as_ident(&call.func).is_some_and(|name| FAMILIES.iter().any(|known| name == known));
-    }
-    as_ident(operand).is_some_and(|name| is_register_name(&name.to_string()))
+    const FAMILIES: [&str; 14] =
+        ["Rb", "Rh", "Rw", "Rd", "Ra", "Rq", "Rf", "Rm", "Rx", "Ry", "Rs", "RC", "RD", "RB"];
+    is_register_of(operand, &FAMILIES)
+        || as_ident(operand).is_some_and(|name| is_register_name(&name.to_string()))
+}
+
+/// Whether it is a register by number, of one of these families.
+fn is_register_of(operand: &Expr, families: &[&str]) -> bool {
+    let Expr::Call(call) = operand else { return false };
+    as_ident(&call.func).is_some_and(|name| families.iter().any(|known| name == known))
+}
+
+fn is_of_64_bits(register: &Expr) -> bool {
+    let by_name = |name: &Ident| {
+        let name = name.to_string();
+        let number = name.strip_prefix('r').is_some_and(|number| number.parse::<u8>().is_ok());
+        number || GPRS_64.contains(&name.as_str())
+    };
+    is_register_of(register, &["Ra", "Rq"]) || as_ident(register).is_some_and(by_name)
+}
+
+fn is_of_16_bits(register: &Expr) -> bool {
+    let by_name = |name: &Ident| {
+        let name = name.to_string();
+        let numbered = name.starts_with('r') && name.ends_with('w');
+        numbered || ["ax", "cx", "dx", "bx", "sp", "bp", "si", "di"].contains(&name.as_str())
+    };
+    is_register_of(register, &["Rw"]) || as_ident(register).is_some_and(by_name)
+}
+
+/// Control and debug registers that dynasm has a name for, and CPUs have not.
+fn is_missing_register(name: &str) -> bool {
+    let is_numbered = |family, known: &[&str]| {
+        name.strip_prefix(family).is_some_and(|number| !known.contains(&number))
+    };
+    is_numbered("cr", &["0", "2", "3", "4", "8"])
+        || is_numbered("dr", &["0", "1", "2", "3", "6", "7"])
 }
 
 fn is_register_name(name: &str) -> bool {

@@ -54,13 +54,15 @@
 //!
 //! The derive parses (`ast.rs`, `repr.rs`), validates (`validate.rs`), then expands (`expand.rs`).
 //! A rejected struct goes to `fallback.rs`, which keeps one mistake from causing a second message.
-//! `asm!` is all in `asm.rs`; `text.rs` turns tokens back into readable text for both.
+//! `asm!` is in `asm.rs`, and what it believes of mnemonics in `access.rs`; `text.rs` turns tokens
+//! back into readable text for both.
 //!
 //! `tests/expand` shows what comes out (`BLESS=1 cargo test -p switcher-macros` rewrites it),
 //! `tests/ui` what is rejected and with which words (`TRYBUILD=overwrite` rewrites those).
 
 extern crate proc_macro;
 
+mod access;
 mod asm;
 mod ast;
 mod expand;
@@ -158,13 +160,26 @@ pub fn derive_asm_layout(input: TokenStream) -> TokenStream {
 /// SIZE [ =>label ]                              a place in the code, named by a path
 /// ```
 ///
-/// `SIZE` is `BYTE`, `WORD`, `DWORD` or `QWORD` and never left out. The register is a 64-bit
-/// general-purpose one. An offset is a constant expression of type `Offset`, usually a field
-/// (`Tss::sp0`), perhaps with one of `Offset`'s methods (`Pvcs::user_cs.pair(Pvcs::user_ss)`),
-/// whose receiver may be a sum in parentheses (`(Frame::iret + Iret::cs).below_end()`). Each offset
-/// starts in the struct in which the previous one ends, and the last one's field must be as wide as
-/// `SIZE` says. Whether an 8-bit displacement reaches is found out when the code around it is
-/// built, `cargo check` being blind to constants in generic functions.
+/// `SIZE` is `BYTE`, `WORD`, `DWORD` or `QWORD`, and only LEA of a label is without. The register
+/// is a 64-bit general-purpose one. An offset is a constant expression of type `Offset`, usually a
+/// field (`Tss::sp0`), perhaps with one of `Offset`'s methods
+/// (`Pvcs::user_cs.pair(Pvcs::user_ss)`), whose receiver may be a sum in parentheses
+/// (`(Frame::iret + Iret::cs).below_end()`). Each offset starts in the struct in which the previous
+/// one ends, and the last one's field must be as wide as `SIZE` says. Whether an 8-bit displacement
+/// reaches is found out when the code around it is built, `cargo check` being blind to constants in
+/// generic functions.
+///
+/// What is accessed is the field, all of it and nothing else. So `asm!` takes memory operands only
+/// of mnemonics of which it knows that (`switcher-macros/src/access.rs`): the usual ones of
+/// general-purpose registers. Of a bit in memory the number is a literal; what POP writes by RSP
+/// is counted from where RSP points after it (`Struct::field.below_end()`); and string
+/// instructions, XLAT and the like, which no operand shows to access memory, are refused.
+///
+/// # Prefixes
+///
+/// `gs` and `fs` are for an address without a register, and for nothing else: no base of a segment
+/// is added to what a register points to, and LEA adds none at all. `lock` goes where a CPU takes
+/// it. The other segments' prefixes and those of string instructions are refused.
 ///
 /// # The per-CPU block
 ///
@@ -180,8 +195,9 @@ pub fn derive_asm_layout(input: TokenStream) -> TokenStream {
 ///
 /// After RET, IRET, SYSRET, SYSEXIT, a far JMP and JMP through a register or memory, `asm!` writes
 /// an INT3: nothing is executed there, but CPUs go on there before they know where the instruction
-/// leads (CVE-2021-26341, straight-line speculation). As the macro writes it, no emitter can forget
-/// it.
+/// leads (CVE-2021-26341, straight-line speculation). So no emitter can forget it, except where it
+/// writes bytes by a directive or in Rust. A jump or call leads to a label, a register or a field,
+/// and never so many bytes on.
 ///
 /// # Notes for the listing
 ///

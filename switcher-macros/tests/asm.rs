@@ -274,6 +274,73 @@ fn nothing_is_executed_after_what_leads_elsewhere() {
     let mut a = Recorder::new(line!());
     asm!(a ; call rax ; nop);
     assert_eq!(bytes(a), [0xFF, 0xD0, 0x90]);
+    let mut a = Recorder::new(line!());
+    asm!(a ; jmp =>Label::Iretq ; jmp extern HostSymbol("host") ; jmp BYTE =>Label::Iretq ; ud2);
+    assert_eq!(bytes(a), [0xE9, 0, 0, 0, 0, 0xE9, 0, 0, 0, 0, 0xEB, 0, 0x0F, 0x0B]);
+}
+
+/// Whatever the target is, and whichever way the instruction takes out of the macro.
+#[test]
+#[expect(clippy::useless_conversion, reason = "dynasm's, of a register's number")]
+fn no_way_out_of_the_macro_is_without_the_trap() {
+    use layout::{PerCpu as Block, TssExtra};
+    const AT: u8 = Block::tss_extra.then(TssExtra::smod_entry).bytes() as u8;
+    type Emit = fn(&mut Recorder);
+    let ways: [(Emit, &[u8]); 11] = [
+        (|a| asm!(a ; jmp r9), &[0x41, 0xFF, 0xE1]),
+        (|a| asm!(a ; jmp Rq(1)), &[0x40, 0xFF, 0xE1]),
+        (|a| asm!(a ; jmp QWORD [rdi + Frame::rip]), &[0xFF, 0xA7, 0, 0, 0, 0]),
+        (|a| asm!(a ; jmp QWORD [BYTE rdi + Frame::rip]), &[0xFF, 0x67, 0]),
+        (|a| asm!(a ; jmp QWORD [=>Label::Iretq]), &[0xFF, 0x25, 0, 0, 0, 0]),
+        (|a| asm!(a ; gs jmp QWORD [Frame::rip]), &[0x65, 0xFF, 0x24, 0x25, 0, 0, 0, 0]),
+        (|a| asm!(a ; fs jmp QWORD [Frame::rip]), &[0x64, 0xFF, 0x24, 0x25, 0, 0, 0, 0]),
+        (
+            |a| {
+                a.place(Placement::Gs);
+                asm!(a ; percpu jmp QWORD [Block::tss_extra + TssExtra::smod_entry]);
+            },
+            &[0x65, 0xFF, 0x24, 0x25, AT, 0, 0, 0],
+        ),
+        (
+            |a| {
+                a.place(Placement::PerCpu);
+                asm!(a ; percpu jmp QWORD [Block::tss_extra + TssExtra::smod_entry]);
+            },
+            &[0xFF, 0x25, 0, 0, 0, 0],
+        ),
+        (|a| asm!(a ; ret 8), &[0xC2, 8, 0]),
+        (|a| asm!(a ; retf 8), &[0xCA, 8, 0]),
+    ];
+    for (emit, code) in ways {
+        let mut a = Recorder::new(0);
+        emit(&mut a);
+        // The trap has the line of its instruction.
+        assert!(matches!(a.calls.as_slice(), [Source(here), .., Source(there), Bytes(trap)]
+            if here == there && *trap == [0xCC]));
+        assert_eq!(bytes(a), [code, &[0xCC]].concat());
+    }
+}
+
+#[test]
+fn the_per_cpu_block_is_reached_without_a_size_where_dynasm_wants_none() {
+    let mut a = Recorder::new(line!());
+    for placement in [Placement::Gs, Placement::PerCpu] {
+        a.place(placement);
+        asm!(a ; percpu verw WORD [layout::PerCpu::tss_extra + WORD]);
+    }
+    const WORD: Offset<layout::TssExtra, u16> = layout::TssExtra::smod_entry.low_word();
+    const AT: u8 = layout::PerCpu::tss_extra.then(WORD).bytes() as u8;
+    let expected: [&[u8]; 2] =
+        [&[0x65, 0x0F, 0x00, 0x2C, 0x25, AT, 0, 0, 0], &[0x0F, 0x00, 0x2D, 0, 0, 0, 0]];
+    assert_eq!(bytes(a), expected.concat());
+}
+
+/// POP has added 8 to RSP by then, so a field below the end is below where RSP points afterwards.
+#[test]
+fn what_is_popped_to_the_stack_is_counted_from_where_it_ends_then() {
+    let mut a = Recorder::new(line!());
+    asm!(a ; pop QWORD [BYTE rsp + Frame::rip.below_end()] ; pop QWORD [rdi + Frame::rip]);
+    assert_eq!(bytes(a), [0x8F, 0x44, 0x24, 0xF0, 0x8F, 0x87, 0, 0, 0, 0]);
 }
 
 /// Without REX.W, a far return would pop 32-bit halves.

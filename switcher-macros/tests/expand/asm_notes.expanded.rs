@@ -37,7 +37,7 @@ fn notes(a: &mut impl Sink) {
             ;; a.source(::core::file!(), 18u32)
             ; shl Rq(register), 4
             ;; a.source(::core::file!(), 19u32)
-            ; rep movsq
+            ; lock inc QWORD[rdi]
             ;; a.source(::core::file!(), 20u32)
             ; .bytes & [0x0f, 0x07]
             ;; a.source(::core::file!(), 20u32)

@@ -16,7 +16,7 @@ fn notes(a: &mut impl Sink) {
         ;; let shift = count
         ; shl rax, shift
         ; shl Rq(register), 4
-        ; rep movsq
+        ; lock inc QWORD [rdi]
         ; sysretl
         ; sysretq
         ;

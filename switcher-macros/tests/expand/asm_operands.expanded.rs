@@ -36,6 +36,20 @@ fn operands(a: &mut impl Sink) {
             ;; let (operand, displacement) = const { let offset: ::switcher_gen::layout::Offset < ::switcher_gen::layout::PerCpu, _, ::switcher_gen::layout::Start > =PerCpu::tss.then(Tss::sp0); (::switcher_gen::layout::layout_of(offset), ::switcher_gen::layout::disp32::<8usize, _, _, _>(offset)) }
             ;; a.operand(operand)
             ;; match a.placement() { ::switcher_gen::layout::Placement::Gs => { ::switcher_gen::__private::dynasm!(a; .arch x64; gs mov rsp, QWORD[displacement]) }::switcher_gen::layout::Placement::PerCpu => { ::switcher_gen::__private::dynasm!(a; .arch x64; mov rsp, QWORD[extern::switcher_gen::asm::External::PerCpu(displacement)]) } }
+            ;; a.source(::core::file!(), 11u32)
+            ;; let (operand, displacement) = const { let offset: ::switcher_gen::layout::Offset < ::switcher_gen::layout::PerCpu, _, ::switcher_gen::layout::Start > =PerCpu::tss_extra.then(TssExtra::smod_entry); (::switcher_gen::layout::layout_of(offset), ::switcher_gen::layout::disp32::<8usize, _, _, _>(offset)) }
+            ;; a.operand(operand)
+            ;; match a.placement() { ::switcher_gen::layout::Placement::Gs => { ::switcher_gen::__private::dynasm!(a; .arch x64; gs jmp QWORD[displacement]) }::switcher_gen::layout::Placement::PerCpu => { ::switcher_gen::__private::dynasm!(a; .arch x64; jmp QWORD[extern::switcher_gen::asm::External::PerCpu(displacement)]) } }
+            ;; a.source(::core::file!(), 11u32)
+            ; int3
+            ;; a.source(::core::file!(), 12u32)
+            ; jmp QWORD[=>Label::Target]
+            ;; a.source(::core::file!(), 12u32)
+            ; int3
+            ;; a.source(::core::file!(), 13u32)
+            ;; let (operand, displacement) = const { let offset: ::switcher_gen::layout::Offset < _, _, _ > =::switcher_gen::layout::after_pop(Iret::rip.below_end()); (::switcher_gen::layout::layout_of(offset), ::switcher_gen::layout::disp8::<8usize, _, _, _>(offset)) }
+            ;; a.operand(operand)
+            ; pop QWORD[BYTE rsp + displacement]
         }
     }
 }

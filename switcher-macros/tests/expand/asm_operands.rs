@@ -8,5 +8,8 @@ fn operands(a: &mut impl Sink) {
         ; cmp DWORD [BYTE rdi + Pvcs::user_cs.pair(Pvcs::user_ss)], selectors.user_pair()
         ; lea rax, QWORD [rsp + Frame::rip]
         ; percpu mov rsp, QWORD [PerCpu::tss + Tss::sp0]
+        ; percpu jmp QWORD [PerCpu::tss_extra + TssExtra::smod_entry]
+        ; jmp QWORD [=>Label::Target]
+        ; pop QWORD [BYTE rsp + Iret::rip.below_end()]
     );
 }
