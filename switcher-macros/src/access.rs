@@ -88,6 +88,17 @@ pub(crate) fn is_hidden(mnemonic: &str, operands: usize) -> bool {
         }
 }
 
+/// Which of its operands counts the bits of the first: those of a shift, or up to the bit that is
+/// meant. A CPU takes of it what is below 32 or 64, whatever is written.
+pub(crate) fn count(mnemonic: &str) -> Option<usize> {
+    match mnemonic {
+        "rcl" | "rcr" | "rol" | "ror" | "sal" | "sar" | "shl" | "shr" => Some(1),
+        "bt" | "btc" | "btr" | "bts" => Some(1),
+        "rorx" | "shld" | "shrd" => Some(2),
+        _ => None,
+    }
+}
+
 /// Whether it leads to a label: a jump, with or without a condition, or a call.
 pub(crate) fn leads_to_label(mnemonic: &str) -> bool {
     mnemonic.starts_with('j')

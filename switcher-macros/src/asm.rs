@@ -265,6 +265,7 @@ impl Instruction {
         instruction.check_absolute()?;
         instruction.check_segment()?;
         instruction.check_access()?;
+        instruction.check_count()?;
         instruction.check_labels()?;
         instruction.check_registers()?;
         instruction.check_stack()?;
@@ -393,35 +394,56 @@ impl Instruction {
             Access::AsWritten => Ok(()),
             Access::Of(bytes) => check_width(hint, width, bytes),
             Access::Pop => check_width(hint, width, 8),
-            Access::Bit => self.check_bit(width),
+            Access::Bit => self.check_bit(),
             Access::Address => self.check_address(),
         }
     }
 
-    /// The number of the bit is one of the operand's.
-    fn check_bit(&self, width: usize) -> Result<()> {
-        let number = self.operands.get(1);
-        let bit = match number {
-            Some(Operand::Literal {
-                value: Expr::Lit(ExprLit { lit: Lit::Int(bit), .. }), ..
-            }) => bit.base10_parse::<usize>().ok(),
+    /// The number of a bit in memory is one that is known, so that `check_count` can tell whether
+    /// the field has it.
+    fn check_bit(&self) -> Result<()> {
+        match self.operands.get(1) {
+            None | Some(Operand::Literal { .. }) => Ok(()),
+            Some(number) => Err(Error::new_spanned(
+                number.expand(true),
+                "this need not be a bit of the field: in memory, the bit's number is a literal; \
+                 else use a register, or TEST, OR, AND, XOR",
+            )),
+        }
+    }
+
+    /// A literal that counts bits is less than the bits of what it is about.
+    fn check_count(&self) -> Result<()> {
+        let Some(Operand::Literal { value, .. }) = access::count(&self.mnemonic().to_string())
+            .and_then(|position| self.operands.get(position))
+        else {
+            return Ok(());
+        };
+        let bits = match &self.operands[0] {
+            Operand::Register { name, .. } => bits_of(name),
+            operand => operand.memory().map(|(_, width, _)| 8 * width),
+        };
+        let count = match value {
+            Expr::Lit(ExprLit { lit: Lit::Int(count), .. }) => count.base10_parse::<usize>().ok(),
             _ => None,
         };
-        match (number, bit) {
-            (_, Some(bit)) if bit < 8 * width => Ok(()),
-            (Some(number), _) => Err(Error::new_spanned(
-                number.expand(true),
-                "this need not be a bit of the field: in memory, the bit's number is a literal \
-                 that is less than the field's bits; else use a register, or TEST, OR, AND, XOR",
-            )),
+        match (bits, count) {
+            (Some(bits), Some(count)) if count < bits => Ok(()),
             (None, _) => Ok(()),
+            (Some(bits), _) => Err(Error::new_spanned(
+                value,
+                format!(
+                    "the operand has {bits} bits, and this is beyond them: write a number of 0 to {}",
+                    bits - 1
+                ),
+            )),
         }
     }
 
     /// All of the address is wanted.
     fn check_address(&self) -> Result<()> {
         match self.operands.first() {
-            Some(Operand::Register { name, .. }) if !is_of_64_bits(name) => {
+            Some(Operand::Register { name, .. }) if bits_of(name) != Some(64) => {
                 Err(Error::new_spanned(
                     name,
                     "this register has no room for an address: use its 64-bit name",
@@ -444,7 +466,7 @@ impl Instruction {
                     "this is neither a label nor a register: a distance in the code is not written \
                      as a number, so put a label where it leads"
                 }
-                Operand::Register { name, .. } if leads && !is_of_64_bits(name) => {
+                Operand::Register { name, .. } if leads && bits_of(name) != Some(64) => {
                     "this register has no room for an address: use its 64-bit name"
                 }
                 _ => continue,
@@ -494,7 +516,7 @@ impl Instruction {
             Operand::Literal { hint, .. } | Operand::Immediate { hint, .. } => {
                 hint.as_ref().is_some_and(|hint| hint == "WORD")
             }
-            Operand::Register { name, .. } => is_of_16_bits(name),
+            Operand::Register { name, .. } => bits_of(name) == Some(16),
             _ => false,
         };
         if !is_word || !["push", "pop"].iter().any(|known| mnemonic == known) {
@@ -515,7 +537,6 @@ impl Instruction {
 
     /// The bytes of `mov sreg, r16`, which dynasm 5.1 encodes as `mov r16, sreg`.
     fn segment_load(&self) -> Option<TokenStream> {
-        const WORDS: [&str; 8] = ["ax", "cx", "dx", "bx", "sp", "bp", "si", "di"];
         let segment = segment_number(self.loads_segment()?)?;
         let [_, Operand::Register { name, .. }] = self.operands.as_slice() else { return None };
         let source = as_ident(name)?;
@@ -1079,7 +1100,10 @@ const GPRS_64: [&str; 16] = [
     "r14", "r15",
 ];
 
-/// Whether dynasm takes this for a register, by a name that it knows or by number (`Rq(n)`).
+/// Those of 16 bits, in the order of their numbers.
+const WORDS: [&str; 8] = ["ax", "cx", "dx", "bx", "sp", "bp", "si", "di"];
+
+/// Whether dynasm takes this for a register: by a name it knows or by number (`Rq(n)`).
 fn is_register(operand: &Expr) -> bool {
     const FAMILIES: [&str; 14] =
         ["Rb", "Rh", "Rw", "Rd", "Ra", "Rq", "Rf", "Rm", "Rx", "Ry", "Rs", "RC", "RD", "RB"];
@@ -1093,22 +1117,35 @@ fn is_register_of(operand: &Expr, families: &[&str]) -> bool {
     as_ident(&call.func).is_some_and(|name| families.iter().any(|known| name == known))
 }
 
-fn is_of_64_bits(register: &Expr) -> bool {
-    let by_name = |name: &Ident| {
-        let name = name.to_string();
-        let number = name.strip_prefix('r').is_some_and(|number| number.parse::<u8>().is_ok());
-        number || GPRS_64.contains(&name.as_str())
-    };
-    is_register_of(register, &["Ra", "Rq"]) || as_ident(register).is_some_and(by_name)
-}
-
-fn is_of_16_bits(register: &Expr) -> bool {
-    let by_name = |name: &Ident| {
-        let name = name.to_string();
-        let numbered = name.starts_with('r') && name.ends_with('w');
-        numbered || ["ax", "cx", "dx", "bx", "sp", "bp", "si", "di"].contains(&name.as_str())
-    };
-    is_register_of(register, &["Rw"]) || as_ident(register).is_some_and(by_name)
+/// How wide a general-purpose register is.
+fn bits_of(register: &Expr) -> Option<usize> {
+    const FAMILIES: [(&str, usize); 6] =
+        [("Rb", 8), ("Rh", 8), ("Rw", 16), ("Rd", 32), ("Ra", 64), ("Rq", 64)];
+    if let Some((_, bits)) =
+        FAMILIES.iter().find(|(family, _)| is_register_of(register, &[*family]))
+    {
+        return Some(*bits);
+    }
+    let name = as_ident(register)?.to_string();
+    if GPRS_64.contains(&name.as_str()) {
+        return Some(64);
+    }
+    if let Some(numbered) = name.strip_prefix('r')
+        && numbered.starts_with(|c: char| c.is_ascii_digit())
+    {
+        return Some(match numbered.chars().last() {
+            Some('b') => 8,
+            Some('w') => 16,
+            Some('d') => 32,
+            _ => 64,
+        });
+    }
+    match name.len() {
+        _ if WORDS.contains(&name.as_str()) => Some(16),
+        3 if name.starts_with('e') && WORDS.contains(&&name[1..]) => Some(32),
+        2 | 3 if name.ends_with(['l', 'h']) => Some(8),
+        _ => None,
+    }
 }
 
 /// Control and debug registers that dynasm has a name for, and CPUs have not.

@@ -247,3 +247,17 @@ fn a_decoder_reads_as_many_bytes_as_the_size_says() {
     let untried: Vec<_> = known.difference(&tried.mnemonics).collect();
     assert!(untried.is_empty(), "not compared: {untried:?}");
 }
+
+/// What the table is for: dynasm takes it, and a CPU reads twice as much.
+#[test]
+fn the_decoder_objects_to_what_is_not_in_the_table() {
+    let mut code = CodeBuffer::new();
+    {
+        use switcher_gen::__private::{Sink as _, dynasm};
+        dynasm!(code ; .arch x64 ; pshufb xmm0, QWORD [rdi]);
+    }
+    let mut tried = Tried::default();
+    tried.access("pshufb", 8, code);
+    assert_eq!(tried.wrong, ["pshufb of 8: Pshufb of [16]"]);
+    assert_eq!(access::of("pshufb"), None);
+}

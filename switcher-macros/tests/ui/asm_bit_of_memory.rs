@@ -16,9 +16,6 @@ fn emit(a: &mut impl Sink) {
         ; bt QWORD [rsp + Frame::cs], rax
         ; bts QWORD [rsp + Frame::cs], rax
         ; btr DWORD [rsp + Frame::half], eax
-        ; btc QWORD [rsp + Frame::cs], 64
-        ; bt WORD [rsp + Frame::word], 16
-        ; bt QWORD [rsp + Frame::cs], -1
         ; bts QWORD [rsp + Frame::cs], BIT
         ; percpu bts QWORD [PerCpu::tss_extra + TssExtra::smod_entry], rax
     );

@@ -27,6 +27,10 @@ fn emit(a: &mut impl Sink) {
         ; bts QWORD [rsp + Frame::cs], 63
         ; lock btr DWORD [rsp + Frame::half], 31
         ; bt rax, rcx
+        ; shl eax, 31
+        ; sar r9b, 7
+        ; shl sil, 7
+        ; rorx rax, rcx, 63
         ; movzx eax, WORD [rsp + Frame::word]
         ; movsxd rax, DWORD [rsp + Frame::half]
         ; cmovz rax, QWORD [rsp + Frame::cs]
