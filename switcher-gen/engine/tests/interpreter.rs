@@ -166,12 +166,13 @@ fn events_come_to_the_same_end_as_on_this_cpu() {
     let programs: [&[u8]; 10] = [
         INT3,
         NOP,
-        program!(; mov rax, [DWORD 0]),
-        program!(; mov [DWORD 0], rax),
-        program!(; add [DWORD 0], rax),
-        program!(; mov [rip + 0], rax),
-        program!(; mov rax, QWORD i64::MIN ; mov eax, [rax]),
-        program!(; mov rbp, QWORD i64::MIN ; mov eax, [rbp]),
+        program!(; mov eax, 0 ; mov rax, QWORD [rax]),
+        program!(; mov eax, 0 ; mov QWORD [rax], rax),
+        program!(; mov eax, 0 ; add QWORD [rax], rax),
+        // A store to what is executed: mov [rip], rax.
+        program!(; .bytes &[0x48, 0x89, 0x05, 0, 0, 0, 0]),
+        program!(; mov rax, QWORD i64::MIN ; mov eax, DWORD [rax]),
+        program!(; mov rbp, QWORD i64::MIN ; mov eax, DWORD [rbp]),
         program!(; int 17),
         program!(; in al, dx),
     ];
@@ -361,9 +362,9 @@ fn a_guest_reads_and_writes_its_own_pages_and_nobody_elses() {
     // Across the end of the page: the first byte that is not there.
     assert_eq!(run(pop, stack + 4092), (PF, 6, Some(stack + 4096), 0));
     // XCHG writes what it reads.
-    assert_eq!(run(program!(; xchg [rdi], rax), 0x1000), (PF, 6, Some(0x1000), 0));
+    assert_eq!(run(program!(; xchg QWORD [rdi], rax), 0x1000), (PF, 6, Some(0x1000), 0));
     // A load from what is no address, and from the switcher.
-    let load = program!(; mov rax, [rdi]);
+    let load = program!(; mov rax, QWORD [rdi]);
     assert_eq!(run(load, 1 << 63), (13, 0, None, 0));
     let switcher = Interpreter::PLACES.switcher;
     assert_eq!(run(load, switcher), (PF, 5, Some(switcher), 0));
@@ -384,7 +385,9 @@ fn what_is_not_modelled_is_refused_by_name() {
     assert!(cpuid.contains("`cpuid` is not modelled"), "{cpuid}");
     let branch = error(program!(; jmp rax), |setup| setup.frame.rax = 1 << 63);
     assert!(branch.contains("a branch to what is no address is not modelled"), "{branch}");
-    let unaligned = error(program!(; mov eax, [rip + 1]), |setup| setup.frame.eflags |= 1 << 18);
+    // mov eax, [rip + 1]
+    let unaligned =
+        error(program!(; .bytes &[0x8B, 0x05, 1, 0, 0, 0]), |setup| setup.frame.eflags |= 1 << 18);
     assert!(unaligned.contains("#AC is not modelled"), "{unaligned}");
     let gs = error(UD2, |setup| setup.gs_base = 1 << 60);
     assert_eq!(gs, "the guest's GS base 0x1000000000000000 is not canonical");

@@ -574,7 +574,7 @@ fn no_flag_of_a_guest_reaches_the_host() {
 
 #[test]
 fn events_of_the_guest_exit_with_vector_and_error_code() {
-    let load_null = program!(; mov rax, [DWORD 0]);
+    let load_null = program!(; mov rax, QWORD [rax]);
     let int_17 = program!(; int 17);
     for_all(UD2, UD2, |machine, random| {
         let (not_present_read_by_user, int_17_error) = (4, 17 * 8 + 2);
@@ -587,6 +587,7 @@ fn events_of_the_guest_exit_with_vector_and_error_code() {
             machine.load(Mode::Umod, 0, program).unwrap();
             let mut setup = random_umod(random, machine);
             setup.frame.rip = machine.code(Mode::Umod).start;
+            setup.frame.rax = 0;
             let outcome = run(machine, &setup);
             let fault = if length == 0 { RF } else { 0 };
             let expected = PtRegs {

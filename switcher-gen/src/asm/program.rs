@@ -83,6 +83,11 @@ impl Program {
         self.extend(&value.to_le_bytes());
     }
 
+    /// Appends a signed qword of 64 bits.
+    pub const fn push_i64(&mut self, value: i64) {
+        self.extend(&value.to_le_bytes());
+    }
+
     /// Defines the label as the current position.
     pub const fn local_label(&mut self, _name: &'static str) {
         assert!(self.label.is_none(), "one label at most");
