@@ -58,6 +58,10 @@ enum Format {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    if args.compare && args.target.foreign.is_used() {
+        let message = "options about a file need `--elf`, and `--compare` is about all variants";
+        return Err(Failure::Usage(message.into()));
+    }
     if args.compare {
         return compare(args.format);
     }

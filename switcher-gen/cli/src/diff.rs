@@ -53,9 +53,9 @@ pub(crate) struct Args {
     /// How many lines around a difference are shown
     #[arg(short = 'U', long, value_name = "N", default_value_t = 3)]
     context: usize,
-    /// How wide two columns are, together
-    #[arg(long, value_name = "COLUMNS", default_value_t = 160)]
-    width: usize,
+    /// How wide two columns are, together [default: 160]
+    #[arg(long, value_name = "COLUMNS", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    width: Option<u16>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -126,6 +126,11 @@ impl Change {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let format = if args.side_by_side { Format::SideBySide } else { args.format };
+    if args.width.is_some() && format != Format::SideBySide {
+        let message = "`--width` is about two columns: they are written with `--side-by-side`";
+        return Err(Failure::Usage(message.into()));
+    }
     let a = Subject::of_variant(&args.variant)?;
     let (a, b, not_compared) = match (args.other, args.foreign.subject(&args.variant)?) {
         (Some(_), _) if args.foreign.is_used() => {
@@ -146,10 +151,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         (None, None) => return Err(Failure::Usage("name a second variant, or a file".into())),
     };
     let report = Report::new(&a, &b, &not_compared, args.context);
-    let format = if args.side_by_side { Format::SideBySide } else { args.format };
     let text = match format {
         Format::Unified => report.unified(),
-        Format::SideBySide => report.side_by_side(args.width),
+        Format::SideBySide => report.side_by_side(args.width.unwrap_or(160).into()),
         Format::Json => output::json(&report)?,
     };
     let verdict = if report.is_equal() { Ok(()) } else { Err(Failure::Different) };

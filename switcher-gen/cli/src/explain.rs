@@ -15,7 +15,7 @@ use crate::target::{Subject, TargetArgs};
 Examples:
   switcher explain MODE_TOGGLE
   switcher explain emit/enter_guest.rs:56
-  switcher explain 0x7e --variant intel-4level
+  switcher explain 0x16b --variant intel-4level
   switcher explain wrgsbase --variant amd-4level --format json
 
 An instruction is named by the emitter's file and line, by its offset in the image, or by a part of its

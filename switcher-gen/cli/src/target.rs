@@ -1,6 +1,7 @@
 //! Which code a command is about: one of our variants, or what others have assembled.
 
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -23,7 +24,7 @@ pub(crate) struct TargetArgs {
     #[arg(long, value_name = "NAME", value_parser = names::variant)]
     variant: Option<Variant>,
     #[command(flatten)]
-    foreign: ForeignArgs,
+    pub(crate) foreign: ForeignArgs,
 }
 
 /// What others have assembled, and what has to be said of it. Its host is said by the command's
@@ -61,7 +62,7 @@ pub(crate) struct ForeignArgs {
     /// How many instructions a path of `--elf` may have [default: 10000]: more take longer to
     /// prove, and a loop without an end takes as long to be refused
     #[arg(long, value_name = "N", requires = "elf")]
-    instructions: Option<usize>,
+    instructions: Option<NonZeroUsize>,
     /// Take it for granted that sections of `--elf` that name the code, for a purpose that is not
     /// known, do not change it; the verdict says so
     #[arg(long, requires = "elf")]
@@ -170,7 +171,7 @@ impl ForeignArgs {
             foreign.assume_unpatched();
         }
         let target = Target::foreign(&foreign, setting).map_err(|error| wrong(&error))?;
-        let limit = self.instructions.unwrap_or(target.limit);
+        let limit = self.instructions.map_or(target.limit, NonZeroUsize::get);
         Ok(target.with_limit(limit))
     }
 

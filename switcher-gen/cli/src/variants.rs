@@ -173,6 +173,11 @@ struct Entry {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let Filter { with, without, .. } = &args.filter;
+    if with.iter().any(|part| without.contains(part)) {
+        let message = "what variants are listed with, they cannot be without: a word is in both";
+        return Err(Failure::Usage(message.into()));
+    }
     let host = host::variant_if_known();
     let variants: Vec<Variant> = if args.mitigations || args.filter.wants_mitigations() {
         Variant::all().collect()

@@ -374,3 +374,26 @@ fn the_tour_makes_the_whole_journey_or_says_what_this_host_lacks() {
         }
     }
 }
+
+/// Options that would do nothing are refused, and so are numbers that no terminal or path has.
+#[test]
+fn options_that_say_nothing_are_refused() {
+    let refused = [
+        (&["diff", "intel-4level", "amd-4level", "--width", "100"][..], "`--side-by-side`"),
+        (&["diff", "intel-4level", "amd-4level", "-y", "--width", "200000"], "200000"),
+        (&["diff", "intel-4level", "amd-4level", "-y", "--width", "0"], "0 is not in"),
+        (&["cost", "--compare", "--assume-unpatched"], "`--elf`"),
+        (&["variants", "--with", "rsb", "--without", "rsb"], "in both"),
+        (
+            &["prove", "--elf", "x.o", "--variant", "intel-4level", "--instructions", "0"],
+            "instructions",
+        ),
+    ];
+    for (arguments, why) in refused {
+        let output = Command::new(env!("CARGO_BIN_EXE_switcher")).args(arguments).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+        assert!(stderr.contains(why), "{arguments:?}: {stderr}");
+    }
+}

@@ -111,3 +111,37 @@ fn the_commands_of_readme_succeed() {
     assert!(run >= 3, "{run}");
     assert!(folder.path().join("switcher.o").exists());
 }
+
+/// The examples in the help of these commands are run, but for those that take long.
+#[test]
+fn the_examples_of_the_help_succeed() {
+    let folder = tempfile::tempdir().unwrap();
+    let emit = ["emit", "--variant", "intel-4level", "--format", "elf", "-o", "theirs.o"];
+    assert!(switcher(&emit.map(str::to_owned), folder.path()).status.success());
+    for command in ["cost", "diff", "emit", "explain", "offsets", "variants"] {
+        let help = switcher(&[command.to_owned(), "--help".to_owned()], folder.path());
+        let help = String::from_utf8(help.stdout).unwrap();
+        let (_, examples) = help.split_once("Examples:\n").unwrap();
+        let examples = examples.lines().take_while(|line| line.starts_with("  switcher "));
+        let mut run = 0;
+        for example in examples {
+            // What comes after two spaces or a pipe says what it is for.
+            let example = example.trim_start().split("  ").next().unwrap();
+            let example = example.split(['|', '>']).next().unwrap();
+            let mut arguments = arguments(example).unwrap();
+            if arguments.iter().any(|argument| argument == "theirs.o") {
+                // Our own layout, not that of whoever is meant.
+                arguments.retain(|argument| {
+                    !argument.starts_with("--gs-tss") && !argument.starts_with("0x60")
+                });
+            }
+            let output = switcher(&arguments, folder.path());
+            let why = String::from_utf8_lossy(&output.stderr);
+            // As of `diff`: there are differences.
+            let differs = command == "diff" && output.status.code() == Some(1) && why.is_empty();
+            assert!(output.status.success() || differs, "{example}: {why}");
+            run += 1;
+        }
+        assert!(run > 1, "{command}");
+    }
+}
