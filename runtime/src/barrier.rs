@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_return_stack_buffer_is_filled_behind_ibpb_and_without_it() {
+    fn the_return_stack_buffer_is_filled_after_ibpb_and_without_it() {
         assert_eq!(steps(true), [Step::Command, Step::FillReturns]);
         assert_eq!(steps(false), [Step::FillReturns]);
     }

@@ -40,7 +40,7 @@ pub struct Cpu<'s> {
 /// Why something cannot be done on this CPU at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum NotHere {
+pub enum WrongCpu {
     /// What is to be done could begin on this CPU and end on another one.
     #[error("interrupts are enabled: disable them around this")]
     InterruptsEnabled,
@@ -54,7 +54,7 @@ pub enum NotHere {
     },
 }
 
-impl NotHere {
+impl WrongCpu {
     /// Whether code with these flags and this GS base is on the CPU with this block, and stays
     /// there.
     pub(crate) const fn check(flags: RFlags, gs_base: u64, block: u64) -> Result<(), Self> {
@@ -138,7 +138,7 @@ pub enum InstallError {
 pub enum UninstallError {
     /// The registers to be restored are another CPU's, or may be in the middle of it.
     #[error(transparent)]
-    NotHere(#[from] NotHere),
+    WrongCpu(#[from] WrongCpu),
     /// A guest runs on this CPU: when it exits, the switcher would not find its host.
     #[error("a guest is running on this CPU: host_rsp is not zero")]
     GuestRunning,
@@ -354,7 +354,7 @@ impl Cpu<'_> {
     /// # Errors
     /// If this is not the CPU of `install`, or if this code could be moved to another one
     /// meanwhile.
-    pub fn assess(&self) -> Result<Assessment, NotHere> {
+    pub fn assess(&self) -> Result<Assessment, WrongCpu> {
         self.is_here()?;
         let Config { vendor, mitigations, .. } = self.switcher().variant().config();
         Ok(detect::assess(HostFeatures::detect(), vendor, mitigations.untrain))
@@ -432,10 +432,10 @@ impl Cpu<'_> {
             // instructions; this crate uses none of them until the next `install`.
             unsafe { Cr4::update(|cr4| cr4.remove(Cr4Flags::FSGSBASE)) };
         }
-        for debt in Debt::of(self.switcher.variant().pcid()) {
+        for debt in Cleanup::of(self.switcher.variant().pcid()) {
             match debt {
-                Debt::Translations => flush_all_translations(),
-                Debt::Training => self.forget_training(),
+                Cleanup::Translations => flush_all_translations(),
+                Cleanup::Training => self.forget_training(),
             }
         }
         self.switcher.installed.fetch_sub(1, Ordering::AcqRel);
@@ -459,10 +459,10 @@ impl Cpu<'_> {
 
     /// Whether this code runs on the CPU of `install`, and stays there. GS base is read as an MSR:
     /// on another CPU, CR4.FSGSBASE may be clear.
-    pub(crate) fn is_here(&self) -> Result<(), NotHere> {
+    pub(crate) fn is_here(&self) -> Result<(), WrongCpu> {
         // SAFETY: every CPU with long mode has the MSR; reading it changes nothing.
         let gs_base = unsafe { read_msr(MsrName::GsBase.address()) };
-        NotHere::check(registers::flags(), gs_base, self.per_cpu.addr().get() as u64)
+        WrongCpu::check(registers::flags(), gs_base, self.per_cpu.addr().get() as u64)
     }
 
     fn can_be_uninstalled(&self) -> Result<(), UninstallError> {
@@ -492,14 +492,14 @@ impl Cpu<'_> {
 
 /// What a CPU owes its host when it has no guests any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Debt {
+enum Cleanup {
     /// Translations under the guests' PCIDs are to be flushed.
     Translations,
     /// The predictors that guests have trained are to be emptied.
     Training,
 }
 
-impl Debt {
+impl Cleanup {
     /// The debts in the order in which they are paid. Without PCIDs there are no translations left:
     /// the last exit has flushed all of a guest's root by loading the host's.
     const fn of(pcid: bool) -> &'static [Self] {
@@ -585,18 +585,18 @@ mod tests {
     fn what_is_about_one_cpu_is_done_there_and_without_interrupts() {
         let fixed = RFlags::FIXED;
         let enabled = fixed | RFlags::IF;
-        assert_eq!(NotHere::check(fixed, 0x1000, 0x1000), Ok(()));
-        let elsewhere = NotHere::OtherCpu { found: 0x2000, expected: 0x1000 };
-        assert_eq!(NotHere::check(fixed, 0x2000, 0x1000), Err(elsewhere));
-        assert_eq!(NotHere::check(enabled, 0x1000, 0x1000), Err(NotHere::InterruptsEnabled));
+        assert_eq!(WrongCpu::check(fixed, 0x1000, 0x1000), Ok(()));
+        let elsewhere = WrongCpu::OtherCpu { found: 0x2000, expected: 0x1000 };
+        assert_eq!(WrongCpu::check(fixed, 0x2000, 0x1000), Err(elsewhere));
+        assert_eq!(WrongCpu::check(enabled, 0x1000, 0x1000), Err(WrongCpu::InterruptsEnabled));
         assert_eq!(check_flags(fixed), Ok(()));
         assert_eq!(check_flags(enabled), Err(InstallError::InterruptsEnabled));
     }
 
     #[test]
     fn a_cpu_without_guests_has_none_of_their_translations_nor_of_their_training() {
-        assert_eq!(Debt::of(true), [Debt::Translations, Debt::Training]);
-        assert_eq!(Debt::of(false), [Debt::Training]);
+        assert_eq!(Cleanup::of(true), [Cleanup::Translations, Cleanup::Training]);
+        assert_eq!(Cleanup::of(false), [Cleanup::Training]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use x86_64::instructions::segmentation::{SS, Segment};
 use x86_64::registers::segmentation::SegmentSelector;
 
 use crate::barrier;
-use crate::cpu::{Cpu, NotHere};
+use crate::cpu::{Cpu, WrongCpu};
 use crate::debug;
 use crate::exchange::Context;
 use crate::exit::{DebugCauses, Exit};
@@ -30,14 +30,14 @@ pub enum EnterError {
     /// Interrupts are enabled, so that one could come between loading the guest's state and
     /// entering it; or this is another CPU than that of `install`.
     #[error(transparent)]
-    NotHere(#[from] NotHere),
+    WrongCpu(#[from] WrongCpu),
     /// This CPU is not as it has to be for guests to run, or not as `install` has found it.
     #[error(transparent)]
     State(#[from] StateError),
     /// CS or SS in the guest's frame is not a zero-extended selector. The emitted code compares it
     /// with selectors, and the proofs take it to be zero-extended.
     #[error("the guest's {register} is {found:#x}, which is no selector")]
-    NoSelector {
+    NotASelector {
         /// The register: CS or SS.
         register: &'static str,
         /// The value that the frame has.
@@ -178,7 +178,7 @@ impl Cpu<'_> {
         state::check_running(&running)?;
         check(guest, variant)?;
         let block = self.per_cpu.as_ptr() as u64;
-        NotHere::check(running.flags, registers::gs_base(), block)?;
+        WrongCpu::check(running.flags, registers::gs_base(), block)?;
         let cr3 = Cr3::from_register(registers::cr3());
         if pcid {
             check_host_pcid(guest, cr3)?;
@@ -209,7 +209,7 @@ impl Cpu<'_> {
             // 0.
             unsafe { SS::set_reg(kernel_ds) };
         }
-        // SAFETY: this is CPL 0, as this function has read CR3; `NotHere::check` has found
+        // SAFETY: this is CPL 0, as this function has read CR3; `WrongCpu::check` has found
         // interrupts to be off, and `install` the stacks to be there. The entries are in the sealed
         // image of the switcher, which owns the table and is borrowed until the host's is loaded
         // again.
@@ -271,7 +271,7 @@ impl Cpu<'_> {
     /// # Errors
     /// If this is not the CPU of `install`, or if this code could be moved to another one
     /// meanwhile: the barrier would happen on the wrong CPU, and is still to be made.
-    pub fn barrier_before_user_mode(&mut self) -> Result<(), NotHere> {
+    pub fn barrier_before_user_mode(&mut self) -> Result<(), WrongCpu> {
         self.is_here()?;
         self.forget_training();
         Ok(())
@@ -356,7 +356,7 @@ fn check(guest: &Guest, variant: &Variant) -> Result<(), EnterError> {
     }
     for (register, found) in [("CS", guest.regs.cs), ("SS", guest.regs.ss)] {
         if found > u16::MAX.into() {
-            return Err(EnterError::NoSelector { register, found });
+            return Err(EnterError::NotASelector { register, found });
         }
     }
     for mode in [Mode::Smod, Mode::Umod] {
@@ -607,10 +607,10 @@ mod tests {
         let mut guest = guest();
         assert_eq!(checked(&guest), Ok(()));
         guest.regs.cs = 0x1_0033;
-        let refused = EnterError::NoSelector { register: "CS", found: 0x1_0033 };
+        let refused = EnterError::NotASelector { register: "CS", found: 0x1_0033 };
         assert_eq!(checked(&guest), Err(refused));
         (guest.regs.cs, guest.regs.ss) = (0x33, 1 << 63 | 0x2B);
-        let refused = EnterError::NoSelector { register: "SS", found: 1 << 63 | 0x2B };
+        let refused = EnterError::NotASelector { register: "SS", found: 1 << 63 | 0x2B };
         assert_eq!(checked(&guest), Err(refused));
     }
 

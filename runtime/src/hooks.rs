@@ -218,7 +218,7 @@ mod tests {
     /// This holds wherever the code ends, so that neither what a guest has trained nor the position
     /// of a branch in its line matters.
     #[test]
-    fn a_thunk_has_no_indirect_branch_but_a_ret_in_the_upper_half_of_a_line_behind_its_own_call() {
+    fn a_thunk_has_no_indirect_branch_but_a_ret_in_the_upper_half_of_a_line_after_its_own_call() {
         for start in (0xFFFF_8000_0000_0000..).take(2 * Thunks::LINE) {
             let thunks = Thunks::new(&Hooks::FOR_TESTS, start);
             for symbol in HostSymbol::HOOKS {

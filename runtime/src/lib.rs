@@ -115,7 +115,7 @@ mod refused;
 mod registers;
 mod state;
 
-pub use cpu::{Cpu, InstallError, NotHere, UninstallError};
+pub use cpu::{Cpu, InstallError, UninstallError, WrongCpu};
 pub use debug::{Access, DebugError, GuestDebug, Width};
 pub use detect::Detect;
 pub use enter::EnterError;

@@ -316,9 +316,11 @@ fn write_and_seal<M: CodeMapping>(
     // that nothing else uses; `linked` is a buffer of its own, so the two do not overlap.
     unsafe { start.copy_from_nonoverlapping(NonNull::from(linked.bytes()).cast(), code) };
     // SAFETY: `code` is less than `len`, for which the memory is valid.
-    let behind = unsafe { start.byte_add(code) };
+    let thunks_start = unsafe { start.byte_add(code) };
     // SAFETY: as for the code, nothing else uses the memory; the two lengths add up to `len`.
-    unsafe { behind.copy_from_nonoverlapping(NonNull::from(thunks.bytes()).cast(), Thunks::LEN) };
+    unsafe {
+        thunks_start.copy_from_nonoverlapping(NonNull::from(thunks.bytes()).cast(), Thunks::LEN)
+    };
     // SAFETY: `reserve` has just returned this memory for `len`; all that is to be written is, and
     // nothing writes there any more.
     unsafe { memory.seal(start, len) }.map_err(LoadError::Mapping)?;

@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hosts_user_mode_is_behind_a_barrier_once_and_so_is_the_guest_after_it() {
+    fn the_hosts_user_mode_is_after_a_barrier_once_and_so_is_the_guest_after_it() {
         let (a, b) = (Domain::new(), Domain::new());
         let mut cpu = Predictors::unknown();
         assert!(cpu.leave());
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn user_mode_is_behind_a_barrier_also_where_the_host_has_those_between_guests() {
+    fn user_mode_is_after_a_barrier_also_where_the_host_has_those_between_guests() {
         let (a, b) = (Domain::new(), Domain::new());
         let mut cpu = Predictors::unknown();
         assert!(cpu.leave());

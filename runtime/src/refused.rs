@@ -68,12 +68,12 @@ impl<T, E: Error> Error for Refused<T, E> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::{NotHere, UninstallError};
+    use crate::cpu::{UninstallError, WrongCpu};
     use std::string::ToString;
 
     #[test]
     fn it_says_why_and_gives_the_object_back() {
-        let reason = UninstallError::NotHere(NotHere::InterruptsEnabled);
+        let reason = UninstallError::WrongCpu(WrongCpu::InterruptsEnabled);
         let refused = Refused::new("a CPU", reason);
         assert_eq!(refused.to_string(), reason.to_string());
         let text = std::format!("{refused:?}");

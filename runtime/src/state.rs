@@ -109,17 +109,17 @@ pub struct StateError {
     /// What is wrong about the value.
     pub problem: &'static str,
     /// What the host can do about it.
-    pub mend: &'static str,
+    pub remedy: &'static str,
 }
 
 impl fmt::Display for StateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { register, selector, found, problem, mend, .. } = *self;
+        let Self { register, selector, found, problem, remedy, .. } = *self;
         f.write_str(register)?;
         if let Some(selector) = selector {
             write!(f, " {selector:#x}")?;
         }
-        write!(f, " is {found:#x}: {problem}; {mend}")
+        write!(f, " is {found:#x}: {problem}; {remedy}")
     }
 }
 
@@ -132,13 +132,13 @@ pub(crate) struct Wrong {
     selector: Option<u16>,
     found: u64,
     problem: &'static str,
-    mend: &'static str,
+    remedy: &'static str,
 }
 
 impl Wrong {
     const fn of(self, state: State) -> StateError {
-        let Self { register, selector, found, problem, mend } = self;
-        StateError { state, register, selector, found, problem, mend }
+        let Self { register, selector, found, problem, remedy } = self;
+        StateError { state, register, selector, found, problem, remedy }
     }
 }
 
@@ -348,9 +348,9 @@ const fn wrong(
     register: &'static str,
     found: u64,
     problem: &'static str,
-    mend: &'static str,
+    remedy: &'static str,
 ) -> Result<(), Wrong> {
-    Err(Wrong { register, selector: None, found, problem, mend })
+    Err(Wrong { register, selector: None, found, problem, remedy })
 }
 
 /// Checks a bit that must be set, or must be clear.
@@ -360,9 +360,9 @@ const fn bit(
     bit: u64,
     must_be_set: bool,
     problem: &'static str,
-    mend: &'static str,
+    remedy: &'static str,
 ) -> Result<(), Wrong> {
-    if (found & bit != 0) == must_be_set { Ok(()) } else { wrong(register, found, problem, mend) }
+    if (found & bit != 0) == must_be_set { Ok(()) } else { wrong(register, found, problem, remedy) }
 }
 
 /// Checks a bit of CR4 that has to stay as `install` has found or made it.
@@ -444,8 +444,14 @@ fn gdt_entries_are_safe(host: &Host) -> Result<(), Wrong> {
 /// Judges a descriptor that CPL 3 may be able to load. What is not known to be safe is refused.
 fn judge(selector: u16, entry: u64) -> Result<(), Wrong> {
     let is = |bits: u64| entry & bits == bits;
-    let wrong = |problem, mend| {
-        Err(Wrong { register: "GDT entry", selector: Some(selector), found: entry, problem, mend })
+    let wrong = |problem, remedy| {
+        Err(Wrong {
+            register: "GDT entry",
+            selector: Some(selector),
+            found: entry,
+            problem,
+            remedy,
+        })
     };
     const REMOVE: &str = "take it out of the GDT that is loaded while guests run";
     let conforms = is(PRESENT | IS_SEGMENT | IS_CODE | DOWN_OR_CONFORMING);
@@ -537,8 +543,8 @@ fn selectors_are_as_star_has_them(host: &Host) -> Result<(), Wrong> {
     for (register, selector, mask, attributes, problem) in wanted {
         let found = host.descriptor(selector);
         if found & mask != EACH | attributes {
-            let mend = "correct the GDT, or tell the variant the selectors of this host";
-            return Err(Wrong { register, selector: Some(selector), found, problem, mend });
+            let remedy = "correct the GDT, or tell the variant the selectors of this host";
+            return Err(Wrong { register, selector: Some(selector), found, problem, remedy });
         }
     }
     Ok(())
@@ -711,10 +717,10 @@ fn flags_are_clear(running: &Running) -> Result<(), Wrong> {
             "execute CLAC",
         ),
     ];
-    for (flag, register, problem, mend) in wanted {
+    for (flag, register, problem, remedy) in wanted {
         let matters = flag != RFlags::AC || now.cr4 & cr4::SMAP != 0;
         if flags.contains(flag) && matters {
-            return wrong(register, flags.bits(), problem, mend);
+            return wrong(register, flags.bits(), problem, remedy);
         }
     }
     Ok(())

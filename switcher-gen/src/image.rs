@@ -482,7 +482,7 @@ mod tests {
     /// This is checked instruction by instruction, whichever of them is executed (hazards.md, rows
     /// 45 and 46).
     #[test]
-    fn behind_each_return_is_a_trap_and_each_ret_is_in_the_upper_half_of_its_line() {
+    fn after_each_return_is_a_trap_and_each_ret_is_in_the_upper_half_of_its_line() {
         use iced_x86::{Decoder, DecoderOptions, FlowControl, Mnemonic};
         let mut counted = [0; 2];
         for variant in Variant::all() {

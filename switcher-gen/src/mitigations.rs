@@ -21,8 +21,8 @@ mod fault;
 mod table;
 
 pub use fault::{
-    Assessment, Countermeasure, Cpus, Done, Duty, Elsewhere, Fault, Instead, Is, Measure, Place,
-    Switch, Unmet,
+    Assessment, Condition, Countermeasure, Cpus, Done, Duty, Fault, Instead, Measure, NotRelevant,
+    Place, Switch, Unmet,
 };
 
 /// Two words of a name contradict each other.
@@ -35,7 +35,7 @@ pub struct Contradiction {
     pub second: &'static str,
 }
 
-impl Elsewhere {
+impl NotRelevant {
     /// All that is published and has no row in a vendor's table.
     pub const ALL: &'static [Self] = table::ELSEWHERE;
 }

@@ -123,26 +123,26 @@ impl Assertion {
 }
 
 fn struct_fields(input: &DeriveInput) -> Result<&FieldsNamed> {
-    const WAY_OUT: &str = "AsmLayout describes structs with named fields";
+    const ADVICE: &str = "AsmLayout describes structs with named fields";
     match &input.data {
         Data::Struct(data) => match &data.fields {
             Fields::Named(fields) => Ok(fields),
             Fields::Unnamed(fields) => Err(Error::new_spanned(
                 fields,
-                format!("{WAY_OUT}: give the fields of `{}` names", input.ident),
+                format!("{ADVICE}: give the fields of `{}` names", input.ident),
             )),
             Fields::Unit => Err(Error::new_spanned(
                 &input.ident,
-                format!("{WAY_OUT}: `{}` has none to describe", input.ident),
+                format!("{ADVICE}: `{}` has none to describe", input.ident),
             )),
         },
         Data::Enum(data) => Err(Error::new(
             data.enum_token.span,
-            format!("{WAY_OUT}: where a struct holds an enum, make the field an integer"),
+            format!("{ADVICE}: where a struct holds an enum, make the field an integer"),
         )),
         Data::Union(data) => Err(Error::new(
             data.union_token.span,
-            format!("{WAY_OUT}: for each view of a union, derive it on a struct of its own"),
+            format!("{ADVICE}: for each view of a union, derive it on a struct of its own"),
         )),
     }
 }

@@ -230,7 +230,7 @@ fn whatever_is_wrong_is_refused_by_its_name() {
         spoil(&mut host);
         let refused = check_host(&host).expect_err(register);
         assert_eq!((refused.state, refused.register), (state, register), "{refused}");
-        assert!(!refused.problem.is_empty() && !refused.mend.is_empty());
+        assert!(!refused.problem.is_empty() && !refused.remedy.is_empty());
     }
     for (state, register, spoil) in wrong_moments() {
         let mut running = running();

@@ -563,7 +563,7 @@ mod tests {
 
     /// The names in the code of these tests.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    enum Few {}
+    enum TestNames {}
 
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum Label {
@@ -603,15 +603,15 @@ mod tests {
         }
     }
 
-    impl Names for Few {
+    impl Names for TestNames {
         type Label = Label;
         type Window = Window;
         type Symbol = HostSymbol;
         const PER_CPU_BEFORE_CODE: usize = 0x1000;
     }
 
-    type CodeBuffer = super::CodeBuffer<Few>;
-    type AsmError = super::AsmError<Few>;
+    type CodeBuffer = super::CodeBuffer<TestNames>;
+    type AsmError = super::AsmError<TestNames>;
 
     #[test]
     fn jumps_of_both_widths_and_directions_reach_their_labels() {

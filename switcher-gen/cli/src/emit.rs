@@ -124,7 +124,7 @@ fn address(text: &str) -> Result<u64, String> {
     number(text).ok_or_else(|| "not a 64-bit address such as 0xfffffe8000000000 or 4096".into())
 }
 
-/// A number: decimal, or hexadecimal behind `0x`, with `_` where it helps.
+/// A number: decimal, or hexadecimal with `0x` before it, with `_` where it helps.
 pub(crate) fn number(text: &str) -> Option<u64> {
     let digits = text.replace('_', "");
     let (digits, radix) = match digits.strip_prefix("0x") {

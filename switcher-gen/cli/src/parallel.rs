@@ -30,7 +30,7 @@ impl Jobs {
     }
 
     /// Does parts `0..parts` and returns what they give, in their order. Each thread has a worker
-    /// of its own, which need not be `Send`. Nothing behind the first part that breaks is returned,
+    /// of its own, which need not be `Send`. Nothing after the first part that breaks is returned,
     /// whoever was done first. Once somebody has pressed Ctrl-C, no part is begun any more.
     pub(crate) fn each<W, T: Send>(
         &self,

@@ -277,7 +277,7 @@ impl Texts<'_> {
         Some(format!("{}:{}", source.file, source.line))
     }
 
-    /// The instruction, and behind it its source.
+    /// The instruction, followed by its source.
     pub(crate) fn annotated(&self, at: u64) -> Option<String> {
         let Some(line) = self.line(at) else { return self.target.program.text(at) };
         let mut text = match line.operands.as_slice() {

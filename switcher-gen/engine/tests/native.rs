@@ -528,7 +528,7 @@ fn a_traced_umod_traps_once_per_instruction() {
             assert_eq!(outcome.frame.eflags, START | RF);
             assert_eq!(outcome.pvcs, saved(machine, &setup.pvcs, &setup.frame, setup.gs_base));
 
-            // There and back: one trap, after the instruction behind the SYSCALL.
+            // There and back: one trap, after the instruction after the SYSCALL.
             setup.extra.smod_entry -= 2;
             setup.extra.retu_rip = setup.extra.smod_entry + 2;
             let outcome = run(machine, &setup);

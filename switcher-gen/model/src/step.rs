@@ -192,7 +192,7 @@ pub trait Observer<D: Domain> {
         None
     }
 
-    /// Whether it is gone on behind a store of `value` there, which may have changed any memory.
+    /// Whether it is gone on after a store of `value` there, which may have changed any memory.
     fn left(
         &mut self,
         _d: &D,

@@ -23,7 +23,7 @@ pub struct Fault {
     /// The fault's CVE numbers.
     pub cves: &'static [&'static str],
     /// Which CPUs have the fault.
-    pub suffers: Is,
+    pub affects: Condition,
     /// What the switcher's code does about it: the first countermeasure whose
     /// [`when`](Countermeasure::when) holds.
     pub code: &'static [Countermeasure],
@@ -37,7 +37,7 @@ pub struct Fault {
 
 /// A publication about the speculation of CPUs that does not concern a switcher.
 #[derive(Debug)]
-pub struct Elsewhere {
+pub struct NotRelevant {
     /// Its public name.
     pub name: &'static str,
     /// Its CVE numbers.
@@ -50,21 +50,21 @@ pub struct Elsewhere {
 #[derive(Debug)]
 pub struct Countermeasure {
     /// On which of the CPUs that have the fault.
-    pub when: Is,
+    pub when: Condition,
     /// What it does.
     pub measure: Measure,
     /// Whether the CPU knows the instruction or the MSR. If it does not, the measure would fault.
-    pub exists: Is,
+    pub exists: Condition,
     /// Whether the measure helps on this CPU. If nothing says so, it is taken all the same, because
     /// a hypervisor may hide what the CPU has, and the host is told.
-    pub works: Is,
+    pub works: Condition,
 }
 
 /// A setting of the host that makes a [`Countermeasure`] superfluous.
 #[derive(Debug)]
 pub struct Instead {
     /// Whether the CPU offers the setting.
-    pub offered: Is,
+    pub offered: Condition,
     /// The switches that have to be on, all of them.
     pub switches: &'static [Switch],
 }
@@ -73,7 +73,7 @@ pub struct Instead {
 #[derive(Debug)]
 pub struct Duty {
     /// On which of the CPUs that have the fault.
-    pub when: Is,
+    pub when: Condition,
     /// Where the host has to do it.
     pub place: Place,
     /// What is to be done.
@@ -86,7 +86,7 @@ pub struct Duty {
 #[derive(Debug)]
 pub enum Done {
     /// It has been done if this holds.
-    If(Is),
+    If(Condition),
     /// Nothing shows it: it is a matter of the host's code, or of microcode that leaves no trace.
     Unseen,
 }
@@ -224,7 +224,7 @@ impl fmt::Display for Cpus {
 
 /// A condition that holds on a host or does not.
 #[derive(Clone, Copy, Debug)]
-pub enum Is {
+pub enum Condition {
     /// It holds on every host.
     Always,
     /// The CPU is one of these.
@@ -241,14 +241,14 @@ pub enum Is {
     /// The host's code has no RET but its return thunk's.
     ReturnThunks,
     /// The condition does not hold.
-    Not(&'static Is),
+    Not(&'static Condition),
     /// All of these conditions hold.
-    All(&'static [Is]),
+    All(&'static [Condition]),
     /// At least one of these conditions holds.
-    Any(&'static [Is]),
+    Any(&'static [Condition]),
 }
 
-impl Is {
+impl Condition {
     /// Whether the condition holds on `host`.
     #[must_use]
     pub fn on(&self, host: &HostFeatures) -> bool {
@@ -346,7 +346,7 @@ impl Is {
 }
 
 /// Prints the condition as a clause.
-impl fmt::Display for Is {
+impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.write(f, false)
     }
@@ -521,7 +521,7 @@ impl Assessment {
     #[must_use]
     pub fn of(host: &HostFeatures, vendor: Vendor) -> Self {
         let mut all = Self::default();
-        for fault in Fault::of(vendor).iter().filter(|fault| fault.suffers.on(host)) {
+        for fault in Fault::of(vendor).iter().filter(|fault| fault.affects.on(host)) {
             all.add(fault, host);
         }
         all
@@ -566,7 +566,7 @@ impl Fault {
             }
         }
         text += "\n## No matter of a switcher's\n\n";
-        for Elsewhere { name, cves, why } in Elsewhere::ALL {
+        for NotRelevant { name, cves, why } in NotRelevant::ALL {
             text += &alloc::format!("* **{name}** ({}): {why}.\n", cves.join(", "));
         }
         text
@@ -578,22 +578,22 @@ impl Fault {
         if !cves.is_empty() {
             text += &alloc::format!("* **Numbers**: {cves}.\n");
         }
-        text += &match self.suffers {
-            Is::Always => String::from("* **Affected**: every CPU.\n"),
+        text += &match self.affects {
+            Condition::Always => String::from("* **Affected**: every CPU.\n"),
             some => alloc::format!("* **Affected, if** {some}.\n"),
         };
         for (at, Countermeasure { when, measure, exists, works }) in self.code.iter().enumerate() {
             text += "* **The code**";
             match when {
-                Is::Always if at == 0 => {}
-                Is::Always => text += ", otherwise",
+                Condition::Always if at == 0 => {}
+                Condition::Always => text += ", otherwise",
                 when => text += &alloc::format!(", if {when}"),
             }
             text += &alloc::format!(": {measure}.");
-            if !matches!(exists, Is::Always) {
+            if !matches!(exists, Condition::Always) {
                 text += &alloc::format!(" It can, if {exists}.");
             }
-            if !matches!(works, Is::Always) {
+            if !matches!(works, Condition::Always) {
                 text += &alloc::format!(" It helps, if {works}.");
             }
             text += "\n";
@@ -608,7 +608,7 @@ impl Fault {
         }
         for Duty { when, place, what, done } in self.duties {
             text += "* **The host**";
-            if !matches!(when, Is::Always) {
+            if !matches!(when, Condition::Always) {
                 text += &alloc::format!(", if {when}");
             }
             text += &alloc::format!(": {place}: {what}.");

@@ -7,7 +7,8 @@
 //! affected CPUs and gives no bit for the others.
 
 use super::fault::{
-    Countermeasure, Cpus, Done, Duty, Elsewhere, Fault, Instead, Is, Measure, Place, Switch,
+    Condition, Countermeasure, Cpus, Done, Duty, Fault, Instead, Measure, NotRelevant, Place,
+    Switch,
 };
 use super::{Bhb, Rsb};
 use crate::arch::{ArchCapabilities as Caps, Speculation as Said};
@@ -68,10 +69,11 @@ const ZEN_3_AND_4: Cpus = Cpus::families(0x19, 0x19, "Zen 3 and 4");
 const ZEN_TO_ZEN_2: Cpus = Cpus::families(0x17, 0x18, "Zen 1, Zen 2 and Hygon's Dhyana");
 
 /// Enhanced IBRS is switched on: what less privileged code has trained predicts nothing.
-const ENHANCED_IBRS_ON: Is = Is::All(&[Is::Has(Caps::IBRS_ALL), Is::On(Switch::Ibrs)]);
+const ENHANCED_IBRS_ON: Condition =
+    Condition::All(&[Condition::Has(Caps::IBRS_ALL), Condition::On(Switch::Ibrs)]);
 
 const ENHANCED_IBRS: Instead =
-    Instead { offered: Is::Has(Caps::IBRS_ALL), switches: &[Switch::Ibrs] };
+    Instead { offered: Condition::Has(Caps::IBRS_ALL), switches: &[Switch::Ibrs] };
 
 /// The return stack buffer is filled on every CPU, whatever the host has set. Other hosts do
 /// without because under SMEP the return addresses that a guest leaves there lead to no code that
@@ -85,24 +87,29 @@ const FILL_RETURNS: Countermeasure = plain(Measure::Rsb(Rsb::Full));
 
 /// What SMEP is still needed for.
 const LEADS_TO_NO_USER_PAGE: Duty = Duty {
-    when: Is::Always,
+    when: Condition::Always,
     place: Switch::Smep.place(),
     what: "set it on every CPU, and leave it set: what is predicted before the buffer is filled, or by \
            something else, then leads to no page of a guest's",
-    done: Done::If(Is::On(Switch::Smep)),
+    done: Done::If(Condition::On(Switch::Smep)),
 };
 
 /// A [`Countermeasure`] that cannot fault and needs no microcode.
 const fn plain(measure: Measure) -> Countermeasure {
-    Countermeasure { when: Is::Always, measure, exists: Is::Always, works: Is::Always }
+    Countermeasure {
+        when: Condition::Always,
+        measure,
+        exists: Condition::Always,
+        works: Condition::Always,
+    }
 }
 
-const fn verw(works: Is) -> Countermeasure {
+const fn verw(works: Condition) -> Countermeasure {
     Countermeasure { works, ..plain(Measure::Verw) }
 }
 
 const IBRS: Countermeasure =
-    Countermeasure { exists: Is::Says(Said::IBRS), ..plain(Measure::Ibrs) };
+    Countermeasure { exists: Condition::Says(Said::IBRS), ..plain(Measure::Ibrs) };
 
 const NO_INDIRECT: &str = "it has no indirect jump or call, and the runtime leads to it and to far hooks by \
                            retpolines (with `+untrain`, `Cpu::enter` leads to it by IRETQ, unless the host \
@@ -113,15 +120,16 @@ const SMT: &str = "run no other guest, and nothing with secrets, on the core's o
 
 /// The core has another thread, or may have one: what a hypervisor lets a virtual CPU report of its
 /// siblings need not be true.
-const THREADS: Is = Is::Any(&[Is::Says(Said::SMT), Is::Says(Said::HYPERVISOR)]);
+const THREADS: Condition =
+    Condition::Any(&[Condition::Says(Said::SMT), Condition::Says(Said::HYPERVISOR)]);
 
 /// What the host's returns need of an exit where a guest can train them. Untraining needs nothing
 /// of the CPU, and it comes first, so that a host with return thunks has it whatever the CPU
 /// reports of IBPB.
-const fn returns(works: Is) -> [Countermeasure; 2] {
+const fn returns(works: Condition) -> [Countermeasure; 2] {
     [
-        Countermeasure { when: Is::ReturnThunks, works, ..plain(Measure::Untrain) },
-        Countermeasure { exists: Is::Says(Said::IBPB), works, ..plain(Measure::Ibpb) },
+        Countermeasure { when: Condition::ReturnThunks, works, ..plain(Measure::Untrain) },
+        Countermeasure { exists: Condition::Says(Said::IBPB), works, ..plain(Measure::Ibpb) },
     ]
 }
 
@@ -142,7 +150,8 @@ const BEFORE_THE_VMM_OR_BY_AN_EXIT: &str = "write IBPB to PRED_CMD before the VM
 /// distinguish guest and host. A guest of a switcher is at CPL 3 like the VMM, so no CPU
 /// distinguishes them, and neither does a virtual CPU: no exit of its hypervisor's lies between the
 /// two.
-const VMM: Duty = Duty { when: Is::Always, place: Place::Software, what: "", done: Done::Unseen };
+const VMM: Duty =
+    Duty { when: Condition::Always, place: Place::Software, what: "", done: Done::Unseen };
 
 const VMSCAPE: &str = "ETH Zurich, \"VMScape\"; Linux, hw-vuln/vmscape.rst; the affected CPUs named there are \
                        those that do not tell the guests of VMX from user mode, and here guests are user mode";
@@ -154,14 +163,14 @@ const VMSCAPE_AND_AMD: &str = "ETH Zurich, \"VMScape\" (AMD-SB-7046); Linux, hw-
 /// VERW does not overwrite fill buffers any more: hypervisors use this switch for guests (Linux,
 /// arch/x86/kvm/vmx/vmx.c, vmx_disable_fb_clear).
 const FILL_BUFFERS: Duty = Duty {
-    when: Is::Has(Caps::FB_CLEAR_CTRL),
+    when: Condition::Has(Caps::FB_CLEAR_CTRL),
     place: Switch::FillBuffersCleared.place(),
     what: "clear it while `+verw` is relied on: VERW spares the fill buffers with it",
-    done: Done::If(Is::On(Switch::FillBuffersCleared)),
+    done: Done::If(Condition::On(Switch::FillBuffersCleared)),
 };
 
 const MITIGATION_OF_SSB: Duty = Duty {
-    when: Is::Always,
+    when: Condition::Always,
     place: Place::Software,
     what: "set SSBD for a guest that asks for it, and for code of the host's that runs untrusted \
            programs in its own address space",
@@ -173,11 +182,11 @@ pub(super) static INTEL: &[Fault] = &[
     Fault {
         name: "Branch target injection (Spectre variant 2)",
         cves: &["CVE-2017-5715"],
-        suffers: Is::Always,
+        affects: Condition::Always,
         code: &[IBRS],
         instead: Some(ENHANCED_IBRS),
         duties: &[Duty {
-            when: Is::Always,
+            when: Condition::Always,
             place: Place::Software,
             what: BETWEEN_GUESTS,
             done: Done::Unseen,
@@ -188,22 +197,22 @@ pub(super) static INTEL: &[Fault] = &[
     Fault {
         name: "Branch target injection from the core's other thread",
         cves: &["CVE-2017-5715"],
-        suffers: THREADS,
+        affects: THREADS,
         code: &[],
         instead: None,
         duties: &[Duty {
-            when: Is::Always,
+            when: Condition::Always,
             place: Switch::Stibp.place(),
             what: "set it while a guest runs (with enhanced IBRS, IBRS does it), or run nothing \
                    else on the core",
-            done: Done::If(Is::Any(&[Is::On(Switch::Stibp), ENHANCED_IBRS_ON])),
+            done: Done::If(Condition::Any(&[Condition::On(Switch::Stibp), ENHANCED_IBRS_ON])),
         }],
         source: "Intel, \"Single Thread Indirect Branch Predictors\"",
     },
     Fault {
         name: "Return stack buffer left by a guest (SpectreRSB, ret2spec)",
         cves: &["CVE-2018-15572"],
-        suffers: Is::Always,
+        affects: Condition::Always,
         code: &[FILL_RETURNS],
         instead: None,
         duties: &[LEADS_TO_NO_USER_PAGE],
@@ -214,7 +223,10 @@ pub(super) static INTEL: &[Fault] = &[
     Fault {
         name: "Post-barrier return stack buffer (PBRSB)",
         cves: &["CVE-2022-26373"],
-        suffers: Is::All(&[Is::Has(Caps::IBRS_ALL), Is::Not(&Is::Has(Caps::PBRSB_NO))]),
+        affects: Condition::All(&[
+            Condition::Has(Caps::IBRS_ALL),
+            Condition::Not(&Condition::Has(Caps::PBRSB_NO)),
+        ]),
         code: &[plain(Measure::Rsb(Rsb::Lite))],
         instead: None,
         duties: &[],
@@ -223,9 +235,9 @@ pub(super) static INTEL: &[Fault] = &[
     Fault {
         name: "Retbleed (RSB underflow)",
         cves: &["CVE-2022-29901", "CVE-2022-28693"],
-        suffers: Is::Any(&[
-            Is::Has(Caps::RSBA),
-            Is::Cpu(&[
+        affects: Condition::Any(&[
+            Condition::Has(Caps::RSBA),
+            Condition::Cpu(&[
                 SKYLAKE,
                 SKYLAKE_L,
                 SKYLAKE_X,
@@ -247,29 +259,29 @@ pub(super) static INTEL: &[Fault] = &[
     Fault {
         name: "Restricted alternative predictions of returns (RRSBA)",
         cves: &["CVE-2022-28693"],
-        suffers: Is::Has(Caps::RRSBA),
+        affects: Condition::Has(Caps::RRSBA),
         code: &[],
         instead: None,
         duties: &[Duty {
-            when: Is::Says(Said::RRSBA_CTRL),
+            when: Condition::Says(Said::RRSBA_CTRL),
             place: Switch::RrsbaDisS.place(),
             what: "set it if the host's indirect branches are retpolines; without them, enhanced \
                    IBRS is enough",
-            done: Done::If(Is::Any(&[Is::On(Switch::RrsbaDisS), ENHANCED_IBRS_ON])),
+            done: Done::If(Condition::Any(&[Condition::On(Switch::RrsbaDisS), ENHANCED_IBRS_ON])),
         }],
         source: "Intel, \"Return Stack Buffer Underflow\", RRSBA_DIS_S",
     },
     Fault {
         name: "Branch history injection (BHI, Native BHI)",
         cves: &["CVE-2022-0001", "CVE-2022-0002", "CVE-2024-2201"],
-        suffers: Is::Not(&Is::Has(Caps::BHI_NO)),
+        affects: Condition::Not(&Condition::Has(Caps::BHI_NO)),
         code: &[
             // The sequence is short only where the history is known to be short. That BHI_CTRL is
             // not reported shows nothing: older microcode lacks it, a hypervisor may hide it, and a
             // virtual CPU's model is its hypervisor's choice.
             Countermeasure {
-                when: Is::All(&[
-                    Is::Cpu(&[
+                when: Condition::All(&[
+                    Condition::Cpu(&[
                         SKYLAKE,
                         SKYLAKE_L,
                         SKYLAKE_X,
@@ -285,14 +297,17 @@ pub(super) static INTEL: &[Fault] = &[
                         TIGER_LAKE_L,
                         ROCKET_LAKE,
                     ]),
-                    Is::Not(&Is::Says(Said::BHI_CTRL)),
-                    Is::Not(&Is::Says(Said::HYPERVISOR)),
+                    Condition::Not(&Condition::Says(Said::BHI_CTRL)),
+                    Condition::Not(&Condition::Says(Said::HYPERVISOR)),
                 ]),
                 ..plain(Measure::Bhb(Bhb::Short))
             },
             plain(Measure::Bhb(Bhb::Long)),
         ],
-        instead: Some(Instead { offered: Is::Says(Said::BHI_CTRL), switches: &[Switch::BhiDisS] }),
+        instead: Some(Instead {
+            offered: Condition::Says(Said::BHI_CTRL),
+            switches: &[Switch::BhiDisS],
+        }),
         duties: &[],
         source: "Intel, \"Branch History Injection and Intra-mode Branch Target Injection\": \
                  BHI_DIS_S, and the software sequences, of which cores since Golden Cove need the longer \
@@ -301,10 +316,10 @@ pub(super) static INTEL: &[Fault] = &[
     Fault {
         name: "Indirect target selection (ITS)",
         cves: &["CVE-2024-28956"],
-        suffers: Is::All(&[
-            Is::Not(&Is::Has(Caps::ITS_NO)),
-            Is::Not(&Is::Says(Said::BHI_CTRL)),
-            Is::MayBe(&[
+        affects: Condition::All(&[
+            Condition::Not(&Condition::Has(Caps::ITS_NO)),
+            Condition::Not(&Condition::Says(Said::BHI_CTRL)),
+            Condition::MayBe(&[
                 SKYLAKE_X.since_stepping(6),
                 KABY_LAKE_L.since_stepping(12),
                 KABY_LAKE.since_stepping(13),
@@ -325,14 +340,14 @@ pub(super) static INTEL: &[Fault] = &[
         instead: None,
         duties: &[
             Duty {
-                when: Is::Always,
+                when: Condition::Always,
                 place: Place::Software,
                 what: "have no RET and no indirect branch that ends in the lower half of a cache \
                        line, as compilers and return thunks can arrange",
                 done: Done::Unseen,
             },
             Duty {
-                when: Is::Always,
+                when: Condition::Always,
                 place: Place::Microcode,
                 what: "load that of May 2025 or later, without which IBPB leaves direct branches' \
                        targets",
@@ -346,11 +361,11 @@ pub(super) static INTEL: &[Fault] = &[
     Fault {
         name: "Branch predictor isolation of Lion Cove",
         cves: &["CVE-2025-24495"],
-        suffers: Is::MayBe(&[LUNAR_LAKE, ARROW_LAKE, ARROW_LAKE_H, ARROW_LAKE_U]),
+        affects: Condition::MayBe(&[LUNAR_LAKE, ARROW_LAKE, ARROW_LAKE_H, ARROW_LAKE_U]),
         code: &[],
         instead: None,
         duties: &[Duty {
-            when: Is::Always,
+            when: Condition::Always,
             place: Place::Microcode,
             what: "load that of May 2025 or later: direct branches train indirect ones without it",
             done: Done::Unseen,
@@ -360,11 +375,11 @@ pub(super) static INTEL: &[Fault] = &[
     Fault {
         name: "Return predictor targets shared between contexts",
         cves: &["CVE-2023-38575"],
-        suffers: Is::Always,
+        affects: Condition::Always,
         code: &[FILL_RETURNS],
         instead: None,
         duties: &[Duty {
-            when: Is::Always,
+            when: Condition::Always,
             place: Place::Microcode,
             what: "load that of March 2024 or later",
             done: Done::Unseen,
@@ -374,11 +389,11 @@ pub(super) static INTEL: &[Fault] = &[
     Fault {
         name: "Branch privilege injection",
         cves: &["CVE-2024-45332"],
-        suffers: Is::Has(Caps::IBRS_ALL),
+        affects: Condition::Has(Caps::IBRS_ALL),
         code: &[],
         instead: None,
         duties: &[Duty {
-            when: Is::Always,
+            when: Condition::Always,
             place: Place::Microcode,
             what: "load that of May 2025 or later: predictions in flight keep a wrong privilege \
                    without it",
@@ -389,7 +404,7 @@ pub(super) static INTEL: &[Fault] = &[
     Fault {
         name: "VMSCAPE",
         cves: &["CVE-2025-40300"],
-        suffers: Is::Always,
+        affects: Condition::Always,
         code: &[],
         instead: None,
         duties: &[Duty { what: BEFORE_THE_VMM, ..VMM }],
@@ -398,7 +413,7 @@ pub(super) static INTEL: &[Fault] = &[
     Fault {
         name: "SWAPGS speculation",
         cves: &["CVE-2019-1125"],
-        suffers: Is::Always,
+        affects: Condition::Always,
         code: &[plain(Measure::Always(
             "nothing is accessed by GS behind a branch and a SWAPGS before an instruction \
              serialises, which is proved",
@@ -410,20 +425,20 @@ pub(super) static INTEL: &[Fault] = &[
     Fault {
         name: "Meltdown",
         cves: &["CVE-2017-5754"],
-        suffers: Is::Not(&Is::Has(Caps::RDCL_NO)),
+        affects: Condition::Not(&Condition::Has(Caps::RDCL_NO)),
         code: &[plain(Measure::Always(
             "on a guest's root it accesses only what every guest's root has to map",
         ))],
         instead: None,
         duties: &[
             Duty {
-                when: Is::Always,
+                when: Condition::Always,
                 place: Place::Software,
                 what: "map nothing else of the host's in a guest's root",
                 done: Done::Unseen,
             },
             Duty {
-                when: Is::Always,
+                when: Condition::Always,
                 place: Place::Software,
                 what: "leave G clear in every entry of the host's own root, too, that a guest's root does \
                        not have alike, or CR4.PGE clear: MOV to CR3 keeps global translations, and what \
@@ -437,26 +452,26 @@ pub(super) static INTEL: &[Fault] = &[
     Fault {
         name: "Rogue system register read (variant 3a)",
         cves: &["CVE-2018-3640"],
-        suffers: Is::Always,
+        affects: Condition::Always,
         code: &[],
         instead: None,
         duties: &[Duty {
-            when: Is::Always,
+            when: Condition::Always,
             place: Place::Microcode,
             what: "load that of May 2018 or later, which also brings SSBD",
-            done: Done::If(Is::Says(Said::SSBD)),
+            done: Done::If(Condition::Says(Said::SSBD)),
         }],
         source: "Intel, \"Rogue System Register Read\" (INTEL-SA-00115)",
     },
     Fault {
         name: "L1 terminal fault (L1TF, Foreshadow)",
         cves: &["CVE-2018-3620", "CVE-2018-3646"],
-        suffers: Is::Not(&Is::Has(Caps::RDCL_NO)),
+        affects: Condition::Not(&Condition::Has(Caps::RDCL_NO)),
         code: &[],
         instead: None,
         duties: &[
             Duty {
-                when: Is::Always,
+                when: Condition::Always,
                 place: Place::Software,
                 what: "let no entry of a guest's page tables that is not present name memory of \
                        the host or of another guest: write the guest's roots yourself, absent \
@@ -470,9 +485,9 @@ pub(super) static INTEL: &[Fault] = &[
     Fault {
         name: "Machine check by a changed page size (iTLB multihit)",
         cves: &["CVE-2018-12207"],
-        suffers: Is::All(&[
-            Is::Not(&Is::Has(Caps::PSCHANGE_MC_NO)),
-            Is::Not(&Is::Cpu(&[
+        affects: Condition::All(&[
+            Condition::Not(&Condition::Has(Caps::PSCHANGE_MC_NO)),
+            Condition::Not(&Condition::Cpu(&[
                 SILVERMONT,
                 SILVERMONT_D,
                 SILVERMONT_MID,
@@ -490,7 +505,7 @@ pub(super) static INTEL: &[Fault] = &[
         code: &[],
         instead: None,
         duties: &[Duty {
-            when: Is::Always,
+            when: Condition::Always,
             place: Place::Software,
             what: "map what a guest may execute by 4-KiB pages alone; or never change the size of such a \
                    page in a guest's root but by clearing the entry, flushing the TLBs of all CPUs that \
@@ -503,8 +518,8 @@ pub(super) static INTEL: &[Fault] = &[
     Fault {
         name: "Microarchitectural data sampling (MDS)",
         cves: &["CVE-2018-12126", "CVE-2018-12127", "CVE-2018-12130", "CVE-2019-11091"],
-        suffers: Is::Not(&Is::Has(Caps::MDS_NO)),
-        code: &[verw(Is::Says(Said::MD_CLEAR))],
+        affects: Condition::Not(&Condition::Has(Caps::MDS_NO)),
+        code: &[verw(Condition::Says(Said::MD_CLEAR))],
         instead: None,
         duties: &[FILL_BUFFERS, SIBLINGS],
         source: "Intel, \"Microarchitectural Data Sampling\" (INTEL-SA-00233)",
@@ -512,9 +527,9 @@ pub(super) static INTEL: &[Fault] = &[
     Fault {
         name: "L1 data cache eviction and vector register sampling (CacheOut)",
         cves: &["CVE-2020-0548", "CVE-2020-0549"],
-        suffers: Is::All(&[
-            Is::Not(&Is::Has(Caps::RDCL_NO.union(Caps::MDS_NO).union(Caps::TAA_NO))),
-            Is::MayBe(&[
+        affects: Condition::All(&[
+            Condition::Not(&Condition::Has(Caps::RDCL_NO.union(Caps::MDS_NO).union(Caps::TAA_NO))),
+            Condition::MayBe(&[
                 SKYLAKE,
                 SKYLAKE_L,
                 SKYLAKE_X,
@@ -529,7 +544,7 @@ pub(super) static INTEL: &[Fault] = &[
         instead: None,
         duties: &[
             Duty {
-                when: Is::Always,
+                when: Condition::Always,
                 place: Place::Microcode,
                 what: "load that of June 2020 or later: VERW does not keep evicted lines from the fill \
                        buffers",
@@ -542,18 +557,21 @@ pub(super) static INTEL: &[Fault] = &[
     Fault {
         name: "Asynchronous abort of transactions (TAA)",
         cves: &["CVE-2019-11135"],
-        suffers: Is::All(&[
-            Is::Not(&Is::Has(Caps::TAA_NO)),
-            Is::Any(&[Is::Says(Said::RTM), Is::Has(Caps::TSX_CTRL)]),
+        affects: Condition::All(&[
+            Condition::Not(&Condition::Has(Caps::TAA_NO)),
+            Condition::Any(&[Condition::Says(Said::RTM), Condition::Has(Caps::TSX_CTRL)]),
         ]),
         // Where MDS_NO is set, VERW clears buffers only with the microcode that also brings
         // TSX_CTRL.
-        code: &[verw(Is::All(&[
-            Is::Says(Said::MD_CLEAR),
-            Is::Any(&[Is::Not(&Is::Has(Caps::MDS_NO)), Is::Has(Caps::TSX_CTRL)]),
+        code: &[verw(Condition::All(&[
+            Condition::Says(Said::MD_CLEAR),
+            Condition::Any(&[
+                Condition::Not(&Condition::Has(Caps::MDS_NO)),
+                Condition::Has(Caps::TSX_CTRL),
+            ]),
         ]))],
         instead: Some(Instead {
-            offered: Is::Has(Caps::TSX_CTRL),
+            offered: Condition::Has(Caps::TSX_CTRL),
             switches: &[Switch::RtmDisable],
         }),
         duties: &[FILL_BUFFERS, SIBLINGS],
@@ -563,11 +581,13 @@ pub(super) static INTEL: &[Fault] = &[
     Fault {
         name: "Stale data by memory-mapped I/O",
         cves: &["CVE-2022-21123", "CVE-2022-21125", "CVE-2022-21127", "CVE-2022-21166"],
-        suffers: Is::All(&[
-            Is::Not(&Is::Has(Caps::SBDR_SSDP_NO.union(Caps::FBSDP_NO).union(Caps::PSDP_NO))),
-            Is::Any(&[
-                Is::Has(Caps::FB_CLEAR),
-                Is::Cpu(&[
+        affects: Condition::All(&[
+            Condition::Not(&Condition::Has(
+                Caps::SBDR_SSDP_NO.union(Caps::FBSDP_NO).union(Caps::PSDP_NO),
+            )),
+            Condition::Any(&[
+                Condition::Has(Caps::FB_CLEAR),
+                Condition::Cpu(&[
                     HASWELL_X,
                     BROADWELL_D,
                     BROADWELL_X,
@@ -589,9 +609,12 @@ pub(super) static INTEL: &[Fault] = &[
                 ]),
             ]),
         ]),
-        code: &[verw(Is::Any(&[
-            Is::Has(Caps::FB_CLEAR),
-            Is::All(&[Is::Says(Said::MD_CLEAR), Is::Not(&Is::Has(Caps::MDS_NO))]),
+        code: &[verw(Condition::Any(&[
+            Condition::Has(Caps::FB_CLEAR),
+            Condition::All(&[
+                Condition::Says(Said::MD_CLEAR),
+                Condition::Not(&Condition::Has(Caps::MDS_NO)),
+            ]),
         ]))],
         instead: None,
         duties: &[FILL_BUFFERS, SIBLINGS],
@@ -600,11 +623,11 @@ pub(super) static INTEL: &[Fault] = &[
     Fault {
         name: "Register file data sampling (RFDS)",
         cves: &["CVE-2023-28746"],
-        suffers: Is::All(&[
-            Is::Not(&Is::Has(Caps::RFDS_NO)),
-            Is::Any(&[
-                Is::Has(Caps::RFDS_CLEAR),
-                Is::Cpu(&[
+        affects: Condition::All(&[
+            Condition::Not(&Condition::Has(Caps::RFDS_NO)),
+            Condition::Any(&[
+                Condition::Has(Caps::RFDS_CLEAR),
+                Condition::Cpu(&[
                     GOLDMONT,
                     GOLDMONT_D,
                     GOLDMONT_PLUS,
@@ -620,7 +643,7 @@ pub(super) static INTEL: &[Fault] = &[
                 ]),
             ]),
         ]),
-        code: &[verw(Is::Has(Caps::RFDS_CLEAR))],
+        code: &[verw(Condition::Has(Caps::RFDS_CLEAR))],
         instead: None,
         duties: &[],
         source: "Intel, \"Register File Data Sampling\" (INTEL-SA-00898)",
@@ -628,9 +651,9 @@ pub(super) static INTEL: &[Fault] = &[
     Fault {
         name: "Special register buffer data sampling (SRBDS, CrossTalk)",
         cves: &["CVE-2020-0543"],
-        suffers: Is::All(&[
-            Is::Any(&[Is::Says(Said::RDRAND), Is::Says(Said::RDSEED)]),
-            Is::MayBe(&[
+        affects: Condition::All(&[
+            Condition::Any(&[Condition::Says(Said::RDRAND), Condition::Says(Said::RDSEED)]),
+            Condition::MayBe(&[
                 IVY_BRIDGE,
                 HASWELL,
                 HASWELL_L,
@@ -652,20 +675,23 @@ pub(super) static INTEL: &[Fault] = &[
         code: &[],
         instead: None,
         duties: &[Duty {
-            when: Is::Always,
+            when: Condition::Always,
             place: Place::Microcode,
             what: "load that which has SRBDS_CTRL, and leave RNGDS_MITG_DIS clear",
-            done: Done::If(Is::All(&[Is::Says(Said::SRBDS_CTRL), Is::On(Switch::RngdsMitigated)])),
+            done: Done::If(Condition::All(&[
+                Condition::Says(Said::SRBDS_CTRL),
+                Condition::On(Switch::RngdsMitigated),
+            ])),
         }],
         source: "Intel, \"Special Register Buffer Data Sampling\" (INTEL-SA-00320)",
     },
     Fault {
         name: "Gather data sampling (GDS, Downfall)",
         cves: &["CVE-2022-40982"],
-        suffers: Is::All(&[
-            Is::Not(&Is::Has(Caps::GDS_NO)),
-            Is::Says(Said::AVX),
-            Is::MayBe(&[
+        affects: Condition::All(&[
+            Condition::Not(&Condition::Has(Caps::GDS_NO)),
+            Condition::Says(Said::AVX),
+            Condition::MayBe(&[
                 SKYLAKE,
                 SKYLAKE_L,
                 SKYLAKE_X,
@@ -684,18 +710,21 @@ pub(super) static INTEL: &[Fault] = &[
         code: &[],
         instead: None,
         duties: &[Duty {
-            when: Is::Always,
+            when: Condition::Always,
             place: Place::Microcode,
             what: "load that which has GDS_CTRL, and leave GDS_MITG_DIS clear; or take AVX away \
                    from guests (XCR0)",
-            done: Done::If(Is::All(&[Is::Has(Caps::GDS_CTRL), Is::On(Switch::GdsMitigated)])),
+            done: Done::If(Condition::All(&[
+                Condition::Has(Caps::GDS_CTRL),
+                Condition::On(Switch::GdsMitigated),
+            ])),
         }],
         source: "Intel, \"Gather Data Sampling\" (INTEL-SA-00828)",
     },
     Fault {
         name: "Speculative store bypass (Spectre variant 4)",
         cves: &["CVE-2018-3639"],
-        suffers: Is::Not(&Is::Has(Caps::SSB_NO)),
+        affects: Condition::Not(&Condition::Has(Caps::SSB_NO)),
         code: &[],
         instead: None,
         duties: &[MITIGATION_OF_SSB],
@@ -704,7 +733,7 @@ pub(super) static INTEL: &[Fault] = &[
 ];
 
 const AUTOMATIC_IBRS: Instead =
-    Instead { offered: Is::Says(Said::AUTOMATIC_IBRS), switches: &[Switch::AutomaticIbrs] };
+    Instead { offered: Condition::Says(Said::AUTOMATIC_IBRS), switches: &[Switch::AutomaticIbrs] };
 
 /// A guest's speculation ignores UMIP and CR4.TSD, and AMD mends neither.
 const NO_SECRETS: &str = "have no secret in CR0, CR4, GDTR, IDTR, LDTR, TR or TSC_AUX while a guest runs, whatever \
@@ -715,30 +744,30 @@ pub(super) static AMD: &[Fault] = &[
     Fault {
         name: "Branch target injection (Spectre variant 2)",
         cves: &["CVE-2017-5715"],
-        suffers: Is::Always,
+        affects: Condition::Always,
         code: &[
-            Countermeasure { when: Is::Says(Said::IBRS_PREFERRED), ..IBRS },
+            Countermeasure { when: Condition::Says(Said::IBRS_PREFERRED), ..IBRS },
             plain(Measure::Always(NO_INDIRECT)),
         ],
         instead: Some(AUTOMATIC_IBRS),
         duties: &[
             Duty {
-                when: Is::Not(&Is::Any(&[
-                    Is::Says(Said::IBRS_PREFERRED),
-                    Is::On(Switch::AutomaticIbrs),
+                when: Condition::Not(&Condition::Any(&[
+                    Condition::Says(Said::IBRS_PREFERRED),
+                    Condition::On(Switch::AutomaticIbrs),
                 ])),
                 place: Place::Software,
                 what: "make all indirect branches retpolines",
                 done: Done::Unseen,
             },
             Duty {
-                when: Is::Not(&Is::Says(Said::SBPB)),
+                when: Condition::Not(&Condition::Says(Said::SBPB)),
                 place: Place::Software,
                 what: BETWEEN_GUESTS,
                 done: Done::Unseen,
             },
             Duty {
-                when: Is::Says(Said::SBPB),
+                when: Condition::Says(Said::SBPB),
                 place: Place::Software,
                 what: "write IBPB to PRED_CMD before another guest, or a process of the host's that \
                        does not trust this one, runs on the same CPU; SBPB (bit 7) is enough where \
@@ -752,15 +781,15 @@ pub(super) static AMD: &[Fault] = &[
     Fault {
         name: "LFENCE in front of an indirect branch (LFENCE/JMP)",
         cves: &["CVE-2021-26401"],
-        suffers: Is::Always,
+        affects: Condition::Always,
         code: &[plain(Measure::Always(
             "neither it nor the runtime takes LFENCE for a mitigation of the indirect branch behind it",
         ))],
         instead: None,
         duties: &[Duty {
-            when: Is::Not(&Is::Any(&[
-                Is::Says(Said::IBRS_PREFERRED),
-                Is::On(Switch::AutomaticIbrs),
+            when: Condition::Not(&Condition::Any(&[
+                Condition::Says(Said::IBRS_PREFERRED),
+                Condition::On(Switch::AutomaticIbrs),
             ])),
             place: Place::Software,
             what: "make the retpolines of your own the generic ones, of CALL and RET, and not of LFENCE and \
@@ -773,7 +802,7 @@ pub(super) static AMD: &[Fault] = &[
     Fault {
         name: "Straight-line speculation",
         cves: &["CVE-2021-26341"],
-        suffers: Is::Always,
+        affects: Condition::Always,
         code: &[plain(Measure::Always(
             "a trap follows every return, which is proved, and it has no indirect jump or call",
         ))],
@@ -784,22 +813,22 @@ pub(super) static AMD: &[Fault] = &[
     Fault {
         name: "Branch target injection from the core's other thread",
         cves: &["CVE-2017-5715"],
-        suffers: THREADS,
+        affects: THREADS,
         code: &[],
         instead: None,
         duties: &[Duty {
-            when: Is::Always,
+            when: Condition::Always,
             place: Switch::Stibp.place(),
             what: "set it while a guest runs (automatic IBRS does not do it for user mode), or run \
                    nothing else on the core",
-            done: Done::If(Is::On(Switch::Stibp)),
+            done: Done::If(Condition::On(Switch::Stibp)),
         }],
         source: "AMD, \"Indirect Branch Control Extension\"; APM vol. 2, 3.2.9",
     },
     Fault {
         name: "Return stack buffer left by a guest (SpectreRSB, ret2spec)",
         cves: &["CVE-2018-15572"],
-        suffers: Is::Always,
+        affects: Condition::Always,
         code: &[FILL_RETURNS],
         instead: None,
         duties: &[LEADS_TO_NO_USER_PAGE],
@@ -810,11 +839,14 @@ pub(super) static AMD: &[Fault] = &[
     Fault {
         name: "Return predictions left by IBPB",
         cves: &["CVE-2022-23824"],
-        suffers: Is::All(&[Is::Says(Said::IBPB), Is::Not(&Is::Says(Said::IBPB_RET))]),
+        affects: Condition::All(&[
+            Condition::Says(Said::IBPB),
+            Condition::Not(&Condition::Says(Said::IBPB_RET)),
+        ]),
         code: &[FILL_RETURNS],
         instead: None,
         duties: &[Duty {
-            when: Is::Always,
+            when: Condition::Always,
             place: Place::Software,
             what: "fill the return stack buffer behind each IBPB of your own, by 32 CALLs whose return \
                    addresses are traps, as the runtime does behind its own",
@@ -826,11 +858,11 @@ pub(super) static AMD: &[Fault] = &[
     Fault {
         name: "Return predictions of the core's other thread",
         cves: &["CVE-2022-27672"],
-        suffers: Is::All(&[THREADS, Is::MayBe(&[ZEN_TO_ZEN_2])]),
+        affects: Condition::All(&[THREADS, Condition::MayBe(&[ZEN_TO_ZEN_2])]),
         code: &[FILL_RETURNS],
         instead: None,
         duties: &[Duty {
-            when: Is::Always,
+            when: Condition::Always,
             place: Place::Software,
             what: "run nothing of other trust on the core's other thread while a guest runs on this one, or \
                    fill the return stack buffer by 32 CALLs wherever one changes to another there: a \
@@ -843,11 +875,11 @@ pub(super) static AMD: &[Fault] = &[
     Fault {
         name: "Fences that do not serialise",
         cves: &[],
-        suffers: Is::Not(&Is::Says(Said::LFENCE_ALWAYS)),
+        affects: Condition::Not(&Condition::Says(Said::LFENCE_ALWAYS)),
         code: &[],
         instead: None,
         duties: &[Duty {
-            when: Is::Always,
+            when: Condition::Always,
             place: Place::Software,
             what: "set bit 1 of MSR DE_CFG (C001_1029h), where it exists: LFENCE, on which the \
                    switcher's sequences rely, serialises only then",
@@ -858,8 +890,11 @@ pub(super) static AMD: &[Fault] = &[
     Fault {
         name: "Branch type confusion (Retbleed)",
         cves: &["CVE-2022-29900", "CVE-2022-23825"],
-        suffers: Is::All(&[Is::Not(&Is::Says(Said::BTC_NO)), Is::MayBe(&[UP_TO_ZEN_2])]),
-        code: &returns(Is::Always),
+        affects: Condition::All(&[
+            Condition::Not(&Condition::Says(Said::BTC_NO)),
+            Condition::MayBe(&[UP_TO_ZEN_2]),
+        ]),
+        code: &returns(Condition::Always),
         instead: None,
         duties: &[SIBLINGS],
         source: "AMD, \"Technical Guidance for Mitigating Branch Type Confusion\" (AMD-SB-1037)",
@@ -867,8 +902,14 @@ pub(super) static AMD: &[Fault] = &[
     Fault {
         name: "Speculative return stack overflow (SRSO, Inception)",
         cves: &["CVE-2023-20569"],
-        suffers: Is::Not(&Is::Any(&[Is::Says(Said::SRSO_NO), Is::Says(Said::SRSO_USER_KERNEL_NO)])),
-        code: &returns(Is::Any(&[Is::Says(Said::IBPB_BRTYPE), Is::Cpu(&[UP_TO_ZEN_2])])),
+        affects: Condition::Not(&Condition::Any(&[
+            Condition::Says(Said::SRSO_NO),
+            Condition::Says(Said::SRSO_USER_KERNEL_NO),
+        ])),
+        code: &returns(Condition::Any(&[
+            Condition::Says(Said::IBPB_BRTYPE),
+            Condition::Cpu(&[UP_TO_ZEN_2]),
+        ])),
         instead: None,
         duties: &[],
         source: "AMD, \"Technical Update Regarding Speculative Return Stack Overflow\" (AMD-SB-7005): \
@@ -878,11 +919,11 @@ pub(super) static AMD: &[Fault] = &[
     Fault {
         name: "Transient scheduler attacks (TSA)",
         cves: &["CVE-2024-36350", "CVE-2024-36357"],
-        suffers: Is::All(&[
-            Is::Not(&Is::Says(Said::TSA_SQ_NO.union(Said::TSA_L1_NO))),
-            Is::Any(&[Is::Says(Said::VERW_CLEAR), Is::Cpu(&[ZEN_3_AND_4])]),
+        affects: Condition::All(&[
+            Condition::Not(&Condition::Says(Said::TSA_SQ_NO.union(Said::TSA_L1_NO))),
+            Condition::Any(&[Condition::Says(Said::VERW_CLEAR), Condition::Cpu(&[ZEN_3_AND_4])]),
         ]),
-        code: &[verw(Is::Says(Said::VERW_CLEAR))],
+        code: &[verw(Condition::Says(Said::VERW_CLEAR))],
         instead: None,
         duties: &[Duty {
             when: THREADS,
@@ -895,11 +936,11 @@ pub(super) static AMD: &[Fault] = &[
     Fault {
         name: "System registers read by speculation (TSA)",
         cves: &["CVE-2024-36348", "CVE-2024-36349"],
-        suffers: Is::Always,
+        affects: Condition::Always,
         code: &[],
         instead: None,
         duties: &[Duty {
-            when: Is::Always,
+            when: Condition::Always,
             place: Place::Software,
             what: NO_SECRETS,
             done: Done::Unseen,
@@ -909,7 +950,7 @@ pub(super) static AMD: &[Fault] = &[
     Fault {
         name: "VMSCAPE",
         cves: &["CVE-2025-40300"],
-        suffers: Is::Always,
+        affects: Condition::Always,
         code: &[],
         instead: None,
         duties: &[Duty { what: BEFORE_THE_VMM_OR_BY_AN_EXIT, ..VMM }],
@@ -918,7 +959,7 @@ pub(super) static AMD: &[Fault] = &[
     Fault {
         name: "Zenbleed",
         cves: &["CVE-2023-20593"],
-        suffers: Is::MayBe(&[
+        affects: Condition::MayBe(&[
             Cpus::families(0x17, 0x17, "Zen 2").models(0x30, 0x4F),
             Cpus::families(0x17, 0x17, "Zen 2").models(0x60, 0x7F),
             Cpus::families(0x17, 0x17, "Zen 2").models(0x90, 0x91),
@@ -927,7 +968,7 @@ pub(super) static AMD: &[Fault] = &[
         code: &[],
         instead: None,
         duties: &[Duty {
-            when: Is::Always,
+            when: Condition::Always,
             place: Place::Microcode,
             what: "load that which mends it, or set bit 9 of MSR DE_CFG (C001_1029h)",
             done: Done::Unseen,
@@ -937,7 +978,7 @@ pub(super) static AMD: &[Fault] = &[
     Fault {
         name: "Division by zero leaves a quotient",
         cves: &["CVE-2023-20588"],
-        suffers: Is::MayBe(&[
+        affects: Condition::MayBe(&[
             Cpus::families(0x17, 0x17, "Zen 1").models(0x00, 0x2F),
             Cpus::families(0x17, 0x17, "Zen 1").models(0x50, 0x5F),
             Cpus::families(0x18, 0x18, "Hygon's Dhyana"),
@@ -945,7 +986,7 @@ pub(super) static AMD: &[Fault] = &[
         code: &[],
         instead: None,
         duties: &[Duty {
-            when: Is::Always,
+            when: Condition::Always,
             place: Place::Software,
             what: "divide something harmless before a guest is entered",
             done: Done::Unseen,
@@ -955,7 +996,7 @@ pub(super) static AMD: &[Fault] = &[
     Fault {
         name: "Speculative store bypass (Spectre variant 4)",
         cves: &["CVE-2018-3639"],
-        suffers: Is::Not(&Is::Says(Said::SSB_NO)),
+        affects: Condition::Not(&Condition::Says(Said::SSB_NO)),
         code: &[],
         instead: None,
         duties: &[MITIGATION_OF_SSB],
@@ -965,43 +1006,43 @@ pub(super) static AMD: &[Fault] = &[
 
 /// Publications about speculation that ask nothing of a switcher, nor of its host for the
 /// switcher's sake.
-pub(super) static ELSEWHERE: &[Elsewhere] = &[
-    Elsewhere {
+pub(super) static ELSEWHERE: &[NotRelevant] = &[
+    NotRelevant {
         name: "Bounds check bypass (Spectre variant 1)",
         cves: &["CVE-2017-5753"],
         why: "a switcher has no array that a guest's number selects from. What both arms of its branches may \
               do is proved; a host's own code is its own matter",
     },
-    Elsewhere {
+    NotRelevant {
         name: "Lazy FPU state restore",
         cves: &["CVE-2018-3665"],
         why: "`enter` refuses while CR0.TS is set, so no guest runs with registers that are another's: see \
               `runtime/CPU-STATE.md`",
     },
-    Elsewhere {
+    NotRelevant {
         name: "Foreshadow (SGX)",
         cves: &["CVE-2018-3615"],
         why: "it is about enclaves. What it is for page tables is L1 terminal fault's row",
     },
-    Elsewhere {
+    NotRelevant {
         name: "Load value injection (LVI)",
         cves: &["CVE-2020-0551"],
         why: "its victim loads where the load faults or takes an assist. A switcher loads only what every root \
               maps, which is proved and a duty, so none of its loads faults; Intel asks for fences behind loads \
               in enclaves alone (INTEL-SA-00334)",
     },
-    Elsewhere {
+    NotRelevant {
         name: "Snoop-assisted L1 data sampling",
         cves: &["CVE-2020-0550"],
         why: "where L1 terminal fault is dealt with, so is this, and Intel asks for nothing else \
               (INTEL-SA-00330)",
     },
-    Elsewhere {
+    NotRelevant {
         name: "Floating-point value injection",
         cves: &["CVE-2021-0086", "CVE-2021-26314"],
         why: "a switcher computes nothing with floating-point numbers (INTEL-SA-00516, AMD-SB-1003)",
     },
-    Elsewhere {
+    NotRelevant {
         name: "Speculative code store bypass",
         cves: &["CVE-2021-0089", "CVE-2021-26313"],
         why: "its victim executes what it has just written. A switcher's code is written before it is sealed, \

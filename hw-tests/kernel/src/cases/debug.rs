@@ -140,7 +140,7 @@ fn mov_ss(host: &mut BareMetal<'_>) -> Ended {
             entered += 2;
         }
     }
-    entered += behind_mov_ss(host, &mut rng, at)?;
+    entered += events_after_mov_ss(host, &mut rng, at)?;
     host.debug().set(1, None).map_err(|why| format!("{why}"))?;
     Ok(entered)
 }
@@ -148,7 +148,7 @@ fn mov_ss(host: &mut BareMetal<'_>) -> Ended {
 /// The #DB of MOV SS can be held off by other instructions as well: each that leaves CPL 3 by an
 /// event. The guest gets that event, and the host does not notice the #DB. `watched` is in umod's
 /// memory, and holds SS.
-fn behind_mov_ss(host: &mut BareMetal<'_>, rng: &mut fastrand::Rng, watched: u64) -> Ended {
+fn events_after_mov_ss(host: &mut BareMetal<'_>, rng: &mut fastrand::Rng, watched: u64) -> Ended {
     /// The error code of a page fault from CPL 3.
     const U: u32 = 4;
 

@@ -162,7 +162,7 @@ unsafe fn call_without_pvcs(entry: u64) -> *mut PtRegs {
 ///
 /// # Safety
 /// The contract of `checked_call` must hold.
-unsafe fn call_with_lstar_behind_the_endbr64(entry: u64) -> *mut PtRegs {
+unsafe fn call_with_lstar_after_the_endbr64(entry: u64) -> *mut PtRegs {
     let mut lstar = Msr::new(MsrName::Lstar.address());
     // SAFETY: every CPU with SYSCALL has the MSR; reading it changes nothing.
     let before = unsafe { lstar.read() };
@@ -234,7 +234,7 @@ fn ends_in_the_hook(host: &mut BareMetal<'_>) -> Ended {
 /// SYSCALLs land on the instruction after the ENDBR64 of their entry, where branches are tracked:
 /// this is a #CP in ring 0, before anything is executed there. It has a stack where the guest has
 /// put RSP on one.
-pub(super) fn syscalls_behind_the_endbr64(host: &mut BareMetal<'_>) -> Ended {
+pub(super) fn syscalls_after_the_endbr64(host: &mut BareMetal<'_>) -> Ended {
     let mut rng = fastrand::Rng::with_seed(33);
     let mut entered = 0;
     let behind = host.cpu().switcher().address(Label::Syscall64) + ENDBR64_LEN;
@@ -249,7 +249,7 @@ pub(super) fn syscalls_behind_the_endbr64(host: &mut BareMetal<'_>) -> Ended {
             // SAFETY: the call does what `checked_call` does, unless a fatal event ends it: then
             // the hook has been called on the host's root and GS base, and the runtime clears the
             // block.
-            let outcome = unsafe { host.run_by(&setup, call_with_lstar_behind_the_endbr64) };
+            let outcome = unsafe { host.run_by(&setup, call_with_lstar_after_the_endbr64) };
             let outcome = outcome.map_err(|why| format!("{why:?}"))?;
             let calls = CALLS.load(Ordering::Relaxed);
             if calls != 1 {

@@ -184,7 +184,7 @@ fn host_page(virt: u64, flags: Flags) -> Result<&'static Tree, MapError> {
         (_, None) if (0..MAX_CPUS).any(|cpu| is_within(percpu::code_near_image(cpu))) => {
             &host().low
         }
-        _ => return Err(MapError::GuestRange),
+        _ => return Err(MapError::OutsideHostRanges),
     };
     if flags.contains(Flags::USER) {
         return Err(MapError::UserInHostRange);

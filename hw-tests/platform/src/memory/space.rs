@@ -63,7 +63,7 @@ impl AddressSpace {
         let phys = root.translate(page).ok_or(MapError::NotMapped)?;
         match root.flags(page) {
             Some(has) if has.contains(flags) => self.root.tree.map(page, phys, flags),
-            _ => Err(MapError::NotSoByTheHost),
+            _ => Err(MapError::NotMappedByHost),
         }
     }
 

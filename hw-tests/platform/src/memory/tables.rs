@@ -62,9 +62,9 @@ pub enum MapError {
     /// One of the addresses is not page-aligned.
     Unaligned,
     /// The host's root does not map the page, or does not give these rights.
-    NotSoByTheHost,
+    NotMappedByHost,
     /// The virtual address is neither in the high host range nor where code of one CPU is placed.
-    GuestRange,
+    OutsideHostRanges,
     /// The page is a user page in a host range.
     UserInHostRange,
     /// The page would be writable and executable at once.
@@ -82,8 +82,8 @@ impl fmt::Display for MapError {
         f.write_str(match self {
             Self::NonCanonical => "the virtual address is not canonical",
             Self::Unaligned => "the address is not page-aligned",
-            Self::NotSoByTheHost => "the host's root does not map the page with these rights",
-            Self::GuestRange => {
+            Self::NotMappedByHost => "the host's root does not map the page with these rights",
+            Self::OutsideHostRanges => {
                 "the virtual address is not one of the host's that are mapped page by page"
             }
             Self::UserInHostRange => "a page in the host's range must not be a user page",

@@ -94,7 +94,7 @@ fn fault(vendor: Vendor, name: &str) -> &'static Fault {
 /// host is told to do something. The result is `None` if the host does not have the fault.
 fn alone(vendor: Vendor, name: &str, host: Host) -> Option<(String, Vec<Place>)> {
     let (fault, host) = (fault(vendor, name), host.features(vendor));
-    fault.suffers.on(&host).then(|| {
+    fault.affects.on(&host).then(|| {
         let mut all = Assessment::default();
         all.add(fault, &host);
         (all.mitigations.to_string(), all.unmet.iter().map(|unmet| unmet.place).collect())
@@ -279,8 +279,8 @@ const AMD_ROWS: &[Row] = &[
 #[test]
 fn each_row_applies_where_it_says_and_nowhere_else() {
     for (vendor, rows) in [(Vendor::Intel, INTEL_ROWS), (Vendor::Amd, AMD_ROWS)] {
-        for (name, suffers, code, told, free) in rows {
-            let (mitigations, places) = alone(vendor, name, *suffers).unwrap();
+        for (name, affects, code, told, free) in rows {
+            let (mitigations, places) = alone(vendor, name, *affects).unwrap();
             assert_eq!(mitigations, *code, "{vendor} {name}");
             let places: Vec<_> = places.iter().map(ToString::to_string).collect();
             assert_eq!(places, *told, "{vendor} {name}");
@@ -421,9 +421,9 @@ fn a_virtual_cpu_of_whatever_model_has_what_only_lists_of_models_tell_of() {
     let amd = amd.map(named(Vendor::Amd)).map(|fault| (Vendor::Amd, ZEN_5, fault));
     for (vendor, host, fault) in intel.into_iter().chain(amd) {
         let host = says(host, Said::RDRAND.union(Said::AVX));
-        assert!(!fault.suffers.on(&host.features(vendor)), "{}", fault.name);
+        assert!(!fault.affects.on(&host.features(vendor)), "{}", fault.name);
         let host = says(host, Said::HYPERVISOR);
-        assert!(fault.suffers.on(&host.features(vendor)), "{}", fault.name);
+        assert!(fault.affects.on(&host.features(vendor)), "{}", fault.name);
         let has_a_duty = !fault.duties.is_empty() || !fault.code.is_empty();
         assert!(has_a_duty, "{}", fault.name);
     }
@@ -483,12 +483,12 @@ fn return_thunks_never_mean_fewer_measures() {
             assert_eq!(has.fit(vendor), Ok(()));
             // A host with the fault has one of the two measures; it has none without return thunks
             // only if there is no IBPB.
-            let suffers = Fault::of(vendor).iter().any(|fault| {
+            let affects = Fault::of(vendor).iter().any(|fault| {
                 fault.code.iter().any(|code| matches!(code.measure, Measure::Ibpb))
-                    && fault.suffers.on(&features)
+                    && fault.affects.on(&features)
             });
-            assert_eq!(has.untrain, suffers, "{:?} {:?}", host.cpu, host.says);
-            assert_eq!(had.ibpb, suffers && features.speculation().contains(Said::IBPB));
+            assert_eq!(has.untrain, affects, "{:?} {:?}", host.cpu, host.says);
+            assert_eq!(had.ibpb, affects && features.speculation().contains(Said::IBPB));
         }
     }
     let thunks = Set { return_thunks: true, ..UNSET };
@@ -564,7 +564,7 @@ fn every_number_that_is_public_is_in_the_document() {
         assert!(!before.is_empty() && !after.starts_with(|c: char| c.is_ascii_digit()), "{number}");
     }
     // What has a line under `ELSEWHERE` is in no row.
-    for Elsewhere { name, cves, why } in Elsewhere::ALL {
+    for NotRelevant { name, cves, why } in NotRelevant::ALL {
         let rows = [Vendor::Intel, Vendor::Amd].map(Fault::of).into_iter().flatten();
         let mut numbers = rows.flat_map(|fault| fault.cves);
         assert!(!numbers.any(|number| cves.contains(number)) && !why.is_empty(), "{name}");
@@ -611,16 +611,16 @@ fn microcodes_switches_count_only_where_they_were_read() {
 /// CPUs.
 #[test]
 fn a_core_of_a_virtual_cpu_is_taken_to_have_threads() {
-    let suffers = |vendor, name, host| alone(vendor, name, host).is_some();
+    let affects = |vendor, name, host| alone(vendor, name, host).is_some();
     for threads in [Said::SMT, Said::HYPERVISOR] {
-        assert!(suffers(Vendor::Intel, "Branch target injection from", says(NEW, threads)));
-        assert!(suffers(Vendor::Amd, "Branch target injection from", says(ZEN_4, threads)));
-        assert!(suffers(Vendor::Amd, "Return predictions of", says(ZEN_2, threads)));
+        assert!(affects(Vendor::Intel, "Branch target injection from", says(NEW, threads)));
+        assert!(affects(Vendor::Amd, "Branch target injection from", says(ZEN_4, threads)));
+        assert!(affects(Vendor::Amd, "Return predictions of", says(ZEN_2, threads)));
         let host = says(NEW, threads).features(Vendor::Intel);
         let duty = |unmet: &Unmet| unmet.what.contains("other thread");
         assert!(Assessment::of(&host, Vendor::Intel).unseen.iter().any(duty));
     }
-    assert!(!suffers(Vendor::Amd, "Return predictions of", ZEN_2));
+    assert!(!affects(Vendor::Amd, "Return predictions of", ZEN_2));
 }
 
 #[test]
@@ -673,9 +673,9 @@ fn what_a_table_chooses_is_for_its_vendors_cpus() {
 
 #[test]
 fn conditions_read_as_sentences_with_their_opposites() {
-    const IS: Is = Is::All(&[
-        Is::Not(&Is::Has(Caps::RFDS_NO)),
-        Is::Any(&[Is::Has(Caps::RFDS_CLEAR), Is::On(Switch::GdsMitigated)]),
+    const IS: Condition = Condition::All(&[
+        Condition::Not(&Condition::Has(Caps::RFDS_NO)),
+        Condition::Any(&[Condition::Has(Caps::RFDS_CLEAR), Condition::On(Switch::GdsMitigated)]),
     ]);
     assert_eq!(
         IS.to_string(),
@@ -684,7 +684,7 @@ fn conditions_read_as_sentences_with_their_opposites() {
          MCU_OPT_CTRL.GDS_MITG_DIS (MSR 123h, bit 4) is clear)"
     );
     assert_eq!(
-        Is::Not(&IS).to_string(),
+        Condition::Not(&IS).to_string(),
         "IA32_ARCH_CAPABILITIES has RFDS_NO (bit 27) or \
          (IA32_ARCH_CAPABILITIES does not have RFDS_CLEAR (bit 28) and \
          MCU_OPT_CTRL.GDS_MITG_DIS (MSR 123h, bit 4) is set)"
