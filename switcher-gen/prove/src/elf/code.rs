@@ -5,16 +5,13 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use object::elf::{R_X86_64_NONE, STT_GNU_IFUNC};
-use object::read::elf::SectionHeader;
 
 use super::error::ReadError;
-use super::file::{Contents, E, File, Of, Section, Symbol};
-use super::foreign::Foreign;
-use super::places::{LIMIT, PlaceInFile};
+use super::file::{Contents, File, Of, Section, Symbol};
+use super::layout::{Layout, hosts};
+use super::leads::{Across, Leads, Out, To};
+use super::places::{BASE, PlaceInFile, REACH};
 use super::relocation::{FAR, Form, Relocation};
-
-/// An object's code reaches all of itself, as far as a displacement of 32 bits can.
-const REACH: u64 = 1 << 30;
 
 /// The code of a file, by address.
 pub(super) struct FileCode<'f, 'data, R: Contents<'data>> {
@@ -26,6 +23,8 @@ pub(super) struct FileCode<'f, 'data, R: Contents<'data>> {
     /// The addresses that each section covers. Empty ones are included, because they can have
     /// symbols.
     ranges: HashMap<usize, Range<u64>>,
+    /// Where the parts of an object are taken to lie.
+    layout: Option<Layout>,
     /// The first absolute address of the code's own that was stored into it.
     pub(super) absolute: Cell<Option<(usize, u64)>>,
 }
@@ -47,26 +46,28 @@ pub(super) struct Glance {
     pub(super) len: usize,
     /// The ranges that could not be resolved and why, by address.
     pub(super) wrong: Vec<(Range<u64>, ReadError)>,
+    /// The ranges that hold distances to what a linker puts elsewhere, by address.
+    pub(super) out: Vec<(Range<u64>, Out)>,
+    /// The ranges that hold what follows from a number.
+    pub(super) numbers: Vec<Range<u64>>,
 }
 
 impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
-    /// Of an object, sections lie one after the other from [`Foreign::BASE`] on, in the file's
-    /// order and aligned as they ask; of a linked file, where it says.
-    pub(super) fn new(file: &'f File<'data, R>) -> Result<Self, ReadError> {
+    /// Of an object, the first section lies at [`BASE`], and the others behind it in the file's
+    /// order, aligned as they ask, at the distances of the layout; of a linked file, where it says.
+    pub(super) fn new(file: &'f File<'data, R>, layout: Option<Layout>) -> Result<Self, ReadError> {
         let (mut areas, mut ranges) = (Vec::new(), HashMap::new());
-        let mut next = Foreign::BASE;
+        let mut next = BASE;
         for (number, section) in file.sections.iter().enumerate().filter(|(_, s)| s.is_code()) {
-            let address = if file.is_object() {
-                // A wrong alignment is reported only of a section that is reached.
-                let alignment = section.header.sh_addralign(E).max(1);
-                let is_usual = alignment.is_power_of_two() && alignment <= LIMIT;
-                next.next_multiple_of(if is_usual { alignment } else { 1 })
-            } else {
-                section.address
+            let address = match &layout {
+                Some(_) if ranges.is_empty() => BASE,
+                Some(layout) => {
+                    (next + layout.gap(number)).next_multiple_of(section.usual_alignment())
+                }
+                None => section.address,
             };
             let end = address.checked_add(section.size);
-            let Some(end) = end.filter(|end| !file.is_object() || end - Foreign::BASE <= REACH)
-            else {
+            let Some(end) = end.filter(|end| !file.is_object() || end - BASE <= REACH) else {
                 if !section.has_bytes() {
                     return Err(ReadError::NoContents { section: section.text() });
                 }
@@ -92,12 +93,27 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
         }
         areas.sort_by_key(|area| area.range.start);
         let numbers = areas.iter().enumerate().map(|(at, area)| (area.section, at)).collect();
-        Ok(Self { file, areas, numbers, ranges, absolute: Cell::new(None) })
+        Ok(Self { file, areas, numbers, ranges, layout, absolute: Cell::new(None) })
     }
 
     /// The code of a section.
     pub(super) fn area_of(&self, section: usize) -> Option<&Area> {
         self.areas.get(*self.numbers.get(&section)?)
+    }
+
+    /// Where a routine of the host's is taken to lie that an object does not have.
+    pub(super) fn host(&self, name: &str) -> Option<u64> {
+        self.layout.as_ref()?.host(name)
+    }
+
+    /// Whether a routine of the host's is taken to lie at an address.
+    pub(super) fn is_host(&self, address: u64) -> bool {
+        hosts().any(|name| self.host(name) == Some(address))
+    }
+
+    /// The addresses of a section of code, empty or not.
+    pub(super) fn range_of(&self, section: usize) -> Option<&Range<u64>> {
+        self.ranges.get(&section)
     }
 
     pub(super) fn section(&self, area: &Area) -> &'f Section<'data> {
@@ -169,25 +185,52 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
     /// instruction can have.
     pub(super) fn glance(&self, area: &Area, address: u64) -> Result<Glance, ReadError> {
         let len = (area.range.end - address).min(15) as usize;
-        let mut glance = Glance { bytes: [0; 15], len, wrong: Vec::new() };
+        let (wrong, out, numbers) = (Vec::new(), Vec::new(), Vec::new());
+        let mut glance = Glance { bytes: [0; 15], len, wrong, out, numbers };
         self.copy(area, address, &mut glance.bytes[..len])?;
         let range = address..address + len as u64;
         for relocation in self.touching(area, &range)? {
             let at = area.range.start + relocation.offset;
+            let Range { start, end } = relocation.range();
+            let place = |offset| area.range.start.saturating_add(offset);
+            let changed = place(start)..place(end);
             match self.resolve(area, relocation) {
-                Ok((field, width)) => put(&mut glance.bytes[..len], address, at, &field[..width]),
-                Err(error) => {
-                    let Range { start, end } = relocation.range();
-                    let place = |offset| area.range.start.saturating_add(offset);
-                    glance.wrong.push((place(start)..place(end), error));
+                Ok((field, width, leads)) => {
+                    put(&mut glance.bytes[..len], address, at, &field[..width]);
+                    match leads {
+                        Leads::Within => {}
+                        Leads::Number => glance.numbers.push(changed),
+                        Leads::Out(out) => glance.out.push((changed, out)),
+                    }
                 }
+                Err(error) => glance.wrong.push((changed, error)),
             }
         }
         Ok(glance)
     }
 
-    /// The bytes at `range`, which lies in `area`, with all that is relocated in them.
-    pub(super) fn bytes(&self, area: &Area, range: &Range<u64>) -> Result<Vec<u8>, ReadError> {
+    /// The first place in `range`, which lies in `area`, that holds a distance to what a linker
+    /// puts elsewhere.
+    pub(super) fn first_out(
+        &self,
+        area: &Area,
+        range: &Range<u64>,
+    ) -> Result<Option<u64>, ReadError> {
+        let mut touching = self.touching(area, range)?.into_iter();
+        let out = touching
+            .find(|relocation| matches!(self.resolve(area, relocation), Ok((.., Leads::Out(_)))));
+        let place = |out: &Relocation| area.range.start.saturating_add(out.range().start);
+        Ok(out.map(|out| place(out).max(range.start)))
+    }
+
+    /// The bytes at `range`, which lies in `area`, with all that is relocated in them. Distances to
+    /// what a linker puts elsewhere may be at the places in `across` and nowhere else.
+    pub(super) fn bytes(
+        &self,
+        area: &Area,
+        range: &Range<u64>,
+        across: Across<'_>,
+    ) -> Result<Vec<u8>, ReadError> {
         let mut bytes = vec![0; (range.end - range.start) as usize];
         self.copy(area, range.start, &mut bytes)?;
         let touching = self.touching(area, range)?;
@@ -198,7 +241,12 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
                 return Err(ReadError::RelocatedTwice { at });
             }
             let at = area.range.start + relocation.offset;
-            let (field, width) = self.resolve(area, relocation)?;
+            let (field, width, leads) = self.resolve(area, relocation)?;
+            if let Leads::Out(out) = leads
+                && !across.allows(at)
+            {
+                return Err(out.error);
+            }
             put(&mut bytes, range.start, at, &field[..width]);
             if self.is_absolute(relocation)? && self.absolute.get().is_none() {
                 self.absolute.set(Some((area.section, relocation.offset)));
@@ -233,15 +281,19 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
         })
     }
 
-    /// What a relocation stores, and how many bytes of it.
-    fn resolve(&self, area: &Area, relocation: &Relocation) -> Result<([u8; 8], usize), ReadError> {
+    /// What a relocation stores, how many bytes of it, and where that leads.
+    fn resolve(
+        &self,
+        area: &Area,
+        relocation: &Relocation,
+    ) -> Result<([u8; 8], usize, Leads), ReadError> {
         let at = || PlaceInFile { section: self.section(area).text(), offset: relocation.offset };
         let kind = relocation.kind.0;
         let Some(form) = Form::of(relocation.kind) else {
             return Err(ReadError::Relocation { at: at(), kind });
         };
         let addend = relocation.addend.ok_or_else(|| ReadError::ImplicitAddend { at: at() })?;
-        let target = self.target(relocation, &at)?;
+        let (target, to) = self.target(area, relocation, &at)?;
         if relocation.range().end > area.range.end - area.range.start {
             return Err(ReadError::OutsideSection { at: at() });
         }
@@ -251,18 +303,20 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
         if !form.holds(value) {
             return Err(ReadError::Overflow { at: at(), kind, value, bits: form.bits() });
         }
-        Ok((value.to_le_bytes(), form.width))
+        let leads = Leads::of(&form, (to, target), target.wrapping_add_signed(addend), at())?;
+        Ok((value.to_le_bytes(), form.width, leads))
     }
 
-    /// The address a relocation refers to, without its addend.
+    /// The address a relocation refers to, without its addend, and whose it is.
     fn target(
         &self,
+        area: &Area,
         relocation: &Relocation,
         at: &dyn Fn() -> PlaceInFile,
-    ) -> Result<u64, ReadError> {
+    ) -> Result<(u64, To), ReadError> {
         // Symbol 0 stands for address 0, so the addend is the target.
         if relocation.symbol == 0 {
-            return Ok(0);
+            return Ok((0, To::Number));
         }
         let symbol = self.file.symbol_by_index(relocation.symbol)?;
         if symbol.kind == STT_GNU_IFUNC {
@@ -274,12 +328,21 @@ impl<'f, 'data, R: Contents<'data>> FileCode<'f, 'data, R> {
             }
             Of::Undefined | Of::Other => {
                 let symbol = symbol.text();
-                Foreign::of_host(&symbol).ok_or_else(|| ReadError::Undefined { at: at(), symbol })
+                match self.host(&symbol) {
+                    Some(place) => Ok((place, To::Host(symbol))),
+                    None => Err(ReadError::Undefined { at: at(), symbol }),
+                }
             }
             _ if symbol.is_weak() => Err(ReadError::Weak { symbol: symbol.text() }),
-            Of::Absolute => Ok(symbol.value),
+            Of::Absolute => Ok((symbol.value, To::Number)),
             Of::Section(index) => match self.ranges.get(&index) {
-                Some(range) => Ok(range.start.wrapping_add(symbol.value)),
+                Some(range) => {
+                    let to = match index == area.section {
+                        true => To::Own(range.clone()),
+                        false => To::Section(range.clone(), self.file.sections[index].text()),
+                    };
+                    Ok((range.start.wrapping_add(symbol.value), to))
+                }
                 None => {
                     let section =
                         self.file.sections.get(index).map_or_else(String::new, Section::text);

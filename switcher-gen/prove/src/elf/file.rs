@@ -175,6 +175,13 @@ impl Section<'_> {
         self.has(SHF_ALLOC) && self.has(SHF_EXECINSTR)
     }
 
+    /// What it is aligned to. An unusual alignment does not count: it is reported of a section that
+    /// is reached.
+    pub(super) fn usual_alignment(&self) -> u64 {
+        let alignment = self.header.sh_addralign(E).max(1);
+        if alignment.is_power_of_two() && alignment <= LIMIT { alignment } else { 1 }
+    }
+
     pub(super) fn has_bytes(&self) -> bool {
         self.header.sh_type(E) != SHT_NOBITS
     }

@@ -21,6 +21,9 @@ pub struct Foreign {
     /// the same name, and the first of several local ones counts. The name of a routine is never
     /// ambiguous.
     pub symbols: BTreeMap<String, u64>,
+    /// Where the routines of the host's are taken to lie, if the file is an object. What it defines
+    /// itself is among the symbols, and goes before these.
+    pub hosts: BTreeMap<&'static str, u64>,
     /// The sections that the bytes come from, by address.
     pub sections: Vec<CodeSection>,
     /// What decides about the code's address.
@@ -69,8 +72,8 @@ impl Foreign {
     /// where they will run; an address of theirs in 32 bits does not fit here, and is an error.
     pub const BASE: u64 = BASE;
 
-    /// The address that is assumed for a symbol of the host's which the file calls and does not
-    /// have. It is within reach of the code and overlaps nothing.
+    /// The address that is assumed for a symbol of the host's which one of our own images calls. It
+    /// is within reach of the code and overlaps nothing. Of an object, [`Foreign::hosts`] says it.
     #[must_use]
     pub fn of_host(name: &str) -> Option<u64> {
         let mut known = HostSymbol::HOOKS.iter().chain(&HostSymbol::RETURNS);

@@ -8,6 +8,8 @@
 //! | `error` | why it cannot be read |
 //! | `file` | its tables |
 //! | `code` | its code byte by byte |
+//! | `layout` | where the parts of an object are taken to lie |
+//! | `leads` | what of an object's code leads out of its section, and may |
 //! | `relocation` | what each kind of relocation changes |
 //! | `names` | what its symbols say |
 //! | `reach` | what of the code a switcher's routines reach |
@@ -28,6 +30,8 @@ mod error;
 mod exports;
 mod file;
 mod foreign;
+mod layout;
+mod leads;
 mod loaded;
 mod names;
 mod patched;

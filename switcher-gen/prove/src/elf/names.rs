@@ -9,16 +9,19 @@ use object::elf::{STT_FILE, STT_FUNC, STT_GNU_IFUNC, STT_SECTION, STT_TLS};
 
 use super::code::FileCode;
 use super::error::ReadError;
-use super::file::{Contents, Of, Symbol};
+use super::file::{Contents, File, Of, Symbol};
 use super::foreign::likeness;
+use super::layout::hosts;
 use super::places::LIMIT;
 use super::purpose;
-use switcher_gen::asm::{HostSymbol, Label};
+use switcher_gen::asm::Label;
 
 /// A definition of a name by a symbol.
 struct Definition {
     /// The address, if it is in code. A symbol of the host's may be anywhere.
     address: Option<u64>,
+    /// The section of an object that it is in.
+    section: Option<usize>,
     is_weak: bool,
     is_local: bool,
     is_indirect: bool,
@@ -48,15 +51,31 @@ pub(super) struct NamesFound {
 
 const ENTRIES: [Label; 4] =
     [Label::EnterGuest, Label::ReturnFromGuest, Label::Syscall64, Label::SyscallCompat];
-const OTHERS: [Label; 3] = [Label::Iretq, Label::EventStubs, Label::EventStubsEnd];
+const OTHERS: [Label; 5] =
+    [Label::Iretq, Label::EventStubs, Label::EventStubsEnd, Label::Routines, Label::RoutinesEnd];
+/// What two of these names bound.
+const BOUNDS: [[Label; 2]; 2] =
+    [[Label::EventStubs, Label::EventStubsEnd], [Label::Routines, Label::RoutinesEnd]];
+
+/// Whether a file names any routine of a switcher.
+pub(super) fn has_entries<'data, R: Contents<'data>>(
+    file: &File<'data, R>,
+) -> Result<bool, ReadError> {
+    for symbol in file.symbols() {
+        let symbol = symbol?;
+        if ENTRIES.iter().any(|label| label.name() == meaning(symbol.name)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
 
 impl Names {
     pub(super) fn new<'data, R: Contents<'data>>(
         code: &FileCode<'_, 'data, R>,
     ) -> Result<Self, ReadError> {
         let labels = ENTRIES.iter().chain(&OTHERS).map(|label| label.name());
-        let hosts = HostSymbol::HOOKS.iter().chain(&HostSymbol::RETURNS).map(|symbol| symbol.0);
-        let known = labels.chain(hosts).map(|name| (name, Vec::new())).collect();
+        let known = labels.chain(hosts()).map(|name| (name, Vec::new())).collect();
         let mut names = Self {
             is_object: code.file.is_object(),
             known,
@@ -126,6 +145,10 @@ impl Names {
                 .filter(|_| !code.file.is_object() || symbol.of == Of::Absolute);
             definitions.push(Definition {
                 address: address.or(anywhere),
+                section: match symbol.of {
+                    Of::Section(section) if code.file.is_object() => Some(section),
+                    _ => None,
+                },
                 is_weak: symbol.is_weak(),
                 is_local: symbol.is_local(),
                 is_indirect: symbol.kind == STT_GNU_IFUNC,
@@ -178,6 +201,42 @@ impl Names {
         found.collect()
     }
 
+    /// Where the symbols are that have a meaning, of an object: each in front of something, and two
+    /// bounds in one section, in their order. What a linker puts behind a section nobody knows.
+    pub(super) fn check<'data, R: Contents<'data>>(
+        &self,
+        code: &FileCode<'_, 'data, R>,
+    ) -> Result<(), ReadError> {
+        if !self.is_object {
+            return Ok(());
+        }
+        let is_end = |name| BOUNDS.iter().any(|[_, end]| end.name() == name);
+        for (name, definitions) in &self.known {
+            for definition in definitions {
+                let Some((section, at)) = definition.section.zip(definition.address) else {
+                    continue;
+                };
+                let is_behind = code.range_of(section).is_some_and(|range| range.end == at);
+                if is_behind && !is_end(*name) {
+                    let section = code.file.sections[section].text();
+                    return Err(ReadError::AtEnd { symbol: (*name).into(), section });
+                }
+            }
+        }
+        for [start, end] in BOUNDS {
+            let [start, end] = [start.name(), end.name()];
+            let Some((from, to)) = self.place(start)?.zip(self.place(end)?) else { continue };
+            let section = |name, at| {
+                let mut all = self.known.get(name).into_iter().flatten();
+                all.find(|definition| definition.address == Some(at))?.section
+            };
+            if from >= to || section(start, from) != section(end, to) {
+                return Err(ReadError::Bounds { start, end });
+            }
+        }
+        Ok(())
+    }
+
     /// The addresses of all entry points.
     pub(super) fn entries(&self) -> Result<Vec<u64>, ReadError> {
         let mut entries = self.places(ENTRIES.iter().map(|label| label.name()))?;
@@ -208,8 +267,7 @@ impl Names {
 
     /// The host's own routines, as far as they are in the file.
     pub(super) fn hooks(&self) -> Result<Vec<u64>, ReadError> {
-        let hosts = HostSymbol::HOOKS.iter().chain(&HostSymbol::RETURNS);
-        self.places(hosts.map(|symbol| symbol.0))
+        self.places(hosts())
     }
 
     /// The names in `ranges`, which are in order, and those that have a meaning.

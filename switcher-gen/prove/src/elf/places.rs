@@ -21,3 +21,5 @@ impl fmt::Display for PlaceInFile {
 pub(super) const BASE: u64 = 0xFFFF_FE80_0000_0000;
 /// Code, and the names in it, may not take more memory than this, whatever a file says.
 pub(super) const LIMIT: u64 = 16 << 20;
+/// An object's code reaches all of itself, as far as a displacement of 32 bits can.
+pub(super) const REACH: u64 = 1 << 30;

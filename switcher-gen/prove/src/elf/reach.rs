@@ -5,7 +5,7 @@
 //! instruction: results of LEA, constants, and words of the code that are read as data. The prover
 //! does not see code that is not found here. If the switcher goes there, it leaves the code.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
@@ -13,6 +13,7 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKi
 use super::code::{Area, FileCode};
 use super::error::ReadError;
 use super::file::Contents;
+use super::leads::{Across, is_distance_of};
 use super::places::PlaceInFile;
 
 /// No switcher has more instructions. Code beyond these is not examined.
@@ -38,6 +39,10 @@ struct Sweep<'a, 'f, 'data, R: Contents<'data>> {
     ahead: VecDeque<(u64, Sure, Option<u64>)>,
     seen: BTreeMap<u64, Sure>,
     found: Vec<Range<u64>>,
+    /// The distances of calls and jumps that lead out of the section.
+    across: BTreeSet<u64>,
+    /// What may be an instruction, and would use what only a linker knows.
+    doubtful: Vec<(Range<u64>, ReadError)>,
 }
 
 /// The code that is reached.
@@ -48,6 +53,8 @@ pub(super) struct Reached<'a> {
     pub(super) ranges: Vec<Range<u64>>,
     /// Where instructions begin, in order.
     pub(super) instructions: Vec<u64>,
+    /// Where calls and jumps have distances that lead out of the section.
+    pub(super) across: BTreeSet<u64>,
 }
 
 /// What is reached from `entries`. `ends` are the host's own routines, which are not looked at.
@@ -60,7 +67,15 @@ pub(super) fn reached<'a, 'f, 'data, R: Contents<'data>>(
     // A sweep cannot start from an entry after the last instruction.
     let home = entries.iter().find_map(|entry| code.area(*entry)).ok_or(ReadError::NoCode)?;
     let ahead = entries.iter().map(|entry| (*entry, Sure::Yes, None)).collect();
-    let mut sweep = Sweep { code, home, ahead, seen: BTreeMap::new(), found: Vec::new() };
+    let mut sweep = Sweep {
+        code,
+        home,
+        ahead,
+        seen: BTreeMap::new(),
+        found: Vec::new(),
+        across: BTreeSet::new(),
+        doubtful: Vec::new(),
+    };
     for range in whole {
         // A range that is examined although perhaps nothing leads there.
         let start = range.start.clamp(home.range.start, home.range.end);
@@ -74,7 +89,17 @@ pub(super) fn reached<'a, 'f, 'data, R: Contents<'data>>(
         sweep.at(at, sure, from)?;
     }
     let instructions = sweep.seen.keys().copied().collect();
-    Ok(Reached { home, ranges: sweep.joined()?, instructions })
+    let across = std::mem::take(&mut sweep.across);
+    let doubtful = std::mem::take(&mut sweep.doubtful);
+    let ranges = sweep.joined()?;
+    // They are there for whoever goes there.
+    let is_kept = |field: &Range<u64>| {
+        ranges.iter().any(|range| range.start <= field.start && field.end <= range.end)
+    };
+    match doubtful.into_iter().find(|(field, _)| is_kept(field)) {
+        Some((_, error)) => Err(error),
+        None => Ok(Reached { home, ranges, instructions, across }),
+    }
 }
 
 impl<'data, R: Contents<'data>> Sweep<'_, '_, 'data, R> {
@@ -111,12 +136,51 @@ impl<'data, R: Contents<'data>> Sweep<'_, '_, 'data, R> {
         match (wrong, sure) {
             (Some((_, error)), Sure::Yes) => return Err(error),
             (Some(_), Sure::Maybe) => return Ok(()),
-            (None, _) => self.found.push(at..end),
+            (None, _) => {}
         }
+        let fields = decoder.get_constant_offsets(&i);
+        let mut is_across = false;
+        for (field, out) in glance.out.into_iter().filter(|(field, _)| field.start < end) {
+            if !i.is_invalid() && out.is_plain && is_distance_of(&i, &fields, &field) {
+                self.across.insert(field.start);
+                is_across = true;
+            } else if sure == Sure::Yes {
+                return Err(out.error);
+            } else {
+                self.doubtful.push((at..end, out.error));
+                return Ok(());
+            }
+        }
+        self.found.push(at..end);
         if !i.is_invalid() {
+            if !is_across {
+                let is_number = glance.numbers.iter().any(|field| field.start < end);
+                self.stays(&i, if is_number { Sure::Maybe } else { sure })?;
+            }
             self.follow(&i, sure)?;
         }
         Ok(())
+    }
+
+    /// Refuses an instruction of an object that leads out of its section by a number. Where it only
+    /// may be one, or the number is an address, the prover sees it leave the code; but not if
+    /// something else was taken to lie there. So it is with data, which with the placement `percpu`
+    /// lies at a distance from the code.
+    fn stays(&self, i: &Instruction, sure: Sure) -> Result<(), ReadError> {
+        let (to, sure) = if i.op0_kind() == OpKind::NearBranch64 {
+            (i.near_branch_target(), sure)
+        } else if i.is_ip_rel_memory_operand() {
+            (i.ip_rel_memory_address(), Sure::Maybe)
+        } else {
+            return Ok(());
+        };
+        let own = self.home.range.start..=self.home.range.end;
+        let is_known = || self.code.area(to).is_some() || self.code.is_host(to);
+        if !self.code.file.is_object() || own.contains(&to) || sure == Sure::Maybe && !is_known() {
+            return Ok(());
+        }
+        let section = self.code.section(self.home).text();
+        Err(ReadError::Leaves { at: self.place(i.ip()), section })
     }
 
     fn place(&self, at: u64) -> PlaceInFile {
@@ -192,12 +256,16 @@ impl<'data, R: Contents<'data>> Sweep<'_, '_, 'data, R> {
         }
         let is_lea = i.mnemonic() == Mnemonic::Lea;
         let size = if is_lea { TABLE } else { (i.memory_size().size() as u64).clamp(1, 64) };
-        let range = at..at.saturating_add(size).min(self.home.range.end);
+        let mut range = at..at.saturating_add(size).min(self.home.range.end);
         if is_lea {
             self.ahead.push_back((at, Sure::Maybe, from));
         }
+        // What follows a table may be code that leads elsewhere.
+        if is_lea && let Some(end) = self.code.first_out(self.home, &range)? {
+            range.end = end;
+        }
         // A number in the code can be the target of a jump.
-        let bytes = match self.code.bytes(self.home, &range) {
+        let bytes = match self.code.bytes(self.home, &range, Across::Nowhere) {
             Ok(bytes) => bytes,
             Err(_) if is_lea || sure == Sure::Maybe => return Ok(()),
             Err(error) => return Err(error),
@@ -228,7 +296,7 @@ impl<'data, R: Contents<'data>> Sweep<'_, '_, 'data, R> {
         if gap.end - gap.start > FILLER || !self.code.touching(self.home, gap)?.is_empty() {
             return Ok(false);
         }
-        let bytes = self.code.bytes(self.home, gap)?;
+        let bytes = self.code.bytes(self.home, gap, Across::Nowhere)?;
         let mut decoder = Decoder::with_ip(64, &bytes, gap.start, DecoderOptions::NONE);
         while decoder.can_decode() {
             if !matches!(decoder.decode().mnemonic(), Mnemonic::Nop | Mnemonic::Int3) {

@@ -18,7 +18,9 @@ use super::dynamic::Loaded;
 use super::error::ReadError;
 use super::file::{Contents, E, File, OnDisk, Section};
 use super::foreign::{CodeSection, Foreign, Linkage, few};
-use super::names::Names;
+use super::layout::{Layout, hosts};
+use super::leads::Across;
+use super::names::{self, Names};
 use super::places::{LIMIT, PlaceInFile};
 use super::purpose::{self, Kept};
 use super::reached::Reached;
@@ -26,10 +28,11 @@ use super::{loaded, patched, reach};
 
 /// The code of an x86-64 ELF file.
 ///
-/// Of an **object**, all sections that are loaded and executable are laid out one after the other
-/// from [`Foreign::BASE`] on, in the file's order and aligned as they ask, and relocations among
-/// them are applied as a linker would. Of a **linked** file, the same sections are taken where they
-/// lie; what its code refers to elsewhere is not known any more.
+/// Of an **object**, all sections that are loaded and executable are laid out from
+/// [`Foreign::BASE`] on, in the file's order and aligned as they ask, and relocations among them
+/// are applied as a linker would. How far they are apart follows from a hash of the file, so that
+/// nothing can rely on it. Of a **linked** file, the same sections are taken where they lie; what
+/// its code refers to elsewhere is not known any more.
 ///
 /// Only code that can be executed from the symbols of a switcher on counts. The size of the rest,
 /// and what is wrong with it, does not matter. If a file has none of these symbols, all of its code
@@ -63,19 +66,23 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
     {
         return Err(ReadError::Lto { section: section.text() });
     }
-    let code = FileCode::new(&file)?;
+    let layout = file.is_object().then(|| names::has_entries(&file)).transpose()?;
+    let layout = layout.map(|is_switcher| Layout::of(&file, is_switcher));
+    let code = FileCode::new(&file, layout)?;
     let names = Names::new(&code)?;
+    names.check(&code)?;
     let entries = names.entries()?;
-    let (home, reached, instructions) = if entries.is_empty() {
+    let (home, reached, instructions, across) = if entries.is_empty() {
         for area in &code.areas {
             usable(&code, area)?;
         }
-        (None, whole(&code)?, Vec::new())
+        (None, whole(&code)?, Vec::new(), None)
     } else {
         let (whole, ends) = (names.stubs()?, names.hooks()?);
-        let reach::Reached { home, ranges, instructions } =
+        let reach::Reached { home, ranges, instructions, across } =
             reach::reached(&code, &entries, whole.as_slice(), &ends)?;
-        (Some(home), ranges.into_iter().map(|range| (home, range)).collect(), instructions)
+        let ranges = ranges.into_iter().map(|range| (home, range)).collect();
+        (Some(home), ranges, instructions, Some(across))
     };
     let parts: Vec<&Area> = match home {
         Some(home) => vec![home],
@@ -95,7 +102,8 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
     }
     let mut pieces = Vec::new();
     for (area, range) in &reached {
-        pieces.push((range.start, code.bytes(area, range)?));
+        let across = across.as_ref().map_or(Across::Anywhere, Across::At);
+        pieces.push((range.start, code.bytes(area, range, across)?));
     }
     let found = names.within(&code, &ranges)?;
     let reached = Reached {
@@ -130,6 +138,7 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
         base,
         pieces,
         symbols: found.symbols,
+        hosts: hosts().filter_map(|name| Some((name, code.host(name)?))).collect(),
         sections,
         linkage: match file.kind {
             ET_EXEC => Linkage::Fixed,

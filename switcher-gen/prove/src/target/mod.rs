@@ -7,7 +7,7 @@ pub(crate) mod overlap;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use crate::elf::{Foreign, Linkage, ReadError};
+use crate::elf::{Foreign, ReadError};
 use crate::setting::Setting;
 use crate::target::overlap::Overlap;
 use switcher_gen::asm::{HostSymbol, LINE, Label, Window};
@@ -161,7 +161,7 @@ impl Target {
         let of_host = |symbol: HostSymbol| {
             let own = foreign.symbols.get(symbol.0).copied();
             // What a linked file calls has an address already, by whatever name.
-            let taken = Foreign::of_host(symbol.0).filter(|_| foreign.linkage == Linkage::Object);
+            let taken = foreign.hosts.get(symbol.0).copied();
             own.or(taken).unwrap_or_default()
         };
         let program = Program::of_pieces(foreign.base, foreign.pieces.clone());

@@ -1,0 +1,83 @@
+//! Where the parts of an object are taken to lie, until a linker decides.
+//!
+//! What a linker puts between two sections, or between the code and the host's routines, nobody
+//! knows. So the distances are not those of any usual linker: they follow from the file's content,
+//! and code that has one of them as a number would have to know the hash of a file that it is in.
+
+use sha2::{Digest, Sha256};
+use switcher_gen::asm::HostSymbol;
+
+use super::file::{Contents, File};
+use super::places::{BASE, REACH};
+
+/// The routines of the host lie in front of the code, each in a range of its own.
+const HOSTS: u64 = 1 << 25;
+/// How large the range of each of them is.
+const HOST: u64 = 1 << 26;
+
+/// The distances between the parts of one object.
+pub(super) struct Layout {
+    seed: [u8; 32],
+    /// How far two sections may be apart, so that all of them are within reach.
+    room: u64,
+}
+
+impl Layout {
+    /// The sections lie end to end if no switcher is in the file, so that all of it can be shown.
+    pub(super) fn of<'data, R: Contents<'data>>(file: &File<'data, R>, is_switcher: bool) -> Self {
+        if !is_switcher {
+            return Self { seed: [0; 32], room: 0 };
+        }
+        let sections = file.sections.iter().filter(|section| section.is_code());
+        let (mut size, mut count) = (0_u64, 1);
+        for section in sections {
+            size = size.saturating_add(section.size).saturating_add(section.usual_alignment());
+            count += 1;
+        }
+        Self { seed: hash(file.data), room: (REACH.saturating_sub(size) / count).max(1) }
+    }
+
+    fn number(&self, what: u8, index: u64) -> u64 {
+        let mut hash = Sha256::new();
+        hash.update(self.seed);
+        hash.update([what]);
+        hash.update(index.to_le_bytes());
+        hash.finalize().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    }
+
+    /// How many bytes are left in front of a section: of a switcher never none, so that the end of
+    /// one is not the start of another.
+    pub(super) fn gap(&self, section: usize) -> u64 {
+        if self.room == 0 { 0 } else { 1 + self.number(0, section as u64) % self.room }
+    }
+
+    /// Where a routine of the host's is taken to lie. It is within reach of the code and overlaps
+    /// nothing.
+    pub(super) fn host(&self, name: &str) -> Option<u64> {
+        let index = hosts().position(|known| known == name)? as u64;
+        Some(BASE - HOSTS - HOST * (index + 1) + self.number(1, index) % HOST)
+    }
+}
+
+/// The names of the host's routines.
+pub(super) fn hosts() -> impl Iterator<Item = &'static str> {
+    HostSymbol::HOOKS.iter().chain(&HostSymbol::RETURNS).map(|symbol| symbol.0)
+}
+
+/// The hash of a whole file.
+fn hash<'data, R: Contents<'data>>(data: R) -> [u8; 32] {
+    let length = data.len().unwrap_or_default();
+    let (mut hash, mut done) = (Sha256::new(), 0);
+    let mut buffer = vec![0; 1 << 16];
+    while done < length {
+        let part = (length - done).min(buffer.len() as u64);
+        let bytes = &mut buffer[..part as usize];
+        // What cannot be read decides about nothing.
+        if data.copy(done, bytes).is_err() {
+            break;
+        }
+        hash.update(bytes);
+        done += part;
+    }
+    hash.finalize().into()
+}

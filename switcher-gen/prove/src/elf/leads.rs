@@ -1,0 +1,108 @@
+//! Where a relocation of an object's code leads: within its section, which is one piece whatever a
+//! linker does; or out of it, to what a linker puts wherever it likes.
+//!
+//! A distance out of the section is good for one thing: a call or a jump to what its symbol names.
+//! Nothing else may depend on it, since nobody knows what a linker puts in between.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use iced_x86::{ConstantOffsets, Instruction, OpKind};
+
+use super::error::ReadError;
+use super::places::PlaceInFile;
+use super::relocation::Form;
+
+/// Whose address a relocation's symbol is.
+pub(super) enum To {
+    /// The symbol is in the section of the field, which covers these addresses.
+    Own(Range<u64>),
+    /// The symbol is in another section of code: its addresses and its name.
+    Section(Range<u64>, String),
+    /// The symbol is a routine of the host's, which the object does not have.
+    Host(String),
+    /// The address is a number.
+    Number,
+}
+
+/// Where a relocated field leads.
+pub(super) enum Leads {
+    /// The field is about the section that it is in.
+    Within,
+    /// The field follows from a number, and is right for one place of the code only.
+    Number,
+    Out(Out),
+}
+
+/// A field that leads out of its section.
+pub(super) struct Out {
+    /// Whether a call or a jump with this distance leads to what the symbol names.
+    pub(super) is_plain: bool,
+    /// Why it is refused where it is anything else.
+    pub(super) error: ReadError,
+}
+
+/// At which addresses code may have distances that lead out of its section.
+#[derive(Clone, Copy)]
+pub(super) enum Across<'a> {
+    /// Everywhere: no routine is proved.
+    Anywhere,
+    Nowhere,
+    /// Where calls and jumps have them.
+    At(&'a BTreeSet<u64>),
+}
+
+impl Across<'_> {
+    pub(super) fn allows(self, at: u64) -> bool {
+        match self {
+            Self::Anywhere => true,
+            Self::Nowhere => false,
+            Self::At(known) => known.contains(&at),
+        }
+    }
+}
+
+impl Leads {
+    /// Where a field at `at` leads that has a symbol at `symbol`, and `value` with its addend.
+    pub(super) fn of(
+        form: &Form,
+        (to, symbol): (To, u64),
+        value: u64,
+        at: PlaceInFile,
+    ) -> Result<Self, ReadError> {
+        // The distance of a call or a jump counts from its end, which is that of its field.
+        let target = value.wrapping_add(form.width as u64);
+        let is_distance = form.relative && form.width == 4;
+        Ok(match to {
+            To::Number => Self::Number,
+            To::Own(range) => {
+                if !form.relative && !(range.start..=range.end).contains(&value) {
+                    let section = at.section.clone();
+                    return Err(ReadError::Leaves { at, section });
+                }
+                Self::Within
+            }
+            To::Section(range, section) => Self::Out(Out {
+                is_plain: is_distance && range.contains(&target),
+                error: ReadError::Apart { at, section },
+            }),
+            To::Host(name) => Self::Out(Out {
+                is_plain: is_distance && target == symbol,
+                error: ReadError::HookAddress { at, symbol: name },
+            }),
+        })
+    }
+}
+
+/// Whether `field` is the distance of a direct call or jump.
+pub(super) fn is_distance_of(
+    i: &Instruction,
+    fields: &ConstantOffsets,
+    field: &Range<u64>,
+) -> bool {
+    i.op0_kind() == OpKind::NearBranch64
+        && fields.immediate_size() == 4
+        && i.ip() + fields.immediate_offset() as u64 == field.start
+        && i.next_ip() == field.end
+        && field.end - field.start == 4
+}
