@@ -8,7 +8,7 @@ use gas::{SWITCHER, assemble, process, process_all, replaced};
 use object::{Object, ObjectSection, ObjectSymbol};
 use switcher_gen::{Image, Variant};
 use switcher_listing::object_file;
-use switcher_prove::elf::{Foreign, ReadError, read};
+use switcher_prove::elf::{Foreign, LinkerError, ReadError, read};
 use switcher_prove::{Prover, Setting, Target, Verdict};
 
 /// The way back to the caller, which an attack may lead elsewhere.
@@ -36,11 +36,11 @@ fn proved(data: &[u8]) {
 }
 
 fn is_apart(found: &ReadError, other: &str) -> bool {
-    matches!(found, ReadError::Apart { section, .. } if section == other)
+    matches!(found, ReadError::Linker(LinkerError::Apart { section, .. }) if section == other)
 }
 
 fn is_hook(found: &ReadError, name: &str) -> bool {
-    matches!(found, ReadError::HookAddress { symbol, .. } if symbol == name)
+    matches!(found, ReadError::Linker(LinkerError::HookAddress { symbol, .. }) if symbol == name)
 }
 
 /// Where a name is in its section, and how large that is.
@@ -127,7 +127,10 @@ fn a_call_of_one_hook_is_none_of_another() {
             let addend = word(entry + 16).wrapping_add(by);
             changed[entry + 16..entry + 24].copy_from_slice(&addend.to_le_bytes());
             let found = read(&changed).unwrap_err();
-            assert!(matches!(found, ReadError::HookAddress { .. }), "{by}: {found}");
+            assert!(
+                matches!(found, ReadError::Linker(LinkerError::HookAddress { .. })),
+                "{by}: {found}"
+            );
         }
     }
 }
@@ -146,7 +149,7 @@ fn a_routine_is_not_the_end_of_its_section() {
         moved.replacen("\t.skip 64, 0x90\n", "", 1),
     ] {
         match refused(&source) {
-            ReadError::AtEnd { symbol, section } => {
+            ReadError::Linker(LinkerError::AtEnd { symbol, section }) => {
                 assert_eq!((symbol.as_str(), section.as_str()), ("switcher_enter_guest", ".text"));
             }
             other => panic!("{other}"),
@@ -158,7 +161,7 @@ fn a_routine_is_not_the_end_of_its_section() {
     );
     let found = refused(&source);
     assert!(
-        matches!(&found, ReadError::AtEnd { symbol, .. } if symbol == "switcher_host_fatal"),
+        matches!(&found, ReadError::Linker(LinkerError::AtEnd { symbol, .. }) if symbol == "switcher_host_fatal"),
         "{found}"
     );
 }
@@ -176,7 +179,7 @@ fn two_bounds_are_of_one_section() {
             let two = format!("\t.section .two, \"ax\"\n\t.globl {name}\n{name}:\n\tret\n");
             let both = process_all("ld", &["-r"], &[stripped, assemble(&two, &[])]);
             let found = read(&both).unwrap_err();
-            assert_eq!(found, ReadError::Bounds { start, end }, "{name}");
+            assert_eq!(found, ReadError::Linker(LinkerError::Bounds { start, end }), "{name}");
         }
     }
     proved(&process("ld", &["-r"], &object));
@@ -232,7 +235,7 @@ fn no_number_leads_out_of_a_section() {
         for by in [hook.wrapping_sub(at + 5).cast_signed(), 0x10_0000, -0x10_0000] {
             let found = refused(&with(by));
             assert!(
-                matches!(&found, ReadError::Leaves { section, .. } if section == ".text"),
+                matches!(&found, ReadError::Linker(LinkerError::Leaves { section, .. }) if section == ".text"),
                 "{found}"
             );
         }
@@ -242,7 +245,7 @@ fn no_number_leads_out_of_a_section() {
         "\tmovabsq\t$switcher_enter_guest + 0x100000, %rcx\n\tcmpq\t$1, %rcx\n",
         "",
     ));
-    assert!(matches!(found, ReadError::Leaves { .. }), "{found}");
+    assert!(matches!(found, ReadError::Linker(LinkerError::Leaves { .. })), "{found}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Why a file's code cannot be read: what is wrong, where, and what to do.
 
+use super::linker_error::LinkerError;
 use super::places::{BASE, LIMIT, PlaceInFile};
 
 /// Why a file's code cannot be read.
@@ -110,62 +111,9 @@ pub enum ReadError {
         /// The section that it refers to.
         section: String,
     },
-    /// Code uses the place of another section otherwise than to go there.
-    #[error(
-        "{at} refers to `{section}` otherwise than by a call or a jump to a place in it, and what a \
-         linker puts between the two sections is not known: put the code into one section, or link \
-         the file"
-    )]
-    Apart {
-        /// Where in the file.
-        at: PlaceInFile,
-        /// The other section.
-        section: String,
-    },
-    /// Code uses the address of a routine of the host's otherwise than to go there.
-    #[error(
-        "{at} uses the address of `{symbol}` otherwise than to call it or to jump to it, and where \
-         that is, the linker decides: write `call {symbol}`, or link the file"
-    )]
-    HookAddress {
-        /// Where in the file.
-        at: PlaceInFile,
-        /// The routine.
-        symbol: String,
-    },
-    /// A number leads to where something else may be.
-    #[error(
-        "{at} leads out of `{section}` by a number, and what a linker puts there is not known: name \
-         the place by a symbol, or link the file"
-    )]
-    Leaves {
-        /// Where in the file.
-        at: PlaceInFile,
-        /// The section.
-        section: String,
-    },
-    /// A routine's name is where its section ends.
-    #[error(
-        "`{symbol}` is at the end of `{section}`, and what a linker puts behind it is not known: \
-         define it where its routine begins"
-    )]
-    AtEnd {
-        /// Its name.
-        symbol: String,
-        /// The section.
-        section: String,
-    },
-    /// Two symbols are not the bounds of anything.
-    #[error(
-        "`{start}` and `{end}` are not the start and the end of a part of one section: define the \
-         one in front of that part, and the other behind it"
-    )]
-    Bounds {
-        /// The first one.
-        start: &'static str,
-        /// The second one.
-        end: &'static str,
-    },
+    /// The file is right for one link only.
+    #[error(transparent)]
+    Linker(#[from] LinkerError),
     /// A reference that only a linker understands.
     #[error(
         "{at} has a relocation of kind {kind}, and only direct references are modelled (64, 32, \
@@ -249,7 +197,7 @@ pub enum ReadError {
     /// The file asks another one for the routine, and has one of that name for itself.
     #[error(
         "`{symbol}` is local here, and referred to as another file's, so that another one is called: \
-         make it global (`.globl {symbol}`)"
+         make it global (`.globl {symbol}`), and keep it so where files are linked"
     )]
     LocalAndUndefined {
         /// Its name.
@@ -441,6 +389,28 @@ pub enum ReadError {
         /// Its name.
         section: String,
         /// The address.
+        at: u64,
+    },
+    /// A loader may do anything by what nobody knows.
+    #[error(
+        "the code at {at:#x} in `{section}` is in a page of a program header of type {kind:#x}, and it \
+         is not known what that tells a loader to do there: link the file without it"
+    )]
+    ProgramHeader {
+        /// Its name.
+        section: String,
+        /// The address.
+        at: u64,
+        /// `p_type`.
+        kind: u32,
+    },
+    /// Loaders refuse this, or load a part.
+    #[error(
+        "the segment at {at:#x} has more bytes in the file than in memory (p_filesz, p_memsz), so \
+         that a loader may leave some out: link the file again"
+    )]
+    LessMemory {
+        /// The address of the segment.
         at: u64,
     },
     /// The loader would change the code.

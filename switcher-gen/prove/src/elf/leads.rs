@@ -10,6 +10,7 @@ use std::ops::Range;
 use iced_x86::{ConstantOffsets, Instruction, OpKind};
 
 use super::error::ReadError;
+use super::linker_error::LinkerError;
 use super::places::PlaceInFile;
 use super::relocation::Form;
 
@@ -78,17 +79,17 @@ impl Leads {
             To::Own(range) => {
                 if !form.relative && !(range.start..=range.end).contains(&value) {
                     let section = at.section.clone();
-                    return Err(ReadError::Leaves { at, section });
+                    return Err(LinkerError::Leaves { at, section }.into());
                 }
                 Self::Within
             }
             To::Section(range, section) => Self::Out(Out {
                 is_plain: is_distance && range.contains(&target),
-                error: ReadError::Apart { at, section },
+                error: LinkerError::Apart { at, section }.into(),
             }),
             To::Host(name) => Self::Out(Out {
                 is_plain: is_distance && target == symbol,
-                error: ReadError::HookAddress { at, symbol: name },
+                error: LinkerError::HookAddress { at, symbol: name }.into(),
             }),
         })
     }

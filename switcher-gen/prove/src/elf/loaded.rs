@@ -5,7 +5,9 @@
 use std::ops::Range;
 
 use object::elf::{
-    PF_W, PF_X, PT_GNU_RELRO, R_X86_64_COPY, RelocationType, SHF_ALLOC, SHF_TLS, SHT_DYNSYM,
+    PF_W, PF_X, PT_DYNAMIC, PT_GNU_EH_FRAME, PT_GNU_PROPERTY, PT_GNU_RELRO, PT_GNU_STACK,
+    PT_INTERP, PT_LOAD, PT_NOTE, PT_NULL, PT_PHDR, PT_TLS, ProgramType, R_X86_64_COPY,
+    RelocationType, SHF_ALLOC, SHF_TLS, SHT_DYNSYM,
 };
 use object::read::elf::{ProgramHeader, SectionHeader};
 
@@ -34,6 +36,12 @@ pub(super) fn check<'data, R: Contents<'data>>(
         return Err(ReadError::TextRelocations);
     }
     exports::check(file, &loaded.dynamic.symbols(&loaded.segments))?;
+    for segment in &loaded.segments {
+        if segment.in_memory < segment.in_file {
+            return Err(ReadError::LessMemory { at: segment.address });
+        }
+    }
+    told(code, area, ranges)?;
     // The loader makes whole pages read-only.
     let relro = file.segments.iter().filter(|segment| segment.p_type(E) == PT_GNU_RELRO);
     for segment in relro.map(Segment::new) {
@@ -46,6 +54,47 @@ pub(super) fn check<'data, R: Contents<'data>>(
     for range in ranges {
         let segment = mapped(code, area, range, &loaded.segments)?;
         physical(code, area, range, segment, &loaded.segments)?;
+    }
+    Ok(())
+}
+
+/// Program headers that do not tell a loader to change what is in memory, or of which that is looked
+/// at elsewhere.
+const HARMLESS: [ProgramType; 11] = [
+    PT_NULL,
+    PT_LOAD,
+    PT_DYNAMIC,
+    PT_INTERP,
+    PT_NOTE,
+    PT_PHDR,
+    // Each thread has a copy of it, which is elsewhere.
+    PT_TLS,
+    PT_GNU_EH_FRAME,
+    PT_GNU_STACK,
+    PT_GNU_RELRO,
+    PT_GNU_PROPERTY,
+];
+/// What lists the stack frames, as binutils make it.
+const PT_GNU_SFRAME: ProgramType = ProgramType(0x6474_E554);
+
+/// Refuses a program header of another type that has bytes in a page of the code: a loader may do
+/// anything there.
+fn told<'data, R: Contents<'data>>(
+    code: &FileCode<'_, 'data, R>,
+    area: &Area,
+    ranges: &[Range<u64>],
+) -> Result<(), ReadError> {
+    for header in code.file.segments {
+        let kind = header.p_type(E);
+        if HARMLESS.contains(&kind) || kind == PT_GNU_SFRAME {
+            continue;
+        }
+        let segment = Segment::new(header);
+        let at = (segment.size() > 0).then(|| first_over(ranges, &segment.pages())).flatten();
+        if let Some(at) = at {
+            let (section, at) = (code.section(area).text(), at.start);
+            return Err(ReadError::ProgramHeader { section, at, kind: kind.0 });
+        }
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 //! | `foreign` | what is read of a file: its code as it lies in memory, and what is assumed of it |
 //! | `places` | where things lie, and how much of them there may be |
 //! | `error` | why it cannot be read |
+//! | `linker_error` | why an object is right for one link only |
 //! | `file` | its tables |
 //! | `code` | its code byte by byte |
 //! | `layout` | where the parts of an object are taken to lie |
@@ -32,6 +33,7 @@ mod file;
 mod foreign;
 mod layout;
 mod leads;
+mod linker_error;
 mod loaded;
 mod names;
 mod patched;
@@ -46,5 +48,6 @@ mod words;
 
 pub use error::ReadError;
 pub use foreign::{CodeSection, Foreign, Linkage};
+pub use linker_error::LinkerError;
 pub use places::PlaceInFile;
 pub use read::{read, read_file};

@@ -12,6 +12,7 @@ use super::error::ReadError;
 use super::file::{Contents, File, Of, Symbol};
 use super::foreign::likeness;
 use super::layout::hosts;
+use super::linker_error::LinkerError;
 use super::places::LIMIT;
 use super::purpose;
 use switcher_gen::asm::Label;
@@ -107,8 +108,13 @@ impl Names {
         // The loader, and code that asks it for a symbol, use another table than linkers do.
         for symbol in code.file.other_symbols() {
             let symbol = symbol?;
-            let is_known = names.known.contains_key(meaning(symbol.name));
-            if is_known && symbol.of != Of::Undefined && !is_no_name(&symbol) {
+            let known = names.known.get_key_value(meaning(symbol.name));
+            let Some(name) = known.map(|(name, _)| *name).filter(|_| !is_no_name(&symbol)) else {
+                continue;
+            };
+            if symbol.of == Of::Undefined {
+                names.undefined.insert(name);
+            } else {
                 names.add(code, &symbol);
             }
         }
@@ -176,7 +182,7 @@ impl Names {
         if chosen.iter().any(|definition| definition.is_indirect) {
             return Err(ReadError::Indirect { symbol: symbol() });
         }
-        if self.is_object && !is_global && !chosen.is_empty() && self.undefined.contains(name) {
+        if !is_global && !chosen.is_empty() && self.undefined.contains(name) {
             return Err(ReadError::LocalAndUndefined { symbol: symbol() });
         }
         // In a linked file, no other definition can take its place any more.
@@ -219,7 +225,7 @@ impl Names {
                 let is_behind = code.range_of(section).is_some_and(|range| range.end == at);
                 if is_behind && !is_end(*name) {
                     let section = code.file.sections[section].text();
-                    return Err(ReadError::AtEnd { symbol: (*name).into(), section });
+                    return Err(LinkerError::AtEnd { symbol: (*name).into(), section }.into());
                 }
             }
         }
@@ -231,7 +237,7 @@ impl Names {
                 all.find(|definition| definition.address == Some(at))?.section
             };
             if from >= to || section(start, from) != section(end, to) {
-                return Err(ReadError::Bounds { start, end });
+                return Err(LinkerError::Bounds { start, end }.into());
             }
         }
         Ok(())

@@ -1,14 +1,14 @@
 //! What a section is for, by its name and its type; and whether code in one is kept as it is.
 
 use object::elf::{
-    SHF_ALLOC, SHT_CREL, SHT_DYNAMIC, SHT_DYNSYM, SHT_GNU_HASH, SHT_GNU_VERDEF, SHT_GNU_VERNEED,
-    SHT_GNU_VERSYM, SHT_GROUP, SHT_HASH, SHT_NULL, SHT_REL, SHT_RELA, SHT_RELR, SHT_STRTAB,
-    SHT_SYMTAB, SHT_SYMTAB_SHNDX, SectionType,
+    SHF_ALLOC, SHF_EXCLUDE, SHT_CREL, SHT_DYNAMIC, SHT_DYNSYM, SHT_GNU_HASH, SHT_GNU_VERDEF,
+    SHT_GNU_VERNEED, SHT_GNU_VERSYM, SHT_GROUP, SHT_HASH, SHT_NULL, SHT_REL, SHT_RELA, SHT_RELR,
+    SHT_STRTAB, SHT_SYMTAB, SHT_SYMTAB_SHNDX, SectionType,
 };
 use object::read::elf::SectionHeader;
 
 use super::dynamic::Loaded;
-use super::file::{Contents, E, File};
+use super::file::{Contents, E, File, Section};
 
 /// What a section is for, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -295,10 +295,51 @@ pub(super) fn code(name: &str) -> Kept {
     }
 }
 
-/// Whether a section holds code for linkers to compile anew, as GCC and LLVM put it beside what
-/// they have compiled already.
-pub(super) fn is_lto(name: &str) -> bool {
-    name.starts_with(".gnu.lto_") || name.starts_with(".llvm.lto")
+/// Sections of code for linkers to compile anew, as GCC, LLVM and rustc put it beside what they have
+/// compiled already, by the start of their names.
+const LTO: [&str; 4] = [".gnu.lto_", ".llvm.lto", ".llvmbc", ".llvmcmd"];
+
+/// What compilers tell linkers in an object, and is no code, by the start of its section's name.
+const FOR_LINKERS: [&str; 16] = [
+    ".llvm_addrsig",
+    ".llvm.call-graph-profile",
+    ".llvm_sympart",
+    ".llvm_linker_options",
+    ".llvm.offloading",
+    ".linker-options",
+    ".deplibs",
+    ".debug",
+    ".zdebug",
+    ".gnu.debuglto_",
+    ".gnu_object_only",
+    ".stab",
+    ".comment",
+    ".discard",
+    ".rmeta",
+    ".rustc",
+];
+
+/// What a section of an object tells whoever links it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    Nothing,
+    /// Code to be compiled anew.
+    Lto,
+    /// Something that is left out of what is linked, and of which nothing else is known.
+    Unknown,
+}
+
+/// What a section tells linkers.
+pub(super) fn told(section: &Section<'_>) -> Told {
+    let name = section.text();
+    let is = |known: &&str| name.starts_with(*known);
+    let is_table = matches!(Purpose::of_name(&name), Purpose::Patches(_) | Purpose::Harmless(_));
+    let is_usual = section.size == 0 || is_table || section.is_code();
+    match section.has(SHF_EXCLUDE) {
+        _ if LTO.iter().any(|known| is(&known)) => Told::Lto,
+        true if !is_usual && !FOR_LINKERS.iter().any(|known| is(&known)) => Told::Unknown,
+        _ => Told::Nothing,
+    }
 }
 
 /// A function that Linux rewrites, by its name: the trampoline of a static call.

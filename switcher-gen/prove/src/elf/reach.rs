@@ -14,6 +14,7 @@ use super::code::{Area, FileCode};
 use super::error::ReadError;
 use super::file::Contents;
 use super::leads::{Across, is_distance_of};
+use super::linker_error::LinkerError;
 use super::places::PlaceInFile;
 
 /// No switcher has more instructions. Code beyond these is not examined.
@@ -180,7 +181,7 @@ impl<'data, R: Contents<'data>> Sweep<'_, '_, 'data, R> {
             return Ok(());
         }
         let section = self.code.section(self.home).text();
-        Err(ReadError::Leaves { at: self.place(i.ip()), section })
+        Err(LinkerError::Leaves { at: self.place(i.ip()), section }.into())
     }
 
     fn place(&self, at: u64) -> PlaceInFile {

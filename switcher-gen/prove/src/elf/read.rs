@@ -16,13 +16,14 @@ use object::read::elf::SectionHeader;
 use super::code::{Area, FileCode};
 use super::dynamic::Loaded;
 use super::error::ReadError;
-use super::file::{Contents, E, File, OnDisk, Section};
+use super::file::{Contents, E, File, OnDisk};
 use super::foreign::{CodeSection, Foreign, Linkage, few};
 use super::layout::{Layout, hosts};
 use super::leads::Across;
+use super::linker_error::LinkerError;
 use super::names::{self, Names};
 use super::places::{LIMIT, PlaceInFile};
-use super::purpose::{self, Kept};
+use super::purpose::{self, Kept, Told};
 use super::reached::Reached;
 use super::{loaded, patched, reach};
 
@@ -60,11 +61,13 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
     let length = data.len().unwrap_or_default().min(64);
     check_header(data.read_bytes_at(0, length).unwrap_or_default())?;
     let file = File::parse(data)?;
-    let is_compiled_anew = |section: &&Section<'_>| purpose::is_lto(&section.text());
-    if file.is_object()
-        && let Some(section) = file.sections.iter().find(is_compiled_anew)
-    {
-        return Err(ReadError::Lto { section: section.text() });
+    let of_objects = if file.is_object() { file.sections.as_slice() } else { &[] };
+    for section in of_objects {
+        match purpose::told(section) {
+            Told::Lto => return Err(ReadError::Lto { section: section.text() }),
+            Told::Unknown => return Err(LinkerError::ForLinkers { section: section.text() }.into()),
+            Told::Nothing => {}
+        }
     }
     let layout = file.is_object().then(|| names::has_entries(&file)).transpose()?;
     let layout = layout.map(|is_switcher| Layout::of(&file, is_switcher));
