@@ -8,7 +8,7 @@ use object::read::elf::{ProgramHeader, SectionHeader};
 use super::error::ReadError;
 use super::exports;
 use super::file::{Contents, E, File, Section};
-use super::relocation::Form;
+use super::relocation::{Form, span};
 use super::segments::{self, Segment, place};
 
 const PLTRELSZ: u64 = 2;
@@ -81,6 +81,11 @@ pub(super) struct Applied {
 }
 
 impl Applied {
+    /// How many bytes it stores.
+    pub(super) fn width(&self) -> u64 {
+        span(self.kind).1
+    }
+
     /// Whether what it stores is a distance.
     pub(super) fn is_relative(&self) -> bool {
         Form::of(self.kind).is_some_and(|form| form.relative)

@@ -336,6 +336,15 @@ pub enum ReadError {
         /// The address.
         at: u64,
     },
+    /// Two segments have the same addresses.
+    #[error(
+        "two segments are loaded to {at:#x}, and it is not known which of them is there then: link \
+         the file again, with each at addresses of its own"
+    )]
+    SegmentsOverlap {
+        /// Where the second one begins.
+        at: u64,
+    },
     /// A table is not where its section says.
     #[error(
         "`{section}` is elsewhere in the file than what is loaded to its address: sections and \

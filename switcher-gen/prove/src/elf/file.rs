@@ -78,6 +78,8 @@ pub(super) struct File<'data, R: Contents<'data>> {
     relocated_by: HashMap<usize, Vec<usize>>,
     /// The sections that a group lists, whatever their own flags say.
     grouped: HashSet<usize>,
+    /// Where the dynamic symbols are.
+    dynamic_symbols: Option<u64>,
     /// Bytes of the file's header and the program headers, if they follow each other as usual.
     pub(super) headers: u64,
     /// The sections that something takes names from.
@@ -283,6 +285,9 @@ impl<'data, R: Contents<'data>> File<'data, R> {
                 _ => {}
             }
         }
+        let mut all = sections.iter();
+        let dynamic_symbols = all.find(|section| section.header.sh_type(E) == SHT_DYNSYM);
+        let dynamic_symbols = dynamic_symbols.map(Section::offset);
         match kind {
             ET_REL | ET_EXEC | ET_DYN if symbols.section().0 == 0 => Err(ReadError::Stripped),
             ET_REL | ET_EXEC | ET_DYN => {
@@ -297,6 +302,7 @@ impl<'data, R: Contents<'data>> File<'data, R> {
                     others,
                     relocated_by,
                     grouped,
+                    dynamic_symbols,
                     headers,
                     named_from,
                     names: left,
@@ -308,6 +314,14 @@ impl<'data, R: Contents<'data>> File<'data, R> {
 
     pub(super) fn is_object(&self) -> bool {
         self.kind == ET_REL
+    }
+
+    /// A word of a dynamic symbol: its value at 8, its size at 16.
+    pub(super) fn dynamic_symbol(&self, number: u64, at: u64) -> Option<u64> {
+        let mut word = [0; 8];
+        let by = number.checked_mul(24)?.checked_add(at)?;
+        self.data.copy(self.dynamic_symbols?.checked_add(by)?, &mut word).ok()?;
+        Some(u64::from_le_bytes(word))
     }
 
     fn symbol(&self, index: usize, raw: &Sym64<Endianness>) -> Result<Symbol<'data>, ReadError> {

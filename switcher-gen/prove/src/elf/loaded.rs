@@ -7,9 +7,9 @@ use std::ops::Range;
 use object::elf::{
     PF_W, PF_X, PT_DYNAMIC, PT_GNU_EH_FRAME, PT_GNU_PROPERTY, PT_GNU_RELRO, PT_GNU_STACK,
     PT_INTERP, PT_LOAD, PT_NOTE, PT_NULL, PT_PHDR, PT_TLS, ProgramType, R_X86_64_COPY,
-    RelocationType, SHF_ALLOC, SHF_TLS, SHT_DYNSYM,
+    RelocationType, SHF_ALLOC, SHF_TLS,
 };
-use object::read::elf::{ProgramHeader, SectionHeader};
+use object::read::elf::ProgramHeader;
 
 use super::code::{Area, FileCode};
 use super::dynamic::{Loaded, RelocationTable};
@@ -232,19 +232,10 @@ fn changed<'data, R: Contents<'data>>(file: &File<'data, R>, at: u64, info: u64)
     const LARGE: u64 = 1 << 16;
     let kind = RelocationType(info as u32);
     let (before, width) = match kind {
-        R_X86_64_COPY => (0, size_of_symbol(file, info >> 32).unwrap_or_default().max(LARGE)),
+        R_X86_64_COPY => (0, file.dynamic_symbol(info >> 32, 16).unwrap_or_default().max(LARGE)),
         kind => relocation::span(kind),
     };
     at.saturating_sub(before)..at.saturating_add(width)
-}
-
-/// The size of a dynamic symbol.
-fn size_of_symbol<'data, R: Contents<'data>>(file: &File<'data, R>, number: u64) -> Option<u64> {
-    let mut sections = file.sections.iter();
-    let table = sections.find(|section| section.header.sh_type(E) == SHT_DYNSYM)?;
-    let mut size = [0; 8];
-    file.data.copy(table.offset().checked_add(24 * number + 16)?, &mut size).ok()?;
-    Some(u64::from_le_bytes(size))
 }
 
 impl RelocationTable {

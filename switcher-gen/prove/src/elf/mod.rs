@@ -20,6 +20,8 @@
 //! | `purpose` | what a section is for, by its name and its type |
 //! | `reached` | what is reached of the code, and what an address has to do with that |
 //! | `patched` | tables by which somebody rewrites code |
+//! | `lengths` | how much an entry of such a table changes |
+//! | `notes` | what each note in a section is |
 //! | `words` | what the words of such a table may be |
 //! | `among` | such tables among code |
 //! | `exports` | whether what the dynamic section names is what was looked at |
@@ -33,9 +35,11 @@ mod file;
 mod foreign;
 mod layout;
 mod leads;
+mod lengths;
 mod linker_error;
 mod loaded;
 mod names;
+mod notes;
 mod patched;
 mod places;
 mod purpose;

@@ -37,8 +37,8 @@ pub(super) struct Names {
     undefined: BTreeSet<&'static str>,
     /// Names most like those of routines that are not there.
     similar: BTreeSet<(usize, String, u64)>,
-    /// Functions that are rewritten.
-    rewritten: Vec<(String, u64)>,
+    /// Functions that are rewritten, and how much of them.
+    rewritten: Vec<(String, Range<u64>)>,
     /// What lies between `__start_` and `__stop_`.
     pub(super) bounds: Vec<(String, Range<u64>)>,
 }
@@ -134,10 +134,10 @@ impl Names {
         /// So many names are like one that is not there.
         const FEW: usize = 16;
         let address = code.address(symbol);
-        if purpose::is_rewritten(symbol.name)
+        if let Some(length) = purpose::rewritten(symbol.name)
             && let Some(address) = address
         {
-            self.rewritten.push((symbol.text(), address));
+            self.rewritten.push((symbol.text(), address..address.saturating_add(length)));
         }
         let name = meaning(symbol.name);
         if name.is_empty() {
@@ -321,13 +321,18 @@ impl Names {
                 }
             }
         }
-        for (symbol, address) in &self.rewritten {
-            if is_in(*address) {
+        let first = |changed: &Range<u64>| {
+            let behind = ranges.partition_point(|range| range.end <= changed.start);
+            let range = ranges.get(behind).filter(|range| range.start < changed.end)?;
+            Some(range.start.max(changed.start))
+        };
+        for (symbol, changed) in &self.rewritten {
+            if let Some(address) = first(changed) {
                 let why = format!(
                     "holds `{symbol}`, which Linux rewrites to redirect static calls: call the \
                      function itself"
                 );
-                let section = code.area(*address).map(|area| code.section(area).text());
+                let section = code.area(address).map(|area| code.section(area).text());
                 return Err(ReadError::Section { section: section.unwrap_or_default(), why });
             }
         }

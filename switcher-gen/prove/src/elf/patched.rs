@@ -15,17 +15,19 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use object::elf::{SHF_ALLOC, SHT_DYNSYM};
-use object::read::elf::SectionHeader;
+use object::elf::SHF_ALLOC;
 
 use super::among;
 use super::code::{Area, FileCode};
 use super::dynamic::{Applied, Loaded};
 use super::error::ReadError;
-use super::file::{Contents, E, File, Section};
+use super::file::{Contents, File, Section};
+use super::lengths::Lengths;
+use super::notes::{self, Part};
 use super::places::PlaceInFile;
 use super::purpose::Purpose;
 use super::reached::{Named, Reached, TableContents};
+use super::relocation::{Relocation, span};
 use super::segments::place;
 use super::words::{self, Sites, WordTable};
 
@@ -79,20 +81,27 @@ pub(super) fn check<'data, R: Contents<'data>>(
         let name = section.text();
         // A table is one whether or not it is marked as loaded: the linker puts it together with
         // others, and whoever looks for it takes it from the file.
-        let found = if code.file.is_object() {
-            let mut found = in_object(code, number, purpose, reached, &homes)?;
-            found.has_numbers =
-                section.has_bytes() && words::numbers(code.file, section, purpose, &sites)?;
-            found
-        } else if purpose == Purpose::Code {
-            TableContents::default()
-        } else if let Some(table) = in_file(section, purpose, loaded)? {
-            words::search(code.file, &table, reached, &sites)?
-        } else {
-            continue;
-        };
-        let is_clear = found.site.is_none();
-        tables.add(code, home, &name, purpose, &found)?;
+        let mut is_clear = true;
+        for part in notes::parts(code.file, number, purpose)? {
+            let found = if part.purpose == Purpose::Harmless("") {
+                continue;
+            } else if code.file.is_object() {
+                let mut found = in_object(code, number, &part, reached, &homes)?;
+                let has_bytes = section.has_bytes();
+                found.has_numbers = has_bytes
+                    && words::numbers(code.file, section, &part.range, part.purpose, &sites)?;
+                found
+            } else if purpose == Purpose::Code {
+                TableContents::default()
+            } else if let Some(table) = in_file(section, &part, loaded)? {
+                words::search(code.file, &table, reached, &sites)?
+            } else {
+                is_clear = false;
+                continue;
+            };
+            is_clear &= found.site.is_none();
+            tables.add(code, home, &name, part.purpose, &found)?;
+        }
         if is_clear && (purpose == Purpose::Code || section.is_code()) {
             // A distance that an assembler can resolve by itself leaves no relocation.
             match among::search(code, number, reached)? {
@@ -115,21 +124,20 @@ pub(super) fn check<'data, R: Contents<'data>>(
         let purpose = Purpose::of_name(name);
         let (address, size) = (range.start, range.end - range.start);
         let Some(offset) = place(&loaded.segments, address, size) else { continue };
-        let table =
-            WordTable { name: name.clone(), purpose, address, offset, size, is_code: false };
+        let (name, lengths) = (name.clone(), Lengths::of(name, purpose));
+        let table = WordTable { name, purpose, lengths, address, offset, size, is_code: false };
         let found = words::search(code.file, &table, reached, &sites)?;
-        tables.add(code, home, name, purpose, &found)?;
+        tables.add(code, home, &table.name, purpose, &found)?;
     }
     relocated(code, home, loaded, reached, &mut tables)?;
     // Bytes that are loaded and belong to no section.
     for (range, offset) in words::uncovered(code.file, &loaded.segments) {
         let name = format!("the memory at {:#x} that no section has", range.start);
         let (address, size) = (range.start, range.end - range.start);
-        let purpose = Purpose::Unknown;
-        let table =
-            WordTable { name: name.clone(), purpose, address, offset, size, is_code: false };
+        let (purpose, lengths) = (Purpose::Unknown, Lengths::default());
+        let table = WordTable { name, purpose, lengths, address, offset, size, is_code: false };
         let found = words::search(code.file, &table, reached, &sites)?;
-        tables.add(code, home, &name, purpose, &found)?;
+        tables.add(code, home, &table.name, purpose, &found)?;
     }
     Ok(tables)
 }
@@ -155,21 +163,22 @@ fn relocated<'data, R: Contents<'data>>(
         range.contains(&address).then_some(*number)
     };
     /// The largest length that an entry of a table can state.
-    const MOST: u64 = 255;
+    const MOST: u64 = 0xFFFF;
+    let home_range = (reached.home.start..=reached.home.end).clone();
     let mut purposes = HashMap::new();
     let mut known = HashSet::new();
     for table in &loaded.dynamic.tables {
         table.each(code.file, &mut |relocation: Applied| {
-            let named =
-                names(code.file, &relocation).filter(|at| reached.first(*at, MOST).is_some());
+            let named = names(code.file, &relocation)
+                .filter(|at| home_range.contains(at) || reached.first(*at, MOST).is_some());
             for address in named {
                 let number = section_at(relocation.at);
                 let (purpose, lengths) = purposes.entry(number).or_insert_with(|| {
-                    let Some(number) = number else { return (Purpose::Unknown, Vec::new()) };
-                    let name = code.file.sections[number].text();
+                    let Some(number) = number else {
+                        return (Purpose::Unknown, Lengths::default());
+                    };
                     let purpose = Purpose::of(code.file, number, Some(loaded));
-                    let is_table = matches!(purpose, Purpose::Patches(_));
-                    (purpose, Purpose::lengths(&name).filter(|_| is_table).collect())
+                    (purpose, Lengths::of(&code.file.sections[number].text(), purpose))
                 });
                 let byte = |by: u64| {
                     let mut byte = [0];
@@ -177,10 +186,11 @@ fn relocated<'data, R: Contents<'data>>(
                     let is_there = at.is_some_and(|at| code.file.data.copy(at, &mut byte).is_ok());
                     if is_there { byte[0].into() } else { 0 }
                 };
-                let length = lengths.iter().map(|length| length.of_entry(byte)).max().unwrap_or(1);
+                let length = lengths.of_entry(relocation.width(), byte);
                 let (purpose, is_distance) = (*purpose, relocation.is_relative());
                 let found = match reached.matters(purpose, address, length, is_distance) {
                     Named::Nothing => continue,
+                    Named::Beside => TableContents { is_beside: true, ..TableContents::default() },
                     Named::Pointer => {
                         TableContents { pointer: Some(address), ..TableContents::default() }
                     }
@@ -189,7 +199,7 @@ fn relocated<'data, R: Contents<'data>>(
                     }
                 };
                 // Only one finding of each kind is reported.
-                if known.insert((number, found.site.is_some())) {
+                if known.insert((number, found.site.is_some(), found.is_beside)) {
                     let name = number.map(|number| code.file.sections[number].text());
                     let name =
                         name.unwrap_or_else(|| format!("the memory at {:#x}", relocation.at));
@@ -210,7 +220,7 @@ fn names<'data, R: Contents<'data>>(
 ) -> impl Iterator<Item = u64> {
     let symbol = match relocation.symbol {
         0 => Some(0),
-        number => value_of_symbol(file, number),
+        number => file.dynamic_symbol(number, 8),
     };
     let by_itself = symbol.filter(|_| relocation.symbol != 0);
     let with_addend = symbol.map(|symbol| symbol.wrapping_add(relocation.addend));
@@ -218,34 +228,28 @@ fn names<'data, R: Contents<'data>>(
     by_itself.into_iter().chain(with_addend.filter(|at| Some(*at) != by_itself))
 }
 
-/// The value of a dynamic symbol.
-fn value_of_symbol<'data, R: Contents<'data>>(file: &File<'data, R>, number: u64) -> Option<u64> {
-    let mut sections = file.sections.iter();
-    let table = sections.find(|section| section.header.sh_type(E) == SHT_DYNSYM)?;
-    let mut value = [0; 8];
-    file.data.copy(table.offset().checked_add(24 * number + 8)?, &mut value).ok()?;
-    Some(u64::from_le_bytes(value))
-}
-
-/// The bytes of a section of what is linked: those that are loaded to its address, if any are.
+/// The bytes of a part of a section of what is linked: those that are loaded to its address, if any are.
 fn in_file(
     section: &Section<'_>,
-    purpose: Purpose,
+    part: &Part,
     loaded: Option<&Loaded>,
 ) -> Result<Option<WordTable>, ReadError> {
     let is_loaded = section.has(SHF_ALLOC);
-    let (address, size) = (section.address, section.size);
+    let address = section.address.saturating_add(part.range.start);
+    let size = part.range.end - part.range.start;
+    let at = section.offset().saturating_add(part.range.start);
     let segments = loaded.filter(|_| is_loaded).map_or(&[][..], |loaded| &loaded.segments);
     let there = place(segments, address, size);
-    if section.has_bytes() && there.is_some_and(|there| there != section.offset()) {
+    if section.has_bytes() && there.is_some_and(|there| there != at) {
         return Err(ReadError::Elsewhere { section: section.text() });
     }
-    let own = section.has_bytes() && (address != 0 || !is_loaded);
-    let offset = there.or_else(|| own.then(|| section.offset()));
+    let own = section.has_bytes() && (section.address != 0 || !is_loaded);
+    let offset = there.or_else(|| own.then_some(at));
     let is_code = section.is_code();
     Ok(offset.map(|offset| WordTable {
         name: section.text(),
-        purpose,
+        purpose: part.purpose,
+        lengths: part.lengths.clone(),
         address,
         offset,
         size,
@@ -295,17 +299,21 @@ impl Tables {
     }
 }
 
-/// What a table of an object names, by its relocations.
+/// What a part of a table of an object names, by its relocations.
 fn in_object<'data, R: Contents<'data>>(
     code: &FileCode<'_, 'data, R>,
     number: usize,
-    purpose: Purpose,
+    part: &Part,
     reached: &Reached<'_>,
     homes: &HashSet<usize>,
 ) -> Result<TableContents, ReadError> {
     let mut all = TableContents::default();
+    let purpose = part.purpose;
     let is_code = code.file.sections[number].is_code();
     for relocation in code.file.relocations(number)? {
+        if !part.range.contains(&relocation.offset) && purpose != Purpose::Code {
+            continue;
+        }
         let Some((section, value, is_section)) = code.file.refers_to(&relocation)? else {
             continue;
         };
@@ -321,14 +329,15 @@ fn in_object<'data, R: Contents<'data>>(
         let exact = symbol.wrapping_add_signed(addend);
         // `label - table` is stored with the distance from the table's start.
         let from_start = exact.wrapping_sub(relocation.offset);
-        let length = length(code, number, relocation.offset, purpose);
+        let length = length(code, number, &relocation, &part.lengths);
         let by_name = (!is_section).then_some(symbol);
         let is_relative = relocation.is_relative();
         let from_start = Some(from_start).filter(|_| is_relative && relocation.offset > 0);
-        let mut is_pointer = false;
+        let (mut is_pointer, mut is_beside) = (false, false);
         for address in [Some(exact), from_start].into_iter().flatten() {
             match reached.matters(purpose, address, length, is_relative) {
                 Named::Nothing => {}
+                Named::Beside => is_beside = true,
                 Named::Site(site) => {
                     all.site = Some(site);
                     return Ok(all);
@@ -362,32 +371,27 @@ fn in_object<'data, R: Contents<'data>>(
                 all.site = Some(exact);
                 return Ok(all);
             }
-            all.is_beside |= purpose == Purpose::Unknown;
         }
+        all.is_beside |= is_beside;
     }
     Ok(all)
 }
 
-/// How many bytes are changed at what a table's entry at `offset` names.
+/// How many bytes are changed at what the entry of a table names that is relocated there.
 fn length<'data, R: Contents<'data>>(
     code: &FileCode<'_, 'data, R>,
     number: usize,
-    offset: u64,
-    purpose: Purpose,
+    relocation: &Relocation,
+    lengths: &Lengths,
 ) -> u64 {
-    if !matches!(purpose, Purpose::Patches(_)) {
-        return 1;
-    }
     let section = &code.file.sections[number];
     let byte = |by: u64| {
         let mut byte = [0];
-        let at = offset.checked_add(by).filter(|at| *at < section.size)?;
+        let at = relocation.offset.checked_add(by).filter(|at| *at < section.size)?;
         let at = section.offset().checked_add(at)?;
         code.file.data.copy(at, &mut byte).ok()?;
         Some(u64::from(byte[0]))
     };
-    let byte = |by| byte(by).unwrap_or_default();
-    let name = section.text();
-    let lengths = Purpose::lengths(&name).map(|length| length.of_entry(byte));
-    lengths.max().unwrap_or(1)
+    let width = span(relocation.kind).1;
+    lengths.of_entry(width, |by| byte(by).unwrap_or_default())
 }

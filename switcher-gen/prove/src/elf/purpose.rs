@@ -9,6 +9,7 @@ use object::read::elf::SectionHeader;
 
 use super::dynamic::Loaded;
 use super::file::{Contents, E, File, Section};
+use super::lengths::Length;
 
 /// What a section is for, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,35 +25,16 @@ pub(super) enum Purpose {
     Unknown,
 }
 
-/// How many bytes are changed where an entry of a table leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Length {
-    /// At most so many: one instruction, or the longest sequence that is put there.
-    Most(u64),
-    /// The entry says it itself, in one of the bytes that are so far after its start.
-    Stated(&'static [u64]),
-}
-
-impl Length {
-    /// The length for an entry with these bytes after its start.
-    pub(super) fn of_entry(self, byte: impl Fn(u64) -> u64) -> u64 {
-        match self {
-            Self::Most(bytes) => bytes,
-            Self::Stated(at) => at.iter().map(|at| byte(*at)).max().unwrap_or_default().max(1),
-        }
-    }
-}
-
 /// Tables that change code, by a part of their names: each has variants, such as those for `__init`
 /// code.
-const PATCHES: [(&str, Length, &str); 19] = {
-    use Length::{Most, Stated};
+pub(super) const PATCHES: [(&str, Length, &str); 19] = {
+    use Length::{Behind, Most, Stated, Sum};
     [
-        // By the version of Linux.
-        ("altinstructions", Stated(&[10, 12]), "alternatives are put there on some CPUs"),
-        ("parainstructions", Stated(&[9]), "paravirtual calls are put there"),
+        // By the version of Linux, one or the other; of Xen's, what is padded counts besides.
+        ("altinstructions", Sum(10, 12), "alternatives are put there on some CPUs"),
+        ("parainstructions", Stated(9), "paravirtual calls are put there"),
         ("jump_table", Most(5), "static branches are switched there"),
-        ("static_call", Most(5), "static calls are redirected there"),
+        ("static_call", Most(6), "static calls are redirected there"),
         ("return_sites", Most(5), "returns become jumps to a thunk there, or the reverse"),
         ("retpoline_sites", Most(15), "indirect branches are replaced there"),
         ("call_sites", Most(15), "calls are redirected there for call depth tracking"),
@@ -65,20 +47,25 @@ const PATCHES: [(&str, Length, &str); 19] = {
         ("runtime_shift_", Most(1), "constants are stored there"),
         (".klp.", Most(32), "a live patch changes it"),
         ("livepatch", Most(32), "a live patch changes it"),
-        ("hotpatch", Most(32), "NetBSD puts other instructions there"),
-        ("codepatch", Stated(&[8]), "OpenBSD puts other instructions there"),
+        ("hotpatch", Most(255), "NetBSD puts other instructions there"),
+        ("codepatch", Behind, "OpenBSD puts other instructions there"),
         ("nops_sites", Most(15), "instructions are replaced there"),
     ]
 };
 
 /// Tables that change nothing, by the whole name or by the part of it before a dot.
-const HARMLESS: [(&str, &str); 18] = [
+const HARMLESS: [(&str, &str); 23] = [
     (".discard", "it is for the checks of objtool, and linkers drop it"),
     ("__bug_table", "it says where UD2 stands, for reports"),
     (".kcfi_traps", "it says where UD2 stands, for reports"),
     ("__kcfi_traps", "it says where UD2 stands, for reports"),
     ("_kprobe_blacklist", "it says where no probe may be set"),
     ("__ex_table", "it says where to go on after a fault, and none is allowed here"),
+    (".ex_table", "it says where to go on after a fault, and none is allowed here"),
+    ("__llvm_faultmaps", "it says where to go on after a fault, and none is allowed here"),
+    (".bug_frames", "it says where UD2 stands, for reports"),
+    (".pseudo_probe", "it is for profiles"),
+    (".callgraph", "it is for profiles"),
     ("switcher_windows", "it is the table of windows"),
     (".note.switcher", "it says what the code is"),
     (".orc_unwind", "it is for stack traces"),
@@ -154,12 +141,6 @@ impl Purpose {
             Self::Data | Self::Harmless(_) if section.is_code() => Self::Unknown,
             other => other,
         }
-    }
-
-    /// How many bytes are changed where an entry of a table of this name leads. A name can be that
-    /// of several tables.
-    pub(super) fn lengths(name: &str) -> impl Iterator<Item = Length> {
-        PATCHES.iter().filter(move |(part, ..)| name.contains(part)).map(|(_, length, _)| *length)
     }
 
     pub(super) fn of_name(name: &str) -> Self {
@@ -342,9 +323,10 @@ pub(super) fn told(section: &Section<'_>) -> Told {
     }
 }
 
-/// A function that Linux rewrites, by its name: the trampoline of a static call.
-pub(super) fn is_rewritten(symbol: &[u8]) -> bool {
-    symbol.starts_with(b"__SCT__")
+/// How many bytes of a function Linux rewrites, by its name: the trampoline of a static call is a
+/// jump and a trap.
+pub(super) fn rewritten(symbol: &[u8]) -> Option<u64> {
+    symbol.starts_with(b"__SCT__").then_some(8)
 }
 
 #[cfg(test)]

@@ -27,11 +27,15 @@ pub(super) enum Named {
     Pointer,
     /// The address is this byte of the reached code.
     Site(u64),
+    /// The address is beside the reached code, and it is not known who may count from there.
+    Beside,
 }
 
 /// The reached code, to judge references by.
 pub(super) struct Reached<'a> {
     pub(super) ranges: &'a [Range<u64>],
+    /// The section that they are in.
+    pub(super) home: Range<u64>,
     /// Functions, which others may have a pointer to; and the entry points, which are called.
     pub(super) named: &'a [u64],
     pub(super) entries: &'a [u64],
@@ -61,7 +65,11 @@ impl Reached<'_> {
         length: u64,
         is_distance: bool,
     ) -> Named {
-        let Some(found) = self.first(address, length.max(1)) else { return Named::Nothing };
+        let Some(found) = self.first(address, length.max(1)) else {
+            let is_in = (self.home.start..=self.home.end).contains(&address);
+            let is_beside = is_in && purpose == Purpose::Unknown;
+            return if is_beside { Named::Beside } else { Named::Nothing };
+        };
         let is_pointer = match purpose {
             Purpose::Data if !is_distance => self.is_named(address),
             Purpose::Data | Purpose::Unknown | Purpose::Code => self.entries.contains(&address),

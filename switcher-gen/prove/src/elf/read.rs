@@ -25,7 +25,7 @@ use super::names::{self, Names};
 use super::places::{LIMIT, PlaceInFile};
 use super::purpose::{self, Kept, Told};
 use super::reached::Reached;
-use super::{loaded, patched, reach};
+use super::{loaded, patched, reach, segments};
 
 /// The code of an x86-64 ELF file.
 ///
@@ -103,6 +103,9 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
             loaded::check(&code, loaded, area, &own)?;
         }
     }
+    if let Some(at) = loaded.as_ref().and_then(|loaded| segments::overlap(&loaded.segments)) {
+        return Err(ReadError::SegmentsOverlap { at });
+    }
     let mut pieces = Vec::new();
     for (area, range) in &reached {
         let across = across.as_ref().map_or(Across::Anywhere, Across::At);
@@ -111,6 +114,7 @@ fn read_from<'data, R: Contents<'data>>(data: R) -> Result<Foreign, ReadError> {
     let found = names.within(&code, &ranges)?;
     let reached = Reached {
         ranges: &ranges,
+        home: home.map_or(0..0, |home| home.range.clone()),
         named: &found.pointers,
         entries: &entries,
         instructions: &instructions,

@@ -56,6 +56,13 @@ pub(super) fn loaded<'data, R: Contents<'data>>(file: &File<'data, R>) -> Vec<Se
     loaded.map(Segment::new).filter(|segment| segment.size() > 0).collect()
 }
 
+/// The first two segments of which one is loaded over the other.
+pub(super) fn overlap(segments: &[Segment]) -> Option<u64> {
+    let mut ranges: Vec<_> = segments.iter().map(Segment::memory).collect();
+    ranges.sort_by_key(|range| range.start);
+    ranges.array_windows().find(|[one, other]| other.start < one.end).map(|[_, other]| other.start)
+}
+
 /// Where in the file the bytes are that are loaded to `size` bytes at `at`: nowhere if two segments
 /// have other bytes there, by whole pages, or none has them all.
 pub(super) fn place(segments: &[Segment], at: u64, size: u64) -> Option<u64> {

@@ -9,6 +9,7 @@ use super::among::{self, FEW};
 use super::code::Area;
 use super::error::ReadError;
 use super::file::{Contents, File, Section};
+use super::lengths::Lengths;
 use super::purpose::Purpose;
 use super::reached::{Named, Reached, TableContents};
 use super::segments::Segment;
@@ -20,6 +21,7 @@ const BLOCK: usize = 1 << 14;
 pub(super) struct WordTable {
     pub(super) name: String,
     pub(super) purpose: Purpose,
+    pub(super) lengths: Lengths,
     /// Its bytes, by address and by place in the file.
     pub(super) address: u64,
     pub(super) offset: u64,
@@ -86,21 +88,23 @@ impl<'a> Sites<'a> {
     }
 }
 
-/// Whether a section holds numbers that are where instructions begin, counted from the code's
+/// Whether a part of a section holds numbers that are where instructions begin, counted from the code's
 /// start, or from an entry point. Such numbers leave no relocation, and numbers are often small. A
 /// proof assumes that they are no distances.
 pub(super) fn numbers<'data, R: Contents<'data>>(
     file: &File<'data, R>,
     section: &Section<'_>,
+    part: &Range<u64>,
     purpose: Purpose,
     sites: &Sites<'_>,
 ) -> Result<bool, ReadError> {
     if !matches!(purpose, Purpose::Unknown | Purpose::Data) {
         return Ok(false);
     }
-    let (name, size) = (section.text(), section.size);
-    let table =
-        WordTable { name, purpose, address: 0, offset: section.offset(), size, is_code: false };
+    let lengths = Lengths::default();
+    let (name, size) = (section.text(), part.end - part.start);
+    let offset = section.offset().saturating_add(part.start);
+    let table = WordTable { name, purpose, lengths, address: 0, offset, size, is_code: false };
     let mut is_found = false;
     table.each(file, 1, &mut |_, rest| {
         is_found = sites.has_number(rest, None);
@@ -173,7 +177,11 @@ pub(super) fn search<'data, R: Contents<'data>>(
     let (Some(first), Some(last)) = (reached.ranges.first(), reached.ranges.last()) else {
         return Ok(all);
     };
-    let window = first.start.saturating_sub(255)..last.end;
+    let most = table.lengths.most();
+    let window = match table.purpose {
+        Purpose::Unknown => reached.home.start..reached.home.end.max(last.end),
+        _ => first.start.saturating_sub(most)..last.end,
+    };
     let step = match table.purpose {
         Purpose::Harmless(_) | Purpose::Code => 4,
         // Instructions are full of distances; `among` knows more of them.
@@ -181,8 +189,6 @@ pub(super) fn search<'data, R: Contents<'data>>(
         Purpose::Patches(_) | Purpose::Unknown | Purpose::Data => 1,
     };
     let may_count = matches!(table.purpose, Purpose::Unknown | Purpose::Data);
-    let is_table = matches!(table.purpose, Purpose::Patches(_));
-    let lengths: Vec<_> = Purpose::lengths(&table.name).filter(|_| is_table).collect();
     table.walk(file, step, &mut |place, before, rest| {
         let dword = rest.first_chunk().map(|bytes| i32::from_le_bytes(*bytes));
         let qword = rest.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
@@ -197,11 +203,11 @@ pub(super) fn search<'data, R: Contents<'data>>(
         let is_large = |by: &i32| by.unsigned_abs() >> 16 != 0;
         let is_distance = is_aligned && table.purpose != Purpose::Data;
         let candidates = [
-            (qword, false, is_aligned || qword.as_ref().is_some_and(is_high)),
-            (absolute, false, is_sure && (is_aligned || absolute.as_ref().is_some_and(is_high))),
-            (relative, true, is_sure && (is_distance || dword.as_ref().is_some_and(is_large))),
+            (qword, 8, false, is_aligned || qword.as_ref().is_some_and(is_high)),
+            (absolute, 4, false, is_sure && (is_aligned || absolute.as_ref().is_some_and(is_high))),
+            (relative, 4, true, is_sure && (is_distance || dword.as_ref().is_some_and(is_large))),
         ];
-        for (address, is_distance, is_sure) in candidates {
+        for (address, width, is_distance, is_sure) in candidates {
             let Some(address) = address.filter(|address| window.contains(address)) else {
                 continue;
             };
@@ -209,9 +215,10 @@ pub(super) fn search<'data, R: Contents<'data>>(
                 continue;
             }
             let byte = |by: u64| rest.get(by as usize).copied().unwrap_or_default().into();
-            let bytes = lengths.iter().map(|length| length.of_entry(byte)).max().unwrap_or(1);
+            let bytes = table.lengths.of_entry(width, byte);
             match reached.matters(table.purpose, address, bytes, is_distance) {
                 Named::Nothing => {}
+                Named::Beside => all.is_beside |= is_sure,
                 Named::Pointer => {
                     all.pointer.get_or_insert(address);
                 }
@@ -231,20 +238,28 @@ pub(super) fn search<'data, R: Contents<'data>>(
 }
 
 /// The parts of segments that no section covers, by address and by offset in the file. The headers
-/// of the file are left out.
+/// of the file are left out. No two of the segments overlap.
 pub(super) fn uncovered<'data, R: Contents<'data>>(
     file: &File<'data, R>,
     segments: &[Segment],
 ) -> Vec<(Range<u64>, u64)> {
     let own = file.sections.iter().filter(|section| section.has(SHF_ALLOC) && section.size > 0);
-    let mut covered: Vec<_> = own.map(Section::range).collect();
-    covered.sort_by_key(|range| range.start);
+    let mut ranges: Vec<_> = own.map(Section::range).collect();
+    ranges.sort_by_key(|range| range.start);
+    let mut covered: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match covered.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => covered.push(range),
+        }
+    }
     let mut found = Vec::new();
     for segment in segments {
         let end = segment.address.saturating_add(segment.in_file);
         let headers = file.headers.saturating_sub(segment.offset);
         let mut next = segment.address.saturating_add(headers);
-        for range in covered.iter().take_while(|range| range.start < end) {
+        let behind = covered.partition_point(|range| range.end <= next);
+        for range in covered[behind..].iter().take_while(|range| range.start < end) {
             if next < range.start {
                 found.push(next..range.start);
             }

@@ -1,0 +1,68 @@
+//! How many bytes are changed where an entry of a patch table leads.
+
+use super::purpose::{PATCHES, Purpose};
+
+/// How many bytes are changed where an entry leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Length {
+    /// At most so many: one instruction, or the longest sequence that is put there.
+    Most(u64),
+    /// The entry says it itself, in the byte that is so far after its start.
+    Stated(u64),
+    /// The entry says it in two such bytes, which count together.
+    Sum(u64, u64),
+    /// The entry says it in the two bytes right behind the address.
+    Behind,
+}
+
+impl Length {
+    /// The length for an entry with these bytes, whose address is so wide.
+    fn of_entry(self, width: u64, byte: &dyn Fn(u64) -> u64) -> u64 {
+        match self {
+            Self::Most(bytes) => bytes,
+            Self::Stated(at) => byte(at),
+            Self::Sum(one, other) => byte(one) + byte(other),
+            Self::Behind => byte(width) | byte(width + 1) << 8,
+        }
+    }
+
+    /// The greatest length that any entry can have.
+    const fn most(self) -> u64 {
+        match self {
+            Self::Most(bytes) => bytes,
+            Self::Stated(_) => 0xFF,
+            Self::Sum(..) => 2 * 0xFF,
+            Self::Behind => 0xFFFF,
+        }
+    }
+}
+
+/// The lengths for entries of one table. Its name can be that of several.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lengths(Vec<Length>);
+
+impl Lengths {
+    /// Those for a table of this name, if it is one for this purpose.
+    pub(super) fn of(name: &str, purpose: Purpose) -> Self {
+        if !matches!(purpose, Purpose::Patches(_)) {
+            return Self::default();
+        }
+        let known = PATCHES.iter().filter(|(part, ..)| name.contains(part));
+        Self(known.map(|(_, length, _)| *length).collect())
+    }
+
+    pub(super) fn only(length: Length) -> Self {
+        Self(vec![length])
+    }
+
+    /// How many bytes are changed where an entry with these bytes leads, whose address is so wide.
+    pub(super) fn of_entry(&self, width: u64, byte: impl Fn(u64) -> u64) -> u64 {
+        let all = self.0.iter().map(|length| length.of_entry(width, &byte));
+        all.max().unwrap_or_default().max(1)
+    }
+
+    /// How far in front of what is changed an entry may lead.
+    pub(super) fn most(&self) -> u64 {
+        self.0.iter().map(|length| length.most()).max().unwrap_or_default().max(1)
+    }
+}
