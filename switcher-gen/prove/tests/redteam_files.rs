@@ -5,6 +5,8 @@
 mod gas;
 #[path = "redteam_files/loaders.rs"]
 mod loaders;
+#[path = "redteam_files/tables.rs"]
+mod tables;
 
 use gas::{SWITCHER, assemble, process, process_all, replaced};
 use switcher_gen::Variant;

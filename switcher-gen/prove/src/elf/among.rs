@@ -5,7 +5,7 @@
 //! an instruction is no entry of a table. In a large amount of code the search says nothing,
 //! because some words would be such distances by chance.
 
-use iced_x86::{Decoder, DecoderOptions, OpKind};
+use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind};
 
 use super::code::FileCode;
 use super::error::ReadError;
@@ -110,30 +110,54 @@ pub(super) fn search<'data, R: Contents<'data>>(
     Ok(Beside::Nothing)
 }
 
+/// Bytes as the instructions that they would be, one after the other.
+pub(super) struct Stream {
+    /// Where instructions begin.
+    begins: Vec<bool>,
+    /// Which bytes are an operand, or a part of what does nothing.
+    is_operand: Vec<bool>,
+}
+
+impl Stream {
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        let (mut begins, mut is_operand) = (vec![false; bytes.len()], vec![false; bytes.len()]);
+        let mut at = 0;
+        while at < bytes.len() {
+            begins[at] = true;
+            let mut decoder = Decoder::new(64, &bytes[at..], DecoderOptions::NONE);
+            let i = decoder.decode();
+            if i.is_invalid() {
+                at += 1;
+                continue;
+            }
+            let fields = decoder.get_constant_offsets(&i);
+            for (offset, size) in [
+                (fields.displacement_offset(), fields.displacement_size()),
+                (fields.immediate_offset(), fields.immediate_size()),
+            ] {
+                if size >= 4 {
+                    is_operand[at + offset..at + offset + size].fill(true);
+                }
+            }
+            if i.mnemonic() == Mnemonic::Nop && i.len() >= 4 {
+                is_operand[at..at + i.len()].fill(true);
+            }
+            at += i.len();
+        }
+        Self { begins, is_operand }
+    }
+
+    /// Whether some of the four bytes there are an operand.
+    pub(super) fn is_operand(&self, at: usize) -> bool {
+        let end = (at + 4).min(self.is_operand.len());
+        self.is_operand.get(at..end).is_some_and(|bytes| bytes.contains(&true))
+    }
+}
+
 /// The first instruction whose distance or address stands in `bytes` and is no operand. The bytes
 /// lie at `start`, where data could begin.
 fn distance(bytes: &[u8], start: u64, reached: &Reached<'_>) -> Option<u64> {
-    let (mut begins, mut is_operand) = (vec![false; bytes.len()], vec![false; bytes.len()]);
-    let mut at = 0;
-    while at < bytes.len() {
-        begins[at] = true;
-        let mut decoder = Decoder::new(64, &bytes[at..], DecoderOptions::NONE);
-        let i = decoder.decode();
-        if i.is_invalid() {
-            at += 1;
-            continue;
-        }
-        let fields = decoder.get_constant_offsets(&i);
-        for (offset, size) in [
-            (fields.displacement_offset(), fields.displacement_size()),
-            (fields.immediate_offset(), fields.immediate_size()),
-        ] {
-            if size >= 4 {
-                is_operand[at + offset..at + offset + size].fill(true);
-            }
-        }
-        at += i.len();
-    }
+    let Stream { begins, is_operand } = Stream::of(bytes);
     let is_site = |address: &u64| reached.instructions.binary_search(address).is_ok();
     (0..bytes.len().saturating_sub(3)).find_map(|at| {
         let address = start + at as u64;

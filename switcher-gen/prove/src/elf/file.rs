@@ -316,6 +316,11 @@ impl<'data, R: Contents<'data>> File<'data, R> {
         self.kind == ET_REL
     }
 
+    /// Whether a loader may put it anywhere, so that it holds no address that is not relocated.
+    pub(super) fn is_movable(&self) -> bool {
+        self.kind == ET_DYN
+    }
+
     /// A word of a dynamic symbol: its value at 8, its size at 16.
     pub(super) fn dynamic_symbol(&self, number: u64, at: u64) -> Option<u64> {
         let mut word = [0; 8];

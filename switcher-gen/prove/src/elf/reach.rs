@@ -218,7 +218,9 @@ impl<'data, R: Contents<'data>> Sweep<'_, '_, 'data, R> {
         if i.is_ip_rel_memory_operand() {
             self.data(i, sure)?;
         }
-        for operand in 0..i.op_count() {
+        // What may lie anywhere has no address as a number.
+        let operands = if self.code.file.is_movable() { 0 } else { i.op_count() };
+        for operand in 0..operands {
             let is_constant = matches!(
                 i.op_kind(operand),
                 OpKind::Immediate32 | OpKind::Immediate64 | OpKind::Immediate32to64
@@ -271,7 +273,8 @@ impl<'data, R: Contents<'data>> Sweep<'_, '_, 'data, R> {
             Err(_) if is_lea || sure == Sure::Maybe => return Ok(()),
             Err(error) => return Err(error),
         };
-        for word in bytes.as_chunks::<8>().0 {
+        let words = if self.code.file.is_movable() { &[] } else { bytes.as_chunks::<8>().0 };
+        for word in words {
             self.ahead.push_back((u64::from_le_bytes(*word), Sure::Maybe, from));
         }
         self.found.push(range);

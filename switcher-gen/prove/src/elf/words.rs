@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use object::elf::SHF_ALLOC;
 
-use super::among::{self, FEW};
+use super::among::{self, FEW, Stream};
 use super::code::Area;
 use super::error::ReadError;
 use super::file::{Contents, File, Section};
@@ -154,11 +154,26 @@ impl WordTable {
         self.walk(file, step, &mut |at, _, rest| look(at, rest))
     }
 
+    /// Its instructions, if it is code, and not too much to be looked through.
+    fn instructions<'data, R: Contents<'data>>(
+        &self,
+        file: &File<'data, R>,
+    ) -> Result<Option<Stream>, ReadError> {
+        if !self.is_code || self.size > FEW || matches!(self.purpose, Purpose::Patches(_)) {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; self.size as usize];
+        let truncated = |()| ReadError::Truncated { section: self.name.clone() };
+        file.data.copy(self.offset, &mut bytes).map_err(truncated)?;
+        Ok(Some(Stream::of(&bytes)))
+    }
+
     /// Whether a dword at `at` that is a place in the code is one on purpose. Among very many words
     /// some are so by chance; fewer of those that are aligned as a compiler's are.
     fn is_sure(&self, at: u64) -> bool {
         match self.purpose {
             Purpose::Patches(_) | Purpose::Harmless(_) => true,
+            _ if self.is_code && self.size > FEW => false,
             Purpose::Unknown if at.is_multiple_of(4) => true,
             Purpose::Data if at.is_multiple_of(4) => self.size <= FEW,
             Purpose::Unknown | Purpose::Data | Purpose::Code => self.size <= FEW / 4,
@@ -188,6 +203,10 @@ pub(super) fn search<'data, R: Contents<'data>>(
         Purpose::Unknown | Purpose::Data if table.is_code => 4,
         Purpose::Patches(_) | Purpose::Unknown | Purpose::Data => 1,
     };
+    // What may lie anywhere has its addresses from the loader, which says where they are.
+    let is_known = table.is_code || matches!(table.purpose, Purpose::Data | Purpose::Code);
+    let has_addresses = !(file.is_movable() && is_known);
+    let stream = table.instructions(file)?;
     let may_count = matches!(table.purpose, Purpose::Unknown | Purpose::Data);
     table.walk(file, step, &mut |place, before, rest| {
         let dword = rest.first_chunk().map(|bytes| i32::from_le_bytes(*bytes));
@@ -203,8 +222,13 @@ pub(super) fn search<'data, R: Contents<'data>>(
         let is_large = |by: &i32| by.unsigned_abs() >> 16 != 0;
         let is_distance = is_aligned && table.purpose != Purpose::Data;
         let candidates = [
-            (qword, 8, false, is_aligned || qword.as_ref().is_some_and(is_high)),
-            (absolute, 4, false, is_sure && (is_aligned || absolute.as_ref().is_some_and(is_high))),
+            (qword, 8, false, has_addresses && (is_aligned || qword.as_ref().is_some_and(is_high))),
+            (
+                absolute,
+                4,
+                false,
+                has_addresses && is_sure && (is_aligned || absolute.as_ref().is_some_and(is_high)),
+            ),
             (relative, 4, true, is_sure && (is_distance || dword.as_ref().is_some_and(is_large))),
         ];
         for (address, width, is_distance, is_sure) in candidates {
@@ -212,6 +236,10 @@ pub(super) fn search<'data, R: Contents<'data>>(
                 continue;
             };
             if table.is_code && is_distance && among::ends_a_branch(before) {
+                continue;
+            }
+            let offset = place.wrapping_sub(table.address) as usize;
+            if width == 4 && stream.as_ref().is_some_and(|stream| stream.is_operand(offset)) {
                 continue;
             }
             let byte = |by: u64| rest.get(by as usize).copied().unwrap_or_default().into();
